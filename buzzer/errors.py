@@ -1,0 +1,40 @@
+"""The errors that every floor may raise; each says what happened and, in `hint`, what to do."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class BuzzerError(Exception):
+    """A problem that the user can mend: shown as one message and one `hint:` line, never as a traceback."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __reduce__(self) -> tuple[type["BuzzerError"], tuple[str, str]]:
+        return type(self), (self.message, self.hint)
+
+
+class UsageError(BuzzerError):
+    """A wrong name, key, flag or value; exit code 2."""
+
+
+class DataError(BuzzerError):
+    """Input data that is missing, cut, or not of the stated schema; exit code 2."""
+
+
+class UnsupportedError(BuzzerError):
+    """This machine or install lacks what was asked for (device, library, precision); outcome `unsupported`."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
+    """The error for a name that is not in `known`, with the nearest known names as the hint.
+
+    >>> unknown_name("engine", "pandsa", ["pandas", "polars"]).hint
+    'did you mean pandas? known: pandas, polars'
+    """
+    names = sorted(known)
+    near = get_close_matches(name, names, n=3, cutoff=0.5)
+    guess = f"did you mean {' or '.join(near)}? " if near else ""
+    return UsageError(f"unknown {kind} {name!r}", f"{guess}known: {', '.join(names)}")

@@ -1,0 +1,75 @@
+"""What the harness asks of a task, and what it gives it.
+
+A task's `fit` and `predict` are generators: each `yield "phase"` names the phase that begins there, and the
+harness, which holds the clock, reads it at every yield. Yielding the same phase again marks a lap (one batch,
+say): laps add up to the phase and each is kept as a raw sample. Tasks know nothing of clocks or budgets.
+"""
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+PHASES = ("load", "features", "fit", "transfer", "predict", "score", "write")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run's settings, as plain values (it crosses a process boundary as JSON)."""
+
+    task: str
+    engine: str  # a name of buzzer.engine.frames.ENGINES
+    backend: str  # a name of buzzer.engine.infer.BACKENDS
+    precision: str  # "fp32", "bf16", "int8", ...
+    device: str  # "cpu" or "cuda"
+    data: Path  # folder of the files in the official format
+    work: Path  # folder of what `fit` saved and `predict` loads
+    out: Path  # folder for the submission file
+    scale: float  # share of the official size; 1 = official
+    seed: int
+    threads: int  # CPU threads the budget allows
+    params: Mapping[str, Any] = field(default_factory=dict)  # the task's own config keys
+
+
+@dataclass(frozen=True)
+class Data:
+    """Input data that is checked and ready."""
+
+    folder: Path
+    fingerprint: str  # sha256 over names and contents
+    source: str  # "official" or "generated"
+    rows: Mapping[str, int]  # rows by file
+    notes: tuple[str, ...] = ()  # what a reader of the record must know ("stand-in for CLINC150", ...)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a job hands back."""
+
+    scores: Mapping[str, float] = field(default_factory=dict)  # metric name -> value
+    rows: int = 0  # rows (trips, sentences) predicted, for throughput
+    details: Mapping[str, Any] = field(default_factory=dict)  # JSON-able facts worth keeping (sizes, ceilings, ...)
+    files: tuple[Path, ...] = ()  # what was written under job.out
+
+
+Steps = Generator[str, None, Result]
+Progress = Callable[[float, str], None]  # share done in 0..1, what is being done
+
+
+class Task(Protocol):
+    """One competition or benchmark task; registered in configs/tasks/<name>.yaml by its `entry: module:attr`."""
+
+    def prepare(self, source: Path | None, cache: Path, scale: float, seed: int, progress: Progress) -> Data:
+        """Check the official files under `source`, or generate data under `cache` (reused if there). Untimed.
+
+        Raises DataError for files that are missing, cut or off the schema.
+        """
+        ...
+
+    def fit(self, job: Job) -> Steps:
+        """Train and save under `job.work`; must leave it complete or absent (write aside, then rename)."""
+        ...
+
+    def predict(self, job: Job) -> Steps:
+        """The timed job: raw test file in, scored submission file out."""
+        ...
