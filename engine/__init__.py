@@ -1,0 +1,1 @@
+"""How models are run: feature frames, inference sessions, and what this machine has."""

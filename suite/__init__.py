@@ -1,0 +1,1 @@
+"""The harness: command line, run plan, budgets, clock, records, gate and leaderboard."""

@@ -1,0 +1,98 @@
+"""Budgets: how many cores, how much memory and how much time a run may take.
+
+A budget is a name from configs/budgets.yaml or is written out as cores, memory, time: `1c20g24h`, `2c512m90s`.
+Memory units are decimal as on a data sheet (`20g` = 20 * 10**9 bytes); `gi`, `mi` are binary.
+"""
+
+import os
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import psutil
+
+from buzzer.configs import load_yaml
+from buzzer.errors import UsageError, unknown_name
+
+_PATTERN = re.compile(
+    r"(?P<cores>\d+)c(?P<memory>\d+(?:\.\d+)?)(?P<memory_unit>[kmgt]i?)b?(?P<time>\d+(?:\.\d+)?)(?P<time_unit>[smhd])"
+)
+_BYTES = {f"{p}{i}": b**e for e, p in enumerate("kmgt", 1) for i, b in (("", 1000), ("i", 1024))}
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Limits of one run; None = the whole machine."""
+
+    name: str
+    cores: int | None = None
+    memory_bytes: int | None = None
+    time_s: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+UNLIMITED = Budget("unlimited")
+
+
+def parse(text: str) -> Budget:
+    """`1c20g24h` -> Budget(1 core, 20e9 bytes, 86400 s).
+
+    >>> parse("2c512m90s")
+    Budget(name='2c512m90s', cores=2, memory_bytes=512000000, time_s=90.0)
+    """
+    match = _PATTERN.fullmatch(text.strip().lower())
+    if match is None:
+        raise UsageError(
+            f"budget {text!r} is neither a name nor of the form CORES c MEMORY TIME",
+            "write it like 1c20g24h or 2c512m90s; `buzzer list` shows the named ones",
+        )
+    part = match.groupdict()
+    cores = int(part["cores"])
+    memory = int(float(part["memory"]) * _BYTES[part["memory_unit"]])
+    time_s = float(part["time"]) * _SECONDS[part["time_unit"]]
+    if not (cores and memory and time_s):
+        raise UsageError(f"budget {text!r} has a zero in it", "every part must be above zero: 1c20g24h")
+    return Budget(text, cores, memory, time_s)
+
+
+def named() -> dict[str, Budget]:
+    """All named budgets."""
+    return {
+        name: Budget(name, *astuple(parse(spec["limits"]))) if spec["limits"] else Budget(name)
+        for name, spec in load_yaml("budgets.yaml").items()
+    }
+
+
+def astuple(budget: Budget) -> tuple[int | None, int | None, float | None]:
+    return budget.cores, budget.memory_bytes, budget.time_s
+
+
+def resolve(text: str) -> Budget:
+    """A budget by name or written out; an unknown word gets a did-you-mean."""
+    known = named()
+    if text in known:
+        return known[text]
+    if not text[:1].isdigit():
+        raise unknown_name("budget", text, known)
+    return parse(text)
+
+
+def allowed_cores() -> list[int]:
+    """The cores that this process may use (affinity, not the machine's count)."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def unmet(budget: Budget) -> list[str]:
+    """What the budget promises and this machine cannot give, in words; empty = all met."""
+    cores, memory = len(allowed_cores()), psutil.virtual_memory().total
+    problems = []
+    if budget.cores and budget.cores > cores:
+        problems.append(f"{budget.cores} cores asked for, {cores} here")
+    if budget.memory_bytes and budget.memory_bytes > memory:
+        problems.append(f"{budget.memory_bytes / 1e9:.1f} GB of memory asked for, {memory / 1e9:.1f} GB here")
+    return problems

@@ -1,0 +1,77 @@
+"""`buzzer data`: generate, convert, score and describe data sets."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from buzzer.errors import UsageError
+from buzzer.suite import registry
+from buzzer.suite.screen import Screen
+
+app = typer.Typer(help="Generate, convert, score and describe data sets.", no_args_is_help=True)
+Name = Annotated[str, typer.Argument(help="Task or data set.")]
+Json = Annotated[bool, typer.Option("--json", help="One object on stdout.")]
+
+
+@app.command()
+def generate(
+    task: Name,
+    out: Annotated[Path, typer.Option(help="Folder to make; must not exist.")],
+    scale: Annotated[float, typer.Option(help="Share of the official size.")] = 0.01,
+    seed: Annotated[int, typer.Option(help="Same seed, same files.")] = 0,
+) -> None:
+    """Write synthetic files in the official format."""
+    if not scale > 0:
+        raise UsageError(f"--scale {scale} must be above 0", "1 is the official size")
+    if out.exists():
+        raise UsageError(f"{out} exists", "choose a new folder for --out")
+    dataset = registry.dataset(task)
+    with Screen() as screen:
+        dataset.generate(out, scale, seed, screen.preparing)
+    print(out)
+
+
+@app.command()
+def score(
+    task: Name,
+    submission: Annotated[Path, typer.Argument(help="Submission file in the official format.")],
+    truth: Annotated[Path, typer.Argument(help="File of the true answers.")],
+    as_json: Json = False,
+) -> None:
+    """Score a submission by the official metric."""
+    scores = registry.dataset(task).score(existing(submission), existing(truth))
+    if as_json:
+        print(json.dumps(scores))
+    else:
+        for name, value in scores.items():
+            print(f"{name} {value:.6f}")
+
+
+@app.command()
+def convert(
+    task: Name,
+    folder: Annotated[Path, typer.Argument(help="Folder of the official files.")],
+    out: Annotated[Path, typer.Option(help="Folder for the Parquet files; must not exist.")],
+) -> None:
+    """Check official files and write them as Parquet."""
+    if out.exists():
+        raise UsageError(f"{out} exists", "choose a new folder for --out")
+    dataset = registry.dataset(task)
+    with Screen() as screen:
+        dataset.convert(existing(folder), out, screen.preparing)
+    print(out)
+
+
+@app.command()
+def info(task: Name, as_json: Json = False) -> None:
+    """Print the card: schema, terms, where to get the data, how the generator works."""
+    card = registry.dataset(task).card()
+    print(json.dumps({"name": task, "card": card}) if as_json else card)
+
+
+def existing(path: Path) -> Path:
+    if not path.exists():
+        raise UsageError(f"{path}: no such file or folder")
+    return path

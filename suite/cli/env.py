@@ -1,0 +1,50 @@
+"""`buzzer env`: what this machine has, and what is missing for the rest."""
+
+import json
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from buzzer.engine import frames, infer
+from buzzer.errors import UnsupportedError
+from buzzer.suite import limits, machine, registry
+
+
+def main(as_json: Annotated[bool, typer.Option("--json", help="One object on stdout.")] = False) -> None:
+    """Show the machine, the versions, and which engines and backends can run here."""
+    facts = content()
+    if as_json:
+        print(json.dumps(facts))
+        return
+    console = Console()
+    console.print(machine.line(facts["machine"]), f"limits: {facts['enforcement']}", sep="\n", highlight=False)
+    for kind in ("engines", "backends"):
+        table = Table(kind, "here", "what is missing")
+        for name, problem in facts[kind].items():
+            table.add_row(name, "no" if problem else "yes", problem)
+        console.print(table)
+    console.print(", ".join(f"{k} {v}" for k, v in facts["versions"].items()), highlight=False)
+
+
+def content() -> dict[str, Any]:
+    """Machine, versions, and a problem (or "") for each engine and backend."""
+    return {
+        "machine": machine.machine(),
+        "versions": machine.versions(),
+        "git_commit": machine.git_commit(),
+        "enforcement": "cgroups" if limits.cgroups_work() else "polled",
+        "engines": {name: problem(frames.load, name) for name in registry.engines()},
+        "backends": {name: problem(infer.load, name) for name in registry.backends()},
+    }
+
+
+def problem(load: Callable[[str], Any], name: str) -> str:
+    """Why `name` cannot run here, or ""."""
+    try:
+        load(name)
+    except UnsupportedError as error:
+        return f"{error.message}; {error.hint}" if error.hint else error.message
+    return ""

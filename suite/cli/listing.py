@@ -1,0 +1,52 @@
+"""`buzzer list`: tasks, engines, backends, budgets and data sets."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from buzzer.configs import load_yaml
+from buzzer.suite import registry
+
+
+def main(as_json: Annotated[bool, typer.Option("--json", help="One object on stdout.")] = False) -> None:
+    """List what can be run; imports no model."""
+    everything = content()
+    if as_json:
+        print(json.dumps(everything))
+        return
+    console = Console()
+    for title, entries in everything.items():
+        table = Table("name", "what", title=title, title_justify="left")
+        for name, what in entries.items():
+            table.add_row(name, what if isinstance(what, str) else what["summary"])
+        console.print(table)
+
+
+def content() -> dict[str, dict[str, Any]]:
+    """Everything by kind and name."""
+    return {
+        "tasks": {name: task.model_dump() for name, task in registry.tasks().items()},
+        "engines": dict(ENGINES),
+        "backends": {name: BACKENDS.get(name, "") for name in registry.backends()},
+        "budgets": {n: f"{b['limits'] or 'whole machine'}: {b['why']}" for n, b in load_yaml("budgets.yaml").items()},
+        "data sets": {name: first_line(registry.dataset(name).card()) for name in registry.datasets()},
+    }
+
+
+ENGINES = {
+    "pandas": "eager frames on the CPU, as competitors write them",
+    "cudf": "the same text on one GPU",
+    "polars": "lazy plans on the CPU, the tuned baseline",
+    "polars-gpu": "the same plans on cuDF (cudf-polars)",
+}
+BACKENDS = {
+    "torch_eager": "PyTorch as it is: the reference",
+    "onnxruntime": "ONNX Runtime on the exported graph",
+}
+
+
+def first_line(card: str) -> str:
+    return card.lstrip("# \n").split("\n", 1)[0]

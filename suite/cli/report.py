@@ -1,0 +1,41 @@
+"""`buzzer report`: the leaderboard from records."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from buzzer.errors import DataError, UsageError
+from buzzer.suite import record
+from buzzer.suite import report as leaderboard
+
+
+def main(
+    path: Annotated[list[Path] | None, typer.Argument(help="Records or folders of records.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Markdown file to write; default: stdout.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One record a line, best first, on stdout.")] = False,
+) -> None:
+    """Render the leaderboard of records as Markdown, published figures marked as such."""
+    sources = path or [Path("results")]
+    for source in sources:
+        if not source.exists():
+            raise UsageError(f"{source}: no such file or folder")
+    records = []
+    for file in record.paths(sources):
+        try:
+            records.append(record.read(file))
+        except DataError as error:
+            typer.echo(f"left out: {error.message}", err=True)
+    if as_json:
+        for group in leaderboard.boards(records).values():
+            for row in leaderboard.rows(group):
+                for r in row.records:
+                    print(json.dumps({"ranked": row.ranked} | r.model_dump(mode="json")))
+        return
+    text = leaderboard.markdown(records)
+    if out is None:
+        print(text, end="")
+    else:
+        record.write_text(out, text)
+        typer.echo(f"wrote {out}", err=True)

@@ -1,0 +1,270 @@
+"""`buzzer run`: fit if needed, then the timed predict job; a record each."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from buzzer.configs import load_yaml
+from buzzer.errors import UsageError, unknown_name
+from buzzer.models.job import Data
+from buzzer.suite import budget as budgets
+from buzzer.suite import child, plan, record, registry, report, runner
+from buzzer.suite.plan import Choice, Run
+from buzzer.suite.record import Record
+from buzzer.suite.screen import Screen, clock_text
+
+DEFAULT_OUT = Path("results/local")
+
+
+def main(
+    context: typer.Context,
+    task: Annotated[list[str] | None, typer.Argument(help="Task names; none = the default suite.")] = None,
+    engine: Annotated[str, typer.Option(help="Feature engines, by comma, or all.")] = "",
+    backend: Annotated[str, typer.Option(help="Inference backends, by comma, or all.")] = "",
+    precision: Annotated[str, typer.Option(help="Precisions, by comma.")] = "fp32",
+    device: Annotated[str, typer.Option(help="cpu or cuda; default: what the engine runs on.")] = "",
+    budget: Annotated[str, typer.Option(help="Budgets, by comma: names or 1c20g24h [seed-cpu].")] = "",
+    data: Annotated[Path | None, typer.Option(help="Folder of the official files; default: generated data.")] = None,
+    scale: Annotated[float | None, typer.Option(help="Share of the official size to generate.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of data and training.")] = 0,
+    repeat: Annotated[int, typer.Option(min=1, help="Timed runs of each variant.")] = 1,
+    out: Annotated[Path, typer.Option(help="Folder of the records.")] = DEFAULT_OUT,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="A task parameter, key=value.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of these options; flags win.")] = None,
+    on_unmet_budget: Annotated[str, typer.Option(help="fail or warn when the machine has less.")] = "fail",
+    resume: Annotated[bool, typer.Option(help="Skip what already has an ok record in --out.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Print the plan, run nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One record a line on stdout.")] = False,
+) -> None:
+    """Run tasks on engines and backends under budgets; write a record a run and the leaderboard."""
+    options = dict(context.params) | from_file(context, config)
+    choices = choices_of(options)
+    runs = [r for choice in choices for r in plan.predict_runs(choice)]
+    told = check_budgets(runs, options["on_unmet_budget"])
+    with Screen() as screen:
+        for problem in told:
+            screen.say(f"[yellow]warning:[/] {problem}")
+        if options["dry_run"]:
+            show_plan(runs, options["as_json"])
+            return
+        records = run_all(choices, options, screen)
+    finish(records, Path(options["out"]), options["as_json"])
+
+
+def from_file(context: typer.Context, path: Path | None) -> dict[str, Any]:
+    """Options of a YAML file, less those given as flags."""
+    if path is None:
+        return {}
+    import yaml
+
+    try:
+        given = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path}: not YAML: {error}") from error
+    if not isinstance(given, dict):
+        raise UsageError(f"{path}: not a mapping of options", "write `engine: pandas,polars` and the like")
+    spelled = {"json": "as_json", "set": "set_"}
+    keys = {spelled.get(k, k): k for k in (str(k).replace("-", "_") for k in given)}
+    known = {p.name for p in context.command.params} - {"config"}
+    for key, written in keys.items():
+        if key not in known:
+            raise unknown_name(f"key in {path}", written, [k.rstrip("_").removeprefix("as_") for k in map(str, known)])
+    values = dict(zip(keys, given.values(), strict=True))
+    return {k: _flag_form(k, v) for k, v in values.items() if _is_default(context, k)}
+
+
+def _is_default(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is None or source.name == "DEFAULT"
+
+
+def _flag_form(key: str, value: Any) -> Any:
+    """YAML lists and mappings in the form that the flags have."""
+    if key == "set_" and isinstance(value, dict):
+        return [f"{k}={json.dumps(v)}" for k, v in value.items()]
+    if key == "task":
+        return [value] if isinstance(value, str) else value
+    return ",".join(map(str, value)) if isinstance(value, list) else value
+
+
+def names(text: str | None) -> list[str]:
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def choices_of(options: dict[str, Any]) -> list[Choice]:
+    """What to run for each task, from the options or from the default suite."""
+    if options["device"] not in ("", "cpu", "cuda"):
+        raise unknown_name("device", options["device"], ["cpu", "cuda"])
+    if options["scale"] is not None and not options["scale"] > 0:
+        raise UsageError(f"--scale {options['scale']} must be above 0", "1 is the official size")
+    if options["task"]:
+        return [choice(registry.task(name), options, {}) for name in options["task"]]
+    if options["data"]:
+        raise UsageError("--data needs a TASK", "name the task whose files they are: buzzer run booking --data DIR")
+    suite = load_yaml("suite.yaml")
+    return [choice(registry.task(entry["task"]), options, entry) for entry in suite]
+
+
+def choice(task: registry.TaskConfig, options: dict[str, Any], default: dict[str, Any]) -> Choice:
+    """One task's choice; `default` holds the suite's own settings, which given options override."""
+    overrides = {}
+    for pair in options["set_"] or []:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise UsageError(f"--set {pair}: not of the form key=value")
+        overrides[key] = value
+    budget = options["budget"] or default.get("budget", "seed-cpu")
+    return Choice(
+        task=task.with_params(overrides),
+        engines=names(options["engine"]) or default.get("engines"),
+        backends=names(options["backend"]) or default.get("backends"),
+        precisions=names(options["precision"]),
+        device=options["device"] or None,
+        budgets=[budgets.resolve(name) for name in names(budget)],
+        scale=float(options["scale"] or default.get("scale", task.scale)),
+        seed=options["seed"],
+        repeat=options["repeat"],
+    )
+
+
+def check_budgets(runs: Sequence[Run], policy: str) -> list[str]:
+    """Problems of budgets that this machine cannot give; fails where the policy is to fail."""
+    if policy not in ("fail", "warn"):
+        raise unknown_name("--on-unmet-budget", policy, ["fail", "warn"])
+    found = {r.budget.name: problems for r in runs if (problems := budgets.unmet(r.budget))}
+    told = [f"budget {name}: {problem}" for name, problems in found.items() for problem in problems]
+    if told and policy == "fail":
+        raise UsageError("; ".join(told), "choose a smaller --budget, or --on-unmet-budget warn")
+    return told
+
+
+def show_plan(runs: Sequence[Run], as_json: bool) -> None:
+    """The planned runs on stdout."""
+    lines = [
+        {
+            "task": r.task.name,
+            "engine": r.engine,
+            "backend": r.backend,
+            "precision": r.precision,
+            "device": r.device,
+            "budget": r.budget.name,
+            "scale": r.scale,
+            "seed": r.seed,
+            "repeat": r.repeat,
+        }
+        for r in runs
+    ]
+    if as_json:
+        for line in lines:
+            print(json.dumps(line))
+        return
+    table = Table(title=f"{len(runs)} timed runs (and a fit where none is cached)")
+    for name in lines[0] if lines else ():
+        table.add_column(name)
+    for line in lines:
+        table.add_row(*(f"{v:g}" if isinstance(v, float) else str(v) for v in line.values()))
+    worst = plan.worst_case_s(runs)
+    Console().print(table, f"at worst {clock_text(worst)}" if worst < float("inf") else "no time limit", sep="\n")
+
+
+def run_all(choices: Sequence[Choice], options: dict[str, Any], screen: Screen) -> list[Record]:
+    """Prepare all data first (so that bad input is told before any timing), then run; records of this call."""
+    cache, out = runner.cache_folder(), Path(options["out"])
+    prepared = [(choice, prepare(choice, options["data"], cache, screen)) for choice in choices]
+    screen.plan(sum(len(plan.predict_runs(choice)) for choice in choices))
+    past = record.read_good(out)
+    made: list[Record] = []
+    for choice, data in prepared:
+        made += run_choice(choice, data, past + made, options, screen)
+        if made and runner.interrupted(made[-1]):
+            screen.say("interrupted; what ended is on disk, `--resume` goes on from there")
+            break
+    return made
+
+
+def prepare(choice: Choice, source: Path | None, cache: Path, screen: Screen) -> Data:
+    """The task's input data, checked or generated."""
+    if source is not None and not source.is_dir():
+        raise UsageError(f"--data {source}: no such folder")
+    task = child.load_entry(choice.task.entry)
+    data = task.prepare(source, cache / "data", choice.scale, choice.seed, screen.preparing)
+    screen.clear()
+    return data
+
+
+def run_choice(
+    choice: Choice, data: Data, past: Sequence[Record], options: dict[str, Any], screen: Screen
+) -> list[Record]:
+    """The fit and the timed runs of one task."""
+    out, cache = Path(options["out"]), runner.cache_folder()
+    runs = plan.predict_runs(choice)
+    if options["resume"]:
+        done = [r for r in runs if any(r.matches(p, data) and p.outcome == "ok" for p in past)]
+        for run in done:
+            screen.say(f"- {run.label}: done before, skipped")
+        runs = [r for r in runs if r not in done]
+    if not runs:
+        return []
+    fit = plan.fit_run(choice)
+    made: list[Record] = []
+    fitted = runner.fit(fit, data, cache, watch(screen, fit))
+    if fitted is not None:
+        made.append(keep(fitted, fit, out, screen))
+        if runner.interrupted(fitted):
+            return made
+    for run in runs:
+        if fitted is not None and fitted.outcome != "ok":
+            message = f"its fit ended {fitted.outcome}: {fitted.message}"
+            outcome = "unsupported" if fitted.outcome == "unsupported" else "error"
+            new = runner.not_started(run, data, outcome, message, fitted.hint)
+        else:
+            new = runner.predict(run, data, cache, out, [*past, *made], watch(screen, run))
+        made.append(keep(new, run, out, screen))
+        if runner.interrupted(new):
+            break
+    return made
+
+
+def watch(screen: Screen, run: Run) -> runner.Watch:
+    return lambda phase, elapsed: screen.running(run.label, run.budget, phase, elapsed)
+
+
+def keep(new: Record, run: Run, out: Path, screen: Screen) -> Record:
+    """Write a record the moment its run ends, and say so."""
+    record.write(new, out)
+    screen.done(run.label, new)
+    return new
+
+
+def finish(records: Sequence[Record], out: Path, as_json: bool) -> None:
+    """The result on stdout, the leaderboard on disk, and the exit code."""
+    leaderboard = out / "leaderboard.md"
+    record.write_text(leaderboard, report.markdown(record.read_good(out)))
+    if as_json:
+        for r in records:
+            print(r.model_dump_json())
+    else:
+        for group in report.boards(records).values():
+            show_board(group)
+        print(f"report: {leaderboard}")
+    if any(r.outcome not in ("ok", "unsupported") for r in records):
+        raise typer.Exit(1)
+
+
+def show_board(group: Sequence[Record]) -> None:
+    first = group[0]
+    table = Table(title=f"{first.task}, scale {first.scale:g}: {first.metric}")
+    for name in report.COLUMNS:
+        table.add_column(name, overflow="fold")
+    for line in report.table(group):
+        table.add_row(*line)
+    Console().print(table)
+
+

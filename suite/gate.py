@@ -1,0 +1,55 @@
+"""The gate: a run is ranked only if its scores are within the task's tolerance of the reference run's."""
+
+from collections.abc import Iterable
+
+from buzzer.suite.record import Gate, Record
+from buzzer.suite.registry import TaskConfig
+
+
+def is_reference(record: Record, task: TaskConfig) -> bool:
+    """Whether the run used the reference engine and backend, in the reference precision."""
+    return (record.engine, record.backend, record.precision) == (
+        task.reference.engine,
+        task.reference.backend,
+        "fp32",
+    )
+
+
+def same_question(a: Record, b: Record) -> bool:
+    """Whether two runs had the same data, parameters and seed, so that their scores must agree."""
+    return (a.task, a.job, a.data_fingerprint, a.config_hash, a.seed) == (
+        b.task,
+        b.job,
+        b.data_fingerprint,
+        b.config_hash,
+        b.seed,
+    )
+
+
+def judge(record: Record, task: TaskConfig, others: Iterable[Record]) -> Record:
+    """`record` with its gate filled in, and outcome `wrong` if its scores are off the reference's."""
+    if record.outcome != "ok" or not record.scores:
+        return record.model_copy(update={"gate": Gate(status="unscored")})
+    if is_reference(record, task):
+        return record.model_copy(update={"gate": Gate(status="reference")})
+    match = [o for o in others if o.outcome == "ok" and is_reference(o, task) and same_question(o, record)]
+    if not match:
+        return record.model_copy(update={"gate": Gate(status="no-reference")})
+    return compare(record, max(match, key=lambda o: o.created), task.tolerance)
+
+
+def compare(record: Record, reference: Record, tolerance: float) -> Record:
+    """`record` judged against `reference`: every score of the reference must be there and near."""
+    missing = sorted(reference.scores.keys() - record.scores.keys())
+    differences = {k: record.scores[k] - v for k, v in reference.scores.items() if k in record.scores}
+    far = [k for k, d in differences.items() if not abs(d) <= tolerance]
+    status = "failed" if far or missing else "passed"
+    gate = Gate.model_validate(
+        {"status": status, "reference_run": reference.run_id, "differences": differences}
+    )
+    if status == "passed":
+        return record.model_copy(update={"gate": gate})
+    told = [f"{k} is {record.scores[k]:.5f}, the reference has {reference.scores[k]:.5f}" for k in far]
+    told += [f"{k} is missing" for k in missing]
+    message = "; ".join(told) + f" (tolerance {tolerance})"
+    return record.model_copy(update={"gate": gate, "outcome": "wrong", "message": message})

@@ -1,0 +1,127 @@
+"""What can be run: tasks from configs/tasks/*.yaml, data sets from their folders. Importing this imports no model."""
+
+import hashlib
+import importlib
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from buzzer import configs
+from buzzer.engine import frames, infer
+from buzzer.errors import UsageError, unknown_name
+from buzzer.models.job import Progress
+
+NO_ENGINE = "none"
+GPU_ENGINES = ("cudf", "polars-gpu")
+
+
+class Variant(BaseModel):
+    """An engine and a backend."""
+
+    model_config = ConfigDict(extra="forbid")
+    engine: str
+    backend: str
+
+
+class TaskConfig(BaseModel):
+    """configs/tasks/<name>.yaml."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str
+    summary: str
+    entry: str  # module:attr of the Task
+    dataset: str  # folder under datasets/
+    engines: list[str]
+    backends: list[str]
+    reference: Variant  # what the gate compares with
+    metric: str  # the score that ranks, higher is better
+    tolerance: float  # how far any score may lie from the reference's, absolute
+    scale: float = 1.0
+    params: dict[str, Any] = {}
+
+    def with_params(self, overrides: dict[str, str]) -> "TaskConfig":
+        """The task with `--set key=value` applied, each value of its default's type."""
+        merged = dict(self.params)
+        for key, text in overrides.items():
+            if key not in merged:
+                raise unknown_name(f"parameter of {self.name}", key, merged)
+            merged[key] = _typed(self.name, key, text, merged[key])
+        return self.model_copy(update={"params": merged})
+
+    @property
+    def config_hash(self) -> str:
+        return hashlib.sha256(json.dumps(self.params, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _typed(task: str, key: str, text: str, default: Any) -> Any:
+    import yaml
+
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"--set {key}={text}: not a YAML value") from error
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if default is not None and type(value) is not type(default):
+        kind = type(default).__name__
+        raise UsageError(f"--set {key}={text}: {task}'s {key} is of type {kind}", f"its default is {default!r}")
+    return value
+
+
+@cache
+def tasks() -> dict[str, TaskConfig]:
+    """All tasks by name."""
+    found = {}
+    for path in sorted((configs.FOLDER / "tasks").glob("*.yaml")):
+        try:
+            task = TaskConfig.model_validate(configs.load_yaml(f"tasks/{path.name}"))
+        except ValidationError as error:
+            raise UsageError(f"{path}: {error.errors()[0]['loc']}: {error.errors()[0]['msg']}") from error
+        found[task.name] = task
+    return found
+
+
+def task(name: str) -> TaskConfig:
+    """One task; an unknown name gets a did-you-mean."""
+    if name not in tasks():
+        raise unknown_name("task", name, tasks())
+    return tasks()[name]
+
+
+class Dataset(Protocol):
+    """What a data set's module offers to `buzzer data`."""
+
+    NAME: str
+
+    def generate(self, out: Path, scale: float, seed: int, progress: Progress) -> None: ...
+    def check(self, folder: Path, progress: Progress) -> Any: ...
+    def score(self, submission: Path, truth: Path) -> dict[str, float]: ...
+    def convert(self, folder: Path, out: Path, progress: Progress) -> None: ...
+    def card(self) -> str: ...
+
+
+def datasets() -> list[str]:
+    """Names of the data sets: the folders under datasets/ that hold a card."""
+    folder = Path(configs.FOLDER).parent / "datasets"
+    return sorted(card.parent.name for card in folder.glob("*/card.md"))
+
+
+def dataset(name: str) -> Dataset:
+    """A data set by its own name or by that of a task that uses it."""
+    known = datasets()
+    folder = tasks()[name].dataset if name in tasks() else name
+    if folder not in known:
+        raise unknown_name("data set", name, [*known, *tasks()])
+    module: Any = importlib.import_module(f"buzzer.datasets.{folder}")
+    return module  # type: ignore[no-any-return]
+
+
+def engines() -> tuple[str, ...]:
+    return tuple(frames.ENGINES)
+
+
+def backends() -> tuple[str, ...]:
+    return tuple(infer.BACKENDS)

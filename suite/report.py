@@ -1,0 +1,133 @@
+"""The leaderboard in Markdown, from records and published figures."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from buzzer.configs import load_yaml
+from buzzer.suite import machine
+from buzzer.suite.record import Record
+
+COLUMNS = ("#", "engine", "backend", "precision", "budget", "score", "wall s", "CPU s", "peak MB", "time left", "outcome")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the leaderboard: the repetitions of one run, summed up by their medians."""
+
+    records: tuple[Record, ...]
+
+    @property
+    def first(self) -> Record:
+        return self.records[0]
+
+    @property
+    def ranked(self) -> bool:
+        """Only runs that ended well and whose scores were held against the reference are ranked."""
+        return all(r.outcome == "ok" and r.gate.status in ("passed", "reference") for r in self.records)
+
+    @property
+    def wall_s(self) -> float:
+        return median(r.wall_s for r in self.records)
+
+    @property
+    def outcome(self) -> str:
+        worst = next((r for r in self.records if r.outcome != "ok"), self.first)
+        if worst.outcome == "ok" and worst.gate.status in ("no-reference", "unscored"):
+            return f"ok, not ranked ({worst.gate.status})"
+        return worst.outcome
+
+    def head_room(self) -> str:
+        """Share of the time budget that was left."""
+        limit = self.first.budget.time_s
+        return "" if limit is None or self.first.outcome != "ok" else f"{100 * (1 - self.wall_s / limit):.1f} %"
+
+    def cells(self, rank: str) -> tuple[str, ...]:
+        r = self.first
+        score = r.scores.get(r.metric)
+        cpu = [x.cpu_s for x in self.records if x.cpu_s is not None]
+        peak = [x.peak_memory_bytes for x in self.records if x.peak_memory_bytes is not None]
+        spread = f" (of {len(self.records)})" if len(self.records) > 1 else ""
+        return (
+            rank,
+            r.engine,
+            r.backend,
+            r.precision,
+            r.budget.name,
+            "" if score is None else f"{score:.4f}",
+            f"{self.wall_s:.2f}{spread}",
+            f"{median(cpu):.2f}" if cpu else "",
+            f"{max(peak) / 1e6:.0f}" if peak else "",
+            self.head_room(),
+            self.outcome,
+        )
+
+
+def rows(records: Iterable[Record]) -> list[Row]:
+    """Ranked rows first, fastest first; then the others. The newest run of each repetition counts."""
+    newest: dict[tuple[Any, ...], dict[int, Record]] = defaultdict(dict)
+    for r in sorted(records, key=lambda r: r.created):
+        key = (r.engine, r.backend, r.precision, r.device, r.budget.name)
+        newest[key][r.repeat] = r
+    made = [Row(tuple(group[i] for i in sorted(group))) for group in newest.values()]
+    return sorted(made, key=lambda row: (not row.ranked, row.wall_s))
+
+
+def boards(records: Iterable[Record]) -> dict[tuple[Any, ...], list[Record]]:
+    """Timed runs by what makes them comparable: task, data, parameters, machine."""
+    found: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
+    for r in records:
+        if r.job == "predict":
+            found[(r.task, r.scale, r.data_fingerprint, r.config_hash, machine.line(r.machine))].append(r)
+    return dict(sorted(found.items(), key=lambda item: item[0][:2]))
+
+
+def table(group: Sequence[Record]) -> list[tuple[str, ...]]:
+    """The cells of one board, a tuple a line."""
+    return [row.cells(str(i) if row.ranked else "") for i, row in enumerate(rows(group), 1)]
+
+
+def markdown_table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    out = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    out += ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+    return "\n".join(out)
+
+
+def board_markdown(group: Sequence[Record]) -> str:
+    """One board: what was asked, on what machine, the table, and what a reader must know."""
+    r = group[0]
+    facts = f"{r.data_source} data, scale {r.scale:g}, seed {r.seed}, {sum(r.data_rows.values()):,} rows"
+    lines = [f"## {r.task}", "", f"{machine.line(r.machine)}. {facts}; score = {r.metric}."]
+    notes = sorted({note for record in group for note in record.notes})
+    notes += sorted({f"budget {x.budget.name} not met here: {u}" for x in group for u in x.budget.unmet})
+    if any(x.enforcement == "polled" for x in group):
+        notes.append("limits watched by polling, not enforced by the kernel")
+    lines += ["", markdown_table(COLUMNS, table(group)), *(f"\n- {note}" for note in notes)]
+    return "\n".join(lines)
+
+
+def published_markdown() -> str:
+    """Published figures: never measured here, and under other conditions."""
+    header = ("task", "who", "score", "time", "conditions", "source")
+    lines = [
+        (a["task"], a["who"], a.get("score", ""), a.get("time", ""), a["conditions"], a["source"])
+        for a in load_yaml("anchors.yaml")
+    ]
+    text = "Published by others, not measured by buzzer; other data, other machines: an orientation, not a ranking."
+    return f"## Published\n\n{text}\n\n{markdown_table(header, [[str(c) for c in line] for line in lines])}"
+
+
+RULES = """A run counts when it ended inside its budget and its scores lie within the task's tolerance of the
+reference engine's on the same data; those runs are ranked by median wall time. Wall time runs from the start of the
+process to the end of its last phase: interpreter, imports, reading the raw file, features, inference, scoring and
+writing the submission. Time left is the share of the time budget that was not used. Runs that failed are listed
+with their outcome, never left out. Peak memory under cgroups includes the page cache that the run filled."""
+
+
+def markdown(records: Iterable[Record]) -> str:
+    """The whole leaderboard."""
+    parts = ["# Leaderboard", RULES]
+    parts += [board_markdown(group) for group in boards(records).values()]
+    return "\n\n".join([*parts, published_markdown()]) + "\n"

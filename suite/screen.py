@@ -1,0 +1,94 @@
+"""What the user sees on stderr while runs go on: bars, the phase, and the countdown to the buzzer."""
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from buzzer.suite.budget import Budget
+from buzzer.suite.record import Record
+
+MARKS = {"ok": "[green]✓[/]", "unsupported": "[yellow]-[/]"}
+
+
+def clock_text(seconds: float) -> str:
+    """Seconds as people read a countdown: 23:40:00, 4:59, 0:07."""
+    hours, rest = divmod(int(seconds), 3600)
+    minutes, secs = divmod(rest, 60)
+    return f"{hours}:{minutes:02}:{secs:02}" if hours else f"{minutes}:{secs:02}"
+
+
+class Screen:
+    """Bars on a terminal; one line a finished run everywhere."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True)
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.fields[note]}"),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        self._suite: TaskID | None = None
+        self._run: TaskID | None = None
+
+    def __enter__(self) -> "Screen":
+        self._bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._bars.stop()
+
+    def say(self, text: str) -> None:
+        self.console.print(text, highlight=False)
+
+    def plan(self, runs: int) -> None:
+        """Announce how many runs there will be."""
+        self._suite = self._bars.add_task("suite", total=runs, note=f"0 of {runs} runs")
+
+    def preparing(self, share: float, what: str) -> None:
+        """Progress of making or checking input data."""
+        self._show("data", share, 1.0, what)
+
+    def running(self, label: str, budget: Budget, phase: str, elapsed: float) -> None:
+        """Where the run stands against its budget."""
+        if budget.time_s is None:
+            self._show(label, None, None, f"{phase}  {clock_text(elapsed)}")
+        else:
+            left = clock_text(max(budget.time_s - elapsed, 0))
+            self._show(label, elapsed, budget.time_s, f"{phase}  buzzer in {left}")
+
+    def _show(self, label: str, done: float | None, total: float | None, note: str) -> None:
+        if self._run is None:
+            self._run = self._bars.add_task(label, total=total, note=note)
+        self._bars.update(self._run, description=label, completed=done or 0, total=total, note=note)
+
+    def clear(self) -> None:
+        """Take the current run's bar away."""
+        if self._run is not None:
+            self._bars.remove_task(self._run)
+            self._run = None
+
+    def done(self, label: str, record: Record) -> None:
+        """One line for a finished run, and a hint where there is one."""
+        self.clear()
+        self.say(f"{MARKS.get(record.outcome, '[red]✗[/]')} {label}: {outcome_text(record)}")
+        if record.hint:
+            self.say(f"  hint: {record.hint}")
+        if self._suite is not None:
+            bar = self._bars.tasks[self._bars.task_ids.index(self._suite)]
+            self._bars.update(self._suite, advance=1, note=f"{int(bar.completed) + 1} of {bar.total:.0f} runs")
+
+
+def outcome_text(record: Record) -> str:
+    """`ok  accuracy 0.93  12.3 s, 4:47 before the buzzer`, or what went wrong."""
+    if record.outcome != "ok":
+        return f"{record.outcome}: {record.message}"
+    score = record.scores.get(record.metric)
+    parts = ["ok"] if score is None else ["ok", f"{record.metric} {score:.4f}"]
+    parts.append(f"{record.wall_s:.1f} s")
+    if record.budget.time_s is not None:
+        parts.append(f"{clock_text(record.budget.time_s - record.wall_s)} before the buzzer")
+    return "  ".join(parts)

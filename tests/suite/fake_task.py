@@ -1,0 +1,76 @@
+"""Tasks that do as they are told, for the harness's tests; the child process imports this module by name."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from buzzer.errors import DataError, UnsupportedError
+from buzzer.models.job import Data, Job, Progress, Result, Steps
+
+
+class Fake:
+    """`params["do"]` chooses what happens in the predict phase."""
+
+    def prepare(self, source: Path | None, cache: Path, scale: float, seed: int, progress: Progress) -> Data:
+        return Data(cache, f"fingerprint-{scale}-{seed}", "generated", {"rows": 10}, ("a stand-in",))
+
+    def fit(self, job: Job) -> Steps:
+        yield "fit"
+        if job.params["do"] == "bad-fit":
+            raise UnsupportedError("no weights", "install the extra")
+        (job.work / "model").write_text("fitted")
+        return Result()
+
+    def predict(self, job: Job) -> Steps:
+        yield "load"
+        assert (job.work / "model").read_text() == "fitted"
+        for _ in range(3):
+            yield "predict"
+            getattr(self, job.params["do"].replace("-", "_"))(job)
+        yield "write"
+        (job.out / "submission.csv").write_text("1\n")
+        off = 0.5 if job.backend == "onnxruntime" and job.params["do"] == "be-wrong" else 0.0
+        return Result({"accuracy": 0.9 - off}, 10, {"threads": job.threads}, (job.out / "submission.csv",))
+
+    def work(self, job: Job) -> None:
+        time.sleep(0.02)
+
+    be_wrong = bad_fit = work
+
+    def eat(self, job: Job) -> None:
+        hoard = []
+        while True:
+            hoard.append(bytearray(16 << 20))
+            hoard[-1][:: 4096] = b"x" * len(hoard[-1][:: 4096])
+
+    def sleep(self, job: Job) -> None:
+        time.sleep(60)
+
+    def crash(self, job: Job) -> None:
+        raise RuntimeError("something broke")
+
+    def bad_data(self, job: Job) -> None:
+        raise DataError("train_set.csv:12: not a date", "check the file")
+
+    def no_gpu(self, job: Job) -> None:
+        raise UnsupportedError("no CUDA device", "use --engine polars")
+
+    def no_memory(self, job: Job) -> None:
+        raise MemoryError("std::bad_alloc: out_of_memory: CUDA error")
+
+    def segfault(self, job: Job) -> None:
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+    def exit_early(self, job: Job) -> None:
+        os._exit(7)
+
+    def spawn(self, job: Job) -> None:
+        """Leave a grandchild behind that would outlive the run."""
+        import subprocess
+
+        (job.out / "pid").write_text(str(subprocess.Popen(["sleep", "300"]).pid))
+        time.sleep(60)
+
+
+TASK = Fake()
