@@ -51,7 +51,9 @@ def failure(error: BaseException) -> dict[str, Any]:
     if isinstance(error, BuzzerError):
         outcome = "unsupported" if isinstance(error, UnsupportedError) else "error"
         return {"event": "failed", "outcome": outcome, "message": error.message, "hint": error.hint}
-    if type(error).__name__ == "OutOfMemoryError" or (isinstance(error, MemoryError) and "CUDA" in str(error)):
+    if type(error).__name__ == "OutOfMemoryError" or (
+        isinstance(error, MemoryError) and "CUDA" in str(error)
+    ):
         outcome = "device-oom"
     elif isinstance(error, MemoryError):
         outcome = "host-oom"
@@ -74,11 +76,9 @@ def attempt(job: Job, verb: str, entry: str, events: IO[str]) -> dict[str, Any]:
     """Run the job; the closing event, `done` or `failed`."""
     try:
         # The clock opens phase `start` at the birth of the process: interpreter and imports are in it.
-        ticker = clock.Clock(
-            events, synchronize=device_synchronize(job.device), age=clock.process_age()
-        )
+        ticker = clock.Clock(events, synchronize=device_synchronize(job.device), age=clock.process_age())
         result, wall_s = clock.run(getattr(load_entry(entry), verb)(job), ticker)
-    except (Exception, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  whatever it is, the record tells it
         return failure(error)
     return {
         "event": "done",

@@ -68,7 +68,7 @@ def cgroups_work() -> bool:
     try:
         trial = Cgroups(Budget("trial", 1, 10**8, 10.0))
         return trial.run([sys.executable, "-S", "-c", ""], Path(os.devnull), {}).exit_code == 0
-    except (Exception, SystemExit):
+    except (Exception, SystemExit):  # noqa: BLE001  BenchExec ends the program where a group is missing
         return False
 
 
@@ -102,9 +102,11 @@ class Cgroups:
             environments={"newEnv": dict(environment)},
         )
         exit_code = result.get("exitcode")
+        if exit_code is None:  # the command could not be started
+            return Measured("failed", 1, None, None)
         return Measured(
             reason=result.get("terminationreason", ""),
-            exit_code=-exit_code.signal if exit_code and exit_code.signal else exit_code.value if exit_code else 1,
+            exit_code=-exit_code.signal if exit_code.signal else exit_code.value,
             cpu_s=result.get("cputime"),
             peak_memory_bytes=result.get("memory"),
         )

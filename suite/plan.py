@@ -138,7 +138,9 @@ def fit_run(choice: Choice) -> Run:
     task = choice.task
     engine = "polars" if "polars" in task.engines else task.engines[0]
     device = choice.device or "cpu"
-    return Run(task, "fit", engine, task.reference.backend, "fp32", device, UNLIMITED, choice.scale, choice.seed)
+    return Run(
+        task, "fit", engine, task.reference.backend, "fp32", device, UNLIMITED, choice.scale, choice.seed
+    )
 
 
 def worst_case_s(runs: Iterable[Run]) -> float:

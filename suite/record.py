@@ -35,7 +35,9 @@ class BudgetFields(Strict):
 
 
 class Phase(Strict):
-    name: str = Field(description="start (interpreter and imports), load, features, fit, transfer, predict, ...")
+    name: str = Field(
+        description="start (interpreter and imports), load, features, fit, transfer, predict, ..."
+    )
     wall_s: Seconds = Field(description="wall time of the phase, all its visits added up")
     cpu_s: Seconds = Field(description="CPU seconds of the run's main process in the phase")
     peak_memory_bytes: Bytes = Field(description="highest resident size in the phase; 0 where not told")
@@ -46,14 +48,18 @@ class Gate(Strict):
         description="outcome of the comparison with the reference engine and backend on the same data"
     )
     reference_run: str | None = Field(default=None, description="run_id compared with")
-    differences: dict[str, float] = Field(default={}, description="score name -> this run minus the reference")
+    differences: dict[str, float] = Field(
+        default={}, description="score name -> this run minus the reference"
+    )
 
 
 class Record(Strict):
     schema_version: Literal[1] = Field(default=1, description="version of this schema")
     run_id: str = Field(description="unique id of the run")
     created: datetime = Field(description="UTC time at which the run ended")
-    published: bool = Field(default=False, description="true for a published figure, which buzzer did not measure")
+    published: bool = Field(
+        default=False, description="true for a published figure, which buzzer did not measure"
+    )
     task: str = Field(description="task name, as `buzzer list` shows it")
     job: Literal["fit", "predict"] = Field(description="`fit` trains and saves; `predict` is the timed job")
     engine: str = Field(description="feature engine; `none` where a task has no feature frames")
@@ -80,18 +86,28 @@ class Record(Strict):
     peak_memory_bytes: Bytes | None = Field(
         description="cgroups: peak of the control group, page cache included; polled: highest sum of resident sizes"
     )
-    gpu_peak_memory_bytes: Bytes | None = Field(default=None, description="peak device memory; null without a GPU")
-    overhead_s: Seconds = Field(description="the harness's own time for this run: set-up, clock, tear-down, record")
+    gpu_peak_memory_bytes: Bytes | None = Field(
+        default=None, description="peak device memory; null without a GPU"
+    )
+    overhead_s: Seconds = Field(
+        description="the harness's own time for this run: set-up, clock, tear-down, record"
+    )
     phases: list[Phase] = Field(description="in order of first visit; they add up to wall_s within 1 %")
-    samples: dict[str, list[Seconds]] = Field(description="phase name -> wall time of each lap (batch, chunk)")
+    samples: dict[str, list[Seconds]] = Field(
+        description="phase name -> wall time of each lap (batch, chunk)"
+    )
     machine: dict[str, Any] = Field(description="cpu, cores, memory_bytes, system, arch, gpus")
     load_before: float = Field(description="load average of the machine just before the run")
     versions: dict[str, str] = Field(description="Python and library versions")
-    git_commit: str | None = Field(description="commit of the code, `+dirty` with local changes; null in an install")
+    git_commit: str | None = Field(
+        description="commit of the code, `+dirty` with local changes; null in an install"
+    )
     data_source: Literal["official", "generated"] = Field(description="where the input data came from")
     data_fingerprint: str = Field(description="sha256 over the input files' names and contents")
     data_rows: dict[str, int] = Field(default={}, description="rows by input file")
-    notes: list[str] = Field(default=[], description="what a reader must know (stand-in data, random weights, ...)")
+    notes: list[str] = Field(
+        default=[], description="what a reader must know (stand-in data, random weights, ...)"
+    )
     config: dict[str, Any] = Field(description="the task's parameters")
     config_hash: str = Field(description="sha256 of the parameters, first 12 hex digits")
     command: list[str] = Field(description="command line that started the suite")
@@ -145,7 +161,9 @@ def write_text(path: Path, text: str) -> None:
     except OSError as error:
         with suppress(OSError):
             aside.unlink(missing_ok=True)
-        raise DataError(f"cannot write {path}: {error.strerror}", "free some space or choose another --out") from error
+        raise DataError(
+            f"cannot write {path}: {error.strerror}", "free some space or choose another --out"
+        ) from error
 
 
 def read(path: Path) -> Record:

@@ -67,7 +67,9 @@ def _typed(task: str, key: str, text: str, default: Any) -> Any:
         value = float(value)
     if default is not None and type(value) is not type(default):
         kind = type(default).__name__
-        raise UsageError(f"--set {key}={text}: {task}'s {key} is of type {kind}", f"its default is {default!r}")
+        raise UsageError(
+            f"--set {key}={text}: {task}'s {key} is of type {kind}", f"its default is {default!r}"
+        )
     return value
 
 

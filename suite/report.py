@@ -10,7 +10,19 @@ from buzzer.configs import load_yaml
 from buzzer.suite import machine
 from buzzer.suite.record import Record
 
-COLUMNS = ("#", "engine", "backend", "precision", "budget", "score", "wall s", "CPU s", "peak MB", "time left", "outcome")
+COLUMNS = (
+    "#",
+    "engine",
+    "backend",
+    "precision",
+    "budget",
+    "score",
+    "wall s",
+    "CPU s",
+    "peak MB",
+    "time left",
+    "outcome",
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +54,9 @@ class Row:
     def head_room(self) -> str:
         """Share of the time budget that was left."""
         limit = self.first.budget.time_s
-        return "" if limit is None or self.first.outcome != "ok" else f"{100 * (1 - self.wall_s / limit):.1f} %"
+        return (
+            "" if limit is None or self.first.outcome != "ok" else f"{100 * (1 - self.wall_s / limit):.1f} %"
+        )
 
     def cells(self, rank: str) -> tuple[str, ...]:
         r = self.first

@@ -157,56 +157,9 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"cannot create {path}: {error.strerror}", "free some space or choose another folder") from error
-
-
-def job_of(run: Run, data: Data, work: Path, out: Path) -> Job:
-    return Job(
-        task=run.task.name,
-        engine=run.engine,
-        backend=run.backend,
-        precision=run.precision,
-        device=run.device,
-        data=data.folder,
-        work=work,
-        out=out,
-        scale=run.scale,
-        seed=run.seed,
-        threads=min(run.budget.cores or 10**6, len(budgets.allowed_cores())),
-        params=run.task.params,
-    )
-
-
-def fit(run: Run, data: Data, cache: Path, watch: Watch) -> Record | None:
-    """Train if this fit is not in the cache: its record, or None where it is.
-
-    The task writes into `<folder>.partial`, which stays when the run is ended (checkpoints are taken up again)
-    and gets its final name when it is complete.
-    """
-    done = fit_folder(run, data, cache)
-    if done.is_dir():
-        return None
-    partial = done.with_suffix(".partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    record = execute(run, data, partial, partial / "out", (), watch)
-    if record.outcome == "ok":
-        partial.rename(done)
-    return record
-
-
-def predict(run: Run, data: Data, cache: Path, out: Path, others: Iterable[Record], watch: Watch) -> Record:
-    """The timed run. Its files (the submission) are kept under `out`/files/<run_id>."""
-    with tempfile.TemporaryDirectory(prefix="buzzer-out-") as aside:
-        record = execute(run, data, fit_folder(run, data, cache), Path(aside), others, watch)
-        files = list(Path(aside).iterdir())
-        if files:
-            keep = out / "files" / record.run_id[:8]
-            try:
-                shutil.copytree(aside, keep)
-            except OSError as error:
-                shutil.rmtree(keep, ignore_errors=True)
-                raise DataError(f"cannot write {keep}: {error}", "free some space or choose another --out") from error
-    return record
+        raise DataError(
+            f"cannot create {path}: {error.strerror}", "free some space or choose another folder"
+        ) from error
 
 
 def execute(
@@ -244,7 +197,9 @@ def follow(
     """
     ended: list[limits.Measured] = []
     environment = limits.environment_of(run.budget) | {"PYTHONPATH": python_path()}
-    worker = threading.Thread(target=lambda: ended.append(limiter.run(command, stderr, environment)), daemon=True)
+    worker = threading.Thread(
+        target=lambda: ended.append(limiter.run(command, stderr, environment)), daemon=True
+    )
     began = time.perf_counter()
     worker.start()
     while worker.is_alive():
@@ -271,7 +226,9 @@ def stderr_tail(path: Path) -> list[str]:
     return path.read_text(errors="replace").splitlines()[-TAIL_LINES:]
 
 
-def outcome_fields(story: Story, measured: limits.Measured, elapsed: float, tail: list[str]) -> dict[str, Any]:
+def outcome_fields(
+    story: Story, measured: limits.Measured, elapsed: float, tail: list[str]
+) -> dict[str, Any]:
     """How the run ended, from what the child told and what the limiter saw."""
     end = story.end or {}
     fields: dict[str, Any] = {"phase_reached": story.running, "samples": story.samples}
@@ -290,17 +247,27 @@ def explain(end: dict[str, Any], measured: limits.Measured, phase: str) -> tuple
     """Outcome, message and hint of a run that did not finish."""
     match measured.reason:
         case "memory":
-            return "host-oom", f"over the memory limit in phase {phase}", "give it more memory or a smaller --scale"
+            return (
+                "host-oom",
+                f"over the memory limit in phase {phase}",
+                "give it more memory or a smaller --scale",
+            )
         case "walltime":
             return "timeout", f"the buzzer went in phase {phase}", "give it more time or a smaller --scale"
         case "interrupted":
             return "error", f"interrupted in phase {phase}", "`--resume` takes the suite up again"
+        case "failed":
+            return "error", "the process could not be started", "`buzzer env` shows how limits are enforced here"
     if end.get("event") == "failed":
         return end["outcome"], end["message"], end["hint"]
     if measured.exit_code < 0:
         hint = "signal 9 without a limit reached: the system itself may have run out of memory"
         return "error", f"killed by signal {-measured.exit_code} in phase {phase}", hint
-    return "error", f"the process ended with exit code {measured.exit_code} in phase {phase}", "see stderr_tail"
+    return (
+        "error",
+        f"the process ended with exit code {measured.exit_code} in phase {phase}",
+        "see stderr_tail",
+    )
 
 
 def interrupted(record: Record) -> bool:

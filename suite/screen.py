@@ -1,6 +1,7 @@
 """What the user sees on stderr while runs go on: bars, the phase, and the countdown to the buzzer."""
 
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -34,11 +35,13 @@ class Screen:
         self._suite: TaskID | None = None
         self._run: TaskID | None = None
 
-    def __enter__(self) -> "Screen":
+    def __enter__(self) -> Self:
         self._bars.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
         self._bars.stop()
 
     def say(self, text: str) -> None:
@@ -79,7 +82,9 @@ class Screen:
             self.say(f"  hint: {record.hint}")
         if self._suite is not None:
             bar = self._bars.tasks[self._bars.task_ids.index(self._suite)]
-            self._bars.update(self._suite, advance=1, note=f"{int(bar.completed) + 1} of {bar.total:.0f} runs")
+            self._bars.update(
+                self._suite, advance=1, note=f"{int(bar.completed) + 1} of {bar.total:.0f} runs"
+            )
 
 
 def outcome_text(record: Record) -> str:

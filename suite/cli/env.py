@@ -20,7 +20,9 @@ def main(as_json: Annotated[bool, typer.Option("--json", help="One object on std
         print(json.dumps(facts))
         return
     console = Console()
-    console.print(machine.line(facts["machine"]), f"limits: {facts['enforcement']}", sep="\n", highlight=False)
+    console.print(
+        machine.line(facts["machine"]), f"limits: {facts['enforcement']}", sep="\n", highlight=False
+    )
     for kind in ("engines", "backends"):
         table = Table(kind, "here", "what is missing")
         for name, problem in facts[kind].items():

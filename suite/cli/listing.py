@@ -31,7 +31,9 @@ def content() -> dict[str, dict[str, Any]]:
         "tasks": {name: task.model_dump() for name, task in registry.tasks().items()},
         "engines": dict(ENGINES),
         "backends": {name: BACKENDS.get(name, "") for name in registry.backends()},
-        "budgets": {n: f"{b['limits'] or 'whole machine'}: {b['why']}" for n, b in load_yaml("budgets.yaml").items()},
+        "budgets": {
+            n: f"{b['limits'] or 'whole machine'}: {b['why']}" for n, b in load_yaml("budgets.yaml").items()
+        },
         "data sets": {name: first_line(registry.dataset(name).card()) for name in registry.datasets()},
     }
 

@@ -14,7 +14,9 @@ from buzzer.suite import report as leaderboard
 def main(
     path: Annotated[list[Path] | None, typer.Argument(help="Records or folders of records.")] = None,
     out: Annotated[Path | None, typer.Option(help="Markdown file to write; default: stdout.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One record a line, best first, on stdout.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One record a line, best first, on stdout.")
+    ] = False,
 ) -> None:
     """Render the leaderboard of records as Markdown, published figures marked as such."""
     sources = path or [Path("results")]

@@ -29,7 +29,9 @@ def main(
     precision: Annotated[str, typer.Option(help="Precisions, by comma.")] = "fp32",
     device: Annotated[str, typer.Option(help="cpu or cuda; default: what the engine runs on.")] = "",
     budget: Annotated[str, typer.Option(help="Budgets, by comma: names or 1c20g24h [seed-cpu].")] = "",
-    data: Annotated[Path | None, typer.Option(help="Folder of the official files; default: generated data.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the official files; default: generated data.")
+    ] = None,
     scale: Annotated[float | None, typer.Option(help="Share of the official size to generate.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of data and training.")] = 0,
     repeat: Annotated[int, typer.Option(min=1, help="Timed runs of each variant.")] = 1,
@@ -75,7 +77,9 @@ def from_file(context: typer.Context, path: Path | None) -> dict[str, Any]:
     known = {p.name for p in context.command.params} - {"config"}
     for key, written in keys.items():
         if key not in known:
-            raise unknown_name(f"key in {path}", written, [k.rstrip("_").removeprefix("as_") for k in map(str, known)])
+            raise unknown_name(
+                f"key in {path}", written, [k.rstrip("_").removeprefix("as_") for k in map(str, known)]
+            )
     values = dict(zip(keys, given.values(), strict=True))
     return {k: _flag_form(k, v) for k, v in values.items() if _is_default(context, k)}
 
@@ -107,7 +111,9 @@ def choices_of(options: dict[str, Any]) -> list[Choice]:
     if options["task"]:
         return [choice(registry.task(name), options, {}) for name in options["task"]]
     if options["data"]:
-        raise UsageError("--data needs a TASK", "name the task whose files they are: buzzer run booking --data DIR")
+        raise UsageError(
+            "--data needs a TASK", "name the task whose files they are: buzzer run booking --data DIR"
+        )
     suite = load_yaml("suite.yaml")
     return [choice(registry.task(entry["task"]), options, entry) for entry in suite]
 
@@ -171,7 +177,9 @@ def show_plan(runs: Sequence[Run], as_json: bool) -> None:
     for line in lines:
         table.add_row(*(f"{v:g}" if isinstance(v, float) else str(v) for v in line.values()))
     worst = plan.worst_case_s(runs)
-    Console().print(table, f"at worst {clock_text(worst)}" if worst < float("inf") else "no time limit", sep="\n")
+    Console().print(
+        table, f"at worst {clock_text(worst)}" if worst < float("inf") else "no time limit", sep="\n"
+    )
 
 
 def run_all(choices: Sequence[Choice], options: dict[str, Any], screen: Screen) -> list[Record]:
@@ -266,5 +274,3 @@ def show_board(group: Sequence[Record]) -> None:
     for line in report.table(group):
         table.add_row(*line)
     Console().print(table)
-
-

@@ -42,7 +42,7 @@ class Fake:
         hoard = []
         while True:
             hoard.append(bytearray(16 << 20))
-            hoard[-1][:: 4096] = b"x" * len(hoard[-1][:: 4096])
+            hoard[-1][::4096] = b"x" * len(hoard[-1][::4096])
 
     def sleep(self, job: Job) -> None:
         time.sleep(60)

@@ -28,7 +28,9 @@ def test_zero_is_refused(text: str) -> None:
         budget.resolve(text)
 
 
-@pytest.mark.parametrize("text", ["1c20g", "c20g24h", "1c20g24", "1c20x24h", "-1c1g1h", "1c20g24h "[:-2] + "y"])
+@pytest.mark.parametrize(
+    "text", ["1c20g", "c20g24h", "1c20g24", "1c20x24h", "-1c1g1h", "1c20g24h "[:-2] + "y"]
+)
 def test_malformed_budgets_are_refused(text: str) -> None:
     with pytest.raises(UsageError):
         budget.resolve(text)
@@ -54,8 +56,16 @@ def test_unmet_names_what_is_short() -> None:
     assert budget.unmet(Budget("small", 1, 10**6, 1.0)) == []
 
 
-@given(st.integers(1, 512), st.integers(1, 10**4), st.sampled_from("kmgt"), st.integers(1, 10**4), st.sampled_from("smhd"))
-def test_every_written_budget_reads_back(cores: int, memory: int, unit: str, time: int, time_unit: str) -> None:
+@given(
+    st.integers(1, 512),
+    st.integers(1, 10**4),
+    st.sampled_from("kmgt"),
+    st.integers(1, 10**4),
+    st.sampled_from("smhd"),
+)
+def test_every_written_budget_reads_back(
+    cores: int, memory: int, unit: str, time: int, time_unit: str
+) -> None:
     read = budget.parse(f"{cores}c{memory}{unit}{time}{time_unit}")
     assert read.cores == cores
     assert read.memory_bytes == memory * 1000 ** ("kmgt".index(unit) + 1)

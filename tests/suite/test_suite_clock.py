@@ -26,7 +26,9 @@ def told(events: io.StringIO) -> Story:
     return story
 
 
-@given(st.lists(st.tuples(st.sampled_from(["load", "features", "predict"]), st.integers(0, 1000)), max_size=30))
+@given(
+    st.lists(st.tuples(st.sampled_from(["load", "features", "predict"]), st.integers(0, 1000)), max_size=30)
+)
 def test_phases_and_laps_add_up_to_the_wall_time(visits: list[tuple[str, int]]) -> None:
     now, events = FakeTime(), io.StringIO()
 

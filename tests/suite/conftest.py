@@ -1,0 +1,135 @@
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from buzzer.models.job import Data
+from buzzer.suite import runner
+from buzzer.suite.budget import resolve
+from buzzer.suite.plan import Choice, Run, fit_run, predict_runs
+from buzzer.suite.record import Record
+from buzzer.suite.registry import TaskConfig, Variant
+
+HERE = Path(__file__).resolve().parent
+
+
+def fake_config(do: str = "work") -> TaskConfig:
+    return TaskConfig(
+        name="fake",
+        summary="a task for tests",
+        entry="fake_task:TASK",
+        dataset="fake",
+        engines=["none"],
+        backends=["torch_eager", "onnxruntime"],
+        reference=Variant(engine="none", backend="torch_eager"),
+        metric="accuracy",
+        tolerance=0.01,
+        params={"do": do},
+    )
+
+
+def fake_choice(do: str = "work", budget: str = "1c2g30s", **changes: Any) -> Choice:
+    asked: dict[str, Any] = {
+        "task": fake_config(do),
+        "engines": None,
+        "backends": ["torch_eager", "onnxruntime"],
+        "precisions": ["fp32"],
+        "device": None,
+        "budgets": [resolve(budget)],
+        "scale": 1.0,
+        "seed": 0,
+        "repeat": 1,
+    }
+    return Choice(**(asked | changes))
+
+
+@pytest.fixture(params=["cgroups", "polled"])
+def enforcement(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both kinds of enforcement; cgroups only where the machine has them."""
+    from buzzer.suite import limits
+
+    limits.cgroups_work.cache_clear()
+    if request.param == "polled":
+        monkeypatch.setenv("BUZZER_ENFORCEMENT", "polled")
+    elif not limits.cgroups_work():
+        pytest.skip("no cgroups here")
+    limits.cgroups_work.cache_clear()
+    return str(request.param)
+
+
+@pytest.fixture
+def fake_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this process and its children import fake_task."""
+    monkeypatch.syspath_prepend(str(HERE))
+    monkeypatch.setenv("PYTHONPATH", str(HERE))
+
+
+@pytest.fixture
+def data() -> Data:
+    return Data(Path(), "fingerprint", "generated", {"rows": 10})
+
+
+@pytest.fixture
+def choose() -> Callable[..., Choice]:
+    """Makes the fake task's choice: what it does, its budget, and any other field."""
+    return fake_choice
+
+
+@pytest.fixture
+def predict(tmp_path: Path, fake_path: None, data: Data) -> Callable[..., Record]:
+    """Run the fake task's fit, then one timed run of the first variant."""
+
+    def go(do: str, budget: str = "1c2g30s", variant: int = 0, others: tuple[Record, ...] = ()) -> Record:
+        choice = fake_choice(do, budget)
+        run: Run = predict_runs(choice)[variant]
+        runner.fit(fit_run(choice), data, tmp_path / "cache", lambda phase, elapsed: None)
+        return runner.predict(run, data, tmp_path / "cache", tmp_path, others, lambda phase, elapsed: None)
+
+    return go
+
+
+RECORD: dict[str, Any] = {
+    "run_id": "a" * 32,
+    "created": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+    "task": "fake",
+    "job": "predict",
+    "engine": "none",
+    "backend": "torch_eager",
+    "precision": "fp32",
+    "device": "cpu",
+    "scale": 1.0,
+    "seed": 0,
+    "budget": {"name": "1c2g30s", "cores": 1, "memory_bytes": 2 * 10**9, "time_s": 30.0},
+    "enforcement": "cgroups",
+    "outcome": "ok",
+    "scores": {"accuracy": 0.9},
+    "metric": "accuracy",
+    "gate": {"status": "reference"},
+    "rows": 10,
+    "wall_s": 2.0,
+    "cpu_s": 1.5,
+    "peak_memory_bytes": 10**8,
+    "overhead_s": 0.1,
+    "phases": [
+        {"name": "start", "wall_s": 0.5, "cpu_s": 0.5, "peak_memory_bytes": 10**7},
+        {"name": "predict", "wall_s": 1.5, "cpu_s": 1.0, "peak_memory_bytes": 10**8},
+    ],
+    "samples": {"predict": [0.5, 0.5, 0.5]},
+    "machine": {"cpu": "a processor", "cores": 2, "memory_bytes": 2**34, "system": "Linux", "arch": "x86_64", "gpus": []},
+    "load_before": 0.1,
+    "versions": {"python": "3.11"},
+    "git_commit": None,
+    "data_source": "generated",
+    "data_fingerprint": "fingerprint",
+    "config": {"do": "work"},
+    "config_hash": "0" * 12,
+    "command": ["buzzer", "run"],
+}
+
+
+@pytest.fixture
+def make_record() -> Callable[..., Record]:
+    """A valid record with any field changed."""
+    return lambda **changes: Record.model_validate(RECORD | changes)

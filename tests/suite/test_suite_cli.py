@@ -1,0 +1,128 @@
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from buzzer.suite import record
+from buzzer.suite.record import Record
+
+Make = Callable[..., Record]
+Buzzer = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def buzzer(tmp_path: Path) -> Buzzer:
+    """Runs the command line as a user does, in an empty folder with a cache of its own."""
+
+    def go(*arguments: str) -> subprocess.CompletedProcess[str]:
+        root = str(Path(__file__).parents[2])
+        env = os.environ | {"BUZZER_CACHE": str(tmp_path / "cache"), "PYTHONPATH": root, "NO_COLOR": "1", "COLUMNS": "200"}
+        env.pop("BUZZER_DATA", None)
+        command = [sys.executable, "-m", "buzzer", *arguments]
+        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+
+    return go
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "hint"),
+    [
+        (["run", "bookin"], "unknown task 'bookin'", "did you mean booking?"),
+        (["run", "booking", "--engine", "pandsa"], "unknown engine 'pandsa'", "did you mean pandas?"),
+        (["run", "booking", "--backend", "onnx"], "unknown backend 'onnx'", "did you mean onnxruntime?"),
+        (["run", "booking", "--budget", "seed-gpu"], "unknown budget 'seed-gpu'", "did you mean seed-cpu?"),
+        (["run", "booking", "--budget", "1c0g1h"], "has a zero in it", "every part"),
+        (["run", "booking", "--budget", "10000c1g1h"], "10000 cores asked for", "--on-unmet-budget warn"),
+        (["run", "booking", "--scale", "0"], "must be above 0", "official"),
+        (["run", "booking", "--set", "epoch=3"], "unknown parameter of booking 'epoch'", "known:"),
+        (["run", "booking", "--set", "epochs"], "not of the form key=value", ""),
+        (["run", "booking", "--data", "nowhere"], "nowhere: no such folder", ""),
+        (["run", "booking", "--device", "gpu"], "unknown device 'gpu'", "cuda"),
+        (["run", "--data", "."], "--data needs a TASK", "booking"),
+        (["run", "--config", "none.yaml"], "none.yaml: No such file", ""),
+        (["data", "info", "bokking"], "unknown data set 'bokking'", "did you mean booking?"),
+        (["data", "score", "booking", "a.csv", "b.csv"], "a.csv: no such file", ""),
+        (["check", "nothing.json"], "nothing.json: No such file", ""),
+        (["report", "nothing"], "nothing: no such file", ""),
+    ],
+)
+def test_bad_input_ends_in_one_message(buzzer: Buzzer, arguments: list[str], message: str, hint: str) -> None:
+    done = buzzer(*arguments)
+    told = done.stderr + done.stdout if arguments[0] == "check" else done.stderr
+    assert done.returncode in ({1, 2} if arguments[0] == "check" else {2}), told
+    assert message in told
+    assert hint in told
+    assert "Traceback" not in told
+
+
+def test_an_unknown_flag_is_a_usage_error(buzzer: Buzzer) -> None:
+    done = buzzer("run", "--engin", "pandas")
+    assert done.returncode == 2
+    assert "--engine" in done.stderr
+
+
+def test_an_unknown_config_key_gets_a_guess(buzzer: Buzzer, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("enigne: pandas\n")
+    done = buzzer("run", "--config", "c.yaml")
+    assert done.returncode == 2
+    assert "did you mean engine?" in done.stderr
+
+
+def test_config_file_gives_options_and_flags_win(buzzer: Buzzer, tmp_path: Path) -> None:
+    text = yaml.safe_dump({"task": "booking", "engine": ["pandas", "polars"], "repeat": 2, "scale": 0.5, "budget": "quick"})
+    (tmp_path / "c.yaml").write_text(text)
+    done = buzzer("run", "--config", "c.yaml", "--backend", "torch_eager", "--scale", "0.25", "--dry-run", "--json")
+    plan = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(p["engine"], p["repeat"], p["scale"], p["budget"]) for p in plan] == [
+        ("pandas", 0, 0.25, "quick"),
+        ("polars", 0, 0.25, "quick"),
+        ("pandas", 1, 0.25, "quick"),
+        ("polars", 1, 0.25, "quick"),
+    ]
+
+
+def test_dry_run_shows_the_plan_and_runs_nothing(buzzer: Buzzer, tmp_path: Path) -> None:
+    done = buzzer("run", "booking", "--engine", "pandas,polars", "--budget", "1c4g5m", "--dry-run")
+    assert done.returncode == 0
+    assert "4 timed runs" in done.stdout
+    assert "at worst 20:00" in done.stdout
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_list_and_env_are_json_too(buzzer: Buzzer) -> None:
+    listed = json.loads(buzzer("list", "--json").stdout)
+    assert {"booking", "bert-intent"} <= set(listed["tasks"])
+    assert set(listed["engines"]) == {"pandas", "polars", "cudf", "polars-gpu"}
+    env = json.loads(buzzer("env", "--json").stdout)
+    assert env["engines"]["pandas"] == env["engines"]["polars"] == ""
+    assert env["machine"]["cores"] >= 1
+
+
+def test_check_tells_good_from_bad(buzzer: Buzzer, tmp_path: Path, make_record: Make) -> None:
+    path = record.write(make_record(), tmp_path / "r")
+    assert buzzer("check", "r").returncode == 0
+    path.write_text(path.read_text().replace("2.0", "2.5"))
+    done = buzzer("check", "r", "--json")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["ok"] is False
+    assert "0 of 1 records are valid" in done.stderr
+
+
+def test_report_renders_and_writes(buzzer: Buzzer, tmp_path: Path, make_record: Make) -> None:
+    record.write(make_record(), tmp_path / "r")
+    (tmp_path / "r" / "broken.json").write_text("{")
+    done = buzzer("report", "r")
+    assert done.returncode == 0
+    assert "| 1 | none | torch_eager |" in done.stdout
+    assert "left out: r/broken.json" in done.stderr
+    assert buzzer("report", "r", "--out", "board.md").returncode == 0
+    assert (tmp_path / "board.md").read_text() == done.stdout
+
+
+def test_the_schema_is_printed(buzzer: Buzzer) -> None:
+    assert json.loads(buzzer("check", "--schema").stdout)["title"] == "Record"

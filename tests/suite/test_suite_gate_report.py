@@ -1,0 +1,87 @@
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import pytest
+
+from buzzer.suite import gate, report
+from buzzer.suite.plan import Choice
+from buzzer.suite.record import Record
+
+Make = Callable[..., Record]
+Choose = Callable[..., Choice]
+ORT = {"backend": "onnxruntime", "run_id": "b" * 32}
+
+
+@pytest.mark.parametrize(
+    ("score", "outcome", "status"),
+    [(0.9, "ok", "passed"), (0.905, "ok", "passed"), (0.895, "ok", "passed"), (0.92, "wrong", "failed")],
+)
+def test_scores_within_the_tolerance_pass(
+    make_record: Make, choose: Choose, score: float, outcome: str, status: str
+) -> None:
+    judged = gate.judge(make_record(**ORT, scores={"accuracy": score}), choose().task, [make_record()])
+    assert (judged.outcome, judged.gate.status) == (outcome, status)
+    assert judged.gate.differences["accuracy"] == pytest.approx(score - 0.9)
+
+
+def test_a_missing_score_is_wrong(make_record: Make, choose: Choose) -> None:
+    judged = gate.judge(make_record(**ORT, scores={"other": 1.0}), choose().task, [make_record()])
+    assert (judged.outcome, judged.message) == ("wrong", "accuracy is missing (tolerance 0.01)")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"data_fingerprint": "x"}, {"config_hash": "1" * 12}, {"seed": 1}, {"outcome": "timeout"}, {"precision": "int8"}],
+)
+def test_only_the_same_question_is_a_reference(make_record: Make, choose: Choose, change: dict[str, object]) -> None:
+    judged = gate.judge(make_record(**ORT), choose().task, [make_record(**change)])
+    assert judged.gate.status == "no-reference"
+
+
+def test_an_unscored_run_is_not_judged(make_record: Make, choose: Choose) -> None:
+    assert gate.judge(make_record(scores={}), choose().task, []).gate.status == "unscored"
+
+
+def passed(make: Make, **changes: object) -> Record:
+    return make(**(ORT | {"gate": {"status": "passed"}} | changes))
+
+
+def test_the_board_ranks_by_wall_time_and_leaves_no_one_out(make_record: Make) -> None:
+    records = [
+        make_record(outcome="timeout", engine="pandas", message="late", wall_s=30.0),
+        make_record(),
+        passed(make_record).model_copy(update={"wall_s": 1.0}),
+        passed(make_record, engine="polars", gate={"status": "no-reference"}).model_copy(update={"wall_s": 0.1}),
+    ]
+    table = report.table(records)
+    assert [(line[0], line[1], line[2]) for line in table] == [
+        ("1", "none", "onnxruntime"),
+        ("2", "none", "torch_eager"),
+        ("", "polars", "onnxruntime"),
+        ("", "pandas", "torch_eager"),
+    ]
+    assert [line[-1] for line in table] == ["ok", "ok", "ok, not ranked (no-reference)", "timeout"]
+    assert table[1][5:10] == ("0.9000", "2.00", "1.50", "100", "93.3 %")
+
+
+def test_repetitions_are_summed_up_by_the_median(make_record: Make) -> None:
+    runs = [make_record(repeat=i).model_copy(update={"wall_s": w}) for i, w in enumerate([3.0, 1.0, 2.0])]
+    (line,) = report.table(runs)
+    assert line[6] == "2.00 (of 3)"
+
+
+def test_the_newest_record_of_a_run_counts(make_record: Make) -> None:
+    old = make_record(created=datetime(2020, 1, 1, tzinfo=UTC), outcome="error")
+    (line,) = report.table([make_record(), old])
+    assert line[-1] == "ok"
+
+
+def test_markdown_names_machine_data_and_published_figures(make_record: Make) -> None:
+    text = report.markdown([make_record(notes=["a stand-in"]), make_record(job="fit", engine="fitter")])
+    assert "a processor, 2 cores, 16 GiB, no GPU" in text
+    assert "generated data" in text
+    assert "- a stand-in" in text
+    assert "fitter" not in text
+    assert "not measured by buzzer" in text
+    assert "NVIDIA RAPIDS (1st)" in text
+    assert report.markdown([]).startswith("# Leaderboard")

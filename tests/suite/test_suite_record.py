@@ -1,0 +1,97 @@
+import json
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from buzzer.errors import DataError
+from buzzer.suite import record
+from buzzer.suite.record import Record
+
+Make = Callable[..., Record]
+
+
+def test_what_is_written_reads_back(make_record: Make, tmp_path: Path) -> None:
+    path = record.write(make_record(), tmp_path)
+    back = record.read(path)
+    assert back.model_dump(exclude={"content_hash"}) == make_record().model_dump(exclude={"content_hash"})
+    assert record.paths([tmp_path]) == [path]
+    assert record.read_good(tmp_path) == [back]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"wall_s": 5.0}, "phases add up to 2.000 s, wall_s is 5.000 s"),
+        ({"wall_s": -1.0}, "wall_s"),
+        ({"outcome": "great"}, "outcome"),
+        ({"surprise": 1}, "surprise"),
+        ({"schema_version": 2}, "schema_version"),
+        ({"scale": 0}, "scale"),
+        ({"scores": {"accuracy": "high"}}, "scores.accuracy"),
+        ({"budget": {"name": "x"}}, "budget.cores"),
+    ],
+)
+def test_a_broken_record_is_told_by_field(
+    make_record: Make, tmp_path: Path, change: dict[str, Any], told: str
+) -> None:
+    fields = make_record().model_dump(mode="json") | change
+    fields["content_hash"] = record.content_hash(fields)
+    (tmp_path / "r.json").write_text(json.dumps(fields))
+    with pytest.raises(DataError, match=told):
+        record.read(tmp_path / "r.json")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "\xff", "null"])
+def test_a_file_that_is_no_record(tmp_path: Path, text: str) -> None:
+    (tmp_path / "r.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(DataError, match=r"r\.json: not"):
+        record.read(tmp_path / "r.json")
+
+
+def test_an_edited_record_is_found_out(make_record: Make, tmp_path: Path) -> None:
+    path = record.write(make_record(), tmp_path)
+    path.write_text(path.read_text().replace('"accuracy": 0.9', '"accuracy": 0.99'))
+    with pytest.raises(DataError, match="edited"):
+        record.read(path)
+    assert record.read_good(tmp_path) == []
+
+
+def test_phases_may_miss_the_wall_time_by_one_per_cent(make_record: Make) -> None:
+    make_record(wall_s=2.02)
+    with pytest.raises(ValueError, match="add up"):
+        make_record(wall_s=2.06)
+    make_record(wall_s=9.0, outcome="timeout")  # a killed run's phases are what is known of it
+
+
+def test_a_full_disk_leaves_nothing_behind(
+    make_record: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Path, *args: Any, **kwargs: Any) -> None:
+        with open(self, "w") as file:  # noqa: PTH123  write_text itself is replaced
+            file.write("{")
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(DataError, match="No space left") as caught:
+        record.write(make_record(), tmp_path)
+    assert "--out" in caught.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_field_is_described_in_the_docs() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "records.md").read_text()
+    schema = record.schema()
+    models = {"Record": schema, **schema["$defs"]}
+    for name, model in models.items():
+        for field, about in model["properties"].items():
+            assert about.get("description"), f"{name}.{field} has no description"
+            assert f"`{field}`" in text, f"docs/records.md does not tell of {name}.{field}"
+
+
+def test_created_is_utc(make_record: Make) -> None:
+    now = datetime.now(UTC)
+    assert now - make_record(created=now).created < timedelta(seconds=1)

@@ -1,0 +1,131 @@
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from buzzer.models.job import Data
+from buzzer.suite import record, runner
+from buzzer.suite.plan import Choice, fit_run, predict_runs
+from buzzer.suite.record import Record
+
+Predict = Callable[..., Record]
+Choose = Callable[..., Choice]
+
+
+def test_a_good_run_is_measured_whole(predict: Predict, enforcement: str, tmp_path: Path) -> None:
+    r = predict("work")
+    assert (r.outcome, r.message, r.enforcement) == ("ok", "", enforcement)
+    assert [p.name for p in r.phases] == ["start", "load", "predict", "write"]
+    assert sum(p.wall_s for p in r.phases) == pytest.approx(r.wall_s, rel=0.01)
+    assert len(r.samples["predict"]) == 3
+    assert min(r.samples["predict"]) >= 0.02
+    assert r.scores == {"accuracy": 0.9}
+    assert r.gate.status == "reference"
+    assert r.rows == 10
+    assert r.details == {"threads": 1}
+    assert r.peak_memory_bytes is not None
+    assert r.peak_memory_bytes > 5e6
+    assert r.cpu_s is not None
+    assert r.cpu_s > 0
+    assert (tmp_path / "files" / r.run_id[:8] / "submission.csv").read_text() == "1\n"
+    assert record.read(record.write(r, tmp_path)).model_dump(exclude={"content_hash"}) == r.model_dump(
+        exclude={"content_hash"}
+    )
+
+
+@pytest.mark.parametrize(
+    ("do", "budget", "outcome", "message"),
+    [
+        ("eat", "1c200m30s", "host-oom", "over the memory limit in phase predict"),
+        ("sleep", "1c2g2s", "timeout", "the buzzer went in phase predict"),
+        ("crash", "1c2g30s", "error", "RuntimeError: something broke"),
+        ("bad-data", "1c2g30s", "error", "train_set.csv:12: not a date"),
+        ("no-gpu", "1c2g30s", "unsupported", "no CUDA device"),
+        ("no-memory", "1c2g30s", "device-oom", "out_of_memory"),
+        ("segfault", "1c2g30s", "error", "killed by signal 11 in phase predict"),
+        ("exit-early", "1c2g30s", "error", "exit code 7 in phase predict"),
+    ],
+)
+def test_every_end_becomes_a_valid_record(
+    predict: Predict, enforcement: str, tmp_path: Path, do: str, budget: str, outcome: str, message: str
+) -> None:
+    r = predict(do, budget)
+    assert r.outcome == outcome
+    assert message in r.message
+    assert r.phase_reached == "predict"
+    assert [p.name for p in r.phases] == (["start", "load", "predict"])
+    assert sum(p.wall_s for p in r.phases) == pytest.approx(r.wall_s, abs=0.5)
+    assert r.gate.status == "unscored"
+    record.read(record.write(r, tmp_path))
+    assert not (tmp_path / "files" / r.run_id[:8]).exists()
+    if do == "crash":
+        assert "RuntimeError: something broke" in r.stderr_tail[-1]
+    if do == "eat":
+        assert r.peak_memory_bytes is not None
+        assert 150e6 < r.peak_memory_bytes < 400e6
+
+
+def test_nothing_outlives_a_killed_run(predict: Predict, enforcement: str, tmp_path: Path) -> None:
+    r = predict("spawn", "1c2g2s")
+    assert r.outcome == "timeout"
+    pid = int((tmp_path / "files" / r.run_id[:8] / "pid").read_text())
+    time.sleep(0.2)
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_scores_off_the_reference_are_wrong(predict: Predict) -> None:
+    reference = predict("be-wrong", variant=0)
+    r = predict("be-wrong", variant=1, others=(reference,))
+    assert reference.gate.status == "reference"
+    assert (r.backend, r.outcome, r.gate.status) == ("onnxruntime", "wrong", "failed")
+    assert r.gate.reference_run == reference.run_id
+    assert r.gate.differences == pytest.approx({"accuracy": -0.5})
+    assert "accuracy is 0.40000" in r.message
+
+
+def test_a_fit_is_made_once_and_found_again(
+    tmp_path: Path, fake_path: None, data: Data, choose: Choose
+) -> None:
+    run = fit_run(choose())
+    first = runner.fit(run, data, tmp_path, lambda phase, elapsed: None)
+    assert first is not None
+    assert (first.job, first.outcome) == ("fit", "ok")
+    assert (runner.fit_folder(run, data, tmp_path) / "model").exists()
+    assert runner.fit(run, data, tmp_path, lambda phase, elapsed: None) is None
+    other = fit_run(choose("be-wrong"))
+    assert runner.fit_folder(other, data, tmp_path) != runner.fit_folder(run, data, tmp_path)
+
+
+def test_a_failed_fit_leaves_no_finished_folder(
+    tmp_path: Path, fake_path: None, data: Data, choose: Choose
+) -> None:
+    run = fit_run(choose("bad-fit"))
+    r = runner.fit(run, data, tmp_path, lambda phase, elapsed: None)
+    assert r is not None
+    assert (r.outcome, r.hint) == ("unsupported", "install the extra")
+    assert not runner.fit_folder(run, data, tmp_path).exists()
+
+
+def test_ctrl_c_stops_the_run_and_is_recorded(
+    tmp_path: Path, fake_path: None, enforcement: str, data: Data, choose: Choose
+) -> None:
+    choice = choose("sleep")
+    runner.fit(fit_run(choice), data, tmp_path, lambda phase, elapsed: None)
+    pressed = []
+
+    def press(phase: str, elapsed: float) -> None:
+        if phase == "predict" and not pressed:
+            pressed.append(elapsed)
+            raise KeyboardInterrupt
+
+    began = time.monotonic()
+    r = runner.predict(predict_runs(choice)[0], data, tmp_path, tmp_path, (), press)
+    assert time.monotonic() - began < 20
+    assert runner.interrupted(r)
+    assert r.phase_reached == "predict"
+
+
+def test_the_harness_costs_less_than_one_per_cent_of_a_minute(predict: Predict) -> None:
+    assert predict("work").overhead_s < 0.6
