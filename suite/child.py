@@ -65,7 +65,8 @@ def failure(error: BaseException) -> dict[str, Any]:
 
 def main(path: str) -> int:
     spec = json.loads(Path(path).read_text())
-    job = Job(**{k: Path(v) if k in PATHS else v for k, v in spec["job"].items()})
+    fields: dict[str, Any] = {k: Path(v) if k in PATHS else v for k, v in spec["job"].items()}
+    job = Job(**fields)
     with Path(spec["events"]).open("w", encoding="utf-8") as events:
         last = attempt(job, spec["verb"], spec["entry"], events)
         events.write(json.dumps(last) + "\n")

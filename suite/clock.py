@@ -54,6 +54,8 @@ class Clock:
         self._events, self._now, self._cpu, self._synchronize = events, now, cpu, synchronize
         self._start = now() - age
         self._cpu_begin = 0.0
+        self._laps: list[float] = []
+        self._lap = self._start
         self.overhead_s = 0.0
         self._open("start", self._start)
 
@@ -78,7 +80,7 @@ class Clock:
         return t - self._start
 
     def _open(self, name: str, t: float) -> None:
-        self._name, self._begin, self._lap, self._laps = name, t, t, list[float]()
+        self._name, self._begin, self._lap, self._laps = name, t, t, []
         self._write({"event": "phase", "name": name, "at_s": t - self._start})
 
     def _close(self, t: float) -> None:

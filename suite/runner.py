@@ -257,7 +257,11 @@ def explain(end: dict[str, Any], measured: limits.Measured, phase: str) -> tuple
         case "interrupted":
             return "error", f"interrupted in phase {phase}", "`--resume` takes the suite up again"
         case "failed":
-            return "error", "the process could not be started", "`buzzer env` shows how limits are enforced here"
+            return (
+                "error",
+                "the process could not be started",
+                "`buzzer env` shows how limits are enforced here",
+            )
     if end.get("event") == "failed":
         return end["outcome"], end["message"], end["hint"]
     if measured.exit_code < 0:

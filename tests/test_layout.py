@@ -43,7 +43,9 @@ def test_links_for_type_checkers_resolve(room: str) -> None:
 @pytest.mark.parametrize("room", ROOMS)
 def test_rooms_are_imported_from_the_checkout_once(room: str) -> None:
     code = f"import buzzer, importlib; print(list(importlib.import_module('buzzer.{room}').__path__)[0])"
-    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    out = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout
     assert Path(out.strip()) == ROOT / room
 
 
@@ -56,5 +58,5 @@ def test_light_verbs_import_no_model(arguments: list[str]) -> None:
         "heavy = {'torch', 'polars', 'pandas', 'onnxruntime', 'xgboost'} & set(sys.modules)\n"
         "sys.exit(', '.join(sorted(heavy)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -21,10 +21,15 @@ def buzzer(tmp_path: Path) -> Buzzer:
 
     def go(*arguments: str) -> subprocess.CompletedProcess[str]:
         root = str(Path(__file__).parents[2])
-        env = os.environ | {"BUZZER_CACHE": str(tmp_path / "cache"), "PYTHONPATH": root, "NO_COLOR": "1", "COLUMNS": "200"}
+        env = os.environ | {
+            "BUZZER_CACHE": str(tmp_path / "cache"),
+            "PYTHONPATH": root,
+            "NO_COLOR": "1",
+            "COLUMNS": "200",
+        }
         env.pop("BUZZER_DATA", None)
         command = [sys.executable, "-m", "buzzer", *arguments]
-        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
 
     return go
 
@@ -74,9 +79,13 @@ def test_an_unknown_config_key_gets_a_guess(buzzer: Buzzer, tmp_path: Path) -> N
 
 
 def test_config_file_gives_options_and_flags_win(buzzer: Buzzer, tmp_path: Path) -> None:
-    text = yaml.safe_dump({"task": "booking", "engine": ["pandas", "polars"], "repeat": 2, "scale": 0.5, "budget": "quick"})
+    text = yaml.safe_dump(
+        {"task": "booking", "engine": ["pandas", "polars"], "repeat": 2, "scale": 0.5, "budget": "quick"}
+    )
     (tmp_path / "c.yaml").write_text(text)
-    done = buzzer("run", "--config", "c.yaml", "--backend", "torch_eager", "--scale", "0.25", "--dry-run", "--json")
+    done = buzzer(
+        "run", "--config", "c.yaml", "--backend", "torch_eager", "--scale", "0.25", "--dry-run", "--json"
+    )
     plan = [json.loads(line) for line in done.stdout.splitlines()]
     assert [(p["engine"], p["repeat"], p["scale"], p["budget"]) for p in plan] == [
         ("pandas", 0, 0.25, "quick"),

@@ -31,9 +31,17 @@ def test_a_missing_score_is_wrong(make_record: Make, choose: Choose) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"data_fingerprint": "x"}, {"config_hash": "1" * 12}, {"seed": 1}, {"outcome": "timeout"}, {"precision": "int8"}],
+    [
+        {"data_fingerprint": "x"},
+        {"config_hash": "1" * 12},
+        {"seed": 1},
+        {"outcome": "timeout"},
+        {"precision": "int8"},
+    ],
 )
-def test_only_the_same_question_is_a_reference(make_record: Make, choose: Choose, change: dict[str, object]) -> None:
+def test_only_the_same_question_is_a_reference(
+    make_record: Make, choose: Choose, change: dict[str, object]
+) -> None:
     judged = gate.judge(make_record(**ORT), choose().task, [make_record(**change)])
     assert judged.gate.status == "no-reference"
 
@@ -51,7 +59,9 @@ def test_the_board_ranks_by_wall_time_and_leaves_no_one_out(make_record: Make) -
         make_record(outcome="timeout", engine="pandas", message="late", wall_s=30.0),
         make_record(),
         passed(make_record).model_copy(update={"wall_s": 1.0}),
-        passed(make_record, engine="polars", gate={"status": "no-reference"}).model_copy(update={"wall_s": 0.1}),
+        passed(make_record, engine="polars", gate={"status": "no-reference"}).model_copy(
+            update={"wall_s": 0.1}
+        ),
     ]
     table = report.table(records)
     assert [(line[0], line[1], line[2]) for line in table] == [
