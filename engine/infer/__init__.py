@@ -1,0 +1,64 @@
+"""Inference sessions: one protocol, one file a backend.
+
+    with infer.prepare(model, backend="onnxruntime", example=batch) as session:
+        outputs = session.run(batch)
+"""
+
+import importlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from buzzer.engine.infer.session import Array, Description, Plan, Session, check_batch
+from buzzer.errors import unknown_name
+
+# Lazy "module" entries: naming a backend imports nothing.
+BACKENDS: dict[str, str] = {
+    "torch_eager": "buzzer.engine.infer.torch_eager",
+    "onnxruntime": "buzzer.engine.infer.onnxruntime",
+}
+
+__all__ = ["BACKENDS", "Array", "Description", "Plan", "Session", "check_batch", "load", "prepare"]
+
+
+class Backend(Protocol):
+    """What a backend's module offers."""
+
+    PRECISIONS: tuple[str, ...]
+
+    def prepare(self, plan: Plan) -> Session: ...
+
+
+def load(name: str) -> Backend:
+    """The backend's module. Raises UsageError for an unknown name, UnsupportedError where it is not installed."""
+    if name not in BACKENDS:
+        raise unknown_name("backend", name, BACKENDS)
+    return cast(Backend, importlib.import_module(BACKENDS[name]))
+
+
+def prepare(
+    model: Any,
+    *,
+    backend: str,
+    example: Mapping[str, Array],
+    outputs: Sequence[str] = ("output",),
+    dynamic: Mapping[str, Mapping[int, str]] | None = None,
+    precision: str = "fp32",
+    device: str = "cpu",
+    threads: int = 1,
+) -> Session:
+    """Make `model` ready to run on `backend`.
+
+    model: a torch.nn.Module whose forward takes the inputs of `example` by position and returns a tensor or a
+        tuple of tensors, one a name in `outputs`; or the path of an ONNX file (onnxruntime only).
+    example: input name -> array, of a batch of at least two rows; gives names, dtypes and ranks.
+    dynamic: input name -> {axis: axis name} that may change from run to run; default: axis 0 of every input.
+
+    Raises UsageError for unknown names, UnsupportedError where backend, precision or device cannot serve.
+    """
+    module = load(backend)
+    if precision not in module.PRECISIONS:
+        raise unknown_name(f"precision of {backend}", precision, module.PRECISIONS)
+    axes = {name: dict((dynamic or {}).get(name, {0: "batch"})) for name in example}
+    source = Path(model) if isinstance(model, str | Path) else model
+    return module.prepare(Plan(source, dict(example), tuple(outputs), axes, precision, device, threads))

@@ -1,0 +1,202 @@
+"""Every backend against a float64 reference on the model shapes of the tasks."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from buzzer.engine import infer
+from buzzer.engine.infer import Array
+from buzzer.errors import DataError, UnsupportedError, UsageError
+
+Make = Callable[[], tuple[torch.nn.Module, Callable[[int], dict[str, Array]], tuple[str, ...]]]
+SEQ, VOCAB = 7, 50
+
+
+class TiedMlp(torch.nn.Module):
+    """Embeddings, batch norm and a head tied to the table, with two outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = torch.nn.Embedding(VOCAB, 16)
+        self.body = torch.nn.Sequential(torch.nn.Linear(16 * SEQ, 16), torch.nn.BatchNorm1d(16), torch.nn.PReLU())
+
+    def forward(self, ids: torch.Tensor, numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x = self.body(self.table(ids).flatten(1) + numbers.sum(1, keepdim=True))
+        return x @ self.table.weight.T, x
+
+
+class Gru(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = torch.nn.Embedding(VOCAB, 16)
+        self.gru = torch.nn.GRU(16, 24, batch_first=True)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.gru(self.table(ids))[0][:, -1]
+
+
+class Attention(torch.nn.Module):
+    """One masked self-attention layer with residual and layer norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = torch.nn.Embedding(VOCAB, 16)
+        self.qkv = torch.nn.Linear(16, 48)
+        self.norm = torch.nn.LayerNorm(16)
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        x = self.table(ids)
+        q, k, v = (part.unsqueeze(1) for part in self.qkv(x).chunk(3, -1))
+        bias = torch.zeros_like(mask, dtype=x.dtype).masked_fill(mask == 0, -1e4)[:, None, None]
+        y = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        return self.norm(x + y.squeeze(1))
+
+
+def ids(rows: int, rng: np.random.Generator) -> Array:
+    return rng.integers(0, VOCAB, (rows, SEQ))
+
+
+def mlp() -> Any:
+    rng = np.random.default_rng(0)
+    make = lambda n: {"ids": ids(n, rng), "numbers": rng.normal(size=(n, 3)).astype("float32")}  # noqa: E731
+    return TiedMlp(), make, ("logits", "hidden")
+
+
+def gru() -> Any:
+    rng = np.random.default_rng(0)
+    return Gru(), lambda n: {"ids": ids(n, rng)}, ("state",)
+
+
+def attention() -> Any:
+    rng = np.random.default_rng(0)
+
+    def make(n: int) -> dict[str, Array]:
+        lengths = rng.integers(1, SEQ + 1, (n, 1))
+        return {"ids": ids(n, rng), "mask": (np.arange(SEQ) < lengths).astype("int64")}
+
+    return Attention(), make, ("states",)
+
+
+def expected(model: torch.nn.Module, batch: dict[str, Array]) -> list[Array]:
+    """The module in float64."""
+    doubles = [torch.from_numpy(a.astype("float64") if a.dtype == np.float32 else a) for a in batch.values()]
+    with torch.inference_mode():
+        out = model.double().eval()(*doubles)
+    model.float()
+    return [t.numpy() for t in (out if isinstance(out, tuple) else (out,))]
+
+
+@pytest.fixture(params=sorted(infer.BACKENDS))
+def backend(request: pytest.FixtureRequest) -> str:
+    try:
+        infer.load(request.param)
+    except UnsupportedError as error:
+        pytest.skip(error.message)
+    return str(request.param)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 13])
+@pytest.mark.parametrize("make", [mlp, gru, attention])
+def test_a_backend_agrees_with_float64(backend: str, make: Make, rows: int) -> None:
+    torch.manual_seed(0)
+    model, batch_of, names = make()
+    reference = expected(model, batch := batch_of(rows))
+    with infer.prepare(model, backend=backend, example=batch_of(4), outputs=names) as session:
+        outputs = session.run(batch)
+    assert tuple(outputs) == names
+    for name, want in zip(names, reference, strict=True):
+        got = outputs[name]
+        assert got.shape == want.shape
+        assert got.dtype == np.float32
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+        cosine = (got * want).sum(-1) / np.linalg.norm(got, axis=-1) / np.linalg.norm(want, axis=-1)
+        assert cosine.min() > 1 - 1e-6
+        assert (got.argmax(-1) == want.argmax(-1)).mean() > 0.99
+
+
+def test_outputs_belong_to_the_caller(backend: str) -> None:
+    model, batch_of, names = gru()
+    with infer.prepare(model, backend=backend, example=batch_of(4), outputs=names) as session:
+        first = session.run(batch_of(3))["state"]
+        kept = first.copy()
+        session.run(batch_of(3))
+    np.testing.assert_array_equal(first, kept)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda b: {"wrong": b["ids"], "numbers": b["numbers"]}, "the model takes"),
+        (lambda b: b | {"ids": b["ids"].astype("int32")}, "input ids: dtype int32"),
+        (lambda b: b | {"ids": b["ids"][:, :3]}, "input ids: axis 1 has 3"),
+        (lambda b: b | {"numbers": b["numbers"][0]}, "input numbers: 1 axes"),
+    ],
+)
+def test_a_wrong_batch_is_told(backend: str, change: Callable[[Any], Any], told: str) -> None:
+    model, batch_of, names = mlp()
+    with infer.prepare(model, backend=backend, example=batch_of(4), outputs=names) as session, pytest.raises(
+        UsageError, match=told
+    ):
+        session.run(change(batch_of(2)))
+
+
+def test_a_wrong_count_of_output_names_is_told() -> None:
+    model, batch_of, _ = mlp()
+    with infer.prepare(model, backend="torch_eager", example=batch_of(2), outputs=("one",)) as session, pytest.raises(
+        UsageError, match="2 outputs, 1 are named"
+    ):
+        session.run(batch_of(2))
+
+
+def test_a_session_describes_itself(backend: str) -> None:
+    model, batch_of, names = gru()
+    with infer.prepare(model, backend=backend, example=batch_of(2), outputs=names, threads=2) as session:
+        told = session.describe()
+    assert (told.backend, told.precision, told.device, told.threads) == (backend, "fp32", "cpu", 2)
+    assert told.parameters == sum(p.numel() for p in model.parameters())
+    assert told.weight_bytes is not None
+    assert told.weight_bytes >= 4 * told.parameters
+
+
+def test_bf16_stays_near(backend: str) -> None:
+    model, batch_of, names = mlp()
+    if "bf16" not in infer.load(backend).PRECISIONS:
+        with pytest.raises(UsageError, match=f"unknown precision of {backend} 'bf16'"):
+            infer.prepare(model, backend=backend, example=batch_of(2), outputs=names, precision="bf16")
+        return
+    want = expected(model, batch := batch_of(64))[0]
+    with infer.prepare(model, backend=backend, example=batch, outputs=names, precision="bf16") as session:
+        got = session.run(batch)["logits"]
+    assert np.abs(got - want).max() < 0.05 * np.abs(want).max()
+
+
+def test_unknown_names_get_a_guess() -> None:
+    with pytest.raises(UsageError) as caught:
+        infer.prepare(Gru(), backend="onnx", example={})
+    assert "did you mean onnxruntime" in caught.value.hint
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
+def test_no_gpu_is_unsupported(backend: str) -> None:
+    model, batch_of, names = gru()
+    with pytest.raises(UnsupportedError):
+        infer.prepare(model, backend=backend, example=batch_of(2), outputs=names, device="cuda")
+
+
+def test_an_onnx_file_is_a_model_too(tmp_path: Path) -> None:
+    from buzzer.engine.infer import Plan
+    from buzzer.engine.infer.onnxruntime import export
+
+    model, batch_of, names = gru()
+    batch = batch_of(3)
+    plan = Plan(model, batch, names, {"ids": {0: "batch"}}, "fp32", "cpu", 1)
+    (tmp_path / "m.onnx").write_bytes(export(plan))
+    with infer.prepare(tmp_path / "m.onnx", backend="onnxruntime", example=batch, outputs=names) as session:
+        np.testing.assert_allclose(session.run(batch)["state"], expected(model, batch)[0], rtol=1e-4, atol=1e-5)
+    (tmp_path / "bad.onnx").write_bytes(b"no graph")
+    with pytest.raises(DataError, match="not an ONNX model"):
+        infer.prepare(tmp_path / "bad.onnx", backend="onnxruntime", example=batch, outputs=names)
