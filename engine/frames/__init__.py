@@ -1,0 +1,49 @@
+"""Feature operators on four engines from two texts; see `base.Engine` for the vocabulary.
+
+    e = frames.load("polars")
+    trips = e.history(e.read_csv(path, SCHEMA), "utrip_id", "ord", count="position", lags={"city": (5, 0)})
+"""
+
+import importlib
+import importlib.util
+from functools import cache
+
+from buzzer.engine.frames.base import Engine, Frame
+from buzzer.errors import UnsupportedError, unknown_name
+
+# name -> (text, its module or collect engine, packages it needs, what it runs on)
+ENGINES: dict[str, tuple[str, str, tuple[str, ...], str]] = {
+    "pandas": ("eager", "pandas", ("pandas",), "cpu"),
+    "cudf": ("eager", "cudf", ("cudf",), "gpu"),
+    "polars": ("lazy", "cpu", ("polars",), "cpu"),
+    "polars-gpu": ("lazy", "gpu", ("polars", "cudf_polars"), "gpu"),
+}
+
+__all__ = ["ENGINES", "Engine", "Frame", "load"]
+
+
+@cache
+def load(name: str) -> Engine:
+    """The engine. Raises UsageError for an unknown name, UnsupportedError where a package or device is missing."""
+    if name not in ENGINES:
+        raise unknown_name("engine", name, ENGINES)
+    text, argument, packages, device = ENGINES[name]
+    for package in packages:
+        require(name, package)
+    if device == "gpu":
+        require_device(name)
+    engine: Engine = importlib.import_module(f"buzzer.engine.frames.{text}").engine(argument)
+    return engine
+
+
+def require(name: str, package: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise UnsupportedError(f"engine {name} needs the package {package}", "pip install 'buzzer[gpu]'")
+
+
+def require_device(name: str) -> None:
+    """A GPU engine without a GPU is refused here, before a library could fall back to the CPU."""
+    from buzzer.engine.device import gpus
+
+    if not gpus():
+        raise UnsupportedError(f"engine {name} needs a CUDA device", "`buzzer env` shows what this machine has")

@@ -1,0 +1,216 @@
+"""The eager text: pandas-style frames, on `pandas` or, unchanged, on `cudf`."""
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from buzzer.engine.frames.base import FIRST_CODE, RARE, Array, Columns, Engine, Expr, Frame
+from buzzer.errors import DataError
+
+SECONDS = {"d": 86400, "s": 1}
+TYPES = {"int64": "int64", "float64": "float64", "str": "str", "date": "str"}
+
+
+def engine(module: str) -> "Eager":
+    return Eager(module)
+
+
+def is_series(x: Any) -> bool:
+    return hasattr(x, "where")
+
+
+class Eager(Engine):
+    """`xp` is the module: pandas or cudf."""
+
+    def __init__(self, module: str) -> None:
+        self.name = module
+        self.xp = importlib.import_module(module)
+
+    def read_csv(self, path: Path, schema: Mapping[str, str]) -> Frame:
+        types = {name: TYPES[kind] for name, kind in schema.items()}
+        try:
+            t = self.xp.read_csv(path, usecols=list(schema), dtype=types, keep_default_na=False, na_values=[""])
+            for name in (n for n, kind in schema.items() if kind == "date"):
+                days = self.xp.to_datetime(t[name], format="%Y-%m-%d").astype("datetime64[s]")
+                if days.isna().any():
+                    raise ValueError(f"missing date in column {name}")
+                t[name] = days.astype("int64") // 86400
+        except (ValueError, EOFError, OSError, self.xp.errors.ParserError) as error:
+            raise DataError(f"{path}: {error}", "`buzzer data convert` checks official files line by line") from error
+        t = t[list(schema)]
+        t["row"] = np.arange(len(t), dtype="int64")
+        return t
+
+    def read_parquet(self, path: Path, columns: Sequence[str] | None = None) -> Frame:
+        return self.xp.read_parquet(path, columns=None if columns is None else list(columns))
+
+    def write_parquet(self, t: Frame, path: Path) -> None:
+        t.to_parquet(path, index=False)
+
+    def from_arrow(self, table: Any) -> Frame:
+        if self.name == "cudf":
+            return self.xp.DataFrame.from_arrow(table)
+        return table.to_pandas()
+
+    def collect(self, t: Frame) -> Frame:
+        return t
+
+    def height(self, t: Frame) -> int:
+        return len(t)
+
+    def columns(self, t: Frame) -> list[str]:
+        return list(t.columns)
+
+    def to_numpy(self, t: Frame, columns: Sequence[str]) -> dict[str, Array]:
+        ordered = t[list(dict.fromkeys([*columns, "row"]))].sort_values("row")
+        return {name: self._array(ordered[name]) for name in columns}
+
+    def _array(self, column: Any) -> Array:
+        if column.dtype.kind in "iufb":
+            return column.to_numpy()
+        host = column.to_pandas() if self.name == "cudf" else column
+        return host.astype(object).where(host.notna(), None).to_numpy()
+
+    def derive(self, t: Frame, **exprs: Callable[[Columns], Expr]) -> Frame:
+        t = t.copy(deep=False)
+        for name, expr in exprs.items():
+            t[name] = expr(lambda column: t[column])
+        return t
+
+    def where(self, condition: Expr, a: Any, b: Any) -> Expr:
+        if is_series(a):
+            return a.where(condition, b)
+        if is_series(b):
+            return b.mask(condition, a)
+        return condition.astype("int64").astype(type(b).__name__).mask(condition, a).mask(~condition, b)
+
+    def log1p(self, x: Expr) -> Expr:
+        return np.log1p(x.astype("float64"))
+
+    def clip(self, x: Expr, low: float, high: float) -> Expr:
+        return x.clip(low, high)
+
+    def cast(self, x: Expr, dtype: str) -> Expr:
+        return x.astype(dtype)
+
+    def is_null(self, x: Expr) -> Expr:
+        return x.isna()
+
+    def fill_null(self, x: Expr, value: Any) -> Expr:
+        return x.fillna(value)
+
+    def select(self, t: Frame, columns: Sequence[str]) -> Frame:
+        row = ["row"] if "row" in t.columns else []
+        return t[list(dict.fromkeys([*columns, *row]))]
+
+    def rename(self, t: Frame, names: Mapping[str, str]) -> Frame:
+        return t.rename(columns=dict(names))
+
+    def drop(self, t: Frame, columns: Sequence[str]) -> Frame:
+        return t.drop(columns=list(columns))
+
+    def filter(self, t: Frame, keep: Callable[[Columns], Expr]) -> Frame:
+        return t[keep(lambda column: t[column])]
+
+    def concat(self, frames: Sequence[Frame]) -> Frame:
+        return self.xp.concat(list(frames), ignore_index=True)
+
+    def distinct(self, t: Frame, keys: Sequence[str]) -> Frame:
+        return t[list(keys)].dropna().drop_duplicates()
+
+    def group_sums(self, t: Frame, keys: Sequence[str], columns: Sequence[str] = ()) -> Frame:
+        groups = t[[*keys, *columns]].groupby(list(keys), sort=False)
+        table = groups.size().to_frame("n")
+        if columns:
+            sums = groups[list(columns)].sum()
+            table = sums.rename(columns={name: f"sum_{name}" for name in columns}).join(table)
+        return table.reset_index()
+
+    def join_groupby(
+        self, t: Frame, source: Frame, keys: Sequence[str], columns: Sequence[str], stats: Sequence[str]
+    ) -> Frame:
+        groups = source.groupby(list(keys), sort=False)
+        parts = {f"{c}_{s}": getattr(groups[c], s)().astype("float64") for c in columns for s in stats}
+        return t.merge(self.xp.DataFrame(parts).reset_index(), on=list(keys), how="left")
+
+    def lookup(self, t: Frame, table: Frame, on: Mapping[str, str], columns: Mapping[str, str], fill: Any) -> Frame:
+        back = {right: left for left, right in on.items()}
+        small = table[[*back, *columns]].rename(columns=back | dict(columns))
+        if len(on) == 1:  # one key: an index lookup, many times cheaper than a merge of the whole frame
+            (key,) = on
+            small = small.set_index(key)
+            found = {name: t[key].map(small[name]) for name in columns.values()}
+        else:
+            t = t.merge(small, on=list(on), how="left")
+            found = {name: t[name] for name in columns.values()}
+        kinds = {name: small[name].dtype for name in columns.values()}
+        return t.assign(**{name: x.fillna(fill).astype(kinds[name]) for name, x in found.items()})
+
+    def count_encode(self, t: Frame, keys: Sequence[str], out: str) -> Frame:
+        sizes = t.groupby(list(keys), sort=False, dropna=False)["row"].transform("count")
+        return t.assign(**{out: sizes.astype("int64")})
+
+    def history(
+        self,
+        t: Frame,
+        keys: Sequence[str],
+        order: str,
+        *,
+        count: str = "",
+        size: str = "",
+        first: Mapping[str, str] | None = None,
+        since: Mapping[str, str] | None = None,
+        mean: Mapping[str, tuple[str, float, float]] | None = None,
+        lags: Mapping[str, tuple[int, Any]] | None = None,
+    ) -> Frame:
+        t = t.sort_values(order)
+        groups = t.groupby(list(keys), sort=False, dropna=False)
+        so_far = groups.cumcount()
+        new: dict[str, Any] = {}
+        if count:
+            new[count] = so_far.astype("int64")
+        if size:
+            new[size] = groups[order].transform("count").astype("int64")
+        for column, out in (first or {}).items():
+            new[out] = groups[column].transform("first")
+        for column, out in (since or {}).items():
+            new[out] = (t[column] - groups[column].shift(1)).fillna(-1).astype("int64")
+        for out, (column, weight, prior) in (mean or {}).items():
+            before = groups[column].cumsum() - t[column]
+            new[out] = ((before + weight * prior) / (so_far + weight)).astype("float32")
+        for column, (n, fill) in (lags or {}).items():
+            for i in range(1, n + 1):
+                new[f"{column}_lag{i}"] = groups[column].shift(i).fillna(fill).astype(t[column].dtype)
+        return t.assign(**new)
+
+    def token_counts(self, t: Frame, column: str, separator: str, out: str) -> Frame:
+        text = t[column].fillna("")
+        counts = (text.str.count(separator) + 1).where(text != "", 0)
+        return t.assign(**{out: counts.astype("int32")})
+
+    def count_token(self, t: Frame, column: str, separator: str, token: str, out: str) -> Frame:
+        # Separators are doubled so that two neighbours do not share one.
+        text = separator + t[column].fillna("").str.replace(separator, separator * 2, regex=False) + separator
+        return t.assign(**{out: text.str.count(separator + token + separator).astype("int32")})
+
+    def token_hash(self, t: Frame, column: str, separator: str, first: int, buckets: int, out: str) -> Frame:
+        parts = t[column].fillna("").str.split(separator, n=first, expand=True)
+        slots = [self._slot(parts[i], buckets) for i in range(min(first, parts.shape[1]))]
+        hits = {f"{out}_{b}": sum((s == b).astype("int8") for s in slots) for b in range(buckets)}
+        return t.assign(**hits)
+
+    def _slot(self, tokens: Any, buckets: int) -> Any:
+        there = tokens.fillna("") != ""
+        return (tokens.where(there, "0").astype("int64") % buckets).where(there, -1)
+
+    def date_parts(self, t: Frame, column: str, unit: str, parts: Mapping[str, str]) -> Frame:
+        times = (t[column] * SECONDS[unit]).astype("datetime64[s]").dt
+        return t.assign(**{out: getattr(times, part).astype("int32") for part, out in parts.items()})
+
+    def _number(self, counts: Frame, min_count: int) -> Frame:
+        table = counts.sort_values(["n", "value"], ascending=[False, True], ignore_index=True)
+        code = self.xp.Series(np.arange(FIRST_CODE, FIRST_CODE + len(table), dtype="int64"))
+        return table.assign(code=code.where(table["n"] >= min_count, RARE))

@@ -1,0 +1,268 @@
+"""The lazy text: Polars plans, run by Polars on the CPU or by cudf-polars on the GPU.
+
+The two differ where the fast form on one side is refused or slow on the other: sequences are a sort and a scan of
+segments on the CPU, `over(order_by=)` on the GPU, where it also shuffles by key over several of them.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from buzzer.engine.frames.base import FIRST_CODE, RARE, Array, Columns, Engine, Expr, Frame
+from buzzer.errors import DataError
+
+TYPES = {"int64": pl.Int64, "float64": pl.Float64, "str": pl.String, "date": pl.String}
+CASTS = {
+    "int8": pl.Int8,
+    "int32": pl.Int32,
+    "int64": pl.Int64,
+    "float32": pl.Float32,
+    "float64": pl.Float64,
+    "str": pl.String,
+}
+
+
+def engine(device: str) -> "Lazy":
+    return Lazy(device)
+
+
+class Lazy(Engine):
+    """`device` is "cpu" or "gpu"; on the GPU nothing may fall back to the CPU."""
+
+    def __init__(self, device: str) -> None:
+        self.gpu = device == "gpu"
+        self.name = "polars-gpu" if self.gpu else "polars"
+
+    def _run(self, t: pl.LazyFrame) -> pl.DataFrame:
+        engine: Any = pl.GPUEngine(raise_on_fail=True) if self.gpu else "auto"
+        try:
+            return t.collect(engine=engine)
+        except (pl.exceptions.ComputeError, pl.exceptions.NoDataError, pl.exceptions.InvalidOperationError) as error:
+            raise DataError(str(error).split("\n\n", 1)[0], "`buzzer data convert` checks files line by line") from error
+
+    def read_csv(self, path: Path, schema: Mapping[str, str]) -> Frame:
+        types = {name: TYPES[kind] for name, kind in schema.items()}
+        t = pl.scan_csv(path, schema_overrides=types, row_index_name="row", infer_schema=False)
+        wanted = [self._typed(name, kind) for name, kind in schema.items()]
+        return t.select(*wanted, pl.col("row").cast(pl.Int64))
+
+    @staticmethod
+    def _typed(name: str, kind: str) -> pl.Expr:
+        column = pl.col(name)
+        return column.str.to_date("%Y-%m-%d").cast(pl.Int32).cast(pl.Int64) if kind == "date" else column
+
+    def read_parquet(self, path: Path, columns: Sequence[str] | None = None) -> Frame:
+        t = pl.scan_parquet(path)
+        return t if columns is None else t.select(columns)
+
+    def write_parquet(self, t: Frame, path: Path) -> None:
+        self._run(t).write_parquet(path)
+
+    def from_arrow(self, table: Any) -> Frame:
+        frame = pl.from_arrow(table)
+        assert isinstance(frame, pl.DataFrame)
+        return frame.lazy()
+
+    def collect(self, t: Frame) -> Frame:
+        return self._run(t).lazy()
+
+    def height(self, t: Frame) -> int:
+        return int(self._run(t.select(pl.len())).item())
+
+    def columns(self, t: Frame) -> list[str]:
+        return list(t.collect_schema().names())
+
+    def to_numpy(self, t: Frame, columns: Sequence[str]) -> dict[str, Array]:
+        frame = self._run(t.select(dict.fromkeys([*columns, "row"]))).sort("row")
+        return {name: frame[name].to_numpy() for name in columns}
+
+    def derive(self, t: Frame, **exprs: Callable[[Columns], Expr]) -> Frame:
+        for name, expr in exprs.items():
+            t = t.with_columns(expr(pl.col).alias(name))
+        return t
+
+    def where(self, condition: Expr, a: Any, b: Any) -> Expr:
+        then, other = (x if isinstance(x, pl.Expr) else pl.lit(x) for x in (a, b))
+        return pl.when(condition).then(then).otherwise(other)
+
+    def log1p(self, x: Expr) -> Expr:
+        return (x.cast(pl.Float64) + 1).log() if self.gpu else x.log1p()
+
+    def clip(self, x: Expr, low: float, high: float) -> Expr:
+        return x.clip(low, high)
+
+    def cast(self, x: Expr, dtype: str) -> Expr:
+        return x.cast(CASTS[dtype])
+
+    def is_null(self, x: Expr) -> Expr:
+        return x.is_null()
+
+    def fill_null(self, x: Expr, value: Any) -> Expr:
+        return x.fill_null(value)
+
+    def select(self, t: Frame, columns: Sequence[str]) -> Frame:
+        row = ["row"] if "row" in self.columns(t) else []
+        return t.select(dict.fromkeys([*columns, *row]))
+
+    def rename(self, t: Frame, names: Mapping[str, str]) -> Frame:
+        return t.rename(dict(names))
+
+    def drop(self, t: Frame, columns: Sequence[str]) -> Frame:
+        return t.drop(columns)
+
+    def filter(self, t: Frame, keep: Callable[[Columns], Expr]) -> Frame:
+        return t.filter(keep(pl.col))
+
+    def concat(self, frames: Sequence[Frame]) -> Frame:
+        return pl.concat(list(frames))
+
+    def distinct(self, t: Frame, keys: Sequence[str]) -> Frame:
+        return t.select(keys).drop_nulls().unique()
+
+    def group_sums(self, t: Frame, keys: Sequence[str], columns: Sequence[str] = ()) -> Frame:
+        sums = [pl.col(name).sum().alias(f"sum_{name}") for name in columns]
+        return t.drop_nulls(keys).group_by(keys).agg(*sums, pl.len().cast(pl.Int64).alias("n"))
+
+    def join_groupby(
+        self, t: Frame, source: Frame, keys: Sequence[str], columns: Sequence[str], stats: Sequence[str]
+    ) -> Frame:
+        parts = [getattr(pl.col(c), s)().cast(pl.Float64).alias(f"{c}_{s}") for c in columns for s in stats]
+        return t.join(source.drop_nulls(keys).group_by(keys).agg(parts), on=keys, how="left")
+
+    def lookup(self, t: Frame, table: Frame, on: Mapping[str, str], columns: Mapping[str, str], fill: Any) -> Frame:
+        keys = [pl.col(right).alias(left) for left, right in on.items()]
+        small = table.select(*keys, *(pl.col(name).alias(out) for name, out in columns.items()))
+        return t.join(small, on=list(on), how="left").with_columns(pl.col(list(columns.values())).fill_null(fill))
+
+    def count_encode(self, t: Frame, keys: Sequence[str], out: str) -> Frame:
+        return t.with_columns(pl.len().over(keys).cast(pl.Int64).alias(out))
+
+    def history(
+        self,
+        t: Frame,
+        keys: Sequence[str],
+        order: str,
+        *,
+        count: str = "",
+        size: str = "",
+        first: Mapping[str, str] | None = None,
+        since: Mapping[str, str] | None = None,
+        mean: Mapping[str, tuple[str, float, float]] | None = None,
+        lags: Mapping[str, tuple[int, Any]] | None = None,
+    ) -> Frame:
+        form = Windows(keys, order) if self.gpu else Segments(keys)
+        t = form.open(t, order)
+        new = []
+        if count:
+            new.append(form.count.alias(count))
+        if size:
+            new.append(form.size().alias(size))
+        new += [form.first(column).alias(out) for column, out in (first or {}).items()]
+        new += [(pl.col(c) - form.shift(c, 1)).fill_null(-1).alias(out) for c, out in (since or {}).items()]
+        for out, (column, weight, prior) in (mean or {}).items():
+            smoothed = (form.sum_before(column) + weight * prior) / (form.count + weight)
+            new.append(smoothed.cast(pl.Float32).alias(out))
+        for column, (n, fill) in (lags or {}).items():
+            new += [form.shift(column, i).fill_null(fill).alias(f"{column}_lag{i}") for i in range(1, n + 1)]
+        return form.close(t.with_columns(new))
+
+    def token_counts(self, t: Frame, column: str, separator: str, out: str) -> Frame:
+        text = pl.col(column).fill_null("")
+        counts = pl.when(text == "").then(0).otherwise(text.str.count_matches(separator).cast(pl.Int64) + 1)
+        return t.with_columns(counts.cast(pl.Int32).alias(out))
+
+    def count_token(self, t: Frame, column: str, separator: str, token: str, out: str) -> Frame:
+        # Separators are doubled so that two neighbours do not share one.
+        doubled = pl.col(column).fill_null("").str.replace_all(separator, separator * 2, literal=True)
+        text = pl.concat_str([pl.lit(separator), doubled, pl.lit(separator)])
+        return t.with_columns(text.str.count_matches(separator + token + separator).cast(pl.Int32).alias(out))
+
+    def token_hash(self, t: Frame, column: str, separator: str, first: int, buckets: int, out: str) -> Frame:
+        parts = pl.col(column).str.splitn(separator, first + 1).struct
+        slots = {f"_slot{i}": self._slot(parts.field(f"field_{i}"), buckets) for i in range(first)}
+        t = t.with_columns(**slots)
+        hits = [
+            pl.sum_horizontal((pl.col(s) == b).fill_null(False).cast(pl.Int8) for s in slots).alias(f"{out}_{b}")
+            for b in range(buckets)
+        ]
+        return t.with_columns(hits).drop(list(slots))
+
+    @staticmethod
+    def _slot(token: pl.Expr, buckets: int) -> pl.Expr:
+        return pl.when(token != "").then(token).otherwise(None).cast(pl.Int64) % buckets
+
+    def date_parts(self, t: Frame, column: str, unit: str, parts: Mapping[str, str]) -> Frame:
+        times = pl.from_epoch(pl.col(column), time_unit="d" if unit == "d" else "s").dt
+        return t.with_columns(self._part(times, part).cast(pl.Int32).alias(out) for part, out in parts.items())
+
+    @staticmethod
+    def _part(times: Any, part: str) -> pl.Expr:
+        found: pl.Expr = getattr(times, part)()
+        return found.cast(pl.Int32) - 1 if part == "weekday" else found
+
+    def _number(self, counts: Frame, min_count: int) -> Frame:
+        table = counts.sort(["n", "value"], descending=[True, False]).with_row_index("code")
+        code = pl.when(pl.col("n") >= min_count).then(pl.col("code").cast(pl.Int64) + FIRST_CODE).otherwise(RARE)
+        return table.select("value", "n", code.cast(pl.Int64).alias("code"))
+
+
+class Segments:
+    """Rows sorted by keys and order, so that each key's rows are a segment: shifts and one forward scan."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        self._keys = list(keys)
+        self.count = pl.col("_at") - pl.col("_start")
+
+    def open(self, t: pl.LazyFrame, order: str) -> pl.LazyFrame:
+        t = t.sort(*self._keys, order)
+        new = pl.any_horizontal(pl.col(k).ne_missing(pl.col(k).shift(1)) for k in self._keys)
+        t = t.with_columns(_at=pl.int_range(pl.len(), dtype=pl.Int64)).with_columns(
+            _new=new | (pl.col("_at") == 0),
+        )
+        return t.with_columns(_start=pl.when("_new").then("_at").otherwise(0).cum_max())
+
+    def close(self, t: pl.LazyFrame) -> pl.LazyFrame:
+        return t.drop("_at", "_new", "_start")
+
+    def shift(self, column: str, n: int) -> pl.Expr:
+        return pl.when(self.count >= n).then(pl.col(column).shift(n)).otherwise(None)
+
+    def first(self, column: str) -> pl.Expr:
+        return pl.col(column).gather(pl.col("_start"))
+
+    def size(self) -> pl.Expr:
+        last = pl.col("_new").shift(-1).fill_null(True)
+        return pl.when(last).then(self.count + 1).otherwise(None).backward_fill()
+
+    def sum_before(self, column: str) -> pl.Expr:
+        before = pl.col(column).cum_sum() - pl.col(column)
+        return before - before.gather(pl.col("_start"))
+
+
+class Windows:
+    """Each expression over its keys in order; every one of them is known to cudf-polars."""
+
+    def __init__(self, keys: Sequence[str], order: str) -> None:
+        self._over: dict[str, Any] = {"partition_by": list(keys), "order_by": order}
+        self._keys = list(keys)
+        self.count = pl.col("_one").cum_sum().over(**self._over) - 1
+
+    def open(self, t: pl.LazyFrame, order: str) -> pl.LazyFrame:
+        return t.with_columns(_one=pl.lit(1, pl.Int64))
+
+    def close(self, t: pl.LazyFrame) -> pl.LazyFrame:
+        return t.drop("_one")
+
+    def shift(self, column: str, n: int) -> pl.Expr:
+        return pl.col(column).shift(n).over(**self._over)
+
+    def first(self, column: str) -> pl.Expr:
+        return pl.col(column).first().over(**self._over)
+
+    def size(self) -> pl.Expr:
+        return pl.len().over(self._keys).cast(pl.Int64)
+
+    def sum_before(self, column: str) -> pl.Expr:
+        return pl.col(column).cum_sum().over(**self._over) - pl.col(column)
