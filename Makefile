@@ -1,7 +1,9 @@
 # Two commands do it all: `make run` (set up, run the default suite) and `make test` (set up, pass the tests).
 # Nothing is assumed but make and Python 3.11 or newer; everything is installed into .venv.
 
-PYTHON ?= $(shell command -v python3.13 || command -v python3.12 || command -v python3.11 || echo python3)
+# The first that runs: a version manager's shim can stand on the PATH for a Python that is not there.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
 BIN = $(VENV)/bin
 
@@ -13,7 +15,7 @@ help:  ## show this list
 
 # A stamp per extra, so that an install happens once and again only when pyproject.toml changes.
 $(VENV)/.%: pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 		|| { echo "buzzer needs Python 3.11 or newer; say which: make PYTHON=python3.12 ..." >&2; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[$*]'

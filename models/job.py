@@ -48,7 +48,9 @@ class Result:
 
     scores: Mapping[str, float] = field(default_factory=dict)  # metric name -> value
     rows: int = 0  # rows (trips, sentences) predicted, for throughput
-    details: Mapping[str, Any] = field(default_factory=dict)  # JSON-able facts worth keeping (sizes, ceilings, ...)
+    details: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # JSON-able facts worth keeping (sizes, ceilings, ...)
     files: tuple[Path, ...] = ()  # what was written under job.out
 
 

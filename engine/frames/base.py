@@ -25,6 +25,7 @@ Columns = Callable[[str], Expr]
 Array = npt.NDArray[Any]
 
 UNSEEN, RARE, FIRST_CODE = 0, 1, 2  # codes of `categorify`
+CHECK_HINT = "`buzzer data convert` checks official files line by line"
 # Unique per (time, row) as long as a frame has fewer rows than this.
 ROWS_LIMIT = 2**31
 

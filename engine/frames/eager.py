@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from buzzer.engine.frames.base import FIRST_CODE, RARE, Array, Columns, Engine, Expr, Frame
+from buzzer.engine.frames.base import CHECK_HINT, FIRST_CODE, RARE, Array, Columns, Engine, Expr, Frame
 from buzzer.errors import DataError
 
 SECONDS = {"d": 86400, "s": 1}
@@ -39,7 +39,7 @@ class Eager(Engine):
                     raise ValueError(f"missing date in column {name}")
                 t[name] = days.astype("int64") // 86400
         except (ValueError, EOFError, OSError, self.xp.errors.ParserError) as error:
-            raise DataError(f"{path}: {error}", "`buzzer data convert` checks official files line by line") from error
+            raise DataError(f"{path}: {error}", CHECK_HINT) from error
         t = t[list(schema)]
         t["row"] = np.arange(len(t), dtype="int64")
         return t

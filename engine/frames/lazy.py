@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from buzzer.engine.frames.base import FIRST_CODE, RARE, Array, Columns, Engine, Expr, Frame
+from buzzer.engine.frames.base import CHECK_HINT, FIRST_CODE, RARE, Array, Columns, Engine, Expr, Frame
 from buzzer.errors import DataError
 
 TYPES = {"int64": pl.Int64, "float64": pl.Float64, "str": pl.String, "date": pl.String}
@@ -40,13 +40,22 @@ class Lazy(Engine):
         try:
             return t.collect(engine=engine)
         except (pl.exceptions.ComputeError, pl.exceptions.NoDataError, pl.exceptions.InvalidOperationError) as error:
-            raise DataError(str(error).split("\n\n", 1)[0], "`buzzer data convert` checks files line by line") from error
+            raise DataError(str(error).split("\n\n", 1)[0], CHECK_HINT) from error
 
     def read_csv(self, path: Path, schema: Mapping[str, str]) -> Frame:
         types = {name: TYPES[kind] for name, kind in schema.items()}
         t = pl.scan_csv(path, schema_overrides=types, row_index_name="row", infer_schema=False)
+        if missing := [name for name in schema if name not in self._header(t)]:
+            raise DataError(f"{path}: no column {missing[0]}", CHECK_HINT)
         wanted = [self._typed(name, kind) for name, kind in schema.items()]
         return t.select(*wanted, pl.col("row").cast(pl.Int64))
+
+    @staticmethod
+    def _header(t: pl.LazyFrame) -> list[str]:
+        try:
+            return t.collect_schema().names()
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise DataError(str(error).split("\n\n", 1)[0], CHECK_HINT) from error
 
     @staticmethod
     def _typed(name: str, kind: str) -> pl.Expr:
@@ -75,7 +84,7 @@ class Lazy(Engine):
         return list(t.collect_schema().names())
 
     def to_numpy(self, t: Frame, columns: Sequence[str]) -> dict[str, Array]:
-        frame = self._run(t.select(dict.fromkeys([*columns, "row"]))).sort("row")
+        frame = self._run(t.select(list(dict.fromkeys([*columns, "row"])))).sort("row")
         return {name: frame[name].to_numpy() for name in columns}
 
     def derive(self, t: Frame, **exprs: Callable[[Columns], Expr]) -> Frame:
@@ -104,7 +113,7 @@ class Lazy(Engine):
 
     def select(self, t: Frame, columns: Sequence[str]) -> Frame:
         row = ["row"] if "row" in self.columns(t) else []
-        return t.select(dict.fromkeys([*columns, *row]))
+        return t.select(list(dict.fromkeys([*columns, *row])))
 
     def rename(self, t: Frame, names: Mapping[str, str]) -> Frame:
         return t.rename(dict(names))

@@ -1,0 +1,359 @@
+"""Each operator on every engine, against values worked out by hand or by plain Python loops."""
+
+import gzip
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from buzzer.engine import frames
+from buzzer.engine.frames import Engine, Frame
+from buzzer.errors import DataError, UnsupportedError, UsageError
+
+Make = Callable[[dict[str, list[Any]]], Frame]
+Values = Callable[..., Any]
+Rows = Callable[..., set[tuple[Any, ...]]]
+few = settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+
+CSV = "b,when,name,a,x\n1,2020-02-29,,7,0.5\n2,1969-12-31,v w,8,\n"
+SCHEMA = {"a": "int64", "name": "str", "when": "date", "x": "float64"}
+
+
+# ---- files ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["csv", "csv.gz"])
+def test_read_csv_takes_the_named_columns(e: Engine, values: Values, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"t.{suffix}"
+    path.write_bytes(gzip.compress(CSV.encode()) if suffix.endswith("gz") else CSV.encode())
+    t = e.read_csv(path, SCHEMA)
+    assert e.columns(t) == ["a", "name", "when", "x", "row"]
+    assert values(t, "a", "name", "when", "x", "row") == (
+        [7, 8],
+        [None, "v w"],
+        [18321, -1],
+        [0.5, None],
+        [0, 1],
+    )
+    arrays = e.to_numpy(t, ["a", "when", "row"])
+    assert all(array.dtype == np.int64 for array in arrays.values())
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "a,name,when,x\nseven,v,2020-01-01,1\n", "a,name,when,x\n7,v,01/02/2020,1\n", "a,name,x\n7,v,1\n"],
+    ids=["empty", "bad integer", "bad date", "missing column"],
+)
+def test_read_csv_tells_of_bad_files(e: Engine, tmp_path: Path, text: str) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(DataError):
+        e.collect(e.read_csv(tmp_path / "t.csv", SCHEMA))
+
+
+def test_parquet_goes_round(e: Engine, frame: Make, values: Values, tmp_path: Path) -> None:
+    e.write_parquet(frame({"a": [3, 1], "s": ["x", None]}), tmp_path / "t.parquet")
+    t = e.read_parquet(tmp_path / "t.parquet")
+    assert values(t, "a", "s", "row") == ([3, 1], ["x", None], [0, 1])
+    assert e.columns(e.read_parquet(tmp_path / "t.parquet", ["row", "a"])) == ["row", "a"]
+    assert e.height(t) == 2
+
+
+def test_to_numpy_sorts_by_row(frame: Make, values: Values) -> None:
+    assert values(frame({"row": [2, 0, 1], "a": [12, 10, 11]}), "a") == [10, 11, 12]
+
+
+# ---- element-wise -----------------------------------------------------------------------------------------------------
+
+
+def test_derive_speaks_python(e: Engine, frame: Make, values: Values) -> None:
+    t = frame({"a": [7, -7, 0], "b": [2.0, None, 4.0], "s": ["x", None, "z"]})
+    t = e.derive(
+        t,
+        half=lambda c: c("a") // 2,
+        rest=lambda c: c("a") % 3,
+        both=lambda c: c("half") * 10 + c("rest"),
+        pick=lambda c: e.where(c("a") > 0, c("a"), -c("a")),
+        flag=lambda c: e.where(c("b") > 1, 1, 0),
+        word=lambda c: e.where(c("a") > 0, "plus", "minus"),
+        low=lambda c: e.clip(c("a"), -1, 1),
+        log=lambda c: e.log1p(e.fill_null(c("b"), 0.0)),
+        gone=lambda c: e.cast(e.is_null(c("s")), "int8"),
+        text=lambda c: e.fill_null(c("s"), "-"),
+    )
+    assert values(t, "half", "rest", "both") == ([3, -4, 0], [1, 2, 0], [31, -38, 0])
+    assert values(t, "pick", "flag", "word") == ([7, 7, 0], [1, 0, 1], ["plus", "minus", "minus"])
+    assert values(t, "low", "gone", "text") == ([1, -1, 0], [0, 1, 0], ["x", "-", "z"])
+    assert values(t, "log") == pytest.approx([math.log(3), 0, math.log(5)])
+
+
+def test_rows_and_columns(e: Engine, frame: Make, values: Values, rows: Rows) -> None:
+    t = frame({"a": [1, 2, 2, None], "b": [5, 6, 6, 7]})
+    kept = e.filter(t, lambda c: c("b") > 5)
+    assert values(kept, "row") == [1, 2, 3]
+    assert e.columns(e.select(t, ["b"])) == ["b", "row"]
+    assert e.columns(e.drop(e.rename(t, {"a": "z"}), ["b"])) == ["row", "z"]
+    assert rows(e.distinct(t, ["a", "b"]), "a", "b") == {(1, 5), (2, 6)}
+    again = e.derive(t, row=lambda c: c("row") + 4)
+    assert values(e.concat([t, again]), "b") == [5, 6, 6, 7] * 2
+
+
+# ---- codes and counts -------------------------------------------------------------------------------------------------
+
+
+def test_categorify_by_hand(e: Engine, frame: Make, values: Values, rows: Rows) -> None:
+    t = frame({"s": ["b", "a", "b", None, "c", "a", "d", "b"]})
+    table = e.categorify_fit([(t, "s")], min_count=2)
+    assert rows(table, "value", "n", "code") == {("b", 3, 2), ("a", 2, 3), ("c", 1, 1), ("d", 1, 1)}
+    new = frame({"s": ["a", "zz", None, "b", "d"]})
+    assert values(e.categorify(new, "s", table, "code"), "code") == [3, 0, 0, 2, 1]
+
+
+def test_categorify_shares_codes_over_columns(e: Engine, frame: Make, rows: Rows) -> None:
+    one, two = frame({"x": [5, 5, 9]}), frame({"y": [9, 9, 7]})
+    table = e.categorify_fit([(one, "x"), (two, "y")])
+    assert rows(table, "value", "n", "code") == {(9, 3, 2), (5, 2, 3), (7, 1, 4)}
+
+
+def test_a_table_of_one_engine_serves_the_others(e: Engine, frame: Make, values: Values, tmp_path: Path) -> None:
+    import pyarrow as pa
+
+    polars = frames.load("polars")
+    fitted = polars.categorify_fit([(polars.from_arrow(pa.table({"s": ["b", "a", "b"]})), "s")])
+    polars.write_parquet(fitted, tmp_path / "codes.parquet")
+    t = e.categorify(frame({"s": ["a", "b", "x"]}), "s", e.read_parquet(tmp_path / "codes.parquet"), "code")
+    assert values(t, "code") == [3, 2, 0]
+
+
+@given(st.lists(st.tuples(st.sampled_from([1, 2, 3, None]), st.sampled_from(["x", "y", None])), min_size=1, max_size=30))
+@few
+def test_counts_and_sums(e: Engine, frame: Make, values: Values, rows: Rows, pairs: list[tuple[Any, Any]]) -> None:
+    y = [i % 3 for i in range(len(pairs))]
+    t = frame({"a": [p[0] for p in pairs] + [1], "b": [p[1] for p in pairs] + ["x"], "y": [*y, 1]})
+    pairs = [*pairs, (1, "x")]
+    times = Counter(pairs)
+    assert values(e.count_encode(t, ["a", "b"], "n"), "n") == [times[p] for p in pairs]
+    sums: dict[tuple[Any, Any], int] = defaultdict(int)
+    for pair, value in zip(pairs, [*y, 1], strict=True):
+        sums[pair] += value
+    whole = {p for p in pairs if None not in p}
+    assert rows(e.group_sums(t, ["a", "b"], ["y"]), "a", "b", "sum_y", "n") == {
+        (*p, sums[p], times[p]) for p in whole
+    }
+
+
+def test_lookup_fills_what_is_not_there(e: Engine, frame: Make, values: Values) -> None:
+    table = e.drop(frame({"k": [1, 2], "m": ["x", "y"], "v": [10, 20]}), ["row"])
+    t = frame({"a": [2, 1, None, 3], "b": ["y", "y", "x", "x"]})
+    assert values(e.lookup(t, table, {"a": "k"}, {"v": "out"}, -1), "out") == [20, 10, -1, -1]
+    assert values(e.lookup(t, table, {"a": "k", "b": "m"}, {"v": "out"}, 0), "out") == [20, 0, 0, 0]
+
+
+# ---- target encoding --------------------------------------------------------------------------------------------------
+
+
+def test_target_encoding_by_hand(e: Engine, frame: Make, values: Values) -> None:
+    early = frame({"k": [1, 1, 2, None], "y": [1, 0, 1, 1], "z": [0, 0, 1, 0]})
+    table = e.group_sums(early, ["k"], ["y", "z"])
+    late = frame({"k": [1, 2, 3, None], "r": [2, 9, 1, 1]})
+    t = e.target_encode(late, table, ["k"], {"y": 0.5, "z": 0.25}, 2.0, "te", raw=True)
+    assert values(t, "te_y") == pytest.approx([(1 + 1) / 4, (1 + 1) / 3, 0.5, 0.5])
+    assert values(t, "te_z") == pytest.approx([0.5 / 4, 1.5 / 3, 0.25, 0.25])
+    assert values(t, "te_sum_y", "te_n") == ([1, 1, 0, 0], [2, 1, 0, 0])
+    reversed_ = e.target_encode(late, table, ["k"], {"y": 0.5}, 2.0, "rev", on=["r"])
+    assert values(reversed_, "rev_y") == pytest.approx([2 / 3, 0.5, 0.5, 0.5])
+    assert "rev_n" not in e.columns(reversed_)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 3), st.sampled_from("xy"), st.integers(0, 1), st.integers(0, 2)), min_size=1, max_size=40
+    )
+)
+@few
+def test_own_target_is_left_out(e: Engine, frame: Make, values: Values, data: list[tuple[int, str, int, int]]) -> None:
+    a, b, y, fold = (list(column) for column in zip(*data, strict=True))
+    t = frame({"a": a, "b": b, "y": y, "fold": fold})
+    loo = e.target_encode(
+        t, e.group_sums(t, ["a", "b"], ["y"]), ["a", "b"], {"y": 0.3}, 5.0, "loo", leave_one_out=True
+    )
+    kfold = e.target_encode_kfold(t, ["a", "b"], "fold", {"y": 0.3}, 5.0, "oof")
+
+    def smoothed(others: list[int]) -> float:
+        return (sum(others) + 5 * 0.3) / (len(others) + 5)
+
+    every = range(len(a))
+    same = [[j for j in every if (a[j], b[j]) == (a[i], b[i])] for i in every]
+    assert values(loo, "loo_y") == pytest.approx([smoothed([y[j] for j in same[i] if j != i]) for i in every], rel=1e-6)
+    assert values(kfold, "oof_y") == pytest.approx(
+        [smoothed([y[j] for j in same[i] if fold[j] != fold[i]]) for i in every], rel=1e-6
+    )
+
+
+# ---- history ----------------------------------------------------------------------------------------------------------
+
+events = st.lists(
+    st.tuples(st.sampled_from([1, 2, None]), st.sampled_from("xy"), st.integers(-9, 9)), min_size=1, max_size=30
+)
+
+
+def history_of(e: Engine, t: Frame) -> Frame:
+    return e.history(
+        t,
+        ["a", "b"],
+        "ord",
+        count="count",
+        size="size",
+        first={"v": "first"},
+        since={"v": "since"},
+        mean={"mean": ("v", 2.0, 0.5)},
+        lags={"v": (2, -99)},
+    )
+
+
+COLUMNS = ("count", "size", "first", "since", "mean", "v_lag1", "v_lag2")
+
+
+@given(events, st.randoms())
+@few
+def test_history_against_a_loop(
+    e: Engine, frame: Make, values: Values, data: list[tuple[Any, str, int]], random: Any
+) -> None:
+    order = list(range(len(data)))
+    random.shuffle(order)  # rows arrive in any order; `ord` tells theirs
+    columns = {"row": order, "ord": order, "a": [data[i][0] for i in order], "b": [data[i][1] for i in order]}
+    got = values(history_of(e, frame(columns | {"v": [data[i][2] for i in order]})), *COLUMNS)
+    past: dict[Any, list[int]] = defaultdict(list)
+    expected = []
+    sizes = Counter(d[:2] for d in data)
+    for a, b, v in data:
+        p = past[a, b]
+        mean = (sum(p) + 2 * 0.5) / (len(p) + 2)
+        since = v - p[-1] if p else -1
+        lag = [p[-i] if len(p) >= i else -99 for i in (1, 2)]
+        expected.append((len(p), sizes[a, b], (p + [v])[0], since, mean, *lag))
+        p.append(v)
+    for name, column, want in zip(COLUMNS, got, zip(*expected, strict=True), strict=True):
+        assert column == pytest.approx(list(want), rel=1e-6), name
+
+
+@given(events, st.integers(0, 29), st.integers(-9, 9))
+@few
+def test_the_future_does_not_change_the_past(
+    e: Engine, frame: Make, values: Values, data: list[tuple[Any, str, int]], at: int, new: int
+) -> None:
+    at %= len(data)
+    a, b, v = (list(column) for column in zip(*data, strict=True))
+    columns = {"ord": list(range(len(a))), "a": a, "b": b}
+    before = values(history_of(e, frame(columns | {"v": v})), *COLUMNS)
+    after = values(history_of(e, frame(columns | {"v": [*v[:at], new, *v[at + 1 :]]})), *COLUMNS)
+    for name, x, y in zip(COLUMNS, before, after, strict=True):
+        seen = at if name in ("first", "since") else at + 1  # these two contain the row's own value
+        assert x[:seen] == y[:seen], name
+
+
+def test_history_of_nothing(e: Engine, frame: Make, values: Values) -> None:
+    t = e.filter(frame({"a": [1], "b": ["x"], "v": [1], "ord": [0]}), lambda c: c("a") > 1)
+    assert values(history_of(e, t), "count", "v_lag2") == ([], [])
+
+
+def test_order_key_is_time_then_row(e: Engine, frame: Make, values: Values) -> None:
+    t = e.order_key(frame({"time": [5, 3, 5, -1]}), "time")
+    assert sorted(range(4), key=values(t, "ord").__getitem__) == [3, 1, 0, 2]
+    assert len(set(values(t, "ord"))) == 4
+
+
+# ---- tables by key ----------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(-5, 5)), min_size=1, max_size=30))
+@few
+def test_join_groupby(e: Engine, frame: Make, values: Values, data: list[tuple[int, int]]) -> None:
+    k, v = (list(column) for column in zip(*data, strict=True))
+    t = e.join_groupby(frame({"k": [*range(5)]}), frame({"k": k, "v": v}), ["k"], ["v"], ["mean", "std", "min", "max"])
+    for key, mean, std, low, high in zip(range(5), *values(t, "v_mean", "v_std", "v_min", "v_max"), strict=True):
+        mine = [x for q, x in data if q == key]
+        want = (np.mean(mine), np.std(mine, ddof=1) if len(mine) > 1 else None, min(mine), max(mine)) if mine else (None,) * 4
+        assert (mean, std, low, high) == pytest.approx(want)
+
+
+def test_top_k_breaks_ties_by_code(e: Engine, frame: Make, rows: Rows) -> None:
+    t = frame({"k": [1] * 6 + [2], "item": [7, 7, 5, 5, 9, 3, 4]})
+    assert rows(e.top_k(t, "k", "item", 3), "k", "rank", "item", "n") == {
+        (1, 0, 5, 2),
+        (1, 1, 7, 2),
+        (1, 2, 3, 1),
+        (2, 0, 4, 1),
+    }
+
+
+def test_seen_before(e: Engine, frame: Make, values: Values) -> None:
+    pairs = e.distinct(frame({"a": [1, 1, 2], "b": [5, 5, 6]}), ["a", "b"])
+    t = e.seen_before(frame({"a": [1, 1, 2, None], "b": [5, 6, 6, 5]}), pairs, ["a", "b"], "seen")
+    assert values(t, "seen") == [1, 0, 1, 0]
+
+
+def test_sequences_keep_the_last_and_pad_the_front(e: Engine, frame: Make, values: Values) -> None:
+    t = frame({"k": [1, 2, 1, 1, 1], "ord": [0, 1, 2, 3, 4], "v": [10, 20, 11, 12, 13]})
+    s = e.sequences(t, "k", "ord", ["v"], 3, 0)
+    assert values(s, "k", "v_0", "v_1", "v_2") == ([2, 1], [0, 11], [0, 12], [20, 13])
+
+
+# ---- text and dates ---------------------------------------------------------------------------------------------------
+
+token_lists = st.lists(st.one_of(st.none(), st.lists(st.integers(0, 40), max_size=6)), min_size=1, max_size=12)
+
+
+@given(token_lists)
+@few
+def test_tokens(e: Engine, frame: Make, values: Values, lists: list[list[int] | None]) -> None:
+    lists = [*lists, [1, 1, 11, 1]]
+    joined = [None if tokens is None else "\t".join(map(str, tokens)) for tokens in lists]
+    t = frame({"s": joined})
+    t = e.token_counts(t, "s", "\t", "n")
+    t = e.count_token(t, "s", "\t", "1", "ones")
+    t = e.token_hash(t, "s", "\t", 3, 4, "h")
+    plain = [tokens or [] for tokens in lists]
+    assert values(t, "n", "ones") == ([len(p) for p in plain], [p.count(1) for p in plain])
+    for bucket in range(4):
+        assert values(t, f"h_{bucket}") == [sum(x % 4 == bucket for x in p[:3]) for p in plain]
+
+
+@given(st.lists(st.integers(-(10**9), 3 * 10**9), min_size=1, max_size=20))
+@few
+def test_date_parts(e: Engine, frame: Make, values: Values, seconds: list[int]) -> None:
+    parts = ["year", "month", "day", "weekday", "hour", "minute"]
+    days = [s // 86400 for s in seconds]
+    t = e.date_parts(frame({"s": seconds, "d": days}), "s", "s", {p: p for p in parts})
+    t = e.date_parts(t, "d", "d", {"month": "month_d", "weekday": "weekday_d"})
+    times = [datetime.fromtimestamp(s, UTC) for s in seconds]
+    for part in parts:
+        want = [x.weekday() if part == "weekday" else getattr(x, part) for x in times]
+        assert values(t, part) == want, part
+    assert values(t, "month_d", "weekday_d") == ([x.month for x in times], [x.weekday() for x in times])
+
+
+# ---- engines ----------------------------------------------------------------------------------------------------------
+
+
+def test_unknown_engine_gets_a_guess() -> None:
+    with pytest.raises(UsageError) as caught:
+        frames.load("pandsa")
+    assert "did you mean pandas" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["cudf", "polars-gpu"])
+def test_a_gpu_engine_without_a_gpu_is_unsupported(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("buzzer.engine.device.gpus", list)
+    frames.load.cache_clear()
+    with pytest.raises(UnsupportedError) as caught:
+        frames.load(name)
+    assert "buzzer[gpu]" in caught.value.hint or "buzzer env" in caught.value.hint
