@@ -1,0 +1,324 @@
+"""Synthetic trips in the official files' schema; card.md tells the model and its calibration in words.
+
+The trips come from a known random process, so that the best possible accuracy@4 can be computed: `generator.json`
+beside the files has it. Everything is drawn by (seed, chunk), a chunk of trips at a time.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from buzzer.datasets.booking.metric import write_submission
+from buzzer.datasets.booking.schema import HIDDEN, TEST, TRAIN, TRUTH
+from buzzer.datasets.booking.world import DAY_ONE, DEVICES, MONTHS, THEMES, World
+from buzzer.datasets.files import new_folder
+
+VERSION = 1  # of the process: the same version, scale and seed give the same files
+CHUNK = 1 << 14  # trips drawn at a time
+TRAIN_TRIPS, TEST_TRIPS = 217_686, 70_662
+# Trips of the official training file by their number of stays.
+LENGTHS = (
+    *(113, 174, 593, 98_356, 49_854, 27_398, 16_101, 9_486, 5_774, 3_573, 2_236, 1_431, 903, 593, 365, 221, 138, 93),
+    *(64, 66, 35, 31, 22, 13, 14, 7, 3, 5, 2, 1, 2, 2, 2, 3, 2, 2, 1, 1, 1, 1, 0, 1, 0, 1, 0, 1, 0, 1),
+)
+NEW_USER = 0.898  # a trip that is not its user's next one: 200,153 users have 217,686 training trips
+GAP_FREE = 0.96
+RETURN = 0.1  # the last stay is in the trip's first city
+EXPLORE = 0.395  # the next city is drawn from the country's popular ones, not from the routes
+MEMORY = 5  # cities of the trip that a route does not lead to again
+
+Progress = Callable[[float, str], None]
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass
+class Trips:
+    """A chunk of trips: arrays of shape [trips], and [trips, longest] for stays."""
+
+    user: Ints
+    ordinal: Ints  # number of the trip among its user's, from 1
+    test: npt.NDArray[np.bool_]
+    length: Ints
+    booker: Ints
+    city: Ints  # the world's index
+    checkin: Ints  # days since 1970
+    checkout: Ints
+    device: Ints
+    affiliate: Ints
+    best: Floats  # [trips]: mass of the four likeliest last cities; NaN unless in the test
+    hit: Floats  # 1 where the true last city is among them
+
+
+def apportion(counts: tuple[int, ...], total: int) -> Ints:
+    """Whole numbers with the sum `total` in the proportions of `counts` (largest remainder)."""
+    exact = np.asarray(counts) * (total / sum(counts))
+    whole = np.floor(exact).astype(np.int64)
+    order = np.argsort(-(exact - whole), kind="stable")
+    whole[order[: total - whole.sum()]] += 1
+    return whole
+
+
+def lengths_of(trips: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """A number of stays for each trip, in random order, with the official proportions."""
+    values = np.arange(1, len(LENGTHS) + 1, dtype=np.uint8)
+    return rng.permutation(np.repeat(values, apportion(LENGTHS, trips)))
+
+
+def plan(scale: float, seed: int) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.uint8]]:
+    """For all trips: whether they are in the test, and their length."""
+    train, test = max(round(TRAIN_TRIPS * scale), 60), max(round(TEST_TRIPS * scale), 20)
+    rng = np.random.default_rng([seed, 1])
+    is_test = rng.permutation(np.repeat([False, True], [train, test]))
+    lengths = np.empty(train + test, dtype=np.uint8)
+    lengths[~is_test], lengths[is_test] = lengths_of(train, rng), lengths_of(test, rng)
+    return is_test, lengths
+
+
+def chunks(world: World, scale: float, seed: int) -> Iterator[Trips]:
+    """All trips, users one after the other."""
+    is_test, lengths = plan(scale, seed)
+    user, ordinal = 29, 0
+    for number, start in enumerate(range(0, len(lengths), CHUNK)):
+        rng = np.random.default_rng([seed, 2, number])
+        part = slice(start, start + CHUNK)
+        n = len(lengths[part])
+        new = rng.random(n) < NEW_USER
+        new[0] |= start == 0
+        users = user + np.cumsum(np.where(new, rng.integers(1, 48, n), 0))
+        first = np.maximum.accumulate(np.where(new, np.arange(n), -1))  # -1: the user of the chunk before
+        ordinals = np.arange(n) - first + np.where(first < 0, ordinal, 1)
+        user, ordinal = int(users[-1]), int(ordinals[-1])
+        yield draw(world, rng, users, ordinals, is_test[part], lengths[part].astype(np.int64))
+
+
+def draw(
+    world: World, rng: np.random.Generator, user: Ints, ordinal: Ints, test: npt.NDArray[np.bool_], length: Ints
+) -> Trips:
+    """One chunk of trips, stay by stay."""
+    n, longest = len(length), int(length.max())
+    booker = world.booker_of(user)
+    begin = world.start_day(rng, n)
+    month = MONTHS[begin]
+    theme = world.theme_of(rng, booker, month)
+    city = np.full((n, longest), -1, dtype=np.int64)
+    nights = np.zeros((n, longest), dtype=np.int64)
+    log_theme = np.log(world.theme_prior[booker, month])  # of the test trips' themes, given what is visible
+    best, hit = np.full(n, np.nan), np.full(n, np.nan)
+    for step in range(longest):
+        on = np.flatnonzero(length > step)
+        last = length[on] - 1 == step
+        if step == 0:
+            city[on, 0] = world.first_city(rng, booker[on], theme[on])
+            seen = world.log_first(city[on, 0], booker[on])
+        else:
+            routes = Routes(world, city[on], step, last)
+            city[on, step] = routes.next(rng, theme[on])
+            seen = routes.log_next(city[on, step])
+        nights[on, step] = world.nights_at(rng, city[on, step])
+        if step:
+            final = np.flatnonzero(last & test[on])
+            rows = on[final]
+            best[rows], hit[rows] = routes.best(final, log_theme[rows], nights[rows, step], city[rows, step])
+        log_theme[on] += seen
+    first_day = DAY_ONE.astype(np.int64) + begin
+    gaps = np.where(rng.random((n, longest)) < GAP_FREE, 0, rng.geometric(0.5, (n, longest)))
+    gaps[:, 0] = 0
+    checkin = first_day[:, None] + np.cumsum(gaps + np.pad(nights, ((0, 0), (1, 0)))[:, :-1], axis=1)
+    device, affiliate = world.device_and_affiliate(rng, booker, longest)
+    return Trips(
+        user, ordinal, test, length, booker, city, checkin, checkin + nights, device, affiliate, best, hit
+    )
+
+
+class Routes:
+    """Where trips can go from where they are: the next city's distribution, for drawing and for the ceiling.
+
+    With probability RETURN (last stay only) the first city; else with EXPLORE a city of this country by popularity;
+    else one of the routes from here that does not lead to one of the last cities, weighted by the theme's liking of
+    its type and, at the last stay, by its pull as a hub.
+    """
+
+    def __init__(self, world: World, city: Ints, step: int, last: npt.NDArray[np.bool_]) -> None:
+        self.world = world
+        self.here, self.first = city[:, step - 1], city[:, 0]
+        self.to = world.route_to[self.here]
+        weight = world.route_weight[self.here].astype(np.float64)
+        weight[last] *= world.hub[self.to[last]]
+        for back in range(max(step - MEMORY, 0), step):
+            weight[self.to == city[:, back, None]] = 0
+        self.weight = weight
+        self.kind = world.kind[self.to]
+        by_kind = np.stack([(weight * (self.kind == k)).sum(axis=1) for k in range(THEMES)], axis=1)
+        self.total = by_kind @ world.liking.T  # [trips, themes]
+        self.back = np.where(last & (self.first != self.here) & (step > 1), RETURN, 0.0)
+
+    def next(self, rng: np.random.Generator, theme: Ints) -> Ints:
+        n = len(self.here)
+        liked = self.weight * self.world.liking[theme[:, None], self.kind]
+        sums = np.cumsum(liked, axis=1)
+        pick = (sums < rng.random(n)[:, None] * sums[:, -1:]).sum(axis=1)
+        chosen = self.to[np.arange(n), np.minimum(pick, self.to.shape[1] - 1)]
+        explore = (rng.random(n) < EXPLORE) | (sums[:, -1] <= 0)
+        chosen[explore] = self.world.popular_city(rng, self.world.country[self.here[explore]])
+        return np.where(rng.random(n) < self.back, self.first, chosen)
+
+    def log_next(self, city: Ints) -> Floats:
+        """log P(city | theme), shape [trips, themes]; for stays that are not the last (those are never seen)."""
+        world = self.world
+        base = (self.weight * (self.to == city[:, None])).sum(axis=1)
+        share = np.where(self.total > 0, EXPLORE, 1.0)
+        route = base[:, None] * world.liking[:, world.kind[city]].T / np.maximum(self.total, 1e-12)
+        explored = world.share_in_country(city) * (world.country[city] == world.country[self.here])
+        return np.log((1 - share) * route + share * explored[:, None] + 1e-30)
+
+    def best(self, rows: Ints, log_theme: Floats, nights: Ints, truth: Ints) -> tuple[Floats, Floats]:
+        """Of some trips before their last stay: the mass of the four likeliest cities given the visible stays and the
+        nights of the last, and whether the truth is among them."""
+        world, here = self.world, self.here[rows]
+        theme = np.exp(log_theme - log_theme.max(axis=1, keepdims=True))
+        theme /= theme.sum(axis=1, keepdims=True)
+        total, back = self.total[rows], self.back[rows]
+        share = np.where(total > 0, EXPLORE, 1.0)
+        scaled = theme * (1 - share) / np.maximum(total, 1e-12)
+        explore = (theme * share).sum(axis=1)
+        liked = np.einsum("nz,znr->nr", scaled, world.liking[:, self.kind[rows]])
+        popular = world.top_of_country[world.country[here]]
+        candidates = np.concatenate([self.to[rows], popular, self.first[rows, None]], axis=1)
+        route = np.zeros(candidates.shape)
+        route[:, : self.to.shape[1]] = self.weight[rows] * liked
+        route = merged(candidates, route)
+        at_home = world.country[candidates] == world.country[here][:, None]
+        mass = (1 - back)[:, None] * (route + explore[:, None] * world.share_in_country(candidates) * at_home)
+        mass += back[:, None] * (candidates == self.first[rows, None])
+        mass *= world.nights_share[world.kind[candidates], nights[:, None]]
+        all_explored = world.kinds_of_country[world.country[here]] @ world.nights_share
+        everything = (1 - back) * (
+            (route * world.nights_share[world.kind[candidates], nights[:, None]]).sum(axis=1)
+            + explore * all_explored[np.arange(len(rows)), nights]
+        ) + back * world.nights_share[world.kind[self.first[rows]], nights]
+        mass[repeated(candidates)] = 0
+        top = np.argpartition(-mass, 4, axis=1)[:, :4]
+        hit = (np.take_along_axis(candidates, top, axis=1) == truth[:, None]).any(axis=1)
+        return np.take_along_axis(mass, top, axis=1).sum(axis=1) / everything, hit.astype(np.float64)
+
+
+def repeated(candidates: Ints) -> npt.NDArray[np.bool_]:
+    """True at each value that stands further left in its row."""
+    order = np.argsort(candidates, axis=1, kind="stable")
+    ordered = np.take_along_axis(candidates, order, axis=1)
+    again = np.zeros(candidates.shape, dtype=np.bool_)
+    np.put_along_axis(again, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], axis=1)
+    return again
+
+
+def merged(candidates: Ints, mass: Floats) -> Floats:
+    """Masses of equal candidates of a row, added up at the leftmost."""
+    again = repeated(candidates)
+    rows, columns = np.nonzero(again & (mass > 0))
+    leftmost = (candidates[rows] == candidates[rows, columns][:, None]).argmax(axis=1)
+    out = np.where(again, 0.0, mass)
+    np.add.at(out, (rows, leftmost), mass[rows, columns])
+    return out
+
+
+def stays(world: World, trips: Trips, test: bool) -> pl.DataFrame:
+    """The chunk's training or test trips as rows of the official file."""
+    which = np.flatnonzero(trips.test == test)
+    trip = np.repeat(which, trips.length[which])
+    starts = np.cumsum(trips.length[which]) - trips.length[which]
+    stay = np.arange(len(trip)) - np.repeat(starts, trips.length[which])
+    city = trips.city[trip, stay]
+    hidden = test & (stay == trips.length[trip] - 1)
+    country = pl.Series(world.country_names).gather(world.country[city])
+    columns = {
+        "user_id": trips.user[trip],
+        "checkin": pl.Series(trips.checkin[trip, stay]).cast(pl.Int32).cast(pl.Date),
+        "checkout": pl.Series(trips.checkout[trip, stay]).cast(pl.Int32).cast(pl.Date),
+        "city_id": np.where(hidden, HIDDEN, world.public_id[city]),
+        "device_class": pl.Series(DEVICES).gather(trips.device[trip, stay]),
+        "affiliate_id": world.affiliate_id[trips.affiliate[trip, stay]],
+        "booker_country": pl.Series(world.booker_names).gather(trips.booker[trip]),
+        "hotel_country": country.to_frame("c").select(pl.when(pl.Series(~hidden)).then("c"))["c"],
+        "utrip_id": trip_ids(trips)[trip],
+    }
+    return pl.DataFrame(columns).select(list(TEST if test else TRAIN))
+
+
+def trip_ids(trips: Trips) -> pl.Series:
+    frame = pl.DataFrame({"user": trips.user, "ordinal": trips.ordinal})
+    return frame.select(pl.concat_str("user", "ordinal", separator="_"))["user"]
+
+
+def truth(world: World, trips: Trips) -> pl.DataFrame:
+    """The chunk's hidden last cities."""
+    which = np.flatnonzero(trips.test)
+    city = trips.city[which, trips.length[which] - 1]
+    country = pl.Series(world.country_names).gather(world.country[city])
+    columns = {"utrip_id": trip_ids(trips)[which], "city_id": world.public_id[city], "hotel_country": country}
+    return pl.DataFrame(columns).select(list(TRUTH))
+
+
+def append(file: IO[bytes], table: pl.DataFrame) -> None:
+    table.write_csv(file, include_header=file.tell() == 0)
+
+
+def generate(out: Path, scale: float, seed: int, progress: Progress) -> None:
+    """Write train_set.csv, test_set.csv, ground_truth.csv, submission.csv (the four most frequent cities for all) and
+    generator.json (parameters and the best possible accuracy@4) into the new folder `out`.
+
+    Memory does not grow with the scale but for two bytes a trip. Raises DataError if the disk is full.
+    """
+    world = World(scale, seed)
+    counts = np.zeros(world.cities, dtype=np.int64)
+    best, hit = [], []
+    total = len(plan(scale, seed)[0])
+    with new_folder(out) as aside:
+        with (
+            (aside / "train_set.csv").open("wb") as train,
+            (aside / "test_set.csv").open("wb") as test,
+            (aside / "ground_truth.csv").open("wb") as answers,
+        ):
+            for number, trips in enumerate(chunks(world, scale, seed)):
+                progress(min(number * CHUNK / total, 1.0), "generating Booking.com trips")
+                append(train, stays(world, trips, test=False))
+                append(test, stays(world, trips, test=True))
+                append(answers, truth(world, trips))
+                counts += np.bincount(trips.city[~trips.test][trips.city[~trips.test] >= 0], minlength=world.cities)
+                best.append(trips.best[trips.test])
+                hit.append(trips.hit[trips.test])
+        ids = pl.scan_csv(aside / "ground_truth.csv").select("utrip_id").collect()["utrip_id"]
+        popular = world.public_id[np.argsort(-counts, kind="stable")[:4]]
+        write_submission(aside / "submission.csv", ids, np.tile(popular, (len(ids), 1)))
+        facts = about(world, scale, seed, np.concatenate(best), np.concatenate(hit))
+        (aside / "generator.json").write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def about(world: World, scale: float, seed: int, best: Floats, hit: Floats) -> dict[str, Any]:
+    """generator.json: trips of one stay show nothing and count as misses in the ceiling."""
+    return {
+        "generator": "booking",
+        "version": VERSION,
+        "scale": scale,
+        "seed": seed,
+        "cities": world.cities,
+        "countries": world.countries,
+        "ceiling": {
+            "accuracy@4": float(np.nan_to_num(best).mean()),
+            "realised": float(np.nan_to_num(hit).mean()),
+            "trips": len(best),
+        },
+    }
+
+
+def ceiling(folder: Path) -> float | None:
+    """The best possible accuracy@4 on the folder's test trips, or None for data that were not generated."""
+    path = folder / "generator.json"
+    return float(json.loads(path.read_text())["ceiling"]["accuracy@4"]) if path.is_file() else None
+

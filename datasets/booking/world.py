@@ -1,0 +1,196 @@
+"""The made-up world that trips are drawn from: countries, cities, routes, and the tastes of bookers and seasons."""
+
+import numpy as np
+import numpy.typing as npt
+
+CITIES, COUNTRIES, AFFILIATES = 39_901, 195, 3_254  # of the official training file
+THEMES = 6  # kinds of cities, and themes of trips that like one kind most
+ROUTES = 24  # cities that a city has routes to
+DEVICES, DEVICE_SHARES = ("desktop", "mobile", "tablet"), (0.646, 0.284, 0.070)
+BOOKERS = ("Gondal", "The Devilfire Empire", "Elbonia", "Tcherkistan", "Bartovia")
+BOOKER_SHARES = (0.459, 0.245, 0.202, 0.069, 0.025)
+NIGHTS = 30  # longest stay
+START_DAYS = 425  # 2015-12-31 to 2017-02-27
+DAY_ONE = np.datetime64("2015-12-31")
+MONTHS = ((DAY_ONE + np.arange(START_DAYS)).astype("datetime64[M]").astype(np.int64) % 12).astype(np.int64)
+
+LIKING = 24.0  # how many times more a theme likes its own kind of city than most
+SECOND_LIKING = 2.5  # and the next kind
+ROUTE_DECAY = 0.8  # weight of the n-th route: n ** -ROUTE_DECAY
+AT_HOME = 0.8  # routes that stay in the country
+HUB_PULL = 1.05  # at the last stay a city pulls by its popularity to this power
+DEVICE_CHANGE, AFFILIATE_CHANGE = 0.02, 0.02  # at each stay
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+
+def falling(n: int, exponent: float, shift: float) -> Floats:
+    """Zipf-Mandelbrot weights (rank + shift) ** -exponent, with the sum 1."""
+    weights = (np.arange(1, n + 1) + shift) ** -exponent
+    return np.asarray(weights / weights.sum())
+
+
+def pick(rng: np.random.Generator, weights: Floats) -> Ints:
+    """An index a row, by the row's weights."""
+    sums = np.cumsum(weights, axis=1)
+    at = (sums < rng.random(len(weights))[:, None] * sums[:, -1:]).sum(axis=1)
+    return np.minimum(at, weights.shape[1] - 1)
+
+
+def hashed(values: Ints, seed: int) -> Floats:
+    """Uniform in [0, 1) by value: splitmix64 (Steele et al., OOPSLA 2014)."""
+    x = values.astype(np.uint64) + np.uint64((seed * 0x9E3779B97F4A7C15 + 0x9E3779B97F4A7C15) % 2**64)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray((x ^ (x >> np.uint64(31))).astype(np.float64) / 2.0**64)
+
+
+class World:
+    """Cities are indices ordered by country and kind; `public_id` is what the files show.
+
+    Below the official size there are fewer cities (scale ** 0.75) and countries (scale ** 0.4), so that a city keeps
+    enough trips to be learned from; above it there are more trips in the same world.
+    """
+
+    def __init__(self, scale: float, seed: int) -> None:
+        size, rng = min(scale, 1.0), np.random.default_rng([seed, 0])
+        self.seed = seed
+        self.cities = max(round(CITIES * size**0.75), 60)
+        self.countries = max(round(COUNTRIES * size**0.4), 6)
+        self._settle(rng)
+        self._connect(rng)
+        self._tastes(rng)
+        self._names(rng, max(round(AFFILIATES * size**0.75), 20))
+
+    def _settle(self, rng: np.random.Generator) -> None:
+        """Cities: country, kind and popularity."""
+        k, c = self.countries, self.cities
+        weight = falling(k, 1.9, 6)
+        many = np.maximum(np.floor(falling(k, 1.0, 4.0) * (c - k)).astype(np.int64), 0) + 1
+        many[0] += c - many.sum()
+        country = np.repeat(np.arange(k), many)
+        rank = np.arange(c) - np.repeat(np.cumsum(many) - many, many)
+        popularity = np.concatenate([w * falling(int(n), 1.2, 0.6) for w, n in zip(weight, many, strict=True)])
+        kind = rng.integers(0, THEMES, c)
+        order = np.lexsort((rank, kind, country))
+        self.country, self.kind, self.popularity = country[order], kind[order], popularity[order]
+        self._sums = np.concatenate([[0.0], np.cumsum(self.popularity)])
+        cells = self.country * THEMES + self.kind
+        self._cell_start = np.searchsorted(cells, np.arange(k * THEMES))
+        self._cell_end = np.searchsorted(cells, np.arange(k * THEMES), side="right")
+        mass = np.bincount(cells, weights=self.popularity, minlength=k * THEMES).reshape(k, THEMES)
+        self._mass = mass
+        self.kinds_of_country = mass / mass.sum(axis=1, keepdims=True)
+        self.hub = (self.popularity / self.popularity.mean()) ** HUB_PULL
+        self.top_of_country = np.stack([self._top(i, 8) for i in range(k)])
+
+    def _top(self, country: int, n: int) -> Ints:
+        """The most popular cities of a country, the first again where there are fewer."""
+        its = np.flatnonzero(self.country == country)
+        top = its[np.argsort(-self.popularity[its], kind="stable")][:n]
+        return np.concatenate([top, np.full(n - len(top), top[0])])
+
+    def _connect(self, rng: np.random.Generator) -> None:
+        """Routes: drawn by popularity in the country and its five neighbours; a route drawn twice is the wider."""
+        k, c = self.countries, self.cities
+        place = rng.random((k, 2))
+        distance = ((place[:, None] - place[None]) ** 2).sum(axis=2) + np.eye(k) * 9
+        near = np.argsort(distance, axis=1)[:, :5]
+        abroad = near[self.country[:, None], rng.integers(0, 5, (c, ROUTES))]
+        at_home = rng.random((c, ROUTES)) < AT_HOME
+        to = self.popular_city(rng, np.where(at_home, self.country[:, None], abroad).ravel()).reshape(c, ROUTES)
+        weight = np.tile(np.arange(1, ROUTES + 1) ** -ROUTE_DECAY, (c, 1))
+        weight[to == np.arange(c)[:, None]] = 0  # no route to itself
+        order = np.argsort(to, axis=1, kind="stable")
+        to, weight = np.take_along_axis(to, order, 1), np.take_along_axis(weight, order, 1)
+        for i in range(ROUTES - 1, 0, -1):  # add equal neighbours up, from the right
+            same = to[:, i] == to[:, i - 1]
+            weight[:, i - 1] += np.where(same, weight[:, i], 0)
+            weight[:, i] = np.where(same, 0, weight[:, i])
+        self.route_to, self.route_weight = to, weight.astype(np.float32)
+
+    def _tastes(self, rng: np.random.Generator) -> None:
+        """What themes like, when and to whom they occur, where bookers begin, how long stays are."""
+        themes = np.arange(THEMES)
+        self.liking = np.ones((THEMES, THEMES))
+        self.liking[themes, (themes + 1) % THEMES] = SECOND_LIKING
+        self.liking[themes, themes] = LIKING
+        season = 1 + np.cos(2 * np.pi * (np.arange(12)[:, None] / 12 - themes / THEMES))
+        leaning = rng.dirichlet(np.full(THEMES, 2.0), len(BOOKERS))
+        prior = leaning[:, None, :] * (0.3 + season)
+        self.theme_prior = prior / prior.sum(axis=2, keepdims=True)
+        begin = self._mass.sum(axis=1) * rng.lognormal(0, 1, (len(BOOKERS), self.countries))
+        self.begin = begin / begin.sum(axis=1, keepdims=True)
+        days = np.arange(START_DAYS)
+        summer = np.exp(-(((days - 222) / 45) ** 2)) * 2.2 + np.exp(-(((days - 365) / 20) ** 2)) * 0.5
+        self.day_share = (0.45 + summer) * np.where((days + 3) % 7 < 2, 1.25, 1.0)
+        self.day_share /= self.day_share.sum()
+        more = np.linspace(0.15, 0.62, THEMES)[:, None]  # chance of one more night, by kind of city
+        share = more ** np.arange(NIGHTS)
+        self.nights_share = np.pad(share / share.sum(axis=1, keepdims=True), ((0, 0), (1, 0)))
+
+    def _names(self, rng: np.random.Generator, affiliates: int) -> None:
+        """What the files show for cities, countries, bookers and affiliates."""
+        self.public_id = rng.permutation(np.sort(rng.choice(int(self.cities * 1.7), self.cities, replace=False)) + 2)
+        self.booker_names = list(BOOKERS)
+        self.country_names = [*BOOKERS, *(f"Country {i}" for i in range(len(BOOKERS), self.countries))]
+        self.affiliate_id = rng.permutation(affiliates * 3)[:affiliates] + 1
+        self._affiliates = np.cumsum(falling(affiliates, 1.5, 1.0))
+
+    # ---- draws: arrays of shape [n] ------------------------------------------------------------------------------
+
+    def booker_of(self, user: Ints) -> Ints:
+        """The country a user books from."""
+        at = np.searchsorted(np.cumsum(BOOKER_SHARES), hashed(user, self.seed), side="right")
+        return np.minimum(at, len(BOOKERS) - 1)
+
+    def start_day(self, rng: np.random.Generator, n: int) -> Ints:
+        return np.minimum(np.searchsorted(np.cumsum(self.day_share), rng.random(n)), START_DAYS - 1)
+
+    def theme_of(self, rng: np.random.Generator, booker: Ints, month: Ints) -> Ints:
+        return pick(rng, self.theme_prior[booker, month])
+
+    def first_city(self, rng: np.random.Generator, booker: Ints, theme: Ints) -> Ints:
+        """By the booker's liking of countries, then by kind, then by popularity."""
+        country = pick(rng, self.begin[booker])
+        kind = pick(rng, self._mass[country] * self.liking[theme])
+        cell = country * THEMES + kind
+        return self._among(rng, self._cell_start[cell], self._cell_end[cell])
+
+    def log_first(self, city: Ints, booker: Ints) -> Floats:
+        """log P(city | theme) up to what is the same for all themes, shape [n, themes]."""
+        liked = self.liking[:, self.kind[city]].T
+        return np.asarray(np.log(liked / (self._mass[self.country[city]] @ self.liking.T)))
+
+    def popular_city(self, rng: np.random.Generator, country: Ints) -> Ints:
+        cells = country * THEMES
+        return self._among(rng, self._cell_start[cells], self._cell_end[cells + THEMES - 1])
+
+    def share_in_country(self, city: Ints) -> Floats:
+        """A city's share of its country's popularity."""
+        return np.asarray(self.popularity[city] / self._mass.sum(axis=1)[self.country[city]])
+
+    def _among(self, rng: np.random.Generator, start: Ints, end: Ints) -> Ints:
+        """A city of start <= index < end, by popularity."""
+        low, high = self._sums[start], self._sums[end]
+        at = np.searchsorted(self._sums, low + rng.random(len(start)) * (high - low), side="right") - 1
+        return np.clip(at, start, end - 1)
+
+    def nights_at(self, rng: np.random.Generator, city: Ints) -> Ints:
+        return np.maximum(pick(rng, self.nights_share[self.kind[city]]), 1)
+
+    def device_and_affiliate(self, rng: np.random.Generator, booker: Ints, stays: int) -> tuple[Ints, Ints]:
+        """Both mostly stay the same throughout a trip: shape [n, stays]."""
+        n = len(booker)
+        device = rng.choice(len(DEVICES), (n, stays), p=DEVICE_SHARES)
+        affiliate = np.minimum(np.searchsorted(self._affiliates, rng.random((n, stays))), len(self._affiliates) - 1)
+        return kept(rng, device, DEVICE_CHANGE), kept(rng, affiliate, AFFILIATE_CHANGE)
+
+
+def kept(rng: np.random.Generator, values: Ints, change: float) -> Ints:
+    """Along axis 1, each value replaced by the one before unless it changes there."""
+    changes = rng.random(values.shape) < change
+    changes[:, 0] = True
+    at = np.maximum.accumulate(np.where(changes, np.arange(values.shape[1]), 0), axis=1)
+    return np.take_along_axis(values, at, axis=1)
