@@ -30,7 +30,7 @@ LENGTHS = (
 NEW_USER = 0.898  # a trip that is not its user's next one: 200,153 users have 217,686 training trips
 GAP_FREE = 0.96
 RETURN = 0.1  # the last stay is in the trip's first city
-EXPLORE = 0.395  # the next city is drawn from the country's popular ones, not from the routes
+EXPLORE = 0.37  # the next city is drawn from the country's popular ones, not from the routes
 MEMORY = 5  # cities of the trip that a route does not lead to again
 
 Progress = Callable[[float, str], None]

@@ -5,7 +5,10 @@ import numpy.typing as npt
 
 CITIES, COUNTRIES, AFFILIATES = 39_901, 195, 3_254  # of the official training file
 THEMES = 6  # kinds of cities, and themes of trips that like one kind most
-ROUTES = 24  # cities that a city has routes to
+AREA = 40  # cities of an area, about
+AREA_ROUTES = 18  # cities of its area that a city has routes to
+AREA_PULL = 0.45  # their weight: popularity to this power
+OWN_ROUTES, OWN_SHARE = 6, 0.25  # cities that only this city has routes to, and their weight together
 DEVICES, DEVICE_SHARES = ("desktop", "mobile", "tablet"), (0.646, 0.284, 0.070)
 BOOKERS = ("Gondal", "The Devilfire Empire", "Elbonia", "Tcherkistan", "Bartovia")
 BOOKER_SHARES = (0.459, 0.245, 0.202, 0.069, 0.025)
@@ -16,9 +19,8 @@ MONTHS = ((DAY_ONE + np.arange(START_DAYS)).astype("datetime64[M]").astype(np.in
 
 LIKING = 24.0  # how many times more a theme likes its own kind of city than most
 SECOND_LIKING = 2.5  # and the next kind
-ROUTE_DECAY = 0.8  # weight of the n-th route: n ** -ROUTE_DECAY
-AT_HOME = 0.8  # routes that stay in the country
-HUB_PULL = 1.05  # at the last stay a city pulls by its popularity to this power
+AT_HOME = 0.7  # of a city's own routes stay in the country
+HUB_PULL = 1.1  # at the last stay a city pulls by its popularity to this power
 DEVICE_CHANGE, AFFILIATE_CHANGE = 0.02, 0.02  # at each stay
 
 Ints = npt.NDArray[np.int64]
@@ -92,23 +94,40 @@ class World:
         return np.concatenate([top, np.full(n - len(top), top[0])])
 
     def _connect(self, rng: np.random.Generator) -> None:
-        """Routes: drawn by popularity in the country and its five neighbours; a route drawn twice is the wider."""
+        """Routes: to the area's most popular cities, the same for all its cities, and some that a city has alone,
+        drawn by popularity in the country and its five neighbours. A city that stands twice has both weights."""
         k, c = self.countries, self.cities
+        areas_of = np.maximum(np.bincount(self.country, minlength=k) // AREA, 1)
+        area = np.concatenate([[0], np.cumsum(areas_of)])[self.country] + rng.integers(0, areas_of[self.country])
         place = rng.random((k, 2))
         distance = ((place[:, None] - place[None]) ** 2).sum(axis=2) + np.eye(k) * 9
         near = np.argsort(distance, axis=1)[:, :5]
-        abroad = near[self.country[:, None], rng.integers(0, 5, (c, ROUTES))]
-        at_home = rng.random((c, ROUTES)) < AT_HOME
-        to = self.popular_city(rng, np.where(at_home, self.country[:, None], abroad).ravel()).reshape(c, ROUTES)
-        weight = np.tile(np.arange(1, ROUTES + 1) ** -ROUTE_DECAY, (c, 1))
-        weight[to == np.arange(c)[:, None]] = 0  # no route to itself
+        abroad = near[self.country[:, None], rng.integers(0, 5, (c, OWN_ROUTES))]
+        country = np.where(rng.random((c, OWN_ROUTES)) < AT_HOME, self.country[:, None], abroad)
+        own = self.popular_city(rng, country.ravel()).reshape(c, OWN_ROUTES)
+        own_weight = np.arange(1, OWN_ROUTES + 1) ** -1.0
+        own_weight *= OWN_SHARE / own_weight.sum()
+        shared, shared_weight = self._area_routes(area, int(areas_of.sum()))
+        to = np.concatenate([shared[area], own], axis=1)
+        weight = np.concatenate([shared_weight[area] * (1 - OWN_SHARE), np.tile(own_weight, (c, 1))], axis=1)
         order = np.argsort(to, axis=1, kind="stable")
         to, weight = np.take_along_axis(to, order, 1), np.take_along_axis(weight, order, 1)
-        for i in range(ROUTES - 1, 0, -1):  # add equal neighbours up, from the right
+        for i in range(to.shape[1] - 1, 0, -1):  # add equal neighbours up, from the right
             same = to[:, i] == to[:, i - 1]
             weight[:, i - 1] += np.where(same, weight[:, i], 0)
             weight[:, i] = np.where(same, 0, weight[:, i])
         self.route_to, self.route_weight = to, weight.astype(np.float32)
+
+    def _area_routes(self, area: Ints, areas: int) -> tuple[Ints, Floats]:
+        """By area, its AREA_ROUTES most popular cities and their weights; smaller areas repeat one with weight 0."""
+        order = np.lexsort((-self.popularity, area))
+        starts = np.searchsorted(area[order], np.arange(areas))
+        many = np.bincount(area, minlength=areas)
+        rank = np.arange(AREA_ROUTES)
+        at = order[np.minimum(starts[:, None] + np.minimum(rank, many[:, None] - 1), len(order) - 1)]
+        weight = np.where(rank < many[:, None], self.popularity[at] ** AREA_PULL, 0)
+        total = weight.sum(axis=1, keepdims=True)
+        return at, weight / np.where(total > 0, total, 1)
 
     def _tastes(self, rng: np.random.Generator) -> None:
         """What themes like, when and to whom they occur, where bookers begin, how long stays are."""

@@ -1,0 +1,1 @@
+"""BERT encoders: plain torch, real weights, and the tasks that run them."""

@@ -1,0 +1,64 @@
+"""A linear softmax head on fixed sentence vectors."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from buzzer.models.bert.encoder import SentenceClassifier
+
+SCALE = 10.0  # vectors of length 1 need large weights: they are fitted at this scale, which conditions the problem
+
+
+@dataclass(frozen=True)
+class Head:
+    """weight [classes, dim] and bias [classes], for vectors of length 1."""
+
+    weight: Tensor
+    bias: Tensor
+    l2: float
+    accuracy: float  # on the validation split
+
+
+@torch.inference_mode()
+def embed(model: SentenceClassifier, batch: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """Sentence vectors of a padded batch, float32 [batch, dim]."""
+    found: npt.NDArray[Any] = model.embed(*(torch.from_numpy(array) for array in batch.values())).numpy()
+    return found
+
+
+def fit(
+    train: tuple[Tensor, Tensor], valid: tuple[Tensor, Tensor], classes: int, penalties: Sequence[float], seed: int
+) -> Head:
+    """Multinomial logistic regression for each penalty (L2, a vector), and of them the best on `valid`.
+
+    train, valid: vectors float32 [rows, dim] and classes int64 [rows]. Fitted by L-BFGS to convergence.
+    """
+    found = [solve(train, classes, penalty, seed) for penalty in penalties]
+    scored = []
+    for (weight, bias), penalty in zip(found, penalties, strict=True):
+        hits = (valid[0] @ weight.T + bias).argmax(dim=1) == valid[1]
+        scored.append(Head(weight, bias, penalty, float(hits.float().mean())))
+    return max(scored, key=lambda head: head.accuracy)
+
+
+def solve(train: tuple[Tensor, Tensor], classes: int, penalty: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the least penalised cross-entropy."""
+    torch.manual_seed(seed)
+    x, y = train[0] * SCALE, train[1]
+    weight = torch.zeros(classes, x.shape[1], requires_grad=True)
+    bias = torch.zeros(classes, requires_grad=True)
+    solver = torch.optim.LBFGS([weight, bias], max_iter=200, history_size=20, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        solver.zero_grad()
+        loss = F.cross_entropy(x @ weight.T + bias, y) + penalty * weight.square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    solver.step(closure)  # type: ignore[arg-type]
+    return weight.detach() * SCALE, bias.detach()

@@ -1,0 +1,135 @@
+"""The `bert-intent` task: real sentences through real MiniLM-L6 weights to an intent, from raw text to labels."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from buzzer.datasets import clinc150 as dataset
+from buzzer.datasets.clinc150 import generator
+from buzzer.datasets.clinc150.metric import TESTED
+from buzzer.datasets.clinc150.reader import FILE, OOS
+from buzzer.models.bert import weights
+from buzzer.models.job import Data, Job, Progress, Result, Steps
+
+REAL = Path("text/clinc150")  # under $BUZZER_DATA
+STAND_IN = "a generated stand-in for CLINC150: set BUZZER_DATA or give --data for the real sentences"
+
+
+class BertIntent:
+    """See configs/tasks/bert-intent.yaml for the parameters."""
+
+    def prepare(self, source: Path | None, cache: Path, scale: float, seed: int, progress: Progress) -> Data:
+        real = Path(os.environ["BUZZER_DATA"]) / REAL if "BUZZER_DATA" in os.environ else None
+        if source is None and real is not None and (real / FILE).is_file():
+            source = real
+        folder = source or cache / f"clinc150-v{generator.VERSION}-scale{scale:g}-seed{seed}"
+        if source is None and not folder.is_dir():
+            dataset.generate(folder, scale, seed, progress)
+        files = dataset.check(folder, progress)
+        if (folder / "generator.json").is_file():
+            return Data(folder, files.fingerprint, "generated", files.rows, (STAND_IN,))
+        return Data(folder, files.fingerprint, "official", files.rows)
+
+    def fit(self, job: Job) -> Steps:
+        """Embed the training split and fit the head; the encoder stays as it is."""
+        import torch
+
+        from buzzer.models.bert import encoder, head, tokenizer
+
+        yield "load"
+        folder = weights.folder(job.params["weights"])
+        splits = dataset.read(job.data / FILE)
+        classes = sorted({label for _, label in splits["train"]}) + [OOS]
+        model = encoder.SentenceClassifier(encoder.load(folder), len(classes))
+        yield "features"
+        torch.set_num_threads(job.threads)
+        tokens = tokenizer.load(folder, job.params["longest"])
+        parts: dict[str, tuple[Any, Any]] = {}
+        for part in ("train", "val"):
+            entries = splits[part] + splits[f"oos_{part}"]
+            ids = tokenizer.encode(tokens, [sentence for sentence, _ in entries])
+            vectors = np.empty((len(ids), model.bert.config.hidden_size), dtype=np.float32)
+            for rows in tokenizer.batches(ids, job.params["batch"]):
+                yield "features"
+                vectors[rows] = head.embed(model, tokenizer.pad([ids[row] for row in rows]))
+            targets = np.array([classes.index(label) for _, label in entries])
+            parts[part] = torch.from_numpy(vectors), torch.from_numpy(targets)
+        yield "fit"
+        found = head.fit(parts["train"], parts["val"], len(classes), job.params["l2"], job.seed)
+        yield "write"
+        torch.save({"weight": found.weight, "bias": found.bias}, job.work / "head.pt")
+        (job.work / "classes.json").write_text(json.dumps(classes))
+        return Result({"valid_accuracy": found.accuracy}, len(parts["train"][1]), {"l2": found.l2})
+
+    def predict(self, job: Job) -> Steps:
+        from buzzer.engine import infer
+        from buzzer.models.bert import tokenizer
+
+        yield "load"
+        folder = weights.folder(job.params["weights"])
+        splits = dataset.read(job.data / FILE)
+        classes = json.loads((job.work / "classes.json").read_text())
+        tokens = tokenizer.load(folder, job.params["longest"])
+        example = tokenizer.pad([[101, 102], [101, 102]])
+        session = infer.prepare(
+            fitted(folder, job.work, len(classes)),
+            backend=job.backend,
+            example=example,
+            outputs=("logits",),
+            dynamic={name: {0: "batch", 1: "sequence"} for name in example},
+            precision=job.precision,
+            device=job.device,
+            threads=job.threads,
+        )
+        yield "features"
+        sentences = [sentence for part in TESTED for sentence, _ in splits[part]]
+        ids = tokenizer.encode(tokens, sentences)
+        predicted = np.empty(len(ids), dtype=np.int64)
+        for rows in tokenizer.batches(ids, job.params["batch"]):
+            yield "predict"
+            predicted[rows] = session.run(tokenizer.pad([ids[row] for row in rows]))["logits"].argmax(axis=1)
+        alone = sample(len(ids), job.params["latency"], job.seed)
+        for row in alone:
+            yield "latency"  # one sentence from text to label
+            one = tokenizer.pad(tokenizer.encode(tokens, [sentences[row]]))
+            session.run(one)["logits"].argmax()
+        yield "write"
+        facts = {"session": vars(session.describe()), "tokens": sum(len(x) for x in ids), "latency_runs": len(alone)}
+        session.close()
+        submission = job.out / "submission.csv"
+        dataset.write_submission(submission, labels_of(predicted, classes, [len(splits[part]) for part in TESTED]))
+        yield "score"
+        return Result(dataset.score(submission, job.data / FILE), len(ids), facts, (submission,))
+
+
+def fitted(folder: Path, work: Path, classes: int) -> Any:
+    """The encoder with the head that `fit` saved."""
+    import torch
+
+    from buzzer.models.bert import encoder
+
+    model = encoder.SentenceClassifier(encoder.load(folder), classes)
+    model.head.load_state_dict(torch.load(work / "head.pt", weights_only=True))
+    return model
+
+
+def labels_of(predicted: npt.NDArray[np.int64], classes: Sequence[str], sizes: Sequence[int]) -> dict[str, Sequence[str]]:
+    """Labels by tested split."""
+    ends = np.cumsum(sizes)
+    return {
+        part: [classes[i] for i in predicted[end - size : end]]
+        for part, size, end in zip(TESTED, sizes, ends, strict=True)
+    }
+
+
+def sample(rows: int, n: int, seed: int) -> list[int]:
+    """Rows that are timed one by one: `n` different ones, or all where there are fewer."""
+    return list(map(int, np.random.default_rng(seed).permutation(rows)[:n]))
+
+
+TASK = BertIntent()

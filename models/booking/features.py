@@ -1,0 +1,150 @@
+"""From the official files' stays to the networks' inputs, in the operators of `engine.frames`.
+
+One row a stay: what is known when its city is asked for, that is the stay's own dates, device and affiliate, and the
+cities and countries of the stays before. Every stay of a trip can so be a target, not only the last.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from buzzer.datasets.booking.schema import TRAIN
+from buzzer.engine.frames import Engine, Frame
+from buzzer.engine.frames.base import FIRST_CODE, Array, Columns, Expr, stack
+
+CODED = ("city_id", "hotel_country", "booker_country", "device_class", "affiliate_id")
+TABLES = {name: f"{name}.parquet" for name in CODED}
+GUESSES = 4  # cities a trip may name
+# Codes of lags are shifted by one, so that 0 is left for "there was no stay".
+SHIFT = 1
+FIRST_CITY = FIRST_CODE + SHIFT  # of the first city that is neither missing, unseen nor rare
+
+CONTEXT = ("booker_country", "device_class", "affiliate_id", "month", "weekday_in", "weekday_out")
+NUMBERS = ("nights", "stays", "before", "after", "gap", "weekend")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Arrays of the same rows; what the networks take, and what they are to find."""
+
+    cities: Array  # int64 [rows, lags + 1]: the first city, then the cities before, latest first
+    countries: Array  # int64 [rows, lags + 1]: the same of countries
+    context: Array  # int64 [rows, len(CONTEXT)]
+    numbers: Array  # float32 [rows, len(NUMBERS)]
+    target: Array  # int64 [rows]: the city's class, negative where it is missing, unseen or rare
+
+    def batch(self, rows: Array | slice) -> dict[str, Array]:
+        """The networks' inputs of some rows."""
+        return {name: getattr(self, name)[rows] for name in ("cities", "countries", "context", "numbers")}
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+
+def read_stays(e: Engine, path: Path) -> Frame:
+    """The columns that the pipeline uses, of either file."""
+    return e.read_csv(path, {name: kind for name, kind in TRAIN.items() if name != "user_id"})
+
+
+def read_tables(e: Engine, folder: Path) -> dict[str, Frame]:
+    """The code tables that `fit` saved."""
+    return {name: e.read_parquet(folder / file) for name, file in TABLES.items()}
+
+
+def fit_tables(e: Engine, train: Frame, test: Frame, rare: int) -> dict[str, Frame]:
+    """Codes over training and visible test stays; cities seen `rare` times or fewer share one code.
+
+    The winners' threshold is 9 at the official size.
+    """
+    least = {"city_id": rare + 1}
+    shown = e.filter(test, lambda c: c("city_id") > 0)
+    return {name: e.categorify_fit([(train, name), (shown, name)], least.get(name, 1)) for name in CODED}
+
+
+def code(e: Engine, t: Frame, tables: Mapping[str, Frame]) -> Frame:
+    """Values replaced by codes, and the calendar."""
+    for name, table in tables.items():
+        t = e.categorify(t, name, table, f"{name}_code")
+    t = e.date_parts(t, "checkin", "d", {"month": "month", "weekday": "weekday_in"})
+    t = e.date_parts(t, "checkout", "d", {"weekday": "weekday_out"})
+    return e.order_key(t, "checkin")
+
+
+def trip_features(e: Engine, t: Frame, lags: int, *, backwards: bool = False) -> Frame:
+    """Position, gap and the `lags` stays before, of coded stays; `backwards` as if the trip went the other way."""
+    if backwards:
+        t = e.derive(t, ord=lambda c: -c("ord"))
+    near, far = ("checkin", "checkout") if backwards else ("checkout", "checkin")
+    coded = ("city_id_code", "hotel_country_code")
+    t = e.derive(t, **{name: shifted(name) for name in coded})
+    t = e.history(
+        t,
+        ["utrip_id"],
+        "ord",
+        count="position",
+        size="length",
+        first={name: f"{name}_first" for name in coded},
+        lags=dict.fromkeys(coded, (lags, 0)) | {near: (1, 0)},
+    )
+    sign = -1 if backwards else 1
+    return e.derive(
+        t,
+        nights=lambda c: e.log1p(c("checkout") - c("checkin")),
+        stays=lambda c: (e.clip(c("length"), 0, 20) - 6) / 3.0,
+        before=lambda c: e.log1p(c("position")),
+        after=lambda c: e.log1p(c("length") - 1 - c("position")),
+        gap=lambda c: e.where(c("position") > 0, e.clip(sign * (c(far) - c(f"{near}_lag1")), -5, 30) / 5.0, -1.0),
+        weekend=lambda c: e.cast(c("weekday_in") >= 5, "float64"),
+        # At the first stay the "first city" is the answer itself.
+        **{f"{name}_first": no_answer(e, f"{name}_first") for name in coded},
+    )
+
+
+def shifted(name: str) -> Callable[[Columns], Expr]:
+    return lambda c: c(name) + SHIFT
+
+
+def no_answer(e: Engine, name: str) -> Callable[[Columns], Expr]:
+    def formula(c: Columns) -> Expr:
+        return c(name) * e.cast(c("position") > 0, "int64")
+
+    return formula
+
+
+def to_inputs(e: Engine, t: Frame, lags: int) -> Inputs:
+    """The columns as the networks' arrays, in the order of `row`."""
+    cities = ["city_id_code_first", *(f"city_id_code_lag{i}" for i in range(1, lags + 1))]
+    countries = ["hotel_country_code_first", *(f"hotel_country_code_lag{i}" for i in range(1, lags + 1))]
+    context = [f"{name}_code" if name in CODED else name for name in CONTEXT]
+    arrays = e.to_numpy(t, [*cities, *countries, *context, *NUMBERS, "city_id_code"])
+    return Inputs(
+        stack(arrays, cities, np.int64),
+        stack(arrays, countries, np.int64),
+        stack(arrays, context, np.int64),
+        stack(arrays, NUMBERS, np.float32),
+        arrays["city_id_code"].astype(np.int64) - FIRST_CITY,
+    )
+
+
+def fit_transitions(e: Engine, t: Frame) -> Frame:
+    """The baseline: the cities that most often follow a city, from coded stays with lags: (city, next0 .. next3)."""
+    steps = e.filter(t, lambda c: (c("city_id_code_lag1") > 0) & (c("city_id_code") >= FIRST_CITY))
+    ranked = e.top_k(steps, "city_id_code_lag1", "city_id_code", GUESSES)
+    table = e.distinct(ranked, ["city_id_code_lag1"])
+    for rank in range(GUESSES):
+        its = e.filter(ranked, at_rank(rank))
+        on = {"city_id_code_lag1": "city_id_code_lag1"}
+        table = e.lookup(table, its, on, {"city_id_code": f"next{rank}"}, 0)
+    return table
+
+
+def at_rank(rank: int) -> Callable[[Columns], Expr]:
+    return lambda c: c("rank") == rank
+
+
+def follow(e: Engine, t: Frame, transitions: Frame) -> Frame:
+    """Add the baseline's guesses next0 .. next3 (classes' codes, 0 where it has none)."""
+    names = {f"next{rank}": f"next{rank}" for rank in range(GUESSES)}
+    return e.lookup(t, transitions, {"city_id_code_lag1": "city_id_code_lag1"}, names, 0)

@@ -1,0 +1,203 @@
+"""The three networks: MLP-SMF and multi-stage GRU as the winners describe them, and the XLNet-type encoder whose code
+they never published. All end in a session-based matrix factorisation (SMF) head: the score of a city is the dot product
+of what the network makes of the trip with the city's row of the same table that embeds the cities of the trip.
+
+Each network has `forward(cities, countries, context, numbers)`, the probabilities [rows, classes], and `loss`.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from buzzer.models.booking.features import FIRST_CITY, NUMBERS
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Everything that fixes the shapes."""
+
+    cities: int  # rows of the city table: classes and FIRST_CITY codes before them
+    countries: int
+    context: tuple[int, ...]  # number of codes by context column
+    lags: int
+    dim: int
+    hidden: int
+    layers: int
+    heads: int
+    dropout: float
+    candidates: int  # cities that the GRU's second stage looks at again
+
+    @property
+    def classes(self) -> int:
+        return self.cities - FIRST_CITY
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Trip(nn.Module):
+    """The embeddings that the networks share in kind: cities, countries, and the stay's own facts."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        self.city = nn.Embedding(sizes.cities, sizes.dim)
+        self.country = nn.Embedding(sizes.countries, sizes.dim)
+        self.context = nn.ModuleList(nn.Embedding(n, sizes.dim) for n in sizes.context)
+        self.scale = nn.Parameter(torch.randn(len(NUMBERS), sizes.dim) * 0.1)
+        self.norm = nn.BatchNorm1d(len(NUMBERS) * sizes.dim)
+        self.bias = nn.Parameter(torch.zeros(sizes.classes))
+        for table in (self.city, self.country, *self.context):
+            nn.init.normal_(cast(nn.Embedding, table).weight, std=0.05)
+
+    def around(self, cities: Tensor, countries: Tensor, context: Tensor, numbers: Tensor) -> Tensor:
+        """Everything but the stays before, summed: [rows, dim]."""
+        scaled = F.relu(self.norm((numbers[:, :, None] * self.scale).flatten(1)))
+        total = scaled.view(-1, *self.scale.shape).sum(dim=1)
+        for i, table in enumerate(self.context):
+            total = total + table(context[:, i])
+        return total + self.city(cities[:, 0]) + self.country(countries[:, 0])
+
+    def scores(self, found: Tensor) -> Tensor:
+        """The SMF head: [rows, dim] to logits [rows, classes]; rare and unseen cities have no class."""
+        return found @ self.city.weight[FIRST_CITY:].T + self.bias
+
+
+def dense(inputs: int, outputs: int, dropout: float) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs), nn.PReLU(), nn.Dropout(dropout))
+
+
+class Mlp(nn.Module):
+    """MLP-SMF: the last cities and countries side by side, two dense layers (the second residual), the head."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        self.trip = Trip(sizes)
+        self.first = dense((2 * sizes.lags + 1) * sizes.dim, sizes.hidden, sizes.dropout)
+        self.second = dense(sizes.hidden, sizes.hidden, sizes.dropout)
+        self.last = dense(sizes.hidden, sizes.dim, sizes.dropout)
+
+    def logits(self, cities: Tensor, countries: Tensor, context: Tensor, numbers: Tensor) -> Tensor:
+        around = self.trip.around(cities, countries, context, numbers)
+        lags = [self.trip.city(cities[:, 1:]).flatten(1), self.trip.country(countries[:, 1:]).flatten(1)]
+        x = self.first(torch.cat([*lags, around], dim=1))
+        return self.trip.scores(self.last(x + self.second(x)))
+
+    def forward(self, cities: Tensor, countries: Tensor, context: Tensor, numbers: Tensor) -> Tensor:
+        return self.logits(cities, countries, context, numbers).softmax(dim=1)
+
+    def loss(self, target: Tensor, *inputs: Tensor) -> Tensor:
+        return F.cross_entropy(self.logits(*inputs), target)
+
+
+class Gru(nn.Module):
+    """Multi-stage GRU: a softmax over all cities, whose best candidates two heads score again, then a learned mean."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        self.trip = Trip(sizes)
+        self.candidates = min(sizes.candidates, sizes.classes)
+        self.gru = nn.GRU(2 * sizes.dim, sizes.dim, batch_first=True)
+        self.first = dense(2 * sizes.dim, sizes.hidden, sizes.dropout)
+        self.second = dense(sizes.hidden, sizes.hidden, sizes.dropout)
+        self.find = nn.Linear(sizes.hidden, sizes.dim)
+        self.again = nn.ModuleList(nn.Linear(sizes.hidden, sizes.dim) for _ in range(2))
+        self.mix = nn.Parameter(torch.zeros(2))
+
+    def stages(self, cities: Tensor, countries: Tensor, context: Tensor, numbers: Tensor) -> list[Tensor]:
+        """Probabilities [rows, classes] of the first stage, of the two heads, and their weighted mean."""
+        around = self.trip.around(cities, countries, context, numbers)
+        lags = torch.cat([self.trip.city(cities[:, 1:]), self.trip.country(countries[:, 1:])], dim=2)
+        hidden = self.gru(lags.flip(1))[0][:, -1]  # in the order of time
+        x1 = self.first(torch.cat([hidden, around], dim=1))
+        x2 = self.second(x1)
+        p = self.trip.scores(self.find(x2)).softmax(dim=1)
+        best = p.detach().topk(self.candidates, dim=1).indices
+        rows = self.trip.city(best + FIRST_CITY)
+        heads = [self.head(layer(x), rows, best, p) for layer, x in zip(self.again, (x1, x2), strict=True)]
+        weights = torch.sigmoid(self.mix)
+        mixed = p.detach() + weights[0] * heads[0].detach() + weights[1] * heads[1].detach()
+        return [p, *heads, mixed / (1 + weights.sum())]
+
+    @staticmethod
+    def head(found: Tensor, rows: Tensor, best: Tensor, p: Tensor) -> Tensor:
+        """Softmax over the candidates by their dot product, put back among all classes."""
+        again = (rows @ found[:, :, None]).squeeze(2).softmax(dim=1)
+        return torch.zeros_like(p).scatter(1, best, again)
+
+    def forward(self, cities: Tensor, countries: Tensor, context: Tensor, numbers: Tensor) -> Tensor:
+        return self.stages(cities, countries, context, numbers)[-1]
+
+    def loss(self, target: Tensor, *inputs: Tensor) -> Tensor:
+        chosen = [p.gather(1, target[:, None]) for p in self.stages(*inputs)]
+        return torch.stack([-torch.log(p + 1e-6).mean() for p in chosen]).sum()
+
+
+class Attention(nn.Module):
+    """Pre-norm self-attention with a learned bias for each head and distance, and a feed-forward layer."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        self.heads, dim, length = sizes.heads, sizes.dim, sizes.lags + 1
+        self.before, self.between = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.distance = nn.Parameter(torch.zeros(sizes.heads, 2 * length - 1))
+        steps = torch.arange(length)
+        self.register_buffer("at", steps[:, None] - steps[None] + length - 1, persistent=False)
+        self.feed = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+        self.drop = nn.Dropout(sizes.dropout)
+
+    def forward(self, x: Tensor, hide: Tensor) -> Tensor:
+        """x [rows, length, dim]; hide [rows, 1, 1, length] is -inf at padding, else 0."""
+        rows, length, dim = x.shape
+        split = self.qkv(self.before(x)).view(rows, length, 3, self.heads, dim // self.heads)
+        q, k, v = split.permute(2, 0, 3, 1, 4)
+        scores = q @ k.transpose(2, 3) / math.sqrt(dim // self.heads)
+        weights = (scores + self.distance[:, cast(Tensor, self.at)] + hide).softmax(dim=3)
+        x = x + self.drop(self.out((weights @ v).transpose(1, 2).reshape(rows, length, dim)))
+        return x + self.drop(self.feed(self.between(x)))
+
+
+class Encoder(nn.Module):
+    """XLNet-type: bidirectional attention with relative positions over the last stays and the asked one, whose city
+    is masked and whose other facts are known. (Not XLNet's two-stream permutation training.)"""
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        self.trip = Trip(sizes)
+        self.layers = nn.ModuleList(Attention(sizes) for _ in range(sizes.layers))
+        self.last = nn.Sequential(nn.LayerNorm(sizes.dim), dense(sizes.dim, sizes.dim, sizes.dropout))
+
+    def logits(self, cities: Tensor, countries: Tensor, context: Tensor, numbers: Tensor) -> Tensor:
+        stays = self.trip.city(cities[:, 1:]) + self.trip.country(countries[:, 1:])
+        asked = self.trip.around(cities, countries, context, numbers)
+        x = torch.cat([asked[:, None], stays], dim=1)
+        padding = torch.cat([torch.zeros_like(cities[:, :1]), (cities[:, 1:] == 0).long()], dim=1)
+        hide = padding[:, None, None].to(x.dtype) * -1e9
+        for layer in self.layers:
+            x = layer(x, hide)
+        return self.trip.scores(self.last(x[:, 0]))
+
+    def forward(self, cities: Tensor, countries: Tensor, context: Tensor, numbers: Tensor) -> Tensor:
+        return self.logits(cities, countries, context, numbers).softmax(dim=1)
+
+    def loss(self, target: Tensor, *inputs: Tensor) -> Tensor:
+        return F.cross_entropy(self.logits(*inputs), target)
+
+
+NETWORKS: dict[str, type[Mlp] | type[Gru] | type[Encoder]] = {"mlp": Mlp, "gru": Gru, "encoder": Encoder}
+
+
+class Top(nn.Module):
+    """A network cut to what leaves the device: the `n` likeliest classes, and their probabilities."""
+
+    def __init__(self, network: nn.Module, n: int) -> None:
+        super().__init__()
+        self.network, self.n = network, n
+
+    def forward(self, cities: Tensor, countries: Tensor, context: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        best = self.network(cities, countries, context, numbers).topk(self.n, dim=1)
+        return best.values, best.indices
