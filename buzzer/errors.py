@@ -29,12 +29,12 @@ class UnsupportedError(BuzzerError):
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
-    """The error for a name that is not in `known`, with the nearest known names as the hint.
+    """The error for a name that is not in `known`, with the nearest known name as the hint.
 
     >>> unknown_name("engine", "pandsa", ["pandas", "polars"]).hint
     'did you mean pandas? known: pandas, polars'
     """
-    names = sorted(known)
-    near = get_close_matches(name, names, n=3, cutoff=0.5)
-    guess = f"did you mean {' or '.join(near)}? " if near else ""
+    names = sorted(set(known))
+    near = get_close_matches(name, names, n=1)
+    guess = f"did you mean {near[0]}? " if near else ""
     return UsageError(f"unknown {kind} {name!r}", f"{guess}known: {', '.join(names)}")

@@ -97,7 +97,9 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             yield file  # type: ignore[misc]
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path}: the gzip file is cut or damaged: {error}", "copy or download it again") from error
+        raise DataError(
+            f"{path}: the gzip file is cut or damaged: {error}", "copy or download it again"
+        ) from error
 
 
 def csv_blocks(
@@ -118,7 +120,9 @@ def csv_blocks(
         names = header(path, file, kinds, optional)
         whole = EndsWithNewline(file)
         read = pcsv.ReadOptions(column_names=names, block_size=BLOCK_BYTES, use_threads=False)
-        convert = pcsv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
+        convert = pcsv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
+        )
         try:
             for batch in pcsv.open_csv(whole, read, convert_options=convert):
                 text = pl.DataFrame(batch).select(list(kinds))
@@ -127,7 +131,9 @@ def csv_blocks(
         except pa.ArrowInvalid as error:
             if "Empty CSV" in str(error):
                 raise DataError(f"{path}: no rows after the header", "copy or download it again") from error
-            raise DataError(f"{path}, after line {line - 1}: {error}", "is the file cut, or of another kind?") from error
+            raise DataError(
+                f"{path}, after line {line - 1}: {error}", "is the file cut, or of another kind?"
+            ) from error
         if not whole.newline_last:
             raise DataError(f"{path}: the last line has no end, the file is cut", "copy or download it again")
 
@@ -153,7 +159,9 @@ def header(path: Path, file: IO[bytes], kinds: Mapping[str, str], optional: Sequ
     try:
         names = [name.strip().strip('"') for name in first.decode("utf-8-sig").split(",")]
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: the header is not text", "is it gzipped without .gz at its name?") from error
+        raise DataError(
+            f"{path}: the header is not text", "is it gzipped without .gz at its name?"
+        ) from error
     expected = f"expected: {', '.join(kinds)}"
     if missing := [name for name in kinds if name not in names]:
         raise DataError(f"{path}: no column {missing[0]} in the header {', '.join(names)}", expected)
@@ -181,6 +189,9 @@ def typed(
             good |= column == ""
         if not good.all():
             at = int((~good).arg_max() or 0)
-            raise DataError(f"{path}, line {line + at}, column {name}: {column[at]!r} is not {KINDS[kind]}", "`buzzer data info` shows the format")
+            raise DataError(
+                f"{path}, line {line + at}, column {name}: {column[at]!r} is not {KINDS[kind]}",
+                "`buzzer data info` shows the format",
+            )
         columns.append(value.set(column == "", None) if name in empty else value)
     return pl.DataFrame(columns)

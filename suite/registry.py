@@ -15,6 +15,7 @@ from buzzer.errors import UsageError, unknown_name
 from buzzer.models.job import Progress
 
 NO_ENGINE = "none"
+DATASETS = Path(configs.FOLDER).parent / "datasets"
 GPU_ENGINES = ("cudf", "polars-gpu")
 
 
@@ -102,23 +103,31 @@ class Dataset(Protocol):
     def check(self, folder: Path, progress: Progress) -> Any: ...
     def score(self, submission: Path, truth: Path) -> dict[str, float]: ...
     def convert(self, folder: Path, out: Path, progress: Progress) -> None: ...
-    def card(self) -> str: ...
 
 
 def datasets() -> list[str]:
     """Names of the data sets: the folders under datasets/ that hold a card."""
-    folder = Path(configs.FOLDER).parent / "datasets"
-    return sorted(card.parent.name for card in folder.glob("*/card.md"))
+    return sorted(path.parent.name for path in DATASETS.glob("*/card.md"))
 
 
-def dataset(name: str) -> Dataset:
-    """A data set by its own name or by that of a task that uses it."""
+def dataset_name(name: str) -> str:
+    """The data set of that name, or of a task of that name."""
     known = datasets()
     folder = tasks()[name].dataset if name in tasks() else name
     if folder not in known:
         raise unknown_name("data set", name, [*known, *tasks()])
-    module: Any = importlib.import_module(f"buzzer.datasets.{folder}")
-    return module  # type: ignore[no-any-return]
+    return folder
+
+
+def dataset(name: str) -> Dataset:
+    """A data set by its own name or by that of a task that uses it."""
+    module: Any = importlib.import_module(f"buzzer.datasets.{dataset_name(name)}")
+    return module
+
+
+def card(name: str) -> str:
+    """A data set's card: schema, terms, where to get it, how the generator works. Imports nothing of it."""
+    return (DATASETS / dataset_name(name) / "card.md").read_text(encoding="utf-8")
 
 
 def engines() -> tuple[str, ...]:

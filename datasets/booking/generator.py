@@ -24,13 +24,32 @@ CHUNK = 1 << 14  # trips drawn at a time
 TRAIN_TRIPS, TEST_TRIPS = 217_686, 70_662
 # Trips of the official training file by their number of stays.
 LENGTHS = (
-    *(113, 174, 593, 98_356, 49_854, 27_398, 16_101, 9_486, 5_774, 3_573, 2_236, 1_431, 903, 593, 365, 221, 138, 93),
+    *(
+        113,
+        174,
+        593,
+        98_356,
+        49_854,
+        27_398,
+        16_101,
+        9_486,
+        5_774,
+        3_573,
+        2_236,
+        1_431,
+        903,
+        593,
+        365,
+        221,
+        138,
+        93,
+    ),
     *(64, 66, 35, 31, 22, 13, 14, 7, 3, 5, 2, 1, 2, 2, 2, 3, 2, 2, 1, 1, 1, 1, 0, 1, 0, 1, 0, 1, 0, 1),
 )
 NEW_USER = 0.898  # a trip that is not its user's next one: 200,153 users have 217,686 training trips
 GAP_FREE = 0.96
-RETURN = 0.1  # the last stay is in the trip's first city
-EXPLORE = 0.37  # the next city is drawn from the country's popular ones, not from the routes
+RETURN = 0.15  # the last stay is in the trip's first city
+EXPLORE = 0.3  # the next city is drawn from the country's popular ones, not from the routes
 MEMORY = 5  # cities of the trip that a route does not lead to again
 
 Progress = Callable[[float, str], None]
@@ -99,7 +118,12 @@ def chunks(world: World, scale: float, seed: int) -> Iterator[Trips]:
 
 
 def draw(
-    world: World, rng: np.random.Generator, user: Ints, ordinal: Ints, test: npt.NDArray[np.bool_], length: Ints
+    world: World,
+    rng: np.random.Generator,
+    user: Ints,
+    ordinal: Ints,
+    test: npt.NDArray[np.bool_],
+    length: Ints,
 ) -> Trips:
     """One chunk of trips, stay by stay."""
     n, longest = len(length), int(length.max())
@@ -290,7 +314,9 @@ def generate(out: Path, scale: float, seed: int, progress: Progress) -> None:
                 append(train, stays(world, trips, test=False))
                 append(test, stays(world, trips, test=True))
                 append(answers, truth(world, trips))
-                counts += np.bincount(trips.city[~trips.test][trips.city[~trips.test] >= 0], minlength=world.cities)
+                counts += np.bincount(
+                    trips.city[~trips.test][trips.city[~trips.test] >= 0], minlength=world.cities
+                )
                 best.append(trips.best[trips.test])
                 hit.append(trips.hit[trips.test])
         ids = pl.scan_csv(aside / "ground_truth.csv").select("utrip_id").collect()["utrip_id"]
@@ -321,4 +347,3 @@ def ceiling(folder: Path) -> float | None:
     """The best possible accuracy@4 on the folder's test trips, or None for data that were not generated."""
     path = folder / "generator.json"
     return float(json.loads(path.read_text())["ceiling"]["accuracy@4"]) if path.is_file() else None
-

@@ -51,10 +51,14 @@ def check_stays(path: Path, kinds: dict[str, str], hidden: bool) -> dict[str, An
     empty = ["hotel_country"] if hidden else []
     for line, block in csv_blocks(path, kinds, optional=EXTRA, empty=empty):
         complain(path, line, block, pl.col("checkout") < pl.col("checkin"), "checkout", "before the checkin")
-        complain(path, line, block, pl.col("city_id") < (0 if hidden else 1), "city_id", "not the number of a city")
+        complain(
+            path, line, block, pl.col("city_id") < (0 if hidden else 1), "city_id", "not the number of a city"
+        )
         if hidden:
             open_ = (pl.col("city_id") == HIDDEN) != pl.col("hotel_country").is_null()
-            complain(path, line, block, open_, "hotel_country", "empty exactly where city_id is 0, or should be")
+            complain(
+                path, line, block, open_, "hotel_country", "empty exactly where city_id is 0, or should be"
+            )
         rows += block.height
         cities.update(block["city_id"].unique().to_list())
         hashes.append(block.hash_rows())
@@ -79,7 +83,9 @@ def tell_duplicate(path: Path, kinds: dict[str, str], hashes: pl.Series, empty: 
         among = block.hash_rows().is_in(suspects.implode())
         for at, row in zip(among.arg_true(), block.filter(among).iter_rows(), strict=True):
             if row in seen:
-                raise DataError(f"{path}, line {line + at}: the same row as line {seen[row]}", "delete one of them")
+                raise DataError(
+                    f"{path}, line {line + at}: the same row as line {seen[row]}", "delete one of them"
+                )
             seen[row] = line + at
 
 
@@ -96,11 +102,17 @@ def check_hidden(path: Path) -> pl.Series:
     trips = (
         scan(path, TEST)
         .group_by("utrip_id")
-        .agg(hidden.sum().alias("n"), (pl.col("checkin").filter(hidden).max() == pl.col("checkin").max()).alias("last"))
+        .agg(
+            hidden.sum().alias("n"),
+            (pl.col("checkin").filter(hidden).max() == pl.col("checkin").max()).alias("last"),
+        )
         .sort("utrip_id")
         .collect()
     )
-    for wrong, what in ((pl.col("n") != 1, "hidden cities, not one"), (~pl.col("last"), "hidden, before its last stay")):
+    for wrong, what in (
+        (pl.col("n") != 1, "hidden cities, not one"),
+        (~pl.col("last"), "hidden, before its last stay"),
+    ):
         bad = trips.filter(wrong)
         if bad.height:
             one = bad.row(0, named=True)

@@ -23,7 +23,13 @@ TEST = {  # the same columns in another order
     "hotel_country": "str",
 }
 TRUTH = {"utrip_id": "str", "city_id": "int64", "hotel_country": "str"}
-SUBMISSION = {"utrip_id": "str", "city_id_1": "int64", "city_id_2": "int64", "city_id_3": "int64", "city_id_4": "int64"}
+SUBMISSION = {
+    "utrip_id": "str",
+    "city_id_1": "int64",
+    "city_id_2": "int64",
+    "city_id_3": "int64",
+    "city_id_4": "int64",
+}
 HIDDEN = 0  # city_id of the stay to be predicted; its hotel_country is empty
 
 # The GitHub release's names, then those of the original zip, whose files have an index and counters besides.

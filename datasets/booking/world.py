@@ -1,14 +1,14 @@
-"""The made-up world that trips are drawn from: countries, cities, routes, and the tastes of bookers and seasons."""
+"""The one made-up world that all trips are drawn from, whatever the seed: countries, cities, routes, and the tastes of bookers and seasons."""
 
 import numpy as np
 import numpy.typing as npt
 
 CITIES, COUNTRIES, AFFILIATES = 39_901, 195, 3_254  # of the official training file
-THEMES = 6  # kinds of cities, and themes of trips that like one kind most
+THEMES = 4  # kinds of cities, and themes of trips that like one kind most
 AREA = 40  # cities of an area, about
 AREA_ROUTES = 18  # cities of its area that a city has routes to
-AREA_PULL = 0.45  # their weight: popularity to this power
-OWN_ROUTES, OWN_SHARE = 6, 0.25  # cities that only this city has routes to, and their weight together
+AREA_PULL = 0.85  # their weight: popularity to this power
+OWN_ROUTES, OWN_SHARE = 6, 0.1  # cities that only this city has routes to, and their weight together
 DEVICES, DEVICE_SHARES = ("desktop", "mobile", "tablet"), (0.646, 0.284, 0.070)
 BOOKERS = ("Gondal", "The Devilfire Empire", "Elbonia", "Tcherkistan", "Bartovia")
 BOOKER_SHARES = (0.459, 0.245, 0.202, 0.069, 0.025)
@@ -17,10 +17,10 @@ START_DAYS = 425  # 2015-12-31 to 2017-02-27
 DAY_ONE = np.datetime64("2015-12-31")
 MONTHS = ((DAY_ONE + np.arange(START_DAYS)).astype("datetime64[M]").astype(np.int64) % 12).astype(np.int64)
 
-LIKING = 24.0  # how many times more a theme likes its own kind of city than most
-SECOND_LIKING = 2.5  # and the next kind
+LIKING = 12.0  # how many times more a theme likes its own kind of city than most
+SECOND_LIKING = 1.5  # and the next kind
 AT_HOME = 0.7  # of a city's own routes stay in the country
-HUB_PULL = 1.1  # at the last stay a city pulls by its popularity to this power
+HUB_PULL = 0.8  # at the last stay a city pulls by its popularity to this power
 DEVICE_CHANGE, AFFILIATE_CHANGE = 0.02, 0.02  # at each stay
 
 Ints = npt.NDArray[np.int64]
@@ -51,19 +51,19 @@ def hashed(values: Ints, seed: int) -> Floats:
 class World:
     """Cities are indices ordered by country and kind; `public_id` is what the files show.
 
-    Below the official size there are fewer cities (scale ** 0.75) and countries (scale ** 0.4), so that a city keeps
+    Below the official size there are fewer cities (scale ** 0.9) and countries (scale ** 0.4), so that a city keeps
     enough trips to be learned from; above it there are more trips in the same world.
     """
 
     def __init__(self, scale: float, seed: int) -> None:
-        size, rng = min(scale, 1.0), np.random.default_rng([seed, 0])
+        size, rng = min(scale, 1.0), np.random.default_rng(0)
         self.seed = seed
-        self.cities = max(round(CITIES * size**0.75), 60)
+        self.cities = max(round(CITIES * size**0.9), 60)
         self.countries = max(round(COUNTRIES * size**0.4), 6)
         self._settle(rng)
         self._connect(rng)
         self._tastes(rng)
-        self._names(rng, max(round(AFFILIATES * size**0.75), 20))
+        self._names(rng, max(round(AFFILIATES * size**0.9), 20))
 
     def _settle(self, rng: np.random.Generator) -> None:
         """Cities: country, kind and popularity."""
@@ -73,7 +73,9 @@ class World:
         many[0] += c - many.sum()
         country = np.repeat(np.arange(k), many)
         rank = np.arange(c) - np.repeat(np.cumsum(many) - many, many)
-        popularity = np.concatenate([w * falling(int(n), 1.2, 0.6) for w, n in zip(weight, many, strict=True)])
+        popularity = np.concatenate(
+            [w * falling(int(n), 1.3, 1.5) for w, n in zip(weight, many, strict=True)]
+        )
         kind = rng.integers(0, THEMES, c)
         order = np.lexsort((rank, kind, country))
         self.country, self.kind, self.popularity = country[order], kind[order], popularity[order]
@@ -98,7 +100,9 @@ class World:
         drawn by popularity in the country and its five neighbours. A city that stands twice has both weights."""
         k, c = self.countries, self.cities
         areas_of = np.maximum(np.bincount(self.country, minlength=k) // AREA, 1)
-        area = np.concatenate([[0], np.cumsum(areas_of)])[self.country] + rng.integers(0, areas_of[self.country])
+        area = np.concatenate([[0], np.cumsum(areas_of)])[self.country] + rng.integers(
+            0, areas_of[self.country]
+        )
         place = rng.random((k, 2))
         distance = ((place[:, None] - place[None]) ** 2).sum(axis=2) + np.eye(k) * 9
         near = np.argsort(distance, axis=1)[:, :5]
@@ -139,19 +143,21 @@ class World:
         leaning = rng.dirichlet(np.full(THEMES, 2.0), len(BOOKERS))
         prior = leaning[:, None, :] * (0.3 + season)
         self.theme_prior = prior / prior.sum(axis=2, keepdims=True)
-        begin = self._mass.sum(axis=1) * rng.lognormal(0, 1, (len(BOOKERS), self.countries))
+        begin = self._mass.sum(axis=1) * rng.lognormal(0, 0.5, (len(BOOKERS), self.countries))
         self.begin = begin / begin.sum(axis=1, keepdims=True)
         days = np.arange(START_DAYS)
         summer = np.exp(-(((days - 222) / 45) ** 2)) * 2.2 + np.exp(-(((days - 365) / 20) ** 2)) * 0.5
         self.day_share = (0.45 + summer) * np.where((days + 3) % 7 < 2, 1.25, 1.0)
         self.day_share /= self.day_share.sum()
-        more = np.linspace(0.15, 0.62, THEMES)[:, None]  # chance of one more night, by kind of city
+        more = np.linspace(0.15, 0.56, THEMES)[:, None]  # chance of one more night, by kind of city
         share = more ** np.arange(NIGHTS)
         self.nights_share = np.pad(share / share.sum(axis=1, keepdims=True), ((0, 0), (1, 0)))
 
     def _names(self, rng: np.random.Generator, affiliates: int) -> None:
         """What the files show for cities, countries, bookers and affiliates."""
-        self.public_id = rng.permutation(np.sort(rng.choice(int(self.cities * 1.7), self.cities, replace=False)) + 2)
+        self.public_id = rng.permutation(
+            np.sort(rng.choice(int(self.cities * 1.7), self.cities, replace=False)) + 2
+        )
         self.booker_names = list(BOOKERS)
         self.country_names = [*BOOKERS, *(f"Country {i}" for i in range(len(BOOKERS), self.countries))]
         self.affiliate_id = rng.permutation(affiliates * 3)[:affiliates] + 1
@@ -203,7 +209,9 @@ class World:
         """Both mostly stay the same throughout a trip: shape [n, stays]."""
         n = len(booker)
         device = rng.choice(len(DEVICES), (n, stays), p=DEVICE_SHARES)
-        affiliate = np.minimum(np.searchsorted(self._affiliates, rng.random((n, stays))), len(self._affiliates) - 1)
+        affiliate = np.minimum(
+            np.searchsorted(self._affiliates, rng.random((n, stays))), len(self._affiliates) - 1
+        )
         return kept(rng, device, DEVICE_CHANGE), kept(rng, affiliate, AFFILIATE_CHANGE)
 
 

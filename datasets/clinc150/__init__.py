@@ -1,16 +1,9 @@
 """CLINC150: 150 intents of short sentences, and sentences that have none of them (Larson et al., EMNLP 2019)."""
 
-from pathlib import Path
-
 from buzzer.datasets.clinc150.generator import generate
 from buzzer.datasets.clinc150.metric import score, write_submission
 from buzzer.datasets.clinc150.reader import check, convert, read
 
 NAME = "clinc150"
 
-__all__ = ["NAME", "card", "check", "convert", "generate", "read", "score", "write_submission"]
-
-
-def card() -> str:
-    """The data set's card: schema, terms, where to get it, how the generator works."""
-    return (Path(__file__).parent / "card.md").read_text(encoding="utf-8")
+__all__ = ["NAME", "check", "convert", "generate", "read", "score", "write_submission"]

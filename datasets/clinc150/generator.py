@@ -64,7 +64,18 @@ FORMS = (
 )
 WHEN = ("today", "tomorrow", "for next week", "right now", "as soon as possible", "this evening", "on friday")
 ELSEWHERE = ("how deep is the {x}", "who invented the {x}", "why do people like the {x}", "is the {x} real")
-STRANGE = ("ocean", "moon", "dinosaur", "violin", "volcano", "pyramid", "comet", "glacier", "opera", "telescope")
+STRANGE = (
+    "ocean",
+    "moon",
+    "dinosaur",
+    "violin",
+    "volcano",
+    "pyramid",
+    "comet",
+    "glacier",
+    "opera",
+    "telescope",
+)
 
 
 def sentence(rng: np.random.Generator, action: str, thing: str) -> str:

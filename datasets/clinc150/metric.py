@@ -31,7 +31,9 @@ def score(submission: Path, truth: Path) -> dict[str, float]:
         missing, extra = sorted(asked - given.keys()), sorted(given.keys() - asked)
         told = [f"{len(missing)} sentences are missing, as {missing[0]}"] if missing else []
         told += [f"{len(extra)} are not in the test, as {extra[0]}"] if extra else []
-        raise DataError(f"{submission}: {'; '.join(told)}", f"it must have each test sentence of {truth.name} once")
+        raise DataError(
+            f"{submission}: {'; '.join(told)}", f"it must have each test sentence of {truth.name} once"
+        )
     hits = [given["test", row] == label for row, (_, label) in enumerate(splits["test"])]
     found = [given["oos_test", row] == OOS for row in range(len(splits["oos_test"]))]
     return {"accuracy": sum(hits) / len(hits), "oos_recall": sum(found) / len(found)}
@@ -40,7 +42,8 @@ def score(submission: Path, truth: Path) -> dict[str, float]:
 def write_submission(path: Path, labels: dict[str, Sequence[str]]) -> None:
     """`split,id,label`; labels by tested split, in the file's order."""
     parts = [
-        pl.DataFrame({"split": split, "id": range(len(found)), "label": list(found)}) for split, found in labels.items()
+        pl.DataFrame({"split": split, "id": range(len(found)), "label": list(found)})
+        for split, found in labels.items()
     ]
     with new_file(path) as aside:
         pl.concat(parts).write_csv(aside)

@@ -13,7 +13,14 @@ from buzzer.errors import DataError
 FILE = "data_full.json"
 SPLITS = ("train", "val", "test", "oos_train", "oos_val", "oos_test")
 OOS = "oos"  # label of what is out of scope
-OFFICIAL_ROWS = {"train": 15_000, "val": 3_000, "test": 4_500, "oos_train": 100, "oos_val": 100, "oos_test": 1_000}
+OFFICIAL_ROWS = {
+    "train": 15_000,
+    "val": 3_000,
+    "test": 4_500,
+    "oos_train": 100,
+    "oos_val": 100,
+    "oos_test": 1_000,
+}
 WHERE = "`buzzer data info clinc150` says where the official file is"
 
 Progress = Callable[[float, str], None]
@@ -42,7 +49,11 @@ def pairs(path: Path, name: str, entries: Any) -> Split:
     if not isinstance(entries, list) or not entries:
         raise DataError(f"{path}, split {name}: empty, or not a list")
     for at, entry in enumerate(entries):
-        good = isinstance(entry, list) and len(entry) == 2 and all(isinstance(x, str) and x.strip() for x in entry)
+        good = (
+            isinstance(entry, list)
+            and len(entry) == 2
+            and all(isinstance(x, str) and x.strip() for x in entry)
+        )
         if not good:
             raise DataError(f"{path}, split {name}, entry {at}: {entry!r} is not [sentence, label]")
     return [(sentence, label) for sentence, label in entries]

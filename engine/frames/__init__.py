@@ -1,7 +1,7 @@
 """Feature operators on four engines from two texts; see `base.Engine` for the vocabulary.
 
-    e = frames.load("polars")
-    trips = e.history(e.read_csv(path, SCHEMA), "utrip_id", "ord", count="position", lags={"city": (5, 0)})
+e = frames.load("polars")
+trips = e.history(e.read_csv(path, SCHEMA), "utrip_id", "ord", count="position", lags={"city": (5, 0)})
 """
 
 import importlib
@@ -46,4 +46,6 @@ def require_device(name: str) -> None:
     from buzzer.engine.device import gpus
 
     if not gpus():
-        raise UnsupportedError(f"engine {name} needs a CUDA device", "`buzzer env` shows what this machine has")
+        raise UnsupportedError(
+            f"engine {name} needs a CUDA device", "`buzzer env` shows what this machine has"
+        )

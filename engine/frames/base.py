@@ -142,7 +142,9 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def lookup(self, t: Frame, table: Frame, on: Mapping[str, str], columns: Mapping[str, str], fill: Any) -> Frame:
+    def lookup(
+        self, t: Frame, table: Frame, on: Mapping[str, str], columns: Mapping[str, str], fill: Any
+    ) -> Frame:
         """Add columns of a unique-key table: `on` maps the frame's key columns to the table's, `columns` the table's
         columns to new names; `fill` where there is no match."""
 
@@ -248,7 +250,9 @@ class Engine(ABC):
         t = self.lookup(t, table, dict(zip(on or keys, keys, strict=True)), kept, 0)
         own = 1 if leave_one_out else 0
         for target, prior in priors.items():
-            t = self._smooth(t, f"{out}_sum_{target}", f"{out}_n", target if own else "", weight, prior, f"{out}_{target}")
+            t = self._smooth(
+                t, f"{out}_sum_{target}", f"{out}_n", target if own else "", weight, prior, f"{out}_{target}"
+            )
         return t if raw else self.drop(t, list(kept.values()))
 
     def target_encode_kfold(
@@ -261,7 +265,9 @@ class Engine(ABC):
         same = {key: key for key in keys}
         t = self.lookup(t, everything, same, {name: f"{out}_all_{name}" for name in names}, 0)
         t = self.lookup(t, inside, same | {fold: fold}, {name: f"{out}_in_{name}" for name in names}, 0)
-        t = self.derive(t, **{f"{out}_{n}": self._difference(f"{out}_all_{n}", f"{out}_in_{n}") for n in names})
+        t = self.derive(
+            t, **{f"{out}_{n}": self._difference(f"{out}_all_{n}", f"{out}_in_{n}") for n in names}
+        )
         for target, prior in priors.items():
             t = self._smooth(t, f"{out}_sum_{target}", f"{out}_n", "", weight, prior, f"{out}_{target}")
         return self.drop(t, [f"{out}_{part}{name}" for part in ("", "all_", "in_") for name in names])
@@ -277,7 +283,9 @@ class Engine(ABC):
             if not own:
                 return self.cast((c(total) + weight * prior) / (c(n) + weight), "float32")
             counted = self.cast(c(n) > 0, "int64")
-            return self.cast((c(total) - c(own) * counted + weight * prior) / (c(n) - counted + weight), "float32")
+            return self.cast(
+                (c(total) - c(own) * counted + weight * prior) / (c(n) - counted + weight), "float32"
+            )
 
         return self.derive(t, **{out: formula})
 
@@ -302,7 +310,7 @@ class Engine(ABC):
         """The last `length` values by key: one row a key (its last row), <column>_0 (oldest) .. <column>_<length-1>
         (latest), `pad` before the first."""
         ended = self.history(
-            t, [key], order, count="_count", size="_size", lags={c: (length - 1, pad) for c in columns}
+            t, [key], order, count="_count", size="_size", lags=dict.fromkeys(columns, (length - 1, pad))
         )
         last = self.filter(ended, lambda c: c("_count") == c("_size") - 1)
         names = {f"{c}_lag{i}": f"{c}_{length - 1 - i}" for c in columns for i in range(1, length)}

@@ -32,7 +32,9 @@ class Eager(Engine):
     def read_csv(self, path: Path, schema: Mapping[str, str]) -> Frame:
         types = {name: TYPES[kind] for name, kind in schema.items()}
         try:
-            t = self.xp.read_csv(path, usecols=list(schema), dtype=types, keep_default_na=False, na_values=[""])
+            t = self.xp.read_csv(
+                path, usecols=list(schema), dtype=types, keep_default_na=False, na_values=[""]
+            )
             for name in (n for n, kind in schema.items() if kind == "date"):
                 days = self.xp.to_datetime(t[name], format="%Y-%m-%d").astype("datetime64[s]")
                 if days.isna().any():
@@ -136,7 +138,9 @@ class Eager(Engine):
         parts = {f"{c}_{s}": getattr(groups[c], s)().astype("float64") for c in columns for s in stats}
         return t.merge(self.xp.DataFrame(parts).reset_index(), on=list(keys), how="left")
 
-    def lookup(self, t: Frame, table: Frame, on: Mapping[str, str], columns: Mapping[str, str], fill: Any) -> Frame:
+    def lookup(
+        self, t: Frame, table: Frame, on: Mapping[str, str], columns: Mapping[str, str], fill: Any
+    ) -> Frame:
         back = {right: left for left, right in on.items()}
         small = table[[*back, *columns]].rename(columns=back | dict(columns))
         if len(on) == 1:  # one key: an index lookup, many times cheaper than a merge of the whole frame

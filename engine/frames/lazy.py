@@ -39,7 +39,11 @@ class Lazy(Engine):
         engine: Any = pl.GPUEngine(raise_on_fail=True) if self.gpu else "auto"
         try:
             return t.collect(engine=engine)
-        except (pl.exceptions.ComputeError, pl.exceptions.NoDataError, pl.exceptions.InvalidOperationError) as error:
+        except (
+            pl.exceptions.ComputeError,
+            pl.exceptions.NoDataError,
+            pl.exceptions.InvalidOperationError,
+        ) as error:
             raise DataError(str(error).split("\n\n", 1)[0], CHECK_HINT) from error
 
     def read_csv(self, path: Path, schema: Mapping[str, str]) -> Frame:
@@ -140,10 +144,14 @@ class Lazy(Engine):
         parts = [getattr(pl.col(c), s)().cast(pl.Float64).alias(f"{c}_{s}") for c in columns for s in stats]
         return t.join(source.drop_nulls(keys).group_by(keys).agg(parts), on=keys, how="left")
 
-    def lookup(self, t: Frame, table: Frame, on: Mapping[str, str], columns: Mapping[str, str], fill: Any) -> Frame:
+    def lookup(
+        self, t: Frame, table: Frame, on: Mapping[str, str], columns: Mapping[str, str], fill: Any
+    ) -> Frame:
         keys = [pl.col(right).alias(left) for left, right in on.items()]
         small = table.select(*keys, *(pl.col(name).alias(out) for name, out in columns.items()))
-        return t.join(small, on=list(on), how="left").with_columns(pl.col(list(columns.values())).fill_null(fill))
+        return t.join(small, on=list(on), how="left").with_columns(
+            pl.col(list(columns.values())).fill_null(fill)
+        )
 
     def count_encode(self, t: Frame, keys: Sequence[str], out: str) -> Frame:
         return t.with_columns(pl.len().over(keys).cast(pl.Int64).alias(out))
@@ -193,7 +201,9 @@ class Lazy(Engine):
         slots = {f"_slot{i}": self._slot(parts.field(f"field_{i}"), buckets) for i in range(first)}
         t = t.with_columns(**slots)
         hits = [
-            pl.sum_horizontal((pl.col(s) == b).fill_null(False).cast(pl.Int8) for s in slots).alias(f"{out}_{b}")
+            pl.sum_horizontal((pl.col(s) == b).fill_null(False).cast(pl.Int8) for s in slots).alias(
+                f"{out}_{b}"
+            )
             for b in range(buckets)
         ]
         return t.with_columns(hits).drop(list(slots))
@@ -204,7 +214,9 @@ class Lazy(Engine):
 
     def date_parts(self, t: Frame, column: str, unit: str, parts: Mapping[str, str]) -> Frame:
         times = pl.from_epoch(pl.col(column), time_unit="d" if unit == "d" else "s").dt
-        return t.with_columns(self._part(times, part).cast(pl.Int32).alias(out) for part, out in parts.items())
+        return t.with_columns(
+            self._part(times, part).cast(pl.Int32).alias(out) for part, out in parts.items()
+        )
 
     @staticmethod
     def _part(times: Any, part: str) -> pl.Expr:
@@ -213,7 +225,9 @@ class Lazy(Engine):
 
     def _number(self, counts: Frame, min_count: int) -> Frame:
         table = counts.sort(["n", "value"], descending=[True, False]).with_row_index("code")
-        code = pl.when(pl.col("n") >= min_count).then(pl.col("code").cast(pl.Int64) + FIRST_CODE).otherwise(RARE)
+        code = (
+            pl.when(pl.col("n") >= min_count).then(pl.col("code").cast(pl.Int64) + FIRST_CODE).otherwise(RARE)
+        )
         return table.select("value", "n", code.cast(pl.Int64).alias("code"))
 
 

@@ -1,7 +1,7 @@
 """Inference sessions: one protocol, one file a backend.
 
-    with infer.prepare(model, backend="onnxruntime", example=batch) as session:
-        outputs = session.run(batch)
+with infer.prepare(model, backend="onnxruntime", example=batch) as session:
+    outputs = session.run(batch)
 """
 
 import importlib

@@ -54,7 +54,9 @@ class OnnxRuntime(Base):
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
         if PROVIDERS[plan.device] not in ort.get_available_providers():
-            raise UnsupportedError(f"this ONNX Runtime has no {plan.device} provider", "pip install onnxruntime-gpu")
+            raise UnsupportedError(
+                f"this ONNX Runtime has no {plan.device} provider", "pip install onnxruntime-gpu"
+            )
         options = ort.SessionOptions()
         options.intra_op_num_threads = plan.threads
         options.inter_op_num_threads = 1

@@ -52,7 +52,9 @@ class Session(Protocol):
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None: ...
 
 
 class Base:
@@ -85,7 +87,9 @@ def check_batch(plan: Plan, batch: Mapping[str, Array]) -> None:
             raise UsageError(f"input {name}: {array.ndim} axes given, the model takes {example.ndim}")
         for axis, size in enumerate(example.shape):
             if axis not in plan.dynamic[name] and array.shape[axis] != size:
-                raise UsageError(f"input {name}: axis {axis} has {array.shape[axis]} values, the model takes {size}")
+                raise UsageError(
+                    f"input {name}: axis {axis} has {array.shape[axis]} values, the model takes {size}"
+                )
 
 
 def as_arrays(tensors: Any, names: tuple[str, ...]) -> dict[str, Array]:

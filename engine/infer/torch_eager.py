@@ -16,7 +16,9 @@ class TorchEager(Base):
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
         if not isinstance(plan.model, torch.nn.Module):
-            raise UnsupportedError("torch_eager runs torch modules only", "use --backend onnxruntime for ONNX files")
+            raise UnsupportedError(
+                "torch_eager runs torch modules only", "use --backend onnxruntime for ONNX files"
+            )
         if plan.device == "cuda" and not torch.cuda.is_available():
             raise UnsupportedError("no CUDA device here", "`buzzer env` shows what this machine has")
         torch.set_num_threads(plan.threads)

@@ -37,7 +37,10 @@ class Layer(nn.Module):
         self.query, self.key, self.value = nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, dim)
         self.out = nn.Linear(dim, dim)
         self.attention_norm = nn.LayerNorm(dim, eps=config.layer_norm_eps)
-        self.up, self.down = nn.Linear(dim, config.intermediate_size), nn.Linear(config.intermediate_size, dim)
+        self.up, self.down = (
+            nn.Linear(dim, config.intermediate_size),
+            nn.Linear(config.intermediate_size, dim),
+        )
         self.norm = nn.LayerNorm(dim, eps=config.layer_norm_eps)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:

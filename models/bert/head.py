@@ -32,7 +32,11 @@ def embed(model: SentenceClassifier, batch: Mapping[str, npt.NDArray[Any]]) -> n
 
 
 def fit(
-    train: tuple[Tensor, Tensor], valid: tuple[Tensor, Tensor], classes: int, penalties: Sequence[float], seed: int
+    train: tuple[Tensor, Tensor],
+    valid: tuple[Tensor, Tensor],
+    classes: int,
+    penalties: Sequence[float],
+    seed: int,
 ) -> Head:
     """Multinomial logistic regression for each penalty (L2, a vector), and of them the best on `valid`.
 
@@ -57,8 +61,8 @@ def solve(train: tuple[Tensor, Tensor], classes: int, penalty: float, seed: int)
     def closure() -> Tensor:
         solver.zero_grad()
         loss = F.cross_entropy(x @ weight.T + bias, y) + penalty * weight.square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss
 
-    solver.step(closure)  # type: ignore[arg-type]
+    solver.step(closure)
     return weight.detach() * SCALE, bias.detach()

@@ -44,7 +44,7 @@ class BertIntent:
         yield "load"
         folder = weights.folder(job.params["weights"])
         splits = dataset.read(job.data / FILE)
-        classes = sorted({label for _, label in splits["train"]}) + [OOS]
+        classes = [*sorted({label for _, label in splits["train"]}), OOS]
         model = encoder.SentenceClassifier(encoder.load(folder), len(classes))
         yield "features"
         torch.set_num_threads(job.threads)
@@ -99,10 +99,16 @@ class BertIntent:
             one = tokenizer.pad(tokenizer.encode(tokens, [sentences[row]]))
             session.run(one)["logits"].argmax()
         yield "write"
-        facts = {"session": vars(session.describe()), "tokens": sum(len(x) for x in ids), "latency_runs": len(alone)}
+        facts = {
+            "session": vars(session.describe()),
+            "tokens": sum(len(x) for x in ids),
+            "latency_runs": len(alone),
+        }
         session.close()
         submission = job.out / "submission.csv"
-        dataset.write_submission(submission, labels_of(predicted, classes, [len(splits[part]) for part in TESTED]))
+        dataset.write_submission(
+            submission, labels_of(predicted, classes, [len(splits[part]) for part in TESTED])
+        )
         yield "score"
         return Result(dataset.score(submission, job.data / FILE), len(ids), facts, (submission,))
 
@@ -118,7 +124,9 @@ def fitted(folder: Path, work: Path, classes: int) -> Any:
     return model
 
 
-def labels_of(predicted: npt.NDArray[np.int64], classes: Sequence[str], sizes: Sequence[int]) -> dict[str, Sequence[str]]:
+def labels_of(
+    predicted: npt.NDArray[np.int64], classes: Sequence[str], sizes: Sequence[int]
+) -> dict[str, Sequence[str]]:
     """Labels by tested split."""
     ends = np.cumsum(sizes)
     return {

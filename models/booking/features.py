@@ -22,7 +22,7 @@ SHIFT = 1
 FIRST_CITY = FIRST_CODE + SHIFT  # of the first city that is neither missing, unseen nor rare
 
 CONTEXT = ("booker_country", "device_class", "affiliate_id", "month", "weekday_in", "weekday_out")
-NUMBERS = ("nights", "stays", "before", "after", "gap", "weekend")
+NUMBERS = ("nights", "stays", "before", "after", "gap", "weekend", "backwards")
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,11 @@ def trip_features(e: Engine, t: Frame, lags: int, *, backwards: bool = False) ->
         stays=lambda c: (e.clip(c("length"), 0, 20) - 6) / 3.0,
         before=lambda c: e.log1p(c("position")),
         after=lambda c: e.log1p(c("length") - 1 - c("position")),
-        gap=lambda c: e.where(c("position") > 0, e.clip(sign * (c(far) - c(f"{near}_lag1")), -5, 30) / 5.0, -1.0),
+        gap=lambda c: e.where(
+            c("position") > 0, e.clip(sign * (c(far) - c(f"{near}_lag1")), -5, 30) / 5.0, -1.0
+        ),
         weekend=lambda c: e.cast(c("weekday_in") >= 5, "float64"),
+        backwards=lambda c: c("position") * 0.0 + float(backwards),
         # At the first stay the "first city" is the answer itself.
         **{f"{name}_first": no_answer(e, f"{name}_first") for name in coded},
     )

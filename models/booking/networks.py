@@ -50,6 +50,8 @@ class Trip(nn.Module):
         self.scale = nn.Parameter(torch.randn(len(NUMBERS), sizes.dim) * 0.1)
         self.norm = nn.BatchNorm1d(len(NUMBERS) * sizes.dim)
         self.bias = nn.Parameter(torch.zeros(sizes.classes))
+        self.point = nn.Linear(sizes.dim, sizes.lags + 1)
+        nn.init.zeros_(self.point.weight)
         for table in (self.city, self.country, *self.context):
             nn.init.normal_(cast(nn.Embedding, table).weight, std=0.05)
 
@@ -61,9 +63,16 @@ class Trip(nn.Module):
             total = total + table(context[:, i])
         return total + self.city(cities[:, 0]) + self.country(countries[:, 0])
 
-    def scores(self, found: Tensor) -> Tensor:
-        """The SMF head: [rows, dim] to logits [rows, classes]; rare and unseen cities have no class."""
-        return found @ self.city.weight[FIRST_CITY:].T + self.bias
+    def scores(self, found: Tensor, cities: Tensor) -> Tensor:
+        """The SMF head: [rows, dim] to logits [rows, classes]; rare and unseen cities have no class.
+
+        Beyond the winners: each city of the trip gets a bonus or malus by its place, as a pointer network's copy
+        score (Vinyals et al., NeurIPS 2015). A trip that returns, or never does, is a dot product's blind spot.
+        """
+        known = cities >= FIRST_CITY
+        bonus = self.point(found) * known.to(found.dtype)
+        logits = found @ self.city.weight[FIRST_CITY:].T + self.bias
+        return logits.scatter_add(1, (cities - FIRST_CITY) * known, bonus)
 
 
 def dense(inputs: int, outputs: int, dropout: float) -> nn.Sequential:
@@ -84,7 +93,7 @@ class Mlp(nn.Module):
         around = self.trip.around(cities, countries, context, numbers)
         lags = [self.trip.city(cities[:, 1:]).flatten(1), self.trip.country(countries[:, 1:]).flatten(1)]
         x = self.first(torch.cat([*lags, around], dim=1))
-        return self.trip.scores(self.last(x + self.second(x)))
+        return self.trip.scores(self.last(x + self.second(x)), cities)
 
     def forward(self, cities: Tensor, countries: Tensor, context: Tensor, numbers: Tensor) -> Tensor:
         return self.logits(cities, countries, context, numbers).softmax(dim=1)
@@ -114,7 +123,7 @@ class Gru(nn.Module):
         hidden = self.gru(lags.flip(1))[0][:, -1]  # in the order of time
         x1 = self.first(torch.cat([hidden, around], dim=1))
         x2 = self.second(x1)
-        p = self.trip.scores(self.find(x2)).softmax(dim=1)
+        p = self.trip.scores(self.find(x2), cities).softmax(dim=1)
         best = p.detach().topk(self.candidates, dim=1).indices
         rows = self.trip.city(best + FIRST_CITY)
         heads = [self.head(layer(x), rows, best, p) for layer, x in zip(self.again, (x1, x2), strict=True)]
@@ -179,7 +188,7 @@ class Encoder(nn.Module):
         hide = padding[:, None, None].to(x.dtype) * -1e9
         for layer in self.layers:
             x = layer(x, hide)
-        return self.trip.scores(self.last(x[:, 0]))
+        return self.trip.scores(self.last(x[:, 0]), cities)
 
     def forward(self, cities: Tensor, countries: Tensor, context: Tensor, numbers: Tensor) -> Tensor:
         return self.logits(cities, countries, context, numbers).softmax(dim=1)
@@ -198,6 +207,8 @@ class Top(nn.Module):
         super().__init__()
         self.network, self.n = network, n
 
-    def forward(self, cities: Tensor, countries: Tensor, context: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, cities: Tensor, countries: Tensor, context: Tensor, numbers: Tensor
+    ) -> tuple[Tensor, Tensor]:
         best = self.network(cities, countries, context, numbers).topk(self.n, dim=1)
         return best.values, best.indices

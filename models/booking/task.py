@@ -32,7 +32,11 @@ class Booking:
             dataset.generate(folder, scale, seed, progress)
         files = dataset.check(folder, progress)
         made = (folder / "generator.json").is_file()
-        notes = [f"{n} cities of the test are not in train" for n in [files.facts["test_cities_unknown_to_train"]] if n]
+        notes = [
+            f"{n} cities of the test are not in train"
+            for n in [files.facts["test_cities_unknown_to_train"]]
+            if n
+        ]
         notes += ["no ground_truth.csv: no score"] if "truth" not in files.rows else []
         return Data(folder, files.fingerprint, "generated" if made else "official", files.rows, tuple(notes))
 
@@ -48,9 +52,13 @@ class Booking:
         train = e.collect(features.read_stays(e, found["train"]))
         test = e.collect(features.read_stays(e, found["test"]))
         yield "features"
-        tables = {name: e.collect(t) for name, t in features.fit_tables(e, train, test, job.params["rare"]).items()}
+        tables = {
+            name: e.collect(t) for name, t in features.fit_tables(e, train, test, job.params["rare"]).items()
+        }
         lags = job.params["lags"]
-        forth, visible = (e.collect(features.trip_features(e, features.code(e, t, tables), lags)) for t in (train, test))
+        forth, visible = (
+            e.collect(features.trip_features(e, features.code(e, t, tables), lags)) for t in (train, test)
+        )
         back = e.collect(features.trip_features(e, features.code(e, train, tables), lags, backwards=True))
         transitions = e.collect(features.fit_transitions(e, e.concat([forth, visible])))
         yield "transfer"
@@ -69,7 +77,9 @@ class Booking:
         for name in names:
             torch.manual_seed(job.seed)
             network = NETWORKS[name](sizes)
-            trainer = Trainer(network, learn, valid, job.params, job.seed, job.device, job.work / f"{name}.checkpoint")
+            trainer = Trainer(
+                network, learn, valid, job.params, job.seed, job.device, job.work / f"{name}.checkpoint"
+            )
             for state in trainer.run():
                 yield "fit"
                 history[name] = state.history
@@ -83,11 +93,14 @@ class Booking:
         (job.work / "sizes.json").write_text(json.dumps(sizes.as_dict()))
         for name in names:
             (job.work / f"{name}.checkpoint").unlink()
-        details = {"classes": sizes.classes, "targets": int((learn.target >= 0).sum()), "valid_trips": len(valid)}
+        details = {
+            "classes": sizes.classes,
+            "targets": int((learn.target >= 0).sum()),
+            "valid_trips": len(valid),
+        }
         return Result(scores, len(learn), details | {"history": history})
 
     def predict(self, job: Job) -> Steps:
-        from buzzer.engine import infer
 
         e, found = frames.load(job.engine), paths(job.data)
         names = network_names(job.params)
@@ -142,7 +155,9 @@ def network_names(params: Mapping[str, Any]) -> list[str]:
 
 def class_ids(e: Engine, table: Frame) -> Array:
     """The official city id of each class: int64 [classes], in the order of the codes."""
-    known = e.filter(e.derive(table, row=lambda c: c("code")), lambda c: c("code") >= FIRST_CITY - features.SHIFT)
+    known = e.filter(
+        e.derive(table, row=lambda c: c("code")), lambda c: c("code") >= FIRST_CITY - features.SHIFT
+    )
     return np.asarray(e.to_numpy(known, ["value"])["value"], dtype=np.int64)
 
 
@@ -171,7 +186,11 @@ def training_rows(
     Learned from: every stay but a trip's first, forwards and backwards, of the training trips; forwards of the visible
     test stays. Held out: a `share` of the training trips, chosen by the number in their id; scored on their last stay.
     """
-    shape = features.to_inputs(e, forth, lags), features.to_inputs(e, back, lags), features.to_inputs(e, visible, lags)
+    shape = (
+        features.to_inputs(e, forth, lags),
+        features.to_inputs(e, back, lags),
+        features.to_inputs(e, visible, lags),
+    )
     trips = e.to_numpy(forth, ["utrip_id", "position", "length"])
     places = [e.to_numpy(t, ["position", "length"]) for t in (back, visible)]
     held = held_out(trips["utrip_id"], share)
@@ -197,7 +216,9 @@ def held_out(trips: Array, share: float) -> Array:
 def join(parts: list[tuple[Inputs, Array]]) -> Inputs:
     """Chosen rows of several inputs, one below the other."""
     names = ("cities", "countries", "context", "numbers", "target")
-    return Inputs(*(np.concatenate([getattr(inputs, name)[keep] for inputs, keep in parts]) for name in names))
+    return Inputs(
+        *(np.concatenate([getattr(inputs, name)[keep] for inputs, keep in parts]) for name in names)
+    )
 
 
 def open_session(name: str, job: Job) -> Any:
@@ -234,7 +255,10 @@ def example(sizes: Any) -> dict[str, Array]:
 
 def blend(found: Mapping[str, list[tuple[Array, Array]]]) -> dict[str, Array]:
     """The four classes by network, and of the ensemble."""
-    whole = {name: tuple(np.concatenate(parts) for parts in zip(*batches, strict=True)) for name, batches in found.items()}
+    whole = {
+        name: tuple(np.concatenate(parts) for parts in zip(*batches, strict=True))
+        for name, batches in found.items()
+    }
     guesses = {name: best_four([p], [c], [1.0]) for name, (p, c) in whole.items()}
     weights = [WEIGHTS[name] for name in whole]
     guesses["ensemble"] = best_four([p for p, _ in whole.values()], [c for _, c in whole.values()], weights)
@@ -258,10 +282,14 @@ def score(ids: Mapping[str, Array], trips: Array, submission: Path, truth: Path 
     import polars as pl
 
     answers = pl.read_csv(truth, schema_overrides={"city_id": pl.Int64}, columns=list(TRUTH)[:2])
-    asked = pl.DataFrame({"utrip_id": list(trips)}).join(answers, on="utrip_id", how="left", maintain_order="left")
+    asked = pl.DataFrame({"utrip_id": list(trips)}).join(
+        answers, on="utrip_id", how="left", maintain_order="left"
+    )
     known = asked["city_id"].to_numpy()
     scores = dataset.score(submission, truth)
-    return scores | {f"{SCORE}_{name}": accuracy(known, found) for name, found in ids.items() if name != "ensemble"}
+    return scores | {
+        f"{SCORE}_{name}": accuracy(known, found) for name, found in ids.items() if name != "ensemble"
+    }
 
 
 TASK = Booking()

@@ -32,15 +32,32 @@ class Trainer:
     """Adam under a one-cycle schedule (winners: peak 3e-3, a tenth of the steps to rise, batch 1024, 12 epochs)."""
 
     def __init__(
-        self, network: nn.Module, train: Inputs, valid: Inputs, params: Any, seed: int, device: str, file: Path
+        self,
+        network: nn.Module,
+        train: Inputs,
+        valid: Inputs,
+        params: Any,
+        seed: int,
+        device: str,
+        file: Path,
     ) -> None:
-        self.network, self.train, self.valid, self.params, self.file = network.to(device), train, valid, params, file
+        self.network, self.train, self.valid, self.params, self.file = (
+            network.to(device),
+            train,
+            valid,
+            params,
+            file,
+        )
         self.seed, self.device = seed, device
         self.rows = np.flatnonzero(train.target >= 0)
         self.steps = max(len(self.rows) // params["batch"], 1)
         self.optimizer = torch.optim.Adam(network.parameters(), lr=params["lr"])
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, params["lr"], total_steps=self.steps * params["epochs"] + 1, pct_start=0.1, div_factor=1e3
+            self.optimizer,
+            params["lr"],
+            total_steps=self.steps * params["epochs"] + 1,
+            pct_start=0.1,
+            div_factor=1e3,
         )
         self.state = State()
         if file.exists():
@@ -62,7 +79,9 @@ class Trainer:
     def run(self) -> Iterator[State]:
         """The state after each epoch; ends at the last, or when `patience` epochs brought nothing."""
         state = self.state
-        while state.epoch < self.params["epochs"] and state.epoch - state.best_epoch <= self.params["patience"]:
+        while (
+            state.epoch < self.params["epochs"] and state.epoch - state.best_epoch <= self.params["patience"]
+        ):
             loss = self._epoch(state.epoch)
             score = self.validate()
             state.epoch += 1

@@ -67,7 +67,7 @@ def convert(
 @app.command()
 def info(task: Name, as_json: Json = False) -> None:
     """Print the card: schema, terms, where to get the data, how the generator works."""
-    card = registry.dataset(task).card()
+    card = registry.card(task)
     print(json.dumps({"name": task, "card": card}) if as_json else card)
 
 

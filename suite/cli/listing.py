@@ -34,7 +34,7 @@ def content() -> dict[str, dict[str, Any]]:
         "budgets": {
             n: f"{b['limits'] or 'whole machine'}: {b['why']}" for n, b in load_yaml("budgets.yaml").items()
         },
-        "data sets": {name: first_line(registry.dataset(name).card()) for name in registry.datasets()},
+        "data sets": {name: first_line(registry.card(name)) for name in registry.datasets()},
     }
 
 

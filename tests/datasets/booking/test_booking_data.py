@@ -58,7 +58,9 @@ def test_files_have_the_official_form(made: Path) -> None:
     assert set(test.columns) == set(train.columns)
     assert not train.isna().any().any()
     assert set(train["device_class"]) == {"desktop", "mobile", "tablet"}
-    assert (train["utrip_id"] == train["user_id"].astype(str) + "_" + train["utrip_id"].str.split("_").str[1]).all()
+    assert (
+        train["utrip_id"] == train["user_id"].astype(str) + "_" + train["utrip_id"].str.split("_").str[1]
+    ).all()
     hidden = test[test["city_id"] == 0]
     assert hidden["hotel_country"].isna().all()
     assert hidden["utrip_id"].is_unique
@@ -244,16 +246,34 @@ def add_column(lines: list[str]) -> None:
 BAD = {
     "missing file": (unlink("train_set.csv"), "no train_set.csv or booking_train_set.csv"),
     "empty file": (write("test_set.csv", ""), "the file is empty"),
-    "header only": (edit("train_set.csv", lambda lines: lines.__delitem__(slice(1, None))), "no rows after the header"),
+    "header only": (
+        edit("train_set.csv", lambda lines: lines.__delitem__(slice(1, None))),
+        "no rows after the header",
+    ),
     "wrong header": (edit("train_set.csv", rename_column), "no column checkin in the header"),
     "unknown column": (edit("train_set.csv", add_column), "unknown column 'price'"),
-    "wrong dtype": (field("train_set.csv", 5, 3, "Paris"), "line 5, column city_id: 'Paris' is not a whole number"),
-    "float for int": (field("train_set.csv", 5, 0, "12.0"), "line 5, column user_id: '12.0' is not a whole number"),
-    "mock dates": (field("train_set.csv", 7, 1, "13/04/2016"), "line 7, column checkin: '13/04/2016' is not a date"),
+    "wrong dtype": (
+        field("train_set.csv", 5, 3, "Paris"),
+        "line 5, column city_id: 'Paris' is not a whole number",
+    ),
+    "float for int": (
+        field("train_set.csv", 5, 0, "12.0"),
+        "line 5, column user_id: '12.0' is not a whole number",
+    ),
+    "mock dates": (
+        field("train_set.csv", 7, 1, "13/04/2016"),
+        "line 7, column checkin: '13/04/2016' is not a date",
+    ),
     "impossible date": (field("train_set.csv", 7, 1, "2016-02-30"), "line 7, column checkin: '2016-02-30'"),
     "missing value": (field("train_set.csv", 4, 4, ""), "line 4, column device_class: '' is not a value"),
-    "dates backwards": (field("train_set.csv", 6, 2, "1999-01-01"), "line 6, column checkout: 1999-01-01 is before"),
-    "hidden city in train": (field("train_set.csv", 6, 3, "0"), "line 6, column city_id: 0 is not the number"),
+    "dates backwards": (
+        field("train_set.csv", 6, 2, "1999-01-01"),
+        "line 6, column checkout: 1999-01-01 is before",
+    ),
+    "hidden city in train": (
+        field("train_set.csv", 6, 3, "0"),
+        "line 6, column city_id: 0 is not the number",
+    ),
     "cut in mid-line": (cut("train_set.csv", 20), "train_set.csv, after line"),
     "cut in the last field": (cut("train_set.csv", 3), "the last line has no end"),
     "cut between lines": (edit("test_set.csv", drop_last_stay), "0 hidden cities, not one"),
@@ -298,7 +318,9 @@ def test_accuracy_by_hand(tmp_path: Path) -> None:
 
 def test_left_out_and_doubled_trips_are_refused(tmp_path: Path) -> None:
     submission, truth = files_of(tmp_path, {"1_1": [1, 2, 3, 4], "9_9": [1, 2, 3, 4]}, {"1_1": 1, "2_1": 2})
-    with pytest.raises(DataError, match=r"1 trips of the truth are missing, as 2_1; 1 trips are not in the truth"):
+    with pytest.raises(
+        DataError, match=r"1 trips of the truth are missing, as 2_1; 1 trips are not in the truth"
+    ):
         booking.score(submission, truth)
     submission.write_text(submission.read_text().replace("9_9", "1_1"))
     with pytest.raises(DataError, match="more than once, as 1_1"):
@@ -309,7 +331,9 @@ def test_left_out_and_doubled_trips_are_refused(tmp_path: Path) -> None:
 @given(data=st.data())
 def test_accuracy_is_the_mean_of_hits(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     city = st.integers(1, 6)
-    truth = data.draw(st.dictionaries(st.integers(1, 99).map(lambda i: f"{i}_1"), city, min_size=1, max_size=20))
+    truth = data.draw(
+        st.dictionaries(st.integers(1, 99).map(lambda i: f"{i}_1"), city, min_size=1, max_size=20)
+    )
     answers = {trip: data.draw(st.lists(city, min_size=4, max_size=4)) for trip in reversed(truth)}
     expected = sum(truth[trip] in four for trip, four in answers.items()) / len(truth)
     paths = files_of(tmp_path_factory.mktemp("score"), answers, truth)

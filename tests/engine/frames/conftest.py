@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -28,7 +29,7 @@ def make_frame(engine: Engine, columns: Mapping[str, list[Any]]) -> Frame:
 def plain(value: Any) -> Any:
     """Missing as None, NumPy scalars as Python's."""
     value = value.item() if isinstance(value, np.generic) else value
-    return None if isinstance(value, float) and value != value else value
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def read(engine: Engine, t: Frame, *columns: str) -> Any:

@@ -21,7 +21,9 @@ Make = Callable[[dict[str, list[Any]]], Frame]
 Values = Callable[..., Any]
 Rows = Callable[..., set[tuple[Any, ...]]]
 few = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 CSV = "b,when,name,a,x\n1,2020-02-29,,7,0.5\n2,1969-12-31,v w,8,\n"
@@ -123,7 +125,9 @@ def test_categorify_shares_codes_over_columns(e: Engine, frame: Make, rows: Rows
     assert rows(table, "value", "n", "code") == {(9, 3, 2), (5, 2, 3), (7, 1, 4)}
 
 
-def test_a_table_of_one_engine_serves_the_others(e: Engine, frame: Make, values: Values, tmp_path: Path) -> None:
+def test_a_table_of_one_engine_serves_the_others(
+    e: Engine, frame: Make, values: Values, tmp_path: Path
+) -> None:
     import pyarrow as pa
 
     polars = frames.load("polars")
@@ -133,9 +137,17 @@ def test_a_table_of_one_engine_serves_the_others(e: Engine, frame: Make, values:
     assert values(t, "code") == [3, 2, 0]
 
 
-@given(st.lists(st.tuples(st.sampled_from([1, 2, 3, None]), st.sampled_from(["x", "y", None])), min_size=1, max_size=30))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([1, 2, 3, None]), st.sampled_from(["x", "y", None])),
+        min_size=1,
+        max_size=30,
+    )
+)
 @few
-def test_counts_and_sums(e: Engine, frame: Make, values: Values, rows: Rows, pairs: list[tuple[Any, Any]]) -> None:
+def test_counts_and_sums(
+    e: Engine, frame: Make, values: Values, rows: Rows, pairs: list[tuple[Any, Any]]
+) -> None:
     y = [i % 3 for i in range(len(pairs))]
     t = frame({"a": [p[0] for p in pairs] + [1], "b": [p[1] for p in pairs] + ["x"], "y": [*y, 1]})
     pairs = [*pairs, (1, "x")]
@@ -175,11 +187,15 @@ def test_target_encoding_by_hand(e: Engine, frame: Make, values: Values) -> None
 
 @given(
     st.lists(
-        st.tuples(st.integers(0, 3), st.sampled_from("xy"), st.integers(0, 1), st.integers(0, 2)), min_size=1, max_size=40
+        st.tuples(st.integers(0, 3), st.sampled_from("xy"), st.integers(0, 1), st.integers(0, 2)),
+        min_size=1,
+        max_size=40,
     )
 )
 @few
-def test_own_target_is_left_out(e: Engine, frame: Make, values: Values, data: list[tuple[int, str, int, int]]) -> None:
+def test_own_target_is_left_out(
+    e: Engine, frame: Make, values: Values, data: list[tuple[int, str, int, int]]
+) -> None:
     a, b, y, fold = (list(column) for column in zip(*data, strict=True))
     t = frame({"a": a, "b": b, "y": y, "fold": fold})
     loo = e.target_encode(
@@ -192,7 +208,9 @@ def test_own_target_is_left_out(e: Engine, frame: Make, values: Values, data: li
 
     every = range(len(a))
     same = [[j for j in every if (a[j], b[j]) == (a[i], b[i])] for i in every]
-    assert values(loo, "loo_y") == pytest.approx([smoothed([y[j] for j in same[i] if j != i]) for i in every], rel=1e-6)
+    assert values(loo, "loo_y") == pytest.approx(
+        [smoothed([y[j] for j in same[i] if j != i]) for i in every], rel=1e-6
+    )
     assert values(kfold, "oof_y") == pytest.approx(
         [smoothed([y[j] for j in same[i] if fold[j] != fold[i]]) for i in every], rel=1e-6
     )
@@ -201,7 +219,9 @@ def test_own_target_is_left_out(e: Engine, frame: Make, values: Values, data: li
 # ---- history ----------------------------------------------------------------------------------------------------------
 
 events = st.lists(
-    st.tuples(st.sampled_from([1, 2, None]), st.sampled_from("xy"), st.integers(-9, 9)), min_size=1, max_size=30
+    st.tuples(st.sampled_from([1, 2, None]), st.sampled_from("xy"), st.integers(-9, 9)),
+    min_size=1,
+    max_size=30,
 )
 
 
@@ -239,7 +259,7 @@ def test_history_against_a_loop(
         mean = (sum(p) + 2 * 0.5) / (len(p) + 2)
         since = v - p[-1] if p else -1
         lag = [p[-i] if len(p) >= i else -99 for i in (1, 2)]
-        expected.append((len(p), sizes[a, b], (p + [v])[0], since, mean, *lag))
+        expected.append((len(p), sizes[a, b], ([*p, v])[0], since, mean, *lag))
         p.append(v)
     for name, column, want in zip(COLUMNS, got, zip(*expected, strict=True), strict=True):
         assert column == pytest.approx(list(want), rel=1e-6), name
@@ -278,10 +298,18 @@ def test_order_key_is_time_then_row(e: Engine, frame: Make, values: Values) -> N
 @few
 def test_join_groupby(e: Engine, frame: Make, values: Values, data: list[tuple[int, int]]) -> None:
     k, v = (list(column) for column in zip(*data, strict=True))
-    t = e.join_groupby(frame({"k": [*range(5)]}), frame({"k": k, "v": v}), ["k"], ["v"], ["mean", "std", "min", "max"])
-    for key, mean, std, low, high in zip(range(5), *values(t, "v_mean", "v_std", "v_min", "v_max"), strict=True):
+    t = e.join_groupby(
+        frame({"k": [*range(5)]}), frame({"k": k, "v": v}), ["k"], ["v"], ["mean", "std", "min", "max"]
+    )
+    for key, mean, std, low, high in zip(
+        range(5), *values(t, "v_mean", "v_std", "v_min", "v_max"), strict=True
+    ):
         mine = [x for q, x in data if q == key]
-        want = (np.mean(mine), np.std(mine, ddof=1) if len(mine) > 1 else None, min(mine), max(mine)) if mine else (None,) * 4
+        want = (
+            (np.mean(mine), np.std(mine, ddof=1) if len(mine) > 1 else None, min(mine), max(mine))
+            if mine
+            else (None,) * 4
+        )
         assert (mean, std, low, high) == pytest.approx(want)
 
 
@@ -309,7 +337,9 @@ def test_sequences_keep_the_last_and_pad_the_front(e: Engine, frame: Make, value
 
 # ---- text and dates ---------------------------------------------------------------------------------------------------
 
-token_lists = st.lists(st.one_of(st.none(), st.lists(st.integers(0, 40), max_size=6)), min_size=1, max_size=12)
+token_lists = st.lists(
+    st.one_of(st.none(), st.lists(st.integers(0, 40), max_size=6)), min_size=1, max_size=12
+)
 
 
 @given(token_lists)

@@ -22,7 +22,9 @@ class TiedMlp(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.table = torch.nn.Embedding(VOCAB, 16)
-        self.body = torch.nn.Sequential(torch.nn.Linear(16 * SEQ, 16), torch.nn.BatchNorm1d(16), torch.nn.PReLU())
+        self.body = torch.nn.Sequential(
+            torch.nn.Linear(16 * SEQ, 16), torch.nn.BatchNorm1d(16), torch.nn.PReLU()
+        )
 
     def forward(self, ids: torch.Tensor, numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         x = self.body(self.table(ids).flatten(1) + numbers.sum(1, keepdim=True))
@@ -62,7 +64,7 @@ def ids(rows: int, rng: np.random.Generator) -> Array:
 
 def mlp() -> Any:
     rng = np.random.default_rng(0)
-    make = lambda n: {"ids": ids(n, rng), "numbers": rng.normal(size=(n, 3)).astype("float32")}  # noqa: E731
+    make = lambda n: {"ids": ids(n, rng), "numbers": rng.normal(size=(n, 3)).astype("float32")}
     return TiedMlp(), make, ("logits", "hidden")
 
 
@@ -138,16 +140,18 @@ def test_outputs_belong_to_the_caller(backend: str) -> None:
 )
 def test_a_wrong_batch_is_told(backend: str, change: Callable[[Any], Any], told: str) -> None:
     model, batch_of, names = mlp()
-    with infer.prepare(model, backend=backend, example=batch_of(4), outputs=names) as session, pytest.raises(
-        UsageError, match=told
+    with (
+        infer.prepare(model, backend=backend, example=batch_of(4), outputs=names) as session,
+        pytest.raises(UsageError, match=told),
     ):
         session.run(change(batch_of(2)))
 
 
 def test_a_wrong_count_of_output_names_is_told() -> None:
     model, batch_of, _ = mlp()
-    with infer.prepare(model, backend="torch_eager", example=batch_of(2), outputs=("one",)) as session, pytest.raises(
-        UsageError, match="2 outputs, 1 are named"
+    with (
+        infer.prepare(model, backend="torch_eager", example=batch_of(2), outputs=("one",)) as session,
+        pytest.raises(UsageError, match="2 outputs, 1 are named"),
     ):
         session.run(batch_of(2))
 
@@ -196,7 +200,9 @@ def test_an_onnx_file_is_a_model_too(tmp_path: Path) -> None:
     plan = Plan(model, batch, names, {"ids": {0: "batch"}}, "fp32", "cpu", 1)
     (tmp_path / "m.onnx").write_bytes(export(plan))
     with infer.prepare(tmp_path / "m.onnx", backend="onnxruntime", example=batch, outputs=names) as session:
-        np.testing.assert_allclose(session.run(batch)["state"], expected(model, batch)[0], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            session.run(batch)["state"], expected(model, batch)[0], rtol=1e-4, atol=1e-5
+        )
     (tmp_path / "bad.onnx").write_bytes(b"no graph")
     with pytest.raises(DataError, match="not an ONNX model"):
         infer.prepare(tmp_path / "bad.onnx", backend="onnxruntime", example=batch, outputs=names)
