@@ -3,6 +3,7 @@
 import errno
 import gzip
 import hashlib
+import json
 import os
 import shutil
 import zlib
@@ -71,6 +72,12 @@ def fingerprint(paths: Sequence[Path]) -> str:
         with path.open("rb") as file:
             digest.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return digest.hexdigest()
+
+
+def made_scale(folder: Path) -> float | None:
+    """The scale of generated files, from their generator.json; None for files that have none."""
+    path = folder / "generator.json"
+    return float(json.loads(path.read_text())["scale"]) if path.is_file() else None
 
 
 def find(folder: Path, names: Sequence[str]) -> Path | None:

@@ -39,6 +39,7 @@ class Data:
     fingerprint: str  # sha256 over names and contents
     source: str  # "official" or "generated"
     rows: Mapping[str, int]  # rows by file
+    scale: float  # share of the official size; 1 for official files
     notes: tuple[str, ...] = ()  # what a reader of the record must know ("stand-in for CLINC150", ...)
 
 

@@ -1,5 +1,6 @@
 """The leaderboard in Markdown, from records and published figures."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from buzzer.configs import load_yaml
 from buzzer.suite import machine
 from buzzer.suite.record import Record
 
+TAIL_SAMPLES = 500  # five samples beyond the 99th percentile; with fewer it is noise
 COLUMNS = (
     "#",
     "engine",
@@ -103,6 +105,55 @@ def table(group: Sequence[Record]) -> list[tuple[str, ...]]:
     return [row.cells(str(i) if row.ranked else "") for i, row in enumerate(rows(group), 1)]
 
 
+def phase_header(group: Sequence[Record]) -> tuple[str, ...]:
+    """The phases of the group's runs in the order of the job, and what they give per second and per item."""
+    names = {phase.name: None for r in group for phase in r.phases}
+    return (
+        "engine",
+        "backend",
+        "budget",
+        *(f"{name} s" for name in names),
+        "rows/s in predict",
+        "latency ms",
+    )
+
+
+def phase_table(group: Sequence[Record]) -> list[tuple[str, ...]]:
+    """Medians over repetitions of the wall seconds by phase, the throughput, and the latency of single items."""
+    names = [cell.removesuffix(" s") for cell in phase_header(group)[3:-2]]
+    lines = []
+    for row in rows(group):
+        if row.first.outcome != "ok":
+            continue
+        spent = {name: median(phase_s(r, name) for r in row.records) for name in names}
+        rate = f"{row.first.rows / spent['predict']:,.0f}" if spent.get("predict") and row.first.rows else ""
+        times = (f"{spent[name]:.3f}" for name in names)
+        lines.append((row.first.engine, row.first.backend, row.first.budget.name, *times, rate, latency(row)))
+    return lines
+
+
+def phase_s(record: Record, name: str) -> float:
+    return sum(phase.wall_s for phase in record.phases if phase.name == name)
+
+
+def latency(row: Row) -> str:
+    """Median of the laps of phase `latency`, and the 99th percentile where there are samples enough (500)."""
+    laps = sorted(lap * 1000 for r in row.records for lap in r.samples.get("latency", []))
+    if not laps:
+        return ""
+    tail = f", p99 {laps[math.ceil(0.99 * len(laps)) - 1]:.2f}" if len(laps) >= TAIL_SAMPLES else ""
+    return f"p50 {median(laps):.2f}{tail} (of {len(laps)})"
+
+
+def score_line(group: Sequence[Record]) -> str:
+    """All scores of the best run, and the ceiling where the data have a known one."""
+    r = rows(group)[0].first
+    parts = [f"{name} {value:.4f}" for name, value in r.scores.items()]
+    ceiling = r.details.get("ceiling")
+    parts += [f"best possible on these generated data {ceiling:.4f}"] if ceiling is not None else []
+    return f"scores: {'; '.join(parts)}" if parts else ""
+
+
 def markdown_table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     out = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
     out += ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
@@ -118,7 +169,11 @@ def board_markdown(group: Sequence[Record]) -> str:
     notes += sorted({f"budget {x.budget.name} not met here: {u}" for x in group for u in x.budget.unmet})
     if any(x.enforcement == "polled" for x in group):
         notes.append("limits watched by polling, not enforced by the kernel")
-    lines += ["", markdown_table(COLUMNS, table(group)), *(f"\n- {note}" for note in notes)]
+    if scores := score_line(group):
+        notes.insert(0, scores)
+    lines += ["", markdown_table(COLUMNS, table(group)), "", *(f"- {note}" for note in notes)]
+    if phases := phase_table(group):
+        lines += ["", "Wall seconds by phase:", "", markdown_table(phase_header(group), phases)]
     return "\n".join(lines)
 
 

@@ -89,8 +89,8 @@ def cache_folder() -> Path:
 
 
 def fit_folder(run: Run, data: Data, cache: Path) -> Path:
-    """The folder of what `fit` saves: a name for the task's parameters, data, seed, scale and source code."""
-    facts = [run.task.params, data.fingerprint, run.seed, run.scale, code_hash(run.task.entry)]
+    """The folder of what `fit` saves: a name for the task's parameters, data, seed and source code."""
+    facts = [run.task.params, data.fingerprint, run.seed, code_hash(run.task.entry)]
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     return cache / "fits" / f"{run.task.name}-{key}"
 
@@ -116,7 +116,7 @@ def job_of(run: Run, data: Data, work: Path, out: Path) -> Job:
         data=data.folder,
         work=work,
         out=out,
-        scale=run.scale,
+        scale=data.scale,
         seed=run.seed,
         threads=min(run.budget.cores or 10**6, len(budgets.allowed_cores())),
         params=run.task.params,
@@ -291,7 +291,7 @@ def identity(run: Run, data: Data, run_id: str) -> dict[str, Any]:
         "backend": run.backend,
         "precision": run.precision,
         "device": run.device,
-        "scale": run.scale,
+        "scale": data.scale,
         "seed": run.seed,
         "repeat": run.repeat,
         "budget": BudgetFields.model_validate(limit),

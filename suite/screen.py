@@ -45,7 +45,7 @@ class Screen:
         self._bars.stop()
 
     def say(self, text: str) -> None:
-        self.console.print(text, highlight=False)
+        self.console.print(text, highlight=False, soft_wrap=True)
 
     def plan(self, runs: int) -> None:
         """Announce how many runs there will be."""

@@ -13,6 +13,7 @@ from buzzer.datasets import clinc150 as dataset
 from buzzer.datasets.clinc150 import generator
 from buzzer.datasets.clinc150.metric import TESTED
 from buzzer.datasets.clinc150.reader import FILE, OOS
+from buzzer.datasets.files import made_scale
 from buzzer.models.bert import weights
 from buzzer.models.job import Data, Job, Progress, Result, Steps
 
@@ -31,9 +32,10 @@ class BertIntent:
         if source is None and not folder.is_dir():
             dataset.generate(folder, scale, seed, progress)
         files = dataset.check(folder, progress)
-        if (folder / "generator.json").is_file():
-            return Data(folder, files.fingerprint, "generated", files.rows, (STAND_IN,))
-        return Data(folder, files.fingerprint, "official", files.rows)
+        made = made_scale(folder)
+        if made is None:
+            return Data(folder, files.fingerprint, "official", files.rows, 1.0)
+        return Data(folder, files.fingerprint, "generated", files.rows, made, (STAND_IN,))
 
     def fit(self, job: Job) -> Steps:
         """Embed the training split and fit the head; the encoder stays as it is."""

@@ -1,11 +1,13 @@
 """`buzzer run`: fit if needed, then the timed predict job; a record each."""
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -18,6 +20,7 @@ from buzzer.suite.plan import Choice, Run
 from buzzer.suite.record import Record
 from buzzer.suite.screen import Screen, clock_text
 
+WIDE = 120  # columns of a table that goes into a file or a pipe
 DEFAULT_OUT = Path("results/local")
 
 
@@ -108,6 +111,10 @@ def choices_of(options: dict[str, Any]) -> list[Choice]:
         raise unknown_name("device", options["device"], ["cpu", "cuda"])
     if options["scale"] is not None and not options["scale"] > 0:
         raise UsageError(f"--scale {options['scale']} must be above 0", "1 is the official size")
+    if options["scale"] is not None and options["data"]:
+        raise UsageError(
+            "--scale sizes generated data; those of --data are taken whole", "leave one of the two out"
+        )
     if options["task"]:
         return [choice(registry.task(name), options, {}) for name in options["task"]]
     if options["data"]:
@@ -268,9 +275,9 @@ def finish(records: Sequence[Record], out: Path, as_json: bool) -> None:
 
 def show_board(group: Sequence[Record]) -> None:
     first = group[0]
-    table = Table(title=f"{first.task}, scale {first.scale:g}: {first.metric}")
+    table = Table(title=f"{first.task}, scale {first.scale:g}: {first.metric}", box=SIMPLE_HEAD, padding=0)
     for name in report.COLUMNS:
-        table.add_column(name, overflow="fold")
+        table.add_column(name, overflow="fold", no_wrap=name in ("engine", "backend", "score"))
     for line in report.table(group):
         table.add_row(*line)
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else WIDE).print(table)

@@ -13,7 +13,7 @@ class Fake:
     """`params["do"]` chooses what happens in the predict phase."""
 
     def prepare(self, source: Path | None, cache: Path, scale: float, seed: int, progress: Progress) -> Data:
-        return Data(cache, f"fingerprint-{scale}-{seed}", "generated", {"rows": 10}, ("a stand-in",))
+        return Data(cache, f"fingerprint-{scale}-{seed}", "generated", {"rows": 10}, scale, ("a stand-in",))
 
     def fit(self, job: Job) -> Steps:
         yield "fit"

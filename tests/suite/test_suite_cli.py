@@ -49,6 +49,7 @@ def buzzer(tmp_path: Path) -> Buzzer:
         (["run", "booking", "--data", "nowhere"], "nowhere: no such folder", ""),
         (["run", "booking", "--device", "gpu"], "unknown device 'gpu'", "cuda"),
         (["run", "--data", "."], "--data needs a TASK", "booking"),
+        (["run", "booking", "--data", ".", "--scale", "1"], "--scale sizes generated data", "leave one"),
         (["run", "--config", "none.yaml"], "none.yaml: No such file", ""),
         (["data", "info", "bokking"], "unknown data set 'bokking'", "did you mean booking?"),
         (["data", "score", "booking", "a.csv", "b.csv"], "a.csv: no such file", ""),
