@@ -20,13 +20,12 @@ def best_four(values: Sequence[Array], classes: Sequence[Array], weights: Sequen
     c = np.concatenate(classes, axis=1).astype(np.int64)
     order = np.argsort(c, axis=1, kind="stable")
     p, c = np.take_along_axis(p, order, 1), np.take_along_axis(c, order, 1)
-    for _ in range(
-        len(values) - 1
-    ):  # a class stands at most once a network: fold equal neighbours to the left
-        same = c[:, 1:] == c[:, :-1]
-        p[:, :-1] += np.where(same, p[:, 1:], 0)
-        p[:, 1:][same] = 0
-    top = np.argsort(-p, axis=1, kind="stable")[:, :GUESSES]
+    new = np.ones(c.shape, dtype=bool)
+    new[:, 1:] = c[:, 1:] != c[:, :-1]
+    starts = np.flatnonzero(new)
+    total = np.full(c.size, -1.0)
+    total[starts] = np.add.reduceat(p.ravel(), starts)  # every row starts anew, so no sum crosses rows
+    top = np.argsort(-total.reshape(c.shape), axis=1, kind="stable")[:, :GUESSES]
     return np.take_along_axis(c, top, 1)
 
 

@@ -68,7 +68,7 @@ def fake_path(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def data() -> Data:
-    return Data(Path(), "fingerprint", "generated", {"rows": 10})
+    return Data(Path(), "fingerprint", "generated", {"rows": 10}, 1.0)
 
 
 @pytest.fixture

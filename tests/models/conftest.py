@@ -1,0 +1,39 @@
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from buzzer.models.job import Data, Job, Result
+
+ROOT = Path(__file__).parents[2]
+Run = Callable[[Generator[str, None, Result]], tuple[Result, list[str]]]
+
+
+@pytest.fixture(scope="session")
+def run() -> Run:
+    """Runs a job to its end: its result, and the phases in the order in which they began."""
+
+    def go(steps: Generator[str, None, Result]) -> tuple[Result, list[str]]:
+        phases = []
+        while True:
+            try:
+                phases.append(next(steps))
+            except StopIteration as stop:
+                return stop.value, list(dict.fromkeys(phases))
+
+    return go
+
+
+@pytest.fixture(scope="session")
+def job() -> Callable[..., Job]:
+    """A job of a task in its registered configuration, but for `params`."""
+
+    def make(task: str, data: Data, work: Path, out: Path, engine: str, backend: str, **params: Any) -> Job:
+        defaults = yaml.safe_load((ROOT / "configs" / "tasks" / f"{task}.yaml").read_text())["params"]
+        return Job(
+            task, engine, backend, "fp32", "cpu", data.folder, work, out, data.scale, 0, 1, defaults | params
+        )
+
+    return make
