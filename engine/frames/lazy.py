@@ -61,10 +61,12 @@ class Lazy(Engine):
         except (pl.exceptions.PolarsError, OSError) as error:
             raise DataError(str(error).split("\n\n", 1)[0], CHECK_HINT) from error
 
-    @staticmethod
-    def _typed(name: str, kind: str) -> pl.Expr:
+    def _typed(self, name: str, kind: str) -> pl.Expr:
         column = pl.col(name)
-        return column.str.to_date("%Y-%m-%d").cast(pl.Int32).cast(pl.Int64) if kind == "date" else column
+        if kind != "date":
+            return column
+        days = column.str.to_date("%Y-%m-%d", cache=not self.gpu)  # cuDF has no cache of parsed dates
+        return days.cast(pl.Int32).cast(pl.Int64)
 
     def read_parquet(self, path: Path, columns: Sequence[str] | None = None) -> Frame:
         t = pl.scan_parquet(path)

@@ -1,0 +1,105 @@
+"""Every operator's lazy plan translates whole to cuDF. Needs the gpu-plan extra, and no GPU."""
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from buzzer.engine.frames import Engine, Frame, gpu_plan
+from buzzer.engine.frames.base import Engine as Base
+from buzzer.engine.frames.lazy import Lazy
+
+pytestmark = [
+    pytest.mark.gpu_plan,
+    pytest.mark.skipif(importlib.util.find_spec("cudf_polars") is None, reason="needs the gpu-plan extra"),
+]
+# What is no plan of its own: files, hand-over, and expressions, which every pipeline below uses inside `derive`.
+NO_PLAN = {"write_parquet", "from_arrow", "collect", "height", "columns", "to_numpy"}
+Case = Callable[[Engine, Frame], Frame]
+
+LAST = {"x": (2, -1), "k": (1, 0)}
+CASES: dict[str, Case] = {
+    "derive": lambda e, t: e.derive(t, z=lambda c: c("x") * 2 + c("y") / c("k")),
+    "where": lambda e, t: e.derive(t, z=lambda c: e.where(c("x") > 1, c("y"), -1.0)),
+    "log1p": lambda e, t: e.derive(t, z=lambda c: e.log1p(c("y"))),
+    "clip": lambda e, t: e.derive(t, z=lambda c: e.clip(c("x"), 0, 3)),
+    "cast": lambda e, t: e.derive(
+        t, z=lambda c: e.cast(c("x"), "float32"), w=lambda c: e.cast(c("y"), "int8")
+    ),
+    "is_null": lambda e, t: e.derive(t, z=lambda c: e.cast(e.is_null(c("s")), "int8")),
+    "fill_null": lambda e, t: e.derive(t, z=lambda c: e.fill_null(c("y"), 0.0)),
+    "select": lambda e, t: e.select(t, ["x"]),
+    "rename": lambda e, t: e.rename(t, {"x": "z"}),
+    "drop": lambda e, t: e.drop(t, ["x"]),
+    "filter": lambda e, t: e.filter(t, lambda c: c("x") > 1),
+    "concat": lambda e, t: e.concat([t, t]),
+    "distinct": lambda e, t: e.distinct(t, ["k", "s"]),
+    "group_sums": lambda e, t: e.group_sums(t, ["k"], ["x"]),
+    "join_groupby": lambda e, t: e.join_groupby(t, t, ["k"], ["y"], ["mean", "std", "min", "max"]),
+    "lookup": lambda e, t: e.lookup(t, e.group_sums(t, ["k"], ["x"]), {"k": "k"}, {"sum_x": "z"}, 0),
+    "count_encode": lambda e, t: e.count_encode(t, ["k", "s"], "z"),
+    "history": lambda e, t: e.history(
+        t,
+        ["k"],
+        "o",
+        count="n",
+        size="m",
+        first={"x": "x0"},
+        since={"x": "dx"},
+        mean={"mx": ("x", 2.0, 0.5)},
+        lags=LAST,
+    ),
+    "token_counts": lambda e, t: e.token_counts(t, "s", "\t", "z"),
+    "count_token": lambda e, t: e.count_token(t, "s", "\t", "101", "z"),
+    "token_hash": lambda e, t: e.token_hash(t, "s", "\t", 4, 3, "z"),
+    "date_parts": lambda e, t: e.date_parts(
+        t, "x", "s", {p: p for p in ("year", "month", "day", "weekday", "hour", "minute")}
+    ),
+    "order_key": lambda e, t: e.order_key(t, "x"),
+    "categorify_fit": lambda e, t: e.categorify_fit([(t, "s")], 2),
+    "categorify": lambda e, t: e.categorify(t, "s", e.categorify_fit([(t, "s")]), "z"),
+    "target_encode": lambda e, t: e.target_encode(
+        t, e.group_sums(t, ["k"], ["x"]), ["k"], {"x": 0.5}, 20.0, "te", leave_one_out=True, raw=True
+    ),
+    "target_encode_kfold": lambda e, t: e.target_encode_kfold(t, ["k", "s"], "f", {"x": 0.5}, 20.0, "te"),
+    "seen_before": lambda e, t: e.seen_before(t, e.distinct(t, ["k", "s"]), ["k", "s"], "z"),
+    "top_k": lambda e, t: e.top_k(t, "k", "x", 3),
+    "sequences": lambda e, t: e.sequences(t, "k", "o", ["x"], 4, 0),
+}
+
+
+@pytest.fixture
+def e() -> Engine:
+    return Lazy("gpu")  # made without asking for a device: plans are written, none is run
+
+
+def table() -> pa.Table:
+    rows = {"row": [0, 1, 2], "k": [1, 1, 2], "o": [3, 1, 2], "x": [1, 2, 3], "f": [0, 1, 0]}
+    return pa.table(rows | {"y": [0.5, None, 1.5], "s": ["101\t7", None, "8"]})
+
+
+def test_every_operator_has_a_case() -> None:
+    public = {name for name in vars(Base) if not name.startswith("_") and callable(getattr(Base, name))}
+    assert public - NO_PLAN == CASES.keys() | {"read_csv", "read_parquet"}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_operators_translate_whole(e: Engine, name: str) -> None:
+    assert gpu_plan.refusals(CASES[name](e, e.from_arrow(table()))) == []
+
+
+def test_files_translate_whole(e: Engine, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,when,name,x\n7,2020-02-29,v,0.5\n")
+    schema = {"a": "int64", "name": "str", "when": "date", "x": "float64"}
+    assert gpu_plan.refusals(e.read_csv(tmp_path / "t.csv", schema)) == []
+    pl.DataFrame({"row": [0], "x": [1]}).write_parquet(tmp_path / "t.parquet")
+    assert gpu_plan.refusals(e.read_parquet(tmp_path / "t.parquet", ["row", "x"])) == []
+
+
+def test_what_cudf_cannot_do_is_told(e: Engine) -> None:
+    t: Any = e.from_arrow(table())
+    assert gpu_plan.refusals(t.with_columns(z=pl.col("x").map_batches(lambda s: s))) != []
