@@ -1,14 +1,21 @@
 """What the user sees on stderr while runs go on: bars, the phase, and the countdown to the buzzer."""
 
+import io
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Table
 
+from buzzer.suite import machine, report
 from buzzer.suite.budget import Budget
 from buzzer.suite.record import Record
 
+WIDE = 120  # columns of tables that go into a file or a pipe
 MARKS = {"ok": "[green]✓[/]", "unsupported": "[yellow]-[/]"}
 
 
@@ -77,9 +84,9 @@ class Screen:
     def done(self, label: str, record: Record) -> None:
         """One line for a finished run, and a hint where there is one."""
         self.clear()
-        self.say(f"{MARKS.get(record.outcome, '[red]✗[/]')} {label}: {outcome_text(record)}")
+        self.say(f"{MARKS.get(record.outcome, '[red]✗[/]')} {label}: {escape(outcome_text(record))}")
         if record.hint:
-            self.say(f"  hint: {record.hint}")
+            self.say(f"  hint: {escape(record.hint)}")
         if self._suite is not None:
             bar = self._bars.tasks[self._bars.task_ids.index(self._suite)]
             self._bars.update(
@@ -97,3 +104,24 @@ def outcome_text(record: Record) -> str:
     if record.budget.time_s is not None:
         parts.append(f"{clock_text(record.budget.time_s - record.wall_s)} before the buzzer")
     return "  ".join(parts)
+
+
+def show_boards(records: Iterable[Record], console: Console) -> None:
+    """The leaderboard as tables for people."""
+    for group in report.boards(records).values():
+        first = group[0]
+        title = f"{first.task}, scale {first.scale:g}: {first.metric}"
+        caption = machine.line(first.machine)
+        table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=0)
+        for name in report.COLUMNS:
+            table.add_column(name, overflow="fold", no_wrap=name in ("engine", "backend", "score"))
+        for line in report.table(group):
+            table.add_row(*line)
+        console.print(table)
+
+
+def picture(records: Iterable[Record]) -> str:
+    """The leaderboard's tables as an SVG image."""
+    console = Console(record=True, width=WIDE, file=io.StringIO())
+    show_boards(records, console)
+    return console.export_svg(title="buzzer report", unique_id="buzzer")

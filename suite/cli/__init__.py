@@ -4,6 +4,7 @@ import sys
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from buzzer import __version__
 from buzzer.errors import BuzzerError
@@ -45,7 +46,7 @@ def main() -> None:
         app()
     except BuzzerError as error:
         console = Console(stderr=True)
-        console.print(f"[red]error:[/] {error.message}", highlight=False, soft_wrap=True)
+        console.print(f"[red]error:[/] {escape(error.message)}", highlight=False, soft_wrap=True)
         if error.hint:
-            console.print(f"hint: {error.hint}", highlight=False, soft_wrap=True)
+            console.print(f"hint: {escape(error.hint)}", highlight=False, soft_wrap=True)
         sys.exit(2)

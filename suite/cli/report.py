@@ -9,11 +9,13 @@ import typer
 from buzzer.errors import DataError, UsageError
 from buzzer.suite import record
 from buzzer.suite import report as leaderboard
+from buzzer.suite.screen import picture
 
 
 def main(
     path: Annotated[list[Path] | None, typer.Argument(help="Records or folders of records.")] = None,
     out: Annotated[Path | None, typer.Option(help="Markdown file to write; default: stdout.")] = None,
+    svg: Annotated[Path | None, typer.Option(help="SVG image of the tables to write.")] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One record a line, best first, on stdout.")
     ] = False,
@@ -34,6 +36,10 @@ def main(
             for row in leaderboard.rows(group):
                 for r in row.records:
                     print(json.dumps({"ranked": row.ranked} | r.model_dump(mode="json")))
+        return
+    if svg is not None:
+        record.write_text(svg, picture(records))
+        typer.echo(f"wrote {svg}", err=True)
         return
     text = leaderboard.markdown(records)
     if out is None:

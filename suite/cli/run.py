@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -18,9 +17,8 @@ from buzzer.suite import budget as budgets
 from buzzer.suite import child, plan, record, registry, report, runner
 from buzzer.suite.plan import Choice, Run
 from buzzer.suite.record import Record
-from buzzer.suite.screen import Screen, clock_text
+from buzzer.suite.screen import WIDE, Screen, clock_text, show_boards
 
-WIDE = 120  # columns of a table that goes into a file or a pipe
 DEFAULT_OUT = Path("results/local")
 
 
@@ -266,18 +264,7 @@ def finish(records: Sequence[Record], out: Path, as_json: bool) -> None:
         for r in records:
             print(r.model_dump_json())
     else:
-        for group in report.boards(records).values():
-            show_board(group)
+        show_boards(records, Console(width=None if sys.stdout.isatty() else WIDE))
         print(f"report: {leaderboard}")
     if any(r.outcome not in ("ok", "unsupported") for r in records):
         raise typer.Exit(1)
-
-
-def show_board(group: Sequence[Record]) -> None:
-    first = group[0]
-    table = Table(title=f"{first.task}, scale {first.scale:g}: {first.metric}", box=SIMPLE_HEAD, padding=0)
-    for name in report.COLUMNS:
-        table.add_column(name, overflow="fold", no_wrap=name in ("engine", "backend", "score"))
-    for line in report.table(group):
-        table.add_row(*line)
-    Console(width=None if sys.stdout.isatty() else WIDE).print(table)

@@ -134,5 +134,19 @@ def test_report_renders_and_writes(buzzer: Buzzer, tmp_path: Path, make_record: 
     assert (tmp_path / "board.md").read_text() == done.stdout
 
 
+def test_report_draws_the_tables(buzzer: Buzzer, tmp_path: Path, make_record: Make) -> None:
+    record.write(make_record(), tmp_path / "r")
+    assert buzzer("report", "r", "--svg", "board.svg").returncode == 0
+    drawn = (tmp_path / "board.svg").read_text()
+    assert drawn.startswith("<svg")
+    assert "torch_eager" in drawn
+
+
+def test_brackets_in_messages_are_shown_as_they_are(buzzer: Buzzer) -> None:
+    done = buzzer("run", "booking", "--engine", "[red]")
+    assert done.returncode == 2
+    assert "unknown engine '[red]'" in done.stderr
+
+
 def test_the_schema_is_printed(buzzer: Buzzer) -> None:
     assert json.loads(buzzer("check", "--schema").stdout)["title"] == "Record"
