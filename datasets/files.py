@@ -60,7 +60,9 @@ def new_file(out: Path) -> Iterator[Path]:
 
 
 def cannot_write(out: Path, error: OSError) -> DataError:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(
+        error
+    )  # Polars sets no errno
     hint = "free some space" if full else "choose another folder"
     return DataError(f"cannot write {out}: {error.strerror or error}", hint)
 
