@@ -18,8 +18,21 @@ import polars as pl
 from buzzer.errors import DataError
 
 BLOCK_BYTES = 16 << 20
-PATTERNS = {"int64": r"^-?\d{1,18}$", "date": r"^\d{4}-\d{2}-\d{2}$"}
-KINDS = {"int64": "a whole number", "date": "a date YYYY-MM-DD", "str": "a value"}
+PATTERNS = {
+    "int64": r"^-?\d{1,18}$",
+    "date": r"^\d{4}-\d{2}-\d{2}$",
+    "bool": r"^(true|false)$",
+    "hash": r"^[0-9A-Fa-f]{32}$",
+    "integers": r"^\d{1,9}(\t\d{1,9})*$",
+}
+KINDS = {
+    "int64": "a whole number",
+    "date": "a date YYYY-MM-DD",
+    "str": "a value",
+    "bool": "true or false",
+    "hash": "32 hexadecimal digits",
+    "integers": "whole numbers with tabs between them",
+}
 
 
 @dataclass(frozen=True)
@@ -67,12 +80,14 @@ def cannot_write(out: Path, error: OSError) -> DataError:
     return DataError(f"cannot write {out}: {error.strerror or error}", hint)
 
 
-def fingerprint(paths: Sequence[Path]) -> str:
-    """sha256 over the names and contents of files, in the order of their names."""
+def fingerprint(paths: Sequence[Path], folder: Path) -> str:
+    """sha256 over the names (under `folder`) and contents of files, in the order of their names."""
     digest = hashlib.sha256()
-    for path in sorted(paths, key=lambda p: p.name):
+    for path in sorted(paths):
         with path.open("rb") as file:
-            digest.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+            digest.update(
+                f"{path.relative_to(folder)}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode()
+            )
     return digest.hexdigest()
 
 
@@ -116,35 +131,48 @@ def csv_blocks(
 ) -> Iterator[tuple[int, pl.DataFrame]]:
     """A CSV file in blocks of bounded memory: (line of the block's first row, its columns as typed).
 
-    kinds: column -> "int64", "date" or "str"; the header may have them in any order, and those of `optional` too.
+    kinds: column -> a key of KINDS; the header may have them in any order, and those of `optional` too.
     empty: columns whose fields may be empty.
     Raises DataError with file, line and column for the first field that is not of its kind, for a wrong header,
     a row of the wrong width, a file that is empty or ends in mid-line.
     """
+    with opened(path) as file:
+        names = header(path, file, kinds, optional)
+        yield from blocks(path, file, names, kinds, empty, first_line=2)
+
+
+def blocks(
+    path: Path,
+    file: IO[bytes],
+    names: Sequence[str],
+    kinds: Mapping[str, str],
+    empty: Sequence[str] = (),
+    *,
+    first_line: int = 1,
+    separator: str = ",",
+    quoted: bool = True,
+) -> Iterator[tuple[int, pl.DataFrame]]:
+    """As `csv_blocks`, of an open file whose next line is a row of the columns `names`."""
     import pyarrow as pa
     import pyarrow.csv as pcsv
 
-    line = 2
-    with opened(path) as file:
-        names = header(path, file, kinds, optional)
-        whole = EndsWithNewline(file)
-        read = pcsv.ReadOptions(column_names=names, block_size=BLOCK_BYTES, use_threads=False)
-        convert = pcsv.ConvertOptions(
-            column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
-        )
-        try:
-            for batch in pcsv.open_csv(whole, read, convert_options=convert):
-                text = pl.DataFrame(batch).select(list(kinds))
-                yield line, typed(path, line, text, kinds, empty)
-                line += batch.num_rows
-        except pa.ArrowInvalid as error:
-            if "Empty CSV" in str(error):
-                raise DataError(f"{path}: no rows after the header", "copy or download it again") from error
-            raise DataError(
-                f"{path}, after line {line - 1}: {error}", "is the file cut, or of another kind?"
-            ) from error
-        if not whole.newline_last:
-            raise DataError(f"{path}: the last line has no end, the file is cut", "copy or download it again")
+    line, whole = first_line, EndsWithNewline(file)
+    read = pcsv.ReadOptions(column_names=list(names), block_size=BLOCK_BYTES, use_threads=False)
+    parse = pcsv.ParseOptions(delimiter=separator, quote_char='"' if quoted else False)
+    convert = pcsv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
+    try:
+        for batch in pcsv.open_csv(whole, read, parse, convert):
+            text = pl.DataFrame(batch).select(list(kinds))
+            yield line, typed(path, line, text, kinds, empty)
+            line += batch.num_rows
+    except pa.ArrowInvalid as error:
+        if "Empty CSV" in str(error):
+            raise DataError(f"{path}: no rows", "copy or download it again") from error
+        raise DataError(
+            f"{path}, after line {line - 1}: {error}", "is the file cut, or of another kind?"
+        ) from error
+    if not whole.newline_last:
+        raise DataError(f"{path}: the last line has no end, the file is cut", "copy or download it again")
 
 
 class EndsWithNewline:
@@ -184,16 +212,20 @@ def header(path: Path, file: IO[bytes], kinds: Mapping[str, str], optional: Sequ
 def typed(
     path: Path, line: int, text: pl.DataFrame, kinds: Mapping[str, str], empty: Sequence[str]
 ) -> pl.DataFrame:
-    """Text columns as int64, date and str, with missing for empty where that is allowed."""
+    """Text columns as int64, date, bool and str, with missing for empty where that is allowed."""
     columns = []
     for name, kind in kinds.items():
         column = text[name]
         good = column.str.contains(PATTERNS[kind]) if kind in PATTERNS else column != ""
-        if kind == "date":
-            value = column.str.to_date("%Y-%m-%d", strict=False)
-            good &= value.is_not_null()
-        else:
-            value = column.cast(pl.Int64, strict=False) if kind == "int64" else column
+        value = column
+        match kind:
+            case "date":
+                value = column.str.to_date("%Y-%m-%d", strict=False)
+                good &= value.is_not_null()
+            case "int64":
+                value = column.cast(pl.Int64, strict=False)
+            case "bool":
+                value = column == "true"
         if name in empty:
             good |= column == ""
         if not good.all():

@@ -42,7 +42,7 @@ def check(folder: Path, progress: Progress) -> Files:
         "test_cities_unknown_to_train": len(test["cities"] - train["cities"] - {HIDDEN}),
         "official_size": all(rows.get(part) in (n, None) for part, n in OFFICIAL_ROWS.items()),
     }
-    return Files(folder, fingerprint(list(found.values())), rows, facts)
+    return Files(folder, fingerprint(list(found.values()), folder), rows, facts)
 
 
 def check_stays(path: Path, kinds: dict[str, str], hidden: bool) -> dict[str, Any]:

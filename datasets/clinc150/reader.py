@@ -75,7 +75,7 @@ def check(folder: Path, progress: Progress) -> Files:
     splits = read(folder / FILE)
     rows = {name: len(entries) for name, entries in splits.items()}
     facts = {"official_size": rows == OFFICIAL_ROWS, "intents": len({label for _, label in splits["train"]})}
-    return Files(folder, fingerprint([folder / FILE]), rows, facts)
+    return Files(folder, fingerprint([folder / FILE], folder), rows, facts)
 
 
 def convert(folder: Path, out: Path, progress: Progress) -> None:

@@ -248,7 +248,7 @@ BAD = {
     "empty file": (write("test_set.csv", ""), "the file is empty"),
     "header only": (
         edit("train_set.csv", lambda lines: lines.__delitem__(slice(1, None))),
-        "no rows after the header",
+        "no rows",
     ),
     "wrong header": (edit("train_set.csv", rename_column), "no column checkin in the header"),
     "unknown column": (edit("train_set.csv", add_column), "unknown column 'price'"),

@@ -1,0 +1,152 @@
+"""The official metrics: average precision and relative cross entropy, by engagement and author group."""
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from buzzer.datasets.files import new_file
+from buzzer.datasets.recsys2021.reader import part_files, rows_of
+from buzzer.datasets.recsys2021.schema import GROUPS, LABELLED, LABELS, SUBMISSION
+from buzzer.errors import DataError
+
+Array = npt.NDArray[Any]
+CLIP = 1e-15  # of predictions, as the scorer's log loss
+
+
+def average_precision(truth: Array, predicted: Array) -> float:
+    """Sum over thresholds of the gain in recall times the precision (scikit-learn's average_precision_score).
+
+    truth: 0 or 1, [rows]; predicted: scores, [rows], higher is likelier; equal scores share a threshold. NaN where
+    there is no positive row.
+    """
+    order = np.argsort(-predicted, kind="stable")
+    hits = np.cumsum(truth[order], dtype=np.float64)
+    if not len(hits) or hits[-1] == 0:
+        return float("nan")
+    scores = predicted[order]
+    last = np.append(scores[1:] != scores[:-1], True)  # of the rows that share a score
+    hits, seen = hits[last], np.flatnonzero(last) + 1
+    gains = np.diff(hits, prepend=0.0) / hits[-1]
+    return float((gains * hits / seen).sum())
+
+
+def log_loss(truth: Array, predicted: Array) -> float:
+    """Mean binary cross entropy in nats, predictions clipped to [1e-15, 1 - 1e-15]."""
+    p = np.clip(predicted.astype(np.float64), CLIP, 1 - CLIP)
+    return float(-np.where(truth == 1, np.log(p), np.log1p(-p)).mean())
+
+
+def relative_cross_entropy(truth: Array, predicted: Array) -> float:
+    """100 * (1 - log loss / log loss of the constant that is the positive rate of the same rows).
+
+    0 = no better than the constant, 100 = perfect, without a lower bound. NaN where all rows are of one class: the
+    constant is perfect there.
+    """
+    rate = float(truth.mean()) if len(truth) else 0.0
+    if rate in (0.0, 1.0):
+        return float("nan")
+    naive = -(rate * np.log(rate) + (1 - rate) * np.log(1 - rate))
+    return float(100 * (1 - log_loss(truth, predicted) / naive))
+
+
+def author_group(followers: Array) -> Array:
+    """0 to 4: how many of the thresholds 240, 588, 1331, 3996 the author's followers reach."""
+    return np.searchsorted(np.asarray(GROUPS), followers, side="right")
+
+
+def scores(truth: Mapping[str, Array], predicted: Mapping[str, Array], followers: Array) -> dict[str, float]:
+    """AP_ and RCE_ of reply, retweet, quote, like, each the plain mean over the five author groups, and the means over the
+    engagements `AP` and `RCE`, whose ranks the ranking adds up (Schifferer et al., RecSys Challenge 2021, section 2).
+
+    truth: 0 or 1 by engagement, predicted: probabilities, followers: of the author; all [rows]. A group without both
+    classes has no value and is left out of its mean. Raises DataError for predictions that are not in 0..1.
+    """
+    groups = author_group(followers)
+    members = [np.flatnonzero(groups == g) for g in range(len(GROUPS) + 1)]
+    out: dict[str, float] = {}
+    for kind, formula in (("AP", average_precision), ("RCE", relative_cross_entropy)):
+        for label in LABELS:
+            y, p = truth[label], predicted[label]
+            if not ((p >= 0) & (p <= 1)).all():
+                raise DataError(f"predictions of {label} must be numbers from 0 to 1")
+            values = np.array([formula(y[rows], p[rows]) for rows in members])
+            known = values[~np.isnan(values)]
+            out[f"{kind}_{label}"] = float(known.mean()) if len(known) else 0.0
+    means = {kind: float(np.mean([out[f"{kind}_{label}"] for label in LABELS])) for kind in ("AP", "RCE")}
+    return means | out
+
+
+def read_submission(path: Path) -> pl.DataFrame:
+    """A submission as columns. Raises DataError with the line of a row that has not two ids and four numbers."""
+
+    def rows() -> Iterator[tuple[Any, ...]]:
+        with path.open(encoding="utf-8", newline="") as file:
+            for line, row in enumerate(csv.reader(file), 1):
+                try:
+                    tweet, reader, reply, retweet, quote, like = row
+                    yield tweet, reader, float(reply), float(retweet), float(quote), float(like)
+                except ValueError as error:
+                    raise DataError(
+                        f"{path}, line {line}: {','.join(row)!r} is not two ids and four numbers"
+                    ) from error
+
+    kinds = {name: pl.String if name.endswith("_id") else pl.Float64 for name in SUBMISSION}
+    try:
+        table = pl.read_csv(path, has_header=False, schema=kinds)
+    except (pl.exceptions.PolarsError, OSError):
+        table = pl.DataFrame(list(rows()), schema=kinds, orient="row")  # slow, but it knows the line
+    if table.null_count().sum_horizontal().item():
+        table = pl.DataFrame(list(rows()), schema=kinds, orient="row")
+    return table
+
+
+def score(submission: Path, truth: Path) -> dict[str, float]:
+    """The official scores of a submission (`tweet_id,engaging_user_id,reply,retweet,quote,like`, no header).
+
+    truth: a labelled part file, or a folder of them. Raises DataError unless the submission has exactly the truth's
+    (tweet, reader) pairs, each once.
+    """
+    answers = read_submission(submission)
+    known = pl.concat([labels_of(path) for path in (part_files(truth) if truth.is_dir() else [truth])])
+    keys = list(SUBMISSION[:2])
+    for path, table in ((submission, answers), (truth, known)):
+        if (twice := table.select(keys).is_duplicated()).any():
+            raise DataError(
+                f"{path}: {twice.sum()} rows share their pair of tweet and reader, as {table.row(int(twice.arg_max() or 0))[:2]}"
+            )
+    joined = known.join(answers, on=keys, how="inner")
+    if not known.height == answers.height == joined.height:
+        raise DataError(
+            f"{submission}: {joined.height} of its {answers.height} rows are among the truth's {known.height}",
+            "a submission must have exactly the tweets and readers of the test",
+        )
+    y = {label: joined[f"true_{label}"].to_numpy() for label in LABELS}
+    p = {label: joined[label].to_numpy() for label in LABELS}
+    return scores(y, p, joined["followers"].to_numpy())
+
+
+def labels_of(path: Path) -> pl.DataFrame:
+    """Keys, labels (int8) and the author's followers of a labelled part file."""
+    wanted = [
+        pl.col("tweet_id"),
+        pl.col("enaging_user_id").alias(SUBMISSION[1]),
+        pl.col("engaged_with_user_follower_count").alias("followers"),
+        *(pl.col(name).is_not_null().cast(pl.Int8).alias(f"true_{label}") for label, name in LABELS.items()),
+    ]
+    return pl.concat([block.select(wanted) for _, block in rows_of(path, LABELLED)])
+
+
+def write_submission(
+    path: Path, tweets: Sequence[str], readers: Sequence[str], predicted: Mapping[str, Array]
+) -> None:
+    """The official format; probabilities by engagement, [rows]."""
+    columns = {"tweet_id": tweets, SUBMISSION[1]: readers} | {
+        label: predicted[label] for label in SUBMISSION[2:]
+    }
+    with new_file(path) as aside:
+        pl.DataFrame(columns).write_csv(aside, include_header=False)

@@ -1,0 +1,159 @@
+"""Reader of the official part files: checks, and conversion to Parquet."""
+
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import polars as pl
+
+from buzzer.datasets.files import Files, blocks, fingerprint, new_folder, opened
+from buzzer.datasets.recsys2021.schema import (
+    EMPTY,
+    LABELS,
+    MEDIA,
+    OFFICIAL_ROWS,
+    PARTS,
+    SEPARATOR,
+    TYPES,
+    WHERE,
+)
+from buzzer.errors import DataError, UnsupportedError
+
+Progress = Callable[[float, str], None]
+IDS = {"tweet": "tweet_id", "author": "engaged_with_user_id", "reader": "enaging_user_id", "lang": "language"}
+
+
+def part_files(folder: Path) -> list[Path]:
+    """The part files of a folder, in order; indices of .lzo files are left aside."""
+    found = [path for path in sorted(folder.glob("part-*")) if not path.name.endswith(".index")]
+    if not found:
+        raise DataError(f"{folder}: no part-* files", WHERE)
+    return found
+
+
+def parts(folder: Path) -> dict[str, list[Path]]:
+    """Part files by data set part: train, val, test, and test_truth where it is there."""
+    found = {name: part_files(folder / name) for name in ("train", "val", "test")}
+    if (folder / "test_truth").is_dir():
+        found["test_truth"] = part_files(folder / "test_truth")
+    return found
+
+
+@contextmanager
+def open_part(path: Path) -> Iterator[IO[bytes]]:
+    """A part file as bytes; .lzo through the program lzop."""
+    if path.suffix != ".lzo":
+        with opened(path) as file:
+            yield file
+        return
+    if shutil.which("lzop") is None:
+        raise UnsupportedError(
+            f"{path}: compressed by LZO", "install lzop, or decompress the files yourself: lzop -d part-*.lzo"
+        )
+    with subprocess.Popen(
+        ["lzop", "-dc", str(path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        assert process.stdout is not None
+        yield process.stdout
+    if process.returncode:
+        raise DataError(
+            f"{path}: lzop cannot decompress it, the file is cut or damaged", "copy or download it again"
+        )
+
+
+def rows_of(path: Path, kinds: Mapping[str, str]) -> Iterator[tuple[int, pl.DataFrame]]:
+    """A part file in blocks of bounded memory: (line of the first row, typed columns).
+
+    Raises DataError with file, line and column for whatever is off the schema.
+    """
+    with open_part(path) as file:
+        for line, block in blocks(path, file, list(kinds), kinds, EMPTY, separator=SEPARATOR, quoted=False):
+            among(
+                path,
+                line,
+                block,
+                "tweet_type",
+                block["tweet_type"].is_in([*TYPES]) | block["tweet_type"].is_null(),
+            )
+            media = block["present_media"].str.contains(f"^({'|'.join(MEDIA)})(\t({'|'.join(MEDIA)}))*$")
+            among(path, line, block, "present_media", media | block["present_media"].is_null())
+            yield line, block
+
+
+def among(path: Path, line: int, block: pl.DataFrame, column: str, good: pl.Series) -> None:
+    """Raises DataError for the first value that is not one of the known."""
+    if not good.all():
+        at = int((~good).arg_max() or 0)
+        known = ", ".join(TYPES if column == "tweet_type" else MEDIA)
+        raise DataError(
+            f"{path}, line {line + at}, column {column}: {block[column][at]!r} is none of {known}"
+        )
+
+
+def check(folder: Path, progress: Progress) -> Files:
+    """Check every line of every part file, in bounded memory.
+
+    Raises DataError that names file, line and column: a missing folder, a wrong number of columns, a field that is not of
+    its kind, a file that is cut or empty.
+    """
+    found = parts(folder)
+    files = [(name, path) for name, paths in found.items() for path in paths]
+    rows = dict.fromkeys(found, 0)
+    for number, (name, path) in enumerate(files):
+        progress(number / len(files), f"checking {name}/{path.name}")
+        rows[name] += sum(block.height for _, block in rows_of(path, PARTS[name]))
+    if rows.get("test_truth", rows["test"]) != rows["test"]:
+        raise DataError(f"{folder}: {rows['test_truth']} rows in test_truth, {rows['test']} in test")
+    official = all(abs(rows[name] / n - 1) < 0.15 for name, n in OFFICIAL_ROWS.items())
+    paths = [path for _, path in files]
+    return Files(folder, fingerprint(paths, folder), rows, {"official_size": official, "parts": len(files)})
+
+
+def converted(block: pl.DataFrame, first_row: int) -> pl.DataFrame:
+    """A block with `row` (int64, unique in its part of the set), labels 0 or 1 as int8, truth values as int8, and int64
+    `tweet`, `author`, `reader`, `lang` from the last 16 digits of their ids, as the winners shortened them."""
+    columns: list[Any] = [pl.int_range(first_row, first_row + block.height, dtype=pl.Int64).alias("row")]
+    columns += [short_id(name).alias(out) for out, name in IDS.items()]
+    columns += [
+        pl.col(name).is_not_null().cast(pl.Int8).alias(label)
+        for label, name in LABELS.items()
+        if name in block.columns
+    ]
+    return block.with_columns(columns).with_columns(pl.selectors.boolean().cast(pl.Int8))
+
+
+def short_id(name: str) -> pl.Expr:
+    """The last 16 hexadecimal digits as int64 (two's complement)."""
+    high, low = (
+        pl.col(name).str.slice(start, 8).str.to_integer(base=16, dtype=pl.Int64) for start in (16, 24)
+    )
+    signed = pl.when(high >= 2**31).then(high - 2**32).otherwise(high)
+    return signed * 2**32 + low
+
+
+def convert(folder: Path, out: Path, progress: Progress) -> None:
+    """Check and write one Parquet file a part file, in bounded memory; see `converted`."""
+    import pyarrow.parquet as pq
+
+    found = parts(folder)
+    total, done = sum(map(len, found.values())), 0
+    with new_folder(out) as aside:
+        for name, paths in found.items():
+            (aside / name).mkdir()
+            row = 0
+            for path in paths:
+                progress(done / total, f"converting {name}/{path.name}")
+                writer = None
+                for _, block in rows_of(path, PARTS[name]):
+                    table = converted(block, row).to_arrow()
+                    row += block.height
+                    writer = writer or pq.ParquetWriter(
+                        aside / name / f"{path.name.split('.')[0]}.parquet", table.schema
+                    )
+                    writer.write_table(table)
+                if writer is not None:
+                    writer.close()
+                done += 1

@@ -1,0 +1,191 @@
+"""The made-up Twitter that rows are drawn from. Users and tweets are numbers; all that is known of them is a function of the
+number, so that no table of them is kept and every appearance agrees."""
+
+import numpy as np
+import numpy.typing as npt
+
+from buzzer.datasets.recsys2021.schema import ALL_DAYS, DAY, FIRST_SECOND, MEDIA, TRAIN_DAYS
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Bytes = npt.NDArray[np.uint64]
+
+USERS, TWEETS = 45_278_930, 560_000_000  # at the official size; the number of tweets is a guess
+AUTHOR_SKEW, READER_SKEW = 12.0, 10.3  # log of the ratio of the most to the least active
+TOPICS = 24
+# Shares of languages by rank (one official part of 3 M rows), the tail falling evenly to nearly nothing.
+LANGUAGES = np.concatenate(
+    [
+        [
+            0.361,
+            0.171,
+            0.083,
+            0.080,
+            0.064,
+            0.035,
+            0.034,
+            0.022,
+            0.021,
+            0.016,
+            0.015,
+            0.013,
+            0.008,
+            0.007,
+            0.007,
+            0.006,
+        ],
+        np.geomspace(0.006, 1e-5, 50),
+    ]
+)
+LANGUAGES /= LANGUAGES.sum()
+UNDETERMINED = 4  # a tweet without words
+SLOTS = 1000  # users number i has the language of slot i % SLOTS
+SLOT_LANGUAGE = np.random.default_rng(5).permutation(
+    np.searchsorted(np.cumsum(LANGUAGES), (np.arange(SLOTS) + 0.5) / SLOTS)
+)
+SLOTS_BY_LANGUAGE = np.argsort(SLOT_LANGUAGE, kind="stable")
+SLOTS_OF = np.searchsorted(
+    SLOT_LANGUAGE[SLOTS_BY_LANGUAGE], np.arange(len(LANGUAGES) + 1)
+)  # where each begins
+TYPE_SHARES = np.cumsum([0.60, 0.32])  # TopLevel, Retweet; the rest are quotes
+MEDIA_PATTERNS = (
+    "",
+    *("\t".join(m) for m in (["Photo"], ["Video"], ["Photo"] * 2, ["Photo"] * 4, ["Photo"] * 3, ["GIF"])),
+)
+MEDIA_SHARES = np.cumsum([0.639, 0.20, 0.067, 0.054, 0.026, 0.015])
+HASHTAG_SHARES = np.cumsum([0.79, 0.118, 0.047, 0.024, 0.012])
+LINK_SHARES = np.cumsum([0.877, 0.119])
+HOURS = np.array(
+    [41, 43, 46, 43, 39, 35, 31, 30, 31, 34, 38, 42, 47, 52, 54, 53, 50, 47, 45, 44, 43, 42, 42, 41]
+)
+HOUR_SUMS = np.cumsum(HOURS / HOURS.sum())
+assert set("\t".join(MEDIA_PATTERNS).split("\t")) <= {"", *MEDIA}
+
+
+def mixed(values: Ints | Bytes, salt: int) -> Bytes:
+    """splitmix64 of a number and a salt (Steele et al., OOPSLA 2014): uniform 64-bit words."""
+    x = values.astype(np.uint64) + np.uint64((salt + 1) * 0x9E3779B97F4A7C15 % 2**64)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def uniform(values: Ints | Bytes, salt: int) -> Floats:
+    """In [0, 1), by number and salt."""
+    return (mixed(values, salt) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def normal(values: Ints | Bytes, salt: int) -> Floats:
+    """About normal with mean 0 and deviation 1, by number and salt: the sum of four uniform 16-bit parts."""
+    word = mixed(values, salt)
+    parts = sum(((word >> np.uint64(s)) & np.uint64(0xFFFF)).astype(np.float64) for s in (0, 16, 32, 48))
+    return np.asarray((parts / 65536 - 2.0) * np.sqrt(3.0))
+
+
+def by_share(u: Floats, sums: Floats) -> Ints:
+    """An index by cumulative shares; beyond the last share, one more."""
+    return np.searchsorted(sums, u, side="right")
+
+
+class World:
+    """Below the official size there are as many fewer users and tweets; above it, as many more."""
+
+    def __init__(self, scale: float, seed: int) -> None:
+        self.seed = seed * 1000
+        self.users = max(int(USERS * scale) // SLOTS * SLOTS, 2 * SLOTS)
+        self.tweets = max(int(TWEETS * scale), 1000)
+        self.reader_skew = min(READER_SKEW, np.log(self.users))
+        self.author_skew = min(AUTHOR_SKEW, np.log(self.users))
+
+    def salt(self, number: int) -> int:
+        return self.seed + number
+
+    # ---- users: arrays by user number ----------------------------------------------------------------------------
+
+    def author_at(self, u: Floats) -> Ints:
+        """Authors by a uniform number: few write most (their number n times as often as 1 / n)."""
+        return self._ranked(u, self.author_skew)
+
+    def reader_at(self, u: Floats) -> Ints:
+        """Readers by a uniform number. An active author is no active reader, but by chance."""
+        rank = self._ranked(u, self.reader_skew)
+        return (rank * 7_368_787 + 12_345) % self.users
+
+    def _ranked(self, u: Floats, skew: float) -> Ints:
+        share = np.expm1(skew * u) / np.expm1(skew)
+        return np.minimum((share * self.users).astype(np.int64), self.users - 1)
+
+    def fame(self, user: Ints) -> Floats:
+        """How far up among the authors: -log of the share of users that are above, stretched beyond 2 where there are
+        too few users to reach 12, so that those who write most of the rows are as famous at every scale."""
+        up = -np.log((user + 1) / self.users)
+        stretch = (AUTHOR_SKEW - 2) / (self.author_skew - 2)
+        return np.asarray(np.where(up > 2, 2 + (up - 2) * stretch, up))
+
+    def followers(self, user: Ints) -> Ints:
+        log = 4.55 + 0.78 * self.fame(user) + 1.5 * normal(user, self.salt(1))
+        return np.expm1(np.clip(log, 0, 18.5)).astype(np.int64)
+
+    def following(self, user: Ints) -> Ints:
+        fame = self.fame(user)
+        log = 5.75 + 0.085 * fame + (1.1 + 0.11 * fame) * normal(user, self.salt(2))
+        return np.expm1(np.clip(log, 0, 14)).astype(np.int64)
+
+    def verified(self, user: Ints) -> npt.NDArray[np.bool_]:
+        return uniform(user, self.salt(3)) < 0.85 * (self.fame(user) / 12) ** 3
+
+    def created(self, user: Ints) -> Ints:
+        """Unix seconds from March 2006 to January 2021; many accounts are young, those of authors older."""
+        age = uniform(user, self.salt(4)) ** np.where(self.fame(user) > 3, 1.0, 0.6)
+        return 1_141_000_000 + (age * 469_000_000).astype(np.int64)
+
+    def language(self, user: Ints) -> Ints:
+        return SLOT_LANGUAGE[user % SLOTS]
+
+    def taste(self, user: Ints, topic: Ints) -> Floats:
+        """How much a user likes a topic."""
+        return normal(user * TOPICS + topic, self.salt(5))
+
+    # ---- tweets: arrays by tweet number --------------------------------------------------------------------------
+
+    def author(self, tweet: Ints) -> Ints:
+        return self.author_at(uniform(tweet, self.salt(20)))
+
+    def tweet_language(self, tweet: Ints, author: Ints) -> Ints:
+        u = uniform(tweet, self.salt(21))
+        return np.where(u < 0.06, UNDETERMINED, self.language(author))
+
+    def topic(self, tweet: Ints, author: Ints) -> Ints:
+        """The author's own topic, or seldom another."""
+        own = (mixed(author, self.salt(22)) % np.uint64(TOPICS)).astype(np.int64)
+        other = (mixed(tweet, self.salt(23)) % np.uint64(TOPICS)).astype(np.int64)
+        return np.where(uniform(tweet, self.salt(24)) < 0.7, own, other)
+
+    def kind(self, tweet: Ints) -> Ints:
+        """0 TopLevel, 1 Retweet, 2 Quote."""
+        return by_share(uniform(tweet, self.salt(25)), TYPE_SHARES)
+
+    def media(self, tweet: Ints) -> Ints:
+        """Index into MEDIA_PATTERNS."""
+        return by_share(uniform(tweet, self.salt(26)), MEDIA_SHARES)
+
+    def hashtags(self, tweet: Ints) -> Ints:
+        """Number of hashtags, 0 to 5."""
+        return by_share(uniform(tweet, self.salt(27)), HASHTAG_SHARES)
+
+    def links(self, tweet: Ints) -> Ints:
+        """Number of links, 0 to 2."""
+        return by_share(uniform(tweet, self.salt(28)), LINK_SHARES)
+
+    def tokens(self, tweet: Ints) -> Ints:
+        """Number of tokens with both ends, 3 to 238."""
+        log = 3.626 + 0.689 * normal(tweet, self.salt(29))
+        return np.clip(np.exp(log).astype(np.int64) + 1, 3, 238)
+
+    def time(self, tweet: Ints, late: bool) -> Ints:
+        """Unix seconds of a tweet of the three training weeks, or of the `late` fourth."""
+        days, first = (ALL_DAYS - TRAIN_DAYS, TRAIN_DAYS) if late else (TRAIN_DAYS, 0)
+        day = first + (uniform(tweet, self.salt(30)) * days).astype(np.int64)
+        hour = np.minimum(by_share(uniform(tweet, self.salt(31)), HOUR_SUMS), 23)
+        second = (uniform(tweet, self.salt(32)) * 3600).astype(np.int64)
+        return FIRST_SECOND + day * DAY + hour * 3600 + second

@@ -1,0 +1,420 @@
+"""Reader, generator and metrics of RecSys Challenge 2021; scikit-learn and hand-computed cases as oracles."""
+
+import json
+import shutil
+import subprocess
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score, log_loss
+
+from buzzer.datasets import recsys2021
+from buzzer.datasets.recsys2021 import metric
+from buzzer.datasets.recsys2021.reader import converted, rows_of
+from buzzer.datasets.recsys2021.schema import FEATURES, FIRST_SECOND, LABELLED, LABELS
+from buzzer.errors import DataError, UnsupportedError
+
+SCALE = 0.0003
+DAY = 86_400
+
+
+def silent(share: float, what: str) -> None:
+    """No progress shown."""
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("recsys2021") / "data"
+    recsys2021.generate(out, SCALE, 0, silent)
+    return out
+
+
+@pytest.fixture(scope="session")
+def train(made: Path) -> pl.DataFrame:
+    return pl.concat([block for path in (made / "train").iterdir() for _, block in rows_of(path, LABELLED)])
+
+
+@pytest.fixture
+def copy(made: Path, tmp_path: Path) -> Path:
+    """The generated files but for most of the training rows, to be spoilt."""
+    for part in ("val", "test", "test_truth"):
+        shutil.copytree(made / part, tmp_path / "copy" / part)
+    lines = (made / "train" / "part-00000").read_text().splitlines(keepends=True)[:200]
+    (tmp_path / "copy" / "train").mkdir()
+    (tmp_path / "copy" / "train" / "part-00000").write_text("".join(lines))
+    return tmp_path / "copy"
+
+
+# ---- generator ---------------------------------------------------------------------------------------------------
+
+
+def test_same_seed_same_files(tmp_path: Path) -> None:
+    prints = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        recsys2021.generate(tmp_path / name, 0.00002, seed, silent)
+        prints.append(recsys2021.check(tmp_path / name, silent).fingerprint)
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_users_and_tweets_are_the_same_wherever_they_appear(train: pl.DataFrame) -> None:
+    tweet = [
+        "text_tokens",
+        "hashtags",
+        "present_media",
+        "tweet_type",
+        "language",
+        "tweet_timestamp",
+        "engaged_with_user_id",
+    ]
+    assert train.group_by("tweet_id").agg(pl.struct(tweet).n_unique().alias("n"))["n"].max() == 1
+    user = ["id", "follower_count", "following_count", "is_verified", "account_creation"]
+    sides = [
+        train.select(pl.col(f"{side}_{name}").alias(name) for name in user)
+        for side in ("engaged_with_user", "enaging_user")
+    ]
+    assert pl.concat(sides).group_by("id").agg(pl.struct(user[1:]).n_unique().alias("n"))["n"].max() == 1
+
+
+@pytest.mark.parametrize(
+    ("what", "expected", "tolerance"),
+    [
+        (pl.col("reply_timestamp").is_not_null(), 0.0285, 0.004),
+        (pl.col("retweet_timestamp").is_not_null(), 0.0877, 0.01),
+        (pl.col("retweet_with_comment_timestamp").is_not_null(), 0.0069, 0.0015),
+        (pl.col("like_timestamp").is_not_null(), 0.397, 0.02),
+        (pl.col("tweet_type") == "TopLevel", 0.60, 0.02),
+        (pl.col("tweet_type") == "Retweet", 0.32, 0.02),
+        (pl.col("present_media").is_null(), 0.64, 0.03),
+        (pl.col("present_links").is_null(), 0.88, 0.02),
+        (pl.col("hashtags").is_null(), 0.79, 0.02),
+        (pl.col("engagee_follows_engager"), 0.38, 0.03),
+        (pl.col("engaged_with_user_is_verified"), 0.21, 0.08),
+        (pl.col("enaging_user_is_verified"), 0.003, 0.004),
+        ((pl.col("engaged_with_user_follower_count") + 1).log(), 9.24, 0.5),
+        ((pl.col("enaging_user_follower_count") + 1).log(), 5.27, 0.25),
+        ((pl.col("engaged_with_user_following_count") + 1).log(), 6.26, 0.3),
+        ((pl.col("enaging_user_following_count") + 1).log(), 5.83, 0.2),
+        (pl.col("text_tokens").str.count_matches("\t") + 1, 46.7, 3.0),
+        (
+            pl.col("text_tokens").str.starts_with("101\t56898\t137\t").mean()
+            / (pl.col("tweet_type") == "Retweet").mean(),
+            1.0,
+            0.02,
+        ),
+    ],
+)
+def test_marginals_are_those_of_the_real_data(
+    train: pl.DataFrame, what: pl.Expr, expected: float, tolerance: float
+) -> None:
+    assert float(train.select(what.mean()).item()) == pytest.approx(expected, abs=tolerance)
+
+
+def test_time_is_split_and_late_labels_are_cut_off(made: Path, train: pl.DataFrame) -> None:
+    assert train["tweet_timestamp"].min() >= FIRST_SECOND
+    assert train["tweet_timestamp"].max() < FIRST_SECOND + 21 * DAY
+    late = pl.concat([block for _, block in rows_of(made / "val" / "part-00000", LABELLED)])
+    assert late["tweet_timestamp"].min() >= FIRST_SECOND + 21 * DAY
+    for column in LABELS.values():
+        assert (train[column] - train["tweet_timestamp"]).min() > 0
+        assert train[column].max() < FIRST_SECOND + 21 * DAY
+    last_hours = train.filter(pl.col("tweet_timestamp") > FIRST_SECOND + 21 * DAY - 7200)
+    assert (
+        last_hours["like_timestamp"].is_not_null().mean()
+        < 0.85 * train["like_timestamp"].is_not_null().mean()
+    )
+
+
+def test_users_appear_by_a_power_law(train: pl.DataFrame) -> None:
+    """Half of the rows are read by a small share of the readers, and most readers appear few times."""
+    counts = train["enaging_user_id"].value_counts(sort=True)["count"]
+    top = counts.head(len(counts) // 10).sum() / counts.sum()
+    assert 0.3 < top < 0.8
+    assert counts.median() < 0.6 * counts.mean()
+
+
+def test_who_likes_what_can_be_learned(made: Path, train: pl.DataFrame) -> None:
+    """Smoothed means by reader and author of the training weeks beat the constant on the fourth."""
+    val = pl.concat([block for _, block in rows_of(made / "val" / "part-00000", LABELLED)])
+    keys = {"enaging_user_id": "b", "engaged_with_user_id": "a"}
+    like = pl.col("like_timestamp").is_not_null()
+    prior = float(train.select(like.mean()).item())
+    for key, name in keys.items():
+        sums = train.group_by(key).agg(like.sum().alias("s"), pl.len().alias("n"))
+        own = pl.lit(0)
+        for frame in ("train", "val"):
+            source = train if frame == "train" else val
+            own = like.cast(pl.Int64) if frame == "train" else pl.lit(0)
+            n_own = 1 if frame == "train" else 0
+            mean = (pl.col("s").fill_null(0) - own + 10 * prior) / (pl.col("n").fill_null(0) - n_own + 10)
+            done = (
+                source.join(sums, on=key, how="left", maintain_order="left")
+                .with_columns(mean.alias(name))
+                .drop("s", "n")
+            )
+            train, val = (done, val) if frame == "train" else (train, done)
+    inputs = [*(f"{name}" for name in keys.values()), "engagee_follows_engager"]
+    model = LogisticRegression().fit(
+        train.select(inputs).cast(pl.Float64).to_numpy(), train.select(like.alias("y"))["y"].to_numpy()
+    )
+    p = model.predict_proba(val.select(inputs).cast(pl.Float64).to_numpy())[:, 1]
+    truth = val.select(like.cast(pl.Int8).alias("y"))["y"].to_numpy()
+    assert metric.relative_cross_entropy(truth, p) > 5
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
+    def peak(scale: float) -> int:
+        tracemalloc.start()
+        recsys2021.generate(tmp_path / str(scale), scale, 0, silent)
+        top = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return top
+
+    assert peak(0.0008) < 1.2 * peak(0.0003)
+
+
+def test_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(recsys2021.generator, "append", full)
+    with pytest.raises(DataError, match="No space left"):
+        recsys2021.generate(tmp_path / "data", 0.00001, 0, silent)
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- reader ------------------------------------------------------------------------------------------------------
+
+
+def test_good_files_pass(made: Path) -> None:
+    files = recsys2021.check(made, silent)
+    rows = json.loads((made / "generator.json").read_text())["rows"]
+    assert files.rows == rows | {"test_truth": rows["test"]}
+    assert not files.facts["official_size"]
+
+
+def test_convert_keeps_values_and_numbers_rows(copy: Path, tmp_path: Path) -> None:
+    recsys2021.convert(copy, tmp_path / "parquet", silent)
+    got = pd.read_parquet(tmp_path / "parquet" / "val" / "part-00000.parquet")
+    text = (copy / "val" / "part-00000").read_text().split("\n")[:-1]
+    lines = [dict(zip(LABELLED, line.split("\x01"), strict=True)) for line in text]
+    assert got["row"].tolist() == list(range(len(lines)))
+    assert got["text_tokens"].tolist() == [line["text_tokens"] for line in lines]
+    assert got["like"].tolist() == [int(line["like_timestamp"] != "") for line in lines]
+    assert got["engaged_with_user_is_verified"].tolist() == [
+        int(line["engaged_with_user_is_verified"] == "true") for line in lines
+    ]
+    for column, name in (("reader", "enaging_user_id"), ("tweet", "tweet_id")):
+        want = np.array([int(line[name][16:], 16) for line in lines], dtype=np.uint64).astype(np.int64)
+        assert got[column].tolist() == want.tolist()
+    assert "like" not in pd.read_parquet(tmp_path / "parquet" / "test" / "part-00000.parquet")
+
+
+def test_ids_are_unchanged_where_64_bits_suffice() -> None:
+    ids = ["0" * 31 + "7", "0" * 16 + "F" * 16, "0" * 16 + "8" + "0" * 15]
+    block = pl.DataFrame(
+        dict.fromkeys(("tweet_id", "engaged_with_user_id", "enaging_user_id", "language"), ids)
+    )
+    assert converted(block, 5)["reader"].to_list() == [7, -1, -(2**63)]
+
+
+def edit(part: str, line: int, column: int, value: str) -> Callable[[Path], Any]:
+    def spoil(folder: Path) -> None:
+        path = folder / part / "part-00000"
+        lines = path.read_text().split("\n")
+        fields = lines[line - 1].split("\x01")
+        fields[column] = value
+        lines[line - 1] = "\x01".join(fields)
+        path.write_text("\n".join(lines))
+
+    return spoil
+
+
+def cut(drop: int) -> Callable[[Path], Any]:
+    def spoil(folder: Path) -> None:
+        path = folder / "train" / "part-00000"
+        path.write_bytes(path.read_bytes()[:-drop])
+
+    return spoil
+
+
+def fewer_columns(folder: Path) -> None:
+    path = folder / "train" / "part-00000"
+    path.write_text(path.read_text().replace("\x01", "", 1))
+
+
+BAD = {
+    "no folder": (lambda folder: shutil.rmtree(folder / "val"), "no part-* files"),
+    "empty file": (lambda folder: (folder / "test" / "part-00000").write_text(""), "no rows"),
+    "column count": (fewer_columns, "Expected 24 columns, got 23"),
+    "labels in the test": (
+        lambda folder: shutil.copy(folder / "val" / "part-00000", folder / "test"),
+        "Expected 20 columns",
+    ),
+    "cut in mid-line": (cut(200), "train/part-00000"),
+    "cut in the last field": (cut(1), "the last line has no end"),
+    "bad integer": (
+        edit("train", 7, 10, "many"),
+        "line 7, column engaged_with_user_follower_count: 'many' is not a whole",
+    ),
+    "bad boolean": (
+        edit("val", 3, 12, "yes"),
+        "line 3, column engaged_with_user_is_verified: 'yes' is not true or false",
+    ),
+    "bad id": (
+        edit("val", 4, 14, "abc"),
+        "line 4, column enaging_user_id: 'abc' is not 32 hexadecimal digits",
+    ),
+    "bad tokens": (edit("train", 9, 0, "101\tx\t102"), "line 9, column text_tokens"),
+    "bad type": (edit("train", 2, 6, "Tweet"), "line 2, column tweet_type: 'Tweet' is none of"),
+    "bad media": (edit("train", 2, 3, "Photo\tSound"), "line 2, column present_media"),
+    "missing time": (edit("train", 5, 8, ""), "line 5, column tweet_timestamp: '' is not a whole number"),
+    "truth of other size": (
+        lambda folder: shutil.copy(folder / "train" / "part-00000", folder / "test_truth"),
+        "rows in test_truth",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_files_are_told(copy: Path, case: str) -> None:
+    spoil, message = BAD[case]
+    spoil(copy)
+    with pytest.raises(DataError) as error:
+        recsys2021.check(copy, silent)
+    assert message in error.value.message
+
+
+def test_lzo_goes_through_lzop(copy: Path) -> None:
+    plain = copy / "val" / "part-00000"
+    if shutil.which("lzop") is None:
+        plain.rename(plain.with_suffix(".lzo"))
+        with pytest.raises(UnsupportedError, match="LZO") as error:
+            recsys2021.check(copy, silent)
+        assert "install lzop" in error.value.hint
+    else:
+        rows = recsys2021.check(copy, silent).rows
+        subprocess.run(["lzop", "-U", "-o", str(plain) + ".lzo", str(plain)], check=True)
+        assert recsys2021.check(copy, silent).rows == rows
+
+
+# ---- metrics -----------------------------------------------------------------------------------------------------
+
+labels = st.lists(st.integers(0, 1), min_size=2, max_size=60).filter(lambda y: 0 < sum(y) < len(y))
+
+
+@settings(max_examples=150, deadline=None)
+@given(y=labels, data=st.data())
+def test_metrics_are_scikit_learns(y: list[int], data: st.DataObject) -> None:
+    p = data.draw(
+        st.lists(st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.75, 1.0]), min_size=len(y), max_size=len(y))
+    )
+    truth, predicted = np.array(y), np.array(p)
+    assert metric.average_precision(truth, predicted) == pytest.approx(
+        average_precision_score(truth, predicted)
+    )
+    clipped = np.clip(predicted, 1e-15, 1 - 1e-15)
+    naive = log_loss(truth, np.full(len(y), truth.mean()))
+    want = 100 * (1 - log_loss(truth, clipped) / naive)
+    assert metric.relative_cross_entropy(truth, predicted) == pytest.approx(want, rel=1e-6, abs=1e-6)
+
+
+@settings(max_examples=50, deadline=None)
+@given(y=labels, data=st.data())
+def test_the_order_of_rows_does_not_matter(y: list[int], data: st.DataObject) -> None:
+    p = np.array(data.draw(st.lists(st.floats(0, 1), min_size=len(y), max_size=len(y))))
+    order = np.array(data.draw(st.permutations(range(len(y)))))
+    for formula in (metric.average_precision, metric.relative_cross_entropy):
+        assert formula(np.array(y)[order], p[order]) == pytest.approx(
+            formula(np.array(y), p), rel=1e-9, abs=1e-9
+        )
+
+
+def test_metrics_by_hand() -> None:
+    truth, p = np.array([1, 0, 1, 0]), np.array([0.9, 0.8, 0.7, 0.1])
+    assert metric.average_precision(truth, p) == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
+    assert metric.relative_cross_entropy(truth, np.full(4, 0.5)) == pytest.approx(0.0)
+    assert metric.relative_cross_entropy(truth, truth) == pytest.approx(100.0)
+    assert np.isnan(metric.average_precision(np.zeros(3), np.ones(3)))
+    assert np.isnan(metric.relative_cross_entropy(np.ones(3), np.ones(3)))
+
+
+def test_groups_begin_at_their_thresholds() -> None:
+    followers = np.array([0, 239, 240, 587, 588, 1330, 1331, 3995, 3996, 10**7])
+    assert metric.author_group(followers).tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+
+
+def test_scores_are_means_over_groups_and_engagements() -> None:
+    rng = np.random.default_rng(0)
+    followers = rng.choice([10, 300, 600, 2000, 9000], 500)
+    truth = {label: rng.integers(0, 2, 500) for label in LABELS}
+    predicted = {label: np.clip(0.5 * truth[label] + 0.6 * rng.random(500), 0, 1) for label in LABELS}
+    got = recsys2021.scores(truth, predicted, followers)
+    for label in LABELS:
+        groups = [followers == value for value in np.unique(followers)]
+        want = np.mean([average_precision_score(truth[label][g], predicted[label][g]) for g in groups])
+        assert got[f"AP_{label}"] == pytest.approx(want)
+    assert got["RCE"] == pytest.approx(np.mean([got[f"RCE_{label}"] for label in LABELS]))
+    with pytest.raises(DataError, match="predictions of like"):
+        recsys2021.scores(truth, predicted | {"like": np.full(500, np.nan)}, followers)
+
+
+def test_a_group_of_one_class_is_left_out() -> None:
+    truth = dict.fromkeys(LABELS, np.array([1, 0, 0, 0]))
+    predicted = dict.fromkeys(LABELS, np.array([0.9, 0.1, 0.2, 0.3]))
+    got = recsys2021.scores(truth, predicted, np.array([10, 10, 5000, 5000]))
+    assert got["AP"] == 1.0
+    assert got["RCE_like"] == pytest.approx(100 * (1 - -np.log(0.9) / np.log(2)))
+
+
+@pytest.fixture
+def submission(made: Path, tmp_path: Path) -> Path:
+    truth = pl.concat([block for _, block in rows_of(made / "test" / "part-00000", FEATURES)]).unique(
+        ["tweet_id", "enaging_user_id"], maintain_order=True
+    )
+    predicted = {
+        label: np.full(truth.height, rate)
+        for label, rate in zip(LABELS, (0.03, 0.09, 0.007, 0.4), strict=True)
+    }
+    recsys2021.write_submission(
+        tmp_path / "s.csv", list(truth["tweet_id"]), list(truth["enaging_user_id"]), predicted
+    )
+    return tmp_path / "s.csv"
+
+
+def test_a_constant_scores_about_nothing(made: Path, submission: Path) -> None:
+    got = recsys2021.score(submission, made / "test_truth")
+    rates = json.loads((made / "generator.json").read_text())["rates"]["test"]
+    assert got["AP_like"] == pytest.approx(rates["like"], abs=0.03)
+    assert -4 < got["RCE_like"] < 0.01
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda lines: lines[:-1], "a submission must have exactly"),
+        (lambda lines: [*lines, lines[0]], "2 rows share their pair"),
+        (lambda lines: [*lines[:-1], lines[-1].replace(",", ";", 1)], "is not two ids and four numbers"),
+        (
+            lambda lines: [*lines[:-1], lines[-1].rsplit(",", 1)[0] + ",high\n"],
+            "is not two ids and four numbers",
+        ),
+    ],
+)
+def test_bad_submissions_are_told(
+    made: Path, submission: Path, change: Callable[[list[str]], list[str]], message: str
+) -> None:
+    lines = submission.read_text().splitlines(keepends=True)
+    submission.write_text("".join(change(lines)))
+    with pytest.raises(DataError) as error:
+        recsys2021.score(submission, made / "test_truth")
+    assert message in f"{error.value.message} {error.value.hint}"
