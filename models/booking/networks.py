@@ -116,33 +116,40 @@ class Gru(nn.Module):
         self.again = nn.ModuleList(nn.Linear(sizes.hidden, sizes.dim) for _ in range(2))
         self.mix = nn.Parameter(torch.zeros(2))
 
-    def stages(self, cities: Tensor, countries: Tensor, context: Tensor, numbers: Tensor) -> list[Tensor]:
-        """Probabilities [rows, classes] of the first stage, of the two heads, and their weighted mean."""
-        around = self.trip.around(cities, countries, context, numbers)
+    def stages(self, *inputs: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Logits of the first stage [rows, classes], its best candidates [rows, candidates], and for each head the
+        probabilities of those: a softmax over the candidates by their dot product."""
+        cities, countries = inputs[:2]
         lags = torch.cat([self.trip.city(cities[:, 1:]), self.trip.country(countries[:, 1:])], dim=2)
         hidden = self.gru(lags.flip(1))[0][:, -1]  # in the order of time
-        x1 = self.first(torch.cat([hidden, around], dim=1))
+        x1 = self.first(torch.cat([hidden, self.trip.around(*inputs)], dim=1))
         x2 = self.second(x1)
-        p = self.trip.scores(self.find(x2), cities).softmax(dim=1)
-        best = p.detach().topk(self.candidates, dim=1).indices
+        logits = self.trip.scores(self.find(x2), cities)
+        best = logits.detach().topk(self.candidates, dim=1).indices
         rows = self.trip.city(best + FIRST_CITY)
-        heads = [self.head(layer(x), rows, best, p) for layer, x in zip(self.again, (x1, x2), strict=True)]
-        weights = torch.sigmoid(self.mix)
-        mixed = p.detach() + weights[0] * heads[0].detach() + weights[1] * heads[1].detach()
-        return [p, *heads, mixed / (1 + weights.sum())]
-
-    @staticmethod
-    def head(found: Tensor, rows: Tensor, best: Tensor, p: Tensor) -> Tensor:
-        """Softmax over the candidates by their dot product, put back among all classes."""
-        again = (rows @ found[:, :, None]).squeeze(2).softmax(dim=1)
-        return torch.zeros_like(p).scatter(1, best, again)
+        heads = [
+            (rows @ layer(x)[:, :, None]).squeeze(2).softmax(dim=1)
+            for layer, x in zip(self.again, (x1, x2), strict=True)
+        ]
+        return logits, best, heads
 
     def forward(self, cities: Tensor, countries: Tensor, context: Tensor, numbers: Tensor) -> Tensor:
-        return self.stages(cities, countries, context, numbers)[-1]
+        """The weighted mean of the three; a head gives nothing to what is no candidate."""
+        logits, best, heads = self.stages(cities, countries, context, numbers)
+        weights = torch.sigmoid(self.mix)
+        again = weights[0] * heads[0] + weights[1] * heads[1]
+        return logits.softmax(dim=1).scatter_add(1, best, again) / (1 + weights.sum())
 
     def loss(self, target: Tensor, *inputs: Tensor) -> Tensor:
-        chosen = [p.gather(1, target[:, None]) for p in self.stages(*inputs)]
-        return torch.stack([-torch.log(p + 1e-6).mean() for p in chosen]).sum()
+        """Cross-entropies of the three and of their mean, whose weights alone the last one moves."""
+        logits, best, heads = self.stages(*inputs)
+        first = F.cross_entropy(logits, target, reduction="none")
+        found = best == target[:, None]
+        chosen = [(p * found).sum(dim=1) for p in heads]
+        weights = torch.sigmoid(self.mix)
+        mixed = torch.exp(-first.detach()) + sum(w * p.detach() for w, p in zip(weights, chosen, strict=True))
+        given = [*chosen, mixed / (1 + weights.sum())]
+        return first.mean() + torch.stack([-torch.log(p + 1e-6).mean() for p in given]).sum()
 
 
 class Attention(nn.Module):
