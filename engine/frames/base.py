@@ -38,11 +38,19 @@ class Engine(ABC):
     # ---- files and hand-over -------------------------------------------------------------------------------------
 
     @abstractmethod
-    def read_csv(self, path: Path, schema: Mapping[str, str]) -> Frame:
+    def read_csv(
+        self,
+        path: Path,
+        schema: Mapping[str, str],
+        *,
+        names: Sequence[str] | None = None,
+        separator: str = ",",
+    ) -> Frame:
         """Columns of `schema` (name -> "int64", "float64", "str", or "date" for days since 1970-01-01 as int64)
         from a CSV file with a header, plain or gzipped, plus int64 `row` from 0.
 
-        An empty field is missing (not allowed in int64 and date columns). Raises DataError naming the file.
+        An empty field is missing (not allowed in int64 and date columns). `names` are the columns of a file without a
+        header, whose fields are never quoted. Raises DataError naming the file.
         """
 
     @abstractmethod
@@ -186,6 +194,14 @@ class Engine(ABC):
     @abstractmethod
     def count_token(self, t: Frame, column: str, separator: str, token: str, out: str) -> Frame:
         """How often one token stands in a joined list, int32; 0 where missing."""
+
+    @abstractmethod
+    def token_at(self, t: Frame, column: str, separator: str, at: int, out: str) -> Frame:
+        """The token at place `at` (from 0) of a joined list of integers, int64; -1 where there is none."""
+
+    @abstractmethod
+    def hex_id(self, t: Frame, column: str, out: str) -> Frame:
+        """The last 16 digits of hexadecimal ids of 32 digits as int64 (two's complement); none may be missing."""
 
     @abstractmethod
     def token_hash(self, t: Frame, column: str, separator: str, first: int, buckets: int, out: str) -> Frame:

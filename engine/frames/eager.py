@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
+from csv import QUOTE_NONE
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,21 @@ class Eager(Engine):
         self.name = module
         self.xp = importlib.import_module(module)
 
-    def read_csv(self, path: Path, schema: Mapping[str, str]) -> Frame:
+    def read_csv(
+        self,
+        path: Path,
+        schema: Mapping[str, str],
+        *,
+        names: Sequence[str] | None = None,
+        separator: str = ",",
+    ) -> Frame:
         types = {name: TYPES[kind] for name, kind in schema.items()}
+        form: dict[str, Any] = (
+            {} if names is None else {"header": None, "names": list(names), "quoting": QUOTE_NONE}
+        )
+        form |= {"sep": separator, "keep_default_na": False, "na_values": [""]}
         try:
-            t = self.xp.read_csv(
-                path, usecols=list(schema), dtype=types, keep_default_na=False, na_values=[""]
-            )
+            t = self.xp.read_csv(path, usecols=list(schema), dtype=types, **form)
             for name in (n for n, kind in schema.items() if kind == "date"):
                 days = self.xp.to_datetime(t[name], format="%Y-%m-%d").astype("datetime64[s]")
                 if days.isna().any():
@@ -199,6 +209,21 @@ class Eager(Engine):
         # Separators are doubled so that two neighbours do not share one.
         text = separator + t[column].fillna("").str.replace(separator, separator * 2, regex=False) + separator
         return t.assign(**{out: text.str.count(separator + token + separator).astype("int32")})
+
+    def token_at(self, t: Frame, column: str, separator: str, at: int, out: str) -> Frame:
+        parts = t[column].fillna("").str.split(separator, n=at + 1, expand=True)
+        found = self._slot(parts[at], 2**62) if at < parts.shape[1] else -1
+        return t.assign(**{out: found}).astype({out: "int64"})
+
+    def hex_id(self, t: Frame, column: str, out: str) -> Frame:
+        if self.name == "cudf":
+            halves = [t[column].str.slice(i, i + 8).str.htoi() for i in (16, 24)]
+            high = halves[0].where(halves[0] < 2**31, halves[0] - 2**32)
+            return t.assign(**{out: high * 2**32 + halves[1]})
+        digits = t[column].to_numpy().astype("S32").view(np.uint8).reshape(-1, 32)[:, 16:]
+        values = np.where(digits > 57, (digits & 0xDF) - 55, digits - 48)  # "0" is 48, "A" is 65
+        packed = np.ascontiguousarray(values[:, 0::2] * 16 + values[:, 1::2])
+        return t.assign(**{out: packed.view(">i8")[:, 0].astype("int64")})
 
     def token_hash(self, t: Frame, column: str, separator: str, first: int, buckets: int, out: str) -> Frame:
         parts = t[column].fillna("").str.split(separator, n=first, expand=True)

@@ -46,9 +46,20 @@ class Lazy(Engine):
         ) as error:
             raise DataError(str(error).split("\n\n", 1)[0], CHECK_HINT) from error
 
-    def read_csv(self, path: Path, schema: Mapping[str, str]) -> Frame:
+    def read_csv(
+        self,
+        path: Path,
+        schema: Mapping[str, str],
+        *,
+        names: Sequence[str] | None = None,
+        separator: str = ",",
+    ) -> Frame:
         types = {name: TYPES[kind] for name, kind in schema.items()}
-        t = pl.scan_csv(path, schema_overrides=types, row_index_name="row", infer_schema=False)
+        form: dict[str, Any] = {"schema_overrides": types, "infer_schema": False}
+        if names is not None:
+            form = {"schema": {name: types.get(name, pl.String) for name in names}, "has_header": False}
+            form["quote_char"] = None
+        t = pl.scan_csv(path, separator=separator, row_index_name="row", **form)
         if missing := [name for name in schema if name not in self._header(t)]:
             raise DataError(f"{path}: no column {missing[0]}", CHECK_HINT)
         wanted = [self._typed(name, kind) for name, kind in schema.items()]
@@ -197,6 +208,30 @@ class Lazy(Engine):
         doubled = pl.col(column).fill_null("").str.replace_all(separator, separator * 2, literal=True)
         text = pl.concat_str([pl.lit(separator), doubled, pl.lit(separator)])
         return t.with_columns(text.str.count_matches(separator + token + separator).cast(pl.Int32).alias(out))
+
+    def token_at(self, t: Frame, column: str, separator: str, at: int, out: str) -> Frame:
+        token = pl.col(column).str.splitn(separator, at + 2).struct.field(f"field_{at}")
+        found = pl.when(token != "").then(token).otherwise(None).cast(pl.Int64)
+        return t.with_columns(found.fill_null(-1).alias(out))
+
+    def hex_id(self, t: Frame, column: str, out: str) -> Frame:
+        if self.gpu:  # cudf-polars reads base 10 only
+            digits = [self._hex_digit(pl.col(column).str.slice(i, 1)) for i in range(16, 32)]
+            high, low = (
+                sum(d * 16 ** (7 - i) for i, d in enumerate(half)) for half in (digits[:8], digits[8:])
+            )
+        else:
+            high, low = (
+                pl.col(column).str.slice(i, 8).str.to_integer(base=16, dtype=pl.Int64) for i in (16, 24)
+            )
+        signed = pl.when(high >= 2**31).then(high - 2**32).otherwise(high)
+        return t.with_columns((signed * 2**32 + low).alias(out))
+
+    @staticmethod
+    def _hex_digit(character: pl.Expr) -> pl.Expr:
+        return character.str.to_uppercase().replace_strict(
+            list("0123456789ABCDEF"), list(range(16)), default=0, return_dtype=pl.Int64
+        )
 
     def token_hash(self, t: Frame, column: str, separator: str, first: int, buckets: int, out: str) -> Frame:
         parts = pl.col(column).str.splitn(separator, first + 1).struct

@@ -55,6 +55,8 @@ CASES: dict[str, Case] = {
     ),
     "token_counts": lambda e, t: e.token_counts(t, "s", "\t", "z"),
     "count_token": lambda e, t: e.count_token(t, "s", "\t", "101", "z"),
+    "token_at": lambda e, t: e.token_at(t, "s", "\t", 2, "z"),
+    "hex_id": lambda e, t: e.hex_id(t, "s", "z"),
     "token_hash": lambda e, t: e.token_hash(t, "s", "\t", 4, 3, "z"),
     "date_parts": lambda e, t: e.date_parts(
         t, "x", "s", {p: p for p in ("year", "month", "day", "weekday", "hour", "minute")}
@@ -96,6 +98,9 @@ def test_files_translate_whole(e: Engine, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("a,when,name,x\n7,2020-02-29,v,0.5\n")
     schema = {"a": "int64", "name": "str", "when": "date", "x": "float64"}
     assert gpu_plan.refusals(e.read_csv(tmp_path / "t.csv", schema)) == []
+    (tmp_path / "part").write_text("7\x01a\x012\n")
+    names = {"n": "int64", "s": "str", "y": "float64"}
+    assert gpu_plan.refusals(e.read_csv(tmp_path / "part", names, names=list(names), separator="\x01")) == []
     pl.DataFrame({"row": [0], "x": [1]}).write_parquet(tmp_path / "t.parquet")
     assert gpu_plan.refusals(e.read_parquet(tmp_path / "t.parquet", ["row", "x"])) == []
 

@@ -357,6 +357,29 @@ def test_tokens(e: Engine, frame: Make, values: Values, lists: list[list[int] | 
         assert values(t, f"h_{bucket}") == [sum(x % 4 == bucket for x in p[:3]) for p in plain]
 
 
+@pytest.mark.parametrize("at", [0, 1, 4])
+def test_token_at(e: Engine, frame: Make, values: Values, at: int) -> None:
+    lists = ["101\t7\t102", None, "8", "", "1\t2\t3\t4\t5\t6"]
+    t = e.token_at(frame({"s": lists}), "s", "\t", at, "z")
+    want = [int(s.split("\t")[at]) if s and len(s.split("\t")) > at else -1 for s in lists]
+    assert values(t, "z") == want
+
+
+@given(st.lists(st.integers(0, 2**128 - 1), min_size=1, max_size=20))
+@few
+def test_hex_id(e: Engine, frame: Make, values: Values, ids: list[int]) -> None:
+    texts = [f"{i:032X}" if i % 2 else f"{i:032x}" for i in [*ids, 0, 2**64 - 1, 2**63]]
+    want = [int.from_bytes(bytes.fromhex(text[16:]), "big", signed=True) for text in texts]
+    assert values(e.hex_id(frame({"s": texts}), "s", "z"), "z") == want
+
+
+def test_files_without_header(e: Engine, values: Values, tmp_path: Path) -> None:
+    (tmp_path / "part").write_text('7\x01a "b\x01\x012\n8\x01\x010.5\x01\n')
+    schema = {"n": "int64", "s": "str", "y": "float64"}
+    t = e.read_csv(tmp_path / "part", schema, names=["n", "s", "x", "y"], separator="\x01")
+    assert values(t, "n", "s", "y", "row") == ([7, 8], ['a "b', None], [2.0, None], [0, 1])
+
+
 @given(st.lists(st.integers(-(10**9), 3 * 10**9), min_size=1, max_size=20))
 @few
 def test_date_parts(e: Engine, frame: Make, values: Values, seconds: list[int]) -> None:
