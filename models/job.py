@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-PHASES = ("load", "features", "fit", "transfer", "predict", "score", "write")
+PHASES = ("load", "preprocess", "features", "fit", "transfer", "predict", "latency", "write", "score")
 
 
 @dataclass(frozen=True)

@@ -141,12 +141,19 @@ def labels_of(path: Path) -> pl.DataFrame:
     return pl.concat([block.select(wanted) for _, block in rows_of(path, LABELLED)])
 
 
+def append_submission(
+    path: Path, tweets: Sequence[str], readers: Sequence[str], predicted: Mapping[str, Array]
+) -> None:
+    """Add rows in the official format; probabilities by engagement, [rows]."""
+    columns = {"tweet_id": tweets, SUBMISSION[1]: readers}
+    table = pl.DataFrame(columns | {label: predicted[label] for label in SUBMISSION[2:]})
+    with path.open("ab") as file:
+        table.write_csv(file, include_header=False)
+
+
 def write_submission(
     path: Path, tweets: Sequence[str], readers: Sequence[str], predicted: Mapping[str, Array]
 ) -> None:
-    """The official format; probabilities by engagement, [rows]."""
-    columns = {"tweet_id": tweets, SUBMISSION[1]: readers} | {
-        label: predicted[label] for label in SUBMISSION[2:]
-    }
+    """A whole submission; see `append_submission`."""
     with new_file(path) as aside:
-        pl.DataFrame(columns).write_csv(aside, include_header=False)
+        append_submission(aside, tweets, readers, predicted)

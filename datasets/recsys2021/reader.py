@@ -4,6 +4,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import count, islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -123,6 +124,31 @@ def converted(block: pl.DataFrame, first_row: int) -> pl.DataFrame:
         if name in block.columns
     ]
     return block.with_columns(columns).with_columns(pl.selectors.boolean().cast(pl.Int8))
+
+
+def pieces(path: Path, folder: Path, rows: int) -> Iterator[Path]:
+    """A part file as plain files of at most `rows` rows: itself, or pieces written into `folder`, each gone when the next is
+    asked for."""
+    if path.suffix not in (".gz", ".lzo") and at_most(path, rows):
+        yield path
+        return
+    with open_part(path) as file:
+        for number in count():
+            lines = list(islice(file, rows))
+            if not lines:
+                return
+            piece = folder / f".{path.name}.{number}.piece"
+            try:
+                piece.write_bytes(b"".join(lines))
+                yield piece
+            finally:
+                piece.unlink(missing_ok=True)
+
+
+def at_most(path: Path, rows: int) -> bool:
+    """Whether a file has no more lines than `rows`."""
+    with path.open("rb") as file:
+        return next(islice(file, rows, None), None) is None
 
 
 def short_id(name: str) -> pl.Expr:

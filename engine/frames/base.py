@@ -272,11 +272,24 @@ class Engine(ABC):
         return t if raw else self.drop(t, list(kept.values()))
 
     def target_encode_kfold(
-        self, t: Frame, keys: Sequence[str], fold: str, priors: Mapping[str, float], weight: float, out: str
+        self,
+        t: Frame,
+        keys: Sequence[str],
+        fold: str,
+        priors: Mapping[str, float],
+        weight: float,
+        out: str,
+        *,
+        source: Frame | None = None,
     ) -> Frame:
-        """Out-of-fold target means: each row's from the rows of the other folds, <out>_<target>, float32."""
-        everything = self.group_sums(t, keys, list(priors))
-        inside = self.group_sums(t, [*keys, fold], list(priors))
+        """Out-of-fold target means: each row's from the rows of the other folds, <out>_<target>, float32.
+
+        source: the frame that is summed over, where that is not `t` itself: give the collected frame when encodings are
+        added to it one after the other, or a lazy engine does the earlier ones anew for each.
+        """
+        source = t if source is None else source
+        everything = self.group_sums(source, keys, list(priors))
+        inside = self.group_sums(source, [*keys, fold], list(priors))
         names = [*(f"sum_{target}" for target in priors), "n"]
         same = {key: key for key in keys}
         t = self.lookup(t, everything, same, {name: f"{out}_all_{name}" for name in names}, 0)

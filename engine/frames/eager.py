@@ -1,16 +1,20 @@
 """The eager text: pandas-style frames, on `pandas` or, unchanged, on `cudf`."""
 
 import importlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from csv import QUOTE_NONE
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from buzzer.engine.frames.base import CHECK_HINT, FIRST_CODE, RARE, Array, Columns, Engine, Expr, Frame
 from buzzer.errors import DataError
 
+# Columns come one by one here by design; `collect` gathers them.
+warnings.simplefilter("ignore", pd.errors.PerformanceWarning)
 SECONDS = {"d": 86400, "s": 1}
 TYPES = {"int64": "int64", "float64": "float64", "str": "str", "date": "str"}
 
@@ -68,7 +72,7 @@ class Eager(Engine):
         return table.to_pandas()
 
     def collect(self, t: Frame) -> Frame:
-        return t
+        return t.copy()  # columns that were added one by one, in one block again
 
     def height(self, t: Frame) -> int:
         return len(t)

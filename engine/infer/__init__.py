@@ -16,9 +16,12 @@ from buzzer.errors import unknown_name
 BACKENDS: dict[str, str] = {
     "torch_eager": "buzzer.engine.infer.torch_eager",
     "onnxruntime": "buzzer.engine.infer.onnxruntime",
+    "xgboost": "buzzer.engine.infer.xgboost",
 }
 
-__all__ = ["BACKENDS", "Array", "Description", "Plan", "Session", "check_batch", "load", "prepare"]
+TREES = ("xgboost",)  # run boosted trees; the others run networks
+
+__all__ = ["BACKENDS", "TREES", "Array", "Description", "Plan", "Session", "check_batch", "load", "prepare"]
 
 
 class Backend(Protocol):

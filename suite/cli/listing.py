@@ -47,6 +47,7 @@ ENGINES = {
 BACKENDS = {
     "torch_eager": "PyTorch as it is: the reference",
     "onnxruntime": "ONNX Runtime on the exported graph",
+    "xgboost": "boosted trees by XGBoost",
 }
 
 

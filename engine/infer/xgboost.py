@@ -1,0 +1,62 @@
+"""XGBoost's own prediction: boosted trees on a float32 matrix."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from buzzer.engine.infer.session import Array, Base, Description, Plan, as_arrays, check_batch
+from buzzer.errors import DataError, UnsupportedError
+
+try:
+    import xgboost
+except ImportError as error:
+    raise UnsupportedError("XGBoost is not installed", "pip install xgboost") from error
+
+PRECISIONS = ("fp32",)
+
+
+class Xgboost(Base):
+    """A Booster, or the file of one; its one input is a matrix [rows, features], NaN where missing."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
+        self._booster = plan.model if isinstance(plan.model, xgboost.Booster) else load(plan.model)
+        self._booster.set_param({"nthread": plan.threads, "device": plan.device})
+        (self._input,) = plan.example
+
+    def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
+        check_batch(self.plan, batch)
+        matrix: Any = batch[self._input]
+        if self.plan.device == "cuda":
+            import cupy
+
+            matrix = cupy.asarray(matrix)
+        found: Any = self._booster.inplace_predict(matrix)
+        return as_arrays(found.get() if self.plan.device == "cuda" else found, self.plan.outputs)
+
+    def describe(self) -> Description:
+        return Description(
+            backend="xgboost",
+            version=xgboost.__version__,
+            precision=self.plan.precision,
+            device=self.plan.device,
+            threads=self.plan.threads,
+            parameters=None,
+            weight_bytes=len(self._booster.save_raw()),
+        )
+
+
+def load(model: Any) -> Any:
+    """A Booster from its file. Raises DataError for a file that is missing or holds none."""
+    if not isinstance(model, Path):
+        raise UnsupportedError(
+            "xgboost runs boosted trees only", "use --backend torch_eager for torch modules"
+        )
+    try:
+        return xgboost.Booster(model_file=model)
+    except xgboost.core.XGBoostError as error:
+        raise DataError(f"{model}: not an XGBoost model: {str(error).splitlines()[-1]}") from error
+
+
+def prepare(plan: Plan) -> Xgboost:
+    return Xgboost(plan)

@@ -1,0 +1,280 @@
+"""From the official part files to the models' columns, in the operators of `engine.frames`. docs/recsys2021.md names each.
+
+Two steps, so that a part file can be worked on alone: `base` needs the row only; `encode` looks up tables that `fit` saved.
+a_ is the author, b_ the reader, as in the winners' code.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from buzzer.datasets.recsys2021.schema import (
+    DAY,
+    FEATURES,
+    FIRST_SECOND,
+    GROUPS,
+    LABELLED,
+    LABELS,
+    LIST,
+    SEPARATOR,
+)
+from buzzer.engine.frames import Engine, Frame
+from buzzer.engine.frames.base import Columns, Expr
+
+TARGETS = tuple(LABELS)
+SMOOTHING = 20.0  # winners: 20
+FOLDS = 5
+LAST_NOONS = tuple(
+    FIRST_SECOND + day * DAY - DAY // 2 for day in (21, 28)
+)  # of the training weeks, and of the fourth
+
+IDS = {"tweet_id": "tweet", "engaged_with_user_id": "a", "enaging_user_id": "b"}
+TEXT = {
+    "text_tokens": "str",
+    "hashtags": "str",
+    "tweet_id": "str",
+    "present_media": "str",
+    "present_links": "str",
+    "present_domains": "str",
+    "tweet_type": "str",
+    "language": "str",
+    "tweet_timestamp": "int64",
+    "engaged_with_user_id": "str",
+    "engaged_with_user_follower_count": "int64",
+    "engaged_with_user_following_count": "int64",
+    "engaged_with_user_is_verified": "str",
+    "engaged_with_user_account_creation": "int64",
+    "enaging_user_id": "str",
+    "enaging_user_follower_count": "int64",
+    "enaging_user_following_count": "int64",
+    "enaging_user_is_verified": "str",
+    "enaging_user_account_creation": "int64",
+    "engagee_follows_engager": "str",
+}
+FLAGS = {
+    "a_verified": "engaged_with_user_is_verified",
+    "b_verified": "enaging_user_is_verified",
+    "follows": "engagee_follows_engager",
+}
+COUNTS = {
+    "a_followers": "engaged_with_user_follower_count",
+    "a_following": "engaged_with_user_following_count",
+    "b_followers": "enaging_user_follower_count",
+    "b_following": "enaging_user_following_count",
+    "a_created": "engaged_with_user_account_creation",
+    "b_created": "enaging_user_account_creation",
+    "time": "tweet_timestamp",
+}
+LISTS = {
+    "tokens": "text_tokens",
+    "hashtags": "hashtags",
+    "links": "present_links",
+    "domains": "present_domains",
+}
+# Special symbols by their token ids in bert-base-multilingual-cased; [UNK] stands for emojis.
+SYMBOLS = {
+    "questions": "136",
+    "exclamations": "106",
+    "mentions": "137",
+    "hashes": "108",
+    "unknowns": "100",
+    "colons": "131",
+}
+MEDIA = {"photos": "Photo", "videos": "Video", "gifs": "GIF"}
+CODED = {"language": "language", "media": "present_media"}
+
+# Target encodings: name -> keys. The first are users, the others say what the row is like.
+KEYS: dict[str, list[str]] = {
+    "a": ["a"],
+    "b": ["b"],
+    "ab": ["a", "b"],
+    "a_type": ["a", "type"],
+    "b_type": ["b", "type"],
+    "a_type_lang": ["a", "type", "language_code"],
+    "b_type_lang": ["b", "type", "language_code"],
+    "type_lang_media": ["type", "language_code", "media_code"],
+    "context": ["type", "language_code", "media_code", "a_verified", "b_verified", "follows"],
+    "word": ["word", "type"],
+    "whom": ["whom", "language_code"],
+    "b_group": ["b", "a_group"],
+}
+REVERSED = {
+    "a_as_b": ("b", "a"),
+    "b_as_a": ("a", "b"),
+}  # name -> (whose table, which column is looked up in it)
+PLAIN = (
+    *FLAGS,
+    *(name for name in COUNTS if name != "time"),
+    *LISTS,
+    *SYMBOLS,
+    *MEDIA,
+    "type",
+    "language_code",
+    "media_code",
+    "a_group",
+    "weekday",
+    "hour",
+    "minute",
+    "decline",
+    "a_ratio",
+    "b_ratio",
+    "ab_followers",
+    "ab_following",
+    "age_difference",
+    "a_age",
+    "b_age",
+    "same_language",
+    "met_before",
+)
+
+
+def encoded_names() -> list[str]:
+    """The target encodings' columns."""
+    return [f"te_{name}_{target}" for name in (*KEYS, *REVERSED) for target in TARGETS]
+
+
+def names() -> list[str]:
+    """The columns that the first stage's models see, in their order."""
+    return [*PLAIN, *encoded_names()]
+
+
+def read_part(e: Engine, path: Path, labelled: bool) -> Frame:
+    """A part file's columns as the organisers name them."""
+    kinds = TEXT | (dict.fromkeys(LABELS.values(), "float64") if labelled else {})
+    return e.read_csv(path, kinds, names=list(LABELLED if labelled else FEATURES), separator=SEPARATOR)
+
+
+def base(e: Engine, t: Frame, labelled: bool) -> Frame:
+    """What a row tells by itself. The columns `language` and `present_media` still wait for their codes."""
+    for column, out in IDS.items():
+        t = e.hex_id(t, column, out)
+    for out, column in LISTS.items():
+        t = e.token_counts(t, column, LIST, f"{out}_n")
+    for out, symbol in SYMBOLS.items():
+        t = e.count_token(t, "text_tokens", LIST, symbol, out)
+    for out, kind in MEDIA.items():
+        t = e.count_token(t, "present_media", LIST, kind, out)
+    t = e.token_at(t, "text_tokens", LIST, 1, "word")
+    t = e.token_at(t, "text_tokens", LIST, 3, "third")
+    t = e.derive(t, **{out: is_true(e, column) for out, column in FLAGS.items()})
+    if labelled:
+        t = e.derive(t, **{label: is_there(e, column) for label, column in LABELS.items()})
+    t = e.derive(
+        t,
+        type=lambda c: (
+            e.cast(c("tweet_type") == "Retweet", "int64") + 2 * e.cast(c("tweet_type") == "Quote", "int64")
+        ),
+        whom=lambda c: e.where(c("type") == 1, c("third"), -1),
+    )
+    t = e.rename(t, {column: out for out, column in COUNTS.items()})
+    kept = ["tweet_id", "enaging_user_id", *IDS.values(), *FLAGS, *COUNTS, *SYMBOLS, *MEDIA, *CODED.values()]
+    kept += [*(f"{out}_n" for out in LISTS), "type", "word", "whom", *(TARGETS if labelled else ())]
+    t = e.rename(e.select(t, kept), {f"{out}_n": out for out in LISTS})
+    return arithmetic(
+        e, e.date_parts(t, "time", "s", {"weekday": "weekday", "hour": "hour", "minute": "minutes"})
+    )
+
+
+def is_true(e: Engine, column: str) -> Callable[[Columns], Expr]:
+    return lambda c: e.cast(c(column) == "true", "int64")
+
+
+def is_there(e: Engine, column: str) -> Callable[[Columns], Expr]:
+    return lambda c: 1 - e.cast(e.is_null(c(column)), "int64")
+
+
+def arithmetic(e: Engine, t: Frame) -> Frame:
+    """Ratios, ages, the author's group, the time of day, and `decline`: minutes after noon of a window's last day, from when
+    on labels are cut off by its end."""
+    return e.derive(
+        t,
+        a_group=lambda c: sum(e.cast(c("a_followers") >= limit, "int64") for limit in GROUPS),
+        minute=lambda c: c("hour") * 60 + c("minutes"),
+        decline=lambda c: sum(decline(e, c("time"), noon) for noon in LAST_NOONS),
+        a_ratio=lambda c: c("a_followers") / (c("a_following") + 1.0),
+        b_ratio=lambda c: c("b_followers") / (c("b_following") + 1.0),
+        ab_followers=lambda c: c("a_followers") / (c("b_followers") + 1.0),
+        ab_following=lambda c: c("a_following") / (c("b_following") + 1.0),
+        age_difference=lambda c: (c("a_created") - c("b_created")) / float(DAY),
+        a_age=lambda c: (c("time") - c("a_created")) / float(DAY),
+        b_age=lambda c: (c("time") - c("b_created")) / float(DAY),
+    )
+
+
+def decline(e: Engine, time: Expr, noon: int) -> Expr:
+    """Minutes since a last day's noon, 0 before it and after the day."""
+    inside = e.cast(time >= noon, "int64") * e.cast(time < noon + DAY // 2, "int64")
+    return (time - noon) / 60.0 * inside
+
+
+# ---- tables ------------------------------------------------------------------------------------------------------
+
+
+def fit_codes(e: Engine, train: Frame) -> dict[str, Frame]:
+    """Codes of languages and media."""
+    return {name: e.categorify_fit([(train, column)]) for name, column in CODED.items()}
+
+
+def code(e: Engine, t: Frame, codes: Mapping[str, Frame]) -> Frame:
+    """Strings replaced by codes."""
+    for name, column in CODED.items():
+        t = e.categorify(t, column, codes[name], f"{name}_code")
+    return e.drop(t, list(CODED.values()))
+
+
+def fit_tables(e: Engine, train: Frame) -> dict[str, Frame]:
+    """Sums of the labels and counts by each key, over coded rows; and the language each user mostly writes or reads in."""
+    tables = {name: e.group_sums(train, keys, list(TARGETS)) for name, keys in KEYS.items()}
+    return tables | {"spoken": spoken(e, train)}
+
+
+def spoken(e: Engine, train: Frame) -> Frame:
+    """The reader's most frequent language of the tweets shown to them: (b, spoken)."""
+    top = e.top_k(train, "b", "language_code", 1)
+    return e.rename(e.drop(top, ["rank", "n"]), {"language_code": "spoken"})
+
+
+def priors(e: Engine, tables: Mapping[str, Frame]) -> dict[str, float]:
+    """Overall means of the labels, from the sums of a small table."""
+    counted = e.derive(tables["context"], row=lambda c: c("type"))
+    columns = [f"sum_{target}" for target in TARGETS]
+    sums = e.to_numpy(counted, [*columns, "n"])
+    return {target: float(sums[f"sum_{target}"].sum() / sums["n"].sum()) for target in TARGETS}
+
+
+def encode(e: Engine, t: Frame, tables: Mapping[str, Frame], means: Mapping[str, float]) -> Frame:
+    """Target encodings of coded rows that the tables were not fitted on, and what else is looked up."""
+    for name, keys in KEYS.items():
+        t = e.target_encode(t, tables[name], keys, means, SMOOTHING, f"te_{name}")
+    return looked_up(e, t, tables, means)
+
+
+def encode_own(
+    e: Engine, t: Frame, tables: Mapping[str, Frame], means: Mapping[str, float], strategy: str
+) -> Frame:
+    """The same columns for the rows that the tables were fitted on, each without its own labels: `kfold` (the winners' first
+    XGBoost; five folds by row), or `leave-one-out` (their second)."""
+    if strategy == "kfold":
+        t = source = e.derive(t, fold=lambda c: c("row") % FOLDS)
+        for name, keys in KEYS.items():
+            t = e.target_encode_kfold(t, keys, "fold", means, SMOOTHING, f"te_{name}", source=source)
+        t = e.drop(t, ["fold"])
+    else:
+        for name, keys in KEYS.items():
+            t = e.target_encode(t, tables[name], keys, means, SMOOTHING, f"te_{name}", leave_one_out=True)
+    return looked_up(e, t, tables, means, own=1)
+
+
+def looked_up(
+    e: Engine, t: Frame, tables: Mapping[str, Frame], means: Mapping[str, float], own: int = 0
+) -> Frame:
+    """Reversed encodings, whether the two met before, and whether the tweet is in the reader's usual language."""
+    for name, (whose, column) in REVERSED.items():
+        t = e.target_encode(t, tables[whose], KEYS[whose], means, SMOOTHING, f"te_{name}", on=[column])
+    t = e.lookup(t, tables["ab"], {"a": "a", "b": "b"}, {"n": "met"}, 0)
+    t = e.lookup(t, tables["spoken"], {"b": "b"}, {"spoken": "spoken"}, 0)
+    t = e.derive(
+        t,
+        met_before=lambda c: e.clip(c("met") - own, 0, 100),
+        same_language=lambda c: e.cast(c("language_code") == c("spoken"), "int64"),
+    )
+    return e.drop(t, ["met", "spoken"])

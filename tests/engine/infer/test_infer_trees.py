@@ -1,0 +1,50 @@
+"""Backends of boosted trees against XGBoost's DMatrix prediction."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import xgboost
+
+from buzzer.engine import infer
+from buzzer.errors import DataError, UnsupportedError, UsageError
+
+
+@pytest.fixture(scope="module")
+def booster() -> Any:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(500, 6)).astype("float32")
+    x[rng.random(x.shape) < 0.1] = np.nan
+    y = (np.nan_to_num(x[:, 0]) + x[:, 1] ** 2 > 0.5).astype("float32")
+    return xgboost.train({"objective": "binary:logistic", "max_depth": 4}, xgboost.DMatrix(x, y), 20)
+
+
+EXAMPLE = {"features": np.zeros((2, 6), dtype="float32")}
+
+
+@pytest.mark.parametrize("backend", infer.TREES)
+@pytest.mark.parametrize("from_file", [False, True])
+def test_trees_predict_as_xgboost_does(booster: Any, backend: str, from_file: bool, tmp_path: Path) -> None:
+    booster.save_model(tmp_path / "m.ubj")
+    model = tmp_path / "m.ubj" if from_file else booster
+    x = np.random.default_rng(1).normal(size=(33, 6)).astype("float32")
+    x[3, 2] = np.nan
+    with infer.prepare(model, backend=backend, example=EXAMPLE, outputs=("probability",)) as session:
+        for rows in (x, x[:1]):
+            got = session.run({"features": rows})["probability"]
+            np.testing.assert_allclose(got, booster.predict(xgboost.DMatrix(rows)), rtol=1e-6)
+        assert session.describe().weight_bytes
+        with pytest.raises(UsageError, match="axis 1"):
+            session.run({"features": x[:, :5]})
+
+
+def test_what_is_no_tree_is_told(tmp_path: Path) -> None:
+    (tmp_path / "m.ubj").write_text("no model")
+    with pytest.raises(DataError, match="not an XGBoost model"):
+        infer.prepare(tmp_path / "m.ubj", backend="xgboost", example=EXAMPLE)
+    with pytest.raises(DataError, match="not an XGBoost model"):
+        infer.prepare(tmp_path / "none.ubj", backend="xgboost", example=EXAMPLE)
+    with pytest.raises(UnsupportedError, match="boosted trees only"):
+        infer.prepare(torch.nn.Linear(6, 1), backend="xgboost", example=EXAMPLE)
