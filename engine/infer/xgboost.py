@@ -16,22 +16,25 @@ PRECISIONS = ("fp32",)
 
 
 class Xgboost(Base):
-    """A Booster, or the file of one; its one input is a matrix [rows, features], NaN where missing."""
+    """A Booster, or the file of one.
+
+    Its inputs are `features` float32 [rows, features], NaN where missing, and, where the plan names it, `base_margin`
+    float32 [rows], the log odds that the trees add to.
+    """
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
         self._booster = plan.model if isinstance(plan.model, xgboost.Booster) else load(plan.model)
         self._booster.set_param({"nthread": plan.threads, "device": plan.device})
-        (self._input,) = plan.example
 
     def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
         check_batch(self.plan, batch)
-        matrix: Any = batch[self._input]
+        inputs: dict[str, Any] = dict(batch)
         if self.plan.device == "cuda":
             import cupy
 
-            matrix = cupy.asarray(matrix)
-        found: Any = self._booster.inplace_predict(matrix)
+            inputs = {name: cupy.asarray(array) for name, array in inputs.items()}
+        found: Any = self._booster.inplace_predict(inputs["features"], base_margin=inputs.get("base_margin"))
         return as_arrays(found.get() if self.plan.device == "cuda" else found, self.plan.outputs)
 
     def describe(self) -> Description:

@@ -63,8 +63,9 @@ class RecSys2021:
             booster.save_model(trees.path(job.work, 1, target))
             first.append(booster.inplace_predict(x_val))
             yield "fit"
-        both = np.concatenate([x_val, np.stack(first, axis=1), beside], axis=1)
-        for target, booster in trees.fit(both, y_val, job.params, 2, job.seed, job.device, job.threads):
+        odds = trees.log_odds(np.stack(first, axis=1))
+        both = np.concatenate([x_val, odds, beside], axis=1)
+        for target, booster in trees.fit(both, y_val, job.params, 2, job.seed, job.device, job.threads, odds):
             booster.save_model(trees.path(job.work, 2, target))
             yield "fit"
         yield "write"
@@ -102,7 +103,8 @@ class RecSys2021:
                 x, beside = matrix(e, t, features.names()), matrix(e, t, week.names())
                 yield "predict"
                 first = trees.predict(stages[1], x)
-                final = trees.predict(stages[2], np.concatenate([x, first, beside], axis=1))
+                odds = trees.log_odds(first)
+                final = trees.predict(stages[2], np.concatenate([x, odds, beside], axis=1), odds)
                 yield "write"
                 ids = e.to_numpy(t, IDS)
                 append(aside["results"], ids, final)

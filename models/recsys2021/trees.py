@@ -10,6 +10,12 @@ from buzzer.engine.frames.base import Array
 from buzzer.models.recsys2021.features import TARGETS
 
 
+def log_odds(p: Array) -> Array:
+    """Of probabilities, float32."""
+    clipped = np.clip(p.astype(np.float64), 1e-6, 1 - 1e-6)
+    return np.log(clipped / (1 - clipped)).astype(np.float32)
+
+
 def fit(
     x: Array,
     y: Mapping[str, Array],
@@ -18,10 +24,12 @@ def fit(
     seed: int,
     device: str,
     threads: int,
+    margins: Array | None = None,
 ) -> Iterator[tuple[str, Any]]:
     """Train and hand out one Booster an engagement: (target, Booster).
 
-    x: float32 [rows, features]; y: 0 or 1 by target. Winners, stage 1: depth 8, eta .1, 150 to 1000 rounds.
+    x: float32 [rows, features]; y: 0 or 1 by target; margins: log odds [rows, targets] that the trees add to, else they
+    begin at the mean. Winners, stage 1: depth 8, eta .1, 150 to 1000 rounds.
     """
     import xgboost
 
@@ -38,9 +46,13 @@ def fit(
         "device": device,
     }
     data = xgboost.QuantileDMatrix(x, nthread=threads)
-    for target in TARGETS:
+    for number, target in enumerate(TARGETS):
         data.set_label(y[target])
-        base = float(np.clip(y[target].mean(), 1e-6, 1 - 1e-6))
+        base = 0.5
+        if margins is None:
+            base = float(np.clip(y[target].mean(), 1e-6, 1 - 1e-6))
+        else:
+            data.set_base_margin(margins[:, number])
         yield target, xgboost.train(settings | {"base_score": base}, data, params[f"rounds_{stage}"])
 
 
@@ -49,10 +61,12 @@ def path(folder: Path, stage: int, target: str) -> Path:
 
 
 def open_sessions(folder: Path, stage: int, width: int, job: Any) -> dict[str, Any]:
-    """A session by target on the job's backend."""
+    """A session by target on the job's backend; those of the second stage add to log odds."""
     from buzzer.engine import infer
 
     example = {"features": np.zeros((2, width), dtype=np.float32)}
+    if stage == 2:
+        example["base_margin"] = np.zeros(2, dtype=np.float32)
     return {
         target: infer.prepare(
             path(folder, stage, target),
@@ -67,6 +81,12 @@ def open_sessions(folder: Path, stage: int, width: int, job: Any) -> dict[str, A
     }
 
 
-def predict(sessions: Mapping[str, Any], x: Array) -> Array:
-    """Probabilities float32 [rows, targets]."""
-    return np.stack([session.run({"features": x})["probability"] for session in sessions.values()], axis=1)
+def predict(sessions: Mapping[str, Any], x: Array, margins: Array | None = None) -> Array:
+    """Probabilities float32 [rows, targets]; margins: log odds [rows, targets] of the stage before."""
+    found = []
+    for number, session in enumerate(sessions.values()):
+        own: dict[str, Array] = {}
+        if margins is not None:
+            own["base_margin"] = np.ascontiguousarray(margins[:, number])
+        found.append(session.run({"features": x, **own})["probability"])
+    return np.stack(found, axis=1)

@@ -40,6 +40,17 @@ def test_trees_predict_as_xgboost_does(booster: Any, backend: str, from_file: bo
             session.run({"features": x[:, :5]})
 
 
+@pytest.mark.parametrize("backend", infer.TREES)
+def test_margins_are_added_to(booster: Any, backend: str) -> None:
+    x = np.random.default_rng(1).normal(size=(9, 6)).astype("float32")
+    margins = np.linspace(-2, 2, 9).astype("float32")
+    example = EXAMPLE | {"base_margin": np.zeros(2, dtype="float32")}
+    with infer.prepare(booster, backend=backend, example=example, outputs=("probability",)) as session:
+        got = session.run({"features": x, "base_margin": margins})["probability"]
+    data = xgboost.DMatrix(x, base_margin=margins)
+    np.testing.assert_allclose(got, booster.predict(data), rtol=1e-5)
+
+
 def test_what_is_no_tree_is_told(tmp_path: Path) -> None:
     (tmp_path / "m.ubj").write_text("no model")
     with pytest.raises(DataError, match="not an XGBoost model"):
