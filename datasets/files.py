@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import json
 import os
+import re
 import shutil
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -152,13 +153,18 @@ def blocks(
     separator: str = ",",
     quoted: bool = True,
 ) -> Iterator[tuple[int, pl.DataFrame]]:
-    """As `csv_blocks`, of an open file whose next line is a row of the columns `names`."""
+    """As `csv_blocks`, of an open file whose next line is a row of the columns `names`.
+
+    Blank lines are left out of quoted files, as spreadsheets add them, and are an error in others.
+    """
     import pyarrow as pa
     import pyarrow.csv as pcsv
 
     line, whole = first_line, EndsWithNewline(file)
     read = pcsv.ReadOptions(column_names=list(names), block_size=BLOCK_BYTES, use_threads=False)
-    parse = pcsv.ParseOptions(delimiter=separator, quote_char='"' if quoted else False)
+    parse = pcsv.ParseOptions(
+        delimiter=separator, quote_char='"' if quoted else False, ignore_empty_lines=quoted
+    )
     convert = pcsv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
     try:
         for batch in pcsv.open_csv(whole, read, parse, convert):
@@ -169,10 +175,20 @@ def blocks(
         if "Empty CSV" in str(error):
             raise DataError(f"{path}: no rows", "copy or download it again") from error
         raise DataError(
-            f"{path}, after line {line - 1}: {error}", "is the file cut, or of another kind?"
+            f"{path}, {place(str(error), line, first_line)}", "is the file cut, or of another kind?"
         ) from error
     if not whole.newline_last:
-        raise DataError(f"{path}: the last line has no end, the file is cut", "copy or download it again")
+        raise DataError(
+            f"{path}, line {line - 1}: the last line has no end, the file is cut", "copy or download it again"
+        )
+
+
+def place(error: str, line: int, first_line: int) -> str:
+    """pyarrow's message with the line it is about: its rows count from the first that it was given."""
+    row = re.match(r"CSV parse error: Row #(\d+): (.*)", error, re.DOTALL)
+    if row is None:
+        return f"after line {line - 1}: {error}"
+    return f"line {first_line - 1 + int(row[1])}: {row[2]}"
 
 
 class EndsWithNewline:

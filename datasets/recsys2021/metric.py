@@ -63,8 +63,10 @@ def scores(truth: Mapping[str, Array], predicted: Mapping[str, Array], followers
     """AP_ and RCE_ of reply, retweet, quote, like, each the plain mean over the five author groups, and the means over the
     engagements `AP` and `RCE`, whose ranks the ranking adds up (Schifferer et al., RecSys Challenge 2021, section 2).
 
-    truth: 0 or 1 by engagement, predicted: probabilities, followers: of the author; all [rows]. A group without both
-    classes has no value and is left out of its mean. Raises DataError for predictions that are not in 0..1.
+    truth: 0 or 1 by engagement, predicted: probabilities, followers: of the author; all [rows]. A group without
+    positives has no value and is left out of both means (scikit-learn's average precision would be 0 with a warning, the
+    challenge's log loss ratio a division by nearly 0); one without negatives has average precision 1 and no RCE; an
+    engagement none of whose groups has a value scores 0. Raises DataError for predictions that are not in 0..1.
     """
     groups = author_group(followers)
     members = [np.flatnonzero(groups == g) for g in range(len(GROUPS) + 1)]
@@ -83,9 +85,11 @@ def scores(truth: Mapping[str, Array], predicted: Mapping[str, Array], followers
 
 def read_submission(path: Path) -> pl.DataFrame:
     """A submission as columns. Raises DataError with the line of a row that has not two ids and four numbers."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
 
     def rows() -> Iterator[tuple[Any, ...]]:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8", errors="replace", newline="") as file:
             for line, row in enumerate(csv.reader(file), 1):
                 try:
                     tweet, reader, reply, retweet, quote, like = row
@@ -119,15 +123,24 @@ def score(submission: Path, truth: Path) -> dict[str, float]:
             raise DataError(
                 f"{path}: {twice.sum()} rows share their pair of tweet and reader, as {table.row(int(twice.arg_max() or 0))[:2]}"
             )
+    same_pairs(submission, answers.select(keys), known.select(keys))
     joined = known.join(answers, on=keys, how="inner")
-    if not known.height == answers.height == joined.height:
-        raise DataError(
-            f"{submission}: {joined.height} of its {answers.height} rows are among the truth's {known.height}",
-            "a submission must have exactly the tweets and readers of the test",
-        )
     y = {label: joined[f"true_{label}"].to_numpy() for label in LABELS}
     p = {label: joined[label].to_numpy() for label in LABELS}
     return scores(y, p, joined["followers"].to_numpy())
+
+
+def same_pairs(submission: Path, submitted: pl.DataFrame, expected: pl.DataFrame) -> None:
+    """Raises DataError unless both have the same pairs; no pair stands in either twice."""
+    missing = expected.join(submitted, on=expected.columns, how="anti")
+    extra = submitted.join(expected, on=expected.columns, how="anti")
+    told = [f"{missing.height} pairs of the truth are missing, as {missing.row(0)}"] if missing.height else []
+    told += [f"{extra.height} pairs are not in the truth, as {extra.row(0)}"] if extra.height else []
+    if told:
+        raise DataError(
+            f"{submission}: {'; '.join(told)}",
+            "a submission must have exactly the tweets and readers of the test",
+        )
 
 
 def labels_of(path: Path) -> pl.DataFrame:

@@ -28,11 +28,15 @@ IDS = {"tweet": "tweet_id", "author": "engaged_with_user_id", "reader": "enaging
 
 
 def part_files(folder: Path) -> list[Path]:
-    """The part files of a folder, in order; indices of .lzo files are left aside."""
-    found = [path for path in sorted(folder.glob("part-*")) if not path.name.endswith(".index")]
+    """The part files of a folder, in order, each once: lzop -d and gunzip -k leave the compressed file beside the plain
+    one, which is preferred. Indices of .lzo files are left aside."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.glob("part-*")):  # a plain name sorts before the same with a suffix
+        if path.suffix != ".index":
+            found.setdefault(path.name.removesuffix(".gz").removesuffix(".lzo"), path)
     if not found:
         raise DataError(f"{folder}: no part-* files", WHERE)
-    return found
+    return list(found.values())
 
 
 def parts(folder: Path) -> dict[str, list[Path]]:

@@ -274,7 +274,7 @@ BAD = {
         field("train_set.csv", 6, 3, "0"),
         "line 6, column city_id: 0 is not the number",
     ),
-    "cut in mid-line": (cut("train_set.csv", 20), "train_set.csv, after line"),
+    "cut in mid-line": (cut("train_set.csv", 20), "train_set.csv, line "),
     "cut in the last field": (cut("train_set.csv", 3), "the last line has no end"),
     "cut between lines": (edit("test_set.csv", drop_last_stay), "0 hidden cities, not one"),
     "cut gzip": (cut_gzip, "the gzip file is cut or damaged"),

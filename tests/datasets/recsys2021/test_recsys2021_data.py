@@ -1,6 +1,7 @@
 """Reader, generator and metrics of RecSys Challenge 2021; scikit-learn and hand-computed cases as oracles."""
 
 import json
+import os
 import shutil
 import subprocess
 import tracemalloc
@@ -252,16 +253,30 @@ def fewer_columns(folder: Path) -> None:
     path.write_text(path.read_text().replace("\x01", "", 1))
 
 
+def blank_line(folder: Path) -> None:
+    path = folder / "val" / "part-00000"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines[:5], "\n", *lines[5:]]))
+
+
 BAD = {
     "no folder": (lambda folder: shutil.rmtree(folder / "val"), "no part-* files"),
     "empty file": (lambda folder: (folder / "test" / "part-00000").write_text(""), "no rows"),
-    "column count": (fewer_columns, "Expected 24 columns, got 23"),
+    "column count": (fewer_columns, "train/part-00000, line 1: Expected 24 columns, got 23"),
+    "blank line": (
+        blank_line,
+        "val/part-00000, line 6, column tweet_id",
+    ),
+    "nothing but a blank line": (
+        lambda folder: (folder / "test" / "part-00000").write_text("\n"),
+        "test/part-00000, line 1, column tweet_id",
+    ),
     "labels in the test": (
         lambda folder: shutil.copy(folder / "val" / "part-00000", folder / "test"),
         "Expected 20 columns",
     ),
-    "cut in mid-line": (cut(200), "train/part-00000"),
-    "cut in the last field": (cut(1), "the last line has no end"),
+    "cut in mid-line": (cut(200), "train/part-00000, line 200: Expected 24 columns"),
+    "cut in the last field": (cut(1), "train/part-00000, line 200: the last line has no end"),
     "bad integer": (
         edit("train", 7, 10, "many"),
         "line 7, column engaged_with_user_follower_count: 'many' is not a whole",
@@ -294,17 +309,46 @@ def test_bad_files_are_told(copy: Path, case: str) -> None:
     assert message in error.value.message
 
 
-def test_lzo_goes_through_lzop(copy: Path) -> None:
-    plain = copy / "val" / "part-00000"
-    if shutil.which("lzop") is None:
-        plain.rename(plain.with_suffix(".lzo"))
-        with pytest.raises(UnsupportedError, match="LZO") as error:
-            recsys2021.check(copy, silent)
-        assert "install lzop" in error.value.hint
-    else:
-        rows = recsys2021.check(copy, silent).rows
-        subprocess.run(["lzop", "-U", "-o", str(plain) + ".lzo", str(plain)], check=True)
-        assert recsys2021.check(copy, silent).rows == rows
+def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """A program named lzop that runs a shell script."""
+    folder.mkdir()
+    (folder / "lzop").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "lzop").chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+
+
+def test_lzo_needs_lzop(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (copy / "val" / "part-00000").rename(copy / "val" / "part-00000.lzo")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UnsupportedError, match="LZO") as error:
+        recsys2021.check(copy, silent)
+    assert "install lzop" in error.value.hint
+
+
+def test_lzo_goes_through_lzop(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for lzop -dc FILE copies the file; then it fails after its output, as lzop does for a cut file."""
+    rows = recsys2021.check(copy, silent).rows
+    (copy / "val" / "part-00000").rename(copy / "val" / "part-00000.lzo")
+    stand_in(tmp_path / "good", monkeypatch, 'cat "$2"')
+    assert recsys2021.check(copy, silent).rows == rows
+    stand_in(tmp_path / "bad", monkeypatch, 'cat "$2"; exit 1')
+    with pytest.raises(DataError, match=r"part-00000\.lzo: lzop cannot decompress it"):
+        recsys2021.check(copy, silent)
+
+
+@pytest.mark.skipif(shutil.which("lzop") is None, reason="needs the program lzop")
+def test_real_lzop_files_are_read(copy: Path) -> None:
+    rows = recsys2021.check(copy, silent).rows
+    subprocess.run(["lzop", "-U", str(copy / "val" / "part-00000")], check=True)
+    assert recsys2021.check(copy, silent).rows == rows
+
+
+def test_a_part_beside_its_compressed_file_counts_once(copy: Path) -> None:
+    rows = recsys2021.check(copy, silent).rows
+    for suffix in (".lzo", ".lzo.index"):
+        (copy / "val" / f"part-00000{suffix}").write_bytes(b"not to be read")
+    (copy / "test" / "part-00000.gz").write_bytes(b"not to be read")
+    assert recsys2021.check(copy, silent).rows == rows
 
 
 # ---- metrics -----------------------------------------------------------------------------------------------------
@@ -401,7 +445,12 @@ def test_a_constant_scores_about_nothing(made: Path, submission: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda lines: lines[:-1], "a submission must have exactly"),
+        (lambda lines: lines[:-1], "1 pairs of the truth are missing, as ('"),
+        (
+            lambda lines: [*lines, f"{'A' * 32},{'B' * 32},0,0,0,0\n"],
+            "1 pairs are not in the truth, as ('AAAA",
+        ),
+        (lambda lines: ["\udcff\udcfe\n"], "is not two ids and four numbers"),
         (lambda lines: [*lines, lines[0]], "2 rows share their pair"),
         (lambda lines: [*lines[:-1], lines[-1].replace(",", ";", 1)], "is not two ids and four numbers"),
         (
@@ -414,7 +463,7 @@ def test_bad_submissions_are_told(
     made: Path, submission: Path, change: Callable[[list[str]], list[str]], message: str
 ) -> None:
     lines = submission.read_text().splitlines(keepends=True)
-    submission.write_text("".join(change(lines)))
+    submission.write_text("".join(change(lines)), errors="surrogateescape")
     with pytest.raises(DataError) as error:
         recsys2021.score(submission, made / "test_truth")
     assert message in f"{error.value.message} {error.value.hint}"
