@@ -28,8 +28,6 @@ from buzzer.datasets.recsys2021.world import (
     MEDIA_PATTERNS,
     SLOT_LANGUAGE,
     SLOTS,
-    SLOTS_BY_LANGUAGE,
-    SLOTS_OF,
     Ints,
     World,
     mixed,
@@ -37,18 +35,32 @@ from buzzer.datasets.recsys2021.world import (
     uniform,
 )
 
-VERSION = 1  # of the process: the same version, scale and seed give the same files
+VERSION = 2  # of the process: the same version, scale and seed give the same files
 CHUNK, PART = 1 << 16, 1 << 20  # rows drawn at a time, and of a part file
-FOLLOWS, AUDIENCE, SAME_LANGUAGE = 0.38, 0.35, 0.85
+FOLLOWS, SAME_LANGUAGE = 0.38, 0.85
+AUDIENCE, AUDIENCE_SIZE = 0.35, 1000  # share of a tweet's rows; readers that an author meets again and again
 CLS, SEP, RETWEET_START = 101, 102, (56_898, 137)  # "[CLS]", "[SEP]", "RT @"
 COLON, QUESTION, EXCLAMATION, AT, HASH = 131, 136, 106, 137, 108
 WORDS, TOPIC_WORDS = 3000, 400  # of a language, of a topic
 # Log odds of reply, retweet, quote, like: base, TopLevel, Retweet, Quote, with media, with a link, follows, fame.
 ODDS = {
-    "reply": (-4.12, 0.35, -0.9, 0.2, -0.2, -0.5, 0.9, -0.10),
-    "retweet": (-3.42, 0.1, 0.3, -0.2, 0.35, 0.1, 0.35, -0.01),
-    "quote": (-6.2, 0.1, 0.2, -0.1, 0.2, 0.1, 0.3, -0.02),
-    "like": (-0.78, 0.55, -0.75, -0.1, 0.35, -0.7, 0.75, -0.01),
+    "reply": (-4.13, 0.35, -0.9, 0.2, -0.2, -0.5, 0.9, -0.10),
+    "retweet": (-3.32, 0.1, 0.3, -0.2, 0.35, 0.1, 0.35, -0.01),
+    "quote": (-6.52, 0.1, 0.2, -0.1, 0.2, 0.1, 0.3, -0.02),
+    "like": (-0.70, 0.55, -0.75, -0.1, 0.35, -0.7, 0.75, -0.01),
+}
+TASTE = {
+    "reply": 0.5,
+    "retweet": 0.5,
+    "quote": 0.5,
+    "like": 0.9,
+}  # log odds by a deviation of the taste in the topic
+# Log odds of a later engagement of the same reader with the same tweet.
+AFTER = {
+    "reply": {},
+    "retweet": {"reply": -1.8},
+    "quote": {"reply": -0.6, "retweet": 1.6},
+    "like": {"reply": -2.8, "retweet": -2.1, "quote": -2.2},
 }
 DECLINE = {"reply": 0.14, "retweet": 0.05, "quote": 0.1, "like": 0.02}  # of log odds, a week
 DELAY = {
@@ -80,7 +92,7 @@ def generate(out: Path, scale: float, seed: int, progress: Progress) -> None:
                 progress(done / total, f"generating {name} rows")
                 n = min(CHUNK, rows - start)
                 rng = np.random.default_rng([seed, number, start // CHUNK])
-                table = draw(world, rng, n, (start / rows, (start + n) / rows), late=name != "train")
+                table = draw(world, rng, n, (start / rows, (start + n) / rows), name)
                 append(aside, name, start, table)
                 done += n
                 for label, column in LABELS.items():
@@ -109,13 +121,14 @@ def append(folder: Path, name: str, start: int, table: pl.DataFrame) -> None:
 
 
 def draw(
-    world: World, rng: np.random.Generator, n: int, place: tuple[float, float], late: bool
+    world: World, rng: np.random.Generator, n: int, place: tuple[float, float], part: str
 ) -> pl.DataFrame:
-    """Rows of the training weeks, or of the `late` one, in no order; see `draw_pairs`."""
-    tweet, reader = draw_pairs(world, rng, n, place, late)
+    """Rows of a part, in no order; see `draw_pairs`."""
+    late = part != "train"
+    tweet, reader = draw_pairs(world, rng, n, place, part)
     author = world.author(tweet)
     language = world.tweet_language(tweet, author)
-    follows = rng.random(n) < np.where(reader % 7 == author % 7, 0.75, FOLLOWS - 0.06)
+    follows = follow(world, author, reader)
     time = world.time(tweet, late)
     columns: dict[str, Any] = {
         "text_tokens": tokens_of(world, tweet, author, language),
@@ -141,25 +154,31 @@ def draw(
         columns[f"{prefix}_following_count"] = world.following(user)
         columns[f"{prefix}_is_verified"] = world.verified(user)
         columns[f"{prefix}_account_creation"] = world.created(user)
-    columns |= engagements(world, rng, tweet, author, reader, language, follows, time, late)
+    end = FIRST_SECOND + (ALL_DAYS if late else TRAIN_DAYS) * DAY
+    columns |= engagements(world, rng, tweet, author, reader, follows, time, end)
     return pl.DataFrame(columns).select(list(LABELLED))
 
 
 def draw_pairs(
-    world: World, rng: np.random.Generator, n: int, place: tuple[float, float], late: bool
+    world: World, rng: np.random.Generator, n: int, place: tuple[float, float], part: str
 ) -> tuple[Ints, Ints]:
-    """Tweets and readers of n rows, no pair twice.
+    """Tweets and readers of n rows, no pair twice, nobody reading a tweet of their own.
 
-    place: which part of the period's tweets, as shares from and to. All rows of a tweet lie in one chunk, so that pairs are
-    different in the whole file when they are in the chunk; tweets are numbered in no order of time.
+    place: which share of the period's tweets, from and to. All rows of a tweet lie in one chunk of a part, so that pairs are
+    different in the whole part when they are in the chunk; a hash halves week 4's pairs into validation and test.
+    Tweets are numbered in no order of time.
     """
     tweet, reader = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
     while len(tweet) < n:
-        more = draw_tweets(world, rng, n + n // 8 + 16, place, late)
+        more = draw_tweets(world, rng, n + n // 8 + 16, place, late=part != "train")
         tweet = np.concatenate([tweet, more])
         reader = np.concatenate([reader, draw_readers(world, rng, world.author(more))])
         first = np.sort(np.unique(tweet * world.users + reader, return_index=True)[1])
-        tweet, reader = tweet[first], reader[first]
+        good = world.author(tweet[first]) != reader[first]
+        if part != "train":
+            half = uniform(tweet[first] * world.users + reader[first], world.salt(13)) < 0.5
+            good &= half == (part == "val")
+        tweet, reader = tweet[first[good]], reader[first[good]]
     return tweet[:n], reader[:n]
 
 
@@ -179,16 +198,18 @@ def draw_tweets(
 def draw_readers(world: World, rng: np.random.Generator, author: Ints) -> Ints:
     """Active users more often; some out of the author's own audience, so that pairs meet again; mostly of its language."""
     n = len(author)
-    reader = world.reader_at(rng.random(n))
-    near = (mixed(author, world.salt(10)) % np.uint64(world.users)).astype(np.int64)
-    near = (near + np.expm1(rng.random(n) * 7).astype(np.int64)) % world.users
-    reader = np.where(rng.random(n) < AUDIENCE, near, reader)
-    slot = rng.integers(0, SLOTS, n)
-    language = SLOT_LANGUAGE[author % SLOTS]
-    low, high = SLOTS_OF[language], SLOTS_OF[language + 1]
-    own = SLOTS_BY_LANGUAGE[low + reader % np.maximum(high - low, 1)]
-    same = rng.random(n) < SAME_LANGUAGE
-    return reader // SLOTS * SLOTS + np.where(same, own, np.where(rng.random(n) < 0.5, slot, reader % SLOTS))
+    member = np.expm1(rng.random(n) * np.log(AUDIENCE_SIZE)).astype(np.int64)
+    from_audience = rng.random(n) < AUDIENCE
+    u = np.where(from_audience, uniform(author * AUDIENCE_SIZE + member, world.salt(10)), rng.random(n))
+    like_author = rng.random(n) < SAME_LANGUAGE
+    slot = np.where(like_author, author % SLOTS, rng.integers(0, SLOTS, n))
+    return world.reader_at(u, SLOT_LANGUAGE[slot])
+
+
+def follow(world: World, author: Ints, reader: Ints) -> npt.NDArray[np.bool_]:
+    """Whether the reader follows the author: the same wherever the two meet."""
+    likely = np.where(reader % 7 == author % 7, 0.75, FOLLOWS - 0.06)
+    return uniform(author * world.users + reader, world.salt(12)) < likely
 
 
 def engagements(
@@ -197,49 +218,52 @@ def engagements(
     tweet: Ints,
     author: Ints,
     reader: Ints,
-    language: Ints,
     follows: npt.NDArray[np.bool_],
     time: Ints,
-    late: bool,
-) -> dict[str, Any]:
-    """The four label columns: when the reader engaged, missing where not, or not before the window's end."""
-    n = len(tweet)
-    kind, has_media, has_link = world.kind(tweet), world.media(tweet) > 0, world.links(tweet) > 0
+    end: int,
+) -> dict[str, pl.Series]:
+    """The four label columns: when the reader engaged, missing where not, or not before `end`, the window's."""
+    shared = appeal(world, tweet, author, reader, time)
     taste = world.taste(reader, world.topic(tweet, author))
-    foreign = language != world.language(reader)
-    evening = np.cos((time // 3600 % 24 - 20 + 3 * (language % 8)) * (2 * np.pi / 24))
     week = (time - FIRST_SECOND) / (7 * DAY)
-    trend = normal(world.topic(tweet, author) * 8 + week.astype(np.int64), world.salt(50))
-    end = FIRST_SECOND + (ALL_DAYS if late else TRAIN_DAYS) * DAY
-    out: dict[str, Any] = {}
-    engaged = np.zeros(n, dtype=bool)
-    for number, (label, odds) in enumerate(ODDS.items()):
-        base, top, retweet, quote, media, link, follow, fame = odds
-        log_odds = (
-            base
-            + np.array([top, retweet, quote])[kind]
-            + media * has_media
-            + link * has_link
-            + follow * follows
-        )
+    out: dict[str, pl.Series] = {}
+    done: dict[str, npt.NDArray[np.bool_]] = {}
+    for number, label in enumerate(ODDS):
+        log_odds = shared + content(world, label, tweet, author, follows)
         log_odds += (
-            fame * world.fame(author) + 0.25 * evening + 0.15 * trend - 0.5 * foreign - DECLINE[label] * week
+            TASTE[label] * taste - DECLINE[label] * week + habits(world, number, tweet, author, reader)
         )
-        log_odds += (0.9 if label == "like" else 0.5) * taste
-        log_odds += 1.3 * normal(reader, world.salt(60 + number)) + 0.45 * normal(
-            author, world.salt(70 + number)
-        )
-        log_odds += 0.4 * normal(reader * 31 + kind, world.salt(80 + number)) + 0.35 * normal(
-            tweet, world.salt(90 + number)
-        )
-        if label == "like":
-            log_odds -= 1.3 * engaged  # who retweets or replies seldom likes as well
-        yes = rng.random(n) < 1 / (1 + np.exp(-log_odds))
-        engaged |= yes
-        at = time + 1 + (rng.exponential(DELAY[label], n)).astype(np.int64)
-        yes &= at < end
-        out[LABELS[label]] = pl.DataFrame({"at": at, "yes": yes}).select(pl.when("yes").then("at"))["at"]
+        for other, change in AFTER[label].items():
+            log_odds += change * done[other]
+        done[label] = rng.random(len(tweet)) < 1 / (1 + np.exp(-log_odds))
+        at = time + 1 + rng.exponential(DELAY[label], len(tweet)).astype(np.int64)
+        rows = pl.DataFrame({"at": at, "yes": done[label] & (at < end)})
+        out[LABELS[label]] = rows.select(pl.when("yes").then("at"))["at"]
     return out
+
+
+def appeal(world: World, tweet: Ints, author: Ints, reader: Ints, time: Ints) -> Floats:
+    """Log odds that all engagements share: the hour where the language is spoken, a topic's week, a foreign language."""
+    language = world.tweet_language(tweet, author)
+    evening = np.cos((time // 3600 % 24 - 20 + 3 * (language % 8)) * (2 * np.pi / 24))
+    week = (time - FIRST_SECOND) // (7 * DAY)
+    trend = normal(world.topic(tweet, author) * 8 + week, world.salt(50))
+    return 0.25 * evening + 0.15 * trend - 0.5 * (language != world.language(reader))
+
+
+def content(world: World, label: str, tweet: Ints, author: Ints, follows: npt.NDArray[np.bool_]) -> Floats:
+    """Log odds by what can be seen: the tweet's type, media and links, the author's fame, whether the reader follows."""
+    base, top, retweet, quote, media, link, following, fame = ODDS[label]
+    by_type = base + np.array([top, retweet, quote])[world.kind(tweet)]
+    by_tweet = media * (world.media(tweet) > 0) + link * (world.links(tweet) > 0)
+    return np.asarray(by_type + by_tweet + following * follows + fame * world.fame(author))
+
+
+def habits(world: World, number: int, tweet: Ints, author: Ints, reader: Ints) -> Floats:
+    """Log odds of engagement `number` by who reads, who writes, how the reader is with this type, and the tweet."""
+    by_user = 1.3 * normal(reader, world.salt(60 + number)) + 0.45 * normal(author, world.salt(70 + number))
+    by_type = 0.4 * normal(reader * 31 + world.kind(tweet), world.salt(80 + number))
+    return by_user + by_type + 0.35 * normal(tweet, world.salt(90 + number))
 
 
 # ---- text --------------------------------------------------------------------------------------------------------
@@ -299,7 +323,7 @@ def tokens_of(world: World, tweet: Ints, author: Ints, language: Ints) -> pl.Ser
         (100, 0.97, 1.0),
     ):
         token = np.where((choice >= low) & (choice < high), mark, token)
-    retweet = (world.kind(tweet) == 1)[row] & (many[row] > 6)
+    retweet = (world.kind(tweet) == 1)[row]
     whom = 70_000 + (mixed(author, world.salt(102)) % np.uint64(20_000)).astype(np.int64)[row]
     for place, value in ((1, RETWEET_START[0]), (2, RETWEET_START[1]), (3, whom), (4, COLON)):
         token = np.where(retweet & (at == place), value, token)

@@ -11,7 +11,17 @@ Floats = npt.NDArray[np.float64]
 Bytes = npt.NDArray[np.uint64]
 
 USERS, TWEETS = 45_278_930, 560_000_000  # at the official size; the number of tweets is a guess
-AUTHOR_SKEW, READER_SKEW = 12.0, 10.3  # log of the ratio of the most to the least active
+TOP_AUTHORS = 10  # that are equally active at least, lest one writes much of a small set
+AUTHOR_SKEW = 12.0  # log of the ratio of the most to the least active author
+# Expected training rows of a reader -> the share of readers that expect more. Fitted so that the rows drawn have the real
+# shares of readers with more than 1 to 3, 50 and 100 rows, and the real mean; between the points, lines in logs.
+READER_ROWS = dict(
+    zip(
+        (2000, 800, 400, 200, 100, 50, 10, 3, 2, 1, 0.35),
+        (1e-5, 0.0012, 0.005, 0.013, 0.026, 0.055, 0.2, 0.52, 0.58, 0.67, 1.0),
+        strict=True,
+    )
+)
 TOPICS = 24
 # Shares of languages by rank (one official part of 3 M rows), the tail falling evenly to nearly nothing.
 LANGUAGES = np.concatenate(
@@ -58,6 +68,13 @@ LINK_SHARES = np.cumsum([0.877, 0.119])
 HOURS = np.array(
     [41, 43, 46, 43, 39, 35, 31, 30, 31, 34, 38, 42, 47, 52, 54, 53, 50, 47, 45, 44, 43, 42, 42, 41]
 )
+# Readers from the most to the least active: share of the rows, and of the readers, up to each point.
+READER_SHARES = np.concatenate([[0.0], np.geomspace(1e-5, 1.0, 200)])
+READER_MASS = np.cumsum(
+    np.diff(READER_SHARES, prepend=0.0)
+    * np.exp(np.interp(np.log(READER_SHARES + 1e-9), np.log([*READER_ROWS.values()]), np.log([*READER_ROWS])))
+)
+READER_MASS /= READER_MASS[-1]
 HOUR_SUMS = np.cumsum(HOURS / HOURS.sum())
 assert set("\t".join(MEDIA_PATTERNS).split("\t")) <= {"", *MEDIA}
 
@@ -94,8 +111,7 @@ class World:
         self.seed = seed * 1000
         self.users = max(int(USERS * scale) // SLOTS * SLOTS, 2 * SLOTS)
         self.tweets = max(int(TWEETS * scale), 1000)
-        self.reader_skew = min(READER_SKEW, np.log(self.users))
-        self.author_skew = min(AUTHOR_SKEW, np.log(self.users))
+        self.author_skew = min(AUTHOR_SKEW, np.log(self.users / TOP_AUTHORS))
 
     def salt(self, number: int) -> int:
         return self.seed + number
@@ -104,26 +120,26 @@ class World:
 
     def author_at(self, u: Floats) -> Ints:
         """Authors by a uniform number: few write most (their number n times as often as 1 / n)."""
-        return self._ranked(u, self.author_skew)
-
-    def reader_at(self, u: Floats) -> Ints:
-        """Readers by a uniform number. An active author is no active reader, but by chance."""
-        rank = self._ranked(u, self.reader_skew)
-        return (rank * 7_368_787 + 12_345) % self.users
-
-    def _ranked(self, u: Floats, skew: float) -> Ints:
-        share = np.expm1(skew * u) / np.expm1(skew)
+        share = np.expm1(self.author_skew * u) / np.expm1(self.author_skew)
         return np.minimum((share * self.users).astype(np.int64), self.users - 1)
+
+    def reader_at(self, u: Floats, language: Ints) -> Ints:
+        """Readers by a uniform number among those of a language. An active author is no active reader, but by chance."""
+        first, slots = SLOTS_OF[language], SLOTS_OF[language + 1] - SLOTS_OF[language]
+        readers = self.users // SLOTS * slots
+        rank = np.minimum((np.interp(u, READER_MASS, READER_SHARES) * readers).astype(np.int64), readers - 1)
+        place = (rank * 7_368_787 + 12_345) % readers  # a prime: each has its own place
+        return place // slots * SLOTS + SLOTS_BY_LANGUAGE[first + place % slots]
 
     def fame(self, user: Ints) -> Floats:
         """How far up among the authors: -log of the share of users that are above, stretched beyond 2 where there are
         too few users to reach 12, so that those who write most of the rows are as famous at every scale."""
-        up = -np.log((user + 1) / self.users)
+        up = np.minimum(-np.log((user + 1) / self.users), self.author_skew)
         stretch = (AUTHOR_SKEW - 2) / (self.author_skew - 2)
         return np.asarray(np.where(up > 2, 2 + (up - 2) * stretch, up))
 
     def followers(self, user: Ints) -> Ints:
-        log = 4.55 + 0.78 * self.fame(user) + 1.5 * normal(user, self.salt(1))
+        log = 4.55 + 0.78 * self.fame(user) + 1.3 * normal(user, self.salt(1))
         return np.expm1(np.clip(log, 0, 18.5)).astype(np.int64)
 
     def following(self, user: Ints) -> Ints:
@@ -132,7 +148,7 @@ class World:
         return np.expm1(np.clip(log, 0, 14)).astype(np.int64)
 
     def verified(self, user: Ints) -> npt.NDArray[np.bool_]:
-        return uniform(user, self.salt(3)) < 0.85 * (self.fame(user) / 12) ** 3
+        return uniform(user, self.salt(3)) < 0.9 / (1 + np.exp(2 * (9.3 - self.fame(user))))
 
     def created(self, user: Ints) -> Ints:
         """Unix seconds from March 2006 to January 2021; many accounts are young, those of authors older."""
@@ -178,9 +194,9 @@ class World:
         return by_share(uniform(tweet, self.salt(28)), LINK_SHARES)
 
     def tokens(self, tweet: Ints) -> Ints:
-        """Number of tokens with both ends, 3 to 238."""
+        """Number of tokens with both ends, 3 to 238; retweets have room for their marks."""
         log = 3.626 + 0.689 * normal(tweet, self.salt(29))
-        return np.clip(np.exp(log).astype(np.int64) + 1, 3, 238)
+        return np.clip(np.exp(log).astype(np.int64) + 1, np.where(self.kind(tweet) == 1, 7, 3), 238)
 
     def time(self, tweet: Ints, late: bool) -> Ints:
         """Unix seconds of a tweet of the three training weeks, or of the `late` fourth."""
