@@ -15,6 +15,8 @@ from buzzer.errors import DataError
 
 # Columns come one by one here by design; `collect` gathers them.
 warnings.simplefilter("ignore", pd.errors.PerformanceWarning)
+# pandas asks of group keys whether they are evenly spaced, and ids far apart overflow its question, not its answer.
+warnings.filterwarnings("ignore", "overflow encountered in scalar subtract", RuntimeWarning, "pandas")
 SECONDS = {"d": 86400, "s": 1}
 TYPES = {"int64": "int64", "float64": "float64", "str": "str", "date": "str"}
 

@@ -64,7 +64,7 @@ def open_sessions(folder: Path, stage: int, width: int, job: Any) -> dict[str, A
     """A session by target on the job's backend; those of the second stage add to log odds."""
     from buzzer.engine import infer
 
-    example = {"features": np.zeros((2, width), dtype=np.float32)}
+    example: dict[str, Array] = {"features": np.zeros((2, width), dtype=np.float32)}
     if stage == 2:
         example["base_margin"] = np.zeros(2, dtype=np.float32)
     return {
