@@ -178,7 +178,7 @@ def save(e: Engine, work: Path, tables: Mapping[str, Mapping[str, Frame]]) -> No
 def load(e: Engine, work: Path, kind: str) -> dict[str, Frame]:
     """The tables of one kind that `fit` saved."""
     found = sorted(work.glob(f"{kind}-*.parquet"))
-    return {path.stem.removeprefix(f"{kind}-"): e.read_parquet(path) for path in found}
+    return {path.stem.removeprefix(f"{kind}-"): e.collect(e.read_parquet(path)) for path in found}
 
 
 def score(submissions: Mapping[str, Path], truth: Path) -> dict[str, float]:
