@@ -58,6 +58,11 @@ class Engine(ABC):
         """A Parquet file's columns as they are; `row` must be among them if operators are to use it."""
 
     @abstractmethod
+    def read_matching(self, path: Path, keys: Frame, on: Sequence[str]) -> Frame:
+        """The rows of a Parquet file whose columns `on` stand in `keys` (unique), read a row group at a time: memory grows with what
+        is found, not with the file."""
+
+    @abstractmethod
     def write_parquet(self, t: Frame, path: Path) -> None:
         """Write all columns."""
 
@@ -80,6 +85,11 @@ class Engine(ABC):
     @abstractmethod
     def to_numpy(self, t: Frame, columns: Sequence[str]) -> dict[str, Array]:
         """Columns as host arrays in the order of `row`. Missing integers come as NaN in float64, strings as None."""
+
+    @abstractmethod
+    def matrix(self, t: Frame, columns: Sequence[str]) -> Array:
+        """Columns side by side as float32 [rows, columns] in the order of `row`, missing as NaN: where the frame lives, so that
+        cudf gives a cupy array that no copy through the host made."""
 
     # ---- element-wise --------------------------------------------------------------------------------------------
 
@@ -198,6 +208,10 @@ class Engine(ABC):
     @abstractmethod
     def token_at(self, t: Frame, column: str, separator: str, at: int, out: str) -> Frame:
         """The token at place `at` (from 0) of a joined list of integers, int64; -1 where there is none."""
+
+    @abstractmethod
+    def tokens(self, t: Frame, column: str, separator: str, length: int, out: str) -> Frame:
+        """The first tokens of a joined list of integers: <out>_0 .. <out>_<length-1>, int32, 0 after the last."""
 
     @abstractmethod
     def hex_id(self, t: Frame, column: str, out: str) -> Frame:

@@ -65,6 +65,22 @@ class Eager(Engine):
     def read_parquet(self, path: Path, columns: Sequence[str] | None = None) -> Frame:
         return self.xp.read_parquet(path, columns=None if columns is None else list(columns))
 
+    def read_matching(self, path: Path, keys: Frame, on: Sequence[str]) -> Frame:
+        from pyarrow.parquet import ParquetFile
+
+        with ParquetFile(path) as file:
+            groups = file.num_row_groups
+        found = [self._row_group(path, i).merge(keys[list(on)], on=list(on)) for i in range(max(groups, 1))]
+        return self.concat(found)
+
+    def _row_group(self, path: Path, group: int) -> Frame:
+        if self.name == "cudf":
+            return self.xp.read_parquet(path, row_groups=[group])
+        from pyarrow.parquet import ParquetFile
+
+        with ParquetFile(path) as file:
+            return file.read_row_group(group).to_pandas()
+
     def write_parquet(self, t: Frame, path: Path) -> None:
         t.to_parquet(path, index=False)
 
@@ -85,6 +101,10 @@ class Eager(Engine):
     def to_numpy(self, t: Frame, columns: Sequence[str]) -> dict[str, Array]:
         ordered = t[list(dict.fromkeys([*columns, "row"]))].sort_values("row")
         return {name: self._array(ordered[name]) for name in columns}
+
+    def matrix(self, t: Frame, columns: Sequence[str]) -> Array:
+        ordered = t[list(dict.fromkeys([*columns, "row"]))].sort_values("row")[list(columns)].astype("float32")
+        return ordered.to_cupy() if self.name == "cudf" else np.ascontiguousarray(ordered.to_numpy())
 
     def _array(self, column: Any) -> Array:
         if column.dtype.kind in "iufb":
@@ -220,6 +240,13 @@ class Eager(Engine):
         parts = t[column].fillna("").str.split(separator, n=at + 1, expand=True)
         found = self._slot(parts[at], 2**62) if at < parts.shape[1] else -1
         return t.assign(**{out: found}).astype({out: "int64"})
+
+    def tokens(self, t: Frame, column: str, separator: str, length: int, out: str) -> Frame:
+        parts = t[column].fillna("").str.split(separator, n=length, expand=True)
+        slots = [self._slot(parts[i], 2**31).clip(lower=0) for i in range(min(length, parts.shape[1]))]
+        slots += [0] * (length - len(slots))
+        names = [f"{out}_{i}" for i in range(length)]
+        return t.assign(**dict(zip(names, slots, strict=True))).astype(dict.fromkeys(names, "int32"))
 
     def hex_id(self, t: Frame, column: str, out: str) -> Frame:
         if self.name == "cudf":

@@ -83,6 +83,10 @@ class Lazy(Engine):
         t = pl.scan_parquet(path)
         return t if columns is None else t.select(columns)
 
+    def read_matching(self, path: Path, keys: Frame, on: Sequence[str]) -> Frame:
+        found = pl.scan_parquet(path).join(keys.select(on), on=list(on), how="semi")
+        return self.collect(found) if self.gpu else found.collect(engine="streaming").lazy()
+
     def write_parquet(self, t: Frame, path: Path) -> None:
         self._run(t).write_parquet(path)
 
@@ -103,6 +107,11 @@ class Lazy(Engine):
     def to_numpy(self, t: Frame, columns: Sequence[str]) -> dict[str, Array]:
         frame = self._run(t.select(list(dict.fromkeys([*columns, "row"])))).sort("row")
         return {name: frame[name].to_numpy() for name in columns}
+
+    def matrix(self, t: Frame, columns: Sequence[str]) -> Array:
+        wanted = [pl.col(name).cast(pl.Float32) for name in columns]
+        frame = self._run(t.select(*wanted, _row="row")).sort("_row").drop("_row")
+        return frame.to_numpy(order="c")
 
     def derive(self, t: Frame, **exprs: Callable[[Columns], Expr]) -> Frame:
         for name, expr in exprs.items():
@@ -213,6 +222,12 @@ class Lazy(Engine):
         token = pl.col(column).str.splitn(separator, at + 2).struct.field(f"field_{at}")
         found = pl.when(token != "").then(token).otherwise(None).cast(pl.Int64)
         return t.with_columns(found.fill_null(-1).alias(out))
+
+    def tokens(self, t: Frame, column: str, separator: str, length: int, out: str) -> Frame:
+        parts = pl.col(column).fill_null("").str.splitn(separator, length + 1).struct
+        fields = {f"{out}_{i}": parts.field(f"field_{i}") for i in range(length)}
+        there = {name: pl.when(field != "").then(field).otherwise(None) for name, field in fields.items()}
+        return t.with_columns(**{name: x.cast(pl.Int32).fill_null(0) for name, x in there.items()})
 
     def hex_id(self, t: Frame, column: str, out: str) -> Frame:
         if self.gpu:  # cudf-polars reads base 10 only

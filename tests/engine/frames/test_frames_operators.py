@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -67,6 +69,28 @@ def test_parquet_goes_round(e: Engine, frame: Make, values: Values, tmp_path: Pa
     assert values(t, "a", "s", "row") == ([3, 1], ["x", None], [0, 1])
     assert e.columns(e.read_parquet(tmp_path / "t.parquet", ["row", "a"])) == ["row", "a"]
     assert e.height(t) == 2
+
+
+def test_read_matching_keeps_what_is_asked_for(
+    e: Engine, frame: Make, rows: Rows, tmp_path: Path
+) -> None:
+    """Over several row groups, by two keys; a key that is missing or not in the file finds nothing."""
+    columns = {"k": [i // 2 for i in range(40)], "j": [i % 2 for i in range(40)], "n": list(range(40))}
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet", row_group_size=7)
+    keys = e.distinct(frame({"k": [3, 3, 19, 99, None, 5], "j": [1, 1, 0, 0, 1, None]}), ["k", "j"])
+    assert rows(e.read_matching(tmp_path / "t.parquet", keys, ["k", "j"]), "k", "j", "n") == {(3, 1, 7), (19, 0, 38)}
+    by_one = e.read_matching(tmp_path / "t.parquet", e.distinct(frame({"k": [8]}), ["k"]), ["k"])
+    assert rows(by_one, "k", "n") == {(8, 16), (8, 17)}
+    nothing = e.read_matching(tmp_path / "t.parquet", e.distinct(frame({"k": [-1]}), ["k"]), ["k"])
+    assert e.columns(nothing) == ["k", "j", "n"] and rows(nothing, "k", "n") == set()
+
+
+def test_matrix_is_float32_by_row(e: Engine, frame: Make) -> None:
+    t = frame({"row": [2, 0, 1], "a": [2, 0, 1], "b": [0.5, None, 1.5]})
+    found = e.matrix(t, ["b", "row", "a"])
+    assert found.dtype == np.float32 and found.flags["C_CONTIGUOUS"]
+    want = np.array([[np.nan, 0, 0], [1.5, 1, 1], [0.5, 2, 2]], dtype=np.float32)
+    np.testing.assert_array_equal(found.get() if hasattr(found, "get") else found, want)
 
 
 def test_to_numpy_sorts_by_row(frame: Make, values: Values) -> None:
@@ -363,6 +387,18 @@ def test_token_at(e: Engine, frame: Make, values: Values, at: int) -> None:
     t = e.token_at(frame({"s": lists}), "s", "\t", at, "z")
     want = [int(s.split("\t")[at]) if s and len(s.split("\t")) > at else -1 for s in lists]
     assert values(t, "z") == want
+
+
+@given(token_lists, st.integers(1, 6))
+@few
+def test_tokens_side_by_side(
+    e: Engine, frame: Make, values: Values, lists: list[list[int] | None], length: int
+) -> None:
+    joined = [None if tokens is None else "\t".join(map(str, tokens)) for tokens in lists]
+    t = e.tokens(frame({"s": joined}), "s", "\t", length, "z")
+    for i in range(length):
+        assert values(t, f"z_{i}") == [(tokens or [])[i] if len(tokens or []) > i else 0 for tokens in lists]
+    assert e.to_numpy(t, ["z_0"])["z_0"].dtype == np.int32
 
 
 @given(st.lists(st.integers(0, 2**128 - 1), min_size=1, max_size=20))
