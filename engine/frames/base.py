@@ -210,6 +210,10 @@ class Engine(ABC):
         """The token at place `at` (from 0) of a joined list of integers, int64; -1 where there is none."""
 
     @abstractmethod
+    def token_after(self, t: Frame, column: str, separator: str, token: str, nth: int, out: str) -> Frame:
+        """The token that follows the nth occurrence (1 or 2) of another in a joined list of integers, int64; -1 where there is none."""
+
+    @abstractmethod
     def tokens(self, t: Frame, column: str, separator: str, length: int, out: str) -> Frame:
         """The first tokens of a joined list of integers: <out>_0 .. <out>_<length-1>, int32, 0 after the last."""
 
@@ -359,6 +363,12 @@ class Engine(ABC):
         names = {f"{c}_lag{i}": f"{c}_{length - 1 - i}" for c in columns for i in range(1, length)}
         names |= {c: f"{c}_{length - 1}" for c in columns}
         return self.select(self.rename(last, names), [key, *sorted(names.values())])
+
+
+def following(separator: str, token: str, nth: int) -> str:
+    """A regular expression whose one group is the number after the nth occurrence of `token`."""
+    again = f"(?:[0-9]+{separator})*?{token}{separator}"
+    return f"(?:^|{separator}){token}{separator}{again * (nth - 1)}([0-9]+)"
 
 
 def stack(arrays: Mapping[str, Array], names: Sequence[str], dtype: Any) -> Array:

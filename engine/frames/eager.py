@@ -10,7 +10,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from buzzer.engine.frames.base import CHECK_HINT, FIRST_CODE, RARE, Array, Columns, Engine, Expr, Frame
+from buzzer.engine.frames.base import (
+    CHECK_HINT,
+    FIRST_CODE,
+    RARE,
+    Array,
+    Columns,
+    Engine,
+    Expr,
+    Frame,
+    following,
+)
 from buzzer.errors import DataError
 
 # Columns come one by one here by design; `collect` gathers them.
@@ -103,7 +113,9 @@ class Eager(Engine):
         return {name: self._array(ordered[name]) for name in columns}
 
     def matrix(self, t: Frame, columns: Sequence[str]) -> Array:
-        ordered = t[list(dict.fromkeys([*columns, "row"]))].sort_values("row")[list(columns)].astype("float32")
+        ordered = (
+            t[list(dict.fromkeys([*columns, "row"]))].sort_values("row")[list(columns)].astype("float32")
+        )
         return ordered.to_cupy() if self.name == "cudf" else np.ascontiguousarray(ordered.to_numpy())
 
     def _array(self, column: Any) -> Array:
@@ -240,6 +252,10 @@ class Eager(Engine):
         parts = t[column].fillna("").str.split(separator, n=at + 1, expand=True)
         found = self._slot(parts[at], 2**62) if at < parts.shape[1] else -1
         return t.assign(**{out: found}).astype({out: "int64"})
+
+    def token_after(self, t: Frame, column: str, separator: str, token: str, nth: int, out: str) -> Frame:
+        found = t[column].fillna("").str.extract(following(separator, token, nth))[0]
+        return t.assign(**{out: self._slot(found, 2**62)}).astype({out: "int64"})
 
     def tokens(self, t: Frame, column: str, separator: str, length: int, out: str) -> Frame:
         parts = t[column].fillna("").str.split(separator, n=length, expand=True)

@@ -10,7 +10,17 @@ from typing import Any
 
 import polars as pl
 
-from buzzer.engine.frames.base import CHECK_HINT, FIRST_CODE, RARE, Array, Columns, Engine, Expr, Frame
+from buzzer.engine.frames.base import (
+    CHECK_HINT,
+    FIRST_CODE,
+    RARE,
+    Array,
+    Columns,
+    Engine,
+    Expr,
+    Frame,
+    following,
+)
 from buzzer.errors import DataError
 
 TYPES = {"int64": pl.Int64, "float64": pl.Float64, "str": pl.String, "date": pl.String}
@@ -222,6 +232,10 @@ class Lazy(Engine):
         token = pl.col(column).str.splitn(separator, at + 2).struct.field(f"field_{at}")
         found = pl.when(token != "").then(token).otherwise(None).cast(pl.Int64)
         return t.with_columns(found.fill_null(-1).alias(out))
+
+    def token_after(self, t: Frame, column: str, separator: str, token: str, nth: int, out: str) -> Frame:
+        found = pl.col(column).fill_null("").str.extract(following(separator, token, nth), 1)
+        return t.with_columns(found.cast(pl.Int64).fill_null(-1).alias(out))
 
     def tokens(self, t: Frame, column: str, separator: str, length: int, out: str) -> Frame:
         parts = pl.col(column).fill_null("").str.splitn(separator, length + 1).struct

@@ -18,7 +18,16 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("cudf_polars") is None, reason="needs the gpu-plan extra"),
 ]
 # What is no plan of its own: files, hand-over, and expressions, which every pipeline below uses inside `derive`.
-NO_PLAN = {"write_parquet", "from_arrow", "collect", "height", "columns", "to_numpy", "matrix", "read_matching"}
+NO_PLAN = {
+    "write_parquet",
+    "from_arrow",
+    "collect",
+    "height",
+    "columns",
+    "to_numpy",
+    "matrix",
+    "read_matching",
+}
 Case = Callable[[Engine, Frame], Frame]
 
 LAST = {"x": (2, -1), "k": (1, 0)}
@@ -56,6 +65,7 @@ CASES: dict[str, Case] = {
     "token_counts": lambda e, t: e.token_counts(t, "s", "\t", "z"),
     "count_token": lambda e, t: e.count_token(t, "s", "\t", "101", "z"),
     "token_at": lambda e, t: e.token_at(t, "s", "\t", 2, "z"),
+    "token_after": lambda e, t: e.token_after(t, "s", "\t", "101", 2, "z"),
     "tokens": lambda e, t: e.tokens(t, "s", "\t", 3, "z"),
     "hex_id": lambda e, t: e.hex_id(t, "s", "z"),
     "token_hash": lambda e, t: e.token_hash(t, "s", "\t", 4, 3, "z"),

@@ -71,14 +71,15 @@ def test_parquet_goes_round(e: Engine, frame: Make, values: Values, tmp_path: Pa
     assert e.height(t) == 2
 
 
-def test_read_matching_keeps_what_is_asked_for(
-    e: Engine, frame: Make, rows: Rows, tmp_path: Path
-) -> None:
+def test_read_matching_keeps_what_is_asked_for(e: Engine, frame: Make, rows: Rows, tmp_path: Path) -> None:
     """Over several row groups, by two keys; a key that is missing or not in the file finds nothing."""
     columns = {"k": [i // 2 for i in range(40)], "j": [i % 2 for i in range(40)], "n": list(range(40))}
     pq.write_table(pa.table(columns), tmp_path / "t.parquet", row_group_size=7)
     keys = e.distinct(frame({"k": [3, 3, 19, 99, None, 5], "j": [1, 1, 0, 0, 1, None]}), ["k", "j"])
-    assert rows(e.read_matching(tmp_path / "t.parquet", keys, ["k", "j"]), "k", "j", "n") == {(3, 1, 7), (19, 0, 38)}
+    assert rows(e.read_matching(tmp_path / "t.parquet", keys, ["k", "j"]), "k", "j", "n") == {
+        (3, 1, 7),
+        (19, 0, 38),
+    }
     by_one = e.read_matching(tmp_path / "t.parquet", e.distinct(frame({"k": [8]}), ["k"]), ["k"])
     assert rows(by_one, "k", "n") == {(8, 16), (8, 17)}
     nothing = e.read_matching(tmp_path / "t.parquet", e.distinct(frame({"k": [-1]}), ["k"]), ["k"])
@@ -387,6 +388,25 @@ def test_token_at(e: Engine, frame: Make, values: Values, at: int) -> None:
     t = e.token_at(frame({"s": lists}), "s", "\t", at, "z")
     want = [int(s.split("\t")[at]) if s and len(s.split("\t")) > at else -1 for s in lists]
     assert values(t, "z") == want
+
+
+def plain_after(tokens: list[int], token: int, nth: int) -> int:
+    """By hand: occurrences are counted from the left, and the last token is followed by none."""
+    at = [i for i, value in enumerate(tokens[:-1]) if value == token]
+    return tokens[at[nth - 1] + 1] if len(at) >= nth else -1
+
+
+@given(
+    st.lists(
+        st.none() | st.lists(st.sampled_from([137, 13, 37, 7, 1371]), max_size=8), min_size=1, max_size=20
+    )
+)
+@few
+def test_token_after(e: Engine, frame: Make, values: Values, lists: list[list[int] | None]) -> None:
+    joined = [None if tokens is None else "\t".join(map(str, tokens)) for tokens in lists]
+    for nth in (1, 2):
+        t = e.token_after(frame({"s": joined}), "s", "\t", "137", nth, "z")
+        assert values(t, "z") == [plain_after(tokens or [], 137, nth) for tokens in lists]
 
 
 @given(token_lists, st.integers(1, 6))
