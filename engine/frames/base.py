@@ -374,3 +374,17 @@ def following(separator: str, token: str, nth: int) -> str:
 def stack(arrays: Mapping[str, Array], names: Sequence[str], dtype: Any) -> Array:
     """Columns side by side: shape [rows, len(names)]."""
     return np.stack([arrays[name] for name in names], axis=1).astype(dtype, copy=False)
+
+
+def on_host(array: Any) -> Array:
+    """A NumPy array of a NumPy or cupy one."""
+    return array.get() if hasattr(array, "__cuda_array_interface__") else array
+
+
+def side_by_side(parts: Sequence[Any]) -> Array:
+    """Matrices [rows, ...] as one, where the first of them is."""
+    if not hasattr(parts[0], "__cuda_array_interface__"):
+        return np.concatenate(parts, axis=1)
+    import cupy
+
+    return cupy.concatenate([cupy.asarray(part) for part in parts], axis=1)

@@ -28,7 +28,7 @@ class TorchEager(Base):
     @torch.inference_mode()
     def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
         check_batch(self.plan, batch)
-        inputs = [torch.from_numpy(batch[name]).to(self.plan.device) for name in self.plan.example]
+        inputs = [torch.as_tensor(batch[name], device=self.plan.device) for name in self.plan.example]
         with torch.autocast(self.plan.device, torch.bfloat16, enabled=self.plan.precision == "bf16"):
             outputs = self._module(*inputs)
         tensors = outputs if isinstance(outputs, tuple | list) else (outputs,)
