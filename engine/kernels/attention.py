@@ -1,0 +1,119 @@
+# mypy: disable-error-code="no-untyped-def"
+"""Self-attention over packed sequences: no padding is read or computed but inside a block."""
+
+import math
+
+from torch import Tensor
+
+from buzzer.engine.kernels.gemm import Grid
+from buzzer.engine.kernels.jit import (
+    Launch,
+    bytes_of,
+    kernel,
+    limit_of,
+    quantised,
+    tl,
+    triton,
+    wait_for_previous,
+)
+
+
+@kernel
+def attention(
+    qkv,  # [M, 3 * HEADS * WIDTH]: queries, keys and values of a token side by side
+    spans,  # int32 [2, M]: first token of each token's sequence, and the one after its last
+    inverse,  # float32 [HEADS * WIDTH], 1 / scale of the output; unused where LIMIT is 0
+    out,  # [M, HEADS * WIDTH]
+    zero,
+    factor,  # log2(e) / sqrt(WIDTH)
+    M,
+    HEADS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PADDED: tl.constexpr,  # a power of two >= max(16, WIDTH)
+    ROWS: tl.constexpr,
+    KEYS: tl.constexpr,
+    LIMIT: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """softmax(q k' / sqrt(WIDTH)) v for ROWS tokens of one head, by a running maximum (Milakov and Gimelshein,
+    arXiv 1805.02867, algorithm 3), as in FlashAttention (Dao et al., arXiv 2205.14135).
+
+    A block of rows may hold several sequences: its keys are the union of theirs, and each row masks the others out.
+    So the grid depends on the number of tokens only, and one captured graph serves any lengths.
+    """
+    size: tl.constexpr = HEADS * WIDTH
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    head = tl.program_id(1)
+    wide = tl.arange(0, PADDED)
+    in_head = wide < WIDTH
+    there = rows < M
+    wait_for_previous(PDL)
+
+    first = tl.load(spans + rows, mask=there, other=2147483647)
+    last = tl.load(spans + M + rows, mask=there, other=0)
+    base = qkv + head * WIDTH + wide
+    row_at = rows.to(tl.int64)[:, None] * (3 * size)
+    q = tl.load(base[None, :] + row_at, mask=there[:, None] & in_head[None, :], other=0.0)
+
+    highest = tl.full((ROWS,), -1.0e30, tl.float32)  # finite: a row without keys yet must not give NaN
+    weight = tl.zeros((ROWS,), tl.float32)
+    total = tl.zeros((ROWS, PADDED), tl.float32)
+    end = tl.max(last, 0)
+    for start in range(tl.min(first, 0), end, KEYS):
+        keys = start + tl.arange(0, KEYS)
+        key_at = base[None, :] + keys.to(tl.int64)[:, None] * (3 * size)
+        loaded = (keys < end)[:, None] & in_head[None, :]
+        k = tl.load(key_at + size, mask=loaded, other=0.0)
+        score = tl.dot(q, tl.trans(k), input_precision="ieee") * factor
+        own = (keys[None, :] >= first[:, None]) & (keys[None, :] < last[:, None])
+        score = tl.where(own, score, float("-inf"))
+        higher = tl.maximum(highest, tl.max(score, 1))
+        shrink = tl.exp2(highest - higher)
+        p = tl.exp2(score - higher[:, None])
+        weight = weight * shrink + tl.sum(p, 1)
+        v = tl.load(key_at + 2 * size, mask=loaded, other=0.0)
+        total = tl.dot(p.to(v.dtype), v, total * shrink[:, None], input_precision="ieee")
+        highest = higher
+
+    result = total / tl.where(weight > 0.0, weight, 1.0)[:, None]
+    columns = head * WIDTH + wide
+    if LIMIT:
+        result = quantised(result, tl.load(inverse + columns, mask=in_head, other=0.0)[None, :], zero, LIMIT)
+    cell = rows.to(tl.int64)[:, None] * size + columns[None, :]
+    tl.store(out + cell, result.to(out.dtype.element_ty), mask=there[:, None] & in_head[None, :])
+
+
+def self_attention(
+    name: str,
+    qkv: Tensor,
+    spans: Tensor,
+    out: Tensor,
+    heads: int,
+    grid: Grid | None = None,
+    *,
+    rows: int = 32,
+    keys: int = 64,
+    span: float | None = None,
+    pdl: bool = False,
+) -> Launch:
+    """out [M, H] = attention of each token to its own sequence, of qkv [M, 3 * H] and spans int32 [2, M].
+
+    span: mean number of keys a token attends to, for the count of FLOPs; None = all M.
+    """
+    m, size = out.shape
+    width = size // heads
+    padded = max(16, triton.next_power_of_2(width))
+    inverse, zero = (grid.inverse, grid.zero) if grid else (None, 0)
+    constants = {"HEADS": heads, "WIDTH": width, "PADDED": padded, "ROWS": rows, "KEYS": keys}
+    return Launch(
+        name=name,
+        kernel=attention,
+        grid=(-(-m // rows), heads),
+        arguments=(qkv, spans, inverse, out, zero, math.log2(math.e) / math.sqrt(width), m),
+        constants=constants | {"LIMIT": limit_of(out.dtype)},
+        constant_bytes=0,
+        moved_bytes=bytes_of(qkv, spans, out),
+        flops=round(4 * m * (m if span is None else span) * size),
+        stages=2,
+        pdl=pdl,
+    )

@@ -1,0 +1,190 @@
+# mypy: disable-error-code="no-untyped-def"
+"""out = epilogue(a @ w.T): one kernel for every linear layer, with split-K for few rows."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from buzzer.engine.kernels.jit import (
+    Launch,
+    activated,
+    bytes_of,
+    kernel,
+    limit_of,
+    prefetch,
+    quantised,
+    tl,
+    triton,
+    wait_for_previous,
+)
+
+GROUP = 8  # row blocks whose programs share weights in L2
+
+
+@dataclass(frozen=True, order=True)
+class Tile:
+    """How a GEMM is cut: rows, columns and depth of a tile, shares of K, warps, and loads in flight."""
+
+    rows: int
+    columns: int
+    depth: int
+    split: int = 1
+    warps: int = 4
+    stages: int = 4
+
+
+@kernel
+def gemm(
+    a,  # [M, K]: float16, bfloat16, float32, int8 or float8_e4m3fn
+    w,  # [N, K], of a's dtype: a torch Linear's weight
+    scale,  # float32 [N], input scale * weight scale; unused without SCALED
+    bias,  # float32 [N]; unused without BIAS
+    residual,  # float16, bfloat16 or float32 [M, N]; unused without RESIDUAL
+    inverse,  # float32 [N], 1 / scale of the output; unused where LIMIT is 0
+    out,  # [M, N]; with SPLIT > 1 float32 [SPLIT, M, N], sums that a later kernel adds
+    zero,  # zero point of the output
+    M,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    SCALED: tl.constexpr,
+    BIAS: tl.constexpr,
+    RESIDUAL: tl.constexpr,
+    ACT: tl.constexpr,
+    LIMIT: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DEPTH: tl.constexpr,
+    SPLIT: tl.constexpr,
+    GROUP: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """Each program makes one tile of one share of K.
+
+    Tiles go down the rows in groups of GROUP row blocks, so that programs that run together share weights in L2.
+    """
+    row_tiles = tl.cdiv(M, ROWS)
+    column_tiles: tl.constexpr = (N + COLUMNS - 1) // COLUMNS
+    at = tl.program_id(0)
+    group = at // (GROUP * column_tiles)
+    first = group * GROUP
+    height = tl.minimum(row_tiles - first, GROUP)
+    row_tile = first + at % (GROUP * column_tiles) % height
+    column_tile = at % (GROUP * column_tiles) // height
+
+    rows = row_tile * ROWS + tl.arange(0, ROWS)
+    columns = column_tile * COLUMNS + tl.arange(0, COLUMNS)
+    share: tl.constexpr = (K + DEPTH * SPLIT - 1) // (DEPTH * SPLIT) * DEPTH
+    start = tl.program_id(1) * share
+    depth = start + tl.arange(0, DEPTH)
+    # Rows past the end read a row that is there: their results are not stored.
+    a_at = a + (rows % M).to(tl.int64)[:, None] * K + depth[None, :]
+    w_at = w + (columns % N)[:, None] * K + depth[None, :]
+
+    # A weight tile's first line of each row and step; constants, so before the wait.
+    if PDL:
+        line: tl.constexpr = 128 // (w.dtype.element_ty.primitive_bitwidth // 8)
+        steps = tl.arange(0, triton.next_power_of_2((share + line - 1) // line)) * line
+        ahead = start + tl.minimum(steps, share - 1)
+        prefetch(w + (columns % N)[:, None] * K + tl.minimum(ahead, K - 1)[None, :], PDL)
+    wait_for_previous(PDL)
+
+    whole: tl.constexpr = w.dtype.element_ty == tl.int8
+    total = tl.zeros((ROWS, COLUMNS), tl.int32 if whole else tl.float32)
+    for step in range(0, share, DEPTH):
+        if K % (DEPTH * SPLIT) == 0:
+            x, y = tl.load(a_at + step), tl.load(w_at + step)
+        else:
+            inside = (depth + step < K)[None, :]
+            x, y = tl.load(a_at + step, mask=inside, other=0.0), tl.load(w_at + step, mask=inside, other=0.0)
+        total = tl.dot(x, tl.trans(y), total, input_precision="ieee", out_dtype=total.dtype)
+
+    kept = columns < N
+    result = total.to(tl.float32)
+    if SCALED:
+        result *= tl.load(scale + columns, mask=kept, other=0.0)[None, :]
+    if BIAS:
+        result += tl.load(bias + columns, mask=kept, other=0.0)[None, :]
+    cell = rows.to(tl.int64)[:, None] * N + columns[None, :]
+    stored = (rows < M)[:, None] & kept[None, :]
+    if RESIDUAL:
+        result += tl.load(residual + cell, mask=stored, other=0.0).to(tl.float32)
+    result = activated(result, ACT)
+    if LIMIT:
+        result = quantised(result, tl.load(inverse + columns, mask=kept, other=0.0)[None, :], zero, LIMIT)
+    if SPLIT > 1:
+        cell += tl.program_id(1).to(tl.int64) * M * N
+    tl.store(out + cell, result.to(out.dtype.element_ty), mask=stored)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A linear layer as the GEMM takes it: weight [N, K], scale float32 [N] or None, bias float32 [N] or None."""
+
+    weight: Tensor
+    scale: Tensor | None
+    bias: Tensor | None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How a float output is put into eight bits: round(x * inverse) + zero. inverse float32 [N]."""
+
+    inverse: Tensor
+    zero: int
+
+
+def linear(
+    name: str,
+    a: Tensor,
+    weights: Weights,
+    out: Tensor,
+    tile: Tile,
+    *,
+    residual: Tensor | None = None,
+    act: str = "none",
+    grid: Grid | None = None,
+    pdl: bool = False,
+) -> Launch:
+    """out [M, N] = act(a [M, K] @ weight.T * scale + bias + residual), in `grid`'s eight bits where out is of them.
+
+    With tile.split > 1, out is float32 [split, M, N] and takes the shares of a @ weight.T * scale alone: bias,
+    residual and norm are `add_norm`'s.
+    """
+    (m, k), n, split = a.shape, weights.weight.shape[0], tile.split
+    parts = split > 1
+    bias, scale = None if parts else weights.bias, weights.scale
+    constants = {"N": n, "K": k, "SCALED": scale is not None, "BIAS": bias is not None, "ACT": act}
+    constants |= {"RESIDUAL": residual is not None, "LIMIT": limit_of(out.dtype), "GROUP": GROUP}
+    constants |= {"ROWS": tile.rows, "COLUMNS": tile.columns, "DEPTH": tile.depth, "SPLIT": split}
+    tiles = -(-m // tile.rows) * -(-n // tile.columns)
+    inverse, zero = (grid.inverse, grid.zero) if grid else (None, 0)
+    return Launch(
+        name=name,
+        kernel=gemm,
+        grid=(tiles, split),
+        arguments=(a, weights.weight, scale, bias, residual, inverse, out, zero, m),
+        constants=constants,
+        constant_bytes=bytes_of(weights.weight, scale, bias),
+        moved_bytes=bytes_of(a, out, residual),
+        flops=2 * m * n * k,
+        warps=tile.warps,
+        stages=tile.stages,
+        pdl=pdl,
+    )
+
+
+def default_tile(m: int, n: int, k: int, dtype: torch.dtype, splits: bool) -> Tile:
+    """A tile where nothing was tuned: big ones where they fill an H100's 132 multiprocessors, else small and split."""
+    width = dtype.itemsize
+    depth = min(128 // width, max(32, triton.next_power_of_2(k)))
+    for rows, columns, warps in ((128, 256, 8), (128, 128, 8), (64, 128, 4), (64, 64, 4), (64, 32, 4)):
+        tiles = -(-m // rows) * -(-n // columns)
+        if tiles >= 132:
+            return Tile(rows, columns, depth, 1, warps, 3 if columns == 256 else 4)
+    rows, columns = min(64, max(16, triton.next_power_of_2(m))), 64 if splits else 32
+    tiles = -(-m // rows) * -(-n // columns)
+    split = 1
+    while splits and split < 8 and tiles * split * 2 <= 132 and k >= depth * split * 4:
+        split *= 2
+    return Tile(rows, columns, depth, split, 4, 5)
