@@ -16,6 +16,7 @@ from buzzer.errors import unknown_name
 BACKENDS: dict[str, str] = {
     "torch_eager": "buzzer.engine.infer.torch_eager",
     "onnxruntime": "buzzer.engine.infer.onnxruntime",
+    "fused": "buzzer.engine.infer.fused",
     "xgboost": "buzzer.engine.infer.xgboost",
 }
 

@@ -174,17 +174,37 @@ def linear(
     )
 
 
+SHAPES = ((16, 32, 4), (32, 32, 4), (64, 32, 4), (64, 64, 4), (128, 64, 4), (128, 128, 8), (128, 256, 8))
+SPLITS = (1, 2, 4, 8)
+MULTIPROCESSORS = 132  # an H100's; the next two are its L2 and 8-bit datasheet rates a multiprocessor, a microsecond
+L2_BYTES = 41e3
+FLOPS = 15e6
+
+
 def default_tile(m: int, n: int, k: int, dtype: torch.dtype, splits: bool) -> Tile:
-    """A tile where nothing was tuned: big ones where they fill an H100's 132 multiprocessors, else small and split."""
+    """The tile of least estimated time on an H100, where nothing was tuned: waves of programs, each with the bytes
+    that it reads or the FLOPs that it does, and the sums that a split writes and a norm reads."""
     width = dtype.itemsize
     depth = min(128 // width, max(32, triton.next_power_of_2(k)))
-    for rows, columns, warps in ((128, 256, 8), (128, 128, 8), (64, 128, 4), (64, 64, 4), (64, 32, 4)):
-        tiles = -(-m // rows) * -(-n // columns)
-        if tiles >= 132:
-            return Tile(rows, columns, depth, 1, warps, 3 if columns == 256 else 4)
-    rows, columns = min(64, max(16, triton.next_power_of_2(m))), 64 if splits else 32
-    tiles = -(-m // rows) * -(-n // columns)
-    split = 1
-    while splits and split < 8 and tiles * split * 2 <= 132 and k >= depth * split * 4:
-        split *= 2
-    return Tile(rows, columns, depth, split, 4, 5)
+    return min(candidates(m, n, k, depth, splits), key=lambda tile: estimate(tile, m, n, k, width))
+
+
+def estimate(tile: Tile, m: int, n: int, k: int, width: int) -> float:
+    """Microseconds that a tile would take; good for an order of tiles, not as a forecast. width: bytes of a value."""
+    waves = -(-(-(-m // tile.rows) * -(-n // tile.columns) * tile.split) // MULTIPROCESSORS)
+    share = waves * k / tile.split
+    sums = 8 * tile.split * m * n / MULTIPROCESSORS / L2_BYTES if tile.split > 1 else 0.0
+    reads = share * (tile.rows + tile.columns) * width / L2_BYTES
+    return sums + max(reads, share * 2 * tile.rows * tile.columns * width / FLOPS)
+
+
+def candidates(m: int, n: int, k: int, depth: int, splits: bool) -> list[Tile]:
+    """Tiles that suit a shape: none twice as high as there are rows, no share of K under two steps."""
+    highest = max(16, triton.next_power_of_2(m))
+    return [
+        Tile(rows, columns, depth, split, warps, 3 if columns == 256 else 4)
+        for rows, columns, warps in SHAPES
+        if rows <= highest
+        for split in (SPLITS if splits else SPLITS[:1])
+        if split == 1 or k >= 2 * depth * split
+    ]

@@ -1,12 +1,14 @@
 """A BERT encoder in plain torch (Devlin et al., NAACL 2019) that takes Hugging Face weights as they are."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from buzzer.engine.infer.encoder import EncoderLayer, EncoderSpec
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,11 @@ class Layer(nn.Module):
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
+    def encoder_layer(self) -> EncoderLayer:
+        """The parts, for the fused backend."""
+        attention = (self.query, self.key, self.value, self.out, self.attention_norm)
+        return EncoderLayer(*attention, self.up, self.down, self.norm)
+
 
 class Bert(nn.Module):
     """Token ids to hidden states."""
@@ -75,6 +82,13 @@ class Bert(nn.Module):
             x = layer(x, mask)
         return x
 
+    def encoder_spec(self) -> EncoderSpec:
+        """The parts, for the fused backend."""
+        layers = [layer.encoder_layer() for layer in self.layers if isinstance(layer, Layer)]
+        tables = (self.words.weight, self.positions.weight, self.types.weight)
+        heads = self.config.num_attention_heads
+        return EncoderSpec(*tables, self.norm, layers, heads, act="gelu", inputs=("ids", "mask"))
+
 
 class SentenceClassifier(nn.Module):
     """Mean over the tokens, L2 norm (as all-MiniLM-L6-v2 embeds sentences), and a linear head."""
@@ -94,6 +108,10 @@ class SentenceClassifier(nn.Module):
         """Logits [batch, classes]."""
         logits: Tensor = self.head(self.embed(input_ids, attention_mask))
         return logits
+
+    def encoder_spec(self) -> EncoderSpec:
+        """The parts, for the fused backend."""
+        return replace(self.bert.encoder_spec(), pooling="mean", unit=True, tail=[(self.head, "none")])
 
 
 # Hugging Face's name of a layer's part -> ours.

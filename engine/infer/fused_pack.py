@@ -1,0 +1,83 @@
+"""Batches as the kernels take them: the attended tokens side by side, each with the bounds of its sequence."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from buzzer.engine.infer.session import Array
+from buzzer.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """shape: of the batch [rows, columns]. places: where each token stands in it, flat and ascending. ids [3, tokens]:
+    word, position and type. starts [sequences + 1]: first token of each sequence, and one past the last of all."""
+
+    shape: tuple[int, ...]
+    places: Array
+    ids: Array
+    starts: Array
+
+    @property
+    def sequences(self) -> int:
+        return len(self.starts) - 1
+
+    def write(self, out: Array, tokens: int) -> None:
+        """Fill an int32 buffer laid out as `fused_plan.Inputs`.
+
+        A token that only fills up attends to itself; a sequence that does, has no token.
+        """
+        count = len(self.places)
+        ids, spans = out[: 3 * tokens].reshape(3, tokens), out[3 * tokens : 5 * tokens].reshape(2, tokens)
+        ids[:, :count], ids[:, count:] = self.ids, 0
+        lengths = np.diff(self.starts)
+        spans[0, :count], spans[1, :count] = np.repeat(self.starts[:-1], lengths), np.repeat(self.starts[1:], lengths)
+        spans[0, count:], spans[1, count:] = np.arange(count, tokens), np.arange(count, tokens) + 1
+        starts = out[5 * tokens :]
+        starts[: len(self.starts)], starts[len(self.starts) :] = self.starts, self.starts[-1]
+
+
+def bucket(count: int, least: int) -> int:
+    """The size that serves `count`: powers of two and halves between, so that at most a third is filling.
+
+    >>> [bucket(n, 16) for n in (0, 16, 17, 25, 48, 49, 128, 200)]
+    [16, 16, 24, 32, 48, 64, 128, 256]
+    """
+    power = max(least, 1 << max(count - 1, 0).bit_length())
+    return power * 3 // 4 if power > least and count <= power * 3 // 4 else power
+
+
+def pack(roles: Mapping[str, Array], words: int, positions: int, types: int) -> Tokens:
+    """The tokens of a batch; roles are those of `EncoderSpec.inputs`.
+
+    Raises UsageError for an id outside its table, or a segment that is not in one piece.
+    """
+    ids = roles["ids"]
+    kept = roles["segments"] != 0 if "segments" in roles else roles["mask"] != 0
+    places = np.flatnonzero(kept)
+    rows, columns = np.divmod(places, ids.shape[1])
+    at = roles["positions"].ravel()[places] if "positions" in roles else columns
+    kinds = roles["types"].ravel()[places] if "types" in roles else np.zeros_like(places)
+    found = np.stack([ids.ravel()[places], at, kinds]).astype(np.int32)
+    for name, values, size in zip(("token id", "position", "token type"), found, (words, positions, types), strict=True):
+        if len(values) and not 0 <= values.min() <= values.max() < size:
+            raise UsageError(f"a {name} outside 0 to {size - 1}")
+    starts = segment_starts(roles["segments"], places, rows) if "segments" in roles else row_starts(kept)
+    return Tokens(ids.shape, places, found, starts.astype(np.int32))
+
+
+def row_starts(kept: Array) -> Array:
+    """Each row is a sequence."""
+    return np.concatenate([[0], np.cumsum(kept.sum(1))])
+
+
+def segment_starts(segments: Array, places: Array, rows: Array) -> Array:
+    """Each run of one segment number in one row is a sequence."""
+    numbers = segments.ravel()[places]
+    keys = np.stack([rows, numbers])
+    changed = np.flatnonzero((keys[:, 1:] != keys[:, :-1]).any(0)) + 1
+    starts = np.concatenate([[0], changed, [len(places)]]) if len(places) else np.zeros(1, dtype=np.int64)
+    if len(np.unique(keys, axis=1).T) != len(starts) - 1:
+        raise UsageError("a segment stands in several pieces", "put its tokens side by side")
+    return starts

@@ -1,0 +1,84 @@
+"""What a GPU would run, told without one: a launch compiled to machine code, and what that code needs."""
+
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from buzzer.engine.kernels.jit import Launch, interpreted, triton
+from buzzer.errors import UnsupportedError
+
+TYPES = {
+    torch.float16: "fp16",
+    torch.bfloat16: "bf16",
+    torch.float32: "fp32",
+    torch.float8_e4m3fn: "fp8e4nv",
+    torch.int8: "i8",
+    torch.int32: "i32",
+}
+
+
+@dataclass(frozen=True)
+class Code:
+    """Compiled code: registers of a thread, bytes spilled to local memory, bytes of shared memory, and its PTX."""
+
+    registers: int
+    spilled: int
+    shared: int
+    ptx: str
+
+    @property
+    def tensor_cores(self) -> str:
+        """The instruction of matrix products: wgmma (Hopper), mma, or none."""
+        return next((name for name in ("wgmma", "mma") if f"{name}." in self.ptx), "none")
+
+
+def compiled(launch: Launch, capability: int = 90) -> Code:
+    """The code of `launch` for that compute capability (90 = H100). Needs Triton, no device.
+
+    Raises UnsupportedError in a process whose kernels are interpreted.
+    """
+    if interpreted():
+        raise UnsupportedError("kernels are interpreted in this process", "unset TRITON_INTERPRET")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    names = launch.kernel.arg_names
+    given = dict(zip(names, launch.arguments, strict=False))
+    signature = {name: _type(given[name]) if name in given else "constexpr" for name in names}
+    constants = {name: given[name] for name in given if signature[name] == "constexpr"}
+    constants |= launch.constants | {"PDL": launch.pdl}
+    aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if signature[name][0] == "*"}
+    source = ASTSource(launch.kernel, signature, constants, aligned)
+    target = GPUTarget("cuda", capability, 32)
+    code: Any = triton.compile(source, target=target, options=launch.options)
+    registers, spilled = resources(code.asm["ptx"], capability)
+    return Code(registers, spilled, code.metadata.shared, code.asm["ptx"])
+
+
+def _type(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"*{TYPES[value.dtype]}"
+    if value is None:
+        return "constexpr"
+    return "fp32" if isinstance(value, float) else "i32"
+
+
+def resources(ptx: str, capability: int) -> tuple[int, int]:
+    """Registers of a thread and bytes of spill stores, as the assembler that comes with Triton tells them."""
+    suffix = "a" if capability >= 90 else ""
+    with TemporaryDirectory() as folder:
+        source = Path(folder) / "kernel.ptx"
+        source.write_text(ptx)
+        command = [_assembler(), "-v", f"--gpu-name=sm_{capability}{suffix}", str(source), "-o", f"{source}.cubin"]
+        told = subprocess.run(command, check=True, capture_output=True, text=True).stderr
+    used, spilled = re.search(r"Used (\d+) registers", told), re.search(r"(\d+) bytes spill stores", told)
+    return int(used[1]) if used else 0, int(spilled[1]) if spilled else 0
+
+
+def _assembler() -> str:
+    return str(Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas")

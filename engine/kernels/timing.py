@@ -1,0 +1,66 @@
+"""Device time of launches inside a CUDA graph, one event pair a replay, L2 cold or warm."""
+
+import re
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import Any
+
+import torch
+
+from buzzer.errors import UnsupportedError
+
+COLD_BYTES = 256 << 20  # written between replays: five times an H100's L2
+
+
+def require_gpu() -> None:
+    """Raises UnsupportedError without a CUDA device, or in a process whose kernels are interpreted."""
+    from buzzer.engine.kernels.jit import interpreted
+
+    if not torch.cuda.is_available():
+        raise UnsupportedError("no CUDA device here", "`buzzer env` shows what this machine has")
+    if interpreted():
+        raise UnsupportedError("kernels are interpreted in this process", "unset TRITON_INTERPRET")
+
+
+def gpu_name() -> str:
+    """The GPU's name as a file name: nvidia-h100-80gb-hbm3."""
+    return re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-")
+
+
+def capture(run: Callable[[], None]) -> Any:
+    """A CUDA graph of what `run` launches. Runs it once before, on a stream of its own, so that it is compiled."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph
+
+
+def replays(graph: Any, count: int, cold: bool) -> list[float]:
+    """Microseconds of each of `count` replays; each is waited for, and with `cold` L2 is overwritten before it."""
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    spoil = torch.empty(COLD_BYTES, dtype=torch.uint8, device="cuda") if cold else None
+    found = []
+    for number in range(count + 3):  # three to warm up
+        if spoil is not None:
+            spoil.fill_(number)
+        start.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        found.append(start.elapsed_time(end) * 1e3)
+    return found[3:]
+
+
+def microseconds(launches: Sequence[Callable[[], None]], count: int = 20, cold: bool = False) -> float:
+    """Median time of all `launches` in one graph."""
+
+    def run() -> None:
+        for launch in launches:
+            launch()
+
+    return median(replays(capture(run), count, cold))
