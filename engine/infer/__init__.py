@@ -15,7 +15,10 @@ from buzzer.errors import unknown_name
 # Lazy "module" entries: naming a backend imports nothing.
 BACKENDS: dict[str, str] = {
     "torch_eager": "buzzer.engine.infer.torch_eager",
+    "torch_compile": "buzzer.engine.infer.torch_compile",
     "onnxruntime": "buzzer.engine.infer.onnxruntime",
+    "openvino": "buzzer.engine.infer.openvino",
+    "tensorrt": "buzzer.engine.infer.tensorrt",
     "fused": "buzzer.engine.infer.fused",
     "xgboost": "buzzer.engine.infer.xgboost",
 }

@@ -26,7 +26,7 @@ class EncoderSpec:
     """An encoder by its parts.
 
     words [vocabulary, size], positions [longest, size], types [types, size]: embedding tables, summed and normed.
-    inputs: what the module's forward takes, by role: `ids`, `mask` and `types` of padded rows, or `ids`,
+    inputs: what the module's forward takes, by role: `ids`, `mask` and perhaps `types` of padded rows, or `ids`,
         `positions` and `segments` of packed ones.
     act: name of the feed-forward activation (see `kernels.jit.ACTIVATIONS`).
     pooling: "none" (the output is every token's state), "first" or "mean" token; unit: divided by its length.

@@ -95,7 +95,7 @@ class Fused(Base):
         self._buckets.clear()
 
     def _pack(self, batch: Mapping[str, Array]) -> Tokens:
-        roles = dict(zip(self.spec.inputs, batch.values(), strict=True))
+        roles = dict(zip(self.spec.inputs, batch.values(), strict=False))
         return pack(roles, len(self.spec.words), len(self.spec.positions), len(self.spec.types))
 
     def _bucket(self, tokens: Tokens) -> Bucket:
