@@ -23,9 +23,10 @@ BACKENDS: dict[str, str] = {
     "xgboost": "buzzer.engine.infer.xgboost",
 }
 
-TREES = ("xgboost",)  # run boosted trees; the others run networks
+TREES = ("xgboost",)  # run boosted trees
+ENCODERS = ("fused",)  # run BERT-like encoders only; the others run any network
 
-__all__ = ["BACKENDS", "TREES", "Array", "Description", "Plan", "Session", "check_batch", "load", "prepare"]
+__all__ = ["BACKENDS", "ENCODERS", "TREES", "Array", "Description", "Plan", "Session", "check_batch", "load", "prepare"]
 
 
 class Backend(Protocol):

@@ -83,6 +83,35 @@ def pack(spec: EncoderSpec, precision: str, device: str) -> EncoderWeights:
     )
 
 
+def random(
+    layers: int, size: int, wide: int, heads: int, precision: str, device: str, vocabulary: int = 30522
+) -> EncoderWeights:
+    """Weights of a shape, for plans and timings; on the "meta" device they have no values."""
+    dtype, eight = FLOATS.get(precision, torch.float16), EIGHTS.get(precision)
+
+    def values(*shape: int) -> Tensor:
+        return torch.randn(*shape, device=device) * 0.02
+
+    def ones(count: int) -> Tensor:
+        return torch.ones(count, device=device)
+
+    def linear(rows: int, columns: int) -> Linear:
+        if eight is None:
+            return Linear(Weights(values(rows, columns).to(dtype), None, values(rows)), None)
+        weight = (values(rows, columns) * 1000).to(eight)
+        return Linear(Weights(weight, values(rows), values(rows)), Grid(ones(columns), 0))
+
+    def norm() -> Norm:
+        return Norm(ones(size), values(size), 1e-12)
+
+    def layer() -> Layer:
+        attention = (linear(3 * size, size), linear(size, size), norm())
+        return Layer(*attention, linear(wide, size), linear(size, wide), norm())
+
+    tables = (values(vocabulary, size).to(dtype), values(512, size).to(dtype), values(2, size).to(dtype))
+    return EncoderWeights(dtype, eight, tables, norm(), [layer() for _ in range(layers)], [], heads, "gelu", size)
+
+
 def quantised(module: nn.Module) -> bool:
     """Whether the layer is one of `buzzer.engine.quant`."""
     return hasattr(module, "packed")

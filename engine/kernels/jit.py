@@ -30,6 +30,9 @@ INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 kernel: Callable[[Any], Any] = triton.jit(do_not_specialize=["M", "zero"])
 
 
+CUT = ("ROWS", "COLUMNS", "DEPTH", "SPLIT", "KEYS")  # constants that say how the work is cut
+
+
 @dataclass(frozen=True)
 class Launch:
     """A kernel with all its arguments: call it to run it.
@@ -57,6 +60,12 @@ class Launch:
 
     def __call__(self) -> None:
         self.kernel[self.grid](*self.arguments, **self.constants, PDL=self.pdl, **self.options)
+
+    def facts(self) -> dict[str, Any]:
+        """What it is and moves, for people and JSON."""
+        counts = {"constant_bytes": self.constant_bytes, "moved_bytes": self.moved_bytes, "flops": self.flops}
+        cut = {key.lower(): self.constants[key] for key in CUT if key in self.constants}
+        return {"kernel": self.name, "grid": self.grid, "warps": self.warps, "stages": self.stages, **cut, **counts}
 
 
 def bytes_of(*tensors: torch.Tensor | None) -> int:

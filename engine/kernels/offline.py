@@ -1,4 +1,4 @@
-"""What a GPU would run, told without one: a launch compiled to machine code, and what that code needs."""
+"""What a GPU would run, told without one: floor times, launches compiled to machine code, and what that code needs."""
 
 import re
 import subprocess
@@ -22,6 +22,15 @@ TYPES = {
 }
 
 
+H100_BANDWIDTH = 3.35e12  # bytes a second, and FLOPs a second by bits of an operand: NVIDIA's H100 SXM datasheet
+H100_FLOPS = {8: 1979e12, 16: 989e12, 32: 67e12}
+
+
+def floor(moved: int, flops: int, bits: int) -> float:
+    """Least microseconds on an H100 (the roofline of Williams et al., CACM 2009)."""
+    return max(moved / H100_BANDWIDTH, flops / H100_FLOPS[bits]) * 1e6
+
+
 @dataclass(frozen=True)
 class Code:
     """Compiled code: registers of a thread, bytes spilled to local memory, bytes of shared memory, and its PTX."""
@@ -35,6 +44,11 @@ class Code:
     def tensor_cores(self) -> str:
         """The instruction of matrix products: wgmma (Hopper), mma, or none."""
         return next((name for name in ("wgmma", "mma") if f"{name}." in self.ptx), "none")
+
+    def facts(self) -> dict[str, Any]:
+        """All but the PTX, for people and JSON."""
+        used = {"registers": self.registers, "spilled": self.spilled, "shared": self.shared}
+        return {**used, "tensor_cores": self.tensor_cores}
 
 
 def compiled(launch: Launch, capability: int = 90) -> Code:

@@ -92,7 +92,7 @@ def expected(model: torch.nn.Module, batch: dict[str, Array]) -> list[Array]:
     return [t.numpy() for t in (out if isinstance(out, tuple) else (out,))]
 
 
-@pytest.fixture(params=sorted(set(infer.BACKENDS) - set(infer.TREES)))
+@pytest.fixture(params=sorted(set(infer.BACKENDS) - {*infer.TREES, *infer.ENCODERS}))
 def backend(request: pytest.FixtureRequest) -> str:
     try:
         infer.load(request.param)

@@ -200,7 +200,7 @@ def test_padding_is_hidden_from_the_encoder() -> None:
         torch.testing.assert_close(network(cities, countries, context, numbers), before)
 
 
-@pytest.mark.parametrize("backend", sorted(set(infer.BACKENDS) - set(infer.TREES)))
+@pytest.mark.parametrize("backend", sorted(set(infer.BACKENDS) - {*infer.TREES, *infer.ENCODERS}))
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_backends_agree_with_the_module(name: str, backend: str) -> None:
     torch.manual_seed(0)
@@ -295,7 +295,7 @@ def reference(data: Data, fitted: Path, tmp_path_factory: pytest.TempPathFactory
     return run(TASK.predict(job("booking", data, fitted, out, "pandas", "torch_eager", **SMALL)))[0]
 
 
-@pytest.mark.parametrize("backend", sorted(set(infer.BACKENDS) - set(infer.TREES)))
+@pytest.mark.parametrize("backend", sorted(set(infer.BACKENDS) - {*infer.TREES, *infer.ENCODERS}))
 def test_every_engine_and_backend_scores_the_same(
     e: Engine, backend: str, data: Data, fitted: Path, reference: Any, tmp_path: Path, job: Jobs, run: Run
 ) -> None:

@@ -1,19 +1,14 @@
-"""The kernels' tests run twice from one text: in Triton's interpreter on a CPU, and on a GPU (mark `gpu`)."""
-
 import os
 
 import pytest
-import torch
-
-# Read when kernels are first imported; a process has either interpreted kernels or compiled ones.
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> str:
-    """Where kernels run: on the CPU by the interpreter, on a GPU compiled."""
+    """Where Triton kernels run: in the interpreter on the CPU, or compiled on a GPU. A process does one of both."""
     pytest.importorskip("triton")
+    import torch
+
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
