@@ -16,12 +16,15 @@ def export(plan: Plan) -> bytes:
     """The plan's torch module as an ONNX graph, dynamic axes kept.
 
     By the tracing exporter: torch's newer one unrolls a GRU over the example's steps, and Embedding, Linear,
-    BatchNorm, GRU and attention trace exactly.
+    BatchNorm, GRU and attention trace exactly. Quantised layers (buzzer.engine.quant) become QuantizeLinear and
+    DequantizeLinear around a MatMul, their weights eight-bit constants.
     """
     import logging
     import warnings
 
     import torch
+
+    from buzzer.engine import quant
 
     inputs = tuple(torch.from_numpy(plan.example[name]) for name in plan.example)
     axes = {name: dict(axes) for name, axes in plan.dynamic.items() if axes}
@@ -32,13 +35,13 @@ def export(plan: Plan) -> bytes:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            plan.model.to("cpu").eval(),
+            quant.freeze(plan.model.to("cpu").eval()),
             inputs,
             buffer,  # type: ignore[arg-type]
             input_names=list(plan.example),
             output_names=list(plan.outputs),
             dynamic_axes=axes | outputs,
-            opset_version=17,
+            opset_version=19 if quant.precision_of(plan.model) == "fp8" else 17,  # float8 came with 19
             dynamo=False,
         )
     return buffer.getvalue()

@@ -14,8 +14,9 @@ try:
 except ImportError as error:
     raise UnsupportedError("ONNX Runtime is not installed", "pip install onnxruntime") from error
 
-# int8: the quantise nodes that buzzer.engine.quant put into the module. int8-dynamic: weights by channel, inputs at run time.
-PRECISIONS = ("fp32", "int8", "int8-dynamic")
+# int8, fp8: the quantise nodes that buzzer.engine.quant put into the module (the CPU rounds to FP8 and multiplies in
+# FP32). int8-dynamic: weights by channel, inputs at run time.
+PRECISIONS = ("fp32", "int8", "fp8", "int8-dynamic")
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 

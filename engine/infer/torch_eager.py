@@ -8,7 +8,8 @@ import torch
 from buzzer.engine.infer.session import Array, Base, Description, Plan, as_arrays, check_batch
 from buzzer.errors import UnsupportedError
 
-PRECISIONS = ("fp32", "bf16", "int8-dynamic")
+# int8, fp8: what buzzer.engine.quant made of the module, simulated in FP32: for accuracy, not for speed.
+PRECISIONS = ("fp32", "bf16", "int8", "fp8", "int8-dynamic")
 
 
 class TorchEager(Base):
