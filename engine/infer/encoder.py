@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -44,11 +44,6 @@ class EncoderSpec:
     pooling: str = "none"
     unit: bool = False
     tail: Sequence[tuple[nn.Module, str]] = ()
-
-    def linears(self) -> list[Any]:
-        """Every linear layer."""
-        inner = [m for x in self.layers for m in (x.query, x.key, x.value, x.out, x.up, x.down)]
-        return inner + [m for m, _ in self.tail]
 
 
 @runtime_checkable

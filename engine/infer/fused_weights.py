@@ -60,15 +60,7 @@ class EncoderWeights:
 
 
 def pack(spec: EncoderSpec, precision: str, device: str) -> EncoderWeights:
-    """The weights on the device.
-
-    Raises UnsupportedError for a model whose linear layers are not of `precision`: eight-bit models come from
-    `buzzer.engine.quant`, float ones have no quantised layer.
-    """
-    if precision in EIGHTS and not any(quantised(x) for x in spec.linears()):
-        raise UnsupportedError(
-            f"the model is in float, {precision} needs scales", "quantise it first: buzzer.engine.quant.quantise"
-        )
+    """The weights on the device. Raises UnsupportedError for a mix of precisions that the kernels cannot serve."""
     pack = _Packer(FLOATS.get(precision, torch.float16), EIGHTS.get(precision), device)
     return EncoderWeights(
         dtype=pack.dtype,
@@ -155,7 +147,7 @@ class _Packer:
     def eight_bit(self, packed: Sequence[Any]) -> Linear:
         first = packed[0]
         if first.weight.dtype != self.eight:
-            raise UnsupportedError(f"the model is quantised to {first.weight.dtype}, not to {self.eight}")
+            raise UnsupportedError(f"a layer is quantised to {first.weight.dtype}, others to {self.eight}")
         scale = torch.full((first.weight.shape[1],), first.input_scale)
         grids = [scale if p.smooth is None else scale * p.smooth.cpu() for p in packed]
         same = all((p.input_scale, p.input_zero) == (first.input_scale, first.input_zero) for p in packed)

@@ -33,10 +33,11 @@ def floor(moved: int, flops: int, bits: int) -> float:
 
 @dataclass(frozen=True)
 class Code:
-    """Compiled code: registers of a thread, bytes spilled to local memory, bytes of shared memory, and its PTX."""
+    """Compiled code: registers of a thread, bytes of its local memory (registers that did not fit), bytes of shared
+    memory of a program, and the PTX."""
 
     registers: int
-    spilled: int
+    local: int
     shared: int
     ptx: str
 
@@ -47,7 +48,7 @@ class Code:
 
     def facts(self) -> dict[str, Any]:
         """All but the PTX, for people and JSON."""
-        used = {"registers": self.registers, "spilled": self.spilled, "shared": self.shared}
+        used = {"registers": self.registers, "local": self.local, "shared": self.shared}
         return {**used, "tensor_cores": self.tensor_cores}
 
 
@@ -70,8 +71,8 @@ def compiled(launch: Launch, capability: int = 90) -> Code:
     source = ASTSource(launch.kernel, signature, constants, aligned)
     target = GPUTarget("cuda", capability, 32)
     code: Any = triton.compile(source, target=target, options=launch.options)
-    registers, spilled = resources(code.asm["ptx"], capability)
-    return Code(registers, spilled, code.metadata.shared, code.asm["ptx"])
+    registers, local = resources(code.asm["cubin"])
+    return Code(registers, local, code.metadata.shared, code.asm["ptx"])
 
 
 def _type(value: Any) -> str:
@@ -82,17 +83,13 @@ def _type(value: Any) -> str:
     return "fp32" if isinstance(value, float) else "i32"
 
 
-def resources(ptx: str, capability: int) -> tuple[int, int]:
-    """Registers of a thread and bytes of spill stores, as the assembler that comes with Triton tells them."""
-    suffix = "a" if capability >= 90 else ""
+def resources(cubin: bytes) -> tuple[int, int]:
+    """Registers and bytes of local memory of a thread, as NVIDIA's tool that comes with Triton reads them."""
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with TemporaryDirectory() as folder:
-        source = Path(folder) / "kernel.ptx"
-        source.write_text(ptx)
-        command = [_assembler(), "-v", f"--gpu-name=sm_{capability}{suffix}", str(source), "-o", f"{source}.cubin"]
-        told = subprocess.run(command, check=True, capture_output=True, text=True).stderr
-    used, spilled = re.search(r"Used (\d+) registers", told), re.search(r"(\d+) bytes spill stores", told)
-    return int(used[1]) if used else 0, int(spilled[1]) if spilled else 0
-
-
-def _assembler() -> str:
-    return str(Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas")
+        file = Path(folder) / "kernel.cubin"
+        file.write_bytes(cubin)
+        told = subprocess.run([tool, "-res-usage", file], check=True, capture_output=True, text=True).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+)", told)
+    assert found, told
+    return int(found[1]), int(found[2])

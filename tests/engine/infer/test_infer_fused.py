@@ -1,0 +1,229 @@
+"""The fused backend's whole models against float64 torch, in the interpreter and on a GPU; its packing and its plan."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from buzzer.engine import infer, quant
+from buzzer.engine.infer import Array, Session
+from buzzer.engine.infer.fused_pack import bucket, pack
+from buzzer.errors import UnsupportedError, UsageError
+from buzzer.models.bert.encoder import Bert, BertConfig, Classifier, SentenceClassifier
+from buzzer.models.bert.packing import Packed
+
+SHAPES = {
+    "odd": BertConfig(50, 36, 2, 3, 52, 40),
+    "minilm": BertConfig(60, 64, 1, 2, 128, 40, hidden_act="gelu_new"),
+    "large": BertConfig(70, 128, 1, 2, 192, 40, hidden_act="relu"),
+}
+NAMES = ("input_ids", "attention_mask", "token_type_ids")
+TOLERANCE = {"fp32": 2e-6, "fp16": 4e-3, "bf16": 3e-2}
+
+
+def model(kind: str, shape: str) -> torch.nn.Module:
+    torch.manual_seed(0)
+    bert = Bert(SHAPES[shape])
+    made = {"bert": lambda: bert, "sentence": lambda: SentenceClassifier(bert, 5), "packed": lambda: Packed(bert)}
+    module = (made | {"classifier": lambda: Classifier(bert, 4)})[kind]()
+    for weight in module.parameters():  # so that no bias or norm hides behind its initial 0 or 1
+        torch.nn.init.normal_(weight, std=0.2)
+    return module.eval()
+
+
+def batch(kind: str, lengths: list[int], seed: int = 0) -> dict[str, Array]:
+    """Sentences of those lengths; padded to the longest, or packed in rows of two."""
+    rng = np.random.default_rng(seed)
+    width = max(lengths)
+    if kind == "packed":
+        width, at = 2 * width, np.arange(2 * width)
+        second = at >= width // 2
+        length = np.array(lengths)[np.arange(len(lengths) // 2 * 2).reshape(-1, 2)]
+        places = at % (width // 2)
+        inside = places < length[:, second.astype(int)]
+        segments = np.where(inside, 1 + second, 0)
+        ids = rng.integers(0, 50, segments.shape)
+        return {"input_ids": ids, "positions": np.tile(places, (len(ids), 1)), "segments": segments}
+    mask = (np.arange(width) < np.array(lengths)[:, None]).astype("int64")
+    found = [rng.integers(0, 50, mask.shape) * mask, mask, rng.integers(0, 2, mask.shape)]
+    return dict(zip(NAMES[: 2 if kind == "sentence" else 3], found, strict=False))
+
+
+def torchs(module: torch.nn.Module, given: dict[str, Array], double: bool = True) -> Array:
+    module = module.double() if double else module
+    with torch.inference_mode():
+        found = module(*(torch.from_numpy(x) for x in given.values())).numpy()
+    module.float()
+    return found
+
+
+def session(module: torch.nn.Module, example: dict[str, Array], device: str, precision: str) -> Session:
+    axes = {name: {0: "batch", 1: "sequence"} for name in example}
+    return infer.prepare(
+        module, backend="fused", example=example, dynamic=axes, precision=precision, device=device
+    )
+
+
+def attended(found: Array, given: dict[str, Array]) -> Array:
+    """Hidden states of the tokens that count; pooled outputs as they are."""
+    mask = given.get("attention_mask", given.get("segments"))
+    return found[mask != 0] if found.ndim == 3 else found
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [("bert", "odd"), ("sentence", "minilm"), ("classifier", "large"), ("packed", "odd"), ("bert", "large")],
+)
+@pytest.mark.parametrize("precision", ["fp32", "fp16", pytest.param("bf16", marks=pytest.mark.gpu)])
+def test_whole_models_agree_with_float64(device: str, kind: str, shape: str, precision: str) -> None:
+    """Changing lengths in one session; outputs poisoned before each run."""
+    if precision == "bf16" and device == "cpu":
+        pytest.skip("the interpreter's BF16 is wrong")
+    module = model(kind, shape)
+    with session(module, batch(kind, [3, 5]), device, precision) as ready:
+        for seed, lengths in enumerate(([7, 1, 12, 3], [7, 2], [30, 4])):
+            given = batch(kind, lengths, seed)
+            ready.poison()
+            got, want = ready.run(given)["output"], torchs(module, given)
+            assert got.dtype == np.float32
+            assert got.shape == want.shape
+            error = np.linalg.norm(attended(got - want, given)) / np.linalg.norm(attended(want, given))
+            assert error < TOLERANCE[precision]
+
+
+@pytest.mark.parametrize("options", [{}, {"smooth": 0.5}, {"skip": ["head"]}], ids=["plain", "smooth", "skip"])
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_quantised_models_compute_what_quant_says(
+    device: str, precision: str, options: dict[str, Any]
+) -> None:
+    """As far from the quantised module as rounding goes: states between kernels are fp16, so that values on the edge
+    of two eight-bit steps may fall on the other side."""
+    module, given = model("sentence", "large"), batch("sentence", [7, 1, 12, 3])
+    quantised = quant.quantise(module, [given], precision=precision, **options)
+    want, exact = torchs(quantised, given, double=False), torchs(module, given)
+    with session(quantised, given, device, precision) as ready:
+        ready.poison()
+        got = ready.run(given)["output"]
+        ready.poison()
+        np.testing.assert_array_equal(ready.run(given)["output"], got)
+    noise = np.linalg.norm(want - exact)
+    assert np.linalg.norm(got - want) < 1.5 * noise
+    assert np.linalg.norm(got - exact) < 1.5 * noise
+    assert noise < 0.05 * np.linalg.norm(exact)
+
+
+def test_outputs_belong_to_the_caller_and_poison_shows(device: str) -> None:
+    module, given = model("sentence", "minilm"), batch("sentence", [4, 6])
+    with session(module, given, device, "fp16") as ready:
+        first = ready.run(given)["output"]
+        kept = first.copy()
+        ready.poison()
+        staged = ready.stage(batch("sentence", [5, 2], 1))  # type: ignore[attr-defined]
+        assert torch.isnan(staged.program.output).any()
+        ready.replay(staged)  # type: ignore[attr-defined]
+        assert not torch.isnan(staged.program.output).any()
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_a_session_tells_its_kernels(device: str) -> None:
+    module, given = model("sentence", "odd"), batch("sentence", [9, 3])
+    with session(module, given, device, "fp16") as ready:
+        launches = ready.launches(given)  # type: ignore[attr-defined]
+        told = ready.describe(given)
+    assert told.kernels == len(launches) == 1 + 7 * 2 + 2
+    config = SHAPES["odd"]
+    layer = 4 * config.hidden_size**2 + 2 * config.hidden_size * config.intermediate_size
+    products = [x for x in launches if "DEPTH" in x.constants and not x.name.startswith("tail")]
+    assert sum(x.flops for x in products) == 2 * 16 * 2 * layer  # 12 tokens in a bucket of 16, 2 layers
+    assert sum(x.constant_bytes for x in products) > 2 * 2 * layer  # fp16, and the biases
+    assert told.parameters == sum(p.numel() for p in module.parameters())
+
+
+def test_a_model_or_precision_that_cannot_be_served_is_told(device: str) -> None:
+    given = batch("sentence", [4, 6])
+    with pytest.raises(UnsupportedError, match="encoders only"):
+        session(torch.nn.Linear(3, 3), given, device, "fp16")
+    mixed = quant.quantise(model("sentence", "odd"), [given], precision="int8")
+    mixed.bert.layers[0].up.precision = "fp8"
+    with pytest.raises(UnsupportedError, match="quantised to"):
+        session(mixed, given, device, "int8")
+    part = quant.quantise(model("sentence", "odd"), [given], precision="int8", skip=["bert.layers.0.key"])
+    with pytest.raises(UnsupportedError, match="in part"):
+        session(part, given, device, "int8")
+
+
+def test_no_gpu_is_no_silent_cpu_run(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from buzzer.engine.infer import fused
+
+    given = batch("sentence", [4, 6])
+    monkeypatch.setattr(fused, "interpreted", lambda: False)
+    with pytest.raises(UnsupportedError, match="CUDA devices only"):
+        session(model("sentence", "odd"), given, "cpu", "fp16")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UnsupportedError, match="no CUDA device"):
+        session(model("sentence", "odd"), given, "cuda", "fp16")
+
+
+def test_ids_outside_their_tables_are_told() -> None:
+    roles = {"ids": np.array([[1, 2, 9]]), "mask": np.array([[1, 1, 0]])}
+    assert pack(roles, 9, 3, 1).ids.tolist() == [[1, 2], [0, 1], [0, 0]]  # what is masked does not count
+    with pytest.raises(UsageError, match="token id outside 0 to 1"):
+        pack(roles, 2, 3, 1)
+    with pytest.raises(UsageError, match="position outside 0 to 0"):
+        pack(roles, 9, 1, 1)
+    split = {"ids": np.ones((1, 3), int), "positions": np.zeros((1, 3), int), "segments": np.array([[1, 2, 1]])}
+    with pytest.raises(UsageError, match="several pieces"):
+        pack(split, 9, 3, 1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.lists(st.lists(st.booleans(), min_size=6, max_size=6), min_size=1, max_size=9))
+def test_packed_tokens_keep_their_place_and_sequence(rows: list[list[bool]]) -> None:
+    mask = np.array(rows).astype("int64")
+    ids = np.arange(mask.size).reshape(mask.shape)
+    tokens = pack({"ids": ids, "mask": mask}, mask.size, 6, 1)
+    size, sequences = bucket(len(tokens.places), 16), bucket(tokens.sequences, 1)
+    out = np.full(5 * size + sequences + 1, -1, dtype=np.int32)
+    tokens.write(out, size)
+    words, at = out[:size], out[size : 2 * size]
+    first, last = out[3 * size : 4 * size], out[4 * size : 5 * size]
+    starts = out[5 * size :]
+    count = int(mask.sum())
+    assert words[:count].tolist() == ids[mask == 1].tolist()
+    assert at[:count].tolist() == np.nonzero(mask)[1].tolist()
+    for token in range(size):
+        own = range(first[token], last[token])
+        assert token in own
+        row = lambda t: ids.ravel()[words[t]] // 6
+        assert token >= count or ({row(t) for t in own} == {row(token)} and len(own) == mask[row(token)].sum())
+    assert np.diff(starts)[: len(rows)].tolist() == mask.sum(1).tolist()
+    assert (np.diff(starts)[len(rows) :] == 0).all()
+
+
+@given(count=st.integers(0, 100_000))
+def test_a_bucket_holds_its_tokens_and_little_more(count: int) -> None:
+    size = bucket(count, 16)
+    assert count <= size
+    assert size == 16 or size * 2 < count * 3
+
+
+def test_a_stored_tile_is_taken(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from buzzer.engine.kernels.gemm import Tile
+    from buzzer.engine.kernels.tune import Shape, Tuned
+
+    module, given = model("bert", "odd"), batch("bert", [9, 3])
+    tile = Tile(16, 16, 32, split=2, stages=2)
+    shape = Shape(16, 36, 36, torch.float16, True)
+    monkeypatch.setattr(Tuned, "load", classmethod(lambda cls, device: cls(tiles={str(shape): tile})))
+    with session(module, given, device, "fp16") as ready:
+        launches = {x.name: x for x in ready.launches(given)}  # type: ignore[attr-defined]
+        got, want = ready.run(given)["output"], torchs(module, given)
+    taken = launches["layer 1 out"].constants
+    assert {key.lower(): taken[key] for key in ("ROWS", "COLUMNS", "DEPTH", "SPLIT")}.items() <= (
+        dataclasses.asdict(tile).items()
+    )
+    assert np.linalg.norm(attended(got - want, given)) < 4e-3 * np.linalg.norm(attended(want, given))

@@ -1,0 +1,81 @@
+"""The code that an H100 would run, compiled here: tensor cores, registers, shared memory, and the order of PDL."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+SHARED = 227 << 10  # bytes of shared memory that a block can have on compute capability 9.0
+CODE = """
+import json, re
+from buzzer.engine.infer.fused_plan import Lowering
+from buzzer.engine.infer.fused_weights import random
+from buzzer.engine.kernels.offline import compiled
+from buzzer.engine.kernels.tune import Tuned
+import torch
+from buzzer.engine.kernels import probe
+
+def counter(*shape, dtype=torch.int32):
+    return torch.empty(*shape, dtype=dtype, device="meta")
+
+cases = [("fp16", 128, True), ("fp8", 128, True), ("int8", 128, True), ("fp8", 16384, False)]
+for precision, tokens, pdl in cases:
+    weights = random(1, 1024, 4096, 16, precision, "meta", vocabulary=100)
+    for launch in Lowering(weights, tokens, 1, Tuned().tile, pdl).program("mean", True).launches:
+        code = compiled(launch)
+        wait = code.ptx.find("griddepcontrol.wait")
+        told = launch.facts() | code.facts() | dict(precision=precision, tokens=tokens, pdl=pdl)
+        told["prefetched"] = 0 <= code.ptx.find("prefetch.global.L2") < wait
+        told["reads_before_wait"] = len(re.findall(r"cp.async|st.global", code.ptx[: max(wait, 0)]))
+        told["waits"] = wait >= 0
+        print(json.dumps(told))
+for launch in (probe.empty(counter(1), True), probe.reader(counter(99999), counter(132), 2),
+               probe.barrier(counter(1), counter(1), 132)):
+    print(json.dumps(launch.facts() | compiled(launch).facts() | dict(precision="probe")))
+"""
+
+
+@pytest.fixture(scope="module")
+def compiled() -> list[dict[str, Any]]:
+    """Every kernel of a layer of BERT-Large, in a process of its own: this one interprets kernels."""
+    pytest.importorskip("triton")
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    out = subprocess.run(
+        [sys.executable, "-c", CODE],
+        cwd=ROOT, env=environment, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    return [json.loads(line) for line in out.stdout.splitlines()]
+
+
+@pytest.mark.slow
+def test_products_run_on_hoppers_tensor_cores(compiled: list[dict[str, Any]]) -> None:
+    products = [x for x in compiled if "depth" in x]
+    assert len(products) == 4 * 4
+    assert {x["tensor_cores"] for x in products} == {"wgmma"}
+    assert {x["tensor_cores"] for x in compiled if x["kernel"].endswith("attention")} == {"mma"}
+
+
+@pytest.mark.slow
+def test_kernels_fit_a_multiprocessor(compiled: list[dict[str, Any]]) -> None:
+    assert max(x["shared"] for x in compiled) <= SHARED
+    small = [x for x in compiled if x["precision"] != "probe" and x["tokens"] == 128]
+    assert max(x["local"] for x in small) == 0
+    # A 128 x 256 tile takes every register there is; some of its epilogue goes to local memory, once a tile.
+    assert max(x["local"] for x in compiled) <= 512
+    assert all(1 <= x["registers"] <= 255 for x in compiled)
+
+
+@pytest.mark.slow
+def test_dependent_launch_prefetches_constants_and_touches_nothing_else_before_the_wait(
+    compiled: list[dict[str, Any]],
+) -> None:
+    kernels = [x for x in compiled if x["precision"] != "probe"]
+    assert all(x["waits"] == x["pdl"] for x in kernels)
+    dependent = [x for x in kernels if x["pdl"]]
+    assert all(x["prefetched"] == ("depth" in x) for x in dependent)
+    assert {x["reads_before_wait"] for x in dependent} == {0}
