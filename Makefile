@@ -8,7 +8,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint gpu-plan clean
+.PHONY: help setup run test lint gpu-plan kernels clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ lint: $(VENV)/.dev  ## ruff, mypy strict, pyright
 
 gpu-plan: $(VENV)/.test $(VENV)/.gpu-plan  ## prove on CPU that every lazy plan translates to cuDF (2.9 GB install)
 	$(BIN)/python -m pytest -m gpu_plan
+
+kernels: $(VENV)/.test $(VENV)/.kernels  ## test the GPU kernels in Triton's interpreter, and compile them (0.3 GB install)
+	$(BIN)/python -m pytest -n 2 tests/engine/kernels tests/engine/infer/test_infer_fused.py
 
 clean:  ## remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

@@ -128,7 +128,8 @@ def spec_of(plan: Plan) -> EncoderSpec:
     """The plan's encoder. Raises UnsupportedError for a model that is none."""
     if not isinstance(plan.model, Encoder):
         raise UnsupportedError(
-            "fused runs BERT-like encoders only: modules with encoder_spec()", "torch_eager runs any torch module"
+            "fused runs BERT-like encoders only: modules with encoder_spec()",
+            "torch_eager runs any torch module",
         )
     return plan.model.encoder_spec()
 

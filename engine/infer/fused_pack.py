@@ -32,7 +32,10 @@ class Tokens:
         ids, spans = out[: 3 * tokens].reshape(3, tokens), out[3 * tokens : 5 * tokens].reshape(2, tokens)
         ids[:, :count], ids[:, count:] = self.ids, 0
         lengths = np.diff(self.starts)
-        spans[0, :count], spans[1, :count] = np.repeat(self.starts[:-1], lengths), np.repeat(self.starts[1:], lengths)
+        spans[0, :count], spans[1, :count] = (
+            np.repeat(self.starts[:-1], lengths),
+            np.repeat(self.starts[1:], lengths),
+        )
         spans[0, count:], spans[1, count:] = np.arange(count, tokens), np.arange(count, tokens) + 1
         starts = out[5 * tokens :]
         starts[: len(self.starts)], starts[len(self.starts) :] = self.starts, self.starts[-1]
@@ -60,7 +63,9 @@ def pack(roles: Mapping[str, Array], words: int, positions: int, types: int) -> 
     at = roles["positions"].ravel()[places] if "positions" in roles else columns
     kinds = roles["types"].ravel()[places] if "types" in roles else np.zeros_like(places)
     found = np.stack([ids.ravel()[places], at, kinds]).astype(np.int32)
-    for name, values, size in zip(("token id", "position", "token type"), found, (words, positions, types), strict=True):
+    for name, values, size in zip(
+        ("token id", "position", "token type"), found, (words, positions, types), strict=True
+    ):
         if len(values) and not 0 <= values.min() <= values.max() < size:
             raise UsageError(f"a {name} outside 0 to {size - 1}")
     starts = segment_starts(roles["segments"], places, rows) if "segments" in roles else row_starts(kept)

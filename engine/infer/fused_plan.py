@@ -93,20 +93,28 @@ class Lowering:
         return self._to_norm(f"{name} down", wide, layer.down, at, layer.norm, "even", follower)
 
     def _to_norm(
-        self, name: str, x: Tensor, layer: Linear, residual: State, norm: Norm, slot: str, follower: Grid | None
+        self,
+        name: str,
+        x: Tensor,
+        layer: Linear,
+        residual: State,
+        norm: Norm,
+        slot: str,
+        follower: Grid | None,
     ) -> State:
         """norm(linear(x) + residual): in two kernels, the first of which may leave its sum in shares."""
         to = self._state(slot, follower)
         rows, (columns, depth) = self.tokens, layer.weights.weight.shape
         tile = self.choose(rows, columns, depth, layer.weights.weight.dtype, True)
-        if tile.split > 1:
-            parts = self._buffer(f"parts {tile.split}", (tile.split, rows, columns), dtype=torch.float32)
-            self._add(linear(name, x, layer.weights, parts, tile, pdl=self.pdl))
-            given = {"bias": layer.weights.bias, "residual": residual.floats}
-        else:
-            parts, given = self._buffer("sum", (rows, columns)), {}
-            self._add(linear(name, x, layer.weights, parts, tile, residual=residual.floats, pdl=self.pdl))
-        self._add(residual_norm(f"{name} norm", parts, norm, *to, pdl=self.pdl, **given))
+        shared = tile.split > 1  # then bias and residual are the norm's to add
+        shape, kind = ((tile.split, rows, columns), torch.float32) if shared else ((rows, columns), None)
+        parts = self._buffer(f"sum {tile.split}", shape, dtype=kind)
+        kept, bias = residual.floats, layer.weights.bias
+        self._add(
+            linear(name, x, layer.weights, parts, tile, residual=None if shared else kept, pdl=self.pdl)
+        )
+        added = (bias, kept) if shared else (None, None)
+        self._add(residual_norm(f"{name} norm", parts, norm, *to, *added, pdl=self.pdl))
         return to
 
     def _pooled(self, x: Tensor, mean: bool, unit: bool) -> Tensor:
@@ -130,15 +138,17 @@ class Lowering:
         self, name: str, x: State, layer: Linear, out: Tensor, act: str = "none", grid: Grid | None = None
     ) -> None:
         source = x.eight.out if layer.grid and x.eight else x.floats
-        weight = layer.weights.weight
-        tile = self.choose(len(source), *weight.shape, weight.dtype, False)
+        (rows, depth), dtype = layer.weights.weight.shape, layer.weights.weight.dtype
+        tile = self.choose(len(source), rows, depth, dtype, False)
         self._add(linear(name, source, layer.weights, out, tile, act=act, grid=grid, pdl=self.pdl))
 
     def _state(self, slot: str, follower: Grid | None) -> State:
         """Buffers of a state. Two slots take turns: a norm reads its residual in the one and writes the other."""
         shape = (self.tokens, self.weights.size)
         floats = self._buffer(f"{slot} floats", shape)
-        return State(floats, Eight(self._buffer(f"{slot} eight", shape, follower), follower) if follower else None)
+        return State(
+            floats, Eight(self._buffer(f"{slot} eight", shape, follower), follower) if follower else None
+        )
 
     def _buffer(
         self, name: str, shape: tuple[int, ...], grid: Grid | None = None, dtype: torch.dtype | None = None

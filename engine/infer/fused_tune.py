@@ -32,7 +32,11 @@ def tune_encoder(
     taken_by = {pdl: cold_microseconds(weights, tokens, kept, pdl) for pdl in (False, True)}
     kept.pdl = torch.cuda.get_device_capability() >= (9, 0) and taken_by[True] < taken_by[False]
     kept.write(path)
-    yield {"whole_us": round(taken_by[False], 1), "whole_with_pdl_us": round(taken_by[True], 1), "stored": str(path)}
+    yield {
+        "whole_us": round(taken_by[False], 1),
+        "whole_with_pdl_us": round(taken_by[True], 1),
+        "stored": str(path),
+    }
 
 
 def cold_microseconds(weights: EncoderWeights, tokens: int, kept: Tuned, pdl: bool) -> float:
@@ -41,6 +45,9 @@ def cold_microseconds(weights: EncoderWeights, tokens: int, kept: Tuned, pdl: bo
         return float("inf")
     program = Lowering(weights, tokens, 1, kept.tile, pdl).program("none", False)
     inputs = program.inputs
-    inputs.ids[0], inputs.ids[1] = torch.randint(0, len(weights.tables[0]), (tokens,)), torch.arange(tokens) % 512
+    inputs.ids[0], inputs.ids[1] = (
+        torch.randint(0, len(weights.tables[0]), (tokens,)),
+        torch.arange(tokens) % 512,
+    )
     inputs.spans[1] = tokens
     return median(replays(capture(program.run), REPLAYS, cold=True))

@@ -101,7 +101,9 @@ def random(
         return Layer(*attention, linear(wide, size), linear(size, wide), norm())
 
     tables = (values(vocabulary, size).to(dtype), values(512, size).to(dtype), values(2, size).to(dtype))
-    return EncoderWeights(dtype, eight, tables, norm(), [layer() for _ in range(layers)], [], heads, "gelu", size)
+    return EncoderWeights(
+        dtype, eight, tables, norm(), [layer() for _ in range(layers)], [], heads, "gelu", size
+    )
 
 
 def quantised(module: nn.Module) -> bool:
@@ -141,7 +143,9 @@ class _Packer:
             biases = [m.bias if m.bias is not None else m.weight.new_zeros(len(m.weight)) for m in modules]
             return Linear(Weights(self.table(weight), None, self.vector(torch.cat(biases))), None)
         if not all(quantised(m) and m.precision == modules[0].precision for m in modules):
-            raise UnsupportedError("layers that share an input are quantised in part", "skip all of them or none")
+            raise UnsupportedError(
+                "layers that share an input are quantised in part", "skip all of them or none"
+            )
         return self.eight_bit([m.packed() for m in modules])
 
     def eight_bit(self, packed: Sequence[Any]) -> Linear:
@@ -152,7 +156,9 @@ class _Packer:
         grids = [scale if p.smooth is None else scale * p.smooth.cpu() for p in packed]
         same = all((p.input_scale, p.input_zero) == (first.input_scale, first.input_zero) for p in packed)
         if not same or not all(torch.equal(g, grids[0]) for g in grids):
-            raise UnsupportedError("layers that share an input differ in its scale", "calibrate them as one group")
+            raise UnsupportedError(
+                "layers that share an input differ in its scale", "calibrate them as one group"
+            )
         weights = Weights(
             torch.cat([p.weight for p in packed]).to(self.device).contiguous(),
             self.vector(torch.cat([p.weight_scale for p in packed]) * first.input_scale),

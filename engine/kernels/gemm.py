@@ -1,4 +1,4 @@
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
 """out = epilogue(a @ w.T): one kernel for every linear layer, with split-K for few rows."""
 
 from dataclasses import dataclass
@@ -176,7 +176,9 @@ def linear(
 
 SHAPES = ((16, 32, 4), (32, 32, 4), (64, 32, 4), (64, 64, 4), (128, 64, 4), (128, 128, 8), (128, 256, 8))
 SPLITS = (1, 2, 4, 8)
-MULTIPROCESSORS = 132  # an H100's; the next two are its L2 and 8-bit datasheet rates a multiprocessor, a microsecond
+MULTIPROCESSORS = (
+    132  # an H100's; the next two are its L2 and 8-bit datasheet rates a multiprocessor, a microsecond
+)
 L2_BYTES = 41e3
 FLOPS = 15e6
 

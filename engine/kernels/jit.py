@@ -1,4 +1,4 @@
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
 """What all kernels share: Triton, found or told missing, a launch, and the small functions inlined into kernels.
 
 Conventions of every kernel: matrices are row-major and contiguous; sizes fixed by the model are constexpr, the number
@@ -21,6 +21,7 @@ except ImportError as error:
     raise UnsupportedError("Triton is not installed", "pip install 'buzzer[kernels]'") from error
 
 ACTIVATIONS = ("none", "gelu", "gelu_tanh", "relu", "tanh")
+__all__ = ["tl", "triton"]  # what kernels import from here, so that a missing Triton is told once
 LIMITS = {torch.int8: 127, torch.float8_e4m3fn: 448}  # dtype -> LIMIT
 
 # The interpreter's own cast to E4M3 loses the carry into the exponent (126 becomes 64), a GPU's rounds right.
@@ -65,7 +66,14 @@ class Launch:
         """What it is and moves, for people and JSON."""
         counts = {"constant_bytes": self.constant_bytes, "moved_bytes": self.moved_bytes, "flops": self.flops}
         cut = {key.lower(): self.constants[key] for key in CUT if key in self.constants}
-        return {"kernel": self.name, "grid": self.grid, "warps": self.warps, "stages": self.stages, **cut, **counts}
+        return {
+            "kernel": self.name,
+            "grid": self.grid,
+            "warps": self.warps,
+            "stages": self.stages,
+            **cut,
+            **counts,
+        }
 
 
 def bytes_of(*tensors: torch.Tensor | None) -> int:

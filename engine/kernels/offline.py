@@ -22,7 +22,9 @@ TYPES = {
 }
 
 
-H100_BANDWIDTH = 3.35e12  # bytes a second, and FLOPs a second by bits of an operand: NVIDIA's H100 SXM datasheet
+H100_BANDWIDTH = (
+    3.35e12  # bytes a second, and FLOPs a second by bits of an operand: NVIDIA's H100 SXM datasheet
+)
 H100_FLOPS = {8: 1979e12, 16: 989e12, 32: 67e12}
 
 

@@ -1,4 +1,4 @@
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
 """What decides the plan of a small-batch encoder, measured on this GPU: launches, waves, bandwidths, barriers."""
 
 from collections.abc import Iterator
@@ -55,7 +55,9 @@ def barriers(count, gave_up, COUNT: tl.constexpr, SPINS: tl.constexpr, PDL: tl.c
 
 def launch(kernel: Any, grid: int, arguments: tuple[Any, ...], pdl: bool = False, **constants: Any) -> Launch:
     name = kernel.__name__
-    return Launch(name, kernel, (grid,), arguments, constants, constant_bytes=0, moved_bytes=0, flops=0, pdl=pdl)
+    return Launch(
+        name, kernel, (grid,), arguments, constants, constant_bytes=0, moved_bytes=0, flops=0, pdl=pdl
+    )
 
 
 def empty(x: torch.Tensor, pdl: bool) -> Launch:
@@ -126,7 +128,12 @@ def bandwidth(name: str, size: int, multiprocessors: int, passes: int) -> dict[s
     taken = timed([reader(x, out, passes)], cold=passes == 1)
     rate = len(x) * 4 * passes / taken / 1e3
     whole = int(out.sum()) == len(x) * passes
-    return {"probe": f"{name} bandwidth", "bytes": len(x) * 4, "gb_a_second": round(rate, 1), "read_all": whole}
+    return {
+        "probe": f"{name} bandwidth",
+        "bytes": len(x) * 4,
+        "gb_a_second": round(rate, 1),
+        "read_all": whole,
+    }
 
 
 def grid_barrier(multiprocessors: int) -> dict[str, Any]:
@@ -143,4 +150,9 @@ def grid_barrier(multiprocessors: int) -> dict[str, Any]:
         end.synchronize()
         found.append(start.elapsed_time(end) * 1e3 / BARRIERS)
     failed = int(gave_up)
-    return {"probe": "grid barrier", "programs": multiprocessors, "us_each": round(median(found), 3), "gave_up": failed}
+    return {
+        "probe": "grid barrier",
+        "programs": multiprocessors,
+        "us_each": round(median(found), 3),
+        "gave_up": failed,
+    }

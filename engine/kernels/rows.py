@@ -1,4 +1,4 @@
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
 """Kernels with a row a program: embedding + norm, sum + residual + norm, pooling. BLOCK is a power of two >= N."""
 
 from dataclasses import dataclass
@@ -129,10 +129,14 @@ def pool(
         for first in range(start, end, TOKENS):
             token = first + tl.arange(0, TOKENS)
             cell = token.to(tl.int64)[:, None] * N + columns[None, :]
-            total += tl.load(x + cell, mask=(token < end)[:, None] & inside[None, :], other=0.0).to(tl.float32)
+            total += tl.load(x + cell, mask=(token < end)[:, None] & inside[None, :], other=0.0).to(
+                tl.float32
+            )
         y = tl.sum(total, 0) / tl.maximum(end - start, 1)
     else:
-        y = tl.load(x + start.to(tl.int64) * N + columns, mask=columns < tl.where(start < end, N, 0), other=0.0).to(tl.float32)
+        y = tl.load(
+            x + start.to(tl.int64) * N + columns, mask=columns < tl.where(start < end, N, 0), other=0.0
+        ).to(tl.float32)
     if UNIT:
         y = y / tl.maximum(tl.sqrt(tl.sum(y * y, 0)), 1e-12)
     if LIMIT:
@@ -198,9 +202,9 @@ def residual_norm(
     norm: Norm,
     out: Tensor,
     eight: Eight | None = None,
-    *,
     bias: Tensor | None = None,
     residual: Tensor | None = None,
+    *,
     pdl: bool = False,
 ) -> Launch:
     """out [M, N] = norm(sum of parts + bias + residual); parts [M, N], or [split, M, N] as a split GEMM leaves them."""
@@ -245,7 +249,14 @@ def pooling(
         kernel=pool,
         grid=(sequences,),
         arguments=(x, starts, inverse, out, zero),
-        constants={"N": n, "BLOCK": block, "TOKENS": 4, "MEAN": mean, "UNIT": unit, "LIMIT": limit_of(out.dtype)},
+        constants={
+            "N": n,
+            "BLOCK": block,
+            "TOKENS": 4,
+            "MEAN": mean,
+            "UNIT": unit,
+            "LIMIT": limit_of(out.dtype),
+        },
         constant_bytes=0,
         moved_bytes=bytes_of(x, starts, out),
         flops=x.numel(),

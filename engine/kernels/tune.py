@@ -66,7 +66,9 @@ class Tuned:
             tiles = {shape: Tile(**tile) for shape, tile in kept["tiles"].items()}
             return cls(kept["gpu"], kept["versions"], tiles, kept["pdl"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{path}: no stored kernel choices: {error}", "delete it and tune again") from error
+            raise DataError(
+                f"{path}: no stored kernel choices: {error}", "delete it and tune again"
+            ) from error
 
     def write(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -145,7 +147,11 @@ def random(rows: int, columns: int, dtype: torch.dtype) -> Tensor:
 
 def tune(shapes: Iterable[Shape], kept: Tuned, path: Path) -> Iterable[tuple[Shape, Tile, float]]:
     """Measure each shape and store it at once; yields what was found."""
-    versions: dict[str, Any] = {"triton": triton.__version__, "torch": torch.__version__, "cuda": torch.version.cuda}
+    versions: dict[str, Any] = {
+        "triton": triton.__version__,
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+    }
     if kept.versions != versions:  # choices of another compiler are not this one's
         kept.tiles, kept.versions = {}, versions
     kept.gpu = torch.cuda.get_device_name()

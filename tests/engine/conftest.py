@@ -13,5 +13,7 @@ def device(request: pytest.FixtureRequest) -> str:
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     if interpreted != (request.param == "cpu"):
-        pytest.skip("this process compiles kernels" if request.param == "cpu" else "kernels are interpreted here")
+        pytest.skip(
+            "this process compiles kernels" if request.param == "cpu" else "kernels are interpreted here"
+        )
     return str(request.param)

@@ -28,7 +28,11 @@ TOLERANCE = {"fp32": 2e-6, "fp16": 4e-3, "bf16": 3e-2}
 def model(kind: str, shape: str) -> torch.nn.Module:
     torch.manual_seed(0)
     bert = Bert(SHAPES[shape])
-    made = {"bert": lambda: bert, "sentence": lambda: SentenceClassifier(bert, 5), "packed": lambda: Packed(bert)}
+    made = {
+        "bert": lambda: bert,
+        "sentence": lambda: SentenceClassifier(bert, 5),
+        "packed": lambda: Packed(bert),
+    }
     module = (made | {"classifier": lambda: Classifier(bert, 4)})[kind]()
     for weight in module.parameters():  # so that no bias or norm hides behind its initial 0 or 1
         torch.nn.init.normal_(weight, std=0.2)
@@ -95,7 +99,9 @@ def test_whole_models_agree_with_float64(device: str, kind: str, shape: str, pre
             assert error < TOLERANCE[precision]
 
 
-@pytest.mark.parametrize("options", [{}, {"smooth": 0.5}, {"skip": ["head"]}], ids=["plain", "smooth", "skip"])
+@pytest.mark.parametrize(
+    "options", [{}, {"smooth": 0.5}, {"skip": ["head"]}], ids=["plain", "smooth", "skip"]
+)
 @pytest.mark.parametrize("precision", ["int8", "fp8"])
 def test_quantised_models_compute_what_quant_says(
     device: str, precision: str, options: dict[str, Any]
@@ -175,7 +181,11 @@ def test_ids_outside_their_tables_are_told() -> None:
         pack(roles, 2, 3, 1)
     with pytest.raises(UsageError, match="position outside 0 to 0"):
         pack(roles, 9, 1, 1)
-    split = {"ids": np.ones((1, 3), int), "positions": np.zeros((1, 3), int), "segments": np.array([[1, 2, 1]])}
+    split = {
+        "ids": np.ones((1, 3), int),
+        "positions": np.zeros((1, 3), int),
+        "segments": np.array([[1, 2, 1]]),
+    }
     with pytest.raises(UsageError, match="several pieces"):
         pack(split, 9, 3, 1)
 
@@ -199,7 +209,9 @@ def test_packed_tokens_keep_their_place_and_sequence(rows: list[list[bool]]) -> 
         own = range(first[token], last[token])
         assert token in own
         row = lambda t: ids.ravel()[words[t]] // 6
-        assert token >= count or ({row(t) for t in own} == {row(token)} and len(own) == mask[row(token)].sum())
+        assert token >= count or (
+            {row(t) for t in own} == {row(token)} and len(own) == mask[row(token)].sum()
+        )
     assert np.diff(starts)[: len(rows)].tolist() == mask.sum(1).tolist()
     assert (np.diff(starts)[len(rows) :] == 0).all()
 

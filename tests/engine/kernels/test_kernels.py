@@ -18,7 +18,7 @@ TOLERANCE = {HALF: 2e-3, FULL: 2e-5, torch.bfloat16: 1.6e-2}
 
 @pytest.fixture(autouse=True)
 def bf16_needs_a_gpu(request: pytest.FixtureRequest, device: str) -> None:
-    parameters = getattr(request.node, "callspec").params.values()
+    parameters = request.node.callspec.params.values()
     if torch.bfloat16 in parameters and device == "cpu":
         pytest.skip("the interpreter's BF16 is wrong")
 
@@ -42,14 +42,18 @@ def check(got: Tensor, want: Tensor, grid: Any = None) -> None:
     """`got` is float64 `want` to its dtype's rounding, or in eight bits by `grid`, to one step and mostly to none."""
     if got.dtype in TOLERANCE:
         tolerance = TOLERANCE[got.dtype]
-        torch.testing.assert_close(got.double(), want, rtol=tolerance, atol=tolerance * float(want.abs().max()))
+        torch.testing.assert_close(
+            got.double(), want, rtol=tolerance, atol=tolerance * float(want.abs().max())
+        )
         return
     scaled = want * grid.inverse.double() + grid.zero
     if got.dtype == I8:
         nearest, step = scaled.round().clamp(-128, 127), 1.0
     else:
         nearest = scaled.clamp(-448, 448).float().to(F8).double()
-        step = nearest.abs() / 8 + 0.5  # E4M3's step is at most an eighth; half a unit in 448 is the float's error
+        step = (
+            nearest.abs() / 8 + 0.5
+        )  # E4M3's step is at most an eighth; half a unit in 448 is the float's error
     off = (got.double() - nearest).abs()
     assert (off <= step).all()
     assert (off > 0.5).double().mean() < 0.03
@@ -92,7 +96,12 @@ def test_epilogues(device: str, act: str, out_dtype: torch.dtype) -> None:
     a, w = (values(size, k, dtype=HALF, device=device, spread=0.5) for size in (m, n))
     bias, residual = torch.randn(n, device=device), values(m, n, dtype=HALF, device=device)
     y = a.double() @ w.double().T + bias.double() + residual.double()
-    known = {"gelu": F.gelu, "gelu_tanh": partial(F.gelu, approximate="tanh"), "relu": F.relu, "tanh": torch.tanh}
+    known = {
+        "gelu": F.gelu,
+        "gelu_tanh": partial(F.gelu, approximate="tanh"),
+        "relu": F.relu,
+        "tanh": torch.tanh,
+    }
     want = known[act](y) if act in known else y
     grid = grid_of(want, out_dtype)
     out = poisoned(m, n, dtype=out_dtype, device=device)
@@ -192,7 +201,9 @@ def test_pooling(device: str, mean: bool, unit: bool, out_dtype: torch.dtype) ->
     starts = torch.tensor([0, *torch.tensor(lengths).cumsum(0)]).int().to(device)
     rows = [s.double() for s in x.split(lengths)]
     pick: Callable[[Tensor], Tensor] = (lambda s: s.mean(0)) if mean else (lambda s: s[0])
-    want = torch.stack([pick(s) if len(s) else torch.zeros(n, dtype=torch.float64, device=device) for s in rows])
+    want = torch.stack(
+        [pick(s) if len(s) else torch.zeros(n, dtype=torch.float64, device=device) for s in rows]
+    )
     want = F.normalize(want, dim=1) if unit else want
     grid = grid_of(want, out_dtype)
     out = poisoned(len(lengths), n, dtype=out_dtype, device=device)
