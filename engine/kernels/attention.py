@@ -18,37 +18,34 @@ from buzzer.engine.kernels.jit import (
 )
 
 
-@kernel
-def attention(
-    qkv,  # [M, 3 * HEADS * WIDTH]: queries, keys and values of a token side by side
-    spans,  # int32 [2, M]: first token of each token's sequence, and the one after its last
-    inverse,  # float32 [HEADS * WIDTH], 1 / scale of the output; unused where LIMIT is 0
-    out,  # [M, HEADS * WIDTH]
+@triton.jit
+def attention_block(
+    qkv,
+    spans,
+    inverse,
+    out,
     zero,
-    factor,  # log2(e) / sqrt(WIDTH)
+    factor,
     M,
+    block,
+    head,
     HEADS: tl.constexpr,
     WIDTH: tl.constexpr,
-    PADDED: tl.constexpr,  # a power of two >= max(16, WIDTH)
+    PADDED: tl.constexpr,
     ROWS: tl.constexpr,
     KEYS: tl.constexpr,
     LIMIT: tl.constexpr,
-    PDL: tl.constexpr,
 ):
-    """softmax(q k' / sqrt(WIDTH)) v for ROWS tokens of one head, by a running maximum (Milakov and Gimelshein,
-    arXiv 1805.02867, algorithm 3), as in FlashAttention (Dao et al., arXiv 2205.14135).
+    """ROWS tokens of one head; arguments as of `attention`.
 
-    A block of rows may hold several sequences: its keys are the union of theirs, and each row masks the others out.
-    So the grid depends on the number of tokens only, and one captured graph serves any lengths.
+    softmax(q k' / sqrt(WIDTH)) v by a running maximum (Milakov and Gimelshein, arXiv 1805.02867, algorithm 3), as in
+    FlashAttention (Dao et al., arXiv 2205.14135).
     """
     size: tl.constexpr = HEADS * WIDTH
-    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    head = tl.program_id(1)
+    rows = block * ROWS + tl.arange(0, ROWS)
     wide = tl.arange(0, PADDED)
     in_head = wide < WIDTH
     there = rows < M
-    wait_for_previous(PDL)
-
     first = tl.load(spans + rows, mask=there, other=2147483647)
     last = tl.load(spans + M + rows, mask=there, other=0)
     base = qkv + head * WIDTH + wide
@@ -81,6 +78,35 @@ def attention(
         result = quantised(result, tl.load(inverse + columns, mask=in_head, other=0.0)[None, :], zero, LIMIT)
     cell = rows.to(tl.int64)[:, None] * size + columns[None, :]
     tl.store(out + cell, result.to(out.dtype.element_ty), mask=there[:, None] & in_head[None, :])
+
+
+@kernel
+def attention(
+    qkv,  # [M, 3 * HEADS * WIDTH]: queries, keys and values of a token side by side
+    spans,  # int32 [2, M]: first token of each token's sequence, and the one after its last
+    inverse,  # float32 [HEADS * WIDTH], 1 / scale of the output; unused where LIMIT is 0
+    out,  # [M, HEADS * WIDTH]
+    zero,
+    factor,  # log2(e) / sqrt(WIDTH)
+    M,
+    HEADS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PADDED: tl.constexpr,  # a power of two >= max(16, WIDTH)
+    ROWS: tl.constexpr,
+    KEYS: tl.constexpr,
+    LIMIT: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """Attention inside each sequence.
+
+    A block of rows may hold several sequences: its keys are the union of theirs, and each row masks the others out.
+    So the grid depends on the number of tokens only, and one captured graph serves any lengths.
+    """
+    wait_for_previous(PDL)
+    attention_block(
+        qkv, spans, inverse, out, zero, factor, M, tl.program_id(0), tl.program_id(1),
+        HEADS, WIDTH, PADDED, ROWS, KEYS, LIMIT,
+    )  # fmt: skip
 
 
 def self_attention(

@@ -34,6 +34,89 @@ class Tile:
     stages: int = 4
 
 
+@triton.jit
+def gemm_tile(
+    a,
+    w,
+    scale,
+    bias,
+    residual,
+    inverse,
+    out,
+    zero,
+    M,
+    row_tile,
+    column_tile,
+    part,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    SCALED: tl.constexpr,
+    BIAS: tl.constexpr,
+    RESIDUAL: tl.constexpr,
+    ACT: tl.constexpr,
+    LIMIT: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DEPTH: tl.constexpr,
+    SPLIT: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    """One tile of share `part` of K; arguments as of `gemm`."""
+    rows = row_tile * ROWS + tl.arange(0, ROWS)
+    columns = column_tile * COLUMNS + tl.arange(0, COLUMNS)
+    share: tl.constexpr = (K + DEPTH * SPLIT - 1) // (DEPTH * SPLIT) * DEPTH
+    depth = part * share + tl.arange(0, DEPTH)
+    # Rows past the end read a row that is there: their results are not stored.
+    a_at = a + (rows % M).to(tl.int64)[:, None] * K + depth[None, :]
+    w_at = w + (columns % N)[:, None] * K + depth[None, :]
+    whole: tl.constexpr = w.dtype.element_ty == tl.int8
+    total = tl.zeros((ROWS, COLUMNS), tl.int32 if whole else tl.float32)
+    for step in tl.range(0, share, DEPTH, num_stages=STAGES):
+        if K % (DEPTH * SPLIT) == 0:
+            x, y = tl.load(a_at + step), tl.load(w_at + step)
+        else:
+            inside = (depth + step < K)[None, :]
+            x, y = tl.load(a_at + step, mask=inside, other=0.0), tl.load(w_at + step, mask=inside, other=0.0)
+        total = tl.dot(x, tl.trans(y), total, input_precision="ieee", out_dtype=total.dtype)
+
+    kept = columns < N
+    result = total.to(tl.float32)
+    if SCALED:
+        result *= tl.load(scale + columns, mask=kept, other=0.0)[None, :]
+    if BIAS:
+        result += tl.load(bias + columns, mask=kept, other=0.0)[None, :]
+    cell = rows.to(tl.int64)[:, None] * N + columns[None, :]
+    stored = (rows < M)[:, None] & kept[None, :]
+    if RESIDUAL:
+        result += tl.load(residual + cell, mask=stored, other=0.0).to(tl.float32)
+    result = activated(result, ACT)
+    if LIMIT:
+        result = quantised(result, tl.load(inverse + columns, mask=kept, other=0.0)[None, :], zero, LIMIT)
+    if SPLIT > 1:
+        out += part.to(tl.int64) * M * N
+    tl.store(out + cell, result.to(out.dtype.element_ty), mask=stored)
+
+
+@triton.jit
+def prefetch_tile(
+    w,
+    column_tile,
+    part,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DEPTH: tl.constexpr,
+    SPLIT: tl.constexpr,
+):
+    """Ask L2 for the weights of a tile: a line of 128 bytes each."""
+    columns = column_tile * COLUMNS + tl.arange(0, COLUMNS)
+    share: tl.constexpr = (K + DEPTH * SPLIT - 1) // (DEPTH * SPLIT) * DEPTH
+    line: tl.constexpr = 128 // (w.dtype.element_ty.primitive_bitwidth // 8)
+    steps = tl.arange(0, triton.next_power_of_2((share + line - 1) // line)) * line
+    ahead = part * share + tl.minimum(steps, share - 1)
+    prefetch(w + (columns % N)[:, None] * K + tl.minimum(ahead, K - 1)[None, :])
+
+
 @kernel
 def gemm(
     a,  # [M, K]: float16, bfloat16, float32, int8 or float8_e4m3fn
@@ -56,6 +139,7 @@ def gemm(
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
     SPLIT: tl.constexpr,
+    STAGES: tl.constexpr,
     GROUP: tl.constexpr,
     PDL: tl.constexpr,
 ):
@@ -66,55 +150,18 @@ def gemm(
     row_tiles = tl.cdiv(M, ROWS)
     column_tiles: tl.constexpr = (N + COLUMNS - 1) // COLUMNS
     at = tl.program_id(0)
-    group = at // (GROUP * column_tiles)
-    first = group * GROUP
+    first = at // (GROUP * column_tiles) * GROUP
     height = tl.minimum(row_tiles - first, GROUP)
     row_tile = first + at % (GROUP * column_tiles) % height
     column_tile = at % (GROUP * column_tiles) // height
-
-    rows = row_tile * ROWS + tl.arange(0, ROWS)
-    columns = column_tile * COLUMNS + tl.arange(0, COLUMNS)
-    share: tl.constexpr = (K + DEPTH * SPLIT - 1) // (DEPTH * SPLIT) * DEPTH
-    start = tl.program_id(1) * share
-    depth = start + tl.arange(0, DEPTH)
-    # Rows past the end read a row that is there: their results are not stored.
-    a_at = a + (rows % M).to(tl.int64)[:, None] * K + depth[None, :]
-    w_at = w + (columns % N)[:, None] * K + depth[None, :]
-
-    # A weight tile's first line of each row and step; constants, so before the wait.
-    if PDL:
-        line: tl.constexpr = 128 // (w.dtype.element_ty.primitive_bitwidth // 8)
-        steps = tl.arange(0, triton.next_power_of_2((share + line - 1) // line)) * line
-        ahead = start + tl.minimum(steps, share - 1)
-        prefetch(w + (columns % N)[:, None] * K + tl.minimum(ahead, K - 1)[None, :], PDL)
+    part = tl.program_id(1)
+    if PDL:  # weights are constants: they may be asked for before the wait
+        prefetch_tile(w, column_tile, part, N, K, COLUMNS, DEPTH, SPLIT)
     wait_for_previous(PDL)
-
-    whole: tl.constexpr = w.dtype.element_ty == tl.int8
-    total = tl.zeros((ROWS, COLUMNS), tl.int32 if whole else tl.float32)
-    for step in range(0, share, DEPTH):
-        if K % (DEPTH * SPLIT) == 0:
-            x, y = tl.load(a_at + step), tl.load(w_at + step)
-        else:
-            inside = (depth + step < K)[None, :]
-            x, y = tl.load(a_at + step, mask=inside, other=0.0), tl.load(w_at + step, mask=inside, other=0.0)
-        total = tl.dot(x, tl.trans(y), total, input_precision="ieee", out_dtype=total.dtype)
-
-    kept = columns < N
-    result = total.to(tl.float32)
-    if SCALED:
-        result *= tl.load(scale + columns, mask=kept, other=0.0)[None, :]
-    if BIAS:
-        result += tl.load(bias + columns, mask=kept, other=0.0)[None, :]
-    cell = rows.to(tl.int64)[:, None] * N + columns[None, :]
-    stored = (rows < M)[:, None] & kept[None, :]
-    if RESIDUAL:
-        result += tl.load(residual + cell, mask=stored, other=0.0).to(tl.float32)
-    result = activated(result, ACT)
-    if LIMIT:
-        result = quantised(result, tl.load(inverse + columns, mask=kept, other=0.0)[None, :], zero, LIMIT)
-    if SPLIT > 1:
-        cell += tl.program_id(1).to(tl.int64) * M * N
-    tl.store(out + cell, result.to(out.dtype.element_ty), mask=stored)
+    gemm_tile(
+        a, w, scale, bias, residual, inverse, out, zero, M, row_tile, column_tile, part,
+        N, K, SCALED, BIAS, RESIDUAL, ACT, LIMIT, ROWS, COLUMNS, DEPTH, SPLIT, STAGES,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -157,6 +204,7 @@ def linear(
     constants = {"N": n, "K": k, "SCALED": scale is not None, "BIAS": bias is not None, "ACT": act}
     constants |= {"RESIDUAL": residual is not None, "LIMIT": limit_of(out.dtype), "GROUP": GROUP}
     constants |= {"ROWS": tile.rows, "COLUMNS": tile.columns, "DEPTH": tile.depth, "SPLIT": split}
+    constants |= {"STAGES": tile.stages}
     tiles = -(-m // tile.rows) * -(-n // tile.columns)
     inverse, zero = (grid.inverse, grid.zero) if grid else (None, 0)
     return Launch(

@@ -31,6 +31,7 @@ INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 kernel: Callable[[Any], Any] = triton.jit(do_not_specialize=["M", "zero"])
 
 
+SPINS = 1 << 22  # looks after which a barrier gives up: seconds
 CUT = ("ROWS", "COLUMNS", "DEPTH", "SPLIT", "KEYS")  # constants that say how the work is cut
 
 
@@ -149,9 +150,31 @@ def wait_for_previous(PDL: tl.constexpr):
 
 
 @triton.jit
-def prefetch(at, PDL: tl.constexpr):
-    """Ask for the lines of L2 at these pointers; the answer is not waited for."""
-    if PDL:
+def prefetch(at):
+    """Ask for the lines of L2 at these pointers; the answer is not waited for. The interpreter has no such thing."""
+    if not INTERPRETED:
         tl.inline_asm_elementwise(
             "prefetch.global.L2 [$1]; // $0", "=r,l", [at.to(tl.int64)], dtype=tl.int32, is_pure=False, pack=1
         )
+
+
+@triton.jit
+def arrive(count):
+    """Tell the other programs of the grid that what this one wrote can be read."""
+    tl.debug_barrier()
+    tl.atomic_add(count, 1, sem="release")
+
+
+@triton.jit
+def wait_for_all(count, gave_up, target, SPINS: tl.constexpr):
+    """Wait until `target` arrivals were told; after SPINS looks count it in `gave_up` and go on, lest the GPU hangs.
+
+    All programs must be resident, so a grid has at most one a multiprocessor.
+    """
+    looks = 0
+    while (tl.load(count, volatile=True) < target) & (looks < SPINS):
+        looks += 1
+    if looks >= SPINS:
+        tl.atomic_add(gave_up, 1)
+    tl.atomic_add(count, 0, sem="acquire")
+    tl.debug_barrier()

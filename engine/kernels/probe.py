@@ -8,13 +8,12 @@ from typing import Any
 import torch
 
 from buzzer.engine.kernels.gemm import Tile, Weights, linear
-from buzzer.engine.kernels.jit import Launch, kernel, tl, wait_for_previous
+from buzzer.engine.kernels.jit import SPINS, Launch, arrive, kernel, tl, wait_for_all, wait_for_previous
 from buzzer.engine.kernels.timing import capture, gpu_name, replays, require_gpu
 
 KERNELS = 171  # of BERT-Large in a plan of seven kernels a layer
 BARRIERS = 1000
 REPLAYS = 50
-SPINS = 1 << 22  # a barrier gives up after so many looks: a fault must not hang the GPU
 
 
 @kernel
@@ -39,18 +38,9 @@ def read(x, out, M, PASSES: tl.constexpr, STEPS: tl.constexpr, BLOCK: tl.constex
 @kernel
 def barriers(count, gave_up, COUNT: tl.constexpr, SPINS: tl.constexpr, PDL: tl.constexpr):
     """COUNT barriers over all programs, which must all be resident: arrive at a counter, look until all have."""
-    programs = tl.num_programs(0)
     for number in range(COUNT):
-        tl.debug_barrier()
-        seen = tl.atomic_add(count, 1, sem="acq_rel") + 1
-        target = (number + 1) * programs
-        looks = 0
-        while (seen < target) & (looks < SPINS):
-            seen = tl.atomic_add(count, 0, sem="acquire")
-            looks += 1
-        if looks >= SPINS:
-            tl.atomic_add(gave_up, 1)
-        tl.debug_barrier()
+        arrive(count)
+        wait_for_all(count, gave_up, (number + 1) * tl.num_programs(0), SPINS)
 
 
 def launch(kernel: Any, grid: int, arguments: tuple[Any, ...], pdl: bool = False, **constants: Any) -> Launch:

@@ -59,6 +59,47 @@ def embed(
         tl.store(eight + cell, q.to(eight.dtype.element_ty), mask=inside)
 
 
+@triton.jit
+def norm_row(
+    parts,
+    bias,
+    residual,
+    gamma,
+    beta,
+    inverse,
+    out,
+    eight,
+    zero,
+    eps,
+    M,
+    row,
+    N: tl.constexpr,
+    BLOCK: tl.constexpr,
+    SPLIT: tl.constexpr,
+    BIAS: tl.constexpr,
+    RESIDUAL: tl.constexpr,
+    LIMIT: tl.constexpr,
+):
+    """One row; arguments as of `add_norm`."""
+    columns = tl.arange(0, BLOCK)
+    inside = columns < N
+    cell = row.to(tl.int64) * N + columns
+    x = tl.zeros((BLOCK,), tl.float32)
+    if BIAS:
+        x += tl.load(bias + columns, mask=inside, other=0.0)
+    for part in tl.static_range(SPLIT):
+        x += tl.load(parts + cell + part * (M.to(tl.int64) * N), mask=inside, other=0.0).to(tl.float32)
+    if RESIDUAL:
+        x += tl.load(residual + cell, mask=inside, other=0.0).to(tl.float32)
+    g = tl.load(gamma + columns, mask=inside, other=0.0)
+    b = tl.load(beta + columns, mask=inside, other=0.0)
+    y = normed(x, g, b, eps, inside, N)
+    tl.store(out + cell, y.to(out.dtype.element_ty), mask=inside)
+    if LIMIT:
+        q = quantised(y, tl.load(inverse + columns, mask=inside, other=0.0), zero, LIMIT)
+        tl.store(eight + cell, q.to(eight.dtype.element_ty), mask=inside)
+
+
 @kernel
 def add_norm(
     parts,  # [SPLIT, M, N]: a GEMM's sums, float32, or with SPLIT = 1 its output
@@ -81,25 +122,11 @@ def add_norm(
     PDL: tl.constexpr,
 ):
     """Layer norm of (sum of parts + bias + residual)."""
-    columns = tl.arange(0, BLOCK)
-    inside = columns < N
-    g = tl.load(gamma + columns, mask=inside, other=0.0)
-    b = tl.load(beta + columns, mask=inside, other=0.0)
-    x = tl.zeros((BLOCK,), tl.float32)
-    if BIAS:
-        x += tl.load(bias + columns, mask=inside, other=0.0)
     wait_for_previous(PDL)
-    row = tl.program_id(0).to(tl.int64)
-    cell = row * N + columns
-    for part in tl.static_range(SPLIT):
-        x += tl.load(parts + cell + part * (M.to(tl.int64) * N), mask=inside, other=0.0).to(tl.float32)
-    if RESIDUAL:
-        x += tl.load(residual + cell, mask=inside, other=0.0).to(tl.float32)
-    y = normed(x, g, b, eps, inside, N)
-    tl.store(out + cell, y.to(out.dtype.element_ty), mask=inside)
-    if LIMIT:
-        q = quantised(y, tl.load(inverse + columns, mask=inside, other=0.0), zero, LIMIT)
-        tl.store(eight + cell, q.to(eight.dtype.element_ty), mask=inside)
+    norm_row(
+        parts, bias, residual, gamma, beta, inverse, out, eight, zero, eps, M, tl.program_id(0),
+        N, BLOCK, SPLIT, BIAS, RESIDUAL, LIMIT,
+    )  # fmt: skip
 
 
 @kernel
