@@ -13,7 +13,7 @@ from torch import Tensor
 
 from buzzer.engine.infer.encoder import Encoder, EncoderSpec
 from buzzer.engine.infer.fused_pack import Tokens, bucket, pack
-from buzzer.engine.infer.fused_plan import Lowering, Program
+from buzzer.engine.infer.fused_plan import Lowering, Program, text_of
 from buzzer.engine.infer.fused_weights import EIGHTS, FLOATS
 from buzzer.engine.infer.fused_weights import pack as pack_weights
 from buzzer.engine.infer.session import Array, Base, Description, Plan, as_arrays, check_batch
@@ -45,6 +45,7 @@ class Fused(Base):
         self._weights = pack_weights(self.spec, plan.precision, plan.device)
         self._tuned = Tuned.load(plan.device)
         self._buckets: dict[tuple[int, int], Bucket] = {}
+        self._kernels: int | None = None  # of the last run
 
     @torch.inference_mode()
     def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
@@ -53,6 +54,7 @@ class Fused(Base):
         found = self._stage(tokens)
         self._replay(found)
         output = found.program.output.float().cpu().numpy()
+        found.program.check()
         if self.spec.pooling != "none":
             return as_arrays(output[: tokens.sequences].copy(), self.plan.outputs)
         states = np.zeros((*tokens.shape, output.shape[1]), dtype=np.float32)
@@ -84,7 +86,7 @@ class Fused(Base):
             threads=self.plan.threads,
             parameters=sum(w.numel() for w in module.parameters()),
             weight_bytes=sum(w.numel() * w.element_size() for w in weights),
-            kernels=7 * len(self.spec.layers) + 1 + (self.spec.pooling != "none") + len(self.spec.tail),
+            kernels=self._kernels,
         )
 
     def poison(self) -> None:
@@ -105,7 +107,8 @@ class Fused(Base):
         return self._buckets[size]
 
     def _make(self, tokens: int, sequences: int) -> Bucket:
-        lowering = Lowering(self._weights, tokens, sequences, self._tuned.tile, self._tuned.pdl)
+        mode = self._tuned.mode(text_of(self._weights, tokens))
+        lowering = Lowering(self._weights, tokens, sequences, self._tuned.tile, mode)
         program = lowering.program(self.spec.pooling, self.spec.unit)
         on_gpu = self.plan.device == "cuda"
         host = torch.zeros_like(program.inputs.all, device="cpu", pin_memory=on_gpu)
@@ -113,6 +116,7 @@ class Fused(Base):
 
     def _stage(self, tokens: Tokens) -> Bucket:
         found = self._bucket(tokens)
+        self._kernels = len(found.program.launches)
         tokens.write(found.host.numpy(), found.program.inputs.tokens)
         found.program.inputs.all.copy_(found.host, non_blocking=True)
         return found

@@ -7,10 +7,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from buzzer.engine.infer.fused_persistent import stack
 from buzzer.engine.infer.fused_weights import EncoderWeights, Layer, Linear
 from buzzer.engine.kernels.attention import self_attention
 from buzzer.engine.kernels.gemm import Grid, Tile, linear
 from buzzer.engine.kernels.jit import Launch
+from buzzer.engine.kernels.persistent import Buffers, encoder_layers
 from buzzer.engine.kernels.rows import Eight, Norm, embedding, pooling, residual_norm
 
 # (rows, columns, depth, dtype, may be split) -> tile; see `kernels.tune`.
@@ -52,19 +54,47 @@ class Program:
     inputs: Inputs
     launches: list[Launch]
     output: Tensor  # [tokens, size] states, or float32 [sequences, values] of the pooled tail
+    counters: Tensor | None  # of the persistent kernel's barriers
 
     def run(self) -> None:
         for launch in self.launches:
             launch()
 
+    def check(self) -> None:
+        """Raises RuntimeError if a grid barrier was given up: not all programs were resident."""
+        if self.counters is not None and int(self.counters[2]):
+            raise RuntimeError(
+                "a grid barrier of the persistent kernel was given up; the output is worth nothing"
+            )
+
+
+def text_of(weights: EncoderWeights, tokens: int) -> str:
+    """Names a program among a GPU's tuned ones."""
+    dtype = str(weights.eight or weights.dtype).removeprefix("torch.")
+    return f"{tokens} tokens {len(weights.layers)}x{weights.size} {dtype}"
+
+
+MODES = ("plain", "pdl", "persistent")
+
+
+def multiprocessors(device: str) -> int:
+    """Programs that are surely resident at once: one in the interpreter; an H100's where no device is."""
+    if device == "meta":
+        return 132
+    return 1 if device == "cpu" else torch.cuda.get_device_properties(0).multi_processor_count
+
 
 class Lowering:
-    """Makes the program of `weights` for a number of tokens and sequences. pdl: programmatic dependent launch."""
+    """Makes the program of `weights` for a number of tokens and sequences.
+
+    mode: "plain" launches; "pdl", programmatic dependent ones; "persistent", all layers in one kernel.
+    """
 
     def __init__(
-        self, weights: EncoderWeights, tokens: int, sequences: int, choose: Choose, pdl: bool = False
+        self, weights: EncoderWeights, tokens: int, sequences: int, choose: Choose, mode: str = "plain"
     ) -> None:
-        self.weights, self.tokens, self.choose, self.pdl = weights, tokens, choose, pdl
+        self.weights, self.tokens, self.choose, self.mode = weights, tokens, choose, mode
+        self.pdl = mode == "pdl"
         self.inputs = Inputs(tokens, sequences, str(weights.tables[0].device))
         self.launches: list[Launch] = []
         self._buffers: dict[str, Tensor] = {}
@@ -75,10 +105,13 @@ class Lowering:
         first, *others = [layer.qkv.grid for layer in weights.layers]
         at = self._state("even", first)
         self._add(embedding("embed", self.inputs.ids, weights.tables, weights.norm, *at, pdl=self.pdl))
-        for number, (layer, follower) in enumerate(zip(weights.layers, [*others, None], strict=True)):
-            at = self._layer(f"layer {number}", layer, at, follower)
+        if self.mode == "persistent":
+            self._add(self._all_layers())
+        else:
+            for number, (layer, follower) in enumerate(zip(weights.layers, [*others, None], strict=True)):
+                at = self._layer(f"layer {number}", layer, at, follower)
         output = at.floats if pool == "none" else self._pooled(at.floats, pool == "mean", unit)
-        return Program(self.inputs, self.launches, output)
+        return Program(self.inputs, self.launches, output, self._buffers.get("counters"))
 
     def _layer(self, name: str, layer: Layer, at: State, follower: Grid | None) -> State:
         size, heads = self.weights.size, self.weights.heads
@@ -91,6 +124,33 @@ class Lowering:
         wide = self._buffer("up", (self.tokens, len(layer.up.weights.weight)), layer.down.grid)
         self._linear(f"{name} up", at, layer.up, wide, act=self.weights.act, grid=layer.down.grid)
         return self._to_norm(f"{name} down", wide, layer.down, at, layer.norm, "even", follower)
+
+    def _all_layers(self) -> Launch:
+        """The persistent kernel, from the state "even" to the state "even"."""
+        layer, size, heads = self.weights.layers[0], self.weights.size, self.weights.heads
+        kinds = ((layer.qkv, False), (layer.out, True), (layer.up, False), (layer.down, True))
+        tiles = [
+            self.choose(self.tokens, *x.weights.weight.shape, x.weights.weight.dtype, splits)  # type: ignore[call-arg]
+            for x, splits in kinds
+        ]
+        even, odd = self._state("even", layer.qkv.grid), self._state("odd", layer.up.grid)
+        eights = [state.eight.out if state.eight else None for state in (even, odd)]
+        most = max(tiles[1].split, tiles[3].split)
+        buffers = Buffers(
+            even=even.floats,
+            even8=eights[0],
+            odd=odd.floats,
+            odd8=eights[1],
+            qkv=self._buffer("qkv", (self.tokens, 3 * size)),
+            context=self._buffer("context", (self.tokens, size), layer.out.grid),
+            parts=self._buffer("sums", (most, self.tokens, size), dtype=torch.float32),
+            wide=self._buffer("up", (self.tokens, len(layer.up.weights.weight)), layer.down.grid),
+            counters=self._buffer("counters", (3,), dtype=torch.int32),
+        )
+        stacked, programs = stack(self.weights), multiprocessors(self.inputs.device)
+        cuts = (tiles[0], tiles[1], tiles[2], tiles[3])
+        spans = self.inputs.spans
+        return encoder_layers("layers", stacked, buffers, spans, heads, self.weights.act, cuts, programs)
 
     def _to_norm(
         self,

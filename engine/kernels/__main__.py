@@ -2,7 +2,7 @@
 
 plan   the kernels of an encoder, with bytes, FLOPs and floor; with --compile the code of each; needs no GPU
 probe  what a GPU costs: launch gap, one wave of a GEMM, bandwidths, grid barrier
-tune   measures tiles, and whether programmatic dependent launch pays, and stores what is best
+tune   measures tiles and ways to launch (plain, dependent, one persistent kernel) and stores the fastest
 
 A JSON object a line on stdout. Exit code 2 where this machine cannot do it.
 """
@@ -26,7 +26,7 @@ def plan(given: argparse.Namespace) -> Iterator[Record]:
     from buzzer.engine.kernels.tune import Tuned
 
     weights = random(given.layers, given.size, given.wide, given.heads, given.precision, "meta")
-    program = Lowering(weights, given.tokens, 1, Tuned().tile, given.pdl).program("none", False)
+    program = Lowering(weights, given.tokens, 1, Tuned().tile, given.mode).program("none", False)
     bits = 8 * (weights.eight or weights.dtype).itemsize
     for launch in program.launches:
         record: Record = launch.facts()
@@ -50,7 +50,7 @@ def probe(given: argparse.Namespace) -> Iterator[Record]:
 
 
 def tune(given: argparse.Namespace) -> Iterator[Record]:
-    """The four GEMMs of a layer, then the whole encoder with and without programmatic dependent launch."""
+    """The four GEMMs of a layer, then the whole encoder in each mode."""
     from buzzer.engine.infer.fused_tune import tune_encoder
 
     yield from tune_encoder(given.layers, given.size, given.wide, given.heads, given.precision, given.tokens)
@@ -64,7 +64,9 @@ def arguments() -> argparse.ArgumentParser:
     for name, default in {"layers": 24, "size": 1024, "wide": 4096, "heads": 16, "tokens": 128}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--precision", choices=("fp32", "fp16", "bf16", "fp8", "int8"), default="fp8")
-    parser.add_argument("--pdl", action="store_true", help="plan: programmatic dependent launch")
+    parser.add_argument(
+        "--mode", choices=("plain", "pdl", "persistent"), default="plain", help="plan: how to launch"
+    )
     parser.add_argument("--compile", action="store_true", help="plan: compile each kernel for an H100")
     return parser
 

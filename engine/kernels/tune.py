@@ -45,12 +45,12 @@ class Shape:
 
 @dataclass
 class Tuned:
-    """The choices for one GPU. tiles: by a Shape's text. pdl: whether programmatic dependent launch pays."""
+    """The choices for one GPU. tiles: by a Shape's text. modes: how a program is launched, by its text."""
 
     gpu: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     tiles: dict[str, Tile] = field(default_factory=dict)
-    pdl: bool = False
+    modes: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def load(cls, device: str) -> "Tuned":
@@ -64,7 +64,7 @@ class Tuned:
         try:
             kept = json.loads(path.read_text())
             tiles = {shape: Tile(**tile) for shape, tile in kept["tiles"].items()}
-            return cls(kept["gpu"], kept["versions"], tiles, kept["pdl"])
+            return cls(kept["gpu"], kept["versions"], tiles, dict(kept["modes"]))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"{path}: no stored kernel choices: {error}", "delete it and tune again"
@@ -79,6 +79,10 @@ class Tuned:
     def tile(self, m: int, n: int, k: int, dtype: torch.dtype, splits: bool) -> Tile:
         """The stored tile of a shape, else the estimate's."""
         return self.tiles.get(str(Shape(m, n, k, dtype, splits))) or default_tile(m, n, k, dtype, splits)
+
+    def mode(self, program: str) -> str:
+        """The stored mode of a program (see `fused_plan.Lowering`), else plain launches."""
+        return self.modes.get(program, "plain")
 
 
 def measure(shape: Shape) -> tuple[Tile, float]:
@@ -153,7 +157,7 @@ def tune(shapes: Iterable[Shape], kept: Tuned, path: Path) -> Iterable[tuple[Sha
         "cuda": torch.version.cuda,
     }
     if kept.versions != versions:  # choices of another compiler are not this one's
-        kept.tiles, kept.versions = {}, versions
+        kept.tiles, kept.modes, kept.versions = {}, {}, versions
     kept.gpu = torch.cuda.get_device_name()
     for shape in shapes:
         tile, taken = measure(shape)

@@ -139,6 +139,7 @@ def test_a_session_tells_its_kernels(device: str) -> None:
     module, given = model("sentence", "odd"), batch("sentence", [9, 3])
     with session(module, given, device, "fp16") as ready:
         launches = ready.launches(given)  # type: ignore[attr-defined]
+        ready.run(given)
         told = ready.describe(given)
     assert told.kernels == len(launches) == 1 + 7 * 2 + 2
     config = SHAPES["odd"]
@@ -239,3 +240,41 @@ def test_a_stored_tile_is_taken(device: str, monkeypatch: pytest.MonkeyPatch) ->
         dataclasses.asdict(tile).items()
     )
     assert np.linalg.norm(attended(got - want, given)) < 4e-3 * np.linalg.norm(attended(want, given))
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8", "fp8"])
+@pytest.mark.parametrize("mode", ["pdl", "persistent"])
+def test_other_modes_compute_the_same(
+    device: str, mode: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twice in a row: the barriers' counters are at 0 again."""
+    from buzzer.engine.kernels.tune import Tuned
+
+    if mode == "pdl" and device == "cpu":
+        pytest.skip("the interpreter runs one kernel after the other")
+    module, given = model("sentence", "minilm"), batch("sentence", [7, 1, 3])
+    exact = torchs(module, given)
+    if precision != "fp16":
+        module = quant.quantise(module, [given], precision=precision)
+    want = torchs(module, given, double=False)
+    monkeypatch.setattr(Tuned, "mode", lambda self, program: mode)
+    with session(module, given, device, precision) as ready:
+        for _ in range(2):
+            ready.poison()
+            got = ready.run(given)["output"]
+            tolerance = (
+                4e-3 * np.linalg.norm(exact) if precision == "fp16" else 1.5 * np.linalg.norm(want - exact)
+            )
+            assert np.linalg.norm(got - want) < tolerance
+        assert ready.describe().kernels == (4 if mode == "persistent" else 1 + 7 + 2)
+
+
+def test_a_barrier_that_was_given_up_is_an_error(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from buzzer.engine.kernels.tune import Tuned
+
+    module, given = model("bert", "minilm"), batch("bert", [7, 1, 3])
+    monkeypatch.setattr(Tuned, "mode", lambda self, program: "persistent")
+    with session(module, given, device, "fp16") as ready:
+        ready.stage(given).program.counters[2] = 1  # type: ignore[attr-defined]
+        with pytest.raises(RuntimeError, match="given up"):
+            ready.run(given)

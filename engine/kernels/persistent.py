@@ -1,0 +1,329 @@
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+"""All layers of an encoder in one kernel: a program a multiprocessor, and barriers where there were launches.
+
+A launch inside a CUDA graph costs more than a barrier, and a program that has done its share asks L2 for its next
+weights while it waits (Hazy Research, "Look Ma, No Bubbles", 2025; Triton-distributed's MegaTritonKernel).
+"""
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from buzzer.engine.kernels.attention import attention_block
+from buzzer.engine.kernels.gemm import Tile, gemm_tile, prefetch_tile
+from buzzer.engine.kernels.jit import (
+    SPINS,
+    Launch,
+    arrive,
+    bytes_of,
+    kernel,
+    limit_of,
+    tl,
+    triton,
+    wait_for_all,
+    wait_for_previous,
+)
+from buzzer.engine.kernels.rows import norm_row
+
+LOOKS = tl.constexpr(SPINS)
+
+
+@triton.jit
+def turns(count):
+    """How many of `count` items are this program's, if they are dealt out in turn."""
+    return tl.cdiv(count - tl.program_id(0), tl.num_programs(0))
+
+
+@triton.jit
+def share_of_gemm(
+    a,
+    w,
+    scale,
+    bias,
+    inverse,
+    out,
+    zero,
+    M,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    SCALED: tl.constexpr,
+    BIAS: tl.constexpr,
+    ACT: tl.constexpr,
+    LIMIT: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """This program's tiles of a GEMM; TILE is rows, columns, depth, split, stages."""
+    row_tiles = tl.cdiv(M, TILE[0])
+    column_tiles: tl.constexpr = (N + TILE[1] - 1) // TILE[1]
+    for turn in range(turns(row_tiles * column_tiles * TILE[3])):
+        item = tl.program_id(0) + turn * tl.num_programs(0)
+        column_tile = item // row_tiles % column_tiles
+        gemm_tile(
+            a, w, scale, bias, None, inverse, out, zero, M, item % row_tiles, column_tile,
+            item // row_tiles // column_tiles,
+            N, K, SCALED, BIAS, False, ACT, LIMIT, TILE[0], TILE[1], TILE[2], TILE[3], TILE[4],
+        )  # fmt: skip
+
+
+@triton.jit
+def prefetch_share(w, M, N: tl.constexpr, K: tl.constexpr, TILE: tl.constexpr):
+    """Ask L2 for the weights of this program's first tile."""
+    row_tiles = tl.cdiv(M, TILE[0])
+    column_tiles: tl.constexpr = (N + TILE[1] - 1) // TILE[1]
+    item = tl.program_id(0)
+    if item < row_tiles * column_tiles * TILE[3]:
+        part = item // row_tiles // column_tiles
+        prefetch_tile(w, item // row_tiles % column_tiles, part, N, K, TILE[1], TILE[2], TILE[3])
+
+
+@triton.jit
+def share_of_norm(
+    parts,
+    bias,
+    residual,
+    gamma,
+    beta,
+    inverse,
+    out,
+    eight,
+    zero,
+    eps,
+    M,
+    N: tl.constexpr,
+    BLOCK: tl.constexpr,
+    SPLIT: tl.constexpr,
+    LIMIT: tl.constexpr,
+):
+    """This program's rows of a norm."""
+    for turn in range(turns(M)):
+        row = tl.program_id(0) + turn * tl.num_programs(0)
+        norm_row(
+            parts, bias, residual, gamma, beta, inverse, out, eight, zero, eps, M, row,
+            N, BLOCK, SPLIT, True, True, LIMIT,
+        )  # fmt: skip
+
+
+@kernel
+def layers(
+    even,  # states [M, SIZE]: the embedding's on entry, the last layer's at the end
+    even8,  # the same in eight bits; these and all other eight-bit ones are unused where LIMIT is 0
+    odd,  # states [M, SIZE] between a layer's halves
+    odd8,
+    qkv,  # [M, 3 * SIZE]
+    context,  # [M, SIZE], in eight bits where LIMIT is not 0
+    parts,  # float32 [most shares, M, SIZE]
+    wide,  # [M, WIDE], in eight bits where LIMIT is not 0
+    spans,  # int32 [2, M], as of `attention`
+    qkv_w,  # weights [layers, N, K], scales and biases float32 [layers, N], as of `gemm`
+    qkv_scale,
+    qkv_bias,
+    out_w,
+    out_scale,
+    out_bias,
+    up_w,
+    up_scale,
+    up_bias,
+    down_w,
+    down_scale,
+    down_bias,
+    qkv_inverse,  # float32 [layers + 1, K] of each GEMM's input, the last row of the first one unread
+    out_inverse,
+    up_inverse,
+    down_inverse,
+    zeros,  # int32 [layers + 1, 4], zero points of the same
+    first_gamma,  # float32 [layers, SIZE]
+    first_beta,
+    second_gamma,
+    second_beta,
+    count,  # int32 [1] each, 0 on entry and at the end
+    done,
+    gave_up,  # int32 [1], how many waits were given up
+    eps,
+    factor,
+    M,
+    LAYERS: tl.constexpr,
+    SIZE: tl.constexpr,
+    WIDE: tl.constexpr,
+    HEADS: tl.constexpr,
+    PADDED: tl.constexpr,
+    BLOCK: tl.constexpr,
+    ACT: tl.constexpr,
+    LIMIT: tl.constexpr,
+    ROWS: tl.constexpr,
+    KEYS: tl.constexpr,
+    QKV: tl.constexpr,
+    OUT: tl.constexpr,
+    UP: tl.constexpr,
+    DOWN: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """Every phase takes its share of tiles, blocks or rows, then waits until all have."""
+    wait_for_previous(PDL)
+    width: tl.constexpr = SIZE // HEADS
+    scaled: tl.constexpr = LIMIT != 0
+    programs = tl.num_programs(0)
+    target = 0
+    x = even8 if scaled else even
+    y = odd8 if scaled else odd
+    for _ in range(LAYERS):
+        share_of_gemm(
+            x, qkv_w, qkv_scale, qkv_bias, None, qkv, 0, M, 3 * SIZE, SIZE, scaled, True, "none", 0, QKV
+        )
+        arrive(count)
+        prefetch_share(out_w, M, SIZE, SIZE, OUT)
+        target += programs
+        wait_for_all(count, gave_up, target, LOOKS)
+
+        blocks = tl.cdiv(M, ROWS)
+        for turn in range(turns(blocks * HEADS)):
+            item = tl.program_id(0) + turn * programs
+            attention_block(
+                qkv, spans, out_inverse, context, tl.load(zeros + 1), factor, M, item % blocks, item // blocks,
+                HEADS, width, PADDED, ROWS, KEYS, LIMIT,
+            )  # fmt: skip
+        arrive(count)
+        target += programs
+        wait_for_all(count, gave_up, target, LOOKS)
+
+        share_of_gemm(
+            context, out_w, out_scale, None, None, parts, 0, M, SIZE, SIZE, scaled, False, "none", 0, OUT
+        )
+        arrive(count)
+        prefetch_share(up_w, M, WIDE, SIZE, UP)
+        target += programs
+        wait_for_all(count, gave_up, target, LOOKS)
+
+        share_of_norm(
+            parts, out_bias, even, first_gamma, first_beta, up_inverse, odd, odd8, tl.load(zeros + 2), eps, M,
+            SIZE, BLOCK, OUT[3], LIMIT,
+        )  # fmt: skip
+        arrive(count)
+        target += programs
+        wait_for_all(count, gave_up, target, LOOKS)
+
+        share_of_gemm(
+            y, up_w, up_scale, up_bias, down_inverse, wide, tl.load(zeros + 3), M, WIDE, SIZE, scaled, True, ACT,
+            LIMIT, UP,
+        )  # fmt: skip
+        arrive(count)
+        prefetch_share(down_w, M, SIZE, WIDE, DOWN)
+        target += programs
+        wait_for_all(count, gave_up, target, LOOKS)
+
+        share_of_gemm(
+            wide, down_w, down_scale, None, None, parts, 0, M, SIZE, WIDE, scaled, False, "none", 0, DOWN
+        )
+        qkv_w += 3 * SIZE * SIZE
+        out_w += SIZE * SIZE
+        up_w += WIDE * SIZE
+        down_w += SIZE * WIDE
+        qkv_bias += 3 * SIZE
+        up_bias += WIDE
+        zeros += 4
+        if scaled:
+            qkv_scale += 3 * SIZE
+            out_scale += SIZE
+            up_scale += WIDE
+            down_scale += SIZE
+            qkv_inverse += SIZE
+            out_inverse += SIZE
+            up_inverse += SIZE
+            down_inverse += WIDE
+        arrive(count)
+        target += programs
+        wait_for_all(count, gave_up, target, LOOKS)
+
+        share_of_norm(
+            parts, down_bias, odd, second_gamma, second_beta, qkv_inverse, even, even8, tl.load(zeros), eps, M,
+            SIZE, BLOCK, DOWN[3], LIMIT,
+        )  # fmt: skip
+        out_bias += SIZE
+        down_bias += SIZE
+        first_gamma += SIZE
+        first_beta += SIZE
+        second_gamma += SIZE
+        second_beta += SIZE
+        arrive(count)
+        target += programs
+        wait_for_all(count, gave_up, target, LOOKS)
+
+    # All have left the last barrier once all are counted here: the next launch finds the counters at 0.
+    left = tl.atomic_add(done, 1, sem="acq_rel")
+    if left == programs - 1:
+        tl.store(count, 0)
+        tl.store(done, 0)
+
+
+@dataclass(frozen=True)
+class Stacked:
+    """All layers' weights, one tensor a kind with the layer first; see `layers`. `zeros` int32 [layers + 1, 4]."""
+
+    weights: tuple[Tensor, Tensor, Tensor, Tensor]  # query-key-value, out, up, down
+    scales: tuple[Tensor | None, ...]
+    biases: tuple[Tensor, ...]
+    inverses: tuple[Tensor | None, ...]
+    zeros: Tensor
+    norms: tuple[Tensor, Tensor, Tensor, Tensor]
+    eps: float
+
+
+@dataclass(frozen=True)
+class Buffers:
+    """What the phases hand on; see `layers`. counters: int32 [3], count, done and gave_up."""
+
+    even: Tensor
+    even8: Tensor | None
+    odd: Tensor
+    odd8: Tensor | None
+    qkv: Tensor
+    context: Tensor
+    parts: Tensor
+    wide: Tensor
+    counters: Tensor
+
+
+def encoder_layers(
+    name: str,
+    stacked: Stacked,
+    buffers: Buffers,
+    spans: Tensor,
+    heads: int,
+    act: str,
+    tiles: tuple[Tile, Tile, Tile, Tile],
+    programs: int,
+) -> Launch:
+    """All layers on `buffers`; at most as many programs as there are multiprocessors."""
+    m, size = buffers.even.shape
+    count, wide, width = len(stacked.weights[0]), buffers.wide.shape[1], size // heads
+    b = buffers
+    linears = [t for each in zip(stacked.weights, stacked.scales, stacked.biases, strict=True) for t in each]
+    states = (b.even, b.even8, b.odd, b.odd8, b.qkv, b.context, b.parts, b.wide, spans)
+    scalars = (stacked.eps, math.log2(math.e) / math.sqrt(width), m)
+    counters = (b.counters[0:1], b.counters[1:2], b.counters[2:3])
+    cuts = {
+        key: (tile.rows, tile.columns, tile.depth, tile.split, tile.stages)
+        for key, tile in zip(("QKV", "OUT", "UP", "DOWN"), tiles, strict=True)
+    }
+    constants = {
+        "LAYERS": count,
+        "SIZE": size,
+        "WIDE": wide,
+        "HEADS": heads,
+        "ACT": act,
+        "ROWS": 32,
+        "KEYS": 64,
+    }
+    constants |= {"PADDED": max(16, triton.next_power_of_2(width)), "BLOCK": triton.next_power_of_2(size)}
+    gemms = 2 * m * sum(w.shape[1] * w.shape[2] for w in stacked.weights)
+    return Launch(
+        name=name,
+        kernel=layers,
+        grid=(programs,),
+        arguments=(*states, *linears, *stacked.inverses, stacked.zeros, *stacked.norms, *counters, *scalars),
+        constants=constants | cuts | {"LIMIT": limit_of(b.wide.dtype)},
+        constant_bytes=bytes_of(*stacked.weights, *stacked.scales, *stacked.biases, *stacked.norms),
+        moved_bytes=count * bytes_of(b.even, b.even8, b.odd, b.odd8, b.qkv, b.context, b.parts, b.wide),
+        flops=count * (gemms + 4 * m * m * size),
+        warps=max(tile.warps for tile in tiles),
+    )
