@@ -51,7 +51,8 @@ def of_module(module: Any, batch: Mapping[str, Array]) -> Cost:
     handles = [m.register_forward_hook(_rows(rows)) for m in module.modules() if _is_table(m)]
     handles += [m.register_forward_hook(_steps(steps)) for m in module.modules() if _is_recurrent(m)]
     try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        on_cpu = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}  # torch misses it
+        with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=on_cpu) as counter:
             found = module(*inputs)
     finally:
         for handle in handles:
@@ -61,6 +62,12 @@ def of_module(module: Any, batch: Mapping[str, Array]) -> Cost:
     dense = sum(p.numel() for p in module.parameters() if id(p) not in tables)
     moved = sum(t.numel() * t.element_size() for t in (*inputs, *outputs))
     return Cost(counter.get_total_flops() + steps[0], dense, rows[0] + moved)
+
+
+def _attention(q: Any, k: Any, v: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    from torch.utils.flop_counter import sdpa_flop_count
+
+    return sdpa_flop_count(q, k, v)
 
 
 def _is_table(module: Any) -> bool:
@@ -101,7 +108,9 @@ def of_graph(path: Path, batch: Mapping[str, Array]) -> Cost | None:
     model = onnx.load(str(path), load_external_data=False)
     for entry in model.graph.input:
         for dim, size in zip(
-            entry.type.tensor_type.shape.dim, batch[entry.name].shape if entry.name in batch else (), strict=False
+            entry.type.tensor_type.shape.dim,
+            batch[entry.name].shape if entry.name in batch else (),
+            strict=False,
         ):
             dim.dim_value = size
     shapes = _shapes(onnx.shape_inference.infer_shapes(model, data_prop=True).graph)
@@ -111,8 +120,11 @@ def of_graph(path: Path, batch: Mapping[str, Array]) -> Cost | None:
     outputs = [shapes.get(o.name) for o in model.graph.output]
     if None in flops or None in outputs:
         return None
-    rows = sum(4 * prod(shapes.get(n.output[0]) or ()) for n in model.graph.node if n.input and n.input[0] in weights
-               and n.op_type == "Gather")
+    rows = sum(
+        4 * prod(shapes.get(n.output[0]) or ())
+        for n in model.graph.node
+        if n.input and n.input[0] in weights and n.op_type == "Gather"
+    )
     moved = sum(a.nbytes for a in batch.values()) + sum(4 * prod(s) for s in outputs if s is not None)
     dense = sum(size for name, size in weights.items() if name not in tables)
     return Cost(sum(f for f in flops if f is not None), dense, rows + moved)
@@ -130,14 +142,28 @@ def _shapes(graph: Any) -> dict[str, tuple[int, ...]]:
 
 def _node_flops(node: Any, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
     """FLOPs of a node: 0 for one that is no matrix product, None where a shape is missing."""
-    if node.op_type not in ("MatMul", "MatMulInteger", "QLinearMatMul", "Gemm", "Conv", "ConvInteger", "GRU", "LSTM", "RNN"):
+    if node.op_type not in (
+        "MatMul",
+        "MatMulInteger",
+        "QLinearMatMul",
+        "Gemm",
+        "Conv",
+        "ConvInteger",
+        "GRU",
+        "LSTM",
+        "RNN",
+    ):
         return 0
     at = 3 if node.op_type == "QLinearMatMul" else 1
     sides = [shapes.get(name) for name in (node.input[0], node.input[at], node.output[0])]
     left, right, out = sides
     if left is None or right is None:
         return None
-    if node.op_type in ("GRU", "LSTM", "RNN"):  # input [steps, batch, size], W [directions, gates, size], R beside
+    if node.op_type in (
+        "GRU",
+        "LSTM",
+        "RNN",
+    ):  # input [steps, batch, size], W [directions, gates, size], R beside
         hidden = shapes.get(node.input[2])
         return None if hidden is None else 2 * prod(left[:2]) * (prod(right) + prod(hidden))
     if out is None:

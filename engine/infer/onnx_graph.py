@@ -54,7 +54,9 @@ class Input:
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int | str, ...]
-    below: int | None  # bound of token ids: rows of the table that the input looks up; None where it looks up none
+    below: (
+        int | None
+    )  # bound of token ids: rows of the table that the input looks up; None where it looks up none
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def signature(path: Path) -> Signature:
 
     try:
         model = onnx.load(str(path), load_external_data=False)
-    except Exception as error:  # noqa: BLE001  protobuf and onnx raise many kinds
+    except Exception as error:  # protobuf and onnx raise many kinds
         raise DataError(f"{path}: not an ONNX model that can be loaded: {error}") from error
     graph = model.graph
     weights = {i.name: i.dims for i in graph.initializer}

@@ -33,7 +33,9 @@ class OnnxRuntime(Base):
         if plan.precision == "int8-dynamic":
             graph = dynamic(graph)
         self._session = open_session(graph, options(plan), PROVIDERS[plan.device])
-        self._taken = {i.name for i in self._session.get_inputs()}  # the exporter drops inputs that do not matter
+        self._taken = {
+            i.name for i in self._session.get_inputs()
+        }  # the exporter drops inputs that do not matter
         self._weight_bytes = graph.stat().st_size if isinstance(graph, Path) else len(graph)
 
     def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
@@ -80,7 +82,11 @@ def dynamic(graph: Any) -> bytes:
         out = Path(name) / "int8.onnx"
         source = str(graph) if isinstance(graph, Path) else onnx.load_from_string(graph)
         quantize_dynamic(
-            source, out, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True, weight_type=QuantType.QInt8
+            source,
+            out,
+            op_types_to_quantize=["MatMul", "Gemm"],
+            per_channel=True,
+            weight_type=QuantType.QInt8,
         )
         return out.read_bytes()
 

@@ -58,7 +58,9 @@ class TensorRt(Base):
         for name in self.plan.outputs:
             dtype = getattr(torch, tensorrt.nptype(self._engine.get_tensor_dtype(name)).__name__)
             shape = tuple(self._context.get_tensor_shape(name))
-            tensor = torch.full(shape, float("nan") if dtype.is_floating_point else 0, dtype=dtype, device="cuda")
+            tensor = torch.full(
+                shape, float("nan") if dtype.is_floating_point else 0, dtype=dtype, device="cuda"
+            )
             self._context.set_tensor_address(name, tensor.data_ptr())
             made.append(tensor)
         return made
@@ -86,7 +88,8 @@ def graph(plan: Plan) -> bytes:
     if isinstance(plan.model, Path):
         if plan.precision != "fp32":
             raise UnsupportedError(
-                f"an ONNX file keeps its own types: {plan.precision} is not put into it", "use --precision fp32"
+                f"an ONNX file keeps its own types: {plan.precision} is not put into it",
+                "use --precision fp32",
             )
         try:
             return plan.model.read_bytes()

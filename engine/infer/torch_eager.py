@@ -30,7 +30,6 @@ class TorchEager(Base):
         torch.set_num_threads(plan.threads)
         torch.set_flush_denormal(True)  # denormals can slow a multiply a hundredfold, by luck of the weights
         self._module = self.ready(plan)
-        self._kernels: int | None = None
 
     def ready(self, plan: Plan) -> Any:
         """What is called in `run`."""
@@ -49,6 +48,7 @@ class TorchEager(Base):
 
     def facts(self) -> Description:
         weights = list(self.plan.model.parameters())
+        packed = self.plan.precision == "int8-dynamic"  # into objects that tell no size
         return Description(
             backend=self.backend,
             version=torch.__version__,
@@ -56,7 +56,7 @@ class TorchEager(Base):
             device=self.plan.device,
             threads=self.plan.threads,
             parameters=sum(w.numel() for w in weights),
-            weight_bytes=sum(w.numel() * w.element_size() for w in weights),
+            weight_bytes=None if packed else sum(w.numel() * w.element_size() for w in weights),
             denormals="flushed",
         )
 
@@ -66,7 +66,9 @@ def dynamic(module: torch.nn.Module) -> torch.nn.Module:
     import warnings
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch moves this to torchao, which brings no such kernels for these CPUs
+        warnings.simplefilter(
+            "ignore"
+        )  # torch moves this to torchao, which brings no such kernels for these CPUs
         found: torch.nn.Module = torch.ao.quantization.quantize_dynamic(
             module, {torch.nn.Linear}, dtype=torch.qint8
         )
