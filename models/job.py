@@ -59,6 +59,7 @@ class Result:
     samples: Mapping[str, Sequence[float]] = field(
         default_factory=dict
     )  # seconds that the job timed itself, beside the laps of its phases
+    notes: tuple[str, ...] = ()  # what a reader of the record must know of this run
 
 
 Steps = Generator[str, None, Result]

@@ -40,6 +40,10 @@ class TaskConfig(BaseModel):
     reference: Variant  # what the gate compares with
     metric: str  # the score that ranks, higher is better
     tolerance: float  # how far any score may lie from the reference's, absolute
+    precisions: list[str] = ["fp32"]  # those that run where none is asked for
+    relative: dict[
+        str, float
+    ] = {}  # precision -> least share of the reference's ranked score, in place of `tolerance`
     scale: float = 1.0
     params: dict[str, Any] = {}
 

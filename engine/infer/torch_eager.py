@@ -66,7 +66,9 @@ def dynamic(module: torch.nn.Module) -> torch.nn.Module:
     import warnings
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch moves this to torchao, which has no such kernels for these CPUs
+        warnings.simplefilter(
+            "ignore"
+        )  # torch moves this to torchao, which has no such kernels for these CPUs
         from torch.ao import quantization
 
         found: torch.nn.Module = quantization.quantize_dynamic(

@@ -1,7 +1,6 @@
 """Every backend against a float64 reference on the model shapes of the tasks."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 
 from buzzer.engine import infer
 from buzzer.engine.infer import Array
-from buzzer.errors import DataError, UnsupportedError, UsageError
+from buzzer.errors import UnsupportedError, UsageError
 
 Make = Callable[[], tuple[torch.nn.Module, Callable[[int], dict[str, Array]], tuple[str, ...]]]
 SEQ, VOCAB = 7, 50
