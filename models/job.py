@@ -10,7 +10,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-PHASES = ("load", "preprocess", "features", "fit", "transfer", "predict", "latency", "write", "score")
+PHASES = (
+    "load",
+    "preprocess",
+    "features",
+    "fit",
+    "transfer",
+    "predict",
+    "trees",
+    "networks",
+    "latency",
+    "write",
+    "score",
+)
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,7 @@
 import re
 from pathlib import Path
 
-from buzzer.models.recsys2021 import features
-from buzzer.models.recsys2021 import stack as week
+from buzzer.models.recsys2021 import features, week
 
 TEXT = (Path(__file__).parents[3] / "docs" / "recsys2021.md").read_text()
 

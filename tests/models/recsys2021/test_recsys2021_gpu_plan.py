@@ -8,8 +8,7 @@ import pytest
 from buzzer.datasets import recsys2021
 from buzzer.engine.frames import gpu_plan
 from buzzer.engine.frames.lazy import Lazy
-from buzzer.models.recsys2021 import features
-from buzzer.models.recsys2021 import stack as week
+from buzzer.models.recsys2021 import features, week
 
 pytestmark = [
     pytest.mark.gpu_plan,

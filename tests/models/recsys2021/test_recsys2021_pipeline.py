@@ -19,8 +19,7 @@ from buzzer.engine import frames
 from buzzer.engine.frames import Engine
 from buzzer.errors import UnsupportedError
 from buzzer.models.job import Data, Job
-from buzzer.models.recsys2021 import features, trees
-from buzzer.models.recsys2021 import stack as week
+from buzzer.models.recsys2021 import features, trees, week
 from buzzer.models.recsys2021.task import TASK, pieces_of_test
 
 Run = Callable[..., Any]
