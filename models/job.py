@@ -11,7 +11,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 PHASES = (
-    *("load", "preprocess", "features", "fit", "transfer", "predict", "latency", "write", "score"),
+    "load",
+    "preprocess",
+    "features",
+    "fit",
+    "transfer",
+    "predict",
+    "trees",
+    "networks",
+    "latency",
+    "write",
+    "score",
     *("quantise", "compile", "warmup", "warm", "cold", "loadgen", "roof"),  # of `buzzer bench`
 )
 

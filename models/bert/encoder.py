@@ -1,7 +1,7 @@
 """A BERT encoder in plain torch (Devlin et al., NAACL 2019) that takes Hugging Face weights as they are."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ def gelu_tanh(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")
 
 
-ACTIVATIONS = {"gelu": F.gelu, "gelu_new": gelu_tanh, "relu": F.relu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "gelu_new": gelu_tanh, "relu": F.relu}
 
 # Shapes of published models: Devlin et al. 2019, table of section 3; all-MiniLM-L6-v2's model card.
 SPECS = {
