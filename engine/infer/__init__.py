@@ -76,12 +76,14 @@ def prepare(
 
 def check_quantised(model: Any, precision: str) -> None:
     """Raises UsageError unless a torch module's layers are of the precision that is asked for."""
-    from buzzer.engine import quant
-
     if not hasattr(model, "modules"):
         return
+    from buzzer.engine import quant
+
     found = quant.precision_of(model)
     if found is None and precision in quant.PRECISIONS:
-        raise UsageError(f"the model is in float, {precision} needs scales", "see buzzer.engine.quant.quantise")
+        raise UsageError(
+            f"the model is in float, {precision} needs scales", "see buzzer.engine.quant.quantise"
+        )
     if found not in (None, precision):
         raise UsageError(f"the model is quantised to {found}, {precision} was asked for")

@@ -1,7 +1,7 @@
 """A BERT encoder in plain torch (Devlin et al., NAACL 2019) that takes Hugging Face weights as they are."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from buzzer.engine.infer.encoder import EncoderLayer, EncoderSpec
-from buzzer.errors import DataError, UnsupportedError, unknown_name
+from buzzer.errors import DataError, UnsupportedError, UsageError, unknown_name
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def gelu_tanh(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")
 
 
-ACTIVATIONS = {"gelu": F.gelu, "gelu_new": gelu_tanh, "relu": F.relu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "gelu_new": gelu_tanh, "relu": F.relu}
 KERNELS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "relu": "relu"}  # the same, as the fused backend calls them
 
 # Shapes of published models: Devlin et al. 2019, table of section 3; all-MiniLM-L6-v2's model card.
@@ -184,6 +184,21 @@ class SentenceClassifier(nn.Module):
         """The parts, for the fused backend."""
         spec = self.bert.encoder_spec()
         return replace(spec, inputs=("ids", "mask"), pooling="mean", unit=True, tail=[(self.head, "none")])
+
+
+def cut(bert: Bert, layers: int) -> Bert:
+    """The encoder without its last layers, `layers` of them kept. Raises UsageError where it has not that many."""
+    if not 1 <= layers <= len(bert.layers):
+        raise UsageError(f"{layers} layers of an encoder that has {len(bert.layers)}")
+    bert.layers = bert.layers[:layers]
+    bert.config = replace(bert.config, num_hidden_layers=layers)
+    return bert
+
+
+def smooth_folds(bert: Bert) -> dict[str, list[str]]:
+    """Where SmoothQuant's divisors can be folded in exactly: attention mixes tokens, not channels, so that a factor of
+    a value channel is one of the output layer's input. BERT's norms feed a residual too, and cannot take them."""
+    return {f"layers.{i}.value": [f"layers.{i}.out"] for i in range(len(bert.layers))}
 
 
 # Hugging Face's name of a layer's part -> ours.
