@@ -35,6 +35,14 @@ class Bucket:
     host: Tensor
 
 
+@dataclass
+class Staged:
+    """A batch on the device."""
+
+    tokens: Tokens
+    bucket: Bucket
+
+
 class Fused(Base):
     """An encoder's own kernels; states between them are fp16 for fp8 and int8, outputs are fp32."""
 
@@ -47,29 +55,40 @@ class Fused(Base):
         self._buckets: dict[tuple[int, int], Bucket] = {}
         self._kernels: int | None = None  # of the last run
 
-    @torch.inference_mode()
     def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
+        staged = self.stage(batch)
+        self.replay(staged)
+        return self.fetch(staged)
+
+    @torch.inference_mode()
+    def stage(self, batch: Mapping[str, Array]) -> Staged:
+        """Pack a batch and start its copy to the device."""
         check_batch(self.plan, batch)
         tokens = self._pack(batch)
-        found = self._stage(tokens)
-        self._replay(found)
-        output = found.program.output.float().cpu().numpy()
-        found.program.check()
+        found = self._bucket(tokens)
+        self._kernels = len(found.program.launches)
+        tokens.write(found.host.numpy(), found.program.inputs.tokens)
+        found.program.inputs.all.copy_(found.host, non_blocking=True)
+        return Staged(tokens, found)
+
+    @torch.inference_mode()
+    def replay(self, staged: Staged) -> None:
+        """Start the kernels on what was staged; does not wait for them."""
+        if staged.bucket.graph is None:
+            staged.bucket.program.run()
+        else:
+            staged.bucket.graph.replay()
+
+    def fetch(self, staged: Staged) -> dict[str, Array]:
+        """Wait for the outputs and copy them to the host."""
+        tokens, program = staged.tokens, staged.bucket.program
+        output = program.output.float().cpu().numpy()
+        program.check()
         if self.spec.pooling != "none":
             return as_arrays(output[: tokens.sequences].copy(), self.plan.outputs)
         states = np.zeros((*tokens.shape, output.shape[1]), dtype=np.float32)
         states.reshape(-1, output.shape[1])[tokens.places] = output[: len(tokens.places)]
         return as_arrays(states, self.plan.outputs)
-
-    @torch.inference_mode()
-    def stage(self, batch: Mapping[str, Array]) -> Bucket:
-        """Put a batch on the device and give back what `replay` runs: for timing the device alone."""
-        check_batch(self.plan, batch)
-        return self._stage(self._pack(batch))
-
-    def replay(self, staged: Bucket) -> None:
-        """Start the kernels on what was staged; does not wait for them."""
-        self._replay(staged)
 
     def launches(self, batch: Mapping[str, Array]) -> list[Launch]:
         """The kernels that a batch runs, with their bytes and FLOPs."""
@@ -113,19 +132,6 @@ class Fused(Base):
         on_gpu = self.plan.device == "cuda"
         host = torch.zeros_like(program.inputs.all, device="cpu", pin_memory=on_gpu)
         return Bucket(program, capture(program.run) if on_gpu else None, host)
-
-    def _stage(self, tokens: Tokens) -> Bucket:
-        found = self._bucket(tokens)
-        self._kernels = len(found.program.launches)
-        tokens.write(found.host.numpy(), found.program.inputs.tokens)
-        found.program.inputs.all.copy_(found.host, non_blocking=True)
-        return found
-
-    def _replay(self, staged: Bucket) -> None:
-        if staged.graph is None:
-            staged.program.run()
-        else:
-            staged.graph.replay()
 
 
 def spec_of(plan: Plan) -> EncoderSpec:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -67,6 +67,23 @@ class Session(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None: ...
+
+
+@runtime_checkable
+class Staging(Protocol):
+    """A session whose run comes in parts, so that the device's work can be timed without the copies."""
+
+    def stage(self, batch: Mapping[str, Array]) -> Any:
+        """Put a batch on the device."""
+        ...
+
+    def replay(self, staged: Any) -> None:
+        """Start the work on it; does not wait."""
+        ...
+
+    def fetch(self, staged: Any) -> dict[str, Array]:
+        """Wait, and bring the outputs to the host."""
+        ...
 
 
 class Base:

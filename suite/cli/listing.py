@@ -51,6 +51,7 @@ BACKENDS = {
     "onnxruntime": "ONNX Runtime on the exported graph",
     "openvino": "OpenVINO on the exported graph",
     "tensorrt": "TensorRT on the exported graph, strongly typed",
+    "fused": "our Triton kernels, BERT-like encoders on a GPU",
     "xgboost": "boosted trees by XGBoost",
 }
 

@@ -70,8 +70,12 @@ def test_sentence_vectors_are_sentence_transformers() -> None:
     np.testing.assert_allclose(got, want, atol=1e-5)
 
 
-@pytest.mark.parametrize("backend", sorted(set(infer.BACKENDS) - set(infer.TREES)))
+@pytest.mark.parametrize("backend", sorted({*infer.BACKENDS} - {*infer.TREES}))
 def test_backends_agree_and_padding_does_not_matter(backend: str) -> None:
+    try:
+        infer.load(backend)
+    except UnsupportedError as error:
+        pytest.skip(error.message)
     torch.manual_seed(0)
     model = SentenceClassifier(Bert(BertConfig.of(SHAPE)), 5).eval()
     names = ("input_ids", "attention_mask")
@@ -179,7 +183,7 @@ def test_backends_score_the_same_from_text_to_labels(
     data: Data, fitted: Path, tmp_path: Path, job: Jobs, run: Run
 ) -> None:
     scores = {}
-    for backend in sorted(set(infer.BACKENDS) - set(infer.TREES)):
+    for backend in sorted({*infer.BACKENDS} - {*infer.TREES, *infer.ENCODERS}):
         out = tmp_path / backend
         out.mkdir()
         result, phases = run(TASK.predict(job("bert-intent", data, fitted, out, "none", backend, latency=3)))
