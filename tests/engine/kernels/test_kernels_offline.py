@@ -23,13 +23,14 @@ from buzzer.engine.kernels import probe
 def counter(*shape, dtype=torch.int32):
     return torch.empty(*shape, dtype=dtype, device="meta")
 
-cases = [("fp16", 128, True), ("fp8", 128, True), ("int8", 128, True), ("fp8", 16384, False)]
-for precision, tokens, pdl in cases:
+cases = [("fp16", 128, "pdl"), ("fp8", 128, "pdl"), ("int8", 128, "pdl"), ("fp8", 16384, "plain")]
+cases += [("fp8", 128, "persistent")]
+for precision, tokens, mode in cases:
     weights = random(1, 1024, 4096, 16, precision, "meta", vocabulary=100)
-    for launch in Lowering(weights, tokens, 1, Tuned().tile, pdl).program("mean", True).launches:
+    for launch in Lowering(weights, tokens, 1, Tuned().tile, mode).program("mean", True).launches:
         code = compiled(launch)
         wait = code.ptx.find("griddepcontrol.wait")
-        told = launch.facts() | code.facts() | dict(precision=precision, tokens=tokens, pdl=pdl)
+        told = launch.facts() | code.facts() | dict(precision=precision, tokens=tokens, pdl=mode == "pdl")
         told["prefetched"] = 0 <= code.ptx.find("prefetch.global.L2") < wait
         told["reads_before_wait"] = len(re.findall(r"cp.async|st.global", code.ptx[: max(wait, 0)]))
         told["waits"] = wait >= 0
