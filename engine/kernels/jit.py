@@ -176,5 +176,8 @@ def wait_for_all(count, gave_up, target, SPINS: tl.constexpr):
         looks += 1
     if looks >= SPINS:
         tl.atomic_add(gave_up, 1)
-    tl.atomic_add(count, 0, sem="acquire")
+    # Each thread has read the arrivals with a relaxed load; with this fence behind it, that is an acquire (PTX ISA,
+    # memory consistency model, "acquire pattern"). An atomic that adds 0 would be optimised away.
+    if not INTERPRETED:
+        tl.inline_asm_elementwise("fence.acq_rel.gpu; // $0", "=r", [], dtype=tl.int32, is_pure=False, pack=1)
     tl.debug_barrier()

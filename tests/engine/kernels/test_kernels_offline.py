@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 SHARED = 227 << 10  # bytes of shared memory that a block can have on compute capability 9.0
-CODE = """
+CODE = r"""
 import json, re
 from buzzer.engine.infer.fused_plan import Lowering
 from buzzer.engine.infer.fused_weights import random
@@ -34,6 +34,8 @@ for precision, tokens, mode in cases:
         told["prefetched"] = 0 <= code.ptx.find("prefetch.global.L2") < wait
         told["reads_before_wait"] = len(re.findall(r"cp.async|st.global", code.ptx[: max(wait, 0)]))
         told["waits"] = wait >= 0
+        told["order"] = re.findall(
+            r"bar\.sync|(?:atom|red)\.global\.gpu\.release|ld\.volatile|fence\.acq_rel\.gpu|cp\.async|wgmma\.mma_async", code.ptx)
         print(json.dumps(told))
 for launch in (probe.empty(counter(1), True), probe.reader(counter(99999), counter(132), 2),
                probe.barrier(counter(1), counter(1), 132)):
@@ -80,3 +82,20 @@ def test_dependent_launch_prefetches_constants_and_touches_nothing_else_before_t
     dependent = [x for x in kernels if x["pdl"]]
     assert all(x["prefetched"] == ("depth" in x) for x in dependent)
     assert {x["reads_before_wait"] for x in dependent} == {0}
+
+
+@pytest.mark.slow
+def test_grid_barriers_release_what_was_written_and_acquire_before_anything_is_read(
+    compiled: list[dict[str, Any]],
+) -> None:
+    """Seven barriers in the loop, each: all threads here, release; look, fence, all threads here.
+
+    The order is that of the text, in which the compiler may put the look's loop apart.
+    """
+    (persistent,) = [x for x in compiled if x["kernel"] == "layers"]
+    order = persistent["order"]
+    releases = [i for i, x in enumerate(order) if "release" in x]
+    fences = [i for i, x in enumerate(order) if x.startswith("fence")]
+    assert len(releases) == len(fences) == order.count("ld.volatile") == 7
+    assert {order[i - 1] for i in releases} == {"bar.sync"}
+    assert {order[i + 1] for i in fences} == {"bar.sync"}
