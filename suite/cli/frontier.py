@@ -17,17 +17,21 @@ from buzzer.suite.plan import Choice
 from buzzer.suite.record import Record
 from buzzer.suite.screen import WIDE, Screen
 
-TASKS = {"bert": "bert-intent-precision", "minilm-l6": "bert-intent-precision"}
+TASK = "bert-intent-precision"
+NAMES = ("bert", "minilm-l6")  # the task's own weights; else the path of a Hugging Face BERT folder
 
 
 def run(model: str, options: dict[str, Any]) -> list[Record]:
     """Run what the frontier needs, write its data and chart beside the records, show the table; the records.
 
-    Raises UsageError for a model without a labelled task.
+    Raises UsageError for a model that cannot be fine-tuned here.
     """
-    if model not in TASKS:
-        raise UsageError(f"{model} has no labelled task to draw a frontier on", f"known: {', '.join(TASKS)}")
-    task = registry.task(TASKS[model])
+    if model not in NAMES and not Path(model).is_dir():
+        known = f"known: {', '.join(NAMES)}; or a Hugging Face BERT folder with a tokenizer"
+        raise UsageError(f"--frontier fine-tunes a BERT with real weights, {model} is none", known)
+    task = registry.task(TASK)
+    if model not in NAMES:
+        task = task.with_params({"weights": json.dumps(str(Path(model).resolve()))})
     full = depth(task)
     planned = choices(task, full, options)
     with Screen() as screen:
