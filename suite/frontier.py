@@ -11,6 +11,7 @@ from html import escape
 from statistics import median
 from typing import Any
 
+from buzzer.suite import percentiles
 from buzzer.suite.record import Record
 
 LAYERS = "layers"  # of a precision task's parameters and details
