@@ -26,7 +26,18 @@ BACKENDS: dict[str, str] = {
 TREES = ("xgboost",)  # run boosted trees
 ENCODERS = ("fused",)  # run BERT-like encoders only; the others run any network
 
-__all__ = ["BACKENDS", "ENCODERS", "TREES", "Array", "Description", "Plan", "Session", "check_batch", "load", "prepare"]
+__all__ = [
+    "BACKENDS",
+    "ENCODERS",
+    "TREES",
+    "Array",
+    "Description",
+    "Plan",
+    "Session",
+    "check_batch",
+    "load",
+    "prepare",
+]
 
 
 class Backend(Protocol):

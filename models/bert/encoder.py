@@ -48,7 +48,11 @@ def gelu_tanh(x: Tensor) -> Tensor:
 
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "gelu_new": gelu_tanh, "relu": F.relu}
-KERNELS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "relu": "relu"}  # the same, as the fused backend calls them
+KERNELS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "relu": "relu",
+}  # the same, as the fused backend calls them
 
 # Shapes of published models: Devlin et al. 2019, table of section 3; all-MiniLM-L6-v2's model card.
 SPECS = {
