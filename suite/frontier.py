@@ -11,7 +11,7 @@ from html import escape
 from statistics import median
 from typing import Any
 
-from buzzer.suite import stats
+from buzzer.suite import percentiles
 from buzzer.suite.record import Record
 
 LAYERS = "layers"  # of a precision task's parameters and details
@@ -73,7 +73,7 @@ def points(records: Iterable[Record], full: int) -> list[Point]:
 
 def point(layers: int, precision: str, backend: str, group: Sequence[Record]) -> Point:
     laps = [lap for r in group for lap in r.samples["latency"]]
-    told = stats.quantile(laps, 0.5)
+    told = percentiles.quantile(laps, 0.5)
     simulated = any("multiplies in FP32" in note for r in group for note in r.notes)
     wrong = next((r for r in group if r.outcome != "ok"), group[0])
     return Point(
