@@ -8,7 +8,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint gpu-plan clean
+.PHONY: help setup run test lint gpu-plan readme clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ lint: $(VENV)/.dev  ## ruff, mypy strict, pyright
 
 gpu-plan: $(VENV)/.test $(VENV)/.gpu-plan  ## prove on CPU that every lazy plan translates to cuDF (2.9 GB install)
 	$(BIN)/python -m pytest -m gpu_plan
+
+readme: $(VENV)/.weights  ## fill README's result table from results/
+	$(BIN)/buzzer report results --readme README.md
 
 clean:  ## remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

@@ -186,11 +186,12 @@ def read(path: Path) -> Record:
 
 
 def paths(sources: Iterable[Path]) -> list[Path]:
-    """The record files among files and folders (folders are searched, hidden files left out)."""
+    """The record files among files and folders; folders are searched, less hidden files and a folder `local`."""
     found: list[Path] = []
     for source in sources:
         if source.is_dir():
-            found += sorted(p for p in source.rglob("*.json") if not p.name.startswith("."))
+            inside = (p for p in source.rglob("*.json") if not p.name.startswith("."))
+            found += sorted(p for p in inside if "local" not in p.relative_to(source).parts)
         else:
             found.append(source)
     return found

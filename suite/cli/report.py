@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from buzzer.errors import DataError, UsageError
+from buzzer.suite import readme as result_table
 from buzzer.suite import record
 from buzzer.suite import report as leaderboard
 from buzzer.suite.screen import picture
@@ -15,6 +16,9 @@ from buzzer.suite.screen import picture
 def main(
     path: Annotated[list[Path] | None, typer.Argument(help="Records or folders of records.")] = None,
     out: Annotated[Path | None, typer.Option(help="Markdown file to write; default: stdout.")] = None,
+    readme: Annotated[
+        Path | None, typer.Option(help="File whose result table, between two markers, to fill in.")
+    ] = None,
     svg: Annotated[Path | None, typer.Option(help="SVG image of the tables to write.")] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One record a line, best first, on stdout.")
@@ -37,6 +41,9 @@ def main(
                 for r in row.records:
                     print(json.dumps({"ranked": row.ranked} | r.model_dump(mode="json")))
         return
+    if readme is not None:
+        fill_readme(readme, records)
+        return
     if svg is not None:
         record.write_text(svg, picture(records))
         typer.echo(f"wrote {svg}", err=True)
@@ -47,3 +54,13 @@ def main(
     else:
         record.write_text(out, text)
         typer.echo(f"wrote {out}", err=True)
+
+
+def fill_readme(path: Path, records: list[record.Record]) -> None:
+    """Write the result table into a README, between its markers."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from error
+    record.write_text(path, result_table.fill(text, records))
+    typer.echo(f"filled {path}", err=True)
