@@ -186,7 +186,7 @@ def take(
     """The records of all rounds. A variant that failed once is not run again at that scale."""
     out, cache = Path(options["out"]), runner.cache_folder()
     made: list[Record] = []
-    hopeless: set[Run] = set()
+    hopeless: list[Run] = []
     for run, data in schedule(prepared, options["repeat"], options["seed"]):
         bare = replace(run, repeat=0, control=False)
         done = [p for p in past if options["resume"] and run.matches(p, data) and p.outcome == "ok"]
@@ -199,7 +199,7 @@ def take(
             screen.say("interrupted; what ended is on disk, `--resume` goes on from there")
             break
         if new.outcome != "ok":
-            hopeless.add(bare)
+            hopeless.append(bare)
     return made
 
 

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from buzzer.errors import DataError, UsageError
+from buzzer.suite import page, record
 from buzzer.suite import readme as result_table
-from buzzer.suite import record
 from buzzer.suite import report as leaderboard
 from buzzer.suite.screen import picture
 
@@ -19,6 +19,7 @@ def main(
     readme: Annotated[
         Path | None, typer.Option(help="File whose result table, between two markers, to fill in.")
     ] = None,
+    html: Annotated[Path | None, typer.Option(help="Self-contained HTML page to write.")] = None,
     svg: Annotated[Path | None, typer.Option(help="SVG image of the tables to write.")] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One record a line, best first, on stdout.")
@@ -29,10 +30,11 @@ def main(
     for source in sources:
         if not source.exists():
             raise UsageError(f"{source}: no such file or folder")
-    records = []
+    records, files = [], {}
     for file in record.paths(sources):
         try:
             records.append(record.read(file))
+            files[records[-1].run_id] = file
         except DataError as error:
             typer.echo(f"left out: {error.message}", err=True)
     if as_json:
@@ -40,6 +42,10 @@ def main(
             for row in leaderboard.rows(group):
                 for r in row.records:
                     print(json.dumps({"ranked": row.ranked} | r.model_dump(mode="json")))
+        return
+    if html is not None:
+        record.write_text(html, page.html(records, page.links_of(files, html)))
+        typer.echo(f"wrote {html}", err=True)
         return
     if readme is not None:
         fill_readme(readme, records)
