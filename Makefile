@@ -8,7 +8,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint gpu-plan readme clean
+.PHONY: help setup run test lint gpu-plan soak readme clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ lint: $(VENV)/.dev  ## ruff, mypy strict, pyright
 
 gpu-plan: $(VENV)/.test $(VENV)/.gpu-plan  ## prove on CPU that every lazy plan translates to cuDF (2.9 GB install)
 	$(BIN)/python -m pytest -m gpu_plan
+
+soak: $(VENV)/.test  ## 200 runs under kills, out-of-memory, timeouts, full disk: the table of faults (minutes)
+	BUZZER_SOAK=200 $(BIN)/python -m pytest -m soak -s
 
 readme: $(VENV)/.weights  ## fill README's result table from results/
 	$(BIN)/buzzer report results --readme README.md

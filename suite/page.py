@@ -292,7 +292,13 @@ def content(records: Sequence[Record], links: Mapping[str, str]) -> dict[str, An
             "machines": len({machine.line(r.machine) for r in records}),
         },
         "clock": clock_text,
+        "seconds": seconds,
     }
+
+
+def seconds(value: float) -> str:
+    """Three figures at least, and no powers of ten."""
+    return f"{value:,.0f} s" if value >= 100 else f"{value:.3g} s"
 
 
 def published_axis(anchors: Sequence[Mapping[str, Any]]) -> charts.Axis:

@@ -9,8 +9,8 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +21,7 @@ from buzzer.errors import DataError
 from buzzer.models.job import Data, Job
 from buzzer.suite import budget as budgets
 from buzzer.suite import child, gate, limits, machine, meter
+from buzzer.suite import record as record_of
 from buzzer.suite.plan import Run
 from buzzer.suite.record import BudgetFields, Gate, Phase, Record
 
@@ -162,6 +163,17 @@ def make_folder(path: Path) -> None:
         ) from error
 
 
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder for the child's spec and events. Raises DataError where the system has no room for one."""
+    try:
+        holder = tempfile.TemporaryDirectory(prefix="buzzer-run-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise DataError(f"cannot create a temporary folder: {error.strerror}", "set TMPDIR to one") from error
+    with holder as name:
+        yield Path(name)
+
+
 def execute(
     run: Run, data: Data, work: Path, out: Path, others: Iterable[Record], watch: Watch, run_id: str = ""
 ) -> Record:
@@ -173,11 +185,10 @@ def execute(
         gauge.look()
         watch(phase, elapsed)
 
-    with tempfile.TemporaryDirectory(prefix="buzzer-run-") as name:
-        folder = Path(name)
+    with temporary_folder() as folder:
         events = Events(folder / "events.jsonl")
         spec = child.spec_of(job_of(run, data, work, out), run.job, run.task.entry, folder / "events.jsonl")
-        (folder / "spec.json").write_text(json.dumps(spec))
+        record_of.write_text(folder / "spec.json", json.dumps(spec))
         command = [sys.executable, "-m", "buzzer.suite.child", str(folder / "spec.json")]
         measured, elapsed = follow(limiter, command, folder / "stderr", run, events, look)
         story, tail = events.read(), stderr_tail(folder / "stderr")
