@@ -7,7 +7,7 @@ from buzzer.suite import machine, registry, report
 from buzzer.suite.record import Record
 from buzzer.suite.report import Row
 
-BEGIN = "<!-- results: made by `make readme`, do not edit -->"
+BEGIN = "<!-- results: made by `make report`, do not edit -->"
 END = "<!-- end of results -->"
 HEADER = ("task", "data", "run", "budget", "score", "wall s", "peak MB", "against 1 core")
 

@@ -17,6 +17,7 @@ from buzzer.models.job import Data
 from buzzer.suite import budget as budgets
 from buzzer.suite import compare, compare_text, plan, record, registry, report, runner
 from buzzer.suite.cli import run as run_verb
+from buzzer.suite.cli.report import load as read_records
 from buzzer.suite.compare import Comparison, Threshold
 from buzzer.suite.compare_text import Section
 from buzzer.suite.plan import Choice, Run
@@ -66,8 +67,8 @@ def main(
         raise UsageError("--against and --fail-if belong together", "--against results/old --fail-if wall:5%")
     limit = budgets.resolve(full_budget) if full_budget else None
     prices = compare.parse_prices(price)
-    older = read_all(against or [])
-    records = read_all(from_) if from_ else run_rounds(options, config)
+    older = read_records(against or [])[0]
+    records = read_records(from_)[0] if from_ else run_rounds(options, config)
     pool = [*records, *record.read_good(out), *older]
     made = [
         compare.compare(g, config, limit, prices, pool, full) for g in compare.groups(records, config.name)
@@ -86,20 +87,6 @@ def main(
 
 def failed(records: Sequence[Record]) -> bool:
     return any(r.outcome not in ("ok", "unsupported") for r in records)
-
-
-def read_all(sources: Sequence[Path]) -> list[Record]:
-    """All good records of files and folders; broken ones are told of and left out."""
-    for source in sources:
-        if not source.exists():
-            raise UsageError(f"{source}: no such file or folder")
-    good = []
-    for path in record.paths(sources):
-        try:
-            good.append(record.read(path))
-        except DataError as error:
-            typer.echo(f"left out: {error.message}", err=True)
-    return good
 
 
 def default_budget() -> str:

@@ -49,4 +49,4 @@ def test_a_file_without_markers_is_refused(make_record: Make) -> None:
 def test_the_figures_of_our_readme_are_those_of_the_records() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     good = [record.read(path) for path in record.paths([ROOT / "results"])]
-    assert readme.fill(text, good) == text, "run `make readme`"
+    assert readme.fill(text, good) == text, "run `make report`"
