@@ -18,10 +18,12 @@ from buzzer.suite.compare import Group, Variant
 from buzzer.suite.record import Record
 from buzzer.suite.report import Row
 from buzzer.suite.screen import clock_text
+from buzzer.suite.stats import Ratio, paired
 
 ASSETS = Path(__file__).parent / "page"
 FILTERS = ("task", "machine", "engine", "precision", "budget", "outcome")
 PHASE_COLOURS = 12
+FOOT = 5.0  # per cent: where marks of failed runs stand, above the axis
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,9 @@ class Board:
 def _frontier_mark(e: Entry, x: charts.Axis, y: charts.Axis) -> Mark:
     where = f"{e.name}, {e.first.budget.name}: {e.row.wall_s:.2f} s"
     if e.failed or e.score is None:
-        return Mark(x.at(e.row.wall_s), 0.0, e.number, "failed", f"{where}, {e.outcome}, no score", e.filters)
+        return Mark(
+            x.at(e.row.wall_s), FOOT, e.number, "failed", f"{where}, {e.outcome}, no score", e.filters
+        )
     text = f"{where}, {e.first.metric} {e.score:.4f}"
     return Mark(x.at(e.row.wall_s), y.at(e.score), e.number, e.kind, text, e.filters)
 
@@ -195,7 +199,7 @@ def speed_up_charts(records: Sequence[Record]) -> list[Chart]:
 
 def _speed_up_chart(group: Group, base: Variant) -> Chart:
     ratios = _ratios(group, base)
-    values = [v for series in ratios.values() for v in series.values()]
+    values = [ratio.value for series in ratios.values() for ratio in series.values()]
     x = charts.log_axis([s * group.rows_at_full for s in group.cells], "rows predicted (log)")
     y = charts.log_axis([1.0, *values], "times faster (log)", "×")
     marks, paths, legend = [], [charts.path([(0, y.at(1)), (100, y.at(1))], "even")], []
@@ -203,25 +207,28 @@ def _speed_up_chart(group: Group, base: Variant) -> Chart:
         first = next(row[variant] for row in group.cells.values() if variant in row).first
         filters, kind = filters_of(first, "ok"), variant.device
         legend.append((number, kind, str(variant), filters))
-        points = [(x.at(s * group.rows_at_full), y.at(v)) for s, v in series.items()]
+        points = [(x.at(s * group.rows_at_full), y.at(v.value)) for s, v in series.items()]
         paths.append(charts.path(points, kind, filters))
-        for (scale, value), (px, py) in zip(series.items(), points, strict=True):
-            marks.append(Mark(px, py, number, kind, f"{variant}: {value:.2f}× at scale {scale:g}", filters))
+        for (scale, ratio), (px, py) in zip(series.items(), points, strict=True):
+            interval = "" if ratio.low is None else f" ({ratio.low:.2f} to {ratio.high:.2f})"
+            text = f"{variant}: {ratio.value:.2f}×{interval} at scale {scale:g}"
+            marks.append(Mark(px, py, number, kind, text, filters))
     marks += _failed_marks(group, x)
     title = f"{group.first.task}: speed-up against {base}"
-    told = f"Median wall times by size of the job; the dashed line is the baseline. {machine.line(group.first.machine)}."
+    told = f"Geometric mean over rounds by size of the job, 95 % interval in the label; the dashed line is the baseline. {machine.line(group.first.machine)}."
     return Chart(title, told, x, y, marks, paths, legend)
 
 
-def _ratios(group: Group, base: Variant) -> dict[Variant, dict[float, float]]:
+def _ratios(group: Group, base: Variant) -> dict[Variant, dict[float, Ratio]]:
     """Speed-up by variant and scale, where both it and the baseline were good."""
-    found: dict[Variant, dict[float, float]] = defaultdict(dict)
+    found: dict[Variant, dict[float, Ratio]] = defaultdict(dict)
     for scale, row in group.cells.items():
         if base not in row or not row[base].good:
             continue
         for variant, cell in row.items():
-            if cell.good and variant != base:
-                found[variant][scale] = row[base].wall_s / cell.wall_s
+            ratio = paired(row[base].walls, cell.walls) if cell.good and variant != base else None
+            if ratio is not None:
+                found[variant][scale] = ratio
     return dict(sorted(found.items()))
 
 
@@ -233,7 +240,7 @@ def _failed_marks(group: Group, x: charts.Axis) -> list[Mark]:
             if any(r.outcome != "ok" for r in cell.records):
                 text = f"{variant}: {cell.outcome} at scale {scale:g}"
                 at = x.at(scale * group.rows_at_full) if group.rows_at_full else 0.0
-                marks.append(Mark(at, 0.0, 0, "failed", text, filters_of(cell.first, cell.outcome)))
+                marks.append(Mark(at, FOOT, 0, "failed", text, filters_of(cell.first, cell.outcome)))
     return marks
 
 

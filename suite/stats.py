@@ -12,7 +12,7 @@ from statistics import fmean, median, stdev
 
 CONFIDENCE = 0.95
 RESAMPLES = 300
-EXPONENTS = (0.3, 2.5)  # between what a cache makes of little work and worse than quadratic
+EXPONENTS = (0.3, 2.0)  # from caches that soften growth to a quadratic algorithm
 
 
 @dataclass(frozen=True)
