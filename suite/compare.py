@@ -13,11 +13,11 @@ from typing import Any
 
 from buzzer.configs import load_yaml
 from buzzer.errors import UsageError, unknown_name
-from buzzer.suite import gate, machine, stats
+from buzzer.suite import estimate, gate, machine
 from buzzer.suite.budget import Budget
+from buzzer.suite.estimate import Growth, Projection, Ratio
 from buzzer.suite.record import Record
 from buzzer.suite.registry import TaskConfig
-from buzzer.suite.stats import Growth, Projection, Ratio
 
 REACH = 1000.0  # break-even sizes are looked for up to this multiple of the largest measured size
 
@@ -193,7 +193,7 @@ def noise(records: Iterable[Record], like: Record, rounds: int) -> Noise | None:
         return None
     logs = [math.log(p[True].wall_s / p[False].wall_s) for p in used]
     spread = math.sqrt(sum(x * x for x in logs) / len(logs))  # the true mean of an A/A ratio is 1
-    return Noise(stats.t_quantile(len(logs)) * spread / math.sqrt(max(rounds, 1)), len(used))
+    return Noise(estimate.t_quantile(len(logs)) * spread / math.sqrt(max(rounds, 1)), len(used))
 
 
 def price(group: Group, prices: Mapping[str, float], device: str, wall_s: float) -> float | None:
@@ -308,7 +308,7 @@ def _change(
     before = [v for r in past if (v := figure(r, threshold.figure)) is not None]
     if not after or not before:
         return None
-    ratio = stats.unpaired(after, before)
+    ratio = estimate.unpaired(after, before)
     aa = noise(pool, cell.first, min(len(after), len(before)))
     quiet = ratio.is_noise(0.0 if aa is None else aa.band)
     failed = ratio.value > 1 + threshold.share and not quiet
@@ -342,7 +342,7 @@ class Trend:
     variant: Variant
     growth: Growth
     exponent: tuple[float, float] | None  # 95 % interval; None where two sizes cannot tell it
-    check: stats.Check | None
+    check: estimate.Check | None
     break_even_rows: dict[str, float | None]  # baseline name -> rows from which this one is faster
     full: Projection
     full_memory: Projection | None
@@ -395,7 +395,7 @@ def _lines(
         for name, other in base.items():
             against = row.get(other) if other is not None else None
             comparable = against is not None and against.good and cell.good and other != variant
-            ratios[name] = stats.paired(against.walls, cell.walls) if against and comparable else None
+            ratios[name] = estimate.paired(against.walls, cell.walls) if against and comparable else None
             level = noise(pool, cell.first, len(cell.records))
             ratio = ratios[name]
             quiet[name] = ratio is not None and ratio.is_noise(0.0 if level is None else level.band)
@@ -408,7 +408,7 @@ def _trends(
 ) -> list[Trend]:
     variants = sorted({v for row in group.cells.values() for v in row})
     series = {v: s for v in variants if len(s := group.series(v)) >= 2}
-    growths = {v: stats.grow(s) for v, s in series.items()}
+    growths = {v: estimate.grow(s) for v, s in series.items()}
     return [_trend(group, v, growths, base, budget, full) for v in series]
 
 
@@ -421,11 +421,11 @@ def _trend(
     full: float,
 ) -> Trend:
     series, growth = group.series(variant), growths[variant]
-    samples = stats.resampled(series)
-    wall = stats.project(series, full, samples)
+    samples = estimate.resampled(series)
+    wall = estimate.project(series, full, samples)
     peaks, memory = group.peaks(variant), None
     if len(peaks) >= 2:
-        memory = stats.project(peaks, full, stats.resampled(peaks))
+        memory = estimate.project(peaks, full, estimate.resampled(peaks))
     measured = group.cells[max(series)][variant].first
     limit = budget or own_budget(measured)
     even = {
@@ -436,8 +436,8 @@ def _trend(
     return Trend(
         variant,
         growth,
-        stats.bounds([g.exponent for g in samples]) if len(series) > 2 else None,
-        stats.check(series),
+        estimate.bounds([g.exponent for g in samples]) if len(series) > 2 else None,
+        estimate.check(series),
         even,
         wall,
         memory,
@@ -452,7 +452,7 @@ def own_budget(r: Record) -> Budget:
 
 def _break_even(group: Group, slow: Growth, fast: Growth) -> float | None:
     smallest, largest = min(group.cells), max(group.cells)
-    size = stats.crossing(slow, fast, smallest / REACH, largest * REACH)
+    size = estimate.crossing(slow, fast, smallest / REACH, largest * REACH)
     return None if size is None else size * group.rows_at_full
 
 

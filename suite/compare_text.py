@@ -6,7 +6,7 @@ from typing import Any
 
 from buzzer.suite import machine
 from buzzer.suite.compare import Change, Comparison, Line, Trend, Variant
-from buzzer.suite.stats import Projection, Ratio
+from buzzer.suite.estimate import Projection, Ratio
 
 
 @dataclass(frozen=True)

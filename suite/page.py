@@ -15,10 +15,10 @@ from buzzer.configs import load_yaml
 from buzzer.suite import charts, compare, machine, registry, report
 from buzzer.suite.charts import Chart, Mark
 from buzzer.suite.compare import Group, Variant
+from buzzer.suite.estimate import Ratio, paired
 from buzzer.suite.record import Record
 from buzzer.suite.report import Row
 from buzzer.suite.screen import clock_text
-from buzzer.suite.stats import Ratio, paired
 
 ASSETS = Path(__file__).parent / "page"
 FILTERS = ("task", "machine", "engine", "precision", "budget", "outcome")

@@ -2,21 +2,22 @@ import math
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import ttest_ind, ttest_rel
 
-from buzzer.suite import stats
-from buzzer.suite.stats import Growth, Projection, Ratio
+from buzzer.suite import estimate
+from buzzer.suite.estimate import Growth, Projection, Ratio
 
 WALLS = st.lists(st.floats(0.5, 2.0), min_size=2, max_size=8)
 
 
+@settings(deadline=None)
 @given(WALLS, st.integers(0, 10**6))
 def test_the_paired_interval_is_that_of_the_t_test(slow: list[float], seed: int) -> None:
     draw = random.Random(seed)
     fast = [x / 3 * draw.uniform(0.9, 1.1) for x in slow]
-    ratio = stats.paired(dict(enumerate(slow)), dict(enumerate(fast)))
+    ratio = estimate.paired(dict(enumerate(slow)), dict(enumerate(fast)))
     assert ratio is not None
     assert ratio.low is not None
     assert ratio.high is not None
@@ -28,7 +29,7 @@ def test_the_paired_interval_is_that_of_the_t_test(slow: list[float], seed: int)
 
 def test_the_unpaired_interval_is_that_of_welch() -> None:
     a, b = [1.0, 1.1, 1.3, 0.9], [2.0, 2.4, 2.1]
-    ratio = stats.unpaired(a, b)
+    ratio = estimate.unpaired(a, b)
     logs = [[math.log(x) for x in xs] for xs in (a, b)]
     expected = ttest_ind(*logs, equal_var=False).confidence_interval(0.95)
     assert ratio.low is not None
@@ -37,11 +38,11 @@ def test_the_unpaired_interval_is_that_of_welch() -> None:
 
 
 def test_only_rounds_that_both_have_are_paired() -> None:
-    ratio = stats.paired({0: 2.0, 1: 4.0, 7: 100.0}, {0: 1.0, 1: 2.0, 5: 0.1})
+    ratio = estimate.paired({0: 2.0, 1: 4.0, 7: 100.0}, {0: 1.0, 1: 2.0, 5: 0.1})
     assert ratio is not None
     assert (ratio.value, ratio.pairs) == (pytest.approx(2.0), 2)
-    assert stats.paired({0: 1.0}, {1: 1.0}) is None
-    assert stats.paired({0: 3.0}, {0: 1.0}) == Ratio(pytest.approx(3.0), None, None, 1)
+    assert estimate.paired({0: 1.0}, {1: 1.0}) is None
+    assert estimate.paired({0: 3.0}, {0: 1.0}) == Ratio(pytest.approx(3.0), None, None, 1)
 
 
 @pytest.mark.parametrize(
@@ -58,20 +59,21 @@ def test_noise(ratio: Ratio, band: float, noise: bool) -> None:
     assert ratio.is_noise(band) is noise
 
 
+@settings(deadline=None, max_examples=30)
 @given(st.floats(0.1, 5), st.floats(1, 100), st.floats(0.6, 1.6))
 def test_growth_is_found_again(fixed: float, rate: float, exponent: float) -> None:
     true = Growth(fixed, rate, exponent)
     series = {n: [true.at(n)] for n in (0.01, 0.03, 0.1, 0.3, 1.0)}
-    made = stats.grow(series)
+    made = estimate.grow(series)
     for size in (0.02, 0.5, 2.0):
         assert made.at(size) == pytest.approx(true.at(size), rel=0.05)
 
 
 def test_two_sizes_are_taken_to_be_linear() -> None:
-    made = stats.grow({1.0: [3.0], 2.0: [5.0]})
+    made = estimate.grow({1.0: [3.0], 2.0: [5.0]})
     assert (made.fixed, made.rate, made.exponent) == pytest.approx((1.0, 2.0, 1.0))
     with pytest.raises(ValueError, match="two sizes"):
-        stats.grow({1.0: [3.0]})
+        estimate.grow({1.0: [3.0]})
 
 
 def test_a_projection_is_checked_by_the_largest_size() -> None:
@@ -79,14 +81,14 @@ def test_a_projection_is_checked_by_the_largest_size() -> None:
     series = {
         n: [true.at(n) * draw.lognormvariate(0, 0.02) for _ in range(5)] for n in (0.01, 0.02, 0.05, 0.1)
     }
-    found = stats.check(series)
+    found = estimate.check(series)
     assert found is not None
     assert found.size == 0.1
     assert abs(found.error) < 0.1
-    made = stats.project(series, 1.0, stats.resampled(series))
+    made = estimate.project(series, 1.0, estimate.resampled(series))
     assert made.low < true.at(1.0) < made.high
     assert made.high / made.low < 2
-    assert stats.check({n: series[n] for n in (0.01, 0.02)}) is None
+    assert estimate.check({n: series[n] for n in (0.01, 0.02)}) is None
 
 
 @pytest.mark.parametrize(
@@ -98,6 +100,6 @@ def test_a_verdict_needs_the_whole_interval(limit: float | None, verdict: str) -
 
 def test_break_even_is_where_the_costs_cross() -> None:
     cpu, gpu = Growth(1.0, 100.0, 1.0), Growth(5.0, 2.0, 1.0)
-    assert stats.crossing(cpu, gpu, 1e-4, 10.0) == pytest.approx(4 / 98)
-    assert stats.crossing(gpu, cpu, 1e-4, 10.0) is None
-    assert stats.crossing(cpu, gpu, 1.0, 10.0) is None  # already faster
+    assert estimate.crossing(cpu, gpu, 1e-4, 10.0) == pytest.approx(4 / 98)
+    assert estimate.crossing(gpu, cpu, 1e-4, 10.0) is None
+    assert estimate.crossing(cpu, gpu, 1.0, 10.0) is None  # already faster
