@@ -50,7 +50,9 @@ def failure(error: BaseException) -> dict[str, Any]:
     text = f"{type(error).__name__}: {error}"
     if isinstance(error, BuzzerError):
         outcome = "unsupported" if isinstance(error, UnsupportedError) else "error"
-        return {"event": "failed", "outcome": outcome, "message": error.message, "hint": error.hint}
+        details = {"user_error": True}  # the input's fault, not the program's
+        told = {"message": error.message, "hint": error.hint, "details": details}
+        return {"event": "failed", "outcome": outcome, **told}
     if type(error).__name__ == "OutOfMemoryError" or (
         isinstance(error, MemoryError) and "CUDA" in str(error)
     ):
@@ -89,6 +91,7 @@ def attempt(job: Job, verb: str, entry: str, events: IO[str]) -> dict[str, Any]:
         "rows": result.rows,
         "details": dict(result.details),
         "files": [str(f) for f in result.files],
+        "samples": {name: list(values) for name, values in result.samples.items()},
     }
 
 

@@ -1,6 +1,7 @@
 """The gate: a run is ranked only if its scores are within the task's tolerance of the reference run's."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from buzzer.suite.record import Gate, Record
 from buzzer.suite.registry import TaskConfig
@@ -50,12 +51,29 @@ def judge(record: Record, task: TaskConfig, others: Iterable[Record]) -> Record:
         return record.model_copy(update=update | {"hint": "`buzzer env` shows what is missing for GPU runs"})
     if record.outcome != "ok" or not record.scores:
         return record.model_copy(update={"gate": Gate(status="unscored")})
+    if record.job == "bench":  # was held against the FP32 reference run by run
+        return judge_cosine(record, 1 - task.tolerance)
     if is_reference(record, task):
         return record.model_copy(update={"gate": Gate(status="reference")})
     match = [o for o in others if o.outcome == "ok" and is_reference(o, task) and same_question(o, record)]
     if not match:
         return record.model_copy(update={"gate": Gate(status="no-reference")})
     return compare(record, max(match, key=lambda o: o.created), task.tolerance)
+
+
+def judge_cosine(record: Record, least: float) -> Record:
+    """A bench record judged by its outputs' cosine with the FP32 reference's."""
+    cosine = record.scores["cosine"]
+    gate = {"status": "passed" if cosine >= least else "failed", "differences": {"cosine": cosine - 1}}
+    update: dict[str, Any] = {"gate": Gate.model_validate(gate)}
+    if cosine < least:
+        bad = record.bench.bad_runs if record.bench else 0
+        cause = f"{bad} runs left outputs unwritten or not finite; " if bad else ""
+        update |= {
+            "outcome": "wrong",
+            "message": f"{cause}least cosine {cosine:.5f}, {least:.5f} is asked for",
+        }
+    return record.model_copy(update=update)
 
 
 def compare(record: Record, reference: Record, tolerance: float) -> Record:

@@ -99,6 +99,48 @@ def task(name: str) -> TaskConfig:
     return tasks()[name]
 
 
+class ModelConfig(BaseModel):
+    """An entry of configs/models.yaml: what `buzzer bench` can time."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str
+    summary: str
+    entry: str  # module:attr of the Target
+    backends: list[str]
+    params: dict[str, Any] = {}
+
+
+def models() -> dict[str, ModelConfig]:
+    """All named models."""
+    named = configs.load_yaml("models.yaml")["models"]
+    return {name: ModelConfig(name=name, **entry) for name, entry in named.items()}
+
+
+def model(text: str) -> ModelConfig:
+    """A model by name, or of a file or folder; an unknown name gets a did-you-mean."""
+    if text in models():
+        return models()[text]
+    path, kinds = Path(text), configs.load_yaml("models.yaml")["paths"]
+    kind = "folder" if path.is_dir() else path.suffix
+    if kind in kinds and path.exists():
+        entry = kinds[kind]
+        params = dict.fromkeys(entry["params"], str(path.resolve()))
+        return ModelConfig(name=path.resolve().stem, **entry | {"params": params})
+    if path.suffix in kinds or "/" in text:
+        raise UsageError(f"{text}: no such file or folder", f"known names: {', '.join(models())}")
+    raise unknown_name("model", text, models())
+
+
+def precisions() -> tuple[str, ...]:
+    """Every precision that a backend may have."""
+    return tuple(configs.load_yaml("models.yaml")["gates"])
+
+
+def least_cosine(precision: str) -> float:
+    """What a bench run's outputs must reach against the FP32 reference's."""
+    return float(configs.load_yaml("models.yaml")["gates"].get(precision, 0.0))
+
+
 class Dataset(Protocol):
     """What a data set's module offers to `buzzer data`."""
 

@@ -250,12 +250,13 @@ def outcome_fields(
     fields: dict[str, Any] = {"phase_reached": story.running, "samples": story.samples}
     if end.get("event") == "done" and not measured.reason:
         fields |= {k: end[k] for k in ("wall_s", "scores", "rows", "details")}
-        fields["outcome"] = "ok"
+        fields |= {"outcome": "ok", "samples": story.samples | end["samples"]}
+        fields["bench"] = fields["details"].pop("bench", None)
     else:
         story.cut(elapsed)
         outcome, message, hint = explain(end, measured, story.running or "start")
         fields |= {"outcome": outcome, "message": message, "hint": hint, "wall_s": elapsed}
-        fields["stderr_tail"] = tail
+        fields |= {"stderr_tail": tail, "details": end.get("details", {})}
     return fields | {"phases": list(story.phases.values())}
 
 
