@@ -100,7 +100,9 @@ def run(session: Session, loaded: Loaded, check: Any, params: Mapping[str, Any],
     try:
         import mlperf_loadgen as lg
     except ImportError as error:
-        raise UnsupportedError("MLCommons LoadGen is not installed", "pip install 'buzzer[mlperf]'") from error
+        raise UnsupportedError(
+            "MLCommons LoadGen is not installed", "pip install 'buzzer[mlperf]'"
+        ) from error
     scenario = params["scenario"]
     rows = Rows(loaded, params["batch"])
     if rows.batch > 1 and scenario != "offline":

@@ -12,7 +12,7 @@ from typing import Any
 
 from buzzer import __version__
 from buzzer.configs import load_yaml
-from buzzer.suite import charts, compare, machine, registry, report
+from buzzer.suite import benchplan, charts, compare, machine, registry, report
 from buzzer.suite.charts import Chart, Mark
 from buzzer.suite.compare import Group, Variant
 from buzzer.suite.estimate import Ratio, paired
@@ -263,12 +263,11 @@ def machines(records: Sequence[Record]) -> list[tuple[str, str]]:
 
 def choices(records: Sequence[Record], found: Sequence[Board]) -> dict[str, list[str]]:
     """The values of each filter."""
-    values: dict[str, set[str]] = {name: set() for name in FILTERS}
-    for board in found:
-        for entry in board.entries:
-            for name, value in entry.filters.items():
-                values[name].add(value)
-    return {name: sorted(v) for name, v in values.items()}
+    shown = [entry.filters for board in found for entry in board.entries]
+    shown += [
+        bench_filters(row) for group in benchplan.boards(records).values() for row in benchplan.rows(group)
+    ]
+    return {name: sorted({filters[name] for filters in shown}) for name in FILTERS}
 
 
 def content(records: Sequence[Record], links: Mapping[str, str]) -> dict[str, Any]:
@@ -282,7 +281,9 @@ def content(records: Sequence[Record], links: Mapping[str, str]) -> dict[str, An
         "tasks": _by_task(found),
         "filters": choices(records, found),
         "speed_ups": speed_up_charts(records),
-        "roofline": roofline(records),
+        "rooflines": rooflines(records),
+        "benches": [BenchBoard(group) for group in benchplan.boards(records).values()],
+        "bench_columns": benchplan.COLUMNS,
         "anchors": [
             a | {"time_text": clock_text(a["time_s"])} if "time_s" in a else a
             for a in load_yaml("anchors.yaml")
@@ -320,9 +321,114 @@ def _by_task(found: Sequence[Board]) -> dict[str, list[Board]]:
     return dict(sorted(by_task.items()))
 
 
-def roofline(records: Sequence[Record]) -> Chart | None:
-    """Bench runs by arithmetic intensity and achieved rate; None where no record tells FLOPs and bytes."""
-    return None
+@dataclass(frozen=True)
+class BenchBoard:
+    """Inference sessions of one model that are comparable: `buzzer bench`'s own table, and cosine over latency."""
+
+    group: list[Record]
+
+    @property
+    def title(self) -> str:
+        return benchplan.title(self.group[0])
+
+    @property
+    def machine(self) -> str:
+        return f"{machine.line(self.group[0].machine)}, budget {self.group[0].budget.name}"
+
+    @property
+    def notes(self) -> list[str]:
+        return sorted({n for r in self.group for n in r.notes})
+
+    @property
+    def rows(self) -> list[benchplan.Row]:
+        return benchplan.rows(self.group)
+
+    @property
+    def lines(self) -> list[tuple[dict[str, str], str, tuple[str, ...]]]:
+        """Filters, kind and cells of each line."""
+        cells = benchplan.table(self.group)
+        return [(bench_filters(r), bench_kind(r), c) for r, c in zip(self.rows, cells, strict=True)]
+
+    def frontier(self) -> Chart | None:
+        """How near the outputs are to the FP32 reference's, over the median latency."""
+        timed = [(r, median(r.pooled("warm_run"))) for r in self.rows if r.pooled("warm_run")]
+        told = [(r, x, r.first.scores["cosine"]) for r, x in timed if "cosine" in r.first.scores]
+        if len({round(y, 5) for *_, y in told}) < 2:
+            return None  # all are as good as FP32: nothing to trade
+        axis = charts.time_axis([x for _, x, _ in told], "median latency of a run (log)")
+        cosines = charts.linear_axis([y for *_, y in told], "least cosine with FP32")
+        marks = [
+            Mark(axis.at(x), cosines.at(y), i, bench_kind(r), f"{bench_name(r)}: {1e3 * x:.2f} ms, cosine {y:.5f}", bench_filters(r))
+            for i, (r, x, y) in enumerate(told, 1)
+        ]  # fmt: skip
+        best = _pareto([(x, y) for r, x, y in told if r.ranked])
+        line = charts.path([(axis.at(x), cosines.at(y)) for x, y in best], "pareto")
+        legend = [(i, bench_kind(r), bench_name(r), bench_filters(r)) for i, (r, *_) in enumerate(told, 1)]
+        told_in_words = (
+            "Up and to the left is better. The line joins the sessions that no other beats in both."
+        )
+        return Chart("Accuracy against latency", told_in_words, axis, cosines, marks, [line], legend)
+
+
+def bench_name(row: benchplan.Row) -> str:
+    return f"{row.first.backend} {row.first.precision}"
+
+
+def bench_kind(row: benchplan.Row) -> str:
+    return "failed" if any(r.outcome != "ok" for r in row.records) else row.first.device
+
+
+def bench_filters(row: benchplan.Row) -> dict[str, str]:
+    return filters_of(row.first, next((r.outcome for r in row.records if r.outcome != "ok"), "ok"))
+
+
+def rooflines(records: Iterable[Record]) -> list[Chart]:
+    """One roofline (Williams et al., CACM 2009) a machine and budget, of bench runs whose FLOPs and bytes are told.
+
+    Runs on rows of real lengths are left out: their FLOPs differ from run to run.
+    """
+    groups: dict[tuple[str, str, str], list[benchplan.Row]] = defaultdict(list)
+    for board in benchplan.boards(records).values():
+        for row in benchplan.rows(board):
+            r = row.first
+            if r.bench and r.bench.flops and r.bench.bytes_moved and r.bench.lengths == "fixed":
+                groups[machine.line(r.machine), r.device, r.budget.name].append(row)
+    return [_roofline(rows) for _, rows in sorted(groups.items())]
+
+
+def _roofline(rows: Sequence[benchplan.Row]) -> Chart:
+    points = []
+    for row in rows:
+        bench, runs = row.first.bench, row.pooled("warm_run")
+        assert bench is not None
+        if bench.flops and bench.bytes_moved and runs:
+            points.append((row, bench.flops / bench.bytes_moved, bench.flops / median(runs) / 1e9))
+    roofs = sorted({(r.first.precision, r.first.bench.peak / 1e9, r.first.bench.bandwidth / 1e9) for r in rows if r.first.bench and r.first.bench.peak})  # fmt: skip
+    x = charts.log_axis([p[1] for p in points] + [peak / bandwidth for _, peak, bandwidth in roofs], "FLOPs per byte moved (log)")  # fmt: skip
+    y = charts.log_axis([p[2] for p in points] + [peak for _, peak, _ in roofs], "GFLOP/s (log)")
+    marks = [
+        Mark(x.at(a), y.at(b), i, bench_kind(r), f"{bench_title(r)}: {b:,.3g} GFLOP/s at {a:,.3g} FLOPs a byte", bench_filters(r))
+        for i, (r, a, b) in enumerate(points, 1)
+    ]  # fmt: skip
+    paths = [charts.path(_roof(x, y, peak, bandwidth), "roof") for _, peak, bandwidth in roofs]
+    legend = [(i, bench_kind(r), bench_title(r), bench_filters(r)) for i, (r, *_) in enumerate(points, 1)]
+    first = rows[0].first
+    told = "; ".join(f"{p}: {peak:,.3g} GFLOP/s, {bandwidth:,.3g} GB/s" for p, peak, bandwidth in roofs)
+    words = (
+        f"What a run reached below the roof that was measured here ({told}). {machine.line(first.machine)}."
+    )
+    return Chart(f"Roofline, {first.device}, budget {first.budget.name}", words, x, y, marks, paths, legend)
+
+
+def _roof(x: charts.Axis, y: charts.Axis, peak: float, bandwidth: float) -> list[tuple[float, float]]:
+    """The slope of the bandwidth up to the peak, inside the axes."""
+    left = max(x.low, y.low / bandwidth)
+    corners = [left, min(max(peak / bandwidth, left), x.high), x.high]
+    return [(x.at(a), y.at(min(a * bandwidth, peak))) for a in corners]
+
+
+def bench_title(row: benchplan.Row) -> str:
+    return f"{benchplan.title(row.first)}, {bench_name(row)}"
 
 
 def html(records: Sequence[Record], links: Mapping[str, str]) -> str:

@@ -80,6 +80,8 @@ def check_quantised(model: Any, precision: str) -> None:
         return
     found = quant.precision_of(model)
     if found is None and precision in quant.PRECISIONS:
-        raise UsageError(f"the model is in float, {precision} needs scales", "see buzzer.engine.quant.quantise")
+        raise UsageError(
+            f"the model is in float, {precision} needs scales", "see buzzer.engine.quant.quantise"
+        )
     if found not in (None, precision):
         raise UsageError(f"the model is quantised to {found}, {precision} was asked for")

@@ -93,6 +93,36 @@ def test_speed_ups_are_those_of_the_medians(make_record: Make) -> None:
     assert sum(mark.kind == "failed" for mark in chart.marks) == 4
 
 
+BENCH = {
+    "batch": 1, "seq": 128, "lengths": "fixed", "packing": "padded", "scenario": "", "inputs": 2, "rows": 8,
+    "flops": 10**9, "bytes_moved": 10**8, "kernels": None, "floor_s": 0.01, "bandwidth": 1e10, "peak": 2e11,
+    "threads": 1, "affinity": [0], "denormals": "kept", "checked_runs": 8, "bad_runs": 0,
+}  # fmt: skip
+
+
+def bench(make: Make, precision: str, latency: float, cosine: float, **changes: Any) -> Record:
+    fields: dict[str, Any] = {"job": "bench", "task": "bert-base", "precision": precision, "bench": BENCH}
+    fields |= {"config": {"batch": 1, "seq": 128, "lengths": "fixed", "scenario": ""}}
+    fields |= {"samples": {"warm_run": [latency] * 8}, "scores": {"cosine": cosine}, "metric": "cosine"}
+    return make(**fields | {"gate": {"status": "passed"}, "run_id": f"{precision:0<32}"} | changes)
+
+
+def test_sessions_stand_below_their_roof(make_record: Make) -> None:
+    made = [bench(make_record, "fp32", 0.05, 1.0), bench(make_record, "int8", 0.02, 0.991)]
+    (roof,) = page.rooflines(made)
+    assert [mark.text for mark in roof.marks] == [
+        "bert-base, batch 1, 128 tokens, torch_eager int8: 50 GFLOP/s at 10 FLOPs a byte",
+        "bert-base, batch 1, 128 tokens, torch_eager fp32: 20 GFLOP/s at 10 FLOPs a byte",
+    ]
+    corners = [tuple(map(float, point.split(","))) for point in roof.paths[0].points.split()]
+    assert corners[1] == pytest.approx((roof.x.at(20.0), 100 - roof.y.at(200.0)), abs=0.02)  # the ridge
+    assert max(m.y for m in roof.marks) < 100 - min(y for _, y in corners)
+    (board,) = page.content(made, {})["benches"]
+    assert [(m.number, m.y > 50) for m in board.frontier().marks] == [(1, False), (2, True)]
+    assert "Accuracy against latency" in page.html(made, {})
+    assert page.rooflines([bench(make_record, "fp32", 0.05, 1.0, bench=BENCH | {"flops": None})]) == []
+
+
 @dataclass
 class Tab:
     """A page in the browser, and what its console said."""
