@@ -7,7 +7,6 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from statistics import median
 from typing import Any
 
@@ -18,6 +17,7 @@ from buzzer.suite.budget import Budget
 from buzzer.suite.estimate import Growth, Projection, Ratio
 from buzzer.suite.record import Record
 from buzzer.suite.registry import TaskConfig
+from buzzer.suite.report import Row
 
 REACH = 1000.0  # break-even sizes are looked for up to this multiple of the largest measured size
 
@@ -41,56 +41,12 @@ class Variant:
         return " ".join(p for p in parts if p not in ("none", "fp32"))
 
 
-@dataclass(frozen=True)
-class Cell:
-    """The rounds of one variant at one scale."""
-
-    records: tuple[Record, ...]
-
-    @property
-    def first(self) -> Record:
-        return self.records[0]
-
-    @property
-    def good(self) -> bool:
-        """Ended well in every round, with scores that passed the gate."""
-        return all(r.outcome == "ok" and r.gate.status in ("passed", "reference") for r in self.records)
-
-    @property
-    def outcome(self) -> str:
-        worst = next((r for r in self.records if r.outcome != "ok"), self.first)
-        return worst.outcome if self.good or worst.outcome != "ok" else f"ok, {worst.gate.status}"
-
-    @cached_property
-    def walls(self) -> dict[int, float]:
-        """Wall seconds by round."""
-        return {r.repeat: r.wall_s for r in self.records}
-
-    @cached_property
-    def wall_s(self) -> float:
-        return median(self.walls.values())
-
-    @property
-    def peak(self) -> int | None:
-        peaks = [r.peak_memory_bytes for r in self.records if r.peak_memory_bytes is not None]
-        return max(peaks, default=None)
-
-    @property
-    def energy_j(self) -> float | None:
-        """Median joules of all sources that were counted; None where none was."""
-        sums = [sum(r.energy_j.values()) for r in self.records if r.energy_j]
-        return median(sums) if sums else None
-
-    def phase_s(self, name: str) -> float:
-        return median(sum(p.wall_s for p in r.phases if p.name == name) for r in self.records)
-
-
 @dataclass
 class Group:
     """Records that may be compared: one task, machine, seed, set of parameters and kind of data."""
 
     records: list[Record]
-    cells: dict[float, dict[Variant, Cell]] = field(default_factory=dict)  # scale -> variant -> rounds
+    cells: dict[float, dict[Variant, Row]] = field(default_factory=dict)  # scale -> variant -> rounds
 
     def __post_init__(self) -> None:
         found: dict[tuple[float, Variant], dict[int, Record]] = defaultdict(dict)
@@ -98,7 +54,7 @@ class Group:
             if not r.control:
                 found[r.scale, Variant.of(r)][r.repeat] = r  # the newest of each round counts
         for (scale, variant), rounds in sorted(found.items()):
-            cell = Cell(tuple(rounds[i] for i in sorted(rounds)))
+            cell = Row(tuple(rounds[i] for i in sorted(rounds)))
             self.cells.setdefault(scale, {})[variant] = cell
 
     @property
@@ -119,7 +75,7 @@ class Group:
     def series(self, variant: Variant) -> dict[float, list[float]]:
         """Scale -> wall seconds of a variant, where it was good."""
         column = {scale: row[variant] for scale, row in self.cells.items() if variant in row}
-        return {scale: list(cell.walls.values()) for scale, cell in column.items() if cell.good}
+        return {scale: list(cell.walls.values()) for scale, cell in column.items() if cell.ranked}
 
     def peaks(self, variant: Variant) -> dict[float, list[float]]:
         """Scale -> peak bytes of a variant, where it was good and its peak is known."""
@@ -127,7 +83,7 @@ class Group:
         known = {
             scale: [float(r.peak_memory_bytes) for r in cell.records if r.peak_memory_bytes]
             for scale, cell in column.items()
-            if cell.good
+            if cell.ranked
         }
         return {scale: peaks for scale, peaks in known.items() if peaks}
 
@@ -152,7 +108,7 @@ def baselines(group: Group, task: TaskConfig) -> dict[str, Variant | None]:
     `plain` is the reference engine and backend on one core: what a competitor writes. `tuned` is the fastest CPU
     variant of those with the most cores.
     """
-    row = {v: c for v, c in group.cells[group.largest].items() if c.good and v.device == "cpu"}
+    row = {v: c for v, c in group.cells[group.largest].items() if c.ranked and v.device == "cpu"}
     plain = [v for v, c in row.items() if c.first.budget.cores == 1 and gate.is_reference(c.first, task)]
     most = max((cores(c.first) for c in row.values()), default=0)
     tuned = [v for v, c in row.items() if cores(c.first) == most]
@@ -286,7 +242,7 @@ def changes(
     for scale, row in group.cells.items():
         for variant, cell in row.items():
             before = past.get(_self(cell.first), [])
-            for threshold in thresholds if cell.good and before else []:
+            for threshold in thresholds if cell.ranked and before else []:
                 change = _change(scale, variant, cell, before, threshold, pool)
                 found += [change] if change is not None else []
     return found
@@ -299,7 +255,7 @@ def _self(r: Record) -> tuple[Any, ...]:
 def _change(
     scale: float,
     variant: Variant,
-    cell: Cell,
+    cell: Row,
     past: Sequence[Record],
     threshold: Threshold,
     pool: Sequence[Record],
@@ -321,7 +277,7 @@ class Line:
     """One variant at one scale, beside the two baselines."""
 
     variant: Variant
-    cell: Cell
+    cell: Row
     speed_up: dict[str, Ratio | None]  # baseline name -> how many times faster than it
     is_noise: dict[str, bool]
     cost_usd: float | None
@@ -394,13 +350,13 @@ def _lines(
         quiet: dict[str, bool] = {}
         for name, other in base.items():
             against = row.get(other) if other is not None else None
-            comparable = against is not None and against.good and cell.good and other != variant
+            comparable = against is not None and against.ranked and cell.ranked and other != variant
             ratios[name] = estimate.paired(against.walls, cell.walls) if against and comparable else None
             level = noise(pool, cell.first, len(cell.records))
             ratio = ratios[name]
             quiet[name] = ratio is not None and ratio.is_noise(0.0 if level is None else level.band)
         made.append(Line(variant, cell, ratios, quiet, price(group, prices, variant.device, cell.wall_s)))
-    return sorted(made, key=lambda line: (not line.cell.good, line.cell.wall_s))
+    return sorted(made, key=lambda line: (not line.cell.ranked, line.cell.wall_s))
 
 
 def _trends(

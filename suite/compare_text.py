@@ -52,7 +52,7 @@ def _runs(made: Comparison, scale: float, notes: list[str]) -> Section:
 
 def _run_line(line: Line, baselines: dict[Variant, str]) -> tuple[str, ...]:
     r, room = line.cell.first, line.head_room()
-    score, good = r.scores.get(r.metric), line.cell.good
+    score, good = r.scores.get(r.metric), line.cell.ranked
     mark = f" [{baselines[line.variant]}]" if line.variant in baselines else ""
     return (
         f"{line.variant}{mark}",
@@ -106,7 +106,7 @@ def _run_notes(made: Comparison) -> list[str]:
 
 
 def _stages(lines: Sequence[Line], scale: float) -> Section:
-    good = [line for line in lines if line.cell.good]
+    good = [line for line in lines if line.cell.ranked]
     names = list(dict.fromkeys(p.name for line in good for p in line.cell.first.phases))
     rows = [(str(line.variant), *(f"{line.cell.phase_s(name):.3f}" for name in names)) for line in good]
     return Section(f"Stages at scale {scale:g}, wall seconds (medians)", ("variant", *names), rows)
@@ -135,7 +135,7 @@ def _growth_line(made: Comparison, trend: Trend, scales: Sequence[float]) -> tup
         exponent = f"{trend.growth.exponent:.2f} ({low:.2f}–{high:.2f})"
     return (
         str(trend.variant),
-        *("" if c is None else f"{c.wall_s:.2f}" if c.good else c.outcome for c in row),
+        *("" if c is None else f"{c.wall_s:.2f}" if c.ranked else c.outcome for c in row),
         f"{trend.growth.fixed:.2f}",
         exponent,
         *(_even(made, trend, name) for name in ("plain", "tuned")),

@@ -69,14 +69,9 @@ class Entry:
     def score(self) -> float | None:
         return self.first.scores.get(self.first.metric)
 
-    @property
-    def peak(self) -> int | None:
-        peaks = [r.peak_memory_bytes for r in self.row.records if r.peak_memory_bytes is not None]
-        return max(peaks, default=None)
-
     def phases(self) -> list[tuple[str, float]]:
         names = dict.fromkeys(p.name for r in self.row.records for p in r.phases)
-        return [(n, median(report.phase_s(r, n) for r in self.row.records)) for n in names]
+        return [(n, self.row.phase_s(n)) for n in names]
 
 
 def filters_of(r: Record, outcome: str) -> dict[str, str]:
@@ -223,10 +218,10 @@ def _ratios(group: Group, base: Variant) -> dict[Variant, dict[float, Ratio]]:
     """Speed-up by variant and scale, where both it and the baseline were good."""
     found: dict[Variant, dict[float, Ratio]] = defaultdict(dict)
     for scale, row in group.cells.items():
-        if base not in row or not row[base].good:
+        if base not in row or not row[base].ranked:
             continue
         for variant, cell in row.items():
-            ratio = paired(row[base].walls, cell.walls) if cell.good and variant != base else None
+            ratio = paired(row[base].walls, cell.walls) if cell.ranked and variant != base else None
             if ratio is not None:
                 found[variant][scale] = ratio
     return dict(sorted(found.items()))

@@ -43,8 +43,30 @@ class Row:
         return all(r.outcome == "ok" and r.gate.status in ("passed", "reference") for r in self.records)
 
     @property
+    def walls(self) -> dict[int, float]:
+        """Wall seconds by repetition."""
+        return {r.repeat: r.wall_s for r in self.records}
+
+    @property
     def wall_s(self) -> float:
         return median(r.wall_s for r in self.records)
+
+    @property
+    def peak(self) -> int | None:
+        """Highest peak of host memory in bytes, where one is known."""
+        return max(
+            (r.peak_memory_bytes for r in self.records if r.peak_memory_bytes is not None), default=None
+        )
+
+    @property
+    def energy_j(self) -> float | None:
+        """Median joules of all sources that were counted; None where none was."""
+        sums = [sum(r.energy_j.values()) for r in self.records if r.energy_j]
+        return median(sums) if sums else None
+
+    def phase_s(self, name: str) -> float:
+        """Median wall seconds of a phase."""
+        return median(phase_s(r, name) for r in self.records)
 
     @property
     def outcome(self) -> str:
@@ -64,7 +86,6 @@ class Row:
         r = self.first
         score = r.scores.get(r.metric)
         cpu = [x.cpu_s for x in self.records if x.cpu_s is not None]
-        peak = [x.peak_memory_bytes for x in self.records if x.peak_memory_bytes is not None]
         spread = f" (of {len(self.records)})" if len(self.records) > 1 else ""
         return (
             rank,
@@ -75,7 +96,7 @@ class Row:
             "" if score is None else f"{score:.4f}",
             f"{self.wall_s:.2f}{spread}",
             f"{median(cpu):.2f}" if cpu else "",
-            f"{max(peak) / 1e6:.0f}" if peak else "",
+            "" if self.peak is None else f"{self.peak / 1e6:.0f}",
             self.head_room(),
             self.outcome,
         )
@@ -125,7 +146,7 @@ def phase_table(group: Sequence[Record]) -> list[tuple[str, ...]]:
     for row in rows(group):
         if row.first.outcome != "ok":
             continue
-        spent = {name: median(phase_s(r, name) for r in row.records) for name in names}
+        spent = {name: row.phase_s(name) for name in names}
         rate = f"{row.first.rows / spent['predict']:,.0f}" if spent.get("predict") and row.first.rows else ""
         times = (f"{spent[name]:.3f}" for name in names)
         lines.append((row.first.engine, row.first.backend, row.first.budget.name, *times, rate, latency(row)))
