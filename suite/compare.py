@@ -50,8 +50,10 @@ class Group:
 
     def __post_init__(self) -> None:
         found: dict[tuple[float, Variant], dict[int, Record]] = defaultdict(dict)
-        for r in sorted(self.records, key=lambda r: r.created):
-            if not r.control:
+        ordered = sorted(self.records, key=lambda r: r.created)
+        data = {r.scale: r.data_fingerprint for r in ordered}  # a scale whose data were made anew: the newest
+        for r in ordered:
+            if not r.control and r.data_fingerprint == data[r.scale]:
                 found[r.scale, Variant.of(r)][r.repeat] = r  # the newest of each round counts
         for (scale, variant), rounds in sorted(found.items()):
             cell = Row(tuple(rounds[i] for i in sorted(rounds)))

@@ -98,8 +98,7 @@ class Board:
 
     @property
     def facts(self) -> str:
-        r = self.first
-        return f"{r.data_source} data, scale {r.scale:g}, seed {r.seed}, {sum(r.data_rows.values()):,} rows"
+        return report.board_facts(self.group)
 
     @property
     def machine(self) -> str:
@@ -107,13 +106,7 @@ class Board:
 
     @property
     def notes(self) -> list[str]:
-        notes = [report.score_line(self.group), *sorted({n for r in self.group for n in r.notes})]
-        notes += sorted(
-            {f"budget {r.budget.name} not met here: {u}" for r in self.group for u in r.budget.unmet}
-        )
-        if any(r.enforcement == "polled" for r in self.group):
-            notes.append("limits watched by polling, not enforced by the kernel")
-        return [n for n in notes if n]
+        return report.board_notes(self.group)
 
     @property
     def phase_names(self) -> list[str]:
@@ -150,13 +143,11 @@ class Board:
 
 
 def _frontier_mark(e: Entry, x: charts.Axis, y: charts.Axis) -> Mark:
-    where = f"{e.name}, {e.first.budget.name}: {e.row.wall_s:.2f} s"
+    text, at = f"{e.name}, {e.first.budget.name}: {e.row.wall_s:.2f} s", x.at(e.row.wall_s)
+    text += "" if e.score is None else f", {e.first.metric} {e.score:.4f}"
     if e.failed or e.score is None:
-        return Mark(
-            x.at(e.row.wall_s), FOOT, e.number, "failed", f"{where}, {e.outcome}, no score", e.filters
-        )
-    text = f"{where}, {e.first.metric} {e.score:.4f}"
-    return Mark(x.at(e.row.wall_s), y.at(e.score), e.number, e.kind, text, e.filters)
+        return Mark(at, FOOT, e.number, "failed", f"{text}, {e.outcome}", e.filters)
+    return Mark(at, y.at(e.score), e.number, e.kind, text, e.filters)
 
 
 def _pareto(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -210,7 +201,8 @@ def _speed_up_chart(group: Group, base: Variant) -> Chart:
             marks.append(Mark(px, py, number, kind, text, filters))
     marks += _failed_marks(group, x)
     title = f"{group.first.task}: speed-up against {base}"
-    told = f"Geometric mean over rounds by size of the job, 95 % interval in the label; the dashed line is the baseline. {machine.line(group.first.machine)}."
+    told = "Geometric mean over rounds by size of the job, 95 % interval in the label; the dashed line is the baseline."
+    told = f"{told} {machine.line(group.first.machine)}."
     return Chart(title, told, x, y, marks, paths, legend)
 
 

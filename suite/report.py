@@ -181,18 +181,26 @@ def markdown_table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str
     return "\n".join(out)
 
 
+def board_facts(group: Sequence[Record]) -> str:
+    """The data of a board in one line."""
+    r = group[0]
+    return f"{r.data_source} data, scale {r.scale:g}, seed {r.seed}, {sum(r.data_rows.values()):,} rows"
+
+
+def board_notes(group: Sequence[Record]) -> list[str]:
+    """What a reader of a board must know."""
+    notes = [score_line(group), *sorted({note for r in group for note in r.notes})]
+    notes += sorted({f"budget {r.budget.name} not met here: {u}" for r in group for u in r.budget.unmet})
+    if any(r.enforcement == "polled" for r in group):
+        notes.append("limits watched by polling, not enforced by the kernel")
+    return [note for note in notes if note]
+
+
 def board_markdown(group: Sequence[Record]) -> str:
     """One board: what was asked, on what machine, the table, and what a reader must know."""
     r = group[0]
-    facts = f"{r.data_source} data, scale {r.scale:g}, seed {r.seed}, {sum(r.data_rows.values()):,} rows"
-    lines = [f"## {r.task}", "", f"{machine.line(r.machine)}. {facts}; score = {r.metric}."]
-    notes = sorted({note for record in group for note in record.notes})
-    notes += sorted({f"budget {x.budget.name} not met here: {u}" for x in group for u in x.budget.unmet})
-    if any(x.enforcement == "polled" for x in group):
-        notes.append("limits watched by polling, not enforced by the kernel")
-    if scores := score_line(group):
-        notes.insert(0, scores)
-    lines += ["", markdown_table(COLUMNS, table(group)), "", *(f"- {note}" for note in notes)]
+    lines = [f"## {r.task}", "", f"{machine.line(r.machine)}. {board_facts(group)}; score = {r.metric}."]
+    lines += ["", markdown_table(COLUMNS, table(group)), "", *(f"- {note}" for note in board_notes(group))]
     if phases := phase_table(group):
         lines += ["", "Wall seconds by phase:", "", markdown_table(phase_header(group), phases)]
     return "\n".join(lines)

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from buzzer.engine import frames, infer
 from buzzer.errors import UnsupportedError
-from buzzer.suite import limits, machine, registry
+from buzzer.suite import limits, machine, meter, registry
 
 
 def main(as_json: Annotated[bool, typer.Option("--json", help="One object on stdout.")] = False) -> None:
@@ -23,7 +23,7 @@ def main(as_json: Annotated[bool, typer.Option("--json", help="One object on std
     console.print(
         machine.line(facts["machine"]), f"limits: {facts['enforcement']}", sep="\n", highlight=False
     )
-    for kind in ("engines", "backends"):
+    for kind in ("engines", "backends", "counters"):
         table = Table(kind, "here", "what is missing")
         for name, problem in facts[kind].items():
             table.add_row(name, "no" if problem else "yes", problem)
@@ -40,6 +40,7 @@ def content() -> dict[str, Any]:
         "enforcement": "cgroups" if limits.cgroups_work() else "polled",
         "engines": {name: problem(frames.load, name) for name in registry.engines()},
         "backends": {name: problem(infer.load, name) for name in registry.backends()},
+        "counters": meter.missing(),
     }
 
 

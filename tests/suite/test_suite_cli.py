@@ -121,6 +121,7 @@ def test_list_and_env_are_json_too(buzzer: Buzzer) -> None:
     assert set(listed["engines"]) == {"pandas", "polars", "cudf", "polars-gpu"}
     env = json.loads(buzzer("env", "--json").stdout)
     assert env["engines"]["pandas"] == env["engines"]["polars"] == ""
+    assert set(env["counters"]) == {"CPU energy", "GPU use and energy"}
     assert env["machine"]["cores"] >= 1
 
 

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,17 @@ def test_differences_within_the_noise_are_called_so(make_record: Make, choose: C
     assert made.noise is not None
     assert made.noise.pairs == 3
     assert 0.01 < made.noise.band < 0.03
+
+
+def test_data_made_anew_are_not_mixed_with_the_old(make_record: Make, choose: Choose) -> None:
+    old = [
+        timed(
+            make_record, CUDA, 0.1, 7, 1.0, data_fingerprint="old", created=datetime(2020, 1, 1, tzinfo=UTC)
+        )
+    ]
+    made = made_of([*measured(make_record), *old], choose)
+    cell = next(line.cell for line in made.lines[0.1] if line.variant == CUDA)
+    assert sorted(cell.walls) == [0, 1, 2]
 
 
 def test_a_failed_variant_is_shown_and_compares_with_nothing(make_record: Make, choose: Choose) -> None:
