@@ -133,6 +133,10 @@ class Noise:
     band: float
     pairs: int
 
+    @property
+    def per_cent(self) -> float:
+        return 100 * math.expm1(self.band)
+
 
 def noise(records: Iterable[Record], like: Record, rounds: int) -> Noise | None:
     """The noise of `rounds` rounds on the machine of `like`, from its A/A pairs; None without two of them.

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from buzzer.engine import frames, infer
@@ -26,7 +27,7 @@ def main(as_json: Annotated[bool, typer.Option("--json", help="One object on std
     for kind in ("engines", "backends", "counters"):
         table = Table(kind, "here", "what is missing")
         for name, problem in facts[kind].items():
-            table.add_row(name, "no" if problem else "yes", problem)
+            table.add_row(name, "no" if problem else "yes", escape(problem))
         console.print(table)
     console.print(", ".join(f"{k} {v}" for k, v in facts["versions"].items()), highlight=False)
 
