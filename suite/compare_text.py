@@ -9,6 +9,9 @@ from buzzer.suite.compare import Change, Comparison, Line, Trend, Variant
 from buzzer.suite.estimate import Projection, Ratio
 
 
+MOSTLY = 0.5  # share of the largest run that is fixed cost, above which a fit of the rest means little
+
+
 @dataclass(frozen=True)
 class Section:
     """One table: a title, its lines, and what a reader must know."""
@@ -99,7 +102,7 @@ def _run_notes(made: Comparison) -> list[str]:
         notes.append("no A/A pairs of this machine are on record: only intervals tell noise from difference")
     else:
         notes.append(
-            f"noise of this machine: means of A/A runs differ by up to {100 * made.noise.band:.1f} % "
+            f"noise of this machine: means of A/A runs differ by up to {made.noise.per_cent:.1f} % "
             f"({made.noise.pairs} pairs)"
         )
     return notes
@@ -123,8 +126,14 @@ def _growth(made: Comparison) -> Section:
         "even with tuned",
     )
     lines = [_growth_line(made, trend, scales) for trend in made.trends]
-    note = "wall seconds by scale, fitted as fixed + rate x size^exponent; even with = rows from which it is faster"
-    return Section("Growth with size", header, lines, [note])
+    notes = [
+        "wall seconds by scale, fitted as fixed + rate x size^exponent; even with = rows from which it is faster"
+    ]
+    if all(t.growth.fixed > MOSTLY * t.growth.at(made.group.largest) for t in made.trends):
+        notes.append(
+            "at these scales most of the time does not grow: larger ones would tell the growth better"
+        )
+    return Section("Growth with size", header, lines, notes)
 
 
 def _growth_line(made: Comparison, trend: Trend, scales: Sequence[float]) -> tuple[str, ...]:

@@ -242,7 +242,7 @@ def machines(records: Sequence[Record]) -> list[tuple[str, str]]:
                 line,
                 "no A/A pairs on record"
                 if level is None
-                else f"single A/A runs differ by up to {100 * level.band:.1f} % ({level.pairs} pairs)",
+                else f"single A/A runs differ by up to {level.per_cent:.1f} % ({level.pairs} pairs)",
             )
         )
     return told
