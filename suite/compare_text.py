@@ -8,7 +8,6 @@ from buzzer.suite import machine
 from buzzer.suite.compare import Change, Comparison, Line, Trend, Variant
 from buzzer.suite.estimate import Projection, Ratio
 
-
 MOSTLY = 0.5  # share of the largest run that is fixed cost, above which a fit of the rest means little
 
 
