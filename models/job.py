@@ -11,7 +11,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 PHASES = (
-    *("load", "preprocess", "features", "fit", "transfer", "predict", "latency", "write", "score"),
+    "load",
+    "preprocess",
+    "features",
+    "fit",
+    "transfer",
+    "predict",
+    "trees",
+    "networks",
+    "latency",
+    "write",
+    "score",
     *("quantise", "compile", "warmup", "warm", "cold", "loadgen", "roof"),  # of `buzzer bench`
 )
 
@@ -59,6 +69,7 @@ class Result:
     samples: Mapping[str, Sequence[float]] = field(
         default_factory=dict
     )  # seconds that the job timed itself, beside the laps of its phases
+    notes: tuple[str, ...] = ()  # what a reader of the record must know of this run
 
 
 Steps = Generator[str, None, Result]

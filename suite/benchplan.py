@@ -118,10 +118,11 @@ def precisions_of(backend: str, asked: Sequence[str]) -> list[tuple[str, BuzzerE
         return [(name, error) for name in (asked or [ANY])]
     if not asked:
         return [(name, None) for name in offered]
-    missing = lambda name: UnsupportedError(
-        f"{backend} has no precision {name}", f"it has: {', '.join(offered)}"
-    )
-    return [(name, None if name in offered else missing(name)) for name in asked]
+    missing = f"it has: {', '.join(offered)}"
+    return [
+        (name, None if name in offered else UnsupportedError(f"{backend} has no precision {name}", missing))
+        for name in asked
+    ]
 
 
 def check_precisions(asked: Sequence[str]) -> None:

@@ -91,6 +91,7 @@ def attempt(job: Job, verb: str, entry: str, events: IO[str]) -> dict[str, Any]:
         "rows": result.rows,
         "details": dict(result.details),
         "files": [str(f) for f in result.files],
+        "notes": list(result.notes),
         "samples": {name: list(values) for name, values in result.samples.items()},
     }
 

@@ -58,7 +58,28 @@ def judge(record: Record, task: TaskConfig, others: Iterable[Record]) -> Record:
     match = [o for o in others if o.outcome == "ok" and is_reference(o, task) and same_question(o, record)]
     if not match:
         return record.model_copy(update={"gate": Gate(status="no-reference")})
-    return compare(record, max(match, key=lambda o: o.created), task.tolerance)
+    reference = max(match, key=lambda o: o.created)
+    if record.precision in task.relative:
+        return compare_share(record, reference, task.metric, task.relative[record.precision])
+    return compare(record, reference, task.tolerance)
+
+
+def compare_share(record: Record, reference: Record, metric: str, least: float) -> Record:
+    """`record` of a lower precision judged by the ranked score: at least the share `least` of the reference's."""
+    score, wanted = record.scores.get(metric), reference.scores[metric]
+    passed = score is not None and score >= least * wanted
+    differences = {k: record.scores[k] - v for k, v in reference.scores.items() if k in record.scores}
+    status = "passed" if passed else "failed"
+    gate = Gate.model_validate(
+        {"status": status, "reference_run": reference.run_id, "differences": differences}
+    )
+    if passed:
+        return record.model_copy(update={"gate": gate})
+    told = (
+        "missing" if score is None else f"{score:.5f}, {score / wanted:.2%} of the reference's {wanted:.5f}"
+    )
+    message = f"{metric} is {told}; {least:.2%} is asked of {record.precision}"
+    return record.model_copy(update={"gate": gate, "outcome": "wrong", "message": message})
 
 
 def judge_cosine(record: Record, least: float) -> Record:

@@ -32,6 +32,7 @@ class TaskConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     name: str
+    aliases: list[str] = []  # other names that the command line takes
     summary: str
     entry: str  # module:attr of the Task
     dataset: str  # folder under datasets/
@@ -40,6 +41,10 @@ class TaskConfig(BaseModel):
     reference: Variant  # what the gate compares with
     metric: str  # the score that ranks, higher is better
     tolerance: float  # how far any score may lie from the reference's, absolute
+    precisions: list[str] = ["fp32"]  # those that run where none is asked for
+    relative: dict[
+        str, float
+    ] = {}  # precision -> least share of the reference's ranked score, in place of `tolerance`
     scale: float = 1.0
     params: dict[str, Any] = {}
 
@@ -85,18 +90,28 @@ def tasks() -> dict[str, TaskConfig]:
     found = {}
     for path in sorted((configs.FOLDER / "tasks").glob("*.yaml")):
         try:
-            task = TaskConfig.model_validate(configs.load_yaml(f"tasks/{path.name}"))
+            task = TaskConfig.model_validate(read_task(path.stem))
         except ValidationError as error:
             raise UsageError(f"{path}: {error.errors()[0]['loc']}: {error.errors()[0]['msg']}") from error
         found[task.name] = task
     return found
 
 
+def read_task(name: str) -> dict[str, Any]:
+    """A task's file, with what it leaves to its `base`; parameters are merged key by key."""
+    given = dict(configs.load_yaml(f"tasks/{name}.yaml"))
+    if (base := given.pop("base", None)) is None:
+        return given
+    inherited = read_task(base)
+    return inherited | given | {"params": inherited["params"] | given.get("params", {})}
+
+
 def task(name: str) -> TaskConfig:
-    """One task; an unknown name gets a did-you-mean."""
-    if name not in tasks():
-        raise unknown_name("task", name, tasks())
-    return tasks()[name]
+    """One task, by its name or an alias; an unknown name gets a did-you-mean."""
+    by_name = {alias: task for task in tasks().values() for alias in (*task.aliases, task.name)}
+    if name not in by_name:
+        raise unknown_name("task", name, by_name)
+    return by_name[name]
 
 
 class ModelConfig(BaseModel):

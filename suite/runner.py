@@ -193,6 +193,7 @@ def execute(
         measured, elapsed = follow(limiter, command, folder / "stderr", run, events, look)
         story, tail = events.read(), stderr_tail(folder / "stderr")
     fields = identity(run, data, run_id or uuid.uuid4().hex) | outcome_fields(story, measured, elapsed, tail)
+    fields["notes"] += (story.end or {}).get("notes", [])
     fields |= {
         "enforcement": limiter.enforcement,
         "load_before": load_before,

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,14 @@ def read_submission(path: Path) -> pl.DataFrame:
     return table
 
 
+@dataclass(frozen=True)
+class Truth:
+    """What the rows of a submission are scored against, in the submission's order."""
+
+    labels: dict[str, Array]  # engagement -> 0 or 1 [rows]
+    followers: Array  # of the author [rows]
+
+
 def score(submission: Path, truth: Path) -> dict[str, float]:
     """The official scores of a submission (`tweet_id,engaging_user_id,reply,retweet,quote,like`, no header).
 
@@ -116,6 +125,12 @@ def score(submission: Path, truth: Path) -> dict[str, float]:
     (tweet, reader) pairs, each once.
     """
     answers = read_submission(submission)
+    known = align(submission, answers, truth)
+    return scores(known.labels, {label: answers[label].to_numpy() for label in LABELS}, known.followers)
+
+
+def align(submission: Path, answers: pl.DataFrame, truth: Path) -> Truth:
+    """The truth of each row of a submission. Raises DataError as `score` does."""
     known = pl.concat([labels_of(path) for path in (part_files(truth) if truth.is_dir() else [truth])])
     keys = list(SUBMISSION[:2])
     for path, table in ((submission, answers), (truth, known)):
@@ -124,10 +139,9 @@ def score(submission: Path, truth: Path) -> dict[str, float]:
                 f"{path}: {twice.sum()} rows share their pair of tweet and reader, as {table.row(int(twice.arg_max() or 0))[:2]}"
             )
     same_pairs(submission, answers.select(keys), known.select(keys))
-    joined = known.join(answers, on=keys, how="inner")
+    joined = answers.select(keys).join(known, on=keys, how="left", maintain_order="left")
     y = {label: joined[f"true_{label}"].to_numpy() for label in LABELS}
-    p = {label: joined[label].to_numpy() for label in LABELS}
-    return scores(y, p, joined["followers"].to_numpy())
+    return Truth(y, joined["followers"].to_numpy())
 
 
 def same_pairs(submission: Path, submitted: pl.DataFrame, expected: pl.DataFrame) -> None:

@@ -74,10 +74,10 @@ def prepare(
 
 def check_quantised(model: Any, precision: str) -> None:
     """Raises UsageError unless a torch module's layers are of the precision that is asked for."""
-    from buzzer.engine import quant
-
     if not hasattr(model, "modules"):
         return
+    from buzzer.engine import quant
+
     found = quant.precision_of(model)
     if found is None and precision in quant.PRECISIONS:
         raise UsageError(

@@ -41,7 +41,7 @@ def cost_of(model: Any, batch: Mapping[str, Array]) -> Cost | None:
 
 
 def of_module(module: Any, batch: Mapping[str, Array]) -> Cost:
-    """By torch's own counter: matrix products, convolutions and attention. A recurrent layer's steps are added."""
+    """By torch's own counter: matrix products, convolutions and attention."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -49,7 +49,8 @@ def of_module(module: Any, batch: Mapping[str, Array]) -> Cost:
     inputs = [torch.as_tensor(array, device=device) for array in batch.values()]
     rows, steps = [0], [0]
     handles = [m.register_forward_hook(_rows(rows)) for m in module.modules() if _is_table(m)]
-    handles += [m.register_forward_hook(_steps(steps)) for m in module.modules() if _is_recurrent(m)]
+    if device.type == "cuda":  # there a recurrent layer is one operation that torch does not count
+        handles += [m.register_forward_hook(_steps(steps)) for m in module.modules() if _is_recurrent(m)]
     try:
         on_cpu = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}  # torch misses it
         with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=on_cpu) as counter:

@@ -108,8 +108,13 @@ def _rows(name: str, graph: Any, weights: Mapping[str, Any]) -> int | None:
 def sizes(one: Input, batch: int, seq: int) -> tuple[int, ...]:
     """The input's shape with its open axes filled: the first, and any that is named a batch, by `batch`, others by
     `seq`."""
-    opened = lambda axis, size: batch if axis == 0 or "batch" in size.lower() else seq
-    return tuple(opened(i, size) if isinstance(size, str) else size for i, size in enumerate(one.shape))
+    filled = []
+    for axis, size in enumerate(one.shape):
+        if isinstance(size, str):
+            filled.append(batch if axis == 0 or "batch" in size.lower() else seq)
+        else:
+            filled.append(size)
+    return tuple(filled)
 
 
 def sample(one: Input, batch: int, seq: int, rng: np.random.Generator) -> Array:

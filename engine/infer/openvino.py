@@ -15,9 +15,9 @@ try:
 except ImportError as error:
     raise UnsupportedError("OpenVINO is not installed", "pip install 'buzzer[cpu-fast]'") from error
 
-# int8: the quantise nodes that buzzer.engine.quant put into the module; what is left of it runs in float.
+# int8: the quantise nodes that buzzer.engine.quant put into the module; what is left of it runs in
+# bf16 where the processor has that.
 PRECISIONS = ("fp32", "bf16", "int8")
-HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 
 
 class OpenVino(Base):
@@ -28,12 +28,13 @@ class OpenVino(Base):
         if plan.device != "cpu":
             raise UnsupportedError("the openvino backend runs on the CPU only", "use --device cpu")
         core = openvino.Core()
-        if plan.precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if plan.precision == "bf16" and not bf16:
             raise UnsupportedError("this processor has no bfloat16 instructions", "use --precision fp32")
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": plan.threads,
-            "INFERENCE_PRECISION_HINT": HINTS[plan.precision],
+            "INFERENCE_PRECISION_HINT": "bf16" if bf16 and plan.precision != "fp32" else "f32",
             "CPU_DENORMALS_OPTIMIZATION": True,
         }
         self._model = core.compile_model(read(core, plan), "CPU", settings)

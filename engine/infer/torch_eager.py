@@ -68,9 +68,11 @@ def dynamic(module: torch.nn.Module) -> torch.nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore"
-        )  # torch moves this to torchao, which brings no such kernels for these CPUs
-        found: torch.nn.Module = torch.ao.quantization.quantize_dynamic(
-            module, {torch.nn.Linear}, dtype=torch.qint8
+        )  # torch moves this to torchao, which has no such kernels for these CPUs
+        from torch.ao import quantization
+
+        found: torch.nn.Module = quantization.quantize_dynamic(
+            module, {torch.nn.Linear: quantization.per_channel_dynamic_qconfig}
         )
     return found
 

@@ -13,7 +13,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from buzzer.engine.quant.layer import FP8_LIMIT, PRECISIONS, WEIGHT_LIMIT, QuantLinear, fake_quantise, replace
+from buzzer.engine.quant.layer import (
+    FP8_LIMIT,
+    PRECISIONS,
+    WEIGHT_LIMIT,
+    QuantLinear,
+    fake_quantise,
+    linears,
+    replace,
+)
 from buzzer.errors import DataError, UsageError, unknown_name
 
 METHODS = ("absmax", "percentile", "mse")
@@ -85,16 +93,6 @@ def quantise(
     return model
 
 
-def linears(module: nn.Module, skip: Sequence[str] = ()) -> list[str]:
-    """Names of the linear layers that are not skipped."""
-    known = dict(module.named_modules())
-    for name in skip:
-        if name not in known:
-            raise unknown_name("module to skip", name, known)
-    skipped = lambda name: any(name == s or name.startswith(f"{s}.") for s in skip)
-    return [name for name, m in known.items() if isinstance(m, nn.Linear) and not skipped(name)]
-
-
 @torch.inference_mode()
 def watch(
     module: nn.Module, names: Sequence[str], batches: Sequence[Batch], see: Callable[[str, Tensor], None]
@@ -142,7 +140,10 @@ def observe(
 ) -> dict[str, Observed]:
     """Each layer's inputs, divided by its divisor: one pass for the range, one more for the histogram."""
     seen = {name: Observed() for name in names}
-    divided = lambda name, x: x / divisors[name] if name in divisors else x
+
+    def divided(name: str, x: Tensor) -> Tensor:
+        return x / divisors[name] if name in divisors else x
+
     first = watch(module, names, batches, lambda name, x: seen[name].widen(divided(name, x)))
     for name in set(first.values()):
         if not seen[name].high - seen[name].low < float("inf"):
@@ -181,7 +182,7 @@ def bounds(seen: Observed, precision: str, method: str) -> tuple[float, float]:
         return seen.low + below * step, seen.low + above * step
     return min(
         ((seen.low * shrink, seen.high * shrink) for shrink in SHRINKS),
-        key=lambda ends: squared_error(seen, *affine(*ends, precision), precision),
+        key=lambda ends: squared_error(seen, *affine(ends[0], ends[1], precision), precision),
     )
 
 

@@ -5,12 +5,14 @@ Micikevicius et al. (arXiv 2209.05433), real = scale * float8, no zero point.
 """
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.onnx import register_custom_op_symbolic  # type: ignore[attr-defined]
 
 from buzzer.errors import unknown_name
 
@@ -41,7 +43,9 @@ def fake_quantise(x: Tensor, scale: Tensor, zero: Tensor, precision: str) -> Ten
     """
     if precision == "fp8":
         wide = scale if scale.ndim == 0 else scale[:, None]
-        return _Fp8.apply(x, wide) if torch.is_grad_enabled() else torch.ops.buzzer.fake_fp8(x, wide)
+        if torch.is_grad_enabled():
+            return _Fp8.apply(x, wide)  # type: ignore[no-untyped-call]
+        return torch.ops.buzzer.fake_fp8(x, wide)
     if (
         scale.ndim == 0
     ):  # unsigned with the zero moved by 128: the same values, and what CPU kernels and ONNX take
@@ -125,6 +129,13 @@ class QuantLinear(nn.Module):
 class FrozenLinear(nn.Module):
     """A QuantLinear for export: the weight in eight bits, transposed as ONNX's MatMul takes it; inference only."""
 
+    weight: Tensor
+    weight_scale: Tensor
+    input_scale: Tensor
+    input_zero: Tensor
+    smooth: Tensor | None
+    bias: Tensor | None
+
     def __init__(self, layer: QuantLinear) -> None:
         super().__init__()
         packed = layer.packed()
@@ -156,6 +167,18 @@ def freeze(module: nn.Module) -> nn.Module:
 def precision_of(module: nn.Module) -> str | None:
     """The precision of a module's quantised layers, None where it has none."""
     return next((m.precision for m in module.modules() if isinstance(m, QuantLinear | FrozenLinear)), None)
+
+
+def linears(
+    module: nn.Module, skip: Sequence[str] = (), kinds: tuple[type[nn.Module], ...] = (nn.Linear,)
+) -> list[str]:
+    """Names of the linear layers that are neither in `skip` nor in a module that is. Raises UsageError for a wrong one."""
+    known = dict(module.named_modules())
+    for name in skip:
+        if name not in known:
+            raise unknown_name("module to skip", name, known)
+    inside = tuple(f"{name}." for name in skip)
+    return [n for n, m in known.items() if isinstance(m, kinds) and not f"{n}.".startswith(inside)]
 
 
 def replace(module: nn.Module, name: str, layer: nn.Module) -> None:
@@ -192,5 +215,5 @@ def _onnx_fake_fp8(g: Any, x: Any, scale: Any) -> Any:
     return g.op("DequantizeLinear", g.op("QuantizeLinear", x, scale, zero), scale, zero).setType(x.type())
 
 
-torch.onnx.register_custom_op_symbolic("buzzer::dequantise", _onnx_dequantise, 17)
-torch.onnx.register_custom_op_symbolic("buzzer::fake_fp8", _onnx_fake_fp8, 19)
+register_custom_op_symbolic("buzzer::dequantise", _onnx_dequantise, 17)
+register_custom_op_symbolic("buzzer::fake_fp8", _onnx_fake_fp8, 19)

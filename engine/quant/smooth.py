@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from buzzer.engine.quant.calibrate import Batch, linears, watch
+from buzzer.engine.quant.calibrate import Batch, watch
+from buzzer.engine.quant.layer import linears
 from buzzer.errors import UsageError, unknown_name
 
 LEAST = 1e-5  # of a factor, as in the authors' code
@@ -50,8 +51,8 @@ def smooth(
         for weight in weights:
             weight.data.mul_(s)
         divisors |= dict.fromkeys(members, s)
-    for source, members in (folds or {}).items():
-        fold(module, source, members, groups, divisors)
+    for source, consumers in (folds or {}).items():
+        fold(module, source, consumers, groups, divisors)
     return divisors
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from buzzer.engine.quant.layer import QuantLinear
+from buzzer.engine.quant.layer import QuantLinear, linears
 from buzzer.errors import UsageError
 
 
@@ -29,13 +29,8 @@ class Sparsity:
     """
 
     def __init__(self, module: nn.Module, skip: Sequence[str] = ()) -> None:
-        skipped = lambda name: any(name == s or name.startswith(f"{s}.") for s in skip)
-        layers = {
-            name: layer
-            for name, layer in module.named_modules()
-            if isinstance(layer, nn.Linear | QuantLinear) and not skipped(name)
-        }
-        self.weights: dict[str, nn.Parameter] = {name: layer.weight for name, layer in layers.items()}
+        names = linears(module, skip, (nn.Linear, QuantLinear))
+        self.weights = {name: module.get_parameter(f"{name}.weight") for name in names}
         self.masks = {name: mask_2_4(weight) for name, weight in self.weights.items()}
         self.apply()
 

@@ -1,8 +1,8 @@
 """A BERT encoder in plain torch (Devlin et al., NAACL 2019) that takes Hugging Face weights as they are."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from buzzer.errors import DataError, UnsupportedError, unknown_name
+from buzzer.errors import DataError, UnsupportedError, UsageError, unknown_name
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def gelu_tanh(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")
 
 
-ACTIVATIONS = {"gelu": F.gelu, "gelu_new": gelu_tanh, "relu": F.relu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "gelu_new": gelu_tanh, "relu": F.relu}
 
 # Shapes of published models: Devlin et al. 2019, table of section 3; all-MiniLM-L6-v2's model card.
 SPECS = {
@@ -159,6 +159,21 @@ class SentenceClassifier(nn.Module):
         """Logits [batch, classes]."""
         logits: Tensor = self.head(self.embed(input_ids, attention_mask))
         return logits
+
+
+def cut(bert: Bert, layers: int) -> Bert:
+    """The encoder without its last layers, `layers` of them kept. Raises UsageError where it has not that many."""
+    if not 1 <= layers <= len(bert.layers):
+        raise UsageError(f"{layers} layers of an encoder that has {len(bert.layers)}")
+    bert.layers = bert.layers[:layers]
+    bert.config = replace(bert.config, num_hidden_layers=layers)
+    return bert
+
+
+def smooth_folds(bert: Bert) -> dict[str, list[str]]:
+    """Where SmoothQuant's divisors can be folded in exactly: attention mixes tokens, not channels, so that a factor of
+    a value channel is one of the output layer's input. BERT's norms feed a residual too, and cannot take them."""
+    return {f"layers.{i}.value": [f"layers.{i}.out"] for i in range(len(bert.layers))}
 
 
 # Hugging Face's name of a layer's part -> ours.

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from buzzer.datasets.recsys2021.schema import (
+    ALL_DAYS,
     DAY,
     FEATURES,
     FIRST_SECOND,
@@ -16,16 +17,18 @@ from buzzer.datasets.recsys2021.schema import (
     LABELS,
     LIST,
     SEPARATOR,
+    TRAIN_DAYS,
 )
 from buzzer.engine.frames import Engine, Frame
-from buzzer.engine.frames.base import Columns, Expr
+from buzzer.engine.frames.base import FIRST_CODE, Columns, Expr
 
 TARGETS = tuple(LABELS)
+Lookups = tuple[list[str], list[list[str]]]  # a table's keys, and the columns that are looked up by them
+USERS: dict[str, Lookups] = {"code": (["value"], [["a"], ["b"]])}
 SMOOTHING = 20.0  # winners: 20
 FOLDS = 5
-LAST_NOONS = tuple(
-    FIRST_SECOND + day * DAY - DAY // 2 for day in (21, 28)
-)  # of the training weeks, and of the fourth
+# Of the training weeks' last day, and of the fourth week's.
+LAST_NOONS = tuple(FIRST_SECOND + day * DAY - DAY // 2 for day in (TRAIN_DAYS, ALL_DAYS))
 
 IDS = {"tweet_id": "tweet", "engaged_with_user_id": "a", "enaging_user_id": "b"}
 TEXT = {
@@ -81,6 +84,8 @@ SYMBOLS = {
 }
 MEDIA = {"photos": "Photo", "videos": "Video", "gifs": "GIF"}
 CODED = {"language": "language", "media": "present_media"}
+MENTION = "137"  # @
+TOKEN = "token"  # token_0, token_1, ...: the networks' text
 
 # Target encodings: name -> keys. The first are users, the others say what the row is like.
 KEYS: dict[str, list[str]] = {
@@ -95,12 +100,39 @@ KEYS: dict[str, list[str]] = {
     "context": ["type", "language_code", "media_code", "a_verified", "b_verified", "follows"],
     "word": ["word", "type"],
     "whom": ["whom", "language_code"],
+    "mention": ["mention", "type", "language_code"],
     "b_group": ["b", "a_group"],
 }
 REVERSED = {
     "a_as_b": ("b", "a"),
     "b_as_a": ("a", "b"),
 }  # name -> (whose table, which column is looked up in it)
+# What the third kind of trees sees by raw sums and counts, and learns to smooth itself.
+STEPS = {
+    f"{who}_{what}_step": (f"{who}_{what}", width)
+    for who in "ab"
+    for what, width in (("followers", 819.0), ("following", 712.0))
+} | {"late": ("decline", 7.19)}
+RAW: dict[str, list[str]] = {
+    "b": ["b"],
+    "a_type": ["a", "type"],
+    "b_type": ["b", "type"],
+    "word": ["word", "type"],
+    "whom": ["whom", "language_code"],
+    "mention": ["mention", "type", "language_code"],
+    "occasion": [
+        "type",
+        "language_code",
+        "media_code",
+        "a_verified",
+        "b_verified",
+        "follows",
+        "a_group",
+        "late",
+    ],
+    "sizes": [*(step for step in STEPS if step != "late"), "type", "language_code", "follows"],
+}
+LOOKED_UP = ("same_language", "met_before")
 PLAIN = (
     *FLAGS,
     *(name for name in COUNTS if name != "time"),
@@ -122,8 +154,7 @@ PLAIN = (
     "age_difference",
     "a_age",
     "b_age",
-    "same_language",
-    "met_before",
+    *LOOKED_UP,
 )
 
 
@@ -137,14 +168,26 @@ def names() -> list[str]:
     return [*PLAIN, *encoded_names()]
 
 
+def raw_names() -> list[str]:
+    """The columns of the third kind of trees."""
+    plain = [name for name in PLAIN if name not in LOOKED_UP]
+    return [*plain, *(f"{part}_{name}" for name in RAW for part in (*(f"sum_{t}" for t in TARGETS), "n"))]
+
+
+def token_names(length: int) -> list[str]:
+    """The columns that hold the first tokens of the text."""
+    return [f"{TOKEN}_{i}" for i in range(length)]
+
+
 def read_part(e: Engine, path: Path, labelled: bool) -> Frame:
     """A part file's columns as the organisers name them."""
     kinds = TEXT | (dict.fromkeys(LABELS.values(), "float64") if labelled else {})
     return e.read_csv(path, kinds, names=list(LABELLED if labelled else FEATURES), separator=SEPARATOR)
 
 
-def base(e: Engine, t: Frame, labelled: bool) -> Frame:
-    """What a row tells by itself. The columns `language` and `present_media` still wait for their codes."""
+def base(e: Engine, t: Frame, labelled: bool, tokens: int = 0) -> Frame:
+    """What a row tells by itself, and the first `tokens` tokens of its text. The columns `language` and `present_media` still wait
+    for their codes."""
     for column, out in IDS.items():
         t = e.hex_id(t, column, out)
     for out, column in LISTS.items():
@@ -155,6 +198,9 @@ def base(e: Engine, t: Frame, labelled: bool) -> Frame:
         t = e.count_token(t, "present_media", LIST, kind, out)
     t = e.token_at(t, "text_tokens", LIST, 1, "word")
     t = e.token_at(t, "text_tokens", LIST, 3, "third")
+    for nth, out in ((1, "first_mention"), (2, "second_mention")):
+        t = e.token_after(t, "text_tokens", LIST, MENTION, nth, out)
+    t = e.tokens(t, "text_tokens", LIST, tokens, TOKEN) if tokens else t
     t = e.derive(t, **{out: is_true(e, column) for out, column in FLAGS.items()})
     if labelled:
         t = e.derive(t, **{label: is_there(e, column) for label, column in LABELS.items()})
@@ -164,14 +210,22 @@ def base(e: Engine, t: Frame, labelled: bool) -> Frame:
             e.cast(c("tweet_type") == "Retweet", "int64") + 2 * e.cast(c("tweet_type") == "Quote", "int64")
         ),
         whom=lambda c: e.where(c("type") == 1, c("third"), -1),
+        mention=lambda c: e.where(c("type") == 1, c("second_mention"), c("first_mention")),
     )
     t = e.rename(t, {column: out for out, column in COUNTS.items()})
     kept = ["tweet_id", "enaging_user_id", *IDS.values(), *FLAGS, *COUNTS, *SYMBOLS, *MEDIA, *CODED.values()]
-    kept += [*(f"{out}_n" for out in LISTS), "type", "word", "whom", *(TARGETS if labelled else ())]
+    kept += [
+        *(f"{out}_n" for out in LISTS),
+        "type",
+        "word",
+        "whom",
+        "mention",
+        *(TARGETS if labelled else ()),
+    ]
+    kept += token_names(tokens)
     t = e.rename(e.select(t, kept), {f"{out}_n": out for out in LISTS})
-    return arithmetic(
-        e, e.date_parts(t, "time", "s", {"weekday": "weekday", "hour": "hour", "minute": "minutes"})
-    )
+    t = e.date_parts(t, "time", "s", {"weekday": "weekday", "hour": "hour", "minute": "minutes"})
+    return steps(e, arithmetic(e, t))
 
 
 def is_true(e: Engine, column: str) -> Callable[[Columns], Expr]:
@@ -227,6 +281,40 @@ def fit_tables(e: Engine, train: Frame) -> dict[str, Frame]:
     return tables | {"spoken": spoken(e, train)}
 
 
+def fit_raw_tables(e: Engine, early: Frame) -> dict[str, Frame]:
+    """Sums and counts by the keys of the third kind of trees, over coded rows of an earlier time."""
+    return {name: e.group_sums(early, keys, list(TARGETS)) for name, keys in RAW.items()}
+
+
+def encode_raw(e: Engine, t: Frame, tables: Mapping[str, Frame]) -> Frame:
+    """Raw sums and counts of coded rows."""
+    for name, keys in RAW.items():
+        sums = {f"sum_{target}": f"sum_{target}_{name}" for target in TARGETS} | {"n": f"n_{name}"}
+        t = e.lookup(t, tables[name], {key: key for key in keys}, sums, 0)
+    return t
+
+
+def steps(e: Engine, t: Frame) -> Frame:
+    """Coarse followers, followings and lateness: parts of the widest keys."""
+    return e.derive(t, **{out: whole_part(e, column, width) for out, (column, width) in STEPS.items()})
+
+
+def whole_part(e: Engine, column: str, width: float) -> Callable[[Columns], Expr]:
+    return lambda c: e.cast(c(column) / width, "int64")
+
+
+def fit_users(e: Engine, train: Frame, least: int) -> Frame:
+    """Codes of the users that stand in at least so many rows, as author or reader: (value, n, code), from FIRST_CODE."""
+    return e.filter(e.categorify_fit([(train, "a"), (train, "b")], least), lambda c: c("code") >= FIRST_CODE)
+
+
+def code_users(e: Engine, t: Frame, users: Frame) -> Frame:
+    """a_user and b_user; 0 for the others."""
+    for who in "ab":
+        t = e.categorify(t, who, users, f"{who}_user")
+    return t
+
+
 def spoken(e: Engine, train: Frame) -> Frame:
     """The reader's most frequent language of the tweets shown to them: (b, spoken)."""
     top = e.top_k(train, "b", "language_code", 1)
@@ -241,6 +329,19 @@ def priors(e: Engine, tables: Mapping[str, Frame]) -> dict[str, float]:
     return {target: float(sums[f"sum_{target}"].sum() / sums["n"].sum()) for target in TARGETS}
 
 
+def looked_up_by() -> dict[str, Lookups]:
+    """For each of `fit_tables`' tables its keys, and the columns of a frame that are looked up there."""
+    by: dict[str, Lookups] = {name: (keys, [keys]) for name, keys in KEYS.items()}
+    for whose, column in REVERSED.values():
+        by[whose][1].append([column])
+    return by | {"spoken": (["b"], [["b"]])}
+
+
+def raw_looked_up_by() -> dict[str, Lookups]:
+    """The same for `fit_raw_tables`."""
+    return {name: (keys, [keys]) for name, keys in RAW.items()}
+
+
 def encode(e: Engine, t: Frame, tables: Mapping[str, Frame], means: Mapping[str, float]) -> Frame:
     """Target encodings of coded rows that the tables were not fitted on, and what else is looked up."""
     for name, keys in KEYS.items():
@@ -249,12 +350,18 @@ def encode(e: Engine, t: Frame, tables: Mapping[str, Frame], means: Mapping[str,
 
 
 def encode_own(
-    e: Engine, t: Frame, tables: Mapping[str, Frame], means: Mapping[str, float], strategy: str
+    e: Engine,
+    t: Frame,
+    tables: Mapping[str, Frame],
+    means: Mapping[str, float],
+    strategy: str,
+    *,
+    source: Frame,
 ) -> Frame:
-    """The same columns for the rows that the tables were fitted on, each without its own labels: `kfold` (the winners' first
-    XGBoost; five folds by row), or `leave-one-out` (their second)."""
+    """The same columns for rows of `source`, the frame that the tables were fitted on, each without its own labels: `kfold`
+    (the winners' first XGBoost; five folds by row), or `loo`, leave-one-out (their second)."""
     if strategy == "kfold":
-        t = source = e.derive(t, fold=lambda c: c("row") % FOLDS)
+        t, source = (e.derive(x, fold=lambda c: c("row") % FOLDS) for x in (t, source))
         for name, keys in KEYS.items():
             t = e.target_encode_kfold(t, keys, "fold", means, SMOOTHING, f"te_{name}", source=source)
         t = e.drop(t, ["fold"])

@@ -2,7 +2,7 @@
 time, so that memory does not grow with the rows beyond the lookup tables."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,16 @@ from buzzer.datasets.recsys2021 import generator
 from buzzer.datasets.recsys2021.reader import part_files, pieces
 from buzzer.engine import frames
 from buzzer.engine.frames import Engine, Frame
-from buzzer.engine.frames.base import Array, stack
+from buzzer.engine.frames.base import Array
 from buzzer.models.job import Data, Job, Progress, Result, Steps
-from buzzer.models.recsys2021 import features, trees
-from buzzer.models.recsys2021 import stack as week
+from buzzer.models.recsys2021 import features, fitting, stages, trees, week
 from buzzer.models.recsys2021.features import TARGETS
+from buzzer.models.recsys2021.fitting import Fitted
+from buzzer.models.recsys2021.stages import Chosen
+from buzzer.models.recsys2021.tables import collected, load, load_wanted
 
 IDS = ("tweet_id", "enaging_user_id")
+FIRST, FINAL, CONSTANT = "first", "results", "constant"
 
 
 class RecSys2021:
@@ -38,105 +41,106 @@ class RecSys2021:
         return Data(folder, files.fingerprint, origin, files.rows, 1.0 if made is None else made, notes)
 
     def fit(self, job: Job) -> Steps:
-        e = frames.load(job.engine)
+        e, models = frames.load(job.engine), stages.chosen(job.params)
+        tokens = job.params["tokens"] if models.all_networks else 0
         yield "load"
-        train = read_all(e, job.data / "train", job.work, job.params["piece_rows"])
-        val = read_all(e, job.data / "val", job.work, job.params["piece_rows"])
+        train, val = (fitting.read_all(e, job.data / part, job, tokens) for part in ("train", "val"))
         yield "features"
         codes = collected(e, features.fit_codes(e, train))
         train, val = (e.collect(features.code(e, t, codes)) for t in (train, val))
-        tables = collected(e, features.fit_tables(e, train))
-        means = features.priors(e, tables)
-        own = e.collect(features.encode_own(e, train, tables, means, job.params["strategy"]))
-        week_tables = collected(e, week.fit_tables(e, val))
-        week_means = features.priors(e, {"context": week_tables["b_type"]})
-        encoded = features.encode(e, val, tables, means)
-        encoded = week.encode(e, encoded, week_tables, week_means, own=True)
-        encoded = e.collect(week.look_up(e, encoded, collected(e, week.count(e, val))))
-        yield "transfer"
-        x, y = matrix(e, own, features.names()), e.to_numpy(own, TARGETS)
-        x_val, y_val = matrix(e, encoded, features.names()), e.to_numpy(encoded, TARGETS)
-        beside = matrix(e, encoded, week.names())
-        yield "fit"
-        first = []
-        for target, booster in trees.fit(x, y, job.params, 1, job.seed, job.device, job.threads):
-            booster.save_model(trees.path(job.work, 1, target))
-            first.append(booster.inplace_predict(x_val))
-            yield "fit"
-        odds = trees.log_odds(np.stack(first, axis=1))
-        both = np.concatenate([x_val, odds, beside], axis=1)
-        for target, booster in trees.fit(both, y_val, job.params, 2, job.seed, job.device, job.threads, odds):
-            booster.save_model(trees.path(job.work, 2, target))
-            yield "fit"
-        yield "write"
-        save(e, job.work, {"code": codes, "train": tables, "week": week_tables})
-        (job.work / "means.json").write_text(json.dumps({"train": means, "week": week_means}))
-        return Result({}, len(x), {"columns": both.shape[1], "train_rows": len(x), "val_rows": len(x_val)})
+        early, late = fitting.halves(e, train) if "split" in models.trees else (train, train)
+        fitted = fitting.fit_tables(e, job, models, train, codes, early)
+        rows, facts = {"train": e.height(train), "val": e.height(val)}, dict[str, Any]()
+        yield from told(fitting.first_stage(e, job, models, train, late, fitted), facts)
+        del train, early, late
+        yield from told(fitting.second_stage(e, job, models, val, fitted), facts)
+        return Result({}, rows["train"], facts | {"rows": rows, "columns": len(features.names())})
 
     def predict(self, job: Job) -> Steps:
-        e = frames.load(job.engine)
+        e, models = frames.load(job.engine), stages.chosen(job.params)
         yield "load"
-        codes, tables, week_tables = (load(e, job.work, kind) for kind in ("code", "train", "week"))
-        means = json.loads((job.work / "means.json").read_text())
-        width = len(features.names())
-        stages = {1: trees.open_sessions(job.work, 1, width, job)}
-        stages[2] = trees.open_sessions(job.work, 2, width + len(TARGETS) + len(week.names()), job)
+        codes, means = load(e, job.work, "code"), json.loads((job.work / fitting.MEANS).read_text())
+        first, second = stages.FirstStage(job, models), stages.SecondStage(job, models)
         seen: list[Path] = []
-        counts, rows = [], 0
+        counts = []
         for path in pieces_of_test(job):
             yield "preprocess"
-            t = features.base(e, features.read_part(e, path, False), False)
+            t = features.base(
+                e, features.read_part(e, path, False), False, job.params["tokens"] if first.networks else 0
+            )
             t = e.collect(features.code(e, t, codes))
-            counts.append(collected(e, week.count(e, t)))
+            counts.append(collected(e, week.count(e, t, models.second)))
             seen.append(job.out / f".piece{len(seen)}.parquet")
             e.write_parquet(t, seen[-1])
         yield "preprocess"
         counted = collected(e, week.add_up(e, counts))
-        submissions = {name: job.out / f"{name}.csv" for name in ("results", "stage1")}
-        with appended(submissions) as aside:
+        yield "load"
+        fitted = wanted(e, job.work, models, seen, codes, means["train"])
+        week_tables = load_wanted(e, job.work, "week", week.looked_up_by(models.second), seen)
+        table_rows = sum(
+            e.height(t)
+            for kind in (fitted.tables, fitted.raw, fitted.users, week_tables)
+            for t in kind.values()
+        )
+        with submission(job.out / f"{FINAL}.csv", names_of(models)) as writer:
             for piece in seen:
                 yield "features"
-                t = features.encode(e, e.read_parquet(piece), tables, means["train"])
-                t = week.encode(e, t, week_tables, means["week"], own=False)
+                t = fitting.encoded(e, e.read_parquet(piece), fitted)
+                t = week.encode(e, t, week_tables, means["week"], models.second)
                 t = e.collect(week.look_up(e, t, counted))
                 yield "transfer"
-                x, beside = matrix(e, t, features.names()), matrix(e, t, week.names())
-                yield "predict"
-                first = trees.predict(stages[1], x)
-                odds = trees.log_odds(first)
-                final = trees.predict(stages[2], np.concatenate([x, odds, beside], axis=1), odds)
+                rows = stages.inputs(e, t, models, job.params["tokens"])
+                beside = {name: e.matrix(t, week.names(name)) for name in models.second}
+                yield "trees"
+                found = first.predict_trees(rows)
+                yield "networks"
+                found |= first.predict_networks(rows)
+                yield "trees"
+                odds = [trees.log_odds(found[name]) for name in models.first]
+                found[FIRST] = stages.probability(stages.mean_odds(odds))
+                found |= second.predict(rows.x, odds, beside)
                 yield "write"
-                ids = e.to_numpy(t, IDS)
-                append(aside["results"], ids, final)
-                append(aside["stage1"], ids, first)
+                writer.add(e.to_numpy(t, IDS), found, final(found, models))
                 piece.unlink()
-                rows += len(final)
         yield "score"
-        return Result(
-            score(submissions, job.data / "test_truth"),
-            rows,
-            {"pieces": len(seen)},
-            tuple(submissions.values()),
-        )
+        facts = {"pieces": len(seen), "table_rows": table_rows, "models": names_of(models)}
+        scores = writer.scores(job.data / "test_truth", means["train"])
+        return Result(scores, writer.rows, facts, (writer.path,))
 
 
-@contextmanager
-def appended(paths: Mapping[str, Path]) -> Iterator[Mapping[str, Path]]:
-    """Paths to append to, which become `paths` when all is written, and vanish when the job ends before."""
-    aside = {name: path.with_name(f".{path.name}.partial") for name, path in paths.items()}
-    try:
-        yield aside
-        for name, path in aside.items():
-            path.replace(paths[name])
-    finally:
-        for path in aside.values():
-            path.unlink(missing_ok=True)
+def told(steps: Iterator[str | dict[str, Any]], facts: dict[str, Any]) -> Iterator[str]:
+    """The phases among the steps; what else they tell goes into `facts`."""
+    for step in steps:
+        if isinstance(step, str):
+            yield step
+        else:
+            facts |= step
 
 
-def append(path: Path, ids: Mapping[str, Array], predicted: Array) -> None:
-    """Rows of a submission; predicted [rows, targets]."""
-    by_target = {target: predicted[:, i] for i, target in enumerate(TARGETS)}
-    dataset.append_submission(path, list(ids[IDS[0]]), list(ids[IDS[1]]), by_target)
+def names_of(models: Chosen) -> list[str]:
+    """Every model that predicts, as scores call them."""
+    baseline = [stages.BASELINE] if models.baseline else []
+    return [*models.first, *baseline, FIRST, *(f"second_{name}" for name in models.second)]
+
+
+def final(found: Mapping[str, Array], models: Chosen) -> Array:
+    """The blend: the mean of the second stage's models, or the first stage's where there is none."""
+    second = [found[f"second_{name}"] for name in models.second]
+    return np.asarray(np.mean(second, axis=0, dtype=np.float32)) if second else found[FIRST]
+
+
+def wanted(
+    e: Engine,
+    work: Path,
+    models: Chosen,
+    seen: Sequence[Path],
+    codes: Mapping[str, Frame],
+    means: Mapping[str, float],
+) -> Fitted:
+    """What `fit` saved of the users and tweets that the pieces have."""
+    users = load_wanted(e, work, "user", features.USERS, seen) if models.all_networks else {}
+    raw = load_wanted(e, work, "raw", features.raw_looked_up_by(), seen) if "split" in models.trees else {}
+    return Fitted(codes, users, load_wanted(e, work, "train", features.looked_up_by(), seen), raw, means)
 
 
 def pieces_of_test(job: Job) -> Iterator[Path]:
@@ -145,50 +149,61 @@ def pieces_of_test(job: Job) -> Iterator[Path]:
         yield from pieces(path, job.out, job.params["piece_rows"])
 
 
-def read_all(e: Engine, folder: Path, work: Path, piece_rows: int) -> Frame:
-    """All part files of a folder as one frame of what their rows tell, with rows numbered throughout."""
-    parts, rows = [], 0
-    for path in part_files(folder):
-        for piece in pieces(path, work, piece_rows):
-            t = e.collect(features.base(e, features.read_part(e, piece, True), True))
-            parts.append(e.derive(t, row=shifted(rows)))
-            rows += e.height(t)
-    return e.collect(parts[0] if len(parts) == 1 else e.concat(parts))
+class Submission:
+    """The submission as it grows, and beside it every model's predictions, to be scored when all is written."""
+
+    def __init__(self, path: Path, models: Sequence[str]) -> None:
+        self.path, self.models, self.rows = path, list(models), 0
+        self.partial, self.beside = path.with_name(f".{path.name}.partial"), path.with_name(".predictions")
+
+    def add(self, ids: Mapping[str, Array], found: Mapping[str, Array], blend: Array) -> None:
+        """Rows; predictions [rows, targets] by model."""
+        by_target = {target: blend[:, i] for i, target in enumerate(TARGETS)}
+        dataset.append_submission(self.partial, list(ids[IDS[0]]), list(ids[IDS[1]]), by_target)
+        with self.beside.open("ab") as file:
+            np.stack([found[name] for name in self.models], axis=1).astype(np.float32).tofile(file)
+        self.rows += len(blend)
+
+    def scores(self, truth: Path, means: Mapping[str, float]) -> dict[str, float]:
+        """The official scores of the submission, and the two means of each model and of the training weeks' rates."""
+        try:
+            return self._scores(truth, means) if truth.is_dir() else {}
+        finally:
+            self.beside.unlink()
+
+    def _scores(self, truth: Path, means: Mapping[str, float]) -> dict[str, float]:
+        answers = dataset.read_submission(self.path)
+        known = dataset.align(self.path, answers, truth)
+
+        def score(predicted: Mapping[str, Array]) -> dict[str, float]:
+            return dataset.scores(known.labels, predicted, known.followers)
+
+        scores = score({target: answers[target].to_numpy() for target in TARGETS})
+        shape = (self.rows, len(self.models), len(TARGETS))
+        every = np.memmap(self.beside, dtype=np.float32, mode="r", shape=shape)
+        by_model = {
+            name: {target: every[:, m, i] for i, target in enumerate(TARGETS)}
+            for m, name in enumerate(self.models)
+        }
+        by_model[CONSTANT] = {target: np.full(self.rows, means[target]) for target in TARGETS}
+        for name, predicted in by_model.items():
+            own = score(predicted)
+            scores |= {f"{kind}_{name}": own[kind] for kind in ("AP", "RCE")}
+        return scores
 
 
-def shifted(rows: int) -> Any:
-    return lambda c: c("row") + rows
-
-
-def collected(e: Engine, tables: Mapping[str, Frame]) -> dict[str, Frame]:
-    return {name: e.collect(table) for name, table in tables.items()}
-
-
-def matrix(e: Engine, t: Frame, names: list[str]) -> Array:
-    """Columns as float32 [rows, columns]."""
-    return stack(e.to_numpy(t, names), names, np.float32)
-
-
-def save(e: Engine, work: Path, tables: Mapping[str, Mapping[str, Frame]]) -> None:
-    for kind, named in tables.items():
-        for name, table in named.items():
-            e.write_parquet(table, work / f"{kind}-{name}.parquet")
-
-
-def load(e: Engine, work: Path, kind: str) -> dict[str, Frame]:
-    """The tables of one kind that `fit` saved."""
-    found = sorted(work.glob(f"{kind}-*.parquet"))
-    return {path.stem.removeprefix(f"{kind}-"): e.collect(e.read_parquet(path)) for path in found}
-
-
-def score(submissions: Mapping[str, Path], truth: Path) -> dict[str, float]:
-    """The official scores of the final submission, and the two means of the first stage alone."""
-    if not truth.is_dir():
-        return {}
-    first = dataset.score(submissions["stage1"], truth)
-    return dataset.score(submissions["results"], truth) | {
-        f"{name}_stage1": first[name] for name in ("AP", "RCE")
-    }
+@contextmanager
+def submission(path: Path, models: Sequence[str]) -> Iterator[Submission]:
+    """A submission that gets its name when all is written, and vanishes when the job ends before."""
+    writer = Submission(path, models)
+    try:
+        yield writer
+        writer.partial.replace(path)
+    except BaseException:
+        writer.beside.unlink(missing_ok=True)
+        raise
+    finally:
+        writer.partial.unlink(missing_ok=True)
 
 
 TASK = RecSys2021()

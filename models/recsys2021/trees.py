@@ -1,4 +1,4 @@
-"""Boosted trees, one model an engagement."""
+"""Boosted trees, one model an engagement, or one an engagement and author group."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -6,8 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from buzzer.engine.frames.base import Array
+from buzzer.datasets.recsys2021.schema import GROUPS
+from buzzer.engine.frames.base import Array, on_host
+from buzzer.models.job import Job
 from buzzer.models.recsys2021.features import TARGETS
+
+ALL_GROUPS = range(len(GROUPS) + 1)
 
 
 def log_odds(p: Array) -> Array:
@@ -16,77 +20,99 @@ def log_odds(p: Array) -> Array:
     return np.log(clipped / (1 - clipped)).astype(np.float32)
 
 
-def fit(
-    x: Array,
-    y: Mapping[str, Array],
-    params: Mapping[str, Any],
-    stage: int,
-    seed: int,
-    device: str,
-    threads: int,
-    margins: Array | None = None,
-) -> Iterator[tuple[str, Any]]:
-    """Train and hand out one Booster an engagement: (target, Booster).
+def path(folder: Path, model: str, target: str) -> Path:
+    return folder / f"trees-{model}-{target}.ubj"
 
-    x: float32 [rows, features]; y: 0 or 1 by target; margins: log odds [rows, targets] that the trees add to, else they
-    begin at the mean. Winners, stage 1: depth 8, eta .1, 150 to 1000 rounds.
+
+def fit(
+    job: Job, model: str, x: Array, y: Array, rounds: int, depth: int, margins: Array | None = None
+) -> Iterator[str]:
+    """Train and save one Booster an engagement; yields each one's name when it is done.
+
+    x: float32 [rows, features], on the host or the device; y: 0 or 1 [rows, targets]; margins: log odds [rows, targets] that
+    the trees add to, else they begin at the mean.
     """
     import xgboost
 
     settings = {
         "objective": "binary:logistic",
         "tree_method": "hist",
-        "max_depth": params[f"depth_{stage}"],
-        "min_child_weight": params["min_child"],
-        "eta": params["eta"],
-        "subsample": params["subsample"],
-        "colsample_bytree": params["colsample"],
-        "seed": seed,
-        "nthread": threads,
-        "device": device,
+        "max_depth": depth,
+        "min_child_weight": job.params["min_child"],
+        "eta": job.params["eta"],
+        "subsample": job.params["subsample"],
+        "colsample_bytree": job.params["colsample"],
+        "seed": job.seed,
+        "nthread": job.threads,
+        "device": job.device,
     }
-    data = xgboost.QuantileDMatrix(x, nthread=threads)
+    data = xgboost.QuantileDMatrix(x, nthread=job.threads)
     for number, target in enumerate(TARGETS):
-        data.set_label(y[target])
+        data.set_label(y[:, number])
         base = 0.5
         if margins is None:
-            base = float(np.clip(y[target].mean(), 1e-6, 1 - 1e-6))
+            base = float(np.clip(y[:, number].mean(), 1e-6, 1 - 1e-6))
         else:
             data.set_base_margin(margins[:, number])
-        yield target, xgboost.train(settings | {"base_score": base}, data, params[f"rounds_{stage}"])
+        booster = xgboost.train(settings | {"base_score": base}, data, rounds)
+        booster.save_model(path(job.work, model, target))
+        yield target
 
 
-def path(folder: Path, stage: int, target: str) -> Path:
-    return folder / f"stage{stage}-{target}.ubj"
+def fit_grouped(
+    job: Job, model: str, x: Array, y: Array, groups: Array, rounds: int, depth: int
+) -> Iterator[str]:
+    """The same for each author group's rows; a group of few rows learns from all."""
+    for group in ALL_GROUPS:
+        rows = np.flatnonzero(groups == group)
+        if len(rows) < job.params["group_rows"]:
+            rows = np.arange(len(groups))
+        yield from fit(job, f"{model}{group}", x[rows], y[rows], rounds, depth)
 
 
-def open_sessions(folder: Path, stage: int, width: int, job: Any) -> dict[str, Any]:
-    """A session by target on the job's backend; those of the second stage add to log odds."""
-    from buzzer.engine import infer
+class Trees:
+    """One session an engagement; `margins`: they add to log odds."""
 
-    example: dict[str, Array] = {"features": np.zeros((2, width), dtype=np.float32)}
-    if stage == 2:
-        example["base_margin"] = np.zeros(2, dtype=np.float32)
-    return {
-        target: infer.prepare(
-            path(folder, stage, target),
-            backend=job.backend,
-            example=example,
-            outputs=("probability",),
-            precision=job.precision,
-            device=job.device,
-            threads=job.threads,
-        )
-        for target in TARGETS
-    }
+    def __init__(self, job: Job, model: str, width: int, *, margins: bool = False) -> None:
+        from buzzer.engine import infer
+
+        example: dict[str, Array] = {"features": np.zeros((2, width), dtype=np.float32)}
+        if margins:
+            example["base_margin"] = np.zeros(2, dtype=np.float32)
+        self.sessions = [
+            infer.prepare(
+                path(job.work, model, target),
+                backend="xgboost",
+                example=example,
+                outputs=("probability",),
+                device=job.device,
+                threads=job.threads,
+            )
+            for target in TARGETS
+        ]
+
+    def predict(self, x: Array, margins: Array | None = None) -> Array:
+        """Probabilities float32 [rows, targets], on the host."""
+        found = []
+        for number, session in enumerate(self.sessions):
+            own: Mapping[str, Any] = {}
+            if margins is not None:
+                own = {"base_margin": np.ascontiguousarray(margins[:, number])}
+            found.append(session.run({"features": x, **own})["probability"])
+        return np.stack(found, axis=1)
 
 
-def predict(sessions: Mapping[str, Any], x: Array, margins: Array | None = None) -> Array:
-    """Probabilities float32 [rows, targets]; margins: log odds [rows, targets] of the stage before."""
-    found = []
-    for number, session in enumerate(sessions.values()):
-        own: dict[str, Array] = {}
-        if margins is not None:
-            own["base_margin"] = np.ascontiguousarray(margins[:, number])
-        found.append(session.run({"features": x, **own})["probability"])
-    return np.stack(found, axis=1)
+class Grouped:
+    """One `Trees` an author group."""
+
+    def __init__(self, job: Job, model: str, width: int) -> None:
+        self.by_group = [Trees(job, f"{model}{group}", width) for group in ALL_GROUPS]
+
+    def predict(self, x: Array, groups: Array) -> Array:
+        """groups: 0 to 4 [rows], where x is."""
+        found = np.empty((len(x), len(TARGETS)), dtype=np.float32)
+        for group, trees in enumerate(self.by_group):
+            rows = (groups == group).nonzero()[0]
+            if len(rows):
+                found[on_host(rows)] = trees.predict(x[rows])
+        return found

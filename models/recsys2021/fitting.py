@@ -1,0 +1,194 @@
+"""`fit`, a step a function: tables from the training weeks, the first stage on them, the second on the validation half of week 4."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from buzzer.datasets import recsys2021 as dataset
+from buzzer.datasets.recsys2021.reader import part_files, pieces
+from buzzer.datasets.recsys2021.schema import DAY, FIRST_SECOND
+from buzzer.engine.frames import Engine, Frame
+from buzzer.engine.frames.base import FIRST_CODE, Array, stack
+from buzzer.models.job import Job
+from buzzer.models.recsys2021 import features, stages, trees, week
+from buzzer.models.recsys2021.features import TARGETS
+from buzzer.models.recsys2021.stages import Chosen
+from buzzer.models.recsys2021.tables import collected, save
+
+THIRD_WEEK = FIRST_SECOND + 14 * DAY
+MEANS = "means.json"
+MIX, MIXED = (
+    2_654_435_761,
+    2**32,
+)  # Knuth, The Art of Computer Programming 3, section 6.4: multiplicative hashing
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What the training weeks gave, as frames."""
+
+    codes: Mapping[str, Frame]
+    users: Mapping[str, Frame]  # {"code": ...}, or nothing without networks
+    tables: Mapping[str, Frame]
+    raw: Mapping[str, Frame]  # sums before the rows that the third kind of trees learns from
+    means: Mapping[str, float]
+
+
+def read_all(e: Engine, folder: Path, job: Job, tokens: int) -> Frame:
+    """All part files of a folder as one frame of what their rows tell, with rows numbered throughout."""
+    parts, rows = [], 0
+    for path in part_files(folder):
+        for piece in pieces(path, job.work, job.params["piece_rows"]):
+            t = features.base(e, features.read_part(e, piece, True), True, tokens)
+            parts.append(e.derive(e.collect(e.drop(t, ["tweet_id", "enaging_user_id"])), row=shifted(rows)))
+            rows += e.height(parts[-1])
+    return e.collect(parts[0] if len(parts) == 1 else e.concat(parts))
+
+
+def shifted(rows: int) -> Any:
+    return lambda c: c("row") + rows
+
+
+def some(e: Engine, t: Frame, rows: int) -> Frame:
+    """About so many rows, spread evenly, the same on every engine; all where there are fewer."""
+    share = rows / max(e.height(t), 1)
+    if share >= 1:
+        return t
+    return e.collect(e.filter(t, lambda c: c("row") * MIX % MIXED < int(share * MIXED)))
+
+
+def halves(e: Engine, train: Frame) -> tuple[Frame, Frame]:
+    """The rows that sums are made of, and a fifth of the third week, which learns from them (winners' third XGBoost)."""
+
+    def late(c: Any) -> Any:
+        return (c("time") >= THIRD_WEEK) & (c("row") % 5 == 0)
+
+    return e.collect(e.filter(train, lambda c: ~late(c))), e.collect(e.filter(train, late))
+
+
+def fit_tables(
+    e: Engine, job: Job, models: Chosen, train: Frame, codes: Mapping[str, Frame], early: Frame
+) -> Fitted:
+    """Sums, counts and codes over coded training rows."""
+    tables = collected(e, features.fit_tables(e, train))
+    users = {}
+    if models.all_networks:
+        users = collected(e, {"code": features.fit_users(e, train, job.params["user_rows"])})
+    raw = collected(e, features.fit_raw_tables(e, early)) if "split" in models.trees else {}
+    return Fitted(codes, users, tables, raw, features.priors(e, tables))
+
+
+def first_stage(
+    e: Engine, job: Job, models: Chosen, train: Frame, late: Frame, fitted: Fitted
+) -> Iterator[str | dict[str, Any]]:
+    """Train every model of the first stage on rows that are encoded without their own labels. Yields phases, and a network's epochs."""
+    sample = some(e, train, job.params["sample_rows"])
+    depth, rounds = job.params["depth_1"], job.params["rounds_1"]
+    strategies = [name for name in ("kfold", "loo") if name in models.trees]
+    if models.all_networks and "kfold" not in strategies:
+        strategies.append("kfold")
+    for strategy in strategies:
+        yield "features"
+        own = e.collect(features.encode_own(e, sample, fitted.tables, fitted.means, strategy, source=train))
+        yield "transfer"
+        y = labels(e, own)
+        if strategy in models.trees:
+            x = e.matrix(own, features.names())
+            yield "trees"
+            for _ in trees.fit(job, strategy, x, y, rounds, depth):
+                yield "trees"
+        if strategy == "kfold" and models.all_networks:
+            yield from networks(e, job, models, own, fitted)
+    if "split" in models.trees:
+        yield "features"
+        own = e.collect(features.encode_raw(e, some(e, late, job.params["sample_rows"]), fitted.raw))
+        yield "transfer"
+        x = e.matrix(own, features.raw_names())
+        groups = x[:, features.raw_names().index("a_group")]
+        yield "trees"
+        for _ in trees.fit_grouped(job, "split", x, labels(e, own), groups, rounds, depth):
+            yield "trees"
+
+
+def networks(
+    e: Engine, job: Job, models: Chosen, own: Frame, fitted: Fitted
+) -> Iterator[str | dict[str, Any]]:
+    """Train the networks on encoded rows."""
+    from buzzer.models.recsys2021 import training
+
+    own = some(e, own, job.params["network_rows"])
+    coded = e.collect(features.code_users(e, own, fitted.users["code"]))
+    rows = stages.inputs(e, coded, Chosen((), models.networks, (), models.baseline), job.params["tokens"])
+    sizes, told = training.prepare(job, e.height(fitted.users["code"]) + FIRST_CODE)
+    yield {"token_vectors": told, "users_with_vectors": sizes.users - FIRST_CODE}
+    for name in models.all_networks:
+        yield "networks"
+        history = []
+        for epoch in training.fit(job, name, rows.everything(), labels(e, coded)):
+            history.append(epoch)
+            yield "networks"
+        yield {name: history}
+
+
+def labels(e: Engine, t: Frame) -> Array:
+    """0 or 1 [rows, targets] in the order of `row`."""
+    return stack(e.to_numpy(t, TARGETS), TARGETS, np.float32)
+
+
+def encoded(e: Engine, t: Frame, fitted: Fitted) -> Frame:
+    """Coded rows that are in no table, with all that the first stage's models read."""
+    t = features.encode(e, t, fitted.tables, fitted.means)
+    t = features.encode_raw(e, t, fitted.raw) if fitted.raw else t
+    return e.collect(features.code_users(e, t, fitted.users["code"]) if fitted.users else t)
+
+
+def second_stage(
+    e: Engine, job: Job, models: Chosen, val: Frame, fitted: Fitted
+) -> Iterator[str | dict[str, Any]]:
+    """Let the first stage predict the validation half, train the second stage there, and save what both look up."""
+    yield "features"
+    val = encoded(e, val, fitted)
+    week_tables = collected(e, week.fit_tables(e, val, models.second))
+    week_means = week.priors(e, val)
+    counted = collected(e, week.count(e, val, models.second))
+    yield "transfer"
+    rows, y = stages.inputs(e, val, models, job.params["tokens"]), labels(e, val)
+    followers = e.to_numpy(val, ["a_followers"])["a_followers"]
+    yield "load"
+    first = stages.FirstStage(job, models)
+    yield "trees"
+    found = first.predict_trees(rows)
+    yield "networks"
+    found |= first.predict_networks(rows)
+    odds = [trees.log_odds(found[name]) for name in models.first]
+    for name in models.second:
+        yield "features"
+        own = week.encode_own(e, week.look_up(e, val, counted), week_tables, week_means, name)
+        beside = e.matrix(own, week.names(name))
+        yield "trees"
+        x, margins = stages.seen(rows.x, odds, beside)
+        for _ in trees.fit(job, f"week-{name}", x, y, job.params["rounds_2"], job.params["depth_2"], margins):
+            yield "trees"
+    yield "write"
+    save_all(e, job.work, fitted, week_tables)
+    (job.work / MEANS).write_text(json.dumps({"train": fitted.means, "week": week_means}))
+    yield "score"
+    known = {target: y[:, i] for i, target in enumerate(TARGETS)}
+    by_model = {name: {t: p[:, i] for i, t in enumerate(TARGETS)} for name, p in found.items()}
+    yield {"validation": {name: dataset.scores(known, p, followers) for name, p in by_model.items()}}
+
+
+def save_all(e: Engine, folder: Path, fitted: Fitted, week_tables: Mapping[str, Frame]) -> None:
+    kinds = {
+        "code": fitted.codes,
+        "user": fitted.users,
+        "train": fitted.tables,
+        "raw": fitted.raw,
+        "week": week_tables,
+    }
+    for kind, tables in kinds.items():
+        save(e, folder, kind, tables)

@@ -1,0 +1,216 @@
+"""The winners' three networks in kind (Schifferer et al., RecSys Challenge 2021, table 4), and a logistic regression to measure them by.
+
+Each has `forward(features, tokens, users)`, the probabilities [rows, targets], and `logits` of the same inputs: features float32
+[rows, features.names()]; tokens int32 [rows, length], 0 after the last; users int64 [rows, 2], codes of author and reader, 0 = rare.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from buzzer.models.recsys2021.features import TARGETS, names
+
+VOCABULARY = 119_547  # of bert-base-multilingual-cased
+# Columns that are codes, and how many codes they may have; those beyond share the last.
+CATEGORIES = {"type": 3, "language_code": 80, "media_code": 24, "weekday": 7, "a_group": 5}
+CATEGORY_DIM = 4  # (winners: 2 to 10)
+AUXILIARY = 0.1  # weight of the towers' own losses (winners' second network)
+FAR = 5.0  # deviations beyond which a scaled column is cut
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Everything that fixes the shapes."""
+
+    users: int  # rows of the user table
+    user_dim: int
+    token_dim: int
+    hidden: int
+    dropout: float
+
+
+class Columns(nn.Module):
+    """The features, signed logarithms brought to mean 0 and deviation 1, and embeddings of those that are codes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        plain, width = names(), len(names())
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("deviation", torch.ones(width))
+        self.at = [plain.index(name) for name in CATEGORIES]
+        self.tables = nn.ModuleList(nn.Embedding(n, CATEGORY_DIM) for n in CATEGORIES.values())
+        self.width = width + CATEGORY_DIM * len(CATEGORIES)
+
+    def logs(self, features: Tensor) -> Tensor:
+        return features.sign() * features.abs().log1p()
+
+    def fit(self, features: Tensor) -> None:
+        """Take mean and deviation from rows; a column that does not vary keeps deviation 1."""
+        logs = self.logs(features)
+        deviation = logs.std(dim=0)
+        self.mean = logs.mean(dim=0)
+        self.deviation = torch.where(deviation > 1e-6, deviation, torch.ones_like(deviation))
+
+    def scaled(self, features: Tensor) -> Tensor:
+        return ((self.logs(features) - self.mean) / self.deviation).clamp(-FAR, FAR)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[rows, width]"""
+        parts = [self.scaled(features)]
+        for at, table in zip(self.at, self.tables, strict=True):
+            most = cast(nn.Embedding, table).num_embeddings - 1
+            parts.append(table(features[:, at].long().clamp(0, most)))
+        return torch.cat(parts, dim=1)
+
+
+class Network(nn.Module):
+    """What all have: the columns, and probabilities and a loss from logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.columns = Columns()
+
+    def logits(self, features: Tensor, tokens: Tensor, users: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, features: Tensor, tokens: Tensor, users: Tensor) -> Tensor:
+        return self.logits(features, tokens, users).sigmoid()
+
+    def loss(self, target: Tensor, features: Tensor, tokens: Tensor, users: Tensor) -> Tensor:
+        """Binary cross-entropy over the four engagements; target float32 [rows, targets]."""
+        return F.binary_cross_entropy_with_logits(self.logits(features, tokens, users), target)
+
+
+class Logistic(Network):
+    """Logistic regression on the scaled columns and codes; text and users' own vectors are not seen."""
+
+    def __init__(self, sizes: Sizes, vectors: Tensor) -> None:
+        super().__init__()
+        self.out = nn.Linear(self.columns.width, len(TARGETS))
+
+    def logits(self, features: Tensor, tokens: Tensor, users: Tensor) -> Tensor:
+        # An ONNX graph keeps only what it uses; the products with zero keep the three inputs.
+        unused = (tokens[:, :1] * 0).to(features.dtype) + (users[:, :1] * 0).to(features.dtype)
+        return self.out(self.columns(features)) + unused
+
+
+def dense(
+    inputs: int, outputs: int, activation: Callable[[], nn.Module], dropout: float = 0.0
+) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs), activation(), nn.Dropout(dropout)
+    )
+
+
+def user_table(sizes: Sizes) -> nn.Embedding:
+    table = nn.Embedding(sizes.users, sizes.user_dim, padding_idx=0, sparse=True)
+    nn.init.normal_(table.weight, std=0.05)
+    with torch.no_grad():
+        table.weight[0] = 0
+    return table
+
+
+class Pooled(Network):
+    """Winners' first: mean of the tokens' own vectors, author and reader from one table, and the cosines of their projections as
+    matrix-factorisation terms; three dense layers."""
+
+    def __init__(self, sizes: Sizes, vectors: Tensor) -> None:
+        super().__init__()
+        dim = sizes.user_dim
+        self.words = nn.Embedding(VOCABULARY, dim, padding_idx=0, sparse=True)
+        nn.init.normal_(self.words.weight, std=0.05)
+        self.users = user_table(sizes)
+        self.project = nn.ModuleList(nn.Linear(dim, dim) for _ in range(3))
+        widths = [self.columns.width + 3 * dim + 2, *[sizes.hidden] * 3]
+        self.layers = nn.Sequential(*(dense(a, b, nn.ReLU) for a, b in pairwise(widths)))
+        self.out = nn.Linear(sizes.hidden, len(TARGETS))
+
+    def logits(self, features: Tensor, tokens: Tensor, users: Tensor) -> Tensor:
+        there = (tokens > 0).to(features.dtype)[:, :, None]
+        tweet = (self.words(tokens) * there).sum(dim=1) / there.sum(dim=1).clamp(min=1.0)
+        author, reader = self.users(users[:, 0]), self.users(users[:, 1])
+        a, b, t = (torch.tanh(p(v)) for p, v in zip(self.project, (author, reader, tweet), strict=True))
+        cosines = [F.cosine_similarity(x, b, dim=1, eps=1e-6)[:, None] for x in (a, t)]
+        return self.out(
+            self.layers(torch.cat([self.columns(features), tweet, author, reader, *cosines], dim=1))
+        )
+
+
+class Text(nn.Module):
+    """Frozen token vectors through a GRU, whose state at the last token is taken: padding behind it changes nothing."""
+
+    def __init__(self, vectors: Tensor, hidden: int) -> None:
+        super().__init__()
+        self.words = nn.Embedding.from_pretrained(vectors, freeze=True, padding_idx=0)
+        self.gru = nn.GRU(vectors.shape[1], hidden, batch_first=True)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[rows, hidden]"""
+        states = self.gru(self.words(tokens))[0]
+        last = ((tokens > 0).long().sum(dim=1) - 1).clamp(min=0)
+        return states.gather(1, last[:, None, None].expand(-1, 1, states.shape[2])).squeeze(1)
+
+
+class Gru64(Network):
+    """Winners' second: GRU 64 over the text, a table of readers, two towers and their product; each tower also learns by itself."""
+
+    def __init__(self, sizes: Sizes, vectors: Tensor) -> None:
+        super().__init__()
+        self.text, self.users = Text(vectors, 64), user_table(sizes)
+        self.tweet = dense(64 + self.columns.width, sizes.hidden, nn.ReLU)
+        self.reader = dense(sizes.user_dim + self.columns.width, sizes.hidden, nn.ReLU)
+        self.mixed = dense(3 * sizes.hidden, sizes.hidden, nn.ReLU, sizes.dropout)
+        self.alone = nn.ModuleList(nn.Linear(sizes.hidden, len(TARGETS)) for _ in range(2))
+        self.out = nn.Linear(sizes.hidden, len(TARGETS))
+
+    def towers(self, features: Tensor, tokens: Tensor, users: Tensor) -> tuple[Tensor, Tensor]:
+        columns = self.columns(features)
+        tweet = self.tweet(torch.cat([self.text(tokens), columns], dim=1))
+        return tweet, self.reader(torch.cat([self.users(users[:, 1]), columns], dim=1))
+
+    def mix(self, tweet: Tensor, reader: Tensor) -> Tensor:
+        return self.out(self.mixed(torch.cat([tweet, reader, tweet * reader], dim=1)))
+
+    def logits(self, features: Tensor, tokens: Tensor, users: Tensor) -> Tensor:
+        return self.mix(*self.towers(features, tokens, users))
+
+    def loss(self, target: Tensor, features: Tensor, tokens: Tensor, users: Tensor) -> Tensor:
+        towers = self.towers(features, tokens, users)
+        total = F.binary_cross_entropy_with_logits(self.mix(*towers), target)
+        for head, tower in zip(self.alone, towers, strict=True):
+            total = total + AUXILIARY * F.binary_cross_entropy_with_logits(head(tower), target)
+        return total
+
+
+class Gru128(Network):
+    """Winners' third: GRU 128 over the text, author and reader from one table, and a funnel of swish layers with dropout."""
+
+    def __init__(self, sizes: Sizes, vectors: Tensor) -> None:
+        super().__init__()
+        self.text, self.users = Text(vectors, 128), user_table(sizes)
+        widths = [
+            128 + 3 * sizes.user_dim + self.columns.width,
+            4 * sizes.hidden,
+            sizes.hidden,
+            sizes.hidden // 4,
+        ]
+        layers = [dense(a, b, nn.SiLU, sizes.dropout) for a, b in pairwise(widths)]
+        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], len(TARGETS)))
+
+    def logits(self, features: Tensor, tokens: Tensor, users: Tensor) -> Tensor:
+        author, reader = self.users(users[:, 0]), self.users(users[:, 1])
+        parts = [self.text(tokens), author, reader, author * reader, self.columns(features)]
+        return self.layers(torch.cat(parts, dim=1))
+
+
+NETWORKS: dict[str, type[Logistic] | type[Pooled] | type[Gru64] | type[Gru128]] = {
+    "pooled": Pooled,
+    "gru64": Gru64,
+    "gru128": Gru128,
+    "logistic": Logistic,
+}

@@ -1,0 +1,165 @@
+"""The models of both stages, opened for prediction, and what they read of the rows."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from buzzer.engine.frames import Engine, Frame
+from buzzer.engine.frames.base import Array, on_host, side_by_side, stack
+from buzzer.errors import UsageError, unknown_name
+from buzzer.models.job import Job
+from buzzer.models.recsys2021 import features, trees, week
+
+TREES = ("kfold", "loo", "split")  # first stage, by how their training rows are encoded
+NETWORKS = ("pooled", "gru64", "gru128")
+LENGTHS = 8  # texts are cut to multiples of it
+BASELINE = "logistic"  # trained and scored as a network, never stacked
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Which models a run has."""
+
+    trees: tuple[str, ...]
+    networks: tuple[str, ...]
+    second: tuple[str, ...]
+    baseline: bool
+
+    @property
+    def first(self) -> list[str]:
+        """Names of the stacked models, as scores call them."""
+        return [*(f"trees_{name}" for name in self.trees), *self.networks]
+
+    @property
+    def all_networks(self) -> tuple[str, ...]:
+        return (*self.networks, BASELINE) if self.baseline else self.networks
+
+
+def chosen(params: Mapping[str, Any]) -> Chosen:
+    """Raises UsageError for a model that is not known, or no first stage."""
+    for key, known in (("trees", TREES), ("networks", NETWORKS), ("second", week.MODELS)):
+        for name in params[key]:
+            if name not in known:
+                raise unknown_name(f"model of {key}", name, known)
+    if not params["trees"] and not params["networks"]:
+        raise UsageError("no model of the first stage", f"--set trees=[{','.join(TREES)}]")
+    lists = {key: tuple(params[key]) for key in ("trees", "networks", "second")}
+    return Chosen(**lists, baseline=params["baseline"])
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Rows as the first stage reads them; what no model reads is None."""
+
+    x: Array  # float32 [rows, features.names()], on the device with the engine cudf
+    raw: Array | None  # float32 [rows, features.raw_names()], there too
+    tokens: Array | None  # int32 [rows, length], 0 = padding
+    users: Array | None  # int64 [rows, 2]: codes of author and reader
+
+    def cut(self, rows: Array) -> dict[str, Array]:
+        """A network's batch of some rows, its texts cut to the longest, rounded up so that few lengths occur."""
+        assert self.tokens is not None and self.users is not None
+        tokens = self.tokens[rows]
+        longest = -(-int(lengths(tokens).max()) // LENGTHS) * LENGTHS
+        return {
+            "features": self.x[rows],
+            "tokens": np.ascontiguousarray(tokens[:, : max(longest, LENGTHS)]),
+            "users": self.users[rows],
+        }
+
+    def everything(self) -> dict[str, Array]:
+        """A network's batch of all rows, on the host."""
+        assert self.tokens is not None and self.users is not None
+        return {"features": on_host(self.x), "tokens": self.tokens, "users": self.users}
+
+
+def lengths(tokens: Array) -> Array:
+    """Tokens of each row [rows]."""
+    return np.count_nonzero(tokens, axis=1)
+
+
+def inputs(e: Engine, t: Frame, models: Chosen, length: int) -> Inputs:
+    """From encoded rows."""
+    x = e.matrix(t, features.names())
+    raw = e.matrix(t, features.raw_names()) if "split" in models.trees else None
+    if not models.all_networks:
+        return Inputs(x, raw, None, None)
+    text, who = features.token_names(length), ["a_user", "b_user"]
+    found = e.to_numpy(t, [*text, *who])
+    return Inputs(x, raw, stack(found, text, np.int32), stack(found, who, np.int64))
+
+
+class FirstStage:
+    """Sessions of all first-stage models, loaded from what `fit` saved."""
+
+    def __init__(self, job: Job, models: Chosen) -> None:
+        self.models, self.job = models, job
+        width = len(features.names())
+        self.trees = {name: trees.Trees(job, name, width) for name in models.trees if name != "split"}
+        if "split" in models.trees:
+            self.grouped = trees.Grouped(job, "split", len(features.raw_names()))
+        self.networks: dict[str, Any] = {}
+        if models.all_networks:
+            from buzzer.models.recsys2021 import training
+
+            self.networks = training.open_sessions(models.all_networks, job)
+
+    def predict_trees(self, rows: Inputs) -> dict[str, Array]:
+        """Probabilities [rows, targets] by model."""
+        found = {f"trees_{name}": session.predict(rows.x) for name, session in self.trees.items()}
+        if "split" in self.models.trees:
+            assert rows.raw is not None
+            groups = rows.raw[:, features.raw_names().index("a_group")]
+            found["trees_split"] = self.grouped.predict(rows.raw, groups)
+        return {f"trees_{name}": found[f"trees_{name}"] for name in self.models.trees}
+
+    def predict_networks(self, rows: Inputs) -> dict[str, Array]:
+        """Probabilities [rows, targets] by model. Rows of like length go together, as the work grows with the longest."""
+        if not self.networks:
+            return {}
+        assert rows.tokens is not None
+        found = {
+            name: np.empty((len(rows.x), len(features.TARGETS)), dtype=np.float32) for name in self.networks
+        }
+        order = np.argsort(lengths(rows.tokens), kind="stable")
+        if self.job.backend != "torch_eager":
+            rows = Inputs(on_host(rows.x), rows.raw, rows.tokens, rows.users)
+        for start in range(0, len(order), self.job.params["predict_batch"]):
+            chosen = order[start : start + self.job.params["predict_batch"]]
+            batch = rows.cut(chosen)
+            for name, session in self.networks.items():
+                found[name][chosen] = session.run(batch)["probability"]
+        return found
+
+
+class SecondStage:
+    """Trees over the first stage's columns and log odds and the week's columns, and their mean (winners: two models, halves)."""
+
+    def __init__(self, job: Job, models: Chosen) -> None:
+        width = len(features.names()) + len(models.first) * len(features.TARGETS)
+        self.models = {
+            name: trees.Trees(job, f"week-{name}", width + len(week.names(name)), margins=True)
+            for name in models.second
+        }
+
+    def predict(self, x: Array, odds: Sequence[Array], beside: Mapping[str, Array]) -> dict[str, Array]:
+        """Probabilities [rows, targets] by model; odds: of the first stage's models; beside: the week's columns by model."""
+        return {
+            f"second_{name}": session.predict(*seen(x, odds, beside[name]))
+            for name, session in self.models.items()
+        }
+
+
+def seen(x: Array, odds: Sequence[Array], beside: Array) -> tuple[Array, Array]:
+    """What a model of the second stage sees, and the margins that it adds to: the mean of the first stage's log odds."""
+    return side_by_side([x, *odds, beside]), mean_odds(odds)
+
+
+def mean_odds(odds: Sequence[Array]) -> Array:
+    return np.asarray(np.mean(odds, axis=0, dtype=np.float32))
+
+
+def probability(odds: Array) -> Array:
+    return 1 / (1 + np.exp(-odds))
