@@ -82,6 +82,13 @@ class Row:
             "" if limit is None or self.first.outcome != "ok" else f"{100 * (1 - self.wall_s / limit):.1f} %"
         )
 
+    def memory_room(self) -> str:
+        """Share of the memory budget that was left at the peak."""
+        limit, peak = self.first.budget.memory_bytes, self.peak
+        if limit is None or peak is None or self.first.outcome != "ok":
+            return ""
+        return f"{100 * (1 - peak / limit):.1f} %"
+
     def cells(self, rank: str) -> tuple[str, ...]:
         r = self.first
         score = r.scores.get(r.metric)

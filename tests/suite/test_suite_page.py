@@ -195,6 +195,7 @@ def test_the_page_shows_the_records_figures(
             wall = median(r.wall_s for r in same)
             assert row.locator("[data-field=wall]").inner_text() == f"{wall:.2f}/3"
             assert row.locator("[data-field=score]").inner_text() == "0.4900"
+            assert row.locator("[data-field=memory-left]").inner_text() == "99.5 %"
             assert row.locator("[data-field=left]").inner_text() == f"{100 * (1 - wall / 86400):.1f} %"
         link = row.locator("th a").get_attribute("href")
         assert record.read(tmp_path / link).run_id == first.run_id
