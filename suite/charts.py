@@ -51,7 +51,8 @@ def time_axis(values: Iterable[float], title: str) -> Axis:
 def log_axis(values: Iterable[float], title: str, unit: str = "") -> Axis:
     found = [v for v in values if v > 0] or [1.0]
     low, high = min(found) / 1.4, max(found) * 1.4
-    ticks = tuple((v, f"{v:,.12g}{unit}") for v in _nice(low, high))
+    round_figures = _nice(low, high) or sorted({float(f"{v:.3g}") for v in (min(found), max(found))})
+    ticks = tuple((v, f"{v:,.12g}{unit}") for v in round_figures)
     return Axis(low, high, ticks, title)
 
 

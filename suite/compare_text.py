@@ -151,7 +151,7 @@ def _growth_line(made: Comparison, trend: Trend, scales: Sequence[float]) -> tup
 
 
 def _even(made: Comparison, trend: Trend, name: str) -> str:
-    if name not in trend.break_even_rows:
+    if name not in trend.break_even_rows or not made.group.rows_at_full:
         return ""
     rows = trend.break_even_rows[name]
     if rows is None:

@@ -9,8 +9,10 @@ from statistics import median
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from buzzer.suite import page, record
+from buzzer.suite import charts, page, record
 from buzzer.suite.record import Record
 
 Make = Callable[..., Record]
@@ -91,6 +93,16 @@ def test_speed_ups_are_those_of_the_medians(make_record: Make) -> None:
     assert "cudf torch_eager cuda seed-cpu: 50.00× (50.00 to 50.00) at scale 1" in told
     assert "polars torch_eager cpu seed-cpu: 3.00× (3.00 to 3.00) at scale 0.1" in told
     assert sum(mark.kind == "failed" for mark in chart.marks) == 4
+
+
+@given(st.lists(st.floats(1e-4, 1e7), min_size=1, max_size=6))
+def test_every_axis_holds_its_values_and_has_a_tick(values: list[float]) -> None:
+    for axis in (charts.time_axis(values, ""), charts.log_axis(values, ""), charts.linear_axis(values, "")):
+        assert all(0 <= axis.at(v) <= 100 for v in values)
+        assert all(axis.low < v < axis.high for v in values)
+        assert axis.marks
+        places = [axis.at(v) for v in sorted(values)]
+        assert places == sorted(places)
 
 
 BENCH = {
