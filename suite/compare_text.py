@@ -5,8 +5,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from buzzer.suite import machine
-from buzzer.suite.compare import Change, Comparison, Line, Trend, Variant
+from buzzer.suite.compare import Comparison, Line, Trend, Variant
 from buzzer.suite.estimate import Projection, Ratio
+from buzzer.suite.regress import Change
 
 MOSTLY = 0.5  # share of the largest run that is fixed cost, above which a fit of the rest means little
 

@@ -4,15 +4,15 @@ Everything is rendered here; the page's script only hides what the filters leave
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from buzzer import __version__
 from buzzer.configs import load_yaml
 from buzzer.suite import benchplan, charts, compare, machine, registry, report
+from buzzer.suite import page_sessions as sessions
 from buzzer.suite.charts import Chart, Mark
 from buzzer.suite.compare import Group, Variant
 from buzzer.suite.estimate import Ratio, paired
@@ -23,7 +23,6 @@ from buzzer.suite.screen import clock_text
 ASSETS = Path(__file__).parent / "page"
 FILTERS = ("task", "machine", "engine", "precision", "budget", "outcome")
 PHASE_COLOURS = 12
-FOOT = 5.0  # per cent: where marks of failed runs stand, above the axis
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class Entry:
 
     @property
     def filters(self) -> dict[str, str]:
-        return filters_of(self.first, self.outcome)
+        return charts.filters_of(self.first, self.outcome)
 
     @property
     def told(self) -> str:
@@ -72,17 +71,6 @@ class Entry:
     def phases(self) -> list[tuple[str, float]]:
         names = dict.fromkeys(p.name for r in self.row.records for p in r.phases)
         return [(n, self.row.phase_s(n)) for n in names]
-
-
-def filters_of(r: Record, outcome: str) -> dict[str, str]:
-    return {
-        "task": r.task,
-        "machine": machine.line(r.machine),
-        "engine": r.engine,
-        "precision": r.precision,
-        "budget": r.budget.name,
-        "outcome": outcome,
-    }
 
 
 @dataclass(frozen=True)
@@ -129,7 +117,7 @@ class Board:
         axis = charts.time_axis([e.row.wall_s for e in self.entries], "wall time (log)")
         scores = charts.linear_axis([e.score for e in scored if e.score is not None], self.first.metric)
         marks = [_frontier_mark(e, axis, scores) for e in self.entries if e.row.wall_s > 0]
-        best = _pareto([(e.row.wall_s, e.score) for e in scored if e.score is not None])
+        best = charts.pareto([(e.row.wall_s, e.score) for e in scored if e.score is not None])
         line = charts.path([(axis.at(x), scores.at(y)) for x, y in best], "pareto")
         return Chart(
             f"{self.first.metric} against wall time",
@@ -146,17 +134,8 @@ def _frontier_mark(e: Entry, x: charts.Axis, y: charts.Axis) -> Mark:
     text, at = f"{e.name}, {e.first.budget.name}: {e.row.wall_s:.2f} s", x.at(e.row.wall_s)
     text += "" if e.score is None else f", {e.first.metric} {e.score:.4f}"
     if e.failed or e.score is None:
-        return Mark(at, FOOT, e.number, "failed", f"{text}, {e.outcome}", e.filters)
+        return Mark(at, charts.FOOT, e.number, "failed", f"{text}, {e.outcome}", e.filters)
     return Mark(at, y.at(e.score), e.number, e.kind, text, e.filters)
-
-
-def _pareto(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Points that no other beats in both time and score, fastest first."""
-    best: list[tuple[float, float]] = []
-    for x, y in sorted(points, key=lambda p: (p[0], -p[1])):
-        if not best or y > best[-1][1]:
-            best.append((x, y))
-    return best
 
 
 def boards(records: Sequence[Record], links: Mapping[str, str]) -> list[Board]:
@@ -191,7 +170,7 @@ def _speed_up_chart(group: Group, base: Variant) -> Chart:
     marks, paths, legend = [], [charts.path([(0, y.at(1)), (100, y.at(1))], "even")], []
     for number, (variant, series) in enumerate(ratios.items(), 1):
         first = next(row[variant] for row in group.cells.values() if variant in row).first
-        filters, kind = filters_of(first, "ok"), variant.device
+        filters, kind = charts.filters_of(first, "ok"), variant.device
         legend.append((number, kind, str(variant), filters))
         points = [(x.at(s * group.rows_at_full), y.at(v.value)) for s, v in series.items()]
         paths.append(charts.path(points, kind, filters))
@@ -227,7 +206,9 @@ def _failed_marks(group: Group, x: charts.Axis) -> list[Mark]:
             if any(r.outcome != "ok" for r in cell.records):
                 text = f"{variant}: {cell.outcome} at scale {scale:g}"
                 at = x.at(scale * group.rows_at_full) if group.rows_at_full else 0.0
-                marks.append(Mark(at, FOOT, 0, "failed", text, filters_of(cell.first, cell.outcome)))
+                marks.append(
+                    Mark(at, charts.FOOT, 0, "failed", text, charts.filters_of(cell.first, cell.outcome))
+                )
     return marks
 
 
@@ -252,7 +233,7 @@ def choices(records: Sequence[Record], found: Sequence[Board]) -> dict[str, list
     """The values of each filter."""
     shown = [entry.filters for board in found for entry in board.entries]
     shown += [
-        bench_filters(row) for group in benchplan.boards(records).values() for row in benchplan.rows(group)
+        sessions.filters(row) for group in benchplan.boards(records).values() for row in benchplan.rows(group)
     ]
     return {name: sorted({filters[name] for filters in shown}) for name in FILTERS}
 
@@ -268,8 +249,8 @@ def content(records: Sequence[Record], links: Mapping[str, str]) -> dict[str, An
         "tasks": _by_task(found),
         "filters": choices(records, found),
         "speed_ups": speed_up_charts(records),
-        "rooflines": rooflines(records),
-        "benches": [BenchBoard(group) for group in benchplan.boards(records).values()],
+        "rooflines": sessions.rooflines(records),
+        "benches": [sessions.Board(group) for group in benchplan.boards(records).values()],
         "bench_columns": benchplan.COLUMNS,
         "anchors": [
             a | {"time_text": clock_text(a["time_s"])} if "time_s" in a else a
@@ -306,116 +287,6 @@ def _by_task(found: Sequence[Board]) -> dict[str, list[Board]]:
     for board in found:
         by_task.setdefault(board.first.task, []).append(board)
     return dict(sorted(by_task.items()))
-
-
-@dataclass(frozen=True)
-class BenchBoard:
-    """Inference sessions of one model that are comparable: `buzzer bench`'s own table, and cosine over latency."""
-
-    group: list[Record]
-
-    @property
-    def title(self) -> str:
-        return benchplan.title(self.group[0])
-
-    @property
-    def machine(self) -> str:
-        return f"{machine.line(self.group[0].machine)}, budget {self.group[0].budget.name}"
-
-    @property
-    def notes(self) -> list[str]:
-        return sorted({n for r in self.group for n in r.notes})
-
-    @property
-    def rows(self) -> list[benchplan.Row]:
-        return benchplan.rows(self.group)
-
-    @property
-    def lines(self) -> list[tuple[dict[str, str], str, tuple[str, ...]]]:
-        """Filters, kind and cells of each line."""
-        cells = benchplan.table(self.group)
-        return [(bench_filters(r), bench_kind(r), c) for r, c in zip(self.rows, cells, strict=True)]
-
-    def frontier(self) -> Chart | None:
-        """How near the outputs are to the FP32 reference's, over the median latency."""
-        timed = [(r, median(r.pooled("warm_run"))) for r in self.rows if r.pooled("warm_run")]
-        told = [(r, x, r.first.scores["cosine"]) for r, x in timed if "cosine" in r.first.scores]
-        if len({round(y, 5) for *_, y in told}) < 2:
-            return None  # all are as good as FP32: nothing to trade
-        axis = charts.time_axis([x for _, x, _ in told], "median latency of a run (log)")
-        cosines = charts.linear_axis([y for *_, y in told], "least cosine with FP32")
-        marks = [
-            Mark(axis.at(x), cosines.at(y), i, bench_kind(r), f"{bench_name(r)}: {1e3 * x:.2f} ms, cosine {y:.5f}", bench_filters(r))
-            for i, (r, x, y) in enumerate(told, 1)
-        ]  # fmt: skip
-        best = _pareto([(x, y) for r, x, y in told if r.ranked])
-        line = charts.path([(axis.at(x), cosines.at(y)) for x, y in best], "pareto")
-        legend = [(i, bench_kind(r), bench_name(r), bench_filters(r)) for i, (r, *_) in enumerate(told, 1)]
-        told_in_words = (
-            "Up and to the left is better. The line joins the sessions that no other beats in both."
-        )
-        return Chart("Accuracy against latency", told_in_words, axis, cosines, marks, [line], legend)
-
-
-def bench_name(row: benchplan.Row) -> str:
-    return f"{row.first.backend} {row.first.precision}"
-
-
-def bench_kind(row: benchplan.Row) -> str:
-    return "failed" if any(r.outcome != "ok" for r in row.records) else row.first.device
-
-
-def bench_filters(row: benchplan.Row) -> dict[str, str]:
-    return filters_of(row.first, next((r.outcome for r in row.records if r.outcome != "ok"), "ok"))
-
-
-def rooflines(records: Iterable[Record]) -> list[Chart]:
-    """One roofline (Williams et al., CACM 2009) a machine and budget, of bench runs whose FLOPs and bytes are told.
-
-    Runs on rows of real lengths are left out: their FLOPs differ from run to run.
-    """
-    groups: dict[tuple[str, str, str], list[benchplan.Row]] = defaultdict(list)
-    for board in benchplan.boards(records).values():
-        for row in benchplan.rows(board):
-            r = row.first
-            if r.bench and r.bench.flops and r.bench.bytes_moved and r.bench.lengths == "fixed":
-                groups[machine.line(r.machine), r.device, r.budget.name].append(row)
-    return [_roofline(rows) for _, rows in sorted(groups.items())]
-
-
-def _roofline(rows: Sequence[benchplan.Row]) -> Chart:
-    points = []
-    for row in rows:
-        bench, runs = row.first.bench, row.pooled("warm_run")
-        assert bench is not None
-        if bench.flops and bench.bytes_moved and runs:
-            points.append((row, bench.flops / bench.bytes_moved, bench.flops / median(runs) / 1e9))
-    roofs = sorted({(r.first.precision, r.first.bench.peak / 1e9, r.first.bench.bandwidth / 1e9) for r in rows if r.first.bench and r.first.bench.peak})  # fmt: skip
-    x = charts.log_axis([p[1] for p in points] + [peak / bandwidth for _, peak, bandwidth in roofs], "FLOPs per byte moved (log)")  # fmt: skip
-    y = charts.log_axis([p[2] for p in points] + [peak for _, peak, _ in roofs], "GFLOP/s (log)")
-    marks = [
-        Mark(x.at(a), y.at(b), i, bench_kind(r), f"{bench_title(r)}: {b:,.3g} GFLOP/s at {a:,.3g} FLOPs a byte", bench_filters(r))
-        for i, (r, a, b) in enumerate(points, 1)
-    ]  # fmt: skip
-    paths = [charts.path(_roof(x, y, peak, bandwidth), "roof") for _, peak, bandwidth in roofs]
-    legend = [(i, bench_kind(r), bench_title(r), bench_filters(r)) for i, (r, *_) in enumerate(points, 1)]
-    first = rows[0].first
-    told = "; ".join(f"{p}: {peak:,.3g} GFLOP/s, {bandwidth:,.3g} GB/s" for p, peak, bandwidth in roofs)
-    words = (
-        f"What a run reached below the roof that was measured here ({told}). {machine.line(first.machine)}."
-    )
-    return Chart(f"Roofline, {first.device}, budget {first.budget.name}", words, x, y, marks, paths, legend)
-
-
-def _roof(x: charts.Axis, y: charts.Axis, peak: float, bandwidth: float) -> list[tuple[float, float]]:
-    """The slope of the bandwidth up to the peak, inside the axes."""
-    left = max(x.low, y.low / bandwidth)
-    corners = [left, min(max(peak / bandwidth, left), x.high), x.high]
-    return [(x.at(a), y.at(min(a * bandwidth, peak))) for a in corners]
-
-
-def bench_title(row: benchplan.Row) -> str:
-    return f"{benchplan.title(row.first)}, {bench_name(row)}"
 
 
 def html(records: Sequence[Record], links: Mapping[str, str]) -> str:

@@ -9,12 +9,13 @@ from rich.console import Console
 
 from buzzer.errors import UsageError
 from buzzer.models.job import Data
-from buzzer.suite import compare, compare_text, record
+from buzzer.suite import compare, compare_text, record, regress
 from buzzer.suite.budget import resolve
 from buzzer.suite.cli import compare as verb
-from buzzer.suite.compare import Threshold, Variant
+from buzzer.suite.compare import Variant
 from buzzer.suite.plan import Choice
 from buzzer.suite.record import Record
+from buzzer.suite.regress import Threshold
 from buzzer.suite.screen import Screen
 
 Make = Callable[..., Record]
@@ -158,7 +159,7 @@ def test_a_slow_down_fails_beyond_its_threshold(
     old = [r.model_copy(update={"wall_s": r.wall_s / DRIFT[r.repeat]}) for r in quiet]
     new = [r.model_copy(update={"wall_s": r.wall_s * slower}) for r in old]
     (group,) = compare.groups(new, "fake")
-    found = compare.changes(group, old, [Threshold.parse(threshold)], old)
+    found = regress.changes(group, old, [Threshold.parse(threshold)], old)
     assert len(found) == len(COST)
     assert {c.failed for c in found} == {failed}
     assert [c.ratio.value for c in found] == pytest.approx([slower] * len(COST))
@@ -168,7 +169,7 @@ def test_a_change_within_the_noise_never_fails(make_record: Make) -> None:
     old = measured(make_record, (0.1,))  # its rounds differ by 20 %
     new = [r.model_copy(update={"wall_s": r.wall_s * 1.05}) for r in old]
     (group,) = compare.groups(new, "fake")
-    found = compare.changes(group, old, [Threshold.parse("wall:1%")], old)
+    found = regress.changes(group, old, [Threshold.parse("wall:1%")], old)
     assert [(c.noise, c.failed) for c in found] == [(True, False)] * len(COST)
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buzzer.suite import charts, page, record
+from buzzer.suite import charts, page, page_sessions, record
 from buzzer.suite.record import Record
 
 Make = Callable[..., Record]
@@ -121,7 +121,7 @@ def bench(make: Make, precision: str, latency: float, cosine: float, **changes: 
 
 def test_sessions_stand_below_their_roof(make_record: Make) -> None:
     made = [bench(make_record, "fp32", 0.05, 1.0), bench(make_record, "int8", 0.02, 0.991)]
-    (roof,) = page.rooflines(made)
+    (roof,) = page_sessions.rooflines(made)
     assert [mark.text for mark in roof.marks] == [
         "bert-base, batch 1, 128 tokens, torch_eager int8: 50 GFLOP/s at 10 FLOPs a byte",
         "bert-base, batch 1, 128 tokens, torch_eager fp32: 20 GFLOP/s at 10 FLOPs a byte",
@@ -132,7 +132,9 @@ def test_sessions_stand_below_their_roof(make_record: Make) -> None:
     (board,) = page.content(made, {})["benches"]
     assert [(m.number, m.y > 50) for m in board.frontier().marks] == [(1, False), (2, True)]
     assert "Accuracy against latency" in page.html(made, {})
-    assert page.rooflines([bench(make_record, "fp32", 0.05, 1.0, bench=BENCH | {"flops": None})]) == []
+    assert (
+        page_sessions.rooflines([bench(make_record, "fp32", 0.05, 1.0, bench=BENCH | {"flops": None})]) == []
+    )
 
 
 @dataclass
