@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from buzzer.suite import benchplan, charts, machine
+from buzzer.suite import benchplan, charts, machine, report
 from buzzer.suite.charts import Chart, Mark
 from buzzer.suite.record import Record
 
@@ -26,7 +26,7 @@ class Board:
 
     @property
     def notes(self) -> list[str]:
-        return sorted({n for r in self.group for n in r.notes})
+        return report.bench_notes(self.group)
 
     @property
     def rows(self) -> list[benchplan.Row]:

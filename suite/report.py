@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from buzzer.configs import load_yaml
-from buzzer.suite import machine
+from buzzer.suite import benchplan, machine
 from buzzer.suite.record import Record
 
 TAIL_SAMPLES = 500  # five samples beyond the 99th percentile; with fewer it is noise
@@ -213,6 +213,31 @@ def board_markdown(group: Sequence[Record]) -> str:
     return "\n".join(lines)
 
 
+def bench_markdown(group: Sequence[Record]) -> str:
+    """One model's table of `buzzer bench`."""
+    r = group[0]
+    facts = f"{machine.line(r.machine)}. Budget {r.budget.name}; {len({x.repeat for x in group})} rounds, interleaved."
+    lines = [
+        f"## {benchplan.title(r)}",
+        "",
+        facts,
+        "",
+        markdown_table(benchplan.COLUMNS, benchplan.table(group)),
+        "",
+    ]
+    return "\n".join([*lines, *(f"- {note}" for note in bench_notes(group))])
+
+
+def bench_notes(group: Sequence[Record]) -> list[str]:
+    """What a reader of a bench table must know, and what LoadGen said."""
+    notes = sorted({note for record in group for note in record.notes})
+    for x in group:
+        if x.bench and x.bench.loadgen:
+            told = x.bench.loadgen
+            notes.append(f"{x.backend} {x.precision}: LoadGen {told['result']}, {told['line']}")
+    return notes
+
+
 def published_markdown() -> str:
     """Published figures: never measured here, and under other conditions."""
     header = ("task", "who", "score", "time", "conditions", "source")
@@ -234,5 +259,7 @@ with their outcome, never left out. Peak memory under cgroups includes the page 
 def markdown(records: Iterable[Record]) -> str:
     """The whole leaderboard."""
     parts = ["# Leaderboard", RULES]
+    records = list(records)
     parts += [board_markdown(group) for group in boards(records).values()]
+    parts += [bench_markdown(group) for group in benchplan.boards(records).values()]
     return "\n\n".join([*parts, published_markdown()]) + "\n"
