@@ -165,11 +165,10 @@ class Bench:
     def fit(self, job: Job) -> Steps:
         """The right answers of every input, and what this machine can do at most."""
         yield "load"
-        loaded = load(job)
-        if job.device == "cpu":
-            import torch
+        import torch
 
-            torch.set_num_threads(job.threads)
+        torch.set_num_threads(job.threads)
+        loaded = load(job)
         digest = hashlib.sha256()
         for index, batch in enumerate(loaded.batches):
             yield "predict"
