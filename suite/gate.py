@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+from buzzer.suite import registry
 from buzzer.suite.record import Gate, Record
 from buzzer.suite.registry import TaskConfig
 
@@ -27,12 +28,32 @@ def same_question(a: Record, b: Record) -> bool:
     )
 
 
+def no_gpu_proof(record: Record) -> str:
+    """Why a run on the GPU cannot be believed to have used it; empty for one that shows its use, or on the CPU.
+
+    The engines raise rather than fall back to the CPU; this holds them to it by the device's own counters.
+    """
+    if record.device != "cuda" or record.outcome != "ok":
+        return ""
+    if record.gpu_busy_s is None or record.gpu_peak_memory_bytes is None:
+        return "no proof that the GPU was used: NVML was not there to watch it"
+    if not (record.gpu_busy_s and record.gpu_peak_memory_bytes):
+        return f"no sign of GPU use: busy {record.gpu_busy_s:g} s, peak memory {record.gpu_peak_memory_bytes} bytes"
+    return ""
+
+
 def judge(record: Record, task: TaskConfig, others: Iterable[Record]) -> Record:
-    """`record` with its gate filled in, and outcome `wrong` if its scores are off the reference's."""
+    """`record` with its gate filled in, and outcome `wrong` if its scores are off the reference's.
+
+    A GPU run without proof of GPU use is `wrong` as well.
+    """
+    if problem := no_gpu_proof(record):
+        update = {"gate": Gate(status="failed"), "outcome": "wrong", "message": problem}
+        return record.model_copy(update=update | {"hint": "`buzzer env` shows what is missing for GPU runs"})
     if record.outcome != "ok" or not record.scores:
         return record.model_copy(update={"gate": Gate(status="unscored")})
     if record.job == "bench":  # was held against the FP32 reference run by run
-        return judge_cosine(record, 1 - task.tolerance)
+        return judge_bench(record, **registry.bench_gate(record.precision))
     if is_reference(record, task):
         return record.model_copy(update={"gate": Gate(status="reference")})
     match = [o for o in others if o.outcome == "ok" and is_reference(o, task) and same_question(o, record)]
@@ -62,18 +83,17 @@ def compare_share(record: Record, reference: Record, metric: str, least: float) 
     return record.model_copy(update={"gate": gate, "outcome": "wrong", "message": message})
 
 
-def judge_cosine(record: Record, least: float) -> Record:
-    """A bench record judged by its outputs' cosine with the FP32 reference's."""
-    cosine = record.scores["cosine"]
-    gate = {"status": "passed" if cosine >= least else "failed", "differences": {"cosine": cosine - 1}}
+def judge_bench(record: Record, cosine: float, error: float) -> Record:
+    """A bench record judged by its outputs against the FP32 reference's: `cosine` at least, `error` at most."""
+    found, off = record.scores["cosine"], record.scores["max_relative_error"]
+    passed = found >= cosine and off <= error
+    gate = {"status": "passed" if passed else "failed", "differences": {"cosine": found - 1}}
     update: dict[str, Any] = {"gate": Gate.model_validate(gate)}
-    if cosine < least:
+    if not passed:
         bad = record.bench.bad_runs if record.bench else 0
         cause = f"{bad} runs left outputs unwritten or not finite; " if bad else ""
-        update |= {
-            "outcome": "wrong",
-            "message": f"{cause}least cosine {cosine:.5f}, {least:.5f} is asked for",
-        }
+        told = f"least cosine {found:.5f} ({cosine} asked for), largest relative error {off:.4g} ({error} allowed)"
+        update |= {"outcome": "wrong", "message": cause + told}
     return record.model_copy(update=update)
 
 

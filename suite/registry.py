@@ -59,7 +59,12 @@ class TaskConfig(BaseModel):
 
     @property
     def config_hash(self) -> str:
-        return hashlib.sha256(json.dumps(self.params, sort_keys=True).encode()).hexdigest()[:12]
+        return params_hash(self.params)
+
+
+def params_hash(params: dict[str, Any]) -> str:
+    """First 12 hex digits of the sha256 of a task's parameters."""
+    return hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _typed(task: str, key: str, text: str, default: Any) -> Any:
@@ -146,9 +151,10 @@ def precisions() -> tuple[str, ...]:
     return tuple(configs.load_yaml("models.yaml")["gates"])
 
 
-def least_cosine(precision: str) -> float:
-    """What a bench run's outputs must reach against the FP32 reference's."""
-    return float(configs.load_yaml("models.yaml")["gates"].get(precision, 0.0))
+def bench_gate(precision: str) -> dict[str, float]:
+    """What a bench run's outputs must keep to against the FP32 reference: `cosine` at least, `error` at most."""
+    found: dict[str, float] = configs.load_yaml("models.yaml")["gates"][precision]
+    return found
 
 
 class Dataset(Protocol):
