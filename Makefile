@@ -8,7 +8,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint gpu-plan clean
+.PHONY: help setup run test lint gpu-plan soak report browser screenshots clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,18 @@ lint: $(VENV)/.dev  ## ruff, mypy strict, pyright
 
 gpu-plan: $(VENV)/.test $(VENV)/.gpu-plan  ## prove on CPU that every lazy plan translates to cuDF (2.9 GB install)
 	$(BIN)/python -m pytest -m gpu_plan
+
+soak: $(VENV)/.test  ## 200 runs under kills, out-of-memory, timeouts, full disk: the table of faults (minutes)
+	BUZZER_SOAK=200 $(BIN)/python -m pytest -m soak -s
+
+report: $(VENV)/.weights  ## from results/: leaderboard, HTML page, README's result table
+	$(BIN)/buzzer report results --out results/leaderboard.md --html results/index.html --readme README.md
+
+browser: $(VENV)/.browser  ## test the HTML page in headless Chromium (Debian's; skipped where there is none)
+	$(BIN)/python -m pytest -m browser
+
+screenshots: $(VENV)/.browser  ## pictures of results/index.html for the README, by headless Chromium
+	$(BIN)/python docs/screenshots.py results/index.html docs
 
 clean:  ## remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

@@ -26,8 +26,28 @@ def same_question(a: Record, b: Record) -> bool:
     )
 
 
+def no_gpu_proof(record: Record) -> str:
+    """Why a run on the GPU cannot be believed to have used it; empty for one that shows its use, or on the CPU.
+
+    The engines raise rather than fall back to the CPU; this holds them to it by the device's own counters.
+    """
+    if record.device != "cuda" or record.outcome != "ok":
+        return ""
+    if record.gpu_busy_s is None or record.gpu_peak_memory_bytes is None:
+        return "no proof that the GPU was used: NVML was not there to watch it"
+    if not (record.gpu_busy_s and record.gpu_peak_memory_bytes):
+        return f"no sign of GPU use: busy {record.gpu_busy_s:g} s, peak memory {record.gpu_peak_memory_bytes} bytes"
+    return ""
+
+
 def judge(record: Record, task: TaskConfig, others: Iterable[Record]) -> Record:
-    """`record` with its gate filled in, and outcome `wrong` if its scores are off the reference's."""
+    """`record` with its gate filled in, and outcome `wrong` if its scores are off the reference's.
+
+    A GPU run without proof of GPU use is `wrong` as well.
+    """
+    if problem := no_gpu_proof(record):
+        update = {"gate": Gate(status="failed"), "outcome": "wrong", "message": problem}
+        return record.model_copy(update=update | {"hint": "`buzzer env` shows what is missing for GPU runs"})
     if record.outcome != "ok" or not record.scores:
         return record.model_copy(update={"gate": Gate(status="unscored")})
     if is_reference(record, task):

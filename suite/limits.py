@@ -15,6 +15,7 @@ from typing import Protocol
 
 import psutil
 
+from buzzer.suite import guard
 from buzzer.suite.budget import Budget, allowed_cores
 
 POLL_S = 0.05
@@ -51,7 +52,8 @@ class Limiter(Protocol):
 def environment_of(budget: Budget) -> dict[str, str]:
     """Environment variables that tell the libraries how many threads the budget has."""
     cores = str(budget.cores or len(allowed_cores()))
-    return dict.fromkeys(THREAD_VARIABLES, cores) | {"TOKENIZERS_PARALLELISM": "false"}
+    fixed = {"TOKENIZERS_PARALLELISM": "false", guard.VARIABLE: guard.mark()}
+    return dict.fromkeys(THREAD_VARIABLES, cores) | fixed
 
 
 def limiter(budget: Budget) -> Limiter:
@@ -89,6 +91,7 @@ class Cgroups:
 
         self._budget = budget
         self._executor = RunExecutor(use_namespaces=False)
+        guard.watch(self._executor)
 
     def run(self, command: Sequence[str], stderr: Path, environment: Mapping[str, str]) -> Measured:
         result = self._executor.execute_run(

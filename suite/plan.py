@@ -27,6 +27,7 @@ class Run:
     scale: float
     seed: int
     repeat: int = 0
+    control: bool = False  # the second run of an A/A pair
 
     @property
     def label(self) -> str:
@@ -45,6 +46,7 @@ class Run:
             and record.budget.name == self.budget.name
             and record.seed == self.seed
             and record.repeat == self.repeat
+            and record.control == self.control
             and record.config_hash == self.task.config_hash
             and record.data_fingerprint == data.fingerprint
         )

@@ -69,6 +69,10 @@ class Record(Strict):
     scale: float = Field(gt=0, description="share of the official data size")
     seed: int = Field(description="seed of generated data and of training")
     repeat: int = Field(default=0, ge=0, description="number of the repetition, from 0")
+    control: bool = Field(
+        default=False,
+        description="true for the second run of an A/A pair, which measures noise and is not ranked",
+    )
     budget: BudgetFields = Field(description="limits of the run")
     enforcement: Literal["cgroups", "polled", "none"] = Field(
         description="cgroups = by the kernel through BenchExec; polled = by a watcher every 50 ms; none = not started"
@@ -87,7 +91,15 @@ class Record(Strict):
         description="cgroups: peak of the control group, page cache included; polled: highest sum of resident sizes"
     )
     gpu_peak_memory_bytes: Bytes | None = Field(
-        default=None, description="peak device memory; null without a GPU"
+        default=None,
+        description="peak device memory above what was in use before, by NVML; null where not watched",
+    )
+    gpu_busy_s: Seconds | None = Field(
+        default=None,
+        description="seconds of the run in which the GPU was at work, by NVML; null where not watched",
+    )
+    energy_j: dict[str, float] | None = Field(
+        default=None, description="joules by source, `cpu` (RAPL) and `gpu` (NVML); null without a counter"
     )
     overhead_s: Seconds = Field(
         description="the harness's own time for this run: set-up, clock, tear-down, record"
@@ -186,11 +198,12 @@ def read(path: Path) -> Record:
 
 
 def paths(sources: Iterable[Path]) -> list[Path]:
-    """The record files among files and folders (folders are searched, hidden files left out)."""
+    """The record files among files and folders; folders are searched, less hidden files and a folder `local`."""
     found: list[Path] = []
     for source in sources:
         if source.is_dir():
-            found += sorted(p for p in source.rglob("*.json") if not p.name.startswith("."))
+            inside = (p for p in source.rglob("*.json") if not p.name.startswith("."))
+            found += sorted(p for p in inside if "local" not in p.relative_to(source).parts)
         else:
             found.append(source)
     return found

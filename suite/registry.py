@@ -55,7 +55,12 @@ class TaskConfig(BaseModel):
 
     @property
     def config_hash(self) -> str:
-        return hashlib.sha256(json.dumps(self.params, sort_keys=True).encode()).hexdigest()[:12]
+        return params_hash(self.params)
+
+
+def params_hash(params: dict[str, Any]) -> str:
+    """First 12 hex digits of the sha256 of a task's parameters."""
+    return hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _typed(task: str, key: str, text: str, default: Any) -> Any:

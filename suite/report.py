@@ -95,7 +95,7 @@ def boards(records: Iterable[Record]) -> dict[tuple[Any, ...], list[Record]]:
     """Timed runs by what makes them comparable: task, data, parameters, machine."""
     found: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
     for r in records:
-        if r.job == "predict":
+        if r.job == "predict" and not r.control:
             found[(r.task, r.scale, r.data_fingerprint, r.config_hash, machine.line(r.machine))].append(r)
     return dict(sorted(found.items(), key=lambda item: item[0][:2]))
 

@@ -9,8 +9,8 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +20,8 @@ import buzzer
 from buzzer.errors import DataError
 from buzzer.models.job import Data, Job
 from buzzer.suite import budget as budgets
-from buzzer.suite import child, gate, limits, machine
+from buzzer.suite import child, gate, limits, machine, meter
+from buzzer.suite import record as record_of
 from buzzer.suite.plan import Run
 from buzzer.suite.record import BudgetFields, Gate, Phase, Record
 
@@ -162,19 +163,34 @@ def make_folder(path: Path) -> None:
         ) from error
 
 
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder for the child's spec and events. Raises DataError where the system has no room for one."""
+    try:
+        holder = tempfile.TemporaryDirectory(prefix="buzzer-run-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise DataError(f"cannot create a temporary folder: {error.strerror}", "set TMPDIR to one") from error
+    with holder as name:
+        yield Path(name)
+
+
 def execute(
     run: Run, data: Data, work: Path, out: Path, others: Iterable[Record], watch: Watch, run_id: str = ""
 ) -> Record:
     """Run the child under its budget; the record, judged by the gate."""
     began, load_before = time.perf_counter(), machine.busy()
-    limiter = limits.limiter(run.budget)
-    with tempfile.TemporaryDirectory(prefix="buzzer-run-") as name:
-        folder = Path(name)
+    limiter, gauge = limits.limiter(run.budget), meter.Meter(run.device)
+
+    def look(phase: str, elapsed: float) -> None:
+        gauge.look()
+        watch(phase, elapsed)
+
+    with temporary_folder() as folder:
         events = Events(folder / "events.jsonl")
         spec = child.spec_of(job_of(run, data, work, out), run.job, run.task.entry, folder / "events.jsonl")
-        (folder / "spec.json").write_text(json.dumps(spec))
+        record_of.write_text(folder / "spec.json", json.dumps(spec))
         command = [sys.executable, "-m", "buzzer.suite.child", str(folder / "spec.json")]
-        measured, elapsed = follow(limiter, command, folder / "stderr", run, events, watch)
+        measured, elapsed = follow(limiter, command, folder / "stderr", run, events, look)
         story, tail = events.read(), stderr_tail(folder / "stderr")
     fields = identity(run, data, run_id or uuid.uuid4().hex) | outcome_fields(story, measured, elapsed, tail)
     fields |= {
@@ -182,7 +198,7 @@ def execute(
         "load_before": load_before,
         "cpu_s": measured.cpu_s,
         "peak_memory_bytes": measured.peak_memory_bytes,
-    }
+    } | gauge.fields()
     bookkeeping = (story.end or {}).get("overhead_s", 0.0)  # the clock's own, inside the wall time
     fields["overhead_s"] = max(time.perf_counter() - began - fields["wall_s"], 0.0) + bookkeeping
     return gate.judge(Record.model_validate(fields), run.task, others)
@@ -294,6 +310,7 @@ def identity(run: Run, data: Data, run_id: str) -> dict[str, Any]:
         "scale": data.scale,
         "seed": run.seed,
         "repeat": run.repeat,
+        "control": run.control,
         "budget": BudgetFields.model_validate(limit),
         "metric": run.task.metric,
         "gate": Gate(status="unscored"),

@@ -1,9 +1,11 @@
 """What the user sees on stderr while runs go on: bars, the phase, and the countdown to the buzzer."""
 
 import io
+import signal
+import threading
 from collections.abc import Iterable
-from types import TracebackType
-from typing import Self
+from types import FrameType, TracebackType
+from typing import Any, Self
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -27,7 +29,11 @@ def clock_text(seconds: float) -> str:
 
 
 class Screen:
-    """Bars on a terminal; one line a finished run everywhere."""
+    """Bars on a terminal; one line a finished run everywhere.
+
+    While it is open, Ctrl-C is taken up at the next look at a run, where the run can be ended in order and recorded:
+    an interrupt at any other place could lose a record. A second Ctrl-C interrupts at once.
+    """
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
@@ -41,15 +47,32 @@ class Screen:
         )
         self._suite: TaskID | None = None
         self._run: TaskID | None = None
+        self._pressed = False
+        self._handler: Any = None
 
     def __enter__(self) -> Self:
         self._bars.start()
+        if threading.current_thread() is threading.main_thread():
+            self._handler = signal.signal(signal.SIGINT, self._press)
         return self
+
+    def _press(self, number: int, frame: FrameType | None) -> None:
+        if self._pressed:
+            raise KeyboardInterrupt
+        self._pressed = True
+
+    def _take_up(self) -> None:
+        """Raise the interrupt that is waiting, if one is."""
+        if self._pressed:
+            self._pressed = False
+            raise KeyboardInterrupt
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
         self._bars.stop()
+        if self._handler is not None:
+            signal.signal(signal.SIGINT, self._handler)
 
     def say(self, text: str) -> None:
         self.console.print(text, highlight=False, soft_wrap=True)
@@ -60,10 +83,12 @@ class Screen:
 
     def preparing(self, share: float, what: str) -> None:
         """Progress of making or checking input data."""
+        self._take_up()
         self._show("data", share, 1.0, what)
 
     def running(self, label: str, budget: Budget, phase: str, elapsed: float) -> None:
-        """Where the run stands against its budget."""
+        """Where the run stands against its budget. Raises KeyboardInterrupt after a Ctrl-C."""
+        self._take_up()
         if budget.time_s is None:
             self._show(label, None, None, f"{phase}  {clock_text(elapsed)}")
         else:

@@ -8,7 +8,7 @@ from rich.markup import escape
 
 from buzzer import __version__
 from buzzer.errors import BuzzerError
-from buzzer.suite.cli import check, data, env, listing, report, run
+from buzzer.suite.cli import check, compare, data, env, listing, report, run
 
 app = typer.Typer(
     name="buzzer",
@@ -20,6 +20,7 @@ app = typer.Typer(
 app.command("run")(run.main)
 app.command("list")(listing.main)
 app.command("check")(check.main)
+app.command("compare")(compare.main)
 app.command("report")(report.main)
 app.command("env")(env.main)
 app.add_typer(data.app, name="data")

@@ -6,34 +6,44 @@ from typing import Annotated
 
 import typer
 
-from buzzer.errors import DataError, UsageError
-from buzzer.suite import record
+from buzzer.errors import UsageError
+from buzzer.suite import integrity, record, registry
+from buzzer.suite.child import load_entry
 
 
 def main(
     path: Annotated[list[Path] | None, typer.Argument(help="Records or folders of records.")] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="TASK=FOLDER: its official records must have these files' fingerprint."),
+    ] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of a record.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One object a file on stdout.")] = False,
 ) -> None:
-    """Validate records: schema, phases that add up, content hash. Exit code 1 if any is wrong."""
+    """Validate records: schema, content hash, phases, samples, gate, GPU proof, data. Exit code 1 if any is wrong."""
     if schema:
         print(json.dumps(record.schema(), indent=1))
         return
     found = record.paths(path or [Path("results")])
     if not found:
         raise UsageError("no records found", "give record files or folders that hold some")
-    wrong = 0
-    for file in found:
-        try:
-            record.read(file)
-            problem = ""
-        except DataError as error:
-            problem = error.message
-            wrong += 1
+    problems = integrity.check(found, dict(fingerprint(text) for text in data or []))
+    for file, told in problems.items():
         if as_json:
-            print(json.dumps({"path": str(file), "ok": not problem, "problem": problem}))
-        elif problem:
-            print(problem)
+            print(json.dumps({"path": str(file), "ok": not told, "problem": "; ".join(told)}))
+        elif told:
+            print(f"{file}: {'; '.join(told)}")
+    wrong = sum(bool(told) for told in problems.values())
     typer.echo(f"{len(found) - wrong} of {len(found)} records are valid", err=True)
     if wrong:
         raise typer.Exit(1)
+
+
+def fingerprint(text: str) -> tuple[str, str]:
+    """`booking=DIR` -> the task and the fingerprint of its files there. Raises DataError for files off the schema."""
+    name, equals, folder = text.partition("=")
+    if not equals or not Path(folder).is_dir():
+        raise UsageError(f"--data {text}: not of the form TASK=FOLDER", "--data booking=/data/booking")
+    task = load_entry(registry.task(name).entry)
+    made = task.prepare(Path(folder), Path(), 1.0, 0, lambda share, what: None)
+    return name, made.fingerprint

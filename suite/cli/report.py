@@ -1,49 +1,78 @@
 """`buzzer report`: the leaderboard from records."""
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from buzzer.errors import DataError, UsageError
-from buzzer.suite import record
+from buzzer.suite import page, record
+from buzzer.suite import readme as result_table
 from buzzer.suite import report as leaderboard
+from buzzer.suite.record import Record
 from buzzer.suite.screen import picture
 
 
 def main(
     path: Annotated[list[Path] | None, typer.Argument(help="Records or folders of records.")] = None,
     out: Annotated[Path | None, typer.Option(help="Markdown file to write; default: stdout.")] = None,
+    readme: Annotated[
+        Path | None, typer.Option(help="File whose result table, between two markers, to fill in.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Self-contained HTML page to write.")] = None,
     svg: Annotated[Path | None, typer.Option(help="SVG image of the tables to write.")] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One record a line, best first, on stdout.")
     ] = False,
 ) -> None:
-    """Render the leaderboard of records as Markdown, published figures marked as such."""
-    sources = path or [Path("results")]
+    """Render records as Markdown (stdout, or --out), an HTML page, a README's table: whatever is asked for."""
+    records, files = load(path or [Path("results")])
+    if as_json:
+        print_json(records)
+        return
+    made: dict[Path, Callable[[], str]] = {}
+    if out is not None:
+        made[out] = lambda: leaderboard.markdown(records)
+    if html is not None:
+        made[html] = lambda: page.html(records, page.links_of(files, html))
+    if readme is not None:
+        made[readme] = lambda: result_table.fill(text_of(readme), records)
+    if svg is not None:
+        made[svg] = lambda: picture(records)
+    for target, render in made.items():
+        record.write_text(target, render())
+        typer.echo(f"wrote {target}", err=True)
+    if not made:
+        print(leaderboard.markdown(records), end="")
+
+
+def load(sources: Sequence[Path]) -> tuple[list[Record], dict[str, Path]]:
+    """The good records of files and folders, and the file of each run_id; broken ones are told of and left out."""
+    records: list[Record] = []
+    files = {}
     for source in sources:
         if not source.exists():
             raise UsageError(f"{source}: no such file or folder")
-    records = []
     for file in record.paths(sources):
         try:
             records.append(record.read(file))
+            files[records[-1].run_id] = file
         except DataError as error:
             typer.echo(f"left out: {error.message}", err=True)
-    if as_json:
-        for group in leaderboard.boards(records).values():
-            for row in leaderboard.rows(group):
-                for r in row.records:
-                    print(json.dumps({"ranked": row.ranked} | r.model_dump(mode="json")))
-        return
-    if svg is not None:
-        record.write_text(svg, picture(records))
-        typer.echo(f"wrote {svg}", err=True)
-        return
-    text = leaderboard.markdown(records)
-    if out is None:
-        print(text, end="")
-    else:
-        record.write_text(out, text)
-        typer.echo(f"wrote {out}", err=True)
+    return records, files
+
+
+def print_json(records: Sequence[Record]) -> None:
+    for group in leaderboard.boards(records).values():
+        for row in leaderboard.rows(group):
+            for r in row.records:
+                print(json.dumps({"ranked": row.ranked} | r.model_dump(mode="json")))
+
+
+def text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from error

@@ -105,8 +105,7 @@ def names(text: str | None) -> list[str]:
 
 def choices_of(options: dict[str, Any]) -> list[Choice]:
     """What to run for each task, from the options or from the default suite."""
-    if options["device"] not in ("", "cpu", "cuda"):
-        raise unknown_name("device", options["device"], ["cpu", "cuda"])
+    device_name(options["device"])
     if options["scale"] is not None and not options["scale"] > 0:
         raise UsageError(f"--scale {options['scale']} must be above 0", "1 is the official size")
     if options["scale"] is not None and options["data"]:
@@ -121,6 +120,12 @@ def choices_of(options: dict[str, Any]) -> list[Choice]:
         )
     suite = load_yaml("suite.yaml")
     return [choice(registry.task(entry["task"]), options, entry) for entry in suite]
+
+
+def device_name(text: str) -> str:
+    if text not in ("", "cpu", "cuda"):
+        raise unknown_name("device", text, ["cpu", "cuda"])
+    return text
 
 
 def choice(task: registry.TaskConfig, options: dict[str, Any], default: dict[str, Any]) -> Choice:

@@ -10,7 +10,7 @@ from buzzer.suite import runner
 from buzzer.suite.budget import resolve
 from buzzer.suite.plan import Choice, Run, fit_run, predict_runs
 from buzzer.suite.record import Record
-from buzzer.suite.registry import TaskConfig, Variant
+from buzzer.suite.registry import TaskConfig, Variant, params_hash
 
 HERE = Path(__file__).resolve().parent
 
@@ -129,9 +129,9 @@ RECORD: dict[str, Any] = {
     "versions": {"python": "3.11"},
     "git_commit": None,
     "data_source": "generated",
-    "data_fingerprint": "fingerprint",
+    "data_fingerprint": "f" * 64,
     "config": {"do": "work"},
-    "config_hash": "0" * 12,
+    "config_hash": params_hash({"do": "work"}),
     "command": ["buzzer", "run"],
 }
 

@@ -1,5 +1,6 @@
 """Tasks that do as they are told, for the harness's tests; the child process imports this module by name."""
 
+import json
 import os
 import signal
 import time
@@ -72,5 +73,30 @@ class Fake:
         (job.out / "pid").write_text(str(subprocess.Popen(["sleep", "300"]).pid))
         time.sleep(60)
 
+    def kill(self, job: Job) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def full_disk(self, job: Job) -> None:
+        with Path("/dev/full").open("w") as file:
+            file.write("a submission")
+
+    def soak(self, job: Job) -> None:
+        """One fault a run, drawn by the run's id and logged before it strikes; none once `calm` lies in the work folder."""
+        if getattr(self, "struck", False):
+            return
+        self.struck = True
+        drawn = FAULTS[int(job.out.name, 16) % len(FAULTS)]
+        fault = "work" if (job.work / "calm").exists() else drawn
+        told = {"run": job.out.name, "fault": fault, "groups": Path("/proc/self/cgroup").read_text().split()}
+        with (job.work / "soak.jsonl").open("a") as log:
+            log.write(json.dumps(told) + "\n")
+        getattr(self, fault)(job)
+
+
+# What strikes in a soak: a third goes well.
+FAULTS = (
+    *["work"] * 6, "eat", "eat", "sleep", "spawn", "crash", "segfault", "kill", "exit_early", "no_memory", "bad_data",
+    "no_gpu", "full_disk",
+)  # fmt: skip
 
 TASK = Fake()

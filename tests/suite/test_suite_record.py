@@ -22,6 +22,12 @@ def test_what_is_written_reads_back(make_record: Make, tmp_path: Path) -> None:
     assert record.read_good(tmp_path) == [back]
 
 
+def test_local_records_are_not_published_with_their_folder(make_record: Make, tmp_path: Path) -> None:
+    path = record.write(make_record(), tmp_path / "local")
+    assert record.paths([tmp_path]) == []
+    assert record.paths([tmp_path / "local"]) == [path]
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [

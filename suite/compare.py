@@ -1,0 +1,469 @@
+"""Comparisons from records: the same job on several engines, backends, devices, budgets and sizes.
+
+`compare` makes plain data of one group of comparable records; `compare_text` shows it. Nothing here runs anything.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from statistics import median
+from typing import Any
+
+from buzzer.configs import load_yaml
+from buzzer.errors import UsageError, unknown_name
+from buzzer.suite import gate, machine, stats
+from buzzer.suite.budget import Budget
+from buzzer.suite.record import Record
+from buzzer.suite.registry import TaskConfig
+from buzzer.suite.stats import Growth, Projection, Ratio
+
+REACH = 1000.0  # break-even sizes are looked for up to this multiple of the largest measured size
+
+
+@dataclass(frozen=True, order=True)
+class Variant:
+    """What is compared: everything but the data and the round."""
+
+    engine: str
+    backend: str
+    precision: str
+    device: str
+    budget: str
+
+    @classmethod
+    def of(cls, r: Record) -> "Variant":
+        return cls(r.engine, r.backend, r.precision, r.device, r.budget.name)
+
+    def __str__(self) -> str:
+        parts = (self.engine, self.backend, self.precision, self.device, self.budget)
+        return " ".join(p for p in parts if p not in ("none", "fp32"))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The rounds of one variant at one scale."""
+
+    records: tuple[Record, ...]
+
+    @property
+    def first(self) -> Record:
+        return self.records[0]
+
+    @property
+    def good(self) -> bool:
+        """Ended well in every round, with scores that passed the gate."""
+        return all(r.outcome == "ok" and r.gate.status in ("passed", "reference") for r in self.records)
+
+    @property
+    def outcome(self) -> str:
+        worst = next((r for r in self.records if r.outcome != "ok"), self.first)
+        return worst.outcome if self.good or worst.outcome != "ok" else f"ok, {worst.gate.status}"
+
+    @cached_property
+    def walls(self) -> dict[int, float]:
+        """Wall seconds by round."""
+        return {r.repeat: r.wall_s for r in self.records}
+
+    @cached_property
+    def wall_s(self) -> float:
+        return median(self.walls.values())
+
+    @property
+    def peak(self) -> int | None:
+        peaks = [r.peak_memory_bytes for r in self.records if r.peak_memory_bytes is not None]
+        return max(peaks, default=None)
+
+    @property
+    def energy_j(self) -> float | None:
+        """Median joules of all sources that were counted; None where none was."""
+        sums = [sum(r.energy_j.values()) for r in self.records if r.energy_j]
+        return median(sums) if sums else None
+
+    def phase_s(self, name: str) -> float:
+        return median(sum(p.wall_s for p in r.phases if p.name == name) for r in self.records)
+
+
+@dataclass
+class Group:
+    """Records that may be compared: one task, machine, seed, set of parameters and kind of data."""
+
+    records: list[Record]
+    cells: dict[float, dict[Variant, Cell]] = field(default_factory=dict)  # scale -> variant -> rounds
+
+    def __post_init__(self) -> None:
+        found: dict[tuple[float, Variant], dict[int, Record]] = defaultdict(dict)
+        for r in sorted(self.records, key=lambda r: r.created):
+            if not r.control:
+                found[r.scale, Variant.of(r)][r.repeat] = r  # the newest of each round counts
+        for (scale, variant), rounds in sorted(found.items()):
+            cell = Cell(tuple(rounds[i] for i in sorted(rounds)))
+            self.cells.setdefault(scale, {})[variant] = cell
+
+    @property
+    def first(self) -> Record:
+        return self.records[0]
+
+    @property
+    def largest(self) -> float:
+        return max(self.cells)
+
+    @property
+    def rows_at_full(self) -> float:
+        """Rows predicted by the job at scale 1, by proportion."""
+        good = [r for r in self.records if r.outcome == "ok" and r.rows]
+        biggest = max(good, key=lambda r: r.scale, default=None)
+        return 0.0 if biggest is None else biggest.rows / biggest.scale
+
+    def series(self, variant: Variant) -> dict[float, list[float]]:
+        """Scale -> wall seconds of a variant, where it was good."""
+        column = {scale: row[variant] for scale, row in self.cells.items() if variant in row}
+        return {scale: list(cell.walls.values()) for scale, cell in column.items() if cell.good}
+
+    def peaks(self, variant: Variant) -> dict[float, list[float]]:
+        """Scale -> peak bytes of a variant, where it was good and its peak is known."""
+        column = {scale: row[variant] for scale, row in self.cells.items() if variant in row}
+        known = {
+            scale: [float(r.peak_memory_bytes) for r in cell.records if r.peak_memory_bytes]
+            for scale, cell in column.items()
+            if cell.good
+        }
+        return {scale: peaks for scale, peaks in known.items() if peaks}
+
+
+def groups(records: Iterable[Record], task: str) -> list[Group]:
+    """The timed runs of a task, by what makes them comparable; the largest group first."""
+    found: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
+    for r in records:
+        if r.task == task and r.job == "predict" and not r.published:
+            key = (machine.line(r.machine), r.seed, r.config_hash, r.data_source)
+            found[key].append(r)
+    return sorted((Group(rs) for rs in found.values() if any(not r.control for r in rs)), key=_size)
+
+
+def _size(group: Group) -> tuple[int, int]:
+    return -len(group.cells), -len(group.records)
+
+
+def baselines(group: Group, task: TaskConfig) -> dict[str, Variant | None]:
+    """The two CPU baselines at the largest scale.
+
+    `plain` is the reference engine and backend on one core: what a competitor writes. `tuned` is the fastest CPU
+    variant of those with the most cores.
+    """
+    row = {v: c for v, c in group.cells[group.largest].items() if c.good and v.device == "cpu"}
+    plain = [v for v, c in row.items() if c.first.budget.cores == 1 and gate.is_reference(c.first, task)]
+    most = max((cores(c.first) for c in row.values()), default=0)
+    tuned = [v for v, c in row.items() if cores(c.first) == most]
+    return {
+        "plain": min(plain, key=lambda v: row[v].wall_s, default=None),
+        "tuned": min(tuned, key=lambda v: row[v].wall_s, default=None),
+    }
+
+
+def cores(r: Record) -> int:
+    """Cores that a run could use."""
+    have = int(r.machine["cores"])
+    return min(r.budget.cores or have, have)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How far two like runs differ here: A/A pairs, as a log ratio."""
+
+    band: float
+    pairs: int
+
+
+def noise(records: Iterable[Record], like: Record, rounds: int) -> Noise | None:
+    """The noise of `rounds` rounds on the machine of `like`, from its A/A pairs; None without two of them.
+
+    Pairs of the same task, scale and data where there are such, else all pairs of the machine. The band is the far
+    end of the 95 % interval that the mean of so many A/A rounds has.
+    """
+    found: dict[tuple[Any, ...], dict[bool, Record]] = defaultdict(dict)
+    for r in records:
+        if r.outcome == "ok" and machine.line(r.machine) == machine.line(like.machine):
+            found[r.task, r.scale, r.data_fingerprint, r.config_hash, Variant.of(r), r.repeat][r.control] = r
+    pairs = [pair for pair in found.values() if len(pair) == 2]
+    near = [p for p in pairs if (p[True].task, p[True].scale) == (like.task, like.scale)]
+    used = near if len(near) >= 2 else pairs
+    if len(used) < 2:
+        return None
+    logs = [math.log(p[True].wall_s / p[False].wall_s) for p in used]
+    spread = math.sqrt(sum(x * x for x in logs) / len(logs))  # the true mean of an A/A ratio is 1
+    return Noise(stats.t_quantile(len(logs)) * spread / math.sqrt(max(rounds, 1)), len(used))
+
+
+def price(group: Group, prices: Mapping[str, float], device: str, wall_s: float) -> float | None:
+    """US dollars of a run, where a price per hour is given for the device's machine; never guessed."""
+    rate = prices.get(device)
+    return None if rate is None else rate * wall_s / 3600
+
+
+def parse_prices(text: str) -> dict[str, float]:
+    """`cpu=e2-highmem-8,cuda=3.7` -> US dollars per hour by device. Names are those of configs/prices.yaml."""
+    known = {entry["name"]: float(entry["usd_per_hour"]) for entry in load_yaml("prices.yaml")}
+    found = {}
+    for part in filter(None, text.split(",")):
+        device, equals, value = part.strip().partition("=")
+        if not equals or device not in ("cpu", "cuda"):
+            raise UsageError(f"--price {part}: not of the form cpu=PRICE or cuda=PRICE")
+        try:
+            found[device] = known[value] if value in known else float(value)
+        except ValueError:
+            raise unknown_name("price", value, known) from None
+        if not found[device] >= 0 or math.isinf(found[device]):
+            raise UsageError(f"--price {part}: a price per hour is a number from 0 up")
+    return found
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """`wall:5%`: how much larger a figure may be than in the older record."""
+
+    figure: str
+    share: float
+
+    @classmethod
+    def parse(cls, text: str) -> "Threshold":
+        name, colon, value = text.partition(":")
+        try:
+            share = float(value.removesuffix("%")) / 100
+        except ValueError:
+            share = -1.0
+        if not colon or not value.endswith("%") or not 0 <= share < math.inf:
+            raise UsageError(
+                f"--fail-if {text!r} is not of the form FIGURE:PERCENT", "write it like wall:5% or peak:10%"
+            )
+        if name not in FIGURES and not name.startswith("phase."):
+            raise unknown_name("figure", name, [*FIGURES, "phase.NAME"])
+        return cls(name, share)
+
+
+FIGURES: dict[str, Callable[[Record], float | None]] = {
+    "wall": lambda r: r.wall_s,
+    "cpu": lambda r: r.cpu_s,
+    "peak": lambda r: r.peak_memory_bytes,
+    "gpu_peak": lambda r: r.gpu_peak_memory_bytes,
+    "energy": lambda r: sum(r.energy_j.values()) if r.energy_j else None,
+}
+
+
+def figure(r: Record, name: str) -> float | None:
+    """A figure of a record by the name used in thresholds: wall, cpu, peak, ..., phase.predict."""
+    if name.startswith("phase."):
+        spent = [p.wall_s for p in r.phases if p.name == name.removeprefix("phase.")]
+        return sum(spent) or None
+    value = FIGURES[name](r)
+    return float(value) if value else None
+
+
+@dataclass(frozen=True)
+class Change:
+    """A figure now against the same figure in older records."""
+
+    scale: float
+    variant: Variant
+    figure: str
+    before: float
+    after: float
+    ratio: Ratio
+    noise: bool
+    failed: bool
+
+
+def changes(
+    group: Group, older: Iterable[Record], thresholds: Sequence[Threshold], pool: Sequence[Record]
+) -> list[Change]:
+    """Every variant against its older self: same machine, data and parameters. A change within noise never fails."""
+    past: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
+    for r in older:
+        if r.outcome == "ok" and not r.control:
+            past[_self(r)].append(r)
+    found = []
+    for scale, row in group.cells.items():
+        for variant, cell in row.items():
+            before = past.get(_self(cell.first), [])
+            for threshold in thresholds if cell.good and before else []:
+                change = _change(scale, variant, cell, before, threshold, pool)
+                found += [change] if change is not None else []
+    return found
+
+
+def _self(r: Record) -> tuple[Any, ...]:
+    return (r.task, machine.line(r.machine), Variant.of(r), r.data_fingerprint, r.config_hash, r.seed)
+
+
+def _change(
+    scale: float,
+    variant: Variant,
+    cell: Cell,
+    past: Sequence[Record],
+    threshold: Threshold,
+    pool: Sequence[Record],
+) -> Change | None:
+    after = [v for r in cell.records if (v := figure(r, threshold.figure)) is not None]
+    before = [v for r in past if (v := figure(r, threshold.figure)) is not None]
+    if not after or not before:
+        return None
+    ratio = stats.unpaired(after, before)
+    aa = noise(pool, cell.first, min(len(after), len(before)))
+    quiet = ratio.is_noise(0.0 if aa is None else aa.band)
+    failed = ratio.value > 1 + threshold.share and not quiet
+    middle = median(before), median(after)
+    return Change(scale, variant, threshold.figure, *middle, ratio, quiet, failed)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One variant at one scale, beside the two baselines."""
+
+    variant: Variant
+    cell: Cell
+    speed_up: dict[str, Ratio | None]  # baseline name -> how many times faster than it
+    is_noise: dict[str, bool]
+    cost_usd: float | None
+
+    def head_room(self) -> dict[str, float | None]:
+        """Shares of the budget's time and memory that were left."""
+        limit = self.cell.first.budget
+        time = None if limit.time_s is None else 1 - self.cell.wall_s / limit.time_s
+        peak = self.cell.peak
+        memory = None if limit.memory_bytes is None or peak is None else 1 - peak / limit.memory_bytes
+        return {"time": time, "memory": memory}
+
+
+@dataclass(frozen=True)
+class Trend:
+    """How a variant's cost grows, where it breaks even with the baselines, and the full job."""
+
+    variant: Variant
+    growth: Growth
+    exponent: tuple[float, float] | None  # 95 % interval; None where two sizes cannot tell it
+    check: stats.Check | None
+    break_even_rows: dict[str, float | None]  # baseline name -> rows from which this one is faster
+    full: Projection
+    full_memory: Projection | None
+    budget: Budget  # what the projection is held against
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All of one group."""
+
+    group: Group
+    baselines: dict[str, Variant | None]
+    lines: dict[float, list[Line]]  # scale -> variants, fastest first
+    trends: list[Trend]
+    noise: Noise | None
+
+
+def compare(
+    group: Group,
+    task: TaskConfig,
+    budget: Budget | None,
+    prices: Mapping[str, float],
+    pool: Sequence[Record],
+    full: float = 1.0,
+) -> Comparison:
+    """Everything `buzzer compare` tells of a group.
+
+    The job at scale `full` is projected and held against `budget`, or where that is None against each variant's own.
+    `pool` are the records in which A/A pairs are looked for.
+    """
+    base = baselines(group, task)
+    rounds = max(len(c.records) for c in group.cells[group.largest].values())
+    level = noise(pool, next(iter(group.cells[group.largest].values())).first, rounds)
+    lines = {scale: _lines(group, scale, base, prices, pool) for scale in sorted(group.cells)}
+    return Comparison(group, base, lines, _trends(group, base, budget, full), level)
+
+
+def _lines(
+    group: Group,
+    scale: float,
+    base: Mapping[str, Variant | None],
+    prices: Mapping[str, float],
+    pool: Sequence[Record],
+) -> list[Line]:
+    row, made = group.cells[scale], []
+    for variant, cell in row.items():
+        ratios: dict[str, Ratio | None] = {}
+        quiet: dict[str, bool] = {}
+        for name, other in base.items():
+            against = row.get(other) if other is not None else None
+            comparable = against is not None and against.good and cell.good and other != variant
+            ratios[name] = stats.paired(against.walls, cell.walls) if against and comparable else None
+            level = noise(pool, cell.first, len(cell.records))
+            ratio = ratios[name]
+            quiet[name] = ratio is not None and ratio.is_noise(0.0 if level is None else level.band)
+        made.append(Line(variant, cell, ratios, quiet, price(group, prices, variant.device, cell.wall_s)))
+    return sorted(made, key=lambda line: (not line.cell.good, line.cell.wall_s))
+
+
+def _trends(
+    group: Group, base: Mapping[str, Variant | None], budget: Budget | None, full: float
+) -> list[Trend]:
+    variants = sorted({v for row in group.cells.values() for v in row})
+    series = {v: s for v in variants if len(s := group.series(v)) >= 2}
+    growths = {v: stats.grow(s) for v, s in series.items()}
+    return [_trend(group, v, growths, base, budget, full) for v in series]
+
+
+def _trend(
+    group: Group,
+    variant: Variant,
+    growths: Mapping[Variant, Growth],
+    base: Mapping[str, Variant | None],
+    budget: Budget | None,
+    full: float,
+) -> Trend:
+    series, growth = group.series(variant), growths[variant]
+    samples = stats.resampled(series)
+    wall = stats.project(series, full, samples)
+    peaks, memory = group.peaks(variant), None
+    if len(peaks) >= 2:
+        memory = stats.project(peaks, full, stats.resampled(peaks))
+    measured = group.cells[max(series)][variant].first
+    limit = budget or own_budget(measured)
+    even = {
+        name: _break_even(group, growths[other], growth)
+        for name, other in base.items()
+        if other is not None and other != variant and other in growths
+    }
+    return Trend(
+        variant,
+        growth,
+        stats.bounds([g.exponent for g in samples]) if len(series) > 2 else None,
+        stats.check(series),
+        even,
+        wall,
+        memory,
+        limit,
+        beats(wall, memory, limit, cores(measured)),
+    )
+
+
+def own_budget(r: Record) -> Budget:
+    return Budget(r.budget.name, r.budget.cores, r.budget.memory_bytes, r.budget.time_s)
+
+
+def _break_even(group: Group, slow: Growth, fast: Growth) -> float | None:
+    smallest, largest = min(group.cells), max(group.cells)
+    size = stats.crossing(slow, fast, smallest / REACH, largest * REACH)
+    return None if size is None else size * group.rows_at_full
+
+
+def beats(wall: Projection, memory: Projection | None, budget: Budget, used_cores: int) -> str:
+    """Whether the full job ends before the buzzer: `yes`, `no`, or `too near to tell`.
+
+    A run that had more cores than the budget has says nothing about it.
+    """
+    if budget.cores is not None and used_cores > budget.cores:
+        return f"not told by {used_cores} cores"
+    verdicts = {wall.verdict(budget.time_s)}
+    if memory is not None:
+        verdicts.add(memory.verdict(budget.memory_bytes))
+    return next(v for v in ("no", "too near to tell", "yes") if v in verdicts)

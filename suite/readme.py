@@ -1,0 +1,91 @@
+"""The result table of a README, from records: no figure in it is typed by hand."""
+
+from collections.abc import Iterable
+
+from buzzer.errors import UsageError
+from buzzer.suite import machine, registry, report
+from buzzer.suite.record import Record
+from buzzer.suite.report import Row
+
+BEGIN = "<!-- results: made by `make report`, do not edit -->"
+END = "<!-- end of results -->"
+HEADER = ("task", "data", "run", "budget", "score", "wall s", "peak MB", "against 1 core")
+
+
+def fill(text: str, records: Iterable[Record]) -> str:
+    """`text` with what stands between the two markers replaced by the table. Raises UsageError without them."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise UsageError(
+            "no markers for the result table", f"put these two lines into the file: {BEGIN} {END}"
+        )
+    return f"{before}{BEGIN}\n\n{table(records)}\n\n{END}{after}"
+
+
+def table(records: Iterable[Record]) -> str:
+    """Of each task and machine the board nearest to the official job; of each engine and budget the fastest run."""
+    boards = main_boards(records)
+    lines = [line for group in boards for line in board_lines(group)]
+    machines = sorted({machine.line(group[0].machine) for group in boards})
+    return f"{report.markdown_table(HEADER, lines)}\n\nMeasured on: {'; '.join(machines)}. {explanation()}"
+
+
+def explanation() -> str:
+    return (
+        "`seed-cpu` is 1 core, 20 GB, 24 h. Median wall seconds of the whole\n"
+        "job, slowest first; of several backends the fastest is shown, and the reference engine and backend on one core,\n"
+        "against which the last column is the speed-up."
+    )
+
+
+def main_boards(records: Iterable[Record]) -> list[list[Record]]:
+    """One board a task and machine: official files before generated ones, then the largest, then the newest."""
+    best: dict[tuple[str, str], list[Record]] = {}
+    for group in report.boards(records).values():
+        if not any(row.ranked for row in report.rows(group)):
+            continue
+        key = (group[0].task, machine.line(group[0].machine))
+        best[key] = max(best.get(key, group), group, key=_worth)
+    return [best[key] for key in sorted(best)]
+
+
+def _worth(group: list[Record]) -> tuple[object, ...]:
+    r = group[0]
+    return r.scale, r.data_source == "official", max(x.created for x in group)
+
+
+def board_lines(group: list[Record]) -> list[tuple[str, ...]]:
+    rows = [row for row in report.rows(group) if row.ranked]
+    base = one_core_reference(rows)
+    fastest: dict[tuple[str, ...], Row] = {}
+    for row in rows:  # fastest first
+        r = row.first
+        fastest.setdefault((r.budget.name, r.engine, r.device, r.precision), row)
+    shown = [row for row in reversed(rows) if row is base or row in fastest.values()]
+    return [line(row, base) for row in shown]
+
+
+def one_core_reference(rows: Iterable[Row]) -> Row | None:
+    """The reference variant's run on one core, which is what a competitor writes and what all are compared with."""
+    for row in rows:
+        r = row.first
+        if r.gate.status == "reference" and r.budget.cores == 1 and r.device == "cpu":
+            return row
+    return None
+
+
+def line(row: Row, base: Row | None) -> tuple[str, ...]:
+    r = row.first
+    engine = "" if r.engine == registry.NO_ENGINE else f"{r.engine}, "
+    score, peak = r.scores.get(r.metric), r.peak_memory_bytes
+    return (
+        f"`{r.task}`",
+        f"{r.data_source}, scale {r.scale:g}",
+        f"{engine}{r.backend}, {r.precision}{' on GPU' if r.device == 'cuda' else ''}",
+        r.budget.name,
+        "" if score is None else f"{r.metric} {score:.4f}",
+        f"{row.wall_s:.1f}",
+        "" if peak is None else f"{peak / 1e6:,.0f}",
+        "" if base is None else f"{base.wall_s / row.wall_s:.1f}×",
+    )

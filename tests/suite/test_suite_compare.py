@@ -1,0 +1,213 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from buzzer.errors import UsageError
+from buzzer.models.job import Data
+from buzzer.suite import compare, compare_text, record
+from buzzer.suite.budget import resolve
+from buzzer.suite.cli import compare as verb
+from buzzer.suite.compare import Threshold, Variant
+from buzzer.suite.plan import Choice
+from buzzer.suite.record import Record
+from buzzer.suite.screen import Screen
+
+Make = Callable[..., Record]
+Choose = Callable[..., Choice]
+ONE = {"name": "1c2g1h", "cores": 1, "memory_bytes": 2 * 10**9, "time_s": 3600.0}
+TWO = {"name": "2c2g1h", "cores": 2, "memory_bytes": 2 * 10**9, "time_s": 3600.0}
+GPU = {"device": "cuda", "gpu_busy_s": 1.0, "gpu_peak_memory_bytes": 10**9}
+PLAIN = Variant("none", "torch_eager", "fp32", "cpu", "1c2g1h")
+TUNED = Variant("none", "onnxruntime", "fp32", "cpu", "2c2g1h")
+CUDA = Variant("none", "torch_eager", "fp32", "cuda", "2c2g1h")
+COST = {PLAIN: (1.0, 1000.0), TUNED: (1.0, 300.0), CUDA: (5.0, 10.0)}  # seconds: fixed, and at scale 1
+DRIFT = (1.0, 1.2, 0.9)  # of the machine, by round: it hits all variants alike
+
+
+def measured(make: Make, scales: tuple[float, ...] = (0.01, 0.03, 0.1), slower: float = 1.0) -> list[Record]:
+    """Rounds of the two baselines and a GPU at some scales, with an A/A run of the plain one that differs by 1 %."""
+    made = []
+    for scale in scales:
+        for repeat, drift in enumerate(DRIFT):
+            for variant, (fixed, rate) in COST.items():
+                wall = (fixed + rate * scale) * drift * slower
+                made.append(timed(make, variant, scale, repeat, wall))
+            aa = (1.0 + 1000 * scale) * drift * slower * (1.01 if repeat else 0.99)
+            made.append(timed(make, PLAIN, scale, repeat, aa, control=True))
+    return made
+
+
+def timed(make: Make, v: Variant, scale: float, repeat: int, wall: float, **changes: Any) -> Record:
+    fields: dict[str, Any] = {
+        "backend": v.backend,
+        "budget": ONE if v.budget == ONE["name"] else TWO,
+        "scale": scale,
+        "repeat": repeat,
+        "rows": int(100_000 * scale),
+        "data_fingerprint": f"{scale}",
+        "wall_s": wall,
+        "peak_memory_bytes": int(10**8 + 10**9 * scale),
+        "phases": [{"name": "predict", "wall_s": wall, "cpu_s": 1.0, "peak_memory_bytes": 1}],
+        "gate": {"status": "reference" if v == PLAIN else "passed"},
+    }
+    return make(**(fields | (GPU if v.device == "cuda" else {}) | changes))
+
+
+def made_of(records: list[Record], choose: Choose, budget: str = "") -> compare.Comparison:
+    (group,) = compare.groups(records, "fake")
+    limit = resolve(budget) if budget else None
+    return compare.compare(group, choose().task, limit, {"cpu": 3.6}, records)
+
+
+def test_speed_ups_are_paired_against_both_baselines(make_record: Make, choose: Choose) -> None:
+    made = made_of(measured(make_record), choose)
+    assert made.baselines == {"plain": PLAIN, "tuned": TUNED}
+    lines = {line.variant: line for line in made.lines[0.1]}
+    ratio = lines[CUDA].speed_up["plain"]
+    assert ratio is not None
+    assert ratio.value == pytest.approx(101 / 6)
+    assert ratio.low == pytest.approx(ratio.value)  # the drift is in both legs of each pair
+    assert lines[CUDA].speed_up["tuned"].value == pytest.approx(31 / 6)  # type: ignore[union-attr]
+    assert lines[PLAIN].speed_up["plain"] is None
+    assert lines[TUNED].cost_usd == pytest.approx(31 * 3.6 / 3600)
+    assert lines[CUDA].cost_usd is None  # no price was given for its machine
+    assert lines[PLAIN].head_room()["time"] == pytest.approx(1 - 101 / 3600)
+
+
+def test_growth_break_even_and_the_full_job(make_record: Make, choose: Choose) -> None:
+    made = made_of(measured(make_record), choose)
+    trends = {t.variant: t for t in made.trends}
+    assert trends[PLAIN].growth.exponent == pytest.approx(1.0, abs=0.01)
+    assert trends[CUDA].break_even_rows["plain"] == pytest.approx(100_000 * 4 / 990, rel=0.02)
+    assert trends[CUDA].full.value == pytest.approx(15.0, rel=0.02)
+    assert trends[PLAIN].full.low < 1001 < trends[PLAIN].full.high
+    assert trends[PLAIN].check is not None
+    assert abs(trends[PLAIN].check.error) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("budget", "plain", "cuda"),
+    [
+        ("", "yes", "yes"),
+        ("1c2g5m", "no", "not told by 2 cores"),
+        ("2c2g5m", "no", "yes"),
+        ("2c1g1h", "no", "no"),  # 1.1 GB at scale 1
+    ],
+)
+def test_the_buzzer_of_any_budget(
+    make_record: Make, choose: Choose, budget: str, plain: str, cuda: str
+) -> None:
+    verdicts = {t.variant: t.verdict for t in made_of(measured(make_record), choose, budget).trends}
+    assert (verdicts[PLAIN], verdicts[CUDA]) == (plain, cuda)
+
+
+def test_differences_within_the_noise_are_called_so(make_record: Make, choose: Choose) -> None:
+    near = Variant("none", "onnxruntime", "fp32", "cpu", "1c2g1h")
+    records = measured(make_record)
+    records += [timed(make_record, near, 0.1, i, 101 * drift / 1.005) for i, drift in enumerate(DRIFT)]
+    made = made_of(records, choose)
+    line = next(line for line in made.lines[0.1] if line.variant == near)
+    assert line.speed_up["plain"].value == pytest.approx(1.005)  # type: ignore[union-attr]
+    assert line.is_noise["plain"]
+    assert made.noise is not None
+    assert made.noise.pairs == 3
+    assert 0.01 < made.noise.band < 0.03
+
+
+def test_a_failed_variant_is_shown_and_compares_with_nothing(make_record: Make, choose: Choose) -> None:
+    late = timed(
+        make_record,
+        Variant("none", "onnxruntime", "fp32", "cpu", "1c2g1h"),
+        0.1,
+        0,
+        3600.0,
+        outcome="timeout",
+        message="late",
+        gate={"status": "unscored"},
+    )
+    made = made_of([*measured(make_record), late], choose)
+    line = made.lines[0.1][-1]
+    assert (line.cell.outcome, line.speed_up["plain"]) == ("timeout", None)
+    assert late.backend not in {t.variant.backend for t in made.trends if t.variant.budget == "1c2g1h"}
+
+
+@pytest.mark.parametrize(
+    ("slower", "threshold", "failed"),
+    [(1.2, "wall:5%", True), (1.2, "wall:30%", False), (1.0, "wall:0%", False), (0.8, "wall:5%", False)],
+)
+def test_a_slow_down_fails_beyond_its_threshold(
+    make_record: Make, slower: float, threshold: str, failed: bool
+) -> None:
+    quiet = [r.model_copy(update={"wall_s": r.wall_s}) for r in measured(make_record, (0.1,))]
+    old = [r.model_copy(update={"wall_s": r.wall_s / DRIFT[r.repeat]}) for r in quiet]
+    new = [r.model_copy(update={"wall_s": r.wall_s * slower}) for r in old]
+    (group,) = compare.groups(new, "fake")
+    found = compare.changes(group, old, [Threshold.parse(threshold)], old)
+    assert len(found) == len(COST)
+    assert {c.failed for c in found} == {failed}
+    assert [c.ratio.value for c in found] == pytest.approx([slower] * len(COST))
+
+
+def test_a_change_within_the_noise_never_fails(make_record: Make) -> None:
+    old = measured(make_record, (0.1,))  # its rounds differ by 20 %
+    new = [r.model_copy(update={"wall_s": r.wall_s * 1.05}) for r in old]
+    (group,) = compare.groups(new, "fake")
+    found = compare.changes(group, old, [Threshold.parse("wall:1%")], old)
+    assert [(c.noise, c.failed) for c in found] == [(True, False)] * len(COST)
+
+
+@pytest.mark.parametrize("text", ["wall", "wall:5", "wall:x%", "wall:-5%", "speed:5%", ":5%", "wall:nan%"])
+def test_malformed_thresholds_are_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        Threshold.parse(text)
+
+
+@pytest.mark.parametrize("text", ["cpu", "gpu=1", "cpu=cheap", "cpu=-1", "cpu=inf"])
+def test_malformed_prices_are_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        compare.parse_prices(text)
+
+
+def test_prices_have_names() -> None:
+    assert compare.parse_prices("cpu=e2-highmem-8, cuda=4") == {"cpu": 0.362, "cuda": 4.0}
+    assert compare.parse_prices("") == {}
+
+
+def test_tables_and_json_say_the_same(make_record: Make, choose: Choose) -> None:
+    made = made_of(measured(make_record), choose)
+    told = json.loads(json.dumps(compare_text.as_dict(made, [])))
+    assert told["runs"][-1]["speed_up"]["plain"] is None or told["runs"][-1]["variant"]
+    text = verb.as_markdown(made, [])
+    assert "16.83× (16.83–16.83)" in text
+    assert "[plain]" in text
+    assert "means of A/A runs differ by up to" in text
+    assert "| torch_eager cuda 2c2g1h | 1.0" not in text
+    assert "404 rows (not measured there)" in text
+
+
+def test_rounds_are_interleaved_and_paired(
+    tmp_path: Path, fake_path: None, choose: Choose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real comparison of the fake task at two scales: every variant once a round, and the reference twice."""
+    monkeypatch.setenv("BUZZER_CACHE", str(tmp_path / "cache"))
+    prepared = [
+        (choose(scale=s), Data(Path(), f"print-{s}", "generated", {"rows": 10}, s)) for s in (0.5, 1.0)
+    ]
+    out = tmp_path / "out"
+    options: dict[str, Any] = {"out": out, "repeat": 2, "seed": 0, "resume": False}
+    with Screen(Console(quiet=True)) as screen:
+        assert all(verb.fit(c, d, out, screen) for c, d in prepared)
+        made = verb.take(prepared, options, [], screen)
+        again = verb.take(prepared, options | {"resume": True}, record.read_good(out), screen)
+    assert len(made) == 2 * 2 * 3
+    assert {r.repeat for r in made[:6]} == {0}
+    assert sum(r.control for r in made) == 4
+    assert {r.outcome for r in made} == {"ok"}
+    assert sorted(r.run_id for r in again) == sorted(r.run_id for r in made)  # nothing was left to run
+    (group,) = compare.groups(made, "fake")
+    line = compare.compare(group, choose().task, None, {}, made).lines[1.0][0]
+    assert len(line.cell.records) == 2

@@ -1,0 +1,52 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from buzzer.errors import UsageError
+from buzzer.suite import readme, record
+from buzzer.suite.record import Record
+
+Make = Callable[..., Record]
+ROOT = Path(__file__).parents[2]
+EMPTY = f"# title\n{readme.BEGIN}\nold\n{readme.END}\nafter\n"
+
+
+def variants(make: Make) -> list[Record]:
+    two = {"name": "2c2g30s", "cores": 2, "memory_bytes": 2 * 10**9, "time_s": 30.0}
+    passed = {"gate": {"status": "passed"}}
+    return [
+        make(),
+        make(backend="onnxruntime", **passed).model_copy(update={"wall_s": 1.0}),
+        make(engine="polars", budget=two, **passed).model_copy(update={"wall_s": 0.5}),
+        make(engine="pandas", outcome="timeout", gate={"status": "unscored"}),
+        make(scale=0.1, data_fingerprint="smaller"),
+    ]
+
+
+def test_the_table_is_of_the_largest_board_and_against_the_reference_on_one_core(make_record: Make) -> None:
+    text = readme.fill(EMPTY, variants(make_record))
+    assert text.startswith("# title\n")
+    assert text.endswith(f"{readme.END}\nafter\n")
+    rows = [line for line in text.splitlines() if line.startswith("| `fake`")]
+    assert [row.split(" | ")[2:4] + row.split(" | ")[5:] for row in rows] == [
+        ["torch_eager, fp32", "1c2g30s", "2.0", "100", "1.0× |"],
+        ["onnxruntime, fp32", "1c2g30s", "1.0", "100", "2.0× |"],
+        ["polars, torch_eager, fp32", "2c2g30s", "0.5", "100", "4.0× |"],
+    ]
+
+
+def test_filling_twice_changes_nothing(make_record: Make) -> None:
+    once = readme.fill(EMPTY, variants(make_record))
+    assert readme.fill(once, variants(make_record)) == once
+
+
+def test_a_file_without_markers_is_refused(make_record: Make) -> None:
+    with pytest.raises(UsageError, match="no markers"):
+        readme.fill("# title\n", [make_record()])
+
+
+def test_the_figures_of_our_readme_are_those_of_the_records() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    good = [record.read(path) for path in record.paths([ROOT / "results"])]
+    assert readme.fill(text, good) == text, "run `make report`"
