@@ -7,8 +7,8 @@ from buzzer.suite.registry import TaskConfig
 
 
 def is_reference(record: Record, task: TaskConfig) -> bool:
-    """Whether the run used the reference engine and backend, in the reference precision."""
-    return (record.engine, record.backend, record.precision) == (
+    """Whether the run used the reference engine and backend, in the reference precision and one process."""
+    return not record.cluster and (record.engine, record.backend, record.precision) == (
         task.reference.engine,
         task.reference.backend,
         "fp32",

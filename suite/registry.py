@@ -42,6 +42,7 @@ class TaskConfig(BaseModel):
     metric: str  # the score that ranks, higher is better
     tolerance: float  # how far any score may lie from the reference's, absolute
     scale: float = 1.0
+    clustered: bool = False  # whether `predict` can be shared out over Dask workers
     params: dict[str, Any] = {}
 
     def with_params(self, overrides: dict[str, str]) -> "TaskConfig":

@@ -43,9 +43,9 @@ def require(name: str, package: str) -> None:
 
 def require_device(name: str) -> None:
     """A GPU engine without a GPU is refused here, before a library could fall back to the CPU."""
-    from buzzer.engine.device import gpus
+    from buzzer.engine.device import RAPIDS_CUDA, cuda_problem, gpus
 
-    if not gpus():
-        raise UnsupportedError(
-            f"engine {name} needs a CUDA device", "`buzzer env` shows what this machine has"
-        )
+    problem = cuda_problem(RAPIDS_CUDA) or ("" if gpus() else "NVML shows none")
+    if problem:
+        told = f"engine {name} needs a CUDA device: {problem}"
+        raise UnsupportedError(told, "`buzzer env` shows what this machine has")

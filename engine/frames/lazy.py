@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 
+from buzzer.engine import faults
 from buzzer.engine.frames.base import (
     CHECK_HINT,
     FIRST_CODE,
@@ -54,6 +55,8 @@ class Lazy(Engine):
             pl.exceptions.NoDataError,
             pl.exceptions.InvalidOperationError,
         ) as error:
+            if self.gpu and faults.of(error):
+                raise
             raise DataError(str(error).split("\n\n", 1)[0], CHECK_HINT) from error
 
     def read_csv(
