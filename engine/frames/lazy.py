@@ -5,6 +5,7 @@ segments on the CPU, `over(order_by=)` on the GPU, where it also shuffles by key
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from buzzer.engine.frames.base import (
     Frame,
     following,
 )
+from buzzer.engine.frames.gpu_plan import deep_plans
 from buzzer.errors import DataError
 
 TYPES = {"int64": pl.Int64, "float64": pl.Float64, "str": pl.String, "date": pl.String}
@@ -49,7 +51,8 @@ class Lazy(Engine):
     def _run(self, t: pl.LazyFrame) -> pl.DataFrame:
         engine: Any = pl.GPUEngine(raise_on_fail=True) if self.gpu else "auto"
         try:
-            return t.collect(engine=engine)
+            with deep_plans() if self.gpu else nullcontext():
+                return t.collect(engine=engine)
         except (
             pl.exceptions.ComputeError,
             pl.exceptions.NoDataError,
