@@ -109,6 +109,23 @@ def cuda_cluster(workers: int, gpu_memory_bytes: int | None) -> Any:
     )
 
 
+def spread(client: Any, array: Any, rows: int) -> Any:
+    """A host array as a dask.array whose runs of `rows` rows lie on the workers, one after the other."""
+    import dask.array
+    from dask import delayed
+
+    runs = [array[start : start + rows] for start in range(0, len(array), rows)]
+    sent = [
+        client.scatter(run, workers=[worker], hash=False)
+        for run, worker in zip(runs, addresses(client), strict=False)
+    ]
+    parts = [
+        dask.array.from_delayed(delayed(future), run.shape, run.dtype)
+        for future, run in zip(sent, runs, strict=True)
+    ]
+    return dask.array.concatenate(parts)
+
+
 def addresses(client: Any) -> list[str]:
     """The workers' addresses, in an order that stays."""
     return sorted(client.scheduler_info(n_workers=-1)["workers"])

@@ -42,17 +42,17 @@ def engine(device: str) -> "Lazy":
 
 
 class Lazy(Engine):
-    """`device` is "cpu" or "gpu"; on the GPU nothing may fall back to the CPU."""
+    """`device` is "cpu" or "gpu"; on the GPU nothing may fall back to the CPU. `engine`: what collects, for several GPUs."""
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, engine: Any = None) -> None:
         self.gpu = device == "gpu"
         self.name = "polars-gpu" if self.gpu else "polars"
+        self._engine = engine or (pl.GPUEngine(raise_on_fail=True) if self.gpu else "auto")
 
     def _run(self, t: pl.LazyFrame) -> pl.DataFrame:
-        engine: Any = pl.GPUEngine(raise_on_fail=True) if self.gpu else "auto"
         try:
             with deep_plans() if self.gpu else nullcontext():
-                return t.collect(engine=engine)
+                return t.collect(engine=self._engine)
         except (
             pl.exceptions.ComputeError,
             pl.exceptions.NoDataError,

@@ -5,6 +5,7 @@ together: the counts over the rows that are scored, and the submission, which ke
 """
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,14 +57,23 @@ class Shard:
         return p.table_rows
 
 
+def threads_of(job: Job) -> int:
+    """Threads of a worker's libraries: its share of the budget's."""
+    return max(job.threads // max(job.workers, 1), 1)
+
+
+def opened(job: Job) -> AbstractContextManager[Any]:
+    """A client of the job's cluster."""
+    options: dict[str, Any] = {"device": job.device, "gpu_memory_bytes": job.gpu_memory_bytes}
+    return cluster.opened(job.workers, job.scheduler, threads=threads_of(job), **options)
+
+
 def predict(job: Job) -> Steps:
     """The job on `job.workers` local workers, or on those of `job.scheduler`."""
     yield "load"
-    options: dict[str, Any] = {"device": job.device, "gpu_memory_bytes": job.gpu_memory_bytes}
-    threads = max(job.threads // max(job.workers, 1), 1)
-    with cluster.opened(job.workers, job.scheduler, threads=threads, **options) as client:
+    with opened(job) as client:
         workers = cluster.addresses(client)
-        own = replace(job, threads=threads, workers=0, scheduler="")
+        own = replace(job, threads=threads_of(job), workers=0, scheduler="")
         made = [
             client.submit(Shard, own, rank, len(workers), workers=[worker], pure=False, actor=True)
             for rank, worker in enumerate(workers)

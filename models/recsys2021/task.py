@@ -9,6 +9,7 @@ from buzzer.datasets import recsys2021 as dataset
 from buzzer.datasets.files import made_scale
 from buzzer.datasets.recsys2021 import generator
 from buzzer.engine import frames
+from buzzer.engine.frames import Engine
 from buzzer.models.job import Data, Job, Progress, Result, Steps
 from buzzer.models.recsys2021 import features, fitting, sharded, stages
 from buzzer.models.recsys2021.predicting import Predictor, pieces_of_test
@@ -30,7 +31,14 @@ class RecSys2021:
         return Data(folder, files.fingerprint, origin, files.rows, 1.0 if made is None else made, notes)
 
     def fit(self, job: Job) -> Steps:
-        e, models = frames.load(job.engine), stages.chosen(job.params)
+        if not job.clustered:
+            return (yield from self._fit(job, frames.load(job.engine)))
+        yield "load"
+        with sharded.opened(job) as client:
+            return (yield from self._fit(job, frames.load_on(job.engine, client, job.gpu_memory_bytes)))
+
+    def _fit(self, job: Job, e: Engine) -> Steps:
+        models = stages.chosen(job.params)
         tokens = job.params["tokens"] if models.all_networks else 0
         yield "load"
         train, val = (fitting.read_all(e, job.data / part, job, tokens) for part in ("train", "val"))

@@ -40,7 +40,7 @@ def test_workers_share_the_pieces_out(data: Data, tmp_path: Path, job: Jobs) -> 
     assert all(shared)
 
 
-@pytest.mark.parametrize("engine", ["pandas", "polars"])
+@pytest.mark.parametrize("engine", ["polars", pytest.param("pandas", marks=pytest.mark.slow)])
 def test_two_workers_write_what_one_process_writes(
     engine: str, data: Data, fitted: Path, tmp_path: Path, job: Jobs, run: Run
 ) -> None:
@@ -58,3 +58,17 @@ def test_two_workers_write_what_one_process_writes(
     tables = [pd.read_csv(out / "results.csv", header=None) for out in outs]
     pd.testing.assert_frame_equal(*tables)
     assert [path.name for path in outs[1].iterdir()] == ["results.csv"]
+
+
+@pytest.mark.slow
+def test_two_workers_fit_trees_as_good_as_one_process_does(
+    data: Data, fitted: Path, tmp_path: Path, job: Jobs, run: Run
+) -> None:
+    """XGBoost's Dask interface merges the workers' quantile sketches, so that trees differ a little."""
+    shared = replace(job("recsys2021", data, tmp_path, tmp_path, "polars", "torch_eager", **SMALL), workers=2)
+    told = run(TASK.fit(shared))[0].details["validation"]["trees_kfold"]
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in fitted.iterdir()}
+    alone = run(TASK.fit(replace(shared, workers=0)))[0].details["validation"]["trees_kfold"]
+    assert told["RCE"] == pytest.approx(alone["RCE"], abs=1.0)
+    assert told["AP"] == pytest.approx(alone["AP"], abs=0.02)
+    assert told != alone
