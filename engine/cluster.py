@@ -112,7 +112,7 @@ def cuda_cluster(workers: int, gpu_memory_bytes: int | None) -> Any:
 def spread(client: Any, array: Any, rows: int) -> Any:
     """A host array as a dask.array whose runs of `rows` rows lie on the workers, one after the other."""
     import dask.array
-    from dask import delayed
+    from dask.delayed import delayed
 
     runs = [array[start : start + rows] for start in range(0, len(array), rows)]
     sent = [

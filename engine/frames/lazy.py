@@ -47,7 +47,7 @@ class Lazy(Engine):
     def __init__(self, device: str, engine: Any = None) -> None:
         self.gpu = device == "gpu"
         self.name = "polars-gpu" if self.gpu else "polars"
-        self._engine = engine or (pl.GPUEngine(raise_on_fail=True) if self.gpu else "auto")
+        self._engine: Any = engine or (pl.GPUEngine(raise_on_fail=True) if self.gpu else "auto")
 
     def _run(self, t: pl.LazyFrame) -> pl.DataFrame:
         try:

@@ -17,9 +17,10 @@ BACKENDS: dict[str, str] = {
     "torch_eager": "buzzer.engine.infer.torch_eager",
     "onnxruntime": "buzzer.engine.infer.onnxruntime",
     "xgboost": "buzzer.engine.infer.xgboost",
+    "nvforest": "buzzer.engine.infer.nvforest",
 }
 
-TREES = ("xgboost",)  # run boosted trees; the others run networks
+TREES = ("xgboost", "nvforest")  # run boosted trees; the others run networks
 
 __all__ = ["BACKENDS", "TREES", "Array", "Description", "Plan", "Session", "check_batch", "load", "prepare"]
 

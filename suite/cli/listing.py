@@ -48,6 +48,7 @@ BACKENDS = {
     "torch_eager": "PyTorch as it is: the reference",
     "onnxruntime": "ONNX Runtime on the exported graph",
     "xgboost": "boosted trees by XGBoost",
+    "nvforest": "boosted trees by RAPIDS nvForest, on a GPU or the CPU",
 }
 
 
