@@ -26,7 +26,7 @@ setup: $(VENV)/.weights  ## install into .venv
 run: $(VENV)/.weights  ## set up, then run the default suite on generated data
 	$(BIN)/buzzer run
 
-test: $(VENV)/.weights $(VENV)/.test  ## set up, then pass every test
+test: $(VENV)/.weights $(VENV)/.cpu-fast $(VENV)/.mlperf $(VENV)/.test  ## set up, then pass every test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev  ## ruff, mypy strict, pyright

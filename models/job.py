@@ -5,7 +5,7 @@ harness, which holds the clock, reads it at every yield. Yielding the same phase
 say): laps add up to the phase and each is kept as a raw sample. Tasks know nothing of clocks or budgets.
 """
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +22,7 @@ PHASES = (
     "latency",
     "write",
     "score",
+    *("quantise", "compile", "warmup", "warm", "cold", "loadgen", "roof"),  # of `buzzer bench`
 )
 
 
@@ -72,6 +73,10 @@ class Result:
         default_factory=dict
     )  # JSON-able facts worth keeping (sizes, ceilings, ...)
     files: tuple[Path, ...] = ()  # what was written under job.out
+    samples: Mapping[str, Sequence[float]] = field(
+        default_factory=dict
+    )  # seconds that the job timed itself, beside the laps of its phases
+    notes: tuple[str, ...] = ()  # what a reader of the record must know of this run
 
 
 Steps = Generator[str, None, Result]

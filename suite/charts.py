@@ -8,10 +8,15 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from buzzer.suite import machine
+from buzzer.suite.record import Record
+
 TIMES = (
     (0.001, "1 ms"), (0.01, "10 ms"), (0.1, "0.1 s"), (1, "1 s"), (10, "10 s"), (60, "1 min"), (600, "10 min"),
     (3600, "1 h"), (6 * 3600, "6 h"), (86400, "24 h"), (7 * 86400, "7 d"),
 )  # fmt: skip
+
+FOOT = 5.0  # per cent: where marks of failed runs stand, above the axis
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ def time_axis(values: Iterable[float], title: str) -> Axis:
     low, high = min(found) / 1.5, max(found) * 1.5
     inside = [t for t in TIMES if low <= t[0] <= high]
     if len(inside) < 2:  # less than a decade: round figures instead
-        inside = [(v, f"{v:g} s") for v in _nice(low, high)]
+        inside = [(v, f"{v:,.12g} s") for v in _nice(low, high)]
     return Axis(low, high, tuple(inside), title)
 
 
@@ -68,12 +73,13 @@ def linear_axis(values: Sequence[float], title: str) -> Axis:
 
 
 def _nice(low: float, high: float) -> list[float]:
-    """1, 2, 5 and their powers of ten in a range; powers of ten alone where that is enough."""
+    """1, 2, 5 and their powers of ten in a range; powers of ten alone, or the range's middle, where that is enough."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     tens = [10.0**p for p in powers if low <= 10.0**p <= high]
     if len(tens) >= 3:
         return tens
-    return [m * 10.0**p for p in powers for m in (1, 2, 5) if low <= m * 10.0**p <= high]
+    found = [m * 10.0**p for p in powers for m in (1, 2, 5) if low <= m * 10.0**p <= high]
+    return found or [float(f"{math.sqrt(low * high):.2g}")]
 
 
 @dataclass(frozen=True)
@@ -114,3 +120,23 @@ class Chart:
     legend: list[tuple[int, str, str, dict[str, str]]] = field(
         default_factory=list
     )  # number, kind, text, filters
+
+
+def filters_of(r: Record, outcome: str) -> dict[str, str]:
+    return {
+        "task": r.task,
+        "machine": machine.line(r.machine),
+        "engine": r.engine,
+        "precision": r.precision,
+        "budget": r.budget.name,
+        "outcome": outcome,
+    }
+
+
+def pareto(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Points that no other beats in both time and score, fastest first."""
+    best: list[tuple[float, float]] = []
+    for x, y in sorted(points, key=lambda p: (p[0], -p[1])):
+        if not best or y > best[-1][1]:
+            best.append((x, y))
+    return best

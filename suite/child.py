@@ -54,7 +54,9 @@ def failure(error: BaseException) -> dict[str, Any]:
     text = f"{type(error).__name__}: {error}"
     if isinstance(error, BuzzerError):
         outcome = "unsupported" if isinstance(error, UnsupportedError) else "error"
-        return {"event": "failed", "outcome": outcome, "message": error.message, "hint": error.hint}
+        details = {"user_error": True}  # the input's fault, not the program's
+        told = {"message": error.message, "hint": error.hint, "details": details}
+        return {"event": "failed", "outcome": outcome, **told}
     if fault := faults.of(error):
         traceback.print_exception(error)  # where it happened, for the record's stderr_tail
         return {"event": "failed", "outcome": OUTCOMES[fault.kind], "message": text, "hint": fault.hint}
@@ -94,6 +96,8 @@ def attempt(job: Job, verb: str, entry: str, events: IO[str]) -> dict[str, Any]:
         "rows": result.rows,
         "details": dict(result.details),
         "files": [str(f) for f in result.files],
+        "notes": list(result.notes),
+        "samples": {name: list(values) for name, values in result.samples.items()},
     }
 
 

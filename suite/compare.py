@@ -5,19 +5,18 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from statistics import median
 from typing import Any
 
 from buzzer.configs import load_yaml
 from buzzer.errors import UsageError, unknown_name
-from buzzer.suite import gate, machine, stats
+from buzzer.suite import estimate, gate, machine
 from buzzer.suite.budget import Budget
+from buzzer.suite.estimate import Growth, Projection, Ratio
 from buzzer.suite.record import Record
 from buzzer.suite.registry import TaskConfig
-from buzzer.suite.stats import Growth, Projection, Ratio
+from buzzer.suite.report import Row
 
 REACH = 1000.0  # break-even sizes are looked for up to this multiple of the largest measured size
 
@@ -41,64 +40,22 @@ class Variant:
         return " ".join(p for p in parts if p not in ("none", "fp32"))
 
 
-@dataclass(frozen=True)
-class Cell:
-    """The rounds of one variant at one scale."""
-
-    records: tuple[Record, ...]
-
-    @property
-    def first(self) -> Record:
-        return self.records[0]
-
-    @property
-    def good(self) -> bool:
-        """Ended well in every round, with scores that passed the gate."""
-        return all(r.outcome == "ok" and r.gate.status in ("passed", "reference") for r in self.records)
-
-    @property
-    def outcome(self) -> str:
-        worst = next((r for r in self.records if r.outcome != "ok"), self.first)
-        return worst.outcome if self.good or worst.outcome != "ok" else f"ok, {worst.gate.status}"
-
-    @cached_property
-    def walls(self) -> dict[int, float]:
-        """Wall seconds by round."""
-        return {r.repeat: r.wall_s for r in self.records}
-
-    @cached_property
-    def wall_s(self) -> float:
-        return median(self.walls.values())
-
-    @property
-    def peak(self) -> int | None:
-        peaks = [r.peak_memory_bytes for r in self.records if r.peak_memory_bytes is not None]
-        return max(peaks, default=None)
-
-    @property
-    def energy_j(self) -> float | None:
-        """Median joules of all sources that were counted; None where none was."""
-        sums = [sum(r.energy_j.values()) for r in self.records if r.energy_j]
-        return median(sums) if sums else None
-
-    def phase_s(self, name: str) -> float:
-        return median(sum(p.wall_s for p in r.phases if p.name == name) for r in self.records)
-
-
 @dataclass
 class Group:
     """Records that may be compared: one task, machine, seed, set of parameters and kind of data."""
 
     records: list[Record]
-    cells: dict[float, dict[Variant, Cell]] = field(default_factory=dict)  # scale -> variant -> rounds
+    cells: dict[float, dict[Variant, Row]] = field(default_factory=dict)  # scale -> variant -> rounds
 
     def __post_init__(self) -> None:
         found: dict[tuple[float, Variant], dict[int, Record]] = defaultdict(dict)
-        for r in sorted(self.records, key=lambda r: r.created):
-            if not r.control:
+        ordered = sorted(self.records, key=lambda r: r.created)
+        data = {r.scale: r.data_fingerprint for r in ordered}  # a scale whose data were made anew: the newest
+        for r in ordered:
+            if not r.control and r.data_fingerprint == data[r.scale]:
                 found[r.scale, Variant.of(r)][r.repeat] = r  # the newest of each round counts
         for (scale, variant), rounds in sorted(found.items()):
-            cell = Cell(tuple(rounds[i] for i in sorted(rounds)))
+            cell = Row(tuple(rounds[i] for i in sorted(rounds)))
             self.cells.setdefault(scale, {})[variant] = cell
 
     @property
@@ -119,7 +76,7 @@ class Group:
     def series(self, variant: Variant) -> dict[float, list[float]]:
         """Scale -> wall seconds of a variant, where it was good."""
         column = {scale: row[variant] for scale, row in self.cells.items() if variant in row}
-        return {scale: list(cell.walls.values()) for scale, cell in column.items() if cell.good}
+        return {scale: list(cell.walls.values()) for scale, cell in column.items() if cell.ranked}
 
     def peaks(self, variant: Variant) -> dict[float, list[float]]:
         """Scale -> peak bytes of a variant, where it was good and its peak is known."""
@@ -127,7 +84,7 @@ class Group:
         known = {
             scale: [float(r.peak_memory_bytes) for r in cell.records if r.peak_memory_bytes]
             for scale, cell in column.items()
-            if cell.good
+            if cell.ranked
         }
         return {scale: peaks for scale, peaks in known.items() if peaks}
 
@@ -152,7 +109,7 @@ def baselines(group: Group, task: TaskConfig) -> dict[str, Variant | None]:
     `plain` is the reference engine and backend on one core: what a competitor writes. `tuned` is the fastest CPU
     variant of those with the most cores.
     """
-    row = {v: c for v, c in group.cells[group.largest].items() if c.good and v.device == "cpu"}
+    row = {v: c for v, c in group.cells[group.largest].items() if c.ranked and v.device == "cpu"}
     plain = [v for v, c in row.items() if c.first.budget.cores == 1 and gate.is_reference(c.first, task)]
     most = max((cores(c.first) for c in row.values()), default=0)
     tuned = [v for v, c in row.items() if cores(c.first) == most]
@@ -175,6 +132,10 @@ class Noise:
     band: float
     pairs: int
 
+    @property
+    def per_cent(self) -> float:
+        return 100 * math.expm1(self.band)
+
 
 def noise(records: Iterable[Record], like: Record, rounds: int) -> Noise | None:
     """The noise of `rounds` rounds on the machine of `like`, from its A/A pairs; None without two of them.
@@ -193,7 +154,7 @@ def noise(records: Iterable[Record], like: Record, rounds: int) -> Noise | None:
         return None
     logs = [math.log(p[True].wall_s / p[False].wall_s) for p in used]
     spread = math.sqrt(sum(x * x for x in logs) / len(logs))  # the true mean of an A/A ratio is 1
-    return Noise(stats.t_quantile(len(logs)) * spread / math.sqrt(max(rounds, 1)), len(used))
+    return Noise(estimate.t_quantile(len(logs)) * spread / math.sqrt(max(rounds, 1)), len(used))
 
 
 def price(group: Group, prices: Mapping[str, float], device: str, wall_s: float) -> float | None:
@@ -220,108 +181,11 @@ def parse_prices(text: str) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
-class Threshold:
-    """`wall:5%`: how much larger a figure may be than in the older record."""
-
-    figure: str
-    share: float
-
-    @classmethod
-    def parse(cls, text: str) -> "Threshold":
-        name, colon, value = text.partition(":")
-        try:
-            share = float(value.removesuffix("%")) / 100
-        except ValueError:
-            share = -1.0
-        if not colon or not value.endswith("%") or not 0 <= share < math.inf:
-            raise UsageError(
-                f"--fail-if {text!r} is not of the form FIGURE:PERCENT", "write it like wall:5% or peak:10%"
-            )
-        if name not in FIGURES and not name.startswith("phase."):
-            raise unknown_name("figure", name, [*FIGURES, "phase.NAME"])
-        return cls(name, share)
-
-
-FIGURES: dict[str, Callable[[Record], float | None]] = {
-    "wall": lambda r: r.wall_s,
-    "cpu": lambda r: r.cpu_s,
-    "peak": lambda r: r.peak_memory_bytes,
-    "gpu_peak": lambda r: r.gpu_peak_memory_bytes,
-    "energy": lambda r: sum(r.energy_j.values()) if r.energy_j else None,
-}
-
-
-def figure(r: Record, name: str) -> float | None:
-    """A figure of a record by the name used in thresholds: wall, cpu, peak, ..., phase.predict."""
-    if name.startswith("phase."):
-        spent = [p.wall_s for p in r.phases if p.name == name.removeprefix("phase.")]
-        return sum(spent) or None
-    value = FIGURES[name](r)
-    return float(value) if value else None
-
-
-@dataclass(frozen=True)
-class Change:
-    """A figure now against the same figure in older records."""
-
-    scale: float
-    variant: Variant
-    figure: str
-    before: float
-    after: float
-    ratio: Ratio
-    noise: bool
-    failed: bool
-
-
-def changes(
-    group: Group, older: Iterable[Record], thresholds: Sequence[Threshold], pool: Sequence[Record]
-) -> list[Change]:
-    """Every variant against its older self: same machine, data and parameters. A change within noise never fails."""
-    past: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
-    for r in older:
-        if r.outcome == "ok" and not r.control:
-            past[_self(r)].append(r)
-    found = []
-    for scale, row in group.cells.items():
-        for variant, cell in row.items():
-            before = past.get(_self(cell.first), [])
-            for threshold in thresholds if cell.good and before else []:
-                change = _change(scale, variant, cell, before, threshold, pool)
-                found += [change] if change is not None else []
-    return found
-
-
-def _self(r: Record) -> tuple[Any, ...]:
-    return (r.task, machine.line(r.machine), Variant.of(r), r.data_fingerprint, r.config_hash, r.seed)
-
-
-def _change(
-    scale: float,
-    variant: Variant,
-    cell: Cell,
-    past: Sequence[Record],
-    threshold: Threshold,
-    pool: Sequence[Record],
-) -> Change | None:
-    after = [v for r in cell.records if (v := figure(r, threshold.figure)) is not None]
-    before = [v for r in past if (v := figure(r, threshold.figure)) is not None]
-    if not after or not before:
-        return None
-    ratio = stats.unpaired(after, before)
-    aa = noise(pool, cell.first, min(len(after), len(before)))
-    quiet = ratio.is_noise(0.0 if aa is None else aa.band)
-    failed = ratio.value > 1 + threshold.share and not quiet
-    middle = median(before), median(after)
-    return Change(scale, variant, threshold.figure, *middle, ratio, quiet, failed)
-
-
-@dataclass(frozen=True)
 class Line:
     """One variant at one scale, beside the two baselines."""
 
     variant: Variant
-    cell: Cell
+    cell: Row
     speed_up: dict[str, Ratio | None]  # baseline name -> how many times faster than it
     is_noise: dict[str, bool]
     cost_usd: float | None
@@ -342,7 +206,7 @@ class Trend:
     variant: Variant
     growth: Growth
     exponent: tuple[float, float] | None  # 95 % interval; None where two sizes cannot tell it
-    check: stats.Check | None
+    check: estimate.Check | None
     break_even_rows: dict[str, float | None]  # baseline name -> rows from which this one is faster
     full: Projection
     full_memory: Projection | None
@@ -394,13 +258,13 @@ def _lines(
         quiet: dict[str, bool] = {}
         for name, other in base.items():
             against = row.get(other) if other is not None else None
-            comparable = against is not None and against.good and cell.good and other != variant
-            ratios[name] = stats.paired(against.walls, cell.walls) if against and comparable else None
+            comparable = against is not None and against.ranked and cell.ranked and other != variant
+            ratios[name] = estimate.paired(against.walls, cell.walls) if against and comparable else None
             level = noise(pool, cell.first, len(cell.records))
             ratio = ratios[name]
             quiet[name] = ratio is not None and ratio.is_noise(0.0 if level is None else level.band)
         made.append(Line(variant, cell, ratios, quiet, price(group, prices, variant.device, cell.wall_s)))
-    return sorted(made, key=lambda line: (not line.cell.good, line.cell.wall_s))
+    return sorted(made, key=lambda line: (not line.cell.ranked, line.cell.wall_s))
 
 
 def _trends(
@@ -408,7 +272,7 @@ def _trends(
 ) -> list[Trend]:
     variants = sorted({v for row in group.cells.values() for v in row})
     series = {v: s for v in variants if len(s := group.series(v)) >= 2}
-    growths = {v: stats.grow(s) for v, s in series.items()}
+    growths = {v: estimate.grow(s) for v, s in series.items()}
     return [_trend(group, v, growths, base, budget, full) for v in series]
 
 
@@ -421,11 +285,11 @@ def _trend(
     full: float,
 ) -> Trend:
     series, growth = group.series(variant), growths[variant]
-    samples = stats.resampled(series)
-    wall = stats.project(series, full, samples)
+    samples = estimate.resampled(series)
+    wall = estimate.project(series, full, samples)
     peaks, memory = group.peaks(variant), None
     if len(peaks) >= 2:
-        memory = stats.project(peaks, full, stats.resampled(peaks))
+        memory = estimate.project(peaks, full, estimate.resampled(peaks))
     measured = group.cells[max(series)][variant].first
     limit = budget or own_budget(measured)
     even = {
@@ -436,8 +300,8 @@ def _trend(
     return Trend(
         variant,
         growth,
-        stats.bounds([g.exponent for g in samples]) if len(series) > 2 else None,
-        stats.check(series),
+        estimate.bounds([g.exponent for g in samples]) if len(series) > 2 else None,
+        estimate.check(series),
         even,
         wall,
         memory,
@@ -452,7 +316,7 @@ def own_budget(r: Record) -> Budget:
 
 def _break_even(group: Group, slow: Growth, fast: Growth) -> float | None:
     smallest, largest = min(group.cells), max(group.cells)
-    size = stats.crossing(slow, fast, smallest / REACH, largest * REACH)
+    size = estimate.crossing(slow, fast, smallest / REACH, largest * REACH)
     return None if size is None else size * group.rows_at_full
 
 

@@ -5,8 +5,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from buzzer.suite import machine
-from buzzer.suite.compare import Change, Comparison, Line, Trend, Variant
-from buzzer.suite.stats import Projection, Ratio
+from buzzer.suite.compare import Comparison, Line, Trend, Variant
+from buzzer.suite.estimate import Projection, Ratio
+from buzzer.suite.regress import Change
+
+MOSTLY = 0.5  # share of the largest run that is fixed cost, above which a fit of the rest means little
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ def _runs(made: Comparison, scale: float, notes: list[str]) -> Section:
 
 def _run_line(line: Line, baselines: dict[Variant, str]) -> tuple[str, ...]:
     r, room = line.cell.first, line.head_room()
-    score, good = r.scores.get(r.metric), line.cell.good
+    score, good = r.scores.get(r.metric), line.cell.ranked
     mark = f" [{baselines[line.variant]}]" if line.variant in baselines else ""
     return (
         f"{line.variant}{mark}",
@@ -99,14 +102,14 @@ def _run_notes(made: Comparison) -> list[str]:
         notes.append("no A/A pairs of this machine are on record: only intervals tell noise from difference")
     else:
         notes.append(
-            f"noise of this machine: means of A/A runs differ by up to {100 * made.noise.band:.1f} % "
+            f"noise of this machine: means of A/A runs differ by up to {made.noise.per_cent:.1f} % "
             f"({made.noise.pairs} pairs)"
         )
     return notes
 
 
 def _stages(lines: Sequence[Line], scale: float) -> Section:
-    good = [line for line in lines if line.cell.good]
+    good = [line for line in lines if line.cell.ranked]
     names = list(dict.fromkeys(p.name for line in good for p in line.cell.first.phases))
     rows = [(str(line.variant), *(f"{line.cell.phase_s(name):.3f}" for name in names)) for line in good]
     return Section(f"Stages at scale {scale:g}, wall seconds (medians)", ("variant", *names), rows)
@@ -123,8 +126,14 @@ def _growth(made: Comparison) -> Section:
         "even with tuned",
     )
     lines = [_growth_line(made, trend, scales) for trend in made.trends]
-    note = "wall seconds by scale, fitted as fixed + rate x size^exponent; even with = rows from which it is faster"
-    return Section("Growth with size", header, lines, [note])
+    notes = [
+        "wall seconds by scale, fitted as fixed + rate x size^exponent; even with = rows from which it is faster"
+    ]
+    if all(t.growth.fixed > MOSTLY * t.growth.at(made.group.largest) for t in made.trends):
+        notes.append(
+            "at these scales most of the time does not grow: larger ones would tell the growth better"
+        )
+    return Section("Growth with size", header, lines, notes)
 
 
 def _growth_line(made: Comparison, trend: Trend, scales: Sequence[float]) -> tuple[str, ...]:
@@ -135,7 +144,7 @@ def _growth_line(made: Comparison, trend: Trend, scales: Sequence[float]) -> tup
         exponent = f"{trend.growth.exponent:.2f} ({low:.2f}–{high:.2f})"
     return (
         str(trend.variant),
-        *("" if c is None else f"{c.wall_s:.2f}" if c.good else c.outcome for c in row),
+        *("" if c is None else f"{c.wall_s:.2f}" if c.ranked else c.outcome for c in row),
         f"{trend.growth.fixed:.2f}",
         exponent,
         *(_even(made, trend, name) for name in ("plain", "tuned")),
@@ -143,7 +152,7 @@ def _growth_line(made: Comparison, trend: Trend, scales: Sequence[float]) -> tup
 
 
 def _even(made: Comparison, trend: Trend, name: str) -> str:
-    if name not in trend.break_even_rows:
+    if name not in trend.break_even_rows or not made.group.rows_at_full:
         return ""
     rows = trend.break_even_rows[name]
     if rows is None:

@@ -1,6 +1,7 @@
 """The gate: a run is ranked only if its scores are within the task's tolerance of the reference run's."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from buzzer.suite.record import Gate, Record
 from buzzer.suite.registry import TaskConfig
@@ -63,12 +64,50 @@ def judge(record: Record, task: TaskConfig, others: Iterable[Record]) -> Record:
         )
     if record.outcome != "ok" or not record.scores:
         return record.model_copy(update={"gate": Gate(status="unscored")})
+    if record.job == "bench":  # was held against the FP32 reference run by run
+        return judge_cosine(record, 1 - task.tolerance)
     if is_reference(record, task):
         return record.model_copy(update={"gate": Gate(status="reference")})
     match = [o for o in others if o.outcome == "ok" and is_reference(o, task) and same_question(o, record)]
     if not match:
         return record.model_copy(update={"gate": Gate(status="no-reference")})
-    return compare(record, max(match, key=lambda o: o.created), task.tolerance)
+    reference = max(match, key=lambda o: o.created)
+    if record.precision in task.relative:
+        return compare_share(record, reference, task.metric, task.relative[record.precision])
+    return compare(record, reference, task.tolerance)
+
+
+def compare_share(record: Record, reference: Record, metric: str, least: float) -> Record:
+    """`record` of a lower precision judged by the ranked score: at least the share `least` of the reference's."""
+    score, wanted = record.scores.get(metric), reference.scores[metric]
+    passed = score is not None and score >= least * wanted
+    differences = {k: record.scores[k] - v for k, v in reference.scores.items() if k in record.scores}
+    status = "passed" if passed else "failed"
+    gate = Gate.model_validate(
+        {"status": status, "reference_run": reference.run_id, "differences": differences}
+    )
+    if passed:
+        return record.model_copy(update={"gate": gate})
+    told = (
+        "missing" if score is None else f"{score:.5f}, {score / wanted:.2%} of the reference's {wanted:.5f}"
+    )
+    message = f"{metric} is {told}; {least:.2%} is asked of {record.precision}"
+    return record.model_copy(update={"gate": gate, "outcome": "wrong", "message": message})
+
+
+def judge_cosine(record: Record, least: float) -> Record:
+    """A bench record judged by its outputs' cosine with the FP32 reference's."""
+    cosine = record.scores["cosine"]
+    gate = {"status": "passed" if cosine >= least else "failed", "differences": {"cosine": cosine - 1}}
+    update: dict[str, Any] = {"gate": Gate.model_validate(gate)}
+    if cosine < least:
+        bad = record.bench.bad_runs if record.bench else 0
+        cause = f"{bad} runs left outputs unwritten or not finite; " if bad else ""
+        update |= {
+            "outcome": "wrong",
+            "message": f"{cause}least cosine {cosine:.5f}, {least:.5f} is asked for",
+        }
+    return record.model_copy(update=update)
 
 
 def compare(record: Record, reference: Record, tolerance: float) -> Record:

@@ -23,7 +23,7 @@ VARIABLE = "BUZZER_HARNESS"
 def start() -> tuple[str, IO[bytes]]:
     """Start this harness's guard: the mark for the environment of its runs, and the pipe on which it listens."""
     made = uuid.uuid4().hex
-    command = [sys.executable, "-S", str(Path(__file__).resolve()), made]
+    command = [sys.executable, "-IS", str(Path(__file__).resolve()), made]
     # A session of its own: Ctrl-C is for the harness, which ends its run in order.
     process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
     process.returncode = 0  # it outlives this process on purpose; do not warn of that

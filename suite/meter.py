@@ -54,6 +54,14 @@ def nvml() -> Any:
     return pynvml
 
 
+def missing() -> dict[str, str]:
+    """Why each kind of counter cannot be read here, or ""."""
+    return {
+        "CPU energy": "" if rapl(POWERCAP) else f"no readable RAPL counter in {POWERCAP}; root may be needed",
+        "GPU use and energy": "" if nvml() else "no NVML; install buzzer[gpu] and the driver",
+    }
+
+
 class Gpu:
     """All GPUs of the machine together: joules, busy seconds, and the most memory above what was in use before."""
 

@@ -4,26 +4,25 @@ Everything is rendered here; the page's script only hides what the filters leave
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from buzzer import __version__
 from buzzer.configs import load_yaml
-from buzzer.suite import charts, compare, machine, registry, report
+from buzzer.suite import benchplan, charts, compare, machine, registry, report
+from buzzer.suite import page_sessions as sessions
 from buzzer.suite.charts import Chart, Mark
 from buzzer.suite.compare import Group, Variant
+from buzzer.suite.estimate import Ratio, paired
 from buzzer.suite.record import Record
 from buzzer.suite.report import Row
 from buzzer.suite.screen import clock_text
-from buzzer.suite.stats import Ratio, paired
 
 ASSETS = Path(__file__).parent / "page"
 FILTERS = ("task", "machine", "engine", "precision", "budget", "outcome")
 PHASE_COLOURS = 12
-FOOT = 5.0  # per cent: where marks of failed runs stand, above the axis
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class Entry:
 
     @property
     def filters(self) -> dict[str, str]:
-        return filters_of(self.first, self.outcome)
+        return charts.filters_of(self.first, self.outcome)
 
     @property
     def told(self) -> str:
@@ -69,25 +68,9 @@ class Entry:
     def score(self) -> float | None:
         return self.first.scores.get(self.first.metric)
 
-    @property
-    def peak(self) -> int | None:
-        peaks = [r.peak_memory_bytes for r in self.row.records if r.peak_memory_bytes is not None]
-        return max(peaks, default=None)
-
     def phases(self) -> list[tuple[str, float]]:
         names = dict.fromkeys(p.name for r in self.row.records for p in r.phases)
-        return [(n, median(report.phase_s(r, n) for r in self.row.records)) for n in names]
-
-
-def filters_of(r: Record, outcome: str) -> dict[str, str]:
-    return {
-        "task": r.task,
-        "machine": machine.line(r.machine),
-        "engine": r.engine,
-        "precision": r.precision,
-        "budget": r.budget.name,
-        "outcome": outcome,
-    }
+        return [(n, self.row.phase_s(n)) for n in names]
 
 
 @dataclass(frozen=True)
@@ -103,8 +86,7 @@ class Board:
 
     @property
     def facts(self) -> str:
-        r = self.first
-        return f"{r.data_source} data, scale {r.scale:g}, seed {r.seed}, {sum(r.data_rows.values()):,} rows"
+        return report.board_facts(self.group)
 
     @property
     def machine(self) -> str:
@@ -112,13 +94,7 @@ class Board:
 
     @property
     def notes(self) -> list[str]:
-        notes = [report.score_line(self.group), *sorted({n for r in self.group for n in r.notes})]
-        notes += sorted(
-            {f"budget {r.budget.name} not met here: {u}" for r in self.group for u in r.budget.unmet}
-        )
-        if any(r.enforcement == "polled" for r in self.group):
-            notes.append("limits watched by polling, not enforced by the kernel")
-        return [n for n in notes if n]
+        return report.board_notes(self.group)
 
     @property
     def phase_names(self) -> list[str]:
@@ -141,7 +117,7 @@ class Board:
         axis = charts.time_axis([e.row.wall_s for e in self.entries], "wall time (log)")
         scores = charts.linear_axis([e.score for e in scored if e.score is not None], self.first.metric)
         marks = [_frontier_mark(e, axis, scores) for e in self.entries if e.row.wall_s > 0]
-        best = _pareto([(e.row.wall_s, e.score) for e in scored if e.score is not None])
+        best = charts.pareto([(e.row.wall_s, e.score) for e in scored if e.score is not None])
         line = charts.path([(axis.at(x), scores.at(y)) for x, y in best], "pareto")
         return Chart(
             f"{self.first.metric} against wall time",
@@ -155,22 +131,11 @@ class Board:
 
 
 def _frontier_mark(e: Entry, x: charts.Axis, y: charts.Axis) -> Mark:
-    where = f"{e.name}, {e.first.budget.name}: {e.row.wall_s:.2f} s"
+    text, at = f"{e.name}, {e.first.budget.name}: {e.row.wall_s:.2f} s", x.at(e.row.wall_s)
+    text += "" if e.score is None else f", {e.first.metric} {e.score:.4f}"
     if e.failed or e.score is None:
-        return Mark(
-            x.at(e.row.wall_s), FOOT, e.number, "failed", f"{where}, {e.outcome}, no score", e.filters
-        )
-    text = f"{where}, {e.first.metric} {e.score:.4f}"
-    return Mark(x.at(e.row.wall_s), y.at(e.score), e.number, e.kind, text, e.filters)
-
-
-def _pareto(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Points that no other beats in both time and score, fastest first."""
-    best: list[tuple[float, float]] = []
-    for x, y in sorted(points, key=lambda p: (p[0], -p[1])):
-        if not best or y > best[-1][1]:
-            best.append((x, y))
-    return best
+        return Mark(at, charts.FOOT, e.number, "failed", f"{text}, {e.outcome}", e.filters)
+    return Mark(at, y.at(e.score), e.number, e.kind, text, e.filters)
 
 
 def boards(records: Sequence[Record], links: Mapping[str, str]) -> list[Board]:
@@ -205,7 +170,7 @@ def _speed_up_chart(group: Group, base: Variant) -> Chart:
     marks, paths, legend = [], [charts.path([(0, y.at(1)), (100, y.at(1))], "even")], []
     for number, (variant, series) in enumerate(ratios.items(), 1):
         first = next(row[variant] for row in group.cells.values() if variant in row).first
-        filters, kind = filters_of(first, "ok"), variant.device
+        filters, kind = charts.filters_of(first, "ok"), variant.device
         legend.append((number, kind, str(variant), filters))
         points = [(x.at(s * group.rows_at_full), y.at(v.value)) for s, v in series.items()]
         paths.append(charts.path(points, kind, filters))
@@ -215,7 +180,8 @@ def _speed_up_chart(group: Group, base: Variant) -> Chart:
             marks.append(Mark(px, py, number, kind, text, filters))
     marks += _failed_marks(group, x)
     title = f"{group.first.task}: speed-up against {base}"
-    told = f"Geometric mean over rounds by size of the job, 95 % interval in the label; the dashed line is the baseline. {machine.line(group.first.machine)}."
+    told = "Geometric mean over rounds by size of the job, 95 % interval in the label; the dashed line is the baseline."
+    told = f"{told} {machine.line(group.first.machine)}."
     return Chart(title, told, x, y, marks, paths, legend)
 
 
@@ -223,10 +189,10 @@ def _ratios(group: Group, base: Variant) -> dict[Variant, dict[float, Ratio]]:
     """Speed-up by variant and scale, where both it and the baseline were good."""
     found: dict[Variant, dict[float, Ratio]] = defaultdict(dict)
     for scale, row in group.cells.items():
-        if base not in row or not row[base].good:
+        if base not in row or not row[base].ranked:
             continue
         for variant, cell in row.items():
-            ratio = paired(row[base].walls, cell.walls) if cell.good and variant != base else None
+            ratio = paired(row[base].walls, cell.walls) if cell.ranked and variant != base else None
             if ratio is not None:
                 found[variant][scale] = ratio
     return dict(sorted(found.items()))
@@ -240,7 +206,9 @@ def _failed_marks(group: Group, x: charts.Axis) -> list[Mark]:
             if any(r.outcome != "ok" for r in cell.records):
                 text = f"{variant}: {cell.outcome} at scale {scale:g}"
                 at = x.at(scale * group.rows_at_full) if group.rows_at_full else 0.0
-                marks.append(Mark(at, FOOT, 0, "failed", text, filters_of(cell.first, cell.outcome)))
+                marks.append(
+                    Mark(at, charts.FOOT, 0, "failed", text, charts.filters_of(cell.first, cell.outcome))
+                )
     return marks
 
 
@@ -255,7 +223,7 @@ def machines(records: Sequence[Record]) -> list[tuple[str, str]]:
                 line,
                 "no A/A pairs on record"
                 if level is None
-                else f"single A/A runs differ by up to {100 * level.band:.1f} % ({level.pairs} pairs)",
+                else f"single A/A runs differ by up to {level.per_cent:.1f} % ({level.pairs} pairs)",
             )
         )
     return told
@@ -263,12 +231,11 @@ def machines(records: Sequence[Record]) -> list[tuple[str, str]]:
 
 def choices(records: Sequence[Record], found: Sequence[Board]) -> dict[str, list[str]]:
     """The values of each filter."""
-    values: dict[str, set[str]] = {name: set() for name in FILTERS}
-    for board in found:
-        for entry in board.entries:
-            for name, value in entry.filters.items():
-                values[name].add(value)
-    return {name: sorted(v) for name, v in values.items()}
+    shown = [entry.filters for board in found for entry in board.entries]
+    shown += [
+        sessions.filters(row) for group in benchplan.boards(records).values() for row in benchplan.rows(group)
+    ]
+    return {name: sorted({filters[name] for filters in shown}) for name in FILTERS}
 
 
 def content(records: Sequence[Record], links: Mapping[str, str]) -> dict[str, Any]:
@@ -282,7 +249,9 @@ def content(records: Sequence[Record], links: Mapping[str, str]) -> dict[str, An
         "tasks": _by_task(found),
         "filters": choices(records, found),
         "speed_ups": speed_up_charts(records),
-        "roofline": roofline(records),
+        "rooflines": sessions.rooflines(records),
+        "benches": [sessions.Board(group) for group in benchplan.boards(records).values()],
+        "bench_columns": benchplan.COLUMNS,
         "anchors": [
             a | {"time_text": clock_text(a["time_s"])} if "time_s" in a else a
             for a in load_yaml("anchors.yaml")
@@ -318,11 +287,6 @@ def _by_task(found: Sequence[Board]) -> dict[str, list[Board]]:
     for board in found:
         by_task.setdefault(board.first.task, []).append(board)
     return dict(sorted(by_task.items()))
-
-
-def roofline(records: Sequence[Record]) -> Chart | None:
-    """Bench runs by arithmetic intensity and achieved rate; None where no record tells FLOPs and bytes."""
-    return None
 
 
 def html(records: Sequence[Record], links: Mapping[str, str]) -> str:

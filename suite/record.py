@@ -54,6 +54,36 @@ class Gate(Strict):
     )
 
 
+class Bench(Strict):
+    """What was timed, what it costs at least, and how it was run; of `job: bench` only."""
+
+    batch: int = Field(ge=1, description="rows (sentences, sessions) a run")
+    seq: int = Field(ge=1, description="tokens or steps a row; with `packed`, tokens a run")
+    lengths: Literal["fixed", "real"] = Field(
+        description="rows of `seq` tokens, or as long as real sentences"
+    )
+    packing: Literal["padded", "sorted", "packed"] = Field(description="how rows of real lengths share a run")
+    scenario: Literal["", "single-stream", "offline", "server"] = Field(
+        description="MLPerf scenario; empty = timed one run after another"
+    )
+    inputs: int = Field(ge=1, description="different batches that the runs rotate through")
+    rows: int = Field(ge=0, description="rows in the runs of `samples.warm_run`")
+    flops: int | None = Field(description="FLOPs of one run; a multiply-add is two")
+    bytes_moved: Bytes | None = Field(description="least bytes of one run: weights, inputs, outputs")
+    kernels: int | None = Field(description="kernels or operators in one run, where the backend tells")
+    floor_s: Seconds | None = Field(description="max(bytes_moved / bandwidth, flops / peak)")
+    bandwidth: float = Field(gt=0, description="bytes a second, measured here")
+    peak: float | None = Field(
+        description="FLOPs a second of a matrix product in this precision, measured here"
+    )
+    threads: int = Field(ge=1, description="threads of the session")
+    affinity: list[int] = Field(description="cores that the process could use")
+    denormals: Literal["flushed", "kept"] = Field(description="whether denormals were flushed to zero")
+    checked_runs: int = Field(ge=0, description="runs whose outputs were held against the reference's")
+    bad_runs: int = Field(ge=0, description="of them those that were not finite or not written")
+    loadgen: dict[str, Any] | None = Field(default=None, description="LoadGen's own verdict and figures")
+
+
 class Record(Strict):
     schema_version: Literal[1] = Field(default=1, description="version of this schema")
     run_id: str = Field(description="unique id of the run")
@@ -62,7 +92,9 @@ class Record(Strict):
         default=False, description="true for a published figure, which buzzer did not measure"
     )
     task: str = Field(description="task name, as `buzzer list` shows it")
-    job: Literal["fit", "predict"] = Field(description="`fit` trains and saves; `predict` is the timed job")
+    job: Literal["fit", "predict", "bench"] = Field(
+        description="`fit` trains and saves; `predict` is the timed job; `bench` times one model alone"
+    )
     engine: str = Field(description="feature engine; `none` where a task has no feature frames")
     backend: str = Field(description="inference backend")
     precision: str = Field(description="fp32, bf16, int8, ...")
@@ -128,6 +160,7 @@ class Record(Strict):
     config: dict[str, Any] = Field(description="the task's parameters")
     config_hash: str = Field(description="sha256 of the parameters, first 12 hex digits")
     command: list[str] = Field(description="command line that started the suite")
+    bench: Bench | None = Field(default=None, description="of job `bench`: sizes, least cost, settings")
     details: dict[str, Any] = Field(default={}, description="task-specific facts (ceilings, sizes, ...)")
     stderr_tail: list[str] = Field(default=[], description="last lines of the run's stderr, where it failed")
     content_hash: str = Field(default="", description="sha256 of the record without this field: edits show")
@@ -165,6 +198,7 @@ def write(record: Record, folder: Path) -> Path:
             record.job,
             record.engine,
             record.backend,
+            *((record.precision,) if record.job == "bench" else ()),
             record.run_id[:8],
         )
     )

@@ -41,6 +41,10 @@ class TaskConfig(BaseModel):
     reference: Variant  # what the gate compares with
     metric: str  # the score that ranks, higher is better
     tolerance: float  # how far any score may lie from the reference's, absolute
+    precisions: list[str] = ["fp32"]  # those that run where none is asked for
+    relative: dict[
+        str, float
+    ] = {}  # precision -> least share of the reference's ranked score, in place of `tolerance`
     scale: float = 1.0
     clustered: bool = False  # whether `predict` can be shared out over Dask workers
     params: dict[str, Any] = {}
@@ -109,6 +113,48 @@ def task(name: str) -> TaskConfig:
     if name not in by_name:
         raise unknown_name("task", name, by_name)
     return by_name[name]
+
+
+class ModelConfig(BaseModel):
+    """An entry of configs/models.yaml: what `buzzer bench` can time."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str
+    summary: str
+    entry: str  # module:attr of the Target
+    backends: list[str]
+    params: dict[str, Any] = {}
+
+
+def models() -> dict[str, ModelConfig]:
+    """All named models."""
+    named = configs.load_yaml("models.yaml")["models"]
+    return {name: ModelConfig(name=name, **entry) for name, entry in named.items()}
+
+
+def model(text: str) -> ModelConfig:
+    """A model by name, or of a file or folder; an unknown name gets a did-you-mean."""
+    if text in models():
+        return models()[text]
+    path, kinds = Path(text), configs.load_yaml("models.yaml")["paths"]
+    kind = "folder" if path.is_dir() else path.suffix
+    if kind in kinds and path.exists():
+        entry = kinds[kind]
+        params = dict.fromkeys(entry["params"], str(path.resolve()))
+        return ModelConfig(name=path.resolve().stem, **entry | {"params": params})
+    if path.suffix in kinds or "/" in text:
+        raise UsageError(f"{text}: no such file or folder", f"known names: {', '.join(models())}")
+    raise unknown_name("model", text, models())
+
+
+def precisions() -> tuple[str, ...]:
+    """Every precision that a backend may have."""
+    return tuple(configs.load_yaml("models.yaml")["gates"])
+
+
+def least_cosine(precision: str) -> float:
+    """What a bench run's outputs must reach against the FP32 reference's."""
+    return float(configs.load_yaml("models.yaml")["gates"].get(precision, 0.0))
 
 
 class Dataset(Protocol):

@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from buzzer.configs import load_yaml
-from buzzer.suite import machine
+from buzzer.suite import benchplan, machine
 from buzzer.suite.record import Record
 
 TAIL_SAMPLES = 500  # five samples beyond the 99th percentile; with fewer it is noise
@@ -43,8 +43,30 @@ class Row:
         return all(r.outcome == "ok" and r.gate.status in ("passed", "reference") for r in self.records)
 
     @property
+    def walls(self) -> dict[int, float]:
+        """Wall seconds by repetition."""
+        return {r.repeat: r.wall_s for r in self.records}
+
+    @property
     def wall_s(self) -> float:
         return median(r.wall_s for r in self.records)
+
+    @property
+    def peak(self) -> int | None:
+        """Highest peak of host memory in bytes, where one is known."""
+        return max(
+            (r.peak_memory_bytes for r in self.records if r.peak_memory_bytes is not None), default=None
+        )
+
+    @property
+    def energy_j(self) -> float | None:
+        """Median joules of all sources that were counted; None where none was."""
+        sums = [sum(r.energy_j.values()) for r in self.records if r.energy_j]
+        return median(sums) if sums else None
+
+    def phase_s(self, name: str) -> float:
+        """Median wall seconds of a phase."""
+        return median(phase_s(r, name) for r in self.records)
 
     @property
     def outcome(self) -> str:
@@ -60,11 +82,17 @@ class Row:
             "" if limit is None or self.first.outcome != "ok" else f"{100 * (1 - self.wall_s / limit):.1f} %"
         )
 
+    def memory_room(self) -> str:
+        """Share of the memory budget that was left at the peak."""
+        limit, peak = self.first.budget.memory_bytes, self.peak
+        if limit is None or peak is None or self.first.outcome != "ok":
+            return ""
+        return f"{100 * (1 - peak / limit):.1f} %"
+
     def cells(self, rank: str) -> tuple[str, ...]:
         r = self.first
         score = r.scores.get(r.metric)
         cpu = [x.cpu_s for x in self.records if x.cpu_s is not None]
-        peak = [x.peak_memory_bytes for x in self.records if x.peak_memory_bytes is not None]
         spread = f" (of {len(self.records)})" if len(self.records) > 1 else ""
         return (
             rank,
@@ -75,7 +103,7 @@ class Row:
             "" if score is None else f"{score:.4f}",
             f"{self.wall_s:.2f}{spread}",
             f"{median(cpu):.2f}" if cpu else "",
-            f"{max(peak) / 1e6:.0f}" if peak else "",
+            "" if self.peak is None else f"{self.peak / 1e6:.0f}",
             self.head_room(),
             self.outcome,
         )
@@ -125,7 +153,7 @@ def phase_table(group: Sequence[Record]) -> list[tuple[str, ...]]:
     for row in rows(group):
         if row.first.outcome != "ok":
             continue
-        spent = {name: median(phase_s(r, name) for r in row.records) for name in names}
+        spent = {name: row.phase_s(name) for name in names}
         rate = f"{row.first.rows / spent['predict']:,.0f}" if spent.get("predict") and row.first.rows else ""
         times = (f"{spent[name]:.3f}" for name in names)
         lines.append(
@@ -162,21 +190,54 @@ def markdown_table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str
     return "\n".join(out)
 
 
+def board_facts(group: Sequence[Record]) -> str:
+    """The data of a board in one line."""
+    r = group[0]
+    return f"{r.data_source} data, scale {r.scale:g}, seed {r.seed}, {sum(r.data_rows.values()):,} rows"
+
+
+def board_notes(group: Sequence[Record]) -> list[str]:
+    """What a reader of a board must know."""
+    notes = [score_line(group), *sorted({note for r in group for note in r.notes})]
+    notes += sorted({f"budget {r.budget.name} not met here: {u}" for r in group for u in r.budget.unmet})
+    if any(r.enforcement == "polled" for r in group):
+        notes.append("limits watched by polling, not enforced by the kernel")
+    return [note for note in notes if note]
+
+
 def board_markdown(group: Sequence[Record]) -> str:
     """One board: what was asked, on what machine, the table, and what a reader must know."""
     r = group[0]
-    facts = f"{r.data_source} data, scale {r.scale:g}, seed {r.seed}, {sum(r.data_rows.values()):,} rows"
-    lines = [f"## {r.task}", "", f"{machine.line(r.machine)}. {facts}; score = {r.metric}."]
-    notes = sorted({note for record in group for note in record.notes})
-    notes += sorted({f"budget {x.budget.name} not met here: {u}" for x in group for u in x.budget.unmet})
-    if any(x.enforcement == "polled" for x in group):
-        notes.append("limits watched by polling, not enforced by the kernel")
-    if scores := score_line(group):
-        notes.insert(0, scores)
-    lines += ["", markdown_table(COLUMNS, table(group)), "", *(f"- {note}" for note in notes)]
+    lines = [f"## {r.task}", "", f"{machine.line(r.machine)}. {board_facts(group)}; score = {r.metric}."]
+    lines += ["", markdown_table(COLUMNS, table(group)), "", *(f"- {note}" for note in board_notes(group))]
     if phases := phase_table(group):
         lines += ["", "Wall seconds by phase:", "", markdown_table(phase_header(group), phases)]
     return "\n".join(lines)
+
+
+def bench_markdown(group: Sequence[Record]) -> str:
+    """One model's table of `buzzer bench`."""
+    r = group[0]
+    facts = f"{machine.line(r.machine)}. Budget {r.budget.name}; {len({x.repeat for x in group})} rounds, interleaved."
+    lines = [
+        f"## {benchplan.title(r)}",
+        "",
+        facts,
+        "",
+        markdown_table(benchplan.COLUMNS, benchplan.table(group)),
+        "",
+    ]
+    return "\n".join([*lines, *(f"- {note}" for note in bench_notes(group))])
+
+
+def bench_notes(group: Sequence[Record]) -> list[str]:
+    """What a reader of a bench table must know, and what LoadGen said."""
+    notes = sorted({note for record in group for note in record.notes})
+    for x in group:
+        if x.bench and x.bench.loadgen:
+            told = x.bench.loadgen
+            notes.append(f"{x.backend} {x.precision}: LoadGen {told['result']}, {told['line']}")
+    return notes
 
 
 def published_markdown() -> str:
@@ -200,5 +261,7 @@ with their outcome, never left out. Peak memory under cgroups includes the page 
 def markdown(records: Iterable[Record]) -> str:
     """The whole leaderboard."""
     parts = ["# Leaderboard", RULES]
+    records = list(records)
     parts += [board_markdown(group) for group in boards(records).values()]
+    parts += [bench_markdown(group) for group in benchplan.boards(records).values()]
     return "\n\n".join([*parts, published_markdown()]) + "\n"

@@ -196,6 +196,7 @@ def execute(
         measured, elapsed = follow(limiter, command, folder / "stderr", run, events, look)
         story, tail = events.read(), stderr_tail(folder / "stderr")
     fields = identity(run, data, run_id or uuid.uuid4().hex) | outcome_fields(story, measured, elapsed, tail)
+    fields["notes"] += (story.end or {}).get("notes", [])
     fields |= {
         "enforcement": limiter.enforcement,
         "load_before": load_before,
@@ -253,12 +254,13 @@ def outcome_fields(
     fields: dict[str, Any] = {"phase_reached": story.running, "samples": story.samples}
     if end.get("event") == "done" and not measured.reason:
         fields |= {k: end[k] for k in ("wall_s", "scores", "rows", "details")}
-        fields["outcome"] = "ok"
+        fields |= {"outcome": "ok", "samples": story.samples | end["samples"]}
+        fields["bench"] = fields["details"].pop("bench", None)
     else:
         story.cut(elapsed)
         outcome, message, hint = explain(end, measured, story.running or "start")
         fields |= {"outcome": outcome, "message": message, "hint": hint, "wall_s": elapsed}
-        fields["stderr_tail"] = tail
+        fields |= {"stderr_tail": tail, "details": end.get("details", {})}
     return fields | {"phases": list(story.phases.values())}
 
 

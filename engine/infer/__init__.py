@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from buzzer.engine.infer.session import Array, Description, Plan, Session, check_batch
-from buzzer.errors import unknown_name
+from buzzer.errors import UsageError, unknown_name
 
 # Lazy "module" entries: naming a backend imports nothing.
 BACKENDS: dict[str, str] = {
     "torch_eager": "buzzer.engine.infer.torch_eager",
+    "torch_compile": "buzzer.engine.infer.torch_compile",
     "onnxruntime": "buzzer.engine.infer.onnxruntime",
+    "openvino": "buzzer.engine.infer.openvino",
+    "tensorrt": "buzzer.engine.infer.tensorrt",
     "xgboost": "buzzer.engine.infer.xgboost",
     "nvforest": "buzzer.engine.infer.nvforest",
 }
@@ -65,4 +68,21 @@ def prepare(
         raise unknown_name(f"precision of {backend}", precision, module.PRECISIONS)
     axes = {name: dict((dynamic or {}).get(name, {0: "batch"})) for name in example}
     source = Path(model) if isinstance(model, str | Path) else model
+    if not isinstance(source, Path):
+        check_quantised(source, precision)
     return module.prepare(Plan(source, dict(example), tuple(outputs), axes, precision, device, threads))
+
+
+def check_quantised(model: Any, precision: str) -> None:
+    """Raises UsageError unless a torch module's layers are of the precision that is asked for."""
+    if not hasattr(model, "modules"):
+        return
+    from buzzer.engine import quant
+
+    found = quant.precision_of(model)
+    if found is None and precision in quant.PRECISIONS:
+        raise UsageError(
+            f"the model is in float, {precision} needs scales", "see buzzer.engine.quant.quantise"
+        )
+    if found not in (None, precision):
+        raise UsageError(f"the model is quantised to {found}, {precision} was asked for")

@@ -1,7 +1,8 @@
 """The session protocol that every backend serves."""
 
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -37,6 +38,11 @@ class Description:
     threads: int
     parameters: int | None  # number of weights
     weight_bytes: int | None
+    affinity: tuple[int, ...] = ()  # cores that the process may use; empty where the system does not tell
+    denormals: str = "kept"  # "flushed" to zero or "kept"
+    kernels: int | None = None  # kernels, or operators of the optimised graph, in one run
+    flops: int | None = None  # of one run on the batch that `describe` was given; a multiply-add is two
+    bytes_moved: int | None = None  # the least that run must move: weights at this precision, inputs, outputs
 
 
 class Session(Protocol):
@@ -46,7 +52,13 @@ class Session(Protocol):
         """Outputs by name; new arrays that belong to the caller. Raises UsageError for a batch of the wrong form."""
         ...
 
-    def describe(self) -> Description: ...
+    def describe(self, batch: Mapping[str, Array] | None = None) -> Description:
+        """The session's facts; with a batch also those of a run on it, which is counted by one slow run."""
+        ...
+
+    def poison(self) -> None:
+        """Overwrite output buffers that outlive a run, so that a run which leaves them untouched is found out."""
+        ...
 
     def close(self) -> None: ...
 
@@ -63,6 +75,24 @@ class Base:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
 
+    def facts(self) -> Description:
+        """What `describe` tells without a batch."""
+        raise NotImplementedError
+
+    def describe(self, batch: Mapping[str, Array] | None = None) -> Description:
+        told = replace(self.facts(), affinity=affinity())
+        if batch is None:
+            return told
+        from buzzer.engine.infer.cost import cost_of
+
+        cost = cost_of(self.plan.model, batch)
+        if cost is None:
+            return told
+        return replace(told, flops=cost.flops, bytes_moved=cost.bytes_moved(self.plan.precision))
+
+    def poison(self) -> None:
+        """Outputs are new arrays in each run unless a backend says otherwise."""
+
     def close(self) -> None:
         """Nothing to give back unless a backend says so."""
 
@@ -73,6 +103,11 @@ class Base:
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
         self.close()
+
+
+def affinity() -> tuple[int, ...]:
+    """The cores that this process may use."""
+    return tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else ()
 
 
 def check_batch(plan: Plan, batch: Mapping[str, Array]) -> None:

@@ -37,7 +37,7 @@ class Xgboost(Base):
         found: Any = self._booster.inplace_predict(inputs["features"], base_margin=inputs.get("base_margin"))
         return as_arrays(found.get() if self.plan.device == "cuda" else found, self.plan.outputs)
 
-    def describe(self) -> Description:
+    def facts(self) -> Description:
         return Description(
             backend="xgboost",
             version=xgboost.__version__,

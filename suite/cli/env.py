@@ -6,11 +6,12 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from buzzer.engine import frames, infer
 from buzzer.errors import UnsupportedError
-from buzzer.suite import limits, machine, registry
+from buzzer.suite import limits, machine, meter, registry
 
 
 def main(as_json: Annotated[bool, typer.Option("--json", help="One object on stdout.")] = False) -> None:
@@ -23,10 +24,10 @@ def main(as_json: Annotated[bool, typer.Option("--json", help="One object on std
     console.print(
         machine.line(facts["machine"]), f"limits: {facts['enforcement']}", sep="\n", highlight=False
     )
-    for kind in ("engines", "backends"):
+    for kind in ("engines", "backends", "counters"):
         table = Table(kind, "here", "what is missing")
         for name, problem in facts[kind].items():
-            table.add_row(name, "no" if problem else "yes", problem)
+            table.add_row(name, "no" if problem else "yes", escape(problem))
         console.print(table)
     console.print(", ".join(f"{k} {v}" for k, v in facts["versions"].items()), highlight=False)
 
@@ -40,6 +41,7 @@ def content() -> dict[str, Any]:
         "enforcement": "cgroups" if limits.cgroups_work() else "polled",
         "engines": {name: problem(frames.load, name) for name in registry.engines()},
         "backends": {name: problem(infer.load, name) for name in registry.backends()},
+        "counters": meter.missing(),
     }
 
 

@@ -31,6 +31,7 @@ def content() -> dict[str, dict[str, Any]]:
         "tasks": {name: task.model_dump() for name, task in registry.tasks().items()},
         "engines": dict(ENGINES),
         "backends": {name: BACKENDS.get(name, "") for name in registry.backends()},
+        "models of bench": {name: model.summary for name, model in registry.models().items()},
         "budgets": {
             n: f"{b['limits'] or 'whole machine'}: {b['why']}" for n, b in load_yaml("budgets.yaml").items()
         },
@@ -46,7 +47,10 @@ ENGINES = {
 }
 BACKENDS = {
     "torch_eager": "PyTorch as it is: the reference",
+    "torch_compile": "PyTorch through its compiler",
     "onnxruntime": "ONNX Runtime on the exported graph",
+    "openvino": "OpenVINO on the exported graph",
+    "tensorrt": "TensorRT on the exported graph, strongly typed",
     "xgboost": "boosted trees by XGBoost",
     "nvforest": "boosted trees by RAPIDS nvForest, on a GPU or the CPU",
 }

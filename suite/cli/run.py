@@ -27,7 +27,7 @@ def main(
     task: Annotated[list[str] | None, typer.Argument(help="Task names; none = the default suite.")] = None,
     engine: Annotated[str, typer.Option(help="Feature engines, by comma, or all.")] = "",
     backend: Annotated[str, typer.Option(help="Inference backends, by comma, or all.")] = "",
-    precision: Annotated[str, typer.Option(help="Precisions, by comma.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="Precisions, by comma; default: the task's.")] = "",
     device: Annotated[str, typer.Option(help="cpu or cuda; default: what the engine runs on.")] = "",
     budget: Annotated[str, typer.Option(help="Budgets, by comma: names or 1c20g24h [seed-cpu].")] = "",
     data: Annotated[
@@ -160,7 +160,7 @@ def choice(task: registry.TaskConfig, options: dict[str, Any], default: dict[str
         task=task.with_params(overrides),
         engines=names(options["engine"]) or default.get("engines"),
         backends=names(options["backend"]) or default.get("backends"),
-        precisions=names(options["precision"]),
+        precisions=names(options["precision"]) or default.get("precisions") or task.precisions,
         device=options["device"] or None,
         budgets=[budgets.resolve(name) for name in names(budget)],
         scale=float(options["scale"] or default.get("scale", task.scale)),

@@ -10,14 +10,13 @@ function chosen() {
 
 function apply() {
   const wanted = Object.entries(chosen());
-  for (const item of items) item.hidden = wanted.some(([name, value]) => item.dataset[name] !== value);
-  for (const item of items.filter((i) => i instanceof SVGElement)) item.style.display = item.dataset && wanted.some(([n, v]) => item.dataset[n] !== v) ? "none" : "";
+  for (const item of items) item.toggleAttribute("hidden", wanted.some(([name, value]) => item.dataset[name] !== value));
   for (const board of document.querySelectorAll("[data-board]")) board.hidden = !board.querySelector("[data-item]:not([hidden])");
   for (const block of document.querySelectorAll("[data-published]")) block.hidden = Boolean(chosen().task) && block.dataset.published !== chosen().task;
-  for (const section of document.querySelectorAll("main section.task, #speed-up, #roofline")) section.hidden = !section.querySelector("article:not([hidden])");
+  for (const section of document.querySelectorAll("main section.task, #speed-up, #sessions, #roofline")) section.hidden = !section.querySelector("article:not([hidden])");
   for (const select of selects) select.classList.toggle("set", Boolean(select.value));
   const rows = document.querySelectorAll("[data-row]");
-  const shown = [...rows].filter((row) => !row.hidden).length;
+  const shown = [...rows].filter((row) => !row.hasAttribute("hidden")).length;
   document.getElementById("shown").textContent = `${shown} of ${rows.length} rows shown`;
 }
 

@@ -61,6 +61,17 @@ def buzzer(tmp_path: Path) -> Buzzer:
         (["data", "score", "booking", "a.csv", "b.csv"], "a.csv: no such file", ""),
         (["check", "nothing.json"], "nothing.json: No such file", ""),
         (["report", "nothing"], "nothing: no such file", ""),
+        (["report", ".", "--readme", "none.md"], "none.md: No such file", ""),
+        (["compare", "bookin"], "unknown task 'bookin'", "did you mean booking?"),
+        (["compare", "booking", "--from", "nothing"], "nothing: no such file", ""),
+        (["compare", "booking", "--from", "."], "no timed runs of booking", "buzzer run"),
+        (["compare", "booking", "--scale", "0.1,x"], "not numbers by comma", "0.01,0.02"),
+        (["compare", "booking", "--scale", "0"], "must be above 0", "official"),
+        (["compare", "booking", "--fail-if", "wall:5%"], "belong together", "--against"),
+        (["compare", "booking", "--against", ".", "--fail-if", "wal:5%"], "unknown figure 'wal'", "wall?"),
+        (["compare", "booking", "--price", "cpu=e2"], "unknown price 'e2'", "e2-highmem-8"),
+        (["compare", "booking", "--device", "gpu"], "unknown device 'gpu'", "cuda"),
+        (["check", ".", "--data", "booking"], "not of the form TASK=FOLDER", "booking="),
     ],
 )
 def test_bad_input_ends_in_one_message(buzzer: Buzzer, arguments: list[str], message: str, hint: str) -> None:
@@ -116,6 +127,7 @@ def test_list_and_env_are_json_too(buzzer: Buzzer) -> None:
     assert set(listed["engines"]) == {"pandas", "polars", "cudf", "polars-gpu"}
     env = json.loads(buzzer("env", "--json").stdout)
     assert env["engines"]["pandas"] == env["engines"]["polars"] == ""
+    assert set(env["counters"]) == {"CPU energy", "GPU use and energy"}
     assert env["machine"]["cores"] >= 1
 
 
@@ -156,3 +168,25 @@ def test_brackets_in_messages_are_shown_as_they_are(buzzer: Buzzer) -> None:
 
 def test_the_schema_is_printed(buzzer: Buzzer) -> None:
     assert json.loads(buzzer("check", "--schema").stdout)["title"] == "Record"
+
+
+def test_compare_from_records_prints_writes_and_fails(
+    buzzer: Buzzer, tmp_path: Path, make_record: Make
+) -> None:
+    slow = [{"name": "predict", "wall_s": 3.0, "cpu_s": 1.0, "peak_memory_bytes": 1}]
+    for folder, changes in (("old", {}), ("new", {"wall_s": 3.0, "phases": slow, "samples": {}})):
+        for repeat in range(3):
+            run_id = f"{folder}{repeat:05}" * 4
+            r = make_record(
+                task="booking", repeat=repeat, run_id=run_id, data_fingerprint="f" * 64, **changes
+            )
+            record.write(r, tmp_path / folder)
+    arguments = ["compare", "booking", "--from", "new", "--against", "old", "--fail-if"]
+    done = buzzer(*arguments, "wall:10%", "--markdown", "c.md")
+    assert done.returncode == 1
+    assert "REGRESSED" in done.stdout
+    assert "+50.0 %" in (tmp_path / "c.md").read_text()
+    assert buzzer(*arguments, "wall:60%").returncode == 0
+    told = json.loads(buzzer("compare", "booking", "--from", "new", "--json").stdout)
+    assert told["runs"][0]["wall_s"] == 3.0
+    assert told["runs"][0]["head_room"]["time"] == pytest.approx(0.9)

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,13 @@ from rich.console import Console
 
 from buzzer.errors import UsageError
 from buzzer.models.job import Data
-from buzzer.suite import compare, compare_text, record
+from buzzer.suite import compare, compare_text, record, regress
 from buzzer.suite.budget import resolve
 from buzzer.suite.cli import compare as verb
-from buzzer.suite.compare import Threshold, Variant
+from buzzer.suite.compare import Variant
 from buzzer.suite.plan import Choice
 from buzzer.suite.record import Record
+from buzzer.suite.regress import Threshold
 from buzzer.suite.screen import Screen
 
 Make = Callable[..., Record]
@@ -118,6 +120,17 @@ def test_differences_within_the_noise_are_called_so(make_record: Make, choose: C
     assert 0.01 < made.noise.band < 0.03
 
 
+def test_data_made_anew_are_not_mixed_with_the_old(make_record: Make, choose: Choose) -> None:
+    old = [
+        timed(
+            make_record, CUDA, 0.1, 7, 1.0, data_fingerprint="old", created=datetime(2020, 1, 1, tzinfo=UTC)
+        )
+    ]
+    made = made_of([*measured(make_record), *old], choose)
+    cell = next(line.cell for line in made.lines[0.1] if line.variant == CUDA)
+    assert sorted(cell.walls) == [0, 1, 2]
+
+
 def test_a_failed_variant_is_shown_and_compares_with_nothing(make_record: Make, choose: Choose) -> None:
     late = timed(
         make_record,
@@ -146,7 +159,7 @@ def test_a_slow_down_fails_beyond_its_threshold(
     old = [r.model_copy(update={"wall_s": r.wall_s / DRIFT[r.repeat]}) for r in quiet]
     new = [r.model_copy(update={"wall_s": r.wall_s * slower}) for r in old]
     (group,) = compare.groups(new, "fake")
-    found = compare.changes(group, old, [Threshold.parse(threshold)], old)
+    found = regress.changes(group, old, [Threshold.parse(threshold)], old)
     assert len(found) == len(COST)
     assert {c.failed for c in found} == {failed}
     assert [c.ratio.value for c in found] == pytest.approx([slower] * len(COST))
@@ -156,7 +169,7 @@ def test_a_change_within_the_noise_never_fails(make_record: Make) -> None:
     old = measured(make_record, (0.1,))  # its rounds differ by 20 %
     new = [r.model_copy(update={"wall_s": r.wall_s * 1.05}) for r in old]
     (group,) = compare.groups(new, "fake")
-    found = compare.changes(group, old, [Threshold.parse("wall:1%")], old)
+    found = regress.changes(group, old, [Threshold.parse("wall:1%")], old)
     assert [(c.noise, c.failed) for c in found] == [(True, False)] * len(COST)
 
 

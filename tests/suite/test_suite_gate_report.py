@@ -70,6 +70,23 @@ def test_more_gpu_memory_than_the_budget_has(
     assert ("took 5.0 GB" in judged.message) == (outcome != "ok")
 
 
+@pytest.mark.parametrize(
+    ("use", "told"),
+    [
+        ({}, "NVML was not there"),
+        ({"gpu_busy_s": 0.0, "gpu_peak_memory_bytes": 10**9}, "busy 0 s"),
+        ({"gpu_busy_s": 1.0, "gpu_peak_memory_bytes": 0}, "peak memory 0 bytes"),
+        ({"gpu_busy_s": 1.0, "gpu_peak_memory_bytes": 10**9}, ""),
+    ],
+)
+def test_a_gpu_run_without_proof_of_gpu_use_is_wrong(
+    make_record: Make, choose: Choose, use: dict[str, float], told: str
+) -> None:
+    judged = gate.judge(make_record(device="cuda", **use), choose().task, [])
+    assert judged.outcome == ("wrong" if told else "ok")
+    assert told in judged.message
+
+
 def test_an_unscored_run_is_not_judged(make_record: Make, choose: Choose) -> None:
     assert gate.judge(make_record(scores={}), choose().task, []).gate.status == "unscored"
 

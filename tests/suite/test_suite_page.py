@@ -9,8 +9,10 @@ from statistics import median
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from buzzer.suite import page, record
+from buzzer.suite import charts, page, page_sessions, record
 from buzzer.suite.record import Record
 
 Make = Callable[..., Record]
@@ -93,6 +95,48 @@ def test_speed_ups_are_those_of_the_medians(make_record: Make) -> None:
     assert sum(mark.kind == "failed" for mark in chart.marks) == 4
 
 
+@given(st.lists(st.floats(1e-4, 1e7), min_size=1, max_size=6))
+def test_every_axis_holds_its_values_and_has_a_tick(values: list[float]) -> None:
+    for axis in (charts.time_axis(values, ""), charts.log_axis(values, ""), charts.linear_axis(values, "")):
+        assert all(0 <= axis.at(v) <= 100 for v in values)
+        assert all(axis.low < v < axis.high for v in values)
+        assert axis.marks
+        places = [axis.at(v) for v in sorted(values)]
+        assert places == sorted(places)
+
+
+BENCH = {
+    "batch": 1, "seq": 128, "lengths": "fixed", "packing": "padded", "scenario": "", "inputs": 2, "rows": 8,
+    "flops": 10**9, "bytes_moved": 10**8, "kernels": None, "floor_s": 0.01, "bandwidth": 1e10, "peak": 2e11,
+    "threads": 1, "affinity": [0], "denormals": "kept", "checked_runs": 8, "bad_runs": 0,
+}  # fmt: skip
+
+
+def bench(make: Make, precision: str, latency: float, cosine: float, **changes: Any) -> Record:
+    fields: dict[str, Any] = {"job": "bench", "task": "bert-base", "precision": precision, "bench": BENCH}
+    fields |= {"config": {"batch": 1, "seq": 128, "lengths": "fixed", "scenario": ""}}
+    fields |= {"samples": {"warm_run": [latency] * 8}, "scores": {"cosine": cosine}, "metric": "cosine"}
+    return make(**fields | {"gate": {"status": "passed"}, "run_id": f"{precision:0<32}"} | changes)
+
+
+def test_sessions_stand_below_their_roof(make_record: Make) -> None:
+    made = [bench(make_record, "fp32", 0.05, 1.0), bench(make_record, "int8", 0.02, 0.991)]
+    (roof,) = page_sessions.rooflines(made)
+    assert [mark.text for mark in roof.marks] == [
+        "bert-base, batch 1, 128 tokens, torch_eager int8: 50 GFLOP/s at 10 FLOPs a byte",
+        "bert-base, batch 1, 128 tokens, torch_eager fp32: 20 GFLOP/s at 10 FLOPs a byte",
+    ]
+    corners = [tuple(map(float, point.split(","))) for point in roof.paths[0].points.split()]
+    assert corners[1] == pytest.approx((roof.x.at(20.0), 100 - roof.y.at(200.0)), abs=0.02)  # the ridge
+    assert max(m.y for m in roof.marks) < 100 - min(y for _, y in corners)
+    (board,) = page.content(made, {})["benches"]
+    assert [(m.number, m.y > 50) for m in board.frontier().marks] == [(1, False), (2, True)]
+    assert "Accuracy against latency" in page.html(made, {})
+    assert (
+        page_sessions.rooflines([bench(make_record, "fp32", 0.05, 1.0, bench=BENCH | {"flops": None})]) == []
+    )
+
+
 @dataclass
 class Tab:
     """A page in the browser, and what its console said."""
@@ -165,6 +209,7 @@ def test_the_page_shows_the_records_figures(
             wall = median(r.wall_s for r in same)
             assert row.locator("[data-field=wall]").inner_text() == f"{wall:.2f}/3"
             assert row.locator("[data-field=score]").inner_text() == "0.4900"
+            assert row.locator("[data-field=memory-left]").inner_text() == "99.5 %"
             assert row.locator("[data-field=left]").inner_text() == f"{100 * (1 - wall / 86400):.1f} %"
         link = row.locator("th a").get_attribute("href")
         assert record.read(tmp_path / link).run_id == first.run_id

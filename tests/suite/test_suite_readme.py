@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from buzzer.errors import UsageError
-from buzzer.suite import readme, record
+from buzzer.suite import page, readme, record, report
 from buzzer.suite.record import Record
 
 Make = Callable[..., Record]
@@ -46,7 +46,14 @@ def test_a_file_without_markers_is_refused(make_record: Make) -> None:
         readme.fill("# title\n", [make_record()])
 
 
-def test_the_figures_of_our_readme_are_those_of_the_records() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    good = [record.read(path) for path in record.paths([ROOT / "results"])]
-    assert readme.fill(text, good) == text, "run `make report`"
+@pytest.mark.parametrize("name", ["README.md", "results/leaderboard.md", "results/index.html"])
+def test_what_is_published_is_that_of_the_records(name: str) -> None:
+    files = {record.read(path).run_id: path for path in record.paths([ROOT / "results"])}
+    good = [record.read(path) for path in files.values()]
+    text = (ROOT / name).read_text(encoding="utf-8")
+    made = {
+        "README.md": lambda: readme.fill(text, good),
+        "results/leaderboard.md": lambda: report.markdown(good),
+        "results/index.html": lambda: page.html(good, page.links_of(files, ROOT / name)),
+    }
+    assert made[name]() == text, "run `make report`"

@@ -1,14 +1,19 @@
+import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
+from rich.console import Console
 
 from buzzer.models.job import Data
 from buzzer.suite import record, runner
+from buzzer.suite.budget import UNLIMITED
 from buzzer.suite.plan import Choice, fit_run, predict_runs
 from buzzer.suite.record import Record
+from buzzer.suite.screen import Screen
 
 Predict = Callable[..., Record]
 Choose = Callable[..., Choice]
@@ -29,6 +34,10 @@ def test_a_good_run_is_measured_whole(predict: Predict, enforcement: str, tmp_pa
     assert r.peak_memory_bytes > 5e6
     assert r.cpu_s is not None
     assert r.cpu_s > 0
+    assert (r.gpu_busy_s, r.gpu_peak_memory_bytes) == (
+        None,
+        None,
+    )  # a run on the CPU is not watched on the GPU
     assert (tmp_path / "files" / r.run_id[:8] / "submission.csv").read_text() == "1\n"
     assert record.read(record.write(r, tmp_path)).model_dump(exclude={"content_hash"}) == r.model_dump(
         exclude={"content_hash"}
@@ -125,6 +134,21 @@ def test_ctrl_c_stops_the_run_and_is_recorded(
     assert time.monotonic() - began < 20
     assert runner.interrupted(r)
     assert r.phase_reached == "predict"
+
+
+def test_ctrl_c_waits_for_the_next_look_and_a_second_one_does_not() -> None:
+    with Screen(Console(quiet=True)) as screen:
+        os.kill(os.getpid(), signal.SIGINT)  # nothing happens here, where a record might be half-written
+        with pytest.raises(KeyboardInterrupt):
+            screen.running("a run", UNLIMITED, "predict", 1.0)
+        screen.running("the next", UNLIMITED, "predict", 1.0)
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
 
 
 def test_the_harness_costs_less_than_one_per_cent_of_a_minute(predict: Predict) -> None:

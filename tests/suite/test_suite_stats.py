@@ -1,103 +1,42 @@
-import math
-import random
+"""Percentiles against SciPy's binomial and against simulated coverage."""
 
+import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from scipy.stats import ttest_ind, ttest_rel
 
-from buzzer.suite import stats
-from buzzer.suite.stats import Growth, Projection, Ratio
-
-WALLS = st.lists(st.floats(0.5, 2.0), min_size=2, max_size=8)
+from buzzer.suite.stats import TAIL, least_count, quantile, ranks
 
 
-@given(WALLS, st.integers(0, 10**6))
-def test_the_paired_interval_is_that_of_the_t_test(slow: list[float], seed: int) -> None:
-    draw = random.Random(seed)
-    fast = [x / 3 * draw.uniform(0.9, 1.1) for x in slow]
-    ratio = stats.paired(dict(enumerate(slow)), dict(enumerate(fast)))
-    assert ratio is not None
-    assert ratio.low is not None
-    assert ratio.high is not None
-    expected = ttest_rel([math.log(x) for x in slow], [math.log(x) for x in fast]).confidence_interval(0.95)
-    assert (math.log(ratio.low), math.log(ratio.high)) == pytest.approx(
-        (expected.low, expected.high), rel=1e-6, abs=1e-9
-    )
+def test_ranks_are_scipys() -> None:
+    binom = pytest.importorskip("scipy.stats").binom
+    for n, q in ((7, 0.5), (44, 0.9), (100, 0.5), (459, 0.99), (2000, 0.99)):
+        below = binom.cdf(np.arange(n), n, q)  # at most k samples below the quantile
+        low, high = ranks(n, q)
+        assert low == max(1, int((below <= TAIL).sum()))
+        assert high == int(np.argmax(below >= 1 - TAIL)) + 1
 
 
-def test_the_unpaired_interval_is_that_of_welch() -> None:
-    a, b = [1.0, 1.1, 1.3, 0.9], [2.0, 2.4, 2.1]
-    ratio = stats.unpaired(a, b)
-    logs = [[math.log(x) for x in xs] for xs in (a, b)]
-    expected = ttest_ind(*logs, equal_var=False).confidence_interval(0.95)
-    assert ratio.low is not None
-    assert ratio.high is not None
-    assert (math.log(ratio.low), math.log(ratio.high)) == pytest.approx((expected.low, expected.high))
-
-
-def test_only_rounds_that_both_have_are_paired() -> None:
-    ratio = stats.paired({0: 2.0, 1: 4.0, 7: 100.0}, {0: 1.0, 1: 2.0, 5: 0.1})
-    assert ratio is not None
-    assert (ratio.value, ratio.pairs) == (pytest.approx(2.0), 2)
-    assert stats.paired({0: 1.0}, {1: 1.0}) is None
-    assert stats.paired({0: 3.0}, {0: 1.0}) == Ratio(pytest.approx(3.0), None, None, 1)
-
-
-@pytest.mark.parametrize(
-    ("ratio", "band", "noise"),
-    [
-        (Ratio(1.05, 0.98, 1.12, 5), 0.0, True),  # the interval holds 1
-        (Ratio(1.05, 1.03, 1.07, 5), 0.0, False),
-        (Ratio(1.05, 1.03, 1.07, 5), 0.06, True),  # within what A/A runs differ by
-        (Ratio(1.05, None, None, 1), 0.06, True),
-        (Ratio(0.9, None, None, 1), 0.06, False),
-    ],
-)
-def test_noise(ratio: Ratio, band: float, noise: bool) -> None:
-    assert ratio.is_noise(band) is noise
-
-
-@given(st.floats(0.1, 5), st.floats(1, 100), st.floats(0.6, 1.6))
-def test_growth_is_found_again(fixed: float, rate: float, exponent: float) -> None:
-    true = Growth(fixed, rate, exponent)
-    series = {n: [true.at(n)] for n in (0.01, 0.03, 0.1, 0.3, 1.0)}
-    made = stats.grow(series)
-    for size in (0.02, 0.5, 2.0):
-        assert made.at(size) == pytest.approx(true.at(size), rel=0.05)
-
-
-def test_two_sizes_are_taken_to_be_linear() -> None:
-    made = stats.grow({1.0: [3.0], 2.0: [5.0]})
-    assert (made.fixed, made.rate, made.exponent) == pytest.approx((1.0, 2.0, 1.0))
-    with pytest.raises(ValueError, match="two sizes"):
-        stats.grow({1.0: [3.0]})
-
-
-def test_a_projection_is_checked_by_the_largest_size() -> None:
-    draw, true = random.Random(0), Growth(0.5, 40.0, 1.0)
-    series = {
-        n: [true.at(n) * draw.lognormvariate(0, 0.02) for _ in range(5)] for n in (0.01, 0.02, 0.05, 0.1)
-    }
-    found = stats.check(series)
+@pytest.mark.parametrize("q", [0.5, 0.9, 0.95, 0.99])
+def test_a_percentile_is_refused_below_its_count(q: float) -> None:
+    n = least_count(q)
+    assert q**n <= TAIL < q ** (n - 1)
+    assert quantile(list(range(n - 1)), q) is None
+    found = quantile(list(range(n)), q)
     assert found is not None
-    assert found.size == 0.1
-    assert abs(found.error) < 0.1
-    made = stats.project(series, 1.0, stats.resampled(series))
-    assert made.low < true.at(1.0) < made.high
-    assert made.high / made.low < 2
-    assert stats.check({n: series[n] for n in (0.01, 0.02)}) is None
+    assert found.low <= found.value <= found.high
+    assert found.high == n - 1 or q == 0.5
 
 
-@pytest.mark.parametrize(
-    ("limit", "verdict"), [(None, "yes"), (13.0, "yes"), (10.0, "too near to tell"), (7.0, "no")]
-)
-def test_a_verdict_needs_the_whole_interval(limit: float | None, verdict: str) -> None:
-    assert Projection(1.0, 10.0, 8.0, 12.0).verdict(limit) == verdict
+def test_intervals_cover_the_truth() -> None:
+    rng = np.random.default_rng(0)
+    draws = rng.exponential(size=(2000, 500))
+    truth = -np.log(1 - 0.9)
+    ordered = np.sort(draws, axis=1)
+    low, high = ranks(500, 0.9)
+    inside = (ordered[:, low - 1] <= truth) & (truth <= ordered[:, high - 1])
+    assert inside.mean() >= 1 - 2 * TAIL - 0.006  # two standard errors of 2000 trials
 
 
-def test_break_even_is_where_the_costs_cross() -> None:
-    cpu, gpu = Growth(1.0, 100.0, 1.0), Growth(5.0, 2.0, 1.0)
-    assert stats.crossing(cpu, gpu, 1e-4, 10.0) == pytest.approx(4 / 98)
-    assert stats.crossing(gpu, cpu, 1e-4, 10.0) is None
-    assert stats.crossing(cpu, gpu, 1.0, 10.0) is None  # already faster
+def test_values_by_hand() -> None:
+    found = quantile([5.0, 1.0, 2.0, 3.0, 4.0, 7.0, 6.0], 0.5)
+    assert found is not None
+    assert (found.value, found.low, found.high, found.count) == (4.0, 1.0, 7.0, 7)

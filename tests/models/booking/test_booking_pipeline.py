@@ -24,6 +24,7 @@ from buzzer.models.booking.networks import NETWORKS, Sizes, Top
 from buzzer.models.booking.task import TASK, baseline, held_out, network_names
 from buzzer.models.job import Data, Job
 
+BACKENDS = ("torch_eager", "onnxruntime")  # those of the task
 Run = Callable[..., Any]
 Jobs = Callable[..., Job]
 LAGS = 3
@@ -200,7 +201,7 @@ def test_padding_is_hidden_from_the_encoder() -> None:
         torch.testing.assert_close(network(cities, countries, context, numbers), before)
 
 
-@pytest.mark.parametrize("backend", sorted(set(infer.BACKENDS) - set(infer.TREES)))
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_backends_agree_with_the_module(name: str, backend: str) -> None:
     torch.manual_seed(0)
@@ -295,7 +296,7 @@ def reference(data: Data, fitted: Path, tmp_path_factory: pytest.TempPathFactory
     return run(TASK.predict(job("booking", data, fitted, out, "pandas", "torch_eager", **SMALL)))[0]
 
 
-@pytest.mark.parametrize("backend", sorted(set(infer.BACKENDS) - set(infer.TREES)))
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_every_engine_and_backend_scores_the_same(
     e: Engine, backend: str, data: Data, fitted: Path, reference: Any, tmp_path: Path, job: Jobs, run: Run
 ) -> None:

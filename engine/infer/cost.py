@@ -1,0 +1,176 @@
+"""What a run must do at least: FLOPs and bytes, counted from the model and not from a backend's kernels.
+
+Floor time of a run = max(bytes / bandwidth, FLOPs / peak), the roofline of Williams et al. (CACM 2009).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from buzzer.engine.infer.session import Array
+
+WEIGHT_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "int8-dynamic": 1, "fp8": 1}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """flops: a multiply-add is two. weights: values that each run reads whole. rest: bytes of the embedding rows that
+    are read, of inputs and of outputs."""
+
+    flops: int
+    weights: int
+    rest: int
+
+    def bytes_moved(self, precision: str) -> int:
+        """Compulsory traffic: activations that could stay in a cache are not counted."""
+        return self.weights * WEIGHT_BYTES[precision] + self.rest
+
+
+def cost_of(model: Any, batch: Mapping[str, Array]) -> Cost | None:
+    """The cost of one run on `batch`; None for a model whose operations are not counted (trees).
+
+    model: a torch module, which is run once, or the path of an ONNX file.
+    """
+    if isinstance(model, Path):
+        return of_graph(model, batch) if model.suffix == ".onnx" else None
+    import torch
+
+    return of_module(model, batch) if isinstance(model, torch.nn.Module) else None
+
+
+def of_module(module: Any, batch: Mapping[str, Array]) -> Cost:
+    """By torch's own counter: matrix products, convolutions and attention."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    inputs = [torch.as_tensor(array, device=device) for array in batch.values()]
+    rows, steps = [0], [0]
+    handles = [m.register_forward_hook(_rows(rows)) for m in module.modules() if _is_table(m)]
+    if device.type == "cuda":  # there a recurrent layer is one operation that torch does not count
+        handles += [m.register_forward_hook(_steps(steps)) for m in module.modules() if _is_recurrent(m)]
+    try:
+        on_cpu = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}  # torch misses it
+        with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=on_cpu) as counter:
+            found = module(*inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    outputs = found if isinstance(found, tuple | list) else (found,)
+    tables = {id(p) for m in module.modules() if _is_table(m) for p in m.parameters()}
+    dense = sum(p.numel() for p in module.parameters() if id(p) not in tables)
+    moved = sum(t.numel() * t.element_size() for t in (*inputs, *outputs))
+    return Cost(counter.get_total_flops() + steps[0], dense, rows[0] + moved)
+
+
+def _attention(q: Any, k: Any, v: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    from torch.utils.flop_counter import sdpa_flop_count
+
+    return sdpa_flop_count(q, k, v)
+
+
+def _is_table(module: Any) -> bool:
+    import torch
+
+    return isinstance(module, torch.nn.Embedding | torch.nn.EmbeddingBag)
+
+
+def _is_recurrent(module: Any) -> bool:
+    import torch
+
+    return isinstance(module, torch.nn.RNNBase)
+
+
+def _rows(total: list[int]) -> Any:
+    """A hook that adds up the bytes of the embedding rows that are read."""
+
+    def hook(module: Any, inputs: Any, output: Any) -> None:
+        total[0] += inputs[0].numel() * module.embedding_dim * 4
+
+    return hook
+
+
+def _steps(total: list[int]) -> Any:
+    """A hook that adds a recurrent layer's products: every weight matrix once a step and row."""
+
+    def hook(module: Any, inputs: Any, output: Any) -> None:
+        matrices = sum(p.numel() for p in module.parameters() if p.ndim == 2)
+        total[0] += 2 * matrices * prod(inputs[0].shape[:2])
+
+    return hook
+
+
+def of_graph(path: Path, batch: Mapping[str, Array]) -> Cost | None:
+    """By ONNX shape inference with the batch's sizes; None where a matrix product's shape stays unknown."""
+    import onnx
+
+    model = onnx.load(str(path), load_external_data=False)
+    for entry in model.graph.input:
+        for dim, size in zip(
+            entry.type.tensor_type.shape.dim,
+            batch[entry.name].shape if entry.name in batch else (),
+            strict=False,
+        ):
+            dim.dim_value = size
+    shapes = _shapes(onnx.shape_inference.infer_shapes(model, data_prop=True).graph)
+    tables = {n.input[0] for n in model.graph.node if n.op_type == "Gather"}
+    weights = {i.name: prod(i.dims) for i in model.graph.initializer}
+    flops = [_node_flops(node, shapes) for node in model.graph.node]
+    outputs = [shapes.get(o.name) for o in model.graph.output]
+    if None in flops or None in outputs:
+        return None
+    rows = sum(
+        4 * prod(shapes.get(n.output[0]) or ())
+        for n in model.graph.node
+        if n.input and n.input[0] in weights and n.op_type == "Gather"
+    )
+    moved = sum(a.nbytes for a in batch.values()) + sum(4 * prod(s) for s in outputs if s is not None)
+    dense = sum(size for name, size in weights.items() if name not in tables)
+    return Cost(sum(f for f in flops if f is not None), dense, rows + moved)
+
+
+def _shapes(graph: Any) -> dict[str, tuple[int, ...]]:
+    """Shapes that are known in full, by tensor name."""
+    found = {i.name: tuple(i.dims) for i in graph.initializer}
+    for entry in (*graph.input, *graph.value_info, *graph.output):
+        dims = entry.type.tensor_type.shape.dim
+        if entry.type.tensor_type.HasField("shape") and all(d.HasField("dim_value") for d in dims):
+            found[entry.name] = tuple(d.dim_value for d in dims)
+    return found
+
+
+def _node_flops(node: Any, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
+    """FLOPs of a node: 0 for one that is no matrix product, None where a shape is missing."""
+    if node.op_type not in (
+        "MatMul",
+        "MatMulInteger",
+        "QLinearMatMul",
+        "Gemm",
+        "Conv",
+        "ConvInteger",
+        "GRU",
+        "LSTM",
+        "RNN",
+    ):
+        return 0
+    at = 3 if node.op_type == "QLinearMatMul" else 1
+    sides = [shapes.get(name) for name in (node.input[0], node.input[at], node.output[0])]
+    left, right, out = sides
+    if left is None or right is None:
+        return None
+    if node.op_type in (
+        "GRU",
+        "LSTM",
+        "RNN",
+    ):  # input [steps, batch, size], W [directions, gates, size], R beside
+        hidden = shapes.get(node.input[2])
+        return None if hidden is None else 2 * prod(left[:2]) * (prod(right) + prod(hidden))
+    if out is None:
+        return None
+    if node.op_type == "Gemm":
+        turned = any(a.name == "transB" and a.i for a in node.attribute)
+        return 2 * prod(out) * right[1 if turned else 0]
+    inner = prod(right[1:]) if node.op_type.startswith("Conv") else left[-1]
+    return 2 * prod(out) * inner

@@ -1,0 +1,132 @@
+"""What this machine can do at most: bytes and FLOPs a second, measured with the fastest kernels at hand."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+STREAM_BYTES = 1 << 28  # far beyond any cache
+SIDE = 1024  # of the square matrices
+TRIES = 5  # the best counts: a roof is what was reached, not what is usual
+KIN = {"int8-dynamic": "int8"}  # precisions that share a roof
+
+
+@dataclass(frozen=True)
+class Roof:
+    """bandwidth in bytes a second; peak in FLOPs (a multiply-add is two) a second by precision."""
+
+    bandwidth: float
+    peak: dict[str, float]
+
+    def floor_s(self, bytes_moved: int, flops: int, precision: str) -> float | None:
+        """Least seconds of a run (Williams et al., CACM 2009); None where the precision has no measured peak."""
+        peak = self.peak.get(KIN.get(precision, precision))
+        return None if peak is None else max(bytes_moved / self.bandwidth, flops / peak)
+
+
+def measure(threads: int, device: str) -> Roof:
+    """Takes some seconds."""
+    import torch
+
+    torch.set_num_threads(threads)
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    peaks: dict[str, list[Callable[[], Any]]] = torch_products(device)
+    if device == "cpu":
+        for precision, products in onnx_products(threads).items():
+            peaks.setdefault(precision, []).extend(products)
+    work = 2 * SIDE**3
+    return Roof(
+        bandwidth=max(size / best(run, wait) for run, size in streams(device)),
+        peak={name: work / min(best(run, wait) for run in runs) for name, runs in peaks.items() if runs},
+    )
+
+
+def best(run: Callable[[], Any], wait: Callable[[], Any]) -> float:
+    """Least seconds of a call."""
+    run()
+    wait()
+    found = []
+    for _ in range(TRIES):
+        began = time.perf_counter()
+        run()
+        wait()
+        found.append(time.perf_counter() - began)
+    return min(found)
+
+
+def streams(device: str) -> list[tuple[Callable[[], Any], int]]:
+    """A read and STREAM's add (McCalpin 1995), each with the bytes that it moves."""
+    import torch
+
+    x = torch.ones(STREAM_BYTES // 4, device=device)
+    y, out = torch.ones_like(x), torch.empty_like(x)
+    return [(x.sum, STREAM_BYTES), (lambda: torch.add(x, y, out=out), 3 * STREAM_BYTES)]
+
+
+def torch_products(device: str) -> dict[str, list[Callable[[], Any]]]:
+    """torch's square matrix products by precision, those that run here."""
+    import torch
+
+    floats = torch.randn(SIDE, SIDE, device=device)
+    bytes_ = torch.randint(-127, 128, (SIDE, SIDE), dtype=torch.int8, device=device)
+    half, brain = floats.half(), floats.bfloat16()
+    asked: dict[str, Callable[[], Any]] = {
+        "fp32": lambda: floats @ floats,
+        "bf16": lambda: brain @ brain,
+        "int8": lambda: torch._int_mm(bytes_, bytes_),
+    }
+    if device == "cuda":
+        eight, one = floats.to(torch.float8_e4m3fn), torch.ones((), device=device)
+        asked["fp16"] = lambda: half @ half
+        asked["fp8"] = lambda: torch._scaled_mm(eight, eight.t(), one, one, out_dtype=torch.bfloat16)
+    return {name: [run] for name, run in asked.items() if _runs(run)}
+
+
+def _runs(run: Callable[[], Any]) -> bool:
+    try:
+        run()
+    except RuntimeError:
+        return False
+    return True
+
+
+def onnx_products(threads: int) -> dict[str, list[Callable[[], Any]]]:
+    """ONNX Runtime's products with a constant on the right, which it packs beforehand as it does weights."""
+    try:
+        import onnxruntime
+    except ImportError:
+        return {}
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    rng = np.random.default_rng(0)
+    left = {
+        "fp32": rng.standard_normal((SIDE, SIDE)).astype("float32"),
+        "int8": rng.integers(0, 256, (SIDE, SIDE)).astype("uint8"),
+    }
+    right = {"fp32": left["fp32"], "int8": rng.integers(-127, 128, (SIDE, SIDE)).astype("int8")}
+    found: dict[str, list[Callable[[], Any]]] = {}
+    for name, kind in (("fp32", "MatMul"), ("int8", "MatMulInteger")):
+        graph = product(kind, left[name], right[name])
+        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        found[name] = [lambda session=session, x=left[name]: session.run(None, {"x": x})]  # type: ignore[misc]
+    return found
+
+
+def product(kind: str, left: Any, right: Any) -> bytes:
+    """An ONNX graph of one matrix product."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    given = helper.np_dtype_to_tensor_dtype(left.dtype)
+    gives = TensorProto.INT32 if kind == "MatMulInteger" else TensorProto.FLOAT
+    graph = helper.make_graph(
+        [helper.make_node(kind, ["x", "w"], ["y"])],
+        "product",
+        [helper.make_tensor_value_info("x", given, [SIDE, SIDE])],
+        [helper.make_tensor_value_info("y", gives, [SIDE, SIDE])],
+        [numpy_helper.from_array(right, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    return bytes(model.SerializeToString())

@@ -1,0 +1,30 @@
+"""PyTorch through its compiler (Inductor): generated C++ on the CPU, Triton and CUDA graphs on the GPU."""
+
+import shutil
+from typing import Any
+
+import torch
+
+from buzzer.engine.infer.session import Plan
+from buzzer.engine.infer.torch_eager import TorchEager
+from buzzer.errors import UnsupportedError
+
+PRECISIONS = ("fp32", "bf16")
+
+
+class TorchCompile(TorchEager):
+    """The module compiled at its first run, once for all sizes where axes may change, else for the example's."""
+
+    backend = "torch_compile"
+
+    def ready(self, plan: Plan) -> Any:
+        if plan.device == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
+            raise UnsupportedError("torch.compile needs a C++ compiler", "install g++ or clang++")
+        opened = any(plan.dynamic.values())
+        # CUDA graphs are for fixed sizes; the CPU has no use for either mode.
+        mode = "max-autotune" if plan.device == "cuda" and not opened else None
+        return torch.compile(plan.model.to(plan.device).eval(), dynamic=opened, mode=mode)
+
+
+def prepare(plan: Plan) -> TorchCompile:
+    return TorchCompile(plan)

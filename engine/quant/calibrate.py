@@ -1,0 +1,210 @@
+"""Post-training quantisation: what the layers' inputs look like on real batches fixes their scales.
+
+Methods as compared by Wu et al. (arXiv 2004.09602, section 3.2): the whole range, a percentile, and the range of
+least mean squared error (Choukroun et al., ICCVW 2019, section 3).
+"""
+
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from buzzer.engine.quant.layer import (
+    FP8_LIMIT,
+    PRECISIONS,
+    WEIGHT_LIMIT,
+    QuantLinear,
+    fake_quantise,
+    linears,
+    replace,
+)
+from buzzer.errors import DataError, UsageError, unknown_name
+
+METHODS = ("absmax", "percentile", "mse")
+PERCENTILE = 0.9999  # of the input values that stay inside; the rest saturate
+BINS = 4096
+SHRINKS = tuple(1 - 0.01 * i for i in range(81))  # of the whole range, tried by "mse"
+TINY = 1e-8  # least scale: a channel of zeros has one too
+
+Batch = Mapping[str, npt.NDArray[Any]]
+
+
+@dataclass
+class Observed:
+    """Values that a layer's input took: their range, and how many fell into each of `BINS` equal parts of it."""
+
+    low: float = float("inf")
+    high: float = float("-inf")
+    counts: Tensor | None = None
+
+    def widen(self, x: Tensor) -> None:
+        low, high = (float(v) for v in torch.aminmax(x))
+        self.low, self.high = min(self.low, low), max(self.high, high)
+
+    def count(self, x: Tensor) -> None:
+        found = torch.histc(x.float(), BINS, self.low, self.high)
+        self.counts = found if self.counts is None else self.counts + found
+
+    def centres(self) -> Tensor:
+        step = (self.high - self.low) / BINS
+        return self.low + step * (torch.arange(BINS) + 0.5)
+
+
+def quantise(
+    module: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    precision: str = "int8",
+    method: str = "absmax",
+    smooth: float | None = None,
+    folds: Mapping[str, Sequence[str]] | None = None,
+    skip: Sequence[str] = (),
+) -> nn.Module:
+    """A copy of `module` whose linear layers are QuantLinear, calibrated on `batches`.
+
+    batches: input name -> array, given to the module's forward by position.
+    smooth: strength of SmoothQuant (0 to 1), None for none; folds: see `quant.smooth`.
+    skip: names of linear layers, or of modules holding them, that stay in float.
+
+    Raises UsageError for unknown names, DataError for inputs that are not finite or batches that are none.
+    """
+    from buzzer.engine.quant.smooth import smooth as smoothed
+
+    if precision not in PRECISIONS:
+        raise unknown_name("quantised precision", precision, PRECISIONS)
+    if method not in METHODS:
+        raise unknown_name("calibration method", method, METHODS)
+    kept = list(batches)
+    model, divisors = copy.deepcopy(module).eval(), {}
+    names = linears(model, skip)
+    if smooth is not None:
+        divisors = smoothed(model, kept, smooth, folds=folds, skip=skip)
+    observed = observe(model, names, kept, method != "absmax", divisors)
+    for name in names:
+        linear = model.get_submodule(name)
+        assert isinstance(linear, nn.Linear)
+        scale, zero = input_scale(observed[name], precision, method)
+        rows = weight_scale(linear.weight.detach(), precision, method)
+        replace(model, name, QuantLinear(linear, precision, rows, scale, zero, divisors.get(name)))
+    return model
+
+
+@torch.inference_mode()
+def watch(
+    module: nn.Module, names: Sequence[str], batches: Sequence[Batch], see: Callable[[str, Tensor], None]
+) -> dict[str, str]:
+    """Run the batches; `see(name, input)` once for each tensor that linear layers get.
+
+    Layers that share an input (a query, key and value) are one group, seen under the name of its first: layer ->
+    first of its group.
+    """
+    if not batches:
+        raise UsageError("no batches to calibrate on")
+    first: dict[str, str] = {}
+    held: dict[int, tuple[str, Tensor]] = {}  # keeps the tensors, so that no id is used twice in a pass
+
+    def hook(name: str) -> Callable[..., None]:
+        def look(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            owner, _ = held.setdefault(id(inputs[0]), (name, inputs[0]))
+            first.setdefault(name, owner)
+            if owner == name:
+                see(name, inputs[0])
+
+        return look
+
+    handles = [module.get_submodule(name).register_forward_pre_hook(hook(name)) for name in names]
+    try:
+        for batch in batches:
+            held.clear()
+            module(*(torch.from_numpy(array) for array in batch.values()))
+    finally:
+        for handle in handles:
+            handle.remove()
+    if unused := [name for name in names if name not in first]:
+        raise UsageError(
+            f"layer {unused[0]} is not reached by the batches", "skip it, or calibrate on others"
+        )
+    return first
+
+
+def observe(
+    module: nn.Module,
+    names: Sequence[str],
+    batches: Sequence[Batch],
+    histogram: bool,
+    divisors: Mapping[str, Tensor],
+) -> dict[str, Observed]:
+    """Each layer's inputs, divided by its divisor: one pass for the range, one more for the histogram."""
+    seen = {name: Observed() for name in names}
+
+    def divided(name: str, x: Tensor) -> Tensor:
+        return x / divisors[name] if name in divisors else x
+
+    first = watch(module, names, batches, lambda name, x: seen[name].widen(divided(name, x)))
+    for name in set(first.values()):
+        if not seen[name].high - seen[name].low < float("inf"):
+            raise DataError(f"the input of layer {name} is not finite on the calibration batches")
+    if histogram:
+        watch(module, names, batches, lambda name, x: seen[name].count(divided(name, x)))
+    return {name: seen[first[name]] for name in names}
+
+
+def input_scale(seen: Observed, precision: str, method: str) -> tuple[float, int]:
+    """Scale and zero point of an input."""
+    low, high = bounds(seen, precision, method)
+    return affine(low, high, precision)
+
+
+def affine(low: float, high: float, precision: str) -> tuple[float, int]:
+    """Scale and zero point that map [low, high], widened to hold 0, onto the eight-bit range."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    if precision == "fp8":
+        return max(-low, high, TINY) / FP8_LIMIT, 0
+    scale = max(high - low, TINY) / 255
+    return scale, max(-128, min(127, round(-low / scale) - 128))
+
+
+def bounds(seen: Observed, precision: str, method: str) -> tuple[float, float]:
+    """The range that the eight bits shall span."""
+    if method == "absmax" or seen.high == seen.low:
+        return seen.low, seen.high
+    assert seen.counts is not None
+    if method == "percentile":
+        share = seen.counts.double().cumsum(0) / seen.counts.sum()
+        cut = (1 - PERCENTILE) / 2
+        step = (seen.high - seen.low) / BINS
+        below = int((share <= cut).sum())
+        above = int((share < 1 - cut).sum()) + 1
+        return seen.low + below * step, seen.low + above * step
+    return min(
+        ((seen.low * shrink, seen.high * shrink) for shrink in SHRINKS),
+        key=lambda ends: squared_error(seen, *affine(ends[0], ends[1], precision), precision),
+    )
+
+
+def squared_error(seen: Observed, scale: float, zero: int, precision: str) -> float:
+    """Mean squared error of quantising the observed values."""
+    assert seen.counts is not None
+    at = seen.centres()
+    given = torch.tensor(scale), torch.tensor(zero, dtype=torch.int32)
+    errors = (fake_quantise(at, *given, precision) - at).square()
+    return float((errors * seen.counts).sum() / seen.counts.sum())
+
+
+@torch.no_grad()
+def weight_scale(weight: Tensor, precision: str, method: str) -> Tensor:
+    """A scale a row of weight [out, in]: the row's largest magnitude, or for "mse" the best share of it."""
+    whole = weight.abs().amax(1).clamp(min=TINY) / WEIGHT_LIMIT[precision]
+    if method != "mse":
+        return whole
+    zero = torch.zeros_like(whole, dtype=torch.int32)
+    best, least = whole, torch.full_like(whole, float("inf"))
+    for shrink in SHRINKS:
+        error = (fake_quantise(weight, whole * shrink, zero, precision) - weight).square().sum(1)
+        best = torch.where(error < least, whole * shrink, best)
+        least = torch.minimum(error, least)
+    return best

@@ -1,0 +1,88 @@
+"""Checkpoints of quantised (and of plain or sparse) models: model.safetensors in eight bits, and quant.json."""
+
+import copy
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from buzzer.engine.quant.layer import QuantLinear, encode, replace
+from buzzer.errors import DataError
+
+FORMAT = 1
+WEIGHTS, FACTS = "model.safetensors", "quant.json"
+
+
+def save(module: nn.Module, folder: Path) -> None:
+    """Write a model into the new folder `folder`, whole or not at all.
+
+    model.safetensors: every parameter and buffer; a quantised layer's weight as int8 or float8_e4m3fn [out, in] with
+    `weight_scale` [out]. quant.json: `layers`, name -> precision, input_scale, input_zero.
+    """
+    from safetensors.torch import save_file
+
+    tensors = {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
+    layers = {}
+    for name, layer in module.named_modules():
+        if isinstance(layer, QuantLinear):
+            tensors[f"{name}.weight"] = encode(
+                tensors[f"{name}.weight"], tensors[f"{name}.weight_scale"], layer.precision
+            )
+            scale, zero = (tensors.pop(f"{name}.{part}").item() for part in ("input_scale", "input_zero"))
+            layers[name] = {"precision": layer.precision, "input_scale": scale, "input_zero": zero}
+    aside = folder.with_name(f"{folder.name}.tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, aside / WEIGHTS)
+    (aside / FACTS).write_text(json.dumps({"format": FORMAT, "layers": layers}, indent=1) + "\n")
+    aside.replace(folder)
+
+
+def load(folder: Path, module: nn.Module) -> nn.Module:
+    """The model of `folder`; `module` is one of the same architecture in float, and stays as it is.
+
+    Raises DataError for a folder that is missing, cut, or of another model.
+    """
+    tensors, layers = read(folder)
+    model = copy.deepcopy(module)
+    try:
+        for name, facts in layers.items():
+            quantised(model, name, facts, tensors)
+        model.load_state_dict(tensors)
+    except (AttributeError, KeyError, TypeError, RuntimeError) as error:
+        raise DataError(f"{folder}: not a checkpoint of this model: {error}") from error
+    return model.eval()
+
+
+def read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors by name, and the facts of quantised layers."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        tensors = load_file(folder / WEIGHTS)
+    except FileNotFoundError as error:
+        raise DataError(f"{folder}: no model checkpoint: {error.filename or error} is missing") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
+        raise DataError(f"{folder}: the model checkpoint is cut or broken: {error}") from error
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+        raise DataError(f"{folder / FACTS}: not of format {FORMAT}")
+    return tensors, facts["layers"]
+
+
+def quantised(model: nn.Module, name: str, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Put the quantised layer `name` into `model`, and its full tensors into `tensors`."""
+    linear = model.get_submodule(name)
+    if not isinstance(linear, nn.Linear):
+        raise TypeError(f"{name} is no linear layer")
+    rows, smooth = tensors[f"{name}.weight_scale"], tensors.get(f"{name}.smooth")
+    layer = QuantLinear(linear, facts["precision"], rows, facts["input_scale"], facts["input_zero"], smooth)
+    replace(model, name, layer)
+    tensors[f"{name}.weight"] = tensors[f"{name}.weight"].float() * rows[:, None]
+    for part in ("input_scale", "input_zero"):
+        tensors[f"{name}.{part}"] = getattr(layer, part)
+    torch._assert(layer.weight.shape == tensors[f"{name}.weight"].shape, f"{name} has another shape")

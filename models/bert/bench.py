@@ -1,0 +1,182 @@
+"""BERT encoders as bench targets: named shapes with random weights, real MiniLM weights, any Hugging Face folder."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from buzzer.engine.infer import Array
+from buzzer.errors import UnsupportedError, UsageError, unknown_name
+from buzzer.models.bert import weights
+from buzzer.models.target import Ask, Batch, Loaded
+
+RANDOM = "random weights of the published shape: latency only, accuracy means nothing"
+RANDOM_IDS = "uniform random token ids: no tokenizer at hand (the weights extra brings one)"
+STAND_IN = "sentences of a generated stand-in for CLINC150: set BUZZER_DATA for the real ones"
+PACKINGS = ("padded", "sorted", "packed")
+CALIBRATION = 8  # batches
+SENTENCES = 4096  # at most that many are tokenised
+LONGEST = 128  # tokens after which a sentence of real length is cut
+SPECIAL = 1000  # below it are BERT's unused and special ids
+
+
+class BertTarget:
+    """params: `spec`, a named shape with random weights, or `weights`, a known name or a model folder."""
+
+    def load(self, ask: Ask) -> Loaded:
+        if ask.packing not in PACKINGS:
+            raise unknown_name("packing", ask.packing, PACKINGS)
+        if ask.lengths == "fixed" and ask.packing != "padded":
+            raise UsageError("rows of one length have no padding to save", "add --lengths real")
+        model, output, notes, facts = network(ask)
+        longest = model_config(model).max_position_embeddings
+        if ask.seq > longest:
+            raise UsageError(f"--seq {ask.seq}: the model has {longest} positions")
+        text = sentences(ask, model_config(model).vocab_size)
+        made = fixed(ask, text) if ask.lengths == "fixed" else real(ask, text)
+        if ask.packing == "packed":
+            from buzzer.models.bert.packing import Packed
+
+            if output == "logits":
+                raise UsageError("a packed row has no single class", "use --packing sorted for classifiers")
+            model = Packed(model)
+        return Loaded(
+            model=model,
+            outputs=(output,),
+            batches=made.batches,
+            reference=lambda batch: {output: forward(model, batch)},
+            rows=made.rows,
+            calibration=made.calibration,
+            valid=[valid(batch) if output == "hidden" else None for batch in made.batches],
+            dynamic={}
+            if ask.lengths == "fixed"
+            else {k: {0: "batch", 1: "sequence"} for k in made.batches[0]},
+            source=text.source,
+            notes=(*notes, *text.notes),
+            facts=facts | made.facts,
+        )
+
+
+def network(ask: Ask) -> tuple[Any, str, tuple[str, ...], dict[str, Any]]:
+    """The torch module, the name of its output, notes and facts."""
+    from buzzer.models.bert import encoder
+
+    if "spec" in ask.params:
+        return encoder.random(encoder.spec(ask.params["spec"]), ask.seed), "hidden", (RANDOM,), {}
+    folder = weights.folder(ask.params["weights"], tokenizer=False)
+    classifier = encoder.load_classifier(folder)
+    if classifier is None:
+        return encoder.load(folder), "hidden", (), {}
+    return classifier, "logits", (), {"classes": classifier.head.out_features}
+
+
+def model_config(model: Any) -> Any:
+    return getattr(model, "bert", model).config
+
+
+def forward(model: Any, batch: Batch) -> Array:
+    """The module in FP32 as it is."""
+    import torch
+
+    with torch.inference_mode():
+        return np.asarray(model(*(torch.from_numpy(array) for array in batch.values())))
+
+
+def valid(batch: Batch) -> Array:
+    """Tokens that are no padding: bool [batch, sequence]."""
+    return np.asarray(batch["segments" if "segments" in batch else "attention_mask"]) > 0
+
+
+@dataclass(frozen=True)
+class Text:
+    """Token ids of sentences, each with its first and last special token."""
+
+    ids: list[list[int]]
+    source: str
+    notes: tuple[str, ...]
+
+
+def sentences(ask: Ask, vocabulary: int) -> Text:
+    """Real sentences where they and a tokenizer are at hand, in an order drawn by the seed; else stand-ins."""
+    rng = np.random.default_rng(ask.seed)
+    try:
+        folder = weights.folder(ask.params.get("weights", "minilm-l6"))
+    except (UnsupportedError, UsageError):
+        lengths = np.clip(rng.poisson(9, SENTENCES) + 3, 4, LONGEST)
+        made = [rng.integers(min(SPECIAL, vocabulary // 2), vocabulary, n).tolist() for n in lengths]
+        return Text(made, "generated", (RANDOM_IDS,))
+    from buzzer.models.bert import tokenizer
+
+    lines, source = lines_of(ask.seed)
+    order = rng.permutation(len(lines))[:SENTENCES]
+    ids = tokenizer.encode(tokenizer.load(folder, LONGEST), [lines[i] for i in order])
+    if max(map(max, ids)) >= vocabulary:
+        raise UsageError("the tokenizer's vocabulary is larger than the model's")
+    return Text(ids, source, () if source == "official" else (STAND_IN,))
+
+
+def lines_of(seed: int) -> tuple[list[str], str]:
+    """CLINC150's test sentences from $BUZZER_DATA, or generated ones."""
+    import tempfile
+
+    from buzzer.datasets import clinc150
+    from buzzer.datasets.clinc150.metric import TESTED
+    from buzzer.datasets.clinc150.reader import FILE
+
+    real = Path(os.environ.get("BUZZER_DATA", "")) / "text" / "clinc150" / FILE
+    if "BUZZER_DATA" in os.environ and real.is_file():
+        splits, source = clinc150.read(real), "official"
+    else:
+        with tempfile.TemporaryDirectory(prefix="buzzer-text-") as name:
+            clinc150.generate(Path(name), 1.0, seed, lambda share, what: None)
+            splits, source = clinc150.read(Path(name) / FILE), "generated"
+    return [sentence for part in TESTED for sentence, _ in splits[part]], source
+
+
+@dataclass(frozen=True)
+class Made:
+    """Batches, the sentences in each, and batches of other sentences to calibrate on."""
+
+    batches: list[dict[str, Array]]
+    rows: list[int]
+    calibration: list[dict[str, Array]]
+    facts: dict[str, Any]
+
+
+def fixed(ask: Ask, text: Text) -> Made:
+    """Rows of exactly `seq` tokens: sentences after one another, cut. The mask is all ones."""
+    stream = np.array([token for ids in text.ids for token in ids], dtype=np.int64)
+    count = ask.inputs + CALIBRATION
+    ids = np.resize(stream, (count, ask.batch, ask.seq))
+    made: list[dict[str, Array]] = [
+        {"input_ids": np.ascontiguousarray(x), "attention_mask": np.ones_like(x)} for x in ids
+    ]
+    return Made(made[: ask.inputs], [ask.batch] * ask.inputs, made[ask.inputs :], {})
+
+
+def real(ask: Ask, text: Text) -> Made:
+    """Sentences of their own lengths, `batch` a batch (padded, or sorted by length and padded), or packed into rows
+    of `batch` x `seq` tokens. The same `inputs` x `batch` sentences whatever the packing."""
+    from buzzer.models.bert import packing, tokenizer
+
+    count = ask.inputs * ask.batch
+    ids = [text.ids[i % len(text.ids)] for i in range(count)]
+    lengths = [len(x) for x in ids]
+    if ask.packing == "packed":
+        groups: list[Sequence[int]] = list(packing.buckets(lengths, ask.seq))
+    elif ask.packing == "sorted":
+        groups = [g.tolist() for g in tokenizer.batches(ids, ask.batch)]
+    else:
+        groups = [range(i, i + ask.batch) for i in range(0, count, ask.batch)]
+    put = packing.pack if ask.packing == "packed" else tokenizer.pad
+    batches: list[dict[str, Array]] = [dict(put([ids[i] for i in group])) for group in groups]
+    computed = sum(batch["input_ids"].size for batch in batches)
+    other = [text.ids[-1 - i] for i in range(min(ask.batch * CALIBRATION, len(text.ids)))]
+    facts = {"sentences": count, "tokens": sum(lengths), "tokens_computed": computed}
+    return Made(batches, [len(g) for g in groups], [dict(put([x])) for x in other[: CALIBRATION * 4]], facts)
+
+
+TARGET = BertTarget()

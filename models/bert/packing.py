@@ -1,0 +1,70 @@
+"""Sentences of different lengths side by side in one row of tokens, so that no time goes into padding.
+
+Effective Transformers, ByteTransformer (Zhai et al., IPDPS 2023) and every MLPerf BERT entry do it: linear layers and norms see each
+token once; attention is kept inside a sentence by a block-diagonal mask.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor, nn
+
+from buzzer.models.bert.encoder import Bert
+
+Ids = npt.NDArray[np.int64]
+
+
+class Packed(nn.Module):
+    """The same encoder on packed rows; its weights are shared with `bert`."""
+
+    def __init__(self, bert: Bert) -> None:
+        super().__init__()
+        self.bert = bert
+
+    def forward(self, input_ids: Tensor, positions: Tensor, segments: Tensor) -> Tensor:
+        """int64 [rows, tokens] each to [rows, tokens, hidden_size].
+
+        positions: a token's place in its sentence. segments: number of its sentence, 0 where the row is filled up.
+        """
+        bert = self.bert
+        x = bert.norm(bert.words(input_ids) + bert.positions(positions) + bert.types.weight[0])
+        return bert.through(x, (segments[:, None, :, None] == segments[:, None, None, :]))
+
+
+def buckets(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
+    """Numbers of the sentences that share a row of at most `tokens` tokens: first fit, the longest first.
+
+    A sentence longer than that gets a row of its own.
+    """
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for index in np.argsort([-n for n in lengths], kind="stable").tolist():
+        fits = next((i for i, left in enumerate(room) if left >= lengths[index]), None)
+        if fits is None:
+            rows.append([])
+            room.append(max(tokens, lengths[index]))
+            fits = len(rows) - 1
+        rows[fits].append(index)
+        room[fits] -= lengths[index]
+    yield from rows
+
+
+def pack(ids: Sequence[Sequence[int]], multiple: int = 8) -> dict[str, Ids]:
+    """One packed row [1, tokens]; its length is rounded up to `multiple`."""
+    length = -(-sum(len(x) for x in ids) // multiple) * multiple
+    row = {name: np.zeros((1, length), dtype=np.int64) for name in ("input_ids", "positions", "segments")}
+    at = 0
+    for number, x in enumerate(ids, 1):
+        part = slice(at, at + len(x))
+        row["input_ids"][0, part] = x
+        row["positions"][0, part] = np.arange(len(x))
+        row["segments"][0, part] = number
+        at += len(x)
+    return row
+
+
+def unpack(hidden: npt.NDArray[np.float32], lengths: Sequence[int]) -> list[npt.NDArray[np.float32]]:
+    """Hidden states [1, tokens, dim] of a packed row to those of each sentence [length, dim]."""
+    ends = np.cumsum(lengths)
+    return [hidden[0, end - length : end] for end, length in zip(ends, lengths, strict=True)]

@@ -1,0 +1,68 @@
+"""The `bert-intent-precision` task: the intents of `bert-intent` by an encoder that is fine-tuned end to end, and then
+quantised and pruned: one fit makes every checkpoint, one predict runs one of them on one backend."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from buzzer.errors import UnsupportedError, UsageError, unknown_name
+from buzzer.models.bert.intent import BertIntent
+from buzzer.models.job import Job, Result, Steps
+
+# Name in the record -> checkpoint that `fit` made, precision of the session.
+VARIANTS = {
+    "fp32": ("float", "fp32"),
+    "bf16": ("float", "bf16"),
+    "fp16": ("float", "fp16"),
+    "int8-dynamic": ("float", "int8-dynamic"),
+    "int8": ("int8", "int8"),
+    "int8-qat": ("int8-qat", "int8"),
+    "fp8": ("fp8", "fp8"),
+    "sparse": ("sparse", "fp32"),
+    "sparse-int8": ("sparse-int8", "int8"),
+}
+SIMULATED = "{} rounds to {} and multiplies in FP32 here: the accuracy is that precision's, the speed is not"
+DENSE = "no kernel here makes use of the 2:4 pattern: its accuracy is shown, at the speed of a dense model"
+
+
+class BertIntentPrecision(BertIntent):
+    """See configs/tasks/bert-intent-precision.yaml for the parameters."""
+
+    def fit(self, job: Job) -> Steps:
+        """Fine-tune once, then make the checkpoints that `params["checkpoints"]` names from it."""
+        from buzzer.models.bert.checkpoints import Maker, order, start
+
+        yield "load"
+        data, model, classes = yield from start(job)
+        maker = Maker(job, data)
+        yield "fit"
+        for name in order(job.params["checkpoints"]):
+            for _ in maker.make(name, model):
+                yield "fit"
+        yield "write"
+        (job.work / "classes.json").write_text(json.dumps(classes))
+        facts = {"checkpoints": maker.told, "layers": len(model.bert.layers)}
+        return Result({"valid_accuracy": maker.told["float"]["valid_accuracy"]}, len(data.train.ids), facts)
+
+    def ready(self, job: Job, folder: Path, classes: int) -> tuple[Any, str, tuple[str, ...]]:
+        """The checkpoint of the job's precision, the session's precision, and what a reader must know."""
+        from buzzer.engine import infer, quant
+        from buzzer.models.bert.checkpoints import blank
+
+        if job.precision not in VARIANTS:
+            raise unknown_name("precision", job.precision, VARIANTS)
+        name, precision = VARIANTS[job.precision]
+        if precision not in (offered := infer.load(job.backend).PRECISIONS):
+            raise UnsupportedError(
+                f"{job.backend} has no precision {precision}", f"it has: {', '.join(offered)}"
+            )
+        if name not in job.params["checkpoints"]:
+            raise UsageError(f"no checkpoint {name} was fitted", f"add it: --set checkpoints=[float,{name}]")
+        notes = [DENSE] if name.startswith("sparse") else []
+        if precision == "fp8" or (precision == "int8" and job.backend == "torch_eager"):
+            notes.append(SIMULATED.format(job.backend, precision.upper()))
+        model = quant.load(job.work / name, blank(job, folder, classes))
+        return model, precision, tuple(notes)
+
+
+TASK = BertIntentPrecision()

@@ -1,0 +1,55 @@
+"""Any ONNX file as a bench target: inputs are inferred from its graph."""
+
+from pathlib import Path
+
+import numpy as np
+
+from buzzer.engine.infer import onnx_graph
+from buzzer.engine.infer.onnx_graph import Signature
+from buzzer.errors import UnsupportedError, UsageError
+from buzzer.models.target import Ask, Batch, Loaded
+
+NOTE = "random inputs of the graph's types; right answers by ONNX Runtime with every graph optimisation off"
+
+
+class OnnxFile:
+    """params: `path` of the file."""
+
+    def load(self, ask: Ask) -> Loaded:
+        if ask.lengths != "fixed":
+            raise UsageError("an ONNX file has no sentences: --lengths real is for encoders")
+        path = Path(ask.params["path"]).resolve()
+        takes = onnx_graph.signature(path)
+        rng = np.random.default_rng(ask.seed)
+        batches = [
+            {one.name: onnx_graph.sample(one, ask.batch, ask.seq, rng) for one in takes.inputs}
+            for _ in range(ask.inputs)
+        ]
+        filled = {one.name: list(onnx_graph.sizes(one, ask.batch, ask.seq)) for one in takes.inputs}
+        plain = Plain(path, takes)
+        facts = {"input_shapes": filled, "file_bytes": path.stat().st_size}
+        return Loaded(
+            path, takes.outputs, batches, plain.run, [ask.batch] * ask.inputs, notes=(NOTE,), facts=facts
+        )
+
+
+class Plain:
+    """The graph as it is written, node by node."""
+
+    def __init__(self, path: Path, takes: Signature) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise UnsupportedError("ONNX Runtime is not installed", "pip install onnxruntime") from error
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.log_severity_level = 3
+        self._names = takes.outputs
+        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def run(self, batch: Batch) -> dict[str, np.ndarray]:
+        found = self._session.run(list(self._names), dict(batch))
+        return dict(zip(self._names, map(np.asarray, found), strict=True))
+
+
+TARGET = OnnxFile()

@@ -1,0 +1,296 @@
+"""The bench protocol, in the child: one model on one backend, its inputs rotating, its outputs checked run by run.
+
+`fit` computes the right answers and the machine's roof once for all backends; `bench` times one of them.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from buzzer.engine import infer
+from buzzer.engine.infer import Array, Session, roofline
+from buzzer.engine.infer.roofline import Roof
+from buzzer.models.job import Job, Result, Steps
+from buzzer.models.target import Ask, Loaded, Target
+from buzzer.suite.child import load_entry
+
+FLUSH = 4  # times the last-level cache, streamed over before a cold run
+WARMUP_S, WARMUP_RUNS = 1.0, 5
+QUANTISED = ("int8", "fp8")  # precisions for which the module is quantised before the backend gets it
+WORST = -1.0  # cosine of an output that is not finite or was not written
+
+
+def load(job: Job) -> Loaded:
+    """The target's model and inputs."""
+    target: Target = load_entry(job.params["target"])  # type: ignore[assignment]
+    names = ("batch", "seq", "inputs", "lengths", "packing")
+    return target.load(Ask(**{n: job.params[n] for n in names}, seed=job.seed, params=job.params["model"]))
+
+
+@dataclass
+class Check:
+    """Holds outputs against the right ones, and keeps the worst.
+
+    It fills each array it has seen with NaN, so that a backend which hands out the same buffer again without writing
+    it is found out.
+    """
+
+    loaded: Loaded
+    expected: list[dict[str, Array]]
+    cosine: float = 1.0
+    error: float = 0.0
+    hits: int = 0
+    rows: int = 0
+    bad: int = 0
+    runs: int = 0
+
+    def take(self, index: int, outputs: Mapping[str, Array]) -> None:
+        self.runs += 1
+        found = [self.compare(index, name, outputs[name]) for name in self.loaded.outputs]
+        self.bad += not all(found)
+        for array in outputs.values():
+            if array.dtype.kind == "f" and array.flags.writeable:
+                array.fill(np.nan)
+
+    def compare(self, index: int, name: str, got: Array) -> bool:
+        """Whether one output is finite and of the right shape."""
+        want = self.expected[index][name]
+        if got.shape != want.shape or (got.dtype.kind == "f" and not np.isfinite(got).all()):
+            self.cosine = WORST
+            return False
+        keep = self.loaded.valid[index] if self.loaded.valid else None
+        if keep is not None:
+            got, want = got[keep], want[keep]
+        got, want = (
+            x.reshape(-1, x.shape[-1] if x.ndim > 1 else x.size).astype("float64") for x in (got, want)
+        )
+        norms = np.linalg.norm(got, axis=1) * np.linalg.norm(want, axis=1)
+        same = np.where(
+            norms > 0, (got * want).sum(axis=1) / np.where(norms > 0, norms, 1), got.sum(1) == want.sum(1)
+        )
+        self.cosine = min(self.cosine, float(same.min()))
+        self.error = max(self.error, float(np.abs(got - want).max() / max(np.abs(want).max(), 1e-30)))
+        self.hits += int((got.argmax(1) == want.argmax(1)).sum())
+        self.rows += len(got)
+        return True
+
+    def scores(self) -> dict[str, float]:
+        agreement = self.hits / self.rows if self.rows else 0.0
+        return {"cosine": self.cosine, "max_relative_error": self.error, "argmax_agreement": agreement}
+
+
+@dataclass
+class Samples:
+    """Seconds of each timed run."""
+
+    wall: list[float] = field(default_factory=list)
+    device: list[float] = field(default_factory=list)
+    rows: int = 0
+
+
+class Timer:
+    """Times runs of a session: wall time always, device time between two events where there is a device."""
+
+    def __init__(self, session: Session, loaded: Loaded, check: Check, device: str) -> None:
+        self._session, self._loaded, self._check = session, loaded, check
+        self._events: Any = None
+        if device == "cuda":
+            import torch
+
+            self._events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+
+    def measure(self, count: int, seconds: float, before: Callable[[], None]) -> Samples:
+        """At least `count` runs, at least `seconds` of them, and every input at least once."""
+        found, batches = Samples(), self._loaded.batches
+        while len(found.wall) < max(count, len(batches)) or sum(found.wall) < seconds:
+            index = len(found.wall) % len(batches)
+            before()
+            self._session.poison()
+            wall, device, outputs = self._run(batches[index])
+            found.wall.append(wall)
+            found.device += [] if device is None else [device]
+            found.rows += self._loaded.rows[index]
+            self._check.take(index, outputs)
+        return found
+
+    def _run(self, batch: Mapping[str, Array]) -> tuple[float, float | None, dict[str, Array]]:
+        if self._events is None:
+            began = time.perf_counter()
+            outputs = self._session.run(batch)
+            return time.perf_counter() - began, None, outputs
+        import torch
+
+        start, end = self._events
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        start.record()
+        outputs = self._session.run(batch)
+        end.record()
+        torch.cuda.synchronize()
+        return time.perf_counter() - began, start.elapsed_time(end) / 1000, outputs
+
+
+def flusher(device: str) -> Callable[[], None]:
+    """What drives the model out of the last-level cache: a pass over a larger buffer, read and written."""
+    if device == "cuda":
+        import torch
+
+        size = FLUSH * torch.cuda.get_device_properties(0).L2_cache_size
+        buffer = torch.zeros(size // 4, device="cuda")
+
+        def flush_device() -> None:
+            buffer.add_(1)
+            torch.cuda.synchronize()
+
+        return flush_device
+    from buzzer.engine.device import cache_bytes
+
+    words = np.zeros(FLUSH * cache_bytes() // 8, dtype=np.int64)
+
+    def flush() -> None:
+        np.add(words, 1, out=words)
+
+    return flush
+
+
+class Bench:
+    """The jobs of `buzzer bench`; parameters are made in suite/benchplan.py."""
+
+    def fit(self, job: Job) -> Steps:
+        """The right answers of every input, and what this machine can do at most."""
+        yield "load"
+        loaded = load(job)
+        if job.device == "cpu":
+            import torch
+
+            torch.set_num_threads(job.threads)
+        digest = hashlib.sha256()
+        for index, batch in enumerate(loaded.batches):
+            yield "predict"
+            np.savez(job.work / f"{index}.npz", **dict(loaded.reference(batch)))  # type: ignore[arg-type]
+            for name, array in sorted(batch.items()):
+                digest.update(name.encode() + array.tobytes())
+        yield "roof"
+        roof = roofline.measure(job.threads, job.device)
+        (job.work / "roof.json").write_text(json.dumps(asdict(roof)))
+        facts = {"notes": loaded.notes, "source": loaded.source, "fingerprint": digest.hexdigest()}
+        return Result({}, 0, facts)
+
+    def bench(self, job: Job) -> Steps:
+        # Inductor would take another run's kernels from its cache, and its compile time would be nobody's.
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(job.out / "inductor")
+        yield "load"
+        loaded = load(job)
+        expected = [dict(np.load(job.work / f"{i}.npz")) for i in range(len(loaded.batches))]
+        roof = Roof(**json.loads((job.work / "roof.json").read_text()))
+        model = loaded.model
+        if job.precision in QUANTISED:
+            yield "quantise"
+            model = quantised(loaded, job.precision)
+        yield "compile"
+        check = Check(loaded, expected)
+        with prepared(model, loaded, job) as session:
+            for index in first_of_each_shape(loaded):
+                check.take(index, session.run(loaded.batches[index]))
+            yield "warmup"
+            warm_up(session, loaded)
+            timer = Timer(session, loaded, check, job.device)
+            count, seconds = job.params["count"], job.params["seconds"]
+            if job.params["scenario"]:
+                yield "loadgen"
+                from buzzer.suite import loadgen
+
+                told = loadgen.run(session, loaded, check, job.params, job.out)
+                return Result(
+                    check.scores(), told.pop("rows"), facts(session, loaded, job, roof, check, told)
+                )
+            yield "warm"
+            warm = timer.measure(count, seconds, lambda: None)
+            yield "cold"
+            cold = timer.measure(count, seconds, flusher(job.device))
+            yield "score"
+            told = facts(session, loaded, job, roof, check, {"warm_rows": warm.rows})
+        samples = {"warm_run": warm.wall, "cold_run": cold.wall}
+        if warm.device:
+            samples |= {"warm_run_device": warm.device, "cold_run_device": cold.device}
+        return Result(check.scores(), warm.rows + cold.rows, told, (), samples)
+
+
+def quantised(loaded: Loaded, precision: str) -> Any:
+    """The module with static scales of the target's calibration inputs. A model file keeps its own types."""
+    import torch
+
+    if not isinstance(loaded.model, torch.nn.Module):
+        return loaded.model
+    from buzzer.engine import quant
+
+    return quant.quantise(loaded.model, loaded.calibration, precision=precision)
+
+
+def prepared(model: Any, loaded: Loaded, job: Job) -> Session:
+    """A session for the target's sizes: fixed ones where all inputs have the same."""
+    fixed: dict[str, dict[int, str]] = {name: {} for name in loaded.batches[0]}
+    return infer.prepare(
+        model,
+        backend=job.backend,
+        example=loaded.batches[0],
+        outputs=loaded.outputs,
+        dynamic=loaded.dynamic or fixed,
+        precision=job.precision,
+        device=job.device,
+        threads=job.threads,
+    )
+
+
+def first_of_each_shape(loaded: Loaded) -> list[int]:
+    """An input of each size: what a backend makes for a size belongs to compile, not to warm."""
+    sizes = {tuple(a.shape for a in batch.values()): i for i, batch in reversed([*enumerate(loaded.batches)])}
+    return sorted(sizes.values())
+
+
+def warm_up(session: Session, loaded: Loaded) -> None:
+    began, runs = time.perf_counter(), 0
+    while runs < WARMUP_RUNS or time.perf_counter() - began < WARMUP_S:
+        session.run(loaded.batches[runs % len(loaded.batches)])
+        runs += 1
+
+
+def facts(
+    session: Session, loaded: Loaded, job: Job, roof: Roof, check: Check, more: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The record's `details` and, under `bench`, the fields of its own."""
+    told = session.describe(loaded.batches[0])
+    floor = None
+    if told.flops is not None and told.bytes_moved is not None:
+        floor = roof.floor_s(told.bytes_moved, told.flops, job.precision)
+    bench = {
+        "batch": job.params["batch"],
+        "seq": job.params["seq"],
+        "lengths": job.params["lengths"],
+        "packing": job.params["packing"],
+        "scenario": job.params["scenario"] or "",
+        "inputs": len(loaded.batches),
+        "flops": told.flops,
+        "bytes_moved": told.bytes_moved,
+        "kernels": told.kernels,
+        "floor_s": floor,
+        "bandwidth": roof.bandwidth,
+        "peak": roof.peak.get(roofline.KIN.get(job.precision, job.precision)),
+        "threads": told.threads,
+        "affinity": list(told.affinity),
+        "denormals": told.denormals,
+        "checked_runs": check.runs,
+        "bad_runs": check.bad,
+        "rows": more.get("warm_rows", 0),
+        "loadgen": more.get("loadgen"),
+    }
+    return {"session": asdict(told), "bench": bench, **loaded.facts}
+
+
+BENCH = Bench()

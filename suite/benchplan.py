@@ -1,0 +1,264 @@
+"""What `buzzer bench` runs and in which order, and the table of what came out."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from buzzer.engine import infer
+from buzzer.errors import BuzzerError, UnsupportedError, unknown_name
+from buzzer.suite import registry, stats
+from buzzer.suite.budget import Budget
+from buzzer.suite.plan import Run
+from buzzer.suite.record import Record
+from buzzer.suite.registry import NO_ENGINE, ModelConfig, TaskConfig, Variant
+
+ENTRY = "buzzer.suite.bench:BENCH"
+REFERENCE = "torch_eager"
+ANY = "any"  # precision of a record of a backend that is not here
+COLUMNS = (
+    "#",
+    "backend",
+    "precision",
+    "p50 ms",
+    "98 % interval",
+    "p90",
+    "p99",
+    "cold p50",
+    "x fp32",
+    "rows/s",
+    "of floor",
+    "cosine",
+    "compile s",
+    "runs",
+    "outcome",
+)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was asked of one model."""
+
+    model: ModelConfig
+    backends: Sequence[str]
+    precisions: Sequence[str]  # empty = every one that a backend has
+    device: str
+    budget: Budget
+    seed: int
+    rounds: int
+    params: dict[str, Any]  # batch, seq, lengths, ...: see suite/bench.py
+
+
+def task_of(choice: Choice, precision: str) -> TaskConfig:
+    """The model as the runner takes it; the tolerance is that of the cosine, of which 1 is right."""
+    return TaskConfig(
+        name=choice.model.name,
+        summary=choice.model.summary,
+        entry=ENTRY,
+        dataset=NO_ENGINE,
+        engines=[NO_ENGINE],
+        backends=choice.model.backends,
+        reference=Variant(engine=NO_ENGINE, backend=REFERENCE),
+        metric="cosine",
+        tolerance=1 - registry.least_cosine(precision),
+        params={"target": choice.model.entry, "model": choice.model.params, **choice.params},
+    )
+
+
+def reference_run(choice: Choice) -> Run:
+    """The job that computes the right answers and the roof."""
+    task = task_of(choice, "fp32")
+    return Run(task, "fit", NO_ENGINE, REFERENCE, "fp32", choice.device, choice.budget, 1.0, choice.seed)
+
+
+def backends_of(model: ModelConfig, asked: Sequence[str]) -> list[str]:
+    """The names to run: those asked for, or all that the model names."""
+    if list(asked) == ["all"]:
+        return list(model.backends)
+    for name in asked:
+        if name not in infer.BACKENDS:
+            raise unknown_name("backend", name, infer.BACKENDS)
+        if name not in model.backends:
+            raise unknown_name(f"backend of {model.name}", name, model.backends)
+    return list(asked)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run, or why it cannot be one."""
+
+    run: Run
+    problem: BuzzerError | None = None
+
+
+def plan(choice: Choice) -> list[Planned]:
+    """Rounds outermost, every other one in reverse, so that drift hits all alike. What cannot run comes once."""
+    variants = [(b, *found) for b in choice.backends for found in precisions_of(b, choice.precisions)]
+    rounds = []
+    for repeat in range(choice.rounds):
+        order = variants if repeat % 2 == 0 else variants[::-1]
+        rounds += [(repeat, *v) for v in order if repeat == 0 or v[2] is None]
+    return [Planned(run_of(choice, b, p, repeat), problem) for repeat, b, p, problem in rounds]
+
+
+def run_of(choice: Choice, backend: str, precision: str, repeat: int) -> Run:
+    task = task_of(choice, precision)
+    return Run(
+        task, "bench", NO_ENGINE, backend, precision, choice.device, choice.budget, 1.0, choice.seed, repeat
+    )
+
+
+def precisions_of(backend: str, asked: Sequence[str]) -> list[tuple[str, BuzzerError | None]]:
+    """Precisions to run on a backend, each with the reason why it cannot be."""
+    try:
+        offered = infer.load(backend).PRECISIONS
+    except UnsupportedError as error:
+        return [(name, error) for name in (asked or [ANY])]
+    if not asked:
+        return [(name, None) for name in offered]
+    missing = f"it has: {', '.join(offered)}"
+    return [
+        (name, None if name in offered else UnsupportedError(f"{backend} has no precision {name}", missing))
+        for name in asked
+    ]
+
+
+def check_precisions(asked: Sequence[str]) -> None:
+    """Raises UsageError for a precision that no backend knows."""
+    known = registry.precisions()
+    for name in asked:
+        if name not in known:
+            raise unknown_name("precision", name, known)
+
+
+# ---- the table ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Row:
+    """One backend in one precision, all its rounds pooled."""
+
+    records: tuple[Record, ...]
+
+    @property
+    def first(self) -> Record:
+        return self.records[0]
+
+    @property
+    def ranked(self) -> bool:
+        return all(r.outcome == "ok" and r.gate.status == "passed" for r in self.records)
+
+    @property
+    def outcome(self) -> str:
+        worst = next((r for r in self.records if r.outcome != "ok"), self.first)
+        return worst.outcome if not worst.message else f"{worst.outcome}: {worst.message}"
+
+    def pooled(self, name: str) -> list[float]:
+        return [s for r in self.records for s in r.samples.get(name, [])]
+
+    @property
+    def rows_s(self) -> float | None:
+        """Rows a second of run time."""
+        spent = sum(self.pooled("warm_run"))
+        done = sum(r.bench.rows for r in self.records if r.bench)
+        return done / spent if spent else None
+
+    @property
+    def order(self) -> tuple[bool, float]:
+        """Ranked first; then the fastest by the time a row takes, which is the median latency for equal batches."""
+        if self.first.bench and self.first.bench.lengths == "real" and self.rows_s:
+            return not self.ranked, 1 / self.rows_s
+        samples = self.pooled("warm_run")
+        return not self.ranked, median(samples) if samples else math.inf
+
+    def cells(self, rank: str, base: "Row | None") -> tuple[str, ...]:
+        r, warm = self.first, self.pooled("warm_run")
+        half, floor = stats.quantile(warm, 0.5), r.bench.floor_s if r.bench else None
+        compile_s = [p.wall_s for x in self.records for p in x.phases if p.name == "compile"]
+        return (
+            rank,
+            r.backend,
+            r.precision,
+            ms(half),
+            "" if half is None else f"{1e3 * half.low:.2f}-{1e3 * half.high:.2f}",
+            ms(stats.quantile(warm, 0.9)),
+            ms(stats.quantile(warm, 0.99)),
+            ms(stats.quantile(self.pooled("cold_run"), 0.5)),
+            speed_up(self, base),
+            "" if self.rows_s is None else f"{self.rows_s:,.0f}",
+            "" if floor is None or half is None else f"{100 * floor / half.value:.0f} %",
+            "" if "cosine" not in r.scores else f"{min(x.scores['cosine'] for x in self.records):.5f}",
+            f"{max(compile_s):.1f}" if compile_s else "",
+            str(len(warm)) if warm else "",
+            self.outcome,
+        )
+
+
+def ms(found: stats.Quantile | None) -> str:
+    """Milliseconds; empty where the percentile was refused."""
+    return "" if found is None else f"{1e3 * found.value:.2f}"
+
+
+def speed_up(row: Row, base: Row | None) -> str:
+    """How many times faster than torch eager in FP32: the least and the most of the rounds."""
+    if base is None or not row.ranked:
+        return ""
+    theirs = {r.repeat: rate(r) for r in base.records}
+    ratios = [rate(r) / theirs[r.repeat] for r in row.records if theirs.get(r.repeat)]
+    if not ratios:
+        return ""
+    low, high = f"{min(ratios):.2f}", f"{max(ratios):.2f}"
+    return low if low == high else f"{low}-{high}"
+
+
+def rate(record: Record) -> float:
+    """Rows a second: by the median run where all runs are of one size, else over all of them."""
+    samples = record.samples.get("warm_run", [])
+    if not samples or record.bench is None:
+        return 0.0
+    if record.bench.lengths == "real":
+        return record.bench.rows / sum(samples)
+    return record.bench.batch / median(samples)
+
+
+def rows(records: Iterable[Record]) -> list[Row]:
+    """Best first. The newest run of each round counts."""
+    newest: dict[tuple[str, ...], dict[int, Record]] = defaultdict(dict)
+    for r in sorted(records, key=lambda r: r.created):
+        packing = r.bench.packing if r.bench else ""
+        newest[(r.backend, r.precision, r.device, packing)][r.repeat] = r
+    return sorted(
+        (Row(tuple(v for _, v in sorted(group.items()))) for group in newest.values()), key=lambda r: r.order
+    )
+
+
+def table(records: Iterable[Record]) -> list[tuple[str, ...]]:
+    """The cells of one model's table, a tuple a line."""
+    found = rows(records)
+    base = next(
+        (r for r in found if (r.first.backend, r.first.precision) == (REFERENCE, "fp32") and r.ranked), None
+    )
+    return [row.cells(str(i) if row.ranked else "", base) for i, row in enumerate(found, 1)]
+
+
+def boards(records: Iterable[Record]) -> dict[tuple[Any, ...], list[Record]]:
+    """Bench records by what makes them comparable: model, sizes, inputs, budget, machine, scenario."""
+    from buzzer.suite import machine
+
+    found: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
+    for r in records:
+        if r.job == "bench":
+            sizes = tuple(str(r.config[k]) for k in ("batch", "seq", "lengths", "scenario"))
+            key = (r.task, sizes, r.budget.name, machine.line(r.machine))
+            found[key].append(r)
+    return dict(sorted(found.items()))
+
+
+def title(record: Record) -> str:
+    """`bert-base, batch 1, 128 tokens`."""
+    c = record.config
+    kind = f"{c['seq']} tokens" if c["lengths"] == "fixed" else "real sentence lengths"
+    scenario = f", MLPerf {c['scenario']}" if c["scenario"] else ""
+    return f"{record.task}, batch {c['batch']}, {kind}{scenario}"

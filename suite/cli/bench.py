@@ -1,0 +1,184 @@
+"""`buzzer bench`: one model on every backend and precision, timed alone; a record each and a rank table."""
+
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from buzzer.errors import UnsupportedError, UsageError, unknown_name
+from buzzer.models.job import Data
+from buzzer.suite import benchplan, machine, registry, runner
+from buzzer.suite import budget as budgets
+from buzzer.suite.benchplan import Choice, Planned
+from buzzer.suite.cli.run import DEFAULT_OUT, check_budgets, keep, names, watch
+from buzzer.suite.record import Record
+from buzzer.suite.screen import Screen
+
+WIDTH = 180  # columns of a table that goes into a file or a pipe
+SCENARIOS = ("single-stream", "offline", "server")
+
+
+def main(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="A name of `buzzer list`, an ONNX file, or a model folder.")],
+    backend: Annotated[str, typer.Option(help="Backends, by comma, or all.")] = "all",
+    precision: Annotated[str, typer.Option(help="Precisions, by comma, or all.")] = "all",
+    batch: Annotated[int, typer.Option(min=1, help="Rows a run.")] = 1,
+    seq: Annotated[int, typer.Option(min=1, help="Tokens a row; with --packing packed, tokens a run.")] = 128,
+    lengths: Annotated[str, typer.Option(help="fixed, or real: rows as long as real sentences.")] = "fixed",
+    packing: Annotated[
+        str, typer.Option(help="Of real lengths, by comma: padded, sorted, packed.")
+    ] = "padded",
+    inputs: Annotated[int, typer.Option(min=2, help="Different batches to rotate through.")] = 16,
+    count: Annotated[int, typer.Option(min=1, help="Least timed runs a round; a p99 needs 459 in all.")] = 50,
+    seconds: Annotated[float, typer.Option(min=0, help="Least seconds of timed runs a round.")] = 2.0,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds over all variants, every other in reverse.")] = 2,
+    scenario: Annotated[str, typer.Option(help="MLPerf: single-stream, offline or server.")] = "",
+    min_duration: Annotated[
+        float, typer.Option(min=0, help="Seconds that LoadGen runs; MLPerf: 600.")
+    ] = 600.0,
+    qps: Annotated[
+        float, typer.Option(min=0, help="Queries a second offered to server; 0 = half of what is possible.")
+    ] = 0.0,
+    bound: Annotated[
+        float, typer.Option(help="Latency bound of server in ms; MLPerf's for BERT: 130.")
+    ] = 130.0,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    budget: Annotated[str, typer.Option(help="A budget's name, or 2c8g10m.")] = "unlimited",
+    seed: Annotated[int, typer.Option(help="Seed of random weights and of inputs.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder of the records.")] = DEFAULT_OUT,
+    as_json: Annotated[bool, typer.Option("--json", help="One record a line, best first.")] = False,
+) -> None:
+    """Time a model's inference sessions, check every output, and rank them."""
+    choices = [choice_of(context.params, packed) for packed in names(packing)]
+    made: list[Record] = []
+    with Screen() as screen:
+        plans = [(choice, benchplan.plan(choice)) for choice in choices]
+        screen.plan(sum(len(planned) for _, planned in plans))
+        for choice, planned in plans:
+            made += run(choice, planned, out, screen)
+            if made and runner.interrupted(made[-1]):
+                break
+    show(made, as_json)
+    if any(r.outcome not in ("ok", "unsupported") for r in made):
+        raise typer.Exit(1)
+
+
+def choice_of(options: dict[str, Any], packing: str) -> Choice:
+    """What to run, every name checked."""
+    known = {"device": ["cpu", "cuda"], "lengths": ["fixed", "real"], "scenario": ["", *SCENARIOS]}
+    for name, values in known.items():
+        if options[name] not in values:
+            raise unknown_name(name, options[name], values)
+    budget = budgets.resolve(options["budget"])
+    model = registry.model(options["model"])
+    precisions = [] if options["precision"] == "all" else names(options["precision"])
+    benchplan.check_precisions(precisions)
+    if options["scenario"] and options["lengths"] == "real":
+        raise UsageError("LoadGen's samples are rows of one length here", "leave out --lengths real")
+    taken = (
+        "batch",
+        "seq",
+        "lengths",
+        "inputs",
+        "count",
+        "seconds",
+        "scenario",
+        "min_duration",
+        "qps",
+        "bound",
+    )
+    choice = Choice(
+        model=model,
+        backends=benchplan.backends_of(model, names(options["backend"])),
+        precisions=precisions,
+        device=options["device"],
+        budget=budget,
+        seed=options["seed"],
+        rounds=1 if options["scenario"] else options["rounds"],
+        params={name: options[name] for name in taken} | {"packing": packing},
+    )
+    check_budgets([benchplan.reference_run(choice)], "fail")
+    return choice
+
+
+def run(choice: Choice, planned: Sequence[Planned], out: Path, screen: Screen) -> list[Record]:
+    """The right answers first, then every planned run; records in the order in which they were made."""
+    work = Path(tempfile.mkdtemp(prefix="buzzer-bench-"))
+    try:
+        data, failed = answers(choice, work, screen)
+        made = []
+        for item in planned:
+            made.append(one(item, data, work, out, failed, screen))
+            if runner.interrupted(made[-1]):
+                break
+        return made
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def answers(choice: Choice, work: Path, screen: Screen) -> tuple[Data, Record | None]:
+    """What the reference gives, under `work`, and its facts; the record where it could not be had.
+
+    Raises UsageError for a model or sizes that cannot be.
+    """
+    empty = Data(work, "", "generated", {}, 1.0)
+    reference = benchplan.reference_run(choice)
+    found = runner.execute(reference, empty, work, work, (), watch(screen, reference))
+    screen.clear()
+    if found.outcome == "unsupported":
+        raise UnsupportedError(found.message, found.hint)
+    if found.outcome == "error" and found.details.get("user_error"):
+        raise UsageError(found.message, found.hint)
+    if found.outcome != "ok":
+        return empty, found
+    told = found.details
+    return Data(work, told["fingerprint"], told["source"], {}, 1.0, tuple(told["notes"])), None
+
+
+def one(item: Planned, data: Data, work: Path, out: Path, failed: Record | None, screen: Screen) -> Record:
+    """One run's record, written."""
+    if item.problem is not None:
+        new = runner.not_started(item.run, data, "unsupported", item.problem.message, item.problem.hint)
+    elif failed is not None:
+        message = f"its reference ended {failed.outcome}: {failed.message}"
+        new = runner.not_started(item.run, data, failed.outcome, message, failed.hint)
+    else:
+        with tempfile.TemporaryDirectory(dir=work) as files:
+            new = runner.execute(item.run, data, work, Path(files), (), watch(screen, item.run))
+    return keep(new, item.run, out, screen)
+
+
+def show(records: Sequence[Record], as_json: bool) -> None:
+    """The rank table, or the records, best first, on stdout."""
+    if as_json:
+        for group in benchplan.boards(records).values():
+            for rank, row in enumerate(benchplan.rows(group), 1):
+                for r in row.records:
+                    print(json.dumps({"rank": rank if row.ranked else None} | r.model_dump(mode="json")))
+        return
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
+    for group in benchplan.boards(records).values():
+        table = Table(title=benchplan.title(group[0]), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for name in benchplan.COLUMNS:
+            table.add_column(name, overflow="fold", no_wrap=name != "outcome")
+        for line in benchplan.table(group):
+            table.add_row(*line)
+        console.print(table)
+        console.print(machine.line(group[0].machine), highlight=False)
+        for note in sorted({note for r in group for note in r.notes}):
+            console.print(f"- {note}", highlight=False)
+        for r in group:
+            if r.bench and r.bench.loadgen:
+                told = r.bench.loadgen
+                console.print(
+                    f"{r.backend} {r.precision}: LoadGen {told['result']}, {told['line']}", highlight=False
+                )

@@ -1,0 +1,137 @@
+"""The report page's part on inference sessions, from the records of `buzzer bench`: tables, frontier, rooflines."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from buzzer.suite import benchplan, charts, machine, report
+from buzzer.suite.charts import Chart, Mark
+from buzzer.suite.record import Record
+
+
+@dataclass(frozen=True)
+class Board:
+    """Inference sessions of one model that are comparable: `buzzer bench`'s own table, and cosine over latency."""
+
+    group: list[Record]
+
+    @property
+    def title(self) -> str:
+        return benchplan.title(self.group[0])
+
+    @property
+    def machine(self) -> str:
+        return f"{machine.line(self.group[0].machine)}, budget {self.group[0].budget.name}"
+
+    @property
+    def notes(self) -> list[str]:
+        return report.bench_notes(self.group)
+
+    @property
+    def rows(self) -> list[benchplan.Row]:
+        return benchplan.rows(self.group)
+
+    @property
+    def lines(self) -> list[tuple[dict[str, str], str, tuple[str, ...]]]:
+        """Filters, kind and cells of each line."""
+        cells = benchplan.table(self.group)
+        return [(filters(r), kind(r), c) for r, c in zip(self.rows, cells, strict=True)]
+
+    def frontier(self) -> Chart | None:
+        """How near the outputs are to the FP32 reference's, over the median latency."""
+        timed = [(r, median(r.pooled("warm_run"))) for r in self.rows if r.pooled("warm_run")]
+        told = [(r, x, r.first.scores["cosine"]) for r, x in timed if "cosine" in r.first.scores]
+        if len({round(y, 5) for *_, y in told}) < 2:
+            return None  # all are as good as FP32: nothing to trade
+        axis = charts.time_axis([x for _, x, _ in told], "median latency of a run (log)")
+        cosines = charts.linear_axis([y for *_, y in told], "least cosine with FP32")
+        marks = [
+            Mark(axis.at(x), cosines.at(y), i, kind(r), f"{name(r)}: {1e3 * x:.2f} ms, cosine {y:.5f}", filters(r))
+            for i, (r, x, y) in enumerate(told, 1)
+        ]  # fmt: skip
+        best = charts.pareto([(x, y) for r, x, y in told if r.ranked])
+        line = charts.path([(axis.at(x), cosines.at(y)) for x, y in best], "pareto")
+        legend = [(i, kind(r), name(r), filters(r)) for i, (r, *_) in enumerate(told, 1)]
+        told_in_words = (
+            "Up and to the left is better. The line joins the sessions that no other beats in both."
+        )
+        return Chart("Accuracy against latency", told_in_words, axis, cosines, marks, [line], legend)
+
+
+def name(row: benchplan.Row) -> str:
+    return f"{row.first.backend} {row.first.precision}"
+
+
+def kind(row: benchplan.Row) -> str:
+    return "failed" if any(r.outcome != "ok" for r in row.records) else row.first.device
+
+
+def filters(row: benchplan.Row) -> dict[str, str]:
+    return charts.filters_of(row.first, next((r.outcome for r in row.records if r.outcome != "ok"), "ok"))
+
+
+def rooflines(records: Iterable[Record]) -> list[Chart]:
+    """One roofline (Williams et al., CACM 2009) a machine and budget, of bench runs whose FLOPs and bytes are told.
+
+    Runs on rows of real lengths are left out: their FLOPs differ from run to run.
+    """
+    groups: dict[tuple[str, str, str], list[benchplan.Row]] = defaultdict(list)
+    for board in benchplan.boards(records).values():
+        for row in benchplan.rows(board):
+            r = row.first
+            if r.bench and r.bench.flops and r.bench.bytes_moved and r.bench.lengths == "fixed":
+                groups[machine.line(r.machine), r.device, r.budget.name].append(row)
+    return [_roofline(rows) for _, rows in sorted(groups.items())]
+
+
+def _roofline(rows: Sequence[benchplan.Row]) -> Chart:
+    points = [(row, *reached(row)) for row in rows if row.pooled("warm_run")]
+    roofs = _roofs(rows)
+    ridges = [peak / bandwidth for peak, bandwidth in roofs.values()]
+    x = charts.log_axis([p[1] for p in points] + ridges, "FLOPs per byte moved (log)")
+    y = charts.log_axis([p[2] for p in points] + [peak for peak, _ in roofs.values()], "GFLOP/s (log)")
+    marks, legend = [], []
+    for i, (row, intensity, rate) in enumerate(points, 1):
+        text = f"{title(row)}: {rate:,.3g} GFLOP/s at {intensity:,.3g} FLOPs a byte"
+        marks.append(Mark(x.at(intensity), y.at(rate), i, kind(row), text, filters(row)))
+        legend.append((i, kind(row), title(row), filters(row)))
+    paths = [charts.path(_roof(x, y, *roof), "roof") for roof in roofs.values()]
+    told = "; ".join(
+        f"{name}: {peak:,.3g} GFLOP/s, {bandwidth:,.3g} GB/s" for name, (peak, bandwidth) in roofs.items()
+    )
+    r = rows[0].first
+    words = f"What a run reached below the roof that was measured here ({told}). {machine.line(r.machine)}."
+    return Chart(f"Roofline, {r.device}, budget {r.budget.name}", words, x, y, marks, paths, legend)
+
+
+def reached(row: benchplan.Row) -> tuple[float, float]:
+    """Arithmetic intensity in FLOPs a byte, and what the median run reached in GFLOP/s."""
+    bench = row.first.bench
+    assert bench is not None
+    assert bench.flops and bench.bytes_moved
+    return bench.flops / bench.bytes_moved, bench.flops / median(row.pooled("warm_run")) / 1e9
+
+
+def _roofs(rows: Sequence[benchplan.Row]) -> dict[str, tuple[float, float]]:
+    """Peak in GFLOP/s and bandwidth in GB/s by precision: medians of what the records measured."""
+    found: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for row in rows:
+        for r in row.records:
+            if r.bench and r.bench.peak:
+                found[r.precision].append((r.bench.peak / 1e9, r.bench.bandwidth / 1e9))
+    return {
+        name: (median(p for p, _ in roofs), median(b for _, b in roofs))
+        for name, roofs in sorted(found.items())
+    }
+
+
+def _roof(x: charts.Axis, y: charts.Axis, peak: float, bandwidth: float) -> list[tuple[float, float]]:
+    """The slope of the bandwidth up to the peak, inside the axes."""
+    left = max(x.low, y.low / bandwidth)
+    corners = [left, min(max(peak / bandwidth, left), x.high), x.high]
+    return [(x.at(a), y.at(min(a * bandwidth, peak))) for a in corners]
+
+
+def title(row: benchplan.Row) -> str:
+    return f"{benchplan.title(row.first)}, {name(row)}"

@@ -1,0 +1,62 @@
+"""Integer products from quantise nodes: the same values, and none left in float."""
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from buzzer.engine import infer, quant
+from buzzer.engine.infer import Plan, onnx_graph
+from buzzer.engine.infer.onnx_lower import lower
+
+
+class Shared(torch.nn.Module):
+    """Two layers on one input, one without a bias, and a third whose output is used twice before its bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = torch.nn.Linear(12, 8), torch.nn.Linear(12, 4, bias=False)
+        self.out = torch.nn.Linear(12, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(torch.cat([self.left(x), self.right(x)], dim=-1).relu())
+
+
+def made() -> tuple[torch.nn.Module, dict[str, np.ndarray]]:
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    batches = [{"x": rng.normal(0.5, 1, (3, 5, 12)).astype("float32")} for _ in range(4)]
+    return quant.quantise(Shared(), batches, precision="int8"), batches[0]
+
+
+@pytest.mark.parametrize("opened", [True, False])
+def test_products_that_share_an_input_become_one(opened: bool) -> None:
+    model, batch = made()
+    axes: dict[str, dict[int, str]] = {"x": {0: "batch"} if opened else {}}
+    graph = onnx_graph.export(Plan(model, batch, ("y",), axes, "int8", "cpu", 1))
+    ops = Counter(node.op_type for node in onnx.load_from_string(lower(graph)).graph.node)
+    assert ops["MatMulIntegerToFloat"] == ops["QuantizeLinear"] == 2
+    assert ops["Split"] == 1
+    assert ops["MatMul"] == ops["DequantizeLinear"] == ops["Add"] == 0
+
+
+@pytest.mark.parametrize("opened", [True, False])
+def test_it_computes_what_the_module_computes(opened: bool) -> None:
+    model, batch = made()
+    axes: dict[str, dict[int, str]] = {"x": {0: "batch"} if opened else {}}
+    with torch.inference_mode():
+        want = model(torch.from_numpy(batch["x"])).numpy()
+    with infer.prepare(
+        model, backend="onnxruntime", example=batch, dynamic=axes, precision="int8"
+    ) as session:
+        np.testing.assert_allclose(session.run(batch)["output"], want, rtol=1e-4, atol=1e-4)
+
+
+def test_a_graph_without_quantise_nodes_stays_as_it_is() -> None:
+    batch = {"x": np.zeros((2, 5, 12), dtype="float32")}
+    graph = onnx_graph.export(Plan(Shared().eval(), batch, ("y",), {"x": {}}, "fp32", "cpu", 1))
+    before, after = (onnx.load_from_string(g) for g in (graph, lower(graph)))
+    assert [n.op_type for n in before.graph.node] == [n.op_type for n in after.graph.node]
+    assert len(after.opset_import) == len(before.opset_import)

@@ -1,0 +1,294 @@
+"""The bench protocol: what it catches, how it orders, what it writes, and the command line."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from buzzer.engine.infer import Array, Plan, onnx_graph
+from buzzer.errors import UnsupportedError, UsageError
+from buzzer.models.target import Loaded
+from buzzer.suite import benchplan, record, registry
+from buzzer.suite.bench import WORST, Check, Timer, first_of_each_shape, flusher
+from buzzer.suite.benchplan import Choice
+from buzzer.suite.budget import UNLIMITED
+
+ROOT = Path(__file__).parents[2]
+
+
+def target(n: int = 3) -> Loaded:
+    """Doubles its input; every batch has other numbers."""
+    rng = np.random.default_rng(0)
+    batches = [{"x": rng.normal(size=(2, 4)).astype("float32")} for _ in range(n)]
+    return Loaded(None, ("y",), batches, lambda b: {"y": 2 * b["x"]}, [2] * n)
+
+
+class Good:
+    """A session that computes."""
+
+    def __init__(self) -> None:
+        self.calls: list[Array] = []
+
+    def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
+        self.calls.append(batch["x"])
+        return {"y": 2 * batch["x"]}
+
+    def poison(self) -> None:
+        """New arrays each time."""
+
+
+class Stale(Good):
+    """Computes the first input only and hands out the same buffer ever after, as a kernel outside its graph does."""
+
+    def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
+        if not self.calls:
+            self.buffer = 2 * batch["x"]
+        self.calls.append(batch["x"])
+        return {"y": self.buffer}
+
+
+class StaleCopy(Stale):
+    """The same, but hands out copies: only the rotating inputs show it."""
+
+    def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
+        return {"y": super().run(batch)["y"].copy()}
+
+
+class Cut(Good):
+    def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
+        return {"y": super().run(batch)["y"][:1]}
+
+
+def timed(session: Any, count: int = 7, loaded: Loaded | None = None) -> tuple[Check, Any]:
+    loaded = loaded or target()
+    check = Check(loaded, [dict(loaded.reference(b)) for b in loaded.batches])
+    return check, Timer(session, loaded, check, "cpu").measure(count, 0.0, lambda: None)
+
+
+def test_a_right_session_passes_and_its_inputs_rotate() -> None:
+    session = Good()
+    check, samples = timed(session)
+    assert check.scores() == {
+        "cosine": pytest.approx(1.0),
+        "max_relative_error": 0.0,
+        "argmax_agreement": 1.0,
+    }
+    assert (check.runs, check.bad, samples.rows, len(samples.wall)) == (7, 0, 14, 7)
+    assert len({x.tobytes() for x in session.calls}) == 3
+
+
+@pytest.mark.parametrize(("session", "bad"), [(Stale, 6), (StaleCopy, 0), (Cut, 7)])
+def test_a_session_that_does_not_compute_is_found_out(session: Callable[[], Any], bad: int) -> None:
+    check, _ = timed(session())
+    assert check.bad == bad
+    assert check.scores()["cosine"] < 0.9
+    if bad:
+        assert check.cosine == WORST
+
+
+def test_at_least_the_count_the_seconds_and_every_input() -> None:
+    assert len(timed(Good(), 1)[1].wall) == 3
+    check = Check(target(), [dict(target().reference(b)) for b in target().batches])
+    found = Timer(Good(), target(), check, "cpu").measure(1, 0.01, lambda: None)
+    assert sum(found.wall) >= 0.01
+
+
+def test_padding_does_not_count() -> None:
+    loaded = target(2)
+    keep = [np.array([True, False])] * 2
+    masked = Loaded(None, ("y",), loaded.batches, loaded.reference, [2, 2], valid=keep)
+    check = Check(masked, [dict(masked.reference(b)) for b in masked.batches])
+    wrong = 2 * masked.batches[0]["x"]
+    wrong[1] = 9
+    check.take(0, {"y": wrong})
+    assert check.cosine == pytest.approx(1.0)
+    assert check.rows == 1
+
+
+def test_each_size_is_run_once_before_the_clock() -> None:
+    batches = [{"x": np.zeros((1, n), dtype="float32")} for n in (4, 8, 4, 8, 2)]
+    loaded = Loaded(None, ("y",), batches, lambda b: {}, [1] * 5)
+    assert first_of_each_shape(loaded) == [0, 1, 4]
+
+
+def test_a_flush_touches_more_than_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("buzzer.engine.device.cache_bytes", lambda: 1 << 16)
+    flush = flusher("cpu")
+    flush()
+    words = next(c.cell_contents for c in flush.__closure__ or () if hasattr(c.cell_contents, "nbytes"))
+    assert words.nbytes >= 4 << 16
+    assert (words == 1).all()
+
+
+# ---- plan ---------------------------------------------------------------------------------------------------------
+
+
+def choice(**changes: Any) -> Choice:
+    params = {"batch": 1, "seq": 8, "lengths": "fixed", "packing": "padded", "inputs": 2, "scenario": ""}
+    base: dict[str, Any] = {
+        "model": registry.models()["minilm-l6"],
+        "backends": ["torch_eager", "onnxruntime", "tensorrt"],
+        "precisions": ["fp32", "bf16"],
+        "device": "cpu",
+        "budget": UNLIMITED,
+        "seed": 0,
+        "rounds": 3,
+        "params": params,
+    }
+    return Choice(**base | changes)
+
+
+def test_rounds_alternate_and_what_cannot_run_comes_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(name: str) -> Any:
+        if name == "tensorrt":
+            raise UnsupportedError("TensorRT is not installed", "pip install it")
+        return SimpleNamespace(PRECISIONS=("fp32",) if name == "onnxruntime" else ("fp32", "bf16"))
+
+    monkeypatch.setattr(benchplan.infer, "load", load)
+    planned = benchplan.plan(choice())
+    runs = [(p.run.repeat, p.run.backend, p.run.precision) for p in planned if p.problem is None]
+    first = [("torch_eager", "fp32"), ("torch_eager", "bf16"), ("onnxruntime", "fp32")]
+    assert runs == [(i, *v) for i, order in enumerate((first, first[::-1], first)) for v in order]
+    told = {(p.run.backend, p.run.precision): p.problem.message for p in planned if p.problem}
+    assert told == {
+        ("onnxruntime", "bf16"): "onnxruntime has no precision bf16",
+        ("tensorrt", "fp32"): "TensorRT is not installed",
+        ("tensorrt", "bf16"): "TensorRT is not installed",
+    }
+    every = benchplan.plan(choice(precisions=[], rounds=1))
+    assert [(p.run.backend, p.run.precision) for p in every] == [*first, ("tensorrt", "any")]
+
+
+def test_models_are_found_by_name_file_and_folder(tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").write_bytes(b"")
+    assert registry.model(str(tmp_path / "net.onnx")).params == {"path": str(tmp_path / "net.onnx")}
+    assert registry.model(str(tmp_path)).params == {"weights": str(tmp_path)}
+    with pytest.raises(UsageError) as caught:
+        registry.model("bert-bse")
+    assert "did you mean bert-base" in caught.value.hint
+    with pytest.raises(UsageError, match="no such file"):
+        registry.model("missing.onnx")
+    with pytest.raises(UsageError, match="unknown backend of minilm-l6 'xgboost'"):
+        benchplan.backends_of(registry.models()["minilm-l6"], ["xgboost"])
+
+
+# ---- the command line ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def net(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3)).eval()
+    example = {"x": np.zeros((2, 6), dtype="float32")}
+    path = tmp_path_factory.mktemp("net") / "net.onnx"
+    path.write_bytes(onnx_graph.export(Plan(model, example, ("y",), {"x": {0: "batch"}}, "fp32", "cpu", 1)))
+    return path
+
+
+def bench(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "buzzer", "bench", *arguments]
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "BUZZER_ENFORCEMENT": "polled"}
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, env=environment)
+
+
+def test_a_file_is_benched_from_end_to_end(net: Path, tmp_path: Path) -> None:
+    quick = ("--batch", "3", "--inputs", "2", "--count", "8", "--seconds", "0", "--rounds", "2")
+    done = bench(
+        str(net), "--backend", "onnxruntime,tensorrt", "--precision", "fp32", *quick, "--json", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(r["rank"], r["backend"], r["outcome"]) for r in told] == [
+        (1, "onnxruntime", "ok"),
+        (1, "onnxruntime", "ok"),
+        (None, "tensorrt", "unsupported"),
+    ]
+    first = told[0]
+    assert first["gate"]["status"] == "passed"
+    assert first["scores"]["cosine"] == pytest.approx(1.0)
+    assert len(first["samples"]["warm_run"]) == len(first["samples"]["cold_run"]) == 8
+    assert first["rows"] == 3 * 16
+    assert first["bench"]["flops"] == 2 * 3 * (6 * 16 + 16 * 3)
+    assert first["bench"]["floor_s"] > 0
+    assert {p["name"] for p in first["phases"]} == {
+        *("start", "load", "compile", "warmup", "warm", "cold", "score")
+    }
+    written = record.read_good(tmp_path / "results" / "local")
+    assert len(written) == 3
+    assert all(r.job == "bench" for r in written)
+    lines = benchplan.table(written)
+    assert [line[0] for line in lines] == ["1", ""]
+    assert "TensorRT" in lines[1][-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("net.onnx",), "no such file or folder"),
+        (("bert-bas",), "did you mean bert-base"),
+        (("bert-base", "--precision", "int9"), "did you mean int8"),
+        (("bert-base", "--backend", "openvin"), "did you mean openvino"),
+        (("bert-base", "--scenario", "multi"), "unknown scenario"),
+    ],
+)
+def test_bad_words_end_in_a_hint(arguments: tuple[str, ...], told: str, tmp_path: Path) -> None:
+    done = bench(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_broken_file_ends_in_one_message(tmp_path: Path) -> None:
+    (tmp_path / "bad.onnx").write_bytes(b"no graph")
+    done = bench("bad.onnx", "--backend", "onnxruntime", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "not an ONNX model" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mlperf_loadgen") is None, reason="needs the mlperf extra")
+@pytest.mark.parametrize("scenario", ["single-stream", "offline", "server"])
+def test_loadgen_gives_its_verdict(scenario: str, tmp_path: Path) -> None:
+    from buzzer.suite import loadgen
+
+    loaded = target(4)
+    batch = 2 if scenario == "offline" else 1
+    if batch == 1:
+        batches = [{"x": b["x"][:1]} for b in loaded.batches]
+        loaded = Loaded(None, ("y",), batches, loaded.reference, [1] * 4)
+    check = Check(loaded, [dict(loaded.reference(b)) for b in loaded.batches])
+    params = {"scenario": scenario, "batch": batch, "min_duration": 0.05, "qps": 200.0, "bound": 100.0}
+    told = loadgen.run(Good(), loaded, check, params, tmp_path)  # type: ignore[arg-type]
+    assert told["rows"] >= 8
+    assert told["loadgen"]["result"] in ("VALID", "INVALID")
+    assert told["loadgen"]["summary"]["Scenario"] == loadgen.NAMES[scenario]
+    assert "not told" not in told["loadgen"]["line"]
+    assert check.runs == 4
+    assert check.scores()["cosine"] == pytest.approx(1.0)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mlperf_loadgen") is None, reason="needs the mlperf extra")
+def test_a_failure_inside_loadgen_is_told(tmp_path: Path) -> None:
+    from buzzer.suite import loadgen
+
+    class Broken(Good):
+        def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
+            if len(self.calls) > 20_000 or len(list(tmp_path.iterdir())):
+                raise RuntimeError("broken")
+            return super().run(batch)
+
+    batches = [{"x": b["x"][:1]} for b in target(4).batches]
+    loaded = Loaded(None, ("y",), batches, target().reference, [1] * 4)
+    check = Check(loaded, [])
+    params = {"scenario": "single-stream", "batch": 1, "min_duration": 0.05, "qps": 0.0, "bound": 100.0}
+    with pytest.raises(RuntimeError, match="broken"):
+        loadgen.run(Broken(), loaded, check, params, tmp_path)  # type: ignore[arg-type]

@@ -1,0 +1,105 @@
+import math
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import ttest_ind, ttest_rel
+
+from buzzer.suite import estimate
+from buzzer.suite.estimate import Growth, Projection, Ratio
+
+WALLS = st.lists(st.floats(0.5, 2.0), min_size=2, max_size=8)
+
+
+@settings(deadline=None)
+@given(WALLS, st.integers(0, 10**6))
+def test_the_paired_interval_is_that_of_the_t_test(slow: list[float], seed: int) -> None:
+    draw = random.Random(seed)
+    fast = [x / 3 * draw.uniform(0.9, 1.1) for x in slow]
+    ratio = estimate.paired(dict(enumerate(slow)), dict(enumerate(fast)))
+    assert ratio is not None
+    assert ratio.low is not None
+    assert ratio.high is not None
+    expected = ttest_rel([math.log(x) for x in slow], [math.log(x) for x in fast]).confidence_interval(0.95)
+    assert (math.log(ratio.low), math.log(ratio.high)) == pytest.approx(
+        (expected.low, expected.high), rel=1e-6, abs=1e-9
+    )
+
+
+def test_the_unpaired_interval_is_that_of_welch() -> None:
+    a, b = [1.0, 1.1, 1.3, 0.9], [2.0, 2.4, 2.1]
+    ratio = estimate.unpaired(a, b)
+    logs = [[math.log(x) for x in xs] for xs in (a, b)]
+    expected = ttest_ind(*logs, equal_var=False).confidence_interval(0.95)
+    assert ratio.low is not None
+    assert ratio.high is not None
+    assert (math.log(ratio.low), math.log(ratio.high)) == pytest.approx((expected.low, expected.high))
+
+
+def test_only_rounds_that_both_have_are_paired() -> None:
+    ratio = estimate.paired({0: 2.0, 1: 4.0, 7: 100.0}, {0: 1.0, 1: 2.0, 5: 0.1})
+    assert ratio is not None
+    assert (ratio.value, ratio.pairs) == (pytest.approx(2.0), 2)
+    assert estimate.paired({0: 1.0}, {1: 1.0}) is None
+    assert estimate.paired({0: 3.0}, {0: 1.0}) == Ratio(pytest.approx(3.0), None, None, 1)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "band", "noise"),
+    [
+        (Ratio(1.05, 0.98, 1.12, 5), 0.0, True),  # the interval holds 1
+        (Ratio(1.05, 1.03, 1.07, 5), 0.0, False),
+        (Ratio(1.05, 1.03, 1.07, 5), 0.06, True),  # within what A/A runs differ by
+        (Ratio(1.05, None, None, 1), 0.06, True),
+        (Ratio(0.9, None, None, 1), 0.06, False),
+    ],
+)
+def test_noise(ratio: Ratio, band: float, noise: bool) -> None:
+    assert ratio.is_noise(band) is noise
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.floats(0.1, 5), st.floats(1, 100), st.floats(0.6, 1.6))
+def test_growth_is_found_again(fixed: float, rate: float, exponent: float) -> None:
+    true = Growth(fixed, rate, exponent)
+    series = {n: [true.at(n)] for n in (0.01, 0.03, 0.1, 0.3, 1.0)}
+    made = estimate.grow(series)
+    for size in (0.02, 0.5, 2.0):
+        assert made.at(size) == pytest.approx(true.at(size), rel=0.05)
+
+
+def test_two_sizes_are_taken_to_be_linear() -> None:
+    made = estimate.grow({1.0: [3.0], 2.0: [5.0]})
+    assert (made.fixed, made.rate, made.exponent) == pytest.approx((1.0, 2.0, 1.0))
+    with pytest.raises(ValueError, match="two sizes"):
+        estimate.grow({1.0: [3.0]})
+
+
+def test_a_projection_is_checked_by_the_largest_size() -> None:
+    draw, true = random.Random(0), Growth(0.5, 40.0, 1.0)
+    series = {
+        n: [true.at(n) * draw.lognormvariate(0, 0.02) for _ in range(5)] for n in (0.01, 0.02, 0.05, 0.1)
+    }
+    found = estimate.check(series)
+    assert found is not None
+    assert found.size == 0.1
+    assert abs(found.error) < 0.1
+    made = estimate.project(series, 1.0, estimate.resampled(series))
+    assert made.low < true.at(1.0) < made.high
+    assert made.high / made.low < 2
+    assert estimate.check({n: series[n] for n in (0.01, 0.02)}) is None
+
+
+@pytest.mark.parametrize(
+    ("limit", "verdict"), [(None, "yes"), (13.0, "yes"), (10.0, "too near to tell"), (7.0, "no")]
+)
+def test_a_verdict_needs_the_whole_interval(limit: float | None, verdict: str) -> None:
+    assert Projection(1.0, 10.0, 8.0, 12.0).verdict(limit) == verdict
+
+
+def test_break_even_is_where_the_costs_cross() -> None:
+    cpu, gpu = Growth(1.0, 100.0, 1.0), Growth(5.0, 2.0, 1.0)
+    assert estimate.crossing(cpu, gpu, 1e-4, 10.0) == pytest.approx(4 / 98)
+    assert estimate.crossing(gpu, cpu, 1e-4, 10.0) is None
+    assert estimate.crossing(cpu, gpu, 1.0, 10.0) is None  # already faster
