@@ -58,7 +58,7 @@ class NvForest(Base):
         found = (1 / (1 + xp.exp(-sums))).astype(xp.float32)
         return as_arrays(found.get() if self.plan.device == "cuda" else found, self.plan.outputs)
 
-    def describe(self, batch: Mapping[str, Array] | None = None) -> Description:
+    def facts(self) -> Description:
         return Description(
             backend="nvforest",
             version=nvforest.__version__,
