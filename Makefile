@@ -8,7 +8,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint gpu-plan kernels soak report browser screenshots clean
+.PHONY: help setup run test lint gpu-plan kernels gpu-suite gpukit soak report browser screenshots clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,26 @@ gpu-plan: $(VENV)/.test $(VENV)/.gpu-plan  ## prove on CPU that every lazy plan 
 kernels: $(VENV)/.test $(VENV)/.kernels  ## test the GPU kernels in Triton's interpreter, and compile them (0.3 GB install)
 	$(BIN)/python -m pytest -n 2 tests/engine/kernels tests/engine/infer/test_infer_fused.py
 
+# On a machine with a GPU and no network, Python's own packages and those of .gpukit are used; elsewhere .venv is.
+MINUTES ?= 30
+GPU_SUITE = -m buzzer.suite.gpu_suite --minutes $(MINUTES) $(if $(OUT),--out $(OUT)) $(if $(ONLY),--only '$(ONLY)')
+ifneq ($(wildcard .gpukit),)
+gpu-suite:  ## all that only a GPU can show, step by step; MINUTES=9 OUT=folder ONLY=name (docs/gpu.md)
+	$(PYTHON) $(GPU_SUITE)
+else
+gpu-suite: $(VENV)/.weights $(VENV)/.test $(VENV)/.gpu
+	$(BIN)/python $(GPU_SUITE)
+endif
+
+# What a CUDA image with torch, pandas and pytest still lacks; RAPIDS comes by GPUKIT, a program that packs it into a folder.
+KIT_WHEELS = benchexec pydantic pydantic-core annotated-types typing-inspection
+gpukit:  ## bring along what a GPU machine without network lacks: GPUKIT=pack.py
+	mkdir -p .gpukit/wheels
+	$(if $(GPUKIT),$(PYTHON) $(GPUKIT) .gpukit,@echo "no GPUKIT: wheels only" >&2)
+	$(PYTHON) -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
+		--platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
+		--dest .gpukit/wheels $(KIT_WHEELS)
+
 soak: $(VENV)/.test  ## 200 runs under kills, out-of-memory, timeouts, full disk: the table of faults (minutes)
 	BUZZER_SOAK=200 $(BIN)/python -m pytest -m soak -s
 
@@ -51,4 +71,4 @@ screenshots: $(VENV)/.browser  ## pictures of results/index.html for the README,
 	$(BIN)/python docs/screenshots.py results/index.html docs
 
 clean:  ## remove the environment and caches
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) .gpukit .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

@@ -1,10 +1,24 @@
 """What this machine has: the processor's name, and the GPUs as their driver tells them."""
 
 import ctypes
+import importlib.util
+import json
+import os
 import platform
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+RAPIDS_CUDA = (13, 0)  # the CUDA of the `gpu` extra's wheels
+# https://docs.nvidia.com/cuda/cuda-driver-api, CUresult
+CODES = {
+    3: "not initialised",
+    35: "driver too old for the library",
+    100: "no device",
+    101: "device asked for is not there",
+    803: "driver and kernel module differ",
+    804: "forward compatibility is not supported here",
+}
 
 
 def cpu_name() -> str:
@@ -46,6 +60,49 @@ def gpus() -> list[dict[str, Any]]:
         memory = pynvml.nvmlDeviceGetMemoryInfo(handle).total
         found.append({"name": pynvml.nvmlDeviceGetName(handle), "memory_bytes": memory, "driver": driver})
     return found
+
+
+def cuda_problem(least: tuple[int, int] = (0, 0)) -> str:
+    """Why CUDA cannot be used here, as the driver itself tells, or ""; `least` is the CUDA version that it must speak. Makes no context."""
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "no NVIDIA driver (libcuda.so.1 is not there)"
+    code, count, version = cuda.cuInit(0), ctypes.c_int(0), ctypes.c_int(0)
+    if code:
+        return f"the driver does not start: {CODES.get(code, 'CUDA error')} ({code})"
+    cuda.cuDriverGetVersion(ctypes.byref(version))
+    speaks = (version.value // 1000, version.value % 1000 // 10)
+    if speaks < least:
+        return (
+            f"the driver is too old: it speaks CUDA {speaks[0]}.{speaks[1]}, {least[0]}.{least[1]} is needed"
+        )
+    cuda.cuDeviceGetCount(ctypes.byref(count))
+    return "" if count.value else "the driver shows no device"
+
+
+def limit_memory(limit: int) -> None:
+    """Hold this process to so many bytes of GPU memory: RMM's pool (cuDF, cupy), torch's cache, and where cudf-polars begins to
+    spill. XGBoost and CUDA's own context allocate beside them; the harness watches the sum by NVML."""
+    import torch
+
+    torch.cuda.set_per_process_memory_fraction(
+        min(limit / torch.cuda.get_device_properties(0).total_memory, 1.0)
+    )
+    if importlib.util.find_spec("rmm") is None:
+        return
+    import cupy
+    import rmm
+    from rmm.allocators.cupy import rmm_cupy_allocator
+
+    pool = rmm.mr.LimitingResourceAdaptor(rmm.mr.CudaAsyncMemoryResource(), allocation_limit=limit)
+    rmm.mr.set_current_device_resource(pool)
+    cupy.cuda.set_allocator(rmm_cupy_allocator)
+    # cudf-polars makes a pool of its own, and reads these when it is imported.
+    upstream = {"upstream_mr": {"qualname": "rmm.mr.CudaAsyncMemoryResource"}, "allocation_limit": limit}
+    os.environ["CUDF_POLARS__MEMORY_RESOURCE_CONFIG__QUALNAME"] = "rmm.mr.LimitingResourceAdaptor"
+    os.environ["CUDF_POLARS__MEMORY_RESOURCE_CONFIG__OPTIONS"] = json.dumps(upstream)
+    os.environ["RAPIDSMPF_SPILL_DEVICE_LIMIT"] = str(limit * 4 // 5)
 
 
 def _cuda_count() -> int:

@@ -42,6 +42,13 @@ class Job:
     seed: int
     threads: int  # CPU threads the budget allows
     params: Mapping[str, Any] = field(default_factory=dict)  # the task's own config keys
+    workers: int = 0  # Dask workers, on a GPU engine one a GPU; 0 = this process alone
+    scheduler: str = ""  # address of a running Dask scheduler, whose workers are taken
+    gpu_memory_bytes: int | None = None  # that a GPU engine may use, of each GPU; None = all
+
+    @property
+    def clustered(self) -> bool:
+        return bool(self.workers or self.scheduler)
 
 
 @dataclass(frozen=True)

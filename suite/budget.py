@@ -1,7 +1,7 @@
 """Budgets: how many cores, how much memory and how much time a run may take.
 
-A budget is a name from configs/budgets.yaml or is written out as cores, memory, time: `1c20g24h`, `2c512m90s`.
-Memory units are decimal as on a data sheet (`20g` = 20 * 10**9 bytes); `gi`, `mi` are binary.
+A budget is a name from configs/budgets.yaml or is written out as cores, memory, time: `1c20g24h`, `2c512m90s`; memory of each GPU
+may follow: `8c64g1h-gpu40g`. Memory units are decimal as on a data sheet (`20g` = 20 * 10**9 bytes); `gi`, `mi` are binary.
 """
 
 import os
@@ -12,10 +12,12 @@ from typing import Any
 import psutil
 
 from buzzer.configs import load_yaml
+from buzzer.engine import device
 from buzzer.errors import UsageError, unknown_name
 
 _PATTERN = re.compile(
     r"(?P<cores>\d+)c(?P<memory>\d+(?:\.\d+)?)(?P<memory_unit>[kmgt]i?)b?(?P<time>\d+(?:\.\d+)?)(?P<time_unit>[smhd])"
+    r"(-gpu(?P<gpu>\d+(?:\.\d+)?)(?P<gpu_unit>[kmgt]i?)b?)?"
 )
 _BYTES = {f"{p}{i}": b**e for e, p in enumerate("kmgt", 1) for i, b in (("", 1000), ("i", 1024))}
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -29,6 +31,7 @@ class Budget:
     cores: int | None = None
     memory_bytes: int | None = None
     time_s: float | None = None
+    gpu_memory_bytes: int | None = None  # of each GPU
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -41,21 +44,22 @@ def parse(text: str) -> Budget:
     """`1c20g24h` -> Budget(1 core, 20e9 bytes, 86400 s).
 
     >>> parse("2c512m90s")
-    Budget(name='2c512m90s', cores=2, memory_bytes=512000000, time_s=90.0)
+    Budget(name='2c512m90s', cores=2, memory_bytes=512000000, time_s=90.0, gpu_memory_bytes=None)
     """
     match = _PATTERN.fullmatch(text.strip().lower())
     if match is None:
         raise UsageError(
             f"budget {text!r} is neither a name nor of the form CORES c MEMORY TIME",
-            "write it like 1c20g24h or 2c512m90s; `buzzer list` shows the named ones",
+            "write it like 1c20g24h, 2c512m90s or 8c64g1h-gpu40g; `buzzer list` shows the named ones",
         )
     part = match.groupdict()
     cores = int(part["cores"])
     memory = int(float(part["memory"]) * _BYTES[part["memory_unit"]])
     time_s = float(part["time"]) * _SECONDS[part["time_unit"]]
-    if not (cores and memory and time_s):
+    gpu = int(float(part["gpu"]) * _BYTES[part["gpu_unit"]]) if part["gpu"] else None
+    if not (cores and memory and time_s) or gpu == 0:
         raise UsageError(f"budget {text!r} has a zero in it", "every part must be above zero: 1c20g24h")
-    return Budget(text, cores, memory, time_s)
+    return Budget(text, cores, memory, time_s, gpu)
 
 
 def named() -> dict[str, Budget]:
@@ -66,8 +70,8 @@ def named() -> dict[str, Budget]:
     }
 
 
-def astuple(budget: Budget) -> tuple[int | None, int | None, float | None]:
-    return budget.cores, budget.memory_bytes, budget.time_s
+def astuple(budget: Budget) -> tuple[int | None, int | None, float | None, int | None]:
+    return budget.cores, budget.memory_bytes, budget.time_s, budget.gpu_memory_bytes
 
 
 def resolve(text: str) -> Budget:
@@ -95,4 +99,9 @@ def unmet(budget: Budget) -> list[str]:
         problems.append(f"{budget.cores} cores asked for, {cores} here")
     if budget.memory_bytes and budget.memory_bytes > memory:
         problems.append(f"{budget.memory_bytes / 1e9:.1f} GB of memory asked for, {memory / 1e9:.1f} GB here")
+    gpus = [gpu["memory_bytes"] for gpu in device.gpus() if "memory_bytes" in gpu]
+    if budget.gpu_memory_bytes and gpus and budget.gpu_memory_bytes > min(gpus):
+        problems.append(
+            f"{budget.gpu_memory_bytes / 1e9:.1f} GB of GPU memory asked for, {min(gpus) / 1e9:.1f} GB here"
+        )
     return problems

@@ -14,11 +14,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
+from buzzer.engine import faults
+from buzzer.engine.device import cuda_problem, limit_memory
 from buzzer.errors import BuzzerError, UnsupportedError
 from buzzer.models.job import Job, Task
 from buzzer.suite import clock
 
 PATHS = ("data", "work", "out")
+OUTCOMES = {faults.MEMORY: "device-oom", faults.LACKING: "unsupported", faults.REFUSED: "unsupported"}
 
 
 def spec_of(job: Job, verb: str, entry: str, events: Path) -> dict[str, Any]:
@@ -41,7 +44,8 @@ def device_synchronize(device: str) -> Callable[[], None]:
     import torch
 
     if not torch.cuda.is_available():
-        raise UnsupportedError("no CUDA device here", "`buzzer env` shows what this machine has")
+        problem = cuda_problem() or f"torch {torch.__version__} does not see it"
+        raise UnsupportedError(f"no CUDA device here: {problem}", "`buzzer env` shows what this machine has")
     return torch.cuda.synchronize
 
 
@@ -53,11 +57,10 @@ def failure(error: BaseException) -> dict[str, Any]:
         details = {"user_error": True}  # the input's fault, not the program's
         told = {"message": error.message, "hint": error.hint, "details": details}
         return {"event": "failed", "outcome": outcome, **told}
-    if type(error).__name__ == "OutOfMemoryError" or (
-        isinstance(error, MemoryError) and "CUDA" in str(error)
-    ):
-        outcome = "device-oom"
-    elif isinstance(error, MemoryError):
+    if fault := faults.of(error):
+        traceback.print_exception(error)  # where it happened, for the record's stderr_tail
+        return {"event": "failed", "outcome": OUTCOMES[fault.kind], "message": text, "hint": fault.hint}
+    if isinstance(error, MemoryError):
         outcome = "host-oom"
     else:
         outcome = "error"
@@ -80,6 +83,8 @@ def attempt(job: Job, verb: str, entry: str, events: IO[str]) -> dict[str, Any]:
     try:
         # The clock opens phase `start` at the birth of the process: interpreter and imports are in it.
         ticker = clock.Clock(events, synchronize=device_synchronize(job.device), age=clock.process_age())
+        if job.device == "cuda" and job.gpu_memory_bytes and not job.clustered:
+            limit_memory(job.gpu_memory_bytes)
         result, wall_s = clock.run(getattr(load_entry(entry), verb)(job), ticker)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  whatever it is, the record tells it
         return failure(error)

@@ -33,7 +33,7 @@ class Variant:
 
     @classmethod
     def of(cls, r: Record) -> "Variant":
-        return cls(r.engine, r.backend, r.precision, r.device, r.budget.name)
+        return cls(r.engine_name, r.backend, r.precision, r.device, r.budget.name)
 
     def __str__(self) -> str:
         parts = (self.engine, self.backend, self.precision, self.device, self.budget)

@@ -9,8 +9,8 @@ from buzzer.suite.registry import TaskConfig
 
 
 def is_reference(record: Record, task: TaskConfig) -> bool:
-    """Whether the run used the reference engine and backend, in the reference precision."""
-    return (record.engine, record.backend, record.precision) == (
+    """Whether the run used the reference engine and backend, in the reference precision and one process."""
+    return not record.cluster and (record.engine, record.backend, record.precision) == (
         task.reference.engine,
         task.reference.backend,
         "fp32",
@@ -42,6 +42,14 @@ def no_gpu_proof(record: Record) -> str:
     return ""
 
 
+def over_gpu_memory(record: Record) -> str:
+    """That a run in one process took more GPU memory than its budget has; empty where it did not, or nobody watched."""
+    limit, peak = record.budget.gpu_memory_bytes, record.gpu_peak_memory_bytes
+    if record.outcome != "ok" or record.cluster or limit is None or peak is None or peak <= limit:
+        return ""
+    return f"took {peak / 1e9:.1f} GB of GPU memory, the budget has {limit / 1e9:.1f} GB"
+
+
 def judge(record: Record, task: TaskConfig, others: Iterable[Record]) -> Record:
     """`record` with its gate filled in, and outcome `wrong` if its scores are off the reference's.
 
@@ -50,6 +58,11 @@ def judge(record: Record, task: TaskConfig, others: Iterable[Record]) -> Record:
     if problem := no_gpu_proof(record):
         update = {"gate": Gate(status="failed"), "outcome": "wrong", "message": problem}
         return record.model_copy(update=update | {"hint": "`buzzer env` shows what is missing for GPU runs"})
+    if problem := over_gpu_memory(record):
+        update = {"gate": Gate(status="unscored"), "outcome": "device-oom", "message": problem}
+        return record.model_copy(
+            update=update | {"hint": "CUDA's own context counts: leave it half a gigabyte"}
+        )
     if record.outcome != "ok" or not record.scores:
         return record.model_copy(update={"gate": Gate(status="unscored")})
     if record.job == "bench":  # was held against the FP32 reference run by run

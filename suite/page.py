@@ -52,7 +52,7 @@ class Entry:
 
     @property
     def name(self) -> str:
-        return " ".join(x for x in (self.first.engine, self.first.backend) if x != registry.NO_ENGINE)
+        return " ".join(x for x in (self.first.engine_name, self.first.backend) if x != registry.NO_ENGINE)
 
     @property
     def filters(self) -> dict[str, str]:

@@ -28,6 +28,13 @@ class Run:
     seed: int
     repeat: int = 0
     control: bool = False  # the second run of an A/A pair
+    workers: int = 0  # Dask workers; 0 = one process
+    scheduler: str = ""  # of a running Dask cluster
+
+    @property
+    def cluster(self) -> str:
+        """As records have it."""
+        return self.scheduler or (f"{self.workers} workers" if self.workers else "")
 
     @property
     def label(self) -> str:
@@ -47,6 +54,7 @@ class Run:
             and record.seed == self.seed
             and record.repeat == self.repeat
             and record.control == self.control
+            and record.cluster == self.cluster
             and record.config_hash == self.task.config_hash
             and record.data_fingerprint == data.fingerprint
         )
@@ -115,6 +123,8 @@ class Choice:
     scale: float
     seed: int
     repeat: int
+    workers: int = 0
+    scheduler: str = ""
 
 
 def predict_runs(choice: Choice) -> list[Run]:
@@ -124,7 +134,22 @@ def predict_runs(choice: Choice) -> list[Run]:
     reference = (task.reference.engine, task.reference.backend)
     variants.sort(key=lambda v: v != reference)
     return [
-        Run(task, "predict", e, b, p, device_of(e, choice.device), budget, choice.scale, choice.seed, repeat)
+        Run(
+            *(
+                task,
+                "predict",
+                e,
+                b,
+                p,
+                device_of(e, choice.device),
+                budget,
+                choice.scale,
+                choice.seed,
+                repeat,
+            ),
+            workers=choice.workers,
+            scheduler=choice.scheduler,
+        )
         for repeat in range(choice.repeat)
         for (e, b), p, budget in product(variants, choice.precisions, choice.budgets)
     ]
@@ -136,13 +161,15 @@ def device_of(engine: str, asked: str | None) -> str:
 
 
 def fit_run(choice: Choice) -> Run:
-    """The training that serves all timed runs of a choice: on the whole machine, without a limit."""
+    """The training that serves all timed runs of a choice: on the whole machine, without a limit; on a cluster of GPUs where one is
+    asked for with --device cuda."""
     task = choice.task
     engine = "polars" if "polars" in task.engines else task.engines[0]
-    device = choice.device or "cpu"
-    return Run(
-        task, "fit", engine, task.reference.backend, "fp32", device, UNLIMITED, choice.scale, choice.seed
-    )
+    device, workers, scheduler = choice.device or "cpu", 0, ""
+    if device == "cuda" and (choice.workers or choice.scheduler):
+        engine, workers, scheduler = "polars-gpu", choice.workers, choice.scheduler
+    what = (task, "fit", engine, task.reference.backend, "fp32", device, UNLIMITED, choice.scale, choice.seed)
+    return Run(*what, workers=workers, scheduler=scheduler)
 
 
 def worst_case_s(runs: Iterable[Run]) -> float:

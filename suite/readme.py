@@ -61,7 +61,7 @@ def board_lines(group: list[Record]) -> list[tuple[str, ...]]:
     fastest: dict[tuple[str, ...], Row] = {}
     for row in rows:  # fastest first
         r = row.first
-        fastest.setdefault((r.budget.name, r.engine, r.device, r.precision), row)
+        fastest.setdefault((r.budget.name, r.engine_name, r.device, r.precision), row)
     shown = [row for row in reversed(rows) if row is base or row in fastest.values()]
     return [line(row, base) for row in shown]
 
@@ -77,7 +77,7 @@ def one_core_reference(rows: Iterable[Row]) -> Row | None:
 
 def line(row: Row, base: Row | None) -> tuple[str, ...]:
     r = row.first
-    engine = "" if r.engine == registry.NO_ENGINE else f"{r.engine}, "
+    engine = "" if r.engine == registry.NO_ENGINE else f"{r.engine_name}, "
     score, peak = r.scores.get(r.metric), r.peak_memory_bytes
     return (
         f"`{r.task}`",

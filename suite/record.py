@@ -31,6 +31,7 @@ class BudgetFields(Strict):
     cores: int | None = Field(description="CPU cores; null = all of the machine's")
     memory_bytes: Bytes | None = Field(description="host memory limit; null = none")
     time_s: Seconds | None = Field(description="wall-time limit; null = none")
+    gpu_memory_bytes: Bytes | None = Field(default=None, description="memory limit of each GPU; null = none")
     unmet: list[str] = Field(default=[], description="what the machine could not give, in words")
 
 
@@ -98,6 +99,10 @@ class Record(Strict):
     backend: str = Field(description="inference backend")
     precision: str = Field(description="fp32, bf16, int8, ...")
     device: Literal["cpu", "cuda"] = Field(description="where features and models ran")
+    cluster: str = Field(
+        default="",
+        description="`N workers` of a local Dask cluster, or the address of its scheduler; empty = one process",
+    )
     scale: float = Field(gt=0, description="share of the official data size")
     seed: int = Field(description="seed of generated data and of training")
     repeat: int = Field(default=0, ge=0, description="number of the repetition, from 0")
@@ -159,6 +164,11 @@ class Record(Strict):
     details: dict[str, Any] = Field(default={}, description="task-specific facts (ceilings, sizes, ...)")
     stderr_tail: list[str] = Field(default=[], description="last lines of the run's stderr, where it failed")
     content_hash: str = Field(default="", description="sha256 of the record without this field: edits show")
+
+    @property
+    def engine_name(self) -> str:
+        """The engine, and the cluster that it ran on."""
+        return f"{self.engine}, {self.cluster}" if self.cluster else self.engine
 
     @model_validator(mode="after")
     def _phases_add_up(self) -> "Record":

@@ -46,6 +46,7 @@ class TaskConfig(BaseModel):
         str, float
     ] = {}  # precision -> least share of the reference's ranked score, in place of `tolerance`
     scale: float = 1.0
+    clustered: bool = False  # whether `predict` can be shared out over Dask workers
     params: dict[str, Any] = {}
 
     def with_params(self, overrides: dict[str, str]) -> "TaskConfig":

@@ -96,7 +96,7 @@ class Row:
         spread = f" (of {len(self.records)})" if len(self.records) > 1 else ""
         return (
             rank,
-            r.engine,
+            r.engine_name,
             r.backend,
             r.precision,
             r.budget.name,
@@ -113,7 +113,7 @@ def rows(records: Iterable[Record]) -> list[Row]:
     """Ranked rows first, fastest first; then the others. The newest run of each repetition counts."""
     newest: dict[tuple[Any, ...], dict[int, Record]] = defaultdict(dict)
     for r in sorted(records, key=lambda r: r.created):
-        key = (r.engine, r.backend, r.precision, r.device, r.budget.name)
+        key = (r.engine_name, r.backend, r.precision, r.device, r.budget.name)
         newest[key][r.repeat] = r
     made = [Row(tuple(group[i] for i in sorted(group))) for group in newest.values()]
     return sorted(made, key=lambda row: (not row.ranked, row.wall_s))
@@ -156,7 +156,9 @@ def phase_table(group: Sequence[Record]) -> list[tuple[str, ...]]:
         spent = {name: row.phase_s(name) for name in names}
         rate = f"{row.first.rows / spent['predict']:,.0f}" if spent.get("predict") and row.first.rows else ""
         times = (f"{spent[name]:.3f}" for name in names)
-        lines.append((row.first.engine, row.first.backend, row.first.budget.name, *times, rate, latency(row)))
+        lines.append(
+            (row.first.engine_name, row.first.backend, row.first.budget.name, *times, rate, latency(row))
+        )
     return lines
 
 

@@ -121,6 +121,9 @@ def job_of(run: Run, data: Data, work: Path, out: Path) -> Job:
         seed=run.seed,
         threads=min(run.budget.cores or 10**6, len(budgets.allowed_cores())),
         params=run.task.params,
+        workers=run.workers,
+        scheduler=run.scheduler,
+        gpu_memory_bytes=run.budget.gpu_memory_bytes,
     )
 
 
@@ -313,6 +316,7 @@ def identity(run: Run, data: Data, run_id: str) -> dict[str, Any]:
         "seed": run.seed,
         "repeat": run.repeat,
         "control": run.control,
+        "cluster": run.cluster,
         "budget": BudgetFields.model_validate(limit),
         "metric": run.task.metric,
         "gate": Gate(status="unscored"),

@@ -130,17 +130,20 @@ def converted(block: pl.DataFrame, first_row: int) -> pl.DataFrame:
     return block.with_columns(columns).with_columns(pl.selectors.boolean().cast(pl.Int8))
 
 
-def pieces(path: Path, folder: Path, rows: int) -> Iterator[Path]:
+def pieces(path: Path, folder: Path, rows: int, wanted: Callable[[], bool] = lambda: True) -> Iterator[Path]:
     """A part file as plain files of at most `rows` rows: itself, or pieces written into `folder`, each gone when the next is
-    asked for."""
+    asked for. `wanted` is asked once a piece; the others are passed over."""
     if path.suffix not in (".gz", ".lzo") and at_most(path, rows):
-        yield path
+        if wanted():
+            yield path
         return
     with open_part(path) as file:
         for number in count():
             lines = list(islice(file, rows))
             if not lines:
                 return
+            if not wanted():
+                continue
             piece = folder / f".{path.name}.{number}.piece"
             try:
                 piece.write_bytes(b"".join(lines))

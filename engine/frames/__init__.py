@@ -7,6 +7,7 @@ trips = e.history(e.read_csv(path, SCHEMA), "utrip_id", "ord", count="position",
 import importlib
 import importlib.util
 from functools import cache
+from typing import Any
 
 from buzzer.engine.frames.base import Engine, Frame
 from buzzer.errors import UnsupportedError, unknown_name
@@ -19,7 +20,7 @@ ENGINES: dict[str, tuple[str, str, tuple[str, ...], str]] = {
     "polars-gpu": ("lazy", "gpu", ("polars", "cudf_polars"), "gpu"),
 }
 
-__all__ = ["ENGINES", "Engine", "Frame", "load"]
+__all__ = ["ENGINES", "Engine", "Frame", "load", "load_on"]
 
 
 @cache
@@ -36,6 +37,25 @@ def load(name: str) -> Engine:
     return engine
 
 
+def load_on(name: str, client: Any, gpu_memory_bytes: int | None = None) -> Engine:
+    """The engine for the driver of a Dask cluster: plans of `polars-gpu` run on all its GPUs, and spill to the host above four fifths
+    of `gpu_memory_bytes`; the other engines have no such form and run in this process."""
+    if name != "polars-gpu":
+        return load(name)
+    require(name, "cudf_polars")
+    from cudf_polars.engine.dask import DaskEngine
+    from cudf_polars.engine.hardware_binding import HardwareBindingPolicy
+    from cudf_polars.engine.options import StreamingOptions
+
+    from buzzer.engine.frames.lazy import Lazy
+
+    limit: Any = {"spill_device_limit": str(gpu_memory_bytes * 4 // 5)} if gpu_memory_bytes else {}
+    # dask-cuda has bound each worker to its GPU and cores already.
+    binding = HardwareBindingPolicy(enabled=False)
+    options = StreamingOptions(raise_on_fail=True, hardware_binding=binding, **limit)
+    return Lazy("gpu", DaskEngine.from_options(options, dask_client=client))
+
+
 def require(name: str, package: str) -> None:
     if importlib.util.find_spec(package) is None:
         raise UnsupportedError(f"engine {name} needs the package {package}", "pip install 'buzzer[gpu]'")
@@ -43,9 +63,9 @@ def require(name: str, package: str) -> None:
 
 def require_device(name: str) -> None:
     """A GPU engine without a GPU is refused here, before a library could fall back to the CPU."""
-    from buzzer.engine.device import gpus
+    from buzzer.engine.device import RAPIDS_CUDA, cuda_problem, gpus
 
-    if not gpus():
-        raise UnsupportedError(
-            f"engine {name} needs a CUDA device", "`buzzer env` shows what this machine has"
-        )
+    problem = cuda_problem(RAPIDS_CUDA) or ("" if gpus() else "NVML shows none")
+    if problem:
+        told = f"engine {name} needs a CUDA device: {problem}"
+        raise UnsupportedError(told, "`buzzer env` shows what this machine has")

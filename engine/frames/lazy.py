@@ -5,11 +5,13 @@ segments on the CPU, `over(order_by=)` on the GPU, where it also shuffles by key
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from buzzer.engine import faults
 from buzzer.engine.frames.base import (
     CHECK_HINT,
     FIRST_CODE,
@@ -21,6 +23,7 @@ from buzzer.engine.frames.base import (
     Frame,
     following,
 )
+from buzzer.engine.frames.gpu_plan import deep_plans
 from buzzer.errors import DataError
 
 TYPES = {"int64": pl.Int64, "float64": pl.Float64, "str": pl.String, "date": pl.String}
@@ -39,21 +42,24 @@ def engine(device: str) -> "Lazy":
 
 
 class Lazy(Engine):
-    """`device` is "cpu" or "gpu"; on the GPU nothing may fall back to the CPU."""
+    """`device` is "cpu" or "gpu"; on the GPU nothing may fall back to the CPU. `engine`: what collects, for several GPUs."""
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, engine: Any = None) -> None:
         self.gpu = device == "gpu"
         self.name = "polars-gpu" if self.gpu else "polars"
+        self._engine: Any = engine or (pl.GPUEngine(raise_on_fail=True) if self.gpu else "auto")
 
     def _run(self, t: pl.LazyFrame) -> pl.DataFrame:
-        engine: Any = pl.GPUEngine(raise_on_fail=True) if self.gpu else "auto"
         try:
-            return t.collect(engine=engine)
+            with deep_plans() if self.gpu else nullcontext():
+                return t.collect(engine=self._engine)
         except (
             pl.exceptions.ComputeError,
             pl.exceptions.NoDataError,
             pl.exceptions.InvalidOperationError,
         ) as error:
+            if self.gpu and faults.of(error):
+                raise
             raise DataError(str(error).split("\n\n", 1)[0], CHECK_HINT) from error
 
     def read_csv(

@@ -21,9 +21,10 @@ BACKENDS: dict[str, str] = {
     "tensorrt": "buzzer.engine.infer.tensorrt",
     "fused": "buzzer.engine.infer.fused",
     "xgboost": "buzzer.engine.infer.xgboost",
+    "nvforest": "buzzer.engine.infer.nvforest",
 }
 
-TREES = ("xgboost",)  # run boosted trees
+TREES = ("xgboost", "nvforest")  # run boosted trees
 ENCODERS = ("fused",)  # run BERT-like encoders only; the others run any network
 
 __all__ = [

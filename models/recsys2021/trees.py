@@ -1,16 +1,19 @@
 """Boosted trees, one model an engagement, or one an engagement and author group."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from buzzer.datasets.recsys2021.schema import GROUPS
+from buzzer.engine import cluster
 from buzzer.engine.frames.base import Array, on_host
 from buzzer.models.job import Job
 from buzzer.models.recsys2021.features import TARGETS
 
+# settings, labels [rows], margins [rows] or None, rounds -> a Booster
+Learn = Callable[[dict[str, Any], Array, Array | None, int], Any]
 ALL_GROUPS = range(len(GROUPS) + 1)
 
 
@@ -32,7 +35,6 @@ def fit(
     x: float32 [rows, features], on the host or the device; y: 0 or 1 [rows, targets]; margins: log odds [rows, targets] that
     the trees add to, else they begin at the mean.
     """
-    import xgboost
 
     settings = {
         "objective": "binary:logistic",
@@ -46,17 +48,51 @@ def fit(
         "nthread": job.threads,
         "device": job.device,
     }
-    data = xgboost.QuantileDMatrix(x, nthread=job.threads)
+    learn = shared_out(x) if job.clustered else alone(x, job.threads)
     for number, target in enumerate(TARGETS):
-        data.set_label(y[:, number])
-        base = 0.5
+        base, own = 0.5, None
         if margins is None:
             base = float(np.clip(y[:, number].mean(), 1e-6, 1 - 1e-6))
         else:
-            data.set_base_margin(margins[:, number])
-        booster = xgboost.train(settings | {"base_score": base}, data, rounds)
+            own = margins[:, number]
+        booster = learn(settings | {"base_score": base}, y[:, number], own, rounds)
         booster.save_model(path(job.work, model, target))
         yield target
+
+
+def alone(x: Array, threads: int) -> Learn:
+    """Training in this process; the matrix is made once for all labels."""
+    import xgboost
+
+    data = xgboost.QuantileDMatrix(x, nthread=threads)
+
+    def learn(settings: dict[str, Any], y: Array, margins: Array | None, rounds: int) -> Any:
+        data.set_label(y)
+        if margins is not None:
+            data.set_base_margin(margins)
+        return xgboost.train(settings, data, rounds)
+
+    return learn
+
+
+def shared_out(x: Array) -> Learn:
+    """Training by XGBoost's Dask interface on the cluster that the job has opened, rows in equal runs."""
+    from distributed import default_client
+    from xgboost import dask as xgboost_dask
+
+    client = default_client()
+    rows = -(-len(x) // len(cluster.addresses(client)))
+    features = cluster.spread(client, on_host(x), rows)
+
+    def learn(settings: dict[str, Any], y: Array, margins: Array | None, rounds: int) -> Any:
+        beside = {"label": cluster.spread(client, y, rows)}
+        if margins is not None:
+            beside["base_margin"] = cluster.spread(client, margins, rows)
+        data = xgboost_dask.DaskQuantileDMatrix(client, features, **beside)
+        chosen = {name: value for name, value in settings.items() if name != "nthread"}  # each worker's own
+        return xgboost_dask.train(client, chosen, data, rounds)["booster"]
+
+    return learn
 
 
 def fit_grouped(

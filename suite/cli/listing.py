@@ -53,6 +53,7 @@ BACKENDS = {
     "tensorrt": "TensorRT on the exported graph, strongly typed",
     "fused": "our Triton kernels, BERT-like encoders on a GPU",
     "xgboost": "boosted trees by XGBoost",
+    "nvforest": "boosted trees by RAPIDS nvForest, on a GPU or the CPU",
 }
 
 

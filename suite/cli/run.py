@@ -36,6 +36,16 @@ def main(
     scale: Annotated[float | None, typer.Option(help="Share of the official size to generate.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of data and training.")] = 0,
     repeat: Annotated[int, typer.Option(min=1, help="Timed runs of each variant.")] = 1,
+    workers: Annotated[
+        int,
+        typer.Option(
+            "--workers",
+            "--gpus",
+            min=0,
+            help="Dask workers to share a run out over; GPU engines: a GPU each.",
+        ),
+    ] = 0,
+    scheduler: Annotated[str, typer.Option(help="Running Dask cluster to use: tcp://host:8786.")] = "",
     out: Annotated[Path, typer.Option(help="Folder of the records.")] = DEFAULT_OUT,
     set_: Annotated[list[str] | None, typer.Option("--set", help="A task parameter, key=value.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of these options; flags win.")] = None,
@@ -138,6 +148,15 @@ def choice(task: registry.TaskConfig, options: dict[str, Any], default: dict[str
         overrides[key] = value
     asked = names(options["precision"]) or default.get("precisions") or []
     asked = [] if list(asked) == ["all"] else asked
+    if options["workers"] and options["scheduler"]:
+        raise UsageError(
+            "--workers starts a cluster, --scheduler uses one that runs", "leave one of the two out"
+        )
+    if (options["workers"] or options["scheduler"]) and not task.clustered:
+        able = ", ".join(name for name, known in registry.tasks().items() if known.clustered)
+        raise UsageError(
+            f"{task.name} runs in one process", f"leave out --workers and --scheduler; {able} can use them"
+        )
     budget = options["budget"] or default.get("budget", "seed-cpu")
     return Choice(
         task=task.with_params(overrides),
@@ -149,6 +168,8 @@ def choice(task: registry.TaskConfig, options: dict[str, Any], default: dict[str
         scale=float(options["scale"] or default.get("scale", task.scale)),
         seed=options["seed"],
         repeat=options["repeat"],
+        workers=options["workers"],
+        scheduler=options["scheduler"],
     )
 
 
@@ -176,6 +197,7 @@ def show_plan(runs: Sequence[Run], as_json: bool) -> None:
             "scale": r.scale,
             "seed": r.seed,
             "repeat": r.repeat,
+            "cluster": r.cluster,
         }
         for r in runs
     ]

@@ -22,14 +22,36 @@ def test_written_out_budgets(text: str, cores: int, memory: int, seconds: float)
     assert budget.parse(text) == Budget(text, cores, memory, seconds)
 
 
-@pytest.mark.parametrize("text", ["0c1g1h", "1c0g1h", "1c1g0s"])
+@pytest.mark.parametrize(("text", "gpu"), [("8c64g1h-gpu40g", 40 * 10**9), ("1c4g5m-gpu1.5GiB", 3 * 2**29)])
+def test_gpu_memory_may_follow(text: str, gpu: int) -> None:
+    assert budget.parse(text).gpu_memory_bytes == gpu
+    assert budget.parse(text.split("-")[0]).gpu_memory_bytes is None
+
+
+def test_more_gpu_memory_than_there_is_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("buzzer.engine.device.gpus", lambda: [{"name": "a GPU", "memory_bytes": 80 * 10**9}])
+    assert budget.unmet(budget.parse("1c1m1h-gpu40g")) == []
+    assert budget.unmet(budget.parse("1c1m1h-gpu100g")) == ["100.0 GB of GPU memory asked for, 80.0 GB here"]
+
+
+@pytest.mark.parametrize("text", ["0c1g1h", "1c0g1h", "1c1g0s", "1c1g1s-gpu0g"])
 def test_zero_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="zero"):
         budget.resolve(text)
 
 
 @pytest.mark.parametrize(
-    "text", ["1c20g", "c20g24h", "1c20g24", "1c20x24h", "-1c1g1h", "1c20g24h "[:-2] + "y"]
+    "text",
+    [
+        "1c20g",
+        "c20g24h",
+        "1c20g24",
+        "1c20x24h",
+        "-1c1g1h",
+        "1c20g24h "[:-2] + "y",
+        "1c20g24h-gpu",
+        "1c20g24h-40g",
+    ],
 )
 def test_malformed_budgets_are_refused(text: str) -> None:
     with pytest.raises(UsageError):

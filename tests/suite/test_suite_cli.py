@@ -50,6 +50,12 @@ def buzzer(tmp_path: Path) -> Buzzer:
         (["run", "booking", "--device", "gpu"], "unknown device 'gpu'", "cuda"),
         (["run", "--data", "."], "--data needs a TASK", "booking"),
         (["run", "booking", "--data", ".", "--scale", "1"], "--scale sizes generated data", "leave one"),
+        (["run", "booking", "--gpus", "2"], "booking runs in one process", "recsys2021"),
+        (
+            ["run", "recsys2021", "--workers", "2", "--scheduler", "tcp://a:1"],
+            "--workers starts",
+            "leave one",
+        ),
         (["run", "--config", "none.yaml"], "none.yaml: No such file", ""),
         (["data", "info", "bokking"], "unknown data set 'bokking'", "did you mean booking?"),
         (["data", "score", "booking", "a.csv", "b.csv"], "a.csv: no such file", ""),

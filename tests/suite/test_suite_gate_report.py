@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 import pytest
 
 from buzzer.suite import gate, report
-from buzzer.suite.plan import Choice
+from buzzer.suite.plan import Choice, fit_run, predict_runs
 from buzzer.suite.record import Record
 
 Make = Callable[..., Record]
@@ -37,6 +37,7 @@ def test_a_missing_score_is_wrong(make_record: Make, choose: Choose) -> None:
         {"seed": 1},
         {"outcome": "timeout"},
         {"precision": "int8"},
+        {"cluster": "2 workers"},
     ],
 )
 def test_only_the_same_question_is_a_reference(
@@ -44,6 +45,29 @@ def test_only_the_same_question_is_a_reference(
 ) -> None:
     judged = gate.judge(make_record(**ORT), choose().task, [make_record(**change)])
     assert judged.gate.status == "no-reference"
+
+
+def test_a_cluster_is_held_against_one_process_and_shown_apart(make_record: Make, choose: Choose) -> None:
+    shared = make_record(cluster="2 workers", run_id="c" * 32)
+    judged = gate.judge(shared, choose().task, [make_record()])
+    assert (judged.gate.status, judged.gate.reference_run) == ("passed", "a" * 32)
+    assert {line[1] for line in report.table([make_record(), judged])} == {"none", "none, 2 workers"}
+    (run,) = predict_runs(choose(workers=2, backends=["torch_eager"]))
+    (alone,) = predict_runs(choose(backends=["torch_eager"]))
+    assert (run.cluster, alone.cluster) == ("2 workers", "")
+    assert fit_run(choose(workers=2)).cluster == ""
+    shared_fit = fit_run(choose(workers=2, device="cuda"))
+    assert (shared_fit.engine, shared_fit.cluster) == ("polars-gpu", "2 workers")
+
+
+@pytest.mark.parametrize(("peak", "outcome"), [(3 * 10**9, "ok"), (5 * 10**9, "device-oom"), (None, "ok")])
+def test_more_gpu_memory_than_the_budget_has(
+    make_record: Make, choose: Choose, peak: int | None, outcome: str
+) -> None:
+    limited = make_record().budget.model_copy(update={"gpu_memory_bytes": 4 * 10**9})
+    judged = gate.judge(make_record(budget=limited, gpu_peak_memory_bytes=peak), choose().task, [])
+    assert judged.outcome == outcome
+    assert ("took 5.0 GB" in judged.message) == (outcome != "ok")
 
 
 @pytest.mark.parametrize(

@@ -119,3 +119,27 @@ def test_files_translate_whole(e: Engine, tmp_path: Path) -> None:
 def test_what_cudf_cannot_do_is_told(e: Engine) -> None:
     t: Any = e.from_arrow(table())
     assert gpu_plan.refusals(t.with_columns(z=pl.col("x").map_batches(lambda s: s))) != []
+
+
+# What needs all rows in one order: the small tables of codes. `fit` alone makes them; no plan over the rows does.
+ON_ONE_GPU = {"categorify_fit", "categorify"}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_operators_stay_shared_out_over_several_gpus(e: Engine, name: str) -> None:
+    reason = gpu_plan.fallback(CASES[name](e, e.from_arrow(table())))
+    assert bool(reason) == (name in ON_ONE_GPU), reason
+
+
+def test_what_comes_together_on_one_gpu_is_told(e: Engine) -> None:
+    t: Any = e.from_arrow(table())
+    assert "multiple partitions" in gpu_plan.fallback(t.with_row_index("i"))
+    assert "multiple partitions" in gpu_plan.fallback(t.with_columns(z=pl.col("x").cum_sum()))
+
+
+def test_deep_plans_do_not_end_python(e: Engine) -> None:
+    t = e.from_arrow(table())
+    for i in range(150):  # each one needs the last
+        t = e.derive(e.count_encode(t, ["k"], f"n{i}"), k=lambda c, i=i: c("k") + c(f"n{i}"))  # type: ignore[misc]
+    assert gpu_plan.refusals(t) == []
+    assert gpu_plan.fallback(t) == ""

@@ -21,17 +21,35 @@ def booster() -> Any:
     return xgboost.train({"objective": "binary:logistic", "max_depth": 4}, xgboost.DMatrix(x, y), 20)
 
 
+@pytest.fixture(params=infer.TREES)
+def backend(request: pytest.FixtureRequest) -> str:
+    try:
+        infer.load(request.param)
+    except UnsupportedError as error:
+        pytest.skip(error.message)
+    return str(request.param)
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> str:
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    return str(request.param)
+
+
 EXAMPLE = {"features": np.zeros((2, 6), dtype="float32")}
 
 
-@pytest.mark.parametrize("backend", infer.TREES)
 @pytest.mark.parametrize("from_file", [False, True])
-def test_trees_predict_as_xgboost_does(booster: Any, backend: str, from_file: bool, tmp_path: Path) -> None:
+def test_trees_predict_as_xgboost_does(
+    booster: Any, backend: str, device: str, from_file: bool, tmp_path: Path
+) -> None:
     booster.save_model(tmp_path / "m.ubj")
     model = tmp_path / "m.ubj" if from_file else booster
     x = np.random.default_rng(1).normal(size=(33, 6)).astype("float32")
     x[3, 2] = np.nan
-    with infer.prepare(model, backend=backend, example=EXAMPLE, outputs=("probability",)) as session:
+    asked: Any = {"backend": backend, "device": device}
+    with infer.prepare(model, example=EXAMPLE, outputs=("probability",), **asked) as session:
         for rows in (x, x[:1]):
             got = session.run({"features": rows})["probability"]
             np.testing.assert_allclose(got, booster.predict(xgboost.DMatrix(rows)), rtol=1e-6)
@@ -40,22 +58,57 @@ def test_trees_predict_as_xgboost_does(booster: Any, backend: str, from_file: bo
             session.run({"features": x[:, :5]})
 
 
-@pytest.mark.parametrize("backend", infer.TREES)
-def test_margins_are_added_to(booster: Any, backend: str) -> None:
+def test_margins_are_added_to(booster: Any, backend: str, device: str) -> None:
     x = np.random.default_rng(1).normal(size=(9, 6)).astype("float32")
     margins = np.linspace(-2, 2, 9).astype("float32")
     example = EXAMPLE | {"base_margin": np.zeros(2, dtype="float32")}
-    with infer.prepare(booster, backend=backend, example=example, outputs=("probability",)) as session:
+    asked: Any = {"backend": backend, "device": device}
+    with infer.prepare(booster, example=example, outputs=("probability",), **asked) as session:
         got = session.run({"features": x, "base_margin": margins})["probability"]
     data = xgboost.DMatrix(x, base_margin=margins)
     np.testing.assert_allclose(got, booster.predict(data), rtol=1e-5)
 
 
-def test_what_is_no_tree_is_told(tmp_path: Path) -> None:
+def test_what_is_no_tree_is_told(backend: str, tmp_path: Path) -> None:
     (tmp_path / "m.ubj").write_text("no model")
     with pytest.raises(DataError, match="not an XGBoost model"):
-        infer.prepare(tmp_path / "m.ubj", backend="xgboost", example=EXAMPLE)
+        infer.prepare(tmp_path / "m.ubj", backend=backend, example=EXAMPLE)
     with pytest.raises(DataError, match="not an XGBoost model"):
-        infer.prepare(tmp_path / "none.ubj", backend="xgboost", example=EXAMPLE)
+        infer.prepare(tmp_path / "none.ubj", backend=backend, example=EXAMPLE)
     with pytest.raises(UnsupportedError, match="boosted trees only"):
-        infer.prepare(torch.nn.Linear(6, 1), backend="xgboost", example=EXAMPLE)
+        infer.prepare(torch.nn.Linear(6, 1), backend=backend, example=EXAMPLE)
+
+
+def test_rare_and_sure_rows_keep_their_digits(backend: str) -> None:
+    """A base rate far from a half, and probabilities near 0 and 1."""
+    x = np.linspace(-1, 1, 400, dtype="float32")[:, None].repeat(6, 1)
+    settings = {
+        "objective": "binary:logistic",
+        "base_score": 0.001,
+        "eta": 1.0,
+        "lambda": 0.0,
+        "min_child_weight": 0,
+    }
+    sure = xgboost.train(settings, xgboost.DMatrix(x, x[:, 0] > 0.9), 12)
+    want = sure.predict(xgboost.DMatrix(x))
+    assert want.min() < 1e-4
+    with infer.prepare(sure, backend=backend, example=EXAMPLE, outputs=("probability",)) as session:
+        np.testing.assert_allclose(session.run({"features": x})["probability"], want, rtol=1e-5)
+
+
+def test_nvforest_tells_what_it_cannot_do() -> None:
+    x = np.zeros((8, 6), dtype="float32")
+    counts = xgboost.train({"objective": "count:poisson"}, xgboost.DMatrix(x, np.ones(8)), 2)
+    try:
+        infer.load("nvforest")
+    except UnsupportedError as error:
+        assert error.hint == "pip install 'buzzer[gpu]'"
+        return
+    with pytest.raises(UnsupportedError, match="objective count:poisson"):
+        infer.prepare(counts, backend="nvforest", example=EXAMPLE)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
+def test_nvforest_without_a_gpu_is_unsupported(booster: Any) -> None:
+    with pytest.raises(UnsupportedError, match=r"not installed|GPU"):
+        infer.prepare(booster, backend="nvforest", example=EXAMPLE, device="cuda")

@@ -24,10 +24,15 @@ def test_booking_translates_whole(tmp_path: Path) -> None:
     )
     tables = features.fit_tables(e, train, test, 1)
     coded = features.code(e, train, tables)
+    assert gpu_plan.refusals(coded) == []
+    coded = Lazy("cpu").collect(
+        coded
+    )  # codes are numbered in one order, on one GPU; what follows is shared out
     for backwards in (False, True):
         stays = features.trip_features(e, coded, 5, backwards=backwards)
         transitions = features.fit_transitions(e, stays)
         last = e.filter(features.follow(e, stays, transitions), lambda c: c("position") == c("length") - 1)
         assert gpu_plan.refusals(last) == []
+        assert gpu_plan.fallback(last) == ""
     for table in tables.values():
         assert gpu_plan.refusals(table) == []

@@ -2,6 +2,7 @@
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,16 +19,24 @@ pytestmark = [
 ]
 
 
-def test_recsys2021_translates_whole(tmp_path: Path) -> None:
+def check(plan: Any, *, fits_codes: bool = False) -> None:
+    """All of it on cuDF; and shared out over several GPUs, but for tables of codes, which are numbered in one order."""
+    assert gpu_plan.refusals(plan) == []
+    assert bool(gpu_plan.fallback(plan)) == fits_codes
+
+
+def test_recsys2021_translates_whole_and_stays_shared_out(tmp_path: Path) -> None:
     recsys2021.generate(tmp_path / "data", 0.00001, 0, lambda share, what: None)
     e, cpu = Lazy("gpu"), Lazy("cpu")
     read = features.read_part(e, tmp_path / "data" / "train" / "part-00000", True)
     t = features.base(e, read, True, tokens=6)
-    assert gpu_plan.refusals(t) == []
+    check(t)
     t = cpu.collect(t)  # as the task does between its phases: what was looked up is a table, no plan
     codes = features.fit_codes(e, t)
-    coded = features.code(e, t, codes)
-    assert gpu_plan.refusals(coded) == []
+    for table in codes.values():
+        check(table, fits_codes=True)
+    coded = features.code(e, t, {name: cpu.collect(table) for name, table in codes.items()})
+    check(coded)
     coded = cpu.collect(coded)
     users = features.fit_users(e, coded, 2)
     kinds = {
@@ -37,15 +46,16 @@ def test_recsys2021_translates_whole(tmp_path: Path) -> None:
         "rows": week.count(e, coded, MODELS),
         "user": {"code": users},
     }
-    for tables in kinds.values():
-        assert [gpu_plan.refusals(table) for table in tables.values()] == [[]] * len(tables)
+    for kind, named in kinds.items():
+        for table in named.values():
+            check(table, fits_codes=kind == "user")
     tables = {kind: {name: cpu.collect(x) for name, x in named.items()} for kind, named in kinds.items()}
     means = dict.fromkeys(features.TARGETS, 0.1)
     for strategy in ("kfold", "loo"):
         own = features.encode_own(e, coded, tables["train"], means, strategy, source=coded)
-        assert gpu_plan.refusals(own) == []
-        assert gpu_plan.refusals(week.encode_own(e, coded, tables["week"], means, strategy)) == []
+        check(own)
+        check(week.encode_own(e, coded, tables["week"], means, strategy))
     scored = features.encode_raw(e, features.encode(e, coded, tables["train"], means), tables["raw"])
     scored = features.code_users(e, scored, tables["user"]["code"])
     scored = week.encode(e, scored, tables["week"], means, MODELS)
-    assert gpu_plan.refusals(week.look_up(e, scored, week.add_up(e, [tables["rows"]] * 2))) == []
+    check(week.look_up(e, scored, week.add_up(e, [tables["rows"]] * 2)))

@@ -20,7 +20,8 @@ from buzzer.engine.frames import Engine
 from buzzer.errors import DataError, UnsupportedError, UsageError
 from buzzer.models.job import Data, Job
 from buzzer.models.recsys2021 import features, fitting, stages, tables, trees, week
-from buzzer.models.recsys2021.task import TASK, pieces_of_test
+from buzzer.models.recsys2021.predicting import pieces_of_test
+from buzzer.models.recsys2021.task import TASK
 
 Run = Callable[..., Any]
 Jobs = Callable[..., Job]

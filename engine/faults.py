@@ -1,0 +1,79 @@
+"""What a GPU library's exception means. The libraries share no error type, so type names and the texts of CUDA, RMM, cuDF, cupy, torch and
+XGBoost are what there is to go by."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+MEMORY, LACKING, REFUSED = "memory", "lacking", "refused"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """kind: MEMORY (of the device is used up), LACKING (no device that can be used), REFUSED (the library cannot do this on a GPU)."""
+
+    kind: str
+    hint: str
+
+
+# The first with a pattern that is found in "TypeName: message", of an exception or one that it came from, counts.
+RULES: dict[Fault, list[str]] = {
+    Fault(
+        MEMORY,
+        "a smaller --scale, piece_rows or batch; several GPUs share and spill (--gpus); nvidia-smi shows who else uses the GPU",
+    ): [
+        r"^OutOfMemoryError: ",  # torch, cupy
+        r"out_of_memory",  # RMM: std::bad_alloc: out_of_memory: CUDA error (or RMM failure) at ...
+        r"bad_alloc.*(CUDA|RMM)",
+        r"CUDA out of memory",
+        r"cudaErrorMemoryAllocation|CUDA_ERROR_OUT_OF_MEMORY|_STATUS_ALLOC_FAILED",
+        r"Maximum pool size exceeded|Exceeded memory limit",
+        r"^XGBoostError: .*(out of memory|[Mm]emory allocation error)",
+    ],
+    Fault(LACKING, "the NVIDIA driver is too old for these libraries: install a newer one"): [
+        r"cudaErrorInsufficientDriver|driver version is insufficient|driver on your system is too old",
+        r"(cudaError|CUDA_ERROR_)S(ystemDriverMismatch|YSTEM_DRIVER_MISMATCH)",
+        r"unsupported toolchain|cudaErrorUnsupportedPtxVersion",
+    ],
+    Fault(LACKING, "`buzzer env` shows what this machine has"): [
+        r"Found no NVIDIA driver|Torch not compiled with CUDA|No CUDA GPUs are available",
+        r"cudaErrorNoDevice|no CUDA-capable device|CUDA_ERROR_NO_DEVICE",
+        r"NVMLError_(LibraryNotFound|DriverNotLoaded)|libcuda\.so\S*: cannot open",
+    ],
+    Fault(LACKING, "another process holds the GPU: nvidia-smi shows which"): [
+        r"cudaErrorDevicesUnavailable|CUDA_ERROR_DEVICE_UNAVAILABLE|busy or unavailable",
+    ],
+    (UNABLE := Fault(REFUSED, "an engine of the CPU can do it; nothing falls back to one unasked")): [
+        r"Query execution with GPU not possible|'cuda' conversion failed",  # cudf-polars, raise_on_fail
+        r"^(MixedTypeError|UnsupportedCUDAError): ",
+    ],
+}
+
+
+def chain(error: BaseException) -> Iterator[BaseException]:
+    """An exception and those that it came from."""
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or seen.__context__
+
+
+def of(error: BaseException) -> Fault | None:
+    """The fault behind an exception; None where it is none of a GPU's."""
+    for link in chain(error):
+        text = f"{type(link).__name__}: {link}"
+        for fault, patterns in RULES.items():
+            if any(re.search(pattern, text, re.DOTALL) for pattern in patterns):
+                return fault
+        if isinstance(link, NotImplementedError) and from_cudf(link):
+            return UNABLE
+    return None
+
+
+def from_cudf(error: BaseException) -> bool:
+    """Whether the innermost frame of the traceback is cuDF's."""
+    trace, module = error.__traceback__, ""
+    while trace is not None:
+        module = str(trace.tb_frame.f_globals.get("__name__", ""))
+        trace = trace.tb_next
+    return module.partition(".")[0] in ("cudf", "pylibcudf", "cudf_polars")

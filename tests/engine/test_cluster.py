@@ -1,0 +1,93 @@
+"""Dask clusters: what is refused, and what a cluster of GPUs is asked for."""
+
+import sys
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from buzzer.engine import cluster
+from buzzer.errors import UnsupportedError, UsageError
+
+distributed = pytest.importorskip("distributed", reason="needs the cluster extra")
+
+
+def a_gpu(n: int) -> list[dict[str, Any]]:
+    return [{"name": "a GPU", "memory_bytes": 80 * 10**9}] * n
+
+
+def test_nobody_at_the_address_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "CONNECT_S", 1)
+    with pytest.raises(UsageError, match="no Dask scheduler answers"), cluster.opened(0, "tcp://127.0.0.1:9"):
+        pass
+
+
+def test_no_scheme_is_told() -> None:
+    with pytest.raises(UsageError, match="no Dask scheduler answers"), cluster.opened(0, "nonsense://x"):
+        pass
+
+
+def test_a_running_cluster_is_used_and_left_running() -> None:
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None
+    ) as local:
+        for _ in range(2):
+            with cluster.opened(0, local.scheduler_address) as client:
+                assert len(cluster.addresses(client)) == 2
+                array = np.arange(10.0)
+                assert float(cluster.spread(client, array, 5).sum().compute()) == 45
+        local.scale(0)
+        with pytest.raises(UsageError, match="has no workers"):
+            for _ in range(100):  # workers leave one by one
+                with cluster.opened(0, local.scheduler_address):
+                    pass
+
+
+@pytest.mark.parametrize(
+    ("package", "device", "hint"), [("distributed", "cpu", "[cluster]"), ("dask_cuda", "cuda", "[gpu]")]
+)
+def test_a_missing_package_is_told(
+    package: str, device: str, hint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UnsupportedError, match=package) as caught, cluster.opened(2, device=device):
+        pass
+    assert hint in caught.value.hint
+
+
+def test_more_gpus_than_there_are_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("buzzer.engine.device.gpus", lambda: a_gpu(1))
+    with pytest.raises(UnsupportedError, match="2 GPUs asked for, 1 here"):
+        cluster.cuda_cluster(2, None)
+
+
+@pytest.mark.parametrize(("limit", "asked"), [(None, 0.8), (40 * 10**9, 40 * 10**9)])
+def test_gpu_workers_have_a_pool_and_spill(
+    limit: int | None, asked: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a stand-in for dask-cuda that takes what the real one takes."""
+    given: dict[str, Any] = {}
+
+    @contextmanager
+    def stand_in(
+        *,
+        device_memory_limit: Any,
+        rmm_async: bool,
+        rmm_maximum_pool_size: Any,
+        enable_cudf_spill: bool,
+        **rest: Any,
+    ) -> Any:
+        given.update(
+            limit=device_memory_limit, pool=rmm_maximum_pool_size, spill=enable_cudf_spill and rmm_async
+        )
+        with distributed.LocalCluster(**rest, threads_per_worker=1, processes=False) as local:
+            yield local
+
+    monkeypatch.setitem(sys.modules, "dask_cuda", SimpleNamespace(LocalCUDACluster=stand_in, __spec__="here"))
+    monkeypatch.setattr("buzzer.engine.device.gpus", lambda: a_gpu(2))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    with cluster.opened(1, device="cuda", gpu_memory_bytes=limit) as client:
+        assert len(cluster.addresses(client)) == 1
+    assert given == {"limit": asked, "pool": asked, "spill": True}

@@ -1,0 +1,169 @@
+"""What the GPU libraries say when something is amiss, by their types' names and words, and what becomes of it."""
+
+import types
+from typing import Any
+
+import polars as pl
+import pytest
+
+from buzzer.engine import device, faults
+from buzzer.engine.frames.lazy import Lazy
+from buzzer.errors import DataError, UnsupportedError
+from buzzer.suite import child
+
+
+def made(name: str, base: type[Exception], message: str) -> Exception:
+    """An exception of a type that only a GPU's library has."""
+    kind: Any = type(name, (base,), {})
+    return kind(message)
+
+
+RMM = "std::bad_alloc: out_of_memory: CUDA error (failed to allocate 8589934592 bytes) at: rmm/mr/cuda_async.hpp:85"
+LIMIT = "std::bad_alloc: out_of_memory: RMM failure at:rmm/mr/limiting_resource_adaptor.hpp:143: Exceeded memory limit"
+BUSY = "cudaErrorDevicesUnavailable: CUDA-capable device(s) is/are busy or unavailable"
+OLD = "The NVIDIA driver on your system is too old (found version 12040). Please update your GPU driver"
+REFUSES = "'cuda' conversion failed: NotImplementedError: Query execution with GPU not possible: unsupported operations."
+
+FAULTS = {
+    "RMM in features": (MemoryError(RMM), "device-oom"),
+    "RMM at the budget's limit": (MemoryError(LIMIT), "device-oom"),
+    "cudf-polars in features": (made("ComputeError", Exception, f"MemoryError: {RMM}"), "device-oom"),
+    "torch in fit": (
+        made("OutOfMemoryError", RuntimeError, "CUDA out of memory. Tried to allocate 2 GiB"),
+        "device-oom",
+    ),
+    "cupy in transfer": (
+        made("OutOfMemoryError", MemoryError, "Out of memory allocating 4,096 bytes"),
+        "device-oom",
+    ),
+    "XGBoost in fit": (
+        made("XGBoostError", ValueError, "[12:00:00] Memory allocation error on worker 0"),
+        "device-oom",
+    ),
+    "cuBLAS in predict": (
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"),
+        "device-oom",
+    ),
+    "no driver, torch": (RuntimeError("Found no NVIDIA driver on your system."), "unsupported"),
+    "no driver, NVML": (
+        made("NVMLError_LibraryNotFound", Exception, "NVML Shared Library Not Found"),
+        "unsupported",
+    ),
+    "no device, cupy": (
+        made("CUDARuntimeError", RuntimeError, "cudaErrorNoDevice: no CUDA-capable device is detected"),
+        "unsupported",
+    ),
+    "driver too old, torch": (RuntimeError(OLD), "unsupported"),
+    "driver too old, cupy": (
+        made(
+            "CUDARuntimeError",
+            RuntimeError,
+            "cudaErrorInsufficientDriver: CUDA driver version is insufficient for CUDA runtime version",
+        ),
+        "unsupported",
+    ),
+    "GPU taken": (made("CUDARuntimeError", RuntimeError, BUSY), "unsupported"),
+    "GPU taken, torch": (
+        made(
+            "AcceleratorError", RuntimeError, "CUDA error: CUDA-capable device(s) is/are busy or unavailable"
+        ),
+        "unsupported",
+    ),
+    "cudf-polars refuses": (made("ComputeError", Exception, REFUSES), "unsupported"),
+    "host memory": (MemoryError("Unable to allocate 8 GiB for an array"), "host-oom"),
+    "our own gap": (NotImplementedError("no such model yet"), "error"),
+    "a bug": (RuntimeError("something broke"), "error"),
+    "a bug on the GPU": (RuntimeError("CUDA error: an illegal memory access was encountered"), "error"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_every_fault_has_its_outcome(name: str) -> None:
+    error, outcome = FAULTS[name]
+    told = child.failure(error)
+    assert told["outcome"] == outcome
+    assert str(error) in told["message"]
+    assert bool(told["hint"]) == (outcome in ("device-oom", "unsupported"))
+
+
+def test_a_fault_is_seen_through_what_it_became() -> None:
+    try:
+        try:
+            raise MemoryError(RMM)
+        except MemoryError as error:
+            raise ValueError("piece 3 failed") from error
+    except ValueError as error:
+        assert child.failure(error)["outcome"] == "device-oom"
+
+
+def refuses() -> None:
+    raise NotImplementedError("kwargs are not supported")
+
+
+def test_an_operator_that_cudf_refuses_is_told_from_a_gap_of_our_own() -> None:
+    inside_cudf = types.FunctionType(refuses.__code__, {"__name__": "cudf.core.groupby"})
+    for function, fault in ((inside_cudf, faults.UNABLE), (refuses, None)):
+        with pytest.raises(NotImplementedError) as caught:
+            function()
+        assert faults.of(caught.value) == fault
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"), [(REFUSES, pl.exceptions.ComputeError), ("could not parse `x`", DataError)]
+)
+def test_the_lazy_engine_keeps_faults_apart_from_bad_data(
+    message: str, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def collect(self: Any, **options: Any) -> None:
+        assert options["engine"].config["raise_on_fail"]
+        raise pl.exceptions.ComputeError(message)
+
+    monkeypatch.setattr(pl.LazyFrame, "collect", collect)
+    with pytest.raises(kind):
+        Lazy("gpu").collect(pl.LazyFrame({"a": [1]}))
+
+
+class Cuda:
+    """A driver's library: what cuInit returns, the version that it speaks, and its devices."""
+
+    def __init__(self, init: int = 0, version: int = 13000, devices: int = 1) -> None:
+        self.init, self.version, self.devices = init, version, devices
+
+    def cuInit(self, flags: int) -> int:
+        return self.init
+
+    def cuDriverGetVersion(self, found: Any) -> int:
+        found._obj.value = self.version
+        return 0
+
+    def cuDeviceGetCount(self, found: Any) -> int:
+        found._obj.value = self.devices
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("driver", "told"),
+    [
+        (Cuda(), ""),
+        (Cuda(version=12040), "too old: it speaks CUDA 12.4, 13.0 is needed"),
+        (Cuda(init=100), "no device (100)"),
+        (Cuda(init=803), "driver and kernel module differ (803)"),
+        (Cuda(devices=0), "the driver shows no device"),
+        (None, "no NVIDIA driver"),
+    ],
+)
+def test_the_driver_says_why_not(driver: Cuda | None, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def library(name: str) -> Cuda:
+        if driver is None:
+            raise OSError("libcuda.so.1: cannot open shared object file")
+        return driver
+
+    monkeypatch.setattr("ctypes.CDLL", library)
+    problem = device.cuda_problem(device.RAPIDS_CUDA)
+    assert told in problem
+    assert bool(told) == bool(problem)
+    if problem:
+        from buzzer.engine import frames
+
+        with pytest.raises(UnsupportedError, match="needs a CUDA device"):
+            frames.require_device("cudf")
