@@ -24,6 +24,11 @@ PATTERNS = {
     "date": r"^\d{4}-\d{2}-\d{2}$",
     "bool": r"^(true|false)$",
     "hash": r"^[0-9A-Fa-f]{32}$",
+    "hash64": r"^[0-9A-Fa-f]{64}$",
+    "hashes": r"^\[('[0-9A-Fa-f]{64}'(, )?)*\]$",
+    "path": r"^[0-9A-Fa-f]{64}(/[0-9A-Fa-f]{64})*$",
+    "vector": r"^\[-?\d[-+.e\d]*(, -?\d[-+.e\d]*)*\]$",
+    "float64": r"^-?\d{1,15}(\.\d*)?([eE][-+]?\d{1,2})?$",
     "integers": r"^\d{1,9}(\t\d{1,9})*$",
 }
 KINDS = {
@@ -32,6 +37,11 @@ KINDS = {
     "str": "a value",
     "bool": "true or false",
     "hash": "32 hexadecimal digits",
+    "hash64": "64 hexadecimal digits",
+    "hashes": "a list of 64 hexadecimal digits each",
+    "path": "64 hexadecimal digits, or several with / between them",
+    "vector": "a list of numbers in brackets",
+    "float64": "a number",
     "integers": "whole numbers with tabs between them",
 }
 
@@ -240,6 +250,8 @@ def typed(
                 good &= value.is_not_null()
             case "int64":
                 value = column.cast(pl.Int64, strict=False)
+            case "float64":
+                value = column.cast(pl.Float64, strict=False)
             case "bool":
                 value = column == "true"
         if name in empty:
