@@ -9,7 +9,7 @@ PRODUCTS, LEAVES, MAINS = 57_483, 174, 9  # with interactions in the official fi
 CATALOGUE = 66_386
 LISTINGS, OTHERS = 12_000, 440_000  # pages that list products, and other pages
 STYLES = 4  # of products, and of sessions that like one style most
-LIKING = 8.0  # how many times more a session likes its own style than another
+LIKING = 15.0  # how many times more a session likes its own style than another
 RELATED = 12  # products that a product's page leads to
 SHOWN = 10  # products that a listing shows
 HOME, CART, CHECKOUT = range(3)  # the first of the other pages
@@ -94,7 +94,7 @@ class World:
         self.image = normed(centre @ turn + 0.5 * other) * rng.uniform(308, 570, (self.products, 1))
 
     def _links(self, rng: np.random.Generator, size: float) -> None:
-        """Related products of each product, and listings with what they show: of the same leaf, by popularity and style."""
+        """Related products of each product, and listings with what they show: of the same leaf, by popularity."""
         self.related = np.empty((self.products, RELATED), dtype=np.int64)
         self.related_weight = falling(RELATED, 1.0, 0.5)
         listings = max(round(LISTINGS * size**0.7), 3 * self.leaves)
@@ -102,22 +102,19 @@ class World:
         self.listing_first = np.cumsum(counts) - counts
         self.listings = int(counts.sum())
         self.listing_leaf = np.repeat(np.arange(self.leaves), counts)
-        self.listing_style = rng.integers(0, STYLES, self.listings)
         self.listing_weight = (np.arange(self.listings) - self.listing_first[self.listing_leaf] + 2.0) ** -1.0
         self.shown = np.empty((self.listings, SHOWN), dtype=np.int64)
         self.shown_weight = falling(SHOWN, 0.8, 1.0)
         for leaf in range(self.leaves):
             mine = np.flatnonzero(self.leaf == leaf)
             weight = np.log(self.weight[mine])
-            alike = np.where(self.style[mine][:, None] == self.style[mine], 1.0, 0.0)
-            self.related[mine] = mine[self._draw(rng, 0.9 * weight + alike, RELATED)]
+            self.related[mine] = mine[self._draw(rng, np.tile(0.9 * weight, (len(mine), 1)), RELATED)]
             pages = np.flatnonzero(self.listing_leaf == leaf)
-            alike = np.where(self.listing_style[pages][:, None] == self.style[mine], 1.5, 0.0)
-            self.shown[pages] = mine[self._draw(rng, 0.8 * weight + alike, SHOWN)]
+            self.shown[pages] = mine[self._draw(rng, np.tile(0.8 * weight, (len(pages), 1)), SHOWN)]
         self.others = max(round(OTHERS * size**0.7), 50)
         # Where a leaf's products and listings begin and end in running sums, by style of the session.
         self.product_sums = np.cumsum(self.weight * self.liking[:, self.style], axis=1)
-        self.listing_sums = np.cumsum(self.listing_weight * self.liking[:, self.listing_style] ** 0.5, axis=1)
+        self.listing_sums = np.tile(np.cumsum(self.listing_weight), (STYLES, 1))
         self.other_sums = np.cumsum(falling(self.others, 0.95, 1.0))
 
     def _draw(self, rng: np.random.Generator, logits: Floats, n: int) -> Ints:
