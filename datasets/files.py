@@ -138,18 +138,23 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
 
 
 def csv_blocks(
-    path: Path, kinds: Mapping[str, str], *, optional: Sequence[str] = (), empty: Sequence[str] = ()
+    path: Path,
+    kinds: Mapping[str, str],
+    *,
+    optional: Sequence[str] = (),
+    empty: Sequence[str] = (),
+    rowless: bool = False,
 ) -> Iterator[tuple[int, pl.DataFrame]]:
     """A CSV file in blocks of bounded memory: (line of the block's first row, its columns as typed).
 
     kinds: column -> a key of KINDS; the header may have them in any order, and those of `optional` too.
-    empty: columns whose fields may be empty.
+    empty: columns whose fields may be empty.  rowless: the file may have a header only.
     Raises DataError with file, line and column for the first field that is not of its kind, for a wrong header,
     a row of the wrong width, a file that is empty or ends in mid-line.
     """
     with opened(path) as file:
         names = header(path, file, kinds, optional)
-        yield from blocks(path, file, names, kinds, empty, first_line=2)
+        yield from blocks(path, file, names, kinds, empty, first_line=2, rowless=rowless)
 
 
 def blocks(
@@ -162,6 +167,7 @@ def blocks(
     first_line: int = 1,
     separator: str = ",",
     quoted: bool = True,
+    rowless: bool = False,
 ) -> Iterator[tuple[int, pl.DataFrame]]:
     """As `csv_blocks`, of an open file whose next line is a row of the columns `names`.
 
@@ -183,6 +189,8 @@ def blocks(
             line += batch.num_rows
     except pa.ArrowInvalid as error:
         if "Empty CSV" in str(error):
+            if rowless:
+                return
             raise DataError(f"{path}: no rows", "copy or download it again") from error
         raise DataError(
             f"{path}, {place(str(error), line, first_line)}", "is the file cut, or of another kind?"

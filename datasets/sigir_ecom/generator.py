@@ -43,6 +43,7 @@ TO_LISTING, TO_OTHER, TO_SEARCH = 0.30, 0.26, 0.03
 NEW_LEAF = 0.05
 AGAIN = 0.10  # the same product once more
 FROM_HERE = 0.8  # a product follows from the listing, search or product before it, else from the leaf
+SAME_LISTING = 0.6  # after a product another one of the listing before it, not one related to it
 TO_CART, TO_CART_AGAIN = 0.027, 0.12  # after a product's page
 HOURS = np.array([1, 0.6, 0.4, 0.3, 0.3, 0.5, 1, 2, 3, 4, 4.5, 4.5, 4.5, 5, 5, 5, 5, 5, 5.5, 6, 6, 5, 3.5, 2])
 
@@ -116,7 +117,7 @@ class Walk:
         pays = added & (self.last[on] != SEARCHED) & (rng.random(n) < np.where(self.buyer[on], hurry, 0.012))
         self.page_to = np.where(pays, CHECKOUT, -1)
         kind[pays] = PAGE
-        kind[self.paying[on] & self.buyer[on] & (rng.random(n) < 0.75)] = PURCHASE
+        kind[self.paying[on] & self.buyer[on] & (rng.random(n) < 0.3)] = PURCHASE
         return kind
 
     def move(self, on: Ints, kind: Ints) -> None:
@@ -124,6 +125,7 @@ class Walk:
         rng, world = self.rng, self.world
         turning = on[rng.random(len(on)) < NEW_LEAF]
         self.leaf[turning] = rng.choice(world.leaves, len(turning), p=world.leaf_weight)
+        self.listing[turning] = -1
         details = on[kind == DETAIL]
         before = self.product[details]
         self.product[details] = self.next_product(details)
@@ -135,25 +137,27 @@ class Walk:
         self.searches[on[kind == SEARCHED]] += 1
         adds = on[kind == ADD]
         fresh = adds[~self.added[adds]]
-        odds = -1.7 + 0.9 * self.visits[fresh] + 0.8 * (self.searches[fresh] > 0)
-        odds += 0.25 * (5 - world.price[self.product[fresh]])
+        odds = -1.9 + 1.2 * self.visits[fresh] + 1.2 * (self.searches[fresh] > 0)
+        odds += 0.35 * (5 - world.price[self.product[fresh]])
         self.buyer[fresh] = rng.random(len(fresh)) < 1 / (1 + np.exp(-odds))
         more = rng.geometric(np.where(self.buyer[fresh], 0.08, 0.3))
         self.length[fresh] = np.minimum(self.length[fresh] + more, LONGEST)
         self.added[adds] = True
-        self.paying[on] = self.page_to == CHECKOUT
+        self.paying[on] |= self.page_to == CHECKOUT
         self.buyer[on[kind == PURCHASE]] = False
         self.last[on] = np.where((kind == PAGE) & ~self.to_listing[on], NONE, kind)
 
     def next_product(self, rows: Ints) -> Ints:
-        """The product that is looked at: from the listing or search just seen, from the product just seen, else from the leaf."""
+        """The product that is looked at: from the last listing or search, from the product just seen, else from the leaf."""
         rng, world = self.rng, self.world
         style, last = self.style[rows], self.last[rows]
         found = world.product(rng, self.leaf[rows], style)
         here = rng.random(len(rows)) < FROM_HERE
+        listed = (last == PAGE) | (last == SEARCHED)
+        listed |= (last == DETAIL) & (self.listing[rows] >= 0) & (rng.random(len(rows)) < SAME_LISTING)
         for source, links, weight in (
-            (((last == PAGE) | (last == SEARCHED)) & here, world.shown, world.shown_weight),
-            ((last == DETAIL) & here, world.related, world.related_weight),
+            (listed & here, world.shown, world.shown_weight),
+            ((last == DETAIL) & here & ~listed, world.related, world.related_weight),
         ):
             at = self.listing if links is world.shown else self.product
             options = links[at[rows[source]]]
@@ -255,7 +259,10 @@ def content(world: World, scale: float) -> pl.DataFrame:
     n, rng = world.products + more, np.random.default_rng(1)
     there = np.append(rng.random(world.products) < DESCRIBED, np.zeros(more, dtype=bool))
     leaf = np.append(world.leaf, np.zeros(more, dtype=np.int64))
-    paths = [hexed(level, ids) for level, ids in (("main", world.main[leaf]), ("middle", leaf // 2), ("leaf", leaf))]
+    paths = [
+        hexed(level, ids)
+        for level, ids in (("main", world.main[leaf]), ("middle", leaf // 2), ("leaf", leaf))
+    ]
     padded = np.zeros((more, DIMS))
     texts = pl.DataFrame(
         {
@@ -289,7 +296,10 @@ def generate(out: Path, scale: float, seed: int, progress: Progress) -> None:
     with new_folder(out) as aside:
         content(world, scale).write_csv(aside / NAMES["content"][0])
         chunk = 0
-        with (aside / NAMES["browsing"][0]).open("wb") as pages, (aside / NAMES["search"][0]).open("wb") as queries:
+        with (
+            (aside / NAMES["browsing"][0]).open("wb") as pages,
+            (aside / NAMES["search"][0]).open("wb") as queries,
+        ):
             for start in range(0, total, CHUNK):
                 progress(start / (total + test), "generating sessions")
                 sessions = draw(world, seed, chunk, min(CHUNK, total - start), (0, TRAIN_DAYS))
@@ -297,7 +307,14 @@ def generate(out: Path, scale: float, seed: int, progress: Progress) -> None:
                 append(pages, browsing(sessions, rng))
                 append(queries, search(world, sessions, rng))
                 chunk += 1
-        counts = write_tests(aside, world, seed, chunk, test, lambda x: progress((total + x) / (total + test), "generating tests"))
+        counts = write_tests(
+            aside,
+            world,
+            seed,
+            chunk,
+            test,
+            lambda x: progress((total + x) / (total + test), "generating tests"),
+        )
         facts = {
             "generator": "sigir_ecom",
             "version": VERSION,

@@ -92,7 +92,9 @@ def check_record(path: Path, number: int, record: dict[str, Any]) -> None:
         if vector is not None and (not isinstance(vector, list) or len(vector) != DIMS):
             raise DataError(f"{where}: query_vector is not a list of {DIMS} numbers")
         if (event["product_action"] or "detail") not in ACTIONS:
-            raise DataError(f"{where}: product_action {event['product_action']!r} is none of {', '.join(ACTIONS)}")
+            raise DataError(
+                f"{where}: product_action {event['product_action']!r} is none of {', '.join(ACTIONS)}"
+            )
 
 
 def pieces(path: Path, queries: int) -> Iterator[list[dict[str, Any]]]:

@@ -91,7 +91,7 @@ def score(submission: Path, truth: Path) -> dict[str, float]:
         )
     if kind is list:
         return {"MRR@20": next_item_mrr(given, expected), "F1@20": subsequent_f1(given, expected)}
-    after = [record.get("nb_after_add") for record in records(truth)]
+    after = [record.get("nb_after_add", -1) for record in records(truth)]
     return {"weighted_f1": weighted_micro_f1(given, expected, after)}
 
 
@@ -107,7 +107,5 @@ def write_submission(path: Path, test: Path, predicted: Iterable[Any]) -> None:
 
     Raises ValueError unless there is one prediction a query.
     """
-    filled = (
-        record | {"label": label} for record, label in zip(records(test), predicted, strict=True)
-    )
+    filled = (record | {"label": label} for record, label in zip(records(test), predicted, strict=True))
     write_records(path, filled)

@@ -69,12 +69,14 @@ def check(folder: Path, progress: Progress) -> Files:
 
 def blocks(path: Path, part: str) -> Iterator[tuple[int, pl.DataFrame]]:
     """A checked CSV file in blocks: (line of the first row, typed columns)."""
-    for line, block in csv_blocks(path, KINDS[part], empty=EMPTY[part]):
+    for line, block in csv_blocks(path, KINDS[part], empty=EMPTY[part], rowless=part == "search"):
         if part == "browsing":
             known = pl.col("event_type").is_in(["pageview", "event_product"])
             complain(path, line, block, ~known, "event_type", "neither pageview nor event_product")
             action = pl.col("product_action")
-            complain(path, line, block, ~action.is_in(ACTIONS), "product_action", f"none of {', '.join(ACTIONS)}")
+            complain(
+                path, line, block, ~action.is_in(ACTIONS), "product_action", f"none of {', '.join(ACTIONS)}"
+            )
             product = pl.col("event_type") == "event_product"
             lacking = product & (pl.col("product_sku_hash").is_null() | action.is_null())
             complain(path, line, block, lacking, "event_type", "without product_sku_hash or product_action")
@@ -103,7 +105,9 @@ def check_test(path: Path, cart: bool) -> tuple[int, int]:
         queries += 1
         labelled += "label" in record
     if labelled not in (0, queries):
-        raise DataError(f"{path}: {labelled} of {queries} queries have a label", "either all have one or none")
+        raise DataError(
+            f"{path}: {labelled} of {queries} queries have a label", "either all have one or none"
+        )
     return queries, labelled
 
 
@@ -154,7 +158,7 @@ def split(folder: Path, out: Path, seed: int, progress: Progress) -> None:
     progress(0.0, "finding the last days' sessions")
     both = pl.concat([t.select(key, time) for t in (browsing, search)])
     starts = both.group_by(key).agg(pl.col(time).min()).collect(engine="streaming")
-    last = int(starts[time].max() or 0)  # type: ignore[call-overload]
+    last = int(starts.select(pl.col(time).max()).item() or 0)
     held = starts.filter(pl.col(time) > last - HELD_OUT_DAYS * DAY_MS).select(key).lazy()
     with new_folder(out) as aside:
         for part, t in (("browsing", browsing), ("search", search)):

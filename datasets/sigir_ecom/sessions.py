@@ -25,7 +25,9 @@ def merged(browsing: pl.DataFrame, search: pl.DataFrame) -> Iterator[list[Event]
     pages = browsing.with_columns(is_search=pl.lit(False), first=pl.col("event_type") != "event_product")
     queries = search.with_columns(is_search=pl.lit(True), first=pl.lit(False))
     both = pl.concat([queries, pages], how="diagonal").with_row_index("at")
-    both = both.sort("session_id_hash", "server_timestamp_epoch_ms", pl.col("is_search").not_(), "first", "at")
+    both = both.sort(
+        "session_id_hash", "server_timestamp_epoch_ms", pl.col("is_search").not_(), "first", "at"
+    )
     session: list[Event] = []
     for row in both.iter_rows(named=True):
         if session and session[0]["session_id_hash"] != row["session_id_hash"]:

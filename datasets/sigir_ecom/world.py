@@ -5,11 +5,15 @@ import numpy.typing as npt
 
 from buzzer.datasets.sigir_ecom.schema import DIMS
 
-PRODUCTS, LEAVES, MAINS = 57_483, 174, 9  # with interactions in the official files; categories; main categories
+PRODUCTS, LEAVES, MAINS = (
+    57_483,
+    174,
+    9,
+)  # with interactions in the official files; categories; main categories
 CATALOGUE = 66_386
 LISTINGS, OTHERS = 12_000, 440_000  # pages that list products, and other pages
 STYLES = 4  # of products, and of sessions that like one style most
-LIKING = 15.0  # how many times more a session likes its own style than another
+LIKING = 25.0  # how many times more a session likes its own style than another
 RELATED = 12  # products that a product's page leads to
 SHOWN = 10  # products that a listing shows
 HOME, CART, CHECKOUT = range(3)  # the first of the other pages
@@ -96,7 +100,7 @@ class World:
     def _links(self, rng: np.random.Generator, size: float) -> None:
         """Related products of each product, and listings with what they show: of the same leaf, by popularity."""
         self.related = np.empty((self.products, RELATED), dtype=np.int64)
-        self.related_weight = falling(RELATED, 1.0, 0.5)
+        self.related_weight = falling(RELATED, 0.6, 1.0)
         listings = max(round(LISTINGS * size**0.7), 3 * self.leaves)
         counts = np.maximum(np.floor(listings * self.leaf_weight), 2).astype(np.int64)
         self.listing_first = np.cumsum(counts) - counts
@@ -104,13 +108,13 @@ class World:
         self.listing_leaf = np.repeat(np.arange(self.leaves), counts)
         self.listing_weight = (np.arange(self.listings) - self.listing_first[self.listing_leaf] + 2.0) ** -1.0
         self.shown = np.empty((self.listings, SHOWN), dtype=np.int64)
-        self.shown_weight = falling(SHOWN, 0.8, 1.0)
+        self.shown_weight = falling(SHOWN, 0.4, 1.0)
         for leaf in range(self.leaves):
             mine = np.flatnonzero(self.leaf == leaf)
             weight = np.log(self.weight[mine])
-            self.related[mine] = mine[self._draw(rng, np.tile(0.9 * weight, (len(mine), 1)), RELATED)]
+            self.related[mine] = mine[self._draw(rng, np.tile(0.8 * weight, (len(mine), 1)), RELATED)]
             pages = np.flatnonzero(self.listing_leaf == leaf)
-            self.shown[pages] = mine[self._draw(rng, np.tile(0.8 * weight, (len(pages), 1)), SHOWN)]
+            self.shown[pages] = mine[self._draw(rng, np.tile(0.6 * weight, (len(pages), 1)), SHOWN)]
         self.others = max(round(OTHERS * size**0.7), 50)
         # Where a leaf's products and listings begin and end in running sums, by style of the session.
         self.product_sums = np.cumsum(self.weight * self.liking[:, self.style], axis=1)

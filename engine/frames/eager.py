@@ -269,7 +269,7 @@ class Eager(Engine):
             halves = [t[column].str.slice(i, i + 8).str.htoi() for i in (digits - 16, digits - 8)]
             high = halves[0].where(halves[0] < 2**31, halves[0] - 2**32)
             return t.assign(**{out: high * 2**32 + halves[1]})
-        text = t[column].to_numpy().astype(f"S{digits}").view(np.uint8).reshape(-1, digits)[:, -16:]
+        text = t[column].to_numpy().astype(f"S{digits}").view(np.uint8).reshape(len(t), digits)[:, -16:]
         values = np.where(text > 57, (text & 0xDF) - 55, text - 48)  # "0" is 48, "A" is 65
         packed = np.ascontiguousarray(values[:, 0::2] * 16 + values[:, 1::2])
         return t.assign(**{out: packed.view(">i8")[:, 0].astype("int64")})

@@ -24,7 +24,7 @@ AXES = 8  # principal axes on which products are compared
 FOLDS, SMOOTHING = 5, 20.0
 COUNTED = {"pages": PAGE, "details": DETAIL, "adds": ADD, "removes": REMOVE, "searches": SEARCH}
 SUMMED = ("same", "alike", "cost", "pause")
-ENCODED = {"te_added": ["added"], "te_last": ["item"], "te_before": ["item_lag1"]}
+ENCODED = {"te_added": ["added"], "te_last": ["item"], "te_before": ["item_lag1"], "te_third": ["item_lag2"]}
 CODES = ("kind", *(f"kind_lag{i}" for i in range(1, LAGS + 1)), "item", "item_lag1", "item_lag2", "added")
 
 

@@ -19,9 +19,12 @@ TABLES = ("next", "near")
 
 def fit(e: Engine, t: Frame, products: int, k: int) -> dict[str, Frame]:
     """Both tables, of coded events: (key, rank, target, n), at most k targets a key."""
-    is_product = lambda c: (c("kind") >= DETAIL) & (c("kind") <= PURCHASE) & (c("product") >= FIRST_CODE)  # noqa: E731
     t = e.derive(t, target=lambda c: e.where(is_product(c), c("product"), 0), back=lambda c: -c("ord"))
     return {"next": following(e, t, k), "near": nearby(e, e.filter(t, is_product), k)}
+
+
+def is_product(c: Columns) -> Expr:
+    return (c("kind") >= DETAIL) & (c("kind") <= PURCHASE) & (c("product") >= FIRST_CODE)
 
 
 def following(e: Engine, t: Frame, k: int) -> Frame:
@@ -67,7 +70,9 @@ def constant(value: int) -> Callable[[Columns], Expr]:
 
 def dense(e: Engine, table: Frame, keys: int, k: int) -> tuple[Array, Array]:
     """A table as arrays [keys, k]: targets int64 (0 where there is none), and their shares of the key's counts, float32."""
-    arrays = e.to_numpy(e.derive(table, row=lambda c: c("key") * k + c("rank")), ["key", "rank", "target", "n"])
+    arrays = e.to_numpy(
+        e.derive(table, row=lambda c: c("key") * k + c("rank")), ["key", "rank", "target", "n"]
+    )
     targets, n = np.zeros((keys, k), dtype=np.int64), np.zeros((keys, k), dtype=np.float32)
     targets[arrays["key"], arrays["rank"]] = arrays["target"]
     n[arrays["key"], arrays["rank"]] = arrays["n"]

@@ -21,7 +21,10 @@ from buzzer.models.sigir_ecom.events import DETAIL, KINDS
 BLOCK = 16_384  # products scored at a time
 HIDDEN = -1e9
 MASK = 0.4  # share of a session's products that masked training hides besides the next (winners: .3 to .7)
-PAGES_BEFORE, PRODUCTS_BEFORE = (1.0, 0.3), (0.5, 0.25, 0.12, 0.06)  # weights of the counts' sources, latest first
+PAGES_BEFORE, PRODUCTS_BEFORE = (
+    (1.0, 0.3),
+    (0.5, 0.25, 0.12, 0.06),
+)  # weights of the counts' sources, latest first
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,11 @@ class Items(nn.Module):
             nn.init.normal_(table.weight, std=0.05)
         for name, values in (("category", category), ("price", price), ("vectors", vectors)):
             self.register_buffer(name, values)
+
+    @torch.no_grad()
+    def start_from(self, vectors: Tensor) -> None:
+        """Take other first vectors [codes, dim]."""
+        self.own.weight.copy_(vectors)
 
     def forward(self) -> Tensor:
         """[codes, dim]; the first row, of no item, is zero."""
@@ -97,7 +105,9 @@ class Network(nn.Module):
     def logits(self, found: Tensor, table: Tensor) -> Tensor:
         """[..., dim] to [..., products]; the codes that stand for no one product are out."""
         scores = found @ table[: self.sizes.products].T + self.bias
-        return torch.cat([torch.full_like(scores[..., :FIRST_CODE], HIDDEN), scores[..., FIRST_CODE:]], dim=-1)
+        return torch.cat(
+            [torch.full_like(scores[..., :FIRST_CODE], HIDDEN), scores[..., FIRST_CODE:]], dim=-1
+        )
 
     def encode(self, table: Tensor, items: Tensor, kinds: Tensor, numbers: Tensor) -> Tensor:
         raise NotImplementedError

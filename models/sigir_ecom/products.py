@@ -46,7 +46,9 @@ def fit(e: Engine, content: Frame, names: Frame, codes: Frame, categories: Frame
     at = arrays["code"]
     out.category[at], out.price[at] = arrays["category"], np.clip(arrays["price_bucket"], 0, 10)
     whole = stack(arrays, vectors, np.float32).reshape(-1, 2, DIMS)
-    out.vectors[at] = (whole / np.maximum(np.linalg.norm(whole, axis=2, keepdims=True), 1e-9)).reshape(-1, 2 * DIMS)
+    out.vectors[at] = (whole / np.maximum(np.linalg.norm(whole, axis=2, keepdims=True), 1e-9)).reshape(
+        -1, 2 * DIMS
+    )
     for table in (arrays, seen(e, names, codes)):
         out.names[table["code"]] = table["product_sku_hash"].astype("S64")
     return out

@@ -19,7 +19,7 @@ from buzzer.engine.frames.base import Array
 from buzzer.errors import DataError, UsageError, unknown_name
 from buzzer.models.blend import best_of
 from buzzer.models.job import Data, Job, Progress, Result, Steps
-from buzzer.models.sigir_ecom import counts, events, products, source
+from buzzer.models.sigir_ecom import counts, events, products, shared
 from buzzer.models.sigir_ecom.events import Flat, Vocabulary, batches
 
 GUESSES = 20
@@ -31,41 +31,45 @@ Found = dict[str, list[Array]]
 class Recommendation:
     """See configs/tasks/sigir-ecom-task1.yaml for the parameters."""
 
-    def prepare(self, source_: Path | None, cache: Path, scale: float, seed: int, progress: Progress) -> Data:
-        return source.prepare(source_, cache, scale, seed, progress)
+    def prepare(self, source: Path | None, cache: Path, scale: float, seed: int, progress: Progress) -> Data:
+        return shared.prepare(source, cache, scale, seed, progress)
 
     def fit(self, job: Job) -> Steps:
         import torch
 
         from buzzer.models.sigir_ecom.networks import NETWORKS
+        from buzzer.models.sigir_ecom.pretrain import item_vectors
         from buzzer.models.sigir_ecom.training import Trainer
 
         e, names = frames.load(job.engine), network_names(job.params)
         yield "load"
-        pages, names_of, searches, content = source.read(e, job)
+        pages, names_of, searches, content = shared.read(e, job)
         yield "features"
-        vocabulary = source.fit_vocabulary(e, job, pages, searches, content)
+        vocabulary = shared.fit_vocabulary(e, job, pages, searches, content)
         if vocabulary.products < GUESSES + 2:
             raise DataError(
                 f"{job.data}: {vocabulary.products - 2} products, too few to learn from", "use a larger --scale"
             )
         categories = e.collect(e.categorify_fit([(content, "category_hash")]))
         known = products.fit(e, content, names_of, vocabulary.tables["sku"], categories)
-        coded = e.collect(events.code(e, source.together(e, pages, searches, vocabulary), vocabulary))
+        coded = e.collect(events.code(e, shared.together(e, pages, searches, vocabulary), vocabulary))
         tables = counts.fit(e, coded, vocabulary.products, job.params["followers"])
         tables = {name: e.collect(table) for name, table in tables.items()}
         placed = e.collect(events.in_sessions(e, coded, vocabulary.axes))
         yield "transfer"
         flat = events.flat(e, placed, vocabulary.axes)
-        held = source.held_out(flat.session, job.params["valid"])
+        held = shared.held_out(flat.session, job.params["valid"])
         sizes = sizes_of(vocabulary, int(e.height(categories)) + 2, job.params)
         yield "fit"
         torch.set_num_threads(job.threads)
         torch.set_flush_denormal(True)
+        torch.manual_seed(job.seed)
+        first = item_vectors(flat, sizes.codes, sizes.dim, job.params["first_norm"])
         scores, history = {}, {}
         for name in names:
             torch.manual_seed(job.seed)
             network = NETWORKS[name](sizes, *content_of(known))
+            network.items.start_from(first)
             trainer = Trainer(network, flat, held, job, job.work / f"{name}.checkpoint")
             for state in trainer.run():
                 yield "fit"
@@ -73,7 +77,7 @@ class Recommendation:
             scores[f"valid_MRR@20_{name}"] = trainer.state.best
             torch.save(network.cpu().state_dict(), job.work / f"{name}.pt")
         yield "write"
-        source.save(e, job, vocabulary)
+        shared.save(e, job, vocabulary)
         known.save(job.work)
         for name, table in tables.items():
             e.write_parquet(table, job.work / f"counts-{name}.parquet")
@@ -86,7 +90,7 @@ class Recommendation:
     def predict(self, job: Job) -> Steps:
         e, test = frames.load(job.engine), test_file(job.data, "rec")
         yield "load"
-        vocabulary, known = source.load(e, job), products.load(job.work)
+        vocabulary, known = shared.load(e, job), products.load(job.work)
         sessions = {BASELINE: open_counts(e, job, vocabulary)}
         sessions |= {name: open_network(name, job, known) for name in network_names(job.params)}
         found: Found = {name: [] for name in (*sessions, "ensemble")}

@@ -17,19 +17,20 @@ from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Array, on_host
 from buzzer.errors import DataError
 from buzzer.models.job import Data, Job, Progress, Result, Steps
-from buzzer.models.sigir_ecom import carts, events, products, source
+from buzzer.models.sigir_ecom import carts, events, products, shared
 from buzzer.models.sigir_ecom.events import Vocabulary, batches
 from buzzer.models.sigir_ecom.task1 import test_file
 
 TREES, NETWORK, KINDS_IN_CODES = "xgboost.ubj", "dlrm.pt", carts.LAGS + 1
 SCORE = "weighted_f1"
+WEIGHTS = {"xgboost": 0.7, "dlrm": 0.3}  # in the ensemble
 
 
 class Intention:
     """See configs/tasks/sigir-ecom-task2.yaml for the parameters."""
 
-    def prepare(self, source_: Path | None, cache: Path, scale: float, seed: int, progress: Progress) -> Data:
-        return source.prepare(source_, cache, scale, seed, progress)
+    def prepare(self, source: Path | None, cache: Path, scale: float, seed: int, progress: Progress) -> Data:
+        return shared.prepare(source, cache, scale, seed, progress)
 
     def fit(self, job: Job) -> Steps:
         import torch
@@ -38,17 +39,19 @@ class Intention:
 
         e = frames.load(job.engine)
         yield "load"
-        pages, names_of, searches, content = source.read(e, job)
+        pages, names_of, searches, content = shared.read(e, job)
         yield "features"
-        vocabulary = source.fit_vocabulary(e, job, pages, searches, content)
+        vocabulary = shared.fit_vocabulary(e, job, pages, searches, content)
         categories = e.collect(e.categorify_fit([(content, "category_hash")]))
         known = products.fit(e, content, names_of, vocabulary.tables["sku"], categories)
-        t = features(e, source.together(e, pages, searches, vocabulary), vocabulary, known)
+        t = features(e, shared.together(e, pages, searches, vocabulary), vocabulary, known)
         t = e.collect(carts.training_rows(e, e.collect(t), len(vocabulary.axes.T)))
         bought = e.to_numpy(t, ["bought", "session"])
         prior = float(bought["bought"].mean()) if len(bought["bought"]) else 0.0
         if not 0 < prior < 1:
-            raise DataError(f"{job.data}: no carts that are bought, or none that are not", "use a larger --scale")
+            raise DataError(
+                f"{job.data}: no carts that are bought, or none that are not", "use a larger --scale"
+            )
         rates = {name: e.collect(table) for name, table in carts.fit_rates(e, t).items()}
         t = e.collect(carts.encode_own(e, t, prior))
         yield "transfer"
@@ -59,13 +62,14 @@ class Intention:
         yield "fit"
         torch.set_num_threads(job.threads)
         torch.manual_seed(job.seed)
+        held = shared.held_out(bought["session"], job.params["valid"])
         network, history = build(job, x.shape[1], codes.shape[1], vocabulary), []
-        for epoch in dlrm.fit(network, on_host(x), codes, y, job.params, job.seed, job.device):
+        for epoch in dlrm.fit(network, on_host(x), codes, y, held, job.params, job):
             history.append(epoch)
             yield "fit"
         yield "write"
         torch.save(network.cpu().state_dict(), job.work / NETWORK)
-        source.save(e, job, vocabulary)
+        shared.save(e, job, vocabulary)
         known.save(job.work)
         for name, table in rates.items():
             e.write_parquet(table, job.work / f"rates-{name}.parquet")
@@ -76,8 +80,10 @@ class Intention:
     def predict(self, job: Job) -> Steps:
         e, test = frames.load(job.engine), test_file(job.data, "cart")
         yield "load"
-        vocabulary, known = source.load(e, job), products.load(job.work)
-        rates = {name: e.collect(e.read_parquet(job.work / f"rates-{name}.parquet")) for name in carts.ENCODED}
+        vocabulary, known = shared.load(e, job), products.load(job.work)
+        rates = {
+            name: e.collect(e.read_parquet(job.work / f"rates-{name}.parquet")) for name in carts.ENCODED
+        }
         prior = float(json.loads((job.work / "prior.json").read_text()))
         columns = carts.names(len(vocabulary.axes.T))
         sessions = open_sessions(job, len(columns), vocabulary)
@@ -92,7 +98,9 @@ class Intention:
             yield "transfer"
             x, codes = e.matrix(t, columns), carts.codes_of(e, t)
             if len(x) != len(piece):
-                raise DataError(f"{test}: {len(piece) - len(x)} queries do not end nb_after_add events after an add")
+                raise DataError(
+                    f"{test}: {len(piece) - len(x)} queries do not end nb_after_add events after an add"
+                )
             for rows in batches(len(x), job.params["predict_batch"]):
                 yield "predict"
                 batch = {"numbers": x[rows], "codes": codes[rows]}
@@ -109,7 +117,7 @@ class Intention:
         for session in sessions.values():
             session.close()
         chances = {name: np.concatenate(parts) for name, parts in found.items()}
-        chances["ensemble"] = np.mean(list(chances.values()), axis=0)
+        chances["ensemble"] = np.sum([WEIGHTS[name] * p for name, p in chances.items()], axis=0)
         answers = {name: (p > 0.5).astype(int).tolist() for name, p in chances.items()}
         submission = job.out / "submission.json"
         dataset.write_submission(submission, test, answers["ensemble"])
@@ -165,7 +173,7 @@ def open_sessions(job: Job, columns: int, vocabulary: Vocabulary) -> dict[str, A
     common: dict[str, Any] = {"outputs": ("probability",), "device": job.device, "threads": job.threads}
     codes = np.zeros((2, len(carts.CODES)), dtype=np.int64)
     trees = infer.prepare(job.work / TREES, backend="xgboost", example={"features": numbers}, **common)
-    example = {"numbers": numbers, "codes": codes}
+    example: dict[str, Array] = {"numbers": numbers, "codes": codes}
     net = infer.prepare(network, backend=job.backend, example=example, precision=job.precision, **common)
     return {"xgboost": trees, "dlrm": net}
 

@@ -52,7 +52,10 @@ class Trainer:
         self.steps = max(-(-rows // self.params["batch"]), 1)
         self.optimizer = torch.optim.AdamW(network.parameters(), self.params["lr"], weight_decay=1e-5)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, self.params["lr"], total_steps=self.steps * self.params["epochs"] + 1, pct_start=0.1
+            self.optimizer,
+            self.params["lr"],
+            total_steps=self.steps * self.params["epochs"] + 1,
+            pct_start=0.1,
         )
         self.state = State()
         if file.exists():
@@ -94,7 +97,7 @@ class Trainer:
         for chosen in self._alike(ends, rng):
             loss = self.network.loss(*self._tensors(chosen, with_target=True))
             self.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             self.optimizer.step()
             self.schedule.step()
             total += float(loss.detach())

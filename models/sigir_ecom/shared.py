@@ -48,7 +48,9 @@ def read(e: Engine, job: Job) -> tuple[Frame, Frame, Frame, Frame]:
 
 def fit_vocabulary(e: Engine, job: Job, pages: Frame, searches: Frame, content: Frame) -> Vocabulary:
     """Codes of products and pages, and the axes of search vectors."""
-    codes = {name: e.collect(t) for name, t in events.fit_codes(e, pages, content, job.params["rare"]).items()}
+    codes = {
+        name: e.collect(t) for name, t in events.fit_codes(e, pages, content, job.params["rare"]).items()
+    }
     vectors = stack(e.to_numpy(searches, VECTORS), VECTORS, np.float32)
     axes = products.principal_axes(vectors[: 1 << 20], job.params["query_dims"])
     common = e.filter(e.derive(codes["url"], row=lambda c: c("code")), lambda c: c("code") >= FIRST_CODE)
