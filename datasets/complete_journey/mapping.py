@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from buzzer.datasets.files import new_folder
-from buzzer.datasets.sigir_ecom.reader import write_records
+from buzzer.datasets.sigir_ecom.metric import write_records
 from buzzer.datasets.sigir_ecom.schema import BROWSING, CONTENT, NAMES, SEARCH, TESTS
 from buzzer.datasets.sigir_ecom.sessions import merged, recommendation
 from buzzer.datasets.sigir_ecom.world import hashes

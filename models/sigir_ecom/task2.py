@@ -86,7 +86,8 @@ class Intention:
         }
         prior = float(json.loads((job.work / "prior.json").read_text()))
         columns = carts.names(len(vocabulary.axes.T))
-        sessions = open_sessions(job, len(columns), vocabulary)
+        network = build(job, len(columns), len(carts.CODES), vocabulary)
+        sessions = sessions_of(job, network, len(columns), len(carts.CODES))
         found: dict[str, list[Array]] = {name: [] for name in sessions}
         batch: dict[str, Any] = {}
         for piece in json_file.pieces(test, job.params["piece_sessions"]):
@@ -113,11 +114,8 @@ class Intention:
             yield "latency"
             predict(sessions, {name: array[[row % len(array)]] for name, array in batch.items()})
         yield "write"
-        described = {name: vars(session.describe()) for name, session in sessions.items()}
-        for session in sessions.values():
-            session.close()
-        chances = {name: np.concatenate(parts) for name, parts in found.items()}
-        chances["ensemble"] = np.sum([WEIGHTS[name] * p for name, p in chances.items()], axis=0)
+        described = closed(sessions)
+        chances = blended({name: np.concatenate(parts) for name, parts in found.items()})
         answers = {name: (p > 0.5).astype(int).tolist() for name, p in chances.items()}
         submission = job.out / "submission.json"
         dataset.write_submission(submission, test, answers["ensemble"])
@@ -161,19 +159,21 @@ def build(job: Job, numbers: int, codes: int, vocabulary: Vocabulary) -> Any:
     return Dlrm(numbers, codes, KINDS_IN_CODES, vocabulary.codes, *sizes)
 
 
-def open_sessions(job: Job, columns: int, vocabulary: Vocabulary) -> dict[str, Any]:
-    """The trees, and the network on the job's backend."""
+def sessions_of(job: Job, network: Any, numbers: int, codes: int) -> dict[str, Any]:
+    """The fitted trees, and the network, with its fitted weights, on the job's backend."""
     import torch
 
     from buzzer.engine import infer
 
-    network = build(job, columns, len(carts.CODES), vocabulary)
     network.load_state_dict(torch.load(job.work / NETWORK, weights_only=True))
-    numbers = np.zeros((2, columns), dtype=np.float32)
+    example = {
+        "numbers": np.zeros((2, numbers), dtype=np.float32),
+        "codes": np.zeros((2, codes), dtype=np.int64),
+    }
     common: dict[str, Any] = {"outputs": ("probability",), "device": job.device, "threads": job.threads}
-    codes = np.zeros((2, len(carts.CODES)), dtype=np.int64)
-    trees = infer.prepare(job.work / TREES, backend="xgboost", example={"features": numbers}, **common)
-    example: dict[str, Array] = {"numbers": numbers, "codes": codes}
+    trees = infer.prepare(
+        job.work / TREES, backend="xgboost", example={"features": example["numbers"]}, **common
+    )
     net = infer.prepare(network, backend=job.backend, example=example, precision=job.precision, **common)
     return {"xgboost": trees, "dlrm": net}
 
@@ -184,6 +184,19 @@ def predict(sessions: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, 
         "xgboost": sessions["xgboost"].run({"features": batch["numbers"]})["probability"],
         "dlrm": sessions["dlrm"].run({**batch, "numbers": on_host(batch["numbers"])})["probability"],
     }
+
+
+def closed(sessions: Mapping[str, Any]) -> dict[str, Any]:
+    """What the sessions were; they are closed."""
+    described = {name: vars(session.describe()) for name, session in sessions.items()}
+    for session in sessions.values():
+        session.close()
+    return described
+
+
+def blended(chances: dict[str, Array]) -> dict[str, Array]:
+    """The models' chances and, as `ensemble`, their weighted mean."""
+    return chances | {"ensemble": np.sum([WEIGHTS[name] * p for name, p in chances.items()], axis=0)}
 
 
 def score(answers: Mapping[str, list[int]], submission: Path, test: Path) -> dict[str, float]:
