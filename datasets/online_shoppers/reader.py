@@ -16,7 +16,9 @@ COUNTS = ("Administrative", "Informational", "ProductRelated")
 RATES = ("BounceRates", "ExitRates", "PageValues", "SpecialDay")
 CODED = ("Month", "OperatingSystems", "Browser", "Region", "TrafficType", "VisitorType", "Weekend")
 COLUMNS = {
-    **{column: kind for name in COUNTS for column, kind in ((name, "int64"), (f"{name}_Duration", "float64"))},
+    **{
+        column: kind for name in COUNTS for column, kind in ((name, "int64"), (f"{name}_Duration", "float64"))
+    },
     **dict.fromkeys(RATES, "float64"),
     "Month": "str",
     **dict.fromkeys(("OperatingSystems", "Browser", "Region", "TrafficType"), "int64"),
@@ -39,13 +41,17 @@ def check(folder: Path, progress: Progress) -> Files:
     with opened(path) as file:
         names = file.readline().decode("utf-8-sig", "replace").strip().split(SEPARATOR)
         if names != list(COLUMNS):
-            raise DataError(f"{path}: the header is not the official one", f"expected: {SEPARATOR.join(COLUMNS)}")
+            raise DataError(
+                f"{path}: the header is not the official one", f"expected: {SEPARATOR.join(COLUMNS)}"
+            )
         for line, block in blocks(path, file, names, COLUMNS, first_line=2, separator=SEPARATOR):
             for name in ("Weekend", "Revenue"):
                 wrong = ~block[name].is_in(["TRUE", "FALSE"])
                 if wrong.any():
                     at = int(wrong.arg_max() or 0)
-                    raise DataError(f"{path}, line {line + at}, column {name}: {block[name][at]!r} is not TRUE or FALSE")
+                    raise DataError(
+                        f"{path}, line {line + at}, column {name}: {block[name][at]!r} is not TRUE or FALSE"
+                    )
             rows, bought = rows + block.height, bought + int((block["Revenue"] == "TRUE").sum())
     return Files(folder, fingerprint([path], folder), {"sessions": rows}, {"bought": bought})
 
@@ -68,7 +74,13 @@ def generate(out: Path, scale: float, seed: int, progress: Progress) -> None:
     progress(0.0, "generating shop sessions")
     values = np.where(rng.random(n) < 0.22, rng.exponential(25, n), 0.0)
     exits, month, visitor = rng.beta(0.8, 18, n).clip(0, 0.2), rng.integers(0, 10, n), rng.random(n)
-    odds = -2.9 + 0.1 * np.minimum(values, 40) - 12 * exits + 0.9 * np.isin(month, (7, 8)) + 0.5 * (visitor > 0.85)
+    odds = (
+        -2.9
+        + 0.1 * np.minimum(values, 40)
+        - 12 * exits
+        + 0.9 * np.isin(month, (7, 8))
+        + 0.5 * (visitor > 0.85)
+    )
     bought = rng.random(n) < 1 / (1 + np.exp(-odds))
     months = pl.Series(["Feb", "Mar", "May", "June", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"])
     columns: dict[str, object] = {}

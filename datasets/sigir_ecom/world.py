@@ -61,13 +61,13 @@ def normed(vectors: Floats) -> Floats:
 
 
 class World:
-    """Products are indices ordered by leaf category. Below the official size there are fewer products and pages (scale ** 0.7)
+    """Products are indices ordered by leaf category. Below the official size there are fewer products and pages (scale ** 0.85)
     and categories (scale ** 0.4), so that one keeps enough events to be learned from; above it there are more sessions."""
 
     def __init__(self, scale: float) -> None:
         size, rng = min(scale, 1.0), np.random.default_rng(0)
         self.leaves = max(round(LEAVES * size**0.4), 16)
-        products = max(round(PRODUCTS * size**0.7), 4 * self.leaves)
+        products = max(round(PRODUCTS * size**0.85), 4 * self.leaves)
         self.leaf_weight = falling(self.leaves, 0.9, 3.0)
         counts = np.maximum(np.floor(products * falling(self.leaves, 0.6, 3.0)), 3).astype(np.int64)
         self.products = int(counts.sum())
@@ -101,7 +101,7 @@ class World:
         """Related products of each product, and listings with what they show: of the same leaf, by popularity."""
         self.related = np.empty((self.products, RELATED), dtype=np.int64)
         self.related_weight = falling(RELATED, 0.6, 1.0)
-        listings = max(round(LISTINGS * size**0.7), 3 * self.leaves)
+        listings = max(round(LISTINGS * size**0.85), 3 * self.leaves)
         counts = np.maximum(np.floor(listings * self.leaf_weight), 2).astype(np.int64)
         self.listing_first = np.cumsum(counts) - counts
         self.listings = int(counts.sum())
@@ -115,7 +115,7 @@ class World:
             self.related[mine] = mine[self._draw(rng, np.tile(0.8 * weight, (len(mine), 1)), RELATED)]
             pages = np.flatnonzero(self.listing_leaf == leaf)
             self.shown[pages] = mine[self._draw(rng, np.tile(0.6 * weight, (len(pages), 1)), SHOWN)]
-        self.others = max(round(OTHERS * size**0.7), 50)
+        self.others = max(round(OTHERS * size**0.85), 50)
         # Where a leaf's products and listings begin and end in running sums, by style of the session.
         self.product_sums = np.cumsum(self.weight * self.liking[:, self.style], axis=1)
         self.listing_sums = np.tile(np.cumsum(self.listing_weight), (STYLES, 1))

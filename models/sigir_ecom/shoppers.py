@@ -9,10 +9,18 @@ from typing import Any
 import numpy as np
 
 from buzzer.datasets import online_shoppers as dataset
-from buzzer.datasets.files import made_scale
+from buzzer.datasets.files import made_scale, need
 from buzzer.datasets.online_shoppers import metric
-from buzzer.datasets.online_shoppers.reader import CODED, COLUMNS, COUNTS, FILE, RATES, SEPARATOR, VERSION, WHERE
-from buzzer.datasets.files import need
+from buzzer.datasets.online_shoppers.reader import (
+    CODED,
+    COLUMNS,
+    COUNTS,
+    FILE,
+    RATES,
+    SEPARATOR,
+    VERSION,
+    WHERE,
+)
 from buzzer.engine import frames
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Array, Columns, Expr, on_host
