@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -83,7 +84,7 @@ def generate(out: Path, scale: float, seed: int, progress: Progress) -> None:
     )
     bought = rng.random(n) < 1 / (1 + np.exp(-odds))
     months = pl.Series(["Feb", "Mar", "May", "June", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"])
-    columns: dict[str, object] = {}
+    columns: dict[str, Any] = {}
     for name, mean in zip(COUNTS, (2.3, 0.5, 31.7), strict=True):
         columns[name] = rng.geometric(1 / (1 + mean), n) - 1
         columns[f"{name}_Duration"] = np.round(columns[name] * rng.exponential(36, n), 4)

@@ -72,7 +72,7 @@ class Recommendation:
             network = NETWORKS[name](sizes, *content_of(known))
             network.items.start_from(first)
             trainer = Trainer(network, flat, held, job, job.work / f"{name}.checkpoint")
-            for state in trainer.run():
+            for state in trainer.run(job.params["epochs"], job.params["patience"]):
                 yield "fit"
                 history[name] = state.history
             scores[f"valid_MRR@20_{name}"] = trainer.state.best

@@ -166,7 +166,7 @@ def sessions_of(job: Job, network: Any, numbers: int, codes: int) -> dict[str, A
     from buzzer.engine import infer
 
     network.load_state_dict(torch.load(job.work / NETWORK, weights_only=True))
-    example = {
+    example: dict[str, Array] = {
         "numbers": np.zeros((2, numbers), dtype=np.float32),
         "codes": np.zeros((2, codes), dtype=np.int64),
     }

@@ -1,8 +1,5 @@
 """Trains the session networks: each epoch cuts every session anew, as the organisers cut the test's."""
 
-import copy
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +8,13 @@ import torch
 
 from buzzer.engine.frames.base import FIRST_CODE, Array
 from buzzer.models.blend import best_of
+from buzzer.models.epochs import Epochs
 from buzzer.models.sigir_ecom.events import Flat, batches
 from buzzer.models.sigir_ecom.networks import Network, Top
 
 VALID_BATCH = 512
 SORTED = 16  # batches whose sessions are sorted by length together
 GUESSES = 20
-
-
-@dataclass
-class State:
-    """Where training stands; the checkpoint is this."""
-
-    epoch: int = 0
-    best: float = -1.0  # MRR@20 on the held-out sessions
-    best_epoch: int = 0
-    weights: dict[str, Any] = field(default_factory=dict)  # of the best epoch
-    history: list[dict[str, float]] = field(default_factory=list)
 
 
 def cuts(flat: Flat, next_products: Array, sessions: Array, rng: np.random.Generator) -> Array:
@@ -39,12 +26,12 @@ def cuts(flat: Flat, next_products: Array, sessions: Array, rng: np.random.Gener
     return np.searchsorted(useful, nth + 1, side="left")  # the event's number + 1
 
 
-class Trainer:
+class Trainer(Epochs):
     """AdamW under a one-cycle schedule (winners: AdamW 5e-4 to 2e-3, falling, batch 256 to 512, 3 epochs)."""
 
     def __init__(self, network: Network, flat: Flat, held: Array, job: Any, file: Path) -> None:
-        self.network, self.flat, self.file = network.to(job.device), flat, file
-        self.params, self.seed, self.device = job.params, job.seed, job.device
+        super().__init__(network, file, job.device, "MRR@20")
+        self.model, self.flat, self.params, self.seed = network, flat, job.params, job.seed
         self.next = flat.next_products(network.sizes.products)
         self.sessions = np.flatnonzero(~held)
         self.valid = cuts(flat, self.next, np.flatnonzero(held), np.random.default_rng([job.seed, 99]))
@@ -57,45 +44,16 @@ class Trainer:
             total_steps=self.steps * self.params["epochs"] + 1,
             pct_start=0.1,
         )
-        self.state = State()
-        if file.exists():
-            self._resume()
+        self.resume()
 
-    def _resume(self) -> None:
-        saved = torch.load(self.file, map_location=self.device, weights_only=True)
-        self.state = State(**saved["state"])
-        for part in ("network", "optimizer", "schedule"):
-            getattr(self, part).load_state_dict(saved[part])
-
-    def _save(self) -> None:
-        parts = {part: getattr(self, part).state_dict() for part in ("network", "optimizer", "schedule")}
-        aside = self.file.with_suffix(".tmp")
-        torch.save(parts | {"state": vars(self.state)}, aside)
-        aside.replace(self.file)
-
-    def run(self) -> Iterator[State]:
-        """The state after each epoch; the network has the best epoch's weights at the end."""
-        state = self.state
-        while state.epoch < self.params["epochs"]:
-            loss = self._epoch(state.epoch)
-            score = self.validate()
-            state.epoch += 1
-            state.history.append({"epoch": state.epoch, "loss": loss, "MRR@20": score})
-            if score > state.best:
-                state.best, state.best_epoch = score, state.epoch
-                state.weights = copy.deepcopy(self.network.state_dict())
-            self._save()
-            yield state
-        self.network.load_state_dict(state.weights)
-
-    def _epoch(self, epoch: int) -> float:
+    def train_epoch(self, epoch: int) -> float:
         torch.manual_seed(self.seed * 1000 + epoch)
         rng = np.random.default_rng([self.seed, epoch])
         ends = rng.permutation(cuts(self.flat, self.next, self.sessions, rng))
-        self.network.train()
+        self.model.train()
         total = 0.0
         for chosen in self._alike(ends, rng):
-            loss = self.network.loss(*self._tensors(chosen, with_target=True))
+            loss = self.model.loss(*self._tensors(chosen, with_target=True))
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
@@ -113,7 +71,7 @@ class Trainer:
         return [found[i] for i in rng.permutation(len(found))]
 
     def _tensors(self, ends: Array, with_target: bool) -> list[torch.Tensor]:
-        length = min(self.network.sizes.length, int(self.flat.lengths(ends).max()))
+        length = min(self.model.sizes.length, int(self.flat.lengths(ends).max()))
         window = self.flat.windows(ends, length)
         arrays = list(window.values())
         if with_target:
@@ -124,7 +82,7 @@ class Trainer:
     @torch.no_grad()
     def validate(self) -> float:
         """MRR@20 of the next product over one cut of each held-out session."""
-        top = Top(self.network, GUESSES)
+        top = Top(self.model, GUESSES)
         found = []
         for rows in batches(len(self.valid), VALID_BATCH):
             values, codes = top(*self._tensors(self.valid[rows], with_target=False))
