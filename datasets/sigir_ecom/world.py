@@ -12,10 +12,10 @@ PRODUCTS, LEAVES, MAINS = (
 )  # with interactions in the official files; categories; main categories
 CATALOGUE = 66_386
 LISTINGS, OTHERS = 12_000, 440_000  # pages that list products, and other pages
-STYLES = 4  # of products, and of sessions that like one style most
-LIKING = 25.0  # how many times more a session likes its own style than another
-RELATED = 12  # products that a product's page leads to
-SHOWN = 10  # products that a listing shows
+STYLES = 6  # of products, and of sessions that like one style most
+LIKING = 40.0  # how many times more a session likes its own style than another
+RELATED = 16  # products that a product's page leads to
+SHOWN = 16  # products that a listing shows
 HOME, CART, CHECKOUT = range(3)  # the first of the other pages
 LAST_DAY = 119  # of training and test
 LATE, LAUNCH_DAYS = 0.12, (1, LAST_DAY)  # share of products that come later than the first day
@@ -77,7 +77,7 @@ class World:
         place = np.arange(self.products) - self.first[self.leaf]
         self.weight = (place + 3.0) ** -1.5
         self.style = rng.integers(0, STYLES, self.products)
-        base = rng.uniform(2.0, 9.0, self.leaves)[self.leaf] + 1.5 * (self.style - 1.5)
+        base = rng.uniform(2.0, 9.0, self.leaves)[self.leaf] + self.style - 2.5
         self.price = np.clip(np.rint(base + rng.normal(0, 1, self.products)), 1, 10).astype(np.int64)
         late = (rng.random(self.products) < LATE) & (place > 1)
         self.born = np.where(late, rng.integers(*LAUNCH_DAYS, self.products), 0)
