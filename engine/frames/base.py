@@ -287,11 +287,7 @@ class Engine(ABC):
         """
         kept = {f"sum_{target}": f"{out}_sum_{target}" for target in priors} | {"n": f"{out}_n"}
         t = self.lookup(t, table, dict(zip(on or keys, keys, strict=True)), kept, 0)
-        own = 1 if leave_one_out else 0
-        for target, prior in priors.items():
-            t = self._smooth(
-                t, f"{out}_sum_{target}", f"{out}_n", target if own else "", weight, prior, f"{out}_{target}"
-            )
+        t = self._smooth(t, out, priors, weight, leave_one_out=leave_one_out)
         return t if raw else self.drop(t, list(kept.values()))
 
     def target_encode_kfold(
@@ -320,26 +316,33 @@ class Engine(ABC):
         t = self.derive(
             t, **{f"{out}_{n}": self._difference(f"{out}_all_{n}", f"{out}_in_{n}") for n in names}
         )
-        for target, prior in priors.items():
-            t = self._smooth(t, f"{out}_sum_{target}", f"{out}_n", "", weight, prior, f"{out}_{target}")
+        t = self._smooth(t, out, priors, weight, leave_one_out=False)
         return self.drop(t, [f"{out}_{part}{name}" for part in ("", "all_", "in_") for name in names])
 
     @staticmethod
     def _difference(a: str, b: str) -> Callable[[Columns], Expr]:
         return lambda c: c(a) - c(b)
 
-    def _smooth(self, t: Frame, total: str, n: str, own: str, weight: float, prior: float, out: str) -> Frame:
-        """(sum + weight * prior) / (n + weight); with `own`, the row's own target taken out where it was counted."""
+    def _smooth(
+        self, t: Frame, out: str, priors: Mapping[str, float], weight: float, *, leave_one_out: bool
+    ) -> Frame:
+        """(sum + weight * prior) / (n + weight) of each target; the row's own target taken out where it was counted."""
 
-        def formula(c: Columns) -> Expr:
-            if not own:
-                return self.cast((c(total) + weight * prior) / (c(n) + weight), "float32")
-            counted = self.cast(c(n) > 0, "int64")
-            return self.cast(
-                (c(total) - c(own) * counted + weight * prior) / (c(n) - counted + weight), "float32"
-            )
+        def formula(target: str, prior: float) -> Callable[[Columns], Expr]:
+            def smoothed(c: Columns) -> Expr:
+                total, n = c(f"{out}_sum_{target}"), c(f"{out}_n")
+                if not leave_one_out:
+                    return self.cast((total + weight * prior) / (n + weight), "float32")
+                counted = self.cast(n > 0, "int64")
+                return self.cast(
+                    (total - c(target) * counted + weight * prior) / (n - counted + weight), "float32"
+                )
 
-        return self.derive(t, **{out: formula})
+            return smoothed
+
+        return self.derive(
+            t, **{f"{out}_{target}": formula(target, prior) for target, prior in priors.items()}
+        )
 
     def seen_before(self, t: Frame, pairs: Frame, keys: Sequence[str], out: str) -> Frame:
         """1 where the keys stand in `distinct(earlier, keys)`, else 0, int64."""

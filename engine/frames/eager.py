@@ -196,10 +196,18 @@ class Eager(Engine):
             small = small.set_index(key)
             found = {name: t[key].map(small[name]) for name in columns.values()}
         else:
-            t = t.merge(small, on=list(on), how="left")
-            found = {name: t[name] for name in columns.values()}
+            t, joined = self._merge(t, small, list(on))
+            found = {name: joined[name] for name in columns.values()}
         kinds = {name: small[name].dtype for name in columns.values()}
         return t.assign(**{name: x.fillna(fill).astype(kinds[name]) for name, x in found.items()})
+
+    def _merge(self, t: Frame, small: Frame, on: list[str]) -> tuple[Frame, Frame]:
+        """The frame, and the columns of `small` in its order. pandas' left merge keeps the order, so that the keys are enough; cuDF's
+        does not, and the frame has to come along."""
+        if self.name == "cudf":
+            t = t.merge(small, on=on, how="left")
+            return t, t
+        return t, t[on].merge(small, on=on, how="left").set_axis(t.index)
 
     def count_encode(self, t: Frame, keys: Sequence[str], out: str) -> Frame:
         sizes = t.groupby(list(keys), sort=False, dropna=False)["row"].transform("count")
@@ -258,11 +266,20 @@ class Eager(Engine):
         return t.assign(**{out: self._slot(found, 2**62)}).astype({out: "int64"})
 
     def tokens(self, t: Frame, column: str, separator: str, length: int, out: str) -> Frame:
-        parts = t[column].fillna("").str.split(separator, n=length, expand=True)
-        slots = [self._slot(parts[i], 2**31).clip(lower=0) for i in range(min(length, parts.shape[1]))]
-        slots += [0] * (length - len(slots))
-        names = [f"{out}_{i}" for i in range(length)]
-        return t.assign(**dict(zip(names, slots, strict=True))).astype(dict.fromkeys(names, "int32"))
+        names, text = [f"{out}_{i}" for i in range(length)], t[column].fillna("")
+        if self.name == "cudf":
+            parts = text.str.split(separator, n=length, expand=True)
+            slots = [self._slot(parts[i], 2**31).clip(lower=0) for i in range(min(length, parts.shape[1]))]
+            slots += [0] * (length - len(slots))
+            return t.assign(**dict(zip(names, slots, strict=True))).astype(dict.fromkeys(names, "int32"))
+        # All numbers of all rows by one parser, then put in their places.
+        many = (text.str.count(separator) + 1).where(text != "", 0).to_numpy()
+        values = np.fromstring(separator.join(text[text != ""]), dtype="int32", sep=separator)
+        row = np.repeat(np.arange(len(t)), many)
+        at = np.arange(len(row)) - np.repeat(np.cumsum(many) - many, many)
+        matrix = np.zeros((len(t), length), dtype="int32")
+        matrix[row[at < length], at[at < length]] = values[at < length]
+        return self.xp.concat([t, pd.DataFrame(matrix, index=t.index, columns=names)], axis=1)
 
     def hex_id(self, t: Frame, column: str, out: str, digits: int = 32) -> Frame:
         if self.name == "cudf":

@@ -132,6 +132,7 @@ RAW: dict[str, list[str]] = {
     ],
     "sizes": [*(step for step in STEPS if step != "late"), "type", "language_code", "follows"],
 }
+LOOKED_UP = ("same_language", "met_before")
 PLAIN = (
     *FLAGS,
     *(name for name in COUNTS if name != "time"),
@@ -153,8 +154,7 @@ PLAIN = (
     "age_difference",
     "a_age",
     "b_age",
-    "same_language",
-    "met_before",
+    *LOOKED_UP,
 )
 
 
@@ -170,7 +170,8 @@ def names() -> list[str]:
 
 def raw_names() -> list[str]:
     """The columns of the third kind of trees."""
-    return [*PLAIN, *(f"{part}_{name}" for name in RAW for part in (*(f"sum_{t}" for t in TARGETS), "n"))]
+    plain = [name for name in PLAIN if name not in LOOKED_UP]
+    return [*plain, *(f"{part}_{name}" for name in RAW for part in (*(f"sum_{t}" for t in TARGETS), "n"))]
 
 
 def token_names(length: int) -> list[str]:

@@ -102,7 +102,7 @@ def first_stage(
             for _ in trees.fit(job, strategy, x, y, rounds, depth):
                 yield "trees"
         if strategy == "kfold" and models.all_networks:
-            yield from networks(e, job, models, own, y, fitted)
+            yield from networks(e, job, models, own, fitted)
     if "split" in models.trees:
         yield "features"
         own = e.collect(features.encode_raw(e, some(e, late, job.params["sample_rows"]), fitted.raw))
@@ -115,11 +115,12 @@ def first_stage(
 
 
 def networks(
-    e: Engine, job: Job, models: Chosen, own: Frame, y: Array, fitted: Fitted
+    e: Engine, job: Job, models: Chosen, own: Frame, fitted: Fitted
 ) -> Iterator[str | dict[str, Any]]:
     """Train the networks on encoded rows."""
     from buzzer.models.recsys2021 import training
 
+    own = some(e, own, job.params["network_rows"])
     coded = e.collect(features.code_users(e, own, fitted.users["code"]))
     rows = stages.inputs(e, coded, Chosen((), models.networks, (), models.baseline), job.params["tokens"])
     sizes, told = training.prepare(job, e.height(fitted.users["code"]) + FIRST_CODE)
@@ -127,7 +128,7 @@ def networks(
     for name in models.all_networks:
         yield "networks"
         history = []
-        for epoch in training.fit(job, name, rows.everything(), y):
+        for epoch in training.fit(job, name, rows.everything(), labels(e, coded)):
             history.append(epoch)
             yield "networks"
         yield {name: history}

@@ -166,8 +166,12 @@ class Submission:
 
     def scores(self, truth: Path, means: Mapping[str, float]) -> dict[str, float]:
         """The official scores of the submission, and the two means of each model and of the training weeks' rates."""
-        if not truth.is_dir():
-            return {}
+        try:
+            return self._scores(truth, means) if truth.is_dir() else {}
+        finally:
+            self.beside.unlink()
+
+    def _scores(self, truth: Path, means: Mapping[str, float]) -> dict[str, float]:
         answers = dataset.read_submission(self.path)
         known = dataset.align(self.path, answers, truth)
 
@@ -178,13 +182,13 @@ class Submission:
         shape = (self.rows, len(self.models), len(TARGETS))
         every = np.memmap(self.beside, dtype=np.float32, mode="r", shape=shape)
         by_model = {
-            name: {t: every[:, m, i] for i, t in enumerate(TARGETS)} for m, name in enumerate(self.models)
+            name: {target: every[:, m, i] for i, target in enumerate(TARGETS)}
+            for m, name in enumerate(self.models)
         }
         by_model[CONSTANT] = {target: np.full(self.rows, means[target]) for target in TARGETS}
         for name, predicted in by_model.items():
             own = score(predicted)
             scores |= {f"{kind}_{name}": own[kind] for kind in ("AP", "RCE")}
-        self.beside.unlink()
         return scores
 
 

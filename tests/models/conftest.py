@@ -3,11 +3,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from buzzer.models.job import Data, Job, Result
+from buzzer.suite import registry
 
-ROOT = Path(__file__).parents[2]
 Run = Callable[[Generator[str, None, Result]], tuple[Result, list[str]]]
 
 
@@ -31,7 +30,7 @@ def job() -> Callable[..., Job]:
     """A job of a task in its registered configuration, but for `params`."""
 
     def make(task: str, data: Data, work: Path, out: Path, engine: str, backend: str, **params: Any) -> Job:
-        defaults = yaml.safe_load((ROOT / "configs" / "tasks" / f"{task}.yaml").read_text())["params"]
+        defaults = registry.task(task).params
         return Job(
             task, engine, backend, "fp32", "cpu", data.folder, work, out, data.scale, 0, 1, defaults | params
         )

@@ -11,5 +11,5 @@ TEXT = (Path(__file__).parents[3] / "docs" / "recsys2021.md").read_text()
 def test_every_column_is_in_the_docs() -> None:
     named = set(re.findall(r"`([a-z_]+)`", TEXT))
     assert set(features.PLAIN) <= named
-    assert {*features.KEYS, *features.REVERSED, *week.KEYS, *week.COUNTED} <= named
-    assert len(features.names()) == len(set(features.names()))
+    assert {*features.KEYS, *features.REVERSED, *features.RAW, *week.WEEK, *week.COUNTED} <= named
+    assert len(features.names()) == len(set(features.names())) == int(re.findall(r"(\d+) columns", TEXT)[0])

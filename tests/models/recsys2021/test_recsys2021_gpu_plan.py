@@ -10,6 +10,8 @@ from buzzer.engine.frames import gpu_plan
 from buzzer.engine.frames.lazy import Lazy
 from buzzer.models.recsys2021 import features, week
 
+MODELS = tuple(week.MODELS)
+
 pytestmark = [
     pytest.mark.gpu_plan,
     pytest.mark.skipif(importlib.util.find_spec("cudf_polars") is None, reason="needs the gpu-plan extra"),
@@ -19,21 +21,31 @@ pytestmark = [
 def test_recsys2021_translates_whole(tmp_path: Path) -> None:
     recsys2021.generate(tmp_path / "data", 0.00001, 0, lambda share, what: None)
     e, cpu = Lazy("gpu"), Lazy("cpu")
-    t = features.base(e, features.read_part(e, tmp_path / "data" / "train" / "part-00000", True), True)
+    read = features.read_part(e, tmp_path / "data" / "train" / "part-00000", True)
+    t = features.base(e, read, True, tokens=6)
     assert gpu_plan.refusals(t) == []
     t = cpu.collect(t)  # as the task does between its phases: what was looked up is a table, no plan
     codes = features.fit_codes(e, t)
     coded = features.code(e, t, codes)
     assert gpu_plan.refusals(coded) == []
     coded = cpu.collect(coded)
-    tables = features.fit_tables(e, coded) | {f"rows_{name}": x for name, x in week.count(e, coded).items()}
-    assert [gpu_plan.refusals(table) for table in tables.values()] == [[]] * len(tables)
-    tables = {name: cpu.collect(table) for name, table in tables.items()}
+    users = features.fit_users(e, coded, 2)
+    kinds = {
+        "train": features.fit_tables(e, coded),
+        "raw": features.fit_raw_tables(e, coded),
+        "week": week.fit_tables(e, coded, MODELS),
+        "rows": week.count(e, coded, MODELS),
+        "user": {"code": users},
+    }
+    for tables in kinds.values():
+        assert [gpu_plan.refusals(table) for table in tables.values()] == [[]] * len(tables)
+    tables = {kind: {name: cpu.collect(x) for name, x in named.items()} for kind, named in kinds.items()}
     means = dict.fromkeys(features.TARGETS, 0.1)
-    for strategy in ("kfold", "leave-one-out"):
-        assert gpu_plan.refusals(features.encode_own(e, coded, tables, means, strategy)) == []
-    scored = week.encode(
-        e, features.encode(e, coded, tables, means), week.fit_tables(e, coded), means, own=False
-    )
-    counts = {name: tables[f"rows_{name}"] for name in week.COUNTED}
-    assert gpu_plan.refusals(week.look_up(e, scored, week.add_up(e, [counts, counts]))) == []
+    for strategy in ("kfold", "loo"):
+        own = features.encode_own(e, coded, tables["train"], means, strategy, source=coded)
+        assert gpu_plan.refusals(own) == []
+        assert gpu_plan.refusals(week.encode_own(e, coded, tables["week"], means, strategy)) == []
+    scored = features.encode_raw(e, features.encode(e, coded, tables["train"], means), tables["raw"])
+    scored = features.code_users(e, scored, tables["user"]["code"])
+    scored = week.encode(e, scored, tables["week"], means, MODELS)
+    assert gpu_plan.refusals(week.look_up(e, scored, week.add_up(e, [tables["rows"]] * 2))) == []

@@ -17,14 +17,26 @@ from buzzer.datasets.recsys2021.reader import pieces
 from buzzer.datasets.recsys2021.schema import FEATURES, FIRST_SECOND, LABELLED, LABELS
 from buzzer.engine import frames
 from buzzer.engine.frames import Engine
-from buzzer.errors import UnsupportedError
+from buzzer.errors import DataError, UnsupportedError, UsageError
 from buzzer.models.job import Data, Job
-from buzzer.models.recsys2021 import features, trees, week
+from buzzer.models.recsys2021 import features, fitting, stages, tables, trees, week
 from buzzer.models.recsys2021.task import TASK, pieces_of_test
 
 Run = Callable[..., Any]
 Jobs = Callable[..., Job]
-SMALL = {"rounds_1": 8, "rounds_2": 4, "depth_1": 4}
+TOKENS = 6
+MODELS = tuple(week.MODELS)
+SMALL = {
+    "rounds_1": 4,
+    "rounds_2": 4,
+    "depth_1": 4,
+    "tokens": 8,
+    "token_dim": 8,
+    "hidden": 8,
+    "user_dim": 4,
+    "epochs": 1,
+}
+SMALL |= {"group_rows": 200, "predict_batch": 64, "baseline": True}
 
 
 @pytest.fixture(params=sorted(frames.ENGINES))
@@ -52,13 +64,20 @@ def lines(data: Data) -> list[dict[str, str]]:
 
 
 def coded(e: Engine, data: Data) -> tuple[Any, dict[str, Any]]:
-    t = e.collect(features.base(e, features.read_part(e, data.folder / "train" / "part-00000", True), True))
+    read = features.read_part(e, data.folder / "train" / "part-00000", True)
+    t = e.collect(features.base(e, read, True, TOKENS))
     codes = {name: e.collect(table) for name, table in features.fit_codes(e, t).items()}
     return e.collect(features.code(e, t, codes)), codes
 
 
 def labels_of(line: dict[str, str]) -> dict[str, int]:
     return {label: int(line[column] != "") for label, column in LABELS.items()}
+
+
+def plain_mention(tokens: list[str], kind: int) -> int:
+    """What follows the first @, or, as a retweet begins with one, the second."""
+    after = [int(tokens[i + 1]) for i, token in enumerate(tokens[:-1]) if token == "137"]
+    return after[kind == 1] if len(after) > (kind == 1) else -1
 
 
 def plain_row(line: dict[str, str]) -> dict[str, float]:
@@ -79,6 +98,10 @@ def plain_row(line: dict[str, str]) -> dict[str, float]:
         "type": kind,
         "word": int(tokens[1]) if len(tokens) > 1 else -1,
         "whom": int(tokens[3]) if kind == 1 and len(tokens) > 3 else -1,
+        "mention": plain_mention(tokens, kind),
+        "late": int((ints["time"] - noon) / 60 / 7.19) if late else 0,
+        "a_followers_step": ints["a_followers"] // 819,
+        **{f"token_{i}": int(tokens[i]) if len(tokens) > i and tokens[i] else 0 for i in range(TOKENS)},
         "a_group": sum(ints["a_followers"] >= limit for limit in (240, 588, 1331, 3996)),
         "weekday": (ints["time"] // 86400 + 3) % 7,
         "hour": second // 3600,
@@ -112,18 +135,18 @@ def smoothed(rows: list[dict[str, int]], target: str, prior: float) -> float:
     return (sum(row[target] for row in rows) + 20 * prior) / (len(rows) + 20)
 
 
-@pytest.mark.parametrize("strategy", ["none", "kfold", "leave-one-out"])
+@pytest.mark.parametrize("strategy", ["none", "kfold", "loo"])
 def test_target_encodings_by_hand(e: Engine, data: Data, lines: list[dict[str, str]], strategy: str) -> None:
     """Of readers, and of readers looked up among authors: from all rows, from other folds, from other rows."""
     t, _ = coded(e, data)
-    tables = {name: e.collect(table) for name, table in features.fit_tables(e, t).items()}
-    means = features.priors(e, tables)
+    fitted = tables.collected(e, features.fit_tables(e, t))
+    means = features.priors(e, fitted)
     labels = [labels_of(line) for line in lines]
     for label in LABELS:
         assert means[label] == pytest.approx(np.mean([row[label] for row in labels]))
-    encoded = features.encode(e, t, tables, means)
+    encoded = features.encode(e, t, fitted, means)
     if strategy != "none":
-        encoded = features.encode_own(e, t, tables, means, strategy)
+        encoded = features.encode_own(e, t, fitted, means, strategy, source=t)
     got = e.to_numpy(encoded, features.names())
     by_reader, by_author = defaultdict(list), defaultdict(list)
     for at, line in enumerate(lines):
@@ -132,7 +155,7 @@ def test_target_encodings_by_hand(e: Engine, data: Data, lines: list[dict[str, s
     left_out = {
         "none": lambda at, i: False,
         "kfold": lambda at, i: at % 5 == i % 5,
-        "leave-one-out": lambda at, i: at == i,
+        "loo": lambda at, i: at == i,
     }
     for i in range(0, len(lines), 37):
         reader = lines[i]["enaging_user_id"]
@@ -151,28 +174,109 @@ def test_target_encodings_by_hand(e: Engine, data: Data, lines: list[dict[str, s
 
 def test_every_engine_gives_the_same_columns(e: Engine, data: Data) -> None:
     oracle = frames.load("pandas")
+    wanted = [*features.names(), *features.raw_names(), *(n for model in MODELS for n in week.names(model))]
     columns = {}
     for engine in (oracle, e):
         t, _ = coded(engine, data)
-        tables = {name: engine.collect(table) for name, table in features.fit_tables(engine, t).items()}
-        means = features.priors(engine, tables)
-        own = features.encode_own(engine, t, tables, means, "kfold")
-        counted = {name: engine.collect(table) for name, table in week.count(engine, t).items()}
-        own = week.encode(engine, own, week.fit_tables(engine, t), means, own=True)
-        columns[engine.name] = engine.to_numpy(
-            week.look_up(engine, own, counted), [*features.names(), *week.names()]
-        )
+        fitted = tables.collected(engine, features.fit_tables(engine, t))
+        means = features.priors(engine, fitted)
+        own = features.encode_own(engine, t, fitted, means, "kfold", source=t)
+        own = features.encode_raw(engine, own, tables.collected(engine, features.fit_raw_tables(engine, t)))
+        counted = tables.collected(engine, week.count(engine, t, MODELS))
+        own = engine.collect(week.look_up(engine, own, counted))
+        for model in MODELS:
+            week_tables = tables.collected(engine, week.fit_tables(engine, t, [model]))
+            found = engine.to_numpy(
+                week.encode_own(engine, own, week_tables, means, model), week.names(model)
+            )
+            columns[engine.name, model] = found
+        columns[engine.name, ""] = engine.to_numpy(own, wanted[: -sum(len(week.names(m)) for m in MODELS)])
     assert len(features.names()) >= 70
-    for name, want in columns["pandas"].items():
-        np.testing.assert_allclose(columns[e.name][name], want, rtol=1e-6, atol=1e-6, err_msg=name)
+    for (engine_name, part), found in columns.items():
+        for name, want in columns["pandas", part].items():
+            message = f"{engine_name} {part} {name}"
+            np.testing.assert_allclose(found[name], want, rtol=1e-6, atol=1e-6, err_msg=message)
+
+
+def test_raw_sums_are_of_earlier_rows(e: Engine, data: Data, lines: list[dict[str, str]]) -> None:
+    """The third kind of trees learns from a fifth of the third week, whose labels are in no sum."""
+    t, _ = coded(e, data)
+    early, late = fitting.halves(e, t)
+    assert e.height(early) + e.height(late) == e.height(t)
+    got = e.to_numpy(
+        features.encode_raw(e, late, features.fit_raw_tables(e, early)),
+        ["row", "n_b_type", "sum_like_b_type"],
+    )
+    is_late = [
+        int(x["tweet_timestamp"]) >= FIRST_SECOND + 14 * 86400 and i % 5 == 0 for i, x in enumerate(lines)
+    ]
+    assert got["row"].tolist() == np.flatnonzero(is_late).tolist()
+    likes = defaultdict(list)
+    for line, own in zip(lines, is_late, strict=True):
+        if not own:
+            likes[line["enaging_user_id"], line["tweet_type"]].append(labels_of(line)["like"])
+    keys = [(lines[i]["enaging_user_id"], lines[i]["tweet_type"]) for i in got["row"]]
+    assert got["n_b_type"].tolist() == [len(likes[key]) for key in keys]
+    assert got["sum_like_b_type"].tolist() == [sum(likes[key]) for key in keys]
+    assert got["sum_like_b_type"].max() > 0
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_week_leaves_out_own_labels(
+    e: Engine, data: Data, lines: list[dict[str, str]], model: str
+) -> None:
+    t, _ = coded(e, data)
+    means = week.priors(e, t)
+    labels = [labels_of(line) for line in lines]
+    assert means == pytest.approx({target: np.mean([row[target] for row in labels]) for target in LABELS})
+    got = e.to_numpy(week.encode_own(e, t, week.fit_tables(e, t, [model]), means, model), ["week_a_like"])
+    by_author = defaultdict(list)
+    for at, line in enumerate(lines):
+        by_author[line["engaged_with_user_id"]].append(at)
+    for i in range(0, len(lines), 41):
+        same = by_author[lines[i]["engaged_with_user_id"]]
+        others = [labels[at] for at in same if (at != i if model == "loo" else at % 5 != i % 5)]
+        assert got["week_a_like"][i] == pytest.approx(smoothed(others, "like", means["like"]), rel=1e-5)
+
+
+def test_samples_are_the_same_rows_on_every_engine(e: Engine, data: Data) -> None:
+    t, _ = coded(e, data)
+    n = e.height(t)
+    rows = e.to_numpy(fitting.some(e, t, n // 4), ["row"])["row"]
+    other = frames.load("pandas")
+    assert (
+        rows.tolist()
+        == other.to_numpy(fitting.some(other, coded(other, data)[0], n // 4), ["row"])["row"].tolist()
+    )
+    assert abs(len(rows) - n // 4) <= 0.02 * n
+    assert max(np.bincount(rows % 5)) - min(np.bincount(rows % 5)) <= 0.02 * n  # every fold has its share
+    assert fitting.some(e, t, 2 * n) is t
+
+
+def test_only_rows_that_are_asked_for_are_read(e: Engine, data: Data, tmp_path: Path) -> None:
+    t, _ = coded(e, data)
+    few = e.collect(e.filter(t, lambda c: c("row") % 50 == 0))
+    everything = tables.collected(e, features.fit_tables(e, t))
+    tables.save(e, tmp_path, "train", everything)
+    pieces_of_few = []
+    for half in (0, 1):
+        pieces_of_few.append(tmp_path / f"piece{half}.parquet")
+        e.write_parquet(e.filter(few, lambda c, half=half: c("row") % 100 // 50 == half), pieces_of_few[-1])
+    found = tables.load_wanted(e, tmp_path, "train", features.looked_up_by(), pieces_of_few)
+    means = features.priors(e, everything)
+    got, want = (e.to_numpy(features.encode(e, few, x, means), features.names()) for x in (found, everything))
+    for name in features.names():
+        np.testing.assert_array_equal(got[name], want[name], err_msg=name)
+    assert e.height(found["ab"]) < e.height(everything["ab"]) / 10
+    assert set(found) == set(everything)
 
 
 def test_counts_of_pieces_add_up(e: Engine, data: Data) -> None:
     t, _ = coded(e, data)
     halves = [e.filter(t, lambda c, half=half: c("row") % 2 == half) for half in (0, 1)]
-    whole = e.collect(week.look_up(e, t, {n: e.collect(x) for n, x in week.count(e, t).items()}))
-    parts = [{n: e.collect(x) for n, x in week.count(e, half).items()} for half in halves]
-    summed = {n: e.collect(x) for n, x in week.add_up(e, parts).items()}
+    whole = e.collect(week.look_up(e, t, tables.collected(e, week.count(e, t, MODELS))))
+    parts = [tables.collected(e, week.count(e, half, MODELS)) for half in halves]
+    summed = tables.collected(e, week.add_up(e, parts))
     names = [f"rows_{name}" for name in week.COUNTED]
     got, want = (e.to_numpy(x, names) for x in (week.look_up(e, t, summed), whole))
     for name in names:
@@ -201,39 +305,202 @@ def test_log_odds_are_the_inverse_of_the_sigmoid() -> None:
     assert math.isfinite(trees.log_odds(p).sum())
 
 
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"trees": ["kfolds"]}, "kfolds"),
+        ({"networks": ["gru"]}, "gru"),
+        ({"second": ["split"]}, "split"),
+        ({"trees": [], "networks": []}, "no model of the first stage"),
+    ],
+)
+def test_unknown_models_are_told(wrong: dict[str, list[str]], told: str) -> None:
+    plain = {"trees": ["kfold"], "networks": [], "second": [], "baseline": False}
+    assert stages.chosen(plain).first == ["trees_kfold"]
+    with pytest.raises(UsageError, match=told):
+        stages.chosen(plain | wrong)
+
+
+# ---- networks ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def network_rows() -> dict[str, Any]:
+    """Rows whose likes depend on the reader and on a word, so that there is something to learn."""
+    rng = np.random.default_rng(0)
+    n = 600
+    tokens = rng.integers(1000, 1010, (n, 8)).astype(np.int32)
+    tokens[np.arange(8) >= rng.integers(1, 9, n)[:, None]] = 0
+    users = rng.integers(0, 6, (n, 2))
+    likes = (users[:, 1] % 2 == 0) | (tokens == 1003).any(axis=1)
+    x = rng.exponential(100, (n, len(features.names()))).astype(np.float32)
+    y = np.stack([np.zeros(n), np.zeros(n), np.zeros(n), likes], axis=1).astype(np.float32)
+    return {"batch": {"features": x, "tokens": tokens, "users": users}, "y": y}
+
+
+@pytest.fixture(scope="module")
+def network_job(data: Data, tmp_path_factory: pytest.TempPathFactory, job: Jobs) -> Job:
+    from buzzer.models.recsys2021 import training
+
+    work = tmp_path_factory.mktemp("networks")
+    settings = SMALL | {"epochs": 8, "batch": 64, "lr": 0.01}
+    made = job("recsys2021", data, work, work, "polars", "torch_eager", **settings)
+    training.prepare(made, 6)
+    return made
+
+
+@pytest.mark.parametrize("name", [*stages.NETWORKS, stages.BASELINE])
+def test_networks_learn_and_do_not_see_padding(
+    name: str, network_rows: dict[str, Any], network_job: Job
+) -> None:
+    import torch
+
+    from buzzer.models.recsys2021 import training
+
+    losses = [
+        epoch["loss"] for epoch in training.fit(network_job, name, network_rows["batch"], network_rows["y"])
+    ]
+    assert losses[-1] < 0.8 * losses[0]
+    batch = {key: torch.from_numpy(value) for key, value in network_rows["batch"].items()}
+    network = training.trained(name, network_job.work)
+    with torch.inference_mode():
+        whole = network(**batch)
+        longer = network(**batch | {"tokens": torch.nn.functional.pad(batch["tokens"], (0, 5))})
+        alone = network(**{key: value[:1] for key, value in batch.items()})
+    assert whole.shape == (600, 4)
+    torch.testing.assert_close(longer, whole)
+    torch.testing.assert_close(alone, whole[:1], rtol=1e-5, atol=1e-6)
+    likes = network_rows["y"][:, 3]
+    if name != stages.BASELINE:  # which sees neither readers nor words
+        assert whole[likes == 1, 3].mean() > whole[likes == 0, 3].mean() + 0.08
+
+
+def test_columns_are_scaled_logarithms(network_rows: dict[str, Any]) -> None:
+    import torch
+
+    from buzzer.models.recsys2021.networks import Columns
+
+    columns, x = Columns(), network_rows["batch"]["features"].copy()
+    x[:, 5], x[:, 6] = -x[:, 6], 7.0  # a negative and a constant column
+    columns.fit(torch.from_numpy(x))
+    logs = np.sign(x) * np.log1p(np.abs(x.astype(np.float64)))
+    spread = logs.std(axis=0, ddof=1)
+    want = np.clip((logs - logs.mean(axis=0)) / np.where(spread > 1e-6, spread, 1), -5, 5)
+    np.testing.assert_allclose(columns.scaled(torch.from_numpy(x)).numpy(), want, atol=2e-4)
+
+
+def test_token_vectors_come_from_a_file_or_a_seed(tmp_path: Path) -> None:
+    from buzzer.models.recsys2021.networks import VOCABULARY
+    from buzzer.models.recsys2021.training import token_vectors
+
+    a, told = token_vectors("", 4, 1)
+    assert a.shape == (VOCABULARY, 4) and "random, seed 1" in told
+    assert (a == token_vectors("", 4, 1)[0]).all() and (a != token_vectors("", 4, 2)[0]).any()
+    np.save(tmp_path / "good.npy", a[:, :3])
+    found, told = token_vectors(str(tmp_path / "good.npy"), 4, 1)
+    assert (found == a[:, :3]).all() and "good.npy" in told
+    np.save(tmp_path / "short.npy", a[:5])
+    (tmp_path / "text.npy").write_text("no array")
+    for name in ("short.npy", "text.npy", "absent.npy"):
+        with pytest.raises(DataError, match=name):
+            token_vectors(str(tmp_path / name), 4, 1)
+
+
 # ---- the whole job -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def fitted(data: Data, tmp_path_factory: pytest.TempPathFactory, job: Jobs, run: Run) -> Path:
+    """Every model there is."""
     work = tmp_path_factory.mktemp("work")
-    result, phases = run(TASK.fit(job("recsys2021", data, work, work, "polars", "xgboost", **SMALL)))
-    assert phases == ["load", "features", "transfer", "fit", "write"]
+    result, phases = run(TASK.fit(job("recsys2021-full", data, work, work, "polars", "torch_eager", **SMALL)))
+    assert phases == ["load", "features", "transfer", "trees", "networks", "write", "score"]
     assert result.rows == data.rows["train"]
+    assert set(result.details["validation"]) == {
+        "trees_kfold",
+        "trees_loo",
+        "trees_split",
+        "pooled",
+        "gru64",
+        "gru128",
+        "logistic",
+    }
+    assert result.details["token_vectors"].startswith("token vectors: random")
     return work
 
 
 @pytest.fixture(scope="module")
 def reference(data: Data, fitted: Path, tmp_path_factory: pytest.TempPathFactory, job: Jobs, run: Run) -> Any:
     out = tmp_path_factory.mktemp("reference")
-    result, _ = run(TASK.predict(job("recsys2021", data, fitted, out, "pandas", "xgboost", **SMALL)))
+    result, _ = run(TASK.predict(job("recsys2021-full", data, fitted, out, "pandas", "torch_eager", **SMALL)))
     return result.scores, pd.read_csv(out / "results.csv", header=None)
 
 
-@pytest.mark.parametrize("piece_rows", [10**6, 100])
-def test_engines_and_pieces_score_the_same(
-    e: Engine, piece_rows: int, data: Data, fitted: Path, reference: Any, tmp_path: Path, job: Jobs, run: Run
+@pytest.mark.parametrize("backend", ["torch_eager", "onnxruntime"])
+@pytest.mark.parametrize("piece_rows", [10**6, 300])
+def test_engines_backends_and_pieces_score_the_same(
+    e: Engine,
+    backend: str,
+    piece_rows: int,
+    data: Data,
+    fitted: Path,
+    reference: Any,
+    tmp_path: Path,
+    job: Jobs,
+    run: Run,
 ) -> None:
     settings = SMALL | {"piece_rows": piece_rows}
-    out = job("recsys2021", data, fitted, tmp_path, e.name, "xgboost", **settings)
-    result, phases = run(TASK.predict(out))
-    assert phases == ["load", "preprocess", "features", "transfer", "predict", "write", "score"]
+    done = job("recsys2021-full", data, fitted, tmp_path, e.name, backend, **settings)
+    result, phases = run(TASK.predict(done))
+    assert phases == ["load", "preprocess", "features", "transfer", "trees", "networks", "write", "score"]
     assert result.details["pieces"] == -(-data.rows["test"] // piece_rows)
     assert result.scores == pytest.approx(reference[0], abs=1e-3)
     got = pd.read_csv(tmp_path / "results.csv", header=None)
     assert got[[0, 1]].equals(reference[1][[0, 1]])
     np.testing.assert_allclose(got[[2, 3, 4, 5]], reference[1][[2, 3, 4, 5]], atol=1e-5)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["results.csv", "stage1.csv"]
+    assert [path.name for path in tmp_path.iterdir()] == ["results.csv"]
+
+
+def test_scores_name_every_model(reference: Any) -> None:
+    scores = reference[0]
+    models = [*(f"trees_{name}" for name in stages.TREES), *stages.NETWORKS, "logistic", "first", "constant"]
+    for name in (*models, "second_loo", "second_kfold"):
+        assert {f"AP_{name}", f"RCE_{name}"} <= set(scores)
+    assert scores["RCE_constant"] <= 0  # the rates of the training weeks are not those of the fourth
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"trees": ["kfold"], "networks": [], "second": []},
+        {"trees": [], "networks": ["pooled"], "second": ["loo"]},
+    ],
+)
+def test_shapes_of_one_kind(
+    shape: dict[str, list[str]], data: Data, tmp_path: Path, job: Jobs, run: Run
+) -> None:
+    settings = SMALL | shape | {"baseline": False}
+    done = job("recsys2021", data, tmp_path, tmp_path, "polars", "torch_eager", **settings)
+    run(TASK.fit(done))
+    scores = run(TASK.predict(done))[0].scores
+    (only,) = [*(f"trees_{name}" for name in shape["trees"]), *shape["networks"]]
+    assert scores["RCE_first"] == pytest.approx(scores[f"RCE_{only}"], abs=1e-3)
+    if not shape["second"]:
+        assert scores["RCE"] == pytest.approx(scores["RCE_first"], abs=1e-4)
+
+
+def test_a_broken_job_leaves_nothing(
+    data: Data, fitted: Path, tmp_path: Path, job: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(recsys2021, "append_submission", fails)
+    steps = TASK.predict(job("recsys2021-full", data, fitted, tmp_path, "polars", "torch_eager", **SMALL))
+    with pytest.raises(OSError, match="disk full"):
+        for _ in steps:
+            pass
+    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".piece")] == []
 
 
 def test_without_truth_there_is_a_submission_and_no_score(
@@ -242,29 +509,25 @@ def test_without_truth_there_is_a_submission_and_no_score(
     shutil.copytree(data.folder, tmp_path / "data", ignore=shutil.ignore_patterns("test_truth"))
     blind = TASK.prepare(tmp_path / "data", tmp_path, 1.0, 0, silent)
     assert "no test_truth: no score" in blind.notes
-    out = job("recsys2021", blind, fitted, tmp_path, "polars", "xgboost", **SMALL)
-    assert run(TASK.predict(out))[0].scores == {}
-    assert len(list(pieces_of_test(out))) == 1
-    assert (tmp_path / "results.csv").is_file()
+    out = tmp_path / "out"
+    out.mkdir()
+    done = job("recsys2021-full", blind, fitted, out, "polars", "torch_eager", **SMALL)
+    assert run(TASK.predict(done))[0].scores == {}
+    assert len(list(pieces_of_test(done))) == 1
+    assert [path.name for path in out.iterdir()] == ["results.csv"]
 
 
 @pytest.mark.slow
-def test_trees_beat_the_constant_on_the_fourth_week(tmp_path: Path, job: Jobs, run: Run) -> None:
+def test_models_beat_the_constant_on_the_fourth_week(tmp_path: Path, job: Jobs, run: Run) -> None:
     """RCE of the constant is 0 or below, by definition; likes and retweets are frequent enough to tell at this size."""
     data = TASK.prepare(None, tmp_path / "cache", 0.0002, 0, silent)
-    (tmp_path / "work").mkdir()
-    run(
-        TASK.fit(
-            job(
-                "recsys2021", data, tmp_path / "work", tmp_path, "polars", "xgboost", rounds_1=30, rounds_2=10
-            )
-        )
-    )
-    done = job("recsys2021", data, tmp_path / "work", tmp_path, "polars", "xgboost")
+    done = job("recsys2021", data, tmp_path, tmp_path, "polars", "torch_eager", rounds_1=30, rounds_2=10)
+    run(TASK.fit(done))
     scores = run(TASK.predict(done))[0].scores
     assert scores["RCE_like"] > 5
     assert scores["RCE_retweet"] > 2
-    assert scores["RCE_stage1"] > 2
+    assert scores["RCE_trees_kfold"] > 2
+    assert scores["RCE_pooled"] > 1
 
 
 def test_official_columns_are_read_in_their_order() -> None:
