@@ -24,6 +24,11 @@ PATTERNS = {
     "date": r"^\d{4}-\d{2}-\d{2}$",
     "bool": r"^(true|false)$",
     "hash": r"^[0-9A-Fa-f]{32}$",
+    "hash64": r"^[0-9A-Fa-f]{64}$",
+    "hashes": r"^\[('[0-9A-Fa-f]{64}'(, )?)*\]$",
+    "path": r"^[0-9A-Fa-f]{64}(/[0-9A-Fa-f]{64})*$",
+    "vector": r"^\[-?\d[-+.e\d]*(, -?\d[-+.e\d]*)*\]$",
+    "float64": r"^-?\d{1,15}(\.\d*)?([eE][-+]?\d{1,2})?$",
     "integers": r"^\d{1,9}(\t\d{1,9})*$",
 }
 KINDS = {
@@ -32,6 +37,11 @@ KINDS = {
     "str": "a value",
     "bool": "true or false",
     "hash": "32 hexadecimal digits",
+    "hash64": "64 hexadecimal digits",
+    "hashes": "a list of 64 hexadecimal digits each",
+    "path": "64 hexadecimal digits, or several with / between them",
+    "vector": "a list of numbers in brackets",
+    "float64": "a number",
     "integers": "whole numbers with tabs between them",
 }
 
@@ -128,18 +138,23 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
 
 
 def csv_blocks(
-    path: Path, kinds: Mapping[str, str], *, optional: Sequence[str] = (), empty: Sequence[str] = ()
+    path: Path,
+    kinds: Mapping[str, str],
+    *,
+    optional: Sequence[str] = (),
+    empty: Sequence[str] = (),
+    rowless: bool = False,
 ) -> Iterator[tuple[int, pl.DataFrame]]:
     """A CSV file in blocks of bounded memory: (line of the block's first row, its columns as typed).
 
     kinds: column -> a key of KINDS; the header may have them in any order, and those of `optional` too.
-    empty: columns whose fields may be empty.
+    empty: columns whose fields may be empty.  rowless: the file may have a header only.
     Raises DataError with file, line and column for the first field that is not of its kind, for a wrong header,
     a row of the wrong width, a file that is empty or ends in mid-line.
     """
     with opened(path) as file:
         names = header(path, file, kinds, optional)
-        yield from blocks(path, file, names, kinds, empty, first_line=2)
+        yield from blocks(path, file, names, kinds, empty, first_line=2, rowless=rowless)
 
 
 def blocks(
@@ -152,6 +167,7 @@ def blocks(
     first_line: int = 1,
     separator: str = ",",
     quoted: bool = True,
+    rowless: bool = False,
 ) -> Iterator[tuple[int, pl.DataFrame]]:
     """As `csv_blocks`, of an open file whose next line is a row of the columns `names`.
 
@@ -173,6 +189,8 @@ def blocks(
             line += batch.num_rows
     except pa.ArrowInvalid as error:
         if "Empty CSV" in str(error):
+            if rowless:
+                return
             raise DataError(f"{path}: no rows", "copy or download it again") from error
         raise DataError(
             f"{path}, {place(str(error), line, first_line)}", "is the file cut, or of another kind?"
@@ -240,6 +258,8 @@ def typed(
                 good &= value.is_not_null()
             case "int64":
                 value = column.cast(pl.Int64, strict=False)
+            case "float64":
+                value = column.cast(pl.Float64, strict=False)
             case "bool":
                 value = column == "true"
         if name in empty:

@@ -218,8 +218,13 @@ class Engine(ABC):
         """The first tokens of a joined list of integers: <out>_0 .. <out>_<length-1>, int32, 0 after the last."""
 
     @abstractmethod
-    def hex_id(self, t: Frame, column: str, out: str) -> Frame:
-        """The last 16 digits of hexadecimal ids of 32 digits as int64 (two's complement); none may be missing."""
+    def hex_id(self, t: Frame, column: str, out: str, digits: int = 32) -> Frame:
+        """The last 16 of an id's hexadecimal digits as int64 (two's complement); none may be missing."""
+
+    @abstractmethod
+    def numbers(self, t: Frame, column: str, length: int, out: str) -> Frame:
+        """The numbers of a list as text, "[0.5, -1e-3, ...]": <out>_0 .. <out>_<length-1>, float32; 0 where missing, and
+        after the last."""
 
     @abstractmethod
     def token_hash(self, t: Frame, column: str, separator: str, first: int, buckets: int, out: str) -> Frame:
@@ -344,12 +349,15 @@ class Engine(ABC):
         flagged = self.derive(pairs, seen=lambda c: self.cast(c(keys[0]) == c(keys[0]), "int64"))
         return self.lookup(t, flagged, {key: key for key in keys}, {"seen": out}, 0)
 
-    def top_k(self, t: Frame, key: str, item: str, k: int) -> Frame:
+    def top_k(self, t: Frame, key: str, item: str, k: int, weight: str = "") -> Frame:
         """The k most frequent items of each key: table (key, rank from 0, item, n).
 
         `item` is a code of 0 to 2**31 - 1; of equally frequent items the smaller code comes first.
+        weight: an int64 column whose sums are compared instead of counts; they become `n`, and must stay below 2**31.
         """
-        counts = self.group_sums(t, [key, item])
+        counts = self.group_sums(t, [key, item], [weight] if weight else [])
+        if weight:
+            counts = self.rename(self.drop(counts, ["n"]), {f"sum_{weight}": "n"})
         counts = self.derive(counts, ord=lambda c: c(item) - c("n") * ROWS_LIMIT)
         ranked = self.history(counts, [key], "ord", count="rank")
         return self.drop(self.filter(ranked, lambda c: c("rank") < k), ["ord"])

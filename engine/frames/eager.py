@@ -281,15 +281,27 @@ class Eager(Engine):
         matrix[row[at < length], at[at < length]] = values[at < length]
         return self.xp.concat([t, pd.DataFrame(matrix, index=t.index, columns=names)], axis=1)
 
-    def hex_id(self, t: Frame, column: str, out: str) -> Frame:
+    def hex_id(self, t: Frame, column: str, out: str, digits: int = 32) -> Frame:
         if self.name == "cudf":
-            halves = [t[column].str.slice(i, i + 8).str.htoi() for i in (16, 24)]
+            halves = [t[column].str.slice(i, i + 8).str.htoi() for i in (digits - 16, digits - 8)]
             high = halves[0].where(halves[0] < 2**31, halves[0] - 2**32)
             return t.assign(**{out: high * 2**32 + halves[1]})
-        digits = t[column].to_numpy().astype("S32").view(np.uint8).reshape(-1, 32)[:, 16:]
-        values = np.where(digits > 57, (digits & 0xDF) - 55, digits - 48)  # "0" is 48, "A" is 65
+        text = t[column].to_numpy().astype(f"S{digits}").view(np.uint8).reshape(len(t), digits)[:, -16:]
+        values = np.where(text > 57, (text & 0xDF) - 55, text - 48)  # "0" is 48, "A" is 65
         packed = np.ascontiguousarray(values[:, 0::2] * 16 + values[:, 1::2])
         return t.assign(**{out: packed.view(">i8")[:, 0].astype("int64")})
+
+    def numbers(self, t: Frame, column: str, length: int, out: str) -> Frame:
+        parts = t[column].fillna("").str.strip("[]").str.split(", ", n=length, expand=True)
+        slots = [self._number_or_zero(parts[i]) for i in range(min(length, parts.shape[1]))]
+        slots += [0.0] * (length - len(slots))
+        names = [f"{out}_{i}" for i in range(length)]
+        return t.assign(**dict(zip(names, slots, strict=True))).astype(dict.fromkeys(names, "float32"))
+
+    @staticmethod
+    def _number_or_zero(texts: Any) -> Any:
+        there = texts.fillna("") != ""
+        return texts.where(there, "0").astype("float64")
 
     def token_hash(self, t: Frame, column: str, separator: str, first: int, buckets: int, out: str) -> Frame:
         parts = t[column].fillna("").str.split(separator, n=first, expand=True)

@@ -261,18 +261,23 @@ class Lazy(Engine):
         found = [pl.col("_list").list.get(i, null_on_oob=True) for i in range(length)]
         return t.with_columns(**{n: x.fill_null(0) for n, x in zip(names, found, strict=True)}).drop("_list")
 
-    def hex_id(self, t: Frame, column: str, out: str) -> Frame:
+    def hex_id(self, t: Frame, column: str, out: str, digits: int = 32) -> Frame:
         if self.gpu:  # cudf-polars reads base 10 only
-            digits = [self._hex_digit(pl.col(column).str.slice(i, 1)) for i in range(16, 32)]
-            high, low = (
-                sum(d * 16 ** (7 - i) for i, d in enumerate(half)) for half in (digits[:8], digits[8:])
-            )
+            each = [self._hex_digit(pl.col(column).str.slice(i, 1)) for i in range(digits - 16, digits)]
+            high, low = (sum(d * 16 ** (7 - i) for i, d in enumerate(half)) for half in (each[:8], each[8:]))
         else:
             high, low = (
-                pl.col(column).str.slice(i, 8).str.to_integer(base=16, dtype=pl.Int64) for i in (16, 24)
+                pl.col(column).str.slice(i, 8).str.to_integer(base=16, dtype=pl.Int64)
+                for i in (digits - 16, digits - 8)
             )
         signed = pl.when(high >= 2**31).then(high - 2**32).otherwise(high)
         return t.with_columns((signed * 2**32 + low).alias(out))
+
+    def numbers(self, t: Frame, column: str, length: int, out: str) -> Frame:
+        parts = pl.col(column).fill_null("").str.strip_chars("[]").str.splitn(", ", length + 1).struct
+        fields = {f"{out}_{i}": parts.field(f"field_{i}") for i in range(length)}
+        there = {name: pl.when(field != "").then(field).otherwise(None) for name, field in fields.items()}
+        return t.with_columns(**{name: x.cast(pl.Float32).fill_null(0.0) for name, x in there.items()})
 
     @staticmethod
     def _hex_digit(character: pl.Expr) -> pl.Expr:

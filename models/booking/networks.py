@@ -5,7 +5,6 @@ of what the network makes of the trip with the city's row of the same table that
 Each network has `forward(cities, countries, context, numbers)`, the probabilities [rows, classes], and `loss`.
 """
 
-import math
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from buzzer.models.attention import Attention
 from buzzer.models.booking.features import FIRST_CITY, NUMBERS
 
 
@@ -152,31 +152,6 @@ class Gru(nn.Module):
         return first.mean() + torch.stack([-torch.log(p + 1e-6).mean() for p in given]).sum()
 
 
-class Attention(nn.Module):
-    """Pre-norm self-attention with a learned bias for each head and distance, and a feed-forward layer."""
-
-    def __init__(self, sizes: Sizes) -> None:
-        super().__init__()
-        self.heads, dim, length = sizes.heads, sizes.dim, sizes.lags + 1
-        self.before, self.between = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
-        self.distance = nn.Parameter(torch.zeros(sizes.heads, 2 * length - 1))
-        steps = torch.arange(length)
-        self.register_buffer("at", steps[:, None] - steps[None] + length - 1, persistent=False)
-        self.feed = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
-        self.drop = nn.Dropout(sizes.dropout)
-
-    def forward(self, x: Tensor, hide: Tensor) -> Tensor:
-        """x [rows, length, dim]; hide [rows, 1, 1, length] is -inf at padding, else 0."""
-        rows, length, dim = x.shape
-        split = self.qkv(self.before(x)).view(rows, length, 3, self.heads, dim // self.heads)
-        q, k, v = split.permute(2, 0, 3, 1, 4)
-        scores = q @ k.transpose(2, 3) / math.sqrt(dim // self.heads)
-        weights = (scores + self.distance[:, cast(Tensor, self.at)] + hide).softmax(dim=3)
-        x = x + self.drop(self.out((weights @ v).transpose(1, 2).reshape(rows, length, dim)))
-        return x + self.drop(self.feed(self.between(x)))
-
-
 class Encoder(nn.Module):
     """XLNet-type: bidirectional attention with relative positions over the last stays and the asked one, whose city
     is masked and whose other facts are known. (Not XLNet's two-stream permutation training.)"""
@@ -184,7 +159,9 @@ class Encoder(nn.Module):
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         self.trip = Trip(sizes)
-        self.layers = nn.ModuleList(Attention(sizes) for _ in range(sizes.layers))
+        self.layers = nn.ModuleList(
+            Attention(sizes.dim, sizes.heads, sizes.lags + 1, sizes.dropout) for _ in range(sizes.layers)
+        )
         self.last = nn.Sequential(nn.LayerNorm(sizes.dim), dense(sizes.dim, sizes.dim, sizes.dropout))
 
     def logits(self, cities: Tensor, countries: Tensor, context: Tensor, numbers: Tensor) -> Tensor:

@@ -84,7 +84,7 @@ class Booking:
             trainer = Trainer(
                 network, learn, valid, job.params, job.seed, job.device, job.work / f"{name}.checkpoint"
             )
-            for state in trainer.run():
+            for state in trainer.run(job.params["epochs"], job.params["patience"]):
                 yield "fit"
                 history[name] = state.history
             scores[f"valid_{SCORE}_{name}"] = trainer.state.best

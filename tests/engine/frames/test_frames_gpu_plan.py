@@ -68,6 +68,7 @@ CASES: dict[str, Case] = {
     "token_after": lambda e, t: e.token_after(t, "s", "\t", "101", 2, "z"),
     "tokens": lambda e, t: e.tokens(t, "s", "\t", 3, "z"),
     "hex_id": lambda e, t: e.hex_id(t, "s", "z"),
+    "numbers": lambda e, t: e.numbers(t, "s", 3, "z"),
     "token_hash": lambda e, t: e.token_hash(t, "s", "\t", 4, 3, "z"),
     "date_parts": lambda e, t: e.date_parts(
         t, "x", "s", {p: p for p in ("year", "month", "day", "weekday", "hour", "minute")}

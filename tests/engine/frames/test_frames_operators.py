@@ -348,6 +348,15 @@ def test_top_k_breaks_ties_by_code(e: Engine, frame: Make, rows: Rows) -> None:
     }
 
 
+def test_top_k_by_weight(e: Engine, frame: Make, rows: Rows) -> None:
+    t = frame({"k": [1, 1, 1, 1, 2], "item": [7, 7, 5, 9, 4], "w": [2, 3, 6, 5, 1]})
+    assert rows(e.top_k(t, "k", "item", 2, "w"), "k", "rank", "item", "n") == {
+        (1, 0, 5, 6),
+        (1, 1, 7, 5),
+        (2, 0, 4, 1),
+    }
+
+
 def test_seen_before(e: Engine, frame: Make, values: Values) -> None:
     pairs = e.distinct(frame({"a": [1, 1, 2], "b": [5, 5, 6]}), ["a", "b"])
     t = e.seen_before(frame({"a": [1, 1, 2, None], "b": [5, 6, 6, 5]}), pairs, ["a", "b"], "seen")
@@ -427,6 +436,25 @@ def test_hex_id(e: Engine, frame: Make, values: Values, ids: list[int]) -> None:
     texts = [f"{i:032X}" if i % 2 else f"{i:032x}" for i in [*ids, 0, 2**64 - 1, 2**63]]
     want = [int.from_bytes(bytes.fromhex(text[16:]), "big", signed=True) for text in texts]
     assert values(e.hex_id(frame({"s": texts}), "s", "z"), "z") == want
+
+
+@pytest.mark.parametrize("digits", [16, 64])
+def test_hex_id_of_other_lengths(e: Engine, frame: Make, values: Values, digits: int) -> None:
+    texts = ["a" * digits, "0" * (digits - 1) + "7"]
+    t = e.hex_id(frame({"s": texts}), "s", "z", digits=digits)
+    assert values(t, "z") == [int.from_bytes(bytes.fromhex("a" * 16), "big", signed=True), 7]
+
+
+@given(st.lists(st.none() | st.lists(st.floats(-1e6, 1e6, width=32), max_size=5), min_size=1, max_size=9))
+@few
+def test_numbers(e: Engine, frame: Make, values: Values, lists: list[list[float] | None]) -> None:
+    lists = [*lists, [1e-5, -2.5e-07], [0.0]]
+    texts = [None if x is None else str(x) for x in lists]
+    t = e.numbers(frame({"s": texts}), "s", 3, "z")
+    for i in range(3):
+        want = [(x or [])[i] if len(x or []) > i else 0.0 for x in lists]
+        assert values(t, f"z_{i}") == pytest.approx(want, rel=1e-6, abs=1e-30)
+    assert e.to_numpy(t, ["z_0"])["z_0"].dtype == np.float32
 
 
 def test_files_without_header(e: Engine, values: Values, tmp_path: Path) -> None:

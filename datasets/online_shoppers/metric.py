@@ -1,0 +1,52 @@
+"""Area under the ROC curve and accuracy, of a file of chances."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from buzzer.datasets.files import csv_blocks, new_file
+from buzzer.errors import DataError
+
+Array = npt.NDArray[Any]
+SUBMISSION = {"row": "int64", "chance": "float64"}
+TRUTH = {"row": "int64", "bought": "int64"}
+
+
+def roc_auc(truth: Array, chance: Array) -> float:
+    """The share of (bought, not bought) pairs whose chances are in the right order, ties counting half. NaN for one class.
+
+    truth: 0 or 1 [rows]. By mean ranks (Mann and Whitney, 1947).
+    """
+    _, at, counts = np.unique(chance, return_inverse=True, return_counts=True)
+    rank = (np.cumsum(counts) - (counts - 1) / 2)[at]
+    positive = truth == 1
+    n = int(positive.sum())
+    if n in (0, len(truth)):
+        return float("nan")
+    return float((rank[positive].sum() - n * (n + 1) / 2) / (n * (len(truth) - n)))
+
+
+def scores(truth: Array, chance: Array) -> dict[str, float]:
+    """AUC, and accuracy of `chance > 0.5`."""
+    return {"AUC": roc_auc(truth, chance), "accuracy": float(((chance > 0.5) == (truth == 1)).mean())}
+
+
+def score(submission: Path, truth: Path) -> dict[str, float]:
+    """The scores of a submission `row,chance` against `row,bought`. Raises DataError unless both have the same rows, each once."""
+    given, known = (
+        pl.concat([block for _, block in csv_blocks(path, kinds)])
+        for path, kinds in ((submission, SUBMISSION), (truth, TRUTH))
+    )
+    joined = known.join(given, on="row")
+    if not given.height == known.height == joined.height == given["row"].n_unique():
+        raise DataError(f"{submission}: its rows are not those of {truth.name}, each once")
+    return scores(joined["bought"].to_numpy(), joined["chance"].to_numpy())
+
+
+def write_submission(path: Path, columns: dict[str, Array]) -> None:
+    """`row,chance`, or `row,bought`."""
+    with new_file(path) as aside:
+        pl.DataFrame(columns).write_csv(aside)

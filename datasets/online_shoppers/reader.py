@@ -1,0 +1,108 @@
+"""Checks of the official file, and a stand-in in its schema."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from buzzer.datasets.files import Files, blocks, fingerprint, need, new_folder, opened
+from buzzer.errors import DataError
+
+FILE = "online_shoppers_intention.csv"
+SEPARATOR = ";"
+COUNTS = ("Administrative", "Informational", "ProductRelated")
+RATES = ("BounceRates", "ExitRates", "PageValues", "SpecialDay")
+CODED = ("Month", "OperatingSystems", "Browser", "Region", "TrafficType", "VisitorType", "Weekend")
+COLUMNS = {
+    **{
+        column: kind for name in COUNTS for column, kind in ((name, "int64"), (f"{name}_Duration", "float64"))
+    },
+    **dict.fromkeys(RATES, "float64"),
+    "Month": "str",
+    **dict.fromkeys(("OperatingSystems", "Browser", "Region", "TrafficType"), "int64"),
+    "VisitorType": "str",
+    "Weekend": "str",
+    "Revenue": "str",
+}
+OFFICIAL_ROWS = 12_330
+VERSION = 1
+WHERE = "`buzzer data info online_shoppers` says where the official file is"
+
+Progress = Callable[[float, str], None]
+
+
+def check(folder: Path, progress: Progress) -> Files:
+    """Check every line. Raises DataError that names file, line and column."""
+    path = need(folder, (FILE,), WHERE)
+    progress(0.0, f"checking {path.name}")
+    rows, bought = 0, 0
+    with opened(path) as file:
+        names = file.readline().decode("utf-8-sig", "replace").strip().split(SEPARATOR)
+        if names != list(COLUMNS):
+            raise DataError(
+                f"{path}: the header is not the official one", f"expected: {SEPARATOR.join(COLUMNS)}"
+            )
+        for line, block in blocks(path, file, names, COLUMNS, first_line=2, separator=SEPARATOR):
+            for name in ("Weekend", "Revenue"):
+                wrong = ~block[name].is_in(["TRUE", "FALSE"])
+                if wrong.any():
+                    at = int(wrong.arg_max() or 0)
+                    raise DataError(
+                        f"{path}, line {line + at}, column {name}: {block[name][at]!r} is not TRUE or FALSE"
+                    )
+            rows, bought = rows + block.height, bought + int((block["Revenue"] == "TRUE").sum())
+    return Files(folder, fingerprint([path], folder), {"sessions": rows}, {"bought": bought})
+
+
+def convert(folder: Path, out: Path, progress: Progress) -> None:
+    """Check the official file and write it as Parquet under `out`."""
+    check(folder, progress)
+    types = {"int64": pl.Int64, "float64": pl.Float64, "str": pl.String}
+    schema = {name: types[kind] for name, kind in COLUMNS.items()}
+    with new_folder(out) as aside:
+        pl.scan_csv(need(folder, (FILE,), WHERE), separator=SEPARATOR, schema=schema).sink_parquet(
+            aside / "sessions.parquet"
+        )
+
+
+def generate(out: Path, scale: float, seed: int, progress: Progress) -> None:
+    """Write a stand-in into the new folder `out`: columns of the official ranges, a purchase likelier with page values, in some months, and
+    less likely with exits."""
+    n, rng = max(round(OFFICIAL_ROWS * scale), 200), np.random.default_rng([seed, 7])
+    progress(0.0, "generating shop sessions")
+    values = np.where(rng.random(n) < 0.22, rng.exponential(25, n), 0.0)
+    exits, month, visitor = rng.beta(0.8, 18, n).clip(0, 0.2), rng.integers(0, 10, n), rng.random(n)
+    odds = (
+        -2.9
+        + 0.1 * np.minimum(values, 40)
+        - 12 * exits
+        + 0.9 * np.isin(month, (7, 8))
+        + 0.5 * (visitor > 0.85)
+    )
+    bought = rng.random(n) < 1 / (1 + np.exp(-odds))
+    months = pl.Series(["Feb", "Mar", "May", "June", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"])
+    columns: dict[str, Any] = {}
+    for name, mean in zip(COUNTS, (2.3, 0.5, 31.7), strict=True):
+        columns[name] = rng.geometric(1 / (1 + mean), n) - 1
+        columns[f"{name}_Duration"] = np.round(columns[name] * rng.exponential(36, n), 4)
+    columns |= {
+        "BounceRates": np.round(exits * rng.random(n), 6),
+        "ExitRates": np.round(exits, 6),
+        "PageValues": np.round(values, 6),
+        "SpecialDay": rng.choice([0.0, 0.2, 0.6, 1.0], n, p=[0.9, 0.04, 0.03, 0.03]),
+        "Month": months.gather(month),
+        "OperatingSystems": rng.integers(1, 9, n),
+        "Browser": rng.integers(1, 14, n),
+        "Region": rng.integers(1, 10, n),
+        "TrafficType": rng.integers(1, 21, n),
+        "VisitorType": pl.Series(["Returning_Visitor", "New_Visitor"]).gather((visitor > 0.85).astype(int)),
+        "Weekend": pl.Series(["FALSE", "TRUE"]).gather((rng.random(n) < 0.23).astype(int)),
+        "Revenue": pl.Series(["FALSE", "TRUE"]).gather(bought.astype(int)),
+    }
+    with new_folder(out) as aside:
+        pl.DataFrame(columns).select(list(COLUMNS)).write_csv(aside / FILE, separator=SEPARATOR)
+        facts = {"generator": "online_shoppers", "version": VERSION, "scale": scale, "seed": seed}
+        (aside / "generator.json").write_text(json.dumps(facts, indent=1) + "\n")

@@ -1,0 +1,178 @@
+"""Checks of the official files, their conversion to Parquet, and local test files where the organisers' are not at hand."""
+
+import os
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from buzzer.datasets.files import (
+    Files,
+    csv_blocks,
+    find,
+    fingerprint,
+    need,
+    new_folder,
+    opened,
+)
+from buzzer.datasets.sigir_ecom.json_file import check_record, records
+from buzzer.datasets.sigir_ecom.metric import write_records
+from buzzer.datasets.sigir_ecom.schema import (
+    ACTIONS,
+    AFTER_ADD,
+    DIMS,
+    EMPTY,
+    KINDS,
+    NAMES,
+    OFFICIAL_ROWS,
+    TESTS,
+    WHERE,
+)
+from buzzer.datasets.sigir_ecom.sessions import intention, merged, recommendation
+from buzzer.errors import DataError
+
+Progress = Callable[[float, str], None]
+HELD_OUT_DAYS = 7  # of a local test: as the organisers', which is from the days after the training's
+DAY_MS = 86_400_000
+
+
+def paths(folder: Path) -> dict[str, Path]:
+    """browsing, search, content and, where they are there, the tests rec and cart."""
+    found = {part: need(folder, names, WHERE) for part, names in NAMES.items()}
+    tests = {task: find(folder, names) for task, names in TESTS.items()}
+    return found | {task: path for task, path in tests.items() if path is not None}
+
+
+def check(folder: Path, progress: Progress) -> Files:
+    """Check every line and query of the official files, in bounded memory.
+
+    Raises DataError that names file, line and column: a missing file, a wrong header, a field that is not of its kind, a
+    file that is cut or empty, an unknown event or action, a product event without product, a query off the schema.
+    """
+    found, rows = paths(folder), dict[str, int]()
+    for number, part in enumerate(KINDS):
+        progress(number / 4, f"checking {found[part].name}")
+        rows[part] = sum(block.height for _, block in blocks(found[part], part))
+    labels = 0
+    for task in set(TESTS) & set(found):
+        progress(0.8, f"checking {found[task].name}")
+        rows[task], labelled = check_test(found[task], cart=task == "cart")
+        labels += labelled
+    progress(0.95, "fingerprint")
+    official = all(rows[part] == n for part, n in OFFICIAL_ROWS.items())
+    facts = {"official_size": official, "labelled": labels}
+    return Files(folder, fingerprint(list(found.values()), folder), rows, facts)
+
+
+def blocks(path: Path, part: str) -> Iterator[tuple[int, pl.DataFrame]]:
+    """A checked CSV file in blocks: (line of the first row, typed columns)."""
+    for line, block in csv_blocks(path, KINDS[part], empty=EMPTY[part], rowless=part == "search"):
+        if part == "browsing":
+            known = pl.col("event_type").is_in(["pageview", "event_product"])
+            complain(path, line, block, ~known, "event_type", "neither pageview nor event_product")
+            action = pl.col("product_action")
+            complain(
+                path, line, block, ~action.is_in(ACTIONS), "product_action", f"none of {', '.join(ACTIONS)}"
+            )
+            product = pl.col("event_type") == "event_product"
+            lacking = product & (pl.col("product_sku_hash").is_null() | action.is_null())
+            complain(path, line, block, lacking, "event_type", "without product_sku_hash or product_action")
+        for name in (name for name, kind in KINDS[part].items() if kind == "vector"):
+            wrong = pl.col(name).str.count_matches(",", literal=True) != DIMS - 1
+            complain(path, line, block, wrong, name, f"not {DIMS} numbers")
+        yield line, block
+
+
+def complain(path: Path, line: int, block: pl.DataFrame, bad: pl.Expr, column: str, what: str) -> None:
+    """Raises DataError for the first row of the block for which `bad` holds (missing: does not hold)."""
+    flags = block.select(bad.fill_null(False).alias("bad"))["bad"]
+    if flags.any():
+        at = int(flags.arg_max() or 0)
+        raise DataError(f"{path}, line {line + at}, column {column}: {block[column][at]!r} is {what}")
+
+
+def check_test(path: Path, cart: bool) -> tuple[int, int]:
+    """Number of queries, and of those that have a label."""
+    queries, labelled = 0, 0
+    for number, record in enumerate(records(path)):
+        check_record(path, number, record)
+        if cart and record.get("nb_after_add") not in AFTER_ADD:
+            wrong = record.get("nb_after_add")
+            raise DataError(f"{path}, query {number}: nb_after_add {wrong!r} is none of {AFTER_ADD}")
+        queries += 1
+        labelled += "label" in record
+    if labelled not in (0, queries):
+        raise DataError(
+            f"{path}: {labelled} of {queries} queries have a label", "either all have one or none"
+        )
+    return queries, labelled
+
+
+def csv_pieces(path: Path, folder: Path, rows: int) -> Iterator[Path]:
+    """A CSV file as plain files of at most `rows` lines, each with the header, written into `folder` and gone when the next is
+    asked for. Fields must not hold line breaks, as the official ones do not."""
+    with opened(path) as file:
+        head, number = file.readline(), 0
+        while lines := list(islice(file, rows)):
+            piece = folder / f".{path.name}.{os.getpid()}.{number}.piece"
+            number += 1
+            try:
+                piece.write_bytes(head + b"".join(lines))
+                yield piece
+            finally:
+                piece.unlink(missing_ok=True)
+
+
+def scan(path: Path, part: str) -> pl.LazyFrame:
+    """A checked CSV file as a lazy frame of typed columns."""
+    types: dict[str, Any] = {"int64": pl.Int64, "float64": pl.Float64}
+    overrides = {name: types.get(kind, pl.String) for name, kind in KINDS[part].items()}
+    return pl.scan_csv(path, schema_overrides=overrides, infer_schema=False).select(list(KINDS[part]))
+
+
+def convert(folder: Path, out: Path, progress: Progress) -> None:
+    """Check the official files and write them under `out` as Parquet; and, where the organisers' test files are not among
+    them, `out`/local: the same files without their last days, and test files made from those (see `split`)."""
+    check(folder, lambda share, what: progress(share / 2, what))
+    found = paths(folder)
+    with new_folder(out) as aside:
+        for number, part in enumerate(KINDS):
+            progress(0.5 + number / 10, f"writing {part}.parquet")
+            scan(found[part], part).sink_parquet(aside / f"{part}.parquet")
+        if not set(TESTS) <= set(found):
+            split(folder, aside / "local", 0, lambda share, what: progress(0.8 + share / 5, what))
+
+
+def split(folder: Path, out: Path, seed: int, progress: Progress) -> None:
+    """Write a data set with local tests: sessions that begin in the last HELD_OUT_DAYS days become test files in the
+    organisers' JSON, the others the training files.
+
+    Memory: one id and time a session, and the events of the held-out days.
+    """
+    found = paths(folder)
+    browsing, search = scan(found["browsing"], "browsing"), scan(found["search"], "search")
+    key, time = "session_id_hash", "server_timestamp_epoch_ms"
+    progress(0.0, "finding the last days' sessions")
+    both = pl.concat([t.select(key, time) for t in (browsing, search)])
+    starts = both.group_by(key).agg(pl.col(time).min()).collect(engine="streaming")
+    last = int(starts.select(pl.col(time).max()).item() or 0)
+    held = starts.filter(pl.col(time) > last - HELD_OUT_DAYS * DAY_MS).select(key).lazy()
+    with new_folder(out) as aside:
+        for part, t in (("browsing", browsing), ("search", search)):
+            progress(0.2, f"writing {NAMES[part][0]}")
+            t.join(held, on=key, how="anti", maintain_order="left").sink_csv(aside / NAMES[part][0])
+        scan(found["content"], "content").sink_csv(aside / NAMES["content"][0])
+        progress(0.6, "writing test files")
+        parts = [t.join(held, on=key, how="semi").collect(engine="streaming") for t in (browsing, search)]
+        write_tests(aside, parts[0], parts[1], seed)
+
+
+def write_tests(folder: Path, browsing: pl.DataFrame, search: pl.DataFrame, seed: int) -> None:
+    """Both test files from complete sessions."""
+    for number, (task, make) in enumerate((("rec", recommendation), ("cart", intention))):
+        rng = np.random.default_rng([seed, number])
+        made = (make(session, rng) for session in merged(browsing, search))
+        write_records(folder / TESTS[task][0], (query for query in made if query is not None))

@@ -1,0 +1,75 @@
+"""Test sessions in the organisers' JSON, made from sessions that are known to their end.
+
+The organisers never released theirs; README_DC_2021.md says how they were made: of the first task each session is cut at
+one random place, and the products of its later events are the label (searches are input, never labels); of the second, sessions with
+a product in the cart are cut before the first purchase, 0, 2, 4, 6, 8 or 10 events after the first add.
+"""
+
+import ast
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from buzzer.datasets.sigir_ecom.schema import AFTER_ADD, EVENT, MOST_LABELS
+
+Event = dict[str, Any]
+
+
+def merged(browsing: pl.DataFrame, search: pl.DataFrame) -> Iterator[list[Event]]:
+    """Sessions one after the other, by id, each with its browsing and search events in order of time, as the JSON has them.
+
+    At equal times a search comes first and a product event before the pageview of its page.
+    """
+    pages = browsing.with_columns(is_search=pl.lit(False), first=pl.col("event_type") != "event_product")
+    queries = search.with_columns(is_search=pl.lit(True), first=pl.lit(False))
+    both = pl.concat([queries, pages], how="diagonal").with_row_index("at")
+    both = both.sort(
+        "session_id_hash", "server_timestamp_epoch_ms", pl.col("is_search").not_(), "first", "at"
+    )
+    session: list[Event] = []
+    for row in both.iter_rows(named=True):
+        if session and session[0]["session_id_hash"] != row["session_id_hash"]:
+            yield session
+            session = []
+        session.append(event_of(row))
+    if session:
+        yield session
+
+
+def event_of(row: dict[str, Any]) -> Event:
+    """One event with exactly the official keys."""
+    event = {name: row.get(name) for name in EVENT}
+    for name in ("query_vector", "clicked_skus_hash", "product_skus_hash"):
+        event[name] = ast.literal_eval(row[name]) if row.get(name) else None
+    return event
+
+
+def recommendation(session: list[Event], rng: np.random.Generator) -> dict[str, Any] | None:
+    """A query of the first task: a random prefix that leaves a product event behind it; None where there is none.
+
+    The label has the later events' different products in their order, 20 at most.
+    """
+    products = [at for at, event in enumerate(session) if event["product_sku_hash"]]
+    if not products or products[-1] == 0:
+        return None
+    cut = int(rng.integers(1, products[-1] + 1))
+    later = dict.fromkeys(session[at]["product_sku_hash"] for at in products if at >= cut)
+    return {"query": session[:cut], "label": list(later)[:MOST_LABELS]}
+
+
+def intention(session: list[Event], rng: np.random.Generator) -> dict[str, Any] | None:
+    """A query of the second task; None for a session without an add before its first purchase.
+
+    The number of events after the add is drawn from those that the session has before its purchase.
+    """
+    actions = [event["product_action"] for event in session]
+    bought = actions.index("purchase") if "purchase" in actions else len(actions)
+    if "add" not in actions[:bought]:
+        return None
+    added = actions.index("add")
+    possible = [n for n in AFTER_ADD if n <= bought - added - 1]
+    n = possible[int(rng.integers(len(possible)))]
+    label = int(bought < len(actions))
+    return {"query": session[: added + n + 1], "label": label, "nb_after_add": n}

@@ -1,0 +1,79 @@
+"""What follows what: the counts that won the next-item prize without a network (DeepBlueAI, MRR .2773), as small tables.
+
+Two kinds: the product that follows a page (a product's page too) within the next few events, and products that
+are looked at near each other in a session (item-item collaborative filtering), nearer pairs weighing more.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from buzzer.engine.frames import Engine, Frame
+from buzzer.engine.frames.base import FIRST_CODE, Array, Columns, Expr
+from buzzer.models.sigir_ecom.events import DETAIL, PURCHASE, SEARCH
+
+AHEAD = 3  # events after a page among which its next product is looked for
+NEAR = 4  # products before a product that it is paired with
+TABLES = ("next", "near")
+
+
+def fit(e: Engine, t: Frame, products: int, k: int) -> dict[str, Frame]:
+    """Both tables, of coded events: (key, rank, target, n), at most k targets a key."""
+    t = e.derive(t, target=lambda c: e.where(is_product(c), c("product"), 0), back=lambda c: -c("ord"))
+    return {"next": following(e, t, k), "near": nearby(e, e.filter(t, is_product), k)}
+
+
+def is_product(c: Columns) -> Expr:
+    return (c("kind") >= DETAIL) & (c("kind") <= PURCHASE) & (c("product") >= FIRST_CODE)
+
+
+def following(e: Engine, t: Frame, k: int) -> Frame:
+    """The products that follow a page most often."""
+    t = e.history(t, ["session"], "back", lags={"target": (AHEAD, 0)})
+    t = e.rename(e.drop(t, ["target"]), {"item": "key"})
+    t = e.derive(t, target=lambda c: first_known(e, [c(f"target_lag{i}") for i in range(1, AHEAD + 1)]))
+    known = e.filter(t, lambda c: (c("key") > 0) & (c("target") > 0) & (c("kind") != SEARCH))
+    return e.top_k(known, "key", "target", k)
+
+
+def first_known(e: Engine, codes: list[Expr]) -> Expr:
+    found = codes[-1]
+    for code in reversed(codes[:-1]):
+        found = e.where(code > 0, code, found)
+    return found
+
+
+def nearby(e: Engine, t: Frame, k: int) -> Frame:
+    """The products that are looked at near a product most often, in either order."""
+    t = e.history(t, ["session"], "ord", lags={"target": (NEAR, 0)})
+    pairs = []
+    for i in range(1, NEAR + 1):
+        there = e.filter(t, differs(f"target_lag{i}"))
+        for key, target in ((f"target_lag{i}", "product"), ("product", f"target_lag{i}")):
+            pair = e.derive(there, key=column(key), other=column(target), weight=constant(NEAR + 1 - i))
+            pairs.append(e.group_sums(pair, ["key", "other"], ["weight"]))
+    table = e.rename(e.drop(e.concat(pairs), ["n"]), {"sum_weight": "weight"})
+    return e.rename(e.top_k(table, "key", "other", k, "weight"), {"other": "target"})
+
+
+def differs(lag: str) -> Callable[[Columns], Expr]:
+    return lambda c: (c(lag) > 0) & (c(lag) != c("product"))
+
+
+def column(name: str) -> Callable[[Columns], Expr]:
+    return lambda c: c(name)
+
+
+def constant(value: int) -> Callable[[Columns], Expr]:
+    return lambda c: c("product") * 0 + value
+
+
+def dense(e: Engine, table: Frame, keys: int, k: int) -> tuple[Array, Array]:
+    """A table as arrays [keys, k]: targets int64 (0 where there is none), and their shares of the key's counts, float32."""
+    arrays = e.to_numpy(
+        e.derive(table, row=lambda c: c("key") * k + c("rank")), ["key", "rank", "target", "n"]
+    )
+    targets, n = np.zeros((keys, k), dtype=np.int64), np.zeros((keys, k), dtype=np.float32)
+    targets[arrays["key"], arrays["rank"]] = arrays["target"]
+    n[arrays["key"], arrays["rank"]] = arrays["n"]
+    return targets, n / np.maximum(n.sum(axis=1, keepdims=True), 1)

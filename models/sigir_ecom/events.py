@@ -1,0 +1,278 @@
+"""From the official files to coded events in the order of their sessions, in the operators of `engine.frames`.
+
+One row an event: browsing and search together, the pageview twin of a product event dropped, as the winners did
+(Moreira et al., SIGIR eCom 2021). Products and the other pages share one space of codes: products first, as `item`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from buzzer.datasets.sigir_ecom.reader import csv_pieces
+from buzzer.datasets.sigir_ecom.schema import DIMS
+from buzzer.engine.frames import Engine, Frame
+from buzzer.engine.frames.base import FIRST_CODE, UNSEEN, Array, Columns, Expr, stack
+
+PAGE, DETAIL, ADD, REMOVE, PURCHASE, SEARCH = range(1, 7)  # kinds of events; 0 is left for "no event"
+KINDS = 7
+ACTIONS = {"detail": DETAIL, "add": ADD, "remove": REMOVE, "purchase": PURCHASE}
+NOTHING = "0" * 64  # the id of no product, no page
+FIRST_MS = 1_546_300_800_000  # 2019-01-01; times are counted from it, so that they leave room for the row beside them
+ROWS = 2**27  # an event's place: time * ROWS + row
+TEXT = ("event_type", "product_action", "product_sku_hash", "hashed_url")
+IDS = {"product_sku_hash": "sku", "hashed_url": "url"}
+KEPT = ("session", "sku", "url", "kind", "time")
+VECTORS = tuple(f"vector_{i}" for i in range(DIMS))
+SECONDS = 1000
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What codes mean: fitted once, the same for every engine."""
+
+    tables: Mapping[str, Frame]  # sku, url -> (value, n, code)
+    products: int  # codes of products, 0 and 1 among them; pages have those from here on
+    pages: int
+    axes: Array  # float64 [DIMS, dims]: the principal axes that search vectors are projected on
+
+    @property
+    def codes(self) -> int:
+        return self.products + self.pages
+
+
+# ---- reading ------------------------------------------------------------------------------------------------------
+
+
+def browsing(e: Engine, t: Frame) -> Frame:
+    """The rows of a browsing file: session and KEPT's other columns, ids as numbers; 0 where there is none."""
+    return plain(e, e.hex_id(t, "session_id_hash", "session", digits=64))
+
+
+def plain(e: Engine, t: Frame) -> Frame:
+    """Kind, ids and time of rows that have a `session`; of a search, which names no event, its ids are 0."""
+    t = e.derive(t, **{name: filled(e, name, "") for name in ("event_type", "product_action")})
+    t = e.derive(t, **{name: filled(e, name, NOTHING) for name in IDS})
+    for column, out in IDS.items():
+        t = e.hex_id(t, column, out, digits=64)
+    return e.derive(
+        t,
+        kind=lambda c: (
+            e.cast(c("event_type") == "pageview", "int64") * PAGE
+            + sum(e.cast(c("product_action") == name, "int64") * kind for name, kind in ACTIONS.items())
+        ),
+        time=lambda c: c("server_timestamp_epoch_ms") - FIRST_MS,
+    )
+
+
+def filled(e: Engine, name: str, value: str) -> Callable[[Columns], Expr]:
+    return lambda c: e.fill_null(c(name), value)
+
+
+def read_browsing(e: Engine, path: Path, work: Path, piece_rows: int) -> tuple[Frame, Frame]:
+    """A browsing file's events and the products' names (sku, product_sku_hash), in pieces, so that no more than one piece's ids
+    are there as text."""
+    kinds = {"session_id_hash": "str", **dict.fromkeys(TEXT, "str"), "server_timestamp_epoch_ms": "int64"}
+    parts, names = [], []
+    for number, piece in enumerate(csv_pieces(path, work, piece_rows)):
+        t = browsing(e, e.read_csv(piece, kinds))
+        t = e.collect(e.select(e.derive(t, row=shifted(number * piece_rows)), [*KEPT, "product_sku_hash"]))
+        names.append(e.collect(e.distinct(e.filter(t, lambda c: c("sku") != 0), ["sku", "product_sku_hash"])))
+        parts.append(e.collect(e.drop(t, ["product_sku_hash"])))
+    return together(e, parts), e.collect(e.distinct(together(e, names), ["sku", "product_sku_hash"]))
+
+
+def together(e: Engine, parts: list[Frame]) -> Frame:
+    return e.collect(parts[0] if len(parts) == 1 else e.concat(parts))
+
+
+def shifted(rows: int) -> Callable[[Columns], Expr]:
+    return lambda c: c("row") + rows
+
+
+def read_search(e: Engine, path: Path, first_row: int) -> Frame:
+    """A search file's events, with VECTORS."""
+    kinds = {"session_id_hash": "str", "query_vector": "str", "server_timestamp_epoch_ms": "int64"}
+    t = e.hex_id(e.read_csv(path, kinds), "session_id_hash", "session", digits=64)
+    t = e.numbers(t, "query_vector", DIMS, "vector")
+    t = e.derive(
+        t,
+        row=shifted(first_row),
+        sku=lambda c: c("row") * 0,
+        url=lambda c: c("row") * 0,
+        kind=lambda c: c("row") * 0 + SEARCH,
+        time=lambda c: c("server_timestamp_epoch_ms") - FIRST_MS,
+    )
+    return e.select(t, [*KEPT, *VECTORS])
+
+
+def read_content(e: Engine, path: Path) -> Frame:
+    """The catalogue: row, sku, product_sku_hash, category_hash, price_bucket, description_0 .., image_0 ..; 0 where unknown."""
+    kinds = dict.fromkeys(("product_sku_hash", "description_vector", "category_hash", "image_vector"), "str")
+    t = e.read_csv(path, kinds | {"price_bucket": "float64"})
+    t = e.hex_id(t, "product_sku_hash", "sku", digits=64)
+    for name in ("description", "image"):
+        t = e.drop(e.numbers(t, f"{name}_vector", DIMS, name), [f"{name}_vector"])
+    price = {"price_bucket": lambda c: e.cast(e.fill_null(c("price_bucket"), 0.0), "int64")}
+    return e.derive(t, **price)
+
+
+def test_events(e: Engine, table: object, axes: Array) -> Frame:
+    """Events of test queries, from the arrow table that `json_file.events` makes."""
+    t = plain(e, e.from_arrow(table))
+    t = e.derive(t, kind=lambda c: e.where(c("searched") == 1, SEARCH, c("kind")))
+    return project(e, e.select(t, [*KEPT, *VECTORS]), axes)
+
+
+# ---- codes and order ----------------------------------------------------------------------------------------------
+
+
+def queries(axes: Array) -> list[str]:
+    return [f"query_{i}" for i in range(axes.shape[1])]
+
+
+def project(e: Engine, t: Frame, axes: Array) -> Frame:
+    """VECTORS along the axes, as query_0 ..: float32."""
+    t = e.derive(t, **{name: along(e, axes[:, i]) for i, name in enumerate(queries(axes))})
+    return e.drop(t, list(VECTORS))
+
+
+def along(e: Engine, axis: Array) -> Callable[[Columns], Expr]:
+    return lambda c: e.cast(sum(c(name) * float(x) for name, x in zip(VECTORS, axis, strict=True)), "float32")
+
+
+def without_queries(e: Engine, t: Frame, axes: Array) -> Frame:
+    """Browsing events with query_0 .. of zeros."""
+    return e.derive(t, **dict.fromkeys(queries(axes), lambda c: e.cast(c("kind") * 0.0, "float32")))
+
+
+def fit_codes(e: Engine, pages: Frame, content: Frame, rare: int) -> dict[str, Frame]:
+    """Codes of products (seen or in the catalogue), and of pages seen more than `rare` times."""
+    seen = e.filter(pages, lambda c: c("sku") != 0)
+    others = e.filter(pages, lambda c: (c("kind") == PAGE) & (c("url") != 0))
+    return {
+        "sku": e.categorify_fit([(seen, "sku"), (content, "sku")]),
+        "url": e.categorify_fit([(others, "url")], rare + 1),
+    }
+
+
+def code(e: Engine, t: Frame, vocabulary: Vocabulary) -> Frame:
+    """`ord`, the place in time; `product`; and `item`, the code of the product or page, 0 where it is a search, or unknown."""
+    products = e.filter(t, lambda c: (c("kind") >= DETAIL) & (c("kind") <= PURCHASE))
+    shown = e.distinct(products, ["session", "time", "url"])
+    t = e.seen_before(t, shown, ["session", "time", "url"], "twin")
+    t = e.filter(t, lambda c: (c("kind") != PAGE) | (c("twin") == 0))
+    t = e.categorify(t, "sku", vocabulary.tables["sku"], "product")
+    t = e.categorify(t, "url", vocabulary.tables["url"], "page")
+    t = ordered(e, t)
+    t = e.derive(
+        t,
+        item=lambda c: e.where(
+            (c("kind") == PAGE) & (c("page") > UNSEEN), c("page") + vocabulary.products, c("product")
+        ),
+    )
+    return e.drop(t, ["twin", "page", "sku", "url"])
+
+
+def ordered(e: Engine, t: Frame) -> Frame:
+    return e.derive(t, ord=lambda c: c("time") * ROWS + c("row"))
+
+
+def in_sessions(e: Engine, t: Frame, axes: Array) -> Frame:
+    """Add `position` and `length` in the session, `gap` (log of seconds since the event before), and query_0 .. as the mean of the
+    session's searches so far, this one included."""
+    names = queries(axes)
+    t = e.derive(t, searched_wide=lambda c: e.cast(c("kind") == SEARCH, "float64"))
+    # A running sum over all sessions needs more digits than its parts.
+    t = e.derive(t, **{f"{name}_wide": widened(e, name) for name in names})
+    before = {f"{name}_before": (f"{name}_wide", 1.0, 0.0) for name in (*names, "searched")}
+    t = e.history(
+        t, ["session"], "ord", count="position", size="length", since={"time": "pause"}, mean=before
+    )
+    t = e.derive(t, gap=lambda c: e.log1p(e.clip(c("pause"), 0, 3600 * SECONDS) / float(SECONDS)))
+    t = e.derive(t, **{name: mean_so_far(e, name) for name in names})
+    wide = [f"{name}_wide" for name in (*names, "searched")]
+    return e.drop(t, [*before, *wide, "pause"])
+
+
+def widened(e: Engine, name: str) -> Callable[[Columns], Expr]:
+    return lambda c: e.cast(c(name), "float64")
+
+
+def mean_so_far(e: Engine, name: str) -> Callable[[Columns], Expr]:
+    """`history`'s means have the number of events below them; this has the number of searches."""
+
+    def formula(c: Columns) -> Expr:
+        events = c("position") + 1
+        total = c(f"{name}_before") * events + c(name)
+        return e.cast(total / e.clip(c("searched_before") * events + c("searched_wide"), 1.0, 1e9), "float32")
+
+    return formula
+
+
+# ---- arrays -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Flat:
+    """Events of sessions one after the other; session i has those from starts[i] to starts[i + 1]."""
+
+    items: Array  # int64 [events]
+    kinds: Array  # int64 [events]
+    numbers: Array  # float32 [events, 1 + dims]: gap, query
+    starts: Array  # int64 [sessions + 1]
+    session: Array  # int64 [sessions]
+
+    def __len__(self) -> int:
+        return len(self.session)
+
+    def lengths(self, ends: Array) -> Array:
+        """How many events of its session there are before each end."""
+        return ends - self.starts[np.searchsorted(self.starts, ends - 1, side="right") - 1]
+
+    def windows(self, ends: Array, length: int) -> dict[str, Array]:
+        """The networks' inputs: the last `length` events before each end (event numbers, not included), zeros before the first.
+
+        ends: int64 [rows], each in its session; all of the row's events are of the session of event end - 1.
+        """
+        first = ends - self.lengths(ends)
+        at = ends[:, None] - length + np.arange(length)
+        there = at >= first[:, None]
+        at = np.where(there, at, 0)
+        return {
+            "items": np.where(there, self.items[at], 0),
+            "kinds": np.where(there, self.kinds[at], 0),
+            "numbers": np.where(there[:, :, None], self.numbers[at], np.float32(0)),
+        }
+
+    def next_products(self, products: int) -> Array:
+        """For each event the product of the session's next product event, as code; 0 where there is none: int64 [events]."""
+        n = len(self.items)
+        is_product = (self.kinds >= DETAIL) & (self.kinds <= PURCHASE) & (self.items >= FIRST_CODE)
+        at = np.where(is_product & (self.items < products), np.arange(n), n)
+        following = np.append(np.minimum.accumulate(at[::-1])[::-1], n)[1:]
+        session_end = np.repeat(self.starts[1:], np.diff(self.starts))
+        found = following < session_end
+        return np.where(found, self.items[np.where(found, following, 0)], 0)
+
+
+def flat(e: Engine, t: Frame, axes: Array) -> Flat:
+    """The events' arrays, by session and time."""
+    numbers = ["gap", *queries(axes)]
+    arrays = e.to_numpy(t, ["session", "position", "item", "kind", *numbers])
+    order = np.lexsort((arrays["position"], arrays["session"]))
+    session = arrays["session"][order]
+    new = np.flatnonzero(np.append(True, session[1:] != session[:-1])) if len(session) else np.zeros(0, int)
+    return Flat(
+        arrays["item"][order].astype(np.int64),
+        arrays["kind"][order].astype(np.int64),
+        stack(arrays, numbers, np.float32)[order],
+        np.append(new, len(session)).astype(np.int64),
+        session[new],
+    )
+
+
+def batches(rows: int, size: int) -> Iterator[slice]:
+    for start in range(0, rows, size):
+        yield slice(start, start + size)

@@ -1,0 +1,85 @@
+"""What both tasks share: the data they need, and the vocabulary that `fit` saves."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from buzzer.datasets import sigir_ecom as dataset
+from buzzer.datasets.files import made_scale
+from buzzer.datasets.sigir_ecom import generator
+from buzzer.datasets.sigir_ecom.reader import HELD_OUT_DAYS, paths
+from buzzer.datasets.sigir_ecom.schema import TESTS
+from buzzer.engine.frames import Engine, Frame
+from buzzer.engine.frames.base import FIRST_CODE, Array, stack
+from buzzer.models.job import Data, Job, Progress
+from buzzer.models.sigir_ecom import events, products
+from buzzer.models.sigir_ecom.events import VECTORS, Vocabulary
+
+
+def prepare(source: Path | None, cache: Path, scale: float, seed: int, progress: Progress) -> Data:
+    """Checked files: official ones, with a local test in the cache where theirs has none, or generated ones."""
+    folder = source or cache / f"sigir_ecom-v{generator.VERSION}-scale{scale:g}-seed{seed}"
+    if source is None and not folder.is_dir():
+        dataset.generate(folder, scale, seed, progress)
+    files, notes = dataset.check(folder, progress), []
+    if not set(TESTS) <= set(files.rows):
+        local = cache / f"sigir_ecom-local-{files.fingerprint[:16]}-seed{seed}"
+        if not local.is_dir():
+            cache.mkdir(parents=True, exist_ok=True)
+            dataset.split(folder, local, seed, progress)
+        files = dataset.check(local, progress)
+        notes = [f"local test: sessions of the last {HELD_OUT_DAYS} days, cut as the organisers describe"]
+    if not files.facts["labelled"]:
+        notes.append("no labels in the test files: no score")
+    made = made_scale(folder)
+    origin = "official" if made is None else "generated"
+    rows = dict(files.rows)
+    return Data(files.folder, files.fingerprint, origin, rows, 1.0 if made is None else made, tuple(notes))
+
+
+def read(e: Engine, job: Job) -> tuple[Frame, Frame, Frame, Frame]:
+    """Browsing events, names of their products, search events with VECTORS, and the catalogue."""
+    found = paths(job.data)
+    pages, names = events.read_browsing(e, found["browsing"], job.work, job.params["piece_rows"])
+    searches = e.collect(events.read_search(e, found["search"], int(e.height(pages)) + 1))
+    return pages, names, searches, e.collect(events.read_content(e, found["content"]))
+
+
+def fit_vocabulary(e: Engine, job: Job, pages: Frame, searches: Frame, content: Frame) -> Vocabulary:
+    """Codes of products and pages, and the axes of search vectors."""
+    codes = {
+        name: e.collect(t) for name, t in events.fit_codes(e, pages, content, job.params["rare"]).items()
+    }
+    vectors = stack(e.to_numpy(searches, VECTORS), VECTORS, np.float32)
+    axes = products.principal_axes(vectors[: 1 << 20], job.params["query_dims"])
+    common = e.filter(e.derive(codes["url"], row=lambda c: c("code")), lambda c: c("code") >= FIRST_CODE)
+    sizes = {name: int(e.height(t)) + FIRST_CODE for name, t in (("sku", codes["sku"]), ("url", common))}
+    return Vocabulary(codes, sizes["sku"], sizes["url"], axes)
+
+
+def together(e: Engine, pages: Frame, searches: Frame, vocabulary: Vocabulary) -> Frame:
+    """All events of training sessions, search vectors along the axes."""
+    axes = vocabulary.axes
+    return e.concat([events.without_queries(e, pages, axes), events.project(e, searches, axes)])
+
+
+def save(e: Engine, job: Job, vocabulary: Vocabulary) -> None:
+    for name, table in vocabulary.tables.items():
+        e.write_parquet(table, job.work / f"codes-{name}.parquet")
+    np.save(job.work / "axes.npy", vocabulary.axes)
+    (job.work / "codes.json").write_text(
+        json.dumps({"products": vocabulary.products, "pages": vocabulary.pages})
+    )
+
+
+def load(e: Engine, job: Job) -> Vocabulary:
+    tables = {name: e.collect(e.read_parquet(job.work / f"codes-{name}.parquet")) for name in ("sku", "url")}
+    sizes = json.loads((job.work / "codes.json").read_text())
+    return Vocabulary(tables, axes=np.load(job.work / "axes.npy"), **sizes)
+
+
+def held_out(numbers: Array, share: float) -> Array:
+    """Whether a session is held out, by its number: the same on every machine and engine."""
+    mixed = numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    return np.asarray((mixed >> np.uint64(40)).astype(np.float64) / 2.0**24 < share)

@@ -1,0 +1,253 @@
+"""The `sigir-ecom-task1` task: fit counts and trains networks, predict goes from the raw test file to a scored submission, a piece
+of sessions at a time, so that memory does not grow with the sessions beyond twenty numbers each."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from buzzer.datasets import sigir_ecom as dataset
+from buzzer.datasets.sigir_ecom import json_file
+from buzzer.datasets.sigir_ecom.metric import labels, next_item_mrr, subsequent_f1
+from buzzer.datasets.sigir_ecom.reader import paths
+from buzzer.datasets.sigir_ecom.schema import DIMS, WHERE
+from buzzer.engine import frames
+from buzzer.engine.frames import Engine
+from buzzer.engine.frames.base import Array
+from buzzer.errors import DataError, UsageError, unknown_name
+from buzzer.models.blend import best_of
+from buzzer.models.job import Data, Job, Progress, Result, Steps
+from buzzer.models.sigir_ecom import counts, events, products, shared
+from buzzer.models.sigir_ecom.events import Flat, Vocabulary, batches
+
+GUESSES = 20
+BASELINE = "counts"
+WEIGHTS = {BASELINE: 0.5, "gru": 1.0, "causal": 1.0, "masked": 1.0}  # in the ensemble
+Found = dict[str, list[Array]]
+
+
+class Recommendation:
+    """See configs/tasks/sigir-ecom-task1.yaml for the parameters."""
+
+    def prepare(self, source: Path | None, cache: Path, scale: float, seed: int, progress: Progress) -> Data:
+        return shared.prepare(source, cache, scale, seed, progress)
+
+    def fit(self, job: Job) -> Steps:
+        import torch
+
+        from buzzer.models.sigir_ecom.networks import NETWORKS
+        from buzzer.models.sigir_ecom.pretrain import item_vectors
+        from buzzer.models.sigir_ecom.training import Trainer
+
+        e, names = frames.load(job.engine), network_names(job.params)
+        yield "load"
+        pages, names_of, searches, content = shared.read(e, job)
+        yield "features"
+        vocabulary = shared.fit_vocabulary(e, job, pages, searches, content)
+        if vocabulary.products < GUESSES + 2:
+            raise DataError(
+                f"{job.data}: {vocabulary.products - 2} products, too few to learn from",
+                "use a larger --scale",
+            )
+        categories = e.collect(e.categorify_fit([(content, "category_hash")]))
+        known = products.fit(e, content, names_of, vocabulary.tables["sku"], categories)
+        coded = e.collect(events.code(e, shared.together(e, pages, searches, vocabulary), vocabulary))
+        tables = counts.fit(e, coded, vocabulary.products, job.params["followers"])
+        tables = {name: e.collect(table) for name, table in tables.items()}
+        placed = e.collect(events.in_sessions(e, coded, vocabulary.axes))
+        yield "transfer"
+        flat = events.flat(e, placed, vocabulary.axes)
+        held = shared.held_out(flat.session, job.params["valid"])
+        sizes = sizes_of(vocabulary, int(e.height(categories)) + 2, job.params)
+        yield "fit"
+        torch.set_num_threads(job.threads)
+        torch.set_flush_denormal(True)
+        torch.manual_seed(job.seed)
+        first = item_vectors(flat, sizes.codes, sizes.dim, job.params["first_norm"])
+        scores, history = {}, {}
+        for name in names:
+            torch.manual_seed(job.seed)
+            network = NETWORKS[name](sizes, *content_of(known))
+            network.items.start_from(first)
+            trainer = Trainer(network, flat, held, job, job.work / f"{name}.checkpoint")
+            for state in trainer.run(job.params["epochs"], job.params["patience"]):
+                yield "fit"
+                history[name] = state.history
+            scores[f"valid_MRR@20_{name}"] = trainer.state.best
+            torch.save(network.cpu().state_dict(), job.work / f"{name}.pt")
+        yield "write"
+        shared.save(e, job, vocabulary)
+        known.save(job.work)
+        for name, table in tables.items():
+            e.write_parquet(table, job.work / f"counts-{name}.parquet")
+        (job.work / "sizes.json").write_text(json.dumps(sizes.as_dict()))
+        for name in names:
+            (job.work / f"{name}.checkpoint").unlink()
+        details = {"products": vocabulary.products - 2, "pages": vocabulary.pages - 2, "history": history}
+        return Result(scores, len(flat), details | {"sessions": len(flat), "events": len(flat.items)})
+
+    def predict(self, job: Job) -> Steps:
+        e, test = frames.load(job.engine), test_file(job.data, "rec")
+        yield "load"
+        vocabulary, known = shared.load(e, job), products.load(job.work)
+        sessions = {BASELINE: open_counts(e, job, vocabulary)}
+        sessions |= {name: open_network(name, job, known) for name in network_names(job.params)}
+        found: Found = {name: [] for name in (*sessions, "ensemble")}
+        example = None
+        for piece in json_file.pieces(test, job.params["piece_sessions"]):
+            yield "preprocess"
+            table = json_file.events(piece)
+            yield "features"
+            t = events.code(e, events.test_events(e, table, vocabulary.axes), vocabulary)
+            t = e.collect(events.in_sessions(e, t, vocabulary.axes))
+            yield "transfer"
+            flat = events.flat(e, t, vocabulary.axes)
+            ends = ends_of(flat, len(piece))
+            for rows in batches(len(ends), job.params["predict_batch"]):
+                yield "predict"
+                example = flat.windows(ends[rows], job.params["length"])
+                predict(sessions, example, found)
+            yield "load"
+        if example is None:
+            raise DataError(f"{test}: no queries", WHERE)
+        for row in range(job.params["latency"]):
+            yield "latency"
+            one = {name: array[[row % len(array)]] for name, array in example.items()}
+            predict(sessions, one, {name: [] for name in found})
+        yield "write"
+        described = {name: vars(session.describe()) for name, session in sessions.items()}
+        for session in sessions.values():
+            session.close()
+        guesses = {name: np.concatenate(parts) for name, parts in found.items()}
+        submission = job.out / "submission.json"
+        dataset.write_submission(submission, test, named(known.names, guesses["ensemble"]))
+        yield "score"
+        scores = score(guesses, known.names, submission, test)
+        return Result(scores, len(guesses["ensemble"]), {"sessions": described}, (submission,))
+
+
+def network_names(params: Mapping[str, Any]) -> list[str]:
+    """The networks asked for; the counts are always there. Raises UsageError for one that is not known."""
+    known = [name for name in WEIGHTS if name != BASELINE]
+    for name in params["networks"]:
+        if name not in known:
+            raise unknown_name("network", name, known)
+    if params["length"] < 4:
+        raise UsageError(f"length {params['length']} is below 4", "--set length=20")
+    return list(params["networks"])
+
+
+def test_file(folder: Path, task: str) -> Path:
+    found = paths(folder)
+    if task not in found:
+        raise DataError(f"{folder}: no test file of this task", WHERE)
+    return found[task]
+
+
+def sizes_of(vocabulary: Vocabulary, categories: int, params: Mapping[str, Any]) -> Any:
+    from buzzer.models.sigir_ecom.networks import Sizes
+
+    return Sizes(
+        products=vocabulary.products,
+        codes=vocabulary.codes,
+        numbers=1 + vocabulary.axes.shape[1],
+        categories=categories,
+        vectors=2 * DIMS,
+        **{key: params[key] for key in ("length", "dim", "layers", "heads", "dropout", "smoothing")},
+    )
+
+
+def content_of(known: products.Products) -> list[Any]:
+    """Category, price and vectors as tensors, for the table of items."""
+    import torch
+
+    return [torch.from_numpy(array) for array in (known.category, known.price, known.vectors)]
+
+
+def ends_of(flat: Flat, queries: int) -> Array:
+    """Where each query's events end; every query has at least one event."""
+    assert len(flat) == queries and flat.session[-1] == queries - 1
+    return flat.starts[1:]
+
+
+def open_counts(e: Engine, job: Job, vocabulary: Vocabulary) -> Any:
+    """The counts, on the job's backend."""
+    import torch
+
+    from buzzer.models.sigir_ecom.networks import Counts
+
+    k, pairs = job.params["followers"], []
+    for name, keys in (("next", vocabulary.codes), ("near", vocabulary.products)):
+        table = e.read_parquet(job.work / f"counts-{name}.parquet")
+        codes, shares = counts.dense(e, table, keys, k)
+        pairs.append((torch.from_numpy(codes), torch.from_numpy(shares)))
+    return session_of(Counts(pairs[0], pairs[1], vocabulary.products, GUESSES), job, vocabulary.axes.shape[1])
+
+
+def open_network(name: str, job: Job, known: products.Products) -> Any:
+    """The fitted network, cut to its likeliest products, on the job's backend."""
+    import torch
+
+    from buzzer.models.sigir_ecom.networks import NETWORKS, Sizes, Top
+
+    sizes = Sizes(**json.loads((job.work / "sizes.json").read_text()))
+    network = NETWORKS[name](sizes, *content_of(known))
+    network.load_state_dict(torch.load(job.work / f"{name}.pt", weights_only=True))
+    k = min(job.params["candidates"], sizes.products - 2)
+    return session_of(Top(network, k), job, sizes.numbers - 1)
+
+
+def session_of(module: Any, job: Job, dims: int) -> Any:
+    from buzzer.engine import infer
+
+    length = job.params["length"]
+    example = {
+        "items": np.full((2, length), 2, dtype=np.int64),
+        "kinds": np.full((2, length), 2, dtype=np.int64),
+        "numbers": np.zeros((2, length, 1 + dims), dtype=np.float32),
+    }
+    return infer.prepare(
+        module,
+        backend=job.backend,
+        example=example,
+        outputs=("value", "product"),
+        precision=job.precision,
+        device=job.device,
+        threads=job.threads,
+    )
+
+
+def predict(sessions: Mapping[str, Any], batch: Mapping[str, Array], found: Found) -> None:
+    """Add each model's and the ensemble's best products of a batch, [rows, GUESSES]."""
+    outs = {name: session.run(batch) for name, session in sessions.items()}
+    values = [out["value"] for out in outs.values()]
+    codes = [out["product"] for out in outs.values()]
+    for name, value, code in zip(outs, values, codes, strict=True):
+        found[name].append(best_of([value], [code], [1.0], GUESSES).astype(np.int32))
+    weights = [WEIGHTS[name] for name in outs]
+    found["ensemble"].append(best_of(values, codes, weights, GUESSES).astype(np.int32))
+
+
+def named(names: Array, guesses: Array) -> list[list[str]]:
+    """SKU hashes of codes [rows, n]."""
+    texts: list[list[str]] = names.astype("U64")[guesses].tolist()
+    return texts
+
+
+def score(guesses: Mapping[str, Array], names: Array, submission: Path, test: Path) -> dict[str, float]:
+    """The official scores of the written submission, and the same of each model."""
+    first = next(json_file.records(test))
+    if "label" not in first:
+        return {}
+    scores, truth = dataset.score(submission, test), labels(test)
+    for name, codes in guesses.items():
+        if name != "ensemble":
+            listed = named(names, codes)
+            scores[f"MRR@20_{name}"] = next_item_mrr(listed, truth)
+            scores[f"F1@20_{name}"] = subsequent_f1(listed, truth)
+    return scores
+
+
+TASK = Recommendation()

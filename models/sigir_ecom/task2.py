@@ -1,0 +1,219 @@
+"""The `sigir-ecom-task2` task: will what is in the cart be bought? Boosted trees and an embedding network on session features,
+measured by their distance to answering 0 everywhere, which few in the challenge got far above."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from buzzer.datasets import sigir_ecom as dataset
+from buzzer.datasets.sigir_ecom import json_file
+from buzzer.datasets.sigir_ecom.metric import labels, weighted_micro_f1
+from buzzer.datasets.sigir_ecom.schema import WHERE
+from buzzer.engine import frames
+from buzzer.engine.frames import Engine, Frame
+from buzzer.engine.frames.base import Array, on_host
+from buzzer.errors import DataError
+from buzzer.models.job import Data, Job, Progress, Result, Steps
+from buzzer.models.sigir_ecom import carts, events, products, shared
+from buzzer.models.sigir_ecom.events import Vocabulary, batches
+from buzzer.models.sigir_ecom.task1 import test_file
+
+TREES, NETWORK, KINDS_IN_CODES = "xgboost.ubj", "dlrm.pt", carts.LAGS + 1
+SCORE = "weighted_f1"
+WEIGHTS = {"xgboost": 0.7, "dlrm": 0.3}  # in the ensemble
+
+
+class Intention:
+    """See configs/tasks/sigir-ecom-task2.yaml for the parameters."""
+
+    def prepare(self, source: Path | None, cache: Path, scale: float, seed: int, progress: Progress) -> Data:
+        return shared.prepare(source, cache, scale, seed, progress)
+
+    def fit(self, job: Job) -> Steps:
+        import torch
+
+        from buzzer.models.sigir_ecom import dlrm
+
+        e = frames.load(job.engine)
+        yield "load"
+        pages, names_of, searches, content = shared.read(e, job)
+        yield "features"
+        vocabulary = shared.fit_vocabulary(e, job, pages, searches, content)
+        categories = e.collect(e.categorify_fit([(content, "category_hash")]))
+        known = products.fit(e, content, names_of, vocabulary.tables["sku"], categories)
+        t = features(e, shared.together(e, pages, searches, vocabulary), vocabulary, known)
+        t = e.collect(carts.training_rows(e, e.collect(t), len(vocabulary.axes.T)))
+        bought = e.to_numpy(t, ["bought", "session"])
+        prior = float(bought["bought"].mean()) if len(bought["bought"]) else 0.0
+        if not 0 < prior < 1:
+            raise DataError(
+                f"{job.data}: no carts that are bought, or none that are not", "use a larger --scale"
+            )
+        rates = {name: e.collect(table) for name, table in carts.fit_rates(e, t).items()}
+        t = e.collect(carts.encode_own(e, t, prior))
+        yield "transfer"
+        columns = carts.names(len(vocabulary.axes.T))
+        x, codes, y = e.matrix(t, columns), carts.codes_of(e, t), bought["bought"]
+        yield "fit"
+        fit_trees(job, x, y)
+        yield "fit"
+        torch.set_num_threads(job.threads)
+        torch.manual_seed(job.seed)
+        held = shared.held_out(bought["session"], job.params["valid"])
+        network, history = build(job, x.shape[1], codes.shape[1], vocabulary), []
+        for epoch in dlrm.fit(network, on_host(x), codes, y, held, job.params, job):
+            history.append(epoch)
+            yield "fit"
+        yield "write"
+        torch.save(network.cpu().state_dict(), job.work / NETWORK)
+        shared.save(e, job, vocabulary)
+        known.save(job.work)
+        for name, table in rates.items():
+            e.write_parquet(table, job.work / f"rates-{name}.parquet")
+        (job.work / "prior.json").write_text(json.dumps(prior))
+        details = {"carts": len(np.unique(bought["session"])), "columns": x.shape[1], "history": history}
+        return Result({}, len(y), details | {"bought": prior})
+
+    def predict(self, job: Job) -> Steps:
+        e, test = frames.load(job.engine), test_file(job.data, "cart")
+        yield "load"
+        vocabulary, known = shared.load(e, job), products.load(job.work)
+        rates = {
+            name: e.collect(e.read_parquet(job.work / f"rates-{name}.parquet")) for name in carts.ENCODED
+        }
+        prior = float(json.loads((job.work / "prior.json").read_text()))
+        columns = carts.names(len(vocabulary.axes.T))
+        network = build(job, len(columns), len(carts.CODES), vocabulary)
+        sessions = sessions_of(job, network, len(columns), len(carts.CODES))
+        found: dict[str, list[Array]] = {name: [] for name in sessions}
+        batch: dict[str, Any] = {}
+        for piece in json_file.pieces(test, job.params["piece_sessions"]):
+            yield "preprocess"
+            table = json_file.events(piece)
+            yield "features"
+            t = features(e, events.test_events(e, table, vocabulary.axes), vocabulary, known)
+            t = e.collect(carts.encode(e, carts.test_rows(e, e.collect(t)), rates, prior))
+            yield "transfer"
+            x, codes = e.matrix(t, columns), carts.codes_of(e, t)
+            if len(x) != len(piece):
+                raise DataError(
+                    f"{test}: {len(piece) - len(x)} queries do not end nb_after_add events after an add"
+                )
+            for rows in batches(len(x), job.params["predict_batch"]):
+                yield "predict"
+                batch = {"numbers": x[rows], "codes": codes[rows]}
+                for name, p in predict(sessions, batch).items():
+                    found[name].append(p)
+            yield "load"
+        if not batch:
+            raise DataError(f"{test}: no queries", WHERE)
+        for row in range(job.params["latency"]):
+            yield "latency"
+            predict(sessions, {name: array[[row % len(array)]] for name, array in batch.items()})
+        yield "write"
+        described = closed(sessions)
+        chances = blended({name: np.concatenate(parts) for name, parts in found.items()})
+        answers = {name: (p > 0.5).astype(int).tolist() for name, p in chances.items()}
+        submission = job.out / "submission.json"
+        dataset.write_submission(submission, test, answers["ensemble"])
+        yield "score"
+        details = {"sessions": described, "positives": {name: sum(a) for name, a in answers.items()}}
+        return Result(score(answers, submission, test), len(answers["ensemble"]), details, (submission,))
+
+
+def features(e: Engine, t: Frame, vocabulary: Vocabulary, known: products.Products) -> Frame:
+    """Events of sessions with a cart, with all that their rows are made of."""
+    t = e.collect(carts.place(e, t))
+    t = events.in_sessions(e, events.code(e, t, vocabulary), vocabulary.axes)
+    return carts.describe(e, e.collect(carts.with_cart(e, e.collect(t))), carts.facts(e, known))
+
+
+def fit_trees(job: Job, x: Any, y: Array) -> None:
+    """Winners: 20 rounds, depth 6, eta .53, column sample .4, lambda 6."""
+    import xgboost
+
+    settings = {
+        "objective": "binary:logistic",
+        "tree_method": "hist",
+        "max_depth": job.params["depth"],
+        "eta": job.params["eta"],
+        "lambda": 6.0,
+        "subsample": 0.8,
+        "colsample_bytree": job.params["colsample"],
+        "base_score": float(y.mean()),
+        "seed": job.seed,
+        "nthread": job.threads,
+        "device": job.device,
+    }
+    data = xgboost.QuantileDMatrix(x, y, nthread=job.threads)
+    xgboost.train(settings, data, job.params["rounds"]).save_model(job.work / TREES)
+
+
+def build(job: Job, numbers: int, codes: int, vocabulary: Vocabulary) -> Any:
+    from buzzer.models.sigir_ecom.dlrm import Dlrm
+
+    sizes = (job.params[key] for key in ("dim", "hidden", "dropout"))
+    return Dlrm(numbers, codes, KINDS_IN_CODES, vocabulary.codes, *sizes)
+
+
+def sessions_of(job: Job, network: Any, numbers: int, codes: int) -> dict[str, Any]:
+    """The fitted trees, and the network, with its fitted weights, on the job's backend."""
+    import torch
+
+    from buzzer.engine import infer
+
+    network.load_state_dict(torch.load(job.work / NETWORK, weights_only=True))
+    example: dict[str, Array] = {
+        "numbers": np.zeros((2, numbers), dtype=np.float32),
+        "codes": np.zeros((2, codes), dtype=np.int64),
+    }
+    common: dict[str, Any] = {"outputs": ("probability",), "device": job.device, "threads": job.threads}
+    trees = infer.prepare(
+        job.work / TREES, backend="xgboost", example={"features": example["numbers"]}, **common
+    )
+    net = infer.prepare(network, backend=job.backend, example=example, precision=job.precision, **common)
+    return {"xgboost": trees, "dlrm": net}
+
+
+def predict(sessions: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Array]:
+    """Probabilities by model, [rows]."""
+    return {
+        "xgboost": sessions["xgboost"].run({"features": batch["numbers"]})["probability"],
+        "dlrm": sessions["dlrm"].run({**batch, "numbers": on_host(batch["numbers"])})["probability"],
+    }
+
+
+def closed(sessions: Mapping[str, Any]) -> dict[str, Any]:
+    """What the sessions were; they are closed."""
+    described = {name: vars(session.describe()) for name, session in sessions.items()}
+    for session in sessions.values():
+        session.close()
+    return described
+
+
+def blended(chances: dict[str, Array]) -> dict[str, Array]:
+    """The models' chances and, as `ensemble`, their weighted mean."""
+    return chances | {"ensemble": np.sum([WEIGHTS[name] * p for name, p in chances.items()], axis=0)}
+
+
+def score(answers: Mapping[str, list[int]], submission: Path, test: Path) -> dict[str, float]:
+    """The official score of the written submission; the same of each model, and of 0 everywhere; and how far above that
+    floor the submission is."""
+    queries = list(json_file.records(test))
+    if "label" not in queries[0]:
+        return {}
+    truth, after = labels(test, int), [query["nb_after_add"] for query in queries]
+    floor = weighted_micro_f1([0] * len(truth), truth, after)
+    scores = dataset.score(submission, test)
+    scores |= {"above_zeros": scores[SCORE] - floor, f"{SCORE}_zeros": floor}
+    return scores | {
+        f"{SCORE}_{name}": weighted_micro_f1(answer, truth, after)
+        for name, answer in answers.items()
+        if name != "ensemble"
+    }
+
+
+TASK = Intention()

@@ -1,0 +1,96 @@
+"""The two tasks on real data, here on stand-ins: online shoppers (generated), Complete Journey (made-up transactions)."""
+
+import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from buzzer.datasets.complete_journey import mapping
+from buzzer.engine import frames, infer
+from buzzer.errors import UnsupportedError, UsageError
+from buzzer.models.sigir_ecom import complete_journey, shoppers
+from buzzer.suite import registry
+
+BACKENDS = sorted(set(infer.BACKENDS) - set(infer.TREES) - {"fused"})
+
+
+def silent(share: float, what: str) -> None:
+    """No progress shown."""
+
+
+def available(name: str) -> bool:
+    try:
+        frames.load(name)
+    except UnsupportedError:
+        return False
+    return True
+
+
+def settings_of(name: str, **changes: Any) -> dict[str, Any]:
+    return registry.task(name).params | {"latency": 2} | changes
+
+
+def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Households that buy along fixed lists: what comes next can be learnt."""
+    rng, rows, basket = np.random.default_rng(0), [], 0
+    for household in range(30):
+        for week in range(1, 53, 2):
+            basket, start = basket + 1, int(rng.integers(0, 60))
+            time = datetime.datetime(2017, 1, 1) + datetime.timedelta(weeks=week - 1, minutes=household)
+            rows += [(household, basket, (start + i) % 60, 1, 1.0 + start, week, time) for i in range(6)]
+    names = (
+        "household_id",
+        "basket_id",
+        "product_id",
+        "quantity",
+        "sales_value",
+        "week",
+        "transaction_timestamp",
+    )
+    products = {"product_id": range(60), **{name: [f"{i // 10}" for i in range(60)] for name in mapping.PATH}}
+    tables = pl.DataFrame(rows, schema=list(names), orient="row"), pl.DataFrame(products)
+    monkeypatch.setattr(mapping, "tables", lambda: tables)
+
+
+def test_complete_journey_learns_what_comes_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: Any, run: Any
+) -> None:
+    made_up(monkeypatch)
+    data = complete_journey.TASK.prepare(None, tmp_path / "cache", 1.0, 0, silent)
+    assert data.source == "official" and data.notes == complete_journey.NOTES and data.rows["search"] == 0
+    small = settings_of("complete-journey", epochs=8, dim=16, length=8, networks=["gru"], batch=32, lr=0.01)
+    results = []
+    for engine in filter(available, ("pandas", "polars")):
+        work = tmp_path / engine
+        work.mkdir()
+        fit = job("sigir-ecom-task1", data, work, work, engine, "torch_eager", **small)
+        run(complete_journey.TASK.fit(fit))
+        results.append(run(complete_journey.TASK.predict(fit))[0])
+    assert results[0].scores["MRR@20_counts"] > 0.7 and results[0].scores["MRR@20_gru"] > 0.7
+    assert results[1].scores == pytest.approx(results[0].scores, abs=0.01)
+    with pytest.raises(UsageError, match="installed package"):
+        complete_journey.TASK.prepare(tmp_path, tmp_path, 1.0, 0, silent)
+
+
+def test_online_shoppers_beat_guessing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: Any, run: Any
+) -> None:
+    monkeypatch.delenv("BUZZER_DATA", raising=False)
+    data = shoppers.TASK.prepare(None, tmp_path / "cache", 0.3, 0, silent)
+    assert data.source == "generated" and data.notes == (shoppers.STAND_IN,)
+    work, small = tmp_path / "work", settings_of("online-shoppers")
+    work.mkdir()
+    run(shoppers.TASK.fit(job("sigir-ecom-task2", data, work, work, "polars", "torch_eager", **small)))
+    results = []
+    for engine in filter(available, frames.ENGINES):
+        for backend in BACKENDS:
+            out = tmp_path / f"{engine}-{backend}"
+            out.mkdir()
+            settings = job("sigir-ecom-task2", data, work, out, engine, backend, **small)
+            results.append(run(shoppers.TASK.predict(settings))[0])
+    for result in results:
+        assert result.scores == pytest.approx(results[0].scores, abs=0.003)
+    assert min(results[0].scores[f"AUC{name}"] for name in ("", "_xgboost", "_dlrm")) > 0.65
