@@ -20,9 +20,10 @@ BACKENDS: dict[str, str] = {
     "openvino": "buzzer.engine.infer.openvino",
     "tensorrt": "buzzer.engine.infer.tensorrt",
     "xgboost": "buzzer.engine.infer.xgboost",
+    "tl2cgen": "buzzer.engine.infer.tl2cgen",
 }
 
-TREES = ("xgboost",)  # run boosted trees; the others run networks
+TREES = ("xgboost", "tl2cgen")  # run boosted trees alone; the others run networks, onnxruntime both
 
 __all__ = ["BACKENDS", "TREES", "Array", "Description", "Plan", "Session", "check_batch", "load", "prepare"]
 

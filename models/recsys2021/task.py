@@ -1,7 +1,6 @@
 """The `recsys2021` task: fit trains both stages, predict goes from raw test files to a scored submission, a piece of rows at a
 time, so that memory does not grow with the rows beyond the lookup tables."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,7 +58,7 @@ class RecSys2021:
     def predict(self, job: Job) -> Steps:
         e, models = frames.load(job.engine), stages.chosen(job.params)
         yield "load"
-        codes, means = load(e, job.work, "code"), json.loads((job.work / fitting.MEANS).read_text())
+        codes, means = load(e, job.work, "code"), fitting.means(job.work)
         first, second = stages.FirstStage(job, models), stages.SecondStage(job, models)
         seen: list[Path] = []
         counts = []

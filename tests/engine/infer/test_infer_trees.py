@@ -1,5 +1,7 @@
 """Backends of boosted trees against XGBoost's DMatrix prediction."""
 
+import importlib.util
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +26,25 @@ def booster() -> Any:
 EXAMPLE = {"features": np.zeros((2, 6), dtype="float32")}
 
 
-@pytest.mark.parametrize("backend", infer.TREES)
+@pytest.fixture(params=[*infer.TREES, "onnxruntime"])
+def backend(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    extra = {"onnxruntime": "onnxmltools"}.get(name, name)
+    if importlib.util.find_spec(extra) is None:
+        pytest.skip(f"{extra} is not installed")
+    try:
+        infer.load(name)
+    except UnsupportedError as error:
+        pytest.skip(error.message)
+    return name
+
+
 @pytest.mark.parametrize("from_file", [False, True])
 def test_trees_predict_as_xgboost_does(booster: Any, backend: str, from_file: bool, tmp_path: Path) -> None:
+    if not from_file and backend != "xgboost":
+        with pytest.raises(UnsupportedError):
+            infer.prepare(booster, backend=backend, example=EXAMPLE, outputs=("probability",))
+        return
     booster.save_model(tmp_path / "m.ubj")
     model = tmp_path / "m.ubj" if from_file else booster
     x = np.random.default_rng(1).normal(size=(33, 6)).astype("float32")
@@ -34,18 +52,23 @@ def test_trees_predict_as_xgboost_does(booster: Any, backend: str, from_file: bo
     with infer.prepare(model, backend=backend, example=EXAMPLE, outputs=("probability",)) as session:
         for rows in (x, x[:1]):
             got = session.run({"features": rows})["probability"]
-            np.testing.assert_allclose(got, booster.predict(xgboost.DMatrix(rows)), rtol=1e-6)
+            np.testing.assert_allclose(got, booster.predict(xgboost.DMatrix(rows)), rtol=1e-6, atol=1e-6)
         assert session.describe().weight_bytes
         with pytest.raises(UsageError, match="axis 1"):
             session.run({"features": x[:, :5]})
 
 
-@pytest.mark.parametrize("backend", infer.TREES)
-def test_margins_are_added_to(booster: Any, backend: str) -> None:
+def test_margins_are_added_to(booster: Any, backend: str, tmp_path: Path) -> None:
     x = np.random.default_rng(1).normal(size=(9, 6)).astype("float32")
     margins = np.linspace(-2, 2, 9).astype("float32")
     example = EXAMPLE | {"base_margin": np.zeros(2, dtype="float32")}
-    with infer.prepare(booster, backend=backend, example=example, outputs=("probability",)) as session:
+    booster.save_model(tmp_path / "m.ubj")
+    prepare = partial(infer.prepare, tmp_path / "m.ubj", backend=backend, outputs=("probability",))
+    if backend != "xgboost":
+        with pytest.raises(UnsupportedError, match="log odds"):
+            prepare(example=example)
+        return
+    with prepare(example=example) as session:
         got = session.run({"features": x, "base_margin": margins})["probability"]
     data = xgboost.DMatrix(x, base_margin=margins)
     np.testing.assert_allclose(got, booster.predict(data), rtol=1e-5)
