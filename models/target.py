@@ -5,6 +5,7 @@ A target knows nothing of clocks or backends' names; it is named in configs/mode
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from buzzer.engine.infer import Array
@@ -23,6 +24,8 @@ class Ask:
     packing: str  # of rows of real lengths: "padded", "sorted" or "packed"
     seed: int
     params: Mapping[str, Any]  # the model's own, from configs/models.yaml
+    work: Path  # folder of one call of `buzzer bench`: what the first load makes, the later ones find
+    threads: int  # that may be used to make it
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,8 @@ def load(job: Job) -> Loaded:
     """The target's model and inputs."""
     target: Target = load_entry(job.params["target"])  # type: ignore[assignment]
     names = ("batch", "seq", "inputs", "lengths", "packing")
-    return target.load(Ask(**{n: job.params[n] for n in names}, seed=job.seed, params=job.params["model"]))
+    own = {"params": job.params["model"], "work": job.work, "threads": job.threads}
+    return target.load(Ask(**{n: job.params[n] for n in names}, seed=job.seed, **own))
 
 
 @dataclass

@@ -22,9 +22,10 @@ BACKENDS: dict[str, str] = {
     "fused": "buzzer.engine.infer.fused",
     "xgboost": "buzzer.engine.infer.xgboost",
     "nvforest": "buzzer.engine.infer.nvforest",
+    "tl2cgen": "buzzer.engine.infer.tl2cgen",
 }
 
-TREES = ("xgboost", "nvforest")  # run boosted trees
+TREES = ("xgboost", "nvforest", "tl2cgen")  # run boosted trees; onnxruntime does too
 ENCODERS = ("fused",)  # run BERT-like encoders only; the others run any network
 
 __all__ = [

@@ -7,6 +7,7 @@ from typing import Any
 
 from buzzer.engine.infer.onnx_graph import export
 from buzzer.engine.infer.onnx_lower import lower
+from buzzer.engine.infer.onnx_trees import BOOSTERS, convert
 from buzzer.engine.infer.session import Array, Base, Description, Plan, as_arrays, check_batch
 from buzzer.errors import DataError, UnsupportedError
 
@@ -34,7 +35,7 @@ class OnnxRuntime(Base):
             raise UnsupportedError(
                 f"this ONNX Runtime has no {plan.device} provider", "pip install onnxruntime-gpu"
             )
-        graph: Any = plan.model if isinstance(plan.model, Path) else export(plan)
+        graph = graph_of(plan)
         if plan.precision == "int8-dynamic":
             graph = dynamic(graph)
         if plan.precision == "int8":
@@ -61,6 +62,18 @@ class OnnxRuntime(Base):
             weight_bytes=self._weight_bytes,
             denormals="flushed",
         )
+
+
+def graph_of(plan: Plan) -> Any:
+    """An ONNX file's path, or the graph of a torch module or of boosted trees as bytes."""
+    if not isinstance(plan.model, Path):
+        if not hasattr(plan.model, "forward"):
+            raise UnsupportedError(
+                "ONNX Runtime takes torch modules, ONNX files and files of boosted trees",
+                "save the trees first: booster.save_model('trees.ubj')",
+            )
+        return export(plan)
+    return convert(plan) if plan.model.suffix in BOOSTERS else plan.model
 
 
 def options(plan: Plan) -> Any:

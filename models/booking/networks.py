@@ -44,6 +44,7 @@ class Trip(nn.Module):
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
+        self.sizes = sizes
         self.city = nn.Embedding(sizes.cities, sizes.dim)
         self.country = nn.Embedding(sizes.countries, sizes.dim)
         self.context = nn.ModuleList(nn.Embedding(n, sizes.dim) for n in sizes.context)

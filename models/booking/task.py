@@ -225,17 +225,25 @@ def join(parts: list[tuple[Inputs, Array]]) -> Inputs:
     )
 
 
-def open_session(name: str, job: Job) -> Any:
-    """The fitted network, cut to its likeliest cities, on the job's backend."""
+def fitted(name: str, folder: Path) -> Any:
+    """A network as `fit` saved it."""
     import torch
 
-    from buzzer.engine import infer
-    from buzzer.models.booking.networks import NETWORKS, Sizes, Top
+    from buzzer.models.booking.networks import NETWORKS, Sizes
 
-    plain = json.loads((job.work / "sizes.json").read_text())
-    sizes = Sizes(**plain | {"context": tuple(plain["context"])})
-    network = NETWORKS[name](sizes)
-    network.load_state_dict(torch.load(job.work / f"{name}.pt", weights_only=True))
+    plain = json.loads((folder / "sizes.json").read_text())
+    network = NETWORKS[name](Sizes(**plain | {"context": tuple(plain["context"])}))
+    network.load_state_dict(torch.load(folder / f"{name}.pt", weights_only=True))
+    return network.eval()
+
+
+def open_session(name: str, job: Job) -> Any:
+    """The fitted network, cut to its likeliest cities, on the job's backend."""
+    from buzzer.engine import infer
+    from buzzer.models.booking.networks import Top
+
+    network = fitted(name, job.work)
+    sizes = network.trip.sizes
     return infer.prepare(
         Top(network, min(job.params["candidates"], sizes.classes)),
         backend=job.backend,

@@ -192,3 +192,9 @@ def save_all(e: Engine, folder: Path, fitted: Fitted, week_tables: Mapping[str, 
     }
     for kind, tables in kinds.items():
         save(e, folder, kind, tables)
+
+
+def means(folder: Path) -> dict[str, dict[str, float]]:
+    """Label means that `fit` saved: of the training weeks, `train`, and of the validation half, `week`."""
+    found: dict[str, dict[str, float]] = json.loads((folder / MEANS).read_text())
+    return found

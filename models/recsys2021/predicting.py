@@ -1,6 +1,5 @@
 """The predict job, a piece of rows at a time; in one process, or each of several workers for pieces of its own."""
 
-import json
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -51,7 +50,7 @@ class Predictor:
     def __init__(self, job: Job) -> None:
         self.job, self.e, self.models = job, frames.load(job.engine), stages.chosen(job.params)
         self.codes = load(self.e, job.work, "code")
-        self.means = json.loads((job.work / fitting.MEANS).read_text())
+        self.means = fitting.means(job.work)
         self.first, self.second = stages.FirstStage(job, self.models), stages.SecondStage(job, self.models)
         self.seen: list[Path] = []  # coded rows, a Parquet file a piece
 

@@ -1,6 +1,5 @@
 """The submission file as it is written, and its scores."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from buzzer.datasets import recsys2021 as dataset
 from buzzer.engine.frames.base import Array
 from buzzer.models.job import Job, Result
 from buzzer.models.recsys2021.features import TARGETS
-from buzzer.models.recsys2021.fitting import MEANS
+from buzzer.models.recsys2021.fitting import means
 from buzzer.models.recsys2021.predicting import IDS, Predicted, names_of
 from buzzer.models.recsys2021.stages import Chosen
 
@@ -37,18 +36,17 @@ class Submission:
 
     def result(self, facts: Mapping[str, Any]) -> Result:
         """The job's result, scored where the truth is known."""
-        means = json.loads((self.job.work / MEANS).read_text())["train"]
-        scores = self.scores(self.job.data / "test_truth", means)
+        scores = self.scores(self.job.data / "test_truth", means(self.job.work)["train"])
         return Result(scores, self.rows, dict(facts) | {"models": self.models}, (self.path,))
 
-    def scores(self, truth: Path, means: Mapping[str, float]) -> dict[str, float]:
+    def scores(self, truth: Path, rates: Mapping[str, float]) -> dict[str, float]:
         """The official scores of the submission, and the two means of each model and of the training weeks' rates."""
         try:
-            return self._scores(truth, means) if truth.is_dir() else {}
+            return self._scores(truth, rates) if truth.is_dir() else {}
         finally:
             self.beside.unlink()
 
-    def _scores(self, truth: Path, means: Mapping[str, float]) -> dict[str, float]:
+    def _scores(self, truth: Path, rates: Mapping[str, float]) -> dict[str, float]:
         answers = dataset.read_submission(self.path)
         known = dataset.align(self.path, answers, truth)
 
@@ -62,7 +60,7 @@ class Submission:
             name: {target: every[:, m, i] for i, target in enumerate(TARGETS)}
             for m, name in enumerate(self.models)
         }
-        by_model[CONSTANT] = {target: np.full(self.rows, means[target]) for target in TARGETS}
+        by_model[CONSTANT] = {target: np.full(self.rows, rates[target]) for target in TARGETS}
         for name, predicted in by_model.items():
             own = score(predicted)
             scores |= {f"{kind}_{name}": own[kind] for kind in ("AP", "RCE")}

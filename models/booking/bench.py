@@ -1,0 +1,83 @@
+"""`session-encoder`: a network of the Booking task as a bench target, on trips that it did not learn from."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from buzzer.configs import load_yaml
+from buzzer.datasets import booking as dataset
+from buzzer.datasets.booking.reader import paths
+from buzzer.engine import frames
+from buzzer.engine.infer import Array
+from buzzer.errors import UsageError
+from buzzer.models.booking import features
+from buzzer.models.booking.task import TASK, fitted
+from buzzer.models.job import Job
+from buzzer.models.target import Ask, Loaded
+
+TRIPS = "trips.npz"
+CALIBRATION = 8  # batches
+
+
+class SessionEncoder:
+    """params: `scale` of the generated data, and the network, its `dim` and its `epochs`."""
+
+    def load(self, ask: Ask) -> Loaded:
+        import torch
+
+        if ask.lengths != "fixed":
+            raise UsageError("trips are cut to one length: --lengths real is for text encoders")
+        if not (ask.work / TRIPS).is_file():
+            fit(ask)
+        trips = dict(np.load(ask.work / TRIPS))
+        model = fitted(ask.params["network"], ask.work)
+
+        def reference(batch: Mapping[str, Array]) -> dict[str, Array]:
+            with torch.inference_mode():
+                found = model(*(torch.from_numpy(array) for array in batch.values()))
+            return {"probability": np.asarray(found)}
+
+        count = len(trips["cities"])
+        notes = [f"held-out trips of booking, generated, scale {ask.params['scale']:g}"]
+        if ask.batch > count:
+            notes.append(f"{count} different trips, repeated")
+        batches = [cut(trips, ask.batch, i) for i in range(ask.inputs + CALIBRATION)]
+        return Loaded(
+            model,
+            ("probability",),
+            batches[: ask.inputs],
+            reference,
+            [ask.batch] * ask.inputs,
+            calibration=batches[ask.inputs :],
+            notes=tuple(notes),
+            facts={"held_out_trips": count, "parameters": sum(w.numel() for w in model.parameters())},
+        )
+
+
+def cut(trips: Mapping[str, Array], size: int, number: int) -> dict[str, Array]:
+    """A batch: other trips for each number, from the start again at the end."""
+    at = (np.arange(size) + number * size) % len(trips["cities"])
+    return {name: np.ascontiguousarray(array[at]) for name, array in trips.items()}
+
+
+def fit(ask: Ask) -> None:
+    """Generate data, train the network, and keep the test trips' inputs under `ask.work`."""
+    data, e = ask.work / "data", frames.load("polars")
+    dataset.generate(data, ask.params["scale"], ask.seed, lambda share, what: None)
+    params = load_yaml("tasks/booking.yaml")["params"] | {"networks": [ask.params["network"]]}
+    params |= {name: ask.params[name] for name in ("dim", "epochs")}
+    job = Job(
+        task="booking", engine="polars", backend="torch_eager", precision="fp32", device="cpu",
+        data=data, work=ask.work, out=ask.work, scale=ask.params["scale"], seed=ask.seed,
+        threads=ask.threads, params=params,
+    )  # fmt: skip
+    for _ in TASK.fit(job):
+        pass  # phases are nobody's here
+    stays = features.code(e, features.read_stays(e, paths(data)["test"]), features.read_tables(e, ask.work))
+    t = e.collect(features.trip_features(e, stays, params["lags"]))
+    last = e.filter(t, lambda c: c("position") == c("length") - 1)
+    inputs = features.to_inputs(e, last, params["lags"])
+    np.savez(ask.work / TRIPS, **inputs.batch(slice(None)))  # type: ignore[arg-type]
+
+
+TARGET = SessionEncoder()

@@ -1,0 +1,97 @@
+"""`gbdt`: boosted trees of the RecSys 2021 task as a bench target, on rows that they did not learn from."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from buzzer.configs import load_yaml
+from buzzer.datasets import recsys2021 as dataset
+from buzzer.datasets.recsys2021.reader import part_files
+from buzzer.engine import frames
+from buzzer.engine.infer import Array
+from buzzer.errors import UsageError
+from buzzer.models.job import Job
+from buzzer.models.recsys2021 import features, fitting, stages, tables, trees
+from buzzer.models.recsys2021.task import TASK
+from buzzer.models.target import Ask, Loaded
+
+TREES_ONLY = {"trees": ["kfold"], "networks": [], "second": [], "baseline": False}
+ROWS = "rows.npy"
+
+
+class Gbdt:
+    """params: `scale` of the generated data, `rounds` and `depth` of the trees, and which engagement, `target`."""
+
+    def load(self, ask: Ask) -> Loaded:
+        if ask.lengths != "fixed":
+            raise UsageError("trees have no sentences: --lengths real is for encoders")
+        if not (ask.work / ROWS).is_file():
+            fit(ask)
+        model, rows = trees.path(ask.work, "kfold", ask.params["target"]), np.load(ask.work / ROWS)
+        batches = [{"features": cut(rows, ask, i)} for i in range(ask.inputs)]
+        facts = {"trees": ask.params["rounds"], "depth": ask.params["depth"], "held_out_rows": len(rows)}
+        notes = [
+            f"trees of {ask.params['target']}, held-out rows of recsys2021, generated, scale {ask.params['scale']:g}"
+        ]
+        if ask.batch > len(rows):
+            notes.append(f"{len(rows)} different rows, repeated")
+        return Loaded(
+            model,
+            ("probability",),
+            batches,
+            Reference(model).predict,
+            [ask.batch] * ask.inputs,
+            dynamic={"features": {0: "batch"}},
+            notes=tuple(notes),
+            facts=facts,
+        )
+
+
+class Reference:
+    """XGBoost's own prediction from a DMatrix, not in place."""
+
+    def __init__(self, model: Path) -> None:
+        import xgboost
+
+        self._booster = xgboost.Booster(model_file=model)
+
+    def predict(self, batch: Mapping[str, Array]) -> dict[str, Array]:
+        import xgboost
+
+        return {"probability": self._booster.predict(xgboost.DMatrix(batch["features"]))}
+
+
+def cut(rows: Array, ask: Ask, number: int) -> Array:
+    """A batch: other rows for each number, from the start again at the end."""
+    at = (np.arange(ask.batch) + number * ask.batch) % len(rows)
+    return np.ascontiguousarray(rows[at])
+
+
+def fit(ask: Ask) -> None:
+    """Generate data, train the trees, and keep the encoded test rows, float32 [rows, features], under `ask.work`."""
+    data, e = ask.work / "data", frames.load("polars")
+    dataset.generate(data, ask.params["scale"], ask.seed, lambda share, what: None)
+    job = job_of(ask, data)
+    for _ in TASK.fit(job):
+        pass  # phases are nobody's here
+    codes = tables.load(e, ask.work, "code")
+    part = features.read_part(e, part_files(data / "test")[0], False)
+    t = features.code(e, features.base(e, part, False), codes)
+    known = fitting.Fitted(codes, {}, tables.load(e, ask.work, "train"), {}, fitting.means(ask.work)["train"])
+    found = stages.inputs(e, fitting.encoded(e, t, known), stages.chosen(job.params), 0)
+    np.save(ask.work / ROWS, found.x)
+
+
+def job_of(ask: Ask, data: Path) -> Job:
+    """The task's fit with trees of the asked size, and no more."""
+    params = load_yaml("tasks/recsys2021.yaml")["params"] | TREES_ONLY
+    params |= {"rounds_1": ask.params["rounds"], "depth_1": ask.params["depth"]}
+    return Job(
+        task="recsys2021", engine="polars", backend="xgboost", precision="fp32", device="cpu",
+        data=data, work=ask.work, out=ask.work, scale=ask.params["scale"], seed=ask.seed,
+        threads=ask.threads, params=params,
+    )  # fmt: skip
+
+
+TARGET = Gbdt()
