@@ -1,4 +1,5 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
 """What all kernels share: Triton, found or told missing, a launch, and the small functions inlined into kernels.
 
 Conventions of every kernel: matrices are row-major and contiguous; sizes fixed by the model are constexpr, the number

@@ -1,4 +1,5 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
 """All layers of an encoder in one kernel: a program a multiprocessor, and barriers where there were launches.
 
 A launch inside a CUDA graph costs more than a barrier, and a program that has done its share asks L2 for its next

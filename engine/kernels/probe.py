@@ -1,4 +1,5 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
 """What decides the plan of a small-batch encoder, measured on this GPU: launches, waves, bandwidths, barriers."""
 
 from collections.abc import Iterator

@@ -1,4 +1,5 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
 """Kernels with a row a program: embedding + norm, sum + residual + norm, pooling. BLOCK is a power of two >= N."""
 
 from dataclasses import dataclass
