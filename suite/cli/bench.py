@@ -131,9 +131,16 @@ def run(choice: Choice, planned: Sequence[Planned], out: Path, screen: Screen) -
     work = Path(tempfile.mkdtemp(prefix="buzzer-bench-"))
     try:
         data, failed = answers(choice, work, screen)
-        made = []
+        if failed is not None and runner.interrupted(failed):
+            return [failed]
+        made: list[Record] = []
+        missing: set[tuple[str, str]] = set()  # found out in the first round: once is enough
         for item in planned:
+            if (item.run.backend, item.run.precision) in missing:
+                continue
             made.append(one(item, data, work, out, failed, screen))
+            if made[-1].outcome == "unsupported":
+                missing.add((item.run.backend, item.run.precision))
             if runner.interrupted(made[-1]):
                 break
         return made
