@@ -189,7 +189,8 @@ def axes(x: Place, y: Place, right: float, low: float, high: float) -> list[str]
         )
     middle = (LEFT + WIDTH - RIGHT) // 2
     parts.append(f'<text x="{middle}" y="{HEIGHT - 12}" text-anchor="middle">ms a sentence, median</text>')
-    parts.append(f'<text x="14" y="{TOP - 8}">accuracy</text>')
+    height = (TOP + foot) // 2
+    parts.append(f'<text transform="rotate(-90 14 {height})" x="14" y="{height}">accuracy</text>')
     return parts
 
 
