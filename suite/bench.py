@@ -32,7 +32,7 @@ def load(job: Job) -> Loaded:
     """The target's model and inputs."""
     target: Target = load_entry(job.params["target"])  # type: ignore[assignment]
     names = ("batch", "seq", "inputs", "lengths", "packing")
-    own = {"params": job.params["model"], "work": job.work, "threads": job.threads}
+    own = {"params": job.params["model"], "work": job.work.parent, "threads": job.threads}
     return target.load(Ask(**{n: job.params[n] for n in names}, seed=job.seed, **own))
 
 

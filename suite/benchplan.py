@@ -235,10 +235,12 @@ def rows(records: Iterable[Record]) -> list[Row]:
 
 
 def is_base(row: Row) -> bool:
-    """Whether others are compared with this row: torch eager in FP32, padded."""
+    """Whether others are compared with this row: the model's first backend (torch eager, XGBoost) in FP32, padded."""
     r = row.first
     plain = r.bench is not None and r.bench.packing == "padded"
-    return row.ranked and plain and (r.backend, r.precision) == (REFERENCE, "fp32")
+    known = registry.models().get(r.task)
+    first = known.backends[0] if known else REFERENCE
+    return row.ranked and plain and (r.backend, r.precision) == (first, "fp32")
 
 
 def table(records: Iterable[Record]) -> list[tuple[str, ...]]:
@@ -255,7 +257,7 @@ def boards(records: Iterable[Record]) -> dict[tuple[Any, ...], list[Record]]:
     found: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
     for r in records:
         if r.job == "bench":
-            sizes = tuple(str(r.config[k]) for k in ("batch", "seq", "lengths", "scenario"))
+            sizes = (r.config["batch"], *(str(r.config[k]) for k in ("seq", "lengths", "scenario")))
             key = (r.task, sizes, r.budget.name, machine.line(r.machine))
             found[key].append(r)
     return dict(sorted(found.items()))
@@ -264,6 +266,19 @@ def boards(records: Iterable[Record]) -> dict[tuple[Any, ...], list[Record]]:
 def title(record: Record) -> str:
     """`bert-base, batch 1, 128 tokens`."""
     c = record.config
-    kind = f"{c['seq']} tokens" if c["lengths"] == "fixed" else "real sentence lengths"
+    kind = ", real sentence lengths" if c["lengths"] == "real" else f", {c['seq']} tokens" if c["seq"] else ""
     scenario = f", MLPerf {c['scenario']}" if c["scenario"] else ""
-    return f"{record.task}, batch {c['batch']}, {kind}{scenario}"
+    return f"{record.task}, batch {c['batch']:,}{kind}{scenario}"
+
+
+def fastest(records: Iterable[Record]) -> list[str]:
+    """Where several batches were timed: the fastest of each, so that one sees where another overtakes it."""
+    lines = []
+    for group in boards(records).values():
+        best = next((row for row in rows(group) if row.ranked), None)
+        if best is not None:
+            each = median(best.pooled("warm_run")) / best.first.config["batch"]
+            lines.append(
+                f"{title(best.first)}: {best.first.backend} {best.first.precision}, {1e6 * each:,.2f} us a row"
+            )
+    return lines if len(lines) > 1 else []

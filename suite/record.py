@@ -58,7 +58,7 @@ class Bench(Strict):
     """What was timed, what it costs at least, and how it was run; of `job: bench` only."""
 
     batch: int = Field(ge=1, description="rows (sentences, sessions) a run")
-    seq: int = Field(ge=1, description="tokens or steps a row; with `packed`, tokens a run")
+    seq: int = Field(ge=0, description="tokens a row, 0 where rows have none; with `packed`, tokens a run")
     lengths: Literal["fixed", "real"] = Field(
         description="rows of `seq` tokens, or as long as real sentences"
     )

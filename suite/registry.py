@@ -122,7 +122,8 @@ class ModelConfig(BaseModel):
     name: str
     summary: str
     entry: str  # module:attr of the Target
-    backends: list[str]
+    backends: list[str]  # the first is the one that others are compared with
+    tokens: bool = True  # whether rows have a length that --seq sets
     params: dict[str, Any] = {}
 
 

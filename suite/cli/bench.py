@@ -1,7 +1,6 @@
 """`buzzer bench`: one model on every backend and precision, timed alone; a record each and a rank table."""
 
 import json
-import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -32,7 +31,9 @@ def main(
     model: Annotated[str, typer.Argument(help="A name of `buzzer list`, an ONNX file, or a model folder.")],
     backend: Annotated[str, typer.Option(help="Backends, by comma, or all.")] = "all",
     precision: Annotated[str, typer.Option(help="Precisions, by comma, or all.")] = "all",
-    batch: Annotated[int, typer.Option(min=1, help="Rows a run.")] = 1,
+    batch: Annotated[
+        str, typer.Option(help="Rows a run; several by comma: where one backend overtakes another.")
+    ] = "1",
     seq: Annotated[int, typer.Option(min=1, help="Tokens a row; with --packing packed, tokens a run.")] = 128,
     lengths: Annotated[str, typer.Option(help="fixed, or real: rows as long as real sentences.")] = "fixed",
     packing: Annotated[
@@ -69,17 +70,31 @@ def main(
     if frontier:
         leave(draw_frontier(model, context.params))
         return
-    choices = [choice_of(context.params, packed) for packed in names(packing)]
+    choices = [choice_of(context.params | {"batch": n}, p) for n in numbers(batch) for p in names(packing)]
     made: list[Record] = []
-    with Screen() as screen:
+    with (
+        Screen() as screen,
+        tempfile.TemporaryDirectory(prefix="buzzer-bench-", ignore_cleanup_errors=True) as work,
+    ):
         plans = [(choice, benchplan.plan(choice)) for choice in choices]
         screen.plan(sum(len(planned) for _, planned in plans))
-        for choice, planned in plans:
-            made += run(choice, planned, out, screen)
+        for i, (choice, planned) in enumerate(plans):
+            made += run(choice, planned, Path(work) / str(i), out, screen)
             if made and runner.interrupted(made[-1]):
                 break
     show(made, as_json)
     leave(made)
+
+
+def numbers(text: str) -> list[int]:
+    """Whole numbers above zero, by comma."""
+    try:
+        found = [int(part) for part in names(text)]
+    except ValueError:
+        found = []
+    if not found or min(found) < 1:
+        raise UsageError(f"--batch {text}: not whole numbers above zero", "write it like 1 or 1,100,10000")
+    return found
 
 
 def leave(made: Sequence[Record]) -> None:
@@ -120,32 +135,31 @@ def choice_of(options: dict[str, Any], packing: str) -> Choice:
         budget=budget,
         seed=options["seed"],
         rounds=1 if options["scenario"] else options["rounds"],
-        params={name: options[name] for name in taken} | {"packing": packing},
+        params={name: options[name] for name in taken}
+        | {"packing": packing}
+        | ({} if model.tokens else {"seq": 0}),
     )
     check_budgets([benchplan.reference_run(choice)], "fail")
     return choice
 
 
-def run(choice: Choice, planned: Sequence[Planned], out: Path, screen: Screen) -> list[Record]:
+def run(choice: Choice, planned: Sequence[Planned], work: Path, out: Path, screen: Screen) -> list[Record]:
     """The right answers first, then every planned run; records in the order in which they were made."""
-    work = Path(tempfile.mkdtemp(prefix="buzzer-bench-"))
-    try:
-        data, failed = answers(choice, work, screen)
-        if failed is not None and runner.interrupted(failed):
-            return [failed]
-        made: list[Record] = []
-        missing: set[tuple[str, str]] = set()  # found out in the first round: once is enough
-        for item in planned:
-            if (item.run.backend, item.run.precision) in missing:
-                continue
-            made.append(one(item, data, work, out, failed, screen))
-            if made[-1].outcome == "unsupported":
-                missing.add((item.run.backend, item.run.precision))
-            if runner.interrupted(made[-1]):
-                break
-        return made
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    data, failed = answers(choice, work, screen)
+    if failed is not None and runner.interrupted(failed):
+        return [failed]
+    made: list[Record] = []
+    missing: set[tuple[str, str]] = set()  # found out in the first round: once is enough
+    for item in planned:
+        if (item.run.backend, item.run.precision) in missing:
+            continue
+        made.append(one(item, data, work, out, failed, screen))
+        if made[-1].outcome == "unsupported":
+            missing.add((item.run.backend, item.run.precision))
+        if runner.interrupted(made[-1]):
+            break
+    return made
 
 
 def answers(choice: Choice, work: Path, screen: Screen) -> tuple[Data, Record | None]:
@@ -205,3 +219,5 @@ def show(records: Sequence[Record], as_json: bool) -> None:
                 console.print(
                     f"{r.backend} {r.precision}: LoadGen {told['result']}, {told['line']}", highlight=False
                 )
+    for told_of in benchplan.fastest(records):
+        console.print(f"fastest at {told_of}", highlight=False)
