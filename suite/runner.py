@@ -1,5 +1,6 @@
 """Does one planned run: starts the child under its budget, follows it, and writes the record whatever happens."""
 
+import functools
 import hashlib
 import importlib.util
 import json
@@ -96,8 +97,9 @@ def fit_folder(run: Run, data: Data, cache: Path) -> Path:
     return cache / "fits" / f"{run.task.name}-{key}"
 
 
+@functools.cache
 def code_hash(entry: str) -> str:
-    """sha256 over the sources beside the task's module: an edited model is trained anew."""
+    """sha256 over the sources beside the task's module: an edited model is trained anew, by the next suite."""
     spec = importlib.util.find_spec(entry.partition(":")[0])
     if spec is None or spec.origin is None:
         raise DataError(f"{entry}: no such module")

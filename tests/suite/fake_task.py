@@ -81,14 +81,15 @@ class Fake:
             file.write("a submission")
 
     def soak(self, job: Job) -> None:
-        """One fault a run, drawn by the run's id and logged before it strikes; none once `calm` lies in the work folder."""
+        """One fault a run, drawn by the run's id and logged before it strikes; none once `calm` lies in the cache."""
         if getattr(self, "struck", False):
             return
         self.struck = True
+        cache = Path(os.environ["BUZZER_CACHE"])
         drawn = FAULTS[int(job.out.name, 16) % len(FAULTS)]
-        fault = "work" if (job.work / "calm").exists() else drawn
+        fault = "work" if (cache / "calm").exists() else drawn
         told = {"run": job.out.name, "fault": fault, "groups": Path("/proc/self/cgroup").read_text().split()}
-        with (job.work / "soak.jsonl").open("a") as log:
+        with (cache / "soak.jsonl").open("a") as log:
             log.write(json.dumps(told) + "\n")
         getattr(self, fault)(job)
 
