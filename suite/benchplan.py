@@ -9,7 +9,7 @@ from typing import Any
 
 from buzzer.engine import infer
 from buzzer.errors import BuzzerError, UnsupportedError, unknown_name
-from buzzer.suite import registry, stats
+from buzzer.suite import percentiles, registry
 from buzzer.suite.budget import Budget
 from buzzer.suite.plan import Run
 from buzzer.suite.record import Record
@@ -51,8 +51,8 @@ class Choice:
     params: dict[str, Any]  # batch, seq, lengths, ...: see suite/bench.py
 
 
-def task_of(choice: Choice, precision: str) -> TaskConfig:
-    """The model as the runner takes it; the tolerance is that of the cosine, of which 1 is right."""
+def task_of(choice: Choice) -> TaskConfig:
+    """The model as the runner takes it."""
     return TaskConfig(
         name=choice.model.name,
         summary=choice.model.summary,
@@ -62,14 +62,14 @@ def task_of(choice: Choice, precision: str) -> TaskConfig:
         backends=choice.model.backends,
         reference=Variant(engine=NO_ENGINE, backend=REFERENCE),
         metric="cosine",
-        tolerance=1 - registry.least_cosine(precision),
+        tolerance=0.0,  # bench runs have gates of their own: registry.bench_gate
         params={"target": choice.model.entry, "model": choice.model.params, **choice.params},
     )
 
 
 def reference_run(choice: Choice) -> Run:
     """The job that computes the right answers and the roof."""
-    task = task_of(choice, "fp32")
+    task = task_of(choice)
     return Run(task, "fit", NO_ENGINE, REFERENCE, "fp32", choice.device, choice.budget, 1.0, choice.seed)
 
 
@@ -104,7 +104,7 @@ def plan(choice: Choice) -> list[Planned]:
 
 
 def run_of(choice: Choice, backend: str, precision: str, repeat: int) -> Run:
-    task = task_of(choice, precision)
+    task = task_of(choice)
     return Run(
         task, "bench", NO_ENGINE, backend, precision, choice.device, choice.budget, 1.0, choice.seed, repeat
     )
@@ -175,17 +175,17 @@ class Row:
 
     def cells(self, rank: str, base: "Row | None") -> tuple[str, ...]:
         r, warm = self.first, self.pooled("warm_run")
-        half, floor = stats.quantile(warm, 0.5), r.bench.floor_s if r.bench else None
+        half, floor = percentiles.quantile(warm, 0.5), r.bench.floor_s if r.bench else None
         compile_s = [p.wall_s for x in self.records for p in x.phases if p.name == "compile"]
         return (
             rank,
             r.backend,
-            r.precision,
+            f"{r.precision} {r.bench.packing}" if r.bench and r.bench.lengths == "real" else r.precision,
             ms(half),
             "" if half is None else f"{1e3 * half.low:.2f}-{1e3 * half.high:.2f}",
-            ms(stats.quantile(warm, 0.9)),
-            ms(stats.quantile(warm, 0.99)),
-            ms(stats.quantile(self.pooled("cold_run"), 0.5)),
+            ms(percentiles.quantile(warm, 0.9)),
+            ms(percentiles.quantile(warm, 0.99)),
+            ms(percentiles.quantile(self.pooled("cold_run"), 0.5)),
             speed_up(self, base),
             "" if self.rows_s is None else f"{self.rows_s:,.0f}",
             "" if floor is None or half is None else f"{100 * floor / half.value:.0f} %",
@@ -196,7 +196,7 @@ class Row:
         )
 
 
-def ms(found: stats.Quantile | None) -> str:
+def ms(found: percentiles.Quantile | None) -> str:
     """Milliseconds; empty where the percentile was refused."""
     return "" if found is None else f"{1e3 * found.value:.2f}"
 
@@ -234,12 +234,17 @@ def rows(records: Iterable[Record]) -> list[Row]:
     )
 
 
+def is_base(row: Row) -> bool:
+    """Whether others are compared with this row: torch eager in FP32, padded."""
+    r = row.first
+    plain = r.bench is not None and r.bench.packing == "padded"
+    return row.ranked and plain and (r.backend, r.precision) == (REFERENCE, "fp32")
+
+
 def table(records: Iterable[Record]) -> list[tuple[str, ...]]:
     """The cells of one model's table, a tuple a line."""
     found = rows(records)
-    base = next(
-        (r for r in found if (r.first.backend, r.first.precision) == (REFERENCE, "fp32") and r.ranked), None
-    )
+    base = next((row for row in found if is_base(row)), None)
     return [row.cells(str(i) if row.ranked else "", base) for i, row in enumerate(found, 1)]
 
 

@@ -143,18 +143,29 @@ def noise(records: Iterable[Record], like: Record, rounds: int) -> Noise | None:
     Pairs of the same task, scale and data where there are such, else all pairs of the machine. The band is the far
     end of the 95 % interval that the mean of so many A/A rounds has.
     """
-    found: dict[tuple[Any, ...], dict[bool, Record]] = defaultdict(dict)
-    for r in records:
-        if r.outcome == "ok" and machine.line(r.machine) == machine.line(like.machine):
-            found[r.task, r.scale, r.data_fingerprint, r.config_hash, Variant.of(r), r.repeat][r.control] = r
-    pairs = [pair for pair in found.values() if len(pair) == 2]
-    near = [p for p in pairs if (p[True].task, p[True].scale) == (like.task, like.scale)]
+    here = [r for r in records if r.outcome == "ok" and machine.line(r.machine) == machine.line(like.machine)]
+    pairs = aa_pairs(here)
+    near = [(a, b) for a, b in pairs if (b.task, b.scale) == (like.task, like.scale)]
     used = near if len(near) >= 2 else pairs
     if len(used) < 2:
         return None
-    logs = [math.log(p[True].wall_s / p[False].wall_s) for p in used]
+    logs = [math.log(b.wall_s / a.wall_s) for a, b in used]
     spread = math.sqrt(sum(x * x for x in logs) / len(logs))  # the true mean of an A/A ratio is 1
     return Noise(estimate.t_quantile(len(logs)) * spread / math.sqrt(max(rounds, 1)), len(used))
+
+
+def aa_pairs(records: Iterable[Record]) -> list[tuple[Record, Record]]:
+    """Each control run with the run of the same variant, data and round that was made nearest to it in time."""
+    runs: dict[tuple[Any, ...], dict[bool, dict[str, Record]]] = defaultdict(lambda: {True: {}, False: {}})
+    for r in records:
+        key = (r.task, r.scale, r.data_fingerprint, r.config_hash, Variant.of(r), r.repeat)
+        runs[key][r.control][r.run_id] = r
+    return [
+        (min(kinds[False].values(), key=lambda a: abs(a.created - b.created)), b)
+        for kinds in runs.values()
+        for b in kinds[True].values()
+        if kinds[False]
+    ]
 
 
 def price(group: Group, prices: Mapping[str, float], device: str, wall_s: float) -> float | None:

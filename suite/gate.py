@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+from buzzer.suite import registry
 from buzzer.suite.record import Gate, Record
 from buzzer.suite.registry import TaskConfig
 
@@ -65,7 +66,7 @@ def judge(record: Record, task: TaskConfig, others: Iterable[Record]) -> Record:
     if record.outcome != "ok" or not record.scores:
         return record.model_copy(update={"gate": Gate(status="unscored")})
     if record.job == "bench":  # was held against the FP32 reference run by run
-        return judge_cosine(record, 1 - task.tolerance)
+        return judge_bench(record, **registry.bench_gate(record.precision))
     if is_reference(record, task):
         return record.model_copy(update={"gate": Gate(status="reference")})
     match = [o for o in others if o.outcome == "ok" and is_reference(o, task) and same_question(o, record)]
@@ -95,18 +96,17 @@ def compare_share(record: Record, reference: Record, metric: str, least: float) 
     return record.model_copy(update={"gate": gate, "outcome": "wrong", "message": message})
 
 
-def judge_cosine(record: Record, least: float) -> Record:
-    """A bench record judged by its outputs' cosine with the FP32 reference's."""
-    cosine = record.scores["cosine"]
-    gate = {"status": "passed" if cosine >= least else "failed", "differences": {"cosine": cosine - 1}}
+def judge_bench(record: Record, cosine: float, error: float) -> Record:
+    """A bench record judged by its outputs against the FP32 reference's: `cosine` at least, `error` at most."""
+    found, off = record.scores["cosine"], record.scores["max_relative_error"]
+    passed = found >= cosine and off <= error
+    gate = {"status": "passed" if passed else "failed", "differences": {"cosine": found - 1}}
     update: dict[str, Any] = {"gate": Gate.model_validate(gate)}
-    if cosine < least:
+    if not passed:
         bad = record.bench.bad_runs if record.bench else 0
         cause = f"{bad} runs left outputs unwritten or not finite; " if bad else ""
-        update |= {
-            "outcome": "wrong",
-            "message": f"{cause}least cosine {cosine:.5f}, {least:.5f} is asked for",
-        }
+        told = f"least cosine {found:.5f} ({cosine} asked for), largest relative error {off:.4g} ({error} allowed)"
+        update |= {"outcome": "wrong", "message": cause + told}
     return record.model_copy(update=update)
 
 

@@ -93,6 +93,9 @@ def far_off(r: Record) -> list[str]:
     task = registry.tasks().get(r.task)
     if task is None or r.job != "predict":
         return []
+    if r.precision in task.relative:
+        found, difference = r.scores.get(task.metric, 0.0), r.gate.differences.get(task.metric, 0.0)
+        return [] if found >= task.relative[r.precision] * (found - difference) else [task.metric]
     return [name for name, d in r.gate.differences.items() if not abs(d) <= task.tolerance]
 
 

@@ -152,9 +152,10 @@ def precisions() -> tuple[str, ...]:
     return tuple(configs.load_yaml("models.yaml")["gates"])
 
 
-def least_cosine(precision: str) -> float:
-    """What a bench run's outputs must reach against the FP32 reference's."""
-    return float(configs.load_yaml("models.yaml")["gates"].get(precision, 0.0))
+def bench_gate(precision: str) -> dict[str, float]:
+    """What a bench run's outputs must keep to against the FP32 reference: `cosine` at least, `error` at most."""
+    found: dict[str, float] = configs.load_yaml("models.yaml")["gates"][precision]
+    return found
 
 
 class Dataset(Protocol):

@@ -4,6 +4,7 @@ import io
 import signal
 import threading
 from collections.abc import Iterable
+from statistics import median
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -125,6 +126,8 @@ def outcome_text(record: Record) -> str:
         return f"{record.outcome}: {record.message}"
     score = record.scores.get(record.metric)
     parts = ["ok"] if score is None else ["ok", f"{record.metric} {score:.4f}"]
+    if runs := record.samples.get("warm_run"):
+        parts.append(f"p50 {1000 * median(runs):.2f} ms of {len(runs)} runs")
     parts.append(f"{record.wall_s:.1f} s")
     if record.budget.time_s is not None:
         parts.append(f"{clock_text(record.budget.time_s - record.wall_s)} before the buzzer")

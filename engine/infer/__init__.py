@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from buzzer.engine.infer.session import Array, Description, Plan, Session, check_batch
-from buzzer.errors import UsageError, unknown_name
+from buzzer.errors import UnsupportedError, UsageError, unknown_name
 
 # Lazy "module" entries: naming a backend imports nothing.
 BACKENDS: dict[str, str] = {
@@ -57,8 +57,9 @@ def prepare(
     """Make `model` ready to run on `backend`.
 
     model: a torch.nn.Module whose forward takes the inputs of `example` by position and returns a tensor or a
-        tuple of tensors, one a name in `outputs`; or the path of an ONNX file (onnxruntime only).
-    example: input name -> array, of a batch of at least two rows; gives names, dtypes and ranks.
+        tuple of tensors, one a name in `outputs`; or the path of a model file (ONNX; trees for xgboost).
+    example: input name -> array, of a batch of at least two rows where that axis may change; gives names, dtypes
+        and sizes.
     dynamic: input name -> {axis: axis name} that may change from run to run; default: axis 0 of every input.
 
     Raises UsageError for unknown names, UnsupportedError where backend, precision or device cannot serve.
@@ -70,7 +71,24 @@ def prepare(
     source = Path(model) if isinstance(model, str | Path) else model
     if not isinstance(source, Path):
         check_quantised(source, precision)
+    elif source.suffix == ".onnx":
+        check_file(source, precision)
     return module.prepare(Plan(source, dict(example), tuple(outputs), axes, precision, device, threads))
+
+
+def check_file(path: Path, precision: str) -> None:
+    """Raises UnsupportedError unless an ONNX file's own operators are of the precision that is asked for."""
+    from buzzer.engine.infer import onnx_graph
+
+    found = onnx_graph.quantised(path)
+    if found and precision != "int8":
+        raise UnsupportedError(
+            f"the file is quantised, {precision} is not put into it", "use --precision int8"
+        )
+    if not found and precision in ("int8", "fp8"):
+        raise UnsupportedError(
+            f"the file is in float, {precision} is not put into it", "quantise it first, or use int8-dynamic"
+        )
 
 
 def check_quantised(model: Any, precision: str) -> None:

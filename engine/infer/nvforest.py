@@ -12,7 +12,8 @@ from buzzer.engine.infer.session import Array, Base, Description, Plan, as_array
 from buzzer.errors import UnsupportedError
 
 try:
-    nvforest: Any = importlib.import_module("nvforest")  # `import` would find this very file for some type checkers
+    # Type checkers take `import nvforest` for this very file.
+    nvforest: Any = importlib.import_module("nvforest")
     treelite: Any = importlib.import_module("treelite")
 except ImportError as error:
     raise UnsupportedError("nvForest is not installed", "pip install 'buzzer[gpu]'") from error

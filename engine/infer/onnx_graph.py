@@ -67,15 +67,27 @@ class Signature:
     outputs: tuple[str, ...]
 
 
-def signature(path: Path) -> Signature:
-    """The inputs and outputs of an ONNX file. Raises DataError for a file that is missing or no ONNX graph."""
+def read(path: Path) -> Any:
+    """The file's model, weights in files beside it left out. Raises DataError for a file that is missing or none."""
     import onnx
 
     try:
-        model = onnx.load(str(path), load_external_data=False)
+        return onnx.load(str(path), load_external_data=False)
     except Exception as error:  # protobuf and onnx raise many kinds
         raise DataError(f"{path}: not an ONNX model that can be loaded: {error}") from error
-    graph = model.graph
+
+
+def quantised(path: Path) -> bool:
+    """Whether the file computes in eight bits: it has quantise nodes or integer products."""
+    kinds = {node.op_type for node in read(path).graph.node}
+    return bool(
+        kinds & {"QuantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QLinearMatMul", "ConvInteger"}
+    )
+
+
+def signature(path: Path) -> Signature:
+    """The inputs and outputs of an ONNX file. Raises DataError for a file that is missing or no ONNX graph."""
+    graph = read(path).graph
     weights = {i.name: i.dims for i in graph.initializer}
     inputs = tuple(_input(entry, graph, weights) for entry in graph.input if entry.name not in weights)
     if not inputs:

@@ -39,10 +39,9 @@ class OnnxRuntime(Base):
             graph = dynamic(graph)
         if plan.precision == "int8":
             graph = static(plan, graph)
-        self._session = open_session(graph, options(plan), PROVIDERS[plan.device])
-        self._taken = {
-            i.name for i in self._session.get_inputs()
-        }  # the exporter drops inputs that do not matter
+        self._session = open_session(graph, options(plan), plan.device)
+        # The exporter drops inputs that do not matter.
+        self._taken = {entry.name for entry in self._session.get_inputs()}
         self._weight_bytes = graph.stat().st_size if isinstance(graph, Path) else len(graph)
 
     def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
@@ -105,11 +104,12 @@ def static(plan: Plan, graph: Any) -> Any:
     return lower(graph)
 
 
-def open_session(graph: Any, options: Any, provider: str) -> Any:
+def open_session(graph: Any, options: Any, device: str) -> Any:
     """An ort.InferenceSession. Raises DataError for a file that is missing or no ONNX graph."""
     source = str(graph) if isinstance(graph, Path) else graph
     try:
-        return ort.InferenceSession(source, options, providers=[provider], disabled_optimizers=SLOWER)
+        off = SLOWER if device == "cpu" else []
+        return ort.InferenceSession(source, options, providers=[PROVIDERS[device]], disabled_optimizers=off)
     except Exception as error:
         if isinstance(graph, Path):
             raise DataError(f"{graph}: not an ONNX model that can be loaded: {error}") from error

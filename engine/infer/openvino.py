@@ -83,7 +83,11 @@ def read(core: Any, plan: Plan) -> Any:
     if not isinstance(plan.model, Path):
         return core.read_model(export(plan))
     try:
-        return core.read_model(plan.model)
+        model = core.read_model(plan.model)
+        if not any(plan.dynamic.values()):
+            taken = {port.any_name for port in model.inputs}
+            model.reshape({name: list(a.shape) for name, a in plan.example.items() if name in taken})
+        return model
     except RuntimeError as error:
         raise DataError(f"{plan.model}: not an ONNX model that can be loaded: {error}") from error
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 STREAM_BYTES = 1 << 28  # far beyond any cache
-SIDE = 1024  # of the square matrices
+SIDES = {"cpu": 1024, "cuda": 8192}  # of the square matrices: large enough to reach the peak
 TRIES = 5  # the best counts: a roof is what was reached, not what is usual
 KIN = {"int8-dynamic": "int8"}  # precisions that share a roof
 
@@ -36,7 +36,7 @@ def measure(threads: int, device: str) -> Roof:
     if device == "cpu":
         for precision, products in onnx_products(threads).items():
             peaks.setdefault(precision, []).extend(products)
-    work = 2 * SIDE**3
+    work = 2 * SIDES[device] ** 3
     return Roof(
         bandwidth=max(size / best(run, wait) for run, size in streams(device)),
         peak={name: work / min(best(run, wait) for run in runs) for name, runs in peaks.items() if runs},
@@ -69,8 +69,9 @@ def torch_products(device: str) -> dict[str, list[Callable[[], Any]]]:
     """torch's square matrix products by precision, those that run here."""
     import torch
 
-    floats = torch.randn(SIDE, SIDE, device=device)
-    bytes_ = torch.randint(-127, 128, (SIDE, SIDE), dtype=torch.int8, device=device)
+    size = (SIDES[device],) * 2
+    floats = torch.randn(size, device=device)
+    bytes_ = torch.randint(-127, 128, size, dtype=torch.int8, device=device)
     half, brain = floats.half(), floats.bfloat16()
     asked: dict[str, Callable[[], Any]] = {
         "fp32": lambda: floats @ floats,
@@ -101,12 +102,12 @@ def onnx_products(threads: int) -> dict[str, list[Callable[[], Any]]]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    rng = np.random.default_rng(0)
+    rng, size = np.random.default_rng(0), (SIDES["cpu"],) * 2
     left = {
-        "fp32": rng.standard_normal((SIDE, SIDE)).astype("float32"),
-        "int8": rng.integers(0, 256, (SIDE, SIDE)).astype("uint8"),
+        "fp32": rng.standard_normal(size).astype("float32"),
+        "int8": rng.integers(0, 256, size).astype("uint8"),
     }
-    right = {"fp32": left["fp32"], "int8": rng.integers(-127, 128, (SIDE, SIDE)).astype("int8")}
+    right = {"fp32": left["fp32"], "int8": rng.integers(-127, 128, size).astype("int8")}
     found: dict[str, list[Callable[[], Any]]] = {}
     for name, kind in (("fp32", "MatMul"), ("int8", "MatMulInteger")):
         graph = product(kind, left[name], right[name])
@@ -124,8 +125,8 @@ def product(kind: str, left: Any, right: Any) -> bytes:
     graph = helper.make_graph(
         [helper.make_node(kind, ["x", "w"], ["y"])],
         "product",
-        [helper.make_tensor_value_info("x", given, [SIDE, SIDE])],
-        [helper.make_tensor_value_info("y", gives, [SIDE, SIDE])],
+        [helper.make_tensor_value_info("x", given, list(left.shape))],
+        [helper.make_tensor_value_info("y", gives, list(left.shape))],
         [numpy_helper.from_array(right, "w")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)

@@ -5,6 +5,7 @@ least mean squared error (Choukroun et al., ICCVW 2019, section 3).
 """
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,12 +38,14 @@ Batch = Mapping[str, npt.NDArray[Any]]
 class Observed:
     """Values that a layer's input took: their range, and how many fell into each of `BINS` equal parts of it."""
 
-    low: float = float("inf")
-    high: float = float("-inf")
+    low: float = math.inf
+    high: float = -math.inf
     counts: Tensor | None = None
 
     def widen(self, x: Tensor) -> None:
-        low, high = (float(v) for v in torch.aminmax(x))
+        low, high = (float(v) for v in torch.aminmax(x))  # NaN where one is in x
+        if not (math.isfinite(low) and math.isfinite(high)):
+            low, high = -math.inf, math.inf
         self.low, self.high = min(self.low, low), max(self.high, high)
 
     def count(self, x: Tensor) -> None:
@@ -95,9 +98,13 @@ def quantise(
 
 @torch.inference_mode()
 def watch(
-    module: nn.Module, names: Sequence[str], batches: Sequence[Batch], see: Callable[[str, Tensor], None]
+    module: nn.Module,
+    names: Sequence[str],
+    batches: Sequence[Batch],
+    see: Callable[[str, Tensor], None],
+    divisors: Mapping[str, Tensor],
 ) -> dict[str, str]:
-    """Run the batches; `see(name, input)` once for each tensor that linear layers get.
+    """Run the batches, inputs divided by their layer's divisor; `see(name, input)` once for each that layers get.
 
     Layers that share an input (a query, key and value) are one group, seen under the name of its first: layer ->
     first of its group.
@@ -107,12 +114,14 @@ def watch(
     first: dict[str, str] = {}
     held: dict[int, tuple[str, Tensor]] = {}  # keeps the tensors, so that no id is used twice in a pass
 
-    def hook(name: str) -> Callable[..., None]:
-        def look(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def hook(name: str) -> Callable[..., tuple[Tensor]]:
+        def look(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
             owner, _ = held.setdefault(id(inputs[0]), (name, inputs[0]))
             first.setdefault(name, owner)
+            divided = inputs[0] / divisors[name] if name in divisors else inputs[0]
             if owner == name:
-                see(name, inputs[0])
+                see(name, divided)
+            return (divided,)
 
         return look
 
@@ -138,18 +147,15 @@ def observe(
     histogram: bool,
     divisors: Mapping[str, Tensor],
 ) -> dict[str, Observed]:
-    """Each layer's inputs, divided by its divisor: one pass for the range, one more for the histogram."""
+    """Each layer's inputs: one pass for the range, one more for the histogram."""
     seen = {name: Observed() for name in names}
 
-    def divided(name: str, x: Tensor) -> Tensor:
-        return x / divisors[name] if name in divisors else x
-
-    first = watch(module, names, batches, lambda name, x: seen[name].widen(divided(name, x)))
+    first = watch(module, names, batches, lambda name, x: seen[name].widen(x), divisors)
     for name in set(first.values()):
-        if not seen[name].high - seen[name].low < float("inf"):
+        if not seen[name].high - seen[name].low < math.inf:
             raise DataError(f"the input of layer {name} is not finite on the calibration batches")
     if histogram:
-        watch(module, names, batches, lambda name, x: seen[name].count(divided(name, x)))
+        watch(module, names, batches, lambda name, x: seen[name].count(x), divisors)
     return {name: seen[first[name]] for name in names}
 
 
@@ -202,7 +208,7 @@ def weight_scale(weight: Tensor, precision: str, method: str) -> Tensor:
     if method != "mse":
         return whole
     zero = torch.zeros_like(whole, dtype=torch.int32)
-    best, least = whole, torch.full_like(whole, float("inf"))
+    best, least = whole, torch.full_like(whole, math.inf)
     for shrink in SHRINKS:
         error = (fake_quantise(weight, whole * shrink, zero, precision) - weight).square().sum(1)
         best = torch.where(error < least, whole * shrink, best)

@@ -40,7 +40,7 @@ def smooth(
         found = x.abs().flatten(0, -2).amax(0)
         largest[name] = torch.maximum(largest[name], found) if name in largest else found
 
-    first = watch(module, names, batches, see)
+    first = watch(module, names, batches, see, {})
     groups = {owner: [n for n in names if first[n] == owner] for owner in largest}
     divisors: dict[str, Tensor] = {}
     for owner, members in groups.items():

@@ -51,7 +51,7 @@ class Tuner:
         self.seed, self.file, self.bf16, self.after_step = seed, file, bf16, after_step
         tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
         tuned = [p for p in model.parameters() if id(p) not in tables]
-        self.optimizer = torch.optim.AdamW(tuned, lr, weight_decay=DECAY)
+        self.optimizer = torch.optim.AdamW(tuned, lr, weight_decay=DECAY, fused=True)
         steps = epochs * -(-len(train.ids) // batch)
         rise = max(int(WARMUP * steps), 1)
         share = lambda step: min((step + 1) / rise, (steps - step) / max(steps - rise, 1))

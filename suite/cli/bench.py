@@ -18,6 +18,7 @@ from buzzer.models.job import Data
 from buzzer.suite import benchplan, machine, registry, runner
 from buzzer.suite import budget as budgets
 from buzzer.suite.benchplan import Choice, Planned
+from buzzer.suite.cli.frontier import run as draw_frontier
 from buzzer.suite.cli.run import DEFAULT_OUT, check_budgets, keep, names, watch
 from buzzer.suite.record import Record
 from buzzer.suite.screen import Screen
@@ -51,6 +52,13 @@ def main(
     bound: Annotated[
         float, typer.Option(help="Latency bound of server in ms; MLPerf's for BERT: 130.")
     ] = 130.0,
+    frontier: Annotated[
+        bool, typer.Option("--frontier", help="Accuracy against latency, whole and cut to fewer layers.")
+    ] = False,
+    data: Annotated[
+        Path | None, typer.Option(help="With --frontier: folder of the labelled sentences.")
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="With --frontier: skip what has a record in --out.")] = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     budget: Annotated[str, typer.Option(help="A budget's name, or 2c8g10m.")] = "unlimited",
     seed: Annotated[int, typer.Option(help="Seed of random weights and of inputs.")] = 0,
@@ -58,6 +66,9 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="One record a line, best first.")] = False,
 ) -> None:
     """Time a model's inference sessions, check every output, and rank them."""
+    if frontier:
+        leave(draw_frontier(model, context.params))
+        return
     choices = [choice_of(context.params, packed) for packed in names(packing)]
     made: list[Record] = []
     with Screen() as screen:
@@ -68,6 +79,11 @@ def main(
             if made and runner.interrupted(made[-1]):
                 break
     show(made, as_json)
+    leave(made)
+
+
+def leave(made: Sequence[Record]) -> None:
+    """Exit code 1 where a run failed or was wrong."""
     if any(r.outcome not in ("ok", "unsupported") for r in made):
         raise typer.Exit(1)
 
@@ -115,9 +131,16 @@ def run(choice: Choice, planned: Sequence[Planned], out: Path, screen: Screen) -
     work = Path(tempfile.mkdtemp(prefix="buzzer-bench-"))
     try:
         data, failed = answers(choice, work, screen)
-        made = []
+        if failed is not None and runner.interrupted(failed):
+            return [failed]
+        made: list[Record] = []
+        missing: set[tuple[str, str]] = set()  # found out in the first round: once is enough
         for item in planned:
+            if (item.run.backend, item.run.precision) in missing:
+                continue
             made.append(one(item, data, work, out, failed, screen))
+            if made[-1].outcome == "unsupported":
+                missing.add((item.run.backend, item.run.precision))
             if runner.interrupted(made[-1]):
                 break
         return made

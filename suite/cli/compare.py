@@ -48,7 +48,7 @@ def main(
     repeat: Annotated[int, typer.Option(min=1, help="Rounds; each runs every variant once.")] = 5,
     set_: Annotated[list[str] | None, typer.Option("--set", help="A task parameter, key=value.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the records.")] = run_verb.DEFAULT_OUT,
-    full: Annotated[float, typer.Option(min=0, help="Scale of the job to project to.")] = 1.0,
+    full: Annotated[float, typer.Option(help="Scale of the job to project to.")] = 1.0,
     full_budget: Annotated[str, typer.Option(help="Budget of that job; default: each variant's own.")] = "",
     against: Annotated[list[Path] | None, typer.Option(help="Older records to hold these against.")] = None,
     fail_if: Annotated[
@@ -66,6 +66,8 @@ def main(
     thresholds = [Threshold.parse(text) for text in fail_if or []]
     if bool(thresholds) != bool(against):
         raise UsageError("--against and --fail-if belong together", "--against results/old --fail-if wall:5%")
+    if not full > 0:
+        raise UsageError(f"--full {full:g} must be above 0", "1 is the official size")
     limit = budgets.resolve(full_budget) if full_budget else None
     prices = compare.parse_prices(price)
     older = read_records(against or [])[0]

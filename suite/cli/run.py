@@ -27,7 +27,7 @@ def main(
     task: Annotated[list[str] | None, typer.Argument(help="Task names; none = the default suite.")] = None,
     engine: Annotated[str, typer.Option(help="Feature engines, by comma, or all.")] = "",
     backend: Annotated[str, typer.Option(help="Inference backends, by comma, or all.")] = "",
-    precision: Annotated[str, typer.Option(help="Precisions, by comma; default: the task's.")] = "",
+    precision: Annotated[str, typer.Option(help="Precisions, by comma; default or all: the task's.")] = "",
     device: Annotated[str, typer.Option(help="cpu or cuda; default: what the engine runs on.")] = "",
     budget: Annotated[str, typer.Option(help="Budgets, by comma: names or 1c20g24h [seed-cpu].")] = "",
     data: Annotated[
@@ -146,6 +146,27 @@ def choice(task: registry.TaskConfig, options: dict[str, Any], default: dict[str
         if not equals:
             raise UsageError(f"--set {pair}: not of the form key=value")
         overrides[key] = value
+    check_cluster(task, options)
+    asked = names(options["precision"]) or default.get("precisions") or []
+    asked = [] if list(asked) == ["all"] else asked
+    budget = options["budget"] or default.get("budget", "seed-cpu")
+    return Choice(
+        task=task.with_params(overrides),
+        engines=names(options["engine"]) or default.get("engines"),
+        backends=names(options["backend"]) or default.get("backends"),
+        precisions=asked or task.precisions,
+        device=options["device"] or None,
+        budgets=[budgets.resolve(name) for name in names(budget)],
+        scale=float(options["scale"] or default.get("scale", task.scale)),
+        seed=options["seed"],
+        repeat=options["repeat"],
+        workers=options["workers"],
+        scheduler=options["scheduler"],
+    )
+
+
+def check_cluster(task: registry.TaskConfig, options: dict[str, Any]) -> None:
+    """Raises UsageError where a cluster is asked for that cannot be."""
     if options["workers"] and options["scheduler"]:
         raise UsageError(
             "--workers starts a cluster, --scheduler uses one that runs", "leave one of the two out"
@@ -155,20 +176,6 @@ def choice(task: registry.TaskConfig, options: dict[str, Any], default: dict[str
         raise UsageError(
             f"{task.name} runs in one process", f"leave out --workers and --scheduler; {able} can use them"
         )
-    budget = options["budget"] or default.get("budget", "seed-cpu")
-    return Choice(
-        task=task.with_params(overrides),
-        engines=names(options["engine"]) or default.get("engines"),
-        backends=names(options["backend"]) or default.get("backends"),
-        precisions=names(options["precision"]) or default.get("precisions") or task.precisions,
-        device=options["device"] or None,
-        budgets=[budgets.resolve(name) for name in names(budget)],
-        scale=float(options["scale"] or default.get("scale", task.scale)),
-        seed=options["seed"],
-        repeat=options["repeat"],
-        workers=options["workers"],
-        scheduler=options["scheduler"],
-    )
 
 
 def check_budgets(runs: Sequence[Run], policy: str) -> list[str]:

@@ -16,8 +16,8 @@ import torch
 from buzzer.engine.infer import Array, Plan, onnx_graph
 from buzzer.errors import UnsupportedError, UsageError
 from buzzer.models.target import Loaded
-from buzzer.suite import benchplan, record, registry
-from buzzer.suite.bench import WORST, Check, Timer, first_of_each_shape, flusher
+from buzzer.suite import benchplan, gate, record, registry
+from buzzer.suite.bench import WORST, Check, Timer, as_rows, first_of_each_shape, flusher, least_cosine
 from buzzer.suite.benchplan import Choice
 from buzzer.suite.budget import UNLIMITED
 
@@ -92,6 +92,46 @@ def test_a_session_that_does_not_compute_is_found_out(session: Callable[[], Any]
     assert check.scores()["cosine"] < 0.9
     if bad:
         assert check.cosine == WORST
+
+
+def test_a_wrong_scale_is_an_error_though_the_cosine_is_right() -> None:
+    class Twice(Good):
+        def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
+            return {"y": 4 * batch["x"]}
+
+    scores = timed(Twice())[0].scores()
+    assert scores["cosine"] == pytest.approx(1.0)
+    assert scores["max_relative_error"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("got", "want", "cosine"),
+    [
+        ([[1.0, 0.0], [0.0, 2.0]], [[2.0, 0.0], [2.0, 0.0]], 0.0),  # the worst row counts
+        ([[3.0], [4.0]], [[4.0], [3.0]], 24 / 25),  # one value a row: one vector
+        ([3.0, 4.0], [4.0, 3.0], 24 / 25),
+        ([[0.0, 0.0]], [[0.0, 0.0]], 1.0),
+        ([[0.0, 0.0]], [[1.0, 0.0]], 0.0),
+    ],
+)
+def test_cosines_by_hand(got: Any, want: Any, cosine: float) -> None:
+    assert least_cosine(as_rows(np.array(got)), as_rows(np.array(want))) == pytest.approx(cosine)
+
+
+@pytest.mark.parametrize(
+    ("scores", "status", "told"),
+    [
+        ({"cosine": 0.999999, "max_relative_error": 1e-5}, "passed", ""),
+        ({"cosine": 0.99, "max_relative_error": 1e-5}, "failed", "least cosine 0.99000"),
+        ({"cosine": 1.0, "max_relative_error": 0.5}, "failed", "relative error 0.5"),
+    ],
+)
+def test_the_gate_holds_cosine_and_error(scores: dict[str, float], status: str, told: str) -> None:
+    fields = {"precision": "fp32", "scores": scores | {"argmax_agreement": 1.0}, "bench": None}
+    judged = gate.judge_bench(record.Record.model_construct(**fields), **registry.bench_gate("fp32"))
+    assert judged.gate.status == status
+    assert told in getattr(judged, "message", "")
+    assert (getattr(judged, "outcome", "ok") == "wrong") == (status == "failed")
 
 
 def test_at_least_the_count_the_seconds_and_every_input() -> None:

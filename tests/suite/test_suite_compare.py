@@ -120,6 +120,17 @@ def test_differences_within_the_noise_are_called_so(make_record: Make, choose: C
     assert 0.01 < made.noise.band < 0.03
 
 
+def test_a_control_run_is_paired_with_the_run_of_its_own_day(make_record: Make) -> None:
+    def at(day: int, wall: float, control: bool) -> Record:
+        run_id = f"{day:07}{control:d}" * 4
+        created = datetime(2026, 1, day, tzinfo=UTC)
+        return timed(make_record, PLAIN, 0.1, 0, wall, control=control, run_id=run_id, created=created)
+
+    records = [at(1, 10.0, False), at(1, 11.0, True), at(9, 20.0, False), at(9, 21.0, True)]
+    pairs = compare.aa_pairs([*records, *records])
+    assert sorted((a.wall_s, b.wall_s) for a, b in pairs) == [(10.0, 11.0), (20.0, 21.0)]
+
+
 def test_data_made_anew_are_not_mixed_with_the_old(make_record: Make, choose: Choose) -> None:
     old = [
         timed(

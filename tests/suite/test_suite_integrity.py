@@ -55,6 +55,15 @@ def test_a_pass_beyond_the_tolerance_is_told(make_record: Make, tmp_path: Path) 
     assert "accuracy@4 off by more than the task's tolerance" in problem
 
 
+@pytest.mark.parametrize(("score", "good"), [(0.92, True), (0.88, False)])
+def test_a_lower_precision_is_held_by_its_share(
+    make_record: Make, tmp_path: Path, score: float, good: bool
+) -> None:
+    gate = {"status": "passed", "reference_run": "b" * 32, "differences": {"accuracy": score - 0.925}}
+    fields = {"task": "bert-intent-precision", "precision": "int8", "scores": {"accuracy": score}}
+    assert (problems(tmp_path, make_record(**fields, gate=gate)) == []) is good
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [

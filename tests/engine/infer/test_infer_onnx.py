@@ -71,6 +71,28 @@ def test_a_file_is_run_with_inferred_inputs(backend: str, made: tuple[torch.nn.M
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
+def test_a_file_keeps_its_own_precision(tmp_path: Path) -> None:
+    from buzzer.engine import quant
+
+    batch = {"image": np.random.default_rng(0).normal(size=(2, 3, 8, 8)).astype("float32")}
+    eight = quant.quantise(Cnn().eval(), [batch], precision="int8")
+    axes: dict[str, dict[int, str]] = {"image": {}}
+    made = {"fp32": plan(Cnn()), "int8": Plan(eight, batch, ("out",), axes, "int8", "cpu", 1)}
+    for own, other in (("fp32", "int8"), ("int8", "fp32")):
+        path = tmp_path / f"{own}.onnx"
+        path.write_bytes(onnx_graph.export(made[own]))
+        given: dict[str, Any] = {
+            "backend": "onnxruntime",
+            "example": batch,
+            "outputs": ("out",),
+            "dynamic": axes,
+        }
+        with infer.prepare(path, precision=own, **given) as session:
+            assert session.run(batch)["out"].shape == (2, 5)
+        with pytest.raises(UnsupportedError, match=f"{other} is not put into it"):
+            infer.prepare(path, precision=other, **given)
+
+
 def test_inputs_are_inferred_from_the_graph(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(onnx_graph.export(plan(Rnn())))

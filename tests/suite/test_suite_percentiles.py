@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from buzzer.suite.stats import TAIL, least_count, quantile, ranks
+from buzzer.suite.percentiles import TAIL, least_count, quantile, ranks
 
 
 def test_ranks_are_scipys() -> None:

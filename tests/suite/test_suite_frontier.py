@@ -1,0 +1,114 @@
+"""The frontier's points, front and chart, from records made by hand."""
+
+import csv
+import io
+from collections.abc import Callable
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from buzzer.suite import frontier, gate, registry
+from buzzer.suite.record import Record
+from buzzer.suite.registry import TaskConfig
+
+Make = Callable[..., Record]
+MS = 0.001
+SIMULATED = "torch_eager rounds to FP8 and multiplies in FP32 here: the accuracy is that precision's, the speed is not"
+
+
+def one(
+    make_record: Make, precision: str, accuracy: float, ms: float, layers: int = 0, **more: Any
+) -> Record:
+    return make_record(
+        precision=precision,
+        scores={"accuracy": accuracy},
+        metric="accuracy",
+        samples={"latency": [ms * MS] * 30},
+        config={"layers": layers},
+        **more,
+    )
+
+
+@pytest.fixture
+def records(make_record: Make) -> list[Record]:
+    return [
+        one(make_record, "fp32", 0.96, 4.0),
+        one(make_record, "int8", 0.955, 2.0),
+        one(make_record, "fp8", 0.97, 1.0, notes=[SIMULATED]),
+        one(make_record, "sparse", 0.5, 0.5, outcome="wrong"),
+        one(make_record, "fp32", 0.95, 3.0, layers=4),
+        one(make_record, "int8", 0.94, 1.5, layers=4),
+    ]
+
+
+def test_the_front_is_what_nothing_beats(records: list[Record]) -> None:
+    found = frontier.points(records, 6)
+    assert [(p.layers, p.precision) for p in found if p.front] == [(4, "int8"), (6, "int8"), (6, "fp32")]
+    assert [p.p50_ms for p in found] == sorted(p.p50_ms for p in found)
+    by = {(p.layers, p.precision): p for p in found}
+    assert (by[6, "fp8"].outcome, by[6, "fp8"].counts) == ("simulated", False)
+    assert (by[6, "sparse"].outcome, by[6, "sparse"].counts) == ("wrong", False)
+    base = frontier.reference(found, 6, found[0].backend)
+    assert base == 0.96
+    lines = frontier.table(found, base)
+    assert lines[-1][:2] == ("*", "6")
+    assert lines[-1][5] == "100.00%"
+    assert all(len(line) == len(frontier.COLUMNS) for line in lines)
+
+
+def test_a_point_of_equal_accuracy_that_is_slower_is_not_on_it(make_record: Make) -> None:
+    found = frontier.points([one(make_record, "fp32", 0.9, 2), one(make_record, "bf16", 0.9, 1)], 6)
+    assert [(p.precision, p.front) for p in found] == [("bf16", True), ("fp32", False)]
+
+
+def test_depths_to_compare_with() -> None:
+    assert frontier.cuts(6) == [5, 4, 3, 2]
+    assert frontier.cuts(12) == [9, 6, 3]
+
+
+def test_the_chart_is_an_image_with_every_point(records: list[Record]) -> None:
+    found = frontier.points(records, 6)
+    image = ElementTree.fromstring(frontier.chart(found, "a <title>"))
+    space = "{http://www.w3.org/2000/svg}"
+    marks = [e for e in image.iter(f"{space}circle") if len(e)]
+    assert len(marks) == len(found)
+    for e in marks:
+        assert 0 <= float(e.attrib["cx"]) <= frontier.WIDTH
+        assert 0 <= float(e.attrib["cy"]) <= frontier.HEIGHT
+    line = image.find(f"{space}polyline")
+    assert line is not None
+    assert len(line.attrib["points"].split()) == 3
+    rows = list(csv.DictReader(io.StringIO(frontier.csv_text(found))))
+    assert [float(r["accuracy"]) for r in rows] == [p.accuracy for p in found]
+
+
+# ---- gates relative to the FP32 score ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("precision", "accuracy", "status"),
+    [
+        ("bf16", 0.9596, "passed"),
+        ("bf16", 0.9594, "failed"),
+        ("fp8", 0.9591, "passed"),
+        ("fp8", 0.959, "failed"),
+        ("int8-qat", 0.951, "passed"),
+        ("int8-qat", 0.950, "failed"),
+        ("int8-qat", 0.99, "passed"),
+        ("fp32", 0.957, "failed"),  # by the task's tolerance, which is absolute
+    ],
+)
+def test_a_lower_precision_owes_a_share_of_the_score(
+    make_record: Make, precision: str, accuracy: float, status: str
+) -> None:
+    task: TaskConfig = registry.task("bert-intent-precision")
+    same = {"task": task.name, "engine": "none", "config": task.params, "config_hash": task.config_hash}
+    reference = one(make_record, "fp32", 0.96, 1).model_copy(update=same)
+    run = one(make_record, precision, accuracy, 1, backend="onnxruntime").model_copy(update=same)
+    judged = gate.judge(run, task, [reference])
+    assert judged.gate.status == status
+    assert judged.gate.differences["accuracy"] == pytest.approx(accuracy - 0.96)
+    if status == "failed" and precision != "fp32":
+        assert judged.outcome == "wrong"
+        assert f"is asked of {precision}" in judged.message
