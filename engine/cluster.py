@@ -33,7 +33,7 @@ def opened(
     package, extra = PACKAGES["cpu" if scheduler else device]
     if importlib.util.find_spec(package) is None:
         raise UnsupportedError(f"a cluster needs the package {package}", f"pip install 'buzzer[{extra}]'")
-    import dask
+    import dask.config
     import distributed
 
     # A worker that dies has run out of memory or met a bug: again would end the same way.
@@ -79,13 +79,8 @@ def cpu_cluster(workers: int, threads: int) -> Any:
         "OPENBLAS_NUM_THREADS",
         "MKL_NUM_THREADS",
     )
-    return distributed.LocalCluster(
-        n_workers=workers,
-        threads_per_worker=1,
-        memory_limit=0,
-        dashboard_address=None,
-        env=dict.fromkeys(names, str(threads)),
-    )
+    alone: Any = {"dashboard_address": None, "memory_limit": 0, "env": dict.fromkeys(names, str(threads))}
+    return distributed.LocalCluster(n_workers=workers, threads_per_worker=1, **alone)
 
 
 def cuda_cluster(workers: int, gpu_memory_bytes: int | None) -> Any:

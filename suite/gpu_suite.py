@@ -51,7 +51,7 @@ class Ended:
 
 
 ENGINES = "pandas,polars,cudf,polars-gpu"
-GPU_TESTS = "cudf or polars-gpu or cuda or nvforest"
+GPU_TESTS = "(cudf or polars-gpu or cuda or nvforest) and not without_a_gpu"
 LESS_FIT = (
     "--set",
     "sample_rows=200000",

@@ -45,7 +45,8 @@ def refusals(plan: pl.LazyFrame) -> list[str]:
     from cudf_polars import Translator
 
     engine = pl.GPUEngine(executor="in-memory", raise_on_fail=True)
-    translator: Any = Translator(plan._ldf.visit(), engine)
+    visitor: Any = plan._ldf.visit()
+    translator: Any = Translator(visitor, engine)
     with deep_plans():
         translator.translate_ir()
     return [f"{type(error).__name__}: {error}" for error in translator.errors]
@@ -66,7 +67,8 @@ def fallback(plan: pl.LazyFrame) -> str:
     engine = pl.GPUEngine(executor="streaming", raise_on_fail=True, executor_options=options)
     with mock.patch("cudf_polars.utils.config.get_total_device_memory", return_value=A_GPU), deep_plans():
         config: Any = ConfigOptions.from_polars_engine(engine)
-        plan_on_gpu: Any = Translator(plan._ldf.visit(), engine).translate_ir()
+        visitor: Any = plan._ldf.visit()
+        plan_on_gpu: Any = Translator(visitor, engine).translate_ir()
         with ThreadPoolExecutor(1) as pool:
             statistics = collect_statistics(plan_on_gpu, config, pool)
         try:

@@ -12,12 +12,13 @@ from buzzer.engine.infer.session import Array, Base, Description, Plan, as_array
 from buzzer.errors import UnsupportedError
 
 try:
-    import nvforest
-    import treelite
+    # Type checkers take `import nvforest` for this very file.
+    nvforest: Any = importlib.import_module("nvforest")
+    treelite: Any = importlib.import_module("treelite")
 except ImportError as error:
     raise UnsupportedError("nvForest is not installed", "pip install 'buzzer[gpu]'") from error
 
-from buzzer.engine.infer.xgboost import load
+from buzzer.engine.infer.xgboost import booster_of
 
 PRECISIONS = ("fp32",)
 DEVICES = {"cpu": "cpu", "cuda": "gpu"}
@@ -32,9 +33,7 @@ class NvForest(Base):
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
-        import xgboost
-
-        booster = plan.model if isinstance(plan.model, xgboost.Booster) else load(plan.model)
+        booster = booster_of(plan.model)
         model, self._margin = bare(booster)
         trees = treelite.frontend.from_xgboost_json(model)
         try:

@@ -24,7 +24,7 @@ class Xgboost(Base):
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
-        self._booster = plan.model if isinstance(plan.model, xgboost.Booster) else load(plan.model)
+        self._booster = booster_of(plan.model)
         self._booster.set_param({"nthread": plan.threads, "device": plan.device})
 
     def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
@@ -47,6 +47,11 @@ class Xgboost(Base):
             parameters=None,
             weight_bytes=len(self._booster.save_raw()),
         )
+
+
+def booster_of(model: Any) -> Any:
+    """A Booster as it is, or from its file; raises as `load`."""
+    return model if isinstance(model, xgboost.Booster) else load(model)
 
 
 def load(model: Any) -> Any:

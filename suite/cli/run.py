@@ -146,17 +146,9 @@ def choice(task: registry.TaskConfig, options: dict[str, Any], default: dict[str
         if not equals:
             raise UsageError(f"--set {pair}: not of the form key=value")
         overrides[key] = value
+    check_cluster(task, options)
     asked = names(options["precision"]) or default.get("precisions") or []
     asked = [] if list(asked) == ["all"] else asked
-    if options["workers"] and options["scheduler"]:
-        raise UsageError(
-            "--workers starts a cluster, --scheduler uses one that runs", "leave one of the two out"
-        )
-    if (options["workers"] or options["scheduler"]) and not task.clustered:
-        able = ", ".join(name for name, known in registry.tasks().items() if known.clustered)
-        raise UsageError(
-            f"{task.name} runs in one process", f"leave out --workers and --scheduler; {able} can use them"
-        )
     budget = options["budget"] or default.get("budget", "seed-cpu")
     return Choice(
         task=task.with_params(overrides),
@@ -171,6 +163,19 @@ def choice(task: registry.TaskConfig, options: dict[str, Any], default: dict[str
         workers=options["workers"],
         scheduler=options["scheduler"],
     )
+
+
+def check_cluster(task: registry.TaskConfig, options: dict[str, Any]) -> None:
+    """Raises UsageError where a cluster is asked for that cannot be."""
+    if options["workers"] and options["scheduler"]:
+        raise UsageError(
+            "--workers starts a cluster, --scheduler uses one that runs", "leave one of the two out"
+        )
+    if (options["workers"] or options["scheduler"]) and not task.clustered:
+        able = ", ".join(name for name, known in registry.tasks().items() if known.clustered)
+        raise UsageError(
+            f"{task.name} runs in one process", f"leave out --workers and --scheduler; {able} can use them"
+        )
 
 
 def check_budgets(runs: Sequence[Run], policy: str) -> list[str]:
