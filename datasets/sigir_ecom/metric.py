@@ -68,7 +68,7 @@ def labels(path: Path, kind: type | None = None) -> list[Any]:
         good = isinstance(label, list) if kind is list else label in (0, 1)
         if not good:
             what = "a list of items" if kind is list else "0 or 1"
-            raise DataError(f"{path}, query {number}: label {label!r} is not {what}")
+            raise DataError(f"{path}, query {number}: label {str(label)[:40]!r} is not {what}")
         found.append(label)
     if not found:
         raise DataError(f"{path}: no queries")

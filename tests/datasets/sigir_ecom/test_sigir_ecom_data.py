@@ -307,7 +307,7 @@ def test_submissions_are_scored_by_position(made: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="1 queries"):
         sigir_ecom.score(tmp_path / "short.json", test)
     metric.write_records(tmp_path / "bare.json", [{"label": []}, {"query": []}])
-    with pytest.raises(DataError, match="query 1: label None"):
+    with pytest.raises(DataError, match="query 1: label 'None'"):
         sigir_ecom.score(tmp_path / "bare.json", test)
     zeros = [0] * len(queries(made, "cart"))
     sigir_ecom.write_submission(tmp_path / "zeros.json", made / TESTS["cart"][0], zeros)
