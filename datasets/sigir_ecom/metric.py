@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from sys import intern
 from typing import Any
 
 from buzzer.datasets.files import new_file
@@ -69,7 +70,8 @@ def labels(path: Path, kind: type | None = None) -> list[Any]:
         if not good:
             what = "a list of items" if kind is list else "0 or 1"
             raise DataError(f"{path}, query {number}: label {str(label)[:40]!r} is not {what}")
-        found.append(label)
+        # Of the same few products over and over: one text each.
+        found.append([intern(str(item)) for item in label] if kind is list else label)
     if not found:
         raise DataError(f"{path}: no queries")
     return found
