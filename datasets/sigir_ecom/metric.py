@@ -71,7 +71,7 @@ def labels(path: Path, kind: type | None = None) -> list[Any]:
             what = "a list of items" if kind is list else "0 or 1"
             raise DataError(f"{path}, query {number}: label {str(label)[:40]!r} is not {what}")
         # Of the same few products over and over: one text each.
-        found.append([intern(str(item)) for item in label] if kind is list else label)
+        found.append([intern(str(item)) for item in label] if isinstance(label, list) else label)
     if not found:
         raise DataError(f"{path}: no queries")
     return found
