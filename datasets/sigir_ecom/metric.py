@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from sys import intern
 from typing import Any
 
 from buzzer.datasets.files import new_file
@@ -68,8 +69,9 @@ def labels(path: Path, kind: type | None = None) -> list[Any]:
         good = isinstance(label, list) if kind is list else label in (0, 1)
         if not good:
             what = "a list of items" if kind is list else "0 or 1"
-            raise DataError(f"{path}, query {number}: label {label!r} is not {what}")
-        found.append(label)
+            raise DataError(f"{path}, query {number}: label {str(label)[:40]!r} is not {what}")
+        # Of the same few products over and over: one text each.
+        found.append([intern(str(item)) for item in label] if isinstance(label, list) else label)
     if not found:
         raise DataError(f"{path}: no queries")
     return found

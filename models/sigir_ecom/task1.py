@@ -231,9 +231,9 @@ def predict(sessions: Mapping[str, Any], batch: Mapping[str, Array], found: Foun
 
 
 def named(names: Array, guesses: Array) -> list[list[str]]:
-    """SKU hashes of codes [rows, n]."""
-    texts: list[list[str]] = names.astype("U64")[guesses].tolist()
-    return texts
+    """SKU hashes of codes [rows, n]; one text a product, however often it stands there."""
+    texts: list[str] = names.astype("U64").tolist()
+    return [[texts[code] for code in row] for row in guesses.tolist()]
 
 
 def score(guesses: Mapping[str, Array], names: Array, submission: Path, test: Path) -> dict[str, float]:

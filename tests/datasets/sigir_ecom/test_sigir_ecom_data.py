@@ -70,9 +70,7 @@ def test_generated_files_have_the_published_shape(made: Path) -> None:
     assert lengths["len"].median() in (2, 3, 4)  # 3
     assert 0.008 < searches.height / pages.height < 0.04  # .0227
     counts = pages["product_sku_hash"].drop_nulls().value_counts(sort=True)["count"].to_numpy()
-    assert (
-        counts[: len(counts) // 10].sum() > 0.25 * counts.sum()
-    )  # fewer products, less skewed: .817 of 57,483
+    assert counts[: len(counts) // 4].sum() > 0.33 * counts.sum()  # .956 with 57,483 products
     norms = [np.linalg.norm(json.loads(text)) for text in content["image_vector"].drop_nulls()[:50]]
     assert min(norms) >= 307 and max(norms) <= 571
     carts = queries(made, "cart")
@@ -92,11 +90,11 @@ def test_vectors_carry_the_category(made: Path) -> None:
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_sessions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    world = generator.World(0.0003)  # of one size; above the official size it grows no more
-    monkeypatch.setattr(generator, "CHUNK", 256)
+    world = generator.World(0.0001)  # of one size; above the official size it grows no more
+    monkeypatch.setattr(generator, "CHUNK", 128)
     monkeypatch.setattr(generator, "World", lambda scale: world)
     peaks = []
-    for scale in (0.0003, 0.0012):
+    for scale in (0.0001, 0.0004):
         tracemalloc.start()
         sigir_ecom.generate(tmp_path / f"{scale}", scale, 0, silent)
         peaks.append(tracemalloc.get_traced_memory()[1])
@@ -238,7 +236,7 @@ def test_cut_files_are_told(copy: Path) -> None:
     st.lists(st.dictionaries(st.text(max_size=3), st.integers() | st.text(max_size=8)), max_size=8),
     st.integers(1, 40),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_records_of_any_chunk_size(
     tmp_path_factory: pytest.TempPathFactory, items: list[Any], chunk: int
 ) -> None:
@@ -309,7 +307,7 @@ def test_submissions_are_scored_by_position(made: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="1 queries"):
         sigir_ecom.score(tmp_path / "short.json", test)
     metric.write_records(tmp_path / "bare.json", [{"label": []}, {"query": []}])
-    with pytest.raises(DataError, match="query 1: label None"):
+    with pytest.raises(DataError, match="query 1: label 'None'"):
         sigir_ecom.score(tmp_path / "bare.json", test)
     zeros = [0] * len(queries(made, "cart"))
     sigir_ecom.write_submission(tmp_path / "zeros.json", made / TESTS["cart"][0], zeros)

@@ -489,3 +489,29 @@ def test_bad_settings_are_told(data: Data, tmp_path: Path, job: Jobs) -> None:
     (tmp_path / "data" / TESTS["rec"][0]).unlink()
     with pytest.raises(DataError, match="no test file"):
         task1.test_file(tmp_path / "data", "rec")
+
+
+@pytest.mark.slow
+def test_every_network_beats_the_counts_on_generated_data(tmp_path: Path, job: Jobs, run: Run) -> None:
+    """At the default scale and settings; one standard deviation of a difference of two models is about .006."""
+    data = task1.TASK.prepare(None, tmp_path / "cache", 0.005, 0, silent)
+    done = job("sigir-ecom-task1", data, tmp_path, tmp_path, "polars", "torch_eager", latency=0)
+    run(task1.TASK.fit(done))
+    scores = run(task1.TASK.predict(done))[0].scores
+    assert scores["MRR@20_counts"] > 0.25
+    for name in NETWORKS:
+        assert scores[f"MRR@20_{name}"] > scores["MRR@20_counts"]
+    assert scores["MRR@20"] > scores["MRR@20_counts"] + 0.015
+    assert scores["F1@20"] > scores["F1@20_counts"] + 0.003
+
+
+@pytest.mark.slow
+def test_both_models_beat_zeros_on_generated_data(tmp_path: Path, job: Jobs, run: Run) -> None:
+    """At the default scale and settings."""
+    data = task2.TASK.prepare(None, tmp_path / "cache", 0.02, 0, silent)
+    done = job("sigir-ecom-task2", data, tmp_path, tmp_path, "polars", "torch_eager", latency=0)
+    run(task2.TASK.fit(done))
+    scores = run(task2.TASK.predict(done))[0].scores
+    for name in ("weighted_f1_xgboost", "weighted_f1"):
+        assert scores[name] > scores["weighted_f1_zeros"] + 0.05
+    assert scores["weighted_f1_dlrm"] > scores["weighted_f1_zeros"]
