@@ -24,8 +24,10 @@ class Ask:
     packing: str  # of rows of real lengths: "padded", "sorted" or "packed"
     seed: int
     params: Mapping[str, Any]  # the model's own, from configs/models.yaml
-    work: Path  # folder of one call of `buzzer bench`: what the first load makes, the later ones find
-    threads: int  # that may be used to make it
+    work: Path = (
+        Path()
+    )  # folder of one call of `buzzer bench`: what the first load makes, the later ones find
+    threads: int = 1  # that may be used to make it
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,8 @@ class OnnxRuntime(Base):
             raise UnsupportedError(
                 f"this ONNX Runtime has no {plan.device} provider", "pip install onnxruntime-gpu"
             )
+        if plan.precision != "fp32" and is_trees(plan.model):
+            raise UnsupportedError(f"boosted trees have no {plan.precision} here", "--precision fp32")
         graph = graph_of(plan)
         if plan.precision == "int8-dynamic":
             graph = dynamic(graph)
@@ -64,6 +66,10 @@ class OnnxRuntime(Base):
         )
 
 
+def is_trees(model: Any) -> bool:
+    return isinstance(model, Path) and model.suffix in BOOSTERS
+
+
 def graph_of(plan: Plan) -> Any:
     """An ONNX file's path, or the graph of a torch module or of boosted trees as bytes."""
     if not isinstance(plan.model, Path):
@@ -73,7 +79,7 @@ def graph_of(plan: Plan) -> Any:
                 "save the trees first: booster.save_model('trees.ubj')",
             )
         return export(plan)
-    return convert(plan) if plan.model.suffix in BOOSTERS else plan.model
+    return convert(plan) if is_trees(plan.model) else plan.model
 
 
 def options(plan: Plan) -> Any:
