@@ -40,7 +40,7 @@ def fit(
         "objective": "binary:logistic",
         "tree_method": "hist",
         "max_depth": depth,
-        "min_child_weight": job.params["min_child"],
+        "min_child_weight": job.params["min_child_1" if margins is None else "min_child_2"],
         "eta": job.params["eta"],
         "subsample": job.params["subsample"],
         "colsample_bytree": job.params["colsample"],

@@ -54,6 +54,7 @@ BACKENDS = {
     "fused": "our Triton kernels, BERT-like encoders on a GPU",
     "xgboost": "boosted trees by XGBoost",
     "nvforest": "boosted trees by RAPIDS nvForest, on a GPU or the CPU",
+    "tl2cgen": "boosted trees compiled to machine code",
 }
 
 
