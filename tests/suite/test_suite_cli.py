@@ -66,6 +66,7 @@ def buzzer(tmp_path: Path) -> Buzzer:
         (["compare", "booking", "--from", "nothing"], "nothing: no such file", ""),
         (["compare", "booking", "--from", "."], "no timed runs of booking", "buzzer run"),
         (["compare", "booking", "--scale", "0.1,x"], "not numbers by comma", "0.01,0.02"),
+        (["compare", "booking", "--budget", "999c1g1m"], "999 cores asked for", "smaller --budget"),
         (["compare", "booking", "--full", "0"], "--full 0 must be above 0", "official"),
         (["compare", "booking", "--scale", "0"], "must be above 0", "official"),
         (["compare", "booking", "--fail-if", "wall:5%"], "belong together", "--against"),
