@@ -97,7 +97,7 @@ def first_stage(
         yield "transfer"
         y = labels(e, own)
         if strategy in models.trees:
-            x = e.matrix(own, features.names())
+            x = stages.read_by(strategy, e.matrix(own, features.names()), features.names())
             yield "trees"
             for _ in trees.fit(job, strategy, x, y, rounds, depth):
                 yield "trees"
@@ -168,7 +168,7 @@ def second_stage(
     for name in models.second:
         yield "features"
         own = week.encode_own(e, week.look_up(e, val, counted), week_tables, week_means, name)
-        beside = e.matrix(own, week.names(name))
+        beside = stages.read_by(name, e.matrix(own, week.names(name)), week.names(name))
         yield "trees"
         x, margins = stages.seen(rows.x, odds, beside)
         for _ in trees.fit(job, f"week-{name}", x, y, job.params["rounds_2"], job.params["depth_2"], margins):

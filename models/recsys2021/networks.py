@@ -71,9 +71,18 @@ class Columns(nn.Module):
 class Network(nn.Module):
     """What all have: the columns, and probabilities and a loss from logits."""
 
+    out: nn.Linear  # the last layer, to the logits
+
     def __init__(self) -> None:
         super().__init__()
         self.columns = Columns()
+
+    def begin(self, features: Tensor, rates: Tensor) -> None:
+        """Scale the columns by these rows, and begin at the labels' rates [targets]: Adam would take thousands of steps to the log
+        odds of a rare one."""
+        self.columns.fit(features)
+        with torch.no_grad():
+            self.out.bias.copy_(rates.clamp(1e-5, 1 - 1e-5).logit())
 
     def logits(self, features: Tensor, tokens: Tensor, users: Tensor) -> Tensor:
         raise NotImplementedError
@@ -200,12 +209,12 @@ class Gru128(Network):
             sizes.hidden // 4,
         ]
         layers = [dense(a, b, nn.SiLU, sizes.dropout) for a, b in pairwise(widths)]
-        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], len(TARGETS)))
+        self.layers, self.out = nn.Sequential(*layers), nn.Linear(widths[-1], len(TARGETS))
 
     def logits(self, features: Tensor, tokens: Tensor, users: Tensor) -> Tensor:
         author, reader = self.users(users[:, 0]), self.users(users[:, 1])
         parts = [self.text(tokens), author, reader, author * reader, self.columns(features)]
-        return self.layers(torch.cat(parts, dim=1))
+        return self.out(self.layers(torch.cat(parts, dim=1)))
 
 
 NETWORKS: dict[str, type[Logistic] | type[Pooled] | type[Gru64] | type[Gru128]] = {

@@ -108,7 +108,10 @@ class FirstStage:
 
     def predict_trees(self, rows: Inputs) -> dict[str, Array]:
         """Probabilities [rows, targets] by model."""
-        found = {f"trees_{name}": session.predict(rows.x) for name, session in self.trees.items()}
+        found = {
+            f"trees_{name}": session.predict(read_by(name, rows.x, features.names()))
+            for name, session in self.trees.items()
+        }
         if "split" in self.models.trees:
             assert rows.raw is not None
             groups = rows.raw[:, features.raw_names().index("a_group")]
@@ -147,9 +150,19 @@ class SecondStage:
     def predict(self, x: Array, odds: Sequence[Array], beside: Mapping[str, Array]) -> dict[str, Array]:
         """Probabilities [rows, targets] by model; odds: of the first stage's models; beside: the week's columns by model."""
         return {
-            f"second_{name}": session.predict(*seen(x, odds, beside[name]))
+            f"second_{name}": session.predict(*seen(x, odds, read_by(name, beside[name], week.names(name))))
             for name, session in self.models.items()
         }
+
+
+def read_by(strategy: str, x: Array, names: Sequence[str]) -> Array:
+    """The columns [rows, names] as trees of a strategy read them: those of `loo` have their encodings rounded."""
+    if strategy != "loo":
+        return x
+    encoded = [at for at, name in enumerate(names) if name.startswith(("te_", "week_"))]
+    x = x.copy()
+    x[:, encoded] = x[:, encoded].round(features.DECIMALS)
+    return x
 
 
 def seen(x: Array, odds: Sequence[Array], beside: Array) -> tuple[Array, Array]:

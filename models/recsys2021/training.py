@@ -73,7 +73,7 @@ def fit(job: Job, name: str, batch: Mapping[str, Array], y: Array) -> Iterator[d
     network = build(name, job.work)
     rows = {key: torch.from_numpy(np.ascontiguousarray(array)) for key, array in batch.items()}
     target = torch.from_numpy(y.astype(np.float32))
-    network.columns.fit(rows["features"][:SCALED_ROWS])
+    network.begin(rows["features"][:SCALED_ROWS], target.mean(dim=0))
     network.to(job.device)
     size, epochs = min(job.params["batch"], len(y)), job.params["epochs"]
     steps = max(len(y) // size, 1)
