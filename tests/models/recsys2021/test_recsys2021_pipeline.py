@@ -361,7 +361,7 @@ def test_networks_learn_and_do_not_see_padding(
     losses = [
         epoch["loss"] for epoch in training.fit(network_job, name, network_rows["batch"], network_rows["y"])
     ]
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < 0.9 * losses[0]
     batch = {key: torch.from_numpy(value) for key, value in network_rows["batch"].items()}
     network = training.trained(name, network_job.work)
     with torch.inference_mode():
