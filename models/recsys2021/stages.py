@@ -160,9 +160,8 @@ def read_by(strategy: str, x: Array, names: Sequence[str]) -> Array:
     if strategy != "loo":
         return x
     encoded = [at for at, name in enumerate(names) if name.startswith(("te_", "week_"))]
-    x = x.copy()
-    x[:, encoded] = x[:, encoded].round(features.DECIMALS)
-    return x
+    first, last = encoded[0], encoded[-1] + 1  # they stand together
+    return side_by_side([x[:, :first], x[:, first:last].round(features.DECIMALS), x[:, last:]])
 
 
 def seen(x: Array, odds: Sequence[Array], beside: Array) -> tuple[Array, Array]:

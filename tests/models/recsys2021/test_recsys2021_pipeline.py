@@ -299,6 +299,17 @@ def test_pieces_have_every_line_once_and_leave_nothing(tmp_path: Path, suffix: s
     )
 
 
+def test_leave_one_out_reads_rounded_encodings() -> None:
+    for names in (features.names(), week.names("loo"), week.names("kfold")):
+        x = np.linspace(0, 1, 3 * len(names), dtype=np.float32).reshape(3, -1) + np.float32(1e-4)
+        want = [
+            col.round(3) if name.startswith(("te_", "week_")) else col
+            for name, col in zip(names, x.T, strict=True)
+        ]
+        np.testing.assert_array_equal(stages.read_by("loo", x, names).T, want)
+        assert stages.read_by("kfold", x, names) is x
+
+
 def test_log_odds_are_the_inverse_of_the_sigmoid() -> None:
     p = np.array([[0.0, 0.25, 0.5, 1.0]])
     back = 1 / (1 + np.exp(-trees.log_odds(p).astype(float)))

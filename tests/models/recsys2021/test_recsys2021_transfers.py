@@ -59,6 +59,12 @@ class DeviceArray:
     def __len__(self) -> int:
         return len(self._values)
 
+    def __getitem__(self, part: Any) -> "DeviceArray":
+        return DeviceArray(self._values[part], self._bus)
+
+    def round(self, decimals: int) -> "DeviceArray":
+        return DeviceArray(self._values.round(decimals), self._bus)
+
 
 def cupy(bus: Bus) -> Any:
     """The part of cupy that is used."""
