@@ -57,7 +57,8 @@ def looked_up_by(models: Sequence[str]) -> dict[str, Lookups]:
 
 def priors(e: Engine, week: Frame) -> dict[str, float]:
     """Means of the validation week's labels."""
-    return {target: float(e.to_numpy(week, [target])[target].mean()) for target in TARGETS}
+    labels = e.to_numpy(week, TARGETS)
+    return {target: float(labels[target].mean()) for target in TARGETS}
 
 
 def encode(
