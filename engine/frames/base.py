@@ -300,14 +300,16 @@ class Engine(ABC):
         out: str,
         *,
         source: Frame | None = None,
+        table: Frame | None = None,
     ) -> Frame:
         """Out-of-fold target means: each row's from the rows of the other folds, <out>_<target>, float32.
 
         source: the frame that is summed over, where that is not `t` itself: give the collected frame when encodings are
-        added to it one after the other, or a lazy engine does the earlier ones anew for each.
+        added to it one after the other, or a lazy engine does the earlier ones anew for each.  table: `group_sums(source, keys,
+        targets)`, where that is at hand.
         """
         source = t if source is None else source
-        everything = self.group_sums(source, keys, list(priors))
+        everything = self.group_sums(source, keys, list(priors)) if table is None else table
         inside = self.group_sums(source, [*keys, fold], list(priors))
         names = [*(f"sum_{target}" for target in priors), "n"]
         same = {key: key for key in keys}

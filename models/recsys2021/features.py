@@ -4,7 +4,7 @@ Two steps, so that a part file can be worked on alone: `base` needs the row only
 a_ is the author, b_ the reader, as in the winners' code.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from buzzer.datasets.recsys2021.schema import (
@@ -23,6 +23,7 @@ from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import FIRST_CODE, Columns, Expr
 
 TARGETS = tuple(LABELS)
+Source = Callable[[Sequence[str]], Frame]  # columns by name, as a frame that has `row`
 Lookups = tuple[list[str], list[list[str]]]  # a table's keys, and the columns that are looked up by them
 USERS: dict[str, Lookups] = {"code": (["value"], [["a"], ["b"]])}
 SMOOTHING = 20.0  # winners: 20
@@ -171,6 +172,13 @@ def names() -> list[str]:
     return [*PLAIN, *encoded_names()]
 
 
+def read_names() -> list[str]:
+    """The columns of coded rows that encodings and models are made of, and the labels."""
+    keys = {key for table in (KEYS, RAW) for names in table.values() for key in names}
+    plain = [name for name in PLAIN if name not in LOOKED_UP]
+    return [*dict.fromkeys([*plain, *sorted(keys), "tweet", *TARGETS])]
+
+
 def raw_names() -> list[str]:
     """The columns of the third kind of trees."""
     plain = [name for name in PLAIN if name not in LOOKED_UP]
@@ -266,9 +274,9 @@ def decline(e: Engine, time: Expr, noon: int) -> Expr:
 # ---- tables ------------------------------------------------------------------------------------------------------
 
 
-def fit_codes(e: Engine, train: Frame) -> dict[str, Frame]:
+def fit_codes(e: Engine, train: Source) -> dict[str, Frame]:
     """Codes of languages and media."""
-    return {name: e.categorify_fit([(train, column)]) for name, column in CODED.items()}
+    return {name: e.categorify_fit([(train([column]), column)]) for name, column in CODED.items()}
 
 
 def code(e: Engine, t: Frame, codes: Mapping[str, Frame]) -> Frame:
@@ -278,15 +286,17 @@ def code(e: Engine, t: Frame, codes: Mapping[str, Frame]) -> Frame:
     return e.drop(t, list(CODED.values()))
 
 
-def fit_tables(e: Engine, train: Frame) -> dict[str, Frame]:
+def fit_tables(e: Engine, train: Source) -> dict[str, Frame]:
     """Sums of the labels and counts by each key, over coded rows; and the language each user mostly writes or reads in."""
-    tables = {name: e.group_sums(train, keys, list(TARGETS)) for name, keys in KEYS.items()}
+    tables = {
+        name: e.group_sums(train([*keys, *TARGETS]), keys, list(TARGETS)) for name, keys in KEYS.items()
+    }
     return tables | {"spoken": spoken(e, train)}
 
 
-def fit_raw_tables(e: Engine, early: Frame) -> dict[str, Frame]:
+def fit_raw_tables(e: Engine, early: Source) -> dict[str, Frame]:
     """Sums and counts by the keys of the third kind of trees, over coded rows of an earlier time."""
-    return {name: e.group_sums(early, keys, list(TARGETS)) for name, keys in RAW.items()}
+    return {name: e.group_sums(early([*keys, *TARGETS]), keys, list(TARGETS)) for name, keys in RAW.items()}
 
 
 def encode_raw(e: Engine, t: Frame, tables: Mapping[str, Frame]) -> Frame:
@@ -306,9 +316,10 @@ def whole_part(e: Engine, column: str, width: float) -> Callable[[Columns], Expr
     return lambda c: e.cast(c(column) / width, "int64")
 
 
-def fit_users(e: Engine, train: Frame, least: int) -> Frame:
+def fit_users(e: Engine, train: Source, least: int) -> Frame:
     """Codes of the users that stand in at least so many rows, as author or reader: (value, n, code), from FIRST_CODE."""
-    return e.filter(e.categorify_fit([(train, "a"), (train, "b")], least), lambda c: c("code") >= FIRST_CODE)
+    users = e.categorify_fit([(train([who]), who) for who in "ab"], least)
+    return e.filter(users, lambda c: c("code") >= FIRST_CODE)
 
 
 def code_users(e: Engine, t: Frame, users: Frame) -> Frame:
@@ -318,9 +329,9 @@ def code_users(e: Engine, t: Frame, users: Frame) -> Frame:
     return t
 
 
-def spoken(e: Engine, train: Frame) -> Frame:
+def spoken(e: Engine, train: Source) -> Frame:
     """The reader's most frequent language of the tweets shown to them: (b, spoken)."""
-    top = e.top_k(train, "b", "language_code", 1)
+    top = e.top_k(train(["b", "language_code"]), "b", "language_code", 1)
     return e.rename(e.drop(top, ["rank", "n"]), {"language_code": "spoken"})
 
 
@@ -359,20 +370,27 @@ def encode_own(
     means: Mapping[str, float],
     strategy: str,
     *,
-    source: Frame,
+    source: Source,
 ) -> Frame:
-    """The same columns for rows of `source`, the frame that the tables were fitted on, each without its own labels: `kfold`
+    """The same columns for rows of `source`, which the tables were fitted on, each without its own labels: `kfold`
     (the winners' first XGBoost; five folds by row), or `loo`, leave-one-out (their second)."""
     if strategy == "kfold":
-        t, source = (e.derive(x, fold=lambda c: c("row") % FOLDS) for x in (t, source))
+        t = in_folds(e, t)
         for name, keys in KEYS.items():
-            t = e.target_encode_kfold(t, keys, "fold", means, SMOOTHING, f"te_{name}", source=source)
+            rows = in_folds(e, source([*keys, *TARGETS]))
+            t = e.target_encode_kfold(
+                t, keys, "fold", means, SMOOTHING, f"te_{name}", source=rows, table=tables[name]
+            )
         t = e.drop(t, ["fold"])
     else:
         for name, keys in KEYS.items():
             many = e.height(tables[name]) > FEW_KEYS
             t = e.target_encode(t, tables[name], keys, means, SMOOTHING, f"te_{name}", leave_one_out=many)
     return looked_up(e, t, tables, means, own=1)
+
+
+def in_folds(e: Engine, t: Frame) -> Frame:
+    return e.derive(t, fold=lambda c: c("row") % FOLDS)
 
 
 def looked_up(

@@ -1,7 +1,7 @@
 """`fit`, a step a function: tables from the training weeks, the first stage on them, the second on the validation half of week 4."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from buzzer.datasets import recsys2021 as dataset
 from buzzer.datasets.recsys2021.reader import part_files, pieces
 from buzzer.datasets.recsys2021.schema import DAY, FIRST_SECOND
 from buzzer.engine.frames import Engine, Frame
-from buzzer.engine.frames.base import FIRST_CODE, Array, stack
+from buzzer.engine.frames.base import FIRST_CODE, Array, Columns, Expr, stack
 from buzzer.models.job import Job
 from buzzer.models.recsys2021 import features, stages, trees, week
 from buzzer.models.recsys2021.features import TARGETS
@@ -21,6 +21,7 @@ from buzzer.models.recsys2021.tables import collected, save
 
 THIRD_WEEK = FIRST_SECOND + 14 * DAY
 MEANS = "means.json"
+Keep = Callable[[Columns], Expr]  # of `filter`
 MIX, MIXED = (
     2_654_435_761,
     2**32,
@@ -38,62 +39,90 @@ class Fitted:
     means: Mapping[str, float]
 
 
-def read_all(e: Engine, folder: Path, job: Job, tokens: int) -> Frame:
-    """All part files of a folder as one frame of what their rows tell, with rows numbered throughout."""
-    parts, rows = [], 0
-    for path in part_files(folder):
+class Rows:
+    """Coded rows in Parquet files, of which what is asked for is read: memory grows with the columns in use, not with the set."""
+
+    def __init__(self, e: Engine, files: Sequence[Path], height: int) -> None:
+        self.e, self.files, self.height = e, files, height
+
+    def columns(self, names: Sequence[str], keep: Keep | None = None) -> Frame:
+        """Columns of all rows, or of those that `keep` holds for; it may use those columns and `row`."""
+        wanted = list(dict.fromkeys([*names, "row"]))
+        parts = [self.e.read_parquet(path, wanted) for path in self.files]
+        parts = [self.e.filter(part, keep) for part in parts] if keep else parts
+        return parts[0] if len(parts) == 1 else self.e.concat(parts)
+
+    def unlink(self) -> None:
+        for path in self.files:
+            path.unlink()
+
+
+def read_all(e: Engine, job: Job, part: str, tokens: int) -> Rows:
+    """A part of the set, a piece at a time, as what its rows tell; numbered throughout, and not yet coded."""
+    files: list[Path] = []
+    rows = 0
+    for path in part_files(job.data / part):
         for piece in pieces(path, job.work, job.params["piece_rows"]):
             t = features.base(e, features.read_part(e, piece, True), True, tokens)
-            parts.append(e.derive(e.collect(e.drop(t, ["tweet_id", "enaging_user_id"])), row=shifted(rows)))
-            rows += e.height(parts[-1])
-    return e.collect(parts[0] if len(parts) == 1 else e.concat(parts))
+            t = e.collect(e.derive(e.drop(t, ["tweet_id", "enaging_user_id"]), row=shifted(rows)))
+            rows += e.height(t)
+            files.append(job.work / f".{part}{len(files)}.parquet")
+            e.write_parquet(t, files[-1])
+    return Rows(e, files, rows)
 
 
 def shifted(rows: int) -> Any:
     return lambda c: c("row") + rows
 
 
-def some(e: Engine, t: Frame, rows: int) -> Frame:
-    """About so many rows, spread evenly, the same on every engine; all where there are fewer."""
-    share = rows / max(e.height(t), 1)
-    if share >= 1:
-        return t
-    return e.collect(e.filter(t, lambda c: c("row") * MIX % MIXED < int(share * MIXED)))
+def code(rows: Rows, codes: Mapping[str, Frame]) -> None:
+    """Code the files in place."""
+    e = rows.e
+    for path in rows.files:
+        t = e.collect(features.code(e, e.read_parquet(path), codes))
+        e.write_parquet(t, path)
 
 
-def halves(e: Engine, train: Frame) -> tuple[Frame, Frame]:
-    """The rows that sums are made of, and a fifth of the third week, which learns from them (winners' third XGBoost)."""
-
-    def late(c: Any) -> Any:
-        return (c("time") >= THIRD_WEEK) & (c("row") % 5 == 0)
-
-    return e.collect(e.filter(train, lambda c: ~late(c))), e.collect(e.filter(train, late))
+def sampled(rows: int, of: int) -> Keep | None:
+    """Holds for about so many rows of so many, spread evenly, the same on every engine; None for all."""
+    share = rows / max(of, 1)
+    return None if share >= 1 else lambda c: c("row") * MIX % MIXED < int(share * MIXED)
 
 
-def fit_tables(
-    e: Engine, job: Job, models: Chosen, train: Frame, codes: Mapping[str, Frame], early: Frame
-) -> Fitted:
-    """Sums, counts and codes over coded training rows."""
-    tables = collected(e, features.fit_tables(e, train))
-    users = {}
+def late(c: Columns) -> Expr:
+    """A fifth of the third week: the rows that the third kind of trees learns from, by sums of the others (winners' third XGBoost)."""
+    return (c("time") >= THIRD_WEEK) & (c("row") % 5 == 0)
+
+
+def fit_tables(e: Engine, job: Job, models: Chosen, train: Rows, codes: Mapping[str, Frame]) -> Fitted:
+    """Sums, counts and codes over training rows."""
+    tables = collected(e, features.fit_tables(e, train.columns))
+    users, raw = {}, {}
     if models.all_networks:
-        users = collected(e, {"code": features.fit_users(e, train, job.params["user_rows"])})
-    raw = collected(e, features.fit_raw_tables(e, early)) if "split" in models.trees else {}
+        users = collected(e, {"code": features.fit_users(e, train.columns, job.params["user_rows"])})
+    if "split" in models.trees:
+
+        def early(names: Sequence[str]) -> Frame:
+            return train.columns([*names, "time"], lambda c: ~late(c))
+
+        raw = collected(e, features.fit_raw_tables(e, early))
     return Fitted(codes, users, tables, raw, features.priors(e, tables))
 
 
 def first_stage(
-    e: Engine, job: Job, models: Chosen, train: Frame, late: Frame, fitted: Fitted
+    e: Engine, job: Job, models: Chosen, train: Rows, fitted: Fitted
 ) -> Iterator[str | dict[str, Any]]:
     """Train every model of the first stage on rows that are encoded without their own labels. Yields phases, and a network's epochs."""
-    sample = some(e, train, job.params["sample_rows"])
+    most = job.params["sample_rows"]
+    sample = e.collect(train.columns(features.read_names(), sampled(most, train.height)))
     depth, rounds = job.params["depth_1"], job.params["rounds_1"]
     strategies = [name for name in ("kfold", "loo") if name in models.trees]
     if models.all_networks and "kfold" not in strategies:
         strategies.append("kfold")
     for strategy in strategies:
         yield "features"
-        own = e.collect(features.encode_own(e, sample, fitted.tables, fitted.means, strategy, source=train))
+        own = features.encode_own(e, sample, fitted.tables, fitted.means, strategy, source=train.columns)
+        own = e.collect(own)
         yield "transfer"
         y = labels(e, own)
         if strategy in models.trees:
@@ -102,10 +131,13 @@ def first_stage(
             for _ in trees.fit(job, strategy, x, y, rounds, depth):
                 yield "trees"
         if strategy == "kfold" and models.all_networks:
-            yield from networks(e, job, models, own, fitted)
+            yield from networks(e, job, models, train, own, fitted)
     if "split" in models.trees:
         yield "features"
-        own = e.collect(features.encode_raw(e, some(e, late, job.params["sample_rows"]), fitted.raw))
+        own = e.collect(train.columns([*features.read_names(), "time"], late))
+        if keep := sampled(most, e.height(own)):
+            own = e.filter(own, keep)
+        own = e.collect(features.encode_raw(e, own, fitted.raw))
         yield "transfer"
         x = e.matrix(own, features.raw_names())
         groups = x[:, features.raw_names().index("a_group")]
@@ -115,14 +147,16 @@ def first_stage(
 
 
 def networks(
-    e: Engine, job: Job, models: Chosen, own: Frame, fitted: Fitted
+    e: Engine, job: Job, models: Chosen, train: Rows, own: Frame, fitted: Fitted
 ) -> Iterator[str | dict[str, Any]]:
-    """Train the networks on encoded rows."""
+    """Train the networks on some of the encoded rows, `own`, and the beginning of their texts."""
     from buzzer.models.recsys2021 import training
 
-    own = some(e, own, job.params["network_rows"])
-    coded = e.collect(features.code_users(e, own, fitted.users["code"]))
-    rows = stages.inputs(e, coded, Chosen((), models.networks, (), models.baseline), job.params["tokens"])
+    keep = sampled(min(job.params["network_rows"], job.params["sample_rows"]), train.height)
+    coded = e.collect(features.code_users(e, e.filter(own, keep) if keep else own, fitted.users["code"]))
+    texts = e.collect(train.columns(features.token_names(job.params["tokens"]), keep))
+    only = Chosen((), models.networks, (), models.baseline)
+    rows = stages.inputs(e, coded, only, job.params["tokens"], texts)
     sizes, told = training.prepare(job, e.height(fitted.users["code"]) + FIRST_CODE)
     yield {"token_vectors": told, "users_with_vectors": sizes.users - FIRST_CODE}
     for name in models.all_networks:
@@ -147,11 +181,12 @@ def encoded(e: Engine, t: Frame, fitted: Fitted) -> Frame:
 
 
 def second_stage(
-    e: Engine, job: Job, models: Chosen, val: Frame, fitted: Fitted
+    e: Engine, job: Job, models: Chosen, part: Rows, fitted: Fitted
 ) -> Iterator[str | dict[str, Any]]:
     """Let the first stage predict the validation half, train the second stage there, and save what both look up."""
     yield "features"
-    val = encoded(e, val, fitted)
+    texts = features.token_names(job.params["tokens"]) if models.all_networks else []
+    val = encoded(e, part.columns([*features.read_names(), *texts]), fitted)
     week_tables = collected(e, week.fit_tables(e, val, models.second))
     week_means = week.priors(e, val)
     counted = collected(e, week.count(e, val, models.second))

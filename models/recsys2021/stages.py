@@ -80,14 +80,17 @@ def lengths(tokens: Array) -> Array:
     return np.count_nonzero(tokens, axis=1)
 
 
-def inputs(e: Engine, t: Frame, models: Chosen, length: int) -> Inputs:
-    """From encoded rows."""
+def inputs(e: Engine, t: Frame, models: Chosen, length: int, texts: Frame | None = None) -> Inputs:
+    """From encoded rows; `texts`: the tokens of the same rows, where they are kept apart."""
     x = e.matrix(t, features.names())
     raw = e.matrix(t, features.raw_names()) if "split" in models.trees else None
     if not models.all_networks:
         return Inputs(x, raw, None, None)
     text, who = features.token_names(length), ["a_user", "b_user"]
-    found = e.to_numpy(t, [*text, *who])
+    if texts is None:
+        found = e.to_numpy(t, [*text, *who])
+    else:
+        found = {**e.to_numpy(texts, text), **e.to_numpy(t, who)}
     return Inputs(x, raw, stack(found, text, np.int32), stack(found, who, np.int64))
 
 

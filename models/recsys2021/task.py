@@ -41,16 +41,17 @@ class RecSys2021:
         models = stages.chosen(job.params)
         tokens = job.params["tokens"] if models.all_networks else 0
         yield "load"
-        train, val = (fitting.read_all(e, job.data / part, job, tokens) for part in ("train", "val"))
+        train, val = (fitting.read_all(e, job, part, tokens) for part in ("train", "val"))
         yield "features"
-        codes = collected(e, features.fit_codes(e, train))
-        train, val = (e.collect(features.code(e, t, codes)) for t in (train, val))
-        early, late = fitting.halves(e, train) if "split" in models.trees else (train, train)
-        fitted = fitting.fit_tables(e, job, models, train, codes, early)
-        rows, facts = {"train": e.height(train), "val": e.height(val)}, dict[str, Any]()
-        yield from told(fitting.first_stage(e, job, models, train, late, fitted), facts)
-        del train, early, late
+        codes = collected(e, features.fit_codes(e, train.columns))
+        for part in (train, val):
+            fitting.code(part, codes)
+        fitted = fitting.fit_tables(e, job, models, train, codes)
+        rows, facts = {"train": train.height, "val": val.height}, dict[str, Any]()
+        yield from told(fitting.first_stage(e, job, models, train, fitted), facts)
+        train.unlink()
         yield from told(fitting.second_stage(e, job, models, val, fitted), facts)
+        val.unlink()
         return Result({}, rows["train"], facts | {"rows": rows, "columns": len(features.names())})
 
     def predict(self, job: Job) -> Steps:

@@ -1,9 +1,11 @@
 """The RecSys 2021 pipeline as a whole translates to cuDF. Needs the gpu-plan extra, and no GPU."""
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from buzzer.datasets import recsys2021
@@ -35,16 +37,25 @@ def test_recsys2021_translates_whole_and_stays_shared_out(
     t = features.base(e, read, True, tokens=6)
     check(t)
     t = cpu.collect(t)  # as the task does between its phases: what was looked up is a table, no plan
-    codes = features.fit_codes(e, t)
+    codes = features.fit_codes(e, t.select)
     for table in codes.values():
         check(table, fits_codes=True)
     coded = features.code(e, t, {name: cpu.collect(table) for name, table in codes.items()})
     check(coded)
     coded = cpu.collect(coded)
-    users = features.fit_users(e, coded, 2)
+    files = [tmp_path / f"{half}.parquet" for half in (0, 1)]
+    for half, path in enumerate(files):
+        cpu.write_parquet(coded.filter(pl.col("row") % 2 == half), path)
+
+    def columns(names: Sequence[str]) -> pl.LazyFrame:
+        """As `fit` reads them: a file of each piece."""
+        wanted = list(dict.fromkeys([*names, "row"]))
+        return e.concat([e.read_parquet(path, wanted) for path in files])
+
+    users = features.fit_users(e, columns, 2)
     kinds = {
-        "train": features.fit_tables(e, coded),
-        "raw": features.fit_raw_tables(e, coded),
+        "train": features.fit_tables(e, columns),
+        "raw": features.fit_raw_tables(e, columns),
         "week": week.fit_tables(e, coded, MODELS),
         "rows": week.count(e, coded, MODELS),
         "user": {"code": users},
@@ -55,7 +66,7 @@ def test_recsys2021_translates_whole_and_stays_shared_out(
     tables = {kind: {name: cpu.collect(x) for name, x in named.items()} for kind, named in kinds.items()}
     means = dict.fromkeys(features.TARGETS, 0.1)
     for strategy in ("kfold", "loo"):
-        own = features.encode_own(e, coded, tables["train"], means, strategy, source=coded)
+        own = features.encode_own(e, coded, tables["train"], means, strategy, source=columns)
         check(own)
         check(week.encode_own(e, coded, tables["week"], means, strategy))
     scored = features.encode_raw(e, features.encode(e, coded, tables["train"], means), tables["raw"])

@@ -67,8 +67,13 @@ def lines(data: Data) -> list[dict[str, str]]:
 def coded(e: Engine, data: Data) -> tuple[Any, dict[str, Any]]:
     read = features.read_part(e, data.folder / "train" / "part-00000", True)
     t = e.collect(features.base(e, read, True, TOKENS))
-    codes = {name: e.collect(table) for name, table in features.fit_codes(e, t).items()}
+    codes = {name: e.collect(table) for name, table in features.fit_codes(e, of(e, t)).items()}
     return e.collect(features.code(e, t, codes)), codes
+
+
+def of(e: Engine, t: Any) -> features.Source:
+    """A frame's columns, as `fit` reads those of its files."""
+    return lambda names: e.select(t, list(dict.fromkeys(names)))
 
 
 def labels_of(line: dict[str, str]) -> dict[str, int]:
@@ -140,14 +145,14 @@ def smoothed(rows: list[dict[str, int]], target: str, prior: float) -> float:
 def test_target_encodings_by_hand(e: Engine, data: Data, lines: list[dict[str, str]], strategy: str) -> None:
     """Of readers, and of readers looked up among authors: from all rows, from other folds, from other rows."""
     t, _ = coded(e, data)
-    fitted = tables.collected(e, features.fit_tables(e, t))
+    fitted = tables.collected(e, features.fit_tables(e, of(e, t)))
     means = features.priors(e, fitted)
     labels = [labels_of(line) for line in lines]
     for label in LABELS:
         assert means[label] == pytest.approx(np.mean([row[label] for row in labels]))
     encoded = features.encode(e, t, fitted, means)
     if strategy != "none":
-        encoded = features.encode_own(e, t, fitted, means, strategy, source=t)
+        encoded = features.encode_own(e, t, fitted, means, strategy, source=of(e, t))
     got = e.to_numpy(encoded, features.names())
     by_reader, by_author = defaultdict(list), defaultdict(list)
     for at, line in enumerate(lines):
@@ -179,10 +184,12 @@ def test_every_engine_gives_the_same_columns(e: Engine, data: Data) -> None:
     columns = {}
     for engine in (oracle, e):
         t, _ = coded(engine, data)
-        fitted = tables.collected(engine, features.fit_tables(engine, t))
+        fitted = tables.collected(engine, features.fit_tables(engine, of(engine, t)))
         means = features.priors(engine, fitted)
-        own = features.encode_own(engine, t, fitted, means, "kfold", source=t)
-        own = features.encode_raw(engine, own, tables.collected(engine, features.fit_raw_tables(engine, t)))
+        own = features.encode_own(engine, t, fitted, means, "kfold", source=of(engine, t))
+        own = features.encode_raw(
+            engine, own, tables.collected(engine, features.fit_raw_tables(engine, of(engine, t)))
+        )
         counted = tables.collected(engine, week.count(engine, t, MODELS))
         own = engine.collect(week.look_up(engine, own, counted))
         for model in MODELS:
@@ -202,10 +209,10 @@ def test_every_engine_gives_the_same_columns(e: Engine, data: Data) -> None:
 def test_raw_sums_are_of_earlier_rows(e: Engine, data: Data, lines: list[dict[str, str]]) -> None:
     """The third kind of trees learns from a fifth of the third week, whose labels are in no sum."""
     t, _ = coded(e, data)
-    early, late = fitting.halves(e, t)
+    early, late = e.filter(t, lambda c: ~fitting.late(c)), e.filter(t, fitting.late)
     assert e.height(early) + e.height(late) == e.height(t)
     got = e.to_numpy(
-        features.encode_raw(e, late, features.fit_raw_tables(e, early)),
+        features.encode_raw(e, late, features.fit_raw_tables(e, of(e, early))),
         ["row", "n_b_type", "sum_like_b_type"],
     )
     is_late = [
@@ -241,23 +248,42 @@ def test_the_week_leaves_out_own_labels(
 
 
 def test_samples_are_the_same_rows_on_every_engine(e: Engine, data: Data) -> None:
-    t, _ = coded(e, data)
-    n = e.height(t)
-    rows = e.to_numpy(fitting.some(e, t, n // 4), ["row"])["row"]
-    other = frames.load("pandas")
-    assert (
-        rows.tolist()
-        == other.to_numpy(fitting.some(other, coded(other, data)[0], n // 4), ["row"])["row"].tolist()
-    )
+    def sample(engine: Engine, rows: int) -> Any:
+        keep = fitting.sampled(rows, n)
+        assert keep is not None
+        return engine.to_numpy(engine.filter(coded(engine, data)[0], keep), ["row"])["row"]
+
+    n = e.height(coded(e, data)[0])
+    rows = sample(e, n // 4)
+    assert rows.tolist() == sample(frames.load("pandas"), n // 4).tolist()
     assert abs(len(rows) - n // 4) <= 0.02 * n
     assert max(np.bincount(rows % 5)) - min(np.bincount(rows % 5)) <= 0.02 * n  # every fold has its share
-    assert fitting.some(e, t, 2 * n) is t
+    assert set(sample(e, n // 8)) < set(rows)  # what the networks see is encoded with the trees' rows
+    assert fitting.sampled(2 * n, n) is None
+
+
+def test_rows_in_files_are_those_of_one_frame(
+    e: Engine, data: Data, job: Jobs, tmp_path: Path, lines: list[dict[str, str]]
+) -> None:
+    """Cut into pieces, coded and read by the column."""
+    made = job("recsys2021", data, tmp_path, tmp_path, e.name, "torch_eager", piece_rows=len(lines) // 3 + 1)
+    rows = fitting.read_all(e, made, "train", TOKENS)
+    assert len(rows.files) == 3 and rows.height == len(lines)
+    fitting.code(rows, tables.collected(e, features.fit_codes(e, rows.columns)))
+    names = ["a_followers", "language_code", "media_code", "like", "token_1", "row"]
+    got, want = (e.to_numpy(t, names) for t in (rows.columns(names), coded(e, data)[0]))
+    for name in names:
+        np.testing.assert_array_equal(got[name], want[name], err_msg=name)
+    some = e.to_numpy(rows.columns(["like"], lambda c: (c("row") % 2 == 0) & (c("like") == 1)), ["row"])
+    assert some["row"].tolist() == np.flatnonzero((want["row"] % 2 == 0) & (want["like"] == 1)).tolist()
+    rows.unlink()
+    assert not list(tmp_path.iterdir())
 
 
 def test_only_rows_that_are_asked_for_are_read(e: Engine, data: Data, tmp_path: Path) -> None:
     t, _ = coded(e, data)
     few = e.collect(e.filter(t, lambda c: c("row") % 50 == 0))
-    everything = tables.collected(e, features.fit_tables(e, t))
+    everything = tables.collected(e, features.fit_tables(e, of(e, t)))
     tables.save(e, tmp_path, "train", everything)
     pieces_of_few = []
     for half in (0, 1):
