@@ -263,7 +263,8 @@ def content(records: Sequence[Record], links: Mapping[str, str]) -> dict[str, An
         "newest": max((r.created for r in records), default=None),
         "counts": {
             "runs": len(ran),
-            "failed": sum(r.outcome != "ok" for r in ran),
+            "failed": sum(r.outcome not in ("ok", "unsupported") for r in ran),
+            "unsupported": sum(r.outcome == "unsupported" for r in ran),
             "boards": len(found),
             "machines": len({machine.line(r.machine) for r in records}),
         },
