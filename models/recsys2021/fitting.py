@@ -12,7 +12,7 @@ from buzzer.datasets import recsys2021 as dataset
 from buzzer.datasets.recsys2021.reader import part_files, pieces
 from buzzer.datasets.recsys2021.schema import DAY, FIRST_SECOND
 from buzzer.engine.frames import Engine, Frame
-from buzzer.engine.frames.base import FIRST_CODE, Array, stack
+from buzzer.engine.frames.base import FIRST_CODE, Array, on_host, stack
 from buzzer.models.job import Job
 from buzzer.models.recsys2021 import features, stages, trees, week
 from buzzer.models.recsys2021.features import TARGETS
@@ -93,7 +93,7 @@ def first_stage(
         strategies.append("kfold")
     for strategy in strategies:
         yield "features"
-        own = e.collect(features.encode_own(e, sample, fitted.tables, fitted.means, strategy, source=train))
+        own = e.keep(features.encode_own(e, sample, fitted.tables, fitted.means, strategy, source=train))
         yield "transfer"
         y = labels(e, own)
         if strategy in models.trees:
@@ -105,10 +105,10 @@ def first_stage(
             yield from networks(e, job, models, own, fitted)
     if "split" in models.trees:
         yield "features"
-        own = e.collect(features.encode_raw(e, some(e, late, job.params["sample_rows"]), fitted.raw))
+        own = e.keep(features.encode_raw(e, some(e, late, job.params["sample_rows"]), fitted.raw))
         yield "transfer"
         x = e.matrix(own, features.raw_names())
-        groups = x[:, features.raw_names().index("a_group")]
+        groups = on_host(x[:, features.raw_names().index("a_group")])
         yield "trees"
         for _ in trees.fit_grouped(job, "split", x, labels(e, own), groups, rounds, depth):
             yield "trees"
@@ -121,7 +121,7 @@ def networks(
     from buzzer.models.recsys2021 import training
 
     own = some(e, own, job.params["network_rows"])
-    coded = e.collect(features.code_users(e, own, fitted.users["code"]))
+    coded = e.keep(features.code_users(e, own, fitted.users["code"]))
     rows = stages.inputs(e, coded, Chosen((), models.networks, (), models.baseline), job.params["tokens"])
     sizes, told = training.prepare(job, e.height(fitted.users["code"]) + FIRST_CODE)
     yield {"token_vectors": told, "users_with_vectors": sizes.users - FIRST_CODE}
@@ -143,7 +143,7 @@ def encoded(e: Engine, t: Frame, fitted: Fitted) -> Frame:
     """Coded rows that are in no table, with all that the first stage's models read."""
     t = features.encode(e, t, fitted.tables, fitted.means)
     t = features.encode_raw(e, t, fitted.raw) if fitted.raw else t
-    return e.collect(features.code_users(e, t, fitted.users["code"]) if fitted.users else t)
+    return e.keep(features.code_users(e, t, fitted.users["code"]) if fitted.users else t)
 
 
 def second_stage(
