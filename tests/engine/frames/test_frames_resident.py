@@ -6,6 +6,7 @@ import importlib.util
 import inspect
 import json
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -280,6 +281,35 @@ def test_plans_over_kept_frames_translate_whole(monkeypatch: pytest.MonkeyPatch)
     assert len(plans) == 4
     assert [gpu_plan.refusals(plan) for plan in plans] == [[]] * 4
     assert "PROJECT 0/" not in plans[1].explain()
+
+
+@pytest.mark.gpu_plan
+@pytest.mark.skipif(not HERE, reason="needs the gpu-plan extra")
+@pytest.mark.parametrize(("limit", "spills_at"), [(None, None), (40 * 10**9, str(32 * 10**9))])
+def test_an_engine_of_several_gpus_falls_back_nowhere_and_is_shut_down(
+    limit: int | None, spills_at: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("distributed", reason="needs the cluster extra")
+    asked: list[Any] = []
+
+    @contextmanager
+    def from_options(options: Any, *, dask_client: Any) -> Any:
+        asked.append((dask_client, options.to_engine_options(), options.to_rapidsmpf_options().get_strings()))
+        try:
+            yield "engine"
+        finally:
+            asked.append("shut down")
+
+    monkeypatch.setattr("cudf_polars.engine.dask.DaskEngine.from_options", from_options)
+    with pytest.raises(MemoryError), frames.loaded_on("polars-gpu", "client", limit) as e:
+        assert e.name == "polars-gpu"
+        assert len(asked) == 1
+        raise MemoryError
+    (client, engine, rapidsmpf), closed = asked
+    assert (client, closed) == ("client", "shut down")
+    assert engine["raise_on_fail"] is True
+    assert engine["hardware_binding"].enabled is False
+    assert rapidsmpf.get("spill_device_limit") == spills_at
 
 
 @pytest.mark.gpu
