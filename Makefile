@@ -51,9 +51,9 @@ endif
 
 # What a CUDA image with torch, pandas and pytest still lacks; RAPIDS comes by GPUKIT, a program that packs it into a folder.
 KIT_WHEELS = benchexec pydantic pydantic-core annotated-types typing-inspection
-gpukit:  ## bring along what a GPU machine without network lacks: GPUKIT=pack.py
+gpukit:  ## bring along what a GPU machine without network lacks: GPUKIT=pack.py KIT_GROUPS='...'
 	mkdir -p .gpukit/wheels
-	$(if $(GPUKIT),$(PYTHON) $(GPUKIT) .gpukit,@echo "no GPUKIT: wheels only" >&2)
+	$(if $(GPUKIT),$(PYTHON) $(GPUKIT) .gpukit $(KIT_GROUPS),@echo "no GPUKIT: wheels only" >&2)
 	$(PYTHON) -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
 		--platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
 		--dest .gpukit/wheels $(KIT_WHEELS)

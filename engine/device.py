@@ -82,8 +82,8 @@ def cuda_problem(least: tuple[int, int] = (0, 0)) -> str:
 
 
 def limit_memory(limit: int) -> None:
-    """Hold this process to so many bytes of GPU memory: RMM's pool (cuDF, cupy), torch's cache, and where cudf-polars begins to
-    spill. XGBoost and CUDA's own context allocate beside them; the harness watches the sum by NVML."""
+    """Hold this process to so many bytes of GPU memory: RMM's pool (cuDF, cupy), torch's cache, and where cuDF and cudf-polars begin
+    to spill. XGBoost and CUDA's own context allocate beside them; the harness watches the sum by NVML."""
     import torch
 
     torch.cuda.set_per_process_memory_fraction(
@@ -103,6 +103,29 @@ def limit_memory(limit: int) -> None:
     os.environ["CUDF_POLARS__MEMORY_RESOURCE_CONFIG__QUALNAME"] = "rmm.mr.LimitingResourceAdaptor"
     os.environ["CUDF_POLARS__MEMORY_RESOURCE_CONFIG__OPTIONS"] = json.dumps(upstream)
     os.environ["RAPIDSMPF_SPILL_DEVICE_LIMIT"] = str(limit * 4 // 5)
+    os.environ |= {"CUDF_SPILL": "on", "CUDF_SPILL_DEVICE_LIMIT": str(limit * 4 // 5)}
+
+
+def own_memory() -> dict[str, int | None]:
+    """GPU memory of this very process in bytes: `process` by NVML, None where it knows the process by another id, as in some
+    containers; `torch_peak` by torch's own count."""
+    import torch
+
+    return {"process": _by_nvml(os.getpid()), "torch_peak": torch.cuda.max_memory_reserved()}
+
+
+def _by_nvml(pid: int) -> int | None:
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        running = [p for handle in handles for p in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)]
+    except pynvml.NVMLError:
+        return None
+    return sum(p.usedGpuMemory or 0 for p in running if p.pid == pid) or None
 
 
 def _cuda_count() -> int:

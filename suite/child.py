@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from buzzer.engine import faults
-from buzzer.engine.device import cuda_problem, limit_memory
+from buzzer.engine.device import cuda_problem, limit_memory, own_memory
 from buzzer.errors import BuzzerError, UnsupportedError
 from buzzer.models.job import Job, Task
 from buzzer.suite import clock
@@ -86,6 +86,7 @@ def attempt(job: Job, verb: str, entry: str, events: IO[str]) -> dict[str, Any]:
         if job.device == "cuda" and job.gpu_memory_bytes and not job.clustered:
             limit_memory(job.gpu_memory_bytes)
         result, wall_s = clock.run(getattr(load_entry(entry), verb)(job), ticker)
+        own = {"gpu_bytes": own_memory()} if job.device == "cuda" and not job.clustered else {}
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  whatever it is, the record tells it
         return failure(error)
     return {
@@ -94,7 +95,7 @@ def attempt(job: Job, verb: str, entry: str, events: IO[str]) -> dict[str, Any]:
         "overhead_s": ticker.overhead_s,
         "scores": dict(result.scores),
         "rows": result.rows,
-        "details": dict(result.details),
+        "details": dict(result.details) | own,
         "files": [str(f) for f in result.files],
         "notes": list(result.notes),
         "samples": {name: list(values) for name, values in result.samples.items()},

@@ -2,7 +2,7 @@
 
 Steps are plain records, worth most first and largest last. Each has its own time limit, none stops the next, and after each the summary
 and the pack of results are written anew, so that a suite that is cut off after 3, 6 or 9 minutes leaves what it has found.
-Standard library only: it runs before anything is installed.
+Standard library only: it runs before anything is installed. Without a device that the driver shows, steps end before they begin.
 """
 
 import argparse
@@ -23,11 +23,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO
 
+from buzzer.engine.device import cuda_problem
+
 ROOT = Path(__file__).resolve().parent.parent
 GRACE_S = 15.0  # a step over its limit may write its record before it is killed
 LEAST_S = 10.0  # with less time left no step is begun
 LOG_BYTES = 100_000  # of each log's end that the pack keeps
 PACK, SUMMARY = "gpu-suite.tar.xz", "summary"
+UNABLE = 2  # exit code where there is no GPU, as the command line's own
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Step:
     name: str
     command: tuple[str, ...]
     limit_s: float
+    gpu: bool = True  # whether it shows nothing without one
 
 
 @dataclass
@@ -60,6 +64,10 @@ LESS_FIT = (
 )  # the large sizes are for the predict job
 
 
+ON_CLUSTER = ("--gpus", "1", "--device", "cuda", "--seed", "1")
+SHOPS = ("sigir-ecom-task2", "sigir-ecom-task1", "online-shoppers", "complete-journey")
+
+
 def tests(name: str, limit_s: float, *folders: str) -> Step:
     """Those tests of some folders that run on a GPU, by their parameters' names."""
     chosen = ("-k", GPU_TESTS, "-m", "not gpu_plan and not slow")
@@ -72,9 +80,15 @@ def run(name: str, limit_s: float, task: str, *options: str, budget: str = "unli
 
 
 def recsys(
-    suffix: str, limit_s: float, scale: str, *options: str, engines: str = ENGINES, **more: str
+    suffix: str,
+    limit_s: float,
+    scale: str,
+    *options: str,
+    engines: str = ENGINES,
+    backends: str = "torch_eager",
+    **more: str,
 ) -> Step:
-    chosen = ("--engine", engines, "--backend", "torch_eager", "--scale", scale)
+    chosen = ("--engine", engines, "--backend", backends, "--scale", scale)
     return run(f"recsys2021 {suffix}", limit_s, "recsys2021", *chosen, *options, **more)
 
 
@@ -85,15 +99,20 @@ def bench(name: str, limit_s: float, model: str, *options: str) -> Step:
 
 # The first 3 minutes show whether it works at all, 6 every task and backend, 9 and more the sizes that are worth a GPU.
 STEPS: tuple[Step, ...] = (
-    Step("env", ("-m", "buzzer", "env"), 60),
+    Step("env", ("-m", "buzzer", "env"), 60, gpu=False),
     tests("tests of operators", 90, "tests/engine/frames"),
     recsys("small", 90, "0.0005"),
     Step("kernel probe", ("-m", "buzzer.engine.kernels", "probe"), 45),
     bench("bert-large", 120, "bert-large"),
+    bench("trees", 60, "gbdt", "--batch", "1,1000,100000"),
     run("booking", 90, "booking", "--engine", ENGINES, "--backend", "torch_eager"),
+    recsys("nvforest", 60, "0.0005", engines="pandas,cudf,polars-gpu", backends="torch_eager,nvforest"),
     run("bert-intent", 60, "bert-intent", "--device", "cuda", "--backend", "all"),
     tests("tests of models", 120, "tests/engine", "tests/models", "--ignore=tests/engine/frames"),
     recsys("cluster of one", 90, "0.0005", "--gpus", "1", engines="pandas,polars-gpu"),
+    # Another seed, or the fit of the steps before would be taken.
+    recsys("fit on a cluster", 120, "0.0005", *ON_CLUSTER, engines="polars-gpu"),
+    *(run(name, 90, name, "--engine", ENGINES, "--backend", "torch_eager,nvforest") for name in SHOPS),
     Step("kernel tune", ("-m", "buzzer.engine.kernels", "tune"), 120),
     recsys("large", 240, "0.005", *LESS_FIT),
     recsys("large, one core", 300, "0.005", *LESS_FIT, engines="pandas,polars", budget="1c64g1h"),
@@ -167,8 +186,9 @@ def run_step(step: Step, work: Path, limit_s: float, environment: Mapping[str, s
         finally:
             end(process)
     seconds = round(time.monotonic() - began, 1)
-    outcomes = outcomes_of(records)
+    outcomes, why = outcomes_of(records), first_message(records)
     status, message = judged(code, outcomes, log.read_text(errors="replace").splitlines()[1:])
+    message += f": {why}" if why else ""
     return Ended(step.name, status, seconds, message, outcomes)
 
 
@@ -186,6 +206,16 @@ def end(process: subprocess.Popen[bytes]) -> None:
 def outcomes_of(folder: Path) -> dict[str, int]:
     """How many records of a folder have which outcome."""
     return dict(Counter(json.loads(path.read_text())["outcome"] for path in sorted(folder.glob("*.json"))))
+
+
+def first_message(folder: Path) -> str:
+    """Of the first record that did not end well, which engine and what it says; empty where all did."""
+    for path in sorted(folder.glob("*.json")):
+        found = json.loads(path.read_text())
+        if found["outcome"] != "ok":
+            named = " ".join(found[key] for key in ("job", "engine", "backend") if found.get(key))
+            return f"{named}: {found.get('message', '')}"
+    return ""
 
 
 def judged(code: int | None, outcomes: Mapping[str, int], lines: Sequence[str]) -> tuple[str, str]:
@@ -211,12 +241,17 @@ def run_steps(
     seconds: float,
     environment: Mapping[str, str],
     before: Sequence[Ended] = (),
+    no_gpu: str = "",
 ) -> list[Ended]:
-    """All steps, as far as the time goes; summary and pack are whole after each, and begin with what ended before."""
+    """All steps, as far as the time goes; summary and pack are whole after each, and begin with what ended before. no_gpu: why steps
+    that need a GPU cannot have one."""
     deadline, ended = time.monotonic() + seconds, list(before)
     for step in steps:
         left = deadline - time.monotonic() - GRACE_S
-        if left < LEAST_S:
+        if no_gpu and step.gpu:
+            ended.append(Ended(step.name, "unsupported", message=no_gpu))
+            print(line(ended[-1]), flush=True)
+        elif left < LEAST_S:
             ended.append(Ended(step.name, "skipped", message="no time left"))
         else:
             print(f"{step.name} ...", flush=True)
@@ -285,6 +320,7 @@ def arguments() -> argparse.ArgumentParser:
         "--kit", type=Path, default=ROOT / ".gpukit", help="what a machine without network lacks"
     )
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "local" / "gpu-suite")
+    parser.add_argument("--anyway", action="store_true", help="also run what needs a GPU where there is none")
     parser.add_argument("--list", action="store_true", help="show the steps, run nothing")
     return parser
 
@@ -302,11 +338,14 @@ def main() -> int:
     work = Path(tempfile.mkdtemp(prefix="buzzer-gpu-suite-"))
     folders, before = open_kit(given.kit, work / "logs" / "kit.log")
     left = 60 * given.minutes - (time.monotonic() - began)
-    ended = run_steps(steps, work, given.out.resolve(), left, environment_of(folders), before)
+    no_gpu = "" if given.anyway else cuda_problem()
+    ended = run_steps(steps, work, given.out.resolve(), left, environment_of(folders), before, no_gpu)
     print(
         f"\n{(given.out / f'{SUMMARY}.md').read_text()}\nresults: {given.out / PACK}; records: {work / 'records'}"
     )
-    return 1 if any(step.status in ("failed", "timeout") for step in ended) else 0
+    if any(step.status in ("failed", "timeout") for step in ended):
+        return 1
+    return UNABLE if no_gpu else 0
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ trips = e.history(e.read_csv(path, SCHEMA), "utrip_id", "ord", count="position",
 
 import importlib
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -20,7 +22,7 @@ ENGINES: dict[str, tuple[str, str, tuple[str, ...], str]] = {
     "polars-gpu": ("lazy", "gpu", ("polars", "cudf_polars"), "gpu"),
 }
 
-__all__ = ["ENGINES", "Engine", "Frame", "load", "load_on"]
+__all__ = ["ENGINES", "Engine", "Frame", "load", "loaded_on"]
 
 
 @cache
@@ -37,11 +39,13 @@ def load(name: str) -> Engine:
     return engine
 
 
-def load_on(name: str, client: Any, gpu_memory_bytes: int | None = None) -> Engine:
+@contextmanager
+def loaded_on(name: str, client: Any, gpu_memory_bytes: int | None = None) -> Iterator[Engine]:
     """The engine for the driver of a Dask cluster: plans of `polars-gpu` run on all its GPUs, and spill to the host above four fifths
-    of `gpu_memory_bytes`; the other engines have no such form and run in this process."""
+    of `gpu_memory_bytes`, and leave the workers' memory at the end; the other engines have no such form and run in this process."""
     if name != "polars-gpu":
-        return load(name)
+        yield load(name)
+        return
     require(name, "cudf_polars")
     from cudf_polars.engine.dask import DaskEngine
     from cudf_polars.engine.hardware_binding import HardwareBindingPolicy
@@ -53,7 +57,8 @@ def load_on(name: str, client: Any, gpu_memory_bytes: int | None = None) -> Engi
     # dask-cuda has bound each worker to its GPU and cores already.
     binding = HardwareBindingPolicy(enabled=False)
     options = StreamingOptions(raise_on_fail=True, hardware_binding=binding, **limit)
-    return Lazy("gpu", DaskEngine.from_options(options, dask_client=client))
+    with DaskEngine.from_options(options, dask_client=client) as engine:
+        yield Lazy("gpu", engine)
 
 
 def require(name: str, package: str) -> None:

@@ -74,6 +74,10 @@ class Engine(ABC):
     def collect(self, t: Frame) -> Frame:
         """Compute what is pending, so that a phase ends when its work has ended; the frame stays usable."""
 
+    def keep(self, t: Frame) -> Frame:
+        """`collect` of a frame whose columns become a matrix next: what is computed stays where the engine computes."""
+        return self.collect(t)
+
     @abstractmethod
     def height(self, t: Frame) -> int:
         """Number of rows."""
@@ -88,8 +92,8 @@ class Engine(ABC):
 
     @abstractmethod
     def matrix(self, t: Frame, columns: Sequence[str]) -> Array:
-        """Columns side by side as float32 [rows, columns] in the order of `row`, missing as NaN: where the frame lives, so that
-        cudf gives a cupy array that no copy through the host made."""
+        """Columns side by side as float32 [rows, columns] in the order of `row`, missing as NaN: where the engine computes,
+        so that a GPU's gives a cupy array that no copy through the host made (a cluster's a host array)."""
 
     # ---- element-wise --------------------------------------------------------------------------------------------
 

@@ -116,7 +116,11 @@ class Eager(Engine):
         ordered = (
             t[list(dict.fromkeys([*columns, "row"]))].sort_values("row")[list(columns)].astype("float32")
         )
-        return ordered.to_cupy() if self.name == "cudf" else np.ascontiguousarray(ordered.to_numpy())
+        if self.name != "cudf":
+            return np.ascontiguousarray(ordered.to_numpy())
+        import cupy
+
+        return cupy.ascontiguousarray(ordered.to_cupy())  # which is column by column
 
     def _array(self, column: Any) -> Array:
         if column.dtype.kind in "iufb":

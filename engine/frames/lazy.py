@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 
 from buzzer.engine import faults
+from buzzer.engine.frames import resident
 from buzzer.engine.frames.base import (
     CHECK_HINT,
     FIRST_CODE,
@@ -42,17 +43,23 @@ def engine(device: str) -> "Lazy":
 
 
 class Lazy(Engine):
-    """`device` is "cpu" or "gpu"; on the GPU nothing may fall back to the CPU. `engine`: what collects, for several GPUs."""
+    """`device` is "cpu" or "gpu"; on the GPU nothing may fall back to the CPU. `engine`: what collects, for several GPUs, whose
+    results come together on the host."""
 
     def __init__(self, device: str, engine: Any = None) -> None:
         self.gpu = device == "gpu"
+        self._resident = self.gpu and engine is None
         self.name = "polars-gpu" if self.gpu else "polars"
         self._engine: Any = engine or (pl.GPUEngine(raise_on_fail=True) if self.gpu else "auto")
 
     def _run(self, t: pl.LazyFrame) -> pl.DataFrame:
+        return self._told(lambda: t.collect(engine=self._engine))
+
+    def _told(self, compute: Callable[[], Any]) -> Any:
+        """What is computed; what Polars says of bad data as DataError."""
         try:
             with deep_plans() if self.gpu else nullcontext():
-                return t.collect(engine=self._engine)
+                return compute()
         except (
             pl.exceptions.ComputeError,
             pl.exceptions.NoDataError,
@@ -114,8 +121,16 @@ class Lazy(Engine):
     def collect(self, t: Frame) -> Frame:
         return self._run(t).lazy()
 
+    def keep(self, t: Frame) -> Frame:
+        if not self._resident:
+            return self.collect(t)
+        return resident.scan(self._told(lambda: resident.run(t)), t.collect_schema())
+
     def height(self, t: Frame) -> int:
-        return int(self._run(t.select(pl.len())).item())
+        rows = (
+            pl.first().len() if self.gpu else pl.len()
+        )  # what is kept on the GPU cannot be read without a column
+        return int(self._run(t.select(rows)).item())
 
     def columns(self, t: Frame) -> list[str]:
         return list(t.collect_schema().names())
@@ -126,6 +141,10 @@ class Lazy(Engine):
 
     def matrix(self, t: Frame, columns: Sequence[str]) -> Array:
         wanted = [pl.col(name).cast(pl.Float32) for name in columns]
+        if self._resident:
+            filled = t.select(*(x.fill_null(float("nan")) for x in wanted), _row="row")
+            ordered = filled.sort("_row").drop("_row")
+            return resident.matrix(self._told(lambda: resident.run(ordered)))
         frame = self._run(t.select(*wanted, _row="row")).sort("_row").drop("_row")
         return frame.to_numpy(order="c")
 

@@ -12,7 +12,7 @@ from buzzer.datasets import recsys2021 as dataset
 from buzzer.datasets.recsys2021.reader import part_files, pieces
 from buzzer.datasets.recsys2021.schema import DAY, FIRST_SECOND
 from buzzer.engine.frames import Engine, Frame
-from buzzer.engine.frames.base import FIRST_CODE, Array, Columns, Expr, stack
+from buzzer.engine.frames.base import FIRST_CODE, Array, Columns, Expr, on_host, stack
 from buzzer.models.job import Job
 from buzzer.models.recsys2021 import features, stages, trees, week
 from buzzer.models.recsys2021.features import TARGETS
@@ -114,7 +114,7 @@ def first_stage(
 ) -> Iterator[str | dict[str, Any]]:
     """Train every model of the first stage on rows that are encoded without their own labels. Yields phases, and a network's epochs."""
     most = job.params["sample_rows"]
-    sample = e.collect(train.columns(features.read_names(), sampled(most, train.height)))
+    sample = e.keep(train.columns(features.read_names(), sampled(most, train.height)))
     depth, rounds = job.params["depth_1"], job.params["rounds_1"]
     strategies = [name for name in ("kfold", "loo") if name in models.trees]
     if models.all_networks and "kfold" not in strategies:
@@ -122,7 +122,7 @@ def first_stage(
     for strategy in strategies:
         yield "features"
         own = features.encode_own(e, sample, fitted.tables, fitted.means, strategy, source=train.columns)
-        own = e.collect(own)
+        own = e.keep(own)
         yield "transfer"
         y = labels(e, own)
         if strategy in models.trees:
@@ -134,13 +134,13 @@ def first_stage(
             yield from networks(e, job, models, train, own, fitted)
     if "split" in models.trees:
         yield "features"
-        own = e.collect(train.columns([*features.read_names(), "time"], late))
+        own = e.keep(train.columns([*features.read_names(), "time"], late))
         if keep := sampled(most, e.height(own)):
             own = e.filter(own, keep)
-        own = e.collect(features.encode_raw(e, own, fitted.raw))
+        own = e.keep(features.encode_raw(e, own, fitted.raw))
         yield "transfer"
         x = e.matrix(own, features.raw_names())
-        groups = x[:, features.raw_names().index("a_group")]
+        groups = on_host(x[:, features.raw_names().index("a_group")])
         yield "trees"
         for _ in trees.fit_grouped(job, "split", x, labels(e, own), groups, rounds, depth):
             yield "trees"
@@ -153,7 +153,7 @@ def networks(
     from buzzer.models.recsys2021 import training
 
     keep = sampled(min(job.params["network_rows"], job.params["sample_rows"]), train.height)
-    coded = e.collect(features.code_users(e, e.filter(own, keep) if keep else own, fitted.users["code"]))
+    coded = e.keep(features.code_users(e, e.filter(own, keep) if keep else own, fitted.users["code"]))
     texts = e.collect(train.columns(features.token_names(job.params["tokens"]), keep))
     only = Chosen((), models.networks, (), models.baseline)
     rows = stages.inputs(e, coded, only, job.params["tokens"], texts)
@@ -177,7 +177,7 @@ def encoded(e: Engine, t: Frame, fitted: Fitted) -> Frame:
     """Coded rows that are in no table, with all that the first stage's models read."""
     t = features.encode(e, t, fitted.tables, fitted.means)
     t = features.encode_raw(e, t, fitted.raw) if fitted.raw else t
-    return e.collect(features.code_users(e, t, fitted.users["code"]) if fitted.users else t)
+    return e.keep(features.code_users(e, t, fitted.users["code"]) if fitted.users else t)
 
 
 def second_stage(

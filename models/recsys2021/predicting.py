@@ -87,7 +87,7 @@ class Predictor:
         yield "features"
         t = fitting.encoded(e, e.read_parquet(piece), self.fitted)
         t = week.encode(e, t, self.week_tables, self.means["week"], models.second)
-        t = e.collect(week.look_up(e, t, self.counted))
+        t = e.keep(week.look_up(e, t, self.counted))
         yield "transfer"
         rows = stages.inputs(e, t, models, self.job.params["tokens"])
         beside = {name: e.matrix(t, week.names(name)) for name in models.second}

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from buzzer.engine import infer
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Array, on_host, side_by_side, stack
 from buzzer.errors import UsageError, unknown_name
@@ -130,7 +131,7 @@ class FirstStage:
             name: np.empty((len(rows.x), len(features.TARGETS)), dtype=np.float32) for name in self.networks
         }
         order = np.argsort(lengths(rows.tokens), kind="stable")
-        if self.job.backend != "torch_eager":
+        if infer.by_kind(self.job.backend)[0] != "torch_eager":
             rows = Inputs(on_host(rows.x), rows.raw, rows.tokens, rows.users)
         for start in range(0, len(order), self.job.params["predict_batch"]):
             chosen = order[start : start + self.job.params["predict_batch"]]

@@ -34,8 +34,11 @@ class RecSys2021:
         if not job.clustered:
             return (yield from self._fit(job, frames.load(job.engine)))
         yield "load"
-        with sharded.opened(job) as client:
-            return (yield from self._fit(job, frames.load_on(job.engine, client, job.gpu_memory_bytes)))
+        with (
+            sharded.opened(job) as client,
+            frames.loaded_on(job.engine, client, job.gpu_memory_bytes) as e,
+        ):
+            return (yield from self._fit(job, e))
 
     def _fit(self, job: Job, e: Engine) -> Steps:
         models = stages.chosen(job.params)

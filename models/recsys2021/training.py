@@ -141,7 +141,7 @@ def open_sessions(names: Sequence[str], job: Job) -> dict[str, Any]:
     return {
         name: infer.prepare(
             trained(name, job.work),
-            backend=job.backend,
+            backend=infer.by_kind(job.backend)[0],
             example=example,
             outputs=("probability",),
             dynamic={"tokens": {0: "batch", 1: "length"}},

@@ -118,7 +118,7 @@ class Trees:
         self.sessions = [
             infer.prepare(
                 path(job.work, model, target),
-                backend="xgboost",
+                backend=infer.by_kind(job.backend)[1],
                 example=example,
                 outputs=("probability",),
                 device=job.device,

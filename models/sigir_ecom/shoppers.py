@@ -80,7 +80,7 @@ class Shoppers:
             encoded = e.target_encode_kfold(
                 encoded, keys, "fold", {"bought": prior}, SMOOTHING, f"te_{name}", source=e.collect(encoded)
             )
-        encoded = e.collect(encoded)
+        encoded = e.keep(encoded)
         yield "transfer"
         x, codes, y = e.matrix(encoded, NUMBERS), codes_of(e, encoded, sizes_of(e, tables)), bought["bought"]
         yield "fit"
@@ -114,7 +114,7 @@ class Shoppers:
         t = base(e, t, tables)
         for name in ENCODED:
             t = e.target_encode(t, rates[name], [f"{name}_code"], prior, SMOOTHING, f"te_{name}")
-        t = e.collect(t)
+        t = e.keep(t)
         yield "transfer"
         x, codes = e.matrix(t, NUMBERS), codes_of(e, t, sizes)
         found: dict[str, list[Array]] = {name: [] for name in sessions}

@@ -53,7 +53,7 @@ class Intention:
                 f"{job.data}: no carts that are bought, or none that are not", "use a larger --scale"
             )
         rates = {name: e.collect(table) for name, table in carts.fit_rates(e, t).items()}
-        t = e.collect(carts.encode_own(e, t, prior))
+        t = e.keep(carts.encode_own(e, t, prior))
         yield "transfer"
         columns = carts.names(len(vocabulary.axes.T))
         x, codes, y = e.matrix(t, columns), carts.codes_of(e, t), bought["bought"]
@@ -95,7 +95,7 @@ class Intention:
             table = json_file.events(piece)
             yield "features"
             t = features(e, events.test_events(e, table, vocabulary.axes), vocabulary, known)
-            t = e.collect(carts.encode(e, carts.test_rows(e, e.collect(t)), rates, prior))
+            t = e.keep(carts.encode(e, carts.test_rows(e, e.collect(t)), rates, prior))
             yield "transfer"
             x, codes = e.matrix(t, columns), carts.codes_of(e, t)
             if len(x) != len(piece):
@@ -160,7 +160,7 @@ def build(job: Job, numbers: int, codes: int, vocabulary: Vocabulary) -> Any:
 
 
 def sessions_of(job: Job, network: Any, numbers: int, codes: int) -> dict[str, Any]:
-    """The fitted trees, and the network, with its fitted weights, on the job's backend."""
+    """The fitted trees, and the network, with its fitted weights, on the job's backend (see `infer.by_kind`)."""
     import torch
 
     from buzzer.engine import infer
@@ -170,11 +170,12 @@ def sessions_of(job: Job, network: Any, numbers: int, codes: int) -> dict[str, A
         "numbers": np.zeros((2, numbers), dtype=np.float32),
         "codes": np.zeros((2, codes), dtype=np.int64),
     }
+    on_networks, on_trees = infer.by_kind(job.backend)
     common: dict[str, Any] = {"outputs": ("probability",), "device": job.device, "threads": job.threads}
     trees = infer.prepare(
-        job.work / TREES, backend="xgboost", example={"features": example["numbers"]}, **common
+        job.work / TREES, backend=on_trees, example={"features": example["numbers"]}, **common
     )
-    net = infer.prepare(network, backend=job.backend, example=example, precision=job.precision, **common)
+    net = infer.prepare(network, backend=on_networks, example=example, precision=job.precision, **common)
     return {"xgboost": trees, "dlrm": net}
 
 

@@ -58,6 +58,7 @@ def main(
     options = dict(context.params) | from_file(context, config)
     choices = choices_of(options)
     runs = [r for choice in choices for r in plan.predict_runs(choice)]
+    check_chosen(runs, choices)
     told = check_budgets(runs, options["on_unmet_budget"])
     with Screen() as screen:
         for problem in told:
@@ -163,6 +164,14 @@ def choice(task: registry.TaskConfig, options: dict[str, Any], default: dict[str
         workers=options["workers"],
         scheduler=options["scheduler"],
     )
+
+
+def check_chosen(runs: Sequence[Run], choices: Sequence[Choice]) -> None:
+    """Raises UsageError where no task has what was asked for."""
+    if runs:
+        return
+    have = [f"{c.task.name} has {', '.join([*c.task.engines, *c.task.backends])}" for c in choices]
+    raise UsageError("nothing to run: no task has the engines and backends asked for", "; ".join(have))
 
 
 def check_cluster(task: registry.TaskConfig, options: dict[str, Any]) -> None:

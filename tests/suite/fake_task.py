@@ -80,6 +80,15 @@ class Fake:
         with Path("/dev/full").open("w") as file:
             file.write("a submission")
 
+    def gpu_busy(self, job: Job) -> None:
+        raise RuntimeError("cudaErrorDevicesUnavailable: CUDA-capable device(s) is/are busy or unavailable")
+
+    def old_driver(self, job: Job) -> None:
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 12040).")
+
+    def refused(self, job: Job) -> None:
+        raise NotImplementedError("Query execution with GPU not possible: unsupported operations.")
+
     def soak(self, job: Job) -> None:
         """One fault a run, drawn by the run's id and logged before it strikes; none once `calm` lies in the cache."""
         if getattr(self, "struck", False):
@@ -100,4 +109,27 @@ FAULTS = (
     "no_gpu", "full_disk",
 )  # fmt: skip
 
-TASK = Fake()
+
+class Faulty(Fake):
+    """`params["do"]` is what goes wrong and in which phase: "no-memory features"."""
+
+    def strike(self, job: Job, phase: str) -> None:
+        fault, _, chosen = job.params["do"].partition(" ")
+        if chosen == phase:
+            getattr(self, fault.replace("-", "_"))(job)
+
+    def fit(self, job: Job) -> Steps:
+        for phase in ("features", "fit"):
+            yield phase
+            self.strike(job, phase)
+        (job.work / "model").write_text("fitted")
+        return Result()
+
+    def predict(self, job: Job) -> Steps:
+        for phase in ("transfer", "trees"):
+            yield phase
+            self.strike(job, phase)
+        return Result({"accuracy": 0.9}, 10)
+
+
+TASK, FAULTY = Fake(), Faulty()

@@ -22,7 +22,7 @@ def record(outcome: str) -> str:
     """Code that writes a record-like file of one outcome into the folder it is told."""
     return (
         "import pathlib, json, sys; folder = pathlib.Path(sys.argv[1]); folder.mkdir(parents=True);"
-        f"(folder / 'r.json').write_text(json.dumps({{'outcome': {outcome!r}}}))"
+        f"(folder / 'r.json').write_text(json.dumps({{'outcome': {outcome!r}, 'job': 'fit', 'message': 'a cause'}}))"
     )
 
 
@@ -66,7 +66,9 @@ def test_a_step_that_fails_or_hangs_does_not_stop_the_next(
     assert ended[0].message == "RuntimeError: no luck"
     assert ended[1].message == "deaf"
     assert ended[2].message == "error: no CUDA device here"
+    assert ended[4].message == "1 unsupported: fit: a cause"
     assert ended[5].records == {"ok": 1}
+    assert ended[5].message == "1 ok"
 
 
 def test_what_a_step_started_ends_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,6 +103,44 @@ def test_a_long_log_is_cut(tmp_path: Path) -> None:
     log = members(tmp_path / "out")["logs/talks.log"]
     assert len(log) == gpu_suite.LOG_BYTES
     assert log.endswith("the end\n")
+
+
+def test_without_a_gpu_only_what_needs_none_is_run(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    needs = python("needs one", f"open({str(tmp_path / 'ran')!r}, 'w')")
+    told, reason = Step("told", ("-c", "print('facts')"), 20, gpu=False), "no NVIDIA driver"
+    ended = run_steps([needs, told], tmp_path / "work", tmp_path / "out", 60, os.environ, no_gpu=reason)
+    assert [(step.status, step.message) for step in ended] == [("unsupported", reason), ("ok", "facts")]
+    assert not (tmp_path / "ran").exists()
+    assert f"| needs one | unsupported | 0.0 | {reason} |" in (tmp_path / "out" / "summary.md").read_text()
+    assert members(tmp_path / "out").keys() == {"summary.json", "summary.md", "logs/told.log"}
+
+
+@pytest.mark.parametrize(
+    ("problem", "flags", "status", "code"),
+    [
+        ("no NVIDIA driver", (), "unsupported", gpu_suite.UNABLE),
+        ("no NVIDIA driver", ("--anyway",), "failed", 1),
+        ("", (), "failed", 1),
+    ],
+)
+def test_the_exit_code_tells_what_lacks_from_what_fails(
+    problem: str,
+    flags: tuple[str, ...],
+    status: str,
+    code: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(gpu_suite, "cuda_problem", lambda: problem)
+    monkeypatch.setattr(gpu_suite, "STEPS", (python("breaks", "raise SystemExit(3)"),))
+    out = str(tmp_path / "out")
+    monkeypatch.setattr(sys, "argv", ["gpu_suite", "--out", out, "--kit", str(tmp_path / "none"), *flags])
+    assert gpu_suite.main() == code
+    (step,) = json.loads((tmp_path / "out" / "summary.json").read_text())["steps"]
+    assert step["status"] == status
+    assert f"| breaks | {status} |" in capsys.readouterr().out
 
 
 def test_no_step_begins_when_the_time_is_up(tmp_path: Path) -> None:

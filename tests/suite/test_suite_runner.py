@@ -3,6 +3,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -113,6 +114,35 @@ def test_a_failed_fit_leaves_no_finished_folder(
     assert r is not None
     assert (r.outcome, r.hint) == ("unsupported", "install the extra")
     assert not runner.fit_folder(run, data, tmp_path).exists()
+
+
+GPU_FAULTS = {
+    "no-memory": ("device-oom", "out_of_memory", "--gpus"),
+    "old-driver": ("unsupported", "too old", "install a newer one"),
+    "no-gpu": ("unsupported", "no CUDA device", "--engine polars"),
+    "gpu-busy": ("unsupported", "busy or unavailable", "another process holds the GPU"),
+    "refused": ("unsupported", "unsupported operations", "nothing falls back"),
+}
+
+
+@pytest.mark.parametrize("phase", ["features", "fit", "transfer", "trees"])
+@pytest.mark.parametrize("fault", GPU_FAULTS)
+def test_a_gpu_fault_in_any_phase_is_told(
+    fault: str, phase: str, tmp_path: Path, fake_path: None, data: Data, choose: Choose
+) -> None:
+    """As records tell it, and not as a run that went on elsewhere."""
+    choice = choose(f"{fault} {phase}")
+    choice = replace(choice, task=choice.task.model_copy(update={"entry": "fake_task:FAULTY"}))
+    r = runner.fit(fit_run(choice), data, tmp_path, lambda phase, elapsed: None)
+    if phase in ("transfer", "trees"):
+        assert r is not None and r.outcome == "ok"
+        r = runner.predict(predict_runs(choice)[0], data, tmp_path, tmp_path, (), lambda phase, elapsed: None)
+    outcome, message, hint = GPU_FAULTS[fault]
+    assert r is not None
+    assert (r.outcome, r.phase_reached, r.scores) == (outcome, phase, {})
+    assert message in r.message
+    assert hint in r.hint
+    record.read(record.write(r, tmp_path))
 
 
 def test_ctrl_c_stops_the_run_and_is_recorded(

@@ -22,6 +22,7 @@ NO_PLAN = {
     "write_parquet",
     "from_arrow",
     "collect",
+    "keep",
     "height",
     "columns",
     "to_numpy",

@@ -1,0 +1,342 @@
+"""Results of `polars-gpu` stay on the GPU between a plan and the models. Without a GPU by stand-ins for cudf-polars, pylibcudf and cupy
+that offer what the real ones offer; on a GPU by CUDA's own trace."""
+
+import ctypes
+import importlib.util
+import inspect
+import json
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from buzzer.engine import faults, frames
+from buzzer.engine.frames import Engine, gpu_plan, resident
+from buzzer.engine.frames.lazy import Lazy
+from buzzer.errors import UnsupportedError
+
+
+class Column:
+    def __init__(self, values: pl.Series) -> None:
+        self.values = values
+
+    def copy(self, *, stream: "Stream") -> "Column":
+        return Column(self.values.clone())
+
+
+class Table:
+    def __init__(self, columns: list[Column]) -> None:
+        self._columns = columns
+
+    def columns(self) -> list[Column]:
+        return self._columns
+
+
+class OnDevice:
+    """A frame of cudf-polars, whose rows its plans and `table_to_array` alone can have."""
+
+    def __init__(self, table: Table, names: list[str], dtypes: list[Any], stream: "Stream") -> None:
+        self.table, self.column_names, self.dtypes, self.stream = table, names, dtypes, stream
+        self.num_rows, self.num_columns = len(table.columns()[0].values), len(names)
+
+    @classmethod
+    def from_table(cls, table: Table, names: list[str], dtypes: list[Any], stream: "Stream") -> "OnDevice":
+        return cls(table, names, dtypes, stream)
+
+    def select(self, names: list[str]) -> "OnDevice":
+        at = [self.column_names.index(name) for name in names]
+        chosen = Table([self.table.columns()[i] for i in at])
+        return OnDevice(chosen, names, [self.dtypes[i] for i in at], self.stream)
+
+
+class Stream:
+    def __init__(self) -> None:
+        self.waited = 0
+
+    def synchronize(self) -> None:
+        self.waited += 1
+
+
+class Cupy(np.ndarray[Any, Any]):
+    """An array of the device; a pointer is all that the host has of it."""
+
+    @property
+    def data(self) -> Any:
+        return SimpleNamespace(ptr=self.ctypes.data)
+
+    def get(self) -> Any:
+        raise AssertionError("a copy to the host")
+
+    tobytes = tolist = get
+
+
+class Gpu:
+    """What the GPU's libraries were asked for."""
+
+    def __init__(self) -> None:
+        self.executed: list[pl.LazyFrame] = []
+        self.results: dict[tuple[str, int, int], Any] = {}
+        self.failure: Exception | None = None
+        self.stream = Stream()
+
+    def execute(self, plan: pl.LazyFrame) -> Any:
+        if self.failure is not None:
+            raise self.failure
+        self.executed.append(plan)
+        key = ("engine", len(self.executed), 0)
+        found = plan.collect()
+        table = Table([Column(values) for values in found.iter_columns()])
+        self.results[key] = OnDevice(table, found.columns, found.dtypes, Stream())
+        return SimpleNamespace(_uid=key[0], _query_id=key[1])
+
+    def require_store(self, uid: str) -> Any:
+        return SimpleNamespace(pop=lambda query, rank: self.results.pop((uid, query, rank)))
+
+
+def table_to_array(table: Table, ptr: int, size: int, stream: Stream) -> None:
+    """Column by column, as the real one; it takes columns of one type without missing values."""
+    columns = [column.values for column in table.columns()]
+    assert {column.dtype for column in columns} == {pl.Float32}
+    assert not any(column.null_count() for column in columns)
+    values = np.concatenate([column.to_numpy() for column in columns])
+    assert size == values.nbytes and not stream.waited
+    ctypes.memmove(ptr, values.ctypes.data, size)
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
+    asked = Gpu()
+    cupy = SimpleNamespace(
+        empty=lambda shape, dtype, order="C": np.empty(shape, dtype, order).view(Cupy),
+        ascontiguousarray=lambda array: array.copy(order="C"),
+        cuda=SimpleNamespace(get_current_stream=lambda: asked.stream),
+    )
+    singleton = SimpleNamespace(get_or_create=lambda: asked)
+    modules = {
+        "cupy": cupy,
+        "cudf_polars": SimpleNamespace(__version__="26.10.02"),
+        "cudf_polars.engine": SimpleNamespace(rank_local_store=asked),
+        "cudf_polars.engine.default_singleton_engine": SimpleNamespace(DefaultSingletonEngine=singleton),
+        "pylibcudf": SimpleNamespace(Table=Table),
+        "pylibcudf.reshape": SimpleNamespace(table_to_array=table_to_array),
+    }
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    return asked
+
+
+@pytest.fixture
+def e(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    """The engine without a way to the host."""
+    made = Lazy("gpu")
+
+    def to_host(t: Any) -> None:
+        raise AssertionError("collected to the host")
+
+    monkeypatch.setattr(made, "_run", to_host)
+    return made
+
+
+def rows(**columns: Any) -> Any:
+    return pl.LazyFrame({"row": np.arange(len(next(iter(columns.values())))), **columns})
+
+
+def test_a_matrix_is_made_on_the_device(e: Engine, gpu: Gpu) -> None:
+    t = rows(a=[2, 0, 1], b=[0.5, None, 1.5], s=["x", None, "y"]).with_columns(row=pl.Series([2, 0, 1]))
+    found: Any = e.matrix(t, ["b", "row", "a"])
+    assert isinstance(found, Cupy)
+    assert found.dtype == np.float32 and found.flags["C_CONTIGUOUS"]
+    want = np.array([[np.nan, 0, 0], [1.5, 1, 1], [0.5, 2, 2]], dtype=np.float32)
+    np.testing.assert_array_equal(found.view(np.ndarray), want)
+    assert gpu.stream.waited == 1
+
+
+def test_a_matrix_without_rows(e: Engine) -> None:
+    found: Any = e.matrix(rows(a=[1.0]).filter(pl.col("a") > 1), ["a", "row"])
+    assert isinstance(found, Cupy)
+    assert found.shape == (0, 2)
+
+
+def test_a_kept_frame_is_computed_once_and_read_from_the_device(
+    e: Engine, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By any number of plans, each of which gets the columns that it needs; Polars itself gets nothing."""
+    given: list[Any] = []
+    monkeypatch.setattr(
+        resident, "register_io_source", lambda source, *, schema: given.append((source, schema))
+    )
+    e.keep(rows(a=[1, 2], b=[3.0, 4.0]))
+    ((source, schema),) = given
+    assert dict(schema) == {"row": pl.Int64, "a": pl.Int64, "b": pl.Float64}
+    assert len(gpu.executed) == 1 and not gpu.results  # taken out of the engine's own store
+    own = list[Column]()
+    for columns in (["a"], ["b", "a"], None, ["a"]):
+        (chunk,) = source(columns, None, None, None)
+        assert isinstance(chunk, OnDevice)
+        assert chunk.column_names == (columns or ["row", "a", "b"])
+        values = {
+            n: c.values.to_list() for n, c in zip(chunk.column_names, chunk.table.columns(), strict=True)
+        }
+        assert values == {n: {"row": [0, 1], "a": [1, 2], "b": [3.0, 4.0]}[n] for n in values}
+        own += chunk.table.columns()
+    assert len({id(column) for column in own}) == 7  # each plan may free what it was given
+    with pytest.raises(AssertionError):
+        next(source(None, pl.col("a") > 1, None, None))
+    assert len(gpu.executed) == 1
+
+
+def test_several_gpus_bring_results_together_on_the_host(gpu: Gpu) -> None:
+    e: Any = Lazy("gpu", "cpu")  # any engine of the caller's
+    kept = e.keep(rows(a=[2.0, None]))
+    assert e.matrix(kept, ["a"])[0] == [2.0]
+    assert not gpu.executed
+
+
+def test_another_version_is_refused(e: Engine, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cudf_polars.__version__", "26.12.00")
+    for ask in (lambda: e.matrix(rows(a=[1]), ["a"]), lambda: e.keep(rows(a=[1]))):
+        with pytest.raises(UnsupportedError, match=r"26\.12\.00 may keep results") as caught:
+            ask()
+        assert "==26.10.*" in caught.value.hint
+    assert not gpu.executed
+
+
+@pytest.mark.parametrize(
+    ("failure", "kind"),
+    [
+        (
+            MemoryError("std::bad_alloc: out_of_memory: CUDA error at: rmm/mr/cuda_async.hpp:85"),
+            faults.MEMORY,
+        ),
+        (
+            NotImplementedError("Query execution with GPU not possible: unsupported operations."),
+            faults.REFUSED,
+        ),
+        (RuntimeError("cudaErrorDevicesUnavailable: CUDA-capable device(s) is/are busy"), faults.LACKING),
+    ],
+)
+def test_faults_keep_their_kind(e: Engine, gpu: Gpu, failure: Exception, kind: str) -> None:
+    gpu.failure = failure
+    for ask in (lambda: e.matrix(rows(a=[1]), ["a"]), lambda: e.keep(rows(a=[1]))):
+        with pytest.raises(type(failure)) as caught:
+            ask()
+        fault = faults.of(caught.value)
+        assert fault is not None and fault.kind == kind
+
+
+# ---- the real libraries -----------------------------------------------------------------------------------------------
+
+HERE = importlib.util.find_spec("cudf_polars") is not None
+
+
+@pytest.mark.gpu_plan
+@pytest.mark.skipif(not HERE, reason="needs the gpu-plan extra")
+def test_the_stand_ins_offer_what_the_libraries_do() -> None:
+    import cudf_polars
+    import pylibcudf
+    from cudf_polars.containers import DataFrame
+    from cudf_polars.engine import rank_local_store
+    from cudf_polars.engine.default_singleton_engine import DefaultSingletonEngine
+    from cudf_polars.engine.persisted_result import PersistedQueryResult
+    from pylibcudf import reshape
+
+    assert cudf_polars.__version__.startswith(resident.VERSION)
+    assert list(inspect.signature(DefaultSingletonEngine.execute).parameters) == ["self", "lf"]
+    result = PersistedQueryResult(SimpleNamespace(drop_persisted=lambda query: None), "u", "q", [0], {})  # type: ignore[arg-type]
+    store, frame = rank_local_store.open_store(result._uid), object()
+    store.put(result._query_id, resident.ONLY_RANK, frame, duplicated=False)  # type: ignore[arg-type]
+    assert rank_local_store.require_store("u").pop(result._query_id, resident.ONLY_RANK) is frame
+    assert {"select", "num_rows", "num_columns", "column_names"} <= vars(DataFrame).keys()
+    assert {"table", "stream"} <= DataFrame.__annotations__.keys()
+    taken = ["table", "names", "dtypes", "stream"]
+    assert list(inspect.signature(DataFrame.from_table).parameters) == taken
+    assert {"copy", "size"} <= set(dir(pylibcudf.Column)) and hasattr(pylibcudf.Table, "columns")
+    assert callable(reshape.table_to_array)
+
+
+@pytest.mark.gpu_plan
+@pytest.mark.skipif(not HERE, reason="needs the gpu-plan extra")
+def test_plans_over_kept_frames_translate_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Among them that of the matrix itself."""
+    e, plans = Lazy("gpu"), list[pl.LazyFrame]()
+    kept = resident.scan(None, {"row": pl.Int64, "a": pl.Int64, "b": pl.Float64, "s": pl.String})
+
+    def look(plan: pl.LazyFrame) -> Any:
+        plans.append(plan)
+        return SimpleNamespace(num_rows=1, item=lambda: 1)
+
+    monkeypatch.setattr(resident, "run", look)
+    monkeypatch.setattr(resident, "matrix", lambda frame: None)
+    monkeypatch.setattr(e, "_run", look)
+    e.matrix(kept, ["a", "row", "b"])
+    e.height(kept)
+    e.keep(e.lookup(e.filter(kept, lambda c: c("a") > 1), kept, {"a": "a"}, {"b": "z"}, 0.0))
+    e.matrix(e.target_encode_kfold(kept, ["a"], "row", {"b": 0.5}, 20.0, "te"), ["te_b"])
+    assert len(plans) == 4
+    assert [gpu_plan.refusals(plan) for plan in plans] == [[]] * 4
+    assert "PROJECT 0/" not in plans[1].explain()
+
+
+@pytest.mark.gpu_plan
+@pytest.mark.skipif(not HERE, reason="needs the gpu-plan extra")
+@pytest.mark.parametrize(("limit", "spills_at"), [(None, None), (40 * 10**9, str(32 * 10**9))])
+def test_an_engine_of_several_gpus_falls_back_nowhere_and_is_shut_down(
+    limit: int | None, spills_at: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("distributed", reason="needs the cluster extra")
+    asked: list[Any] = []
+
+    @contextmanager
+    def from_options(options: Any, *, dask_client: Any) -> Any:
+        asked.append((dask_client, options.to_engine_options(), options.to_rapidsmpf_options().get_strings()))
+        try:
+            yield "engine"
+        finally:
+            asked.append("shut down")
+
+    monkeypatch.setattr("cudf_polars.engine.dask.DaskEngine.from_options", from_options)
+    with pytest.raises(MemoryError), frames.loaded_on("polars-gpu", "client", limit) as e:
+        assert e.name == "polars-gpu"
+        assert len(asked) == 1
+        raise MemoryError
+    (client, engine, rapidsmpf), closed = asked
+    assert (client, closed) == ("client", "shut down")
+    assert engine["raise_on_fail"] is True
+    assert engine["hardware_binding"].enabled is False
+    assert rapidsmpf.get("spill_device_limit") == spills_at
+
+
+@pytest.mark.gpu
+def test_kept_frames_never_cross_cuda(tmp_path: Path) -> None:
+    """By CUDA's trace: from a kept frame to the matrix, no copy between host and device is as large as a column."""
+    try:
+        e = frames.load("polars-gpu")
+    except UnsupportedError as error:
+        pytest.skip(error.message)
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    n, names = 100_000, [f"c{i}" for i in range(40)]
+    values = np.random.default_rng(0).normal(size=(n, len(names))).astype("float32")
+    columns = {name: values[:, i] for i, name in enumerate(names)}
+    kept = e.keep(e.from_arrow(pa.table({"row": np.arange(n)[::-1], **columns})))
+    assert e.height(kept) == n
+    e.matrix(kept, names)  # libraries load what they need at their first use
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as trace:
+        found: Any = e.matrix(kept, names)
+    trace.export_chrome_trace(str(tmp_path / "trace.json"))
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    assert [event for event in events if event.get("cat") == "kernel"]  # the trace sees what cuDF does
+    copies = [
+        event["args"]["bytes"]
+        for event in events
+        if event.get("cat") == "gpu_memcpy" and "DtoD" not in event["name"]
+    ]
+    assert max(copies, default=0) < n * 4
+    np.testing.assert_array_equal(found.get(), values[::-1])
