@@ -3,6 +3,7 @@ of sessions at a time, so that memory does not grow with the sessions beyond twe
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from buzzer.models.sigir_ecom.events import Flat, Vocabulary, batches
 GUESSES = 20
 BASELINE = "counts"
 WEIGHTS = {BASELINE: 0.5, "gru": 1.0, "causal": 1.0, "masked": 1.0}  # in the ensemble
+COUNTS_NOTE = "the counts have no layers for fused: torch_eager looks them up in fp32, on the same device"
 Found = dict[str, list[Array]]
 
 
@@ -125,7 +127,9 @@ class Recommendation:
         dataset.write_submission(submission, test, named(known.names, guesses["ensemble"]))
         yield "score"
         scores = score(guesses, known.names, submission, test)
-        return Result(scores, len(guesses["ensemble"]), {"sessions": described}, (submission,))
+        notes = () if for_counts(job) == job else (COUNTS_NOTE,)
+        details = {"sessions": described}
+        return Result(scores, len(guesses["ensemble"]), details, (submission,), notes=notes)
 
 
 def network_names(params: Mapping[str, Any]) -> list[str]:
@@ -173,7 +177,7 @@ def ends_of(flat: Flat, queries: int) -> Array:
 
 
 def open_counts(e: Engine, job: Job, vocabulary: Vocabulary) -> Any:
-    """The counts, on the job's backend."""
+    """The counts, as `for_counts` says."""
     import torch
 
     from buzzer.models.sigir_ecom.networks import Counts
@@ -183,7 +187,13 @@ def open_counts(e: Engine, job: Job, vocabulary: Vocabulary) -> Any:
         table = e.read_parquet(job.work / f"counts-{name}.parquet")
         codes, shares = counts.dense(e, table, keys, k)
         pairs.append((torch.from_numpy(codes), torch.from_numpy(shares)))
-    return session_of(Counts(pairs[0], pairs[1], vocabulary.products, GUESSES), job, vocabulary.axes.shape[1])
+    module, dims = Counts(pairs[0], pairs[1], vocabulary.products, GUESSES), vocabulary.axes.shape[1]
+    return session_of(module, for_counts(job), dims)
+
+
+def for_counts(job: Job) -> Job:
+    """fused runs layers and the counts have none: there torch looks them up, on the same device."""
+    return replace(job, backend="torch_eager", precision="fp32") if job.backend == "fused" else job
 
 
 def open_network(name: str, job: Job, known: products.Products) -> Any:
