@@ -15,7 +15,7 @@ from buzzer.datasets.sigir_ecom.metric import labels, next_item_mrr, subsequent_
 from buzzer.datasets.sigir_ecom.reader import paths
 from buzzer.datasets.sigir_ecom.schema import DIMS, WHERE
 from buzzer.engine import frames
-from buzzer.engine.frames import Engine
+from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Array
 from buzzer.errors import DataError, UsageError, unknown_name
 from buzzer.models.blend import best_of
@@ -55,12 +55,21 @@ class Recommendation:
             )
         categories = e.collect(e.categorify_fit([(content, "category_hash")]))
         known = products.fit(e, content, names_of, vocabulary.tables["sku"], categories)
-        coded = e.collect(events.code(e, shared.together(e, pages, searches, vocabulary), vocabulary))
-        tables = counts.fit(e, coded, vocabulary.products, job.params["followers"])
+        flats: list[Flat] = []
+        sums: dict[str, Frame] = {}
+        for part in shared.in_parts(e, pages, searches, vocabulary, job.params["piece_rows"]):
+            coded = e.collect(events.code(e, part, vocabulary))
+            sums = {name: e.collect(t) for name, t in counts.add(e, sums, coded).items()}
+            coded = e.collect(events.in_sessions(e, coded, vocabulary.axes))
+            yield "transfer"
+            flats.append(events.flat(e, coded, vocabulary.axes))
+            yield "features"
+        tables = counts.tables(e, sums, job.params["followers"])
         tables = {name: e.collect(table) for name, table in tables.items()}
-        placed = e.collect(events.in_sessions(e, coded, vocabulary.axes))
+        del pages, searches, part, coded, sums  # training needs the arrays alone
         yield "transfer"
-        flat = events.flat(e, placed, vocabulary.axes)
+        flat = events.joined(flats)
+        flats.clear()
         held = shared.held_out(flat.session, job.params["valid"])
         sizes = sizes_of(vocabulary, int(e.height(categories)) + 2, job.params)
         yield "fit"
