@@ -36,7 +36,8 @@ gpu-plan: $(VENV)/.test $(VENV)/.gpu-plan  ## prove on CPU that every lazy plan 
 	$(BIN)/python -m pytest -m gpu_plan
 
 kernels: $(VENV)/.test $(VENV)/.kernels  ## test the GPU kernels in Triton's interpreter, and compile them (0.3 GB install)
-	$(BIN)/python -m pytest -n 2 tests/engine/kernels tests/engine/infer/test_infer_fused.py
+	$(BIN)/python -m pytest -n 2 tests/engine/kernels tests/engine/infer/test_infer_fused*.py \
+		tests/models/sigir_ecom/test_sigir_ecom_fused.py
 
 # On a machine with a GPU and no network, Python's own packages and those of .gpukit are used; elsewhere .venv is.
 MINUTES ?= 30

@@ -6,6 +6,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from buzzer.engine.infer.encoder import StackLayer
+
 
 class Attention(nn.Module):
     """Pre-norm self-attention with a learned bias for each head and distance, and a feed-forward layer."""
@@ -31,3 +33,8 @@ class Attention(nn.Module):
         weights = (scores + self.distance[:, at] + hide).softmax(dim=3)
         x = x + self.drop(self.out((weights @ v).transpose(1, 2).reshape(rows, length, dim)))
         return x + self.drop(self.feed(self.between(x)))
+
+    def stack_layer(self) -> StackLayer:
+        """The parts, for the fused backend."""
+        up, down = cast(nn.Linear, self.feed[0]), cast(nn.Linear, self.feed[2])
+        return StackLayer(self.before, self.qkv, self.distance, self.out, self.between, up, down)

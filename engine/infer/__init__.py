@@ -26,7 +26,7 @@ BACKENDS: dict[str, str] = {
 }
 
 TREES = ("xgboost", "nvforest", "tl2cgen")  # run boosted trees; onnxruntime does too
-ENCODERS = ("fused",)  # run BERT-like encoders only; the others run any network
+ENCODERS = ("fused",)  # run encoders that tell their parts only; the others run any network
 
 __all__ = [
     "BACKENDS",

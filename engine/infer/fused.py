@@ -1,4 +1,4 @@
-"""Our own engine for BERT-like encoders: Triton kernels on static buffers, one CUDA graph a number of tokens.
+"""Our own engine for encoders: Triton kernels on static buffers, one CUDA graph a number of tokens.
 
 Padding is never computed: the attended tokens of a batch are packed side by side, filled up to a bucket's size.
 """
@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from buzzer.engine.infer.encoder import Encoder, EncoderSpec
+from buzzer.engine.infer.encoder import Encoder, EncoderSpec, Stack
 from buzzer.engine.infer.fused_pack import Tokens, bucket, pack
 from buzzer.engine.infer.fused_plan import Lowering, Program, text_of
+from buzzer.engine.infer.fused_stack import FusedStack
 from buzzer.engine.infer.fused_weights import EIGHTS, FLOATS
 from buzzer.engine.infer.fused_weights import pack as pack_weights
 from buzzer.engine.infer.session import Array, Base, Description, Plan, as_arrays, check_batch
@@ -138,7 +139,7 @@ def spec_of(plan: Plan) -> EncoderSpec:
     """The plan's encoder. Raises UnsupportedError for a model that is none."""
     if not isinstance(plan.model, Encoder):
         raise UnsupportedError(
-            "fused runs BERT-like encoders only: modules with encoder_spec()",
+            "fused runs encoders only: modules with encoder_spec() or stack_spec()",
             "torch_eager runs any torch module",
         )
     return plan.model.encoder_spec()
@@ -157,5 +158,8 @@ def check_device(plan: Plan) -> None:
         raise UnsupportedError("this GPU has no FP8 arithmetic", "use --precision int8")
 
 
-def prepare(plan: Plan) -> Fused:
+def prepare(plan: Plan) -> Fused | FusedStack:
+    if isinstance(plan.model, Stack):
+        check_device(plan)  # told before what the model lacks
+        return FusedStack(plan)
     return Fused(plan)

@@ -61,7 +61,7 @@ class EncoderWeights:
 
 def pack(spec: EncoderSpec, precision: str, device: str) -> EncoderWeights:
     """The weights on the device. Raises UnsupportedError for a mix of precisions that the kernels cannot serve."""
-    pack = _Packer(FLOATS.get(precision, torch.float16), EIGHTS.get(precision), device)
+    pack = Packer(FLOATS.get(precision, torch.float16), EIGHTS.get(precision), device)
     return EncoderWeights(
         dtype=pack.dtype,
         eight=pack.eight,
@@ -112,7 +112,7 @@ def quantised(module: nn.Module) -> bool:
 
 
 @dataclass(frozen=True)
-class _Packer:
+class Packer:
     dtype: torch.dtype
     eight: torch.dtype | None
     device: str

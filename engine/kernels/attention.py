@@ -23,6 +23,7 @@ from buzzer.engine.kernels.jit import (
 def attention_block(
     qkv,
     spans,
+    distances,
     inverse,
     out,
     zero,
@@ -35,6 +36,8 @@ def attention_block(
     PADDED: tl.constexpr,
     ROWS: tl.constexpr,
     KEYS: tl.constexpr,
+    REACH: tl.constexpr,
+    CAUSAL: tl.constexpr,
     LIMIT: tl.constexpr,
 ):
     """ROWS tokens of one head; arguments as of `attention`.
@@ -64,6 +67,11 @@ def attention_block(
         k = tl.load(key_at + size, mask=loaded, other=0.0)
         score = tl.dot(q, tl.trans(k), input_precision="ieee") * factor
         own = (keys[None, :] >= first[:, None]) & (keys[None, :] < last[:, None])
+        if CAUSAL:
+            own = own & (keys[None, :] <= rows[:, None])
+        if REACH:
+            apart = rows[:, None] - keys[None, :] + REACH - 1
+            score += tl.load(distances + head * (2 * REACH - 1) + apart, mask=own, other=0.0)
         score = tl.where(own, score, float("-inf"))
         higher = tl.maximum(highest, tl.max(score, 1))
         shrink = tl.exp2(highest - higher)
@@ -85,6 +93,7 @@ def attention_block(
 def attention(
     qkv,  # [M, 3 * HEADS * WIDTH]: queries, keys and values of a token side by side
     spans,  # int32 [2, M]: first token of each token's sequence, and the one after its last
+    distances,  # float32 [HEADS, 2 * REACH - 1], log2(e) * what a distance adds to a score; unused where REACH is 0
     inverse,  # float32 [HEADS * WIDTH], 1 / scale of the output; unused where LIMIT is 0
     out,  # [M, HEADS * WIDTH]
     zero,
@@ -95,6 +104,8 @@ def attention(
     PADDED: tl.constexpr,  # a power of two >= max(16, WIDTH)
     ROWS: tl.constexpr,
     KEYS: tl.constexpr,
+    REACH: tl.constexpr,  # tokens of the longest sequence that `distances` serves
+    CAUSAL: tl.constexpr,  # a token sees itself and those before it
     LIMIT: tl.constexpr,
     PDL: tl.constexpr,
 ):
@@ -105,8 +116,8 @@ def attention(
     """
     wait_for_previous(PDL)
     attention_block(
-        qkv, spans, inverse, out, zero, factor, M, tl.program_id(0), tl.program_id(1),
-        HEADS, WIDTH, PADDED, ROWS, KEYS, LIMIT,
+        qkv, spans, distances, inverse, out, zero, factor, M, tl.program_id(0), tl.program_id(1),
+        HEADS, WIDTH, PADDED, ROWS, KEYS, REACH, CAUSAL, LIMIT,
     )  # fmt: skip
 
 
@@ -118,6 +129,8 @@ def self_attention(
     heads: int,
     grid: Grid | None = None,
     *,
+    distances: Tensor | None = None,
+    causal: bool = False,
     rows: int = 32,
     keys: int = 64,
     span: float | None = None,
@@ -125,20 +138,30 @@ def self_attention(
 ) -> Launch:
     """out [M, H] = attention of each token to its own sequence, of qkv [M, 3 * H] and spans int32 [2, M].
 
+    distances: float32 [heads, 2 * reach - 1], log2(e) * what is added to the score of a key reach - 1 tokens after
+        the token, ..., reach - 1 before it; no sequence may be longer than `reach`.
     span: mean number of keys a token attends to, for the count of FLOPs; None = all M.
     """
     m, size = out.shape
     width = size // heads
     padded = max(16, triton.next_power_of_2(width))
     inverse, zero = (grid.inverse, grid.zero) if grid else (None, 0)
-    constants = {"HEADS": heads, "WIDTH": width, "PADDED": padded, "ROWS": rows, "KEYS": keys}
+    constants = {
+        "HEADS": heads,
+        "WIDTH": width,
+        "PADDED": padded,
+        "ROWS": rows,
+        "KEYS": keys,
+        "CAUSAL": causal,
+    }
+    constants |= {"REACH": 0 if distances is None else (distances.shape[1] + 1) // 2}
     return Launch(
         name=name,
         kernel=attention,
         grid=(-(-m // rows), heads),
-        arguments=(qkv, spans, inverse, out, zero, math.log2(math.e) / math.sqrt(width), m),
+        arguments=(qkv, spans, distances, inverse, out, zero, math.log2(math.e) / math.sqrt(width), m),
         constants=constants | {"LIMIT": limit_of(out.dtype)},
-        constant_bytes=0,
+        constant_bytes=bytes_of(distances),
         moved_bytes=bytes_of(qkv, spans, out),
         flops=round(4 * m * (m if span is None else span) * size),
         stages=2,

@@ -180,8 +180,8 @@ def layers(
         for turn in range(turns(blocks * HEADS)):
             item = tl.program_id(0) + turn * programs
             attention_block(
-                qkv, spans, out_inverse, context, tl.load(zeros + 1), factor, M, item % blocks, item // blocks,
-                HEADS, width, PADDED, ROWS, KEYS, LIMIT,
+                qkv, spans, None, out_inverse, context, tl.load(zeros + 1), factor, M, item % blocks, item // blocks,
+                HEADS, width, PADDED, ROWS, KEYS, 0, False, LIMIT,
             )  # fmt: skip
         arrive(count)
         target += programs

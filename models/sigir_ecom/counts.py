@@ -4,7 +4,7 @@ Two kinds: the product that follows a page (a product's page too) within the nex
 are looked at near each other in a session (item-item collaborative filtering), nearer pairs weighing more.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -17,23 +17,40 @@ NEAR = 4  # products before a product that it is paired with
 TABLES = ("next", "near")
 
 
-def fit(e: Engine, t: Frame, products: int, k: int) -> dict[str, Frame]:
-    """Both tables, of coded events: (key, rank, target, n), at most k targets a key."""
+def fit(e: Engine, t: Frame, k: int) -> dict[str, Frame]:
+    """Both tables, of coded events."""
+    return tables(e, add(e, {}, t), k)
+
+
+def add(e: Engine, sums: Mapping[str, Frame], t: Frame) -> dict[str, Frame]:
+    """How often what follows or stands near what, (key, target, weight), in these sessions' coded events and in those of `sums`."""
     t = e.derive(t, target=lambda c: e.where(is_product(c), c("product"), 0), back=lambda c: -c("ord"))
-    return {"next": following(e, t, k), "near": nearby(e, e.filter(t, is_product), k)}
+    found = {"next": following(e, t), "near": nearby(e, e.filter(t, is_product))}
+    return {name: summed(e, [sums[name], new] if sums else [new]) for name, new in found.items()}
+
+
+def summed(e: Engine, parts: list[Frame]) -> Frame:
+    """One row a key and target."""
+    sums = e.group_sums(e.concat(parts), ["key", "target"], ["weight"])
+    return e.rename(e.drop(sums, ["n"]), {"sum_weight": "weight"})
+
+
+def tables(e: Engine, sums: Mapping[str, Frame], k: int) -> dict[str, Frame]:
+    """(key, rank, target, n), at most k targets a key."""
+    return {name: e.top_k(t, "key", "target", k, "weight") for name, t in sums.items()}
 
 
 def is_product(c: Columns) -> Expr:
     return (c("kind") >= DETAIL) & (c("kind") <= PURCHASE) & (c("product") >= FIRST_CODE)
 
 
-def following(e: Engine, t: Frame, k: int) -> Frame:
-    """The products that follow a page most often."""
+def following(e: Engine, t: Frame) -> Frame:
+    """How often a product follows a page."""
     t = e.history(t, ["session"], "back", lags={"target": (AHEAD, 0)})
     t = e.rename(e.drop(t, ["target"]), {"item": "key"})
     t = e.derive(t, target=lambda c: first_known(e, [c(f"target_lag{i}") for i in range(1, AHEAD + 1)]))
     known = e.filter(t, lambda c: (c("key") > 0) & (c("target") > 0) & (c("kind") != SEARCH))
-    return e.top_k(known, "key", "target", k)
+    return e.rename(e.group_sums(known, ["key", "target"]), {"n": "weight"})
 
 
 def first_known(e: Engine, codes: list[Expr]) -> Expr:
@@ -43,8 +60,8 @@ def first_known(e: Engine, codes: list[Expr]) -> Expr:
     return found
 
 
-def nearby(e: Engine, t: Frame, k: int) -> Frame:
-    """The products that are looked at near a product most often, in either order."""
+def nearby(e: Engine, t: Frame) -> Frame:
+    """How often a product is looked at near a product, in either order; nearer pairs weigh more."""
     t = e.history(t, ["session"], "ord", lags={"target": (NEAR, 0)})
     pairs = []
     for i in range(1, NEAR + 1):
@@ -52,8 +69,8 @@ def nearby(e: Engine, t: Frame, k: int) -> Frame:
         for key, target in ((f"target_lag{i}", "product"), ("product", f"target_lag{i}")):
             pair = e.derive(there, key=column(key), other=column(target), weight=constant(NEAR + 1 - i))
             pairs.append(e.group_sums(pair, ["key", "other"], ["weight"]))
-    table = e.rename(e.drop(e.concat(pairs), ["n"]), {"sum_weight": "weight"})
-    return e.rename(e.top_k(table, "key", "other", k, "weight"), {"other": "target"})
+    table = e.rename(e.drop(e.concat(pairs), ["n"]), {"sum_weight": "weight", "other": "target"})
+    return e.select(table, ["key", "target", "weight"])
 
 
 def differs(lag: str) -> Callable[[Columns], Expr]:

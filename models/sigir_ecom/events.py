@@ -4,7 +4,7 @@ One row an event: browsing and search together, the pageview twin of a product e
 (Moreira et al., SIGIR eCom 2021). Products and the other pages share one space of codes: products first, as `item`.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,8 +91,16 @@ def shifted(rows: int) -> Callable[[Columns], Expr]:
     return lambda c: c("row") + rows
 
 
-def read_search(e: Engine, path: Path, first_row: int) -> Frame:
-    """A search file's events, with VECTORS."""
+def read_search(e: Engine, path: Path, work: Path, piece_rows: int, first_row: int) -> Frame:
+    """A search file's events, with VECTORS, in pieces as `read_browsing`."""
+    parts = [
+        e.collect(search(e, piece, first_row + number * piece_rows))
+        for number, piece in enumerate(csv_pieces(path, work, piece_rows))
+    ]
+    return together(e, parts or [e.collect(search(e, path, first_row))])  # a file may have no rows
+
+
+def search(e: Engine, path: Path, first_row: int) -> Frame:
     kinds = {"session_id_hash": "str", "query_vector": "str", "server_timestamp_epoch_ms": "int64"}
     t = e.hex_id(e.read_csv(path, kinds), "session_id_hash", "session", digits=64)
     t = e.numbers(t, "query_vector", DIMS, "vector")
@@ -149,8 +157,8 @@ def without_queries(e: Engine, t: Frame, axes: Array) -> Frame:
 
 def fit_codes(e: Engine, pages: Frame, content: Frame, rare: int) -> dict[str, Frame]:
     """Codes of products (seen or in the catalogue), and of pages seen more than `rare` times."""
-    seen = e.filter(pages, lambda c: c("sku") != 0)
-    others = e.filter(pages, lambda c: (c("kind") == PAGE) & (c("url") != 0))
+    seen = e.filter(e.select(pages, ["sku"]), lambda c: c("sku") != 0)
+    others = e.filter(e.select(pages, ["kind", "url"]), lambda c: (c("kind") == PAGE) & (c("url") != 0))
     return {
         "sku": e.categorify_fit([(seen, "sku"), (content, "sku")]),
         "url": e.categorify_fit([(others, "url")], rare + 1),
@@ -218,8 +226,8 @@ def mean_so_far(e: Engine, name: str) -> Callable[[Columns], Expr]:
 class Flat:
     """Events of sessions one after the other; session i has those from starts[i] to starts[i + 1]."""
 
-    items: Array  # int64 [events]
-    kinds: Array  # int64 [events]
+    items: Array  # int32 [events]
+    kinds: Array  # int8 [events]
     numbers: Array  # float32 [events, 1 + dims]: gap, query
     starts: Array  # int64 [sessions + 1]
     session: Array  # int64 [sessions]
@@ -241,20 +249,20 @@ class Flat:
         there = at >= first[:, None]
         at = np.where(there, at, 0)
         return {
-            "items": np.where(there, self.items[at], 0),
-            "kinds": np.where(there, self.kinds[at], 0),
+            "items": np.where(there, self.items[at], 0).astype(np.int64),
+            "kinds": np.where(there, self.kinds[at], 0).astype(np.int64),
             "numbers": np.where(there[:, :, None], self.numbers[at], np.float32(0)),
         }
 
     def next_products(self, products: int) -> Array:
         """For each event the product of the session's next product event, as code; 0 where there is none: int64 [events]."""
-        n = len(self.items)
+        n = np.int32(len(self.items))
         is_product = (self.kinds >= DETAIL) & (self.kinds <= PURCHASE) & (self.items >= FIRST_CODE)
-        at = np.where(is_product & (self.items < products), np.arange(n), n)
+        at = np.where(is_product & (self.items < products), np.arange(n, dtype=np.int32), n)
         following = np.append(np.minimum.accumulate(at[::-1])[::-1], n)[1:]
-        session_end = np.repeat(self.starts[1:], np.diff(self.starts))
+        session_end = np.repeat(self.starts[1:].astype(np.int32), np.diff(self.starts))
         found = following < session_end
-        return np.where(found, self.items[np.where(found, following, 0)], 0)
+        return np.where(found, self.items[np.where(found, following, 0)], 0).astype(np.int64)
 
 
 def flat(e: Engine, t: Frame, axes: Array) -> Flat:
@@ -265,11 +273,24 @@ def flat(e: Engine, t: Frame, axes: Array) -> Flat:
     session = arrays["session"][order]
     new = np.flatnonzero(np.append(True, session[1:] != session[:-1])) if len(session) else np.zeros(0, int)
     return Flat(
-        arrays["item"][order].astype(np.int64),
-        arrays["kind"][order].astype(np.int64),
+        arrays["item"].astype(np.int32)[order],
+        arrays["kind"].astype(np.int8)[order],
         stack(arrays, numbers, np.float32)[order],
         np.append(new, len(session)).astype(np.int64),
         session[new],
+    )
+
+
+def joined(parts: Sequence[Flat]) -> Flat:
+    """Sessions of the parts, one part after the other."""
+    before = np.cumsum([0, *(len(part.items) for part in parts)])
+    starts = [part.starts[:-1] + first for part, first in zip(parts, before, strict=False)]
+    return Flat(
+        np.concatenate([part.items for part in parts]),
+        np.concatenate([part.kinds for part in parts]),
+        np.concatenate([part.numbers for part in parts]),
+        np.concatenate([*starts, before[-1:]]),
+        np.concatenate([part.session for part in parts]),
     )
 
 

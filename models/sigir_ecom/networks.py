@@ -10,11 +10,14 @@ embeds the products (weights tied).
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from buzzer.engine.frames.base import FIRST_CODE
+from buzzer.engine.frames.base import FIRST_CODE, Array
+from buzzer.engine.infer.encoder import StackSpec
+from buzzer.errors import UnsupportedError
 from buzzer.models.attention import Attention
 from buzzer.models.sigir_ecom.events import DETAIL, KINDS
 
@@ -79,6 +82,8 @@ class Items(nn.Module):
 class Network(nn.Module):
     """What all have: inputs, context, head and loss. `encode` is theirs."""
 
+    extra = 0  # places beyond the window
+
     def __init__(self, sizes: Sizes, category: Tensor, price: Tensor, vectors: Tensor) -> None:
         super().__init__()
         self.sizes = sizes
@@ -115,7 +120,22 @@ class Network(nn.Module):
     def final(self, table: Tensor, items: Tensor, kinds: Tensor, numbers: Tensor) -> Tensor:
         """What the product after the window is scored with: [rows, dim]."""
         x = self.encode(table, items, kinds, numbers)[:, -1]
-        return self.fuse(x, kinds[:, -1], numbers[:, -1])
+        return self.fuse(x, *self.around(kinds, numbers))
+
+    def stack_spec(self) -> StackSpec:
+        """The layers, for the fused backend. Raises UnsupportedError where they are of another form."""
+        raise UnsupportedError(
+            f"fused runs transformer layers, a {type(self).__name__.lower()} has none",
+            "--set networks=[causal,masked]",
+        )
+
+    def vectors(self, table: Tensor, items: Tensor, kinds: Tensor, numbers: Tensor) -> Tensor:
+        """What the layers take."""
+        return self.embed(table, items, kinds, numbers)
+
+    def around(self, kinds: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Kinds and numbers of the place that `final` reads: [rows], [rows, numbers]."""
+        return kinds[:, -1], numbers[:, -1]
 
     def loss(self, target: Tensor, items: Tensor, kinds: Tensor, numbers: Tensor) -> Tensor:
         """Cross-entropy at every event that a product follows; target int64 [rows, length], 0 where none does."""
@@ -152,7 +172,7 @@ class Gru(Network):
 class Causal(Network):
     """A transformer in which an event sees those before it; every event is a training example."""
 
-    extra = 0  # places beyond the window
+    causal = True
 
     def __init__(self, *parts: Any) -> None:
         super().__init__(*parts)
@@ -161,6 +181,10 @@ class Causal(Network):
         self.layers = nn.ModuleList(Attention(s.dim, s.heads, length, s.dropout) for _ in range(s.layers))
         self.end = nn.LayerNorm(s.dim)
         self.register_buffer("later", torch.triu(torch.full((length, length), HIDDEN), 1), persistent=False)
+
+    def stack_spec(self) -> StackSpec:
+        layers = [layer.stack_layer() for layer in self.layers if isinstance(layer, Attention)]
+        return StackSpec(layers, self.end, self.sizes.heads, "gelu", self.causal)
 
     def attend(self, x: Tensor, kinds: Tensor, hide: Tensor | float) -> Tensor:
         blocked = (kinds == 0)[:, None, None].to(x.dtype) * HIDDEN + hide
@@ -179,6 +203,7 @@ class Masked(Causal):
     The product to come is a hidden one at the end. (XLNet's permutations are not what the winners used either.)"""
 
     extra = 1
+    causal = False
 
     def __init__(self, *parts: Any) -> None:
         super().__init__(*parts)
@@ -189,18 +214,23 @@ class Masked(Causal):
         asked = torch.full_like(kinds[:, :1], DETAIL)
         return torch.cat([kinds, asked], dim=1), torch.cat([numbers, numbers[:, -1:]], dim=1)
 
-    def hidden(self, table: Tensor, items: Tensor, kinds: Tensor, numbers: Tensor, hide: Tensor) -> Tensor:
-        """The encoded events, of which those that `hide` names, [rows, length + 1], have their item masked."""
+    def covered(self, table: Tensor, items: Tensor, kinds: Tensor, numbers: Tensor, hide: Tensor) -> Tensor:
+        """The events as vectors, of which those that `hide` names, [rows, length + 1], have their item masked."""
         padded = torch.cat([items, torch.zeros_like(items[:, :1])], dim=1)
         vectors = torch.where(hide[:, :, None], self.mask, F.embedding(padded, table))
-        x = vectors + self.kind(kinds) + self.number(numbers)
-        return self.attend(self.drop(self.norm(x)), kinds, 0.0)
+        return self.drop(self.norm(vectors + self.kind(kinds) + self.number(numbers)))
 
-    def final(self, table: Tensor, items: Tensor, kinds: Tensor, numbers: Tensor) -> Tensor:
+    def vectors(self, table: Tensor, items: Tensor, kinds: Tensor, numbers: Tensor) -> Tensor:
         kinds, numbers = self.with_next(kinds, numbers)
         hide = torch.cat([torch.zeros_like(items), torch.ones_like(items[:, :1])], dim=1) > 0
-        x = self.hidden(table, items, kinds, numbers, hide)[:, -1]
-        return self.fuse(x, kinds[:, -1], numbers[:, -1])
+        return self.covered(table, items, kinds, numbers, hide)
+
+    def around(self, kinds: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.full_like(kinds[:, -1], DETAIL), numbers[:, -1]
+
+    def encode(self, table: Tensor, items: Tensor, kinds: Tensor, numbers: Tensor) -> Tensor:
+        vectors = self.vectors(table, items, kinds, numbers)
+        return self.attend(vectors, self.with_next(kinds, numbers)[0], 0.0)
 
     def loss(self, target: Tensor, items: Tensor, kinds: Tensor, numbers: Tensor) -> Tensor:
         """Cross-entropy at the hidden products; of `target` the last column is used, the product to come."""
@@ -210,8 +240,8 @@ class Masked(Causal):
         chosen = is_product & (torch.rand(items.shape, device=items.device) < MASK)
         hide = torch.cat([chosen, torch.ones_like(chosen[:, :1])], dim=1)
         wanted = torch.cat([items * chosen, target[:, -1:]], dim=1)
-        x = self.fuse(self.hidden(table, items, kinds, numbers, hide), kinds, numbers)
-        return self.cross_entropy(x, wanted, table)
+        x = self.attend(self.covered(table, items, kinds, numbers, hide), kinds, 0.0)
+        return self.cross_entropy(self.fuse(x, kinds, numbers), wanted, table)
 
 
 NETWORKS: dict[str, type[Network]] = {"gru": Gru, "causal": Causal, "masked": Masked}
@@ -230,8 +260,11 @@ class Top(nn.Module):
             self.register_buffer("table", network.eval().items().clone())
 
     def forward(self, items: Tensor, kinds: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        return self.best(self.network.final(cast(Tensor, self.table), items, kinds, numbers))
+
+    def best(self, found: Tensor) -> tuple[Tensor, Tensor]:
+        """The likeliest products of what `final` gives."""
         table = cast(Tensor, self.table)
-        found = self.network.final(table, items, kinds, numbers)
         products, bias = self.network.sizes.products, self.network.bias
         values, codes = None, None
         for start in range(FIRST_CODE, products, BLOCK):
@@ -247,6 +280,21 @@ class Top(nn.Module):
             values = merged.values
         assert values is not None and codes is not None
         return values.softmax(dim=1), codes
+
+    # For the fused backend, which has its own kernels for the layers between `vectors` and `outputs`; see `Stack`.
+
+    def stack_spec(self) -> StackSpec:
+        return self.network.stack_spec()
+
+    def attended(self, items: Array, kinds: Array, numbers: Array) -> Array:
+        """The events, and the places that the network adds behind them."""
+        return np.pad(kinds > 0, ((0, 0), (0, self.network.extra)), constant_values=True)
+
+    def vectors(self, items: Tensor, kinds: Tensor, numbers: Tensor) -> Tensor:
+        return self.network.vectors(cast(Tensor, self.table), items, kinds, numbers)
+
+    def outputs(self, states: Tensor, items: Tensor, kinds: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        return self.best(self.network.fuse(states, *self.network.around(kinds, numbers)))
 
 
 class Counts(nn.Module):

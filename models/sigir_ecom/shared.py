@@ -1,6 +1,8 @@
 """What both tasks share: the data they need, and the vocabulary that `fit` saves."""
 
 import json
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +11,9 @@ from buzzer.datasets import sigir_ecom as dataset
 from buzzer.datasets.files import made_scale
 from buzzer.datasets.sigir_ecom import generator
 from buzzer.datasets.sigir_ecom.reader import HELD_OUT_DAYS, paths
-from buzzer.datasets.sigir_ecom.schema import TESTS
+from buzzer.datasets.sigir_ecom.schema import DIMS, TESTS
 from buzzer.engine.frames import Engine, Frame
-from buzzer.engine.frames.base import FIRST_CODE, Array, stack
+from buzzer.engine.frames.base import FIRST_CODE, Array, Columns, Expr, stack
 from buzzer.models.job import Data, Job, Progress
 from buzzer.models.sigir_ecom import events, products
 from buzzer.models.sigir_ecom.events import VECTORS, Vocabulary
@@ -42,7 +44,8 @@ def read(e: Engine, job: Job) -> tuple[Frame, Frame, Frame, Frame]:
     """Browsing events, names of their products, search events with VECTORS, and the catalogue."""
     found = paths(job.data)
     pages, names = events.read_browsing(e, found["browsing"], job.work, job.params["piece_rows"])
-    searches = e.collect(events.read_search(e, found["search"], int(e.height(pages)) + 1))
+    after = int(e.height(pages)) + 1
+    searches = events.read_search(e, found["search"], job.work, job.params["piece_rows"] // DIMS + 1, after)
     return pages, names, searches, e.collect(events.read_content(e, found["content"]))
 
 
@@ -58,10 +61,22 @@ def fit_vocabulary(e: Engine, job: Job, pages: Frame, searches: Frame, content: 
     return Vocabulary(codes, sizes["sku"], sizes["url"], axes)
 
 
-def together(e: Engine, pages: Frame, searches: Frame, vocabulary: Vocabulary) -> Frame:
-    """All events of training sessions, search vectors along the axes."""
-    axes = vocabulary.axes
-    return e.concat([events.without_queries(e, pages, axes), events.project(e, searches, axes)])
+def in_parts(e: Engine, pages: Frame, searches: Frame, vocabulary: Vocabulary, rows: int) -> Iterator[Frame]:
+    """All events of training sessions, search vectors along the axes, about `rows` at a time: those of sessions whose numbers, which
+    are hashes, lie in a range. The numbers grow from part to part."""
+    axes, count = vocabulary.axes, max(-(-int(e.height(pages)) // rows), 1)
+    lows = [part * 2**64 // count - 2**63 for part in range(count + 1)]
+    for low, high in pairwise(lows):
+        inside = between(low, high - 1)
+        browsed, searched = e.filter(pages, inside), e.filter(searches, inside)
+        part = e.concat([events.without_queries(e, browsed, axes), events.project(e, searched, axes)])
+        part = e.collect(part)
+        if int(e.height(part)):
+            yield part
+
+
+def between(low: int, high: int) -> Callable[[Columns], Expr]:
+    return lambda c: (c("session") >= low) & (c("session") <= high)
 
 
 def save(e: Engine, job: Job, vocabulary: Vocabulary) -> None:

@@ -3,6 +3,7 @@ of sessions at a time, so that memory does not grow with the sessions beyond twe
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from buzzer.datasets.sigir_ecom.metric import labels, next_item_mrr, subsequent_
 from buzzer.datasets.sigir_ecom.reader import paths
 from buzzer.datasets.sigir_ecom.schema import DIMS, WHERE
 from buzzer.engine import frames
-from buzzer.engine.frames import Engine
+from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Array
 from buzzer.errors import DataError, UsageError, unknown_name
 from buzzer.models.blend import best_of
@@ -25,6 +26,7 @@ from buzzer.models.sigir_ecom.events import Flat, Vocabulary, batches
 GUESSES = 20
 BASELINE = "counts"
 WEIGHTS = {BASELINE: 0.5, "gru": 1.0, "causal": 1.0, "masked": 1.0}  # in the ensemble
+COUNTS_NOTE = "the counts have no layers for fused: torch_eager looks them up in fp32, on the same device"
 Found = dict[str, list[Array]]
 
 
@@ -53,12 +55,21 @@ class Recommendation:
             )
         categories = e.collect(e.categorify_fit([(content, "category_hash")]))
         known = products.fit(e, content, names_of, vocabulary.tables["sku"], categories)
-        coded = e.collect(events.code(e, shared.together(e, pages, searches, vocabulary), vocabulary))
-        tables = counts.fit(e, coded, vocabulary.products, job.params["followers"])
+        flats: list[Flat] = []
+        sums: dict[str, Frame] = {}
+        for part in shared.in_parts(e, pages, searches, vocabulary, job.params["piece_rows"]):
+            coded = e.collect(events.code(e, part, vocabulary))
+            sums = {name: e.collect(t) for name, t in counts.add(e, sums, coded).items()}
+            coded = e.collect(events.in_sessions(e, coded, vocabulary.axes))
+            yield "transfer"
+            flats.append(events.flat(e, coded, vocabulary.axes))
+            yield "features"
+        tables = counts.tables(e, sums, job.params["followers"])
         tables = {name: e.collect(table) for name, table in tables.items()}
-        placed = e.collect(events.in_sessions(e, coded, vocabulary.axes))
+        del pages, searches, part, coded, sums  # training needs the arrays alone
         yield "transfer"
-        flat = events.flat(e, placed, vocabulary.axes)
+        flat = events.joined(flats)
+        flats.clear()
         held = shared.held_out(flat.session, job.params["valid"])
         sizes = sizes_of(vocabulary, int(e.height(categories)) + 2, job.params)
         yield "fit"
@@ -125,7 +136,9 @@ class Recommendation:
         dataset.write_submission(submission, test, named(known.names, guesses["ensemble"]))
         yield "score"
         scores = score(guesses, known.names, submission, test)
-        return Result(scores, len(guesses["ensemble"]), {"sessions": described}, (submission,))
+        notes = () if for_counts(job) == job else (COUNTS_NOTE,)
+        details = {"sessions": described}
+        return Result(scores, len(guesses["ensemble"]), details, (submission,), notes=notes)
 
 
 def network_names(params: Mapping[str, Any]) -> list[str]:
@@ -173,7 +186,7 @@ def ends_of(flat: Flat, queries: int) -> Array:
 
 
 def open_counts(e: Engine, job: Job, vocabulary: Vocabulary) -> Any:
-    """The counts, on the job's backend."""
+    """The counts, as `for_counts` says."""
     import torch
 
     from buzzer.models.sigir_ecom.networks import Counts
@@ -183,7 +196,13 @@ def open_counts(e: Engine, job: Job, vocabulary: Vocabulary) -> Any:
         table = e.read_parquet(job.work / f"counts-{name}.parquet")
         codes, shares = counts.dense(e, table, keys, k)
         pairs.append((torch.from_numpy(codes), torch.from_numpy(shares)))
-    return session_of(Counts(pairs[0], pairs[1], vocabulary.products, GUESSES), job, vocabulary.axes.shape[1])
+    module, dims = Counts(pairs[0], pairs[1], vocabulary.products, GUESSES), vocabulary.axes.shape[1]
+    return session_of(module, for_counts(job), dims)
+
+
+def for_counts(job: Job) -> Job:
+    """fused runs layers and the counts have none: there torch looks them up, on the same device."""
+    return replace(job, backend="torch_eager", precision="fp32") if job.backend == "fused" else job
 
 
 def open_network(name: str, job: Job, known: products.Products) -> Any:

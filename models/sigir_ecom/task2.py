@@ -44,8 +44,9 @@ class Intention:
         vocabulary = shared.fit_vocabulary(e, job, pages, searches, content)
         categories = e.collect(e.categorify_fit([(content, "category_hash")]))
         known = products.fit(e, content, names_of, vocabulary.tables["sku"], categories)
-        t = features(e, shared.together(e, pages, searches, vocabulary), vocabulary, known)
-        t = e.collect(carts.training_rows(e, e.collect(t), len(vocabulary.axes.T)))
+        parts = shared.in_parts(e, pages, searches, vocabulary, job.params["piece_rows"])
+        t = events.together(e, [e.collect(features(e, part, vocabulary, known)) for part in parts])
+        t = e.collect(carts.training_rows(e, t, len(vocabulary.axes.T)))
         bought = e.to_numpy(t, ["bought", "session"])
         prior = float(bought["bought"].mean()) if len(bought["bought"]) else 0.0
         if not 0 < prior < 1:

@@ -51,7 +51,7 @@ BACKENDS = {
     "onnxruntime": "ONNX Runtime on the exported graph",
     "openvino": "OpenVINO on the exported graph",
     "tensorrt": "TensorRT on the exported graph, strongly typed",
-    "fused": "our Triton kernels, BERT-like encoders on a GPU",
+    "fused": "our Triton kernels, encoders on a GPU",
     "xgboost": "boosted trees by XGBoost",
     "nvforest": "boosted trees by RAPIDS nvForest, on a GPU or the CPU",
     "tl2cgen": "boosted trees compiled to machine code",

@@ -11,7 +11,7 @@ from buzzer.datasets import sigir_ecom
 from buzzer.datasets.sigir_ecom import json_file
 from buzzer.engine.frames import gpu_plan
 from buzzer.engine.frames.lazy import Lazy
-from buzzer.models.sigir_ecom import carts, counts, events, products
+from buzzer.models.sigir_ecom import carts, counts, events, products, shared
 
 pytestmark = [
     pytest.mark.gpu_plan,
@@ -37,7 +37,7 @@ def test_sigir_ecom_translates_whole(tmp_path: Path) -> None:
     pages = table(events.browsing(e, e.read_csv(folder / "browsing_train.csv", kinds)))
     names = table(e.distinct(pages, ["sku", "product_sku_hash"]))
     pages = e.select(pages, events.KEPT)
-    searches = table(events.read_search(e, folder / "search_train.csv", int(cpu.height(pages))))
+    searches = table(events.search(e, folder / "search_train.csv", int(cpu.height(pages))))
     content = table(events.read_content(e, folder / "sku_to_content.csv"))
     codes = {name: table(plan) for name, plan in events.fit_codes(e, pages, content, 1).items()}
     axes = np.eye(50)[:, :DIMS]
@@ -45,9 +45,11 @@ def test_sigir_ecom_translates_whole(tmp_path: Path) -> None:
     vocabulary = events.Vocabulary(codes, *sizes, axes)
     known = products.fit(cpu, content, names, codes["sku"], cpu.categorify_fit([(content, "category_hash")]))
     both = e.concat([events.without_queries(e, pages, axes), table(events.project(e, searches, axes))])
+    proven(e.filter(pages, shared.between(-(2**63), 0)))
     coded = table(events.code(e, both, vocabulary))
     proven(events.in_sessions(e, coded, axes))
-    for plan in counts.fit(e, coded, vocabulary.products, 5).values():
+    sums = {name: table(plan) for name, plan in counts.add(e, {}, coded).items()}
+    for plan in (*counts.add(e, sums, coded).values(), *counts.tables(e, sums, 5).values()):
         proven(plan)
     placed = table(events.code(e, table(carts.place(e, both)), vocabulary))
     facts = carts.Facts(cpu.collect(carts.facts(cpu, known).table))

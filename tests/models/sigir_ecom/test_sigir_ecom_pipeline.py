@@ -4,6 +4,7 @@ import json
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from buzzer.engine import frames, infer
 from buzzer.engine.frames import Engine
 from buzzer.errors import DataError, UnsupportedError, UsageError
 from buzzer.models.job import Data, Job
-from buzzer.models.sigir_ecom import carts, counts, events, products, shared, task1, task2
+from buzzer.models.sigir_ecom import carts, counts, events, pretrain, products, shared, task1, task2
 from buzzer.models.sigir_ecom.dlrm import Dlrm
 from buzzer.models.sigir_ecom.events import DETAIL, PAGE, PURCHASE, SEARCH, Flat, Vocabulary
 from buzzer.models.sigir_ecom.networks import NETWORKS, Counts, Sizes, Top
@@ -138,7 +139,7 @@ def test_coded_events_are_what_a_loop_over_sessions_gives(e: Engine, queries: li
 def test_counts_are_what_a_loop_over_sessions_gives(e: Engine, queries: list[dict[str, Any]]) -> None:
     vocabulary, skus, urls = vocabulary_of(e, queries)
     coded = e.collect(events.code(e, events.test_events(e, json_file.events(queries), AXES), vocabulary))
-    tables = counts.fit(e, coded, vocabulary.products, 1000)
+    tables = counts.fit(e, coded, 1000)
     follow, near = defaultdict[tuple[int, int], int](int), defaultdict[tuple[int, int], int](int)
     for query in queries:
         kept = without_twins(query["query"])
@@ -165,6 +166,30 @@ def test_counts_are_what_a_loop_over_sessions_gives(e: Engine, queries: list[dic
             assert rank == len(by_key[key])
             by_key[key].append((-n, target))
         assert all(listed == sorted(listed) for listed in by_key.values())
+
+
+def test_fitting_in_parts_is_fitting_at_once(e: Engine, data: Data, tmp_path: Path, job: Jobs) -> None:
+    found = []
+    for rows in (7000, 10**6):
+        done = job("sigir-ecom-task1", data, tmp_path, tmp_path, e.name, "torch_eager", piece_rows=rows)
+        pages, _, searches, content = shared.read(e, done)
+        vocabulary = shared.fit_vocabulary(e, done, pages, searches, content)
+        flats: list[Flat] = []
+        sums: dict[str, Any] = {}
+        for part in shared.in_parts(e, pages, searches, vocabulary, rows):
+            coded = e.collect(events.code(e, part, vocabulary))
+            sums = counts.add(e, sums, coded)
+            flats.append(events.flat(e, events.in_sessions(e, coded, vocabulary.axes), vocabulary.axes))
+        assert (len(flats) > 3) == (rows == 7000)
+        flat, tables = events.joined(flats), counts.tables(e, sums, 5)
+        assert (np.diff(flat.session) > 0).all()
+        assert len(flat) == json.loads((data.folder / "generator.json").read_text())["sessions"]
+        keyed = {name: e.derive(t, row=lambda c: c("key") * 5 + c("rank")) for name, t in tables.items()}
+        arrays = [e.to_numpy(t, ["key", "rank", "target", "n"]) for t in keyed.values()]
+        found.append((vars(flat), *arrays))
+    for parted, whole in zip(*found, strict=True):
+        for name in whole:
+            np.testing.assert_allclose(parted[name], whole[name], rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 def test_dense_tables_by_hand(e: Engine) -> None:
@@ -250,6 +275,27 @@ def test_cuts_are_behind_events_that_a_product_follows() -> None:
         tuple(cuts(flat, flat.next_products(5), np.arange(2), np.random.default_rng(i))) for i in range(40)
     }
     assert seen == {(1, 5), (2, 5)}
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 5, 100])
+def test_pairs_are_what_a_loop_over_sessions_gives(step: int) -> None:
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 8, 30)
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    n = int(starts[-1])
+    flat = Flat(rng.integers(0, 6, n), np.ones(n), np.zeros((n, 1)), starts, np.arange(30))
+    want: dict[tuple[int, int], float] = defaultdict(float)
+    for first, end in pairwise(starts.tolist()):
+        for a in range(first, end):
+            for b in range(a + 1, min(a + pretrain.WINDOW + 1, end)):
+                x, y = int(flat.items[a]), int(flat.items[b])
+                if x and y and x != y:
+                    want[x, y] += 1 / (b - a)
+                    want[y, x] += 1 / (b - a)
+    at, weights = pretrain.pairs(flat, 6, step)
+    rows = [(x, y) for x, y in at.T.tolist()]
+    assert rows == sorted(want)
+    assert weights.tolist() == pytest.approx([want[row] for row in rows])
 
 
 def test_mrr_by_hand() -> None:
