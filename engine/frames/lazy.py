@@ -127,9 +127,8 @@ class Lazy(Engine):
         return resident.scan(self._told(lambda: resident.run(t)), t.collect_schema())
 
     def height(self, t: Frame) -> int:
-        rows = (
-            pl.first().len() if self.gpu else pl.len()
-        )  # what is kept on the GPU cannot be read without a column
+        # What is kept on the GPU cannot be read without a column.
+        rows = pl.first().len() if self.gpu else pl.len()
         return int(self._run(t.select(rows)).item())
 
     def columns(self, t: Frame) -> list[str]:

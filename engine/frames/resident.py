@@ -37,9 +37,8 @@ def scan(frame: Any, schema: Mapping[str, Any]) -> pl.LazyFrame:
     def rows(
         columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
     ) -> Iterator[Any]:
-        assert (
-            predicate is None and n_rows is None
-        )  # cudf-polars filters what it is given, and takes no limit
+        # cudf-polars filters what it is given, and refuses plans with a limit.
+        assert predicate is None and n_rows is None
         yield copied(frame if columns is None else frame.select(columns))
 
     return register_io_source(rows, schema=dict(schema))

@@ -26,6 +26,8 @@ from buzzer.models.sigir_ecom.dlrm import Dlrm
 from buzzer.models.sigir_ecom.events import DETAIL, PAGE, PURCHASE, SEARCH, Flat, Vocabulary
 from buzzer.models.sigir_ecom.networks import NETWORKS, Counts, Sizes, Top
 from buzzer.models.sigir_ecom.training import cuts, mrr
+from buzzer.suite import registry
+from buzzer.suite.plan import backend_works
 
 Run = Callable[..., Any]
 Jobs = Callable[..., Job]
@@ -464,17 +466,22 @@ def fitted(request: Any, data: Data, tmp_path_factory: pytest.TempPathFactory, j
     return task, name, small, work, reference
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", [*BACKENDS, "nvforest"])
 def test_every_engine_and_backend_scores_the_same(
     e: Engine, backend: str, fitted: Any, data: Data, tmp_path: Path, job: Jobs, run: Run
 ) -> None:
     task, name, small, work, reference = fitted
+    if backend not in registry.task(name).backends or not backend_works(backend):
+        pytest.skip(f"{name} has no {backend} here")
     result, _ = run(task.predict(job(name, data, work, tmp_path, e.name, backend, **small)))
     assert result.scores == pytest.approx(reference.scores, abs=0.004 if name.endswith("1") else 0.05)
     test = data.folder / TESTS["rec" if name.endswith("1") else "cart"][0]
     assert result.rows == len(json.loads(test.read_text()))
     official = sigir_ecom.score(tmp_path / "submission.json", test)
     assert official.items() <= result.scores.items()
+    if name.endswith("2"):
+        used = {model: told["backend"] for model, told in result.details["sessions"].items()}
+        assert (used["dlrm"], used["xgboost"]) == infer.by_kind(backend)
 
 
 def test_without_labels_there_is_a_submission_and_no_score(
