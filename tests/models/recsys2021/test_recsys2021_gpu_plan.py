@@ -12,6 +12,7 @@ from buzzer.datasets import recsys2021
 from buzzer.engine.frames import gpu_plan
 from buzzer.engine.frames.lazy import Lazy
 from buzzer.models.recsys2021 import features, week
+from buzzer.models.recsys2021.fitting import Rows, sampled
 
 MODELS = tuple(week.MODELS)
 
@@ -46,11 +47,11 @@ def test_recsys2021_translates_whole_and_stays_shared_out(
     files = [tmp_path / f"{half}.parquet" for half in (0, 1)]
     for half, path in enumerate(files):
         cpu.write_parquet(coded.filter(pl.col("row") % 2 == half), path)
+    in_files = Rows(e, files, 0).columns(["a", "like"], sampled(1, 2))
+    assert gpu_plan.refusals(in_files) == []  # how far it is shared out is read from the files, on a GPU
 
-    def columns(names: Sequence[str]) -> pl.LazyFrame:
-        """As `fit` reads them: a file of each piece."""
-        wanted = list(dict.fromkeys([*names, "row"]))
-        return e.concat([e.read_parquet(path, wanted) for path in files])
+    def columns(names: Sequence[str]) -> Any:
+        return e.select(coded, list(dict.fromkeys(names)))
 
     users = features.fit_users(e, columns, 2)
     kinds = {
