@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 
 from buzzer.datasets import sigir_ecom
 from buzzer.datasets.sigir_ecom import json_file
+from buzzer.datasets.sigir_ecom.metric import weighted_micro_f1
 from buzzer.datasets.sigir_ecom.schema import AFTER_ADD, TESTS
 from buzzer.engine import frames, infer
 from buzzer.engine.frames import Engine
 from buzzer.errors import DataError, UnsupportedError, UsageError
 from buzzer.models.job import Data, Job
-from buzzer.models.sigir_ecom import carts, counts, events, products, shared, task1, task2
+from buzzer.models.sigir_ecom import carts, counts, events, odds, products, shared, task1, task2
 from buzzer.models.sigir_ecom.dlrm import Dlrm
 from buzzer.models.sigir_ecom.events import DETAIL, PAGE, PURCHASE, SEARCH, Flat, Vocabulary
 from buzzer.models.sigir_ecom.networks import NETWORKS, Counts, Sizes, Top
@@ -38,7 +39,15 @@ SMALL1 = {
     "piece_sessions": 150,
     "piece_rows": 20000,
 }
-SMALL2 = {"epochs": 2, "hidden": 16, "rounds": 10, "latency": 2, "piece_sessions": 30, "piece_rows": 20000}
+SMALL2 = {
+    "epochs": 2,
+    "hidden": 16,
+    "rounds": 10,
+    "common": 5,
+    "latency": 2,
+    "piece_sessions": 30,
+    "piece_rows": 20000,
+}
 BACKENDS = ("torch_eager", "onnxruntime")
 AXES = np.eye(50)[:, :2]
 
@@ -254,6 +263,48 @@ def test_cuts_are_behind_events_that_a_product_follows() -> None:
 
 def test_mrr_by_hand() -> None:
     assert mrr(np.array([3, 4, 5]), np.array([[3, 1], [0, 4], [1, 2]])) == pytest.approx((1 + 0.5) / 3)
+
+
+def test_rare_items_are_one() -> None:
+    items = np.array([[5, 6, 7, 5], [5, 8, 6, 6], [9, 5, 7, 7], [4, 4, 4, 4]])
+    codes = np.concatenate([np.full((4, carts.KINDS), 3), items], axis=1)
+    common = carts.common_items(codes, np.array([1, 1, 2, 3]), 10, 2)
+    assert np.flatnonzero(common).tolist() == [5, 7]
+    kept = carts.with_common(codes, common)
+    assert (kept[:, : carts.KINDS] == 3).all()
+    assert kept[:, carts.KINDS :].tolist() == [[5, 1, 7, 5], [5, 1, 1, 1], [1, 5, 7, 7], [1, 1, 1, 1]]
+
+
+def test_score_weights_are_the_official_score() -> None:
+    """Of sessions with one row each; a session with two rows is one half of a session in each."""
+    rng = np.random.default_rng(0)
+    after, y, answers = (rng.choice(x, 60) for x in (AFTER_ADD, (0, 1), (0, 1)))
+    weights = carts.score_weights(np.arange(60), after)
+    official = weighted_micro_f1(answers.tolist(), y.tolist(), after.tolist())
+    assert weights[answers == y].sum() == pytest.approx(official)
+    two = carts.score_weights(np.array([1, 1, 2]), np.array([0, 2, 0]))
+    assert two.tolist() == pytest.approx([1 / 3, 0.9, 2 / 3])
+
+
+def test_the_blend_leans_on_the_model_that_knows_more() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=4000)
+    y, ones = (rng.random(4000) < 1 / (1 + np.exp(-2 * truth))).astype(int), np.ones(4000)
+    good, noise = 1 / (1 + np.exp(-2 * truth)), rng.random(4000)
+    assert odds.weigh({"xgboost": noise, "dlrm": good}, y, ones) == {"xgboost": 0.0, "dlrm": 1.0}
+    halves = {
+        name: 1 / (1 + np.exp(-2 * truth - rng.normal(size=4000) * spread))
+        for name, spread in (("xgboost", 1.0), ("dlrm", 1.5))
+    }
+    weights = odds.weigh(halves, y, ones)
+    assert 0.5 < weights["xgboost"] < 1
+    blend = odds.loss(odds.mixed(halves, weights), y, ones)
+    assert blend < min(odds.loss(p, y, ones) for p in halves.values())
+    # Rows that only one of them gets right, weighing all: it has all the weight.
+    only = np.where(np.abs(noise - y) < 0.3, 1e6, 0.0)
+    assert odds.weigh({"xgboost": noise, "dlrm": 1 - noise}, y, only)["xgboost"] == 1.0
+    with pytest.raises(DataError, match="held out"):
+        odds.weigh({name: np.zeros(0) for name in odds.MODELS}, np.zeros(0), np.zeros(0))
 
 
 def test_principal_axes_are_orthonormal_and_signed() -> None:
@@ -510,8 +561,11 @@ def test_both_models_beat_zeros_on_generated_data(tmp_path: Path, job: Jobs, run
     """At the default scale and settings."""
     data = task2.TASK.prepare(None, tmp_path / "cache", 0.02, 0, silent)
     done = job("sigir-ecom-task2", data, tmp_path, tmp_path, "polars", "torch_eager", latency=0)
-    run(task2.TASK.fit(done))
+    done_fit = run(task2.TASK.fit(done))[0]
     scores = run(task2.TASK.predict(done))[0].scores
-    for name in ("weighted_f1_xgboost", "weighted_f1"):
+    for name in ("weighted_f1_xgboost", "weighted_f1_dlrm", "weighted_f1"):
         assert scores[name] > scores["weighted_f1_zeros"] + 0.05
-    assert scores["weighted_f1_dlrm"] > scores["weighted_f1_zeros"]
+    valid = done_fit.scores
+    best = max(valid[f"valid_weighted_f1_{name}"] for name in odds.MODELS)
+    assert best > valid["valid_weighted_f1_zeros"] + 0.05
+    assert valid["valid_weighted_f1_ensemble"] > best - 0.02
