@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from buzzer.datasets import sigir_ecom as dataset
 from buzzer.datasets.sigir_ecom import json_file
@@ -14,17 +15,18 @@ from buzzer.datasets.sigir_ecom.metric import labels, next_item_mrr, subsequent_
 from buzzer.datasets.sigir_ecom.reader import paths
 from buzzer.datasets.sigir_ecom.schema import DIMS, WHERE
 from buzzer.engine import frames
-from buzzer.engine.frames import Engine
+from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Array
 from buzzer.errors import DataError, UsageError, unknown_name
-from buzzer.models.blend import best_of
+from buzzer.models.blend import best_of, weigh
 from buzzer.models.job import Data, Job, Progress, Result, Steps
 from buzzer.models.sigir_ecom import counts, events, products, shared
 from buzzer.models.sigir_ecom.events import Flat, Vocabulary, batches
 
 GUESSES = 20
 BASELINE = "counts"
-WEIGHTS = {BASELINE: 0.5, "gru": 1.0, "causal": 1.0, "masked": 1.0}  # in the ensemble
+NAMES = ("gru", "causal", "masked")
+BLEND = "weights.json"
 Found = dict[str, list[Array]]
 
 
@@ -39,7 +41,7 @@ class Recommendation:
 
         from buzzer.models.sigir_ecom.networks import NETWORKS
         from buzzer.models.sigir_ecom.pretrain import item_vectors
-        from buzzer.models.sigir_ecom.training import Trainer
+        from buzzer.models.sigir_ecom.training import Trainer, held_cuts, lists
 
         e, names = frames.load(job.engine), network_names(job.params)
         yield "load"
@@ -54,19 +56,20 @@ class Recommendation:
         categories = e.collect(e.categorify_fit([(content, "category_hash")]))
         known = products.fit(e, content, names_of, vocabulary.tables["sku"], categories)
         coded = e.collect(events.code(e, shared.together(e, pages, searches, vocabulary), vocabulary))
-        tables = counts.fit(e, coded, vocabulary.products, job.params["followers"])
-        tables = {name: e.collect(table) for name, table in tables.items()}
+        tables = fit_counts(e, coded, vocabulary, job)
         placed = e.collect(events.in_sessions(e, coded, vocabulary.axes))
         yield "transfer"
         flat = events.flat(e, placed, vocabulary.axes)
         held = shared.held_out(flat.session, job.params["valid"])
+        learned = e.collect(without(e, coded, flat.session[held]))
+        valid_counts = counts_of(e, fit_counts(e, learned, vocabulary, job), vocabulary, job)
         sizes = sizes_of(vocabulary, int(e.height(categories)) + 2, job.params)
         yield "fit"
         torch.set_num_threads(job.threads)
         torch.set_flush_denormal(True)
         torch.manual_seed(job.seed)
-        first = item_vectors(flat, sizes.codes, sizes.dim, job.params["first_norm"])
-        scores, history = {}, {}
+        first = item_vectors(flat, held, sizes.codes, sizes.dim, job.params["first_norm"])
+        history, answers = {}, {}
         for name in names:
             torch.manual_seed(job.seed)
             network = NETWORKS[name](sizes, *content_of(known))
@@ -75,9 +78,14 @@ class Recommendation:
             for state in trainer.run(job.params["epochs"], job.params["patience"]):
                 yield "fit"
                 history[name] = state.history
-            scores[f"valid_MRR@20_{name}"] = trainer.state.best
+            answers[name] = trainer.answers(job.params["candidates"])
             torch.save(network.cpu().state_dict(), job.work / f"{name}.pt")
+        next_ = flat.next_products(sizes.products)
+        ends = held_cuts(flat, next_, held, job.seed)
+        answers = {BASELINE: lists(valid_counts, flat, ends, sizes.length, "cpu")} | answers
+        scores, weights = weighed(answers, next_[ends - 1])
         yield "write"
+        (job.work / BLEND).write_text(json.dumps(weights))
         shared.save(e, job, vocabulary)
         known.save(job.work)
         for name, table in tables.items():
@@ -86,7 +94,8 @@ class Recommendation:
         for name in names:
             (job.work / f"{name}.checkpoint").unlink()
         details = {"products": vocabulary.products - 2, "pages": vocabulary.pages - 2, "history": history}
-        return Result(scores, len(flat), details | {"sessions": len(flat), "events": len(flat.items)})
+        details |= {"sessions": len(flat), "events": len(flat.items), "weights": weights}
+        return Result(scores, len(flat), details)
 
     def predict(self, job: Job) -> Steps:
         e, test = frames.load(job.engine), test_file(job.data, "rec")
@@ -94,6 +103,7 @@ class Recommendation:
         vocabulary, known = shared.load(e, job), products.load(job.work)
         sessions = {BASELINE: open_counts(e, job, vocabulary)}
         sessions |= {name: open_network(name, job, known) for name in network_names(job.params)}
+        weights = json.loads((job.work / BLEND).read_text())
         found: Found = {name: [] for name in (*sessions, "ensemble")}
         example = None
         for piece in json_file.pieces(test, job.params["piece_sessions"]):
@@ -108,14 +118,14 @@ class Recommendation:
             for rows in batches(len(ends), job.params["predict_batch"]):
                 yield "predict"
                 example = flat.windows(ends[rows], job.params["length"])
-                predict(sessions, example, found)
+                predict(sessions, weights, example, found)
             yield "load"
         if example is None:
             raise DataError(f"{test}: no queries", WHERE)
         for row in range(job.params["latency"]):
             yield "latency"
             one = {name: array[[row % len(array)]] for name, array in example.items()}
-            predict(sessions, one, {name: [] for name in found})
+            predict(sessions, weights, one, {name: [] for name in found})
         yield "write"
         described = {name: vars(session.describe()) for name, session in sessions.items()}
         for session in sessions.values():
@@ -125,15 +135,15 @@ class Recommendation:
         dataset.write_submission(submission, test, named(known.names, guesses["ensemble"]))
         yield "score"
         scores = score(guesses, known.names, submission, test)
-        return Result(scores, len(guesses["ensemble"]), {"sessions": described}, (submission,))
+        details = {"sessions": described, "weights": weights}
+        return Result(scores, len(guesses["ensemble"]), details, (submission,))
 
 
 def network_names(params: Mapping[str, Any]) -> list[str]:
     """The networks asked for; the counts are always there. Raises UsageError for one that is not known."""
-    known = [name for name in WEIGHTS if name != BASELINE]
     for name in params["networks"]:
-        if name not in known:
-            raise unknown_name("network", name, known)
+        if name not in NAMES:
+            raise unknown_name("network", name, NAMES)
     if params["length"] < 4:
         raise UsageError(f"length {params['length']} is below 4", "--set length=20")
     return list(params["networks"])
@@ -172,18 +182,50 @@ def ends_of(flat: Flat, queries: int) -> Array:
     return flat.starts[1:]
 
 
-def open_counts(e: Engine, job: Job, vocabulary: Vocabulary) -> Any:
-    """The counts, on the job's backend."""
+def fit_counts(e: Engine, coded: Frame, vocabulary: Vocabulary, job: Job) -> dict[str, Frame]:
+    tables = counts.fit(e, coded, vocabulary.products, job.params["followers"])
+    return {name: e.collect(table) for name, table in tables.items()}
+
+
+def without(e: Engine, coded: Frame, sessions: Array) -> Frame:
+    """The events of the other sessions."""
+    table = {"session": sessions, "held": np.ones(len(sessions), dtype=np.int64)}
+    t = e.lookup(coded, e.from_arrow(pa.table(table)), {"session": "session"}, {"held": "held"}, 0)
+    return e.drop(e.filter(t, lambda c: c("held") == 0), ["held"])
+
+
+def weighed(
+    answers: Mapping[str, tuple[Array, Array]], truth: Array
+) -> tuple[dict[str, float], dict[str, float]]:
+    """MRR@20 of each model and of all at the held-out cuts, and the weights that make all as good as they get."""
+    from buzzer.models.sigir_ecom.training import mrr
+
+    values, codes = (list(part) for part in zip(*answers.values(), strict=True))
+    weights = weigh(values, codes, truth, mrr, GUESSES)
+    scores = {
+        f"valid_MRR@20_{name}": mrr(truth, best_of([value], [code], [1.0], GUESSES))
+        for name, (value, code) in answers.items()
+    }
+    scores["valid_MRR@20_ensemble"] = mrr(truth, best_of(values, codes, weights, GUESSES))
+    return scores, dict(zip(answers, weights, strict=True))
+
+
+def counts_of(e: Engine, tables: Mapping[str, Frame], vocabulary: Vocabulary, job: Job) -> Any:
     import torch
 
     from buzzer.models.sigir_ecom.networks import Counts
 
     k, pairs = job.params["followers"], []
     for name, keys in (("next", vocabulary.codes), ("near", vocabulary.products)):
-        table = e.read_parquet(job.work / f"counts-{name}.parquet")
-        codes, shares = counts.dense(e, table, keys, k)
+        codes, shares = counts.dense(e, tables[name], keys, k)
         pairs.append((torch.from_numpy(codes), torch.from_numpy(shares)))
-    return session_of(Counts(pairs[0], pairs[1], vocabulary.products, GUESSES), job, vocabulary.axes.shape[1])
+    return Counts(pairs[0], pairs[1], vocabulary.products, GUESSES)
+
+
+def open_counts(e: Engine, job: Job, vocabulary: Vocabulary) -> Any:
+    """The counts, on the job's backend."""
+    tables = {name: e.read_parquet(job.work / f"counts-{name}.parquet") for name in counts.TABLES}
+    return session_of(counts_of(e, tables, vocabulary, job), job, vocabulary.axes.shape[1])
 
 
 def open_network(name: str, job: Job, known: products.Products) -> Any:
@@ -219,15 +261,18 @@ def session_of(module: Any, job: Job, dims: int) -> Any:
     )
 
 
-def predict(sessions: Mapping[str, Any], batch: Mapping[str, Array], found: Found) -> None:
+def predict(
+    sessions: Mapping[str, Any], weights: Mapping[str, float], batch: Mapping[str, Array], found: Found
+) -> None:
     """Add each model's and the ensemble's best products of a batch, [rows, GUESSES]."""
     outs = {name: session.run(batch) for name, session in sessions.items()}
     values = [out["value"] for out in outs.values()]
     codes = [out["product"] for out in outs.values()]
     for name, value, code in zip(outs, values, codes, strict=True):
         found[name].append(best_of([value], [code], [1.0], GUESSES).astype(np.int32))
-    weights = [WEIGHTS[name] for name in outs]
-    found["ensemble"].append(best_of(values, codes, weights, GUESSES).astype(np.int32))
+    found["ensemble"].append(
+        best_of(values, codes, [weights[name] for name in outs], GUESSES).astype(np.int32)
+    )
 
 
 def named(names: Array, guesses: Array) -> list[list[str]]:

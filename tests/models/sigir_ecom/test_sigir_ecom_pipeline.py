@@ -20,12 +20,14 @@ from buzzer.datasets.sigir_ecom.schema import AFTER_ADD, TESTS
 from buzzer.engine import frames, infer
 from buzzer.engine.frames import Engine
 from buzzer.errors import DataError, UnsupportedError, UsageError
+from buzzer.models.blend import best_of, weigh
 from buzzer.models.job import Data, Job
 from buzzer.models.sigir_ecom import carts, counts, events, odds, products, shared, task1, task2
 from buzzer.models.sigir_ecom.dlrm import Dlrm
 from buzzer.models.sigir_ecom.events import DETAIL, PAGE, PURCHASE, SEARCH, Flat, Vocabulary
 from buzzer.models.sigir_ecom.networks import NETWORKS, Counts, Sizes, Top
-from buzzer.models.sigir_ecom.training import cuts, mrr
+from buzzer.models.sigir_ecom.pretrain import pairs
+from buzzer.models.sigir_ecom.training import cuts, held_cuts, mrr
 
 Run = Callable[..., Any]
 Jobs = Callable[..., Job]
@@ -259,6 +261,57 @@ def test_cuts_are_behind_events_that_a_product_follows() -> None:
         tuple(cuts(flat, flat.next_products(5), np.arange(2), np.random.default_rng(i))) for i in range(40)
     }
     assert seen == {(1, 5), (2, 5)}
+
+
+def test_held_cuts_are_of_held_sessions_and_the_same_each_time() -> None:
+    flat = small_flat()
+    products = flat.next_products(5)
+    found = held_cuts(flat, products, np.array([True, False]), 3)
+    assert set(found) <= {1, 2} and len(set(found)) == len(found) > 0
+    assert found.tolist() == held_cuts(flat, products, np.array([True, False]), 3).tolist()
+    assert len(held_cuts(flat, products, np.zeros(2, dtype=bool), 3)) == 0
+
+
+def test_first_vectors_know_nothing_of_held_sessions() -> None:
+    flat = small_flat()
+    at, weights = pairs(flat, np.array([False, True]))
+    assert sorted(zip(*at.tolist(), weights.tolist(), strict=True)) == [
+        (2, 3, 0.5),
+        (2, 9, 1.0),
+        (3, 2, 0.5),
+        (3, 9, 1.0),
+        (9, 2, 1.0),
+        (9, 3, 1.0),
+    ]
+
+
+def test_counts_without_sessions_are_of_the_others(e: Engine, queries: list[dict[str, Any]]) -> None:
+    vocabulary, _, _ = vocabulary_of(e, queries)
+    coded = e.collect(events.code(e, events.test_events(e, json_file.events(queries), AXES), vocabulary))
+    session = e.to_numpy(coded, ["session"])["session"]
+    left = e.to_numpy(task1.without(e, coded, np.array([0, 2])), ["session"])["session"]
+    assert sorted(left) == sorted(session[(session != 0) & (session != 2)])
+    assert len(left) < len(session)
+
+
+def test_weighed_models_are_no_worse_than_the_best_alone() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 30, 400)
+    codes = [
+        np.argsort(rng.random((400, 30)) - lift * (np.arange(30) == truth[:, None]), axis=1)
+        for lift in (0.5, 0.45, 0)
+    ]
+    values = [np.tile(1 / np.arange(1.0, 31), (400, 1))] * 3
+    alone = [mrr(truth, best_of([v], [c], [1.0], 5)) for v, c in zip(values, codes, strict=True)]
+    weights = weigh(values, codes, truth, mrr, 5)
+    assert mrr(truth, best_of(values, codes, weights, 5)) > max(alone)
+    assert min(weights[:2]) > weights[2]
+    # A second model that is always right has all the weight that it needs.
+    right = np.concatenate([truth[:, None], codes[0][:, 1:]], axis=1)
+    weights = weigh(values[:2], [codes[2], right], truth, mrr, 5)
+    assert mrr(truth, best_of(values[:2], [codes[2], right], weights, 5)) == 1
+    with pytest.raises(DataError, match="held out"):
+        weigh(values, codes, truth[:0], mrr, 5)
 
 
 def test_mrr_by_hand() -> None:
