@@ -1,10 +1,13 @@
 """Several models' lists of likeliest classes as one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from buzzer.engine.frames.base import Array
+from buzzer.errors import DataError
+
+TRIED = (0.0, 0.5, 1.0, 2.0)  # few, so that little is learned from chance
 
 
 def best_of(values: Sequence[Array], classes: Sequence[Array], weights: Sequence[float], k: int) -> Array:
@@ -23,3 +26,33 @@ def best_of(values: Sequence[Array], classes: Sequence[Array], weights: Sequence
     total[starts] = np.add.reduceat(p.ravel(), starts)  # every row starts anew, so no sum crosses rows
     top = np.argsort(-total.reshape(c.shape), axis=1, kind="stable")[:, :k]
     return np.take_along_axis(c, top, 1)
+
+
+def weigh(
+    values: Sequence[Array],
+    classes: Sequence[Array],
+    truth: Array,
+    score: Callable[[Array, Array], float],
+    k: int,
+) -> list[float]:
+    """Weights for `best_of`: one model's after the other's, from the best of all alike and each alone, until none of TRIED scores
+    higher. score(truth, guesses), higher is better; so on these rows no model alone scores higher.
+
+    Raises DataError where there are no rows.
+    """
+    if not len(truth):
+        raise DataError("no rows are held out to weigh the models on", "use a larger --scale or `valid`")
+
+    def score_of(weights: Sequence[float]) -> float:
+        return score(truth, best_of(values, classes, weights, k))
+
+    models = range(len(values))
+    starts = [[1.0] * len(values), *([float(i == j) for j in models] for i in models)]
+    best = max((score_of(weights), weights) for weights in starts)
+    while True:
+        before = best[0]
+        for i in models:
+            others = [[*best[1][:i], weight, *best[1][i + 1 :]] for weight in TRIED]
+            best = max([best, *((score_of(w), w) for w in others if any(w))], key=lambda found: found[0])
+        if best[0] <= before:
+            return best[1]

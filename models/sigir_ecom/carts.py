@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from buzzer.datasets.sigir_ecom.metric import WEIGHTS
 from buzzer.datasets.sigir_ecom.schema import AFTER_ADD
 from buzzer.engine.frames import Engine, Frame
-from buzzer.engine.frames.base import Array, Columns, Expr
+from buzzer.engine.frames.base import RARE, Array, Columns, Expr
 from buzzer.models.sigir_ecom import events
 from buzzer.models.sigir_ecom.events import ADD, DETAIL, FIRST_MS, PAGE, PURCHASE, REMOVE, SEARCH, SECONDS
 from buzzer.models.sigir_ecom.products import Products
@@ -25,6 +26,7 @@ FOLDS, SMOOTHING = 5, 20.0
 COUNTED = {"pages": PAGE, "details": DETAIL, "adds": ADD, "removes": REMOVE, "searches": SEARCH}
 SUMMED = ("same", "alike", "cost", "pause")
 ENCODED = {"te_added": ["added"], "te_last": ["item"], "te_before": ["item_lag1"], "te_third": ["item_lag2"]}
+KINDS = LAGS + 1  # the first of CODES; the others are items
 CODES = ("kind", *(f"kind_lag{i}" for i in range(1, LAGS + 1)), "item", "item_lag1", "item_lag2", "added")
 
 
@@ -37,7 +39,7 @@ def names(dims: int) -> list[str]:
     """The columns that the models see, in their order; `dims` query axes."""
     plain = ["after_add", "length", "added_at", "since_add", "price", "hour", "weekday", "gap"]
     lagged = [f"cost_lag{i}" for i in range(1, LAGS + 1)]
-    kinds = list(CODES[: LAGS + 1])
+    kinds = list(CODES[:KINDS])
     queries = [f"query_{i}" for i in range(dims)]
     return [*plain, *sums(), *lagged, *kinds, *queries, *(f"{name}_bought" for name in ENCODED)]
 
@@ -179,3 +181,33 @@ def codes_of(e: Engine, t: Frame) -> Array:
     """Kinds and items of the last events, and the product added: int64 [rows, len(CODES)]."""
     arrays = e.to_numpy(t, CODES)
     return np.stack([arrays[name].astype(np.int64) for name in CODES], axis=1)
+
+
+# ---- arrays -------------------------------------------------------------------------------------------------------
+
+
+def common_items(codes: Array, sessions: Array, items: int, least: int) -> Array:
+    """Whether an item stands in the rows of at least so many sessions: bool [items]. What is rarer names the session, and a table
+    would learn its answer by heart."""
+    pairs = np.stack([np.repeat(sessions, codes.shape[1] - KINDS), codes[:, KINDS:].ravel()])
+    counted = np.bincount(np.unique(pairs, axis=1)[1], minlength=items)
+    return np.asarray(counted >= least)
+
+
+def with_common(codes: Array, common: Array) -> Array:
+    """The codes, those of rare items as one."""
+    items = codes[:, KINDS:]
+    return np.concatenate([codes[:, :KINDS], np.where(common[items], items, RARE)], axis=1)
+
+
+def shares(sessions: Array) -> Array:
+    """What a row is worth in training: a session is cut at one of its places, so its rows are one session together."""
+    _, at, count = np.unique(sessions, return_inverse=True, return_counts=True)
+    return np.asarray(1.0 / count[at])
+
+
+def score_weights(sessions: Array, after_add: Array) -> Array:
+    """What a right answer in each row adds to the official score, which is a sum over the groups of `after_add`."""
+    share, after_add = shares(sessions), after_add.astype(np.int64)
+    total = {n: share[after_add == n].sum() for n in np.unique(after_add).tolist()}
+    return np.asarray([WEIGHTS[n] / total[n] for n in after_add.tolist()]) * share

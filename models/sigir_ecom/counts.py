@@ -4,7 +4,7 @@ Two kinds: the product that follows a page (a product's page too) within the nex
 are looked at near each other in a session (item-item collaborative filtering), nearer pairs weighing more.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -20,6 +20,11 @@ TABLES = ("next", "near")
 def fit(e: Engine, t: Frame, k: int) -> dict[str, Frame]:
     """Both tables, of coded events."""
     return tables(e, add(e, {}, t), k)
+
+
+def together(e: Engine, sums: Sequence[Mapping[str, Frame]]) -> dict[str, Frame]:
+    """What `add` counted in several parts, as one; a part without any is left out."""
+    return {name: summed(e, [part[name] for part in sums if part]) for name in TABLES}
 
 
 def add(e: Engine, sums: Mapping[str, Frame], t: Frame) -> dict[str, Frame]:

@@ -9,14 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from buzzer.engine.frames.base import Array
 from buzzer.models.sigir_ecom.events import KINDS, batches
+from buzzer.models.sigir_ecom.odds import Rows
 
 FAR = 5.0  # deviations beyond which a scaled column is cut
 
 
 class Dlrm(nn.Module):
-    """Numbers through a dense net, codes through tables; dot products of all pairs and a second dense net.
+    """Numbers through a dense layer, codes through tables; dot products of all pairs and a second dense net, which sees
+    the dense layer whole: what the products see of it is too narrow for all columns.
 
     forward(numbers float32 [rows, columns], codes int64 [rows, n]) gives probabilities [rows]. The first `kinds` codes are kinds of
     events, the rest items, which share a table.
@@ -33,13 +34,12 @@ class Dlrm(nn.Module):
         for table in (self.kind, self.item):
             nn.init.normal_(table.weight, std=0.05)
         self.drop = nn.Dropout(dropout)
-        self.dense = nn.Sequential(
-            nn.Linear(numbers, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, dim), nn.ReLU()
-        )
+        self.dense = nn.Sequential(nn.Linear(numbers, hidden), nn.ReLU(), nn.Dropout(dropout))
+        self.narrow = nn.Linear(hidden, dim)
         pairs = torch.triu_indices(codes + 1, codes + 1, 1)
         self.register_buffer("pairs", pairs[0] * (codes + 1) + pairs[1], persistent=False)
         self.top = nn.Sequential(
-            nn.Linear(dim + pairs.shape[1], hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, 1)
+            nn.Linear(hidden + pairs.shape[1], hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, 1)
         )
 
     def fit_scale(self, numbers: Tensor) -> None:
@@ -53,7 +53,7 @@ class Dlrm(nn.Module):
         scaled = (numbers - self.mean) / self.deviation
         x = self.dense(scaled.clamp(-FAR, FAR))
         tables = torch.cat([self.kind(codes[:, : self.kinds]), self.item(codes[:, self.kinds :])], dim=1)
-        parts = torch.cat([x[:, None], self.drop(tables)], dim=1)
+        parts = torch.cat([self.narrow(x)[:, None], self.drop(tables)], dim=1)
         dots = (parts @ parts.transpose(1, 2)).flatten(1)[:, cast(Tensor, self.pairs)]
         return self.top(torch.cat([x, dots], dim=1))[:, 0]
 
@@ -61,27 +61,31 @@ class Dlrm(nn.Module):
         return self.logits(numbers, codes).sigmoid()
 
 
-def fit(
-    network: Dlrm, numbers: Array, codes: Array, y: Array, held: Array, params: Mapping[str, Any], job: Any
-) -> Iterator[dict[str, float]]:
+def fit(network: Dlrm, rows: Rows, params: Mapping[str, Any], job: Any) -> Iterator[dict[str, float]]:
     """Train on the rows that are not held out, and keep the epoch of the least loss on those that are; yields each epoch's losses.
 
     Winners: Adam 1e-3, batch 4096, 3 epochs.
     """
-    inputs = [torch.from_numpy(a).to(job.device) for a in (numbers, codes, y.astype(np.float32))]
-    learn, valid = (torch.from_numpy(np.flatnonzero(rows)).to(job.device) for rows in (~held, held))
+    arrays = (rows.numbers, rows.codes, rows.y.astype(np.float32), rows.weights.astype(np.float32))
+    inputs = [torch.from_numpy(a).to(job.device) for a in arrays]
+    learn, valid = (torch.from_numpy(np.flatnonzero(r)).to(job.device) for r in (~rows.held, rows.held))
     network.to(job.device).fit_scale(inputs[0][learn])
     optimizer = torch.optim.AdamW(network.parameters(), lr=params["lr"], weight_decay=0.05)
+    steps = -(-len(learn) // params["batch"]) * params["epochs"]
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, params["lr"], total_steps=steps + 1, pct_start=0.1
+    )
     best, weights = float("inf"), copy.deepcopy(network.state_dict())
     for epoch in range(params["epochs"]):
         torch.manual_seed(job.seed * 1000 + epoch)
         network.train()
         order, total, steps = learn[torch.randperm(len(learn)).to(job.device)], 0.0, 0
-        for rows in batches(len(order), params["batch"]):
-            loss = loss_of(network, inputs, order[rows])
+        for part in batches(len(order), params["batch"]):
+            loss = loss_of(network, inputs, order[part])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            schedule.step()
             total, steps = total + float(loss.detach()), steps + 1
         with torch.no_grad():
             held_loss = float(loss_of(network.eval(), inputs, valid)) if len(valid) else total / steps
@@ -92,6 +96,7 @@ def fit(
 
 
 def loss_of(network: Dlrm, inputs: list[Tensor], rows: Tensor) -> Tensor:
-    """Binary cross-entropy over some rows."""
-    numbers, codes, target = (tensor[rows] for tensor in inputs)
-    return F.binary_cross_entropy_with_logits(network.logits(numbers, codes), target)
+    """Weighted binary cross-entropy over some rows."""
+    numbers, codes, target, weights = (tensor[rows] for tensor in inputs)
+    losses = F.binary_cross_entropy_with_logits(network.logits(numbers, codes), target, reduction="none")
+    return (losses * weights).sum() / weights.sum()

@@ -16,28 +16,29 @@ WHOLE = math.lcm(
 STEP = 1 << 21  # events whose pairs are there at a time
 
 
-def pairs(flat: Flat, codes: int, step: int = STEP) -> tuple[Tensor, Tensor]:
-    """Pairs of codes of events near each other, int64 [2, pairs], in both orders, sorted, each once; and the sums of their weights,
-    float32 [pairs]."""
+def pairs(flat: Flat, held: Array, codes: int, step: int = STEP) -> tuple[Tensor, Tensor]:
+    """Pairs of codes of events near each other in sessions not held out, int64 [2, pairs], in both orders, sorted, each once; and the
+    sums of their weights, float32 [pairs]."""
     keys, weights = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
     for start in range(0, len(flat.items), step):
-        new = summed(*pairs_from(flat, codes, start, start + step))
+        new = summed(*pairs_from(flat, held, codes, start, start + step))
         keys, weights = summed(np.concatenate([keys, new[0]]), np.concatenate([weights, new[1]]))
     at = np.stack(np.divmod(keys, codes))
     return torch.from_numpy(at), torch.from_numpy((weights / WHOLE).astype(np.float32))
 
 
-def pairs_from(flat: Flat, codes: int, start: int, end: int) -> tuple[Array, Array]:
+def pairs_from(flat: Flat, held: Array, codes: int, start: int, end: int) -> tuple[Array, Array]:
     """The pairs whose earlier event is one of start .. end - 1: code * codes + other code, and weights times WHOLE."""
     items = flat.items[start : end + WINDOW].astype(np.int64)
     events = np.arange(start, start + len(items))
-    session = np.searchsorted(flat.starts, events, side="right")
+    session = np.searchsorted(flat.starts, events, side="right") - 1
+    learned = ~held[session]
     keys, weights = [], []
     for distance in range(1, WINDOW + 1):
         first = slice(0, min(end - start, len(items) - distance)) if len(items) > distance else slice(0)
         second = slice(distance, distance + (first.stop or 0))
         a, b = items[first], items[second]
-        near = (session[first] == session[second]) & (a > 0) & (b > 0) & (a != b)
+        near = (session[first] == session[second]) & learned[first] & (a > 0) & (b > 0) & (a != b)
         keys += [a[near] * codes + b[near], b[near] * codes + a[near]]
         weights.append(np.full(2 * int(near.sum()), WHOLE // distance, dtype=np.int64))
     return np.concatenate(keys), np.concatenate(weights)
@@ -51,10 +52,10 @@ def summed(keys: Array, weights: Array) -> tuple[Array, Array]:
     return keys[first], np.add.reduceat(weights[order], first) if len(keys) else weights
 
 
-def item_vectors(flat: Flat, codes: int, dim: int, norm: float) -> Tensor:
+def item_vectors(flat: Flat, held: Array, codes: int, dim: int, norm: float) -> Tensor:
     """Vectors float32 [codes, dim] of mean length `norm` whose products come near the positive pointwise mutual information of the
     pairs, which is what word2vec tends to (Levy and Goldberg, NeurIPS 2014); by a randomised decomposition."""
-    at, weights = pairs(flat, codes)
+    at, weights = pairs(flat, held, codes)
     totals = torch.zeros(codes).index_add_(0, at[0], weights)
     information = torch.log(weights * totals.sum() / (totals[at[0]] * totals[at[1]])).clamp(min=0)
     matrix = torch.sparse_coo_tensor(

@@ -25,7 +25,7 @@ from buzzer.engine import frames
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Array, Columns, Expr, on_host
 from buzzer.models.job import Data, Job, Progress, Result, Steps
-from buzzer.models.sigir_ecom import task2
+from buzzer.models.sigir_ecom import odds, task2
 from buzzer.models.sigir_ecom.events import batches
 
 REAL = Path("online_shoppers")  # under $BUZZER_DATA
@@ -63,8 +63,6 @@ class Shoppers:
     def fit(self, job: Job) -> Steps:
         import torch
 
-        from buzzer.models.sigir_ecom import dlrm
-
         e = frames.load(job.engine)
         yield "load"
         t = e.collect(e.filter(read(e, job.data), lambda c: c("row") % EVERY != 0))
@@ -82,24 +80,25 @@ class Shoppers:
             )
         encoded = e.keep(encoded)
         yield "transfer"
-        x, codes, y = e.matrix(encoded, NUMBERS), codes_of(e, encoded, sizes_of(e, tables)), bought["bought"]
+        x, codes = e.matrix(encoded, NUMBERS), codes_of(e, encoded, sizes_of(e, tables))
+        rows = odds.Rows(on_host(x), codes, bought["bought"], np.ones(len(codes)), bought["row"] % EVERY == 1)
         yield "fit"
-        task2.fit_trees(job, x, y)
+        network, chances, history = build(job, sizes_of(e, tables)), {}, []
+        chances[odds.TREES] = task2.fit_trees(job, x, rows)
         yield "fit"
-        torch.set_num_threads(job.threads)
-        torch.manual_seed(job.seed)
-        network, history = build(job, sizes_of(e, tables)), []
-        held = bought["row"] % EVERY == 1
-        for epoch in dlrm.fit(network, on_host(x), codes, y, held, job.params, job):
+        for epoch in task2.fit_network(job, network, rows):
             history.append(epoch)
             yield "fit"
+        chances[odds.NETWORK] = task2.chances_of(network, rows)
+        weights = odds.weigh(chances, rows.y[rows.held], rows.weights[rows.held])
         yield "write"
         torch.save(network.cpu().state_dict(), job.work / task2.NETWORK)
+        (job.work / task2.BLEND).write_text(json.dumps(weights))
         for kind, named in (("codes", tables), ("rates", rates)):
             for name, table in named.items():
                 e.write_parquet(table, job.work / f"{kind}-{name}.parquet")
         (job.work / "prior.json").write_text(json.dumps(prior))
-        return Result({}, len(y), {"bought": prior, "history": history})
+        return Result({}, len(rows.y), {"bought": prior, "history": history, "weights": weights})
 
     def predict(self, job: Job) -> Steps:
         e = frames.load(job.engine)
@@ -127,7 +126,8 @@ class Shoppers:
             task2.predict(sessions, {"numbers": x[[row % len(codes)]], "codes": codes[[row % len(codes)]]})
         yield "write"
         described = task2.closed(sessions)
-        chances = task2.blended({name: np.concatenate(parts) for name, parts in found.items()})
+        weights = json.loads((job.work / task2.BLEND).read_text())
+        chances = task2.blended({name: np.concatenate(parts) for name, parts in found.items()}, weights)
         truth = e.to_numpy(t, ["row", "bought"])
         files = job.out / "submission.csv", job.out / "truth.csv"
         dataset.write_submission(files[0], {"row": truth["row"], "chance": chances["ensemble"]})
@@ -136,7 +136,7 @@ class Shoppers:
         scores = dataset.score(*files) | {"accuracy_zeros": float(1 - truth["bought"].mean())}
         for name in sessions:
             scores |= {f"{k}_{name}": v for k, v in metric.scores(truth["bought"], chances[name]).items()}
-        return Result(scores, len(codes), {"sessions": described}, files)
+        return Result(scores, len(codes), {"sessions": described, "weights": weights}, files)
 
 
 def read(e: Engine, folder: Path) -> Frame:
@@ -174,8 +174,11 @@ def codes_of(e: Engine, t: Frame, sizes: list[int]) -> Array:
 
 
 def build(job: Job, sizes: list[int]) -> Any:
+    import torch
+
     from buzzer.models.sigir_ecom.dlrm import Dlrm
 
+    torch.manual_seed(job.seed)
     params = (job.params[key] for key in ("dim", "hidden", "dropout"))
     return Dlrm(len(NUMBERS), len(CODED), 0, sum(sizes), *params)
 

@@ -2,12 +2,13 @@
 of sessions at a time, so that memory does not grow with the sessions beyond twenty numbers each."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from buzzer.datasets import sigir_ecom as dataset
 from buzzer.datasets.sigir_ecom import json_file
@@ -18,14 +19,16 @@ from buzzer.engine import frames
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Array
 from buzzer.errors import DataError, UsageError, unknown_name
-from buzzer.models.blend import best_of
+from buzzer.models.blend import best_of, weigh
 from buzzer.models.job import Data, Job, Progress, Result, Steps
 from buzzer.models.sigir_ecom import counts, events, products, shared
 from buzzer.models.sigir_ecom.events import Flat, Vocabulary, batches
 
 GUESSES = 20
 BASELINE = "counts"
-WEIGHTS = {BASELINE: 0.5, "gru": 1.0, "causal": 1.0, "masked": 1.0}  # in the ensemble
+NAMES = ("gru", "causal", "masked")
+BLEND = "weights.json"
+LEARNED, HELD = "learned", "held"
 COUNTS_NOTE = "the counts have no layers for fused: torch_eager looks them up in fp32, on the same device"
 Found = dict[str, list[Array]]
 
@@ -41,7 +44,7 @@ class Recommendation:
 
         from buzzer.models.sigir_ecom.networks import NETWORKS
         from buzzer.models.sigir_ecom.pretrain import item_vectors
-        from buzzer.models.sigir_ecom.training import Trainer
+        from buzzer.models.sigir_ecom.training import Trainer, held_cuts, lists
 
         e, names = frames.load(job.engine), network_names(job.params)
         yield "load"
@@ -55,29 +58,18 @@ class Recommendation:
             )
         categories = e.collect(e.categorify_fit([(content, "category_hash")]))
         known = products.fit(e, content, names_of, vocabulary.tables["sku"], categories)
-        flats: list[Flat] = []
-        sums: dict[str, Frame] = {}
-        for part in shared.in_parts(e, pages, searches, vocabulary, job.params["piece_rows"]):
-            coded = e.collect(events.code(e, part, vocabulary))
-            sums = {name: e.collect(t) for name, t in counts.add(e, sums, coded).items()}
-            coded = e.collect(events.in_sessions(e, coded, vocabulary.axes))
-            yield "transfer"
-            flats.append(events.flat(e, coded, vocabulary.axes))
-            yield "features"
-        tables = counts.tables(e, sums, job.params["followers"])
-        tables = {name: e.collect(table) for name, table in tables.items()}
-        del pages, searches, part, coded, sums  # training needs the arrays alone
-        yield "transfer"
-        flat = events.joined(flats)
-        flats.clear()
+        parts = shared.in_parts(e, pages, searches, vocabulary, job.params["piece_rows"])
+        flat, learned, tables = yield from sessions_and_counts(e, job, vocabulary, parts)
+        valid_counts = counts_of(e, learned, vocabulary, job)
+        del pages, searches, parts, learned  # training needs the arrays alone
         held = shared.held_out(flat.session, job.params["valid"])
         sizes = sizes_of(vocabulary, int(e.height(categories)) + 2, job.params)
         yield "fit"
         torch.set_num_threads(job.threads)
         torch.set_flush_denormal(True)
         torch.manual_seed(job.seed)
-        first = item_vectors(flat, sizes.codes, sizes.dim, job.params["first_norm"])
-        scores, history = {}, {}
+        first = item_vectors(flat, held, sizes.codes, sizes.dim, job.params["first_norm"])
+        history, answers = {}, {}
         for name in names:
             torch.manual_seed(job.seed)
             network = NETWORKS[name](sizes, *content_of(known))
@@ -86,9 +78,14 @@ class Recommendation:
             for state in trainer.run(job.params["epochs"], job.params["patience"]):
                 yield "fit"
                 history[name] = state.history
-            scores[f"valid_MRR@20_{name}"] = trainer.state.best
+            answers[name] = trainer.answers(job.params["candidates"])
             torch.save(network.cpu().state_dict(), job.work / f"{name}.pt")
+        next_ = flat.next_products(sizes.products)
+        ends = held_cuts(flat, next_, held, job.seed)
+        answers = {BASELINE: lists(valid_counts, flat, ends, sizes.length, "cpu")} | answers
+        scores, weights = weighed(answers, next_[ends - 1])
         yield "write"
+        (job.work / BLEND).write_text(json.dumps(weights))
         shared.save(e, job, vocabulary)
         known.save(job.work)
         for name, table in tables.items():
@@ -97,7 +94,8 @@ class Recommendation:
         for name in names:
             (job.work / f"{name}.checkpoint").unlink()
         details = {"products": vocabulary.products - 2, "pages": vocabulary.pages - 2, "history": history}
-        return Result(scores, len(flat), details | {"sessions": len(flat), "events": len(flat.items)})
+        details |= {"sessions": len(flat), "events": len(flat.items), "weights": weights}
+        return Result(scores, len(flat), details)
 
     def predict(self, job: Job) -> Steps:
         e, test = frames.load(job.engine), test_file(job.data, "rec")
@@ -105,6 +103,7 @@ class Recommendation:
         vocabulary, known = shared.load(e, job), products.load(job.work)
         sessions = {BASELINE: open_counts(e, job, vocabulary)}
         sessions |= {name: open_network(name, job, known) for name in network_names(job.params)}
+        weights = json.loads((job.work / BLEND).read_text())
         found: Found = {name: [] for name in (*sessions, "ensemble")}
         example = None
         for piece in json_file.pieces(test, job.params["piece_sessions"]):
@@ -119,14 +118,14 @@ class Recommendation:
             for rows in batches(len(ends), job.params["predict_batch"]):
                 yield "predict"
                 example = flat.windows(ends[rows], job.params["length"])
-                predict(sessions, example, found)
+                predict(sessions, weights, example, found)
             yield "load"
         if example is None:
             raise DataError(f"{test}: no queries", WHERE)
         for row in range(job.params["latency"]):
             yield "latency"
             one = {name: array[[row % len(array)]] for name, array in example.items()}
-            predict(sessions, one, {name: [] for name in found})
+            predict(sessions, weights, one, {name: [] for name in found})
         yield "write"
         described = {name: vars(session.describe()) for name, session in sessions.items()}
         for session in sessions.values():
@@ -136,17 +135,16 @@ class Recommendation:
         dataset.write_submission(submission, test, named(known.names, guesses["ensemble"]))
         yield "score"
         scores = score(guesses, known.names, submission, test)
+        details = {"sessions": described, "weights": weights}
         notes = () if for_counts(job) == job else (COUNTS_NOTE,)
-        details = {"sessions": described}
         return Result(scores, len(guesses["ensemble"]), details, (submission,), notes=notes)
 
 
 def network_names(params: Mapping[str, Any]) -> list[str]:
     """The networks asked for; the counts are always there. Raises UsageError for one that is not known."""
-    known = [name for name in WEIGHTS if name != BASELINE]
     for name in params["networks"]:
-        if name not in known:
-            raise unknown_name("network", name, known)
+        if name not in NAMES:
+            raise unknown_name("network", name, NAMES)
     if params["length"] < 4:
         raise UsageError(f"length {params['length']} is below 4", "--set length=20")
     return list(params["networks"])
@@ -185,19 +183,76 @@ def ends_of(flat: Flat, queries: int) -> Array:
     return flat.starts[1:]
 
 
-def open_counts(e: Engine, job: Job, vocabulary: Vocabulary) -> Any:
-    """The counts, as `for_counts` says."""
+def sessions_and_counts(
+    e: Engine, job: Job, vocabulary: Vocabulary, parts: Iterable[Frame]
+) -> Generator[str, None, tuple[Flat, dict[str, Frame], dict[str, Frame]]]:
+    """All sessions as arrays, and the counts' tables: of those that are not held out, and of all. Yields phases."""
+    flats: list[Flat] = []
+    sums: dict[str, dict[str, Frame]] = {LEARNED: {}, HELD: {}}
+    for part in parts:
+        coded = e.collect(events.code(e, part, vocabulary))
+        placed = e.collect(events.in_sessions(e, coded, vocabulary.axes))
+        yield "transfer"
+        flats.append(events.flat(e, placed, vocabulary.axes))
+        yield "features"
+        for which, rows in halves(e, coded, flats[-1].session, job.params["valid"]).items():
+            sums[which] = {name: e.collect(t) for name, t in counts.add(e, sums[which], rows).items()}
+    learned, everything = (fit_counts(e, some, job) for some in ([sums[LEARNED]], list(sums.values())))
+    yield "transfer"
+    return events.joined(flats), learned, everything
+
+
+def fit_counts(e: Engine, sums: Sequence[Mapping[str, Frame]], job: Job) -> dict[str, Frame]:
+    """Tables of what was counted in several parts of the sessions, all together."""
+    whole = counts.together(e, sums)
+    return {
+        name: e.collect(table) for name, table in counts.tables(e, whole, job.params["followers"]).items()
+    }
+
+
+def halves(e: Engine, coded: Frame, sessions: Array, valid: float) -> dict[str, Frame]:
+    """Events of the sessions that models learn from, and of those held out."""
+    table = {"session": sessions, "held": shared.held_out(sessions, valid).astype(np.int64)}
+    t = e.lookup(coded, e.from_arrow(pa.table(table)), {"session": "session"}, {"held": "held"}, 0)
+
+    def half(held: int) -> Frame:
+        return e.collect(e.drop(e.filter(t, lambda c: c("held") == held), ["held"]))
+
+    return {LEARNED: half(0), HELD: half(1)}
+
+
+def weighed(
+    answers: Mapping[str, tuple[Array, Array]], truth: Array
+) -> tuple[dict[str, float], dict[str, float]]:
+    """MRR@20 of each model and of all at the held-out cuts, and the weights that make all as good as they get."""
+    from buzzer.models.sigir_ecom.training import mrr
+
+    values, codes = (list(part) for part in zip(*answers.values(), strict=True))
+    weights = weigh(values, codes, truth, mrr, GUESSES)
+    scores = {
+        f"valid_MRR@20_{name}": mrr(truth, best_of([value], [code], [1.0], GUESSES))
+        for name, (value, code) in answers.items()
+    }
+    scores["valid_MRR@20_ensemble"] = mrr(truth, best_of(values, codes, weights, GUESSES))
+    return scores, dict(zip(answers, weights, strict=True))
+
+
+def counts_of(e: Engine, tables: Mapping[str, Frame], vocabulary: Vocabulary, job: Job) -> Any:
     import torch
 
     from buzzer.models.sigir_ecom.networks import Counts
 
     k, pairs = job.params["followers"], []
     for name, keys in (("next", vocabulary.codes), ("near", vocabulary.products)):
-        table = e.read_parquet(job.work / f"counts-{name}.parquet")
-        codes, shares = counts.dense(e, table, keys, k)
+        codes, shares = counts.dense(e, tables[name], keys, k)
         pairs.append((torch.from_numpy(codes), torch.from_numpy(shares)))
-    module, dims = Counts(pairs[0], pairs[1], vocabulary.products, GUESSES), vocabulary.axes.shape[1]
-    return session_of(module, for_counts(job), dims)
+    return Counts(pairs[0], pairs[1], vocabulary.products, GUESSES)
+
+
+def open_counts(e: Engine, job: Job, vocabulary: Vocabulary) -> Any:
+    """The counts, as `for_counts` says."""
+    tables = {name: e.read_parquet(job.work / f"counts-{name}.parquet") for name in counts.TABLES}
+    return session_of(counts_of(e, tables, vocabulary, job), for_counts(job), vocabulary.axes.shape[1])
 
 
 def for_counts(job: Job) -> Job:
@@ -238,15 +293,18 @@ def session_of(module: Any, job: Job, dims: int) -> Any:
     )
 
 
-def predict(sessions: Mapping[str, Any], batch: Mapping[str, Array], found: Found) -> None:
+def predict(
+    sessions: Mapping[str, Any], weights: Mapping[str, float], batch: Mapping[str, Array], found: Found
+) -> None:
     """Add each model's and the ensemble's best products of a batch, [rows, GUESSES]."""
     outs = {name: session.run(batch) for name, session in sessions.items()}
     values = [out["value"] for out in outs.values()]
     codes = [out["product"] for out in outs.values()]
     for name, value, code in zip(outs, values, codes, strict=True):
         found[name].append(best_of([value], [code], [1.0], GUESSES).astype(np.int32))
-    weights = [WEIGHTS[name] for name in outs]
-    found["ensemble"].append(best_of(values, codes, weights, GUESSES).astype(np.int32))
+    found["ensemble"].append(
+        best_of(values, codes, [weights[name] for name in outs], GUESSES).astype(np.int32)
+    )
 
 
 def named(names: Array, guesses: Array) -> list[list[str]]:

@@ -2,7 +2,7 @@
 measured by their distance to answering 0 everywhere, which few in the challenge got far above."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,13 @@ from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Array, on_host
 from buzzer.errors import DataError
 from buzzer.models.job import Data, Job, Progress, Result, Steps
-from buzzer.models.sigir_ecom import carts, events, products, shared
+from buzzer.models.sigir_ecom import carts, events, odds, products, shared
 from buzzer.models.sigir_ecom.events import Vocabulary, batches
+from buzzer.models.sigir_ecom.odds import Rows
 from buzzer.models.sigir_ecom.task1 import test_file
 
-TREES, NETWORK, KINDS_IN_CODES = "xgboost.ubj", "dlrm.pt", carts.LAGS + 1
+TREES, NETWORK, COMMON, BLEND = "xgboost.ubj", "dlrm.pt", "common.npy", "weights.json"
 SCORE = "weighted_f1"
-WEIGHTS = {"xgboost": 0.7, "dlrm": 0.3}  # in the ensemble
 
 
 class Intention:
@@ -34,8 +34,6 @@ class Intention:
 
     def fit(self, job: Job) -> Steps:
         import torch
-
-        from buzzer.models.sigir_ecom import dlrm
 
         e = frames.load(job.engine)
         yield "load"
@@ -57,26 +55,38 @@ class Intention:
         t = e.keep(carts.encode_own(e, t, prior))
         yield "transfer"
         columns = carts.names(len(vocabulary.axes.T))
-        x, codes, y = e.matrix(t, columns), carts.codes_of(e, t), bought["bought"]
+        x, codes, session = e.matrix(t, columns), carts.codes_of(e, t), bought["session"]
+        common = carts.common_items(codes, session, vocabulary.codes, job.params["common"])
+        rows = Rows(
+            on_host(x),
+            carts.with_common(codes, common),
+            bought["bought"],
+            carts.shares(session),
+            shared.held_out(session, job.params["valid"]),
+        )
+        after_add = e.to_numpy(t, ["after_add"])["after_add"]
+        held_weights = carts.score_weights(session[rows.held], after_add[rows.held])
         yield "fit"
-        fit_trees(job, x, y)
+        network, chances, history = build(job, x.shape[1], codes.shape[1], vocabulary), {}, []
+        chances[odds.TREES] = fit_trees(job, x, rows)
         yield "fit"
-        torch.set_num_threads(job.threads)
-        torch.manual_seed(job.seed)
-        held = shared.held_out(bought["session"], job.params["valid"])
-        network, history = build(job, x.shape[1], codes.shape[1], vocabulary), []
-        for epoch in dlrm.fit(network, on_host(x), codes, y, held, job.params, job):
+        for epoch in fit_network(job, network, rows):
             history.append(epoch)
             yield "fit"
+        chances[odds.NETWORK] = chances_of(network, rows)
+        weights = odds.weigh(chances, rows.y[rows.held], held_weights)
+        scores = valid_scores(chances, weights, rows, held_weights)
         yield "write"
         torch.save(network.cpu().state_dict(), job.work / NETWORK)
+        (job.work / BLEND).write_text(json.dumps(weights))
+        np.save(job.work / COMMON, common)
         shared.save(e, job, vocabulary)
         known.save(job.work)
         for name, table in rates.items():
             e.write_parquet(table, job.work / f"rates-{name}.parquet")
         (job.work / "prior.json").write_text(json.dumps(prior))
         details = {"carts": len(np.unique(bought["session"])), "columns": x.shape[1], "history": history}
-        return Result({}, len(y), details | {"bought": prior})
+        return Result(scores, len(rows.y), details | {"bought": prior, "weights": weights})
 
     def predict(self, job: Job) -> Steps:
         e, test = frames.load(job.engine), test_file(job.data, "cart")
@@ -86,6 +96,7 @@ class Intention:
             name: e.collect(e.read_parquet(job.work / f"rates-{name}.parquet")) for name in carts.ENCODED
         }
         prior = float(json.loads((job.work / "prior.json").read_text()))
+        weights, common = json.loads((job.work / BLEND).read_text()), np.load(job.work / COMMON)
         columns = carts.names(len(vocabulary.axes.T))
         network = build(job, len(columns), len(carts.CODES), vocabulary)
         sessions = sessions_of(job, network, len(columns), len(carts.CODES))
@@ -98,7 +109,7 @@ class Intention:
             t = features(e, events.test_events(e, table, vocabulary.axes), vocabulary, known)
             t = e.keep(carts.encode(e, carts.test_rows(e, e.collect(t)), rates, prior))
             yield "transfer"
-            x, codes = e.matrix(t, columns), carts.codes_of(e, t)
+            x, codes = e.matrix(t, columns), carts.with_common(carts.codes_of(e, t), common)
             if len(x) != len(piece):
                 raise DataError(
                     f"{test}: {len(piece) - len(x)} queries do not end nb_after_add events after an add"
@@ -116,12 +127,13 @@ class Intention:
             predict(sessions, {name: array[[row % len(array)]] for name, array in batch.items()})
         yield "write"
         described = closed(sessions)
-        chances = blended({name: np.concatenate(parts) for name, parts in found.items()})
+        chances = blended({name: np.concatenate(parts) for name, parts in found.items()}, weights)
         answers = {name: (p > 0.5).astype(int).tolist() for name, p in chances.items()}
         submission = job.out / "submission.json"
         dataset.write_submission(submission, test, answers["ensemble"])
         yield "score"
-        details = {"sessions": described, "positives": {name: sum(a) for name, a in answers.items()}}
+        positives = {name: sum(answer) for name, answer in answers.items()}
+        details = {"sessions": described, "positives": positives, "weights": weights}
         return Result(score(answers, submission, test), len(answers["ensemble"]), details, (submission,))
 
 
@@ -132,8 +144,20 @@ def features(e: Engine, t: Frame, vocabulary: Vocabulary, known: products.Produc
     return carts.describe(e, e.collect(carts.with_cart(e, e.collect(t))), carts.facts(e, known))
 
 
-def fit_trees(job: Job, x: Any, y: Array) -> None:
-    """Winners: 20 rounds, depth 6, eta .53, column sample .4, lambda 6."""
+def fit_trees(job: Job, x: Any, rows: Rows) -> Array:
+    """Saves trees of all rows; gives what trees of the rows not held out say of those that are. x: the rows' numbers, on the device.
+
+    Winners: 20 rounds, depth 6, eta .53, column sample .4, lambda 6.
+    """
+    import xgboost
+
+    learn, held = ~rows.held, xgboost.DMatrix(rows.numbers[rows.held])
+    chances = trees(job, rows.numbers[learn], rows.y[learn], rows.weights[learn]).predict(held)
+    trees(job, x, rows.y, rows.weights).save_model(job.work / TREES)
+    return np.asarray(chances)
+
+
+def trees(job: Job, x: Any, y: Array, weights: Array) -> Any:
     import xgboost
 
     settings = {
@@ -144,20 +168,54 @@ def fit_trees(job: Job, x: Any, y: Array) -> None:
         "lambda": 6.0,
         "subsample": 0.8,
         "colsample_bytree": job.params["colsample"],
-        "base_score": float(y.mean()),
+        "base_score": float(np.average(y, weights=weights)),
         "seed": job.seed,
         "nthread": job.threads,
         "device": job.device,
     }
-    data = xgboost.QuantileDMatrix(x, y, nthread=job.threads)
-    xgboost.train(settings, data, job.params["rounds"]).save_model(job.work / TREES)
+    data = xgboost.QuantileDMatrix(x, y, weight=weights / weights.mean(), nthread=job.threads)
+    return xgboost.train(settings, data, job.params["rounds"])
+
+
+def fit_network(job: Job, network: Any, rows: Rows) -> Iterator[dict[str, float]]:
+    import torch
+
+    from buzzer.models.sigir_ecom import dlrm
+
+    torch.set_num_threads(job.threads)
+    torch.set_flush_denormal(
+        True
+    )  # moments of table rows that are seldom seen; they made a step ten times as long
+    return dlrm.fit(network, rows, job.params, job)
+
+
+def chances_of(network: Any, rows: Rows) -> Array:
+    """What the network says of the rows held out."""
+    import torch
+
+    device = next(network.parameters()).device
+    inputs = [torch.from_numpy(array[rows.held]).to(device) for array in (rows.numbers, rows.codes)]
+    with torch.no_grad():
+        return np.asarray(network.eval()(*inputs).cpu().numpy())
+
+
+def valid_scores(
+    chances: dict[str, Array], weights: Mapping[str, float], rows: Rows, held_weights: Array
+) -> dict[str, float]:
+    """The score of the sessions held out, each at all its cuts; of 0 everywhere too."""
+    y = rows.y[rows.held]
+    all_ = blended(chances, weights) | {"zeros": np.zeros(len(y))}
+    return {f"valid_{SCORE}_{name}": float(held_weights[(p > 0.5) == y].sum()) for name, p in all_.items()}
 
 
 def build(job: Job, numbers: int, codes: int, vocabulary: Vocabulary) -> Any:
+    import torch
+
     from buzzer.models.sigir_ecom.dlrm import Dlrm
 
     sizes = (job.params[key] for key in ("dim", "hidden", "dropout"))
-    return Dlrm(numbers, codes, KINDS_IN_CODES, vocabulary.codes, *sizes)
+    torch.manual_seed(job.seed)
+    return Dlrm(numbers, codes, carts.KINDS, vocabulary.codes, *sizes)
 
 
 def sessions_of(job: Job, network: Any, numbers: int, codes: int) -> dict[str, Any]:
@@ -177,7 +235,7 @@ def sessions_of(job: Job, network: Any, numbers: int, codes: int) -> dict[str, A
         job.work / TREES, backend=on_trees, example={"features": example["numbers"]}, **common
     )
     net = infer.prepare(network, backend=on_networks, example=example, precision=job.precision, **common)
-    return {"xgboost": trees, "dlrm": net}
+    return {odds.TREES: trees, odds.NETWORK: net}
 
 
 def predict(sessions: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Array]:
@@ -196,9 +254,9 @@ def closed(sessions: Mapping[str, Any]) -> dict[str, Any]:
     return described
 
 
-def blended(chances: dict[str, Array]) -> dict[str, Array]:
-    """The models' chances and, as `ensemble`, their weighted mean."""
-    return chances | {"ensemble": np.sum([WEIGHTS[name] * p for name, p in chances.items()], axis=0)}
+def blended(chances: dict[str, Array], weights: Mapping[str, float]) -> dict[str, Array]:
+    """The models' chances and, as `ensemble`, those of their weighted log-odds."""
+    return chances | {"ensemble": odds.mixed(chances, weights)}
 
 
 def score(answers: Mapping[str, list[int]], submission: Path, test: Path) -> dict[str, float]:

@@ -15,6 +15,7 @@ from buzzer.models.sigir_ecom.networks import Network, Top
 VALID_BATCH = 512
 SORTED = 16  # batches whose sessions are sorted by length together
 GUESSES = 20
+HELD_CUTS, MOST_HELD = 4, 20_000  # of a session that is held out, and of all
 
 
 def cuts(flat: Flat, next_products: Array, sessions: Array, rng: np.random.Generator) -> Array:
@@ -26,6 +27,25 @@ def cuts(flat: Flat, next_products: Array, sessions: Array, rng: np.random.Gener
     return np.searchsorted(useful, nth + 1, side="left")  # the event's number + 1
 
 
+def held_cuts(flat: Flat, next_products: Array, held: Array, seed: int) -> Array:
+    """Several cuts of each session that is held out, the same for all models: int64 [rows]."""
+    rng, sessions = np.random.default_rng([seed, 99]), np.flatnonzero(held)
+    ends = np.unique(np.concatenate([cuts(flat, next_products, sessions, rng) for _ in range(HELD_CUTS)]))
+    return np.sort(rng.permutation(ends)[:MOST_HELD])
+
+
+@torch.no_grad()
+def lists(module: torch.nn.Module, flat: Flat, ends: Array, length: int, device: str) -> tuple[Array, Array]:
+    """What a module answers at each end: values and codes, [rows, n]."""
+    found = []
+    for rows in batches(len(ends), VALID_BATCH):
+        window = flat.windows(ends[rows], length)
+        out = module(*(torch.from_numpy(array).to(device) for array in window.values()))
+        found.append([tensor.cpu().numpy() for tensor in out])
+    values, codes = zip(*found, strict=True) if found else ([np.zeros((0, 1))], [np.zeros((0, 1), int)])
+    return np.concatenate(values), np.concatenate(codes)
+
+
 class Trainer(Epochs):
     """AdamW under a one-cycle schedule (winners: AdamW 5e-4 to 2e-3, falling, batch 256 to 512, 3 epochs)."""
 
@@ -34,7 +54,7 @@ class Trainer(Epochs):
         self.model, self.flat, self.params, self.seed = network, flat, job.params, job.seed
         self.next = flat.next_products(network.sizes.products)
         self.sessions = np.flatnonzero(~held)
-        self.valid = cuts(flat, self.next, np.flatnonzero(held), np.random.default_rng([job.seed, 99]))
+        self.valid = held_cuts(flat, self.next, held, job.seed)
         rows = len(cuts(flat, self.next, self.sessions, np.random.default_rng(0)))
         self.steps = max(-(-rows // self.params["batch"]), 1)
         self.optimizer = torch.optim.AdamW(network.parameters(), self.params["lr"], weight_decay=1e-5)
@@ -53,7 +73,7 @@ class Trainer(Epochs):
         self.model.train()
         total = 0.0
         for chosen in self._alike(ends, rng):
-            loss = self.model.loss(*self._tensors(chosen, with_target=True))
+            loss = self.model.loss(*self._tensors(chosen))
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
@@ -70,24 +90,25 @@ class Trainer(Epochs):
             found += [ordered[rows] for rows in batches(len(ordered), size)]
         return [found[i] for i in rng.permutation(len(found))]
 
-    def _tensors(self, ends: Array, with_target: bool) -> list[torch.Tensor]:
+    def _tensors(self, ends: Array) -> list[torch.Tensor]:
         length = min(self.model.sizes.length, int(self.flat.lengths(ends).max()))
         window = self.flat.windows(ends, length)
-        arrays = list(window.values())
-        if with_target:
-            at = np.maximum(ends[:, None] - length + np.arange(length), 0)
-            arrays.insert(0, np.where(window["kinds"] > 0, self.next[at], 0))
+        at = np.maximum(ends[:, None] - length + np.arange(length), 0)
+        arrays = [np.where(window["kinds"] > 0, self.next[at], 0), *window.values()]
         return [torch.from_numpy(array).to(self.device) for array in arrays]
 
-    @torch.no_grad()
+    def truth(self) -> Array:
+        """The next products of the held-out cuts."""
+        return self.next[self.valid - 1]
+
+    def answers(self, k: int) -> tuple[Array, Array]:
+        """The network's k likeliest products at the held-out cuts."""
+        return lists(Top(self.model, k), self.flat, self.valid, self.model.sizes.length, self.device)
+
     def validate(self) -> float:
-        """MRR@20 of the next product over one cut of each held-out session."""
-        top = Top(self.model, GUESSES)
-        found = []
-        for rows in batches(len(self.valid), VALID_BATCH):
-            values, codes = top(*self._tensors(self.valid[rows], with_target=False))
-            found.append(best_of([values.cpu().numpy()], [codes.cpu().numpy()], [1.0], GUESSES))
-        return mrr(self.next[self.valid - 1], np.concatenate(found)) if found else 0.0
+        """MRR@20 of the next product over the held-out cuts."""
+        values, codes = self.answers(GUESSES)
+        return mrr(self.truth(), best_of([values], [codes], [1.0], GUESSES))
 
 
 def mrr(truth: Array, guesses: Array) -> float:

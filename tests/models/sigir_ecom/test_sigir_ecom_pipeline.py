@@ -16,16 +16,18 @@ from hypothesis import strategies as st
 
 from buzzer.datasets import sigir_ecom
 from buzzer.datasets.sigir_ecom import json_file
+from buzzer.datasets.sigir_ecom.metric import weighted_micro_f1
 from buzzer.datasets.sigir_ecom.schema import AFTER_ADD, TESTS
 from buzzer.engine import frames, infer
 from buzzer.engine.frames import Engine
 from buzzer.errors import DataError, UnsupportedError, UsageError
+from buzzer.models.blend import best_of, weigh
 from buzzer.models.job import Data, Job
-from buzzer.models.sigir_ecom import carts, counts, events, pretrain, products, shared, task1, task2
+from buzzer.models.sigir_ecom import carts, counts, events, odds, pretrain, products, shared, task1, task2
 from buzzer.models.sigir_ecom.dlrm import Dlrm
 from buzzer.models.sigir_ecom.events import DETAIL, PAGE, PURCHASE, SEARCH, Flat, Vocabulary
 from buzzer.models.sigir_ecom.networks import NETWORKS, Counts, Sizes, Top
-from buzzer.models.sigir_ecom.training import cuts, mrr
+from buzzer.models.sigir_ecom.training import cuts, held_cuts, mrr
 from buzzer.suite import registry
 from buzzer.suite.plan import backend_works
 
@@ -41,7 +43,15 @@ SMALL1 = {
     "piece_sessions": 150,
     "piece_rows": 20000,
 }
-SMALL2 = {"epochs": 2, "hidden": 16, "rounds": 10, "latency": 2, "piece_sessions": 30, "piece_rows": 20000}
+SMALL2 = {
+    "epochs": 2,
+    "hidden": 16,
+    "rounds": 10,
+    "common": 5,
+    "latency": 2,
+    "piece_sessions": 30,
+    "piece_rows": 20000,
+}
 BACKENDS = ("torch_eager", "onnxruntime")
 AXES = np.eye(50)[:, :2]
 
@@ -287,21 +297,120 @@ def test_pairs_are_what_a_loop_over_sessions_gives(step: int) -> None:
     n = int(starts[-1])
     flat = Flat(rng.integers(0, 6, n), np.ones(n), np.zeros((n, 1)), starts, np.arange(30))
     want: dict[tuple[int, int], float] = defaultdict(float)
-    for first, end in pairwise(starts.tolist()):
+    held = np.arange(30) % 3 == 0
+    for first, end in list(pairwise(starts.tolist())):
+        if held[np.searchsorted(starts, first, side="right") - 1]:
+            continue
         for a in range(first, end):
             for b in range(a + 1, min(a + pretrain.WINDOW + 1, end)):
                 x, y = int(flat.items[a]), int(flat.items[b])
                 if x and y and x != y:
                     want[x, y] += 1 / (b - a)
                     want[y, x] += 1 / (b - a)
-    at, weights = pretrain.pairs(flat, 6, step)
+    at, weights = pretrain.pairs(flat, held, 6, step)
     rows = [(x, y) for x, y in at.T.tolist()]
     assert rows == sorted(want)
     assert weights.tolist() == pytest.approx([want[row] for row in rows])
 
 
+def test_held_cuts_are_of_held_sessions_and_the_same_each_time() -> None:
+    flat = small_flat()
+    products = flat.next_products(5)
+    found = held_cuts(flat, products, np.array([True, False]), 3)
+    assert set(found) <= {1, 2} and len(set(found)) == len(found) > 0
+    assert found.tolist() == held_cuts(flat, products, np.array([True, False]), 3).tolist()
+    assert len(held_cuts(flat, products, np.zeros(2, dtype=bool), 3)) == 0
+
+
+def test_what_is_held_out_is_counted_apart(e: Engine, queries: list[dict[str, Any]]) -> None:
+    vocabulary, _, _ = vocabulary_of(e, queries)
+    coded = e.collect(events.code(e, events.test_events(e, json_file.events(queries), AXES), vocabulary))
+    session = e.to_numpy(coded, ["session"])["session"]
+    held = shared.held_out(session, 0.5)
+    assert held.any() and not held.all()
+    parts = task1.halves(e, coded, np.unique(session), 0.5)
+    for which, rows in ((task1.LEARNED, session[~held]), (task1.HELD, session[held])):
+        assert e.to_numpy(parts[which], ["session"])["session"].tolist() == rows.tolist()
+    whole = counts.together(e, [counts.add(e, {}, part) for part in parts.values()])
+    want = counts.add(e, {}, coded)
+    for name in counts.TABLES:
+        assert (
+            triples(e, whole[name])
+            == triples(e, want[name])
+            != triples(e, counts.add(e, {}, parts[task1.LEARNED])[name])
+        )
+
+
+def triples(e: Engine, t: Any) -> list[tuple[float, ...]]:
+    names = ["key", "target", "weight"]
+    found = e.to_numpy(e.derive(t, row=lambda c: c("key") * 1000 + c("target")), names)
+    return list(zip(*(found[name].tolist() for name in names), strict=True))
+
+
+def test_weighed_models_are_no_worse_than_the_best_alone() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 30, 400)
+    codes = [
+        np.argsort(rng.random((400, 30)) - lift * (np.arange(30) == truth[:, None]), axis=1)
+        for lift in (0.5, 0.45, 0)
+    ]
+    values = [np.tile(1 / np.arange(1.0, 31), (400, 1))] * 3
+    alone = [mrr(truth, best_of([v], [c], [1.0], 5)) for v, c in zip(values, codes, strict=True)]
+    weights = weigh(values, codes, truth, mrr, 5)
+    assert mrr(truth, best_of(values, codes, weights, 5)) > max(alone)
+    assert min(weights[:2]) > weights[2]
+    # A second model that is always right has all the weight that it needs.
+    right = np.concatenate([truth[:, None], codes[0][:, 1:]], axis=1)
+    weights = weigh(values[:2], [codes[2], right], truth, mrr, 5)
+    assert mrr(truth, best_of(values[:2], [codes[2], right], weights, 5)) == 1
+    with pytest.raises(DataError, match="held out"):
+        weigh(values, codes, truth[:0], mrr, 5)
+
+
 def test_mrr_by_hand() -> None:
     assert mrr(np.array([3, 4, 5]), np.array([[3, 1], [0, 4], [1, 2]])) == pytest.approx((1 + 0.5) / 3)
+
+
+def test_rare_items_are_one() -> None:
+    items = np.array([[5, 6, 7, 5], [5, 8, 6, 6], [9, 5, 7, 7], [4, 4, 4, 4]])
+    codes = np.concatenate([np.full((4, carts.KINDS), 3), items], axis=1)
+    common = carts.common_items(codes, np.array([1, 1, 2, 3]), 10, 2)
+    assert np.flatnonzero(common).tolist() == [5, 7]
+    kept = carts.with_common(codes, common)
+    assert (kept[:, : carts.KINDS] == 3).all()
+    assert kept[:, carts.KINDS :].tolist() == [[5, 1, 7, 5], [5, 1, 1, 1], [1, 5, 7, 7], [1, 1, 1, 1]]
+
+
+def test_score_weights_are_the_official_score() -> None:
+    """Of sessions with one row each; a session with two rows is one half of a session in each."""
+    rng = np.random.default_rng(0)
+    after, y, answers = (rng.choice(x, 60) for x in (AFTER_ADD, (0, 1), (0, 1)))
+    weights = carts.score_weights(np.arange(60), after)
+    official = weighted_micro_f1(answers.tolist(), y.tolist(), after.tolist())
+    assert weights[answers == y].sum() == pytest.approx(official)
+    two = carts.score_weights(np.array([1, 1, 2]), np.array([0, 2, 0]))
+    assert two.tolist() == pytest.approx([1 / 3, 0.9, 2 / 3])
+
+
+def test_the_blend_leans_on_the_model_that_knows_more() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=4000)
+    y, ones = (rng.random(4000) < 1 / (1 + np.exp(-2 * truth))).astype(int), np.ones(4000)
+    good, noise = 1 / (1 + np.exp(-2 * truth)), rng.random(4000)
+    assert odds.weigh({"xgboost": noise, "dlrm": good}, y, ones) == {"xgboost": 0.0, "dlrm": 1.0}
+    halves = {
+        name: 1 / (1 + np.exp(-2 * truth - rng.normal(size=4000) * spread))
+        for name, spread in (("xgboost", 1.0), ("dlrm", 1.5))
+    }
+    weights = odds.weigh(halves, y, ones)
+    assert 0.5 < weights["xgboost"] < 1
+    blend = odds.loss(odds.mixed(halves, weights), y, ones)
+    assert blend < min(odds.loss(p, y, ones) for p in halves.values())
+    # Rows that only one of them gets right, weighing all: it has all the weight.
+    only = np.where(np.abs(noise - y) < 0.3, 1e6, 0.0)
+    assert odds.weigh({"xgboost": noise, "dlrm": 1 - noise}, y, only)["xgboost"] == 1.0
+    with pytest.raises(DataError, match="held out"):
+        odds.weigh({name: np.zeros(0) for name in odds.MODELS}, np.zeros(0), np.zeros(0))
 
 
 def test_principal_axes_are_orthonormal_and_signed() -> None:
@@ -563,8 +672,11 @@ def test_both_models_beat_zeros_on_generated_data(tmp_path: Path, job: Jobs, run
     """At the default scale and settings."""
     data = task2.TASK.prepare(None, tmp_path / "cache", 0.02, 0, silent)
     done = job("sigir-ecom-task2", data, tmp_path, tmp_path, "polars", "torch_eager", latency=0)
-    run(task2.TASK.fit(done))
+    done_fit = run(task2.TASK.fit(done))[0]
     scores = run(task2.TASK.predict(done))[0].scores
-    for name in ("weighted_f1_xgboost", "weighted_f1"):
+    for name in ("weighted_f1_xgboost", "weighted_f1_dlrm", "weighted_f1"):
         assert scores[name] > scores["weighted_f1_zeros"] + 0.05
-    assert scores["weighted_f1_dlrm"] > scores["weighted_f1_zeros"]
+    valid = done_fit.scores
+    best = max(valid[f"valid_weighted_f1_{name}"] for name in odds.MODELS)
+    assert best > valid["valid_weighted_f1_zeros"] + 0.05
+    assert valid["valid_weighted_f1_ensemble"] > best - 0.02
