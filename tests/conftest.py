@@ -1,3 +1,4 @@
+# ruff: noqa: E402
 import os
 from pathlib import Path
 
@@ -8,3 +9,17 @@ for name in ("OMP_NUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS"):
 # Read when Triton kernels are first imported: without a GPU, tests run them in Triton's interpreter.
 if not list(Path("/dev").glob("nvidia[0-9]*")):
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+import pytest
+
+from buzzer.engine import frames
+from buzzer.errors import UnsupportedError
+
+
+@pytest.fixture(params=sorted(frames.ENGINES), scope="session")
+def e(request: pytest.FixtureRequest) -> frames.Engine:
+    """Every engine that this machine can run."""
+    try:
+        return frames.load(request.param)
+    except UnsupportedError as error:
+        pytest.skip(error.message)

@@ -6,18 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from buzzer.engine import frames
 from buzzer.engine.frames import Engine, Frame
-from buzzer.errors import UnsupportedError
-
-
-@pytest.fixture(params=sorted(frames.ENGINES), scope="session")
-def e(request: pytest.FixtureRequest) -> Engine:
-    """Every engine that this machine can run."""
-    try:
-        return frames.load(request.param)
-    except UnsupportedError as error:
-        pytest.skip(error.message)
 
 
 def make_frame(engine: Engine, columns: Mapping[str, list[Any]]) -> Frame:

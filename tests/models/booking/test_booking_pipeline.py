@@ -14,9 +14,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from buzzer.engine import frames, infer
+from buzzer.engine import infer
 from buzzer.engine.frames import Engine
-from buzzer.errors import DataError, UnsupportedError, UsageError
+from buzzer.errors import DataError, UsageError
 from buzzer.models.booking import features
 from buzzer.models.booking.ensemble import accuracy, best_four
 from buzzer.models.booking.features import FIRST_CITY
@@ -39,14 +39,6 @@ TRIPS = """user_id,checkin,checkout,city_id,device_class,affiliate_id,booker_cou
 2,2016-03-05,2016-03-06,30,tablet,5,Bartovia,Elbonia,2_1
 2,2016-03-01,2016-03-05,20,tablet,5,Bartovia,Fook Island,2_1
 """
-
-
-@pytest.fixture(params=sorted(frames.ENGINES))
-def e(request: pytest.FixtureRequest) -> Engine:
-    try:
-        return frames.load(request.param)
-    except UnsupportedError as error:
-        pytest.skip(error.message)
 
 
 def codes_of(stays: pd.DataFrame, column: str, rare: int) -> dict[Any, int]:

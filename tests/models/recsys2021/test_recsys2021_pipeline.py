@@ -43,14 +43,6 @@ SMALL = {
 SMALL |= {"group_rows": 200, "predict_batch": 64, "baseline": True}
 
 
-@pytest.fixture(params=sorted(frames.ENGINES))
-def e(request: pytest.FixtureRequest) -> Engine:
-    try:
-        return frames.load(request.param)
-    except UnsupportedError as error:
-        pytest.skip(error.message)
-
-
 def silent(share: float, what: str) -> None:
     """No progress shown."""
 

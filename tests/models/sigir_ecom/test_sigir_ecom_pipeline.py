@@ -18,9 +18,9 @@ from buzzer.datasets import sigir_ecom
 from buzzer.datasets.sigir_ecom import json_file
 from buzzer.datasets.sigir_ecom.metric import weighted_micro_f1
 from buzzer.datasets.sigir_ecom.schema import AFTER_ADD, TESTS
-from buzzer.engine import frames, infer
+from buzzer.engine import infer
 from buzzer.engine.frames import Engine
-from buzzer.errors import DataError, UnsupportedError, UsageError
+from buzzer.errors import DataError, UsageError
 from buzzer.models.blend import best_of, weigh
 from buzzer.models.job import Data, Job
 from buzzer.models.sigir_ecom import carts, counts, events, odds, pretrain, products, shared, task1, task2
@@ -54,14 +54,6 @@ SMALL2 = {
 }
 BACKENDS = ("torch_eager", "onnxruntime")
 AXES = np.eye(50)[:, :2]
-
-
-@pytest.fixture(params=sorted(frames.ENGINES))
-def e(request: pytest.FixtureRequest) -> Engine:
-    try:
-        return frames.load(request.param)
-    except UnsupportedError as error:
-        pytest.skip(error.message)
 
 
 def silent(share: float, what: str) -> None:
