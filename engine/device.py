@@ -19,17 +19,39 @@ CODES = {
     803: "driver and kernel module differ",
     804: "forward compatibility is not supported here",
 }
+CPUINFO = Path("/proc/cpuinfo")
+# A flag of CPUINFO and what it stands for, widest first.
+SIMD = {
+    "amx_tile": "AMX",
+    "avx512_bf16": "AVX-512 BF16",
+    "avx512_vnni": "AVX-512 VNNI",
+    "avx512f": "AVX-512",
+    "avx2": "AVX2",
+    "sve": "SVE",
+    "asimd": "NEON",
+}
+
+
+def cpu_facts() -> dict[str, str]:
+    """What Linux tells of the first processor; empty elsewhere."""
+    try:
+        text = CPUINFO.read_text().split("\n\n", 1)[0]
+    except OSError:
+        return {}
+    pairs = (line.split(":", 1) for line in text.splitlines() if ":" in line)
+    return {name.strip(): value.strip() for name, value in pairs}
 
 
 def cpu_name() -> str:
     """The processor's marketing name, or its architecture where no name is told."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+    return cpu_facts().get("model name") or platform.processor() or platform.machine()
+
+
+def simd() -> str:
+    """The widest vector instructions; "" where the system does not tell. A cloud's processors of one name differ in them."""
+    facts = cpu_facts()
+    flags = {*facts.get("flags", facts.get("Features", "")).split()}
+    return next((told for flag, told in SIMD.items() if flag in flags), "")
 
 
 def cache_bytes() -> int:

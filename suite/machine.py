@@ -41,6 +41,7 @@ def machine() -> dict[str, Any]:
     """Processor, cores, memory, system and GPUs."""
     return {
         "cpu": device.cpu_name(),
+        "simd": device.simd(),
         "cores": len(allowed_cores()),
         "memory_bytes": psutil.virtual_memory().total,
         "system": f"{platform.system()} {platform.release()}",
@@ -57,7 +58,8 @@ def busy() -> float:
 def line(facts: dict[str, Any]) -> str:
     """The machine in one line of a report."""
     gpus = ", ".join(g["name"] for g in facts["gpus"]) or "no GPU"
-    return f"{facts['cpu']}, {facts['cores']} cores, {facts['memory_bytes'] / 2**30:.0f} GiB, {gpus}"
+    simd = f" ({facts['simd']})" if facts.get("simd") else ""  # not in older records
+    return f"{facts['cpu']}{simd}, {facts['cores']} cores, {facts['memory_bytes'] / 2**30:.0f} GiB, {gpus}"
 
 
 @cache

@@ -145,7 +145,7 @@ class Record(Strict):
     samples: dict[str, list[Seconds]] = Field(
         description="phase name -> wall time of each lap (batch, chunk)"
     )
-    machine: dict[str, Any] = Field(description="cpu, cores, memory_bytes, system, arch, gpus")
+    machine: dict[str, Any] = Field(description="cpu, simd, cores, memory_bytes, system, arch, gpus")
     load_before: float = Field(description="load average of the machine just before the run")
     versions: dict[str, str] = Field(description="Python and library versions")
     git_commit: str | None = Field(

@@ -2,7 +2,9 @@
 
 import json
 import os
+import platform
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +13,26 @@ import pytest
 from buzzer.engine import device
 
 GB = 10**9
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "simd"),
+    [
+        ("processor\t: 0\nmodel name\t: AMD EPYC\nflags\t\t: sse avx2 avx512f avx512_bf16\n\nprocessor\t: 1\n", "AMD EPYC", "AVX-512 BF16"),
+        ("model name\t: AMD EPYC\nflags\t\t: sse avx2\n", "AMD EPYC", "AVX2"),
+        ("processor\t: 0\nFeatures\t: fp asimd sve\n\n", None, "SVE"),
+        ("flags\t\t: sse\n", None, ""),
+        (None, None, ""),
+    ],
+)  # fmt: skip
+def test_processors_of_one_name_are_told_apart(
+    text: str | None, name: str | None, simd: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(device, "CPUINFO", tmp_path / "cpuinfo")
+    if text is not None:
+        device.CPUINFO.write_text(text)
+    assert device.simd() == simd
+    assert device.cpu_name() == (name or platform.processor() or platform.machine())
 
 
 class NvmlError(Exception):

@@ -119,6 +119,7 @@ RECORD: dict[str, Any] = {
     "samples": {"predict": [0.5, 0.5, 0.5]},
     "machine": {
         "cpu": "a processor",
+        "simd": "AVX2",
         "cores": 2,
         "memory_bytes": 2**34,
         "system": "Linux",

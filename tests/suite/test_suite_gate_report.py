@@ -129,7 +129,7 @@ def test_the_newest_record_of_a_run_counts(make_record: Make) -> None:
 
 def test_markdown_names_machine_data_and_published_figures(make_record: Make) -> None:
     text = report.markdown([make_record(notes=["a stand-in"]), make_record(job="fit", engine="fitter")])
-    assert "a processor, 2 cores, 16 GiB, no GPU" in text
+    assert "a processor (AVX2), 2 cores, 16 GiB, no GPU" in text
     assert "generated data" in text
     assert "- a stand-in" in text
     assert "fitter" not in text
