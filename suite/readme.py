@@ -26,9 +26,18 @@ def fill(text: str, records: Iterable[Record]) -> str:
 def table(records: Iterable[Record]) -> str:
     """Of each task and machine the board nearest to the official job; of each engine and budget the fastest run."""
     boards = main_boards(records)
-    lines = [line for group in boards for line in board_lines(group)]
-    machines = sorted({machine.line(group[0].machine) for group in boards})
-    return f"{report.markdown_table(HEADER, lines)}\n\nMeasured on: {'; '.join(machines)}. {explanation()}"
+    on = [machine.line(group[0].machine) for group in boards]
+    machines = sorted(set(on))
+    several = len(machines) > 1
+    letters = {facts: chr(ord("A") + i) for i, facts in enumerate(machines)}
+    lines = [
+        (*cells, letters[facts]) if several else cells
+        for group, facts in zip(boards, on, strict=True)
+        for cells in board_lines(group)
+    ]
+    text = report.markdown_table((*HEADER, "machine") if several else HEADER, lines)
+    told = "; ".join(f"{letters[facts]}: {facts}" if several else facts for facts in machines)
+    return f"{text}\n\nMeasured on {told}. {explanation()}"
 
 
 def explanation() -> str:

@@ -36,6 +36,16 @@ def test_the_table_is_of_the_largest_board_and_against_the_reference_on_one_core
     ]
 
 
+def test_several_machines_have_letters(make_record: Make) -> None:
+    first = make_record()
+    other = make_record(machine=first.machine | {"simd": "AVX-512"})
+    assert "machine |" not in readme.table([first])
+    lines = readme.table([first, other]).splitlines()
+    assert lines[0].endswith("| machine |")
+    assert [line.split(" | ")[-1] for line in lines if line.startswith("| `fake`")] == ["A |", "B |"]
+    assert "A: a processor (AVX-512), 2 cores, 16 GiB, no GPU; B: a processor (AVX2), 2 cores" in lines[-3]
+
+
 def test_filling_twice_changes_nothing(make_record: Make) -> None:
     once = readme.fill(EMPTY, variants(make_record))
     assert readme.fill(once, variants(make_record)) == once
