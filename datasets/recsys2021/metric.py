@@ -16,6 +16,7 @@ from buzzer.datasets.recsys2021.schema import GROUPS, LABELLED, LABELS, SUBMISSI
 from buzzer.errors import DataError
 
 Array = npt.NDArray[Any]
+KEYS = list(SUBMISSION[:2])
 CLIP = 1e-15  # of predictions, as the scorer's log loss
 
 
@@ -131,17 +132,41 @@ def score(submission: Path, truth: Path) -> dict[str, float]:
 
 def align(submission: Path, answers: pl.DataFrame, truth: Path) -> Truth:
     """The truth of each row of a submission. Raises DataError as `score` does."""
-    known = pl.concat([labels_of(path) for path in (part_files(truth) if truth.is_dir() else [truth])])
-    keys = list(SUBMISSION[:2])
+    files = part_files(truth) if truth.is_dir() else [truth]
+    found = in_order(answers, files)
+    return joined(submission, answers, truth, files) if found is None else found
+
+
+def in_order(answers: pl.DataFrame, files: Sequence[Path]) -> Truth | None:
+    """The truth of a submission whose rows are the files', one after the other, a block at a time: ten million pairs of ids are too
+    many to be joined within a budget's memory. None for any other submission."""
+    y = {label: np.empty(answers.height, dtype=np.int8) for label in LABELS}
+    followers, row = np.empty(answers.height, dtype=np.int64), 0
+    for path in files:
+        for block in labels_of(path):
+            rows = slice(row, row + block.height)
+            if not block.select(KEYS).equals(answers[rows].select(KEYS)):
+                return None
+            for label in LABELS:
+                y[label][rows] = block[f"true_{label}"].to_numpy()
+            followers[rows] = block["followers"].to_numpy()
+            row = rows.stop
+    pairs = answers.select(pl.struct(KEYS).hash())  # two of one hash need not be one pair: `joined` tells
+    return Truth(y, followers) if row == answers.height == pairs.n_unique() else None
+
+
+def joined(submission: Path, answers: pl.DataFrame, truth: Path, files: Sequence[Path]) -> Truth:
+    """The truth of a submission in any order."""
+    known = pl.concat([block for path in files for block in labels_of(path)])
     for path, table in ((submission, answers), (truth, known)):
-        if (twice := table.select(keys).is_duplicated()).any():
+        if (twice := table.select(KEYS).is_duplicated()).any():
             raise DataError(
                 f"{path}: {twice.sum()} rows share their pair of tweet and reader, as {table.row(int(twice.arg_max() or 0))[:2]}"
             )
-    same_pairs(submission, answers.select(keys), known.select(keys))
-    joined = answers.select(keys).join(known, on=keys, how="left", maintain_order="left")
-    y = {label: joined[f"true_{label}"].to_numpy() for label in LABELS}
-    return Truth(y, joined["followers"].to_numpy())
+    same_pairs(submission, answers.select(KEYS), known.select(KEYS))
+    whole = answers.select(KEYS).join(known, on=KEYS, how="left", maintain_order="left")
+    y = {label: whole[f"true_{label}"].to_numpy() for label in LABELS}
+    return Truth(y, whole["followers"].to_numpy())
 
 
 def same_pairs(submission: Path, submitted: pl.DataFrame, expected: pl.DataFrame) -> None:
@@ -157,15 +182,16 @@ def same_pairs(submission: Path, submitted: pl.DataFrame, expected: pl.DataFrame
         )
 
 
-def labels_of(path: Path) -> pl.DataFrame:
-    """Keys, labels (int8) and the author's followers of a labelled part file."""
+def labels_of(path: Path) -> Iterator[pl.DataFrame]:
+    """Keys, labels (int8) and the author's followers of a labelled part file, in blocks."""
     wanted = [
         pl.col("tweet_id"),
         pl.col("enaging_user_id").alias(SUBMISSION[1]),
         pl.col("engaged_with_user_follower_count").alias("followers"),
         *(pl.col(name).is_not_null().cast(pl.Int8).alias(f"true_{label}") for label, name in LABELS.items()),
     ]
-    return pl.concat([block.select(wanted) for _, block in rows_of(path, LABELLED)])
+    for _, block in rows_of(path, LABELLED):
+        yield block.select(wanted)
 
 
 def append_submission(

@@ -485,6 +485,22 @@ def test_a_constant_scores_about_nothing(made: Path, submission: Path) -> None:
     assert -4 < got["RCE_like"] < 0.01
 
 
+def test_rows_in_any_order_score_the_same(
+    made: Path, submission: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = submission.read_text().splitlines(keepends=True)
+    chances = np.random.default_rng(0).random((len(lines), 4)).round(3)
+    lines = [
+        ",".join([*line.split(",")[:2], *map(str, p)]) + "\n" for line, p in zip(lines, chances, strict=True)
+    ]
+    submission.write_text("".join(lines))
+    with monkeypatch.context() as patch:
+        patch.delattr(metric, "joined")  # rows in the truth's order need no join
+        want = recsys2021.score(submission, made / "test_truth")
+    submission.write_text("".join(reversed(lines)))
+    assert recsys2021.score(submission, made / "test_truth") == pytest.approx(want, rel=1e-12)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
