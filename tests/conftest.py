@@ -11,7 +11,7 @@ if not list(Path("/dev").glob("nvidia[0-9]*")):
 
 import pytest
 
-from buzzer.engine import frames
+from buzzer.engine import device, frames
 from buzzer.errors import UnsupportedError
 
 
@@ -22,3 +22,9 @@ def e(request: pytest.FixtureRequest) -> frames.Engine:
         return frames.load(request.param)
     except UnsupportedError as error:
         pytest.skip(error.message)
+
+
+@pytest.fixture(scope="session")
+def has_bf16() -> bool:
+    """Whether this processor multiplies bfloat16, without which OpenVINO refuses it."""
+    return device.simd() in ("AVX-512 BF16", "AMX")
