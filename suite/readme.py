@@ -49,7 +49,8 @@ def explanation() -> str:
 
 
 def main_boards(records: Iterable[Record]) -> list[list[Record]]:
-    """One board a task and machine: official files before generated ones, then the largest, then the newest."""
+    """One board a task and machine: the largest, then official files before generated ones, the task's own parameters before others,
+    the newest."""
     best: dict[tuple[str, str], list[Record]] = {}
     for group in report.boards(records).values():
         if not any(row.ranked for row in report.rows(group)):
@@ -61,7 +62,15 @@ def main_boards(records: Iterable[Record]) -> list[list[Record]]:
 
 def _worth(group: list[Record]) -> tuple[object, ...]:
     r = group[0]
-    return r.scale, r.data_source == "official", max(x.created for x in group)
+    return r.scale, r.data_source == "official", as_registered(r), max(x.created for x in group)
+
+
+def as_registered(r: Record) -> bool:
+    """Whether a run had its task's parameters as they stand in configs/."""
+    try:
+        return registry.task(r.task).config_hash == r.config_hash
+    except UsageError:
+        return False
 
 
 def board_lines(group: list[Record]) -> list[tuple[str, ...]]:

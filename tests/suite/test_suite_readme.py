@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from buzzer.errors import UsageError
-from buzzer.suite import page, readme, record, report
+from buzzer.suite import page, readme, record, registry, report
 from buzzer.suite.record import Record
 
 Make = Callable[..., Record]
@@ -44,6 +44,15 @@ def test_several_machines_have_letters(make_record: Make) -> None:
     assert lines[0].endswith("| machine |")
     assert [line.split(" | ")[-1] for line in lines if line.startswith("| `fake`")] == ["A |", "B |"]
     assert "A: a processor (AVX-512), 2 cores, 16 GiB, no GPU; B: a processor (AVX2), 2 cores" in lines[-3]
+
+
+def test_a_task_is_shown_with_its_own_parameters(make_record: Make) -> None:
+    own, other = (registry.task("booking").params | extra for extra in ({}, {"dim": 7}))
+    records = [
+        make_record(task="booking", config=config, config_hash=registry.params_hash(config), created=created)
+        for config, created in ((own, "2026-01-01T00:00:00Z"), (other, "2026-01-02T00:00:00Z"))
+    ]
+    assert [group[0].config for group in readme.main_boards(records)] == [own]
 
 
 def test_filling_twice_changes_nothing(make_record: Make) -> None:
