@@ -26,6 +26,7 @@ SIMD = {
     "avx512_bf16": "AVX-512 BF16",
     "avx512_vnni": "AVX-512 VNNI",
     "avx512f": "AVX-512",
+    "avx_vnni": "AVX-VNNI",
     "avx2": "AVX2",
     "sve": "SVE",
     "asimd": "NEON",
@@ -52,6 +53,12 @@ def simd() -> str:
     facts = cpu_facts()
     flags = {*facts.get("flags", facts.get("Features", "")).split()}
     return next((told for flag, told in SIMD.items() if flag in flags), "")
+
+
+def saturates() -> bool:
+    """Whether ONNX Runtime and OpenVINO add pairs of INT8 products in 16 bits on this processor, where large ones are cut off: x86 without
+    VNNI (ONNX Runtime, "Quantize ONNX models": reduce_range)."""
+    return simd() in ("AVX-512", "AVX2")
 
 
 def cache_bytes() -> int:

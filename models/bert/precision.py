@@ -22,6 +22,7 @@ VARIANTS = {
     "sparse-int8": ("sparse-int8", "int8"),
 }
 SIMULATED = "{} rounds to {} and multiplies in FP32 here: the accuracy is that precision's, the speed is not"
+CUT_OFF = "without VNNI {} adds pairs of INT8 products in 16 bits and cuts large ones off: accuracy may be below other processors'"
 DENSE = "no kernel here makes use of the 2:4 pattern: its accuracy is shown, at the speed of a dense model"
 
 
@@ -46,7 +47,7 @@ class BertIntentPrecision(BertIntent):
 
     def ready(self, job: Job, folder: Path, classes: int) -> tuple[Any, str, tuple[str, ...]]:
         """The checkpoint of the job's precision, the session's precision, and what a reader must know."""
-        from buzzer.engine import infer, quant
+        from buzzer.engine import device, infer, quant
         from buzzer.models.bert.checkpoints import blank
 
         if job.precision not in VARIANTS:
@@ -61,6 +62,8 @@ class BertIntentPrecision(BertIntent):
         notes = [DENSE] if name.startswith("sparse") else []
         if precision == "fp8" or (precision == "int8" and job.backend == "torch_eager"):
             notes.append(SIMULATED.format(job.backend, precision.upper()))
+        elif precision.startswith("int8") and device.saturates():
+            notes.append(CUT_OFF.format(job.backend))
         model = quant.load(job.work / name, blank(job, folder, classes))
         return model, precision, tuple(notes)
 

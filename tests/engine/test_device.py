@@ -20,6 +20,7 @@ GB = 10**9
     [
         ("processor\t: 0\nmodel name\t: AMD EPYC\nflags\t\t: sse avx2 avx512f avx512_bf16\n\nprocessor\t: 1\n", "AMD EPYC", "AVX-512 BF16"),
         ("model name\t: AMD EPYC\nflags\t\t: sse avx2\n", "AMD EPYC", "AVX2"),
+        ("model name\t: Core\nflags\t\t: avx2 avx_vnni\n", "Core", "AVX-VNNI"),
         ("processor\t: 0\nFeatures\t: fp asimd sve\n\n", None, "SVE"),
         ("flags\t\t: sse\n", None, ""),
         (None, None, ""),
@@ -32,6 +33,7 @@ def test_processors_of_one_name_are_told_apart(
     if text is not None:
         device.CPUINFO.write_text(text)
     assert device.simd() == simd
+    assert device.saturates() == (simd == "AVX2")
     assert device.cpu_name() == (name or platform.processor() or platform.machine())
 
 

@@ -42,6 +42,7 @@ def test_products_that_share_an_input_become_one(opened: bool) -> None:
     assert ops["MatMul"] == ops["DequantizeLinear"] == ops["Add"] == 0
 
 
+@pytest.mark.usefixtures("whole_sums")
 @pytest.mark.parametrize("opened", [True, False])
 def test_it_computes_what_the_module_computes(opened: bool) -> None:
     model, batch = made()
