@@ -347,11 +347,11 @@ def test_too_little_data_is_told(tmp_path: Path, job: Jobs, run: Run) -> None:
 
 @pytest.mark.slow
 def test_every_network_beats_the_baseline_on_generated_data(tmp_path: Path, job: Jobs, run: Run) -> None:
-    """At the default scale and settings, by far more than chance (two standard deviations are 0.026)."""
+    """At the default scale, in half the epochs, by far more than chance (two standard deviations are 0.026)."""
     data = TASK.prepare(None, tmp_path / "cache", 0.02, 0, silent)
     (tmp_path / "work").mkdir()
-    run(TASK.fit(job("booking", data, tmp_path / "work", tmp_path, "polars", "torch_eager")))
-    done = job("booking", data, tmp_path / "work", tmp_path, "polars", "torch_eager")
+    done = job("booking", data, tmp_path / "work", tmp_path, "polars", "torch_eager", epochs=4)
+    run(TASK.fit(done))
     scores = run(TASK.predict(done))[0].scores
     for name in NETWORKS:
         assert scores[f"accuracy@4_{name}"] > scores["accuracy@4_baseline"] + 0.05

@@ -647,15 +647,17 @@ def test_bad_settings_are_told(data: Data, tmp_path: Path, job: Jobs) -> None:
 
 @pytest.mark.slow
 def test_every_network_beats_the_counts_on_generated_data(tmp_path: Path, job: Jobs, run: Run) -> None:
-    """At the default scale and settings; one standard deviation of a difference of two models is about .006."""
+    """At the default scale and settings. One standard deviation of a difference of two models is about .006 on the test, so each network
+    is held to the held-out sessions, of which there are more cuts."""
     data = task1.TASK.prepare(None, tmp_path / "cache", 0.005, 0, silent)
     done = job("sigir-ecom-task1", data, tmp_path, tmp_path, "polars", "torch_eager", latency=0)
-    run(task1.TASK.fit(done))
+    valid = run(task1.TASK.fit(done))[0].scores
     scores = run(task1.TASK.predict(done))[0].scores
     assert scores["MRR@20_counts"] > 0.25
     for name in NETWORKS:
-        assert scores[f"MRR@20_{name}"] > scores["MRR@20_counts"]
-    assert scores["MRR@20"] > scores["MRR@20_counts"] + 0.015
+        assert valid[f"valid_MRR@20_{name}"] > valid["valid_MRR@20_counts"] + 0.005
+        assert scores[f"F1@20_{name}"] > scores["F1@20_counts"]
+    assert scores["MRR@20"] > scores["MRR@20_counts"] + 0.01
     assert scores["F1@20"] > scores["F1@20_counts"] + 0.003
 
 
