@@ -276,7 +276,7 @@ def fastest(records: Iterable[Record]) -> list[str]:
     lines = []
     for group in boards(records).values():
         best = next((row for row in rows(group) if row.ranked), None)
-        if best is not None:
+        if best is not None and not best.first.config["scenario"]:  # LoadGen has its own figures
             each = median(best.pooled("warm_run")) / best.first.config["batch"]
             lines.append(
                 f"{title(best.first)}: {best.first.backend} {best.first.precision}, {1e6 * each:,.2f} us a row"
