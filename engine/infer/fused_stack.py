@@ -6,23 +6,20 @@ Inputs, vectors, states and outputs stay on the device; the layers have the aske
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from buzzer.engine.infer.encoder import StackLayer, StackSpec
-from buzzer.engine.infer.fused_pack import Tokens, bucket, row_starts
-from buzzer.engine.infer.fused_plan import Choose, Inputs
+from buzzer.engine.infer.fused_pack import Tokens, row_starts
+from buzzer.engine.infer.fused_plan import Choose, Inputs, Program
+from buzzer.engine.infer.fused_session import Bucket, FusedSession
 from buzzer.engine.infer.fused_weights import FLOATS, Linear, Packer
-from buzzer.engine.infer.session import Array, Base, Description, Plan, as_arrays, check_batch
+from buzzer.engine.infer.session import Array, Plan, as_arrays, check_batch
 from buzzer.engine.kernels.attention import self_attention
 from buzzer.engine.kernels.gemm import linear
-from buzzer.engine.kernels.jit import Launch, interpreted, triton
 from buzzer.engine.kernels.rows import Norm, residual_norm
-from buzzer.engine.kernels.timing import capture
-from buzzer.engine.kernels.tune import Tuned
 from buzzer.errors import UnsupportedError, UsageError
 
 
@@ -86,7 +83,7 @@ def pack_layer(packer: Packer, layer: StackLayer) -> Layer:
     )
 
 
-class Program:
+class StackProgram(Program):
     """The kernels of `weights` for a number of tokens and sequences: seven a layer and the last norm, on buffers that stay.
 
     states [tokens, size]: the vectors before a run; they are overwritten. output: the normed states.
@@ -94,8 +91,7 @@ class Program:
 
     def __init__(self, weights: StackWeights, tokens: int, sequences: int, choose: Choose) -> None:
         self.weights, self.choose = weights, choose
-        self.inputs = Inputs(tokens, sequences, weights.device)
-        self.launches: list[Launch] = []
+        self.inputs, self.launches, self.counters = Inputs(tokens, sequences, weights.device), [], None
         size, wide = weights.size, len(weights.layers[0].up.weights.weight)
         self.states, self.between, self.normed, self.context, self.output = (
             self._buffer(size) for _ in range(5)
@@ -104,10 +100,6 @@ class Program:
         for number, layer in enumerate(weights.layers):
             self._layer(f"layer {number}", layer)
         self.launches.append(residual_norm("end", self.states, weights.end, self.output))
-
-    def run(self) -> None:
-        for launch in self.launches:
-            launch()
 
     def _buffer(self, columns: int) -> Tensor:
         return torch.zeros(self.inputs.tokens, columns, dtype=self.weights.dtype, device=self.weights.device)
@@ -148,15 +140,6 @@ class Program:
 
 
 @dataclass
-class Bucket:
-    """A program with its captured graph (None in the interpreter), and the host's side of its inputs."""
-
-    program: Program
-    graph: Any
-    host: Tensor
-
-
-@dataclass
 class Staged:
     """A batch on the device, and what was made of it."""
 
@@ -166,90 +149,52 @@ class Staged:
     outputs: tuple[Tensor, ...] = ()
 
 
-class FusedStack(Base):
+class FusedStack(FusedSession):
     """A session encoder: vectors by torch, layers by our kernels, the head by torch; outputs are fp32 and int64."""
 
     def __init__(self, plan: Plan) -> None:
-        super().__init__(plan)
         self.spec = plan.model.stack_spec()
         self._weights = pack(self.spec, plan.precision, plan.device)
         self._module = plan.model.to(plan.device).eval()
-        self._tuned = Tuned.load(plan.device)
-        self._buckets: dict[tuple[int, int], Bucket] = {}
-        self._kernels: int | None = None  # of the last run
-
-    def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
-        staged = self.stage(batch)
-        self.replay(staged)
-        return self.fetch(staged)
+        super().__init__(plan)
 
     @torch.inference_mode()
     def stage(self, batch: Mapping[str, Array]) -> Staged:
         """Start the copy of a batch to the device."""
         check_batch(self.plan, batch)
-        given = [batch[name] for name in self.plan.example]
-        tokens = tokens_of(self._module.attended(*given), self._weights.reach)
-        found = self._bucket(tokens)
-        self._kernels = len(found.program.launches)
-        tokens.write(found.host.numpy(), found.program.inputs.tokens)
-        found.program.inputs.all.copy_(found.host, non_blocking=True)
-        inputs = [torch.as_tensor(array, device=self.plan.device) for array in given]
+        tokens = self.packed(batch)
+        found = self._send(tokens)
+        inputs = [torch.as_tensor(array, device=self.plan.device) for array in self._given(batch)]
         return Staged(inputs, tokens.sequences, found)
 
     @torch.inference_mode()
     def replay(self, staged: Staged) -> None:
         """Start the work on what was staged; does not wait for it."""
-        found, inputs = staged.bucket, staged.bucket.program.inputs
+        program = staged.bucket.program
         vectors = self._module.vectors(*staged.inputs).flatten(0, 1)
-        found.program.states.copy_(vectors.index_select(0, inputs.ids[0]))
-        if found.graph is None:
-            found.program.run()
-        else:
-            found.graph.replay()
-        last = found.program.output.index_select(0, inputs.starts[1 : staged.sequences + 1] - 1)
+        program.states.copy_(vectors.index_select(0, program.inputs.ids[0]))
+        staged.bucket.replay()
+        last = program.output.index_select(0, program.inputs.starts[1 : staged.sequences + 1] - 1)
         staged.outputs = self._module.outputs(last.float(), *staged.inputs)
 
     def fetch(self, staged: Staged) -> dict[str, Array]:
         """Wait for the outputs and copy them to the host."""
         return as_arrays([x.cpu().numpy() for x in staged.outputs], self.plan.outputs)
 
-    def launches(self, batch: Mapping[str, Array]) -> list[Launch]:
-        """The kernels that a batch runs, with their bytes and FLOPs."""
-        return self.stage(batch).bucket.program.launches
+    def program(self, tokens: int, sequences: int) -> StackProgram:
+        return StackProgram(self._weights, tokens, sequences, self._tuned.tile)
 
-    def facts(self) -> Description:
-        parameters = list(self.plan.model.parameters())
-        count, matrices = (sum(w.numel() for w in found) for found in (parameters, matrices_of(self.spec)))
-        return Description(
-            backend="fused",
-            version=f"triton {triton.__version__}" + (" interpreter" if interpreted() else ""),
-            precision=self.plan.precision,
-            device=self.plan.device,
-            threads=self.plan.threads,
-            parameters=count,
-            weight_bytes=4 * (count - matrices) + self._weights.dtype.itemsize * matrices,
-            kernels=self._kernels,
-        )
+    def weight_bytes(self) -> int:
+        """The layers' matrices are in the asked precision; all others are FP32."""
+        every = sum(w.numel() for w in self.plan.model.parameters())
+        matrices = sum(w.numel() for w in matrices_of(self.spec))
+        return 4 * (every - matrices) + self._weights.dtype.itemsize * matrices
 
-    @torch.inference_mode()
-    def poison(self) -> None:
-        for found in self._buckets.values():
-            found.program.output.fill_(math.nan)
+    def _given(self, batch: Mapping[str, Array]) -> list[Array]:
+        return [batch[name] for name in self.plan.example]
 
-    def close(self) -> None:
-        self._buckets.clear()
-
-    def _bucket(self, tokens: Tokens) -> Bucket:
-        size = bucket(len(tokens.places), 16), bucket(tokens.sequences, 1)
-        if size not in self._buckets:
-            self._buckets[size] = self._make(*size)
-        return self._buckets[size]
-
-    def _make(self, tokens: int, sequences: int) -> Bucket:
-        program = Program(self._weights, tokens, sequences, self._tuned.tile)
-        on_gpu = self.plan.device == "cuda"
-        host = torch.zeros_like(program.inputs.all, device="cpu", pin_memory=on_gpu)
-        return Bucket(program, capture(program.run) if on_gpu else None, host)
+    def packed(self, batch: Mapping[str, Array]) -> Tokens:
+        return tokens_of(self._module.attended(*self._given(batch)), self._weights.reach)
 
 
 def tokens_of(attended: Array, reach: int) -> Tokens:

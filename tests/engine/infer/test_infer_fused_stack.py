@@ -164,13 +164,13 @@ COMPILE = r"""
 import json, sys
 sys.path.insert(0, "tests/engine/infer")
 from test_infer_fused_stack import top
-from buzzer.engine.infer.fused_stack import Program, pack
+from buzzer.engine.infer.fused_stack import StackProgram, pack
 from buzzer.engine.kernels.offline import compiled
 from buzzer.engine.kernels.tune import Tuned
 
 for name, precision in (("masked", "fp16"), ("causal", "bf16"), ("masked", "fp32")):
     weights = pack(top(name, "task").stack_spec(), precision, "meta")
-    for launch in Program(weights, 4096, 256, Tuned().tile).launches:
+    for launch in StackProgram(weights, 4096, 256, Tuned().tile).launches:
         print(json.dumps(launch.facts() | compiled(launch).facts() | {"precision": precision}))
 """
 
