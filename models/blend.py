@@ -1,4 +1,4 @@
-"""Several models' lists of likeliest classes as one."""
+"""Several models' chances, or lists of likeliest classes, as one."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,7 +7,14 @@ import numpy as np
 from buzzer.engine.frames.base import Array
 from buzzer.errors import DataError
 
+SURE = 1e-6  # probabilities are kept this far from 0 and 1
 TRIED = (0.0, 0.5, 1.0, 2.0)  # few, so that little is learned from chance
+
+
+def log_odds(p: Array) -> Array:
+    """Of probabilities, float64."""
+    inside = np.clip(p.astype(np.float64), SURE, 1 - SURE)
+    return np.asarray(np.log(inside / (1 - inside)))
 
 
 def best_of(values: Sequence[Array], classes: Sequence[Array], weights: Sequence[float], k: int) -> Array:

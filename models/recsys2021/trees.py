@@ -9,6 +9,7 @@ import numpy as np
 from buzzer.datasets.recsys2021.schema import GROUPS
 from buzzer.engine import cluster
 from buzzer.engine.frames.base import Array, on_host
+from buzzer.models import blend
 from buzzer.models.job import Job
 from buzzer.models.recsys2021.features import TARGETS
 
@@ -19,8 +20,7 @@ ALL_GROUPS = range(len(GROUPS) + 1)
 
 def log_odds(p: Array) -> Array:
     """Of probabilities, float32."""
-    clipped = np.clip(p.astype(np.float64), 1e-6, 1 - 1e-6)
-    return np.log(clipped / (1 - clipped)).astype(np.float32)
+    return blend.log_odds(p).astype(np.float32)
 
 
 def path(folder: Path, model: str, target: str) -> Path:

@@ -17,11 +17,6 @@ NEAR = 4  # products before a product that it is paired with
 TABLES = ("next", "near")
 
 
-def fit(e: Engine, t: Frame, k: int) -> dict[str, Frame]:
-    """Both tables, of coded events."""
-    return tables(e, add(e, {}, t), k)
-
-
 def together(e: Engine, sums: Sequence[Mapping[str, Frame]]) -> dict[str, Frame]:
     """What `add` counted in several parts, as one; a part without any is left out."""
     return {name: summed(e, [part[name] for part in sums if part]) for name in TABLES}
@@ -31,7 +26,7 @@ def add(e: Engine, sums: Mapping[str, Frame], t: Frame) -> dict[str, Frame]:
     """How often what follows or stands near what, (key, target, weight), in these sessions' coded events and in those of `sums`."""
     t = e.derive(t, target=lambda c: e.where(is_product(c), c("product"), 0), back=lambda c: -c("ord"))
     found = {"next": following(e, t), "near": nearby(e, e.filter(t, is_product))}
-    return {name: summed(e, [sums[name], new] if sums else [new]) for name, new in found.items()}
+    return together(e, [sums, found])
 
 
 def summed(e: Engine, parts: list[Frame]) -> Frame:

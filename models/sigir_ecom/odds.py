@@ -7,9 +7,9 @@ import numpy as np
 
 from buzzer.engine.frames.base import Array
 from buzzer.errors import DataError
+from buzzer.models.blend import SURE, log_odds
 
 STEPS = 20  # weights that are tried, from all of one model to all of the other
-SURE = 1e-6  # chances are kept this far from 0 and 1
 TREES, NETWORK = MODELS = ("xgboost", "dlrm")
 
 
@@ -24,13 +24,8 @@ class Rows:
     held: Array  # bool: not learned from
 
 
-def odds(p: Array) -> Array:
-    inside = np.clip(p.astype(np.float64), SURE, 1 - SURE)
-    return np.asarray(np.log(inside / (1 - inside)))
-
-
 def mixed(chances: Mapping[str, Array], weights: Mapping[str, float]) -> Array:
-    total = np.sum([weights[name] * odds(p) for name, p in chances.items()], axis=0)
+    total = np.sum([weights[name] * log_odds(p) for name, p in chances.items()], axis=0)
     return np.asarray(1 / (1 + np.exp(-total)))
 
 

@@ -35,10 +35,10 @@ def pairs_from(flat: Flat, held: Array, codes: int, start: int, end: int) -> tup
     learned = ~held[session]
     keys, weights = [], []
     for distance in range(1, WINDOW + 1):
-        first = slice(0, min(end - start, len(items) - distance)) if len(items) > distance else slice(0)
-        second = slice(distance, distance + (first.stop or 0))
-        a, b = items[first], items[second]
-        near = (session[first] == session[second]) & learned[first] & (a > 0) & (b > 0) & (a != b)
+        n = min(end - start, max(len(items) - distance, 0))
+        a, b = items[:n], items[distance:][:n]
+        together = (session[:n] == session[distance:][:n]) & learned[:n]
+        near = together & (a > 0) & (b > 0) & (a != b)
         keys += [a[near] * codes + b[near], b[near] * codes + a[near]]
         weights.append(np.full(2 * int(near.sum()), WHOLE // distance, dtype=np.int64))
     return np.concatenate(keys), np.concatenate(weights)
@@ -46,10 +46,8 @@ def pairs_from(flat: Flat, held: Array, codes: int, start: int, end: int) -> tup
 
 def summed(keys: Array, weights: Array) -> tuple[Array, Array]:
     """Each key once, ascending, with the sum of its weights."""
-    order = np.argsort(keys, kind="stable")
-    keys = keys[order]
-    first = np.flatnonzero(np.append(True, keys[1:] != keys[:-1])) if len(keys) else np.zeros(0, dtype=int)
-    return keys[first], np.add.reduceat(weights[order], first) if len(keys) else weights
+    found, at = np.unique(keys, return_inverse=True)
+    return found, np.bincount(at, weights, len(found)).astype(np.int64)  # exact: whole numbers below 2**53
 
 
 def item_vectors(flat: Flat, held: Array, codes: int, dim: int, norm: float) -> Tensor:

@@ -69,19 +69,19 @@ class Recommendation:
         torch.set_flush_denormal(True)
         torch.manual_seed(job.seed)
         first = item_vectors(flat, held, sizes.codes, sizes.dim, job.params["first_norm"])
+        next_ = flat.next_products(sizes.products)
+        ends = held_cuts(flat, next_, held, job.seed)
         history, answers = {}, {}
         for name in names:
             torch.manual_seed(job.seed)
             network = NETWORKS[name](sizes, *content_of(known))
             network.items.start_from(first)
-            trainer = Trainer(network, flat, held, job, job.work / f"{name}.checkpoint")
+            trainer = Trainer(network, flat, next_, held, ends, job, job.work / f"{name}.checkpoint")
             for state in trainer.run(job.params["epochs"], job.params["patience"]):
                 yield "fit"
                 history[name] = state.history
             answers[name] = trainer.answers(job.params["candidates"])
             torch.save(network.cpu().state_dict(), job.work / f"{name}.pt")
-        next_ = flat.next_products(sizes.products)
-        ends = held_cuts(flat, next_, held, job.seed)
         answers = {BASELINE: lists(valid_counts, flat, ends, sizes.length, "cpu")} | answers
         scores, weights = weighed(answers, next_[ends - 1])
         yield "write"

@@ -49,12 +49,21 @@ def lists(module: torch.nn.Module, flat: Flat, ends: Array, length: int, device:
 class Trainer(Epochs):
     """AdamW under a one-cycle schedule (winners: AdamW 5e-4 to 2e-3, falling, batch 256 to 512, 3 epochs)."""
 
-    def __init__(self, network: Network, flat: Flat, held: Array, job: Any, file: Path) -> None:
+    def __init__(
+        self,
+        network: Network,
+        flat: Flat,
+        next_products: Array,
+        held: Array,
+        valid: Array,
+        job: Any,
+        file: Path,
+    ) -> None:
+        """next_products: of `flat`; held: bool [sessions]; valid: their `held_cuts`."""
         super().__init__(network, file, job.device, "MRR@20")
         self.model, self.flat, self.params, self.seed = network, flat, job.params, job.seed
-        self.next = flat.next_products(network.sizes.products)
+        self.next, self.valid = next_products, valid
         self.sessions = np.flatnonzero(~held)
-        self.valid = held_cuts(flat, self.next, held, job.seed)
         rows = len(cuts(flat, self.next, self.sessions, np.random.default_rng(0)))
         self.steps = max(-(-rows // self.params["batch"]), 1)
         self.optimizer = torch.optim.AdamW(network.parameters(), self.params["lr"], weight_decay=1e-5)
@@ -97,10 +106,6 @@ class Trainer(Epochs):
         arrays = [np.where(window["kinds"] > 0, self.next[at], 0), *window.values()]
         return [torch.from_numpy(array).to(self.device) for array in arrays]
 
-    def truth(self) -> Array:
-        """The next products of the held-out cuts."""
-        return self.next[self.valid - 1]
-
     def answers(self, k: int) -> tuple[Array, Array]:
         """The network's k likeliest products at the held-out cuts."""
         return lists(Top(self.model, k), self.flat, self.valid, self.model.sizes.length, self.device)
@@ -108,7 +113,7 @@ class Trainer(Epochs):
     def validate(self) -> float:
         """MRR@20 of the next product over the held-out cuts."""
         values, codes = self.answers(GUESSES)
-        return mrr(self.truth(), best_of([values], [codes], [1.0], GUESSES))
+        return mrr(self.next[self.valid - 1], best_of([values], [codes], [1.0], GUESSES))
 
 
 def mrr(truth: Array, guesses: Array) -> float:

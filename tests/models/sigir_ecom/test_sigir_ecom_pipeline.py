@@ -143,7 +143,7 @@ def test_coded_events_are_what_a_loop_over_sessions_gives(e: Engine, queries: li
 def test_counts_are_what_a_loop_over_sessions_gives(e: Engine, queries: list[dict[str, Any]]) -> None:
     vocabulary, skus, urls = vocabulary_of(e, queries)
     coded = e.collect(events.code(e, events.test_events(e, json_file.events(queries), AXES), vocabulary))
-    tables = counts.fit(e, coded, 1000)
+    tables = counts.tables(e, counts.add(e, {}, coded), 1000)
     follow, near = defaultdict[tuple[int, int], int](int), defaultdict[tuple[int, int], int](int)
     for query in queries:
         kept = without_twins(query["query"])
