@@ -88,14 +88,15 @@ def test_a_budget_limits_every_pool_and_tells_where_to_spill(monkeypatch: pytest
         "rmm.allocators.cupy": SimpleNamespace(rmm_cupy_allocator="RMM's"),
         "cupy": SimpleNamespace(cuda=cuda),
     }
-    for name, module in modules.items():
-        monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     monkeypatch.setattr(os, "environ", dict(os.environ))
+    # Torch first: its import asks for modules that are faked below.
     monkeypatch.setattr("torch.cuda.get_device_properties", lambda i: SimpleNamespace(total_memory=80 * GB))
     monkeypatch.setattr(
         "torch.cuda.set_per_process_memory_fraction", lambda share: set_to.update(torch=share)
     )
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     device.limit_memory(40 * GB)
     assert set_to == {"rmm": ("pool", 40 * GB), "cupy": "RMM's", "torch": 0.5}
     own = json.loads(os.environ["CUDF_POLARS__MEMORY_RESOURCE_CONFIG__OPTIONS"])
