@@ -143,16 +143,25 @@ def own_memory() -> dict[str, int | None]:
     return {"process": _by_nvml(os.getpid()), "torch_peak": torch.cuda.max_memory_reserved()}
 
 
-def _by_nvml(pid: int) -> int | None:
+def nvml() -> Any:
+    """NVML's bindings, started; None without them or without a driver."""
     try:
         import pynvml
-    except ImportError:
+
+        pynvml.nvmlInit()
+    except Exception:  # noqa: BLE001  not installed, no driver, no permission: all mean no counter
+        return None
+    return pynvml
+
+
+def _by_nvml(pid: int) -> int | None:
+    library = nvml()
+    if library is None:
         return None
     try:
-        pynvml.nvmlInit()
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        running = [p for handle in handles for p in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)]
-    except pynvml.NVMLError:
+        handles = [library.nvmlDeviceGetHandleByIndex(i) for i in range(library.nvmlDeviceGetCount())]
+        running = [p for handle in handles for p in library.nvmlDeviceGetComputeRunningProcesses(handle)]
+    except library.NVMLError:
         return None
     return sum(p.usedGpuMemory or 0 for p in running if p.pid == pid) or None
 

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from buzzer.engine.device import cuda_problem
 
@@ -186,7 +186,8 @@ def run_step(step: Step, work: Path, limit_s: float, environment: Mapping[str, s
         finally:
             end(process)
     seconds = round(time.monotonic() - began, 1)
-    outcomes, why = outcomes_of(records), first_message(records)
+    written = [json.loads(path.read_text()) for path in sorted(records.glob("*.json"))]
+    outcomes, why = dict(Counter(r["outcome"] for r in written)), first_message(written)
     status, message = judged(code, outcomes, log.read_text(errors="replace").splitlines()[1:])
     message += f": {why}" if why else ""
     return Ended(step.name, status, seconds, message, outcomes)
@@ -203,15 +204,9 @@ def end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def outcomes_of(folder: Path) -> dict[str, int]:
-    """How many records of a folder have which outcome."""
-    return dict(Counter(json.loads(path.read_text())["outcome"] for path in sorted(folder.glob("*.json"))))
-
-
-def first_message(folder: Path) -> str:
+def first_message(written: Sequence[Mapping[str, Any]]) -> str:
     """Of the first record that did not end well, which engine and what it says; empty where all did."""
-    for path in sorted(folder.glob("*.json")):
-        found = json.loads(path.read_text())
+    for found in written:
         if found["outcome"] != "ok":
             named = " ".join(found[key] for key in ("job", "engine", "backend") if found.get(key))
             return f"{named}: {found.get('message', '')}"

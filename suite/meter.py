@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
+
+from buzzer.engine.device import nvml
 
 POWERCAP = Path("/sys/class/powercap")
 
@@ -40,18 +41,6 @@ def rapl(folder: Path) -> list[Rapl]:
             found.append(Rapl(counter, limit, int(counter.read_text())))
         return found
     return []
-
-
-@cache
-def nvml() -> Any:
-    """NVML's bindings, started; None without them or without a driver."""
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-    except Exception:  # noqa: BLE001  not installed, no driver, no permission: all mean no counter
-        return None
-    return pynvml
 
 
 def missing() -> dict[str, str]:
