@@ -1,6 +1,14 @@
+import json
 import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -17,3 +25,19 @@ def device(request: pytest.FixtureRequest) -> str:
             "this process compiles kernels" if request.param == "cpu" else "kernels are interpreted here"
         )
     return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def compiles() -> Callable[[str], list[dict[str, Any]]]:
+    """Runs code in a process of its own, as this one interprets kernels; what it prints, an object a line."""
+    pytest.importorskip("triton")
+
+    def run(code: str) -> list[dict[str, Any]]:
+        environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+        out = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT, env=environment, check=True, capture_output=True, text=True,
+        )  # fmt: skip
+        return [json.loads(line) for line in out.stdout.splitlines()]
+
+    return run

@@ -1,11 +1,8 @@
 """The fused backend's session encoders against torch: the networks of SIGIR eCom's first task, in the interpreter and on a GPU."""
 
 import copy
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +13,6 @@ from buzzer.engine.infer import Array, Session
 from buzzer.errors import UnsupportedError, UsageError
 from buzzer.models.sigir_ecom.networks import NETWORKS, Sizes, Top
 
-ROOT = Path(__file__).parents[3]
 STACKS = ("causal", "masked")
 TOLERANCE = {"fp32": 1e-5, "fp16": 1e-2, "bf16": 6e-2}
 PRODUCTS, CODES, LENGTH, NUMBERS = 60, 90, 7, 4
@@ -176,15 +172,10 @@ for name, precision in (("masked", "fp16"), ("causal", "bf16"), ("masked", "fp32
 
 
 @pytest.mark.slow
-def test_an_h100s_code_has_tensor_cores_and_no_local_memory() -> None:
-    """Compiled in a process of its own: this one interprets kernels."""
-    pytest.importorskip("triton")
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    out = subprocess.run(
-        [sys.executable, "-c", COMPILE],
-        cwd=ROOT, env=environment, check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    compiled = [json.loads(line) for line in out.stdout.splitlines()]
+def test_an_h100s_code_has_tensor_cores_and_no_local_memory(
+    compiles: Callable[[str], list[dict[str, Any]]],
+) -> None:
+    compiled = compiles(COMPILE)
     assert len(compiled) == 3 * 8
     assert max(x["local"] for x in compiled) == 0
     half = [x for x in compiled if x["precision"] != "fp32" and ("depth" in x or "keys" in x)]

@@ -1,15 +1,10 @@
 """The code that an H100 would run, compiled here: tensor cores, registers, shared memory, and the order of PDL."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[3]
 SHARED = 227 << 10  # bytes of shared memory that a block can have on compute capability 9.0
 CODE = r"""
 import json, re
@@ -44,15 +39,9 @@ for launch in (probe.empty(counter(1), True), probe.reader(counter(99999), count
 
 
 @pytest.fixture(scope="module")
-def compiled() -> list[dict[str, Any]]:
-    """Every kernel of a layer of BERT-Large, in a process of its own: this one interprets kernels."""
-    pytest.importorskip("triton")
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    out = subprocess.run(
-        [sys.executable, "-c", CODE],
-        cwd=ROOT, env=environment, check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    return [json.loads(line) for line in out.stdout.splitlines()]
+def compiled(compiles: Callable[[str], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Every kernel of a layer of BERT-Large."""
+    return compiles(CODE)
 
 
 @pytest.mark.slow
