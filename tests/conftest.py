@@ -1,4 +1,5 @@
 import os
+import tempfile
 from pathlib import Path
 
 # Before the first import of a library with a thread pool: workers that share the cores would only wait for each other.
@@ -13,6 +14,13 @@ import pytest
 
 from buzzer.engine import device, frames
 from buzzer.errors import UnsupportedError
+
+
+@pytest.fixture(autouse=True, scope="session")
+def temporary(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What a killed harness leaves in the temporary folder goes with pytest's own."""
+    os.environ["TMPDIR"] = str(tmp_path_factory.mktemp("tmp"))
+    tempfile.tempdir = None
 
 
 @pytest.fixture(params=sorted(frames.ENGINES), scope="session")
