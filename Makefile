@@ -26,7 +26,7 @@ setup: $(VENV)/.weights  ## install into .venv
 run: $(VENV)/.weights  ## set up, then run the default suite on generated data
 	$(BIN)/buzzer run
 
-test: $(VENV)/.weights $(VENV)/.cpu-fast $(VENV)/.mlperf $(VENV)/.test  ## set up, then pass every test
+test: $(VENV)/.test  ## set up, then pass every test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev  ## ruff, mypy strict, pyright
@@ -46,7 +46,7 @@ ifneq ($(wildcard .gpukit),)
 gpu-suite:  ## all that only a GPU can show, step by step; MINUTES=9 OUT=folder ONLY=name (docs/gpu.md)
 	$(PYTHON) $(GPU_SUITE)
 else
-gpu-suite: $(VENV)/.weights $(VENV)/.test $(VENV)/.gpu
+gpu-suite: $(VENV)/.test $(VENV)/.gpu
 	$(BIN)/python $(GPU_SUITE)
 endif
 

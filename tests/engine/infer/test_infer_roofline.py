@@ -26,4 +26,11 @@ def test_the_roof_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_best_try_counts() -> None:
     waits: list[int] = []
     assert roofline.best(lambda: None, lambda: waits.append(1)) < 0.1
-    assert len(waits) == 1 + roofline.TRIES
+    assert len(waits) == roofline.TRIES
+
+
+def test_a_slow_product_is_not_tried_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roofline, "ENOUGH_S", 0.0)
+    waits: list[int] = []
+    roofline.best(lambda: None, lambda: waits.append(1))
+    assert len(waits) == 1
