@@ -32,7 +32,7 @@ class Trainer(Epochs):
         self.train, self.valid, self.params, self.seed = train, valid, params, seed
         self.rows = np.flatnonzero(train.target >= 0)
         self.steps = max(len(self.rows) // params["batch"], 1)
-        self.optimizer = torch.optim.Adam(network.parameters(), lr=params["lr"])
+        self.optimizer = torch.optim.Adam(network.parameters(), lr=params["lr"], fused=True)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer,
             params["lr"],

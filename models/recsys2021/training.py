@@ -107,7 +107,7 @@ def optimizers_of(network: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
     sparse = {id(weight) for weight in tables}
     others = [w for w in network.parameters() if w.requires_grad and id(w) not in sparse]
     lazy: list[torch.optim.Optimizer] = [torch.optim.SparseAdam(tables, lr=lr)] if tables else []
-    return [torch.optim.Adam(others, lr=lr), *lazy]
+    return [torch.optim.Adam(others, lr=lr, fused=True), *lazy]
 
 
 def descend(loss: Tensor, optimizers: Sequence[torch.optim.Optimizer], schedules: Sequence[Any]) -> float:

@@ -70,7 +70,7 @@ def fit(network: Dlrm, rows: Rows, params: Mapping[str, Any], job: Any) -> Itera
     inputs = [torch.from_numpy(a).to(job.device) for a in arrays]
     learn, valid = (torch.from_numpy(np.flatnonzero(r)).to(job.device) for r in (~rows.held, rows.held))
     network.to(job.device).fit_scale(inputs[0][learn])
-    optimizer = torch.optim.AdamW(network.parameters(), lr=params["lr"], weight_decay=0.05)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=params["lr"], weight_decay=0.05, fused=True)
     steps = -(-len(learn) // params["batch"]) * params["epochs"]
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, params["lr"], total_steps=steps + 1, pct_start=0.1

@@ -66,7 +66,9 @@ class Trainer(Epochs):
         self.sessions = np.flatnonzero(~held)
         rows = len(cuts(flat, self.next, self.sessions, np.random.default_rng(0)))
         self.steps = max(-(-rows // self.params["batch"]), 1)
-        self.optimizer = torch.optim.AdamW(network.parameters(), self.params["lr"], weight_decay=1e-5)
+        self.optimizer = torch.optim.AdamW(
+            network.parameters(), self.params["lr"], weight_decay=1e-5, fused=True
+        )
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer,
             self.params["lr"],
