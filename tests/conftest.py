@@ -23,7 +23,7 @@ def temporary(tmp_path_factory: pytest.TempPathFactory) -> None:
     tempfile.tempdir = None
 
 
-@pytest.fixture(params=sorted(frames.ENGINES), scope="session")
+@pytest.fixture(params=sorted(frames.ENGINES), scope="module")
 def e(request: pytest.FixtureRequest) -> frames.Engine:
     """Every engine that this machine can run."""
     try:
