@@ -61,6 +61,11 @@ def saturates() -> bool:
     return simd() in ("AVX-512", "AVX2")
 
 
+def multiplies_bf16() -> bool:
+    """Whether this processor multiplies BF16; others emulate it, at a fraction of FP32's speed."""
+    return simd() in ("AVX-512 BF16", "AMX")
+
+
 def cache_bytes() -> int:
     """Size of the last-level cache; 64 MiB where the system does not tell."""
     found = [64 << 20]

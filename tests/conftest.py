@@ -35,7 +35,7 @@ def e(request: pytest.FixtureRequest) -> frames.Engine:
 @pytest.fixture(scope="session")
 def has_bf16() -> bool:
     """Whether this processor multiplies bfloat16, without which OpenVINO refuses it."""
-    return device.simd() in ("AVX-512 BF16", "AMX")
+    return device.multiplies_bf16()
 
 
 @pytest.fixture

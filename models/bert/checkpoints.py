@@ -12,8 +12,8 @@ from torch import nn
 
 from buzzer.datasets import clinc150 as dataset
 from buzzer.datasets.clinc150.reader import FILE, OOS
-from buzzer.engine import quant
-from buzzer.errors import unknown_name
+from buzzer.engine import device, quant
+from buzzer.errors import UsageError, unknown_name
 from buzzer.models.bert import encoder, finetune, head, tokenizer, weights
 from buzzer.models.bert.finetune import Labelled
 from buzzer.models.job import Job
@@ -72,11 +72,21 @@ def blank(job: Job, folder: Path, classes: int) -> encoder.SentenceClassifier:
     return encoder.SentenceClassifier(bert, classes)
 
 
+def in_bf16(asked: Any) -> bool:
+    """Whether training multiplies in BF16. Raises UsageError for what is neither true nor false nor "auto"."""
+    if asked == "auto":
+        return device.multiplies_bf16()
+    if not isinstance(asked, bool):
+        raise UsageError(f"tune_bf16={asked}: not true, false or auto", "auto: where the processor has BF16")
+    return asked
+
+
 class Maker:
     """Makes checkpoints one after the other; those that are there already are taken as they are."""
 
     def __init__(self, job: Job, data: Parts) -> None:
         self.job, self.params, self.data = job, job.params, data
+        self.bf16 = in_bf16(self.params["tune_bf16"])
         self.told: dict[str, dict[str, Any]] = {}
 
     def make(self, name: str, model: nn.Module) -> Iterator[None]:
@@ -122,7 +132,7 @@ class Maker:
             batch=self.params["tune_batch"],
             seed=self.job.seed,
             file=self.job.work / f"{name}.tuning.pt",
-            bf16=self.params["tune_bf16"],
+            bf16=self.bf16,
             after_step=zeros.apply if zeros else lambda: None,
         )
         for _ in tuner.run():

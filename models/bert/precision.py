@@ -42,7 +42,7 @@ class BertIntentPrecision(BertIntent):
                 yield "fit"
         yield "write"
         (job.work / "classes.json").write_text(json.dumps(classes))
-        facts = {"checkpoints": maker.told, "layers": len(model.bert.layers)}
+        facts = {"checkpoints": maker.told, "layers": len(model.bert.layers), "tuned_in_bf16": maker.bf16}
         return Result({"valid_accuracy": maker.told["float"]["valid_accuracy"]}, len(data.train.ids), facts)
 
     def ready(self, job: Job, folder: Path, classes: int) -> tuple[Any, str, tuple[str, ...]]:
