@@ -249,6 +249,7 @@ def content(records: Sequence[Record], links: Mapping[str, str]) -> dict[str, An
         "tasks": _by_task(found),
         "filters": choices(records, found),
         "speed_ups": speed_up_charts(records),
+        "frontiers": sessions.frontiers(records),
         "rooflines": sessions.rooflines(records),
         "benches": [sessions.Board(group) for group in benchplan.boards(records).values()],
         "bench_columns": benchplan.COLUMNS,

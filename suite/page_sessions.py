@@ -1,11 +1,12 @@
-"""The report page's part on inference sessions, from the records of `buzzer bench`: tables, frontier, rooflines."""
+"""The report page's part on inference sessions, from the records of `buzzer bench`: tables, frontiers, rooflines."""
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from buzzer.suite import benchplan, charts, machine, report
+from buzzer.suite import benchplan, charts, frontier, machine, report
 from buzzer.suite.charts import Chart, Mark
 from buzzer.suite.record import Record
 
@@ -69,6 +70,44 @@ def kind(row: benchplan.Row) -> str:
 
 def filters(row: benchplan.Row) -> dict[str, str]:
     return charts.filters_of(row.first, next((r.outcome for r in row.records if r.outcome != "ok"), "ok"))
+
+
+def frontiers(records: Iterable[Record]) -> list[Chart]:
+    """One chart for each model that was run in several precisions, whole and cut to fewer layers, on the same data and machine."""
+    groups: dict[tuple[str, ...], list[Record]] = defaultdict(list)
+    for r in records:
+        if r.job in ("fit", "predict") and frontier.LAYERS in r.config and not r.control:
+            same = {k: v for k, v in r.config.items() if k not in (frontier.LAYERS, "checkpoints")}
+            groups[r.task, r.data_fingerprint, machine.line(r.machine), json.dumps(same)].append(r)
+    return [chart for _, group in sorted(groups.items()) if (chart := _frontier(group))]
+
+
+def _frontier(group: Sequence[Record]) -> Chart | None:
+    whole = [r for r in group if r.job == "fit" and not r.config[frontier.LAYERS] and r.outcome == "ok"]
+    if not whole:
+        return None
+    found = frontier.points((r for r in group if r.job == "predict"), whole[-1].details[frontier.LAYERS])
+    if len({p.layers for p in found}) < 2:
+        return None
+    first = {r.run_id: r for r in group}
+    x = charts.time_axis([p.p50_ms / 1e3 for p in found], "median latency of a sentence (log)")
+    y = charts.linear_axis([p.accuracy for p in found], "accuracy")
+    marks, legend = [], []
+    for i, p in enumerate(found, 1):
+        kind = first[p.run_id].device if p.counts else "failed"
+        name = f"{p.layers} layers, {p.precision}, {p.backend}"
+        told = f"{name}: {p.p50_ms:.2f} ms, accuracy {p.accuracy:.4f}" + (
+            f", {p.outcome}" if not p.counts else ""
+        )
+        filters = charts.filters_of(first[p.run_id], first[p.run_id].outcome)
+        marks.append(Mark(x.at(p.p50_ms / 1e3), y.at(p.accuracy), i, kind, told, filters))
+        legend.append((i, kind, name, filters))
+    line = charts.path([(x.at(p.p50_ms / 1e3), y.at(p.accuracy)) for p in found if p.front], "pareto")
+    words = (
+        f"{group[0].task} on {group[0].data_source} data, {machine.line(group[0].machine)}. Up and to the left is better; the line joins"
+        " what no other beats in both. Crossed out: below its gate, or its speed is simulated."
+    )
+    return Chart("Fewer bits or fewer layers", words, x, y, marks, [line], legend)
 
 
 def rooflines(records: Iterable[Record]) -> list[Chart]:

@@ -12,7 +12,6 @@ from buzzer.suite.estimate import Growth, Projection, Ratio
 WALLS = st.lists(st.floats(0.5, 2.0), min_size=2, max_size=8)
 
 
-@settings(deadline=None)
 @given(WALLS, st.integers(0, 10**6))
 def test_the_paired_interval_is_that_of_the_t_test(slow: list[float], seed: int) -> None:
     draw = random.Random(seed)
@@ -59,7 +58,7 @@ def test_noise(ratio: Ratio, band: float, noise: bool) -> None:
     assert ratio.is_noise(band) is noise
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.floats(0.1, 5), st.floats(1, 100), st.floats(0.6, 1.6))
 def test_growth_is_found_again(fixed: float, rate: float, exponent: float) -> None:
     true = Growth(fixed, rate, exponent)

@@ -327,7 +327,7 @@ def test_left_out_and_doubled_trips_are_refused(tmp_path: Path) -> None:
         booking.score(submission, truth)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(data=st.data())
 def test_accuracy_is_the_mean_of_hits(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     city = st.integers(1, 6)

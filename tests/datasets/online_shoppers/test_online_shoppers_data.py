@@ -63,7 +63,7 @@ def test_the_real_file_passes_the_checks() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 5)), min_size=1, max_size=30))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_roc_auc_is_scikit_learns(rows: list[tuple[int, int]]) -> None:
     truth, chance = np.array(rows).T
     got = online_shoppers.roc_auc(truth, chance / 5)

@@ -399,7 +399,7 @@ def test_a_part_beside_its_compressed_file_counts_once(copy: Path) -> None:
 labels = st.lists(st.integers(0, 1), min_size=2, max_size=60).filter(lambda y: 0 < sum(y) < len(y))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(y=labels, data=st.data())
 def test_metrics_are_scikit_learns(y: list[int], data: st.DataObject) -> None:
     p = data.draw(
@@ -415,7 +415,7 @@ def test_metrics_are_scikit_learns(y: list[int], data: st.DataObject) -> None:
     assert metric.relative_cross_entropy(truth, predicted) == pytest.approx(want, rel=1e-6, abs=1e-6)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(y=labels, data=st.data())
 def test_the_order_of_rows_does_not_matter(y: list[int], data: st.DataObject) -> None:
     p = np.array(data.draw(st.lists(st.floats(0, 1), min_size=len(y), max_size=len(y))))

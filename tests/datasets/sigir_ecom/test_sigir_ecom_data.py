@@ -236,7 +236,7 @@ def test_cut_files_are_told(copy: Path) -> None:
     st.lists(st.dictionaries(st.text(max_size=3), st.integers() | st.text(max_size=8)), max_size=8),
     st.integers(1, 40),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_records_of_any_chunk_size(
     tmp_path_factory: pytest.TempPathFactory, items: list[Any], chunk: int
 ) -> None:
@@ -284,7 +284,7 @@ LISTS = st.lists(st.lists(st.sampled_from("abcdefgh"), max_size=25), min_size=1,
 
 
 @given(LISTS, st.data())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_metrics_keep_their_bounds_and_invariances(truth: list[list[str]], data: st.DataObject) -> None:
     guesses = [data.draw(st.lists(st.sampled_from("abcdefghij"), max_size=25)) for _ in truth]
     mrr, f1 = metric.next_item_mrr(guesses, truth), metric.subsequent_f1(guesses, truth)

@@ -24,7 +24,6 @@ Values = Callable[..., Any]
 Rows = Callable[..., set[tuple[Any, ...]]]
 few = settings(
     max_examples=25,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 

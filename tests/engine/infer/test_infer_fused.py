@@ -191,7 +191,7 @@ def test_ids_outside_their_tables_are_told() -> None:
         pack(split, 9, 3, 1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows=st.lists(st.lists(st.booleans(), min_size=6, max_size=6), min_size=1, max_size=9))
 def test_packed_tokens_keep_their_place_and_sequence(rows: list[list[bool]]) -> None:
     mask = np.array(rows).astype("int64")

@@ -103,7 +103,7 @@ def test_stored_choices_come_back_and_a_broken_file_is_told(tmp_path: Path) -> N
             Tuned.read(tmp_path / "bad.json")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     m=st.integers(1, 20000),
     n=st.integers(1, 5000),

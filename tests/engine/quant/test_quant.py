@@ -85,7 +85,7 @@ def test_a_range_becomes_a_scale_and_a_zero_point() -> None:
     assert calibrate.affine(0.0, 0.0, "int8")[0] > 0
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(x=arrays)
 def test_rounding_errs_by_half_a_step_and_twice_is_once(x: Any) -> None:
     tensor = torch.from_numpy(x)
@@ -98,7 +98,7 @@ def test_rounding_errs_by_half_a_step_and_twice_is_once(x: Any) -> None:
     assert fake_quantise(torch.zeros(1), *given_).item() == 0  # padding stays exact
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     w=hnp.arrays(np.float32, (3, 8), elements=floats),
     precision=st.sampled_from(quant.PRECISIONS),
@@ -242,7 +242,7 @@ def test_mask_by_hand() -> None:
         quant.mask_2_4(torch.ones(2, 6))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(w=hnp.arrays(np.float32, st.tuples(st.integers(1, 5), st.sampled_from([4, 8, 12])), elements=floats))
 def test_two_of_each_four_stay_and_they_are_the_largest(w: Any) -> None:
     weight = torch.from_numpy(w)

@@ -93,7 +93,7 @@ def test_backends_agree_and_padding_does_not_matter(backend: str) -> None:
             np.testing.assert_allclose(session.run(one)["logits"], want[:1], rtol=1e-4, atol=1e-5)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=40), size=st.integers(1, 7))
 def test_batches_have_every_row_once_and_pad_keeps_ids(lengths: list[int], size: int) -> None:
     ids = [list(range(1, n + 1)) for n in lengths]

@@ -121,7 +121,7 @@ def test_random_weights_are_the_seeds() -> None:
     assert float(a.layers[0].up.weight.detach().std()) == pytest.approx(0.02, rel=0.1)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=50), tokens=st.integers(8, 64))
 def test_buckets_hold_every_sentence_once(lengths: list[int], tokens: int) -> None:
     rows = list(packing.buckets(lengths, tokens))
@@ -133,7 +133,7 @@ def test_buckets_hold_every_sentence_once(lengths: list[int], tokens: int) -> No
         assert fill[0] + fill[1] > tokens
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(lengths=st.lists(st.integers(1, 20), min_size=1, max_size=8))
 def test_packed_sentences_give_the_same_states(lengths: list[int]) -> None:
     rng = np.random.default_rng(0)

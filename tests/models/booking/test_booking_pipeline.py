@@ -212,7 +212,7 @@ def test_backends_agree_with_the_module(name: str, backend: str) -> None:
             )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_best_four_adds_weighted_probabilities_up(data: st.DataObject) -> None:
     networks, rows, n = (

@@ -542,7 +542,7 @@ def test_backends_agree_with_the_module(name: str, backend: str) -> None:
 
 
 @given(st.integers(-(2**63), 2**63 - 1), st.sampled_from([0.0, 0.3, 1.0]))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_held_out_is_by_number_alone(session: int, share: float) -> None:
     numbers = np.array([session, session, 5])
     held = shared.held_out(numbers, share)
