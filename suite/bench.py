@@ -23,6 +23,7 @@ from buzzer.suite.child import load_entry
 
 FLUSH = 4  # times the last-level cache, streamed over before a cold run
 WARMUP_S, WARMUP_RUNS = 1.0, 5
+LEAST_RUNS = 4  # however slow: two rounds have the seven of a median
 QUANTISED = ("int8", "fp8")  # precisions for which the module is quantised before the backend gets it
 TINY = 1e-30
 WORST = -1.0  # cosine of an output that is not finite or was not written
@@ -113,10 +114,13 @@ class Timer:
 
             self._events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
 
-    def measure(self, count: int, seconds: float, before: Callable[[], None]) -> Samples:
-        """At least `count` runs, at least `seconds` of them, and every input at least once."""
+    def measure(self, count: int, seconds: float, most: float, before: Callable[[], None]) -> Samples:
+        """At least `count` runs, at least `seconds` of them, and every input at least once; after `most` seconds no more than
+        LEAST_RUNS."""
         found, batches = Samples(), self._loaded.batches
         while len(found.wall) < max(count, len(batches)) or sum(found.wall) < seconds:
+            if len(found.wall) >= LEAST_RUNS and sum(found.wall) >= most:
+                break
             index = len(found.wall) % len(batches)
             before()
             self._session.poison()
@@ -224,9 +228,9 @@ class Bench:
             for index in first_of_each_shape(loaded):
                 check.take(index, session.run(loaded.batches[index]))
             yield "warmup"
-            warm_up(session, loaded)
+            count, seconds, most = (job.params[name] for name in ("count", "seconds", "at_most"))
+            warm_up(session, loaded, most)
             timer = Timer(session, loaded, check, job.device)
-            count, seconds = job.params["count"], job.params["seconds"]
             if job.params["scenario"]:
                 yield "loadgen"
                 from buzzer.suite import loadgen
@@ -236,15 +240,24 @@ class Bench:
                     check.scores(), told.pop("rows"), facts(session, loaded, job, roof, check, told)
                 )
             yield "warm"
-            warm = timer.measure(count, seconds, lambda: None)
+            warm = timer.measure(count, seconds, most, lambda: None)
             yield "cold"
-            cold = timer.measure(count, seconds, flusher(job.device))
+            cold = timer.measure(count, seconds, most, flusher(job.device))
             yield "score"
             told = facts(session, loaded, job, roof, check, {"warm_rows": warm.rows})
         samples = {"warm_run": warm.wall, "cold_run": cold.wall}
         if warm.device:
             samples |= {"warm_run_device": warm.device, "cold_run_device": cold.device}
-        return Result(check.scores(), warm.rows + cold.rows, told, (), samples)
+        asked, had = max(count, len(loaded.batches)), min(len(warm.wall), len(cold.wall))
+        notes = ended_early(job.backend, job.precision, had, asked, most)
+        return Result(check.scores(), warm.rows + cold.rows, told, (), samples, notes)
+
+
+def ended_early(backend: str, precision: str, runs: int, count: int, most: float) -> tuple[str, ...]:
+    """What a reader must know of a session that was too slow for its runs."""
+    if runs >= count:
+        return ()
+    return (f"{backend} {precision} was ended after {most:g} s, with {runs} of {count} runs (--at-most)",)
 
 
 def quantised(loaded: Loaded, precision: str) -> Any:
@@ -279,11 +292,12 @@ def first_of_each_shape(loaded: Loaded) -> list[int]:
     return sorted(sizes.values())
 
 
-def warm_up(session: Session, loaded: Loaded) -> None:
-    began, runs = time.perf_counter(), 0
-    while runs < WARMUP_RUNS or time.perf_counter() - began < WARMUP_S:
+def warm_up(session: Session, loaded: Loaded, most: float) -> None:
+    """Some runs, and for some time; a slow session is warm after one."""
+    began, spent, runs = time.perf_counter(), 0.0, 0
+    while (runs < WARMUP_RUNS or spent < WARMUP_S) and not (runs and spent >= most / 10):
         session.run(loaded.batches[runs % len(loaded.batches)])
-        runs += 1
+        runs, spent = runs + 1, time.perf_counter() - began
 
 
 def facts(

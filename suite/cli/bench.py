@@ -42,6 +42,9 @@ def main(
     inputs: Annotated[int, typer.Option(min=2, help="Different batches to rotate through.")] = 16,
     count: Annotated[int, typer.Option(min=1, help="Least timed runs a round; a p99 needs 459 in all.")] = 50,
     seconds: Annotated[float, typer.Option(min=0, help="Least seconds of timed runs a round.")] = 2.0,
+    at_most: Annotated[
+        float, typer.Option(min=0, help="Seconds after which a round ends, with 4 runs at the least.")
+    ] = 120.0,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds over all variants, every other in reverse.")] = 2,
     scenario: Annotated[str, typer.Option(help="MLPerf: single-stream, offline or server.")] = "",
     min_duration: Annotated[
@@ -122,6 +125,7 @@ def choice_of(options: dict[str, Any], packing: str) -> Choice:
         "inputs",
         "count",
         "seconds",
+        "at_most",
         "scenario",
         "min_duration",
         "qps",

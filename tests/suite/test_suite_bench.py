@@ -17,7 +17,18 @@ from buzzer.engine.infer import Array, Plan, onnx_graph
 from buzzer.errors import UnsupportedError, UsageError
 from buzzer.models.target import Loaded
 from buzzer.suite import benchplan, gate, record, registry
-from buzzer.suite.bench import WORST, Check, Timer, as_rows, first_of_each_shape, flusher, least_cosine
+from buzzer.suite.bench import (
+    LEAST_RUNS,
+    WORST,
+    Check,
+    Timer,
+    as_rows,
+    ended_early,
+    first_of_each_shape,
+    flusher,
+    least_cosine,
+    warm_up,
+)
 from buzzer.suite.benchplan import Choice
 from buzzer.suite.budget import UNLIMITED
 
@@ -70,7 +81,7 @@ class Cut(Good):
 def timed(session: Any, count: int = 7, loaded: Loaded | None = None) -> tuple[Check, Any]:
     loaded = loaded or target()
     check = Check(loaded, [dict(loaded.reference(b)) for b in loaded.batches])
-    return check, Timer(session, loaded, check, "cpu").measure(count, 0.0, lambda: None)
+    return check, Timer(session, loaded, check, "cpu").measure(count, 0.0, 60.0, lambda: None)
 
 
 def test_a_right_session_passes_and_its_inputs_rotate() -> None:
@@ -137,8 +148,22 @@ def test_the_gate_holds_cosine_and_error(scores: dict[str, float], status: str, 
 def test_at_least_the_count_the_seconds_and_every_input() -> None:
     assert len(timed(Good(), 1)[1].wall) == 3
     check = Check(target(), [dict(target().reference(b)) for b in target().batches])
-    found = Timer(Good(), target(), check, "cpu").measure(1, 0.01, lambda: None)
+    found = Timer(Good(), target(), check, "cpu").measure(1, 0.01, 60.0, lambda: None)
     assert sum(found.wall) >= 0.01
+
+
+def test_a_slow_session_is_ended() -> None:
+    loaded, session = target(), Good()
+    check = Check(loaded, [dict(loaded.reference(b)) for b in loaded.batches])
+    found = Timer(session, loaded, check, "cpu").measure(50, 1.0, 0.0, lambda: None)
+    assert len(found.wall) == LEAST_RUNS
+    assert ended_early("b", "bf16", 4, 50, 0.5) == (
+        "b bf16 was ended after 0.5 s, with 4 of 50 runs (--at-most)",
+    )
+    assert ended_early("b", "bf16", 50, 50, 0.5) == ()
+    before = len(session.calls)
+    warm_up(session, loaded, 0.0)
+    assert len(session.calls) == before + 1
 
 
 def test_padding_does_not_count() -> None:

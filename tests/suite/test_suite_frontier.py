@@ -2,13 +2,17 @@
 
 import csv
 import io
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
-from buzzer.suite import frontier, gate, registry
+from buzzer.suite import frontier, gate, registry, runner
+from buzzer.suite.cli import app
+from buzzer.suite.plan import Run
 from buzzer.suite.record import Record
 from buzzer.suite.registry import TaskConfig
 
@@ -112,3 +116,35 @@ def test_a_lower_precision_owes_a_share_of_the_score(
     if status == "failed" and precision != "fp32":
         assert judged.outcome == "wrong"
         assert f"is asked of {precision}" in judged.message
+
+
+def test_the_command_line_plans_runs_and_draws(
+    make_record: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The runs themselves are records made by hand: the whole model in what was asked for, the cut ones in FP32 and INT8."""
+    sizes = {"vocab_size": 9, "hidden_size": 4, "num_attention_heads": 2, "intermediate_size": 8}
+    (tmp_path / "config.json").write_text(json.dumps(sizes | {"num_hidden_layers": 4}))
+    (tmp_path / "tokenizer.json").write_text("{}")
+    monkeypatch.setenv("BUZZER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("BUZZER_DATA", raising=False)
+    fits: list[int] = []
+
+    def fitted(run: Run, *_: Any) -> None:
+        fits.append(run.task.params["layers"])
+
+    def predicted(run: Run, *_: Any) -> Record:
+        number = len(list((tmp_path / "out").glob("*.json")))
+        made = one(make_record, run.precision, 0.9, 1.0 + number, run.task.params["layers"])
+        told = {"task": run.task.name, "config_hash": run.task.config_hash, "run_id": f"{number:032x}"}
+        return made.model_copy(update=told)
+
+    monkeypatch.setattr(runner, "fit", fitted)
+    monkeypatch.setattr(runner, "predict", predicted)
+    asked = ["--backend", "torch_eager", "--precision", "fp32,bf16", "--rounds", "1", "--json"]
+    app(["bench", str(tmp_path), "--frontier", *asked, "--out", str(tmp_path / "out")], standalone_mode=False)
+    points = json.loads(capsys.readouterr().out)["points"]
+    whole, cut = [(4, "fp32"), (4, "bf16")], [(3, "fp32"), (2, "fp32")]
+    assert [(p["layers"], p["precision"]) for p in points] == whole + cut
+    assert fits == [0, 3, 2]
+    assert len((tmp_path / "out" / "frontier.csv").read_text().splitlines()) == 5
+    ElementTree.parse(tmp_path / "out" / "frontier.svg")
