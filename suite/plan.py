@@ -78,16 +78,7 @@ def engine_works(name: str) -> bool:
     if name == NO_ENGINE:
         return True
     try:
-        frames.load(name)
-    except UnsupportedError:
-        return False
-    return True
-
-
-def backend_works(name: str) -> bool:
-    """Whether an inference backend is installed here."""
-    try:
-        infer.load(name)
+        frames.check(name)
     except UnsupportedError:
         return False
     return True
@@ -107,7 +98,7 @@ def task_engines(task: TaskConfig, asked: Sequence[str] | None) -> list[str]:
 def task_backends(task: TaskConfig, asked: Sequence[str] | None) -> list[str]:
     """Backends of a task, as `task_engines`."""
     chosen = choose("backend", asked, registry.backends(), task.backends)
-    return chosen if asked else [b for b in chosen if backend_works(b)]
+    return chosen if asked else [b for b in chosen if infer.installed(b)]
 
 
 @dataclass(frozen=True)

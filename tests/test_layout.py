@@ -49,7 +49,16 @@ def test_rooms_are_imported_from_the_checkout_once(room: str) -> None:
     assert Path(out.strip()) == ROOT / room
 
 
-@pytest.mark.parametrize("arguments", [["list"], ["--help"], ["data", "info", "booking"]])
+LIGHT = (
+    ["list"],
+    ["--help"],
+    ["data", "info", "booking"],
+    ["run", "--dry-run"],
+    ["run", "recsys2021", "sigir-ecom-task1", "--dry-run"],
+)
+
+
+@pytest.mark.parametrize("arguments", LIGHT)
 def test_light_verbs_import_no_model(arguments: list[str]) -> None:
     """Heavy imports belong inside the command that needs them."""
     code = (

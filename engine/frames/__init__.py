@@ -22,21 +22,27 @@ ENGINES: dict[str, tuple[str, str, tuple[str, ...], str]] = {
     "polars-gpu": ("lazy", "gpu", ("polars", "cudf_polars"), "gpu"),
 }
 
-__all__ = ["ENGINES", "Engine", "Frame", "load", "loaded_on"]
+__all__ = ["ENGINES", "Engine", "Frame", "check", "load", "loaded_on"]
 
 
 @cache
 def load(name: str) -> Engine:
     """The engine. Raises UsageError for an unknown name, UnsupportedError where a package or device is missing."""
+    check(name)
+    text, argument, _, _ = ENGINES[name]
+    engine: Engine = importlib.import_module(f"buzzer.engine.frames.{text}").engine(argument)
+    return engine
+
+
+def check(name: str) -> None:
+    """Raises what `load` would, without importing anything."""
     if name not in ENGINES:
         raise unknown_name("engine", name, ENGINES)
-    text, argument, packages, device = ENGINES[name]
+    _, _, packages, device = ENGINES[name]
     for package in packages:
         require(name, package)
     if device == "gpu":
         require_device(name)
-    engine: Engine = importlib.import_module(f"buzzer.engine.frames.{text}").engine(argument)
-    return engine
 
 
 @contextmanager

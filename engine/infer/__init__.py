@@ -5,6 +5,7 @@ with infer.prepare(model, backend="onnxruntime", example=batch) as session:
 """
 
 import importlib
+import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -25,6 +26,19 @@ BACKENDS: dict[str, str] = {
     "tl2cgen": "buzzer.engine.infer.tl2cgen",
 }
 
+# What a backend imports, so that a plan can be made without importing it.
+NEEDS: dict[str, tuple[str, ...]] = {
+    "torch_eager": ("torch",),
+    "torch_compile": ("torch",),
+    "onnxruntime": ("onnxruntime",),
+    "openvino": ("openvino",),
+    "tensorrt": ("tensorrt",),
+    "fused": ("torch", "triton"),
+    "xgboost": ("xgboost",),
+    "nvforest": ("nvforest",),
+    "tl2cgen": ("treelite", "tl2cgen"),
+}
+
 TREES = ("xgboost", "nvforest", "tl2cgen")  # run boosted trees; onnxruntime does too
 ENCODERS = ("fused",)  # run encoders that tell their parts only; the others run any network
 
@@ -38,6 +52,7 @@ __all__ = [
     "Session",
     "by_kind",
     "check_batch",
+    "installed",
     "load",
     "prepare",
 ]
@@ -46,6 +61,11 @@ __all__ = [
 def by_kind(backend: str) -> tuple[str, str]:
     """What networks run on and what boosted trees run on, in a pipeline that has both and is asked for one backend."""
     return ("torch_eager", backend) if backend in TREES else (backend, "xgboost")
+
+
+def installed(name: str) -> bool:
+    """Whether the packages of a backend are there; `load` also finds out whether they work, in seconds."""
+    return all(importlib.util.find_spec(package) is not None for package in NEEDS[name])
 
 
 class Backend(Protocol):

@@ -220,3 +220,13 @@ def test_tensorrt_says_what_is_missing() -> None:
     with pytest.raises(UnsupportedError) as caught:
         infer.prepare(model, backend="tensorrt", example=batch_of(2), outputs=names)
     assert "TensorRT" in caught.value.message
+
+
+@pytest.mark.parametrize("backend", infer.BACKENDS)
+def test_installed_is_what_can_be_loaded(backend: str) -> None:
+    try:
+        infer.load(backend)
+    except UnsupportedError as error:
+        assert not infer.installed(backend) or "compiler" in error.message
+    else:
+        assert infer.installed(backend)

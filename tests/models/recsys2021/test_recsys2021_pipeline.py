@@ -24,7 +24,6 @@ from buzzer.models.recsys2021 import features, fitting, stages, tables, trees, w
 from buzzer.models.recsys2021.predicting import pieces_of_test
 from buzzer.models.recsys2021.task import TASK
 from buzzer.suite import registry
-from buzzer.suite.plan import backend_works
 
 Run = Callable[..., Any]
 Jobs = Callable[..., Job]
@@ -482,7 +481,7 @@ def test_engines_backends_and_pieces_score_the_same(
     job: Jobs,
     run: Run,
 ) -> None:
-    if not backend_works(backend):
+    if not infer.installed(backend):
         pytest.skip(f"{backend} is not installed")
     settings = SMALL | {"piece_rows": piece_rows}
     done = job("recsys2021-full", data, fitted, tmp_path, e.name, backend, **settings)
@@ -529,7 +528,7 @@ def test_a_backend_of_trees_runs_the_trees(
 
 def test_nvforest_predicts_as_xgboost_does(data: Data, fitted: Path, reference: Any, job: Jobs) -> None:
     """Both stages, each from the same rows and log odds; values stand on the trees' thresholds, some are missing."""
-    if not backend_works("nvforest"):
+    if not infer.installed("nvforest"):
         pytest.skip("nvforest is not installed")
     rng = np.random.default_rng(0)
 
@@ -557,7 +556,7 @@ def test_nvforest_predicts_as_xgboost_does(data: Data, fitted: Path, reference: 
 
 
 def test_trees_that_cannot_add_to_log_odds_are_told(data: Data, fitted: Path, job: Jobs) -> None:
-    if not backend_works("tl2cgen"):
+    if not infer.installed("tl2cgen"):
         pytest.skip("tl2cgen is not installed")
     asked = job("recsys2021", data, fitted, fitted, "polars", "tl2cgen", **SMALL)
     with pytest.raises(UnsupportedError, match="cannot add to given log odds"):
