@@ -110,7 +110,6 @@ def choices(options: dict[str, Any], config: registry.TaskConfig) -> list[Choice
     if any(s is not None and not s > 0 for s in scales):
         raise UsageError(f"--scale {options['scale']} must be above 0", "1 is the official size")
     default = {"budget": default_budget()}
-    options = options | {"workers": 0, "scheduler": ""}  # what is compared runs in one process
     devices = run_verb.names(options["device"]) or [""]
     return [
         run_verb.choice(config, options | {"scale": s, "device": run_verb.device_name(d)}, default)

@@ -54,8 +54,7 @@ def depth(task: registry.TaskConfig) -> int:
 
 def choices(task: registry.TaskConfig, full: int, options: dict[str, Any]) -> list[Choice]:
     """The full model in every precision, then each cut one in FP32 and INT8."""
-    alone = {"workers": 0, "scheduler": ""}
-    given = options | alone | {"engine": "", "scale": None, "set_": [], "repeat": options["rounds"]}
+    given = options | {"engine": "", "scale": None, "set_": [], "repeat": options["rounds"]}
     made = [choice(task, given, {})]
     for layers in frontier.cuts(full):
         own = [f"layers={layers}", f"checkpoints={json.dumps(frontier.CUT_CHECKPOINTS)}"]

@@ -147,7 +147,8 @@ def choice(task: registry.TaskConfig, options: dict[str, Any], default: dict[str
         if not equals:
             raise UsageError(f"--set {pair}: not of the form key=value")
         overrides[key] = value
-    check_cluster(task, options)
+    workers, scheduler = options.get("workers", 0), options.get("scheduler", "")  # only `run` has them
+    check_cluster(task, workers, scheduler)
     asked = names(options["precision"]) or default.get("precisions") or []
     asked = [] if list(asked) == ["all"] else asked
     budget = options["budget"] or default.get("budget", "seed-cpu")
@@ -161,8 +162,8 @@ def choice(task: registry.TaskConfig, options: dict[str, Any], default: dict[str
         scale=float(options["scale"] or default.get("scale", task.scale)),
         seed=options["seed"],
         repeat=options["repeat"],
-        workers=options["workers"],
-        scheduler=options["scheduler"],
+        workers=workers,
+        scheduler=scheduler,
     )
 
 
@@ -174,13 +175,13 @@ def check_chosen(runs: Sequence[Run], choices: Sequence[Choice]) -> None:
     raise UsageError("nothing to run: no task has the engines and backends asked for", "; ".join(have))
 
 
-def check_cluster(task: registry.TaskConfig, options: dict[str, Any]) -> None:
+def check_cluster(task: registry.TaskConfig, workers: int, scheduler: str) -> None:
     """Raises UsageError where a cluster is asked for that cannot be."""
-    if options["workers"] and options["scheduler"]:
+    if workers and scheduler:
         raise UsageError(
             "--workers starts a cluster, --scheduler uses one that runs", "leave one of the two out"
         )
-    if (options["workers"] or options["scheduler"]) and not task.clustered:
+    if (workers or scheduler) and not task.clustered:
         able = ", ".join(name for name, known in registry.tasks().items() if known.clustered)
         raise UsageError(
             f"{task.name} runs in one process", f"leave out --workers and --scheduler; {able} can use them"
