@@ -11,7 +11,7 @@ from html import escape
 from statistics import median
 from typing import Any
 
-from buzzer.suite import percentiles
+from buzzer.suite import charts, percentiles
 from buzzer.suite.record import Record
 
 LAYERS = "layers"  # of a precision task's parameters and details
@@ -133,19 +133,21 @@ def csv_text(found: Sequence[Point]) -> str:
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 460, 70, 20, 48, 52
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito
 STYLE = "text{font:12px system-ui,sans-serif;fill:#222} .axis{stroke:#999} .front{stroke:#222;fill:none}"
+PAPER = '<rect width="100%" height="100%" fill="white"/>'  # readers may have a dark page
 
 
 def chart(found: Sequence[Point], title: str) -> str:
-    """An SVG image: latency from left to right, accuracy upwards, a colour a precision, the front as a line.
+    """An SVG image: latency from left to right (log), accuracy upwards, a colour a precision, the front as a line.
 
     Hollow marks do not count (gate failed, or speed simulated); the number beside a mark is its layers.
     """
     if not found:
         raise ValueError("no points")
-    right, low, high = max(p.p50_ms for p in found) * 1.05, *span([p.accuracy for p in found])
+    axis = charts.log_axis([p.p50_ms for p in found], "ms a sentence, median (log)")
+    low, high = span([p.accuracy for p in found])
 
     def x(ms: float) -> float:
-        return LEFT + ms / right * (WIDTH - LEFT - RIGHT)
+        return LEFT + axis.at(ms) / 100 * (WIDTH - LEFT - RIGHT)
 
     def y(accuracy: float) -> float:
         return HEIGHT - BOTTOM - (accuracy - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
@@ -154,7 +156,7 @@ def chart(found: Sequence[Point], title: str) -> str:
     colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
     parts = [
         f'<text x="{LEFT}" y="20" font-weight="600">{escape(title)}</text>',
-        *axes(x, y, right, low, high),
+        *axes(x, y, axis, low, high),
     ]
     line = " ".join(f"{x(p.p50_ms):.1f},{y(p.accuracy):.1f}" for p in found if p.front)
     parts.append(f'<polyline class="front" points="{line}"/>')
@@ -165,7 +167,9 @@ def chart(found: Sequence[Point], title: str) -> str:
         parts.append(f'<text x="{at + 8}" y="40">{escape(name)}</text>')
     box = f'viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}"'
     body = "\n".join(parts)
-    return f'<svg xmlns="http://www.w3.org/2000/svg" {box}>\n<style>{STYLE}</style>\n{body}\n</svg>\n'
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" {box}>\n<style>{STYLE}</style>\n{PAPER}\n{body}\n</svg>\n'
+    )
 
 
 Place = Callable[[float], float]  # a value's place on the image
@@ -177,18 +181,19 @@ def span(values: Sequence[float]) -> tuple[float, float]:
     return min(values) - room, max(values) + room
 
 
-def axes(x: Place, y: Place, right: float, low: float, high: float) -> list[str]:
-    """Two axes with five marks each, and their titles."""
+def axes(x: Place, y: Place, latency: charts.Axis, low: float, high: float) -> list[str]:
+    """Two axes with their marks and titles."""
     foot = HEIGHT - BOTTOM
     parts = [f'<path class="axis" fill="none" d="M{LEFT} {TOP} V{foot} H{WIDTH - RIGHT}"/>']
+    for ms, told in latency.ticks:
+        parts.append(f'<text x="{x(ms):.1f}" y="{foot + 18}" text-anchor="middle">{told}</text>')
     for i in range(6):
-        ms, accuracy = right * i / 5, low + (high - low) * i / 5
-        parts.append(f'<text x="{x(ms):.1f}" y="{foot + 18}" text-anchor="middle">{ms:.1f}</text>')
+        accuracy = low + (high - low) * i / 5
         parts.append(
             f'<text x="{LEFT - 8}" y="{y(accuracy) + 4:.1f}" text-anchor="end">{accuracy:.3f}</text>'
         )
     middle = (LEFT + WIDTH - RIGHT) // 2
-    parts.append(f'<text x="{middle}" y="{HEIGHT - 12}" text-anchor="middle">ms a sentence, median</text>')
+    parts.append(f'<text x="{middle}" y="{HEIGHT - 12}" text-anchor="middle">{latency.title}</text>')
     height = (TOP + foot) // 2
     parts.append(f'<text transform="rotate(-90 14 {height})" x="14" y="{height}">accuracy</text>')
     return parts
