@@ -67,12 +67,12 @@ class Signature:
     outputs: tuple[str, ...]
 
 
-def read(path: Path) -> Any:
-    """The file's model, weights in files beside it left out. Raises DataError for a file that is missing or none."""
+def read(path: Path, weights: bool = False) -> Any:
+    """The file's model; weights in files beside it only where asked for. Raises DataError for a file that is missing or none."""
     import onnx
 
     try:
-        return onnx.load(str(path), load_external_data=False)
+        return onnx.load(str(path), load_external_data=weights)
     except Exception as error:  # protobuf and onnx raise many kinds
         raise DataError(f"{path}: not an ONNX model that can be loaded: {error}") from error
 

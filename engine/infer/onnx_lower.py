@@ -1,28 +1,45 @@
-"""Quantise nodes around a matrix product, as buzzer.engine.quant exports them, into ONNX Runtime's integer product.
+"""Matrix products with a constant into ONNX Runtime's integer product: those between the quantise nodes that buzzer.engine.quant
+exports, or float ones, whose inputs then get their scale at run time.
 
 ONNX Runtime's own passes turn MatMul and Add into a float Gemm first where sizes are fixed, and then dequantise every weight at
-run time. Here products that share an input (query, key and value) also become one.
+run time; its quantize_dynamic takes minutes for BERT-Large, a channel after the other. Here products that share an input (query, key
+and value) also become one.
 """
 
 from collections import defaultdict
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from buzzer.engine.infer.onnx_graph import read
 from buzzer.engine.infer.session import Array
+from buzzer.errors import UnsupportedError
 
 DOMAIN = "com.microsoft"  # MatMulIntegerToFloat: onnxruntime/docs/ContribOperators.md
+LEAST_OPSET = 11  # of DynamicQuantizeLinear
+LIMIT, TINY = 127, 1e-12  # largest int8 weight; least scale: a column of zeros has one too
 
 
-def lower(graph: bytes) -> bytes:
-    """The graph with every QuantizeLinear, DequantizeLinear, MatMul (and Add) chain as one integer product."""
+def lower(source: bytes | Path, dynamic: bool = False) -> bytes:
+    """A graph, or a file's, with every QuantizeLinear, DequantizeLinear, MatMul (and Add) chain as one integer product.
+
+    dynamic: every MatMul (and Add) and Gemm of float32 with a constant instead; weights symmetric in int8 with a scale a column,
+        inputs in uint8 with a scale and zero point of their own in each run.
+
+    Raises UnsupportedError for a dynamic file whose operators are too old.
+    """
     import onnx
 
-    model = onnx.load_from_string(graph)
-    lowered = Lowering(model.graph)
+    model = read(source, weights=True) if isinstance(source, Path) else onnx.load_from_string(source)
+    versions = {one.domain: one.version for one in model.opset_import}
+    if dynamic and versions.get("", LEAST_OPSET) < LEAST_OPSET:
+        told = f"the file's operators are of opset {versions['']}, int8-dynamic needs {LEAST_OPSET}"
+        raise UnsupportedError(told, "onnx.version_converter makes a newer file")
+    lowered = Lowering(model.graph, dynamic)
     lowered.run()
-    if lowered.groups:
+    if lowered.groups and DOMAIN not in versions:
         model.opset_import.append(onnx.helper.make_opsetid(DOMAIN, 1))
     return bytes(model.SerializeToString())
 
@@ -30,10 +47,10 @@ def lower(graph: bytes) -> bytes:
 class Lowering:
     """One graph, changed in place."""
 
-    def __init__(self, graph: Any) -> None:
+    def __init__(self, graph: Any, dynamic: bool) -> None:
         from onnx import numpy_helper
 
-        self.graph = graph
+        self.graph, self.dynamic = graph, dynamic
         self.makers = {name: node for node in graph.node for name in node.output}
         self.users: dict[str, list[Any]] = defaultdict(list)
         for node in graph.node:
@@ -46,7 +63,8 @@ class Lowering:
 
     def run(self) -> None:
         for node in self.graph.node:
-            if node.op_type == "MatMul" and (found := self.product(node)) is not None:
+            found = self.float_product(node) if self.dynamic else self.product(node)
+            if found is not None:
                 self.groups[found.key].append(found)
         gone = {id(node) for group in self.groups.values() for one in group for node in one.nodes}
         placed = {id(group[0].nodes[0]): (number, group) for number, group in enumerate(self.groups.values())}
@@ -72,7 +90,9 @@ class Lowering:
         return None
 
     def product(self, node: Any) -> "Product | None":
-        """What a MatMul of two dequantised inputs, the right one constant, computes; None for any other."""
+        """What a MatMul of two dequantised inputs, the right one constant, computes; None for any other node."""
+        if node.op_type != "MatMul":
+            return None
         left, right = (self.makers.get(name) for name in node.input)
         if left is None or right is None or {left.op_type, right.op_type} != {"DequantizeLinear"}:
             return None
@@ -84,6 +104,26 @@ class Lowering:
             return None
         bias, last, nodes = self.bias(node, weight.shape[1])
         return Product(given.input[0], scale, zero, weight, weight_scale, bias, last, nodes)
+
+    def float_product(self, node: Any) -> "Product | None":
+        """What a MatMul or plain Gemm of float32 with a constant on its right computes, its weight in int8; None for any other node."""
+        if node.op_type not in ("MatMul", "Gemm"):
+            return None
+        given = {a.name: a.f if a.name in ("alpha", "beta") else a.i for a in node.attribute}
+        if given.get("transA", 0) or given.get("alpha", 1) != 1 or given.get("beta", 1) != 1:
+            return None
+        weight = self.constant(node.input[1])
+        if weight is None or weight.dtype != np.float32 or weight.ndim != 2:
+            return None
+        weight = weight.T if given.get("transB", 0) else weight
+        bias, last, nodes = self.bias(node, weight.shape[1])
+        if len(node.input) == 3:
+            bias, last, nodes = self.constant(node.input[2]), node.output[0], [node]
+            if bias is None or bias.shape != (weight.shape[1],):
+                return None
+        scale = np.maximum(np.abs(weight).max(axis=0) / LIMIT, TINY).astype(np.float32)
+        whole = np.rint(weight / scale).clip(-LIMIT, LIMIT).astype(np.int8)
+        return Product(node.input[0], None, None, whole, scale, bias, last, nodes)
 
     def bias(self, node: Any, width: int) -> tuple[Array | None, str, list[Any]]:
         """The bias that is added to a product alone, the name of the sum, and the nodes that it replaces."""
@@ -104,19 +144,22 @@ class Lowering:
         widths = [p.weight.shape[1] for p in group]
         none = [np.zeros(w, dtype=np.float32) for w in widths]
         values = {
-            "scale": one.scale,
-            "zero": one.zero,
             "weight": np.concatenate([p.weight for p in group], axis=1),
             "weight_scale": np.concatenate([p.weight_scale for p in group]),
             "bias": np.concatenate(
                 [b if p.bias is None else p.bias for p, b in zip(group, none, strict=True)]
             ),
         }
-        at = self.put(name, values)
+        if one.scale is not None and one.zero is not None:
+            values |= {"scale": one.scale, "zero": one.zero}
+        at = {key: f"{name}.{key}" for key in ("scale", "zero")} | self.put(name, values)
         whole = one.output if len(group) == 1 else f"{name}.out"
         inputs = [f"{name}.x", at["weight"], at["scale"], at["weight_scale"], at["zero"], ""]
+        quantise = ("QuantizeLinear", [one.x, at["scale"], at["zero"]], [f"{name}.x"])
+        if one.scale is None:
+            quantise = ("DynamicQuantizeLinear", [one.x], [f"{name}.x", at["scale"], at["zero"]])
         nodes = [
-            helper.make_node("QuantizeLinear", [one.x, at["scale"], at["zero"]], [f"{name}.x"]),
+            helper.make_node(*quantise),
             helper.make_node("MatMulIntegerToFloat", [*inputs, at["bias"]], [whole], domain=DOMAIN),
         ]
         if len(group) > 1:
@@ -143,13 +186,14 @@ class Lowering:
 
 
 class Product:
-    """x quantised by (scale, zero), times weight int8 [in, out] by weight_scale [out], plus bias [out]."""
+    """x quantised by (scale, zero), or by its own range where they are None, times weight int8 [in, out] by weight_scale [out],
+    plus bias [out]."""
 
     def __init__(
         self,
         x: str,
-        scale: Array,
-        zero: Array,
+        scale: Array | None,
+        zero: Array | None,
         weight: Array,
         weight_scale: Array,
         bias: Array | None,
@@ -159,7 +203,7 @@ class Product:
         self.x, self.scale, self.zero = x, scale, zero
         self.weight, self.weight_scale, self.bias = weight, weight_scale, bias
         self.output, self.nodes = output, nodes
-        self.key = (x, float(scale), int(zero), weight.shape[0])
+        self.key = (x, *(None if v is None else float(v) for v in (scale, zero)), weight.shape[0])
 
 
 def used(nodes: list[Any], given: set[str]) -> list[Any]:

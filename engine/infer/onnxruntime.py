@@ -1,6 +1,5 @@
 """ONNX Runtime, on an ONNX file or on a torch module exported here."""
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,7 +38,7 @@ class OnnxRuntime(Base):
             raise UnsupportedError(f"boosted trees have no {plan.precision} here", "--precision fp32")
         graph = graph_of(plan)
         if plan.precision == "int8-dynamic":
-            graph = dynamic(graph)
+            graph = lower(graph, dynamic=True)
         if plan.precision == "int8":
             graph = static(plan, graph)
         self._session = open_session(graph, options(plan), plan.device)
@@ -90,30 +89,6 @@ def options(plan: Plan) -> Any:
     found.add_session_config_entry("session.set_denormal_as_zero", "1")
     found.log_severity_level = 3
     return found
-
-
-def dynamic(graph: Any) -> bytes:
-    """The graph with int8 weights, one scale a channel; inputs get their scale at run time.
-
-    Matrix products alone: tables and convolutions stay in float.
-    """
-    import logging
-
-    import onnx
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    logging.getLogger().setLevel(logging.ERROR)  # its advice to preprocess goes to the root logger
-    with tempfile.TemporaryDirectory(prefix="buzzer-onnx-") as name:
-        out = Path(name) / "int8.onnx"
-        source = str(graph) if isinstance(graph, Path) else onnx.load_from_string(graph)
-        quantize_dynamic(
-            source,
-            out,
-            op_types_to_quantize=["MatMul", "Gemm"],
-            per_channel=True,
-            weight_type=QuantType.QInt8,
-        )
-        return out.read_bytes()
 
 
 def static(plan: Plan, graph: Any) -> Any:

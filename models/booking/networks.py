@@ -71,8 +71,8 @@ class Trip(nn.Module):
         score (Vinyals et al., NeurIPS 2015). A trip that returns, or never does, is a dot product's blind spot.
         """
         known = cities >= FIRST_CITY
-        bonus = self.point(found) * known.to(found.dtype)
         logits = found @ self.city.weight[FIRST_CITY:].T + self.bias
+        bonus = (self.point(found) * known).to(logits.dtype)  # under autocast the two differ
         return logits.scatter_add(1, (cities - FIRST_CITY) * known, bonus)
 
 
@@ -138,8 +138,9 @@ class Gru(nn.Module):
         """The weighted mean of the three; a head gives nothing to what is no candidate."""
         logits, best, heads = self.stages(cities, countries, context, numbers)
         weights = torch.sigmoid(self.mix)
-        again = weights[0] * heads[0] + weights[1] * heads[1]
-        return logits.softmax(dim=1).scatter_add(1, best, again) / (1 + weights.sum())
+        first = logits.softmax(dim=1)
+        again = (weights[0] * heads[0] + weights[1] * heads[1]).to(first.dtype)
+        return first.scatter_add(1, best, again) / (1 + weights.sum())
 
     def loss(self, target: Tensor, *inputs: Tensor) -> Tensor:
         """Cross-entropies of the three and of their mean, whose weights alone the last one moves."""

@@ -212,6 +212,20 @@ def test_backends_agree_with_the_module(name: str, backend: str) -> None:
             )
 
 
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_networks_run_in_bf16(name: str) -> None:
+    torch.manual_seed(0)
+    network = NETWORKS[name](sizes()).eval()
+    names = ("cities", "countries", "context", "numbers")
+    batch = {key: x.numpy() for key, x in zip(names, inputs_of(8), strict=True)}
+    with infer.prepare(network, backend="torch_eager", example=batch, precision="bf16") as session:
+        got = session.run(batch)["output"]
+    with torch.inference_mode():
+        want = network(*(torch.from_numpy(x) for x in batch.values())).numpy()
+    np.testing.assert_allclose(got, want, atol=0.02)
+    assert np.corrcoef(got.ravel(), want.ravel())[0, 1] > 0.99
+
+
 @settings(max_examples=60)
 @given(data=st.data())
 def test_best_four_adds_weighted_probabilities_up(data: st.DataObject) -> None:
