@@ -166,6 +166,8 @@ def test_a_model_whole_and_cut_is_one_chart(make_record: Make) -> None:
     assert len(chart.paths[0].points.split()) == 2  # int8 and fp32
     other = run(3, "int8", 0.001, 0.9, config={"layers": 3, "checkpoints": [], "epochs": 9})
     assert len(page_sessions.frontiers([fit, whole, fast, slow, cut, other])[0].marks) == 4
+    slower = run(0, "int8", 0.05, 0.95, backend="openvino", run_id="f" * 32)
+    assert len(page_sessions.frontiers([fit, whole, fast, slow, cut, slower])[0].marks) == 4
     assert "Fewer bits or fewer layers" in page.html([fit, whole, cut], {})
 
 
