@@ -96,7 +96,8 @@ def _frontier(group: Sequence[Record]) -> Chart | None:
     first = {r.run_id: r for r in group}
     x = charts.time_axis([p.p50_ms / 1e3 for p in found], "median latency of a sentence (log)")
     y = charts.linear_axis([p.accuracy for p in found], "accuracy")
-    marks, legend = [], []
+    marks: list[Mark] = []
+    legend: list[tuple[int, str, str, dict[str, str]]] = []
     for i, p in enumerate(found, 1):
         kind = first[p.run_id].device if p.counts else "failed"
         name = f"{p.layers} layers, {p.precision}, {p.backend}"
