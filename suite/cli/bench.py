@@ -41,7 +41,9 @@ def main(
     ] = "padded",
     inputs: Annotated[int, typer.Option(min=2, help="Different batches to rotate through.")] = 16,
     count: Annotated[int, typer.Option(min=1, help="Least timed runs a round; a p99 needs 459 in all.")] = 50,
-    seconds: Annotated[float, typer.Option(min=0, help="Least seconds of timed runs a round.")] = 2.0,
+    seconds: Annotated[
+        float, typer.Option(min=0, help="Least seconds of warm runs, and of cold ones, a round.")
+    ] = 2.0,
     at_most: Annotated[
         float, typer.Option(min=0, help="Seconds after which a round ends, with 4 runs at the least.")
     ] = 120.0,
