@@ -13,21 +13,8 @@ from typing import Any, Protocol, cast
 from buzzer.engine.infer.session import Array, Description, Plan, Session, check_batch
 from buzzer.errors import UnsupportedError, UsageError, unknown_name
 
-# Lazy "module" entries: naming a backend imports nothing.
-BACKENDS: dict[str, str] = {
-    "torch_eager": "buzzer.engine.infer.torch_eager",
-    "torch_compile": "buzzer.engine.infer.torch_compile",
-    "onnxruntime": "buzzer.engine.infer.onnxruntime",
-    "openvino": "buzzer.engine.infer.openvino",
-    "tensorrt": "buzzer.engine.infer.tensorrt",
-    "fused": "buzzer.engine.infer.fused",
-    "xgboost": "buzzer.engine.infer.xgboost",
-    "nvforest": "buzzer.engine.infer.nvforest",
-    "tl2cgen": "buzzer.engine.infer.tl2cgen",
-}
-
-# What a backend imports, so that a plan can be made without importing it.
-NEEDS: dict[str, tuple[str, ...]] = {
+# Name of a backend and of its file -> packages that it imports: a plan is made without importing them.
+BACKENDS: dict[str, tuple[str, ...]] = {
     "torch_eager": ("torch",),
     "torch_compile": ("torch",),
     "onnxruntime": ("onnxruntime",),
@@ -65,7 +52,7 @@ def by_kind(backend: str) -> tuple[str, str]:
 
 def installed(name: str) -> bool:
     """Whether the packages of a backend are there; `load` also finds out whether they work, in seconds."""
-    return all(importlib.util.find_spec(package) is not None for package in NEEDS[name])
+    return all(importlib.util.find_spec(package) is not None for package in BACKENDS[name])
 
 
 class Backend(Protocol):
@@ -80,7 +67,7 @@ def load(name: str) -> Backend:
     """The backend's module. Raises UsageError for an unknown name, UnsupportedError where it is not installed."""
     if name not in BACKENDS:
         raise unknown_name("backend", name, BACKENDS)
-    return cast(Backend, importlib.import_module(BACKENDS[name]))
+    return cast(Backend, importlib.import_module(f"{__name__}.{name}"))
 
 
 def prepare(
