@@ -9,6 +9,7 @@ import numpy as np
 
 STREAM_BYTES = 1 << 28  # far beyond any cache
 SIDES = {"cpu": 1024, "cuda": 8192}  # of the square matrices: large enough to reach the peak
+SMALL = 64  # side of those that only find out whether they run
 TRIED_S = 1.0  # of calls, of which the best counts: a roof is what was reached, not what is usual
 KIN = {"int8-dynamic": "int8"}  # precisions that share a roof
 
@@ -64,10 +65,16 @@ def streams(device: str) -> list[tuple[Callable[[], Any], int]]:
 
 
 def torch_products(device: str) -> dict[str, list[Callable[[], Any]]]:
-    """torch's square matrix products by precision, those that run here."""
+    """torch's square matrix products by precision, those that run here: tried small, for an emulated one takes seconds."""
+    small = products_of(device, SMALL)
+    return {n: [run] for n, run in products_of(device, SIDES[device]).items() if _runs(small[n])}
+
+
+def products_of(device: str, side: int) -> dict[str, Callable[[], Any]]:
+    """A product of two square matrices in each precision that torch may have."""
     import torch
 
-    size = (SIDES[device],) * 2
+    size = (side, side)
     floats = torch.randn(size, device=device)
     bytes_ = torch.randint(-127, 128, size, dtype=torch.int8, device=device)
     half, brain = floats.half(), floats.bfloat16()
@@ -80,7 +87,7 @@ def torch_products(device: str) -> dict[str, list[Callable[[], Any]]]:
         eight, one = floats.to(torch.float8_e4m3fn), torch.ones((), device=device)
         asked["fp16"] = lambda: half @ half
         asked["fp8"] = lambda: torch._scaled_mm(eight, eight.t(), one, one, out_dtype=torch.bfloat16)
-    return {name: [run] for name, run in asked.items() if _runs(run)}
+    return asked
 
 
 def _runs(run: Callable[[], Any]) -> bool:
