@@ -125,14 +125,6 @@ def precisions_of(backend: str, asked: Sequence[str]) -> list[tuple[str, BuzzerE
     ]
 
 
-def check_precisions(asked: Sequence[str]) -> None:
-    """Raises UsageError for a precision that no backend knows."""
-    known = registry.precisions()
-    for name in asked:
-        if name not in known:
-            raise unknown_name("precision", name, known)
-
-
 # ---- the table ---------------------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import json
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -151,6 +152,14 @@ def model(text: str) -> ModelConfig:
 def precisions() -> tuple[str, ...]:
     """Every precision that a backend may have."""
     return tuple(configs.load_yaml("models.yaml")["gates"])
+
+
+def check_precisions(asked: Iterable[str], own: Iterable[str] = ()) -> None:
+    """Raises UsageError for a precision that no backend knows, nor is among a task's `own`."""
+    known = {*precisions(), *own}
+    for name in asked:
+        if name not in known:
+            raise unknown_name("precision", name, known)
 
 
 def bench_gate(precision: str) -> dict[str, float]:

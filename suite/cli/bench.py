@@ -117,7 +117,7 @@ def choice_of(options: dict[str, Any], packing: str) -> Choice:
     budget = budgets.resolve(options["budget"])
     model = registry.model(options["model"])
     precisions = [] if options["precision"] == "all" else names(options["precision"])
-    benchplan.check_precisions(precisions)
+    registry.check_precisions(precisions)
     if options["scenario"] and options["lengths"] == "real":
         raise UsageError("LoadGen's samples are rows of one length here", "leave out --lengths real")
     taken = (

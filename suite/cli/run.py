@@ -151,10 +151,7 @@ def choice(task: registry.TaskConfig, options: dict[str, Any], default: dict[str
     check_cluster(task, workers, scheduler)
     asked = names(options["precision"]) or default.get("precisions") or []
     asked = [] if list(asked) == ["all"] else asked
-    known = sorted({*registry.precisions(), *task.precisions})
-    for name in asked:
-        if name not in known:
-            raise unknown_name("precision", name, known)
+    registry.check_precisions(asked, task.precisions)
     budget = options["budget"] or default.get("budget", "seed-cpu")
     return Choice(
         task=task.with_params(overrides),
