@@ -1,12 +1,11 @@
 """The report page's part on inference sessions, from the records of `buzzer bench`: tables, frontiers, rooflines."""
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from buzzer.suite import benchplan, charts, frontier, machine, report
+from buzzer.suite import benchplan, charts, frontier, machine, registry, report
 from buzzer.suite.charts import Chart, Mark
 from buzzer.suite.record import Record
 
@@ -78,7 +77,7 @@ def frontiers(records: Iterable[Record]) -> list[Chart]:
     for r in records:
         if r.job in ("fit", "predict") and frontier.LAYERS in r.config and not r.control:
             same = {k: v for k, v in r.config.items() if k not in (frontier.LAYERS, "checkpoints")}
-            groups[r.task, r.data_fingerprint, machine.line(r.machine), json.dumps(same)].append(r)
+            groups[r.task, r.data_fingerprint, machine.line(r.machine), registry.params_hash(same)].append(r)
     return [chart for _, group in sorted(groups.items()) if (chart := _frontier(group))]
 
 
@@ -107,7 +106,8 @@ def _frontier(group: Sequence[Record]) -> Chart | None:
         filters = charts.filters_of(first[p.run_id], first[p.run_id].outcome)
         marks.append(Mark(x.at(p.p50_ms / 1e3), y.at(p.accuracy), i, kind, told, filters))
         legend.append((i, kind, name, filters))
-    line = charts.path([(x.at(p.p50_ms / 1e3), y.at(p.accuracy)) for p in found if p.front], "pareto")
+    best = charts.pareto([(p.p50_ms / 1e3, p.accuracy) for p in found if p.counts])
+    line = charts.path([(x.at(s), y.at(a)) for s, a in best], "pareto")
     words = (
         f"{group[0].task} on {group[0].data_source} data, {machine.line(group[0].machine)}. Of several backends the fastest."
         " Up and to the left is better; the line joins what no other beats in both. Crossed out: below its gate, or its speed is simulated."
