@@ -13,6 +13,7 @@ What every operator keeps:
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,16 @@ UNSEEN, RARE, FIRST_CODE = 0, 1, 2  # codes of `categorify`
 CHECK_HINT = "`buzzer data convert` checks official files line by line"
 # Unique per (time, row) as long as a frame has fewer rows than this.
 ROWS_LIMIT = 2**31
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """Arguments of one `Engine.lookup`."""
+
+    table: Frame
+    on: Mapping[str, str]  # the frame's key columns -> the table's
+    columns: Mapping[str, str]  # the table's columns -> new names
+    fill: Any  # where there is no match
 
 
 class Engine(ABC):
@@ -94,6 +105,19 @@ class Engine(ABC):
     def matrix(self, t: Frame, columns: Sequence[str]) -> Array:
         """Columns side by side as float32 [rows, columns] in the order of `row`, missing as NaN: where the engine computes,
         so that a GPU's gives a cupy array that no copy through the host made (a cluster's a host array)."""
+
+    def codes(self, t: Frame, columns: Sequence[str]) -> Array:
+        """Integer columns without missing values as int64 [rows, columns] in the order of `row`, where `matrix` has its rows."""
+        raise NotImplementedError
+
+    def token_matrix(self, t: Frame, column: str, separator: str, length: int) -> Array:
+        """The first `length` tokens of a joined list of integers as int32 [rows, length] in the order of `row`, 0 after the last
+        (all 0 where the list is missing or empty), where `matrix` has its rows."""
+        raise NotImplementedError
+
+    def to_arrow(self, t: Frame, columns: Sequence[str]) -> Any:
+        """Columns as a pyarrow.Table in the order of `row`."""
+        raise NotImplementedError
 
     # ---- element-wise --------------------------------------------------------------------------------------------
 
@@ -169,6 +193,12 @@ class Engine(ABC):
     ) -> Frame:
         """Add columns of a unique-key table: `on` maps the frame's key columns to the table's, `columns` the table's
         columns to new names; `fill` where there is no match."""
+
+    def lookups(self, t: Frame, wanted: Sequence["Lookup"]) -> Frame:
+        """All of several lookups; those by the same columns of the frame are one join where that is faster."""
+        for each in wanted:
+            t = self.lookup(t, each.table, each.on, each.columns, each.fill)
+        return t
 
     @abstractmethod
     def count_encode(self, t: Frame, keys: Sequence[str], out: str) -> Frame:
