@@ -14,7 +14,7 @@ from buzzer.configs import load_yaml
 from buzzer.errors import UsageError, unknown_name
 from buzzer.models.job import Data
 from buzzer.suite import budget as budgets
-from buzzer.suite import child, plan, record, registry, report, runner
+from buzzer.suite import caches, child, plan, record, registry, report, runner
 from buzzer.suite.plan import Choice, Run
 from buzzer.suite.record import Record
 from buzzer.suite.screen import WIDE, Screen, clock_text, show_boards
@@ -234,7 +234,7 @@ def show_plan(runs: Sequence[Run], as_json: bool) -> None:
 
 def run_all(choices: Sequence[Choice], options: dict[str, Any], screen: Screen) -> list[Record]:
     """Prepare all data first (so that bad input is told before any timing), then run; records of this call."""
-    cache, out = runner.cache_folder(), Path(options["out"])
+    cache, out = caches.folder(), Path(options["out"])
     prepared = [(choice, prepare(choice, options["data"], cache, screen)) for choice in choices]
     screen.plan(sum(len(plan.predict_runs(choice)) for choice in choices))
     past = record.read_good(out)
@@ -261,7 +261,7 @@ def run_choice(
     choice: Choice, data: Data, past: Sequence[Record], options: dict[str, Any], screen: Screen
 ) -> list[Record]:
     """The fit and the timed runs of one task."""
-    out, cache = Path(options["out"]), runner.cache_folder()
+    out, cache = Path(options["out"]), caches.folder()
     runs = plan.predict_runs(choice)
     if options["resume"]:
         done = [r for r in runs if any(r.matches(p, data) and p.outcome == "ok" for p in past)]

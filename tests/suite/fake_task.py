@@ -31,6 +31,7 @@ class Fake:
             getattr(self, job.params["do"].replace("-", "_"))(job)
         yield "write"
         (job.out / "submission.csv").write_text("1\n")
+        yield "score"
         off = 0.5 if job.backend == "onnxruntime" and job.params["do"] == "be-wrong" else 0.0
         return Result({"accuracy": 0.9 - off}, 10, {"threads": job.threads}, (job.out / "submission.csv",))
 

@@ -21,8 +21,9 @@ Choose = Callable[..., Choice]
 def test_a_good_run_is_measured_whole(predict: Predict, enforcement: str, tmp_path: Path) -> None:
     r = predict("work")
     assert (r.outcome, r.message, r.enforcement) == ("ok", "", enforcement)
-    assert [p.name for p in r.phases] == ["start", "load", "predict", "write"]
-    assert sum(p.wall_s for p in r.phases) == pytest.approx(r.wall_s, rel=0.01)
+    assert [p.name for p in r.phases] == ["start", "load", "predict", "write", "score"]
+    assert [p.name for p in r.compared] == ["start", "load", "predict", "write"]
+    assert sum(p.wall_s for p in r.compared) == pytest.approx(r.wall_s, rel=0.01)
     assert len(r.samples["predict"]) == 3
     assert min(r.samples["predict"]) >= 0.02
     assert r.scores == {"accuracy": 0.9}
