@@ -145,7 +145,8 @@ class Cgroups:
 
     def keep_peak(self) -> None:
         if self._group is not None and self._peak is None:
-            with suppress(OSError, ValueError):  # the group is gone: the command has ended
+            # The command may end meanwhile, and BenchExec takes its group apart.
+            with suppress(OSError, ValueError, AttributeError, AssertionError):
                 self._peak = self._group.read_max_mem_usage()
 
 

@@ -302,6 +302,9 @@ def follow(
             reason = reason or over_time(story, story.age_s(elapsed), run.budget)
         except KeyboardInterrupt:
             reason = "interrupted"
+        except BaseException:
+            limiter.stop()
+            raise
     age = events.read().age_s(time.perf_counter() - began)
     found = measured[0] if measured else limits.Measured("failed", 1, None, None, "".join(failed))
     return replace(found, reason=reason or found.reason), age

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
+from buzzer.models.job import SCORE
 from buzzer.suite import machine, report
 from buzzer.suite.budget import Budget
 from buzzer.suite.record import Record
@@ -90,7 +91,7 @@ class Screen:
     def running(self, label: str, budget: Budget, phase: str, elapsed: float) -> None:
         """Where the run stands against its budget. Raises KeyboardInterrupt after a Ctrl-C."""
         self._take_up()
-        if budget.time_s is None:
+        if budget.time_s is None or phase == SCORE:
             self._show(label, None, None, f"{phase}  {clock_text(elapsed)}")
         else:
             left = clock_text(max(budget.time_s - elapsed, 0))

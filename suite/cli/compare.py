@@ -81,7 +81,8 @@ def main(
     found = [changes(m.group, older, thresholds, pool) for m in made]
     if thresholds and not any(found):
         raise UsageError(
-            "no older record has the same machine, data, parameters and variant", "give others to --against"
+            "no older record has the same machine, data, parameters, variant and rule of timing",
+            "give others to --against",
         )
     show(made, found, as_json, markdown)
     if any(c.failed for cs in found for c in cs) or (not from_ and failed(records)):
