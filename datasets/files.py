@@ -54,6 +54,9 @@ class Files:
     fingerprint: str  # sha256 over names and contents
     rows: Mapping[str, int]  # rows by file
     facts: Mapping[str, Any] = field(default_factory=dict)  # what the check counted on the way
+    source: str = "official"  # or "generated"
+    scale: float = 1.0  # share of the official size, of the test part
+    notes: tuple[str, ...] = ()  # on these two, for a record
 
 
 @contextmanager
@@ -102,10 +105,44 @@ def fingerprint(paths: Sequence[Path], folder: Path) -> str:
     return digest.hexdigest()
 
 
-def made_scale(folder: Path) -> float | None:
-    """The scale of generated files, from their generator.json; None for files that have none."""
+@dataclass(frozen=True)
+class Origin:
+    """Where files come from: the fields of `Files` that records show."""
+
+    source: str
+    scale: float
+    notes: tuple[str, ...]
+
+
+def origin(folder: Path, rows: int, official: int, slack: float = 0.0) -> Origin:
+    """Of generated files, what their generator.json says; of others, the share that `rows` are of the `official` ones, which is 1
+    where it differs by no more than `slack`. Raises DataError for a generator.json that cannot be read."""
+    made = generator_facts(folder)
+    if made is None:
+        share = rows / official
+        if abs(share - 1) <= slack:
+            return Origin("official", 1.0, ())
+        return Origin("official", share, (f"{rows} rows, the official files have {official}",))
+    scale, test_scale = made["scale"], made.get("test_scale")
+    if test_scale is None:
+        return Origin("generated", scale, ())
+    return Origin("generated", test_scale, (f"training parts of scale {scale:g}, test of {test_scale:g}",))
+
+
+def generator_facts(folder: Path) -> dict[str, Any] | None:
+    """The generator.json of generated files; None for others."""
     path = folder / "generator.json"
-    return float(json.loads(path.read_text())["scale"]) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        facts = json.loads(path.read_bytes())
+        return facts | {
+            name: float(facts[name]) for name in ("scale", "test_scale") if name in facts or name == "scale"
+        }
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(
+            f"{path}: not the file that the generator wrote", "generate the data again"
+        ) from error
 
 
 def find(folder: Path, names: Sequence[str]) -> Path | None:

@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from buzzer.datasets.booking.schema import EXTRA, HIDDEN, NAMES, OFFICIAL_ROWS, TEST, TRAIN, TRUTH, WHERE
-from buzzer.datasets.files import Files, csv_blocks, find, fingerprint, need, new_folder
+from buzzer.datasets.files import Files, csv_blocks, find, fingerprint, need, new_folder, origin
 from buzzer.errors import DataError
 
 Progress = Callable[[float, str], None]
@@ -38,11 +38,9 @@ def check(folder: Path, progress: Progress) -> Files:
         progress(0.9, "checking the truth")
         rows["truth"] = check_truth(found["truth"], trips, found["test"])
     progress(0.95, "fingerprint")
-    facts = {
-        "test_cities_unknown_to_train": len(test["cities"] - train["cities"] - {HIDDEN}),
-        "official_size": all(rows.get(part) in (n, None) for part, n in OFFICIAL_ROWS.items()),
-    }
-    return Files(folder, fingerprint(list(found.values()), folder), rows, facts)
+    facts = {"test_cities_unknown_to_train": len(test["cities"] - train["cities"] - {HIDDEN})}
+    found_in = origin(folder, rows["test"], OFFICIAL_ROWS["test"])
+    return Files(folder, fingerprint(list(found.values()), folder), rows, facts, **vars(found_in))
 
 
 def check_stays(path: Path, kinds: dict[str, str], hidden: bool) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from buzzer.datasets.files import Files, fingerprint, new_folder
+from buzzer.datasets.files import Files, fingerprint, new_folder, origin
 from buzzer.errors import DataError
 
 FILE = "data_full.json"
@@ -74,8 +74,9 @@ def check(folder: Path, progress: Progress) -> Files:
     progress(0.0, "checking sentences")
     splits = read(folder / FILE)
     rows = {name: len(entries) for name, entries in splits.items()}
-    facts = {"official_size": rows == OFFICIAL_ROWS, "intents": len({label for _, label in splits["train"]})}
-    return Files(folder, fingerprint([folder / FILE], folder), rows, facts)
+    facts = {"intents": len({label for _, label in splits["train"]})}
+    found_in = origin(folder, rows["test"], OFFICIAL_ROWS["test"])
+    return Files(folder, fingerprint([folder / FILE], folder), rows, facts, **vars(found_in))
 
 
 def convert(folder: Path, out: Path, progress: Progress) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from buzzer.datasets.files import Files, blocks, fingerprint, need, new_folder, opened
+from buzzer.datasets.files import Files, blocks, fingerprint, need, new_folder, opened, origin
 from buzzer.errors import DataError
 
 FILE = "online_shoppers_intention.csv"
@@ -54,7 +54,10 @@ def check(folder: Path, progress: Progress) -> Files:
                         f"{path}, line {line + at}, column {name}: {block[name][at]!r} is not TRUE or FALSE"
                     )
             rows, bought = rows + block.height, bought + int((block["Revenue"] == "TRUE").sum())
-    return Files(folder, fingerprint([path], folder), {"sessions": rows}, {"bought": bought})
+    found_in = origin(folder, rows, OFFICIAL_ROWS)
+    return Files(
+        folder, fingerprint([path], folder), {"sessions": rows}, {"bought": bought}, **vars(found_in)
+    )
 
 
 def convert(folder: Path, out: Path, progress: Progress) -> None:

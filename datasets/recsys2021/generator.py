@@ -1,7 +1,11 @@
 """Synthetic rows in the official files' schema; card.md tells the process in words, with measured marginals."""
 
 import json
+import shutil
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +13,18 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from buzzer.datasets.files import new_folder
 from buzzer.datasets.recsys2021.schema import (
     ALL_DAYS,
     DAY,
-    FEATURES,
     FIRST_SECOND,
     LABELLED,
     LABELS,
     LIST,
     OFFICIAL_ROWS,
+    PARTS,
     SEPARATOR,
     TRAIN_DAYS,
     TYPES,
@@ -34,13 +39,17 @@ from buzzer.datasets.recsys2021.world import (
     normal,
     uniform,
 )
+from buzzer.datasets.workers import in_order
 
 VERSION = 2  # of the process: the same version, scale and seed give the same files
 CHUNK, PART = 1 << 16, 1 << 20  # rows drawn at a time, and of a part file
+CHUNKS_A_JOB = 8  # at least, as a process takes as long to start as it takes to draw them
 FOLLOWS, SAME_LANGUAGE = 0.38, 0.85
 AUDIENCE, AUDIENCE_SIZE = 0.35, 1000  # share of a tweet's rows; readers that an author meets again and again
 CLS, SEP, RETWEET_START = 101, 102, (56_898, 137)  # "[CLS]", "[SEP]", "RT @"
-COLON, QUESTION, EXCLAMATION, AT, HASH = 131, 136, 106, 137, 108
+COLON, QUESTION, EXCLAMATION, AT, HASH, UNKNOWN = 131, 136, 106, 137, 108, 100
+MARKS = np.array([0.90, 0.915, 0.94, 0.96, 0.97])  # from which share of a text's tokens on each of
+MARK_TOKENS = np.array([QUESTION, EXCLAMATION, AT, HASH, UNKNOWN])
 WORDS, TOPIC_WORDS = 3000, 400  # of a language, of a topic
 # Log odds of reply, retweet, quote, like: base, TopLevel, Retweet, Quote, with media, with a link, follows, fame.
 ODDS = {
@@ -74,50 +83,81 @@ Progress = Callable[[float, str], None]
 Floats = npt.NDArray[np.float64]
 
 
-def generate(out: Path, scale: float, seed: int, progress: Progress) -> None:
+@dataclass(frozen=True)
+class Chunk:
+    """Rows of a part that are drawn together, and from no other state than what stands here."""
+
+    part: str
+    number: int
+    start: int  # first row in its part
+    rows: int
+    of: int  # rows of the whole part
+    seed: int
+    scale: float  # of the world
+    known_scale: float  # of the training parts' world
+
+
+def generate(
+    out: Path, scale: float, seed: int, progress: Progress, *, test_scale: float | None = None, jobs: int = 1
+) -> None:
     """Write train/, val/, test/ and test_truth/ with part files, and generator.json, into the new folder `out`.
 
-    Scale 1 has 719.7 M training, 14.5 M validation and 14.5 M test rows. Memory does not grow with the scale. Raises DataError if
-    the disk is full.
+    Scale 1 has 719.7 M training, 14.5 M validation and 14.5 M test rows; test_scale: the test part's, where it is another. The
+    files are the same for any number of processes `jobs`. Memory grows with the processes, not with the scale. Raises
+    DataError if the disk is full.
     """
-    world = World(scale, seed)
-    sizes = {name: max(round(n * scale), 500) for name, n in OFFICIAL_ROWS.items()}
-    total, done = sum(sizes.values()), 0
+    scales = dict.fromkeys(OFFICIAL_ROWS, scale) | {"test": scale if test_scale is None else test_scale}
+    sizes = {name: max(round(n * scales[name]), 500) for name, n in OFFICIAL_ROWS.items()}
     counts = {name: dict.fromkeys(LABELS, 0) for name in sizes}
+    chunks = [
+        Chunk(
+            name, start // CHUNK, start, min(CHUNK, rows - start), rows, seed, max(scale, scales[name]), scale
+        )
+        for name, rows in sizes.items()
+        for start in range(0, rows, CHUNK)
+    ]
+    total, done = sum(sizes.values()), 0
     with new_folder(out) as aside:
         for name in (*sizes, "test_truth"):
             (aside / name).mkdir()
-        for number, (name, rows) in enumerate(sizes.items()):
-            for start in range(0, rows, CHUNK):
-                progress(done / total, f"generating {name} rows")
-                n = min(CHUNK, rows - start)
-                rng = np.random.default_rng([seed, number, start // CHUNK])
-                table = draw(world, rng, n, (start / rows, (start + n) / rows), name)
-                append(aside, name, start, table)
-                done += n
-                for label, column in LABELS.items():
-                    counts[name][label] += n - table[column].null_count()
+        jobs = min(jobs, -(-len(chunks) // CHUNKS_A_JOB))
+        with closing(in_order(partial(write_chunk, aside), chunks, jobs)) as written:
+            for chunk, found in zip(chunks, written, strict=True):
+                progress(done / total, f"generating {chunk.part} rows")
+                for path in chunk_files(aside, chunk):
+                    append(path.with_name(f"part-{chunk.start // PART:05d}"), path)
+                for label in LABELS:
+                    counts[chunk.part][label] += found[label]
+                done += chunk.rows
+        facts = {"generator": "recsys2021", "version": VERSION, "scale": scale, "seed": seed, "rows": sizes}
+        facts |= {} if scales["test"] == scale else {"test_scale": test_scale}
         rates = {name: {label: counts[name][label] / sizes[name] for label in LABELS} for name in sizes}
-        facts = {
-            "generator": "recsys2021",
-            "version": VERSION,
-            "scale": scale,
-            "seed": seed,
-            "rows": sizes,
-            "rates": rates,
-        }
-        (aside / "generator.json").write_text(json.dumps(facts, indent=1) + "\n")
+        (aside / "generator.json").write_text(json.dumps(facts | {"rates": rates}, indent=1) + "\n")
 
 
-def append(folder: Path, name: str, start: int, table: pl.DataFrame) -> None:
-    """Add a chunk to its part file; a test chunk without its labels, and with them to test_truth."""
-    columns = list(FEATURES if name == "test" else LABELLED)
-    targets = [(name, columns)] + ([("test_truth", list(LABELLED))] if name == "test" else [])
-    for place, wanted in targets:
-        with (folder / place / f"part-{start // PART:05d}").open("ab") as file:
-            table.select(wanted).write_csv(
-                file, separator=SEPARATOR, include_header=False, quote_style="never"
-            )
+def write_chunk(folder: Path, chunk: Chunk) -> dict[str, int]:
+    """Write a chunk's own files; the number of each engagement."""
+    world = World(chunk.scale, chunk.seed, chunk.known_scale)
+    rng = np.random.default_rng([chunk.seed, list(OFFICIAL_ROWS).index(chunk.part), chunk.number])
+    place = (chunk.start / chunk.of, (chunk.start + chunk.rows) / chunk.of)
+    table = draw(world, rng, chunk.rows, place, chunk.part)
+    for path in chunk_files(folder, chunk):
+        columns = list(PARTS[path.parent.name])
+        table.select(columns).write_csv(path, separator=SEPARATOR, include_header=False, quote_style="never")
+    return {label: chunk.rows - table[column].null_count() for label, column in LABELS.items()}
+
+
+def chunk_files(folder: Path, chunk: Chunk) -> list[Path]:
+    """Where a chunk is written; one of the test also with its labels, to test_truth."""
+    places = [chunk.part, "test_truth"] if chunk.part == "test" else [chunk.part]
+    return [folder / place / f".{chunk.start}.chunk" for place in places]
+
+
+def append(part: Path, chunk: Path) -> None:
+    """Move a chunk's file to the end of its part's."""
+    with part.open("ab") as target, chunk.open("rb") as source:
+        shutil.copyfileobj(source, target, 16 << 20)
+    chunk.unlink()
 
 
 def draw(
@@ -126,37 +166,52 @@ def draw(
     """Rows of a part, in no order; see `draw_pairs`."""
     late = part != "train"
     tweet, reader = draw_pairs(world, rng, n, place, part)
-    author = world.author(tweet)
-    language = world.tweet_language(tweet, author)
+    different, of = np.unique(
+        tweet, return_inverse=True
+    )  # two in five: a tweet is written once for all its rows
+    tweets = tweets_of(world, different, late)
+    author, time = tweets["author"].to_numpy()[of], tweets["tweet_timestamp"].to_numpy()[of]
     follows = follow(world, author, reader)
-    time = world.time(tweet, late)
+    end = FIRST_SECOND + (ALL_DAYS if late else TRAIN_DAYS) * DAY
+    columns = users(world, "enaging_user", reader) | {"engagee_follows_engager": follows}
+    columns |= engagements(world, rng, tweet, author, reader, follows, time, end)
+    return tweets[of].hstack(pl.DataFrame(columns)).select(list(LABELLED))
+
+
+def tweets_of(world: World, tweet: Ints, late: bool) -> pl.DataFrame:
+    """All that is known of tweets and their authors, a row each; `author` besides the official columns."""
+    author = world.author(tweet)
+    language, topic, links = (
+        world.tweet_language(tweet, author),
+        world.topic(tweet, author),
+        world.links(tweet),
+    )
+    tag = topic * 50 + uniform_int(tweet, world.salt(40), 50)
+    domain = mixed(author, world.salt(44)).astype(np.int64) % 5000
     columns: dict[str, Any] = {
+        "author": author,
         "text_tokens": tokens_of(world, tweet, author, language),
-        "hashtags": hashes_of(
-            world.topic(tweet, author) * 50 + uniform_int(tweet, world.salt(40), 50),
-            world.hashtags(tweet),
-            41,
-        ),
+        "hashtags": hashes_of(tag, world.hashtags(tweet), 41),
         "tweet_id": hexadecimal(tweet, world.salt(42)),
         "present_media": pl.Series(MEDIA_PATTERNS).gather(world.media(tweet)),
-        "present_links": hashes_of(tweet, world.links(tweet), world.salt(43)),
-        "present_domains": hashes_of(
-            mixed(author, world.salt(44)).astype(np.int64) % 5000, world.links(tweet), 45
-        ),
+        "present_links": hashes_of(tweet, links, world.salt(43)),
+        "present_domains": hashes_of(domain, links, 45),
         "tweet_type": pl.Series(TYPES).gather(world.kind(tweet)),
         "language": hexadecimal(language, 46),
-        "tweet_timestamp": time,
-        "engagee_follows_engager": follows,
+        "tweet_timestamp": world.time(tweet, late),
     }
-    for prefix, user in (("engaged_with_user", author), ("enaging_user", reader)):
-        columns[f"{prefix}_id"] = hexadecimal(user, world.salt(47))
-        columns[f"{prefix}_follower_count"] = world.followers(user)
-        columns[f"{prefix}_following_count"] = world.following(user)
-        columns[f"{prefix}_is_verified"] = world.verified(user)
-        columns[f"{prefix}_account_creation"] = world.created(user)
-    end = FIRST_SECOND + (ALL_DAYS if late else TRAIN_DAYS) * DAY
-    columns |= engagements(world, rng, tweet, author, reader, follows, time, end)
-    return pl.DataFrame(columns).select(list(LABELLED))
+    return pl.DataFrame(columns | users(world, "engaged_with_user", author))
+
+
+def users(world: World, prefix: str, user: Ints) -> dict[str, Any]:
+    """The five columns of authors or readers."""
+    return {
+        f"{prefix}_id": hexadecimal(user, world.salt(47)),
+        f"{prefix}_follower_count": world.followers(user),
+        f"{prefix}_following_count": world.following(user),
+        f"{prefix}_is_verified": world.verified(user),
+        f"{prefix}_account_creation": world.created(user),
+    }
 
 
 def draw_pairs(
@@ -188,7 +243,7 @@ def draw_tweets(
     """Tweet numbers: those of the fourth week stand behind those of the first three; some are shown to many readers."""
     early = world.tweets * TRAIN_DAYS // ALL_DAYS
     # Week 4 was sampled: a thirteenth of a week's rows, over a tenth of its tweets.
-    first, many = (early, (world.tweets - early) // 10) if late else (0, early)
+    first, many = (max(early, world.first_late), (world.tweets - early) // 10) if late else (0, early)
     low, high = (first + int(many * share) for share in place)
     high = max(high, low + 1)
     share = np.expm1(4 * rng.random(n)) / np.expm1(4)
@@ -269,14 +324,13 @@ def habits(world: World, number: int, tweet: Ints, author: Ints, reader: Ints) -
 # ---- text --------------------------------------------------------------------------------------------------------
 
 
-def hexadecimal(values: Ints, salt: int) -> pl.Series:
+def hexadecimal(values: Ints, salt: int) -> pa.Array:
     """32 hexadecimal digits by number: the official ids' form."""
     words = np.stack([mixed(values, salt), mixed(values, salt + 500)], axis=1).byteswap()
     digits = HEX[words.view(np.uint8)]
     data = np.ascontiguousarray(digits).view(np.uint8).reshape(-1)
     offsets = np.arange(0, 32 * len(values) + 1, 32, dtype=np.int32)
-    strings = pa.StringArray.from_buffers(len(values), pa.py_buffer(offsets), pa.py_buffer(data))
-    return pl.Series(strings)
+    return pa.StringArray.from_buffers(len(values), pa.py_buffer(offsets), pa.py_buffer(data))
 
 
 HEX = np.array([f"{byte:02X}" for byte in range(256)], dtype="S2")
@@ -294,38 +348,34 @@ def hashes_of(first: Ints, many: Ints, salt: int) -> pl.Series:
     return joined(hexadecimal(first[rows] + at * 1_000_003, salt), many)
 
 
-def joined(values: pl.Series, many: Ints) -> pl.Series:
+def joined(values: pa.Array, many: Ints) -> pl.Series:
     """Runs of `many` values as lists joined by TAB; missing where there are none."""
     offsets = np.concatenate([[0], np.cumsum(many)])
-    lists = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), values.to_arrow())
-    text = pl.from_arrow(lists)
-    assert isinstance(text, pl.Series)
-    return text.list.join(LIST).to_frame("t").select(pl.when(pl.col("t") != "").then("t"))["t"]
+    lists = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), values)
+    text = pc.if_else(pa.array(many > 0), pc.binary_join(lists, LIST), None)
+    return pl.Series(text)
 
 
 def tokens_of(world: World, tweet: Ints, author: Ints, language: Ints) -> pl.Series:
-    """Token ids of each row's tweet: words of its language and its topic, punctuation, the marks of retweets."""
+    """Token ids of each tweet: words of its language and its topic, punctuation, the marks of retweets."""
     many = world.tokens(tweet)
-    starts = np.cumsum(many) - many
-    row = np.repeat(np.arange(len(tweet)), many)
-    at = np.arange(len(row)) - starts[row]
-    key = tweet[row] * 256 + at
-    u = uniform(key, world.salt(100))
-    word = (np.expm1(u * 7) / np.expm1(7) * WORDS).astype(np.int64) + 1_000 + (language[row] * 1_607) % 90_000
-    of_topic = 95_000 + world.topic(tweet, author)[row] * TOPIC_WORDS + (u * u * TOPIC_WORDS).astype(np.int64)
-    choice = uniform(key, world.salt(101))
-    token = np.where(choice < 0.2, of_topic, word)
-    for mark, low, high in (
-        (QUESTION, 0.90, 0.915),
-        (EXCLAMATION, 0.915, 0.94),
-        (AT, 0.94, 0.96),
-        (HASH, 0.96, 0.97),
-        (100, 0.97, 1.0),
-    ):
-        token = np.where((choice >= low) & (choice < high), mark, token)
-    retweet = (world.kind(tweet) == 1)[row]
-    whom = 70_000 + (mixed(author, world.salt(102)) % np.uint64(20_000)).astype(np.int64)[row]
-    for place, value in ((1, RETWEET_START[0]), (2, RETWEET_START[1]), (3, whom), (4, COLON)):
-        token = np.where(retweet & (at == place), value, token)
-    token[starts], token[starts + many - 1] = CLS, SEP
-    return joined(pl.Series(token).cast(pl.Int32).cast(pl.String), many)
+    ends = np.cumsum(many)
+    starts, row = ends - many, np.repeat(np.arange(len(tweet)), many)
+    key = np.repeat(tweet * 256 - starts, many) + np.arange(len(row))
+    u, choice = uniform(key, world.salt(100)), uniform(key, world.salt(101))
+    token = (np.expm1(u * 7) / np.expm1(7) * WORDS).astype(np.int64) + 1_000
+    token += np.repeat(language * 1_607 % 90_000, many)
+    topical = np.flatnonzero(choice < 0.2)
+    first = 95_000 + world.topic(tweet, author) * TOPIC_WORDS
+    token[topical] = first[row[topical]] + (u[topical] ** 2 * TOPIC_WORDS).astype(np.int64)
+    marks = np.flatnonzero(choice >= MARKS[0])
+    token[marks] = MARK_TOKENS[np.searchsorted(MARKS, choice[marks], side="right") - 1]
+    retweet = starts[world.kind(tweet) == 1]  # which have seven tokens at least
+    whom = 70_000 + (mixed(author, world.salt(102)) % np.uint64(20_000)).astype(np.int64)
+    token[retweet + 1], token[retweet + 2] = RETWEET_START
+    token[retweet + 3], token[retweet + 4] = whom[world.kind(tweet) == 1], COLON
+    token[starts], token[ends - 1] = CLS, SEP
+    return joined(NUMBERS.take(pa.array(token)), many)
+
+
+NUMBERS = pc.cast(pa.array(np.arange(120_000)), pa.string())  # every token as text

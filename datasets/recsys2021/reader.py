@@ -10,7 +10,7 @@ from typing import IO, Any
 
 import polars as pl
 
-from buzzer.datasets.files import Files, blocks, fingerprint, new_folder, opened
+from buzzer.datasets.files import Files, blocks, fingerprint, new_folder, opened, origin
 from buzzer.datasets.recsys2021.schema import (
     EMPTY,
     LABELS,
@@ -112,9 +112,11 @@ def check(folder: Path, progress: Progress) -> Files:
         rows[name] += sum(block.height for _, block in rows_of(path, PARTS[name]))
     if rows.get("test_truth", rows["test"]) != rows["test"]:
         raise DataError(f"{folder}: {rows['test_truth']} rows in test_truth, {rows['test']} in test")
-    official = all(abs(rows[name] / n - 1) < 0.15 for name, n in OFFICIAL_ROWS.items())
+    found_in = origin(
+        folder, rows["test"], OFFICIAL_ROWS["test"], slack=0.15
+    )  # deleted tweets made every copy smaller
     paths = [path for _, path in files]
-    return Files(folder, fingerprint(paths, folder), rows, {"official_size": official, "parts": len(files)})
+    return Files(folder, fingerprint(paths, folder), rows, {"parts": len(files)}, **vars(found_in))
 
 
 def converted(block: pl.DataFrame, first_row: int) -> pl.DataFrame:

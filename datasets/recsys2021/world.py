@@ -81,10 +81,13 @@ assert set("\t".join(MEDIA_PATTERNS).split("\t")) <= {"", *MEDIA}
 
 def mixed(values: Ints | Bytes, salt: int) -> Bytes:
     """splitmix64 of a number and a salt (Steele et al., OOPSLA 2014): uniform 64-bit words."""
-    x = values.astype(np.uint64) + np.uint64((salt + 1) * 0x9E3779B97F4A7C15 % 2**64)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    x = values.astype(np.uint64)
+    x += np.uint64((salt + 1) * 0x9E3779B97F4A7C15 % 2**64)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
+        x ^= x >> np.uint64(shift)  # in place: half of the time went to new arrays
+        if factor > 1:
+            x *= np.uint64(factor)
+    return x
 
 
 def uniform(values: Ints | Bytes, salt: int) -> Floats:
@@ -105,12 +108,16 @@ def by_share(u: Floats, sums: Floats) -> Ints:
 
 
 class World:
-    """Below the official size there are as many fewer users and tweets; above it, as many more."""
+    """Below the official size there are as many fewer users and tweets; above it, as many more.
 
-    def __init__(self, scale: float, seed: int) -> None:
+    known_scale: of the world of the training parts, where that is a smaller one; its tweets are none of this one's week 4.
+    """
+
+    def __init__(self, scale: float, seed: int, known_scale: float = 0.0) -> None:
         self.seed = seed * 1000
         self.users = max(int(USERS * scale) // SLOTS * SLOTS, 2 * SLOTS)
         self.tweets = max(int(TWEETS * scale), 1000)
+        self.first_late = max(int(TWEETS * known_scale), 1000) if known_scale < scale else 0
         self.author_skew = min(AUTHOR_SKEW, np.log(self.users / TOP_AUTHORS))
 
     def salt(self, number: int) -> int:

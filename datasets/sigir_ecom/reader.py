@@ -17,6 +17,7 @@ from buzzer.datasets.files import (
     need,
     new_folder,
     opened,
+    origin,
 )
 from buzzer.datasets.sigir_ecom.json_file import check_record, records
 from buzzer.datasets.sigir_ecom.metric import write_records
@@ -62,9 +63,9 @@ def check(folder: Path, progress: Progress) -> Files:
         rows[task], labelled = check_test(found[task], cart=task == "cart")
         labels += labelled
     progress(0.95, "fingerprint")
-    official = all(rows[part] == n for part, n in OFFICIAL_ROWS.items())
-    facts = {"official_size": official, "labelled": labels}
-    return Files(folder, fingerprint(list(found.values()), folder), rows, facts)
+    found_in = origin(folder, rows["browsing"], OFFICIAL_ROWS["browsing"])
+    prints = fingerprint(list(found.values()), folder)
+    return Files(folder, prints, rows, {"labelled": labels}, **vars(found_in))
 
 
 def blocks(path: Path, part: str) -> Iterator[tuple[int, pl.DataFrame]]:

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from buzzer.datasets import clinc150 as dataset
+from buzzer.datasets.checked import checked
 from buzzer.datasets.clinc150 import generator
 from buzzer.datasets.clinc150.metric import TESTED
 from buzzer.datasets.clinc150.reader import FILE, OOS
-from buzzer.datasets.files import made_scale
 from buzzer.models.bert import weights
 from buzzer.models.job import Data, Job, Progress, Result, Steps
 
@@ -31,11 +31,9 @@ class BertIntent:
         folder = source or cache / f"clinc150-v{generator.VERSION}-scale{scale:g}-seed{seed}"
         if source is None and not folder.is_dir():
             dataset.generate(folder, scale, seed, progress)
-        files = dataset.check(folder, progress)
-        made = made_scale(folder)
-        if made is None:
-            return Data(folder, files.fingerprint, "official", files.rows, 1.0)
-        return Data(folder, files.fingerprint, "generated", files.rows, made, (STAND_IN,))
+        files = checked(dataset.check, folder, cache, progress)
+        notes = files.notes if files.source == "official" else (*files.notes, STAND_IN)
+        return Data(folder, files.fingerprint, files.source, files.rows, files.scale, notes)
 
     def fit(self, job: Job) -> Steps:
         """Embed the training split and fit the head; the encoder stays as it is."""

@@ -11,7 +11,7 @@ from buzzer.datasets import booking as dataset
 from buzzer.datasets.booking import generator
 from buzzer.datasets.booking.reader import paths
 from buzzer.datasets.booking.schema import TRUTH
-from buzzer.datasets.files import made_scale
+from buzzer.datasets.checked import checked
 from buzzer.engine import frames
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Array
@@ -31,18 +31,15 @@ class Booking:
         folder = source or cache / f"booking-v{generator.VERSION}-scale{scale:g}-seed{seed}"
         if source is None and not folder.is_dir():
             dataset.generate(folder, scale, seed, progress)
-        files = dataset.check(folder, progress)
-        made = made_scale(folder)
+        files = checked(dataset.check, folder, cache, progress)
         notes = [
             f"{n} cities of the test are not in train"
             for n in [files.facts["test_cities_unknown_to_train"]]
             if n
         ]
         notes += ["no ground_truth.csv: no score"] if "truth" not in files.rows else []
-        origin = "official" if made is None else "generated"
-        return Data(
-            folder, files.fingerprint, origin, files.rows, 1.0 if made is None else made, tuple(notes)
-        )
+        notes += files.notes
+        return Data(folder, files.fingerprint, files.source, files.rows, files.scale, tuple(notes))
 
     def fit(self, job: Job) -> Steps:
         import torch

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from buzzer.datasets import recsys2021 as dataset
-from buzzer.datasets.files import made_scale
+from buzzer.datasets.checked import checked
 from buzzer.datasets.recsys2021 import generator
+from buzzer.datasets.workers import usable_cores
 from buzzer.engine import frames
 from buzzer.engine.frames import Engine
 from buzzer.models.job import Data, Job, Progress, Result, Steps
@@ -23,12 +24,10 @@ class RecSys2021:
     def prepare(self, source: Path | None, cache: Path, scale: float, seed: int, progress: Progress) -> Data:
         folder = source or cache / f"recsys2021-v{generator.VERSION}-scale{scale:g}-seed{seed}"
         if source is None and not folder.is_dir():
-            dataset.generate(folder, scale, seed, progress)
-        files = dataset.check(folder, progress)
-        made = made_scale(folder)
-        notes = () if "test_truth" in files.rows else ("no test_truth: no score",)
-        origin = "official" if made is None else "generated"
-        return Data(folder, files.fingerprint, origin, files.rows, 1.0 if made is None else made, notes)
+            dataset.generate(folder, scale, seed, progress, jobs=usable_cores())
+        files = checked(dataset.check, folder, cache, progress)
+        notes = files.notes if "test_truth" in files.rows else (*files.notes, "no test_truth: no score")
+        return Data(folder, files.fingerprint, files.source, files.rows, files.scale, notes)
 
     def fit(self, job: Job) -> Steps:
         if not job.clustered:

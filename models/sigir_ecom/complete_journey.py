@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from buzzer.datasets import complete_journey as dataset
+from buzzer.datasets.checked import checked
 from buzzer.datasets.complete_journey import mapping
 from buzzer.errors import UsageError
 from buzzer.models.job import Data, Progress
@@ -24,7 +25,7 @@ class CompleteJourney(Recommendation):
         if not folder.is_dir():
             cache.mkdir(parents=True, exist_ok=True)
             dataset.generate(folder, scale, seed, progress)
-        files = dataset.check(folder, progress)
+        files = checked(dataset.check, folder, cache, progress)
         return Data(folder, files.fingerprint, "official", dict(files.rows), min(scale, 1.0), NOTES)
 
 

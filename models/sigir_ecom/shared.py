@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from buzzer.datasets import sigir_ecom as dataset
-from buzzer.datasets.files import made_scale
+from buzzer.datasets.checked import checked
 from buzzer.datasets.sigir_ecom import generator
 from buzzer.datasets.sigir_ecom.reader import HELD_OUT_DAYS, paths
 from buzzer.datasets.sigir_ecom.schema import DIMS, TESTS
@@ -24,20 +24,19 @@ def prepare(source: Path | None, cache: Path, scale: float, seed: int, progress:
     folder = source or cache / f"sigir_ecom-v{generator.VERSION}-scale{scale:g}-seed{seed}"
     if source is None and not folder.is_dir():
         dataset.generate(folder, scale, seed, progress)
-    files, notes = dataset.check(folder, progress), []
+    files = found = checked(dataset.check, folder, cache, progress)
+    notes = list(found.notes)
     if not set(TESTS) <= set(files.rows):
         local = cache / f"sigir_ecom-local-{files.fingerprint[:16]}-seed{seed}"
         if not local.is_dir():
             cache.mkdir(parents=True, exist_ok=True)
             dataset.split(folder, local, seed, progress)
-        files = dataset.check(local, progress)
-        notes = [f"local test: sessions of the last {HELD_OUT_DAYS} days, cut as the organisers describe"]
+        files = checked(dataset.check, local, cache, progress)
+        notes += [f"local test: sessions of the last {HELD_OUT_DAYS} days, cut as the organisers describe"]
     if not files.facts["labelled"]:
         notes.append("no labels in the test files: no score")
-    made = made_scale(folder)
-    origin = "official" if made is None else "generated"
     rows = dict(files.rows)
-    return Data(files.folder, files.fingerprint, origin, rows, 1.0 if made is None else made, tuple(notes))
+    return Data(files.folder, files.fingerprint, found.source, rows, found.scale, tuple(notes))
 
 
 def read(e: Engine, job: Job) -> tuple[Frame, Frame, Frame, Frame]:

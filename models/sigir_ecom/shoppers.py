@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from buzzer.datasets import online_shoppers as dataset
-from buzzer.datasets.files import made_scale, need
+from buzzer.datasets.checked import checked
+from buzzer.datasets.files import need
 from buzzer.datasets.online_shoppers import metric
 from buzzer.datasets.online_shoppers.reader import (
     CODED,
@@ -54,11 +55,9 @@ class Shoppers:
         folder = source or cache / f"online_shoppers-v{VERSION}-scale{scale:g}-seed{seed}"
         if source is None and not folder.is_dir():
             dataset.generate(folder, scale, seed, progress)
-        files, made = dataset.check(folder, progress), made_scale(folder)
-        rows = dict(files.rows)
-        if made is None:
-            return Data(folder, files.fingerprint, "official", rows, 1.0)
-        return Data(folder, files.fingerprint, "generated", rows, made, (STAND_IN,))
+        files = checked(dataset.check, folder, cache, progress)
+        notes = files.notes if files.source == "official" else (*files.notes, STAND_IN)
+        return Data(folder, files.fingerprint, files.source, dict(files.rows), files.scale, notes)
 
     def fit(self, job: Job) -> Steps:
         import torch

@@ -1,11 +1,13 @@
 """`buzzer data`: generate, convert, score and describe data sets."""
 
+import inspect
 import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from buzzer.datasets.workers import usable_cores
 from buzzer.errors import UsageError
 from buzzer.suite import registry
 from buzzer.suite.screen import Screen
@@ -21,15 +23,28 @@ def generate(
     out: Annotated[Path, typer.Option(help="Folder to make; must not exist.")],
     scale: Annotated[float, typer.Option(help="Share of the official size.")] = 0.01,
     seed: Annotated[int, typer.Option(help="Same seed, same files.")] = 0,
+    test_scale: Annotated[
+        float | None, typer.Option(help="Share of the official size of the test part [as --scale].")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Processes; the files are the same [all cores].")
+    ] = None,
 ) -> None:
     """Write synthetic files in the official format."""
-    if not scale > 0:
-        raise UsageError(f"--scale {scale} must be above 0", "1 is the official size")
+    for option, value in (("--scale", scale), ("--test-scale", test_scale)):
+        if value is not None and not 0 < value < float("inf"):
+            raise UsageError(f"{option} {value} must be above 0", "1 is the official size")
     if out.exists():
         raise UsageError(f"{out} exists", "choose a new folder for --out")
     dataset = registry.dataset(task)
+    known = inspect.signature(dataset.generate).parameters
+    if test_scale is not None and "test_scale" not in known:
+        raise UsageError(f"{dataset.NAME} has no test part of its own scale", "leave out --test-scale")
+    options = {"test_scale": test_scale, "jobs": jobs or usable_cores()}
     with Screen() as screen:
-        dataset.generate(out, scale, seed, screen.preparing)
+        dataset.generate(
+            out, scale, seed, screen.preparing, **{k: v for k, v in options.items() if k in known}
+        )
     print(out)
 
 

@@ -44,7 +44,8 @@ def test_the_generator_has_the_official_form_and_sizes(tmp_path: Path) -> None:
     clinc150.generate(tmp_path / "c", 0.1, 1, silent)
     files = clinc150.check(tmp_path / "a", silent)
     assert files.rows == OFFICIAL_ROWS
-    assert files.facts == {"official_size": True, "intents": 150}
+    assert files.facts == {"intents": 150}
+    assert (files.source, files.scale) == ("generated", 1.0)
     assert files.fingerprint == clinc150.check(tmp_path / "b", silent).fingerprint
     assert clinc150.check(tmp_path / "c", silent).rows["train"] == 1500
 

@@ -19,7 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, log_loss
 
 from buzzer.datasets import recsys2021
-from buzzer.datasets.recsys2021 import metric
+from buzzer.datasets.recsys2021 import generator, metric
 from buzzer.datasets.recsys2021.reader import converted, rows_of
 from buzzer.datasets.recsys2021.schema import FEATURES, FIRST_SECOND, LABELLED, LABELS
 from buzzer.errors import DataError, UnsupportedError
@@ -64,6 +64,50 @@ def test_same_seed_same_files(tmp_path: Path) -> None:
         recsys2021.generate(tmp_path / name, 0.00002, seed, silent)
         prints.append(recsys2021.check(tmp_path / name, silent).fingerprint)
     assert prints[0] == prints[1] != prints[2]
+
+
+def test_files_are_those_of_version_2(tmp_path: Path) -> None:
+    """Whoever changes a byte of the files must raise VERSION, or records of different data compare as equal."""
+    recsys2021.generate(tmp_path / "data", 0.00002, 1, silent)
+    found = recsys2021.check(tmp_path / "data", silent).fingerprint
+    assert (generator.VERSION, found[:16]) == (2, "c04fce02cf201e0f")
+
+
+def test_processes_write_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generator, "CHUNK", 256)
+    monkeypatch.setattr(generator, "PART", 512)
+    monkeypatch.setattr(generator, "CHUNKS_A_JOB", 1)
+    for jobs in (1, 2):
+        recsys2021.generate(tmp_path / str(jobs), 0.000001, 3, silent, test_scale=0.0001, jobs=jobs)
+    one, two = (sorted(p for p in (tmp_path / n).rglob("*") if p.is_file()) for n in "12")
+    assert [p.relative_to(tmp_path / "1") for p in one] == [p.relative_to(tmp_path / "2") for p in two]
+    assert [p.read_bytes() for p in one] == [p.read_bytes() for p in two]
+    assert len(list((tmp_path / "1" / "test").iterdir())) == 3  # parts of 512 rows, nothing hidden
+
+
+@pytest.mark.parametrize("test_scale", [0.00005, 0.0001, 0.00025])
+def test_a_test_part_of_another_scale(tmp_path: Path, test_scale: float) -> None:
+    recsys2021.generate(tmp_path / "same", 0.0001, 3, silent)
+    recsys2021.generate(tmp_path / "data", 0.0001, 3, silent, test_scale=test_scale)
+    for part in ("train", "val"):
+        name = f"{part}/part-00000"
+        assert (tmp_path / "data" / name).read_bytes() == (tmp_path / "same" / name).read_bytes()
+    files = recsys2021.check(tmp_path / "data", silent)
+    assert files.rows["test"] == files.rows["test_truth"] == round(14_500_000 * test_scale)
+    notes = (f"training parts of scale 0.0001, test of {test_scale:g}",) if test_scale != 0.0001 else ()
+    assert (files.source, files.scale, files.notes) == ("generated", test_scale, notes)
+    parts = {
+        n: pl.concat([b for _, b in rows_of(tmp_path / "data" / n / "part-00000", LABELLED)])
+        for n in ("train", "val", "test_truth")
+    }
+    seen = pl.concat([parts["train"], parts["val"]])["tweet_id"]
+    test = parts["test_truth"]
+    assert not test.select("tweet_id", "enaging_user_id").is_duplicated().any()
+    if test_scale > 0.0001:
+        assert not test["tweet_id"].is_in(seen.implode()).any()
+        assert (
+            0.3 < test["tweet_id"].n_unique() / test.height < 0.6
+        )  # as many rows a tweet as in any other set
 
 
 def test_users_and_tweets_are_the_same_wherever_they_appear(train: pl.DataFrame) -> None:
@@ -243,7 +287,20 @@ def test_good_files_pass(made: Path) -> None:
     files = recsys2021.check(made, silent)
     rows = json.loads((made / "generator.json").read_text())["rows"]
     assert files.rows == rows | {"test_truth": rows["test"]}
-    assert not files.facts["official_size"]
+    assert (files.source, files.scale, files.notes) == ("generated", SCALE, ())
+
+
+def test_a_sample_of_official_files_is_told(copy: Path) -> None:
+    files = recsys2021.check(copy, silent)
+    n = files.rows["test"]
+    assert files.source == "official" and files.scale == n / 14_500_000
+    assert files.notes == (f"{n} rows, the official files have 14500000",)
+
+
+def test_a_spoilt_generator_json_is_told(copy: Path) -> None:
+    (copy / "generator.json").write_text("[]")
+    with pytest.raises(DataError, match="not the file that the generator wrote"):
+        recsys2021.check(copy, silent)
 
 
 def test_convert_keeps_values_and_numbers_rows(copy: Path, tmp_path: Path) -> None:

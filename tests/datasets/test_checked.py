@@ -1,0 +1,158 @@
+"""Kept verdicts: an unchanged folder is not read again, a changed one always is."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from buzzer.datasets import checked as module
+from buzzer.datasets import recsys2021
+from buzzer.datasets.checked import checked
+from buzzer.datasets.files import Files
+from buzzer.errors import DataError
+
+OLD_NS = 1_700_000_000_123_456_789
+
+
+def silent(share: float, what: str) -> None:
+    """No progress shown."""
+
+
+class Counting:
+    """The check of recsys2021, which counts how often it reads."""
+
+    __module__ = recsys2021.check.__module__
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, folder: Path, progress: Callable[[float, str], None]) -> Files:
+        self.calls += 1
+        return recsys2021.check(folder, progress)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("checked") / "data"
+    recsys2021.generate(out, 0.000001, 0, silent, test_scale=0.00004)
+    time.sleep(0.15)  # a tick of the file system's clock
+    return out
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+def test_an_unchanged_folder_is_read_once(made: Path, cache: Path) -> None:
+    check = Counting()
+    first, again = (checked(check, made, cache, silent) for _ in range(2))
+    assert check.calls == 1 and again == first == recsys2021.check(made, silent)
+    assert first.notes and first.source == "generated"
+
+
+def same_size(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[0] = ord("2")  # tokens begin with 201 in place of 101
+    path.write_bytes(data)
+
+
+def same_size_and_times(path: Path) -> None:
+    before = path.stat()
+    same_size(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def other_file(path: Path) -> None:
+    before = path.stat()
+    data = path.read_bytes().replace(b"101", b"102", 1)
+    path.unlink()
+    path.write_bytes(data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def more_files(path: Path) -> None:
+    path.with_name("part-00001").write_bytes(path.read_bytes())
+
+
+@pytest.mark.parametrize("change", [same_size, same_size_and_times, other_file, more_files])
+def test_a_changed_file_is_checked_again(
+    made: Path, tmp_path: Path, cache: Path, change: Callable[[Path], None]
+) -> None:
+    folder, check = tmp_path / "data", Counting()
+    shutil.copytree(made, folder)
+    time.sleep(0.15)
+    before = checked(check, folder, cache, silent)
+    change(folder / "train" / "part-00000")
+    after = checked(check, folder, cache, silent)
+    assert check.calls == 2 and after.fingerprint != before.fingerprint
+
+
+def test_a_spoilt_file_is_told_after_a_good_verdict(made: Path, tmp_path: Path, cache: Path) -> None:
+    folder, check = tmp_path / "data", Counting()
+    shutil.copytree(made, folder)
+    time.sleep(0.15)
+    checked(check, folder, cache, silent)
+    path = folder / "val" / "part-00000"
+    path.write_bytes(b"x" + path.read_bytes()[1:])
+    for _ in range(2):
+        with pytest.raises(DataError, match="line 1, column text_tokens"):
+            checked(check, folder, cache, silent)
+    assert check.calls == 3
+
+
+def test_a_file_that_changed_just_now_is_checked_again(made: Path, tmp_path: Path, cache: Path) -> None:
+    folder, check = tmp_path / "data", Counting()
+    shutil.copytree(made, folder)
+    now = time.time_ns()
+    os.utime(folder / "val" / "part-00000", ns=(now + 10**9, now + 10**9))
+    for _ in range(2):
+        checked(check, folder, cache, silent)
+    assert check.calls == 2
+
+
+def test_a_file_that_changes_while_it_is_read(made: Path, tmp_path: Path, cache: Path) -> None:
+    folder = tmp_path / "data"
+    shutil.copytree(made, folder)
+    time.sleep(0.15)
+
+    class Changing(Counting):
+        __module__ = Counting.__module__
+
+        def __call__(self, folder: Path, progress: Callable[[float, str], None]) -> Files:
+            found = super().__call__(folder, progress)
+            same_size(folder / "train" / "part-00000")
+            return found
+
+    checked(Changing(), folder, cache, silent)
+    check = Counting()
+    checked(check, folder, cache, silent)
+    assert check.calls == 1
+
+
+def test_another_check_or_a_spoilt_verdict_is_not_believed(
+    made: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = Counting()
+    checked(check, made, cache, silent)
+    kept = next((cache / "checks").iterdir())
+    good = json.loads(kept.read_text())
+    for spoilt in ("", "{", json.dumps(good | {"rows": {"train": "500"}}), json.dumps(good | {"more": 1})):
+        kept.write_text(spoilt)
+        checked(check, made, cache, silent)
+    assert check.calls == 5
+    monkeypatch.setattr(module, "digest", lambda facts: "of other source code")
+    checked(check, made, cache, silent)
+    assert check.calls == 6
+
+
+def test_a_cache_that_cannot_be_written_costs_time_only(made: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    check = Counting()
+    for _ in range(2):
+        assert checked(check, made, tmp_path / "file", silent).rows
+    assert check.calls == 2
