@@ -8,7 +8,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint gpu-plan kernels gpu-suite gpukit soak report browser screenshots clean
+.PHONY: help setup run test lint gpu-plan kernels gpu-suite gpukit rehearsal soak report browser screenshots clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,11 +41,13 @@ kernels: $(VENV)/.test $(VENV)/.kernels  ## test the GPU kernels in Triton's int
 		tests/models/sigir_ecom/test_sigir_ecom_fused.py
 
 # On a machine with a GPU and no network, Python's own packages and those of .gpukit are used; elsewhere .venv is.
+# There python3 is the one that has torch, whatever other Pythons there are.
+GPU_PYTHON ?= python3
 MINUTES ?= 30
 GPU_SUITE = -m buzzer.suite.gpu_suite --minutes $(MINUTES) $(if $(OUT),--out $(OUT)) $(if $(ONLY),--only '$(ONLY)')
 ifneq ($(wildcard .gpukit),)
-gpu-suite:  ## all that only a GPU can show, step by step; MINUTES=9 OUT=folder ONLY=name (docs/gpu.md)
-	$(PYTHON) $(GPU_SUITE)
+gpu-suite:  ## all that only a GPU can show, step by step; MINUTES=9 OUT=folder ONLY=frames (docs/gpu.md)
+	$(GPU_PYTHON) $(GPU_SUITE)
 else
 gpu-suite: $(VENV)/.test $(VENV)/.gpu
 	$(BIN)/python $(GPU_SUITE)
@@ -53,12 +55,22 @@ endif
 
 # What a CUDA image with torch, pandas and pytest still lacks; RAPIDS comes by GPUKIT, a program that packs it into a folder.
 KIT_WHEELS = benchexec pydantic pydantic-core annotated-types typing-inspection
-gpukit:  ## bring along what a GPU machine without network lacks: GPUKIT=pack.py KIT_GROUPS='...'
-	mkdir -p .gpukit/wheels
-	$(if $(GPUKIT),$(PYTHON) $(GPUKIT) .gpukit $(KIT_GROUPS),@echo "no GPUKIT: wheels only" >&2)
+# A wheel's name holds its versions; a file of the list's own, so that the wheels are fetched once.
+KIT_LIST = .gpukit/.$(shell echo '$(KIT_WHEELS)' | cksum | cut -d' ' -f1)
+$(KIT_LIST):
+	rm -rf .gpukit/wheels
 	$(PYTHON) -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
 		--platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
 		--dest .gpukit/wheels $(KIT_WHEELS)
+	touch $@
+
+gpukit: $(VENV)/.test $(KIT_LIST)  ## bring along what a GPU machine without network lacks: GPUKIT=pack.py KIT_GROUPS='...'
+	$(if $(GPUKIT),$(PYTHON) $(GPUKIT) .gpukit $(KIT_GROUPS),@echo "no GPUKIT: wheels, data and fits only" >&2)
+	$(BIN)/python -m buzzer.suite.gpu_kit seed
+	$(BIN)/python -m buzzer.suite.gpu_kit sizes
+
+rehearsal:  ## the calls of docs/gpu.md without a GPU: MACHINE=python3 of the like, CALLS=frames-3 REHEARSAL='--stretch 20'
+	$(BIN)/python -m buzzer.suite.gpu_rehearsal --python $(MACHINE) $(if $(CALLS),--calls '$(CALLS)') $(REHEARSAL)
 
 soak: $(VENV)/.test  ## 200 runs under kills, out-of-memory, timeouts, full disk: the table of faults (minutes)
 	BUZZER_SOAK=200 $(BIN)/python -m pytest -m soak -s

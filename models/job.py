@@ -64,6 +64,7 @@ class Data:
     rows: Mapping[str, int]  # rows by file
     scale: float  # share of the official size; 1 for official files
     notes: tuple[str, ...] = ()  # what a reader of the record must know ("stand-in for CLINC150", ...)
+    fit_fingerprint: str = ""  # as `fingerprint`, of the files that `fit` reads; "" = it may read all
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,18 @@
 """`make gpu-suite`: everything that only a GPU can show, in one command, for a machine that may be lent for minutes only.
 
-Steps are plain records, worth most first and largest last. Each has its own time limit, none stops the next, and after each the summary
-and the pack of results are written anew, so that a suite that is cut off after 3, 6 or 9 minutes leaves what it has found.
-Standard library only: it runs before anything is installed. Without a device that the driver shows, steps end before they begin.
+The steps stand in gpu_steps.py, worth most first. Each has its own time limit, none stops the next, and after each the summary and the
+pack of results are written anew, so that a suite that is cut off leaves what it has found. Standard library only: it runs before
+anything is installed. Without a device that the driver shows, steps end before they begin.
 """
 
 import argparse
 import io
 import json
+import lzma
 import os
 import re
+import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,23 +27,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from buzzer.engine.device import cuda_problem
+from buzzer.suite import caches
+from buzzer.suite.gpu_steps import STEPS, TEST_SCALE, Step, chosen
 
 ROOT = Path(__file__).resolve().parent.parent
 GRACE_S = 15.0  # a step over its limit may write its record before it is killed
 LEAST_S = 10.0  # with less time left no step is begun
 LOG_BYTES = 100_000  # of each log's end that the pack keeps
-PACK, SUMMARY = "gpu-suite.tar.xz", "summary"
+PACK, SUMMARY, SEED_FILE = "gpu-suite.tar.xz", "summary", "seed.tar.xz"
 UNABLE = 2  # exit code where there is no GPU, as the command line's own
-
-
-@dataclass(frozen=True)
-class Step:
-    """One command, arguments of this Python; `{records}` stands for the folder that takes its records."""
-
-    name: str
-    command: tuple[str, ...]
-    limit_s: float
-    gpu: bool = True  # whether it shows nothing without one
 
 
 @dataclass
@@ -50,82 +45,20 @@ class Ended:
     name: str
     status: str
     seconds: float = 0.0
+    cpu_s: float = 0.0  # of the step and of all that it started and waited for
     message: str = ""
     records: dict[str, int] = field(default_factory=dict)  # outcome -> number
-
-
-ENGINES = "pandas,polars,cudf,polars-gpu"
-GPU_TESTS = "(cudf or polars-gpu or cuda or nvforest) and not without_a_gpu"
-LESS_FIT = (
-    "--set",
-    "sample_rows=200000",
-    "--set",
-    "network_rows=100000",
-)  # the large sizes are for the predict job
-
-
-ON_CLUSTER = ("--gpus", "1", "--device", "cuda", "--seed", "1")
-SHOPS = ("sigir-ecom-task2", "sigir-ecom-task1", "online-shoppers", "complete-journey")
-
-
-def tests(name: str, limit_s: float, *folders: str) -> Step:
-    """Those tests of some folders that run on a GPU, by their parameters' names."""
-    chosen = ("-k", GPU_TESTS, "-m", "not gpu_plan and not slow")
-    return Step(name, ("-m", "pytest", "-q", "--maxfail=20", *chosen, *folders), limit_s)
-
-
-def run(name: str, limit_s: float, task: str, *options: str, budget: str = "unlimited") -> Step:
-    told = ("--on-unmet-budget", "warn", "--out", "{records}")
-    return Step(name, ("-m", "buzzer", "run", task, "--budget", budget, *told, *options), limit_s)
-
-
-def recsys(
-    suffix: str,
-    limit_s: float,
-    scale: str,
-    *options: str,
-    engines: str = ENGINES,
-    backends: str = "torch_eager",
-    **more: str,
-) -> Step:
-    chosen = ("--engine", engines, "--backend", backends, "--scale", scale)
-    return run(f"recsys2021 {suffix}", limit_s, "recsys2021", *chosen, *options, **more)
-
-
-def bench(name: str, limit_s: float, model: str, *options: str) -> Step:
-    command = ("-m", "buzzer", "bench", model, "--device", "cuda", "--out", "{records}")
-    return Step(name, (*command, *options), limit_s)
-
-
-# The first 3 minutes show whether it works at all, 6 every task and backend, 9 and more the sizes that are worth a GPU.
-STEPS: tuple[Step, ...] = (
-    Step("env", ("-m", "buzzer", "env"), 60, gpu=False),
-    tests("tests of operators", 90, "tests/engine/frames"),
-    recsys("small", 90, "0.0005"),
-    Step("kernel probe", ("-m", "buzzer.engine.kernels", "probe"), 45),
-    bench("bert-large", 120, "bert-large"),
-    bench("trees", 60, "gbdt", "--batch", "1,1000,100000"),
-    run("booking", 90, "booking", "--engine", ENGINES, "--backend", "torch_eager"),
-    recsys("nvforest", 60, "0.0005", engines="pandas,cudf,polars-gpu", backends="torch_eager,nvforest"),
-    run("bert-intent", 60, "bert-intent", "--device", "cuda", "--backend", "all"),
-    tests("tests of models", 120, "tests/engine", "tests/models", "--ignore=tests/engine/frames"),
-    recsys("cluster of one", 90, "0.0005", "--gpus", "1", engines="pandas,polars-gpu"),
-    # Another seed, or the fit of the steps before would be taken.
-    recsys("fit on a cluster", 120, "0.0005", *ON_CLUSTER, engines="polars-gpu"),
-    *(run(name, 90, name, "--engine", ENGINES, "--backend", "torch_eager,nvforest") for name in SHOPS),
-    Step("kernel tune", ("-m", "buzzer.engine.kernels", "tune"), 120),
-    recsys("large", 240, "0.005", *LESS_FIT),
-    recsys("large, one core", 300, "0.005", *LESS_FIT, engines="pandas,polars", budget="1c64g1h"),
-    recsys("largest", 600, "0.02", *LESS_FIT),
-)
 
 
 # ---- what is installed from .gpukit -------------------------------------------------------------------------------------------
 
 
 def open_kit(kit: Path, log: Path) -> tuple[list[str], list[Ended]]:
-    """Unpack a kit: folders for PYTHONPATH, and how it ended. It holds pieces that unpack themselves (`p*/unpack.py`, which tells its
-    folder with --site), and wheels (`wheels/*.whl`). What a broken kit lacks, the steps tell."""
+    """Unpack a kit: folders for PYTHONPATH, and how it ended.
+
+    It holds pieces that unpack themselves (`p*/unpack.py`, which tells its folder with --site), wheels (`wheels/*.whl`), and data and
+    fits (`seed.tar.xz`). What a broken kit lacks, the steps tell.
+    """
     if not kit.is_dir():
         return [], []
     folders, began = list[str](), time.monotonic()
@@ -134,17 +67,21 @@ def open_kit(kit: Path, log: Path) -> tuple[list[str], list[Ended]]:
         with log.open("wb") as file:
             folders += unpacked(sorted(kit.glob("p*/unpack.py")), file)
             folders += installed(sorted(kit.glob("wheels/*.whl")), file)
+        sown(kit / SEED_FILE)
         status, message = "ok", " ".join(folders)
     except subprocess.CalledProcessError as error:
         status, message = "failed", f"{Path(error.cmd[1]).name} ended with {error.returncode}: see {log.name}"
-    return folders, [Ended("kit", status, round(time.monotonic() - began, 1), message)]
+    except (OSError, tarfile.TarError, lzma.LZMAError) as error:
+        status, message = "failed", f"{kit / SEED_FILE}: {error}"
+    return folders, [Ended("kit", status, round(time.monotonic() - began, 1), message=message)]
 
 
 def unpacked(pieces: Sequence[Path], log: IO[bytes]) -> list[str]:
     """The folder that the pieces have unpacked themselves into; none without pieces."""
+    quick = {"GPUKIT_SMOKE": "0"} | os.environ  # the steps try the libraries
     for piece in pieces:
         command = [sys.executable, str(piece), str(piece.parent)]
-        subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True)
+        subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True, env=quick)
     if not pieces:
         return []
     ask = [sys.executable, str(pieces[0]), "--site"]
@@ -162,16 +99,28 @@ def installed(wheels: Sequence[Path], log: IO[bytes]) -> list[str]:
     return [site]
 
 
+def sown(seed: Path) -> None:
+    """Put data and fits where `buzzer run` looks for them."""
+    if seed.is_file():
+        with tarfile.open(seed) as tar:
+            tar.extractall(caches.folder(), filter="data")
+
+
 # ---- running ------------------------------------------------------------------------------------------------------------------
 
 
-def run_step(step: Step, work: Path, limit_s: float, environment: Mapping[str, str]) -> Ended:
+def run_step(
+    step: Step, work: Path, limit_s: float, environment: Mapping[str, str], test_scale: float = TEST_SCALE
+) -> Ended:
     """One step to its end, or to its limit."""
+    if step.through and shutil.which(step.through[0]) is None:
+        return Ended(step.name, "unsupported", message=f"{step.through[0]} is not on the PATH")
     name = step.name.replace(" ", "-").replace(",", "")
     log, records = work / "logs" / f"{name}.log", work / "records" / name
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, *(part.replace("{records}", str(records)) for part in step.command)]
-    began = time.monotonic()
+    places = {"{records}": str(records), "{work}": str(work), "{test_scale}": f"{test_scale:g}"}
+    command = [*step.through, sys.executable, *(filled(part, places) for part in step.command)]
+    began, cpu = time.monotonic(), cpu_of_children()
     with log.open("wb") as file:
         file.write(f"$ {' '.join(command)}\n".encode())
         file.flush()
@@ -185,12 +134,24 @@ def run_step(step: Step, work: Path, limit_s: float, environment: Mapping[str, s
             code = None
         finally:
             end(process)
-    seconds = round(time.monotonic() - began, 1)
+    seconds, cpu_s = round(time.monotonic() - began, 1), round(cpu_of_children() - cpu, 1)
     written = [json.loads(path.read_text()) for path in sorted(records.glob("*.json"))]
     outcomes, why = dict(Counter(r["outcome"] for r in written)), first_message(written)
     status, message = judged(code, outcomes, log.read_text(errors="replace").splitlines()[1:])
     message += f": {why}" if why else ""
-    return Ended(step.name, status, seconds, message, outcomes)
+    return Ended(step.name, status, seconds, cpu_s, message, outcomes)
+
+
+def filled(part: str, places: Mapping[str, str]) -> str:
+    for name, value in places.items():
+        part = part.replace(name, value)
+    return part
+
+
+def cpu_of_children() -> float:
+    """CPU seconds of all processes that were started and waited for, and of theirs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
@@ -237,9 +198,11 @@ def run_steps(
     environment: Mapping[str, str],
     before: Sequence[Ended] = (),
     no_gpu: str = "",
+    stretch: float = 1.0,
+    test_scale: float = TEST_SCALE,
 ) -> list[Ended]:
     """All steps, as far as the time goes; summary and pack are whole after each, and begin with what ended before. no_gpu: why steps
-    that need a GPU cannot have one."""
+    that need a GPU cannot have one. stretch: how much longer than its limit a step may take."""
     deadline, ended = time.monotonic() + seconds, list(before)
     for step in steps:
         left = deadline - time.monotonic() - GRACE_S
@@ -250,10 +213,21 @@ def run_steps(
             ended.append(Ended(step.name, "skipped", message="no time left"))
         else:
             print(f"{step.name} ...", flush=True)
-            ended.append(run_step(step, work, min(step.limit_s, left), environment))
+            ended.append(run_step(step, work, min(step.limit_s * stretch, left), environment, test_scale))
             print(line(ended[-1]), flush=True)
         write(out, work, ended)
     return ended
+
+
+def listed(steps: Iterable[Step]) -> list[str]:
+    """A table of the steps: limit, seconds expected, when it ends by them, CPU seconds measured without a GPU, and the command."""
+    lines, minutes = [f"{'step':30} group   limit expected  ends at  CPU s"], 0.0
+    for step in steps:
+        minutes += step.expected_s / 60
+        measured = f"{step.cpu_s:6.0f}" if step.cpu_s else "     -"
+        seconds = f"{step.limit_s:5.0f} {step.expected_s:8.0f} {minutes:4.1f} min {measured}"
+        lines.append(f"{step.name:30} {step.group:6} {seconds}  {' '.join((*step.through, *step.command))}")
+    return lines
 
 
 def line(ended: Ended) -> str:
@@ -266,10 +240,10 @@ def line(ended: Ended) -> str:
 def write(out: Path, work: Path, ended: Sequence[Ended]) -> None:
     """The summary for programs and for people, and the pack of both, all records and the logs' ends."""
     facts = {"python": sys.version.split()[0], "steps": [asdict(step) for step in ended]}
-    table = ["| step | status | s | what |", "| --- | --- | --- | --- |"]
+    table = ["| step | status | s | CPU s | what |", "| --- | --- | --- | --- | --- |"]
     table += [
-        f"| {step.name} | {step.status} | {step.seconds:.1f} | {step.message.replace('|', '/')} |"
-        for step in ended
+        f"| {e.name} | {e.status} | {e.seconds:.1f} | {e.cpu_s:.1f} | {e.message.replace('|', '/')} |"
+        for e in ended
     ]
     texts = {f"{SUMMARY}.json": json.dumps(facts, indent=1) + "\n", f"{SUMMARY}.md": "\n".join(table) + "\n"}
     for name, text in texts.items():
@@ -303,30 +277,34 @@ def environment_of(folders: Sequence[str]) -> dict[str, str]:
     """This environment, with the kit's folders before what the machine has."""
     known = os.environ.get("PYTHONPATH", "")
     path = os.pathsep.join(part for part in (str(ROOT), *folders, known) if part)
-    return os.environ | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+    return os.environ | caches.environment() | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
 
 
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="make gpu-suite", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--minutes", type=float, default=30.0, help="for all steps together [30]")
-    parser.add_argument("--only", default="", help="steps whose name holds this, by comma")
+    parser.add_argument(
+        "--only", default="", help="groups, and parts of steps' names, by comma, in this order"
+    )
     parser.add_argument(
         "--kit", type=Path, default=ROOT / ".gpukit", help="what a machine without network lacks"
     )
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "local" / "gpu-suite")
     parser.add_argument("--anyway", action="store_true", help="also run what needs a GPU where there is none")
+    parser.add_argument("--stretch", type=float, default=1.0, help="limits are so many times as long [1]")
+    parser.add_argument(
+        "--test-scale", type=float, default=TEST_SCALE, help=f"of the large test [{TEST_SCALE:g}]"
+    )
     parser.add_argument("--list", action="store_true", help="show the steps, run nothing")
     return parser
 
 
 def main() -> int:
     given = arguments().parse_args()
-    wanted = [part.strip() for part in given.only.split(",")]
-    steps = [step for step in STEPS if any(part in step.name for part in wanted)]
+    steps = chosen(given.only)
     if given.list or not steps:
-        for step in STEPS:
-            print(f"{step.name:26} {step.limit_s:4.0f} s  {' '.join(step.command)}")
+        print("\n".join(listed(steps or STEPS)))
         return 0 if given.list else 2
     began = time.monotonic()
     given.out.mkdir(parents=True, exist_ok=True)
@@ -334,7 +312,9 @@ def main() -> int:
     folders, before = open_kit(given.kit, work / "logs" / "kit.log")
     left = 60 * given.minutes - (time.monotonic() - began)
     no_gpu = "" if given.anyway else cuda_problem()
-    ended = run_steps(steps, work, given.out.resolve(), left, environment_of(folders), before, no_gpu)
+    environment, out = environment_of(folders), given.out.resolve()
+    how = {"stretch": given.stretch, "test_scale": given.test_scale}
+    ended = run_steps(steps, work, out, left, environment, before, no_gpu, **how)
     print(
         f"\n{(given.out / f'{SUMMARY}.md').read_text()}\nresults: {given.out / PACK}; records: {work / 'records'}"
     )

@@ -121,7 +121,7 @@ class Events:
 
 def fit_folder(run: Run, data: Data, cache: Path) -> Path:
     """The folder of what `fit` saves: a name for the task's parameters, data, seed and source code."""
-    facts = [run.task.params, data.fingerprint, run.seed, code_hash(run.task.entry)]
+    facts = [run.task.params, data.fit_fingerprint or data.fingerprint, run.seed, code_hash(run.task.entry)]
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     return cache / "fits" / f"{run.task.name}-{key}"
 

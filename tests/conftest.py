@@ -19,6 +19,13 @@ from buzzer.errors import UnsupportedError
 # Speed is held by records: a busy machine is no failure.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
+# `--hypothesis-profile gpu`, where minutes count: a failing example is told as it is, not made smaller.
+hypothesis.settings.register_profile(
+    "gpu",
+    deadline=None,
+    max_examples=5,
+    phases=[phase for phase in hypothesis.Phase if phase.name not in ("shrink", "explain")],
+)
 
 
 @pytest.fixture(autouse=True, scope="session")

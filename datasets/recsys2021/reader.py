@@ -116,7 +116,9 @@ def check(folder: Path, progress: Progress) -> Files:
         folder, rows["test"], OFFICIAL_ROWS["test"], slack=0.15
     )  # deleted tweets made every copy smaller
     paths = [path for _, path in files]
-    return Files(folder, fingerprint(paths, folder), rows, {"parts": len(files)}, **vars(found_in))
+    learned_from = fingerprint([path for name, path in files if name in ("train", "val")], folder)
+    facts = {"parts": len(files), "learned_from": learned_from}
+    return Files(folder, fingerprint(paths, folder), rows, facts, **vars(found_in))
 
 
 def converted(block: pl.DataFrame, first_row: int) -> pl.DataFrame:

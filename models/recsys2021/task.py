@@ -27,7 +27,8 @@ class RecSys2021:
             dataset.generate(folder, scale, seed, progress, jobs=usable_cores())
         files = checked(dataset.check, folder, cache, progress)
         notes = files.notes if "test_truth" in files.rows else (*files.notes, "no test_truth: no score")
-        return Data(folder, files.fingerprint, files.source, files.rows, files.scale, notes)
+        learned_from = files.facts["learned_from"]
+        return Data(folder, files.fingerprint, files.source, files.rows, files.scale, notes, learned_from)
 
     def fit(self, job: Job) -> Steps:
         if not job.clustered:

@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import shlex
+import subprocess
 import sys
 import tarfile
 import time
@@ -10,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from buzzer.suite import gpu_suite
-from buzzer.suite.gpu_suite import PACK, Ended, Step, run_steps
+from buzzer.suite import gpu_kit, gpu_rehearsal, gpu_steps, gpu_suite
+from buzzer.suite.gpu_steps import Step
+from buzzer.suite.gpu_suite import PACK, Ended, run_steps
 
 
 def python(name: str, code: str, limit_s: float = 20) -> Step:
@@ -112,7 +115,9 @@ def test_without_a_gpu_only_what_needs_none_is_run(tmp_path: Path) -> None:
     ended = run_steps([needs, told], tmp_path / "work", tmp_path / "out", 60, os.environ, no_gpu=reason)
     assert [(step.status, step.message) for step in ended] == [("unsupported", reason), ("ok", "facts")]
     assert not (tmp_path / "ran").exists()
-    assert f"| needs one | unsupported | 0.0 | {reason} |" in (tmp_path / "out" / "summary.md").read_text()
+    assert (
+        f"| needs one | unsupported | 0.0 | 0.0 | {reason} |" in (tmp_path / "out" / "summary.md").read_text()
+    )
     assert members(tmp_path / "out").keys() == {"summary.json", "summary.md", "logs/told.log"}
 
 
@@ -134,7 +139,7 @@ def test_the_exit_code_tells_what_lacks_from_what_fails(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(gpu_suite, "cuda_problem", lambda: problem)
-    monkeypatch.setattr(gpu_suite, "STEPS", (python("breaks", "raise SystemExit(3)"),))
+    monkeypatch.setattr(gpu_steps, "STEPS", (python("breaks", "raise SystemExit(3)"),))
     out = str(tmp_path / "out")
     monkeypatch.setattr(sys, "argv", ["gpu_suite", "--out", out, "--kit", str(tmp_path / "none"), *flags])
     assert gpu_suite.main() == code
@@ -168,32 +173,176 @@ def test_a_kit_is_unpacked_and_a_broken_one_told(tmp_path: Path) -> None:
     assert gpu_suite.open_kit(tmp_path / "none", log) == ([], [])
 
 
+def test_data_and_fits_of_a_kit_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, kit = tmp_path / "cache", tmp_path / "kit"
+    (kit / "fits" / "a").mkdir(parents=True)
+    (kit / "fits" / "a" / "model").write_text("trained")
+    with tarfile.open(kit / gpu_suite.SEED_FILE, "w:xz") as tar:
+        tar.add(kit / "fits", arcname="fits")
+    monkeypatch.setenv("BUZZER_CACHE", str(cache))
+    _, (ended,) = gpu_suite.open_kit(kit, tmp_path / "work" / "kit.log")
+    assert (ended.status, (cache / "fits" / "a" / "model").read_text()) == ("ok", "trained")
+    (kit / gpu_suite.SEED_FILE).write_bytes(b"not an archive")
+    _, (ended,) = gpu_suite.open_kit(kit, tmp_path / "work" / "kit.log")
+    assert ended.status == "failed"
+    assert gpu_suite.SEED_FILE in ended.message
+
+
+def test_a_step_is_told_its_places_and_what_it_costs(tmp_path: Path) -> None:
+    burn = "import sys, time; print(*sys.argv[1:])\nwhile time.process_time() < 0.3: pass"
+    places = Step("burns", ("-c", burn, "{work}/a", "{test_scale}"), 20)
+    missing = Step("profiled", ("-c", ""), 20, through=("no-such-profiler", "-x"))
+    through = Step("through", ("-c", "print('reached')"), 20, through=("env", "-i"))
+    (tmp_path / "out").mkdir()
+    burns, profiled, reached = run_steps(
+        [places, missing, through], tmp_path / "work", tmp_path / "out", 60, os.environ, test_scale=0.25
+    )
+    assert burns.message == f"{tmp_path / 'work'}/a 0.25"
+    assert burns.cpu_s >= 0.3
+    assert (profiled.status, profiled.message) == ("unsupported", "no-such-profiler is not on the PATH")
+    assert (reached.status, reached.message) == ("ok", "reached")
+
+
+# ---- the real steps, and the calls of docs/gpu.md -----------------------------------------------------------------------------
+
+
+def test_only_keeps_the_order_given() -> None:
+    def names(only: str) -> list[str]:
+        return [step.name for step in gpu_steps.chosen(only)]
+
+    assert names("recsys2021 small, env") == ["recsys2021 small", "env"]
+    assert names("frames") == [step.name for step in gpu_steps.FRAMES]
+    assert names("trees,frames")[0] == "trees"
+    assert len(names("trees,frames")) == len(gpu_steps.FRAMES)
+    assert names("") == [step.name for step in gpu_steps.STEPS]
+    assert names("no such step") == []
+
+
 def test_steps_name_what_there_is() -> None:
-    """Every task, option and folder that a step names is there; the largest comes last."""
+    """Every task, option and folder that a step names is there."""
     from typer.main import get_command
 
     from buzzer.suite import registry
     from buzzer.suite.cli import app
 
     verbs = get_command(app).commands  # type: ignore[attr-defined]
-    for step in gpu_suite.STEPS:
-        match step.command:
-            case ("-m", "buzzer", verb, *rest) if verb in verbs:
+    for step in gpu_steps.STEPS:
+        match [gpu_suite.filled(part, {"{test_scale}": "0.1"}) for part in step.command]:
+            case ["-m", "buzzer", "data", verb, *rest]:
+                assert verbs["data"].commands[verb].make_context(verb, rest, resilient_parsing=False)
+            case ["-m", "buzzer", verb, *rest] if verb in verbs:
                 assert verbs[verb].make_context(verb, list(rest), resilient_parsing=False)
                 if verb == "run":
                     assert rest[0] in registry.tasks()
-            case ("-m", "pytest", *rest):
+            case ["-m", "pytest", *rest]:
                 folders = [part for part in rest if part.startswith("tests/")]
                 assert folders
-                assert all((gpu_suite.ROOT / folder).is_dir() for folder in folders)
-    assert len({step.name for step in gpu_suite.STEPS}) == len(gpu_suite.STEPS)
-    assert max(gpu_suite.STEPS, key=lambda step: step.limit_s) == gpu_suite.STEPS[-1]
+                assert all((gpu_suite.ROOT / folder).exists() for folder in folders)
+    assert len({step.name for step in gpu_steps.STEPS}) == len(gpu_steps.STEPS)
+
+
+def test_steps_fit_their_minutes() -> None:
+    """What a step's CPU part was measured to take is less than what is expected of it, and that than its limit; a group fits."""
+    for group, minutes in gpu_steps.MINUTES.items():
+        steps = gpu_steps.chosen(group)
+        assert sum(step.expected_s for step in steps) <= 60 * minutes - gpu_suite.GRACE_S
+        for step in steps:
+            assert step.cpu_s / step.cores < step.expected_s <= step.limit_s / 1.2, step.name
+    shown = gpu_suite.listed(gpu_steps.FRAMES)
+    assert len(shown) == len(gpu_steps.FRAMES) + 1
+    assert shown[1].startswith("operators")
+
+
+CALLS = gpu_kit.calls()
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_call_can_be_made(name: str) -> None:
+    """Short enough, sound shell, uploads that `make gpukit` makes, time for its steps, and all steps of what it names."""
+    call = CALLS[name]
+    assert len(call.command) <= gpu_kit.MOST_LETTERS
+    subprocess.run(["bash", "-n", "-c", call.command], check=True)
+    assert 0 < len(call.takes) <= 8
+    assert all(path.startswith(".gpukit/") for path in call.takes)
+    if found := gpu_rehearsal.SUITE.search(call.command):
+        words = shlex.split(found[0])[2:]
+        given = gpu_suite.arguments().parse_args([os.path.expandvars(word) for word in words])
+        steps = gpu_steps.chosen(given.only)
+        assert steps
+        assert sum(step.expected_s for step in steps) <= 60 * given.minutes - gpu_suite.GRACE_S
+        assert 60 * given.minutes <= call.limit_s - 10  # the kit is unpacked within the minutes
+
+
+def test_the_calls_of_a_group_hold_all_its_steps() -> None:
+    named = {
+        "bert": [step for name in ("bert-1", "bert-2") for step in steps_of(name)],
+        "frames": steps_of("frames-3"),
+    }
+    for group, steps in named.items():
+        assert sorted(s.name for s in steps) == sorted(s.name for s in gpu_steps.chosen(group))
+
+
+def steps_of(call: str) -> list[Step]:
+    found = gpu_rehearsal.SUITE.search(CALLS[call].command)
+    assert found
+    return gpu_steps.chosen(gpu_suite.arguments().parse_args(shlex.split(found[0])[2:]).only)
+
+
+def test_what_travels_stays_small(tmp_path: Path) -> None:
+    """A piece of 48 MiB and the tree are one upload."""
+    subprocess.run(["git", "-C", str(gpu_suite.ROOT), "rev-parse"], check=True)
+    assert gpu_kit.size(gpu_kit.tree()) < 14 << 20
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a").write_bytes(b"12345")
+    (tmp_path / "link").symlink_to("folder")
+    assert gpu_kit.size([tmp_path / "folder"]) == 5
+    assert gpu_kit.size([tmp_path / "link"]) == len("folder")
+
+
+def test_a_rehearsal_stages_what_travels_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "repository"
+    for name in ("kept.py", "ignored.txt", ".gpukit/p01/piece", ".gpukit/p02/piece"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("12345")
+    (root / ".gitignore").write_text(".gpukit/\nignored.txt\n")
+    subprocess.run(["git", "-C", str(root), "init", "-q"], check=True)
+    monkeypatch.setattr(gpu_rehearsal, "ROOT", root)
+    monkeypatch.setattr(gpu_rehearsal, "tree", lambda: gpu_kit.tree(root))
+    call = gpu_kit.Call("p", (".gpukit/p01",), 10, "ls -A; echo here > $OUT/found; env > env; exit 3")
+    sent = gpu_rehearsal.stage(call, tmp_path / "machine" / "tree")
+    assert sent == 5 + len(".gpukit/\nignored.txt\n") + 5
+    monkeypatch.setenv("PYTHONPATH", "/of/this/machine")
+    code, _, out = gpu_rehearsal.run(call, tmp_path / "machine", Path(sys.executable), [])
+    assert (code, (out / "found").read_text()) == (3, "here\n")
+    there = sorted(
+        str(p.relative_to(tmp_path / "machine" / "tree")) for p in (tmp_path / "machine" / "tree").rglob("*")
+    )
+    assert there == [".gitignore", ".gpukit", ".gpukit/p01", ".gpukit/p01/piece", "env", "kept.py"]
+    environment = (tmp_path / "machine" / "tree" / "env").read_text()
+    assert "PYTHONPATH" not in environment
+    assert f"HOME={tmp_path / 'machine' / 'home'}" in environment
+
+
+def test_a_rehearsal_tells_what_ended_otherwise() -> None:
+    good = {"name": "a", "status": "ok", "message": "", "records": {"ok": 1, "unsupported": 2}}
+    bad = {"name": "b", "status": "ok", "message": "", "records": {"ok": 1, "error": 1}}
+    late = {"name": "c", "status": "timeout", "message": "slow", "records": {}}
+    assert gpu_rehearsal.judged([good, bad, late]) == ["c: timeout: slow", "b: {'ok': 1, 'error': 1}"]
+
+
+def test_the_profile_for_minutes_tries_few_examples_and_shrinks_none() -> None:
+    import hypothesis
+
+    profile = hypothesis.settings.get_profile("gpu")
+    assert profile.max_examples == 5
+    assert hypothesis.Phase.shrink not in profile.phases
+    assert hypothesis.Phase.generate in profile.phases
 
 
 def test_it_needs_nothing_installed() -> None:
     """On a bare machine the suite itself runs before the kit is there."""
-    import subprocess
-
     command = [sys.executable, "-I", "-S", "-c"]
     code = f"import sys; sys.path.insert(0, {str(gpu_suite.ROOT)!r}); from buzzer.suite import gpu_suite; gpu_suite.arguments()"
     subprocess.run([*command, code], check=True, cwd="/")

@@ -93,6 +93,9 @@ def test_a_test_part_of_another_scale(tmp_path: Path, test_scale: float) -> None
         name = f"{part}/part-00000"
         assert (tmp_path / "data" / name).read_bytes() == (tmp_path / "same" / name).read_bytes()
     files = recsys2021.check(tmp_path / "data", silent)
+    same = recsys2021.check(tmp_path / "same", silent)
+    assert files.facts["learned_from"] == same.facts["learned_from"] != same.fingerprint
+    assert (files.fingerprint == same.fingerprint) == (test_scale == 0.0001)
     assert files.rows["test"] == files.rows["test_truth"] == round(14_500_000 * test_scale)
     notes = (f"training parts of scale 0.0001, test of {test_scale:g}",) if test_scale != 0.0001 else ()
     assert (files.source, files.scale, files.notes) == ("generated", test_scale, notes)

@@ -23,7 +23,7 @@ Make = Callable[[dict[str, list[Any]]], Frame]
 Values = Callable[..., Any]
 Rows = Callable[..., set[tuple[Any, ...]]]
 few = settings(
-    max_examples=25,
+    max_examples=min(25, settings().max_examples),  # less in profile gpu
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 

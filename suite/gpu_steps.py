@@ -1,0 +1,176 @@
+"""The steps of `make gpu-suite`, in the order in which they are worth most. Standard library only.
+
+Two groups are for a machine that is lent for minutes: `bert` needs torch and Triton, `frames` needs RAPIDS. `more` is the rest.
+"""
+
+from dataclasses import dataclass, replace
+
+# Minutes that docs/gpu.md gives a group's steps.
+MINUTES = {"bert": 11.0, "frames": 9.0}
+# What `make gpukit` takes along as data and fits. A step with these options finds them.
+SEED = {
+    "recsys2021": ("--scale", "0.0002", "--set", "token_dim=8"),
+    "booking": ("--scale", "0.02"),
+}
+TEST_SCALE = 0.2  # of the large test: 2.9 million rows
+ENGINES = "pandas,polars,cudf,polars-gpu"
+GPU_TESTS = "(cudf or polars-gpu or cuda or nvforest) and not without_a_gpu"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command, arguments of this Python.
+
+    `{records}` stands for the folder that takes its records, `{work}` for one that all steps share, `{test_scale}` for the size of
+    the large test.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    limit_s: float
+    expected_s: float = 0.0  # on the GPU machine with 16 cores: an estimate until a GPU has run it
+    cpu_s: float = 0.0  # CPU seconds of what needs no GPU in it, measured in a rehearsal; 0: not measured
+    cores: int = 1  # of 16, that these seconds are spread over
+    group: str = "more"
+    gpu: bool = True  # whether it shows nothing without one
+    through: tuple[str, ...] = ()  # a program that runs the command, with its options
+
+
+def of(group: str, *steps: Step) -> tuple[Step, ...]:
+    return tuple(replace(step, group=group) for step in steps)
+
+
+def tests(
+    name: str,
+    limit_s: float,
+    *folders: str,
+    chosen: str = GPU_TESTS,
+    marked: str = "not gpu_plan and not slow",
+    processes: int = 6,
+) -> Step:
+    """The tests of some folders that run on a GPU, by their names and their parameters'."""
+    how = ("-q", "--maxfail=20", "-n", str(processes), "--hypothesis-profile", "gpu")
+    which = ("-k", chosen, "-m", marked)
+    return Step(name, ("-m", "pytest", *how, *which, *folders), limit_s, cores=processes)
+
+
+def run(name: str, limit_s: float, task: str, *options: str, budget: str = "unlimited") -> Step:
+    told = ("--on-unmet-budget", "warn", "--out", "{records}")
+    return Step(name, ("-m", "buzzer", "run", task, "--budget", budget, *told, *options), limit_s)
+
+
+def bench(name: str, limit_s: float, model: str, *options: str) -> Step:
+    command = ("-m", "buzzer", "bench", model, "--device", "cuda", "--out", "{records}")
+    return Step(name, (*command, *options), limit_s)
+
+
+def kernels(name: str, limit_s: float, *arguments: str) -> Step:
+    return Step(name, ("-m", "buzzer.engine.kernels", *arguments), limit_s)
+
+
+def timed(step: Step, expected_s: float, cpu_s: float = 0.0, cores: int | None = None) -> Step:
+    """The step with its seconds."""
+    return replace(step, expected_s=expected_s, cpu_s=cpu_s, cores=cores or step.cores)
+
+
+# ---- BERT: no RAPIDS, no Polars -----------------------------------------------------------------------------------------------
+
+SHAPE = ("--batch", "1", "--seq", "128", "--count", "460", "--seconds", "0", "--rounds", "1")
+KERNEL_TESTS = ("tests/engine/kernels", "tests/engine/infer/test_infer_fused.py")
+NEW_PATHS = "wgmma or modes or quantised"  # what no CPU can run: tiles that use wgmma, ways to launch, eight-bit products
+
+
+def bert_large(name: str, limit_s: float, backend: str, precisions: str) -> Step:
+    return bench(name, limit_s, "bert-large", "--backend", backend, "--precision", precisions, *SHAPE)
+
+
+BERT = of(
+    "bert",
+    timed(Step("env", ("-m", "buzzer", "env"), 30, gpu=False), 5),
+    timed(kernels("kernel probe", 60, "probe"), 25),
+    timed(tests("kernel tests", 90, *KERNEL_TESTS, chosen=NEW_PATHS, marked="gpu", processes=4), 45),
+    timed(kernels("kernel tune fp8", 90, "tune", "--precision", "fp8"), 45),
+    timed(kernels("kernel tune int8", 90, "tune", "--precision", "int8"), 35),
+    timed(kernels("kernel tune fp16", 90, "tune", "--precision", "fp16"), 35),
+    timed(bert_large("bert-large fused", 150, "fused", "fp8,int8,fp16"), 110),
+    timed(bert_large("bert-large in reverse", 150, "fused", "fp16,int8,fp8"), 110),
+    timed(bert_large("bert-large torch", 90, "torch_eager", "bf16"), 60),
+)
+
+# ---- data frames: RAPIDS from .gpukit -----------------------------------------------------------------------------------------
+
+SMALL = (*SEED["recsys2021"],)
+NETWORKS = ("--backend", "torch_eager")
+TREES = ("--backend", "nvforest")
+LARGE_DATA, MEDIUM_DATA = "{work}/recsys-large", "{work}/recsys-medium"
+
+
+def recsys(suffix: str, limit_s: float, engines: str, *options: str, **more: str) -> Step:
+    return run(f"recsys2021 {suffix}", limit_s, "recsys2021", "--engine", engines, *options, **more)
+
+
+def recsys_data(name: str, limit_s: float, folder: str, test_scale: str) -> Step:
+    """Training parts as small as the seed's, and a test part worth a GPU."""
+    size = ("--scale", SEED["recsys2021"][1], "--test-scale", test_scale)
+    command = ("-m", "buzzer", "data", "generate", "recsys2021", *size, "--out", folder)
+    return Step(name, command, limit_s, gpu=False)
+
+
+ON_LARGE = ("--data", LARGE_DATA, *SEED["recsys2021"][2:], *NETWORKS)
+ON_MEDIUM = ("--data", MEDIUM_DATA, *SEED["recsys2021"][2:], *NETWORKS)
+PIPELINES = ("tests/models/recsys2021", "tests/models/booking")
+
+FRAMES = of(
+    "frames",
+    timed(tests("operators", 75, "tests/engine/frames"), 45),
+    timed(recsys("small", 90, ENGINES, *SMALL, *NETWORKS), 50),
+    timed(recsys("nvforest", 60, "cudf,polars-gpu", *SMALL, *TREES), 30),
+    timed(recsys_data("recsys2021 large data", 60, LARGE_DATA, "{test_scale}"), 15),
+    timed(recsys("large", 180, "polars,cudf,polars-gpu", *ON_LARGE), 120),
+    timed(
+        bench("trees", 60, "gbdt", "--backend", "xgboost,nvforest", "--batch", "100000", "--rounds", "1"), 40
+    ),
+    timed(tests("pipelines", 120, *PIPELINES), 80),
+    timed(run("booking", 75, "booking", "--engine", "cudf,polars-gpu", *SEED["booking"], *NETWORKS), 50),
+    timed(recsys("within 8 GB", 60, "cudf,polars-gpu", *SMALL, *NETWORKS, budget="16c64g1h-gpu8g"), 40),
+    timed(recsys("cluster of one", 60, "polars-gpu", *SMALL, *NETWORKS, "--gpus", "1"), 40),
+)
+
+# ---- the rest, for a machine that is yours ------------------------------------------------------------------------------------
+
+SHOPS = ("sigir-ecom-task2", "sigir-ecom-task1", "online-shoppers", "complete-journey")
+ON_CLUSTER = (
+    "--gpus",
+    "1",
+    "--device",
+    "cuda",
+    "--seed",
+    "1",
+)  # another seed: the fit of before is not taken
+ONE_CORE = "1c64g1h"
+
+MORE = of(
+    "more",
+    bench("bert-large all", 1200, "bert-large"),
+    run("bert-intent", 300, "bert-intent", "--device", "cuda", "--backend", "all"),
+    tests("models", 900, "tests/engine", "tests/models", "--ignore=tests/engine/frames"),
+    *(run(name, 180, name, "--engine", ENGINES, "--backend", "torch_eager,nvforest") for name in SHOPS),
+    recsys("fit on a cluster", 300, "polars-gpu", *SMALL, *NETWORKS, *ON_CLUSTER),
+    recsys_data("recsys2021 medium data", 60, MEDIUM_DATA, "0.02"),
+    recsys("medium, one core", 600, "pandas,polars", *ON_MEDIUM, budget=ONE_CORE),
+    recsys("medium", 300, "cudf,polars-gpu", *ON_MEDIUM),
+)
+
+STEPS: tuple[Step, ...] = (*BERT, *FRAMES, *MORE)
+
+
+def chosen(only: str) -> list[Step]:
+    """The steps of a comma-separated list, in its order: each part names a group, or stands in steps' names. All for an empty one."""
+    parts = [part.strip() for part in only.split(",") if part.strip()] or [""]
+    found = [
+        step
+        for part in parts
+        for step in STEPS
+        if part == step.group or (part not in MINUTES and part in step.name)
+    ]
+    return list(dict.fromkeys(found))
