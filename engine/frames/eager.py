@@ -19,8 +19,11 @@ from buzzer.engine.frames.base import (
     Engine,
     Expr,
     Frame,
+    Lookup,
+    fill_of,
     following,
 )
+from buzzer.engine.frames.positions import filling, looked_up
 from buzzer.errors import DataError
 
 # Columns come one by one here by design; `collect` gathers them.
@@ -191,27 +194,49 @@ class Eager(Engine):
         return t.merge(self.xp.DataFrame(parts).reset_index(), on=list(keys), how="left")
 
     def lookup(
-        self, t: Frame, table: Frame, on: Mapping[str, str], columns: Mapping[str, str], fill: Any
+        self,
+        t: Frame,
+        table: Frame,
+        on: Mapping[str, str],
+        columns: Mapping[str, str],
+        fill: Any | Mapping[str, Any],
     ) -> Frame:
-        back = {right: left for left, right in on.items()}
-        small = table[[*back, *columns]].rename(columns=back | dict(columns))
-        if len(on) == 1:  # one key: an index lookup, many times cheaper than a merge of the whole frame
-            (key,) = on
-            small = small.set_index(key)
-            found = {name: t[key].map(small[name]) for name in columns.values()}
-        else:
-            t, joined = self._merge(t, small, list(on))
-            found = {name: joined[name] for name in columns.values()}
-        kinds = {name: small[name].dtype for name in columns.values()}
-        return t.assign(**{name: x.fillna(fill).astype(kinds[name]) for name, x in found.items()})
+        return self.lookups(t, [Lookup(table, on, columns, fill)])
 
-    def _merge(self, t: Frame, small: Frame, on: list[str]) -> tuple[Frame, Frame]:
-        """The frame, and the columns of `small` in its order. pandas' left merge keeps the order, so that the keys are enough; cuDF's
-        does not, and the frame has to come along."""
-        if self.name == "cudf":
-            t = t.merge(small, on=on, how="left")
-            return t, t
-        return t, t[on].merge(small, on=on, how="left").set_axis(t.index)
+    def lookups(self, t: Frame, wanted: Sequence[Lookup]) -> Frame:
+        if self.name != "cudf":
+            return looked_up(t, wanted)
+        by_keys: dict[tuple[str, ...], list[Lookup]] = {}
+        for each in wanted:
+            by_keys.setdefault(tuple(sorted(each.on)), []).append(each)
+        found: dict[str, Any] = {}
+        for keys, together in by_keys.items():
+            found |= self._joined(t, list(keys), together)
+        return t.assign(**found)
+
+    def _joined(self, t: Frame, keys: list[str], wanted: Sequence[Lookup]) -> dict[str, Any]:
+        """New columns of lookups by the same columns of the frame, by one merge of nothing but keys and places: cuDF's merge keeps no
+        order, and gathers whatever it is given."""
+        table, *others = (self._renamed(each) for each in wanted)
+        for other in others:
+            table = table.merge(other, on=keys, how="outer")
+        at = t[keys].assign(_at=np.arange(len(t), dtype="int64"))
+        joined = at.merge(table, on=keys, how="left").sort_values("_at")
+        joined.index = t.index
+        found = {}
+        for each in wanted:
+            for column, name in each.columns.items():
+                kind = each.table[column].dtype
+                value = fill_of(each.fill, name)
+                found[name] = joined[name].fillna(filling(kind, value)).astype(kind)
+        return found
+
+    @staticmethod
+    def _renamed(wanted: Lookup) -> Frame:
+        """A lookup's table as the frame names its columns, without rows that have no key."""
+        back = {right: left for left, right in wanted.on.items()}
+        small = wanted.table[[*back, *wanted.columns]].dropna(subset=list(back))
+        return small.rename(columns=back | dict(wanted.columns))
 
     def count_encode(self, t: Frame, keys: Sequence[str], out: str) -> Frame:
         sizes = t.groupby(list(keys), sort=False, dropna=False)["row"].transform("count")

@@ -23,6 +23,7 @@ from buzzer.engine.frames.base import (
     Engine,
     Expr,
     Frame,
+    fill_of,
     following,
 )
 from buzzer.errors import DataError
@@ -249,13 +250,17 @@ class Lazy(Engine):
         return t.join(source.drop_nulls(keys).group_by(keys).agg(parts), on=keys, how="left")
 
     def lookup(
-        self, t: Frame, table: Frame, on: Mapping[str, str], columns: Mapping[str, str], fill: Any
+        self,
+        t: Frame,
+        table: Frame,
+        on: Mapping[str, str],
+        columns: Mapping[str, str],
+        fill: Any | Mapping[str, Any],
     ) -> Frame:
         keys = [pl.col(right).alias(left) for left, right in on.items()]
         small = table.select(*keys, *(pl.col(name).alias(out) for name, out in columns.items()))
-        return t.join(small, on=list(on), how="left").with_columns(
-            pl.col(list(columns.values())).fill_null(fill)
-        )
+        filled = [pl.col(name).fill_null(fill_of(fill, name)) for name in columns.values()]
+        return t.join(small, on=list(on), how="left").with_columns(filled)
 
     def count_encode(self, t: Frame, keys: Sequence[str], out: str) -> Frame:
         return t.with_columns(pl.len().over(keys).cast(pl.Int64).alias(out))
