@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
+from buzzer.engine.device import pool
 from buzzer.engine.frames.base import Engine, Frame
 from buzzer.errors import UnsupportedError, unknown_name
 
@@ -29,7 +30,9 @@ __all__ = ["ENGINES", "Engine", "Frame", "check", "load", "loaded_on"]
 def load(name: str) -> Engine:
     """The engine. Raises UsageError for an unknown name, UnsupportedError where a package or device is missing."""
     check(name)
-    text, argument, _, _ = ENGINES[name]
+    text, argument, _, device = ENGINES[name]
+    if device == "gpu":
+        pool()
     engine: Engine = importlib.import_module(f"buzzer.engine.frames.{text}").engine(argument)
     return engine
 

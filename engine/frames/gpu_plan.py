@@ -31,6 +31,14 @@ def deep_plans() -> Iterator[None]:
         sys.setrecursionlimit(limit)
 
 
+def on_host(plan: pl.LazyFrame) -> bool:
+    """Whether a plan only chooses columns of a frame that lies on the host."""
+    visitor: Any = plan._ldf.visit()
+    while (node := type(visitor.view_current_node()).__name__) == "SimpleProjection":
+        visitor.set_node(*visitor.get_inputs())
+    return node == "DataFrameScan"
+
+
 def require() -> None:
     if importlib.util.find_spec("cudf_polars") is None:
         raise UnsupportedError("cudf-polars is not installed", "pip install 'buzzer[gpu-plan]'")
