@@ -172,11 +172,16 @@ def names() -> list[str]:
     return [*PLAIN, *encoded_names()]
 
 
-def read_names() -> list[str]:
-    """The columns of coded rows that encodings and models are made of, and the labels."""
+def coded_names() -> list[str]:
+    """The columns of coded rows that encodings and models are made of."""
     keys = {key for table in (KEYS, RAW) for names in table.values() for key in names}
     plain = [name for name in PLAIN if name not in LOOKED_UP]
-    return [*dict.fromkeys([*plain, *sorted(keys), "tweet", *TARGETS])]
+    return [*dict.fromkeys([*plain, *sorted(keys), "tweet"])]
+
+
+def read_names() -> list[str]:
+    """The same, and the labels."""
+    return [*coded_names(), *TARGETS]
 
 
 def raw_names() -> list[str]:

@@ -9,7 +9,7 @@ from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Lookup, fill_of
 from buzzer.models.recsys2021.features import Asked, same
 
-Piece = Callable[[Sequence[str]], Frame]  # columns of a piece of coded rows by name
+Columns = Callable[[Sequence[str]], Frame]  # of a piece of coded rows, by name
 
 
 def collected(e: Engine, tables: Mapping[str, Frame]) -> dict[str, Frame]:
@@ -28,7 +28,7 @@ def load(e: Engine, folder: Path, kind: str) -> dict[str, Frame]:
 
 
 def load_wanted(
-    e: Engine, folder: Path, kind: str, asked: Mapping[str, Asked], pieces: Sequence[Piece]
+    e: Engine, folder: Path, kind: str, asked: Mapping[str, Asked], pieces: Sequence[Columns]
 ) -> dict[str, Frame]:
     """The rows of one kind's tables whose keys occur in the pieces."""
     return {
@@ -37,7 +37,7 @@ def load_wanted(
     }
 
 
-def occurring(e: Engine, asked: Asked, pieces: Sequence[Piece]) -> Frame:
+def occurring(e: Engine, asked: Asked, pieces: Sequence[Columns]) -> Frame:
     """The different keys of the pieces, named as the table names them."""
     keys, by = asked
     parts = [

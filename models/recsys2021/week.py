@@ -104,6 +104,4 @@ def add_up(e: Engine, parts: Iterable[Mapping[str, Frame]]) -> dict[str, Frame]:
 
 def count_lookups(counted: Mapping[str, Frame]) -> list[Lookup]:
     """Count encodings over all rows that are scored."""
-    return [
-        Lookup(table, same(COUNTED[name]), {"n": f"rows_{name}"}, 0) for name, table in counted.items()
-    ]
+    return [Lookup(table, same(COUNTED[name]), {"n": f"rows_{name}"}, 0) for name, table in counted.items()]
