@@ -3,14 +3,13 @@
 import importlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from csv import QUOTE_NONE
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from buzzer.engine.frames import token_lists
+from buzzer.engine.frames import eager_csv, token_lists
 from buzzer.engine.frames.base import (
     CHECK_HINT,
     FIRST_CODE,
@@ -34,7 +33,6 @@ SECONDS = {"d": 86400, "s": 1}
 HEX = np.full(256, 255, dtype=np.uint8)  # digits by their bytes
 for digits in (b"0123456789abcdef", b"0123456789ABCDEF"):
     HEX[np.frombuffer(digits, dtype=np.uint8)] = range(16)
-TYPES = {"int64": "int64", "float64": "float64", "str": "str", "date": "str"}
 
 
 def engine(module: str) -> "Eager":
@@ -60,23 +58,11 @@ class Eager(Engine):
         names: Sequence[str] | None = None,
         separator: str = ",",
     ) -> Frame:
-        types = {name: TYPES[kind] for name, kind in schema.items()}
-        form: dict[str, Any] = (
-            {} if names is None else {"header": None, "names": list(names), "quoting": QUOTE_NONE}
-        )
-        form |= {"sep": separator, "keep_default_na": False, "na_values": [""]}
-        try:
-            t = self.xp.read_csv(path, usecols=list(schema), dtype=types, **form)
-            for name in (n for n, kind in schema.items() if kind == "date"):
-                days = self.xp.to_datetime(t[name], format="%Y-%m-%d").astype("datetime64[s]")
-                if days.isna().any():
-                    raise ValueError(f"missing date in column {name}")
-                t[name] = days.astype("int64") // 86400
-        except (ValueError, EOFError, OSError, self.xp.errors.ParserError) as error:
-            raise DataError(f"{path}: {error}", CHECK_HINT) from error
-        t = t[list(schema)]
-        t["row"] = np.arange(len(t), dtype="int64")
-        return t
+        if self.name == "cudf":
+            t = eager_csv.on_device(self.xp, path, schema, names, separator)
+        else:
+            t = eager_csv.on_host(path, schema, names, separator)
+        return t.assign(row=range(len(t)))
 
     def read_parquet(self, path: Path, columns: Sequence[str] | None = None) -> Frame:
         return self.xp.read_parquet(path, columns=None if columns is None else list(columns))
