@@ -20,10 +20,9 @@ from buzzer.engine.frames.base import (
     Expr,
     Frame,
     Lookup,
-    fill_of,
     following,
 )
-from buzzer.engine.frames.positions import filling, looked_up
+from buzzer.engine.frames.lookups import by_merge, by_places
 from buzzer.errors import DataError
 
 # Columns come one by one here by design; `collect` gathers them.
@@ -112,18 +111,35 @@ class Eager(Engine):
         return list(t.columns)
 
     def to_numpy(self, t: Frame, columns: Sequence[str]) -> dict[str, Array]:
-        ordered = t[list(dict.fromkeys([*columns, "row"]))].sort_values("row")
+        ordered = self._ordered(t, columns)
         return {name: self._array(ordered[name]) for name in columns}
 
     def matrix(self, t: Frame, columns: Sequence[str]) -> Array:
-        ordered = (
-            t[list(dict.fromkeys([*columns, "row"]))].sort_values("row")[list(columns)].astype("float32")
-        )
+        return self._side_by_side(self._ordered(t, columns).astype("float32"))
+
+    def codes(self, t: Frame, columns: Sequence[str]) -> Array:
+        return self._side_by_side(self._ordered(t, columns).astype("int64"))
+
+    def _side_by_side(self, t: Frame) -> Array:
         if self.name != "cudf":
-            return np.ascontiguousarray(ordered.to_numpy())
+            return np.ascontiguousarray(t.to_numpy())
         import cupy
 
-        return cupy.ascontiguousarray(ordered.to_cupy())  # which is column by column
+        return cupy.ascontiguousarray(t.to_cupy())  # which is column by column
+
+    def to_arrow(self, t: Frame, columns: Sequence[str]) -> Any:
+        ordered = self._ordered(t, columns)
+        if self.name == "cudf":
+            return ordered.to_arrow(preserve_index=False)
+        import pyarrow as pa
+
+        return pa.Table.from_pandas(ordered, preserve_index=False).replace_schema_metadata()
+
+    def _ordered(self, t: Frame, columns: Sequence[str]) -> Frame:
+        """Columns in the order of `row`, which most frames have."""
+        if not t["row"].is_monotonic_increasing:
+            t = t[list(dict.fromkeys([*columns, "row"]))].sort_values("row")
+        return t[list(columns)]
 
     def _array(self, column: Any) -> Array:
         if column.dtype.kind in "iufb":
@@ -138,11 +154,13 @@ class Eager(Engine):
         return t
 
     def where(self, condition: Expr, a: Any, b: Any) -> Expr:
+        condition = condition.fillna(False)  # with cuDF's `mask` a missing condition would hold
         if is_series(a):
             return a.where(condition, b)
         if is_series(b):
-            return b.mask(condition, a)
-        return condition.astype("int64").astype(type(b).__name__).mask(condition, a).mask(~condition, b)
+            return b.where(~condition, a)
+        kind = type(b).__name__
+        return condition.astype("int64").astype(kind).where(~condition, a).where(condition, b)
 
     def log1p(self, x: Expr) -> Expr:
         return np.log1p(x.astype("float64"))
@@ -204,39 +222,7 @@ class Eager(Engine):
         return self.lookups(t, [Lookup(table, on, columns, fill)])
 
     def lookups(self, t: Frame, wanted: Sequence[Lookup]) -> Frame:
-        if self.name != "cudf":
-            return looked_up(t, wanted)
-        by_keys: dict[tuple[str, ...], list[Lookup]] = {}
-        for each in wanted:
-            by_keys.setdefault(tuple(sorted(each.on)), []).append(each)
-        found: dict[str, Any] = {}
-        for keys, together in by_keys.items():
-            found |= self._joined(t, list(keys), together)
-        return t.assign(**found)
-
-    def _joined(self, t: Frame, keys: list[str], wanted: Sequence[Lookup]) -> dict[str, Any]:
-        """New columns of lookups by the same columns of the frame, by one merge of nothing but keys and places: cuDF's merge keeps no
-        order, and gathers whatever it is given."""
-        table, *others = (self._renamed(each) for each in wanted)
-        for other in others:
-            table = table.merge(other, on=keys, how="outer")
-        at = t[keys].assign(_at=np.arange(len(t), dtype="int64"))
-        joined = at.merge(table, on=keys, how="left").sort_values("_at")
-        joined.index = t.index
-        found = {}
-        for each in wanted:
-            for column, name in each.columns.items():
-                kind = each.table[column].dtype
-                value = fill_of(each.fill, name)
-                found[name] = joined[name].fillna(filling(kind, value)).astype(kind)
-        return found
-
-    @staticmethod
-    def _renamed(wanted: Lookup) -> Frame:
-        """A lookup's table as the frame names its columns, without rows that have no key."""
-        back = {right: left for left, right in wanted.on.items()}
-        small = wanted.table[[*back, *wanted.columns]].dropna(subset=list(back))
-        return small.rename(columns=back | dict(wanted.columns))
+        return by_merge(self.xp, t, wanted) if self.name == "cudf" else by_places(t, wanted)
 
     def count_encode(self, t: Frame, keys: Sequence[str], out: str) -> Frame:
         sizes = t.groupby(list(keys), sort=False, dropna=False)["row"].transform("count")

@@ -1,4 +1,4 @@
-"""Lookups of a pandas frame in small tables."""
+"""Lookups in small tables: of a pandas frame by places found on the host, of a cuDF frame by merges of nothing but keys."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,15 +12,52 @@ LARGEST = 2**62  # of combined codes
 SPARE = 4  # slots for each key, up to which a code is an address
 
 
-def looked_up(t: Frame, wanted: Sequence[Lookup]) -> Frame:
-    """`Engine.lookups`."""
-    positions = Positions(t)
+def by_places(t: Frame, wanted: Sequence[Lookup]) -> Frame:
+    """`Engine.lookups` of a pandas frame."""
+    places = Places(t)
     found: dict[str, Any] = {}
     for each in wanted:
-        at = positions.of(each.table, each.on)
+        at = places.of(each.table, each.on)
         for column, name in each.columns.items():
             found[name] = taken(each.table[column], at, fill_of(each.fill, name))
     return t.assign(**found)
+
+
+def by_merge(xp: Any, t: Frame, wanted: Sequence[Lookup]) -> Frame:
+    """The same by one merge for all lookups by the same columns of the frame. cuDF's merge keeps no order, makes float64 of integers
+    where a row finds nothing, and gathers whatever it is given: so only keys and places go through it."""
+    by_keys: dict[tuple[str, ...], list[Lookup]] = {}
+    for each in wanted:
+        by_keys.setdefault(tuple(sorted(each.on)), []).append(each)
+    found: dict[str, Any] = {}
+    for keys, together in by_keys.items():
+        on, tables = list(keys), [renamed(each) for each in together]
+        places = tables[0][on].assign(_at0=range(len(tables[0])))
+        for i, table in enumerate(tables[1:], 1):
+            numbered = table[on].assign(**{f"_at{i}": range(len(table))})
+            places = places.merge(numbered, on=on, how="outer")
+        rows = t[on].assign(_row=range(len(t))).merge(places, on=on, how="left").sort_values("_row")
+        for i, (each, table) in enumerate(zip(together, tables, strict=True)):
+            at = rows[f"_at{i}"].fillna(len(table)).astype("int64")
+            gathered = padded(xp, table[list(each.columns.values())], each.fill).take(at)
+            gathered.index = t.index
+            found |= {name: gathered[name] for name in each.columns.values()}
+    return t.assign(**found)
+
+
+def renamed(wanted: Lookup) -> Frame:
+    """A lookup's table as the frame names its columns, without rows that miss a key."""
+    back = {right: left for left, right in wanted.on.items()}
+    small = wanted.table[[*back, *wanted.columns]].dropna(subset=list(back))
+    return small.rename(columns=back | dict(wanted.columns))
+
+
+def padded(xp: Any, table: Frame, fill: Any) -> Frame:
+    """The table, the fill where it has none, and one more row of the fill."""
+    kinds = {name: table[name].dtype for name in table.columns}
+    values = {name: filling(kind, fill_of(fill, name)) for name, kind in kinds.items()}
+    last = xp.DataFrame({name: [value] for name, value in values.items()}).astype(kinds)
+    return xp.concat([table.fillna(values), last], ignore_index=True)
 
 
 def taken(column: pd.Series, at: Array, fill: Any) -> Any:
@@ -39,7 +76,7 @@ def filling(kind: Any, value: Any) -> Any:
     return kind.type(value) if kind.kind in "iufb" else value
 
 
-class Positions:
+class Places:
     """Each key column of the frame is numbered once, however many tables are asked: numbers of several columns make one number of a
     combination, and those of the table's rows are found by its few different values."""
 
