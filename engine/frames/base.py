@@ -244,7 +244,7 @@ class Engine(ABC):
 
     @abstractmethod
     def count_token(self, t: Frame, column: str, separator: str, token: str, out: str) -> Frame:
-        """How often one token stands in a joined list, int32; 0 where missing."""
+        """How often one token stands in a joined list of words (letters, digits, _), int32; 0 where missing."""
 
     @abstractmethod
     def token_at(self, t: Frame, column: str, separator: str, at: int, out: str) -> Frame:

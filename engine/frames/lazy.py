@@ -176,8 +176,8 @@ class Lazy(Engine):
         text = pl.col(column).fill_null("")
         found = self._ordered(t, pl.when(text == "").then(pl.lit("0")).otherwise(text).alias(column))
         if self._resident:
-            return resident.token_matrix(found, separator, length)
-        return token_matrix(found.to_series(), separator, length)
+            return self._told(lambda: resident.token_matrix(found, separator, length))
+        return self._told(lambda: token_matrix(found.to_series(), separator, length))
 
     def _ordered(self, t: pl.LazyFrame, *wanted: pl.Expr) -> Any:
         """Expressions in the order of `row`: a frame of cudf-polars on the GPU, or one of Polars."""
@@ -300,10 +300,8 @@ class Lazy(Engine):
         return t.with_columns(counts.cast(pl.Int32).alias(out))
 
     def count_token(self, t: Frame, column: str, separator: str, token: str, out: str) -> Frame:
-        # Separators are doubled so that two neighbours do not share one.
-        doubled = pl.col(column).fill_null("").str.replace_all(separator, separator * 2, literal=True)
-        text = pl.concat_str([pl.lit(separator), doubled, pl.lit(separator)])
-        return t.with_columns(text.str.count_matches(separator + token + separator).cast(pl.Int32).alias(out))
+        found = pl.col(column).fill_null("").str.count_matches(rf"\b{token}\b")
+        return t.with_columns(found.cast(pl.Int32).alias(out))
 
     def token_at(self, t: Frame, column: str, separator: str, at: int, out: str) -> Frame:
         token = pl.col(column).str.splitn(separator, at + 2).struct.field(f"field_{at}")
@@ -399,12 +397,18 @@ def from_decimals(decimals: pl.Expr) -> pl.Expr:
 
 def token_matrix(text: pl.Series, separator: str, length: int) -> Array:
     """`Engine.token_matrix` of a column without missing or empty lists."""
-    lists = text.str.split(separator).list.head(length)
-    counts = lists.list.len().to_numpy()
-    found = np.zeros((len(text), length), dtype=np.int32)
-    items = lists.explode().cast(pl.Int32, strict=False).fill_null(0)
-    found[np.arange(length) < counts[:, None]] = items.to_numpy()
-    return found
+    if text.is_empty():
+        return np.zeros((0, length), dtype=np.int32)
+    # The fastest reader of joined numbers: faster than a split and casts.
+    found = pl.read_csv(
+        text.str.join("\n")[0].encode(),
+        schema={str(i): pl.Int32 for i in range(length)},
+        has_header=False,
+        separator=separator,
+        quote_char=None,
+        truncate_ragged_lines=True,
+    )
+    return found.fill_null(0).to_numpy(order="c")
 
 
 class Segments:
