@@ -101,7 +101,7 @@ class Eager(Engine):
         return list(t.columns)
 
     def to_numpy(self, t: Frame, columns: Sequence[str]) -> dict[str, Array]:
-        ordered = self._ordered(t, columns)
+        ordered = self._ordered(t, list(dict.fromkeys(columns)))
         return {name: self._array(ordered[name]) for name in columns}
 
     def matrix(self, t: Frame, columns: Sequence[str]) -> Array:
