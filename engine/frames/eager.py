@@ -27,8 +27,6 @@ from buzzer.errors import DataError
 
 # Columns come one by one here by design; `collect` gathers them.
 warnings.simplefilter("ignore", pd.errors.PerformanceWarning)
-# pandas asks of group keys whether they are evenly spaced, and ids far apart overflow its question, not its answer.
-warnings.filterwarnings("ignore", "overflow encountered in scalar subtract", RuntimeWarning, "pandas")
 SECONDS = {"d": 86400, "s": 1}
 HEX = np.full(256, 255, dtype=np.uint8)  # digits by their bytes
 for digits in (b"0123456789abcdef", b"0123456789ABCDEF"):
