@@ -236,7 +236,7 @@ class Engine(ABC):
         Except for `size`, a row's values depend on earlier rows only.
         """
 
-    # ---- text and dates ------------------------------------------------------------------------------------------
+    # ---- text and dates: a separator is one ASCII character ------------------------------------------------------
 
     @abstractmethod
     def token_counts(self, t: Frame, column: str, separator: str, out: str) -> Frame:
@@ -253,6 +253,29 @@ class Engine(ABC):
     @abstractmethod
     def token_after(self, t: Frame, column: str, separator: str, token: str, nth: int, out: str) -> Frame:
         """The token that follows the nth occurrence (1 or 2) of another in a joined list of integers, int64; -1 where there is none."""
+
+    def token_features(
+        self,
+        t: Frame,
+        column: str,
+        separator: str,
+        *,
+        size: str = "",
+        counts: Mapping[str, str] | None = None,
+        at: Mapping[int, str] | None = None,
+        after: Mapping[tuple[str, int], str] | None = None,
+    ) -> Frame:
+        """Several of the four above of one column, which the eager engines then split once. size: new column of `token_counts`.
+        counts: token -> new column of `count_token`.  at: place -> of `token_at`.  after: (token, nth) -> of `token_after`.
+        """
+        t = self.token_counts(t, column, separator, size) if size else t
+        for token, out in (counts or {}).items():
+            t = self.count_token(t, column, separator, token, out)
+        for place, out in (at or {}).items():
+            t = self.token_at(t, column, separator, place, out)
+        for (token, nth), out in (after or {}).items():
+            t = self.token_after(t, column, separator, token, nth, out)
+        return t
 
     @abstractmethod
     def tokens(self, t: Frame, column: str, separator: str, length: int, out: str) -> Frame:

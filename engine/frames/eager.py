@@ -3,13 +3,13 @@
 import importlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from csv import QUOTE_NONE
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from buzzer.engine.frames import eager_csv, token_lists
 from buzzer.engine.frames.base import (
     CHECK_HINT,
     FIRST_CODE,
@@ -20,9 +20,9 @@ from buzzer.engine.frames.base import (
     Expr,
     Frame,
     Lookup,
-    following,
 )
 from buzzer.engine.frames.lookups import by_merge, by_places
+from buzzer.engine.frames.token_lists import TokenLists
 from buzzer.errors import DataError
 
 # Columns come one by one here by design; `collect` gathers them.
@@ -30,7 +30,9 @@ warnings.simplefilter("ignore", pd.errors.PerformanceWarning)
 # pandas asks of group keys whether they are evenly spaced, and ids far apart overflow its question, not its answer.
 warnings.filterwarnings("ignore", "overflow encountered in scalar subtract", RuntimeWarning, "pandas")
 SECONDS = {"d": 86400, "s": 1}
-TYPES = {"int64": "int64", "float64": "float64", "str": "str", "date": "str"}
+HEX = np.full(256, 255, dtype=np.uint8)  # digits by their bytes
+for digits in (b"0123456789abcdef", b"0123456789ABCDEF"):
+    HEX[np.frombuffer(digits, dtype=np.uint8)] = range(16)
 
 
 def engine(module: str) -> "Eager":
@@ -56,23 +58,11 @@ class Eager(Engine):
         names: Sequence[str] | None = None,
         separator: str = ",",
     ) -> Frame:
-        types = {name: TYPES[kind] for name, kind in schema.items()}
-        form: dict[str, Any] = (
-            {} if names is None else {"header": None, "names": list(names), "quoting": QUOTE_NONE}
-        )
-        form |= {"sep": separator, "keep_default_na": False, "na_values": [""]}
-        try:
-            t = self.xp.read_csv(path, usecols=list(schema), dtype=types, **form)
-            for name in (n for n, kind in schema.items() if kind == "date"):
-                days = self.xp.to_datetime(t[name], format="%Y-%m-%d").astype("datetime64[s]")
-                if days.isna().any():
-                    raise ValueError(f"missing date in column {name}")
-                t[name] = days.astype("int64") // 86400
-        except (ValueError, EOFError, OSError, self.xp.errors.ParserError) as error:
-            raise DataError(f"{path}: {error}", CHECK_HINT) from error
-        t = t[list(schema)]
-        t["row"] = np.arange(len(t), dtype="int64")
-        return t
+        if self.name == "cudf":
+            t = eager_csv.on_device(self.xp, path, schema, names, separator)
+        else:
+            t = eager_csv.on_host(path, schema, names, separator)
+        return t.assign(row=range(len(t)))
 
     def read_parquet(self, path: Path, columns: Sequence[str] | None = None) -> Frame:
         return self.xp.read_parquet(path, columns=None if columns is None else list(columns))
@@ -261,48 +251,59 @@ class Eager(Engine):
                 new[f"{column}_lag{i}"] = groups[column].shift(i).fillna(fill).astype(t[column].dtype)
         return t.assign(**new)
 
+    def token_features(
+        self,
+        t: Frame,
+        column: str,
+        separator: str,
+        *,
+        size: str = "",
+        counts: Mapping[str, str] | None = None,
+        at: Mapping[int, str] | None = None,
+        after: Mapping[tuple[str, int], str] | None = None,
+    ) -> Frame:
+        def compute(lists: TokenLists) -> dict[str, Array]:
+            new: dict[str, Array] = {size: lists.many.astype("int32")} if size else {}
+            new |= {out: lists.count(token) for token, out in (counts or {}).items()}
+            new |= {out: lists.at(place) for place, out in (at or {}).items()}
+            return new | {out: lists.after(token, nth) for (token, nth), out in (after or {}).items()}
+
+        return t.assign(**token_lists.computed(self.name, t[column], separator, compute))
+
     def token_counts(self, t: Frame, column: str, separator: str, out: str) -> Frame:
-        text = t[column].fillna("")
-        counts = (text.str.count(separator) + 1).where(text != "", 0)
-        return t.assign(**{out: counts.astype("int32")})
+        return self.token_features(t, column, separator, size=out)
 
     def count_token(self, t: Frame, column: str, separator: str, token: str, out: str) -> Frame:
-        # Separators are doubled so that two neighbours do not share one.
-        text = separator + t[column].fillna("").str.replace(separator, separator * 2, regex=False) + separator
-        return t.assign(**{out: text.str.count(separator + token + separator).astype("int32")})
+        return self.token_features(t, column, separator, counts={token: out})
 
     def token_at(self, t: Frame, column: str, separator: str, at: int, out: str) -> Frame:
-        parts = t[column].fillna("").str.split(separator, n=at + 1, expand=True)
-        found = self._slot(parts[at], 2**62) if at < parts.shape[1] else -1
-        return t.assign(**{out: found}).astype({out: "int64"})
+        return self.token_features(t, column, separator, at={at: out})
 
     def token_after(self, t: Frame, column: str, separator: str, token: str, nth: int, out: str) -> Frame:
-        found = t[column].fillna("").str.extract(following(separator, token, nth))[0]
-        return t.assign(**{out: self._slot(found, 2**62)}).astype({out: "int64"})
+        return self.token_features(t, column, separator, after={(token, nth): out})
 
     def tokens(self, t: Frame, column: str, separator: str, length: int, out: str) -> Frame:
-        names, text = [f"{out}_{i}" for i in range(length)], t[column].fillna("")
-        if self.name == "cudf":
-            parts = text.str.split(separator, n=length, expand=True)
-            slots = [self._slot(parts[i], 2**31).clip(lower=0) for i in range(min(length, parts.shape[1]))]
-            slots += [0] * (length - len(slots))
-            return t.assign(**dict(zip(names, slots, strict=True))).astype(dict.fromkeys(names, "int32"))
-        # All numbers of all rows by one parser, then put in their places.
-        many = (text.str.count(separator) + 1).where(text != "", 0).to_numpy()
-        values = np.fromstring(separator.join(text[text != ""]), dtype="int32", sep=separator)
-        row = np.repeat(np.arange(len(t)), many)
-        at = np.arange(len(row)) - np.repeat(np.cumsum(many) - many, many)
-        matrix = np.zeros((len(t), length), dtype="int32")
-        matrix[row[at < length], at[at < length]] = values[at < length]
-        return self.xp.concat([t, pd.DataFrame(matrix, index=t.index, columns=names)], axis=1)
+        matrix = self._tokens(t[column], separator, length)
+        return t.assign(**{f"{out}_{i}": matrix[:, i] for i in range(length)})
+
+    def token_matrix(self, t: Frame, column: str, separator: str, length: int) -> Array:
+        return self._tokens(self._ordered(t, [column])[column], separator, length)
+
+    def _tokens(self, column: Any, separator: str, length: int) -> Array:
+        found = token_lists.computed(self.name, column, separator, lambda x: {"": x.matrix(length)})
+        return found[""]
 
     def hex_id(self, t: Frame, column: str, out: str, digits: int = 32) -> Frame:
         if self.name == "cudf":
             halves = [t[column].str.slice(i, i + 8).str.htoi() for i in (digits - 16, digits - 8)]
             high = halves[0].where(halves[0] < 2**31, halves[0] - 2**32)
             return t.assign(**{out: high * 2**32 + halves[1]})
-        text = t[column].to_numpy().astype(f"S{digits}").view(np.uint8).reshape(len(t), digits)[:, -16:]
-        values = np.where(text > 57, (text & 0xDF) - 55, text - 48)  # "0" is 48, "A" is 65
+        _, offsets, data = token_lists.arrow_text(t[column])
+        if (np.diff(offsets) != digits).any():
+            raise DataError(f"column {column}: an id has not {digits} digits", CHECK_HINT)
+        values = HEX[data.reshape(len(t), digits)[:, -16:]]
+        if (values > 15).any():
+            raise DataError(f"column {column}: an id is not hexadecimal", CHECK_HINT)
         packed = np.ascontiguousarray(values[:, 0::2] * 16 + values[:, 1::2])
         return t.assign(**{out: packed.view(">i8")[:, 0].astype("int64")})
 
@@ -319,14 +320,12 @@ class Eager(Engine):
         return texts.where(there, "0").astype("float64")
 
     def token_hash(self, t: Frame, column: str, separator: str, first: int, buckets: int, out: str) -> Frame:
-        parts = t[column].fillna("").str.split(separator, n=first, expand=True)
-        slots = [self._slot(parts[i], buckets) for i in range(min(first, parts.shape[1]))]
-        hits = {f"{out}_{b}": sum((s == b).astype("int8") for s in slots) for b in range(buckets)}
-        return t.assign(**hits)
+        def compute(lists: TokenLists) -> dict[str, Array]:
+            slots = lists.matrix(first, "int64") % buckets
+            slots[lists.xp.arange(first) >= lists.many[:, None]] = -1
+            return {f"{out}_{b}": (slots == b).sum(axis=1).astype("int8") for b in range(buckets)}
 
-    def _slot(self, tokens: Any, buckets: int) -> Any:
-        there = tokens.fillna("") != ""
-        return (tokens.where(there, "0").astype("int64") % buckets).where(there, -1)
+        return t.assign(**token_lists.computed(self.name, t[column], separator, compute))
 
     def date_parts(self, t: Frame, column: str, unit: str, parts: Mapping[str, str]) -> Frame:
         times = (t[column] * SECONDS[unit]).astype("datetime64[s]").dt
