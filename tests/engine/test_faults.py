@@ -91,6 +91,7 @@ FAULTS = {
         "unsupported",
     ),
     "cudf-polars refuses": (made("ComputeError", Exception, REFUSES), "unsupported"),
+    "host memory, in an actor": (grouped(MemoryError("Unable to allocate 8 GiB")), "host-oom"),
     "host memory": (MemoryError("Unable to allocate 8 GiB for an array"), "host-oom"),
     "our own gap": (NotImplementedError("no such model yet"), "error"),
     "a bug": (RuntimeError("something broke"), "error"),

@@ -81,6 +81,9 @@ CASES: dict[str, Case] = {
     "count_token": lambda e, t: e.count_token(t, "s", "\t", "101", "z"),
     "token_at": lambda e, t: e.token_at(t, "s", "\t", 2, "z"),
     "token_after": lambda e, t: e.token_after(t, "s", "\t", "101", 2, "z"),
+    "token_features": lambda e, t: e.token_features(
+        t, "s", "\t", size="n", counts={"101": "z"}, at={0: "w"}, after={("101", 1): "v"}
+    ),
     "tokens": lambda e, t: e.tokens(t, "s", "\t", 3, "z"),
     "hex_id": lambda e, t: e.hex_id(t, "s", "z"),
     "numbers": lambda e, t: e.numbers(t, "s", 3, "z"),
@@ -136,7 +139,7 @@ def test_what_cudf_cannot_do_is_told(e: Engine) -> None:
     assert gpu_plan.refusals(t.with_columns(z=pl.col("x").map_batches(lambda s: s))) != []
 
 
-FEATURES = {name: pl.String for name in ("n", "s")}
+FEATURES = dict.fromkeys(("n", "s"), pl.String)
 
 
 @pytest.mark.parametrize(
