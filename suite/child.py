@@ -60,7 +60,7 @@ def failure(error: BaseException) -> dict[str, Any]:
     if fault := faults.of(error):
         traceback.print_exception(error)  # where it happened, for the record's stderr_tail
         return {"event": "failed", "outcome": OUTCOMES[fault.kind], "message": text, "hint": fault.hint}
-    if any(isinstance(link, MemoryError) for link in faults.chain(error)):
+    if isinstance(error, MemoryError):
         outcome = "host-oom"
     else:
         outcome = "error"
