@@ -126,4 +126,5 @@ def token_matrix(frame: Any, separator: str, length: int) -> Array:
     values = side_by_side(Table([items]), items.size(), "int32", stream)[:, 0]
     ends = side_by_side(Table([lists.offsets()]), frame.num_rows + 1, "int32", stream)[:, 0]
     at = ends[:-1, None] + cupy.arange(length, dtype="int32")
-    return cupy.where(at < ends[1:, None], values[cupy.minimum(at, len(values) - 1)], 0).astype("int32")
+    found = cupy.where(at < ends[1:, None], values[cupy.minimum(at, len(values) - 1)], 0)
+    return found.astype("int32", copy=False)

@@ -1,19 +1,23 @@
 """Every operator's lazy plan translates whole to cuDF. Needs the gpu-plan extra, and no GPU."""
 
+import gzip
 import importlib.util
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
+from polars.testing import assert_frame_equal
 
 from buzzer.engine.frames import Engine, Frame, gpu_plan
 from buzzer.engine.frames.base import Engine as Base
 from buzzer.engine.frames.base import Lookup
 from buzzer.engine.frames.lazy import Lazy
+from buzzer.errors import DataError
 from buzzer.models.recsys2021 import features
 
 pytestmark = [
@@ -123,6 +127,71 @@ def test_operators_translate_whole(e: Engine, name: str) -> None:
     assert gpu_plan.refusals(CASES[name](e, e.from_arrow(table()))) == []
 
 
+def many_rows() -> pa.Table:
+    """Rows with keys that repeat and keys, numbers and lists that are missing."""
+    n = 200
+    random = np.random.default_rng(0)
+    lists = [",".join(map(str, random.choice([7, 101, 137], size))) for size in random.integers(0, 6, n)]
+    columns = {name: random.permutation(n) for name in ("row", "o")}
+    columns |= {"k": random.integers(1, 9, n), "x": random.integers(-5, 5, n), "f": np.arange(n) % 3}
+    missing = random.random((3, n)) < 0.2
+    return pa.table(
+        columns
+        | {
+            "k": pa.array(columns["k"], mask=missing[0]),
+            "y": pa.array(random.normal(size=n), mask=missing[1]),
+        }
+        | {"s": pa.array([text.replace(",", "\t") for text in lists], mask=missing[2])}
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in ("hex_id", "numbers")])
+def test_both_texts_say_the_same(name: str) -> None:
+    """Plans for the GPU, run by Polars on the CPU, against those for the CPU."""
+    wanted, found = (
+        CASES[name](e, e.from_arrow(many_rows())).collect() for e in (Lazy("cpu"), Lazy("gpu", "auto"))
+    )
+    assert_frame_equal(found, wanted, check_row_order=False, check_column_order=False, rel_tol=1e-9)
+
+
+def test_both_texts_read_the_same_ids_and_numbers() -> None:
+    random = np.random.default_rng(0)
+    ids = [random.bytes(16).hex() for _ in range(200)] + [part + "0" * 31 for part in "78f"]
+    ids += [
+        "0" * 16 + last for last in ("7fffffffffffffff", "8" + "0" * 15, "f" * 16, "0" * 8 + "8" + "0" * 7)
+    ]
+    ids = [text.upper() if i % 2 else text for i, text in enumerate(ids)]
+    numbers = ["[1.5, -2e-3]", "[]", None, "[0.25]"] * 60
+    columns = {"row": range(len(ids)), "s": ids, "wide": [2 * text for text in ids], "v": numbers[: len(ids)]}
+    for e in (Lazy("cpu"), Lazy("gpu", "auto")):
+        t = e.hex_id(pl.LazyFrame(columns), "s", "id")
+        t = e.numbers(e.hex_id(t, "wide", "again", digits=64), "v", 2, "v").collect()
+        want = [int.from_bytes(bytes.fromhex(text)[-8:], "big", signed=True) for text in ids]
+        assert t["id"].to_list() == t["again"].to_list() == want
+        assert t.columns == [*columns, "id", "again", "v_0", "v_1"]
+        assert t["v_0"].to_list()[:4] == [1.5, 0.0, 0.0, 0.25]
+        np.testing.assert_allclose(t["v_1"].to_numpy()[:4], [-2e-3, 0, 0, 0])
+
+
+@pytest.mark.parametrize("suffix", ["csv", "csv.gz"])
+def test_both_texts_read_the_same_files(suffix: str, tmp_path: Path) -> None:
+    text = b"b,when,name,a,x\n1,2020-02-29,,7,0.5\n2,1969-12-31,v w,-8,\n"
+    schema = {"a": "int64", "name": "str", "when": "date", "x": "float64"}
+    path = tmp_path / f"t.{suffix}"
+    path.write_bytes(gzip.compress(text) if suffix.endswith("gz") else text)
+    plan = Lazy("gpu").read_csv(path, schema)
+    assert gpu_plan.refusals(plan) == []
+    assert_frame_equal(plan.collect(), Lazy("cpu").read_csv(path, schema).collect())
+
+
+@pytest.mark.parametrize("line", ["seven,v,0.5", "7.5,v,0.5", "99999999999999999999,v,0.5", "7,v,half"])
+def test_a_number_that_cannot_be_read_raises(line: str, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(f"a,s,x\n{line}\n")
+    for e in (Lazy("cpu"), Lazy("gpu", "auto")):
+        with pytest.raises(DataError):
+            e.collect(e.read_csv(tmp_path / "t.csv", {"a": "int64", "s": "str", "x": "float64"}))
+
+
 def test_files_translate_whole(e: Engine, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("a,when,name,x\n7,2020-02-29,v,0.5\n")
     schema = {"a": "int64", "name": "str", "when": "date", "x": "float64"}
@@ -189,7 +258,7 @@ def recsys2021(e: Engine) -> Frame:
         name: pa.array([], pa.string() if kind == "str" else pa.int64()) for name, kind in kinds.items()
     }
     t = e.from_arrow(pa.table(columns | {"row": pa.array([], pa.int64())}))
-    return features.base(e, t, True, tokens=48)
+    return features.base(e, t, True)
 
 
 @pytest.mark.parametrize("name", [*CASES, "recsys2021"])
