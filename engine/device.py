@@ -116,8 +116,8 @@ def cuda_problem(least: tuple[int, int] = (0, 0)) -> str:
 
 
 def limit_memory(limit: int) -> None:
-    """Hold this process to so many bytes of GPU memory: `pool`, torch's cache, and where cuDF and cudf-polars begin to spill. XGBoost and
-    CUDA's own context allocate beside them; the harness watches the sum by NVML."""
+    """Hold this process to so many bytes of GPU memory: `pool`, torch's cache, and where cuDF begins to spill. XGBoost and CUDA's own
+    context allocate beside them; the harness watches the sum by NVML."""
     global _limit
     if pool.cache_info().currsize:
         raise RuntimeError("the limit must be set before the pool is made")
@@ -127,9 +127,7 @@ def limit_memory(limit: int) -> None:
         min(limit / torch.cuda.get_device_properties(0).total_memory, 1.0)
     )
     _limit = limit
-    # Read where cuDF is imported and where the engine of cudf-polars is made.
     os.environ |= {"CUDF_SPILL": "on", "CUDF_SPILL_DEVICE_LIMIT": str(limit * 4 // 5)}
-    os.environ["RAPIDSMPF_SPILL_DEVICE_LIMIT"] = str(limit * 4 // 5)
     if importlib.util.find_spec("rmm") is not None:
         pool()
 

@@ -40,6 +40,7 @@ RULES: dict[Fault, list[str]] = {
         r"Found no NVIDIA driver|Torch not compiled with CUDA|No CUDA GPUs are available",
         r"cudaErrorNoDevice|no CUDA-capable device|CUDA_ERROR_NO_DEVICE",
         r"NVMLError_(LibraryNotFound|DriverNotLoaded)|libcuda\.so\S*: cannot open",
+        r"is an NVIDIA driver library",  # cuda.pathfinder
     ],
     Fault(LACKING, "another process holds the GPU: nvidia-smi shows which"): [
         r"cudaErrorDevicesUnavailable|CUDA_ERROR_DEVICE_UNAVAILABLE|busy or unavailable",

@@ -57,15 +57,11 @@ def loaded_on(name: str, client: Any, gpu_memory_bytes: int | None = None) -> It
         return
     require(name, "cudf_polars")
     from cudf_polars.engine.dask import DaskEngine
-    from cudf_polars.engine.hardware_binding import HardwareBindingPolicy
-    from cudf_polars.engine.options import StreamingOptions
 
+    from buzzer.engine.frames import resident
     from buzzer.engine.frames.lazy import Lazy
 
-    limit: Any = {"spill_device_limit": str(gpu_memory_bytes * 4 // 5)} if gpu_memory_bytes else {}
-    # dask-cuda has bound each worker to its GPU and cores already.
-    binding = HardwareBindingPolicy(enabled=False)
-    options = StreamingOptions(raise_on_fail=True, hardware_binding=binding, **limit)
+    options = resident.options(resident.WORKERS_POOL, gpu_memory_bytes)
     with DaskEngine.from_options(options, dask_client=client) as engine:
         yield Lazy("gpu", engine)
 

@@ -23,6 +23,7 @@ from buzzer.engine.frames.base import (
     Engine,
     Expr,
     Frame,
+    Lookup,
     fill_of,
     following,
 )
@@ -44,6 +45,7 @@ DAY = 86_400  # seconds
 # The pairs of hexadecimal digits, and their values as three decimal digits.
 DECIMALS = [f"{i:02x}" for i in range(256)], [f"{i:03d}" for i in range(256)]
 PARTS = "_parts"  # a column while text is split
+HALVES = ("_high", "_low")  # columns while an id is read
 GZIP = b"\x1f\x8b"
 
 
@@ -257,10 +259,17 @@ class Lazy(Engine):
         columns: Mapping[str, str],
         fill: Any | Mapping[str, Any],
     ) -> Frame:
-        keys = [pl.col(right).alias(left) for left, right in on.items()]
-        small = table.select(*keys, *(pl.col(name).alias(out) for name, out in columns.items()))
-        filled = [pl.col(name).fill_null(fill_of(fill, name)) for name in columns.values()]
-        return t.join(small, on=list(on), how="left").with_columns(filled)
+        return self.lookups(t, [Lookup(table, on, columns, fill)])
+
+    def lookups(self, t: Frame, wanted: Sequence[Lookup]) -> Frame:
+        """Joins one after the other, and one node that fills: of tables for one key set, joining them first is no faster."""
+        filled = []
+        for each in wanted:
+            keys = [pl.col(right).alias(left) for left, right in each.on.items()]
+            found = [pl.col(name).alias(out) for name, out in each.columns.items()]
+            t = t.join(each.table.select(*keys, *found), on=list(each.on), how="left")
+            filled += [pl.col(name).fill_null(fill_of(each.fill, name)) for name in each.columns.values()]
+        return t.with_columns(filled)
 
     def count_encode(self, t: Frame, keys: Sequence[str], out: str) -> Frame:
         return t.with_columns(pl.len().over(keys).cast(pl.Int64).alias(out))
@@ -317,7 +326,8 @@ class Lazy(Engine):
         if self.gpu:  # cudf-polars has no list.get
             parts = split(t, text, separator, length)
             return parts.with_columns(
-                field(i).cast(pl.Int32).fill_null(0).alias(name) for i, name in enumerate(names)
+                field(i).str.to_integer(dtype=pl.Int32).fill_null(0).alias(name)
+                for i, name in enumerate(names)
             ).drop(PARTS)
         # One list for all columns, twenty times faster than a split for each; it leaves with this operator.
         items = pl.element().cast(pl.Int32, strict=False)
@@ -326,18 +336,23 @@ class Lazy(Engine):
         return t.with_columns(**{n: x.fill_null(0) for n, x in zip(names, found, strict=True)}).drop("_list")
 
     def hex_id(self, t: Frame, column: str, out: str, digits: int = 32) -> Frame:
-        if self.gpu:  # cudf-polars reads base 10 only
-            pairs = pl.col(column).str.slice(digits - 16, 16).str.to_lowercase()
-            t = t.with_columns(pairs.str.replace_many(*DECIMALS).alias(PARTS))
-            high, low = (from_decimals(pl.col(PARTS).str.slice(i, 12).cast(pl.Int64)) for i in (0, 12))
-        else:
-            high, low = (
-                pl.col(column).str.slice(i, 8).str.to_integer(base=16, dtype=pl.Int64)
-                for i in (digits - 16, digits - 8)
-            )
-        signed = pl.when(high >= 2**31).then(high - 2**32).otherwise(high)
-        t = t.with_columns((signed * 2**32 + low).alias(out))
-        return t.drop(PARTS) if self.gpu else t
+        high, low = (pl.col(part) for part in HALVES)
+        both = pl.when(high >= 2**31).then(high - 2**32).otherwise(high) * 2**32 + low
+        return self._halves(t, column, digits).with_columns(both.alias(out)).drop(HALVES)
+
+    def _halves(self, t: pl.LazyFrame, column: str, digits: int) -> pl.LazyFrame:
+        """The frame with the last 16 hexadecimal digits as two numbers from 0."""
+        if not self.gpu:
+            text = (pl.col(column).str.slice(i, 8) for i in (digits - 16, digits - 8))
+            numbers = (x.str.to_integer(base=16, dtype=pl.Int64) for x in text)
+            return t.with_columns(**dict(zip(HALVES, numbers, strict=True)))
+        # cudf-polars reads base 10 only. What is used twice has a node of its own.
+        pairs = pl.col(column).str.slice(digits - 16, 16).str.to_lowercase().str.replace_many(*DECIMALS)
+        t = t.with_columns(pairs.alias(PARTS)).with_columns(
+            pl.col(PARTS).str.slice(i, 12).cast(pl.Int64).alias(name)
+            for i, name in zip((0, 12), HALVES, strict=True)
+        )
+        return t.drop(PARTS).with_columns(from_decimals(name) for name in HALVES)
 
     def numbers(self, t: Frame, column: str, length: int, out: str) -> Frame:
         parts = split(t, pl.col(column).fill_null("").str.strip_chars("[]"), ", ", length)
@@ -388,11 +403,11 @@ def field(at: int) -> pl.Expr:
     return pl.when(part != "").then(part).otherwise(None)
 
 
-def from_decimals(decimals: pl.Expr) -> pl.Expr:
+def from_decimals(name: str) -> pl.Expr:
     """The number of four hexadecimal pairs d3 d2 d1 d0, of sum(d[k] * 1000**k): as d[k] = q[k] - 1000 * q[k + 1] with
-    q[k] = decimals // 1000**k, sum(d[k] * 256**k) is q[0] - 744 * (q[1] + 256 * q[2] + 256**2 * q[3])."""
-    high = [decimals // 1000**k * 256 ** (k - 1) for k in (1, 2, 3)]
-    return decimals - 744 * (high[0] + high[1] + high[2])
+    q[k] = sum // 1000**k, sum(d[k] * 256**k) is q[0] - 744 * (q[1] + 256 * q[2] + 256**2 * q[3])."""
+    high = [pl.col(name) // 1000**k * 256 ** (k - 1) for k in (1, 2, 3)]
+    return pl.col(name) - 744 * (high[0] + high[1] + high[2])
 
 
 def token_matrix(text: pl.Series, separator: str, length: int) -> Array:

@@ -15,6 +15,8 @@ from buzzer.errors import UnsupportedError
 
 VERSION = "26.10."  # of cudf-polars, whose results `run` knows how to take
 ONLY_RANK = 0
+OWN_POOL = "buzzer.engine.device.pool"
+WORKERS_POOL = "rmm.mr.get_current_device_resource"  # that dask-cuda gave a worker
 
 
 @cache
@@ -24,25 +26,27 @@ def engine() -> Any:
     from cudf_polars.engine.spmd import SPMDEngine
 
     device.pool()
-    made = SPMDEngine.from_options(options())
+    made = SPMDEngine.from_options(options(OWN_POOL, device.memory_limit()))
     atexit.register(made.shutdown)
     return made
 
 
-def options() -> Any:
-    """What the engine is told: no fall-back to the CPU, the process's own pool, and partitions for the memory that it may use."""
+def options(pool: str, limit: int | None) -> Any:
+    """What an engine is told: no fall-back to the CPU, the memory resource that a function of this name gives, and where its memory
+    has a limit in bytes, partitions of a size for it and when to spill."""
     from cudf_polars.engine.hardware_binding import HardwareBindingPolicy
     from cudf_polars.engine.options import StreamingOptions
     from cudf_polars.utils.config import MemoryResourceConfig
 
-    limit = device.memory_limit()
-    # cudf-polars would size them by the whole device.
-    sizes: Any = {"target_partition_size": limit // 40, "broadcast_limit": limit * 3 // 20} if limit else {}
+    within: dict[str, Any] = {}
+    if limit:  # the same shares as cudf-polars', of the limit instead of the device
+        within = {"target_partition_size": limit // 40, "broadcast_limit": limit * 3 // 20}
+        within["spill_device_limit"] = str(limit * 4 // 5)
     return StreamingOptions(
         raise_on_fail=True,
-        memory_resource_config=MemoryResourceConfig(qualname=f"{device.__name__}.{device.pool.__name__}"),
-        hardware_binding=HardwareBindingPolicy(enabled=False),  # the budget's cores are bound already
-        **sizes,
+        memory_resource_config=MemoryResourceConfig(qualname=pool),
+        hardware_binding=HardwareBindingPolicy(enabled=False),  # the budget or dask-cuda has bound the cores
+        **within,
     )
 
 
@@ -122,4 +126,5 @@ def token_matrix(frame: Any, separator: str, length: int) -> Array:
     values = side_by_side(Table([items]), items.size(), "int32", stream)[:, 0]
     ends = side_by_side(Table([lists.offsets()]), frame.num_rows + 1, "int32", stream)[:, 0]
     at = ends[:-1, None] + cupy.arange(length, dtype="int32")
-    return cupy.where(at < ends[1:, None], values[cupy.minimum(at, len(values) - 1)], 0).astype("int32")
+    found = cupy.where(at < ends[1:, None], values[cupy.minimum(at, len(values) - 1)], 0)
+    return found.astype("int32", copy=False)

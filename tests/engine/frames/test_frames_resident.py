@@ -350,8 +350,7 @@ def test_one_engine_over_one_pool(limit: int | None, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(resident.atexit, "register", lambda shutdown: None)
     monkeypatch.setattr(pl.LazyFrame, "collect", lambda self, engine: collected.append(engine))
     monkeypatch.setattr(resident, "engine", cache(resident.engine.__wrapped__))
-    monkeypatch.setattr(device, "pool", named := lambda: pool)
-    named.__name__ = "pool"
+    monkeypatch.setattr(device, "pool", lambda: pool)
     e = Lazy("gpu")
     e._run(rows(a=[1]).with_columns(z=pl.col("a") + 1))
     assert collected == [resident.engine()]
@@ -363,6 +362,8 @@ def test_one_engine_over_one_pool(limit: int | None, monkeypatch: pytest.MonkeyP
     assert config["hardware_binding"].enabled is False
     sizes = {"target_partition_size": 2 * 10**8, "broadcast_limit": 12 * 10**8}
     assert options.to_executor_options() == (sizes if limit else {})
+    spills_at = options.to_rapidsmpf_options().get_strings().get("spill_device_limit")
+    assert spills_at == ("6400000000" if limit else None)
 
 
 @pytest.mark.gpu_plan
@@ -444,6 +445,8 @@ def test_an_engine_of_several_gpus_falls_back_nowhere_and_is_shut_down(
     assert (client, closed) == ("client", "shut down")
     assert engine["raise_on_fail"] is True
     assert engine["hardware_binding"].enabled is False
+    monkeypatch.setattr("rmm.mr.get_current_device_resource", lambda: "the worker's")
+    assert engine["memory_resource_config"].create_memory_resource() == "the worker's"
     assert rapidsmpf.get("spill_device_limit") == spills_at
 
 
