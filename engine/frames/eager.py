@@ -27,8 +27,6 @@ from buzzer.errors import DataError
 
 # Columns come one by one here by design; `collect` gathers them.
 warnings.simplefilter("ignore", pd.errors.PerformanceWarning)
-# pandas asks of group keys whether they are evenly spaced, and ids far apart overflow its question, not its answer.
-warnings.filterwarnings("ignore", "overflow encountered in scalar subtract", RuntimeWarning, "pandas")
 SECONDS = {"d": 86400, "s": 1}
 HEX = np.full(256, 255, dtype=np.uint8)  # digits by their bytes
 for digits in (b"0123456789abcdef", b"0123456789ABCDEF"):
@@ -101,7 +99,7 @@ class Eager(Engine):
         return list(t.columns)
 
     def to_numpy(self, t: Frame, columns: Sequence[str]) -> dict[str, Array]:
-        ordered = self._ordered(t, columns)
+        ordered = self._ordered(t, list(dict.fromkeys(columns)))
         return {name: self._array(ordered[name]) for name in columns}
 
     def matrix(self, t: Frame, columns: Sequence[str]) -> Array:
@@ -298,7 +296,7 @@ class Eager(Engine):
             halves = [t[column].str.slice(i, i + 8).str.htoi() for i in (digits - 16, digits - 8)]
             high = halves[0].where(halves[0] < 2**31, halves[0] - 2**32)
             return t.assign(**{out: high * 2**32 + halves[1]})
-        _, offsets, data = token_lists.arrow_text(t[column])
+        offsets, data = token_lists.arrow_text(t[column])
         if (np.diff(offsets) != digits).any():
             raise DataError(f"column {column}: an id has not {digits} digits", CHECK_HINT)
         values = HEX[data.reshape(len(t), digits)[:, -16:]]

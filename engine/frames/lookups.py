@@ -42,7 +42,7 @@ def by_merge(xp: Any, t: Frame, wanted: Sequence[Lookup]) -> Frame:
             gathered = padded(xp, table[list(each.columns.values())], each.fill).take(at)
             gathered.index = t.index
             found |= {name: gathered[name] for name in each.columns.values()}
-    return t.assign(**found)
+    return t.assign(**{name: found[name] for each in wanted for name in each.columns.values()})
 
 
 def renamed(wanted: Lookup) -> Frame:

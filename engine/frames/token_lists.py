@@ -96,7 +96,7 @@ def computed(engine: str, column: Any, separator: str, compute: Computation) -> 
 
 def on_host(column: Any, separator: str) -> TokenLists:
     """Of a pandas column, from the bytes of its Arrow form; the separator is one ASCII character."""
-    text, offsets, data = arrow_text(column)
+    offsets, data = arrow_text(column)
     filled = np.flatnonzero(np.diff(offsets))
     separators = data == ord(separator)
     places = np.flatnonzero(separators)
@@ -135,15 +135,15 @@ def on_host(column: Any, separator: str) -> TokenLists:
     return TokenLists(np, many, cache(places_of), parse)
 
 
-def arrow_text(column: Any) -> tuple[Any, Array, Array]:
-    """A pandas text column without missing values (empty instead), its offsets and its bytes."""
+def arrow_text(column: Any) -> tuple[Array, Array]:
+    """The offsets [rows + 1] and bytes of a pandas text column; a missing text is empty."""
     import pyarrow as pa
 
     text = pa.chunked_array(pa.array(column, type=pa.large_string(), from_pandas=True)).combine_chunks()
     text = text.fill_null("")
     _, offsets, data = text.buffers()
     places = np.frombuffer(offsets, dtype="int64")[text.offset : text.offset + len(text) + 1]
-    return text, places - places[0], np.frombuffer(data or b"", dtype=np.uint8)[places[0] : places[-1]]
+    return places - places[0], np.frombuffer(data or b"", dtype=np.uint8)[places[0] : places[-1]]
 
 
 def on_device(column: Any, separator: str) -> TokenLists:
