@@ -20,6 +20,8 @@ from buzzer.suite.budget import Budget
 from buzzer.suite.record import Record
 
 WIDE = 120  # columns of tables that go into a file or a pipe
+# What ends a suite in order; not every system has all of them.
+ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 MARKS = {"ok": "[green]✓[/]", "unsupported": "[yellow]-[/]"}
 
 
@@ -34,7 +36,8 @@ class Screen:
     """Bars on a terminal; one line a finished run everywhere.
 
     While it is open, Ctrl-C is taken up at the next look at a run, where the run can be ended in order and recorded:
-    an interrupt at any other place could lose a record. A second Ctrl-C interrupts at once.
+    an interrupt at any other place could lose a record. A second Ctrl-C interrupts at once. SIGTERM and SIGHUP, as
+    schedulers and closed terminals send them, do the same.
     """
 
     def __init__(self, console: Console | None = None) -> None:
@@ -50,12 +53,14 @@ class Screen:
         self._suite: TaskID | None = None
         self._run: TaskID | None = None
         self._pressed = False
-        self._handler: Any = None
+        self._handlers: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
         self._bars.start()
         if threading.current_thread() is threading.main_thread():
-            self._handler = signal.signal(signal.SIGINT, self._press)
+            # nohup starts a program with SIGHUP ignored, and means it.
+            heard = [n for n in ENDING if n == signal.SIGINT or signal.getsignal(n) != signal.SIG_IGN]
+            self._handlers = {number: signal.signal(number, self._press) for number in heard}
         return self
 
     def _press(self, number: int, frame: FrameType | None) -> None:
@@ -73,8 +78,8 @@ class Screen:
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
         self._bars.stop()
-        if self._handler is not None:
-            signal.signal(signal.SIGINT, self._handler)
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
 
     def say(self, text: str) -> None:
         self.console.print(text, highlight=False, soft_wrap=True)
