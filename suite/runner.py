@@ -31,6 +31,7 @@ from buzzer.suite.plan import Run
 from buzzer.suite.record import SCHEMA_MINOR, BudgetFields, Gate, Phase, Record
 
 LOOK_S = 0.2  # how often the parent looks at the child's events
+GIVE_UP_S = 30.0  # after which a process that cannot be killed (it hangs in the kernel) is left alone
 START_S = 5.0  # what making the control group and the process takes at the most
 TAIL_LINES, TAIL_BYTES, LINE_CHARS = 20, 1 << 16, 2000
 DONE = {  # what the event of a job's end has
@@ -307,13 +308,14 @@ def follow(
         finally:
             over.set()
 
-    reason, began = "", time.perf_counter()
+    reason, began, stopping = "", time.perf_counter(), 0.0
     threading.Thread(target=work, daemon=True).start()
     while True:
         try:
             if reason:
                 limiter.stop()
-            if over.wait(LOOK_S):
+                stopping = stopping or time.perf_counter()
+            if over.wait(LOOK_S) or (stopping and time.perf_counter() - stopping > GIVE_UP_S):
                 break
             story, elapsed = events.read(), time.perf_counter() - began
             if story.scoring:

@@ -3,6 +3,7 @@
 import io
 import signal
 import threading
+import time
 from collections.abc import Iterable
 from statistics import median
 from types import FrameType, TracebackType
@@ -19,6 +20,7 @@ from buzzer.suite import machine, report
 from buzzer.suite.budget import Budget
 from buzzer.suite.record import Record
 
+PATIENCE_S = 1.0  # within which pressing Ctrl-C again means the same: a run is ended and recorded by then
 WIDE = 120  # columns of tables that go into a file or a pipe
 # What ends a suite in order; not every system has all of them.
 ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -36,7 +38,7 @@ class Screen:
     """Bars on a terminal; one line a finished run everywhere.
 
     While it is open, Ctrl-C is taken up at the next look at a run, where the run can be ended in order and recorded:
-    an interrupt at any other place could lose a record. A second Ctrl-C interrupts at once. SIGTERM and SIGHUP, as
+    an interrupt at any other place could lose a record. A second Ctrl-C, a second later or more, interrupts at once. SIGTERM and SIGHUP, as
     schedulers and closed terminals send them, do the same.
     """
 
@@ -52,7 +54,7 @@ class Screen:
         )
         self._suite: TaskID | None = None
         self._run: TaskID | None = None
-        self._pressed = False
+        self._pressed, self._pressed_at = False, 0.0
         self._handlers: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -64,9 +66,11 @@ class Screen:
         return self
 
     def _press(self, number: int, frame: FrameType | None) -> None:
-        if self._pressed:
+        now = time.monotonic()
+        if self._pressed and now - self._pressed_at >= PATIENCE_S:
             raise KeyboardInterrupt
-        self._pressed = True
+        if not self._pressed:
+            self._pressed, self._pressed_at = True, now
 
     def _take_up(self) -> None:
         """Raise the interrupt that is waiting, if one is."""

@@ -6,9 +6,22 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from buzzer.errors import DataError, UnsupportedError
 from buzzer.models.job import Data, Job, Progress, Result, Steps
+
+
+def caches() -> dict[str, Any]:
+    """Where this process finds its caches."""
+    from buzzer.engine.kernels import tune
+    from buzzer.suite.caches import COMPILED
+
+    return {
+        "home": os.environ["HOME"],
+        "kernels": str(tune.cache()),
+        "compiled": {name: os.environ[name] for name in COMPILED},
+    }
 
 
 class Fake:
@@ -39,13 +52,14 @@ class Fake:
         if do.startswith("score_"):
             value = getattr(self, do)(job)
             return Result({"accuracy": value}, 10, {}, (job.out / "submission.csv",))
+        details: dict[str, Any] = {"threads": job.threads} | (caches() if do == "show_caches" else {})
         off = 0.5 if job.backend == "onnxruntime" and job.params["do"] == "be-wrong" else 0.0
-        return Result({"accuracy": 0.9 - off}, 10, {"threads": job.threads}, (job.out / "submission.csv",))
+        return Result({"accuracy": 0.9 - off}, 10, details, (job.out / "submission.csv",))
 
     def work(self, job: Job) -> None:
         time.sleep(0.02)
 
-    be_wrong = bad_fit = work
+    be_wrong = bad_fit = show_caches = work
 
     def eat(self, job: Job) -> None:
         hoard = []
