@@ -23,7 +23,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_signal_ends_the_suite_in_order(tmp_path: Path, way: str, enforcement: str) -> None:
+def test_a_signal_ends_the_suite_in_order(tmp_path: Path, way: str) -> None:
     out, temporary = tmp_path / "out", tmp_path / "tmp"
     temporary.mkdir()
     env = os.environ | {
@@ -43,7 +43,7 @@ def test_a_signal_ends_the_suite_in_order(tmp_path: Path, way: str, enforcement:
         time.sleep(0.05)
     harness.wait(timeout=60)
     (r,) = [r for r in record.read_good(out) if r.job == "predict"]
-    assert (r.outcome, r.enforcement) == ("error", enforcement)
+    assert r.outcome == "error"
     assert r.message == "interrupted in phase predict"
     assert not psutil.pid_exists(grandchild) or psutil.Process(grandchild).status() == psutil.STATUS_ZOMBIE
     assert list(temporary.iterdir()) == []
