@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from buzzer.suite import compare, integrity, limits, readme, record, regress, report, runner
+from buzzer.suite import compare, integrity, limits, page, readme, record, regress, report, runner
 from buzzer.suite.budget import Budget
 from buzzer.suite.limits import Measured
 from buzzer.suite.plan import Choice, predict_runs
@@ -186,6 +186,16 @@ def test_the_two_rules_never_share_a_board(make_record: Make, tmp_path: Path) ->
     assert compare.aa_pairs([old, new.model_copy(update={"control": True})]) == []
     assert regress._self(old) != regress._self(new)
     assert compare.noise([old, new], old, 1) is None
+
+
+def test_the_page_draws_scoring_beside_the_stages(make_record: Make) -> None:
+    old, new = make_record(), outside(make_record)
+    assert "score, after the wall time" not in page.html([old], {})
+    text = page.html([old, new], {})
+    assert "score, after the wall time" in text
+    assert '<td class="n">5.000</td>' in text
+    stages = [entry.phases() for board in page.boards([new], {}) for entry in board.entries]
+    assert stages == [[("start", 0.5), ("predict", 1.5)]]
 
 
 def test_a_run_of_the_old_rule_is_not_resumed_from(
