@@ -79,7 +79,7 @@ def failure(error: BaseException) -> dict[str, Any]:
         details = {"user_error": True}  # the input's fault, not the program's
         told = {"message": known.message, "hint": known.hint, "details": details}
         return {"event": "failed", "outcome": outcome, **told}
-    if fault := faults.of(error):
+    if fault := next(filter(None, map(faults.of, (error, *leaves(error)))), None):
         traceback.print_exception(error)  # where it happened, for the record's stderr_tail
         return {"event": "failed", "outcome": OUTCOMES[fault.kind], "message": text, "hint": fault.hint}
     if any(isinstance(e, MemoryError) for e in leaves(error)):
@@ -94,9 +94,10 @@ def main(path: str) -> int:
     spec = json.loads(Path(path).read_text())
     fields: dict[str, Any] = {k: Path(v) if k in PATHS else v for k, v in spec["job"].items()}
     job = Job(**fields)
-    with Path(spec["events"]).open("w", encoding="utf-8") as events:
+    # A message may name a file whose name is no text: what cannot be encoded becomes "?".
+    with Path(spec["events"]).open("a", encoding="utf-8", errors="replace") as events:
         last = attempt(job, spec["verb"], spec["entry"], events)
-        events.write(json.dumps(last) + "\n")
+        events.write(json.dumps(last, ensure_ascii=False) + "\n")
     return 0 if last["event"] == "done" else 1
 
 

@@ -31,7 +31,18 @@ from buzzer.suite.plan import Run
 from buzzer.suite.record import SCHEMA_MINOR, BudgetFields, Gate, Phase, Record
 
 LOOK_S = 0.2  # how often the parent looks at the child's events
+GIVE_UP_S = 30.0  # after which a process that cannot be killed (it hangs in the kernel) is left alone
+START_S = 5.0  # what making the control group and the process takes at the most
 TAIL_LINES, TAIL_BYTES, LINE_CHARS = 20, 1 << 16, 2000
+DONE = {  # what the event of a job's end has
+    "wall_s": float,
+    "overhead_s": float,
+    "scores": dict,
+    "rows": int,
+    "details": dict,
+    "notes": list,
+    "samples": dict,
+}
 MORE_TIME = "give it more time or a smaller --scale"
 Watch = Callable[[str, float], None]  # phase, elapsed seconds
 
@@ -46,7 +57,7 @@ class Story:
     running_since_s: float = 0.0
     born_s: float | None = None  # when the child was started, by the clock of both processes
     end: dict[str, Any] | None = None
-    broken: str = ""  # the first line that is no event
+    broken: str | None = None  # the first line that is no event
 
     @property
     def scoring(self) -> bool:
@@ -55,28 +66,38 @@ class Story:
 
     def take_line(self, line: str) -> None:
         """Take an event as it stands in the file; one that is none is remembered, and nothing after it is taken."""
-        if self.broken:
+        if self.broken is not None:
             return
         try:
-            self.take(json.loads(line))
+            event = json.loads(line)
+            json.dumps(event, ensure_ascii=False).encode()  # lone surrogates cannot be written into a record
+            self.take(event)
         except (
             ValueError,
             KeyError,
             TypeError,
             AttributeError,
-        ):  # pydantic's ValidationError is a ValueError
+            RecursionError,
+        ):  # ValidationError is a ValueError
             self.broken = line.rstrip()[:80]
 
     def take(self, event: dict[str, Any]) -> None:
         match event["event"]:
             case "phase":
-                self.running, self.running_since_s = event["name"], float(event["at_s"])
-                self.born_s = float(event["born_s"])
+                if not math.isfinite(event["at_s"] + event["born_s"]):
+                    raise ValueError("a time that is no number")
+                self.running, self.running_since_s = str(event["name"]), event["at_s"]
+                self.born_s = event["born_s"]
             case "end":
                 self._close(event["name"], event["wall_s"], event["cpu_s"], event["peak_memory_bytes"])
                 self.samples.setdefault(event["name"], []).extend(event["laps"] or [event["wall_s"]])
-            case "done" | "failed":
+            case "done":
+                for name, kind in DONE.items():
+                    if not isinstance(event[name], kind):
+                        raise TypeError(f"{name} is no {kind}")
                 self.end = event
+            case "failed":
+                self.end = event | {name: str(event[name]) for name in ("outcome", "message", "hint")}
             case other:
                 raise ValueError(f"no event {other}")
 
@@ -98,7 +119,7 @@ class Story:
         """Seconds since the child was started, of `elapsed` since the parent began to start it."""
         if self.born_s is None:
             return elapsed
-        return min(max(time.perf_counter() - self.born_s, 0.0), elapsed)
+        return min(max(time.perf_counter() - self.born_s, elapsed - START_S, 0.0), elapsed)
 
 
 class Events:
@@ -287,13 +308,14 @@ def follow(
         finally:
             over.set()
 
-    reason, began = "", time.perf_counter()
+    reason, began, stopping = "", time.perf_counter(), 0.0
     threading.Thread(target=work, daemon=True).start()
     while True:
         try:
             if reason:
                 limiter.stop()
-            if over.wait(LOOK_S):
+                stopping = stopping or time.perf_counter()
+            if over.wait(LOOK_S) or (stopping and time.perf_counter() - stopping > GIVE_UP_S):
                 break
             story, elapsed = events.read(), time.perf_counter() - began
             if story.scoring:
@@ -341,7 +363,7 @@ def outcome_fields(
     """How the run ended, from what the child told and what the limiter saw."""
     end = story.end or {}
     fields: dict[str, Any] = {"phase_reached": story.running, "samples": story.samples, "notes": []}
-    if end.get("event") == "done" and measured.reason in ("", "walltime", "scoring") and not story.broken:
+    if end.get("event") == "done" and measured.reason in ("", "walltime", "scoring") and story.broken is None:
         fields |= {k: end[k] for k in ("wall_s", "rows", "details", "notes")}
         fields |= {"outcome": "ok", "samples": story.samples | end["samples"]}
         fields["bench"] = fields["details"].pop("bench", None)
@@ -358,7 +380,9 @@ def outcome_fields(
 
 def finite(scores: dict[str, float]) -> dict[str, Any]:
     """The scores that are numbers; where one is not, the run is `wrong`."""
-    bad = sorted(name for name, value in scores.items() if not math.isfinite(value))
+    bad = sorted(
+        name for name, value in scores.items() if isinstance(value, float) and not math.isfinite(value)
+    )
     fields: dict[str, Any] = {"scores": {k: v for k, v in scores.items() if k not in bad}}
     if bad:
         told = ", ".join(f"{name} is {scores[name]}" for name in bad)
@@ -394,7 +418,7 @@ def explain(story: Story, measured: limits.Measured, budget: Budget) -> tuple[st
         case "failed":
             message = ": ".join(filter(None, ["the process could not be started", measured.error]))
             return "error", message, "`buzzer env` shows how limits are enforced here"
-    if story.broken:
+    if story.broken is not None:
         hint = "only the harness may write there; does the task write to files that it did not open?"
         return "error", f"the run's events file holds a line that is no event: {story.broken!r}", hint
     if end.get("event") == "failed":

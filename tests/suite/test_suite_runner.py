@@ -187,6 +187,7 @@ CTRL_C = """
 import os, signal, time
 import pytest
 from rich.console import Console
+from buzzer.suite import screen as module
 from buzzer.suite.budget import UNLIMITED
 from buzzer.suite.screen import Screen
 
@@ -199,6 +200,8 @@ with Screen(Console(quiet=True)) as screen:
         screen.running("a run", UNLIMITED, "predict", 1.0)
     screen.running("the next", UNLIMITED, "predict", 1.0)
     press()
+    press()  # in a hurry: the same
+    module.PATIENCE_S = 0.0
     with pytest.raises(KeyboardInterrupt):
         press()
         time.sleep(1)
