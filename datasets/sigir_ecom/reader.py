@@ -20,11 +20,10 @@ from buzzer.datasets.files import (
     scan,
 )
 from buzzer.datasets.lines import shown
-from buzzer.datasets.sigir_ecom.json_file import check_record, records
+from buzzer.datasets.sigir_ecom import json_file
 from buzzer.datasets.sigir_ecom.metric import write_records
 from buzzer.datasets.sigir_ecom.schema import (
     ACTIONS,
-    AFTER_ADD,
     BROWSING,
     CONTENT,
     DIMS,
@@ -102,13 +101,11 @@ def complain(path: Path, line: int, block: pl.DataFrame, bad: pl.Expr, column: s
 def check_test(path: Path, cart: bool) -> tuple[int, int]:
     """Number of queries, and of those that have a label."""
     queries, labelled = 0, 0
-    for number, record in enumerate(records(path)):
-        check_record(path, number, record)
-        if cart and record.get("nb_after_add") not in AFTER_ADD:
-            wrong = record.get("nb_after_add")
-            raise DataError(f"{path}, query {number}: nb_after_add {wrong!r} is none of {AFTER_ADD}")
+    for record in json_file.checked(path, cart):
         queries += 1
         labelled += "label" in record
+    if not queries:
+        raise DataError(f"{path}: no queries", WHERE)
     if labelled not in (0, queries):
         raise DataError(
             f"{path}: {labelled} of {queries} queries have a label", "either all have one or none"
