@@ -571,12 +571,19 @@ def test_rows_in_any_order_score_the_same(
             lambda lines: [*lines, f"{'A' * 32},{'B' * 32},0,0,0,0\n"],
             "1 pairs are not in the truth, as ('AAAA",
         ),
-        (lambda lines: ["\udcff\udcfe\n"], "is not two ids and four numbers"),
+        (lambda lines: ["\udcff\udcfe\n"], "line 1, column tweet_id: bytes that are not UTF-8"),
         (lambda lines: [*lines, lines[0]], "2 rows share their pair"),
-        (lambda lines: [*lines[:-1], lines[-1].replace(",", ";", 1)], "is not two ids and four numbers"),
+        (lambda lines: [*lines[:-1], lines[-1].replace(",", ";", 1)], "Expected 6 columns, got 5"),
         (
             lambda lines: [*lines[:-1], lines[-1].rsplit(",", 1)[0] + ",high\n"],
-            "is not two ids and four numbers",
+            "column like: 'high' is not a number from 0 to 1",
+        ),
+        *(
+            (
+                lambda lines, x=x: [lines[0], lines[1].rsplit(",", 1)[0] + f",{x}\n", *lines[2:]],
+                "line 2, column like: ",
+            )
+            for x in ("nan", "inf", "1.1", "-0.1", "1e9", "", "٠.٥", " 0.5", "0x1", "1_0")
         ),
     ],
 )
