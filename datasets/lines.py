@@ -18,6 +18,7 @@ BLOCK_BYTES = 16 << 20
 LONGEST_HEADER = 1 << 16
 SHOWN = 40  # characters of a value in a message
 CONTROLS = bytes(code for code in (*range(32), 127) if chr(code) not in "\n\r")
+LONE_RETURN = "a carriage return that ends no line"
 BLANK = re.compile(rb"(?:^|\n)\r?\n")
 
 
@@ -72,6 +73,8 @@ def line_blocks(
             yield line, whole
             line += whole.count(b"\n")
     if rest:
+        if rest.endswith(b"\r"):
+            raise form.told(line, rest, len(rest) - 1, LONE_RETURN)
         form.check(line, rest + b"\n")
         yield line, rest + b"\n"
 
@@ -97,7 +100,7 @@ class Form:
             raise self.told(line, data, at, f"a control character, {data[at]:#04x}")
         if data.count(b"\r") != data.count(b"\r\n"):
             at = next(i for i, code in enumerate(data) if code == 13 and data[i + 1] != 10)
-            raise self.told(line, data, at, "a carriage return that ends no line")
+            raise self.told(line, data, at, LONE_RETURN)
         if blank := BLANK.search(data):
             at_line = line + data.count(b"\n", 0, blank.end()) - 1
             raise DataError(f"{self.path}, line {at_line}: a blank line", "delete it")

@@ -3,13 +3,12 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
 from buzzer.datasets.lines import shown
-from buzzer.datasets.sigir_ecom.schema import ACTIONS, DIMS
+from buzzer.datasets.sigir_ecom.schema import DIMS
 from buzzer.datasets.strict_json import numbered, objects
 from buzzer.errors import DataError
 
@@ -35,21 +34,20 @@ def written(path: Path) -> Iterator[Writer]:
 
 
 def checked(path: Path, cart: bool) -> Iterator[dict[str, Any]]:
-    """The queries of a test file, each held against the organisers' schema: the right types, finite numbers, whole numbers
-    of 18 digits at most, events of one session, a label of the right kind where there is one.
+    """The queries of a test file, each held against the schema in `queries.py`.
 
     Raises DataError that names line, query, event and key.
     """
     from pydantic import ValidationError
 
-    schema = model(cart)
+    from buzzer.datasets.sigir_ecom.queries import Intention, Recommendation
+
+    schema = Intention if cart else Recommendation
     for number, (line, record) in enumerate(numbered(path)):
         try:
-            query = schema.model_validate(record)
+            schema.model_validate(record)
         except ValidationError as error:
             raise DataError(f"{path}, line {line}, query {number}{place(error)}") from error
-        if len({event.session_id_hash for event in query.query}) > 1:
-            raise DataError(f"{path}, line {line}, query {number}: events of two sessions")
         yield record
 
 
@@ -60,48 +58,13 @@ def place(error: Any) -> str:
     if where[:1] == ["query"] and len(where) > 1:
         inside, where = f", event {where[1]}", where[2:]
     inside += f", {where[0]}" if where else ""
-    text = "no such key" if first["type"] == "missing" else f"{shown(first['input'])}: {first['msg']}"
+    text = f"{shown(first['input'])}: {first['msg']}"
+    match first["type"]:
+        case "missing":
+            text = "lacks this key"
+        case "value_error":
+            text = first["msg"].removeprefix("Value error, ")
     return f"{inside}: {text}"
-
-
-@cache
-def model(cart: bool) -> Any:
-    """The pydantic model of a query."""
-    from typing import Annotated, Literal
-
-    from pydantic import BaseModel, ConfigDict, Field, StringConstraints
-
-    hash64 = Annotated[str, StringConstraints(pattern="^[0-9A-Fa-f]{64}$")]
-    number = Annotated[float, Field(gt=-1e35, lt=1e35)]  # within float32; neither NaN nor infinite
-    hashes, action = list[hash64] | None, Literal[("", *ACTIONS)] | None  # type: ignore[valid-type]
-
-    class Event(BaseModel):
-        model_config = ConfigDict(strict=True, extra="forbid")
-
-        query_vector: Annotated[list[number], Field(min_length=DIMS, max_length=DIMS)] | None
-        clicked_skus_hash: hashes
-        product_skus_hash: hashes
-        server_timestamp_epoch_ms: Annotated[int, Field(gt=-(10**18), lt=10**18)]
-        event_type: Literal["pageview", "event_product"] | None
-        product_action: action
-        product_sku_hash: hash64 | None
-        hashed_url: hash64 | None = None
-        session_id_hash: hash64
-        is_search: bool
-
-    class Query(BaseModel):
-        model_config = ConfigDict(strict=True)
-
-        query: Annotated[list[Event], Field(min_length=1)]
-
-    class Recommendation(Query):
-        label: list[hash64] = Field(default_factory=list)
-
-    class Intention(Query):
-        label: Annotated[int, Field(ge=0, le=1)] = 0
-        nb_after_add: Annotated[int, Field(ge=0, le=10, multiple_of=2)]
-
-    return Intention if cart else Recommendation
 
 
 def pieces(path: Path, queries: int) -> Iterator[list[dict[str, Any]]]:

@@ -100,7 +100,8 @@ def score(submission: Path, truth: Path) -> dict[str, float]:
 
     Raises DataError for files that are no submissions, have different numbers of queries, or queries with other events.
     """
-    expected, given, after, others = [], [], [], []
+    expected, given, others = [], [], list[int]()
+    after: list[Any] = []
     kind: type | None = None
     for number, (known, answer) in enumerate(zip_longest(objects(truth), objects(submission))):
         if known is not None:
