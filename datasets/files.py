@@ -3,6 +3,7 @@
 import errno
 import gzip
 import hashlib
+import io
 import json
 import os
 import re
@@ -16,32 +17,40 @@ from typing import IO, Any
 
 import polars as pl
 
+from buzzer.datasets.lines import header_line, line_blocks, shown
 from buzzer.errors import DataError
 
-BLOCK_BYTES = 16 << 20
+# Digits are those of ASCII: \d would match those of every script, which engines then read as missing.
+NUMBER = r"[0-9]{1,15}(\.[0-9]{1,30})?"
 PATTERNS = {
-    "int64": r"^-?\d{1,18}$",
-    "date": r"^\d{4}-\d{2}-\d{2}$",
+    "int64": r"^-?[0-9]{1,18}$",
+    "date": r"^(19|20)[0-9]{2}-[0-9]{2}-[0-9]{2}$",
+    "str": r'^[^"]+$',
     "bool": r"^(true|false)$",
+    "bit": r"^[01]$",
     "hash": r"^[0-9A-Fa-f]{32}$",
     "hash64": r"^[0-9A-Fa-f]{64}$",
-    "hashes": r"^\[('[0-9A-Fa-f]{64}'(, )?)*\]$",
+    "hashes": r"^\[('[0-9A-Fa-f]{64}'(, '[0-9A-Fa-f]{64}')*)?\]$",
     "path": r"^[0-9A-Fa-f]{64}(/[0-9A-Fa-f]{64})*$",
-    "vector": r"^\[-?\d[-+.e\d]*(, -?\d[-+.e\d]*)*\]$",
-    "float64": r"^-?\d{1,15}(\.\d*)?([eE][-+]?\d{1,2})?$",
-    "integers": r"^\d{1,9}(\t\d{1,9})*$",
+    # Exponents below 20 keep within float32.
+    "vector": rf"^\[-?{NUMBER}([eE][-+]?[01]?[0-9])?(, -?{NUMBER}([eE][-+]?[01]?[0-9])?)*\]$",
+    "float64": rf"^-?{NUMBER}([eE][-+]?[0-9]{{1,2}})?$",
+    "chance": r"^([0-9]{1,15}(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]{1,3})?$",
+    "integers": r"^[0-9]{1,9}(\t[0-9]{1,9})*$",
 }
 KINDS = {
     "int64": "a whole number",
-    "date": "a date YYYY-MM-DD",
+    "date": "a date YYYY-MM-DD of 1900 to 2099",
     "str": "a value",
     "bool": "true or false",
+    "bit": "0 or 1",
     "hash": "32 hexadecimal digits",
     "hash64": "64 hexadecimal digits",
     "hashes": "a list of 64 hexadecimal digits each",
     "path": "64 hexadecimal digits, or several with / between them",
     "vector": "a list of numbers in brackets",
     "float64": "a number",
+    "chance": "a number from 0 to 1",
     "integers": "whole numbers with tabs between them",
 }
 
@@ -181,17 +190,18 @@ def csv_blocks(
     optional: Sequence[str] = (),
     empty: Sequence[str] = (),
     rowless: bool = False,
+    separator: str = ",",
 ) -> Iterator[tuple[int, pl.DataFrame]]:
     """A CSV file in blocks of bounded memory: (line of the block's first row, its columns as typed).
 
     kinds: column -> a key of KINDS; the header may have them in any order, and those of `optional` too.
     empty: columns whose fields may be empty.  rowless: the file may have a header only.
-    Raises DataError with file, line and column for the first field that is not of its kind, for a wrong header,
-    a row of the wrong width, a file that is empty or ends in mid-line.
+    Raises DataError with file, line and column for what breaks the contract of `lines.py`, for the first field that is not of
+    its kind, for a wrong header, a row of the wrong width, an empty file.
     """
     with opened(path) as file:
-        names = header(path, file, kinds, optional)
-        yield from blocks(path, file, names, kinds, empty, first_line=2, rowless=rowless)
+        names = header(path, file, kinds, optional, separator)
+        yield from blocks(path, file, names, kinds, empty, first_line=2, rowless=rowless, separator=separator)
 
 
 def blocks(
@@ -206,97 +216,79 @@ def blocks(
     quoted: bool = True,
     rowless: bool = False,
 ) -> Iterator[tuple[int, pl.DataFrame]]:
-    """As `csv_blocks`, of an open file whose next line is a row of the columns `names`.
+    """As `csv_blocks`, of an open file whose next line is a row of the columns `names`."""
+    rows = 0
+    for line, data in line_blocks(path, file, names, first_line, separator, quoted):
+        yield line, typed(path, line, fields(path, line, data, names, separator, quoted), kinds, empty)
+        rows += 1
+    if not rows and not rowless:
+        raise DataError(f"{path}: no rows", "copy or download it again")
 
-    Blank lines are left out of quoted files, as spreadsheets add them, and are an error in others.
-    """
+
+def fields(
+    path: Path, line: int, data: bytes, names: Sequence[str], separator: str, quoted: bool
+) -> pl.DataFrame:
+    """The fields of a block of lines as text. Raises DataError for a row of the wrong width."""
     import pyarrow as pa
     import pyarrow.csv as pcsv
 
-    line, whole = first_line, EndsWithNewline(file)
-    read = pcsv.ReadOptions(column_names=list(names), block_size=BLOCK_BYTES, use_threads=False)
+    read = pcsv.ReadOptions(column_names=list(names), block_size=len(data) + 1, use_threads=False)
     parse = pcsv.ParseOptions(
-        delimiter=separator, quote_char='"' if quoted else False, ignore_empty_lines=quoted
+        delimiter=separator, quote_char='"' if quoted else False, ignore_empty_lines=False
     )
     convert = pcsv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
     try:
-        for batch in pcsv.open_csv(whole, read, parse, convert):
-            text = pl.DataFrame(batch).select(list(kinds))
-            yield line, typed(path, line, text, kinds, empty)
-            line += batch.num_rows
+        return pl.DataFrame(pcsv.read_csv(io.BytesIO(data), read, parse, convert))
     except pa.ArrowInvalid as error:
-        if "Empty CSV" in str(error):
-            if rowless:
-                return
-            raise DataError(f"{path}: no rows", "copy or download it again") from error
+        width = re.search(r"Row #(\d+): (Expected \d+ columns, got \d+)", str(error))
+        if width is None:  # none is known that passes the checks before
+            raise DataError(f"{path}, after line {line - 1}: {shown(str(error))}") from error
         raise DataError(
-            f"{path}, {place(str(error), line, first_line)}", "is the file cut, or of another kind?"
+            f"{path}, line {line - 1 + int(width[1])}: {width[2]}", "is the file cut, or of another kind?"
         ) from error
-    if not whole.newline_last:
-        raise DataError(
-            f"{path}, line {line - 1}: the last line has no end, the file is cut", "copy or download it again"
-        )
 
 
-def place(error: str, line: int, first_line: int) -> str:
-    """pyarrow's message with the line it is about: its rows count from the first that it was given."""
-    row = re.match(r"CSV parse error: Row #(\d+): (.*)", error, re.DOTALL)
-    if row is None:
-        return f"after line {line - 1}: {error}"
-    return f"line {first_line - 1 + int(row[1])}: {row[2]}"
-
-
-class EndsWithNewline:
-    """A reader that remembers whether the last byte was a newline, for pyarrow to read through."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file, self.newline_last, self.closed = file, True, False
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._file.read(size)
-        if data:
-            self.newline_last = data.endswith(b"\n")
-        return data
-
-
-def header(path: Path, file: IO[bytes], kinds: Mapping[str, str], optional: Sequence[str]) -> list[str]:
-    """The column names of a CSV file's first line, checked."""
-    first = file.readline()
-    if not first:
-        raise DataError(f"{path}: the file is empty", "copy or download it again")
-    try:
-        names = [name.strip().strip('"') for name in first.decode("utf-8-sig").split(",")]
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: the header is not text", "is it gzipped without .gz at its name?"
-        ) from error
-    expected = f"expected: {', '.join(kinds)}"
+def header(
+    path: Path, file: IO[bytes], kinds: Mapping[str, str], optional: Sequence[str], separator: str = ","
+) -> list[str]:
+    """The column names of a CSV file's first line, checked. They may be in quotes."""
+    names = [
+        name[1:-1] if len(name) > 1 and name[0] == name[-1] == '"' else name
+        for name in header_line(path, file).split(separator)
+    ]
+    expected = f"expected: {separator.join(kinds)}"
+    unknown = [name for name in names if name not in kinds and name not in optional]
+    if spaced := [name.strip() for name in unknown if name.strip() in kinds]:
+        raise DataError(f"{path}, line 1: spaces around {spaced[0]} in the header", expected)
     if missing := [name for name in kinds if name not in names]:
-        raise DataError(f"{path}: no column {missing[0]} in the header {', '.join(names)}", expected)
-    if extra := [name for name in names if name not in kinds and name not in optional]:
-        raise DataError(f"{path}: unknown column {extra[0]!r}", expected)
+        raise DataError(f"{path}, line 1: no column {missing[0]} in the header", expected)
+    if unknown:
+        raise DataError(f"{path}, line 1: unknown column {shown(unknown[0])} in the header", expected)
     if len(set(names)) < len(names):
-        raise DataError(f"{path}: a column stands twice in the header", expected)
+        raise DataError(f"{path}, line 1: a column stands twice in the header", expected)
     return names
 
 
 def typed(
     path: Path, line: int, text: pl.DataFrame, kinds: Mapping[str, str], empty: Sequence[str]
 ) -> pl.DataFrame:
-    """Text columns as int64, date, bool and str, with missing for empty where that is allowed."""
+    """Text columns as int64, date, float64, bool and str, with missing for empty where that is allowed."""
     columns = []
     for name, kind in kinds.items():
         column = text[name]
-        good = column.str.contains(PATTERNS[kind]) if kind in PATTERNS else column != ""
-        value = column
+        good, value = column.str.contains(PATTERNS[kind]), column
         match kind:
             case "date":
                 value = column.str.to_date("%Y-%m-%d", strict=False)
                 good &= value.is_not_null()
-            case "int64":
+            case "int64" | "bit":
                 value = column.cast(pl.Int64, strict=False)
-            case "float64":
+                good &= value.is_not_null()
+            case "float64" | "chance":
                 value = column.cast(pl.Float64, strict=False)
+                good &= value.is_finite().fill_null(False)
+                if kind == "chance":
+                    good &= value.is_between(0, 1)
             case "bool":
                 value = column == "true"
         if name in empty:
@@ -304,8 +296,16 @@ def typed(
         if not good.all():
             at = int((~good).arg_max() or 0)
             raise DataError(
-                f"{path}, line {line + at}, column {name}: {column[at]!r} is not {KINDS[kind]}",
+                f"{path}, line {line + at}, column {name}: {shown(column[at])} is not {KINDS[kind]}",
                 "`buzzer data info` shows the format",
             )
         columns.append(value.set(column == "", None) if name in empty else value)
     return pl.DataFrame(columns)
+
+
+def scan(path: Path, kinds: Mapping[str, str], separator: str = ",") -> pl.LazyFrame:
+    """A checked CSV file as a lazy frame of typed columns."""
+    types: dict[str, Any] = {"int64": pl.Int64, "float64": pl.Float64, "date": pl.Date}
+    overrides = {name: types.get(kind, pl.String) for name, kind in kinds.items()}
+    t = pl.scan_csv(path, separator=separator, schema_overrides=overrides, infer_schema=False)
+    return t.select(list(kinds))

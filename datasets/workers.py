@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def in_order(work: Callable[[Task], Made], tasks: Sequence[Task], jobs: int) -> Iterator[Made]:
+def in_order(work: Callable[[Task], Made], tasks: Sequence[Task], jobs: int) -> Generator[Made, None, None]:
     """`map(work, tasks)` by `jobs` processes, each with one thread; by this one if `jobs` is 1.
 
     `work` and the tasks must be picklable. At most two results a process wait to be taken, so memory does not grow with the

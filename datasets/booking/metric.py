@@ -9,6 +9,7 @@ import polars as pl
 
 from buzzer.datasets.booking.schema import SUBMISSION, TRUTH
 from buzzer.datasets.files import csv_blocks, new_file
+from buzzer.datasets.lines import shown
 from buzzer.errors import DataError
 
 CITIES = [name for name in SUBMISSION if name != "utrip_id"]
@@ -41,11 +42,13 @@ def same_trips(submission: Path, submitted: pl.Series, truth: Path, expected: pl
     for path, trips in ((submission, submitted), (truth, expected)):
         if trips.n_unique() < len(trips):
             twice = trips.filter(trips.is_duplicated())
-            raise DataError(f"{path}: {twice.n_unique()} trips stand in it more than once, as {twice[0]}")
+            raise DataError(
+                f"{path}: {twice.n_unique()} trips stand in it more than once, as {shown(twice[0])}"
+            )
     missing = expected.filter(~expected.is_in(submitted.implode()))
     extra = submitted.filter(~submitted.is_in(expected.implode()))
-    told = [f"{len(missing)} trips of the truth are missing, as {missing[0]}"] if len(missing) else []
-    told += [f"{len(extra)} trips are not in the truth, as {extra[0]}"] if len(extra) else []
+    told = [f"{len(missing)} trips of the truth are missing, as {shown(missing[0])}"] if len(missing) else []
+    told += [f"{len(extra)} trips are not in the truth, as {shown(extra[0])}"] if len(extra) else []
     if told:
         raise DataError(f"{submission}: {'; '.join(told)}", f"it must have exactly the trips of {truth.name}")
 

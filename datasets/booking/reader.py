@@ -7,7 +7,8 @@ from typing import Any
 import polars as pl
 
 from buzzer.datasets.booking.schema import EXTRA, HIDDEN, NAMES, OFFICIAL_ROWS, TEST, TRAIN, TRUTH, WHERE
-from buzzer.datasets.files import Files, csv_blocks, find, fingerprint, need, new_folder, origin
+from buzzer.datasets.files import Files, csv_blocks, find, fingerprint, need, new_folder, origin, scan
+from buzzer.datasets.lines import shown
 from buzzer.errors import DataError
 
 Progress = Callable[[float, str], None]
@@ -70,7 +71,9 @@ def complain(path: Path, line: int, block: pl.DataFrame, bad: pl.Expr, column: s
     flags = block.select(bad.alias("bad"))["bad"]
     if flags.any():
         at = int(flags.arg_max() or 0)
-        raise DataError(f"{path}, line {line + at}, column {column}: {block[column][at]} is {what}")
+        value = block[column][at]
+        text = shown(value) if isinstance(value, str) else "nothing" if value is None else str(value)
+        raise DataError(f"{path}, line {line + at}, column {column}: {text} is {what}")
 
 
 def tell_duplicate(path: Path, kinds: dict[str, str], hashes: pl.Series, empty: list[str]) -> None:
@@ -85,13 +88,6 @@ def tell_duplicate(path: Path, kinds: dict[str, str], hashes: pl.Series, empty: 
                     f"{path}, line {line + at}: the same row as line {seen[row]}", "delete one of them"
                 )
             seen[row] = line + at
-
-
-def scan(path: Path, kinds: dict[str, str]) -> pl.LazyFrame:
-    """The checked file as a lazy frame of typed columns."""
-    types = {"int64": pl.Int64, "str": pl.String, "date": pl.Date}
-    overrides = {name: types[kind] for name, kind in kinds.items()}
-    return pl.scan_csv(path, schema_overrides=overrides, infer_schema=False).select(list(kinds))
 
 
 def check_hidden(path: Path) -> pl.Series:
@@ -115,7 +111,7 @@ def check_hidden(path: Path) -> pl.Series:
         if bad.height:
             one = bad.row(0, named=True)
             raise DataError(
-                f"{path}: trip {one['utrip_id']} has {one['n']} {what} ({bad.height} such trips)",
+                f"{path}: trip {shown(one['utrip_id'])} has {one['n']} {what} ({bad.height} such trips)",
                 "the last stay of each test trip, and only it, has city_id 0 and no hotel_country; is the file cut?",
             )
     return trips["utrip_id"]
@@ -125,10 +121,12 @@ def check_truth(path: Path, trips: pl.Series, test: Path) -> int:
     """Rows of the truth, whose trips must be the test's."""
     ids = pl.concat([block["utrip_id"] for _, block in csv_blocks(path, TRUTH)])
     if ids.n_unique() < len(ids):
-        raise DataError(f"{path}: trip {ids.filter(ids.is_duplicated())[0]} stands in it more than once")
+        raise DataError(
+            f"{path}: trip {shown(ids.filter(ids.is_duplicated())[0])} stands in it more than once"
+        )
     odd = pl.concat([ids.filter(~ids.is_in(trips.implode())), trips.filter(~trips.is_in(ids.implode()))])
     if len(odd):
-        raise DataError(f"{path}: {len(odd)} trips are not in both it and {test.name}, as {odd[0]}")
+        raise DataError(f"{path}: {len(odd)} trips are not in both it and {test.name}, as {shown(odd[0])}")
     return len(ids)
 
 

@@ -1,13 +1,14 @@
 """Reader of data_full.json: an object of six splits, each a list of [sentence, label]."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from buzzer.datasets import strict_json
 from buzzer.datasets.files import Files, fingerprint, new_folder, origin
+from buzzer.datasets.lines import shown
 from buzzer.errors import DataError
 
 FILE = "data_full.json"
@@ -29,12 +30,9 @@ Split = list[tuple[str, str]]
 
 def read(path: Path) -> dict[str, Split]:
     """All splits. Raises DataError for a file that is missing, cut, or of another form."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file", WHERE) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not JSON, or cut: {error}", "copy or download it again") from error
+    if not path.is_file():
+        raise DataError(f"{path}: no such file", WHERE)
+    content = strict_json.loads(path)
     if not isinstance(content, dict):
         raise DataError(f"{path}: no JSON object of splits", f"expected: {', '.join(SPLITS)}")
     if missing := [name for name in SPLITS if name not in content]:
@@ -49,14 +47,18 @@ def pairs(path: Path, name: str, entries: Any) -> Split:
     if not isinstance(entries, list) or not entries:
         raise DataError(f"{path}, split {name}: empty, or not a list")
     for at, entry in enumerate(entries):
-        good = (
-            isinstance(entry, list)
-            and len(entry) == 2
-            and all(isinstance(x, str) and x.strip() for x in entry)
-        )
+        good = isinstance(entry, list) and len(entry) == 2 and all(map(is_text, entry))
         if not good:
-            raise DataError(f"{path}, split {name}, entry {at}: {entry!r} is not [sentence, label]")
+            raise DataError(f"{path}, split {name}, entry {at}: {shown(entry)} is not [sentence, label]")
     return [(sentence, label) for sentence, label in entries]
+
+
+def is_text(value: Any) -> bool:
+    """Whether a value is a text that is not blank and that UTF-8 can write: JSON may escape half a surrogate pair."""
+    try:
+        return isinstance(value, str) and bool(value.strip()) and bool(value.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def check_labels(path: Path, splits: dict[str, Split]) -> None:
@@ -66,7 +68,9 @@ def check_labels(path: Path, splits: dict[str, Split]) -> None:
         allowed = {OOS} if name.startswith("oos") else known - {OOS}
         for at, (_, label) in enumerate(entries):
             if label not in allowed:
-                raise DataError(f"{path}, split {name}, entry {at}: label {label!r} does not belong there")
+                raise DataError(
+                    f"{path}, split {name}, entry {at}: label {shown(label)} does not belong there"
+                )
 
 
 def check(folder: Path, progress: Progress) -> Files:

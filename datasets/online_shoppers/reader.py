@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from buzzer.datasets.files import Files, blocks, fingerprint, need, new_folder, opened, origin
+from buzzer.datasets.files import Files, csv_blocks, fingerprint, need, new_folder, opened, origin, scan
+from buzzer.datasets.lines import header_line, shown
 from buzzer.errors import DataError
 
 FILE = "online_shoppers_intention.csv"
-SEPARATOR = ";"
+SEPARATORS = ";,"
 COUNTS = ("Administrative", "Informational", "ProductRelated")
 RATES = ("BounceRates", "ExitRates", "PageValues", "SpecialDay")
 CODED = ("Month", "OperatingSystems", "Browser", "Region", "TrafficType", "VisitorType", "Weekend")
@@ -39,36 +40,34 @@ def check(folder: Path, progress: Progress) -> Files:
     path = need(folder, (FILE,), WHERE)
     progress(0.0, f"checking {path.name}")
     rows, bought = 0, 0
-    with opened(path) as file:
-        names = file.readline().decode("utf-8-sig", "replace").strip().split(SEPARATOR)
-        if names != list(COLUMNS):
-            raise DataError(
-                f"{path}: the header is not the official one", f"expected: {SEPARATOR.join(COLUMNS)}"
-            )
-        for line, block in blocks(path, file, names, COLUMNS, first_line=2, separator=SEPARATOR):
-            for name in ("Weekend", "Revenue"):
-                wrong = ~block[name].is_in(["TRUE", "FALSE"])
-                if wrong.any():
-                    at = int(wrong.arg_max() or 0)
-                    raise DataError(
-                        f"{path}, line {line + at}, column {name}: {block[name][at]!r} is not TRUE or FALSE"
-                    )
-            rows, bought = rows + block.height, bought + int((block["Revenue"] == "TRUE").sum())
+    for line, block in csv_blocks(path, COLUMNS, separator=separator_of(path)):
+        for name in ("Weekend", "Revenue"):
+            wrong = ~block[name].is_in(["TRUE", "FALSE"])
+            if wrong.any():
+                at = int(wrong.arg_max() or 0)
+                raise DataError(
+                    f"{path}, line {line + at}, column {name}: {shown(block[name][at])} is not TRUE or FALSE"
+                )
+        rows, bought = rows + block.height, bought + int((block["Revenue"] == "TRUE").sum())
     found_in = origin(folder, rows, OFFICIAL_ROWS)
     return Files(
         folder, fingerprint([path], folder), {"sessions": rows}, {"bought": bought}, **vars(found_in)
     )
 
 
+def separator_of(path: Path) -> str:
+    """The official file has semicolons, most public copies have commas: the one that the header has more of."""
+    with opened(path) as file:
+        line = header_line(path, file)
+    return max(SEPARATORS, key=line.count)
+
+
 def convert(folder: Path, out: Path, progress: Progress) -> None:
     """Check the official file and write it as Parquet under `out`."""
     check(folder, progress)
-    types = {"int64": pl.Int64, "float64": pl.Float64, "str": pl.String}
-    schema = {name: types[kind] for name, kind in COLUMNS.items()}
+    path = need(folder, (FILE,), WHERE)
     with new_folder(out) as aside:
-        pl.scan_csv(need(folder, (FILE,), WHERE), separator=SEPARATOR, schema=schema).sink_parquet(
-            aside / "sessions.parquet"
-        )
+        scan(path, COLUMNS, separator_of(path)).sink_parquet(aside / "sessions.parquet")
 
 
 def generate(out: Path, scale: float, seed: int, progress: Progress) -> None:
@@ -106,6 +105,6 @@ def generate(out: Path, scale: float, seed: int, progress: Progress) -> None:
         "Revenue": pl.Series(["FALSE", "TRUE"]).gather(bought.astype(int)),
     }
     with new_folder(out) as aside:
-        pl.DataFrame(columns).select(list(COLUMNS)).write_csv(aside / FILE, separator=SEPARATOR)
+        pl.DataFrame(columns).select(list(COLUMNS)).write_csv(aside / FILE, separator=SEPARATORS[0])
         facts = {"generator": "online_shoppers", "version": VERSION, "scale": scale, "seed": seed}
         (aside / "generator.json").write_text(json.dumps(facts, indent=1) + "\n")

@@ -1,6 +1,5 @@
 """The official metrics: average precision and relative cross entropy, by engagement and author group."""
 
-import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from buzzer.datasets.files import new_file
+from buzzer.datasets.files import blocks, new_file, opened
+from buzzer.datasets.lines import shown
 from buzzer.datasets.recsys2021.reader import part_files, rows_of
 from buzzer.datasets.recsys2021.schema import GROUPS, LABELLED, LABELS, SUBMISSION
 from buzzer.errors import DataError
@@ -87,29 +87,12 @@ def scores(truth: Mapping[str, Array], predicted: Mapping[str, Array], followers
 
 
 def read_submission(path: Path) -> pl.DataFrame:
-    """A submission as columns. Raises DataError with the line of a row that has not two ids and four numbers."""
+    """A submission as columns. Raises DataError with line and column of a row that has not two ids and four numbers from 0 to 1."""
     if not path.is_file():
         raise DataError(f"{path}: no such file")
-
-    def rows() -> Iterator[tuple[Any, ...]]:
-        with path.open(encoding="utf-8", errors="replace", newline="") as file:
-            for line, row in enumerate(csv.reader(file), 1):
-                try:
-                    tweet, reader, reply, retweet, quote, like = row
-                    yield tweet, reader, float(reply), float(retweet), float(quote), float(like)
-                except ValueError as error:
-                    raise DataError(
-                        f"{path}, line {line}: {','.join(row)!r} is not two ids and four numbers"
-                    ) from error
-
-    kinds = {name: pl.String if name.endswith("_id") else pl.Float64 for name in SUBMISSION}
-    try:
-        table = pl.read_csv(path, has_header=False, schema=kinds)
-    except (pl.exceptions.PolarsError, OSError):
-        table = pl.DataFrame(list(rows()), schema=kinds, orient="row")  # slow, but it knows the line
-    if table.null_count().sum_horizontal().item():
-        table = pl.DataFrame(list(rows()), schema=kinds, orient="row")
-    return table
+    kinds = {name: "str" if name.endswith("_id") else "chance" for name in SUBMISSION}
+    with opened(path) as file:
+        return pl.concat([block for _, block in blocks(path, file, list(SUBMISSION), kinds)])
 
 
 @dataclass(frozen=True)
@@ -162,7 +145,7 @@ def joined(submission: Path, answers: pl.DataFrame, truth: Path, files: Sequence
     for path, table in ((submission, answers), (truth, known)):
         if (twice := table.select(KEYS).is_duplicated()).any():
             raise DataError(
-                f"{path}: {twice.sum()} rows share their pair of tweet and reader, as {table.row(int(twice.arg_max() or 0))[:2]}"
+                f"{path}: {twice.sum()} rows share their pair of tweet and reader, as {shown(table.row(int(twice.arg_max() or 0))[:2])}"
             )
     same_pairs(submission, answers.select(KEYS), known.select(KEYS))
     whole = answers.select(KEYS).join(known, on=KEYS, how="left", maintain_order="left")
@@ -174,8 +157,12 @@ def same_pairs(submission: Path, submitted: pl.DataFrame, expected: pl.DataFrame
     """Raises DataError unless both have the same pairs; no pair stands in either twice."""
     missing = expected.join(submitted, on=expected.columns, how="anti")
     extra = submitted.join(expected, on=expected.columns, how="anti")
-    told = [f"{missing.height} pairs of the truth are missing, as {missing.row(0)}"] if missing.height else []
-    told += [f"{extra.height} pairs are not in the truth, as {extra.row(0)}"] if extra.height else []
+    told = (
+        [f"{missing.height} pairs of the truth are missing, as {shown(missing.row(0))}"]
+        if missing.height
+        else []
+    )
+    told += [f"{extra.height} pairs are not in the truth, as {shown(extra.row(0))}"] if extra.height else []
     if told:
         raise DataError(
             f"{submission}: {'; '.join(told)}",

@@ -11,6 +11,7 @@ from typing import IO, Any
 import polars as pl
 
 from buzzer.datasets.files import Files, blocks, fingerprint, new_folder, opened, origin
+from buzzer.datasets.lines import shown
 from buzzer.datasets.recsys2021.schema import (
     EMPTY,
     LABELS,
@@ -94,7 +95,7 @@ def among(path: Path, line: int, block: pl.DataFrame, column: str, good: pl.Seri
         at = int((~good).arg_max() or 0)
         known = ", ".join(TYPES if column == "tweet_type" else MEDIA)
         raise DataError(
-            f"{path}, line {line + at}, column {column}: {block[column][at]!r} is none of {known}"
+            f"{path}, line {line + at}, column {column}: {shown(block[column][at])} is none of {known}"
         )
 
 

@@ -1,6 +1,5 @@
-"""The organisers' test files, read one query at a time; and their events as columns."""
+"""The organisers' test files: their schema, read one query at a time, written, and their events as columns."""
 
-import io
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,53 +7,10 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from buzzer.datasets.files import opened
-from buzzer.datasets.sigir_ecom.schema import ACTIONS, DIMS, EVENT
+from buzzer.datasets.lines import shown
+from buzzer.datasets.sigir_ecom.schema import DIMS
+from buzzer.datasets.strict_json import numbered, objects
 from buzzer.errors import DataError
-
-CHUNK = 1 << 20  # characters
-
-
-def records(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON list, in memory for one of them and a chunk.
-
-    Raises DataError for a file that is missing, cut, or no list of objects.
-    """
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    decoder = json.JSONDecoder()
-    with opened(path) as raw:
-        file = io.TextIOWrapper(raw, encoding="utf-8", errors="replace")
-        text, at, number, began = file.read(CHUNK), 0, 0, False
-        while True:
-            at = skip(text, at, " \t\r\n" + ("," if number else "") if began else " \t\r\n")
-            if at < len(text) and text[at] == ("]" if began else "["):
-                if began:
-                    return
-                began, at = True, at + 1
-                continue
-            try:
-                if at < len(text) and not began:
-                    raise DataError(f"{path}: not a list of queries", "is it the organisers' test file?")
-                found, at = decoder.raw_decode(text, at)
-            except ValueError as error:
-                more = file.read(CHUNK)
-                if not more:
-                    raise DataError(
-                        f"{path}: cut or damaged after {number} queries: {error}", "copy or download it again"
-                    ) from error
-                text, at = text[at:] + more, 0
-                continue
-            if not isinstance(found, dict):
-                raise DataError(f"{path}: query {number} is not an object")
-            yield found
-            number += 1
-
-
-def skip(text: str, at: int, characters: str) -> int:
-    while at < len(text) and text[at] in characters:
-        at += 1
-    return at
 
 
 class Writer:
@@ -77,29 +33,43 @@ def written(path: Path) -> Iterator[Writer]:
         file.write("\n]\n" if writer.items else "[]\n")
 
 
-def check_record(path: Path, number: int, record: dict[str, Any]) -> None:
-    """Raises DataError for a query that is off the schema."""
-    events = record.get("query")
-    if not isinstance(events, list) or not events:
-        raise DataError(f"{path}, query {number}: no events in `query`")
-    for at, event in enumerate(events):
-        where = f"{path}, query {number}, event {at}"
-        if not isinstance(event, dict) or not isinstance(event.get("server_timestamp_epoch_ms"), int):
-            raise DataError(f"{where}: no server_timestamp_epoch_ms")
-        if missing := [name for name in EVENT if name not in event and name != "hashed_url"]:
-            raise DataError(f"{where}: no {missing[0]}", f"expected: {', '.join(EVENT)}")
-        vector = event["query_vector"]
-        if vector is not None and (not isinstance(vector, list) or len(vector) != DIMS):
-            raise DataError(f"{where}: query_vector is not a list of {DIMS} numbers")
-        if (event["product_action"] or "detail") not in ACTIONS:
-            raise DataError(
-                f"{where}: product_action {event['product_action']!r} is none of {', '.join(ACTIONS)}"
-            )
+def checked(path: Path, cart: bool) -> Iterator[dict[str, Any]]:
+    """The queries of a test file, each held against the schema in `queries.py`.
+
+    Raises DataError that names line, query, event and key.
+    """
+    from pydantic import ValidationError
+
+    from buzzer.datasets.sigir_ecom.queries import Intention, Recommendation
+
+    schema = Intention if cart else Recommendation
+    for number, (line, record) in enumerate(numbered(path)):
+        try:
+            schema.model_validate(record)
+        except ValidationError as error:
+            raise DataError(f"{path}, line {line}, query {number}{place(error)}") from error
+        yield record
+
+
+def place(error: Any) -> str:
+    """The first fault that pydantic tells of, in a few words."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    where, inside = list(first["loc"]), ""
+    if where[:1] == ["query"] and len(where) > 1:
+        inside, where = f", event {where[1]}", where[2:]
+    inside += f", {where[0]}" if where else ""
+    text = f"{shown(first['input'])}: {first['msg']}"
+    match first["type"]:
+        case "missing":
+            text = "lacks this key"
+        case "value_error":
+            text = first["msg"].removeprefix("Value error, ")
+    return f"{inside}: {text}"
 
 
 def pieces(path: Path, queries: int) -> Iterator[list[dict[str, Any]]]:
-    """The queries in lists of at most `queries`."""
-    source = records(path)
+    """The queries of a checked file in lists of at most `queries`."""
+    source = objects(path, known=True)
     while piece := list(islice(source, queries)):
         yield piece
 

@@ -2,13 +2,17 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
+from math import isfinite
 from pathlib import Path
 from sys import intern
 from typing import Any
 
 from buzzer.datasets.files import new_file
-from buzzer.datasets.sigir_ecom.json_file import records, written
+from buzzer.datasets.lines import shown
+from buzzer.datasets.sigir_ecom.json_file import written
 from buzzer.datasets.sigir_ecom.schema import AFTER_ADD
+from buzzer.datasets.strict_json import objects
 from buzzer.errors import DataError
 
 K = 20
@@ -63,45 +67,78 @@ def labels(path: Path, kind: type | None = None) -> list[Any]:
     Raises DataError for a query without one or with one of another kind.
     """
     found = []
-    for number, record in enumerate(records(path)):
-        label = record.get("label")
-        kind = kind or (list if isinstance(label, list) else int)
-        good = isinstance(label, list) if kind is list else label in (0, 1)
-        if not good:
-            what = "a list of items" if kind is list else "0 or 1"
-            raise DataError(f"{path}, query {number}: label {str(label)[:40]!r} is not {what}")
-        # Of the same few products over and over: one text each.
-        found.append([intern(str(item)) for item in label] if isinstance(label, list) else label)
+    for number, record in enumerate(objects(path)):
+        kind = kind or (list if isinstance(record.get("label"), list) else int)
+        found.append(label_of(path, number, record, kind))
     if not found:
         raise DataError(f"{path}: no queries")
     return found
+
+
+def label_of(path: Path, number: int, record: Mapping[str, Any], kind: type) -> Any:
+    """The label of one query: 0 or 1, or texts and finite numbers, which are the same item where Python calls them equal, as
+    for the organisers' script."""
+    label = record.get("label")
+    if kind is list:
+        good = isinstance(label, list) and all(map(is_item, label))
+    else:
+        good = type(label) is int and label in (0, 1)  # true is no 1 here
+    if not good:
+        what = "a list of items" if kind is list else "0 or 1"
+        raise DataError(f"{path}, query {number}: label {shown(label)} is not {what}")
+    # Of the same few products over and over: one text each.
+    return [intern(x) if type(x) is str else x for x in label] if isinstance(label, list) else label
+
+
+def is_item(value: Any) -> bool:
+    return type(value) in (str, int) or (type(value) is float and isfinite(value))
 
 
 def score(submission: Path, truth: Path) -> dict[str, float]:
     """The official scores of a submission: MRR@20 and F1@20 where the truth's labels are lists of items, weighted_f1 where they
     are 0 or 1. Queries are matched by position.
 
-    Raises DataError for files that are no submissions or have different numbers of queries.
+    Raises DataError for files that are no submissions, have different numbers of queries, or queries with other events.
     """
-    expected = labels(truth)
-    kind = type(expected[0])
-    given = labels(submission, kind)
+    expected, given, others = [], [], list[int]()
+    after: list[Any] = []
+    kind: type | None = None
+    for number, (known, answer) in enumerate(zip_longest(objects(truth), objects(submission))):
+        if known is not None:
+            kind = kind or (list if isinstance(known.get("label"), list) else int)
+            expected.append(label_of(truth, number, known, kind))
+            after.append(known.get("nb_after_add"))
+        if answer is not None:
+            given.append(label_of(submission, number, answer, kind or list))
+        if known is not None and answer is not None and known.get("query") != answer.get("query"):
+            others.append(number)
+    if not expected:
+        raise DataError(f"{truth}: no queries")
     if len(given) != len(expected):
         raise DataError(
             f"{submission}: {len(given)} queries, {len(expected)} in {truth.name}",
             "a submission has one label for each query of the test file, in its order",
         )
+    if others:
+        raise DataError(
+            f"{submission}, query {others[0]}: not the events of {truth.name}'s ({len(others)} such queries)",
+            "a submission is the test file with its labels filled in",
+        )
     if kind is list:
         return {"MRR@20": next_item_mrr(given, expected), "F1@20": subsequent_f1(given, expected)}
-    after = [record.get("nb_after_add", -1) for record in records(truth)]
+    for number, n in enumerate(after):
+        if type(n) is not int or n not in WEIGHTS:
+            raise DataError(
+                f"{truth}, query {number}: nb_after_add {shown(n)} is none of {', '.join(map(str, WEIGHTS))}"
+            )
     return {"weighted_f1": weighted_micro_f1(given, expected, after)}
 
 
-def write_records(path: Path, items: Iterable[Mapping[str, Any]]) -> None:
+def write_records(path: Path, queries: Iterable[Mapping[str, Any]]) -> None:
     """A JSON list, one object a line, written complete or not at all."""
     with new_file(path) as aside, written(aside) as file:
-        for item in items:
-            file.add(item)
+        for query in queries:
+            file.add(query)
 
 
 def write_submission(path: Path, test: Path, predicted: Iterable[Any]) -> None:
@@ -109,5 +146,7 @@ def write_submission(path: Path, test: Path, predicted: Iterable[Any]) -> None:
 
     Raises ValueError unless there is one prediction a query.
     """
-    filled = (record | {"label": label} for record, label in zip(records(test), predicted, strict=True))
+    filled = (
+        record | {"label": label} for record, label in zip(objects(test, known=True), predicted, strict=True)
+    )
     write_records(path, filled)

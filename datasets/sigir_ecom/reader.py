@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -18,17 +17,21 @@ from buzzer.datasets.files import (
     new_folder,
     opened,
     origin,
+    scan,
 )
-from buzzer.datasets.sigir_ecom.json_file import check_record, records
+from buzzer.datasets.lines import shown
+from buzzer.datasets.sigir_ecom import json_file
 from buzzer.datasets.sigir_ecom.metric import write_records
 from buzzer.datasets.sigir_ecom.schema import (
     ACTIONS,
-    AFTER_ADD,
+    BROWSING,
+    CONTENT,
     DIMS,
     EMPTY,
     KINDS,
     NAMES,
     OFFICIAL_ROWS,
+    SEARCH,
     TESTS,
     WHERE,
 )
@@ -92,19 +95,17 @@ def complain(path: Path, line: int, block: pl.DataFrame, bad: pl.Expr, column: s
     flags = block.select(bad.fill_null(False).alias("bad"))["bad"]
     if flags.any():
         at = int(flags.arg_max() or 0)
-        raise DataError(f"{path}, line {line + at}, column {column}: {block[column][at]!r} is {what}")
+        raise DataError(f"{path}, line {line + at}, column {column}: {shown(block[column][at])} is {what}")
 
 
 def check_test(path: Path, cart: bool) -> tuple[int, int]:
     """Number of queries, and of those that have a label."""
     queries, labelled = 0, 0
-    for number, record in enumerate(records(path)):
-        check_record(path, number, record)
-        if cart and record.get("nb_after_add") not in AFTER_ADD:
-            wrong = record.get("nb_after_add")
-            raise DataError(f"{path}, query {number}: nb_after_add {wrong!r} is none of {AFTER_ADD}")
+    for record in json_file.checked(path, cart):
         queries += 1
         labelled += "label" in record
+    if not queries:
+        raise DataError(f"{path}: no queries", WHERE)
     if labelled not in (0, queries):
         raise DataError(
             f"{path}: {labelled} of {queries} queries have a label", "either all have one or none"
@@ -127,13 +128,6 @@ def csv_pieces(path: Path, folder: Path, rows: int) -> Iterator[Path]:
                 piece.unlink(missing_ok=True)
 
 
-def scan(path: Path, part: str) -> pl.LazyFrame:
-    """A checked CSV file as a lazy frame of typed columns."""
-    types: dict[str, Any] = {"int64": pl.Int64, "float64": pl.Float64}
-    overrides = {name: types.get(kind, pl.String) for name, kind in KINDS[part].items()}
-    return pl.scan_csv(path, schema_overrides=overrides, infer_schema=False).select(list(KINDS[part]))
-
-
 def convert(folder: Path, out: Path, progress: Progress) -> None:
     """Check the official files and write them under `out` as Parquet; and, where the organisers' test files are not among
     them, `out`/local: the same files without their last days, and test files made from those (see `split`)."""
@@ -142,7 +136,7 @@ def convert(folder: Path, out: Path, progress: Progress) -> None:
     with new_folder(out) as aside:
         for number, part in enumerate(KINDS):
             progress(0.5 + number / 10, f"writing {part}.parquet")
-            scan(found[part], part).sink_parquet(aside / f"{part}.parquet")
+            scan(found[part], KINDS[part]).sink_parquet(aside / f"{part}.parquet")
         if not set(TESTS) <= set(found):
             split(folder, aside / "local", 0, lambda share, what: progress(0.8 + share / 5, what))
 
@@ -154,7 +148,7 @@ def split(folder: Path, out: Path, seed: int, progress: Progress) -> None:
     Memory: one id and time a session, and the events of the held-out days.
     """
     found = paths(folder)
-    browsing, search = scan(found["browsing"], "browsing"), scan(found["search"], "search")
+    browsing, search = scan(found["browsing"], BROWSING), scan(found["search"], SEARCH)
     key, time = "session_id_hash", "server_timestamp_epoch_ms"
     progress(0.0, "finding the last days' sessions")
     both = pl.concat([t.select(key, time) for t in (browsing, search)])
@@ -165,7 +159,7 @@ def split(folder: Path, out: Path, seed: int, progress: Progress) -> None:
         for part, t in (("browsing", browsing), ("search", search)):
             progress(0.2, f"writing {NAMES[part][0]}")
             t.join(held, on=key, how="anti", maintain_order="left").sink_csv(aside / NAMES[part][0])
-        scan(found["content"], "content").sink_csv(aside / NAMES["content"][0])
+        scan(found["content"], CONTENT).sink_csv(aside / NAMES["content"][0])
         progress(0.6, "writing test files")
         parts = [t.join(held, on=key, how="semi").collect(engine="streaming") for t in (browsing, search)]
         write_tests(aside, parts[0], parts[1], seed)

@@ -18,9 +18,9 @@ from buzzer.datasets.online_shoppers.reader import (
     COUNTS,
     FILE,
     RATES,
-    SEPARATOR,
     VERSION,
     WHERE,
+    separator_of,
 )
 from buzzer.engine import frames
 from buzzer.engine.frames import Engine, Frame
@@ -139,7 +139,8 @@ class Shoppers:
 
 
 def read(e: Engine, folder: Path) -> Frame:
-    return e.read_csv(need(folder, (FILE,), WHERE), COLUMNS, separator=SEPARATOR)
+    path = need(folder, (FILE,), WHERE)
+    return e.read_csv(path, COLUMNS, separator=separator_of(path))
 
 
 def base(e: Engine, t: Frame, tables: Mapping[str, Frame]) -> Frame:

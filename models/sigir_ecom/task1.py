@@ -15,6 +15,7 @@ from buzzer.datasets.sigir_ecom import json_file
 from buzzer.datasets.sigir_ecom.metric import labels, next_item_mrr, subsequent_f1
 from buzzer.datasets.sigir_ecom.reader import paths
 from buzzer.datasets.sigir_ecom.schema import DIMS, WHERE
+from buzzer.datasets.strict_json import objects
 from buzzer.engine import frames
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Array
@@ -315,7 +316,7 @@ def named(names: Array, guesses: Array) -> list[list[str]]:
 
 def score(guesses: Mapping[str, Array], names: Array, submission: Path, test: Path) -> dict[str, float]:
     """The official scores of the written submission, and the same of each model."""
-    first = next(json_file.records(test))
+    first = next(objects(test, known=True))
     if "label" not in first:
         return {}
     scores, truth = dataset.score(submission, test), labels(test)

@@ -12,6 +12,7 @@ from buzzer.datasets import sigir_ecom as dataset
 from buzzer.datasets.sigir_ecom import json_file
 from buzzer.datasets.sigir_ecom.metric import labels, weighted_micro_f1
 from buzzer.datasets.sigir_ecom.schema import WHERE
+from buzzer.datasets.strict_json import objects
 from buzzer.engine import frames
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Array, on_host
@@ -262,7 +263,7 @@ def blended(chances: dict[str, Array], weights: Mapping[str, float]) -> dict[str
 def score(answers: Mapping[str, list[int]], submission: Path, test: Path) -> dict[str, float]:
     """The official score of the written submission; the same of each model, and of 0 everywhere; and how far above that
     floor the submission is."""
-    queries = list(json_file.records(test))
+    queries = list(objects(test, known=True))
     if "label" not in queries[0]:
         return {}
     truth, after = labels(test, int), [query["nb_after_add"] for query in queries]

@@ -293,6 +293,12 @@ def test_good_files_pass(made: Path) -> None:
     assert (files.source, files.scale, files.notes) == ("generated", SCALE, ())
 
 
+def test_a_last_line_may_lack_its_end(copy: Path) -> None:
+    rows = recsys2021.check(copy, silent).rows
+    cut(1)(copy)
+    assert recsys2021.check(copy, silent).rows == rows
+
+
 def test_a_sample_of_official_files_is_told(copy: Path) -> None:
     files = recsys2021.check(copy, silent)
     n = files.rows["test"]
@@ -368,18 +374,17 @@ BAD = {
     "column count": (fewer_columns, "train/part-00000, line 1: Expected 24 columns, got 23"),
     "blank line": (
         blank_line,
-        "val/part-00000, line 6, column tweet_id",
+        "val/part-00000, line 6: a blank line",
     ),
     "nothing but a blank line": (
         lambda folder: (folder / "test" / "part-00000").write_text("\n"),
-        "test/part-00000, line 1, column tweet_id",
+        "test/part-00000, line 1: a blank line",
     ),
     "labels in the test": (
         lambda folder: shutil.copy(folder / "val" / "part-00000", folder / "test"),
         "Expected 20 columns",
     ),
     "cut in mid-line": (cut(200), "train/part-00000, line 200: Expected 24 columns"),
-    "cut in the last field": (cut(1), "train/part-00000, line 200: the last line has no end"),
     "bad integer": (
         edit("train", 7, 10, "many"),
         "line 7, column engaged_with_user_follower_count: 'many' is not a whole",
@@ -569,12 +574,19 @@ def test_rows_in_any_order_score_the_same(
             lambda lines: [*lines, f"{'A' * 32},{'B' * 32},0,0,0,0\n"],
             "1 pairs are not in the truth, as ('AAAA",
         ),
-        (lambda lines: ["\udcff\udcfe\n"], "is not two ids and four numbers"),
+        (lambda lines: ["\udcff\udcfe\n"], "line 1, column tweet_id: bytes that are not UTF-8"),
         (lambda lines: [*lines, lines[0]], "2 rows share their pair"),
-        (lambda lines: [*lines[:-1], lines[-1].replace(",", ";", 1)], "is not two ids and four numbers"),
+        (lambda lines: [*lines[:-1], lines[-1].replace(",", ";", 1)], "Expected 6 columns, got 5"),
         (
             lambda lines: [*lines[:-1], lines[-1].rsplit(",", 1)[0] + ",high\n"],
-            "is not two ids and four numbers",
+            "column like: 'high' is not a number from 0 to 1",
+        ),
+        *(
+            (
+                lambda lines, x=x: [lines[0], lines[1].rsplit(",", 1)[0] + f",{x}\n", *lines[2:]],
+                "line 2, column like: ",
+            )
+            for x in ("nan", "inf", "1.1", "-0.1", "1e9", "", "٠.٥", " 0.5", "0x1", "1_0")
         ),
     ],
 )

@@ -1,0 +1,348 @@
+"""An independent reading of the official formats with the standard library alone, for tests: docs/data.md as plain loops."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from buzzer.datasets.booking import schema as booking
+from buzzer.datasets.recsys2021 import schema as recsys
+from buzzer.datasets.sigir_ecom import schema as sigir
+
+Faults = set[tuple[str, int]]  # name of the file, line; 0 where it is about the file as a whole
+Row = dict[str, Any]
+HEX = set("0123456789abcdefABCDEF")
+DIGITS = set("0123456789")
+SHOPPERS = [
+    "Administrative",
+    "Administrative_Duration",
+    "Informational",
+    "Informational_Duration",
+    "ProductRelated",
+    "ProductRelated_Duration",
+    "BounceRates",
+    "ExitRates",
+    "PageValues",
+    "SpecialDay",
+    "Month",
+    "OperatingSystems",
+    "Browser",
+    "Region",
+    "TrafficType",
+    "VisitorType",
+    "Weekend",
+    "Revenue",
+]
+FLOATS = {name for name in SHOPPERS if name.endswith(("Duration", "Rates", "Values", "Day"))}
+TEXTS = {"Month", "VisitorType", "Weekend", "Revenue"}
+SHOPPERS_KINDS = {
+    name: "float64" if name in FLOATS else "str" if name in TEXTS else "int64" for name in SHOPPERS
+}
+
+
+class Refused(Exception):
+    def __init__(self, *lines: int) -> None:
+        super().__init__(lines)
+        self.lines = lines
+
+
+def text_of(data: bytes) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise Refused(data[: error.start].count(b"\n") + 1) from None
+
+
+def split(row: str, separator: str, quoted: bool) -> list[str | None]:
+    """Fields of a line, None for one that nobody reads alike."""
+    if not quoted:
+        return [*row.split(separator)]
+    fields: list[str | None] = []
+    while True:
+        if row.startswith('"'):
+            inside, closed, rest = row[1:].partition('"')
+            if not closed or not inside or (rest and not rest.startswith(separator)):
+                return [None]
+            fields.append(inside)
+            more, row = bool(rest), rest[1:]
+        else:
+            field, comma, row = row.partition(separator)
+            fields.append(None if '"' in field else field)
+            more = bool(comma)
+        if not more:
+            return fields
+
+
+def lines_of(data: bytes, allowed: str) -> tuple[list[str], list[int]]:
+    """Lines without their ends, and the numbers of those that are wrong."""
+    lines = text_of(data).split("\n")
+    if lines[-1] == "":
+        lines.pop()
+        ended = True
+    else:
+        ended = False
+    bad = []
+    for number, line in enumerate(lines, 1):
+        if line.endswith("\r") and (number < len(lines) or ended):
+            line = lines[number - 1] = line[:-1]
+        if not line or any((ord(c) < 32 or ord(c) == 127) and c not in allowed for c in line):
+            bad.append(number)
+    return lines, bad
+
+
+def whole(text: str, most: int, sign: bool = True) -> bool:
+    digits = text[1:] if sign and text.startswith("-") else text
+    return 1 <= len(digits) <= most and set(digits) <= DIGITS
+
+
+def number(text: str, tall: bool) -> bool:
+    mantissa, e, exponent = text.replace("E", "e").partition("e")
+    integer, point, fraction = mantissa.partition(".")
+    if not whole(integer, 15) or (point and not whole(fraction, 30, sign=False)):
+        return False
+    exponent = exponent[1:] if exponent[:1] in ("+", "-") else exponent
+    if not e:
+        return True
+    return whole(exponent, 2, sign=False) and (tall or len(exponent) == 1 or exponent[0] in "01")
+
+
+def hexadecimal(text: str, n: int) -> bool:
+    return len(text) == n and set(text) <= HEX
+
+
+def listed(text: str) -> list[str] | None:
+    if len(text) < 2 or text[0] != "[" or text[-1] != "]":
+        return None
+    return text[1:-1].split(", ") if text != "[]" else []
+
+
+def value(text: str, kind: str) -> Any:
+    """The typed value of a field; raises ValueError for one that is not of its kind."""
+    good: bool
+    match kind:
+        case "int64":
+            good = whole(text, 18)
+        case "date":
+            year, month, day = [*text.split("-"), "", ""][:3]
+            good = len(text) == 10 and [len(x) for x in (year, month, day)] == [4, 2, 2]
+            good = good and set(year + month + day) <= DIGITS and year[:2] in ("19", "20")
+        case "str":
+            good = text != "" and '"' not in text
+        case "bool":
+            good = text in ("true", "false")
+        case "hash" | "hash64":
+            good = hexadecimal(text, 32 if kind == "hash" else 64)
+        case "hashes":
+            found = listed(text)
+            good = found is not None and all(
+                len(x) == 66 and x[0] == x[-1] == "'" and hexadecimal(x[1:-1], 64) for x in found
+            )
+        case "path":
+            good = all(hexadecimal(x, 64) for x in text.split("/"))
+        case "vector":
+            found = listed(text)
+            good = bool(found) and len(found or ()) == 50 and all(number(x, tall=False) for x in found or ())
+        case "float64":
+            good = number(text, tall=True)
+        case "integers":
+            good = all(whole(x, 9, sign=False) for x in text.split("\t"))
+        case _:
+            raise AssertionError(kind)
+    if not good:
+        raise ValueError(text)
+    if kind == "date":
+        return date.fromisoformat(text)
+    return int(text) if kind == "int64" else float(text) if kind == "float64" else text
+
+
+def table(
+    data: bytes,
+    kinds: Mapping[str, str],
+    *,
+    separators: str = ",",
+    names: Sequence[str] | None = None,
+    empty: Iterable[str] = (),
+    optional: Iterable[str] = (),
+    rowless: bool = False,
+) -> list[Row]:
+    """Rows as typed values, with `line`. Raises Refused with the lines at fault."""
+    if names is None and data.startswith(b"\xef\xbb\xbf"):
+        data = data[3:]
+    lines, bad = lines_of(data, "" if names is None else f"\t{separators}")
+    if bad:
+        raise Refused(*bad)
+    first, separator, quoted = 1, separators, names is None
+    if names is None:
+        if not lines:
+            raise Refused(0)
+        separator = max(separators, key=lines[0].count)
+        names = [
+            name[1:-1] if len(name) > 1 and name[0] == name[-1] == '"' else name
+            for name in lines.pop(0).split(separator)
+        ]
+        first = 2
+        known = set(kinds) | set(optional)
+        if set(kinds) - set(names) or set(names) - known or len(set(names)) < len(names):
+            raise Refused(1)
+    if not lines and not rowless:
+        raise Refused(0)
+    rows, wrong = [], []
+    for at, line in enumerate(lines, first):
+        fields = split(line, separator, quoted)
+        row: Row = {"line": at}
+        try:
+            if len(fields) != len(names) or None in fields:
+                raise ValueError(line)
+            for name, field in zip(names, fields, strict=True):
+                if name in kinds:
+                    row[name] = None if field == "" and name in empty else value(str(field), kinds[name])
+        except ValueError:
+            wrong.append(at)
+        rows.append(row)
+    if wrong:
+        raise Refused(*wrong)
+    return rows
+
+
+class Folder:
+    """The files of a data set read strictly: `tables` by file name, or `faults`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.tables, self.faults = folder, dict[str, list[Any]](), Faults()
+
+    def read(self, name: str, kinds: Mapping[str, str], **form: Any) -> list[Row]:
+        try:
+            self.tables[name] = table((self.folder / name).read_bytes(), kinds, **form)
+        except Refused as refused:
+            self.faults |= {(name, line) for line in refused.lines}
+            self.tables[name] = []
+        return self.tables[name]
+
+    def need(self, name: str, good: bool, line: int = 0) -> None:
+        if not good:
+            self.faults.add((name, line))
+
+
+def read_booking(folder: Path) -> Folder:
+    f = Folder(folder)
+    train = f.read("train_set.csv", booking.TRAIN, optional=booking.EXTRA)
+    test = f.read("test_set.csv", booking.TEST, optional=booking.EXTRA, empty=["hotel_country"])
+    truth = f.read("ground_truth.csv", booking.TRUTH)
+    for name, rows, least in (("train_set.csv", train, 1), ("test_set.csv", test, 0)):
+        seen = dict[tuple[Any, ...], int]()
+        for row in rows:
+            line = row["line"]
+            f.need(name, row["checkout"] >= row["checkin"], line)
+            f.need(name, row["city_id"] >= least, line)
+            f.need(name, name[1] == "r" or (row["city_id"] == 0) == (row["hotel_country"] is None), line)
+            key = tuple(row[column] for column in booking.TRAIN)
+            f.need(name, key not in seen, line)
+            seen[key] = line
+    if f.faults:
+        return f
+    trips = dict[str, list[Row]]()
+    for row in test:
+        trips.setdefault(row["utrip_id"], []).append(row)
+    for stays in trips.values():
+        hidden = [row for row in stays if row["city_id"] == 0]
+        last = max(row["checkin"] for row in stays)
+        f.need("test_set.csv", len(hidden) == 1 and hidden[0]["checkin"] == last)
+    f.need("ground_truth.csv", sorted(row["utrip_id"] for row in truth) == sorted(trips))
+    return f
+
+
+def read_recsys(folder: Path) -> Folder:
+    f = Folder(folder)
+    for part, kinds in recsys.PARTS.items():
+        name = f"{part}/part-00000"
+        rows = f.read(name, kinds, separators="\x01", names=list(kinds), empty=recsys.EMPTY)
+        for row in rows:
+            f.need(name, row["tweet_type"] in (None, *recsys.TYPES), row["line"])
+            media = (row["present_media"] or "Photo").split("\t")
+            f.need(name, set(media) <= set(recsys.MEDIA), row["line"])
+    if not f.faults:
+        f.need("", len(f.tables["test/part-00000"]) == len(f.tables["test_truth/part-00000"]))
+    return f
+
+
+def read_shoppers(folder: Path) -> Folder:
+    f = Folder(folder)
+    name = "online_shoppers_intention.csv"
+    for row in f.read(name, SHOPPERS_KINDS, separators=";,"):
+        f.need(name, {row["Weekend"], row["Revenue"]} <= {"TRUE", "FALSE"}, row["line"])
+    return f
+
+
+def read_sigir(folder: Path) -> Folder:
+    f = Folder(folder)
+    for part, (name,) in sigir.NAMES.items():
+        rows = f.read(name, sigir.KINDS[part], empty=sigir.EMPTY[part], rowless=part == "search")
+        for row in rows if part == "browsing" else ():
+            product = row["event_type"] == "event_product"
+            good = product or row["event_type"] == "pageview"
+            good = good and row["product_action"] in (None, *sigir.ACTIONS)
+            good = good and not (product and None in (row["product_action"], row["product_sku_hash"]))
+            f.need(name, good, row["line"])
+    for task, names in sigir.TESTS.items():
+        try:
+            f.tables[names[0]] = queries((folder / names[0]).read_bytes(), cart=task == "cart")
+        except (Refused, ValueError, TypeError, KeyError, AssertionError, RecursionError):
+            f.need(names[0], False)
+            f.tables[names[0]] = []
+    return f
+
+
+# ---- JSON ---------------------------------------------------------------------------------------------------------
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    assert max(Counter(key for key, _ in pairs).values(), default=1) == 1
+    return dict(pairs)
+
+
+def refuse(constant: str) -> Any:
+    raise ValueError(constant)
+
+
+def queries(data: bytes, cart: bool) -> list[Any]:
+    """The queries of a test file; raises whatever for one that is off the schema."""
+    found = json.loads(text_of(data), object_pairs_hook=unique, parse_constant=refuse)
+    assert type(found) is list and found
+    for query in found:
+        assert type(query) is dict and type(query["query"]) is list and query["query"]
+        for event in query["query"]:
+            check_event(event)
+        assert len({event["session_id_hash"] for event in query["query"]}) == 1
+        if cart:
+            assert type(query["nb_after_add"]) is int and query["nb_after_add"] in (0, 2, 4, 6, 8, 10)
+        if "label" in query and cart:
+            assert type(query["label"]) is int and query["label"] in (0, 1)
+        elif "label" in query:
+            assert type(query["label"]) is list and all(is_hash(x) for x in query["label"])
+    assert len({"label" in query for query in found}) == 1
+    return found
+
+
+def check_event(event: Any) -> None:
+    assert type(event) is dict
+    assert set(sigir.EVENT) - {"hashed_url"} <= set(event) <= set(sigir.EVENT)
+    vector = event["query_vector"]
+    if vector is not None:
+        assert type(vector) is list and len(vector) == 50
+        assert all(type(x) in (int, float) and abs(x) < 1e35 for x in vector)
+    for name in ("clicked_skus_hash", "product_skus_hash"):
+        assert event[name] is None or (type(event[name]) is list and all(is_hash(x) for x in event[name]))
+    assert type(event["server_timestamp_epoch_ms"]) is int
+    assert abs(event["server_timestamp_epoch_ms"]) < 10**18
+    assert event["event_type"] in (None, "pageview", "event_product")
+    assert event["product_action"] in (None, "", *sigir.ACTIONS)
+    assert event["product_sku_hash"] is None or is_hash(event["product_sku_hash"])
+    assert event.get("hashed_url") is None or is_hash(event["hashed_url"])
+    assert is_hash(event["session_id_hash"])
+    assert type(event["is_search"]) is bool
+
+
+def is_hash(value: Any) -> bool:
+    return type(value) is str and hexadecimal(value, 64)

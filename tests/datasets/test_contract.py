@@ -1,0 +1,433 @@
+"""Mutated official files: what the check accepts, every engine reads as the rows and values that an independent strict reader
+finds; what that refuses, the check refuses, with a place and a short message.
+
+200 mutations; BUZZER_MUTATIONS=2000 makes more, and `-s` shows how many of which kind were accepted and refused.
+"""
+
+import json
+import math
+import os
+import random
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping
+from datetime import date
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import pytest
+
+from buzzer.datasets import booking, online_shoppers, recsys2021, sigir_ecom
+from buzzer.datasets.booking.schema import TEST, TRAIN, TRUTH
+from buzzer.datasets.online_shoppers.reader import separator_of
+from buzzer.datasets.recsys2021.schema import LABELS, PARTS
+from buzzer.datasets.sigir_ecom import json_file
+from buzzer.datasets.sigir_ecom.schema import KINDS, NAMES, TESTS
+from buzzer.datasets.strict_json import objects
+from buzzer.engine import frames
+from buzzer.errors import DataError
+from tests.datasets import strict
+
+MUTATIONS = int(os.environ.get("BUZZER_MUTATIONS", "200"))
+ENGINES = ("pandas", "polars")
+SHOPPERS = "online_shoppers_intention.csv"
+
+
+class Format(NamedTuple):
+    dataset: ModuleType
+    oracle: Callable[[Path], strict.Folder]
+    kinds: Mapping[str, Mapping[str, str]]  # of the files that engines read as CSV
+    separator: str
+    headless: bool
+
+
+FORMATS = {
+    "booking": Format(
+        booking,
+        strict.read_booking,
+        {"train_set.csv": TRAIN, "test_set.csv": TEST, "ground_truth.csv": TRUTH},
+        ",",
+        False,
+    ),
+    "recsys2021": Format(
+        recsys2021, strict.read_recsys, {f"{part}/part-00000": k for part, k in PARTS.items()}, "\x01", True
+    ),
+    "sigir_ecom": Format(
+        sigir_ecom, strict.read_sigir, {NAMES[part][0]: KINDS[part] for part in KINDS}, ",", False
+    ),
+    "online_shoppers": Format(
+        online_shoppers, strict.read_shoppers, {SHOPPERS: strict.SHOPPERS_KINDS}, ";", False
+    ),
+}
+
+
+def silent(share: float, what: str) -> None:
+    """No progress shown."""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Small generated files of every format."""
+    root = tmp_path_factory.mktemp("contract")
+    booking.generate(root / "booking", 0.00003, 5, silent)
+    sigir_ecom.generate(root / "sigir_ecom", 0.00001, 5, silent)
+    recsys2021.generate(root / "recsys2021", 0.000001, 5, silent)
+    online_shoppers.generate(root / "online_shoppers", 0.01, 5, silent)
+    for name in FORMATS["recsys2021"].kinds:
+        cut(root / "recsys2021" / name, 12)
+    cut(root / "online_shoppers" / SHOPPERS, 20)
+    for name in ("browsing_train.csv", "search_train.csv", "sku_to_content.csv"):
+        cut(root / "sigir_ecom" / name, 30)
+    for names in TESTS.values():
+        path = root / "sigir_ecom" / names[0]
+        path.write_text(json.dumps(json.loads(path.read_text())[:4], indent=1))
+    return {name: root / name for name in FORMATS}
+
+
+def cut(path: Path, lines: int) -> None:
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:lines]))
+
+
+# ---- mutations ----------------------------------------------------------------------------------------------------
+
+BYTES = (
+    *(b'"', b'""', b"\0", b"\r", b"\n", b"\r\n", b"\n\n", b",", b";", b"\t", b"\x01", b" ", b"-", b".", b"e"),
+    *(b"\xff", b"\xc3", b"\xed\xa0\x80", b"\x1a", b"\x7f", b"\\", b"'", b"[", b"]", b"{", b"}", b":"),
+    *(x.encode() for x in ("٣", "\u2028", "\xa0", "é", "\ufeff", "0", "9")),
+)
+VALUES = (
+    *(
+        "",
+        '""',
+        '"',
+        " ",
+        "NA",
+        "nan",
+        "null",
+        "None",
+        "-",
+        "+5",
+        "-0",
+        "007",
+        " 5",
+        "5 ",
+        "1_000",
+        "0x10",
+        "1.0",
+    ),
+    *(
+        "1.",
+        ".5",
+        "1e5",
+        "1E400",
+        "-1e-5",
+        "inf",
+        "9" * 18,
+        "9" * 19,
+        "-" + "9" * 40,
+        "٣",
+        "１２",
+        "TRUE",
+        "true",
+    ),
+    *("True", "2016-02-29", "2015-02-29", "2016-1-2", "0000-01-01", "9999-12-31", "٢٠١٦-٠١-٠١", "13/04/2016"),
+    *(
+        "a" * 64,
+        "A" * 32,
+        "[]",
+        "['']",
+        "[1, 2]",
+        "Photo",
+        "Photo\tGIF",
+        "Sound",
+        "0",
+        "1",
+        "1\t2",
+        "1\t",
+        'El"bonia',
+    ),
+)
+ODD: tuple[Any, ...] = (
+    *(
+        None,
+        True,
+        False,
+        0,
+        1,
+        -1,
+        2,
+        1.0,
+        0.5,
+        2**63,
+        -(2**63) - 1,
+        10**18,
+        10**400,
+        float("nan"),
+        float("inf"),
+    ),
+    *(
+        "",
+        "a",
+        "a" * 64,
+        "pageview",
+        "add",
+        "\ud800",
+        "\0",
+        [],
+        [1],
+        [[]],
+        {},
+        {"a": 1},
+        ["a" * 64],
+        [0.5] * 50,
+    ),
+    *([1e300] * 50, [True] * 50, [None] * 50),
+)
+
+
+def replaced(data: bytes, rng: random.Random) -> bytes:
+    at = rng.randrange(len(data))
+    return data[:at] + rng.choice(BYTES) + data[at + 1 :]
+
+
+def inserted(data: bytes, rng: random.Random) -> bytes:
+    at = rng.randrange(len(data) + 1)
+    return data[:at] + rng.choice(BYTES) + data[at:]
+
+
+def deleted(data: bytes, rng: random.Random) -> bytes:
+    at = rng.randrange(len(data))
+    return data[:at] + data[at + rng.randint(1, 3) :]
+
+
+def truncated(data: bytes, rng: random.Random) -> bytes:
+    return data[: rng.randrange(len(data))]
+
+
+def lines_changed(data: bytes, rng: random.Random) -> bytes:
+    lines = data.splitlines(keepends=True)
+    at = rng.randrange(len(lines))
+    match rng.randrange(6):
+        case 0:
+            lines.insert(at, lines[at])
+        case 1:
+            del lines[at]
+        case 2:
+            lines.insert(rng.randrange(len(lines) + 1), rng.choice([b"\n", b"\r\n", b" \n", b",\n"]))
+        case 3:
+            lines[at] = lines[at].rstrip(b"\n") + rng.choice([b"\r\n", b"\r", b" \n", b"\r\r\n"])
+        case 4:
+            other = rng.randrange(len(lines))
+            lines[at], lines[other] = lines[other], lines[at]
+        case 5:
+            lines.append(rng.choice([b"\n", b"\r", b"\0", b" ", b"\x1a", b"]", b"x", b"\r\n\r\n"]))
+    return b"".join(lines)
+
+
+def ends_changed(data: bytes, rng: random.Random) -> bytes:
+    """Of the whole file: line ends, the last one, a byte order mark, the other separator."""
+    match rng.randrange(6):
+        case 0:
+            return data.replace(b"\n", b"\r\n")
+        case 1:
+            return data.replace(b"\n", b"\r")
+        case 2:
+            return data.rstrip(b"\n")
+        case 3:
+            return b"\xef\xbb\xbf" + data
+        case 4:
+            return data.replace(b"\n", b"\r\n").rstrip(b"\n")
+        case _:
+            return data.replace(b";", b",")
+
+
+def field_changed(data: bytes, rng: random.Random, separator: str) -> bytes:
+    lines = data.decode().split("\n")
+    at = rng.randrange(max(len(lines) - 1, 1))
+    fields = lines[at].split(separator)
+    column = rng.randrange(len(fields))
+    old = fields[column]
+    fields[column] = rng.choice(
+        [
+            *[rng.choice(VALUES)] * 6,
+            f'"{old}"',
+            f'"{old}',
+            f'{old}"',
+            f" {old}",
+            f"{old} ",
+            f"'{old}'",
+            old.lower(),
+            old.replace("0", "٠"),
+            *[rng.choice(fields)] * 2,
+        ]
+    )
+    if rng.random() < 0.1:
+        del fields[column]
+    lines[at] = separator.join(fields)
+    return "\n".join(lines).encode()
+
+
+def json_changed(data: bytes, rng: random.Random) -> bytes:
+    """A value somewhere in the tree, a key, or the text around."""
+    text = data.decode()
+    match rng.randrange(5):
+        case 0:
+            rubbish = rng.choice(["]", "[]", "x", ",", "\n\n ", "{}", "\0", "// end", "[" * 100_000])
+            return (text + rubbish if rng.random() < 0.5 else rubbish + text).encode()
+        case 1:
+            commas = [m.start() for m in re.finditer(",", text)]
+            at = rng.choice(commas)
+            return (text[:at] + rng.choice(["", ",,", " ,]", ",}", ";"]) + text[at + 1 :]).encode()
+        case 2:
+            at = rng.choice([m.start() for m in re.finditer('"[a-z_]+":', text)])
+            return (
+                text[:at]
+                + rng.choice(['"label": 1, ', '"is_search": true, ', "is_search: true, "])
+                + text[at:]
+            ).encode()
+    tree = json.loads(text)
+    place: Any = rng.choice(tree)
+    if rng.random() < 0.7:
+        place = rng.choice(place["query"])
+    key = rng.choice([*place])
+    match rng.randrange(4):
+        case 0:
+            del place[key]
+        case 1:
+            place[rng.choice(["more", "hashed_ur", "query", "label"])] = rng.choice(ODD)
+        case 2 if isinstance(place[key], list) and place[key]:
+            place[key][rng.randrange(len(place[key]))] = rng.choice(ODD)
+        case _:
+            place[key] = rng.choice(ODD)
+    return json.dumps(tree).encode("utf-8", "surrogatepass")
+
+
+TEXT = (replaced, inserted, deleted, truncated, lines_changed, ends_changed)
+
+
+def mutated(data: bytes, name: str, separator: str, rng: random.Random) -> tuple[str, bytes]:
+    """A kind of mutation and what it makes of a file."""
+    if rng.random() < 0.5:
+        if name.endswith(".json"):
+            return "json_changed", json_changed(data, rng)
+        return "field_changed", field_changed(data, rng, separator)
+    change = rng.choice(TEXT)
+    return change.__name__, change(data, rng)
+
+
+# ---- what is held -------------------------------------------------------------------------------------------------
+
+
+def as_read(
+    engine: str, path: Path, kinds: Mapping[str, str], separator: str, headless: bool
+) -> list[strict.Row]:
+    """The rows of a CSV file as an engine reads them."""
+    e = frames.load(engine)
+    types = {name: kind if kind in ("int64", "float64", "date") else "str" for name, kind in kinds.items()}
+    types |= {
+        name: "float64" for name in kinds if name in LABELS.values()
+    }  # as the task does: they may be empty
+    t = e.read_csv(path, types, names=list(kinds) if headless else None, separator=separator)
+    return rows_of(e, e.select(t, ["row", *kinds]))
+
+
+def rows_of(e: Any, t: Any) -> list[strict.Row]:
+    """A frame's rows in order, missing as None, days as a date's number."""
+    found = t.collect().to_dicts() if hasattr(t, "collect") else t.to_dict("records")
+    rows = [{name: plain(value) for name, value in row.items()} for row in found]
+    return sorted(rows, key=lambda row: row["row"])
+
+
+def plain(value: Any) -> Any:
+    if isinstance(value, date):
+        return (value - date(1970, 1, 1)).days
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def alike(one: Any, other: Any) -> bool:
+    """Equal; floats but for the last places, as engines round differently."""
+    if isinstance(one, float) and isinstance(other, float | int):
+        return math.isclose(one, other, rel_tol=1e-15, abs_tol=0.0) or one == other
+    return type(one) is type(other) and one == other
+
+
+def hold(form: Format, folder: Path, name: str, told: str) -> str:
+    """Hold check and engines against the strict reader, for the file `name` that was changed; accepted or refused."""
+    want = form.oracle(folder)
+    try:
+        files = form.dataset.check(folder, silent)
+    except DataError as error:
+        assert want.faults, f"{told}: refused without need: {error.message}"
+        message = error.message.removeprefix(f"{folder}")
+        assert len(message) < 250 and message.isprintable(), f"{told}: {message!r}"
+        lines = {line for at, line in want.faults if at == name}
+        found = re.search(r", line (\d+)", message)
+        if lines and 0 not in lines and not name.endswith(".json"):
+            assert name in message and found, f"{told}: no place in {message}"
+            assert int(found[1]) in lines, f"{told}: {message}, and not one of {sorted(lines)}"
+        return "refused"
+    assert not want.faults, f"{told}: accepted in spite of {sorted(want.faults)[:3]}"
+    assert sum(files.rows.values()) == sum(map(len, want.tables.values())), told
+    if name.endswith(".json"):
+        hold_events(folder / name, want.tables[name], told)
+        return "accepted"
+    separator = separator_of(folder / name) if name == SHOPPERS else form.separator
+    rows = want.tables[name]
+    for engine in ENGINES if rows else ():
+        got = as_read(engine, folder / name, form.kinds[name], separator, form.headless)
+        assert len(got) == len(rows), f"{told}: {engine} reads {len(got)} rows of {len(rows)}"
+        for ours, right in zip(got, rows, strict=True):
+            for column in form.kinds[name]:
+                assert alike(ours[column], plain(right[column])), (
+                    f"{told}: {engine} reads {ours[column]!r} for {right[column]!r} in {column}, line {right['line']}"
+                )
+    return "accepted"
+
+
+def hold_events(path: Path, right: list[Any], told: str) -> None:
+    assert list(objects(path, known=True)) == right, told
+    events = [event for query in right for event in query["query"]]
+    table = json_file.events(right)
+    for engine in ENGINES:
+        e = frames.load(engine)
+        got = rows_of(e, e.from_arrow(table))
+        for ours, event in zip(got, events, strict=True):
+            for column in ("event_type", "product_action", "product_sku_hash", "hashed_url"):
+                assert ours[column] == event.get(column), told
+            assert ours["server_timestamp_epoch_ms"] == event["server_timestamp_epoch_ms"], told
+            assert ours["searched"] == event["is_search"], told
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_unchanged_files_are_accepted(made: dict[str, Path], name: str) -> None:
+    for file in files_of(made[name]):
+        assert hold(FORMATS[name], made[name], file, file) == "accepted"
+
+
+def files_of(folder: Path) -> list[str]:
+    return sorted(
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in ("generator.json", "submission.csv")
+    )
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_check_and_engines_read_as_the_strict_reader(
+    made: dict[str, Path], tmp_path: Path, name: str
+) -> None:
+    folder, form = tmp_path / "copy", FORMATS[name]
+    shutil.copytree(made[name], folder)
+    outcomes = Counter[tuple[str, str]]()
+    for seed in range(MUTATIONS // len(FORMATS)):
+        rng = random.Random(f"{name} {seed}")
+        file = rng.choice(files_of(folder))
+        before = (folder / file).read_bytes()
+        kind, data = mutated(before, file, form.separator, rng)
+        (folder / file).write_bytes(data)
+        outcomes[kind, hold(form, folder, file, f"{name} {seed}, {kind} {file}")] += 1
+        (folder / file).write_bytes(before)
+    print(f"\n{name}:", *(f"{kind} {how} {n}" for (kind, how), n in sorted(outcomes.items())), sep="\n  ")
+    assert {how for _, how in outcomes} == {"accepted", "refused"}
