@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
-from typing import Any
+from typing import Any, Self
 
 from buzzer.engine.kernels.jit import Launch
 
@@ -20,7 +20,7 @@ class Ahead:
         self._pool = ProcessPoolExecutor(workers, get_context("spawn"))
         self._target = capability, shared
 
-    def __enter__(self) -> "Ahead":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

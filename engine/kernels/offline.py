@@ -5,7 +5,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Self
 
 from buzzer.engine.kernels.jit import Launch, interpreted, triton
 from buzzer.errors import UnsupportedError
@@ -25,12 +25,13 @@ def floor(moved: int, flops: int, bits: int) -> float:
 @dataclass(frozen=True)
 class Code:
     """Compiled code: registers of a thread, bytes of its local memory (registers that did not fit), bytes of shared
-    memory of a program, and the PTX."""
+    memory of a program, PTX, and the machine's instructions."""
 
     registers: int
     local: int
     shared: int
     ptx: str
+    sass: str
 
     @property
     def tensor_cores(self) -> str:
@@ -38,7 +39,7 @@ class Code:
         return next((name for name in ("wgmma", "mma") if f"{name}." in self.ptx), "none")
 
     def facts(self) -> dict[str, Any]:
-        """All but the PTX, for people and JSON."""
+        """All but the text, for people and JSON."""
         used = {"registers": self.registers, "local": self.local, "shared": self.shared}
         return {**used, "tensor_cores": self.tensor_cores}
 
@@ -54,7 +55,7 @@ class Compiler:
         self.capability, self.shared = capability, shared
         self.utils = self
 
-    def __enter__(self) -> "Compiler":
+    def __enter__(self) -> Self:
         triton.runtime.driver.set_active(self)
         return self
 
@@ -97,17 +98,19 @@ def compiled(launch: Launch, capability: int = 90) -> Code:
         raise UnsupportedError("kernels are interpreted in this process", "unset TRITON_INTERPRET")
     with Compiler(capability):
         code = launch()
-    registers, local = resources(code.asm["cubin"])
-    return Code(registers, local, code.metadata.shared, code.asm["ptx"])
+    registers, local, sass = dumped(code.asm["cubin"])
+    return Code(registers, local, code.metadata.shared, code.asm["ptx"], sass)
 
 
-def resources(cubin: bytes) -> tuple[int, int]:
-    """Registers and bytes of local memory of a thread, as NVIDIA's tool that comes with Triton reads them."""
+def dumped(cubin: bytes) -> tuple[int, int, str]:
+    """Registers and bytes of local memory of a thread, and the instructions, as NVIDIA's tool that comes with Triton reads
+    them."""
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with TemporaryDirectory() as folder:
         file = Path(folder) / "kernel.cubin"
         file.write_bytes(cubin)
-        told = subprocess.run([tool, "-res-usage", file], check=True, capture_output=True, text=True).stdout
+        command = [tool, "-res-usage", "-sass", file]
+        told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     found = re.search(r"REG:(\d+) STACK:(\d+)", told)
     assert found, told
-    return int(found[1]), int(found[2])
+    return int(found[1]), int(found[2]), told

@@ -88,8 +88,8 @@ class Tuned:
 
 
 def tried(shape: Shape, shared: int = SHARED) -> list[Tile]:
-    """Tiles to measure, at most TRIED of them: the cuts of least estimated time, each with several depths and counts of loads
-    in flight that fit in `shared` bytes. Each load in flight has a step of its own."""
+    """Tiles to measure, at most TRIED of them: the cuts of least estimated time, each with several depths and counts of stages
+    that fit in `shared` bytes. All stages but one are loads in flight, so that more than a share has steps are of no use."""
     width = shape.dtype.itemsize
     order = lambda tile: estimate(tile, shape.m, shape.n, shape.k, width)
     cuts = sorted(candidates(shape.m, shape.n, shape.k, 128 // width, shape.splits), key=order)
@@ -97,7 +97,7 @@ def tried(shape: Shape, shared: int = SHARED) -> list[Tile]:
     for cut in cuts:
         for depth, stages in ((128 // width, 4), (128 // width, 6), (256 // width, 3)):
             steps = -(-shape.k // (cut.split * depth))
-            tile = replace(cut, depth=depth, stages=max(2, min(stages, steps)))
+            tile = replace(cut, depth=depth, stages=min(stages, steps + 1))
             if tile.shared(width) <= shared:
                 found[tile] = None
     return list(found)[:TRIED]
@@ -172,13 +172,12 @@ class Choice:
         return {"shape": str(self.shape), "tile": tile, "us": taken, **counts}
 
 
-def measure(shape: Shape, tiles: Sequence[tuple[Tile, Future[None]]], until: float) -> Choice:
+def measure(bench: Bench, tiles: Sequence[tuple[Tile, Future[None]]], until: float) -> Choice:
     """The fastest tile whose result is right, of those that can be measured until that time (`time.monotonic`).
 
-    Each comes with its compilation, which is waited for. A tile that asks for more than there is, is left out. Needs a
-    GPU.
+    Each comes with its compilation, which is waited for. A tile that asks for more than there is, is refused.
     """
-    bench, choice = Bench(shape, "cuda"), Choice(shape)
+    choice = Choice(bench.shape)
     for tile, ready in tiles:
         if not wait([ready], max(0.0, until - time.monotonic())).done:
             return choice
@@ -216,7 +215,7 @@ def tune(
         [(tile, ahead.start(launches_of, shape, tile)) for tile in tried(shape, shared)] for shape in shapes
     ]
     for shape, tiles in zip(shapes, every, strict=True):
-        choice = measure(shape, tiles, until)
+        choice = measure(Bench(shape, "cuda"), tiles, until)
         if choice.tile:
             kept.tiles[str(shape)] = choice.tile
             kept.write(path)
