@@ -30,7 +30,7 @@ def tune_encoder(form: Form, tokens: int, seconds: float) -> Iterator[dict[str, 
     require_gpu()
     until = time.monotonic() + seconds
     path, kept = cache() / f"{gpu_name()}.json", Tuned.load("cuda")
-    shared = torch.cuda.get_device_properties(0).shared_memory_per_block_optin
+    shared = triton.runtime.driver.active.utils.get_device_properties(0)["max_shared_mem"]
     major, minor = torch.cuda.get_device_capability()
     _, size, wide, _, precision = form
     shapes = encoder_shapes(tokens, size, wide, EIGHTS.get(precision) or FLOATS[precision])
@@ -75,10 +75,10 @@ def measured(weights: EncoderWeights, tokens: int, kept: Tuned, mode: str) -> Me
         program.output.fill_(nan)
         graph.replay()
         program.check()
-    except (triton.runtime.errors.OutOfResources, triton.runtime.errors.PTXASError, RuntimeError) as error:
+    except (triton.runtime.errors.OutOfResources, triton.runtime.errors.PTXASError, RuntimeError) as reason:
         if mode == "plain":
             raise
-        return Measured(refused=f"{type(error).__name__}: {error}")
+        return Measured(refused=f"{type(reason).__name__}: {reason}")
     want, got = plain.output.double(), program.output.double()
     error = float((got - want).norm() / want.norm())
     right = isfinite(error) and error < ERROR

@@ -109,7 +109,7 @@ def dumped(cubin: bytes) -> tuple[int, int, str]:
     with TemporaryDirectory() as folder:
         file = Path(folder) / "kernel.cubin"
         file.write_bytes(cubin)
-        command = [tool, "-res-usage", "-sass", file]
+        command = [str(tool), "-res-usage", "-sass", str(file)]
         told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     found = re.search(r"REG:(\d+) STACK:(\d+)", told)
     assert found, told

@@ -84,10 +84,8 @@ def test_dependent_launch_lets_the_next_start_then_loads_all_constants_before_th
         assert before[0] == "start"
         assert ("prefetch" in before) == product
         assert not {"copy", "store"} & set(before)
-        if (
-            x["precision"] != "fp16" or not product
-        ):  # in fp16, GEMMs that are split have neither scale nor bias
-            assert ("load" in before) == (x["kernel"] != "pool" and "first" not in x["kernel"])
+        bare = x["kernel"] == "pool" or (product and x["precision"] == "fp16" and x["split"] > 1)
+        assert ("load" in before) != bare
         if product:  # scale, bias and inverse were constants; activations come by copies
             assert "load" not in after
 
