@@ -12,6 +12,7 @@ from buzzer.engine.kernels.jit import (
     activated,
     bytes_of,
     kernel,
+    let_next_start,
     limit_of,
     prefetch,
     quantised,
@@ -21,6 +22,8 @@ from buzzer.engine.kernels.jit import (
 )
 
 GROUP = 8  # row blocks whose programs share weights in L2
+# Values of a residual's tile that are loaded before the product, a quarter of what a thread's registers hold.
+EARLY = tl.constexpr(64 * 64)
 
 
 @dataclass(frozen=True, order=True)
@@ -34,15 +37,40 @@ class Tile:
     warps: int = 4
     stages: int = 4
 
+    def shared(self, width: int) -> int:
+        """Bytes of shared memory that its loads in flight take, of values of `width` bytes."""
+        return self.stages * (self.rows + self.columns) * self.depth * width
+
+
+@triton.jit
+def vectors_of(
+    scale,
+    bias,
+    inverse,
+    column_tile,
+    N: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    SCALED: tl.constexpr,
+    BIAS: tl.constexpr,
+    LIMIT: tl.constexpr,
+):
+    """Scale, bias and inverse of a tile's columns. They are constants: load them before anything is waited for."""
+    columns = column_tile * COLUMNS + tl.arange(0, COLUMNS)
+    kept = columns < N
+    scales = tl.load(scale + columns, mask=kept, other=0.0) if SCALED else 1.0
+    biases = tl.load(bias + columns, mask=kept, other=0.0) if BIAS else 0.0
+    inverses = tl.load(inverse + columns, mask=kept, other=0.0) if LIMIT else 1.0
+    return scales, biases, inverses
+
 
 @triton.jit
 def gemm_tile(
     a,
     w,
-    scale,
-    bias,
+    scales,
+    biases,
+    inverses,
     residual,
-    inverse,
     out,
     zero,
     M,
@@ -62,14 +90,21 @@ def gemm_tile(
     SPLIT: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """One tile of share `part` of K; arguments as of `gemm`."""
-    rows = row_tile * ROWS + tl.arange(0, ROWS)
+    """One tile of share `part` of K; `vectors_of` gives scales, biases and inverses, other arguments as of `gemm`."""
+    in_tile = tl.arange(0, ROWS)
+    rows = row_tile * ROWS + in_tile
     columns = column_tile * COLUMNS + tl.arange(0, COLUMNS)
     share: tl.constexpr = (K + DEPTH * SPLIT - 1) // (DEPTH * SPLIT) * DEPTH
     depth = part * share + tl.arange(0, DEPTH)
     # Rows past the end read a row that is there: their results are not stored.
     a_at = a + (rows % M).to(tl.int64)[:, None] * K + depth[None, :]
     w_at = w + (columns % N)[:, None] * K + depth[None, :]
+    kept = (rows < M)[:, None] & (columns < N)[None, :]
+    first = (row_tile * ROWS).to(tl.int64) * N
+    cell = in_tile[:, None] * N + columns[None, :]  # 32 bits: 64-bit ones would take registers from the tile
+    early: tl.constexpr = RESIDUAL and ROWS * COLUMNS <= EARLY
+    if early:
+        added = tl.load(residual + first + cell, mask=kept, other=0.0)
     whole: tl.constexpr = w.dtype.element_ty == tl.int8
     total = tl.zeros((ROWS, COLUMNS), tl.int32 if whole else tl.float32)
     for step in tl.range(0, share, DEPTH, num_stages=STAGES):
@@ -80,22 +115,21 @@ def gemm_tile(
             x, y = tl.load(a_at + step, mask=inside, other=0.0), tl.load(w_at + step, mask=inside, other=0.0)
         total = tl.dot(x, tl.trans(y), total, input_precision="ieee", out_dtype=total.dtype)
 
-    kept = columns < N
     result = total.to(tl.float32)
     if SCALED:
-        result *= tl.load(scale + columns, mask=kept, other=0.0)[None, :]
+        result *= scales[None, :]
     if BIAS:
-        result += tl.load(bias + columns, mask=kept, other=0.0)[None, :]
-    cell = rows.to(tl.int64)[:, None] * N + columns[None, :]
-    stored = (rows < M)[:, None] & kept[None, :]
+        result += biases[None, :]
     if RESIDUAL:
-        result += tl.load(residual + cell, mask=stored, other=0.0).to(tl.float32)
+        if not early:
+            added = tl.load(residual + first + cell, mask=kept, other=0.0)
+        result += added.to(tl.float32)
     result = activated(result, ACT)
     if LIMIT:
-        result = quantised(result, tl.load(inverse + columns, mask=kept, other=0.0)[None, :], zero, LIMIT)
+        result = quantised(result, inverses[None, :], zero, LIMIT)
     if SPLIT > 1:
-        out += part.to(tl.int64) * M * N
-    tl.store(out + cell, result.to(out.dtype.element_ty), mask=stored)
+        first += part.to(tl.int64) * M * N
+    tl.store(out + first + cell, result.to(out.dtype.element_ty), mask=kept)
 
 
 @triton.jit
@@ -148,6 +182,7 @@ def gemm(
 
     Tiles go down the rows in groups of GROUP row blocks, so that programs that run together share weights in L2.
     """
+    let_next_start(PDL)
     row_tiles = tl.cdiv(M, ROWS)
     column_tiles: tl.constexpr = (N + COLUMNS - 1) // COLUMNS
     at = tl.program_id(0)
@@ -158,9 +193,10 @@ def gemm(
     part = tl.program_id(1)
     if PDL:  # weights are constants: they may be asked for before the wait
         prefetch_tile(w, column_tile, part, N, K, COLUMNS, DEPTH, SPLIT)
+    scales, biases, inverses = vectors_of(scale, bias, inverse, column_tile, N, COLUMNS, SCALED, BIAS, LIMIT)
     wait_for_previous(PDL)
     gemm_tile(
-        a, w, scale, bias, residual, inverse, out, zero, M, row_tile, column_tile, part,
+        a, w, scales, biases, inverses, residual, out, zero, M, row_tile, column_tile, part,
         N, K, SCALED, BIAS, RESIDUAL, ACT, LIMIT, ROWS, COLUMNS, DEPTH, SPLIT, STAGES,
     )  # fmt: skip
 
@@ -224,6 +260,9 @@ def linear(
 
 
 SHAPES = ((16, 32, 4), (32, 32, 4), (64, 32, 4), (64, 64, 4), (128, 64, 4), (128, 128, 8), (128, 256, 8))
+# Values of the largest tile whose epilogues all fit a thread's registers. A larger one keeps up to 352 bytes a thread in
+# local memory, so that only a measurement may choose it.
+UNSPILLED = 128 * 128
 SPLITS = (1, 2, 4, 8)
 MULTIPROCESSORS = (
     132  # an H100's; the next two are its L2 and 8-bit datasheet rates a multiprocessor, a microsecond
@@ -237,7 +276,8 @@ def default_tile(m: int, n: int, k: int, dtype: torch.dtype, splits: bool) -> Ti
     that it reads or the FLOPs that it does, and the sums that a split writes and a norm reads."""
     width = dtype.itemsize
     depth = min(128 // width, max(32, triton.next_power_of_2(k)))
-    return min(candidates(m, n, k, depth, splits), key=lambda tile: estimate(tile, m, n, k, width))
+    whole = [tile for tile in candidates(m, n, k, depth, splits) if tile.rows * tile.columns <= UNSPILLED]
+    return min(whole, key=lambda tile: estimate(tile, m, n, k, width))
 
 
 def estimate(tile: Tile, m: int, n: int, k: int, width: int) -> float:

@@ -185,7 +185,7 @@ def test_attention_stays_inside_a_sequence(
     want = torch.cat(parts)
     grid = grid_of(want, out_dtype)
     out = poisoned(m, size, dtype=out_dtype, device=device)
-    self_attention("test", qkv, spans.int().to(device), out, heads, grid, rows=16, keys=16)()
+    self_attention("test", qkv, spans.int().to(device), out, heads, grid, cut=(16, 16))()
     check(out, want, grid)
 
 
