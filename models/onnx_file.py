@@ -32,6 +32,9 @@ class OnnxFile:
             path, takes.outputs, batches, plain.run, [ask.batch] * ask.inputs, notes=(NOTE,), facts=facts
         )
 
+    def identity(self, ask: Ask) -> None:
+        """Its weights may lie in other files."""
+
 
 class Plain:
     """The graph as it is written, node by node."""

@@ -4,7 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 from buzzer.engine import infer
@@ -27,6 +27,8 @@ COLUMNS = (
     "p90",
     "p99",
     "cold p50",
+    "cold device ms",
+    "p99/mean",
     "x fp32",
     "rows/s",
     "of floor",
@@ -158,16 +160,33 @@ class Row:
         return done / spent if spent else None
 
     @property
+    def cold_device_s(self) -> float | None:
+        """Mean device time of a cold run; None where there is no device."""
+        found = self.pooled("cold_run_device")
+        return fmean(found) if found else None
+
+    @property
+    def row_s(self) -> float:
+        """Seconds of a row, by which rows are ranked: by the mean device time of cold runs where there is a device, else by the median
+        run for equal batches, and by all warm runs for others."""
+        records = [r for r in self.records if r.bench]
+        real = any(r.bench and r.bench.lengths == "real" for r in records)
+        if cold := self.pooled("cold_run_device"):
+            return sum(cold) / sum(r.rows - (r.bench.rows if r.bench else 0) for r in records)
+        if real and self.rows_s:
+            return 1 / self.rows_s
+        warm = self.pooled("warm_run")
+        return median(warm) / self.first.config["batch"] if warm else math.inf
+
+    @property
     def order(self) -> tuple[bool, float]:
-        """Ranked first; then the fastest by the time a row takes, which is the median latency for equal batches."""
-        if self.first.bench and self.first.bench.lengths == "real" and self.rows_s:
-            return not self.ranked, 1 / self.rows_s
-        samples = self.pooled("warm_run")
-        return not self.ranked, median(samples) if samples else math.inf
+        """Ranked first, then the fastest."""
+        return not self.ranked, self.row_s
 
     def cells(self, rank: str, base: "Row | None") -> tuple[str, ...]:
         r, warm = self.first, self.pooled("warm_run")
         half, floor = percentiles.quantile(warm, 0.5), r.bench.floor_s if r.bench else None
+        against = self.cold_device_s or (half.value if half else None)
         compile_s = [p.wall_s for x in self.records for p in x.phases if p.name == "compile"]
         return (
             rank,
@@ -178,9 +197,11 @@ class Row:
             ms(percentiles.quantile(warm, 0.9)),
             ms(percentiles.quantile(warm, 0.99)),
             ms(percentiles.quantile(self.pooled("cold_run"), 0.5)),
+            "" if self.cold_device_s is None else f"{1e3 * self.cold_device_s:.3f}",
+            spread(self.pooled("cold_run_device")),
             speed_up(self, base),
             "" if self.rows_s is None else f"{self.rows_s:,.0f}",
-            "" if floor is None or half is None else f"{100 * floor / half.value:.0f} %",
+            "" if floor is None or against is None else f"{100 * floor / against:.0f} %",
             "" if "cosine" not in r.scores else f"{min(x.scores['cosine'] for x in self.records):.5f}",
             f"{max(compile_s):.1f}" if compile_s else "",
             str(len(warm)) if warm else "",
@@ -191,6 +212,12 @@ class Row:
 def ms(found: percentiles.Quantile | None) -> str:
     """Milliseconds; empty where the percentile was refused."""
     return "" if found is None else f"{1e3 * found.value:.2f}"
+
+
+def spread(samples: Sequence[float]) -> str:
+    """The 99th percentile as a share of the mean; empty where the percentile was refused."""
+    high = percentiles.quantile(samples, 0.99)
+    return "" if high is None else f"{high.value / fmean(samples):.3f}"
 
 
 def speed_up(row: Row, base: Row | None) -> str:
@@ -243,24 +270,25 @@ def table(records: Iterable[Record]) -> list[tuple[str, ...]]:
 
 
 def boards(records: Iterable[Record]) -> dict[tuple[Any, ...], list[Record]]:
-    """Bench records by what makes them comparable: model, sizes, inputs, budget, machine, scenario."""
+    """Bench records by what makes them comparable: model, sizes, inputs, device, budget, machine, scenario."""
     from buzzer.suite import machine
 
     found: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
     for r in records:
         if r.job == "bench":
             sizes = (r.config["batch"], *(str(r.config[k]) for k in ("seq", "lengths", "scenario")))
-            key = (r.task, sizes, r.budget.name, machine.line(r.machine))
+            key = (r.task, sizes, r.device, r.budget.name, machine.line(r.machine))
             found[key].append(r)
     return dict(sorted(found.items()))
 
 
 def title(record: Record) -> str:
-    """`bert-base, batch 1, 128 tokens`."""
+    """`bert-base, batch 1, 128 tokens`, and the device where it is not the CPU."""
     c = record.config
     kind = ", real sentence lengths" if c["lengths"] == "real" else f", {c['seq']} tokens" if c["seq"] else ""
     scenario = f", MLPerf {c['scenario']}" if c["scenario"] else ""
-    return f"{record.task}, batch {c['batch']:,}{kind}{scenario}"
+    device = "" if record.device == "cpu" else f", on {record.device}"
+    return f"{record.task}, batch {c['batch']:,}{kind}{scenario}{device}"
 
 
 def fastest(records: Iterable[Record]) -> list[str]:
@@ -269,8 +297,6 @@ def fastest(records: Iterable[Record]) -> list[str]:
     for group in boards(records).values():
         best = next((row for row in rows(group) if row.ranked), None)
         if best is not None and not best.first.config["scenario"]:  # LoadGen has its own figures
-            each = median(best.pooled("warm_run")) / best.first.config["batch"]
-            lines.append(
-                f"{title(best.first)}: {best.first.backend} {best.first.precision}, {1e6 * each:,.2f} us a row"
-            )
+            told = f"{best.first.backend} {best.first.precision}, {1e6 * best.row_s:,.2f} us a row"
+            lines.append(f"{title(best.first)}: {told}")
     return lines if len(lines) > 1 else []

@@ -173,7 +173,8 @@ def answers(choice: Choice, work: Path, screen: Screen) -> tuple[Data, Record | 
 
     Raises UsageError for a model or sizes that cannot be.
     """
-    empty = Data(work, "", "generated", {}, 1.0)
+    kept = runner.cache_folder() / "bench"
+    empty = Data(kept, "", "generated", {}, 1.0)
     reference = benchplan.reference_run(choice)
     found = runner.execute(reference, empty, work, work, (), watch(screen, reference))
     screen.clear()
@@ -184,7 +185,7 @@ def answers(choice: Choice, work: Path, screen: Screen) -> tuple[Data, Record | 
     if found.outcome != "ok":
         return empty, found
     told = found.details
-    return Data(work, told["fingerprint"], told["source"], {}, 1.0, tuple(told["notes"])), None
+    return Data(kept, told["fingerprint"], told["source"], {}, 1.0, tuple(told["notes"])), None
 
 
 def one(item: Planned, data: Data, work: Path, out: Path, failed: Record | None, screen: Screen) -> Record:
