@@ -16,8 +16,8 @@ import numpy as np
 
 from buzzer.engine import infer
 from buzzer.engine.infer import Array, Session, roofline
-from buzzer.engine.infer.roofline import Roof
 from buzzer.engine.infer.cost import Cost, cost_of
+from buzzer.engine.infer.roofline import Roof
 from buzzer.engine.infer.session import Description, Staging
 from buzzer.errors import DataError
 from buzzer.models.job import Job, Result, Steps
@@ -30,7 +30,6 @@ FLUSH = 4  # times the last-level cache, streamed over before a cold run
 WARMUP_S, WARMUP_RUNS = 1.0, 5
 LEAST_RUNS = 4  # however slow: two rounds have the seven of a median
 QUANTISED = ("int8", "fp8")  # precisions for which the module is quantised before the backend gets it
-SPIN_CYCLES = 200_000  # of the GPU's clock, about 0.1 ms: longer than the launch of a graph
 SAME = 1e-3  # largest relative error between the FP32 answers of a GPU and of the CPU
 TINY = 1e-30
 WORST = -1.0  # cosine of an output that is not finite or was not written
@@ -186,7 +185,9 @@ class Timer:
         assert isinstance(session, Staging)
         staged = session.stage(batch)
         torch.cuda.synchronize()
-        torch.cuda._sleep(SPIN_CYCLES)  # so that the work is enqueued before the first event is reached
+        torch.cuda._sleep(
+            roofline.SPIN_CYCLES
+        )  # so that the work is enqueued before the first event is reached
         start.record()
         session.replay(staged)
         end.record()
@@ -319,7 +320,9 @@ def check_answers(cpu: Mapping[str, Array], gpu: Mapping[str, Array]) -> None:
     for name, want in cpu.items():
         error = float(np.abs(gpu[name] - want).max() / max(np.abs(want).max(), TINY))
         if not error < SAME:
-            raise RuntimeError(f"output {name}: FP32 on the GPU is off the CPU's by {error:.3g} of the largest value")
+            raise RuntimeError(
+                f"output {name}: FP32 on the GPU is off the CPU's by {error:.3g} of the largest value"
+            )
 
 
 def exact_products() -> None:
