@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -102,7 +103,7 @@ def read_answers(folder: Path) -> Answers | None:
         facts["expected"] = [dict(np.load(place / f"{i}.npz")) for i in range(facts["expected"])]
         facts["cost"] = None if facts["cost"] is None else Cost(**facts["cost"])
         return Answers(**facts | {"notes": tuple(facts["notes"])})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, EOFError, BadZipFile, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{place}: the right answers cannot be read: {error}", DELETE) from error
 
 

@@ -18,6 +18,8 @@ from buzzer.suite.registry import NO_ENGINE, ModelConfig, TaskConfig, Variant
 ENTRY = "buzzer.suite.bench:BENCH"
 REFERENCE = "torch_eager"
 ANY = "any"  # precision of a record of a backend that is not here
+INPUTS, LEAST_INPUTS = 16, 4  # different batches: most, and least of large ones
+LARGE = 65536  # tokens (rows, where they have none) of all inputs together that large batches may have
 COLUMNS = (
     "#",
     "backend",
@@ -51,6 +53,11 @@ class Choice:
     seed: int
     rounds: int
     params: dict[str, Any]  # batch, seq, lengths, ...: see suite/bench.py
+
+
+def inputs_of(batch: int, seq: int) -> int:
+    """How many batches to rotate through where nobody says: each has an FP32 answer, which for large ones takes its time and memory."""
+    return min(INPUTS, max(LEAST_INPUTS, LARGE // (batch * max(seq, 1))))
 
 
 def task_of(choice: Choice) -> TaskConfig:

@@ -178,13 +178,13 @@ def test_a_module_of_several_types_runs_under_autocast() -> None:
     with prepared(net, "bf16") as session:
         told = session.describe()
         found = session.run(given := batch(6))["y"]
-    want = expected(Net_as_mixed(net), given)[0]
+    want = expected(as_plain(net), given)[0]
     np.testing.assert_allclose(found, want, atol=0.1 * np.abs(want).max())
     assert told.graph is True
     assert "under autocast, for the module mixes types" in told.notes[0]
 
 
-def Net_as_mixed(net: Mixed) -> Net:
+def as_plain(net: Mixed) -> Net:
     """The same weights, all in float64."""
 
     class Plain(Mixed):
