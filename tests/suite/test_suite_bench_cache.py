@@ -199,6 +199,25 @@ def test_a_gpu_that_computes_something_else_is_told(factor: float, right: bool) 
         check_answers(cpu, {"y": cpu["y"] * factor})
 
 
+@pytest.mark.parametrize("precision", quant.PRECISIONS)
+def test_calibration_and_packing_stay_on_the_models_device(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On "meta", a device that refuses tensors of another as a GPU does."""
+    pytest.importorskip("triton")
+    from buzzer.engine.infer import fused_weights
+    from buzzer.engine.quant import calibrate
+
+    def widen(seen: calibrate.Observed, x: torch.Tensor) -> None:
+        assert x.device.type == "meta"
+        seen.low, seen.high = -1.0, 2.0
+
+    monkeypatch.setattr(calibrate.Observed, "widen", widen)
+    module = encoder.Bert(TINY).to("meta").eval()
+    batches = [{name: np.ones((2, 8), "int64") for name in ("input_ids", "attention_mask")}]
+    found = quant.quantise(module, batches, precision=precision)
+    packed = fused_weights.pack(found.encoder_spec(), precision, "meta")  # type: ignore[operator]
+    assert {tensor.device.type for tensor in packed.tensors()} == {"meta"}
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", quant.PRECISIONS)
 def test_a_model_is_calibrated_where_it_is(precision: str) -> None:
