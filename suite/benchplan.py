@@ -1,14 +1,18 @@
 """What `buzzer bench` runs and in which order, and the table of what came out."""
 
+import functools
+import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
 from buzzer.engine import infer
-from buzzer.errors import BuzzerError, UnsupportedError, unknown_name
+from buzzer.engine.infer import onnx_graph
+from buzzer.errors import BuzzerError, DataError, UnsupportedError, unknown_name
 from buzzer.suite import percentiles, registry
 from buzzer.suite.budget import Budget
 from buzzer.suite.plan import Run
@@ -18,6 +22,7 @@ from buzzer.suite.registry import NO_ENGINE, ModelConfig, TaskConfig, Variant
 ENTRY = "buzzer.suite.bench:BENCH"
 REFERENCE = "torch_eager"
 ANY = "any"  # precision of a record of a backend that is not here
+WEIGHTS = (".json", ".safetensors", ".bin", ".txt")  # files of a model folder
 INPUTS, LEAST_INPUTS = 16, 4  # different batches: most, and least of large ones
 LARGE = 65536  # tokens (rows, where they have none) of all inputs together that large batches may have
 COLUMNS = (
@@ -72,8 +77,36 @@ def task_of(choice: Choice) -> TaskConfig:
         reference=Variant(engine=NO_ENGINE, backend=REFERENCE),
         metric="cosine",
         tolerance=0.0,  # bench runs have gates of their own: registry.bench_gate
-        params={"target": choice.model.entry, "model": choice.model.params, **choice.params},
+        params={
+            "target": choice.model.entry,
+            "model": choice.model.params,
+            **content(choice.model),
+            **choice.params,
+        },
     )
+
+
+def content(model: ModelConfig) -> dict[str, str]:
+    """`model_hash` of a model that a path names, so that another file of the same name is another model; nothing for a named one."""
+    paths = [Path(value) for value in model.params.values() if Path(str(value)).is_absolute()]
+    return {"model_hash": hash_of(paths[0])} if paths else {}
+
+
+@functools.cache
+def hash_of(path: Path) -> str:
+    """First 12 hex digits of the sha256 of a model's files. Raises DataError for what is none."""
+    if path.suffix == ".onnx" and path.is_file():
+        files = onnx_graph.files(path)
+    else:
+        files = [path] if path.is_file() else [p for p in sorted(path.iterdir()) if p.suffix in WEIGHTS]
+    digest = hashlib.sha256()
+    for file in files:
+        try:
+            with file.open("rb") as opened:
+                digest.update(hashlib.file_digest(opened, "sha256").digest())
+        except OSError as error:
+            raise DataError(f"{file}: {error.strerror}", f"{path} needs it") from error
+    return digest.hexdigest()[:12]
 
 
 def reference_run(choice: Choice) -> Run:
@@ -264,7 +297,7 @@ def is_base(row: Row) -> bool:
     """Whether others are compared with this row: the model's first backend (torch eager, XGBoost) in FP32, padded."""
     r = row.first
     plain = r.bench is not None and r.bench.packing == "padded"
-    known = registry.models().get(r.task)
+    known = None if "model_hash" in r.config else registry.models().get(r.task)
     first = known.backends[0] if known else REFERENCE
     return row.ranked and plain and (r.backend, r.precision) == (first, "fp32")
 
@@ -277,25 +310,33 @@ def table(records: Iterable[Record]) -> list[tuple[str, ...]]:
 
 
 def boards(records: Iterable[Record]) -> dict[tuple[Any, ...], list[Record]]:
-    """Bench records by what makes them comparable: model, sizes, inputs, device, budget, machine, scenario."""
+    """Bench records by what makes them comparable: model (of a path: its contents), sizes, inputs, device, budget, machine, scenario."""
     from buzzer.suite import machine
 
     found: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
     for r in records:
         if r.job == "bench":
             sizes = (r.config["batch"], *(str(r.config[k]) for k in ("seq", "lengths", "scenario")))
-            key = (r.task, sizes, r.device, r.budget.name, machine.line(r.machine))
+            key = (
+                r.task,
+                r.config.get("model_hash", ""),
+                sizes,
+                r.device,
+                r.budget.name,
+                machine.line(r.machine),
+            )
             found[key].append(r)
     return dict(sorted(found.items()))
 
 
 def title(record: Record) -> str:
-    """`bert-base, batch 1, 128 tokens`, and the device where it is not the CPU."""
+    """`bert-base, batch 1, 128 tokens`; a path's model with the hash of its contents; the device where it is not the CPU."""
     c = record.config
     kind = ", real sentence lengths" if c["lengths"] == "real" else f", {c['seq']} tokens" if c["seq"] else ""
     scenario = f", MLPerf {c['scenario']}" if c["scenario"] else ""
     device = "" if record.device == "cpu" else f", on {record.device}"
-    return f"{record.task}, batch {c['batch']:,}{kind}{scenario}{device}"
+    model = f"{record.task} ({c['model_hash']})" if "model_hash" in c else record.task
+    return f"{model}, batch {c['batch']:,}{kind}{scenario}{device}"
 
 
 def fastest(records: Iterable[Record]) -> list[str]:

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from buzzer.engine.infer import Array, Plan, onnx_graph
-from buzzer.errors import UnsupportedError, UsageError
+from buzzer.errors import DataError, UnsupportedError, UsageError
 from buzzer.models.target import Loaded
 from buzzer.suite import benchplan, gate, record, registry
 from buzzer.suite.bench import (
@@ -452,6 +452,7 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bench(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "buzzer", "bench", *arguments]
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "BUZZER_ENFORCEMENT": "polled"}
+    environment["BUZZER_CACHE"] = str(cwd / "cache")
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, env=environment)
 
 
@@ -483,6 +484,78 @@ def test_a_file_is_benched_from_end_to_end(net: Path, tmp_path: Path) -> None:
     lines = benchplan.table(written)
     assert [line[0] for line in lines] == ["1", ""]
     assert "TensorRT" in lines[1][-1]
+
+
+def export(module: torch.nn.Module, path: Path, rows: int | None = None) -> Path:
+    """A file of one input; its rows open, or fixed."""
+    path.parent.mkdir(exist_ok=True)
+    example = {"x": np.zeros((rows or 2, 6), dtype="float32")}
+    axes: dict[str, dict[int, str]] = {"x": {} if rows else {0: "batch"}}
+    path.write_bytes(onnx_graph.export(Plan(module.eval(), example, ("y",), axes, "fp32", "cpu", 1)))
+    return path
+
+
+def test_files_of_one_name_have_boards_of_their_own(tmp_path: Path) -> None:
+    """Also where the name is that of a known model."""
+    made = [export(torch.nn.Linear(6, 3), tmp_path / folder / "bert-base.onnx") for folder in "ab"]
+    quick = ("--backend", "onnxruntime", "--inputs", "2", "--count", "8", "--seconds", "0", "--rounds", "1")
+    for path in made:
+        done = bench(str(path), *quick, "--precision", "fp32", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    written = record.read_good(tmp_path / "results" / "local")
+    hashes = {r.config["model_hash"] for r in written}
+    boards = benchplan.boards(written)
+    assert len(hashes) == len(boards) == 2
+    assert {benchplan.title(group[0]) for group in boards.values()} == {
+        f"bert-base ({found}), batch 1, 128 tokens" for found in hashes
+    }
+    copied = tmp_path / "c.onnx"
+    copied.write_bytes(made[0].read_bytes())
+    assert benchplan.hash_of(copied) == benchplan.hash_of(made[0])
+    assert not any(benchplan.is_base(row) for group in boards.values() for row in benchplan.rows(group))
+
+
+def test_weights_beside_a_file_are_part_of_it(tmp_path: Path) -> None:
+    import onnx
+
+    made = []
+    for folder, value in (("a", 1.0), ("b", 2.0)):
+        path = export(torch.nn.Linear(6, 3), tmp_path / folder / "net.onnx")
+        model = onnx.load(str(path))
+        for weight in model.graph.initializer:
+            shape = tuple(weight.dims)
+            weight.CopyFrom(onnx.numpy_helper.from_array(np.full(shape, value, "float32"), weight.name))
+        onnx.save(model, str(path), save_as_external_data=True, location="weights.bin", size_threshold=0)
+        made.append(path)
+    assert made[0].read_bytes() == made[1].read_bytes()
+    assert benchplan.hash_of(made[0]) != benchplan.hash_of(made[1])
+    (tmp_path / "b" / "weights.bin").unlink()
+    benchplan.hash_of.cache_clear()
+    with pytest.raises(DataError, match=r"weights\.bin"):
+        benchplan.hash_of(made[1])
+
+
+def test_a_fixed_batch_is_not_called_another(tmp_path: Path) -> None:
+    path = export(torch.nn.Linear(6, 3), tmp_path / "fixed.onnx", rows=4)
+    quick = (
+        "--backend",
+        "onnxruntime",
+        "--precision",
+        "fp32",
+        "--inputs",
+        "2",
+        "--count",
+        "8",
+        "--seconds",
+        "0",
+    )
+    done = bench(str(path), *quick, "--rounds", "1", "--batch", "2", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "the file's inputs have 4 rows, fixed" in done.stderr
+    assert "use --batch 4" in done.stderr
+    done = bench(str(path), *quick, "--rounds", "1", "--batch", "4", "--json", cwd=tmp_path)
+    told = json.loads(done.stdout)
+    assert (told["outcome"], told["rows"]) == ("ok", 4 * 16)
 
 
 @pytest.mark.parametrize(

@@ -200,7 +200,9 @@ def test_a_gpu_that_computes_something_else_is_told(factor: float, right: bool) 
 
 
 @pytest.mark.parametrize("precision", quant.PRECISIONS)
-def test_calibration_and_packing_stay_on_the_models_device(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calibration_and_packing_stay_on_the_models_device(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On "meta", a device that refuses tensors of another as a GPU does."""
     pytest.importorskip("triton")
     from buzzer.engine.infer import fused_weights
