@@ -96,6 +96,13 @@ def gpus() -> list[dict[str, Any]]:
     return found
 
 
+def no_cuda() -> str:
+    """What is told where torch sees no CUDA device: why, by the driver's own words where it has any."""
+    import torch
+
+    return f"no CUDA device here: {cuda_problem() or f'torch {torch.__version__} does not see it'}"
+
+
 def cuda_problem(least: tuple[int, int] = (0, 0)) -> str:
     """Why CUDA cannot be used here, as the driver itself tells, or ""; `least` is the CUDA version that it must speak. Makes no context."""
     try:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from buzzer.engine import faults
-from buzzer.engine.device import cuda_problem, limit_memory, nvml, own_memory
+from buzzer.engine.device import limit_memory, no_cuda, nvml, own_memory
 from buzzer.errors import BuzzerError, UnsupportedError
 from buzzer.models.job import SCORE, Job, Result, Steps, Task
 from buzzer.suite import clock, meter
@@ -44,8 +44,7 @@ def device_synchronize(device: str) -> Callable[[], None]:
     import torch
 
     if not torch.cuda.is_available():
-        problem = cuda_problem() or f"torch {torch.__version__} does not see it"
-        raise UnsupportedError(f"no CUDA device here: {problem}", "`buzzer env` shows what this machine has")
+        raise UnsupportedError(no_cuda(), "`buzzer env` shows what this machine has")
     return torch.cuda.synchronize
 
 

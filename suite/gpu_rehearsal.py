@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -57,7 +58,7 @@ def run(call: Call, machine: Path, python: Path, options: Sequence[str]) -> tupl
         "GPUKIT_SITE": str(machine / "tmp" / "gpukit-site"),
         "OUT": str(out),
     }
-    command = SUITE.sub(rf"\g<0> --anyway {' '.join(options)}", call.command)
+    command = SUITE.sub(lambda found: f"{found[0]} --anyway {' '.join(options)}", call.command)
     began = time.monotonic()
     with (machine / f"{call.name}.log").open("wb") as log:
         code = subprocess.run(
@@ -88,9 +89,11 @@ def main() -> int:
         "--stretch", default="10", help="limits are so many times as long: this machine is slower"
     )
     parser.add_argument("--test-scale", default="0.002", help="of the large test [0.002]")
+    parser.add_argument("--only", help="steps, in place of the calls' own")
     given = parser.parse_args()
     machine = (given.machine or Path(tempfile.mkdtemp(prefix="buzzer-rehearsal-"))).resolve()
     options = ["--stretch", given.stretch, "--test-scale", given.test_scale, "--minutes", "600"]
+    options += ["--only", shlex.quote(given.only)] if given.only else []
     known, bad = calls(), list[str]()
     for name in given.calls.split(","):
         bytes_sent = stage(known[name], machine / "tree")

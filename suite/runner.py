@@ -33,7 +33,7 @@ from buzzer.suite.record import SCHEMA_MINOR, BudgetFields, Gate, Phase, Record
 LOOK_S = 0.2  # how often the parent looks at the child's events
 GIVE_UP_S = 30.0  # after which a process that cannot be killed (it hangs in the kernel) is left alone
 START_S = 5.0  # what making the control group and the process takes at the most
-TAIL_LINES, TAIL_BYTES, LINE_CHARS = 20, 1 << 16, 2000
+TAIL_LINES, TAIL_BYTES, LINE_CHARS = 60, 1 << 16, 800  # a traceback of nested groups is long
 DONE = {  # what the event of a job's end has
     "wall_s": float,
     "overhead_s": float,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from buzzer.engine.device import no_cuda
 from buzzer.engine.infer.encoder import Encoder, EncoderSpec, Stack
 from buzzer.engine.infer.fused_pack import Tokens, pack
 from buzzer.engine.infer.fused_plan import Lowering, Program, text_of
@@ -94,7 +95,7 @@ def check_device(plan: Plan) -> None:
     if plan.device == "cuda" and interpreted():
         raise UnsupportedError("kernels are interpreted in this process", "unset TRITON_INTERPRET")
     if plan.device == "cuda" and not torch.cuda.is_available():
-        raise UnsupportedError("no CUDA device here", "`buzzer env` shows what this machine has")
+        raise UnsupportedError(no_cuda(), "`buzzer env` shows what this machine has")
     if plan.device == "cuda" and plan.precision == "fp8" and torch.cuda.get_device_capability() < (8, 9):
         raise UnsupportedError("this GPU has no FP8 arithmetic", "use --precision int8")
 

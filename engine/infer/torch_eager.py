@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from buzzer.engine.device import no_cuda
 from buzzer.engine.infer.graphed import Graphed, Staged, fetched, first_line, graph_or_note
 from buzzer.engine.infer.session import Array, Base, Description, Plan, check_batch
 from buzzer.errors import UnsupportedError
@@ -32,7 +33,7 @@ class TorchEager(Base):
                 f"{self.backend} runs torch modules only", "use --backend onnxruntime for ONNX files"
             )
         if plan.device == "cuda" and not torch.cuda.is_available():
-            raise UnsupportedError("no CUDA device here", "`buzzer env` shows what this machine has")
+            raise UnsupportedError(no_cuda(), "`buzzer env` shows what this machine has")
         if plan.device == "cuda" and plan.precision == "int8-dynamic":
             raise UnsupportedError("torch's dynamic int8 layers run on the CPU only", "use --device cpu")
         torch.set_num_threads(plan.threads)

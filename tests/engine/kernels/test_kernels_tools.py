@@ -16,6 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from buzzer.engine.device import no_cuda
 from buzzer.errors import DataError, UnsupportedError
 
 pytest.importorskip("triton")
@@ -299,5 +300,5 @@ def test_the_command_line_plans_and_ends_in_one_message() -> None:
     assert whole["floor_us"] == pytest.approx(91, abs=1)
     told = call("probe")
     assert (told.returncode, told.stdout) == (2, "")
-    assert told.stderr.splitlines()[0] == "error: no CUDA device here"
+    assert told.stderr.splitlines()[0] == f"error: {no_cuda()}"
     assert "hint:" in told.stderr
