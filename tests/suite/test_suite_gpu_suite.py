@@ -299,6 +299,47 @@ def test_what_travels_stays_small(tmp_path: Path) -> None:
     assert gpu_kit.size([tmp_path / "link"]) == len("folder")
 
 
+def test_sizes_tell_what_is_missing_or_too_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "piece").write_bytes(b"1" * 100)
+    known = {name: gpu_kit.Call(name, (name,), 10, "true") for name in ("piece", "absent")}
+    monkeypatch.setattr(gpu_kit, "ROOT", tmp_path)
+    monkeypatch.setattr(gpu_kit, "tree", lambda: [])
+    monkeypatch.setattr(gpu_kit, "calls", lambda: {"piece": known["piece"]})
+    assert gpu_kit.sizes() == 0
+    monkeypatch.setattr(gpu_kit, "MOST_BYTES", 99)
+    assert gpu_kit.sizes() == 1
+    assert "more than" in capsys.readouterr().out
+    monkeypatch.setattr(gpu_kit, "calls", lambda: {"absent": known["absent"]})
+    assert gpu_kit.sizes() == 1
+    assert "missing: absent" in capsys.readouterr().out
+
+
+def test_data_and_fits_are_packed_once_and_old_fits_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, target = tmp_path / "cache", tmp_path / "seed.tar.xz"
+
+    def make(task: str, options: tuple[str, ...], cache: Path) -> tuple[Path, Path]:
+        data, fit = cache / "data" / task, cache / "fits" / f"{task}-{version}"
+        for folder in (data, fit):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "file").write_text(task)
+        return data, fit
+
+    monkeypatch.setattr(gpu_kit, "made", make)
+    for version in ("1", "2"):
+        gpu_kit.seed(cache, target)
+        assert gpu_kit.packed_names(target) == {
+            name for task in gpu_steps.SEED for name in (f"data/{task}", f"fits/{task}-{version}")
+        }
+    before = target.stat().st_mtime_ns
+    gpu_kit.seed(cache, target)
+    assert target.stat().st_mtime_ns == before
+    assert not list(cache.glob("fits/*-1"))
+
+
 def test_a_rehearsal_stages_what_travels_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
