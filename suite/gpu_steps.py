@@ -152,7 +152,7 @@ FRAMES = of(
     timed(recsys("small", 90, ENGINES, *SMALL, *NETWORKS), 50),
     timed(recsys("nvforest", 60, "cudf,polars-gpu", *SMALL, *TREES), 30),
     timed(recsys_data("recsys2021 large data", 60, LARGE_DATA, "{test_scale}"), 15),
-    timed(recsys("large", 180, "polars,cudf,polars-gpu", *ON_LARGE), 120),
+    timed(recsys("large", 180, "polars,cudf,polars-gpu", *ON_LARGE), 115),
     timed(
         bench("trees", 60, "gbdt", "--backend", "xgboost,nvforest", "--batch", "100000", "--rounds", "1"), 40
     ),

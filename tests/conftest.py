@@ -1,20 +1,19 @@
 import os
 import tempfile
-from pathlib import Path
 
 # Before the first import of a library with a thread pool: workers that share the cores would only wait for each other.
 for name in ("OMP_NUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS"):
     os.environ.setdefault(name, "1")
-
-# Read when Triton kernels are first imported: without a GPU, tests run them in Triton's interpreter.
-if not list(Path("/dev").glob("nvidia[0-9]*")):
-    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import hypothesis
 import pytest
 
 from buzzer.engine import device, frames
 from buzzer.errors import UnsupportedError
+
+# Read when Triton kernels are first imported: without a GPU, tests run them in Triton's interpreter.
+if device.cuda_problem():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # Speed is held by records: a busy machine is no failure.
 hypothesis.settings.register_profile("untimed", deadline=None)

@@ -305,7 +305,7 @@ def test_sizes_tell_what_is_missing_or_too_large(
     (tmp_path / "piece").write_bytes(b"1" * 100)
     known = {name: gpu_kit.Call(name, (name,), 10, "true") for name in ("piece", "absent")}
     monkeypatch.setattr(gpu_kit, "ROOT", tmp_path)
-    monkeypatch.setattr(gpu_kit, "tree", lambda: [])
+    monkeypatch.setattr(gpu_kit, "tree", list)
     monkeypatch.setattr(gpu_kit, "calls", lambda: {"piece": known["piece"]})
     assert gpu_kit.sizes() == 0
     monkeypatch.setattr(gpu_kit, "MOST_BYTES", 99)
