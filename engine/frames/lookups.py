@@ -31,33 +31,34 @@ def by_merge(xp: Any, t: Frame, wanted: Sequence[Lookup]) -> Frame:
         by_keys.setdefault(tuple(sorted(each.on)), []).append(each)
     found: dict[str, Any] = {}
     for keys, together in by_keys.items():
-        on, tables = list(keys), [renamed(each) for each in together]
-        places = tables[0][on].assign(_at0=range(len(tables[0])))
-        for i, table in enumerate(tables[1:], 1):
-            numbered = table[on].assign(**{f"_at{i}": range(len(table))})
-            places = places.merge(numbered, on=on, how="outer")
-        rows = t[on].assign(_row=range(len(t))).merge(places, on=on, how="left").sort_values("_row")
-        for i, (each, table) in enumerate(zip(together, tables, strict=True)):
-            at = rows[f"_at{i}"].fillna(len(table)).astype("int64")
-            gathered = padded(xp, table[list(each.columns.values())], each.fill).take(at)
+        on = list(keys)
+        places = numbered_keys(together[0], "_at0")
+        for i, each in enumerate(together[1:], 1):
+            places = places.merge(numbered_keys(each, f"_at{i}"), on=on, how="outer")
+        rows = t[on].assign(_row=range(len(t))).merge(places, on=on, how="left")
+        rows = rows[["_row", *(f"_at{i}" for i in range(len(together)))]].sort_values("_row")
+        for i, each in enumerate(together):
+            at = rows[f"_at{i}"].fillna(len(each.table)).astype("int64")
+            gathered = padded(xp, each).take(at)
             gathered.index = t.index
             found |= {name: gathered[name] for name in each.columns.values()}
-    return t.assign(**found)
+    return t.assign(**{name: found[name] for each in wanted for name in each.columns.values()})
 
 
-def renamed(wanted: Lookup) -> Frame:
-    """A lookup's table as the frame names its columns, without rows that miss a key."""
+def numbered_keys(wanted: Lookup, place: str) -> Frame:
+    """The keys of a lookup's table as the frame names them, and each row's number, without rows that miss a key."""
     back = {right: left for left, right in wanted.on.items()}
-    small = wanted.table[[*back, *wanted.columns]].dropna(subset=list(back))
-    return small.rename(columns=back | dict(wanted.columns))
+    keys = wanted.table[list(back)].rename(columns=back)
+    return keys.assign(**{place: range(len(keys))}).dropna()
 
 
-def padded(xp: Any, table: Frame, fill: Any) -> Frame:
-    """The table, the fill where it has none, and one more row of the fill."""
-    kinds = {name: table[name].dtype for name in table.columns}
-    values = {name: filling(kind, fill_of(fill, name)) for name, kind in kinds.items()}
-    last = xp.DataFrame({name: [value] for name, value in values.items()}).astype(kinds)
-    return xp.concat([table.fillna(values), last], ignore_index=True)
+def padded(xp: Any, wanted: Lookup) -> Frame:
+    """The columns of a lookup's table by their new names, the fill where it has none, and one more row of the fill."""
+    table = wanted.table[list(wanted.columns)].rename(columns=dict(wanted.columns))
+    kinds = dict(table.dtypes)
+    values = {name: filling(kind, fill_of(wanted.fill, name)) for name, kind in kinds.items()}
+    last = {name: [value] if isinstance(value, str) else np.array([value]) for name, value in values.items()}
+    return xp.concat([table.fillna(values), xp.DataFrame(last)], ignore_index=True)
 
 
 def taken(column: pd.Series, at: Array, fill: Any) -> Any:
