@@ -153,9 +153,10 @@ class Lazy(Engine):
         return resident.scan(self._told(lambda: resident.run(t)), t.collect_schema())
 
     def height(self, t: Frame) -> int:
+        if not self.gpu or gpu_plan.on_host(t):
+            return int(self._told(lambda: t.select(pl.len()).collect()).item())
         # What is kept on the GPU cannot be read without a column.
-        rows = pl.first().len() if self.gpu else pl.len()
-        return int(self._run(t.select(rows)).item())
+        return int(self._run(t.select(pl.first().len())).item())
 
     def columns(self, t: Frame) -> list[str]:
         return list(t.collect_schema().names())

@@ -390,6 +390,8 @@ def test_a_collected_frame_is_written_from_the_host(gpu: Gpu, tmp_path: Path) ->
     e.write_parquet(t, tmp_path / "t.parquet")
     assert pl.read_parquet(tmp_path / "t.parquet")["a"].to_list() == [3, 1]
     assert e.to_numpy(t, ["a"])["a"].tolist() == [3, 1]
+    assert e.to_arrow(t, ["a"]).to_pydict() == {"a": [3, 1]}
+    assert e.height(t) == 2
     assert not gpu.executed
 
 
