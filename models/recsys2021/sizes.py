@@ -8,6 +8,7 @@ from buzzer.models.job import Job
 
 PIECE_ROWS = {"cpu": 500_000, "gpu": 3_000_000}  # winners: 3 million
 BATCH_ROWS = {"cpu": 4096, "cuda": 65_536}
+BLOCK_ROWS = {"cpu": 16_384, "cuda": 3_000_000}
 PIECE_ROW_BYTES = (
     4096  # of GPU memory: an estimate, about 1.5 kB of columns and what joins and matrices hold beside them
 )
@@ -28,6 +29,11 @@ def piece_rows(job: Job) -> int:
 def batch_rows(job: Job) -> int:
     """Rows that a network predicts in one run: as asked for, else by the device."""
     return given(job, "predict_batch") or BATCH_ROWS[job.device]
+
+
+def block_rows(job: Job) -> int:
+    """Rows that trees predict from one copy of columns: on a CPU few enough that memory is used again, not asked for anew."""
+    return BLOCK_ROWS[job.device]
 
 
 def given(job: Job, name: str) -> int:

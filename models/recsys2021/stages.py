@@ -1,7 +1,8 @@
 """The models of both stages, opened for prediction, and what they read of the rows."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -116,16 +117,21 @@ class FirstStage:
             self.networks = training.open_sessions(models.all_networks, job)
 
     def predict_trees(self, rows: Inputs) -> dict[str, Array]:
-        """Probabilities [rows, targets] by model."""
-        found = {
-            f"trees_{name}": session.predict(read_by(name, rows.x, features.names()))
-            for name, session in self.trees.items()
-        }
-        if "split" in self.models.trees:
+        """Probabilities [rows, targets] by model, on the host."""
+        return {f"trees_{name}": self._predict(name, rows) for name in self.models.trees}
+
+    def _predict(self, name: str, rows: Inputs) -> Array:
+        if name == "split":
             assert rows.raw is not None
-            groups = rows.raw[:, features.raw_names().index("a_group")]
-            found["trees_split"] = self.grouped.predict(rows.raw, groups)
-        return {f"trees_{name}": found[f"trees_{name}"] for name in self.models.trees}
+            return self.grouped.predict(rows.raw, rows.raw[:, features.raw_names().index("a_group")])
+        model = self.trees[name]
+        if name == "kfold":
+            return model.predict(rows.x)
+
+        def rounded(block: slice) -> Array:
+            return model.predict(read_by(name, rows.x[block], features.names()))
+
+        return in_blocks(len(rows.x), sizes.block_rows(self.job), rounded)
 
     def predict_networks(self, rows: Inputs) -> dict[str, Array]:
         """Probabilities [rows, targets] by model, on the host."""
@@ -146,6 +152,7 @@ class SecondStage:
 
     def __init__(self, job: Job, models: Chosen) -> None:
         width = len(features.names()) + len(models.first) * len(features.TARGETS)
+        self.job = job
         self.models = {
             name: trees.Trees(job, f"week-{name}", width + len(week.names(name)), margins=True)
             for name in models.second
@@ -153,10 +160,19 @@ class SecondStage:
 
     def predict(self, x: Array, odds: Sequence[Array], beside: Mapping[str, Array]) -> dict[str, Array]:
         """Probabilities [rows, targets] by model; odds: of the first stage's models; beside: the week's columns by model."""
-        return {
-            f"second_{name}": session.predict(*seen(x, odds, read_by(name, beside[name], week.names(name))))
-            for name, session in self.models.items()
-        }
+
+        def one(name: str, block: slice) -> Array:
+            own = read_by(name, beside[name][block], week.names(name))
+            return self.models[name].predict(*seen(x[block], [p[block] for p in odds], own))
+
+        size = sizes.block_rows(self.job)
+        return {f"second_{name}": in_blocks(len(x), size, partial(one, name)) for name in self.models}
+
+
+def in_blocks(rows: int, size: int, predict: Callable[[slice], Array]) -> Array:
+    """Predictions [rows, targets] of at most `size` rows at a time."""
+    starts = range(0, max(rows, 1), size)
+    return np.concatenate([predict(slice(start, start + size)) for start in starts])
 
 
 def read_by(strategy: str, x: Array, names: Sequence[str]) -> Array:

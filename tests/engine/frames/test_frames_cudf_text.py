@@ -167,7 +167,7 @@ def test_joined_lists_on_the_device_are_those_on_the_host(
         lambda x: x.after("137", 1),
         lambda x: x.after("137", 2),
         lambda x: x.matrix(3),
-        lambda x: x.numbers,
+        lambda x: x.numbers(),
     ):
         np.testing.assert_array_equal(call(ours), call(theirs))
         assert call(ours).dtype == call(theirs).dtype
@@ -176,7 +176,9 @@ def test_joined_lists_on_the_device_are_those_on_the_host(
 def test_what_is_no_list_of_integers_is_told() -> None:
     e, t = eager.Eager("pandas"), pd.DataFrame({"row": [0], "s": ["1\tx\t3"]})
     with pytest.raises(DataError, match="column s"):
-        e.token_at(t, "s", "\t", 0, "z")
+        e.token_at(t, "s", "\t", 1, "z")
+    with pytest.raises(DataError, match="column s"):
+        e.token_matrix(t, "s", "\t", 3)
 
 
 @pytest.mark.parametrize("text", ["abc", "g" * 16, "@" * 16, "a" * 17])
