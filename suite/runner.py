@@ -43,6 +43,8 @@ DONE = {  # what the event of a job's end has
     "notes": list,
     "samples": dict,
 }
+# What reading a line raises that is no event; pydantic's ValidationError is a ValueError.
+NO_EVENT = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 MORE_TIME = "give it more time or a smaller --scale"
 Watch = Callable[[str, float], None]  # phase, elapsed seconds
 
@@ -72,13 +74,7 @@ class Story:
             event = json.loads(line)
             json.dumps(event, ensure_ascii=False).encode()  # lone surrogates cannot be written into a record
             self.take(event)
-        except (
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            RecursionError,
-        ):  # ValidationError is a ValueError
+        except NO_EVENT:
             self.broken = line.rstrip()[:80]
 
     def take(self, event: dict[str, Any]) -> None:
