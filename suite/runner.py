@@ -272,7 +272,7 @@ def validated(fields: dict[str, Any], known: dict[str, Any], age: float) -> Reco
             "outcome": "error",
             "message": f"what the run told is no valid record: {where}: {first['msg']}",
         }
-        empty = {"cpu_s": None, "overhead_s": 0.0, "phases": [], "samples": {}}
+        empty: dict[str, Any] = {"cpu_s": None, "overhead_s": 0.0, "phases": [], "samples": {}}
         return Record.model_validate(
             known | empty | told | {"wall_s": age, "stderr_tail": fields.get("stderr_tail", [])}
         )
