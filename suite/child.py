@@ -48,15 +48,24 @@ def device_synchronize(device: str) -> Callable[[], None]:
     return torch.cuda.synchronize
 
 
-def open_device(job: Job, synchronize: Callable[[], None]) -> dict[str, int | None]:
-    """Make the CUDA context and set the job's limit of GPU memory; `opened`: the bytes that this took, by NVML."""
-    library = nvml()
-    before = meter.gpu_memory_used(library)
-    synchronize()
-    if job.gpu_memory_bytes:
-        limit_memory(job.gpu_memory_bytes)
-    after = meter.gpu_memory_used(library)
-    return {"opened": None if before is None or after is None else max(after - before, 0)}
+class Device:
+    """The GPU as one job opens and uses it: makes the CUDA context and sets the job's limit of GPU memory."""
+
+    def __init__(self, job: Job, synchronize: Callable[[], None]) -> None:
+        self._nvml = nvml()
+        self._before = meter.gpu_memory_used(self._nvml)
+        synchronize()
+        if job.gpu_memory_bytes:
+            limit_memory(job.gpu_memory_bytes)
+        self.opened = self._taken()
+
+    def _taken(self) -> int | None:
+        now = meter.gpu_memory_used(self._nvml)
+        return None if now is None or self._before is None else max(now - self._before, 0)
+
+    def told(self) -> dict[str, int | None]:
+        """Bytes: `opened`, what opening took, and `held`, what is taken now, by NVML; and what the process knows of itself."""
+        return {"opened": self.opened, "held": self._taken()} | own_memory()
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
@@ -130,11 +139,10 @@ def attempt(job: Job, verb: str, entry: str, events: IO[str]) -> dict[str, Any]:
         # The clock opens phase `start` at the birth of the process: interpreter and imports are in it.
         synchronize = device_synchronize(job.device)
         ticker = clock.Clock(events, synchronize=synchronize, age=clock.process_age())
-        alone = job.device == "cuda" and not job.clustered
-        opened = open_device(job, synchronize) if alone else {}
+        device = Device(job, synchronize) if job.device == "cuda" and not job.clustered else None
         steps = handed_in(getattr(load_entry(entry), verb)(job), job.out)
         result, wall_s = clock.run(steps, ticker)
-        own = {"gpu_bytes": opened | own_memory()} if alone else {}
+        own = {"gpu_bytes": device.told()} if device is not None else {}
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  whatever it is, the record tells it
         return failure(error)
     return {

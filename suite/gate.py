@@ -33,16 +33,16 @@ def same_question(a: Record, b: Record) -> bool:
 def no_gpu_proof(record: Record) -> str:
     """Why a run on the GPU cannot be believed to have used it; empty for one that shows its use, or on the CPU.
 
-    The engines raise rather than fall back to the CPU; this holds them to it by counters. One of three proofs is enough:
-    torch allocated on the device in the run's process; NVML saw more memory than the process took to open the device; NVML saw
-    the device at work and memory taken (its samples miss small runs).
+    The engines raise rather than fall back to the CPU; this holds them to it by counters: torch allocated on the device in the run's
+    process, or NVML saw more memory than the process took to open the device. Where it is not known what that took (clusters, older
+    records), NVML must have seen the device at work and memory taken.
     """
     if record.device != "cuda" or record.outcome != "ok":
         return ""
     busy, peak, own = record.gpu_busy_s, record.gpu_peak_memory_bytes, gpu_bytes(record)
-    opened = own.get("opened")
-    grown = peak is not None and opened is not None and peak >= opened + GROWTH_BYTES
-    if own.get("torch_peak") or grown or (busy and peak):
+    opened, most = own.get("opened"), max(peak or 0, own.get("held", 0))
+    grown = bool(busy and peak) if opened is None else most >= opened + GROWTH_BYTES
+    if own.get("torch_peak") or grown:
         return ""
     if busy is None or peak is None:
         return "no proof that the GPU was used: NVML was not there to watch it, and the run counted no memory of its own"

@@ -1,6 +1,6 @@
 """The result table of a README, from records: no figure in it is typed by hand."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from buzzer.errors import UsageError
 from buzzer.suite import machine, registry, report
@@ -42,7 +42,7 @@ def table(records: Iterable[Record]) -> str:
     return f"{text}\n\nMeasured on {told}. {explanation(rules)}"
 
 
-def explanation(rules: list[str]) -> str:
+def explanation(rules: Sequence[str]) -> str:
     """`rules`: of the boards that are shown, whether scoring is inside or outside their wall time."""
     rule = f" ({report.SCORING[rules[0]]})" if len(rules) == 1 else ""
     more = (

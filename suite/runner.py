@@ -43,6 +43,8 @@ DONE = {  # what the event of a job's end has
     "notes": list,
     "samples": dict,
 }
+# What reading a line raises that is no event; pydantic's ValidationError is a ValueError.
+NO_EVENT = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 MORE_TIME = "give it more time or a smaller --scale"
 Watch = Callable[[str, float], None]  # phase, elapsed seconds
 
@@ -72,13 +74,7 @@ class Story:
             event = json.loads(line)
             json.dumps(event, ensure_ascii=False).encode()  # lone surrogates cannot be written into a record
             self.take(event)
-        except (
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            RecursionError,
-        ):  # ValidationError is a ValueError
+        except NO_EVENT:
             self.broken = line.rstrip()[:80]
 
     def take(self, event: dict[str, Any]) -> None:
@@ -276,7 +272,7 @@ def validated(fields: dict[str, Any], known: dict[str, Any], age: float) -> Reco
             "outcome": "error",
             "message": f"what the run told is no valid record: {where}: {first['msg']}",
         }
-        empty = {"cpu_s": None, "overhead_s": 0.0, "phases": [], "samples": {}}
+        empty: dict[str, Any] = {"cpu_s": None, "overhead_s": 0.0, "phases": [], "samples": {}}
         return Record.model_validate(
             known | empty | told | {"wall_s": age, "stderr_tail": fields.get("stderr_tail", [])}
         )

@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from statistics import median
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -24,6 +25,7 @@ PATIENCE_S = 1.0  # within which pressing Ctrl-C again means the same: a run is 
 WIDE = 120  # columns of tables that go into a file or a pipe
 # What ends a suite in order; not every system has all of them.
 ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+UNSHOWN = (OSError, ValueError)  # what printing raises; UnicodeEncodeError and "closed file" are ValueErrors
 MARKS = {"ok": "[green]✓[/]", "unsupported": "[yellow]-[/]"}
 
 
@@ -81,12 +83,15 @@ class Screen:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
-        self._bars.stop()
+        with suppress(*UNSHOWN):
+            self._bars.stop()
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
     def say(self, text: str) -> None:
-        self.console.print(text, highlight=False, soft_wrap=True)
+        """Show a line. A terminal that is gone, a full disk or a sign that cannot be shown does not end the suite."""
+        with suppress(*UNSHOWN):
+            self.console.print(text, highlight=False, soft_wrap=True)
 
     def plan(self, runs: int) -> None:
         """Announce how many runs there will be."""

@@ -75,17 +75,28 @@ def test_opening_the_device_is_measured(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(child, "nvml", lambda: library)
     monkeypatch.setattr(child, "limit_memory", limits.append)
+    monkeypatch.setattr(child, "own_memory", lambda: {"torch_peak": 0, "process": None})
     made = Job("t", "cudf", "xgboost", "fp32", "cuda", Path(), Path(), Path(), 1.0, 0, 1)
-    assert child.open_device(made, synchronize) == {"opened": OPENED}
-    assert child.open_device(replace(made, gpu_memory_bytes=7), lambda: None) == {"opened": 0}
+    device = child.Device(made, synchronize)
+    library.used += 10 << 20  # the job's
+    own = {"torch_peak": 0, "process": None}
+    assert device.told() == {"opened": OPENED, "held": OPENED + (10 << 20), **own}
+    assert child.Device(replace(made, gpu_memory_bytes=7), lambda: None).opened == 0
     assert limits == [7]
     monkeypatch.setattr(child, "nvml", lambda: None)
-    assert child.open_device(made, synchronize) == {"opened": None}
+    assert child.Device(made, synchronize).told() == {"opened": None, "held": None, **own}
 
 
 PROOFS = {
     "torch allocated": ({"torch_peak": 2 << 20, "opened": OPENED}, 0.0, OPENED, True),
     "memory beyond the context": ({"torch_peak": 0, "opened": OPENED}, 0.0, OPENED + (2 << 20), True),
+    "held at the end, too short for samples": (
+        {"torch_peak": 0, "opened": OPENED, "held": OPENED + (4 << 20)},
+        0.0,
+        0,
+        True,
+    ),
+    "opened, and others at work": ({"torch_peak": 0, "opened": OPENED, "held": OPENED}, 0.5, OPENED, False),
     "seen at work": ({"torch_peak": 0, "opened": None}, 0.5, 10**9, True),
     "torch allocated, no NVML": ({"torch_peak": 2 << 20, "opened": None}, None, None, True),
     "opened and never used": ({"torch_peak": 0, "opened": OPENED}, 0.0, OPENED, False),

@@ -1,4 +1,6 @@
+import errno
 import hashlib
+import io
 import json
 import os
 import subprocess
@@ -7,14 +9,17 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+from rich.console import Console
 
 from buzzer.models.job import Data
 from buzzer.suite import record, runner
 from buzzer.suite.plan import Choice, fit_run, predict_runs
 from buzzer.suite.record import Record
+from buzzer.suite.screen import Screen
 
 Predict = Callable[..., Record]
 Choose = Callable[..., Choice]
@@ -219,6 +224,22 @@ def test_ctrl_c_waits_for_the_next_look_and_a_second_one_does_not() -> None:
         [sys.executable, "-c", CTRL_C], capture_output=True, text=True, env=where, check=False
     )
     assert (done.stdout, done.returncode) == ("as promised\n", 0), done.stderr
+
+
+class Gone(io.StringIO):
+    """A terminal that was closed."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+
+@pytest.mark.parametrize("stream", [Gone(), io.TextIOWrapper(io.BytesIO(), "ascii")])
+def test_what_cannot_be_shown_does_not_end_the_suite(make_record: Callable[..., Record], stream: Any) -> None:
+    with Screen(Console(file=stream)) as screen:
+        screen.plan(1)
+        screen.done("a run", make_record(outcome="error", message="Ünsäyable \udcff", hint="✗"))
+        stream.close()
+        screen.say("more")
 
 
 def test_the_harness_costs_less_than_one_per_cent_of_a_minute(predict: Predict) -> None:

@@ -188,6 +188,23 @@ def test_the_two_rules_never_share_a_board(make_record: Make, tmp_path: Path) ->
     assert compare.noise([old, new], old, 1) is None
 
 
+DIFFERENT: dict[str, dict[str, Any]] = {
+    "parameters": {"config_hash": "0" * 12},
+    "machine": {"machine": {"cpu": "another", "cores": 2, "memory_bytes": 2**34, "gpus": []}},
+    "data": {"data_fingerprint": "e" * 64},
+    "task": {"task": "other"},
+}
+
+
+@pytest.mark.parametrize("what", DIFFERENT)
+def test_what_differs_never_shares_a_board(make_record: Make, what: str) -> None:
+    records = [make_record(), make_record(run_id="b" * 32, **DIFFERENT[what])]
+    assert [len(group) for group in report.boards(records).values()] == [1, 1]
+    if what in ("parameters", "machine"):
+        assert len(compare.groups(records, "fake")) == 2
+    assert regress._self(records[0]) != regress._self(records[1])
+
+
 def test_the_page_draws_scoring_beside_the_stages(make_record: Make) -> None:
     old, new = make_record(), outside(make_record)
     assert "score, after the wall time" not in page.html([old], {})
