@@ -51,10 +51,9 @@ def numbered(path: Path, *, known: bool = False) -> Iterator[tuple[int, dict[str
                 raise reader.error(f"query {number} is not an object")
             yield reader.line(), reader.value(told)
             number += 1
-            after = reader.take()
-            if after not in (",", "]"):
-                raise reader.error(f"{told}: no comma and no end of the list")
-            going = after == ","
+            if reader.peek() not in (",", "]"):
+                raise reader.error(f"cut or damaged after {number} queries: no comma and no end of the list")
+            going = reader.take() == ","
         reader.end()
 
 
@@ -83,11 +82,12 @@ class Reader:
         hooks: Any = {} if known else {"object_pairs_hook": unique, "parse_constant": refuse}
         self.decode = json.JSONDecoder(**hooks).raw_decode
         self.utf8 = codecs.getincrementaldecoder("utf-8")("strict")
-        self.text, self.at, self.lines_before = "", 0, 0
+        self.text, self.at, self.lines_before, self.column_before = "", 0, 0, 0
 
     def more(self) -> bool:
         """Read as much again as is waiting, so that the work for one long value grows with its length only."""
         data = self.file.read(max(CHUNK, len(self.text) - self.at))
+        self.column_before = self.column(self.at) - 1
         self.lines_before += self.text.count("\n", 0, self.at)
         self.text, self.at = self.text[self.at :], 0
         try:
@@ -139,7 +139,10 @@ class Reader:
     def line(self, at: int | None = None) -> int:
         return self.lines_before + self.text.count("\n", 0, self.at if at is None else at) + 1
 
+    def column(self, at: int) -> int:
+        end = self.text.rfind("\n", 0, at)
+        return at - end if end >= 0 else at + 1 + self.column_before
+
     def error(self, what: str, at: int | None = None) -> DataError:
         place = self.at if at is None else at
-        column = place - self.text.rfind("\n", 0, place)
-        return DataError(f"{self.path}, line {self.line(place)}, column {column}: {what}", AGAIN)
+        return DataError(f"{self.path}, line {self.line(place)}, column {self.column(place)}: {what}", AGAIN)

@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import pytest
+import strict_reader as strict
 
 from buzzer.datasets import booking, online_shoppers, recsys2021, sigir_ecom
 from buzzer.datasets.booking.schema import TEST, TRAIN, TRUTH
@@ -28,7 +29,6 @@ from buzzer.datasets.sigir_ecom.schema import KINDS, NAMES, TESTS
 from buzzer.datasets.strict_json import objects
 from buzzer.engine import frames
 from buzzer.errors import DataError
-from tests.datasets import strict
 
 MUTATIONS = int(os.environ.get("BUZZER_MUTATIONS", "200"))
 ENGINES = ("pandas", "polars")

@@ -12,7 +12,9 @@ from sklearn.metrics import roc_auc_score
 
 from buzzer.datasets import online_shoppers
 from buzzer.datasets.online_shoppers.reader import COLUMNS, FILE, OFFICIAL_ROWS
+from buzzer.engine import frames
 from buzzer.errors import DataError
+from buzzer.models.sigir_ecom import shoppers
 
 
 def silent(share: float, what: str) -> None:
@@ -85,3 +87,31 @@ def test_submissions_are_scored_by_row(tmp_path: Path) -> None:
     )
     with pytest.raises(DataError, match="rows are not those"):
         online_shoppers.score(given_, truth)
+
+
+def test_both_separators_give_the_same(made: Path, tmp_path: Path) -> None:
+    commas = tmp_path / "commas"
+    commas.mkdir()
+    (commas / FILE).write_text((made / FILE).read_text().replace(";", ","))
+    assert online_shoppers.check(commas, silent).rows == online_shoppers.check(made, silent).rows
+    for folder in (made, commas):
+        online_shoppers.convert(folder, tmp_path / f"{folder.name}.parquet", silent)
+    tables = [
+        pl.read_parquet(tmp_path / f"{name}.parquet" / "sessions.parquet") for name in ("made", "commas")
+    ]
+    assert tables[0].equals(tables[1])
+    for engine in ("pandas", "polars"):
+        e = frames.load(engine)
+        found = [e.to_numpy(shoppers.read(e, folder), ["PageValues", "Region"]) for folder in (made, commas)]
+        assert all(np.array_equal(found[0][name], found[1][name]) for name in found[0])
+
+
+@pytest.mark.parametrize(
+    ("bought", "told"), [("7\n-3", "column bought: '7' is not 0 or 1"), ("1\n1", "AUC is not defined")]
+)
+def test_a_truth_without_two_classes_is_told(tmp_path: Path, bought: str, told: str) -> None:
+    first, second = bought.split("\n")
+    (tmp_path / "t.csv").write_text(f"row,bought\n0,{first}\n5,{second}\n")
+    (tmp_path / "s.csv").write_text("row,chance\n0,0.5\n5,0.25\n")
+    with pytest.raises(DataError, match=told):
+        online_shoppers.score(tmp_path / "s.csv", tmp_path / "t.csv")

@@ -312,3 +312,103 @@ def test_submissions_are_scored_by_position(made: Path, tmp_path: Path) -> None:
     zeros = [0] * len(queries(made, "cart"))
     sigir_ecom.write_submission(tmp_path / "zeros.json", made / TESTS["cart"][0], zeros)
     assert 1 < sigir_ecom.score(tmp_path / "zeros.json", made / TESTS["cart"][0])["weighted_f1"] < 4.5
+
+
+def put(path: Path, records: Any) -> Path:
+    path.write_text(json.dumps(records))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("truth", "answer", "score"),
+    [
+        (["a"], ["a"], 1.0),
+        ([1], ["1"], 0.0),
+        ([1], [1.0], 1.0),
+        (["1"], [1], 0.0),
+        ([], ["a"], 0.0),
+        (["a"], [], 0.0),
+    ],
+)
+def test_items_are_the_same_where_python_calls_them_equal(
+    tmp_path: Path, truth: list[Any], answer: list[Any], score: float
+) -> None:
+    """As in the organisers' script, which looks items up in lists and sets."""
+    paths_ = put(tmp_path / "s.json", [{"label": answer}]), put(tmp_path / "t.json", [{"label": truth}])
+    assert sigir_ecom.score(*paths_)["MRR@20"] == score
+
+
+@pytest.mark.parametrize("label", [None, "a", 1, {"a": 1}, [["a"]], [{}], [None], [True]])
+def test_what_is_no_list_of_items_is_refused(tmp_path: Path, label: Any) -> None:
+    paths_ = put(tmp_path / "s.json", [{"label": label}]), put(tmp_path / "t.json", [{"label": ["a"]}])
+    with pytest.raises(DataError, match=r"query 0: label .* is not a list of items"):
+        sigir_ecom.score(*paths_)
+
+
+@pytest.mark.parametrize("label", [None, True, 1.0, 2, -1, "1", [1]])
+def test_what_is_neither_0_nor_1_is_refused(tmp_path: Path, label: Any) -> None:
+    truth = put(tmp_path / "t.json", [{"label": 1, "nb_after_add": 0}])
+    with pytest.raises(DataError, match=r"query 0: label .* is not 0 or 1"):
+        sigir_ecom.score(put(tmp_path / "s.json", [{"label": label}]), truth)
+
+
+@pytest.mark.parametrize("after", [None, [0], 3, "0", True, 2.0])
+def test_a_truth_with_another_number_of_events_is_told(tmp_path: Path, after: Any) -> None:
+    truth = put(tmp_path / "t.json", [{"label": 1, "nb_after_add": after}])
+    with pytest.raises(DataError, match=r"query 0: nb_after_add .* is none of"):
+        sigir_ecom.score(put(tmp_path / "s.json", [{"label": 1}]), truth)
+
+
+@pytest.mark.parametrize("task", TESTS)
+def test_a_submission_answers_the_truths_queries(made: Path, tmp_path: Path, task: str) -> None:
+    test, own = made / TESTS[task][0], queries(made, task)
+    sigir_ecom.score(put(tmp_path / "s.json", own), test)
+    other = json.loads(json.dumps(own))
+    other[1]["query"][0]["server_timestamp_epoch_ms"] += 1
+    bare = [{"label": query["label"]} for query in own]
+    for given_, told in (
+        (other, "query 1: not the events"),
+        (own[::-1], "query 0"),
+        (bare, "query 0: not the events"),
+    ):
+        with pytest.raises(DataError, match=told):
+            sigir_ecom.score(put(tmp_path / "s.json", given_), test)
+    (tmp_path / "s.json").write_text(json.dumps(own) + "[]")
+    with pytest.raises(DataError, match="text after the end"):
+        sigir_ecom.score(tmp_path / "s.json", test)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("server_timestamp_epoch_ms", True, "server_timestamp_epoch_ms: True"),
+        ("server_timestamp_epoch_ms", 2**63, "server_timestamp_epoch_ms"),
+        ("hashed_url", 7, "hashed_url: 7"),
+        ("product_sku_hash", "abc", "product_sku_hash: 'abc'"),
+        ("event_type", 1, "event_type: 1"),
+        ("query_vector", [0.5] * 49, "query_vector"),
+        ("query_vector", [0.5] * 49 + [1e300], "query_vector"),
+        ("query_vector", [0.5] * 49 + ["1"], "query_vector"),
+        ("is_search", 0, "is_search: 0"),
+        ("hashed_ur", None, "hashed_ur"),
+        ("session_id_hash", "0" * 64, "events of two sessions"),
+    ],
+)
+def test_events_off_the_schema_are_told(copy: Path, key: str, value: Any, told: str) -> None:
+    own = queries(copy, "rec")
+    number = next(at for at, query in enumerate(own) if len(query["query"]) > 1)
+    own[number]["query"][1][key] = value
+    put(copy / TESTS["rec"][0], own)
+    with pytest.raises(DataError) as error:
+        sigir_ecom.check(copy, silent)
+    assert f"query {number}" in error.value.message and told in error.value.message
+    assert len(error.value.message) < 250 + len(str(copy))
+
+
+def test_sessions_of_a_few_days_leave_none_to_train_on(copy: Path, tmp_path: Path) -> None:
+    table = pl.read_csv(copy / "browsing_train.csv")
+    late = table["server_timestamp_epoch_ms"] > table["server_timestamp_epoch_ms"].max() - 86_400_000  # type: ignore[operator]
+    table.filter(late).write_csv(copy / "browsing_train.csv")
+    pl.read_csv(copy / "search_train.csv").head(0).write_csv(copy / "search_train.csv")
+    with pytest.raises(DataError, match="none to train on"):
+        sigir_ecom.split(copy, tmp_path / "local", 0, silent)
