@@ -32,7 +32,6 @@ class Ask:
         Path()
     )  # folder of one call of `buzzer bench`: what the first load makes, the later ones find
     threads: int = 1  # that may be used to make it
-    cache: Path | None = None  # folder of this model and seed that outlasts the call; None = keep nothing
 
 
 @dataclass(frozen=True)

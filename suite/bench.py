@@ -49,8 +49,7 @@ class Setting:
         names = ("batch", "seq", "inputs", "lengths", "packing")
         own = {"params": job.params["model"], "work": job.work.parent, "threads": job.threads}
         ask = Ask(**{n: job.params[n] for n in names}, seed=job.seed, **own)
-        model, sizes = benchcache.folders(job, target, ask)
-        return cls(target, replace(ask, cache=model), sizes)
+        return cls(target, ask, benchcache.folder(job, target, ask))
 
     def load(self) -> Loaded:
         """The target's model and inputs."""
@@ -185,9 +184,7 @@ class Timer:
         assert isinstance(session, Staging)
         staged = session.stage(batch)
         torch.cuda.synchronize()
-        torch.cuda._sleep(
-            roofline.SPIN_CYCLES
-        )  # so that the work is enqueued before the first event is reached
+        torch.cuda._sleep(roofline.SPIN_CYCLES)  # the work is enqueued before the first event is reached
         start.record()
         session.replay(staged)
         end.record()
@@ -258,7 +255,7 @@ class Bench:
             yield "quantise"
             model = quantised(replace(loaded, model=model), job, setting.kept)
         yield "compile"
-        check, before = Check(loaded, answers.expected), gpu_state(job.device)
+        check = Check(loaded, answers.expected)
         with prepared(model, loaded, job) as session:
             for index in first_of_each_shape(loaded):
                 check.take(index, session.run(loaded.batches[index]))
@@ -274,6 +271,7 @@ class Bench:
                 more = facts(session.describe(), loaded, job, roof, answers.cost, check, told)
                 return Result(check.scores(), told["rows"], more, notes=session.describe().notes)
             yield "warm"
+            before = gpu_state(job.device)
             warm = timer.measure(count, seconds, most, lambda: None)
             yield "cold"
             cold = timer.measure(count, seconds, most, flusher(job.device))

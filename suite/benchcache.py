@@ -37,14 +37,13 @@ class Answers:
     cost: Cost | None  # of one run on the first input
 
 
-def folders(job: Job, target: Target, ask: Ask) -> tuple[Path, Path]:
-    """Of the model, and of the model at these sizes. A target that cannot say what fixes it has both in the call's own folder."""
+def folder(job: Job, target: Target, ask: Ask) -> Path:
+    """Of one model at one size; in the call's own folder for a target that cannot say what fixes it."""
     if (fixed := target.identity(ask)) is None:
-        return job.work, job.work / "sizes"
-    code = stamp([Path(__file__), Path(cost.__file__)])
-    model = job.data / f"{job.task}-{digest([ask.params, ask.seed, fixed, code, version()])}"
+        return job.work / "kept"
     sizes = [ask.batch, ask.seq, ask.inputs, ask.lengths, ask.packing, job.device]
-    return model, model / digest(sizes)
+    code = stamp([Path(__file__), Path(cost.__file__)])
+    return job.data / f"{job.task}-{digest([ask.params, ask.seed, sizes, fixed, code, version()])}"
 
 
 def version() -> str:

@@ -79,34 +79,12 @@ def network(ask: Ask) -> tuple[Any, str, tuple[str, ...], dict[str, Any]]:
     from buzzer.models.bert import encoder
 
     if "spec" in ask.params:
-        return random(encoder.spec(ask.params["spec"]), ask), "hidden", (RANDOM,), {}
+        return encoder.random(encoder.spec(ask.params["spec"]), ask.seed), "hidden", (RANDOM,), {}
     folder = weights.folder(ask.params["weights"], tokenizer=False)
     classifier = encoder.load_classifier(folder)
     if classifier is None:
         return encoder.load(folder), "hidden", (), {}
     return classifier, "logits", (), {"classes": classifier.head.out_features}
-
-
-def random(config: Any, ask: Ask) -> Any:
-    """An encoder with random weights, which are made once and then read from `ask.cache`."""
-    import torch
-
-    from buzzer.models.bert import encoder
-
-    if ask.cache is None:
-        return encoder.random(config, ask.seed)
-    file = ask.cache / "random.pt"
-    if not file.is_file():
-        made = encoder.random(config, ask.seed)
-        ask.cache.mkdir(parents=True, exist_ok=True)
-        aside = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-        torch.save(made.state_dict(), aside)
-        aside.replace(file)
-        return made
-    with torch.device("meta"):
-        bert = encoder.Bert(config)
-    bert.load_state_dict(torch.load(file, weights_only=True), assign=True)
-    return bert.eval()
 
 
 def model_config(model: Any) -> Any:

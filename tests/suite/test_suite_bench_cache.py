@@ -66,7 +66,6 @@ def test_all_is_made_once(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     phases, first = run(job, "fit")
     assert phases == ["load", "predict", "roof"]
     _, made = run(job, "bench")
-    monkeypatch.setattr(encoder, "random", never)
     monkeypatch.setattr(quant, "quantise", never)
     monkeypatch.setattr("buzzer.suite.bench.answered", never)
     phases, again = run(job, "fit")
@@ -94,8 +93,6 @@ def test_all_is_made_once(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_another_model_or_size_has_another_folder(job: Job, changed: dict[str, Any]) -> None:
     other = replace(job, **changed | {"params": job.params | changed.get("params", {})})
     assert Setting.of(other).kept != Setting.of(job).kept
-    same_model = set(changed.get("params", changed)) <= {"batch", "seq", "inputs", "lengths", "device"}
-    assert (Setting.of(other).ask.cache == Setting.of(job).ask.cache) == same_model
 
 
 def test_precision_and_backend_share_a_folder(job: Job) -> None:
@@ -105,18 +102,6 @@ def test_precision_and_backend_share_a_folder(job: Job) -> None:
 def test_a_target_that_is_trained_anew_keeps_nothing_beyond_the_call(job: Job) -> None:
     setting = Setting.of(replace(job, params=job.params | {"target": "buzzer.models.onnx_file:TARGET"}))
     assert setting.kept.is_relative_to(job.work)
-
-
-def test_random_weights_are_read_as_they_were_made(job: Job) -> None:
-    setting = Setting.of(job)
-    made, read = (bert.random(TINY, setting.ask) for _ in range(2))
-    plain = encoder.random(TINY, job.seed)
-    assert len(list(setting.ask.cache.iterdir())) == 1  # type: ignore[union-attr]
-    for found in (made, read):
-        assert not found.training
-        for name, weight in plain.state_dict().items():
-            assert torch.equal(found.state_dict()[name], weight)
-        assert {n for n, _ in found.named_parameters()} == {n for n, _ in plain.named_parameters()}
 
 
 def answers() -> Answers:
