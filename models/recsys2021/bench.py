@@ -82,7 +82,9 @@ def fit(ask: Ask) -> None:
     part = features.read_part(e, part_files(data / "test")[0], False)
     t = features.code(e, features.base(e, part, False), codes)
     known = fitting.Fitted(codes, {}, tables.load(e, ask.work, "train"), {}, fitting.means(ask.work)["train"])
-    found = stages.inputs(e, fitting.encoded(e, t, fitting.lookups(e, known)), stages.chosen(job.params), 0)
+    found = stages.inputs(
+        e, fitting.encoded(e, t, fitting.lookups(e, known)), stages.chosen(job.params), 0, None
+    )
     np.save(ask.work / ROWS, found.x)
 
 
