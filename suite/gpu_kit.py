@@ -13,6 +13,7 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from buzzer.errors import BuzzerError, DataError
 from buzzer.suite.gpu_steps import SEED
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -95,7 +96,6 @@ def made(task: str, options: tuple[str, ...], cache: Path) -> tuple[Path, Path]:
     """The folders of a task's data and fit, made as `buzzer run` makes them with these options."""
     from typer.main import get_command
 
-    from buzzer.errors import DataError
     from buzzer.suite import plan, runner
     from buzzer.suite.cli import app
     from buzzer.suite.cli.run import choices_of, prepare
@@ -118,7 +118,11 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", choices=("seed", "sizes"))
-    return {"seed": seed, "sizes": sizes}[parser.parse_args().what]()
+    try:
+        return {"seed": seed, "sizes": sizes}[parser.parse_args().what]()
+    except BuzzerError as error:
+        print(f"error: {error.message}\nhint: {error.hint}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":
