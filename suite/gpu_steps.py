@@ -33,6 +33,7 @@ class Step:
     cores: int = 1  # of 16, that these seconds are spread over
     group: str = "more"
     gpu: bool = True  # whether it shows nothing without one
+    shares: str = ""  # a name for the folder of records, where steps share one: a run is held against a reference of before
     through: tuple[str, ...] = ()  # a program that runs the command, with its options
 
 
@@ -132,7 +133,8 @@ LARGE_DATA, MEDIUM_DATA = "{work}/recsys-large", "{work}/recsys-medium"
 
 
 def recsys(suffix: str, limit_s: float, engines: str, *options: str, **more: str) -> Step:
-    return run(f"recsys2021 {suffix}", limit_s, "recsys2021", "--engine", engines, *options, **more)
+    made = run(f"recsys2021 {suffix}", limit_s, "recsys2021", "--engine", engines, *options, **more)
+    return replace(made, shares="recsys2021")
 
 
 def recsys_data(name: str, limit_s: float, folder: str, test_scale: str) -> Step:
@@ -148,15 +150,15 @@ PIPELINES = ("tests/models/recsys2021", "tests/models/booking")
 
 FRAMES = of(
     "frames",
-    timed(tests("operators", 75, "tests/engine/frames"), 45),
+    timed(tests("operators", 75, "tests/engine/frames"), 45, 31.0),
     timed(recsys("small", 90, ENGINES, *SMALL, *NETWORKS), 50),
-    timed(recsys("nvforest", 60, "cudf,polars-gpu", *SMALL, *TREES), 30),
+    timed(recsys("nvforest", 60, "polars,cudf,polars-gpu", *SMALL, *TREES), 35),
     timed(recsys_data("recsys2021 large data", 60, LARGE_DATA, "{test_scale}"), 15),
     timed(recsys("large", 180, "polars,cudf,polars-gpu", *ON_LARGE), 115),
     timed(
         bench("trees", 60, "gbdt", "--backend", "xgboost,nvforest", "--batch", "100000", "--rounds", "1"), 40
     ),
-    timed(tests("pipelines", 120, *PIPELINES), 80),
+    timed(tests("pipelines", 100, *PIPELINES), 80, 70.2),
     timed(run("booking", 75, "booking", "--engine", "cudf,polars-gpu", *SEED["booking"], *NETWORKS), 50),
     timed(recsys("within 8 GB", 60, "cudf,polars-gpu", *SMALL, *NETWORKS, budget="16c64g1h-gpu8g"), 40),
     timed(recsys("cluster of one", 60, "polars-gpu", *SMALL, *NETWORKS, "--gpus", "1"), 40),

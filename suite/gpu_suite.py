@@ -116,7 +116,8 @@ def run_step(
     if step.through and shutil.which(step.through[0]) is None:
         return Ended(step.name, "unsupported", message=f"{step.through[0]} is not on the PATH")
     name = step.name.replace(" ", "-").replace(",", "")
-    log, records = work / "logs" / f"{name}.log", work / "records" / name
+    log, records = work / "logs" / f"{name}.log", work / "records" / (step.shares or name)
+    before = {*records.glob("*.json")}
     log.parent.mkdir(parents=True, exist_ok=True)
     places = {"{records}": str(records), "{work}": str(work), "{test_scale}": f"{test_scale:g}"}
     command = [*step.through, sys.executable, *(filled(part, places) for part in step.command)]
@@ -135,7 +136,7 @@ def run_step(
         finally:
             end(process)
     seconds, cpu_s = round(time.monotonic() - began, 1), round(cpu_of_children() - cpu, 1)
-    written = [json.loads(path.read_text()) for path in sorted(records.glob("*.json"))]
+    written = [json.loads(path.read_text()) for path in sorted({*records.glob("*.json")} - before)]
     outcomes, why = dict(Counter(r["outcome"] for r in written)), first_message(written)
     status, message = judged(code, outcomes, log.read_text(errors="replace").splitlines()[1:])
     message += f": {why}" if why else ""

@@ -188,6 +188,17 @@ def test_data_and_fits_of_a_kit_are_found(tmp_path: Path, monkeypatch: pytest.Mo
     assert gpu_suite.SEED_FILE in ended.message
 
 
+def test_steps_that_share_a_folder_tell_their_own_records(tmp_path: Path) -> None:
+    again = (
+        record("ok").replace("parents=True", "parents=True, exist_ok=True").replace("'r.json'", "sys.argv[2]")
+    )
+    steps = [
+        Step(name, ("-c", again, "{records}", f"{name}.json"), 20, shares="both") for name in ("one", "two")
+    ]
+    assert [ended.records for ended in go(tmp_path, *steps)] == [{"ok": 1}, {"ok": 1}]
+    assert {"records/both/one.json", "records/both/two.json"} <= members(tmp_path / "out").keys()
+
+
 def test_a_step_is_told_its_places_and_what_it_costs(tmp_path: Path) -> None:
     burn = "import sys, time; print(*sys.argv[1:])\nwhile time.process_time() < 0.3: pass"
     places = Step("burns", ("-c", burn, "{work}/a", "{test_scale}"), 20)
