@@ -103,7 +103,8 @@ class Places:
         for key in others:
             codes, found, size = self._one(table, *key)
             if many * size > LARGEST:
-                mine, index = numbered(pd.Series(mine).where(mine >= 0))
+                there = mine >= 0
+                mine[there], index = numbered(mine[there])
                 theirs, many = index.get_indexer(pd.Index(theirs)), len(index)
             mine = np.where((mine < 0) | (codes < 0), -1, mine * size + codes)
             theirs = np.where((theirs < 0) | (found < 0), -1, theirs * size + found)
@@ -117,7 +118,7 @@ class Places:
         return codes, index.get_indexer(pd.Index(table[theirs])), len(index)
 
 
-def numbered(column: pd.Series) -> tuple[Array, pd.Index]:
+def numbered(column: Any) -> tuple[Array, pd.Index]:
     """Numbers of a column's values, -1 where missing, and the values."""
     codes, values = pd.factorize(column)
     return codes, pd.Index(values)
