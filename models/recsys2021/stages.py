@@ -96,7 +96,7 @@ def lengths(tokens: Array) -> Array:
     return (tokens > 0).sum(axis=1, dtype=np.min_scalar_type(tokens.shape[1]))
 
 
-def inputs(e: Engine, t: Frame, models: Chosen, length: int, texts: Frame | None) -> Inputs:
+def inputs(e: Engine, t: Frame, models: Chosen, length: int, texts: Frame | None = None) -> Inputs:
     """From encoded rows, and, where there are networks, the same rows' texts."""
     x = e.matrix(t, features.names())
     raw = e.matrix(t, features.raw_names()) if "split" in models.trees else None
