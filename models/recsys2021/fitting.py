@@ -48,9 +48,13 @@ class Rows:
     def columns(self, names: Sequence[str], keep: Keep | None = None) -> Frame:
         """Columns of all rows, or of those that `keep` holds for; it may use those columns and `row`."""
         wanted = list(dict.fromkeys([*names, "row"]))
-        parts = [self.e.read_parquet(path, wanted) for path in self.files]
-        parts = [self.e.filter(part, keep) for part in parts] if keep else parts
+        parts = [self._part(path, wanted, keep) for path in self.files]
         return parts[0] if len(parts) == 1 else self.e.concat(parts)
+
+    def _part(self, path: Path, wanted: list[str], keep: Keep | None) -> Frame:
+        """A file is filtered before the next is read, so that an eager engine never holds what is not kept of all."""
+        t = self.e.read_parquet(path, wanted)
+        return self.e.filter(t, keep) if keep else t
 
     def unlink(self) -> None:
         for path in self.files:
@@ -156,10 +160,8 @@ def networks(
     chosen = e.filter(own, keep) if keep else own
     coded = e.keep(e.lookups(chosen, features.user_lookups(fitted.users["code"])))
     only = Chosen((), models.networks, (), models.baseline)
-    rows = stages.inputs(
-        e, coded, only, job.params["tokens"], train.columns([features.TEXTS], keep)
-    ).on_host()
-    batch = {"features": rows.x, "tokens": rows.tokens, "users": rows.users}
+    texts = train.columns([features.TEXTS], keep)
+    batch = stages.inputs(e, coded, only, job.params["tokens"], texts).everything()
     made, told = training.prepare(job, e.height(fitted.users["code"]) + FIRST_CODE)
     yield {"token_vectors": told, "users_with_vectors": made.users - FIRST_CODE}
     for name in models.all_networks:

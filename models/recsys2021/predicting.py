@@ -16,7 +16,7 @@ from buzzer.models.job import Job
 from buzzer.models.recsys2021 import features, fitting, sizes, stages, week
 from buzzer.models.recsys2021.fitting import Fitted
 from buzzer.models.recsys2021.stages import Chosen
-from buzzer.models.recsys2021.tables import Columns, collected, load, load_wanted, merged
+from buzzer.models.recsys2021.tables import Columns, kept, load, load_wanted, merged
 
 IDS = ("tweet_id", "enaging_user_id")
 FIRST = "first"
@@ -54,12 +54,9 @@ class Piece:
 
     def columns(self, names: Sequence[str]) -> Frame:
         """Columns by name, and `row`."""
-        wanted = list(dict.fromkeys([*names, "row"]))
-        return (
-            self.e.read_parquet(self.path, wanted)
-            if self._rows is None
-            else self.e.select(self._rows, wanted)
-        )
+        if self._rows is not None:
+            return self.e.select(self._rows, names)
+        return self.e.read_parquet(self.path, list(dict.fromkeys([*names, "row"])))
 
     def put_aside(self) -> None:
         if self._rows is not None:
@@ -89,14 +86,14 @@ class Predictor:
         t = features.code(e, t, self.codes)
         t = e.keep(e.select(t, [*features.coded_names(), *self.beside]))
         self.seen.append(Piece(e, self.job.out / f".piece{number}.parquet", t))
-        counts = collected(e, week.count(e, t, self.models.second))
+        counts = kept(e, week.count(e, t, self.models.second))
         if len(self.seen) > 1:  # memory is for one piece at a time
             for piece in self.seen:
                 piece.put_aside()
         return counts
 
     def add_up(self, counts: Sequence[Mapping[str, Frame]]) -> dict[str, Frame]:
-        return collected(self.e, week.add_up(self.e, counts))
+        return kept(self.e, week.add_up(self.e, counts))
 
     def load_tables(self, counted: Mapping[str, Frame]) -> None:
         """Read what `fit` saved of the users and tweets that the pieces have; `counted`: over all rows that are scored."""
@@ -117,6 +114,7 @@ class Predictor:
         texts = piece.columns([features.TEXTS]) if self.first.networks else None
         rows = stages.inputs(e, t, models, self.job.params["tokens"], texts)
         beside = {name: e.matrix(t, week.names(name)) for name in models.second}
+        del t  # the matrices are what the models read
         yield "trees"
         found = self.first.predict_trees(rows)
         yield "networks"

@@ -9,9 +9,8 @@ from buzzer.models.job import Job
 PIECE_ROWS = {"cpu": 500_000, "gpu": 3_000_000}  # winners: 3 million
 BATCH_ROWS = {"cpu": 4096, "cuda": 65_536}
 BLOCK_ROWS = {"cpu": 16_384, "cuda": 3_000_000}
-PIECE_ROW_BYTES = (
-    4096  # of GPU memory: an estimate, about 1.5 kB of columns and what joins and matrices hold beside them
-)
+# Of GPU memory, an estimate: about 1.5 kB of columns, and what joins and matrices hold beside them.
+PIECE_ROW_BYTES = 4096
 
 
 def piece_rows(job: Job) -> int:

@@ -79,11 +79,16 @@ class Inputs:
             }
             yield places[start : start + size], batch
 
+    def everything(self) -> dict[str, Array]:
+        """A network's batch of all rows, on the host."""
+        assert self.tokens is not None and self.users is not None
+        parts = {"features": self.x, "tokens": self.tokens, "users": self.users}
+        return {name: on_host(part) for name, part in parts.items()}
+
     def on_host(self) -> "Inputs":
-        raw, tokens, users = (
-            part if part is None else on_host(part) for part in (self.raw, self.tokens, self.users)
-        )
-        return Inputs(on_host(self.x), raw, tokens, users)
+        """What networks read, on the host."""
+        parts = self.everything()
+        return Inputs(parts["features"], None, parts["tokens"], parts["users"])
 
 
 def lengths(tokens: Array) -> Array:
@@ -91,7 +96,7 @@ def lengths(tokens: Array) -> Array:
     return (tokens > 0).sum(axis=1, dtype=np.min_scalar_type(tokens.shape[1]))
 
 
-def inputs(e: Engine, t: Frame, models: Chosen, length: int, texts: Frame | None) -> Inputs:
+def inputs(e: Engine, t: Frame, models: Chosen, length: int, texts: Frame | None = None) -> Inputs:
     """From encoded rows, and, where there are networks, the same rows' texts."""
     x = e.matrix(t, features.names())
     raw = e.matrix(t, features.raw_names()) if "split" in models.trees else None

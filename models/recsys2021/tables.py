@@ -16,6 +16,10 @@ def collected(e: Engine, tables: Mapping[str, Frame]) -> dict[str, Frame]:
     return {name: e.collect(table) for name, table in tables.items()}
 
 
+def kept(e: Engine, tables: Mapping[str, Frame]) -> dict[str, Frame]:
+    return {name: e.keep(table) for name, table in tables.items()}
+
+
 def save(e: Engine, folder: Path, kind: str, tables: Mapping[str, Frame]) -> None:
     for name, table in tables.items():
         e.write_parquet(table, folder / f"{kind}-{name}.parquet")
@@ -45,7 +49,7 @@ def occurring(e: Engine, asked: Asked, pieces: Sequence[Columns]) -> Frame:
         for piece in pieces
         for columns in by
     ]
-    return e.collect(parts[0] if len(parts) == 1 else e.distinct(e.concat(parts), keys))
+    return e.keep(parts[0] if len(parts) == 1 else e.distinct(e.concat(parts), keys))
 
 
 def merged(e: Engine, wanted: Sequence[Lookup]) -> list[Lookup]:
