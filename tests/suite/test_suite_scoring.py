@@ -56,22 +56,22 @@ def test_scoring_is_recorded_and_not_compared(predict: Predict, enforcement: str
     checked(r, tmp_path)
 
 
-def test_scoring_may_outlast_the_budget(predict: Predict, enforcement: str) -> None:
-    r = predict("score-long", "1c2g2s")
+def test_scoring_may_outlast_the_budget(predict: Predict) -> None:
+    r = predict("score-long", "1c2g6s")
     assert (r.outcome, r.message) == ("ok", "")
     assert r.score_s is not None
-    assert r.score_s > 2
+    assert r.score_s > 6
 
 
 def test_scoring_that_hangs_is_ended(
     predict: Predict, enforcement: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(limits, "LEAST_SCORING_S", 1.0)
-    r = predict("score-hang", "1c2g1.5s")
+    monkeypatch.setattr(limits, "scoring_s", lambda budget: 1.0)
+    r = predict("score-hang")
     assert (r.outcome, r.phase_reached) == ("error", "score")
-    assert "scoring took longer than 1.5 s" in r.message
-    assert r.wall_s < 1.5
-    assert (r.score_s or 0) > 1.5
+    assert "scoring took longer than 1 s" in r.message
+    assert r.wall_s < 30
+    assert (r.score_s or 0) > 1
     checked(r, tmp_path)
 
 
