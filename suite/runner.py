@@ -410,7 +410,8 @@ def explain(story: Story, measured: limits.Measured, budget: Budget) -> tuple[st
             message = f"scoring took longer than {limits.scoring_s(budget):g} s"
             return "error", message, "the job itself had ended; `buzzer data score` scores a submission"
         case "interrupted":
-            return "error", f"interrupted in phase {phase}", "`--resume` takes the suite up again"
+            hint = "`--resume` of `buzzer run` and `buzzer compare` skips what is done"
+            return "error", f"interrupted in phase {phase}", hint
         case "failed":
             message = ": ".join(filter(None, ["the process could not be started", measured.error]))
             return "error", message, "`buzzer env` shows how limits are enforced here"

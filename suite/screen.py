@@ -154,7 +154,7 @@ def show_boards(records: Iterable[Record], console: Console) -> None:
     for group in report.boards(records).values():
         first = group[0]
         title = f"{first.task}, scale {first.scale:g}: {first.metric}"
-        caption = machine.line(first.machine)
+        caption = f"{machine.line(first.machine)}; {report.SCORING[first.scoring]}"
         table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=0)
         for name in report.COLUMNS:
             table.add_column(name, overflow="fold", no_wrap=name in ("engine", "backend", "score"))

@@ -8,10 +8,11 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from buzzer.configs import load_yaml
-from buzzer.errors import UsageError, unknown_name
+from buzzer.errors import DataError, UsageError, unknown_name
 from buzzer.models.job import Data
 from buzzer.suite import budget as budgets
 from buzzer.suite import caches, child, plan, record, registry, report, runner
@@ -295,8 +296,12 @@ def watch(screen: Screen, run: Run) -> runner.Watch:
 
 
 def keep(new: Record, run: Run, out: Path, screen: Screen) -> Record:
-    """Write a record the moment its run ends, and say so."""
-    record.write(new, out)
+    """Write a record the moment its run ends, and say so. Raises DataError where it cannot be written, after showing it."""
+    try:
+        record.write(new, out)
+    except DataError:
+        screen.say(escape(new.model_dump_json()))
+        raise
     screen.done(run.label, new)
     return new
 

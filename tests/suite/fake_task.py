@@ -96,13 +96,13 @@ class Fake:
         return 0.9
 
     def score_long(self, job: Job) -> float:
-        """Longer than the budget's time."""
-        time.sleep(2.5)
+        """Longer than a budget of six seconds."""
+        time.sleep(6.5)
         return 0.9
 
     def score_heavy(self, job: Job) -> float:
         """300 MB and 1.5 CPU seconds, after the parent has seen that scoring began."""
-        time.sleep(1)
+        time.sleep(1.5)
         block = bytearray(300 << 20)
         block[::4096] = b"x" * len(block[::4096])
         before = time.process_time()
