@@ -25,7 +25,6 @@ NUMBER = r"[0-9]{1,15}(\.[0-9]{1,30})?"
 PATTERNS = {
     "int64": r"^-?[0-9]{1,18}$",
     "date": r"^(19|20)[0-9]{2}-[0-9]{2}-[0-9]{2}$",
-    "str": r'^[^"]+$',
     "bool": r"^(true|false)$",
     "bit": r"^[01]$",
     "hash": r"^[0-9A-Fa-f]{32}$",
@@ -276,7 +275,8 @@ def typed(
     columns = []
     for name, kind in kinds.items():
         column = text[name]
-        good, value = column.str.contains(PATTERNS[kind]), column
+        value = column
+        good = column.str.contains(PATTERNS[kind]) if kind in PATTERNS else column != ""
         match kind:
             case "date":
                 value = column.str.to_date("%Y-%m-%d", strict=False)

@@ -92,26 +92,34 @@ class Form:
 
     def check(self, line: int, data: bytes) -> None:
         """Raises DataError unless all lines of the block have the form; line: number of its first."""
-        try:
-            text = data.decode()
-        except UnicodeDecodeError as error:
-            raise self.told(line, data, error.start, "bytes that are not UTF-8") from error
+        if not data.isascii():
+            self.check_text(line, data)
         if len(data.translate(None, self.controls)) < len(data):
             at = next(i for i, code in enumerate(data) if code in self.controls)
             raise self.told(line, data, at, f"a control character, {data[at]:#04x}")
-        if (at := data.find(MARK)) >= 0:  # which pyarrow drops at the start of a block
-            raise self.told(line, data, at, "a byte order mark")
-        if data.count(b"\r") != data.count(b"\r\n"):
+        if b"\r" in data and data.count(b"\r") != data.count(b"\r\n"):
             lone = re.search(rb"\r(?!\n)", data)
             assert lone is not None
             raise self.told(line, data, lone.start(), "a carriage return that ends no line")
-        if blank := BLANK.search(data):
+        if b"\n\n" in data or b"\n\r\n" in data or data.startswith((b"\n", b"\r\n")):
+            blank = BLANK.search(data)
+            assert blank is not None
             at_line = line + data.count(b"\n", 0, blank.end()) - 1
             raise DataError(f"{self.path}, line {at_line}: a blank line", "delete it")
-        if self.quoted and '"' in text:
-            self.check_quotes(line, data, text)
+        if (at := data.find(b'"')) >= 0:
+            if not self.quoted:
+                raise self.told(line, data, at, "a quote")
+            self.check_quotes(line, data.decode())
 
-    def check_quotes(self, line: int, data: bytes, text: str) -> None:
+    def check_text(self, line: int, data: bytes) -> None:
+        try:
+            data.decode()
+        except UnicodeDecodeError as error:
+            raise self.told(line, data, error.start, "bytes that are not UTF-8") from error
+        if (at := data.find(MARK)) >= 0:  # which pyarrow drops at the start of a block
+            raise self.told(line, data, at, "a byte order mark")
+
+    def check_quotes(self, line: int, text: str) -> None:
         rows = pl.Series(text.replace("\r\n", "\n").removesuffix("\n").split("\n"))
         good = rows.str.contains(self.row)
         if not good.all():

@@ -49,7 +49,7 @@ def numbered(path: Path, *, known: bool = False) -> Iterator[tuple[int, dict[str
             told = f"cut or damaged after {number} queries"
             if reader.peek() not in ("{", ""):
                 raise reader.error(f"query {number} is not an object")
-            yield reader.line(), reader.value(told)
+            yield reader.line_here(), reader.value(told)
             number += 1
             if reader.peek() not in (",", "]"):
                 raise reader.error(f"cut or damaged after {number} queries: no comma and no end of the list")
@@ -83,13 +83,14 @@ class Reader:
         self.decode = json.JSONDecoder(**hooks).raw_decode
         self.utf8 = codecs.getincrementaldecoder("utf-8")("strict")
         self.text, self.at, self.lines_before, self.column_before = "", 0, 0, 0
+        self.counted = 0, 0  # characters of the text, and their line ends
 
     def more(self) -> bool:
         """Read as much again as is waiting, so that the work for one long value grows with its length only."""
         data = self.file.read(max(CHUNK, len(self.text) - self.at))
         self.column_before = self.column(self.at) - 1
         self.lines_before += self.text.count("\n", 0, self.at)
-        self.text, self.at = self.text[self.at :], 0
+        self.text, self.at, self.counted = self.text[self.at :], 0, (0, 0)
         try:
             self.text += self.utf8.decode(data, final=not data)
         except UnicodeDecodeError as error:
@@ -136,8 +137,14 @@ class Reader:
         if self.peek():
             raise self.error("text after the end")
 
-    def line(self, at: int | None = None) -> int:
-        return self.lines_before + self.text.count("\n", 0, self.at if at is None else at) + 1
+    def line(self, at: int) -> int:
+        return self.lines_before + self.text.count("\n", 0, at) + 1
+
+    def line_here(self) -> int:
+        """As `line(self.at)`, counting only from where it counted last."""
+        start, lines = self.counted
+        self.counted = self.at, lines + self.text.count("\n", start, self.at)
+        return self.lines_before + self.counted[1] + 1
 
     def column(self, at: int) -> int:
         end = self.text.rfind("\n", 0, at)

@@ -146,6 +146,18 @@ def value(text: str, kind: str) -> Any:
             good = bool(found) and len(found or ()) == 50 and all(number(x, tall=False) for x in found or ())
         case "float64":
             good = number(text, tall=True)
+        case "bit":
+            good = text in ("0", "1")
+        case "chance":
+            mantissa, e, exponent = text.replace("E", "e").partition("e")
+            integer, _, fraction = mantissa.partition(".")
+            digits = exponent[1:] if exponent[:1] in ("+", "-") else exponent
+            good = (
+                set(integer + fraction + digits) <= DIGITS
+                and bool(integer or fraction)
+                and len(integer) <= 15
+            )
+            good = good and (not e or 1 <= len(digits) <= 3) and 0 <= float(text) <= 1
         case "integers":
             good = all(whole(x, 9, sign=False) for x in text.split("\t"))
         case _:
@@ -154,7 +166,9 @@ def value(text: str, kind: str) -> Any:
         raise ValueError(text)
     if kind == "date":
         return date.fromisoformat(text)
-    return int(text) if kind == "int64" else float(text) if kind == "float64" else text
+    if kind in ("int64", "bit"):
+        return int(text)
+    return float(text) if kind in ("float64", "chance") else text
 
 
 def table(

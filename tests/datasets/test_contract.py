@@ -1,7 +1,9 @@
 """Mutated official files: what the check accepts, every engine reads as the rows and values that an independent strict reader
 finds; what that refuses, the check refuses, with a place and a short message.
 
-200 mutations; BUZZER_MUTATIONS=2000 makes more, and `-s` shows how many of which kind were accepted and refused.
+The same of submissions: only what answers the truth's queries is scored.
+
+200 mutations of either; BUZZER_MUTATIONS=2000 makes more, and `-s` shows how many of which kind were accepted and refused.
 """
 
 import json
@@ -21,9 +23,10 @@ import pytest
 import strict_reader as strict
 
 from buzzer.datasets import booking, online_shoppers, recsys2021, sigir_ecom
+from buzzer.datasets.booking.schema import SUBMISSION as ANSWER
 from buzzer.datasets.booking.schema import TEST, TRAIN, TRUTH
 from buzzer.datasets.online_shoppers.reader import separator_of
-from buzzer.datasets.recsys2021.schema import LABELS, PARTS
+from buzzer.datasets.recsys2021.schema import LABELS, PARTS, SUBMISSION
 from buzzer.datasets.sigir_ecom import json_file
 from buzzer.datasets.sigir_ecom.schema import KINDS, NAMES, TESTS
 from buzzer.datasets.strict_json import objects
@@ -314,7 +317,10 @@ def mutated(data: bytes, name: str, separator: str, rng: random.Random) -> tuple
             return "json_changed", json_changed(data, rng)
         return "field_changed", field_changed(data, rng, separator)
     change = rng.choice(TEXT)
-    return change.__name__, change(data, rng)
+    changed = change(data, rng)
+    if rng.random() < 0.2:  # and another
+        changed = rng.choice(TEXT)(changed or b"\n", rng)
+    return change.__name__, changed
 
 
 # ---- what is held -------------------------------------------------------------------------------------------------
@@ -431,3 +437,126 @@ def test_check_and_engines_read_as_the_strict_reader(
         (folder / file).write_bytes(before)
     print(f"\n{name}:", *(f"{kind} {how} {n}" for (kind, how), n in sorted(outcomes.items())), sep="\n  ")
     assert {how for _, how in outcomes} == {"accepted", "refused"}
+
+
+# ---- submissions --------------------------------------------------------------------------------------------------
+
+
+class Submission(NamedTuple):
+    answer: str  # name of the file
+    truth: str
+    make: Callable[[Path, random.Random], bytes]  # a good one
+    oracle: Callable[[Path, Path], float | None]  # its score, None where it has one that is not told here
+    metric: str
+
+
+def booking_answer(truth: Path, rng: random.Random) -> bytes:
+    trips = [line.split(",")[0] for line in truth.read_text().splitlines()[1:]]
+    rows = [",".join([trip, *(str(rng.randint(1, 30)) for _ in range(4))]) for trip in trips]
+    return ("\n".join(["utrip_id,city_id_1,city_id_2,city_id_3,city_id_4", *rows]) + "\n").encode()
+
+
+def booking_score(submission: Path, truth: Path) -> float:
+    rows = {row["utrip_id"]: row for row in strict.table(submission.read_bytes(), ANSWER)}
+    right = {row["utrip_id"]: row["city_id"] for row in strict.table(truth.read_bytes(), TRUTH)}
+    if len(rows) < len(strict.table(submission.read_bytes(), ANSWER)) or set(rows) != set(right):
+        raise strict.Refused(0)
+    hits = [city in [rows[trip][f"city_id_{i}"] for i in range(1, 5)] for trip, city in right.items()]
+    return sum(hits) / len(hits)
+
+
+def recsys_answer(truth: Path, rng: random.Random) -> bytes:
+    rows = [line.split("\x01") for line in truth.read_text().splitlines()]
+    return "".join(f"{r[2]},{r[14]},{rng.random()},0,1,1e-05\n" for r in rows).encode()
+
+
+def recsys_score(submission: Path, truth: Path) -> None:
+    kinds = {name: "str" if name.endswith("id") else "chance" for name in SUBMISSION}
+    lines = [line.split("\x01") for line in truth.read_text().splitlines()]
+    # As a file with a header, which is what its fields look like: quotes around whole fields are allowed.
+    head = ",".join(kinds).encode() + b"\n"
+    if submission.read_bytes().startswith(b"\xef\xbb\xbf"):
+        raise strict.Refused(1)
+    rows = strict.table(head + submission.read_bytes(), kinds)
+    pairs = [(row["tweet_id"], row["engaging_user_id"]) for row in rows]
+    if sorted(pairs) != sorted((line[2], line[14]) for line in lines):
+        raise strict.Refused(0)
+
+
+def sigir_answer(truth: Path, rng: random.Random) -> bytes:
+    tree = json.loads(truth.read_text())
+    for query in tree:
+        query["label"] = rng.sample(query["label"] * 20, 8) if query["label"] else ["0"]
+    return json.dumps(tree, indent=1).encode()
+
+
+def sigir_score(submission: Path, truth: Path) -> float:
+    right = json.loads(truth.read_text())
+    try:
+        given = json.loads(
+            strict.text_of(submission.read_bytes()),
+            object_pairs_hook=strict.unique,
+            parse_constant=strict.refuse,
+        )
+        assert type(given) is list and [q["query"] for q in given] == [q["query"] for q in right]
+        labels = [query["label"] for query in given]
+        assert all(type(label) is list for label in labels)
+        assert all(type(x) in (str, int, float) and x not in (math.inf, -math.inf) for y in labels for x in y)
+    except (strict.Refused, ValueError, TypeError, KeyError, AssertionError, RecursionError) as error:
+        raise strict.Refused(0) from error
+    ranks = [
+        label[:20].index(q["label"][0]) + 1 if q["label"] and q["label"][0] in label[:20] else 0
+        for label, q in zip(labels, right, strict=True)
+    ]
+    return sum(1 / rank for rank in ranks if rank) / len(ranks)
+
+
+def shoppers_answer(truth: Path, rng: random.Random) -> bytes:
+    return ("row,chance\n" + "".join(f"{5 * i},{rng.random()}\n" for i in range(12))).encode()
+
+
+def shoppers_score(submission: Path, truth: Path) -> None:
+    rows = strict.table(submission.read_bytes(), {"row": "int64", "chance": "float64"})
+    if sorted(row["row"] for row in rows) != [5 * i for i in range(12)]:
+        raise strict.Refused(0)
+
+
+SUBMISSIONS = {
+    "booking": Submission("s.csv", "ground_truth.csv", booking_answer, booking_score, "accuracy@4"),
+    "recsys2021": Submission("s.csv", "test_truth/part-00000", recsys_answer, recsys_score, "RCE"),
+    "sigir_ecom": Submission("s.json", TESTS["rec"][0], sigir_answer, sigir_score, "MRR@20"),
+    "online_shoppers": Submission("s.csv", "truth.csv", shoppers_answer, shoppers_score, "AUC"),
+}
+
+
+@pytest.mark.parametrize("name", SUBMISSIONS)
+def test_only_submissions_for_the_truth_are_scored(made: dict[str, Path], tmp_path: Path, name: str) -> None:
+    form, given = FORMATS[name], SUBMISSIONS[name]
+    if name == "online_shoppers":
+        (tmp_path / "truth.csv").write_text("row,bought\n" + "".join(f"{5 * i},{i % 2}\n" for i in range(12)))
+    truth = (tmp_path if name == "online_shoppers" else made[name]) / given.truth
+    outcomes = Counter[tuple[str, str]]()
+    for seed in range(MUTATIONS // len(SUBMISSIONS)):
+        rng = random.Random(f"submission {name} {seed}")
+        path, good = tmp_path / given.answer, given.make(truth, rng)
+        kind, data = ("none", good) if seed == 0 else mutated(good, given.answer, ",", rng)
+        path.write_bytes(data)
+        told = f"{name} {seed}, {kind}"
+        try:
+            want, refused = given.oracle(path, truth), False
+        except strict.Refused:
+            want, refused = None, True
+        try:
+            got = form.dataset.score(path, truth)
+        except DataError as error:
+            assert refused, f"{told}: refused without need: {error.message}"
+            message = error.message.removeprefix(str(path))
+            assert len(message) < 300 and message.isprintable(), f"{told}: {message!r}"
+            outcomes[kind, "refused"] += 1
+            continue
+        assert not refused, f"{told}: scored, {got}"
+        assert all(map(math.isfinite, got.values())), f"{told}: {got}"
+        assert want is None or got[given.metric] == pytest.approx(want), told
+        outcomes[kind, "scored"] += 1
+    print(f"\n{name}:", *(f"{kind} {how} {n}" for (kind, how), n in sorted(outcomes.items())), sep="\n  ")
+    assert {how for _, how in outcomes} == {"scored", "refused"}
