@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from buzzer.engine.infer.fused_plan import MODES, Lowering, Program, text_of
+from buzzer.engine.infer.fused_plan import DEPENDENT, MODES, Lowering, Program, text_of
 from buzzer.engine.infer.fused_weights import EIGHTS, FLOATS, EncoderWeights, random
 from buzzer.engine.kernels.ahead import Ahead
 from buzzer.engine.kernels.jit import Launch, triton
@@ -37,7 +37,7 @@ def tune_encoder(form: Form, tokens: int, seconds: float) -> Iterator[dict[str, 
     with Ahead(10 * major + minor, shared) as ahead:
         for choice in tune(shapes, kept, path, ahead, shared, until):
             yield choice.facts()
-        modes = [mode for mode in MODES if mode != "pdl" or major >= 9]
+        modes = [mode for mode in MODES if mode not in DEPENDENT or major >= 9]
         compiling = [ahead.start(launches_of, form, tokens, kept, mode) for mode in modes]
         weights, best = random(*form, "cuda"), inf
         program = text_of(weights, tokens)

@@ -28,7 +28,10 @@ EARLY = tl.constexpr(64 * 64)
 
 @dataclass(frozen=True, order=True)
 class Tile:
-    """How a GEMM is cut: rows, columns and depth of a tile, shares of K, warps, and loads in flight."""
+    """How a GEMM is cut: rows, columns and depth of a tile, shares of K, warps, and loads in flight.
+
+    whole: a share of K is one step of `depth`, whose weights are loaded before the previous kernel is waited for.
+    """
 
     rows: int
     columns: int
@@ -36,10 +39,11 @@ class Tile:
     split: int = 1
     warps: int = 4
     stages: int = 4
+    whole: bool = False
 
     def shared(self, width: int) -> int:
         """Bytes of shared memory that its loads in flight take, of values of `width` bytes."""
-        return self.stages * (self.rows + self.columns) * self.depth * width
+        return (1 if self.whole else self.stages) * (self.rows + self.columns) * self.depth * width
 
 
 @triton.jit
@@ -64,9 +68,20 @@ def vectors_of(
 
 
 @triton.jit
+def whole_share(
+    w, column_tile, part, N: tl.constexpr, K: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr
+):
+    """The weights of a tile whose share of K is one step."""
+    columns = column_tile * COLUMNS + tl.arange(0, COLUMNS)
+    depth = part * DEPTH + tl.arange(0, DEPTH)
+    return tl.load(w + (columns % N)[:, None] * K + depth[None, :])
+
+
+@triton.jit
 def gemm_tile(
     a,
     w,
+    share_of_w,
     scales,
     biases,
     inverses,
@@ -89,8 +104,10 @@ def gemm_tile(
     DEPTH: tl.constexpr,
     SPLIT: tl.constexpr,
     STAGES: tl.constexpr,
+    WHOLE: tl.constexpr,
 ):
-    """One tile of share `part` of K; `vectors_of` gives scales, biases and inverses, other arguments as of `gemm`."""
+    """One tile of share `part` of K; `vectors_of` gives scales, biases and inverses, `whole_share` with WHOLE share_of_w,
+    other arguments as of `gemm`."""
     in_tile = tl.arange(0, ROWS)
     rows = row_tile * ROWS + in_tile
     columns = column_tile * COLUMNS + tl.arange(0, COLUMNS)
@@ -107,13 +124,19 @@ def gemm_tile(
         added = tl.load(residual + first + cell, mask=kept, other=0.0)
     whole: tl.constexpr = w.dtype.element_ty == tl.int8
     total = tl.zeros((ROWS, COLUMNS), tl.int32 if whole else tl.float32)
-    for step in tl.range(0, share, DEPTH, num_stages=STAGES):
-        if K % (DEPTH * SPLIT) == 0:
-            x, y = tl.load(a_at + step), tl.load(w_at + step)
-        else:
-            inside = (depth + step < K)[None, :]
-            x, y = tl.load(a_at + step, mask=inside, other=0.0), tl.load(w_at + step, mask=inside, other=0.0)
-        total = tl.dot(x, tl.trans(y), total, input_precision="ieee", out_dtype=total.dtype)
+    if WHOLE:
+        total = tl.dot(
+            tl.load(a_at), tl.trans(share_of_w), total, input_precision="ieee", out_dtype=total.dtype
+        )
+    else:
+        for step in tl.range(0, share, DEPTH, num_stages=STAGES):
+            if K % (DEPTH * SPLIT) == 0:
+                x, y = tl.load(a_at + step), tl.load(w_at + step)
+            else:
+                inside = (depth + step < K)[None, :]
+                x = tl.load(a_at + step, mask=inside, other=0.0)
+                y = tl.load(w_at + step, mask=inside, other=0.0)
+            total = tl.dot(x, tl.trans(y), total, input_precision="ieee", out_dtype=total.dtype)
 
     result = total.to(tl.float32)
     if SCALED:
@@ -175,6 +198,7 @@ def gemm(
     DEPTH: tl.constexpr,
     SPLIT: tl.constexpr,
     STAGES: tl.constexpr,
+    WHOLE: tl.constexpr,
     GROUP: tl.constexpr,
     PDL: tl.constexpr,
 ):
@@ -191,13 +215,16 @@ def gemm(
     row_tile = first + at % (GROUP * column_tiles) % height
     column_tile = at % (GROUP * column_tiles) // height
     part = tl.program_id(1)
-    if PDL:  # weights are constants: they may be asked for before the wait
+    share_of_w = w  # unused without WHOLE
+    if WHOLE:  # weights are constants: they may be loaded, or asked for, before the wait
+        share_of_w = whole_share(w, column_tile, part, N, K, COLUMNS, DEPTH)
+    elif PDL:
         prefetch_tile(w, column_tile, part, N, K, COLUMNS, DEPTH, SPLIT)
     scales, biases, inverses = vectors_of(scale, bias, inverse, column_tile, N, COLUMNS, SCALED, BIAS, LIMIT)
     wait_for_previous(PDL)
     gemm_tile(
-        a, w, scales, biases, inverses, residual, out, zero, M, row_tile, column_tile, part,
-        N, K, SCALED, BIAS, RESIDUAL, ACT, LIMIT, ROWS, COLUMNS, DEPTH, SPLIT, STAGES,
+        a, w, share_of_w, scales, biases, inverses, residual, out, zero, M, row_tile, column_tile, part,
+        N, K, SCALED, BIAS, RESIDUAL, ACT, LIMIT, ROWS, COLUMNS, DEPTH, SPLIT, STAGES, WHOLE,
     )  # fmt: skip
 
 
@@ -241,7 +268,7 @@ def linear(
     constants = {"N": n, "K": k, "SCALED": scale is not None, "BIAS": bias is not None, "ACT": act}
     constants |= {"RESIDUAL": residual is not None, "LIMIT": limit_of(out.dtype), "GROUP": GROUP}
     constants |= {"ROWS": tile.rows, "COLUMNS": tile.columns, "DEPTH": tile.depth, "SPLIT": split}
-    constants |= {"STAGES": tile.stages}
+    constants |= {"STAGES": tile.stages, "WHOLE": tile.whole}
     tiles = -(-m // tile.rows) * -(-n // tile.columns)
     inverse, zero = (grid.inverse, grid.zero) if grid else (None, 0)
     return Launch(
@@ -278,6 +305,25 @@ def default_tile(m: int, n: int, k: int, dtype: torch.dtype, splits: bool) -> Ti
     depth = min(128 // width, max(32, triton.next_power_of_2(k)))
     whole = [tile for tile in candidates(m, n, k, depth, splits) if tile.rows * tile.columns <= UNSPILLED]
     return min(whole, key=lambda tile: estimate(tile, m, n, k, width))
+
+
+def early_tile(m: int, n: int, k: int, dtype: torch.dtype, splits: bool) -> Tile | None:
+    """A `whole` tile of at most one wave, with most programs, then fewest shares; None where none fits.
+
+    It lies in shared memory beside the kernel that runs before it: a GEMM that a norm follows comes after one that none
+    does, and 96 and 128 KB fit together.
+    """
+    room = (96 if splits else 128) << 10
+    found = {}
+    for rows, columns in ((64, 64), (128, 64)):
+        for split in SPLITS if splits else SPLITS[:1]:
+            share = k // split
+            tile = Tile(rows, columns, share, split, 8, 1, whole=True)
+            programs = -(-m // rows) * -(-n // columns) * split
+            is_power = share * split == k and share & (share - 1) == 0 and share >= 32
+            if is_power and programs <= MULTIPROCESSORS and tile.shared(dtype.itemsize) <= room:
+                found[tile] = programs, -split
+    return max(found, key=lambda tile: found[tile], default=None)
 
 
 def estimate(tile: Tile, m: int, n: int, k: int, width: int) -> float:

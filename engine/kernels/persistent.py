@@ -64,9 +64,9 @@ def share_of_gemm(
             scale, bias, inverse, column_tile, N, TILE[1], SCALED, BIAS, LIMIT
         )
         gemm_tile(
-            a, w, scales, biases, inverses, None, out, zero, M, item % row_tiles, column_tile,
+            a, w, w, scales, biases, inverses, None, out, zero, M, item % row_tiles, column_tile,
             item // row_tiles // column_tiles,
-            N, K, SCALED, BIAS, False, ACT, LIMIT, TILE[0], TILE[1], TILE[2], TILE[3], TILE[4],
+            N, K, SCALED, BIAS, False, ACT, LIMIT, TILE[0], TILE[1], TILE[2], TILE[3], TILE[4], False,
         )  # fmt: skip
 
 

@@ -300,14 +300,14 @@ def reference(program: Any, weights: Any, tokens: int) -> tuple[torch.Tensor, to
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8", "fp8"])
-@pytest.mark.parametrize("mode", ["plain", "pdl", "persistent"])
+@pytest.mark.parametrize("mode", ["plain", "pdl", "early", "persistent"])
 def test_modes_on_weights_of_a_shape_against_float64(device: str, mode: str, precision: str) -> None:
     """On a GPU two layers of BERT-Large, whose products are wgmma. Scores are as flat as trained ones."""
     from buzzer.engine.infer.fused_tune import made
     from buzzer.engine.infer.fused_weights import random
     from buzzer.engine.kernels.tune import Tuned
 
-    if mode == "pdl" and device == "cpu":
+    if mode in ("pdl", "early") and device == "cpu":
         pytest.skip("the interpreter runs one kernel after the other")
     shape, tokens = ((2, 1024, 4096, 16), 128) if device == "cuda" else ((2, 64, 128, 2), 32)
     torch.manual_seed(0)

@@ -1,5 +1,6 @@
 """The code that an H100 would run, compiled here: tensor cores, registers, shared memory, and the order of PDL."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -20,19 +21,20 @@ def counter(*shape, dtype=torch.int32):
     return torch.empty(*shape, dtype=dtype, device="meta")
 
 cases = [("fp16", 128, "pdl"), ("fp8", 128, "pdl"), ("int8", 128, "pdl"), ("fp8", 16384, "plain")]
-cases += [("fp8", 128, "persistent")]
+cases += [("fp8", 128, "early"), ("fp8", 128, "persistent")]
 for precision, tokens, mode in cases:
     weights = random(1, 1024, 4096, 16, precision, "meta", vocabulary=100)
     for launch in Lowering(weights, tokens, 1, Tuned().tile, mode).program("mean", True).launches:
         code = compiled(launch)
         wait = code.ptx.find("griddepcontrol.wait")
-        told = launch.facts() | code.facts() | dict(precision=precision, tokens=tokens, pdl=mode == "pdl")
+        told = launch.facts() | code.facts() | dict(precision=precision, tokens=tokens, mode=mode)
+        told["whole"] = launch.constants.get("WHOLE", False)
         told["waits"] = wait >= 0
         # In the machine's code: the next kernel may start, prefetch, loads, copies to shared memory, wait, stores.
         told["steps"] = [STEPS[x] for x in re.findall(r"\b(PREEXIT|CCTL|LDG|LDGSTS|ACQBULK|STG)\b", code.sass)]
         told["order"] = re.findall(
             r"bar\.sync|(?:atom|red)\.global\.gpu\.release|ld\.acquire\.gpu|cp\.async|wgmma\.mma_async", code.ptx)
-        told["one_looks"] = len(re.findall(r"%tid\.x;\s+setp\.ne\.u32 p, seen, 0;", code.ptx))
+        told["one_looks"] = len(re.findall(r"%tid\.x;[^;]*setp\.ne\.u32 p, seen, 0;", code.ptx))
         told["together"] = launch.options.get("launch_cooperative_grid", False)
         print(json.dumps(told))
 for launch in (probe.empty(counter(1), True), probe.reader(counter(99999), counter(132), 2),
@@ -56,7 +58,7 @@ def compiled(compiles: Callable[[str], list[dict[str, Any]]]) -> list[dict[str, 
 @pytest.mark.slow
 def test_products_run_on_hoppers_tensor_cores(compiled: list[dict[str, Any]]) -> None:
     products = [x for x in compiled if "depth" in x]
-    assert len(products) == 4 * 4
+    assert len(products) == 5 * 4
     assert {x["tensor_cores"] for x in products} == {"wgmma"}
     assert {x["tensor_cores"] for x in compiled if x["kernel"].endswith("attention")} == {"mma"}
 
@@ -75,19 +77,35 @@ def test_dependent_launch_lets_the_next_start_then_loads_all_constants_before_th
 ) -> None:
     """In the order of the machine's code; no store and no copy to shared memory precedes the wait."""
     kernels = [x for x in compiled if x["precision"] != "probe"]
-    assert all(x["waits"] == x["pdl"] for x in kernels)
-    dependent = [x for x in kernels if x["pdl"]]
+    dependent = [x for x in kernels if x["mode"] in ("pdl", "early")]
+    assert [x for x in kernels if x["waits"]] == dependent
     for x in dependent:
         wait = x["steps"].index("wait")
         before, after = x["steps"][:wait], x["steps"][wait + 1 :]
         product = "depth" in x
         assert before[0] == "start"
-        assert ("prefetch" in before) == product
+        assert ("prefetch" in before) == (product and not x["whole"])
         assert not {"copy", "store"} & set(before)
         bare = x["kernel"] == "pool" or (product and x["precision"] == "fp16" and x["split"] > 1)
         assert ("load" in before) != bare
-        if product:  # scale, bias and inverse were constants; activations come by copies
+        if product and not x["whole"]:  # scale, bias and inverse were constants; activations come by copies
             assert "load" not in after
+
+
+@pytest.mark.slow
+def test_early_weights_are_loaded_before_the_wait_and_fit_beside_the_kernel_before(
+    compiled: list[dict[str, Any]],
+) -> None:
+    """All of a share's weights, 16 bytes a thread and load, and less than as many loads after the wait as activations need."""
+    layer = [x for x in compiled if x.get("mode") == "early"]
+    early = [x for x in layer if x["whole"]]
+    assert len(early) == 4
+    for x in early:
+        wait, a_load = x["steps"].index("wait"), 16 * 32 * x["warps"]
+        assert x["steps"][:wait].count("load") >= x["columns"] * x["depth"] / a_load
+        assert x["steps"][wait:].count("load") <= x["rows"] * x["depth"] / a_load
+    for first, second in itertools.pairwise(layer):
+        assert first["shared"] + second["shared"] + (2 << 10) <= 227 << 10  # a KB a program is the driver's
 
 
 @pytest.mark.slow
