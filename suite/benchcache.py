@@ -72,13 +72,15 @@ def keep(folder: Path, write: Callable[[Path], None]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
-    write(aside)
     try:
-        aside.rename(folder)
-    except OSError:
+        write(aside)
+        try:
+            aside.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+    finally:
         shutil.rmtree(aside, ignore_errors=True)
-        if not folder.is_dir():
-            raise
 
 
 def write_answers(answers: Answers, folder: Path) -> None:

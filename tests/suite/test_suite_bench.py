@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,8 @@ import torch
 
 from buzzer.engine.infer import Array, Plan, onnx_graph
 from buzzer.errors import DataError, UnsupportedError, UsageError
-from buzzer.models.target import Loaded
+from buzzer.models.onnx_file import TARGET as ONNX_FILE
+from buzzer.models.target import Ask, Loaded
 from buzzer.suite import benchplan, gate, record, registry
 from buzzer.suite.bench import (
     LEAST_RUNS,
@@ -495,24 +497,31 @@ def export(module: torch.nn.Module, path: Path, rows: int | None = None) -> Path
     return path
 
 
-def test_files_of_one_name_have_boards_of_their_own(tmp_path: Path) -> None:
+def test_files_of_one_name_have_boards_of_their_own(
+    tmp_path: Path, make_record: Callable[..., record.Record]
+) -> None:
     """Also where the name is that of a known model."""
-    made = [export(torch.nn.Linear(6, 3), tmp_path / folder / "bert-base.onnx") for folder in "ab"]
-    quick = ("--backend", "onnxruntime", "--inputs", "2", "--count", "8", "--seconds", "0", "--rounds", "1")
-    for path in made:
-        done = bench(str(path), *quick, "--precision", "fp32", cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-    written = record.read_good(tmp_path / "results" / "local")
-    hashes = {r.config["model_hash"] for r in written}
-    boards = benchplan.boards(written)
-    assert len(hashes) == len(boards) == 2
+    paths = [export(torch.nn.Linear(6, 3), tmp_path / folder / "bert-base.onnx") for folder in "ab"]
+    tasks = [benchplan.task_of(choice(model=registry.model(str(path)))) for path in paths]
+    hashes = [task.params["model_hash"] for task in tasks]
+    records = [on_gpu(make_record, "onnxruntime", 0.01, []) for _ in paths]
+    for made, found in zip(records, hashes, strict=True):
+        made.config["model_hash"] = found
+    boards = benchplan.boards(records)
+    assert len(set(hashes)) == len(boards) == 2
     assert {benchplan.title(group[0]) for group in boards.values()} == {
-        f"bert-base ({found}), batch 1, 128 tokens" for found in hashes
+        f"bert-base ({found}), batch 2, 8 tokens" for found in hashes
     }
     copied = tmp_path / "c.onnx"
-    copied.write_bytes(made[0].read_bytes())
-    assert benchplan.hash_of(copied) == benchplan.hash_of(made[0])
-    assert not any(benchplan.is_base(row) for group in boards.values() for row in benchplan.rows(group))
+    copied.write_bytes(paths[0].read_bytes())
+    assert benchplan.hash_of(copied) == hashes[0]
+    eager = on_gpu(make_record, "torch_eager", 0.01, [])
+    assert benchplan.is_base(benchplan.rows([eager])[0])
+    trees = eager.model_copy(update={"task": "gbdt", "backend": "xgboost"})
+    assert benchplan.is_base(benchplan.rows([trees])[0])
+    trees.config["model_hash"] = hashes[0]  # a file that is called gbdt
+    assert not benchplan.is_base(benchplan.rows([trees])[0])
+    assert "model_hash" not in benchplan.task_of(choice()).params
 
 
 def test_weights_beside_a_file_are_part_of_it(tmp_path: Path) -> None:
@@ -537,25 +546,13 @@ def test_weights_beside_a_file_are_part_of_it(tmp_path: Path) -> None:
 
 def test_a_fixed_batch_is_not_called_another(tmp_path: Path) -> None:
     path = export(torch.nn.Linear(6, 3), tmp_path / "fixed.onnx", rows=4)
-    quick = (
-        "--backend",
-        "onnxruntime",
-        "--precision",
-        "fp32",
-        "--inputs",
-        "2",
-        "--count",
-        "8",
-        "--seconds",
-        "0",
-    )
-    done = bench(str(path), *quick, "--rounds", "1", "--batch", "2", cwd=tmp_path)
-    assert done.returncode == 2
-    assert "the file's inputs have 4 rows, fixed" in done.stderr
-    assert "use --batch 4" in done.stderr
-    done = bench(str(path), *quick, "--rounds", "1", "--batch", "4", "--json", cwd=tmp_path)
-    told = json.loads(done.stdout)
-    assert (told["outcome"], told["rows"]) == ("ok", 4 * 16)
+    ask = Ask(4, 128, 2, "fixed", "padded", 0, {"path": str(path)})
+    assert ONNX_FILE.load(ask).rows == [4, 4]
+    with pytest.raises(UsageError, match="the file's inputs have 4 rows, fixed") as caught:
+        ONNX_FILE.load(replace(ask, batch=2))
+    assert caught.value.hint == "use --batch 4"
+    opened = export(torch.nn.Linear(6, 3), tmp_path / "open.onnx")
+    assert ONNX_FILE.load(replace(ask, batch=2, params={"path": str(opened)})).rows == [2, 2]
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
     with pytest.raises(OSError, match="no space"):
         benchcache.keep(tmp_path / "folder", write)
-    assert not (tmp_path / "folder").exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_stamps_tell_files_apart(tmp_path: Path) -> None:
