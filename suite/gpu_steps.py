@@ -114,7 +114,7 @@ BERT = of(
     "bert",
     timed(Step("env", ("-m", "buzzer", "env"), 30, gpu=False), 10, 3.1),
     timed(kernels("kernel probe", 60, "probe"), 25, 2.1),
-    timed(tests("kernel tests", 90, *KERNEL_TESTS, chosen=NEW_PATHS, marked="gpu", processes=4), 45, 13.5),
+    timed(tests("kernel tests", 90, *KERNEL_TESTS, chosen=NEW_PATHS, marked="gpu", processes=8), 45, 13.5),
     timed(tune("fp8", 75, 45), 55, 2.2),
     timed(tune("int8", 60, 35), 45, 2.1),
     timed(tune("fp16", 60, 35), 45, 2.1),

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -252,6 +253,14 @@ def test_steps_name_what_there_is() -> None:
                 assert folders
                 assert all((gpu_suite.ROOT / folder).exists() for folder in folders)
     assert len({step.name for step in gpu_steps.STEPS}) == len(gpu_steps.STEPS)
+
+
+def test_the_kernels_new_paths_have_tests() -> None:
+    places = [gpu_suite.ROOT / place for place in gpu_steps.KERNEL_TESTS]
+    files = [file for place in places for file in ([place] if place.is_file() else place.glob("test_*.py"))]
+    names = re.findall(r"^def (test_\w+)", "\n".join(file.read_text() for file in files), re.MULTILINE)
+    for part in gpu_steps.NEW_PATHS.split(" or "):
+        assert [name for name in names if part in name], part
 
 
 def test_steps_fit_their_minutes() -> None:
