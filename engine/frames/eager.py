@@ -29,8 +29,7 @@ from buzzer.errors import DataError
 warnings.simplefilter("ignore", pd.errors.PerformanceWarning)
 SECONDS = {"d": 86400, "s": 1}
 HEX = np.full(256, 255, dtype=np.uint8)  # digits by their bytes
-for digits in (b"0123456789abcdef", b"0123456789ABCDEF"):
-    HEX[np.frombuffer(digits, dtype=np.uint8)] = range(16)
+HEX[list(b"0123456789abcdef")] = HEX[list(b"0123456789ABCDEF")] = range(16)
 
 
 def engine(module: str) -> "Eager":

@@ -1,6 +1,7 @@
 """CSV files on the eager engines: for pandas by Arrow, several times as fast as its own parser; for cuDF as text that is checked, since
-libcudf makes a null, a 0 or the digits before it of what is no number."""
+libcudf reads a field that is no number as null, as 0 or as its leading digits."""
 
+import re
 from collections.abc import Mapping, Sequence
 from csv import QUOTE_NONE
 from pathlib import Path
@@ -39,7 +40,8 @@ def on_host(path: Path, schema: Mapping[str, str], names: Sequence[str] | None, 
     try:
         table = csv.read_csv(path, read, parse, convert)
     except (ValueError, KeyError, OSError) as error:  # of which Arrow's are
-        raise DataError(f"{path}: {error.args[0] if error.args else error}", CHECK_HINT) from error
+        told = str(error.args[0] if error.args else error)
+        raise DataError(f"{path}: {named(told, path, names, separator)}", CHECK_HINT) from error
     for name, kind in schema.items():
         if kind in ("int64", "date") and table[name].null_count:
             raise DataError(f"{path}: column {name} has rows without a value", CHECK_HINT)
@@ -47,6 +49,16 @@ def on_host(path: Path, schema: Mapping[str, str], names: Sequence[str] | None, 
             days = table[name].cast(pa.int32()).cast(pa.int64())
             table = table.set_column(table.column_names.index(name), name, days)
     return table.to_pandas(split_blocks=True, self_destruct=True)
+
+
+def named(told: str, path: Path, names: Sequence[str] | None, separator: str) -> str:
+    """Arrow's message, its number of a column replaced by the name."""
+    import pandas as pd
+
+    if not (found := re.search(r"In CSV column #(\d+)", told)):
+        return told
+    header = names or list(pd.read_csv(path, sep=separator, nrows=0).columns)
+    return told.replace(found[0], f"column {header[int(found[1])]}")
 
 
 def on_device(

@@ -20,7 +20,9 @@ def by_places(t: Frame, wanted: Sequence[Lookup]) -> Frame:
         at = places.of(each.table, each.on)
         for column, name in each.columns.items():
             found[name] = taken(each.table[column], at, fill_of(each.fill, name))
-    return t.assign(**found)
+    others = t.drop(columns=[name for name in found if name in t.columns])
+    # All at once, as dozens of single columns take longer than what is in them.
+    return pd.concat([others, pd.DataFrame(found, index=t.index, copy=False)], axis=1)
 
 
 def by_merge(xp: Any, t: Frame, wanted: Sequence[Lookup]) -> Frame:
@@ -103,7 +105,8 @@ class Places:
         for key in others:
             codes, found, size = self._one(table, *key)
             if many * size > LARGEST:
-                mine, index = numbered(pd.Series(mine).where(mine >= 0))
+                there = mine >= 0
+                mine[there], index = numbered(mine[there])
                 theirs, many = index.get_indexer(pd.Index(theirs)), len(index)
             mine = np.where((mine < 0) | (codes < 0), -1, mine * size + codes)
             theirs = np.where((theirs < 0) | (found < 0), -1, theirs * size + found)
@@ -117,7 +120,7 @@ class Places:
         return codes, index.get_indexer(pd.Index(table[theirs])), len(index)
 
 
-def numbered(column: pd.Series) -> tuple[Array, pd.Index]:
+def numbered(column: Any) -> tuple[Array, pd.Index]:
     """Numbers of a column's values, -1 where missing, and the values."""
     codes, values = pd.factorize(column)
     return codes, pd.Index(values)

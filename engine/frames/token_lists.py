@@ -20,7 +20,8 @@ class TokenLists:
     xp: Any  # numpy or cupy, whose arrays these are
     many: Array  # int64 [rows], 0 where missing or empty
     places: Callable[[str], Array]  # int64 [found]: which tokens are a given one
-    parse: Callable[[], Array]  # int64 [tokens + 1]: the last is 0, so that any row's first may be looked at
+    numbers: Callable[[], Array]  # int64 [tokens]
+    pick: Callable[[Array], Array]  # int64 [chosen]: the numbers of some tokens
 
     @cached_property
     def ends(self) -> Array:
@@ -29,10 +30,6 @@ class TokenLists:
     @cached_property
     def first(self) -> Array:
         return self.ends - self.many
-
-    @cached_property
-    def numbers(self) -> Array:
-        return self.parse()
 
     def found(self, token: str) -> tuple[Array, Array]:
         """Where a token stands among all, and in which rows, int64 [found]."""
@@ -46,8 +43,10 @@ class TokenLists:
 
     def at(self, place: int) -> Array:
         """The number at a place, int64; -1 where there is none."""
-        there = self.many > place
-        return self.xp.where(there, self.numbers[self.xp.where(there, self.first + place, 0)], -1)
+        there = self.xp.flatnonzero(self.many > place)
+        found = self.xp.full(len(self.many), -1, dtype="int64")
+        found[there] = self.pick(self.first[there] + place)
+        return found
 
     def after(self, token: str, nth: int) -> Array:
         """The number that follows the nth occurrence of a token, int64; -1 where there is none."""
@@ -58,7 +57,7 @@ class TokenLists:
         rank = xp.arange(len(row)) - xp.searchsorted(row, row)
         chosen = rank == nth - 1
         found = xp.full(len(self.many), -1, dtype="int64")
-        found[row[chosen]] = self.numbers[at[chosen] + 1]
+        found[row[chosen]] = self.pick(at[chosen] + 1)
         return found
 
     def matrix(self, length: int, dtype: str = "int32") -> Array:
@@ -68,9 +67,8 @@ class TokenLists:
         before = xp.cumsum(kept) - kept
         along = xp.arange(int(kept.sum()))
         found = xp.zeros(len(kept) * length, dtype=dtype)
-        found[self.spread(xp.arange(len(kept)) * length - before, kept) + along] = self.numbers[
-            self.spread(self.first - before, kept) + along
-        ]
+        at = self.spread(self.first - before, kept) + along
+        found[self.spread(xp.arange(len(kept)) * length - before, kept) + along] = self.numbers()[at]
         return found.reshape(len(kept), length)
 
     def spread(self, values: Array, many: Array) -> Array:
@@ -119,20 +117,31 @@ def on_host(column: Any, separator: str) -> TokenLists:
             at = at[data[starts[at] + i] == byte]
         return at
 
-    def parse() -> Array:
-        import pyarrow as pa
+    def pick(at: Array) -> Array:
+        sizes = lengths[at]
+        bounds = offsets_of(sizes)
+        chosen = data[np.repeat(starts[at] - bounds[:-1], sizes) + np.arange(bounds[-1])]
+        return integers(column.name, chosen, bounds)
 
-        bounds = np.zeros(len(lengths) + 2, dtype="int64")
-        np.cumsum(lengths, out=bounds[1:-1])
-        bounds[-1] = bounds[-2] + 1
-        digits = np.append(data[~separators], np.uint8(ord("0")))
-        tokens = pa.LargeStringArray.from_buffers(len(bounds) - 1, pa.py_buffer(bounds), pa.py_buffer(digits))
-        try:
-            return tokens.cast(pa.int64()).to_numpy()
-        except pa.ArrowInvalid as error:
-            raise DataError(f"column {column.name}: {error}", CHECK_HINT) from error
+    def numbers() -> Array:
+        return integers(column.name, data[~separators], offsets_of(lengths))
 
-    return TokenLists(np, many, cache(places_of), parse)
+    return TokenLists(np, many, cache(places_of), numbers, pick)
+
+
+def offsets_of(sizes: Array) -> Array:
+    return np.append(0, np.cumsum(sizes, dtype="int64"))
+
+
+def integers(name: str, data: Array, offsets: Array) -> Array:
+    """Decimal numbers that stand one after the other."""
+    import pyarrow as pa
+
+    texts = pa.LargeStringArray.from_buffers(len(offsets) - 1, pa.py_buffer(offsets), pa.py_buffer(data))
+    try:
+        return texts.cast(pa.int64()).to_numpy()
+    except pa.ArrowInvalid as error:
+        raise DataError(f"column {name}: {error}", CHECK_HINT) from error
 
 
 def arrow_text(column: Any) -> tuple[Array, Array]:
@@ -157,10 +166,14 @@ def on_device(column: Any, separator: str) -> TokenLists:
     many = cupy.zeros(len(text), dtype="int64")
     many[filled.values] = lists.len().values
 
-    def parse() -> Array:
+    @cache
+    def numbers() -> Array:
         try:
-            return cupy.append(tokens.astype("int64").values, 0)
+            return tokens.astype("int64").values
         except ValueError as error:
             raise DataError(f"column {column.name}: {error}", CHECK_HINT) from error
 
-    return TokenLists(cupy, many, cache(lambda token: cupy.flatnonzero((tokens == token).values)), parse)
+    def places(token: str) -> Array:
+        return cupy.flatnonzero((tokens == token).values)
+
+    return TokenLists(cupy, many, cache(places), numbers, lambda at: numbers()[at])

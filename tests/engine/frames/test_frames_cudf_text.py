@@ -167,7 +167,7 @@ def test_joined_lists_on_the_device_are_those_on_the_host(
         lambda x: x.after("137", 1),
         lambda x: x.after("137", 2),
         lambda x: x.matrix(3),
-        lambda x: x.numbers,
+        lambda x: x.numbers(),
     ):
         np.testing.assert_array_equal(call(ours), call(theirs))
         assert call(ours).dtype == call(theirs).dtype
@@ -176,7 +176,9 @@ def test_joined_lists_on_the_device_are_those_on_the_host(
 def test_what_is_no_list_of_integers_is_told() -> None:
     e, t = eager.Eager("pandas"), pd.DataFrame({"row": [0], "s": ["1\tx\t3"]})
     with pytest.raises(DataError, match="column s"):
-        e.token_at(t, "s", "\t", 0, "z")
+        e.token_at(t, "s", "\t", 1, "z")
+    with pytest.raises(DataError, match="column s"):
+        e.token_matrix(t, "s", "\t", 3)
 
 
 @pytest.mark.parametrize("text", ["abc", "g" * 16, "@" * 16, "a" * 17])
@@ -235,17 +237,21 @@ def test_an_integer_that_does_not_fit_is_told() -> None:
         eager_csv.typed(pd, Wrapping(["1", "9223372036854775808"], dtype="str", name="a"), "int64")
 
 
-@pytest.mark.parametrize("field", ["", "12x"])
+@pytest.mark.parametrize("field", ["", "12x", "1.5"])
 def test_a_bad_file_is_told_with_its_column(tmp_path: Path, field: str) -> None:
-    (tmp_path / "t.csv").write_text(f"a,b\n1,2\n{field},3\n")
-    with pytest.raises(DataError, match=r"t\.csv.*(column a|column #0)"):
-        eager.Eager("pandas").read_csv(tmp_path / "t.csv", {"a": "int64"})
+    path, e = tmp_path / "t.csv", eager.Eager("pandas")
+    path.write_text(f"b,a\n1,2\n3,{field}\n")
+    with pytest.raises(DataError, match=r"t\.csv: column a\b"):
+        e.read_csv(path, {"a": "int64"})
+    path.write_text(f"1|2\n3|{field}\n")
+    with pytest.raises(DataError, match=r"t\.csv: column n\b"):
+        e.read_csv(path, {"n": "int64"}, names=["m", "n"], separator="|")
 
 
 # ---- names and keywords -----------------------------------------------------------------------------------------------
 
 # What runs on the host only.
-HOST = {"on_host", "arrow_text", "by_places", "taken", "numbered", "Places"}
+HOST = {"on_host", "named", "arrow_text", "by_places", "taken", "numbered", "Places"}
 # Whose attributes are no cuDF's: modules, this engine itself, a file that pyarrow reads.
 OTHERS = (
     "np",

@@ -342,6 +342,20 @@ def test_lookups_are_the_same_as_one_after_the_other(
     assert [list(x) for x in found] == want
 
 
+def test_lookup_by_more_wide_keys_than_one_number_holds(e: Engine, frame: Make, values: Values) -> None:
+    """Seven columns of 2,000 values have 10**23 combinations; what is asked for differs from a row of the table in one column."""
+    rng, many = np.random.default_rng(5), 400
+    whole = {name: rng.permutation(2000) * 10**15 for name in "abcdefg"}
+    table = e.drop(frame({**whole, "v": range(2000)}), ["row"])
+    asked: dict[str, list[int | None]] = {name: [int(x) for x in whole[name]] for name in whole}
+    for i, name in enumerate("aeg", 1):
+        part = asked[name][i * many : (i + 1) * many]
+        asked[name][i * many : (i + 1) * many] = [*part[1:], part[0]]
+    asked["d"][4 * many :] = [None] * many
+    found = values(e.lookup(frame(asked), table, {name: name for name in whole}, {"v": "z"}, -1), "z")
+    assert found == [*range(many), *[-1] * 4 * many]
+
+
 # ---- target encoding --------------------------------------------------------------------------------------------------
 
 
