@@ -14,7 +14,7 @@ from rich.table import Table
 
 from buzzer.errors import UnsupportedError, UsageError, unknown_name
 from buzzer.models.job import Data
-from buzzer.suite import benchplan, machine, registry, runner
+from buzzer.suite import benchplan, caches, machine, registry, runner
 from buzzer.suite import budget as budgets
 from buzzer.suite.benchplan import Choice, Planned
 from buzzer.suite.cli.frontier import run as draw_frontier
@@ -177,7 +177,7 @@ def answers(choice: Choice, work: Path, screen: Screen) -> tuple[Data, Record | 
 
     Raises UsageError for a model or sizes that cannot be.
     """
-    kept = runner.cache_folder() / "bench"
+    kept = caches.folder() / "bench"
     empty = Data(kept, "", "generated", {}, 1.0)
     reference = benchplan.reference_run(choice)
     found = runner.execute(reference, empty, work, work, (), watch(screen, reference))
