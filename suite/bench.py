@@ -29,6 +29,7 @@ from buzzer.suite.child import load_entry
 FLUSH = 4  # times the last-level cache, streamed over before a cold run
 WARMUP_S, WARMUP_RUNS = 1.0, 5
 LEAST_RUNS = 4  # however slow: two rounds have the seven of a median
+COMPILED = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 QUANTISED = ("int8", "fp8")  # precisions for which the module is quantised before the backend gets it
 SAME = 1e-3  # largest relative error between the FP32 answers of a GPU and of the CPU
 TINY = 1e-30
@@ -241,8 +242,10 @@ class Bench:
         return Result({}, 0, facts)
 
     def bench(self, job: Job) -> Steps:
-        # Inductor would take another run's kernels from its cache, and its compile time would be nobody's.
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(job.out / "inductor")
+        if (
+            job.backend == "torch_compile"
+        ):  # it would take another run's kernels, and their time would be nobody's
+            os.environ |= {name: str(job.out / "compiled" / name) for name in COMPILED}
         yield "load"
         setting = Setting.of(job)
         loaded, answers = setting.load(), benchcache.read_answers(setting.kept)

@@ -1,5 +1,6 @@
 """What `buzzer bench` keeps between runs: made once, for one model and its sizes, and never of another."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from buzzer.models.bert import encoder
 from buzzer.models.job import Job, Result
 from buzzer.models.target import Ask, Loaded, outputs_of, stamp
 from buzzer.suite import benchcache
-from buzzer.suite.bench import BENCH, Setting, answered, check_answers
+from buzzer.suite.bench import BENCH, COMPILED, Setting, answered, check_answers
 from buzzer.suite.benchcache import Answers
 
 TINY = encoder.BertConfig(60, 16, 2, 2, 32, 40)
@@ -76,6 +77,16 @@ def test_all_is_made_once(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     assert 0.9 < read.scores["cosine"] < 1.0
     assert read.details["bench"]["flops"] == made.details["bench"]["flops"] > 0
     assert read.details["session"]["parameters"] == sum(w.numel() for w in encoder.Bert(TINY).parameters())
+
+
+@pytest.mark.parametrize(("backend", "own"), [("torch_compile", True), ("fused", False)])
+def test_only_torch_compile_compiles_anew(
+    backend: str, own: bool, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in COMPILED:
+        monkeypatch.setenv(name, "shared")
+    next(BENCH.bench(replace(job, backend=backend)))
+    assert [Path(os.environ[name]).is_relative_to(job.out) for name in COMPILED] == [own, own]
 
 
 @pytest.mark.parametrize(
