@@ -47,6 +47,9 @@ class Gbdt:
             facts=facts,
         )
 
+    def identity(self, ask: Ask) -> None:
+        """It is trained anew in each call."""
+
 
 class Reference:
     """XGBoost's own prediction from a DMatrix, not in place."""
