@@ -75,7 +75,9 @@ def predict(job: Job) -> Steps:
     yield "load"
     with opened(job) as client:
         workers = cluster.addresses(client)
-        own = replace(job, threads=threads_of(job), workers=0, scheduler="")
+        told = sizes.told(job, len(workers))  # here, for all workers must cut the same pieces
+        params = {**job.params, "piece_rows": told["piece_rows"]}
+        own = replace(job, threads=threads_of(job), workers=0, scheduler="", params=params)
         made = [
             client.submit(Shard, own, rank, len(workers), workers=[worker], pure=False, actor=True)
             for rank, worker in enumerate(workers)
@@ -92,7 +94,7 @@ def predict(job: Job) -> Steps:
             writer.add(read(job.out / f".piece{number}.arrow"))
     clean(job.out)
     yield "score"
-    facts = {"pieces": len(numbers), "table_rows": table_rows, "workers": len(workers)} | sizes.told(job)
+    facts = {"pieces": len(numbers), "table_rows": table_rows, "workers": len(workers)} | told
     return writer.result(facts)
 
 

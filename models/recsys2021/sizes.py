@@ -13,8 +13,9 @@ BLOCK_ROWS = {"cpu": 16_384, "cuda": 3_000_000}
 PIECE_ROW_BYTES = 4096
 
 
-def piece_rows(job: Job) -> int:
-    """Rows of a piece: as asked for, else by the engine, and on a GPU by the memory that it may use."""
+def piece_rows(job: Job, workers: int = 1) -> int:
+    """Rows of a piece: as asked for, else by the engine, and on a GPU by the memory that it may use and by how many share the pieces
+    out."""
     if asked := given(job, "piece_rows"):
         return asked
     kind = frames.ENGINES[job.engine][3]
@@ -22,7 +23,8 @@ def piece_rows(job: Job) -> int:
         return PIECE_ROWS[kind]
     held = [gpu["memory_bytes"] for gpu in device.gpus() if "memory_bytes" in gpu]
     memory = job.gpu_memory_bytes or min(held, default=0)
-    return min(PIECE_ROWS[kind], memory // PIECE_ROW_BYTES) if memory else PIECE_ROWS[kind]
+    most = max(PIECE_ROWS[kind] // workers, PIECE_ROWS["cpu"])
+    return min(most, memory // PIECE_ROW_BYTES) if memory else most
 
 
 def batch_rows(job: Job) -> int:
@@ -43,6 +45,6 @@ def given(job: Job, name: str) -> int:
     return asked
 
 
-def told(job: Job) -> dict[str, Any]:
+def told(job: Job, workers: int = 1) -> dict[str, Any]:
     """What was used, for the record."""
-    return {"piece_rows": piece_rows(job), "batch_rows": batch_rows(job)}
+    return {"piece_rows": piece_rows(job, workers), "batch_rows": batch_rows(job)}

@@ -66,6 +66,9 @@ def test_sizes_follow_engine_and_memory(
     gpus = [{"name": "stand-in", "memory_bytes": memory} for memory in found] or [{"name": "unknown"}]
     monkeypatch.setattr("buzzer.engine.device.gpus", lambda: gpus)
     assert sizes.told(asked(engine, device, gives)) == {"piece_rows": piece, "batch_rows": batch}
+    shared = sizes.piece_rows(asked(engine, device, gives), 4)  # so that each of four workers has one
+    assert shared == (piece if device == "cpu" else min(piece, 750_000))
+    assert sizes.piece_rows(asked(engine, device, gives), 100) == 500_000
     own = asked(engine, device, gives, piece_rows=7, predict_batch=8)
     assert sizes.told(own) == {"piece_rows": 7, "batch_rows": 8}
     with pytest.raises(UsageError, match="piece_rows=-1"):
