@@ -102,10 +102,11 @@ def number(text: str, tall: bool) -> bool:
     integer, point, fraction = mantissa.partition(".")
     if not whole(integer, 15) or (point and not whole(fraction, 30, sign=False)):
         return False
+    down = exponent.startswith("-")
     exponent = exponent[1:] if exponent[:1] in ("+", "-") else exponent
     if not e:
         return True
-    return whole(exponent, 2, sign=False) and (tall or len(exponent) == 1 or exponent[0] in "01")
+    return whole(exponent, 2, sign=False) and (tall or down or len(exponent) == 1 or exponent[0] in "01")
 
 
 def hexadecimal(text: str, n: int) -> bool:
