@@ -33,7 +33,7 @@ lint: $(VENV)/.dev  ## ruff, mypy strict, pyright
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy & checked=$$!; $(BIN)/pyright && wait $$checked  # side by side: each keeps one core busy
 
-gpu-plan: $(VENV)/.test $(VENV)/.gpu-plan  ## prove on CPU that every lazy plan translates to cuDF (2.9 GB install)
+gpu-plan: $(VENV)/.test $(VENV)/.gpu-plan  ## prove on CPU that every lazy plan translates to cuDF and the eager text names what cuDF has (3.7 GB install)
 	$(BIN)/python -m pytest -m gpu_plan
 
 kernels: $(VENV)/.test $(VENV)/.kernels  ## test the GPU kernels in Triton's interpreter, and compile them (0.3 GB install)

@@ -2,7 +2,6 @@
 
 import ctypes
 import importlib.util
-import json
 import os
 import platform
 from functools import cache
@@ -19,6 +18,7 @@ CODES = {
     803: "driver and kernel module differ",
     804: "forward compatibility is not supported here",
 }
+_limit: int | None = None  # of GPU memory, in bytes
 CPUINFO = Path("/proc/cpuinfo")
 # A flag of CPUINFO and what it stands for, widest first.
 SIMD = {
@@ -116,28 +116,41 @@ def cuda_problem(least: tuple[int, int] = (0, 0)) -> str:
 
 
 def limit_memory(limit: int) -> None:
-    """Hold this process to so many bytes of GPU memory: RMM's pool (cuDF, cupy), torch's cache, and where cuDF and cudf-polars begin
-    to spill. XGBoost and CUDA's own context allocate beside them; the harness watches the sum by NVML."""
+    """Hold this process to so many bytes of GPU memory: `pool`, torch's cache, and where cuDF begins to spill. XGBoost and CUDA's own
+    context allocate beside them; the harness watches the sum by NVML."""
+    global _limit
+    if pool.cache_info().currsize:
+        raise RuntimeError("the limit must be set before the pool is made")
     import torch
 
     torch.cuda.set_per_process_memory_fraction(
         min(limit / torch.cuda.get_device_properties(0).total_memory, 1.0)
     )
-    if importlib.util.find_spec("rmm") is None:
-        return
+    _limit = limit
+    os.environ |= {"CUDF_SPILL": "on", "CUDF_SPILL_DEVICE_LIMIT": str(limit * 4 // 5)}
+    if importlib.util.find_spec("rmm") is not None:
+        pool()
+
+
+def memory_limit() -> int | None:
+    """Bytes that `limit_memory` allows; None without one."""
+    return _limit
+
+
+@cache
+def pool() -> Any:
+    """This process's only RMM memory resource, for cuDF, cudf-polars and cupy: the driver's pool, which keeps freed memory up to half of the
+    device or of the limit, for torch and XGBoost allocate beside it."""
     import cupy
     import rmm
     from rmm.allocators.cupy import rmm_cupy_allocator
 
-    pool = rmm.mr.LimitingResourceAdaptor(rmm.mr.CudaAsyncMemoryResource(), allocation_limit=limit)
-    rmm.mr.set_current_device_resource(pool)
+    _, total = rmm.mr.available_device_memory()
+    held = rmm.mr.CudaAsyncMemoryResource(release_threshold=(_limit or total) // 2)
+    made = rmm.mr.LimitingResourceAdaptor(held, allocation_limit=_limit) if _limit else held
+    rmm.mr.set_current_device_resource(made)
     cupy.cuda.set_allocator(rmm_cupy_allocator)
-    # cudf-polars makes a pool of its own, and reads these when it is imported.
-    upstream = {"upstream_mr": {"qualname": "rmm.mr.CudaAsyncMemoryResource"}, "allocation_limit": limit}
-    os.environ["CUDF_POLARS__MEMORY_RESOURCE_CONFIG__QUALNAME"] = "rmm.mr.LimitingResourceAdaptor"
-    os.environ["CUDF_POLARS__MEMORY_RESOURCE_CONFIG__OPTIONS"] = json.dumps(upstream)
-    os.environ["RAPIDSMPF_SPILL_DEVICE_LIMIT"] = str(limit * 4 // 5)
-    os.environ |= {"CUDF_SPILL": "on", "CUDF_SPILL_DEVICE_LIMIT": str(limit * 4 // 5)}
+    return made
 
 
 def own_memory() -> dict[str, int | None]:

@@ -28,6 +28,7 @@ RULES: dict[Fault, list[str]] = {
         r"CUDA out of memory",
         r"cudaErrorMemoryAllocation|CUDA_ERROR_OUT_OF_MEMORY|_STATUS_ALLOC_FAILED",
         r"Maximum pool size exceeded|Exceeded memory limit",
+        r"reservation_error|failed to reserve memory|memory reservation failed",  # rapidsmpf
         r"^XGBoostError: .*(out of memory|[Mm]emory allocation error)",
     ],
     Fault(LACKING, "the NVIDIA driver is too old for these libraries: install a newer one"): [
@@ -39,6 +40,7 @@ RULES: dict[Fault, list[str]] = {
         r"Found no NVIDIA driver|Torch not compiled with CUDA|No CUDA GPUs are available",
         r"cudaErrorNoDevice|no CUDA-capable device|CUDA_ERROR_NO_DEVICE",
         r"NVMLError_(LibraryNotFound|DriverNotLoaded)|libcuda\.so\S*: cannot open",
+        r"is an NVIDIA driver library",  # cuda.pathfinder
     ],
     Fault(LACKING, "another process holds the GPU: nvidia-smi shows which"): [
         r"cudaErrorDevicesUnavailable|CUDA_ERROR_DEVICE_UNAVAILABLE|busy or unavailable",
@@ -51,11 +53,16 @@ RULES: dict[Fault, list[str]] = {
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:
-    """An exception and those that it came from."""
-    seen: BaseException | None = error
-    while seen is not None:
-        yield seen
-        seen = seen.__cause__ or seen.__context__
+    """An exception, those that it groups (at any depth), and those that they came from."""
+    waiting, seen = [error], set[int]()
+    while waiting:
+        link = waiting.pop()
+        if id(link) in seen:
+            continue
+        seen.add(id(link))
+        yield link
+        grouped = link.exceptions if isinstance(link, BaseExceptionGroup) else ()
+        waiting += [*filter(None, [link.__cause__ or link.__context__]), *reversed(grouped)]
 
 
 def of(error: BaseException) -> Fault | None:

@@ -3,6 +3,8 @@
 A task's `fit` and `predict` are generators: each `yield "phase"` names the phase that begins there, and the
 harness, which holds the clock, reads it at every yield. Yielding the same phase again marks a lap (one batch,
 say): laps add up to the phase and each is kept as a raw sample. Tasks know nothing of clocks or budgets.
+
+The phase `score` comes last, after `write`: what is timed and compared ends where it begins.
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -10,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+SCORE = "score"  # recorded, but outside the wall time
 PHASES = (
     "load",
     "preprocess",
@@ -21,7 +24,7 @@ PHASES = (
     "networks",
     "latency",
     "write",
-    "score",
+    SCORE,
     *("quantise", "compile", "warmup", "warm", "cold", "loadgen", "roof"),  # of `buzzer bench`
 )
 
@@ -98,5 +101,8 @@ class Task(Protocol):
         ...
 
     def predict(self, job: Job) -> Steps:
-        """The timed job: raw test file in, scored submission file out."""
+        """The timed job: raw test file in, submission file out, then phase `score` where the truth is known.
+
+        The files named in its result must be complete before `score` begins.
+        """
         ...

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from buzzer.models.job import Result, Steps
+from buzzer.models.job import SCORE, Result, Steps
 
 
 def process_age() -> float:
@@ -38,7 +38,7 @@ def resident_peak(reset: bool) -> int:
 
 
 class Clock:
-    """Times a job's phases.
+    """Times a job's phases. Phase `score` is the last, and the wall time ends where it begins.
 
     `overhead_s` is what the clock's own bookkeeping took; it lies inside the wall time.
     """
@@ -60,28 +60,33 @@ class Clock:
         self._open("start", self._start)
 
     def phase(self, name: str) -> None:
-        """Close the running phase and open `name`; the running phase's own name again marks a lap."""
+        """Close the running phase and open `name`; the running phase's own name again marks a lap.
+
+        Raises RuntimeError for a phase after `score`: its time would be left out.
+        """
         self._synchronize()
         t = self._now()
         if name == self._name:
             self._laps.append(t - self._lap)
             self._lap = t
+        elif self._name == SCORE:
+            raise RuntimeError(f"phase {name} comes after {SCORE}, which must be a job's last phase")
         else:
             self._close(t)
             self._open(name, t)
             self.overhead_s += self._now() - t
 
     def stop(self) -> float:
-        """Close the last phase; the wall time since the process started, in seconds."""
+        """Close the last phase; the seconds from the start of the process to its end, or to the beginning of `score`."""
         self._synchronize()
         t = self._now()
         self._close(t)
         self.overhead_s += self._now() - t
-        return t - self._start
+        return (self._begin if self._name == SCORE else t) - self._start
 
     def _open(self, name: str, t: float) -> None:
         self._name, self._begin, self._lap, self._laps = name, t, t, []
-        self._write({"event": "phase", "name": name, "at_s": t - self._start})
+        self._write({"event": "phase", "name": name, "at_s": t - self._start, "born_s": self._start})
 
     def _close(self, t: float) -> None:
         if self._laps:

@@ -42,7 +42,7 @@ class Variant:
 
 @dataclass
 class Group:
-    """Records that may be compared: one task, machine, seed, set of parameters and kind of data."""
+    """Records that may be compared: one task, machine, seed, set of parameters, kind of data, and rule of timing."""
 
     records: list[Record]
     cells: dict[float, dict[Variant, Row]] = field(default_factory=dict)  # scale -> variant -> rounds
@@ -78,11 +78,11 @@ class Group:
         column = {scale: row[variant] for scale, row in self.cells.items() if variant in row}
         return {scale: list(cell.walls.values()) for scale, cell in column.items() if cell.ranked}
 
-    def peaks(self, variant: Variant) -> dict[float, list[float]]:
-        """Scale -> peak bytes of a variant, where it was good and its peak is known."""
+    def peaks(self, variant: Variant, figure: str = "peak_memory_bytes") -> dict[float, list[float]]:
+        """Scale -> peak bytes of a variant, of the host or by another field, where it was good and its peak is known."""
         column = {scale: row[variant] for scale, row in self.cells.items() if variant in row}
         known = {
-            scale: [float(r.peak_memory_bytes) for r in cell.records if r.peak_memory_bytes]
+            scale: [float(peak) for r in cell.records if (peak := getattr(r, figure))]
             for scale, cell in column.items()
             if cell.ranked
         }
@@ -94,7 +94,7 @@ def groups(records: Iterable[Record], task: str) -> list[Group]:
     found: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
     for r in records:
         if r.task == task and r.job == "predict" and not r.published:
-            key = (machine.line(r.machine), r.seed, r.config_hash, r.data_source)
+            key = (machine.line(r.machine), r.seed, r.config_hash, r.data_source, r.scoring)
             found[key].append(r)
     return sorted((Group(rs) for rs in found.values() if any(not r.control for r in rs)), key=_size)
 
@@ -143,7 +143,8 @@ def noise(records: Iterable[Record], like: Record, rounds: int) -> Noise | None:
     Pairs of the same task, scale and data where there are such, else all pairs of the machine. The band is the far
     end of the 95 % interval that the mean of so many A/A rounds has.
     """
-    here = [r for r in records if r.outcome == "ok" and machine.line(r.machine) == machine.line(like.machine)]
+    facts = machine.line(like.machine), like.scoring
+    here = [r for r in records if r.outcome == "ok" and (machine.line(r.machine), r.scoring) == facts]
     pairs = aa_pairs(here)
     near = [(a, b) for a, b in pairs if (b.task, b.scale) == (like.task, like.scale)]
     used = near if len(near) >= 2 else pairs
@@ -158,7 +159,7 @@ def aa_pairs(records: Iterable[Record]) -> list[tuple[Record, Record]]:
     """Each control run with the run of the same variant, data and round that was made nearest to it in time."""
     runs: dict[tuple[Any, ...], dict[bool, dict[str, Record]]] = defaultdict(lambda: {True: {}, False: {}})
     for r in records:
-        key = (r.task, r.scale, r.data_fingerprint, r.config_hash, Variant.of(r), r.repeat)
+        key = (r.task, r.scale, r.data_fingerprint, r.config_hash, Variant.of(r), r.repeat, r.scoring)
         runs[key][r.control][r.run_id] = r
     return [
         (min(kinds[False].values(), key=lambda a: abs(a.created - b.created)), b)
@@ -221,6 +222,7 @@ class Trend:
     break_even_rows: dict[str, float | None]  # baseline name -> rows from which this one is faster
     full: Projection
     full_memory: Projection | None
+    full_gpu_memory: Projection | None
     budget: Budget  # what the projection is held against
     verdict: str
 
@@ -298,9 +300,8 @@ def _trend(
     series, growth = group.series(variant), growths[variant]
     samples = estimate.resampled(series)
     wall = estimate.project(series, full, samples)
-    peaks, memory = group.peaks(variant), None
-    if len(peaks) >= 2:
-        memory = estimate.project(peaks, full, estimate.resampled(peaks))
+    memory = _peak_at(group.peaks(variant), full)
+    gpu_memory = _peak_at(group.peaks(variant, "gpu_peak_memory_bytes"), full)
     measured = group.cells[max(series)][variant].first
     limit = budget or own_budget(measured)
     even = {
@@ -316,13 +317,20 @@ def _trend(
         even,
         wall,
         memory,
+        gpu_memory,
         limit,
-        beats(wall, memory, limit, cores(measured)),
+        beats(wall, memory, limit, cores(measured), gpu_memory),
     )
 
 
+def _peak_at(peaks: Mapping[float, list[float]], full: float) -> Projection | None:
+    return estimate.project(peaks, full, estimate.resampled(peaks)) if len(peaks) >= 2 else None
+
+
 def own_budget(r: Record) -> Budget:
-    return Budget(r.budget.name, r.budget.cores, r.budget.memory_bytes, r.budget.time_s)
+    """The budget that a run had."""
+    limits = r.budget
+    return Budget(limits.name, limits.cores, limits.memory_bytes, limits.time_s, limits.gpu_memory_bytes)
 
 
 def _break_even(group: Group, slow: Growth, fast: Growth) -> float | None:
@@ -331,7 +339,13 @@ def _break_even(group: Group, slow: Growth, fast: Growth) -> float | None:
     return None if size is None else size * group.rows_at_full
 
 
-def beats(wall: Projection, memory: Projection | None, budget: Budget, used_cores: int) -> str:
+def beats(
+    wall: Projection,
+    memory: Projection | None,
+    budget: Budget,
+    used_cores: int,
+    gpu_memory: Projection | None = None,
+) -> str:
     """Whether the full job ends before the buzzer: `yes`, `no`, or `too near to tell`.
 
     A run that had more cores than the budget has says nothing about it.
@@ -341,4 +355,6 @@ def beats(wall: Projection, memory: Projection | None, budget: Budget, used_core
     verdicts = {wall.verdict(budget.time_s)}
     if memory is not None:
         verdicts.add(memory.verdict(budget.memory_bytes))
+    if gpu_memory is not None:
+        verdicts.add(gpu_memory.verdict(budget.gpu_memory_bytes))
     return next(v for v in ("no", "too near to tell", "yes") if v in verdicts)

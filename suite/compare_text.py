@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from buzzer.suite import machine
+from buzzer.suite import machine, report
 from buzzer.suite.compare import Comparison, Line, Trend, Variant
 from buzzer.suite.estimate import Projection, Ratio
 from buzzer.suite.regress import Change
@@ -39,7 +39,8 @@ def sections(made: Comparison, found: Sequence[Change]) -> list[Section]:
 
 def title(made: Comparison) -> str:
     r = made.group.first
-    return f"{r.task}: {r.data_source} data, seed {r.seed}, {machine.line(r.machine)}"
+    rule = report.SCORING[r.scoring]
+    return f"{r.task}: {r.data_source} data, seed {r.seed}, {machine.line(r.machine)}; {rule}"
 
 
 def _runs(made: Comparison, scale: float, notes: list[str]) -> Section:
@@ -110,7 +111,7 @@ def _run_notes(made: Comparison) -> list[str]:
 
 def _stages(lines: Sequence[Line], scale: float) -> Section:
     good = [line for line in lines if line.cell.ranked]
-    names = list(dict.fromkeys(p.name for line in good for p in line.cell.first.phases))
+    names = report.phase_names(line.cell.first for line in good)
     rows = [(str(line.variant), *(f"{line.cell.phase_s(name):.3f}" for name in names)) for line in good]
     return Section(f"Stages at scale {scale:g}, wall seconds (medians)", ("variant", *names), rows)
 
@@ -214,6 +215,7 @@ def as_dict(made: Comparison, found: Sequence[Change]) -> dict[str, Any]:
         "seed": r.seed,
         "config_hash": r.config_hash,
         "data_source": r.data_source,
+        "scoring": r.scoring,
         "baselines": {name: v and asdict(v) for name, v in made.baselines.items()},
         "noise": made.noise and asdict(made.noise),
         "runs": [_line_dict(scale, line) for scale, lines in made.lines.items() for line in lines],

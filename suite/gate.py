@@ -7,6 +7,8 @@ from buzzer.suite import registry
 from buzzer.suite.record import Gate, Record
 from buzzer.suite.registry import TaskConfig
 
+GROWTH_BYTES = 2 << 20  # the driver gives device memory in pieces of 2 MiB
+
 
 def is_reference(record: Record, task: TaskConfig) -> bool:
     """Whether the run used the reference engine and backend, in the reference precision and one process."""
@@ -31,15 +33,29 @@ def same_question(a: Record, b: Record) -> bool:
 def no_gpu_proof(record: Record) -> str:
     """Why a run on the GPU cannot be believed to have used it; empty for one that shows its use, or on the CPU.
 
-    The engines raise rather than fall back to the CPU; this holds them to it by the device's own counters.
+    The engines raise rather than fall back to the CPU; this holds them to it by counters: torch allocated on the device in the run's
+    process, or NVML saw more memory than the process took to open the device. Where it is not known what that took (clusters, older
+    records), NVML must have seen the device at work and memory taken.
     """
     if record.device != "cuda" or record.outcome != "ok":
         return ""
-    if record.gpu_busy_s is None or record.gpu_peak_memory_bytes is None:
-        return "no proof that the GPU was used: NVML was not there to watch it"
-    if not (record.gpu_busy_s and record.gpu_peak_memory_bytes):
-        return f"no sign of GPU use: busy {record.gpu_busy_s:g} s, peak memory {record.gpu_peak_memory_bytes} bytes"
-    return ""
+    busy, peak, own = record.gpu_busy_s, record.gpu_peak_memory_bytes, gpu_bytes(record)
+    opened, most = own.get("opened"), max(peak or 0, own.get("held", 0))
+    grown = bool(busy and peak) if opened is None else most >= opened + GROWTH_BYTES
+    if own.get("torch_peak") or grown:
+        return ""
+    if busy is None or peak is None:
+        return "no proof that the GPU was used: NVML was not there to watch it, and the run counted no memory of its own"
+    told = [f"busy {busy:g} s", f"peak memory {peak} bytes"]
+    told += [] if opened is None else [f"{opened} of them by opening the device"]
+    return f"no sign of GPU use: {', '.join(told)}"
+
+
+def gpu_bytes(record: Record) -> dict[str, int]:
+    """What the run told of GPU memory of its own process; empty in records without, and for what is no number."""
+    told = record.details.get("gpu_bytes")
+    pairs = told.items() if isinstance(told, dict) else ()
+    return {name: value for name, value in pairs if type(value) is int and value >= 0}
 
 
 def over_gpu_memory(record: Record) -> str:
@@ -55,6 +71,8 @@ def judge(record: Record, task: TaskConfig, others: Iterable[Record]) -> Record:
 
     A GPU run without proof of GPU use is `wrong` as well.
     """
+    if record.outcome == "wrong":  # a score that is no number
+        return record.model_copy(update={"gate": Gate(status="failed")})
     if problem := no_gpu_proof(record):
         update = {"gate": Gate(status="failed"), "outcome": "wrong", "message": problem}
         return record.model_copy(update=update | {"hint": "`buzzer env` shows what is missing for GPU runs"})

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -35,8 +35,8 @@ def mark() -> str:
     return start()[0]
 
 
-def watch(executor: Any) -> None:
-    """Tell the guard of every control group that BenchExec's RunExecutor makes, as soon as it is there."""
+def watch(executor: Any, keep: Callable[[Any], None]) -> None:
+    """Tell the guard, and `keep`, of every control group that BenchExec's RunExecutor makes, as soon as it is there."""
     make, (_, pipe) = executor._setup_cgroups, start()
 
     def told(*args: Any, **named: Any) -> Any:
@@ -44,6 +44,7 @@ def watch(executor: Any) -> None:
         with suppress(OSError):  # a guard that somebody ended is no reason to end the run
             pipe.write(b"".join(f"{path}\n".encode() for path in made.paths))
             pipe.flush()
+        keep(made)
         return made
 
     executor._setup_cgroups = told

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from buzzer.errors import DataError
+from buzzer.models.job import SCORE
 from buzzer.suite import gate, record, registry
 from buzzer.suite.record import PHASE_SLACK_S, PHASE_TOLERANCE, Record
 
@@ -36,6 +37,8 @@ def alone(r: Record) -> list[str]:
         problems.append("data_fingerprint is no sha256")
     if r.outcome == "ok" and r.job == "predict" and r.metric not in r.scores:
         problems.append(f"ok without the score {r.metric}")
+    if r.scoring == "outside" and r.job == "predict" and r.scores and r.score_s is None:
+        problems.append(f"scores without a phase {SCORE}: scoring is inside the wall time")
     if r.outcome not in ("ok", "wrong") and not r.message:
         problems.append(f"outcome {r.outcome} without a message")
     return [p for p in problems if p]

@@ -1,24 +1,28 @@
-"""Runs a command inside a budget and measures it: BenchExec on cgroups, or a polling watcher where there are none."""
+"""Runs a command on a budget's cores and memory and measures it: BenchExec on cgroups, or a polling watcher where there are none.
+
+The time limit is the runner's, which knows the phases; BenchExec's own is a net below it.
+"""
 
 import logging
 import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import psutil
 
-from buzzer.suite import guard
+from buzzer.suite import caches, guard
 from buzzer.suite.budget import Budget, allowed_cores
 
 POLL_S = 0.05
+LEAST_SCORING_S = 60.0
+NET_S = 10.0  # after which BenchExec ends a run that the runner should have ended
 # Thread pools are sized by these before the first import; a pool larger than the budget only slows the run.
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -32,28 +36,41 @@ THREAD_VARIABLES = (
 
 @dataclass(frozen=True)
 class Measured:
-    """How a command ended: `reason` is "", "memory", "walltime" or "killed"."""
+    """How a command ended.
+
+    `reason` is "" (by itself), "memory", "walltime", or "killed" (by `stop`); the runner adds "scoring", "interrupted" and "failed".
+    """
 
     reason: str
     exit_code: int  # the exit status, or minus the signal's number
     cpu_s: float | None
     peak_memory_bytes: int | None
+    error: str = ""  # why the command could not be started
 
 
 class Limiter(Protocol):
-    """Runs one command to its end; `stop` may be called from another thread."""
+    """Runs one command to its end; `stop` and `keep_peak` may be called from another thread, and more than once."""
 
     enforcement: str
 
     def run(self, command: Sequence[str], stderr: Path, environment: Mapping[str, str]) -> Measured: ...
+
     def stop(self) -> None: ...
+
+    def keep_peak(self) -> None:
+        """What is compared has ended: the peak memory is the one until now."""
 
 
 def environment_of(budget: Budget) -> dict[str, str]:
-    """Environment variables that tell the libraries how many threads the budget has."""
+    """Environment variables that tell the libraries how many threads the budget has, and where their caches are."""
     cores = str(budget.cores or len(allowed_cores()))
     fixed = {"TOKENIZERS_PARALLELISM": "false", guard.VARIABLE: guard.mark()}
-    return dict.fromkeys(THREAD_VARIABLES, cores) | fixed
+    return dict.fromkeys(THREAD_VARIABLES, cores) | fixed | caches.environment()
+
+
+def scoring_s(budget: Budget) -> float:
+    """Seconds that scoring may take: as long as the job, a minute at the least; infinite without a time limit."""
+    return float("inf") if budget.time_s is None else max(budget.time_s, LEAST_SCORING_S)
 
 
 def limiter(budget: Budget) -> Limiter:
@@ -79,7 +96,7 @@ def usable_cores(budget: Budget) -> list[int] | None:
 
 
 class Cgroups:
-    """BenchExec's RunExecutor: kernel-enforced cores and memory, wall-clock limit, exact CPU time and peak.
+    """BenchExec's RunExecutor: kernel-enforced cores and memory, exact CPU time and peak.
 
     The peak is the control group's: resident memory and the page cache the run filled.
     """
@@ -91,7 +108,12 @@ class Cgroups:
 
         self._budget = budget
         self._executor = RunExecutor(use_namespaces=False)
-        guard.watch(self._executor)
+        self._group: Any = None
+        self._peak: int | None = None
+        guard.watch(self._executor, self._take)
+
+    def _take(self, group: Any) -> None:
+        self._group = group
 
     def run(self, command: Sequence[str], stderr: Path, environment: Mapping[str, str]) -> Measured:
         result = self._executor.execute_run(
@@ -99,7 +121,7 @@ class Cgroups:
             output_filename=os.devnull,
             error_filename=str(stderr),
             write_header=False,
-            walltimelimit=self._budget.time_s,
+            walltimelimit=self._net_s(),
             cores=usable_cores(self._budget),
             memlimit=self._budget.memory_bytes,
             environments={"newEnv": dict(environment)},
@@ -111,11 +133,21 @@ class Cgroups:
             reason=result.get("terminationreason", ""),
             exit_code=-exit_code.signal if exit_code.signal else exit_code.value,
             cpu_s=result.get("cputime"),
-            peak_memory_bytes=result.get("memory"),
+            peak_memory_bytes=result.get("memory") if self._peak is None else self._peak,
         )
+
+    def _net_s(self) -> float | None:
+        limit = self._budget.time_s
+        return None if limit is None else limit + scoring_s(self._budget) + NET_S
 
     def stop(self) -> None:
         self._executor.stop()
+
+    def keep_peak(self) -> None:
+        if self._group is not None and self._peak is None:
+            # The command may end meanwhile, and BenchExec takes its group apart.
+            with suppress(OSError, ValueError, AttributeError, AssertionError):
+                self._peak = self._group.read_max_mem_usage()
 
 
 class Polled:
@@ -128,10 +160,9 @@ class Polled:
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
-        self._stopped = threading.Event()
+        self._stopped, self._kept = threading.Event(), threading.Event()
 
     def run(self, command: Sequence[str], stderr: Path, environment: Mapping[str, str]) -> Measured:
-        deadline = time.monotonic() + (self._budget.time_s or float("inf"))
         peak, cpu, reason = 0, 0.0, ""
         with stderr.open("w") as errors:
             process = psutil.Popen(
@@ -145,22 +176,24 @@ class Polled:
             )
             while process.poll() is None and not reason:
                 memory, cpu_now = usage(process)
-                peak, cpu = max(peak, memory), max(cpu, cpu_now)
-                reason = self._violation(memory, deadline)
-                time.sleep(POLL_S)
+                peak, cpu = peak if self._kept.is_set() else max(peak, memory), max(cpu, cpu_now)
+                reason = self._violation(memory)
+                self._stopped.wait(POLL_S)
             if reason:
                 kill_tree(process)
         return Measured(reason, process.wait(), cpu, peak)
 
-    def _violation(self, memory: int, deadline: float) -> str:
+    def _violation(self, memory: int) -> str:
         if self._stopped.is_set():
             return "killed"
-        if self._budget.memory_bytes and memory > self._budget.memory_bytes:
-            return "memory"
-        return "walltime" if time.monotonic() > deadline else ""
+        limit = self._budget.memory_bytes
+        return "memory" if limit and memory > limit else ""
 
     def stop(self) -> None:
         self._stopped.set()
+
+    def keep_peak(self) -> None:
+        self._kept.set()
 
 
 def pin(cores: list[int] | None) -> Callable[[], None] | None:

@@ -16,6 +16,17 @@ from buzzer.engine.device import nvml
 POWERCAP = Path("/sys/class/powercap")
 
 
+def gpu_memory_used(library: Any) -> int | None:
+    """Bytes in use on all GPUs together, whoever uses them; None where NVML does not tell."""
+    if library is None:
+        return None
+    try:
+        handles = [library.nvmlDeviceGetHandleByIndex(i) for i in range(library.nvmlDeviceGetCount())]
+        return sum(library.nvmlDeviceGetMemoryInfo(h).used for h in handles)
+    except library.NVMLError:
+        return None
+
+
 @dataclass
 class Rapl:
     """One processor package's energy counter, in microjoules; it wraps around at `limit`."""
@@ -84,12 +95,13 @@ class Gpu:
 
 
 class Meter:
-    """Starts at its making; `look` now and then (counters wrap, utilisation is momentary), then `fields`."""
+    """Starts at its making; `look` now and then (counters wrap, utilisation is momentary), then `stop`."""
 
     def __init__(self, device: str, folder: Path = POWERCAP, library: Any = None) -> None:
         self._packages = rapl(folder)
         library = library or (nvml() if device == "cuda" else None)
         self._gpu = None if library is None else Gpu(library)
+        self._final: dict[str, Any] | None = None
 
     def look(self) -> None:
         for package in self._packages:
@@ -97,8 +109,12 @@ class Meter:
         if self._gpu is not None:
             self._gpu.look()
 
-    def fields(self) -> dict[str, Any]:
-        """`energy_j`, `gpu_busy_s` and `gpu_peak_memory_bytes` of a record."""
+    def stop(self) -> dict[str, Any]:
+        """`energy_j`, `gpu_busy_s` and `gpu_peak_memory_bytes` of a record, until the first call."""
+        self._final = self._final or self._fields()
+        return self._final
+
+    def _fields(self) -> dict[str, Any]:
         self.look()
         energy = {"cpu": sum(p.total for p in self._packages) / 1e6} if self._packages else {}
         gpu = self._gpu

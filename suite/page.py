@@ -11,6 +11,7 @@ from typing import Any
 
 from buzzer import __version__
 from buzzer.configs import load_yaml
+from buzzer.models.job import SCORE
 from buzzer.suite import benchplan, charts, compare, machine, registry, report
 from buzzer.suite import page_sessions as sessions
 from buzzer.suite.charts import Chart, Mark
@@ -69,8 +70,14 @@ class Entry:
         return self.first.scores.get(self.first.metric)
 
     def phases(self) -> list[tuple[str, float]]:
-        names = dict.fromkeys(p.name for r in self.row.records for p in r.phases)
+        """The phases that make up the wall time."""
+        names = dict.fromkeys(p.name for r in self.row.records for p in r.compared)
         return [(n, self.row.phase_s(n)) for n in names]
+
+    @property
+    def outside_s(self) -> float | None:
+        """Seconds of scoring outside the wall time."""
+        return self.row.phase_s(SCORE) if any(r.score_s is not None for r in self.row.records) else None
 
 
 @dataclass(frozen=True)
@@ -95,6 +102,11 @@ class Board:
     @property
     def notes(self) -> list[str]:
         return report.board_notes(self.group)
+
+    @property
+    def scored_outside(self) -> bool:
+        """Whether any run was scored after its wall time."""
+        return any(e.outside_s is not None for e in self.entries)
 
     @property
     def phase_names(self) -> list[str]:
@@ -148,7 +160,7 @@ def boards(records: Sequence[Record], links: Mapping[str, str]) -> list[Board]:
             for i, row in enumerate(rows, 1)
         ]
         found.append(Board(group, entries))
-    return sorted(found, key=lambda b: (b.first.task, -b.first.scale, b.machine))
+    return sorted(found, key=lambda b: (b.first.task, -b.first.scale, b.machine, b.first.scoring))
 
 
 def speed_up_charts(records: Sequence[Record]) -> list[Chart]:
@@ -181,7 +193,7 @@ def _speed_up_chart(group: Group, base: Variant) -> Chart:
     marks += _failed_marks(group, x)
     title = f"{group.first.task}: speed-up against {base}"
     told = "Geometric mean over rounds by size of the job, 95 % interval in the label; the dashed line is the baseline."
-    told = f"{told} {machine.line(group.first.machine)}."
+    told = f"{told} {machine.line(group.first.machine)}; {report.SCORING[group.first.scoring]}."
     return Chart(title, told, x, y, marks, paths, legend)
 
 
@@ -260,6 +272,7 @@ def content(records: Sequence[Record], links: Mapping[str, str]) -> dict[str, An
         "published_axis": published_axis,
         "machines": machines(records),
         "rules": report.RULES,
+        "published_times": report.PUBLISHED_TIMES,
         "phase_class": {name: i % PHASE_COLOURS for i, name in enumerate(names)},
         "newest": max((r.created for r in records), default=None),
         "counts": {

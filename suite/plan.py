@@ -9,7 +9,7 @@ from buzzer.errors import UnsupportedError, unknown_name
 from buzzer.models.job import Data
 from buzzer.suite import registry
 from buzzer.suite.budget import UNLIMITED, Budget
-from buzzer.suite.record import Record
+from buzzer.suite.record import SCHEMA_MINOR, Record
 from buzzer.suite.registry import GPU_ENGINES, NO_ENGINE, TaskConfig
 
 
@@ -44,7 +44,8 @@ class Run:
     def matches(self, record: Record, data: Data) -> bool:
         """Whether `record` is a run of this very plan item."""
         return (
-            record.task == self.task.name
+            record.schema_minor == SCHEMA_MINOR
+            and record.task == self.task.name
             and record.job == self.job
             and record.engine == self.engine
             and record.backend == self.backend

@@ -1,6 +1,6 @@
 """The result table of a README, from records: no figure in it is typed by hand."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from buzzer.errors import UsageError
 from buzzer.suite import machine, registry, report
@@ -26,31 +26,40 @@ def fill(text: str, records: Iterable[Record]) -> str:
 def table(records: Iterable[Record]) -> str:
     """Of each task and machine the board nearest to the official job; of each engine and budget the fastest run."""
     boards = main_boards(records)
+    rules = sorted({group[0].scoring for group in boards})
     on = [machine.line(group[0].machine) for group in boards]
     machines = sorted(set(on))
     several = len(machines) > 1
     letters = {facts: chr(ord("A") + i) for i, facts in enumerate(machines)}
     lines = [
-        (*cells, letters[facts]) if several else cells
+        (*cells, *([group[0].scoring] if len(rules) > 1 else []), *([letters[facts]] if several else []))
         for group, facts in zip(boards, on, strict=True)
         for cells in board_lines(group)
     ]
-    text = report.markdown_table((*HEADER, "machine") if several else HEADER, lines)
+    header = (*HEADER, *(["scoring"] if len(rules) > 1 else []), *(["machine"] if several else []))
+    text = report.markdown_table(header, lines)
     told = "; ".join(f"{letters[facts]}: {facts}" if several else facts for facts in machines)
-    return f"{text}\n\nMeasured on {told}. {explanation()}"
+    return f"{text}\n\nMeasured on {told}. {explanation(rules)}"
 
 
-def explanation() -> str:
+def explanation(rules: Sequence[str]) -> str:
+    """`rules`: of the boards that are shown, whether scoring is inside or outside their wall time."""
+    rule = f" ({report.SCORING[rules[0]]})" if len(rules) == 1 else ""
+    more = (
+        ""
+        if len(rules) < 2
+        else "\nScoring is inside or outside the wall time, as the column says; the two are not comparable."
+    )
     return (
-        "`seed-cpu` is 1 core, 20 GB, 24 h. Median wall seconds of the whole\n"
-        "job, slowest first; of several backends the fastest is shown, and the reference engine and backend on one core,\n"
-        "against which the last column is the speed-up."
+        f"`seed-cpu` is 1 core, 20 GB, 24 h. Median wall seconds of the whole\n"
+        f"job{rule}, slowest first; of several backends the fastest is shown, and the reference engine and backend on one core,\n"
+        f"against which the last column is the speed-up.{more}"
     )
 
 
 def main_boards(records: Iterable[Record]) -> list[list[Record]]:
     """One board a task and machine: the largest, then official files before generated ones, the task's own parameters before others,
-    the newest."""
+    scoring outside the wall time before inside, the newest."""
     best: dict[tuple[str, str], list[Record]] = {}
     for group in report.boards(records).values():
         if not any(row.ranked for row in report.rows(group)):
@@ -62,7 +71,8 @@ def main_boards(records: Iterable[Record]) -> list[list[Record]]:
 
 def _worth(group: list[Record]) -> tuple[object, ...]:
     r = group[0]
-    return r.scale, r.data_source == "official", as_registered(r), max(x.created for x in group)
+    outside = r.scoring == "outside"
+    return r.scale, r.data_source == "official", as_registered(r), outside, max(x.created for x in group)
 
 
 def as_registered(r: Record) -> bool:
@@ -96,7 +106,7 @@ def one_core_reference(rows: Iterable[Row]) -> Row | None:
 def line(row: Row, base: Row | None) -> tuple[str, ...]:
     r = row.first
     engine = "" if r.engine == registry.NO_ENGINE else f"{r.engine_name}, "
-    score, peak = r.scores.get(r.metric), r.peak_memory_bytes
+    score, peak = r.scores.get(r.metric), row.peak
     return (
         f"`{r.task}`",
         f"{r.data_source}, scale {r.scale:g}",

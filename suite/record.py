@@ -12,8 +12,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from buzzer.errors import DataError
+from buzzer.models.job import SCORE
 
 SCHEMA_VERSION = 1
+SCHEMA_MINOR = 1  # of new records; docs/records.md lists what each minor changed
 PHASE_TOLERANCE = 0.01  # share of the wall time by which the phases may miss it
 PHASE_SLACK_S = 0.02  # the kernel tells a process's start to 10 ms only
 
@@ -86,6 +88,10 @@ class Bench(Strict):
 
 class Record(Strict):
     schema_version: Literal[1] = Field(default=1, description="version of this schema")
+    schema_minor: Literal[0, 1] = Field(
+        default=0,
+        description="rules by which the figures were measured: in 1 `wall_s`, `cpu_s` and the peaks are without scoring",
+    )
     run_id: str = Field(description="unique id of the run")
     created: datetime = Field(description="UTC time at which the run ended")
     published: bool = Field(
@@ -122,10 +128,19 @@ class Record(Strict):
     metric: str = Field(description="name of the score that ranks")
     gate: Gate = Field(description="comparison with the reference run")
     rows: int = Field(default=0, ge=0, description="rows (trips, sentences, ...) predicted")
-    wall_s: Seconds = Field(description="from the start of the process to the end of the last phase")
-    cpu_s: Seconds | None = Field(description="CPU seconds of all processes of the run")
+    wall_s: Seconds = Field(
+        description="from the start of the process to the end of the last phase before `score`"
+    )
+    score_s: Seconds | None = Field(
+        default=None,
+        description="wall time of phase `score`, outside `wall_s`; null where nothing was scored",
+    )
+    cpu_s: Seconds | None = Field(
+        description="CPU seconds of all processes of the run, less the main process's in phase `score`"
+    )
     peak_memory_bytes: Bytes | None = Field(
-        description="cgroups: peak of the control group, page cache included; polled: highest sum of resident sizes"
+        description="before `score`; cgroups: peak of the control group, page cache included; polled: highest sum of"
+        " resident sizes"
     )
     gpu_peak_memory_bytes: Bytes | None = Field(
         default=None,
@@ -141,12 +156,18 @@ class Record(Strict):
     overhead_s: Seconds = Field(
         description="the harness's own time for this run: set-up, clock, tear-down, record"
     )
-    phases: list[Phase] = Field(description="in order of first visit; they add up to wall_s within 1 %")
+    phases: list[Phase] = Field(
+        description="in order of first visit; those before `score` add up to wall_s within 1 %"
+    )
     samples: dict[str, list[Seconds]] = Field(
         description="phase name -> wall time of each lap (batch, chunk)"
     )
     machine: dict[str, Any] = Field(description="cpu, simd, cores, memory_bytes, system, arch, gpus")
     load_before: float = Field(description="load average of the machine just before the run")
+    compiled_caches: Literal["cold", "warm"] | None = Field(
+        default=None,
+        description="warm = caches of compiled code held something before the run; null = not known",
+    )
     versions: dict[str, str] = Field(description="Python and library versions")
     git_commit: str | None = Field(
         description="commit of the code, `+dirty` with local changes; null in an install"
@@ -170,11 +191,24 @@ class Record(Strict):
         """The engine, and the cluster that it ran on."""
         return f"{self.engine}, {self.cluster}" if self.cluster else self.engine
 
+    @property
+    def scoring(self) -> Literal["inside", "outside"]:
+        """Whether scoring is part of the wall time. Runs that differ in it are never compared."""
+        return "outside" if self.schema_minor >= 1 else "inside"
+
+    @property
+    def compared(self) -> list[Phase]:
+        """The phases that make up `wall_s`."""
+        return [p for p in self.phases if self.scoring == "inside" or p.name != SCORE]
+
     @model_validator(mode="after")
     def _phases_add_up(self) -> "Record":
-        total = sum(p.wall_s for p in self.phases)
+        total = sum(p.wall_s for p in self.compared)
         if self.outcome == "ok" and abs(total - self.wall_s) > PHASE_TOLERANCE * self.wall_s + PHASE_SLACK_S:
             raise ValueError(f"phases add up to {total:.3f} s, wall_s is {self.wall_s:.3f} s")
+        spent = sum(p.wall_s for p in self.phases if p not in self.compared)
+        if abs(spent - (self.score_s or 0.0)) > PHASE_SLACK_S:
+            raise ValueError(f"phase {SCORE} took {spent:.3f} s, score_s is {self.score_s or 0.0:.3f} s")
         return self
 
 
@@ -242,12 +276,15 @@ def read(path: Path) -> Record:
 
 
 def paths(sources: Iterable[Path]) -> list[Path]:
-    """The record files among files and folders; folders are searched, less hidden files and a folder `local`."""
+    """The record files among files and folders; folders are searched, less hidden files and the folders `local` and `files`
+    (submissions)."""
     found: list[Path] = []
     for source in sources:
         if source.is_dir():
             inside = (p for p in source.rglob("*.json") if not p.name.startswith("."))
-            found += sorted(p for p in inside if "local" not in p.relative_to(source).parts)
+            found += sorted(
+                p for p in inside if not {"local", "files"} & {*p.relative_to(source).parent.parts}
+            )
         else:
             found.append(source)
     return found

@@ -73,7 +73,7 @@ class Change:
 def changes(
     group: Group, older: Iterable[Record], thresholds: Sequence[Threshold], pool: Sequence[Record]
 ) -> list[Change]:
-    """Every variant against its older self: same machine, data and parameters. A change within noise never fails."""
+    """Every variant against its older self: same machine, data, parameters and rule of timing. A change within noise never fails."""
     past: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
     for r in older:
         if r.outcome == "ok" and not r.control:
@@ -89,7 +89,8 @@ def changes(
 
 
 def _self(r: Record) -> tuple[Any, ...]:
-    return (r.task, machine.line(r.machine), Variant.of(r), r.data_fingerprint, r.config_hash, r.seed)
+    same = (r.task, machine.line(r.machine), Variant.of(r), r.data_fingerprint, r.config_hash, r.seed)
+    return (*same, r.scoring)
 
 
 def _change(

@@ -1,6 +1,5 @@
 """The leaderboard in Markdown, from records and published figures."""
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,10 +7,14 @@ from statistics import median
 from typing import Any
 
 from buzzer.configs import load_yaml
-from buzzer.suite import benchplan, machine
+from buzzer.models.job import SCORE
+from buzzer.suite import benchplan, machine, percentiles
 from buzzer.suite.record import Record
 
-TAIL_SAMPLES = 500  # five samples beyond the 99th percentile; with fewer it is noise
+SCORING = {  # Record.scoring -> how a board says it
+    "inside": "wall time includes scoring",
+    "outside": "wall time ends before scoring",
+}
 COLUMNS = (
     "#",
     "engine",
@@ -120,11 +123,12 @@ def rows(records: Iterable[Record]) -> list[Row]:
 
 
 def boards(records: Iterable[Record]) -> dict[tuple[Any, ...], list[Record]]:
-    """Timed runs by what makes them comparable: task, data, parameters, machine."""
+    """Timed runs by what makes them comparable: task, data, parameters, machine, and the rule by which they were timed."""
     found: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
     for r in records:
         if r.job == "predict" and not r.control:
-            found[(r.task, r.scale, r.data_fingerprint, r.config_hash, machine.line(r.machine))].append(r)
+            same = (r.task, r.scale, r.data_fingerprint, r.config_hash, machine.line(r.machine), r.scoring)
+            found[same].append(r)
     return dict(sorted(found.items(), key=lambda item: item[0][:2]))
 
 
@@ -135,12 +139,11 @@ def table(group: Sequence[Record]) -> list[tuple[str, ...]]:
 
 def phase_header(group: Sequence[Record]) -> tuple[str, ...]:
     """The phases of the group's runs in the order of the job, and what they give per second and per item."""
-    names = {phase.name: None for r in group for phase in r.phases}
     return (
         "engine",
         "backend",
         "budget",
-        *(f"{name} s" for name in names),
+        *(f"{name} s" for name in phase_names(group)),
         "rows/s in predict",
         "latency ms",
     )
@@ -148,8 +151,7 @@ def phase_header(group: Sequence[Record]) -> tuple[str, ...]:
 
 def phase_table(group: Sequence[Record]) -> list[tuple[str, ...]]:
     """Medians over repetitions of the wall seconds by phase, the throughput, and the latency of single items."""
-    names = [cell.removesuffix(" s") for cell in phase_header(group)[3:-2]]
-    lines = []
+    names, lines = phase_names(group), []
     for row in rows(group):
         if row.first.outcome != "ok":
             continue
@@ -162,16 +164,23 @@ def phase_table(group: Sequence[Record]) -> list[tuple[str, ...]]:
     return lines
 
 
+def phase_names(records: Iterable[Record]) -> list[str]:
+    """The phases of all runs in the order of the job, `score` last."""
+    names = dict.fromkeys(phase.name for r in records for phase in r.phases)
+    return sorted(names, key=lambda name: name == SCORE)
+
+
 def phase_s(record: Record, name: str) -> float:
     return sum(phase.wall_s for phase in record.phases if phase.name == name)
 
 
 def latency(row: Row) -> str:
-    """Median of the laps of phase `latency`, and the 99th percentile where there are samples enough (500)."""
-    laps = sorted(lap * 1000 for r in row.records for lap in r.samples.get("latency", []))
+    """Median of the laps of phase `latency`, and the 99th percentile where there are samples enough for it."""
+    laps = [lap * 1000 for r in row.records for lap in r.samples.get("latency", [])]
     if not laps:
         return ""
-    tail = f", p99 {laps[math.ceil(0.99 * len(laps)) - 1]:.2f}" if len(laps) >= TAIL_SAMPLES else ""
+    told = percentiles.quantile(laps, 0.99)
+    tail = "" if told is None else f", p99 {told.value:.2f}"
     return f"p50 {median(laps):.2f}{tail} (of {len(laps)})"
 
 
@@ -198,7 +207,7 @@ def board_facts(group: Sequence[Record]) -> str:
 
 def board_notes(group: Sequence[Record]) -> list[str]:
     """What a reader of a board must know."""
-    notes = [score_line(group), *sorted({note for r in group for note in r.notes})]
+    notes = [SCORING[group[0].scoring], score_line(group), *sorted({note for r in group for note in r.notes})]
     notes += sorted({f"budget {r.budget.name} not met here: {u}" for r in group for u in r.budget.unmet})
     if any(r.enforcement == "polled" for r in group):
         notes.append("limits watched by polling, not enforced by the kernel")
@@ -211,7 +220,8 @@ def board_markdown(group: Sequence[Record]) -> str:
     lines = [f"## {r.task}", "", f"{machine.line(r.machine)}. {board_facts(group)}; score = {r.metric}."]
     lines += ["", markdown_table(COLUMNS, table(group)), "", *(f"- {note}" for note in board_notes(group))]
     if phases := phase_table(group):
-        lines += ["", "Wall seconds by phase:", "", markdown_table(phase_header(group), phases)]
+        outside = f" ({SCORE} is not part of the wall time)" if r.scoring == "outside" else ""
+        lines += ["", f"Wall seconds by phase{outside}:", "", markdown_table(phase_header(group), phases)]
     return "\n".join(lines)
 
 
@@ -240,6 +250,9 @@ def bench_notes(group: Sequence[Record]) -> list[str]:
     return notes
 
 
+PUBLISHED_TIMES = "Their times are without scoring, which was the organisers' work."
+
+
 def published_markdown() -> str:
     """Published figures: never measured here, and under other conditions."""
     header = ("task", "who", "score", "time", "conditions", "source")
@@ -248,14 +261,16 @@ def published_markdown() -> str:
         for a in load_yaml("anchors.yaml")
     ]
     text = "Published by others, not measured by buzzer; other data, other machines: an orientation, not a ranking."
-    return f"## Published\n\n{text}\n\n{markdown_table(header, [[str(c) for c in line] for line in lines])}"
+    return f"## Published\n\n{text} {PUBLISHED_TIMES}\n\n{markdown_table(header, [[str(c) for c in line] for line in lines])}"
 
 
 RULES = """A run counts when it ended inside its budget and its scores lie within the task's tolerance of the
 reference engine's on the same data; those runs are ranked by median wall time. Wall time runs from the start of the
-process to the end of its last phase: interpreter, imports, reading the raw file, features, inference, scoring and
-writing the submission. Time left is the share of the time budget that was not used. Runs that failed are listed
-with their outcome, never left out. Peak memory under cgroups includes the page cache that the run filled."""
+process until the submission is written: interpreter, imports, reading the raw file, features, inference, writing.
+Scoring comes after it, as in the competitions, where the organisers scored; it is recorded and not compared. In records
+before schema minor 1 scoring was part of the wall time: each board says which rule its runs were timed by, and runs
+of two rules never stand on one board. Time left is the share of the time budget that was not used. Runs that failed are
+listed with their outcome, never left out. Peak memory under cgroups includes the page cache that the run filled."""
 
 
 def markdown(records: Iterable[Record]) -> str:

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import sys
 import tempfile
@@ -12,22 +13,39 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 import buzzer
 from buzzer.errors import DataError
-from buzzer.models.job import Data, Job
+from buzzer.models.job import SCORE, Data, Job
 from buzzer.suite import budget as budgets
-from buzzer.suite import child, gate, limits, machine, meter
+from buzzer.suite import caches, child, gate, limits, machine, meter
 from buzzer.suite import record as record_of
+from buzzer.suite.budget import Budget
 from buzzer.suite.plan import Run
-from buzzer.suite.record import BudgetFields, Gate, Phase, Record
+from buzzer.suite.record import SCHEMA_MINOR, BudgetFields, Gate, Phase, Record
 
 LOOK_S = 0.2  # how often the parent looks at the child's events
-TAIL_LINES = 20
+GIVE_UP_S = 30.0  # after which a process that cannot be killed (it hangs in the kernel) is left alone
+START_S = 5.0  # what making the control group and the process takes at the most
+TAIL_LINES, TAIL_BYTES, LINE_CHARS = 20, 1 << 16, 2000
+DONE = {  # what the event of a job's end has
+    "wall_s": float,
+    "overhead_s": float,
+    "scores": dict,
+    "rows": int,
+    "details": dict,
+    "notes": list,
+    "samples": dict,
+}
+# What reading a line raises that is no event; pydantic's ValidationError is a ValueError.
+NO_EVENT = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+MORE_TIME = "give it more time or a smaller --scale"
 Watch = Callable[[str, float], None]  # phase, elapsed seconds
 
 
@@ -39,17 +57,45 @@ class Story:
     samples: dict[str, list[float]] = field(default_factory=dict)
     running: str = ""
     running_since_s: float = 0.0
+    born_s: float | None = None  # when the child was started, by the clock of both processes
     end: dict[str, Any] | None = None
+    broken: str | None = None  # the first line that is no event
+
+    @property
+    def scoring(self) -> bool:
+        """Whether what is compared has ended."""
+        return self.running == SCORE
+
+    def take_line(self, line: str) -> None:
+        """Take an event as it stands in the file; one that is none is remembered, and nothing after it is taken."""
+        if self.broken is not None:
+            return
+        try:
+            event = json.loads(line)
+            json.dumps(event, ensure_ascii=False).encode()  # lone surrogates cannot be written into a record
+            self.take(event)
+        except NO_EVENT:
+            self.broken = line.rstrip()[:80]
 
     def take(self, event: dict[str, Any]) -> None:
         match event["event"]:
             case "phase":
-                self.running, self.running_since_s = event["name"], event["at_s"]
+                if not math.isfinite(event["at_s"] + event["born_s"]):
+                    raise ValueError("a time that is no number")
+                self.running, self.running_since_s = str(event["name"]), event["at_s"]
+                self.born_s = event["born_s"]
             case "end":
                 self._close(event["name"], event["wall_s"], event["cpu_s"], event["peak_memory_bytes"])
                 self.samples.setdefault(event["name"], []).extend(event["laps"] or [event["wall_s"]])
-            case _:
+            case "done":
+                for name, kind in DONE.items():
+                    if not isinstance(event[name], kind):
+                        raise TypeError(f"{name} is no {kind}")
                 self.end = event
+            case "failed":
+                self.end = event | {name: str(event[name]) for name in ("outcome", "message", "hint")}
+            case other:
+                raise ValueError(f"no event {other}")
 
     def _close(self, name: str, wall_s: float, cpu_s: float, peak: int) -> None:
         before = self.phases.get(name, Phase(name=name, wall_s=0, cpu_s=0, peak_memory_bytes=0))
@@ -65,6 +111,12 @@ class Story:
         if self.running:
             self._close(self.running, max(wall_s - self.running_since_s, 0.0), 0.0, 0)
 
+    def age_s(self, elapsed: float) -> float:
+        """Seconds since the child was started, of `elapsed` since the parent began to start it."""
+        if self.born_s is None:
+            return elapsed
+        return min(max(time.perf_counter() - self.born_s, elapsed - START_S, 0.0), elapsed)
+
 
 class Events:
     """Reads the growing events file from where it stopped the last time."""
@@ -74,20 +126,14 @@ class Events:
         self.story = Story()
 
     def read(self) -> Story:
-        with suppress(FileNotFoundError), self._path.open(encoding="utf-8") as file:
+        with suppress(FileNotFoundError), self._path.open("rb") as file:
             file.seek(self._offset)
             for line in file:
-                if not line.endswith("\n"):
+                if not line.endswith(b"\n"):
                     break  # the child is in the middle of this line, or died there
-                self._offset += len(line.encode())
-                self.story.take(json.loads(line))
+                self._offset += len(line)
+                self.story.take_line(line.decode(errors="replace"))
         return self.story
-
-
-def cache_folder() -> Path:
-    """Where generated data and fitted models are kept: $BUZZER_CACHE, or the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("BUZZER_CACHE") or Path(base) / "buzzer")
 
 
 def fit_folder(run: Run, data: Data, cache: Path) -> Path:
@@ -183,11 +229,14 @@ def execute(
     run: Run, data: Data, work: Path, out: Path, others: Iterable[Record], watch: Watch, run_id: str = ""
 ) -> Record:
     """Run the child under its budget; the record, judged by the gate."""
-    began, load_before = time.perf_counter(), machine.busy()
+    began, load_before, compiled = time.perf_counter(), machine.busy(), caches.state()
     limiter, gauge = limits.limiter(run.budget), meter.Meter(run.device)
 
     def look(phase: str, elapsed: float) -> None:
-        gauge.look()
+        if phase == SCORE:
+            gauge.stop()
+        else:
+            gauge.look()
         watch(phase, elapsed)
 
     with temporary_folder() as folder:
@@ -195,19 +244,45 @@ def execute(
         spec = child.spec_of(job_of(run, data, work, out), run.job, run.task.entry, folder / "events.jsonl")
         record_of.write_text(folder / "spec.json", json.dumps(spec))
         command = [sys.executable, "-m", "buzzer.suite.child", str(folder / "spec.json")]
-        measured, elapsed = follow(limiter, command, folder / "stderr", run, events, look)
+        measured, age = follow(limiter, command, folder / "stderr", run, events, look)
         story, tail = events.read(), stderr_tail(folder / "stderr")
-    fields = identity(run, data, run_id or uuid.uuid4().hex) | outcome_fields(story, measured, elapsed, tail)
-    fields["notes"] += (story.end or {}).get("notes", [])
-    fields |= {
+    known = identity(run, data, run_id or uuid.uuid4().hex) | {
         "enforcement": limiter.enforcement,
         "load_before": load_before,
-        "cpu_s": measured.cpu_s,
+        "compiled_caches": compiled,
         "peak_memory_bytes": measured.peak_memory_bytes,
-    } | gauge.fields()
+    }
+    fields = known | gauge.stop() | outcome_fields(story, measured, age, tail, run.budget)
+    fields["notes"] = [*known["notes"], *fields["notes"]]
+    fields["cpu_s"] = compared_cpu_s(measured, story)
     bookkeeping = (story.end or {}).get("overhead_s", 0.0)  # the clock's own, inside the wall time
-    fields["overhead_s"] = max(time.perf_counter() - began - fields["wall_s"], 0.0) + bookkeeping
-    return gate.judge(Record.model_validate(fields), run.task, others)
+    spent = fields["wall_s"] + (fields["score_s"] or 0.0)
+    fields["overhead_s"] = max(time.perf_counter() - began - spent, 0.0) + bookkeeping
+    return gate.judge(validated(fields, known, age), run.task, others)
+
+
+def validated(fields: dict[str, Any], known: dict[str, Any], age: float) -> Record:
+    """The record; where what the child told is no part of one, an `error` that says so in its place."""
+    try:
+        return Record.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the record"
+        told = {
+            "outcome": "error",
+            "message": f"what the run told is no valid record: {where}: {first['msg']}",
+        }
+        empty: dict[str, Any] = {"cpu_s": None, "overhead_s": 0.0, "phases": [], "samples": {}}
+        return Record.model_validate(
+            known | empty | told | {"wall_s": age, "stderr_tail": fields.get("stderr_tail", [])}
+        )
+
+
+def compared_cpu_s(measured: limits.Measured, story: Story) -> float | None:
+    """CPU seconds of all processes, less those of the main process while it scored."""
+    if measured.cpu_s is None or SCORE not in story.phases:
+        return measured.cpu_s
+    return max(measured.cpu_s - story.phases[SCORE].cpu_s, 0.0)
 
 
 def follow(
@@ -215,25 +290,51 @@ def follow(
 ) -> tuple[limits.Measured, float]:
     """Wait for the command in a thread while showing its phases; what was measured, and the seconds it took.
 
-    Ctrl-C stops the command; its record then says `interrupted` (see `interrupted`).
+    Ends a run that is over its time: over the budget's before `score`, or while scoring over the time that it may take.
+    Ctrl-C, however often, stops the command; its record then says `interrupted` (see `interrupted`).
     """
-    ended: list[limits.Measured] = []
+    measured, failed, over = list[limits.Measured](), list[str](), threading.Event()
     environment = limits.environment_of(run.budget) | {"PYTHONPATH": python_path()}
-    worker = threading.Thread(
-        target=lambda: ended.append(limiter.run(command, stderr, environment)), daemon=True
-    )
-    began = time.perf_counter()
-    worker.start()
-    while worker.is_alive():
+
+    def work() -> None:
         try:
-            worker.join(LOOK_S)
-            watch(events.read().running, time.perf_counter() - began)
+            measured.append(limiter.run(command, stderr, environment))
+        except BaseException as error:  # noqa: BLE001  BenchExec ends the program where a group is missing
+            failed.append(f"{type(error).__name__}: {error}")
+        finally:
+            over.set()
+
+    reason, began, stopping = "", time.perf_counter(), 0.0
+    threading.Thread(target=work, daemon=True).start()
+    while True:
+        try:
+            if reason:
+                limiter.stop()
+                stopping = stopping or time.perf_counter()
+            if over.wait(LOOK_S) or (stopping and time.perf_counter() - stopping > GIVE_UP_S):
+                break
+            story, elapsed = events.read(), time.perf_counter() - began
+            if story.scoring:
+                limiter.keep_peak()
+            watch(story.running, elapsed)
+            reason = reason or over_time(story, story.age_s(elapsed), run.budget)
         except KeyboardInterrupt:
+            reason = "interrupted"
+        except BaseException:
             limiter.stop()
-            worker.join()
-            ended[:] = [limits.Measured("interrupted", 1, m.cpu_s, m.peak_memory_bytes) for m in ended]
-    elapsed = time.perf_counter() - began
-    return (ended[0] if ended else limits.Measured("failed", 1, None, None)), elapsed
+            raise
+    age = events.read().age_s(time.perf_counter() - began)
+    found = measured[0] if measured else limits.Measured("failed", 1, None, None, "".join(failed))
+    return replace(found, reason=reason or found.reason), age
+
+
+def over_time(story: Story, age: float, budget: Budget) -> str:
+    """Why a run must be ended now: `walltime`, `scoring`, or ""."""
+    if story.end is not None or budget.time_s is None:
+        return ""
+    if not story.scoring:
+        return "walltime" if age > budget.time_s else ""
+    return "scoring" if age - story.running_since_s > limits.scoring_s(budget) else ""
 
 
 def python_path() -> str:
@@ -243,58 +344,87 @@ def python_path() -> str:
 
 
 def stderr_tail(path: Path) -> list[str]:
+    """The last lines of what the run wrote there, long ones cut."""
     if not path.exists():
         return []
-    return path.read_text(errors="replace").splitlines()[-TAIL_LINES:]
+    with path.open("rb") as file:
+        file.seek(-min(file.seek(0, os.SEEK_END), TAIL_BYTES), os.SEEK_END)
+        lines = file.read().decode(errors="replace").splitlines()
+    return [line[:LINE_CHARS] for line in lines[-TAIL_LINES:]]
 
 
 def outcome_fields(
-    story: Story, measured: limits.Measured, elapsed: float, tail: list[str]
+    story: Story, measured: limits.Measured, age: float, tail: list[str], budget: Budget
 ) -> dict[str, Any]:
     """How the run ended, from what the child told and what the limiter saw."""
     end = story.end or {}
-    fields: dict[str, Any] = {"phase_reached": story.running, "samples": story.samples}
-    if end.get("event") == "done" and not measured.reason:
-        fields |= {k: end[k] for k in ("wall_s", "scores", "rows", "details")}
+    fields: dict[str, Any] = {"phase_reached": story.running, "samples": story.samples, "notes": []}
+    if end.get("event") == "done" and measured.reason in ("", "walltime", "scoring") and story.broken is None:
+        fields |= {k: end[k] for k in ("wall_s", "rows", "details", "notes")}
         fields |= {"outcome": "ok", "samples": story.samples | end["samples"]}
         fields["bench"] = fields["details"].pop("bench", None)
+        fields |= finite(end["scores"]) | late(end["wall_s"], budget)
     else:
-        story.cut(elapsed)
-        outcome, message, hint = explain(end, measured, story.running or "start")
-        fields |= {"outcome": outcome, "message": message, "hint": hint, "wall_s": elapsed}
+        story.cut(age)
+        outcome, message, hint = explain(story, measured, budget)
+        wall_s = story.running_since_s if story.scoring else age
+        fields |= {"outcome": outcome, "message": message, "hint": hint, "wall_s": wall_s}
         fields |= {"stderr_tail": tail, "details": end.get("details", {})}
-    return fields | {"phases": list(story.phases.values())}
+    score = story.phases.get(SCORE)
+    return fields | {"phases": list(story.phases.values()), "score_s": score and score.wall_s}
 
 
-def explain(end: dict[str, Any], measured: limits.Measured, phase: str) -> tuple[str, str, str]:
+def finite(scores: dict[str, float]) -> dict[str, Any]:
+    """The scores that are numbers; where one is not, the run is `wrong`."""
+    bad = sorted(
+        name for name, value in scores.items() if isinstance(value, float) and not math.isfinite(value)
+    )
+    fields: dict[str, Any] = {"scores": {k: v for k, v in scores.items() if k not in bad}}
+    if bad:
+        told = ", ".join(f"{name} is {scores[name]}" for name in bad)
+        fields |= {"outcome": "wrong", "message": f"no finite score: {told}"}
+        fields["hint"] = (
+            "is a metric not defined on these data (one class only), or did the model predict no number?"
+        )
+    return fields
+
+
+def late(wall_s: float, budget: Budget) -> dict[str, Any]:
+    """That the job ended after the buzzer, by however little."""
+    if budget.time_s is None or wall_s <= budget.time_s:
+        return {}
+    message = f"the buzzer went: the job took {wall_s:.2f} s, the budget has {budget.time_s:g} s"
+    return {"outcome": "timeout", "message": message, "hint": MORE_TIME}
+
+
+def explain(story: Story, measured: limits.Measured, budget: Budget) -> tuple[str, str, str]:
     """Outcome, message and hint of a run that did not finish."""
+    end, phase = story.end or {}, story.running or "start"
     match measured.reason:
         case "memory":
-            return (
-                "host-oom",
-                f"over the memory limit in phase {phase}",
-                "give it more memory or a smaller --scale",
-            )
+            message = f"over the memory limit in phase {phase}"
+            return "host-oom", message, "give it more memory or a smaller --scale"
         case "walltime":
-            return "timeout", f"the buzzer went in phase {phase}", "give it more time or a smaller --scale"
+            return "timeout", f"the buzzer went in phase {phase}", MORE_TIME
+        case "scoring":
+            message = f"scoring took longer than {limits.scoring_s(budget):g} s"
+            return "error", message, "the job itself had ended; `buzzer data score` scores a submission"
         case "interrupted":
-            return "error", f"interrupted in phase {phase}", "`--resume` takes the suite up again"
+            hint = "`--resume` of `buzzer run` and `buzzer compare` skips what is done"
+            return "error", f"interrupted in phase {phase}", hint
         case "failed":
-            return (
-                "error",
-                "the process could not be started",
-                "`buzzer env` shows how limits are enforced here",
-            )
+            message = ": ".join(filter(None, ["the process could not be started", measured.error]))
+            return "error", message, "`buzzer env` shows how limits are enforced here"
+    if story.broken is not None:
+        hint = "only the harness may write there; does the task write to files that it did not open?"
+        return "error", f"the run's events file holds a line that is no event: {story.broken!r}", hint
     if end.get("event") == "failed":
         return end["outcome"], end["message"], end["hint"]
     if measured.exit_code < 0:
         hint = "signal 9 without a limit reached: the system itself may have run out of memory"
         return "error", f"killed by signal {-measured.exit_code} in phase {phase}", hint
-    return (
-        "error",
-        f"the process ended with exit code {measured.exit_code} in phase {phase}",
-        "see stderr_tail",
-    )
+    message = f"the process ended with exit code {measured.exit_code} in phase {phase}"
+    return "error", message, "see stderr_tail"
 
 
 def interrupted(record: Record) -> bool:
@@ -306,6 +436,7 @@ def identity(run: Run, data: Data, run_id: str) -> dict[str, Any]:
     """The fields of a record that are known before the run."""
     limit = run.budget.as_dict() | {"unmet": budgets.unmet(run.budget)}
     return {
+        "schema_minor": SCHEMA_MINOR,
         "run_id": run_id,
         "created": datetime.now(UTC),
         "task": run.task.name,

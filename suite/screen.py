@@ -3,7 +3,9 @@
 import io
 import signal
 import threading
+import time
 from collections.abc import Iterable
+from contextlib import suppress
 from statistics import median
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -14,11 +16,16 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
+from buzzer.models.job import SCORE
 from buzzer.suite import machine, report
 from buzzer.suite.budget import Budget
 from buzzer.suite.record import Record
 
+PATIENCE_S = 1.0  # within which pressing Ctrl-C again means the same: a run is ended and recorded by then
 WIDE = 120  # columns of tables that go into a file or a pipe
+# What ends a suite in order; not every system has all of them.
+ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+UNSHOWN = (OSError, ValueError)  # what printing raises; UnicodeEncodeError and "closed file" are ValueErrors
 MARKS = {"ok": "[green]✓[/]", "unsupported": "[yellow]-[/]"}
 
 
@@ -33,7 +40,8 @@ class Screen:
     """Bars on a terminal; one line a finished run everywhere.
 
     While it is open, Ctrl-C is taken up at the next look at a run, where the run can be ended in order and recorded:
-    an interrupt at any other place could lose a record. A second Ctrl-C interrupts at once.
+    an interrupt at any other place could lose a record. A second Ctrl-C, a second later or more, interrupts at once. SIGTERM and SIGHUP, as
+    schedulers and closed terminals send them, do the same.
     """
 
     def __init__(self, console: Console | None = None) -> None:
@@ -48,19 +56,23 @@ class Screen:
         )
         self._suite: TaskID | None = None
         self._run: TaskID | None = None
-        self._pressed = False
-        self._handler: Any = None
+        self._pressed, self._pressed_at = False, 0.0
+        self._handlers: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
         self._bars.start()
         if threading.current_thread() is threading.main_thread():
-            self._handler = signal.signal(signal.SIGINT, self._press)
+            # nohup starts a program with SIGHUP ignored, and means it.
+            heard = [n for n in ENDING if n == signal.SIGINT or signal.getsignal(n) != signal.SIG_IGN]
+            self._handlers = {number: signal.signal(number, self._press) for number in heard}
         return self
 
     def _press(self, number: int, frame: FrameType | None) -> None:
-        if self._pressed:
+        now = time.monotonic()
+        if self._pressed and now - self._pressed_at >= PATIENCE_S:
             raise KeyboardInterrupt
-        self._pressed = True
+        if not self._pressed:
+            self._pressed, self._pressed_at = True, now
 
     def _take_up(self) -> None:
         """Raise the interrupt that is waiting, if one is."""
@@ -71,12 +83,15 @@ class Screen:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
-        self._bars.stop()
-        if self._handler is not None:
-            signal.signal(signal.SIGINT, self._handler)
+        with suppress(*UNSHOWN):
+            self._bars.stop()
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
 
     def say(self, text: str) -> None:
-        self.console.print(text, highlight=False, soft_wrap=True)
+        """Show a line. A terminal that is gone, a full disk or a sign that cannot be shown does not end the suite."""
+        with suppress(*UNSHOWN):
+            self.console.print(text, highlight=False, soft_wrap=True)
 
     def plan(self, runs: int) -> None:
         """Announce how many runs there will be."""
@@ -90,7 +105,7 @@ class Screen:
     def running(self, label: str, budget: Budget, phase: str, elapsed: float) -> None:
         """Where the run stands against its budget. Raises KeyboardInterrupt after a Ctrl-C."""
         self._take_up()
-        if budget.time_s is None:
+        if budget.time_s is None or phase == SCORE:
             self._show(label, None, None, f"{phase}  {clock_text(elapsed)}")
         else:
             left = clock_text(max(budget.time_s - elapsed, 0))
@@ -139,7 +154,7 @@ def show_boards(records: Iterable[Record], console: Console) -> None:
     for group in report.boards(records).values():
         first = group[0]
         title = f"{first.task}, scale {first.scale:g}: {first.metric}"
-        caption = machine.line(first.machine)
+        caption = f"{machine.line(first.machine)}; {report.SCORING[first.scoring]}"
         table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=0)
         for name in report.COLUMNS:
             table.add_column(name, overflow="fold", no_wrap=name in ("engine", "backend", "score"))

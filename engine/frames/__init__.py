@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
+from buzzer.engine.device import pool
 from buzzer.engine.frames.base import Engine, Frame
 from buzzer.errors import UnsupportedError, unknown_name
 
@@ -29,7 +30,9 @@ __all__ = ["ENGINES", "Engine", "Frame", "check", "load", "loaded_on"]
 def load(name: str) -> Engine:
     """The engine. Raises UsageError for an unknown name, UnsupportedError where a package or device is missing."""
     check(name)
-    text, argument, _, _ = ENGINES[name]
+    text, argument, _, device = ENGINES[name]
+    if device == "gpu":
+        pool()
     engine: Engine = importlib.import_module(f"buzzer.engine.frames.{text}").engine(argument)
     return engine
 
@@ -54,15 +57,11 @@ def loaded_on(name: str, client: Any, gpu_memory_bytes: int | None = None) -> It
         return
     require(name, "cudf_polars")
     from cudf_polars.engine.dask import DaskEngine
-    from cudf_polars.engine.hardware_binding import HardwareBindingPolicy
-    from cudf_polars.engine.options import StreamingOptions
 
+    from buzzer.engine.frames import resident
     from buzzer.engine.frames.lazy import Lazy
 
-    limit: Any = {"spill_device_limit": str(gpu_memory_bytes * 4 // 5)} if gpu_memory_bytes else {}
-    # dask-cuda has bound each worker to its GPU and cores already.
-    binding = HardwareBindingPolicy(enabled=False)
-    options = StreamingOptions(raise_on_fail=True, hardware_binding=binding, **limit)
+    options = resident.options(resident.WORKERS_POOL, gpu_memory_bytes)
     with DaskEngine.from_options(options, dask_client=client) as engine:
         yield Lazy("gpu", engine)
 

@@ -38,7 +38,7 @@ class Lookup:
     table: Frame
     on: Mapping[str, str]  # the frame's key columns -> the table's
     columns: Mapping[str, str]  # the table's columns -> new names
-    fill: Any  # where there is no match
+    fill: Any | Mapping[str, Any]  # where there is no match: one value, or one for each new name
 
 
 class Engine(ABC):
@@ -189,13 +189,20 @@ class Engine(ABC):
 
     @abstractmethod
     def lookup(
-        self, t: Frame, table: Frame, on: Mapping[str, str], columns: Mapping[str, str], fill: Any
+        self,
+        t: Frame,
+        table: Frame,
+        on: Mapping[str, str],
+        columns: Mapping[str, str],
+        fill: Any | Mapping[str, Any],
     ) -> Frame:
         """Add columns of a unique-key table: `on` maps the frame's key columns to the table's, `columns` the table's
-        columns to new names; `fill` where there is no match."""
+        columns to new names; `fill` where there is no match or the table has none: one value, or one for each new name. The new
+        columns have the table's types."""
 
-    def lookups(self, t: Frame, wanted: Sequence["Lookup"]) -> Frame:
-        """All of several lookups; those by the same columns of the frame are one join where that is faster."""
+    def lookups(self, t: Frame, wanted: Sequence[Lookup]) -> Frame:
+        """All of several lookups, whose new names differ, and none of which is by a column that another adds; those by the same
+        columns of the frame are one join where that is faster."""
         for each in wanted:
             t = self.lookup(t, each.table, each.on, each.columns, each.fill)
         return t
@@ -229,7 +236,7 @@ class Engine(ABC):
         Except for `size`, a row's values depend on earlier rows only.
         """
 
-    # ---- text and dates ------------------------------------------------------------------------------------------
+    # ---- text and dates: a separator is one ASCII character ------------------------------------------------------
 
     @abstractmethod
     def token_counts(self, t: Frame, column: str, separator: str, out: str) -> Frame:
@@ -237,7 +244,7 @@ class Engine(ABC):
 
     @abstractmethod
     def count_token(self, t: Frame, column: str, separator: str, token: str, out: str) -> Frame:
-        """How often one token stands in a joined list, int32; 0 where missing."""
+        """How often one token stands in a joined list of words (letters, digits, _), int32; 0 where missing."""
 
     @abstractmethod
     def token_at(self, t: Frame, column: str, separator: str, at: int, out: str) -> Frame:
@@ -246,6 +253,29 @@ class Engine(ABC):
     @abstractmethod
     def token_after(self, t: Frame, column: str, separator: str, token: str, nth: int, out: str) -> Frame:
         """The token that follows the nth occurrence (1 or 2) of another in a joined list of integers, int64; -1 where there is none."""
+
+    def token_features(
+        self,
+        t: Frame,
+        column: str,
+        separator: str,
+        *,
+        size: str = "",
+        counts: Mapping[str, str] | None = None,
+        at: Mapping[int, str] | None = None,
+        after: Mapping[tuple[str, int], str] | None = None,
+    ) -> Frame:
+        """Several of the four above of one column, which the eager engines then split once. size: new column of `token_counts`.
+        counts: token -> new column of `count_token`.  at: place -> of `token_at`.  after: (token, nth) -> of `token_after`.
+        """
+        t = self.token_counts(t, column, separator, size) if size else t
+        for token, out in (counts or {}).items():
+            t = self.count_token(t, column, separator, token, out)
+        for place, out in (at or {}).items():
+            t = self.token_at(t, column, separator, place, out)
+        for (token, nth), out in (after or {}).items():
+            t = self.token_after(t, column, separator, token, nth, out)
+        return t
 
     @abstractmethod
     def tokens(self, t: Frame, column: str, separator: str, length: int, out: str) -> Frame:
@@ -319,10 +349,23 @@ class Engine(ABC):
         looked up among authors).  leave_one_out: the frame's own rows are in the table; each row's target is taken
         out of its own sums.  raw: also keep <out>_sum_<target> and <out>_n (0 where unseen).
         """
+        by = dict(zip(on or keys, keys, strict=True))
+        if not (leave_one_out or raw):
+            means = self.target_means(table, keys, priors, weight, out)
+            return self.lookup(t, means, by, *means_of(priors, out))
         kept = {f"sum_{target}": f"{out}_sum_{target}" for target in priors} | {"n": f"{out}_n"}
-        t = self.lookup(t, table, dict(zip(on or keys, keys, strict=True)), kept, 0)
+        t = self.lookup(t, table, by, kept, 0)
         t = self._smooth(t, out, priors, weight, leave_one_out=leave_one_out)
         return t if raw else self.drop(t, list(kept.values()))
+
+    def target_means(
+        self, table: Frame, keys: Sequence[str], priors: Mapping[str, float], weight: float, out: str
+    ) -> Frame:
+        """The smoothed means of `group_sums(earlier, keys, targets)` as a table (keys..., <out>_<target>... float32). A lookup there
+        with the priors as the fill gives what `target_encode` gives."""
+        sums = {f"sum_{target}": f"{out}_sum_{target}" for target in priors} | {"n": f"{out}_n"}
+        smoothed = self._smooth(self.rename(table, sums), out, priors, weight, leave_one_out=False)
+        return self.drop(smoothed, list(sums.values()))
 
     def target_encode_kfold(
         self,
@@ -410,6 +453,17 @@ class Engine(ABC):
         names = {f"{c}_lag{i}": f"{c}_{length - 1 - i}" for c in columns for i in range(1, length)}
         names |= {c: f"{c}_{length - 1}" for c in columns}
         return self.select(self.rename(last, names), [key, *sorted(names.values())])
+
+
+def means_of(priors: Mapping[str, float], out: str) -> tuple[dict[str, str], dict[str, float]]:
+    """What a lookup in `target_means` adds, and its fill."""
+    names = {f"{out}_{target}": prior for target, prior in priors.items()}
+    return {name: name for name in names}, names
+
+
+def fill_of(fill: Any | Mapping[str, Any], name: str) -> Any:
+    """A lookup's fill of one new column."""
+    return fill[name] if isinstance(fill, Mapping) else fill
 
 
 def following(separator: str, token: str, nth: int) -> str:

@@ -3,13 +3,13 @@
 import importlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from csv import QUOTE_NONE
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from buzzer.engine.frames import eager_csv, token_lists
 from buzzer.engine.frames.base import (
     CHECK_HINT,
     FIRST_CODE,
@@ -19,16 +19,17 @@ from buzzer.engine.frames.base import (
     Engine,
     Expr,
     Frame,
-    following,
+    Lookup,
 )
+from buzzer.engine.frames.lookups import by_merge, by_places
+from buzzer.engine.frames.token_lists import TokenLists
 from buzzer.errors import DataError
 
 # Columns come one by one here by design; `collect` gathers them.
 warnings.simplefilter("ignore", pd.errors.PerformanceWarning)
-# pandas asks of group keys whether they are evenly spaced, and ids far apart overflow its question, not its answer.
-warnings.filterwarnings("ignore", "overflow encountered in scalar subtract", RuntimeWarning, "pandas")
 SECONDS = {"d": 86400, "s": 1}
-TYPES = {"int64": "int64", "float64": "float64", "str": "str", "date": "str"}
+HEX = np.full(256, 255, dtype=np.uint8)  # digits by their bytes
+HEX[list(b"0123456789abcdef")] = HEX[list(b"0123456789ABCDEF")] = range(16)
 
 
 def engine(module: str) -> "Eager":
@@ -54,23 +55,11 @@ class Eager(Engine):
         names: Sequence[str] | None = None,
         separator: str = ",",
     ) -> Frame:
-        types = {name: TYPES[kind] for name, kind in schema.items()}
-        form: dict[str, Any] = (
-            {} if names is None else {"header": None, "names": list(names), "quoting": QUOTE_NONE}
-        )
-        form |= {"sep": separator, "keep_default_na": False, "na_values": [""]}
-        try:
-            t = self.xp.read_csv(path, usecols=list(schema), dtype=types, **form)
-            for name in (n for n, kind in schema.items() if kind == "date"):
-                days = self.xp.to_datetime(t[name], format="%Y-%m-%d").astype("datetime64[s]")
-                if days.isna().any():
-                    raise ValueError(f"missing date in column {name}")
-                t[name] = days.astype("int64") // 86400
-        except (ValueError, EOFError, OSError, self.xp.errors.ParserError) as error:
-            raise DataError(f"{path}: {error}", CHECK_HINT) from error
-        t = t[list(schema)]
-        t["row"] = np.arange(len(t), dtype="int64")
-        return t
+        if self.name == "cudf":
+            t = eager_csv.on_device(self.xp, path, schema, names, separator)
+        else:
+            t = eager_csv.on_host(path, schema, names, separator)
+        return t.assign(row=range(len(t)))
 
     def read_parquet(self, path: Path, columns: Sequence[str] | None = None) -> Frame:
         return self.xp.read_parquet(path, columns=None if columns is None else list(columns))
@@ -109,18 +98,35 @@ class Eager(Engine):
         return list(t.columns)
 
     def to_numpy(self, t: Frame, columns: Sequence[str]) -> dict[str, Array]:
-        ordered = t[list(dict.fromkeys([*columns, "row"]))].sort_values("row")
+        ordered = self._ordered(t, list(dict.fromkeys(columns)))
         return {name: self._array(ordered[name]) for name in columns}
 
     def matrix(self, t: Frame, columns: Sequence[str]) -> Array:
-        ordered = (
-            t[list(dict.fromkeys([*columns, "row"]))].sort_values("row")[list(columns)].astype("float32")
-        )
+        return self._side_by_side(self._ordered(t, columns).astype("float32"))
+
+    def codes(self, t: Frame, columns: Sequence[str]) -> Array:
+        return self._side_by_side(self._ordered(t, columns).astype("int64"))
+
+    def _side_by_side(self, t: Frame) -> Array:
         if self.name != "cudf":
-            return np.ascontiguousarray(ordered.to_numpy())
+            return np.ascontiguousarray(t.to_numpy())
         import cupy
 
-        return cupy.ascontiguousarray(ordered.to_cupy())  # which is column by column
+        return cupy.ascontiguousarray(t.to_cupy())  # which is column by column
+
+    def to_arrow(self, t: Frame, columns: Sequence[str]) -> Any:
+        ordered = self._ordered(t, columns)
+        if self.name == "cudf":
+            return ordered.to_arrow(preserve_index=False)
+        import pyarrow as pa
+
+        return pa.Table.from_pandas(ordered, preserve_index=False).replace_schema_metadata()
+
+    def _ordered(self, t: Frame, columns: Sequence[str]) -> Frame:
+        """Columns in the order of `row`, which most frames have."""
+        if not t["row"].is_monotonic_increasing:
+            t = t[list(dict.fromkeys([*columns, "row"]))].sort_values("row")
+        return t[list(columns)]
 
     def _array(self, column: Any) -> Array:
         if column.dtype.kind in "iufb":
@@ -135,11 +141,13 @@ class Eager(Engine):
         return t
 
     def where(self, condition: Expr, a: Any, b: Any) -> Expr:
+        condition = condition.fillna(False)  # with cuDF's `mask` a missing condition would hold
         if is_series(a):
             return a.where(condition, b)
         if is_series(b):
-            return b.mask(condition, a)
-        return condition.astype("int64").astype(type(b).__name__).mask(condition, a).mask(~condition, b)
+            return b.where(~condition, a)
+        kind = type(b).__name__
+        return condition.astype("int64").astype(kind).where(~condition, a).where(condition, b)
 
     def log1p(self, x: Expr) -> Expr:
         return np.log1p(x.astype("float64"))
@@ -191,27 +199,17 @@ class Eager(Engine):
         return t.merge(self.xp.DataFrame(parts).reset_index(), on=list(keys), how="left")
 
     def lookup(
-        self, t: Frame, table: Frame, on: Mapping[str, str], columns: Mapping[str, str], fill: Any
+        self,
+        t: Frame,
+        table: Frame,
+        on: Mapping[str, str],
+        columns: Mapping[str, str],
+        fill: Any | Mapping[str, Any],
     ) -> Frame:
-        back = {right: left for left, right in on.items()}
-        small = table[[*back, *columns]].rename(columns=back | dict(columns))
-        if len(on) == 1:  # one key: an index lookup, many times cheaper than a merge of the whole frame
-            (key,) = on
-            small = small.set_index(key)
-            found = {name: t[key].map(small[name]) for name in columns.values()}
-        else:
-            t, joined = self._merge(t, small, list(on))
-            found = {name: joined[name] for name in columns.values()}
-        kinds = {name: small[name].dtype for name in columns.values()}
-        return t.assign(**{name: x.fillna(fill).astype(kinds[name]) for name, x in found.items()})
+        return self.lookups(t, [Lookup(table, on, columns, fill)])
 
-    def _merge(self, t: Frame, small: Frame, on: list[str]) -> tuple[Frame, Frame]:
-        """The frame, and the columns of `small` in its order. pandas' left merge keeps the order, so that the keys are enough; cuDF's
-        does not, and the frame has to come along."""
-        if self.name == "cudf":
-            t = t.merge(small, on=on, how="left")
-            return t, t
-        return t, t[on].merge(small, on=on, how="left").set_axis(t.index)
+    def lookups(self, t: Frame, wanted: Sequence[Lookup]) -> Frame:
+        return by_merge(self.xp, t, wanted) if self.name == "cudf" else by_places(t, wanted)
 
     def count_encode(self, t: Frame, keys: Sequence[str], out: str) -> Frame:
         sizes = t.groupby(list(keys), sort=False, dropna=False)["row"].transform("count")
@@ -250,48 +248,59 @@ class Eager(Engine):
                 new[f"{column}_lag{i}"] = groups[column].shift(i).fillna(fill).astype(t[column].dtype)
         return t.assign(**new)
 
+    def token_features(
+        self,
+        t: Frame,
+        column: str,
+        separator: str,
+        *,
+        size: str = "",
+        counts: Mapping[str, str] | None = None,
+        at: Mapping[int, str] | None = None,
+        after: Mapping[tuple[str, int], str] | None = None,
+    ) -> Frame:
+        def compute(lists: TokenLists) -> dict[str, Array]:
+            new: dict[str, Array] = {size: lists.many.astype("int32")} if size else {}
+            new |= {out: lists.count(token) for token, out in (counts or {}).items()}
+            new |= {out: lists.at(place) for place, out in (at or {}).items()}
+            return new | {out: lists.after(token, nth) for (token, nth), out in (after or {}).items()}
+
+        return t.assign(**token_lists.computed(self.name, t[column], separator, compute))
+
     def token_counts(self, t: Frame, column: str, separator: str, out: str) -> Frame:
-        text = t[column].fillna("")
-        counts = (text.str.count(separator) + 1).where(text != "", 0)
-        return t.assign(**{out: counts.astype("int32")})
+        return self.token_features(t, column, separator, size=out)
 
     def count_token(self, t: Frame, column: str, separator: str, token: str, out: str) -> Frame:
-        # Separators are doubled so that two neighbours do not share one.
-        text = separator + t[column].fillna("").str.replace(separator, separator * 2, regex=False) + separator
-        return t.assign(**{out: text.str.count(separator + token + separator).astype("int32")})
+        return self.token_features(t, column, separator, counts={token: out})
 
     def token_at(self, t: Frame, column: str, separator: str, at: int, out: str) -> Frame:
-        parts = t[column].fillna("").str.split(separator, n=at + 1, expand=True)
-        found = self._slot(parts[at], 2**62) if at < parts.shape[1] else -1
-        return t.assign(**{out: found}).astype({out: "int64"})
+        return self.token_features(t, column, separator, at={at: out})
 
     def token_after(self, t: Frame, column: str, separator: str, token: str, nth: int, out: str) -> Frame:
-        found = t[column].fillna("").str.extract(following(separator, token, nth))[0]
-        return t.assign(**{out: self._slot(found, 2**62)}).astype({out: "int64"})
+        return self.token_features(t, column, separator, after={(token, nth): out})
 
     def tokens(self, t: Frame, column: str, separator: str, length: int, out: str) -> Frame:
-        names, text = [f"{out}_{i}" for i in range(length)], t[column].fillna("")
-        if self.name == "cudf":
-            parts = text.str.split(separator, n=length, expand=True)
-            slots = [self._slot(parts[i], 2**31).clip(lower=0) for i in range(min(length, parts.shape[1]))]
-            slots += [0] * (length - len(slots))
-            return t.assign(**dict(zip(names, slots, strict=True))).astype(dict.fromkeys(names, "int32"))
-        # All numbers of all rows by one parser, then put in their places.
-        many = (text.str.count(separator) + 1).where(text != "", 0).to_numpy()
-        values = np.fromstring(separator.join(text[text != ""]), dtype="int32", sep=separator)
-        row = np.repeat(np.arange(len(t)), many)
-        at = np.arange(len(row)) - np.repeat(np.cumsum(many) - many, many)
-        matrix = np.zeros((len(t), length), dtype="int32")
-        matrix[row[at < length], at[at < length]] = values[at < length]
-        return self.xp.concat([t, pd.DataFrame(matrix, index=t.index, columns=names)], axis=1)
+        matrix = self._tokens(t[column], separator, length)
+        return t.assign(**{f"{out}_{i}": matrix[:, i] for i in range(length)})
+
+    def token_matrix(self, t: Frame, column: str, separator: str, length: int) -> Array:
+        return self._tokens(self._ordered(t, [column])[column], separator, length)
+
+    def _tokens(self, column: Any, separator: str, length: int) -> Array:
+        found = token_lists.computed(self.name, column, separator, lambda x: {"": x.matrix(length)})
+        return found[""]
 
     def hex_id(self, t: Frame, column: str, out: str, digits: int = 32) -> Frame:
         if self.name == "cudf":
             halves = [t[column].str.slice(i, i + 8).str.htoi() for i in (digits - 16, digits - 8)]
             high = halves[0].where(halves[0] < 2**31, halves[0] - 2**32)
             return t.assign(**{out: high * 2**32 + halves[1]})
-        text = t[column].to_numpy().astype(f"S{digits}").view(np.uint8).reshape(len(t), digits)[:, -16:]
-        values = np.where(text > 57, (text & 0xDF) - 55, text - 48)  # "0" is 48, "A" is 65
+        offsets, data = token_lists.arrow_text(t[column])
+        if (np.diff(offsets) != digits).any():
+            raise DataError(f"column {column}: an id has not {digits} digits", CHECK_HINT)
+        values = HEX[data.reshape(len(t), digits)[:, -16:]]
+        if (values > 15).any():
+            raise DataError(f"column {column}: an id is not hexadecimal", CHECK_HINT)
         packed = np.ascontiguousarray(values[:, 0::2] * 16 + values[:, 1::2])
         return t.assign(**{out: packed.view(">i8")[:, 0].astype("int64")})
 
@@ -308,14 +317,12 @@ class Eager(Engine):
         return texts.where(there, "0").astype("float64")
 
     def token_hash(self, t: Frame, column: str, separator: str, first: int, buckets: int, out: str) -> Frame:
-        parts = t[column].fillna("").str.split(separator, n=first, expand=True)
-        slots = [self._slot(parts[i], buckets) for i in range(min(first, parts.shape[1]))]
-        hits = {f"{out}_{b}": sum((s == b).astype("int8") for s in slots) for b in range(buckets)}
-        return t.assign(**hits)
+        def compute(lists: TokenLists) -> dict[str, Array]:
+            slots = lists.matrix(first, "int64") % buckets
+            slots[lists.xp.arange(first) >= lists.many[:, None]] = -1
+            return {f"{out}_{b}": (slots == b).sum(axis=1).astype("int8") for b in range(buckets)}
 
-    def _slot(self, tokens: Any, buckets: int) -> Any:
-        there = tokens.fillna("") != ""
-        return (tokens.where(there, "0").astype("int64") % buckets).where(there, -1)
+        return t.assign(**token_lists.computed(self.name, t[column], separator, compute))
 
     def date_parts(self, t: Frame, column: str, unit: str, parts: Mapping[str, str]) -> Frame:
         times = (t[column] * SECONDS[unit]).astype("datetime64[s]").dt

@@ -9,10 +9,11 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from buzzer.engine import faults
-from buzzer.engine.frames import resident
+from buzzer.engine.frames import gpu_plan, resident
 from buzzer.engine.frames.base import (
     CHECK_HINT,
     FIRST_CODE,
@@ -22,9 +23,10 @@ from buzzer.engine.frames.base import (
     Engine,
     Expr,
     Frame,
+    Lookup,
+    fill_of,
     following,
 )
-from buzzer.engine.frames.gpu_plan import deep_plans
 from buzzer.errors import DataError
 
 TYPES = {"int64": pl.Int64, "float64": pl.Float64, "str": pl.String, "date": pl.String}
@@ -36,6 +38,15 @@ CASTS = {
     "float64": pl.Float64,
     "str": pl.String,
 }
+
+BAD_DATA = (pl.exceptions.ComputeError, pl.exceptions.NoDataError, pl.exceptions.InvalidOperationError)
+NO_QUOTES = "\0"  # cuDF's word for no quoting; cudf-polars cannot read Polars' own, None
+DAY = 86_400  # seconds
+# The pairs of hexadecimal digits, and their values as three decimal digits.
+DECIMALS = [f"{i:02x}" for i in range(256)], [f"{i:03d}" for i in range(256)]
+PARTS = "_parts"  # a column while text is split
+HALVES = ("_high", "_low")  # columns while an id is read
+GZIP = b"\x1f\x8b"
 
 
 def engine(device: str) -> "Lazy":
@@ -50,24 +61,27 @@ class Lazy(Engine):
         self.gpu = device == "gpu"
         self._resident = self.gpu and engine is None
         self.name = "polars-gpu" if self.gpu else "polars"
-        self._engine: Any = engine or (pl.GPUEngine(raise_on_fail=True) if self.gpu else "auto")
+        self._given = engine
+
+    def _engine(self, t: pl.LazyFrame) -> Any:
+        """What collects a plan. Columns that lie on the host are no work for a GPU."""
+        if not self.gpu or gpu_plan.on_host(t):
+            return "auto"
+        return self._given or resident.engine()
 
     def _run(self, t: pl.LazyFrame) -> pl.DataFrame:
-        return self._told(lambda: t.collect(engine=self._engine))
+        return self._told(lambda: t.collect(engine=self._engine(t)))
 
     def _told(self, compute: Callable[[], Any]) -> Any:
         """What is computed; what Polars says of bad data as DataError."""
         try:
-            with deep_plans() if self.gpu else nullcontext():
+            with gpu_plan.deep_plans() if self.gpu else nullcontext():
                 return compute()
-        except (
-            pl.exceptions.ComputeError,
-            pl.exceptions.NoDataError,
-            pl.exceptions.InvalidOperationError,
-        ) as error:
-            if self.gpu and faults.of(error):
+        except Exception as error:
+            said = next((link for link in faults.chain(error) if isinstance(link, BAD_DATA)), None)
+            if said is None or (self.gpu and faults.of(error)):
                 raise
-            raise DataError(str(error).split("\n\n", 1)[0], CHECK_HINT) from error
+            raise DataError(str(said).split("\n\n", 1)[0], CHECK_HINT) from error
 
     def read_csv(
         self,
@@ -77,16 +91,26 @@ class Lazy(Engine):
         names: Sequence[str] | None = None,
         separator: str = ",",
     ) -> Frame:
-        types = {name: TYPES[kind] for name, kind in schema.items()}
+        # cuDF reads a bad number as missing or 0, so that numbers are read as text, whose casts raise.
+        types = {name: pl.String if self.gpu else TYPES[kind] for name, kind in schema.items()}
         form: dict[str, Any] = {"schema_overrides": types, "infer_schema": False}
         if names is not None:
             form = {"schema": {name: types.get(name, pl.String) for name in names}, "has_header": False}
-            form["quote_char"] = None
+            form["quote_char"] = NO_QUOTES if self.gpu else None
         t = pl.scan_csv(path, separator=separator, row_index_name="row", **form)
         if missing := [name for name in schema if name not in self._header(t)]:
             raise DataError(f"{path}: no column {missing[0]}", CHECK_HINT)
+        t = t.select(*schema, "row")
+        if self.gpu and self._zipped(path):
+            t = self._told(lambda: t.collect(engine="streaming")).lazy()
         wanted = [self._typed(name, kind) for name, kind in schema.items()]
         return t.select(*wanted, pl.col("row").cast(pl.Int64))
+
+    @staticmethod
+    def _zipped(path: Path) -> bool:
+        """cuDF reads plain CSV files only; gzipped ones are unpacked and split into columns of text on the host."""
+        with path.open("rb") as file:
+            return file.read(len(GZIP)) == GZIP
 
     @staticmethod
     def _header(t: pl.LazyFrame) -> list[str]:
@@ -97,8 +121,10 @@ class Lazy(Engine):
 
     def _typed(self, name: str, kind: str) -> pl.Expr:
         column = pl.col(name)
+        if kind == "int64" and self.gpu:
+            return column.str.to_integer(dtype=pl.Int64)  # a cast does not look at the range
         if kind != "date":
-            return column
+            return column.cast(TYPES[kind]) if self.gpu else column
         days = column.str.to_date("%Y-%m-%d", cache=not self.gpu)  # cuDF has no cache of parsed dates
         return days.cast(pl.Int32).cast(pl.Int64)
 
@@ -127,9 +153,10 @@ class Lazy(Engine):
         return resident.scan(self._told(lambda: resident.run(t)), t.collect_schema())
 
     def height(self, t: Frame) -> int:
+        if not self.gpu or gpu_plan.on_host(t):
+            return int(self._told(lambda: t.select(pl.len()).collect()).item())
         # What is kept on the GPU cannot be read without a column.
-        rows = pl.first().len() if self.gpu else pl.len()
-        return int(self._run(t.select(rows)).item())
+        return int(self._run(t.select(pl.first().len())).item())
 
     def columns(self, t: Frame) -> list[str]:
         return list(t.collect_schema().names())
@@ -141,11 +168,31 @@ class Lazy(Engine):
     def matrix(self, t: Frame, columns: Sequence[str]) -> Array:
         wanted = [pl.col(name).cast(pl.Float32) for name in columns]
         if self._resident:
-            filled = t.select(*(x.fill_null(float("nan")) for x in wanted), _row="row")
-            ordered = filled.sort("_row").drop("_row")
-            return resident.matrix(self._told(lambda: resident.run(ordered)))
-        frame = self._run(t.select(*wanted, _row="row")).sort("_row").drop("_row")
-        return frame.to_numpy(order="c")
+            return resident.matrix(self._ordered(t, *(x.fill_null(float("nan")) for x in wanted)), "float32")
+        return self._ordered(t, *wanted).to_numpy(order="c")
+
+    def codes(self, t: Frame, columns: Sequence[str]) -> Array:
+        found = self._ordered(t, *(pl.col(name).cast(pl.Int64) for name in columns))
+        return resident.matrix(found, "int64") if self._resident else found.to_numpy(order="c")
+
+    def token_matrix(self, t: Frame, column: str, separator: str, length: int) -> Array:
+        text = pl.col(column).fill_null("")
+        found = self._ordered(t, pl.when(text == "").then(pl.lit("0")).otherwise(text).alias(column))
+        if self._resident:
+            return self._told(lambda: resident.token_matrix(found, separator, length))
+        return self._told(lambda: token_matrix(found.to_series(), separator, length))
+
+    def _ordered(self, t: pl.LazyFrame, *wanted: pl.Expr) -> Any:
+        """Expressions in the order of `row`: a frame of cudf-polars on the GPU, or one of Polars."""
+        chosen = t.select(*wanted, _row="row")
+        if self._resident:
+            plan = chosen.sort("_row").drop("_row")
+            return self._told(lambda: resident.run(plan))
+        return self._run(chosen).sort("_row").drop("_row")
+
+    def to_arrow(self, t: Frame, columns: Sequence[str]) -> Any:
+        frame = self._run(t.select(list(dict.fromkeys([*columns, "row"])))).sort("row")
+        return frame.select(columns).to_arrow(compat_level=pl.CompatLevel.oldest())
 
     def derive(self, t: Frame, **exprs: Callable[[Columns], Expr]) -> Frame:
         """Columns that do not need each other go into one node: deep plans are slow, and cudf-polars walks them by recursion."""
@@ -206,13 +253,24 @@ class Lazy(Engine):
         return t.join(source.drop_nulls(keys).group_by(keys).agg(parts), on=keys, how="left")
 
     def lookup(
-        self, t: Frame, table: Frame, on: Mapping[str, str], columns: Mapping[str, str], fill: Any
+        self,
+        t: Frame,
+        table: Frame,
+        on: Mapping[str, str],
+        columns: Mapping[str, str],
+        fill: Any | Mapping[str, Any],
     ) -> Frame:
-        keys = [pl.col(right).alias(left) for left, right in on.items()]
-        small = table.select(*keys, *(pl.col(name).alias(out) for name, out in columns.items()))
-        return t.join(small, on=list(on), how="left").with_columns(
-            pl.col(list(columns.values())).fill_null(fill)
-        )
+        return self.lookups(t, [Lookup(table, on, columns, fill)])
+
+    def lookups(self, t: Frame, wanted: Sequence[Lookup]) -> Frame:
+        """Joins one after the other, and one node that fills: of tables for one key set, joining them first is no faster."""
+        filled = []
+        for each in wanted:
+            keys = [pl.col(right).alias(left) for left, right in each.on.items()]
+            found = [pl.col(name).alias(out) for name, out in each.columns.items()]
+            t = t.join(each.table.select(*keys, *found), on=list(each.on), how="left")
+            filled += [pl.col(name).fill_null(fill_of(each.fill, name)) for name in each.columns.values()]
+        return t.with_columns(filled)
 
     def count_encode(self, t: Frame, keys: Sequence[str], out: str) -> Frame:
         return t.with_columns(pl.len().over(keys).cast(pl.Int64).alias(out))
@@ -252,10 +310,8 @@ class Lazy(Engine):
         return t.with_columns(counts.cast(pl.Int32).alias(out))
 
     def count_token(self, t: Frame, column: str, separator: str, token: str, out: str) -> Frame:
-        # Separators are doubled so that two neighbours do not share one.
-        doubled = pl.col(column).fill_null("").str.replace_all(separator, separator * 2, literal=True)
-        text = pl.concat_str([pl.lit(separator), doubled, pl.lit(separator)])
-        return t.with_columns(text.str.count_matches(separator + token + separator).cast(pl.Int32).alias(out))
+        found = pl.col(column).fill_null("").str.count_matches(rf"\b{token}\b")
+        return t.with_columns(found.cast(pl.Int32).alias(out))
 
     def token_at(self, t: Frame, column: str, separator: str, at: int, out: str) -> Frame:
         token = pl.col(column).str.splitn(separator, at + 2).struct.field(f"field_{at}")
@@ -269,10 +325,11 @@ class Lazy(Engine):
     def tokens(self, t: Frame, column: str, separator: str, length: int, out: str) -> Frame:
         text, names = pl.col(column).fill_null(""), [f"{out}_{i}" for i in range(length)]
         if self.gpu:  # cudf-polars has no list.get
-            parts = text.str.splitn(separator, length + 1).struct
-            fields = [parts.field(f"field_{i}") for i in range(length)]
-            found = [pl.when(field != "").then(field).otherwise(None).cast(pl.Int32) for field in fields]
-            return t.with_columns(**{n: x.fill_null(0) for n, x in zip(names, found, strict=True)})
+            parts = split(t, text, separator, length)
+            return parts.with_columns(
+                field(i).str.to_integer(dtype=pl.Int32).fill_null(0).alias(name)
+                for i, name in enumerate(names)
+            ).drop(PARTS)
         # One list for all columns, twenty times faster than a split for each; it leaves with this operator.
         items = pl.element().cast(pl.Int32, strict=False)
         t = t.with_columns(_list=text.str.split(separator).list.head(length).list.eval(items))
@@ -280,33 +337,33 @@ class Lazy(Engine):
         return t.with_columns(**{n: x.fill_null(0) for n, x in zip(names, found, strict=True)}).drop("_list")
 
     def hex_id(self, t: Frame, column: str, out: str, digits: int = 32) -> Frame:
-        if self.gpu:  # cudf-polars reads base 10 only
-            each = [self._hex_digit(pl.col(column).str.slice(i, 1)) for i in range(digits - 16, digits)]
-            high, low = (sum(d * 16 ** (7 - i) for i, d in enumerate(half)) for half in (each[:8], each[8:]))
-        else:
-            high, low = (
-                pl.col(column).str.slice(i, 8).str.to_integer(base=16, dtype=pl.Int64)
-                for i in (digits - 16, digits - 8)
-            )
-        signed = pl.when(high >= 2**31).then(high - 2**32).otherwise(high)
-        return t.with_columns((signed * 2**32 + low).alias(out))
+        high, low = (pl.col(part) for part in HALVES)
+        both = pl.when(high >= 2**31).then(high - 2**32).otherwise(high) * 2**32 + low
+        return self._halves(t, column, digits).with_columns(both.alias(out)).drop(HALVES)
+
+    def _halves(self, t: pl.LazyFrame, column: str, digits: int) -> pl.LazyFrame:
+        """The frame with the last 16 hexadecimal digits as two numbers from 0."""
+        if not self.gpu:
+            text = (pl.col(column).str.slice(i, 8) for i in (digits - 16, digits - 8))
+            numbers = (x.str.to_integer(base=16, dtype=pl.Int64) for x in text)
+            return t.with_columns(**dict(zip(HALVES, numbers, strict=True)))
+        # cudf-polars reads base 10 only. What is used twice has a node of its own.
+        pairs = pl.col(column).str.slice(digits - 16, 16).str.to_lowercase().str.replace_many(*DECIMALS)
+        t = t.with_columns(pairs.alias(PARTS)).with_columns(
+            pl.col(PARTS).str.slice(i, 12).cast(pl.Int64).alias(name)
+            for i, name in zip((0, 12), HALVES, strict=True)
+        )
+        return t.drop(PARTS).with_columns(from_decimals(name) for name in HALVES)
 
     def numbers(self, t: Frame, column: str, length: int, out: str) -> Frame:
-        parts = pl.col(column).fill_null("").str.strip_chars("[]").str.splitn(", ", length + 1).struct
-        fields = {f"{out}_{i}": parts.field(f"field_{i}") for i in range(length)}
-        there = {name: pl.when(field != "").then(field).otherwise(None) for name, field in fields.items()}
-        return t.with_columns(**{name: x.cast(pl.Float32).fill_null(0.0) for name, x in there.items()})
-
-    @staticmethod
-    def _hex_digit(character: pl.Expr) -> pl.Expr:
-        return character.str.to_uppercase().replace_strict(
-            list("0123456789ABCDEF"), list(range(16)), default=0, return_dtype=pl.Int64
-        )
+        parts = split(t, pl.col(column).fill_null("").str.strip_chars("[]"), ", ", length)
+        return parts.with_columns(
+            field(i).cast(pl.Float32).fill_null(0.0).alias(f"{out}_{i}") for i in range(length)
+        ).drop(PARTS)
 
     def token_hash(self, t: Frame, column: str, separator: str, first: int, buckets: int, out: str) -> Frame:
-        parts = pl.col(column).str.splitn(separator, first + 1).struct
-        slots = {f"_slot{i}": self._slot(parts.field(f"field_{i}"), buckets) for i in range(first)}
-        t = t.with_columns(**slots)
+        slots = {f"_slot{i}": field(i).cast(pl.Int64) % buckets for i in range(first)}
+        t = split(t, pl.col(column), separator, first).with_columns(**slots).drop(PARTS)
         hits = [
             pl.sum_horizontal((pl.col(s) == b).fill_null(False).cast(pl.Int8) for s in slots).alias(
                 f"{out}_{b}"
@@ -315,12 +372,10 @@ class Lazy(Engine):
         ]
         return t.with_columns(hits).drop(list(slots))
 
-    @staticmethod
-    def _slot(token: pl.Expr, buckets: int) -> pl.Expr:
-        return pl.when(token != "").then(token).otherwise(None).cast(pl.Int64) % buckets
-
     def date_parts(self, t: Frame, column: str, unit: str, parts: Mapping[str, str]) -> Frame:
-        times = pl.from_epoch(pl.col(column), time_unit="d" if unit == "d" else "s").dt
+        # By seconds always: cudf-polars makes wrong dates of a number of days.
+        seconds = pl.col(column).cast(pl.Int64) * (DAY if unit == "d" else 1)
+        times = pl.from_epoch(seconds, time_unit="s").dt
         return t.with_columns(
             self._part(times, part).cast(pl.Int32).alias(out) for part, out in parts.items()
         )
@@ -336,6 +391,40 @@ class Lazy(Engine):
             pl.when(pl.col("n") >= min_count).then(pl.col("code").cast(pl.Int64) + FIRST_CODE).otherwise(RARE)
         )
         return table.select("value", "n", code.cast(pl.Int64).alias("code"))
+
+
+def split(t: pl.LazyFrame, text: pl.Expr, separator: str, length: int) -> pl.LazyFrame:
+    """The frame with the first `length` parts of a text as PARTS: in a node of its own, for cudf-polars splits anew in each expression."""
+    return t.with_columns(text.str.splitn(separator, length + 1).alias(PARTS))
+
+
+def field(at: int) -> pl.Expr:
+    """A part of `split`, missing where there is none or an empty one."""
+    part = pl.col(PARTS).struct.field(f"field_{at}")
+    return pl.when(part != "").then(part).otherwise(None)
+
+
+def from_decimals(name: str) -> pl.Expr:
+    """The number of four hexadecimal pairs d3 d2 d1 d0, of sum(d[k] * 1000**k): as d[k] = q[k] - 1000 * q[k + 1] with
+    q[k] = sum // 1000**k, sum(d[k] * 256**k) is q[0] - 744 * (q[1] + 256 * q[2] + 256**2 * q[3])."""
+    high = [pl.col(name) // 1000**k * 256 ** (k - 1) for k in (1, 2, 3)]
+    return pl.col(name) - 744 * (high[0] + high[1] + high[2])
+
+
+def token_matrix(text: pl.Series, separator: str, length: int) -> Array:
+    """`Engine.token_matrix` of a column without missing or empty lists."""
+    if text.is_empty():
+        return np.zeros((0, length), dtype=np.int32)
+    # The fastest reader of joined numbers: faster than a split and casts.
+    found = pl.read_csv(
+        text.str.join("\n")[0].encode(),
+        schema={str(i): pl.Int32 for i in range(length)},
+        has_header=False,
+        separator=separator,
+        quote_char=None,
+        truncate_ragged_lines=True,
+    )
+    return found.fill_null(0).to_numpy(order="c")
 
 
 class Segments:

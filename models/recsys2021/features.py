@@ -201,16 +201,18 @@ def base(e: Engine, t: Frame, labelled: bool, tokens: int = 0) -> Frame:
     for their codes."""
     for column, out in IDS.items():
         t = e.hex_id(t, column, out)
-    for out, column in LISTS.items():
-        t = e.token_counts(t, column, LIST, f"{out}_n")
-    for out, symbol in SYMBOLS.items():
-        t = e.count_token(t, "text_tokens", LIST, symbol, out)
-    for out, kind in MEDIA.items():
-        t = e.count_token(t, "present_media", LIST, kind, out)
-    t = e.token_at(t, "text_tokens", LIST, 1, "word")
-    t = e.token_at(t, "text_tokens", LIST, 3, "third")
-    for nth, out in ((1, "first_mention"), (2, "second_mention")):
-        t = e.token_after(t, "text_tokens", LIST, MENTION, nth, out)
+    t = e.token_features(
+        t,
+        "text_tokens",
+        LIST,
+        size="tokens_n",
+        counts={symbol: out for out, symbol in SYMBOLS.items()},
+        at={1: "word", 3: "third"},
+        after={(MENTION, 1): "first_mention", (MENTION, 2): "second_mention"},
+    )
+    t = e.token_features(t, "present_media", LIST, counts={kind: out for out, kind in MEDIA.items()})
+    for out in ("hashtags", "links", "domains"):
+        t = e.token_counts(t, LISTS[out], LIST, f"{out}_n")
     t = e.tokens(t, "text_tokens", LIST, tokens, TOKEN) if tokens else t
     t = e.derive(t, **{out: is_true(e, column) for out, column in FLAGS.items()})
     if labelled:

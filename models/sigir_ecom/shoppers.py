@@ -128,14 +128,14 @@ class Shoppers:
         weights = json.loads((job.work / task2.BLEND).read_text())
         chances = task2.blended({name: np.concatenate(parts) for name, parts in found.items()}, weights)
         truth = e.to_numpy(t, ["row", "bought"])
-        files = job.out / "submission.csv", job.out / "truth.csv"
-        dataset.write_submission(files[0], {"row": truth["row"], "chance": chances["ensemble"]})
-        dataset.write_submission(files[1], {"row": truth["row"], "bought": truth["bought"]})
+        submission, answers = job.out / "submission.csv", job.out / "truth.csv"
+        dataset.write_submission(submission, {"row": truth["row"], "chance": chances["ensemble"]})
         yield "score"
-        scores = dataset.score(*files) | {"accuracy_zeros": float(1 - truth["bought"].mean())}
+        dataset.write_submission(answers, {"row": truth["row"], "bought": truth["bought"]})
+        scores = dataset.score(submission, answers) | {"accuracy_zeros": float(1 - truth["bought"].mean())}
         for name in sessions:
             scores |= {f"{k}_{name}": v for k, v in metric.scores(truth["bought"], chances[name]).items()}
-        return Result(scores, len(codes), {"sessions": described, "weights": weights}, files)
+        return Result(scores, len(codes), {"sessions": described, "weights": weights}, (submission,))
 
 
 def read(e: Engine, folder: Path) -> Frame:

@@ -15,7 +15,7 @@ from rich.table import Table
 from buzzer.errors import DataError, UsageError
 from buzzer.models.job import Data
 from buzzer.suite import budget as budgets
-from buzzer.suite import compare, compare_text, plan, record, registry, report, runner
+from buzzer.suite import caches, compare, compare_text, plan, record, registry, report, runner
 from buzzer.suite.cli import run as run_verb
 from buzzer.suite.cli.report import load as read_records
 from buzzer.suite.compare import Comparison
@@ -81,7 +81,8 @@ def main(
     found = [changes(m.group, older, thresholds, pool) for m in made]
     if thresholds and not any(found):
         raise UsageError(
-            "no older record has the same machine, data, parameters and variant", "give others to --against"
+            "no older record has the same machine, data, parameters, variant and rule of timing",
+            "give others to --against",
         )
     show(made, found, as_json, markdown)
     if any(c.failed for cs in found for c in cs) or (not from_ and failed(records)):
@@ -123,7 +124,7 @@ def run_rounds(options: dict[str, Any], config: registry.TaskConfig) -> list[Rec
     chosen = choices(options, config)
     planned = [r for choice in chosen for r in plan.predict_runs(replace(choice, repeat=1))]
     told = run_verb.check_budgets(planned, options["on_unmet_budget"])
-    out, cache = Path(options["out"]), runner.cache_folder()
+    out, cache = Path(options["out"]), caches.folder()
     with Screen() as screen:
         for problem in told:
             screen.say(f"[yellow]warning:[/] {problem}")
@@ -139,7 +140,7 @@ def run_rounds(options: dict[str, Any], config: registry.TaskConfig) -> list[Rec
 def fit(choice: Choice, data: Data, out: Path, screen: Screen) -> bool:
     """Train what the timed runs load; False where the user stopped it. Raises DataError where it failed."""
     run = plan.fit_run(choice)
-    fitted = runner.fit(run, data, runner.cache_folder(), run_verb.watch(screen, run))
+    fitted = runner.fit(run, data, caches.folder(), run_verb.watch(screen, run))
     if fitted is None:
         return True
     run_verb.keep(fitted, run, out, screen)
@@ -174,7 +175,7 @@ def take(
     prepared: Sequence[Prepared], options: dict[str, Any], past: Sequence[Record], screen: Screen
 ) -> list[Record]:
     """The records of all rounds. A variant that failed once is not run again at that scale."""
-    out, cache = Path(options["out"]), runner.cache_folder()
+    out, cache = Path(options["out"]), caches.folder()
     made: list[Record] = []
     hopeless: list[Run] = []
     for run, data in schedule(prepared, options["repeat"], options["seed"]):

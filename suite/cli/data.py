@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -56,12 +57,13 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Score a submission by the official metric."""
-    scores = registry.dataset(task).score(existing(submission), existing(truth))
+    found = registry.dataset(task).score(existing(submission), existing(truth))
+    scores = {name: value if math.isfinite(value) else None for name, value in found.items()}
     if as_json:
         print(json.dumps(scores))
     else:
         for name, value in scores.items():
-            print(f"{name} {value:.6f}")
+            print(f"{name} not defined on these answers" if value is None else f"{name} {value:.6f}")
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -11,7 +12,7 @@ from rich.table import Table
 
 from buzzer.engine import frames, infer
 from buzzer.errors import UnsupportedError
-from buzzer.suite import limits, machine, meter, registry
+from buzzer.suite import cgroups, limits, machine, meter, registry
 
 
 def main(as_json: Annotated[bool, typer.Option("--json", help="One object on stdout.")] = False) -> None:
@@ -24,6 +25,8 @@ def main(as_json: Annotated[bool, typer.Option("--json", help="One object on std
     console.print(
         machine.line(facts["machine"]), f"limits: {facts['enforcement']}", sep="\n", highlight=False
     )
+    for line in limits_told(facts["polled_because"]):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     for kind in ("engines", "backends", "counters"):
         table = Table(kind, "here", "what is missing")
         for name, problem in facts[kind].items():
@@ -32,13 +35,24 @@ def main(as_json: Annotated[bool, typer.Option("--json", help="One object on std
     console.print(", ".join(f"{k} {v}" for k, v in facts["versions"].items()), highlight=False)
 
 
+def limits_told(because: dict[str, Any] | None) -> list[str]:
+    """Why runs are only watched, and what to type to have them limited by the kernel."""
+    if because is None:
+        return []
+    told = [f"  {because['reason']}"]
+    told += ["  to have limits enforced by the kernel, type:"] if because["commands"] else []
+    return told + [f"    {command}" for command in because["commands"]]
+
+
 def content() -> dict[str, Any]:
     """Machine, versions, and a problem (or "") for each engine and backend."""
+    enforced = limits.cgroups_work()
     return {
         "machine": machine.machine(),
         "versions": machine.versions(),
         "git_commit": machine.git_commit(),
-        "enforcement": "cgroups" if limits.cgroups_work() else "polled",
+        "enforcement": "cgroups" if enforced else "polled",
+        "polled_because": None if enforced else asdict(cgroups.missing()),
         "engines": {name: problem(frames.load, name) for name in registry.engines()},
         "backends": {name: problem(infer.load, name) for name in registry.backends()},
         "counters": meter.missing(),

@@ -8,13 +8,14 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from buzzer.configs import load_yaml
-from buzzer.errors import UsageError, unknown_name
+from buzzer.errors import DataError, UsageError, unknown_name
 from buzzer.models.job import Data
 from buzzer.suite import budget as budgets
-from buzzer.suite import child, plan, record, registry, report, runner
+from buzzer.suite import caches, child, plan, record, registry, report, runner
 from buzzer.suite.plan import Choice, Run
 from buzzer.suite.record import Record
 from buzzer.suite.screen import WIDE, Screen, clock_text, show_boards
@@ -234,7 +235,7 @@ def show_plan(runs: Sequence[Run], as_json: bool) -> None:
 
 def run_all(choices: Sequence[Choice], options: dict[str, Any], screen: Screen) -> list[Record]:
     """Prepare all data first (so that bad input is told before any timing), then run; records of this call."""
-    cache, out = runner.cache_folder(), Path(options["out"])
+    cache, out = caches.folder(), Path(options["out"])
     prepared = [(choice, prepare(choice, options["data"], cache, screen)) for choice in choices]
     screen.plan(sum(len(plan.predict_runs(choice)) for choice in choices))
     past = record.read_good(out)
@@ -261,7 +262,7 @@ def run_choice(
     choice: Choice, data: Data, past: Sequence[Record], options: dict[str, Any], screen: Screen
 ) -> list[Record]:
     """The fit and the timed runs of one task."""
-    out, cache = Path(options["out"]), runner.cache_folder()
+    out, cache = Path(options["out"]), caches.folder()
     runs = plan.predict_runs(choice)
     if options["resume"]:
         done = [r for r in runs if any(r.matches(p, data) and p.outcome == "ok" for p in past)]
@@ -295,8 +296,12 @@ def watch(screen: Screen, run: Run) -> runner.Watch:
 
 
 def keep(new: Record, run: Run, out: Path, screen: Screen) -> Record:
-    """Write a record the moment its run ends, and say so."""
-    record.write(new, out)
+    """Write a record the moment its run ends, and say so. Raises DataError where it cannot be written, after showing it."""
+    try:
+        record.write(new, out)
+    except DataError:
+        screen.say(escape(new.model_dump_json()))
+        raise
     screen.done(run.label, new)
     return new
 

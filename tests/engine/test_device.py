@@ -1,9 +1,9 @@
 """What a process asks of its GPU, by stand-ins for the libraries that answer."""
 
-import json
 import os
 import platform
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -75,14 +75,17 @@ def test_memory_of_this_very_process(
     assert device.own_memory() == {"process": found, "torch_peak": 2 * GB}
 
 
-def test_a_budget_limits_every_pool_and_tells_where_to_spill(monkeypatch: pytest.MonkeyPatch) -> None:
-    set_to: dict[str, Any] = {}
+@pytest.fixture
+def set_to(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """What is set of a device of 80 GB, in stand-ins for RMM, cupy and torch."""
+    found: dict[str, Any] = {}
     mr = SimpleNamespace(
-        CudaAsyncMemoryResource=lambda: "pool",
+        available_device_memory=lambda: (70 * GB, 80 * GB),
+        CudaAsyncMemoryResource=lambda *, release_threshold: ("pool", release_threshold),
         LimitingResourceAdaptor=lambda upstream, *, allocation_limit: (upstream, allocation_limit),
-        set_current_device_resource=lambda pool: set_to.update(rmm=pool),
+        set_current_device_resource=lambda pool: found.update(rmm=pool),
     )
-    cuda = SimpleNamespace(set_allocator=lambda allocator: set_to.update(cupy=allocator))
+    cuda = SimpleNamespace(set_allocator=lambda allocator: found.update(cupy=allocator))
     modules = {
         "rmm": SimpleNamespace(mr=mr, __spec__="here"),
         "rmm.allocators.cupy": SimpleNamespace(rmm_cupy_allocator="RMM's"),
@@ -91,15 +94,32 @@ def test_a_budget_limits_every_pool_and_tells_where_to_spill(monkeypatch: pytest
     monkeypatch.setattr(os, "environ", dict(os.environ))
     # Torch first: its import asks for modules that are faked below.
     monkeypatch.setattr("torch.cuda.get_device_properties", lambda i: SimpleNamespace(total_memory=80 * GB))
-    monkeypatch.setattr(
-        "torch.cuda.set_per_process_memory_fraction", lambda share: set_to.update(torch=share)
-    )
+    monkeypatch.setattr("torch.cuda.set_per_process_memory_fraction", lambda share: found.update(torch=share))
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    monkeypatch.setattr(device, "_limit", None)
+    device.pool.cache_clear()
+    yield found
+    device.pool.cache_clear()
+
+
+def test_a_process_has_one_pool(set_to: dict[str, Any]) -> None:
+    assert device.pool() is device.pool()
+    assert set_to == {"rmm": ("pool", 40 * GB), "cupy": "RMM's"}
+    assert device.memory_limit() is None
+
+
+def test_a_budget_limits_every_pool_and_tells_where_to_spill(set_to: dict[str, Any]) -> None:
     device.limit_memory(40 * GB)
-    assert set_to == {"rmm": ("pool", 40 * GB), "cupy": "RMM's", "torch": 0.5}
-    own = json.loads(os.environ["CUDF_POLARS__MEMORY_RESOURCE_CONFIG__OPTIONS"])
-    assert own["allocation_limit"] == 40 * GB
-    assert os.environ["RAPIDSMPF_SPILL_DEVICE_LIMIT"] == os.environ["CUDF_SPILL_DEVICE_LIMIT"] == str(32 * GB)
+    assert set_to == {"rmm": (("pool", 20 * GB), 40 * GB), "cupy": "RMM's", "torch": 0.5}
+    assert device.pool() == set_to["rmm"]
+    assert device.memory_limit() == 40 * GB
+    assert os.environ["CUDF_SPILL_DEVICE_LIMIT"] == str(32 * GB)
     assert os.environ["CUDF_SPILL"] == "on"
+
+
+def test_a_limit_comes_before_the_pool(set_to: dict[str, Any]) -> None:
+    device.pool()
+    with pytest.raises(RuntimeError, match="before"):
+        device.limit_memory(GB)

@@ -3,11 +3,25 @@
 import json
 import os
 import signal
+import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from buzzer.errors import DataError, UnsupportedError
 from buzzer.models.job import Data, Job, Progress, Result, Steps
+
+
+def caches() -> dict[str, Any]:
+    """Where this process finds its caches."""
+    from buzzer.engine.kernels import tune
+    from buzzer.suite.caches import COMPILED
+
+    return {
+        "home": os.environ["HOME"],
+        "kernels": str(tune.cache()),
+        "compiled": {name: os.environ[name] for name in COMPILED},
+    }
 
 
 class Fake:
@@ -26,18 +40,26 @@ class Fake:
     def predict(self, job: Job) -> Steps:
         yield "load"
         assert (job.work / "model").read_text() == "fitted"
+        do = job.params["do"].replace("-", "_")
         for _ in range(3):
             yield "predict"
-            getattr(self, job.params["do"].replace("-", "_"))(job)
+            getattr(self, "work" if do.startswith("score_") else do)(job)
         yield "write"
         (job.out / "submission.csv").write_text("1\n")
+        yield "score"
+        if do == "score_again":
+            yield "predict"
+        if do.startswith("score_"):
+            value = getattr(self, do)(job)
+            return Result({"accuracy": value}, 10, {}, (job.out / "submission.csv",))
+        details: dict[str, Any] = {"threads": job.threads} | (caches() if do == "show_caches" else {})
         off = 0.5 if job.backend == "onnxruntime" and job.params["do"] == "be-wrong" else 0.0
-        return Result({"accuracy": 0.9 - off}, 10, {"threads": job.threads}, (job.out / "submission.csv",))
+        return Result({"accuracy": 0.9 - off}, 10, details, (job.out / "submission.csv",))
 
     def work(self, job: Job) -> None:
         time.sleep(0.02)
 
-    be_wrong = bad_fit = work
+    be_wrong = bad_fit = show_caches = work
 
     def eat(self, job: Job) -> None:
         hoard = []
@@ -65,6 +87,61 @@ class Fake:
 
     def exit_early(self, job: Job) -> None:
         os._exit(7)
+
+    def score_again(self, job: Job) -> float:
+        return 0.9
+
+    def score_hang(self, job: Job) -> float:
+        time.sleep(60)
+        return 0.9
+
+    def score_long(self, job: Job) -> float:
+        """Longer than a budget of six seconds."""
+        time.sleep(6.5)
+        return 0.9
+
+    def score_heavy(self, job: Job) -> float:
+        """300 MB and 1.5 CPU seconds, after the parent has seen that scoring began."""
+        time.sleep(1.5)
+        block = bytearray(300 << 20)
+        block[::4096] = b"x" * len(block[::4096])
+        before = time.process_time()
+        while time.process_time() < before + 1.5:
+            pass
+        return 0.9
+
+    def score_crash(self, job: Job) -> float:
+        raise RuntimeError("no truth")
+
+    def score_nan(self, job: Job) -> float:
+        return float("nan")
+
+    def score_no_number(self, job: Job) -> float:
+        return "high"  # type: ignore[return-value]
+
+    def score_cheat(self, job: Job) -> float:
+        """Predict while the clock stands still."""
+        (job.out / "submission.csv").write_text("2\n")
+        return 0.9
+
+    def scribble(self, job: Job) -> None:
+        """Write what is no event into the events file."""
+        events = json.loads(Path(sys.argv[1]).read_text())["events"]
+        with Path(events).open("a") as file:
+            file.write('{"event": "end", "name": "predict"}\n')
+
+    def grouped(self, job: Job) -> None:
+        """What rapidsmpf's task groups make of a fault."""
+        inner = RuntimeError("std::bad_alloc: out_of_memory: CUDA error")
+        raise ExceptionGroup("unhandled errors", [ExceptionGroup("a task", [inner])])
+
+    def odd_name(self, job: Job) -> None:
+        raise DataError("no such file: \udcff.csv")
+
+    def flood(self, job: Job) -> None:
+        """More on stderr than anyone reads, in one line."""
+        sys.stderr.write("x" * 10_000_000 + "\nthe end\n")
+        raise RuntimeError("flooded")
 
     def spawn(self, job: Job) -> None:
         """Leave a grandchild behind that would outlive the run."""

@@ -88,6 +88,16 @@ def test_bad_input_ends_in_one_message(buzzer: Buzzer, arguments: list[str], mes
     assert "Traceback" not in told
 
 
+def test_a_score_that_is_not_defined_is_null(buzzer: Buzzer, tmp_path: Path) -> None:
+    """Of one class there is no AUC."""
+    (tmp_path / "s.csv").write_text("row,chance\n0,0.9\n5,0.2\n")
+    (tmp_path / "t.csv").write_text("row,bought\n0,1\n5,1\n")
+    done = buzzer("data", "score", "online_shoppers", "s.csv", "t.csv", "--json")
+    assert json.loads(done.stdout, parse_constant=pytest.fail) == {"AUC": None, "accuracy": 0.5}
+    told = buzzer("data", "score", "online_shoppers", "s.csv", "t.csv").stdout
+    assert told.splitlines() == ["AUC not defined on these answers", "accuracy 0.500000"]
+
+
 def test_an_unknown_flag_is_a_usage_error(buzzer: Buzzer) -> None:
     done = buzzer("run", "--engin", "pandas")
     assert done.returncode == 2

@@ -107,6 +107,24 @@ def test_the_buzzer_of_any_budget(
     assert (verdicts[PLAIN], verdicts[CUDA]) == (plain, cuda)
 
 
+@pytest.mark.parametrize(("limit", "verdict"), [(None, "yes"), (5 * 10**9, "yes"), (10**9, "no")])
+def test_the_buzzer_of_a_gpu_budget(
+    make_record: Make, choose: Choose, limit: int | None, verdict: str
+) -> None:
+    """2.1 GB of GPU memory at scale 1, against the limit of the runs' own budget."""
+    runs = []
+    for r in measured(make_record):
+        if r.device == "cuda":
+            budget = r.budget.model_copy(update={"gpu_memory_bytes": limit})
+            peak = int(10**8 + 2 * 10**9 * r.scale)
+            runs.append(r.model_copy(update={"budget": budget, "gpu_peak_memory_bytes": peak}))
+    (trend,) = made_of(runs, choose).trends
+    assert trend.budget.gpu_memory_bytes == limit
+    assert trend.full_gpu_memory is not None
+    assert trend.full_gpu_memory.value == pytest.approx(2.1e9, rel=0.01)
+    assert trend.verdict == verdict
+
+
 def test_differences_within_the_noise_are_called_so(make_record: Make, choose: Choose) -> None:
     near = Variant("none", "onnxruntime", "fp32", "cpu", "1c2g1h")
     records = measured(make_record)

@@ -121,6 +121,14 @@ def test_repetitions_are_summed_up_by_the_median(make_record: Make) -> None:
     assert line[6] == "2.00 (of 3)"
 
 
+@pytest.mark.parametrize(("count", "shown"), [(458, False), (459, True)])
+def test_a_p99_is_shown_from_the_count_that_bench_asks_for(
+    make_record: Make, count: int, shown: bool
+) -> None:
+    (row,) = report.rows([make_record().model_copy(update={"samples": {"latency": [0.001] * count}})])
+    assert ("p99" in report.latency(row)) == shown
+
+
 def test_the_newest_record_of_a_run_counts(make_record: Make) -> None:
     old = make_record(created=datetime(2020, 1, 1, tzinfo=UTC), outcome="error")
     (line,) = report.table([make_record(), old])

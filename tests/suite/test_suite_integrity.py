@@ -34,6 +34,7 @@ def test_a_good_record_has_no_problem(make_record: Make, tmp_path: Path) -> None
         ({"outcome": "timeout", "gate": {"status": "unscored"}}, "outcome timeout without a message"),
         ({"budget": {"name": "1c2g1s", "cores": 1, "memory_bytes": 10**9, "time_s": 1.0}}, "ok after 2.0 s"),
         ({"peak_memory_bytes": 3 * 10**9}, "ok with a peak of 3000000000 bytes"),
+        ({"schema_minor": 1}, "scores without a phase score"),
         ({"gate": {"status": "passed"}}, "passed without a reference_run"),
         ({"gate": {"status": "failed"}}, "gate failed, outcome ok"),
         ({"outcome": "wrong", "message": "x"}, "outcome wrong, gate reference"),

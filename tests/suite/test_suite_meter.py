@@ -47,12 +47,12 @@ def test_rapl_packages_add_up_and_may_wrap_around(tmp_path: Path) -> None:
     meter.look()
     first.write_text("3000000")  # 2 J more
     second.write_text("500000")  # half a joule
-    assert meter.fields()["energy_j"] == {"cpu": pytest.approx(4.5)}
+    assert meter.stop()["energy_j"] == {"cpu": pytest.approx(4.5)}
 
 
 def test_without_counters_nothing_is_guessed(tmp_path: Path) -> None:
     unknown = {"energy_j": None, "gpu_busy_s": None, "gpu_peak_memory_bytes": None}
-    assert Meter("cpu", tmp_path).fields() == unknown
+    assert Meter("cpu", tmp_path).stop() == unknown
 
 
 def test_gpu_use_is_counted_above_what_was_there_before() -> None:
@@ -68,6 +68,6 @@ def test_gpu_use_is_counted_above_what_was_there_before() -> None:
 def test_an_old_gpu_has_no_energy_counter(tmp_path: Path) -> None:
     nvml = Nvml()
     nvml.millijoules = -1
-    fields = Meter("cuda", tmp_path, nvml).fields()
+    fields = Meter("cuda", tmp_path, nvml).stop()
     assert fields["energy_j"] is None
     assert fields["gpu_busy_s"] == 0.0

@@ -36,6 +36,12 @@ def test_the_table_is_of_the_largest_board_and_against_the_reference_on_one_core
     ]
 
 
+def test_the_peak_is_the_leaderboard_s(make_record: Make) -> None:
+    runs = [make_record(repeat=i, peak_memory_bytes=p) for i, p in enumerate((10**8, 3 * 10**8, 2 * 10**8))]
+    (line,) = [line for line in readme.table(runs).splitlines() if line.startswith("| `fake`")]
+    assert line.split(" | ")[6] == report.table(runs)[0][8] == "300"
+
+
 def test_several_machines_have_letters(make_record: Make) -> None:
     first = make_record()
     other = make_record(machine=first.machine | {"simd": "AVX-512"})

@@ -22,6 +22,15 @@ def test_what_is_written_reads_back(make_record: Make, tmp_path: Path) -> None:
     assert record.read_good(tmp_path) == [back]
 
 
+def test_submissions_beside_records_are_no_records(make_record: Make, tmp_path: Path) -> None:
+    path = record.write(make_record(), tmp_path)
+    submission = tmp_path / "files" / "aaaaaaaa" / "submission.json"
+    submission.parent.mkdir(parents=True)
+    submission.write_text("[1, 2]")
+    assert record.paths([tmp_path]) == [path]
+    assert record.paths([submission]) == [submission]
+
+
 def test_local_records_are_not_published_with_their_folder(make_record: Make, tmp_path: Path) -> None:
     path = record.write(make_record(), tmp_path / "local")
     assert record.paths([tmp_path]) == []

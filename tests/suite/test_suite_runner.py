@@ -1,3 +1,5 @@
+import errno
+import io
 import os
 import subprocess
 import sys
@@ -5,14 +7,17 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+from rich.console import Console
 
 from buzzer.models.job import Data
 from buzzer.suite import record, runner
 from buzzer.suite.plan import Choice, fit_run, predict_runs
 from buzzer.suite.record import Record
+from buzzer.suite.screen import Screen
 
 Predict = Callable[..., Record]
 Choose = Callable[..., Choice]
@@ -21,8 +26,9 @@ Choose = Callable[..., Choice]
 def test_a_good_run_is_measured_whole(predict: Predict, enforcement: str, tmp_path: Path) -> None:
     r = predict("work")
     assert (r.outcome, r.message, r.enforcement) == ("ok", "", enforcement)
-    assert [p.name for p in r.phases] == ["start", "load", "predict", "write"]
-    assert sum(p.wall_s for p in r.phases) == pytest.approx(r.wall_s, rel=0.01)
+    assert [p.name for p in r.phases] == ["start", "load", "predict", "write", "score"]
+    assert [p.name for p in r.compared] == ["start", "load", "predict", "write"]
+    assert sum(p.wall_s for p in r.compared) == pytest.approx(r.wall_s, rel=0.01)
     assert len(r.samples["predict"]) == 3
     assert min(r.samples["predict"]) >= 0.02
     assert r.scores == {"accuracy": 0.9}
@@ -168,6 +174,7 @@ CTRL_C = """
 import os, signal, time
 import pytest
 from rich.console import Console
+from buzzer.suite import screen as module
 from buzzer.suite.budget import UNLIMITED
 from buzzer.suite.screen import Screen
 
@@ -180,6 +187,8 @@ with Screen(Console(quiet=True)) as screen:
         screen.running("a run", UNLIMITED, "predict", 1.0)
     screen.running("the next", UNLIMITED, "predict", 1.0)
     press()
+    press()  # in a hurry: the same
+    module.PATIENCE_S = 0.0
     with pytest.raises(KeyboardInterrupt):
         press()
         time.sleep(1)
@@ -197,6 +206,22 @@ def test_ctrl_c_waits_for_the_next_look_and_a_second_one_does_not() -> None:
         [sys.executable, "-c", CTRL_C], capture_output=True, text=True, env=where, check=False
     )
     assert (done.stdout, done.returncode) == ("as promised\n", 0), done.stderr
+
+
+class Gone(io.StringIO):
+    """A terminal that was closed."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+
+@pytest.mark.parametrize("stream", [Gone(), io.TextIOWrapper(io.BytesIO(), "ascii")])
+def test_what_cannot_be_shown_does_not_end_the_suite(make_record: Callable[..., Record], stream: Any) -> None:
+    with Screen(Console(file=stream)) as screen:
+        screen.plan(1)
+        screen.done("a run", make_record(outcome="error", message="Ünsäyable \udcff", hint="✗"))
+        stream.close()
+        screen.say("more")
 
 
 def test_the_harness_costs_less_than_one_per_cent_of_a_minute(predict: Predict) -> None:

@@ -1,17 +1,24 @@
 """Every operator's lazy plan translates whole to cuDF. Needs the gpu-plan extra, and no GPU."""
 
+import gzip
 import importlib.util
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
+from polars.testing import assert_frame_equal
 
 from buzzer.engine.frames import Engine, Frame, gpu_plan
 from buzzer.engine.frames.base import Engine as Base
+from buzzer.engine.frames.base import Lookup
 from buzzer.engine.frames.lazy import Lazy
+from buzzer.errors import DataError
+from buzzer.models.recsys2021 import features
 
 pytestmark = [
     pytest.mark.gpu_plan,
@@ -28,9 +35,13 @@ NO_PLAN = {
     "to_numpy",
     "matrix",
     "read_matching",
+    "codes",
+    "token_matrix",
+    "to_arrow",
 }
 Case = Callable[[Engine, Frame], Frame]
 
+PARTS = {part: part for part in ("year", "month", "day", "weekday", "hour", "minute")}
 LAST = {"x": (2, -1), "k": (1, 0)}
 CASES: dict[str, Case] = {
     "derive": lambda e, t: e.derive(t, z=lambda c: c("x") * 2 + c("y") / c("k")),
@@ -51,6 +62,13 @@ CASES: dict[str, Case] = {
     "group_sums": lambda e, t: e.group_sums(t, ["k"], ["x"]),
     "join_groupby": lambda e, t: e.join_groupby(t, t, ["k"], ["y"], ["mean", "std", "min", "max"]),
     "lookup": lambda e, t: e.lookup(t, e.group_sums(t, ["k"], ["x"]), {"k": "k"}, {"sum_x": "z"}, 0),
+    "lookups": lambda e, t: e.lookups(
+        t,
+        [
+            Lookup(e.group_sums(t, ["k"], ["x"]), {"k": "k"}, {"sum_x": "z"}, 0),
+            Lookup(e.group_sums(t, ["x"], ["y"]), {"k": "x"}, {"sum_y": "w", "n": "m"}, {"w": 0.5, "m": 1}),
+        ],
+    ),
     "count_encode": lambda e, t: e.count_encode(t, ["k", "s"], "z"),
     "history": lambda e, t: e.history(
         t,
@@ -67,19 +85,21 @@ CASES: dict[str, Case] = {
     "count_token": lambda e, t: e.count_token(t, "s", "\t", "101", "z"),
     "token_at": lambda e, t: e.token_at(t, "s", "\t", 2, "z"),
     "token_after": lambda e, t: e.token_after(t, "s", "\t", "101", 2, "z"),
+    "token_features": lambda e, t: e.token_features(
+        t, "s", "\t", size="n", counts={"101": "z"}, at={0: "w"}, after={("101", 1): "v"}
+    ),
     "tokens": lambda e, t: e.tokens(t, "s", "\t", 3, "z"),
     "hex_id": lambda e, t: e.hex_id(t, "s", "z"),
     "numbers": lambda e, t: e.numbers(t, "s", 3, "z"),
     "token_hash": lambda e, t: e.token_hash(t, "s", "\t", 4, 3, "z"),
-    "date_parts": lambda e, t: e.date_parts(
-        t, "x", "s", {p: p for p in ("year", "month", "day", "weekday", "hour", "minute")}
-    ),
+    "date_parts": lambda e, t: e.date_parts(e.date_parts(t, "x", "s", PARTS), "k", "d", {"month": "z"}),
     "order_key": lambda e, t: e.order_key(t, "x"),
     "categorify_fit": lambda e, t: e.categorify_fit([(t, "s")], 2),
     "categorify": lambda e, t: e.categorify(t, "s", e.categorify_fit([(t, "s")]), "z"),
     "target_encode": lambda e, t: e.target_encode(
         t, e.group_sums(t, ["k"], ["x"]), ["k"], {"x": 0.5}, 20.0, "te", leave_one_out=True, raw=True
     ),
+    "target_means": lambda e, t: e.target_means(e.group_sums(t, ["k"], ["x"]), ["k"], {"x": 0.5}, 20.0, "te"),
     "target_encode_kfold": lambda e, t: e.target_encode_kfold(t, ["k", "s"], "f", {"x": 0.5}, 20.0, "te"),
     "seen_before": lambda e, t: e.seen_before(t, e.distinct(t, ["k", "s"]), ["k", "s"], "z"),
     "top_k": lambda e, t: e.top_k(t, "k", "x", 3),
@@ -107,6 +127,71 @@ def test_operators_translate_whole(e: Engine, name: str) -> None:
     assert gpu_plan.refusals(CASES[name](e, e.from_arrow(table()))) == []
 
 
+def many_rows() -> pa.Table:
+    """Rows with keys that repeat and keys, numbers and lists that are missing."""
+    n = 200
+    random = np.random.default_rng(0)
+    lists = [",".join(map(str, random.choice([7, 101, 137], size))) for size in random.integers(0, 6, n)]
+    columns = {name: random.permutation(n) for name in ("row", "o")}
+    columns |= {"k": random.integers(1, 9, n), "x": random.integers(-5, 5, n), "f": np.arange(n) % 3}
+    missing = random.random((3, n)) < 0.2
+    return pa.table(
+        columns
+        | {
+            "k": pa.array(columns["k"], mask=missing[0]),
+            "y": pa.array(random.normal(size=n), mask=missing[1]),
+        }
+        | {"s": pa.array([text.replace(",", "\t") for text in lists], mask=missing[2])}
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in ("hex_id", "numbers")])
+def test_both_texts_say_the_same(name: str) -> None:
+    """Plans for the GPU, run by Polars on the CPU, against those for the CPU."""
+    wanted, found = (
+        CASES[name](e, e.from_arrow(many_rows())).collect() for e in (Lazy("cpu"), Lazy("gpu", "auto"))
+    )
+    assert_frame_equal(found, wanted, check_row_order=False, check_column_order=False, rel_tol=1e-9)
+
+
+def test_both_texts_read_the_same_ids_and_numbers() -> None:
+    random = np.random.default_rng(0)
+    ids = [random.bytes(16).hex() for _ in range(200)] + [part + "0" * 31 for part in "78f"]
+    ids += [
+        "0" * 16 + last for last in ("7fffffffffffffff", "8" + "0" * 15, "f" * 16, "0" * 8 + "8" + "0" * 7)
+    ]
+    ids = [text.upper() if i % 2 else text for i, text in enumerate(ids)]
+    numbers = ["[1.5, -2e-3]", "[]", None, "[0.25]"] * 60
+    columns = {"row": range(len(ids)), "s": ids, "wide": [2 * text for text in ids], "v": numbers[: len(ids)]}
+    for e in (Lazy("cpu"), Lazy("gpu", "auto")):
+        t = e.hex_id(pl.LazyFrame(columns), "s", "id")
+        t = e.numbers(e.hex_id(t, "wide", "again", digits=64), "v", 2, "v").collect()
+        want = [int.from_bytes(bytes.fromhex(text)[-8:], "big", signed=True) for text in ids]
+        assert t["id"].to_list() == t["again"].to_list() == want
+        assert t.columns == [*columns, "id", "again", "v_0", "v_1"]
+        assert t["v_0"].to_list()[:4] == [1.5, 0.0, 0.0, 0.25]
+        np.testing.assert_allclose(t["v_1"].to_numpy()[:4], [-2e-3, 0, 0, 0])
+
+
+@pytest.mark.parametrize("suffix", ["csv", "csv.gz"])
+def test_both_texts_read_the_same_files(suffix: str, tmp_path: Path) -> None:
+    text = b"b,when,name,a,x\n1,2020-02-29,,7,0.5\n2,1969-12-31,v w,-8,\n"
+    schema = {"a": "int64", "name": "str", "when": "date", "x": "float64"}
+    path = tmp_path / f"t.{suffix}"
+    path.write_bytes(gzip.compress(text) if suffix.endswith("gz") else text)
+    plan = Lazy("gpu").read_csv(path, schema)
+    assert gpu_plan.refusals(plan) == []
+    assert_frame_equal(plan.collect(), Lazy("cpu").read_csv(path, schema).collect())
+
+
+@pytest.mark.parametrize("line", ["seven,v,0.5", "7.5,v,0.5", "99999999999999999999,v,0.5", "7,v,half"])
+def test_a_number_that_cannot_be_read_raises(line: str, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(f"a,s,x\n{line}\n")
+    for e in (Lazy("cpu"), Lazy("gpu", "auto")):
+        with pytest.raises(DataError):
+            e.collect(e.read_csv(tmp_path / "t.csv", {"a": "int64", "s": "str", "x": "float64"}))
+
+
 def test_files_translate_whole(e: Engine, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("a,when,name,x\n7,2020-02-29,v,0.5\n")
     schema = {"a": "int64", "name": "str", "when": "date", "x": "float64"}
@@ -121,6 +206,78 @@ def test_files_translate_whole(e: Engine, tmp_path: Path) -> None:
 def test_what_cudf_cannot_do_is_told(e: Engine) -> None:
     t: Any = e.from_arrow(table())
     assert gpu_plan.refusals(t.with_columns(z=pl.col("x").map_batches(lambda s: s))) != []
+
+
+FEATURES = dict.fromkeys(("n", "s"), pl.String)
+
+
+@pytest.mark.parametrize(
+    ("scan", "told"),
+    [
+        (lambda path: pl.scan_csv(path, schema=FEATURES, has_header=False, quote_char=None), "TypeError"),
+        (lambda path: pl.scan_csv(path, schema=FEATURES, has_header=False, quote_char="\0"), ""),
+        (lambda path: pl.scan_csv(path, schema=FEATURES | {"n": pl.Int64}), "CSV: a number"),
+        (lambda path: pl.scan_csv(path, schema=FEATURES, row_index_name="row"), ""),
+    ],
+)
+def test_scans_are_looked_at_up_to_the_device(scan: Any, told: str, tmp_path: Path) -> None:
+    """The translator lets all of these pass."""
+    (tmp_path / "t.csv").write_text("n,s\n1,x\n")
+    found = gpu_plan.refusals(scan(tmp_path / "t.csv"))
+    assert bool(found) == bool(told)
+    assert told in "".join(found)
+
+
+@pytest.mark.parametrize(
+    ("made", "told"),
+    [
+        (pl.from_epoch("x", time_unit="d"), "dates"),
+        (pl.col("x").cast(pl.Int32).cast(pl.Date).dt.month(), "dates"),
+        (pl.from_epoch("x", time_unit="s").dt.month(), ""),
+        (pl.col("s").cast(pl.Int32), "wraps"),
+        (pl.col("s").cast(pl.Int64), ""),
+        (pl.col("s").str.to_integer(dtype=pl.Int32), ""),
+        (pl.col("y").cast(pl.String), "digits"),
+        (pl.col("x").cast(pl.String), ""),
+        (pl.col("x").hash() > 0, "hash"),
+    ],
+)
+def test_what_cudf_does_wrong_without_a_word_is_told(e: Engine, made: pl.Expr, told: str) -> None:
+    """Wherever it stands in a plan."""
+    t: Any = e.from_arrow(table())
+    for plan in (t.with_columns(z=made), t.group_by("k").agg(made.max()), t.with_columns(z=made).select("z")):
+        found = gpu_plan.refusals(plan)
+        assert bool(found) == bool(told)
+        assert told in "".join(found)
+
+
+def recsys2021(e: Engine) -> Frame:
+    """The part of the pipeline that works on text."""
+    kinds = features.TEXT | dict.fromkeys(features.LABELS.values(), "float64")
+    columns = {
+        name: pa.array([], pa.string() if kind == "str" else pa.int64()) for name, kind in kinds.items()
+    }
+    t = e.from_arrow(pa.table(columns | {"row": pa.array([], pa.int64())}))
+    return features.base(e, t, True)
+
+
+@pytest.mark.parametrize("name", [*CASES, "recsys2021"])
+def test_no_text_is_worked_on_twice(e: Engine, name: str) -> None:
+    """Each part of an expression is computed as often as it stands there; `replace_strict` is a join."""
+    plan = recsys2021(e) if name == "recsys2021" else CASES[name](e, e.from_arrow(table()))
+    errors, root = gpu_plan.translated(plan)
+    assert not errors
+    for node in gpu_plan.nodes(root):
+        parts = list(gpu_plan.expressions(node))
+        text = Counter(part for part in parts if type(part).__name__ == "StringFunction")
+        assert max(text.values(), default=1) == 1
+        assert not [part for part in parts if getattr(part, "name", None) == "replace_strict"]
+
+
+def test_an_id_costs_no_more_than_its_digits(e: Engine) -> None:
+    errors, root = gpu_plan.translated(CASES["hex_id"](e, e.from_arrow(table())))
+    assert not errors
+    assert sum(len(list(gpu_plan.expressions(node))) for node in gpu_plan.nodes(root)) < 80
 
 
 # What needs all rows in one order: the small tables of codes. `fit` alone makes them; no plan over the rows does.

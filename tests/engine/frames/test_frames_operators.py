@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from buzzer.engine import frames
 from buzzer.engine.frames import Engine, Frame
+from buzzer.engine.frames.base import Lookup
 from buzzer.errors import DataError, UnsupportedError, UsageError
 
 Make = Callable[[dict[str, list[Any]]], Frame]
@@ -62,6 +63,27 @@ def test_read_csv_tells_of_bad_files(e: Engine, tmp_path: Path, text: str) -> No
         e.collect(e.read_csv(tmp_path / "t.csv", SCHEMA))
 
 
+@pytest.mark.parametrize("field", ["12x", "x12", "1_2", "1.5", "99999999999999999999", "-"])
+def test_an_integer_is_read_whole_or_not_at_all(e: Engine, tmp_path: Path, field: str) -> None:
+    """What libcudf would read as null, 0 or 12."""
+    (tmp_path / "t.csv").write_text(f"a,b\n1,2\n{field},3\n")
+    with pytest.raises(DataError):
+        e.to_numpy(e.read_csv(tmp_path / "t.csv", {"a": "int64"}), ["a"])
+
+
+@pytest.mark.parametrize("field", ["2020-02-30", "20200101", "2020-01-01x"])
+def test_a_date_is_read_whole_or_not_at_all(e: Engine, tmp_path: Path, field: str) -> None:
+    (tmp_path / "t.csv").write_text(f"a,b\n2020-01-01,2\n{field},3\n")
+    with pytest.raises(DataError):
+        e.to_numpy(e.read_csv(tmp_path / "t.csv", {"a": "date"}), ["a"])
+
+
+def test_read_csv_takes_the_ends_of_64_bits(e: Engine, values: Values, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,x\n-9223372036854775808,-1.5e3\n9223372036854775807,.5\n")
+    t = e.read_csv(tmp_path / "t.csv", {"x": "float64", "a": "int64"})
+    assert values(t, "a", "x") == ([-(2**63), 2**63 - 1], [-1500.0, 0.5])
+
+
 def test_parquet_goes_round(e: Engine, frame: Make, values: Values, tmp_path: Path) -> None:
     e.write_parquet(frame({"a": [3, 1], "s": ["x", None]}), tmp_path / "t.parquet")
     t = e.read_parquet(tmp_path / "t.parquet")
@@ -93,6 +115,25 @@ def test_matrix_is_float32_by_row(e: Engine, frame: Make) -> None:
     np.testing.assert_array_equal(found.get() if hasattr(found, "get") else found, want)
 
 
+def on_host(array: Any) -> Any:
+    return array.get() if hasattr(array, "get") else array
+
+
+def test_codes_are_int64_by_row(e: Engine, frame: Make) -> None:
+    t = frame({"row": [2, 0, 1], "a": [2**62 + 1, 0, 1], "b": [5, -3, 4]})
+    found = e.codes(t, ["b", "a"])
+    assert found.dtype == np.int64 and found.flags["C_CONTIGUOUS"]
+    np.testing.assert_array_equal(on_host(found), [[-3, 0], [4, 1], [5, 2**62 + 1]])
+    np.testing.assert_array_equal(on_host(e.codes(t, ["b"])), [[-3], [4], [5]])
+
+
+def test_to_arrow_is_by_row(e: Engine, frame: Make) -> None:
+    t = frame({"row": [2, 0, 1], "s": ["c", "a", None], "x": [2.5, 0.5, 1.5]})
+    found = e.to_arrow(t, ["x", "s"])
+    assert isinstance(found, pa.Table) and found.column_names == ["x", "s"]
+    assert found.to_pydict() == {"x": [0.5, 1.5, 2.5], "s": ["a", None, "c"]}
+
+
 def test_to_numpy_sorts_by_row(frame: Make, values: Values) -> None:
     assert values(frame({"row": [2, 0, 1], "a": [12, 10, 11]}), "a") == [10, 11, 12]
 
@@ -119,6 +160,19 @@ def test_derive_speaks_python(e: Engine, frame: Make, values: Values) -> None:
     assert values(t, "pick", "flag", "word") == ([7, 7, 0], [1, 0, 1], ["plus", "minus", "minus"])
     assert values(t, "low", "gone", "text") == ([1, -1, 0], [0, 1, 0], ["x", "-", "z"])
     assert values(t, "log") == pytest.approx([math.log(3), 0, math.log(5)])
+
+
+def test_a_missing_condition_does_not_hold(e: Engine, frame: Make, values: Values) -> None:
+    t = frame({"a": [1.0, None, 3.0], "b": [10.0, 20.0, 30.0]})
+    t = e.derive(
+        t,
+        left=lambda c: e.where(c("a") > 0, c("b"), -1.0),
+        right=lambda c: e.where(c("a") > 0, -1.0, c("b")),
+        both=lambda c: e.where(c("a") > 0, c("a"), c("b")),
+        flag=lambda c: e.where(c("a") > 0, 1, 0),
+    )
+    assert values(t, "left", "right") == ([10, -1, 30], [-1, 20, -1])
+    assert values(t, "both", "flag") == ([1, 20, 3], [1, 0, 1])
 
 
 def test_rows_and_columns(e: Engine, frame: Make, values: Values, rows: Rows) -> None:
@@ -193,6 +247,115 @@ def test_lookup_fills_what_is_not_there(e: Engine, frame: Make, values: Values) 
     assert values(e.lookup(t, table, {"a": "k", "b": "m"}, {"v": "out"}, 0), "out") == [20, 0, 0, 0]
 
 
+FAR = [0, 5 * 10**18, 7]  # pandas' `set_index` cannot tell whether two such ids are evenly spaced
+
+
+@pytest.mark.parametrize("many", [0, 1, 2, 3])
+def test_lookup_in_tables_of_few_far_apart_keys(e: Engine, frame: Make, values: Values, many: int) -> None:
+    whole = frame({"k": FAR, "m": FAR, "v": [1, 2, 3]})
+    table = e.drop(e.filter(whole, lambda c: c("row") < many), ["row"])
+    t = frame({"k": [*FAR, 5], "m": [*FAR, 5]})
+    want = [v if v <= many else -1 for v in (1, 2, 3)] + [-1]
+    assert values(e.lookup(t, table, {"k": "k"}, {"v": "z"}, -1), "z") == want
+    assert values(e.lookup(t, table, {"k": "k", "m": "m"}, {"v": "z"}, -1), "z") == want
+
+
+@pytest.mark.parametrize("many", [0, 1, 2, 3])
+def test_groups_of_few_far_apart_keys(e: Engine, frame: Make, rows: Rows, values: Values, many: int) -> None:
+    t = e.filter(frame({"k": FAR, "v": [1, 2, 3]}), lambda c: c("row") < many)
+    want = zip(FAR[:many], (1, 2, 3)[:many], [1] * many, strict=True)
+    assert rows(e.group_sums(t, ["k"], ["v"]), "k", "sum_v", "n") == set(want)
+    assert values(e.history(t, ["k"], "row", count="n", size="m"), "n", "m") == ([0] * many, [1] * many)
+
+
+def test_lookup_keeps_types_and_takes_a_fill_for_each(e: Engine, frame: Make) -> None:
+    table = {
+        "k": pa.array(["x", "y"]),
+        "i": pa.array([2**62 + 1, 5], pa.int64()),
+        "f": pa.array([0.1, 0.2], pa.float32()),
+        "s": pa.array(["eins", "zwei"]),
+    }
+    fill = {"the_i": -1, "the_f": 0.3, "the_s": "-"}
+    names = {name: f"the_{name}" for name in "ifs"}
+    t = e.lookup(frame({"a": ["x", None, "z", "y"]}), e.from_arrow(pa.table(table)), {"a": "k"}, names, fill)
+    found = e.to_numpy(t, ["the_i", "the_f", "the_s"])
+    assert found["the_i"].dtype == np.int64 and found["the_f"].dtype == np.float32
+    assert found["the_i"].tolist() == [2**62 + 1, -1, -1, 5]
+    np.testing.assert_array_equal(found["the_f"], np.array([0.1, 0.3, 0.3, 0.2], dtype=np.float32))
+    assert found["the_s"].tolist() == ["eins", "-", "-", "zwei"]
+
+
+def plain_lookup(
+    rows: list[tuple[Any, ...]], table: dict[tuple[Any, ...], int], at: tuple[int, ...], fill: int
+) -> list[int]:
+    """By hand: a key with a missing part finds nothing."""
+    keys = [tuple(row[i] for i in at) for row in rows]
+    return [fill if None in key else table.get(key, fill) for key in keys]
+
+
+key = st.sampled_from([None, 0, 3, -(2**62), 2**61])
+small = st.integers(0, 2)
+
+
+@given(
+    st.lists(st.tuples(key, key, small), min_size=1, max_size=20),
+    st.dictionaries(st.tuples(key), st.integers(0, 9), max_size=5),
+    st.dictionaries(st.tuples(key), st.integers(0, 9), max_size=5),
+    st.dictionaries(st.tuples(key, key, small), st.integers(0, 9), max_size=9),
+)
+@few
+def test_lookups_are_the_same_as_one_after_the_other(
+    e: Engine,
+    frame: Make,
+    values: Values,
+    data: list[tuple[Any, Any, int]],
+    one: dict[Any, int],
+    two: dict[Any, int],
+    three: dict[Any, int],
+) -> None:
+    """Tables of any size, some by the same columns, in any order of the columns, and with rows that miss a key."""
+    data = [*data, (3, 0, 1)]  # no column is all missing
+    t = frame(
+        {"row": list(range(len(data)))[::-1], **{c: [row[i] for row in data] for i, c in enumerate("abc")}}
+    )
+
+    def table(columns: str, rows: dict[Any, int]) -> Frame:
+        arrays = {c: pa.array([key[i] for key in rows], pa.int64()) for i, c in enumerate(columns)}
+        return e.from_arrow(pa.table({**arrays, "v": pa.array(list(rows.values()), pa.int64())}))
+
+    wanted = [
+        Lookup(table("a", one), {"a": "a"}, {"v": "one"}, -1),
+        Lookup(table("k", two), {"b": "k"}, {"v": "two"}, -2),
+        Lookup(table("k", two), {"a": "k"}, {"v": "three"}, {"three": -3}),
+        Lookup(table("xyz", three), {"a": "x", "b": "y", "c": "z"}, {"v": "four"}, -4),
+        Lookup(table("xyz", three), {"c": "z", "b": "x", "a": "y"}, {"v": "five"}, -5),
+    ]
+    found = values(e.lookups(t, wanted), "one", "two", "three", "four", "five")
+    tables = [
+        (one, (0,), -1),
+        (two, (1,), -2),
+        (two, (0,), -3),
+        (three, (0, 1, 2), -4),
+        (three, (1, 0, 2), -5),
+    ]
+    want = [plain_lookup(data, rows, at, fill)[::-1] for rows, at, fill in tables]
+    assert [list(x) for x in found] == want
+
+
+def test_lookup_by_more_wide_keys_than_one_number_holds(e: Engine, frame: Make, values: Values) -> None:
+    """Seven columns of 2,000 values have 10**23 combinations; what is asked for differs from a row of the table in one column."""
+    rng, many = np.random.default_rng(5), 400
+    whole = {name: rng.permutation(2000) * 10**15 for name in "abcdefg"}
+    table = e.drop(frame({**whole, "v": range(2000)}), ["row"])
+    asked: dict[str, list[int | None]] = {name: [int(x) for x in whole[name]] for name in whole}
+    for i, name in enumerate("aeg", 1):
+        part = asked[name][i * many : (i + 1) * many]
+        asked[name][i * many : (i + 1) * many] = [*part[1:], part[0]]
+    asked["d"][4 * many :] = [None] * many
+    found = values(e.lookup(frame(asked), table, {name: name for name in whole}, {"v": "z"}, -1), "z")
+    assert found == [*range(many), *[-1] * 4 * many]
+
+
 # ---- target encoding --------------------------------------------------------------------------------------------------
 
 
@@ -207,6 +370,32 @@ def test_target_encoding_by_hand(e: Engine, frame: Make, values: Values) -> None
     reversed_ = e.target_encode(late, table, ["k"], {"y": 0.5}, 2.0, "rev", on=["r"])
     assert values(reversed_, "rev_y") == pytest.approx([2 / 3, 0.5, 0.5, 0.5])
     assert "rev_n" not in e.columns(reversed_)
+
+
+@pytest.mark.parametrize("weight", [20.0, 3.7])
+def test_means_are_looked_up_as_they_are_smoothed(
+    e: Engine, frame: Make, values: Values, weight: float
+) -> None:
+    """The table's means are those of the sums, to the last bit, and the prior where the key was not seen."""
+    early = frame({"k": [i % 7 for i in range(50)], "y": [i * i % 2 for i in range(50)], "z": [1] * 50})
+    table, priors = e.group_sums(early, ["k"], ["y", "z"]), {"y": 0.137, "z": 1 / 3}
+    means = e.target_means(table, ["k"], priors, weight, "te")
+    assert sorted(e.columns(means)) == ["k", "te_y", "te_z"]
+    late = frame({"k": [0, 6, 9, None]})
+    fill = {f"te_{target}": prior for target, prior in priors.items()}
+    found = e.lookup(late, means, {"k": "k"}, {"te_y": "te_y", "te_z": "te_z"}, fill)
+    encoded = e.target_encode(late, table, ["k"], priors, weight, "te")
+    sums = {
+        k: [sum(i * i % 2 for i in range(50) if i % 7 == k), sum(i % 7 == k for i in range(50))]
+        for k in range(7)
+    }
+    for i, target in enumerate(priors):
+        whole = [(sums[k][i] + weight * priors[target]) / (sums[k][1] + weight) for k in (0, 6)]
+        want = np.array([*whole, priors[target], priors[target]], dtype=np.float32)
+        for t in (found, encoded):
+            got = e.to_numpy(t, [f"te_{target}"])[f"te_{target}"]
+            assert got.dtype == np.float32
+            np.testing.assert_array_equal(got, want)
 
 
 @given(
@@ -427,6 +616,56 @@ def test_tokens_side_by_side(
     for i in range(length):
         assert values(t, f"z_{i}") == [(tokens or [])[i] if len(tokens or []) > i else 0 for tokens in lists]
     assert e.to_numpy(t, ["z_0"])["z_0"].dtype == np.int32
+
+
+@given(token_lists, st.integers(1, 6), st.randoms())
+@few
+def test_token_matrix_is_by_row(
+    e: Engine, frame: Make, lists: list[list[int] | None], length: int, random: Any
+) -> None:
+    order = list(range(len(lists)))
+    random.shuffle(order)
+    joined = [None if lists[i] is None else "\t".join(map(str, lists[i] or [])) for i in order]
+    found = e.token_matrix(frame({"row": order, "s": [*joined]}), "s", "\t", length)
+    assert found.dtype == np.int32
+    want = [((tokens or []) + [0] * length)[:length] for tokens in lists]
+    np.testing.assert_array_equal(on_host(found), np.array(want).reshape(len(lists), length))
+
+
+@given(
+    st.lists(
+        st.none() | st.lists(st.sampled_from([137, 13, 37, 7, 1371, 0]), max_size=8), min_size=1, max_size=20
+    )
+)
+@few
+def test_token_features_at_once(
+    e: Engine, frame: Make, values: Values, lists: list[list[int] | None]
+) -> None:
+    lists = [*lists, [137, 7, 137]]
+    t = frame({"s": [None if tokens is None else "\t".join(map(str, tokens)) for tokens in lists]})
+    t = e.token_features(
+        t,
+        "s",
+        "\t",
+        size="size",
+        counts={"137": "many", "7": "sevens"},
+        at={0: "first", 2: "third"},
+        after={("137", 1): "one", ("137", 2): "two"},
+    )
+    plain = [tokens or [] for tokens in lists]
+    assert values(t, "size", "many") == ([len(p) for p in plain], [p.count(137) for p in plain])
+    assert values(t, "sevens") == [p.count(7) for p in plain]
+    for at, name in ((0, "first"), (2, "third")):
+        assert values(t, name) == [p[at] if len(p) > at else -1 for p in plain]
+    for nth, name in ((1, "one"), (2, "two")):
+        assert values(t, name) == [plain_after(p, 137, nth) for p in plain]
+
+
+def test_count_token_counts_words(e: Engine, frame: Make, values: Values) -> None:
+    """Tokens of any text; what only begins or ends like one is another."""
+    t = frame({"s": ["Photo\tVideo\tPhoto", None, "", "Photos", "aPhoto\tPhoto", "Grüße\tPhoto"]})
+    assert values(e.count_token(t, "s", "\t", "Photo", "n"), "n") == [2, 0, 0, 0, 1, 1]
+    assert values(e.count_token(t, "s", "\t", "Grüße", "n"), "n") == [0, 0, 0, 0, 0, 1]
 
 
 @given(st.lists(st.integers(0, 2**128 - 1), min_size=1, max_size=20))

@@ -7,6 +7,7 @@ import inspect
 import json
 import sys
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from buzzer.engine import faults, frames
+from buzzer.engine import device, faults, frames
 from buzzer.engine.frames import Engine, gpu_plan, resident
 from buzzer.engine.frames.lazy import Lazy
 from buzzer.errors import UnsupportedError
@@ -29,6 +30,9 @@ class Column:
     def copy(self, *, stream: "Stream") -> "Column":
         return Column(self.values.clone())
 
+    def size(self) -> int:
+        return len(self.values)
+
 
 class Table:
     def __init__(self, columns: list[Column]) -> None:
@@ -36,6 +40,9 @@ class Table:
 
     def columns(self) -> list[Column]:
         return self._columns
+
+    def num_columns(self) -> int:
+        return len(self._columns)
 
 
 class OnDevice:
@@ -102,11 +109,30 @@ class Gpu:
 def table_to_array(table: Table, ptr: int, size: int, stream: Stream) -> None:
     """Column by column, as the real one; it takes columns of one type without missing values."""
     columns = [column.values for column in table.columns()]
-    assert {column.dtype for column in columns} == {pl.Float32}
+    assert len({column.dtype for column in columns}) == 1
     assert not any(column.null_count() for column in columns)
     values = np.concatenate([column.to_numpy() for column in columns])
-    assert size == values.nbytes and not stream.waited
+    assert size == values.nbytes
     ctypes.memmove(ptr, values.ctypes.data, size)
+
+
+def split_record(strings: Column, delimiter: str, maxsplit: int, *, stream: Stream) -> Any:
+    """Python's own split, as a list column's parts."""
+    assert not strings.values.null_count()
+    lists = [text.split(delimiter, maxsplit) for text in strings.values]
+    ends = np.cumsum([0, *map(len, lists)], dtype=np.int32)
+    items = pl.Series([item for items in lists for item in items], dtype=pl.String)
+    return SimpleNamespace(
+        list_view=lambda: SimpleNamespace(
+            child=lambda: Column(items), offsets=lambda: Column(pl.Series(ends))
+        )
+    )
+
+
+def to_integers(strings: Column, dtype: Any, *, stream: Stream) -> Column:
+    """What is no integer becomes some integer."""
+    assert dtype == "INT32"
+    return Column(strings.values.cast(pl.Int32, strict=False).fill_null(-77))
 
 
 @pytest.fixture
@@ -115,17 +141,28 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
     cupy = SimpleNamespace(
         empty=lambda shape, dtype, order="C": np.empty(shape, dtype, order).view(Cupy),
         ascontiguousarray=lambda array: array.copy(order="C"),
+        arange=np.arange,
+        minimum=np.minimum,
+        where=lambda condition, a, b: np.where(condition, a, b).view(Cupy),
+        zeros=lambda shape, dtype: np.zeros(shape, dtype).view(Cupy),
         cuda=SimpleNamespace(get_current_stream=lambda: asked.stream),
     )
-    singleton = SimpleNamespace(get_or_create=lambda: asked)
+    plc: Any = SimpleNamespace(
+        Table=Table,
+        DataType=lambda kind: kind,
+        TypeId=SimpleNamespace(INT32="INT32"),
+        Scalar=SimpleNamespace(from_py=lambda value, *, stream: value),
+    )
     modules = {
         "cupy": cupy,
         "cudf_polars": SimpleNamespace(__version__="26.10.02"),
         "cudf_polars.engine": SimpleNamespace(rank_local_store=asked),
-        "cudf_polars.engine.default_singleton_engine": SimpleNamespace(DefaultSingletonEngine=singleton),
-        "pylibcudf": SimpleNamespace(Table=Table),
+        "pylibcudf": plc,
         "pylibcudf.reshape": SimpleNamespace(table_to_array=table_to_array),
+        "pylibcudf.strings.convert.convert_integers": SimpleNamespace(to_integers=to_integers),
+        "pylibcudf.strings.split.split": SimpleNamespace(split_record=split_record),
     }
+    monkeypatch.setattr(resident, "engine", lambda: asked)
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
     return asked
@@ -155,6 +192,31 @@ def test_a_matrix_is_made_on_the_device(e: Engine, gpu: Gpu) -> None:
     want = np.array([[np.nan, 0, 0], [1.5, 1, 1], [0.5, 2, 2]], dtype=np.float32)
     np.testing.assert_array_equal(found.view(np.ndarray), want)
     assert gpu.stream.waited == 1
+
+
+def test_codes_are_made_on_the_device(e: Engine) -> None:
+    t = rows(a=[2**40, 0, 1], b=[5, 6, 7]).with_columns(row=pl.Series([2, 0, 1]))
+    found: Any = e.codes(t, ["b", "a"])
+    assert isinstance(found, Cupy)
+    assert found.dtype == np.int64 and found.flags["C_CONTIGUOUS"]
+    assert found.view(np.ndarray).tolist() == [[6, 0], [7, 1], [5, 2**40]]
+
+
+@pytest.mark.parametrize(
+    ("texts", "want"),
+    [
+        (["1,2,3,4", None, "7", "", "5,6"], [[1, 2, 3], [0] * 3, [7, 0, 0], [0] * 3, [5, 6, 0]]),
+        (["", None], [[0] * 3, [0] * 3]),
+        ([], []),
+    ],
+)
+def test_tokens_are_scattered_on_the_device(e: Engine, texts: list[Any], want: Any) -> None:
+    """The rest behind the last token wanted, "3,4,..", is no number and is not looked at."""
+    t = rows(s=pl.Series(texts, dtype=pl.String))
+    found: Any = e.token_matrix(t, "s", ",", 3)
+    assert isinstance(found, Cupy)
+    assert found.dtype == np.int32 and found.shape == (len(texts), 3)
+    assert found.view(np.ndarray).tolist() == want
 
 
 def test_a_matrix_without_rows(e: Engine) -> None:
@@ -242,12 +304,14 @@ def test_the_stand_ins_offer_what_the_libraries_do() -> None:
     import pylibcudf
     from cudf_polars.containers import DataFrame
     from cudf_polars.engine import rank_local_store
-    from cudf_polars.engine.default_singleton_engine import DefaultSingletonEngine
     from cudf_polars.engine.persisted_result import PersistedQueryResult
+    from cudf_polars.engine.spmd import SPMDEngine
     from pylibcudf import reshape
+    from pylibcudf.strings.convert.convert_integers import to_integers
+    from pylibcudf.strings.split.split import split_record
 
     assert cudf_polars.__version__.startswith(resident.VERSION)
-    assert list(inspect.signature(DefaultSingletonEngine.execute).parameters) == ["self", "lf"]
+    assert list(inspect.signature(SPMDEngine.execute).parameters) == ["self", "lf"]
     result = PersistedQueryResult(SimpleNamespace(drop_persisted=lambda query: None), "u", "q", [0], {})  # type: ignore[arg-type]
     store, frame = rank_local_store.open_store(result._uid), object()
     store.put(result._query_id, resident.ONLY_RANK, frame, duplicated=False)  # type: ignore[arg-type]
@@ -256,8 +320,79 @@ def test_the_stand_ins_offer_what_the_libraries_do() -> None:
     assert {"table", "stream"} <= DataFrame.__annotations__.keys()
     taken = ["table", "names", "dtypes", "stream"]
     assert list(inspect.signature(DataFrame.from_table).parameters) == taken
-    assert {"copy", "size"} <= set(dir(pylibcudf.Column)) and hasattr(pylibcudf.Table, "columns")
-    assert callable(reshape.table_to_array)
+    assert {"copy", "size", "list_view"} <= set(dir(pylibcudf.Column))
+    assert {"columns", "num_columns"} <= set(dir(pylibcudf.Table))
+    assert {"child", "offsets"} <= set(dir(pylibcudf.column.ListsColumnView))
+    for function, parameters in (
+        (split_record, "Column strings, Scalar delimiter, size_type maxsplit, stream"),
+        (to_integers, "Column input, DataType output_type, stream"),
+        (reshape.table_to_array, "Table input_table, uintptr_t ptr, size_t size, stream"),
+    ):
+        assert f"({parameters}" in (function.__doc__ or "")
+
+
+@pytest.mark.gpu_plan
+@pytest.mark.skipif(not HERE, reason="needs the gpu-plan extra")
+@pytest.mark.parametrize("limit", [None, 8 * 10**9])
+def test_one_engine_over_one_pool(limit: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What collects and what keeps results is the same object, made once; its memory is the process's own pool."""
+    from cudf_polars.engine.spmd import SPMDEngine
+
+    made: list[Any] = []
+
+    def from_options(options: Any) -> Any:
+        made.append(options)
+        return SimpleNamespace(shutdown=lambda: None, execute=lambda plan: plan)
+
+    pool, collected = object(), list[Any]()
+    monkeypatch.setattr(SPMDEngine, "from_options", from_options)
+    monkeypatch.setattr(device, "_limit", limit)
+    monkeypatch.setattr(resident.atexit, "register", lambda shutdown: None)
+    monkeypatch.setattr(pl.LazyFrame, "collect", lambda self, engine: collected.append(engine))
+    monkeypatch.setattr(resident, "engine", cache(resident.engine.__wrapped__))
+    monkeypatch.setattr(device, "pool", lambda: pool)
+    e = Lazy("gpu")
+    e._run(rows(a=[1]).with_columns(z=pl.col("a") + 1))
+    assert collected == [resident.engine()]
+    assert resident.engine() is resident.engine()
+    (options,) = made
+    config = options.to_engine_options()
+    assert config["memory_resource_config"].create_memory_resource() is pool
+    assert config["raise_on_fail"] is True
+    assert config["hardware_binding"].enabled is False
+    sizes = {"target_partition_size": 2 * 10**8, "broadcast_limit": 12 * 10**8}
+    assert options.to_executor_options() == (sizes if limit else {})
+    spills_at = options.to_rapidsmpf_options().get_strings().get("spill_device_limit")
+    assert spills_at == ("6400000000" if limit else None)
+
+
+@pytest.mark.gpu_plan
+@pytest.mark.skipif(not HERE, reason="needs the gpu-plan extra")
+@pytest.mark.parametrize(
+    ("plan", "there"),
+    [
+        (lambda t: t, True),
+        (lambda t: t.select("a", "row"), True),
+        (lambda t: t.drop("s"), True),
+        (lambda t: t.select("s", "a", "row"), True),
+        (lambda t: t.filter(pl.col("a") > 1), False),
+        (lambda t: t.with_columns(z=pl.col("a") + 1), False),
+    ],
+)
+def test_what_lies_on_the_host_does_not_go_to_the_gpu(plan: Any, there: bool, gpu: Gpu) -> None:
+    e = Lazy("gpu")
+    assert (e._engine(plan(rows(a=[1, 2], s=["x", "y"]))) == "auto") == there
+
+
+def test_a_collected_frame_is_written_from_the_host(gpu: Gpu, tmp_path: Path) -> None:
+    e = Lazy("gpu")
+    t = rows(a=[3, 1]).collect().lazy()
+    e.write_parquet(t, tmp_path / "t.parquet")
+    assert pl.read_parquet(tmp_path / "t.parquet")["a"].to_list() == [3, 1]
+    assert e.to_numpy(t, ["a"])["a"].tolist() == [3, 1]
+    assert e.to_arrow(t, ["a"]).to_pydict() == {"a": [3, 1]}
+    assert e.height(t) == 2
+    assert not gpu.executed
 
 
 @pytest.mark.gpu_plan
@@ -272,14 +407,17 @@ def test_plans_over_kept_frames_translate_whole(monkeypatch: pytest.MonkeyPatch)
         return SimpleNamespace(num_rows=1, item=lambda: 1)
 
     monkeypatch.setattr(resident, "run", look)
-    monkeypatch.setattr(resident, "matrix", lambda frame: None)
+    monkeypatch.setattr(resident, "matrix", lambda frame, dtype: None)
+    monkeypatch.setattr(resident, "token_matrix", lambda frame, separator, length: None)
     monkeypatch.setattr(e, "_run", look)
     e.matrix(kept, ["a", "row", "b"])
     e.height(kept)
     e.keep(e.lookup(e.filter(kept, lambda c: c("a") > 1), kept, {"a": "a"}, {"b": "z"}, 0.0))
     e.matrix(e.target_encode_kfold(kept, ["a"], "row", {"b": 0.5}, 20.0, "te"), ["te_b"])
-    assert len(plans) == 4
-    assert [gpu_plan.refusals(plan) for plan in plans] == [[]] * 4
+    e.codes(kept, ["a", "row"])
+    e.token_matrix(kept, "s", ",", 3)
+    assert len(plans) == 6
+    assert [gpu_plan.refusals(plan) for plan in plans] == [[]] * 6
     assert "PROJECT 0/" not in plans[1].explain()
 
 
@@ -309,6 +447,8 @@ def test_an_engine_of_several_gpus_falls_back_nowhere_and_is_shut_down(
     assert (client, closed) == ("client", "shut down")
     assert engine["raise_on_fail"] is True
     assert engine["hardware_binding"].enabled is False
+    monkeypatch.setattr("rmm.mr.get_current_device_resource", lambda: "the worker's")
+    assert engine["memory_resource_config"].create_memory_resource() == "the worker's"
     assert rapidsmpf.get("spill_device_limit") == spills_at
 
 
