@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from buzzer.errors import UsageError
-from buzzer.suite import integrity, record, registry, runner
+from buzzer.suite import caches, integrity, record, registry
 from buzzer.suite.child import load_entry
 
 
@@ -46,5 +46,5 @@ def fingerprint(text: str) -> tuple[str, str]:
     if not equals or not Path(folder).is_dir():
         raise UsageError(f"--data {text}: not of the form TASK=FOLDER", "--data booking=/data/booking")
     task = load_entry(registry.task(name).entry)
-    made = task.prepare(Path(folder), runner.cache_folder() / "data", 1.0, 0, lambda share, what: None)
+    made = task.prepare(Path(folder), caches.folder() / "data", 1.0, 0, lambda share, what: None)
     return name, made.fingerprint
