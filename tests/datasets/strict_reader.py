@@ -43,9 +43,9 @@ SHOPPERS_KINDS = {
 
 
 class Refused(Exception):
-    def __init__(self, *lines: int) -> None:
+    def __init__(self, *lines: int, rows: Sequence[Row] = ()) -> None:
         super().__init__(lines)
-        self.lines = lines
+        self.lines, self.rows = lines, list(rows)  # at fault, and those that are not
 
 
 def text_of(data: bytes) -> str:
@@ -218,9 +218,10 @@ def table(
                     row[name] = None if field == "" and name in empty else value(str(field), kinds[name])
         except ValueError:
             wrong.append(at)
-        rows.append(row)
+        else:
+            rows.append(row)
     if wrong:
-        raise Refused(*wrong)
+        raise Refused(*wrong, rows=rows)
     return rows
 
 
@@ -235,7 +236,7 @@ class Folder:
             self.tables[name] = table((self.folder / name).read_bytes(), kinds, **form)
         except Refused as refused:
             self.faults |= {(name, line) for line in refused.lines}
-            self.tables[name] = []
+            self.tables[name] = refused.rows
         return self.tables[name]
 
     def need(self, name: str, good: bool, line: int = 0) -> None:
