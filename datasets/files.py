@@ -22,6 +22,7 @@ from buzzer.errors import DataError
 
 # Digits are those of ASCII: \d would match those of every script, which engines then read as missing.
 NUMBER = r"[0-9]{1,15}(\.[0-9]{1,30})?"
+COMPONENT = rf"-?{NUMBER}([eE](-[0-9]{{1,2}}|\+?[01]?[0-9]))?"  # of a vector: within float32
 PATTERNS = {
     "int64": r"^-?[0-9]{1,18}$",
     "date": r"^(19|20)[0-9]{2}-[0-9]{2}-[0-9]{2}$",
@@ -31,8 +32,7 @@ PATTERNS = {
     "hash64": r"^[0-9A-Fa-f]{64}$",
     "hashes": r"^\[('[0-9A-Fa-f]{64}'(, '[0-9A-Fa-f]{64}')*)?\]$",
     "path": r"^[0-9A-Fa-f]{64}(/[0-9A-Fa-f]{64})*$",
-    # Exponents below 20 keep within float32.
-    "vector": rf"^\[-?{NUMBER}([eE][-+]?[01]?[0-9])?(, -?{NUMBER}([eE][-+]?[01]?[0-9])?)*\]$",
+    "vector": rf"^\[{COMPONENT}(, {COMPONENT})*\]$",
     "float64": rf"^-?{NUMBER}([eE][-+]?[0-9]{{1,2}})?$",
     "chance": r"^([0-9]{1,15}(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]{1,3})?$",
     "integers": r"^[0-9]{1,9}(\t[0-9]{1,9})*$",

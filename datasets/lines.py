@@ -6,6 +6,7 @@ pandas, cuDF, Polars and pyarrow agree. Everything else is refused with its file
 """
 
 import re
+import reprlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
@@ -25,7 +26,7 @@ BLANK = re.compile(rb"(?:^|\n)\r?\n")
 
 def shown(value: object) -> str:
     """A value as a message shows it: quoted, escaped and short."""
-    text = repr(value)
+    text = repr(value) if isinstance(value, str) else reprlib.repr(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
@@ -62,7 +63,7 @@ def line_blocks(
     """
     rest, form = b"", Form(path, names, separator.encode(), quoted)
     while data := file.read(BLOCK_BYTES):
-        if data.startswith(PARQUET) and not rest:
+        if data.startswith(PARQUET) and b"\0" in data[:1024]:
             raise DataError(f"{path}: a Parquet file, and not text", "`buzzer data info` shows the format")
         data = rest + data
         end = data.rfind(b"\n") + 1
@@ -151,10 +152,8 @@ def stray_quote(row: str, separator: str) -> tuple[int, str]:
             end = row.find('"', at + 1)
             if end < 0:
                 return column, "a quote is never closed"
-            if end == at + 1:
-                return column, "a quote within the field" if row[
-                    end + 1 : end + 2
-                ] == '"' else "quotes around nothing"
+            if end == at + 1 and not row.startswith('"', end + 1):
+                return column, "quotes around nothing"
             at = end + 1
             if at < len(row) and row[at] != separator:
                 return column, "text after the closing quote"

@@ -37,19 +37,21 @@ def objects(path: Path, *, known: bool = False) -> Iterator[dict[str, Any]]:
 
 
 def numbered(path: Path, *, known: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
-    """As `objects`, each with the number of the line where it begins."""
+    """As `objects`, each with the number of the line where it begins (0 of a file that is known)."""
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     with opened(path) as file:
         reader, number = Reader(path, file, known), 0
         if reader.take() != "[":
             raise DataError(f"{path}: not a list of queries", "is it the organisers' test file?")
-        going = reader.peek() != "]" or reader.take() == ""
+        going = reader.peek() != "]"
+        if not going:
+            reader.take()
         while going:
             told = f"cut or damaged after {number} queries"
             if reader.peek() not in ("{", ""):
                 raise reader.error(f"query {number} is not an object")
-            yield reader.line_here(), reader.value(told)
+            yield 0 if known else reader.line_here(), reader.value(told)
             number += 1
             if reader.peek() not in (",", "]"):
                 raise reader.error(f"cut or damaged after {number} queries: no comma and no end of the list")

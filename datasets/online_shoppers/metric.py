@@ -36,7 +36,7 @@ def scores(truth: Array, chance: Array) -> dict[str, float]:
 
 def score(submission: Path, truth: Path) -> dict[str, float]:
     """The scores of a submission `row,chance` against `row,bought`. Raises DataError unless both have the same rows, each
-    once, and the truth both classes."""
+    once; AUC is NaN where the truth has one class."""
     given, known = (
         pl.concat([block for _, block in csv_blocks(path, kinds)])
         for path, kinds in ((submission, SUBMISSION), (truth, TRUTH))
@@ -44,8 +44,6 @@ def score(submission: Path, truth: Path) -> dict[str, float]:
     joined = known.join(given, on="row")
     if not given.height == known.height == joined.height == given["row"].n_unique():
         raise DataError(f"{submission}: its rows are not those of {truth.name}, each once")
-    if known["bought"].n_unique() < 2:
-        raise DataError(f"{truth}: AUC is not defined, all rows are of one class")
     return scores(joined["bought"].to_numpy(), joined["chance"].to_numpy())
 
 

@@ -166,9 +166,8 @@ def draw(
     """Rows of a part, in no order; see `draw_pairs`."""
     late = part != "train"
     tweet, reader = draw_pairs(world, rng, n, place, part)
-    different, of = np.unique(
-        tweet, return_inverse=True
-    )  # two in five: a tweet is written once for all its rows
+    # Two rows in five are of different tweets: all about a tweet is made once.
+    different, of = np.unique(tweet, return_inverse=True)
     tweets = tweets_of(world, different, late)
     author, time = tweets["author"].to_numpy()[of], tweets["tweet_timestamp"].to_numpy()[of]
     follows = follow(world, author, reader)
@@ -181,11 +180,8 @@ def draw(
 def tweets_of(world: World, tweet: Ints, late: bool) -> pl.DataFrame:
     """All that is known of tweets and their authors, a row each; `author` besides the official columns."""
     author = world.author(tweet)
-    language, topic, links = (
-        world.tweet_language(tweet, author),
-        world.topic(tweet, author),
-        world.links(tweet),
-    )
+    language, topic = world.tweet_language(tweet, author), world.topic(tweet, author)
+    links = world.links(tweet)
     tag = topic * 50 + uniform_int(tweet, world.salt(40), 50)
     domain = mixed(author, world.salt(44)).astype(np.int64) % 5000
     columns: dict[str, Any] = {

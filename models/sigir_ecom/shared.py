@@ -32,7 +32,8 @@ def prepare(source: Path | None, cache: Path, scale: float, seed: int, progress:
             cache.mkdir(parents=True, exist_ok=True)
             dataset.split(folder, local, seed, progress)
         files = checked(dataset.check, local, cache, progress)
-        notes += [f"local test: sessions of the last {HELD_OUT_DAYS} days, cut as the organisers describe"]
+        local_test = f"local test: sessions of the last {HELD_OUT_DAYS} days, cut as the organisers describe"
+        notes.insert(0, local_test)
     if not files.facts["labelled"]:
         notes.append("no labels in the test files: no score")
     rows = dict(files.rows)

@@ -43,9 +43,9 @@ SHOPPERS_KINDS = {
 
 
 class Refused(Exception):
-    def __init__(self, *lines: int) -> None:
+    def __init__(self, *lines: int, rows: Sequence[Row] = ()) -> None:
         super().__init__(lines)
-        self.lines = lines
+        self.lines, self.rows = lines, list(rows)  # at fault, and those that are not
 
 
 def text_of(data: bytes) -> str:
@@ -77,18 +77,21 @@ def split(row: str, separator: str, quoted: bool) -> list[str | None]:
 
 def lines_of(data: bytes, allowed: str) -> tuple[list[str], list[int]]:
     """Lines without their ends, and the numbers of those that are wrong."""
-    lines = text_of(data).split("\n")
-    if lines[-1] == "":
-        lines.pop()
-        ended = True
-    else:
-        ended = False
-    bad = []
-    for number, line in enumerate(lines, 1):
-        if line.endswith("\r") and (number < len(lines) or ended):
-            line = lines[number - 1] = line[:-1]
+    pieces = data.split(b"\n")
+    ended = pieces[-1] == b""
+    if ended:
+        pieces.pop()
+    lines, bad = [], []
+    for number, piece in enumerate(pieces, 1):
+        try:
+            line = piece.decode("utf-8")
+        except UnicodeDecodeError:
+            line = "\0"
+        if line.endswith("\r") and (number < len(pieces) or ended):
+            line = line[:-1]
         if not line or any((ord(c) < 32 or c in "\x7f\ufeff") and c not in allowed for c in line):
             bad.append(number)
+        lines.append(line)
     return lines, bad
 
 
@@ -102,10 +105,11 @@ def number(text: str, tall: bool) -> bool:
     integer, point, fraction = mantissa.partition(".")
     if not whole(integer, 15) or (point and not whole(fraction, 30, sign=False)):
         return False
+    down = exponent.startswith("-")
     exponent = exponent[1:] if exponent[:1] in ("+", "-") else exponent
     if not e:
         return True
-    return whole(exponent, 2, sign=False) and (tall or len(exponent) == 1 or exponent[0] in "01")
+    return whole(exponent, 2, sign=False) and (tall or down or len(exponent) == 1 or exponent[0] in "01")
 
 
 def hexadecimal(text: str, n: int) -> bool:
@@ -185,8 +189,6 @@ def table(
     if names is None and data.startswith(b"\xef\xbb\xbf"):
         data = data[3:]
     lines, bad = lines_of(data, "" if names is None else f"\t{separators}")
-    if bad:
-        raise Refused(*bad)
     first, separator, quoted = 1, separators, names is None
     if names is None:
         if not lines:
@@ -199,11 +201,13 @@ def table(
         first = 2
         known = set(kinds) | set(optional)
         if set(kinds) - set(names) or set(names) - known or len(set(names)) < len(names):
-            raise Refused(1)
+            raise Refused(1, *bad)
     if not lines and not rowless:
         raise Refused(0)
-    rows, wrong = [], []
+    rows, wrong = [], list(bad)
     for at, line in enumerate(lines, first):
+        if at in bad:
+            continue
         fields = split(line, separator, quoted)
         row: Row = {"line": at}
         try:
@@ -214,9 +218,10 @@ def table(
                     row[name] = None if field == "" and name in empty else value(str(field), kinds[name])
         except ValueError:
             wrong.append(at)
-        rows.append(row)
+        else:
+            rows.append(row)
     if wrong:
-        raise Refused(*wrong)
+        raise Refused(*wrong, rows=rows)
     return rows
 
 
@@ -231,7 +236,7 @@ class Folder:
             self.tables[name] = table((self.folder / name).read_bytes(), kinds, **form)
         except Refused as refused:
             self.faults |= {(name, line) for line in refused.lines}
-            self.tables[name] = []
+            self.tables[name] = refused.rows
         return self.tables[name]
 
     def need(self, name: str, good: bool, line: int = 0) -> None:

@@ -13,7 +13,10 @@ from buzzer.datasets import checked as module
 from buzzer.datasets import recsys2021
 from buzzer.datasets.checked import checked
 from buzzer.datasets.files import Files
-from buzzer.errors import DataError
+from buzzer.errors import DataError, UsageError
+from buzzer.models.recsys2021.task import RecSys2021
+from buzzer.suite.cli.check import fingerprint
+from buzzer.suite.cli.data import generate
 
 OLD_NS = 1_700_000_000_123_456_789
 
@@ -156,3 +159,28 @@ def test_a_cache_that_cannot_be_written_costs_time_only(made: Path, tmp_path: Pa
     for _ in range(2):
         assert checked(check, made, tmp_path / "file", silent).rows
     assert check.calls == 2
+
+
+def test_a_task_takes_scale_and_notes_from_the_files(made: Path, cache: Path) -> None:
+    data = RecSys2021().prepare(made, cache, 1.0, 0, silent)
+    assert (data.source, data.scale) == ("generated", 0.00004)
+    assert data.notes == ("training parts of scale 1e-06, test of 4e-05",)
+    assert len(list((cache / "checks").iterdir())) == 1
+
+
+def test_the_command_line_holds_records_against_files(
+    made: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BUZZER_CACHE", str(cache))
+    assert fingerprint(f"recsys2021={made}") == ("recsys2021", recsys2021.check(made, silent).fingerprint)
+    assert (cache / "data" / "checks").is_dir()
+
+
+def test_the_command_line_generates_a_test_of_its_own_scale(tmp_path: Path) -> None:
+    generate("recsys2021", tmp_path / "r", scale=0.000001, test_scale=0.00004, jobs=1)
+    assert recsys2021.check(tmp_path / "r", silent).scale == 0.00004
+    with pytest.raises(UsageError, match="booking has no test part of its own scale"):
+        generate("booking", tmp_path / "b", test_scale=0.1)
+    for bad in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(UsageError, match="--test-scale"):
+            generate("recsys2021", tmp_path / "r2", test_scale=bad)

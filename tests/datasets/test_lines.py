@@ -76,7 +76,7 @@ BAD = {
     "header only": (HEAD, "no rows"),
     "nothing": (b"", "the file is empty"),
     "binary": (b"\x1f\x8b\x08\x00" + ROW, "line 1: the header is not text"),
-    "Parquet": (HEAD + b"PAR1\x15\x04", "a Parquet file"),
+    "Parquet": (HEAD + b"PAR1\x15\x00", "a Parquet file"),
 }
 
 

@@ -373,6 +373,14 @@ def test_a_submission_answers_the_truths_queries(made: Path, tmp_path: Path, tas
     ):
         with pytest.raises(DataError, match=told):
             sigir_ecom.score(put(tmp_path / "s.json", given_), test)
+    for key in ("query", "label"):
+        for depth in range(900, 1000, 5):  # up to what the reader takes, and beyond
+            deep = "[" * depth + "]" * depth
+            (tmp_path / "s.json").write_text(
+                json.dumps([{key: 0}, *own[1:]]).replace(f'"{key}": 0', f'"{key}": {deep}', 1)
+            )
+            with pytest.raises(DataError):
+                sigir_ecom.score(tmp_path / "s.json", test)
     (tmp_path / "s.json").write_text(json.dumps(own) + "[]")
     with pytest.raises(DataError, match="text after the end"):
         sigir_ecom.score(tmp_path / "s.json", test)
