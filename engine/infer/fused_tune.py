@@ -45,7 +45,7 @@ def tune_encoder(form: Form, tokens: int, seconds: float) -> Iterator[dict[str, 
             if not wait([compiled], max(0.0, until - time.monotonic())).done:
                 break
             found = measured(weights, tokens, kept, mode)
-            yield {"mode": mode} | asdict(found)
+            yield {"mode": mode} | found.facts()
             if found.refused is None and found.microseconds < best:
                 best, kept.modes[program] = found.microseconds, mode
                 kept.write(path)
@@ -60,6 +60,10 @@ class Measured:
     microseconds: float = nan
     error: float = nan
     refused: str | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """What is known, for people and JSON."""
+        return {key: value for key, value in asdict(self).items() if value is not None and value == value}
 
 
 def measured(weights: EncoderWeights, tokens: int, kept: Tuned, mode: str) -> Measured:

@@ -361,6 +361,7 @@ def test_a_mode_that_cannot_run_is_refused_by_the_tuner(device: str, monkeypatch
         refused = fused_tune.measured(weights, 16, Tuned(), "persistent").refused
         assert refused
         assert str(error) in refused
+        assert list(found.facts()) == ["microseconds", "error"]
 
     def gives_up(self: Program) -> None:
         run(self)
