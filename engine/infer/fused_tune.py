@@ -45,8 +45,8 @@ def tune_encoder(form: Form, tokens: int, seconds: float) -> Iterator[dict[str, 
             if not wait([compiled], max(0.0, until - time.monotonic())).done:
                 break
             found = measured(weights, tokens, kept, mode)
-            yield {"mode": mode} | asdict(found)
-            if found.refused is None and found.microseconds < best:
+            yield {"mode": mode} | found.facts()
+            if found.refused is None and found.microseconds is not None and found.microseconds < best:
                 best, kept.modes[program] = found.microseconds, mode
                 kept.write(path)
     yield {"program": program, "taken": kept.mode(program), "in_time": time.monotonic() < until}
@@ -55,11 +55,15 @@ def tune_encoder(form: Form, tokens: int, seconds: float) -> Iterator[dict[str, 
 @dataclass(frozen=True)
 class Measured:
     """Median device time of a cold graph launch, the output's relative distance from plain launches', and why the mode is
-    not to be taken."""
+    not to be taken; None: unknown, or no such reason."""
 
-    microseconds: float = nan
-    error: float = nan
+    microseconds: float | None = None
+    error: float | None = None
     refused: str | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """What is known, for people and JSON."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 def measured(weights: EncoderWeights, tokens: int, kept: Tuned, mode: str) -> Measured:
@@ -82,7 +86,8 @@ def measured(weights: EncoderWeights, tokens: int, kept: Tuned, mode: str) -> Me
     want, got = plain.output.double(), program.output.double()
     error = float((got - want).norm() / want.norm())
     right = isfinite(error) and error < ERROR
-    return Measured(median(times), error, None if right else "its output is not that of plain launches")
+    known = error if isfinite(error) else None
+    return Measured(median(times), known, None if right else "its output is not that of plain launches")
 
 
 def launches_of(form: Form, tokens: int, kept: Tuned, mode: str) -> list[Launch]:

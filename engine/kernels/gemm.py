@@ -22,8 +22,8 @@ from buzzer.engine.kernels.jit import (
 )
 
 GROUP = 8  # row blocks whose programs share weights in L2
-# Values of a residual's tile that are loaded before the product, a quarter of what a thread's registers hold.
-EARLY = tl.constexpr(64 * 64)
+# Values of the largest tile whose residual is loaded before the product: more would not leave it enough registers.
+SMALL = tl.constexpr(64 * 64)
 
 
 @dataclass(frozen=True, order=True)
@@ -119,8 +119,8 @@ def gemm_tile(
     kept = (rows < M)[:, None] & (columns < N)[None, :]
     first = (row_tile * ROWS).to(tl.int64) * N
     cell = in_tile[:, None] * N + columns[None, :]  # 32 bits: 64-bit ones would take registers from the tile
-    early: tl.constexpr = RESIDUAL and ROWS * COLUMNS <= EARLY
-    if early:
+    small: tl.constexpr = RESIDUAL and ROWS * COLUMNS <= SMALL
+    if small:
         added = tl.load(residual + first + cell, mask=kept, other=0.0)
     whole: tl.constexpr = w.dtype.element_ty == tl.int8
     total = tl.zeros((ROWS, COLUMNS), tl.int32 if whole else tl.float32)
@@ -144,7 +144,7 @@ def gemm_tile(
     if BIAS:
         result += biases[None, :]
     if RESIDUAL:
-        if not early:
+        if not small:
             added = tl.load(residual + first + cell, mask=kept, other=0.0)
         result += added.to(tl.float32)
     result = activated(result, ACT)
@@ -303,8 +303,8 @@ def default_tile(m: int, n: int, k: int, dtype: torch.dtype, splits: bool) -> Ti
     that it reads or the FLOPs that it does, and the sums that a split writes and a norm reads."""
     width = dtype.itemsize
     depth = min(128 // width, max(32, triton.next_power_of_2(k)))
-    whole = [tile for tile in candidates(m, n, k, depth, splits) if tile.rows * tile.columns <= UNSPILLED]
-    return min(whole, key=lambda tile: estimate(tile, m, n, k, width))
+    fit = [tile for tile in candidates(m, n, k, depth, splits) if tile.rows * tile.columns <= UNSPILLED]
+    return min(fit, key=lambda tile: estimate(tile, m, n, k, width))
 
 
 def early_tile(m: int, n: int, k: int, dtype: torch.dtype, splits: bool) -> Tile | None:

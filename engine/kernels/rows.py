@@ -51,11 +51,13 @@ def embed(
     PDL: tl.constexpr,
 ):
     """Sum of three embeddings, and its layer norm."""
-    let_next_start(PDL)
     columns = tl.arange(0, BLOCK)
     inside = columns < N
     g, b, _, inverses = row_vectors(gamma, beta, None, inverse, columns, inside, False, LIMIT)
     wait_for_previous(PDL)
+    let_next_start(
+        PDL
+    )  # a run's first kernel, so only now: all later ones read the run's inputs before they wait
     row = tl.program_id(0)
     word = words + tl.load(ids + row).to(tl.int64) * N + columns
     place = positions + tl.load(ids + M + row).to(tl.int64) * N + columns

@@ -1,6 +1,9 @@
 """The fused backend's whole models against float64 torch, in the interpreter and on a GPU; its packing and its plan."""
 
 import dataclasses
+import json
+from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -361,6 +364,7 @@ def test_a_mode_that_cannot_run_is_refused_by_the_tuner(device: str, monkeypatch
         refused = fused_tune.measured(weights, 16, Tuned(), "persistent").refused
         assert refused
         assert str(error) in refused
+        assert list(found.facts()) == ["microseconds", "error"]
 
     def gives_up(self: Program) -> None:
         run(self)
@@ -376,6 +380,79 @@ def test_a_mode_that_cannot_run_is_refused_by_the_tuner(device: str, monkeypatch
     monkeypatch.setattr(Program, "run", fails)
     with pytest.raises(RuntimeError, match="no"):
         fused_tune.measured(weights, 16, Tuned(), "plain")
+
+
+@pytest.mark.parametrize("in_time", [True, False])
+def test_the_tuner_stores_what_it_has_found(
+    device: str, in_time: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """On a GPU it measures; in the interpreter every launch is run once and takes a microsecond."""
+    from buzzer.engine.infer import fused_tune
+    from buzzer.engine.kernels import tune
+    from buzzer.engine.kernels.offline import Compiler
+
+    class Ahead:
+        def __init__(self, *_: int) -> None: ...
+
+        def __enter__(self) -> Any:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def start(self, *_: Any) -> Any:
+            compiled: Any = Future()
+            if in_time:
+                compiled.set_result(None)
+            return compiled
+
+    class Graph:
+        def __init__(self, run: Any) -> None:
+            self.replay = run
+
+    def microseconds(launches: list[Any], count: int) -> float:
+        for launch in launches:
+            launch()
+        return 1.0
+
+    monkeypatch.setenv("BUZZER_CACHE", str(tmp_path))
+    if device == "cpu":
+        bench, random = tune.Bench, fused_tune.random
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+        monkeypatch.setattr(tune, "gpu_name", lambda: "a-gpu")
+        monkeypatch.setattr(tune, "microseconds", microseconds)
+        monkeypatch.setattr(tune, "Bench", lambda shape, device: bench(shape, "cpu"))
+        for name, fake in {
+            "require_gpu": lambda: None,
+            "gpu_name": lambda: "a-gpu",
+            "Ahead": Ahead,
+            "random": lambda *form: random(*form[:-1], "cpu", vocabulary=50),
+            "capture": Graph,
+            "replays": lambda graph, count, cold: [graph.replay() or 7.0],
+        }.items():
+            monkeypatch.setattr(fused_tune, name, fake)
+        with Compiler(80):  # for the GPU's shared memory
+            told = list(fused_tune.tune_encoder((1, 64, 128, 2, "int8"), 16, 600.0 if in_time else 0.0))
+    else:
+        told = list(fused_tune.tune_encoder((1, 64, 128, 2, "int8"), 16, 600.0 if in_time else 0.0))
+    json.loads(json.dumps(told), parse_constant=pytest.fail)
+    *_, last = told
+    stored = list(tmp_path.glob("kernels/*.json"))
+    assert last["in_time"] == in_time
+    if not in_time:
+        assert last["taken"] == "plain"
+        assert [x["tile"] for x in told[:4]] == [None] * 4
+        assert not stored
+        return
+    kept = tune.Tuned.read(stored[0])
+    assert {shape: x.columns for shape, x in kept.tiles.items()} == {
+        x["shape"]: x["tile"]["columns"] for x in told[:4]
+    }
+    assert len(kept.tiles) == 4
+    assert kept.modes == {last["program"]: last["taken"]}
+    modes = {x["mode"]: x for x in told[4:-1]}
+    assert {"plain", "persistent"} <= set(modes)
+    assert all(x["error"] < 0.05 for x in modes.values() if "refused" not in x)
 
 
 def test_a_barrier_that_was_given_up_is_an_error(device: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,7 +83,10 @@ def test_dependent_launch_lets_the_next_start_then_loads_all_constants_before_th
         wait = x["steps"].index("wait")
         before, after = x["steps"][:wait], x["steps"][wait + 1 :]
         product = "depth" in x
-        assert before[0] == "start"
+        if x["kernel"] == "embed":  # once what wrote the run's inputs has ended
+            assert after[0] == "start"
+        else:
+            assert before[0] == "start"
         assert ("prefetch" in before) == (product and not x["whole"])
         assert not {"copy", "store"} & set(before)
         bare = x["kernel"] == "pool" or (product and x["precision"] == "fp16" and x["split"] > 1)
