@@ -70,6 +70,7 @@ gpukit: $(VENV)/.test $(KIT_LIST)  ## bring along what a GPU machine without net
 	$(BIN)/python -m buzzer.suite.gpu_kit sizes
 
 rehearsal:  ## the calls of docs/gpu.md without a GPU: MACHINE=python3 of the like, CALLS=frames-3 REHEARSAL='--stretch 20'
+	@test -n "$(MACHINE)" || { echo "say which Python stands for the GPU machine's: make rehearsal MACHINE=..." >&2; exit 2; }
 	$(BIN)/python -m buzzer.suite.gpu_rehearsal --python $(MACHINE) $(if $(CALLS),--calls '$(CALLS)') $(REHEARSAL)
 
 soak: $(VENV)/.test  ## 200 runs under kills, out-of-memory, timeouts, full disk: the table of faults (minutes)

@@ -114,7 +114,7 @@ BERT = of(
     "bert",
     timed(Step("env", ("-m", "buzzer", "env"), 30, gpu=False), 10, 3.1),
     timed(kernels("kernel probe", 60, "probe"), 25, 2.1),
-    timed(tests("kernel tests", 90, *KERNEL_TESTS, chosen=NEW_PATHS, marked="gpu", processes=8), 45, 13.5),
+    timed(tests("kernel tests", 90, *KERNEL_TESTS, chosen=NEW_PATHS, marked="gpu", processes=8), 45, 29.5),
     timed(tune("fp8", 75, 45), 55, 2.2),
     timed(tune("int8", 60, 35), 45, 2.1),
     timed(tune("fp16", 60, 35), 45, 2.1),
@@ -154,8 +154,13 @@ TREES_ALONE = ("--backend", "xgboost,nvforest", "--batch", "100000", "--rounds",
 BOOKING = (*SEED["booking"], *NETWORKS)
 PIPELINES = ("tests/models/recsys2021", "tests/models/booking")
 
+LIBRARIES = (
+    "numpy, pandas, polars, xgboost, nvforest, rmm, cudf, cudf_polars, dask_cuda, dask_cudf, cupy, torch"
+)
+
 FRAMES = of(
     "frames",
+    timed(Step("libraries", ("-W", "ignore", "-c", f"import {LIBRARIES}"), 60, gpu=False), 12, 8.0),
     timed(tests("operators", 75, "tests/engine/frames"), 45, 31.0),
     timed(recsys("small", 90, ENGINES, *SMALL, *NETWORKS), 50, 13.0),
     timed(recsys("nvforest", 60, "polars,cudf,polars-gpu", *SMALL, *TREES), 35, 8.0),

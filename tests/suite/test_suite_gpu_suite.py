@@ -272,7 +272,7 @@ def test_steps_fit_their_minutes() -> None:
             assert step.cpu_s / step.cores < step.expected_s <= step.limit_s / 1.2, step.name
     shown = gpu_suite.listed(gpu_steps.FRAMES)
     assert len(shown) == len(gpu_steps.FRAMES) + 1
-    assert shown[1].startswith("operators")
+    assert shown[1].startswith("libraries")
 
 
 CALLS = gpu_kit.calls()
@@ -388,11 +388,23 @@ def test_a_rehearsal_stages_what_travels_and_nothing_else(
     assert f"HOME={tmp_path / 'machine' / 'home'}" in environment
 
 
-def test_a_rehearsal_tells_what_ended_otherwise() -> None:
-    good = {"name": "a", "status": "ok", "message": "", "records": {"ok": 1, "unsupported": 2}}
-    bad = {"name": "b", "status": "ok", "message": "", "records": {"ok": 1, "error": 1}}
-    late = {"name": "c", "status": "timeout", "message": "slow", "records": {}}
-    assert gpu_rehearsal.judged([good, bad, late]) == ["c: timeout: slow", "b: {'ok': 1, 'error': 1}"]
+@pytest.mark.parametrize(
+    ("status", "message", "records", "good"),
+    [
+        ("ok", "2 passed", {}, True),
+        ("ok", "1 ok, 1 unsupported: cudf: no driver", {"ok": 1, "unsupported": 1}, True),
+        ("ok", "1 ok, 1 unsupported: cudf: the package is missing", {"ok": 1, "unsupported": 1}, False),
+        ("unsupported", "9 skipped in 1.0s", {}, True),
+        ("unsupported", "error: no such library", {}, False),
+        ("ok", "1 ok, 1 error: polars: it broke", {"ok": 1, "error": 1}, False),
+        ("timeout", "no driver", {}, False),
+    ],
+)
+def test_a_rehearsal_tells_what_ended_otherwise(
+    status: str, message: str, records: dict[str, int], good: bool
+) -> None:
+    step = {"name": "a", "status": status, "message": message, "records": records}
+    assert gpu_rehearsal.judged([step], "no driver") == ([] if good else [f"a: {status}: {message}"])
 
 
 def test_the_profile_for_minutes_tries_few_examples_and_shrinks_none() -> None:
