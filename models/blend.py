@@ -12,9 +12,10 @@ TRIED = (0.0, 0.5, 1.0, 2.0)  # few, so that little is learned from chance
 
 
 def log_odds(p: Array) -> Array:
-    """Of probabilities, float64."""
+    """Of probabilities, float64, where they are: on the host or the device."""
     inside = np.clip(p.astype(np.float64), SURE, 1 - SURE)
-    return np.asarray(np.log(inside / (1 - inside)))
+    odds: Array = np.log(inside / (1 - inside))
+    return odds
 
 
 def best_of(values: Sequence[Array], classes: Sequence[Array], weights: Sequence[float], k: int) -> Array:

@@ -20,6 +20,7 @@ class OnnxFile:
             raise UsageError("an ONNX file has no sentences: --lengths real is for encoders")
         path = Path(ask.params["path"]).resolve()
         takes = onnx_graph.signature(path)
+        check_rows(takes, ask.batch)
         rng = np.random.default_rng(ask.seed)
         batches = [
             {one.name: onnx_graph.sample(one, ask.batch, ask.seq, rng) for one in takes.inputs}
@@ -31,6 +32,17 @@ class OnnxFile:
         return Loaded(
             path, takes.outputs, batches, plain.run, [ask.batch] * ask.inputs, notes=(NOTE,), facts=facts
         )
+
+    def identity(self, ask: Ask) -> None:
+        """Its weights may lie in other files."""
+
+
+def check_rows(takes: Signature, batch: int) -> None:
+    """Raises UsageError where every input has one fixed number of rows, and another is asked for."""
+    found = {one.shape[0] if one.shape else None for one in takes.inputs}
+    rows = found.pop() if len(found) == 1 else None
+    if isinstance(rows, int) and rows != batch:
+        raise UsageError(f"--batch {batch}: the file's inputs have {rows} rows, fixed", f"use --batch {rows}")
 
 
 class Plain:

@@ -3,14 +3,18 @@
 A target knows nothing of clocks or backends' names; it is named in configs/models.yaml by its `entry: module:attr`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from buzzer.engine.infer import Array
 
 Batch = Mapping[str, Array]
+LARGE = 1 << 20  # bytes of a file that is not read to tell it from another
 
 
 @dataclass(frozen=True)
@@ -55,3 +59,30 @@ class Target(Protocol):
     def load(self, ask: Ask) -> Loaded:
         """Raises UsageError for what the model has not (packing of images, say), DataError for bad files."""
         ...
+
+    def identity(self, ask: Ask) -> Any:
+        """JSON-able: what fixes weights and inputs beside `ask`, so that answers can be kept between calls of `buzzer bench`; None where
+        another call may get another model."""
+        ...
+
+
+def outputs_of(module: Any, batch: Batch, names: Sequence[str]) -> dict[str, Array]:
+    """A torch module in evaluation mode, run where its weights are; its outputs on the host."""
+    import torch
+
+    device = next((w.device for w in module.parameters()), "cpu")
+    with torch.inference_mode():
+        found = module(*(torch.as_tensor(array, device=device) for array in batch.values()))
+    tensors = found if isinstance(found, tuple | list) else (found,)
+    return {name: np.asarray(t.cpu()) for name, t in zip(names, tensors, strict=True)}
+
+
+def stamp(files: Iterable[Path]) -> str:
+    """One text for the files' contents; large ones count by size and time of change."""
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        told = file.stat()
+        large = told.st_size > LARGE
+        digest.update(f"{file.name} {told.st_size} {told.st_mtime_ns if large else ''}".encode())
+        digest.update(b"" if large else file.read_bytes())
+    return digest.hexdigest()

@@ -1,40 +1,60 @@
 """The bench protocol, in the child: one model on one backend, its inputs rotating, its outputs checked run by run.
 
-`fit` computes the right answers and the machine's roof once for all backends; `bench` times one of them.
+`fit` computes the right answers, where they are not in the cache, and the machine's roof once for all backends; `bench` times one of them.
 """
 
-import hashlib
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from buzzer.engine import infer
 from buzzer.engine.infer import Array, Session, roofline
+from buzzer.engine.infer.cost import Cost, cost_of
 from buzzer.engine.infer.roofline import Roof
-from buzzer.engine.infer.session import Staging
+from buzzer.engine.infer.session import Description, Staging
+from buzzer.errors import DataError
 from buzzer.models.job import Job, Result, Steps
-from buzzer.models.target import Ask, Loaded, Target
+from buzzer.models.target import Ask, Loaded, Target, stamp
+from buzzer.suite import benchcache
+from buzzer.suite.benchcache import Answers
 from buzzer.suite.child import load_entry
 
 FLUSH = 4  # times the last-level cache, streamed over before a cold run
 WARMUP_S, WARMUP_RUNS = 1.0, 5
 LEAST_RUNS = 4  # however slow: two rounds have the seven of a median
+COMPILED = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 QUANTISED = ("int8", "fp8")  # precisions for which the module is quantised before the backend gets it
+SAME = 1e-3  # largest relative error between the FP32 answers of a GPU and of the CPU
 TINY = 1e-30
 WORST = -1.0  # cosine of an output that is not finite or was not written
 
 
-def load(job: Job) -> Loaded:
-    """The target's model and inputs."""
-    target: Target = load_entry(job.params["target"])  # type: ignore[assignment]
-    names = ("batch", "seq", "inputs", "lengths", "packing")
-    own = {"params": job.params["model"], "work": job.work.parent, "threads": job.threads}
-    return target.load(Ask(**{n: job.params[n] for n in names}, seed=job.seed, **own))
+@dataclass(frozen=True)
+class Setting:
+    """The target, what is asked of it, and the folder of what is kept for this model at these sizes."""
+
+    target: Target
+    ask: Ask
+    kept: Path
+
+    @classmethod
+    def of(cls, job: Job) -> "Setting":
+        target: Target = load_entry(job.params["target"])  # type: ignore[assignment]
+        names = ("batch", "seq", "inputs", "lengths", "packing")
+        own = {"params": job.params["model"], "work": job.work.parent, "threads": job.threads}
+        ask = Ask(**{n: job.params[n] for n in names}, seed=job.seed, **own)
+        return cls(target, ask, benchcache.folder(job, target, ask))
+
+    def load(self) -> Loaded:
+        """The target's model and inputs."""
+        return self.target.load(self.ask)
 
 
 @dataclass
@@ -42,7 +62,7 @@ class Check:
     """Holds outputs against the right ones, and keeps the worst.
 
     It fills each array it has seen with NaN, so that a backend which hands out the same buffer again without writing
-    it is found out.
+    it is found out. An output that is bit by bit one that was compared before is not compared again.
     """
 
     loaded: Loaded
@@ -53,6 +73,7 @@ class Check:
     rows: int = 0
     bad: int = 0
     runs: int = 0
+    _known: dict[tuple[int, str], tuple[Array, int, int]] = field(default_factory=dict)  # output, hits, rows
 
     def take(self, index: int, outputs: Mapping[str, Array]) -> None:
         self.runs += 1
@@ -64,7 +85,10 @@ class Check:
 
     def compare(self, index: int, name: str, got: Array) -> bool:
         """Whether one output is finite and of the right shape."""
-        want = self.expected[index][name]
+        if (known := self._known.get((index, name))) is not None and np.array_equal(known[0], got):
+            self.hits, self.rows = self.hits + known[1], self.rows + known[2]
+            return True
+        want, whole = self.expected[index][name], got
         if got.shape != want.shape or (got.dtype.kind == "f" and not np.isfinite(got).all()):
             self.cosine = WORST
             return False
@@ -72,8 +96,9 @@ class Check:
         got, want = (as_rows(x if keep is None else x[keep]) for x in (got, want))
         self.cosine = min(self.cosine, least_cosine(got, want))
         self.error = max(self.error, float(np.abs(got - want).max() / max(np.abs(want).max(), TINY)))
-        self.hits += int((got.argmax(1) == want.argmax(1)).sum())
-        self.rows += len(got)
+        hits = int((got.argmax(1) == want.argmax(1)).sum())
+        self.hits, self.rows = self.hits + hits, self.rows + len(got)
+        self._known[index, name] = whole.copy(), hits, len(got)
         return True
 
     def scores(self) -> dict[str, float]:
@@ -160,6 +185,7 @@ class Timer:
         assert isinstance(session, Staging)
         staged = session.stage(batch)
         torch.cuda.synchronize()
+        torch.cuda._sleep(roofline.SPIN_CYCLES)  # the work is enqueued before the first event is reached
         start.record()
         session.replay(staged)
         end.record()
@@ -168,15 +194,17 @@ class Timer:
 
 
 def flusher(device: str) -> Callable[[], None]:
-    """What drives the model out of the last-level cache: a pass over a larger buffer, read and written."""
+    """What drives the model out of the last-level cache: a pass over a larger buffer, read and written. On a GPU another one is
+    read after it, so that no written lines are left, which the run would have to wait for."""
     if device == "cuda":
         import torch
 
         size = FLUSH * torch.cuda.get_device_properties(0).L2_cache_size
-        buffer = torch.zeros(size // 4, device="cuda")
+        buffer, clean = (torch.zeros(size // 4, device="cuda") for _ in range(2))
 
         def flush_device() -> None:
             buffer.add_(1)
+            clean.sum()
             torch.cuda.synchronize()
 
         return flush_device
@@ -199,32 +227,38 @@ class Bench:
         import torch
 
         torch.set_num_threads(job.threads)
-        loaded = load(job)
-        digest = hashlib.sha256()
-        for index, batch in enumerate(loaded.batches):
+        setting = Setting.of(job)
+        answers = benchcache.read_answers(setting.kept)
+        if answers is None:
+            loaded = setting.load()
             yield "predict"
-            np.savez(job.work / f"{index}.npz", **dict(loaded.reference(batch)))  # type: ignore[arg-type]
-            for name, array in sorted(batch.items()):
-                digest.update(name.encode() + array.tobytes())
+            answers = answered(loaded, job.device)
+            benchcache.write_answers(answers, setting.kept)
+            del loaded
         yield "roof"
         roof = roofline.measure(job.threads, job.device)
         (job.work / "roof.json").write_text(json.dumps(asdict(roof)))
-        facts = {"notes": loaded.notes, "source": loaded.source, "fingerprint": digest.hexdigest()}
+        facts = {"notes": answers.notes, "source": answers.source, "fingerprint": answers.fingerprint}
         return Result({}, 0, facts)
 
     def bench(self, job: Job) -> Steps:
-        # Inductor would take another run's kernels from its cache, and its compile time would be nobody's.
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(job.out / "inductor")
+        if (
+            job.backend == "torch_compile"
+        ):  # it would take another run's kernels, and their time would be nobody's
+            os.environ |= {name: str(job.out / "compiled" / name) for name in COMPILED}
         yield "load"
-        loaded = load(job)
-        expected = [dict(np.load(job.work / f"{i}.npz")) for i in range(len(loaded.batches))]
+        setting = Setting.of(job)
+        loaded, answers = setting.load(), benchcache.read_answers(setting.kept)
+        if answers is None:
+            raise DataError(f"{setting.kept}: no right answers", "run the bench again")
+        benchcache.check_inputs(answers, loaded.batches, setting.kept)
         roof = Roof(**json.loads((job.work / "roof.json").read_text()))
-        model = loaded.model
+        model = on_device(loaded.model, job.device)
         if job.precision in QUANTISED:
             yield "quantise"
-            model = quantised(loaded, job.precision)
+            model = quantised(replace(loaded, model=model), job, setting.kept)
         yield "compile"
-        check = Check(loaded, expected)
+        check = Check(loaded, answers.expected)
         with prepared(model, loaded, job) as session:
             for index in first_of_each_shape(loaded):
                 check.take(index, session.run(loaded.batches[index]))
@@ -237,21 +271,92 @@ class Bench:
                 from buzzer.suite import loadgen
 
                 told = loadgen.run(session, loaded, check, job.params, job.out)
-                return Result(
-                    check.scores(), told.pop("rows"), facts(session, loaded, job, roof, check, told)
-                )
+                more = facts(session.describe(), loaded, job, roof, answers.cost, check, told)
+                return Result(check.scores(), told["rows"], more, notes=session.describe().notes)
             yield "warm"
+            before = gpu_state(job.device)
             warm = timer.measure(count, seconds, most, lambda: None)
             yield "cold"
             cold = timer.measure(count, seconds, most, flusher(job.device))
             yield "score"
-            told = facts(session, loaded, job, roof, check, {"warm_rows": warm.rows})
+            described = session.describe()
+            told = facts(described, loaded, job, roof, answers.cost, check, {"warm_rows": warm.rows})
+        if before is not None:
+            told["gpu_state"] = {"before": before, "after": gpu_state(job.device)}
         samples = {"warm_run": warm.wall, "cold_run": cold.wall}
         if warm.device:
             samples |= {"warm_run_device": warm.device, "cold_run_device": cold.device}
         asked, had = max(count, len(loaded.batches)), min(len(warm.wall), len(cold.wall))
-        notes = ended_early(job.backend, job.precision, had, asked, most)
+        notes = described.notes + ended_early(job.backend, job.precision, had, asked, most)
         return Result(check.scores(), warm.rows + cold.rows, told, (), samples, notes)
+
+
+def answered(loaded: Loaded, device: str) -> Answers:
+    """The right answers of every input: in FP32, on the GPU where there is one, which is held against the CPU by one row.
+
+    Raises DataError for an answer that is not finite, RuntimeError where GPU and CPU differ.
+    """
+    first = {name: array[:1] for name, array in loaded.batches[0].items()}
+    moved, on_cpu = is_module(loaded.model) and device == "cuda", {}
+    if moved:
+        on_cpu = dict(loaded.reference(first))
+        on_device(loaded.model, device)
+        exact_products()
+        check_answers(on_cpu, loaded.reference(first))
+    expected = [dict(loaded.reference(batch)) for batch in loaded.batches]
+    for index, outputs in enumerate(expected):
+        for name, array in outputs.items():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise DataError(
+                    f"the model's own answer is not finite: output {name}, input {index}",
+                    "no precision can be held against it; choose other weights or another --seed",
+                )
+    cost = cost_of(loaded.model, loaded.batches[0])
+    inputs = benchcache.fingerprint(loaded.batches)
+    return Answers(expected, inputs, loaded.source, tuple(loaded.notes), cost)
+
+
+def check_answers(cpu: Mapping[str, Array], gpu: Mapping[str, Array]) -> None:
+    """Raises RuntimeError where the GPU computes another FP32 answer than the CPU."""
+    for name, want in cpu.items():
+        error = float(np.abs(gpu[name] - want).max() / max(np.abs(want).max(), TINY))
+        if not error < SAME:
+            raise RuntimeError(
+                f"output {name}: FP32 on the GPU is off the CPU's by {error:.3g} of the largest value"
+            )
+
+
+def exact_products() -> None:
+    """FP32 products without TF32."""
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+
+
+def is_module(model: Any) -> bool:
+    """Whether it is a torch module; does not import torch for models that are none."""
+    return "torch" in sys.modules and isinstance(model, sys.modules["torch"].nn.Module)
+
+
+def on_device(model: Any, device: str) -> Any:
+    """A torch module moved to the GPU, where it is calibrated and packed faster; all else as it is."""
+    return model.to(device) if device == "cuda" and is_module(model) else model
+
+
+def gpu_state(device: str) -> dict[str, Any] | None:
+    """Clock of the multiprocessors in MHz, power in watts and temperature in degrees Celsius, by NVML; None without it."""
+    if device != "cuda":
+        return None
+    import torch
+
+    try:
+        return {
+            "sm_mhz": torch.cuda.clock_rate(),
+            "power_w": torch.cuda.power_draw() / 1000,
+            "temperature_c": torch.cuda.temperature(),
+        }
+    except Exception:  # noqa: BLE001  no bindings, or a counter that this GPU has not: no reason to lose a run
+        return None
 
 
 def ended_early(backend: str, precision: str, runs: int, count: int, most: float) -> tuple[str, ...]:
@@ -261,15 +366,26 @@ def ended_early(backend: str, precision: str, runs: int, count: int, most: float
     return (f"{backend} {precision} was ended after {most:g} s, with {runs} of {count} runs (--at-most)",)
 
 
-def quantised(loaded: Loaded, precision: str) -> Any:
-    """The module with static scales of the target's calibration inputs. A model file keeps its own types."""
-    import torch
+def quantised(loaded: Loaded, job: Job, kept: Path) -> Any:
+    """The module with static scales of the target's calibration inputs. A model file keeps its own types.
 
-    if not isinstance(loaded.model, torch.nn.Module):
+    On the CPU, where that takes its time, it is read from the cache; a GPU is faster than the reading.
+    """
+    if not is_module(loaded.model):
         return loaded.model
     from buzzer.engine import quant
 
-    return quant.quantise(loaded.model, loaded.calibration, precision=precision)
+    folder = kept / f"quantised-{job.precision}-{benchcache.digest(stamp(sources(quant)))}"
+    if folder.is_dir():
+        return quant.load(folder, loaded.model)
+    made = quant.quantise(loaded.model, loaded.calibration, precision=job.precision)
+    if job.device == "cpu":
+        benchcache.keep(folder, lambda aside: quant.save(made, aside))
+    return made
+
+
+def sources(package: Any) -> list[Path]:
+    return [*Path(package.__file__).parent.glob("*.py")]
 
 
 def prepared(model: Any, loaded: Loaded, job: Job) -> Session:
@@ -302,13 +418,18 @@ def warm_up(session: Session, loaded: Loaded, most: float) -> None:
 
 
 def facts(
-    session: Session, loaded: Loaded, job: Job, roof: Roof, check: Check, more: Mapping[str, Any]
+    told: Description,
+    loaded: Loaded,
+    job: Job,
+    roof: Roof,
+    cost: Cost | None,
+    check: Check,
+    more: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The record's `details` and, under `bench`, the fields of its own."""
-    told = session.describe(loaded.batches[0])
-    floor = None
-    if told.flops is not None and told.bytes_moved is not None:
-        floor = roof.floor_s(told.bytes_moved, told.flops, job.precision)
+    flops, moved = (None, None) if cost is None else (cost.flops, cost.bytes_moved(job.precision))
+    told = replace(told, flops=flops, bytes_moved=moved)
+    floor = None if flops is None or moved is None else roof.floor_s(moved, flops, job.precision)
     bench = {
         "batch": job.params["batch"],
         "seq": job.params["seq"],

@@ -1,14 +1,18 @@
 """What `buzzer bench` runs and in which order, and the table of what came out."""
 
+import functools
+import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from statistics import median
+from pathlib import Path
+from statistics import fmean, median
 from typing import Any
 
 from buzzer.engine import infer
-from buzzer.errors import BuzzerError, UnsupportedError, unknown_name
+from buzzer.engine.infer import onnx_graph
+from buzzer.errors import BuzzerError, DataError, UnsupportedError, unknown_name
 from buzzer.suite import percentiles, registry
 from buzzer.suite.budget import Budget
 from buzzer.suite.plan import Run
@@ -18,6 +22,9 @@ from buzzer.suite.registry import NO_ENGINE, ModelConfig, TaskConfig, Variant
 ENTRY = "buzzer.suite.bench:BENCH"
 REFERENCE = "torch_eager"
 ANY = "any"  # precision of a record of a backend that is not here
+WEIGHTS = (".json", ".safetensors", ".bin", ".txt")  # files of a model folder
+INPUTS, LEAST_INPUTS = 16, 4  # different batches: most, and least of large ones
+LARGE = 65536  # tokens (rows, where they have none) of all inputs together that large batches may have
 COLUMNS = (
     "#",
     "backend",
@@ -27,6 +34,8 @@ COLUMNS = (
     "p90",
     "p99",
     "cold p50",
+    "cold device ms",
+    "p99/mean",
     "x fp32",
     "rows/s",
     "of floor",
@@ -51,6 +60,11 @@ class Choice:
     params: dict[str, Any]  # batch, seq, lengths, ...: see suite/bench.py
 
 
+def inputs_of(batch: int, seq: int) -> int:
+    """How many batches to rotate through where nobody says: each has an FP32 answer, which for large ones takes its time and memory."""
+    return min(INPUTS, max(LEAST_INPUTS, LARGE // (batch * max(seq, 1))))
+
+
 def task_of(choice: Choice) -> TaskConfig:
     """The model as the runner takes it."""
     return TaskConfig(
@@ -63,8 +77,36 @@ def task_of(choice: Choice) -> TaskConfig:
         reference=Variant(engine=NO_ENGINE, backend=REFERENCE),
         metric="cosine",
         tolerance=0.0,  # bench runs have gates of their own: registry.bench_gate
-        params={"target": choice.model.entry, "model": choice.model.params, **choice.params},
+        params={
+            "target": choice.model.entry,
+            "model": choice.model.params,
+            **content(choice.model),
+            **choice.params,
+        },
     )
+
+
+def content(model: ModelConfig) -> dict[str, str]:
+    """`model_hash` of a model that a path names, so that another file of the same name is another model; nothing for a named one."""
+    paths = [Path(value) for value in model.params.values() if Path(str(value)).is_absolute()]
+    return {"model_hash": hash_of(paths[0])} if paths else {}
+
+
+@functools.cache
+def hash_of(path: Path) -> str:
+    """First 12 hex digits of the sha256 of a model's files. Raises DataError for what is none."""
+    if path.suffix == ".onnx" and path.is_file():
+        files = onnx_graph.files(path)
+    else:
+        files = [path] if path.is_file() else [p for p in sorted(path.iterdir()) if p.suffix in WEIGHTS]
+    digest = hashlib.sha256()
+    for file in files:
+        try:
+            with file.open("rb") as opened:
+                digest.update(hashlib.file_digest(opened, "sha256").digest())
+        except OSError as error:
+            raise DataError(f"{file}: {error.strerror}", f"{path} needs it") from error
+    return digest.hexdigest()[:12]
 
 
 def reference_run(choice: Choice) -> Run:
@@ -158,16 +200,33 @@ class Row:
         return done / spent if spent else None
 
     @property
+    def cold_device_s(self) -> float | None:
+        """Mean device time of a cold run; None where there is no device."""
+        found = self.pooled("cold_run_device")
+        return fmean(found) if found else None
+
+    @property
+    def row_s(self) -> float:
+        """Seconds of a row, by which rows are ranked: by the mean device time of cold runs where there is a device, else by the median
+        run for equal batches, and by all warm runs for others."""
+        records = [r for r in self.records if r.bench]
+        real = any(r.bench and r.bench.lengths == "real" for r in records)
+        if cold := self.pooled("cold_run_device"):
+            return sum(cold) / sum(r.rows - (r.bench.rows if r.bench else 0) for r in records)
+        if real and self.rows_s:
+            return 1 / self.rows_s
+        warm = self.pooled("warm_run")
+        return median(warm) / self.first.config["batch"] if warm else math.inf
+
+    @property
     def order(self) -> tuple[bool, float]:
-        """Ranked first; then the fastest by the time a row takes, which is the median latency for equal batches."""
-        if self.first.bench and self.first.bench.lengths == "real" and self.rows_s:
-            return not self.ranked, 1 / self.rows_s
-        samples = self.pooled("warm_run")
-        return not self.ranked, median(samples) if samples else math.inf
+        """Ranked first, then the fastest."""
+        return not self.ranked, self.row_s
 
     def cells(self, rank: str, base: "Row | None") -> tuple[str, ...]:
         r, warm = self.first, self.pooled("warm_run")
         half, floor = percentiles.quantile(warm, 0.5), r.bench.floor_s if r.bench else None
+        against = self.cold_device_s or (half.value if half else None)
         compile_s = [p.wall_s for x in self.records for p in x.phases if p.name == "compile"]
         return (
             rank,
@@ -178,9 +237,11 @@ class Row:
             ms(percentiles.quantile(warm, 0.9)),
             ms(percentiles.quantile(warm, 0.99)),
             ms(percentiles.quantile(self.pooled("cold_run"), 0.5)),
+            "" if self.cold_device_s is None else f"{1e3 * self.cold_device_s:.3f}",
+            spread(self.pooled("cold_run_device")),
             speed_up(self, base),
             "" if self.rows_s is None else f"{self.rows_s:,.0f}",
-            "" if floor is None or half is None else f"{100 * floor / half.value:.0f} %",
+            "" if floor is None or against is None else f"{100 * floor / against:.0f} %",
             "" if "cosine" not in r.scores else f"{min(x.scores['cosine'] for x in self.records):.5f}",
             f"{max(compile_s):.1f}" if compile_s else "",
             str(len(warm)) if warm else "",
@@ -191,6 +252,12 @@ class Row:
 def ms(found: percentiles.Quantile | None) -> str:
     """Milliseconds; empty where the percentile was refused."""
     return "" if found is None else f"{1e3 * found.value:.2f}"
+
+
+def spread(samples: Sequence[float]) -> str:
+    """The 99th percentile as a share of the mean; empty where the percentile was refused."""
+    high = percentiles.quantile(samples, 0.99)
+    return "" if high is None else f"{high.value / fmean(samples):.3f}"
 
 
 def speed_up(row: Row, base: Row | None) -> str:
@@ -230,7 +297,7 @@ def is_base(row: Row) -> bool:
     """Whether others are compared with this row: the model's first backend (torch eager, XGBoost) in FP32, padded."""
     r = row.first
     plain = r.bench is not None and r.bench.packing == "padded"
-    known = registry.models().get(r.task)
+    known = None if "model_hash" in r.config else registry.models().get(r.task)
     first = known.backends[0] if known else REFERENCE
     return row.ranked and plain and (r.backend, r.precision) == (first, "fp32")
 
@@ -243,24 +310,33 @@ def table(records: Iterable[Record]) -> list[tuple[str, ...]]:
 
 
 def boards(records: Iterable[Record]) -> dict[tuple[Any, ...], list[Record]]:
-    """Bench records by what makes them comparable: model, sizes, inputs, budget, machine, scenario."""
+    """Bench records by what makes them comparable: model (of a path: its contents), sizes, inputs, device, budget, machine, scenario."""
     from buzzer.suite import machine
 
     found: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
     for r in records:
         if r.job == "bench":
             sizes = (r.config["batch"], *(str(r.config[k]) for k in ("seq", "lengths", "scenario")))
-            key = (r.task, sizes, r.budget.name, machine.line(r.machine))
+            key = (
+                r.task,
+                r.config.get("model_hash", ""),
+                sizes,
+                r.device,
+                r.budget.name,
+                machine.line(r.machine),
+            )
             found[key].append(r)
     return dict(sorted(found.items()))
 
 
 def title(record: Record) -> str:
-    """`bert-base, batch 1, 128 tokens`."""
+    """`bert-base, batch 1, 128 tokens`; a path's model with the hash of its contents; the device where it is not the CPU."""
     c = record.config
     kind = ", real sentence lengths" if c["lengths"] == "real" else f", {c['seq']} tokens" if c["seq"] else ""
     scenario = f", MLPerf {c['scenario']}" if c["scenario"] else ""
-    return f"{record.task}, batch {c['batch']:,}{kind}{scenario}"
+    device = "" if record.device == "cpu" else f", on {record.device}"
+    model = f"{record.task} ({c['model_hash']})" if "model_hash" in c else record.task
+    return f"{model}, batch {c['batch']:,}{kind}{scenario}{device}"
 
 
 def fastest(records: Iterable[Record]) -> list[str]:
@@ -269,8 +345,6 @@ def fastest(records: Iterable[Record]) -> list[str]:
     for group in boards(records).values():
         best = next((row for row in rows(group) if row.ranked), None)
         if best is not None and not best.first.config["scenario"]:  # LoadGen has its own figures
-            each = median(best.pooled("warm_run")) / best.first.config["batch"]
-            lines.append(
-                f"{title(best.first)}: {best.first.backend} {best.first.precision}, {1e6 * each:,.2f} us a row"
-            )
+            told = f"{best.first.backend} {best.first.precision}, {1e6 * best.row_s:,.2f} us a row"
+            lines.append(f"{title(best.first)}: {told}")
     return lines if len(lines) > 1 else []

@@ -16,6 +16,7 @@ from buzzer.datasets.recsys2021.schema import GROUPS, LABELLED, LABELS, SUBMISSI
 from buzzer.errors import DataError
 
 Array = npt.NDArray[Any]
+Ids = Any  # Sequence[str] or pyarrow.ChunkedArray
 KEYS = list(SUBMISSION[:2])
 CLIP = 1e-15  # of predictions, as the scorer's log loss
 
@@ -181,9 +182,7 @@ def labels_of(path: Path) -> Iterator[pl.DataFrame]:
         yield block.select(wanted)
 
 
-def append_submission(
-    path: Path, tweets: Sequence[str], readers: Sequence[str], predicted: Mapping[str, Array]
-) -> None:
+def append_submission(path: Path, tweets: Ids, readers: Ids, predicted: Mapping[str, Array]) -> None:
     """Add rows in the official format; probabilities by engagement, [rows]."""
     columns = {"tweet_id": tweets, SUBMISSION[1]: readers}
     table = pl.DataFrame(columns | {label: predicted[label] for label in SUBMISSION[2:]})
@@ -191,9 +190,7 @@ def append_submission(
         table.write_csv(file, include_header=False)
 
 
-def write_submission(
-    path: Path, tweets: Sequence[str], readers: Sequence[str], predicted: Mapping[str, Array]
-) -> None:
+def write_submission(path: Path, tweets: Ids, readers: Ids, predicted: Mapping[str, Array]) -> None:
     """A whole submission; see `append_submission`."""
     with new_file(path) as aside:
         append_submission(aside, tweets, readers, predicted)

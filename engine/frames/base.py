@@ -278,10 +278,6 @@ class Engine(ABC):
         return t
 
     @abstractmethod
-    def tokens(self, t: Frame, column: str, separator: str, length: int, out: str) -> Frame:
-        """The first tokens of a joined list of integers: <out>_0 .. <out>_<length-1>, int32, 0 after the last."""
-
-    @abstractmethod
     def hex_id(self, t: Frame, column: str, out: str, digits: int = 32) -> Frame:
         """The last 16 of an id's hexadecimal digits as int64 (two's complement); none may be missing."""
 

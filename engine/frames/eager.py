@@ -91,6 +91,9 @@ class Eager(Engine):
     def collect(self, t: Frame) -> Frame:
         return t.copy()  # columns that were added one by one, in one block again
 
+    def keep(self, t: Frame) -> Frame:
+        return t  # computed already, and a matrix makes its own copy
+
     def height(self, t: Frame) -> int:
         return len(t)
 
@@ -279,16 +282,9 @@ class Eager(Engine):
     def token_after(self, t: Frame, column: str, separator: str, token: str, nth: int, out: str) -> Frame:
         return self.token_features(t, column, separator, after={(token, nth): out})
 
-    def tokens(self, t: Frame, column: str, separator: str, length: int, out: str) -> Frame:
-        matrix = self._tokens(t[column], separator, length)
-        return t.assign(**{f"{out}_{i}": matrix[:, i] for i in range(length)})
-
     def token_matrix(self, t: Frame, column: str, separator: str, length: int) -> Array:
-        return self._tokens(self._ordered(t, [column])[column], separator, length)
-
-    def _tokens(self, column: Any, separator: str, length: int) -> Array:
-        found = token_lists.computed(self.name, column, separator, lambda x: {"": x.matrix(length)})
-        return found[""]
+        text = self._ordered(t, [column])[column]
+        return token_lists.computed(self.name, text, separator, lambda x: {"": x.matrix(length)})[""]
 
     def hex_id(self, t: Frame, column: str, out: str, digits: int = 32) -> Frame:
         if self.name == "cudf":

@@ -86,6 +86,7 @@ class FusedSession(Base):
             parameters=sum(w.numel() for w in self.plan.model.parameters()),
             weight_bytes=self.weight_bytes(),
             kernels=self._kernels,
+            graph=True if self.plan.device == "cuda" else None,
         )
 
     @torch.inference_mode()

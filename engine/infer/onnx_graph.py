@@ -77,6 +77,17 @@ def read(path: Path, weights: bool = False) -> Any:
         raise DataError(f"{path}: not an ONNX model that can be loaded: {error}") from error
 
 
+def files(path: Path) -> list[Path]:
+    """The file and those beside it that hold its weights. Raises DataError for a file that is missing or no ONNX graph."""
+    held = {
+        entry.value
+        for weight in read(path).graph.initializer
+        for entry in weight.external_data
+        if entry.key == "location"
+    }
+    return [path, *(path.parent / name for name in sorted(held))]
+
+
 def quantised(path: Path) -> bool:
     """Whether the file computes in eight bits: it has quantise nodes or integer products."""
     kinds = {node.op_type for node in read(path).graph.node}

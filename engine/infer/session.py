@@ -43,6 +43,10 @@ class Description:
     kernels: int | None = None  # kernels, or operators of the optimised graph, in one run
     flops: int | None = None  # of one run on the batch that `describe` was given; a multiply-add is two
     bytes_moved: int | None = None  # the least that run must move: weights at this precision, inputs, outputs
+    graph: bool | None = (
+        None  # whether a run replays a CUDA graph; None on a CPU, or where the backend does not tell
+    )
+    notes: tuple[str, ...] = ()  # what a reader of its times must know
 
 
 class Session(Protocol):

@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from buzzer.engine.infer.graphed import Staged, fetched, graph_or_note
 from buzzer.engine.infer.onnx_graph import export
-from buzzer.engine.infer.session import Array, Base, Description, Plan, as_arrays, check_batch
+from buzzer.engine.infer.session import Array, Base, Description, Plan, check_batch
 from buzzer.errors import DataError, UnsupportedError
 
 try:
@@ -22,7 +23,10 @@ PRECISIONS = ("fp32", "fp16", "int8", "fp8")
 
 
 class TensorRt(Base):
-    """An engine for batches up to the example's size, on torch's device memory and stream."""
+    """An engine for batches up to the example's size, on torch's device memory and stream.
+
+    Where all axes are fixed a run replays a CUDA graph on buffers that stay in place.
+    """
 
     def __init__(self, plan: Plan) -> None:
         import torch
@@ -33,37 +37,63 @@ class TensorRt(Base):
         self._logger = tensorrt.Logger(tensorrt.Logger.ERROR)
         self._engine = tensorrt.Runtime(self._logger).deserialize_cuda_engine(build(plan, self._logger))
         self._context = self._engine.create_execution_context()
-        self._stream = torch.cuda.Stream()
+        self._taken = self._names(tensorrt.TensorIOMode.INPUT)
+        self._graph, self._notes = graph_or_note(self._call, self._sent(plan.example), plan, "TensorRT")
 
-    def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
+    def _sent(self, batch: Mapping[str, Array]) -> list[Any]:
         import torch
 
-        check_batch(self.plan, batch)
-        with torch.cuda.stream(self._stream):
-            held = {name: torch.as_tensor(array, device="cuda") for name, array in batch.items()}
-            for name in self._names(tensorrt.TensorIOMode.INPUT):
-                self._context.set_input_shape(name, tuple(held[name].shape))
-                self._context.set_tensor_address(name, held[name].data_ptr())
-            outputs = self._outputs()
-            if not self._context.execute_async_v3(self._stream.cuda_stream):
-                raise RuntimeError("TensorRT could not run the engine")
-            floats = [t.float() if t.is_floating_point() else t for t in outputs]
-            return as_arrays([t.cpu().numpy() for t in floats], self.plan.outputs)
+        return [torch.as_tensor(batch[name], device="cuda") for name in self._taken]
+
+    def _call(self, inputs: list[Any]) -> tuple[Any, ...]:
+        """Start the engine on torch's current stream; new outputs."""
+        import torch
+
+        for name, tensor in zip(self._taken, inputs, strict=True):
+            self._context.set_input_shape(name, tuple(tensor.shape))
+            self._context.set_tensor_address(name, tensor.data_ptr())
+        outputs = tuple(self._outputs())
+        if not self._context.execute_async_v3(torch.cuda.current_stream().cuda_stream):
+            raise RuntimeError("TensorRT could not run the engine")
+        return outputs
 
     def _outputs(self) -> list[Any]:
-        """New output tensors, full of NaN where they hold floats."""
+        """New output tensors, full of NaN where they hold floats; in a graph they are filled by `poison`, outside of the timed work."""
         import torch
 
-        made = []
+        made, captured = [], torch.cuda.is_current_stream_capturing()
         for name in self.plan.outputs:
             dtype = getattr(torch, tensorrt.nptype(self._engine.get_tensor_dtype(name)).__name__)
             shape = tuple(self._context.get_tensor_shape(name))
-            tensor = torch.full(
-                shape, float("nan") if dtype.is_floating_point else 0, dtype=dtype, device="cuda"
-            )
+            tensor = torch.empty(shape, dtype=dtype, device="cuda")
+            if dtype.is_floating_point and not captured:
+                tensor.fill_(torch.nan)
             self._context.set_tensor_address(name, tensor.data_ptr())
             made.append(tensor)
         return made
+
+    def stage(self, batch: Mapping[str, Array]) -> Staged:
+        """Copy a batch to the device: into the graph's buffers where there is one."""
+        check_batch(self.plan, batch)
+        inputs = self._sent(batch)
+        return Staged(self._graph.take(inputs) if self._graph else inputs)
+
+    def replay(self, staged: Staged) -> None:
+        """Start the work on it; does not wait."""
+        staged.outputs = self._graph.replay() if self._graph else self._call(staged.inputs)
+
+    def fetch(self, staged: Staged) -> dict[str, Array]:
+        """Wait, and bring the outputs to the host."""
+        return fetched(staged, self.plan.outputs)
+
+    def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
+        staged = self.stage(batch)
+        self.replay(staged)
+        return self.fetch(staged)
+
+    def poison(self) -> None:
+        if self._graph is not None:
+            self._graph.poison()
 
     def _names(self, mode: Any) -> list[str]:
         every = (self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors))
@@ -80,6 +110,8 @@ class TensorRt(Base):
             parameters=None if isinstance(module, Path) else sum(w.numel() for w in module.parameters()),
             weight_bytes=None,
             kernels=self._engine.num_layers,
+            graph=self._graph is not None,
+            notes=self._notes,
         )
 
 

@@ -1,4 +1,4 @@
-"""PyTorch through its compiler (Inductor): generated C++ on the CPU, Triton and CUDA graphs on the GPU."""
+"""PyTorch through its compiler (Inductor): generated C++ on the CPU, Triton on the GPU."""
 
 import shutil
 from typing import Any
@@ -17,13 +17,13 @@ class TorchCompile(TorchEager):
 
     backend = "torch_compile"
 
-    def ready(self, plan: Plan) -> Any:
-        if plan.device == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
+    def ready(self, module: torch.nn.Module) -> Any:
+        if self.plan.device == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
             raise UnsupportedError("torch.compile needs a C++ compiler", "install g++ or clang++")
-        opened = any(plan.dynamic.values())
-        # CUDA graphs are for fixed sizes; the CPU has no use for either mode.
-        mode = "max-autotune" if plan.device == "cuda" and not opened else None
-        return torch.compile(plan.model.to(plan.device).eval(), dynamic=opened, mode=mode)
+        opened = any(self.plan.dynamic.values())
+        # The CPU has no use for the mode. Inductor's own graphs copy inputs inside a run: ours is captured around its kernels.
+        mode = "max-autotune-no-cudagraphs" if self.plan.device == "cuda" and not opened else None
+        return torch.compile(module, dynamic=opened, mode=mode)
 
 
 def prepare(plan: Plan) -> TorchCompile:

@@ -49,7 +49,7 @@ class Observed:
         self.low, self.high = min(self.low, low), max(self.high, high)
 
     def count(self, x: Tensor) -> None:
-        found = torch.histc(x.float(), BINS, self.low, self.high)
+        found = torch.histc(x.float(), BINS, self.low, self.high).cpu()
         self.counts = found if self.counts is None else self.counts + found
 
     def centres(self) -> Tensor:
@@ -125,11 +125,12 @@ def watch(
 
         return look
 
+    device = next((weight.device for weight in module.parameters()), torch.device("cpu"))
     handles = [module.get_submodule(name).register_forward_pre_hook(hook(name)) for name in names]
     try:
         for batch in batches:
             held.clear()
-            module(*(torch.from_numpy(array) for array in batch.values()))
+            module(*(torch.as_tensor(array, device=device) for array in batch.values()))
     finally:
         for handle in handles:
             handle.remove()

@@ -119,7 +119,8 @@ class QuantLinear(nn.Module):
     @torch.no_grad()
     def packed(self) -> Packed:
         weight = encode(self.weight, self.weight_scale, self.precision)
-        bias = torch.zeros(self.out_features) if self.bias is None else self.bias.detach().float().clone()
+        given = weight.new_zeros(self.out_features, dtype=torch.float32) if self.bias is None else self.bias
+        bias = given.detach().float().clone()
         scale, zero = float(self.input_scale), int(self.input_zero)
         if zero:
             bias = bias - scale * zero * self.weight_scale * weight.float().sum(1)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,14 @@ import numpy as np
 from buzzer.engine.infer import Array
 from buzzer.errors import UnsupportedError, UsageError, unknown_name
 from buzzer.models.bert import weights
-from buzzer.models.target import Ask, Batch, Loaded
+from buzzer.models.target import Ask, Batch, Loaded, outputs_of, stamp
 
 RANDOM = "random weights of the published shape: latency only, accuracy means nothing"
 RANDOM_IDS = "uniform random token ids: no tokenizer at hand (the weights extra brings one)"
 STAND_IN = "sentences of a generated stand-in for CLINC150: set BUZZER_DATA for the real ones"
 PACKINGS = ("padded", "sorted", "packed")
 CALIBRATION = 8  # batches
+CALIBRATED = 8  # rows of each, at most: static scales need no more, and each is a run in FP32
 SENTENCES = 4096  # at most that many are tokenised
 LONGEST = 128  # tokens after which a sentence of real length is cut
 SPECIAL = 1000  # below it are BERT's unused and special ids
@@ -47,7 +49,7 @@ class BertTarget:
             model=model,
             outputs=(output,),
             batches=made.batches,
-            reference=lambda batch: {output: forward(model, batch)},
+            reference=lambda batch: outputs_of(model, batch, (output,)),
             rows=made.rows,
             calibration=made.calibration,
             valid=[valid(batch) if output == "hidden" else None for batch in made.batches],
@@ -58,6 +60,18 @@ class BertTarget:
             notes=(*notes, *text.notes),
             facts=facts | made.facts,
         )
+
+    def identity(self, ask: Ask) -> Any:
+        """The sources, the model's and the tokenizer's files, and the real sentences."""
+        from buzzer.datasets import clinc150
+
+        code = [p for module in (__file__, clinc150.__file__) for p in Path(module).parent.glob("*.py")]
+        used = [ask.params[name] for name in ("weights",) if name in ask.params]
+        files = [p for name in used for p in weights.folder(name, tokenizer=False).iterdir() if p.is_file()]
+        with suppress(UnsupportedError, UsageError):
+            files.append(tokens_folder(ask) / "tokenizer.json")
+        real = real_sentences()
+        return [stamp(code), stamp(files), stamp([real] if real else [])]
 
 
 def network(ask: Ask) -> tuple[Any, str, tuple[str, ...], dict[str, Any]]:
@@ -75,14 +89,6 @@ def network(ask: Ask) -> tuple[Any, str, tuple[str, ...], dict[str, Any]]:
 
 def model_config(model: Any) -> Any:
     return getattr(model, "bert", model).config
-
-
-def forward(model: Any, batch: Batch) -> Array:
-    """The module in FP32 as it is."""
-    import torch
-
-    with torch.inference_mode():
-        return np.asarray(model(*(torch.from_numpy(array) for array in batch.values())))
 
 
 def valid(batch: Batch) -> Array:
@@ -103,7 +109,7 @@ def sentences(ask: Ask, vocabulary: int) -> Text:
     """Real sentences where they and a tokenizer are at hand, in an order drawn by the seed; else stand-ins."""
     rng = np.random.default_rng(ask.seed)
     try:
-        folder = weights.folder(ask.params.get("weights", "minilm-l6"))
+        folder = tokens_folder(ask)
     except (UnsupportedError, UsageError):
         lengths = np.clip(rng.poisson(9, SENTENCES) + 3, 4, LONGEST)
         made = [rng.integers(min(SPECIAL, vocabulary // 2), vocabulary, n).tolist() for n in lengths]
@@ -118,6 +124,19 @@ def sentences(ask: Ask, vocabulary: int) -> Text:
     return Text(ids, source, () if source == "official" else (STAND_IN,))
 
 
+def tokens_folder(ask: Ask) -> Path:
+    """The folder of the tokenizer: the model's own, or MiniLM's, which has BERT's vocabulary."""
+    return weights.folder(ask.params.get("weights", "minilm-l6"))
+
+
+def real_sentences() -> Path | None:
+    """CLINC150's file in $BUZZER_DATA, where it is there."""
+    from buzzer.datasets.clinc150.reader import FILE
+
+    file = Path(os.environ.get("BUZZER_DATA", "")) / "text" / "clinc150" / FILE
+    return file if "BUZZER_DATA" in os.environ and file.is_file() else None
+
+
 def lines_of(seed: int) -> tuple[list[str], str]:
     """CLINC150's test sentences from $BUZZER_DATA, or generated ones."""
     import tempfile
@@ -126,8 +145,7 @@ def lines_of(seed: int) -> tuple[list[str], str]:
     from buzzer.datasets.clinc150.metric import TESTED
     from buzzer.datasets.clinc150.reader import FILE
 
-    real = Path(os.environ.get("BUZZER_DATA", "")) / "text" / "clinc150" / FILE
-    if "BUZZER_DATA" in os.environ and real.is_file():
+    if real := real_sentences():
         splits, source = clinc150.read(real), "official"
     else:
         with tempfile.TemporaryDirectory(prefix="buzzer-text-") as name:
@@ -154,7 +172,8 @@ def fixed(ask: Ask, text: Text) -> Made:
     made: list[dict[str, Array]] = [
         {"input_ids": np.ascontiguousarray(x), "attention_mask": np.ones_like(x)} for x in ids
     ]
-    return Made(made[: ask.inputs], [ask.batch] * ask.inputs, made[ask.inputs :], {})
+    others = [{name: array[:CALIBRATED] for name, array in batch.items()} for batch in made[ask.inputs :]]
+    return Made(made[: ask.inputs], [ask.batch] * ask.inputs, others, {})
 
 
 def real(ask: Ask, text: Text) -> Made:

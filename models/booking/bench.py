@@ -13,7 +13,7 @@ from buzzer.errors import UsageError
 from buzzer.models.booking import features
 from buzzer.models.booking.task import TASK, fitted
 from buzzer.models.job import Job
-from buzzer.models.target import Ask, Loaded
+from buzzer.models.target import Ask, Loaded, outputs_of
 
 TRIPS = "trips.npz"
 CALIBRATION = 8  # batches
@@ -23,19 +23,12 @@ class SessionEncoder:
     """params: `scale` of the generated data, and the network, its `dim` and its `epochs`."""
 
     def load(self, ask: Ask) -> Loaded:
-        import torch
-
         if ask.lengths != "fixed":
             raise UsageError("trips are cut to one length: --lengths real is for text encoders")
         if not (ask.work / TRIPS).is_file():
             fit(ask)
         trips = dict(np.load(ask.work / TRIPS))
         model = fitted(ask.params["network"], ask.work)
-
-        def reference(batch: Mapping[str, Array]) -> dict[str, Array]:
-            with torch.inference_mode():
-                found = model(*(torch.from_numpy(array) for array in batch.values()))
-            return {"probability": np.asarray(found)}
 
         count = len(trips["cities"])
         notes = [f"held-out trips of booking, generated, scale {ask.params['scale']:g}"]
@@ -46,12 +39,15 @@ class SessionEncoder:
             model,
             ("probability",),
             batches[: ask.inputs],
-            reference,
+            lambda batch: outputs_of(model, batch, ("probability",)),
             [ask.batch] * ask.inputs,
             calibration=batches[ask.inputs :],
             notes=tuple(notes),
             facts={"held_out_trips": count, "parameters": sum(w.numel() for w in model.parameters())},
         )
+
+    def identity(self, ask: Ask) -> None:
+        """It is trained anew in each call."""
 
 
 def cut(trips: Mapping[str, Array], size: int, number: int) -> dict[str, Array]:

@@ -47,6 +47,9 @@ class Gbdt:
             facts=facts,
         )
 
+    def identity(self, ask: Ask) -> None:
+        """It is trained anew in each call."""
+
 
 class Reference:
     """XGBoost's own prediction from a DMatrix, not in place."""
@@ -79,7 +82,7 @@ def fit(ask: Ask) -> None:
     part = features.read_part(e, part_files(data / "test")[0], False)
     t = features.code(e, features.base(e, part, False), codes)
     known = fitting.Fitted(codes, {}, tables.load(e, ask.work, "train"), {}, fitting.means(ask.work)["train"])
-    found = stages.inputs(e, fitting.encoded(e, t, known), stages.chosen(job.params), 0)
+    found = stages.inputs(e, fitting.encoded(e, t, fitting.lookups(e, known)), stages.chosen(job.params), 0)
     np.save(ask.work / ROWS, found.x)
 
 

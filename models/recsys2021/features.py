@@ -20,12 +20,12 @@ from buzzer.datasets.recsys2021.schema import (
     TRAIN_DAYS,
 )
 from buzzer.engine.frames import Engine, Frame
-from buzzer.engine.frames.base import FIRST_CODE, Columns, Expr
+from buzzer.engine.frames.base import FIRST_CODE, UNSEEN, Columns, Expr, Lookup, means_of
 
 TARGETS = tuple(LABELS)
 Source = Callable[[Sequence[str]], Frame]  # columns by name, as a frame that has `row`
-Lookups = tuple[list[str], list[list[str]]]  # a table's keys, and the columns that are looked up by them
-USERS: dict[str, Lookups] = {"code": (["value"], [["a"], ["b"]])}
+Asked = tuple[list[str], list[list[str]]]  # a table's keys, and the columns that are looked up by them
+USERS: dict[str, Asked] = {"code": (["value"], [["a"], ["b"]])}
 SMOOTHING = 20.0  # winners: 20
 FOLDS = 5
 # Without its own label, a row of a large group tells its label by the last digits of its encoding, which trees find. So a table of
@@ -89,7 +89,7 @@ SYMBOLS = {
 MEDIA = {"photos": "Photo", "videos": "Video", "gifs": "GIF"}
 CODED = {"language": "language", "media": "present_media"}
 MENTION = "137"  # @
-TOKEN = "token"  # token_0, token_1, ...: the networks' text
+TEXTS = "text_tokens"  # the networks' text, as it is in the files
 
 # Target encodings: name -> keys. The first are users, the others say what the row is like.
 KEYS: dict[str, list[str]] = {
@@ -172,11 +172,16 @@ def names() -> list[str]:
     return [*PLAIN, *encoded_names()]
 
 
-def read_names() -> list[str]:
-    """The columns of coded rows that encodings and models are made of, and the labels."""
+def coded_names() -> list[str]:
+    """The columns of coded rows that encodings and models are made of."""
     keys = {key for table in (KEYS, RAW) for names in table.values() for key in names}
     plain = [name for name in PLAIN if name not in LOOKED_UP]
-    return [*dict.fromkeys([*plain, *sorted(keys), "tweet", *TARGETS])]
+    return [*dict.fromkeys([*plain, *sorted(keys), "tweet"])]
+
+
+def read_names() -> list[str]:
+    """The same, and the labels."""
+    return [*coded_names(), *TARGETS]
 
 
 def raw_names() -> list[str]:
@@ -185,20 +190,15 @@ def raw_names() -> list[str]:
     return [*plain, *(f"{part}_{name}" for name in RAW for part in (*(f"sum_{t}" for t in TARGETS), "n"))]
 
 
-def token_names(length: int) -> list[str]:
-    """The columns that hold the first tokens of the text."""
-    return [f"{TOKEN}_{i}" for i in range(length)]
-
-
 def read_part(e: Engine, path: Path, labelled: bool) -> Frame:
     """A part file's columns as the organisers name them."""
     kinds = TEXT | (dict.fromkeys(LABELS.values(), "float64") if labelled else {})
     return e.read_csv(path, kinds, names=list(LABELLED if labelled else FEATURES), separator=SEPARATOR)
 
 
-def base(e: Engine, t: Frame, labelled: bool, tokens: int = 0) -> Frame:
-    """What a row tells by itself, and the first `tokens` tokens of its text. The columns `language` and `present_media` still wait
-    for their codes."""
+def base(e: Engine, t: Frame, labelled: bool, beside: Sequence[str] = ()) -> Frame:
+    """What a row tells by itself, and the columns `beside` as they are. The columns `language` and `present_media` still wait for
+    their codes."""
     for column, out in IDS.items():
         t = e.hex_id(t, column, out)
     t = e.token_features(
@@ -213,7 +213,6 @@ def base(e: Engine, t: Frame, labelled: bool, tokens: int = 0) -> Frame:
     t = e.token_features(t, "present_media", LIST, counts={kind: out for out, kind in MEDIA.items()})
     for out in ("hashtags", "links", "domains"):
         t = e.token_counts(t, LISTS[out], LIST, f"{out}_n")
-    t = e.tokens(t, "text_tokens", LIST, tokens, TOKEN) if tokens else t
     t = e.derive(t, **{out: is_true(e, column) for out, column in FLAGS.items()})
     if labelled:
         t = e.derive(t, **{label: is_there(e, column) for label, column in LABELS.items()})
@@ -226,7 +225,7 @@ def base(e: Engine, t: Frame, labelled: bool, tokens: int = 0) -> Frame:
         mention=lambda c: e.where(c("type") == 1, c("second_mention"), c("first_mention")),
     )
     t = e.rename(t, {column: out for out, column in COUNTS.items()})
-    kept = ["tweet_id", "enaging_user_id", *IDS.values(), *FLAGS, *COUNTS, *SYMBOLS, *MEDIA, *CODED.values()]
+    kept = [*beside, *IDS.values(), *FLAGS, *COUNTS, *SYMBOLS, *MEDIA, *CODED.values()]
     kept += [
         *(f"{out}_n" for out in LISTS),
         "type",
@@ -235,7 +234,6 @@ def base(e: Engine, t: Frame, labelled: bool, tokens: int = 0) -> Frame:
         "mention",
         *(TARGETS if labelled else ()),
     ]
-    kept += token_names(tokens)
     t = e.rename(e.select(t, kept), {f"{out}_n": out for out in LISTS})
     t = e.date_parts(t, "time", "s", {"weekday": "weekday", "hour": "hour", "minute": "minutes"})
     return steps(e, arithmetic(e, t))
@@ -301,12 +299,18 @@ def fit_raw_tables(e: Engine, early: Source) -> dict[str, Frame]:
     return {name: e.group_sums(early([*keys, *TARGETS]), keys, list(TARGETS)) for name, keys in RAW.items()}
 
 
-def encode_raw(e: Engine, t: Frame, tables: Mapping[str, Frame]) -> Frame:
-    """Raw sums and counts of coded rows."""
-    for name, keys in RAW.items():
-        sums = {f"sum_{target}": f"sum_{target}_{name}" for target in TARGETS} | {"n": f"n_{name}"}
-        t = e.lookup(t, tables[name], {key: key for key in keys}, sums, 0)
-    return t
+def raw_lookups(tables: Mapping[str, Frame]) -> list[Lookup]:
+    """Raw sums and counts, of coded rows that are in none of `fit_raw_tables`' tables."""
+    sums = [*(f"sum_{target}" for target in TARGETS), "n"]
+    return [
+        Lookup(tables[name], same(keys), {column: f"{column}_{name}" for column in sums}, 0)
+        for name, keys in RAW.items()
+    ]
+
+
+def same(keys: Sequence[str]) -> dict[str, str]:
+    """Keys that a frame and a table name alike."""
+    return {key: key for key in keys}
 
 
 def steps(e: Engine, t: Frame) -> Frame:
@@ -324,11 +328,9 @@ def fit_users(e: Engine, train: Source, least: int) -> Frame:
     return e.filter(users, lambda c: c("code") >= FIRST_CODE)
 
 
-def code_users(e: Engine, t: Frame, users: Frame) -> Frame:
-    """a_user and b_user; 0 for the others."""
-    for who in "ab":
-        t = e.categorify(t, who, users, f"{who}_user")
-    return t
+def user_lookups(users: Frame) -> list[Lookup]:
+    """a_user and b_user; 0 for users that have no code."""
+    return [Lookup(users, {who: "value"}, {"code": f"{who}_user"}, UNSEEN) for who in "ab"]
 
 
 def spoken(e: Engine, train: Source) -> Frame:
@@ -345,24 +347,57 @@ def priors(e: Engine, tables: Mapping[str, Frame]) -> dict[str, float]:
     return {target: float(sums[f"sum_{target}"].sum() / sums["n"].sum()) for target in TARGETS}
 
 
-def looked_up_by() -> dict[str, Lookups]:
+def looked_up_by() -> dict[str, Asked]:
     """For each of `fit_tables`' tables its keys, and the columns of a frame that are looked up there."""
-    by: dict[str, Lookups] = {name: (keys, [keys]) for name, keys in KEYS.items()}
+    by: dict[str, Asked] = {name: (keys, [keys]) for name, keys in KEYS.items()}
     for whose, column in REVERSED.values():
         by[whose][1].append([column])
     return by | {"spoken": (["b"], [["b"]])}
 
 
-def raw_looked_up_by() -> dict[str, Lookups]:
+def raw_looked_up_by() -> dict[str, Asked]:
     """The same for `fit_raw_tables`."""
     return {name: (keys, [keys]) for name, keys in RAW.items()}
 
 
-def encode(e: Engine, t: Frame, tables: Mapping[str, Frame], means: Mapping[str, float]) -> Frame:
-    """Target encodings of coded rows that the tables were not fitted on, and what else is looked up."""
-    for name, keys in KEYS.items():
-        t = e.target_encode(t, tables[name], keys, means, SMOOTHING, f"te_{name}")
-    return looked_up(e, t, tables, means)
+def encoding(
+    e: Engine,
+    table: Frame,
+    keys: Sequence[str],
+    means: Mapping[str, float],
+    out: str,
+    on: Sequence[str] | None = None,
+) -> Lookup:
+    """A target encoding of rows that are not in the table of sums; `on`: the rows' columns where the table names its keys otherwise."""
+    smoothed = e.target_means(table, keys, means, SMOOTHING, out)
+    return Lookup(smoothed, dict(zip(on or keys, keys, strict=True)), *means_of(means, out))
+
+
+def lookups(e: Engine, tables: Mapping[str, Frame], means: Mapping[str, float]) -> list[Lookup]:
+    """What coded rows that are in none of `fit_tables`' tables look up there; `told` comes next."""
+    own = [encoding(e, tables[name], keys, means, f"te_{name}") for name, keys in KEYS.items()]
+    return [*own, *other_lookups(e, tables, means)]
+
+
+def other_lookups(e: Engine, tables: Mapping[str, Frame], means: Mapping[str, float]) -> list[Lookup]:
+    """Reversed encodings, how often the two met, and the reader's usual language."""
+    turned = [
+        encoding(e, tables[whose], KEYS[whose], means, f"te_{name}", [column])
+        for name, (whose, column) in REVERSED.items()
+    ]
+    met = Lookup(tables["ab"], same(KEYS["ab"]), {"n": "met"}, 0)
+    return [*turned, met, Lookup(tables["spoken"], same(["b"]), {"spoken": "spoken"}, 0)]
+
+
+def told(e: Engine, t: Frame, own: int = 0) -> Frame:
+    """Whether the two met in rows other than this (`own`: how often the row itself is in the tables), and whether the tweet is in
+    the reader's usual language."""
+    t = e.derive(
+        t,
+        met_before=lambda c: e.clip(c("met") - own, 0, 100),
+        same_language=lambda c: e.cast(c("language_code") == c("spoken"), "int64"),
+    )
+    return e.drop(t, ["met", "spoken"])
 
 
 def encode_own(
@@ -388,24 +423,8 @@ def encode_own(
         for name, keys in KEYS.items():
             many = e.height(tables[name]) > FEW_KEYS
             t = e.target_encode(t, tables[name], keys, means, SMOOTHING, f"te_{name}", leave_one_out=many)
-    return looked_up(e, t, tables, means, own=1)
+    return told(e, e.lookups(t, other_lookups(e, tables, means)), own=1)
 
 
 def in_folds(e: Engine, t: Frame) -> Frame:
     return e.derive(t, fold=lambda c: c("row") % FOLDS)
-
-
-def looked_up(
-    e: Engine, t: Frame, tables: Mapping[str, Frame], means: Mapping[str, float], own: int = 0
-) -> Frame:
-    """Reversed encodings, whether the two met before, and whether the tweet is in the reader's usual language."""
-    for name, (whose, column) in REVERSED.items():
-        t = e.target_encode(t, tables[whose], KEYS[whose], means, SMOOTHING, f"te_{name}", on=[column])
-    t = e.lookup(t, tables["ab"], {"a": "a", "b": "b"}, {"n": "met"}, 0)
-    t = e.lookup(t, tables["spoken"], {"b": "b"}, {"spoken": "spoken"}, 0)
-    t = e.derive(
-        t,
-        met_before=lambda c: e.clip(c("met") - own, 0, 100),
-        same_language=lambda c: e.cast(c("language_code") == c("spoken"), "int64"),
-    )
-    return e.drop(t, ["met", "spoken"])

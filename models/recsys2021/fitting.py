@@ -12,9 +12,9 @@ from buzzer.datasets import recsys2021 as dataset
 from buzzer.datasets.recsys2021.reader import part_files, pieces
 from buzzer.datasets.recsys2021.schema import DAY, FIRST_SECOND
 from buzzer.engine.frames import Engine, Frame
-from buzzer.engine.frames.base import FIRST_CODE, Array, Columns, Expr, on_host, stack
+from buzzer.engine.frames.base import FIRST_CODE, Array, Columns, Expr, Lookup, on_host, stack
 from buzzer.models.job import Job
-from buzzer.models.recsys2021 import features, stages, trees, week
+from buzzer.models.recsys2021 import features, sizes, stages, trees, week
 from buzzer.models.recsys2021.features import TARGETS
 from buzzer.models.recsys2021.stages import Chosen
 from buzzer.models.recsys2021.tables import collected, save
@@ -48,23 +48,27 @@ class Rows:
     def columns(self, names: Sequence[str], keep: Keep | None = None) -> Frame:
         """Columns of all rows, or of those that `keep` holds for; it may use those columns and `row`."""
         wanted = list(dict.fromkeys([*names, "row"]))
-        parts = [self.e.read_parquet(path, wanted) for path in self.files]
-        parts = [self.e.filter(part, keep) for part in parts] if keep else parts
+        parts = [self._part(path, wanted, keep) for path in self.files]
         return parts[0] if len(parts) == 1 else self.e.concat(parts)
+
+    def _part(self, path: Path, wanted: list[str], keep: Keep | None) -> Frame:
+        """A file is filtered before the next is read, so that an eager engine never holds what is not kept of all."""
+        t = self.e.read_parquet(path, wanted)
+        return self.e.filter(t, keep) if keep else t
 
     def unlink(self) -> None:
         for path in self.files:
             path.unlink()
 
 
-def read_all(e: Engine, job: Job, part: str, tokens: int) -> Rows:
-    """A part of the set, a piece at a time, as what its rows tell; numbered throughout, and not yet coded."""
+def read_all(e: Engine, job: Job, part: str, beside: Sequence[str]) -> Rows:
+    """A part of the set, a piece at a time, as what its rows tell and the columns `beside`; numbered throughout, and not yet coded."""
     files: list[Path] = []
     rows = 0
     for path in part_files(job.data / part):
-        for piece in pieces(path, job.work, job.params["piece_rows"]):
-            t = features.base(e, features.read_part(e, piece, True), True, tokens)
-            t = e.collect(e.derive(e.drop(t, ["tweet_id", "enaging_user_id"]), row=shifted(rows)))
+        for piece in pieces(path, job.work, sizes.piece_rows(job)):
+            t = features.base(e, features.read_part(e, piece, True), True, beside)
+            t = e.collect(e.derive(t, row=shifted(rows)))
             rows += e.height(t)
             files.append(job.work / f".{part}{len(files)}.parquet")
             e.write_parquet(t, files[-1])
@@ -137,7 +141,7 @@ def first_stage(
         own = e.keep(train.columns([*features.read_names(), "time"], late))
         if keep := sampled(most, e.height(own)):
             own = e.filter(own, keep)
-        own = e.keep(features.encode_raw(e, own, fitted.raw))
+        own = e.keep(e.lookups(own, features.raw_lookups(fitted.raw)))
         yield "transfer"
         x = e.matrix(own, features.raw_names())
         groups = on_host(x[:, features.raw_names().index("a_group")])
@@ -153,16 +157,17 @@ def networks(
     from buzzer.models.recsys2021 import training
 
     keep = sampled(min(job.params["network_rows"], job.params["sample_rows"]), train.height)
-    coded = e.keep(features.code_users(e, e.filter(own, keep) if keep else own, fitted.users["code"]))
-    texts = e.collect(train.columns(features.token_names(job.params["tokens"]), keep))
+    chosen = e.filter(own, keep) if keep else own
+    coded = e.keep(e.lookups(chosen, features.user_lookups(fitted.users["code"])))
     only = Chosen((), models.networks, (), models.baseline)
-    rows = stages.inputs(e, coded, only, job.params["tokens"], texts)
-    sizes, told = training.prepare(job, e.height(fitted.users["code"]) + FIRST_CODE)
-    yield {"token_vectors": told, "users_with_vectors": sizes.users - FIRST_CODE}
+    texts = train.columns([features.TEXTS], keep)
+    batch = stages.inputs(e, coded, only, job.params["tokens"], texts).everything()
+    made, told = training.prepare(job, e.height(fitted.users["code"]) + FIRST_CODE)
+    yield {"token_vectors": told, "users_with_vectors": made.users - FIRST_CODE}
     for name in models.all_networks:
         yield "networks"
         history = []
-        for epoch in training.fit(job, name, rows.everything(), labels(e, coded)):
+        for epoch in training.fit(job, name, batch, labels(e, coded)):
             history.append(epoch)
             yield "networks"
         yield {name: history}
@@ -173,11 +178,16 @@ def labels(e: Engine, t: Frame) -> Array:
     return stack(e.to_numpy(t, TARGETS), TARGETS, np.float32)
 
 
-def encoded(e: Engine, t: Frame, fitted: Fitted) -> Frame:
-    """Coded rows that are in no table, with all that the first stage's models read."""
-    t = features.encode(e, t, fitted.tables, fitted.means)
-    t = features.encode_raw(e, t, fitted.raw) if fitted.raw else t
-    return e.keep(features.code_users(e, t, fitted.users["code"]) if fitted.users else t)
+def lookups(e: Engine, fitted: Fitted) -> list[Lookup]:
+    """All that the first stage's models look up for coded rows that are in no table."""
+    found = features.lookups(e, fitted.tables, fitted.means)
+    found += features.raw_lookups(fitted.raw) if fitted.raw else []
+    return found + (features.user_lookups(fitted.users["code"]) if fitted.users else [])
+
+
+def encoded(e: Engine, t: Frame, wanted: Sequence[Lookup]) -> Frame:
+    """Coded rows with what they look up."""
+    return e.keep(features.told(e, e.lookups(t, wanted)))
 
 
 def second_stage(
@@ -185,13 +195,13 @@ def second_stage(
 ) -> Iterator[str | dict[str, Any]]:
     """Let the first stage predict the validation half, train the second stage there, and save what both look up."""
     yield "features"
-    texts = features.token_names(job.params["tokens"]) if models.all_networks else []
-    val = encoded(e, part.columns([*features.read_names(), *texts]), fitted)
+    val = encoded(e, part.columns(features.read_names()), lookups(e, fitted))
     week_tables = collected(e, week.fit_tables(e, val, models.second))
     week_means = week.priors(e, val)
-    counted = collected(e, week.count(e, val, models.second))
+    counted = week.count_lookups(collected(e, week.count(e, val, models.second)))
     yield "transfer"
-    rows, y = stages.inputs(e, val, models, job.params["tokens"]), labels(e, val)
+    texts = part.columns([features.TEXTS]) if models.all_networks else None
+    rows, y = stages.inputs(e, val, models, job.params["tokens"], texts), labels(e, val)
     followers = e.to_numpy(val, ["a_followers"])["a_followers"]
     yield "load"
     first = stages.FirstStage(job, models)
@@ -199,10 +209,10 @@ def second_stage(
     found = first.predict_trees(rows)
     yield "networks"
     found |= first.predict_networks(rows)
-    odds = [trees.log_odds(found[name]) for name in models.first]
+    odds = stages.odds_of(rows.x, found, models)
     for name in models.second:
         yield "features"
-        own = week.encode_own(e, week.look_up(e, val, counted), week_tables, week_means, name)
+        own = week.encode_own(e, e.lookups(val, counted), week_tables, week_means, name)
         beside = stages.read_by(name, e.matrix(own, week.names(name)), week.names(name))
         yield "trees"
         x, margins = stages.seen(rows.x, odds, beside)

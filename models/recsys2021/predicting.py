@@ -4,18 +4,19 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from buzzer.datasets.recsys2021.reader import part_files, pieces
 from buzzer.engine import frames
 from buzzer.engine.frames import Engine, Frame
-from buzzer.engine.frames.base import Array
+from buzzer.engine.frames.base import Array, on_host
 from buzzer.models.job import Job
-from buzzer.models.recsys2021 import features, fitting, stages, trees, week
+from buzzer.models.recsys2021 import features, fitting, sizes, stages, week
 from buzzer.models.recsys2021.fitting import Fitted
 from buzzer.models.recsys2021.stages import Chosen
-from buzzer.models.recsys2021.tables import collected, load, load_wanted
+from buzzer.models.recsys2021.tables import Columns, kept, load, load_wanted, merged
 
 IDS = ("tweet_id", "enaging_user_id")
 FIRST = "first"
@@ -25,7 +26,7 @@ FIRST = "first"
 class Predicted:
     """Rows of the submission, on the host."""
 
-    ids: Mapping[str, Array]
+    ids: Any  # pyarrow.Table of IDS
     found: Mapping[str, Array]  # model -> probabilities float32 [rows, targets]
     blend: Array  # float32 [rows, targets]
 
@@ -40,8 +41,31 @@ def pieces_of_test(job: Job, rank: int = 0, of: int = 1) -> Iterator[tuple[int, 
         return last % of == rank
 
     for path in part_files(job.data / "test"):
-        for piece in pieces(path, job.out, job.params["piece_rows"], wanted):
+        for piece in pieces(path, job.out, sizes.piece_rows(job), wanted):
             yield last, piece
+
+
+class Piece:
+    """Coded rows, where they were computed or, once put aside, in a Parquet file."""
+
+    def __init__(self, e: Engine, path: Path, rows: Frame) -> None:
+        self.e, self.path = e, path
+        self._rows: Frame | None = rows
+
+    def columns(self, names: Sequence[str]) -> Frame:
+        """Columns by name, and `row`."""
+        if self._rows is not None:
+            return self.e.select(self._rows, names)
+        return self.e.read_parquet(self.path, list(dict.fromkeys([*names, "row"])))
+
+    def put_aside(self) -> None:
+        if self._rows is not None:
+            self.e.write_parquet(self._rows, self.path)
+            self._rows = None
+
+    def forget(self) -> None:
+        self._rows = None
+        self.path.unlink(missing_ok=True)
 
 
 class Predictor:
@@ -52,55 +76,55 @@ class Predictor:
         self.codes = load(self.e, job.work, "code")
         self.means = fitting.means(job.work)
         self.first, self.second = stages.FirstStage(job, self.models), stages.SecondStage(job, self.models)
-        self.seen: list[Path] = []  # coded rows, a Parquet file a piece
+        self.beside = [*IDS, features.TEXTS] if self.first.networks else [*IDS]
+        self.seen: list[Piece] = []
 
     def preprocess(self, number: int, path: Path) -> dict[str, Frame]:
-        """Parse and code a piece and keep it under `job.out`; its counts."""
+        """Parse and code a piece, and put it aside under `job.out` unless it is the only one; its counts."""
         e = self.e
-        tokens = self.job.params["tokens"] if self.first.networks else 0
-        t = features.base(e, features.read_part(e, path, False), False, tokens)
-        t = e.collect(features.code(e, t, self.codes))
-        counts = collected(e, week.count(e, t, self.models.second))
-        self.seen.append(self.job.out / f".piece{number}.parquet")
-        e.write_parquet(t, self.seen[-1])
+        t = features.base(e, features.read_part(e, path, False), False, self.beside)
+        t = features.code(e, t, self.codes)
+        t = e.keep(e.select(t, [*features.coded_names(), *self.beside]))
+        self.seen.append(Piece(e, self.job.out / f".piece{number}.parquet", t))
+        counts = kept(e, week.count(e, t, self.models.second))
+        if len(self.seen) > 1:  # memory is for one piece at a time
+            for piece in self.seen:
+                piece.put_aside()
         return counts
 
     def add_up(self, counts: Sequence[Mapping[str, Frame]]) -> dict[str, Frame]:
-        return collected(self.e, week.add_up(self.e, counts))
+        return kept(self.e, week.add_up(self.e, counts))
 
     def load_tables(self, counted: Mapping[str, Frame]) -> None:
         """Read what `fit` saved of the users and tweets that the pieces have; `counted`: over all rows that are scored."""
-        self.counted = counted
-        self.fitted = wanted(self.e, self.job.work, self.models, self.seen, self.codes, self.means["train"])
-        self.week_tables = load_wanted(
-            self.e, self.job.work, "week", week.looked_up_by(self.models.second), self.seen
-        )
+        e, second, pieces = self.e, self.models.second, [piece.columns for piece in self.seen]
+        fitted = wanted(e, self.job.work, self.models, pieces, self.codes, self.means["train"])
+        of_week = load_wanted(e, self.job.work, "week", week.looked_up_by(second), pieces)
+        kinds = (fitted.tables, fitted.raw, fitted.users, of_week)
+        self.table_rows = sum(e.height(table) for kind in kinds for table in kind.values())
+        lookups = [*fitting.lookups(e, fitted), *week.lookups(e, of_week, self.means["week"], second)]
+        self.lookups = merged(e, [*lookups, *week.count_lookups(counted)])
 
-    @property
-    def table_rows(self) -> int:
-        kinds = (self.fitted.tables, self.fitted.raw, self.fitted.users, self.week_tables)
-        return sum(self.e.height(t) for kind in kinds for t in kind.values())
-
-    def predict(self, piece: Path) -> Generator[str, None, Predicted]:
+    def predict(self, piece: Piece) -> Generator[str, None, Predicted]:
         """A piece through both stages; yields its phases."""
         e, models = self.e, self.models
         yield "features"
-        t = fitting.encoded(e, e.read_parquet(piece), self.fitted)
-        t = week.encode(e, t, self.week_tables, self.means["week"], models.second)
-        t = e.keep(week.look_up(e, t, self.counted))
+        t = fitting.encoded(e, piece.columns(features.coded_names()), self.lookups)
         yield "transfer"
-        rows = stages.inputs(e, t, models, self.job.params["tokens"])
+        texts = piece.columns([features.TEXTS]) if self.first.networks else None
+        rows = stages.inputs(e, t, models, self.job.params["tokens"], texts)
         beside = {name: e.matrix(t, week.names(name)) for name in models.second}
+        del t  # the matrices are what the models read
         yield "trees"
         found = self.first.predict_trees(rows)
         yield "networks"
         found |= self.first.predict_networks(rows)
         yield "trees"
-        odds = [trees.log_odds(found[name]) for name in models.first]
-        found[FIRST] = stages.probability(stages.mean_odds(odds))
+        odds = stages.odds_of(rows.x, found, models)
+        found[FIRST] = on_host(stages.probability(stages.mean_odds(odds)))
         found |= self.second.predict(rows.x, odds, beside)
         yield "write"
-        return Predicted(e.to_numpy(t, IDS), found, final(found, models))
+        return Predicted(e.to_arrow(piece.columns(IDS), IDS), found, final(found, models))
 
 
 def names_of(models: Chosen) -> list[str]:
@@ -119,11 +143,11 @@ def wanted(
     e: Engine,
     work: Path,
     models: Chosen,
-    seen: Sequence[Path],
+    pieces: Sequence[Columns],
     codes: Mapping[str, Frame],
     means: Mapping[str, float],
 ) -> Fitted:
     """What `fit` saved of the users and tweets that the pieces have."""
-    users = load_wanted(e, work, "user", features.USERS, seen) if models.all_networks else {}
-    raw = load_wanted(e, work, "raw", features.raw_looked_up_by(), seen) if "split" in models.trees else {}
-    return Fitted(codes, users, load_wanted(e, work, "train", features.looked_up_by(), seen), raw, means)
+    users = load_wanted(e, work, "user", features.USERS, pieces) if models.all_networks else {}
+    raw = load_wanted(e, work, "raw", features.raw_looked_up_by(), pieces) if "split" in models.trees else {}
+    return Fitted(codes, users, load_wanted(e, work, "train", features.looked_up_by(), pieces), raw, means)

@@ -4,7 +4,6 @@ The folders of the job must be the same for all workers, as on one machine or a 
 together: the counts over the rows that are scored, and the submission, which keeps the order of the test.
 """
 
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from buzzer.engine import cluster, frames
+from buzzer.engine.frames.base import Array
 from buzzer.models.job import Job, Steps
-from buzzer.models.recsys2021 import stages, week
-from buzzer.models.recsys2021.predicting import Predicted, Predictor, pieces_of_test
+from buzzer.models.recsys2021 import sizes, stages, week
+from buzzer.models.recsys2021.predicting import IDS, Predicted, Predictor, pieces_of_test
 from buzzer.models.recsys2021.submission import submission
 from buzzer.models.recsys2021.tables import collected, load, save
 
@@ -23,6 +23,8 @@ ON_CPU = {
     "cudf": "pandas",
     "polars-gpu": "polars",
 }  # what adds up the counts, so that the GPUs are the workers' alone
+
+BLEND, BY = "blend", "by "  # columns of what a worker hands over, beside the ids
 
 
 class Shard:
@@ -51,9 +53,9 @@ class Shard:
                 try:
                     next(steps)
                 except StopIteration as end:
-                    write(piece.with_suffix(".npz"), end.value)
+                    write(piece.path.with_suffix(".arrow"), end.value)
                     break
-            piece.unlink()
+            piece.forget()
         return p.table_rows
 
 
@@ -73,7 +75,9 @@ def predict(job: Job) -> Steps:
     yield "load"
     with opened(job) as client:
         workers = cluster.addresses(client)
-        own = replace(job, threads=threads_of(job), workers=0, scheduler="")
+        told = sizes.told(job, len(workers))  # here, for all workers must cut the same pieces
+        params = {**job.params, "piece_rows": told["piece_rows"]}
+        own = replace(job, threads=threads_of(job), workers=0, scheduler="", params=params)
         made = [
             client.submit(Shard, own, rank, len(workers), workers=[worker], pure=False, actor=True)
             for rank, worker in enumerate(workers)
@@ -87,10 +91,10 @@ def predict(job: Job) -> Steps:
     with submission(job, stages.chosen(job.params)) as writer:
         for number in numbers:
             yield "write"
-            writer.add(read(job.out / f".piece{number}.npz"))
+            writer.add(read(job.out / f".piece{number}.arrow"))
     clean(job.out)
     yield "score"
-    facts = {"pieces": len(numbers), "table_rows": table_rows, "workers": len(workers)}
+    facts = {"pieces": len(numbers), "table_rows": table_rows, "workers": len(workers)} | told
     return writer.result(facts)
 
 
@@ -102,24 +106,32 @@ def add_up(job: Job, numbers: list[int]) -> None:
 
 
 def write(path: Path, rows: Predicted) -> None:
-    ids = {f"id {name}": np.asarray(values, dtype=str) for name, values in rows.ids.items()}
-    np.savez(
-        path, allow_pickle=False, blend=rows.blend, **ids, **{f"by {k}": v for k, v in rows.found.items()}
-    )
+    """As an Arrow file: ids, and each model's probabilities and the blend as lists of one a target."""
+    from pyarrow import FixedSizeListArray, array, feather
+
+    table = rows.ids
+    for name, p in {BLEND: rows.blend, **{f"{BY}{name}": p for name, p in rows.found.items()}}.items():
+        table = table.append_column(name, FixedSizeListArray.from_arrays(array(p.ravel()), p.shape[1]))
+    feather.write_feather(table, path, compression="uncompressed")
 
 
 def read(path: Path) -> Predicted:
-    with np.load(path) as file:
-        arrays: Mapping[str, Any] = dict(file)
-    ids, found = (
-        {name.removeprefix(kind): array for name, array in arrays.items() if name.startswith(kind)}
-        for kind in ("id ", "by ")
-    )
-    return Predicted(ids, found, arrays["blend"])
+    from pyarrow import feather
+
+    table = feather.read_table(path)
+    found = {name: matrix(table[name]) for name in table.column_names if name not in IDS}
+    blend = found.pop(BLEND)
+    return Predicted(table.select(IDS), {name.removeprefix(BY): p for name, p in found.items()}, blend)
+
+
+def matrix(lists: Any) -> Array:
+    """A column of lists of one length as an array [rows, length]."""
+    whole = lists.combine_chunks()
+    return np.asarray(whole.flatten()).reshape(len(whole), -1)
 
 
 def clean(out: Path) -> None:
     """Take away what the workers handed over."""
-    for pattern in (".counts*.parquet", ".counted-*.parquet", ".piece*.npz"):
+    for pattern in (".counts*.parquet", ".counted-*.parquet", ".piece*.arrow"):
         for path in out.glob(pattern):
             path.unlink()

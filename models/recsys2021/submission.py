@@ -27,8 +27,8 @@ class Submission:
         self.partial, self.beside = path.with_name(f".{path.name}.partial"), path.with_name(".predictions")
 
     def add(self, rows: Predicted) -> None:
+        tweets, readers = (rows.ids[name] for name in IDS)
         by_target = {target: rows.blend[:, i] for i, target in enumerate(TARGETS)}
-        tweets, readers = (list(rows.ids[name]) for name in IDS)
         dataset.append_submission(self.partial, tweets, readers, by_target)
         with self.beside.open("ab") as file:
             np.stack([rows.found[name] for name in self.models], axis=1).astype(np.float32).tofile(file)

@@ -12,7 +12,7 @@ from buzzer.datasets.workers import usable_cores
 from buzzer.engine import frames
 from buzzer.engine.frames import Engine
 from buzzer.models.job import Data, Job, Progress, Result, Steps
-from buzzer.models.recsys2021 import features, fitting, sharded, stages
+from buzzer.models.recsys2021 import features, fitting, sharded, sizes, stages
 from buzzer.models.recsys2021.predicting import Predictor, pieces_of_test
 from buzzer.models.recsys2021.submission import submission
 from buzzer.models.recsys2021.tables import collected
@@ -41,9 +41,9 @@ class RecSys2021:
 
     def _fit(self, job: Job, e: Engine) -> Steps:
         models = stages.chosen(job.params)
-        tokens = job.params["tokens"] if models.all_networks else 0
+        texts = [features.TEXTS] if models.all_networks else []
         yield "load"
-        train, val = (fitting.read_all(e, job, part, tokens) for part in ("train", "val"))
+        train, val = (fitting.read_all(e, job, part, texts) for part in ("train", "val"))
         yield "features"
         codes = collected(e, features.fit_codes(e, train.columns))
         for part in (train, val):
@@ -54,7 +54,8 @@ class RecSys2021:
         train.unlink()
         yield from told(fitting.second_stage(e, job, models, val, fitted), facts)
         val.unlink()
-        return Result({}, rows["train"], facts | {"rows": rows, "columns": len(features.names())})
+        facts |= {"rows": rows, "columns": len(features.names())} | sizes.told(job)
+        return Result({}, rows["train"], facts)
 
     def predict(self, job: Job) -> Steps:
         if job.clustered:
@@ -73,8 +74,8 @@ class RecSys2021:
                 found = yield from predictor.predict(piece)
                 yield "write"
                 writer.add(found)
-                piece.unlink()
-        facts = {"pieces": len(predictor.seen), "table_rows": predictor.table_rows}
+                piece.forget()
+        facts = {"pieces": len(predictor.seen), "table_rows": predictor.table_rows} | sizes.told(job)
         del predictor  # scoring needs its memory
         yield "score"
         return writer.result(facts)

@@ -19,8 +19,9 @@ ALL_GROUPS = range(len(GROUPS) + 1)
 
 
 def log_odds(p: Array) -> Array:
-    """Of probabilities, float32."""
-    return blend.log_odds(p).astype(np.float32)
+    """Of probabilities, float32, where they are."""
+    odds: Array = blend.log_odds(p).astype(np.float32)
+    return odds
 
 
 def path(folder: Path, model: str, target: str) -> Path:
@@ -54,7 +55,7 @@ def fit(
         if margins is None:
             base = float(np.clip(y[:, number].mean(), 1e-6, 1 - 1e-6))
         else:
-            own = margins[:, number]
+            own = on_host(margins)[:, number]
         booster = learn(settings | {"base_score": base}, y[:, number], own, rounds)
         booster.save_model(path(job.work, model, target))
         yield target
@@ -128,12 +129,12 @@ class Trees:
         ]
 
     def predict(self, x: Array, margins: Array | None = None) -> Array:
-        """Probabilities float32 [rows, targets], on the host."""
+        """Probabilities float32 [rows, targets], on the host; x and margins where they are."""
         found = []
         for number, session in enumerate(self.sessions):
             own: Mapping[str, Any] = {}
             if margins is not None:
-                own = {"base_margin": np.ascontiguousarray(margins[:, number])}
+                own = {"base_margin": margins[:, number].copy()}
             found.append(session.run({"features": x, **own})["probability"])
         return np.stack(found, axis=1)
 

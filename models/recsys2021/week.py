@@ -7,7 +7,8 @@ much of the test half.
 from collections.abc import Iterable, Mapping, Sequence
 
 from buzzer.engine.frames import Engine, Frame
-from buzzer.models.recsys2021.features import FOLDS, KEYS, SMOOTHING, TARGETS, Lookups
+from buzzer.engine.frames.base import Lookup
+from buzzer.models.recsys2021.features import FOLDS, KEYS, SMOOTHING, TARGETS, Asked, encoding, same
 
 # Target encodings by the validation week, and count encodings: name -> keys.
 WEEK: dict[str, list[str]] = {
@@ -50,7 +51,7 @@ def fit_tables(e: Engine, week: Frame, models: Sequence[str]) -> dict[str, Frame
     return {name: e.group_sums(week, WEEK[name], list(TARGETS)) for name in encodings(models)}
 
 
-def looked_up_by(models: Sequence[str]) -> dict[str, Lookups]:
+def looked_up_by(models: Sequence[str]) -> dict[str, Asked]:
     """For each of the tables its keys, and the columns that are looked up there."""
     return {name: (WEEK[name], [WEEK[name]]) for name in encodings(models)}
 
@@ -61,13 +62,11 @@ def priors(e: Engine, week: Frame) -> dict[str, float]:
     return {target: float(labels[target].mean()) for target in TARGETS}
 
 
-def encode(
-    e: Engine, t: Frame, tables: Mapping[str, Frame], means: Mapping[str, float], models: Sequence[str]
-) -> Frame:
+def lookups(
+    e: Engine, tables: Mapping[str, Frame], means: Mapping[str, float], models: Sequence[str]
+) -> list[Lookup]:
     """Target encodings of rows that the tables were not fitted on."""
-    for name in encodings(models):
-        t = e.target_encode(t, tables[name], WEEK[name], means, SMOOTHING, f"week_{name}")
-    return t
+    return [encoding(e, tables[name], WEEK[name], means, f"week_{name}") for name in encodings(models)]
 
 
 def encode_own(
@@ -103,8 +102,6 @@ def add_up(e: Engine, parts: Iterable[Mapping[str, Frame]]) -> dict[str, Frame]:
     return {name: e.rename(e.drop(table, ["n"]), {"sum_n": "n"}) for name, table in whole.items()}
 
 
-def look_up(e: Engine, t: Frame, counted: Mapping[str, Frame]) -> Frame:
+def count_lookups(counted: Mapping[str, Frame]) -> list[Lookup]:
     """Count encodings over all rows that are scored."""
-    for name, table in counted.items():
-        t = e.lookup(t, table, {key: key for key in COUNTED[name]}, {"n": f"rows_{name}"}, 0)
-    return t
+    return [Lookup(table, same(COUNTED[name]), {"n": f"rows_{name}"}, 0) for name, table in counted.items()]

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from buzzer.errors import UnsupportedError, UsageError, unknown_name
 from buzzer.models.job import Data
-from buzzer.suite import benchplan, machine, registry, runner
+from buzzer.suite import benchplan, caches, machine, registry, runner
 from buzzer.suite import budget as budgets
 from buzzer.suite.benchplan import Choice, Planned
 from buzzer.suite.cli.frontier import run as draw_frontier
@@ -39,7 +39,12 @@ def main(
     packing: Annotated[
         str, typer.Option(help="Of real lengths, by comma: padded, sorted, packed.")
     ] = "padded",
-    inputs: Annotated[int, typer.Option(min=2, help="Different batches to rotate through.")] = 16,
+    inputs: Annotated[
+        int | None,
+        typer.Option(
+            min=2, help="Different batches to rotate through; 16 if not given, fewer for large ones."
+        ),
+    ] = None,
     count: Annotated[int, typer.Option(min=1, help="Least timed runs a round; a p99 needs 459 in all.")] = 50,
     seconds: Annotated[
         float, typer.Option(min=0, help="Least seconds of warm runs, and of cold ones, a round.")
@@ -120,11 +125,10 @@ def choice_of(options: dict[str, Any], packing: str) -> Choice:
     registry.check_precisions(precisions)
     if options["scenario"] and options["lengths"] == "real":
         raise UsageError("LoadGen's samples are rows of one length here", "leave out --lengths real")
+    seq = options["seq"] if model.tokens else 0
     taken = (
         "batch",
-        "seq",
         "lengths",
-        "inputs",
         "count",
         "seconds",
         "at_most",
@@ -142,8 +146,8 @@ def choice_of(options: dict[str, Any], packing: str) -> Choice:
         seed=options["seed"],
         rounds=1 if options["scenario"] else options["rounds"],
         params={name: options[name] for name in taken}
-        | {"packing": packing}
-        | ({} if model.tokens else {"seq": 0}),
+        | {"packing": packing, "seq": seq}
+        | {"inputs": options["inputs"] or benchplan.inputs_of(options["batch"], seq)},
     )
     check_budgets([benchplan.reference_run(choice)], "fail")
     return choice
@@ -173,7 +177,8 @@ def answers(choice: Choice, work: Path, screen: Screen) -> tuple[Data, Record | 
 
     Raises UsageError for a model or sizes that cannot be.
     """
-    empty = Data(work, "", "generated", {}, 1.0)
+    kept = caches.folder() / "bench"
+    empty = Data(kept, "", "generated", {}, 1.0)
     reference = benchplan.reference_run(choice)
     found = runner.execute(reference, empty, work, work, (), watch(screen, reference))
     screen.clear()
@@ -184,7 +189,7 @@ def answers(choice: Choice, work: Path, screen: Screen) -> tuple[Data, Record | 
     if found.outcome != "ok":
         return empty, found
     told = found.details
-    return Data(work, told["fingerprint"], told["source"], {}, 1.0, tuple(told["notes"])), None
+    return Data(kept, told["fingerprint"], told["source"], {}, 1.0, tuple(told["notes"])), None
 
 
 def one(item: Planned, data: Data, work: Path, out: Path, failed: Record | None, screen: Screen) -> Record:

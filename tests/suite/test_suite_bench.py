@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,8 +16,9 @@ import pytest
 import torch
 
 from buzzer.engine.infer import Array, Plan, onnx_graph
-from buzzer.errors import UnsupportedError, UsageError
-from buzzer.models.target import Loaded
+from buzzer.errors import DataError, UnsupportedError, UsageError
+from buzzer.models.onnx_file import TARGET as ONNX_FILE
+from buzzer.models.target import Ask, Loaded
 from buzzer.suite import benchplan, gate, record, registry
 from buzzer.suite.bench import (
     LEAST_RUNS,
@@ -27,6 +29,7 @@ from buzzer.suite.bench import (
     ended_early,
     first_of_each_shape,
     flusher,
+    gpu_state,
     least_cosine,
     warm_up,
 )
@@ -181,6 +184,129 @@ def test_padding_does_not_count() -> None:
     assert check.rows == 1
 
 
+def test_an_output_that_was_compared_is_not_compared_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[int] = []
+    monkeypatch.setattr(
+        "buzzer.suite.bench.least_cosine", lambda got, want: compared.append(1) or least_cosine(got, want)
+    )
+    check, _ = timed(Good(), 9)
+    assert (len(compared), check.runs, check.rows, check.hits) == (3, 9, 18, 18)
+
+    class Drifts(Good):
+        """Right at first, and a little off later."""
+
+        def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
+            factor = 1.0 if len(self.calls) < 3 else 1.01
+            return {"y": super().run(batch)["y"] * factor}
+
+    check, _ = timed(Drifts(), 9)
+    assert check.error == pytest.approx(0.01, rel=1e-3)
+
+
+class Device:
+    """A stand-in for torch.cuda that notes what is enqueued, in order. Its time is in milliseconds, one for each replay."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.queue: list[str] = []
+        device = self
+
+        class Event:
+            def __init__(self, enable_timing: bool) -> None:
+                assert enable_timing
+                self.at = 0
+
+            def record(self) -> None:
+                device.queue.append("event")
+                self.at = device.queue.count("replay")
+
+            def synchronize(self) -> None:
+                device.queue.append("wait")
+
+            def elapsed_time(self, end: Any) -> float:
+                return float(end.at - self.at)
+
+        parts = {
+            "Event": Event,
+            "synchronize": lambda: self.queue.append("wait"),
+            "_sleep": lambda cycles: self.queue.append("spin"),
+            "get_device_properties": lambda index: SimpleNamespace(L2_cache_size=1 << 12),
+        }
+        for name, part in parts.items():
+            monkeypatch.setattr(torch.cuda, name, part)
+
+
+class Staged(Good):
+    """A session in parts, on the stand-in."""
+
+    def __init__(self, device: Device) -> None:
+        super().__init__()
+        self.device = device
+
+    def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
+        self.device.queue.append("run")
+        return super().run(batch)
+
+    def stage(self, batch: Mapping[str, Array]) -> Mapping[str, Array]:
+        self.device.queue.append("stage")
+        return batch
+
+    def replay(self, staged: Mapping[str, Array]) -> None:
+        self.device.queue.append("replay")
+
+    def fetch(self, staged: Mapping[str, Array]) -> dict[str, Array]:
+        self.device.queue.append("fetch")
+        return Good.run(self, staged)
+
+    def poison(self) -> None:
+        self.device.queue.append("poison")
+
+
+def test_device_time_is_of_the_replay_alone_behind_a_spin(monkeypatch: pytest.MonkeyPatch) -> None:
+    device, loaded = Device(monkeypatch), target()
+    check = Check(loaded, [dict(loaded.reference(b)) for b in loaded.batches])
+    timer = Timer(Staged(device), loaded, check, "cuda")
+    found = timer.measure(3, 0.0, 60.0, lambda: device.queue.append("flush"))
+    wall = ["flush", "poison", "wait", "event", "run", "event", "wait"]
+    alone = ["flush", "poison", "stage", "wait", "spin", "event", "replay", "event", "wait", "fetch"]
+    assert device.queue == (wall + alone) * 3
+    assert found.device == [0.001] * 3
+    assert check.scores()["cosine"] == pytest.approx(1.0)
+
+
+def test_a_flush_of_a_gpu_ends_with_a_clean_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device(monkeypatch)
+    monkeypatch.setattr(torch, "zeros", lambda size, device: Buffer(size))
+
+    class Buffer:
+        def __init__(self, size: int) -> None:
+            assert size * 4 >= 4 << 12
+
+        def add_(self, value: int) -> None:
+            device.queue.append(f"write {id(self)}")
+
+        def sum(self) -> None:
+            device.queue.append(f"read {id(self)}")
+
+    flusher("cuda")()
+    write, read, last = device.queue
+    assert (write.split()[0], read.split()[0], last) == ("write", "read", "wait")
+    assert write.split()[1] != read.split()[1]
+
+
+def test_the_state_of_a_gpu_is_told_or_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert gpu_state("cpu") is None
+    told = {"clock_rate": 1980, "power_draw": 350_500, "temperature": 41}
+    for name, value in told.items():
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    assert gpu_state("cuda") == {"sm_mhz": 1980, "power_w": 350.5, "temperature_c": 41}
+
+    def missing() -> int:
+        raise ModuleNotFoundError("pynvml")
+
+    monkeypatch.setattr(torch.cuda, "power_draw", missing)
+    assert gpu_state("cuda") is None
+
+
 def test_each_size_is_run_once_before_the_clock() -> None:
     batches = [{"x": np.zeros((1, n), dtype="float32")} for n in (4, 8, 4, 8, 2)]
     loaded = Loaded(None, ("y",), batches, lambda b: {}, [1] * 5)
@@ -248,6 +374,70 @@ def test_models_are_found_by_name_file_and_folder(tmp_path: Path) -> None:
         benchplan.backends_of(registry.models()["minilm-l6"], ["xgboost"])
 
 
+@pytest.mark.parametrize(
+    ("batch", "seq", "inputs"),
+    [(1, 128, 16), (32, 128, 16), (64, 128, 8), (128, 128, 4), (100_000, 0, 4), (100, 0, 16)],
+)
+def test_large_batches_have_fewer_inputs(batch: int, seq: int, inputs: int) -> None:
+    assert benchplan.inputs_of(batch, seq) == inputs
+
+
+def on_gpu(
+    make: Callable[..., record.Record], backend: str, wall: float, cold: list[float], **more: Any
+) -> Any:
+    """A bench record of runs on a GPU, or on the CPU where `cold` is empty."""
+    runs = max(len(cold), 8)
+    bench = {
+        "batch": 2, "seq": 8, "lengths": "fixed", "packing": "padded", "scenario": "", "inputs": 2, "rows": 2 * runs,
+        "flops": 10, "bytes_moved": 10, "kernels": None, "floor_s": 0.001, "bandwidth": 1e10, "peak": 2e11,
+        "threads": 1, "affinity": [0], "denormals": "kept", "checked_runs": 8, "bad_runs": 0,
+    }  # fmt: skip
+    samples = {"warm_run": [wall] * runs, "cold_run": [wall] * runs}
+    fields: dict[str, Any] = {"job": "bench", "task": "bert-base", "backend": backend, "bench": bench | more}
+    fields |= {"config": {"batch": 2, "seq": 8, "lengths": bench["lengths"], "scenario": ""} | more}
+    fields |= {"samples": samples | ({"cold_run_device": cold} if cold else {}), "gate": {"status": "passed"}}
+    fields |= {
+        "rows": 4 * runs,
+        "device": "cuda" if cold else "cpu",
+        "scores": {"cosine": 1.0},
+        "metric": "cosine",
+    }
+    return make(**fields)
+
+
+def test_on_a_gpu_the_mean_cold_device_time_ranks(make_record: Callable[..., record.Record]) -> None:
+    steady = on_gpu(make_record, "fused", 0.02, [0.002] * 460)
+    even = on_gpu(make_record, "tensorrt", 0.01, [0.001] * 450 + [0.02] * 10)  # by median the faster one
+    cpu = on_gpu(make_record, "onnxruntime", 0.001, [])
+    groups = benchplan.boards([steady, even, cpu])
+    assert [{r.backend for r in group} for group in groups.values()] == [
+        {"onnxruntime"},
+        {"fused", "tensorrt"},
+    ]
+    told = [dict(zip(benchplan.COLUMNS, line, strict=True)) for line in benchplan.table([steady, even])]
+    mean = (450 * 0.001 + 10 * 0.02) / 460
+    assert [(t["#"], t["backend"], t["cold device ms"], t["p99/mean"], t["p50 ms"]) for t in told] == [
+        ("1", "tensorrt", f"{1e3 * mean:.3f}", f"{0.02 / mean:.3f}", "10.00"),
+        ("2", "fused", "2.000", "1.000", "20.00"),
+    ]
+    assert told[1]["of floor"] == "50 %"
+    assert benchplan.title(steady) == "bert-base, batch 2, 8 tokens, on cuda"
+    (line,) = benchplan.table([cpu])
+    assert dict(zip(benchplan.COLUMNS, line, strict=True))["cold device ms"] == ""
+    few = dict(
+        zip(benchplan.COLUMNS, benchplan.table([on_gpu(make_record, "fused", 1, [1] * 100)])[0], strict=True)
+    )
+    assert few["p99/mean"] == ""  # refused
+
+
+def test_rows_of_real_lengths_are_ranked_by_the_row(make_record: Callable[..., record.Record]) -> None:
+    """Packed, a run has more rows: its longer run is the faster one."""
+    padded = on_gpu(make_record, "fused", 0.02, [0.002] * 8, lengths="real", packing="padded")
+    packed = on_gpu(make_record, "fused", 0.02, [0.004] * 8, lengths="real", packing="packed")
+    packed = packed.model_copy(update={"rows": packed.rows * 4})
+    assert [row.first.bench.packing for row in benchplan.rows([padded, packed])] == ["packed", "padded"]  # type: ignore[union-attr]
+
+
 # ---- the command line ---------------------------------------------------------------------------------------------
 
 
@@ -264,6 +454,7 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bench(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "buzzer", "bench", *arguments]
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "BUZZER_ENFORCEMENT": "polled"}
+    environment["BUZZER_CACHE"] = str(cwd / "cache")
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, env=environment)
 
 
@@ -295,6 +486,73 @@ def test_a_file_is_benched_from_end_to_end(net: Path, tmp_path: Path) -> None:
     lines = benchplan.table(written)
     assert [line[0] for line in lines] == ["1", ""]
     assert "TensorRT" in lines[1][-1]
+
+
+def export(module: torch.nn.Module, path: Path, rows: int | None = None) -> Path:
+    """A file of one input; its rows open, or fixed."""
+    path.parent.mkdir(exist_ok=True)
+    example = {"x": np.zeros((rows or 2, 6), dtype="float32")}
+    axes: dict[str, dict[int, str]] = {"x": {} if rows else {0: "batch"}}
+    path.write_bytes(onnx_graph.export(Plan(module.eval(), example, ("y",), axes, "fp32", "cpu", 1)))
+    return path
+
+
+def test_files_of_one_name_have_boards_of_their_own(
+    tmp_path: Path, make_record: Callable[..., record.Record]
+) -> None:
+    """Also where the name is that of a known model."""
+    paths = [export(torch.nn.Linear(6, 3), tmp_path / folder / "bert-base.onnx") for folder in "ab"]
+    tasks = [benchplan.task_of(choice(model=registry.model(str(path)))) for path in paths]
+    hashes = [task.params["model_hash"] for task in tasks]
+    records = [on_gpu(make_record, "onnxruntime", 0.01, []) for _ in paths]
+    for made, found in zip(records, hashes, strict=True):
+        made.config["model_hash"] = found
+    boards = benchplan.boards(records)
+    assert len(set(hashes)) == len(boards) == 2
+    assert {benchplan.title(group[0]) for group in boards.values()} == {
+        f"bert-base ({found}), batch 2, 8 tokens" for found in hashes
+    }
+    copied = tmp_path / "c.onnx"
+    copied.write_bytes(paths[0].read_bytes())
+    assert benchplan.hash_of(copied) == hashes[0]
+    eager = on_gpu(make_record, "torch_eager", 0.01, [])
+    assert benchplan.is_base(benchplan.rows([eager])[0])
+    trees = eager.model_copy(update={"task": "gbdt", "backend": "xgboost"})
+    assert benchplan.is_base(benchplan.rows([trees])[0])
+    trees.config["model_hash"] = hashes[0]  # a file that is called gbdt
+    assert not benchplan.is_base(benchplan.rows([trees])[0])
+    assert "model_hash" not in benchplan.task_of(choice()).params
+
+
+def test_weights_beside_a_file_are_part_of_it(tmp_path: Path) -> None:
+    import onnx
+
+    made = []
+    for folder, value in (("a", 1.0), ("b", 2.0)):
+        path = export(torch.nn.Linear(6, 3), tmp_path / folder / "net.onnx")
+        model = onnx.load(str(path))
+        for weight in model.graph.initializer:
+            shape = tuple(weight.dims)
+            weight.CopyFrom(onnx.numpy_helper.from_array(np.full(shape, value, "float32"), weight.name))
+        onnx.save(model, str(path), save_as_external_data=True, location="weights.bin", size_threshold=0)
+        made.append(path)
+    assert made[0].read_bytes() == made[1].read_bytes()
+    assert benchplan.hash_of(made[0]) != benchplan.hash_of(made[1])
+    (tmp_path / "b" / "weights.bin").unlink()
+    benchplan.hash_of.cache_clear()
+    with pytest.raises(DataError, match=r"weights\.bin"):
+        benchplan.hash_of(made[1])
+
+
+def test_a_fixed_batch_is_not_called_another(tmp_path: Path) -> None:
+    path = export(torch.nn.Linear(6, 3), tmp_path / "fixed.onnx", rows=4)
+    ask = Ask(4, 128, 2, "fixed", "padded", 0, {"path": str(path)})
+    assert ONNX_FILE.load(ask).rows == [4, 4]
+    with pytest.raises(UsageError, match="the file's inputs have 4 rows, fixed") as caught:
+        ONNX_FILE.load(replace(ask, batch=2))
+    assert caught.value.hint == "use --batch 4"
+    opened = export(torch.nn.Linear(6, 3), tmp_path / "open.onnx")
+    assert ONNX_FILE.load(replace(ask, batch=2, params={"path": str(opened)})).rows == [2, 2]
 
 
 @pytest.mark.parametrize(

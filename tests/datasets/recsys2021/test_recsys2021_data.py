@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -538,6 +539,22 @@ def submission(made: Path, tmp_path: Path) -> Path:
         tmp_path / "s.csv", list(truth["tweet_id"]), list(truth["enaging_user_id"]), predicted
     )
     return tmp_path / "s.csv"
+
+
+def test_ids_may_come_as_arrow(tmp_path: Path) -> None:
+    """In pieces, of both kinds of strings; what is written is the same, byte by byte."""
+    tweets, readers = ["A1", "B2", "C3"], ["x", "y,", 'z"']
+    p = np.random.default_rng(0).random((3, 4)).astype("float32")
+    predicted = {label: p[:, i] for i, label in enumerate(LABELS)}
+    recsys2021.write_submission(tmp_path / "list.csv", tweets, readers, predicted)
+    ids = pa.table({"tweets": pa.array(tweets, pa.large_string()), "readers": pa.array(readers)})
+    ids = pa.concat_tables([ids[:1], ids[1:]])
+    recsys2021.append_submission(tmp_path / "arrow.csv", ids["tweets"], ids["readers"], predicted)
+    assert (tmp_path / "arrow.csv").read_bytes() == (tmp_path / "list.csv").read_bytes()
+    back = recsys2021.read_submission(tmp_path / "arrow.csv")
+    assert [back[name].to_list() for name in back.columns[:2]] == [tweets, readers]
+    for label in LABELS:
+        np.testing.assert_array_equal(back[label].to_numpy().astype("float32"), predicted[label])
 
 
 def test_a_constant_scores_about_nothing(made: Path, submission: Path) -> None:

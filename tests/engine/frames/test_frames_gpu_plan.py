@@ -88,7 +88,6 @@ CASES: dict[str, Case] = {
     "token_features": lambda e, t: e.token_features(
         t, "s", "\t", size="n", counts={"101": "z"}, at={0: "w"}, after={("101", 1): "v"}
     ),
-    "tokens": lambda e, t: e.tokens(t, "s", "\t", 3, "z"),
     "hex_id": lambda e, t: e.hex_id(t, "s", "z"),
     "numbers": lambda e, t: e.numbers(t, "s", 3, "z"),
     "token_hash": lambda e, t: e.token_hash(t, "s", "\t", 4, 3, "z"),

@@ -606,18 +606,6 @@ def test_token_after(e: Engine, frame: Make, values: Values, lists: list[list[in
         assert values(t, "z") == [plain_after(tokens or [], 137, nth) for tokens in lists]
 
 
-@given(token_lists, st.integers(1, 6))
-@few
-def test_tokens_side_by_side(
-    e: Engine, frame: Make, values: Values, lists: list[list[int] | None], length: int
-) -> None:
-    joined = [None if tokens is None else "\t".join(map(str, tokens)) for tokens in lists]
-    t = e.tokens(frame({"s": joined}), "s", "\t", length, "z")
-    for i in range(length):
-        assert values(t, f"z_{i}") == [(tokens or [])[i] if len(tokens or []) > i else 0 for tokens in lists]
-    assert e.to_numpy(t, ["z_0"])["z_0"].dtype == np.int32
-
-
 @given(token_lists, st.integers(1, 6), st.randoms())
 @few
 def test_token_matrix_is_by_row(

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from buzzer.engine.infer import roofline
 from buzzer.engine.infer.roofline import Roof
@@ -19,7 +20,7 @@ def test_a_floor_is_the_larger_of_two_times() -> None:
 def test_the_roof_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(roofline, "STREAM_BYTES", 1 << 24)
     monkeypatch.setattr(roofline, "SIDES", {"cpu": 256})
-    monkeypatch.setattr(roofline, "TRIED_S", 0.05)
+    monkeypatch.setattr(roofline, "TRIED_S", {"cpu": 0.05})
     roof = roofline.measure(1, "cpu")
     assert 1e8 < roof.bandwidth < 1e13
     assert {"fp32", "bf16"} <= set(roof.peak)
@@ -30,12 +31,45 @@ def test_the_best_try_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a clock of ours: calls of 0.4, 0.1 and 0.6 s, after which a second is over."""
     clock = iter([0.0, 0.4, 0.5, 0.6, 1.0, 1.6])
     monkeypatch.setattr(roofline, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
-    assert roofline.best(lambda: None, lambda: None) == pytest.approx(0.1)
+    assert roofline.best(lambda: None, roofline.by_clock, 1.0) == pytest.approx(0.1)
     assert list(clock) == []
 
 
-def test_a_slow_product_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(roofline, "TRIED_S", 0.0)
-    waits: list[int] = []
-    roofline.best(lambda: None, lambda: waits.append(1))
-    assert len(waits) == 1
+def test_a_slow_product_is_tried_once() -> None:
+    calls: list[int] = []
+    roofline.best(lambda: calls.append(1), roofline.by_clock, 0.0)
+    assert len(calls) == 1
+
+
+def test_on_a_gpu_events_around_the_call_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a stand-in whose clock goes 2 ms a call and 7 ms a spin or wait."""
+    queue: list[str] = []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            self.at = 0.0
+
+        def record(self) -> None:
+            queue.append("event")
+            self.at = sum({"call": 2.0, "event": 0.0}.get(name, 7.0) for name in queue)
+
+        def synchronize(self) -> None:
+            queue.append("wait")
+
+        def elapsed_time(self, end: "Event") -> float:
+            return end.at - self.at
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: queue.append("spin"))
+    assert roofline.best(lambda: queue.append("call"), roofline.by_events(), 0.003) == pytest.approx(0.002)
+    assert queue == ["spin", "event", "call", "event", "wait"] * 2
+
+
+@pytest.mark.gpu
+def test_the_roof_of_a_gpu() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    roof = roofline.measure(1, "cuda")
+    assert 1e11 < roof.bandwidth < 2e13
+    assert {"fp32", "fp16", "bf16"} <= set(roof.peak)
+    assert roof.peak["fp16"] > 2 * roof.peak["fp32"]

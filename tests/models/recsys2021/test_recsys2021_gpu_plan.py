@@ -11,8 +11,9 @@ import pytest
 from buzzer.datasets import recsys2021
 from buzzer.engine.frames import gpu_plan
 from buzzer.engine.frames.lazy import Lazy
-from buzzer.models.recsys2021 import features, week
-from buzzer.models.recsys2021.fitting import Rows, sampled
+from buzzer.models.recsys2021 import features, fitting, week
+from buzzer.models.recsys2021.fitting import Fitted, Rows, sampled
+from buzzer.models.recsys2021.tables import merged
 
 MODELS = tuple(week.MODELS)
 
@@ -35,7 +36,7 @@ def test_recsys2021_translates_whole_and_stays_shared_out(
     e, cpu = Lazy("gpu"), Lazy("cpu")
     monkeypatch.setattr(e, "height", cpu.height)  # a number that the host asks for is no part of a plan
     read = features.read_part(e, tmp_path / "data" / "train" / "part-00000", True)
-    t = features.base(e, read, True, tokens=6)
+    t = features.base(e, read, True, [features.TEXTS])
     check(t)
     t = cpu.collect(t)  # as the task does between its phases: what was looked up is a table, no plan
     codes = features.fit_codes(e, t.select)
@@ -70,7 +71,11 @@ def test_recsys2021_translates_whole_and_stays_shared_out(
         own = features.encode_own(e, coded, tables["train"], means, strategy, source=columns)
         check(own)
         check(week.encode_own(e, coded, tables["week"], means, strategy))
-    scored = features.encode_raw(e, features.encode(e, coded, tables["train"], means), tables["raw"])
-    scored = features.code_users(e, scored, tables["user"]["code"])
-    scored = week.encode(e, scored, tables["week"], means, MODELS)
-    check(week.look_up(e, scored, week.add_up(e, [tables["rows"]] * 2)))
+    fitted = Fitted({}, tables["user"], tables["train"], tables["raw"], means)
+    lookups = [*fitting.lookups(e, fitted), *week.lookups(e, tables["week"], means, MODELS)]
+    lookups += week.count_lookups(tables["rows"])
+    check(features.told(e, e.lookups(coded, lookups)))
+    monkeypatch.setattr(e, "keep", cpu.collect)
+    once = merged(e, lookups)
+    assert len(once) == len({tuple(sorted(each.on)) for each in lookups})
+    check(features.told(e, e.lookups(coded, once)))

@@ -6,6 +6,7 @@ import shutil
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ import pytest
 
 from buzzer.datasets import recsys2021
 from buzzer.datasets.recsys2021.reader import pieces
-from buzzer.datasets.recsys2021.schema import FEATURES, FIRST_SECOND, LABELLED, LABELS
+from buzzer.datasets.recsys2021.schema import FEATURES, FIRST_SECOND, LABELLED, LABELS, LIST
 from buzzer.engine import frames, infer
 from buzzer.engine.frames import Engine
+from buzzer.engine.frames.base import on_host
 from buzzer.errors import DataError, UnsupportedError, UsageError
 from buzzer.models.job import Data, Job
 from buzzer.models.recsys2021 import features, fitting, stages, tables, trees, week
@@ -60,9 +62,18 @@ def lines(data: Data) -> list[dict[str, str]]:
 
 def coded(e: Engine, data: Data) -> tuple[Any, dict[str, Any]]:
     read = features.read_part(e, data.folder / "train" / "part-00000", True)
-    t = e.collect(features.base(e, read, True, TOKENS))
+    t = e.collect(features.base(e, read, True, [features.TEXTS]))
     codes = {name: e.collect(table) for name, table in features.fit_codes(e, of(e, t)).items()}
     return e.collect(features.code(e, t, codes)), codes
+
+
+def tokens_of(e: Engine, t: Any) -> Any:
+    return on_host(e.token_matrix(t, features.TEXTS, LIST, TOKENS))
+
+
+def encoded(e: Engine, t: Any, fitted: dict[str, Any], means: dict[str, float]) -> Any:
+    """As rows that are in no table."""
+    return features.told(e, e.lookups(t, features.lookups(e, fitted, means)))
 
 
 def of(e: Engine, t: Any) -> features.Source:
@@ -101,7 +112,6 @@ def plain_row(line: dict[str, str]) -> dict[str, float]:
         "mention": plain_mention(tokens, kind),
         "late": int((ints["time"] - noon) / 60 / 7.19) if late else 0,
         "a_followers_step": ints["a_followers"] // 819,
-        **{f"token_{i}": int(tokens[i]) if len(tokens) > i and tokens[i] else 0 for i in range(TOKENS)},
         "a_group": sum(ints["a_followers"] >= limit for limit in (240, 588, 1331, 3996)),
         "weekday": (ints["time"] // 86400 + 3) % 7,
         "hour": second // 3600,
@@ -120,6 +130,8 @@ def plain_row(line: dict[str, str]) -> dict[str, float]:
 def test_rows_tell_what_their_text_says(e: Engine, data: Data, lines: list[dict[str, str]]) -> None:
     t, _ = coded(e, data)
     want = [plain_row(line) for line in lines]
+    texts = [[int(token) for token in line["text_tokens"].split("\t")[:TOKENS] if token] for line in lines]
+    assert [[x for x in row if x] for row in tokens_of(e, t).tolist()] == texts
     got = e.to_numpy(t, list(want[0]))
     for name in want[0]:
         np.testing.assert_allclose(got[name], [row[name] for row in want], rtol=1e-6, err_msg=name)
@@ -144,10 +156,10 @@ def test_target_encodings_by_hand(e: Engine, data: Data, lines: list[dict[str, s
     labels = [labels_of(line) for line in lines]
     for label in LABELS:
         assert means[label] == pytest.approx(np.mean([row[label] for row in labels]))
-    encoded = features.encode(e, t, fitted, means)
+    found = encoded(e, t, fitted, means)
     if strategy != "none":
-        encoded = features.encode_own(e, t, fitted, means, strategy, source=of(e, t))
-    got = e.to_numpy(encoded, features.names())
+        found = features.encode_own(e, t, fitted, means, strategy, source=of(e, t))
+    got = e.to_numpy(found, features.names())
     by_reader, by_author = defaultdict(list), defaultdict(list)
     for at, line in enumerate(lines):
         by_reader[line["enaging_user_id"]].append(at)
@@ -181,11 +193,10 @@ def test_every_engine_gives_the_same_columns(e: Engine, data: Data) -> None:
         fitted = tables.collected(engine, features.fit_tables(engine, of(engine, t)))
         means = features.priors(engine, fitted)
         own = features.encode_own(engine, t, fitted, means, "kfold", source=of(engine, t))
-        own = features.encode_raw(
-            engine, own, tables.collected(engine, features.fit_raw_tables(engine, of(engine, t)))
-        )
+        raw = tables.collected(engine, features.fit_raw_tables(engine, of(engine, t)))
         counted = tables.collected(engine, week.count(engine, t, MODELS))
-        own = engine.collect(week.look_up(engine, own, counted))
+        wanted_here = [*features.raw_lookups(raw), *week.count_lookups(counted)]
+        own = engine.collect(engine.lookups(own, wanted_here))
         for model in MODELS:
             week_tables = tables.collected(engine, week.fit_tables(engine, t, [model]))
             found = engine.to_numpy(
@@ -206,7 +217,7 @@ def test_raw_sums_are_of_earlier_rows(e: Engine, data: Data, lines: list[dict[st
     early, late = e.filter(t, lambda c: ~fitting.late(c)), e.filter(t, fitting.late)
     assert e.height(early) + e.height(late) == e.height(t)
     got = e.to_numpy(
-        features.encode_raw(e, late, features.fit_raw_tables(e, of(e, early))),
+        e.lookups(late, features.raw_lookups(features.fit_raw_tables(e, of(e, early)))),
         ["row", "n_b_type", "sum_like_b_type"],
     )
     is_late = [
@@ -261,11 +272,13 @@ def test_rows_in_files_are_those_of_one_frame(
 ) -> None:
     """Cut into pieces, coded and read by the column."""
     made = job("recsys2021", data, tmp_path, tmp_path, e.name, "torch_eager", piece_rows=len(lines) // 3 + 1)
-    rows = fitting.read_all(e, made, "train", TOKENS)
+    rows = fitting.read_all(e, made, "train", [features.TEXTS])
     assert len(rows.files) == 3 and rows.height == len(lines)
     fitting.code(rows, tables.collected(e, features.fit_codes(e, rows.columns)))
-    names = ["a_followers", "language_code", "media_code", "like", "token_1", "row"]
-    got, want = (e.to_numpy(t, names) for t in (rows.columns(names), coded(e, data)[0]))
+    names = ["a_followers", "language_code", "media_code", "like", "row"]
+    whole = coded(e, data)[0]
+    np.testing.assert_array_equal(tokens_of(e, rows.columns([features.TEXTS])), tokens_of(e, whole))
+    got, want = (e.to_numpy(t, names) for t in (rows.columns(names), whole))
     for name in names:
         np.testing.assert_array_equal(got[name], want[name], err_msg=name)
     some = e.to_numpy(rows.columns(["like"], lambda c: (c("row") % 2 == 0) & (c("like") == 1)), ["row"])
@@ -283,9 +296,10 @@ def test_only_rows_that_are_asked_for_are_read(e: Engine, data: Data, tmp_path: 
     for half in (0, 1):
         pieces_of_few.append(tmp_path / f"piece{half}.parquet")
         e.write_parquet(e.filter(few, lambda c, half=half: c("row") % 100 // 50 == half), pieces_of_few[-1])
-    found = tables.load_wanted(e, tmp_path, "train", features.looked_up_by(), pieces_of_few)
+    columns = [partial(e.read_parquet, path) for path in pieces_of_few]
+    found = tables.load_wanted(e, tmp_path, "train", features.looked_up_by(), columns)
     means = features.priors(e, everything)
-    got, want = (e.to_numpy(features.encode(e, few, x, means), features.names()) for x in (found, everything))
+    got, want = (e.to_numpy(encoded(e, few, x, means), features.names()) for x in (found, everything))
     for name in features.names():
         np.testing.assert_array_equal(got[name], want[name], err_msg=name)
     assert e.height(found["ab"]) < e.height(everything["ab"]) / 10
@@ -295,11 +309,15 @@ def test_only_rows_that_are_asked_for_are_read(e: Engine, data: Data, tmp_path: 
 def test_counts_of_pieces_add_up(e: Engine, data: Data) -> None:
     t, _ = coded(e, data)
     halves = [e.filter(t, lambda c, half=half: c("row") % 2 == half) for half in (0, 1)]
-    whole = e.collect(week.look_up(e, t, tables.collected(e, week.count(e, t, MODELS))))
+
+    def looked_up(counted: dict[str, Any]) -> Any:
+        return e.collect(e.lookups(t, week.count_lookups(counted)))
+
+    whole = looked_up(tables.collected(e, week.count(e, t, MODELS)))
     parts = [tables.collected(e, week.count(e, half, MODELS)) for half in halves]
     summed = tables.collected(e, week.add_up(e, parts))
     names = [f"rows_{name}" for name in week.COUNTED]
-    got, want = (e.to_numpy(x, names) for x in (week.look_up(e, t, summed), whole))
+    got, want = (e.to_numpy(x, names) for x in (looked_up(summed), whole))
     for name in names:
         assert got[name].tolist() == want[name].tolist()
     assert max(want["rows_b"]) > 1

@@ -1,4 +1,4 @@
-"""From the frame to the trees, features stay on the device: only predictions and log odds cross to the host and back.
+"""From the frame to the models, rows stay on the device: only probabilities cross to the host, and the first stage's come back.
 
 Without a GPU by stand-ins that offer what GPU arrays offer and count what crosses; on a GPU by CUDA's own trace.
 """
@@ -17,6 +17,7 @@ from buzzer.engine.frames.base import on_host
 from buzzer.models.job import Job
 from buzzer.models.recsys2021 import features, stages, trees, week
 from buzzer.models.recsys2021.features import TARGETS
+from buzzer.models.recsys2021.predicting import Predictor
 from buzzer.suite import registry
 
 ROWS = 50
@@ -31,10 +32,11 @@ class Bus:
     to_host: list[int] = field(default_factory=list)
     to_device: list[int] = field(default_factory=list)
     seen: list[Any] = field(default_factory=list)
+    batches: list[Any] = field(default_factory=list)  # shapes of the networks' texts
 
 
-class DeviceArray:
-    """Values that the host can have by `get` alone."""
+class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
+    """Values that the host can have by `get` alone; NumPy's functions of them give such arrays again, as cupy's do."""
 
     def __init__(self, values: Any, bus: Bus) -> None:
         self._values, self._bus = values, bus
@@ -56,14 +58,39 @@ class DeviceArray:
     def __array__(self, *arguments: Any, **named: Any) -> Any:
         raise TypeError("implicit copy to the host")  # as cupy does
 
+    def __array_ufunc__(self, function: Any, method: str, *inputs: Any, **named: Any) -> "DeviceArray":
+        assert method == "__call__"
+        return self._device(function(*(self._own(x) for x in inputs), **named))
+
+    def __array_function__(self, function: Any, kinds: Any, inputs: Any, named: Any) -> "DeviceArray":
+        return self._device(function(*(self._own(x) for x in inputs), **named))
+
+    @staticmethod
+    def _own(x: Any) -> Any:
+        if isinstance(x, np.ndarray) and x.ndim:
+            raise TypeError("an array of the host among those of the device")  # as cupy does
+        return x._values if isinstance(x, DeviceArray) else x
+
+    def _device(self, values: Any) -> "DeviceArray":
+        return DeviceArray(values, self._bus)
+
     def __len__(self) -> int:
         return len(self._values)
 
     def __getitem__(self, part: Any) -> "DeviceArray":
-        return DeviceArray(self._values[part], self._bus)
+        return self._device(self._values[self._own(part)])
 
     def round(self, decimals: int) -> "DeviceArray":
-        return DeviceArray(self._values.round(decimals), self._bus)
+        return self._device(self._values.round(decimals))
+
+    def sum(self, axis: int, dtype: Any) -> "DeviceArray":
+        return self._device(self._values.sum(axis=axis, dtype=dtype))
+
+    def astype(self, dtype: Any) -> "DeviceArray":
+        return self._device(self._values.astype(dtype))
+
+    def copy(self) -> "DeviceArray":
+        return self._device(self._values.copy())
 
 
 def cupy(bus: Bus) -> Any:
@@ -97,6 +124,49 @@ class Booster:
         return DeviceArray(np.full(len(x), 0.25, dtype="float32"), self._bus)
 
 
+class Network:
+    """A session that takes device arrays only, and answers on the host, as sessions do."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+
+    def run(self, batch: dict[str, Any]) -> dict[str, Any]:
+        assert all(isinstance(array, DeviceArray) for array in batch.values())
+        tokens = batch["tokens"]
+        self._bus.batches.append(tokens.shape)
+        return {
+            "probability": DeviceArray(np.full((len(tokens), len(TARGETS)), 0.5, "float32"), self._bus).get()
+        }
+
+
+class Frames:
+    """An engine that computes nothing and hands matrices over on the device."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+
+    def lookups(self, t: Any, wanted: Any) -> Any:
+        return t
+
+    derive = drop = lambda self, t, *names, **exprs: t
+
+    def keep(self, t: Any) -> Any:
+        return t
+
+    def matrix(self, t: Any, columns: Any) -> DeviceArray:
+        return DeviceArray(np.ones((ROWS, len(columns)), dtype="float32"), self._bus)
+
+    def codes(self, t: Any, columns: Any) -> DeviceArray:
+        return DeviceArray(np.ones((ROWS, len(columns)), dtype="int64"), self._bus)
+
+    def token_matrix(self, t: Any, column: str, separator: str, length: int) -> DeviceArray:
+        there = np.arange(length) < np.arange(ROWS)[::-1, None]  # as many tokens as rows come after
+        return DeviceArray(there.astype("int32"), self._bus)
+
+    def to_arrow(self, t: Any, columns: Any) -> Any:
+        return "ids"
+
+
 @pytest.fixture
 def asked(tmp_path: Path) -> Job:
     params = registry.task("recsys2021").params | {"networks": []}
@@ -109,28 +179,49 @@ def both_stages(job: Job, x: Any, beside: Any) -> dict[str, Any]:
     models = stages.chosen(job.params)
     first, second = stages.FirstStage(job, models), stages.SecondStage(job, models)
     found = first.predict_trees(stages.Inputs(x, None, None, None))
-    odds = [trees.log_odds(found[name]) for name in models.first]
-    return found | second.predict(x, odds, {"loo": beside})
+    return found | second.predict(x, stages.odds_of(x, found, models), {"loo": beside})
 
 
-def test_the_features_never_cross(asked: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    bus = Bus()
+def test_probabilities_and_ids_alone_reach_the_host(asked: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A piece through both stages with trees and a network: features, texts and users stay on the device."""
+    bus, size = Bus(), 20
     monkeypatch.setitem(sys.modules, "cupy", cupy(bus))
     monkeypatch.setattr("buzzer.engine.infer.xgboost.load", lambda model: Booster(bus))
-    x = DeviceArray(np.ones((ROWS, WIDTH), dtype="float32"), bus)
-    beside = DeviceArray(np.ones((ROWS, len(week.names("loo"))), dtype="float32"), bus)
-    found = both_stages(asked, x, beside)
-    targets = len(TARGETS)
-    assert bus.to_host == [ONE] * (2 * targets)  # each model's predictions
-    assert bus.to_device == [
-        targets * ONE,
-        *[ONE] * targets,
-    ]  # the first stage's log odds as columns, and as margins
-    assert all(given is x for given in bus.seen[:targets])  # the very array, not a copy
-    assert [given.shape for given in bus.seen[targets:]] == [
-        (ROWS, WIDTH + targets + beside.shape[1])
-    ] * targets
-    assert all(isinstance(array, np.ndarray) for array in found.values())
+    monkeypatch.setattr(
+        "buzzer.models.recsys2021.training.open_sessions",
+        lambda names, job: {name: Network(bus) for name in names},
+    )
+    job = replace(asked, params=asked.params | {"networks": ["pooled"], "predict_batch": size})
+    predictor: Any = object.__new__(Predictor)
+    predictor.job, predictor.e, predictor.models = job, Frames(bus), stages.chosen(job.params)
+    predictor.first = stages.FirstStage(job, predictor.models)
+    predictor.second, predictor.lookups = stages.SecondStage(job, predictor.models), []
+    found = ended(predictor.predict(SimpleNamespace(columns=lambda names: names)))
+    targets, order, longest = len(TARGETS), 8 * ROWS, ROWS
+    assert bus.to_host == [
+        *[ONE] * targets,  # trees
+        order,
+        longest,  # of the batches' texts, a byte a row
+        *[targets * 4 * rows for rows in (size, size, ROWS - 2 * size)],  # the network
+        targets * ONE,  # the first stage's mean
+        *[ONE] * targets,  # the second stage's trees
+    ]
+    assert bus.to_device == [targets * ONE] * 2  # the first stage's probabilities, once a model
+    assert all(given is bus.seen[0] for given in bus.seen[:targets])  # the very array, not a copy
+    width = WIDTH + 2 * targets + len(week.names("loo"))
+    assert [given.shape for given in bus.seen[targets:]] == [(ROWS, width)] * targets
+    assert bus.batches == [(size, 24), (size, 40), (ROWS - 2 * size, 48)]  # texts of up to 19, 39 and 48
+    assert all(isinstance(array, np.ndarray) for array in found.found.values())
+    assert (found.ids, found.blend.shape) == ("ids", (ROWS, targets))
+
+
+def ended(steps: Any) -> Any:
+    """What a generator returns."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
 
 
 def test_an_unnoticed_copy_would_be_counted() -> None:
@@ -138,6 +229,8 @@ def test_an_unnoticed_copy_would_be_counted() -> None:
     array = DeviceArray(np.ones((3, 2), dtype="float32"), bus)
     with pytest.raises(TypeError, match="implicit copy"):
         np.asarray(array)
+    with pytest.raises(TypeError, match="of the host"):
+        array + np.ones(2)
     assert on_host(array).tolist() == [[1, 1]] * 3
     assert bus.to_host == [24]
 
