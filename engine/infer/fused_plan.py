@@ -10,7 +10,7 @@ from torch import Tensor
 from buzzer.engine.infer.fused_persistent import stack
 from buzzer.engine.infer.fused_weights import EncoderWeights, Layer, Linear
 from buzzer.engine.kernels.attention import self_attention
-from buzzer.engine.kernels.gemm import Grid, Tile, linear
+from buzzer.engine.kernels.gemm import Grid, Tile, early_tile, linear
 from buzzer.engine.kernels.jit import Launch
 from buzzer.engine.kernels.persistent import Buffers, encoder_layers
 from buzzer.engine.kernels.rows import Eight, Norm, embedding, pooling, residual_norm
@@ -74,7 +74,8 @@ def text_of(weights: EncoderWeights, tokens: int) -> str:
     return f"{tokens} tokens {len(weights.layers)}x{weights.size} {dtype}"
 
 
-MODES = ("plain", "pdl", "persistent")
+MODES = ("plain", "pdl", "early", "persistent")
+DEPENDENT = ("pdl", "early")  # by programmatic dependent launch, from compute capability 9.0 on
 
 
 def multiprocessors(device: str) -> int:
@@ -87,14 +88,15 @@ def multiprocessors(device: str) -> int:
 class Lowering:
     """Makes the program of `weights` for a number of tokens and sequences.
 
-    mode: "plain" launches; "pdl", programmatic dependent ones; "persistent", all layers in one kernel.
+    mode: "plain" launches; "pdl", programmatic dependent ones; "early", the same with GEMMs whose weights are loaded
+    before the wait, where such tiles fit; "persistent", all layers in one kernel.
     """
 
     def __init__(
         self, weights: EncoderWeights, tokens: int, sequences: int, choose: Choose, mode: str = "plain"
     ) -> None:
         self.weights, self.tokens, self.choose, self.mode = weights, tokens, choose, mode
-        self.pdl = mode == "pdl"
+        self.pdl = mode in DEPENDENT
         self.inputs = Inputs(tokens, sequences, str(weights.tables[0].device))
         self.launches: list[Launch] = []
         self._buffers: dict[str, Tensor] = {}
@@ -130,7 +132,7 @@ class Lowering:
         layer, size, heads = self.weights.layers[0], self.weights.size, self.weights.heads
         kinds = ((layer.qkv, False), (layer.out, True), (layer.up, False), (layer.down, True))
         tiles = [
-            self.choose(self.tokens, *x.weights.weight.shape, x.weights.weight.dtype, splits)  # type: ignore[call-arg]
+            self._tile(self.tokens, *x.weights.weight.shape, x.weights.weight.dtype, splits)  # type: ignore[call-arg]
             for x, splits in kinds
         ]
         even, odd = self._state("even", layer.qkv.grid), self._state("odd", layer.up.grid)
@@ -165,7 +167,7 @@ class Lowering:
         """norm(linear(x) + residual): in two kernels, the first of which may leave its sum in shares."""
         to = self._state(slot, follower)
         rows, (columns, depth) = self.tokens, layer.weights.weight.shape
-        tile = self.choose(rows, columns, depth, layer.weights.weight.dtype, True)
+        tile = self._tile(rows, columns, depth, layer.weights.weight.dtype, True)
         shared = tile.split > 1  # then bias and residual are the norm's to add
         shape, kind = ((tile.split, rows, columns), torch.float32) if shared else ((rows, columns), None)
         parts = self._buffer(f"sum {tile.split}", shape, dtype=kind)
@@ -199,8 +201,12 @@ class Lowering:
     ) -> None:
         source = x.eight.out if layer.grid and x.eight else x.floats
         (rows, depth), dtype = layer.weights.weight.shape, layer.weights.weight.dtype
-        tile = self.choose(len(source), rows, depth, dtype, False)
+        tile = self._tile(len(source), rows, depth, dtype, False)
         self._add(linear(name, source, layer.weights, out, tile, act=act, grid=grid, pdl=self.pdl))
+
+    def _tile(self, rows: int, columns: int, depth: int, dtype: torch.dtype, splits: bool) -> Tile:
+        early = early_tile(rows, columns, depth, dtype, splits) if self.mode == "early" else None
+        return early or self.choose(rows, columns, depth, dtype, splits)
 
     def _state(self, slot: str, follower: Grid | None) -> State:
         """Buffers of a state. Two slots take turns: a norm reads its residual in the one and writes the other."""

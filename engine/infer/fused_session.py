@@ -116,4 +116,6 @@ class FusedSession(Base):
         program = self.program(tokens, sequences)
         on_gpu = self.plan.device == "cuda"
         host = torch.zeros_like(program.inputs.all, device="cpu", pin_memory=on_gpu)
-        return Bucket(program, capture(program.run) if on_gpu else None, host)
+        graph = capture(program.run) if on_gpu else None
+        program.check()  # of the run before the capture
+        return Bucket(program, graph, host)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from buzzer.engine.infer.encoder import EncoderLayer, EncoderSpec
 from buzzer.engine.kernels.gemm import Grid, Weights
+from buzzer.engine.kernels.jit import LIMITS
 from buzzer.engine.kernels.rows import Norm
 from buzzer.errors import UnsupportedError
 
@@ -78,27 +79,33 @@ def pack(spec: EncoderSpec, precision: str, device: str) -> EncoderWeights:
 def random(
     layers: int, size: int, wide: int, heads: int, precision: str, device: str, vocabulary: int = 30522
 ) -> EncoderWeights:
-    """Weights of a shape, for plans and timings; on the "meta" device they have no values."""
+    """Weights of a shape, for plans and timings; on the "meta" device they have no values.
+
+    Their spread is that of trained ones in what counts: scores of about 0.5, so that attention is flat and not one-hot,
+    and eight-bit inputs that fill their range.
+    """
     dtype, eight = FLOATS.get(precision, torch.float16), EIGHTS.get(precision)
 
-    def values(*shape: int) -> Tensor:
-        return torch.randn(*shape, device=device) * 0.02
+    def values(*shape: int, spread: float = 0.02) -> Tensor:
+        return torch.randn(*shape, device=device) * spread
 
-    def ones(count: int) -> Tensor:
-        return torch.ones(count, device=device)
-
-    def linear(rows: int, columns: int) -> Linear:
+    def linear(rows: int, columns: int, spread: float) -> Linear:
+        """spread: standard deviation of its input; that of its output is 0.65 * spread."""
+        deviation, bias = 0.65 / columns**0.5, values(rows)
         if eight is None:
-            return Linear(Weights(values(rows, columns).to(dtype), None, values(rows)), None)
-        weight = (values(rows, columns) * 1000).to(eight)
-        return Linear(Weights(weight, values(rows), values(rows)), Grid(ones(columns), 0))
+            return Linear(Weights(values(rows, columns, spread=deviation).to(dtype), None, bias), None)
+        limit = LIMITS[eight]
+        inverse = limit / (4 * spread)  # four deviations fill the range
+        weight = values(rows, columns, spread=limit / 5).clamp(-limit, limit).to(eight)
+        scale = torch.full((rows,), deviation / (limit / 5) / inverse, device=device)
+        return Linear(Weights(weight, scale, bias), Grid(torch.full((columns,), inverse, device=device), 0))
 
     def norm() -> Norm:
-        return Norm(ones(size), values(size), 1e-12)
+        return Norm(torch.ones(size, device=device), values(size), 1e-12)
 
     def layer() -> Layer:
-        attention = (linear(3 * size, size), linear(size, size), norm())
-        return Layer(*attention, linear(wide, size), linear(size, wide), norm())
+        attention = (linear(3 * size, size, 1.0), linear(size, size, 0.1), norm())
+        return Layer(*attention, linear(wide, size, 1.0), linear(size, wide, 0.4), norm())
 
     tables = (values(vocabulary, size).to(dtype), values(512, size).to(dtype), values(2, size).to(dtype))
     return EncoderWeights(

@@ -2,7 +2,8 @@
 
 plan   the kernels of an encoder, with bytes, FLOPs and floor; with --compile the code of each; needs no GPU
 probe  what a GPU costs: launch gap, one wave of a GEMM, bandwidths, grid barrier
-tune   measures tiles and ways to launch (plain, dependent, one persistent kernel) and stores the fastest
+tune   measures tiles and ways to launch (plain, dependent, early weights, one persistent kernel) and stores the fastest; begins nothing
+       new after --seconds, what it has found by then is stored
 
 A JSON object a line on stdout. Exit code 2 where this machine cannot do it.
 """
@@ -53,7 +54,8 @@ def tune(given: argparse.Namespace) -> Iterator[Record]:
     """The four GEMMs of a layer, then the whole encoder in each mode."""
     from buzzer.engine.infer.fused_tune import tune_encoder
 
-    yield from tune_encoder(given.layers, given.size, given.wide, given.heads, given.precision, given.tokens)
+    form = (given.layers, given.size, given.wide, given.heads, given.precision)
+    yield from tune_encoder(form, given.tokens, given.seconds)
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -65,8 +67,9 @@ def arguments() -> argparse.ArgumentParser:
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--precision", choices=("fp32", "fp16", "bf16", "fp8", "int8"), default="fp8")
     parser.add_argument(
-        "--mode", choices=("plain", "pdl", "persistent"), default="plain", help="plan: how to launch"
+        "--mode", choices=("plain", "pdl", "early", "persistent"), default="plain", help="plan: how to launch"
     )
+    parser.add_argument("--seconds", type=float, default=60.0, help="tune: time limit")
     parser.add_argument("--compile", action="store_true", help="plan: compile each kernel for an H100")
     return parser
 

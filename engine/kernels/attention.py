@@ -6,11 +6,12 @@ import math
 
 from torch import Tensor
 
-from buzzer.engine.kernels.gemm import Grid
+from buzzer.engine.kernels.gemm import MULTIPROCESSORS, Grid
 from buzzer.engine.kernels.jit import (
     Launch,
     bytes_of,
     kernel,
+    let_next_start,
     limit_of,
     quantised,
     tl,
@@ -20,11 +21,34 @@ from buzzer.engine.kernels.jit import (
 
 
 @triton.jit
+def bounds_of(
+    spans,
+    inverse,
+    M,
+    block,
+    head,
+    WIDTH: tl.constexpr,
+    PADDED: tl.constexpr,
+    ROWS: tl.constexpr,
+    LIMIT: tl.constexpr,
+):
+    """First and past-the-last key of each of ROWS tokens, and the inverse of a head's columns. No kernel writes them:
+    load them before anything is waited for."""
+    rows = block * ROWS + tl.arange(0, ROWS)
+    wide = tl.arange(0, PADDED)
+    first = tl.load(spans + rows, mask=rows < M, other=2147483647)
+    last = tl.load(spans + M + rows, mask=rows < M, other=0)
+    inverses = tl.load(inverse + head * WIDTH + wide, mask=wide < WIDTH, other=0.0) if LIMIT else 1.0
+    return first, last, inverses
+
+
+@triton.jit
 def attention_block(
     qkv,
-    spans,
+    first,
+    last,
+    inverses,
     distances,
-    inverse,
     out,
     zero,
     factor,
@@ -40,7 +64,7 @@ def attention_block(
     CAUSAL: tl.constexpr,
     LIMIT: tl.constexpr,
 ):
-    """ROWS tokens of one head; arguments as of `attention`.
+    """ROWS tokens of one head; `bounds_of` gives first, last and inverses, other arguments as of `attention`.
 
     softmax(q k' / sqrt(WIDTH)) v by a running maximum (Milakov and Gimelshein, arXiv 1805.02867, algorithm 3), as in
     FlashAttention (Dao et al., arXiv 2205.14135).
@@ -50,8 +74,6 @@ def attention_block(
     wide = tl.arange(0, PADDED)
     in_head = wide < WIDTH
     there = rows < M
-    first = tl.load(spans + rows, mask=there, other=2147483647)
-    last = tl.load(spans + M + rows, mask=there, other=0)
     base = qkv + head * WIDTH + wide
     row_at = rows.to(tl.int64)[:, None] * (3 * size)
     q = tl.load(base[None, :] + row_at, mask=there[:, None] & in_head[None, :], other=0.0)
@@ -84,7 +106,7 @@ def attention_block(
     result = total / tl.where(weight > 0.0, weight, 1.0)[:, None]
     columns = head * WIDTH + wide
     if LIMIT:
-        result = quantised(result, tl.load(inverse + columns, mask=in_head, other=0.0)[None, :], zero, LIMIT)
+        result = quantised(result, inverses[None, :], zero, LIMIT)
     cell = rows.to(tl.int64)[:, None] * size + columns[None, :]
     tl.store(out + cell, result.to(out.dtype.element_ty), mask=there[:, None] & in_head[None, :])
 
@@ -114,11 +136,26 @@ def attention(
     A block of rows may hold several sequences: its keys are the union of theirs, and each row masks the others out.
     So the grid depends on the number of tokens only, and one captured graph serves any lengths.
     """
+    let_next_start(PDL)
+    block, head = tl.program_id(0), tl.program_id(1)
+    first, last, inverses = bounds_of(spans, inverse, M, block, head, WIDTH, PADDED, ROWS, LIMIT)
     wait_for_previous(PDL)
     attention_block(
-        qkv, spans, distances, inverse, out, zero, factor, M, tl.program_id(0), tl.program_id(1),
+        qkv, first, last, inverses, distances, out, zero, factor, M, block, head,
         HEADS, WIDTH, PADDED, ROWS, KEYS, REACH, CAUSAL, LIMIT,
     )  # fmt: skip
+
+
+def blocks(m: int, heads: int) -> tuple[int, int]:
+    """ROWS and KEYS for m tokens: while one wave of programs holds them all, as many programs as that wave has, each with
+    its keys in one pass where a sequence has no more than 128; beyond, fewer that read a key less often.
+
+    >>> [blocks(m, 16) for m in (16, 128, 256, 16384)]
+    [(16, 16), (16, 128), (32, 128), (32, 64)]
+    """
+    one_wave = -(-m // 32) * heads <= MULTIPROCESSORS
+    rows = 16 if -(-m // 16) * heads <= MULTIPROCESSORS else 32
+    return rows, min(128 if one_wave else 64, max(16, triton.next_power_of_2(m)))
 
 
 def self_attention(
@@ -131,8 +168,7 @@ def self_attention(
     *,
     distances: Tensor | None = None,
     causal: bool = False,
-    rows: int = 32,
-    keys: int = 64,
+    cut: tuple[int, int] | None = None,
     span: float | None = None,
     pdl: bool = False,
 ) -> Launch:
@@ -140,11 +176,13 @@ def self_attention(
 
     distances: float32 [heads, 2 * reach - 1], log2(e) * what is added to the score of a key reach - 1 tokens after
         the token, ..., reach - 1 before it; no sequence may be longer than `reach`.
+    cut: rows and keys of a program's block, powers of two >= 16; None = `blocks`.
     span: mean number of keys a token attends to, for the count of FLOPs; None = all M.
     """
     m, size = out.shape
     width = size // heads
     padded = max(16, triton.next_power_of_2(width))
+    rows, keys = cut or blocks(m, heads)
     inverse, zero = (grid.inverse, grid.zero) if grid else (None, 0)
     constants = {
         "HEADS": heads,

@@ -12,6 +12,7 @@ from buzzer.engine.kernels.jit import (
     activated,
     bytes_of,
     kernel,
+    let_next_start,
     limit_of,
     prefetch,
     quantised,
@@ -21,11 +22,16 @@ from buzzer.engine.kernels.jit import (
 )
 
 GROUP = 8  # row blocks whose programs share weights in L2
+# Values of the largest tile whose residual is loaded before the product: more would not leave it enough registers.
+SMALL = tl.constexpr(64 * 64)
 
 
 @dataclass(frozen=True, order=True)
 class Tile:
-    """How a GEMM is cut: rows, columns and depth of a tile, shares of K, warps, and loads in flight."""
+    """How a GEMM is cut: rows, columns and depth of a tile, shares of K, warps, and loads in flight.
+
+    whole: a share of K is one step of `depth`, whose weights are loaded before the previous kernel is waited for.
+    """
 
     rows: int
     columns: int
@@ -33,16 +39,53 @@ class Tile:
     split: int = 1
     warps: int = 4
     stages: int = 4
+    whole: bool = False
+
+    def shared(self, width: int) -> int:
+        """Bytes of shared memory that its loads in flight take, of values of `width` bytes."""
+        return (1 if self.whole else self.stages) * (self.rows + self.columns) * self.depth * width
+
+
+@triton.jit
+def vectors_of(
+    scale,
+    bias,
+    inverse,
+    column_tile,
+    N: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    SCALED: tl.constexpr,
+    BIAS: tl.constexpr,
+    LIMIT: tl.constexpr,
+):
+    """Scale, bias and inverse of a tile's columns. They are constants: load them before anything is waited for."""
+    columns = column_tile * COLUMNS + tl.arange(0, COLUMNS)
+    kept = columns < N
+    scales = tl.load(scale + columns, mask=kept, other=0.0) if SCALED else 1.0
+    biases = tl.load(bias + columns, mask=kept, other=0.0) if BIAS else 0.0
+    inverses = tl.load(inverse + columns, mask=kept, other=0.0) if LIMIT else 1.0
+    return scales, biases, inverses
+
+
+@triton.jit
+def whole_share(
+    w, column_tile, part, N: tl.constexpr, K: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr
+):
+    """The weights of a tile whose share of K is one step."""
+    columns = column_tile * COLUMNS + tl.arange(0, COLUMNS)
+    depth = part * DEPTH + tl.arange(0, DEPTH)
+    return tl.load(w + (columns % N)[:, None] * K + depth[None, :])
 
 
 @triton.jit
 def gemm_tile(
     a,
     w,
-    scale,
-    bias,
+    share_of_w,
+    scales,
+    biases,
+    inverses,
     residual,
-    inverse,
     out,
     zero,
     M,
@@ -61,41 +104,55 @@ def gemm_tile(
     DEPTH: tl.constexpr,
     SPLIT: tl.constexpr,
     STAGES: tl.constexpr,
+    WHOLE: tl.constexpr,
 ):
-    """One tile of share `part` of K; arguments as of `gemm`."""
-    rows = row_tile * ROWS + tl.arange(0, ROWS)
+    """One tile of share `part` of K; `vectors_of` gives scales, biases and inverses, `whole_share` with WHOLE share_of_w,
+    other arguments as of `gemm`."""
+    in_tile = tl.arange(0, ROWS)
+    rows = row_tile * ROWS + in_tile
     columns = column_tile * COLUMNS + tl.arange(0, COLUMNS)
     share: tl.constexpr = (K + DEPTH * SPLIT - 1) // (DEPTH * SPLIT) * DEPTH
     depth = part * share + tl.arange(0, DEPTH)
     # Rows past the end read a row that is there: their results are not stored.
     a_at = a + (rows % M).to(tl.int64)[:, None] * K + depth[None, :]
     w_at = w + (columns % N)[:, None] * K + depth[None, :]
+    kept = (rows < M)[:, None] & (columns < N)[None, :]
+    first = (row_tile * ROWS).to(tl.int64) * N
+    cell = in_tile[:, None] * N + columns[None, :]  # 32 bits: 64-bit ones would take registers from the tile
+    small: tl.constexpr = RESIDUAL and ROWS * COLUMNS <= SMALL
+    if small:
+        added = tl.load(residual + first + cell, mask=kept, other=0.0)
     whole: tl.constexpr = w.dtype.element_ty == tl.int8
     total = tl.zeros((ROWS, COLUMNS), tl.int32 if whole else tl.float32)
-    for step in tl.range(0, share, DEPTH, num_stages=STAGES):
-        if K % (DEPTH * SPLIT) == 0:
-            x, y = tl.load(a_at + step), tl.load(w_at + step)
-        else:
-            inside = (depth + step < K)[None, :]
-            x, y = tl.load(a_at + step, mask=inside, other=0.0), tl.load(w_at + step, mask=inside, other=0.0)
-        total = tl.dot(x, tl.trans(y), total, input_precision="ieee", out_dtype=total.dtype)
+    if WHOLE:
+        total = tl.dot(
+            tl.load(a_at), tl.trans(share_of_w), total, input_precision="ieee", out_dtype=total.dtype
+        )
+    else:
+        for step in tl.range(0, share, DEPTH, num_stages=STAGES):
+            if K % (DEPTH * SPLIT) == 0:
+                x, y = tl.load(a_at + step), tl.load(w_at + step)
+            else:
+                inside = (depth + step < K)[None, :]
+                x = tl.load(a_at + step, mask=inside, other=0.0)
+                y = tl.load(w_at + step, mask=inside, other=0.0)
+            total = tl.dot(x, tl.trans(y), total, input_precision="ieee", out_dtype=total.dtype)
 
-    kept = columns < N
     result = total.to(tl.float32)
     if SCALED:
-        result *= tl.load(scale + columns, mask=kept, other=0.0)[None, :]
+        result *= scales[None, :]
     if BIAS:
-        result += tl.load(bias + columns, mask=kept, other=0.0)[None, :]
-    cell = rows.to(tl.int64)[:, None] * N + columns[None, :]
-    stored = (rows < M)[:, None] & kept[None, :]
+        result += biases[None, :]
     if RESIDUAL:
-        result += tl.load(residual + cell, mask=stored, other=0.0).to(tl.float32)
+        if not small:
+            added = tl.load(residual + first + cell, mask=kept, other=0.0)
+        result += added.to(tl.float32)
     result = activated(result, ACT)
     if LIMIT:
-        result = quantised(result, tl.load(inverse + columns, mask=kept, other=0.0)[None, :], zero, LIMIT)
+        result = quantised(result, inverses[None, :], zero, LIMIT)
     if SPLIT > 1:
-        out += part.to(tl.int64) * M * N
-    tl.store(out + cell, result.to(out.dtype.element_ty), mask=stored)
+        first += part.to(tl.int64) * M * N
+    tl.store(out + first + cell, result.to(out.dtype.element_ty), mask=kept)
 
 
 @triton.jit
@@ -141,6 +198,7 @@ def gemm(
     DEPTH: tl.constexpr,
     SPLIT: tl.constexpr,
     STAGES: tl.constexpr,
+    WHOLE: tl.constexpr,
     GROUP: tl.constexpr,
     PDL: tl.constexpr,
 ):
@@ -148,6 +206,7 @@ def gemm(
 
     Tiles go down the rows in groups of GROUP row blocks, so that programs that run together share weights in L2.
     """
+    let_next_start(PDL)
     row_tiles = tl.cdiv(M, ROWS)
     column_tiles: tl.constexpr = (N + COLUMNS - 1) // COLUMNS
     at = tl.program_id(0)
@@ -156,12 +215,16 @@ def gemm(
     row_tile = first + at % (GROUP * column_tiles) % height
     column_tile = at % (GROUP * column_tiles) // height
     part = tl.program_id(1)
-    if PDL:  # weights are constants: they may be asked for before the wait
+    share_of_w = w  # unused without WHOLE
+    if WHOLE:  # weights are constants: they may be loaded, or asked for, before the wait
+        share_of_w = whole_share(w, column_tile, part, N, K, COLUMNS, DEPTH)
+    elif PDL:
         prefetch_tile(w, column_tile, part, N, K, COLUMNS, DEPTH, SPLIT)
+    scales, biases, inverses = vectors_of(scale, bias, inverse, column_tile, N, COLUMNS, SCALED, BIAS, LIMIT)
     wait_for_previous(PDL)
     gemm_tile(
-        a, w, scale, bias, residual, inverse, out, zero, M, row_tile, column_tile, part,
-        N, K, SCALED, BIAS, RESIDUAL, ACT, LIMIT, ROWS, COLUMNS, DEPTH, SPLIT, STAGES,
+        a, w, share_of_w, scales, biases, inverses, residual, out, zero, M, row_tile, column_tile, part,
+        N, K, SCALED, BIAS, RESIDUAL, ACT, LIMIT, ROWS, COLUMNS, DEPTH, SPLIT, STAGES, WHOLE,
     )  # fmt: skip
 
 
@@ -205,7 +268,7 @@ def linear(
     constants = {"N": n, "K": k, "SCALED": scale is not None, "BIAS": bias is not None, "ACT": act}
     constants |= {"RESIDUAL": residual is not None, "LIMIT": limit_of(out.dtype), "GROUP": GROUP}
     constants |= {"ROWS": tile.rows, "COLUMNS": tile.columns, "DEPTH": tile.depth, "SPLIT": split}
-    constants |= {"STAGES": tile.stages}
+    constants |= {"STAGES": tile.stages, "WHOLE": tile.whole}
     tiles = -(-m // tile.rows) * -(-n // tile.columns)
     inverse, zero = (grid.inverse, grid.zero) if grid else (None, 0)
     return Launch(
@@ -224,6 +287,9 @@ def linear(
 
 
 SHAPES = ((16, 32, 4), (32, 32, 4), (64, 32, 4), (64, 64, 4), (128, 64, 4), (128, 128, 8), (128, 256, 8))
+# Values of the largest tile whose epilogues all fit a thread's registers. A larger one keeps up to 352 bytes a thread in
+# local memory, so that only a measurement may choose it.
+UNSPILLED = 128 * 128
 SPLITS = (1, 2, 4, 8)
 MULTIPROCESSORS = (
     132  # an H100's; the next two are its L2 and 8-bit datasheet rates a multiprocessor, a microsecond
@@ -237,7 +303,27 @@ def default_tile(m: int, n: int, k: int, dtype: torch.dtype, splits: bool) -> Ti
     that it reads or the FLOPs that it does, and the sums that a split writes and a norm reads."""
     width = dtype.itemsize
     depth = min(128 // width, max(32, triton.next_power_of_2(k)))
-    return min(candidates(m, n, k, depth, splits), key=lambda tile: estimate(tile, m, n, k, width))
+    fit = [tile for tile in candidates(m, n, k, depth, splits) if tile.rows * tile.columns <= UNSPILLED]
+    return min(fit, key=lambda tile: estimate(tile, m, n, k, width))
+
+
+def early_tile(m: int, n: int, k: int, dtype: torch.dtype, splits: bool) -> Tile | None:
+    """A `whole` tile of at most one wave, with most programs, then fewest shares; None where none fits.
+
+    It lies in shared memory beside the kernel that runs before it: a GEMM that a norm follows comes after one that none
+    does, and 96 and 128 KB fit together.
+    """
+    room = (96 if splits else 128) << 10
+    found = {}
+    for rows, columns in ((64, 64), (128, 64)):
+        for split in SPLITS if splits else SPLITS[:1]:
+            share = k // split
+            tile = Tile(rows, columns, share, split, 8, 1, whole=True)
+            programs = -(-m // rows) * -(-n // columns) * split
+            is_power = share * split == k and share & (share - 1) == 0 and share >= 32
+            if is_power and programs <= MULTIPROCESSORS and tile.shared(dtype.itemsize) <= room:
+                found[tile] = programs, -split
+    return max(found, key=lambda tile: found[tile], default=None)
 
 
 def estimate(tile: Tile, m: int, n: int, k: int, width: int) -> float:

@@ -4,11 +4,14 @@
 
 Conventions of every kernel: matrices are row-major and contiguous; sizes fixed by the model are constexpr, the number
 of tokens is not; arithmetic is FP32; `LIMIT` is 0 for a float output, 127 for INT8, 448 for FP8 E4M3; `PDL` is
-programmatic dependent launch (compute capability 9.0): only constants may be read before `wait_for_previous`.
+programmatic dependent launch (compute capability 9.0): a kernel begins with `let_next_start`, and before
+`wait_for_previous` it reads only what no kernel writes: weights, vectors, and the run's own inputs.
 """
 
+import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -32,7 +35,9 @@ INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 kernel: Callable[[Any], Any] = triton.jit(do_not_specialize=["M", "zero"])
 
 
-SPINS = 1 << 22  # looks after which a barrier gives up: seconds
+SPINS = 1 << 15  # looks after which a barrier gives up: some ten milliseconds
+BROKEN = tl.constexpr(1 << 30)  # the counter of a barrier that was given up: more than any that is awaited
+CARVEOUT = 9  # CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT, in percent
 CUT = ("ROWS", "COLUMNS", "DEPTH", "SPLIT", "KEYS")  # constants that say how the work is cut
 
 
@@ -55,14 +60,21 @@ class Launch:
     warps: int = 4
     stages: int = 2
     pdl: bool = False
+    cooperative: bool = False  # refused by the driver unless all its programs are resident at once
     options: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
-        options = {"num_warps": self.warps, "num_stages": self.stages}
-        object.__setattr__(self, "options", options | ({"launch_pdl": True} if self.pdl else {}))
+        options: dict[str, Any] = {"num_warps": self.warps, "num_stages": self.stages}
+        options |= {"launch_pdl": True} if self.pdl else {}
+        options |= {"launch_cooperative_grid": True} if self.cooperative else {}
+        object.__setattr__(self, "options", options)
 
-    def __call__(self) -> None:
-        self.kernel[self.grid](*self.arguments, **self.constants, PDL=self.pdl, **self.options)
+    def __call__(self) -> Any:
+        """Start it; returns Triton's compiled kernel, None in the interpreter."""
+        code = self.kernel[self.grid](*self.arguments, **self.constants, PDL=self.pdl, **self.options)
+        if code is not None:
+            prefer_shared_memory(code.function)
+        return code
 
     def facts(self) -> dict[str, Any]:
         """What it is and moves, for people and JSON."""
@@ -76,6 +88,20 @@ class Launch:
             **cut,
             **counts,
         }
+
+
+@cache
+def prefer_shared_memory(function: int | None) -> None:
+    """Ask for all of a multiprocessor's L1 as shared memory where that CUfunction runs.
+
+    A multiprocessor changes its carve-out only when it is idle, so kernels of different ones cannot overlap.
+    """
+    if function and cuda_driver().cuFuncSetAttribute(ctypes.c_void_p(function), CARVEOUT, 100):
+        raise RuntimeError("cuFuncSetAttribute refused the carve-out of shared memory")
+
+
+def cuda_driver() -> Any:
+    return ctypes.CDLL("libcuda.so.1")
 
 
 def bytes_of(*tensors: torch.Tensor | None) -> int:
@@ -143,10 +169,16 @@ def normed(x, gamma, beta, eps, inside, N: tl.constexpr):
 
 
 @triton.jit
-def wait_for_previous(PDL: tl.constexpr):
-    """Let the next kernel start, then wait until the previous one has ended and its writes can be seen."""
+def let_next_start(PDL: tl.constexpr):
+    """Let the next kernel start where there is room, so that its constants travel while this one works."""
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
+
+
+@triton.jit
+def wait_for_previous(PDL: tl.constexpr):
+    """Wait until the previous kernel has ended and its writes can be seen."""
+    if PDL:
         tl.extra.cuda.gdc_wait()
 
 
@@ -170,15 +202,41 @@ def arrive(count):
 def wait_for_all(count, gave_up, target, SPINS: tl.constexpr):
     """Wait until `target` arrivals were told; after SPINS looks count it in `gave_up` and go on, lest the GPU hangs.
 
-    All programs must be resident, so a grid has at most one a multiprocessor.
+    All programs must be resident, so a grid has at most one a multiprocessor. Where one waits in vain, the counter is
+    broken for all, so that no other wait takes as long. One thread of a program looks, with acquire semantics; what
+    it acquired, the barrier hands on to the others (PTX ISA, memory consistency model, causality order).
     """
-    looks = 0
-    while (tl.load(count, volatile=True) < target) & (looks < SPINS):
-        looks += 1
-    if looks >= SPINS:
-        tl.atomic_add(gave_up, 1)
-    # Each thread has read the arrivals with a relaxed load; with this fence behind it, that is an acquire (PTX ISA,
-    # memory consistency model, "acquire pattern"). An atomic that adds 0 would be optimised away.
-    if not INTERPRETED:
-        tl.inline_asm_elementwise("fence.acq_rel.gpu; // $0", "=r", [], dtype=tl.int32, is_pure=False, pack=1)
+    if INTERPRETED:
+        looks = 0
+        while (tl.load(count) < target) & (looks < SPINS):
+            looks += 1
+        if looks >= SPINS:
+            tl.atomic_max(count, BROKEN)
+            tl.atomic_add(gave_up, 1)
+    else:
+        tl.inline_asm_elementwise(
+            """{
+            .reg .pred p;
+            .reg .b32 seen;
+            mov.b32 $0, 0;
+            mov.u32 seen, %tid.x;
+            setp.ne.u32 p, seen, 0;
+            @p bra told;
+            look:
+            ld.acquire.gpu.global.s32 seen, [$1];
+            setp.ge.s32 p, seen, $3;
+            @p bra told;
+            add.s32 $0, $0, 1;
+            setp.lt.s32 p, $0, $4;
+            @p bra look;
+            red.relaxed.gpu.global.max.s32 [$1], $5;
+            red.relaxed.gpu.global.add.s32 [$2], 1;
+            told:
+            }""",
+            "=&r,l,l,r,r,r",
+            [count.to(tl.int64), gave_up.to(tl.int64), target, SPINS, BROKEN],
+            dtype=tl.int32,
+            is_pure=False,
+            pack=1,
+        )
     tl.debug_barrier()

@@ -5,26 +5,15 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
-
-import torch
+from typing import Any, Self
 
 from buzzer.engine.kernels.jit import Launch, interpreted, triton
 from buzzer.errors import UnsupportedError
 
-TYPES = {
-    torch.float16: "fp16",
-    torch.bfloat16: "bf16",
-    torch.float32: "fp32",
-    torch.float8_e4m3fn: "fp8e4nv",
-    torch.int8: "i8",
-    torch.int32: "i32",
-}
-
-
 H100_BANDWIDTH = (
     3.35e12  # bytes a second, and FLOPs a second by bits of an operand: NVIDIA's H100 SXM datasheet
 )
+SHARED = 227 << 10  # bytes of shared memory that a program can have on compute capability 9.0
 H100_FLOPS = {8: 1979e12, 16: 989e12, 32: 67e12}
 
 
@@ -36,12 +25,13 @@ def floor(moved: int, flops: int, bits: int) -> float:
 @dataclass(frozen=True)
 class Code:
     """Compiled code: registers of a thread, bytes of its local memory (registers that did not fit), bytes of shared
-    memory of a program, and the PTX."""
+    memory of a program, PTX, and the machine's instructions."""
 
     registers: int
     local: int
     shared: int
     ptx: str
+    sass: str
 
     @property
     def tensor_cores(self) -> str:
@@ -49,49 +39,78 @@ class Code:
         return next((name for name in ("wgmma", "mma") if f"{name}." in self.ptx), "none")
 
     def facts(self) -> dict[str, Any]:
-        """All but the PTX, for people and JSON."""
+        """All but the text, for people and JSON."""
         used = {"registers": self.registers, "local": self.local, "shared": self.shared}
         return {**used, "tensor_cores": self.tensor_cores}
 
 
-def compiled(launch: Launch, capability: int = 90) -> Code:
-    """The code of `launch` for that compute capability (90 = H100). Needs Triton, no device.
+class Compiler:
+    """In the place of Triton's CUDA driver: what is launched is compiled by Triton's own path for a compute capability,
+    90 being an H100's, checked against its shared memory, and not run. Tensors may be of any device, "meta" too.
 
-    Raises UnsupportedError in a process whose kernels are interpreted.
+    with Compiler(90): launch()
+    """
+
+    def __init__(self, capability: int, shared: int = SHARED) -> None:
+        self.capability, self.shared = capability, shared
+        self.utils = self
+
+    def __enter__(self) -> Self:
+        triton.runtime.driver.set_active(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        triton.runtime.driver.set_active(None)  # Triton finds the machine's own when it next needs one
+
+    def get_current_target(self) -> Any:
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", self.capability, 32)
+
+    def get_current_device(self) -> int:
+        return -self.capability  # no device's number: Triton keeps what it has loaded by that
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_device_properties(self, device: int) -> dict[str, int]:
+        return {"max_shared_mem": self.shared}
+
+    def load_binary(
+        self, name: str, cubin: bytes, shared: int, device: int
+    ) -> tuple[str, None, int, int, int]:
+        """Module, function, registers and spilled ones (both unread), and the most threads of a program."""
+        return name, None, 0, 0, 1024
+
+    def unload_module(self, module: str) -> None:
+        pass
+
+    def launcher_cls(self, source: Any, metadata: Any) -> Any:
+        return lambda *_: None
+
+
+def compiled(launch: Launch, capability: int = 90) -> Code:
+    """The code of `launch` for that compute capability. Needs Triton, no device.
+
+    Raises UnsupportedError in a process whose kernels are interpreted, and Triton's OutOfResources.
     """
     if interpreted():
         raise UnsupportedError("kernels are interpreted in this process", "unset TRITON_INTERPRET")
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    names = launch.kernel.arg_names
-    given = dict(zip(names, launch.arguments, strict=False))
-    signature = {name: _type(given[name]) if name in given else "constexpr" for name in names}
-    constants = {name: given[name] for name in given if signature[name] == "constexpr"}
-    constants |= launch.constants | {"PDL": launch.pdl}
-    aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if signature[name][0] == "*"}
-    source = ASTSource(launch.kernel, signature, constants, aligned)
-    target = GPUTarget("cuda", capability, 32)
-    code: Any = triton.compile(source, target=target, options=launch.options)
-    registers, local = resources(code.asm["cubin"])
-    return Code(registers, local, code.metadata.shared, code.asm["ptx"])
+    with Compiler(capability):
+        code = launch()
+    registers, local, sass = dumped(code.asm["cubin"])
+    return Code(registers, local, code.metadata.shared, code.asm["ptx"], sass)
 
 
-def _type(value: Any) -> str:
-    if isinstance(value, torch.Tensor):
-        return f"*{TYPES[value.dtype]}"
-    if value is None:
-        return "constexpr"
-    return "fp32" if isinstance(value, float) else "i32"
-
-
-def resources(cubin: bytes) -> tuple[int, int]:
-    """Registers and bytes of local memory of a thread, as NVIDIA's tool that comes with Triton reads them."""
+def dumped(cubin: bytes) -> tuple[int, int, str]:
+    """Registers and bytes of local memory of a thread, and the instructions, as NVIDIA's tool that comes with Triton reads
+    them."""
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with TemporaryDirectory() as folder:
         file = Path(folder) / "kernel.cubin"
         file.write_bytes(cubin)
-        told = subprocess.run([tool, "-res-usage", file], check=True, capture_output=True, text=True).stdout
+        command = [str(tool), "-res-usage", "-sass", str(file)]
+        told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     found = re.search(r"REG:(\d+) STACK:(\d+)", told)
     assert found, told
-    return int(found[1]), int(found[2])
+    return int(found[1]), int(found[2]), told

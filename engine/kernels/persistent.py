@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from buzzer.engine.kernels.attention import attention_block
-from buzzer.engine.kernels.gemm import Tile, gemm_tile, prefetch_tile
+from buzzer.engine.kernels.attention import attention_block, blocks, bounds_of
+from buzzer.engine.kernels.gemm import Tile, gemm_tile, prefetch_tile, vectors_of
 from buzzer.engine.kernels.jit import (
     SPINS,
     Launch,
@@ -25,7 +25,7 @@ from buzzer.engine.kernels.jit import (
     wait_for_all,
     wait_for_previous,
 )
-from buzzer.engine.kernels.rows import norm_row
+from buzzer.engine.kernels.rows import norm_row, row_vectors
 
 LOOKS = tl.constexpr(SPINS)
 
@@ -60,10 +60,13 @@ def share_of_gemm(
     for turn in range(turns(row_tiles * column_tiles * TILE[3])):
         item = tl.program_id(0) + turn * tl.num_programs(0)
         column_tile = item // row_tiles % column_tiles
+        scales, biases, inverses = vectors_of(
+            scale, bias, inverse, column_tile, N, TILE[1], SCALED, BIAS, LIMIT
+        )
         gemm_tile(
-            a, w, scale, bias, None, inverse, out, zero, M, item % row_tiles, column_tile,
+            a, w, w, scales, biases, inverses, None, out, zero, M, item % row_tiles, column_tile,
             item // row_tiles // column_tiles,
-            N, K, SCALED, BIAS, False, ACT, LIMIT, TILE[0], TILE[1], TILE[2], TILE[3], TILE[4],
+            N, K, SCALED, BIAS, False, ACT, LIMIT, TILE[0], TILE[1], TILE[2], TILE[3], TILE[4], False,
         )  # fmt: skip
 
 
@@ -97,10 +100,12 @@ def share_of_norm(
     LIMIT: tl.constexpr,
 ):
     """This program's rows of a norm."""
+    columns = tl.arange(0, BLOCK)
+    g, b, biases, inverses = row_vectors(gamma, beta, bias, inverse, columns, columns < N, True, LIMIT)
     for turn in range(turns(M)):
         row = tl.program_id(0) + turn * tl.num_programs(0)
         norm_row(
-            parts, bias, residual, gamma, beta, inverse, out, eight, zero, eps, M, row,
+            parts, g, b, biases, inverses, residual, out, eight, zero, eps, M, row,
             N, BLOCK, SPLIT, True, True, LIMIT,
         )  # fmt: skip
 
@@ -167,7 +172,7 @@ def layers(
     target = 0
     x = even8 if scaled else even
     y = odd8 if scaled else odd
-    for _ in range(LAYERS):
+    for layer in range(LAYERS):
         share_of_gemm(
             x, qkv_w, qkv_scale, qkv_bias, None, qkv, 0, M, 3 * SIZE, SIZE, scaled, True, "none", 0, QKV
         )
@@ -176,11 +181,13 @@ def layers(
         target += programs
         wait_for_all(count, gave_up, target, LOOKS)
 
-        blocks = tl.cdiv(M, ROWS)
-        for turn in range(turns(blocks * HEADS)):
+        row_blocks = tl.cdiv(M, ROWS)
+        for turn in range(turns(row_blocks * HEADS)):
             item = tl.program_id(0) + turn * programs
+            block, head = item % row_blocks, item // row_blocks
+            first, last, inverses = bounds_of(spans, out_inverse, M, block, head, width, PADDED, ROWS, LIMIT)
             attention_block(
-                qkv, spans, None, out_inverse, context, tl.load(zeros + 1), factor, M, item % blocks, item // blocks,
+                qkv, first, last, inverses, None, context, tl.load(zeros + 1), factor, M, block, head,
                 HEADS, width, PADDED, ROWS, KEYS, 0, False, LIMIT,
             )  # fmt: skip
         arrive(count)
@@ -232,6 +239,8 @@ def layers(
             up_inverse += SIZE
             down_inverse += WIDE
         arrive(count)
+        if layer + 1 < LAYERS:
+            prefetch_share(qkv_w, M, 3 * SIZE, SIZE, QKV)
         target += programs
         wait_for_all(count, gave_up, target, LOOKS)
 
@@ -306,15 +315,9 @@ def encoder_layers(
         key: (tile.rows, tile.columns, tile.depth, tile.split, tile.stages)
         for key, tile in zip(("QKV", "OUT", "UP", "DOWN"), tiles, strict=True)
     }
-    constants = {
-        "LAYERS": count,
-        "SIZE": size,
-        "WIDE": wide,
-        "HEADS": heads,
-        "ACT": act,
-        "ROWS": 32,
-        "KEYS": 64,
-    }
+    rows, keys = blocks(m, heads)
+    constants = {"LAYERS": count, "SIZE": size, "WIDE": wide, "HEADS": heads, "ACT": act}
+    constants |= {"ROWS": rows, "KEYS": keys}
     constants |= {"PADDED": max(16, triton.next_power_of_2(width)), "BLOCK": triton.next_power_of_2(size)}
     gemms = 2 * m * sum(w.shape[1] * w.shape[2] for w in stacked.weights)
     return Launch(
@@ -327,4 +330,5 @@ def encoder_layers(
         moved_bytes=count * bytes_of(b.even, b.even8, b.odd, b.odd8, b.qkv, b.context, b.parts, b.wide),
         flops=count * (gemms + 4 * m * m * size),
         warps=max(tile.warps for tile in tiles),
+        cooperative=True,
     )

@@ -9,7 +9,16 @@ from typing import Any
 import torch
 
 from buzzer.engine.kernels.gemm import Tile, Weights, linear
-from buzzer.engine.kernels.jit import SPINS, Launch, arrive, kernel, tl, wait_for_all, wait_for_previous
+from buzzer.engine.kernels.jit import (
+    SPINS,
+    Launch,
+    arrive,
+    kernel,
+    let_next_start,
+    tl,
+    wait_for_all,
+    wait_for_previous,
+)
 from buzzer.engine.kernels.timing import capture, gpu_name, replays, require_gpu
 
 KERNELS = 171  # of BERT-Large in a plan of seven kernels a layer
@@ -20,17 +29,23 @@ REPLAYS = 50
 @kernel
 def nothing(x, PDL: tl.constexpr):
     """One program that adds 1 to a number, so that kernels depend on each other."""
+    let_next_start(PDL)
     wait_for_previous(PDL)
     tl.store(x, tl.load(x) + 1.0)
 
 
 @kernel
 def read(x, out, M, PASSES: tl.constexpr, STEPS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr):
-    """Sums of STEPS blocks a program, strided by the grid: every value of x, PASSES times, past L1."""
+    """Sums of STEPS blocks a program, strided by the grid: every value of x, PASSES times, past L1.
+
+    A program reads its neighbour's blocks in the next pass: a load of the same address would leave the loop.
+    """
     wait_for_previous(PDL)
+    programs = tl.num_programs(0)
     total = tl.zeros((BLOCK,), tl.int32)
     for step in range(PASSES * STEPS):
-        block = (step % STEPS * tl.num_programs(0) + tl.program_id(0)).to(tl.int64)
+        column = (tl.program_id(0) + step // STEPS) % programs
+        block = (step % STEPS * programs + column).to(tl.int64)
         at = block * BLOCK + tl.arange(0, BLOCK)
         total += tl.load(x + at, mask=at < M, other=0, cache_modifier=".cg")
     tl.store(out + tl.program_id(0), tl.sum(total, 0))
@@ -44,10 +59,17 @@ def barriers(count, gave_up, COUNT: tl.constexpr, SPINS: tl.constexpr, PDL: tl.c
         wait_for_all(count, gave_up, (number + 1) * tl.num_programs(0), SPINS)
 
 
-def launch(kernel: Any, grid: int, arguments: tuple[Any, ...], pdl: bool = False, **constants: Any) -> Launch:
-    name = kernel.__name__
+def launch(
+    kernel: Any,
+    grid: int,
+    arguments: tuple[Any, ...],
+    pdl: bool = False,
+    cooperative: bool = False,
+    **constants: Any,
+) -> Launch:
+    counts = {"constant_bytes": 0, "moved_bytes": 0, "flops": 0}
     return Launch(
-        name, kernel, (grid,), arguments, constants, constant_bytes=0, moved_bytes=0, flops=0, pdl=pdl
+        kernel.__name__, kernel, (grid,), arguments, constants, **counts, pdl=pdl, cooperative=cooperative
     )
 
 
@@ -63,7 +85,7 @@ def reader(x: torch.Tensor, out: torch.Tensor, passes: int) -> Launch:
 
 
 def barrier(count: torch.Tensor, gave_up: torch.Tensor, programs: int) -> Launch:
-    return launch(barriers, programs, (count, gave_up), COUNT=BARRIERS, SPINS=SPINS)
+    return launch(barriers, programs, (count, gave_up), cooperative=True, COUNT=BARRIERS, SPINS=SPINS)
 
 
 def probes() -> Iterator[dict[str, Any]]:
@@ -140,7 +162,8 @@ def grid_barrier(multiprocessors: int) -> dict[str, Any]:
         end.record()
         end.synchronize()
         found.append(start.elapsed_time(end) * 1e3 / BARRIERS)
-    failed = int(gave_up)
+        if failed := int(gave_up):
+            break
     return {
         "probe": "grid barrier",
         "programs": multiprocessors,

@@ -11,6 +11,7 @@ from buzzer.engine.kernels.jit import (
     Launch,
     bytes_of,
     kernel,
+    let_next_start,
     limit_of,
     normed,
     quantised,
@@ -18,6 +19,16 @@ from buzzer.engine.kernels.jit import (
     triton,
     wait_for_previous,
 )
+
+
+@triton.jit
+def row_vectors(gamma, beta, bias, inverse, columns, inside, BIAS: tl.constexpr, LIMIT: tl.constexpr):
+    """Gamma, beta, bias and inverse. They are constants: load them before anything is waited for."""
+    g = tl.load(gamma + columns, mask=inside, other=0.0)
+    b = tl.load(beta + columns, mask=inside, other=0.0)
+    biases = tl.load(bias + columns, mask=inside, other=0.0) if BIAS else 0.0
+    inverses = tl.load(inverse + columns, mask=inside, other=0.0) if LIMIT else 1.0
+    return g, b, biases, inverses
 
 
 @kernel
@@ -42,9 +53,11 @@ def embed(
     """Sum of three embeddings, and its layer norm."""
     columns = tl.arange(0, BLOCK)
     inside = columns < N
-    g = tl.load(gamma + columns, mask=inside, other=0.0)
-    b = tl.load(beta + columns, mask=inside, other=0.0)
+    g, b, _, inverses = row_vectors(gamma, beta, None, inverse, columns, inside, False, LIMIT)
     wait_for_previous(PDL)
+    let_next_start(
+        PDL
+    )  # a run's first kernel, so only now: all later ones read the run's inputs before they wait
     row = tl.program_id(0)
     word = words + tl.load(ids + row).to(tl.int64) * N + columns
     place = positions + tl.load(ids + M + row).to(tl.int64) * N + columns
@@ -56,18 +69,18 @@ def embed(
     cell = row.to(tl.int64) * N + columns
     tl.store(out + cell, y.to(out.dtype.element_ty), mask=inside)
     if LIMIT:
-        q = quantised(y, tl.load(inverse + columns, mask=inside, other=0.0), zero, LIMIT)
+        q = quantised(y, inverses, zero, LIMIT)
         tl.store(eight + cell, q.to(eight.dtype.element_ty), mask=inside)
 
 
 @triton.jit
 def norm_row(
     parts,
-    bias,
+    g,
+    b,
+    biases,
+    inverses,
     residual,
-    gamma,
-    beta,
-    inverse,
     out,
     eight,
     zero,
@@ -81,23 +94,21 @@ def norm_row(
     RESIDUAL: tl.constexpr,
     LIMIT: tl.constexpr,
 ):
-    """One row; arguments as of `add_norm`."""
+    """One row; `row_vectors` gives g, b, biases and inverses, other arguments as of `add_norm`."""
     columns = tl.arange(0, BLOCK)
     inside = columns < N
     cell = row.to(tl.int64) * N + columns
     x = tl.zeros((BLOCK,), tl.float32)
     if BIAS:
-        x += tl.load(bias + columns, mask=inside, other=0.0)
+        x += biases
     for part in tl.static_range(SPLIT):
         x += tl.load(parts + cell + part * (M.to(tl.int64) * N), mask=inside, other=0.0).to(tl.float32)
     if RESIDUAL:
         x += tl.load(residual + cell, mask=inside, other=0.0).to(tl.float32)
-    g = tl.load(gamma + columns, mask=inside, other=0.0)
-    b = tl.load(beta + columns, mask=inside, other=0.0)
     y = normed(x, g, b, eps, inside, N)
     tl.store(out + cell, y.to(out.dtype.element_ty), mask=inside)
     if LIMIT:
-        q = quantised(y, tl.load(inverse + columns, mask=inside, other=0.0), zero, LIMIT)
+        q = quantised(y, inverses, zero, LIMIT)
         tl.store(eight + cell, q.to(eight.dtype.element_ty), mask=inside)
 
 
@@ -123,9 +134,12 @@ def add_norm(
     PDL: tl.constexpr,
 ):
     """Layer norm of (sum of parts + bias + residual)."""
+    let_next_start(PDL)
+    columns = tl.arange(0, BLOCK)
+    g, b, biases, inverses = row_vectors(gamma, beta, bias, inverse, columns, columns < N, BIAS, LIMIT)
     wait_for_previous(PDL)
     norm_row(
-        parts, bias, residual, gamma, beta, inverse, out, eight, zero, eps, M, tl.program_id(0),
+        parts, g, b, biases, inverses, residual, out, eight, zero, eps, M, tl.program_id(0),
         N, BLOCK, SPLIT, BIAS, RESIDUAL, LIMIT,
     )  # fmt: skip
 
@@ -146,8 +160,11 @@ def pool(
     PDL: tl.constexpr,
 ):
     """A sequence's first token, or the mean of its tokens (0 where it has none), of length 1 with UNIT."""
+    let_next_start(PDL)
     columns = tl.arange(0, BLOCK)
     inside = columns < N
+    if LIMIT:
+        inverses = tl.load(inverse + columns, mask=inside, other=0.0)
     wait_for_previous(PDL)
     row = tl.program_id(0)
     start = tl.load(starts + row)
@@ -168,7 +185,7 @@ def pool(
     if UNIT:
         y = y / tl.maximum(tl.sqrt(tl.sum(y * y, 0)), 1e-12)
     if LIMIT:
-        y = quantised(y, tl.load(inverse + columns, mask=inside, other=0.0), zero, LIMIT)
+        y = quantised(y, inverses, zero, LIMIT)
     tl.store(out + row.to(tl.int64) * N + columns, y.to(out.dtype.element_ty), mask=inside)
 
 

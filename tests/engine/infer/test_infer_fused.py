@@ -1,6 +1,9 @@
 """The fused backend's whole models against float64 torch, in the interpreter and on a GPU; its packing and its plan."""
 
 import dataclasses
+import json
+from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -267,6 +270,189 @@ def test_other_modes_compute_the_same(
             )
             assert np.linalg.norm(got - want) < tolerance
         assert ready.describe().kernels == (4 if mode == "persistent" else 1 + 7 + 2)
+
+
+def reference(program: Any, weights: Any, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The layers in float64 on one sequence, inputs of linear layers in their eight bits; and the first layer's scores."""
+    from torch.nn import functional as F
+
+    def norm(x: torch.Tensor, by: Any) -> torch.Tensor:
+        return F.layer_norm(x, x.shape[1:], by.gamma.double(), by.beta.double(), by.eps)
+
+    def linear(x: torch.Tensor, layer: Any) -> torch.Tensor:
+        given = layer.weights
+        if layer.grid is not None:
+            y = x * layer.grid.inverse.double() + layer.grid.zero
+            eight = weights.eight
+            x = y.round().clamp(-128, 127) if eight == torch.int8 else y.clamp(-448, 448).to(eight).double()
+        scale = 1.0 if given.scale is None else given.scale.double()
+        return x @ given.weight.double().T * scale + given.bias.double()
+
+    x = norm(
+        sum(t.double()[i.long()] for t, i in zip(weights.tables, program.inputs.ids, strict=True)),
+        weights.norm,
+    )
+    scores = []
+    for layer in weights.layers:
+        parts = linear(x, layer.qkv).unflatten(1, (3, weights.heads, -1)).permute(1, 2, 0, 3)
+        scores.append(parts[0] @ parts[1].transpose(1, 2) / parts.shape[-1] ** 0.5)
+        context = (scores[-1].softmax(-1) @ parts[2]).transpose(0, 1).flatten(1)
+        x = norm(x + linear(context, layer.out), layer.attention_norm)
+        x = norm(x + linear(F.gelu(linear(x, layer.up)), layer.down), layer.norm)
+    return x, scores[0]
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8", "fp8"])
+@pytest.mark.parametrize("mode", ["plain", "pdl", "early", "persistent"])
+def test_modes_on_weights_of_a_shape_against_float64(device: str, mode: str, precision: str) -> None:
+    """On a GPU two layers of BERT-Large, whose products are wgmma. Scores are as flat as trained ones."""
+    from buzzer.engine.infer.fused_tune import made
+    from buzzer.engine.infer.fused_weights import random
+    from buzzer.engine.kernels.tune import Tuned
+
+    if mode in ("pdl", "early") and device == "cpu":
+        pytest.skip("the interpreter runs one kernel after the other")
+    shape, tokens = ((2, 1024, 4096, 16), 128) if device == "cuda" else ((2, 64, 128, 2), 32)
+    torch.manual_seed(0)
+    weights = random(*shape, precision, device)
+    program = made(weights, tokens, Tuned(), mode)
+    program.output.fill_(float("nan"))
+    codes = [launch() for launch in program.launches]
+    program.check()
+    want, scores = reference(program, weights, tokens)
+    assert 0.3 < float(scores.std()) < 0.7
+    error = float((program.output.double() - want).norm() / want.norm())
+    assert error < (4e-3 if precision == "fp16" else 2e-2)
+    if device == "cuda":
+        products = [code for code in codes if code.name in ("gemm", "layers")]
+        assert all("wgmma.mma_async" in code.asm["ptx"] for code in products)
+
+
+def test_a_mode_that_cannot_run_is_refused_by_the_tuner(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the driver, by its shared memory, or by a barrier that is given up; plain launches must run."""
+    from buzzer.engine.infer import fused_tune
+    from buzzer.engine.infer.fused_plan import Program
+    from buzzer.engine.infer.fused_weights import random
+    from buzzer.engine.kernels.jit import triton
+    from buzzer.engine.kernels.tune import Tuned
+
+    if device == "cpu":
+
+        class Graph:
+            def __init__(self, run: Any) -> None:
+                self.replay = run
+
+        monkeypatch.setattr(fused_tune, "capture", Graph)
+        monkeypatch.setattr(fused_tune, "replays", lambda graph, count, cold: [graph.replay() or 7.0])
+    weights = random(1, 32, 32, 1, "fp16", device, vocabulary=50)
+    found = fused_tune.measured(weights, 16, Tuned(), "persistent")
+    assert found.refused is None
+    assert found.error < 4e-3
+    broken: list[Exception] = [
+        triton.runtime.errors.OutOfResources(1 << 20, 1 << 17, "shared memory"),
+        RuntimeError("Triton Error [CUDA]: too many blocks in cooperative launch"),
+    ]
+    run = Program.run
+    for error in broken:
+
+        def raises(self: Program, error: Exception = error) -> None:
+            if self.counters is not None:
+                raise error
+            run(self)
+
+        monkeypatch.setattr(Program, "run", raises)
+        refused = fused_tune.measured(weights, 16, Tuned(), "persistent").refused
+        assert refused
+        assert str(error) in refused
+        assert list(found.facts()) == ["microseconds", "error"]
+
+    def gives_up(self: Program) -> None:
+        run(self)
+        if self.counters is not None:
+            self.counters[2] = 1
+
+    monkeypatch.setattr(Program, "run", gives_up)
+    assert "given up" in str(fused_tune.measured(weights, 16, Tuned(), "persistent").refused)
+
+    def fails(self: Program) -> None:
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(Program, "run", fails)
+    with pytest.raises(RuntimeError, match="no"):
+        fused_tune.measured(weights, 16, Tuned(), "plain")
+
+
+@pytest.mark.parametrize("in_time", [True, False])
+def test_the_tuner_stores_what_it_has_found(
+    device: str, in_time: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """On a GPU it measures; in the interpreter every launch is run once and takes a microsecond."""
+    from buzzer.engine.infer import fused_tune
+    from buzzer.engine.kernels import tune
+    from buzzer.engine.kernels.offline import Compiler
+
+    class Ahead:
+        def __init__(self, *_: int) -> None: ...
+
+        def __enter__(self) -> Any:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def start(self, *_: Any) -> Any:
+            compiled: Any = Future()
+            if in_time:
+                compiled.set_result(None)
+            return compiled
+
+    class Graph:
+        def __init__(self, run: Any) -> None:
+            self.replay = run
+
+    def microseconds(launches: list[Any], count: int) -> float:
+        for launch in launches:
+            launch()
+        return 1.0
+
+    monkeypatch.setenv("BUZZER_CACHE", str(tmp_path))
+    if device == "cpu":
+        bench, random = tune.Bench, fused_tune.random
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+        monkeypatch.setattr(tune, "gpu_name", lambda: "a-gpu")
+        monkeypatch.setattr(tune, "microseconds", microseconds)
+        monkeypatch.setattr(tune, "Bench", lambda shape, device: bench(shape, "cpu"))
+        for name, fake in {
+            "require_gpu": lambda: None,
+            "gpu_name": lambda: "a-gpu",
+            "Ahead": Ahead,
+            "random": lambda *form: random(*form[:-1], "cpu", vocabulary=50),
+            "capture": Graph,
+            "replays": lambda graph, count, cold: [graph.replay() or 7.0],
+        }.items():
+            monkeypatch.setattr(fused_tune, name, fake)
+        with Compiler(80):  # for the GPU's shared memory
+            told = list(fused_tune.tune_encoder((1, 64, 128, 2, "int8"), 16, 600.0 if in_time else 0.0))
+    else:
+        told = list(fused_tune.tune_encoder((1, 64, 128, 2, "int8"), 16, 600.0 if in_time else 0.0))
+    json.loads(json.dumps(told), parse_constant=pytest.fail)
+    *_, last = told
+    stored = list(tmp_path.glob("kernels/*.json"))
+    assert last["in_time"] == in_time
+    if not in_time:
+        assert last["taken"] == "plain"
+        assert [x["tile"] for x in told[:4]] == [None] * 4
+        assert not stored
+        return
+    kept = tune.Tuned.read(stored[0])
+    assert {shape: x.columns for shape, x in kept.tiles.items()} == {
+        x["shape"]: x["tile"]["columns"] for x in told[:4]
+    }
+    assert len(kept.tiles) == 4
+    assert kept.modes == {last["program"]: last["taken"]}
+    modes = {x["mode"]: x for x in told[4:-1]}
+    assert {"plain", "persistent"} <= set(modes)
+    assert all(x["error"] < 0.05 for x in modes.values() if "refused" not in x)
 
 
 def test_a_barrier_that_was_given_up_is_an_error(device: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,6 +86,22 @@ def test_a_linear_layer(device: str, shape: tuple[int, int, int], dtype: torch.d
     check(out, want)
 
 
+@pytest.mark.parametrize("dtype", [HALF, F8, I8])
+@pytest.mark.parametrize("split", [1, 4])
+def test_a_share_of_k_in_one_step(device: str, split: int, dtype: torch.dtype) -> None:
+    """Rows and columns that the tile does not divide."""
+    from buzzer.engine.kernels.gemm import Tile, Weights, linear
+
+    torch.manual_seed(6)
+    m, n, k = 19, 40, 256
+    a, w = (values(size, k, dtype=dtype, device=device) for size in (m, n))
+    scale = torch.rand(n, device=device) * 0.01 if dtype in (F8, I8) else None
+    want = a.double() @ w.double().T * (1.0 if scale is None else scale.double())
+    out = poisoned(split, m, n, dtype=FULL, device=device)
+    linear("test", a, Weights(w, scale, None), out, Tile(16, 32, k // split, split, 4, 1, whole=True))()
+    check(out.double().sum(0).float(), want)
+
+
 @pytest.mark.parametrize("out_dtype", OUTPUTS)
 @pytest.mark.parametrize("act", ["none", "gelu", "gelu_tanh", "relu", "tanh"])
 def test_epilogues(device: str, act: str, out_dtype: torch.dtype) -> None:
@@ -185,7 +201,7 @@ def test_attention_stays_inside_a_sequence(
     want = torch.cat(parts)
     grid = grid_of(want, out_dtype)
     out = poisoned(m, size, dtype=out_dtype, device=device)
-    self_attention("test", qkv, spans.int().to(device), out, heads, grid, rows=16, keys=16)()
+    self_attention("test", qkv, spans.int().to(device), out, heads, grid, cut=(16, 16))()
     check(out, want, grid)
 
 
