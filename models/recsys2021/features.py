@@ -213,14 +213,12 @@ def base(e: Engine, t: Frame, labelled: bool, beside: Sequence[str] = ()) -> Fra
     t = e.token_features(t, "present_media", LIST, counts={kind: out for out, kind in MEDIA.items()})
     for out in ("hashtags", "links", "domains"):
         t = e.token_counts(t, LISTS[out], LIST, f"{out}_n")
-    t = e.derive(t, **{out: is_true(e, column) for out, column in FLAGS.items()})
+    t = e.derive(t, **{out: equals(e, column, "true") for out, column in FLAGS.items()})
     if labelled:
         t = e.derive(t, **{label: is_there(e, column) for label, column in LABELS.items()})
     t = e.derive(
         t,
-        type=lambda c: (
-            e.cast(c("tweet_type") == "Retweet", "int64") + 2 * e.cast(c("tweet_type") == "Quote", "int64")
-        ),
+        type=lambda c: equals(e, "tweet_type", "Retweet")(c) + 2 * equals(e, "tweet_type", "Quote")(c),
         whom=lambda c: e.where(c("type") == 1, c("third"), -1),
         mention=lambda c: e.where(c("type") == 1, c("second_mention"), c("first_mention")),
     )
@@ -239,8 +237,9 @@ def base(e: Engine, t: Frame, labelled: bool, beside: Sequence[str] = ()) -> Fra
     return steps(e, arithmetic(e, t))
 
 
-def is_true(e: Engine, column: str) -> Callable[[Columns], Expr]:
-    return lambda c: e.cast(c(column) == "true", "int64")
+def equals(e: Engine, column: str, value: str) -> Callable[[Columns], Expr]:
+    """1 where the column has this value, else 0, also where it is missing."""
+    return lambda c: e.cast(e.fill_null(c(column), "") == value, "int64")
 
 
 def is_there(e: Engine, column: str) -> Callable[[Columns], Expr]:

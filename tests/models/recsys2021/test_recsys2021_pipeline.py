@@ -16,7 +16,7 @@ import pytest
 
 from buzzer.datasets import recsys2021
 from buzzer.datasets.recsys2021.reader import pieces
-from buzzer.datasets.recsys2021.schema import FEATURES, FIRST_SECOND, LABELLED, LABELS, LIST
+from buzzer.datasets.recsys2021.schema import EMPTY, FEATURES, FIRST_SECOND, LABELLED, LABELS, LIST
 from buzzer.engine import frames, infer
 from buzzer.engine.frames import Engine
 from buzzer.engine.frames.base import on_host
@@ -141,6 +141,18 @@ def test_rows_tell_what_their_text_says(e: Engine, data: Data, lines: list[dict[
     assert {labels: e.to_numpy(t, [labels])[labels].tolist() for labels in LABELS} == {
         label: [labels_of(line)[label] for line in lines] for label in LABELS
     }
+
+
+def test_rows_may_lack_what_official_files_lack(
+    e: Engine, lines: list[dict[str, str]], tmp_path: Path
+) -> None:
+    empty = lines[0] | dict.fromkeys(EMPTY, "")
+    (tmp_path / "part").write_text("\n".join("\x01".join(line.values()) for line in (lines[1], empty)) + "\n")
+    t = e.collect(features.base(e, features.read_part(e, tmp_path / "part", True), True))
+    want = plain_row(empty | {"tweet_type": "TopLevel"})
+    got = e.to_numpy(t, [*want, *LABELS])
+    for name, value in (want | dict.fromkeys(LABELS, 0)).items():
+        np.testing.assert_allclose(got[name][1], value, rtol=1e-6, err_msg=name)
 
 
 def smoothed(rows: list[dict[str, int]], target: str, prior: float) -> float:
