@@ -12,7 +12,7 @@ SEED = {
     "recsys2021": ("--scale", "0.0002", "--set", "token_dim=8", "--set", "epochs=1"),
     "booking": ("--scale", "0.002", "--set", "epochs=1", "--set", "dim=16", "--set", "hidden=32"),
 }
-TEST_SCALE = 0.15  # of the large test: 2.2 million rows
+TEST_SCALE = 0.14  # of the large test: 2.0 million rows
 ENGINES = "pandas,polars,cudf,polars-gpu"
 GPU_TESTS = "(cudf or polars-gpu or cuda or nvforest) and not without_a_gpu"
 
@@ -164,13 +164,13 @@ FRAMES = of(
     timed(tests("operators", 75, "tests/engine/frames"), 45, 31.0),
     timed(recsys("small", 90, ENGINES, *SMALL, *NETWORKS), 50, 13.0),
     timed(recsys("nvforest", 60, "polars,cudf,polars-gpu", *SMALL, *TREES), 35, 8.0),
-    timed(recsys_data("recsys2021 large data", 60, "{test_scale}"), 15, 12.0),
-    timed(recsys("large", 160, "polars,cudf,polars-gpu", *ON_LARGE), 110, 60.0),
+    timed(recsys_data("recsys2021 large data", 60, "{test_scale}"), 12, 16.2, cores=8),
+    timed(recsys("large", 160, "polars,cudf,polars-gpu", *ON_LARGE), 120, 153.0, cores=2),
     timed(recsys_data("recsys2021 medium data", 30, "0.01"), 5, 2.2),
-    timed(recsys("medium on one core", 60, "pandas", *ON_MEDIUM, budget=ONE_CORE), 20, 9.6),
+    timed(recsys("medium on one core", 60, "pandas", *ON_MEDIUM, budget=ONE_CORE), 16, 9.6),
     timed(bench("trees", 60, "gbdt", *TREES_ALONE), 40, 3.2),
     timed(tests("pipelines", 100, *PIPELINES), 80, 70.2),
-    timed(run("booking", 75, "booking", "--engine", "pandas,cudf,polars-gpu", *BOOKING), 50, 6.0),
+    timed(run("booking", 75, "booking", "--engine", "pandas,cudf,polars-gpu", *BOOKING), 45, 5.3),
     timed(recsys("within 8 GB", 60, "cudf,polars-gpu", *SMALL, *NETWORKS, budget="16c64g1h-gpu8g"), 40, 3.9),
     timed(recsys("cluster of one", 60, "polars-gpu", *SMALL, *NETWORKS, "--gpus", "1"), 40, 2.3),
 )
