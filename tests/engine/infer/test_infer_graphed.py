@@ -5,7 +5,7 @@ import ctypes
 import importlib
 import sys
 from collections.abc import Iterator
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -274,10 +274,12 @@ def test_tensorrt_replays_on_buffers_that_stay(cuda: Cuda, monkeypatch: pytest.M
         TensorIOMode=SimpleNamespace(INPUT="in", OUTPUT="out"),
         nptype=lambda dtype: dtype,
     )
+    name = "buzzer.engine.infer.tensorrt"
     monkeypatch.setitem(sys.modules, "tensorrt", fake)
-    monkeypatch.delitem(sys.modules, "buzzer.engine.infer.tensorrt", raising=False)
-    module = importlib.import_module("buzzer.engine.infer.tensorrt")
-    monkeypatch.setitem(sys.modules, "buzzer.engine.infer.tensorrt", module)
+    # Afterwards the module is as before: absent, or the one without the stand-in.
+    monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    del sys.modules[name]
+    module = importlib.import_module(name)
     monkeypatch.setattr(module, "build", lambda plan, logger: b"")
     rng = np.random.default_rng(0)
     batches = [{"x": rng.normal(size=(2, 3)).astype("float32")} for _ in range(3)]
