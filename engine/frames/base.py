@@ -462,6 +462,14 @@ def fill_of(fill: Any | Mapping[str, Any], name: str) -> Any:
     return fill[name] if isinstance(fill, Mapping) else fill
 
 
+def by_keys(wanted: Sequence[Lookup]) -> dict[tuple[str, ...], list[Lookup]]:
+    """Lookups by the same columns of the frame together; the columns, sorted -> their lookups."""
+    together: dict[tuple[str, ...], list[Lookup]] = {}
+    for each in wanted:
+        together.setdefault(tuple(sorted(each.on)), []).append(each)
+    return together
+
+
 def following(separator: str, token: str, nth: int) -> str:
     """A regular expression whose one group is the number after the nth occurrence of `token`."""
     again = f"(?:[0-9]+{separator})*?{token}{separator}"

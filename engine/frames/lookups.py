@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from buzzer.engine.frames.base import Array, Frame, Lookup, fill_of
+from buzzer.engine.frames.base import Array, Frame, Lookup, by_keys, fill_of
 
 LARGEST = 2**62  # of combined codes
 SPARE = 4  # slots for each key, up to which a code is an address
@@ -28,11 +28,8 @@ def by_places(t: Frame, wanted: Sequence[Lookup]) -> Frame:
 def by_merge(xp: Any, t: Frame, wanted: Sequence[Lookup]) -> Frame:
     """The same by one merge for all lookups by the same columns of the frame. cuDF's merge keeps no order, makes float64 of integers
     where a row finds nothing, and gathers whatever it is given: so only keys and places go through it."""
-    by_keys: dict[tuple[str, ...], list[Lookup]] = {}
-    for each in wanted:
-        by_keys.setdefault(tuple(sorted(each.on)), []).append(each)
     found: dict[str, Any] = {}
-    for keys, together in by_keys.items():
+    for keys, together in by_keys(wanted).items():
         on = list(keys)
         places = numbered_keys(together[0], "_at0")
         for i, each in enumerate(together[1:], 1):

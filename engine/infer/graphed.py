@@ -1,13 +1,13 @@
 """A CUDA graph of a function of tensors, on buffers that stay in place; what backends on torch's memory share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from buzzer.engine.infer.session import Array, Plan, as_arrays
+from buzzer.engine.infer.session import Array, Base, Plan, as_arrays
 
 WARMUPS = 3  # runs before the capture, as torch's notes on CUDA graphs ask: libraries choose kernels and get their workspaces
 
@@ -70,6 +70,38 @@ def fetched(staged: Staged, names: tuple[str, ...]) -> dict[str, Array]:
     """The outputs on the host, floats in fp32; waits for them."""
     floats = [t.float() if t.is_floating_point() else t for t in staged.outputs]
     return as_arrays([t.cpu().numpy() for t in floats], names)
+
+
+class Replayed(Base):
+    """What the sessions share that replay a graph where there is one, and call the model where there is none."""
+
+    _graph: Graphed | None
+
+    def stage(self, batch: Mapping[str, Array]) -> Staged:
+        """Copy a batch to the device: into the graph's buffers where there is one."""
+        raise NotImplementedError
+
+    def _call(self, inputs: list[Tensor]) -> tuple[Tensor, ...]:
+        """Start the model on a batch; does not wait."""
+        raise NotImplementedError
+
+    @torch.inference_mode()
+    def replay(self, staged: Staged) -> None:
+        """Start the work on it; does not wait."""
+        staged.outputs = self._graph.replay() if self._graph else self._call(staged.inputs)
+
+    def fetch(self, staged: Staged) -> dict[str, Array]:
+        """Wait, and bring the outputs to the host."""
+        return fetched(staged, self.plan.outputs)
+
+    def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
+        staged = self.stage(batch)
+        self.replay(staged)
+        return self.fetch(staged)
+
+    def poison(self) -> None:
+        if self._graph is not None:
+            self._graph.poison()
 
 
 def graph_or_note(

@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from buzzer.engine.infer.graphed import Staged, fetched, graph_or_note
+from buzzer.engine.infer.graphed import Replayed, Staged, graph_or_note
 from buzzer.engine.infer.onnx_graph import export
-from buzzer.engine.infer.session import Array, Base, Description, Plan, check_batch
+from buzzer.engine.infer.session import Array, Description, Plan, check_batch
 from buzzer.errors import DataError, UnsupportedError
 
 try:
@@ -22,7 +22,7 @@ except ImportError as error:
 PRECISIONS = ("fp32", "fp16", "int8", "fp8")
 
 
-class TensorRt(Base):
+class TensorRt(Replayed):
     """An engine for batches up to the example's size, on torch's device memory and stream.
 
     Where all axes are fixed a run replays a CUDA graph on buffers that stay in place.
@@ -77,23 +77,6 @@ class TensorRt(Base):
         check_batch(self.plan, batch)
         inputs = self._sent(batch)
         return Staged(self._graph.take(inputs) if self._graph else inputs)
-
-    def replay(self, staged: Staged) -> None:
-        """Start the work on it; does not wait."""
-        staged.outputs = self._graph.replay() if self._graph else self._call(staged.inputs)
-
-    def fetch(self, staged: Staged) -> dict[str, Array]:
-        """Wait, and bring the outputs to the host."""
-        return fetched(staged, self.plan.outputs)
-
-    def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
-        staged = self.stage(batch)
-        self.replay(staged)
-        return self.fetch(staged)
-
-    def poison(self) -> None:
-        if self._graph is not None:
-            self._graph.poison()
 
     def _names(self, mode: Any) -> list[str]:
         every = (self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors))

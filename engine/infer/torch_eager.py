@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from buzzer.engine.device import no_cuda
-from buzzer.engine.infer.graphed import Graphed, Staged, fetched, first_line, graph_or_note
-from buzzer.engine.infer.session import Array, Base, Description, Plan, check_batch
+from buzzer.engine.infer.graphed import Replayed, Staged, first_line, graph_or_note
+from buzzer.engine.infer.session import Array, Description, Plan, check_batch
 from buzzer.errors import UnsupportedError
 
 # int8, fp8: what buzzer.engine.quant made of the module, simulated in FP32: for accuracy, not for speed.
@@ -17,7 +17,7 @@ PRECISIONS = ("fp32", "bf16", "int8", "fp8", "int8-dynamic")
 MIXED = ("dtype", "scalar type")  # in torch's errors on operands of two types
 
 
-class TorchEager(Base):
+class TorchEager(Replayed):
     """The module in evaluation mode; outputs are fp32.
 
     On the CPU bf16 is autocast. On a GPU the module is converted once, and where all axes are fixed a run replays a CUDA graph
@@ -42,7 +42,7 @@ class TorchEager(Base):
         self._autocast = plan.device == "cpu" and plan.precision == "bf16"
         self._notes: tuple[str, ...] = ()
         self._module = self.ready(self.converted(plan))
-        self._graph: Graphed | None = None
+        self._graph = None
         if plan.device == "cuda":
             self._settle()
 
@@ -88,24 +88,6 @@ class TorchEager(Base):
         if self._graph is None:
             return Staged(self._sent(batch))
         return Staged(self._graph.take([torch.as_tensor(batch[name]) for name in self.plan.example]))
-
-    @torch.inference_mode()
-    def replay(self, staged: Staged) -> None:
-        """Start the work on it; does not wait."""
-        staged.outputs = self._graph.replay() if self._graph else self._call(staged.inputs)
-
-    def fetch(self, staged: Staged) -> dict[str, Array]:
-        """Wait, and bring the outputs to the host."""
-        return fetched(staged, self.plan.outputs)
-
-    def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
-        staged = self.stage(batch)
-        self.replay(staged)
-        return self.fetch(staged)
-
-    def poison(self) -> None:
-        if self._graph is not None:
-            self._graph.poison()
 
     def close(self) -> None:
         self._graph = None

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from buzzer.engine.frames import Engine, Frame
-from buzzer.engine.frames.base import Lookup, fill_of
+from buzzer.engine.frames.base import Lookup, by_keys, fill_of
 from buzzer.models.recsys2021.features import Asked, same
 
 Columns = Callable[[Sequence[str]], Frame]  # of a piece of coded rows, by name
@@ -55,10 +55,7 @@ def occurring(e: Engine, asked: Asked, pieces: Sequence[Columns]) -> Frame:
 def merged(e: Engine, wanted: Sequence[Lookup]) -> list[Lookup]:
     """The same lookups, one for each set of the frame's keys, in tables that are kept where the engine computes: no table is merged or
     moved again for a piece, and rows are joined once a key set."""
-    by_keys: dict[tuple[str, ...], list[Lookup]] = {}
-    for each in wanted:
-        by_keys.setdefault(tuple(sorted(each.on)), []).append(each)
-    return [one(e, keys, together) for keys, together in by_keys.items()]
+    return [one(e, keys, together) for keys, together in by_keys(wanted).items()]
 
 
 def one(e: Engine, keys: Sequence[str], wanted: Sequence[Lookup]) -> Lookup:
