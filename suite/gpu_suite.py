@@ -26,8 +26,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from buzzer import caches
 from buzzer.engine.device import cuda_problem
-from buzzer.suite import caches
 from buzzer.suite.gpu_steps import STEPS, TEST_SCALE, Step, chosen
 
 ROOT = Path(__file__).resolve().parent.parent

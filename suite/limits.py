@@ -17,7 +17,8 @@ from typing import Any, Protocol
 
 import psutil
 
-from buzzer.suite import caches, guard
+from buzzer import caches
+from buzzer.suite import guard
 from buzzer.suite.budget import Budget, allowed_cores
 
 POLL_S = 0.05

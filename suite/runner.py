@@ -21,10 +21,11 @@ from typing import Any
 from pydantic import ValidationError
 
 import buzzer
+from buzzer import caches
 from buzzer.errors import DataError
 from buzzer.models.job import SCORE, Data, Job
 from buzzer.suite import budget as budgets
-from buzzer.suite import caches, child, gate, limits, machine, meter
+from buzzer.suite import child, gate, limits, machine, meter
 from buzzer.suite import record as record_of
 from buzzer.suite.budget import Budget
 from buzzer.suite.plan import Run

@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 
+from buzzer import caches
 from buzzer.engine.infer.fused_plan import DEPENDENT, MODES, Lowering, Program, text_of
 from buzzer.engine.infer.fused_weights import EIGHTS, FLOATS, EncoderWeights, random
 from buzzer.engine.kernels.ahead import Ahead
 from buzzer.engine.kernels.jit import Launch, triton
 from buzzer.engine.kernels.timing import capture, gpu_name, replays, require_gpu
-from buzzer.engine.kernels.tune import Tuned, cache, encoder_shapes, tune
+from buzzer.engine.kernels.tune import Tuned, encoder_shapes, tune
 
 REPLAYS = 100
 ERROR = 0.05  # relative; states are rounded at other places, and eight-bit steps are coarse
@@ -29,7 +30,7 @@ def tune_encoder(form: Form, tokens: int, seconds: float) -> Iterator[dict[str, 
     """
     require_gpu()
     until = time.monotonic() + seconds
-    path, kept = cache() / f"{gpu_name()}.json", Tuned.load("cuda")
+    path, kept = caches.kernels() / f"{gpu_name()}.json", Tuned.load("cuda")
     shared = triton.runtime.driver.active.utils.get_device_properties(0)["max_shared_mem"]
     major, minor = torch.cuda.get_device_capability()
     _, size, wide, _, precision = form

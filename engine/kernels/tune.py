@@ -1,7 +1,6 @@
 """Which tile a GEMM takes: measured once a GPU and kept as JSON, estimated where nothing was measured."""
 
 import json
-import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, wait
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from buzzer import caches
 from buzzer.engine.kernels.ahead import Ahead
 from buzzer.engine.kernels.gemm import Tile, Weights, candidates, default_tile, estimate, linear
 from buzzer.engine.kernels.jit import Launch, triton
@@ -23,12 +23,6 @@ from buzzer.errors import DataError
 
 TRIED = 12  # tiles of a shape that are measured
 SPREAD_BYTES = 128 << 20  # weights that a timing goes through, so that they come from memory and not from L2
-
-
-def cache() -> Path:
-    """Where choices are kept: $BUZZER_CACHE/kernels, or kernels in the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("BUZZER_CACHE") or Path(base) / "buzzer") / "kernels"
 
 
 @dataclass(frozen=True)
@@ -57,7 +51,7 @@ class Tuned:
     @classmethod
     def load(cls, device: str) -> "Tuned":
         """What was stored for this machine's GPU; empty where nothing was, and on a CPU."""
-        path = cache() / f"{gpu_name()}.json" if device == "cuda" else None
+        path = caches.kernels() / f"{gpu_name()}.json" if device == "cuda" else None
         return cls.read(path) if path and path.is_file() else cls()
 
     @classmethod

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
+from buzzer import caches
 from buzzer.errors import UsageError
-from buzzer.suite import caches, integrity, record, registry
+from buzzer.suite import integrity, record, registry
 from buzzer.suite.child import load_entry
 
 

@@ -12,10 +12,11 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from buzzer import caches
 from buzzer.errors import DataError, UsageError
 from buzzer.models.job import Data
 from buzzer.suite import budget as budgets
-from buzzer.suite import caches, compare, compare_text, plan, record, registry, report, runner
+from buzzer.suite import compare, compare_text, plan, record, registry, report, runner
 from buzzer.suite.cli import run as run_verb
 from buzzer.suite.cli.report import load as read_records
 from buzzer.suite.compare import Comparison

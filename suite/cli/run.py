@@ -11,11 +11,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from buzzer import caches
 from buzzer.configs import load_yaml
 from buzzer.errors import DataError, UsageError, unknown_name
 from buzzer.models.job import Data
 from buzzer.suite import budget as budgets
-from buzzer.suite import caches, child, plan, record, registry, report, runner
+from buzzer.suite import child, plan, record, registry, report, runner
 from buzzer.suite.plan import Choice, Run
 from buzzer.suite.record import Record
 from buzzer.suite.screen import WIDE, Screen, clock_text, show_boards

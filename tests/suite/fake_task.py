@@ -8,18 +8,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+from buzzer.caches import COMPILED, kernels
 from buzzer.errors import DataError, UnsupportedError
 from buzzer.models.job import Data, Job, Progress, Result, Steps
 
 
 def caches() -> dict[str, Any]:
     """Where this process finds its caches."""
-    from buzzer.engine.kernels import tune
-    from buzzer.suite.caches import COMPILED
-
     return {
         "home": os.environ["HOME"],
-        "kernels": str(tune.cache()),
+        "kernels": str(kernels()),
         "compiled": {name: os.environ[name] for name in COMPILED},
     }
 

@@ -26,6 +26,11 @@ def folder() -> Path:
     return Path(os.environ.get(HOME) or Path(base) / "buzzer").absolute()
 
 
+def kernels() -> Path:
+    """Where the tuned choices of kernels are kept, a file a GPU."""
+    return folder() / "kernels"
+
+
 def compiled() -> dict[str, Path]:
     """The folder of each cache of compiled code, by its variable."""
     return {
