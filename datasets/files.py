@@ -1,13 +1,14 @@
 """What every data set does with files: write complete or not at all, fingerprint, and check CSV line by line."""
 
 import errno
-import gzip
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import shutil
+import stat
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -140,26 +141,41 @@ def origin(folder: Path, rows: int, official: int, slack: float = 0.0) -> Origin
 def generator_facts(folder: Path) -> dict[str, Any] | None:
     """The generator.json of generated files; None for others."""
     path = folder / "generator.json"
-    if not path.is_file():
+    if not present(path):
         return None
+    with opened(path) as file:
+        data = file.read()
     try:
-        facts = json.loads(path.read_bytes())
-        return facts | {
-            name: float(facts[name]) for name in ("scale", "test_scale") if name in facts or name == "scale"
-        }
-    except (ValueError, TypeError, KeyError) as error:
+        facts = json.loads(data.decode())
+        for name in ("scale", "test_scale"):
+            if name in facts or name == "scale":
+                facts[name] = float(facts[name])
+                if not 0 < facts[name] < math.inf:
+                    raise ValueError(f"{name} is {facts[name]}")
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise DataError(
             f"{path}: not the file that the generator wrote", "generate the data again"
         ) from error
+    return facts
+
+
+def present(path: Path) -> bool:
+    """Whether a file has this path. Raises DataError where something else has it: a folder, a pipe, a broken link."""
+    if not os.path.lexists(path):
+        return False
+    try:
+        regular = stat.S_ISREG(path.stat().st_mode)
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}", "is it a broken link?") from error
+    if not regular:
+        raise DataError(f"{path}: not a regular file", "a folder, a pipe or a device has its name")
+    return True
 
 
 def find(folder: Path, names: Sequence[str]) -> Path | None:
     """The first of `names` in the folder, plain or gzipped."""
-    for name in names:
-        for path in (folder / name, folder / f"{name}.gz"):
-            if path.is_file():
-                return path
-    return None
+    paths = (folder / f"{name}{suffix}" for name in names for suffix in ("", ".gz"))
+    return next(filter(present, paths), None)
 
 
 def need(folder: Path, names: Sequence[str], where: str) -> Path:
@@ -172,14 +188,48 @@ def need(folder: Path, names: Sequence[str], where: str) -> Path:
 
 @contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
-    """A file, gzipped or plain, as bytes; a cut gzip ends in a DataError."""
+    """A file, gzipped or plain, as bytes. Raises DataError for one that is missing or cannot be opened, and for a cut gzip."""
+    if not present(path):
+        raise DataError(f"{path}: no such file")
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-            yield file  # type: ignore[misc]
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(
-            f"{path}: the gzip file is cut or damaged: {error}", "copy or download it again"
-        ) from error
+        raw = path.open("rb")
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}", "may you read it?") from error
+    with raw, io.BufferedReader(Members(raw), 1 << 16) if path.suffix == ".gz" else raw as file:
+        try:
+            yield file
+        except (EOFError, zlib.error) as error:
+            raise DataError(
+                f"{path}: the gzip file is cut or damaged: {error}", "copy or download it again"
+            ) from error
+
+
+class Members(io.RawIOBase):
+    """A gzip file's content: whole members one after the other, and nothing else. Python's own reader passes over zeros
+    between and after them, at which those of the engines stop."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._waiting, self._member = file, b"", zlib.decompressobj(wbits=31)
+        self._begun = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while True:
+            data = self._waiting or self._file.read(1 << 16)
+            if not data:
+                if self._begun:
+                    raise EOFError("it ends within a member")
+                return 0
+            if self._member.eof:
+                self._member = zlib.decompressobj(wbits=31)
+            found = self._member.decompress(data, len(buffer))
+            self._waiting = self._member.unused_data or self._member.unconsumed_tail
+            self._begun = not self._member.eof
+            if found:
+                buffer[: len(found)] = found
+                return len(found)
 
 
 def csv_blocks(
