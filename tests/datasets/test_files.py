@@ -120,9 +120,14 @@ def test_a_large_gzip_file_is_read_whole(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{}", "[]", "null", '"scale"', '{"scale": "much"}', '{"scale": NaN}', '{"scale": Infinity}']
-    + ['{"scale": 0}', '{"scale": -1}', '{"scale": null}', '{"scale": 1, "test_scale": NaN}', "[" * 100_000]
-    + ['{"scale": 1' + "0" * 400 + "}", '{"scale": 1, "x": "\ud800"}'],
+    [
+        *("", "{}", "[]", "null", '"scale"', "[" * 100_000),
+        *(
+            f'{{"scale": {value}}}'
+            for value in ('"much"', "NaN", "Infinity", "0", "-1", "null", "1" + "0" * 400)
+        ),
+        *('{"scale": 1, "test_scale": NaN}', '{"scale": 1, "x": "\ud800"}'),
+    ],
 )
 def test_a_generator_file_of_another_form_is_told(tmp_path: Path, text: str) -> None:
     (tmp_path / "generator.json").write_bytes(text.encode("utf-8", "surrogatepass"))
