@@ -374,6 +374,8 @@ def read_sigir(folder: Path) -> Folder:
     f = Folder(folder)
     for name, kinds in COVEO.items():
         rows = f.read(name, kinds, empty=COVEO_EMPTY[name], rowless=name == "search_train.csv")
+        for row in rows if name == "sku_to_content.csv" else ():
+            f.need(name, 0 <= (row["price_bucket"] or 0) <= 10, row["line"])
         for row in rows if name == "browsing_train.csv" else ():
             product = row["event_type"] == "event_product"
             good = product or row["event_type"] == "pageview"
