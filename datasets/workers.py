@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from typing import TypeVar
 
 from buzzer.errors import DataError
@@ -49,6 +49,9 @@ def in_order(work: Callable[[Task], Made], tasks: Sequence[Task], jobs: int) -> 
                 "a process of the generator was killed: out of memory?", "give fewer --jobs"
             ) from error
         finally:
+            # A pool that breaks while it starts a process waits for that one for ever; and nobody wants what is left.
+            for process in active_children() if waiting else ():
+                process.kill()
             pool.shutdown(cancel_futures=True)
 
 
