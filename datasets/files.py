@@ -108,9 +108,8 @@ def fingerprint(paths: Sequence[Path], folder: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(paths):
         with path.open("rb") as file:
-            digest.update(
-                f"{path.relative_to(folder)}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode()
-            )
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+            digest.update(os.fsencode(path.relative_to(folder)) + f"\0{content}\n".encode())
     return digest.hexdigest()
 
 

@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
@@ -11,7 +12,7 @@ from rich.markup import escape
 from typer.core import TyperGroup
 
 from buzzer import __version__
-from buzzer.errors import BuzzerError
+from buzzer.errors import BuzzerError, UsageError
 from buzzer.suite.cli import bench, check, compare, data, env, listing, report, run, streams
 from buzzer.suite.screen import ENDING, Interrupted
 
@@ -69,6 +70,7 @@ def main() -> None:
             signal.signal(number, interrupt)
     try:
         try:
+            check_arguments(sys.argv[1:])
             app()
         finally:
             streams.flush_stdout()
@@ -79,6 +81,15 @@ def main() -> None:
     except OSError as error:
         place = "" if error.filename is None else f"{error.filename}: "
         fail(f"{place}{error.strerror or error}", "is a disk full, or a file or folder not yours?")
+
+
+def check_arguments(arguments: Sequence[str]) -> None:
+    """Raises UsageError for one that is not UTF-8, which neither records nor Polars take as a path."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(f"argument {argument!a} is not UTF-8", "rename the file or folder") from error
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:

@@ -1,5 +1,6 @@
 """Standard streams that nobody reads, or that cannot be written, do not end the program on the way."""
 
+import io
 import os
 import sys
 from contextlib import suppress
@@ -40,13 +41,15 @@ def silence(stream: TextIO) -> None:
 
 def prepare() -> None:
     """Open what a caller has closed (`2>&-`), as the next file that is opened would get its number and with it what libraries print;
-    and go on without stderr where it cannot be written."""
+    go on without stderr where it cannot be written; and write UTF-8 to stdout, as to files, whatever the locale."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
     sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)  # None where it was closed
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")
     sys.stderr = cast(TextIO, Unheard(sys.stderr or os.fdopen(2, "w", closefd=False)))
 
 

@@ -157,6 +157,21 @@ def test_a_full_stream(
     assert "Traceback" not in told
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_what_a_locale_cannot_show_is_written_as_utf_8(
+    main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, encoding: str
+) -> None:
+    with (tmp_path / "out").open("w", encoding=encoding) as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        assert main("list") == 0
+    assert "┃ name" in (tmp_path / "out").read_text(encoding="utf-8")
+
+
+def test_an_argument_that_is_not_utf_8_is_told(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main("data", "generate", "booking", "--out", os.fsdecode(b"made\xff")) == 2
+    assert capsys.readouterr().err.startswith("error: argument 'made\\udcff' is not UTF-8\n")
+
+
 def test_a_reader_that_is_gone_ends_it_quietly(
     main: Main, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
