@@ -24,6 +24,7 @@ from buzzer.errors import DataError
 # Digits are those of ASCII: \d would match those of every script, which engines then read as missing.
 NUMBER = r"[0-9]{1,15}(\.[0-9]{1,30})?"
 COMPONENT = rf"-?{NUMBER}([eE](-[0-9]{{1,2}}|\+?[01]?[0-9]))?"  # of a vector: within float32
+TOKEN = "(0|[1-9][0-9]{0,4}|1(0[0-9]{4}|1([0-8][0-9]{3}|9([0-4][0-9]{2}|5([0-3][0-9]|4[0-6])))))"
 PATTERNS = {
     "int64": r"^-?[0-9]{1,18}$",
     "date": r"^(19|20)[0-9]{2}-[0-9]{2}-[0-9]{2}$",
@@ -36,7 +37,7 @@ PATTERNS = {
     "vector": rf"^\[{COMPONENT}(, {COMPONENT})*\]$",
     "float64": rf"^-?{NUMBER}([eE][-+]?[0-9]{{1,2}})?$",
     "chance": r"^([0-9]{1,15}(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]{1,3})?$",
-    "integers": r"^[0-9]{1,9}(\t[0-9]{1,9})*$",
+    "tokens": rf"^{TOKEN}(\t{TOKEN})*$",
 }
 KINDS = {
     "int64": "a whole number",
@@ -51,7 +52,7 @@ KINDS = {
     "vector": "a list of numbers in brackets",
     "float64": "a number",
     "chance": "a number from 0 to 1",
-    "integers": "whole numbers with tabs between them",
+    "tokens": "token ids of 0 to 119546 with tabs between them",
 }
 
 

@@ -50,7 +50,7 @@ def kind_of(column: str) -> str:
         return "int64"
     if column.endswith(("verified", "engager")):
         return "bool"
-    return "integers" if column == "text_tokens" else "str"
+    return "tokens" if column == "text_tokens" else "str"
 
 
 RECSYS = {
@@ -239,8 +239,9 @@ def value(text: str, kind: str) -> Any:
                 and len(integer) <= 15
             )
             good = good and (not e or 1 <= len(digits) <= 3) and 0 <= float(text) <= 1
-        case "integers":
-            good = all(whole(x, 9, sign=False) for x in text.split("\t"))
+        case "tokens":
+            found = text.split("\t")
+            good = all(whole(x, 6, sign=False) and int(x) < 119_547 and str(int(x)) == x for x in found)
         case _:
             raise AssertionError(kind)
     if not good:

@@ -6,10 +6,11 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from buzzer.datasets import booking
-from buzzer.datasets.files import csv_blocks, find, generator_facts, opened, origin
+from buzzer.datasets.files import PATTERNS, csv_blocks, find, generator_facts, opened, origin
 from buzzer.engine import frames
 from buzzer.errors import DataError
 
@@ -139,3 +140,11 @@ def test_where_files_come_from(tmp_path: Path) -> None:
     assert (origin(tmp_path, 100, 100).source, origin(tmp_path, 50, 100).scale) == ("official", 0.5)
     (tmp_path / "generator.json").write_text('{"scale": 0.25}')
     assert (origin(tmp_path, 50, 100).source, origin(tmp_path, 50, 100).scale) == ("generated", 0.25)
+
+
+def test_a_token_is_of_the_vocabulary() -> None:
+    """Every number up to twice its size, as people write them and not."""
+    whole = pl.Series([str(i) for i in range(2 * 119_547)])
+    assert whole.str.contains(PATTERNS["tokens"]).to_list() == [i < 119_547 for i in range(len(whole))]
+    for text in ("", "01", "-1", "+1", "1.0", "1\t", "\t1", "1\t\t2", "1 2", "1\n", "１"):
+        assert not pl.Series([text]).str.contains(PATTERNS["tokens"])[0]
