@@ -1,6 +1,7 @@
 """An independent reading of the official formats with the standard library alone, for tests: docs/data.md as plain loops, and the
 columns as the organisers published them. Nothing is imported from what it checks."""
 
+import gzip
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -309,9 +310,18 @@ class Folder:
     def __init__(self, folder: Path) -> None:
         self.folder, self.tables, self.faults = folder, dict[str, list[Any]](), Faults()
 
+    def content(self, name: str) -> bytes:
+        """Of a file, plain or gzipped."""
+        path = self.folder / name
+        return (
+            path.read_bytes()
+            if path.exists()
+            else gzip.decompress(path.with_name(f"{path.name}.gz").read_bytes())
+        )
+
     def read(self, name: str, kinds: Mapping[str, str], **form: Any) -> list[Row]:
         try:
-            self.tables[name] = table((self.folder / name).read_bytes(), kinds, **form)
+            self.tables[name] = table(self.content(name), kinds, **form)
         except Refused as refused:
             self.faults |= {(name, line) for line in refused.lines}
             self.tables[name] = refused.rows
@@ -385,7 +395,7 @@ def read_sigir(folder: Path) -> Folder:
             f.need(name, good, row["line"])
     for name in ("rec_test_phase_2.json", "intention_test_phase_2.json"):
         try:
-            f.tables[name] = queries((folder / name).read_bytes(), cart=name.startswith("intention"))
+            f.tables[name] = queries(f.content(name), cart=name.startswith("intention"))
         except (Refused, ValueError, TypeError, KeyError, AssertionError, RecursionError):
             f.need(name, False)
             f.tables[name] = []
