@@ -56,6 +56,10 @@ KINDS = {
 }
 
 
+WRITING = (OSError, pl.exceptions.ComputeError)  # what a full disk raises
+FULL = re.compile("No space left|transport error")
+
+
 @dataclass(frozen=True)
 class Files:
     """Input files that passed their checks."""
@@ -77,7 +81,7 @@ def new_folder(out: Path) -> Iterator[Path]:
         aside.mkdir(parents=True)
         yield aside
         aside.rename(out)
-    except OSError as error:
+    except WRITING as error:
         raise cannot_write(out, error) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -90,18 +94,21 @@ def new_file(out: Path) -> Iterator[Path]:
     try:
         yield aside
         aside.replace(out)
-    except OSError as error:
+    except WRITING as error:
         raise cannot_write(out, error) from error
     finally:
         aside.unlink(missing_ok=True)
 
 
-def cannot_write(out: Path, error: OSError) -> DataError:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(
-        error
-    )  # Polars sets no errno
+def cannot_write(out: Path, error: Exception) -> Exception:
+    """What is said of an error met while writing; the error itself where it is another of Polars'."""
+    text = str(error)
+    if not isinstance(error, OSError) and not text.startswith("parquet:"):
+        return error
+    # Polars sets no errno, and of a full disk may tell the last link of the chain only.
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or bool(FULL.search(text))
     hint = "free some space" if full else "choose another folder"
-    return DataError(f"cannot write {out}: {error.strerror or error}", hint)
+    return DataError(f"cannot write {out}: {getattr(error, 'strerror', None) or shown(text)}", hint)
 
 
 def fingerprint(paths: Sequence[Path], folder: Path) -> str:

@@ -2,14 +2,18 @@
 
 import gzip
 import os
+import resource
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import polars as pl
 import pytest
 
-from buzzer.datasets import booking
+from buzzer.datasets import booking, clinc150, online_shoppers, recsys2021, sigir_ecom
 from buzzer.datasets.files import PATTERNS, csv_blocks, find, generator_facts, opened, origin
 from buzzer.engine import frames
 from buzzer.errors import DataError
@@ -51,11 +55,11 @@ def test_what_is_no_file_is_told(tmp_path: Path, thing: str, name: str) -> None:
 @pytest.mark.parametrize("name", ["ground_truth.csv", "generator.json"])
 def test_a_broken_link_is_no_file_that_was_left_out(tmp_path: Path, name: str) -> None:
     """Else data would be official that are not, or a run without a score."""
-    booking.generate(tmp_path / "data", 0.00003, 5, lambda share, what: None)
+    booking.generate(tmp_path / "data", 0.00003, 5, silent)
     (tmp_path / "data" / name).unlink()
     (tmp_path / "data" / name).symlink_to("nowhere")
     with pytest.raises(DataError, match=name):
-        booking.check(tmp_path / "data", lambda share, what: None)
+        booking.check(tmp_path / "data", silent)
 
 
 def test_a_file_that_may_not_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,3 +152,34 @@ def test_a_token_is_of_the_vocabulary() -> None:
     assert whole.str.contains(PATTERNS["tokens"]).to_list() == [i < 119_547 for i in range(len(whole))]
     for text in ("", "01", "-1", "+1", "1.0", "1\t", "\t1", "1\t\t2", "1 2", "1\n", "１"):
         assert not pl.Series([text]).str.contains(PATTERNS["tokens"])[0]
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """No file grows beyond so many bytes, as on a disk that is nearly full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def silent(share: float, what: str) -> None:
+    """No progress shown."""
+
+
+@pytest.mark.parametrize("size", [0, 2_000])
+@pytest.mark.parametrize("dataset", [booking, sigir_ecom, recsys2021, online_shoppers, clinc150])
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, dataset: ModuleType, size: int) -> None:
+    options: dict[str, Any] = {"jobs": 1} if dataset is recsys2021 else {}
+    scale = {recsys2021: 1e-6, sigir_ecom: 1e-5}.get(dataset, 1e-4)
+    dataset.generate(tmp_path / "good", scale, 5, silent, **options)
+    for make in (
+        lambda: dataset.generate(tmp_path / "out", scale, 5, silent, **options),
+        lambda: dataset.convert(tmp_path / "good", tmp_path / "out", silent),
+    ):
+        with pytest.raises(DataError, match="cannot write") as told, files_of_at_most(size):
+            make()
+        assert len(told.value.message) < 100 + len(str(tmp_path))
+        assert [path.name for path in tmp_path.iterdir()] == ["good"]
