@@ -110,6 +110,8 @@ def check_test(path: Path, cart: bool) -> tuple[int, int]:
     for record in json_file.checked(path, cart):
         queries += 1
         labelled += "label" in record
+    if not queries:
+        raise DataError(f"{path}: no queries", "copy it again")
     if labelled not in (0, queries):
         raise DataError(
             f"{path}: {labelled} of {queries} queries have a label", "either all have one or none"

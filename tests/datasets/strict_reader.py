@@ -417,7 +417,7 @@ def refuse(constant: str) -> Any:
 def queries(data: bytes, cart: bool) -> list[Any]:
     """The queries of a test file; raises whatever for one that is off the schema."""
     found = json.loads(text_of(data), object_pairs_hook=unique, parse_constant=refuse)
-    assert type(found) is list
+    assert type(found) is list and found
     for query in found:
         assert type(query) is dict and type(query["query"]) is list and query["query"]
         for event in query["query"]:
