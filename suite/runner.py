@@ -1,17 +1,15 @@
 """Does one planned run: starts the child under its budget, follows it, and writes the record whatever happens."""
 
-import functools
-import hashlib
-import importlib.util
 import json
 import math
 import os
+import platform
 import sys
 import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -21,11 +19,11 @@ from typing import Any
 from pydantic import ValidationError
 
 import buzzer
-from buzzer import caches
+from buzzer import caches, locks
 from buzzer.errors import DataError
 from buzzer.models.job import SCORE, Data, Job
 from buzzer.suite import budget as budgets
-from buzzer.suite import child, gate, limits, machine, meter
+from buzzer.suite import child, fits, gate, guard, limits, machine, manifest, meter
 from buzzer.suite import record as record_of
 from buzzer.suite.budget import Budget
 from buzzer.suite.plan import Run
@@ -137,25 +135,6 @@ class Events:
         return self.story
 
 
-def fit_folder(run: Run, data: Data, cache: Path) -> Path:
-    """The folder of what `fit` saves: a name for the task's parameters, data, seed and source code."""
-    facts = [run.task.params, data.fit_fingerprint or data.fingerprint, run.seed, code_hash(run.task.entry)]
-    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-    return cache / "fits" / f"{run.task.name}-{key}"
-
-
-@functools.cache
-def code_hash(entry: str) -> str:
-    """sha256 over the sources beside the task's module: an edited model is trained anew, by the next suite."""
-    spec = importlib.util.find_spec(entry.partition(":")[0])
-    if spec is None or spec.origin is None:
-        raise DataError(f"{entry}: no such module")
-    digest = hashlib.sha256()
-    for source in sorted(Path(spec.origin).parent.glob("*.py")):
-        digest.update(source.name.encode() + source.read_bytes())
-    return digest.hexdigest()
-
-
 def job_of(run: Run, data: Data, work: Path, out: Path) -> Job:
     return Job(
         task=run.task.name,
@@ -177,32 +156,83 @@ def job_of(run: Run, data: Data, work: Path, out: Path) -> Job:
 
 
 def fit(run: Run, data: Data, cache: Path, watch: Watch) -> Record | None:
-    """Train if this fit is not in the cache: its record, or None where it is.
+    """Train if this fit is not in the cache, or is damaged there: its record, or None where it is.
 
     The task writes into `<folder>.partial`, which stays when the run is ended (checkpoints are taken up again)
-    and gets its final name when it is complete.
+    and gets its final name when it is complete. Another process that wants the same fit waits for this one.
     """
-    done = fit_folder(run, data, cache)
-    if done.is_dir():
+    done = fits.folder(run, data, cache)
+    if not manifest.problem(done):
         return None
-    partial = done.with_suffix(".partial")
-    make_folder(partial)
-    record = execute(run, data, partial, partial, (), watch)
-    if record.outcome == "ok":
+    with locks.held(beside(done, "lock"), lambda message: watch(message, 0.0)):
+        problem = manifest.problem(done)  # another process may have made it meanwhile
+        if not problem:
+            return None
+        if os.path.lexists(done):
+            caches.discard(done, problem)
+        partial = beside(done, "partial")
+        make_folder(partial)
+        record = execute(run, data, cache, partial, partial, (), watch, fit_id=fits.fit_id(run, data))
+        return kept(record, partial, done) if record.outcome == "ok" else record
+
+
+def beside(folder: Path, suffix: str) -> Path:
+    return folder.with_name(f"{folder.name}.{suffix}")
+
+
+def kept(record: Record, partial: Path, done: Path) -> Record:
+    """The record of a fit, once what it wrote has its manifest and its final name."""
+    try:
+        manifest.seal(partial)
         partial.rename(done)
+    except OSError as error:
+        message = f"the fit cannot be kept as {done}: {error.strerror}"
+        hint = f"free some space or set {caches.HOME} to another folder"
+        return record.model_copy(update={"outcome": "error", "message": message, "hint": hint})
     return record
 
 
 def predict(run: Run, data: Data, cache: Path, out: Path, others: Iterable[Record], watch: Watch) -> Record:
-    """The timed run; its files (the submission) stay under `out`/files/<first 8 of run_id>."""
-    run_id = uuid.uuid4().hex
+    """The timed run; its files (the submission) stay under `out`/files/<first 8 of run_id>.
+
+    A fit that is damaged, or that the run changes, is an `error`.
+    """
+    run_id, fitted, fit_id = uuid.uuid4().hex, fits.folder(run, data, cache), fits.fit_id(run, data)
+    if problem := manifest.problem(fitted):
+        message, hint = f"the fit {fitted} cannot be used: {problem}", "run it again: the fit is made anew"
+        return not_started(run, data, "error", message, hint, fit_id)
     files = out / "files" / run_id[:8]
     make_folder(files)
+    before = manifest.state(fitted)
     try:
-        return execute(run, data, fit_folder(run, data, cache), files, others, watch, run_id)
+        record = execute(run, data, cache, fitted, files, others, watch, run_id, fit_id)
     finally:
         with suppress(OSError):
             files.rmdir()  # only when nothing was written
+    changed = manifest.changes(before, manifest.state(fitted))
+    return fit_changed(record, changed) if changed else record
+
+
+def fit_changed(record: Record, names: Sequence[str]) -> Record:
+    """The record of a run that wrote where the fit is, which other runs use."""
+    update = {
+        "outcome": "error",
+        "message": f"the run changed the fit: {', '.join(names[:3])}",
+        "hint": "`predict` may only read what `fit` saved; the fit is made anew by the next call",
+        "scores": {},
+        "gate": Gate(status="unscored"),
+    }
+    return record.model_copy(update=update)
+
+
+@contextmanager
+def alone(cache: Path, watch: Watch) -> Iterator[None]:
+    """No other run that uses this cache is measured on this machine meanwhile. A run started by a run is part of it."""
+    if guard.VARIABLE in os.environ:
+        yield
+        return
+    with locks.held(cache / f"measuring-{platform.node()}.lock", lambda message: watch(message, 0.0)):
+        yield
 
 
 def make_folder(path: Path) -> None:
@@ -227,9 +257,31 @@ def temporary_folder() -> Iterator[Path]:
 
 
 def execute(
-    run: Run, data: Data, work: Path, out: Path, others: Iterable[Record], watch: Watch, run_id: str = ""
+    run: Run,
+    data: Data,
+    cache: Path,
+    work: Path,
+    out: Path,
+    others: Iterable[Record],
+    watch: Watch,
+    run_id: str = "",
+    fit_id: str | None = None,
 ) -> Record:
-    """Run the child under its budget; the record, judged by the gate."""
+    """Run the child under its budget, when no other run is measured; the record, judged by the gate."""
+    with alone(cache, watch):
+        return measure(run, data, work, out, others, watch, run_id or uuid.uuid4().hex, fit_id)
+
+
+def measure(
+    run: Run,
+    data: Data,
+    work: Path,
+    out: Path,
+    others: Iterable[Record],
+    watch: Watch,
+    run_id: str,
+    fit_id: str | None,
+) -> Record:
     began, load_before, compiled = time.perf_counter(), machine.busy(), caches.state()
     limiter, gauge = limits.limiter(run.budget), meter.Meter(run.device)
 
@@ -247,7 +299,7 @@ def execute(
         command = [sys.executable, "-m", "buzzer.suite.child", str(folder / "spec.json")]
         measured, age = follow(limiter, command, folder / "stderr", run, events, look)
         story, tail = events.read(), stderr_tail(folder / "stderr")
-    known = identity(run, data, run_id or uuid.uuid4().hex) | {
+    known = identity(run, data, run_id, fit_id) | {
         "enforcement": limiter.enforcement,
         "load_before": load_before,
         "compiled_caches": compiled,
@@ -433,7 +485,7 @@ def interrupted(record: Record) -> bool:
     return record.outcome == "error" and record.message.startswith("interrupted ")
 
 
-def identity(run: Run, data: Data, run_id: str) -> dict[str, Any]:
+def identity(run: Run, data: Data, run_id: str, fit_id: str | None) -> dict[str, Any]:
     """The fields of a record that are known before the run."""
     limit = run.budget.as_dict() | {"unmet": budgets.unmet(run.budget)}
     return {
@@ -449,6 +501,7 @@ def identity(run: Run, data: Data, run_id: str) -> dict[str, Any]:
         "scale": data.scale,
         "seed": run.seed,
         "repeat": run.repeat,
+        "fit_id": fit_id,
         "control": run.control,
         "cluster": run.cluster,
         "budget": BudgetFields.model_validate(limit),
@@ -467,10 +520,12 @@ def identity(run: Run, data: Data, run_id: str) -> dict[str, Any]:
     }
 
 
-def not_started(run: Run, data: Data, outcome: str, message: str, hint: str) -> Record:
+def not_started(
+    run: Run, data: Data, outcome: str, message: str, hint: str, fit_id: str | None = None
+) -> Record:
     """The record of a run that could not begin (its fit failed, say)."""
     return Record.model_validate(
-        identity(run, data, uuid.uuid4().hex)
+        identity(run, data, uuid.uuid4().hex, fit_id)
         | {
             "enforcement": "none",
             "outcome": outcome,
