@@ -10,7 +10,7 @@ import hashlib
 import importlib.util
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,19 +62,28 @@ def sources(entry: str) -> dict[str, Path]:
     module = entry.partition(":")[0]
     if source_of(module) is None:
         raise DataError(f"{entry}: no such module")
-    tops, found, todo = {OURS, module.partition(".")[0]}, dict[str, Path](), [module]
+    tops, found, seen, todo = {OURS, module.partition(".")[0]}, dict[str, Path](), set[str](), [module]
     while todo:
-        name = todo.pop()
-        for part in packages(name):
-            source = source_of(part) if part not in found else None
-            if source is not None:
-                found[part] = source
-                todo += [n for n in names_in(part, source) if n.partition(".")[0] in tops and is_name(n)]
+        for name in packages(todo.pop()):
+            if name in seen:
+                continue
+            seen.add(name)
+            if (source := source_of(name)) is not None:
+                found[name] = source
+                todo += [n for n in names_of(name, source) if n.partition(".")[0] in tops]
     return dict(sorted(found.items()))
 
 
 def is_name(text: str) -> bool:
     return all(part.isidentifier() for part in text.split("."))
+
+
+def names_of(module: str, source: Path) -> tuple[str, ...]:
+    """As `names_in`. Raises DataError for a source that cannot be parsed."""
+    try:
+        return names_in(module, source.name == "__init__.py", source.read_bytes())
+    except SyntaxError as error:
+        raise DataError(f"{source}, line {error.lineno}: {error.msg}") from error
 
 
 def packages(name: str) -> list[str]:
@@ -83,7 +92,6 @@ def packages(name: str) -> list[str]:
     return [".".join(parts[:n]) for n in range(1, len(parts) + 1)]
 
 
-@functools.cache
 def source_of(name: str) -> Path | None:
     """The file of a module; None where the name is not one (a class, say, or a folder without a file of its own)."""
     top, *rest = name.split(".")
@@ -95,25 +103,23 @@ def source_of(name: str) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def names_in(module: str, source: Path) -> Iterator[str]:
+@functools.cache
+def names_in(module: str, is_package: bool, text: bytes) -> tuple[str, ...]:
     """Names in a source that may be modules: imported ones, and texts such as "buzzer.engine.frames.lazy"."""
-    try:
-        tree = ast.parse(source.read_bytes(), str(source))
-    except SyntaxError as error:
-        raise DataError(f"{source}, line {error.lineno}: {error.msg}") from error
-    package = module if source.name == "__init__.py" else module.rpartition(".")[0]
-    for node in ast.walk(tree):
+    found, package = list[str](), module if is_package else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(text)):
         match node:
             case ast.Import(names=names):
-                yield from (alias.name for alias in names)
+                found += [alias.name for alias in names]
             case ast.ImportFrom(module=origin, names=names, level=level):
-                above = package.split(".")[: len(package.split(".")) - level + 1] if level else []
+                above = package.split(".")[: 1 - level or None] if level else []
                 base = ".".join([*above, *([origin] if origin else [])])
-                yield from (base, *(f"{base}.{alias.name}" for alias in names))
-            case ast.Constant(value=str(text)) if text.startswith(f"{OURS}."):
-                yield text.partition(":")[0]
+                found += [base, *(f"{base}.{alias.name}" for alias in names)]
+            case ast.Constant(value=str(value)):
+                found.append(value.partition(":")[0])
             case ast.JoinedStr(values=parts):
-                yield from begun(prefix(parts, module))
+                found += begun(prefix(parts, module))
+    return tuple(name for name in found if is_name(name))
 
 
 def prefix(parts: list[ast.expr], module: str) -> str:
@@ -130,9 +136,10 @@ def prefix(parts: list[ast.expr], module: str) -> str:
     return text
 
 
-def begun(text: str) -> Iterator[str]:
+def begun(text: str) -> list[str]:
     """All modules of a package, for a name such as f"buzzer.engine.frames.{engine}"."""
-    package, dot, _ = text.rpartition(".")
-    if dot and package.startswith(f"{OURS}.") and is_name(package):
-        folders = [Path(place, *package.split(".")[1:]) for place in buzzer.__path__]
-        yield from (f"{package}.{path.stem}" for folder in folders for path in folder.glob("[!_]*.py"))
+    package = text.rpartition(".")[0]
+    if not package.startswith(f"{OURS}.") or not is_name(package):
+        return []
+    folders = [Path(place, *package.split(".")[1:]) for place in buzzer.__path__]
+    return [f"{package}.{path.stem}" for folder in folders for path in folder.glob("[!_]*.py")]

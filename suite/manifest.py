@@ -45,26 +45,30 @@ def problem(folder: Path) -> str:
     try:
         sealed = Manifest.model_validate_json((folder / NAME).read_bytes()).files
         found = {name: facts for name, facts in state(folder).items() if name != NAME}
-        for name, entry in sealed.items():
-            if name not in found:
-                return f"{name} is missing"
-            if found[name][0] != entry.bytes:
-                return f"{name} has {found[name][0]} bytes instead of {entry.bytes}"
-            if digest(folder / name, found[name]) != entry.sha256:
-                return f"the contents of {name} have changed"
-    except FileNotFoundError:
-        return f"{NAME} is missing"
+        told = (problem_of(folder / name, found.get(name), entry) for name, entry in sealed.items())
+        first = next(((name, text) for name, text in zip(sealed, told, strict=True) if text), None)
     except OSError as error:
         return f"{Path(error.filename or folder).name} cannot be read: {error.strerror}"
     except ValidationError:
         return f"{NAME} is damaged"
     added = sorted(found.keys() - sealed.keys())
-    return f"{added[0]} was added" if added else ""
+    if first is None and added:
+        first = added[0], "was added"
+    return " ".join(first or ())
+
+
+def problem_of(path: Path, facts: tuple[int, ...] | None, entry: Entry) -> str:
+    """What is wrong with one file; facts: None for one that is not there. Raises OSError."""
+    if facts is None:
+        return "is missing"
+    if facts[0] != entry.bytes:
+        return f"has {facts[0]} bytes instead of {entry.bytes}"
+    return "" if digest(path, facts) == entry.sha256 else "has other contents than were written"
 
 
 def state(folder: Path) -> State:
-    """Every file below the folder by its name in it."""
-    paths = sorted(path for path in folder.rglob("*") if not path.is_dir())
+    """Every file below the folder by its name in it; none where there is no folder."""
+    paths = sorted(path for path in folder.rglob("*") if not path.is_dir()) if folder.is_dir() else []
     return {str(path.relative_to(folder)): facts_of(path) for path in paths}
 
 
@@ -79,7 +83,7 @@ def changes(before: State, now: State) -> list[str]:
 
 
 def facts_of(path: Path) -> tuple[int, ...]:
-    s = path.stat()
+    s = path.stat() if path.exists() else path.lstat()  # of a link to nothing, its own
     return s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino, s.st_dev
 
 

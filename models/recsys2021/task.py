@@ -24,8 +24,8 @@ class RecSys2021:
 
     def prepare(self, source: Path | None, cache: Path, scale: float, seed: int, progress: Progress) -> Data:
         folder = cache / f"recsys2021-v{generator.VERSION}-scale{scale:g}-seed{seed}"
-        sizes_and_jobs = {"scale": scale, "seed": seed, "progress": progress, "jobs": usable_cores()}
-        generate = partial(dataset.generate, **sizes_and_jobs)
+        jobs = usable_cores()
+        generate = partial(dataset.generate, scale=scale, seed=seed, progress=progress, jobs=jobs)
         files = given_or_generated(source, folder, generate, dataset.check, cache, progress)
         notes = files.notes if "test_truth" in files.rows else (*files.notes, "no test_truth: no score")
         learned_from = files.facts["learned_from"]
