@@ -63,7 +63,7 @@ def test_one_fit_serves_all_engines_and_backends(data: Data, choose: Choose) -> 
     """Their scores must agree. On the GPU too, unless --device cuda has it trained there: a fit of the CPU is taken along."""
     task, own = (
         registry.task("recsys2021"),
-        {"engines": ["pandas", "cudf"], "backends": ["xgboost", "nvforest"]},
+        {"engines": ["pandas", "cudf"], "backends": ["torch_eager", "nvforest"]},
     )
     for device, wanted in ((None, {"cpu", "cuda"}), ("cuda", {"cuda"})):
         choice = choose(task=task, device=device, workers=2, repeat=2, precisions=["fp32", "bf16"], **own)
