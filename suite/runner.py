@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,6 +44,7 @@ DONE = {  # what the event of a job's end has
 }
 # What reading a line raises that is no event; pydantic's ValidationError is a ValueError.
 NO_EVENT = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+RESUME = "`--resume` of `buzzer run` and `buzzer compare` skips what is done"
 MORE_TIME = "give it more time or a smaller --scale"
 Watch = Callable[[str, float], None]  # phase, elapsed seconds
 
@@ -161,10 +162,15 @@ def fit(run: Run, data: Data, cache: Path, watch: Watch) -> Record | None:
     The task writes into `<folder>.partial`, which stays when the run is ended (checkpoints are taken up again)
     and gets its final name when it is complete. Another process that wants the same fit waits for this one.
     """
-    done = fits.folder(run, data, cache)
+    done, fit_id = fits.folder(run, data, cache), fits.fit_id(run, data)
     if not manifest.problem(done):
         return None
-    with locks.held(beside(done, "lock"), lambda message: watch(message, 0.0)):
+    with ExitStack() as holding:
+        # In this order: a run within a run wants the second lock only, and its owner must not wait for the outer run.
+        if not (
+            entered(holding, alone(cache, watch)) and entered(holding, lock(beside(done, "lock"), watch))
+        ):
+            return stopped_waiting(run, data, fit_id)
         problem = manifest.problem(done)  # another process may have made it meanwhile
         if not problem:
             return None
@@ -172,7 +178,7 @@ def fit(run: Run, data: Data, cache: Path, watch: Watch) -> Record | None:
             caches.discard(done, problem)
         partial = beside(done, "partial")
         make_folder(partial)
-        record = execute(run, data, cache, partial, partial, (), watch, fit_id=fits.fit_id(run, data))
+        record = measure(run, data, partial, partial, (), watch, uuid.uuid4().hex, fit_id)
         return kept(record, partial, done) if record.outcome == "ok" else record
 
 
@@ -198,19 +204,25 @@ def predict(run: Run, data: Data, cache: Path, out: Path, others: Iterable[Recor
     A fit that is damaged, or that the run changes, is an `error`.
     """
     run_id, fitted, fit_id = uuid.uuid4().hex, fits.folder(run, data, cache), fits.fit_id(run, data)
-    if problem := manifest.problem(fitted):
-        message, hint = f"the fit {fitted} cannot be used: {problem}", "run it again: the fit is made anew"
-        return not_started(run, data, "error", message, hint, fit_id)
-    files = out / "files" / run_id[:8]
-    make_folder(files)
-    before = manifest.state(fitted)
-    try:
-        record = execute(run, data, cache, fitted, files, others, watch, run_id, fit_id)
-    finally:
-        with suppress(OSError):
-            files.rmdir()  # only when nothing was written
-    changed = manifest.changes(before, manifest.state(fitted))
-    return fit_changed(record, changed) if changed else record
+    with ExitStack() as holding:
+        if not entered(holding, alone(cache, watch)):
+            return stopped_waiting(run, data, fit_id)
+        if problem := manifest.problem(fitted):
+            message, hint = (
+                f"the fit {fitted} cannot be used: {problem}",
+                "run it again: the fit is made anew",
+            )
+            return not_started(run, data, "error", message, hint, fit_id)
+        files = out / "files" / run_id[:8]
+        make_folder(files)
+        before = manifest.state(fitted)
+        try:
+            record = measure(run, data, fitted, files, others, watch, run_id, fit_id)
+        finally:
+            with suppress(OSError):
+                files.rmdir()  # only when nothing was written
+        changed = manifest.changes(before, manifest.state(fitted))
+        return fit_changed(record, changed) if changed else record
 
 
 def fit_changed(record: Record, names: Sequence[str]) -> Record:
@@ -225,14 +237,32 @@ def fit_changed(record: Record, names: Sequence[str]) -> Record:
     return record.model_copy(update=update)
 
 
-@contextmanager
-def alone(cache: Path, watch: Watch) -> Iterator[None]:
+def bench(run: Run, data: Data, cache: Path, work: Path, out: Path, watch: Watch) -> Record:
+    """A run of `buzzer bench`, which has no fit in the cache."""
+    with ExitStack() as holding:
+        if not entered(holding, alone(cache, watch)):
+            return stopped_waiting(run, data, None)
+        return measure(run, data, work, out, (), watch, uuid.uuid4().hex, None)
+
+
+def alone(cache: Path, watch: Watch) -> AbstractContextManager[None]:
     """No other run that uses this cache is measured on this machine meanwhile. A run started by a run is part of it."""
     if guard.VARIABLE in os.environ:
-        yield
-        return
-    with locks.held(cache / f"measuring-{platform.node()}.lock", lambda message: watch(message, 0.0)):
-        yield
+        return nullcontext()
+    return lock(cache / f"measuring-{platform.node()}.lock", watch)
+
+
+def lock(path: Path, watch: Watch) -> AbstractContextManager[None]:
+    return locks.held(path, lambda message: watch(message, 0.0))
+
+
+def entered(holding: ExitStack, lock: AbstractContextManager[None]) -> bool:
+    """Whether `holding` has the lock; not where the user has stopped the waiting."""
+    try:
+        holding.enter_context(lock)
+    except KeyboardInterrupt:
+        return False
+    return True
 
 
 def make_folder(path: Path) -> None:
@@ -256,22 +286,6 @@ def temporary_folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def execute(
-    run: Run,
-    data: Data,
-    cache: Path,
-    work: Path,
-    out: Path,
-    others: Iterable[Record],
-    watch: Watch,
-    run_id: str = "",
-    fit_id: str | None = None,
-) -> Record:
-    """Run the child under its budget, when no other run is measured; the record, judged by the gate."""
-    with alone(cache, watch):
-        return measure(run, data, work, out, others, watch, run_id or uuid.uuid4().hex, fit_id)
-
-
 def measure(
     run: Run,
     data: Data,
@@ -282,6 +296,7 @@ def measure(
     run_id: str,
     fit_id: str | None,
 ) -> Record:
+    """Run the child under its budget; the record, judged by the gate."""
     began, load_before, compiled = time.perf_counter(), machine.busy(), caches.state()
     limiter, gauge = limits.limiter(run.budget), meter.Meter(run.device)
 
@@ -463,8 +478,7 @@ def explain(story: Story, measured: limits.Measured, budget: Budget) -> tuple[st
             message = f"scoring took longer than {limits.scoring_s(budget):g} s"
             return "error", message, "the job itself had ended; `buzzer data score` scores a submission"
         case "interrupted":
-            hint = "`--resume` of `buzzer run` and `buzzer compare` skips what is done"
-            return "error", f"interrupted in phase {phase}", hint
+            return "error", f"interrupted in phase {phase}", RESUME
         case "failed":
             message = ": ".join(filter(None, ["the process could not be started", measured.error]))
             return "error", message, "`buzzer env` shows how limits are enforced here"
@@ -540,3 +554,9 @@ def not_started(
             "load_before": machine.busy(),
         }
     )
+
+
+def stopped_waiting(run: Run, data: Data, fit_id: str | None) -> Record:
+    """The record of a run that the user stopped before it could begin."""
+    message = "interrupted while it waited for another process"
+    return not_started(run, data, "error", message, RESUME, fit_id)

@@ -1,6 +1,7 @@
 """The fit cache: what a fit is named for, that one process makes it, and that a damaged one is never used."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -349,14 +350,13 @@ def start(command: list[str], **pipes: Any) -> subprocess.Popen[str]:
 
 
 def test_two_that_want_one_fit_make_it_once(tmp_path: Path, run: Run, data: Data) -> None:
-    """Both wait until this process lets go, so that they do want it at the same time."""
+    """Both wait until this process lets go, so that they do want it at the same time: one for this process, the other for that one."""
     folder = fits.folder(run, data, tmp_path)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with locks.held(runner.beside(folder, "lock"), never):
         both = [start([str(HERE / "fits_harness.py"), str(tmp_path)], **pipes) for _ in "ab"]
-        for process in both:
-            assert process.stderr is not None
-            assert f"waiting for process {os.getpid()} on " in process.stderr.readline()
+        told = [re.findall(r"waiting for process (\d+) on ", process.stderr.readline()) for process in both]
+    assert {int(pid) for (pid,) in told} in ({os.getpid(), process.pid} for process in both)
     assert sorted(process.communicate()[0].strip() for process in both) == ["found", "ok"]
     assert manifest.problem(folder) == ""
     assert {path.name for path in folder.parent.iterdir()} == {folder.name, f"{folder.name}.lock"}
@@ -418,6 +418,25 @@ def test_runs_are_measured_one_after_the_other(tmp_path: Path) -> None:
     assert len(phases) == 1
 
 
+def test_a_run_that_is_stopped_while_it_waits_has_a_record(
+    tmp_path: Path, fitted: Path, run: Run, data: Data, choose: Choose
+) -> None:
+    def press(phase: str, elapsed: float) -> None:
+        raise KeyboardInterrupt
+
+    (timed, _), other = predict_runs(choose()), replace(run, seed=1)
+    stopped = []
+    with runner.alone(tmp_path, silent):
+        stopped.append(runner.predict(timed, data, tmp_path, tmp_path, (), press))
+        stopped.append(runner.fit(other, data, tmp_path, press))
+        stopped.append(runner.bench(timed, data, tmp_path, tmp_path, tmp_path, press))
+    with locks.held(runner.beside(fits.folder(other, data, tmp_path), "lock"), never):
+        stopped.append(runner.fit(other, data, tmp_path, press))
+    for r in stopped:
+        assert r is not None and runner.interrupted(r)
+        assert (r.outcome, r.enforcement, r.wall_s) == ("error", "none", 0.0)
+
+
 def test_a_run_within_a_run_does_not_wait_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert guard.VARIABLE in limits.environment_of(UNLIMITED)  # what every run gets
     with runner.alone(tmp_path, silent):
@@ -434,4 +453,4 @@ def test_a_timed_run_and_a_fit_are_measured_alone(
     monkeypatch.setattr(locks, "held", lambda path, look: held.append(path) or take(path, look))
     runner.fit(run, data, tmp_path, silent)
     runner.predict(predict_runs(choose())[0], data, tmp_path, tmp_path, (), silent)
-    assert [path.parent.name for path in held] == ["fits", tmp_path.name, tmp_path.name]
+    assert [path.parent.name for path in held] == [tmp_path.name, "fits", tmp_path.name]
