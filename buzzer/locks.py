@@ -33,10 +33,9 @@ def held(path: Path, look: Look) -> Iterator[None]:
             said = True
             look(message)
             time.sleep(LOOK_S)
+        since = f"{datetime.now():%Y-%m-%d %H:%M:%S}"
         with suppress(OSError):  # on a full disk the owner has no name
-            sign(
-                file, f"process {os.getpid()} on {platform.node()}, since {datetime.now():%Y-%m-%d %H:%M:%S}"
-            )
+            sign(file, f"process {os.getpid()} on {platform.node()}, since {since}")
         try:
             yield
         finally:

@@ -30,7 +30,7 @@ def fit_id(run: "Run", data: Data) -> str:
     device, cluster = run.fitted_on
     read = data.fit_fingerprint or data.fingerprint
     task, params = run.task, run.task.params
-    facts = [task.name, params, contents(params), read, run.seed, device, cluster, code_hash(task.entry)]
+    facts = [task.name, params, contents(params), read, run.seed, cluster, code_hash(task.entry)]
     return f"{device}-{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]}"
 
 

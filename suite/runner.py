@@ -166,10 +166,9 @@ def fit(run: Run, data: Data, cache: Path, watch: Watch) -> Record | None:
     if not manifest.problem(done):
         return None
     with ExitStack() as holding:
-        # In this order: a run within a run wants the second lock only, and its owner must not wait for the outer run.
-        if not (
-            entered(holding, alone(cache, watch)) and entered(holding, lock(beside(done, "lock"), watch))
-        ):
+        # In this order: a run within a run takes the second lock only, and its owner must not wait for the outer run.
+        wanted = (alone(cache, watch), lock(beside(done, "lock"), watch))
+        if not all(entered(holding, one) for one in wanted):
             return stopped_waiting(run, data, fit_id)
         problem = manifest.problem(done)  # another process may have made it meanwhile
         if not problem:
@@ -178,7 +177,7 @@ def fit(run: Run, data: Data, cache: Path, watch: Watch) -> Record | None:
             caches.discard(done, problem)
         partial = beside(done, "partial")
         make_folder(partial)
-        record = measure(run, data, partial, partial, (), watch, uuid.uuid4().hex, fit_id)
+        record = execute(run, data, partial, partial, (), watch, fit_id=fit_id)
         return kept(record, partial, done) if record.outcome == "ok" else record
 
 
@@ -208,21 +207,18 @@ def predict(run: Run, data: Data, cache: Path, out: Path, others: Iterable[Recor
         if not entered(holding, alone(cache, watch)):
             return stopped_waiting(run, data, fit_id)
         if problem := manifest.problem(fitted):
-            message, hint = (
-                f"the fit {fitted} cannot be used: {problem}",
-                "run it again: the fit is made anew",
-            )
-            return not_started(run, data, "error", message, hint, fit_id)
+            message = f"the fit {fitted} cannot be used: {problem}"
+            return not_started(run, data, "error", message, "run it again: the fit is made anew", fit_id)
         files = out / "files" / run_id[:8]
         make_folder(files)
         before = manifest.state(fitted)
         try:
-            record = measure(run, data, fitted, files, others, watch, run_id, fit_id)
+            record = execute(run, data, fitted, files, others, watch, run_id, fit_id)
         finally:
             with suppress(OSError):
                 files.rmdir()  # only when nothing was written
         changed = manifest.changes(before, manifest.state(fitted))
-        return fit_changed(record, changed) if changed else record
+        return fit_changed(record, changed) if changed and not interrupted(record) else record
 
 
 def fit_changed(record: Record, names: Sequence[str]) -> Record:
@@ -242,7 +238,7 @@ def bench(run: Run, data: Data, cache: Path, work: Path, out: Path, watch: Watch
     with ExitStack() as holding:
         if not entered(holding, alone(cache, watch)):
             return stopped_waiting(run, data, None)
-        return measure(run, data, work, out, (), watch, uuid.uuid4().hex, None)
+        return execute(run, data, work, out, (), watch)
 
 
 def alone(cache: Path, watch: Watch) -> AbstractContextManager[None]:
@@ -286,15 +282,15 @@ def temporary_folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def measure(
+def execute(
     run: Run,
     data: Data,
     work: Path,
     out: Path,
     others: Iterable[Record],
     watch: Watch,
-    run_id: str,
-    fit_id: str | None,
+    run_id: str = "",
+    fit_id: str | None = None,
 ) -> Record:
     """Run the child under its budget; the record, judged by the gate."""
     began, load_before, compiled = time.perf_counter(), machine.busy(), caches.state()
@@ -314,7 +310,7 @@ def measure(
         command = [sys.executable, "-m", "buzzer.suite.child", str(folder / "spec.json")]
         measured, age = follow(limiter, command, folder / "stderr", run, events, look)
         story, tail = events.read(), stderr_tail(folder / "stderr")
-    known = identity(run, data, run_id, fit_id) | {
+    known = identity(run, data, run_id or uuid.uuid4().hex, fit_id) | {
         "enforcement": limiter.enforcement,
         "load_before": load_before,
         "compiled_caches": compiled,
