@@ -84,7 +84,7 @@ def test_a_projection_is_checked_by_the_largest_size() -> None:
     assert found is not None
     assert found.size == 0.1
     assert abs(found.error) < 0.1
-    made = estimate.project(series, 1.0, estimate.resampled(series))
+    made = estimate.project(series, 1.0)
     assert made.low < true.at(1.0) < made.high
     assert made.high / made.low < 2
     assert estimate.check({n: series[n] for n in (0.01, 0.02)}) is None
