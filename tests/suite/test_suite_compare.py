@@ -245,6 +245,20 @@ def test_a_change_is_held_against_the_spread_of_days(
     assert (change.ratio.low is None) == bool(change.needs) or rounds == 1
 
 
+def test_what_a_verdict_needs_is_shown(make_record: Make, choose: Choose) -> None:
+    """One round at two scales, against itself: no interval and no verdict anywhere."""
+    once = [r for r in measured(make_record, (0.03, 0.1)) if r.repeat == 0 and not r.control]
+    made = made_of(once, choose)
+    found = regress.changes(made.group, once, [Threshold.parse("wall:0%")], once)
+    text = verb.as_markdown(made, found)
+    assert "| 16.83× (needs 2 rounds) |" in text
+    assert "| needs 3 sizes and 2 rounds |" in text
+    assert text.count("| needs 2 rounds |") == len(found) == 6
+    assert {line.is_noise["plain"] for lines in made.lines.values() for line in lines} == {None}
+    assert not any(c.failed for c in found)
+    json.dumps(compare_text.as_dict(made, found), allow_nan=False)
+
+
 def test_one_older_day_is_enough_where_other_runs_tell_how_days_differ(make_record: Make) -> None:
     one = [timed(make_record, PLAIN, 0.1, i, 100 * jitter) for i, jitter in enumerate((1.0, 1.01, 0.99))]
     others = on_days([timed(make_record, TUNED, 0.03, i, 10.0) for i in range(3)], 1, 5)

@@ -52,6 +52,11 @@ def test_one_day_on_each_side_tells_nothing_of_days() -> None:
     assert days.ratio([[2.0, 2.0]], [[1.0, 1.0]]) == Ratio(pytest.approx(2.0), None, None, 1)
 
 
+def test_series_of_the_same_days_are_no_further_days() -> None:
+    today, then, others = [[2.0, 2.1, 2.2]], [[1.0, 1.1, 0.9]], [[5.0], [5.5], [4.8]]
+    assert days.ratio(today, then, [others] * 2) == days.ratio(today, then, [others])
+
+
 def test_equal_runs_have_an_interval_of_no_width() -> None:
     same = dict.fromkeys(range(3), 2.0)
     for ratio in (
