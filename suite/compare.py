@@ -76,7 +76,10 @@ class Group:
     def series(self, variant: Variant) -> dict[float, list[float]]:
         """Scale -> wall seconds of a variant, where it was good."""
         column = {scale: row[variant] for scale, row in self.cells.items() if variant in row}
-        return {scale: list(cell.walls.values()) for scale, cell in column.items() if cell.ranked}
+        walls = {
+            scale: [w for w in cell.walls.values() if w] for scale, cell in column.items() if cell.ranked
+        }
+        return {scale: costs for scale, costs in walls.items() if costs}
 
     def peaks(self, variant: Variant, figure: str = "peak_memory_bytes") -> dict[float, list[float]]:
         """Scale -> peak bytes of a variant, of the host or by another field, where it was good and its peak is known."""

@@ -131,7 +131,7 @@ def _growth(made: Comparison) -> Section:
     lines = [_growth_line(made, trend, scales) for trend in made.trends]
     notes = [
         "wall seconds by scale, fitted as fixed + rate x size^exponent; even with = rows from which it is faster",
-        "the interval of an exponent is one of 95 % where that is the law",
+        "the interval of an exponent holds it in 95 % of cases if this is the law",
     ]
     if all(t.growth.fixed > MOSTLY * t.growth.at(made.group.largest) for t in made.trends):
         notes.append(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import chain
 from statistics import fmean
 
-from buzzer.suite.estimate import Ratio, t_quantile
+from buzzer.suite.estimate import Ratio, exp, t_quantile
 
 Days = Sequence[Sequence[float]]  # the values of a series, by day
 
@@ -71,4 +71,4 @@ def ratio(over: Days, under: Days, others: Sequence[Days] = ()) -> Ratio:
     variance = sum(part for part, _ in parts)
     freedom = variance**2 / sum(part**2 / f for part, f in parts) if variance else 1.0
     half = t_quantile(freedom) * math.sqrt(variance)
-    return Ratio(none.value, math.exp(log - half), math.exp(log + half), none.pairs)
+    return Ratio(none.value, exp(log - half), exp(log + half), none.pairs)

@@ -58,10 +58,13 @@ def _equal_values() -> Iterator[None]:
 
 
 def paired(over: Mapping[int, float], under: Mapping[int, float]) -> Ratio | None:
-    """Geometric mean of over/under by round, with Student's interval of the log ratios; None without a pair."""
+    """Geometric mean of over/under by round, with Student's interval of the log ratios; None without a pair.
+
+    A round in which nothing was measured, a time of 0, is none.
+    """
     from scipy.stats import ttest_rel
 
-    rounds = sorted(over.keys() & under.keys())
+    rounds = [i for i in sorted(over.keys() & under.keys()) if over[i] and under[i]]
     if not rounds:
         return None
     a, b = _logs(over[i] for i in rounds), _logs(under[i] for i in rounds)
@@ -90,8 +93,13 @@ def _logs(values: Iterable[float]) -> list[float]:
     return [math.log(x) for x in values]
 
 
+def exp(log: float) -> float:
+    """e to a power, as large as a float can be and no larger: of two wild rounds an interval may have any bounds."""
+    return math.exp(min(log, 700.0))
+
+
 def _ratio(mean: float, interval: Any, pairs: int) -> Ratio:
-    return Ratio(math.exp(mean), math.exp(interval.low), math.exp(interval.high), pairs)
+    return Ratio(exp(mean), exp(interval.low), exp(interval.high), pairs)
 
 
 @dataclass(frozen=True)
@@ -196,7 +204,7 @@ def _measured(costs: Sequence[float], size: float) -> Projection:
         return Projection(size, value, None, None, f"{LEAST_ROUNDS} rounds")
     with _equal_values():
         found = ttest_1samp(_logs(costs), 0.0).confidence_interval(CONFIDENCE)
-    return Projection(size, value, math.exp(found.low), math.exp(found.high))
+    return Projection(size, value, exp(found.low), exp(found.high))
 
 
 def needs(series: Series) -> str:

@@ -25,7 +25,7 @@ def reach(series: Series, size: float) -> tuple[float, float]:
     from scipy.stats import t
 
     fits = fit(series, size)
-    half = t.ppf(0.5 + CONFIDENCE / 2, fits.freedom) * fits.error
+    half = np.minimum(t.ppf(0.5 + CONFIDENCE / 2, fits.freedom) * fits.error, 300.0)  # no overflow
     low, high = fits.predicted * np.exp(-half), fits.predicted * np.exp(half)
     kept, best = fits.kept(), int(fits.misfit.argmin())
     lows, highs = [low[kept].min()], [high[kept].max()]

@@ -8,7 +8,6 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
 from itertools import chain
 from statistics import median
@@ -21,7 +20,7 @@ from buzzer.suite.estimate import LEAST_ROUNDS, Ratio
 from buzzer.suite.record import Record
 from buzzer.suite.report import Row
 
-REST = timedelta(hours=8)  # a longer time without a run ends a day
+REST = 8 * 3600  # seconds; a longer time without a run ends a day
 LEAST_DAYS = 2
 
 
@@ -163,7 +162,7 @@ def by_day(records: Iterable[Record]) -> list[list[Record]]:
     """Records in order of time, parted where the machine made none of them for `REST`."""
     found: list[list[Record]] = []
     for r in sorted(records, key=lambda r: r.created):
-        if not found or r.created - timedelta(seconds=r.wall_s) - found[-1][-1].created > REST:
+        if not found or r.created.timestamp() - r.wall_s - found[-1][-1].created.timestamp() > REST:
             found.append([])
         found[-1].append(r)
     return found

@@ -164,6 +164,17 @@ def test_data_made_anew_are_not_mixed_with_the_old(make_record: Make, choose: Ch
     assert sorted(cell.walls) == [0, 1, 2]
 
 
+def test_a_time_of_zero_is_no_measurement(make_record: Make, choose: Choose) -> None:
+    records = [r.model_copy(update={"wall_s": 0.0}) if r.repeat == 1 else r for r in measured(make_record)]
+    made = made_of(records, choose)
+    assert made.lines[0.1][0].speed_up["plain"].pairs == 2  # type: ignore[union-attr]
+    assert made.noise is not None
+    assert made.noise.pairs == 2
+    assert [c.failed for c in regress.changes(made.group, records, [Threshold("wall", 0.0)], records)] == [
+        False
+    ] * 9
+
+
 def test_a_failed_variant_is_shown_and_compares_with_nothing(make_record: Make, choose: Choose) -> None:
     late = timed(
         make_record,

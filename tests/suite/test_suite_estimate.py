@@ -57,6 +57,17 @@ def test_series_of_the_same_days_are_no_further_days() -> None:
     assert days.ratio(today, then, [others] * 2) == days.ratio(today, then, [others])
 
 
+def test_wild_rounds_do_not_overflow() -> None:
+    wild = {0: 1e-150, 1: 1e150}
+    ratio = estimate.paired(wild, {0: 1.0, 1: 1.0})
+    assert ratio is not None
+    assert ratio.high is not None
+    assert math.isfinite(ratio.high)
+    made = estimate.project({n: [1.0, 1e-9, 1e9] for n in (1.0, 2.0, 3.0)}, 10.0)
+    assert made.high is not None
+    assert math.isfinite(made.high)
+
+
 def test_equal_runs_have_an_interval_of_no_width() -> None:
     same = dict.fromkeys(range(3), 2.0)
     for ratio in (
