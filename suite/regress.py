@@ -155,7 +155,7 @@ def _needs(rounds: int, ratio: Ratio, count: int) -> str:
         return f"{LEAST_ROUNDS} rounds"
     if ratio.low is not None:
         return ""
-    return f"{LEAST_ROUNDS} older rounds" if count == 1 else f"older records of {LEAST_DAYS} days"
+    return f"{LEAST_ROUNDS} older rounds" if count == 1 else f"older records of {LEAST_DAYS} days or of today"
 
 
 def by_day(records: Iterable[Record]) -> list[list[Record]]:

@@ -236,7 +236,7 @@ def on_days(records: list[Record], first: int, days: int) -> list[Record]:
         (1.0, 0, 3, ("", True, False)),  # the same day: run against run
         (1.2, 0, 3, ("", False, True)),
         (1.2, 0, 1, ("2 rounds", None, False)),
-        (1.2, 1, 3, ("older records of 2 days", None, False)),
+        (1.2, 1, 3, ("older records of 2 days or of today", None, False)),
         (1.2, 4, 1, ("2 rounds", None, False)),
         (1.03, 4, 3, ("", True, False)),  # within what days differ by
         (1.2, 4, 3, ("", False, True)),
@@ -280,7 +280,7 @@ def test_one_older_day_is_enough_where_other_runs_tell_how_days_differ(make_reco
     old = [r.model_copy(update={"run_id": f"old{r.run_id}"}) for r in old]
     new = [r.model_copy(update={"run_id": f"new{r.run_id}"}) for r in new]
     (group,) = compare.groups(new, "fake")
-    for pool, said in ((old, ("older records of 2 days", False)), ([*old, *others], ("", True))):
+    for pool, said in ((old, ("older records of 2 days or of today", False)), ([*old, *others], ("", True))):
         (change,) = regress.changes(group, old, [Threshold.parse("wall:5%")], pool)
         assert (change.needs, change.failed) == said
 
