@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from buzzer.suite import registry
+from buzzer.suite import comparable, registry
 from buzzer.suite.record import Gate, Record
 from buzzer.suite.registry import TaskConfig
 
@@ -21,13 +21,7 @@ def is_reference(record: Record, task: TaskConfig) -> bool:
 
 def same_question(a: Record, b: Record) -> bool:
     """Whether two runs had the same data, parameters and seed, so that their scores must agree."""
-    return (a.task, a.job, a.data_fingerprint, a.config_hash, a.seed) == (
-        b.task,
-        b.job,
-        b.data_fingerprint,
-        b.config_hash,
-        b.seed,
-    )
+    return comparable.question(a) == comparable.question(b)
 
 
 def no_gpu_proof(record: Record) -> str:

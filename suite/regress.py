@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from buzzer.errors import UsageError, unknown_name
-from buzzer.suite import estimate, machine
+from buzzer.suite import comparable, estimate
 from buzzer.suite.compare import Group, Variant, noise
 from buzzer.suite.estimate import Ratio
 from buzzer.suite.record import Record
@@ -73,7 +73,7 @@ class Change:
 def changes(
     group: Group, older: Iterable[Record], thresholds: Sequence[Threshold], pool: Sequence[Record]
 ) -> list[Change]:
-    """Every variant against its older self: same machine, data, parameters and rule of timing. A change within noise never fails."""
+    """Every variant against its older self: same machine, data, parameters, enforcement and rule of timing. A change within noise never fails."""
     past: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
     for r in older:
         if r.outcome == "ok" and not r.control:
@@ -89,8 +89,7 @@ def changes(
 
 
 def _self(r: Record) -> tuple[Any, ...]:
-    same = (r.task, machine.line(r.machine), Variant.of(r), r.data_fingerprint, r.config_hash, r.seed)
-    return (*same, r.scoring)
+    return (comparable.near(r), Variant.of(r))
 
 
 def _change(
