@@ -5,6 +5,7 @@ samples cannot be seen from the record.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -331,18 +332,28 @@ def bench_gate(r: Record) -> str:
 def neighbours(good: Mapping[Path, Record], fingerprints: Mapping[str, str]) -> Iterable[tuple[Path, str]]:
     """What contradicts another record, or the official files' fingerprint."""
     by_run: dict[str, Path] = {}
-    data: dict[str, Path] = {}
+    data: dict[str, list[Path]] = {}
     for path, r in good.items():
         if r.run_id in by_run:
             yield path, f"run_id is that of {printable(str(by_run[r.run_id]))}"
         by_run.setdefault(r.run_id, path)
-        first = data.setdefault(r.data_fingerprint, path)
-        for name in ("data_rows", "data_source"):
-            if getattr(good[first], name) != getattr(r, name):
-                yield path, f"{name} differ from {printable(str(first))}'s, the data_fingerprint does not"
+        data.setdefault(r.data_fingerprint, []).append(path)
         expected = fingerprints.get(r.task)
         if expected is not None and r.data_source == "official" and r.data_fingerprint != expected:
             yield path, f"data_fingerprint is not that of the files given, {expected[:12]}..."
+    for same in data.values():
+        for name in ("data_rows", "data_source"):
+            yield from _odd_ones({path: good[path] for path in same}, name)
+
+
+def _odd_ones(same: Mapping[Path, Record], name: str) -> Iterable[tuple[Path, str]]:
+    """Records of one data_fingerprint that differ in a field from most others, or from the oldest."""
+    values = {path: repr(getattr(r, name)) for path, r in sorted(same.items(), key=lambda item: item[1].created)}
+    [(most, _)] = Counter(values.values()).most_common(1)  # of equally common ones the first
+    model = next(path for path, value in values.items() if value == most)
+    for path, value in values.items():
+        if value != most:
+            yield path, f"{name} differ from {printable(str(model))}'s, the data_fingerprint does not"
 
 
 def passes(made: Checked, whole: bool) -> Iterable[tuple[Path, str]]:
