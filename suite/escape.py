@@ -8,7 +8,7 @@ import unicodedata
 
 HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, format (bidi), lone surrogates, line and paragraph ends
 _INLINE = re.compile(
-    r"[\\`*\[\]~|$]"  # emphasis, code, links, strike-through, cells, formulas
+    r"[\\`*\[~|$]"  # emphasis, code, links, strike-through, cells, formulas
     r"|(?<![^\W_])_|_(?![^\W_])"  # an underscore within a word is one to Markdown as well
 )
 _BLOCK = re.compile(r"^(?:#{1,6}|[+=-]|\d+[.)])(?=[\s=-]|$)|^>")  # headings, lists, rules, quotes

@@ -4,6 +4,7 @@ It finds contradictions, not lies that are told consistently: a wall time that w
 samples cannot be seen from the record.
 """
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -141,8 +142,6 @@ def outcome(r: Record) -> list[str]:
             problems.append("timeout without a time limit")
         elif r.wall_s < EARLY * r.budget.time_s:
             problems.append(f"timeout after {r.wall_s:.1f} s, the budget has {r.budget.time_s:g} s")
-    if r.outcome == "device-oom" and r.device == "cpu":
-        problems.append("out of GPU memory on the CPU")
     return problems
 
 
@@ -348,7 +347,8 @@ def neighbours(good: Mapping[Path, Record], fingerprints: Mapping[str, str]) -> 
 
 def _odd_ones(same: Mapping[Path, Record], name: str) -> Iterable[tuple[Path, str]]:
     """Records of one data_fingerprint that differ in a field from most others, or from the oldest."""
-    values = {path: repr(getattr(r, name)) for path, r in sorted(same.items(), key=lambda item: item[1].created)}
+    oldest_first = sorted(same.items(), key=lambda item: item[1].created)
+    values = {path: json.dumps(getattr(r, name), sort_keys=True) for path, r in oldest_first}
     [(most, _)] = Counter(values.values()).most_common(1)  # of equally common ones the first
     model = next(path for path, value in values.items() if value == most)
     for path, value in values.items():

@@ -65,8 +65,8 @@ class Machine(Strict):
     simd: Name = Field(default="", description="widest vector instructions; empty in older records")
     cores: Cores = Field(description="CPU cores that a run may use")
     memory_bytes: Bytes = Field(description="host memory")
-    system: Name = Field(description="operating system and its release")
-    arch: Name = Field(description="architecture of the processor")
+    system: Name = Field(default="", description="operating system and its release")
+    arch: Name = Field(default="", description="architecture of the processor")
     gpus: list[Gpu] = Field(description="the GPUs that the driver shows")
 
 
