@@ -1,6 +1,6 @@
 """A comparison as tables, for a terminal, for Markdown, and as JSON."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -197,8 +197,9 @@ def _memory(p: Projection | None) -> tuple[str, str]:
     return ("", "") if p is None else (f"{p.value / 1e9:.2f}", f"{p.low / 1e9:.2f}–{p.high / 1e9:.2f}")
 
 
-def _changes(found: Iterable[Change]) -> Section:
+def _changes(found: Sequence[Change]) -> Section:
     header = ("variant", "scale", "figure", "before", "after", "change", "")
+    notes = sorted({note for c in found for note in c.differ})
     lines = [
         (
             str(c.variant),
@@ -211,7 +212,7 @@ def _changes(found: Iterable[Change]) -> Section:
         )
         for c in found
     ]
-    return Section("Against the older records", header, lines)
+    return Section("Against the older records", header, lines, notes)
 
 
 def as_dict(made: Comparison, found: Sequence[Change]) -> dict[str, Any]:

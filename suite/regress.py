@@ -68,6 +68,7 @@ class Change:
     ratio: Ratio
     noise: bool
     failed: bool
+    differ: tuple[str, ...] = ()  # what else is not the same: commit, versions, system
 
 
 def changes(
@@ -109,4 +110,5 @@ def _change(
     quiet = ratio.is_noise(0.0 if aa is None else aa.band)
     failed = ratio.value > 1 + threshold.share and not quiet
     middle = median(before), median(after)
-    return Change(scale, variant, threshold.figure, *middle, ratio, quiet, failed)
+    differ = tuple(comparable.told([*past, *cell.records]))
+    return Change(scale, variant, threshold.figure, *middle, ratio, quiet, failed, differ)

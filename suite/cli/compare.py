@@ -84,7 +84,7 @@ def main(
     found = [changes(m.group, older, thresholds, pool) for m in made]
     if thresholds and not any(found):
         raise UsageError(
-            "no older record has the same machine, data, parameters, variant and rule of timing",
+            "no older record has the same machine, data, parameters, variant, enforcement and rule of timing",
             "give others to --against",
         )
     show(made, found, as_json, markdown)
