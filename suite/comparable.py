@@ -4,12 +4,12 @@ Everything that groups records takes its keys from here: boards, comparisons, re
 """
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 from buzzer.suite import machine
 from buzzer.suite.record import Record
 
-Facts = Mapping[str, Callable[[Record], Hashable]]
+Facts = dict[str, Callable[[Record], Hashable]]
 Key = tuple[Hashable, ...]
 
 # Runs that agree in these were asked the same, so that their scores must agree.
@@ -30,7 +30,11 @@ TIMES: Facts = QUESTION | {
 # Runs must agree in these too where a small difference is looked for: between A/A pairs, and with older records.
 LIMITS: Facts = {"enforcement": lambda r: r.enforcement}
 GROWTH = ("scale", "data")  # in which the runs of a comparison over sizes differ
-RUN_LENGTH = ("count", "seconds", "at_most")  # parameters of a bench: how many runs are timed, not what a run is
+RUN_LENGTH = (
+    "count",
+    "seconds",
+    "at_most",
+)  # parameters of a bench: how many runs are timed, not what a run is
 ROW = ("packing",)  # by which the lines of a bench table differ
 SHOWN = 4  # commits and versions that a note names
 

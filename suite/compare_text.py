@@ -39,7 +39,9 @@ def sections(made: Comparison, found: Sequence[Change]) -> list[Section]:
 
 def differ(made: Comparison) -> list[str]:
     """What the records of a comparison differ in."""
-    return comparable.told(r for row in made.group.cells.values() for cell in row.values() for r in cell.records)
+    return comparable.told(
+        r for row in made.group.cells.values() for cell in row.values() for r in cell.records
+    )
 
 
 def title(made: Comparison) -> str:

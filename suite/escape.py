@@ -58,4 +58,3 @@ def code(text: str) -> Markdown:
     """`text` as a code span, safe in a table's cell."""
     line = printable(" ".join(text.split())).replace("`", "'")
     return Markdown("`" + line.replace("|", "\\|") + "`")
-

@@ -22,7 +22,10 @@ from buzzer.suite.record import PHASE_SLACK_S, PHASE_TOLERANCE, Record
 
 Found = dict[Path, list[str]]
 
-CPU_SHARE, CPU_SLACK_S = 1.1, 0.5  # CPU seconds beyond cores x wall time: clocks that tick, time between two readings
+CPU_SHARE, CPU_SLACK_S = (
+    1.1,
+    0.5,
+)  # CPU seconds beyond cores x wall time: clocks that tick, time between two readings
 GPU_SLACK_S = 2.0  # NVML is asked every 0.2 s
 EARLY = 0.9  # share of the budget's time before which no run times out
 PEAKS = 3.0  # times the measured peak that no run reaches
@@ -225,9 +228,8 @@ def reference_alone(r: Record) -> str:
         return ""
     said, is_one = r.gate.status == "reference", gate.is_reference(r, task)
     if said and not is_one:
-        return "gate reference, but the reference of {} is {} {} in fp32 and one process".format(
-            r.task, task.reference.engine, task.reference.backend
-        )
+        meant = f"{task.reference.engine} {task.reference.backend}"
+        return f"gate reference, but the reference of {r.task} is {meant} in fp32 and one process"
     if is_one and r.job == "predict" and r.gate.status in ("passed", "no-reference"):
         return f"gate {r.gate.status}, but this is the reference variant"
     return ""
@@ -246,7 +248,11 @@ def far_off(r: Record) -> list[str]:
 
 def gpu(r: Record) -> list[str]:
     """GPU figures belong to runs on the GPU, and fit the machine's GPUs and the budget."""
-    problems, busy, peak = [gate.no_gpu_proof(r), gate.over_gpu_memory(r)], r.gpu_busy_s, r.gpu_peak_memory_bytes
+    problems, busy, peak = (
+        [gate.no_gpu_proof(r), gate.over_gpu_memory(r)],
+        r.gpu_busy_s,
+        r.gpu_peak_memory_bytes,
+    )
     if r.device == "cpu":
         if peak:
             problems.append("a run on the CPU with GPU memory")
@@ -312,7 +318,9 @@ def bench(r: Record) -> list[str]:
     if b.floor_s is not None and parts and abs(b.floor_s - max(parts)) > 1e-6 * max(parts):
         problems.append(f"floor_s is {b.floor_s:g}, bytes and FLOPs make {max(parts):g}")
     if warm and b.flops and b.peak and b.lengths == "fixed" and b.flops > PEAKS * b.peak * median(warm):
-        problems.append(f"runs of {b.flops / b.peak / median(warm):.1f} times the FLOPs a second measured here")
+        problems.append(
+            f"runs of {b.flops / b.peak / median(warm):.1f} times the FLOPs a second measured here"
+        )
     if b.bad_runs and r.gate.status == "passed":
         problems.append(f"gate passed with {b.bad_runs} bad runs")
     return [*problems, bench_gate(r)]
@@ -370,7 +378,10 @@ def passes(made: Checked, whole: bool) -> Iterable[tuple[Path, str]]:
             if problem := _gate_with(r, reference, sound):
                 yield path, problem
         elif whole and r.gate.status == "passed":
-            yield path, f"its reference_run {wanted[:8]} is not among these records: put its record beside this one"
+            yield (
+                path,
+                f"its reference_run {wanted[:8]} is not among these records: put its record beside this one",
+            )
         else:
             made.unseen.append(path)
 

@@ -406,7 +406,7 @@ def _json(text: str) -> dict[str, Any]:
     """A JSON object without what cannot be written again. Raises ValueError, RecursionError."""
     fields = json.loads(text, parse_constant=_no_constant)
     if not isinstance(fields, dict):
-        raise ValueError("the file holds no JSON object")
+        raise ValueError("the file holds no JSON object")  # noqa: TRY004  of a file, not of an argument
     rest: list[tuple[Any, int]] = [(fields, 1)]
     while rest:
         value, depth = rest.pop()

@@ -22,10 +22,10 @@ from buzzer.suite.cli import run as run_verb
 from buzzer.suite.cli.report import load as read_records
 from buzzer.suite.compare import Comparison
 from buzzer.suite.compare_text import Section
+from buzzer.suite.escape import markdown as shown
 from buzzer.suite.plan import Choice, Run
 from buzzer.suite.record import Record
 from buzzer.suite.regress import Change, Threshold, changes
-from buzzer.suite.escape import markdown as shown
 from buzzer.suite.screen import Screen, cells
 
 Prepared = tuple[Choice, Data]

@@ -192,7 +192,12 @@ def test_compare_from_records_prints_writes_and_fails(
     for folder, changes in (("old", {}), ("new", {"wall_s": 3.0, "phases": slow, "samples": {}})):
         for repeat in range(3):
             run_id = f"{folder}{repeat:05}" * 4
-            booking = {"task": "booking", "engine": "pandas", "metric": "accuracy@4", "scores": {"accuracy@4": 0.4}}
+            booking = {
+                "task": "booking",
+                "engine": "pandas",
+                "metric": "accuracy@4",
+                "scores": {"accuracy@4": 0.4},
+            }
             r = make_record(**booking, repeat=repeat, run_id=run_id, **changes)
             record.write(r, tmp_path / folder)
     arguments = ["compare", "booking", "--from", "new", "--against", "old", "--fail-if"]

@@ -6,7 +6,18 @@ from typing import Any
 
 import pytest
 
-from buzzer.suite import benchplan, comparable, compare, compare_text, gate, page, page_sessions, readme, regress, report
+from buzzer.suite import (
+    benchplan,
+    comparable,
+    compare,
+    compare_text,
+    gate,
+    page,
+    page_sessions,
+    readme,
+    regress,
+    report,
+)
 from buzzer.suite.cli import compare as verb
 from buzzer.suite.plan import Choice
 from buzzer.suite.record import Record
@@ -86,7 +97,9 @@ def test_runs_that_differ_are_no_aa_pair(make_record: Make, key: str) -> None:
 @pytest.mark.parametrize("key", ["machine", "scoring", "enforcement"])
 def test_noise_is_that_of_the_same_conditions(make_record: Make, key: str) -> None:
     pairs = [
-        make_record(repeat=i, control=control, run_id=f"{i}{control:d}" * 16) for i in range(3) for control in (0, 1)
+        make_record(repeat=i, control=control, run_id=f"{i}{control:d}" * 16)
+        for i in range(3)
+        for control in (0, 1)
     ]
     assert compare.noise(pairs, make_record(), 1) is not None
     assert compare.noise(pairs, make_record(**DIFFERENT[key]), 1) is None
@@ -105,7 +118,10 @@ SIZES = {"batch": 1, "seq": 128, "lengths": "fixed", "scenario": "", "inputs": 1
 @pytest.mark.parametrize(
     ("change", "boards"),
     [
-        *(({"config": SIZES | {name: value}}, 2) for name, value in [("batch", 2), ("seq", 64), ("lengths", "real")]),
+        *(
+            ({"config": SIZES | {name: value}}, 2)
+            for name, value in [("batch", 2), ("seq", 64), ("lengths", "real")]
+        ),
         *(({"config": SIZES | {name: value}}, 2) for name, value in [("inputs", 2), ("model_hash", "def")]),
         ({"config": SIZES | {"count": 99}}, 1),
         ({"config": SIZES | {"packing": "packed"}}, 1),
@@ -119,7 +135,9 @@ def test_bench_tables_hold_one_kind_of_run(make_record: Make, change: dict[str, 
 
 
 @pytest.mark.parametrize("name", [*TOLD])
-def test_what_differs_is_told_wherever_records_stand_together(make_record: Make, choose: Choose, name: str) -> None:
+def test_what_differs_is_told_wherever_records_stand_together(
+    make_record: Make, choose: Choose, name: str
+) -> None:
     change, note = TOLD[name]
     records = two(make_record, change)
     assert comparable.told(records) == [note]
@@ -151,7 +169,9 @@ def test_a_run_that_was_not_started_differs_in_nothing(make_record: Make) -> Non
 
 def test_layers_of_two_seeds_are_two_charts(make_record: Make) -> None:
     """A chart of whole and cut models has one seed, data set, machine and rule of timing."""
-    fits = [make_record(job="fit", config={"layers": 0}, details={"layers": 6}, **c) for c in ({}, {"seed": 1})]
+    fits = [
+        make_record(job="fit", config={"layers": 0}, details={"layers": 6}, **c) for c in ({}, {"seed": 1})
+    ]
     runs = [
         make_record(config={"layers": n}, samples={"latency": [0.01]}, run_id=f"{n}" * 32, seed=n)
         for n in (0, 1)

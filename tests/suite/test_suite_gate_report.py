@@ -116,7 +116,12 @@ def test_the_board_ranks_by_wall_time_and_leaves_no_one_out(make_record: Make) -
     assert table[1][5:10] == ("0.9000", "2.00", "1.50", "100", "93.3 %")
 
 
-NOT_STARTED: dict[str, Any] = {"enforcement": "none", "outcome": "unsupported", "message": "no", "wall_s": 0.0}
+NOT_STARTED: dict[str, Any] = {
+    "enforcement": "none",
+    "outcome": "unsupported",
+    "message": "no",
+    "wall_s": 0.0,
+}
 NOT_STARTED |= {"phases": [], "samples": {}, "scores": {}, "cpu_s": None, "peak_memory_bytes": None}
 
 

@@ -24,10 +24,14 @@ def real() -> dict[str, Fields]:
         r = json.loads(path.read_text())
         kept[r["run_id"]] = r
     passed = next(
-        r for r in kept.values() if r["task"] == "booking" and r["gate"]["status"] == "passed" and r["job"] == "predict"
+        r
+        for r in kept.values()
+        if r["task"] == "booking" and r["gate"]["status"] == "passed" and r["job"] == "predict"
     )
     bench = next(
-        r for r in kept.values() if r["job"] == "bench" and r["outcome"] == "ok" and "warm_run" in r["samples"]
+        r
+        for r in kept.values()
+        if r["job"] == "bench" and r["outcome"] == "ok" and "warm_run" in r["samples"]
     )
     unstarted = next(r for r in kept.values() if r["enforcement"] == "none")
     return {

@@ -109,7 +109,9 @@ def bases() -> list[dict[str, Any]]:
 
 def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Every place in a JSON value; of long lists the first."""
-    items = value.items() if isinstance(value, dict) else enumerate(value[:2]) if isinstance(value, list) else ()
+    items = (
+        value.items() if isinstance(value, dict) else enumerate(value[:2]) if isinstance(value, list) else ()
+    )
     for key, part in items:
         yield (*at, key)
         if len(at) < 6:
@@ -255,7 +257,7 @@ sys.addaudithook(_watch)  # stays: there is no way to take one away
 
 @pytest.fixture
 def no_secret_opened() -> Iterator[None]:
-    global opened  # noqa: PLW0603
+    global opened
     opened = []
     yield
     told, opened = opened, None
@@ -327,7 +329,8 @@ def painted(fields: dict[str, Any], text: str) -> Record:
     for phase in made["phases"]:
         phase["name"] += text if phase["name"] != "score" else ""
     made["samples"] = {
-        (name if "run" in name or name == "latency" else f"{name}{text}"): laps for name, laps in made["samples"].items()
+        (name if "run" in name or name == "latency" else f"{name}{text}"): laps
+        for name, laps in made["samples"].items()
     }
     made["scores"] = {name if name == "cosine" else f"{name}{text}": v for name, v in made["scores"].items()}
     if made["bench"] and made["bench"]["loadgen"]:
