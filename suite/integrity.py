@@ -4,10 +4,12 @@ It finds contradictions, not lies that are told consistently: a wall time that w
 samples cannot be seen from the record.
 """
 
+import functools
 import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -99,8 +101,11 @@ def identity(r: Record) -> list[str]:
         problems.append(f"created in the future: {r.created:%Y-%m-%d}")
     task = registry.tasks().get(r.task)
     if task is not None and r.job == "predict" and r.outcome == "ok":
-        pairs = ((r.engine, task.engines), (r.backend, task.backends))
+        precisions = {*task.precisions, *registry.precisions()}
+        pairs = ((r.engine, task.engines), (r.backend, task.backends), (r.precision, precisions))
         problems += [f"{r.task} has no {name}" for name, known in pairs if name not in known]
+        if r.cluster and not task.clustered:
+            problems.append(f"{r.task} on a cluster: it runs in one process")
     return problems
 
 
@@ -111,6 +116,8 @@ def phases(r: Record) -> list[str]:
         problems.append(f"{names[-1]} after phase {SCORE}")
     if r.outcome == "ok" and not names:
         problems.append("ok without phases")
+    if r.outcome == "ok" and r.phase_reached and r.phase_reached not in names:
+        problems.append(f"ok in phase {r.phase_reached}, which it does not have")
     return problems
 
 
@@ -138,7 +145,9 @@ def outcome(r: Record) -> list[str]:
             problems.append(f"outcome {r.outcome} of a run without enforcement: it was never started")
     if r.outcome == "ok" and r.message:
         problems.append("ok with a message of what went wrong")
-    if r.outcome not in ("ok", "wrong") and not r.message:
+    if r.outcome in ("error", "unsupported", "host-oom") and r.scores:
+        problems.append(f"outcome {r.outcome} with scores")
+    if r.outcome != "ok" and not r.message:
         problems.append(f"outcome {r.outcome} without a message")
     if r.outcome == "timeout" and r.enforcement != "none":
         if r.budget.time_s is None:
@@ -194,11 +203,15 @@ def cpu(r: Record) -> list[str]:
     cores = min(r.budget.cores or r.machine.cores, r.machine.cores)
     spent = [("the run", r.cpu_s, r.wall_s + (r.score_s or 0.0))]
     spent += [(f"phase {p.name}", p.cpu_s, p.wall_s) for p in r.phases]
-    return [
+    problems = [
         f"{name} took {cpu_s:.1f} CPU seconds of {cores} cores in {wall_s:.1f} s"
         for name, cpu_s, wall_s in spent
         if cpu_s is not None and cpu_s > cores * (CPU_SHARE * wall_s + CPU_SLACK_S)
     ]
+    main = sum(p.cpu_s for p in r.compared)
+    if r.cpu_s is not None and main > CPU_SHARE * r.cpu_s + CPU_SLACK_S:
+        problems.append(f"its phases took {main:.1f} CPU seconds, all of it {r.cpu_s:.1f}")
+    return problems
 
 
 def gate_alone(r: Record) -> list[str]:
@@ -212,6 +225,8 @@ def gate_alone(r: Record) -> list[str]:
         problems.append(f"outcome wrong, gate {status}")
     elif r.outcome != "ok" and status not in ("failed", "unscored"):
         problems.append(f"gate {status}, outcome {r.outcome}")
+    if status not in ("passed", "failed") and (r.gate.differences or r.gate.reference_run):
+        problems.append(f"gate {status} with a comparison")
     problems.append(reference_alone(r))
     far = far_off(r)
     if status == "passed" and far:
@@ -367,12 +382,13 @@ def _odd_ones(same: Mapping[Path, Record], name: str) -> Iterable[tuple[Path, st
 def passes(made: Checked, whole: bool) -> Iterable[tuple[Path, str]]:
     """What is wrong with the comparison that a gate wrote down, made again with the reference's record."""
     by_run = {r.run_id: path for path, r in made.records.items()}
+    beside = functools.cache(_beside)
     for path, r in made.records.items():
         wanted = r.gate.reference_run
         if wanted is None:
             continue
         inside = by_run.get(wanted)
-        reference = made.records[inside] if inside is not None else beside(path, wanted)
+        reference = made.records[inside] if inside is not None else beside(path.parent, wanted)
         if reference is not None:
             sound = made.problems[inside] == [] if inside is not None else not alone(reference)
             if problem := _gate_with(r, reference, sound):
@@ -386,16 +402,13 @@ def passes(made: Checked, whole: bool) -> Iterable[tuple[Path, str]]:
             made.unseen.append(path)
 
 
-def beside(path: Path, run_id: str) -> Record | None:
-    """The record of a run in the folder of another's, by the name that records have."""
-    for other in sorted(path.parent.glob("*.json")):
-        if other.stem.endswith(f"-{run_id[:8]}"):
-            try:
-                found = record.read(other)
-            except DataError:
-                continue
-            if found.run_id == run_id:
-                return found
+def _beside(folder: Path, run_id: str) -> Record | None:
+    """The record of a run in a folder, by the name that records have."""
+    for path in record.paths([folder]):
+        if path.parent == folder and path.stem.endswith(f"-{run_id[:8]}"):
+            with suppress(DataError):
+                if (found := record.read(path)).run_id == run_id:
+                    return found
     return None
 
 

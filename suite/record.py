@@ -404,7 +404,7 @@ def wrong_fields(error: ValidationError, most: int = 5) -> str:
 
 def _json(text: str) -> dict[str, Any]:
     """A JSON object without what cannot be written again. Raises ValueError, RecursionError."""
-    fields = json.loads(text, parse_constant=_no_constant)
+    fields = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_keys_once)
     if not isinstance(fields, dict):
         raise ValueError("the file holds no JSON object")  # noqa: TRY004  of a file, not of an argument
     rest: list[tuple[Any, int]] = [(fields, 1)]
@@ -422,6 +422,13 @@ def _json(text: str) -> dict[str, Any]:
             raise ValueError("a number beyond all bounds")
         elif isinstance(value, int) and not -LARGEST <= value < LARGEST:
             raise ValueError(f"an integer of {value.bit_length()} bits")
+    return fields
+
+
+def _keys_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise ValueError("a key twice in one object")
     return fields
 
 

@@ -32,7 +32,7 @@ def main(
     found = record_files(sources)
     if not found:
         raise UsageError("no records found", "give record files or folders that hold some")
-    checked = integrity.examine(found, prints, whole=any(source.is_dir() for source in sources))
+    checked = integrity.examine(found, prints, whole=len(found) > 1 or any(s.is_dir() for s in sources))
     for file, told in checked.problems.items():
         if as_json:
             print(json.dumps({"path": str(file), "ok": not told, "problem": "; ".join(told)}))

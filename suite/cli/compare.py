@@ -17,7 +17,7 @@ from buzzer import caches
 from buzzer.errors import DataError, UsageError
 from buzzer.models.job import Data
 from buzzer.suite import budget as budgets
-from buzzer.suite import compare, compare_text, plan, record, registry, report, runner
+from buzzer.suite import compare, compare_text, integrity, plan, record, registry, report, runner
 from buzzer.suite.cli import run as run_verb
 from buzzer.suite.cli.report import load as read_records
 from buzzer.suite.compare import Comparison
@@ -75,7 +75,8 @@ def main(
     prices = compare.parse_prices(price)
     older = read_records(against or [])[0]
     records = read_records(from_)[0] if from_ else run_rounds(options, config)
-    pool = [*records, *record.read_good(out), *older]
+    kept = integrity.examine(record.paths([out])).good if out.is_dir() else {}
+    pool = [*records, *kept.values(), *older]
     made = [
         compare.compare(g, config, limit, prices, pool, full) for g in compare.groups(records, config.name)
     ]

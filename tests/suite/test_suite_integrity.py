@@ -32,7 +32,10 @@ def test_a_good_record_has_no_problem(make_record: Make, tmp_path: Path) -> None
         ({"config": {"do": "other"}}, "config_hash is"),
         ({"data_fingerprint": "abc"}, "no sha256"),
         ({"scores": {"other": 1.0}}, "ok without the score accuracy"),
-        ({"outcome": "error", "gate": {"status": "unscored"}}, "outcome error without a message"),
+        (
+            {"outcome": "error", "gate": {"status": "unscored"}, "scores": {}},
+            "outcome error without a message",
+        ),
         ({"budget": {"name": "1c1g1s", "cores": 1, "memory_bytes": 10**9, "time_s": 1.0}}, "ok after 2.0 s"),
         ({"peak_memory_bytes": 3 * 10**9}, "ok with a peak of 3000000000 bytes"),
         ({"schema_minor": 1}, "scores without a phase score"),

@@ -12,6 +12,7 @@ from buzzer.suite import record
 from buzzer.suite.record import Record
 
 Make = Callable[..., Record]
+SIZES = {"batch": 1, "seq": 8, "lengths": "fixed", "scenario": ""}
 
 
 def test_what_is_written_reads_back(make_record: Make, tmp_path: Path) -> None:
@@ -48,6 +49,21 @@ def test_local_records_are_not_published_with_their_folder(make_record: Make, tm
         ({"scale": 0}, "scale"),
         ({"scores": {"accuracy": "high"}}, "scores.accuracy"),
         ({"budget": {"name": "x"}}, "budget.cores"),
+        ({"machine": {}}, "machine.cpu"),
+        ({"machine": {"cpu": "a", "cores": 1, "memory_bytes": 1, "gpus": [{}]}}, "machine.gpus.0.name"),
+        ({"machine": {"cpu": "a", "cores": 0, "memory_bytes": 1, "gpus": []}}, "machine.cores"),
+        ({"created": "2026-01-01T00:00:00"}, "created"),
+        ({"created": "0001-01-01T00:00:00Z"}, "created: .* year 1"),
+        ({"rows": 10**30}, "an integer of 100 bits"),
+        ({"rows": 2**60}, "rows"),
+        ({"wall_s": 0.0, "phases": []}, "ok after 0 s"),
+        ({"details": {"ceiling": [1]}}, "details: .*ceiling"),
+        ({"details": {"a": [[]] * 2, "deep": json.loads("[" * 40 + "]" * 40)}}, "nested more than 30 deep"),
+        ({"scores": {"accuracy": float("nan")}}, "NaN is no JSON"),
+        ({"message": "\ud800"}, "surrogates"),
+        ({"job": "bench", "config": {"batch": 0}}, "batch"),
+        ({"job": "bench", "config": SIZES, "samples": {"warm_run": [0.0]}}, "took no time"),
+        ({"run_id": "../../etc/passwd"}, "run_id"),
     ],
 )
 def test_a_broken_record_is_told_by_field(
