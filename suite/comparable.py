@@ -30,12 +30,8 @@ TIMES: Facts = QUESTION | {
 # Runs must agree in these too where a small difference is looked for: between A/A pairs, and with older records.
 LIMITS: Facts = {"enforcement": lambda r: r.enforcement}
 GROWTH = ("scale", "data")  # in which the runs of a comparison over sizes differ
-RUN_LENGTH = (
-    "count",
-    "seconds",
-    "at_most",
-)  # parameters of a bench: how many runs are timed, not what a run is
-ROW = ("packing",)  # by which the lines of a bench table differ
+# Parameters of a bench in which one table's lines may differ: how many runs are timed, and what tells lines apart.
+LINES = ("count", "seconds", "at_most", "packing")
 SHOWN = 4  # commits and versions that a note names
 
 
@@ -62,7 +58,8 @@ def bench(r: Record) -> Key:
     """What the lines of one bench table have in common: the sizes first, by which tables are sorted."""
     c = r.config
     sizes = (c["batch"], str(c["seq"]), c["lengths"], c["scenario"])
-    more = sorted((k, repr(v)) for k, v in c.items() if k not in (*RUN_LENGTH, *ROW))
+    known = (*LINES, "model") if "model_hash" in c else LINES  # a path's model is known by its contents
+    more = sorted((k, repr(v)) for k, v in c.items() if k not in known)
     return (
         r.task,
         c.get("model_hash", ""),

@@ -299,7 +299,8 @@ class Record(Strict):
     @field_validator("details")
     @classmethod
     def _known_details(cls, details: dict[str, Any]) -> dict[str, Any]:
-        return held(Facts, details)
+        check_json(details, finite=False)
+        return held(Facts, _finite(details))
 
     @model_validator(mode="after")
     def _bench_has_sizes(self) -> "Record":
@@ -403,11 +404,17 @@ def wrong_fields(error: ValidationError, most: int = 5) -> str:
 
 
 def _json(text: str) -> dict[str, Any]:
-    """A JSON object without what cannot be written again. Raises ValueError, RecursionError."""
+    """A JSON object that can be written again. Raises ValueError, RecursionError."""
     fields = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_keys_once)
     if not isinstance(fields, dict):
         raise ValueError("the file holds no JSON object")  # noqa: TRY004  of a file, not of an argument
-    rest: list[tuple[Any, int]] = [(fields, 1)]
+    check_json(fields)
+    return fields
+
+
+def check_json(value: Any, finite: bool = True) -> None:
+    """Raises ValueError for a JSON value that is nested too deep, or whose texts and numbers cannot be written or reckoned with."""
+    rest = [(value, 1)]
     while rest:
         value, depth = rest.pop()
         if depth > DEEPEST:
@@ -418,11 +425,19 @@ def _json(text: str) -> dict[str, Any]:
             rest += [(part, depth + 1) for part in value]
         elif isinstance(value, str):
             value.encode()  # lone surrogates
-        elif isinstance(value, float) and not math.isfinite(value):
+        elif finite and isinstance(value, float) and not math.isfinite(value):
             raise ValueError("a number beyond all bounds")
         elif isinstance(value, int) and not -LARGEST <= value < LARGEST:
             raise ValueError(f"an integer of {value.bit_length()} bits")
-    return fields
+
+
+def _finite(value: Any) -> Any:
+    """`value` with null for what is no finite number, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _keys_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -125,6 +125,7 @@ SIZES = {"batch": 1, "seq": 128, "lengths": "fixed", "scenario": "", "inputs": 1
         *(({"config": SIZES | {name: value}}, 2) for name, value in [("inputs", 2), ("model_hash", "def")]),
         ({"config": SIZES | {"count": 99}}, 1),
         ({"config": SIZES | {"packing": "packed"}}, 1),
+        ({"config": SIZES | {"model": {"path": "/another/place"}}}, 1),
         ({"device": "cuda"}, 2),
         *((DIFFERENT[name], 2) for name in ("task", "machine", "seed", "scoring")),
         (TOLD["commit"][0], 1),

@@ -98,6 +98,18 @@ def test_phases_may_miss_the_wall_time_by_one_per_cent(make_record: Make) -> Non
     make_record(wall_s=9.0, outcome="timeout")  # a killed run's phases are what is known of it
 
 
+def test_what_is_no_number_is_null_in_details(make_record: Make, tmp_path: Path) -> None:
+    """JSON has no NaN: a record that is written can be read."""
+    path = record.write(make_record(details={"loss": [float("nan"), 1.0]}), tmp_path)
+    assert record.read(path).details == {"loss": [None, 1.0]}
+
+
+@pytest.mark.parametrize("details", [json.loads("[" * 40 + "]" * 40), "\ud800", 2**70])
+def test_details_that_cannot_be_read_again_are_refused(make_record: Make, details: Any) -> None:
+    with pytest.raises(ValueError, match="details"):
+        make_record(details={"a": details})
+
+
 def test_a_full_disk_leaves_nothing_behind(
     make_record: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
