@@ -32,17 +32,18 @@ PHASE_TOLERANCE = 0.01  # share of the wall time by which the phases may miss it
 PHASE_SLACK_S = 0.02  # the kernel tells a process's start to 10 ms only
 
 DEEPEST, LARGEST = 30, 1 << 63  # nesting and integers of a record's JSON
+MOST_CORES, MOST_S = 1 << 16, 1e9  # of a budget and a machine; of a time
 LEAST_WALL_S = 1e-3  # no process starts and ends in less
 LEAST_LAP_S = 1e-9  # of a bench run: rates are rows by it
 BENCH_RUNS = ("warm_run", "cold_run", "warm_run_device", "cold_run_device")  # samples of single runs
 
 # Records come from anybody. Bounds are far from any real run and keep arithmetic finite; text is printable from here on.
 Outcome = Literal["ok", "timeout", "host-oom", "device-oom", "wrong", "error", "unsupported"]
-Seconds = Annotated[float, Field(ge=0, le=1e9)]
+Seconds = Annotated[float, Field(ge=0, le=MOST_S)]
 Joules = Annotated[float, Field(ge=0, le=1e15)]
 Bytes = Annotated[int, Field(ge=0, lt=LARGEST)]
 Count = Annotated[int, Field(ge=0, lt=1 << 53)]
-Cores = Annotated[int, Field(ge=1, le=1 << 16)]
+Cores = Annotated[int, Field(ge=1, le=MOST_CORES)]
 Rate = Annotated[float, Field(ge=1, le=1e24)]  # bytes or FLOPs a second
 Score = Annotated[float, Field(ge=-1e100, le=1e100)]
 Name = Annotated[str, Field(max_length=300), AfterValidator(printable)]  # one line
@@ -74,7 +75,7 @@ class BudgetFields(Strict):
     name: Name = Field(description="name or written-out form, as asked for")
     cores: Cores | None = Field(description="CPU cores; null = all of the machine's")
     memory_bytes: Bytes | None = Field(gt=0, description="host memory limit; null = none")
-    time_s: Seconds | None = Field(gt=0, description="wall-time limit; null = none")
+    time_s: Seconds | None = Field(ge=LEAST_WALL_S, description="wall-time limit; null = none")
     gpu_memory_bytes: Bytes | None = Field(
         default=None, gt=0, description="memory limit of each GPU; null = none"
     )
@@ -197,7 +198,7 @@ class Record(Strict):
         default="",
         description="`N workers` of a local Dask cluster, or the address of its scheduler; empty = one process",
     )
-    scale: float = Field(ge=1e-9, le=1e6, description="share of the official data size")
+    scale: float = Field(ge=1e-100, le=1e100, description="share of the official data size")
     seed: int = Field(ge=-LARGEST, lt=LARGEST, description="seed of generated data and of training")
     repeat: int = Field(default=0, ge=0, lt=1 << 31, description="number of the repetition, from 0")
     control: bool = Field(
