@@ -29,6 +29,7 @@ CPU_SHARE, CPU_SLACK_S = (
     0.5,
 )  # CPU seconds beyond cores x wall time: clocks that tick, time between two readings
 GPU_SLACK_S = 2.0  # NVML is asked every 0.2 s
+RESIDENT = 10.0  # times the control group's peak that a phase may have resident: libraries that others loaded are not charged
 EARLY = 0.9  # share of the budget's time before which no run times out
 PEAKS = 3.0  # times the measured peak that no run reaches
 SHARE_SCORES = re.compile(r"(accuracy|AUC|AP|MRR|F1|argmax_agreement)(?![^\W_])")  # between 0 and 1
@@ -110,9 +111,10 @@ def identity(r: Record) -> list[str]:
 
 
 def phases(r: Record) -> list[str]:
+    """Phases are told once each, and `score` is the last."""
     names = [p.name for p in r.phases]
     problems = [f"phase {name} twice" for name in sorted(set(names)) if names.count(name) > 1]
-    if SCORE in names[:-1]:
+    if SCORE in names[:-1] and r.outcome in ("ok", "wrong"):
         problems.append(f"{names[-1]} after phase {SCORE}")
     if r.outcome == "ok" and not names:
         problems.append("ok without phases")
@@ -143,6 +145,8 @@ def outcome(r: Record) -> list[str]:
         problems += [f"enforcement none, but {name}" for name, value in told.items() if value]
         if r.outcome in ("ok", "wrong"):
             problems.append(f"outcome {r.outcome} of a run without enforcement: it was never started")
+    if r.published and (r.phases or r.samples):
+        problems.append("called published, which buzzer did not measure, but it has phases or samples")
     if r.outcome == "ok" and r.message:
         problems.append("ok with a message of what went wrong")
     if r.outcome in ("error", "unsupported", "host-oom") and r.scores:
@@ -176,6 +180,9 @@ def limits(r: Record) -> list[str]:
             problems.append(f"ok with a peak of {peak} bytes, the budget has {limit.memory_bytes}")
         if not 0 < peak <= here.memory_bytes:
             problems.append(f"a peak of {peak} bytes on a machine of {here.memory_bytes}")
+        resident = max((p.peak_memory_bytes for p in r.compared), default=0)
+        if resident > RESIDENT * peak:
+            problems.append(f"a peak of {peak} bytes, a phase had {resident}")
     return problems
 
 
@@ -287,6 +294,7 @@ def gpu(r: Record) -> list[str]:
 
 
 def scores(r: Record) -> list[str]:
+    """A run that ended well has the score that ranks its task, and shares lie between 0 and 1."""
     problems = []
     if r.outcome == "ok" and r.job == "predict" and r.metric not in r.scores:
         problems.append(f"ok without the score {r.metric}")

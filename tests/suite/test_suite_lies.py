@@ -164,6 +164,8 @@ LIES: dict[str, tuple[str, Callable[[Fields], None], str]] = {
     "an error with scores": ("passed", failed, "outcome error with scores"),
     "less CPU time than its phases": ("passed", put("cpu_s", 0.01), "CPU seconds, all of it 0.0"),
     "a comparison that was not made": ("passed", put("gate.status", "unscored"), "gate unscored with a comparison"),
+    "less memory than its phases": ("passed", put("peak_memory_bytes", 10**6), "bytes, a phase had"),
+    "a published figure": ("passed", put("published", True), "called published"),
     "no rows": ("reference", put("rows", 0), "ok without rows"),
     "wrong without a word": ("passed", put("outcome", "wrong"), "outcome wrong without a message"),
     "a phase after score": ("passed", phase_after_score, "after phase score"),

@@ -341,7 +341,7 @@ def painted(fields: dict[str, Any], text: str) -> Record:
 @pytest.fixture(scope="module")
 def few(bases: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """A fit, a timed run, and the bench records that have tables and charts."""
-    return [b for b in bases if b["job"] == "bench"][:4] + [b for b in bases if b["job"] != "bench"][::8]
+    return [b for b in bases if b["job"] == "bench"][:4] + [b for b in bases if b["job"] != "bench"][::16]
 
 
 @pytest.fixture(scope="module")
