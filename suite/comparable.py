@@ -12,16 +12,17 @@ from buzzer.suite.record import Record
 Facts = dict[str, Callable[[Record], Hashable]]
 Key = tuple[Hashable, ...]
 
-# Runs that agree in these were asked the same, so that their scores must agree.
-QUESTION: Facts = {
+JOB: Facts = {
     "task": lambda r: r.task,
     "job": lambda r: r.job,
     "data": lambda r: r.data_fingerprint,
     "parameters": lambda r: r.config_hash,
     "seed": lambda r: r.seed,
 }
-# Runs that agree in these as well may be compared by their times.
-TIMES: Facts = QUESTION | {
+# Runs that agree in these were asked the same of the same model, so that their scores must agree.
+QUESTION: Facts = JOB | {"fit": lambda r: r.fit_id}
+# Runs that agree in these may be compared by their times.
+TIMES: Facts = JOB | {
     "scale": lambda r: r.scale,
     "data source": lambda r: r.data_source,
     "machine": lambda r: machine.line(r.machine),
@@ -81,12 +82,13 @@ def _key(facts: Facts, r: Record) -> Key:
 
 
 def told(records: Iterable[Record]) -> list[str]:
-    """Notes on what records that stand together differ in: commit, library versions, enforcement, system."""
+    """Notes on what records that stand together differ in: commit, library versions, system, fit, enforcement."""
     ran = [r for r in records if r.enforcement != "none"]
     notes = [
         *_commits(ran),
         *_versions(ran),
         *_values("system", Counter(r.machine.system for r in ran)),
+        *_fits(ran),
     ]
     polled = sum(r.enforcement == "polled" for r in ran)
     if polled:
@@ -122,6 +124,16 @@ def _versions(records: Sequence[Record]) -> list[str]:
 
 def _values(what: str, found: Counter[str]) -> list[str]:
     return [f"{what}: {' and '.join(_cut(sorted(found)))}"] if len(found) > 1 else []
+
+
+def _fits(records: Iterable[Record]) -> list[str]:
+    """That runs of one job loaded different fits."""
+    found: dict[Key, set[str]] = {}
+    for r in records:
+        if r.fit_id is not None:
+            found.setdefault(_key(JOB, r), set()).add(r.fit_id)
+    most = max((len(fits) for fits in found.values()), default=0)
+    return [f"runs of {most} fits"] if most > 1 else []
 
 
 def _cut(named: Sequence[str]) -> list[str]:

@@ -20,7 +20,7 @@ def is_reference(record: Record, task: TaskConfig) -> bool:
 
 
 def same_question(a: Record, b: Record) -> bool:
-    """Whether two runs had the same data, parameters and seed, so that their scores must agree."""
+    """Whether two runs had the same data, parameters, seed and fit, so that their scores must agree."""
     return comparable.question(a) == comparable.question(b)
 
 

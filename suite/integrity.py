@@ -234,7 +234,8 @@ def gate_alone(r: Record) -> list[str]:
         problems.append(f"gate {status}, outcome {r.outcome}")
     if status not in ("passed", "failed") and (r.gate.differences or r.gate.reference_run):
         problems.append(f"gate {status} with a comparison")
-    problems.append(reference_alone(r))
+    if problem := reference_alone(r):
+        problems.append(problem)
     far = far_off(r)
     if status == "passed" and far:
         problems.append(f"gate passed, but {', '.join(far)} off by more than the task's tolerance")
@@ -424,7 +425,7 @@ def _gate_with(r: Record, reference: Record, sound: bool) -> str:
     """Why the gate's verdict does not follow from the two records; empty where it does."""
     name = f"its reference_run {reference.run_id[:8]}"
     if not gate.same_question(r, reference):
-        return f"{name} had other data, parameters or seed"
+        return f"{name} had other data, parameters, seed or fit"
     if reference.gate.status != "reference" or reference.outcome != "ok":
         return f"{name} is no reference: outcome {reference.outcome}, gate {reference.gate.status}"
     if not sound:

@@ -38,7 +38,9 @@ DIFFERENT: dict[str, dict[str, Any]] = {
     "machine": {"machine": MACHINE},
     "scoring": {"schema_minor": 1},
     "enforcement": {"enforcement": "polled"},
+    "fit": {"fit_id": "cpu-1"},
 }
+TIMES = [name for name in DIFFERENT if name not in ("enforcement", "fit")]
 TOLD = {  # what differs -> the note
     "commit": ({"git_commit": "b" * 40}, "records of 2 commits: bbbbbbb (1 run), an install (1 run)"),
     "dirty": ({"git_commit": "b" * 40 + "+dirty"}, "records of 2 commits: bbbbbbb+dirty (1 run), an install (1 run)"),
@@ -55,10 +57,10 @@ def two(make: Make, change: dict[str, Any], **common: Any) -> list[Record]:
 
 
 def test_every_key_is_tried() -> None:
-    assert {*comparable.TIMES, *comparable.LIMITS} == set(DIFFERENT)
+    assert {*comparable.TIMES, *comparable.LIMITS, *comparable.QUESTION} == set(DIFFERENT)
 
 
-@pytest.mark.parametrize("key", [k for k in DIFFERENT if k != "enforcement"])
+@pytest.mark.parametrize("key", TIMES)
 def test_no_board_holds_both(make_record: Make, key: str) -> None:
     groups = report.boards(two(make_record, DIFFERENT[key])).values()
     assert all(len(group) == 1 for group in groups)
@@ -66,7 +68,7 @@ def test_no_board_holds_both(make_record: Make, key: str) -> None:
     assert len(page.boards(two(make_record, DIFFERENT[key]), {})) == len(groups)
 
 
-@pytest.mark.parametrize("key", [k for k in DIFFERENT if k != "enforcement"])
+@pytest.mark.parametrize("key", TIMES)
 def test_no_comparison_holds_both(make_record: Make, key: str) -> None:
     records = two(make_record, DIFFERENT[key])
     cells = [
@@ -79,7 +81,7 @@ def test_no_comparison_holds_both(make_record: Make, key: str) -> None:
     assert all(len(cell.records) == 1 for cell in cells)
 
 
-@pytest.mark.parametrize("key", [*DIFFERENT])
+@pytest.mark.parametrize("key", [*TIMES, "enforcement"])
 def test_an_older_record_that_differs_is_no_older_self(make_record: Make, key: str) -> None:
     old, new = two(make_record, DIFFERENT[key])
     for group in compare.groups([new], new.task):
@@ -88,7 +90,7 @@ def test_an_older_record_that_differs_is_no_older_self(make_record: Make, key: s
     assert len(regress.changes(group, [old], [regress.Threshold("wall", 0.0)], [])) == 1
 
 
-@pytest.mark.parametrize("key", [*DIFFERENT])
+@pytest.mark.parametrize("key", [*TIMES, "enforcement"])
 def test_runs_that_differ_are_no_aa_pair(make_record: Make, key: str) -> None:
     assert len(compare.aa_pairs(two(make_record, {"control": True, "repeat": 0}))) == 1
     assert compare.aa_pairs(two(make_record, DIFFERENT[key] | {"control": True, "repeat": 0})) == []
@@ -105,7 +107,7 @@ def test_noise_is_that_of_the_same_conditions(make_record: Make, key: str) -> No
     assert compare.noise(pairs, make_record(**DIFFERENT[key]), 1) is None
 
 
-@pytest.mark.parametrize("key", ["task", "job", "data", "parameters", "seed"])
+@pytest.mark.parametrize("key", ["task", "job", "data", "parameters", "seed", "fit"])
 def test_no_gate_compares_both(make_record: Make, choose: Choose, key: str) -> None:
     reference, other = two(make_record, DIFFERENT[key])
     judged = gate.judge(other.model_copy(update={"backend": "onnxruntime"}), choose().task, [reference])
@@ -161,6 +163,14 @@ def test_a_change_says_what_else_changed(make_record: Make, name: str) -> None:
     (group,) = compare.groups([new], "fake")
     (found,) = regress.changes(group, [old], [regress.Threshold("wall", 0.0)], [])
     assert found.differ == (note,)
+
+
+def test_fits_of_one_job_are_told(make_record: Make) -> None:
+    """Older records name none; each size has its own."""
+    one, other = two(make_record, {"fit_id": "cpu-2"}, fit_id="cpu-1")
+    assert comparable.told([one, other]) == ["runs of 2 fits"]
+    assert comparable.told([one, other.model_copy(update={"fit_id": None})]) == []
+    assert comparable.told([one, other.model_copy(update={"data_fingerprint": "e" * 64})]) == []
 
 
 def test_a_run_that_was_not_started_differs_in_nothing(make_record: Make) -> None:
