@@ -14,6 +14,7 @@ import numpy as np
 from buzzer.engine.infer import Array
 
 Batch = Mapping[str, Array]
+PROBES = 8  # inputs, at most, that the timed runs do not have
 LARGE = 1 << 20  # bytes of a file that is not read to tell it from another
 
 
@@ -51,6 +52,9 @@ class Loaded:
     source: str = "generated"  # or "official": where the inputs come from
     notes: tuple[str, ...] = ()  # what a reader of the record must know ("random weights", ...)
     facts: Mapping[str, Any] = field(default_factory=dict)  # JSON-able, into the record's details
+    unseen: Mapping[int, Batch] = field(
+        default_factory=dict
+    )  # number of a batch -> the same altered; see `altered`
 
 
 class Target(Protocol):
@@ -75,6 +79,42 @@ def outputs_of(module: Any, batch: Batch, names: Sequence[str]) -> dict[str, Arr
         found = module(*(torch.as_tensor(array, device=device) for array in batch.values()))
     tensors = found if isinstance(found, tuple | list) else (found,)
     return {name: np.asarray(t.cpu()) for name, t in zip(names, tensors, strict=True)}
+
+
+def altered(batches: Sequence[Batch]) -> dict[int, Batch]:
+    """For up to PROBES of the batches, by number: the batch with every other value of one of its inputs taken from another batch.
+
+    Such a batch is as valid and as costly as those it is made of: each value keeps its row and column. Batches whose sizes no other
+    has, and those that would equal a batch that is there, are left out.
+    """
+    known = {_key(batch) for batch in batches}
+    found: dict[int, Batch] = {}
+    for number, batch in enumerate(batches):
+        mixes = (
+            _mixed(batch, other, name)
+            for other in [*batches[number + 1 :], *batches[:number]]
+            for name in batch
+        )
+        new = next((mix for mix in mixes if mix is not None and _key(mix) not in known), None)
+        if new is not None:
+            found[number] = new
+            known.add(_key(new))
+        if len(found) == PROBES:
+            break
+    return found
+
+
+def _mixed(batch: Batch, other: Batch, name: str) -> Batch | None:
+    """`batch` with every other value of the input `name` from `other`; None where their sizes differ."""
+    if batch[name].shape != other[name].shape:
+        return None
+    values = batch[name].copy()
+    values.reshape(-1)[1::2] = other[name].reshape(-1)[1::2]
+    return {**batch, name: values}
+
+
+def _key(batch: Batch) -> bytes:
+    return hashlib.sha256(b"".join(array.tobytes() for array in batch.values())).digest()
 
 
 def stamp(files: Iterable[Path]) -> str:

@@ -18,7 +18,7 @@ import torch
 from buzzer.engine.infer import Array, Plan, onnx_graph
 from buzzer.errors import DataError, UnsupportedError, UsageError
 from buzzer.models.onnx_file import TARGET as ONNX_FILE
-from buzzer.models.target import Ask, Loaded
+from buzzer.models.target import PROBES, Ask, Loaded, altered
 from buzzer.suite import benchplan, gate, record, registry
 from buzzer.suite.bench import (
     LEAST_RUNS,
@@ -142,7 +142,7 @@ def test_cosines_by_hand(got: Any, want: Any, cosine: float) -> None:
     ],
 )
 def test_the_gate_holds_cosine_and_error(scores: dict[str, float], status: str, told: str) -> None:
-    fields = {"precision": "fp32", "scores": scores | {"argmax_agreement": 1.0}, "bench": None}
+    fields = {"precision": "fp32", "scores": scores | {"argmax_agreement": 1.0}, "bench": None, "samples": {}}
     judged = gate.judge_bench(record.Record.model_construct(**fields), **registry.bench_gate("fp32"))
     assert judged.gate.status == status
     assert told in getattr(judged, "message", "")
@@ -478,7 +478,7 @@ def test_a_file_is_benched_from_end_to_end(net: Path, tmp_path: Path) -> None:
     assert first["bench"]["flops"] == 2 * 3 * (6 * 16 + 16 * 3)
     assert first["bench"]["floor_s"] > 0
     assert {p["name"] for p in first["phases"]} == {
-        *("start", "load", "compile", "warmup", "warm", "cold", "score")
+        *("start", "load", "compile", "warmup", "warm", "cold", "unseen", "score")
     }
     written = record.read_good(tmp_path / "results" / "local")
     assert len(written) == 3
@@ -626,3 +626,125 @@ def test_scenarios_are_shown_without_timed_runs() -> None:
     found = [r for r in published if r.job == "bench" and r.config["scenario"]]
     assert {r.config["scenario"] for r in found} == {"single-stream", "offline", "server"}
     assert benchplan.fastest(found) == []
+
+
+# ---- sessions that keep answers -----------------------------------------------------------------------------------
+
+WORK_S = 0.004
+
+
+class Works(Good):
+    """Takes its time for each input."""
+
+    def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
+        time.sleep(WORK_S)
+        return super().run(batch)
+
+
+class Keeps(Works):
+    """Keeps its last answers by the value of the inputs, `size` of them."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size, self.kept = size, dict[bytes, Array]()
+
+    def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
+        key = batch["x"].tobytes()
+        answer = self.kept.pop(key) if key in self.kept else super().run(batch)["y"]
+        self.kept[key] = answer
+        if len(self.kept) > self.size:
+            del self.kept[next(iter(self.kept))]
+        return {"y": answer.copy()}
+
+
+class KeepsByTheFirstValues(Keeps):
+    """Takes inputs that begin alike for the same."""
+
+    def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
+        key = batch["x"].reshape(-1)[:1].tobytes()
+        if key not in self.kept:
+            self.kept[key] = 2 * batch["x"]
+        return {"y": self.kept[key].copy()}
+
+
+@pytest.mark.parametrize("inputs", [2, 3, 16])
+@pytest.mark.parametrize(
+    ("make", "keeps"), [(Works, False), *((lambda n=n: Keeps(n), True) for n in (1, 2, 16, 10_000))]
+)
+def test_a_session_that_keeps_answers_is_found_out(make: Callable[[], Any], keeps: bool, inputs: int) -> None:
+    loaded = target(inputs)
+    loaded = replace(loaded, unseen=altered(loaded.batches))
+    check = Check(loaded, [dict(loaded.reference(b)) for b in (*loaded.batches, *loaded.unseen.values())])
+    timer = Timer(make(), loaded, check, "cpu")
+    timer.measure(inputs, 0.0, 60.0, lambda: None)
+    new, again = timer.unseen()
+    assert len(new) == len(again) == min(inputs, PROBES)
+    assert bool(gate.keeps_answers({"unseen_run": new, "seen_run": again})) == keeps
+    assert (check.bad, check.cosine) == (0, pytest.approx(1.0))
+
+
+def test_a_session_that_takes_new_inputs_for_known_ones_is_wrong() -> None:
+    loaded = target(4)
+    loaded = replace(loaded, unseen=altered(loaded.batches))
+    check = Check(loaded, [dict(loaded.reference(b)) for b in (*loaded.batches, *loaded.unseen.values())])
+    timer = Timer(KeepsByTheFirstValues(16), loaded, check, "cpu")
+    timer.measure(4, 0.0, 60.0, lambda: None)
+    assert check.cosine == pytest.approx(1.0)
+    timer.unseen()
+    assert check.cosine < 0.99
+
+
+def test_a_bench_run_that_keeps_answers_is_wrong(make_record: Callable[..., record.Record]) -> None:
+    right = {"cosine": 1.0, "max_relative_error": 0.0, "argmax_agreement": 1.0}
+    for new, status in ((0.020, "failed"), (0.0015, "passed")):
+        samples = {"unseen_run": [new] * 8, "seen_run": [0.001] * 8}
+        run = record.Record.model_construct(precision="fp32", scores=right, bench=None, samples=samples)
+        judged = gate.judge_bench(run, **registry.bench_gate("fp32"))
+        assert judged.gate.status == status
+        assert ("20 ms on inputs that it has not seen, 1 ms" in getattr(judged, "message", "")) == (
+            status == "failed"
+        )
+
+
+@pytest.mark.parametrize("new, again, told", [
+    ([5.0] * 6 + [1.0] * 2, [1.0] * 8, True),
+    ([5.0] * 5 + [1.0] * 3, [1.0] * 8, False),
+    ([1.9] * 8, [1.0] * 8, False),
+    ([], [], False),
+])  # fmt: skip
+def test_a_few_slow_runs_are_no_sign(new: list[float], again: list[float], told: bool) -> None:
+    assert bool(gate.keeps_answers({"unseen_run": new, "seen_run": again})) == told
+
+
+def test_altered_inputs_keep_rows_columns_and_sizes() -> None:
+    """Of a column's own values; sizes that no other batch has are left out."""
+    batches = [{"ids": np.full((2, 3), n) + [[0, 100, 200]], "mask": np.ones((2, 3))} for n in range(3)]
+    alone = {"ids": np.zeros((2, 5)), "mask": np.ones((2, 5))}
+    found = altered([*batches, alone])
+    assert sorted(found) == [0, 1, 2]
+    seen = [b["ids"].tobytes() for b in batches]
+    for number, batch in found.items():
+        assert batch["ids"].tobytes() not in seen
+        assert np.array_equal(batch["mask"], batches[number]["mask"])
+        assert (batch["ids"] // 100 == [[0, 1, 2]] * 2).all()
+        assert (batch["ids"].reshape(-1)[::2] == batches[number]["ids"].reshape(-1)[::2]).all()
+    assert altered([batches[0], batches[0]]) == {}
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("kind", ["float16", "float32", "float64"])
+def test_what_is_not_finite_never_passes(value: float, kind: str) -> None:
+    """Neither as an output nor as the right answer."""
+    good = np.array([[1.0, 2.0]], kind)
+    bad = np.array([[1.0, value]], kind)
+    loaded = Loaded(None, ("y",), [{"x": good}], lambda b: {}, [1])
+    for want, got in ((good, bad), (bad, good), (bad, bad)):
+        check = Check(loaded, [{"y": want}])
+        check.take(0, {"y": got.copy()})
+        assert check.cosine == WORST
+
+
+def test_large_values_have_a_cosine() -> None:
+    wide = np.array([[1e200, 2e200]])
+    assert least_cosine(wide, 3 * wide) == pytest.approx(1.0)
+    assert least_cosine(wide, np.array([[2e200, -1e200]])) == pytest.approx(0.0)
