@@ -21,7 +21,7 @@ from buzzer.engine.infer.roofline import Roof
 from buzzer.engine.infer.session import Description, Staging
 from buzzer.errors import DataError
 from buzzer.models.job import Job, Result, Steps
-from buzzer.models.target import Ask, Batch, Loaded, Target, altered, stamp
+from buzzer.models.target import Ask, Loaded, Target, altered, stamp
 from buzzer.suite import benchcache
 from buzzer.suite.benchcache import Answers
 from buzzer.suite.child import load_entry

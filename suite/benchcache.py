@@ -21,7 +21,7 @@ from buzzer.engine.infer.cost import Cost
 from buzzer.errors import DataError
 from buzzer.models import target as targets
 from buzzer.models.job import Job
-from buzzer.models.target import Ask, Batch, Loaded, Target, stamp
+from buzzer.models.target import Ask, Loaded, Target, stamp
 
 FACTS = "facts.json"
 DELETE = "delete it: it is made anew"

@@ -718,7 +718,7 @@ def test_a_few_slow_runs_are_no_sign(new: list[float], again: list[float], told:
 
 def test_altered_inputs_keep_rows_columns_and_sizes() -> None:
     """Of a column's own values; sizes that no other batch has are left out."""
-    batches = [{"ids": np.full((2, 3), n) + [[0, 100, 200]], "mask": np.ones((2, 3))} for n in range(3)]
+    batches = [{"ids": n + np.array([[0, 100, 200]] * 2), "mask": np.ones((2, 3))} for n in range(3)]
     alone = {"ids": np.zeros((2, 5)), "mask": np.ones((2, 5))}
     found = altered([*batches, alone])
     assert sorted(found) == [0, 1, 2]

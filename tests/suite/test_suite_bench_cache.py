@@ -237,6 +237,6 @@ def test_a_model_is_calibrated_where_it_is(precision: str) -> None:
     ]
     on_cpu = quant.quantise(module, batches, precision=precision, method="mse")
     on_gpu = quant.quantise(module.to("cuda"), batches, precision=precision, method="mse").to("cuda")
-    given = outputs_of(on_gpu, loaded.batches[0], ("h",))["h"]
-    want = outputs_of(on_cpu, loaded.batches[0], ("h",))["h"]
+    given = outputs_of(on_gpu, batches[0], ("h",))["h"]
+    want = outputs_of(on_cpu, batches[0], ("h",))["h"]
     np.testing.assert_allclose(given, want, atol=0.02 * np.abs(want).max())
