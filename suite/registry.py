@@ -144,7 +144,12 @@ def model(text: str) -> ModelConfig:
         entry = kinds[kind]
         params = dict.fromkeys(entry["params"], str(path.resolve()))
         return ModelConfig(name=path.resolve().stem, **entry | {"params": params})
-    if path.suffix in kinds or "/" in text:
+    if path.exists():
+        known = "; ".join(f"{entry['summary']} ({suffix})" for suffix, entry in kinds.items())
+        raise UsageError(
+            f"{text}: not a kind of file that can be timed", f"known: {known}; `buzzer list` names models"
+        )
+    if path.suffix or "/" in text:
         raise UsageError(f"{text}: no such file or folder", f"known names: {', '.join(models())}")
     raise unknown_name("model", text, models())
 

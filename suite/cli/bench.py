@@ -1,6 +1,7 @@
 """`buzzer bench`: one model on every backend and precision, timed alone; a record each and a rank table."""
 
 import json
+import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from rich.table import Table
 from buzzer import caches
 from buzzer.errors import UnsupportedError, UsageError, unknown_name
 from buzzer.models.job import Data
-from buzzer.suite import benchplan, machine, registry, runner
+from buzzer.suite import benchplan, loadgen, machine, registry, runner
 from buzzer.suite import budget as budgets
 from buzzer.suite.benchplan import Choice, Planned
 from buzzer.suite.cli.frontier import run as draw_frontier
@@ -64,6 +65,10 @@ def main(
     bound: Annotated[
         float, typer.Option(help="Latency bound of server in ms; MLPerf's for BERT: 130.")
     ] = 130.0,
+    loadgen_seeds: Annotated[
+        str,
+        typer.Option(help="LoadGen's seeds: of the library, the samples, the schedule; MLPerf gives them."),
+    ] = "0,0,0",
     frontier: Annotated[
         bool, typer.Option("--frontier", help="Accuracy against latency, whole and cut to fewer layers.")
     ] = False,
@@ -108,6 +113,14 @@ def numbers(text: str) -> list[int]:
     return found
 
 
+def seeds_of(text: str) -> list[int]:
+    """LoadGen's three seeds, each of 64 bits."""
+    found = [int(part) for part in names(text) if part.isascii() and part.isdigit()]
+    if len(found) != len(loadgen.SEEDS) or len(found) != len(names(text)) or max(found) >= 1 << 64:
+        raise UsageError(f"--loadgen-seeds {text}: not three whole numbers", "write them like 1,2,3")
+    return found
+
+
 def leave(made: Sequence[Record]) -> None:
     """Exit code 1 where a run failed or was wrong."""
     if any(r.outcome not in ("ok", "unsupported") for r in made):
@@ -126,7 +139,8 @@ def choice_of(options: dict[str, Any], packing: str) -> Choice:
     registry.check_precisions(precisions)
     if options["scenario"] and options["lengths"] == "real":
         raise UsageError("LoadGen's samples are rows of one length here", "leave out --lengths real")
-    seq = options["seq"] if model.tokens else 0
+    seq = benchplan.tokens_of(model, options["seq"])
+    seeds = {"loadgen_seeds": seeds_of(options["loadgen_seeds"])} if options["scenario"] else {}
     taken = (
         "batch",
         "lengths",
@@ -147,7 +161,7 @@ def choice_of(options: dict[str, Any], packing: str) -> Choice:
         seed=options["seed"],
         rounds=1 if options["scenario"] else options["rounds"],
         params={name: options[name] for name in taken}
-        | {"packing": packing, "seq": seq}
+        | {"packing": packing, "seq": seq, **seeds}
         | {"inputs": options["inputs"] or benchplan.inputs_of(options["batch"], seq)},
     )
     check_budgets([benchplan.reference_run(choice)], "fail")
@@ -203,7 +217,16 @@ def one(item: Planned, data: Data, work: Path, out: Path, failed: Record | None,
     else:
         with tempfile.TemporaryDirectory(dir=work) as files:
             new = runner.execute(item.run, data, work, Path(files), (), watch(screen, item.run))
+            keep_logs(Path(files), out / "files" / new.run_id[:8])
     return keep(new, item.run, out, screen)
+
+
+def keep_logs(made: Path, kept: Path) -> None:
+    """LoadGen's own logs beside the records, where it wrote some."""
+    if logs := sorted(made.glob(loadgen.LOGS)):
+        runner.make_folder(kept)
+        for log in logs:
+            shutil.copy(log, kept / log.name)
 
 
 def show(records: Sequence[Record], as_json: bool) -> None:

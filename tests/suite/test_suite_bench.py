@@ -593,11 +593,14 @@ def test_loadgen_gives_its_verdict(scenario: str, tmp_path: Path) -> None:
         loaded = Loaded(None, ("y",), batches, loaded.reference, [1] * 4)
     check = Check(loaded, [dict(loaded.reference(b)) for b in loaded.batches])
     params = {"scenario": scenario, "batch": batch, "min_duration": 0.05, "qps": 200.0, "bound": 100.0}
+    params["loadgen_seeds"] = [1, 2, 3]
     told = loadgen.run(Good(), loaded, check, params, tmp_path)  # type: ignore[arg-type]
     assert told["rows"] >= 8
     assert told["loadgen"]["result"] in ("VALID", "INVALID")
     assert told["loadgen"]["summary"]["Scenario"] == loadgen.NAMES[scenario]
+    assert [told["loadgen"]["summary"][name] for name in loadgen.SEEDS] == ["1", "2", "3"]
     assert "not told" not in told["loadgen"]["line"]
+    assert loadgen.row_s(told["loadgen"], scenario) < 1
     assert check.runs == 4
     assert check.scores()["cosine"] == pytest.approx(1.0)
 
@@ -616,8 +619,38 @@ def test_a_failure_inside_loadgen_is_told(tmp_path: Path) -> None:
     loaded = Loaded(None, ("y",), batches, target().reference, [1] * 4)
     check = Check(loaded, [])
     params = {"scenario": "single-stream", "batch": 1, "min_duration": 0.05, "qps": 0.0, "bound": 100.0}
+    params["loadgen_seeds"] = [0, 0, 0]
     with pytest.raises(RuntimeError, match="broken"):
         loadgen.run(Broken(), loaded, check, params, tmp_path)  # type: ignore[arg-type]
+
+
+def test_loadgens_figure_ranks_and_invalid_runs_do_not(make_record: Callable[..., record.Record]) -> None:
+    def made(backend: str, scenario: str, result: str, figure: float) -> record.Record:
+        names = {
+            "single-stream": "Early stopping 90.0th percentile estimate",
+            "offline": "Samples per second",
+            "server": "Completed samples per second",
+        }
+        verdict = {"result": result, "line": "", "summary": {names[scenario]: str(figure)}}
+        run = on_gpu(make_record, backend, 0.01, [], scenario=scenario, loadgen=verdict)
+        return run.model_copy(update={"samples": {}})
+
+    for scenario, figures in (
+        ("single-stream", (3e6, 2e6, 1e6)),
+        ("offline", (10, 20, 30)),
+        ("server", (10, 20, 30)),
+    ):
+        runs = [
+            made("torch_eager", scenario, "VALID", figures[0]),
+            made("onnxruntime", scenario, "VALID", figures[1]),
+            made("openvino", scenario, "INVALID", figures[2]),
+        ]
+        lines = [dict(zip(benchplan.COLUMNS, line, strict=True)) for line in benchplan.table(runs)]
+        assert [(line["#"], line["backend"], line["outcome"]) for line in lines] == [
+            ("1", "onnxruntime", "ok"),
+            ("2", "torch_eager", "ok"),
+            ("", "openvino", "LoadGen: INVALID"),
+        ]
 
 
 def test_scenarios_are_shown_without_timed_runs() -> None:
