@@ -1,5 +1,6 @@
 """XGBoost's own prediction: boosted trees on a float32 matrix."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -62,8 +63,16 @@ def load(model: Any) -> Any:
         )
     try:
         return xgboost.Booster(model_file=model)
-    except xgboost.core.XGBoostError as error:
-        raise DataError(f"{model}: not an XGBoost model: {str(error).splitlines()[-1]}") from error
+    except (
+        xgboost.core.XGBoostError,
+        ValueError,
+    ) as error:  # ValueError: its own message quotes bytes of the file
+        lines = [
+            line.strip() for line in str(error).splitlines() if line.strip() and "Stack trace" not in line
+        ]
+        told = next((line for line in lines if not line.startswith("[bt]")), "it cannot be read")
+        told = re.sub(r"^\[[\d:]+\] \S+:\d+: ", "", told)  # where in its sources
+        raise DataError(f"{model}: not an XGBoost model: {told[:200]}") from error
 
 
 def prepare(plan: Plan) -> Xgboost:

@@ -21,6 +21,7 @@ from buzzer.suite import budget as budgets
 from buzzer.suite.benchplan import Choice, Planned
 from buzzer.suite.cli.frontier import run as draw_frontier
 from buzzer.suite.cli.run import DEFAULT_OUT, check_budgets, keep, names, watch
+from buzzer.suite.config_file import MOST_REPEATS
 from buzzer.suite.record import Record
 from buzzer.suite.screen import Screen
 
@@ -44,7 +45,9 @@ def main(
     inputs: Annotated[
         int | None,
         typer.Option(
-            min=2, help="Different batches to rotate through; 16 if not given, fewer for large ones."
+            min=2,
+            max=4096,
+            help="Different batches to rotate through; 16 if not given, fewer for large ones.",
         ),
     ] = None,
     count: Annotated[int, typer.Option(min=1, help="Least timed runs a round; a p99 needs 459 in all.")] = 50,
@@ -54,7 +57,9 @@ def main(
     at_most: Annotated[
         float, typer.Option(min=0, help="Seconds after which a round ends, with 4 runs at the least.")
     ] = 120.0,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds over all variants, every other in reverse.")] = 2,
+    rounds: Annotated[
+        int, typer.Option(min=1, max=MOST_REPEATS, help="Rounds over all variants, every other in reverse.")
+    ] = 2,
     scenario: Annotated[str, typer.Option(help="MLPerf: single-stream, offline or server.")] = "",
     min_duration: Annotated[
         float, typer.Option(min=0, help="Seconds that LoadGen runs; MLPerf: 600.")
