@@ -47,6 +47,7 @@ DONE = {  # what the event of a job's end has
 # What reading a line raises that is no event; pydantic's ValidationError is a ValueError.
 NO_EVENT = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 MORE_TIME = "give it more time or a smaller --scale"
+INTERRUPTED = "interrupted"  # in the details of a run that the user stopped
 Watch = Callable[[str, float], None]  # phase, elapsed seconds
 
 
@@ -371,6 +372,8 @@ def outcome_fields(
         wall_s = story.running_since_s if story.scoring else age
         fields |= {"outcome": outcome, "message": message, "hint": hint, "wall_s": wall_s}
         fields |= {"stderr_tail": tail, "details": end.get("details", {})}
+        if measured.reason == "interrupted":
+            fields["details"] = {INTERRUPTED: True}
     score = story.phases.get(SCORE)
     return fields | {"phases": list(story.phases.values()), "score_s": score and score.wall_s}
 
@@ -430,7 +433,7 @@ def explain(story: Story, measured: limits.Measured, budget: Budget) -> tuple[st
 
 def interrupted(record: Record) -> bool:
     """Whether the user stopped this run, so that the suite must not go on."""
-    return record.outcome == "error" and record.message.startswith("interrupted ")
+    return record.outcome == "error" and record.details.get(INTERRUPTED) is True
 
 
 def identity(run: Run, data: Data, run_id: str) -> dict[str, Any]:

@@ -264,7 +264,7 @@ def _below(name: str, graph: Any) -> int | None:
         if node.input[1] in names and node.input[0] in shapes
         if -len(shapes[node.input[0]]) <= (axis := _axis(node)) < len(shapes[node.input[0]])
     ]
-    return min(found) if found else None
+    return min((size for size in found if size > 0), default=None)
 
 
 def _axis(node: Any) -> int:
