@@ -14,7 +14,7 @@ import numpy as np
 from buzzer.engine.infer import Array
 
 Batch = Mapping[str, Array]
-PROBES = 8  # inputs, at most, that the timed runs do not have
+PROBES, LEAST_PROBES = 8, 4  # inputs that the timed runs do not have: most and least
 LARGE = 1 << 20  # bytes of a file that is not read to tell it from another
 
 
@@ -81,35 +81,32 @@ def outputs_of(module: Any, batch: Batch, names: Sequence[str]) -> dict[str, Arr
     return {name: np.asarray(t.cpu()) for name, t in zip(names, tensors, strict=True)}
 
 
-def altered(batches: Sequence[Batch]) -> dict[int, Batch]:
-    """For up to PROBES of the batches, by number: the batch with every other value of one of its inputs taken from another batch.
+def altered(batches: Sequence[Batch]) -> list[tuple[int, Batch]]:
+    """Batches that are not among those given, each beside the number of the one that it is made from: as many, but PROBES at the most
+    and LEAST_PROBES at the least.
 
-    Such a batch is as valid and as costly as those it is made of: each value keeps its row and column. Batches whose sizes no other
-    has, and those that would equal a batch that is there, are left out.
+    Some values of one input are taken from another batch of the same size. Each value keeps its row and column, so that an altered batch
+    is as valid and as costly as the other two. Fewer, or none, where no two batches have one size.
     """
-    known = {_key(batch) for batch in batches}
-    found: dict[int, Batch] = {}
-    for number, batch in enumerate(batches):
-        mixes = (
-            _mixed(batch, other, name)
-            for other in [*batches[number + 1 :], *batches[:number]]
-            for name in batch
-        )
-        new = next((mix for mix in mixes if mix is not None and _key(mix) not in known), None)
-        if new is not None:
-            found[number] = new
-            known.add(_key(new))
-        if len(found) == PROBES:
-            break
+    wanted, known = min(PROBES, max(LEAST_PROBES, len(batches))), {_key(batch) for batch in batches}
+    found: list[tuple[int, Batch]] = []
+    for step in range(2, 2 + LEAST_PROBES):  # every second value from the other batch, then every third, ...
+        for number, batch in enumerate(batches):
+            others = [*batches[number + 1 :], *batches[:number]]
+            mixes = (_mixed(batch, other, name, step) for other in others for name in batch)
+            new = next((mix for mix in mixes if mix is not None and _key(mix) not in known), None)
+            if new is not None and len(found) < wanted:
+                found.append((number, new))
+                known.add(_key(new))
     return found
 
 
-def _mixed(batch: Batch, other: Batch, name: str) -> Batch | None:
-    """`batch` with every other value of the input `name` from `other`; None where their sizes differ."""
+def _mixed(batch: Batch, other: Batch, name: str, step: int) -> Batch | None:
+    """`batch` with one of `step` values of the input `name` from `other`; None where their sizes differ."""
     if batch[name].shape != other[name].shape:
         return None
     values = batch[name].copy()
-    values.reshape(-1)[1::2] = other[name].reshape(-1)[1::2]
+    values.reshape(-1)[1::step] = other[name].reshape(-1)[1::step]
     return {**batch, name: values}
 
 

@@ -104,7 +104,7 @@ class Check:
 
     def source(self, index: int) -> int:
         """The batch that an input is, or from which it was made where it is an unseen one."""
-        return [*range(len(self.loaded.batches)), *self.loaded.unseen][index]
+        return [*range(len(self.loaded.batches)), *(number for number, _ in self.loaded.unseen)][index]
 
     def scores(self) -> dict[str, float]:
         agreement = self.hits / self.rows if self.rows else 0.0
@@ -187,7 +187,7 @@ class Timer:
         Each input is run again right before it is timed, so that what a session keeps of it is at hand, however little it keeps.
         """
         new, again = list[float](), list[float]()
-        for place, (number, batch) in enumerate(self._loaded.unseen.items(), len(self._loaded.batches)):
+        for place, (number, batch) in enumerate(self._loaded.unseen, len(self._loaded.batches)):
             for index, inputs, into in ((number, self._loaded.batches[number], again), (place, batch, new)):
                 if index == number:
                     self._session.run(inputs)
@@ -314,6 +314,7 @@ class Bench:
                 from buzzer.suite import loadgen
 
                 told = loadgen.run(session, loaded, check, job.params, job.out)
+                yield "unseen"
                 new, again = timer.unseen()
                 samples = {"unseen_run": new, "seen_run": again}
                 more = facts(session.describe(), loaded, job, roof, answers.cost, check, told)
@@ -351,7 +352,7 @@ def answered(loaded: Loaded, device: str) -> Answers:
         on_device(loaded.model, device)
         exact_products()
         check_answers(on_cpu, loaded.reference(first))
-    expected = [dict(loaded.reference(batch)) for batch in (*loaded.batches, *loaded.unseen.values())]
+    expected = [dict(loaded.reference(batch)) for batch in benchcache.every_input(loaded)]
     if where := benchcache.not_finite(expected):
         raise DataError(
             f"the model's own answer is not finite: {where}",

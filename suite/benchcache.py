@@ -21,7 +21,7 @@ from buzzer.engine.infer.cost import Cost
 from buzzer.errors import DataError
 from buzzer.models import target as targets
 from buzzer.models.job import Job
-from buzzer.models.target import Ask, Loaded, Target, stamp
+from buzzer.models.target import Ask, Batch, Loaded, Target, stamp
 
 FACTS = "facts.json"
 DELETE = "delete it: it is made anew"
@@ -59,10 +59,15 @@ def digest(facts: Any) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def every_input(loaded: Loaded) -> list[Batch]:
+    """Those of timed runs, then the unseen ones."""
+    return [*loaded.batches, *(batch for _, batch in loaded.unseen)]
+
+
 def fingerprint(loaded: Loaded) -> str:
     """sha256 over names and values of all inputs."""
     found = hashlib.sha256()
-    for batch in (*loaded.batches, *loaded.unseen.values()):
+    for batch in every_input(loaded):
         for name, array in sorted(batch.items()):
             found.update(name.encode() + array.tobytes())
     return found.hexdigest()
