@@ -388,26 +388,34 @@ def config_of(folder: Path) -> BertConfig:
 
 
 def fill(
-    module: Callable[[], nn.Module], config: BertConfig, weights: Mapping[str, Tensor], folder: Path
+    made: Callable[[], nn.Module], config: BertConfig, weights: Mapping[str, Tensor], folder: Path
 ) -> Any:
     """The module with its weights. Raises DataError where names or shapes are off, before it takes memory for what config.json says."""
     prefix = "bert." if any(name.startswith("bert.") for name in weights) else ""
     layers = {
         name.removeprefix(prefix).split(".")[1] for name in weights if name.startswith(f"{prefix}layers.")
     }
+    sizes = {
+        "words.weight": (config.vocab_size, config.hidden_size),
+        "positions.weight": (config.max_position_embeddings, config.hidden_size),
+        "types.weight": (config.type_vocab_size, config.hidden_size),
+        "layers.0.up.weight": (config.intermediate_size, config.hidden_size),
+    }
+    off = f"{folder}: weights do not fit config.json"
     if len(layers) != config.num_hidden_layers:
-        told = f"{len(layers)} layers, num_hidden_layers is {config.num_hidden_layers}"
-        raise DataError(f"{folder}: weights do not fit config.json: {told}")
-    with torch.device("meta"):
-        wanted = {name: tuple(weight.shape) for name, weight in module().state_dict().items()}
-    have = {name: tuple(weight.shape) for name, weight in weights.items()}
-    for name in sorted(wanted.keys() | have.keys()):
-        if wanted.get(name) != have.get(name):
-            told = f"{name[:120]} is {have.get(name, 'missing')}, expected {wanted.get(name, 'none')}"
-            raise DataError(f"{folder}: weights do not fit config.json: {told}")
-    made = module()
-    made.load_state_dict(weights)
-    return made.eval()
+        raise DataError(f"{off}: {len(layers)} layers, num_hidden_layers is {config.num_hidden_layers}")
+    for name, size in sizes.items():
+        have = weights.get(prefix + name)
+        if have is None or tuple(have.shape) != size:
+            raise DataError(
+                f"{off}: {name} is {'missing' if have is None else tuple(have.shape)}, expected {size}"
+            )
+    module = made()
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        raise DataError(f"{off}: {' '.join(str(error).split())[:300]}") from error
+    return module.eval()
 
 
 def load(folder: Path) -> Bert:
