@@ -52,9 +52,7 @@ class Loaded:
     source: str = "generated"  # or "official": where the inputs come from
     notes: tuple[str, ...] = ()  # what a reader of the record must know ("random weights", ...)
     facts: Mapping[str, Any] = field(default_factory=dict)  # JSON-able, into the record's details
-    unseen: Mapping[int, Batch] = field(
-        default_factory=dict
-    )  # number of a batch -> the same altered; see `altered`
+    unseen: Sequence[tuple[int, Batch]] = ()  # inputs that no timed run has; see `altered`
 
 
 class Target(Protocol):

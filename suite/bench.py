@@ -190,7 +190,7 @@ class Timer:
         for place, (number, batch) in enumerate(self._loaded.unseen, len(self._loaded.batches)):
             for index, inputs, into in ((number, self._loaded.batches[number], again), (place, batch, new)):
                 if index == number:
-                    self._session.run(inputs)
+                    self._ranked(inputs)
                 self._session.poison()
                 seconds, outputs = self._ranked(inputs)
                 into.append(seconds)
@@ -318,7 +318,7 @@ class Bench:
                 new, again = timer.unseen()
                 samples = {"unseen_run": new, "seen_run": again}
                 more = facts(session.describe(), loaded, job, roof, answers.cost, check, told)
-                notes = session.describe().notes + untold(loaded)
+                notes = session.describe().notes + unproven(loaded)
                 return Result(check.scores(), told["rows"], more, (), samples, notes)
             yield "warm"
             before = gpu_state(job.device)
@@ -336,7 +336,7 @@ class Bench:
         if warm.device:
             samples |= {"warm_run_device": warm.device, "cold_run_device": cold.device}
         asked, had = max(count, len(loaded.batches)), min(len(warm.wall), len(cold.wall))
-        notes = described.notes + untold(loaded) + ended_early(job.backend, job.precision, had, asked, most)
+        notes = described.notes + unproven(loaded) + ended_early(job.backend, job.precision, had, asked, most)
         return Result(check.scores(), warm.rows + cold.rows, told, (), samples, notes)
 
 
@@ -417,7 +417,7 @@ def ended_early(backend: str, precision: str, runs: int, count: int, most: float
     return (f"{backend} {precision} was ended after {most:g} s, with {runs} of {count} runs (--at-most)",)
 
 
-def untold(loaded: Loaded) -> tuple[str, ...]:
+def unproven(loaded: Loaded) -> tuple[str, ...]:
     """What a reader must know where no unseen input could be made."""
     if loaded.unseen:
         return ()

@@ -63,14 +63,9 @@ def load(model: Any) -> Any:
         )
     try:
         return xgboost.Booster(model_file=model)
-    except (
-        xgboost.core.XGBoostError,
-        ValueError,
-    ) as error:  # ValueError: its own message quotes bytes of the file
-        lines = [
-            line.strip() for line in str(error).splitlines() if line.strip() and "Stack trace" not in line
-        ]
-        told = next((line for line in lines if not line.startswith("[bt]")), "it cannot be read")
+    except (xgboost.core.XGBoostError, ValueError) as error:  # its message may quote bytes that are no text
+        lines = [line.strip() for line in str(error).splitlines() if "Stack trace" not in line]
+        told = next((line for line in lines if line and not line.startswith("[bt]")), "it cannot be read")
         told = re.sub(r"^\[[\d:]+\] \S+:\d+: ", "", told)  # where in its sources
         raise DataError(f"{model}: not an XGBoost model: {told[:200]}") from error
 

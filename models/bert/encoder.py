@@ -212,6 +212,15 @@ def cut(bert: Bert, layers: int) -> Bert:
     return bert
 
 
+def check_length(bert: Bert, longest: int) -> None:
+    """Raises UsageError where sentences of up to `longest` tokens, padded to a multiple of 8, take more positions than the model has."""
+    have = bert.config.max_position_embeddings
+    if -(-longest // 8) * 8 > have:
+        raise UsageError(
+            f"longest is {longest}: the model has {have} positions", f"--set longest={have // 8 * 8}"
+        )
+
+
 def smooth_folds(bert: Bert) -> dict[str, list[str]]:
     """Where SmoothQuant's divisors can be folded in exactly: attention mixes tokens, not channels, so that a factor of
     a value channel is one of the output layer's input. BERT's norms feed a residual too, and cannot take them."""
@@ -330,7 +339,10 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
 def read_indexed(folder: Path) -> dict[str, Tensor]:
     """The weights of the shards that the index names, each from its own."""
     try:
-        wanted = {str(k): str(v) for k, v in json.loads((folder / INDEX).read_text())["weight_map"].items()}
+        wanted = {
+            str(k): str(v)
+            for k, v in json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].items()
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{folder / INDEX}: not an index of weights: {str(error)[:200]}") from error
     found: dict[str, Tensor] = {}

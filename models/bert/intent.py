@@ -46,6 +46,7 @@ class BertIntent:
         splits = dataset.read(job.data / FILE)
         classes = [*sorted({label for _, label in splits["train"]}), OOS]
         model = encoder.SentenceClassifier(encoder.load(folder), len(classes))
+        encoder.check_length(model.bert, job.params["longest"])
         yield "features"
         torch.set_num_threads(job.threads)
         tokens = tokenizer.load(folder, job.params["longest"])

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from buzzer import caches
-from buzzer.errors import UnsupportedError, UsageError, unknown_name
+from buzzer.errors import DataError, UnsupportedError, UsageError, unknown_name
 from buzzer.models.job import Data
 from buzzer.suite import benchplan, loadgen, machine, registry, runner
 from buzzer.suite import budget as budgets
@@ -222,16 +222,21 @@ def one(item: Planned, data: Data, work: Path, out: Path, failed: Record | None,
     else:
         with tempfile.TemporaryDirectory(dir=work) as files:
             new = runner.execute(item.run, data, work, Path(files), (), watch(screen, item.run))
+            kept = keep(new, item.run, out, screen)
             keep_logs(Path(files), out / "files" / new.run_id[:8])
+            return kept
     return keep(new, item.run, out, screen)
 
 
 def keep_logs(made: Path, kept: Path) -> None:
-    """LoadGen's own logs beside the records, where it wrote some."""
+    """LoadGen's own logs beside the records, where it wrote some. Raises DataError where they cannot be written."""
     if logs := sorted(made.glob(loadgen.LOGS)):
         runner.make_folder(kept)
-        for log in logs:
-            shutil.copy(log, kept / log.name)
+        try:
+            for log in logs:
+                shutil.copy(log, kept / log.name)
+        except OSError as error:
+            raise DataError(f"{kept}: LoadGen's logs cannot be kept: {error.strerror}") from error
 
 
 def show(records: Sequence[Record], as_json: bool) -> None:

@@ -35,6 +35,7 @@ from buzzer.suite.bench import (
 )
 from buzzer.suite.benchplan import Choice
 from buzzer.suite.budget import UNLIMITED
+from buzzer.suite.cli.bench import keep_logs, seeds_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -651,6 +652,29 @@ def test_loadgens_figure_ranks_and_invalid_runs_do_not(make_record: Callable[...
             ("2", "torch_eager", "ok"),
             ("", "openvino", "LoadGen: INVALID"),
         ]
+
+
+def test_logs_of_loadgen_stay_beside_the_records(tmp_path: Path) -> None:
+    made, kept = tmp_path / "made", tmp_path / "files" / "a"
+    made.mkdir()
+    keep_logs(made, kept)
+    assert not kept.exists()
+    for name in ("mlperf_log_summary.txt", "mlperf_log_detail.txt", "other.txt"):
+        (made / name).write_text(name)
+    keep_logs(made, kept)
+    assert sorted(path.name for path in kept.iterdir()) == ["mlperf_log_detail.txt", "mlperf_log_summary.txt"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot create"):
+        keep_logs(made, tmp_path / "file" / "a")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "1,2", "1,2,3,4", "1,2,x", "-1,2,3", "1,2,18446744073709551616", "１,2,3"]
+)
+def test_seeds_of_loadgen(text: str) -> None:
+    assert seeds_of("0, 1,18446744073709551615") == [0, 1, 2**64 - 1]
+    with pytest.raises(UsageError, match="not three whole numbers"):
+        seeds_of(text)
 
 
 def test_scenarios_are_shown_without_timed_runs() -> None:

@@ -196,6 +196,18 @@ def test_lengths_beyond_the_positions_are_refused(
         TARGET.load(given)
 
 
+@pytest.mark.parametrize(("longest", "fits"), [(8, True), (30, True), (32, True), (33, False), (64, False)])
+def test_sentences_of_a_task_must_fit_the_positions(longest: int, fits: bool) -> None:
+    """32 of them; rows are padded to a multiple of 8."""
+    bert = encoder.random(encoder.BertConfig.of(SHAPE), 0)
+    if fits:
+        encoder.check_length(bert, longest)
+        return
+    with pytest.raises(UsageError, match=f"longest is {longest}: the model has 32 positions") as caught:
+        encoder.check_length(bert, longest)
+    assert caught.value.hint == "--set longest=32"
+
+
 @pytest.mark.parametrize(
     ("change", "error", "told"),
     [
