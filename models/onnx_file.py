@@ -6,7 +6,7 @@ import numpy as np
 
 from buzzer.engine.infer import onnx_graph
 from buzzer.engine.infer.onnx_graph import Signature
-from buzzer.errors import UnsupportedError, UsageError
+from buzzer.errors import DataError, UnsupportedError, UsageError
 from buzzer.models.target import Ask, Batch, Loaded
 
 NOTE = "random inputs of the graph's types; right answers by ONNX Runtime with every graph optimisation off"
@@ -57,10 +57,23 @@ class Plain:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 3
         self._names = takes.outputs
-        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self._path = path
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # ONNX Runtime's share no base of their own
+            raise DataError(
+                f"{path}: not an ONNX model that can be loaded: {onnx_graph.first_line(error)}"
+            ) from error
 
     def run(self, batch: Batch) -> dict[str, np.ndarray]:
-        found = self._session.run(list(self._names), dict(batch))
+        try:
+            found = self._session.run(list(self._names), dict(batch))
+        except Exception as error:
+            told = onnx_graph.first_line(error)
+            hint = "its open axes may have to fit each other: try another --batch or --seq"
+            raise DataError(f"{self._path}: cannot be run on random inputs: {told}", hint) from error
         return dict(zip(self._names, map(np.asarray, found), strict=True))
 
 

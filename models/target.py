@@ -14,6 +14,7 @@ import numpy as np
 from buzzer.engine.infer import Array
 
 Batch = Mapping[str, Array]
+PROBES, LEAST_PROBES = 8, 4  # inputs that the timed runs do not have: most and least
 LARGE = 1 << 20  # bytes of a file that is not read to tell it from another
 
 
@@ -51,6 +52,7 @@ class Loaded:
     source: str = "generated"  # or "official": where the inputs come from
     notes: tuple[str, ...] = ()  # what a reader of the record must know ("random weights", ...)
     facts: Mapping[str, Any] = field(default_factory=dict)  # JSON-able, into the record's details
+    unseen: Sequence[tuple[int, Batch]] = ()  # inputs that no timed run has; see `altered`
 
 
 class Target(Protocol):
@@ -75,6 +77,39 @@ def outputs_of(module: Any, batch: Batch, names: Sequence[str]) -> dict[str, Arr
         found = module(*(torch.as_tensor(array, device=device) for array in batch.values()))
     tensors = found if isinstance(found, tuple | list) else (found,)
     return {name: np.asarray(t.cpu()) for name, t in zip(names, tensors, strict=True)}
+
+
+def altered(batches: Sequence[Batch]) -> list[tuple[int, Batch]]:
+    """Batches that are not among those given, each beside the number of the one that it is made from: as many, but PROBES at the most
+    and LEAST_PROBES at the least.
+
+    Some values of one input are taken from another batch of the same size. Each value keeps its row and column, so that an altered batch
+    is as valid and as costly as the other two. Fewer, or none, where no two batches have one size.
+    """
+    wanted, known = min(PROBES, max(LEAST_PROBES, len(batches))), {_key(batch) for batch in batches}
+    found: list[tuple[int, Batch]] = []
+    for step in range(2, 2 + LEAST_PROBES):  # every second value from the other batch, then every third, ...
+        for number, batch in enumerate(batches):
+            others = [*batches[number + 1 :], *batches[:number]]
+            mixes = (_mixed(batch, other, name, step) for other in others for name in batch)
+            new = next((mix for mix in mixes if mix is not None and _key(mix) not in known), None)
+            if new is not None and len(found) < wanted:
+                found.append((number, new))
+                known.add(_key(new))
+    return found
+
+
+def _mixed(batch: Batch, other: Batch, name: str, step: int) -> Batch | None:
+    """`batch` with one of `step` values of the input `name` from `other`; None where their sizes differ."""
+    if batch[name].shape != other[name].shape:
+        return None
+    values = batch[name].copy()
+    values.reshape(-1)[1::step] = other[name].reshape(-1)[1::step]
+    return {**batch, name: values}
+
+
+def _key(batch: Batch) -> bytes:
+    return hashlib.sha256(b"".join(array.tobytes() for array in batch.values())).digest()
 
 
 def stamp(files: Iterable[Path]) -> str:

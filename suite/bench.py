@@ -21,7 +21,7 @@ from buzzer.engine.infer.roofline import Roof
 from buzzer.engine.infer.session import Description, Staging
 from buzzer.errors import DataError
 from buzzer.models.job import Job, Result, Steps
-from buzzer.models.target import Ask, Loaded, Target, stamp
+from buzzer.models.target import Ask, Loaded, Target, altered, stamp
 from buzzer.suite import benchcache
 from buzzer.suite.benchcache import Answers
 from buzzer.suite.child import load_entry
@@ -53,8 +53,9 @@ class Setting:
         return cls(target, ask, benchcache.folder(job, target, ask))
 
     def load(self) -> Loaded:
-        """The target's model and inputs."""
-        return self.target.load(self.ask)
+        """The target's model and inputs, with those that no timed run has."""
+        loaded = self.target.load(self.ask)
+        return replace(loaded, unseen=altered(loaded.batches))
 
 
 @dataclass
@@ -89,17 +90,21 @@ class Check:
             self.hits, self.rows = self.hits + known[1], self.rows + known[2]
             return True
         want, whole = self.expected[index][name], got
-        if got.shape != want.shape or (got.dtype.kind == "f" and not np.isfinite(got).all()):
+        if got.shape != want.shape or not (numbers(got) and numbers(want)):
             self.cosine = WORST
             return False
-        keep = self.loaded.valid[index] if self.loaded.valid else None
+        keep = self.loaded.valid[self.source(index)] if self.loaded.valid else None
         got, want = (as_rows(x if keep is None else x[keep]) for x in (got, want))
         self.cosine = min(self.cosine, least_cosine(got, want))
-        self.error = max(self.error, float(np.abs(got - want).max() / max(np.abs(want).max(), TINY)))
+        self.error = max(self.error, relative_error(got, want))
         hits = int((got.argmax(1) == want.argmax(1)).sum())
         self.hits, self.rows = self.hits + hits, self.rows + len(got)
         self._known[index, name] = whole.copy(), hits, len(got)
         return True
+
+    def source(self, index: int) -> int:
+        """The batch that an input is, or from which it was made where it is an unseen one."""
+        return [*range(len(self.loaded.batches)), *(number for number, _ in self.loaded.unseen)][index]
 
     def scores(self) -> dict[str, float]:
         agreement = self.hits / self.rows if self.rows else 0.0
@@ -112,8 +117,23 @@ def as_rows(x: Array) -> Array:
     return x.reshape(-1, x.shape[-1] if wide else x.size).astype("float64")
 
 
+def numbers(x: Array) -> bool:
+    """Whether all values are finite numbers; of any type, bfloat16 too, which NumPy takes for bytes."""
+    try:
+        return bool(np.isfinite(x.astype("float64")).all())
+    except (TypeError, ValueError):
+        return False
+
+
+def relative_error(got: Array, want: Array) -> float:
+    """The largest error as a share of the largest right value."""
+    return float(np.abs(got - want).max() / max(np.abs(want).max(), TINY))
+
+
 def least_cosine(got: Array, want: Array) -> float:
     """Of any row; two rows of zeros are alike."""
+    largest = [np.maximum(np.abs(x).max(axis=1, keepdims=True), TINY) for x in (got, want)]
+    got, want = got / largest[0], want / largest[1]  # squares of float64 could overflow
     norms = np.linalg.norm(got, axis=1) * np.linalg.norm(want, axis=1)
     found = (got * want).sum(axis=1) / np.maximum(norms, TINY)
     return float(np.where((got == want).all(axis=1), 1.0, found).min())
@@ -160,6 +180,29 @@ class Timer:
             self._check.take(index, outputs)
             spent = time.perf_counter() - began
         return found
+
+    def unseen(self) -> tuple[list[float], list[float]]:
+        """Seconds of runs on inputs that the session has not seen, and of as many on inputs that it has: by the clock that ranks.
+
+        Each input is run again right before it is timed, so that what a session keeps of it is at hand, however little it keeps.
+        """
+        new, again = list[float](), list[float]()
+        for place, (number, batch) in enumerate(self._loaded.unseen, len(self._loaded.batches)):
+            for index, inputs, into in ((number, self._loaded.batches[number], again), (place, batch, new)):
+                if index == number:
+                    self._ranked(inputs)
+                self._session.poison()
+                seconds, outputs = self._ranked(inputs)
+                into.append(seconds)
+                self._check.take(index, outputs)
+        return new, again
+
+    def _ranked(self, batch: Mapping[str, Array]) -> tuple[float, dict[str, Array]]:
+        """Device time of the work alone where the session comes in parts, else wall time."""
+        if self._events is not None and isinstance(self._session, Staging):
+            return self._replayed(batch)
+        wall, _, outputs = self._run(batch)
+        return wall, outputs
 
     def _run(self, batch: Mapping[str, Array]) -> tuple[float, float | None, dict[str, Array]]:
         if self._events is None:
@@ -251,7 +294,7 @@ class Bench:
         loaded, answers = setting.load(), benchcache.read_answers(setting.kept)
         if answers is None:
             raise DataError(f"{setting.kept}: no right answers", "run the bench again")
-        benchcache.check_inputs(answers, loaded.batches, setting.kept)
+        benchcache.check_inputs(answers, loaded, setting.kept)
         roof = Roof(**json.loads((job.work / "roof.json").read_text()))
         model = on_device(loaded.model, job.device)
         if job.precision in QUANTISED:
@@ -271,23 +314,29 @@ class Bench:
                 from buzzer.suite import loadgen
 
                 told = loadgen.run(session, loaded, check, job.params, job.out)
+                yield "unseen"
+                new, again = timer.unseen()
+                samples = {"unseen_run": new, "seen_run": again}
                 more = facts(session.describe(), loaded, job, roof, answers.cost, check, told)
-                return Result(check.scores(), told["rows"], more, notes=session.describe().notes)
+                notes = session.describe().notes + unproven(loaded)
+                return Result(check.scores(), told["rows"], more, (), samples, notes)
             yield "warm"
             before = gpu_state(job.device)
             warm = timer.measure(count, seconds, most, lambda: None)
             yield "cold"
             cold = timer.measure(count, seconds, most, flusher(job.device))
+            yield "unseen"
+            new, again = timer.unseen()
             yield "score"
             described = session.describe()
             told = facts(described, loaded, job, roof, answers.cost, check, {"warm_rows": warm.rows})
         if before is not None:
             told["gpu_state"] = {"before": before, "after": gpu_state(job.device)}
-        samples = {"warm_run": warm.wall, "cold_run": cold.wall}
+        samples = {"warm_run": warm.wall, "cold_run": cold.wall, "unseen_run": new, "seen_run": again}
         if warm.device:
             samples |= {"warm_run_device": warm.device, "cold_run_device": cold.device}
         asked, had = max(count, len(loaded.batches)), min(len(warm.wall), len(cold.wall))
-        notes = described.notes + ended_early(job.backend, job.precision, had, asked, most)
+        notes = described.notes + unproven(loaded) + ended_early(job.backend, job.precision, had, asked, most)
         return Result(check.scores(), warm.rows + cold.rows, told, (), samples, notes)
 
 
@@ -303,16 +352,18 @@ def answered(loaded: Loaded, device: str) -> Answers:
         on_device(loaded.model, device)
         exact_products()
         check_answers(on_cpu, loaded.reference(first))
-    expected = [dict(loaded.reference(batch)) for batch in loaded.batches]
-    for index, outputs in enumerate(expected):
-        for name, array in outputs.items():
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise DataError(
-                    f"the model's own answer is not finite: output {name}, input {index}",
-                    "no precision can be held against it; choose other weights or another --seed",
-                )
+    expected = [dict(loaded.reference(batch)) for batch in benchcache.every_input(loaded)]
+    if where := benchcache.not_finite(expected):
+        raise DataError(
+            f"the model's own answer is not finite: {where}",
+            "no precision can be held against it; choose other weights or another --seed",
+        )
+    if empty := [name for name, array in expected[0].items() if array.size == 0]:
+        raise DataError(
+            f"the model's output {empty[0]} has no values", "there is nothing to hold a run against"
+        )
     cost = cost_of(loaded.model, loaded.batches[0])
-    inputs = benchcache.fingerprint(loaded.batches)
+    inputs = benchcache.fingerprint(loaded)
     return Answers(expected, inputs, loaded.source, tuple(loaded.notes), cost)
 
 
@@ -364,6 +415,13 @@ def ended_early(backend: str, precision: str, runs: int, count: int, most: float
     if runs >= count:
         return ()
     return (f"{backend} {precision} was ended after {most:g} s, with {runs} of {count} runs (--at-most)",)
+
+
+def unproven(loaded: Loaded) -> tuple[str, ...]:
+    """What a reader must know where no unseen input could be made."""
+    if loaded.unseen:
+        return ()
+    return ("no input could be made that the session had not seen: whether it keeps answers is not known",)
 
 
 def quantised(loaded: Loaded, job: Job, kept: Path) -> Any:

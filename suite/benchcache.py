@@ -19,8 +19,9 @@ from buzzer import caches
 from buzzer.engine.infer import Array, cost
 from buzzer.engine.infer.cost import Cost
 from buzzer.errors import DataError
+from buzzer.models import target as targets
 from buzzer.models.job import Job
-from buzzer.models.target import Ask, Batch, Target, stamp
+from buzzer.models.target import Ask, Batch, Loaded, Target, stamp
 from buzzer.suite import manifest
 
 FACTS = "facts.json"
@@ -30,7 +31,7 @@ FACTS = "facts.json"
 class Answers:
     """The right outputs of every input, and what `fit` learned of the model. fingerprint: sha256 of the inputs."""
 
-    expected: list[dict[str, Array]]
+    expected: list[dict[str, Array]]  # of the batches, then of the unseen ones
     fingerprint: str
     source: str
     notes: tuple[str, ...]
@@ -42,7 +43,7 @@ def folder(job: Job, target: Target, ask: Ask) -> Path:
     if (fixed := target.identity(ask)) is None:
         return job.work / "kept"
     sizes = [ask.batch, ask.seq, ask.inputs, ask.lengths, ask.packing, job.device]
-    code = stamp([Path(__file__), Path(cost.__file__)])
+    code = stamp([Path(p) for p in (__file__, cost.__file__, targets.__file__)])
     return job.data / f"{job.task}-{digest([ask.params, ask.seed, sizes, fixed, code, version()])}"
 
 
@@ -58,10 +59,15 @@ def digest(facts: Any) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def fingerprint(batches: Sequence[Batch]) -> str:
+def every_input(loaded: Loaded) -> list[Batch]:
+    """Those of timed runs, then the unseen ones."""
+    return [*loaded.batches, *(batch for _, batch in loaded.unseen)]
+
+
+def fingerprint(loaded: Loaded) -> str:
     """sha256 over names and values of all inputs."""
     found = hashlib.sha256()
-    for batch in batches:
+    for batch in every_input(loaded):
         for name, array in sorted(batch.items()):
             found.update(name.encode() + array.tobytes())
     return found.hexdigest()
@@ -114,7 +120,16 @@ def read_answers(folder: Path) -> Answers | None:
     return Answers(**facts | {"notes": tuple(facts["notes"])})
 
 
-def check_inputs(answers: Answers, batches: Sequence[Mapping[str, Array]], folder: Path) -> None:
+def not_finite(expected: Sequence[Mapping[str, Array]]) -> str:
+    """The first output that holds NaN or an infinity, in words; empty where all are finite."""
+    for index, outputs in enumerate(expected):
+        for name, array in outputs.items():
+            if array.dtype.kind in "fc" and not np.isfinite(array).all():
+                return f"output {name}, input {index}"
+    return ""
+
+
+def check_inputs(answers: Answers, loaded: Loaded, folder: Path) -> None:
     """Raises DataError unless the answers are those of these inputs."""
-    if answers.fingerprint != fingerprint(batches):
+    if answers.fingerprint != fingerprint(loaded):
         raise DataError(f"{folder}: the right answers are of other inputs", "delete it: it is made anew")

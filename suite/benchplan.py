@@ -13,7 +13,7 @@ from typing import Any
 from buzzer.engine import infer
 from buzzer.engine.infer import onnx_graph
 from buzzer.errors import BuzzerError, DataError, UnsupportedError, unknown_name
-from buzzer.suite import percentiles, registry
+from buzzer.suite import loadgen, percentiles, registry
 from buzzer.suite.budget import Budget
 from buzzer.suite.plan import Run
 from buzzer.suite.record import Record
@@ -137,7 +137,8 @@ class Planned:
 
 def plan(choice: Choice) -> list[Planned]:
     """Rounds outermost, every other one in reverse, so that drift hits all alike. What cannot run comes once."""
-    variants = [(b, *found) for b in choice.backends for found in precisions_of(b, choice.precisions)]
+    file = file_of(choice.model)
+    variants = [(b, *found) for b in choice.backends for found in precisions_of(b, choice.precisions, file)]
     rounds = []
     for repeat in range(choice.rounds):
         order = variants if repeat % 2 == 0 else variants[::-1]
@@ -152,10 +153,24 @@ def run_of(choice: Choice, backend: str, precision: str, repeat: int) -> Run:
     )
 
 
-def precisions_of(backend: str, asked: Sequence[str]) -> list[tuple[str, BuzzerError | None]]:
-    """Precisions to run on a backend, each with the reason why it cannot be."""
+def file_of(model: ModelConfig) -> Path | None:
+    """The ONNX file that a model is."""
+    paths = [Path(str(value)) for value in model.params.values()]
+    return next((path for path in paths if path.is_absolute() and path.suffix == ".onnx"), None)
+
+
+def tokens_of(model: ModelConfig, seq: int) -> int:
+    """Tokens a row: `seq`, or 0 for a model whose rows have no such axis."""
+    file = file_of(model)
+    return seq if model.tokens and (file is None or onnx_graph.has_tokens(file)) else 0
+
+
+def precisions_of(
+    backend: str, asked: Sequence[str], file: Path | None = None
+) -> list[tuple[str, BuzzerError | None]]:
+    """Precisions to run on a backend, each with the reason why it cannot be. file: of the model, where it is an ONNX file."""
     try:
-        offered = infer.load(backend).PRECISIONS
+        offered = infer.precisions(infer.load(backend), file)
     except UnsupportedError as error:
         return [(name, error) for name in (asked or [ANY])]
     if not asked:
@@ -182,11 +197,17 @@ class Row:
 
     @property
     def ranked(self) -> bool:
-        return all(r.outcome == "ok" and r.gate.status == "passed" for r in self.records)
+        """Whether it counts: every round right, and VALID where LoadGen ran it."""
+        right = all(r.outcome == "ok" and r.gate.status == "passed" for r in self.records)
+        return right and all(
+            loadgen.valid(r.bench.loadgen) for r in self.records if r.bench and r.bench.scenario
+        )
 
     @property
     def outcome(self) -> str:
         worst = next((r for r in self.records if r.outcome != "ok"), self.first)
+        if worst.outcome == "ok" and worst.bench and worst.bench.scenario:
+            return "ok" if self.ranked else "LoadGen: INVALID"
         return worst.outcome if not worst.message else f"{worst.outcome}: {worst.message}"
 
     def pooled(self, name: str) -> list[float]:
@@ -207,9 +228,11 @@ class Row:
 
     @property
     def row_s(self) -> float:
-        """Seconds of a row, by which rows are ranked: by the mean device time of cold runs where there is a device, else by the median
-        run for equal batches, and by all warm runs for others."""
+        """Seconds of a row, by which rows are ranked: by LoadGen's own figure where it kept the clock; else by the mean device time of
+        cold runs where there is a device, by the median run for equal batches, and by all warm runs for others."""
         records = [r for r in self.records if r.bench]
+        if verdicts := [r.bench for r in records if r.bench and r.bench.scenario]:
+            return max(loadgen.row_s(b.loadgen, b.scenario) for b in verdicts)
         real = any(r.bench and r.bench.lengths == "real" for r in records)
         if cold := self.pooled("cold_run_device"):
             done = sum(r.rows - (r.bench.rows if r.bench else 0) for r in records)

@@ -4,6 +4,7 @@ SingleStream: the next query when the last is answered. Offline: all samples at 
 bound (MLPerf Inference Rules, section 4).
 """
 
+import math
 import queue
 import threading
 import time
@@ -19,6 +20,9 @@ from buzzer.models.target import Loaded
 
 NAMES = {"single-stream": "SingleStream", "offline": "Offline", "server": "Server"}
 TRIAL_S = 1.0  # of runs that tell LoadGen what rate to expect
+SEEDS = ("qsl_rng_seed", "sample_index_rng_seed", "schedule_rng_seed")  # MLPerf gives new ones each round
+SUMMARY, LOGS = "mlperf_log_summary.txt", "mlperf_log_*"
+LATENCY = "single-stream"  # the one whose figure is a time
 HEADLINE = {
     "single-stream": "Early stopping 90.0th percentile estimate",
     "offline": "Samples per second",
@@ -149,6 +153,8 @@ def settings(lg: Any, params: Mapping[str, Any], rate: float) -> Any:
     found.server_target_qps = params["qps"] or rate / 2
     found.server_target_latency_ns = int(1e6 * params["bound"])
     found.server_target_latency_percentile = 0.99
+    for name, seed in zip(SEEDS, params["loadgen_seeds"], strict=True):
+        setattr(found, name, seed)
     return found
 
 
@@ -165,13 +171,37 @@ def logs(lg: Any, out: Path) -> Any:
 def verdict(out: Path, scenario: str) -> dict[str, Any]:
     """LoadGen's summary: every `name : value` line, and its verdict apart."""
     summary: dict[str, str] = {}
-    for line in (out / "mlperf_log_summary.txt").read_text().splitlines():
+    for line in (out / SUMMARY).read_text().splitlines():
         name, colon, value = line.partition(":")
         if colon and value.strip():
             summary[name.strip(" *")] = value.strip()
-    headline = next((name for name in summary if name.lower() == HEADLINE[scenario].lower()), "")
-    return {
-        "result": summary.get("Result is", "INVALID"),
-        "line": f"{headline} {summary.get(headline, 'not told')}",
-        "summary": summary,
-    }
+    found: dict[str, Any] = {"result": summary.get("Result is", "INVALID"), "summary": summary}
+    figure = headline(found, scenario)
+    told = (
+        "not told" if figure is None else f"{figure / 1e6:.4g} ms" if scenario == LATENCY else f"{figure:.6g}"
+    )
+    return found | {"line": f"{HEADLINE[scenario]} {told}"}
+
+
+def headline(verdict: Mapping[str, Any] | None, scenario: str) -> float | None:
+    """LoadGen's figure for the scenario: nanoseconds for single-stream, else samples a second; None where it gave none."""
+    summary = (verdict or {}).get("summary")
+    lines = summary.items() if isinstance(summary, dict) else ()
+    text = next((value for name, value in lines if str(name).lower() == HEADLINE[scenario].lower()), None)
+    try:
+        figure = float(str(text))
+    except ValueError:
+        return None
+    return figure if math.isfinite(figure) and figure > 0 else None
+
+
+def row_s(verdict: Mapping[str, Any] | None, scenario: str) -> float:
+    """Seconds of a sample by that figure; infinite where there is none."""
+    figure = headline(verdict, scenario)
+    if figure is None:
+        return math.inf
+    return figure / 1e9 if scenario == LATENCY else 1 / figure
+
+
+def valid(verdict: Mapping[str, Any] | None) -> bool:
+    return (verdict or {}).get("result") == "VALID"

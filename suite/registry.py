@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import json
+import math
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -70,18 +71,26 @@ def params_hash(params: dict[str, Any]) -> str:
 
 
 def _typed(task: str, key: str, text: str, default: Any) -> Any:
-    import yaml
+    from buzzer.suite import config_file
 
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UsageError(f"--set {key}={text}: not a YAML value") from error
+    value = config_file.parse(text, f"--set {key}={text[:80]}")
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if default is not None and type(value) is not type(default):
         kind = type(default).__name__
         raise UsageError(
-            f"--set {key}={text}: {task}'s {key} is of type {kind}", f"its default is {default!r}"
+            f"--set {key}={text[:80]}: {task}'s {key} is of type {kind}", f"its default is {default!r}"
+        )
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"--set {key}={text[:80]}: not a finite number", f"its default is {default!r}")
+    kinds = {type(one) for one in default} if isinstance(default, list) else set()
+    if kinds == {float}:
+        value = [float(one) if type(one) is int else one for one in value]
+    if kinds and (odd := [one for one in value if type(one) not in kinds]):
+        told = " or ".join(sorted(kind.__name__ for kind in kinds))
+        raise UsageError(
+            f"--set {key}={text[:80]}: {config_file.shown(odd[0])} is not of type {told}",
+            f"its default is {default!r}",
         )
     return value
 
@@ -144,7 +153,12 @@ def model(text: str) -> ModelConfig:
         entry = kinds[kind]
         params = dict.fromkeys(entry["params"], str(path.resolve()))
         return ModelConfig(name=path.resolve().stem, **entry | {"params": params})
-    if path.suffix in kinds or "/" in text:
+    if path.exists():
+        known = "; ".join(f"{entry['summary']} ({suffix})" for suffix, entry in kinds.items())
+        raise UsageError(
+            f"{text}: not a kind of file that can be timed", f"known: {known}; `buzzer list` names models"
+        )
+    if path.suffix or "/" in text:
         raise UsageError(f"{text}: no such file or folder", f"known names: {', '.join(models())}")
     raise unknown_name("model", text, models())
 

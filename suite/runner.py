@@ -46,6 +46,7 @@ DONE = {  # what the event of a job's end has
 NO_EVENT = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 RESUME = "`--resume` of `buzzer run` and `buzzer compare` skips what is done"
 MORE_TIME = "give it more time or a smaller --scale"
+INTERRUPTED = "interrupted"  # in the details of a run that the user stopped
 Watch = Callable[[str, float], None]  # phase, elapsed seconds
 
 
@@ -434,6 +435,8 @@ def outcome_fields(
         wall_s = story.running_since_s if story.scoring else age
         fields |= {"outcome": outcome, "message": message, "hint": hint, "wall_s": wall_s}
         fields |= {"stderr_tail": tail, "details": end.get("details", {})}
+        if measured.reason == "interrupted":
+            fields["details"] = {INTERRUPTED: True}
     score = story.phases.get(SCORE)
     return fields | {"phases": list(story.phases.values()), "score_s": score and score.wall_s}
 
@@ -492,7 +495,7 @@ def explain(story: Story, measured: limits.Measured, budget: Budget) -> tuple[st
 
 def interrupted(record: Record) -> bool:
     """Whether the user stopped this run, so that the suite must not go on."""
-    return record.outcome == "error" and record.message.startswith("interrupted ")
+    return record.outcome == "error" and record.details.get(INTERRUPTED) is True
 
 
 def identity(run: Run, data: Data, run_id: str, fit_id: str | None) -> dict[str, Any]:

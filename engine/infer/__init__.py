@@ -27,6 +27,7 @@ BACKENDS: dict[str, tuple[str, ...]] = {
 }
 
 TREES = ("xgboost", "nvforest", "tl2cgen")  # run boosted trees; onnxruntime does too
+OWN_FLOATS = ("fp16", "bf16", "fp64")  # types of an ONNX file that stay as they are
 ENCODERS = ("fused",)  # run encoders that tell their parts only; the others run any network
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "check_batch",
     "installed",
     "load",
+    "precisions",
     "prepare",
 ]
 
@@ -92,10 +94,11 @@ def prepare(
     Raises UsageError for unknown names, UnsupportedError where backend, precision or device cannot serve.
     """
     module = load(backend)
-    if precision not in module.PRECISIONS:
-        raise unknown_name(f"precision of {backend}", precision, module.PRECISIONS)
-    axes = {name: dict((dynamic or {}).get(name, {0: "batch"})) for name in example}
     source = Path(model) if isinstance(model, str | Path) else model
+    offered = precisions(module, source)
+    if precision not in offered:
+        raise unknown_name(f"precision of {backend}", precision, offered)
+    axes = {name: dict((dynamic or {}).get(name, {0: "batch"})) for name in example}
     if not isinstance(source, Path):
         check_quantised(source, precision)
     elif source.suffix == ".onnx":
@@ -103,16 +106,32 @@ def prepare(
     return module.prepare(Plan(source, dict(example), tuple(outputs), axes, precision, device, threads))
 
 
+def precisions(backend: Backend, model: Any) -> tuple[str, ...]:
+    """What a backend offers for a model: an ONNX file of other floats than FP32 runs as it is, by the name of its own type."""
+    if not isinstance(model, Path) or model.suffix != ".onnx":
+        return backend.PRECISIONS
+    from buzzer.engine.infer import onnx_graph
+
+    own = onnx_graph.precision(model)
+    if own not in OWN_FLOATS:
+        return backend.PRECISIONS
+    return tuple(dict.fromkeys(own if name == "fp32" else name for name in backend.PRECISIONS))
+
+
 def check_file(path: Path, precision: str) -> None:
     """Raises UnsupportedError unless an ONNX file's own operators are of the precision that is asked for."""
     from buzzer.engine.infer import onnx_graph
 
-    found = onnx_graph.quantised(path)
-    if found and precision != "int8":
+    own = onnx_graph.precision(path)
+    if own == "int8" and precision != "int8":
         raise UnsupportedError(
             f"the file is quantised, {precision} is not put into it", "use --precision int8"
         )
-    if not found and precision in ("int8", "fp8"):
+    if own in OWN_FLOATS and precision != own:
+        raise UnsupportedError(
+            f"the file is in {own}, {precision} is not put into it", f"use --precision {own}"
+        )
+    if own != "int8" and precision in ("int8", "fp8"):
         raise UnsupportedError(
             f"the file is in float, {precision} is not put into it", "quantise it first, or use int8-dynamic"
         )

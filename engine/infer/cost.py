@@ -11,7 +11,7 @@ from typing import Any
 
 from buzzer.engine.infer.session import Array
 
-WEIGHT_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "int8-dynamic": 1, "fp8": 1}
+WEIGHT_BYTES = {"fp64": 8, "fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "int8-dynamic": 1, "fp8": 1}
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,11 @@ def _steps(total: list[int]) -> Any:
 
 def of_graph(path: Path, batch: Mapping[str, Array]) -> Cost | None:
     """By ONNX shape inference with the batch's sizes; None where a matrix product's shape stays unknown."""
-    import onnx
+    from onnx import shape_inference
 
-    model = onnx.load(str(path), load_external_data=False)
+    from buzzer.engine.infer import onnx_graph
+
+    model = onnx_graph.read(path)
     for entry in model.graph.input:
         for dim, size in zip(
             entry.type.tensor_type.shape.dim,
@@ -114,8 +116,12 @@ def of_graph(path: Path, batch: Mapping[str, Array]) -> Cost | None:
             strict=False,
         ):
             dim.dim_value = size
-    shapes = _shapes(onnx.shape_inference.infer_shapes(model, data_prop=True).graph)
-    tables = {n.input[0] for n in model.graph.node if n.op_type == "Gather"}
+    try:
+        inferred = shape_inference.infer_shapes(model, data_prop=True)
+    except (shape_inference.InferenceError, RuntimeError):  # the runtimes infer shapes by rules of their own
+        return None
+    shapes = _shapes(inferred.graph)
+    tables = {n.input[0] for n in model.graph.node if n.op_type == "Gather" and n.input}
     weights = {i.name: prod(i.dims) for i in model.graph.initializer}
     flops = [_node_flops(node, shapes) for node in model.graph.node]
     outputs = [shapes.get(o.name) for o in model.graph.output]
@@ -156,21 +162,23 @@ def _node_flops(node: Any, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
     ):
         return 0
     at = 3 if node.op_type == "QLinearMatMul" else 1
+    if len(node.input) <= at or not node.output:
+        return None
     sides = [shapes.get(name) for name in (node.input[0], node.input[at], node.output[0])]
     left, right, out = sides
-    if left is None or right is None:
+    if not left or not right:
         return None
     if node.op_type in (
         "GRU",
         "LSTM",
         "RNN",
     ):  # input [steps, batch, size], W [directions, gates, size], R beside
-        hidden = shapes.get(node.input[2])
+        hidden = shapes.get(node.input[2]) if len(node.input) > 2 else None
         return None if hidden is None else 2 * prod(left[:2]) * (prod(right) + prod(hidden))
     if out is None:
         return None
     if node.op_type == "Gemm":
         turned = any(a.name == "transB" and a.i for a in node.attribute)
-        return 2 * prod(out) * right[1 if turned else 0]
+        return 2 * prod(out) * right[-1 if turned else 0]
     inner = prod(right[1:]) if node.op_type.startswith("Conv") else left[-1]
     return 2 * prod(out) * inner

@@ -28,7 +28,7 @@ def lower(source: bytes | Path, dynamic: bool = False) -> bytes:
     dynamic: every MatMul (and Add) and Gemm of float32 with a constant instead; weights symmetric in int8 with a scale a column,
         inputs in uint8 with a scale and zero point of their own in each run.
 
-    Raises UnsupportedError for a dynamic file whose operators are too old.
+    Raises UnsupportedError for a dynamic file whose operators are too old, or of which nothing would be quantised.
     """
     import onnx
 
@@ -39,6 +39,11 @@ def lower(source: bytes | Path, dynamic: bool = False) -> bytes:
         raise UnsupportedError(told, "onnx.version_converter makes a newer file")
     lowered = Lowering(model.graph, dynamic)
     lowered.run()
+    if dynamic and not lowered.groups:
+        told = "no matrix product of float32 with a constant"
+        raise UnsupportedError(
+            f"int8-dynamic quantises nothing of this model: it has {told}", "use another precision"
+        )
     if lowered.groups and DOMAIN not in versions:
         model.opset_import.append(onnx.helper.make_opsetid(DOMAIN, 1))
     return bytes(model.SerializeToString())

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from buzzer.engine.infer.onnx_graph import export
+from buzzer.engine.infer.onnx_graph import export, first_line
 from buzzer.engine.infer.onnx_lower import lower
 from buzzer.engine.infer.onnx_trees import BOOSTERS, convert
 from buzzer.engine.infer.session import Array, Base, Description, Plan, as_arrays, check_batch
@@ -106,7 +106,7 @@ def open_session(graph: Any, options: Any, device: str) -> Any:
         return ort.InferenceSession(source, options, providers=[PROVIDERS[device]], disabled_optimizers=off)
     except Exception as error:
         if isinstance(graph, Path):
-            raise DataError(f"{graph}: not an ONNX model that can be loaded: {error}") from error
+            raise DataError(f"{graph}: not an ONNX model that can be loaded: {first_line(error)}") from error
         raise
 
 

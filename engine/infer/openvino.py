@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from buzzer.engine.infer.onnx_graph import export
+from buzzer.engine.infer import onnx_graph
+from buzzer.engine.infer.onnx_graph import export, first_line
 from buzzer.engine.infer.session import Array, Base, Description, Plan, as_arrays, check_batch
-from buzzer.errors import DataError, UnsupportedError
+from buzzer.errors import UnsupportedError
 
 try:
     import openvino
@@ -18,6 +19,9 @@ except ImportError as error:
 # int8: the quantise nodes that buzzer.engine.quant put into the module; what is left of it runs in
 # bf16 where the processor has that.
 PRECISIONS = ("fp32", "bf16", "int8")
+HALF = ("bf16", "int8")
+FLOATS = ("fp16", "fp64")  # of a file's own
+COMPUTES = "openvino computes in FP32 on the CPU: the file's {} is the type of its weights"
 
 
 class OpenVino(Base):
@@ -34,10 +38,10 @@ class OpenVino(Base):
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": plan.threads,
-            "INFERENCE_PRECISION_HINT": "bf16" if bf16 and plan.precision != "fp32" else "f32",
+            "INFERENCE_PRECISION_HINT": "bf16" if bf16 and plan.precision in HALF else "f32",
             "CPU_DENORMALS_OPTIMIZATION": True,
         }
-        self._model = core.compile_model(read(core, plan), "CPU", settings)
+        self._model = compiled(core, plan, settings)
         self._request = self._model.create_infer_request()
         self._taken = [port.any_name for port in self._model.inputs]
 
@@ -69,6 +73,7 @@ class OpenVino(Base):
             weight_bytes=None,
             denormals="flushed",
             kernels=kernels(self._model),
+            notes=(COMPUTES.format(self.plan.precision),) if self.plan.precision in FLOATS else (),
         )
 
 
@@ -78,18 +83,21 @@ def kernels(model: Any) -> int:
     return sum(kind not in ("Input", "Output", "Const") for kind in kinds)
 
 
-def read(core: Any, plan: Plan) -> Any:
-    """The plan's model as OpenVINO reads it. Raises DataError for a file that is missing or no ONNX graph."""
+def compiled(core: Any, plan: Plan, settings: dict[str, Any]) -> Any:
+    """The plan's model for the CPU. Raises DataError for a file that is missing or no ONNX graph, UnsupportedError for one that OpenVINO
+    cannot take."""
     if not isinstance(plan.model, Path):
-        return core.read_model(export(plan))
+        return core.compile_model(core.read_model(export(plan)), "CPU", settings)
+    onnx_graph.read(plan.model)
     try:
         model = core.read_model(plan.model)
         if not any(plan.dynamic.values()):
             taken = {port.any_name for port in model.inputs}
             model.reshape({name: list(a.shape) for name, a in plan.example.items() if name in taken})
-        return model
+        return core.compile_model(model, "CPU", settings)
     except RuntimeError as error:
-        raise DataError(f"{plan.model}: not an ONNX model that can be loaded: {error}") from error
+        told = first_line("\n".join(reversed(str(error).splitlines())))  # where in its sources comes first
+        raise UnsupportedError(f"OpenVINO cannot take {plan.model.name}: {told}") from error
 
 
 def prepare(plan: Plan) -> OpenVino:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from buzzer.engine.infer import onnx_graph
 from buzzer.engine.infer.graphed import Replayed, Staged, graph_or_note
 from buzzer.engine.infer.onnx_graph import export
 from buzzer.engine.infer.session import Array, Description, Plan, check_batch
@@ -101,10 +102,11 @@ class TensorRt(Replayed):
 def graph(plan: Plan) -> bytes:
     """The ONNX graph, its floats in half precision for fp16."""
     if isinstance(plan.model, Path):
-        if plan.precision != "fp32":
+        own = onnx_graph.precision(plan.model)
+        if plan.precision != own:
             raise UnsupportedError(
                 f"an ONNX file keeps its own types: {plan.precision} is not put into it",
-                "use --precision fp32",
+                f"use --precision {own}",
             )
         try:
             return plan.model.read_bytes()

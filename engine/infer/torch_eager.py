@@ -53,7 +53,11 @@ class TorchEager(Replayed):
 
     def ready(self, module: torch.nn.Module) -> Any:
         """What is called in `run`."""
-        return dynamic(module) if self.plan.precision == "int8-dynamic" else module
+        if self.plan.precision != "int8-dynamic":
+            return module
+        if not any(isinstance(part, torch.nn.Linear) for part in module.modules()):
+            raise UnsupportedError("int8-dynamic quantises nothing of this model: it has no linear layer")
+        return dynamic(module)
 
     @torch.inference_mode()
     def _settle(self) -> None:

@@ -1,5 +1,6 @@
 """XGBoost's own prediction: boosted trees on a float32 matrix."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -62,8 +63,11 @@ def load(model: Any) -> Any:
         )
     try:
         return xgboost.Booster(model_file=model)
-    except xgboost.core.XGBoostError as error:
-        raise DataError(f"{model}: not an XGBoost model: {str(error).splitlines()[-1]}") from error
+    except (xgboost.core.XGBoostError, ValueError) as error:  # its message may quote bytes that are no text
+        lines = [line.strip() for line in str(error).splitlines() if "Stack trace" not in line]
+        told = next((line for line in lines if line and not line.startswith("[bt]")), "it cannot be read")
+        told = re.sub(r"^\[[\d:]+\] \S+:\d+: ", "", told)  # where in its sources
+        raise DataError(f"{model}: not an XGBoost model: {told[:200]}") from error
 
 
 def prepare(plan: Plan) -> Xgboost:

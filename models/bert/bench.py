@@ -17,6 +17,7 @@ from buzzer.models.target import Ask, Batch, Loaded, outputs_of, stamp
 RANDOM = "random weights of the published shape: latency only, accuracy means nothing"
 RANDOM_IDS = "uniform random token ids: no tokenizer at hand (the weights extra brings one)"
 STAND_IN = "sentences of a generated stand-in for CLINC150: set BUZZER_DATA for the real ones"
+HEADLESS = "the encoder alone is timed; left out: {}"
 PACKINGS = ("padded", "sorted", "packed")
 CALIBRATION = 8  # batches
 CALIBRATED = 8  # rows of each, at most: static scales need no more, and each is a run in FP32
@@ -35,10 +36,13 @@ class BertTarget:
             raise UsageError("rows of one length have no padding to save", "add --lengths real")
         model, output, notes, facts = network(ask)
         longest = model_config(model).max_position_embeddings
-        if ask.seq > longest:
-            raise UsageError(f"--seq {ask.seq}: the model has {longest} positions")
+        if ask.lengths == "fixed" and ask.seq > longest:
+            raise UsageError(f"--seq {ask.seq}: the model has {longest} positions", f"use --seq {longest}")
         text = sentences(ask, model_config(model).vocab_size)
         made = fixed(ask, text) if ask.lengths == "fixed" else real(ask, text)
+        if (taken := max(map(positions, (*made.batches, *made.calibration)))) > longest:
+            told = f"--lengths {ask.lengths}: rows take {taken} positions, the model has {longest}"
+            raise UsageError(told, f"use --lengths fixed --seq {longest}")
         if ask.packing == "packed":
             from buzzer.models.bert.packing import Packed
 
@@ -81,14 +85,22 @@ def network(ask: Ask) -> tuple[Any, str, tuple[str, ...], dict[str, Any]]:
     if "spec" in ask.params:
         return encoder.random(encoder.spec(ask.params["spec"]), ask.seed), "hidden", (RANDOM,), {}
     folder = weights.folder(ask.params["weights"], tokenizer=False)
-    classifier = encoder.load_classifier(folder)
+    config, read = encoder.config_of(folder), encoder.read(folder)
+    classifier = encoder.classifier_of(config, read, folder)
     if classifier is None:
-        return encoder.load(folder), "hidden", (), {}
+        parts = encoder.left_out(read)
+        notes = (HEADLESS.format(", ".join(parts)),) if parts else ()
+        return encoder.encoder_of(config, read, folder), "hidden", notes, {}
     return classifier, "logits", (), {"classes": classifier.head.out_features}
 
 
 def model_config(model: Any) -> Any:
     return getattr(model, "bert", model).config
+
+
+def positions(batch: Batch) -> int:
+    """Positions that a batch takes."""
+    return int(batch["positions"].max()) + 1 if "positions" in batch else batch["input_ids"].shape[1]
 
 
 def valid(batch: Batch) -> Array:

@@ -48,6 +48,7 @@ def start(job: Job) -> Generator[str, None, tuple[Parts, encoder.SentenceClassif
     torch.set_flush_denormal(True)
     tokens = tokenizer.load(folder, job.params["longest"])
     model = blank(job, folder, len(classes))
+    encoder.check_length(model.bert, job.params["longest"])
     found = []
     for part in ("train", "val"):
         entries = splits[part] + splits[f"oos_{part}"]

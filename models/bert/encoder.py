@@ -1,12 +1,15 @@
 """A BERT encoder in plain torch (Devlin et al., NAACL 2019) that takes Hugging Face weights as they are."""
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, fields, replace
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import pydantic.dataclasses
 import torch
+from pydantic import Field, ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,32 +17,42 @@ from buzzer.engine.infer.encoder import EncoderLayer, EncoderSpec
 from buzzer.errors import DataError, UnsupportedError, UsageError, unknown_name
 
 
-@dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(frozen=True, config={"strict": True, "allow_inf_nan": False})
 class BertConfig:
-    """The keys of a Hugging Face config.json that fix the shapes."""
+    """The keys of a Hugging Face config.json that fix the shapes. Values that are none raise pydantic's ValidationError."""
 
-    vocab_size: int
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    intermediate_size: int
-    max_position_embeddings: int = 512
-    type_vocab_size: int = 2
-    layer_norm_eps: float = 1e-12
+    vocab_size: int = Field(gt=0)
+    hidden_size: int = Field(gt=0)
+    num_hidden_layers: int = Field(gt=0)
+    num_attention_heads: int = Field(gt=0)
+    intermediate_size: int = Field(gt=0)
+    max_position_embeddings: int = Field(default=512, gt=0)
+    type_vocab_size: int = Field(default=2, gt=0)
+    layer_norm_eps: float = Field(default=1e-12, ge=0)
     hidden_act: str = "gelu"
 
     @classmethod
     def of(cls, keys: Mapping[str, Any]) -> "BertConfig":
-        """Raises DataError for a missing key, UnsupportedError for an encoder that is no plain BERT."""
-        missing = [f.name for f in fields(cls) if f.default is MISSING and f.name not in keys]
-        if missing:
-            raise DataError(f"not a BERT configuration: no {', '.join(missing)}")
+        """Raises DataError for a missing or wrong key, UnsupportedError for an encoder that is no plain BERT."""
         kind = keys.get("model_type", "bert")
         if kind != "bert" or keys.get("position_embedding_type", "absolute") != "absolute":
-            raise UnsupportedError(f"a model of type {kind} is not a BERT with absolute positions")
-        config = cls(**{field.name: keys[field.name] for field in fields(cls) if field.name in keys})
+            raise UnsupportedError(
+                f"a model of type {kind} is not a BERT with absolute positions",
+                "export it to ONNX: `buzzer bench` takes ONNX files",
+            )
+        names = [field.name for field in fields(cls)]
+        try:
+            config = cls(**{name: keys[name] for name in names if name in keys})
+        except ValidationError as error:
+            if missing := [str(e["loc"][0]) for e in error.errors() if e["type"] == "missing"]:
+                raise DataError(f"not a BERT configuration: no {', '.join(missing)}") from error
+            first = error.errors()[0]
+            raise DataError(f"{first['loc'][0]} is {str(first['input'])[:80]!r}: {first['msg']}") from error
         if config.hidden_act not in ACTIVATIONS:
-            raise UnsupportedError(f"activation {config.hidden_act}", f"known: {', '.join(ACTIVATIONS)}")
+            raise UnsupportedError(f"activation {config.hidden_act[:80]}", f"known: {', '.join(ACTIVATIONS)}")
+        if config.hidden_size % config.num_attention_heads:
+            told = f"hidden_size {config.hidden_size} does not divide into {config.num_attention_heads} heads"
+            raise DataError(f"not a BERT configuration: {told}")
         return config
 
 
@@ -199,6 +212,15 @@ def cut(bert: Bert, layers: int) -> Bert:
     return bert
 
 
+def check_length(bert: Bert, longest: int) -> None:
+    """Raises UsageError where sentences of up to `longest` tokens, padded to a multiple of 8, take more positions than the model has."""
+    have = bert.config.max_position_embeddings
+    if -(-longest // 8) * 8 > have:
+        raise UsageError(
+            f"longest is {longest}: the model has {have} positions", f"--set longest={have // 8 * 8}"
+        )
+
+
 def smooth_folds(bert: Bert) -> dict[str, list[str]]:
     """Where SmoothQuant's divisors can be folded in exactly: attention mixes tokens, not channels, so that a factor of
     a value channel is one of the output layer's input. BERT's norms feed a residual too, and cannot take them."""
@@ -227,17 +249,31 @@ EMBEDDINGS = {
 HEADS = {"pooler.dense": "pooler", "classifier": "head"}
 
 
+OLD = {"gamma": "weight", "beta": "bias"}  # of norms, in folders that were converted from TensorFlow
+
+
+def named(name: str) -> str:
+    """A weight's name without the prefix of models with a head, and in the words of newer folders."""
+    part, _, kind = name.removeprefix("bert.").rpartition(".")
+    return f"{part}.{OLD[kind]}" if part.endswith("LayerNorm") and kind in OLD else f"{part}.{kind}"
+
+
 def renamed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The encoder's weights of a Hugging Face BERT under our names; heads are left out (see `heads`)."""
+    """The encoder's weights of a Hugging Face BERT under our names; heads are left out (see `heads`).
+
+    Raises DataError for a part that no BERT has.
+    """
     out = {}
     for name, weight in weights.items():
-        name = name.removeprefix("bert.")
-        part, _, kind = name.rpartition(".")
-        if part.startswith("encoder.layer."):
-            _, _, number, rest = part.split(".", 3)
-            out[f"layers.{number}.{PARTS[rest]}.{kind}"] = weight
-        elif part.startswith("embeddings.") and kind != "position_ids":
-            out[f"{EMBEDDINGS[part.removeprefix('embeddings.')]}.{kind}"] = weight
+        part, _, kind = named(name).rpartition(".")
+        try:
+            if part.startswith("encoder.layer."):
+                _, _, number, rest = part.split(".", 3)
+                out[f"layers.{int(number)}.{PARTS[rest]}.{kind}"] = weight
+            elif part.startswith("embeddings."):
+                out[f"{EMBEDDINGS[part.removeprefix('embeddings.')]}.{kind}"] = weight
+        except (KeyError, ValueError) as error:
+            raise DataError(f"no part of a BERT: weight {name[:120]!r}") from error
     return out
 
 
@@ -245,56 +281,180 @@ def heads(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Pooler and classification head of a Hugging Face BERT under our names; empty where it has none."""
     out = {}
     for name, weight in weights.items():
-        part, _, kind = name.removeprefix("bert.").rpartition(".")
+        part, _, kind = named(name).rpartition(".")
         if part in HEADS:
             out[f"{HEADS[part]}.{kind}"] = weight
     return out
 
 
+def left_out(weights: Mapping[str, Tensor]) -> list[str]:
+    """Parts of a folder that `load` does not take: pooler and heads, by the first word of their names."""
+    parts = {named(name).partition(".")[0] for name in weights}
+    return sorted(parts - {"encoder", "embeddings"})
+
+
+SINGLE, INDEX, PICKLED = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
+SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
+
+
 def read(folder: Path) -> dict[str, Tensor]:
-    """All weights of a Hugging Face model folder: safetensors, whole or in shards, or pytorch_model.bin."""
+    """All weights of a Hugging Face model folder, as its own library picks them: model.safetensors, else the shards that the index
+    names (or that name each other), else pytorch_model.bin. Other files of weights beside them are not looked at.
+
+    Raises DataError where a shard, or a weight that the index names, is missing, or a file cannot be read.
+    """
+    if (folder / SINGLE).is_file():
+        found = read_safetensors(folder / SINGLE)
+    elif (folder / INDEX).is_file():
+        found = read_indexed(folder)
+    elif shards := sorted(p for p in folder.glob("model-*.safetensors") if SHARD.fullmatch(p.name)):
+        found = read_shards(folder, shards)
+    elif (folder / PICKLED).is_file():
+        found = read_pickled(folder / PICKLED)
+    else:
+        others = ", ".join(sorted(p.name for p in folder.glob("*.safetensors"))[:5])
+        told = f"; it has {others}, which is not a name of a whole model" if others else ""
+        raise DataError(f"{folder}: no {SINGLE} and no {PICKLED}{told}")
+    if whole := [
+        name
+        for name, weight in found.items()
+        if named(name).endswith((".weight", ".bias")) and not weight.is_floating_point()
+    ]:
+        kind = str(found[whole[0]].dtype).removeprefix("torch.")
+        raise UnsupportedError(
+            f"{folder}: weight {whole[0]} is of {kind}: a quantised model", "use the float one"
+        )
+    return found
+
+
+def read_safetensors(file: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
-    if files := sorted(folder.glob("model*.safetensors")):
-        return {name: weight for file in files for name, weight in load_file(file).items()}
-    if not (folder / "pytorch_model.bin").is_file():
-        raise DataError(f"{folder}: no model.safetensors and no pytorch_model.bin")
-    found: dict[str, Tensor] = torch.load(folder / "pytorch_model.bin", weights_only=True)
+    try:
+        return load_file(file)
+    except Exception as error:  # safetensors' own, and torch's on what a header says
+        raise DataError(f"{file}: not a safetensors file: {str(error)[:200]}") from error
+
+
+def read_indexed(folder: Path) -> dict[str, Tensor]:
+    """The weights of the shards that the index names, each from its own."""
+    try:
+        wanted = {
+            str(k): str(v)
+            for k, v in json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(f"{folder / INDEX}: not an index of weights: {str(error)[:200]}") from error
+    found: dict[str, Tensor] = {}
+    for name in sorted(set(wanted.values())):
+        if Path(name).name != name or not (folder / name).is_file():
+            raise DataError(
+                f"{folder}: the shard {name[:120]!r} that {INDEX} names is missing", "download it again"
+            )
+        held = read_safetensors(folder / name)
+        found |= {weight: held[weight] for weight, file in wanted.items() if file == name and weight in held}
+    if missing := sorted(wanted.keys() - found.keys()):
+        raise DataError(
+            f"{folder}: {len(missing)} weights that {INDEX} names are missing: {missing[0][:120]}"
+        )
+    return found
+
+
+def read_shards(folder: Path, shards: Sequence[Path]) -> dict[str, Tensor]:
+    """The weights of shards without an index: each name tells how many there are."""
+    numbers = [SHARD.fullmatch(p.name) for p in shards]
+    told = {(int(m[1]), int(m[2])) for m in numbers if m}
+    count = max(total for _, total in told)
+    if told != {(number, count) for number in range(1, count + 1)}:
+        have = ", ".join(p.name for p in shards[:5])
+        raise DataError(f"{folder}: not all of {count} shards are there: {have}", "download it again")
+    return {name: weight for file in shards for name, weight in read_safetensors(file).items()}
+
+
+def read_pickled(file: Path) -> dict[str, Tensor]:
+    """A state dict by torch, which takes nothing but tensors."""
+    try:
+        found = torch.load(file, weights_only=True, map_location="cpu")
+    except Exception as error:  # pickle, zip and torch raise many kinds
+        raise DataError(f"{file}: not a file of torch weights: {str(error).splitlines()[0][:200]}") from error
+    if not isinstance(found, dict) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in found.items()
+    ):
+        raise DataError(f"{file}: not a state dict of weights")
     return found
 
 
 def config_of(folder: Path) -> BertConfig:
-    """The configuration of a Hugging Face model folder. Raises DataError where it is missing or no JSON."""
+    """The configuration of a Hugging Face model folder. Raises DataError where it is missing, or not what a BERT has."""
+    file = folder / "config.json"
     try:
-        return BertConfig.of(json.loads((folder / "config.json").read_text()))
-    except (OSError, json.JSONDecodeError) as error:
-        raise DataError(f"{folder}: config.json cannot be read: {error}") from error
+        keys = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{folder}: config.json cannot be read: {str(error)[:200]}") from error
+    if not isinstance(keys, dict):
+        raise DataError(f"{folder}: config.json is not an object")
+    try:
+        return BertConfig.of(keys)
+    except DataError as error:
+        raise DataError(f"{file}: {error.message}", error.hint) from error
 
 
-def fill(module: nn.Module, weights: Mapping[str, Tensor], folder: Path) -> None:
-    """Load weights into a module. Raises DataError where names or shapes are off."""
+def fill(
+    made: Callable[[], nn.Module], config: BertConfig, weights: Mapping[str, Tensor], folder: Path
+) -> Any:
+    """The module with its weights. Raises DataError where names or shapes are off, before it takes memory for what config.json says."""
+    prefix = "bert." if any(name.startswith("bert.") for name in weights) else ""
+    layers = {
+        name.removeprefix(prefix).split(".")[1] for name in weights if name.startswith(f"{prefix}layers.")
+    }
+    sizes = {
+        "words.weight": (config.vocab_size, config.hidden_size),
+        "positions.weight": (config.max_position_embeddings, config.hidden_size),
+        "types.weight": (config.type_vocab_size, config.hidden_size),
+        "layers.0.up.weight": (config.intermediate_size, config.hidden_size),
+    }
+    off = f"{folder}: weights do not fit config.json"
+    if len(layers) != config.num_hidden_layers:
+        raise DataError(f"{off}: {len(layers)} layers, num_hidden_layers is {config.num_hidden_layers}")
+    for name, size in sizes.items():
+        have = weights.get(prefix + name)
+        if have is None or tuple(have.shape) != size:
+            raise DataError(
+                f"{off}: {name} is {'missing' if have is None else tuple(have.shape)}, expected {size}"
+            )
+    module = made()
     try:
         module.load_state_dict(weights)
     except RuntimeError as error:
-        raise DataError(f"{folder}: weights do not fit config.json: {error}") from error
+        raise DataError(f"{off}: {' '.join(str(error).split())[:300]}") from error
+    return module.eval()
 
 
 def load(folder: Path) -> Bert:
     """The encoder of a Hugging Face model folder."""
-    bert = Bert(config_of(folder))
-    fill(bert, renamed(read(folder)), folder)
-    return bert.eval()
+    return encoder_of(config_of(folder), read(folder), folder)
+
+
+def encoder_of(config: BertConfig, weights: Mapping[str, Tensor], folder: Path) -> Bert:
+    """The encoder of a folder that was read."""
+    bert: Bert = fill(lambda: Bert(config), config, renamed(weights), folder)
+    return bert
 
 
 def load_classifier(folder: Path) -> Classifier | None:
     """The encoder with the folder's own pooler and classification head; None where it has no such head."""
-    weights = read(folder)
+    return classifier_of(config_of(folder), read(folder), folder)
+
+
+def classifier_of(config: BertConfig, weights: Mapping[str, Tensor], folder: Path) -> Classifier | None:
+    """The same of a folder that was read."""
     head = heads(weights)
     if not {"pooler.weight", "head.weight"} <= head.keys():
         return None
-    model = Classifier(Bert(config_of(folder)), len(head["head.weight"]))
-    fill(model, head | {f"bert.{name}": weight for name, weight in renamed(weights).items()}, folder)
-    return model.eval()
+    classes = len(head["head.weight"])
+    whole = head | {f"bert.{name}": weight for name, weight in renamed(weights).items()}
+    model: Classifier = fill(lambda: Classifier(Bert(config), classes), config, whole, folder)
+    return model
 
 
 def random(config: BertConfig, seed: int) -> Bert:

@@ -46,6 +46,7 @@ class BertIntent:
         splits = dataset.read(job.data / FILE)
         classes = [*sorted({label for _, label in splits["train"]}), OOS]
         model = encoder.SentenceClassifier(encoder.load(folder), len(classes))
+        encoder.check_length(model.bert, job.params["longest"])
         yield "features"
         torch.set_num_threads(job.threads)
         tokens = tokenizer.load(folder, job.params["longest"])
@@ -72,7 +73,7 @@ class BertIntent:
         classes = json.loads((job.work / "classes.json").read_text())
         tokens = tokenizer.load(folder, job.params["longest"])
         example = tokenizer.pad([[101, 102], [101, 102]])
-        model, precision, notes = self.ready(job, folder, len(classes))
+        model, precision, notes, own = self.ready(job, folder, len(classes))
         session = infer.prepare(
             model,
             backend=job.backend,
@@ -100,6 +101,7 @@ class BertIntent:
             "session": vars(session.describe()),
             "tokens": sum(len(x) for x in ids),
             "latency_runs": len(alone),
+            **own,
         }
         session.close()
         submission = job.out / "submission.csv"
@@ -110,9 +112,9 @@ class BertIntent:
         scores = dataset.score(submission, job.data / FILE)
         return Result(scores, len(ids), facts, (submission,), notes=notes)
 
-    def ready(self, job: Job, folder: Path, classes: int) -> tuple[Any, str, tuple[str, ...]]:
-        """The model that `fit` left, the precision of its session, and what a reader of the record must know."""
-        return fitted(folder, job.work, classes), job.precision, ()
+    def ready(self, job: Job, folder: Path, classes: int) -> tuple[Any, str, tuple[str, ...], dict[str, Any]]:
+        """The model that `fit` left, the precision of its session, what a reader of the record must know, and facts for its details."""
+        return fitted(folder, job.work, classes), job.precision, (), {}
 
 
 def fitted(folder: Path, work: Path, classes: int) -> Any:

@@ -45,8 +45,8 @@ class BertIntentPrecision(BertIntent):
         facts = {"checkpoints": maker.told, "layers": len(model.bert.layers), "tuned_in_bf16": maker.bf16}
         return Result({"valid_accuracy": maker.told["float"]["valid_accuracy"]}, len(data.train.ids), facts)
 
-    def ready(self, job: Job, folder: Path, classes: int) -> tuple[Any, str, tuple[str, ...]]:
-        """The checkpoint of the job's precision, the session's precision, and what a reader must know."""
+    def ready(self, job: Job, folder: Path, classes: int) -> tuple[Any, str, tuple[str, ...], dict[str, Any]]:
+        """The checkpoint of the job's precision, the session's precision, what a reader must know, and whether its speed is simulated."""
         from buzzer.engine import device, infer, quant
         from buzzer.models.bert.checkpoints import blank
 
@@ -60,12 +60,13 @@ class BertIntentPrecision(BertIntent):
         if name not in job.params["checkpoints"]:
             raise UsageError(f"no checkpoint {name} was fitted", f"add it: --set checkpoints=[float,{name}]")
         notes = [DENSE] if name.startswith("sparse") else []
-        if precision == "fp8" or (precision == "int8" and job.backend == "torch_eager"):
+        simulated = precision == "fp8" or (precision == "int8" and job.backend == "torch_eager")
+        if simulated:
             notes.append(SIMULATED.format(job.backend, precision.upper()))
         elif precision.startswith("int8") and device.saturates():
             notes.append(CUT_OFF.format(job.backend))
         model = quant.load(job.work / name, blank(job, folder, classes))
-        return model, precision, tuple(notes)
+        return model, precision, tuple(notes), {"simulated": simulated}
 
 
 TASK = BertIntentPrecision()

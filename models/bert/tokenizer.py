@@ -1,26 +1,49 @@
 """From sentences to padded batches of token ids, by the reference tokenizer."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
+from buzzer.errors import DataError
+
 Ids = npt.NDArray[np.int64]
 
 
 def load(folder: Path, longest: int) -> Tokenizer:
-    """The model's own tokenizer, cutting sentences after `longest` tokens; padding is left to `pad`."""
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.enable_truncation(longest)
-    tokenizer.no_padding()
+    """The model's own tokenizer, cutting sentences after `longest` tokens; padding is left to `pad`.
+
+    Raises DataError for a tokenizer.json that is none.
+    """
+    file = folder / "tokenizer.json"
+    with blamed(f"{file}: not a tokenizer"):
+        tokenizer = Tokenizer.from_file(str(file))
+        tokenizer.enable_truncation(longest)
+        tokenizer.no_padding()
     return tokenizer
 
 
 def encode(tokenizer: Tokenizer, sentences: Sequence[str]) -> list[list[int]]:
-    """Token ids of each sentence."""
-    return [encoding.ids for encoding in tokenizer.encode_batch(list(sentences))]
+    """Token ids of each sentence. Raises DataError where the tokenizer cannot, or gives none."""
+    with blamed("the tokenizer cannot encode the sentences"):
+        ids = [encoding.ids for encoding in tokenizer.encode_batch(list(sentences))]
+    if not all(ids):
+        raise DataError("the tokenizer gives a sentence no token", "is tokenizer.json that of the model?")
+    return ids
+
+
+@contextmanager
+def blamed(what: str) -> Iterator[None]:
+    """Makes a DataError of what the library raises: bare exceptions, and panics, which are none."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:
+        raise DataError(f"{what}: {str(error)[:200]}") from error
 
 
 def batches(ids: Sequence[Sequence[int]], size: int) -> Iterator[npt.NDArray[np.int64]]:

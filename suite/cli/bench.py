@@ -1,6 +1,7 @@
 """`buzzer bench`: one model on every backend and precision, timed alone; a record each and a rank table."""
 
 import json
+import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -14,13 +15,14 @@ from rich.table import Table
 from rich.text import Text
 
 from buzzer import caches
-from buzzer.errors import UnsupportedError, UsageError, unknown_name
+from buzzer.errors import DataError, UnsupportedError, UsageError, unknown_name
 from buzzer.models.job import Data
-from buzzer.suite import benchplan, machine, record, registry, report, runner
+from buzzer.suite import benchplan, loadgen, machine, record, registry, report, runner
 from buzzer.suite import budget as budgets
 from buzzer.suite.benchplan import Choice, Planned
 from buzzer.suite.cli.frontier import run as draw_frontier
 from buzzer.suite.cli.run import DEFAULT_OUT, check_budgets, keep, names, watch
+from buzzer.suite.config_file import MOST_REPEATS
 from buzzer.suite.record import Record
 from buzzer.suite.screen import Screen, cells
 
@@ -44,7 +46,9 @@ def main(
     inputs: Annotated[
         int | None,
         typer.Option(
-            min=2, help="Different batches to rotate through; 16 if not given, fewer for large ones."
+            min=2,
+            max=4096,
+            help="Different batches to rotate through; 16 if not given, fewer for large ones.",
         ),
     ] = None,
     count: Annotated[int, typer.Option(min=1, help="Least timed runs a round; a p99 needs 459 in all.")] = 50,
@@ -54,7 +58,9 @@ def main(
     at_most: Annotated[
         float, typer.Option(min=0, help="Seconds after which a round ends, with 4 runs at the least.")
     ] = 120.0,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds over all variants, every other in reverse.")] = 2,
+    rounds: Annotated[
+        int, typer.Option(min=1, max=MOST_REPEATS, help="Rounds over all variants, every other in reverse.")
+    ] = 2,
     scenario: Annotated[str, typer.Option(help="MLPerf: single-stream, offline or server.")] = "",
     min_duration: Annotated[
         float, typer.Option(min=0, help="Seconds that LoadGen runs; MLPerf: 600.")
@@ -65,6 +71,10 @@ def main(
     bound: Annotated[
         float, typer.Option(help="Latency bound of server in ms; MLPerf's for BERT: 130.")
     ] = 130.0,
+    loadgen_seeds: Annotated[
+        str,
+        typer.Option(help="LoadGen's seeds: of the library, the samples, the schedule; MLPerf gives them."),
+    ] = "0,0,0",
     frontier: Annotated[
         bool, typer.Option("--frontier", help="Accuracy against latency, whole and cut to fewer layers.")
     ] = False,
@@ -110,6 +120,14 @@ def numbers(text: str) -> list[int]:
     return found
 
 
+def seeds_of(text: str) -> list[int]:
+    """LoadGen's three seeds, each of 64 bits."""
+    found = [int(part) for part in names(text) if part.isascii() and part.isdigit()]
+    if len(found) != len(loadgen.SEEDS) or len(found) != len(names(text)) or max(found) >= 1 << 64:
+        raise UsageError(f"--loadgen-seeds {text}: not three whole numbers", "write them like 1,2,3")
+    return found
+
+
 def leave(made: Sequence[Record]) -> None:
     """Exit code 1 where a run failed or was wrong."""
     if any(r.outcome not in ("ok", "unsupported") for r in made):
@@ -128,7 +146,8 @@ def choice_of(options: dict[str, Any], packing: str) -> Choice:
     registry.check_precisions(precisions)
     if options["scenario"] and options["lengths"] == "real":
         raise UsageError("LoadGen's samples are rows of one length here", "leave out --lengths real")
-    seq = options["seq"] if model.tokens else 0
+    seq = benchplan.tokens_of(model, options["seq"])
+    seeds = {"loadgen_seeds": seeds_of(options["loadgen_seeds"])} if options["scenario"] else {}
     taken = (
         "batch",
         "lengths",
@@ -149,7 +168,7 @@ def choice_of(options: dict[str, Any], packing: str) -> Choice:
         seed=options["seed"],
         rounds=1 if options["scenario"] else options["rounds"],
         params={name: options[name] for name in taken}
-        | {"packing": packing, "seq": seq}
+        | {"packing": packing, "seq": seq, **seeds}
         | {"inputs": options["inputs"] or benchplan.inputs_of(options["batch"], seq)},
     )
     check_budgets([benchplan.reference_run(choice)], "fail")
@@ -205,7 +224,21 @@ def one(item: Planned, data: Data, work: Path, out: Path, failed: Record | None,
     else:
         with tempfile.TemporaryDirectory(dir=work) as files:
             new = runner.bench(item.run, data, caches.folder(), work, Path(files), watch(screen, item.run))
+            kept = keep(new, item.run, out, screen)
+            keep_logs(Path(files), out / "files" / new.run_id[:8])
+            return kept
     return keep(new, item.run, out, screen)
+
+
+def keep_logs(made: Path, kept: Path) -> None:
+    """LoadGen's own logs beside the records, where it wrote some. Raises DataError where they cannot be written."""
+    if logs := sorted(made.glob(loadgen.LOGS)):
+        runner.make_folder(kept)
+        try:
+            for log in logs:
+                shutil.copy(log, kept / log.name)
+        except OSError as error:
+            raise DataError(f"{kept}: LoadGen's logs cannot be kept: {error.strerror}") from error
 
 
 def show(records: Sequence[Record], as_json: bool) -> None:

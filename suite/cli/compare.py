@@ -22,6 +22,7 @@ from buzzer.suite.cli import run as run_verb
 from buzzer.suite.cli.report import load as read_records
 from buzzer.suite.compare import Comparison
 from buzzer.suite.compare_text import Section
+from buzzer.suite.config_file import MOST_REPEATS
 from buzzer.suite.escape import markdown as shown
 from buzzer.suite.plan import Choice, Run
 from buzzer.suite.record import Record
@@ -48,7 +49,9 @@ def main(
     scale: Annotated[str, typer.Option(help="Scales of generated data, by comma.")] = "",
     data: Annotated[Path | None, typer.Option(help="Folder of the official files.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of data and training.")] = 0,
-    repeat: Annotated[int, typer.Option(min=1, help="Rounds; each runs every variant once.")] = 5,
+    repeat: Annotated[
+        int, typer.Option(min=1, max=MOST_REPEATS, help="Rounds; each runs every variant once.")
+    ] = 5,
     set_: Annotated[list[str] | None, typer.Option("--set", help="A task parameter, key=value.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the records.")] = run_verb.DEFAULT_OUT,
     full: Annotated[float, typer.Option(help="Scale of the job to project to.")] = 1.0,

@@ -16,8 +16,9 @@ from buzzer.configs import load_yaml
 from buzzer.errors import DataError, UsageError, unknown_name
 from buzzer.models.job import Data
 from buzzer.suite import budget as budgets
-from buzzer.suite import child, plan, record, registry, report, runner
+from buzzer.suite import child, config_file, plan, record, registry, report, runner
 from buzzer.suite.cli.report import load
+from buzzer.suite.config_file import MOST_REPEATS
 from buzzer.suite.plan import Choice, Run
 from buzzer.suite.record import Record
 from buzzer.suite.screen import WIDE, Screen, clock_text, show_boards
@@ -38,7 +39,7 @@ def main(
     ] = None,
     scale: Annotated[float | None, typer.Option(help="Share of the official size to generate.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of data and training.")] = 0,
-    repeat: Annotated[int, typer.Option(min=1, help="Timed runs of each variant.")] = 1,
+    repeat: Annotated[int, typer.Option(min=1, max=MOST_REPEATS, help="Timed runs of each variant.")] = 1,
     workers: Annotated[
         int,
         typer.Option(
@@ -75,42 +76,13 @@ def main(
 
 def from_file(context: typer.Context, path: Path | None) -> dict[str, Any]:
     """Options of a YAML file, less those given as flags."""
-    if path is None:
-        return {}
-    import yaml
-
-    try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path}: not YAML: {error}") from error
-    if not isinstance(given, dict):
-        raise UsageError(f"{path}: not a mapping of options", "write `engine: pandas,polars` and the like")
-    spelled = {"json": "as_json", "set": "set_"}
-    keys = {spelled.get(k, k): k for k in (str(k).replace("-", "_") for k in given)}
-    known = {p.name for p in context.command.params} - {"config"}
-    for key, written in keys.items():
-        if key not in known:
-            raise unknown_name(
-                f"key in {path}", written, [k.rstrip("_").removeprefix("as_") for k in map(str, known)]
-            )
-    values = dict(zip(keys, given.values(), strict=True))
-    return {k: _flag_form(k, v) for k, v in values.items() if _is_default(context, k)}
+    given = {} if path is None else config_file.read(path)
+    return {name: value for name, value in given.items() if _is_default(context, name)}
 
 
 def _is_default(context: typer.Context, name: str) -> bool:
     source = context.get_parameter_source(name)
     return source is None or source.name == "DEFAULT"
-
-
-def _flag_form(key: str, value: Any) -> Any:
-    """YAML lists and mappings in the form that the flags have."""
-    if key == "set_" and isinstance(value, dict):
-        return [f"{k}={json.dumps(v)}" for k, v in value.items()]
-    if key == "task":
-        return [value] if isinstance(value, str) else value
-    return ",".join(map(str, value)) if isinstance(value, list) else value
 
 
 def names(text: str | None) -> list[str]:

@@ -18,8 +18,8 @@ import torch
 from buzzer.engine.infer import Array, Plan, onnx_graph
 from buzzer.errors import DataError, UnsupportedError, UsageError
 from buzzer.models.onnx_file import TARGET as ONNX_FILE
-from buzzer.models.target import Ask, Loaded
-from buzzer.suite import benchplan, gate, record, registry
+from buzzer.models.target import LEAST_PROBES, PROBES, Ask, Loaded, altered
+from buzzer.suite import benchcache, benchplan, gate, record, registry
 from buzzer.suite.bench import (
     LEAST_RUNS,
     WORST,
@@ -35,6 +35,7 @@ from buzzer.suite.bench import (
 )
 from buzzer.suite.benchplan import Choice
 from buzzer.suite.budget import UNLIMITED
+from buzzer.suite.cli.bench import keep_logs, seeds_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -142,7 +143,7 @@ def test_cosines_by_hand(got: Any, want: Any, cosine: float) -> None:
     ],
 )
 def test_the_gate_holds_cosine_and_error(scores: dict[str, float], status: str, told: str) -> None:
-    fields = {"precision": "fp32", "scores": scores | {"argmax_agreement": 1.0}, "bench": None}
+    fields = {"precision": "fp32", "scores": scores | {"argmax_agreement": 1.0}, "bench": None, "samples": {}}
     judged = gate.judge_bench(record.Record.model_construct(**fields), **registry.bench_gate("fp32"))
     assert judged.gate.status == status
     assert told in getattr(judged, "message", "")
@@ -478,7 +479,7 @@ def test_a_file_is_benched_from_end_to_end(net: Path, tmp_path: Path) -> None:
     assert first["bench"]["flops"] == 2 * 3 * (6 * 16 + 16 * 3)
     assert first["bench"]["floor_s"] > 0
     assert {p["name"] for p in first["phases"]} == {
-        *("start", "load", "compile", "warmup", "warm", "cold", "score")
+        *("start", "load", "compile", "warmup", "warm", "cold", "unseen", "score")
     }
     written = record.read_good(tmp_path / "results" / "local")
     assert len(written) == 3
@@ -593,11 +594,14 @@ def test_loadgen_gives_its_verdict(scenario: str, tmp_path: Path) -> None:
         loaded = Loaded(None, ("y",), batches, loaded.reference, [1] * 4)
     check = Check(loaded, [dict(loaded.reference(b)) for b in loaded.batches])
     params = {"scenario": scenario, "batch": batch, "min_duration": 0.05, "qps": 200.0, "bound": 100.0}
+    params["loadgen_seeds"] = [1, 2, 3]
     told = loadgen.run(Good(), loaded, check, params, tmp_path)  # type: ignore[arg-type]
     assert told["rows"] >= 8
     assert told["loadgen"]["result"] in ("VALID", "INVALID")
     assert told["loadgen"]["summary"]["Scenario"] == loadgen.NAMES[scenario]
+    assert [told["loadgen"]["summary"][name] for name in loadgen.SEEDS] == ["1", "2", "3"]
     assert "not told" not in told["loadgen"]["line"]
+    assert loadgen.row_s(told["loadgen"], scenario) < 1
     assert check.runs == 4
     assert check.scores()["cosine"] == pytest.approx(1.0)
 
@@ -616,8 +620,61 @@ def test_a_failure_inside_loadgen_is_told(tmp_path: Path) -> None:
     loaded = Loaded(None, ("y",), batches, target().reference, [1] * 4)
     check = Check(loaded, [])
     params = {"scenario": "single-stream", "batch": 1, "min_duration": 0.05, "qps": 0.0, "bound": 100.0}
+    params["loadgen_seeds"] = [0, 0, 0]
     with pytest.raises(RuntimeError, match="broken"):
         loadgen.run(Broken(), loaded, check, params, tmp_path)  # type: ignore[arg-type]
+
+
+def test_loadgens_figure_ranks_and_invalid_runs_do_not(make_record: Callable[..., record.Record]) -> None:
+    def made(backend: str, scenario: str, result: str, figure: float) -> record.Record:
+        names = {
+            "single-stream": "Early stopping 90.0th percentile estimate",
+            "offline": "Samples per second",
+            "server": "Completed samples per second",
+        }
+        verdict = {"result": result, "line": "", "summary": {names[scenario]: str(figure)}}
+        run = on_gpu(make_record, backend, 0.01, [], scenario=scenario, loadgen=verdict)
+        return run.model_copy(update={"samples": {}})
+
+    for scenario, figures in (
+        ("single-stream", (3e6, 2e6, 1e6)),
+        ("offline", (10, 20, 30)),
+        ("server", (10, 20, 30)),
+    ):
+        runs = [
+            made("torch_eager", scenario, "VALID", figures[0]),
+            made("onnxruntime", scenario, "VALID", figures[1]),
+            made("openvino", scenario, "INVALID", figures[2]),
+        ]
+        lines = [dict(zip(benchplan.COLUMNS, line, strict=True)) for line in benchplan.table(runs)]
+        assert [(line["#"], line["backend"], line["outcome"]) for line in lines] == [
+            ("1", "onnxruntime", "ok"),
+            ("2", "torch_eager", "ok"),
+            ("", "openvino", "LoadGen: INVALID"),
+        ]
+
+
+def test_logs_of_loadgen_stay_beside_the_records(tmp_path: Path) -> None:
+    made, kept = tmp_path / "made", tmp_path / "files" / "a"
+    made.mkdir()
+    keep_logs(made, kept)
+    assert not kept.exists()
+    for name in ("mlperf_log_summary.txt", "mlperf_log_detail.txt", "other.txt"):
+        (made / name).write_text(name)
+    keep_logs(made, kept)
+    assert sorted(path.name for path in kept.iterdir()) == ["mlperf_log_detail.txt", "mlperf_log_summary.txt"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot create"):
+        keep_logs(made, tmp_path / "file" / "a")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "1,2", "1,2,3,4", "1,2,x", "-1,2,3", "1,2,18446744073709551616", "１,2,3"]
+)
+def test_seeds_of_loadgen(text: str) -> None:
+    assert seeds_of("0, 1,18446744073709551615") == [0, 1, 2**64 - 1]
+    with pytest.raises(UsageError, match="not three whole numbers"):
+        seeds_of(text)
 
 
 def test_scenarios_are_shown_without_timed_runs() -> None:
@@ -626,3 +683,126 @@ def test_scenarios_are_shown_without_timed_runs() -> None:
     found = [r for r in published if r.job == "bench" and r.config["scenario"]]
     assert {r.config["scenario"] for r in found} == {"single-stream", "offline", "server"}
     assert benchplan.fastest(found) == []
+
+
+# ---- sessions that keep answers -----------------------------------------------------------------------------------
+
+WORK_S = 0.004
+
+
+class Works(Good):
+    """Takes its time for each input."""
+
+    def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
+        time.sleep(WORK_S)
+        return super().run(batch)
+
+
+class Keeps(Works):
+    """Keeps its last answers by the value of the inputs, `size` of them."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size, self.kept = size, dict[bytes, Array]()
+
+    def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
+        key = batch["x"].tobytes()
+        answer = self.kept.pop(key) if key in self.kept else super().run(batch)["y"]
+        self.kept[key] = answer
+        if len(self.kept) > self.size:
+            del self.kept[next(iter(self.kept))]
+        return {"y": answer.copy()}
+
+
+class KeepsByTheFirstValues(Keeps):
+    """Takes inputs that begin alike for the same."""
+
+    def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
+        key = batch["x"].reshape(-1)[:1].tobytes()
+        if key not in self.kept:
+            self.kept[key] = 2 * batch["x"]
+        return {"y": self.kept[key].copy()}
+
+
+@pytest.mark.parametrize("inputs", [2, 3, 16])
+@pytest.mark.parametrize(
+    ("make", "keeps"), [(Works, False), *((lambda n=n: Keeps(n), True) for n in (1, 2, 16, 10_000))]
+)
+def test_a_session_that_keeps_answers_is_found_out(make: Callable[[], Any], keeps: bool, inputs: int) -> None:
+    loaded = target(inputs)
+    loaded = replace(loaded, unseen=altered(loaded.batches))
+    check = Check(loaded, [dict(loaded.reference(b)) for b in benchcache.every_input(loaded)])
+    timer = Timer(make(), loaded, check, "cpu")
+    timer.measure(inputs, 0.0, 60.0, lambda: None)
+    new, again = timer.unseen()
+    assert len(new) == len(again) == min(max(inputs, LEAST_PROBES), PROBES)
+    assert bool(gate.keeps_answers({"unseen_run": new, "seen_run": again})) == keeps
+    assert (check.bad, check.cosine) == (0, pytest.approx(1.0))
+
+
+def test_a_session_that_takes_new_inputs_for_known_ones_is_wrong() -> None:
+    loaded = target(4)
+    loaded = replace(loaded, unseen=altered(loaded.batches))
+    check = Check(loaded, [dict(loaded.reference(b)) for b in benchcache.every_input(loaded)])
+    timer = Timer(KeepsByTheFirstValues(16), loaded, check, "cpu")
+    timer.measure(4, 0.0, 60.0, lambda: None)
+    assert check.cosine == pytest.approx(1.0)
+    timer.unseen()
+    assert check.cosine < 0.99
+
+
+def test_a_bench_run_that_keeps_answers_is_wrong(make_record: Callable[..., record.Record]) -> None:
+    right = {"cosine": 1.0, "max_relative_error": 0.0, "argmax_agreement": 1.0}
+    for new, status in ((0.020, "failed"), (0.0015, "passed")):
+        samples = {"unseen_run": [new] * 8, "seen_run": [0.001] * 8}
+        run = record.Record.model_construct(precision="fp32", scores=right, bench=None, samples=samples)
+        judged = gate.judge_bench(run, **registry.bench_gate("fp32"))
+        assert judged.gate.status == status
+        assert ("20 ms on inputs that it has not seen, 1 ms" in getattr(judged, "message", "")) == (
+            status == "failed"
+        )
+
+
+@pytest.mark.parametrize("new, again, told", [
+    ([5.0] * 6 + [1.0] * 2, [1.0] * 8, True),
+    ([5.0] * 5 + [1.0] * 3, [1.0] * 8, False),
+    ([1.9] * 8, [1.0] * 8, False),
+    ([], [], False),
+])  # fmt: skip
+def test_a_few_slow_runs_are_no_sign(new: list[float], again: list[float], told: bool) -> None:
+    assert bool(gate.keeps_answers({"unseen_run": new, "seen_run": again})) == told
+
+
+def test_altered_inputs_keep_rows_columns_and_sizes() -> None:
+    """Of a column's own values; sizes that no other batch has are left out."""
+    batches = [{"ids": n + np.array([[0, 100, 200]] * 2), "mask": np.ones((2, 3))} for n in range(3)]
+    alone = {"ids": np.zeros((2, 5)), "mask": np.ones((2, 5))}
+    found = altered([*batches, alone])
+    assert [number for number, _ in found] == [0, 1, 2, 0]
+    seen = [b["ids"].tobytes() for b in batches]
+    for number, batch in found:
+        assert batch["ids"].tobytes() not in seen
+        seen.append(batch["ids"].tobytes())
+        assert np.array_equal(batch["mask"], batches[number]["mask"])
+        assert (batch["ids"] // 100 == [[0, 1, 2]] * 2).all()
+        assert batch["ids"][0, 0] == batches[number]["ids"][0, 0]
+    assert altered([batches[0], batches[0]]) == []
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("kind", ["float16", "float32", "float64"])
+def test_what_is_not_finite_never_passes(value: float, kind: str) -> None:
+    """Neither as an output nor as the right answer."""
+    good = np.array([[1.0, 2.0]], kind)
+    bad = np.array([[1.0, value]], kind)
+    loaded = Loaded(None, ("y",), [{"x": good}], lambda b: {}, [1])
+    for want, got in ((good, bad), (bad, good), (bad, bad)):
+        check = Check(loaded, [{"y": want}])
+        check.take(0, {"y": got.copy()})
+        assert check.cosine == WORST
+
+
+def test_large_values_have_a_cosine() -> None:
+    wide = np.array([[1e200, 2e200]])
+    assert least_cosine(wide, 3 * wide) == pytest.approx(1.0)
+    assert least_cosine(wide, np.array([[2e200, -1e200]])) == pytest.approx(0.0)

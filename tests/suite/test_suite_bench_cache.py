@@ -142,16 +142,24 @@ def test_broken_answers_are_made_anew(tmp_path: Path, file: str, share: float) -
     assert benchcache.read_answers(tmp_path) is not None
 
 
+def test_kept_answers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    broken = answers()
+    broken.expected[1]["y"][0, 0] = np.nan
+    benchcache.write_answers(broken, tmp_path)
+    with pytest.raises(DataError, match="output y, input 1 holds a value that is not finite"):
+        benchcache.read_answers(tmp_path)
+
+
 def test_answers_of_other_inputs_are_refused(job: Job) -> None:
     run(job, "fit")
     setting = Setting.of(job)
     kept = benchcache.read_answers(setting.kept)
     assert kept is not None
-    batches = setting.load().batches
-    benchcache.check_inputs(kept, batches, setting.kept)
-    batches[0]["input_ids"][0, 0] += 1
+    loaded = setting.load()
+    benchcache.check_inputs(kept, loaded, setting.kept)
+    loaded.batches[0]["input_ids"][0, 0] += 1
     with pytest.raises(DataError, match="of other inputs"):
-        benchcache.check_inputs(kept, batches, setting.kept)
+        benchcache.check_inputs(kept, loaded, setting.kept)
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:

@@ -13,12 +13,12 @@ import pytest
 from buzzer.suite import frontier, gate, registry, runner
 from buzzer.suite.cli import app
 from buzzer.suite.plan import Run
-from buzzer.suite.record import Record
+from buzzer.suite.record import Record, read_good
 from buzzer.suite.registry import TaskConfig
 
 Make = Callable[..., Record]
+ROOT = Path(__file__).parents[2]
 MS = 0.001
-SIMULATED = "torch_eager rounds to FP8 and multiplies in FP32 here: the accuracy is that precision's, the speed is not"
 
 
 def one(
@@ -38,11 +38,11 @@ def one(
 def records(make_record: Make) -> list[Record]:
     return [
         one(make_record, "fp32", 0.96, 4.0),
-        one(make_record, "int8", 0.955, 2.0),
-        one(make_record, "fp8", 0.97, 1.0, notes=[SIMULATED]),
+        one(make_record, "int8", 0.955, 2.0, backend="onnxruntime"),
+        one(make_record, "fp8", 0.97, 1.0, details={"simulated": True}),
         one(make_record, "sparse", 0.5, 0.5, outcome="wrong"),
         one(make_record, "fp32", 0.95, 3.0, layers=4),
-        one(make_record, "int8", 0.94, 1.5, layers=4),
+        one(make_record, "int8", 0.94, 1.5, layers=4, backend="onnxruntime"),
     ]
 
 
@@ -64,6 +64,39 @@ def test_the_front_is_what_nothing_beats(records: list[Record]) -> None:
 def test_a_point_of_equal_accuracy_that_is_slower_is_not_on_it(make_record: Make) -> None:
     found = frontier.points([one(make_record, "fp32", 0.9, 2), one(make_record, "bf16", 0.9, 1)], 6)
     assert [(p.precision, p.front) for p in found] == [("bf16", True), ("fp32", False)]
+
+
+@pytest.mark.parametrize(
+    ("precision", "backend", "details", "simulated"),
+    [
+        ("int8", "onnxruntime", {"simulated": False}, False),
+        ("int8", "onnxruntime", {"simulated": True}, True),
+        ("fp8", "fused", {"simulated": False}, False),
+        ("fp8", "onnxruntime", {}, True),  # records before the fact was kept
+        ("int8", "torch_eager", {}, True),
+        ("sparse-int8", "torch_eager", {}, True),
+        ("int8-dynamic", "torch_eager", {}, False),
+        ("int8", "onnxruntime", {}, False),
+    ],
+)
+def test_simulated_speed_is_a_fact_of_the_record(
+    make_record: Make, precision: str, backend: str, details: dict[str, Any], simulated: bool
+) -> None:
+    """Not a matter of what a note says."""
+    notes = ["rounds to FP8 and multiplies in FP32 here"] if not simulated else ["anything"]
+    record = one(make_record, precision, 0.9, 1.0, backend=backend, details=details, notes=notes)
+    (point,) = frontier.points([record], 6)
+    assert (point.outcome == "simulated") == simulated
+    assert point.counts != simulated
+
+
+def test_published_records_are_simulated_where_they_said_so() -> None:
+    found = [
+        r for r in read_good(ROOT / "results") if r.task == "bert-intent-precision" and "latency" in r.samples
+    ]
+    told = [any("multiplies in FP32" in note for note in r.notes) for r in found]
+    assert any(told)
+    assert [frontier.is_simulated(r) for r in found] == told
 
 
 def test_depths_to_compare_with() -> None:

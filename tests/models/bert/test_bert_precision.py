@@ -153,6 +153,7 @@ def test_every_precision_from_text_to_labels(
         scores[name] = result.scores["accuracy"]
         simulated = precision == "fp8" or (precision == "int8" and backend == "torch_eager")
         assert any("multiplies in FP32" in note for note in result.notes) == simulated
+        assert result.details["simulated"] == simulated
         assert any("2:4" in note for note in result.notes) == name.startswith("sparse")
     assert {"fp32", "int8", "int8-qat", "sparse"} <= scores.keys()
     assert scores["fp32"] > 0.1  # by chance: 1/150

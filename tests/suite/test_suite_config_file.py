@@ -1,0 +1,141 @@
+"""The file of --config and the values of --set: what is allowed gives plain flags, all else one message that names the key."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from buzzer.errors import UsageError
+from buzzer.suite import cli, config_file, registry
+
+
+def written(folder: Path, content: str | bytes) -> Path:
+    path = folder / "options.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("", {}),
+        ("engine: [pandas, polars]\nrepeat: 3", {"engine": "pandas,polars", "repeat": 3}),
+        ("task: booking", {"task": ["booking"]}),
+        ("task: [booking, bert-intent]", {"task": ["booking", "bert-intent"]}),
+        ("scale: 1", {"scale": 1.0}),
+        ("data: in\nout: made", {"data": Path("in"), "out": Path("made")}),
+        ("dry-run: true\njson: true", {"dry_run": True, "as_json": True}),
+        ("on_unmet_budget: warn\nseed:", {"on_unmet_budget": "warn"}),
+        ("set: {a: 1, b: [x, 2.5]}", {"set_": ["a=1", "b=[x, 2.5]"]}),
+        ("set: [a=1]", {"set_": ["a=1"]}),
+    ],
+)
+def test_what_is_allowed_gives_flags(text: str, found: dict[str, Any], tmp_path: Path) -> None:
+    assert config_file.read(written(tmp_path, text)) == found
+
+
+@pytest.mark.parametrize(
+    "value", [1, -2.5, "", "1", "null", "a: b", [1, [2]], {"k": [None, True]}, "é\n", 1e-300]
+)
+def test_a_parameter_reads_back_as_it_was(value: Any, tmp_path: Path) -> None:
+    path = written(tmp_path, yaml.safe_dump({"set": {"key": value}}))
+    (pair,) = config_file.read(path)["set_"]
+    assert config_file.parse(pair.removeprefix("key="), "it") == value
+
+
+BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\nset: {bomb: *c}"
+
+
+@pytest.mark.parametrize(
+    ("content", "told", "hint"),
+    [
+        ("engine: 1", "engine is 1 (int)", "engine: an engine's name, a list of them, or all"),
+        ("engine: no", "engine is False (bool)", "an engine's name"),
+        ("engine: [[pandas]]", "engine is [['pandas']] (list)", "an engine's name"),
+        ("task: true", "task is True (bool)", "a task's name"),
+        ("scale: x", "scale is 'x' (str)", "a number above 0"),
+        ("scale: .nan", "scale is nan (float)", "a number above 0"),
+        ("scale: 0", "scale is 0 (int)", "a number above 0"),
+        ("scale: true", "scale is True (bool)", "a number above 0"),
+        ("repeat: 99999999", "repeat is 99999999 (int)", "from 1 to 10000"),
+        ("repeat: '3'", "repeat is '3' (str)", "a whole number"),
+        ("seed: [1, 2]", "seed is [1, 2] (list)", "a whole number"),
+        ("resume: 1", "resume is 1 (int)", "true or false"),
+        ("json: yess", "json is 'yess' (str)", "true or false"),
+        ("data: {a: 1}", "data is {'a': 1} (dict)", "a folder"),
+        ("set: 3", "set is 3 (int)", "a mapping of parameters"),
+        (f"budget: {'x' * 900}: 1", "not YAML", ""),
+        ("engin: pandas", "unknown key in", "did you mean engine"),
+        ("config: other.yaml", "unknown key in", ""),
+        ("- engine", "not a mapping of options", "engine: pandas,polars"),
+        ("engine: pandas\nengine: polars", "a key is given twice", ""),
+        (BOMB, "aliases", ""),
+        ("engine: [" * 3000, "nested too deep", ""),
+        ("seed: 2020-13-45", "not YAML", ""),
+        ("? [a, b]\n: 1", "not YAML", ""),
+        ("a: !!python/object/apply:os.system [ls]", "not YAML", ""),
+        (b"engine: \xff", "not UTF-8 at byte 8", "UTF-8"),
+        (b"#" * (config_file.MOST_BYTES + 1), "larger than 1,048,576 bytes", ""),
+    ],
+)
+def test_all_else_is_one_message(content: str | bytes, told: str, hint: str, tmp_path: Path) -> None:
+    path = written(tmp_path, content)
+    with pytest.raises(UsageError) as caught:
+        config_file.read(path)
+    assert told in caught.value.message
+    assert str(path) in caught.value.message
+    assert hint in caught.value.hint
+    assert len(caught.value.message) < 400 + len(str(path))
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    for path in (tmp_path / "missing.yaml", tmp_path):
+        with pytest.raises(UsageError, match=str(path)):
+            config_file.read(path)
+
+
+def test_damaged_files_give_flags_or_a_message(tmp_path: Path) -> None:
+    sound = b"task: [booking]\nengine: pandas\nscale: 0.5\nset: {eta: 0.1, names: [a, b]}\njson: true\n"
+    rng, refused = random.Random(0), 0
+    for _ in range(500):
+        data = bytearray(sound)
+        for _ in range(rng.choice([1, 2, 5])):
+            data[rng.randrange(len(data))] = rng.choice(b" :[]{}&*!'\"-.\n\x00\xff019eE")
+        try:
+            assert isinstance(config_file.read(written(tmp_path, bytes(data))), dict)
+        except UsageError as error:
+            refused += 1
+            assert "\n" not in error.message
+    assert 100 < refused < 500
+
+
+@pytest.mark.parametrize(
+    ("pair", "told"),
+    [
+        ("dim=x", "dim is of type int"),
+        ("dim=" + "[" * 3000, "nested too deep"),
+        ("dim=2020-13-45", "not YAML"),
+        ("networks=[1]", "1 is not of type str"),
+        ("networks=[[mlp]]", "is not of type str"),
+        ("lr=.nan", "not a finite number"),
+    ],
+)
+def test_values_of_parameters(pair: str, told: str) -> None:
+    key, _, value = pair.partition("=")
+    with pytest.raises(UsageError) as caught:
+        registry.task("booking").with_params({key: value})
+    assert told in caught.value.message
+
+
+def test_too_many_repetitions_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in (
+        ["run", "booking", "--repeat"],
+        ["compare", "booking", "--repeat"],
+        ["bench", "gbdt", "--rounds"],
+    ):
+        with pytest.raises(SystemExit) as caught:
+            cli.app([*verb, "99999999"], standalone_mode=True)
+        assert caught.value.code == 2
+        assert "10000" in capsys.readouterr().err
