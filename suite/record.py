@@ -17,6 +17,7 @@ from buzzer.models.job import SCORE
 SCHEMA_VERSION = 1
 SCHEMA_MINOR = 1  # of new records; docs/records.md lists what each minor changed
 PHASE_TOLERANCE = 0.01  # share of the wall time by which the phases may miss it
+DISTURBED, DISTURBED_S = 0.05, 0.3  # share of the cores, and CPU seconds, from which on others disturb a run
 PHASE_SLACK_S = 0.02  # the kernel tells a process's start to 10 ms only
 
 Outcome = Literal["ok", "timeout", "host-oom", "device-oom", "wrong", "error", "unsupported"]
@@ -164,6 +165,14 @@ class Record(Strict):
     )
     machine: dict[str, Any] = Field(description="cpu, simd, cores, memory_bytes, system, arch, gpus")
     load_before: float = Field(description="load average of the machine just before the run")
+    others_cpu_s: Seconds | None = Field(
+        default=None,
+        description="CPU seconds that others (processes, interrupts, the hypervisor) took on the run's cores meanwhile",
+    )
+    page_cache: Literal["warm", "as found"] | None = Field(
+        default=None,
+        description="warm = every input file was read through just before the run; as found = they are too large for that",
+    )
     compiled_caches: Literal["cold", "warm"] | None = Field(
         default=None,
         description="warm = caches of compiled code held something before the run; null = not known",
@@ -190,6 +199,15 @@ class Record(Strict):
     def engine_name(self) -> str:
         """The engine, and the cluster that it ran on."""
         return f"{self.engine}, {self.cluster}" if self.cluster else self.engine
+
+    @property
+    def disturbed(self) -> float | None:
+        """The share of its cores that others took, where it is so much that the run's times are not to be trusted."""
+        seconds, cores = self.wall_s + (self.score_s or 0.0), self.budget.cores or self.machine.get("cores")
+        if self.others_cpu_s is None or not cores or not seconds:
+            return None
+        share = self.others_cpu_s / (cores * seconds)
+        return share if share > DISTURBED and self.others_cpu_s > DISTURBED_S else None
 
     @property
     def scoring(self) -> Literal["inside", "outside"]:
