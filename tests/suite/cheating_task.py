@@ -4,7 +4,6 @@ Each works for `WORK_S` seconds and tries to be ranked as if it had not, or to l
 """
 
 import gc
-import json
 import os
 import shutil
 import subprocess
@@ -12,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ from fake_task import Fake
 from buzzer.models.job import SCORE, Job, Result, Steps
 from buzzer.suite.clock import Clock
 
-WORK_S = 1.5
+WORK_S = 1.5  # where the harness's clock must tell
+SHORT_S = 0.3  # where what was written tells
 CLAIM_S = 0.1  # what a cheat says that its work took
-DAEMON = "import time; time.sleep(300)"
 
 
 def ticker() -> Clock:
@@ -32,13 +32,6 @@ def ticker() -> Clock:
 
 def write(**event: Any) -> None:
     ticker()._write(event)
-
-
-def burn(seconds: float) -> None:
-    """CPU seconds of this process."""
-    until = time.process_time() + seconds
-    while time.process_time() < until:
-        pass
 
 
 def hand_in(job: Job) -> Path:
@@ -62,22 +55,25 @@ class Cheat(Fake):
         return Result({"accuracy": 0.9}, 10, {}, (submission,))
 
     def honest(self, job: Job) -> Steps:
-        time.sleep(WORK_S)
+        time.sleep(SHORT_S)
+        return (yield from self.finish(job))
+
+    def short(self, job: Job) -> Steps:
         return (yield from self.finish(job))
 
     def moved_marks(self, job: Job) -> Steps:
         """Every mark of the clock moved by what the work took."""
-        time.sleep(WORK_S)
+        time.sleep(SHORT_S)
         for name in ("_start", "_begin", "_lap"):
-            setattr(ticker(), name, getattr(ticker(), name) + WORK_S - CLAIM_S)
+            setattr(ticker(), name, getattr(ticker(), name) + SHORT_S - CLAIM_S)
         return (yield from self.finish(job))
 
     def moved_begin(self, job: Job) -> Steps:
         """Only the beginning of `score`, after its line was written."""
-        time.sleep(WORK_S)
+        time.sleep(SHORT_S)
         submission = hand_in(job)
         yield SCORE
-        ticker()._begin -= WORK_S - CLAIM_S
+        ticker()._begin -= SHORT_S - CLAIM_S
         return Result({"accuracy": 0.9}, 10, {}, (submission,))
 
     def slow_clock(self, job: Job) -> Steps:
@@ -87,6 +83,14 @@ class Cheat(Fake):
         clock._now = lambda: from_s + (real() - from_s) / 10
         time.perf_counter = clock._now
         time.sleep(WORK_S)
+        return (yield from self.finish(job))
+
+    def fast_clock(self, job: Job) -> Steps:
+        """A clock that goes ten times too fast makes a slow baseline."""
+        clock, real = ticker(), time.perf_counter
+        from_s = real()
+        clock._now = lambda: from_s + (real() - from_s) * 10
+        time.sleep(SHORT_S)
         return (yield from self.finish(job))
 
     def backdated_score(self, job: Job) -> Steps:
@@ -110,7 +114,7 @@ class Cheat(Fake):
         at = time.perf_counter() - clock._start
         write(event="end", name="predict", wall_s=at - (clock._begin - clock._start), cpu_s=0.0, peak_memory_bytes=0, laps=[])  # fmt: skip
         write(event="phase", name=SCORE, at_s=at, born_s=clock._start)
-        time.sleep(WORK_S)
+        time.sleep(SHORT_S)
         hand_in(job)
         score_s = time.perf_counter() - clock._start - at
         write(event="end", name=SCORE, wall_s=score_s, cpu_s=0.0, peak_memory_bytes=0, laps=[])
@@ -127,14 +131,14 @@ class Cheat(Fake):
         write(event="phase", name=SCORE, at_s=at, born_s=clock._start)
         write(event="end", name=SCORE, wall_s=0.0, cpu_s=0.0, peak_memory_bytes=0, laps=[])
         write(**self.claim(at, submission))
-        time.sleep(WORK_S)
+        time.sleep(SHORT_S)
         hand_in(job)
         os._exit(0)
         yield "never"
 
     def own_done(self, job: Job) -> Steps:
         """A line of its own, then the harness's."""
-        time.sleep(WORK_S)
+        time.sleep(SHORT_S)
         write(**self.claim(CLAIM_S, job.out / "submission.csv"))
         return (yield from self.finish(job))
 
@@ -143,7 +147,7 @@ class Cheat(Fake):
         submission = hand_in(job)
         before = submission.stat()
         yield SCORE
-        time.sleep(0.4)
+        time.sleep(0.2)
         submission.write_text("2\n")
         os.utime(submission, ns=(before.st_atime_ns, before.st_mtime_ns))
         return Result({"accuracy": 0.9}, 10, {}, (submission,))
@@ -158,7 +162,7 @@ class Cheat(Fake):
 
     def truncated(self, job: Job) -> Steps:
         """What was told is wiped out, and told anew as the task likes it."""
-        time.sleep(WORK_S)
+        time.sleep(SHORT_S)
         file = ticker()._events
         os.ftruncate(file.fileno(), 0)
         return (yield from self.finish(job))
@@ -192,12 +196,6 @@ class Cheat(Fake):
         raise RuntimeError("flooded")
         yield "never"
 
-    def other_process(self, job: Job) -> Steps:
-        """The work is another process's, which has gone when the run ends."""
-        code = "import time\nend = time.process_time() + 1\nwhile time.process_time() < end: pass"
-        subprocess.run([sys.executable, "-S", "-c", code], check=True)
-        return (yield from self.finish(job))
-
     def daemon(self, job: Job) -> Steps:
         """A process in a session of its own, whose parent is gone, works and outlives the run."""
         code = (
@@ -205,13 +203,15 @@ class Cheat(Fake):
             "if os.fork(): os._exit(0)\n"
             "os.setsid()\n"
             "open(sys.argv[1], 'w').write(str(os.getpid()))\n"
-            "end = time.process_time() + 1\n"
-            "while time.process_time() < end: pass\n"
+            "while time.process_time() < 0.5: pass\n"
+            "open(sys.argv[1] + '-worked', 'w')\n"
             "time.sleep(300)"
         )
         pid = job.out / "pid"
         subprocess.run([sys.executable, "-S", "-c", code, str(pid)], check=True)
-        time.sleep(WORK_S)
+        while not pid.with_name("pid-worked").exists():
+            time.sleep(0.02)
+        time.sleep(SHORT_S)
         return (yield from self.finish(job))
 
     def hungry_forks(self, job: Job) -> Steps:
@@ -224,13 +224,21 @@ class Cheat(Fake):
 
     def all_cores(self, job: Job) -> Steps:
         """The limit of cores taken off."""
-        os.sched_setaffinity(0, range(os.cpu_count() or 1))
-        time.sleep(0.5)
-        return (yield from self.finish(job))
+        with suppress(OSError):
+            os.sched_setaffinity(0, range(os.cpu_count() or 1))
+        time.sleep(SHORT_S)
+        submission = hand_in(job)
+        yield SCORE
+        return Result({"accuracy": 0.9}, 10, {"cores": len(os.sched_getaffinity(0))}, (submission,))
 
     def spoil_data(self, job: Job) -> Steps:
         """The input of the next run changed."""
         (job.data / "input.csv").write_text("other\n")
+        return (yield from self.finish(job))
+
+    def spoil_fit(self, job: Job) -> Steps:
+        """The answers kept for the next run."""
+        (job.work / "answers").write_text("1\n")
         return (yield from self.finish(job))
 
     def lingering(self, job: Job) -> Steps:
