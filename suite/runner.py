@@ -25,7 +25,7 @@ from buzzer import caches
 from buzzer.errors import DataError
 from buzzer.models.job import SCORE, Data, Job
 from buzzer.suite import budget as budgets
-from buzzer.suite import child, gate, inputs, limits, machine, meter
+from buzzer.suite import child, gate, guard, inputs, limits, machine, meter
 from buzzer.suite import record as record_of
 from buzzer.suite.budget import Budget
 from buzzer.suite.plan import Run
@@ -105,7 +105,8 @@ def predict(run: Run, data: Data, cache: Path, out: Path, others: Iterable[Recor
     make_folder(files)
     try:
         fitted = fit_folder(run, data, cache)
-        return execute(run, data, fitted, files, others, watch, run_id, reads=(data.folder, fitted))
+        with guard.swept(files):
+            return execute(run, data, fitted, files, others, watch, run_id, reads=(data.folder, fitted))
     finally:
         with suppress(OSError):
             files.rmdir()  # only when nothing was written
@@ -128,8 +129,8 @@ def temporary_folder() -> Iterator[Path]:
         holder = tempfile.TemporaryDirectory(prefix="buzzer-run-", ignore_cleanup_errors=True)
     except OSError as error:
         raise DataError(f"cannot create a temporary folder: {error.strerror}", "set TMPDIR to one") from error
-    with holder as name:
-        yield Path(name)
+    with holder as name, guard.swept(Path(name)) as folder:
+        yield folder
 
 
 def execute(

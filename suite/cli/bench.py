@@ -15,7 +15,7 @@ from rich.table import Table
 from buzzer import caches
 from buzzer.errors import UnsupportedError, UsageError, unknown_name
 from buzzer.models.job import Data
-from buzzer.suite import benchplan, machine, registry, runner
+from buzzer.suite import benchplan, guard, machine, registry, runner
 from buzzer.suite import budget as budgets
 from buzzer.suite.benchplan import Choice, Planned
 from buzzer.suite.cli.frontier import run as draw_frontier
@@ -86,6 +86,7 @@ def main(
     with (
         Screen() as screen,
         tempfile.TemporaryDirectory(prefix="buzzer-bench-", ignore_cleanup_errors=True) as work,
+        guard.swept(Path(work)),
     ):
         plans = [(choice, benchplan.plan(choice)) for choice in choices]
         screen.plan(sum(len(planned) for _, planned in plans))

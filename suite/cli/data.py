@@ -3,6 +3,7 @@
 import inspect
 import json
 import math
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ import typer
 
 from buzzer.datasets.workers import usable_cores
 from buzzer.errors import UsageError
-from buzzer.suite import registry
+from buzzer.suite import guard, registry
 from buzzer.suite.screen import Screen
 
 app = typer.Typer(help="Generate, convert, score and describe data sets.", no_args_is_help=True)
@@ -42,7 +43,7 @@ def generate(
     if test_scale is not None and "test_scale" not in known:
         raise UsageError(f"{dataset.NAME} has no test part of its own scale", "leave out --test-scale")
     options = {"test_scale": test_scale, "jobs": jobs or usable_cores()}
-    with Screen() as screen:
+    with Screen() as screen, guard.swept(partial(out)):
         dataset.generate(
             out, scale, seed, screen.preparing, **{k: v for k, v in options.items() if k in known}
         )
@@ -76,7 +77,7 @@ def convert(
     if out.exists():
         raise UsageError(f"{out} exists", "choose a new folder for --out")
     dataset = registry.dataset(task)
-    with Screen() as screen:
+    with Screen() as screen, guard.swept(partial(out)):
         dataset.convert(existing(folder), out, screen.preparing)
     print(out)
 
@@ -86,6 +87,11 @@ def info(task: Name, as_json: Json = False) -> None:
     """Print the card: schema, terms, where to get the data, how the generator works."""
     card = registry.card(task)
     print(json.dumps({"name": task, "card": card}) if as_json else card)
+
+
+def partial(out: Path) -> Path:
+    """Where `datasets.files.new_folder` writes until the folder is whole."""
+    return out.with_name(f".{out.name}.{os.getpid()}.partial")
 
 
 def existing(path: Path) -> Path:
