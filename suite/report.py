@@ -211,7 +211,19 @@ def board_notes(group: Sequence[Record]) -> list[str]:
     notes += sorted({f"budget {r.budget.name} not met here: {u}" for r in group for u in r.budget.unmet})
     if any(r.enforcement == "polled" for r in group):
         notes.append("limits watched by polling, not enforced by the kernel")
-    return [note for note in notes if note]
+    return [note for note in [*notes, *disturbances(group)] if note]
+
+
+def disturbances(group: Sequence[Record]) -> list[str]:
+    """How often others took so much of a variant's cores that its times are not to be trusted."""
+    found: dict[str, list[float]] = {}
+    for r in group:
+        if r.disturbed is not None:
+            found.setdefault(f"{r.engine_name} {r.backend} {r.precision} {r.budget.name}", []).append(r.disturbed)
+    return [
+        f"disturbed: others took up to {max(shares):.0%} of the cores in {len(shares)} runs of {variant}"
+        for variant, shares in sorted(found.items())
+    ]
 
 
 def board_markdown(group: Sequence[Record]) -> str:
@@ -247,7 +259,7 @@ def bench_notes(group: Sequence[Record]) -> list[str]:
         if x.bench and x.bench.loadgen:
             told = x.bench.loadgen
             notes.append(f"{x.backend} {x.precision}: LoadGen {told['result']}, {told['line']}")
-    return notes
+    return notes + disturbances(group)
 
 
 PUBLISHED_TIMES = "Their times are without scoring, which was the organisers' work."

@@ -15,7 +15,7 @@ from rich.table import Table
 from buzzer import caches
 from buzzer.errors import UnsupportedError, UsageError, unknown_name
 from buzzer.models.job import Data
-from buzzer.suite import benchplan, guard, machine, registry, runner
+from buzzer.suite import benchplan, guard, machine, registry, report, runner
 from buzzer.suite import budget as budgets
 from buzzer.suite.benchplan import Choice, Planned
 from buzzer.suite.cli.frontier import run as draw_frontier
@@ -224,7 +224,7 @@ def show(records: Sequence[Record], as_json: bool) -> None:
             table.add_row(*line)
         console.print(table)
         console.print(machine.line(group[0].machine), highlight=False)
-        for note in sorted({note for r in group for note in r.notes}):
+        for note in [*sorted({note for r in group for note in r.notes}), *report.disturbances(group)]:
             console.print(f"- {note}", highlight=False)
         for r in group:
             if r.bench and r.bench.loadgen:
