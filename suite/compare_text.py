@@ -106,7 +106,9 @@ def _run_notes(made: Comparison) -> list[str]:
             f"noise of this machine: means of A/A runs differ by up to {made.noise.per_cent:.1f} % "
             f"({made.noise.pairs} pairs)"
         )
-    return notes + report.disturbances([r for lines in made.lines.values() for x in lines for r in x.cell.records])
+    return notes + report.disturbances(
+        [r for lines in made.lines.values() for x in lines for r in x.cell.records]
+    )
 
 
 def _stages(lines: Sequence[Line], scale: float) -> Section:

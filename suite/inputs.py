@@ -15,7 +15,9 @@ def state(folders: Iterable[Path]) -> State:
     """The files of a run's input folders, as they are."""
     found = {}
     for folder in folders:
-        for path in sorted([*folder.glob("*"), *folder.glob("*/*")]):  # no data set, no fit has deeper folders
+        for path in sorted(
+            [*folder.glob("*"), *folder.glob("*/*")]
+        ):  # no data set, no fit has deeper folders
             with suppress(OSError):
                 told = path.stat()
                 if path.is_file():

@@ -186,7 +186,7 @@ class Polled:
                 stderr=errors,
                 env=os.environ | dict(environment) | {RUN: mark, "TMPDIR": str(temporary)},
                 start_new_session=True,
-                preexec_fn=pin(usable_cores(self._budget)),
+                preexec_fn=pin(usable_cores(self._budget)),  # noqa: PLW1509  one system call, before any thread starts
             )
         family = Family(process.pid, mark)
         while not reason and (ended := wait(process)) is None:

@@ -219,7 +219,9 @@ def disturbances(group: Sequence[Record]) -> list[str]:
     found: dict[str, list[float]] = {}
     for r in group:
         if r.disturbed is not None:
-            found.setdefault(f"{r.engine_name} {r.backend} {r.precision} {r.budget.name}", []).append(r.disturbed)
+            found.setdefault(f"{r.engine_name} {r.backend} {r.precision} {r.budget.name}", []).append(
+                r.disturbed
+            )
     return [
         f"disturbed: others took up to {max(shares):.0%} of the cores in {len(shares)} runs of {variant}"
         for variant, shares in sorted(found.items())

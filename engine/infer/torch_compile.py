@@ -12,7 +12,10 @@ from buzzer.engine.infer.torch_eager import TorchEager
 from buzzer.errors import UnsupportedError
 
 PRECISIONS = ("fp32", "bf16")
-OFF = ("TORCHDYNAMO_DISABLE", "TORCH_COMPILE_DISABLE")  # with either at 1 `torch.compile` hands back the module
+OFF = (
+    "TORCHDYNAMO_DISABLE",
+    "TORCH_COMPILE_DISABLE",
+)  # with either at 1 `torch.compile` hands back the module
 
 
 class TorchCompile(TorchEager):
@@ -41,7 +44,8 @@ class TorchCompile(TorchEager):
             self._compiled = has_compiled(self.plan.model)
             if not self._compiled:
                 raise UnsupportedError(
-                    "torch.compile compiled nothing of this module", "use --backend torch_eager, which it would be"
+                    "torch.compile compiled nothing of this module",
+                    "use --backend torch_eager, which it would be",
                 )
         return outputs
 

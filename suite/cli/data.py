@@ -9,9 +9,12 @@ from typing import Annotated
 
 import typer
 
+from buzzer import caches
 from buzzer.datasets.workers import usable_cores
 from buzzer.errors import UsageError
 from buzzer.suite import guard, registry
+from buzzer.suite import rescore as rescoring
+from buzzer.suite.child import load_entry
 from buzzer.suite.screen import Screen
 
 app = typer.Typer(help="Generate, convert, score and describe data sets.", no_args_is_help=True)
@@ -65,6 +68,38 @@ def score(
     else:
         for name, value in scores.items():
             print(f"{name} not defined on these answers" if value is None else f"{name} {value:.6f}")
+
+
+@app.command()
+def rescore(
+    task: Name,
+    path: Annotated[list[Path], typer.Argument(help="Records or folders of records, with their files/.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the official files; default: generated data.")
+    ] = None,
+    scale: Annotated[
+        float | None, typer.Option(help="Share of the official size, of generated data.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of generated data.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Score the submissions that runs have kept again, and hold the records against it. Exit code 1 if any is off."""
+    config = registry.task(task)
+    with Screen() as screen:
+        prepare = load_entry(config.entry).prepare
+        used = prepare(data, caches.folder() / "data", scale or config.scale, seed, screen.preparing)
+    found = list(rescoring.rescore(config, map(existing, path), used))
+    for one in found:
+        told = one.problem or (f"not scored: {one.skipped}" if one.skipped else "")
+        if as_json:
+            print(json.dumps({"path": str(one.path), "ok": not told, "problem": told}))
+        elif told:
+            print(f"{one.path}: {told}")
+    scored = [one for one in found if not one.skipped]
+    off = sum(bool(one.problem) for one in scored)
+    typer.echo(f"{len(scored) - off} of {len(found)} records have their submission's score", err=True)
+    if off or not scored:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -45,14 +45,23 @@ FOUND_OUT = {  # cheat -> outcome and words of the message, or of both enforceme
     "spoil-fit": ("error", "/answers"),
     "lingering": ("error", "went on for 1 s after it had told its end"),
 }
-QUICK = ("slow-clock", "late-file", "own-done", "spoil-fit")  # under both enforcements in every run of the tests
+QUICK = (
+    "slow-clock",
+    "late-file",
+    "own-done",
+    "spoil-fit",
+)  # under both enforcements in every run of the tests
 BUDGETS = {"ignore-signals": "1c2g1s", "hungry-forks": "1c200m10s"}
 THOROUGH = "BUZZER_SOAK" in os.environ
 
 
 @pytest.fixture
 def play(
-    tmp_path: Path, fake_path: None, data: Data, choose: Callable[..., Choice], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    fake_path: None,
+    data: Data,
+    choose: Callable[..., Choice],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Play:
     """Run a cheat once; its record, written and checked."""
     monkeypatch.setattr(runner, "LINGER_S", 1.0)
@@ -162,7 +171,11 @@ def told(lines: list[str]) -> Story:
 def test_what_the_clock_writes_is_taken() -> None:
     story = told(GOOD)
     assert (story.broken, story.done, story.contradiction(99.9)) == (None, True, "")
-    assert {name: p.wall_s for name, p in story.phases.items()} == {"start": 1.0, "predict": 2.0, "score": 4.0}
+    assert {name: p.wall_s for name, p in story.phases.items()} == {
+        "start": 1.0,
+        "predict": 2.0,
+        "score": 4.0,
+    }
 
 
 @pytest.mark.parametrize("what", BAD)

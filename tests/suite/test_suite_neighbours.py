@@ -43,7 +43,11 @@ def test_a_core_that_is_not_told_of_is_not_known() -> None:
         (None, {}, None),
         (0.09, {}, None),  # 4.5 % of 2 s
         (0.11, {}, 0.055),
-        (0.09, {"wall_s": 0.5, "outcome": "error", "message": "x"}, None),  # 18 %, but a few ticks of the counter
+        (
+            0.09,
+            {"wall_s": 0.5, "outcome": "error", "message": "x"},
+            None,
+        ),  # 18 %, but a few ticks of the counter
         (0.3, {"budget": {"name": "4c", "cores": 4, "memory_bytes": None, "time_s": None}}, None),
         (0.3, {"budget": {"name": "u", "cores": None, "memory_bytes": None, "time_s": None}}, 0.075),
     ],
@@ -85,7 +89,10 @@ def test_inputs_are_read_through_unless_they_are_too_large(
     for name in ("a.csv", "part/b.csv"):
         (tmp_path / name).write_bytes(b"x" * 5_000_000)
     before = inputs.state([tmp_path])
-    assert {path.name: size for path, (size, *_) in before.items()} == {"a.csv": 5_000_000, "b.csv": 5_000_000}
+    assert {path.name: size for path, (size, *_) in before.items()} == {
+        "a.csv": 5_000_000,
+        "b.csv": 5_000_000,
+    }
     seen = bytes_read()
     assert inputs.warm(before)
     if sys.platform == "linux":
