@@ -59,7 +59,10 @@ class Cheat(Fake):
         return (yield from self.finish(job))
 
     def short(self, job: Job) -> Steps:
-        return (yield from self.finish(job))
+        """Honest and quick; tells its cores."""
+        submission = hand_in(job)
+        yield SCORE
+        return Result({"accuracy": 0.9}, 10, {"cores": len(os.sched_getaffinity(0))}, (submission,))
 
     def moved_marks(self, job: Job) -> Steps:
         """Every mark of the clock moved by what the work took."""
@@ -227,9 +230,7 @@ class Cheat(Fake):
         with suppress(OSError):
             os.sched_setaffinity(0, range(os.cpu_count() or 1))
         time.sleep(SHORT_S)
-        submission = hand_in(job)
-        yield SCORE
-        return Result({"accuracy": 0.9}, 10, {"cores": len(os.sched_getaffinity(0))}, (submission,))
+        return (yield from self.short(job))
 
     def spoil_data(self, job: Job) -> Steps:
         """The input of the next run changed."""
