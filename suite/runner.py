@@ -168,7 +168,7 @@ def execute(
         "enforcement": limiter.enforcement,
         "load_before": load_before,
         "compiled_caches": compiled,
-        "others_cpu_s": taken_s,
+        "others_cpu_s": None if run.scheduler else taken_s,  # a cluster's workers are not others
         "page_cache": ("warm" if warm else "as found") if before else None,
         "peak_memory_bytes": measured.peak_memory_bytes,
     }

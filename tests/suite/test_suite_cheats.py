@@ -17,7 +17,8 @@ import psutil
 import pytest
 
 from buzzer.models.job import Data
-from buzzer.suite import integrity, record, runner
+from buzzer.suite import integrity, limits, record, runner
+from buzzer.suite.budget import resolve
 from buzzer.suite.plan import Choice, fit_run, predict_runs
 from buzzer.suite.record import Record
 from buzzer.suite.story import Story
@@ -247,3 +248,23 @@ def test_a_run_ends_with_its_harness_even_without_a_guard(tmp_path: Path) -> Non
     while alive(run) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not alive(run)
+
+
+def test_a_process_that_hangs_in_the_kernel_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was killed and does not go is not waited for."""
+    real = limits.wait
+    monkeypatch.setattr(limits, "wait", lambda process: None)
+    monkeypatch.setattr(limits, "UNKILLABLE_S", 0.1)
+    polled = limits.Polled(resolve("1c1g30s"))
+    polled.stop()
+    started: list[Any] = []
+    popen = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[0])
+    found = polled.run([sys.executable, "-S", "-c", "import time; time.sleep(60)"], tmp_path / "stderr", {})
+    assert (found.reason, found.exit_code) == ("killed", -9)
+    deadline = time.monotonic() + 10
+    while real(started[0]) is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert started[0].returncode == -9
