@@ -41,7 +41,8 @@ def tell(word: str, paths: Iterable[Path | str]) -> None:
     """Write lines to the guard. One that somebody ended is no reason to end the run."""
     _, pipe = start()
     with suppress(OSError):
-        pipe.write(b"".join(word.encode() + b" " + os.fsencode(path) + b"\n" for path in paths))
+        told = [os.fsencode(path) for path in paths]
+        pipe.write(b"".join(word.encode() + b" " + path + b"\n" for path in told if b"\n" not in path))
         pipe.flush()
 
 

@@ -15,9 +15,8 @@ def state(folders: Iterable[Path]) -> State:
     """The files of a run's input folders, as they are."""
     found = {}
     for folder in folders:
-        for path in sorted(
-            [*folder.glob("*"), *folder.glob("*/*")]
-        ):  # no data set, no fit has deeper folders
+        # No data set and no fit has deeper folders.
+        for path in sorted([*folder.glob("*"), *folder.glob("*/*")]):
             with suppress(OSError):
                 told = path.stat()
                 if path.is_file():

@@ -206,7 +206,7 @@ class Record(Strict):
     def disturbed(self) -> float | None:
         """The share of its cores that others took, where it is so much that the run's times are not to be trusted."""
         seconds, cores = self.wall_s + (self.score_s or 0.0), self.budget.cores or self.machine.get("cores")
-        if self.others_cpu_s is None or not cores or not seconds:
+        if self.others_cpu_s is None or not isinstance(cores, int) or cores < 1 or not seconds:
             return None
         share = self.others_cpu_s / (cores * seconds)
         return share if share > DISTURBED and self.others_cpu_s > DISTURBED_S else None

@@ -12,10 +12,8 @@ from buzzer.engine.infer.torch_eager import TorchEager
 from buzzer.errors import UnsupportedError
 
 PRECISIONS = ("fp32", "bf16")
-OFF = (
-    "TORCHDYNAMO_DISABLE",
-    "TORCH_COMPILE_DISABLE",
-)  # with either at 1 `torch.compile` hands back the module
+# With either at 1 `torch.compile` hands back the module.
+OFF = ("TORCHDYNAMO_DISABLE", "TORCH_COMPILE_DISABLE")
 
 
 class TorchCompile(TorchEager):
