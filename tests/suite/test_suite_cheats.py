@@ -67,9 +67,9 @@ def play(
     """Run a cheat once; its record, written and checked."""
     monkeypatch.setattr(runner, "LINGER_S", 1.0)
 
-    def go(do: str) -> Record:
+    def go(do: str, entry: str = "cheating_task:TASK") -> Record:
         made = choose(do, BUDGETS.get(do, "1c2g30s"))
-        choice = replace(made, task=made.task.model_copy(update={"entry": "cheating_task:TASK"}))
+        choice = replace(made, task=made.task.model_copy(update={"entry": entry}))
         assert runner.fit(fit_run(choice), data, tmp_path / "cache", lambda phase, elapsed: None)
         run = predict_runs(choice)[0]
         r = runner.predict(run, data, tmp_path / "cache", tmp_path, (), lambda phase, elapsed: None)
@@ -82,7 +82,7 @@ def play(
 
 @pytest.mark.parametrize("do", FOUND_OUT)
 def test_a_cheat_is_found_out(play: Play, enforcement: str, do: str) -> None:
-    if enforcement == "polled" and do not in QUICK and not THOROUGH:
+    if do not in QUICK and not THOROUGH:
         pytest.skip("with BUZZER_SOAK")
     outcome, told = FOUND_OUT[do]
     r = play(do)
@@ -97,6 +97,13 @@ def test_what_is_clumsy_is_no_cheat(play: Play, enforcement: str, do: str) -> No
     r = play(do)
     assert r.outcome == ("ok" if do == "honest" else r.outcome)
     assert r.outcome in ("ok", "error")
+
+
+def test_work_at_import_is_in_the_wall_time(play: Play) -> None:
+    r = play("short", "slow_import_task:TASK")
+    assert r.outcome == "ok"
+    assert r.phases[0].name == "start"
+    assert r.wall_s > r.phases[0].wall_s > 0.3
 
 
 def test_a_daemon_is_counted_and_ended(play: Play, enforcement: str, tmp_path: Path) -> None:

@@ -176,8 +176,8 @@ MUTANTS = {
     ),
     "neighbours are not seen": Mutant(
         "suite/meter.py",
-        'names = ("user", "nice", ',
-        'names = ("nice", ',
+        '("user", "nice", ',
+        '(',
         f"{NEIGHBOURS}::test_what_others_take_of_a_core_is_seen",
     ),
     "a disturbed run is silent": Mutant(
