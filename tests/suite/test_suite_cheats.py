@@ -43,7 +43,7 @@ FOUND_OUT = {  # cheat -> outcome and words of the message, or of both enforceme
     "ignore-signals": ("timeout", "the buzzer went in phase predict"),
     "hungry-forks": ("host-oom", "over the memory limit"),
     "spoil-data": ("error", "the run changed its inputs: data/input.csv"),
-    "spoil-fit": ("error", "/answers"),
+    "spoil-fit": ("error", "answers"),
     "lingering": ("error", "went on for 1 s after it had told its end"),
 }
 QUICK = (
