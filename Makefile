@@ -54,6 +54,7 @@ gpu-suite: $(VENV)/.test $(VENV)/.gpu
 endif
 
 # What a CUDA image with torch, pandas and pytest still lacks; RAPIDS comes by GPUKIT, a program that packs it into a folder.
+KIT_GROUPS ?= cudf pins xgboost dask polars nvforest
 KIT_WHEELS = benchexec pydantic pydantic-core annotated-types typing-inspection
 # A wheel's name holds its versions; a file of the list's own, so that the wheels are fetched once.
 KIT_LIST = .gpukit/.$(shell echo '$(KIT_WHEELS)' | cksum | cut -d' ' -f1)

@@ -5,8 +5,12 @@ each run, and a run would not find the kernels' tuned choices.
 """
 
 import os
+import shutil
+import sys
 from contextlib import suppress
 from pathlib import Path
+
+from buzzer.errors import DataError
 
 HOME = "BUZZER_CACHE"
 # The libraries' variables for their caches of compiled code, and the folder that each gets unless the user has set one.
@@ -51,3 +55,21 @@ def environment() -> dict[str, str]:
 def state() -> str:
     """`warm` where a cache of compiled code holds anything, else `cold`."""
     return "warm" if any(path.is_dir() and any(path.iterdir()) for path in compiled().values()) else "cold"
+
+
+def notice(text: str) -> None:
+    """A line on stderr about the caches. A stream that is closed or full ends nothing."""
+    with suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def discard(path: Path, problem: str) -> None:
+    """Remove a file or folder of the cache that cannot be used, and say so. Raises DataError where it stays."""
+    notice(f"{path}: {problem}; it is made anew")
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    except OSError as error:
+        raise DataError(f"cannot remove {path}: {error.strerror}", "remove it by hand") from error

@@ -1,7 +1,10 @@
 """Verdicts of checks, kept so that files that have not changed are not read again at every run."""
 
+import glob
 import hashlib
 import json
+import os
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -11,6 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from buzzer import caches, locks
 from buzzer.datasets.files import Files, new_file
 from buzzer.errors import DataError
 
@@ -32,6 +36,65 @@ class Verdict(BaseModel):
     source: str
     scale: float
     notes: list[str]
+
+
+def given_or_generated(
+    source: Path | None,
+    folder: Path,
+    generate: Callable[[Path], None],
+    check: Check,
+    cache: Path,
+    progress: Progress,
+) -> Files:
+    """The checked files of `source`; without one, those that `generate(folder)` makes in the cache."""
+    if source is not None:
+        return checked(check, source, cache, progress)
+    return generated(folder, generate, check, cache, progress)
+
+
+def generated(
+    folder: Path, generate: Callable[[Path], None], check: Check, cache: Path, progress: Progress
+) -> Files:
+    """The files that `generate(folder)` makes in the cache, checked. One process makes them, others wait for it.
+
+    Files that are no longer those that were made are made anew, with a line on stderr.
+    """
+    if folder.is_dir():
+        with suppress(DataError, OSError):
+            return intact(folder, check, cache, progress)
+    with locks.held(folder.with_name(f"{folder.name}.lock"), lambda message: progress(0.0, message)):
+        if os.path.lexists(folder):
+            try:  # another process may have made them meanwhile
+                return intact(folder, check, cache, progress)
+            except (DataError, OSError) as error:
+                caches.discard(folder, f"damaged: {getattr(error, 'message', error)}")
+        for leftover in folder.parent.glob(f".{glob.escape(folder.name)}.*.partial"):
+            shutil.rmtree(leftover, ignore_errors=True)  # of a process that was killed
+        generate(folder)
+        found = checked(check, folder, cache, progress)
+        with suppress(OSError), new_file(made_of(folder)) as aside:
+            aside.write_text(print_of(found), encoding="utf-8")
+        return found
+
+
+def intact(folder: Path, check: Check, cache: Path, progress: Progress) -> Files:
+    """The checked files. Raises DataError or OSError where they are not those that were made."""
+    found, made = checked(check, folder, cache, progress), made_of(folder)
+    if made.exists() and made.read_text(encoding="utf-8", errors="replace") != print_of(found):
+        raise DataError("not the files that were made")
+    return found
+
+
+def made_of(folder: Path) -> Path:
+    """The file beside generated ones that tells their hash."""
+    return folder.with_name(f"{folder.name}.sha256")
+
+
+def print_of(found: Files) -> str:
+    """One hash of the data files and of what the generator says of them."""
+    facts = found.folder / "generator.json"
+    told = facts.read_bytes() if facts.is_file() else b""
+    return hashlib.sha256(found.fingerprint.encode() + told).hexdigest()
 
 
 def checked(check: Check, folder: Path, cache: Path, progress: Progress) -> Files:

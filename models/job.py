@@ -39,7 +39,7 @@ class Job:
     precision: str  # "fp32", "bf16", "int8", ...
     device: str  # "cpu" or "cuda"
     data: Path  # folder of the files in the official format
-    work: Path  # folder of what `fit` saved and `predict` loads
+    work: Path  # folder of what `fit` saves and `predict` reads; `predict` must not write there
     out: Path  # folder for the submission file
     scale: float  # share of the official size; 1 = official
     seed: int

@@ -376,7 +376,7 @@ def quantised(loaded: Loaded, job: Job, kept: Path) -> Any:
     from buzzer.engine import quant
 
     folder = kept / f"quantised-{job.precision}-{benchcache.digest(stamp(sources(quant)))}"
-    if folder.is_dir():
+    if benchcache.is_kept(folder):
         return quant.load(folder, loaded.model)
     made = quant.quantise(loaded.model, loaded.calibration, precision=job.precision)
     if job.device == "cpu":

@@ -12,18 +12,18 @@ from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
+from buzzer import caches
 from buzzer.engine.infer import Array, cost
 from buzzer.engine.infer.cost import Cost
 from buzzer.errors import DataError
 from buzzer.models.job import Job
 from buzzer.models.target import Ask, Batch, Target, stamp
+from buzzer.suite import manifest
 
 FACTS = "facts.json"
-DELETE = "delete it: it is made anew"
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,13 @@ def fingerprint(batches: Sequence[Batch]) -> str:
 
 
 def keep(folder: Path, write: Callable[[Path], None]) -> None:
-    """Have `write` fill a folder, whole or not at all; another process may be faster, then its folder stays."""
+    """Have `write` fill a folder, whole or not at all, with a manifest; another process may be faster, then its folder stays."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     try:
         write(aside)
+        manifest.seal(aside)
         try:
             aside.rename(folder)
         except OSError:
@@ -81,6 +82,14 @@ def keep(folder: Path, write: Callable[[Path], None]) -> None:
                 raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def is_kept(folder: Path) -> bool:
+    """Whether a folder is there as it was written; a damaged one is removed."""
+    problem = manifest.problem(folder)
+    if problem and os.path.lexists(folder):
+        caches.discard(folder, problem)
+    return not problem
 
 
 def write_answers(answers: Answers, folder: Path) -> None:
@@ -95,20 +104,17 @@ def write_answers(answers: Answers, folder: Path) -> None:
 
 
 def read_answers(folder: Path) -> Answers | None:
-    """None where there are none. Raises DataError for files that are broken."""
+    """None where there are none that are as they were written."""
     place = folder / "answers"
-    if not place.is_dir():
+    if not is_kept(place):
         return None
-    try:
-        facts = json.loads((place / FACTS).read_text())
-        facts["expected"] = [dict(np.load(place / f"{i}.npz")) for i in range(facts["expected"])]
-        facts["cost"] = None if facts["cost"] is None else Cost(**facts["cost"])
-        return Answers(**facts | {"notes": tuple(facts["notes"])})
-    except (OSError, EOFError, BadZipFile, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{place}: the right answers cannot be read: {error}", DELETE) from error
+    facts = json.loads((place / FACTS).read_text())
+    facts["expected"] = [dict(np.load(place / f"{i}.npz")) for i in range(facts["expected"])]
+    facts["cost"] = None if facts["cost"] is None else Cost(**facts["cost"])
+    return Answers(**facts | {"notes": tuple(facts["notes"])})
 
 
 def check_inputs(answers: Answers, batches: Sequence[Mapping[str, Array]], folder: Path) -> None:
     """Raises DataError unless the answers are those of these inputs."""
     if answers.fingerprint != fingerprint(batches):
-        raise DataError(f"{folder}: the right answers are of other inputs", DELETE)
+        raise DataError(f"{folder}: the right answers are of other inputs", "delete it: it is made anew")

@@ -233,7 +233,9 @@ class Row:
             r.backend,
             f"{r.precision} {r.bench.packing}" if r.bench and r.bench.lengths == "real" else r.precision,
             ms(half),
-            "" if half is None else f"{1e3 * half.low:.2f}-{1e3 * half.high:.2f}",
+            ""
+            if half is None or half.low is None or half.high is None
+            else f"{1e3 * half.low:.2f}-{1e3 * half.high:.2f}",
             ms(percentiles.quantile(warm, 0.9)),
             ms(percentiles.quantile(warm, 0.99)),
             ms(percentiles.quantile(self.pooled("cold_run"), 0.5)),

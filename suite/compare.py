@@ -5,13 +5,13 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from buzzer.configs import load_yaml
 from buzzer.errors import UsageError, unknown_name
-from buzzer.suite import estimate, gate, machine
+from buzzer.suite import estimate, gate, laws, machine
 from buzzer.suite.budget import Budget
 from buzzer.suite.estimate import Growth, Projection, Ratio
 from buzzer.suite.record import Record
@@ -76,7 +76,10 @@ class Group:
     def series(self, variant: Variant) -> dict[float, list[float]]:
         """Scale -> wall seconds of a variant, where it was good."""
         column = {scale: row[variant] for scale, row in self.cells.items() if variant in row}
-        return {scale: list(cell.walls.values()) for scale, cell in column.items() if cell.ranked}
+        walls = {
+            scale: [w for w in cell.walls.values() if w] for scale, cell in column.items() if cell.ranked
+        }
+        return {scale: costs for scale, costs in walls.items() if costs}
 
     def peaks(self, variant: Variant, figure: str = "peak_memory_bytes") -> dict[float, list[float]]:
         """Scale -> peak bytes of a variant, of the host or by another field, where it was good and its peak is known."""
@@ -137,20 +140,26 @@ class Noise:
         return 100 * math.expm1(self.band)
 
 
-def noise(records: Iterable[Record], like: Record, rounds: int) -> Noise | None:
-    """The noise of `rounds` rounds on the machine of `like`, from its A/A pairs; None without two of them.
+def wall(r: Record) -> float | None:
+    return r.wall_s
+
+
+def noise(
+    records: Iterable[Record], like: Record, rounds: int, figure: Callable[[Record], float | None] = wall
+) -> Noise | None:
+    """The noise of a figure over `rounds` rounds on the machine of `like`, from its A/A pairs; None without two of them.
 
     Pairs of the same task, scale and data where there are such, else all pairs of the machine. The band is the far
     end of the 95 % interval that the mean of so many A/A rounds has.
     """
     facts = machine.line(like.machine), like.scoring
     here = [r for r in records if r.outcome == "ok" and (machine.line(r.machine), r.scoring) == facts]
-    pairs = aa_pairs(here)
+    pairs = [(a, b) for a, b in aa_pairs(here) if figure(a) and figure(b)]
     near = [(a, b) for a, b in pairs if (b.task, b.scale) == (like.task, like.scale)]
     used = near if len(near) >= 2 else pairs
     if len(used) < 2:
         return None
-    logs = [math.log(b.wall_s / a.wall_s) for a, b in used]
+    logs = [math.log((figure(b) or 1.0) / (figure(a) or 1.0)) for a, b in used]
     spread = math.sqrt(sum(x * x for x in logs) / len(logs))  # the true mean of an A/A ratio is 1
     return Noise(estimate.t_quantile(len(logs)) * spread / math.sqrt(max(rounds, 1)), len(used))
 
@@ -199,7 +208,7 @@ class Line:
     variant: Variant
     cell: Row
     speed_up: dict[str, Ratio | None]  # baseline name -> how many times faster than it
-    is_noise: dict[str, bool]
+    is_noise: dict[str, bool | None]  # None where nothing tells
     cost_usd: float | None
 
     def head_room(self) -> dict[str, float | None]:
@@ -217,7 +226,7 @@ class Trend:
 
     variant: Variant
     growth: Growth
-    exponent: tuple[float, float] | None  # 95 % interval; None where two sizes cannot tell it
+    exponent: tuple[float, float] | None  # 95 % interval; None where sizes or rounds are too few
     check: estimate.Check | None
     break_even_rows: dict[str, float | None]  # baseline name -> rows from which this one is faster
     full: Projection
@@ -268,14 +277,14 @@ def _lines(
     row, made = group.cells[scale], []
     for variant, cell in row.items():
         ratios: dict[str, Ratio | None] = {}
-        quiet: dict[str, bool] = {}
+        quiet: dict[str, bool | None] = {}
         for name, other in base.items():
             against = row.get(other) if other is not None else None
             comparable = against is not None and against.ranked and cell.ranked and other != variant
             ratios[name] = estimate.paired(against.walls, cell.walls) if against and comparable else None
             level = noise(pool, cell.first, len(cell.records))
             ratio = ratios[name]
-            quiet[name] = ratio is not None and ratio.is_noise(0.0 if level is None else level.band)
+            quiet[name] = ratio.is_noise(level.band if level else None) if ratio else None
         made.append(Line(variant, cell, ratios, quiet, price(group, prices, variant.device, cell.wall_s)))
     return sorted(made, key=lambda line: (not line.cell.ranked, line.cell.wall_s))
 
@@ -298,8 +307,7 @@ def _trend(
     full: float,
 ) -> Trend:
     series, growth = group.series(variant), growths[variant]
-    samples = estimate.resampled(series)
-    wall = estimate.project(series, full, samples)
+    wall = estimate.project(series, full)
     memory = _peak_at(group.peaks(variant), full)
     gpu_memory = _peak_at(group.peaks(variant, "gpu_peak_memory_bytes"), full)
     measured = group.cells[max(series)][variant].first
@@ -312,7 +320,7 @@ def _trend(
     return Trend(
         variant,
         growth,
-        estimate.bounds([g.exponent for g in samples]) if len(series) > 2 else None,
+        None if estimate.needs(series) else laws.exponent(series),
         estimate.check(series),
         even,
         wall,
@@ -324,7 +332,7 @@ def _trend(
 
 
 def _peak_at(peaks: Mapping[float, list[float]], full: float) -> Projection | None:
-    return estimate.project(peaks, full, estimate.resampled(peaks)) if len(peaks) >= 2 else None
+    return estimate.project(peaks, full) if len(peaks) >= 2 else None
 
 
 def own_budget(r: Record) -> Budget:
@@ -346,7 +354,7 @@ def beats(
     used_cores: int,
     gpu_memory: Projection | None = None,
 ) -> str:
-    """Whether the full job ends before the buzzer: `yes`, `no`, or `too near to tell`.
+    """Whether the full job ends before the buzzer: `yes`, `no`, `too near to tell`, or what a verdict needs.
 
     A run that had more cores than the budget has says nothing about it.
     """
@@ -357,4 +365,4 @@ def beats(
         verdicts.add(memory.verdict(budget.memory_bytes))
     if gpu_memory is not None:
         verdicts.add(gpu_memory.verdict(budget.gpu_memory_bytes))
-    return next(v for v in ("no", "too near to tell", "yes") if v in verdicts)
+    return min(verdicts, key=lambda v: {"no": 0, "too near to tell": 2, "yes": 3}.get(v, 1))

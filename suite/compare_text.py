@@ -6,7 +6,7 @@ from typing import Any
 
 from buzzer.suite import machine, report
 from buzzer.suite.compare import Comparison, Line, Trend, Variant
-from buzzer.suite.estimate import Projection, Ratio
+from buzzer.suite.estimate import LEAST_ROUNDS, LEAST_SIZES, Projection, Ratio
 from buzzer.suite.regress import Change
 
 MOSTLY = 0.5  # share of the largest run that is fixed cost, above which a fit of the rest means little
@@ -73,11 +73,11 @@ def _run_line(line: Line, baselines: dict[Variant, str]) -> tuple[str, ...]:
     )
 
 
-def _ratio(ratio: Ratio | None, noise: bool) -> str:
+def _ratio(ratio: Ratio | None, noise: bool | None) -> str:
     if ratio is None:
         return ""
-    interval = "" if ratio.low is None else f" ({ratio.low:.2f}–{ratio.high:.2f})"
-    return f"{ratio.value:.2f}×{interval}{' noise' if noise else ''}"
+    interval = f"needs {LEAST_ROUNDS} rounds" if ratio.low is None else f"{ratio.low:.2f}–{ratio.high:.2f}"
+    return f"{ratio.value:.2f}× ({interval}){' noise' if noise else ''}"
 
 
 def _share(value: float | None) -> str:
@@ -95,12 +95,14 @@ def _run_notes(made: Comparison) -> list[str]:
     notes = []
     for name, meaning in (
         ("plain", "reference engine and backend on one core"),
-        ("tuned", "fastest CPU variant with the most cores"),
+        ("tuned", "fastest CPU variant with the most cores, by these runs"),
     ):
         variant = made.baselines[name]
         notes.append(f"{name} baseline, the {meaning}: {variant or 'not among these records'}")
     if made.noise is None:
-        notes.append("no A/A pairs of this machine are on record: only intervals tell noise from difference")
+        notes.append(
+            "no two A/A pairs of this machine are on record: only intervals tell noise from difference"
+        )
     else:
         notes.append(
             f"noise of this machine: means of A/A runs differ by up to {made.noise.per_cent:.1f} % "
@@ -130,7 +132,8 @@ def _growth(made: Comparison) -> Section:
     )
     lines = [_growth_line(made, trend, scales) for trend in made.trends]
     notes = [
-        "wall seconds by scale, fitted as fixed + rate x size^exponent; even with = rows from which it is faster"
+        "wall seconds by scale, fitted as fixed + rate x size^exponent; even with = rows from which it is faster",
+        "the interval of an exponent holds it in 95 % of cases if this is the law",
     ]
     if all(t.growth.fixed > MOSTLY * t.growth.at(made.group.largest) for t in made.trends):
         notes.append(
@@ -141,10 +144,11 @@ def _growth(made: Comparison) -> Section:
 
 def _growth_line(made: Comparison, trend: Trend, scales: Sequence[float]) -> tuple[str, ...]:
     row = [made.group.cells[s].get(trend.variant) for s in scales]
-    exponent = "1, taken"
+    good = [c for c in row if c is not None and c.ranked]
+    exponent = "1, taken" if len(good) < LEAST_SIZES else f"{trend.growth.exponent:.2f}"
     if trend.exponent is not None:
         low, high = trend.exponent
-        exponent = f"{trend.growth.exponent:.2f} ({low:.2f}–{high:.2f})"
+        exponent += f" ({low:.2f}–{high:.2f})"
     return (
         str(trend.variant),
         *("" if c is None else f"{c.wall_s:.2f}" if c.ranked else c.outcome for c in row),
@@ -168,12 +172,14 @@ def _even(made: Comparison, trend: Trend, name: str) -> str:
 
 def _full_job(made: Comparison) -> Section:
     size = made.trends[0].full.size
-    header = ("variant", "wall s", "95 %", "peak GB", "95 %", "budget", "beats the buzzer", "checked")
+    header = (
+        "variant", "wall s", "at least 95 %", "peak GB", "at least 95 %", "budget", "beats the buzzer", "checked",
+    )  # fmt: skip
     lines = [
         (
             str(t.variant),
             f"{t.full.value:.1f}",
-            f"{t.full.low:.1f}–{t.full.high:.1f}",
+            _bounds(t.full),
             *_memory(t.full_memory),
             t.budget.name,
             t.verdict,
@@ -183,16 +189,25 @@ def _full_job(made: Comparison) -> Section:
         )
         for t in made.trends
     ]
-    note = "checked = the largest measured size, predicted from the smaller ones alone"
-    return Section(f"The job at scale {size:g}, projected", header, lines, [note])
+    notes = [
+        "the bounds hold all laws that the measured sizes do not reject, and a growth beyond the largest that halves or doubles",
+        "checked = the largest measured size, predicted from the smaller ones alone",
+    ]
+    return Section(f"The job at scale {size:g}, projected", header, lines, notes)
 
 
 def _memory(p: Projection | None) -> tuple[str, str]:
-    return ("", "") if p is None else (f"{p.value / 1e9:.2f}", f"{p.low / 1e9:.2f}–{p.high / 1e9:.2f}")
+    return ("", "") if p is None else (f"{p.value / 1e9:.2f}", _bounds(p, 1e9, 2))
+
+
+def _bounds(p: Projection, unit: float = 1.0, digits: int = 1) -> str:
+    if p.low is None or p.high is None:
+        return f"needs {p.needs}"
+    return f"{p.low / unit:.{digits}f}–{p.high / unit:.{digits}f}"
 
 
 def _changes(found: Iterable[Change]) -> Section:
-    header = ("variant", "scale", "figure", "before", "after", "change", "")
+    header = ("variant", "scale", "figure", "before", "after", "change", "95 %", "days", "verdict")
     lines = [
         (
             str(c.variant),
@@ -201,11 +216,23 @@ def _changes(found: Iterable[Change]) -> Section:
             f"{c.before:.4g}",
             f"{c.after:.4g}",
             f"{100 * (c.ratio.value - 1):+.1f} %",
-            "REGRESSED" if c.failed else "noise" if c.noise else "",
+            _change_bounds(c.ratio),
+            str(c.days),
+            f"needs {c.needs}" if c.needs else "REGRESSED" if c.failed else "noise" if c.noise else "",
         )
         for c in found
     ]
-    return Section("Against the older records", header, lines)
+    notes = [
+        "days = days of both; over more than one, the interval holds the days' own effects, and is the narrower the more days there are",
+        "a change within its interval or the noise fails nothing, nor does one without a verdict",
+    ]
+    return Section("Against the older records", header, lines, notes)
+
+
+def _change_bounds(ratio: Ratio) -> str:
+    if ratio.low is None or ratio.high is None:
+        return ""
+    return f"{100 * (ratio.low - 1):+.1f}–{100 * (ratio.high - 1):+.1f} %"
 
 
 def as_dict(made: Comparison, found: Sequence[Change]) -> dict[str, Any]:

@@ -1,40 +1,45 @@
 """The statistics of comparisons: ratios with their interval, growth of a cost with size, and its projection.
 
 Wall times are compared as ratios, so everything is done on logarithms. Runs of one round are pairs: they were made
-within minutes of each other, and a slow drift of the machine hits both.
+within minutes of each other, and a slow drift of the machine hits both. Runs of different days are compared in `days.py`.
 """
 
 import math
-import random
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from statistics import fmean, median, stdev
+from statistics import fmean, median
+from typing import Any
 
-CONFIDENCE = 0.95
-RESAMPLES = 300
-EXPONENTS = (0.3, 2.0)  # from caches that soften growth to a quadratic algorithm
+from buzzer.suite import laws
+from buzzer.suite.laws import CONFIDENCE, EXPONENTS, Series
+
+LEAST_SIZES = 3  # every law fits two
+LEAST_ROUNDS = 2  # one tells nothing of its own noise
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """A ratio and its 95 % interval; the bounds are None where one pair is all there is."""
+    """A ratio and its 95 % interval; the bounds are None where the runs are too few for one.
+
+    `pairs` is what it rests on: rounds, runs of the smaller side, or days of it.
+    """
 
     value: float
     low: float | None
     high: float | None
     pairs: int
 
-    @property
-    def band(self) -> float:
-        """How far the interval reaches from 1 on either side, as a log ratio; infinite without an interval."""
-        if self.low is None or self.high is None:
-            return math.inf
-        return max(abs(math.log(self.low)), abs(math.log(self.high)))
+    def is_noise(self, band: float | None) -> bool | None:
+        """Whether the ratio is no difference: its interval holds 1, or it lies within the noise `band` (a log ratio).
 
-    def is_noise(self, band: float) -> bool:
-        """Whether the ratio is no difference: its interval holds 1, or it lies within the noise `band`."""
-        straddles = self.low is not None and self.high is not None and self.low <= 1 <= self.high
-        return straddles or abs(math.log(self.value)) <= band
+        None where it has no interval and no band is known: nothing tells.
+        """
+        within = band is not None and abs(math.log(self.value)) <= band
+        if self.low is None or self.high is None:
+            return None if band is None else within
+        return within or self.low <= 1 <= self.high
 
 
 def t_quantile(freedom: float) -> float:
@@ -44,32 +49,57 @@ def t_quantile(freedom: float) -> float:
     return float(t.ppf(0.5 + CONFIDENCE / 2, freedom))
 
 
-def _interval(mean: float, error: float, freedom: float, pairs: int) -> Ratio:
-    half = t_quantile(freedom) * error
-    return Ratio(math.exp(mean), math.exp(mean - half), math.exp(mean + half), pairs)
+@contextmanager
+def _equal_values() -> Iterator[None]:
+    """SciPy warns where all values are equal to the last digits; the interval is then as narrow as they say."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        yield
 
 
 def paired(over: Mapping[int, float], under: Mapping[int, float]) -> Ratio | None:
-    """Geometric mean of over/under by round, with Student's interval of the log ratios; None without a pair."""
-    logs = [math.log(over[i] / under[i]) for i in sorted(over.keys() & under.keys())]
-    if not logs:
+    """Geometric mean of over/under by round, with Student's interval of the log ratios; None without a pair.
+
+    A round in which nothing was measured, a time of 0, is none.
+    """
+    from scipy.stats import ttest_rel
+
+    rounds = [i for i in sorted(over.keys() & under.keys()) if over[i] and under[i]]
+    if not rounds:
         return None
-    if len(logs) == 1:
-        return Ratio(math.exp(logs[0]), None, None, 1)
-    return _interval(fmean(logs), stdev(logs) / math.sqrt(len(logs)), len(logs) - 1, len(logs))
+    a, b = _logs(over[i] for i in rounds), _logs(under[i] for i in rounds)
+    mean = fmean(a) - fmean(b)
+    if len(rounds) < LEAST_ROUNDS:
+        return Ratio(math.exp(mean), None, None, len(rounds))
+    with _equal_values():
+        return _ratio(mean, ttest_rel(a, b).confidence_interval(CONFIDENCE), len(rounds))
 
 
 def unpaired(over: Sequence[float], under: Sequence[float]) -> Ratio:
-    """Ratio of the geometric means of two series from different days, with Welch's interval on logarithms."""
-    a, b = [math.log(x) for x in over], [math.log(x) for x in under]
+    """Ratio of the geometric means of two series of one day, with Welch's interval on logarithms."""
+    from scipy.stats import ttest_ind
+
+    a, b = _logs(over), _logs(under)
     mean, pairs = fmean(a) - fmean(b), min(len(a), len(b))
-    if pairs < 2:
+    if pairs < LEAST_ROUNDS:
         return Ratio(math.exp(mean), None, None, pairs)
-    va, vb = stdev(a) ** 2 / len(a), stdev(b) ** 2 / len(b)
-    if va + vb == 0:
+    if len({*a}) == len({*b}) == 1:  # Welch's degrees of freedom are 0 / 0
         return Ratio(math.exp(mean), math.exp(mean), math.exp(mean), pairs)
-    freedom = (va + vb) ** 2 / (va**2 / (len(a) - 1) + vb**2 / (len(b) - 1))  # Welch 1947
-    return _interval(mean, math.sqrt(va + vb), freedom, pairs)
+    with _equal_values():
+        return _ratio(mean, ttest_ind(a, b, equal_var=False).confidence_interval(CONFIDENCE), pairs)
+
+
+def _logs(values: Iterable[float]) -> list[float]:
+    return [math.log(x) for x in values]
+
+
+def exp(log: float) -> float:
+    """e to a power, as large as a float can be and no larger: of two wild rounds an interval may have any bounds."""
+    return math.exp(min(log, 700.0))
+
+
+def _ratio(mean: float, interval: Any, pairs: int) -> Ratio:
+    return Ratio(exp(mean), exp(interval.low), exp(interval.high), pairs)
 
 
 @dataclass(frozen=True)
@@ -82,9 +112,6 @@ class Growth:
 
     def at(self, size: float) -> float:
         return self.fixed + self.rate * float(size**self.exponent)
-
-
-Series = Mapping[float, Sequence[float]]  # size -> costs measured there
 
 
 def grow(series: Series) -> Growth:
@@ -114,21 +141,6 @@ def _at_exponent(sizes: Sequence[float], costs: Sequence[float], exponent: float
     return Growth(float(fixed), float(rate) / largest**exponent, exponent), float(residual)
 
 
-def resampled(series: Series, seed: int = 0) -> list[Growth]:
-    """Growths of bootstrap samples (Efron 1979): repetitions are drawn with replacement within each size."""
-    draw = random.Random(seed)
-    return [
-        grow({n: draw.choices(list(ys), k=len(ys)) for n, ys in series.items()}) for _ in range(RESAMPLES)
-    ]
-
-
-def bounds(values: Sequence[float]) -> tuple[float, float]:
-    """The middle 95 % of bootstrap values."""
-    ordered = sorted(values)
-    cut = (1 - CONFIDENCE) / 2 * (len(ordered) - 1)
-    return ordered[round(cut)], ordered[round(len(ordered) - 1 - cut)]
-
-
 @dataclass(frozen=True)
 class Check:
     """The largest measured size, predicted from the smaller ones."""
@@ -154,36 +166,53 @@ def check(series: Series) -> Check | None:
 
 @dataclass(frozen=True)
 class Projection:
-    """A cost at a size that was not measured, with its bounds."""
+    """A cost at some size. Its bounds hold it with 95 % confidence at least; they are None where `needs` tells what is lacking."""
 
     size: float
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
+    needs: str = ""
 
     def verdict(self, limit: float | None) -> str:
-        """`yes`, `no`, or `too near to tell` against a limit."""
-        if limit is None or self.high <= limit:
+        """`yes`, `no`, or `too near to tell` against a limit; or what a verdict needs."""
+        if limit is None:
+            return "yes"
+        if self.low is None or self.high is None:
+            return f"needs {self.needs}"
+        if self.high <= limit:
             return "yes"
         return "no" if self.low > limit else "too near to tell"
 
 
-def project(series: Series, size: float, growths: Sequence[Growth]) -> Projection:
-    """The cost at `size`: bounds from the bootstrap and from how wrong the last prediction was.
+def project(series: Series, size: float) -> Projection:
+    """The cost at `size`: by the best `Growth`, with the bounds of `laws.reach`; at a measured size, of its own repetitions."""
+    if size in series:
+        return _measured(series[size], size)
+    value, lacking = grow(series).at(size), needs(series)
+    if lacking:
+        return Projection(size, value, None, None, lacking)
+    low, high = laws.reach(series, size)
+    return Projection(size, value, min(value, low), max(value, high))
 
-    The error of predicting the largest measured size from the smaller ones is taken to grow in proportion to the
-    logarithm of the distance, and is added in quadrature to the spread of the bootstrap.
-    """
-    value = grow(series).at(size)
-    low, high = bounds([g.at(size) for g in growths])
-    spread = max(abs(math.log(value / low)), abs(math.log(high / value)))
-    found, sizes = check(series), sorted(series)
-    model = 0.0
-    if found is not None and size > sizes[-1]:
-        distance = math.log(size / sizes[-1]) / math.log(sizes[-1] / sizes[-2])
-        model = abs(math.log1p(found.error)) * max(distance, 1.0)
-    half = math.hypot(spread, model)
-    return Projection(size, value, value * math.exp(-half), value * math.exp(half))
+
+def _measured(costs: Sequence[float], size: float) -> Projection:
+    from scipy.stats import ttest_1samp
+
+    value = math.exp(fmean(_logs(costs)))
+    if len(costs) < LEAST_ROUNDS:
+        return Projection(size, value, None, None, f"{LEAST_ROUNDS} rounds")
+    with _equal_values():
+        found = ttest_1samp(_logs(costs), 0.0).confidence_interval(CONFIDENCE)
+    return Projection(size, value, exp(found.low), exp(found.high))
+
+
+def needs(series: Series) -> str:
+    """What the intervals of a growth lack: sizes, rounds, or nothing."""
+    lacking = [f"{LEAST_SIZES} sizes"] if len(series) < LEAST_SIZES else []
+    if sum(len(costs) - 1 for costs in series.values()) < LEAST_ROUNDS:
+        lacking.append(f"{LEAST_ROUNDS} rounds")
+    return " and ".join(lacking)
 
 
 def crossing(slow: Growth, fast: Growth, low: float, high: float) -> float | None:

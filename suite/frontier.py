@@ -82,7 +82,9 @@ def point(layers: int, precision: str, backend: str, group: Sequence[Record]) ->
         backend=backend,
         accuracy=group[-1].scores[group[-1].metric],
         p50_ms=1e3 * median(laps),
-        interval_ms=None if told is None else (1e3 * told.low, 1e3 * told.high),
+        interval_ms=(1e3 * told.low, 1e3 * told.high)
+        if told and told.low is not None and told.high is not None
+        else None,
         counts=wrong.outcome == "ok" and not simulated,
         front=False,
         outcome="simulated" if simulated and wrong.outcome == "ok" else wrong.outcome,

@@ -20,14 +20,9 @@ def is_reference(record: Record, task: TaskConfig) -> bool:
 
 
 def same_question(a: Record, b: Record) -> bool:
-    """Whether two runs had the same data, parameters and seed, so that their scores must agree."""
-    return (a.task, a.job, a.data_fingerprint, a.config_hash, a.seed) == (
-        b.task,
-        b.job,
-        b.data_fingerprint,
-        b.config_hash,
-        b.seed,
-    )
+    """Whether two runs had the same data, parameters, seed and fit, so that their scores must agree."""
+    fields = ("task", "job", "data_fingerprint", "config_hash", "seed", "fit_id")
+    return all(getattr(a, name) == getattr(b, name) for name in fields)
 
 
 def no_gpu_proof(record: Record) -> str:

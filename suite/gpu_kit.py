@@ -74,7 +74,7 @@ def seed(cache: Path = KIT / "cache", target: Path = KIT / "seed.tar.xz") -> int
     """Make data and fits of SEED in `cache`, whatever is there already is taken, and pack them."""
     folders = [folder for task, options in SEED.items() for folder in made(task, options, cache)]
     for old in cache.glob("fits/*"):
-        if old not in folders:
+        if old.is_dir() and old not in folders:
             shutil.rmtree(old)  # of sources that have changed since
     names = [str(folder.relative_to(cache)) for folder in folders]
     if target.is_file() and packed_names(target) == set(names):
@@ -96,7 +96,7 @@ def made(task: str, options: tuple[str, ...], cache: Path) -> tuple[Path, Path]:
     """The folders of a task's data and fit, made as `buzzer run` makes them with these options."""
     from typer.main import get_command
 
-    from buzzer.suite import plan, runner
+    from buzzer.suite import fits, plan, runner
     from buzzer.suite.cli import app
     from buzzer.suite.cli.run import choices_of, prepare
     from buzzer.suite.screen import Screen
@@ -110,7 +110,7 @@ def made(task: str, options: tuple[str, ...], cache: Path) -> tuple[Path, Path]:
         )
     if record is not None and record.outcome != "ok":
         raise DataError(f"the fit of {task} ended {record.outcome}: {record.message}", record.hint)
-    return data.folder, runner.fit_folder(run, data, cache)
+    return data.folder, fits.folder(run, data, cache)
 
 
 def main() -> int:

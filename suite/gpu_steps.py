@@ -178,14 +178,7 @@ FRAMES = of(
 # ---- the rest, for a machine that is yours ------------------------------------------------------------------------------------
 
 SHOPS = ("sigir-ecom-task2", "sigir-ecom-task1", "online-shoppers", "complete-journey")
-ON_CLUSTER = (
-    "--gpus",
-    "1",
-    "--device",
-    "cuda",
-    "--seed",
-    "1",
-)  # another seed: the fit of before is not taken
+ON_CLUSTER = ("--gpus", "1", "--device", "cuda")
 
 MORE = of(
     "more",

@@ -133,7 +133,7 @@ def together(good: Mapping[Path, Record], fingerprints: Mapping[str, str]) -> It
 def _gate_with(r: Record, reference: Record) -> str:
     """The differences that the gate wrote down, made again."""
     if not gate.same_question(r, reference):
-        return f"its reference_run {reference.run_id[:8]} had other data, parameters or seed"
+        return f"its reference_run {reference.run_id[:8]} had other data, parameters, seed or fit"
     for name, told in r.gate.differences.items():
         made = r.scores.get(name, float("nan")) - reference.scores.get(name, float("nan"))
         if not abs(made - told) <= 1e-9:

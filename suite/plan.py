@@ -1,13 +1,13 @@
 """The run plan: a list of plain records, made by crossing what was asked for; selection is a chain of filters."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 from buzzer.engine import frames, infer
 from buzzer.errors import UnsupportedError, unknown_name
 from buzzer.models.job import Data
-from buzzer.suite import registry
+from buzzer.suite import fits, registry
 from buzzer.suite.budget import UNLIMITED, Budget
 from buzzer.suite.record import SCHEMA_MINOR, Record
 from buzzer.suite.registry import GPU_ENGINES, NO_ENGINE, TaskConfig
@@ -30,6 +30,7 @@ class Run:
     control: bool = False  # the second run of an A/A pair
     workers: int = 0  # Dask workers; 0 = one process
     scheduler: str = ""  # of a running Dask cluster
+    fitted_on: tuple[str, str] = ("cpu", "")  # device and cluster that train the fit which it makes or uses
 
     @property
     def cluster(self) -> str:
@@ -42,7 +43,7 @@ class Run:
         return f"{self.task.name} {self.job}{engine} {self.backend} {self.precision}"
 
     def matches(self, record: Record, data: Data) -> bool:
-        """Whether `record` is a run of this very plan item."""
+        """Whether `record` is a run of this very plan item, by the fit that it would use now."""
         return (
             record.schema_minor == SCHEMA_MINOR
             and record.task == self.task.name
@@ -58,6 +59,7 @@ class Run:
             and record.cluster == self.cluster
             and record.config_hash == self.task.config_hash
             and record.data_fingerprint == data.fingerprint
+            and record.fit_id == fits.fit_id(self, data)
         )
 
 
@@ -125,6 +127,7 @@ def predict_runs(choice: Choice) -> list[Run]:
     variants = list(product(task_engines(task, choice.engines), task_backends(task, choice.backends)))
     reference = (task.reference.engine, task.reference.backend)
     variants.sort(key=lambda v: v != reference)
+    fitted_on = fit_run(choice).fitted_on
     return [
         Run(
             *(
@@ -141,6 +144,7 @@ def predict_runs(choice: Choice) -> list[Run]:
             ),
             workers=choice.workers,
             scheduler=choice.scheduler,
+            fitted_on=fitted_on,
         )
         for repeat in range(choice.repeat)
         for (e, b), p, budget in product(variants, choice.precisions, choice.budgets)
@@ -154,14 +158,15 @@ def device_of(engine: str, asked: str | None) -> str:
 
 def fit_run(choice: Choice) -> Run:
     """The training that serves all timed runs of a choice: on the whole machine, without a limit; on a cluster of GPUs where one is
-    asked for with --device cuda."""
+    asked for with --device cuda. Runs on a GPU use a fit of the CPU unless --device cuda is given: it can be made before, elsewhere."""
     task = choice.task
     engine = "polars" if "polars" in task.engines else task.engines[0]
     device, workers, scheduler = choice.device or "cpu", 0, ""
     if device == "cuda" and (choice.workers or choice.scheduler):
         engine, workers, scheduler = "polars-gpu", choice.workers, choice.scheduler
     what = (task, "fit", engine, task.reference.backend, "fp32", device, UNLIMITED, choice.scale, choice.seed)
-    return Run(*what, workers=workers, scheduler=scheduler)
+    run = Run(*what, workers=workers, scheduler=scheduler)
+    return replace(run, fitted_on=(run.device, run.cluster))
 
 
 def worst_case_s(runs: Iterable[Run]) -> float:

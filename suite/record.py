@@ -115,6 +115,10 @@ class Record(Strict):
     scale: float = Field(gt=0, description="share of the official data size")
     seed: int = Field(description="seed of generated data and of training")
     repeat: int = Field(default=0, ge=0, description="number of the repetition, from 0")
+    fit_id: str | None = Field(
+        default=None,
+        description="the fit that was made or used: device that trained it, and a hash of all that it depends on",
+    )
     control: bool = Field(
         default=False,
         description="true for the second run of an A/A pair, which measures noise and is not ranked",

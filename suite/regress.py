@@ -1,18 +1,27 @@
-"""Regressions: a comparison's runs against older records of the same variant, data, parameters and machine."""
+"""Regressions: a comparison's runs against older records of the same variant, data, parameters and machine.
+
+Records of one day are compared run by run, records of different days by the means of days (`days.py`): for that the spread of days must be known, from
+older records of several days.
+"""
 
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from statistics import median
 from typing import Any
 
 from buzzer.errors import UsageError, unknown_name
-from buzzer.suite import estimate, machine
+from buzzer.suite import days, estimate, machine
 from buzzer.suite.compare import Group, Variant, noise
-from buzzer.suite.estimate import Ratio
+from buzzer.suite.estimate import LEAST_ROUNDS, Ratio
 from buzzer.suite.record import Record
 from buzzer.suite.report import Row
+
+REST = 8 * 3600  # seconds; a longer time without a run ends a day
+LEAST_DAYS = 2
 
 
 @dataclass(frozen=True)
@@ -66,26 +75,45 @@ class Change:
     before: float
     after: float
     ratio: Ratio
-    noise: bool
+    days: int  # over which the runs of both spread
+    noise: bool | None
     failed: bool
+    needs: str  # what a verdict lacks; without one nothing fails
 
 
 def changes(
     group: Group, older: Iterable[Record], thresholds: Sequence[Threshold], pool: Sequence[Record]
 ) -> list[Change]:
-    """Every variant against its older self: same machine, data, parameters and rule of timing. A change within noise never fails."""
-    past: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
-    for r in older:
-        if r.outcome == "ok" and not r.control:
-            past[_self(r)].append(r)
+    """Every variant against its older self: same machine, data, parameters and rule of timing. A change within noise never fails.
+
+    `pool` are records in which A/A pairs and the spread of days are looked for.
+    """
+    older = list(older)
+    past, other = _by_self(older), _others(group, [*older, *pool])
     found = []
     for scale, row in group.cells.items():
         for variant, cell in row.items():
             before = past.get(_self(cell.first), [])
             for threshold in thresholds if cell.ranked and before else []:
-                change = _change(scale, variant, cell, before, threshold, pool)
+                change = _change(scale, variant, cell, before, threshold, pool, other)
                 found += [change] if change is not None else []
     return found
+
+
+def _by_self(records: Iterable[Record]) -> dict[tuple[Any, ...], list[Record]]:
+    found: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
+    for r in records:
+        if r.outcome == "ok" and not r.control:
+            found[_self(r)].append(r)
+    return found
+
+
+def _others(group: Group, records: Iterable[Record]) -> list[list[Record]]:
+    """What else ran on the machine of `group`, by variant and data: it tells how far days lie apart."""
+    facts, new = (machine.line(group.first.machine), group.first.scoring), {r.run_id for r in group.records}
+    known = {r.run_id: r for r in records if r.job == "predict" and r.run_id not in new}
+    here = [r for r in known.values() if (machine.line(r.machine), r.scoring) == facts]
+    return list(_by_self(here).values())
 
 
 def _self(r: Record) -> tuple[Any, ...]:
@@ -100,14 +128,46 @@ def _change(
     past: Sequence[Record],
     threshold: Threshold,
     pool: Sequence[Record],
+    other: Sequence[Sequence[Record]],
 ) -> Change | None:
-    after = [v for r in cell.records if (v := figure(r, threshold.figure)) is not None]
-    before = [v for r in past if (v := figure(r, threshold.figure)) is not None]
+    value = partial(figure, name=threshold.figure)
+    after, before = _values(by_day(cell.records), value), _values(by_day(past), value)
     if not after or not before:
         return None
-    ratio = estimate.unpaired(after, before)
-    aa = noise(pool, cell.first, min(len(after), len(before)))
-    quiet = ratio.is_noise(0.0 if aa is None else aa.band)
-    failed = ratio.value > 1 + threshold.share and not quiet
-    middle = median(before), median(after)
-    return Change(scale, variant, threshold.figure, *middle, ratio, quiet, failed)
+    flat = list(chain(*after)), list(chain(*before))
+    count = len(by_day([*cell.records, *past]))
+    if count == 1:
+        ratio = estimate.unpaired(*flat)
+    else:
+        used = {r.run_id for r in past}
+        rest = [[r for r in runs if r.run_id not in used] for runs in other]
+        ratio = days.ratio(after, before, [_values(by_day(runs), value) for runs in rest])
+    needs = _needs(len(flat[0]), ratio, count)
+    aa = noise(pool, cell.first, min(len(values) for values in flat), value)
+    quiet = None if needs else ratio.is_noise(aa.band if aa else None)
+    failed = ratio.value > 1 + threshold.share and quiet is False
+    middle = median(flat[1]), median(flat[0])
+    return Change(scale, variant, threshold.figure, *middle, ratio, count, quiet, failed, needs)
+
+
+def _needs(rounds: int, ratio: Ratio, count: int) -> str:
+    if rounds < LEAST_ROUNDS:
+        return f"{LEAST_ROUNDS} rounds"
+    if ratio.low is not None:
+        return ""
+    return f"{LEAST_ROUNDS} older rounds" if count == 1 else f"older records of {LEAST_DAYS} days or of today"
+
+
+def by_day(records: Iterable[Record]) -> list[list[Record]]:
+    """Records in order of time, parted where the machine made none of them for `REST`."""
+    found: list[list[Record]] = []
+    for r in sorted(records, key=lambda r: r.created):
+        if not found or r.created.timestamp() - r.wall_s - found[-1][-1].created.timestamp() > REST:
+            found.append([])
+        found[-1].append(r)
+    return found
+
+
+def _values(parts: Iterable[Iterable[Record]], value: Callable[[Record], float | None]) -> list[list[float]]:
+    found = [[v for r in part if (v := value(r)) is not None] for part in parts]
+    return [values for values in found if values]

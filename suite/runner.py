@@ -1,18 +1,16 @@
 """Does one planned run: starts the child under its budget, follows it, and writes the record whatever happens."""
 
-import functools
-import hashlib
-import importlib.util
 import json
 import math
 import os
+import platform
 import sys
 import tempfile
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,11 +19,11 @@ from typing import Any
 from pydantic import ValidationError
 
 import buzzer
-from buzzer import caches
+from buzzer import caches, locks
 from buzzer.errors import DataError
 from buzzer.models.job import SCORE, Data, Job
 from buzzer.suite import budget as budgets
-from buzzer.suite import child, gate, guard, inputs, limits, machine, meter
+from buzzer.suite import child, fits, gate, guard, inputs, limits, machine, manifest, meter
 from buzzer.suite import record as record_of
 from buzzer.suite.budget import Budget
 from buzzer.suite.plan import Run
@@ -38,27 +36,9 @@ GIVE_UP_S = 30.0  # after which a process that cannot be killed (it hangs in the
 LINGER_S = 30.0  # that a process may take to go after it has told its end
 TAIL_LINES, TAIL_BYTES, LINE_CHARS = 60, 1 << 16, 800  # a traceback of nested groups is long
 FLOOD_BYTES = 1 << 26  # that a run's stderr may take on disk
+RESUME = "`--resume` of `buzzer run` and `buzzer compare` skips what is done"
 MORE_TIME = "give it more time or a smaller --scale"
 Watch = Callable[[str, float], None]  # phase, elapsed seconds
-
-
-def fit_folder(run: Run, data: Data, cache: Path) -> Path:
-    """The folder of what `fit` saves: a name for the task's parameters, data, seed and source code."""
-    facts = [run.task.params, data.fit_fingerprint or data.fingerprint, run.seed, code_hash(run.task.entry)]
-    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-    return cache / "fits" / f"{run.task.name}-{key}"
-
-
-@functools.cache
-def code_hash(entry: str) -> str:
-    """sha256 over the sources beside the task's module: an edited model is trained anew, by the next suite."""
-    spec = importlib.util.find_spec(entry.partition(":")[0])
-    if spec is None or spec.origin is None:
-        raise DataError(f"{entry}: no such module")
-    digest = hashlib.sha256()
-    for source in sorted(Path(spec.origin).parent.glob("*.py")):
-        digest.update(source.name.encode() + source.read_bytes())
-    return digest.hexdigest()
 
 
 def job_of(run: Run, data: Data, work: Path, out: Path) -> Job:
@@ -82,34 +62,110 @@ def job_of(run: Run, data: Data, work: Path, out: Path) -> Job:
 
 
 def fit(run: Run, data: Data, cache: Path, watch: Watch) -> Record | None:
-    """Train if this fit is not in the cache: its record, or None where it is.
+    """Train if this fit is not in the cache, or is damaged there: its record, or None where it is.
 
     The task writes into `<folder>.partial`, which stays when the run is ended (checkpoints are taken up again)
-    and gets its final name when it is complete.
+    and gets its final name when it is complete. Another process that wants the same fit waits for this one.
     """
-    done = fit_folder(run, data, cache)
-    if done.is_dir():
+    done, fit_id = fits.folder(run, data, cache), fits.fit_id(run, data)
+    if not manifest.problem(done):
         return None
-    partial = done.with_suffix(".partial")
-    make_folder(partial)
-    record = execute(run, data, partial, partial, (), watch)
-    if record.outcome == "ok":
+    with ExitStack() as holding:
+        # In this order: a run within a run takes the second lock only, and its owner must not wait for the outer run.
+        wanted = (alone(cache, watch), lock(beside(done, "lock"), watch))
+        if not all(entered(holding, one) for one in wanted):
+            return stopped_waiting(run, data, fit_id)
+        problem = manifest.problem(done)  # another process may have made it meanwhile
+        if not problem:
+            return None
+        if os.path.lexists(done):
+            caches.discard(done, problem)
+        partial = beside(done, "partial")
+        make_folder(partial)
+        record = execute(run, data, partial, partial, (), watch, fit_id=fit_id)
+        return kept(record, partial, done) if record.outcome == "ok" else record
+
+
+def beside(folder: Path, suffix: str) -> Path:
+    return folder.with_name(f"{folder.name}.{suffix}")
+
+
+def kept(record: Record, partial: Path, done: Path) -> Record:
+    """The record of a fit, once what it wrote has its manifest and its final name."""
+    try:
+        manifest.seal(partial)
         partial.rename(done)
+    except OSError as error:
+        message = f"the fit cannot be kept as {done}: {error.strerror}"
+        hint = f"free some space or set {caches.HOME} to another folder"
+        return record.model_copy(update={"outcome": "error", "message": message, "hint": hint})
     return record
 
 
 def predict(run: Run, data: Data, cache: Path, out: Path, others: Iterable[Record], watch: Watch) -> Record:
-    """The timed run; its files (the submission) stay under `out`/files/<first 8 of run_id>."""
-    run_id = uuid.uuid4().hex
-    files = out / "files" / run_id[:8]
-    make_folder(files)
+    """The timed run; its files (the submission) stay under `out`/files/<first 8 of run_id>.
+
+    A fit that is damaged, or that the run changes, is an `error`.
+    """
+    run_id, fitted, fit_id = uuid.uuid4().hex, fits.folder(run, data, cache), fits.fit_id(run, data)
+    with ExitStack() as holding:
+        if not entered(holding, alone(cache, watch)):
+            return stopped_waiting(run, data, fit_id)
+        if problem := manifest.problem(fitted):
+            message = f"the fit {fitted} cannot be used: {problem}"
+            return not_started(run, data, "error", message, "run it again: the fit is made anew", fit_id)
+        files = out / "files" / run_id[:8]
+        make_folder(files)
+        before = manifest.state(fitted)
+        try:
+            with guard.swept(files):
+                reads = (data.folder, fitted)
+                record = execute(run, data, fitted, files, others, watch, run_id, fit_id, reads)
+        finally:
+            with suppress(OSError):
+                files.rmdir()  # only when nothing was written
+        changed = manifest.changes(before, manifest.state(fitted))
+        return fit_changed(record, changed) if changed and not interrupted(record) else record
+
+
+def fit_changed(record: Record, names: Sequence[str]) -> Record:
+    """The record of a run that wrote where the fit is, which other runs use."""
+    update = {
+        "outcome": "error",
+        "message": f"the run changed the fit: {', '.join(names[:3])}",
+        "hint": "`predict` may only read what `fit` saved; the fit is made anew by the next call",
+        "scores": {},
+        "gate": Gate(status="unscored"),
+    }
+    return record.model_copy(update=update)
+
+
+def bench(run: Run, data: Data, cache: Path, work: Path, out: Path, watch: Watch) -> Record:
+    """A run of `buzzer bench`, which has no fit in the cache."""
+    with ExitStack() as holding:
+        if not entered(holding, alone(cache, watch)):
+            return stopped_waiting(run, data, None)
+        return execute(run, data, work, out, (), watch)
+
+
+def alone(cache: Path, watch: Watch) -> AbstractContextManager[None]:
+    """No other run that uses this cache is measured on this machine meanwhile. A run started by a run is part of it."""
+    if guard.VARIABLE in os.environ:
+        return nullcontext()
+    return lock(cache / f"measuring-{platform.node()}.lock", watch)
+
+
+def lock(path: Path, watch: Watch) -> AbstractContextManager[None]:
+    return locks.held(path, lambda message: watch(message, 0.0))
+
+
+def entered(holding: ExitStack, lock: AbstractContextManager[None]) -> bool:
+    """Whether `holding` has the lock; not where the user has stopped the waiting."""
     try:
-        fitted = fit_folder(run, data, cache)
-        with guard.swept(files):
-            return execute(run, data, fitted, files, others, watch, run_id, reads=(data.folder, fitted))
-    finally:
-        with suppress(OSError):
-            files.rmdir()  # only when nothing was written
+        holding.enter_context(lock)
+    except KeyboardInterrupt:
+        return False
+    return True
 
 
 def make_folder(path: Path) -> None:
@@ -141,6 +197,7 @@ def execute(
     others: Iterable[Record],
     watch: Watch,
     run_id: str = "",
+    fit_id: str | None = None,
     reads: Sequence[Path] = (),
 ) -> Record:
     """Run the child under its budget; the record, judged by the gate. `reads` are the folders of its inputs."""
@@ -164,7 +221,7 @@ def execute(
         measured, age = follow(limiter, command, folder / "stderr", run, events, look)
         beside_s, taken_s = time.process_time() - own_cpu_s, neighbours.cpu_s(measured.cpu_s)
         story, tail = events.read(), stderr_tail(folder / "stderr")
-    known = identity(run, data, run_id or uuid.uuid4().hex) | {
+    known = identity(run, data, run_id or uuid.uuid4().hex, fit_id) | {
         "enforcement": limiter.enforcement,
         "load_before": load_before,
         "compiled_caches": compiled,
@@ -375,8 +432,7 @@ def explain(story: Story, measured: limits.Measured, budget: Budget) -> tuple[st
             message = f"used cores outside the budget's in phase {phase}"
             return "error", message, "does the task or a library set its own affinity?"
         case "interrupted":
-            hint = "`--resume` of `buzzer run` and `buzzer compare` skips what is done"
-            return "error", f"interrupted in phase {phase}", hint
+            return "error", f"interrupted in phase {phase}", RESUME
         case "failed":
             what = "started" if story.born_s is None else "measured"
             message = ": ".join(filter(None, [f"the process could not be {what}", measured.error]))
@@ -399,7 +455,7 @@ def interrupted(record: Record) -> bool:
     return record.outcome == "error" and record.message.startswith("interrupted ")
 
 
-def identity(run: Run, data: Data, run_id: str) -> dict[str, Any]:
+def identity(run: Run, data: Data, run_id: str, fit_id: str | None) -> dict[str, Any]:
     """The fields of a record that are known before the run."""
     limit = run.budget.as_dict() | {"unmet": budgets.unmet(run.budget)}
     return {
@@ -415,6 +471,7 @@ def identity(run: Run, data: Data, run_id: str) -> dict[str, Any]:
         "scale": data.scale,
         "seed": run.seed,
         "repeat": run.repeat,
+        "fit_id": fit_id,
         "control": run.control,
         "cluster": run.cluster,
         "budget": BudgetFields.model_validate(limit),
@@ -433,10 +490,12 @@ def identity(run: Run, data: Data, run_id: str) -> dict[str, Any]:
     }
 
 
-def not_started(run: Run, data: Data, outcome: str, message: str, hint: str) -> Record:
+def not_started(
+    run: Run, data: Data, outcome: str, message: str, hint: str, fit_id: str | None = None
+) -> Record:
     """The record of a run that could not begin (its fit failed, say)."""
     return Record.model_validate(
-        identity(run, data, uuid.uuid4().hex)
+        identity(run, data, uuid.uuid4().hex, fit_id)
         | {
             "enforcement": "none",
             "outcome": outcome,
@@ -451,3 +510,9 @@ def not_started(run: Run, data: Data, outcome: str, message: str, hint: str) -> 
             "load_before": machine.busy(),
         }
     )
+
+
+def stopped_waiting(run: Run, data: Data, fit_id: str | None) -> Record:
+    """The record of a run that the user stopped before it could begin."""
+    message = "interrupted while it waited for another process"
+    return not_started(run, data, "error", message, RESUME, fit_id)

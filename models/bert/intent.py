@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from buzzer.datasets import clinc150 as dataset
-from buzzer.datasets.checked import checked
+from buzzer.datasets.checked import given_or_generated
 from buzzer.datasets.clinc150 import generator
 from buzzer.datasets.clinc150.metric import TESTED
 from buzzer.datasets.clinc150.reader import FILE, OOS
@@ -28,12 +29,11 @@ class BertIntent:
         real = Path(os.environ["BUZZER_DATA"]) / REAL if "BUZZER_DATA" in os.environ else None
         if source is None and real is not None and (real / FILE).is_file():
             source = real
-        folder = source or cache / f"clinc150-v{generator.VERSION}-scale{scale:g}-seed{seed}"
-        if source is None and not folder.is_dir():
-            dataset.generate(folder, scale, seed, progress)
-        files = checked(dataset.check, folder, cache, progress)
+        folder = cache / f"clinc150-v{generator.VERSION}-scale{scale:g}-seed{seed}"
+        generate = partial(dataset.generate, scale=scale, seed=seed, progress=progress)
+        files = given_or_generated(source, folder, generate, dataset.check, cache, progress)
         notes = files.notes if files.source == "official" else (*files.notes, STAND_IN)
-        return Data(folder, files.fingerprint, files.source, files.rows, files.scale, notes)
+        return Data(files.folder, files.fingerprint, files.source, files.rows, files.scale, notes)
 
     def fit(self, job: Job) -> Steps:
         """Embed the training split and fit the head; the encoder stays as it is."""

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from buzzer.datasets import booking as dataset
 from buzzer.datasets.booking import generator
 from buzzer.datasets.booking.reader import paths
 from buzzer.datasets.booking.schema import TRUTH
-from buzzer.datasets.checked import checked
+from buzzer.datasets.checked import given_or_generated
 from buzzer.engine import frames
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Array
@@ -28,10 +29,9 @@ class Booking:
     """See configs/tasks/booking.yaml for the parameters."""
 
     def prepare(self, source: Path | None, cache: Path, scale: float, seed: int, progress: Progress) -> Data:
-        folder = source or cache / f"booking-v{generator.VERSION}-scale{scale:g}-seed{seed}"
-        if source is None and not folder.is_dir():
-            dataset.generate(folder, scale, seed, progress)
-        files = checked(dataset.check, folder, cache, progress)
+        folder = cache / f"booking-v{generator.VERSION}-scale{scale:g}-seed{seed}"
+        generate = partial(dataset.generate, scale=scale, seed=seed, progress=progress)
+        files = given_or_generated(source, folder, generate, dataset.check, cache, progress)
         notes = [
             f"{n} cities of the test are not in train"
             for n in [files.facts["test_cities_unknown_to_train"]]
@@ -39,7 +39,7 @@ class Booking:
         ]
         notes += ["no ground_truth.csv: no score"] if "truth" not in files.rows else []
         notes += files.notes
-        return Data(folder, files.fingerprint, files.source, files.rows, files.scale, tuple(notes))
+        return Data(files.folder, files.fingerprint, files.source, files.rows, files.scale, tuple(notes))
 
     def fit(self, job: Job) -> Steps:
         import torch

@@ -2,11 +2,12 @@
 time, so that memory does not grow with the rows beyond the lookup tables."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from buzzer.datasets import recsys2021 as dataset
-from buzzer.datasets.checked import checked
+from buzzer.datasets.checked import given_or_generated
 from buzzer.datasets.recsys2021 import generator
 from buzzer.datasets.workers import usable_cores
 from buzzer.engine import frames
@@ -22,13 +23,15 @@ class RecSys2021:
     """See configs/tasks/recsys2021.yaml for the parameters."""
 
     def prepare(self, source: Path | None, cache: Path, scale: float, seed: int, progress: Progress) -> Data:
-        folder = source or cache / f"recsys2021-v{generator.VERSION}-scale{scale:g}-seed{seed}"
-        if source is None and not folder.is_dir():
-            dataset.generate(folder, scale, seed, progress, jobs=usable_cores())
-        files = checked(dataset.check, folder, cache, progress)
+        folder = cache / f"recsys2021-v{generator.VERSION}-scale{scale:g}-seed{seed}"
+        jobs = usable_cores()
+        generate = partial(dataset.generate, scale=scale, seed=seed, progress=progress, jobs=jobs)
+        files = given_or_generated(source, folder, generate, dataset.check, cache, progress)
         notes = files.notes if "test_truth" in files.rows else (*files.notes, "no test_truth: no score")
         learned_from = files.facts["learned_from"]
-        return Data(folder, files.fingerprint, files.source, files.rows, files.scale, notes, learned_from)
+        return Data(
+            files.folder, files.fingerprint, files.source, files.rows, files.scale, notes, learned_from
+        )
 
     def fit(self, job: Job) -> Steps:
         if not job.clustered:

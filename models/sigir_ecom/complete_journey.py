@@ -1,9 +1,10 @@
 """The `complete-journey` task: the first task's models on real grocery baskets, mapped into its schema."""
 
+from functools import partial
 from pathlib import Path
 
 from buzzer.datasets import complete_journey as dataset
-from buzzer.datasets.checked import checked
+from buzzer.datasets.checked import generated
 from buzzer.datasets.complete_journey import mapping
 from buzzer.errors import UsageError
 from buzzer.models.job import Data, Progress
@@ -22,10 +23,8 @@ class CompleteJourney(Recommendation):
         if source is not None:
             raise UsageError("complete-journey takes its data from an installed package", "leave --data out")
         folder = cache / f"complete_journey-v{mapping.VERSION}-scale{scale:g}-seed{seed}"
-        if not folder.is_dir():
-            cache.mkdir(parents=True, exist_ok=True)
-            dataset.generate(folder, scale, seed, progress)
-        files = checked(dataset.check, folder, cache, progress)
+        generate = partial(dataset.generate, scale=scale, seed=seed, progress=progress)
+        files = generated(folder, generate, dataset.check, cache, progress)
         return Data(folder, files.fingerprint, "official", dict(files.rows), min(scale, 1.0), NOTES)
 
 

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from buzzer.datasets import sigir_ecom as dataset
-from buzzer.datasets.checked import checked
+from buzzer.datasets.checked import generated, given_or_generated
 from buzzer.datasets.sigir_ecom import generator
 from buzzer.datasets.sigir_ecom.reader import HELD_OUT_DAYS, paths
 from buzzer.datasets.sigir_ecom.schema import DIMS, TESTS
@@ -21,17 +22,14 @@ from buzzer.models.sigir_ecom.events import VECTORS, Vocabulary
 
 def prepare(source: Path | None, cache: Path, scale: float, seed: int, progress: Progress) -> Data:
     """Checked files: official ones, with a local test in the cache where theirs has none, or generated ones."""
-    folder = source or cache / f"sigir_ecom-v{generator.VERSION}-scale{scale:g}-seed{seed}"
-    if source is None and not folder.is_dir():
-        dataset.generate(folder, scale, seed, progress)
-    files = found = checked(dataset.check, folder, cache, progress)
+    folder = cache / f"sigir_ecom-v{generator.VERSION}-scale{scale:g}-seed{seed}"
+    generate = partial(dataset.generate, scale=scale, seed=seed, progress=progress)
+    files = found = given_or_generated(source, folder, generate, dataset.check, cache, progress)
     notes = list(found.notes)
     if not set(TESTS) <= set(files.rows):
         local = cache / f"sigir_ecom-local-{files.fingerprint[:16]}-seed{seed}"
-        if not local.is_dir():
-            cache.mkdir(parents=True, exist_ok=True)
-            dataset.split(folder, local, seed, progress)
-        files = checked(dataset.check, local, cache, progress)
+        split = partial(dataset.split, found.folder, seed=seed, progress=progress)
+        files = generated(local, split, dataset.check, cache, progress)
         local_test = f"local test: sessions of the last {HELD_OUT_DAYS} days, cut as the organisers describe"
         notes.insert(0, local_test)
     if not files.facts["labelled"]:

@@ -3,13 +3,14 @@
 import json
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from buzzer.datasets import online_shoppers as dataset
-from buzzer.datasets.checked import checked
+from buzzer.datasets.checked import given_or_generated
 from buzzer.datasets.files import need
 from buzzer.datasets.online_shoppers import metric
 from buzzer.datasets.online_shoppers.reader import (
@@ -52,12 +53,11 @@ class Shoppers:
         real = Path(os.environ["BUZZER_DATA"]) / REAL if "BUZZER_DATA" in os.environ else None
         if source is None and real is not None and (real / FILE).is_file():
             source = real
-        folder = source or cache / f"online_shoppers-v{VERSION}-scale{scale:g}-seed{seed}"
-        if source is None and not folder.is_dir():
-            dataset.generate(folder, scale, seed, progress)
-        files = checked(dataset.check, folder, cache, progress)
+        folder = cache / f"online_shoppers-v{VERSION}-scale{scale:g}-seed{seed}"
+        generate = partial(dataset.generate, scale=scale, seed=seed, progress=progress)
+        files = given_or_generated(source, folder, generate, dataset.check, cache, progress)
         notes = files.notes if files.source == "official" else (*files.notes, STAND_IN)
-        return Data(folder, files.fingerprint, files.source, dict(files.rows), files.scale, notes)
+        return Data(files.folder, files.fingerprint, files.source, dict(files.rows), files.scale, notes)
 
     def fit(self, job: Job) -> Steps:
         import torch

@@ -182,7 +182,7 @@ def answers(choice: Choice, work: Path, screen: Screen) -> tuple[Data, Record | 
     kept = caches.folder() / "bench"
     empty = Data(kept, "", "generated", {}, 1.0)
     reference = benchplan.reference_run(choice)
-    found = runner.execute(reference, empty, work, work, (), watch(screen, reference))
+    found = runner.bench(reference, empty, caches.folder(), work, work, watch(screen, reference))
     screen.clear()
     if found.outcome == "unsupported":
         raise UnsupportedError(found.message, found.hint)
@@ -203,7 +203,7 @@ def one(item: Planned, data: Data, work: Path, out: Path, failed: Record | None,
         new = runner.not_started(item.run, data, failed.outcome, message, failed.hint)
     else:
         with tempfile.TemporaryDirectory(dir=work) as files:
-            new = runner.execute(item.run, data, work, Path(files), (), watch(screen, item.run))
+            new = runner.bench(item.run, data, caches.folder(), work, Path(files), watch(screen, item.run))
     return keep(new, item.run, out, screen)
 
 

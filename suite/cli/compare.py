@@ -51,7 +51,10 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder of the records.")] = run_verb.DEFAULT_OUT,
     full: Annotated[float, typer.Option(help="Scale of the job to project to.")] = 1.0,
     full_budget: Annotated[str, typer.Option(help="Budget of that job; default: each variant's own.")] = "",
-    against: Annotated[list[Path] | None, typer.Option(help="Older records to hold these against.")] = None,
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(help="Older records to hold these against; of two days at least, or of today."),
+    ] = None,
     fail_if: Annotated[
         list[str] | None, typer.Option(help="FIGURE:PERCENT worse than --against fails, like wall:5%.")
     ] = None,

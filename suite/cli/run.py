@@ -283,7 +283,7 @@ def run_choice(
         if fitted is not None and fitted.outcome != "ok":
             message = f"its fit ended {fitted.outcome}: {fitted.message}"
             outcome = "unsupported" if fitted.outcome == "unsupported" else "error"
-            new = runner.not_started(run, data, outcome, message, fitted.hint)
+            new = runner.not_started(run, data, outcome, message, fitted.hint, fitted.fit_id)
         else:
             new = runner.predict(run, data, cache, out, [*past, *made], watch(screen, run))
         made.append(keep(new, run, out, screen))

@@ -1,6 +1,6 @@
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ def timed(make: Make, v: Variant, scale: float, repeat: int, wall: float, **chan
         "rows": int(100_000 * scale),
         "data_fingerprint": f"{scale}",
         "wall_s": wall,
-        "peak_memory_bytes": int(10**8 + 10**9 * scale),
+        "peak_memory_bytes": int(10**8 + 5 * 10**8 * scale),
         "phases": [{"name": "predict", "wall_s": wall, "cpu_s": 1.0, "peak_memory_bytes": 1}],
         "gate": {"status": "reference" if v == PLAIN else "passed"},
     }
@@ -94,10 +94,14 @@ def test_growth_break_even_and_the_full_job(make_record: Make, choose: Choose) -
 @pytest.mark.parametrize(
     ("budget", "plain", "cuda"),
     [
-        ("", "yes", "yes"),
+        ("2c2g1d", "yes", "yes"),
         ("1c2g5m", "no", "not told by 2 cores"),
-        ("2c2g5m", "no", "yes"),
-        ("2c1g1h", "no", "no"),  # 1.1 GB at scale 1
+        ("2c256m1d", "no", "no"),  # 0.6 GB at scale 1
+        (
+            "",
+            "too near to tell",
+            "yes",
+        ),  # 1001 s of 3600, from a tenth of the size in three rounds that differ by 30 %
     ],
 )
 def test_the_buzzer_of_any_budget(
@@ -160,6 +164,17 @@ def test_data_made_anew_are_not_mixed_with_the_old(make_record: Make, choose: Ch
     assert sorted(cell.walls) == [0, 1, 2]
 
 
+def test_a_time_of_zero_is_no_measurement(make_record: Make, choose: Choose) -> None:
+    records = [r.model_copy(update={"wall_s": 0.0}) if r.repeat == 1 else r for r in measured(make_record)]
+    made = made_of(records, choose)
+    assert made.lines[0.1][0].speed_up["plain"].pairs == 2  # type: ignore[union-attr]
+    assert made.noise is not None
+    assert made.noise.pairs == 2
+    assert [c.failed for c in regress.changes(made.group, records, [Threshold("wall", 0.0)], records)] == [
+        False
+    ] * 9
+
+
 def test_a_failed_variant_is_shown_and_compares_with_nothing(make_record: Make, choose: Choose) -> None:
     late = timed(
         make_record,
@@ -200,6 +215,101 @@ def test_a_change_within_the_noise_never_fails(make_record: Make) -> None:
     (group,) = compare.groups(new, "fake")
     found = regress.changes(group, old, [Threshold.parse("wall:1%")], old)
     assert [(c.noise, c.failed) for c in found] == [(True, False)] * len(COST)
+
+
+def on_days(records: list[Record], first: int, days: int) -> list[Record]:
+    """The records as made on each of some days, each day 3 % slower or faster than the one before, an hour apart."""
+    made = []
+    for day in range(first, first + days):
+        for i, r in enumerate(records):
+            created = datetime(2026, 1, day, 9 + i % 12, tzinfo=UTC)
+            wall = r.wall_s * (1 + 0.03 * (day % 2))
+            made.append(
+                r.model_copy(update={"created": created, "wall_s": wall, "run_id": f"{day:04}{i:04}"})
+            )
+    return made
+
+
+@pytest.mark.parametrize(
+    ("slower", "days", "rounds", "said"),
+    [
+        (1.0, 0, 3, ("", True, False)),  # the same day: run against run
+        (1.2, 0, 3, ("", False, True)),
+        (1.2, 0, 1, ("2 rounds", None, False)),
+        (1.2, 1, 3, ("older records of 2 days or of today", None, False)),
+        (1.2, 4, 1, ("2 rounds", None, False)),
+        (1.03, 4, 3, ("", True, False)),  # within what days differ by
+        (1.2, 4, 3, ("", False, True)),
+    ],
+)
+def test_a_change_is_held_against_the_spread_of_days(
+    make_record: Make, slower: float, days: int, rounds: int, said: tuple[str, bool | None, bool]
+) -> None:
+    one = [timed(make_record, PLAIN, 0.1, i, 100 * jitter) for i, jitter in enumerate((1.0, 1.01, 0.99))]
+    old = on_days(one, 1, days) if days else on_days(one, 9, 1)
+    new = on_days([r.model_copy(update={"wall_s": r.wall_s * slower}) for r in one[:rounds]], 9, 1)
+    new = [r.model_copy(update={"run_id": f"new{r.run_id}"}) for r in new]
+    (group,) = compare.groups(new, "fake")
+    (change,) = regress.changes(group, old, [Threshold.parse("wall:5%")], [*old, *new])
+    assert (change.needs, change.noise, change.failed) == said
+    assert change.days == days + (days > 0) or not days
+    assert (change.ratio.low is None) == bool(change.needs) or rounds == 1
+
+
+def test_what_a_verdict_needs_is_shown(make_record: Make, choose: Choose) -> None:
+    """One round at two scales, against itself: no interval and no verdict anywhere."""
+    once = [r for r in measured(make_record, (0.03, 0.1)) if r.repeat == 0 and not r.control]
+    made = made_of(once, choose)
+    found = regress.changes(made.group, once, [Threshold.parse("wall:0%")], once)
+    text = verb.as_markdown(made, found)
+    assert "| 16.83× (needs 2 rounds) |" in text
+    assert "| needs 3 sizes and 2 rounds |" in text
+    assert text.count("| needs 2 rounds |") == len(found) == 6
+    assert {line.is_noise["plain"] for lines in made.lines.values() for line in lines} == {None}
+    assert not any(c.failed for c in found)
+    json.dumps(compare_text.as_dict(made, found), allow_nan=False)
+
+
+def test_one_older_day_is_enough_where_other_runs_tell_how_days_differ(make_record: Make) -> None:
+    one = [timed(make_record, PLAIN, 0.1, i, 100 * jitter) for i, jitter in enumerate((1.0, 1.01, 0.99))]
+    others = on_days([timed(make_record, TUNED, 0.03, i, 10.0) for i in range(3)], 1, 5)
+    old, new = (
+        on_days(one, 5, 1),
+        on_days([r.model_copy(update={"wall_s": r.wall_s * 1.3}) for r in one], 9, 1),
+    )
+    old = [r.model_copy(update={"run_id": f"old{r.run_id}"}) for r in old]
+    new = [r.model_copy(update={"run_id": f"new{r.run_id}"}) for r in new]
+    (group,) = compare.groups(new, "fake")
+    for pool, said in ((old, ("older records of 2 days or of today", False)), ([*old, *others], ("", True))):
+        (change,) = regress.changes(group, old, [Threshold.parse("wall:5%")], pool)
+        assert (change.needs, change.failed) == said
+
+
+def test_days_are_parted_by_rest_not_by_midnight(make_record: Make) -> None:
+    hours = (20, 23, 26, 40)  # from the first day's midnight; each run takes an hour
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    records = [
+        timed(make_record, PLAIN, 0.1, i, 3600.0, created=start + timedelta(hours=h))
+        for i, h in enumerate(hours)
+    ]
+    assert [len(day) for day in regress.by_day(reversed(records))] == [3, 1]
+    long = timed(make_record, PLAIN, 0.1, 9, 10 * 3600.0, created=start + timedelta(hours=38))
+    assert [len(day) for day in regress.by_day([*records[:3], long])] == [
+        4
+    ]  # it began two hours after the last
+
+
+def test_noise_is_that_of_the_figure(make_record: Make) -> None:
+    """Wall times of A/A pairs differ by 20 %, peaks by nothing: a larger peak is no noise."""
+    runs = []
+    for i, wall in enumerate((100.0, 120.0, 90.0)):
+        runs += [
+            timed(make_record, PLAIN, 0.1, i, w, control=c) for w, c in ((wall, False), (190 - wall, True))
+        ]
+    bigger = [r.model_copy(update={"peak_memory_bytes": int(1.1 * (r.peak_memory_bytes or 0))}) for r in runs]
+    (group,) = compare.groups(bigger, "fake")
+    thresholds = [Threshold.parse("peak:5%"), Threshold.parse("wall:5%")]
+    assert [c.failed for c in regress.changes(group, runs, thresholds, runs)] == [True, False]
 
 
 @pytest.mark.parametrize("text", ["wall", "wall:5", "wall:x%", "wall:-5%", "speed:5%", ":5%", "wall:nan%"])

@@ -4,9 +4,9 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import ttest_ind, ttest_rel
+from scipy.stats import ttest_1samp, ttest_ind, ttest_rel
 
-from buzzer.suite import estimate
+from buzzer.suite import days, estimate
 from buzzer.suite.estimate import Growth, Projection, Ratio
 
 WALLS = st.lists(st.floats(0.5, 2.0), min_size=2, max_size=8)
@@ -36,6 +36,49 @@ def test_the_unpaired_interval_is_that_of_welch() -> None:
     assert (math.log(ratio.low), math.log(ratio.high)) == pytest.approx((expected.low, expected.high))
 
 
+@pytest.mark.parametrize(("over", "under"), [([0.9, 1.2, 1.0], [1.1]), ([1.0, 1.1], [1.2, 0.8, 1.3, 1.0])])
+def test_days_of_equally_many_runs_are_a_t_test_of_their_means(over: list[float], under: list[float]) -> None:
+    """Two runs a day, around the day's mean."""
+    pairs = [[[x * 1.1, x / 1.1] for x in side] for side in (over, under)]
+    ratio = days.ratio(*pairs)
+    logs = [[math.log(x) for x in side] for side in (over, under)]
+    expected = ttest_ind(*logs).confidence_interval(0.95)
+    assert ratio.low is not None
+    assert ratio.high is not None
+    assert (math.log(ratio.low), math.log(ratio.high)) == pytest.approx((expected.low, expected.high))
+
+
+def test_one_day_on_each_side_tells_nothing_of_days() -> None:
+    assert days.ratio([[2.0, 2.0]], [[1.0, 1.0]]) == Ratio(pytest.approx(2.0), None, None, 1)
+
+
+def test_series_of_the_same_days_are_no_further_days() -> None:
+    today, then, others = [[2.0, 2.1, 2.2]], [[1.0, 1.1, 0.9]], [[5.0], [5.5], [4.8]]
+    assert days.ratio(today, then, [others] * 2) == days.ratio(today, then, [others])
+
+
+def test_wild_rounds_do_not_overflow() -> None:
+    wild = {0: 1e-150, 1: 1e150}
+    ratio = estimate.paired(wild, {0: 1.0, 1: 1.0})
+    assert ratio is not None
+    assert ratio.high is not None
+    assert math.isfinite(ratio.high)
+    made = estimate.project({n: [1.0, 1e-9, 1e9] for n in (1.0, 2.0, 3.0)}, 10.0)
+    assert made.high is not None
+    assert math.isfinite(made.high)
+
+
+def test_equal_runs_have_an_interval_of_no_width() -> None:
+    same = dict.fromkeys(range(3), 2.0)
+    for ratio in (
+        estimate.paired(same, dict.fromkeys(range(3), 1.0)),
+        estimate.unpaired([2.0] * 3, [1.0] * 3),
+        days.ratio([[2.0] * 3], [[1.0] * 3] * 3),
+    ):
+        assert ratio is not None
+        assert (ratio.low, ratio.value, ratio.high) == pytest.approx((2.0, 2.0, 2.0))
+
+
 def test_only_rounds_that_both_have_are_paired() -> None:
     ratio = estimate.paired({0: 2.0, 1: 4.0, 7: 100.0}, {0: 1.0, 1: 2.0, 5: 0.1})
     assert ratio is not None
@@ -52,9 +95,12 @@ def test_only_rounds_that_both_have_are_paired() -> None:
         (Ratio(1.05, 1.03, 1.07, 5), 0.06, True),  # within what A/A runs differ by
         (Ratio(1.05, None, None, 1), 0.06, True),
         (Ratio(0.9, None, None, 1), 0.06, False),
+        (Ratio(1.05, 0.98, 1.12, 5), None, True),
+        (Ratio(1.05, 1.03, 1.07, 5), None, False),
+        (Ratio(9.0, None, None, 1), None, None),  # one pair alone says nothing
     ],
 )
-def test_noise(ratio: Ratio, band: float, noise: bool) -> None:
+def test_noise(ratio: Ratio, band: float | None, noise: bool | None) -> None:
     assert ratio.is_noise(band) is noise
 
 
@@ -84,10 +130,25 @@ def test_a_projection_is_checked_by_the_largest_size() -> None:
     assert found is not None
     assert found.size == 0.1
     assert abs(found.error) < 0.1
-    made = estimate.project(series, 1.0, estimate.resampled(series))
+    made = estimate.project(series, 1.0)
+    assert made.low is not None
+    assert made.high is not None
     assert made.low < true.at(1.0) < made.high
-    assert made.high / made.low < 2
+    assert made.low < 0.6 * true.at(1.0)  # growth may halve or double behind the largest size
+    assert 1.8 * true.at(1.0) < made.high < 3 * true.at(1.0)
     assert estimate.check({n: series[n] for n in (0.01, 0.02)}) is None
+
+
+def test_a_measured_size_is_not_projected() -> None:
+    """Student's interval of its own runs, whatever the other sizes say."""
+    walls = [9.0, 10.0, 12.0]
+    made = estimate.project({0.1: [5.0], 1.0: walls}, 1.0)
+    expected = ttest_1samp([math.log(x) for x in walls], 0).confidence_interval(0.95)
+    assert made.low is not None
+    assert made.high is not None
+    assert (math.log(made.low), math.log(made.high)) == pytest.approx((expected.low, expected.high))
+    assert made.value == pytest.approx((9 * 10 * 12) ** (1 / 3))
+    assert estimate.project({0.1: [5.0], 1.0: [10.0]}, 1.0).needs == "2 rounds"
 
 
 @pytest.mark.parametrize(

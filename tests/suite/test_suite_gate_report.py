@@ -35,6 +35,7 @@ def test_a_missing_score_is_wrong(make_record: Make, choose: Choose) -> None:
         {"data_fingerprint": "x"},
         {"config_hash": "1" * 12},
         {"seed": 1},
+        {"fit_id": "cpu-0"},
         {"outcome": "timeout"},
         {"precision": "int8"},
         {"cluster": "2 workers"},

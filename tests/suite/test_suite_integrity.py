@@ -70,7 +70,8 @@ def test_a_lower_precision_is_held_by_its_share(
     [
         ({"run_id": "a" * 32, "backend": "onnxruntime"}, "run_id is that of"),
         ({"data_rows": {"train": 5}}, "data_rows differ"),
-        ({"seed": 3}, "had other data, parameters or seed"),
+        ({"seed": 3}, "had other data, parameters, seed or fit"),
+        ({"fit_id": "cpu-0"}, "had other data, parameters, seed or fit"),
         ({"scores": {"accuracy": 0.8}}, "gate says accuracy differs by 0"),
     ],
 )

@@ -177,7 +177,7 @@ MUTANTS = {
     "neighbours are not seen": Mutant(
         "suite/meter.py",
         '("user", "nice", ',
-        '(',
+        "(",
         f"{NEIGHBOURS}::test_what_others_take_of_a_core_is_seen",
     ),
     "a disturbed run is silent": Mutant(
@@ -209,6 +209,12 @@ MUTANTS = {
         "        torch.cuda.synchronize()\n        return time.perf_counter() - began, start.elapsed_time",
         "        return time.perf_counter() - began, start.elapsed_time",
         f"{BENCH}::test_device_time_is_of_the_replay_alone_behind_a_spin",
+    ),
+    "the seed is no part of the fit's name": Mutant(
+        "suite/fits.py",
+        "run.seed, ",
+        "",
+        "suite/test_suite_fits.py::test_what_changes_the_fit_changes_its_name",
     ),
     "a compiler that is switched off": Mutant(
         "engine/infer/torch_compile.py",

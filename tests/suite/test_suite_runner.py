@@ -1,7 +1,5 @@
 import errno
-import hashlib
 import io
-import json
 import os
 import subprocess
 import sys
@@ -16,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from buzzer.models.job import Data
-from buzzer.suite import record, runner
+from buzzer.suite import fits, record, runner
 from buzzer.suite.plan import Choice, fit_run, predict_runs
 from buzzer.suite.record import Record
 from buzzer.suite.screen import Screen
@@ -101,35 +99,6 @@ def test_scores_off_the_reference_are_wrong(predict: Predict) -> None:
     assert "accuracy is 0.40000" in r.message
 
 
-def test_a_fit_is_made_once_and_found_again(
-    tmp_path: Path, fake_path: None, data: Data, choose: Choose
-) -> None:
-    run = fit_run(choose())
-    first = runner.fit(run, data, tmp_path, lambda phase, elapsed: None)
-    assert first is not None
-    assert (first.job, first.outcome) == ("fit", "ok")
-    assert (runner.fit_folder(run, data, tmp_path) / "model").exists()
-    assert runner.fit(run, data, tmp_path, lambda phase, elapsed: None) is None
-    other = fit_run(choose("be-wrong"))
-    assert runner.fit_folder(other, data, tmp_path) != runner.fit_folder(run, data, tmp_path)
-
-
-def test_a_fit_is_named_for_what_it_reads(
-    tmp_path: Path, fake_path: None, data: Data, choose: Choose
-) -> None:
-    """By the files it learns from, where the task tells them, and nothing of this machine: a fit is taken along to another."""
-    run = fit_run(choose())
-    small, large = (replace(data, fingerprint=name, fit_fingerprint="a") for name in ("small", "large"))
-    assert runner.fit_folder(run, small, tmp_path) == runner.fit_folder(run, large, tmp_path)
-    assert runner.fit_folder(run, small, tmp_path) != runner.fit_folder(run, data, tmp_path)
-    code = hashlib.sha256()
-    for source in sorted(Path(__file__).parent.glob("*.py")):
-        code.update(source.name.encode() + source.read_bytes())
-    facts = json.dumps([run.task.params, "a", 0, code.hexdigest()], sort_keys=True)
-    name = f"{run.task.name}-{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
-    assert runner.fit_folder(run, small, tmp_path) == tmp_path / "fits" / name
-
-
 def test_a_failed_fit_leaves_no_finished_folder(
     tmp_path: Path, fake_path: None, data: Data, choose: Choose
 ) -> None:
@@ -137,7 +106,7 @@ def test_a_failed_fit_leaves_no_finished_folder(
     r = runner.fit(run, data, tmp_path, lambda phase, elapsed: None)
     assert r is not None
     assert (r.outcome, r.hint) == ("unsupported", "install the extra")
-    assert not runner.fit_folder(run, data, tmp_path).exists()
+    assert not fits.folder(run, data, tmp_path).exists()
 
 
 GPU_FAULTS = {

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from buzzer.errors import DataError
-from buzzer.suite import compare, integrity, limits, page, readme, record, regress, report, runner
+from buzzer.suite import compare, fits, integrity, limits, page, readme, record, regress, report, runner
 from buzzer.suite.budget import Budget
 from buzzer.suite.cli.run import keep, run_choice
 from buzzer.suite.limits import Measured
@@ -242,10 +242,11 @@ def test_the_page_draws_scoring_beside_the_stages(make_record: Make) -> None:
 
 
 def test_a_run_of_the_old_rule_is_not_resumed_from(
-    make_record: Make, choose: Callable[..., Choice], data: Any
+    fake_path: None, make_record: Make, choose: Callable[..., Choice], data: Any
 ) -> None:
     (run, _) = predict_runs(choose())
     same = {"budget": run.budget.as_dict(), "data_fingerprint": data.fingerprint}
+    same |= {"fit_id": fits.fit_id(run, data)}
     assert run.matches(outside(make_record, **same), data)
     assert not run.matches(make_record(**same), data)
 

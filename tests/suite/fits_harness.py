@@ -1,0 +1,18 @@
+"""The fake task's fit, as `buzzer run` makes it: `python fits_harness.py CACHE` prints how it ended, or `found`.
+
+A process of its own, so that two of them can want the same fit.
+"""
+
+import sys
+from pathlib import Path
+
+from conftest import fake_choice
+
+from buzzer.models.job import Data
+from buzzer.suite import runner
+from buzzer.suite.plan import fit_run
+
+if __name__ == "__main__":
+    data = Data(Path(), "fingerprint", "generated", {"rows": 10}, 1.0)
+    made = runner.fit(fit_run(fake_choice()), data, Path(sys.argv[1]), lambda phase, elapsed: None)
+    print(made.outcome if made else "found")
