@@ -1,13 +1,14 @@
 """What every data set does with files: write complete or not at all, fingerprint, and check CSV line by line."""
 
 import errno
-import gzip
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import shutil
+import stat
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from buzzer.errors import DataError
 # Digits are those of ASCII: \d would match those of every script, which engines then read as missing.
 NUMBER = r"[0-9]{1,15}(\.[0-9]{1,30})?"
 COMPONENT = rf"-?{NUMBER}([eE](-[0-9]{{1,2}}|\+?[01]?[0-9]))?"  # of a vector: within float32
+TOKEN = "(0|[1-9][0-9]{0,4}|1(0[0-9]{4}|1([0-8][0-9]{3}|9([0-4][0-9]{2}|5([0-3][0-9]|4[0-6])))))"
 PATTERNS = {
     "int64": r"^-?[0-9]{1,18}$",
     "date": r"^(19|20)[0-9]{2}-[0-9]{2}-[0-9]{2}$",
@@ -35,7 +37,7 @@ PATTERNS = {
     "vector": rf"^\[{COMPONENT}(, {COMPONENT})*\]$",
     "float64": rf"^-?{NUMBER}([eE][-+]?[0-9]{{1,2}})?$",
     "chance": r"^([0-9]{1,15}(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]{1,3})?$",
-    "integers": r"^[0-9]{1,9}(\t[0-9]{1,9})*$",
+    "tokens": rf"^{TOKEN}(\t{TOKEN})*$",
 }
 KINDS = {
     "int64": "a whole number",
@@ -50,8 +52,12 @@ KINDS = {
     "vector": "a list of numbers in brackets",
     "float64": "a number",
     "chance": "a number from 0 to 1",
-    "integers": "whole numbers with tabs between them",
+    "tokens": "token ids of 0 to 119546 with tabs between them",
 }
+
+
+WRITING = (OSError, pl.exceptions.ComputeError)  # what a full disk raises
+FULL = re.compile("No space left|transport error")
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,7 @@ def new_folder(out: Path) -> Iterator[Path]:
         aside.mkdir(parents=True)
         yield aside
         aside.rename(out)
-    except OSError as error:
+    except WRITING as error:
         raise cannot_write(out, error) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -88,18 +94,21 @@ def new_file(out: Path) -> Iterator[Path]:
     try:
         yield aside
         aside.replace(out)
-    except OSError as error:
+    except WRITING as error:
         raise cannot_write(out, error) from error
     finally:
         aside.unlink(missing_ok=True)
 
 
-def cannot_write(out: Path, error: OSError) -> DataError:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(
-        error
-    )  # Polars sets no errno
+def cannot_write(out: Path, error: Exception) -> Exception:
+    """What is said of an error met while writing; the error itself where it is another of Polars'."""
+    text = str(error)
+    if not isinstance(error, OSError) and not text.startswith("parquet:"):
+        return error
+    # Polars sets no errno, and of a full disk may tell the last link of the chain only.
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or bool(FULL.search(text))
     hint = "free some space" if full else "choose another folder"
-    return DataError(f"cannot write {out}: {error.strerror or error}", hint)
+    return DataError(f"cannot write {out}: {getattr(error, 'strerror', None) or shown(text)}", hint)
 
 
 def fingerprint(paths: Sequence[Path], folder: Path) -> str:
@@ -107,9 +116,8 @@ def fingerprint(paths: Sequence[Path], folder: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(paths):
         with path.open("rb") as file:
-            digest.update(
-                f"{path.relative_to(folder)}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode()
-            )
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+            digest.update(os.fsencode(path.relative_to(folder)) + f"\0{content}\n".encode())
     return digest.hexdigest()
 
 
@@ -140,26 +148,41 @@ def origin(folder: Path, rows: int, official: int, slack: float = 0.0) -> Origin
 def generator_facts(folder: Path) -> dict[str, Any] | None:
     """The generator.json of generated files; None for others."""
     path = folder / "generator.json"
-    if not path.is_file():
+    if not present(path):
         return None
+    with opened(path) as file:
+        data = file.read()
     try:
-        facts = json.loads(path.read_bytes())
-        return facts | {
-            name: float(facts[name]) for name in ("scale", "test_scale") if name in facts or name == "scale"
-        }
-    except (ValueError, TypeError, KeyError) as error:
+        facts = json.loads(data.decode())
+        for name in ("scale", "test_scale"):
+            if name in facts or name == "scale":
+                facts[name] = float(facts[name])
+                if not 0 < facts[name] < math.inf:
+                    raise ValueError(f"{name} is {facts[name]}")
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise DataError(
             f"{path}: not the file that the generator wrote", "generate the data again"
         ) from error
+    return facts
+
+
+def present(path: Path) -> bool:
+    """Whether a file has this path. Raises DataError where something else has it: a folder, a pipe, a broken link."""
+    if not os.path.lexists(path):
+        return False
+    try:
+        regular = stat.S_ISREG(path.stat().st_mode)
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}", "is it a broken link?") from error
+    if not regular:
+        raise DataError(f"{path}: not a regular file", "a folder, a pipe or a device has its name")
+    return True
 
 
 def find(folder: Path, names: Sequence[str]) -> Path | None:
     """The first of `names` in the folder, plain or gzipped."""
-    for name in names:
-        for path in (folder / name, folder / f"{name}.gz"):
-            if path.is_file():
-                return path
-    return None
+    paths = (folder / f"{name}{suffix}" for name in names for suffix in ("", ".gz"))
+    return next(filter(present, paths), None)
 
 
 def need(folder: Path, names: Sequence[str], where: str) -> Path:
@@ -172,14 +195,48 @@ def need(folder: Path, names: Sequence[str], where: str) -> Path:
 
 @contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
-    """A file, gzipped or plain, as bytes; a cut gzip ends in a DataError."""
+    """A file, gzipped or plain, as bytes. Raises DataError for one that is missing or cannot be opened, and for a cut gzip."""
+    if not present(path):
+        raise DataError(f"{path}: no such file")
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-            yield file  # type: ignore[misc]
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(
-            f"{path}: the gzip file is cut or damaged: {error}", "copy or download it again"
-        ) from error
+        raw = path.open("rb")
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}", "may you read it?") from error
+    with raw, io.BufferedReader(Members(raw), 1 << 16) if path.suffix == ".gz" else raw as file:
+        try:
+            yield file
+        except (EOFError, zlib.error) as error:
+            raise DataError(
+                f"{path}: the gzip file is cut or damaged: {error}", "copy or download it again"
+            ) from error
+
+
+class Members(io.RawIOBase):
+    """A gzip file's content: whole members one after the other, and nothing else. Python's own reader passes over zeros
+    between and after them, at which those of the engines stop."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._waiting, self._member = file, b"", zlib.decompressobj(wbits=31)
+        self._begun = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while True:
+            data = self._waiting or self._file.read(1 << 16)
+            if not data:
+                if self._begun:
+                    raise EOFError("it ends within a member")
+                return 0
+            if self._member.eof:
+                self._member = zlib.decompressobj(wbits=31)
+            found = self._member.decompress(data, len(buffer))
+            self._waiting = self._member.unused_data or self._member.unconsumed_tail
+            self._begun = not self._member.eof
+            if found:
+                buffer[: len(found)] = found
+                return len(found)
 
 
 def csv_blocks(

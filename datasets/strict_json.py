@@ -38,8 +38,6 @@ def objects(path: Path, *, known: bool = False) -> Iterator[dict[str, Any]]:
 
 def numbered(path: Path, *, known: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
     """As `objects`, each with the number of the line where it begins (0 of a file that is known)."""
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
     with opened(path) as file:
         reader, number = Reader(path, file, known), 0
         if reader.take() != "[":

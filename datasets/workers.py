@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from typing import TypeVar
 
 from buzzer.errors import DataError
@@ -32,7 +32,7 @@ def in_order(work: Callable[[Task], Made], tasks: Sequence[Task], jobs: int) -> 
     if jobs <= 1:
         yield from map(work, tasks)
         return
-    waiting: deque[Future[Made]] = deque()
+    waiting, ended = deque[Future[Made]](), False
     with (
         one_thread_each(),
         ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=follow_parent) as pool,
@@ -44,11 +44,15 @@ def in_order(work: Callable[[Task], Made], tasks: Sequence[Task], jobs: int) -> 
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
+            ended = True
         except BrokenProcessPool as error:
             raise DataError(
                 "a process of the generator was killed: out of memory?", "give fewer --jobs"
             ) from error
         finally:
+            # A pool that breaks while it starts a process waits for that one for ever; and nobody wants what is left.
+            for process in () if ended else active_children():
+                process.kill()
             pool.shutdown(cancel_futures=True)
 
 

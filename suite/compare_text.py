@@ -29,7 +29,8 @@ def sections(made: Comparison, found: Sequence[Change]) -> list[Section]:
         _runs(made, scale, _run_notes(made) if scale == largest else [])
         for scale in sorted(made.lines, reverse=True)
     ]
-    out.insert(1, _stages(made.lines[largest], largest))
+    if any(line.cell.ranked for line in made.lines[largest]):
+        out.insert(1, _stages(made.lines[largest], largest))
     if made.trends:
         out += [_growth(made), _full_job(made)]
     if found:
@@ -50,8 +51,11 @@ def _runs(made: Comparison, scale: float, notes: list[str]) -> Section:
     )  # fmt: skip
     names = {v: name for name, v in made.baselines.items() if v is not None}
     lines = [_run_line(line, names) for line in made.lines[scale]]
-    rows = max(line.cell.first.rows for line in made.lines[scale])
-    return Section(f"Runs at scale {scale:g} ({rows:,} rows)", header, lines, notes)
+    rows = max(line.cell.first.rows for line in made.lines[scale])  # 0 of runs that did not end
+    size = f" ({rows:,} rows)" if rows else ""
+    if not any(line.cell.ranked for line in made.lines[scale]):
+        notes = ["no variant ended well within its budget: there is nothing to compare", *notes]
+    return Section(f"Runs at scale {scale:g}{size}", header, lines, notes)
 
 
 def _run_line(line: Line, baselines: dict[Variant, str]) -> tuple[str, ...]:

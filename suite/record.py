@@ -16,6 +16,7 @@ from buzzer.models.job import SCORE
 
 SCHEMA_VERSION = 1
 SCHEMA_MINOR = 1  # of new records; docs/records.md lists what each minor changed
+TRIAL_BYTES = 1 << 16  # more than a record has
 PHASE_TOLERANCE = 0.01  # share of the wall time by which the phases may miss it
 # From which share of its cores and CPU seconds on others disturb a run: with an idle machine 0.03 and 0.04 were the most of
 # 0.3 s runs, with a neighbour on the same core 0.6 and 0.3 the least.
@@ -273,11 +274,19 @@ def write_text(path: Path, text: str) -> None:
         aside.write_text(text, encoding="utf-8")
         aside.replace(path)
     except OSError as error:
-        with suppress(OSError):
-            aside.unlink(missing_ok=True)
         raise DataError(
             f"cannot write {path}: {error.strerror}", "free some space or choose another --out"
         ) from error
+    finally:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path) -> None:
+    """Create the folder and try to write there, before anything is measured. Raises DataError where that fails."""
+    trial = folder / f".{os.getpid()}.trial"
+    write_text(trial, " " * TRIAL_BYTES)
+    trial.unlink()
 
 
 def read(path: Path) -> Record:

@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
+from buzzer.errors import BuzzerError
 from buzzer.models.job import SCORE
 from buzzer.suite import machine, report
 from buzzer.suite.budget import Budget
@@ -34,6 +35,14 @@ def clock_text(seconds: float) -> str:
     hours, rest = divmod(int(seconds), 3600)
     minutes, secs = divmod(rest, 60)
     return f"{hours}:{minutes:02}:{secs:02}" if hours else f"{minutes}:{secs:02}"
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked for the end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
 
 
 class Screen:
@@ -56,7 +65,7 @@ class Screen:
         )
         self._suite: TaskID | None = None
         self._run: TaskID | None = None
-        self._pressed, self._pressed_at = False, 0.0
+        self._pressed, self._pressed_at = 0, 0.0  # number of the signal that waits, and when it came
         self._handlers: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -70,15 +79,15 @@ class Screen:
     def _press(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if self._pressed and now - self._pressed_at >= PATIENCE_S:
-            raise KeyboardInterrupt
+            raise Interrupted(number)
         if not self._pressed:
-            self._pressed, self._pressed_at = True, now
+            self._pressed, self._pressed_at = number, now
 
     def _take_up(self) -> None:
         """Raise the interrupt that is waiting, if one is."""
-        if self._pressed:
-            self._pressed = False
-            raise KeyboardInterrupt
+        if number := self._pressed:
+            self._pressed = 0
+            raise Interrupted(number)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
@@ -87,6 +96,8 @@ class Screen:
             self._bars.stop()
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
+        if isinstance(error, BuzzerError):
+            self._take_up()  # the signal went to all processes: that one of them is gone is no error
 
     def say(self, text: str) -> None:
         """Show a line. A terminal that is gone, a full disk or a sign that cannot be shown does not end the suite."""

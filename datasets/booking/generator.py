@@ -17,7 +17,7 @@ import polars as pl
 from buzzer.datasets.booking.metric import write_submission
 from buzzer.datasets.booking.schema import HIDDEN, TEST, TRAIN, TRUTH
 from buzzer.datasets.booking.world import DAY_ONE, DEVICES, MONTHS, THEMES, World
-from buzzer.datasets.files import new_folder
+from buzzer.datasets.files import generator_facts, new_folder
 
 VERSION = 1  # of the process: the same version, scale and seed give the same files
 CHUNK = 1 << 14  # trips drawn at a time
@@ -345,5 +345,5 @@ def about(world: World, scale: float, seed: int, best: Floats, hit: Floats) -> d
 
 def ceiling(folder: Path) -> float | None:
     """The best possible accuracy@4 on the folder's test trips, or None for data that were not generated."""
-    path = folder / "generator.json"
-    return float(json.loads(path.read_text())["ceiling"]["accuracy@4"]) if path.is_file() else None
+    facts = generator_facts(folder)
+    return None if facts is None else float(facts["ceiling"]["accuracy@4"])

@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from buzzer.datasets import strict_json
-from buzzer.datasets.files import Files, fingerprint, new_folder, origin
+from buzzer.datasets.files import Files, fingerprint, new_folder, origin, present
 from buzzer.datasets.lines import shown
 from buzzer.errors import DataError
 
@@ -30,7 +30,7 @@ Split = list[tuple[str, str]]
 
 def read(path: Path) -> dict[str, Split]:
     """All splits. Raises DataError for a file that is missing, cut, or of another form."""
-    if not path.is_file():
+    if not present(path):
         raise DataError(f"{path}: no such file", WHERE)
     content = strict_json.loads(path)
     if not isinstance(content, dict):

@@ -88,8 +88,6 @@ def scores(truth: Mapping[str, Array], predicted: Mapping[str, Array], followers
 
 def read_submission(path: Path) -> pl.DataFrame:
     """A submission as columns. Raises DataError with line and column of a row that has not two ids and four numbers from 0 to 1."""
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
     kinds = {name: "str" if name.endswith("_id") else "chance" for name in SUBMISSION}
     with opened(path) as file:
         return pl.concat([block for _, block in blocks(path, file, list(SUBMISSION), kinds)])

@@ -1,5 +1,6 @@
 """Reader of the official part files: checks, and conversion to Parquet."""
 
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
@@ -10,7 +11,7 @@ from typing import IO, Any
 
 import polars as pl
 
-from buzzer.datasets.files import Files, blocks, fingerprint, new_folder, opened, origin
+from buzzer.datasets.files import Files, blocks, fingerprint, new_folder, opened, origin, present
 from buzzer.datasets.lines import shown
 from buzzer.datasets.recsys2021.schema import (
     EMPTY,
@@ -43,7 +44,7 @@ def part_files(folder: Path) -> list[Path]:
 def parts(folder: Path) -> dict[str, list[Path]]:
     """Part files by data set part: train, val, test, and test_truth where it is there."""
     found = {name: part_files(folder / name) for name in ("train", "val", "test")}
-    if (folder / "test_truth").is_dir():
+    if os.path.lexists(folder / "test_truth"):
         found["test_truth"] = part_files(folder / "test_truth")
     return found
 
@@ -51,7 +52,7 @@ def parts(folder: Path) -> dict[str, list[Path]]:
 @contextmanager
 def open_part(path: Path) -> Iterator[IO[bytes]]:
     """A part file as bytes; .lzo through the program lzop."""
-    if path.suffix != ".lzo":
+    if path.suffix != ".lzo" or not present(path):
         with opened(path) as file:
             yield file
         return

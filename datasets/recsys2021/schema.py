@@ -3,7 +3,7 @@
 SEPARATOR, LIST = "\x01", "\t"
 # The organisers' spelling is kept: `enaging_` is the reader, who may engage; `engaged_with_` the author.
 FEATURES = {
-    "text_tokens": "integers",
+    "text_tokens": "tokens",  # of bert-base-multilingual-cased, which has 119,547
     "hashtags": "str",
     "tweet_id": "hash",
     "present_media": "str",

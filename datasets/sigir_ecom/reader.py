@@ -25,6 +25,7 @@ from buzzer.datasets.sigir_ecom.metric import write_records
 from buzzer.datasets.sigir_ecom.schema import (
     ACTIONS,
     BROWSING,
+    BUCKETS,
     CONTENT,
     DIMS,
     EMPTY,
@@ -84,6 +85,11 @@ def blocks(path: Path, part: str) -> Iterator[tuple[int, pl.DataFrame]]:
             product = pl.col("event_type") == "event_product"
             lacking = product & (pl.col("product_sku_hash").is_null() | action.is_null())
             complain(path, line, block, lacking, "event_type", "without product_sku_hash or product_action")
+        if part == "content":
+            price = pl.col("price_bucket")
+            complain(
+                path, line, block, (price < 0) | (price > BUCKETS), "price_bucket", f"not 0 to {BUCKETS}"
+            )
         for name in (name for name, kind in KINDS[part].items() if kind == "vector"):
             wrong = pl.col(name).str.count_matches(",", literal=True) != DIMS - 1
             complain(path, line, block, wrong, name, f"not {DIMS} numbers")
@@ -104,6 +110,8 @@ def check_test(path: Path, cart: bool) -> tuple[int, int]:
     for record in json_file.checked(path, cart):
         queries += 1
         labelled += "label" in record
+    if not queries:
+        raise DataError(f"{path}: no queries", "copy it again")
     if labelled not in (0, queries):
         raise DataError(
             f"{path}: {labelled} of {queries} queries have a label", "either all have one or none"

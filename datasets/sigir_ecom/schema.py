@@ -51,6 +51,7 @@ EVENT = (
     "is_search",
 )
 ACTIONS = ("detail", "add", "remove", "purchase")
+BUCKETS = 10  # of prices, from 1; 0 is none
 DIMS = 50  # of description, image and query vectors
 AFTER_ADD = (0, 2, 4, 6, 8, 10)  # events after the add-to-cart at which sessions of the second task are cut
 MOST_LABELS = 20

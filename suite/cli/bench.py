@@ -15,7 +15,7 @@ from rich.table import Table
 from buzzer import caches
 from buzzer.errors import UnsupportedError, UsageError, unknown_name
 from buzzer.models.job import Data
-from buzzer.suite import benchplan, guard, machine, registry, report, runner
+from buzzer.suite import benchplan, guard, machine, record, registry, report, runner
 from buzzer.suite import budget as budgets
 from buzzer.suite.benchplan import Choice, Planned
 from buzzer.suite.cli.frontier import run as draw_frontier
@@ -83,6 +83,7 @@ def main(
         return
     choices = [choice_of(context.params | {"batch": n}, p) for n in numbers(batch) for p in names(packing)]
     made: list[Record] = []
+    record.check_writable(out)
     with (
         Screen() as screen,
         tempfile.TemporaryDirectory(prefix="buzzer-bench-", ignore_cleanup_errors=True) as work,

@@ -131,6 +131,8 @@ def run_rounds(options: dict[str, Any], config: registry.TaskConfig) -> list[Rec
     planned = [r for choice in chosen for r in plan.predict_runs(replace(choice, repeat=1))]
     told = run_verb.check_budgets(planned, options["on_unmet_budget"])
     out, cache = Path(options["out"]), caches.folder()
+    for folder in (out, *([options["markdown"].parent] if options["markdown"] else [])):
+        record.check_writable(folder)
     with Screen() as screen:
         for problem in told:
             screen.say(f"[yellow]warning:[/] {problem}")

@@ -3,12 +3,12 @@
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from buzzer import caches
@@ -237,6 +237,7 @@ def show_plan(runs: Sequence[Run], as_json: bool) -> None:
 def run_all(choices: Sequence[Choice], options: dict[str, Any], screen: Screen) -> list[Record]:
     """Prepare all data first (so that bad input is told before any timing), then run; records of this call."""
     cache, out = caches.folder(), Path(options["out"])
+    record.check_writable(out)
     prepared = [(choice, prepare(choice, options["data"], cache, screen)) for choice in choices]
     screen.plan(sum(len(plan.predict_runs(choice)) for choice in choices))
     past = record.read_good(out)
@@ -297,25 +298,39 @@ def watch(screen: Screen, run: Run) -> runner.Watch:
 
 
 def keep(new: Record, run: Run, out: Path, screen: Screen) -> Record:
-    """Write a record the moment its run ends, and say so. Raises DataError where it cannot be written, after showing it."""
+    """Write a record the moment its run ends, and say so. Raises DataError where it cannot be written, and says where it is instead."""
     try:
         record.write(new, out)
-    except DataError:
-        screen.say(escape(new.model_dump_json()))
-        raise
+    except DataError as error:
+        where = spare(new, screen)
+        message = f"{error.message}; the record of {run.label} is {where}"
+        raise DataError(message, "free some space, move it into --out, and go on with --resume") from error
     screen.done(run.label, new)
     return new
+
+
+def spare(new: Record, screen: Screen) -> str:
+    """Keep a record that its folder does not take: in the cache, or else on stderr. Where."""
+    try:
+        return f"in {record.write(new, caches.folder() / 'records')}"
+    except DataError:
+        with suppress(OSError):
+            screen.console.out(new.model_dump_json(), highlight=False)
+        return "above, as JSON"
 
 
 def finish(records: Sequence[Record], out: Path, as_json: bool) -> None:
     """The result on stdout, the leaderboard on disk, and the exit code."""
     leaderboard = out / "leaderboard.md"
-    record.write_text(leaderboard, report.markdown(record.read_good(out)))
-    if as_json:
-        for r in records:
-            print(r.model_dump_json())
-    else:
-        show_boards(records, Console(width=None if sys.stdout.isatty() else WIDE))
+    try:
+        record.write_text(leaderboard, report.markdown(record.read_good(out)))
+    finally:  # also where the disk is full
+        if as_json:
+            for r in records:
+                print(r.model_dump_json())
+        else:
+            show_boards(records, Console(width=None if sys.stdout.isatty() else WIDE))
+    if not as_json:
         print(f"report: {leaderboard}")
     if any(r.outcome not in ("ok", "unsupported") for r in records):
         raise typer.Exit(1)

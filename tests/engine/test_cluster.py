@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from buzzer.engine import cluster
@@ -43,6 +44,14 @@ def test_a_running_cluster_is_used_and_left_running() -> None:
             for _ in range(100):  # workers leave one by one
                 with cluster.opened(0, local.scheduler_address):
                     pass
+
+
+def test_a_local_cluster_listens_to_this_machine_only() -> None:
+    """Dask asks for no password."""
+    with cluster.cpu_cluster(0, 1):
+        heard = psutil.Process().net_connections(kind="inet")
+        addresses = {c.laddr.ip for c in heard if c.status == psutil.CONN_LISTEN}
+    assert addresses == {"127.0.0.1"}
 
 
 @pytest.mark.parametrize(

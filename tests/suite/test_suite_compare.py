@@ -364,3 +364,13 @@ def test_rounds_are_interleaved_and_paired(
     (group,) = compare.groups(made, "fake")
     line = compare.compare(group, choose().task, None, {}, made).lines[1.0][0]
     assert len(line.cell.records) == 2
+
+
+def test_a_limit_that_nobody_meets_is_told(make_record: Make, choose: Choose) -> None:
+    """No row count of runs that did not end, no table without lines."""
+    late = {"outcome": "timeout", "rows": 0, "phases": [], "samples": {}, "gate": {"status": "unscored"}}
+    made = made_of([timed(make_record, v, 0.1, 0, 5.0, **late) for v in (PLAIN, TUNED)], choose)
+    told = compare_text.sections(made, [])
+    assert [section.title for section in told] == ["Runs at scale 0.1"]
+    assert len(told[0].lines) == 2
+    assert told[0].notes[0].startswith("no variant ended well within its budget")

@@ -1,7 +1,6 @@
 """What is compared ends where scoring begins, the time limit holds for it, and whatever a run tells becomes one record."""
 
 import ast
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,10 +8,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from buzzer.errors import DataError
 from buzzer.suite import compare, fits, integrity, limits, page, readme, record, regress, report, runner
 from buzzer.suite.budget import Budget
-from buzzer.suite.cli.run import keep, run_choice
+from buzzer.suite.cli.run import run_choice
 from buzzer.suite.limits import Measured
 from buzzer.suite.plan import Choice, predict_runs
 from buzzer.suite.record import SCHEMA_MINOR, Record
@@ -116,16 +114,6 @@ def test_the_suite_goes_on_after_a_run_without_a_score(
         made = run_choice(choose("score-nan", repeat=2), data, [], options, screen)
     assert [(r.job, r.outcome) for r in made] == [("fit", "ok"), *[("predict", "wrong")] * 4]
     assert len(record.read_good(tmp_path / "out")) == 5
-
-
-def test_a_record_that_cannot_be_written_is_shown(
-    make_record: Make, choose: Callable[..., Choice], tmp_path: Path
-) -> None:
-    (tmp_path / "out").write_text("a file")
-    shown = io.StringIO()
-    with pytest.raises(DataError, match="cannot write"), Screen(Console(file=shown)) as screen:
-        keep(make_record(), predict_runs(choose())[0], tmp_path / "out", screen)
-    assert Record.model_validate_json(shown.getvalue()) == make_record()
 
 
 @pytest.mark.parametrize(

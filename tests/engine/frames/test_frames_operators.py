@@ -5,6 +5,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from datetime import UTC, datetime
+from itertools import combinations_with_replacement
 from pathlib import Path
 from typing import Any
 
@@ -247,25 +248,51 @@ def test_lookup_fills_what_is_not_there(e: Engine, frame: Make, values: Values) 
     assert values(e.lookup(t, table, {"a": "k", "b": "m"}, {"v": "out"}, 0), "out") == [20, 0, 0, 0]
 
 
-FAR = [0, 5 * 10**18, 7]  # pandas' `set_index` cannot tell whether two such ids are evenly spaced
+# pandas' `set_index` cannot tell whether two far-apart ids are evenly spaced.
+POOLS = {
+    "numbers": [0, 5 * 10**18, -5 * 10**18, -1, None],
+    "text": ["", "a", "b" * 64, "ß", None],
+}
 
 
+@pytest.mark.parametrize("pool", POOLS)
 @pytest.mark.parametrize("many", [0, 1, 2, 3])
-def test_lookup_in_tables_of_few_far_apart_keys(e: Engine, frame: Make, values: Values, many: int) -> None:
-    whole = frame({"k": FAR, "m": FAR, "v": [1, 2, 3]})
-    table = e.drop(e.filter(whole, lambda c: c("row") < many), ["row"])
-    t = frame({"k": [*FAR, 5], "m": [*FAR, 5]})
-    want = [v if v <= many else -1 for v in (1, 2, 3)] + [-1]
-    assert values(e.lookup(t, table, {"k": "k"}, {"v": "z"}, -1), "z") == want
-    assert values(e.lookup(t, table, {"k": "k", "m": "m"}, {"v": "z"}, -1), "z") == want
-
-
-@pytest.mark.parametrize("many", [0, 1, 2, 3])
-def test_groups_of_few_far_apart_keys(e: Engine, frame: Make, rows: Rows, values: Values, many: int) -> None:
-    t = e.filter(frame({"k": FAR, "v": [1, 2, 3]}), lambda c: c("row") < many)
-    want = zip(FAR[:many], (1, 2, 3)[:many], [1] * many, strict=True)
-    assert rows(e.group_sums(t, ["k"], ["v"]), "k", "sum_v", "n") == set(want)
-    assert values(e.history(t, ["k"], "row", count="n", size="m"), "n", "m") == ([0] * many, [1] * many)
+def test_every_table_of_few_keys(
+    e: Engine, frame: Make, values: Values, rows: Rows, pool: str, many: int
+) -> None:
+    """All tables of up to three of five keys, far apart, negative, missing and doubled among them: counts, sums, codes, and
+    what is found in them."""
+    keys: list[Any] = POOLS[pool]
+    kind, order = pa.int64() if pool == "numbers" else pa.string(), sorted(keys[:-1])
+    want = [*keys, keys[0]]
+    asked = frame({"k": pa.array(want, kind), "m": pa.array(want, kind)})
+    for chosen in combinations_with_replacement(keys, many):
+        column = pa.array(chosen, kind)
+        t = frame({"k": column, "m": column, "v": pa.array(range(many), pa.int64())})
+        sums = {key: sum(i for i, k in enumerate(chosen) if k == key) for key in chosen if key is not None}
+        times = {key: chosen.count(key) for key in sums}
+        assert rows(e.group_sums(t, ["k"], ["v"]), "k", "sum_v", "n") == {
+            (key, sums[key], times[key]) for key in sums
+        }
+        for on in (["k"], ["m", "k"]):
+            table = e.group_sums(t, on, ["v"])
+            for ready in (table, e.collect(table)):
+                found = e.lookup(
+                    asked, ready, {c: c for c in on}, {"sum_v": "sum", "n": "n"}, {"sum": -1, "n": 0}
+                )
+                assert values(found, "sum", "n") == (
+                    [sums.get(k, -1) for k in want],
+                    [times.get(k, 0) for k in want],
+                )
+            seen = e.seen_before(asked, e.distinct(t, on), on, "seen")
+            assert values(seen, "seen") == [int(k in sums) for k in want]
+            assert values(e.count_encode(t, on, "n"), "n") == [chosen.count(k) for k in chosen]
+            before = values(e.history(t, on, "row", count="n"), "n")
+            assert before == [chosen[:i].count(k) for i, k in enumerate(chosen)]
+        ranked = sorted(times, key=lambda key: (-times[key], order.index(key)))
+        codes = {key: place for place, key in enumerate(ranked, 2)}
+        coded = e.categorify(asked, "k", e.categorify_fit([(t, "k")]), "code")
+        assert values(coded, "code") == [codes.get(k, 0) for k in want]
 
 
 def test_lookup_keeps_types_and_takes_a_fill_for_each(e: Engine, frame: Make) -> None:

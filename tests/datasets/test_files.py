@@ -1,0 +1,185 @@
+"""What stands in the place of a file: pipes, folders, broken links, files that may not be read, gzip files of every form."""
+
+import gzip
+import os
+import resource
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import polars as pl
+import pytest
+
+from buzzer.datasets import booking, clinc150, online_shoppers, recsys2021, sigir_ecom
+from buzzer.datasets.files import PATTERNS, csv_blocks, find, generator_facts, opened, origin
+from buzzer.engine import frames
+from buzzer.errors import DataError
+
+
+def bound(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        here = Path.cwd()
+        os.chdir(path.parent)  # a socket's path may have 108 bytes
+        server.bind(path.name)
+        os.chdir(here)
+
+
+THINGS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "nothing": (lambda path: None, "no such file"),
+    "a folder": (Path.mkdir, "not a regular file"),
+    "a pipe": (os.mkfifo, "not a regular file"),
+    "a socket": (bound, "not a regular file"),
+    "a device": (lambda path: path.symlink_to("/dev/zero"), "not a regular file"),
+    "a link to itself": (lambda path: path.symlink_to(path.name), "symbolic links"),
+    "a link to nothing": (lambda path: path.symlink_to("nowhere"), "No such file"),
+}
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.csv.gz"])
+@pytest.mark.parametrize("thing", THINGS)
+def test_what_is_no_file_is_told(tmp_path: Path, thing: str, name: str) -> None:
+    make, told = THINGS[thing]
+    make(tmp_path / name)
+    with pytest.raises(DataError, match=told), opened(tmp_path / name) as file:
+        file.read()
+    if thing == "nothing":
+        assert find(tmp_path, [name.removesuffix(".gz")]) is None
+    else:  # and is not taken for a file that was left out
+        with pytest.raises(DataError, match=told):
+            find(tmp_path, [name.removesuffix(".gz")])
+
+
+@pytest.mark.parametrize("name", ["ground_truth.csv", "generator.json"])
+def test_a_broken_link_is_no_file_that_was_left_out(tmp_path: Path, name: str) -> None:
+    """Else data would be official that are not, or a run without a score."""
+    booking.generate(tmp_path / "data", 0.00003, 5, silent)
+    (tmp_path / "data" / name).unlink()
+    (tmp_path / "data" / name).symlink_to("nowhere")
+    with pytest.raises(DataError, match=name):
+        booking.check(tmp_path / "data", silent)
+
+
+def test_a_file_that_may_not_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.csv").write_text("a\n1\n")
+
+    def refuse(path: Path, mode: str) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)  # root may read everything
+    with pytest.raises(DataError, match=r"x\.csv: Permission denied"), opened(tmp_path / "x.csv"):
+        pass
+
+
+ROWS = [b"%d,x%d\n" % (i, i) for i in range(20)]
+WHOLE = b"a,b\n" + b"".join(ROWS)
+FIRST, SECOND = b"a,b\n" + b"".join(ROWS[:10]) + b"10", b",x10\n" + b"".join(ROWS[11:])
+GZIPPED = {
+    "one member": (gzip.compress(WHOLE), True),
+    "two members, cut in a line": (gzip.compress(FIRST) + gzip.compress(SECOND), True),
+    "an empty member": (gzip.compress(FIRST) + gzip.compress(b"") + gzip.compress(SECOND), True),
+    "a member a line": (gzip.compress(b"a,b\n") + b"".join(map(gzip.compress, ROWS)), True),
+    "not compressed": (gzip.compress(WHOLE, 0), True),
+    "zeros at the end": (gzip.compress(WHOLE) + bytes(64), False),
+    "zeros between members": (gzip.compress(FIRST) + bytes(8) + gzip.compress(SECOND), False),
+    "text at the end": (gzip.compress(WHOLE) + b"and more", False),
+    "cut in the data": (gzip.compress(WHOLE)[:-20], False),
+    "cut in the checksum": (gzip.compress(WHOLE)[:-5], False),
+    "cut in the second header": (gzip.compress(WHOLE) + gzip.compress(b"20,x20\n")[:5], False),
+    "another checksum": (gzip.compress(WHOLE)[:-8] + bytes(4) + gzip.compress(WHOLE)[-4:], False),
+    "another length": (gzip.compress(WHOLE)[:-4] + bytes(4), False),
+    "plain text": (WHOLE, False),
+    "gzipped twice": (gzip.compress(gzip.compress(WHOLE)), False),
+    "nothing": (b"", False),
+}
+
+
+@pytest.mark.parametrize("case", GZIPPED)
+def test_a_gzip_file_is_read_by_all_or_by_none(tmp_path: Path, case: str) -> None:
+    data, good = GZIPPED[case]
+    path, kinds = tmp_path / "x.csv.gz", {"a": "int64", "b": "str"}
+    path.write_bytes(data)
+    if not good:
+        with pytest.raises(DataError) as error:
+            list(csv_blocks(path, kinds))
+        assert len(error.value.message.removeprefix(str(path))) < 100
+        return
+    right = [(i, f"x{i}") for i in range(20)]
+    assert [row for _, block in csv_blocks(path, kinds) for row in block.iter_rows()] == right
+    for engine in ("pandas", "polars"):
+        e = frames.load(engine)
+        found = e.to_numpy(e.read_csv(path, kinds), ["a", "b"])
+        assert list(zip(found["a"].tolist(), found["b"].tolist(), strict=True)) == right
+
+
+def test_a_large_gzip_file_is_read_whole(tmp_path: Path) -> None:
+    """Longer than any buffer on the way, of data that hardly and that well compress."""
+    data = os.urandom(300_000) + bytes(3_000_000) + os.urandom(70_000)
+    (tmp_path / "x.gz").write_bytes(gzip.compress(data[:1_000_000]) + gzip.compress(data[1_000_000:]))
+    for size in (1, 100_000, -1):
+        with opened(tmp_path / "x.gz") as file:
+            assert file.read(7) + file.read(size) + file.read() == data
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{}", "[]", "null", '"scale"', "[" * 100_000),
+        *(
+            f'{{"scale": {value}}}'
+            for value in ('"much"', "NaN", "Infinity", "0", "-1", "null", "1" + "0" * 400)
+        ),
+        *('{"scale": 1, "test_scale": NaN}', '{"scale": 1, "x": "\ud800"}'),
+    ],
+)
+def test_a_generator_file_of_another_form_is_told(tmp_path: Path, text: str) -> None:
+    (tmp_path / "generator.json").write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(DataError, match="not the file that the generator wrote"):
+        generator_facts(tmp_path)
+
+
+def test_where_files_come_from(tmp_path: Path) -> None:
+    assert (origin(tmp_path, 100, 100).source, origin(tmp_path, 50, 100).scale) == ("official", 0.5)
+    (tmp_path / "generator.json").write_text('{"scale": 0.25}')
+    assert (origin(tmp_path, 50, 100).source, origin(tmp_path, 50, 100).scale) == ("generated", 0.25)
+
+
+def test_a_token_is_of_the_vocabulary() -> None:
+    """Every number up to twice its size, as people write them and not."""
+    whole = pl.Series([str(i) for i in range(2 * 119_547)])
+    assert whole.str.contains(PATTERNS["tokens"]).to_list() == [i < 119_547 for i in range(len(whole))]
+    for text in ("", "01", "-1", "+1", "1.0", "1\t", "\t1", "1\t\t2", "1 2", "1\n", "１"):
+        assert not pl.Series([text]).str.contains(PATTERNS["tokens"])[0]
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """No file grows beyond so many bytes, as on a disk that is nearly full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def silent(share: float, what: str) -> None:
+    """No progress shown."""
+
+
+@pytest.mark.parametrize("size", [0, 2_000])
+@pytest.mark.parametrize("dataset", [booking, sigir_ecom, recsys2021, online_shoppers, clinc150])
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, dataset: ModuleType, size: int) -> None:
+    options: dict[str, Any] = {"jobs": 1} if dataset is recsys2021 else {}
+    scale = {recsys2021: 1e-6, sigir_ecom: 1e-5}.get(dataset, 1e-4)
+    dataset.generate(tmp_path / "good", scale, 5, silent, **options)
+    for make in (
+        lambda: dataset.generate(tmp_path / "out", scale, 5, silent, **options),
+        lambda: dataset.convert(tmp_path / "good", tmp_path / "out", silent),
+    ):
+        with pytest.raises(DataError, match="cannot write") as told, files_of_at_most(size):
+            make()
+        assert len(told.value.message) < 100 + len(str(tmp_path))
+        assert [path.name for path in tmp_path.iterdir()] == ["good"]
