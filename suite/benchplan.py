@@ -212,7 +212,8 @@ class Row:
         records = [r for r in self.records if r.bench]
         real = any(r.bench and r.bench.lengths == "real" for r in records)
         if cold := self.pooled("cold_run_device"):
-            return sum(cold) / sum(r.rows - (r.bench.rows if r.bench else 0) for r in records)
+            done = sum(r.rows - (r.bench.rows if r.bench else 0) for r in records)
+            return sum(cold) / done if done > 0 else math.inf
         if real and self.rows_s:
             return 1 / self.rows_s
         warm = self.pooled("warm_run")
@@ -226,6 +227,7 @@ class Row:
     def cells(self, rank: str, base: "Row | None") -> tuple[str, ...]:
         r, warm = self.first, self.pooled("warm_run")
         half, floor = percentiles.quantile(warm, 0.5), r.bench.floor_s if r.bench else None
+        cosines = [x.scores["cosine"] for x in self.records if "cosine" in x.scores]
         against = self.cold_device_s or (half.value if half else None)
         compile_s = [p.wall_s for x in self.records for p in x.phases if p.name == "compile"]
         return (
@@ -244,7 +246,7 @@ class Row:
             speed_up(self, base),
             "" if self.rows_s is None else f"{self.rows_s:,.0f}",
             "" if floor is None or against is None else f"{100 * floor / against:.0f} %",
-            "" if "cosine" not in r.scores else f"{min(x.scores['cosine'] for x in self.records):.5f}",
+            f"{min(cosines):.5f}" if cosines else "",
             f"{max(compile_s):.1f}" if compile_s else "",
             str(len(warm)) if warm else "",
             self.outcome,
@@ -312,22 +314,13 @@ def table(records: Iterable[Record]) -> list[tuple[str, ...]]:
 
 
 def boards(records: Iterable[Record]) -> dict[tuple[Any, ...], list[Record]]:
-    """Bench records by what makes them comparable: model (of a path: its contents), sizes, inputs, device, budget, machine, scenario."""
-    from buzzer.suite import machine
+    """Bench records by what makes them comparable (suite/comparable.py)."""
+    from buzzer.suite import comparable
 
     found: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
     for r in records:
         if r.job == "bench":
-            sizes = (r.config["batch"], *(str(r.config[k]) for k in ("seq", "lengths", "scenario")))
-            key = (
-                r.task,
-                r.config.get("model_hash", ""),
-                sizes,
-                r.device,
-                r.budget.name,
-                machine.line(r.machine),
-            )
-            found[key].append(r)
+            found[comparable.bench(r)].append(r)
     return dict(sorted(found.items()))
 
 

@@ -14,12 +14,14 @@ import psutil
 from buzzer.configs import load_yaml
 from buzzer.engine import device
 from buzzer.errors import UsageError, unknown_name
+from buzzer.suite.record import LARGEST, LEAST_WALL_S, MOST_CORES, MOST_S
 
 _PATTERN = re.compile(
     r"(?P<cores>\d+)c(?P<memory>\d+(?:\.\d+)?)(?P<memory_unit>[kmgt]i?)b?(?P<time>\d+(?:\.\d+)?)(?P<time_unit>[smhd])"
     r"(-gpu(?P<gpu>\d+(?:\.\d+)?)(?P<gpu_unit>[kmgt]i?)b?)?"
 )
 _BYTES = {f"{p}{i}": b**e for e, p in enumerate("kmgt", 1) for i, b in (("", 1000), ("i", 1024))}
+LONGEST = 100  # characters of a budget
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -53,12 +55,16 @@ def parse(text: str) -> Budget:
             "write it like 1c20g24h, 2c512m90s or 8c64g1h-gpu40g; `buzzer list` shows the named ones",
         )
     part = match.groupdict()
+    if len(text) > LONGEST:
+        raise UsageError(f"budget {text[:LONGEST]}... is beyond any machine", "write it like 1c20g24h")
     cores = int(part["cores"])
     memory = int(float(part["memory"]) * _BYTES[part["memory_unit"]])
     time_s = float(part["time"]) * _SECONDS[part["time_unit"]]
     gpu = int(float(part["gpu"]) * _BYTES[part["gpu_unit"]]) if part["gpu"] else None
-    if not (cores and memory and time_s) or gpu == 0:
+    if not (cores and memory and time_s >= LEAST_WALL_S) or gpu == 0:
         raise UsageError(f"budget {text!r} has a zero in it", "every part must be above zero: 1c20g24h")
+    if cores > MOST_CORES or max(memory, gpu or 0) >= LARGEST or time_s > MOST_S:
+        raise UsageError(f"budget {text!r} is beyond any machine", "write it like 1c20g24h")
     return Budget(text, cores, memory, time_s, gpu)
 
 

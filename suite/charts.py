@@ -16,6 +16,8 @@ TIMES = (
     (3600, "1 h"), (6 * 3600, "6 h"), (86400, "24 h"), (7 * 86400, "7 d"),
 )  # fmt: skip
 
+LEAST = 1e-9  # what is drawn on logarithmic axes is above it
+
 FOOT = 5.0  # per cent: where marks of failed runs stand, above the axis
 
 
@@ -45,7 +47,7 @@ class Axis:
 
 def time_axis(values: Iterable[float], title: str) -> Axis:
     """A logarithmic axis of seconds with ticks that people read."""
-    found = [v for v in values if v > 0] or [1.0]
+    found = [v for v in values if v > LEAST] or [1.0]
     low, high = min(found) / 1.5, max(found) * 1.5
     inside = [t for t in TIMES if low <= t[0] <= high]
     if len(inside) < 2:  # less than a decade: round figures instead
@@ -54,7 +56,7 @@ def time_axis(values: Iterable[float], title: str) -> Axis:
 
 
 def log_axis(values: Iterable[float], title: str, unit: str = "") -> Axis:
-    found = [v for v in values if v > 0] or [1.0]
+    found = [v for v in values if v > LEAST] or [1.0]
     low, high = min(found) / 1.4, max(found) * 1.4
     ticks = tuple((v, f"{v:,.12g}{unit}") for v in _nice(low, high))
     return Axis(low, high, ticks, title)

@@ -11,7 +11,7 @@ from typing import Any
 
 from buzzer.configs import load_yaml
 from buzzer.errors import UsageError, unknown_name
-from buzzer.suite import estimate, gate, laws, machine
+from buzzer.suite import comparable, estimate, gate, laws
 from buzzer.suite.budget import Budget
 from buzzer.suite.estimate import Growth, Projection, Ratio
 from buzzer.suite.record import Record
@@ -93,12 +93,11 @@ class Group:
 
 
 def groups(records: Iterable[Record], task: str) -> list[Group]:
-    """The timed runs of a task, by what makes them comparable; the largest group first."""
-    found: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
+    """The timed runs of a task, by what makes them comparable over sizes; the largest group first."""
+    found: dict[comparable.Key, list[Record]] = defaultdict(list)
     for r in records:
         if r.task == task and r.job == "predict" and not r.published:
-            key = (machine.line(r.machine), r.seed, r.config_hash, r.data_source, r.scoring)
-            found[key].append(r)
+            found[comparable.times(r, without=comparable.GROWTH)].append(r)
     return sorted((Group(rs) for rs in found.values() if any(not r.control for r in rs)), key=_size)
 
 
@@ -124,7 +123,7 @@ def baselines(group: Group, task: TaskConfig) -> dict[str, Variant | None]:
 
 def cores(r: Record) -> int:
     """Cores that a run could use."""
-    have = int(r.machine["cores"])
+    have = r.machine.cores
     return min(r.budget.cores or have, have)
 
 
@@ -152,8 +151,8 @@ def noise(
     Pairs of the same task, scale and data where there are such, else all pairs of the machine. The band is the far
     end of the 95 % interval that the mean of so many A/A rounds has.
     """
-    facts = machine.line(like.machine), like.scoring
-    here = [r for r in records if r.outcome == "ok" and (machine.line(r.machine), r.scoring) == facts]
+    facts = comparable.here(like)
+    here = [r for r in records if r.outcome == "ok" and comparable.here(r) == facts]
     pairs = [(a, b) for a, b in aa_pairs(here) if figure(a) and figure(b)]
     near = [(a, b) for a, b in pairs if (b.task, b.scale) == (like.task, like.scale)]
     used = near if len(near) >= 2 else pairs
@@ -168,8 +167,7 @@ def aa_pairs(records: Iterable[Record]) -> list[tuple[Record, Record]]:
     """Each control run with the run of the same variant, data and round that was made nearest to it in time."""
     runs: dict[tuple[Any, ...], dict[bool, dict[str, Record]]] = defaultdict(lambda: {True: {}, False: {}})
     for r in records:
-        key = (r.task, r.scale, r.data_fingerprint, r.config_hash, Variant.of(r), r.repeat, r.scoring)
-        runs[key][r.control][r.run_id] = r
+        runs[comparable.near(r), Variant.of(r), r.repeat][r.control][r.run_id] = r
     return [
         (min(kinds[False].values(), key=lambda a: abs(a.created - b.created)), b)
         for kinds in runs.values()

@@ -1,10 +1,10 @@
 """A comparison as tables, for a terminal, for Markdown, and as JSON."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from buzzer.suite import machine, report
+from buzzer.suite import comparable, machine, report
 from buzzer.suite.compare import Comparison, Line, Trend, Variant
 from buzzer.suite.estimate import LEAST_ROUNDS, LEAST_SIZES, Projection, Ratio
 from buzzer.suite.regress import Change
@@ -38,6 +38,13 @@ def sections(made: Comparison, found: Sequence[Change]) -> list[Section]:
     return out
 
 
+def differ(made: Comparison) -> list[str]:
+    """What the records of a comparison differ in."""
+    return comparable.told(
+        r for row in made.group.cells.values() for cell in row.values() for r in cell.records
+    )
+
+
 def title(made: Comparison) -> str:
     r = made.group.first
     rule = report.SCORING[r.scoring]
@@ -67,7 +74,7 @@ def _run_line(line: Line, baselines: dict[Variant, str]) -> tuple[str, ...]:
         str(len(line.cell.records)),
         line.cell.outcome,
         "" if score is None else f"{score:.4f}",
-        f"{line.cell.wall_s:.2f}",
+        line.cell.wall_text,
         *(_ratio(line.speed_up[name], line.is_noise[name]) for name in ("plain", "tuned")),
         _share(room["time"] if good else None),
         _share(room["memory"] if good else None),
@@ -92,7 +99,8 @@ def _gpu(line: Line) -> str:
     r = line.cell.first
     if r.gpu_busy_s is None:
         return ""
-    return f"{r.gpu_busy_s:.1f} s, {(r.gpu_peak_memory_bytes or 0) / 1e6:.0f} MB"
+    peak = r.gpu_peak_memory_bytes
+    return f"{r.gpu_busy_s:.1f} s" + ("" if peak is None else f", {peak / 1e6:.0f} MB")
 
 
 def _run_notes(made: Comparison) -> list[str]:
@@ -112,15 +120,15 @@ def _run_notes(made: Comparison) -> list[str]:
             f"noise of this machine: means of A/A runs differ by up to {made.noise.per_cent:.1f} % "
             f"({made.noise.pairs} pairs)"
         )
-    return notes + report.disturbances(
-        [r for lines in made.lines.values() for x in lines for r in x.cell.records]
-    )
+    every = [r for lines in made.lines.values() for x in lines for r in x.cell.records]
+    return [*notes, *differ(made), *report.disturbances(every)]
 
 
 def _stages(lines: Sequence[Line], scale: float) -> Section:
     good = [line for line in lines if line.cell.ranked]
     names = report.phase_names(line.cell.first for line in good)
-    rows = [(str(line.variant), *(f"{line.cell.phase_s(name):.3f}" for name in names)) for line in good]
+    spent = {line.variant: [line.cell.phase_s(name) for name in names] for line in good}
+    rows = [(str(v), *("" if s is None else f"{s:.3f}" for s in walls)) for v, walls in spent.items()]
     return Section(f"Stages at scale {scale:g}, wall seconds (medians)", ("variant", *names), rows)
 
 
@@ -210,7 +218,7 @@ def _bounds(p: Projection, unit: float = 1.0, digits: int = 1) -> str:
     return f"{p.low / unit:.{digits}f}–{p.high / unit:.{digits}f}"
 
 
-def _changes(found: Iterable[Change]) -> Section:
+def _changes(found: Sequence[Change]) -> Section:
     header = ("variant", "scale", "figure", "before", "after", "change", "95 %", "days", "verdict")
     lines = [
         (
@@ -229,6 +237,7 @@ def _changes(found: Iterable[Change]) -> Section:
     notes = [
         "days = days of both; over more than one, the interval holds the days' own effects, and is the narrower the more days there are",
         "a change within its interval or the noise fails nothing, nor does one without a verdict",
+        *sorted({note for c in found for note in c.differ}),
     ]
     return Section("Against the older records", header, lines, notes)
 
@@ -244,11 +253,12 @@ def as_dict(made: Comparison, found: Sequence[Change]) -> dict[str, Any]:
     r = made.group.first
     return {
         "task": r.task,
-        "machine": r.machine,
+        "machine": r.machine.model_dump(),
         "seed": r.seed,
         "config_hash": r.config_hash,
         "data_source": r.data_source,
         "scoring": r.scoring,
+        "differ": differ(made),
         "baselines": {name: v and asdict(v) for name, v in made.baselines.items()},
         "noise": made.noise and asdict(made.noise),
         "runs": [_line_dict(scale, line) for scale, lines in made.lines.items() for line in lines],
@@ -266,7 +276,7 @@ def _line_dict(scale: float, line: Line) -> dict[str, Any]:
         "rows": cell.first.rows,
         "outcome": cell.outcome,
         "scores": cell.first.scores,
-        "wall_s": cell.wall_s,
+        "wall_s": cell.wall_s if cell.started else None,
         "walls": list(cell.walls.values()),
         "phases": {name: cell.phase_s(name) for name in names},
         "speed_up": {name: ratio and asdict(ratio) for name, ratio in line.speed_up.items()},

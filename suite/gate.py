@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from buzzer.suite import registry
+from buzzer.suite import comparable, registry
 from buzzer.suite.record import Gate, Record
 from buzzer.suite.registry import TaskConfig
 
@@ -21,8 +21,7 @@ def is_reference(record: Record, task: TaskConfig) -> bool:
 
 def same_question(a: Record, b: Record) -> bool:
     """Whether two runs had the same data, parameters, seed and fit, so that their scores must agree."""
-    fields = ("task", "job", "data_fingerprint", "config_hash", "seed", "fit_id")
-    return all(getattr(a, name) == getattr(b, name) for name in fields)
+    return comparable.question(a) == comparable.question(b)
 
 
 def no_gpu_proof(record: Record) -> str:

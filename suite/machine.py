@@ -6,12 +6,12 @@ import subprocess
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from buzzer.engine import device
 from buzzer.suite.budget import allowed_cores
+from buzzer.suite.record import Machine
 
 LIBRARIES = (
     "buzzer",
@@ -37,9 +37,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @cache
-def machine() -> dict[str, Any]:
+def machine() -> Machine:
     """Processor, cores, memory, system and GPUs."""
-    return {
+    facts = {
         "cpu": device.cpu_name(),
         "simd": device.simd(),
         "cores": len(allowed_cores()),
@@ -48,6 +48,7 @@ def machine() -> dict[str, Any]:
         "arch": platform.machine(),
         "gpus": device.gpus(),
     }
+    return Machine.model_validate(facts)
 
 
 def busy() -> float:
@@ -55,11 +56,11 @@ def busy() -> float:
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
 
 
-def line(facts: dict[str, Any]) -> str:
+def line(facts: Machine) -> str:
     """The machine in one line of a report."""
-    gpus = ", ".join(g["name"] for g in facts["gpus"]) or "no GPU"
-    simd = f" ({facts['simd']})" if facts.get("simd") else ""  # not in older records
-    return f"{facts['cpu']}{simd}, {facts['cores']} cores, {facts['memory_bytes'] / 2**30:.0f} GiB, {gpus}"
+    gpus = ", ".join(gpu.name for gpu in facts.gpus) or "no GPU"
+    simd = f" ({facts.simd})" if facts.simd else ""  # not in older records
+    return f"{facts.cpu}{simd}, {facts.cores} cores, {facts.memory_bytes / 2**30:.0f} GiB, {gpus}"
 
 
 @cache

@@ -3,11 +3,13 @@
 Everything is rendered here; the page's script only hides what the filters leave out and keeps them in the URL.
 """
 
+import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from buzzer import __version__
 from buzzer.configs import load_yaml
@@ -72,7 +74,7 @@ class Entry:
     def phases(self) -> list[tuple[str, float]]:
         """The phases that make up the wall time."""
         names = dict.fromkeys(p.name for r in self.row.records for p in r.compared)
-        return [(n, self.row.phase_s(n)) for n in names]
+        return [(n, s) for n in names if (s := self.row.phase_s(n)) is not None]
 
     @property
     def outside_s(self) -> float | None:
@@ -193,7 +195,7 @@ def _speed_up_chart(group: Group, base: Variant) -> Chart:
     marks += _failed_marks(group, x)
     title = f"{group.first.task}: speed-up against {base}"
     told = "Geometric mean over rounds by size of the job, 95 % interval in the label; the dashed line is the baseline."
-    told = f"{told} {machine.line(group.first.machine)}; {report.SCORING[group.first.scoring]}."
+    told = f"{told} {'; '.join([machine.line(group.first.machine), *report.rules_of(group.records)])}."
     return Chart(title, told, x, y, marks, paths, legend)
 
 
@@ -329,9 +331,9 @@ def attributes(filters: Mapping[str, str]) -> Any:
 
 
 def links_of(files: Mapping[str, Path], page: Path) -> dict[str, str]:
-    """Record files by run_id as the page names them, where they lie in or below its folder."""
+    """Record files by run_id as the page links to them, where they lie in or below its folder: relative, never with a scheme."""
     home, found = page.resolve().parent, {}
     for run_id, path in files.items():
         if path.resolve().is_relative_to(home):
-            found[run_id] = path.resolve().relative_to(home).as_posix()
+            found[run_id] = quote(os.fsencode(path.resolve().relative_to(home).as_posix()))
     return found

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from buzzer.suite import benchplan, charts, frontier, machine, registry, report
+from buzzer.suite import benchplan, charts, comparable, frontier, machine, registry, report
 from buzzer.suite.charts import Chart, Mark
 from buzzer.suite.record import Record
 
@@ -73,19 +73,20 @@ def filters(row: benchplan.Row) -> dict[str, str]:
 
 def frontiers(records: Iterable[Record]) -> list[Chart]:
     """One chart for each model that was run in several precisions, whole and cut to fewer layers, on the same data and machine."""
-    groups: dict[tuple[str, ...], list[Record]] = defaultdict(list)
+    groups: dict[comparable.Key, list[Record]] = defaultdict(list)
     for r in records:
-        if r.job in ("fit", "predict") and frontier.LAYERS in r.config and not r.control:
+        if r.job in ("fit", "predict") and type(r.config.get(frontier.LAYERS)) is int and not r.control:
             same = {k: v for k, v in r.config.items() if k not in (frontier.LAYERS, "checkpoints")}
-            groups[r.task, r.data_fingerprint, machine.line(r.machine), registry.params_hash(same)].append(r)
-    return [chart for _, group in sorted(groups.items()) if (chart := _frontier(group))]
+            groups[*comparable.times(r, without=("job", "parameters")), registry.params_hash(same)].append(r)
+    return [chart for group in groups.values() if (chart := _frontier(group))]
 
 
 def _frontier(group: Sequence[Record]) -> Chart | None:
-    whole = [r for r in group if r.job == "fit" and not r.config[frontier.LAYERS] and r.outcome == "ok"]
+    fits = [r for r in group if r.job == "fit" and not r.config[frontier.LAYERS] and r.outcome == "ok"]
+    whole = [r.details[frontier.LAYERS] for r in fits if frontier.LAYERS in r.details]
     if not whole:
         return None
-    found = frontier.points((r for r in group if r.job == "predict"), whole[-1].details[frontier.LAYERS])
+    found = frontier.points((r for r in group if r.job == "predict" and r.metric in r.scores), whole[-1])
     fastest: dict[tuple[int, str], frontier.Point] = {}
     for p in sorted(found, key=lambda p: not p.counts):  # the fastest first, within each
         fastest.setdefault((p.layers, p.precision), p)
@@ -108,8 +109,9 @@ def _frontier(group: Sequence[Record]) -> Chart | None:
         legend.append((i, kind, name, filters))
     best = charts.pareto([(p.p50_ms / 1e3, p.accuracy) for p in found if p.counts])
     line = charts.path([(x.at(s), y.at(a)) for s, a in best], "pareto")
+    on = "; ".join([machine.line(group[0].machine), *comparable.told(group)])
     words = (
-        f"{group[0].task} on {group[0].data_source} data, {machine.line(group[0].machine)}. Of several backends the fastest."
+        f"{group[0].task} on {group[0].data_source} data, {on}. Of several backends the fastest."
         " Up and to the left is better; the line joins what no other beats in both. Crossed out: below its gate, or its speed is simulated."
     )
     return Chart("Fewer bits or fewer layers", words, x, y, marks, [line], legend)
@@ -145,7 +147,8 @@ def _roofline(rows: Sequence[benchplan.Row]) -> Chart:
         f"{name}: {peak:,.3g} GFLOP/s, {bandwidth:,.3g} GB/s" for name, (peak, bandwidth) in roofs.items()
     )
     r = rows[0].first
-    words = f"What a run reached below the roof that was measured here ({told}). {machine.line(r.machine)}."
+    on = "; ".join([machine.line(r.machine), *comparable.told(x for row in rows for x in row.records)])
+    words = f"What a run reached below the roof that was measured here ({told}). {on}."
     return Chart(f"Roofline, {r.device}, budget {r.budget.name}", words, x, y, marks, paths, legend)
 
 

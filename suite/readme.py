@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Sequence
 
 from buzzer.errors import UsageError
-from buzzer.suite import machine, registry, report
+from buzzer.suite import comparable, machine, registry, report
+from buzzer.suite.escape import code
+from buzzer.suite.escape import markdown as shown
 from buzzer.suite.record import Record
 from buzzer.suite.report import Row
 
@@ -38,8 +40,10 @@ def table(records: Iterable[Record]) -> str:
     ]
     header = (*HEADER, *(["scoring"] if len(rules) > 1 else []), *(["machine"] if several else []))
     text = report.markdown_table(header, lines)
-    told = "; ".join(f"{letters[facts]}: {facts}" if several else facts for facts in machines)
-    return f"{text}\n\nMeasured on {told}. {explanation(rules)}"
+    told = "; ".join(f"{letters[facts]}: {shown(facts)}" if several else shown(facts) for facts in machines)
+    mixed = "\nSome boards hold records that differ in commit, library versions or limits; the leaderboard says which."
+    differ = mixed if any(comparable.told(group) for group in boards) else ""
+    return f"{text}\n\nMeasured on {told}. {explanation(rules)}{differ}"
 
 
 def explanation(rules: Sequence[str]) -> str:
@@ -108,7 +112,7 @@ def line(row: Row, base: Row | None) -> tuple[str, ...]:
     engine = "" if r.engine == registry.NO_ENGINE else f"{r.engine_name}, "
     score, peak = r.scores.get(r.metric), row.peak
     return (
-        f"`{r.task}`",
+        code(r.task),
         f"{r.data_source}, scale {r.scale:g}",
         f"{engine}{r.backend}, {r.precision}{' on GPU' if r.device == 'cuda' else ''}",
         r.budget.name,

@@ -14,7 +14,7 @@ from statistics import median
 from typing import Any
 
 from buzzer.errors import UsageError, unknown_name
-from buzzer.suite import days, estimate, machine
+from buzzer.suite import comparable, days, estimate
 from buzzer.suite.compare import Group, Variant, noise
 from buzzer.suite.estimate import LEAST_ROUNDS, Ratio
 from buzzer.suite.record import Record
@@ -79,12 +79,14 @@ class Change:
     noise: bool | None
     failed: bool
     needs: str  # what a verdict lacks; without one nothing fails
+    differ: tuple[str, ...] = ()  # what else is not the same: commit, versions, system
 
 
 def changes(
     group: Group, older: Iterable[Record], thresholds: Sequence[Threshold], pool: Sequence[Record]
 ) -> list[Change]:
-    """Every variant against its older self: same machine, data, parameters and rule of timing. A change within noise never fails.
+    """Every variant against its older self: same machine, data, parameters, enforcement and rule of timing. A change within noise
+    never fails.
 
     `pool` are records in which A/A pairs and the spread of days are looked for.
     """
@@ -110,15 +112,14 @@ def _by_self(records: Iterable[Record]) -> dict[tuple[Any, ...], list[Record]]:
 
 def _others(group: Group, records: Iterable[Record]) -> list[list[Record]]:
     """What else ran on the machine of `group`, by variant and data: it tells how far days lie apart."""
-    facts, new = (machine.line(group.first.machine), group.first.scoring), {r.run_id for r in group.records}
+    facts, new = comparable.here(group.first), {r.run_id for r in group.records}
     known = {r.run_id: r for r in records if r.job == "predict" and r.run_id not in new}
-    here = [r for r in known.values() if (machine.line(r.machine), r.scoring) == facts]
+    here = [r for r in known.values() if comparable.here(r) == facts]
     return list(_by_self(here).values())
 
 
 def _self(r: Record) -> tuple[Any, ...]:
-    same = (r.task, machine.line(r.machine), Variant.of(r), r.data_fingerprint, r.config_hash, r.seed)
-    return (*same, r.scoring)
+    return (comparable.near(r), Variant.of(r))
 
 
 def _change(
@@ -147,7 +148,8 @@ def _change(
     quiet = None if needs else ratio.is_noise(aa.band if aa else None)
     failed = ratio.value > 1 + threshold.share and quiet is False
     middle = median(flat[1]), median(flat[0])
-    return Change(scale, variant, threshold.figure, *middle, ratio, count, quiet, failed, needs)
+    differ = tuple(comparable.told([*past, *cell.records]))
+    return Change(scale, variant, threshold.figure, *middle, ratio, count, quiet, failed, needs, differ)
 
 
 def _needs(rounds: int, ratio: Ratio, count: int) -> str:

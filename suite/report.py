@@ -8,7 +8,9 @@ from typing import Any
 
 from buzzer.configs import load_yaml
 from buzzer.models.job import SCORE
-from buzzer.suite import benchplan, machine, percentiles
+from buzzer.suite import benchplan, comparable, machine, percentiles
+from buzzer.suite.escape import Markdown
+from buzzer.suite.escape import markdown as shown
 from buzzer.suite.record import Record
 
 SCORING = {  # Record.scoring -> how a board says it
@@ -30,6 +32,11 @@ COLUMNS = (
 )
 
 
+def rules_of(group: Sequence[Record]) -> list[str]:
+    """By which rule runs that stand together were timed, and in what they differ."""
+    return [SCORING[group[0].scoring], *comparable.told(group)]
+
+
 @dataclass(frozen=True)
 class Row:
     """One line of the leaderboard: the repetitions of one run, summed up by their medians."""
@@ -43,7 +50,12 @@ class Row:
     @property
     def ranked(self) -> bool:
         """Only runs that ended well and whose scores were held against the reference are ranked."""
-        return all(r.outcome == "ok" and r.gate.status in ("passed", "reference") for r in self.records)
+        good = (r.outcome == "ok" and r.gate.status in ("passed", "reference") for r in self.records)
+        return all(good) and not self.first.published
+
+    @property
+    def started(self) -> bool:
+        return any(r.enforcement != "none" for r in self.records)
 
     @property
     def walls(self) -> dict[int, float]:
@@ -52,7 +64,13 @@ class Row:
 
     @property
     def wall_s(self) -> float:
-        return median(r.wall_s for r in self.records)
+        """Median wall seconds of the runs that were started; 0 where none was."""
+        return median([r.wall_s for r in self.records if r.enforcement != "none"] or [0.0])
+
+    @property
+    def wall_text(self) -> str:
+        """Wall seconds; empty where no run was started."""
+        return f"{self.wall_s:.2f}" if self.started else ""
 
     @property
     def peak(self) -> int | None:
@@ -67,9 +85,10 @@ class Row:
         sums = [sum(r.energy_j.values()) for r in self.records if r.energy_j]
         return median(sums) if sums else None
 
-    def phase_s(self, name: str) -> float:
-        """Median wall seconds of a phase."""
-        return median(phase_s(r, name) for r in self.records)
+    def phase_s(self, name: str) -> float | None:
+        """Median wall seconds of a phase, over the runs that came to it; None where none did."""
+        spent = [s for r in self.records if (s := phase_s(r, name)) is not None]
+        return median(spent) if spent else None
 
     @property
     def outcome(self) -> str:
@@ -96,7 +115,7 @@ class Row:
         r = self.first
         score = r.scores.get(r.metric)
         cpu = [x.cpu_s for x in self.records if x.cpu_s is not None]
-        spread = f" (of {len(self.records)})" if len(self.records) > 1 else ""
+        spread = f" (of {len(self.records)})" if len(self.records) > 1 and self.started else ""
         return (
             rank,
             r.engine_name,
@@ -104,7 +123,7 @@ class Row:
             r.precision,
             r.budget.name,
             "" if score is None else f"{score:.4f}",
-            f"{self.wall_s:.2f}{spread}",
+            f"{self.wall_text}{spread}",
             f"{median(cpu):.2f}" if cpu else "",
             "" if self.peak is None else f"{self.peak / 1e6:.0f}",
             self.head_room(),
@@ -122,14 +141,13 @@ def rows(records: Iterable[Record]) -> list[Row]:
     return sorted(made, key=lambda row: (not row.ranked, row.wall_s))
 
 
-def boards(records: Iterable[Record]) -> dict[tuple[Any, ...], list[Record]]:
-    """Timed runs by what makes them comparable: task, data, parameters, machine, and the rule by which they were timed."""
-    found: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
+def boards(records: Iterable[Record]) -> dict[comparable.Key, list[Record]]:
+    """Timed runs by what makes them comparable (suite/comparable.py), by task and rising scale."""
+    found: dict[comparable.Key, list[Record]] = defaultdict(list)
     for r in records:
         if r.job == "predict" and not r.control:
-            same = (r.task, r.scale, r.data_fingerprint, r.config_hash, machine.line(r.machine), r.scoring)
-            found[same].append(r)
-    return dict(sorted(found.items(), key=lambda item: item[0][:2]))
+            found[comparable.times(r)].append(r)
+    return dict(sorted(found.items(), key=lambda item: (item[1][0].task, item[1][0].scale)))
 
 
 def table(group: Sequence[Record]) -> list[tuple[str, ...]]:
@@ -156,8 +174,9 @@ def phase_table(group: Sequence[Record]) -> list[tuple[str, ...]]:
         if row.first.outcome != "ok":
             continue
         spent = {name: row.phase_s(name) for name in names}
-        rate = f"{row.first.rows / spent['predict']:,.0f}" if spent.get("predict") and row.first.rows else ""
-        times = (f"{spent[name]:.3f}" for name in names)
+        predict = spent.get("predict")
+        rate = f"{row.first.rows / predict:,.0f}" if predict and row.first.rows else ""
+        times = ("" if s is None else f"{s:.3f}" for s in spent.values())
         lines.append(
             (row.first.engine_name, row.first.backend, row.first.budget.name, *times, rate, latency(row))
         )
@@ -170,8 +189,10 @@ def phase_names(records: Iterable[Record]) -> list[str]:
     return sorted(names, key=lambda name: name == SCORE)
 
 
-def phase_s(record: Record, name: str) -> float:
-    return sum(phase.wall_s for phase in record.phases if phase.name == name)
+def phase_s(record: Record, name: str) -> float | None:
+    """Wall seconds of a phase; None in a run that did not come to it."""
+    spent = [phase.wall_s for phase in record.phases if phase.name == name]
+    return sum(spent) if spent else None
 
 
 def latency(row: Row) -> str:
@@ -194,9 +215,14 @@ def score_line(group: Sequence[Record]) -> str:
 
 
 def markdown_table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    out = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
-    out += ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+    """A table; cells that are not Markdown already are shown as they are."""
+    out = ["| " + " | ".join(map(shown, header)) + " |", "|" + " --- |" * len(header)]
+    out += ["| " + " | ".join(map(shown, line)) + " |" for line in lines]
     return "\n".join(out)
+
+
+def markdown_notes(notes: Iterable[str]) -> list[str]:
+    return [f"- {shown(note, block=True)}" for note in notes]
 
 
 def board_facts(group: Sequence[Record]) -> str:
@@ -209,9 +235,7 @@ def board_notes(group: Sequence[Record]) -> list[str]:
     """What a reader of a board must know."""
     notes = [SCORING[group[0].scoring], score_line(group), *sorted({note for r in group for note in r.notes})]
     notes += sorted({f"budget {r.budget.name} not met here: {u}" for r in group for u in r.budget.unmet})
-    if any(r.enforcement == "polled" for r in group):
-        notes.append("limits watched by polling, not enforced by the kernel")
-    return [note for note in [*notes, *disturbances(group)] if note]
+    return [note for note in [*notes, *comparable.told(group), *disturbances(group)] if note]
 
 
 def disturbances(group: Sequence[Record]) -> list[str]:
@@ -231,8 +255,9 @@ def disturbances(group: Sequence[Record]) -> list[str]:
 def board_markdown(group: Sequence[Record]) -> str:
     """One board: what was asked, on what machine, the table, and what a reader must know."""
     r = group[0]
-    lines = [f"## {r.task}", "", f"{machine.line(r.machine)}. {board_facts(group)}; score = {r.metric}."]
-    lines += ["", markdown_table(COLUMNS, table(group)), "", *(f"- {note}" for note in board_notes(group))]
+    facts = f"{machine.line(r.machine)}. {board_facts(group)}; score = {r.metric}."
+    lines = [f"## {shown(r.task)}", "", shown(facts, block=True)]
+    lines += ["", markdown_table(COLUMNS, table(group)), "", *markdown_notes(board_notes(group))]
     if phases := phase_table(group):
         outside = f" ({SCORE} is not part of the wall time)" if r.scoring == "outside" else ""
         lines += ["", f"Wall seconds by phase{outside}:", "", markdown_table(phase_header(group), phases)]
@@ -244,14 +269,14 @@ def bench_markdown(group: Sequence[Record]) -> str:
     r = group[0]
     facts = f"{machine.line(r.machine)}. Budget {r.budget.name}; {len({x.repeat for x in group})} rounds, interleaved."
     lines = [
-        f"## {benchplan.title(r)}",
+        f"## {shown(benchplan.title(r))}",
         "",
-        facts,
+        shown(facts, block=True),
         "",
         markdown_table(benchplan.COLUMNS, benchplan.table(group)),
         "",
     ]
-    return "\n".join([*lines, *(f"- {note}" for note in bench_notes(group))])
+    return "\n".join([*lines, *markdown_notes(bench_notes(group))])
 
 
 def bench_notes(group: Sequence[Record]) -> list[str]:
@@ -261,7 +286,7 @@ def bench_notes(group: Sequence[Record]) -> list[str]:
         if x.bench and x.bench.loadgen:
             told = x.bench.loadgen
             notes.append(f"{x.backend} {x.precision}: LoadGen {told['result']}, {told['line']}")
-    return notes + disturbances(group)
+    return [*notes, *comparable.told(group), *disturbances(group)]
 
 
 PUBLISHED_TIMES = "Their times are without scoring, which was the organisers' work."
@@ -275,7 +300,7 @@ def published_markdown() -> str:
         for a in load_yaml("anchors.yaml")
     ]
     text = "Published by others, not measured by buzzer; other data, other machines: an orientation, not a ranking."
-    return f"## Published\n\n{text} {PUBLISHED_TIMES}\n\n{markdown_table(header, [[str(c) for c in line] for line in lines])}"
+    return f"## Published\n\n{text} {PUBLISHED_TIMES}\n\n{markdown_table(header, [[Markdown(c) for c in line] for line in lines])}"
 
 
 RULES = """A run counts when it ended inside its budget and its scores lie within the task's tolerance of the

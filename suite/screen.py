@@ -15,11 +15,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from buzzer.errors import BuzzerError
 from buzzer.models.job import SCORE
 from buzzer.suite import machine, report
 from buzzer.suite.budget import Budget
+from buzzer.suite.escape import printable
 from buzzer.suite.record import Record
 
 PATIENCE_S = 1.0  # within which pressing Ctrl-C again means the same: a run is ended and recorded by then
@@ -56,9 +58,9 @@ class Screen:
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
         self._bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=self.console,
             transient=True,
             disable=not self.console.is_terminal,
@@ -102,7 +104,7 @@ class Screen:
     def say(self, text: str) -> None:
         """Show a line. A terminal that is gone, a full disk or a sign that cannot be shown does not end the suite."""
         with suppress(*UNSHOWN):
-            self.console.print(text, highlight=False, soft_wrap=True)
+            self.console.print(text, highlight=False, soft_wrap=True, emoji=False)
 
     def plan(self, runs: int) -> None:
         """Announce how many runs there will be."""
@@ -136,7 +138,7 @@ class Screen:
     def done(self, label: str, record: Record) -> None:
         """One line for a finished run, and a hint where there is one."""
         self.clear()
-        self.say(f"{MARKS.get(record.outcome, '[red]✗[/]')} {label}: {escape(outcome_text(record))}")
+        self.say(f"{MARKS.get(record.outcome, '[red]✗[/]')} {escape(label)}: {escape(outcome_text(record))}")
         if record.hint:
             self.say(f"  hint: {escape(record.hint)}")
         if self._suite is not None:
@@ -162,17 +164,22 @@ def outcome_text(record: Record) -> str:
     return "  ".join(parts)
 
 
+def cells(line: Iterable[str]) -> list[Text]:
+    """The cells of a table, without markup."""
+    return [Text(printable(cell, keep="\n")) for cell in line]
+
+
 def show_boards(records: Iterable[Record], console: Console) -> None:
     """The leaderboard as tables for people."""
     for group in report.boards(records).values():
         first = group[0]
         title = f"{first.task}, scale {first.scale:g}: {first.metric}"
-        caption = f"{machine.line(first.machine)}; {report.SCORING[first.scoring]}"
-        table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=0)
+        caption = "; ".join([machine.line(first.machine), *report.rules_of(group)])
+        table = Table(title=Text(title), caption=Text(caption), box=SIMPLE_HEAD, padding=0)
         for name in report.COLUMNS:
             table.add_column(name, overflow="fold", no_wrap=name in ("engine", "backend", "score"))
         for line in report.table(group):
-            table.add_row(*line)
+            table.add_row(*cells(line))
         console.print(table)
 
 

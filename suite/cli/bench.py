@@ -11,6 +11,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from buzzer import caches
 from buzzer.errors import UnsupportedError, UsageError, unknown_name
@@ -21,7 +22,7 @@ from buzzer.suite.benchplan import Choice, Planned
 from buzzer.suite.cli.frontier import run as draw_frontier
 from buzzer.suite.cli.run import DEFAULT_OUT, check_budgets, keep, names, watch
 from buzzer.suite.record import Record
-from buzzer.suite.screen import Screen
+from buzzer.suite.screen import Screen, cells
 
 WIDTH = 180  # columns of a table that goes into a file or a pipe
 SCENARIOS = ("single-stream", "offline", "server")
@@ -218,20 +219,14 @@ def show(records: Sequence[Record], as_json: bool) -> None:
         return
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
     for group in benchplan.boards(records).values():
-        table = Table(title=benchplan.title(group[0]), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        table = Table(title=Text(benchplan.title(group[0])), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for name in benchplan.COLUMNS:
             table.add_column(name, overflow="fold", no_wrap=name != "outcome")
         for line in benchplan.table(group):
-            table.add_row(*line)
+            table.add_row(*cells(line))
         console.print(table)
-        console.print(machine.line(group[0].machine), highlight=False)
-        for note in [*sorted({note for r in group for note in r.notes}), *report.disturbances(group)]:
-            console.print(f"- {note}", highlight=False)
-        for r in group:
-            if r.bench and r.bench.loadgen:
-                told = r.bench.loadgen
-                console.print(
-                    f"{r.backend} {r.precision}: LoadGen {told['result']}, {told['line']}", highlight=False
-                )
+        console.print(Text(machine.line(group[0].machine)))
+        for note in report.bench_notes(group):
+            console.print(Text(f"- {note}"))
     for told_of in benchplan.fastest(records):
-        console.print(f"fastest at {told_of}", highlight=False)
+        console.print(Text(f"fastest at {told_of}"))

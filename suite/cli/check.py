@@ -10,6 +10,8 @@ from buzzer import caches
 from buzzer.errors import UsageError
 from buzzer.suite import integrity, record, registry
 from buzzer.suite.child import load_entry
+from buzzer.suite.cli.report import found as record_files
+from buzzer.suite.escape import printable
 
 
 def main(
@@ -21,21 +23,25 @@ def main(
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of a record.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One object a file on stdout.")] = False,
 ) -> None:
-    """Validate records: schema, content hash, phases, samples, gate, GPU proof, data. Exit code 1 if any is wrong."""
+    """Validate records: schema, content hash, figures against each other, budget, gate, GPU proof, data. Exit code 1 if any is wrong."""
     if schema:
         print(json.dumps(record.schema(), indent=1))
         return
     prints = dict(fingerprint(text) for text in data or [])
-    found = record.paths(path or [Path("results")])
+    sources = path or [Path("results")]
+    found = record_files(sources)
     if not found:
         raise UsageError("no records found", "give record files or folders that hold some")
-    problems = integrity.check(found, prints)
-    for file, told in problems.items():
+    checked = integrity.examine(found, prints, whole=len(found) > 1 or any(s.is_dir() for s in sources))
+    for file, told in checked.problems.items():
         if as_json:
             print(json.dumps({"path": str(file), "ok": not told, "problem": "; ".join(told)}))
         elif told:
-            print(f"{file}: {'; '.join(told)}")
-    wrong = sum(bool(told) for told in problems.values())
+            print(printable(f"{file}: {'; '.join(told)}"))
+    for file in checked.unseen:
+        note = "its reference run is not here, so its gate was not made again"
+        typer.echo(printable(f"note: {file}: {note}"), err=True)
+    wrong = sum(bool(told) for told in checked.problems.values())
     typer.echo(f"{len(found) - wrong} of {len(found)} records are valid", err=True)
     if wrong:
         raise typer.Exit(1)

@@ -11,20 +11,22 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from buzzer import caches
 from buzzer.errors import DataError, UsageError
 from buzzer.models.job import Data
 from buzzer.suite import budget as budgets
-from buzzer.suite import compare, compare_text, plan, record, registry, report, runner
+from buzzer.suite import compare, compare_text, integrity, plan, record, registry, report, runner
 from buzzer.suite.cli import run as run_verb
 from buzzer.suite.cli.report import load as read_records
 from buzzer.suite.compare import Comparison
 from buzzer.suite.compare_text import Section
+from buzzer.suite.escape import markdown as shown
 from buzzer.suite.plan import Choice, Run
 from buzzer.suite.record import Record
 from buzzer.suite.regress import Change, Threshold, changes
-from buzzer.suite.screen import Screen
+from buzzer.suite.screen import Screen, cells
 
 Prepared = tuple[Choice, Data]
 WIDE = 200
@@ -76,7 +78,8 @@ def main(
     prices = compare.parse_prices(price)
     older = read_records(against or [])[0]
     records = read_records(from_)[0] if from_ else run_rounds(options, config)
-    pool = [*records, *record.read_good(out), *older]
+    kept = integrity.examine(record.paths([out])).good if out.is_dir() else {}
+    pool = [*records, *kept.values(), *older]
     made = [
         compare.compare(g, config, limit, prices, pool, full) for g in compare.groups(records, config.name)
     ]
@@ -87,7 +90,7 @@ def main(
     found = [changes(m.group, older, thresholds, pool) for m in made]
     if thresholds and not any(found):
         raise UsageError(
-            "no older record has the same machine, data, parameters, variant and rule of timing",
+            "no older record has the same machine, data, parameters, variant, enforcement and rule of timing",
             "give others to --against",
         )
     show(made, found, as_json, markdown)
@@ -215,25 +218,25 @@ def show(made: Sequence[Comparison], found: Sequence[list[Change]], as_json: boo
     if not console.is_terminal:
         console = Console(width=WIDE)
     for m, cs in pairs:
-        console.print(compare_text.title(m), style="bold", highlight=False)
+        console.print(Text(compare_text.title(m)), style="bold")
         for section in compare_text.sections(m, cs):
             print_section(section, console)
 
 
 def print_section(section: Section, console: Console) -> None:
-    table = Table(title=section.title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left")
-    for name in section.header:
+    table = Table(title=Text(section.title), box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left")
+    for name in cells(section.header):
         table.add_column(name, overflow="fold")
     for line in section.lines:
-        table.add_row(*(cell.replace("[", "\\[") for cell in line))
+        table.add_row(*cells(line))
     console.print(table)
     for note in section.notes:
-        console.print(f"  {note}", highlight=False, markup=False)
+        console.print(Text(f"  {note}"))
 
 
 def as_markdown(made: Comparison, found: list[Change]) -> str:
-    parts = [f"# {compare_text.title(made)}"]
+    parts = [f"# {shown(compare_text.title(made))}"]
     for section in compare_text.sections(made, found):
-        parts += [f"## {section.title}", report.markdown_table(section.header, section.lines)]
-        parts += ["\n".join(f"- {note}" for note in section.notes)] if section.notes else []
+        parts += [f"## {shown(section.title)}", report.markdown_table(section.header, section.lines)]
+        parts += ["\n".join(report.markdown_notes(section.notes))] if section.notes else []
     return "\n\n".join(parts) + "\n"

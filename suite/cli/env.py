@@ -23,7 +23,7 @@ def main(as_json: Annotated[bool, typer.Option("--json", help="One object on std
         return
     console = Console()
     console.print(
-        machine.line(facts["machine"]), f"limits: {facts['enforcement']}", sep="\n", highlight=False
+        machine.line(machine.machine()), f"limits: {facts['enforcement']}", sep="\n", highlight=False
     )
     for line in limits_told(facts["polled_because"]):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -48,7 +48,7 @@ def content() -> dict[str, Any]:
     """Machine, versions, and a problem (or "") for each engine and backend."""
     enforced = limits.cgroups_work()
     return {
-        "machine": machine.machine(),
+        "machine": machine.machine().model_dump(),
         "versions": machine.versions(),
         "git_commit": machine.git_commit(),
         "enforcement": "cgroups" if enforced else "polled",

@@ -9,13 +9,14 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from buzzer.errors import UsageError
 from buzzer.suite import frontier, machine, record, registry
 from buzzer.suite.cli.run import choice, run_all
 from buzzer.suite.plan import Choice
 from buzzer.suite.record import Record
-from buzzer.suite.screen import WIDE, Screen
+from buzzer.suite.screen import WIDE, Screen, cells
 
 TASK = "bert-intent-precision"
 NAMES = ("bert", "minilm-l6")  # the task's own weights; else the path of a Hugging Face BERT folder
@@ -86,12 +87,12 @@ def publish(
         print(json.dumps(frontier.data(found, facts)))
         return
     console = Console(width=None if sys.stdout.isatty() else WIDE)
-    table = Table(title=title, caption="* on the Pareto front", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title=Text(title), caption="* on the Pareto front", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in frontier.COLUMNS:
         table.add_column(name)
     for line in frontier.table(found, base):
-        table.add_row(*line)
+        table.add_row(*cells(line))
     console.print(table)
     for note in notes:
-        console.print(f"- {note}", highlight=False)
+        console.print(Text(f"- {note}"))
     print(f"chart: {out / 'frontier.svg'}, its data: {out / 'frontier.csv'}")

@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from buzzer.errors import DataError, UsageError
-from buzzer.suite import page, record
+from buzzer.errors import UsageError
+from buzzer.suite import integrity, page, record
 from buzzer.suite import readme as result_table
 from buzzer.suite import report as leaderboard
+from buzzer.suite.escape import printable
 from buzzer.suite.record import Record
 from buzzer.suite.screen import picture
 
@@ -49,19 +50,21 @@ def main(
 
 
 def load(sources: Sequence[Path]) -> tuple[list[Record], dict[str, Path]]:
-    """The good records of files and folders, and the file of each run_id; broken ones are told of and left out."""
-    records: list[Record] = []
-    files = {}
+    """The records of files and folders that pass `buzzer check`, and the file of each run_id; others are told of and left out."""
+    checked = integrity.examine(found(sources))
+    for path, problems in checked.problems.items():
+        if problems:
+            typer.echo(printable(f"left out: {path}: {'; '.join(problems)}"), err=True)
+    files = {r.run_id: path for path, r in checked.good.items()}
+    return list(checked.good.values()), files
+
+
+def found(sources: Sequence[Path]) -> list[Path]:
+    """The record files among files and folders. Raises UsageError for a path that is not there."""
     for source in sources:
         if not source.exists():
-            raise UsageError(f"{source}: no such file or folder")
-    for file in record.paths(sources):
-        try:
-            records.append(record.read(file))
-            files[records[-1].run_id] = file
-        except DataError as error:
-            typer.echo(f"left out: {error.message}", err=True)
-    return records, files
+            raise UsageError(printable(f"{source}: no such file or folder"))
+    return record.paths(sources)
 
 
 def print_json(records: Sequence[Record]) -> None:

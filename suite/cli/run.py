@@ -17,6 +17,7 @@ from buzzer.errors import DataError, UsageError, unknown_name
 from buzzer.models.job import Data
 from buzzer.suite import budget as budgets
 from buzzer.suite import child, plan, record, registry, report, runner
+from buzzer.suite.cli.report import load
 from buzzer.suite.plan import Choice, Run
 from buzzer.suite.record import Record
 from buzzer.suite.screen import WIDE, Screen, clock_text, show_boards
@@ -323,7 +324,7 @@ def finish(records: Sequence[Record], out: Path, as_json: bool) -> None:
     """The result on stdout, the leaderboard on disk, and the exit code."""
     leaderboard = out / "leaderboard.md"
     try:
-        record.write_text(leaderboard, report.markdown(record.read_good(out)))
+        record.write_text(leaderboard, report.markdown(load([out])[0] if out.exists() else []))
     finally:  # also where the disk is full
         if as_json:
             for r in records:

@@ -43,7 +43,7 @@ addEventListener("hashchange", fromAddress);
 for (const link of document.querySelectorAll("[data-jump]")) {
   link.addEventListener("click", (event) => { // a jump must not wipe the filters out of the address
     event.preventDefault();
-    const target = document.querySelector(link.getAttribute("href"));
+    const target = document.getElementById(link.getAttribute("href").slice(1));
     target.scrollIntoView();
     target.tabIndex = -1;
     target.focus({ preventScroll: true });

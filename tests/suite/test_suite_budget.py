@@ -40,6 +40,12 @@ def test_zero_is_refused(text: str) -> None:
         budget.resolve(text)
 
 
+@pytest.mark.parametrize("text", ["99999999c1g1h", f"1c{'9' * 20}t1h", f"1c{'9' * 400}g1h", "1c1g99999999d"])
+def test_what_no_machine_has_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="beyond any machine"):
+        budget.resolve(text)
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -206,7 +206,8 @@ def test_records_name_their_fit_and_the_gate_asks_for_it(
         changed = first.model_copy(update={"fit_id": fit_id})
         third = runner.predict(other, data, tmp_path, tmp_path, (changed,), silent)
         assert third.gate.status == "no-reference"
-        found = dict(integrity.together({path: changed, tmp_path / "s.json": second}, {}))
+        records = {path: changed, tmp_path / "s.json": second}
+        found = dict(integrity.passes(integrity.Checked(records, {p: [] for p in records}), whole=True))
         assert "other" in found[tmp_path / "s.json"]
     assert reference.matches(first, data)
     assert not reference.matches(first.model_copy(update={"fit_id": None}), data)

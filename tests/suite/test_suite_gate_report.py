@@ -1,9 +1,10 @@
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
-from buzzer.suite import gate, report
+from buzzer.suite import compare, compare_text, gate, page, report
 from buzzer.suite.plan import Choice, fit_run, predict_runs
 from buzzer.suite.record import Record
 
@@ -114,6 +115,43 @@ def test_the_board_ranks_by_wall_time_and_leaves_no_one_out(make_record: Make) -
     ]
     assert [line[-1] for line in table] == ["ok", "ok", "ok, not ranked (no-reference)", "timeout"]
     assert table[1][5:10] == ("0.9000", "2.00", "1.50", "100", "93.3 %")
+
+
+NOT_STARTED: dict[str, Any] = {
+    "enforcement": "none",
+    "outcome": "unsupported",
+    "message": "no",
+    "wall_s": 0.0,
+}
+NOT_STARTED |= {"phases": [], "samples": {}, "scores": {}, "cpu_s": None, "peak_memory_bytes": None}
+
+
+def test_what_was_not_measured_is_left_empty(make_record: Make, choose: Choose) -> None:
+    """Never a zero: of a run that was not started, and of a phase that a run did not come to."""
+    lost = make_record(engine="polars", gate={"status": "unscored"}, **NOT_STARTED)
+    more = [{"name": "load", "wall_s": 2.0, "cpu_s": 1.0, "peak_memory_bytes": 1}]
+    other = make_record(engine="pandas", phases=more, samples={})
+    group = [make_record(), lost, make_record(repeat=1).model_copy(update={"phases": other.phases}), other]
+    assert [line[5:10] for line in report.table(group) if line[1] == "polars"] == [("", "", "", "", "")]
+    assert report.phase_header(group)[3:6] == ("start s", "predict s", "load s")
+    assert {line[0]: line[3:6] for line in report.phase_table(group)} == {
+        "none": ("0.500", "1.500", "2.000"),
+        "pandas": ("", "", "2.000"),
+    }
+    (entry,) = [e for e in page.boards(group, {})[0].entries if e.first.engine == "pandas"]
+    assert entry.phases() == [("load", 2.0)]
+    (cells,) = [
+        line
+        for g in compare.groups(group, "fake")
+        for line in compare_text.sections(compare.compare(g, choose().task, None, {}, []), [])[0].lines
+        if line[0].startswith("polars")
+    ]
+    assert cells[2:] == ("unsupported", *[""] * 9)
+
+
+def test_a_repetition_that_was_not_started_has_no_time(make_record: Make) -> None:
+    (row,) = report.rows([make_record(), make_record(repeat=1, gate={"status": "unscored"}, **NOT_STARTED)])
+    assert (row.wall_s, row.ranked) == (2.0, False)
 
 
 def test_repetitions_are_summed_up_by_the_median(make_record: Make) -> None:

@@ -9,7 +9,8 @@ from buzzer.suite.record import Record
 
 Make = Callable[..., Record]
 ROOT = Path(__file__).parents[2]
-GPU = {"device": "cuda", "gpu_busy_s": 1.0, "gpu_peak_memory_bytes": 10**9}
+MACHINE = {"cpu": "a processor", "cores": 2, "memory_bytes": 2**34, "gpus": [{"name": "a GPU"}]}
+GPU = {"device": "cuda", "gpu_busy_s": 1.0, "gpu_peak_memory_bytes": 10**9, "machine": MACHINE}
 
 
 def problems(folder: Path, *records: Record, **options: Any) -> list[str]:
@@ -31,14 +32,17 @@ def test_a_good_record_has_no_problem(make_record: Make, tmp_path: Path) -> None
         ({"config": {"do": "other"}}, "config_hash is"),
         ({"data_fingerprint": "abc"}, "no sha256"),
         ({"scores": {"other": 1.0}}, "ok without the score accuracy"),
-        ({"outcome": "timeout", "gate": {"status": "unscored"}}, "outcome timeout without a message"),
-        ({"budget": {"name": "1c2g1s", "cores": 1, "memory_bytes": 10**9, "time_s": 1.0}}, "ok after 2.0 s"),
+        (
+            {"outcome": "error", "gate": {"status": "unscored"}, "scores": {}},
+            "outcome error without a message",
+        ),
+        ({"budget": {"name": "1c1g1s", "cores": 1, "memory_bytes": 10**9, "time_s": 1.0}}, "ok after 2.0 s"),
         ({"peak_memory_bytes": 3 * 10**9}, "ok with a peak of 3000000000 bytes"),
         ({"schema_minor": 1}, "scores without a phase score"),
         ({"gate": {"status": "passed"}}, "passed without a reference_run"),
         ({"gate": {"status": "failed"}}, "gate failed, outcome ok"),
         ({"outcome": "wrong", "message": "x"}, "outcome wrong, gate reference"),
-        ({"device": "cuda"}, "no proof that the GPU was used"),
+        ({"device": "cuda", "machine": MACHINE}, "no proof that the GPU was used"),
         (GPU | {"gpu_busy_s": 0.0}, "no sign of GPU use"),
         ({"gpu_peak_memory_bytes": 10**9}, "a run on the CPU with GPU memory"),
     ],
@@ -52,7 +56,8 @@ def test_a_contradiction_inside_a_record_is_told(
 
 def test_a_pass_beyond_the_tolerance_is_told(make_record: Make, tmp_path: Path) -> None:
     gate = {"status": "passed", "reference_run": "b" * 32, "differences": {"accuracy@4": 0.3}}
-    (problem,) = problems(tmp_path, make_record(task="booking", gate=gate))
+    booking = {"task": "booking", "engine": "polars", "metric": "accuracy@4", "scores": {"accuracy@4": 0.4}}
+    (problem,) = problems(tmp_path, make_record(**booking, gate=gate))
     assert "accuracy@4 off by more than the task's tolerance" in problem
 
 

@@ -33,6 +33,7 @@ CHEATS, SCORING, CHILD = (
     "suite/test_suite_scoring.py",
     "suite/test_suite_child.py",
 )
+COMPARABLE = "suite/test_suite_comparable.py"
 CLOCK, BENCH, NEIGHBOURS = (
     "suite/test_suite_clock.py",
     "suite/test_suite_bench.py",
@@ -215,6 +216,24 @@ MUTANTS = {
         "run.seed, ",
         "",
         "suite/test_suite_fits.py::test_what_changes_the_fit_changes_its_name",
+    ),
+    "boards mix parameters": Mutant(
+        "suite/comparable.py",
+        '"parameters": lambda r: r.config_hash',
+        '"parameters": lambda r: ""',
+        f"{COMPARABLE}::test_no_board_holds_both[parameters]",
+    ),
+    "boards mix machines": Mutant(
+        "suite/comparable.py",
+        '"machine": lambda r: machine.line(r.machine)',
+        '"machine": lambda r: ""',
+        f"{COMPARABLE}::test_no_board_holds_both[machine]",
+    ),
+    "boards mix data": Mutant(
+        "suite/comparable.py",
+        '"data": lambda r: r.data_fingerprint',
+        '"data": lambda r: ""',
+        f"{COMPARABLE}::test_no_board_holds_both[data]",
     ),
     "a compiler that is switched off": Mutant(
         "engine/infer/torch_compile.py",

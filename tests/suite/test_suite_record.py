@@ -12,6 +12,7 @@ from buzzer.suite import record
 from buzzer.suite.record import Record
 
 Make = Callable[..., Record]
+SIZES = {"batch": 1, "seq": 8, "lengths": "fixed", "scenario": ""}
 
 
 def test_what_is_written_reads_back(make_record: Make, tmp_path: Path) -> None:
@@ -48,6 +49,21 @@ def test_local_records_are_not_published_with_their_folder(make_record: Make, tm
         ({"scale": 0}, "scale"),
         ({"scores": {"accuracy": "high"}}, "scores.accuracy"),
         ({"budget": {"name": "x"}}, "budget.cores"),
+        ({"machine": {}}, "machine.cpu"),
+        ({"machine": {"cpu": "a", "cores": 1, "memory_bytes": 1, "gpus": [{}]}}, "machine.gpus.0.name"),
+        ({"machine": {"cpu": "a", "cores": 0, "memory_bytes": 1, "gpus": []}}, "machine.cores"),
+        ({"created": "2026-01-01T00:00:00"}, "created"),
+        ({"created": "0001-01-01T00:00:00Z"}, "created: .* year 1"),
+        ({"rows": 10**30}, "an integer of 100 bits"),
+        ({"rows": 2**60}, "rows"),
+        ({"wall_s": 0.0, "phases": []}, "ok after 0 s"),
+        ({"details": {"ceiling": [1]}}, "details: .*ceiling"),
+        ({"details": {"a": [[]] * 2, "deep": json.loads("[" * 40 + "]" * 40)}}, "nested more than 30 deep"),
+        ({"scores": {"accuracy": float("nan")}}, "NaN is no JSON"),
+        ({"message": "\ud800"}, "surrogates"),
+        ({"job": "bench", "config": {"batch": 0}}, "batch"),
+        ({"job": "bench", "config": SIZES, "samples": {"warm_run": [0.0]}}, "took no time"),
+        ({"run_id": "../../etc/passwd"}, "run_id"),
     ],
 )
 def test_a_broken_record_is_told_by_field(
@@ -80,6 +96,18 @@ def test_phases_may_miss_the_wall_time_by_one_per_cent(make_record: Make) -> Non
     with pytest.raises(ValueError, match="add up"):
         make_record(wall_s=2.06)
     make_record(wall_s=9.0, outcome="timeout")  # a killed run's phases are what is known of it
+
+
+def test_what_is_no_number_is_null_in_details(make_record: Make, tmp_path: Path) -> None:
+    """JSON has no NaN: a record that is written can be read."""
+    path = record.write(make_record(details={"loss": [float("nan"), 1.0]}), tmp_path)
+    assert record.read(path).details == {"loss": [None, 1.0]}
+
+
+@pytest.mark.parametrize("details", [json.loads("[" * 40 + "]" * 40), "\ud800", 2**70])
+def test_details_that_cannot_be_read_again_are_refused(make_record: Make, details: Any) -> None:
+    with pytest.raises(ValueError, match="details"):
+        make_record(details={"a": details})
 
 
 def test_a_full_disk_leaves_nothing_behind(
