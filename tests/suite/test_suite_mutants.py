@@ -235,6 +235,12 @@ MUTANTS = {
         '"data": lambda r: ""',
         f"{COMPARABLE}::test_no_board_holds_both[data]",
     ),
+    "no model error in projections": Mutant(
+        "suite/laws.py",
+        "lows, highs = [low[kept].min()], [high[kept].max()]",
+        "lows, highs = [low[best]], [high[best]]",
+        "suite/test_suite_intervals.py::test_projections",
+    ),
     "a compiler that is switched off": Mutant(
         "engine/infer/torch_compile.py",
         "        if switched_off():",
