@@ -7,9 +7,11 @@ even when this process is killed.
 import importlib
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
@@ -21,6 +23,7 @@ from buzzer.models.job import SCORE, Job, Result, Steps, Task
 from buzzer.suite import clock, meter
 
 PATHS = ("data", "work", "out")
+PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 OUTCOMES = {faults.MEMORY: "device-oom", faults.LACKING: "unsupported", faults.REFUSED: "unsupported"}
 
 
@@ -104,6 +107,8 @@ def main(path: str) -> int:
     job = Job(**fields)
     # A message may name a file whose name is no text: what cannot be encoded becomes "?".
     with Path(spec["events"]).open("a", encoding="utf-8", errors="replace") as events:
+        for name in (spec["events"], path):  # what the task has no business with, it finds no name of
+            Path(name).unlink(missing_ok=True)
         last = attempt(job, spec["verb"], spec["entry"], events)
         events.write(json.dumps(last, ensure_ascii=False) + "\n")
     return 0 if last["event"] == "done" else 1
@@ -154,10 +159,21 @@ def attempt(job: Job, verb: str, entry: str, events: IO[str]) -> dict[str, Any]:
         "details": dict(result.details) | own,
         "notes": list(result.notes),
         "samples": {name: list(values) for name, values in result.samples.items()},
+        "files": [path.name for path in result.files],
     }
 
 
+def die_with_parent() -> None:
+    """Ask the kernel (Linux) to kill this process when the harness dies, be it by `kill -9` and its guard gone too."""
+    if sys.platform == "linux":
+        import ctypes
+
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
 if __name__ == "__main__":
+    die_with_parent()
     code = main(sys.argv[1])
     sys.stdout.flush()
     sys.stderr.flush()

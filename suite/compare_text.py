@@ -120,7 +120,8 @@ def _run_notes(made: Comparison) -> list[str]:
             f"noise of this machine: means of A/A runs differ by up to {made.noise.per_cent:.1f} % "
             f"({made.noise.pairs} pairs)"
         )
-    return [*notes, *differ(made)]
+    every = [r for lines in made.lines.values() for x in lines for r in x.cell.records]
+    return [*notes, *differ(made), *report.disturbances(every)]
 
 
 def _stages(lines: Sequence[Line], scale: float) -> Section:

@@ -1,17 +1,19 @@
 """Ends what a harness that was killed has left behind: a small process of its own that waits for the harness to go.
 
 A harness that ends by itself leaves nothing. After `kill -9` nobody else would end its run: the run's processes carry
-the harness's mark in their environment, by which the guard finds them (Linux), and it was told of their control groups.
+the harness's mark in their environment, by which the guard finds them (Linux), and it was told of their control groups and of the
+files that would have gone with them. It is told by lines: `group PATH`, `+ PATH` and, when a file is to stay, `- PATH`.
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
@@ -35,19 +37,41 @@ def mark() -> str:
     return start()[0]
 
 
-def watch(executor: Any, keep: Callable[[Any], None]) -> None:
-    """Tell the guard, and `keep`, of every control group that BenchExec's RunExecutor makes, as soon as it is there."""
-    make, (_, pipe) = executor._setup_cgroups, start()
+def tell(word: str, paths: Iterable[Path | str]) -> None:
+    """Write lines to the guard. One that somebody ended is no reason to end the run."""
+    _, pipe = start()
+    with suppress(OSError):
+        told = [os.fsencode(path) for path in paths]
+        pipe.write(b"".join(word.encode() + b" " + path + b"\n" for path in told if b"\n" not in path))
+        pipe.flush()
 
-    def told(*args: Any, **named: Any) -> Any:
+
+@contextmanager
+def swept(path: Path) -> Iterator[Path]:
+    """A file or folder that the guard removes if the harness is killed within the block."""
+    tell("+", [path.absolute()])
+    try:
+        yield path
+    finally:
+        tell("-", [path.absolute()])
+
+
+def watch(executor: Any, keep: Callable[[Any], None]) -> None:
+    """Tell the guard, and `keep`, of every control group that BenchExec's RunExecutor makes, as soon as it is there; and the guard
+    of its temporary folders."""
+    make, begin = executor._setup_cgroups, executor._start_execution
+
+    def made_groups(*args: Any, **named: Any) -> Any:
         made = make(*args, **named)
-        with suppress(OSError):  # a guard that somebody ended is no reason to end the run
-            pipe.write(b"".join(f"{path}\n".encode() for path in made.paths))
-            pipe.flush()
+        tell("group", made.paths)
         keep(made)
         return made
 
-    executor._setup_cgroups = told
+    def begun(*args: Any, **named: Any) -> Any:
+        tell("+", [named["temp_dir"]])
+        return begin(*args, **named)
+
+    executor._setup_cgroups, executor._start_execution = made_groups, begun
 
 
 def members(made: str) -> list[int]:
@@ -61,8 +85,8 @@ def members(made: str) -> list[int]:
     return found
 
 
-def clean(made: str, groups: Iterable[Path]) -> None:
-    """Kill every marked process, then remove the control groups; a group is busy until its last process is gone."""
+def clean(made: str, groups: Iterable[Path], files: Iterable[Path]) -> None:
+    """Kill every marked process, then remove the control groups and files; a group is busy until its last process is gone."""
     left = list(groups)
     for _ in range(100):
         alive = members(made)
@@ -74,10 +98,28 @@ def clean(made: str, groups: Iterable[Path]) -> None:
                 group.rmdir()
         left = [group for group in left if group.exists()]
         if not alive and not left:
-            return
+            break
         time.sleep(0.05)
+    for path in files:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def main(made: str, told: Iterable[bytes]) -> None:
+    groups, files = [], dict[Path, None]()
+    for line in told:  # ends when the harness has gone
+        word, _, path = line.rstrip(b"\n").partition(b" ")
+        found = Path(os.fsdecode(path))
+        if word == b"group":
+            groups.append(found)
+        elif word == b"+":
+            files[found] = None
+        else:
+            files.pop(found, None)
+    clean(made, groups, files)
 
 
 if __name__ == "__main__":
-    told = sys.stdin.read().splitlines()  # returns when the harness has gone
-    clean(sys.argv[1], [Path(line) for line in told])
+    main(sys.argv[1], sys.stdin.buffer)

@@ -5,11 +5,13 @@ RAPL's (Linux powercap, package domains), energy, memory and utilisation of the 
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from buzzer.engine.device import nvml
 
@@ -92,6 +94,31 @@ class Gpu:
             return sum(self._nvml.nvmlDeviceGetTotalEnergyConsumption(h) for h in self._handles)
         except self._nvml.NVMLError:
             return None
+
+
+class Neighbours:
+    """What others took on the cores of a run while it ran: processes, interrupts, and the hypervisor (steal)."""
+
+    def __init__(self, cores: Sequence[int]) -> None:
+        self._cores = cores
+        self._before = busy_s(cores)
+
+    def cpu_s(self, own_s: float | None) -> float | None:
+        """CPU seconds since the start less the run's own; None where the system does not tell."""
+        now = busy_s(self._cores)
+        if now is None or self._before is None or own_s is None:
+            return None
+        return max(now - self._before - own_s, 0.0)
+
+
+def busy_s(cores: Sequence[int]) -> float | None:
+    """Seconds since boot in which these cores were not idle, or not ours (Linux); None where it is not told core by core."""
+    names = ("user", "nice", "system", "irq", "softirq", "steal")
+    try:
+        told = psutil.cpu_times(percpu=True)
+        return sum(getattr(told[core], name) for core in cores for name in names)
+    except (OSError, IndexError, AttributeError, RuntimeError):
+        return None
 
 
 class Meter:

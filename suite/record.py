@@ -30,6 +30,9 @@ SCHEMA_VERSION = 1
 SCHEMA_MINOR = 1  # of new records; docs/records.md lists what each minor changed
 TRIAL_BYTES = 1 << 16  # more than a record has
 PHASE_TOLERANCE = 0.01  # share of the wall time by which the phases may miss it
+# From which share of its cores and CPU seconds on others disturb a run: with an idle machine 0.03 and 0.04 were the most of
+# 0.3 s runs, with a neighbour on the same core 0.6 and 0.3 the least.
+DISTURBED, DISTURBED_S = 0.05, 0.1
 PHASE_SLACK_S = 0.02  # the kernel tells a process's start to 10 ms only
 
 DEEPEST, LARGEST = 30, 1 << 63  # nesting and integers of a record's JSON
@@ -258,6 +261,14 @@ class Record(Strict):
     )
     machine: Machine = Field(description="where the run was made")
     load_before: float = Field(ge=0, le=1e9, description="load average of the machine just before the run")
+    others_cpu_s: Seconds | None = Field(
+        default=None,
+        description="CPU seconds that others (processes, interrupts, the hypervisor) took on the run's cores meanwhile",
+    )
+    page_cache: Literal["warm", "as found"] | None = Field(
+        default=None,
+        description="warm = every input file was read through just before the run; as found = they are too large for that",
+    )
     compiled_caches: Literal["cold", "warm"] | None = Field(
         default=None,
         description="warm = caches of compiled code held something before the run; null = not known",
@@ -284,6 +295,15 @@ class Record(Strict):
     def engine_name(self) -> str:
         """The engine, and the cluster that it ran on."""
         return f"{self.engine}, {self.cluster}" if self.cluster else self.engine
+
+    @property
+    def disturbed(self) -> float | None:
+        """The share of its cores that others took, where it is so much that the run's times are not to be trusted."""
+        seconds, cores = self.wall_s + (self.score_s or 0.0), self.budget.cores or self.machine.cores
+        if self.others_cpu_s is None or not seconds:
+            return None
+        share = self.others_cpu_s / (cores * seconds)
+        return share if share > DISTURBED and self.others_cpu_s > DISTURBED_S else None
 
     @property
     def scoring(self) -> Literal["inside", "outside"]:

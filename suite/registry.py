@@ -49,6 +49,8 @@ class TaskConfig(BaseModel):
     ] = {}  # precision -> least share of the reference's ranked score, in place of `tolerance`
     scale: float = 1.0
     clustered: bool = False  # whether `predict` can be shared out over Dask workers
+    submission: str = ""  # the file that a run hands in; "" = what it hands in cannot be scored again
+    truth: str = ""  # what it is scored against: a pattern of a file or folder among the data
     params: dict[str, Any] = {}
 
     def with_params(self, overrides: dict[str, str]) -> "TaskConfig":

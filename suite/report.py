@@ -235,7 +235,21 @@ def board_notes(group: Sequence[Record]) -> list[str]:
     """What a reader of a board must know."""
     notes = [SCORING[group[0].scoring], score_line(group), *sorted({note for r in group for note in r.notes})]
     notes += sorted({f"budget {r.budget.name} not met here: {u}" for r in group for u in r.budget.unmet})
-    return [note for note in [*notes, *comparable.told(group)] if note]
+    return [note for note in [*notes, *comparable.told(group), *disturbances(group)] if note]
+
+
+def disturbances(group: Sequence[Record]) -> list[str]:
+    """How often others took so much of a variant's cores that its times are not to be trusted."""
+    found: dict[str, list[float]] = {}
+    for r in group:
+        if r.disturbed is not None:
+            found.setdefault(f"{r.engine_name} {r.backend} {r.precision} {r.budget.name}", []).append(
+                r.disturbed
+            )
+    return [
+        f"disturbed: others took up to {max(shares):.0%} of the cores in {len(shares)} runs of {variant}"
+        for variant, shares in sorted(found.items())
+    ]
 
 
 def board_markdown(group: Sequence[Record]) -> str:
@@ -272,7 +286,7 @@ def bench_notes(group: Sequence[Record]) -> list[str]:
         if x.bench and x.bench.loadgen:
             told = x.bench.loadgen
             notes.append(f"{x.backend} {x.precision}: LoadGen {told['result']}, {told['line']}")
-    return [*notes, *comparable.told(group)]
+    return [*notes, *comparable.told(group), *disturbances(group)]
 
 
 PUBLISHED_TIMES = "Their times are without scoring, which was the organisers' work."

@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,118 +23,23 @@ from buzzer import caches, locks
 from buzzer.errors import DataError
 from buzzer.models.job import SCORE, Data, Job
 from buzzer.suite import budget as budgets
-from buzzer.suite import child, fits, gate, guard, limits, machine, manifest, meter
+from buzzer.suite import child, fits, gate, guard, inputs, limits, machine, manifest, meter
 from buzzer.suite import record as record_of
 from buzzer.suite.budget import Budget
 from buzzer.suite.plan import Run
-from buzzer.suite.record import SCHEMA_MINOR, BudgetFields, Gate, Phase, Record
+from buzzer.suite.record import SCHEMA_MINOR, BudgetFields, Gate, Record
+from buzzer.suite.story import Events, Story
 
+EVENTS = "events.jsonl"
 LOOK_S = 0.2  # how often the parent looks at the child's events
 GIVE_UP_S = 30.0  # after which a process that cannot be killed (it hangs in the kernel) is left alone
-START_S = 5.0  # what making the control group and the process takes at the most
+LINGER_S = 30.0  # that a process may take to go after it has told its end
 TAIL_LINES, TAIL_BYTES, LINE_CHARS = 60, 1 << 16, 800  # a traceback of nested groups is long
-DONE = {  # what the event of a job's end has
-    "wall_s": float,
-    "overhead_s": float,
-    "scores": dict,
-    "rows": int,
-    "details": dict,
-    "notes": list,
-    "samples": dict,
-}
-# What reading a line raises that is no event; pydantic's ValidationError is a ValueError.
-NO_EVENT = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+FLOOD_BYTES = 1 << 26  # that a run's stderr may take on disk
 RESUME = "`--resume` of `buzzer run` and `buzzer compare` skips what is done"
 MORE_TIME = "give it more time or a smaller --scale"
 INTERRUPTED = "interrupted"  # in the details of a run that the user stopped
 Watch = Callable[[str, float], None]  # phase, elapsed seconds
-
-
-@dataclass
-class Story:
-    """What the child told in its events file, so far."""
-
-    phases: dict[str, Phase] = field(default_factory=dict)
-    samples: dict[str, list[float]] = field(default_factory=dict)
-    running: str = ""
-    running_since_s: float = 0.0
-    born_s: float | None = None  # when the child was started, by the clock of both processes
-    end: dict[str, Any] | None = None
-    broken: str | None = None  # the first line that is no event
-
-    @property
-    def scoring(self) -> bool:
-        """Whether what is compared has ended."""
-        return self.running == SCORE
-
-    def take_line(self, line: str) -> None:
-        """Take an event as it stands in the file; one that is none is remembered, and nothing after it is taken."""
-        if self.broken is not None:
-            return
-        try:
-            event = json.loads(line)
-            json.dumps(event, ensure_ascii=False).encode()  # lone surrogates cannot be written into a record
-            self.take(event)
-        except NO_EVENT:
-            self.broken = line.rstrip()[:80]
-
-    def take(self, event: dict[str, Any]) -> None:
-        match event["event"]:
-            case "phase":
-                if not math.isfinite(event["at_s"] + event["born_s"]):
-                    raise ValueError("a time that is no number")
-                self.running, self.running_since_s = str(event["name"]), event["at_s"]
-                self.born_s = event["born_s"]
-            case "end":
-                self._close(event["name"], event["wall_s"], event["cpu_s"], event["peak_memory_bytes"])
-                self.samples.setdefault(event["name"], []).extend(event["laps"] or [event["wall_s"]])
-            case "done":
-                for name, kind in DONE.items():
-                    if not isinstance(event[name], kind):
-                        raise TypeError(f"{name} is no {kind}")
-                self.end = event
-            case "failed":
-                self.end = event | {name: str(event[name]) for name in ("outcome", "message", "hint")}
-            case other:
-                raise ValueError(f"no event {other}")
-
-    def _close(self, name: str, wall_s: float, cpu_s: float, peak: int) -> None:
-        before = self.phases.get(name, Phase(name=name, wall_s=0, cpu_s=0, peak_memory_bytes=0))
-        self.phases[name] = Phase(
-            name=name,
-            wall_s=before.wall_s + wall_s,
-            cpu_s=before.cpu_s + cpu_s,
-            peak_memory_bytes=max(before.peak_memory_bytes, peak),
-        )
-
-    def cut(self, wall_s: float) -> None:
-        """Close the phase in which the run was ended from outside."""
-        if self.running:
-            self._close(self.running, max(wall_s - self.running_since_s, 0.0), 0.0, 0)
-
-    def age_s(self, elapsed: float) -> float:
-        """Seconds since the child was started, of `elapsed` since the parent began to start it."""
-        if self.born_s is None:
-            return elapsed
-        return min(max(time.perf_counter() - self.born_s, elapsed - START_S, 0.0), elapsed)
-
-
-class Events:
-    """Reads the growing events file from where it stopped the last time."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._offset = path, 0
-        self.story = Story()
-
-    def read(self) -> Story:
-        with suppress(FileNotFoundError), self._path.open("rb") as file:
-            file.seek(self._offset)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break  # the child is in the middle of this line, or died there
-                self._offset += len(line)
-                self.story.take_line(line.decode(errors="replace"))
-        return self.story
 
 
 def job_of(run: Run, data: Data, work: Path, out: Path) -> Job:
@@ -214,7 +119,9 @@ def predict(run: Run, data: Data, cache: Path, out: Path, others: Iterable[Recor
         make_folder(files)
         before = manifest.state(fitted)
         try:
-            record = execute(run, data, fitted, files, others, watch, run_id, fit_id)
+            with guard.swept(files):
+                reads = (data.folder, fitted)
+                record = execute(run, data, fitted, files, others, watch, run_id, fit_id, reads)
         finally:
             with suppress(OSError):
                 files.rmdir()  # only when nothing was written
@@ -279,8 +186,8 @@ def temporary_folder() -> Iterator[Path]:
         holder = tempfile.TemporaryDirectory(prefix="buzzer-run-", ignore_cleanup_errors=True)
     except OSError as error:
         raise DataError(f"cannot create a temporary folder: {error.strerror}", "set TMPDIR to one") from error
-    with holder as name:
-        yield Path(name)
+    with holder as name, guard.swept(Path(name)) as folder:
+        yield folder
 
 
 def execute(
@@ -292,9 +199,12 @@ def execute(
     watch: Watch,
     run_id: str = "",
     fit_id: str | None = None,
+    reads: Sequence[Path] = (),
 ) -> Record:
-    """Run the child under its budget; the record, judged by the gate."""
+    """Run the child under its budget; the record, judged by the gate. `reads` are the folders of its inputs."""
     began, load_before, compiled = time.perf_counter(), machine.busy(), caches.state()
+    before = inputs.state(reads)
+    warm = inputs.warm(before)
     limiter, gauge = limits.limiter(run.budget), meter.Meter(run.device)
 
     def look(phase: str, elapsed: float) -> None:
@@ -304,26 +214,52 @@ def execute(
             gauge.look()
         watch(phase, elapsed)
 
-    with temporary_folder() as folder:
-        events = Events(folder / "events.jsonl")
-        spec = child.spec_of(job_of(run, data, work, out), run.job, run.task.entry, folder / "events.jsonl")
+    with temporary_folder() as folder, Events(folder / EVENTS) as events:
+        spec = child.spec_of(job_of(run, data, work, out), run.job, run.task.entry, folder / EVENTS)
         record_of.write_text(folder / "spec.json", json.dumps(spec))
         command = [sys.executable, "-m", "buzzer.suite.child", str(folder / "spec.json")]
+        neighbours, own_cpu_s = meter.Neighbours(cores_of(run.budget)), time.process_time()
         measured, age = follow(limiter, command, folder / "stderr", run, events, look)
+        beside_s, taken_s = time.process_time() - own_cpu_s, neighbours.cpu_s(measured.cpu_s)
         story, tail = events.read(), stderr_tail(folder / "stderr")
     known = identity(run, data, run_id or uuid.uuid4().hex, fit_id) | {
         "enforcement": limiter.enforcement,
         "load_before": load_before,
         "compiled_caches": compiled,
+        "others_cpu_s": None if run.scheduler else taken_s,  # a cluster's workers are not others
+        "page_cache": ("warm" if warm else "as found") if before else None,
         "peak_memory_bytes": measured.peak_memory_bytes,
     }
-    fields = known | gauge.stop() | outcome_fields(story, measured, age, tail, run.budget)
+    doubt = false_claim(story, measured, out) or touched(before, reads)
+    fields = known | gauge.stop() | outcome_fields(story, measured, age, tail, run.budget, doubt)
     fields["notes"] = [*known["notes"], *fields["notes"]]
     fields["cpu_s"] = compared_cpu_s(measured, story)
     bookkeeping = (story.end or {}).get("overhead_s", 0.0)  # the clock's own, inside the wall time
     spent = fields["wall_s"] + (fields["score_s"] or 0.0)
-    fields["overhead_s"] = max(time.perf_counter() - began - spent, 0.0) + bookkeeping
+    fields["overhead_s"] = max(time.perf_counter() - began - spent, 0.0) + bookkeeping + beside_s
     return gate.judge(validated(fields, known, age), run.task, others)
+
+
+def false_claim(story: Story, measured: limits.Measured, out: Path) -> str:
+    """What the run told of itself that the harness saw otherwise, or ""."""
+    if measured.started_s is None:
+        return ""
+    changed = story.changed_later(out)
+    late = f"that scoring had begun; {', '.join(changed)} was written afterwards" if changed else ""
+    told = story.contradiction(measured.started_s) or late
+    return told and f"the run told {told}"
+
+
+def touched(before: inputs.State, reads: Sequence[Path]) -> str:
+    """That the run changed what it and the next ones read, or ""."""
+    changed = inputs.changed(before, reads)
+    more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+    return f"the run changed its inputs: {', '.join(changed[:3])}{more}" if changed else ""
+
+
+def cores_of(budget: Budget) -> list[int]:
+    """The cores that a run under this budget has."""
+    return limits.usable_cores(budget) or budgets.allowed_cores()
 
 
 def validated(fields: dict[str, Any], known: dict[str, Any], age: float) -> Record:
@@ -359,7 +295,7 @@ def follow(
     Ctrl-C, however often, stops the command; its record then says `interrupted` (see `interrupted`).
     """
     measured, failed, over = list[limits.Measured](), list[str](), threading.Event()
-    environment = limits.environment_of(run.budget) | {"PYTHONPATH": python_path()}
+    environment = limits.environment_of(run.budget) | {"PYTHONPATH": python_path(), "PYTHONSAFEPATH": "1"}
 
     def work() -> None:
         try:
@@ -382,6 +318,7 @@ def follow(
             if story.scoring:
                 limiter.keep_peak()
             watch(story.running, elapsed)
+            cut_flood(stderr)
             reason = reason or over_time(story, story.age_s(elapsed), run.budget)
         except KeyboardInterrupt:
             reason = "interrupted"
@@ -394,8 +331,11 @@ def follow(
 
 
 def over_time(story: Story, age: float, budget: Budget) -> str:
-    """Why a run must be ended now: `walltime`, `scoring`, or ""."""
-    if story.end is not None or budget.time_s is None:
+    """Why a run must be ended now: `walltime`, `scoring`, `lingering`, or ""."""
+    if story.end is not None:
+        late = time.perf_counter() - (story.ended_s or time.perf_counter())
+        return "lingering" if late > LINGER_S else ""
+    if budget.time_s is None:
         return ""
     if not story.scoring:
         return "walltime" if age > budget.time_s else ""
@@ -405,7 +345,15 @@ def over_time(story: Story, age: float, budget: Budget) -> str:
 def python_path() -> str:
     """The child finds the package where the parent did, checkout or install."""
     home = str(Path(buzzer.__file__).resolve().parents[1])
-    return os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
+    own = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return os.pathsep.join([home, *filter(None, own)])  # an empty entry would be the working folder
+
+
+def cut_flood(path: Path) -> None:
+    """Give back the disk that a run's stderr takes, where that is much; the file then has a hole, and goes on at its end."""
+    with suppress(OSError):
+        if path.stat().st_blocks * 512 > FLOOD_BYTES:
+            os.truncate(path, 0)
 
 
 def stderr_tail(path: Path) -> list[str]:
@@ -414,17 +362,21 @@ def stderr_tail(path: Path) -> list[str]:
         return []
     with path.open("rb") as file:
         file.seek(-min(file.seek(0, os.SEEK_END), TAIL_BYTES), os.SEEK_END)
-        lines = file.read().decode(errors="replace").splitlines()
+        lines = file.read().lstrip(b"\0").decode(errors="replace").splitlines()
     return [line[:LINE_CHARS] for line in lines[-TAIL_LINES:]]
 
 
 def outcome_fields(
-    story: Story, measured: limits.Measured, age: float, tail: list[str], budget: Budget
+    story: Story, measured: limits.Measured, age: float, tail: list[str], budget: Budget, doubt: str = ""
 ) -> dict[str, Any]:
-    """How the run ended, from what the child told and what the limiter saw."""
+    """How the run ended, from what the child told and what the limiter saw; `doubt` is why the child is not believed."""
     end = story.end or {}
     fields: dict[str, Any] = {"phase_reached": story.running, "samples": story.samples, "notes": []}
-    if end.get("event") == "done" and measured.reason in ("", "walltime", "scoring") and story.broken is None:
+    if doubt:
+        hint = "a task must leave the harness's clock and files, its inputs and what it has handed in as they are"
+        fields |= {"outcome": "error", "message": doubt, "hint": hint, "wall_s": age}
+        return fields | {"samples": {}, "phases": [], "score_s": None, "stderr_tail": tail}
+    if story.done and measured.reason in ("", "walltime", "scoring"):
         fields |= {k: end[k] for k in ("wall_s", "rows", "details", "notes")}
         fields |= {"outcome": "ok", "samples": story.samples | end["samples"]}
         fields["bench"] = fields["details"].pop("bench", None)
@@ -476,14 +428,22 @@ def explain(story: Story, measured: limits.Measured, budget: Budget) -> tuple[st
         case "scoring":
             message = f"scoring took longer than {limits.scoring_s(budget):g} s"
             return "error", message, "the job itself had ended; `buzzer data score` scores a submission"
+        case "lingering":
+            message = f"the process went on for {LINGER_S:g} s after it had told its end"
+            return "error", message, "does the task leave threads or processes behind?"
+        case "cores":
+            message = f"used cores outside the budget's in phase {phase}"
+            return "error", message, "does the task or a library set its own affinity?"
         case "interrupted":
             return "error", f"interrupted in phase {phase}", RESUME
         case "failed":
-            message = ": ".join(filter(None, ["the process could not be started", measured.error]))
+            what = "started" if story.born_s is None else "measured"
+            message = ": ".join(filter(None, [f"the process could not be {what}", measured.error]))
             return "error", message, "`buzzer env` shows how limits are enforced here"
     if story.broken is not None:
         hint = "only the harness may write there; does the task write to files that it did not open?"
-        return "error", f"the run's events file holds a line that is no event: {story.broken!r}", hint
+        told = "a line that is no event, or that contradicts those before it"
+        return "error", f"the run's events file holds {told}: {story.broken!r}", hint
     if end.get("event") == "failed":
         return end["outcome"], end["message"], end["hint"]
     if measured.exit_code < 0:

@@ -159,6 +159,8 @@ def outcome_text(record: Record) -> str:
     parts.append(f"{record.wall_s:.1f} s")
     if record.budget.time_s is not None:
         parts.append(f"{clock_text(record.budget.time_s - record.wall_s)} before the buzzer")
+    if record.disturbed is not None:
+        parts.append(f"disturbed: others took {record.disturbed:.0%} of its cores")
     return "  ".join(parts)
 
 

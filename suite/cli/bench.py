@@ -17,7 +17,7 @@ from rich.text import Text
 from buzzer import caches
 from buzzer.errors import DataError, UnsupportedError, UsageError, unknown_name
 from buzzer.models.job import Data
-from buzzer.suite import benchplan, loadgen, machine, record, registry, report, runner
+from buzzer.suite import benchplan, guard, loadgen, machine, record, registry, report, runner
 from buzzer.suite import budget as budgets
 from buzzer.suite.benchplan import Choice, Planned
 from buzzer.suite.cli.frontier import run as draw_frontier
@@ -98,6 +98,7 @@ def main(
     with (
         Screen() as screen,
         tempfile.TemporaryDirectory(prefix="buzzer-bench-", ignore_cleanup_errors=True) as work,
+        guard.swept(Path(work)),
     ):
         plans = [(choice, benchplan.plan(choice)) for choice in choices]
         screen.plan(sum(len(planned) for _, planned in plans))

@@ -86,6 +86,8 @@ def main(
     made = [
         compare.compare(g, config, limit, prices, pool, full) for g in compare.groups(records, config.name)
     ]
+    if not made and not from_ and not records:
+        raise typer.Exit(1)  # interrupted, and said so
     if not made:
         raise UsageError(f"no timed runs of {task} among these records", "buzzer run makes some")
     found = [changes(m.group, older, thresholds, pool) for m in made]

@@ -3,14 +3,18 @@
 import inspect
 import json
 import math
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from buzzer import caches
 from buzzer.datasets.workers import usable_cores
 from buzzer.errors import UsageError
-from buzzer.suite import registry
+from buzzer.suite import guard, registry
+from buzzer.suite import rescore as rescoring
+from buzzer.suite.child import load_entry
 from buzzer.suite.screen import Screen
 
 app = typer.Typer(help="Generate, convert, score and describe data sets.", no_args_is_help=True)
@@ -42,7 +46,7 @@ def generate(
     if test_scale is not None and "test_scale" not in known:
         raise UsageError(f"{dataset.NAME} has no test part of its own scale", "leave out --test-scale")
     options = {"test_scale": test_scale, "jobs": jobs or usable_cores()}
-    with Screen() as screen:
+    with Screen() as screen, guard.swept(partial(out)):
         dataset.generate(
             out, scale, seed, screen.preparing, **{k: v for k, v in options.items() if k in known}
         )
@@ -67,6 +71,38 @@ def score(
 
 
 @app.command()
+def rescore(
+    task: Name,
+    path: Annotated[list[Path], typer.Argument(help="Records or folders of records, with their files/.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the official files; default: generated data.")
+    ] = None,
+    scale: Annotated[
+        float | None, typer.Option(help="Share of the official size, of generated data.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of generated data.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Score the submissions that runs have kept again, and hold the records against it. Exit code 1 if any is off."""
+    config = registry.task(task)
+    with Screen() as screen:
+        prepare = load_entry(config.entry).prepare
+        used = prepare(data, caches.folder() / "data", scale or config.scale, seed, screen.preparing)
+    found = list(rescoring.rescore(config, map(existing, path), used))
+    for one in found:
+        told = one.problem or (f"not scored: {one.skipped}" if one.skipped else "")
+        if as_json:
+            print(json.dumps({"path": str(one.path), "ok": not told, "problem": told}))
+        elif told:
+            print(f"{one.path}: {told}")
+    scored = [one for one in found if not one.skipped]
+    off = sum(bool(one.problem) for one in scored)
+    typer.echo(f"{len(scored) - off} of {len(found)} records have their submission's score", err=True)
+    if off or not scored:
+        raise typer.Exit(1)
+
+
+@app.command()
 def convert(
     task: Name,
     folder: Annotated[Path, typer.Argument(help="Folder of the official files.")],
@@ -76,7 +112,7 @@ def convert(
     if out.exists():
         raise UsageError(f"{out} exists", "choose a new folder for --out")
     dataset = registry.dataset(task)
-    with Screen() as screen:
+    with Screen() as screen, guard.swept(partial(out)):
         dataset.convert(existing(folder), out, screen.preparing)
     print(out)
 
@@ -86,6 +122,11 @@ def info(task: Name, as_json: Json = False) -> None:
     """Print the card: schema, terms, where to get the data, how the generator works."""
     card = registry.card(task)
     print(json.dumps({"name": task, "card": card}) if as_json else card)
+
+
+def partial(out: Path) -> Path:
+    """Where `datasets.files.new_folder` writes until the folder is whole."""
+    return out.with_name(f".{out.name}.{os.getpid()}.partial")
 
 
 def existing(path: Path) -> Path:

@@ -67,8 +67,11 @@ def fake_path(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def data() -> Data:
-    return Data(Path(), "fingerprint", "generated", {"rows": 10}, 1.0)
+def data(tmp_path: Path) -> Data:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "input.csv").write_text("1\n")
+    return Data(folder, "fingerprint", "generated", {"rows": 10}, 1.0)
 
 
 @pytest.fixture

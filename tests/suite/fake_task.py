@@ -1,5 +1,6 @@
 """Tasks that do as they are told, for the harness's tests; the child process imports this module by name."""
 
+import gc
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ from typing import Any
 from buzzer.caches import COMPILED, kernels
 from buzzer.errors import DataError, UnsupportedError
 from buzzer.models.job import Data, Job, Progress, Result, Steps
+from buzzer.suite.clock import Clock
 
 
 def caches() -> dict[str, Any]:
@@ -124,9 +126,8 @@ class Fake:
 
     def scribble(self, job: Job) -> None:
         """Write what is no event into the events file."""
-        events = json.loads(Path(sys.argv[1]).read_text())["events"]
-        with Path(events).open("a") as file:
-            file.write('{"event": "end", "name": "predict"}\n')
+        clock = next(x for x in gc.get_objects() if isinstance(x, Clock))
+        clock._write({"event": "end", "name": "predict"})
 
     def write_to_fit(self, job: Job) -> None:
         """Keep something where the next run would find it."""

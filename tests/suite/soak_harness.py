@@ -18,7 +18,7 @@ from buzzer.suite.screen import Screen
 
 def main(out: Path, runs: int) -> int:
     choice = fake_choice("soak", "1c300m5s", backends=["torch_eager"], repeat=runs)
-    data = Data(Path(), "fingerprint", "generated", {"rows": 10}, 1.0)
+    data = Data(Path(__file__).parent / "records", "fingerprint", "generated", {"rows": 10}, 1.0)
     options = {"out": out, "resume": True}
     try:
         with Screen(Console(stderr=True, quiet=True)) as screen:

@@ -1,5 +1,6 @@
 """What the process of a run makes of exceptions, and how it shows that it used the GPU."""
 
+import io
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -85,6 +86,23 @@ def test_opening_the_device_is_measured(monkeypatch: pytest.MonkeyPatch) -> None
     assert limits == [7]
     monkeypatch.setattr(child, "nvml", lambda: None)
     assert child.Device(made, synchronize).told() == {"opened": None, "held": None, **own}
+
+
+def test_the_clock_of_a_gpu_run_waits_for_the_device(
+    tmp_path: Path, fake_path: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before each of its readings: when a phase opens, at each lap, and at the end."""
+    import torch
+
+    waits = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waits.append(None))
+    (tmp_path / "model").write_text("fitted")
+    folders = {"data": tmp_path, "work": tmp_path, "out": tmp_path}
+    made = Job("fake", "none", "torch_eager", "fp32", "cuda", **folders, scale=1.0, seed=0, threads=1, params={"do": "work"}, workers=1)  # fmt: skip
+    told = child.attempt(made, "predict", "fake_task:TASK", io.StringIO())
+    assert told["event"] == "done"
+    assert len(waits) == len(["load", "predict", "predict", "predict", "write", "score", "the end"])
 
 
 PROOFS = {

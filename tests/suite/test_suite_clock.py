@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from buzzer.models.job import Result, Steps
 from buzzer.suite import clock
-from buzzer.suite.runner import Story
+from buzzer.suite.story import Story
 
 
 class FakeTime:

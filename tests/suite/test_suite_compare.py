@@ -347,7 +347,8 @@ def test_rounds_are_interleaved_and_paired(
     """A real comparison of the fake task at two scales: every variant once a round, and the reference twice."""
     monkeypatch.setenv("BUZZER_CACHE", str(tmp_path / "cache"))
     prepared = [
-        (choose(scale=s), Data(Path(), f"print-{s}", "generated", {"rows": 10}, s)) for s in (0.5, 1.0)
+        (choose(scale=s), Data(tmp_path / "data", f"print-{s}", "generated", {"rows": 10}, s))
+        for s in (0.5, 1.0)
     ]
     out = tmp_path / "out"
     options: dict[str, Any] = {"out": out, "repeat": 2, "seed": 0, "resume": False}

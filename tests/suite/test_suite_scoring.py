@@ -14,8 +14,8 @@ from buzzer.suite.cli.run import run_choice
 from buzzer.suite.limits import Measured
 from buzzer.suite.plan import Choice, predict_runs
 from buzzer.suite.record import SCHEMA_MINOR, Record
-from buzzer.suite.runner import Story
 from buzzer.suite.screen import Screen
+from buzzer.suite.story import Story
 
 Predict = Callable[..., Record]
 Make = Callable[..., Record]

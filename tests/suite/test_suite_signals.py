@@ -47,3 +47,59 @@ def test_a_signal_ends_the_suite_in_order(tmp_path: Path, way: str) -> None:
     assert r.message == "interrupted in phase predict"
     assert not psutil.pid_exists(grandchild) or psutil.Process(grandchild).status() == psutil.STATUS_ZOMBIE
     assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize("enforced", ["cgroups", "polled"])
+def test_nothing_is_left_by_a_harness_that_was_killed(tmp_path: Path, enforced: str) -> None:
+    """`kill -9`: no process, no temporary folder, no files of a run that has no record."""
+    out, temporary = tmp_path / "out", tmp_path / "tmp"
+    temporary.mkdir()
+    env = os.environ | {
+        "PYTHONPATH": f"{HERE.parents[1]}{os.pathsep}{HERE}",
+        "BUZZER_CACHE": str(tmp_path / "cache"),
+        "TMPDIR": str(temporary),
+        "BUZZER_ENFORCEMENT": enforced,
+    }
+    command = [sys.executable, str(HERE / "signal_harness.py"), str(out), "spawn"]
+    harness = subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (told := list(out.glob("files/*/pid"))) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.1)
+    grandchild = int(told[0].read_text())
+    assert list(temporary.iterdir()) != []
+    harness.kill()
+    harness.wait()
+    while left(temporary, out, grandchild) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert left(temporary, out, grandchild) == []
+
+
+def left(temporary: Path, out: Path, grandchild: int) -> list[str]:
+    alive = psutil.pid_exists(grandchild) and psutil.Process(grandchild).status() != psutil.STATUS_ZOMBIE
+    return [str(p) for p in [*temporary.iterdir(), *out.glob("files/*")]] + ["a process"] * alive
+
+
+def test_no_half_made_data_are_left_by_a_generator_that_was_killed(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "buzzer",
+        "data",
+        "generate",
+        "recsys2021",
+        "--scale",
+        "0.01",
+        "--jobs",
+        "1",
+    ]
+    env = os.environ | {"PYTHONPATH": str(HERE.parents[1])}
+    made = subprocess.Popen([*command, "--out", str(tmp_path / "data")], env=env, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".data.*.partial/*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    made.kill()
+    made.wait()
+    while any(tmp_path.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert list(tmp_path.iterdir()) == []

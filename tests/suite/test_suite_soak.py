@@ -189,7 +189,7 @@ def check_records(soak: Soak, struck: int) -> None:
             record.read(path)
         except DataError:
             broken.add(path)
-    assert broken == soak.corrupt
+    assert broken == {path for path in soak.corrupt if path.is_file()}  # a folder of such a name is no record
     assert not list(soak.out.glob(".*.tmp"))
 
 

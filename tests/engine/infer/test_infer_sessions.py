@@ -212,6 +212,27 @@ def test_compiled_torch_agrees_with_float64(opened: bool) -> None:
                 session.run(batch_of(3))
 
 
+@pytest.mark.parametrize("way", ["TORCHDYNAMO_DISABLE", "TORCH_COMPILE_DISABLE"])
+def test_a_compiler_that_is_switched_off_is_no_backend(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch._dynamo
+
+    if way == "TORCHDYNAMO_DISABLE":
+        monkeypatch.setenv(way, "1")
+    else:  # torch reads this one when it is imported
+        monkeypatch.setattr(torch._dynamo.config, "disable", True)
+    model, batch_of, names = attention()
+    with pytest.raises(UnsupportedError, match=r"torch.compile (is switched off|needs a C)"):
+        infer.prepare(model, backend="torch_compile", example=batch_of(2), outputs=names)
+
+
+@pytest.mark.slow
+def test_a_module_that_the_compiler_leaves_alone_is_refused() -> None:
+    model, batch_of, names = gru()
+    session = infer.prepare(model, backend="torch_compile", example=batch_of(2), outputs=names)
+    with session, pytest.raises(UnsupportedError, match="compiled nothing of this module"):
+        session.run(batch_of(2))
+
+
 def test_tensorrt_says_what_is_missing() -> None:
     """Not installed, or installed without a device: one typed error either way."""
     model, batch_of, names = gru()
