@@ -518,4 +518,5 @@ def not_started(
 def stopped_waiting(run: Run, data: Data, fit_id: str | None) -> Record:
     """The record of a run that the user stopped before it could begin."""
     message = "interrupted while it waited for another process"
-    return not_started(run, data, "error", message, RESUME, fit_id)
+    record = not_started(run, data, "error", message, RESUME, fit_id)
+    return record.model_copy(update={"details": {INTERRUPTED: True}})

@@ -85,7 +85,7 @@ DAMAGE = {
     lose: "no test_set.csv",
     break_generator: "not the file that the generator wrote",
     change_generator: "not the files that were made",
-    make_unreadable: "not the files that were made",
+    make_unreadable: "generator.json",
     make_a_file: "",
 }
 

@@ -142,14 +142,6 @@ def test_broken_answers_are_made_anew(tmp_path: Path, file: str, share: float) -
     assert benchcache.read_answers(tmp_path) is not None
 
 
-def test_kept_answers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
-    broken = answers()
-    broken.expected[1]["y"][0, 0] = np.nan
-    benchcache.write_answers(broken, tmp_path)
-    with pytest.raises(DataError, match="output y, input 1 holds a value that is not finite"):
-        benchcache.read_answers(tmp_path)
-
-
 def test_answers_of_other_inputs_are_refused(job: Job) -> None:
     run(job, "fit")
     setting = Setting.of(job)

@@ -152,7 +152,11 @@ def test_a_model_whole_and_cut_is_one_chart(make_record: Make) -> None:
         return make_record(**fields | {"run_id": f"{layers}{precision:0<31}"} | changes)
 
     fit = make_record(job="fit", config={"layers": 0, "checkpoints": []}, details={"layers": 6})
-    whole, fast, slow = run(0, "fp32", 0.02, 0.96), run(0, "int8", 0.01, 0.95), run(0, "fp8", 0.03, 0.955)
+    whole, fast, slow = (
+        run(0, "fp32", 0.02, 0.96),
+        run(0, "int8", 0.01, 0.95, details={"simulated": False}),
+        run(0, "fp8", 0.03, 0.955),
+    )
     cut = run(3, "fp32", 0.011, 0.90)
     assert page_sessions.frontiers([fit, whole, fast, slow]) == []  # nothing was cut
     assert page_sessions.frontiers([whole, cut]) == []  # not known how deep the whole one is
@@ -161,7 +165,7 @@ def test_a_model_whole_and_cut_is_one_chart(make_record: Make) -> None:
         "6 layers, int8, torch_eager: 10.00 ms, accuracy 0.9500",
         "3 layers, fp32, torch_eager: 11.00 ms, accuracy 0.9000",
         "6 layers, fp32, torch_eager: 20.00 ms, accuracy 0.9600",
-        "6 layers, fp8, torch_eager: 30.00 ms, accuracy 0.9550",
+        "6 layers, fp8, torch_eager: 30.00 ms, accuracy 0.9550, simulated",
     ]
     assert len(chart.paths[0].points.split()) == 2  # int8 and fp32
     other = run(3, "int8", 0.001, 0.9, config={"layers": 3, "checkpoints": [], "epochs": 9})

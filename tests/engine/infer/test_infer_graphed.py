@@ -209,6 +209,7 @@ def test_out_of_memory_is_no_note(cuda: Cuda) -> None:
 def test_torch_compile_leaves_the_graph_to_us(cuda: Cuda, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, Any]] = []
     monkeypatch.setattr(torch, "compile", lambda module, **options: asked.append(options) or module)
+    monkeypatch.setattr("buzzer.engine.infer.torch_compile.has_compiled", lambda module: True)
     net = Net().eval()
     with prepared(net, backend="torch_compile") as session:
         found = session.run(given := batch(7))

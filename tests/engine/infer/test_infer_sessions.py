@@ -216,12 +216,10 @@ def test_compiled_torch_agrees_with_float64(opened: bool) -> None:
 def test_a_compiler_that_is_switched_off_is_no_backend(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch._dynamo
 
-    if way == "TORCHDYNAMO_DISABLE":
-        monkeypatch.setenv(way, "1")
-    else:  # torch reads this one when it is imported
-        monkeypatch.setattr(torch._dynamo.config, "disable", True)
+    monkeypatch.setenv(way, "1")
+    read_at_import = torch._dynamo.config.patch(disable=way == "TORCH_COMPILE_DISABLE")
     model, batch_of, names = attention()
-    with pytest.raises(UnsupportedError, match=r"torch.compile (is switched off|needs a C)"):
+    with read_at_import, pytest.raises(UnsupportedError, match=r"torch.compile (is switched off|needs a C)"):
         infer.prepare(model, backend="torch_compile", example=batch_of(2), outputs=names)
 
 
