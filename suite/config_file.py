@@ -10,9 +10,19 @@ from buzzer.errors import UsageError, unknown_name
 
 MOST_BYTES = 1 << 20
 MOST_REPEATS = 10_000
+MOST_SEED = 2**31 - 1  # the largest that every library takes
+MOST_SCALE = 1000.0  # at which every count of rows is still a whole number of 64 bits
 SPELLED = {"json": "as_json", "set": "set_"}  # in the file -> as the command line's own name has it
 
 Names = str | list[str]
+
+
+def check_scale(option: str, value: float | None) -> None:
+    """Raises UsageError for a share of the official size that no data can be made of; None is the default."""
+    if value is not None and not 0 < value <= MOST_SCALE:
+        raise UsageError(
+            f"{option} {value:g} must be above 0, and {MOST_SCALE:g} at most", "1 is the official size"
+        )
 
 
 class Options(BaseModel):
@@ -27,8 +37,8 @@ class Options(BaseModel):
     device: str = Field("", description="cpu or cuda")
     budget: Names = Field("", description="a budget's name, or a list of them")
     data: str = Field("", min_length=1, description="a folder")
-    scale: float = Field(1.0, gt=0, description="a number above 0")
-    seed: int = Field(0, description="a whole number")
+    scale: float = Field(1.0, gt=0, le=MOST_SCALE, description=f"a number above 0, {MOST_SCALE:g} at most")
+    seed: int = Field(0, ge=0, le=MOST_SEED, description=f"a whole number from 0 to {MOST_SEED}")
     repeat: int = Field(1, ge=1, le=MOST_REPEATS, description=f"a whole number from 1 to {MOST_REPEATS}")
     workers: int = Field(0, ge=0, description="a whole number, 0 for one process")
     scheduler: str = Field("", description="an address like tcp://host:8786")

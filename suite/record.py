@@ -278,7 +278,9 @@ class Record(Strict):
         description="commit of the code, `+dirty` with local changes; null in an install"
     )
     data_source: Literal["official", "generated"] = Field(description="where the input data came from")
-    data_fingerprint: Name = Field(description="sha256 over the input files' names and contents")
+    data_fingerprint: Name = Field(
+        description="sha256 over the input files' names and contents; empty where a run was not started for want of data"
+    )
     data_rows: dict[Name, Count] = Field(default={}, description="rows by input file")
     notes: list[Text] = Field(
         default=[], description="what a reader must know (stand-in data, random weights, ...)"

@@ -39,7 +39,9 @@ def rescore(task: TaskConfig, sources: Iterable[Path], data: Data) -> Iterator[R
         if not truths:
             yield Rescored(path, "", f"{data.folder} has no truth, {task.truth}")
         elif r.data_fingerprint != data.fingerprint:
-            yield Rescored(path, "", "it ran on other data")
+            yield Rescored(
+                path, "", f"it ran on other data: {r.data_source}, scale {r.scale:g}, seed {r.seed}"
+            )
         elif not submission.is_file():
             yield Rescored(path, "", "its submission was not kept")
         else:

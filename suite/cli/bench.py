@@ -22,7 +22,7 @@ from buzzer.suite import budget as budgets
 from buzzer.suite.benchplan import Choice, Planned
 from buzzer.suite.cli.frontier import run as draw_frontier
 from buzzer.suite.cli.run import DEFAULT_OUT, check_budgets, keep, names, watch
-from buzzer.suite.config_file import MOST_REPEATS
+from buzzer.suite.config_file import MOST_REPEATS, MOST_SEED
 from buzzer.suite.record import Record
 from buzzer.suite.screen import Screen, cells
 
@@ -84,7 +84,9 @@ def main(
     resume: Annotated[bool, typer.Option(help="With --frontier: skip what has a record in --out.")] = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     budget: Annotated[str, typer.Option(help="A budget's name, or 2c8g10m.")] = "unlimited",
-    seed: Annotated[int, typer.Option(help="Seed of random weights and of inputs.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MOST_SEED, help="Seed of random weights and of inputs.")
+    ] = 0,
     out: Annotated[Path, typer.Option(help="Folder of the records.")] = DEFAULT_OUT,
     as_json: Annotated[bool, typer.Option("--json", help="One record a line, best first.")] = False,
 ) -> None:
@@ -180,8 +182,6 @@ def run(choice: Choice, planned: Sequence[Planned], work: Path, out: Path, scree
     """The right answers first, then every planned run; records in the order in which they were made."""
     work.mkdir()
     data, failed = answers(choice, work, screen)
-    if failed is not None and runner.interrupted(failed):
-        return [failed]
     made: list[Record] = []
     missing: set[tuple[str, str]] = set()  # found out in the first round: once is enough
     for item in planned:
@@ -222,6 +222,8 @@ def one(item: Planned, data: Data, work: Path, out: Path, failed: Record | None,
     elif failed is not None:
         message = f"its reference ended {failed.outcome}: {failed.message}"
         new = runner.not_started(item.run, data, failed.outcome, message, failed.hint)
+        if runner.interrupted(failed):
+            new = new.model_copy(update={"details": failed.details})
     else:
         with tempfile.TemporaryDirectory(dir=work) as files:
             new = runner.bench(item.run, data, caches.folder(), work, Path(files), watch(screen, item.run))

@@ -22,7 +22,7 @@ from buzzer.suite.cli import run as run_verb
 from buzzer.suite.cli.report import load as read_records
 from buzzer.suite.compare import Comparison
 from buzzer.suite.compare_text import Section
-from buzzer.suite.config_file import MOST_REPEATS
+from buzzer.suite.config_file import MOST_REPEATS, MOST_SEED, check_scale
 from buzzer.suite.escape import markdown as shown
 from buzzer.suite.plan import Choice, Run
 from buzzer.suite.record import Record
@@ -48,7 +48,7 @@ def main(
     ] = "",
     scale: Annotated[str, typer.Option(help="Scales of generated data, by comma.")] = "",
     data: Annotated[Path | None, typer.Option(help="Folder of the official files.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of data and training.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of data and training.")] = 0,
     repeat: Annotated[
         int, typer.Option(min=1, max=MOST_REPEATS, help="Rounds; each runs every variant once.")
     ] = 5,
@@ -75,8 +75,7 @@ def main(
     thresholds = [Threshold.parse(text) for text in fail_if or []]
     if bool(thresholds) != bool(against):
         raise UsageError("--against and --fail-if belong together", "--against results/old --fail-if wall:5%")
-    if not full > 0:
-        raise UsageError(f"--full {full:g} must be above 0", "1 is the official size")
+    check_scale("--full", full)
     limit = budgets.resolve(full_budget) if full_budget else None
     prices = compare.parse_prices(price)
     older = read_records(against or [])[0]
@@ -120,8 +119,8 @@ def choices(options: dict[str, Any], config: registry.TaskConfig) -> list[Choice
         raise UsageError(
             f"--scale {options['scale']}: not numbers by comma", "write it like 0.01,0.02,0.05"
         ) from None
-    if any(s is not None and not s > 0 for s in scales):
-        raise UsageError(f"--scale {options['scale']} must be above 0", "1 is the official size")
+    for each in scales:
+        check_scale("--scale", each)
     default = {"budget": default_budget()}
     devices = run_verb.names(options["device"]) or [""]
     return [

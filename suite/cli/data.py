@@ -15,6 +15,7 @@ from buzzer.errors import UsageError
 from buzzer.suite import guard, registry
 from buzzer.suite import rescore as rescoring
 from buzzer.suite.child import load_entry
+from buzzer.suite.config_file import MOST_SEED, check_scale
 from buzzer.suite.screen import Screen
 
 app = typer.Typer(help="Generate, convert, score and describe data sets.", no_args_is_help=True)
@@ -27,7 +28,7 @@ def generate(
     task: Name,
     out: Annotated[Path, typer.Option(help="Folder to make; must not exist.")],
     scale: Annotated[float, typer.Option(help="Share of the official size.")] = 0.01,
-    seed: Annotated[int, typer.Option(help="Same seed, same files.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Same seed, same files.")] = 0,
     test_scale: Annotated[
         float | None, typer.Option(help="Share of the official size of the test part [as --scale].")
     ] = None,
@@ -37,8 +38,7 @@ def generate(
 ) -> None:
     """Write synthetic files in the official format."""
     for option, value in (("--scale", scale), ("--test-scale", test_scale)):
-        if value is not None and not 0 < value < float("inf"):
-            raise UsageError(f"{option} {value} must be above 0", "1 is the official size")
+        check_scale(option, value)
     if out.exists():
         raise UsageError(f"{out} exists", "choose a new folder for --out")
     dataset = registry.dataset(task)
@@ -80,11 +80,12 @@ def rescore(
     scale: Annotated[
         float | None, typer.Option(help="Share of the official size, of generated data.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of generated data.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of generated data.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Score the submissions that runs have kept again, and hold the records against it. Exit code 1 if any is off."""
     config = registry.task(task)
+    check_scale("--scale", scale)
     with Screen() as screen:
         prepare = load_entry(config.entry).prepare
         used = prepare(data, caches.folder() / "data", scale or config.scale, seed, screen.preparing)

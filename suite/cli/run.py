@@ -18,7 +18,7 @@ from buzzer.models.job import Data
 from buzzer.suite import budget as budgets
 from buzzer.suite import child, config_file, plan, record, registry, report, runner
 from buzzer.suite.cli.report import load
-from buzzer.suite.config_file import MOST_REPEATS
+from buzzer.suite.config_file import MOST_REPEATS, MOST_SEED, check_scale
 from buzzer.suite.plan import Choice, Run
 from buzzer.suite.record import Record
 from buzzer.suite.screen import WIDE, Screen, clock_text, show_boards
@@ -38,7 +38,7 @@ def main(
         Path | None, typer.Option(help="Folder of the official files; default: generated data.")
     ] = None,
     scale: Annotated[float | None, typer.Option(help="Share of the official size to generate.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of data and training.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of data and training.")] = 0,
     repeat: Annotated[int, typer.Option(min=1, max=MOST_REPEATS, help="Timed runs of each variant.")] = 1,
     workers: Annotated[
         int,
@@ -92,8 +92,7 @@ def names(text: str | None) -> list[str]:
 def choices_of(options: dict[str, Any]) -> list[Choice]:
     """What to run for each task, from the options or from the default suite."""
     device_name(options["device"])
-    if options["scale"] is not None and not options["scale"] > 0:
-        raise UsageError(f"--scale {options['scale']} must be above 0", "1 is the official size")
+    check_scale("--scale", options["scale"])
     if options["scale"] is not None and options["data"]:
         raise UsageError(
             "--scale sizes generated data; those of --data are taken whole", "leave one of the two out"

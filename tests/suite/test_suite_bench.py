@@ -19,7 +19,7 @@ from buzzer.engine.infer import Array, Plan, onnx_graph
 from buzzer.errors import DataError, UnsupportedError, UsageError
 from buzzer.models.onnx_file import TARGET as ONNX_FILE
 from buzzer.models.target import LEAST_PROBES, PROBES, Ask, Loaded, altered
-from buzzer.suite import benchcache, benchplan, gate, record, registry
+from buzzer.suite import benchcache, benchplan, gate, integrity, record, registry, runner
 from buzzer.suite.bench import (
     LEAST_RUNS,
     WORST,
@@ -35,7 +35,9 @@ from buzzer.suite.bench import (
 )
 from buzzer.suite.benchplan import Choice
 from buzzer.suite.budget import UNLIMITED
+from buzzer.suite.cli import bench as bench_verb
 from buzzer.suite.cli.bench import keep_logs, seeds_of
+from buzzer.suite.screen import Screen
 
 ROOT = Path(__file__).parents[2]
 
@@ -360,6 +362,21 @@ def test_rounds_alternate_and_what_cannot_run_comes_once(monkeypatch: pytest.Mon
     }
     every = benchplan.plan(choice(precisions=[], rounds=1))
     assert [(p.run.backend, p.run.precision) for p in every] == [*first, ("tensorrt", "any")]
+
+
+def test_a_bench_that_is_stopped_in_its_reference_has_a_record(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, make_record: Callable[..., record.Record]
+) -> None:
+    stopped = make_record(
+        outcome="error", message="interrupted in phase predict", details={"interrupted": True}
+    )
+    monkeypatch.setattr(runner, "bench", lambda *given: stopped)
+    asked, out = choice(backends=["torch_eager", "onnxruntime"], rounds=2), tmp_path / "out"
+    with Screen() as screen:
+        (made,) = bench_verb.run(asked, benchplan.plan(asked), tmp_path / "work", out, screen)
+    assert runner.interrupted(made)
+    assert made.message == "its reference ended error: interrupted in phase predict"
+    assert list(integrity.check(record.paths([out])).values()) == [[]]
 
 
 def test_models_are_found_by_name_file_and_folder(tmp_path: Path) -> None:

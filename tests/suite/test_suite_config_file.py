@@ -57,6 +57,7 @@ BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\nset: {bomb: *c}"
         ("task: true", "task is True (bool)", "a task's name"),
         ("scale: x", "scale is 'x' (str)", "a number above 0"),
         ("scale: .nan", "scale is nan (float)", "a number above 0"),
+        ("scale: 1001", "scale is 1001 (int)", "1000 at most"),
         ("scale: 0", "scale is 0 (int)", "a number above 0"),
         ("scale: true", "scale is True (bool)", "a number above 0"),
         ("repeat: 99999999", "repeat is 99999999 (int)", "from 1 to 10000"),
@@ -127,6 +128,26 @@ def test_values_of_parameters(pair: str, told: str) -> None:
     with pytest.raises(UsageError) as caught:
         registry.task("booking").with_params({key: value})
     assert told in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ["run", "booking"],
+        ["compare", "booking"],
+        ["bench", "gbdt"],
+        ["data", "generate", "booking", "--out", "made"],
+        ["data", "rescore", "booking", "."],
+    ],
+)
+@pytest.mark.parametrize("seed", ["-1", str(2**31)])
+def test_seeds_that_a_library_would_not_take_are_refused(
+    verb: list[str], seed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.app([*verb, "--seed", seed], standalone_mode=True)
+    assert caught.value.code == 2
+    assert "'--seed'" in capsys.readouterr().err
 
 
 def test_too_many_repetitions_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
