@@ -63,20 +63,25 @@ def explanation(rules: Sequence[str]) -> str:
 
 def main_boards(records: Iterable[Record]) -> list[list[Record]]:
     """One board a task and machine: the largest, then official files before generated ones, the task's own parameters before others,
-    scoring outside the wall time before inside, the newest."""
+    the newest. A task whose scoring is outside the wall time in some has those only."""
     best: dict[tuple[str, str], list[Record]] = {}
     for group in report.boards(records).values():
         if not any(row.ranked for row in report.rows(group)):
             continue
         key = (group[0].task, machine.line(group[0].machine))
         best[key] = max(best.get(key, group), group, key=_worth)
-    return [best[key] for key in sorted(best)]
+    outside = {group[0].task for group in best.values() if group[0].scoring == "outside"}
+    return [
+        group
+        for _, group in sorted(best.items())
+        if group[0].scoring == "outside" or group[0].task not in outside
+    ]
 
 
 def _worth(group: list[Record]) -> tuple[object, ...]:
     r = group[0]
     outside = r.scoring == "outside"
-    return r.scale, r.data_source == "official", as_registered(r), outside, max(x.created for x in group)
+    return outside, r.scale, r.data_source == "official", as_registered(r), max(x.created for x in group)
 
 
 def as_registered(r: Record) -> bool:

@@ -242,6 +242,9 @@ def test_a_run_of_the_old_rule_is_not_resumed_from(
 def test_the_readme_shows_the_new_rule_and_names_it(make_record: Make) -> None:
     old, new = make_record(), outside(make_record)
     assert [group[0].schema_minor for group in readme.main_boards([old, new])] == [1]
+    larger = make_record(scale=2 * old.scale, machine=old.machine.model_copy(update={"cpu": "another"}))
+    assert readme.main_boards([larger, new]) == [[new]]
+    assert len(readme.main_boards([larger, old])) == 2
     assert "wall time ends before scoring" in readme.table([new])
     assert "wall time includes scoring" in readme.table([old])
     mixed = readme.table([old, outside(make_record, task="other")])
