@@ -230,7 +230,9 @@ def execute(
         "page_cache": ("warm" if warm else "as found") if before else None,
         "peak_memory_bytes": measured.peak_memory_bytes,
     }
-    doubt = false_claim(story, measured, out) or touched(before, reads)
+    doubt = false_claim(story, measured, out) or touched(before, data.folder)
+    if measured.reason == "interrupted":  # which it stays, so that the suite ends
+        doubt = ""
     fields = known | gauge.stop() | outcome_fields(story, measured, age, tail, run.budget, doubt)
     fields["notes"] = [*known["notes"], *fields["notes"]]
     fields["cpu_s"] = compared_cpu_s(measured, story)
@@ -250,9 +252,12 @@ def false_claim(story: Story, measured: limits.Measured, out: Path) -> str:
     return told and f"the run told {told}"
 
 
-def touched(before: inputs.State, reads: Sequence[Path]) -> str:
-    """That the run changed what it and the next ones read, or ""."""
-    changed = inputs.changed(before, reads)
+def touched(before: inputs.State, folder: Path) -> str:
+    """That the run changed the data of `folder`, which the next ones read too, or ""; the fit is watched by `predict`."""
+    if not before:
+        return ""
+    own = {path: facts for path, facts in before.items() if path.is_relative_to(folder)}
+    changed = inputs.changed(own, [folder])
     more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
     return f"the run changed its inputs: {', '.join(changed[:3])}{more}" if changed else ""
 

@@ -18,10 +18,8 @@ from buzzer.suite.record import Phase
 
 START_S = 5.0  # what making the control group and the process takes at the most
 SAME_S = 1e-3  # by which two times that the clock took as one may differ
-SLACK_S, SLACK = (
-    0.5,
-    0.02,
-)  # seconds and share of a time that the run told, by which the harness's own may differ
+# By which the harness's own time may differ from one that the run told: seconds, and share of it.
+SLACK_S, SLACK = 0.5, 0.02
 STAMP_S = 0.05  # the same for the times of files
 DONE = {  # what the event of a job's end has
     "wall_s": float,

@@ -5,11 +5,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from buzzer.suite import inputs, meter, report
+from buzzer.suite import inputs, meter, report, runner
 from buzzer.suite.record import Record
 from buzzer.suite.screen import outcome_text
 
@@ -123,3 +125,18 @@ def test_inputs_that_were_changed_are_seen(tmp_path: Path, way: str) -> None:
             (tmp_path / "b").write_text("1\n")
             (tmp_path / "b").replace(file)
     assert inputs.changed(before, [tmp_path]) == [f"{tmp_path.name}/{'b' if way == 'add' else 'a'}.csv"]
+
+
+def test_a_stopped_run_that_changed_its_inputs_is_interrupted(
+    predict: Callable[..., Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs, "changed", lambda before, folders: ["data/input.csv"])
+    assert predict("work").message == "the run changed its inputs: data/input.csv"
+
+    def stop(limiter: Any, command: Any, stderr: Path, run: Any, events: Any, watch: Any) -> Any:
+        measured, age = follow(limiter, command, stderr, run, events, watch)
+        return replace(measured, reason="interrupted"), age
+
+    follow = runner.follow
+    monkeypatch.setattr(runner, "follow", stop)
+    assert runner.interrupted(predict("work"))
