@@ -22,22 +22,27 @@ WAYS = {
 }
 
 
+def begun(home: Path, **variables: str) -> tuple[subprocess.Popen[bytes], int]:
+    """A harness in the middle of a run, below `home`, and the process that its run has started."""
+    (home / "tmp").mkdir()
+    env = os.environ | {
+        "PYTHONPATH": f"{HERE.parents[1]}{os.pathsep}{HERE}",
+        "BUZZER_CACHE": str(home / "cache"),
+        "TMPDIR": str(home / "tmp"),
+    }
+    command = [sys.executable, str(HERE / "signal_harness.py"), str(home / "out"), "spawn"]
+    harness = subprocess.Popen(command, env=env | variables, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (told := list(home.glob("out/files/*/pid"))) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.1)
+    return harness, int(told[0].read_text())
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_a_signal_ends_the_suite_in_order(tmp_path: Path, way: str) -> None:
     out, temporary = tmp_path / "out", tmp_path / "tmp"
-    temporary.mkdir()
-    env = os.environ | {
-        "PYTHONPATH": f"{HERE.parents[1]}{os.pathsep}{HERE}",
-        "BUZZER_CACHE": str(tmp_path / "cache"),
-        "TMPDIR": str(temporary),
-    }
-    command = [sys.executable, str(HERE / "signal_harness.py"), str(out), "spawn"]
-    harness = subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not (told := list(out.glob("files/*/pid"))) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(0.1)
-    grandchild = int(told[0].read_text())
+    harness, grandchild = begun(tmp_path)
     for number in WAYS[way]:
         harness.send_signal(number)
         time.sleep(0.05)
@@ -53,20 +58,8 @@ def test_a_signal_ends_the_suite_in_order(tmp_path: Path, way: str) -> None:
 def test_nothing_is_left_by_a_harness_that_was_killed(tmp_path: Path, enforced: str) -> None:
     """`kill -9`: no process, no temporary folder, no files of a run that has no record."""
     out, temporary = tmp_path / "out", tmp_path / "tmp"
-    temporary.mkdir()
-    env = os.environ | {
-        "PYTHONPATH": f"{HERE.parents[1]}{os.pathsep}{HERE}",
-        "BUZZER_CACHE": str(tmp_path / "cache"),
-        "TMPDIR": str(temporary),
-        "BUZZER_ENFORCEMENT": enforced,
-    }
-    command = [sys.executable, str(HERE / "signal_harness.py"), str(out), "spawn"]
-    harness = subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL)
+    harness, grandchild = begun(tmp_path, BUZZER_ENFORCEMENT=enforced)
     deadline = time.monotonic() + 60
-    while not (told := list(out.glob("files/*/pid"))) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(0.1)
-    grandchild = int(told[0].read_text())
     assert list(temporary.iterdir()) != []
     harness.kill()
     harness.wait()
