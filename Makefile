@@ -37,8 +37,8 @@ gpu-plan: $(VENV)/.test $(VENV)/.gpu-plan  ## prove on CPU that every lazy plan 
 	$(BIN)/python -m pytest -m gpu_plan
 
 kernels: $(VENV)/.test $(VENV)/.kernels  ## test the GPU kernels in Triton's interpreter, and compile them (0.3 GB install)
-	$(BIN)/python -m pytest -n 2 tests/engine/kernels tests/engine/infer/test_infer_fused*.py \
-		tests/models/sigir_ecom/test_sigir_ecom_fused.py
+	$(BIN)/python -m pytest -n 2 tests/engine/kernels tests/engine/fused \
+		tests/models/sigir_ecom/test_fused.py
 
 # On a machine with a GPU and no network, Python's own packages and those of .gpukit are used; elsewhere .venv is.
 # There python3 is the one that has torch, whatever other Pythons there are.
@@ -46,7 +46,7 @@ GPU_PYTHON ?= python3
 MINUTES ?= 30
 # Values reach the shell by the environment, so that no quote or space in them is read as its language.
 export MINUTES OUT ONLY CALLS MACHINE GPUKIT
-GPU_SUITE = -m buzzer.suite.gpu_suite --minutes "$$MINUTES" $(if $(OUT),--out "$$OUT") $(if $(ONLY),--only "$$ONLY")
+GPU_SUITE = -m buzzer.suite.gpu.suite --minutes "$$MINUTES" $(if $(OUT),--out "$$OUT") $(if $(ONLY),--only "$$ONLY")
 ifneq ($(wildcard .gpukit),)
 gpu-suite:  ## all that only a GPU can show, step by step; MINUTES=9 OUT=folder ONLY=frames (docs/gpu.md)
 	$(GPU_PYTHON) $(GPU_SUITE)
@@ -69,12 +69,12 @@ $(KIT_LIST):
 
 gpukit: $(VENV)/.test $(KIT_LIST)  ## bring along what a GPU machine without network lacks: GPUKIT=pack.py KIT_GROUPS='...'
 	$(if $(GPUKIT),$(PYTHON) "$$GPUKIT" .gpukit $(KIT_GROUPS),@echo "no GPUKIT: wheels, data and fits only" >&2)
-	$(BIN)/python -m buzzer.suite.gpu_kit seed
-	$(BIN)/python -m buzzer.suite.gpu_kit sizes
+	$(BIN)/python -m buzzer.suite.gpu.kit seed
+	$(BIN)/python -m buzzer.suite.gpu.kit sizes
 
 rehearsal:  ## the calls of docs/gpu.md without a GPU: MACHINE=python3 of the like, CALLS=frames-3 REHEARSAL='--stretch 20'
 	@test -n "$$MACHINE" || { echo "say which Python stands for the GPU machine's: make rehearsal MACHINE=..." >&2; exit 2; }
-	$(BIN)/python -m buzzer.suite.gpu_rehearsal --python "$$MACHINE" $(if $(CALLS),--calls "$$CALLS") $(REHEARSAL)
+	$(BIN)/python -m buzzer.suite.gpu.rehearsal --python "$$MACHINE" $(if $(CALLS),--calls "$$CALLS") $(REHEARSAL)
 
 soak: $(VENV)/.test  ## 200 runs under kills, out-of-memory, timeouts, full disk: the table of faults (minutes)
 	BUZZER_SOAK=200 $(BIN)/python -m pytest -m soak -s

@@ -6,7 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from buzzer.engine.infer.encoder import StackLayer
+from buzzer.engine.fused.spec import StackLayer
 
 
 class Attention(nn.Module):

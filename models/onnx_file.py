@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from buzzer.engine.infer import onnx_graph
-from buzzer.engine.infer.onnx_graph import Signature
+from buzzer.engine.infer.onnx import graphs
+from buzzer.engine.infer.onnx.graphs import Signature
 from buzzer.errors import DataError, UnsupportedError, UsageError
-from buzzer.models.target import Ask, Batch, Loaded
+from buzzer.models.api.target import Ask, Batch, Loaded
 
 NOTE = "random inputs of the graph's types; right answers by ONNX Runtime with every graph optimisation off"
 
@@ -19,14 +19,14 @@ class OnnxFile:
         if ask.lengths != "fixed":
             raise UsageError("an ONNX file has no sentences: --lengths real is for encoders")
         path = Path(ask.params["path"]).resolve()
-        takes = onnx_graph.signature(path)
+        takes = graphs.signature(path)
         check_rows(takes, ask.batch)
         rng = np.random.default_rng(ask.seed)
         batches = [
-            {one.name: onnx_graph.sample(one, ask.batch, ask.seq, rng) for one in takes.inputs}
+            {one.name: graphs.sample(one, ask.batch, ask.seq, rng) for one in takes.inputs}
             for _ in range(ask.inputs)
         ]
-        filled = {one.name: list(onnx_graph.sizes(one, ask.batch, ask.seq)) for one in takes.inputs}
+        filled = {one.name: list(graphs.sizes(one, ask.batch, ask.seq)) for one in takes.inputs}
         plain = Plain(path, takes)
         facts = {"input_shapes": filled, "file_bytes": path.stat().st_size}
         return Loaded(
@@ -64,14 +64,14 @@ class Plain:
             )
         except Exception as error:  # ONNX Runtime's share no base of their own
             raise DataError(
-                f"{path}: not an ONNX model that can be loaded: {onnx_graph.first_line(error)}"
+                f"{path}: not an ONNX model that can be loaded: {graphs.first_line(error)}"
             ) from error
 
     def run(self, batch: Batch) -> dict[str, np.ndarray]:
         try:
             found = self._session.run(list(self._names), dict(batch))
         except Exception as error:
-            told = onnx_graph.first_line(error)
+            told = graphs.first_line(error)
             hint = "its open axes may have to fit each other: try another --batch or --seq"
             raise DataError(f"{self._path}: cannot be run on random inputs: {told}", hint) from error
         return dict(zip(self._names, map(np.asarray, found), strict=True))

@@ -14,7 +14,6 @@ import psutil
 from buzzer.configs import load_yaml
 from buzzer.engine import device
 from buzzer.errors import UsageError, unknown_name
-from buzzer.suite.record import LARGEST, LEAST_WALL_S, MOST_CORES, MOST_S
 
 _PATTERN = re.compile(
     r"(?P<cores>\d+)c(?P<memory>\d+(?:\.\d+)?)(?P<memory_unit>[kmgt]i?)b?(?P<time>\d+(?:\.\d+)?)(?P<time_unit>[smhd])"
@@ -22,6 +21,9 @@ _PATTERN = re.compile(
 )
 _BYTES = {f"{p}{i}": b**e for e, p in enumerate("kmgt", 1) for i, b in (("", 1000), ("i", 1024))}
 LONGEST = 100  # characters of a budget
+LARGEST = 1 << 63  # integers of a record's JSON are below it
+MOST_CORES, MOST_S = 1 << 16, 1e9  # of a budget and a machine; of a time
+LEAST_WALL_S = 1e-3  # no process starts and ends in less
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 

@@ -69,7 +69,7 @@ def load(name: str) -> Backend:
     """The backend's module. Raises UsageError for an unknown name, UnsupportedError where it is not installed."""
     if name not in BACKENDS:
         raise unknown_name("backend", name, BACKENDS)
-    return cast(Backend, importlib.import_module(f"{__name__}.{name}"))
+    return cast(Backend, importlib.import_module(f"buzzer.engine.infer.backends.{name}"))
 
 
 def prepare(
@@ -110,9 +110,9 @@ def precisions(backend: Backend, model: Any) -> tuple[str, ...]:
     """What a backend offers for a model: an ONNX file of other floats than FP32 runs as it is, by the name of its own type."""
     if not isinstance(model, Path) or model.suffix != ".onnx":
         return backend.PRECISIONS
-    from buzzer.engine.infer import onnx_graph
+    from buzzer.engine.infer.onnx import graphs
 
-    own = onnx_graph.precision(model)
+    own = graphs.precision(model)
     if own not in OWN_FLOATS:
         return backend.PRECISIONS
     return tuple(dict.fromkeys(own if name == "fp32" else name for name in backend.PRECISIONS))
@@ -120,9 +120,9 @@ def precisions(backend: Backend, model: Any) -> tuple[str, ...]:
 
 def check_file(path: Path, precision: str) -> None:
     """Raises UnsupportedError unless an ONNX file's own operators are of the precision that is asked for."""
-    from buzzer.engine.infer import onnx_graph
+    from buzzer.engine.infer.onnx import graphs
 
-    own = onnx_graph.precision(path)
+    own = graphs.precision(path)
     if own == "int8" and precision != "int8":
         raise UnsupportedError(
             f"the file is quantised, {precision} is not put into it", "use --precision int8"

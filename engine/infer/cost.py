@@ -106,9 +106,9 @@ def of_graph(path: Path, batch: Mapping[str, Array]) -> Cost | None:
     """By ONNX shape inference with the batch's sizes; None where a matrix product's shape stays unknown."""
     from onnx import shape_inference
 
-    from buzzer.engine.infer import onnx_graph
+    from buzzer.engine.infer.onnx import graphs
 
-    model = onnx_graph.read(path)
+    model = graphs.read(path)
     for entry in model.graph.input:
         for dim, size in zip(
             entry.type.tensor_type.shape.dim,

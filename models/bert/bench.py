@@ -11,8 +11,8 @@ import numpy as np
 
 from buzzer.engine.infer import Array
 from buzzer.errors import UnsupportedError, UsageError, unknown_name
+from buzzer.models.api.target import Ask, Batch, Loaded, outputs_of, stamp
 from buzzer.models.bert import weights
-from buzzer.models.target import Ask, Batch, Loaded, outputs_of, stamp
 
 RANDOM = "random weights of the published shape: latency only, accuracy means nothing"
 RANDOM_IDS = "uniform random token ids: no tokenizer at hand (the weights extra brings one)"

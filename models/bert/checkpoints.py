@@ -14,9 +14,9 @@ from buzzer.datasets import clinc150 as dataset
 from buzzer.datasets.clinc150.reader import FILE, OOS
 from buzzer.engine import device, quant
 from buzzer.errors import UsageError, unknown_name
+from buzzer.models.api.job import Job
 from buzzer.models.bert import encoder, finetune, head, tokenizer, weights
 from buzzer.models.bert.finetune import Labelled
-from buzzer.models.job import Job
 
 NAMES = ("float", "int8", "fp8", "int8-qat", "sparse", "sparse-int8")  # each after those it is made from
 FLOAT = ("head",)  # stays in float: a hundredth of the work, and the last to decide

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from buzzer.engine.infer.encoder import EncoderLayer, EncoderSpec
+from buzzer.engine.fused.spec import EncoderLayer, EncoderSpec
 from buzzer.errors import DataError, UnsupportedError, UsageError, unknown_name
 
 

@@ -15,8 +15,8 @@ from buzzer.datasets.checked import given_or_generated
 from buzzer.datasets.clinc150 import generator
 from buzzer.datasets.clinc150.metric import TESTED
 from buzzer.datasets.clinc150.reader import FILE, OOS
+from buzzer.models.api.job import Data, Job, Progress, Result, Steps
 from buzzer.models.bert import weights
-from buzzer.models.job import Data, Job, Progress, Result, Steps
 
 REAL = Path("text/clinc150")  # under $BUZZER_DATA
 STAND_IN = "a generated stand-in for CLINC150: set BUZZER_DATA or give --data for the real sentences"

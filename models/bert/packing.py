@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
-from buzzer.engine.infer.encoder import EncoderSpec
+from buzzer.engine.fused.spec import EncoderSpec
 from buzzer.models.bert.encoder import Bert
 
 Ids = npt.NDArray[np.int64]

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from buzzer.errors import UnsupportedError, UsageError, unknown_name
+from buzzer.models.api.job import Job, Result, Steps
 from buzzer.models.bert.intent import BertIntent
-from buzzer.models.job import Job, Result, Steps
 
 # Name in the record -> checkpoint that `fit` made, precision of the session.
 VARIANTS = {

@@ -10,10 +10,10 @@ from buzzer.datasets.booking.reader import paths
 from buzzer.engine import frames
 from buzzer.engine.infer import Array
 from buzzer.errors import UsageError
+from buzzer.models.api.job import Job
+from buzzer.models.api.target import Ask, Loaded, outputs_of
 from buzzer.models.booking import features
 from buzzer.models.booking.task import TASK, fitted
-from buzzer.models.job import Job
-from buzzer.models.target import Ask, Loaded, outputs_of
 
 TRIPS = "trips.npz"
 CALIBRATION = 8  # batches

@@ -11,10 +11,10 @@ from buzzer.datasets.recsys2021.reader import part_files
 from buzzer.engine import frames
 from buzzer.engine.infer import Array
 from buzzer.errors import UsageError
-from buzzer.models.job import Job
-from buzzer.models.recsys2021 import features, fitting, stages, tables, trees
+from buzzer.models.api.job import Job
+from buzzer.models.api.target import Ask, Loaded
+from buzzer.models.recsys2021 import ensemble, features, fitting, lookup_tables, trees
 from buzzer.models.recsys2021.task import TASK
-from buzzer.models.target import Ask, Loaded
 
 TREES_ONLY = {"trees": ["kfold"], "networks": [], "second": [], "baseline": False}
 ROWS = "rows.npy"
@@ -78,12 +78,14 @@ def fit(ask: Ask) -> None:
     job = job_of(ask, data)
     for _ in TASK.fit(job):
         pass  # phases are nobody's here
-    codes = tables.load(e, ask.work, "code")
+    codes = lookup_tables.load(e, ask.work, "code")
     part = features.read_part(e, part_files(data / "test")[0], False)
     t = features.code(e, features.base(e, part, False), codes)
-    known = fitting.Fitted(codes, {}, tables.load(e, ask.work, "train"), {}, fitting.means(ask.work)["train"])
-    found = stages.inputs(
-        e, fitting.encoded(e, t, fitting.lookups(e, known)), stages.chosen(job.params), 0, None
+    known = fitting.Fitted(
+        codes, {}, lookup_tables.load(e, ask.work, "train"), {}, fitting.means(ask.work)["train"]
+    )
+    found = ensemble.inputs(
+        e, fitting.encoded(e, t, fitting.lookups(e, known)), ensemble.chosen(job.params), 0, None
     )
     np.save(ask.work / ROWS, found.x)
 

@@ -13,11 +13,11 @@ from buzzer.datasets.recsys2021.reader import part_files, pieces
 from buzzer.datasets.recsys2021.schema import DAY, FIRST_SECOND
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import FIRST_CODE, Array, Columns, Expr, Lookup, on_host, stack
-from buzzer.models.job import Job
-from buzzer.models.recsys2021 import features, sizes, stages, trees, week
+from buzzer.models.api.job import Job
+from buzzer.models.recsys2021 import ensemble, features, second_stage_features, sizes, trees
+from buzzer.models.recsys2021.ensemble import Chosen
 from buzzer.models.recsys2021.features import TARGETS
-from buzzer.models.recsys2021.stages import Chosen
-from buzzer.models.recsys2021.tables import collected, save
+from buzzer.models.recsys2021.lookup_tables import collected, save
 
 THIRD_WEEK = FIRST_SECOND + 14 * DAY
 MEANS = "means.json"
@@ -130,7 +130,7 @@ def first_stage(
         yield "transfer"
         y = labels(e, own)
         if strategy in models.trees:
-            x = stages.read_by(strategy, e.matrix(own, features.names()), features.names())
+            x = ensemble.read_by(strategy, e.matrix(own, features.names()), features.names())
             yield "trees"
             for _ in trees.fit(job, strategy, x, y, rounds, depth):
                 yield "trees"
@@ -154,20 +154,20 @@ def networks(
     e: Engine, job: Job, models: Chosen, train: Rows, own: Frame, fitted: Fitted
 ) -> Iterator[str | dict[str, Any]]:
     """Train the networks on some of the encoded rows, `own`, and the beginning of their texts."""
-    from buzzer.models.recsys2021 import training
+    from buzzer.models.recsys2021 import network_training
 
     keep = sampled(min(job.params["network_rows"], job.params["sample_rows"]), train.height)
     chosen = e.filter(own, keep) if keep else own
     coded = e.keep(e.lookups(chosen, features.user_lookups(fitted.users["code"])))
     only = Chosen((), models.networks, (), models.baseline)
     texts = train.columns([features.TEXTS], keep)
-    batch = stages.inputs(e, coded, only, job.params["tokens"], texts).everything()
-    made, told = training.prepare(job, e.height(fitted.users["code"]) + FIRST_CODE)
+    batch = ensemble.inputs(e, coded, only, job.params["tokens"], texts).everything()
+    made, told = network_training.prepare(job, e.height(fitted.users["code"]) + FIRST_CODE)
     yield {"token_vectors": told, "users_with_vectors": made.users - FIRST_CODE}
     for name in models.all_networks:
         yield "networks"
         history = []
-        for epoch in training.fit(job, name, batch, labels(e, coded)):
+        for epoch in network_training.fit(job, name, batch, labels(e, coded)):
             history.append(epoch)
             yield "networks"
         yield {name: history}
@@ -196,26 +196,30 @@ def second_stage(
     """Let the first stage predict the validation half, train the second stage there, and save what both look up."""
     yield "features"
     val = encoded(e, part.columns(features.read_names()), lookups(e, fitted))
-    week_tables = collected(e, week.fit_tables(e, val, models.second))
-    week_means = week.priors(e, val)
-    counted = week.count_lookups(collected(e, week.count(e, val, models.second)))
+    week_tables = collected(e, second_stage_features.fit_tables(e, val, models.second))
+    week_means = second_stage_features.priors(e, val)
+    counted = second_stage_features.count_lookups(
+        collected(e, second_stage_features.count(e, val, models.second))
+    )
     yield "transfer"
     texts = part.columns([features.TEXTS]) if models.all_networks else None
-    rows, y = stages.inputs(e, val, models, job.params["tokens"], texts), labels(e, val)
+    rows, y = ensemble.inputs(e, val, models, job.params["tokens"], texts), labels(e, val)
     followers = e.to_numpy(val, ["a_followers"])["a_followers"]
     yield "load"
-    first = stages.FirstStage(job, models)
+    first = ensemble.FirstStage(job, models)
     yield "trees"
     found = first.predict_trees(rows)
     yield "networks"
     found |= first.predict_networks(rows)
-    odds = stages.odds_of(rows.x, found, models)
+    odds = ensemble.odds_of(rows.x, found, models)
     for name in models.second:
         yield "features"
-        own = week.encode_own(e, e.lookups(val, counted), week_tables, week_means, name)
-        beside = stages.read_by(name, e.matrix(own, week.names(name)), week.names(name))
+        own = second_stage_features.encode_own(e, e.lookups(val, counted), week_tables, week_means, name)
+        beside = ensemble.read_by(
+            name, e.matrix(own, second_stage_features.names(name)), second_stage_features.names(name)
+        )
         yield "trees"
-        x, margins = stages.seen(rows.x, odds, beside)
+        x, margins = ensemble.seen(rows.x, odds, beside)
         for _ in trees.fit(job, f"week-{name}", x, y, job.params["rounds_2"], job.params["depth_2"], margins):
             yield "trees"
     yield "write"

@@ -12,11 +12,11 @@ from buzzer.datasets.recsys2021.reader import part_files, pieces
 from buzzer.engine import frames
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Array, on_host
-from buzzer.models.job import Job
-from buzzer.models.recsys2021 import features, fitting, sizes, stages, week
+from buzzer.models.api.job import Job
+from buzzer.models.recsys2021 import ensemble, features, fitting, second_stage_features, sizes
+from buzzer.models.recsys2021.ensemble import Chosen
 from buzzer.models.recsys2021.fitting import Fitted
-from buzzer.models.recsys2021.stages import Chosen
-from buzzer.models.recsys2021.tables import Columns, kept, load, load_wanted, merged
+from buzzer.models.recsys2021.lookup_tables import Columns, kept, load, load_wanted, merged
 
 IDS = ("tweet_id", "enaging_user_id")
 FIRST = "first"
@@ -72,10 +72,13 @@ class Predictor:
     """What a process has open for prediction. First `preprocess` every piece, then `load_tables`, then `predict` every piece."""
 
     def __init__(self, job: Job) -> None:
-        self.job, self.e, self.models = job, frames.load(job.engine), stages.chosen(job.params)
+        self.job, self.e, self.models = job, frames.load(job.engine), ensemble.chosen(job.params)
         self.codes = load(self.e, job.work, "code")
         self.means = fitting.means(job.work)
-        self.first, self.second = stages.FirstStage(job, self.models), stages.SecondStage(job, self.models)
+        self.first, self.second = (
+            ensemble.FirstStage(job, self.models),
+            ensemble.SecondStage(job, self.models),
+        )
         self.beside = [*IDS, features.TEXTS] if self.first.networks else [*IDS]
         self.seen: list[Piece] = []
 
@@ -86,24 +89,27 @@ class Predictor:
         t = features.code(e, t, self.codes)
         t = e.keep(e.select(t, [*features.coded_names(), *self.beside]))
         self.seen.append(Piece(e, self.job.out / f".piece{number}.parquet", t))
-        counts = kept(e, week.count(e, t, self.models.second))
+        counts = kept(e, second_stage_features.count(e, t, self.models.second))
         if len(self.seen) > 1:  # memory is for one piece at a time
             for piece in self.seen:
                 piece.put_aside()
         return counts
 
     def add_up(self, counts: Sequence[Mapping[str, Frame]]) -> dict[str, Frame]:
-        return kept(self.e, week.add_up(self.e, counts))
+        return kept(self.e, second_stage_features.add_up(self.e, counts))
 
     def load_tables(self, counted: Mapping[str, Frame]) -> None:
         """Read what `fit` saved of the users and tweets that the pieces have; `counted`: over all rows that are scored."""
         e, second, pieces = self.e, self.models.second, [piece.columns for piece in self.seen]
         fitted = wanted(e, self.job.work, self.models, pieces, self.codes, self.means["train"])
-        of_week = load_wanted(e, self.job.work, "week", week.looked_up_by(second), pieces)
+        of_week = load_wanted(e, self.job.work, "week", second_stage_features.looked_up_by(second), pieces)
         kinds = (fitted.tables, fitted.raw, fitted.users, of_week)
         self.table_rows = sum(e.height(table) for kind in kinds for table in kind.values())
-        lookups = [*fitting.lookups(e, fitted), *week.lookups(e, of_week, self.means["week"], second)]
-        self.lookups = merged(e, [*lookups, *week.count_lookups(counted)])
+        lookups = [
+            *fitting.lookups(e, fitted),
+            *second_stage_features.lookups(e, of_week, self.means["week"], second),
+        ]
+        self.lookups = merged(e, [*lookups, *second_stage_features.count_lookups(counted)])
 
     def predict(self, piece: Piece) -> Generator[str, None, Predicted]:
         """A piece through both stages; yields its phases."""
@@ -112,16 +118,16 @@ class Predictor:
         t = fitting.encoded(e, piece.columns(features.coded_names()), self.lookups)
         yield "transfer"
         texts = piece.columns([features.TEXTS]) if self.first.networks else None
-        rows = stages.inputs(e, t, models, self.job.params["tokens"], texts)
-        beside = {name: e.matrix(t, week.names(name)) for name in models.second}
+        rows = ensemble.inputs(e, t, models, self.job.params["tokens"], texts)
+        beside = {name: e.matrix(t, second_stage_features.names(name)) for name in models.second}
         del t  # the matrices are what the models read
         yield "trees"
         found = self.first.predict_trees(rows)
         yield "networks"
         found |= self.first.predict_networks(rows)
         yield "trees"
-        odds = stages.odds_of(rows.x, found, models)
-        found[FIRST] = on_host(stages.probability(stages.mean_odds(odds)))
+        odds = ensemble.odds_of(rows.x, found, models)
+        found[FIRST] = on_host(ensemble.probability(ensemble.mean_odds(odds)))
         found |= self.second.predict(rows.x, odds, beside)
         yield "write"
         return Predicted(e.to_arrow(piece.columns(IDS), IDS), found, final(found, models))
@@ -129,7 +135,7 @@ class Predictor:
 
 def names_of(models: Chosen) -> list[str]:
     """Every model that predicts, as scores call them."""
-    baseline = [stages.BASELINE] if models.baseline else []
+    baseline = [ensemble.BASELINE] if models.baseline else []
     return [*models.first, *baseline, FIRST, *(f"second_{name}" for name in models.second)]
 
 

@@ -9,11 +9,11 @@ import numpy as np
 
 from buzzer.datasets import recsys2021 as dataset
 from buzzer.engine.frames.base import Array
-from buzzer.models.job import Job, Result
+from buzzer.models.api.job import Job, Result
+from buzzer.models.recsys2021.ensemble import Chosen
 from buzzer.models.recsys2021.features import TARGETS
 from buzzer.models.recsys2021.fitting import means
 from buzzer.models.recsys2021.predicting import IDS, Predicted, names_of
-from buzzer.models.recsys2021.stages import Chosen
 
 FINAL, CONSTANT = "results", "constant"
 

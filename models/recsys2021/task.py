@@ -12,11 +12,11 @@ from buzzer.datasets.recsys2021 import generator
 from buzzer.datasets.workers import usable_cores
 from buzzer.engine import frames
 from buzzer.engine.frames import Engine
-from buzzer.models.job import Data, Job, Progress, Result, Steps
-from buzzer.models.recsys2021 import features, fitting, sharded, sizes, stages
+from buzzer.models.api.job import Data, Job, Progress, Result, Steps
+from buzzer.models.recsys2021 import distributed, ensemble, features, fitting, sizes
+from buzzer.models.recsys2021.lookup_tables import collected
 from buzzer.models.recsys2021.predicting import Predictor, pieces_of_test
 from buzzer.models.recsys2021.submission import submission
-from buzzer.models.recsys2021.tables import collected
 
 
 class RecSys2021:
@@ -38,13 +38,13 @@ class RecSys2021:
             return (yield from self._fit(job, frames.load(job.engine)))
         yield "load"
         with (
-            sharded.opened(job) as client,
+            distributed.opened(job) as client,
             frames.loaded_on(job.engine, client, job.gpu_memory_bytes) as e,
         ):
             return (yield from self._fit(job, e))
 
     def _fit(self, job: Job, e: Engine) -> Steps:
-        models = stages.chosen(job.params)
+        models = ensemble.chosen(job.params)
         texts = [features.TEXTS] if models.all_networks else []
         yield "load"
         train, val = (fitting.read_all(e, job, part, texts) for part in ("train", "val"))
@@ -63,7 +63,7 @@ class RecSys2021:
 
     def predict(self, job: Job) -> Steps:
         if job.clustered:
-            return (yield from sharded.predict(job))
+            return (yield from distributed.predict(job))
         yield "load"
         predictor, counts = Predictor(job), []
         for number, path in pieces_of_test(job):

@@ -10,7 +10,7 @@ from buzzer.datasets.recsys2021.schema import GROUPS
 from buzzer.engine import cluster
 from buzzer.engine.frames.base import Array, on_host
 from buzzer.models import blend
-from buzzer.models.job import Job
+from buzzer.models.api.job import Job
 from buzzer.models.recsys2021.features import TARGETS
 
 # settings, labels [rows], margins [rows] or None, rounds -> a Booster

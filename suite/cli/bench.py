@@ -16,15 +16,19 @@ from rich.text import Text
 
 from buzzer import caches
 from buzzer.errors import DataError, UnsupportedError, UsageError, unknown_name
-from buzzer.models.job import Data
-from buzzer.suite import benchplan, guard, loadgen, machine, record, registry, report, runner
+from buzzer.models.api.job import Data
 from buzzer.suite import budget as budgets
-from buzzer.suite.benchplan import Choice, Planned
+from buzzer.suite import registry
+from buzzer.suite.bench import loadgen, plan
+from buzzer.suite.bench.plan import Choice, Planned
 from buzzer.suite.cli.frontier import run as draw_frontier
+from buzzer.suite.cli.progress import Screen, cells
 from buzzer.suite.cli.run import DEFAULT_OUT, check_budgets, keep, names, watch
 from buzzer.suite.config_file import MOST_REPEATS, MOST_SEED
-from buzzer.suite.record import Record
-from buzzer.suite.screen import Screen, cells
+from buzzer.suite.records import machine, record
+from buzzer.suite.records.record import Record
+from buzzer.suite.report import leaderboard
+from buzzer.suite.run import reaper, runner
 
 WIDTH = 180  # columns of a table that goes into a file or a pipe
 SCENARIOS = ("single-stream", "offline", "server")
@@ -100,9 +104,9 @@ def main(
     with (
         Screen() as screen,
         tempfile.TemporaryDirectory(prefix="buzzer-bench-", ignore_cleanup_errors=True) as work,
-        guard.swept(Path(work)),
+        reaper.swept(Path(work)),
     ):
-        plans = [(choice, benchplan.plan(choice)) for choice in choices]
+        plans = [(choice, plan.plan(choice)) for choice in choices]
         screen.plan(sum(len(planned) for _, planned in plans))
         for i, (choice, planned) in enumerate(plans):
             made += run(choice, planned, Path(work) / str(i), out, screen)
@@ -149,7 +153,7 @@ def choice_of(options: dict[str, Any], packing: str) -> Choice:
     registry.check_precisions(precisions)
     if options["scenario"] and options["lengths"] == "real":
         raise UsageError("LoadGen's samples are rows of one length here", "leave out --lengths real")
-    seq = benchplan.tokens_of(model, options["seq"])
+    seq = plan.tokens_of(model, options["seq"])
     seeds = {"loadgen_seeds": seeds_of(options["loadgen_seeds"])} if options["scenario"] else {}
     taken = (
         "batch",
@@ -164,7 +168,7 @@ def choice_of(options: dict[str, Any], packing: str) -> Choice:
     )
     choice = Choice(
         model=model,
-        backends=benchplan.backends_of(model, names(options["backend"])),
+        backends=plan.backends_of(model, names(options["backend"])),
         precisions=precisions,
         device=options["device"],
         budget=budget,
@@ -172,9 +176,9 @@ def choice_of(options: dict[str, Any], packing: str) -> Choice:
         rounds=1 if options["scenario"] else options["rounds"],
         params={name: options[name] for name in taken}
         | {"packing": packing, "seq": seq, **seeds}
-        | {"inputs": options["inputs"] or benchplan.inputs_of(options["batch"], seq)},
+        | {"inputs": options["inputs"] or plan.inputs_of(options["batch"], seq)},
     )
-    check_budgets([benchplan.reference_run(choice)], "fail")
+    check_budgets([plan.reference_run(choice)], "fail")
     return choice
 
 
@@ -202,7 +206,7 @@ def answers(choice: Choice, work: Path, screen: Screen) -> tuple[Data, Record | 
     """
     kept = caches.folder() / "bench"
     empty = Data(kept, "", "generated", {}, 1.0)
-    reference = benchplan.reference_run(choice)
+    reference = plan.reference_run(choice)
     found = runner.bench(reference, empty, caches.folder(), work, work, watch(screen, reference))
     screen.clear()
     if found.outcome == "unsupported":
@@ -247,21 +251,21 @@ def keep_logs(made: Path, kept: Path) -> None:
 def show(records: Sequence[Record], as_json: bool) -> None:
     """The rank table, or the records, best first, on stdout."""
     if as_json:
-        for group in benchplan.boards(records).values():
-            for rank, row in enumerate(benchplan.rows(group), 1):
+        for group in plan.boards(records).values():
+            for rank, row in enumerate(plan.rows(group), 1):
                 for r in row.records:
                     print(json.dumps({"rank": rank if row.ranked else None} | r.model_dump(mode="json")))
         return
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
-    for group in benchplan.boards(records).values():
-        table = Table(title=Text(benchplan.title(group[0])), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for name in benchplan.COLUMNS:
+    for group in plan.boards(records).values():
+        table = Table(title=Text(plan.title(group[0])), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for name in plan.COLUMNS:
             table.add_column(name, overflow="fold", no_wrap=name != "outcome")
-        for line in benchplan.table(group):
+        for line in plan.table(group):
             table.add_row(*cells(line))
         console.print(table)
         console.print(Text(machine.line(group[0].machine)))
-        for note in report.bench_notes(group):
+        for note in leaderboard.bench_notes(group):
             console.print(Text(f"- {note}"))
-    for told_of in benchplan.fastest(records):
+    for told_of in plan.fastest(records):
         console.print(Text(f"fastest at {told_of}"))

@@ -15,19 +15,23 @@ from rich.text import Text
 
 from buzzer import caches
 from buzzer.errors import DataError, UsageError
-from buzzer.models.job import Data
+from buzzer.models.api.job import Data
 from buzzer.suite import budget as budgets
-from buzzer.suite import compare, compare_text, integrity, plan, record, registry, report, runner
+from buzzer.suite import registry
+from buzzer.suite.analysis import comparison
+from buzzer.suite.analysis.comparison import Comparison
+from buzzer.suite.analysis.regress import Change, Threshold, changes
 from buzzer.suite.cli import run as run_verb
+from buzzer.suite.cli.progress import Screen, cells
 from buzzer.suite.cli.report import load as read_records
-from buzzer.suite.compare import Comparison
-from buzzer.suite.compare_text import Section
 from buzzer.suite.config_file import MOST_REPEATS, MOST_SEED, check_scale
 from buzzer.suite.escape import markdown as shown
-from buzzer.suite.plan import Choice, Run
-from buzzer.suite.record import Record
-from buzzer.suite.regress import Change, Threshold, changes
-from buzzer.suite.screen import Screen, cells
+from buzzer.suite.records import integrity, record
+from buzzer.suite.records.record import Record
+from buzzer.suite.report import compare_text, leaderboard
+from buzzer.suite.report.compare_text import Section
+from buzzer.suite.run import plan, runner
+from buzzer.suite.run.plan import Choice, Run
 
 Prepared = tuple[Choice, Data]
 WIDE = 200
@@ -77,13 +81,14 @@ def main(
         raise UsageError("--against and --fail-if belong together", "--against results/old --fail-if wall:5%")
     check_scale("--full", full)
     limit = budgets.resolve(full_budget) if full_budget else None
-    prices = compare.parse_prices(price)
+    prices = comparison.parse_prices(price)
     older = read_records(against or [])[0]
     records = read_records(from_)[0] if from_ else run_rounds(options, config)
     kept = integrity.examine(record.paths([out])).good if out.is_dir() else {}
     pool = [*records, *kept.values(), *older]
     made = [
-        compare.compare(g, config, limit, prices, pool, full) for g in compare.groups(records, config.name)
+        comparison.compare(g, config, limit, prices, pool, full)
+        for g in comparison.groups(records, config.name)
     ]
     if not made and not from_ and not records:
         raise typer.Exit(1)  # interrupted, and said so
@@ -239,6 +244,6 @@ def print_section(section: Section, console: Console) -> None:
 def as_markdown(made: Comparison, found: list[Change]) -> str:
     parts = [f"# {shown(compare_text.title(made))}"]
     for section in compare_text.sections(made, found):
-        parts += [f"## {shown(section.title)}", report.markdown_table(section.header, section.lines)]
-        parts += ["\n".join(report.markdown_notes(section.notes))] if section.notes else []
+        parts += [f"## {shown(section.title)}", leaderboard.markdown_table(section.header, section.lines)]
+        parts += ["\n".join(leaderboard.markdown_notes(section.notes))] if section.notes else []
     return "\n\n".join(parts) + "\n"

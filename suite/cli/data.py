@@ -12,11 +12,12 @@ import typer
 from buzzer import caches
 from buzzer.datasets.workers import usable_cores
 from buzzer.errors import UsageError
-from buzzer.suite import guard, registry
-from buzzer.suite import rescore as rescoring
-from buzzer.suite.child import load_entry
+from buzzer.suite import registry
+from buzzer.suite.cli.progress import Screen
 from buzzer.suite.config_file import MOST_SEED, check_scale
-from buzzer.suite.screen import Screen
+from buzzer.suite.records import rescore as rescoring
+from buzzer.suite.run import reaper
+from buzzer.suite.run.worker import load_entry
 
 app = typer.Typer(help="Generate, convert, score and describe data sets.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="Task or data set.")]
@@ -46,7 +47,7 @@ def generate(
     if test_scale is not None and "test_scale" not in known:
         raise UsageError(f"{dataset.NAME} has no test part of its own scale", "leave out --test-scale")
     options = {"test_scale": test_scale, "jobs": jobs or usable_cores()}
-    with Screen() as screen, guard.swept(partial(out)):
+    with Screen() as screen, reaper.swept(partial(out)):
         dataset.generate(
             out, scale, seed, screen.preparing, **{k: v for k, v in options.items() if k in known}
         )
@@ -113,7 +114,7 @@ def convert(
     if out.exists():
         raise UsageError(f"{out} exists", "choose a new folder for --out")
     dataset = registry.dataset(task)
-    with Screen() as screen, guard.swept(partial(out)):
+    with Screen() as screen, reaper.swept(partial(out)):
         dataset.convert(existing(folder), out, screen.preparing)
     print(out)
 

@@ -12,7 +12,9 @@ from rich.table import Table
 
 from buzzer.engine import frames, infer
 from buzzer.errors import UnsupportedError
-from buzzer.suite import cgroups, limits, machine, meter, registry
+from buzzer.suite import registry
+from buzzer.suite.records import machine
+from buzzer.suite.run import cgroups, counters, limits
 
 
 def main(as_json: Annotated[bool, typer.Option("--json", help="One object on stdout.")] = False) -> None:
@@ -55,7 +57,7 @@ def content() -> dict[str, Any]:
         "polled_because": None if enforced else asdict(cgroups.missing()),
         "engines": {name: problem(frames.load, name) for name in registry.engines()},
         "backends": {name: problem(infer.load, name) for name in registry.backends()},
-        "counters": meter.missing(),
+        "counters": counters.missing(),
     }
 
 

@@ -12,11 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from buzzer.errors import UsageError
-from buzzer.suite import frontier, machine, record, registry
+from buzzer.suite import registry
+from buzzer.suite.cli.progress import WIDE, Screen, cells
 from buzzer.suite.cli.run import choice, run_all
-from buzzer.suite.plan import Choice
-from buzzer.suite.record import Record
-from buzzer.suite.screen import WIDE, Screen, cells
+from buzzer.suite.records import machine, record
+from buzzer.suite.records.record import Record
+from buzzer.suite.report import frontier
+from buzzer.suite.run.plan import Choice
 
 TASK = "bert-intent-precision"
 NAMES = ("bert", "minilm-l6")  # the task's own weights; else the path of a Hugging Face BERT folder

@@ -14,14 +14,17 @@ from rich.table import Table
 from buzzer import caches
 from buzzer.configs import load_yaml
 from buzzer.errors import DataError, UsageError, unknown_name
-from buzzer.models.job import Data
+from buzzer.models.api.job import Data
 from buzzer.suite import budget as budgets
-from buzzer.suite import child, config_file, plan, record, registry, report, runner
+from buzzer.suite import config_file, registry
+from buzzer.suite.cli.progress import WIDE, Screen, clock_text, show_boards
 from buzzer.suite.cli.report import load
 from buzzer.suite.config_file import MOST_REPEATS, MOST_SEED, check_scale
-from buzzer.suite.plan import Choice, Run
-from buzzer.suite.record import Record
-from buzzer.suite.screen import WIDE, Screen, clock_text, show_boards
+from buzzer.suite.records import record
+from buzzer.suite.records.record import Record
+from buzzer.suite.report import leaderboard
+from buzzer.suite.run import plan, runner, worker
+from buzzer.suite.run.plan import Choice, Run
 
 DEFAULT_OUT = Path("results/local")
 
@@ -226,7 +229,7 @@ def prepare(choice: Choice, source: Path | None, cache: Path, screen: Screen) ->
     """The task's input data, checked or generated."""
     if source is not None and not source.is_dir():
         raise UsageError(f"--data {source}: no such folder")
-    task = child.load_entry(choice.task.entry)
+    task = worker.load_entry(choice.task.entry)
     data = task.prepare(source, cache / "data", choice.scale, choice.seed, screen.preparing)
     screen.clear()
     return data
@@ -293,9 +296,9 @@ def spare(new: Record, screen: Screen) -> str:
 
 def finish(records: Sequence[Record], out: Path, as_json: bool) -> None:
     """The result on stdout, the leaderboard on disk, and the exit code."""
-    leaderboard = out / "leaderboard.md"
+    board = out / "leaderboard.md"
     try:
-        record.write_text(leaderboard, report.markdown(load([out])[0] if out.exists() else []))
+        record.write_text(board, leaderboard.markdown(load([out])[0] if out.exists() else []))
     finally:  # also where the disk is full
         if as_json:
             for r in records:
@@ -303,6 +306,6 @@ def finish(records: Sequence[Record], out: Path, as_json: bool) -> None:
         else:
             show_boards(records, Console(width=None if sys.stdout.isatty() else WIDE))
     if not as_json:
-        print(f"report: {leaderboard}")
+        print(f"report: {board}")
     if any(r.outcome not in ("ok", "unsupported") for r in records):
         raise typer.Exit(1)

@@ -10,7 +10,7 @@ from buzzer.engine import device, faults
 from buzzer.engine.frames import resident
 from buzzer.engine.frames.lazy import Lazy
 from buzzer.errors import DataError, UnsupportedError
-from buzzer.suite import child
+from buzzer.suite.run import worker
 
 
 def made(name: str, base: type[Exception], message: str) -> Exception:
@@ -101,7 +101,7 @@ FAULTS = {
 @pytest.mark.parametrize("name", FAULTS)
 def test_every_fault_has_its_outcome(name: str) -> None:
     error, outcome = FAULTS[name]
-    told = child.failure(error)
+    told = worker.failure(error)
     assert told["outcome"] == outcome
     assert any(str(link) in told["message"] for link in faults.chain(error))
     assert bool(told["hint"]) == (outcome in ("device-oom", "unsupported"))
@@ -114,7 +114,7 @@ def test_a_fault_is_seen_through_what_it_became() -> None:
         except MemoryError as error:
             raise ValueError("piece 3 failed") from error
     except ValueError as error:
-        assert child.failure(error)["outcome"] == "device-oom"
+        assert worker.failure(error)["outcome"] == "device-oom"
 
 
 def refuses() -> None:

@@ -17,20 +17,20 @@ HEAVY = (
     "onnx.shape_inference",
     "safetensors.torch",
     "torch.utils.flop_counter",
-    "buzzer.engine.infer.onnxruntime",
-    "buzzer.engine.infer.xgboost",
+    "buzzer.engine.infer.backends.onnxruntime",
+    "buzzer.engine.infer.backends.xgboost",
     "buzzer.engine.quant",
     "buzzer.models.bert.encoder",
     "buzzer.models.bert.tokenizer",
     "buzzer.models.onnx_file",
-    "buzzer.suite.bench",
-    "buzzer.suite.benchplan",
+    "buzzer.suite.bench.protocol",
+    "buzzer.suite.bench.plan",
 )
 MOST_BYTES = 8 << 30  # of address space: what a damaged file asks for must not take the machine with it
 
 
 def ask(params: dict[str, str]) -> Any:
-    from buzzer.models.target import Ask
+    from buzzer.models.api.target import Ask
 
     return Ask(2, 8, 2, "fixed", "padded", 0, params)
 
@@ -39,11 +39,11 @@ def onnx(path: Path) -> None:
     """Plan, right answers and a run of an ONNX file."""
     from buzzer.engine import infer
     from buzzer.models.onnx_file import TARGET
-    from buzzer.suite import bench, benchplan
+    from buzzer.suite.bench import plan, protocol
 
-    benchplan.hash_of(path)
+    plan.hash_of(path)
     loaded = TARGET.load(ask({"path": str(path)}))
-    bench.answered(loaded, "cpu")
+    protocol.answered(loaded, "cpu")
     axes: dict[str, dict[int, str]] = {name: {} for name in loaded.batches[0]}
     own = {"backend": "onnxruntime", "example": loaded.batches[0], "outputs": loaded.outputs, "dynamic": axes}
     offered = getattr(infer, "precisions", lambda module, path: ("fp32",))(infer.load("onnxruntime"), path)

@@ -9,13 +9,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from buzzer.engine import infer
-from buzzer.engine.infer import onnx_graph
 from buzzer.engine.infer.cost import cost_of
+from buzzer.engine.infer.onnx import graphs
 from buzzer.errors import DataError, UnsupportedError, UsageError
+from buzzer.models.api.target import Ask
 from buzzer.models.onnx_file import TARGET
-from buzzer.models.target import Ask
-from buzzer.suite import benchplan, registry
-from buzzer.suite.bench import answered
+from buzzer.suite import registry
+from buzzer.suite.bench import plan
+from buzzer.suite.bench.protocol import answered
 
 FLOATS = {"fp16": "float16", "fp32": "float32", "fp64": "float64"}
 
@@ -77,11 +78,11 @@ def prepared(path: Path, backend: str, precision: str) -> infer.Session:
 @pytest.mark.parametrize("own", FLOATS)
 def test_a_file_is_called_by_its_own_precision(own: str, tmp_path: Path) -> None:
     path = gemm(tmp_path / "net.onnx", FLOATS[own])
-    assert onnx_graph.precision(path) == own
-    planned = benchplan.precisions_of("onnxruntime", [], path)
+    assert graphs.precision(path) == own
+    planned = plan.precisions_of("onnxruntime", [], path)
     assert next(name for name, problem in planned if problem is None) == own
     for other in FLOATS.keys() - {own}:
-        told = benchplan.precisions_of("onnxruntime", [other], path)
+        told = plan.precisions_of("onnxruntime", [other], path)
         assert [problem.message for _, problem in told if problem] == [
             f"onnxruntime has no precision {other}"
         ]
@@ -173,9 +174,9 @@ def test_rows_without_tokens_have_none_on_their_board(tmp_path: Path) -> None:
         {"w": np.ones((2, 1, 3, 3), "float32")},
     )
     for path, tokens in ((conv, 0), (table(tmp_path / "ids.onnx", [], 0, shape=("rows", "length")), 128)):
-        assert benchplan.tokens_of(registry.model(str(path)), 128) == tokens
-    assert benchplan.tokens_of(registry.models()["bert-base"], 128) == 128
-    assert benchplan.tokens_of(registry.models()["gbdt"], 128) == 0
+        assert plan.tokens_of(registry.model(str(path)), 128) == tokens
+    assert plan.tokens_of(registry.models()["bert-base"], 128) == 128
+    assert plan.tokens_of(registry.models()["gbdt"], 128) == 0
 
 
 @pytest.mark.parametrize(
@@ -200,7 +201,7 @@ def test_weights_outside_the_folder_are_refused_before_a_runtime_opens_them(
     told = "no file" if location == "folder" else "outside its folder"
     for opens in (
         lambda: TARGET.load(ask(path)),
-        lambda: benchplan.hash_of(path),
+        lambda: plan.hash_of(path),
         lambda: infer.precisions(infer.load("onnxruntime"), path),
         lambda: cost_of(path, {}),
     ):
@@ -221,7 +222,7 @@ def test_weights_of_inner_graphs_are_looked_at_too(tmp_path: Path) -> None:
     node = helper.make_node("If", ["x"], ["y"], then_branch=branch, else_branch=branch)
     path = saved(tmp_path / "net.onnx", [node], {"x": (TensorProto.BOOL, [])}, {})
     with pytest.raises(DataError, match="outside its folder: '/etc/passwd'"):
-        onnx_graph.read(path)
+        graphs.read(path)
 
 
 def zipmap(path: Path) -> Path:

@@ -17,8 +17,8 @@ from typing import Any
 
 from fake_task import Fake
 
-from buzzer.models.job import SCORE, Job, Result, Steps
-from buzzer.suite.clock import Clock
+from buzzer.models.api.job import SCORE, Job, Result, Steps
+from buzzer.suite.run.clock import Clock
 
 WORK_S = 1.5  # where the harness's clock must tell
 SHORT_S = 0.3  # where what was written tells

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from buzzer.models.job import Data
-from buzzer.suite import runner
+from buzzer.models.api.job import Data
 from buzzer.suite.budget import resolve
-from buzzer.suite.plan import Choice, Run, fit_run, predict_runs
-from buzzer.suite.record import Record
+from buzzer.suite.records.record import Record
 from buzzer.suite.registry import TaskConfig, Variant, params_hash
+from buzzer.suite.run import runner
+from buzzer.suite.run.plan import Choice, Run, fit_run, predict_runs
 
 HERE = Path(__file__).resolve().parent
 
@@ -48,7 +48,7 @@ def fake_choice(do: str = "work", budget: str = "1c2g30s", **changes: Any) -> Ch
 @pytest.fixture(params=["cgroups", "polled"])
 def enforcement(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both kinds of enforcement; cgroups only where the machine has them."""
-    from buzzer.suite import limits
+    from buzzer.suite.run import limits
 
     limits.cgroups_work.cache_clear()
     if request.param == "polled":

@@ -11,8 +11,8 @@ from typing import Any
 
 from buzzer.caches import COMPILED, kernels
 from buzzer.errors import DataError, UnsupportedError
-from buzzer.models.job import Data, Job, Progress, Result, Steps
-from buzzer.suite.clock import Clock
+from buzzer.models.api.job import Data, Job, Progress, Result, Steps
+from buzzer.suite.run.clock import Clock
 
 
 def caches() -> dict[str, Any]:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from conftest import fake_choice
 
-from buzzer.models.job import Data
-from buzzer.suite import runner
-from buzzer.suite.plan import fit_run
+from buzzer.models.api.job import Data
+from buzzer.suite.run import runner
+from buzzer.suite.run.plan import fit_run
 
 if __name__ == "__main__":
     data = Data(Path(), "fingerprint", "generated", {"rows": 10}, 1.0)

@@ -10,15 +10,15 @@ from conftest import fake_choice
 from rich.console import Console
 
 from buzzer.errors import BuzzerError
-from buzzer.models.job import Data
-from buzzer.suite import record
+from buzzer.models.api.job import Data
 from buzzer.suite.cli import run as run_verb
-from buzzer.suite.screen import Screen
+from buzzer.suite.cli.progress import Screen
+from buzzer.suite.records import record
 
 
 def main(out: Path, runs: int) -> int:
     choice = fake_choice("soak", "1c300m5s", backends=["torch_eager"], repeat=runs)
-    data = Data(Path(__file__).parent / "records", "fingerprint", "generated", {"rows": 10}, 1.0)
+    data = Data(Path(__file__).parent / "old_records", "fingerprint", "generated", {"rows": 10}, 1.0)
     options = {"out": out, "resume": True}
     try:
         with Screen(Console(stderr=True, quiet=True)) as screen:

@@ -11,7 +11,8 @@ import pytest
 from buzzer.datasets.complete_journey import mapping
 from buzzer.engine import frames
 from buzzer.errors import UnsupportedError, UsageError
-from buzzer.models.sigir_ecom import complete_journey, shoppers
+from buzzer.models.complete_journey import task as complete_journey
+from buzzer.models.online_shoppers import task as shoppers
 from buzzer.suite import registry
 
 BACKENDS = ("torch_eager", "onnxruntime")

@@ -1,0 +1,1 @@
+"""Encoders on our Triton kernels: lowering, packing, sessions, tuning."""

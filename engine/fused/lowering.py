@@ -1,0 +1,229 @@
+"""An encoder lowered to kernels: seven a layer, on buffers that stay in place, for one number of tokens."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from buzzer.engine.fused.persistent import stack
+from buzzer.engine.fused.weights import EncoderWeights, Layer, Linear
+from buzzer.engine.kernels.attention import self_attention
+from buzzer.engine.kernels.gemm import Grid, Tile, early_tile, linear
+from buzzer.engine.kernels.jit import Launch
+from buzzer.engine.kernels.persistent import Buffers, encoder_layers
+from buzzer.engine.kernels.rows import Eight, Norm, embedding, pooling, residual_norm
+
+# (rows, columns, depth, dtype, may be split) -> tile; see `kernels.tune`.
+Choose = Callable[[int, int, int, torch.dtype, bool], Tile]
+
+
+class State(NamedTuple):
+    """Tokens' states between kernels: floats, and the same in eight bits for a consumer that takes those."""
+
+    floats: Tensor
+    eight: Eight | None
+
+
+@dataclass
+class Inputs:
+    """A run's inputs, in one buffer so that they travel in one copy.
+
+    ids int32 [3, tokens]: word, position and type. spans int32 [2, tokens]: first and past-the-last token of each
+    token's sequence. starts int32 [sequences + 1]: where each sequence begins.
+    """
+
+    tokens: int
+    sequences: int
+    device: str
+    all: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        size = 5 * self.tokens + self.sequences + 1
+        self.all = torch.zeros(size, dtype=torch.int32, device=self.device)
+        self.ids = self.all[: 3 * self.tokens].view(3, self.tokens)
+        self.spans = self.all[3 * self.tokens : 5 * self.tokens].view(2, self.tokens)
+        self.starts = self.all[5 * self.tokens :]
+
+
+@dataclass
+class Program:
+    """Kernels in the order in which they run, and the buffers that outlive a run."""
+
+    inputs: Inputs
+    launches: list[Launch]
+    output: Tensor  # [tokens, size] states, or float32 [sequences, values] of the pooled tail
+    counters: Tensor | None  # of the persistent kernel's barriers
+
+    def run(self) -> None:
+        for launch in self.launches:
+            launch()
+
+    def check(self) -> None:
+        """Raises RuntimeError if a grid barrier was given up: not all programs were resident."""
+        if self.counters is not None and int(self.counters[2]):
+            raise RuntimeError(
+                "a grid barrier of the persistent kernel was given up; the output is worth nothing"
+            )
+
+
+def text_of(weights: EncoderWeights, tokens: int) -> str:
+    """Names a program among a GPU's tuned ones."""
+    dtype = str(weights.eight or weights.dtype).removeprefix("torch.")
+    return f"{tokens} tokens {len(weights.layers)}x{weights.size} {dtype}"
+
+
+MODES = ("plain", "pdl", "early", "persistent")
+DEPENDENT = ("pdl", "early")  # by programmatic dependent launch, from compute capability 9.0 on
+
+
+def multiprocessors(device: str) -> int:
+    """Programs that are surely resident at once: one in the interpreter; an H100's where no device is."""
+    if device == "meta":
+        return 132
+    return 1 if device == "cpu" else torch.cuda.get_device_properties(0).multi_processor_count
+
+
+class Lowering:
+    """Makes the program of `weights` for a number of tokens and sequences.
+
+    mode: "plain" launches; "pdl", programmatic dependent ones; "early", the same with GEMMs whose weights are loaded
+    before the wait, where such tiles fit; "persistent", all layers in one kernel.
+    """
+
+    def __init__(
+        self, weights: EncoderWeights, tokens: int, sequences: int, choose: Choose, mode: str = "plain"
+    ) -> None:
+        self.weights, self.tokens, self.choose, self.mode = weights, tokens, choose, mode
+        self.pdl = mode in DEPENDENT
+        self.inputs = Inputs(tokens, sequences, str(weights.tables[0].device))
+        self.launches: list[Launch] = []
+        self._buffers: dict[str, Tensor] = {}
+
+    def program(self, pool: str, unit: bool) -> Program:
+        """pool: "none", "first" or "mean"; see `EncoderSpec`."""
+        weights = self.weights
+        first, *others = [layer.qkv.grid for layer in weights.layers]
+        at = self._state("even", first)
+        self._add(embedding("embed", self.inputs.ids, weights.tables, weights.norm, *at, pdl=self.pdl))
+        if self.mode == "persistent":
+            self._add(self._all_layers())
+        else:
+            for number, (layer, follower) in enumerate(zip(weights.layers, [*others, None], strict=True)):
+                at = self._layer(f"layer {number}", layer, at, follower)
+        output = at.floats if pool == "none" else self._pooled(at.floats, pool == "mean", unit)
+        return Program(self.inputs, self.launches, output, self._buffers.get("counters"))
+
+    def _layer(self, name: str, layer: Layer, at: State, follower: Grid | None) -> State:
+        size, heads = self.weights.size, self.weights.heads
+        qkv = self._buffer("qkv", (self.tokens, 3 * size))
+        self._linear(f"{name} qkv", at, layer.qkv, qkv)
+        context = self._buffer("context", (self.tokens, size), layer.out.grid)
+        spans, grid = self.inputs.spans, layer.out.grid
+        self._add(self_attention(f"{name} attention", qkv, spans, context, heads, grid, pdl=self.pdl))
+        at = self._to_norm(f"{name} out", context, layer.out, at, layer.attention_norm, "odd", layer.up.grid)
+        wide = self._buffer("up", (self.tokens, len(layer.up.weights.weight)), layer.down.grid)
+        self._linear(f"{name} up", at, layer.up, wide, act=self.weights.act, grid=layer.down.grid)
+        return self._to_norm(f"{name} down", wide, layer.down, at, layer.norm, "even", follower)
+
+    def _all_layers(self) -> Launch:
+        """The persistent kernel, from the state "even" to the state "even"."""
+        layer, size, heads = self.weights.layers[0], self.weights.size, self.weights.heads
+        kinds = ((layer.qkv, False), (layer.out, True), (layer.up, False), (layer.down, True))
+        tiles = [
+            self._tile(self.tokens, *x.weights.weight.shape, x.weights.weight.dtype, splits)  # type: ignore[call-arg]
+            for x, splits in kinds
+        ]
+        even, odd = self._state("even", layer.qkv.grid), self._state("odd", layer.up.grid)
+        eights = [state.eight.out if state.eight else None for state in (even, odd)]
+        most = max(tiles[1].split, tiles[3].split)
+        buffers = Buffers(
+            even=even.floats,
+            even8=eights[0],
+            odd=odd.floats,
+            odd8=eights[1],
+            qkv=self._buffer("qkv", (self.tokens, 3 * size)),
+            context=self._buffer("context", (self.tokens, size), layer.out.grid),
+            parts=self._buffer("sums", (most, self.tokens, size), dtype=torch.float32),
+            wide=self._buffer("up", (self.tokens, len(layer.up.weights.weight)), layer.down.grid),
+            counters=self._buffer("counters", (3,), dtype=torch.int32),
+        )
+        stacked, programs = stack(self.weights), multiprocessors(self.inputs.device)
+        cuts = (tiles[0], tiles[1], tiles[2], tiles[3])
+        spans = self.inputs.spans
+        return encoder_layers("layers", stacked, buffers, spans, heads, self.weights.act, cuts, programs)
+
+    def _to_norm(
+        self,
+        name: str,
+        x: Tensor,
+        layer: Linear,
+        residual: State,
+        norm: Norm,
+        slot: str,
+        follower: Grid | None,
+    ) -> State:
+        """norm(linear(x) + residual): in two kernels, the first of which may leave its sum in shares."""
+        to = self._state(slot, follower)
+        rows, (columns, depth) = self.tokens, layer.weights.weight.shape
+        tile = self._tile(rows, columns, depth, layer.weights.weight.dtype, True)
+        shared = tile.split > 1  # then bias and residual are the norm's to add
+        shape, kind = ((tile.split, rows, columns), torch.float32) if shared else ((rows, columns), None)
+        parts = self._buffer(f"sum {tile.split}", shape, dtype=kind)
+        kept, bias = residual.floats, layer.weights.bias
+        self._add(
+            linear(name, x, layer.weights, parts, tile, residual=None if shared else kept, pdl=self.pdl)
+        )
+        added = (bias, kept) if shared else (None, None)
+        self._add(residual_norm(f"{name} norm", parts, norm, *to, *added, pdl=self.pdl))
+        return to
+
+    def _pooled(self, x: Tensor, mean: bool, unit: bool) -> Tensor:
+        """The tail on each sequence's vector: float32 [sequences, values]."""
+        tail, starts = self.weights.tail, self.inputs.starts
+        grids = [layer.grid for layer, _ in tail] + [None]
+        count, size = len(starts) - 1, self.weights.size
+        at = self._tail_buffer("pooled", (count, size), grids[0], last=not tail)
+        self._add(pooling("pool", x, starts, at, grids[0], mean=mean, unit=unit, pdl=self.pdl))
+        for number, (layer, act) in enumerate(tail):
+            shape, last = (count, len(layer.weights.weight)), number == len(tail) - 1
+            to = self._tail_buffer(f"tail {number}", shape, grids[number + 1], last)
+            self._linear(f"tail {number}", State(at, None), layer, to, act=act, grid=grids[number + 1])
+            at = to
+        return at
+
+    def _tail_buffer(self, name: str, shape: tuple[int, int], grid: Grid | None, last: bool) -> Tensor:
+        return self._buffer(name, shape, grid, torch.float32 if last else None)
+
+    def _linear(
+        self, name: str, x: State, layer: Linear, out: Tensor, act: str = "none", grid: Grid | None = None
+    ) -> None:
+        source = x.eight.out if layer.grid and x.eight else x.floats
+        (rows, depth), dtype = layer.weights.weight.shape, layer.weights.weight.dtype
+        tile = self._tile(len(source), rows, depth, dtype, False)
+        self._add(linear(name, source, layer.weights, out, tile, act=act, grid=grid, pdl=self.pdl))
+
+    def _tile(self, rows: int, columns: int, depth: int, dtype: torch.dtype, splits: bool) -> Tile:
+        early = early_tile(rows, columns, depth, dtype, splits) if self.mode == "early" else None
+        return early or self.choose(rows, columns, depth, dtype, splits)
+
+    def _state(self, slot: str, follower: Grid | None) -> State:
+        """Buffers of a state. Two slots take turns: a norm reads its residual in the one and writes the other."""
+        shape = (self.tokens, self.weights.size)
+        floats = self._buffer(f"{slot} floats", shape)
+        return State(
+            floats, Eight(self._buffer(f"{slot} eight", shape, follower), follower) if follower else None
+        )
+
+    def _buffer(
+        self, name: str, shape: tuple[int, ...], grid: Grid | None = None, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """The buffer of that name, made when first asked for; in eight bits where `grid` says how."""
+        kind = dtype or (self.weights.eight if grid else self.weights.dtype)
+        if name not in self._buffers:
+            self._buffers[name] = torch.zeros(shape, dtype=kind, device=self.inputs.device)
+        return self._buffers[name]
+
+    def _add(self, launch: Launch) -> None:
+        self.launches.append(launch)

@@ -1,0 +1,53 @@
+"""An encoder's weights stacked for the persistent kernel."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from buzzer.engine.fused.weights import EncoderWeights, Linear
+from buzzer.engine.kernels.persistent import Stacked
+from buzzer.errors import UnsupportedError
+
+
+def stack(weights: EncoderWeights) -> Stacked:
+    """Copies of all layers' weights, side by side.
+
+    Raises UnsupportedError where layers differ in kind: some quantised and some not, or of different norms.
+    """
+    rows = [(x.qkv, x.out, x.up, x.down) for x in weights.layers]
+    kinds = list(zip(*rows, strict=True))
+    if len({(x.grid is None) for row in rows for x in row}) != 1:
+        raise UnsupportedError("the persistent kernel takes layers that are all quantised or all in float")
+    if len({n.eps for x in weights.layers for n in (x.attention_norm, x.norm)}) != 1:
+        raise UnsupportedError("the persistent kernel takes one epsilon for all norms")
+    norms = [
+        (x.attention_norm.gamma, x.attention_norm.beta, x.norm.gamma, x.norm.beta) for x in weights.layers
+    ]
+    matrices = [torch.stack([x.weights.weight for x in kind]) for kind in kinds]
+    quantised = rows[0][0].grid is not None
+    none: tuple[None, ...] = (None,) * 4
+    return Stacked(
+        weights=(matrices[0], matrices[1], matrices[2], matrices[3]),
+        scales=tuple(vectors([x.weights.scale for x in kind]) for kind in kinds) if quantised else none,
+        biases=tuple(vectors([x.weights.bias for x in kind]) for kind in kinds),
+        inverses=tuple(inverses(kind) for kind in kinds) if quantised else none,
+        zeros=zeros(rows, str(matrices[0].device)),
+        norms=tuple(torch.stack(kind) for kind in zip(*norms, strict=True)),  # type: ignore[arg-type]
+        eps=weights.layers[0].norm.eps,
+    )
+
+
+def vectors(given: Sequence[Tensor | None]) -> Tensor:
+    return torch.stack([x for x in given if x is not None])
+
+
+def inverses(kind: Sequence[Linear]) -> Tensor:
+    """1 / scale of the inputs, and a row more: the last layer's norm has no follower."""
+    found = [x.grid.inverse for x in kind if x.grid is not None]
+    return torch.stack([*found, torch.ones_like(found[0])])
+
+
+def zeros(rows: Sequence[tuple[Linear, ...]], device: str) -> Tensor:
+    found = [[x.grid.zero if x.grid else 0 for x in row] for row in rows]
+    return torch.tensor([*found, [0] * 4], dtype=torch.int32, device=device)

@@ -1,0 +1,121 @@
+"""What the fused backend's sessions share: a program a size of packed batch, each with its CUDA graph."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from buzzer.engine.fused.lowering import Program
+from buzzer.engine.fused.packing import Tokens, bucket
+from buzzer.engine.infer.session import Array, Base, Description, Plan
+from buzzer.engine.kernels.jit import Launch, interpreted, triton
+from buzzer.engine.kernels.timing import capture
+from buzzer.engine.kernels.tune import Tuned
+
+POISON = 255  # bytes: NaN in every float dtype
+
+
+@dataclass
+class Bucket:
+    """A program with its captured graph (None in the interpreter), and the host's side of its inputs."""
+
+    program: Any  # fused_plan.Program, or what a kind of session makes of it
+    graph: Any
+    host: Tensor
+
+    def replay(self) -> None:
+        """Start the kernels; does not wait for them."""
+        if self.graph is None:
+            self.program.run()
+        else:
+            self.graph.replay()
+
+
+class FusedSession(Base):
+    """A run is `stage`, `replay` and `fetch`, which are the subclass's, as are `packed`, `program` and `weight_bytes`."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
+        self._tuned = Tuned.load(plan.device)
+        self._buckets: dict[tuple[int, int], Bucket] = {}
+        self._kernels: int | None = None  # of the last run
+
+    def stage(self, batch: Mapping[str, Array]) -> Any:
+        """Pack a batch and start its copy to the device."""
+        raise NotImplementedError
+
+    def replay(self, staged: Any) -> None:
+        """Start the work on what was staged; does not wait for it."""
+        raise NotImplementedError
+
+    def fetch(self, staged: Any) -> dict[str, Array]:
+        """Wait for the outputs and copy them to the host."""
+        raise NotImplementedError
+
+    def program(self, tokens: int, sequences: int) -> Program:
+        """The kernels for a number of tokens and sequences."""
+        raise NotImplementedError
+
+    def packed(self, batch: Mapping[str, Array]) -> Tokens:
+        """A batch's tokens that are no padding, side by side."""
+        raise NotImplementedError
+
+    def weight_bytes(self) -> int:
+        """Of the weights as they lie on the device."""
+        raise NotImplementedError
+
+    def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
+        staged = self.stage(batch)
+        self.replay(staged)
+        return self.fetch(staged)
+
+    def launches(self, batch: Mapping[str, Array]) -> list[Launch]:
+        """The kernels that a batch runs, with their bytes and FLOPs."""
+        found: list[Launch] = self._bucket(self.packed(batch)).program.launches
+        return found
+
+    def facts(self) -> Description:
+        return Description(
+            backend="fused",
+            version=f"triton {triton.__version__}" + (" interpreter" if interpreted() else ""),
+            precision=self.plan.precision,
+            device=self.plan.device,
+            threads=self.plan.threads,
+            parameters=sum(w.numel() for w in self.plan.model.parameters()),
+            weight_bytes=self.weight_bytes(),
+            kernels=self._kernels,
+            graph=True if self.plan.device == "cuda" else None,
+        )
+
+    @torch.inference_mode()
+    def poison(self) -> None:
+        for found in self._buckets.values():
+            found.program.output.view(torch.uint8).fill_(POISON)
+
+    def close(self) -> None:
+        self._buckets.clear()
+
+    def _send(self, tokens: Tokens) -> Bucket:
+        """Start the copy of a packed batch to the device; the bucket that it runs on."""
+        found = self._bucket(tokens)
+        self._kernels = len(found.program.launches)
+        tokens.write(found.host.numpy(), found.program.inputs.tokens)
+        found.program.inputs.all.copy_(found.host, non_blocking=True)
+        return found
+
+    def _bucket(self, tokens: Tokens) -> Bucket:
+        size = bucket(len(tokens.places), 16), bucket(tokens.sequences, 1)
+        if size not in self._buckets:
+            self._buckets[size] = self._make(*size)
+        return self._buckets[size]
+
+    @torch.inference_mode()
+    def _make(self, tokens: int, sequences: int) -> Bucket:
+        program = self.program(tokens, sequences)
+        on_gpu = self.plan.device == "cuda"
+        host = torch.zeros_like(program.inputs.all, device="cpu", pin_memory=on_gpu)
+        graph = capture(program.run) if on_gpu else None
+        program.check()  # of the run before the capture
+        return Bucket(program, graph, host)

@@ -1,0 +1,174 @@
+"""An encoder's weights as the kernels take them: query, key and value in one matrix, scales folded, on the device."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from buzzer.engine.fused.spec import EncoderLayer, EncoderSpec
+from buzzer.engine.kernels.gemm import Grid, Weights
+from buzzer.engine.kernels.jit import LIMITS
+from buzzer.engine.kernels.rows import Norm
+from buzzer.errors import UnsupportedError
+
+FLOATS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+EIGHTS = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Weights, and how its input is put into eight bits (None: the input is a float)."""
+
+    weights: Weights
+    grid: Grid | None
+
+
+@dataclass(frozen=True)
+class Layer:
+    qkv: Linear
+    out: Linear
+    attention_norm: Norm
+    up: Linear
+    down: Linear
+    norm: Norm
+
+
+@dataclass(frozen=True)
+class EncoderWeights:
+    """`dtype` is that of states between kernels, fp16 for eight-bit models; `eight` that of quantised inputs."""
+
+    dtype: torch.dtype
+    eight: torch.dtype | None
+    tables: tuple[Tensor, Tensor, Tensor]
+    norm: Norm
+    layers: Sequence[Layer]
+    tail: Sequence[tuple[Linear, str]]
+    heads: int
+    act: str
+    size: int
+
+    def tensors(self) -> list[Tensor]:
+        """All that is read in a run."""
+        linears = [x for layer in self.layers for x in (layer.qkv, layer.out, layer.up, layer.down)]
+        linears += [x for x, _ in self.tail]
+        norms = [self.norm, *(n for layer in self.layers for n in (layer.attention_norm, layer.norm))]
+        found = [*self.tables, *(t for n in norms for t in (n.gamma, n.beta))]
+        return found + [
+            t for x in linears for t in (x.weights.weight, x.weights.scale, x.weights.bias) if t is not None
+        ]
+
+
+def pack(spec: EncoderSpec, precision: str, device: str) -> EncoderWeights:
+    """The weights on the device. Raises UnsupportedError for a mix of precisions that the kernels cannot serve."""
+    pack = Packer(FLOATS.get(precision, torch.float16), EIGHTS.get(precision), device)
+    return EncoderWeights(
+        dtype=pack.dtype,
+        eight=pack.eight,
+        tables=(pack.table(spec.words), pack.table(spec.positions), pack.table(spec.types)),
+        norm=pack.norm(spec.norm),
+        layers=[pack.layer(layer) for layer in spec.layers],
+        tail=[(pack.linear([module]), act) for module, act in spec.tail],
+        heads=spec.heads,
+        act=spec.act,
+        size=spec.words.shape[1],
+    )
+
+
+def random(
+    layers: int, size: int, wide: int, heads: int, precision: str, device: str, vocabulary: int = 30522
+) -> EncoderWeights:
+    """Weights of a shape, for plans and timings; on the "meta" device they have no values.
+
+    Their spread is that of trained ones in what counts: scores of about 0.5, so that attention is flat and not one-hot,
+    and eight-bit inputs that fill their range.
+    """
+    dtype, eight = FLOATS.get(precision, torch.float16), EIGHTS.get(precision)
+
+    def values(*shape: int, spread: float = 0.02) -> Tensor:
+        return torch.randn(*shape, device=device) * spread
+
+    def linear(rows: int, columns: int, spread: float) -> Linear:
+        """spread: standard deviation of its input; that of its output is 0.65 * spread."""
+        deviation, bias = 0.65 / columns**0.5, values(rows)
+        if eight is None:
+            return Linear(Weights(values(rows, columns, spread=deviation).to(dtype), None, bias), None)
+        limit = LIMITS[eight]
+        inverse = limit / (4 * spread)  # four deviations fill the range
+        weight = values(rows, columns, spread=limit / 5).clamp(-limit, limit).to(eight)
+        scale = torch.full((rows,), deviation / (limit / 5) / inverse, device=device)
+        return Linear(Weights(weight, scale, bias), Grid(torch.full((columns,), inverse, device=device), 0))
+
+    def norm() -> Norm:
+        return Norm(torch.ones(size, device=device), values(size), 1e-12)
+
+    def layer() -> Layer:
+        attention = (linear(3 * size, size, 1.0), linear(size, size, 0.1), norm())
+        return Layer(*attention, linear(wide, size, 1.0), linear(size, wide, 0.4), norm())
+
+    tables = (values(vocabulary, size).to(dtype), values(512, size).to(dtype), values(2, size).to(dtype))
+    return EncoderWeights(
+        dtype, eight, tables, norm(), [layer() for _ in range(layers)], [], heads, "gelu", size
+    )
+
+
+def quantised(module: nn.Module) -> bool:
+    """Whether the layer is one of `buzzer.engine.quant`."""
+    return hasattr(module, "packed")
+
+
+@dataclass(frozen=True)
+class Packer:
+    dtype: torch.dtype
+    eight: torch.dtype | None
+    device: str
+
+    def table(self, weight: Tensor) -> Tensor:
+        return weight.detach().to(self.device, self.dtype).contiguous()
+
+    def vector(self, values: Tensor) -> Tensor:
+        return values.detach().to(self.device, torch.float32).contiguous()
+
+    def norm(self, norm: nn.LayerNorm) -> Norm:
+        return Norm(self.vector(norm.weight), self.vector(norm.bias), norm.eps)
+
+    def layer(self, layer: EncoderLayer) -> Layer:
+        return Layer(
+            qkv=self.linear([layer.query, layer.key, layer.value]),
+            out=self.linear([layer.out]),
+            attention_norm=self.norm(layer.attention_norm),
+            up=self.linear([layer.up]),
+            down=self.linear([layer.down]),
+            norm=self.norm(layer.norm),
+        )
+
+    def linear(self, modules: Sequence[Any]) -> Linear:
+        """Layers that share an input as one, their outputs side by side."""
+        if not any(quantised(m) for m in modules):
+            weight = torch.cat([m.weight for m in modules])
+            biases = [m.bias if m.bias is not None else m.weight.new_zeros(len(m.weight)) for m in modules]
+            return Linear(Weights(self.table(weight), None, self.vector(torch.cat(biases))), None)
+        if not all(quantised(m) and m.precision == modules[0].precision for m in modules):
+            raise UnsupportedError(
+                "layers that share an input are quantised in part", "skip all of them or none"
+            )
+        return self.eight_bit([m.packed() for m in modules])
+
+    def eight_bit(self, packed: Sequence[Any]) -> Linear:
+        first = packed[0]
+        if first.weight.dtype != self.eight:
+            raise UnsupportedError(f"a layer is quantised to {first.weight.dtype}, others to {self.eight}")
+        scale = torch.full((first.weight.shape[1],), first.input_scale)
+        grids = [scale if p.smooth is None else scale * p.smooth.cpu() for p in packed]
+        same = all((p.input_scale, p.input_zero) == (first.input_scale, first.input_zero) for p in packed)
+        if not same or not all(torch.equal(g, grids[0]) for g in grids):
+            raise UnsupportedError(
+                "layers that share an input differ in its scale", "calibrate them as one group"
+            )
+        weights = Weights(
+            torch.cat([p.weight for p in packed]).to(self.device).contiguous(),
+            self.vector(torch.cat([p.weight_scale for p in packed]) * first.input_scale),
+            self.vector(torch.cat([p.bias for p in packed])),
+        )
+        return Linear(weights, Grid(self.vector(1 / grids[0]), first.input_zero))

@@ -1,0 +1,104 @@
+"""OpenVINO on the CPU, on an ONNX file or on a torch module exported here."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from buzzer.engine.infer.onnx import graphs
+from buzzer.engine.infer.onnx.graphs import export, first_line
+from buzzer.engine.infer.session import Array, Base, Description, Plan, as_arrays, check_batch
+from buzzer.errors import UnsupportedError
+
+try:
+    import openvino
+except ImportError as error:
+    raise UnsupportedError("OpenVINO is not installed", "pip install 'buzzer[cpu-fast]'") from error
+
+# int8: the quantise nodes that buzzer.engine.quant put into the module; what is left of it runs in
+# bf16 where the processor has that.
+PRECISIONS = ("fp32", "bf16", "int8")
+HALF = ("bf16", "int8")
+FLOATS = ("fp16", "fp64")  # of a file's own
+COMPUTES = "openvino computes in FP32 on the CPU: the file's {} is the type of its weights"
+
+
+class OpenVino(Base):
+    """A compiled model for the lowest latency on the plan's threads."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
+        if plan.device != "cpu":
+            raise UnsupportedError("the openvino backend runs on the CPU only", "use --device cpu")
+        core = openvino.Core()
+        bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if plan.precision == "bf16" and not bf16:
+            raise UnsupportedError("this processor has no bfloat16 instructions", "use --precision fp32")
+        settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": plan.threads,
+            "INFERENCE_PRECISION_HINT": "bf16" if bf16 and plan.precision in HALF else "f32",
+            "CPU_DENORMALS_OPTIMIZATION": True,
+        }
+        self._model = compiled(core, plan, settings)
+        self._request = self._model.create_infer_request()
+        self._taken = [port.any_name for port in self._model.inputs]
+
+    def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
+        check_batch(self.plan, batch)
+        found = self._request.infer({name: batch[name] for name in self._taken}, share_inputs=True)
+        copies = [np.array(found[port], copy=True) for port in self._model.outputs]
+        return as_arrays(copies, self.plan.outputs)
+
+    def poison(self) -> None:
+        """The request's own output tensors are used again in each run."""
+        for port in self._model.outputs:
+            data = self._request.get_tensor(port).data
+            if data.dtype.kind == "f":
+                data.fill(np.nan)
+
+    def close(self) -> None:
+        del self._request, self._model
+
+    def facts(self) -> Description:
+        module = self.plan.model
+        return Description(
+            backend="openvino",
+            version=openvino.__version__.split("-")[0],
+            precision=self.plan.precision,
+            device=self.plan.device,
+            threads=self.plan.threads,
+            parameters=None if isinstance(module, Path) else sum(w.numel() for w in module.parameters()),
+            weight_bytes=None,
+            denormals="flushed",
+            kernels=kernels(self._model),
+            notes=(COMPUTES.format(self.plan.precision),) if self.plan.precision in FLOATS else (),
+        )
+
+
+def kernels(model: Any) -> int:
+    """Operators of the compiled graph, less its ends and its constants."""
+    kinds = (op.get_rt_info()["layerType"].astype(str) for op in model.get_runtime_model().get_ops())
+    return sum(kind not in ("Input", "Output", "Const") for kind in kinds)
+
+
+def compiled(core: Any, plan: Plan, settings: dict[str, Any]) -> Any:
+    """The plan's model for the CPU. Raises DataError for a file that is missing or no ONNX graph, UnsupportedError for one that OpenVINO
+    cannot take."""
+    if not isinstance(plan.model, Path):
+        return core.compile_model(core.read_model(export(plan)), "CPU", settings)
+    graphs.read(plan.model)
+    try:
+        model = core.read_model(plan.model)
+        if not any(plan.dynamic.values()):
+            taken = {port.any_name for port in model.inputs}
+            model.reshape({name: list(a.shape) for name, a in plan.example.items() if name in taken})
+        return core.compile_model(model, "CPU", settings)
+    except RuntimeError as error:
+        told = first_line("\n".join(reversed(str(error).splitlines())))  # where in its sources comes first
+        raise UnsupportedError(f"OpenVINO cannot take {plan.model.name}: {told}") from error
+
+
+def prepare(plan: Plan) -> OpenVino:
+    return OpenVino(plan)

@@ -1,0 +1,145 @@
+"""TensorRT, on an ONNX file or on a torch module exported here.
+
+The network is strongly typed, as TensorRT 10 offers and 11 demands: its types are the graph's own. So fp16 is a graph of
+the module in half precision, and int8 is one with the quantise nodes of buzzer.engine.quant.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from buzzer.engine.infer.graphed import Replayed, Staged, graph_or_note
+from buzzer.engine.infer.onnx import graphs
+from buzzer.engine.infer.onnx.graphs import export
+from buzzer.engine.infer.session import Array, Description, Plan, check_batch
+from buzzer.errors import DataError, UnsupportedError
+
+try:
+    import tensorrt
+except ImportError as error:
+    raise UnsupportedError("TensorRT is not installed", "pip install 'buzzer[tensorrt]'") from error
+
+PRECISIONS = ("fp32", "fp16", "int8", "fp8")
+
+
+class TensorRt(Replayed):
+    """An engine for batches up to the example's size, on torch's device memory and stream.
+
+    Where all axes are fixed a run replays a CUDA graph on buffers that stay in place.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        import torch
+
+        super().__init__(plan)
+        if plan.device != "cuda" or not torch.cuda.is_available():
+            raise UnsupportedError("TensorRT needs a CUDA device", "use --device cuda where there is one")
+        self._logger = tensorrt.Logger(tensorrt.Logger.ERROR)
+        self._engine = tensorrt.Runtime(self._logger).deserialize_cuda_engine(build(plan, self._logger))
+        self._context = self._engine.create_execution_context()
+        self._taken = self._names(tensorrt.TensorIOMode.INPUT)
+        self._graph, self._notes = graph_or_note(self._call, self._sent(plan.example), plan, "TensorRT")
+
+    def _sent(self, batch: Mapping[str, Array]) -> list[Any]:
+        import torch
+
+        return [torch.as_tensor(batch[name], device="cuda") for name in self._taken]
+
+    def _call(self, inputs: list[Any]) -> tuple[Any, ...]:
+        """Start the engine on torch's current stream; new outputs."""
+        import torch
+
+        for name, tensor in zip(self._taken, inputs, strict=True):
+            self._context.set_input_shape(name, tuple(tensor.shape))
+            self._context.set_tensor_address(name, tensor.data_ptr())
+        outputs = tuple(self._outputs())
+        if not self._context.execute_async_v3(torch.cuda.current_stream().cuda_stream):
+            raise RuntimeError("TensorRT could not run the engine")
+        return outputs
+
+    def _outputs(self) -> list[Any]:
+        """New output tensors, full of NaN where they hold floats; in a graph they are filled by `poison`, outside of the timed work."""
+        import torch
+
+        made, captured = [], torch.cuda.is_current_stream_capturing()
+        for name in self.plan.outputs:
+            dtype = getattr(torch, tensorrt.nptype(self._engine.get_tensor_dtype(name)).__name__)
+            shape = tuple(self._context.get_tensor_shape(name))
+            tensor = torch.empty(shape, dtype=dtype, device="cuda")
+            if dtype.is_floating_point and not captured:
+                tensor.fill_(torch.nan)
+            self._context.set_tensor_address(name, tensor.data_ptr())
+            made.append(tensor)
+        return made
+
+    def stage(self, batch: Mapping[str, Array]) -> Staged:
+        """Copy a batch to the device: into the graph's buffers where there is one."""
+        check_batch(self.plan, batch)
+        inputs = self._sent(batch)
+        return Staged(self._graph.take(inputs) if self._graph else inputs)
+
+    def _names(self, mode: Any) -> list[str]:
+        every = (self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors))
+        return [name for name in every if self._engine.get_tensor_mode(name) == mode]
+
+    def facts(self) -> Description:
+        module = self.plan.model
+        return Description(
+            backend="tensorrt",
+            version=tensorrt.__version__,
+            precision=self.plan.precision,
+            device=self.plan.device,
+            threads=self.plan.threads,
+            parameters=None if isinstance(module, Path) else sum(w.numel() for w in module.parameters()),
+            weight_bytes=None,
+            kernels=self._engine.num_layers,
+            graph=self._graph is not None,
+            notes=self._notes,
+        )
+
+
+def graph(plan: Plan) -> bytes:
+    """The ONNX graph, its floats in half precision for fp16."""
+    if isinstance(plan.model, Path):
+        own = graphs.precision(plan.model)
+        if plan.precision != own:
+            raise UnsupportedError(
+                f"an ONNX file keeps its own types: {plan.precision} is not put into it",
+                f"use --precision {own}",
+            )
+        try:
+            return plan.model.read_bytes()
+        except OSError as error:
+            raise DataError(f"{plan.model}: {error.strerror}") from error
+    if plan.precision != "fp16":
+        return export(plan)
+    import copy
+
+    return export(replace(plan, model=copy.deepcopy(plan.model).half()))
+
+
+def build(plan: Plan, logger: Any) -> Any:
+    """The serialised engine."""
+    builder = tensorrt.Builder(logger)
+    flag = getattr(tensorrt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # the only kind from 11 on
+    network = builder.create_network(0 if flag is None else 1 << int(flag))
+    parser = tensorrt.OnnxParser(network, logger)
+    if not parser.parse(graph(plan)):
+        told = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))
+        raise UnsupportedError(f"TensorRT cannot take this graph: {told}")
+    config, profile = builder.create_builder_config(), builder.create_optimization_profile()
+    for i in range(network.num_inputs):
+        name = network.get_input(i).name
+        largest = plan.example[name].shape
+        least = tuple(1 if axis in plan.dynamic[name] else size for axis, size in enumerate(largest))
+        profile.set_shape(name, least, largest, largest)
+    config.add_optimization_profile(profile)
+    serialised = builder.build_serialized_network(network, config)
+    if serialised is None:
+        raise UnsupportedError("TensorRT could not build an engine of this graph")
+    return serialised
+
+
+def prepare(plan: Plan) -> TensorRt:
+    return TensorRt(plan)

@@ -1,0 +1,66 @@
+"""Boosted trees compiled to machine code: treelite reads the model, TL2cgen writes it as C, the system's compiler builds it."""
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from buzzer.engine.infer.backends.xgboost import load
+from buzzer.engine.infer.session import Array, Base, Description, Plan, as_arrays, check_batch
+from buzzer.errors import UnsupportedError
+
+try:
+    import tl2cgen
+    import treelite
+    import xgboost
+except ImportError as error:
+    raise UnsupportedError("treelite and TL2cgen are not installed", "pip install 'buzzer[trees]'") from error
+
+PRECISIONS = ("fp32",)
+COMPILER = next((name for name in ("gcc", "clang") if shutil.which(name)), "")
+if not COMPILER:
+    raise UnsupportedError("TL2cgen needs a C compiler", "install gcc or clang")
+UNITS = 4  # C files that the trees are spread over: one of all is slow to compile
+
+
+class Tl2cgen(Base):
+    """A Booster, or the file of one, as a shared library. Its input is `features`, as XGBoost's session takes it, without margins."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
+        if plan.device != "cpu":
+            raise UnsupportedError("TL2cgen runs on the CPU", "--device cpu")
+        if set(plan.example) != {"features"}:
+            raise UnsupportedError("TL2cgen's trees cannot add to given log odds", "use --backend xgboost")
+        booster = plan.model if isinstance(plan.model, xgboost.Booster) else load(plan.model)
+        self._folder = tempfile.TemporaryDirectory(prefix="buzzer-trees-")
+        library = Path(self._folder.name) / "trees.so"
+        model = treelite.frontend.from_xgboost(booster)
+        tl2cgen.export_lib(
+            model, toolchain=COMPILER, libpath=library, params={"parallel_comp": UNITS}, nthread=plan.threads
+        )
+        self._predictor = tl2cgen.Predictor(library, nthread=plan.threads)
+        self._bytes = library.stat().st_size
+
+    def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
+        check_batch(self.plan, batch)
+        found = self._predictor.predict(tl2cgen.DMatrix(batch["features"]))
+        return as_arrays(found.reshape(-1), self.plan.outputs)
+
+    def facts(self) -> Description:
+        return Description(
+            backend="tl2cgen",
+            version=tl2cgen.__version__,
+            precision=self.plan.precision,
+            device=self.plan.device,
+            threads=self.plan.threads,
+            parameters=None,
+            weight_bytes=self._bytes,
+        )
+
+    def close(self) -> None:
+        self._folder.cleanup()
+
+
+def prepare(plan: Plan) -> Tl2cgen:
+    return Tl2cgen(plan)

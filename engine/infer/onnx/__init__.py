@@ -1,0 +1,1 @@
+"""ONNX graphs: export, lowering of integers, boosted trees."""

@@ -1,0 +1,221 @@
+"""Matrix products with a constant into ONNX Runtime's integer product: those between the quantise nodes that buzzer.engine.quant
+exports, or float ones, whose inputs then get their scale at run time.
+
+ONNX Runtime's own passes turn MatMul and Add into a float Gemm first where sizes are fixed, and then dequantise every weight at
+run time; its quantize_dynamic takes minutes for BERT-Large, a channel after the other. Here products that share an input (query, key
+and value) also become one.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from buzzer.engine.infer.onnx.graphs import read
+from buzzer.engine.infer.session import Array
+from buzzer.errors import UnsupportedError
+
+DOMAIN = "com.microsoft"  # MatMulIntegerToFloat: onnxruntime/docs/ContribOperators.md
+LEAST_OPSET = 11  # of DynamicQuantizeLinear
+LIMIT, TINY = 127, 1e-12  # largest int8 weight; least scale: a column of zeros has one too
+
+
+def lower(source: bytes | Path, dynamic: bool = False) -> bytes:
+    """A graph, or a file's, with every QuantizeLinear, DequantizeLinear, MatMul (and Add) chain as one integer product.
+
+    dynamic: every MatMul (and Add) and Gemm of float32 with a constant instead; weights symmetric in int8 with a scale a column,
+        inputs in uint8 with a scale and zero point of their own in each run.
+
+    Raises UnsupportedError for a dynamic file whose operators are too old, or of which nothing would be quantised.
+    """
+    import onnx
+
+    model = read(source, weights=True) if isinstance(source, Path) else onnx.load_from_string(source)
+    versions = {one.domain: one.version for one in model.opset_import}
+    if dynamic and versions.get("", LEAST_OPSET) < LEAST_OPSET:
+        told = f"the file's operators are of opset {versions['']}, int8-dynamic needs {LEAST_OPSET}"
+        raise UnsupportedError(told, "onnx.version_converter makes a newer file")
+    lowered = Lowering(model.graph, dynamic)
+    lowered.run()
+    if dynamic and not lowered.groups:
+        told = "no matrix product of float32 with a constant"
+        raise UnsupportedError(
+            f"int8-dynamic quantises nothing of this model: it has {told}", "use another precision"
+        )
+    if lowered.groups and DOMAIN not in versions:
+        model.opset_import.append(onnx.helper.make_opsetid(DOMAIN, 1))
+    return bytes(model.SerializeToString())
+
+
+class Lowering:
+    """One graph, changed in place."""
+
+    def __init__(self, graph: Any, dynamic: bool) -> None:
+        from onnx import numpy_helper
+
+        self.graph, self.dynamic = graph, dynamic
+        self.makers = {name: node for node in graph.node for name in node.output}
+        self.users: dict[str, list[Any]] = defaultdict(list)
+        for node in graph.node:
+            for name in node.input:
+                self.users[name].append(node)
+        self.given = {o.name for o in graph.output}
+        self.initializers = {i.name: i for i in graph.initializer}
+        self.array = numpy_helper.to_array
+        self.groups: dict[tuple[Any, ...], list[Product]] = defaultdict(list)
+
+    def run(self) -> None:
+        for node in self.graph.node:
+            found = self.float_product(node) if self.dynamic else self.product(node)
+            if found is not None:
+                self.groups[found.key].append(found)
+        gone = {id(node) for group in self.groups.values() for one in group for node in one.nodes}
+        placed = {id(group[0].nodes[0]): (number, group) for number, group in enumerate(self.groups.values())}
+        nodes = []
+        for node in self.graph.node:
+            if id(node) in placed:
+                nodes += self.integer(*placed[id(node)])
+            if id(node) not in gone:
+                nodes.append(node)
+        del self.graph.node[:]
+        self.graph.node.extend(used(nodes, self.given))
+        self.tidy()
+
+    def constant(self, name: str) -> Array | None:
+        """The value of a constant, through Identity nodes; None for what is none."""
+        while name in self.makers and self.makers[name].op_type == "Identity":
+            name = self.makers[name].input[0]
+        if name in self.initializers:
+            return np.asarray(self.array(self.initializers[name]))
+        node = self.makers.get(name)
+        if node is not None and node.op_type == "Constant":
+            return np.asarray(self.array(node.attribute[0].t))
+        return None
+
+    def product(self, node: Any) -> "Product | None":
+        """What a MatMul of two dequantised inputs, the right one constant, computes; None for any other node."""
+        if node.op_type != "MatMul":
+            return None
+        left, right = (self.makers.get(name) for name in node.input)
+        if left is None or right is None or {left.op_type, right.op_type} != {"DequantizeLinear"}:
+            return None
+        weight, given = self.constant(right.input[0]), self.makers.get(left.input[0])
+        if weight is None or weight.dtype != np.int8 or given is None or given.op_type != "QuantizeLinear":
+            return None
+        scale, zero, weight_scale = map(self.constant, (left.input[1], left.input[2], right.input[1]))
+        if scale is None or zero is None or weight_scale is None or zero.dtype != np.uint8 or scale.ndim:
+            return None
+        bias, last, nodes = self.bias(node, weight.shape[1])
+        return Product(given.input[0], scale, zero, weight, weight_scale, bias, last, nodes)
+
+    def float_product(self, node: Any) -> "Product | None":
+        """What a MatMul or plain Gemm of float32 with a constant on its right computes, its weight in int8; None for any other node."""
+        if node.op_type not in ("MatMul", "Gemm"):
+            return None
+        given = {a.name: a.f if a.name in ("alpha", "beta") else a.i for a in node.attribute}
+        if given.get("transA", 0) or given.get("alpha", 1) != 1 or given.get("beta", 1) != 1:
+            return None
+        weight = self.constant(node.input[1])
+        if weight is None or weight.dtype != np.float32 or weight.ndim != 2:
+            return None
+        weight = weight.T if given.get("transB", 0) else weight
+        bias, last, nodes = self.bias(node, weight.shape[1])
+        if len(node.input) == 3:
+            bias, last, nodes = self.constant(node.input[2]), node.output[0], [node]
+            if bias is None or bias.shape != (weight.shape[1],):
+                return None
+        scale = np.maximum(np.abs(weight).max(axis=0) / LIMIT, TINY).astype(np.float32)
+        whole = np.rint(weight / scale).clip(-LIMIT, LIMIT).astype(np.int8)
+        return Product(node.input[0], None, None, whole, scale, bias, last, nodes)
+
+    def bias(self, node: Any, width: int) -> tuple[Array | None, str, list[Any]]:
+        """The bias that is added to a product alone, the name of the sum, and the nodes that it replaces."""
+        name = node.output[0]
+        users = self.users[name]
+        if len(users) == 1 and users[0].op_type == "Add" and name not in self.given:
+            other = next((i for i in users[0].input if i != name), name)
+            bias = self.constant(other)
+            if bias is not None and bias.shape == (width,):
+                return bias, users[0].output[0], [node, users[0]]
+        return None, name, [node]
+
+    def integer(self, number: int, group: "list[Product]") -> list[Any]:
+        """Nodes of a group: quantise once, one product, and a split where it serves several."""
+        from onnx import helper
+
+        one, name = group[0], f"buzzer.{number}"
+        widths = [p.weight.shape[1] for p in group]
+        none = [np.zeros(w, dtype=np.float32) for w in widths]
+        values = {
+            "weight": np.concatenate([p.weight for p in group], axis=1),
+            "weight_scale": np.concatenate([p.weight_scale for p in group]),
+            "bias": np.concatenate(
+                [b if p.bias is None else p.bias for p, b in zip(group, none, strict=True)]
+            ),
+        }
+        if one.scale is not None and one.zero is not None:
+            values |= {"scale": one.scale, "zero": one.zero}
+        at = {key: f"{name}.{key}" for key in ("scale", "zero")} | self.put(name, values)
+        whole = one.output if len(group) == 1 else f"{name}.out"
+        inputs = [f"{name}.x", at["weight"], at["scale"], at["weight_scale"], at["zero"], ""]
+        quantise = ("QuantizeLinear", [one.x, at["scale"], at["zero"]], [f"{name}.x"])
+        if one.scale is None:
+            quantise = ("DynamicQuantizeLinear", [one.x], [f"{name}.x", at["scale"], at["zero"]])
+        nodes = [
+            helper.make_node(*quantise),
+            helper.make_node("MatMulIntegerToFloat", [*inputs, at["bias"]], [whole], domain=DOMAIN),
+        ]
+        if len(group) > 1:
+            sizes = self.put(name, {"widths": np.array(widths, dtype=np.int64)})["widths"]
+            nodes.append(helper.make_node("Split", [whole, sizes], [p.output for p in group], axis=-1))
+        return nodes
+
+    def put(self, name: str, values: Mapping[str, Array]) -> dict[str, str]:
+        """Add constants; their names."""
+        from onnx import numpy_helper
+
+        for key, value in values.items():
+            self.graph.initializer.append(
+                numpy_helper.from_array(np.ascontiguousarray(value), f"{name}.{key}")
+            )
+        return {key: f"{name}.{key}" for key in values}
+
+    def tidy(self) -> None:
+        """Drop the constants that nothing takes any more."""
+        taken = {name for node in self.graph.node for name in node.input} | self.given
+        kept = [i for i in self.graph.initializer if i.name in taken]
+        del self.graph.initializer[:]
+        self.graph.initializer.extend(kept)
+
+
+class Product:
+    """x quantised by (scale, zero), or by its own range where they are None, times weight int8 [in, out] by weight_scale [out],
+    plus bias [out]."""
+
+    def __init__(
+        self,
+        x: str,
+        scale: Array | None,
+        zero: Array | None,
+        weight: Array,
+        weight_scale: Array,
+        bias: Array | None,
+        output: str,
+        nodes: list[Any],
+    ) -> None:
+        self.x, self.scale, self.zero = x, scale, zero
+        self.weight, self.weight_scale, self.bias = weight, weight_scale, bias
+        self.output, self.nodes = output, nodes
+        self.key = (x, *(None if v is None else float(v) for v in (scale, zero)), weight.shape[0])
+
+
+def used(nodes: list[Any], given: set[str]) -> list[Any]:
+    """The nodes, in their order, whose outputs something takes."""
+    taken, kept = set(given), []
+    for node in reversed(nodes):
+        if taken & set(node.output):
+            kept.append(node)
+            taken |= set(node.input)
+    return kept[::-1]

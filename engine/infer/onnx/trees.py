@@ -1,0 +1,35 @@
+"""XGBoost models as ONNX graphs, by onnxmltools."""
+
+from buzzer.engine.infer.session import Plan
+from buzzer.errors import UnsupportedError
+
+BOOSTERS = (".ubj", ".json")
+OPSET = 15  # that onnxmltools has converters for
+
+
+def convert(plan: Plan) -> bytes:
+    """The trees of a Booster's file as a graph with the output that the plan names: the probability of 1, [rows].
+
+    Raises UnsupportedError without onnxmltools, and for trees that add to given log odds, DataError for a file without trees.
+    """
+    from buzzer.engine.infer.backends.xgboost import load
+
+    booster = load(plan.model)
+    if set(plan.example) != {"features"}:
+        raise UnsupportedError("trees in ONNX cannot add to given log odds", "use --backend xgboost")
+    try:
+        from onnxmltools import convert_xgboost
+        from onnxmltools.convert.common.data_types import FloatTensorType
+    except ImportError as error:
+        raise UnsupportedError("onnxmltools is not installed", "pip install 'buzzer[trees]'") from error
+    from onnx import TensorProto, helper
+
+    inputs = [("features", FloatTensorType([None, plan.example["features"].shape[1]]))]
+    model = convert_xgboost(booster, initial_types=inputs, target_opset=OPSET)
+    (out,) = plan.outputs
+    # Probabilities of both classes and a label leave the converted graph; the second column alone is asked for.
+    model.graph.initializer.append(helper.make_tensor("second", TensorProto.INT64, [], [1]))
+    model.graph.node.append(helper.make_node("Gather", ["probabilities", "second"], [out], axis=1))
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info(out, TensorProto.FLOAT, [None]))
+    return bytes(model.SerializeToString())

@@ -1,0 +1,1 @@
+"""The contract between tasks, models and the harness."""

@@ -1,0 +1,1 @@
+"""Complete Journey: next item of a household."""

@@ -1,0 +1,1 @@
+"""Online Shoppers: whether a session ends in a purchase."""

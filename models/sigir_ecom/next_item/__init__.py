@@ -1,0 +1,1 @@
+"""Task 1: the next item of a session."""

@@ -1,0 +1,342 @@
+"""Session networks over the whole catalogue: GRU4Rec (Hidasi et al., ICLR 2016), and a transformer encoder trained causally or by
+masking, the families of the winners' Transformer-XL and XLNet models (Moreira et al., SIGIR eCom 2021).
+
+All take the same windows of a session's last events: items int64, kinds int64 [rows, length] and numbers float32 [rows, length,
+1 + dims] (log of the pause before, mean of the searches so far), zeros before the first event. All end in the winners' head:
+what the network makes of the session, times one plus the context (post-fusion, "latent cross"), against the table that
+embeds the products (weights tied).
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from buzzer.engine.frames.base import FIRST_CODE, Array
+from buzzer.engine.fused.spec import StackSpec
+from buzzer.errors import UnsupportedError
+from buzzer.models.attention import Attention
+from buzzer.models.sigir_ecom.sessions.events import DETAIL, KINDS
+
+BLOCK = 16_384  # products scored at a time
+HIDDEN = -1e9
+MASK = 0.4  # share of a session's products that masked training hides besides the next (winners: .3 to .7)
+PAGES_BEFORE, PRODUCTS_BEFORE = (
+    (1.0, 0.3),
+    (0.5, 0.25, 0.12, 0.06),
+)  # weights of the counts' sources, latest first
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Everything that fixes the shapes."""
+
+    products: int  # codes of products, 0 and 1 among them
+    codes: int  # those and the pages'
+    length: int
+    numbers: int
+    categories: int
+    vectors: int
+    dim: int
+    layers: int
+    heads: int
+    dropout: float
+    smoothing: float
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Items(nn.Module):
+    """The table of products and pages: a vector of its own for each, and for products what the catalogue says of them:
+    category, price, description and image. So a product that nobody looked at yet still has a place."""
+
+    def __init__(self, sizes: Sizes, category: Tensor, price: Tensor, vectors: Tensor) -> None:
+        super().__init__()
+        self.own = nn.Embedding(sizes.codes, sizes.dim)
+        self.categories = nn.Embedding(sizes.categories, sizes.dim)
+        self.prices = nn.Embedding(11, sizes.dim)
+        self.project = nn.Linear(sizes.vectors, sizes.dim, bias=False)
+        for table in (self.own, self.categories, self.prices):
+            nn.init.normal_(table.weight, std=0.05)
+        for name, values in (("category", category), ("price", price), ("vectors", vectors)):
+            self.register_buffer(name, values)
+
+    @torch.no_grad()
+    def start_from(self, vectors: Tensor) -> None:
+        """Take other first vectors [codes, dim]."""
+        self.own.weight.copy_(vectors)
+
+    def forward(self) -> Tensor:
+        """[codes, dim]; the first row, of no item, is zero."""
+        content = self.categories(self.category) + self.prices(self.price) + self.project(self.vectors)
+        table = self.own.weight
+        padded = F.pad(content, (0, 0, 0, table.shape[0] - content.shape[0]))
+        whole = table + padded
+        return torch.cat([torch.zeros_like(whole[:1]), whole[1:]])
+
+
+class Network(nn.Module):
+    """What all have: inputs, context, head and loss. `encode` is theirs."""
+
+    extra = 0  # places beyond the window
+
+    def __init__(self, sizes: Sizes, category: Tensor, price: Tensor, vectors: Tensor) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.items = Items(sizes, category, price, vectors)
+        self.kind = nn.Embedding(KINDS, sizes.dim)
+        self.number = nn.Linear(sizes.numbers, sizes.dim)
+        self.norm, self.drop = nn.LayerNorm(sizes.dim), nn.Dropout(sizes.dropout)
+        self.last = nn.Linear(sizes.dim, sizes.dim)
+        self.context = nn.Linear(sizes.dim + sizes.numbers, sizes.dim)
+        self.bias = nn.Parameter(torch.zeros(sizes.products))
+        nn.init.zeros_(self.context.weight)
+        nn.init.normal_(self.kind.weight, std=0.05)
+
+    def embed(self, table: Tensor, items: Tensor, kinds: Tensor, numbers: Tensor) -> Tensor:
+        """[rows, length, dim]"""
+        x = F.embedding(items, table) + self.kind(kinds) + self.number(numbers)
+        return self.drop(self.norm(x)) * (kinds > 0)[:, :, None].to(x.dtype)
+
+    def fuse(self, x: Tensor, kinds: Tensor, numbers: Tensor) -> Tensor:
+        """Post-fusion (Beutel et al., WSDM 2018): x * (1 + context)."""
+        around = torch.cat([self.kind(kinds), numbers], dim=-1)
+        return self.last(x) * (1 + self.context(around))
+
+    def logits(self, found: Tensor, table: Tensor) -> Tensor:
+        """[..., dim] to [..., products]; the codes that stand for no one product are out."""
+        scores = found @ table[: self.sizes.products].T + self.bias
+        return torch.cat(
+            [torch.full_like(scores[..., :FIRST_CODE], HIDDEN), scores[..., FIRST_CODE:]], dim=-1
+        )
+
+    def encode(self, table: Tensor, items: Tensor, kinds: Tensor, numbers: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def final(self, table: Tensor, items: Tensor, kinds: Tensor, numbers: Tensor) -> Tensor:
+        """What the product after the window is scored with: [rows, dim]."""
+        x = self.encode(table, items, kinds, numbers)[:, -1]
+        return self.fuse(x, *self.around(kinds, numbers))
+
+    def stack_spec(self) -> StackSpec:
+        """The layers, for the fused backend. Raises UnsupportedError where they are of another form."""
+        raise UnsupportedError(
+            f"fused runs transformer layers, a {type(self).__name__.lower()} has none",
+            "--set networks=[causal,masked]",
+        )
+
+    def vectors(self, table: Tensor, items: Tensor, kinds: Tensor, numbers: Tensor) -> Tensor:
+        """What the layers take."""
+        return self.embed(table, items, kinds, numbers)
+
+    def around(self, kinds: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Kinds and numbers of the place that `final` reads: [rows], [rows, numbers]."""
+        return kinds[:, -1], numbers[:, -1]
+
+    def loss(self, target: Tensor, items: Tensor, kinds: Tensor, numbers: Tensor) -> Tensor:
+        """Cross-entropy at every event that a product follows; target int64 [rows, length], 0 where none does."""
+        table = self.items()
+        x = self.fuse(self.encode(table, items, kinds, numbers), kinds, numbers)
+        return self.cross_entropy(x, target, table)
+
+    def cross_entropy(self, x: Tensor, target: Tensor, table: Tensor) -> Tensor:
+        known = target >= FIRST_CODE
+        scores = x[known] @ table[FIRST_CODE : self.sizes.products].T + self.bias[FIRST_CODE:]
+        return F.cross_entropy(scores, target[known] - FIRST_CODE, label_smoothing=self.sizes.smoothing)
+
+
+class Gru(Network):
+    """GRU4Rec, with the shared inputs and head."""
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        dim, layers = self.sizes.dim, self.sizes.layers
+        self.gru = nn.GRU(dim, dim, num_layers=layers, batch_first=True)
+
+    def encode(self, table: Tensor, items: Tensor, kinds: Tensor, numbers: Tensor) -> Tensor:
+        """The events are moved to the front and back, so that what stands before the first changes nothing."""
+        length = kinds.shape[1]
+        before = (kinds == 0).sum(dim=1, keepdim=True)
+        steps = torch.arange(length, device=kinds.device)[None]
+        forth, back = (steps + before) % length, (steps - before) % length
+        x = self.embed(table, items, kinds, numbers)
+        wide = (-1, -1, x.shape[2])
+        out = self.gru(x.gather(1, forth[:, :, None].expand(*wide)))[0]
+        return cast(Tensor, out.gather(1, back[:, :, None].expand(*wide)))
+
+
+class Causal(Network):
+    """A transformer in which an event sees those before it; every event is a training example."""
+
+    causal = True
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        s = self.sizes
+        length = s.length + self.extra
+        self.layers = nn.ModuleList(Attention(s.dim, s.heads, length, s.dropout) for _ in range(s.layers))
+        self.end = nn.LayerNorm(s.dim)
+        self.register_buffer("later", torch.triu(torch.full((length, length), HIDDEN), 1), persistent=False)
+
+    def stack_spec(self) -> StackSpec:
+        layers = [layer.stack_layer() for layer in self.layers if isinstance(layer, Attention)]
+        return StackSpec(layers, self.end, self.sizes.heads, "gelu", self.causal)
+
+    def attend(self, x: Tensor, kinds: Tensor, hide: Tensor | float) -> Tensor:
+        blocked = (kinds == 0)[:, None, None].to(x.dtype) * HIDDEN + hide
+        for layer in self.layers:
+            x = layer(x, blocked)
+        return cast(Tensor, self.end(x))
+
+    def encode(self, table: Tensor, items: Tensor, kinds: Tensor, numbers: Tensor) -> Tensor:
+        length = kinds.shape[1]
+        later = cast(Tensor, self.later)[:length, :length]
+        return self.attend(self.embed(table, items, kinds, numbers), kinds, later)
+
+
+class Masked(Causal):
+    """A transformer in which events see each other; products are hidden from it and asked for, as masked language models learn.
+    The product to come is a hidden one at the end. (XLNet's permutations are not what the winners used either.)"""
+
+    extra = 1
+    causal = False
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self.mask = nn.Parameter(torch.randn(self.sizes.dim) * 0.05)
+
+    def with_next(self, kinds: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Kinds and numbers with the event to come, a look at a product."""
+        asked = torch.full_like(kinds[:, :1], DETAIL)
+        return torch.cat([kinds, asked], dim=1), torch.cat([numbers, numbers[:, -1:]], dim=1)
+
+    def covered(self, table: Tensor, items: Tensor, kinds: Tensor, numbers: Tensor, hide: Tensor) -> Tensor:
+        """The events as vectors, of which those that `hide` names, [rows, length + 1], have their item masked."""
+        padded = torch.cat([items, torch.zeros_like(items[:, :1])], dim=1)
+        vectors = torch.where(hide[:, :, None], self.mask, F.embedding(padded, table))
+        return self.drop(self.norm(vectors + self.kind(kinds) + self.number(numbers)))
+
+    def vectors(self, table: Tensor, items: Tensor, kinds: Tensor, numbers: Tensor) -> Tensor:
+        kinds, numbers = self.with_next(kinds, numbers)
+        hide = torch.cat([torch.zeros_like(items), torch.ones_like(items[:, :1])], dim=1) > 0
+        return self.covered(table, items, kinds, numbers, hide)
+
+    def around(self, kinds: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.full_like(kinds[:, -1], DETAIL), numbers[:, -1]
+
+    def encode(self, table: Tensor, items: Tensor, kinds: Tensor, numbers: Tensor) -> Tensor:
+        vectors = self.vectors(table, items, kinds, numbers)
+        return self.attend(vectors, self.with_next(kinds, numbers)[0], 0.0)
+
+    def loss(self, target: Tensor, items: Tensor, kinds: Tensor, numbers: Tensor) -> Tensor:
+        """Cross-entropy at the hidden products; of `target` the last column is used, the product to come."""
+        table = self.items()
+        kinds, numbers = self.with_next(kinds, numbers)
+        is_product = (items >= FIRST_CODE) & (items < self.sizes.products)
+        chosen = is_product & (torch.rand(items.shape, device=items.device) < MASK)
+        hide = torch.cat([chosen, torch.ones_like(chosen[:, :1])], dim=1)
+        wanted = torch.cat([items * chosen, target[:, -1:]], dim=1)
+        x = self.attend(self.covered(table, items, kinds, numbers, hide), kinds, 0.0)
+        return self.cross_entropy(self.fuse(x, kinds, numbers), wanted, table)
+
+
+NETWORKS: dict[str, type[Network]] = {"gru": Gru, "causal": Causal, "masked": Masked}
+
+
+class Top(nn.Module):
+    """A trained network cut to what leaves the device: the k likeliest products and their probabilities among the k.
+
+    The catalogue is scored a block at a time with a running top k, so that [rows, products] scores are never there.
+    """
+
+    def __init__(self, network: Network, k: int) -> None:
+        super().__init__()
+        self.network, self.k = network, k
+        with torch.no_grad():
+            self.register_buffer("table", network.eval().items().clone())
+
+    def forward(self, items: Tensor, kinds: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        return self.best(self.network.final(cast(Tensor, self.table), items, kinds, numbers))
+
+    def best(self, found: Tensor) -> tuple[Tensor, Tensor]:
+        """The likeliest products of what `final` gives."""
+        table = cast(Tensor, self.table)
+        products, bias = self.network.sizes.products, self.network.bias
+        values, codes = None, None
+        for start in range(FIRST_CODE, products, BLOCK):
+            end = min(start + BLOCK, products)
+            scores = found @ table[start:end].T + bias[start:end]
+            best = scores.topk(min(self.k, end - start), dim=1)
+            if values is None or codes is None:
+                values, codes = best.values, best.indices + start
+                continue
+            both = torch.cat([values, best.values], dim=1)
+            merged = both.topk(min(self.k, both.shape[1]), dim=1)
+            codes = torch.cat([codes, best.indices + start], dim=1).gather(1, merged.indices)
+            values = merged.values
+        assert values is not None and codes is not None
+        return values.softmax(dim=1), codes
+
+    # For the fused backend, which has its own kernels for the layers between `vectors` and `outputs`; see `Stack`.
+
+    def stack_spec(self) -> StackSpec:
+        return self.network.stack_spec()
+
+    def attended(self, items: Array, kinds: Array, numbers: Array) -> Array:
+        """The events, and the places that the network adds behind them."""
+        return np.pad(kinds > 0, ((0, 0), (0, self.network.extra)), constant_values=True)
+
+    def vectors(self, items: Tensor, kinds: Tensor, numbers: Tensor) -> Tensor:
+        return self.network.vectors(cast(Tensor, self.table), items, kinds, numbers)
+
+    def outputs(self, states: Tensor, items: Tensor, kinds: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        return self.best(self.network.fuse(states, *self.network.around(kinds, numbers)))
+
+
+class Counts(nn.Module):
+    """The baseline without a network: what followed the last pages, and what was looked at near the last products, by
+    weighted shares; then the most popular. Candidates may repeat; whoever takes them adds up (`blend.best_of`).
+
+    next_, near: (targets int64, shares float32), each [codes, k], of `counts.dense`.
+    """
+
+    def __init__(
+        self, next_: tuple[Tensor, Tensor], near: tuple[Tensor, Tensor], products: int, popular: int
+    ) -> None:
+        super().__init__()
+        for name, values in (("next", next_), ("near", near)):
+            self.register_buffer(f"{name}_code", values[0])
+            self.register_buffer(f"{name}_share", values[1])
+        codes = torch.arange(FIRST_CODE, min(FIRST_CODE + popular, products))  # codes are by falling count
+        self.register_buffer("popular", codes)
+        self.register_buffer("popular_share", 1e-6 / (1.0 + torch.arange(len(codes))))
+        self.products = products
+
+    def sources(self, items: Tensor, known: Tensor, weights: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+        """The last items for which `known` holds, and their weights, [rows, len(weights)]; 0 where there are fewer."""
+        place = (torch.arange(items.shape[1], device=items.device) + 1) * known
+        best = place.topk(len(weights), dim=1)
+        there = best.values > 0
+        weight = torch.tensor(weights, device=items.device) * there
+        return items.gather(1, best.indices) * there, weight
+
+    def forward(self, items: Tensor, kinds: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        is_product = (items >= FIRST_CODE) & (items < self.products)
+        pages, page_weight = self.sources(items, items > 0, PAGES_BEFORE)
+        near, near_weight = self.sources(items, is_product, PRODUCTS_BEFORE)
+        rows = (items[:, :1] * 0).to(torch.float32)
+        values = [
+            (F.embedding(pages, cast(Tensor, self.next_share)) * page_weight[:, :, None]).flatten(1),
+            (F.embedding(near, cast(Tensor, self.near_share)) * near_weight[:, :, None]).flatten(1),
+            rows + cast(Tensor, self.popular_share),
+        ]
+        codes = [
+            cast(Tensor, self.next_code)[pages].flatten(1),
+            cast(Tensor, self.near_code)[near].flatten(1),
+            items[:, :1] * 0 + cast(Tensor, self.popular),
+        ]
+        return torch.cat(values, dim=1), torch.cat(codes, dim=1)

@@ -1,0 +1,1 @@
+"""Task 2: whether a cart ends in a purchase."""

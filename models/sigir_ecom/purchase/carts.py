@@ -1,0 +1,222 @@
+"""Features of sessions with something in the cart, one row for each place at which the organisers may have cut them.
+
+The winners' columns in kind (Schifferer et al., SIGIR eCom 2021): counts by action before and after the add, recency, prices,
+likeness of what is looked at to what was added (by description and image), the last events, and target encodings of what was added and
+seen last.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from buzzer.datasets.sigir_ecom.metric import WEIGHTS
+from buzzer.datasets.sigir_ecom.schema import AFTER_ADD
+from buzzer.engine.frames import Engine, Frame
+from buzzer.engine.frames.base import RARE, Array, Columns, Expr
+from buzzer.models.sigir_ecom.sessions import events
+from buzzer.models.sigir_ecom.sessions.events import (
+    ADD,
+    DETAIL,
+    FIRST_MS,
+    PAGE,
+    PURCHASE,
+    REMOVE,
+    SEARCH,
+    SECONDS,
+)
+from buzzer.models.sigir_ecom.sessions.products import Products
+
+NEVER = 10**6
+LAGS = 4  # events before the last that are columns
+AXES = 8  # principal axes on which products are compared
+FOLDS, SMOOTHING = 5, 20.0
+COUNTED = {"pages": PAGE, "details": DETAIL, "adds": ADD, "removes": REMOVE, "searches": SEARCH}
+SUMMED = ("same", "alike", "cost", "pause")
+ENCODED = {"te_added": ["added"], "te_last": ["item"], "te_before": ["item_lag1"], "te_third": ["item_lag2"]}
+KINDS = LAGS + 1  # the first of CODES; the others are items
+CODES = ("kind", *(f"kind_lag{i}" for i in range(1, LAGS + 1)), "item", "item_lag1", "item_lag2", "added")
+
+
+def sums() -> list[str]:
+    """Columns that are added up over the session, and over what came after the add."""
+    return [f"{name}{part}" for name in (*COUNTED, *SUMMED) for part in ("", "_after")]
+
+
+def names(dims: int) -> list[str]:
+    """The columns that the models see, in their order; `dims` query axes."""
+    plain = ["after_add", "length", "added_at", "since_add", "price", "hour", "weekday", "gap"]
+    lagged = [f"cost_lag{i}" for i in range(1, LAGS + 1)]
+    kinds = list(CODES[:KINDS])
+    queries = [f"query_{i}" for i in range(dims)]
+    return [*plain, *sums(), *lagged, *kinds, *queries, *(f"{name}_bought" for name in ENCODED)]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Tables by product code: price, and place on the principal axes of description and image."""
+
+    table: Frame
+
+    @staticmethod
+    def columns() -> list[str]:
+        return [f"axis_{i}" for i in range(AXES)]
+
+
+def facts(e: Engine, known: Products) -> Facts:
+    """The places are each of length 1, so that their product is a cosine."""
+    vectors = known.vectors.astype(np.float64)
+    axes = np.linalg.eigh(vectors.T @ vectors)[1][:, ::-1][:, :AXES]
+    places = vectors @ axes
+    places /= np.maximum(np.linalg.norm(places, axis=1, keepdims=True), 1e-9)
+    columns = {name: places[:, i] for i, name in enumerate(Facts.columns())}
+    table = {"code": np.arange(len(known.price)), "price": known.price.astype(np.float64)}
+    return Facts(e.from_arrow(pa.table(table | columns)))
+
+
+# ---- rows ---------------------------------------------------------------------------------------------------------
+
+
+def place(e: Engine, t: Frame) -> Frame:
+    """Add the number of the event in its session, pageviews of products' pages counted as the organisers count them."""
+    return e.history(events.ordered(e, t), ["session"], "ord", count="at", size="size")
+
+
+def with_cart(e: Engine, t: Frame) -> Frame:
+    """Events before the first purchase, of sessions with an add before it: `added`, `added_at`, `added_time`, and `bought`, 0 or 1;
+    `left`: how many events there are after the add."""
+    firsts = {}
+    for name, kind in (("add", ADD), ("buy", PURCHASE)):
+        those = e.filter(t, of_kind(kind))
+        firsts[name] = e.filter(e.history(those, ["session"], "ord", count="nth"), lambda c: c("nth") == 0)
+    wanted = {"at": "added_at", "product": "added", "time": "added_time"}
+    t = e.lookup(t, firsts["add"], {"session": "session"}, wanted, NEVER)
+    t = e.lookup(t, firsts["buy"], {"session": "session"}, {"at": "bought_at"}, NEVER)
+    t = e.filter(t, lambda c: (c("added_at") < c("bought_at")) & (c("at") < c("bought_at")))
+    return e.derive(
+        t,
+        bought=lambda c: e.cast(c("bought_at") < NEVER, "int64"),
+        left=lambda c: e.where(c("bought_at") < c("size"), c("bought_at"), c("size")) - c("added_at") - 1,
+    )
+
+
+def of_kind(kind: int) -> Callable[[Columns], Expr]:
+    return lambda c: c("kind") == kind
+
+
+def describe(e: Engine, t: Frame, known: Facts) -> Frame:
+    """What each event adds to its session's sums."""
+    axes = Facts.columns()
+    mine = {name: f"own_{name}" for name in axes} | {"price": "cost"}
+    t = e.lookup(t, known.table, {"product": "code"}, mine, 0.0)
+    theirs = {name: f"added_{name}" for name in axes} | {"price": "price"}
+    t = e.lookup(t, known.table, {"added": "code"}, theirs, 0.0)
+    t = e.derive(
+        t,
+        alike=lambda c: sum(c(f"own_{name}") * c(f"added_{name}") for name in axes),
+        same=lambda c: e.cast((c("product") == c("added")) & (c("kind") == DETAIL), "int64"),
+        pause=lambda c: c("gap"),
+        **{name: counted(e, kind) for name, kind in COUNTED.items()},
+    )
+    t = e.derive(t, **{f"{name}_after": after(e, name) for name in (*COUNTED, *SUMMED)})
+    return e.drop(t, [f"{whose}_{name}" for whose in ("own", "added") for name in axes])
+
+
+def counted(e: Engine, kind: int) -> Callable[[Columns], Expr]:
+    return lambda c: e.cast(c("kind") == kind, "int64")
+
+
+def after(e: Engine, name: str) -> Callable[[Columns], Expr]:
+    return lambda c: c(name) * e.cast(c("at") > c("added_at"), "int64")
+
+
+def rows_at(e: Engine, t: Frame, cut: int) -> Frame:
+    """One row for each session with at least `cut` events after its add: its last event of those, with lags and sums."""
+    t = e.filter(t, lambda c: (c("left") >= cut) & (c("at") <= c("added_at") + cut))
+    lags = {"kind": (LAGS, 0), "item": (2, 0), "cost": (LAGS, 0.0)}
+    ended = e.history(t, ["session"], "ord", count="place", size="places", lags=lags)
+    last = e.filter(ended, lambda c: c("place") == c("places") - 1)
+    totals = e.group_sums(t, ["session"], sums())
+    last = e.drop(last, sums())
+    last = e.lookup(last, totals, {"session": "session"}, {f"sum_{name}": name for name in sums()}, 0)
+    last = e.derive(
+        last,
+        row=lambda c: c("row") * len(AFTER_ADD) + AFTER_ADD.index(cut),
+        after_add=lambda c: c("row") * 0 + cut,
+        length=lambda c: c("places"),
+        since_add=lambda c: e.log1p((c("time") - c("added_time")) / float(SECONDS)),
+        seconds=lambda c: (c("time") + FIRST_MS) // SECONDS,
+    )
+    return e.date_parts(last, "seconds", "s", {"hour": "hour", "weekday": "weekday"})
+
+
+def training_rows(e: Engine, t: Frame, dims: int) -> Frame:
+    """Every session at every cut that it allows (the winners' duplicated sampling)."""
+    kept = [name for name in names(dims) if not name.startswith("te_")]
+    kept += [name for name in (*CODES, "session", "bought") if name not in kept]
+    return e.concat([e.select(rows_at(e, t, cut), kept) for cut in AFTER_ADD])
+
+
+def test_rows(e: Engine, t: Frame) -> Frame:
+    """One row a query, `row` its number; queries are cut already."""
+    parts = [rows_at(e, e.filter(t, exactly(cut)), cut) for cut in AFTER_ADD]
+    return e.derive(e.concat(parts), row=lambda c: c("session"))
+
+
+def exactly(cut: int) -> Callable[[Columns], Expr]:
+    return lambda c: c("left") == cut
+
+
+def encode_own(e: Engine, t: Frame, prior: float) -> Frame:
+    """Out-of-fold rates of purchase, folds by session."""
+    t = source = e.derive(t, fold=lambda c: (c("session") % FOLDS + FOLDS) % FOLDS)
+    for name, keys in ENCODED.items():
+        t = e.target_encode_kfold(t, keys, "fold", {"bought": prior}, SMOOTHING, name, source=source)
+    return t
+
+
+def fit_rates(e: Engine, t: Frame) -> dict[str, Frame]:
+    return {name: e.group_sums(t, keys, ["bought"]) for name, keys in ENCODED.items()}
+
+
+def encode(e: Engine, t: Frame, rates: Mapping[str, Frame], prior: float) -> Frame:
+    for name, keys in ENCODED.items():
+        t = e.target_encode(t, rates[name], keys, {"bought": prior}, SMOOTHING, name)
+    return t
+
+
+def codes_of(e: Engine, t: Frame) -> Array:
+    """Kinds and items of the last events, and the product added: int64 [rows, len(CODES)]."""
+    arrays = e.to_numpy(t, CODES)
+    return np.stack([arrays[name].astype(np.int64) for name in CODES], axis=1)
+
+
+# ---- arrays -------------------------------------------------------------------------------------------------------
+
+
+def common_items(codes: Array, sessions: Array, items: int, least: int) -> Array:
+    """Whether an item stands in the rows of at least so many sessions: bool [items]. What is rarer names the session, and a table
+    would learn its answer by heart."""
+    pairs = np.stack([np.repeat(sessions, codes.shape[1] - KINDS), codes[:, KINDS:].ravel()])
+    counted = np.bincount(np.unique(pairs, axis=1)[1], minlength=items)
+    return np.asarray(counted >= least)
+
+
+def with_common(codes: Array, common: Array) -> Array:
+    """The codes, those of rare items as one."""
+    items = codes[:, KINDS:]
+    return np.concatenate([codes[:, :KINDS], np.where(common[items], items, RARE)], axis=1)
+
+
+def shares(sessions: Array) -> Array:
+    """What a row is worth in training: a session is cut at one of its places, so its rows are one session together."""
+    _, at, count = np.unique(sessions, return_inverse=True, return_counts=True)
+    return np.asarray(1.0 / count[at])
+
+
+def score_weights(sessions: Array, after_add: Array) -> Array:
+    """What a right answer in each row adds to the official score, which is a sum over the groups of `after_add`."""
+    share, after_add = shares(sessions), after_add.astype(np.int64)
+    total = {n: share[after_add == n].sum() for n in np.unique(after_add).tolist()}
+    return np.asarray([WEIGHTS[n] / total[n] for n in after_add.tolist()]) * share

@@ -1,0 +1,1 @@
+"""Shop sessions: events, products, vocabulary."""

@@ -1,0 +1,367 @@
+"""Comparisons from records: the same job on several engines, backends, devices, budgets and sizes.
+
+`compare` makes plain data of one group of comparable records; `compare_text` shows it. Nothing here runs anything.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from buzzer.configs import load_yaml
+from buzzer.errors import UsageError, unknown_name
+from buzzer.suite.analysis import scaling, statistics
+from buzzer.suite.analysis.statistics import Growth, Projection, Ratio
+from buzzer.suite.budget import Budget
+from buzzer.suite.records import comparable, gate
+from buzzer.suite.records.record import Record
+from buzzer.suite.registry import TaskConfig
+from buzzer.suite.report.leaderboard import Row
+
+REACH = 1000.0  # break-even sizes are looked for up to this multiple of the largest measured size
+
+
+@dataclass(frozen=True, order=True)
+class Variant:
+    """What is compared: everything but the data and the round."""
+
+    engine: str
+    backend: str
+    precision: str
+    device: str
+    budget: str
+
+    @classmethod
+    def of(cls, r: Record) -> "Variant":
+        return cls(r.engine_name, r.backend, r.precision, r.device, r.budget.name)
+
+    def __str__(self) -> str:
+        parts = (self.engine, self.backend, self.precision, self.device, self.budget)
+        return " ".join(p for p in parts if p not in ("none", "fp32"))
+
+
+@dataclass
+class Group:
+    """Records that may be compared: one task, machine, seed, set of parameters, kind of data, and rule of timing."""
+
+    records: list[Record]
+    cells: dict[float, dict[Variant, Row]] = field(default_factory=dict)  # scale -> variant -> rounds
+
+    def __post_init__(self) -> None:
+        found: dict[tuple[float, Variant], dict[int, Record]] = defaultdict(dict)
+        ordered = sorted(self.records, key=lambda r: r.created)
+        data = {r.scale: r.data_fingerprint for r in ordered}  # a scale whose data were made anew: the newest
+        for r in ordered:
+            if not r.control and r.data_fingerprint == data[r.scale]:
+                found[r.scale, Variant.of(r)][r.repeat] = r  # the newest of each round counts
+        for (scale, variant), rounds in sorted(found.items()):
+            cell = Row(tuple(rounds[i] for i in sorted(rounds)))
+            self.cells.setdefault(scale, {})[variant] = cell
+
+    @property
+    def first(self) -> Record:
+        return self.records[0]
+
+    @property
+    def largest(self) -> float:
+        return max(self.cells)
+
+    @property
+    def rows_at_full(self) -> float:
+        """Rows predicted by the job at scale 1, by proportion."""
+        good = [r for r in self.records if r.outcome == "ok" and r.rows]
+        biggest = max(good, key=lambda r: r.scale, default=None)
+        return 0.0 if biggest is None else biggest.rows / biggest.scale
+
+    def series(self, variant: Variant) -> dict[float, list[float]]:
+        """Scale -> wall seconds of a variant, where it was good."""
+        column = {scale: row[variant] for scale, row in self.cells.items() if variant in row}
+        walls = {
+            scale: [w for w in cell.walls.values() if w] for scale, cell in column.items() if cell.ranked
+        }
+        return {scale: costs for scale, costs in walls.items() if costs}
+
+    def peaks(self, variant: Variant, figure: str = "peak_memory_bytes") -> dict[float, list[float]]:
+        """Scale -> peak bytes of a variant, of the host or by another field, where it was good and its peak is known."""
+        column = {scale: row[variant] for scale, row in self.cells.items() if variant in row}
+        known = {
+            scale: [float(peak) for r in cell.records if (peak := getattr(r, figure))]
+            for scale, cell in column.items()
+            if cell.ranked
+        }
+        return {scale: peaks for scale, peaks in known.items() if peaks}
+
+
+def groups(records: Iterable[Record], task: str) -> list[Group]:
+    """The timed runs of a task, by what makes them comparable over sizes; the largest group first."""
+    found: dict[comparable.Key, list[Record]] = defaultdict(list)
+    for r in records:
+        if r.task == task and r.job == "predict" and not r.published:
+            found[comparable.times(r, without=comparable.GROWTH)].append(r)
+    return sorted((Group(rs) for rs in found.values() if any(not r.control for r in rs)), key=_size)
+
+
+def _size(group: Group) -> tuple[int, int]:
+    return -len(group.cells), -len(group.records)
+
+
+def baselines(group: Group, task: TaskConfig) -> dict[str, Variant | None]:
+    """The two CPU baselines at the largest scale.
+
+    `plain` is the reference engine and backend on one core: what a competitor writes. `tuned` is the fastest CPU
+    variant of those with the most cores.
+    """
+    row = {v: c for v, c in group.cells[group.largest].items() if c.ranked and v.device == "cpu"}
+    plain = [v for v, c in row.items() if c.first.budget.cores == 1 and gate.is_reference(c.first, task)]
+    most = max((cores(c.first) for c in row.values()), default=0)
+    tuned = [v for v, c in row.items() if cores(c.first) == most]
+    return {
+        "plain": min(plain, key=lambda v: row[v].wall_s, default=None),
+        "tuned": min(tuned, key=lambda v: row[v].wall_s, default=None),
+    }
+
+
+def cores(r: Record) -> int:
+    """Cores that a run could use."""
+    have = r.machine.cores
+    return min(r.budget.cores or have, have)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How far two like runs differ here: A/A pairs, as a log ratio."""
+
+    band: float
+    pairs: int
+
+    @property
+    def per_cent(self) -> float:
+        return 100 * math.expm1(self.band)
+
+
+def wall(r: Record) -> float | None:
+    return r.wall_s
+
+
+def noise(
+    records: Iterable[Record], like: Record, rounds: int, figure: Callable[[Record], float | None] = wall
+) -> Noise | None:
+    """The noise of a figure over `rounds` rounds on the machine of `like`, from its A/A pairs; None without two of them.
+
+    Pairs of the same task, scale and data where there are such, else all pairs of the machine. The band is the far
+    end of the 95 % interval that the mean of so many A/A rounds has.
+    """
+    facts = comparable.here(like)
+    here = [r for r in records if r.outcome == "ok" and comparable.here(r) == facts]
+    pairs = [(a, b) for a, b in aa_pairs(here) if figure(a) and figure(b)]
+    near = [(a, b) for a, b in pairs if (b.task, b.scale) == (like.task, like.scale)]
+    used = near if len(near) >= 2 else pairs
+    if len(used) < 2:
+        return None
+    logs = [math.log((figure(b) or 1.0) / (figure(a) or 1.0)) for a, b in used]
+    spread = math.sqrt(sum(x * x for x in logs) / len(logs))  # the true mean of an A/A ratio is 1
+    return Noise(statistics.t_quantile(len(logs)) * spread / math.sqrt(max(rounds, 1)), len(used))
+
+
+def aa_pairs(records: Iterable[Record]) -> list[tuple[Record, Record]]:
+    """Each control run with the run of the same variant, data and round that was made nearest to it in time."""
+    runs: dict[tuple[Any, ...], dict[bool, dict[str, Record]]] = defaultdict(lambda: {True: {}, False: {}})
+    for r in records:
+        runs[comparable.near(r), Variant.of(r), r.repeat][r.control][r.run_id] = r
+    return [
+        (min(kinds[False].values(), key=lambda a: abs(a.created - b.created)), b)
+        for kinds in runs.values()
+        for b in kinds[True].values()
+        if kinds[False]
+    ]
+
+
+def price(group: Group, prices: Mapping[str, float], device: str, wall_s: float) -> float | None:
+    """US dollars of a run, where a price per hour is given for the device's machine; never guessed."""
+    rate = prices.get(device)
+    return None if rate is None else rate * wall_s / 3600
+
+
+def parse_prices(text: str) -> dict[str, float]:
+    """`cpu=e2-highmem-8,cuda=3.7` -> US dollars per hour by device. Names are those of configs/prices.yaml."""
+    known = {entry["name"]: float(entry["usd_per_hour"]) for entry in load_yaml("prices.yaml")}
+    found = {}
+    for part in filter(None, text.split(",")):
+        device, equals, value = part.strip().partition("=")
+        if not equals or device not in ("cpu", "cuda"):
+            raise UsageError(f"--price {part}: not of the form cpu=PRICE or cuda=PRICE")
+        try:
+            found[device] = known[value] if value in known else float(value)
+        except ValueError:
+            raise unknown_name("price", value, known) from None
+        if not found[device] >= 0 or math.isinf(found[device]):
+            raise UsageError(f"--price {part}: a price per hour is a number from 0 up")
+    return found
+
+
+@dataclass(frozen=True)
+class Line:
+    """One variant at one scale, beside the two baselines."""
+
+    variant: Variant
+    cell: Row
+    speed_up: dict[str, Ratio | None]  # baseline name -> how many times faster than it
+    is_noise: dict[str, bool | None]  # None where nothing tells
+    cost_usd: float | None
+
+    def head_room(self) -> dict[str, float | None]:
+        """Shares of the budget's time and memory that were left."""
+        limit = self.cell.first.budget
+        time = None if limit.time_s is None else 1 - self.cell.wall_s / limit.time_s
+        peak = self.cell.peak
+        memory = None if limit.memory_bytes is None or peak is None else 1 - peak / limit.memory_bytes
+        return {"time": time, "memory": memory}
+
+
+@dataclass(frozen=True)
+class Trend:
+    """How a variant's cost grows, where it breaks even with the baselines, and the full job."""
+
+    variant: Variant
+    growth: Growth
+    exponent: tuple[float, float] | None  # 95 % interval; None where sizes or rounds are too few
+    check: statistics.Check | None
+    break_even_rows: dict[str, float | None]  # baseline name -> rows from which this one is faster
+    full: Projection
+    full_memory: Projection | None
+    full_gpu_memory: Projection | None
+    budget: Budget  # what the projection is held against
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All of one group."""
+
+    group: Group
+    baselines: dict[str, Variant | None]
+    lines: dict[float, list[Line]]  # scale -> variants, fastest first
+    trends: list[Trend]
+    noise: Noise | None
+
+
+def compare(
+    group: Group,
+    task: TaskConfig,
+    budget: Budget | None,
+    prices: Mapping[str, float],
+    pool: Sequence[Record],
+    full: float = 1.0,
+) -> Comparison:
+    """Everything `buzzer compare` tells of a group.
+
+    The job at scale `full` is projected and held against `budget`, or where that is None against each variant's own.
+    `pool` are the records in which A/A pairs are looked for.
+    """
+    base = baselines(group, task)
+    rounds = max(len(c.records) for c in group.cells[group.largest].values())
+    level = noise(pool, next(iter(group.cells[group.largest].values())).first, rounds)
+    lines = {scale: _lines(group, scale, base, prices, pool) for scale in sorted(group.cells)}
+    return Comparison(group, base, lines, _trends(group, base, budget, full), level)
+
+
+def _lines(
+    group: Group,
+    scale: float,
+    base: Mapping[str, Variant | None],
+    prices: Mapping[str, float],
+    pool: Sequence[Record],
+) -> list[Line]:
+    row, made = group.cells[scale], []
+    for variant, cell in row.items():
+        ratios: dict[str, Ratio | None] = {}
+        quiet: dict[str, bool | None] = {}
+        for name, other in base.items():
+            against = row.get(other) if other is not None else None
+            comparable = against is not None and against.ranked and cell.ranked and other != variant
+            ratios[name] = statistics.paired(against.walls, cell.walls) if against and comparable else None
+            level = noise(pool, cell.first, len(cell.records))
+            ratio = ratios[name]
+            quiet[name] = ratio.is_noise(level.band if level else None) if ratio else None
+        made.append(Line(variant, cell, ratios, quiet, price(group, prices, variant.device, cell.wall_s)))
+    return sorted(made, key=lambda line: (not line.cell.ranked, line.cell.wall_s))
+
+
+def _trends(
+    group: Group, base: Mapping[str, Variant | None], budget: Budget | None, full: float
+) -> list[Trend]:
+    variants = sorted({v for row in group.cells.values() for v in row})
+    series = {v: s for v in variants if len(s := group.series(v)) >= 2}
+    growths = {v: statistics.grow(s) for v, s in series.items()}
+    return [_trend(group, v, growths, base, budget, full) for v in series]
+
+
+def _trend(
+    group: Group,
+    variant: Variant,
+    growths: Mapping[Variant, Growth],
+    base: Mapping[str, Variant | None],
+    budget: Budget | None,
+    full: float,
+) -> Trend:
+    series, growth = group.series(variant), growths[variant]
+    wall = statistics.project(series, full)
+    memory = _peak_at(group.peaks(variant), full)
+    gpu_memory = _peak_at(group.peaks(variant, "gpu_peak_memory_bytes"), full)
+    measured = group.cells[max(series)][variant].first
+    limit = budget or own_budget(measured)
+    even = {
+        name: _break_even(group, growths[other], growth)
+        for name, other in base.items()
+        if other is not None and other != variant and other in growths
+    }
+    return Trend(
+        variant,
+        growth,
+        None if statistics.needs(series) else scaling.exponent(series),
+        statistics.check(series),
+        even,
+        wall,
+        memory,
+        gpu_memory,
+        limit,
+        beats(wall, memory, limit, cores(measured), gpu_memory),
+    )
+
+
+def _peak_at(peaks: Mapping[float, list[float]], full: float) -> Projection | None:
+    return statistics.project(peaks, full) if len(peaks) >= 2 else None
+
+
+def own_budget(r: Record) -> Budget:
+    """The budget that a run had."""
+    limits = r.budget
+    return Budget(limits.name, limits.cores, limits.memory_bytes, limits.time_s, limits.gpu_memory_bytes)
+
+
+def _break_even(group: Group, slow: Growth, fast: Growth) -> float | None:
+    smallest, largest = min(group.cells), max(group.cells)
+    size = statistics.crossing(slow, fast, smallest / REACH, largest * REACH)
+    return None if size is None else size * group.rows_at_full
+
+
+def beats(
+    wall: Projection,
+    memory: Projection | None,
+    budget: Budget,
+    used_cores: int,
+    gpu_memory: Projection | None = None,
+) -> str:
+    """Whether the full job ends before the buzzer: `yes`, `no`, `too near to tell`, or what a verdict needs.
+
+    A run that had more cores than the budget has says nothing about it.
+    """
+    if budget.cores is not None and used_cores > budget.cores:
+        return f"not told by {used_cores} cores"
+    verdicts = {wall.verdict(budget.time_s)}
+    if memory is not None:
+        verdicts.add(memory.verdict(budget.memory_bytes))
+    if gpu_memory is not None:
+        verdicts.add(gpu_memory.verdict(budget.gpu_memory_bytes))
+    return min(verdicts, key=lambda v: {"no": 0, "too near to tell": 2, "yes": 3}.get(v, 1))

@@ -1,0 +1,74 @@
+"""Comparisons between days: a day has an effect of its own on all its runs, which no number of them tells.
+
+Others' work, a reboot, another host of the same kind: what differs from day to day is a second source of variance beside the noise within
+a day, and an interval from the runs of two days alone is too narrow, the more so the more runs there are.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from statistics import fmean
+
+from buzzer.suite.analysis.statistics import Ratio, exp, t_quantile
+
+Days = Sequence[Sequence[float]]  # the values of a series, by day
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How far days lie apart: the variance of a day's mean log, which has the days' own and the runs' noise in it."""
+
+    variance: float
+    per_run: float  # mean of 1 / runs of a day: the share of the runs' variance that is in `variance`
+    freedom: int
+
+
+def spread(series: Sequence[Days]) -> Spread | None:
+    """Pooled over several series of logs, as mean square around each one's own mean; None where none has two days.
+
+    A day hits all series alike, so there are no more degrees of freedom than the longest series has.
+    """
+    several = [days for days in series if len(days) > 1]
+    if not several:
+        return None
+    freedoms = [len(days) - 1 for days in several]
+    squares = sum(_squares([fmean(day) for day in days]) for days in several)
+    per_run = sum(f * _per_run(days) for f, days in zip(freedoms, several, strict=True))
+    return Spread(squares / sum(freedoms), per_run / sum(freedoms), max(freedoms))
+
+
+def _per_run(days: Days) -> float:
+    return fmean(1 / len(day) for day in days)
+
+
+def _squares(values: Sequence[float]) -> float:
+    middle = fmean(values)
+    return sum((x - middle) ** 2 for x in values)
+
+
+def ratio(over: Days, under: Days, others: Sequence[Days] = ()) -> Ratio:
+    """Ratio of the geometric means over days of two series, with an interval that holds the days' own effects.
+
+    Variance components: the spread of days is estimated from both series, or from `others` where those have more days, and
+    is corrected for unequal numbers of runs by the variance within days; degrees of freedom by Satterthwaite (1946). With equally
+    many runs a day it is Student's t-test of the days' means. The bounds are None where no series has two days.
+    """
+    a, b, *rest = ([[math.log(x) for x in day] for day in days] for days in (over, under, *others))
+    log = fmean(map(fmean, a)) - fmean(map(fmean, b))
+    none = Ratio(math.exp(log), None, None, min(len(a), len(b)))
+    repeats = sum(len(day) - 1 for day in chain(a, b))
+    own = spread([a, b])
+    known = [Spread(own.variance, own.per_run, len(a) + len(b) - 2)] if own else []
+    known += [s for s in [spread(rest)] if s and repeats]
+    if not known:
+        return none
+    found = max(known, key=lambda s: s.freedom)
+    weight = 1 / len(a) + 1 / len(b)
+    lacking = _per_run(a) / len(a) + _per_run(b) / len(b) - weight * found.per_run
+    within = sum(_squares(day) for day in chain(a, b)) / max(repeats, 1)
+    parts = (weight * found.variance, found.freedom), (max(lacking, 0.0) * within, max(repeats, 1))
+    variance = sum(part for part, _ in parts)
+    freedom = variance**2 / sum(part**2 / f for part, f in parts) if variance else 1.0
+    half = t_quantile(freedom) * math.sqrt(variance)
+    return Ratio(none.value, exp(log - half), exp(log + half), none.pairs)

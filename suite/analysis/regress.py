@@ -1,0 +1,176 @@
+"""Regressions: a comparison's runs against older records of the same variant, data, parameters and machine.
+
+Records of one day are compared run by run, records of different days by the means of days (`days.py`): for that the spread of days must be known, from
+older records of several days.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from statistics import median
+from typing import Any
+
+from buzzer.errors import UsageError, unknown_name
+from buzzer.suite.analysis import days, statistics
+from buzzer.suite.analysis.comparison import Group, Variant, noise
+from buzzer.suite.analysis.statistics import LEAST_ROUNDS, Ratio
+from buzzer.suite.records import comparable
+from buzzer.suite.records.record import Record
+from buzzer.suite.report.leaderboard import Row
+
+REST = 8 * 3600  # seconds; a longer time without a run ends a day
+LEAST_DAYS = 2
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """`wall:5%`: how much larger a figure may be than in the older record."""
+
+    figure: str
+    share: float
+
+    @classmethod
+    def parse(cls, text: str) -> "Threshold":
+        name, colon, value = text.partition(":")
+        try:
+            share = float(value.removesuffix("%")) / 100
+        except ValueError:
+            share = -1.0
+        if not colon or not value.endswith("%") or not 0 <= share < math.inf:
+            raise UsageError(
+                f"--fail-if {text!r} is not of the form FIGURE:PERCENT", "write it like wall:5% or peak:10%"
+            )
+        if name not in FIGURES and not name.startswith("phase."):
+            raise unknown_name("figure", name, [*FIGURES, "phase.NAME"])
+        return cls(name, share)
+
+
+FIGURES: dict[str, Callable[[Record], float | None]] = {
+    "wall": lambda r: r.wall_s,
+    "cpu": lambda r: r.cpu_s,
+    "peak": lambda r: r.peak_memory_bytes,
+    "gpu_peak": lambda r: r.gpu_peak_memory_bytes,
+    "energy": lambda r: sum(r.energy_j.values()) if r.energy_j else None,
+}
+
+
+def figure(r: Record, name: str) -> float | None:
+    """A figure of a record by the name used in thresholds: wall, cpu, peak, ..., phase.predict."""
+    if name.startswith("phase."):
+        spent = [p.wall_s for p in r.phases if p.name == name.removeprefix("phase.")]
+        return sum(spent) or None
+    value = FIGURES[name](r)
+    return float(value) if value else None
+
+
+@dataclass(frozen=True)
+class Change:
+    """A figure now against the same figure in older records."""
+
+    scale: float
+    variant: Variant
+    figure: str
+    before: float
+    after: float
+    ratio: Ratio
+    days: int  # over which the runs of both spread
+    noise: bool | None
+    failed: bool
+    needs: str  # what a verdict lacks; without one nothing fails
+    differ: tuple[str, ...] = ()  # what else is not the same: commit, versions, system
+
+
+def changes(
+    group: Group, older: Iterable[Record], thresholds: Sequence[Threshold], pool: Sequence[Record]
+) -> list[Change]:
+    """Every variant against its older self: same machine, data, parameters, enforcement and rule of timing. A change within noise
+    never fails.
+
+    `pool` are records in which A/A pairs and the spread of days are looked for.
+    """
+    older = list(older)
+    past, other = _by_self(older), _others(group, [*older, *pool])
+    found = []
+    for scale, row in group.cells.items():
+        for variant, cell in row.items():
+            before = past.get(_self(cell.first), [])
+            for threshold in thresholds if cell.ranked and before else []:
+                change = _change(scale, variant, cell, before, threshold, pool, other)
+                found += [change] if change is not None else []
+    return found
+
+
+def _by_self(records: Iterable[Record]) -> dict[tuple[Any, ...], list[Record]]:
+    found: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
+    for r in records:
+        if r.outcome == "ok" and not r.control:
+            found[_self(r)].append(r)
+    return found
+
+
+def _others(group: Group, records: Iterable[Record]) -> list[list[Record]]:
+    """What else ran on the machine of `group`, by variant and data: it tells how far days lie apart."""
+    facts, new = comparable.here(group.first), {r.run_id for r in group.records}
+    known = {r.run_id: r for r in records if r.job == "predict" and r.run_id not in new}
+    here = [r for r in known.values() if comparable.here(r) == facts]
+    return list(_by_self(here).values())
+
+
+def _self(r: Record) -> tuple[Any, ...]:
+    return (comparable.near(r), Variant.of(r))
+
+
+def _change(
+    scale: float,
+    variant: Variant,
+    cell: Row,
+    past: Sequence[Record],
+    threshold: Threshold,
+    pool: Sequence[Record],
+    other: Sequence[Sequence[Record]],
+) -> Change | None:
+    value = partial(figure, name=threshold.figure)
+    after, before = _values(by_day(cell.records), value), _values(by_day(past), value)
+    if not after or not before:
+        return None
+    flat = list(chain(*after)), list(chain(*before))
+    count = len(by_day([*cell.records, *past]))
+    if count == 1:
+        ratio = statistics.unpaired(*flat)
+    else:
+        used = {r.run_id for r in past}
+        rest = [[r for r in runs if r.run_id not in used] for runs in other]
+        ratio = days.ratio(after, before, [_values(by_day(runs), value) for runs in rest])
+    needs = _needs(len(flat[0]), ratio, count)
+    aa = noise(pool, cell.first, min(len(values) for values in flat), value)
+    quiet = None if needs else ratio.is_noise(aa.band if aa else None)
+    failed = ratio.value > 1 + threshold.share and quiet is False
+    middle = median(flat[1]), median(flat[0])
+    differ = tuple(comparable.told([*past, *cell.records]))
+    return Change(scale, variant, threshold.figure, *middle, ratio, count, quiet, failed, needs, differ)
+
+
+def _needs(rounds: int, ratio: Ratio, count: int) -> str:
+    if rounds < LEAST_ROUNDS:
+        return f"{LEAST_ROUNDS} rounds"
+    if ratio.low is not None:
+        return ""
+    return f"{LEAST_ROUNDS} older rounds" if count == 1 else f"older records of {LEAST_DAYS} days or of today"
+
+
+def by_day(records: Iterable[Record]) -> list[list[Record]]:
+    """Records in order of time, parted where the machine made none of them for `REST`."""
+    found: list[list[Record]] = []
+    for r in sorted(records, key=lambda r: r.created):
+        if not found or r.created.timestamp() - r.wall_s - found[-1][-1].created.timestamp() > REST:
+            found.append([])
+        found[-1].append(r)
+    return found
+
+
+def _values(parts: Iterable[Iterable[Record]], value: Callable[[Record], float | None]) -> list[list[float]]:
+    found = [[v for r in part if (v := value(r)) is not None] for part in parts]
+    return [values for values in found if values]

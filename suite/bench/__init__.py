@@ -1,0 +1,1 @@
+"""A model alone: plan, protocol in the child, right answers, LoadGen."""

@@ -1,0 +1,1 @@
+"""What runs on a GPU machine without network: steps, kit, rehearsal."""

@@ -1,0 +1,211 @@
+"""The steps of `make gpu-suite`, in the order in which they are worth most. Standard library only.
+
+Two groups are for a machine that is lent for minutes: `bert` needs torch and Triton, `frames` needs RAPIDS. `more` is the rest.
+"""
+
+from dataclasses import dataclass, replace
+
+# Minutes that docs/gpu.md gives a group's steps.
+MINUTES = {"bert": 11.5, "frames": 9.3}
+# What `make gpukit` takes along as data and fits. A step with these options finds them.
+SEED = {
+    "recsys2021": ("--scale", "0.0002", "--set", "token_dim=8", "--set", "epochs=1"),
+    "booking": ("--scale", "0.002", "--set", "epochs=1", "--set", "dim=16", "--set", "hidden=32"),
+}
+TEST_SCALE = 0.14  # of the large test: 2.0 million rows
+ENGINES = "pandas,polars,cudf,polars-gpu"
+GPU_TESTS = "(cudf or polars-gpu or cuda or nvforest) and not without_a_gpu"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command, arguments of this Python.
+
+    `{records}` stands for the folder that takes its records, `{work}` for one that all steps share, `{test_scale}` for the size of
+    the large test.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    limit_s: float
+    expected_s: float = 0.0  # on the GPU machine with 16 cores: an estimate until a GPU has run it
+    cpu_s: float = 0.0  # CPU seconds of what needs no GPU in it, measured in a rehearsal; 0: not measured
+    cores: int = 1  # of 16, that these seconds are spread over
+    group: str = "more"
+    gpu: bool = True  # whether it shows nothing without one
+    shares: str = ""  # a name for the folder of records, where steps share one: a run is held against a reference of before
+    needs: tuple[str, ...] = ()  # steps whose files it reads
+    through: tuple[str, ...] = ()  # a program that runs the command, with its options
+
+
+def of(group: str, *steps: Step) -> tuple[Step, ...]:
+    return tuple(replace(step, group=group) for step in steps)
+
+
+def tests(
+    name: str,
+    limit_s: float,
+    *folders: str,
+    chosen: str = GPU_TESTS,
+    marked: str = "not gpu_plan and not slow",
+    processes: int = 6,
+) -> Step:
+    """The tests of some folders that run on a GPU, by their names and their parameters'."""
+    how = ("-q", "--maxfail=20", "-n", str(processes), "--hypothesis-profile", "gpu")
+    which = ("-k", chosen, "-m", marked)
+    return Step(name, ("-m", "pytest", *how, *which, *folders), limit_s, cores=processes)
+
+
+def run(name: str, limit_s: float, task: str, *options: str, budget: str = "unlimited") -> Step:
+    told = ("--on-unmet-budget", "warn", "--out", "{records}")
+    return Step(name, ("-m", "buzzer", "run", task, "--budget", budget, *told, *options), limit_s)
+
+
+def bench(name: str, limit_s: float, model: str, *options: str) -> Step:
+    command = ("-m", "buzzer", "bench", model, "--device", "cuda", "--out", "{records}")
+    return Step(name, (*command, *options), limit_s)
+
+
+def kernels(name: str, limit_s: float, *arguments: str) -> Step:
+    return Step(name, ("-m", "buzzer.engine.fused", *arguments), limit_s)
+
+
+def timed(step: Step, expected_s: float, cpu_s: float = 0.0, cores: int | None = None) -> Step:
+    """The step with its seconds."""
+    return replace(step, expected_s=expected_s, cpu_s=cpu_s, cores=cores or step.cores)
+
+
+# ---- BERT: no RAPIDS, no Polars -----------------------------------------------------------------------------------------------
+
+SHORT = ("--seq", "128", "--seconds", "0", "--rounds", "1")
+SHAPE = (*SHORT, "--batch", "1", "--count", "460")
+OF_128 = ("--backend", "fused,torch_eager", "--precision", "fp8", *SHORT, "--batch", "128", "--count", "20")
+ONE_RUN = ("--count", "4")  # the last of two counts
+KERNEL_TESTS = ("tests/engine/kernels", "tests/engine/fused/test_fused.py")
+# One kernel's hardware counters, and where its time goes.
+NCU = (
+    "ncu",
+    "--clock-control",
+    "none",
+    "--target-processes",
+    "all",
+    "--set",
+    "full",
+    "-k",
+    "regex:gemm",
+    "-c",
+    "4",
+)
+NEW_PATHS = "wgmma or modes or quantised"  # what no CPU can run: tiles that use wgmma, ways to launch, eight-bit products
+
+
+def bert_large(name: str, limit_s: float, backend: str, precisions: str, *options: str) -> Step:
+    chosen = ("--backend", backend, "--precision", precisions)
+    return bench(name, limit_s, "bert-large", *chosen, *SHAPE, *options)
+
+
+def tune(precision: str, limit_s: float, seconds: int) -> Step:
+    """Measures for so many seconds, then stores the fastest it has found."""
+    options = ("--precision", precision, "--seconds", str(seconds))
+    return kernels(f"kernel tune {precision}", limit_s, "tune", *options)
+
+
+BERT = of(
+    "bert",
+    timed(Step("env", ("-m", "buzzer", "env"), 30, gpu=False), 10, 3.1),
+    timed(kernels("kernel probe", 60, "probe"), 25, 2.1),
+    timed(tests("kernel tests", 90, *KERNEL_TESTS, chosen=NEW_PATHS, marked="gpu", processes=8), 45, 29.5),
+    timed(tune("fp8", 75, 45), 55, 2.2),
+    timed(tune("int8", 60, 35), 45, 2.1),
+    timed(tune("fp16", 60, 35), 45, 2.1),
+    timed(bert_large("bert-large fused", 140, "fused", "fp8,int8,fp16"), 110, 4.3),
+    timed(bert_large("bert-large in reverse", 140, "fused", "fp16,int8,fp8"), 110, 4.5),
+    timed(bert_large("bert-large torch", 80, "torch_eager", "bf16"), 60, 4.0),
+    timed(bench("bert-large of 128", 80, "bert-large", *OF_128), 60, 4.0),
+    timed(replace(bert_large("gemm by ncu", 60, "fused", "fp8", *ONE_RUN), through=NCU), 40),
+)
+
+# ---- data frames: RAPIDS from .gpukit -----------------------------------------------------------------------------------------
+
+SMALL = (*SEED["recsys2021"],)
+NETWORKS = ("--backend", "torch_eager")
+TREES = ("--backend", "nvforest")
+ONE_CORE = "1c64g1h"
+LARGE_DATA, MEDIUM_DATA = "{work}/recsys-large", "{work}/recsys-medium"
+DATA = {"recsys2021 large data": LARGE_DATA, "recsys2021 medium data": MEDIUM_DATA}
+
+
+def recsys(suffix: str, limit_s: float, engines: str, *options: str, **more: str) -> Step:
+    made = run(f"recsys2021 {suffix}", limit_s, "recsys2021", "--engine", engines, *options, **more)
+    needs = tuple(name for name, folder in DATA.items() if folder in options)
+    return replace(made, shares="recsys2021", needs=needs)
+
+
+def recsys_data(name: str, limit_s: float, test_scale: str) -> Step:
+    """Training parts as small as the seed's, and a test part worth a GPU."""
+    size = ("--scale", SEED["recsys2021"][1], "--test-scale", test_scale)
+    command = ("-m", "buzzer", "data", "generate", "recsys2021", *size, "--out", DATA[name])
+    return Step(name, command, limit_s, gpu=False)
+
+
+ON_LARGE = ("--data", LARGE_DATA, *SEED["recsys2021"][2:], *NETWORKS)
+ON_MEDIUM = ("--data", MEDIUM_DATA, *SEED["recsys2021"][2:], *NETWORKS)
+TREES_ALONE = ("--backend", "xgboost,nvforest", "--batch", "100000", "--rounds", "1")
+BOOKING = (*SEED["booking"], *NETWORKS)
+PIPELINES = ("tests/models/recsys2021", "tests/models/booking")
+
+LIBRARIES = (
+    "numpy, pandas, polars, xgboost, nvforest, rmm, cudf, cudf_polars, dask_cuda, dask_cudf, cupy, torch"
+)
+
+FRAMES = of(
+    "frames",
+    timed(Step("libraries", ("-W", "ignore", "-c", f"import {LIBRARIES}"), 60, gpu=False), 12, 8.0),
+    timed(tests("operators", 75, "tests/engine/frames"), 45, 31.0),
+    timed(recsys("small", 90, ENGINES, *SMALL, *NETWORKS), 50, 13.0),
+    timed(recsys("nvforest", 60, "polars,cudf,polars-gpu", *SMALL, *TREES), 35, 8.0),
+    timed(recsys_data("recsys2021 large data", 60, "{test_scale}"), 12, 16.2, cores=8),
+    timed(recsys("large", 160, "polars,cudf,polars-gpu", *ON_LARGE), 120, 153.0, cores=2),
+    timed(recsys_data("recsys2021 medium data", 30, "0.01"), 5, 2.2),
+    timed(recsys("medium on one core", 60, "pandas", *ON_MEDIUM, budget=ONE_CORE), 16, 9.6),
+    timed(bench("trees", 60, "gbdt", *TREES_ALONE), 40, 3.2),
+    timed(tests("pipelines", 100, *PIPELINES), 80, 70.2),
+    timed(run("booking", 75, "booking", "--engine", "pandas,cudf,polars-gpu", *BOOKING), 45, 5.3),
+    timed(recsys("within 8 GB", 60, "cudf,polars-gpu", *SMALL, *NETWORKS, budget="16c64g1h-gpu8g"), 40, 3.9),
+    timed(recsys("cluster of one", 60, "polars-gpu", *SMALL, *NETWORKS, "--gpus", "1"), 40, 2.3),
+)
+
+# ---- the rest, for a machine that is yours ------------------------------------------------------------------------------------
+
+SHOPS = ("sigir-ecom-task2", "sigir-ecom-task1", "online-shoppers", "complete-journey")
+ON_CLUSTER = ("--gpus", "1", "--device", "cuda")
+
+MORE = of(
+    "more",
+    bench("bert-large all", 1200, "bert-large"),
+    run("bert-intent", 300, "bert-intent", "--device", "cuda", "--backend", "all"),
+    tests("models", 900, "tests/engine", "tests/models", "--ignore=tests/engine/frames"),
+    *(run(name, 180, name, "--engine", ENGINES, "--backend", "torch_eager,nvforest") for name in SHOPS),
+    recsys("fit on a cluster", 300, "polars-gpu", *SMALL, *NETWORKS, *ON_CLUSTER),
+    recsys("medium", 300, "polars,cudf,polars-gpu", *ON_MEDIUM),
+    recsys("pandas on one core", 1800, "pandas", *ON_LARGE, budget=ONE_CORE),
+)
+
+STEPS: tuple[Step, ...] = (*BERT, *FRAMES, *MORE)
+
+
+def chosen(only: str) -> list[Step]:
+    """The steps of a comma-separated list, in its order, each after the step whose files it reads; all for an empty list.
+
+    A part of the list names a group, or is a part of steps' names.
+    """
+    parts = [part.strip() for part in only.split(",") if part.strip()] or [""]
+    groups = {step.group for step in STEPS}
+    found = [
+        step
+        for part in parts
+        for step in STEPS
+        if (part == step.group if part in groups else part in step.name)
+    ]
+    made = {step.name: step for step in STEPS}
+    return list(dict.fromkeys(step for one in found for step in (*(made[n] for n in one.needs), one)))

@@ -1,0 +1,1 @@
+"""Records: schema, integrity, gate, machine."""

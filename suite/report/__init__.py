@@ -1,0 +1,1 @@
+"""Records as Markdown, HTML and terminal tables."""

@@ -1,0 +1,467 @@
+"""The fused backend's whole models against float64 torch, in the interpreter and on a GPU; its packing and its plan."""
+
+import dataclasses
+import json
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from buzzer.engine import infer, quant
+from buzzer.engine.fused.packing import bucket, pack
+from buzzer.engine.infer import Array, Session
+from buzzer.errors import UnsupportedError, UsageError
+from buzzer.models.bert.encoder import Bert, BertConfig, Classifier, SentenceClassifier
+from buzzer.models.bert.packing import Packed
+
+SHAPES = {
+    "odd": BertConfig(50, 36, 2, 3, 52, 40),
+    "minilm": BertConfig(60, 64, 1, 2, 128, 40, hidden_act="gelu_new"),
+    "large": BertConfig(70, 128, 1, 2, 192, 40, hidden_act="relu"),
+}
+NAMES = ("input_ids", "attention_mask", "token_type_ids")
+TOLERANCE = {"fp32": 2e-6, "fp16": 4e-3, "bf16": 3e-2}
+
+
+def model(kind: str, shape: str) -> torch.nn.Module:
+    torch.manual_seed(0)
+    bert = Bert(SHAPES[shape])
+    made = {
+        "bert": lambda: bert,
+        "sentence": lambda: SentenceClassifier(bert, 5),
+        "packed": lambda: Packed(bert),
+    }
+    module = (made | {"classifier": lambda: Classifier(bert, 4)})[kind]()
+    for weight in module.parameters():  # so that no bias or norm hides behind its initial 0 or 1
+        torch.nn.init.normal_(weight, std=0.2)
+    return module.eval()
+
+
+def batch(kind: str, lengths: list[int], seed: int = 0) -> dict[str, Array]:
+    """Sentences of those lengths; padded to the longest, or packed in rows of two."""
+    rng = np.random.default_rng(seed)
+    width = max(lengths)
+    if kind == "packed":
+        width, at = 2 * width, np.arange(2 * width)
+        second = at >= width // 2
+        length = np.array(lengths)[np.arange(len(lengths) // 2 * 2).reshape(-1, 2)]
+        places = at % (width // 2)
+        inside = places < length[:, second.astype(int)]
+        segments = np.where(inside, 1 + second, 0)
+        ids = rng.integers(0, 50, segments.shape)
+        return {"input_ids": ids, "positions": np.tile(places, (len(ids), 1)), "segments": segments}
+    mask = (np.arange(width) < np.array(lengths)[:, None]).astype("int64")
+    found = [rng.integers(0, 50, mask.shape) * mask, mask, rng.integers(0, 2, mask.shape)]
+    return dict(zip(NAMES[: 2 if kind == "sentence" else 3], found, strict=False))
+
+
+def torchs(module: torch.nn.Module, given: dict[str, Array], double: bool = True) -> Array:
+    module = module.double() if double else module
+    with torch.inference_mode():
+        found = module(*(torch.from_numpy(x) for x in given.values())).numpy()
+    module.float()
+    return found
+
+
+def session(module: torch.nn.Module, example: dict[str, Array], device: str, precision: str) -> Session:
+    axes = {name: {0: "batch", 1: "sequence"} for name in example}
+    return infer.prepare(
+        module, backend="fused", example=example, dynamic=axes, precision=precision, device=device
+    )
+
+
+def attended(found: Array, given: dict[str, Array]) -> Array:
+    """Hidden states of the tokens that count; pooled outputs as they are."""
+    mask = given.get("attention_mask", given.get("segments"))
+    return found[mask != 0] if found.ndim == 3 else found
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [("bert", "odd"), ("sentence", "minilm"), ("classifier", "large"), ("packed", "odd"), ("bert", "large")],
+)
+@pytest.mark.parametrize("precision", ["fp32", "fp16", pytest.param("bf16", marks=pytest.mark.gpu)])
+def test_whole_models_agree_with_float64(device: str, kind: str, shape: str, precision: str) -> None:
+    """Changing lengths in one session; outputs poisoned before each run."""
+    if precision == "bf16" and device == "cpu":
+        pytest.skip("the interpreter's BF16 is wrong")
+    module = model(kind, shape)
+    with session(module, batch(kind, [3, 5]), device, precision) as ready:
+        for seed, lengths in enumerate(([7, 1, 12, 3], [7, 2], [30, 4])):
+            given = batch(kind, lengths, seed)
+            ready.poison()
+            got, want = ready.run(given)["output"], torchs(module, given)
+            assert got.dtype == np.float32
+            assert got.shape == want.shape
+            error = np.linalg.norm(attended(got - want, given)) / np.linalg.norm(attended(want, given))
+            assert error < TOLERANCE[precision]
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"smooth": 0.5}, {"skip": ["head"]}], ids=["plain", "smooth", "skip"]
+)
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_quantised_models_compute_what_quant_says(
+    device: str, precision: str, options: dict[str, Any]
+) -> None:
+    """As far from the quantised module as rounding goes: states between kernels are fp16, so that values on the edge
+    of two eight-bit steps may fall on the other side."""
+    module, given = model("sentence", "large"), batch("sentence", [7, 1, 12, 3])
+    quantised = quant.quantise(module, [given], precision=precision, **options)
+    want, exact = torchs(quantised, given, double=False), torchs(module, given)
+    with session(quantised, given, device, precision) as ready:
+        ready.poison()
+        got = ready.run(given)["output"]
+        ready.poison()
+        np.testing.assert_array_equal(ready.run(given)["output"], got)
+    noise = np.linalg.norm(want - exact)
+    assert np.linalg.norm(got - want) < 1.5 * noise
+    assert np.linalg.norm(got - exact) < 1.5 * noise
+    assert noise < 0.05 * np.linalg.norm(exact)
+
+
+def test_outputs_belong_to_the_caller_and_poison_shows(device: str) -> None:
+    module, given = model("sentence", "minilm"), batch("sentence", [4, 6])
+    with session(module, given, device, "fp16") as ready:
+        first = ready.run(given)["output"]
+        kept = first.copy()
+        ready.poison()
+        staged = ready.stage(batch("sentence", [5, 2], 1))  # type: ignore[attr-defined]
+        assert torch.isnan(staged.bucket.program.output).any()
+        ready.replay(staged)  # type: ignore[attr-defined]
+        assert not torch.isnan(staged.bucket.program.output).any()
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_a_session_tells_its_kernels(device: str) -> None:
+    module, given = model("sentence", "odd"), batch("sentence", [9, 3])
+    with session(module, given, device, "fp16") as ready:
+        launches = ready.launches(given)  # type: ignore[attr-defined]
+        ready.run(given)
+        told = ready.describe(given)
+    assert told.kernels == len(launches) == 1 + 7 * 2 + 2
+    config = SHAPES["odd"]
+    layer = 4 * config.hidden_size**2 + 2 * config.hidden_size * config.intermediate_size
+    products = [x for x in launches if "DEPTH" in x.constants and not x.name.startswith("tail")]
+    assert sum(x.flops for x in products) == 2 * 16 * 2 * layer  # 12 tokens in a bucket of 16, 2 layers
+    assert sum(x.constant_bytes for x in products) > 2 * 2 * layer  # fp16, and the biases
+    assert told.parameters == sum(p.numel() for p in module.parameters())
+
+
+def test_a_model_or_precision_that_cannot_be_served_is_told(device: str) -> None:
+    given = batch("sentence", [4, 6])
+    with pytest.raises(UnsupportedError, match="encoders only"):
+        session(torch.nn.Linear(3, 3), given, device, "fp16")
+    mixed = quant.quantise(model("sentence", "odd"), [given], precision="int8")
+    mixed.bert.layers[0].up.precision = "fp8"
+    with pytest.raises(UnsupportedError, match="quantised to"):
+        session(mixed, given, device, "int8")
+    part = quant.quantise(model("sentence", "odd"), [given], precision="int8", skip=["bert.layers.0.key"])
+    with pytest.raises(UnsupportedError, match="in part"):
+        session(part, given, device, "int8")
+
+
+def test_no_gpu_is_no_silent_cpu_run(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from buzzer.engine.infer.backends import fused
+
+    given = batch("sentence", [4, 6])
+    monkeypatch.setattr(fused, "interpreted", lambda: False)
+    with pytest.raises(UnsupportedError, match="CUDA devices only"):
+        session(model("sentence", "odd"), given, "cpu", "fp16")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UnsupportedError, match="no CUDA device"):
+        session(model("sentence", "odd"), given, "cuda", "fp16")
+
+
+def test_ids_outside_their_tables_are_told() -> None:
+    roles = {"ids": np.array([[1, 2, 9]]), "mask": np.array([[1, 1, 0]])}
+    assert pack(roles, 9, 3, 1).ids.tolist() == [[1, 2], [0, 1], [0, 0]]  # what is masked does not count
+    with pytest.raises(UsageError, match="token id outside 0 to 1"):
+        pack(roles, 2, 3, 1)
+    with pytest.raises(UsageError, match="position outside 0 to 0"):
+        pack(roles, 9, 1, 1)
+    split = {
+        "ids": np.ones((1, 3), int),
+        "positions": np.zeros((1, 3), int),
+        "segments": np.array([[1, 2, 1]]),
+    }
+    with pytest.raises(UsageError, match="several pieces"):
+        pack(split, 9, 3, 1)
+
+
+@settings(max_examples=60)
+@given(rows=st.lists(st.lists(st.booleans(), min_size=6, max_size=6), min_size=1, max_size=9))
+def test_packed_tokens_keep_their_place_and_sequence(rows: list[list[bool]]) -> None:
+    mask = np.array(rows).astype("int64")
+    ids = np.arange(mask.size).reshape(mask.shape)
+    tokens = pack({"ids": ids, "mask": mask}, mask.size, 6, 1)
+    size, sequences = bucket(len(tokens.places), 16), bucket(tokens.sequences, 1)
+    out = np.full(5 * size + sequences + 1, -1, dtype=np.int32)
+    tokens.write(out, size)
+    words, at = out[:size], out[size : 2 * size]
+    first, last = out[3 * size : 4 * size], out[4 * size : 5 * size]
+    starts = out[5 * size :]
+    count = int(mask.sum())
+    assert words[:count].tolist() == ids[mask == 1].tolist()
+    assert at[:count].tolist() == np.nonzero(mask)[1].tolist()
+    for token in range(size):
+        own = range(first[token], last[token])
+        assert token in own
+        row = lambda t: ids.ravel()[words[t]] // 6
+        assert token >= count or (
+            {row(t) for t in own} == {row(token)} and len(own) == mask[row(token)].sum()
+        )
+    assert np.diff(starts)[: len(rows)].tolist() == mask.sum(1).tolist()
+    assert (np.diff(starts)[len(rows) :] == 0).all()
+
+
+@given(count=st.integers(0, 100_000))
+def test_a_bucket_holds_its_tokens_and_little_more(count: int) -> None:
+    size = bucket(count, 16)
+    assert count <= size
+    assert size == 16 or size * 2 < count * 3
+
+
+def test_a_stored_tile_is_taken(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from buzzer.engine.kernels.gemm import Tile
+    from buzzer.engine.kernels.tune import Shape, Tuned
+
+    module, given = model("bert", "odd"), batch("bert", [9, 3])
+    tile = Tile(16, 16, 32, split=2, stages=2)
+    shape = Shape(16, 36, 36, torch.float16, True)
+    monkeypatch.setattr(Tuned, "load", classmethod(lambda cls, device: cls(tiles={str(shape): tile})))
+    with session(module, given, device, "fp16") as ready:
+        launches = {x.name: x for x in ready.launches(given)}  # type: ignore[attr-defined]
+        got, want = ready.run(given)["output"], torchs(module, given)
+    taken = launches["layer 1 out"].constants
+    assert {key.lower(): taken[key] for key in ("ROWS", "COLUMNS", "DEPTH", "SPLIT")}.items() <= (
+        dataclasses.asdict(tile).items()
+    )
+    assert np.linalg.norm(attended(got - want, given)) < 4e-3 * np.linalg.norm(attended(want, given))
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8", "fp8"])
+@pytest.mark.parametrize("mode", ["pdl", "persistent"])
+def test_other_modes_compute_the_same(
+    device: str, mode: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twice in a row: the barriers' counters are at 0 again."""
+    from buzzer.engine.kernels.tune import Tuned
+
+    if mode == "pdl" and device == "cpu":
+        pytest.skip("the interpreter runs one kernel after the other")
+    module, given = model("sentence", "minilm"), batch("sentence", [7, 1, 3])
+    exact = torchs(module, given)
+    if precision != "fp16":
+        module = quant.quantise(module, [given], precision=precision)
+    want = torchs(module, given, double=False)
+    monkeypatch.setattr(Tuned, "mode", lambda self, program: mode)
+    with session(module, given, device, precision) as ready:
+        for _ in range(2):
+            ready.poison()
+            got = ready.run(given)["output"]
+            tolerance = (
+                4e-3 * np.linalg.norm(exact) if precision == "fp16" else 1.5 * np.linalg.norm(want - exact)
+            )
+            assert np.linalg.norm(got - want) < tolerance
+        assert ready.describe().kernels == (4 if mode == "persistent" else 1 + 7 + 2)
+
+
+def reference(program: Any, weights: Any, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The layers in float64 on one sequence, inputs of linear layers in their eight bits; and the first layer's scores."""
+    from torch.nn import functional as F
+
+    def norm(x: torch.Tensor, by: Any) -> torch.Tensor:
+        return F.layer_norm(x, x.shape[1:], by.gamma.double(), by.beta.double(), by.eps)
+
+    def linear(x: torch.Tensor, layer: Any) -> torch.Tensor:
+        given = layer.weights
+        if layer.grid is not None:
+            y = x * layer.grid.inverse.double() + layer.grid.zero
+            eight = weights.eight
+            x = y.round().clamp(-128, 127) if eight == torch.int8 else y.clamp(-448, 448).to(eight).double()
+        scale = 1.0 if given.scale is None else given.scale.double()
+        return x @ given.weight.double().T * scale + given.bias.double()
+
+    x = norm(
+        sum(t.double()[i.long()] for t, i in zip(weights.tables, program.inputs.ids, strict=True)),
+        weights.norm,
+    )
+    scores = []
+    for layer in weights.layers:
+        parts = linear(x, layer.qkv).unflatten(1, (3, weights.heads, -1)).permute(1, 2, 0, 3)
+        scores.append(parts[0] @ parts[1].transpose(1, 2) / parts.shape[-1] ** 0.5)
+        context = (scores[-1].softmax(-1) @ parts[2]).transpose(0, 1).flatten(1)
+        x = norm(x + linear(context, layer.out), layer.attention_norm)
+        x = norm(x + linear(F.gelu(linear(x, layer.up)), layer.down), layer.norm)
+    return x, scores[0]
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8", "fp8"])
+@pytest.mark.parametrize("mode", ["plain", "pdl", "early", "persistent"])
+def test_modes_on_weights_of_a_shape_against_float64(device: str, mode: str, precision: str) -> None:
+    """On a GPU two layers of BERT-Large, whose products are wgmma. Scores are as flat as trained ones."""
+    from buzzer.engine.fused.tune import made
+    from buzzer.engine.fused.weights import random
+    from buzzer.engine.kernels.tune import Tuned
+
+    if mode in ("pdl", "early") and device == "cpu":
+        pytest.skip("the interpreter runs one kernel after the other")
+    shape, tokens = ((2, 1024, 4096, 16), 128) if device == "cuda" else ((2, 64, 128, 2), 32)
+    torch.manual_seed(0)
+    weights = random(*shape, precision, device)
+    program = made(weights, tokens, Tuned(), mode)
+    program.output.fill_(float("nan"))
+    codes = [launch() for launch in program.launches]
+    program.check()
+    want, scores = reference(program, weights, tokens)
+    assert 0.3 < float(scores.std()) < 0.7
+    error = float((program.output.double() - want).norm() / want.norm())
+    assert error < (4e-3 if precision == "fp16" else 2e-2)
+    if device == "cuda":
+        products = [code for code in codes if code.name in ("gemm", "layers")]
+        assert all("wgmma.mma_async" in code.asm["ptx"] for code in products)
+
+
+def test_a_mode_that_cannot_run_is_refused_by_the_tuner(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the driver, by its shared memory, or by a barrier that is given up; plain launches must run."""
+    from buzzer.engine.fused import tune as fused_tune
+    from buzzer.engine.fused.lowering import Program
+    from buzzer.engine.fused.weights import random
+    from buzzer.engine.kernels.jit import triton
+    from buzzer.engine.kernels.tune import Tuned
+
+    if device == "cpu":
+
+        class Graph:
+            def __init__(self, run: Any) -> None:
+                self.replay = run
+
+        monkeypatch.setattr(fused_tune, "capture", Graph)
+        monkeypatch.setattr(fused_tune, "replays", lambda graph, count, cold: [graph.replay() or 7.0])
+    weights = random(1, 32, 32, 1, "fp16", device, vocabulary=50)
+    found = fused_tune.measured(weights, 16, Tuned(), "persistent")
+    assert found.refused is None
+    assert found.error < 4e-3
+    broken: list[Exception] = [
+        triton.runtime.errors.OutOfResources(1 << 20, 1 << 17, "shared memory"),
+        RuntimeError("Triton Error [CUDA]: too many blocks in cooperative launch"),
+    ]
+    run = Program.run
+    for error in broken:
+
+        def raises(self: Program, error: Exception = error) -> None:
+            if self.counters is not None:
+                raise error
+            run(self)
+
+        monkeypatch.setattr(Program, "run", raises)
+        refused = fused_tune.measured(weights, 16, Tuned(), "persistent").refused
+        assert refused
+        assert str(error) in refused
+        assert list(found.facts()) == ["microseconds", "error"]
+
+    def gives_up(self: Program) -> None:
+        run(self)
+        if self.counters is not None:
+            self.counters[2] = 1
+
+    monkeypatch.setattr(Program, "run", gives_up)
+    assert "given up" in str(fused_tune.measured(weights, 16, Tuned(), "persistent").refused)
+
+    def fails(self: Program) -> None:
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(Program, "run", fails)
+    with pytest.raises(RuntimeError, match="no"):
+        fused_tune.measured(weights, 16, Tuned(), "plain")
+
+
+@pytest.mark.parametrize("in_time", [True, False])
+def test_the_tuner_stores_what_it_has_found(
+    device: str, in_time: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """On a GPU it measures; in the interpreter every launch is run once and takes a microsecond."""
+    from buzzer.engine.fused import tune as fused_tune
+    from buzzer.engine.kernels import tune
+    from buzzer.engine.kernels.offline import Compiler
+
+    class Ahead:
+        def __init__(self, *_: int) -> None: ...
+
+        def __enter__(self) -> Any:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def start(self, *_: Any) -> Any:
+            compiled: Any = Future()
+            if in_time:
+                compiled.set_result(None)
+            return compiled
+
+    class Graph:
+        def __init__(self, run: Any) -> None:
+            self.replay = run
+
+    def microseconds(launches: list[Any], count: int) -> float:
+        for launch in launches:
+            launch()
+        return 1.0
+
+    monkeypatch.setenv("BUZZER_CACHE", str(tmp_path))
+    if device == "cpu":
+        bench, random = tune.Bench, fused_tune.random
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+        monkeypatch.setattr(tune, "gpu_name", lambda: "a-gpu")
+        monkeypatch.setattr(tune, "microseconds", microseconds)
+        monkeypatch.setattr(tune, "Bench", lambda shape, device: bench(shape, "cpu"))
+        for name, fake in {
+            "require_gpu": lambda: None,
+            "gpu_name": lambda: "a-gpu",
+            "Ahead": Ahead,
+            "random": lambda *form: random(*form[:-1], "cpu", vocabulary=50),
+            "capture": Graph,
+            "replays": lambda graph, count, cold: [graph.replay() or 7.0],
+        }.items():
+            monkeypatch.setattr(fused_tune, name, fake)
+        with Compiler(80):  # for the GPU's shared memory
+            told = list(fused_tune.tune_encoder((1, 64, 128, 2, "int8"), 16, 600.0 if in_time else 0.0))
+    else:
+        told = list(fused_tune.tune_encoder((1, 64, 128, 2, "int8"), 16, 600.0 if in_time else 0.0))
+    json.loads(json.dumps(told), parse_constant=pytest.fail)
+    *_, last = told
+    stored = list(tmp_path.glob("kernels/*.json"))
+    assert last["in_time"] == in_time
+    if not in_time:
+        assert last["taken"] == "plain"
+        assert [x["tile"] for x in told[:4]] == [None] * 4
+        assert not stored
+        return
+    kept = tune.Tuned.read(stored[0])
+    assert {shape: x.columns for shape, x in kept.tiles.items()} == {
+        x["shape"]: x["tile"]["columns"] for x in told[:4]
+    }
+    assert len(kept.tiles) == 4
+    assert kept.modes == {last["program"]: last["taken"]}
+    modes = {x["mode"]: x for x in told[4:-1]}
+    assert {"plain", "persistent"} <= set(modes)
+    assert all(x["error"] < 0.05 for x in modes.values() if "refused" not in x)
+
+
+def test_a_barrier_that_was_given_up_is_an_error(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from buzzer.engine.kernels.tune import Tuned
+
+    module, given = model("bert", "minilm"), batch("bert", [7, 1, 3])
+    monkeypatch.setattr(Tuned, "mode", lambda self, program: "persistent")
+    with session(module, given, device, "fp16") as ready:
+        with torch.inference_mode():
+            ready.stage(given).bucket.program.counters[2] = 1  # type: ignore[attr-defined]
+        with pytest.raises(RuntimeError, match="given up"):
+            ready.run(given)

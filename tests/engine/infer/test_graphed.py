@@ -1,0 +1,312 @@
+"""CUDA graphs of torch and TensorRT sessions: the protocol on a stand-in for the CUDA API, and the same on a GPU."""
+
+import copy
+import ctypes
+import importlib
+import sys
+from collections.abc import Iterator
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from buzzer.engine import infer
+from buzzer.engine.infer import Array, Session
+from buzzer.engine.infer.graphed import WARMUPS
+from buzzer.engine.infer.session import Staging
+from tests.engine.infer.cuda_stand_in import Cuda, Graph, stand_in
+
+
+class Net(torch.nn.Module):
+    """Ids and floats to two outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.first = torch.nn.Embedding(20, 8), torch.nn.Linear(8, 8)
+        self.norm, self.last = torch.nn.LayerNorm(8), torch.nn.Linear(8, 3)
+        self.calls: list[str] = []
+        self.stream = lambda: ""
+
+    def forward(self, ids: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        self.calls.append(self.stream())
+        hidden = self.norm(torch.relu(self.first(self.table(ids).mean(1) + x)))
+        return self.last(hidden), hidden
+
+
+class Mixed(Net):
+    """Goes on in FP32 from the middle, as a module with a mean over tokens may."""
+
+    def forward(self, ids: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden = self.first(self.table(ids).mean(1) + x).to(torch.float32)
+        return self.last(hidden), hidden
+
+
+class Waits(Net):
+    """Reads a value on the host, which no capture allows."""
+
+    def forward(self, ids: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return super().forward(ids, x * (2.0 if float(x.sum()) == 12345.0 else 1.0))
+
+
+def batch(seed: int) -> dict[str, Array]:
+    rng = np.random.default_rng(seed)
+    return {"ids": rng.integers(0, 20, (2, 5)), "x": rng.normal(size=(2, 8)).astype("float32")}
+
+
+def expected(net: Net, given: dict[str, Array]) -> list[Array]:
+    double = copy.deepcopy(net).double()
+    with torch.inference_mode():
+        found = double(torch.from_numpy(given["ids"]), torch.from_numpy(given["x"]).double())
+    return [t.numpy() for t in found]
+
+
+def prepared(
+    net: Net, precision: str = "fp32", backend: str = "torch_eager", opened: bool = False
+) -> Session:
+    axes: dict[str, dict[int, str]] = {name: {0: "batch"} if opened else {} for name in ("ids", "x")}
+    return infer.prepare(
+        net,
+        backend=backend,
+        example=batch(0),
+        outputs=("y", "h"),
+        dynamic=axes,
+        precision=precision,
+        device="cuda",
+    )
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cuda]:
+    if torch.cuda.is_available():
+        pytest.skip("a CUDA device is here")
+    with stand_in(monkeypatch) as made:
+        yield made
+
+
+@pytest.fixture(params=["stand-in", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    if request.param == "cuda":
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device")
+        yield
+    else:
+        request.getfixturevalue("cuda")
+        yield
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("bf16", 0.1)])
+@pytest.mark.usefixtures("device")
+def test_replays_compute_each_input(precision: str, tolerance: float) -> None:
+    net = Net().eval()
+    weights = copy.deepcopy(net.state_dict())
+    with prepared(net, precision) as session:
+        told = session.describe()
+        for seed in (1, 2, 3, 1):
+            session.poison()
+            found = session.run(given := batch(seed))
+            for name, want in zip(("y", "h"), expected(net.cpu(), given), strict=True):
+                assert found[name].dtype == np.float32
+                np.testing.assert_allclose(found[name], want, atol=tolerance * np.abs(want).max())
+    assert told.graph is True
+    assert told.notes == ()
+    assert told.weight_bytes == sum(w.numel() for w in net.parameters()) * (4 if precision == "fp32" else 2)
+    for name, weight in net.state_dict().items():  # the caller's module keeps its values and types
+        assert torch.equal(weight.cpu(), weights[name])
+
+
+def test_a_capture_is_warmed_up_on_a_side_stream(cuda: Cuda) -> None:
+    net = Net().eval()
+    net.stream = lambda: "captured" if cuda.recorder else cuda.on
+    with prepared(net) as session:
+        assert net.calls == ["side"] * WARMUPS + ["captured"]
+        assert cuda.events == ["side waits for main", "main waits for side", "synchronize", "capture"]
+        session.run(batch(1))
+        session.run(batch(2))
+        assert cuda.events[4:] == ["replay", "replay"]
+        assert len(net.calls) == WARMUPS + 1  # a replay runs no Python of the module
+
+
+def test_weights_are_converted_once(cuda: Cuda) -> None:
+    with prepared(Net().eval(), "bf16"):
+        assert not [name for name in cuda.graphs[0].recorder.names if "_to_copy" in name]
+
+
+def test_only_the_replay_is_between_stage_and_fetch(cuda: Cuda) -> None:
+    with prepared(Net().eval()) as session:
+        assert isinstance(session, Staging)
+        staged = session.stage(batch(1))
+        before = len(cuda.events)
+        session.replay(staged)
+        assert cuda.events[before:] == ["replay"]
+        first = session.fetch(staged)["y"].copy()
+        session.poison()
+        assert np.isnan(session.fetch(staged)["y"]).all()  # the buffer stays in place
+        session.replay(staged)
+        np.testing.assert_array_equal(session.fetch(staged)["y"], first)
+
+
+@pytest.mark.usefixtures("device")
+def test_what_cannot_be_captured_is_told_and_runs() -> None:
+    net = Waits().eval()
+    with prepared(net) as session:
+        told = session.describe()
+        found = session.run(given := batch(4))
+    np.testing.assert_allclose(found["y"], expected(net.cpu(), given)[0], atol=1e-5)
+    assert told.graph is False
+    assert "torch_eager fp32 ran without a CUDA graph, which could not be captured" in told.notes[0]
+    assert "\n" not in told.notes[0]
+
+
+@pytest.mark.usefixtures("device")
+def test_open_axes_have_no_graph() -> None:
+    net = Net().eval()
+    with prepared(net, opened=True) as session:
+        told = session.describe()
+        given = {name: array[:1] for name, array in batch(5).items()}
+        found = session.run(given)
+    np.testing.assert_allclose(found["y"], expected(net.cpu(), given)[0], atol=1e-5)
+    assert told.graph is False
+    assert "axes are open" in told.notes[0]
+
+
+@pytest.mark.usefixtures("device")
+def test_a_module_of_several_types_runs_under_autocast() -> None:
+    net = Mixed().eval()
+    with prepared(net, "bf16") as session:
+        told = session.describe()
+        found = session.run(given := batch(6))["y"]
+    want = expected(as_plain(net), given)[0]
+    np.testing.assert_allclose(found, want, atol=0.1 * np.abs(want).max())
+    assert told.graph is True
+    assert "under autocast, for the module mixes types" in told.notes[0]
+
+
+def as_plain(net: Mixed) -> Net:
+    """The same weights, all in float64."""
+
+    class Plain(Mixed):
+        def forward(self, ids: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            hidden = self.first(self.table(ids).mean(1) + x)
+            return self.last(hidden), hidden
+
+    made = Plain()
+    made.load_state_dict({name: weight.cpu() for name, weight in net.state_dict().items()})
+    return made
+
+
+def test_out_of_memory_is_no_note(cuda: Cuda) -> None:
+    class Large(Net):
+        def forward(self, ids: torch.Tensor, x: torch.Tensor) -> Any:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        prepared(Large().eval())
+
+
+def test_torch_compile_leaves_the_graph_to_us(cuda: Cuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(torch, "compile", lambda module, **options: asked.append(options) or module)
+    monkeypatch.setattr("buzzer.engine.infer.backends.torch_compile.has_compiled", lambda module: True)
+    net = Net().eval()
+    with prepared(net, backend="torch_compile") as session:
+        found = session.run(given := batch(7))
+        assert session.describe().graph is True
+    np.testing.assert_allclose(found["y"], expected(net, given)[0], atol=1e-5)
+    assert asked == [{"dynamic": False, "mode": "max-autotune-no-cudagraphs"}]
+
+
+# ---- TensorRT -----------------------------------------------------------------------------------------------------
+
+
+class Engine:
+    """As an engine and its context: y = 2 x, on addresses, and recorded where a capture runs."""
+
+    num_io_tensors, num_layers = 2, 1
+    shapes: dict[str, tuple[int, ...]]
+    addresses: dict[str, int]
+
+    def __init__(self, cuda: Cuda) -> None:
+        self.cuda, self.shapes, self.addresses = cuda, {}, {}
+
+    def get_tensor_name(self, index: int) -> str:
+        return "xy"[index]
+
+    def get_tensor_mode(self, name: str) -> str:
+        return {"x": "in", "y": "out"}[name]
+
+    def get_tensor_dtype(self, name: str) -> Any:
+        return np.float32
+
+    def create_execution_context(self) -> "Engine":
+        return self
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> None:
+        self.shapes[name] = shape
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return self.shapes["x"]
+
+    def set_tensor_address(self, name: str, address: int) -> None:
+        self.addresses[name] = address
+
+    def execute_async_v3(self, stream: int) -> bool:
+        count, (x, y) = int(np.prod(self.shapes["x"])), (self.addresses["x"], self.addresses["y"])
+
+        def step() -> None:
+            given, out = ((ctypes.c_float * count).from_address(at) for at in (x, y))
+            out[:] = [2 * value for value in given]
+
+        step()
+        if self.cuda.recorder is not None:
+            self.cuda.recorder.steps.append(step)
+        return True
+
+
+@pytest.mark.skipif(infer.installed("tensorrt"), reason="TensorRT itself is here")
+def test_tensorrt_replays_on_buffers_that_stay(cuda: Cuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(cuda)
+    fake = SimpleNamespace(
+        __version__="stand-in",
+        Logger=type("Logger", (), {"ERROR": 0, "__init__": lambda self, level: None}),
+        Runtime=lambda logger: SimpleNamespace(deserialize_cuda_engine=lambda built: engine),
+        TensorIOMode=SimpleNamespace(INPUT="in", OUTPUT="out"),
+        nptype=lambda dtype: dtype,
+    )
+    name = "buzzer.engine.infer.backends.tensorrt"
+    monkeypatch.setitem(sys.modules, "tensorrt", fake)
+    # Afterwards the module is as before: absent, or the one without the stand-in.
+    monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    del sys.modules[name]
+    module = importlib.import_module(name)
+    monkeypatch.setattr(module, "build", lambda plan, logger: b"")
+    rng = np.random.default_rng(0)
+    batches = [{"x": rng.normal(size=(2, 3)).astype("float32")} for _ in range(3)]
+    model = torch.nn.Identity()
+    common = {"backend": "tensorrt", "example": batches[0], "outputs": ("y",), "device": "cuda"}
+    with infer.prepare(model, dynamic={"x": {}}, **common) as session:  # type: ignore[arg-type]
+        for given in batches:
+            session.poison()
+            np.testing.assert_allclose(session.run(given)["y"], 2 * given["x"])
+        assert session.describe().graph is True
+    assert cuda.events.count("replay") == 3
+    with infer.prepare(model, **common) as session:  # type: ignore[arg-type]
+        np.testing.assert_allclose(session.run(given := {"x": batches[1]["x"][:1]})["y"], 2 * given["x"])
+        assert session.describe().graph is False
+        assert "axes are open" in session.describe().notes[0]
+
+
+def test_a_graph_of_the_stand_in_runs_again() -> None:
+    """The stand-in itself: operations in place and views too."""
+    cuda = Cuda()
+    x = torch.arange(4.0)
+    graph = Graph(cuda)
+    with cuda.graph(graph):
+        y = (x.view(2, 2) + 1).t()
+        y[0] *= 2
+    assert y.flatten().tolist() == [2.0, 6.0, 2.0, 4.0]
+    x.fill_(1.0)
+    graph.replay()
+    assert y.flatten().tolist() == [4.0, 4.0, 2.0, 2.0]

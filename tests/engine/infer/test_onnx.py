@@ -1,0 +1,154 @@
+"""ONNX files of any kind: what they take, what they cost, and that every backend runs them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from buzzer.engine import infer
+from buzzer.engine.infer import Plan
+from buzzer.engine.infer.cost import cost_of
+from buzzer.engine.infer.onnx import graphs
+from buzzer.errors import DataError, UnsupportedError
+
+
+class Cnn(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(4 * 6 * 6, 5)
+        )
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.body(image)
+
+
+class Rnn(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = torch.nn.Embedding(30, 8)
+        self.gru = torch.nn.GRU(8, 6, batch_first=True)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.gru(self.table(ids))[0]
+
+
+def plan(model: torch.nn.Module) -> Plan:
+    """An export with an open batch, and open steps where there are any."""
+    if isinstance(model, Cnn):
+        example: dict[str, Any] = {"image": np.zeros((2, 3, 8, 8), dtype="float32")}
+        axes = {"image": {0: "batch"}}
+    else:
+        example, axes = {"ids": np.zeros((2, 7), dtype="int64")}, {"ids": {0: "batch", 1: "steps"}}
+    return Plan(model.eval(), example, ("out",), axes, "fp32", "cpu", 1)
+
+
+@pytest.fixture(params=[Cnn, Rnn])
+def made(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[torch.nn.Module, Path]:
+    torch.manual_seed(0)
+    model = request.param()
+    path = tmp_path / "model.onnx"
+    path.write_bytes(graphs.export(plan(model)))
+    return model, path
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_file_is_run_with_inferred_inputs(backend: str, made: tuple[torch.nn.Module, Path]) -> None:
+    try:
+        infer.load(backend)
+    except UnsupportedError as error:
+        pytest.skip(error.message)
+    model, path = made
+    takes = graphs.signature(path)
+    rng = np.random.default_rng(0)
+    batch = {one.name: graphs.sample(one, 3, 5, rng) for one in takes.inputs}
+    fixed: dict[str, dict[int, str]] = {name: {} for name in batch}
+    with infer.prepare(path, backend=backend, example=batch, outputs=takes.outputs, dynamic=fixed) as session:
+        got = session.run(batch)["out"]
+    with torch.inference_mode():
+        want = model(*map(torch.from_numpy, batch.values())).numpy()
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_a_file_keeps_its_own_precision(tmp_path: Path) -> None:
+    from buzzer.engine import quant
+
+    batch = {"image": np.random.default_rng(0).normal(size=(2, 3, 8, 8)).astype("float32")}
+    eight = quant.quantise(Cnn().eval(), [batch], precision="int8")
+    axes: dict[str, dict[int, str]] = {"image": {}}
+    made = {"fp32": plan(Cnn()), "int8": Plan(eight, batch, ("out",), axes, "int8", "cpu", 1)}
+    for own, other in (("fp32", "int8"), ("int8", "fp32")):
+        path = tmp_path / f"{own}.onnx"
+        path.write_bytes(graphs.export(made[own]))
+        given: dict[str, Any] = {
+            "backend": "onnxruntime",
+            "example": batch,
+            "outputs": ("out",),
+            "dynamic": axes,
+        }
+        with infer.prepare(path, precision=own, **given) as session:
+            assert session.run(batch)["out"].shape == (2, 5)
+        with pytest.raises(UnsupportedError, match=f"{other} is not put into it"):
+            infer.prepare(path, precision=other, **given)
+
+
+def test_inputs_are_inferred_from_the_graph(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(graphs.export(plan(Rnn())))
+    (one,) = graphs.signature(path).inputs
+    assert (one.name, one.dtype, one.shape, one.below) == ("ids", np.int64, ("batch", "steps"), 30)
+    ids = graphs.sample(one, 100, 9, np.random.default_rng(0))
+    assert ids.shape == (100, 9)
+    assert (ids.min(), ids.max()) == (0, 29)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "value"),
+    [("attention_mask", "int64", 1), ("token_type_ids", "int64", 0), ("flag", "bool", 1)],
+)
+def test_masks_are_ones_and_types_are_zeros(name: str, dtype: str, value: int) -> None:
+    one = graphs.Input(name, np.dtype(dtype), ("batch", "sequence"), None)
+    made = graphs.sample(one, 2, 3, np.random.default_rng(0))
+    assert made.dtype == dtype
+    np.testing.assert_array_equal(made, np.full((2, 3), value))
+
+
+def test_files_that_are_none_are_told(tmp_path: Path) -> None:
+    (tmp_path / "bad.onnx").write_bytes(b"no graph")
+    with pytest.raises(DataError, match="not an ONNX model"):
+        graphs.signature(tmp_path / "bad.onnx")
+    with pytest.raises(DataError, match="not an ONNX model"):
+        graphs.signature(tmp_path / "missing.onnx")
+
+
+def test_costs_by_hand(made: tuple[torch.nn.Module, Path]) -> None:
+    """The same figures from the module and from its graph."""
+    model, path = made
+    if isinstance(model, Cnn):
+        batch: dict[str, Any] = {"image": np.zeros((2, 3, 8, 8), dtype="float32")}
+        flops = 2 * 2 * (4 * 6 * 6 * 3 * 3 * 3 + 144 * 5)
+        weights, rest = 4 * 27 + 4 + 144 * 5 + 5, 4 * (2 * 3 * 64 + 2 * 5)
+    else:
+        batch = {"ids": np.zeros((2, 7), dtype="int64")}
+        flops = 2 * 14 * (3 * 6 * 8 + 3 * 6 * 6)
+        weights, rest = 3 * 6 * (8 + 6 + 2), 14 * 8 * 4 + 14 * 8 + 14 * 6 * 4
+    for source in (model, path):
+        cost = cost_of(source, batch)
+        assert cost is not None
+        assert cost.flops == flops
+        assert cost.rest == rest
+        # torch counts a GRU's two biases as ONNX does; the exporter adds shape constants
+        assert weights <= cost.weights <= weights + 50
+    assert cost_of(Path("trees.ubj"), batch) is None
+
+
+def test_attention_is_counted() -> None:
+    class Attend(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.scaled_dot_product_attention(x, x, x)
+
+    cost = cost_of(Attend(), {"x": np.zeros((2, 3, 16, 8), dtype="float32")})
+    assert cost is not None
+    assert cost.flops == 2 * 3 * 2 * 2 * 16 * 16 * 8

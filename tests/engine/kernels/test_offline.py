@@ -1,0 +1,138 @@
+"""The code that an H100 would run, compiled here: tensor cores, registers, shared memory, and the order of PDL."""
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+CODE = r"""
+import json, re
+from buzzer.engine.fused.lowering import Lowering
+from buzzer.engine.fused.weights import random
+from buzzer.engine.kernels.offline import compiled
+from buzzer.engine.kernels.tune import Tuned
+import torch
+from buzzer.engine.kernels import probe
+
+STEPS = dict(PREEXIT="start", CCTL="prefetch", LDG="load", LDGSTS="copy", ACQBULK="wait", STG="store")
+
+def counter(*shape, dtype=torch.int32):
+    return torch.empty(*shape, dtype=dtype, device="meta")
+
+cases = [("fp16", 128, "pdl"), ("fp8", 128, "pdl"), ("int8", 128, "pdl"), ("fp8", 16384, "plain")]
+cases += [("fp8", 128, "early"), ("fp8", 128, "persistent")]
+for precision, tokens, mode in cases:
+    weights = random(1, 1024, 4096, 16, precision, "meta", vocabulary=100)
+    for launch in Lowering(weights, tokens, 1, Tuned().tile, mode).program("mean", True).launches:
+        code = compiled(launch)
+        wait = code.ptx.find("griddepcontrol.wait")
+        told = launch.facts() | code.facts() | dict(precision=precision, tokens=tokens, mode=mode)
+        told["whole"] = launch.constants.get("WHOLE", False)
+        told["waits"] = wait >= 0
+        # In the machine's code: the next kernel may start, prefetch, loads, copies to shared memory, wait, stores.
+        told["steps"] = [STEPS[x] for x in re.findall(r"\b(PREEXIT|CCTL|LDG|LDGSTS|ACQBULK|STG)\b", code.sass)]
+        told["order"] = re.findall(
+            r"bar\.sync|(?:atom|red)\.global\.gpu\.release|ld\.acquire\.gpu|cp\.async|wgmma\.mma_async", code.ptx)
+        told["one_looks"] = len(re.findall(r"%tid\.x;[^;]*setp\.ne\.u32 p, seen, 0;", code.ptx))
+        told["together"] = launch.options.get("launch_cooperative_grid", False)
+        print(json.dumps(told))
+for launch in (probe.empty(counter(1), True), probe.reader(counter(99999), counter(132), 2),
+               probe.reader(counter(1 << 20), counter(1056), 20), probe.barrier(counter(1), counter(1), 132)):
+    code = compiled(launch)
+    loops = [m.span() for m in re.finditer(r"(?s)\n(\$L__BB\d+_\d+):.*\bbra(?:\.uni)?\s+\1;", code.ptx)]
+    loads = [m.start() for m in re.finditer(r"ld\.global\.cg", code.ptx)]
+    told = launch.facts() | code.facts() | dict(precision="probe", loads=len(loads))
+    told["looped"] = sum(any(a < at < b for a, b in loops) for at in loads)
+    told["together"] = launch.options.get("launch_cooperative_grid", False)
+    print(json.dumps(told))
+"""
+
+
+@pytest.fixture(scope="module")
+def compiled(compiles: Callable[[str], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Every kernel of a layer of BERT-Large."""
+    return compiles(CODE)
+
+
+@pytest.mark.slow
+def test_products_run_on_hoppers_tensor_cores(compiled: list[dict[str, Any]]) -> None:
+    products = [x for x in compiled if "depth" in x]
+    assert len(products) == 5 * 4
+    assert {x["tensor_cores"] for x in products} == {"wgmma"}
+    assert {x["tensor_cores"] for x in compiled if x["kernel"].endswith("attention")} == {"mma"}
+
+
+@pytest.mark.slow
+def test_kernels_fit_a_multiprocessor(compiled: list[dict[str, Any]]) -> None:
+    """Shared memory was checked by Triton as on the device; no register is kept in local memory."""
+    assert max(x["shared"] for x in compiled) > 48 << 10
+    assert max(x["local"] for x in compiled) == 0
+    assert all(1 <= x["registers"] <= 255 for x in compiled)
+
+
+@pytest.mark.slow
+def test_dependent_launch_lets_the_next_start_then_loads_all_constants_before_the_wait(
+    compiled: list[dict[str, Any]],
+) -> None:
+    """In the order of the machine's code; no store and no copy to shared memory precedes the wait."""
+    kernels = [x for x in compiled if x["precision"] != "probe"]
+    dependent = [x for x in kernels if x["mode"] in ("pdl", "early")]
+    assert [x for x in kernels if x["waits"]] == dependent
+    for x in dependent:
+        wait = x["steps"].index("wait")
+        before, after = x["steps"][:wait], x["steps"][wait + 1 :]
+        product = "depth" in x
+        if x["kernel"] == "embed":  # once what wrote the run's inputs has ended
+            assert after[0] == "start"
+        else:
+            assert before[0] == "start"
+        assert ("prefetch" in before) == (product and not x["whole"])
+        assert not {"copy", "store"} & set(before)
+        bare = x["kernel"] == "pool" or (product and x["precision"] == "fp16" and x["split"] > 1)
+        assert ("load" in before) != bare
+        if product and not x["whole"]:  # scale, bias and inverse were constants; activations come by copies
+            assert "load" not in after
+
+
+@pytest.mark.slow
+def test_early_weights_are_loaded_before_the_wait_and_fit_beside_the_kernel_before(
+    compiled: list[dict[str, Any]],
+) -> None:
+    """All of a share's weights, 16 bytes a thread and load, and less than as many loads after the wait as activations need."""
+    layer = [x for x in compiled if x.get("mode") == "early"]
+    early = [x for x in layer if x["whole"]]
+    assert len(early) == 4
+    for x in early:
+        wait, a_load = x["steps"].index("wait"), 16 * 32 * x["warps"]
+        assert x["steps"][:wait].count("load") >= x["columns"] * x["depth"] / a_load
+        assert x["steps"][wait:].count("load") <= x["rows"] * x["depth"] / a_load
+    for first, second in itertools.pairwise(layer):
+        assert first["shared"] + second["shared"] + (2 << 10) <= 227 << 10  # a KB a program is the driver's
+
+
+@pytest.mark.slow
+def test_grid_barriers_release_what_was_written_and_acquire_before_anything_is_read(
+    compiled: list[dict[str, Any]],
+) -> None:
+    """Seven barriers in the loop, each: all threads here, release; one thread looks and acquires; all threads here."""
+    (persistent,) = [x for x in compiled if x["kernel"] == "layers"]
+    order = persistent["order"]
+    releases = [i for i, x in enumerate(order) if "release" in x]
+    looks = [i for i, x in enumerate(order) if x.startswith("ld.acquire")]
+    assert len(releases) == len(looks) == persistent["one_looks"] == 7
+    assert {order[i - 1] for i in releases} == {"bar.sync"}
+    assert {order[i + 1] for i in looks} == {"bar.sync"}
+
+
+@pytest.mark.slow
+def test_kernels_with_barriers_are_launched_only_whole(compiled: list[dict[str, Any]]) -> None:
+    assert {x["kernel"] for x in compiled if x.get("together")} == {"layers", "barriers"}
+
+
+@pytest.mark.slow
+def test_the_probe_of_l2_loads_in_its_loop(compiled: list[dict[str, Any]]) -> None:
+    """A load of one address in all passes would be done once, and the bandwidth told be twenty times too high."""
+    readers = [x for x in compiled if x["kernel"] == "read"]
+    assert len(readers) == 2
+    assert all(x["loads"] == x["looped"] > 0 for x in readers)

@@ -1,0 +1,175 @@
+"""Pieces of rows: how large they are, where they are kept, what they look up, and what workers hand over of them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from buzzer.engine.frames import Engine
+from buzzer.engine.frames.base import Lookup
+from buzzer.errors import UsageError
+from buzzer.models.api.job import Data, Job
+from buzzer.models.recsys2021 import distributed, ensemble, sizes
+from buzzer.models.recsys2021.lookup_tables import merged
+from buzzer.models.recsys2021.predicting import Piece, Predicted, Predictor, pieces_of_test
+from buzzer.models.recsys2021.task import TASK
+from buzzer.suite import registry
+
+Run = Callable[..., Any]
+Jobs = Callable[..., Job]
+SMALL = {"rounds_1": 2, "rounds_2": 2, "depth_1": 2, "networks": [], "baseline": False}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
+    return TASK.prepare(None, tmp_path_factory.mktemp("cache"), 0.00002, 0, lambda share, what: None)
+
+
+@pytest.fixture(scope="module")
+def fitted(data: Data, tmp_path_factory: pytest.TempPathFactory, job: Jobs, run: Run) -> Path:
+    work = tmp_path_factory.mktemp("work")
+    run(TASK.fit(job("recsys2021", data, work, work, "polars", "torch_eager", **SMALL)))
+    return work
+
+
+def asked(engine: str, device: str, gpu_memory_bytes: int | None = None, **params: int) -> Job:
+    own, here = registry.task("recsys2021").params | params, Path()
+    return Job(
+        "recsys2021", engine, "torch_eager", "fp32", device, here, here, here, 1.0, 0, 1, own,
+        gpu_memory_bytes=gpu_memory_bytes,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("engine", "device", "gives", "found", "piece", "batch"),
+    [
+        ("pandas", "cpu", None, [], 500_000, 4096),
+        ("polars", "cpu", 10**9, [10**9], 500_000, 4096),
+        ("cudf", "cuda", None, [80 << 30], 3_000_000, 65_536),
+        ("polars-gpu", "cuda", None, [80 << 30, 4 << 30], 1 << 20, 65_536),  # the smaller of two GPUs
+        ("cudf", "cuda", 8 << 30, [80 << 30], 1 << 21, 65_536),  # as the budget allows
+        ("cudf", "cuda", None, [], 3_000_000, 65_536),  # a GPU that does not tell
+    ],
+)
+def test_sizes_follow_engine_and_memory(
+    engine: str,
+    device: str,
+    gives: int | None,
+    found: list[int],
+    piece: int,
+    batch: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gpus = [{"name": "stand-in", "memory_bytes": memory} for memory in found] or [{"name": "unknown"}]
+    monkeypatch.setattr("buzzer.engine.device.gpus", lambda: gpus)
+    assert sizes.told(asked(engine, device, gives)) == {"piece_rows": piece, "batch_rows": batch}
+    shared = sizes.piece_rows(asked(engine, device, gives), 4)  # so that each of four workers has one
+    assert shared == (piece if device == "cpu" else min(piece, 750_000))
+    assert sizes.piece_rows(asked(engine, device, gives), 100) == 500_000
+    own = asked(engine, device, gives, piece_rows=7, predict_batch=8)
+    assert sizes.told(own) == {"piece_rows": 7, "batch_rows": 8}
+    with pytest.raises(UsageError, match="piece_rows=-1"):
+        sizes.piece_rows(asked(engine, device, gives, piece_rows=-1))
+
+
+@pytest.mark.parametrize(("piece_rows", "files"), [(0, 0), (100, 5)])
+def test_a_single_piece_stays_in_memory(
+    e: Engine, piece_rows: int, files: int, data: Data, fitted: Path, tmp_path: Path, job: Jobs
+) -> None:
+    made = job(
+        "recsys2021", data, fitted, tmp_path, e.name, "torch_eager", **SMALL | {"piece_rows": piece_rows}
+    )
+    predictor = Predictor(made)
+    for number, path in pieces_of_test(made):
+        predictor.preprocess(number, path)
+    assert len(list(tmp_path.glob(".piece*.parquet"))) == files
+    rows = [e.to_numpy(piece.columns(["a"]), ["a", "row"]) for piece in predictor.seen]
+    assert sum(len(found["a"]) for found in rows) == data.rows["test"]
+    for piece in predictor.seen:
+        piece.forget()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_piece_reads_the_same_from_its_file(e: Engine, tmp_path: Path) -> None:
+    columns = {"row": [0, 1, 2], "a": [5, -(2**62), 7], "text": ["1\t2", None, ""]}
+    piece = Piece(e, tmp_path / "piece.parquet", e.from_arrow(pa.table(columns)))
+
+    def read() -> dict[str, list[Any]]:
+        return e.to_arrow(piece.columns(["text", "a"]), ["a", "text"]).to_pydict()
+
+    before = read()
+    assert before == {name: columns[name] for name in ("a", "text")}
+    piece.put_aside()
+    piece.put_aside()
+    assert read() == before
+    piece.forget()
+    assert not list(tmp_path.iterdir())
+
+
+def test_merged_lookups_find_the_same(e: Engine) -> None:
+    """By one and two columns, of tables that name their keys otherwise, with and without a match; one lookup a key set remains."""
+    rng = np.random.default_rng(0)
+    t = e.from_arrow(
+        pa.table({"row": range(200), "a": rng.integers(0, 30, 200), "b": rng.integers(0, 30, 200)})
+    )
+
+    def table(keys: list[str], values: str, least: int, kind: str) -> Any:
+        one = np.arange(least, least + 20)
+        grid = np.array([(x, y) for x in one for y in one if (x + y) % 3]) if len(keys) == 2 else one[:, None]
+        found = {key: grid[:, i] for i, key in enumerate(keys)}
+        return e.from_arrow(pa.table(found | {values: (grid.sum(axis=1) * 7 + least).astype(kind)}))
+
+    users = table(["value"], "code", 5, "int64")
+    wanted = [
+        Lookup(table(["a"], "x", 0, "float32"), {"a": "a"}, {"x": "x_a"}, {"x_a": 0.5}),
+        Lookup(table(["b"], "x", 15, "float32"), {"a": "b"}, {"x": "turned"}, -1.0),
+        Lookup(users, {"a": "value"}, {"code": "a_user"}, 0),
+        Lookup(users, {"b": "value"}, {"code": "b_user"}, 0),
+        Lookup(table(["a", "b"], "n", 0, "int64"), {"a": "a", "b": "b"}, {"n": "met"}, 0),
+        Lookup(table(["b", "a"], "n", 12, "int64"), {"b": "b", "a": "a"}, {"n": "rows"}, 3),
+    ]
+    once = merged(e, wanted)
+    assert [sorted(each.on) for each in once] == [["a"], ["b"], ["a", "b"]]
+    names = [name for each in wanted for name in each.columns.values()]
+    got, want = (e.to_numpy(e.lookups(t, asked), names) for asked in (once, wanted))
+    for name in names:
+        assert got[name].dtype == want[name].dtype
+        np.testing.assert_array_equal(got[name], want[name], err_msg=name)
+    a = e.to_numpy(t, ["a"])["a"]
+    np.testing.assert_array_equal(got["x_a"], np.where(a < 20, a * 7.0, 0.5))  # as written down by hand
+    np.testing.assert_array_equal(got["turned"], np.where(a >= 15, a * 7.0 + 15, -1))
+
+
+@pytest.mark.parametrize("size", [1, 7, 100])
+def test_batches_have_every_row_once_and_little_padding(size: int) -> None:
+    rng = np.random.default_rng(1)
+    many = rng.integers(0, 21, 60)
+    tokens = np.where(np.arange(20) < many[:, None], 9, 0).astype(np.int32)
+    x, users = np.arange(60, dtype=np.float32)[:, None], np.arange(120).reshape(60, 2)
+    seen = []
+    for places, batch in ensemble.Inputs(x, None, tokens, users).batches(size):
+        width, longest = batch["tokens"].shape[1], many[places].max()
+        assert batch["features"][:, 0].tolist() == places.tolist()
+        assert batch["users"].tolist() == users[places].tolist()
+        assert (batch["tokens"] == tokens[places][:, :width]).all() and batch["tokens"].flags["C_CONTIGUOUS"]
+        assert max(longest, 1) <= width < max(longest, 1) + 8 and (width % 8 == 0 or width == 20)
+        seen += places.tolist()
+    assert sorted(seen) == list(range(60))
+    assert many[seen].tolist() == sorted(many)
+
+
+def test_what_workers_hand_over_comes_back(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    ids = pa.table({"tweet_id": ["A", "B", "C"], "enaging_user_id": ["x", "y", "z"]})
+    found = {name: rng.random((3, 4)).astype("float32") for name in ("trees_kfold", "blend")}
+    rows = Predicted(ids, found, rng.random((6, 4)).astype("float32")[::2])
+    distributed.write(tmp_path / "rows.arrow", rows)
+    back = distributed.read(tmp_path / "rows.arrow")
+    assert back.ids.equals(ids)
+    np.testing.assert_array_equal(back.blend, rows.blend)
+    assert back.found.keys() == found.keys()
+    for name, p in found.items():
+        np.testing.assert_array_equal(back.found[name], p)

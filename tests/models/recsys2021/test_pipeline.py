@@ -1,0 +1,686 @@
+"""The RecSys 2021 pipeline: features against plain Python on every engine, and the whole job."""
+
+import gzip
+import math
+import shutil
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from buzzer.datasets import recsys2021
+from buzzer.datasets.recsys2021.reader import pieces
+from buzzer.datasets.recsys2021.schema import EMPTY, FEATURES, FIRST_SECOND, LABELLED, LABELS, LIST
+from buzzer.engine import frames, infer
+from buzzer.engine.frames import Engine
+from buzzer.engine.frames.base import on_host
+from buzzer.errors import DataError, UnsupportedError, UsageError
+from buzzer.models.api.job import Data, Job
+from buzzer.models.recsys2021 import ensemble, features, fitting, lookup_tables, second_stage_features, trees
+from buzzer.models.recsys2021.predicting import pieces_of_test
+from buzzer.models.recsys2021.task import TASK
+from buzzer.suite import registry
+
+Run = Callable[..., Any]
+Jobs = Callable[..., Job]
+TOKENS = 6
+MODELS = tuple(second_stage_features.MODELS)
+SMALL = {
+    "rounds_1": 4,
+    "rounds_2": 4,
+    "depth_1": 4,
+    "tokens": 8,
+    "token_dim": 8,
+    "hidden": 8,
+    "user_dim": 4,
+    "epochs": 1,
+}
+SMALL |= {"group_rows": 200, "predict_batch": 64, "baseline": True}
+
+
+def silent(share: float, what: str) -> None:
+    """No progress shown."""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
+    return TASK.prepare(None, tmp_path_factory.mktemp("cache"), 0.00002, 0, silent)
+
+
+@pytest.fixture(scope="module")
+def lines(data: Data) -> list[dict[str, str]]:
+    """The training file by plain Python."""
+    text = (data.folder / "train" / "part-00000").read_text().split("\n")[:-1]
+    return [dict(zip(LABELLED, line.split("\x01"), strict=True)) for line in text]
+
+
+def coded(e: Engine, data: Data) -> tuple[Any, dict[str, Any]]:
+    read = features.read_part(e, data.folder / "train" / "part-00000", True)
+    t = e.collect(features.base(e, read, True, [features.TEXTS]))
+    codes = {name: e.collect(table) for name, table in features.fit_codes(e, of(e, t)).items()}
+    return e.collect(features.code(e, t, codes)), codes
+
+
+def tokens_of(e: Engine, t: Any) -> Any:
+    return on_host(e.token_matrix(t, features.TEXTS, LIST, TOKENS))
+
+
+def encoded(e: Engine, t: Any, fitted: dict[str, Any], means: dict[str, float]) -> Any:
+    """As rows that are in no table."""
+    return features.told(e, e.lookups(t, features.lookups(e, fitted, means)))
+
+
+def of(e: Engine, t: Any) -> features.Source:
+    """A frame's columns, as `fit` reads those of its files."""
+    return lambda names: e.select(t, list(dict.fromkeys(names)))
+
+
+def labels_of(line: dict[str, str]) -> dict[str, int]:
+    return {label: int(line[column] != "") for label, column in LABELS.items()}
+
+
+def plain_mention(tokens: list[str], kind: int) -> int:
+    """What follows the first @, or, as a retweet begins with one, the second."""
+    after = [int(tokens[i + 1]) for i, token in enumerate(tokens[:-1]) if token == "137"]
+    return after[kind == 1] if len(after) > (kind == 1) else -1
+
+
+def plain_row(line: dict[str, str]) -> dict[str, float]:
+    """What `base` promises of a row, from its text."""
+    ints = {name: int(line[column]) for name, column in features.COUNTS.items()}
+    tokens = line["text_tokens"].split("\t")
+    media = line["present_media"].split("\t")
+    second = ints["time"] % 86400
+    noon = FIRST_SECOND + 20.5 * 86400
+    late = noon <= ints["time"] < noon + 43200
+    kind = ("TopLevel", "Retweet", "Quote").index(line["tweet_type"])
+    return {
+        **{name: ints[name] for name in ints if name != "time"},
+        **{name: float(line[column] == "true") for name, column in features.FLAGS.items()},
+        **{name: len([x for x in line[column].split("\t") if x]) for name, column in features.LISTS.items()},
+        **{name: tokens.count(symbol) for name, symbol in features.SYMBOLS.items()},
+        **{name: media.count(kind) for name, kind in features.MEDIA.items()},
+        "type": kind,
+        "word": int(tokens[1]) if len(tokens) > 1 else -1,
+        "whom": int(tokens[3]) if kind == 1 and len(tokens) > 3 else -1,
+        "mention": plain_mention(tokens, kind),
+        "late": int((ints["time"] - noon) / 60 / 7.19) if late else 0,
+        "a_followers_step": ints["a_followers"] // 819,
+        "a_group": sum(ints["a_followers"] >= limit for limit in (240, 588, 1331, 3996)),
+        "weekday": (ints["time"] // 86400 + 3) % 7,
+        "hour": second // 3600,
+        "minute": second // 60,
+        "decline": (ints["time"] - noon) / 60 if late else 0.0,
+        "a_ratio": ints["a_followers"] / (ints["a_following"] + 1),
+        "b_ratio": ints["b_followers"] / (ints["b_following"] + 1),
+        "ab_followers": ints["a_followers"] / (ints["b_followers"] + 1),
+        "ab_following": ints["a_following"] / (ints["b_following"] + 1),
+        "age_difference": (ints["a_created"] - ints["b_created"]) / 86400,
+        "a_age": (ints["time"] - ints["a_created"]) / 86400,
+        "b_age": (ints["time"] - ints["b_created"]) / 86400,
+    }
+
+
+def test_rows_tell_what_their_text_says(e: Engine, data: Data, lines: list[dict[str, str]]) -> None:
+    t, _ = coded(e, data)
+    want = [plain_row(line) for line in lines]
+    texts = [[int(token) for token in line["text_tokens"].split("\t")[:TOKENS] if token] for line in lines]
+    assert [[x for x in row if x] for row in tokens_of(e, t).tolist()] == texts
+    got = e.to_numpy(t, list(want[0]))
+    for name in want[0]:
+        np.testing.assert_allclose(got[name], [row[name] for row in want], rtol=1e-6, err_msg=name)
+    assert got["decline"].max() > 0  # the file reaches into the last noon
+    ids = e.to_numpy(t, ["a", "b", "tweet"])
+    assert ids["b"][0] == np.array([int(lines[0]["enaging_user_id"][16:], 16)], np.uint64).view(np.int64)[0]
+    assert {labels: e.to_numpy(t, [labels])[labels].tolist() for labels in LABELS} == {
+        label: [labels_of(line)[label] for line in lines] for label in LABELS
+    }
+
+
+def test_rows_may_lack_what_official_files_lack(
+    e: Engine, lines: list[dict[str, str]], tmp_path: Path
+) -> None:
+    empty = lines[0] | dict.fromkeys(EMPTY, "")
+    (tmp_path / "part").write_text("\n".join("\x01".join(line.values()) for line in (lines[1], empty)) + "\n")
+    t = e.collect(features.base(e, features.read_part(e, tmp_path / "part", True), True))
+    want = plain_row(empty | {"tweet_type": "TopLevel"})
+    got = e.to_numpy(t, [*want, *LABELS])
+    for name, value in (want | dict.fromkeys(LABELS, 0)).items():
+        np.testing.assert_allclose(got[name][1], value, rtol=1e-6, err_msg=name)
+
+
+def smoothed(rows: list[dict[str, int]], target: str, prior: float) -> float:
+    return (sum(row[target] for row in rows) + 20 * prior) / (len(rows) + 20)
+
+
+@pytest.mark.parametrize("strategy", ["none", "kfold", "loo"])
+def test_target_encodings_by_hand(e: Engine, data: Data, lines: list[dict[str, str]], strategy: str) -> None:
+    """Of readers, and of readers looked up among authors: from all rows, from other folds, from other rows."""
+    t, _ = coded(e, data)
+    fitted = lookup_tables.collected(e, features.fit_tables(e, of(e, t)))
+    means = features.priors(e, fitted)
+    labels = [labels_of(line) for line in lines]
+    for label in LABELS:
+        assert means[label] == pytest.approx(np.mean([row[label] for row in labels]))
+    found = encoded(e, t, fitted, means)
+    if strategy != "none":
+        found = features.encode_own(e, t, fitted, means, strategy, source=of(e, t))
+    got = e.to_numpy(found, features.names())
+    by_reader, by_author = defaultdict(list), defaultdict(list)
+    for at, line in enumerate(lines):
+        by_reader[line["enaging_user_id"]].append(at)
+        by_author[line["engaged_with_user_id"]].append(at)
+    left_out = {
+        "none": lambda at, i: False,
+        "kfold": lambda at, i: at % 5 == i % 5,
+        "loo": lambda at, i: at == i,
+    }
+    for i in range(0, len(lines), 37):
+        reader = lines[i]["enaging_user_id"]
+        own = [labels[at] for at in by_reader[reader] if not left_out[strategy](at, i)]
+        reversed_ = [labels[at] for at in by_author.get(reader, [])]
+        for label in LABELS:
+            assert got[f"te_b_{label}"][i] == pytest.approx(smoothed(own, label, means[label]), rel=1e-5)
+            assert got[f"te_b_as_a_{label}"][i] == pytest.approx(
+                smoothed(reversed_, label, means[label]), rel=1e-5
+            )
+        pairs = sum(
+            lines[at]["engaged_with_user_id"] == lines[i]["engaged_with_user_id"] for at in by_reader[reader]
+        )
+        assert got["met_before"][i] == pairs - (0 if strategy == "none" else 1)
+
+
+def test_every_engine_gives_the_same_columns(e: Engine, data: Data) -> None:
+    oracle = frames.load("pandas")
+    wanted = [
+        *features.names(),
+        *features.raw_names(),
+        *(n for model in MODELS for n in second_stage_features.names(model)),
+    ]
+    columns = {}
+    for engine in (oracle, e):
+        t, _ = coded(engine, data)
+        fitted = lookup_tables.collected(engine, features.fit_tables(engine, of(engine, t)))
+        means = features.priors(engine, fitted)
+        own = features.encode_own(engine, t, fitted, means, "kfold", source=of(engine, t))
+        raw = lookup_tables.collected(engine, features.fit_raw_tables(engine, of(engine, t)))
+        counted = lookup_tables.collected(engine, second_stage_features.count(engine, t, MODELS))
+        wanted_here = [*features.raw_lookups(raw), *second_stage_features.count_lookups(counted)]
+        own = engine.collect(engine.lookups(own, wanted_here))
+        for model in MODELS:
+            week_tables = lookup_tables.collected(
+                engine, second_stage_features.fit_tables(engine, t, [model])
+            )
+            found = engine.to_numpy(
+                second_stage_features.encode_own(engine, own, week_tables, means, model),
+                second_stage_features.names(model),
+            )
+            columns[engine.name, model] = found
+        columns[engine.name, ""] = engine.to_numpy(
+            own, wanted[: -sum(len(second_stage_features.names(m)) for m in MODELS)]
+        )
+    assert len(features.names()) >= 70
+    for (engine_name, part), found in columns.items():
+        for name, want in columns["pandas", part].items():
+            message = f"{engine_name} {part} {name}"
+            np.testing.assert_allclose(found[name], want, rtol=1e-6, atol=1e-6, err_msg=message)
+
+
+def test_raw_sums_are_of_earlier_rows(e: Engine, data: Data, lines: list[dict[str, str]]) -> None:
+    """The third kind of trees learns from a fifth of the third week, whose labels are in no sum."""
+    t, _ = coded(e, data)
+    early, late = e.filter(t, lambda c: ~fitting.late(c)), e.filter(t, fitting.late)
+    assert e.height(early) + e.height(late) == e.height(t)
+    got = e.to_numpy(
+        e.lookups(late, features.raw_lookups(features.fit_raw_tables(e, of(e, early)))),
+        ["row", "n_b_type", "sum_like_b_type"],
+    )
+    is_late = [
+        int(x["tweet_timestamp"]) >= FIRST_SECOND + 14 * 86400 and i % 5 == 0 for i, x in enumerate(lines)
+    ]
+    assert got["row"].tolist() == np.flatnonzero(is_late).tolist()
+    likes = defaultdict(list)
+    for line, own in zip(lines, is_late, strict=True):
+        if not own:
+            likes[line["enaging_user_id"], line["tweet_type"]].append(labels_of(line)["like"])
+    keys = [(lines[i]["enaging_user_id"], lines[i]["tweet_type"]) for i in got["row"]]
+    assert got["n_b_type"].tolist() == [len(likes[key]) for key in keys]
+    assert got["sum_like_b_type"].tolist() == [sum(likes[key]) for key in keys]
+    assert got["sum_like_b_type"].max() > 0
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_week_leaves_out_own_labels(
+    e: Engine, data: Data, lines: list[dict[str, str]], model: str
+) -> None:
+    t, _ = coded(e, data)
+    means = second_stage_features.priors(e, t)
+    labels = [labels_of(line) for line in lines]
+    assert means == pytest.approx({target: np.mean([row[target] for row in labels]) for target in LABELS})
+    got = e.to_numpy(
+        second_stage_features.encode_own(e, t, second_stage_features.fit_tables(e, t, [model]), means, model),
+        ["week_a_like"],
+    )
+    by_author = defaultdict(list)
+    for at, line in enumerate(lines):
+        by_author[line["engaged_with_user_id"]].append(at)
+    for i in range(0, len(lines), 41):
+        same = by_author[lines[i]["engaged_with_user_id"]]
+        others = [labels[at] for at in same if (at != i if model == "loo" else at % 5 != i % 5)]
+        assert got["week_a_like"][i] == pytest.approx(smoothed(others, "like", means["like"]), rel=1e-5)
+
+
+def test_samples_are_the_same_rows_on_every_engine(e: Engine, data: Data) -> None:
+    def sample(engine: Engine, rows: int) -> Any:
+        keep = fitting.sampled(rows, n)
+        assert keep is not None
+        return engine.to_numpy(engine.filter(coded(engine, data)[0], keep), ["row"])["row"]
+
+    n = e.height(coded(e, data)[0])
+    rows = sample(e, n // 4)
+    assert rows.tolist() == sample(frames.load("pandas"), n // 4).tolist()
+    assert abs(len(rows) - n // 4) <= 0.02 * n
+    assert max(np.bincount(rows % 5)) - min(np.bincount(rows % 5)) <= 0.02 * n  # every fold has its share
+    assert set(sample(e, n // 8)) < set(rows)  # what the networks see is encoded with the trees' rows
+    assert fitting.sampled(2 * n, n) is None
+
+
+def test_rows_in_files_are_those_of_one_frame(
+    e: Engine, data: Data, job: Jobs, tmp_path: Path, lines: list[dict[str, str]]
+) -> None:
+    """Cut into pieces, coded and read by the column."""
+    made = job("recsys2021", data, tmp_path, tmp_path, e.name, "torch_eager", piece_rows=len(lines) // 3 + 1)
+    rows = fitting.read_all(e, made, "train", [features.TEXTS])
+    assert len(rows.files) == 3 and rows.height == len(lines)
+    fitting.code(rows, lookup_tables.collected(e, features.fit_codes(e, rows.columns)))
+    names = ["a_followers", "language_code", "media_code", "like", "row"]
+    whole = coded(e, data)[0]
+    np.testing.assert_array_equal(tokens_of(e, rows.columns([features.TEXTS])), tokens_of(e, whole))
+    got, want = (e.to_numpy(t, names) for t in (rows.columns(names), whole))
+    for name in names:
+        np.testing.assert_array_equal(got[name], want[name], err_msg=name)
+    some = e.to_numpy(rows.columns(["like"], lambda c: (c("row") % 2 == 0) & (c("like") == 1)), ["row"])
+    assert some["row"].tolist() == np.flatnonzero((want["row"] % 2 == 0) & (want["like"] == 1)).tolist()
+    rows.unlink()
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_rows_that_are_asked_for_are_read(e: Engine, data: Data, tmp_path: Path) -> None:
+    t, _ = coded(e, data)
+    few = e.collect(e.filter(t, lambda c: c("row") % 50 == 0))
+    everything = lookup_tables.collected(e, features.fit_tables(e, of(e, t)))
+    lookup_tables.save(e, tmp_path, "train", everything)
+    pieces_of_few = []
+    for half in (0, 1):
+        pieces_of_few.append(tmp_path / f"piece{half}.parquet")
+        e.write_parquet(e.filter(few, lambda c, half=half: c("row") % 100 // 50 == half), pieces_of_few[-1])
+    columns = [partial(e.read_parquet, path) for path in pieces_of_few]
+    found = lookup_tables.load_wanted(e, tmp_path, "train", features.looked_up_by(), columns)
+    means = features.priors(e, everything)
+    got, want = (e.to_numpy(encoded(e, few, x, means), features.names()) for x in (found, everything))
+    for name in features.names():
+        np.testing.assert_array_equal(got[name], want[name], err_msg=name)
+    assert e.height(found["ab"]) < e.height(everything["ab"]) / 10
+    assert set(found) == set(everything)
+
+
+def test_counts_of_pieces_add_up(e: Engine, data: Data) -> None:
+    t, _ = coded(e, data)
+    halves = [e.filter(t, lambda c, half=half: c("row") % 2 == half) for half in (0, 1)]
+
+    def looked_up(counted: dict[str, Any]) -> Any:
+        return e.collect(e.lookups(t, second_stage_features.count_lookups(counted)))
+
+    whole = looked_up(lookup_tables.collected(e, second_stage_features.count(e, t, MODELS)))
+    parts = [lookup_tables.collected(e, second_stage_features.count(e, half, MODELS)) for half in halves]
+    summed = lookup_tables.collected(e, second_stage_features.add_up(e, parts))
+    names = [f"rows_{name}" for name in second_stage_features.COUNTED]
+    got, want = (e.to_numpy(x, names) for x in (looked_up(summed), whole))
+    for name in names:
+        assert got[name].tolist() == want[name].tolist()
+    assert max(want["rows_b"]) > 1
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_pieces_have_every_line_once_and_leave_nothing(tmp_path: Path, suffix: str) -> None:
+    text = b"".join(b"%d\n" % i for i in range(25))
+    path = tmp_path / f"part-00000{suffix}"
+    path.write_bytes(gzip.compress(text) if suffix else text)
+    found = [piece.read_bytes() for piece in pieces(path, tmp_path, 10)]
+    assert b"".join(found) == text
+    assert [piece.count(b"\n") for piece in found] == [10, 10, 5]
+    assert list(tmp_path.iterdir()) == [path]
+    assert list(pieces(path, tmp_path, 25)) == (
+        [path] if not suffix else [tmp_path / f".{path.name}.0.piece"]
+    )
+
+
+def test_leave_one_out_reads_rounded_encodings() -> None:
+    for names in (features.names(), second_stage_features.names("loo"), second_stage_features.names("kfold")):
+        x = np.linspace(0, 1, 3 * len(names), dtype=np.float32).reshape(3, -1) + np.float32(1e-4)
+        want = [
+            col.round(3) if name.startswith(("te_", "week_")) else col
+            for name, col in zip(names, x.T, strict=True)
+        ]
+        np.testing.assert_array_equal(ensemble.read_by("loo", x, names).T, want)
+        assert ensemble.read_by("kfold", x, names) is x
+
+
+def test_log_odds_are_the_inverse_of_the_sigmoid() -> None:
+    p = np.array([[0.0, 0.25, 0.5, 1.0]])
+    back = 1 / (1 + np.exp(-trees.log_odds(p).astype(float)))
+    np.testing.assert_allclose(back, [[1e-6, 0.25, 0.5, 1 - 1e-6]], rtol=1e-4)
+    assert math.isfinite(trees.log_odds(p).sum())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"trees": ["kfolds"]}, "kfolds"),
+        ({"networks": ["gru"]}, "gru"),
+        ({"second": ["split"]}, "split"),
+        ({"trees": [], "networks": []}, "no model of the first stage"),
+    ],
+)
+def test_unknown_models_are_told(wrong: dict[str, list[str]], told: str) -> None:
+    plain = {"trees": ["kfold"], "networks": [], "second": [], "baseline": False}
+    assert ensemble.chosen(plain).first == ["trees_kfold"]
+    with pytest.raises(UsageError, match=told):
+        ensemble.chosen(plain | wrong)
+
+
+# ---- networks ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def network_rows() -> dict[str, Any]:
+    """Rows whose likes depend on the reader and on a word, so that there is something to learn."""
+    rng = np.random.default_rng(0)
+    n = 600
+    tokens = rng.integers(1000, 1010, (n, 8)).astype(np.int32)
+    tokens[np.arange(8) >= rng.integers(1, 9, n)[:, None]] = 0
+    users = rng.integers(0, 6, (n, 2))
+    likes = (users[:, 1] % 2 == 0) | (tokens == 1003).any(axis=1)
+    x = rng.exponential(100, (n, len(features.names()))).astype(np.float32)
+    y = np.stack([np.zeros(n), np.zeros(n), np.zeros(n), likes], axis=1).astype(np.float32)
+    return {"batch": {"features": x, "tokens": tokens, "users": users}, "y": y}
+
+
+@pytest.fixture(scope="module")
+def network_job(data: Data, tmp_path_factory: pytest.TempPathFactory, job: Jobs) -> Job:
+    from buzzer.models.recsys2021 import network_training
+
+    work = tmp_path_factory.mktemp("networks")
+    settings = SMALL | {"epochs": 8, "batch": 64, "lr": 0.01}
+    made = job("recsys2021", data, work, work, "polars", "torch_eager", **settings)
+    network_training.prepare(made, 6)
+    return made
+
+
+@pytest.mark.parametrize("name", [*ensemble.NETWORKS, ensemble.BASELINE])
+def test_networks_learn_and_do_not_see_padding(
+    name: str, network_rows: dict[str, Any], network_job: Job
+) -> None:
+    import torch
+
+    from buzzer.models.recsys2021 import network_training
+
+    losses = [
+        epoch["loss"]
+        for epoch in network_training.fit(network_job, name, network_rows["batch"], network_rows["y"])
+    ]
+    assert losses[-1] < 0.9 * losses[0]
+    batch = {key: torch.from_numpy(value) for key, value in network_rows["batch"].items()}
+    network = network_training.trained(name, network_job.work)
+    with torch.inference_mode():
+        whole = network(**batch)
+        longer = network(**batch | {"tokens": torch.nn.functional.pad(batch["tokens"], (0, 5))})
+        alone = network(**{key: value[:1] for key, value in batch.items()})
+    assert whole.shape == (600, 4)
+    torch.testing.assert_close(longer, whole)
+    torch.testing.assert_close(alone, whole[:1], rtol=1e-5, atol=1e-6)
+    likes = network_rows["y"][:, 3]
+    if name != ensemble.BASELINE:  # which sees neither readers nor words
+        assert whole[likes == 1, 3].mean() > whole[likes == 0, 3].mean() + 0.08
+
+
+def test_columns_are_scaled_logarithms(network_rows: dict[str, Any]) -> None:
+    import torch
+
+    from buzzer.models.recsys2021.networks import Columns
+
+    columns, x = Columns(), network_rows["batch"]["features"].copy()
+    x[:, 5], x[:, 6] = -x[:, 6], 7.0  # a negative and a constant column
+    columns.fit(torch.from_numpy(x))
+    logs = np.sign(x) * np.log1p(np.abs(x.astype(np.float64)))
+    spread = logs.std(axis=0, ddof=1)
+    want = np.clip((logs - logs.mean(axis=0)) / np.where(spread > 1e-6, spread, 1), -5, 5)
+    np.testing.assert_allclose(columns.scaled(torch.from_numpy(x)).numpy(), want, atol=2e-4)
+
+
+def test_token_vectors_come_from_a_file_or_a_seed(tmp_path: Path) -> None:
+    from buzzer.models.recsys2021.network_training import token_vectors
+    from buzzer.models.recsys2021.networks import VOCABULARY
+
+    a, told = token_vectors("", 4, 1)
+    assert a.shape == (VOCABULARY, 4) and "random, seed 1" in told
+    assert (a == token_vectors("", 4, 1)[0]).all() and (a != token_vectors("", 4, 2)[0]).any()
+    np.save(tmp_path / "good.npy", a[:, :3])
+    found, told = token_vectors(str(tmp_path / "good.npy"), 4, 1)
+    assert (found == a[:, :3]).all() and "good.npy" in told
+    np.save(tmp_path / "short.npy", a[:5])
+    (tmp_path / "text.npy").write_text("no array")
+    for name in ("short.npy", "text.npy", "absent.npy"):
+        with pytest.raises(DataError, match=name):
+            token_vectors(str(tmp_path / name), 4, 1)
+
+
+# ---- the whole job -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fitted(data: Data, tmp_path_factory: pytest.TempPathFactory, job: Jobs, run: Run) -> Path:
+    """Every model there is."""
+    work = tmp_path_factory.mktemp("work")
+    result, phases = run(TASK.fit(job("recsys2021-full", data, work, work, "polars", "torch_eager", **SMALL)))
+    assert phases == ["load", "features", "transfer", "trees", "networks", "write", "score"]
+    assert result.rows == data.rows["train"]
+    assert set(result.details["validation"]) == {
+        "trees_kfold",
+        "trees_loo",
+        "trees_split",
+        "pooled",
+        "gru64",
+        "gru128",
+        "logistic",
+    }
+    assert result.details["token_vectors"].startswith("token vectors: random")
+    return work
+
+
+@pytest.fixture(scope="module")
+def reference(data: Data, fitted: Path, tmp_path_factory: pytest.TempPathFactory, job: Jobs, run: Run) -> Any:
+    out = tmp_path_factory.mktemp("reference")
+    result, _ = run(TASK.predict(job("recsys2021-full", data, fitted, out, "pandas", "torch_eager", **SMALL)))
+    return result.scores, pd.read_csv(out / "results.csv", header=None)
+
+
+@pytest.mark.parametrize("backend", registry.task("recsys2021").backends)
+@pytest.mark.parametrize("piece_rows", [10**6, 300])
+def test_engines_backends_and_pieces_score_the_same(
+    e: Engine,
+    backend: str,
+    piece_rows: int,
+    data: Data,
+    fitted: Path,
+    reference: Any,
+    tmp_path: Path,
+    job: Jobs,
+    run: Run,
+) -> None:
+    if not infer.installed(backend):
+        pytest.skip(f"{backend} is not installed")
+    settings = SMALL | {"piece_rows": piece_rows}
+    done = job("recsys2021-full", data, fitted, tmp_path, e.name, backend, **settings)
+    result, phases = run(TASK.predict(done))
+    assert phases == ["load", "preprocess", "features", "transfer", "trees", "networks", "write", "score"]
+    assert result.details["pieces"] == -(-data.rows["test"] // piece_rows)
+    # Trees of another library differ in the last digit, and the second stage's thresholds stand between some rows' digits.
+    share = 0.99 if backend in infer.TREES else 1.0
+    assert result.scores == pytest.approx(reference[0], abs=1e-3 if share == 1 else 0.05)
+    got = pd.read_csv(tmp_path / "results.csv", header=None)
+    assert got[[0, 1]].equals(reference[1][[0, 1]])
+    assert np.isclose(got[[2, 3, 4, 5]], reference[1][[2, 3, 4, 5]], rtol=1e-7, atol=1e-5).mean() >= share
+    assert [path.name for path in tmp_path.iterdir()] == ["results.csv"]
+
+
+class Served:
+    """A session that tells its backend instead of probabilities."""
+
+    def __init__(self, backend: str) -> None:
+        self.backend = backend
+
+
+@pytest.mark.parametrize(
+    ("backend", "networks", "on_trees"),
+    [
+        ("torch_eager", "torch_eager", "xgboost"),
+        ("onnxruntime", "onnxruntime", "xgboost"),
+        ("nvforest", "torch_eager", "nvforest"),
+        ("tl2cgen", "torch_eager", "tl2cgen"),
+    ],
+)
+def test_a_backend_of_trees_runs_the_trees(
+    backend: str, networks: str, on_trees: str, data: Data, fitted: Path, job: Jobs, monkeypatch: Any
+) -> None:
+    """None of either kind runs on another than the one asked for."""
+    monkeypatch.setattr("buzzer.engine.infer.prepare", lambda model, *, backend, **rest: Served(backend))
+    asked = job("recsys2021-full", data, fitted, fitted, "polars", backend, **SMALL)
+    models = ensemble.chosen(asked.params)
+    first, second = ensemble.FirstStage(asked, models), ensemble.SecondStage(asked, models)
+    of_trees = [*first.trees.values(), *first.grouped.by_group, *second.models.values()]
+    assert {s.backend for t in of_trees for s in t.sessions} == {on_trees}
+    assert {s.backend for s in first.networks.values()} == {networks}
+
+
+def test_nvforest_predicts_as_xgboost_does(data: Data, fitted: Path, reference: Any, job: Jobs) -> None:
+    """Both stages, each from the same rows and log odds; values stand on the trees' thresholds, some are missing."""
+    if not infer.installed("nvforest"):
+        pytest.skip("nvforest is not installed")
+    rng = np.random.default_rng(0)
+
+    def rows(width: int) -> Any:
+        x = rng.integers(0, 9, (3000, width)).astype(np.float32)
+        return np.where(rng.random(x.shape) < 0.05, np.nan, x)
+
+    raw = rows(len(features.raw_names()))
+    raw[:, features.raw_names().index("a_group")] = rng.integers(0, 5, 3000)
+    read = ensemble.Inputs(rows(len(features.names())), raw, None, None)
+    beside = {name: rows(len(second_stage_features.names(name))) for name in MODELS}
+    of_networks = [rng.normal(-2, 1, (3000, 4)).astype(np.float32) for _ in ensemble.NETWORKS]
+    found = dict[str, Any]()
+    for backend in ("xgboost", "nvforest"):
+        asked = job("recsys2021-full", data, fitted, fitted, "polars", backend, **SMALL)
+        models = ensemble.chosen(asked.params)
+        first = ensemble.FirstStage(asked, replace(models, networks=(), baseline=False)).predict_trees(read)
+        known = found.get("xgboost", first)  # the second stage reads the same
+        odds = [*(trees.log_odds(known[name]) for name in first), *of_networks]
+        found[backend] = first | ensemble.SecondStage(asked, models).predict(read.x, odds, beside)
+    assert len(found["xgboost"]) == 5
+    for name, want in found["xgboost"].items():
+        assert want.std() > 1e-3
+        np.testing.assert_allclose(found["nvforest"][name], want, rtol=2e-6, err_msg=name)
+
+
+def test_trees_that_cannot_add_to_log_odds_are_told(data: Data, fitted: Path, job: Jobs) -> None:
+    if not infer.installed("tl2cgen"):
+        pytest.skip("tl2cgen is not installed")
+    asked = job("recsys2021", data, fitted, fitted, "polars", "tl2cgen", **SMALL)
+    with pytest.raises(UnsupportedError, match="cannot add to given log odds"):
+        ensemble.SecondStage(asked, ensemble.chosen(asked.params))
+
+
+def test_scores_name_every_model(reference: Any) -> None:
+    scores = reference[0]
+    models = [
+        *(f"trees_{name}" for name in ensemble.TREES),
+        *ensemble.NETWORKS,
+        "logistic",
+        "first",
+        "constant",
+    ]
+    for name in (*models, "second_loo", "second_kfold"):
+        assert {f"AP_{name}", f"RCE_{name}"} <= set(scores)
+    assert scores["RCE_constant"] <= 0  # the rates of the training weeks are not those of the fourth
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"trees": ["kfold"], "networks": [], "second": []},
+        {"trees": [], "networks": ["pooled"], "second": ["loo"]},
+    ],
+)
+def test_shapes_of_one_kind(
+    shape: dict[str, list[str]], data: Data, tmp_path: Path, job: Jobs, run: Run
+) -> None:
+    settings = SMALL | shape | {"baseline": False}
+    done = job("recsys2021", data, tmp_path, tmp_path, "polars", "torch_eager", **settings)
+    run(TASK.fit(done))
+    scores = run(TASK.predict(done))[0].scores
+    (only,) = [*(f"trees_{name}" for name in shape["trees"]), *shape["networks"]]
+    assert scores["RCE_first"] == pytest.approx(scores[f"RCE_{only}"], abs=1e-3)
+    if not shape["second"]:
+        assert scores["RCE"] == pytest.approx(scores["RCE_first"], abs=1e-4)
+
+
+def test_a_broken_job_leaves_nothing(
+    data: Data, fitted: Path, tmp_path: Path, job: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(recsys2021, "append_submission", fails)
+    steps = TASK.predict(job("recsys2021-full", data, fitted, tmp_path, "polars", "torch_eager", **SMALL))
+    with pytest.raises(OSError, match="disk full"):
+        for _ in steps:
+            pass
+    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".piece")] == []
+
+
+def test_without_truth_there_is_a_submission_and_no_score(
+    data: Data, fitted: Path, tmp_path: Path, job: Jobs, run: Run
+) -> None:
+    shutil.copytree(data.folder, tmp_path / "data", ignore=shutil.ignore_patterns("test_truth"))
+    blind = TASK.prepare(tmp_path / "data", tmp_path, 1.0, 0, silent)
+    assert "no test_truth: no score" in blind.notes
+    out = tmp_path / "out"
+    out.mkdir()
+    done = job("recsys2021-full", blind, fitted, out, "polars", "torch_eager", **SMALL)
+    assert run(TASK.predict(done))[0].scores == {}
+    assert len(list(pieces_of_test(done))) == 1
+    assert [path.name for path in out.iterdir()] == ["results.csv"]
+
+
+@pytest.mark.slow
+def test_models_beat_the_constant_on_the_fourth_week(tmp_path: Path, job: Jobs, run: Run) -> None:
+    """RCE of the constant is 0 or below, by definition; likes and retweets are frequent enough to tell at this size."""
+    data = TASK.prepare(None, tmp_path / "cache", 0.0002, 0, silent)
+    done = job("recsys2021", data, tmp_path, tmp_path, "polars", "torch_eager", rounds_1=30, rounds_2=10)
+    validation = run(TASK.fit(done))[0].details["validation"]
+    scores = run(TASK.predict(done))[0].scores
+    assert scores["RCE_like"] > 5
+    assert scores["RCE_retweet"] > 2
+    assert scores["RCE_trees_kfold"] > 2
+    assert validation["pooled"]["RCE_like"] > 5
+
+
+def test_official_columns_are_read_in_their_order() -> None:
+    assert list(features.TEXT) == list(FEATURES)
+    assert recsys2021.NAME == "recsys2021"

@@ -1,0 +1,260 @@
+"""From the frame to the models, rows stay on the device: only probabilities cross to the host, and the first stage's come back.
+
+Without a GPU by stand-ins that offer what GPU arrays offer and count what crosses; on a GPU by CUDA's own trace.
+"""
+
+import json
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from buzzer.engine.frames.base import on_host
+from buzzer.models.api.job import Job
+from buzzer.models.recsys2021 import ensemble, features, second_stage_features, trees
+from buzzer.models.recsys2021.features import TARGETS
+from buzzer.models.recsys2021.predicting import Predictor
+from buzzer.suite import registry
+
+ROWS = 50
+ONE = ROWS * 4  # bytes of a float32 a row
+WIDTH = len(features.names())
+
+
+@dataclass
+class Bus:
+    """What crossed, in bytes, and what the trees were given."""
+
+    to_host: list[int] = field(default_factory=list)
+    to_device: list[int] = field(default_factory=list)
+    seen: list[Any] = field(default_factory=list)
+    batches: list[Any] = field(default_factory=list)  # shapes of the networks' texts
+
+
+class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
+    """Values that the host can have by `get` alone; NumPy's functions of them give such arrays again, as cupy's do."""
+
+    def __init__(self, values: Any, bus: Bus) -> None:
+        self._values, self._bus = values, bus
+        self.shape, self.dtype, self.ndim, self.nbytes = (
+            values.shape,
+            values.dtype,
+            values.ndim,
+            values.nbytes,
+        )
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {"shape": self.shape, "typestr": self.dtype.str, "data": (1 << 40, False), "version": 3}
+
+    def get(self) -> Any:
+        self._bus.to_host.append(self.nbytes)
+        return self._values.copy()
+
+    def __array__(self, *arguments: Any, **named: Any) -> Any:
+        raise TypeError("implicit copy to the host")  # as cupy does
+
+    def __array_ufunc__(self, function: Any, method: str, *inputs: Any, **named: Any) -> "DeviceArray":
+        assert method == "__call__"
+        return self._device(function(*(self._own(x) for x in inputs), **named))
+
+    def __array_function__(self, function: Any, kinds: Any, inputs: Any, named: Any) -> "DeviceArray":
+        return self._device(function(*(self._own(x) for x in inputs), **named))
+
+    @staticmethod
+    def _own(x: Any) -> Any:
+        if isinstance(x, np.ndarray) and x.ndim:
+            raise TypeError("an array of the host among those of the device")  # as cupy does
+        return x._values if isinstance(x, DeviceArray) else x
+
+    def _device(self, values: Any) -> "DeviceArray":
+        return DeviceArray(values, self._bus)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getitem__(self, part: Any) -> "DeviceArray":
+        return self._device(self._values[self._own(part)])
+
+    def round(self, decimals: int) -> "DeviceArray":
+        return self._device(self._values.round(decimals))
+
+    def sum(self, axis: int, dtype: Any) -> "DeviceArray":
+        return self._device(self._values.sum(axis=axis, dtype=dtype))
+
+    def astype(self, dtype: Any) -> "DeviceArray":
+        return self._device(self._values.astype(dtype))
+
+    def copy(self) -> "DeviceArray":
+        return self._device(self._values.copy())
+
+
+def cupy(bus: Bus) -> Any:
+    """The part of cupy that is used."""
+
+    def asarray(array: Any) -> DeviceArray:
+        if isinstance(array, DeviceArray):
+            return array
+        bus.to_device.append(array.nbytes)
+        return DeviceArray(array, bus)
+
+    def concatenate(parts: list[DeviceArray], axis: int) -> DeviceArray:
+        return DeviceArray(np.concatenate([part._values for part in parts], axis=axis), bus)
+
+    return SimpleNamespace(asarray=asarray, concatenate=concatenate)
+
+
+class Booster:
+    """Takes device arrays only, and answers with one."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+
+    def set_param(self, settings: dict[str, Any]) -> None:
+        assert settings["device"] == "cuda"
+
+    def inplace_predict(self, x: Any, base_margin: Any) -> DeviceArray:
+        assert isinstance(x, DeviceArray)
+        assert base_margin is None or isinstance(base_margin, DeviceArray)
+        self._bus.seen.append(x)
+        return DeviceArray(np.full(len(x), 0.25, dtype="float32"), self._bus)
+
+
+class Network:
+    """A session that takes device arrays only, and answers on the host, as sessions do."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+
+    def run(self, batch: dict[str, Any]) -> dict[str, Any]:
+        assert all(isinstance(array, DeviceArray) for array in batch.values())
+        tokens = batch["tokens"]
+        self._bus.batches.append(tokens.shape)
+        return {
+            "probability": DeviceArray(np.full((len(tokens), len(TARGETS)), 0.5, "float32"), self._bus).get()
+        }
+
+
+class Frames:
+    """An engine that computes nothing and hands matrices over on the device."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+
+    def lookups(self, t: Any, wanted: Any) -> Any:
+        return t
+
+    derive = drop = lambda self, t, *names, **exprs: t
+
+    def keep(self, t: Any) -> Any:
+        return t
+
+    def matrix(self, t: Any, columns: Any) -> DeviceArray:
+        return DeviceArray(np.ones((ROWS, len(columns)), dtype="float32"), self._bus)
+
+    def codes(self, t: Any, columns: Any) -> DeviceArray:
+        return DeviceArray(np.ones((ROWS, len(columns)), dtype="int64"), self._bus)
+
+    def token_matrix(self, t: Any, column: str, separator: str, length: int) -> DeviceArray:
+        there = np.arange(length) < np.arange(ROWS)[::-1, None]  # as many tokens as rows come after
+        return DeviceArray(there.astype("int32"), self._bus)
+
+    def to_arrow(self, t: Any, columns: Any) -> Any:
+        return "ids"
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> Job:
+    params = registry.task("recsys2021").params | {"networks": []}
+    folders = (tmp_path, tmp_path, tmp_path)
+    return Job("recsys2021", "cudf", "torch_eager", "fp32", "cuda", *folders, 1.0, 0, 1, params)
+
+
+def both_stages(job: Job, x: Any, beside: Any) -> dict[str, Any]:
+    """What `Predictor.predict` does once the features are a matrix."""
+    models = ensemble.chosen(job.params)
+    first, second = ensemble.FirstStage(job, models), ensemble.SecondStage(job, models)
+    found = first.predict_trees(ensemble.Inputs(x, None, None, None))
+    return found | second.predict(x, ensemble.odds_of(x, found, models), {"loo": beside})
+
+
+def test_probabilities_and_ids_alone_reach_the_host(asked: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A piece through both stages with trees and a network: features, texts and users stay on the device."""
+    bus, size = Bus(), 20
+    monkeypatch.setitem(sys.modules, "cupy", cupy(bus))
+    monkeypatch.setattr("buzzer.engine.infer.backends.xgboost.load", lambda model: Booster(bus))
+    monkeypatch.setattr(
+        "buzzer.models.recsys2021.network_training.open_sessions",
+        lambda names, job: {name: Network(bus) for name in names},
+    )
+    job = replace(asked, params=asked.params | {"networks": ["pooled"], "predict_batch": size})
+    predictor: Any = object.__new__(Predictor)
+    predictor.job, predictor.e, predictor.models = job, Frames(bus), ensemble.chosen(job.params)
+    predictor.first = ensemble.FirstStage(job, predictor.models)
+    predictor.second, predictor.lookups = ensemble.SecondStage(job, predictor.models), []
+    found = ended(predictor.predict(SimpleNamespace(columns=lambda names: names)))
+    targets, order, longest = len(TARGETS), 8 * ROWS, ROWS
+    assert bus.to_host == [
+        *[ONE] * targets,  # trees
+        order,
+        longest,  # of the batches' texts, a byte a row
+        *[targets * 4 * rows for rows in (size, size, ROWS - 2 * size)],  # the network
+        targets * ONE,  # the first stage's mean
+        *[ONE] * targets,  # the second stage's trees
+    ]
+    assert bus.to_device == [targets * ONE] * 2  # the first stage's probabilities, once a model
+    assert all(given is bus.seen[0] for given in bus.seen[:targets])  # the very array, not a copy
+    width = WIDTH + 2 * targets + len(second_stage_features.names("loo"))
+    assert [given.shape for given in bus.seen[targets:]] == [(ROWS, width)] * targets
+    assert bus.batches == [(size, 24), (size, 40), (ROWS - 2 * size, 48)]  # texts of up to 19, 39 and 48
+    assert all(isinstance(array, np.ndarray) for array in found.found.values())
+    assert (found.ids, found.blend.shape) == ("ids", (ROWS, targets))
+
+
+def ended(steps: Any) -> Any:
+    """What a generator returns."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+def test_an_unnoticed_copy_would_be_counted() -> None:
+    bus = Bus()
+    array = DeviceArray(np.ones((3, 2), dtype="float32"), bus)
+    with pytest.raises(TypeError, match="implicit copy"):
+        np.asarray(array)
+    with pytest.raises(TypeError, match="of the host"):
+        array + np.ones(2)
+    assert on_host(array).tolist() == [[1, 1]] * 3
+    assert bus.to_host == [24]
+
+
+@pytest.mark.gpu
+def test_the_features_never_cross_cuda(asked: Job, tmp_path: Path) -> None:
+    """By CUDA's trace of real models: no copy between host and device is as large as a tenth of the features."""
+    torch = pytest.importorskip("torch")
+    real = pytest.importorskip("cupy")
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    rows, own = 20_000, replace(asked, params=asked.params | {"rounds_1": 2, "rounds_2": 2})
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(rows, WIDTH)).astype("float32")
+    y = (rng.random((rows, len(TARGETS))) < 0.2).astype("float32")
+    beside = rng.normal(size=(rows, len(second_stage_features.names("loo")))).astype("float32")
+    wide = np.concatenate([x, y, beside], axis=1)
+    list(trees.fit(own, "kfold", x, y, 2, 3))
+    list(trees.fit(own, "week-loo", wide, y, 2, 3, np.zeros_like(y)))
+    on_device = real.asarray(x), real.asarray(beside)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as trace:
+        both_stages(own, *on_device)
+    trace.export_chrome_trace(str(tmp_path / "trace.json"))
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    copies = [e["args"]["bytes"] for e in events if e.get("cat") == "gpu_memcpy" and "DtoD" not in e["name"]]
+    assert copies
+    assert max(copies) < x.nbytes / 10

@@ -1,0 +1,378 @@
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from buzzer.errors import UsageError
+from buzzer.models.api.job import Data
+from buzzer.suite.analysis import comparison, regress
+from buzzer.suite.analysis.comparison import Variant
+from buzzer.suite.analysis.regress import Threshold
+from buzzer.suite.budget import resolve
+from buzzer.suite.cli import compare as verb
+from buzzer.suite.cli.progress import Screen
+from buzzer.suite.records import record
+from buzzer.suite.records.record import Record
+from buzzer.suite.report import compare_text
+from buzzer.suite.run.plan import Choice
+
+Make = Callable[..., Record]
+Choose = Callable[..., Choice]
+ONE = {"name": "1c2g1h", "cores": 1, "memory_bytes": 2 * 10**9, "time_s": 3600.0}
+TWO = {"name": "2c2g1h", "cores": 2, "memory_bytes": 2 * 10**9, "time_s": 3600.0}
+GPU = {"device": "cuda", "gpu_busy_s": 1.0, "gpu_peak_memory_bytes": 10**9}
+PLAIN = Variant("none", "torch_eager", "fp32", "cpu", "1c2g1h")
+TUNED = Variant("none", "onnxruntime", "fp32", "cpu", "2c2g1h")
+CUDA = Variant("none", "torch_eager", "fp32", "cuda", "2c2g1h")
+COST = {PLAIN: (1.0, 1000.0), TUNED: (1.0, 300.0), CUDA: (5.0, 10.0)}  # seconds: fixed, and at scale 1
+DRIFT = (1.0, 1.2, 0.9)  # of the machine, by round: it hits all variants alike
+
+
+def measured(make: Make, scales: tuple[float, ...] = (0.01, 0.03, 0.1), slower: float = 1.0) -> list[Record]:
+    """Rounds of the two baselines and a GPU at some scales, with an A/A run of the plain one that differs by 1 %."""
+    made = []
+    for scale in scales:
+        for repeat, drift in enumerate(DRIFT):
+            for variant, (fixed, rate) in COST.items():
+                wall = (fixed + rate * scale) * drift * slower
+                made.append(timed(make, variant, scale, repeat, wall))
+            aa = (1.0 + 1000 * scale) * drift * slower * (1.01 if repeat else 0.99)
+            made.append(timed(make, PLAIN, scale, repeat, aa, control=True))
+    return made
+
+
+def timed(make: Make, v: Variant, scale: float, repeat: int, wall: float, **changes: Any) -> Record:
+    fields: dict[str, Any] = {
+        "backend": v.backend,
+        "budget": ONE if v.budget == ONE["name"] else TWO,
+        "scale": scale,
+        "repeat": repeat,
+        "rows": int(100_000 * scale),
+        "data_fingerprint": f"{scale}",
+        "wall_s": wall,
+        "peak_memory_bytes": int(10**8 + 5 * 10**8 * scale),
+        "phases": [{"name": "predict", "wall_s": wall, "cpu_s": 1.0, "peak_memory_bytes": 1}],
+        "gate": {"status": "reference" if v == PLAIN else "passed"},
+    }
+    return make(**(fields | (GPU if v.device == "cuda" else {}) | changes))
+
+
+def made_of(records: list[Record], choose: Choose, budget: str = "") -> comparison.Comparison:
+    (group,) = comparison.groups(records, "fake")
+    limit = resolve(budget) if budget else None
+    return comparison.compare(group, choose().task, limit, {"cpu": 3.6}, records)
+
+
+def test_speed_ups_are_paired_against_both_baselines(make_record: Make, choose: Choose) -> None:
+    made = made_of(measured(make_record), choose)
+    assert made.baselines == {"plain": PLAIN, "tuned": TUNED}
+    lines = {line.variant: line for line in made.lines[0.1]}
+    ratio = lines[CUDA].speed_up["plain"]
+    assert ratio is not None
+    assert ratio.value == pytest.approx(101 / 6)
+    assert ratio.low == pytest.approx(ratio.value)  # the drift is in both legs of each pair
+    assert lines[CUDA].speed_up["tuned"].value == pytest.approx(31 / 6)  # type: ignore[union-attr]
+    assert lines[PLAIN].speed_up["plain"] is None
+    assert lines[TUNED].cost_usd == pytest.approx(31 * 3.6 / 3600)
+    assert lines[CUDA].cost_usd is None  # no price was given for its machine
+    assert lines[PLAIN].head_room()["time"] == pytest.approx(1 - 101 / 3600)
+
+
+def test_growth_break_even_and_the_full_job(make_record: Make, choose: Choose) -> None:
+    made = made_of(measured(make_record), choose)
+    trends = {t.variant: t for t in made.trends}
+    assert trends[PLAIN].growth.exponent == pytest.approx(1.0, abs=0.01)
+    assert trends[CUDA].break_even_rows["plain"] == pytest.approx(100_000 * 4 / 990, rel=0.02)
+    assert trends[CUDA].full.value == pytest.approx(15.0, rel=0.02)
+    assert trends[PLAIN].full.low < 1001 < trends[PLAIN].full.high
+    assert trends[PLAIN].check is not None
+    assert abs(trends[PLAIN].check.error) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("budget", "plain", "cuda"),
+    [
+        ("2c2g1d", "yes", "yes"),
+        ("1c2g5m", "no", "not told by 2 cores"),
+        ("2c256m1d", "no", "no"),  # 0.6 GB at scale 1
+        (
+            "",
+            "too near to tell",
+            "yes",
+        ),  # 1001 s of 3600, from a tenth of the size in three rounds that differ by 30 %
+    ],
+)
+def test_the_buzzer_of_any_budget(
+    make_record: Make, choose: Choose, budget: str, plain: str, cuda: str
+) -> None:
+    verdicts = {t.variant: t.verdict for t in made_of(measured(make_record), choose, budget).trends}
+    assert (verdicts[PLAIN], verdicts[CUDA]) == (plain, cuda)
+
+
+@pytest.mark.parametrize(("limit", "verdict"), [(None, "yes"), (5 * 10**9, "yes"), (10**9, "no")])
+def test_the_buzzer_of_a_gpu_budget(
+    make_record: Make, choose: Choose, limit: int | None, verdict: str
+) -> None:
+    """2.1 GB of GPU memory at scale 1, against the limit of the runs' own budget."""
+    runs = []
+    for r in measured(make_record):
+        if r.device == "cuda":
+            budget = r.budget.model_copy(update={"gpu_memory_bytes": limit})
+            peak = int(10**8 + 2 * 10**9 * r.scale)
+            runs.append(r.model_copy(update={"budget": budget, "gpu_peak_memory_bytes": peak}))
+    (trend,) = made_of(runs, choose).trends
+    assert trend.budget.gpu_memory_bytes == limit
+    assert trend.full_gpu_memory is not None
+    assert trend.full_gpu_memory.value == pytest.approx(2.1e9, rel=0.01)
+    assert trend.verdict == verdict
+
+
+def test_differences_within_the_noise_are_called_so(make_record: Make, choose: Choose) -> None:
+    near = Variant("none", "onnxruntime", "fp32", "cpu", "1c2g1h")
+    records = measured(make_record)
+    records += [timed(make_record, near, 0.1, i, 101 * drift / 1.005) for i, drift in enumerate(DRIFT)]
+    made = made_of(records, choose)
+    line = next(line for line in made.lines[0.1] if line.variant == near)
+    assert line.speed_up["plain"].value == pytest.approx(1.005)  # type: ignore[union-attr]
+    assert line.is_noise["plain"]
+    assert made.noise is not None
+    assert made.noise.pairs == 3
+    assert 0.01 < made.noise.band < 0.03
+
+
+def test_a_control_run_is_paired_with_the_run_of_its_own_day(make_record: Make) -> None:
+    def at(day: int, wall: float, control: bool) -> Record:
+        run_id = f"{day:07}{control:d}" * 4
+        created = datetime(2026, 1, day, tzinfo=UTC)
+        return timed(make_record, PLAIN, 0.1, 0, wall, control=control, run_id=run_id, created=created)
+
+    records = [at(1, 10.0, False), at(1, 11.0, True), at(9, 20.0, False), at(9, 21.0, True)]
+    pairs = comparison.aa_pairs([*records, *records])
+    assert sorted((a.wall_s, b.wall_s) for a, b in pairs) == [(10.0, 11.0), (20.0, 21.0)]
+
+
+def test_data_made_anew_are_not_mixed_with_the_old(make_record: Make, choose: Choose) -> None:
+    old = [
+        timed(
+            make_record, CUDA, 0.1, 7, 1.0, data_fingerprint="old", created=datetime(2020, 1, 1, tzinfo=UTC)
+        )
+    ]
+    made = made_of([*measured(make_record), *old], choose)
+    cell = next(line.cell for line in made.lines[0.1] if line.variant == CUDA)
+    assert sorted(cell.walls) == [0, 1, 2]
+
+
+def test_a_time_of_zero_is_no_measurement(make_record: Make, choose: Choose) -> None:
+    records = [r.model_copy(update={"wall_s": 0.0}) if r.repeat == 1 else r for r in measured(make_record)]
+    made = made_of(records, choose)
+    assert made.lines[0.1][0].speed_up["plain"].pairs == 2  # type: ignore[union-attr]
+    assert made.noise is not None
+    assert made.noise.pairs == 2
+    assert [c.failed for c in regress.changes(made.group, records, [Threshold("wall", 0.0)], records)] == [
+        False
+    ] * 9
+
+
+def test_a_failed_variant_is_shown_and_compares_with_nothing(make_record: Make, choose: Choose) -> None:
+    late = timed(
+        make_record,
+        Variant("none", "onnxruntime", "fp32", "cpu", "1c2g1h"),
+        0.1,
+        0,
+        3600.0,
+        outcome="timeout",
+        message="late",
+        gate={"status": "unscored"},
+    )
+    made = made_of([*measured(make_record), late], choose)
+    line = made.lines[0.1][-1]
+    assert (line.cell.outcome, line.speed_up["plain"]) == ("timeout", None)
+    assert late.backend not in {t.variant.backend for t in made.trends if t.variant.budget == "1c2g1h"}
+
+
+@pytest.mark.parametrize(
+    ("slower", "threshold", "failed"),
+    [(1.2, "wall:5%", True), (1.2, "wall:30%", False), (1.0, "wall:0%", False), (0.8, "wall:5%", False)],
+)
+def test_a_slow_down_fails_beyond_its_threshold(
+    make_record: Make, slower: float, threshold: str, failed: bool
+) -> None:
+    quiet = [r.model_copy(update={"wall_s": r.wall_s}) for r in measured(make_record, (0.1,))]
+    old = [r.model_copy(update={"wall_s": r.wall_s / DRIFT[r.repeat]}) for r in quiet]
+    new = [r.model_copy(update={"wall_s": r.wall_s * slower}) for r in old]
+    (group,) = comparison.groups(new, "fake")
+    found = regress.changes(group, old, [Threshold.parse(threshold)], old)
+    assert len(found) == len(COST)
+    assert {c.failed for c in found} == {failed}
+    assert [c.ratio.value for c in found] == pytest.approx([slower] * len(COST))
+
+
+def test_a_change_within_the_noise_never_fails(make_record: Make) -> None:
+    old = measured(make_record, (0.1,))  # its rounds differ by 20 %
+    new = [r.model_copy(update={"wall_s": r.wall_s * 1.05}) for r in old]
+    (group,) = comparison.groups(new, "fake")
+    found = regress.changes(group, old, [Threshold.parse("wall:1%")], old)
+    assert [(c.noise, c.failed) for c in found] == [(True, False)] * len(COST)
+
+
+def on_days(records: list[Record], first: int, days: int) -> list[Record]:
+    """The records as made on each of some days, each day 3 % slower or faster than the one before, an hour apart."""
+    made = []
+    for day in range(first, first + days):
+        for i, r in enumerate(records):
+            created = datetime(2026, 1, day, 9 + i % 12, tzinfo=UTC)
+            wall = r.wall_s * (1 + 0.03 * (day % 2))
+            made.append(
+                r.model_copy(update={"created": created, "wall_s": wall, "run_id": f"{day:04}{i:04}"})
+            )
+    return made
+
+
+@pytest.mark.parametrize(
+    ("slower", "days", "rounds", "said"),
+    [
+        (1.0, 0, 3, ("", True, False)),  # the same day: run against run
+        (1.2, 0, 3, ("", False, True)),
+        (1.2, 0, 1, ("2 rounds", None, False)),
+        (1.2, 1, 3, ("older records of 2 days or of today", None, False)),
+        (1.2, 4, 1, ("2 rounds", None, False)),
+        (1.03, 4, 3, ("", True, False)),  # within what days differ by
+        (1.2, 4, 3, ("", False, True)),
+    ],
+)
+def test_a_change_is_held_against_the_spread_of_days(
+    make_record: Make, slower: float, days: int, rounds: int, said: tuple[str, bool | None, bool]
+) -> None:
+    one = [timed(make_record, PLAIN, 0.1, i, 100 * jitter) for i, jitter in enumerate((1.0, 1.01, 0.99))]
+    old = on_days(one, 1, days) if days else on_days(one, 9, 1)
+    new = on_days([r.model_copy(update={"wall_s": r.wall_s * slower}) for r in one[:rounds]], 9, 1)
+    new = [r.model_copy(update={"run_id": f"new{r.run_id}"}) for r in new]
+    (group,) = comparison.groups(new, "fake")
+    (change,) = regress.changes(group, old, [Threshold.parse("wall:5%")], [*old, *new])
+    assert (change.needs, change.noise, change.failed) == said
+    assert change.days == days + (days > 0) or not days
+    assert (change.ratio.low is None) == bool(change.needs) or rounds == 1
+
+
+def test_what_a_verdict_needs_is_shown(make_record: Make, choose: Choose) -> None:
+    """One round at two scales, against itself: no interval and no verdict anywhere."""
+    once = [r for r in measured(make_record, (0.03, 0.1)) if r.repeat == 0 and not r.control]
+    made = made_of(once, choose)
+    found = regress.changes(made.group, once, [Threshold.parse("wall:0%")], once)
+    text = verb.as_markdown(made, found)
+    assert "| 16.83× (needs 2 rounds) |" in text
+    assert "| needs 3 sizes and 2 rounds |" in text
+    assert text.count("| needs 2 rounds |") == len(found) == 6
+    assert {line.is_noise["plain"] for lines in made.lines.values() for line in lines} == {None}
+    assert not any(c.failed for c in found)
+    json.dumps(compare_text.as_dict(made, found), allow_nan=False)
+
+
+def test_one_older_day_is_enough_where_other_runs_tell_how_days_differ(make_record: Make) -> None:
+    one = [timed(make_record, PLAIN, 0.1, i, 100 * jitter) for i, jitter in enumerate((1.0, 1.01, 0.99))]
+    others = on_days([timed(make_record, TUNED, 0.03, i, 10.0) for i in range(3)], 1, 5)
+    old, new = (
+        on_days(one, 5, 1),
+        on_days([r.model_copy(update={"wall_s": r.wall_s * 1.3}) for r in one], 9, 1),
+    )
+    old = [r.model_copy(update={"run_id": f"old{r.run_id}"}) for r in old]
+    new = [r.model_copy(update={"run_id": f"new{r.run_id}"}) for r in new]
+    (group,) = comparison.groups(new, "fake")
+    for pool, said in ((old, ("older records of 2 days or of today", False)), ([*old, *others], ("", True))):
+        (change,) = regress.changes(group, old, [Threshold.parse("wall:5%")], pool)
+        assert (change.needs, change.failed) == said
+
+
+def test_days_are_parted_by_rest_not_by_midnight(make_record: Make) -> None:
+    hours = (20, 23, 26, 40)  # from the first day's midnight; each run takes an hour
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    records = [
+        timed(make_record, PLAIN, 0.1, i, 3600.0, created=start + timedelta(hours=h))
+        for i, h in enumerate(hours)
+    ]
+    assert [len(day) for day in regress.by_day(reversed(records))] == [3, 1]
+    long = timed(make_record, PLAIN, 0.1, 9, 10 * 3600.0, created=start + timedelta(hours=38))
+    assert [len(day) for day in regress.by_day([*records[:3], long])] == [
+        4
+    ]  # it began two hours after the last
+
+
+def test_noise_is_that_of_the_figure(make_record: Make) -> None:
+    """Wall times of A/A pairs differ by 20 %, peaks by nothing: a larger peak is no noise."""
+    runs = []
+    for i, wall in enumerate((100.0, 120.0, 90.0)):
+        runs += [
+            timed(make_record, PLAIN, 0.1, i, w, control=c) for w, c in ((wall, False), (190 - wall, True))
+        ]
+    bigger = [r.model_copy(update={"peak_memory_bytes": int(1.1 * (r.peak_memory_bytes or 0))}) for r in runs]
+    (group,) = comparison.groups(bigger, "fake")
+    thresholds = [Threshold.parse("peak:5%"), Threshold.parse("wall:5%")]
+    assert [c.failed for c in regress.changes(group, runs, thresholds, runs)] == [True, False]
+
+
+@pytest.mark.parametrize("text", ["wall", "wall:5", "wall:x%", "wall:-5%", "speed:5%", ":5%", "wall:nan%"])
+def test_malformed_thresholds_are_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        Threshold.parse(text)
+
+
+@pytest.mark.parametrize("text", ["cpu", "gpu=1", "cpu=cheap", "cpu=-1", "cpu=inf"])
+def test_malformed_prices_are_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        comparison.parse_prices(text)
+
+
+def test_prices_have_names() -> None:
+    assert comparison.parse_prices("cpu=e2-highmem-8, cuda=4") == {"cpu": 0.362, "cuda": 4.0}
+    assert comparison.parse_prices("") == {}
+
+
+def test_tables_and_json_say_the_same(make_record: Make, choose: Choose) -> None:
+    made = made_of(measured(make_record), choose)
+    told = json.loads(json.dumps(compare_text.as_dict(made, [])))
+    assert told["runs"][-1]["speed_up"]["plain"] is None or told["runs"][-1]["variant"]
+    text = verb.as_markdown(made, [])
+    assert "16.83× (16.83–16.83)" in text
+    assert "[plain]" in text
+    assert "means of A/A runs differ by up to" in text
+    assert "| torch_eager cuda 2c2g1h | 1.0" not in text
+    assert "404 rows (not measured there)" in text
+
+
+def test_rounds_are_interleaved_and_paired(
+    tmp_path: Path, fake_path: None, choose: Choose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real comparison of the fake task at two scales: every variant once a round, and the reference twice."""
+    monkeypatch.setenv("BUZZER_CACHE", str(tmp_path / "cache"))
+    prepared = [
+        (choose(scale=s), Data(tmp_path / "data", f"print-{s}", "generated", {"rows": 10}, s))
+        for s in (0.5, 1.0)
+    ]
+    out = tmp_path / "out"
+    options: dict[str, Any] = {"out": out, "repeat": 2, "seed": 0, "resume": False}
+    with Screen(Console(quiet=True)) as screen:
+        assert all(verb.fit(c, d, out, screen) for c, d in prepared)
+        made = verb.take(prepared, options, [], screen)
+        again = verb.take(prepared, options | {"resume": True}, record.read_good(out), screen)
+    assert len(made) == 2 * 2 * 3
+    assert {r.repeat for r in made[:6]} == {0}
+    assert sum(r.control for r in made) == 4
+    assert {r.outcome for r in made} == {"ok"}
+    assert sorted(r.run_id for r in again) == sorted(r.run_id for r in made)  # nothing was left to run
+    (group,) = comparison.groups(made, "fake")
+    line = comparison.compare(group, choose().task, None, {}, made).lines[1.0][0]
+    assert len(line.cell.records) == 2
+
+
+def test_a_limit_that_nobody_meets_is_told(make_record: Make, choose: Choose) -> None:
+    """No row count of runs that did not end, no table without lines."""
+    late = {"outcome": "timeout", "rows": 0, "phases": [], "samples": {}, "gate": {"status": "unscored"}}
+    made = made_of([timed(make_record, v, 0.1, 0, 5.0, **late) for v in (PLAIN, TUNED)], choose)
+    told = compare_text.sections(made, [])
+    assert [section.title for section in told] == ["Runs at scale 0.1"]
+    assert len(told[0].lines) == 2
+    assert told[0].notes[0].startswith("no variant ended well within its budget")

@@ -1,0 +1,235 @@
+"""What `buzzer bench` keeps between runs: made once, for one model and its sizes, and never of another."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from buzzer.engine import quant
+from buzzer.engine.infer.cost import Cost
+from buzzer.engine.infer.roofline import Roof
+from buzzer.errors import DataError
+from buzzer.models.api.job import Job, Result
+from buzzer.models.api.target import Ask, Loaded, outputs_of, stamp
+from buzzer.models.bert import bench as bert
+from buzzer.models.bert import encoder
+from buzzer.suite.bench import answers_cache
+from buzzer.suite.bench.answers_cache import Answers
+from buzzer.suite.bench.protocol import BENCH, COMPILED, Setting, answered, check_answers
+
+TINY = encoder.BertConfig(60, 16, 2, 2, 32, 40)
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
+    """A job of a small BERT with random weights and ids."""
+    monkeypatch.setitem(encoder.SPECS, "tiny", TINY)
+    monkeypatch.setattr(bert, "tokens_folder", no_tokenizer)
+    monkeypatch.setattr(
+        "buzzer.suite.bench.protocol.roofline.measure", lambda threads, device: Roof(1e9, {"int8": 1e9})
+    )
+    params = {"target": "buzzer.models.bert.bench:TARGET", "model": {"spec": "tiny"}, "batch": 2, "seq": 8}
+    params |= {"inputs": 3, "lengths": "fixed", "packing": "padded", "scenario": ""}
+    params |= {"count": 4, "seconds": 0.0, "at_most": 0.0}
+    for name in ("work", "out"):
+        (tmp_path / name).mkdir()
+    folders = {"data": tmp_path / "kept", "work": tmp_path / "work", "out": tmp_path / "out"}
+    return Job(
+        "tiny", "none", "torch_eager", "int8", "cpu", **folders, scale=1.0, seed=3, threads=1, params=params
+    )
+
+
+def no_tokenizer(ask: Ask) -> Path:
+    from buzzer.errors import UnsupportedError
+
+    raise UnsupportedError("no weights here")
+
+
+def run(job: Job, verb: str) -> tuple[list[str], Result]:
+    """The phases and what came out."""
+    steps, phases = getattr(BENCH, verb)(job), []
+    while True:
+        try:
+            phases.append(next(steps))
+        except StopIteration as end:
+            return phases, end.value
+
+
+def never(*_: Any, **__: Any) -> Any:
+    raise AssertionError("made again")
+
+
+def test_all_is_made_once(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    phases, first = run(job, "fit")
+    assert phases == ["load", "predict", "roof"]
+    _, made = run(job, "bench")
+    monkeypatch.setattr(quant, "quantise", never)
+    monkeypatch.setattr("buzzer.suite.bench.protocol.answered", never)
+    phases, again = run(job, "fit")
+    assert phases == ["load", "roof"]
+    assert again.details == first.details
+    _, read = run(job, "bench")
+    assert read.scores == made.scores
+    assert 0.9 < read.scores["cosine"] < 1.0
+    assert read.details["bench"]["flops"] == made.details["bench"]["flops"] > 0
+    assert read.details["session"]["parameters"] == sum(w.numel() for w in encoder.Bert(TINY).parameters())
+
+
+@pytest.mark.parametrize(("backend", "own"), [("torch_compile", True), ("fused", False)])
+def test_only_torch_compile_compiles_anew(
+    backend: str, own: bool, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in COMPILED:
+        monkeypatch.setenv(name, "shared")
+    next(BENCH.bench(replace(job, backend=backend)))
+    assert [Path(os.environ[name]).is_relative_to(job.out) for name in COMPILED] == [own, own]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"seed": 4},
+        {"device": "cuda"},
+        {"params": {"batch": 3}},
+        {"params": {"seq": 9}},
+        {"params": {"inputs": 2}},
+        {"params": {"lengths": "real"}},
+        {"params": {"model": {"spec": "bert-base"}}},
+    ],
+)
+def test_another_model_or_size_has_another_folder(job: Job, changed: dict[str, Any]) -> None:
+    other = replace(job, **changed | {"params": job.params | changed.get("params", {})})
+    assert Setting.of(other).kept != Setting.of(job).kept
+
+
+def test_precision_and_backend_share_a_folder(job: Job) -> None:
+    assert Setting.of(replace(job, precision="fp8", backend="fused")).kept == Setting.of(job).kept
+
+
+def test_a_target_that_is_trained_anew_keeps_nothing_beyond_the_call(job: Job) -> None:
+    setting = Setting.of(replace(job, params=job.params | {"target": "buzzer.models.onnx_file:TARGET"}))
+    assert setting.kept.is_relative_to(job.work)
+
+
+def answers() -> Answers:
+    outputs = [{"y": np.arange(6.0).reshape(2, 3) + i} for i in range(2)]
+    return Answers(outputs, "f" * 64, "generated", ("a note",), Cost(1, 2, 3))
+
+
+def test_answers_are_read_as_they_were_written(tmp_path: Path) -> None:
+    assert answers_cache.read_answers(tmp_path) is None
+    for _ in range(2):  # the second finds the folder of the first
+        answers_cache.write_answers(answers(), tmp_path)
+    found = answers_cache.read_answers(tmp_path)
+    assert found is not None
+    np.testing.assert_equal(found.expected, answers().expected)
+    assert replace(found, expected=[]) == replace(answers(), expected=[])
+    assert [path.name for path in tmp_path.iterdir()] == ["answers"]
+
+
+@pytest.mark.parametrize("file", ["facts.json", "1.npz"])
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_broken_answers_are_made_anew(tmp_path: Path, file: str, share: float) -> None:
+    answers_cache.write_answers(answers(), tmp_path)
+    path = tmp_path / "answers" / file
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    assert answers_cache.read_answers(tmp_path) is None
+    answers_cache.write_answers(answers(), tmp_path)
+    assert answers_cache.read_answers(tmp_path) is not None
+
+
+def test_answers_of_other_inputs_are_refused(job: Job) -> None:
+    run(job, "fit")
+    setting = Setting.of(job)
+    kept = answers_cache.read_answers(setting.kept)
+    assert kept is not None
+    loaded = setting.load()
+    answers_cache.check_inputs(kept, loaded, setting.kept)
+    loaded.batches[0]["input_ids"][0, 0] += 1
+    with pytest.raises(DataError, match="of other inputs"):
+        answers_cache.check_inputs(kept, loaded, setting.kept)
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    def write(aside: Path) -> None:
+        aside.mkdir()
+        raise OSError("no space")
+
+    with pytest.raises(OSError, match="no space"):
+        answers_cache.keep(tmp_path / "folder", write)
+    assert not list(tmp_path.iterdir())
+
+
+def test_stamps_tell_files_apart(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.write_bytes(b"a")
+    two.write_bytes(b"b")
+    first = stamp([one])
+    assert stamp([two]) != first
+    assert stamp([two, one]) == stamp([one, two])
+    one.write_bytes(b"c")
+    assert stamp([one]) != first
+    one.write_bytes(b"a")
+    assert stamp([one]) == first
+
+
+def test_a_right_answer_must_be_finite() -> None:
+    def reference(batch: Any) -> dict[str, Any]:
+        return {"y": np.log(batch["x"])}
+
+    batches = [{"x": np.array([[1.0]])}, {"x": np.array([[-1.0]])}]
+    with np.errstate(invalid="ignore"), pytest.raises(DataError, match="not finite: output y, input 1"):
+        answered(Loaded(Path("none"), ("y",), batches, reference, [1, 1]), "cpu")
+
+
+@pytest.mark.parametrize(("factor", "right"), [(1.0, True), (1.0005, True), (1.01, False), (np.nan, False)])
+def test_a_gpu_that_computes_something_else_is_told(factor: float, right: bool) -> None:
+    cpu = {"y": np.array([[1.0, -2.0]])}
+    if right:
+        check_answers(cpu, {"y": cpu["y"] * factor})
+        return
+    with pytest.raises(RuntimeError, match="off the CPU's"):
+        check_answers(cpu, {"y": cpu["y"] * factor})
+
+
+@pytest.mark.parametrize("precision", quant.PRECISIONS)
+def test_calibration_and_packing_stay_on_the_models_device(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On "meta", a device that refuses tensors of another as a GPU does."""
+    pytest.importorskip("triton")
+    from buzzer.engine.fused import weights
+    from buzzer.engine.quant import calibrate
+
+    def widen(seen: calibrate.Observed, x: torch.Tensor) -> None:
+        assert x.device.type == "meta"
+        seen.low, seen.high = -1.0, 2.0
+
+    monkeypatch.setattr(calibrate.Observed, "widen", widen)
+    module = encoder.Bert(TINY).to("meta").eval()
+    batches = [{name: np.ones((2, 8), "int64") for name in ("input_ids", "attention_mask")}]
+    found = quant.quantise(module, batches, precision=precision)
+    packed = weights.pack(found.encoder_spec(), precision, "meta")  # type: ignore[operator]
+    assert {tensor.device.type for tensor in packed.tensors()} == {"meta"}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", quant.PRECISIONS)
+def test_a_model_is_calibrated_where_it_is(precision: str) -> None:
+    """On the GPU: the scales and eight-bit weights of the CPU."""
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    module = encoder.random(TINY, 0)
+    rng = np.random.default_rng(0)
+    batches = [
+        {"input_ids": rng.integers(0, 60, (2, 8)), "attention_mask": np.ones((2, 8), "int64")} for _ in "ab"
+    ]
+    on_cpu = quant.quantise(module, batches, precision=precision, method="mse")
+    on_gpu = quant.quantise(module.to("cuda"), batches, precision=precision, method="mse").to("cuda")
+    given = outputs_of(on_gpu, batches[0], ("h",))["h"]
+    want = outputs_of(on_cpu, batches[0], ("h",))["h"]
+    np.testing.assert_allclose(given, want, atol=0.02 * np.abs(want).max())

@@ -1,0 +1,828 @@
+"""The bench protocol: what it catches, how it orders, what it writes, and the command line."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from buzzer.engine.infer import Array, Plan
+from buzzer.engine.infer.onnx import graphs
+from buzzer.errors import DataError, UnsupportedError, UsageError
+from buzzer.models.api.target import LEAST_PROBES, PROBES, Ask, Loaded, altered
+from buzzer.models.onnx_file import TARGET as ONNX_FILE
+from buzzer.suite import registry
+from buzzer.suite.bench import answers_cache, plan
+from buzzer.suite.bench.plan import Choice
+from buzzer.suite.bench.protocol import (
+    LEAST_RUNS,
+    WORST,
+    Check,
+    Timer,
+    as_rows,
+    ended_early,
+    first_of_each_shape,
+    flusher,
+    gpu_state,
+    least_cosine,
+    warm_up,
+)
+from buzzer.suite.budget import UNLIMITED
+from buzzer.suite.cli import bench as bench_verb
+from buzzer.suite.cli.bench import keep_logs, seeds_of
+from buzzer.suite.cli.progress import Screen
+from buzzer.suite.records import gate, integrity, record
+from buzzer.suite.run import runner
+
+ROOT = Path(__file__).parents[3]
+
+
+def target(n: int = 3) -> Loaded:
+    """Doubles its input; every batch has other numbers."""
+    rng = np.random.default_rng(0)
+    batches = [{"x": rng.normal(size=(2, 4)).astype("float32")} for _ in range(n)]
+    return Loaded(None, ("y",), batches, lambda b: {"y": 2 * b["x"]}, [2] * n)
+
+
+class Good:
+    """A session that computes."""
+
+    def __init__(self) -> None:
+        self.calls: list[Array] = []
+
+    def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
+        self.calls.append(batch["x"])
+        return {"y": 2 * batch["x"]}
+
+    def poison(self) -> None:
+        """New arrays each time."""
+
+
+class Stale(Good):
+    """Computes the first input only and hands out the same buffer ever after, as a kernel outside its graph does."""
+
+    def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
+        if not self.calls:
+            self.buffer = 2 * batch["x"]
+        self.calls.append(batch["x"])
+        return {"y": self.buffer}
+
+
+class StaleCopy(Stale):
+    """The same, but hands out copies: only the rotating inputs show it."""
+
+    def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
+        return {"y": super().run(batch)["y"].copy()}
+
+
+class Cut(Good):
+    def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
+        return {"y": super().run(batch)["y"][:1]}
+
+
+def timed(session: Any, count: int = 7, loaded: Loaded | None = None) -> tuple[Check, Any]:
+    loaded = loaded or target()
+    check = Check(loaded, [dict(loaded.reference(b)) for b in loaded.batches])
+    return check, Timer(session, loaded, check, "cpu").measure(count, 0.0, 60.0, lambda: None)
+
+
+def test_a_right_session_passes_and_its_inputs_rotate() -> None:
+    session = Good()
+    check, samples = timed(session)
+    assert check.scores() == {
+        "cosine": pytest.approx(1.0),
+        "max_relative_error": 0.0,
+        "argmax_agreement": 1.0,
+    }
+    assert (check.runs, check.bad, samples.rows, len(samples.wall)) == (7, 0, 14, 7)
+    assert len({x.tobytes() for x in session.calls}) == 3
+
+
+@pytest.mark.parametrize(("session", "bad"), [(Stale, 6), (StaleCopy, 0), (Cut, 7)])
+def test_a_session_that_does_not_compute_is_found_out(session: Callable[[], Any], bad: int) -> None:
+    check, _ = timed(session())
+    assert check.bad == bad
+    assert check.scores()["cosine"] < 0.9
+    if bad:
+        assert check.cosine == WORST
+
+
+def test_a_wrong_scale_is_an_error_though_the_cosine_is_right() -> None:
+    class Twice(Good):
+        def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
+            return {"y": 4 * batch["x"]}
+
+    scores = timed(Twice())[0].scores()
+    assert scores["cosine"] == pytest.approx(1.0)
+    assert scores["max_relative_error"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("got", "want", "cosine"),
+    [
+        ([[1.0, 0.0], [0.0, 2.0]], [[2.0, 0.0], [2.0, 0.0]], 0.0),  # the worst row counts
+        ([[3.0], [4.0]], [[4.0], [3.0]], 24 / 25),  # one value a row: one vector
+        ([3.0, 4.0], [4.0, 3.0], 24 / 25),
+        ([[0.0, 0.0]], [[0.0, 0.0]], 1.0),
+        ([[0.0, 0.0]], [[1.0, 0.0]], 0.0),
+    ],
+)
+def test_cosines_by_hand(got: Any, want: Any, cosine: float) -> None:
+    assert least_cosine(as_rows(np.array(got)), as_rows(np.array(want))) == pytest.approx(cosine)
+
+
+@pytest.mark.parametrize(
+    ("scores", "status", "told"),
+    [
+        ({"cosine": 0.999999, "max_relative_error": 1e-5}, "passed", ""),
+        ({"cosine": 0.99, "max_relative_error": 1e-5}, "failed", "least cosine 0.99000"),
+        ({"cosine": 1.0, "max_relative_error": 0.5}, "failed", "relative error 0.5"),
+    ],
+)
+def test_the_gate_holds_cosine_and_error(scores: dict[str, float], status: str, told: str) -> None:
+    fields = {"precision": "fp32", "scores": scores | {"argmax_agreement": 1.0}, "bench": None, "samples": {}}
+    judged = gate.judge_bench(record.Record.model_construct(**fields), **registry.bench_gate("fp32"))
+    assert judged.gate.status == status
+    assert told in getattr(judged, "message", "")
+    assert (getattr(judged, "outcome", "ok") == "wrong") == (status == "failed")
+
+
+def test_at_least_the_count_the_seconds_and_every_input() -> None:
+    assert len(timed(Good(), 1)[1].wall) == 3
+    check = Check(target(), [dict(target().reference(b)) for b in target().batches])
+    began = time.perf_counter()
+    found = Timer(Good(), target(), check, "cpu").measure(1, 0.05, 60.0, lambda: time.sleep(0.02))
+    assert time.perf_counter() - began >= 0.05
+    assert len(found.wall) <= 4  # what stands before a run counts too
+
+
+def test_a_slow_session_is_ended() -> None:
+    loaded, session = target(), Good()
+    check = Check(loaded, [dict(loaded.reference(b)) for b in loaded.batches])
+    found = Timer(session, loaded, check, "cpu").measure(50, 1.0, 0.0, lambda: None)
+    assert len(found.wall) == LEAST_RUNS
+    assert ended_early("b", "bf16", 4, 50, 0.5) == (
+        "b bf16 was ended after 0.5 s, with 4 of 50 runs (--at-most)",
+    )
+    assert ended_early("b", "bf16", 50, 50, 0.5) == ()
+    before = len(session.calls)
+    warm_up(session, loaded, 0.0)
+    assert len(session.calls) == before + 1
+
+
+def test_padding_does_not_count() -> None:
+    loaded = target(2)
+    keep = [np.array([True, False])] * 2
+    masked = Loaded(None, ("y",), loaded.batches, loaded.reference, [2, 2], valid=keep)
+    check = Check(masked, [dict(masked.reference(b)) for b in masked.batches])
+    wrong = 2 * masked.batches[0]["x"]
+    wrong[1] = 9
+    check.take(0, {"y": wrong})
+    assert check.cosine == pytest.approx(1.0)
+    assert check.rows == 1
+
+
+def test_an_output_that_was_compared_is_not_compared_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[int] = []
+    monkeypatch.setattr(
+        "buzzer.suite.bench.protocol.least_cosine",
+        lambda got, want: compared.append(1) or least_cosine(got, want),
+    )
+    check, _ = timed(Good(), 9)
+    assert (len(compared), check.runs, check.rows, check.hits) == (3, 9, 18, 18)
+
+    class Drifts(Good):
+        """Right at first, and a little off later."""
+
+        def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
+            factor = 1.0 if len(self.calls) < 3 else 1.01
+            return {"y": super().run(batch)["y"] * factor}
+
+    check, _ = timed(Drifts(), 9)
+    assert check.error == pytest.approx(0.01, rel=1e-3)
+
+
+class Device:
+    """A stand-in for torch.cuda that notes what is enqueued, in order. Its time is in milliseconds, one for each replay."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.queue: list[str] = []
+        device = self
+
+        class Event:
+            def __init__(self, enable_timing: bool) -> None:
+                assert enable_timing
+                self.at = 0
+
+            def record(self) -> None:
+                device.queue.append("event")
+                self.at = device.queue.count("replay")
+
+            def synchronize(self) -> None:
+                device.queue.append("wait")
+
+            def elapsed_time(self, end: Any) -> float:
+                return float(end.at - self.at)
+
+        parts = {
+            "Event": Event,
+            "synchronize": lambda: self.queue.append("wait"),
+            "_sleep": lambda cycles: self.queue.append("spin"),
+            "get_device_properties": lambda index: SimpleNamespace(L2_cache_size=1 << 12),
+        }
+        for name, part in parts.items():
+            monkeypatch.setattr(torch.cuda, name, part)
+
+
+class Staged(Good):
+    """A session in parts, on the stand-in."""
+
+    def __init__(self, device: Device) -> None:
+        super().__init__()
+        self.device = device
+
+    def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
+        self.device.queue.append("run")
+        return super().run(batch)
+
+    def stage(self, batch: Mapping[str, Array]) -> Mapping[str, Array]:
+        self.device.queue.append("stage")
+        return batch
+
+    def replay(self, staged: Mapping[str, Array]) -> None:
+        self.device.queue.append("replay")
+
+    def fetch(self, staged: Mapping[str, Array]) -> dict[str, Array]:
+        self.device.queue.append("fetch")
+        return Good.run(self, staged)
+
+    def poison(self) -> None:
+        self.device.queue.append("poison")
+
+
+def test_device_time_is_of_the_replay_alone_behind_a_spin(monkeypatch: pytest.MonkeyPatch) -> None:
+    device, loaded = Device(monkeypatch), target()
+    check = Check(loaded, [dict(loaded.reference(b)) for b in loaded.batches])
+    timer = Timer(Staged(device), loaded, check, "cuda")
+    found = timer.measure(3, 0.0, 60.0, lambda: device.queue.append("flush"))
+    wall = ["flush", "poison", "wait", "event", "run", "event", "wait"]
+    alone = ["flush", "poison", "stage", "wait", "spin", "event", "replay", "event", "wait", "fetch"]
+    assert device.queue == (wall + alone) * 3
+    assert found.device == [0.001] * 3
+    assert check.scores()["cosine"] == pytest.approx(1.0)
+
+
+def test_a_flush_of_a_gpu_ends_with_a_clean_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device(monkeypatch)
+    monkeypatch.setattr(torch, "zeros", lambda size, device: Buffer(size))
+
+    class Buffer:
+        def __init__(self, size: int) -> None:
+            assert size * 4 >= 4 << 12
+
+        def add_(self, value: int) -> None:
+            device.queue.append(f"write {id(self)}")
+
+        def sum(self) -> None:
+            device.queue.append(f"read {id(self)}")
+
+    flusher("cuda")()
+    write, read, last = device.queue
+    assert (write.split()[0], read.split()[0], last) == ("write", "read", "wait")
+    assert write.split()[1] != read.split()[1]
+
+
+def test_the_state_of_a_gpu_is_told_or_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert gpu_state("cpu") is None
+    told = {"clock_rate": 1980, "power_draw": 350_500, "temperature": 41}
+    for name, value in told.items():
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    assert gpu_state("cuda") == {"sm_mhz": 1980, "power_w": 350.5, "temperature_c": 41}
+
+    def missing() -> int:
+        raise ModuleNotFoundError("pynvml")
+
+    monkeypatch.setattr(torch.cuda, "power_draw", missing)
+    assert gpu_state("cuda") is None
+
+
+def test_each_size_is_run_once_before_the_clock() -> None:
+    batches = [{"x": np.zeros((1, n), dtype="float32")} for n in (4, 8, 4, 8, 2)]
+    loaded = Loaded(None, ("y",), batches, lambda b: {}, [1] * 5)
+    assert first_of_each_shape(loaded) == [0, 1, 4]
+
+
+def test_a_flush_touches_more_than_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("buzzer.engine.device.cache_bytes", lambda: 1 << 16)
+    flush = flusher("cpu")
+    flush()
+    words = next(c.cell_contents for c in flush.__closure__ or () if hasattr(c.cell_contents, "nbytes"))
+    assert words.nbytes >= 4 << 16
+    assert (words == 1).all()
+
+
+# ---- plan ---------------------------------------------------------------------------------------------------------
+
+
+def choice(**changes: Any) -> Choice:
+    params = {"batch": 1, "seq": 8, "lengths": "fixed", "packing": "padded", "inputs": 2, "scenario": ""}
+    base: dict[str, Any] = {
+        "model": registry.models()["minilm-l6"],
+        "backends": ["torch_eager", "onnxruntime", "tensorrt"],
+        "precisions": ["fp32", "bf16"],
+        "device": "cpu",
+        "budget": UNLIMITED,
+        "seed": 0,
+        "rounds": 3,
+        "params": params,
+    }
+    return Choice(**base | changes)
+
+
+def test_rounds_alternate_and_what_cannot_run_comes_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(name: str) -> Any:
+        if name == "tensorrt":
+            raise UnsupportedError("TensorRT is not installed", "pip install it")
+        return SimpleNamespace(PRECISIONS=("fp32",) if name == "onnxruntime" else ("fp32", "bf16"))
+
+    monkeypatch.setattr(plan.infer, "load", load)
+    planned = plan.plan(choice())
+    runs = [(p.run.repeat, p.run.backend, p.run.precision) for p in planned if p.problem is None]
+    first = [("torch_eager", "fp32"), ("torch_eager", "bf16"), ("onnxruntime", "fp32")]
+    assert runs == [(i, *v) for i, order in enumerate((first, first[::-1], first)) for v in order]
+    told = {(p.run.backend, p.run.precision): p.problem.message for p in planned if p.problem}
+    assert told == {
+        ("onnxruntime", "bf16"): "onnxruntime has no precision bf16",
+        ("tensorrt", "fp32"): "TensorRT is not installed",
+        ("tensorrt", "bf16"): "TensorRT is not installed",
+    }
+    every = plan.plan(choice(precisions=[], rounds=1))
+    assert [(p.run.backend, p.run.precision) for p in every] == [*first, ("tensorrt", "any")]
+
+
+def test_a_bench_that_is_stopped_in_its_reference_has_a_record(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, make_record: Callable[..., record.Record]
+) -> None:
+    stopped = make_record(
+        outcome="error", message="interrupted in phase predict", details={"interrupted": True}
+    )
+    monkeypatch.setattr(runner, "bench", lambda *given: stopped)
+    asked, out = choice(backends=["torch_eager", "onnxruntime"], rounds=2), tmp_path / "out"
+    with Screen() as screen:
+        (made,) = bench_verb.run(asked, plan.plan(asked), tmp_path / "work", out, screen)
+    assert runner.interrupted(made)
+    assert made.message == "its reference ended error: interrupted in phase predict"
+    assert list(integrity.check(record.paths([out])).values()) == [[]]
+
+
+def test_models_are_found_by_name_file_and_folder(tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").write_bytes(b"")
+    assert registry.model(str(tmp_path / "net.onnx")).params == {"path": str(tmp_path / "net.onnx")}
+    assert registry.model(str(tmp_path)).params == {"weights": str(tmp_path)}
+    with pytest.raises(UsageError) as caught:
+        registry.model("bert-bse")
+    assert "did you mean bert-base" in caught.value.hint
+    with pytest.raises(UsageError, match="no such file"):
+        registry.model("missing.onnx")
+    with pytest.raises(UsageError, match="unknown backend of minilm-l6 'xgboost'"):
+        plan.backends_of(registry.models()["minilm-l6"], ["xgboost"])
+
+
+@pytest.mark.parametrize(
+    ("batch", "seq", "inputs"),
+    [(1, 128, 16), (32, 128, 16), (64, 128, 8), (128, 128, 4), (100_000, 0, 4), (100, 0, 16)],
+)
+def test_large_batches_have_fewer_inputs(batch: int, seq: int, inputs: int) -> None:
+    assert plan.inputs_of(batch, seq) == inputs
+
+
+def on_gpu(
+    make: Callable[..., record.Record], backend: str, wall: float, cold: list[float], **more: Any
+) -> Any:
+    """A bench record of runs on a GPU, or on the CPU where `cold` is empty."""
+    runs = max(len(cold), 8)
+    bench = {
+        "batch": 2, "seq": 8, "lengths": "fixed", "packing": "padded", "scenario": "", "inputs": 2, "rows": 2 * runs,
+        "flops": 10, "bytes_moved": 10, "kernels": None, "floor_s": 0.001, "bandwidth": 1e10, "peak": 2e11,
+        "threads": 1, "affinity": [0], "denormals": "kept", "checked_runs": 8, "bad_runs": 0,
+    }  # fmt: skip
+    samples = {"warm_run": [wall] * runs, "cold_run": [wall] * runs}
+    fields: dict[str, Any] = {"job": "bench", "task": "bert-base", "backend": backend, "bench": bench | more}
+    fields |= {"config": {"batch": 2, "seq": 8, "lengths": bench["lengths"], "scenario": ""} | more}
+    fields |= {"samples": samples | ({"cold_run_device": cold} if cold else {}), "gate": {"status": "passed"}}
+    fields |= {
+        "rows": 4 * runs,
+        "device": "cuda" if cold else "cpu",
+        "scores": {"cosine": 1.0},
+        "metric": "cosine",
+    }
+    return make(**fields)
+
+
+def test_on_a_gpu_the_mean_cold_device_time_ranks(make_record: Callable[..., record.Record]) -> None:
+    steady = on_gpu(make_record, "fused", 0.02, [0.002] * 460)
+    even = on_gpu(make_record, "tensorrt", 0.01, [0.001] * 450 + [0.02] * 10)  # by median the faster one
+    cpu = on_gpu(make_record, "onnxruntime", 0.001, [])
+    groups = plan.boards([steady, even, cpu])
+    assert [{r.backend for r in group} for group in groups.values()] == [
+        {"onnxruntime"},
+        {"fused", "tensorrt"},
+    ]
+    told = [dict(zip(plan.COLUMNS, line, strict=True)) for line in plan.table([steady, even])]
+    mean = (450 * 0.001 + 10 * 0.02) / 460
+    assert [(t["#"], t["backend"], t["cold device ms"], t["p99/mean"], t["p50 ms"]) for t in told] == [
+        ("1", "tensorrt", f"{1e3 * mean:.3f}", f"{0.02 / mean:.3f}", "10.00"),
+        ("2", "fused", "2.000", "1.000", "20.00"),
+    ]
+    assert told[1]["of floor"] == "50 %"
+    assert plan.title(steady) == "bert-base, batch 2, 8 tokens, on cuda"
+    (line,) = plan.table([cpu])
+    assert dict(zip(plan.COLUMNS, line, strict=True))["cold device ms"] == ""
+    few = dict(zip(plan.COLUMNS, plan.table([on_gpu(make_record, "fused", 1, [1] * 100)])[0], strict=True))
+    assert few["p99/mean"] == ""  # refused
+
+
+def test_rows_of_real_lengths_are_ranked_by_the_row(make_record: Callable[..., record.Record]) -> None:
+    """Packed, a run has more rows: its longer run is the faster one."""
+    padded = on_gpu(make_record, "fused", 0.02, [0.002] * 8, lengths="real", packing="padded")
+    packed = on_gpu(make_record, "fused", 0.02, [0.004] * 8, lengths="real", packing="packed")
+    packed = packed.model_copy(update={"rows": packed.rows * 4})
+    assert [row.first.bench.packing for row in plan.rows([padded, packed])] == ["packed", "padded"]  # type: ignore[union-attr]
+
+
+# ---- the command line ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def net(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3)).eval()
+    example = {"x": np.zeros((2, 6), dtype="float32")}
+    path = tmp_path_factory.mktemp("net") / "net.onnx"
+    path.write_bytes(graphs.export(Plan(model, example, ("y",), {"x": {0: "batch"}}, "fp32", "cpu", 1)))
+    return path
+
+
+def bench(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "buzzer", "bench", *arguments]
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "BUZZER_ENFORCEMENT": "polled"}
+    environment["BUZZER_CACHE"] = str(cwd / "cache")
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, env=environment)
+
+
+def test_a_file_is_benched_from_end_to_end(net: Path, tmp_path: Path) -> None:
+    quick = ("--batch", "3", "--inputs", "2", "--count", "8", "--seconds", "0", "--rounds", "2")
+    done = bench(
+        str(net), "--backend", "onnxruntime,tensorrt", "--precision", "fp32", *quick, "--json", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(r["rank"], r["backend"], r["outcome"]) for r in told] == [
+        (1, "onnxruntime", "ok"),
+        (1, "onnxruntime", "ok"),
+        (None, "tensorrt", "unsupported"),
+    ]
+    first = told[0]
+    assert first["gate"]["status"] == "passed"
+    assert first["scores"]["cosine"] == pytest.approx(1.0)
+    assert len(first["samples"]["warm_run"]) == len(first["samples"]["cold_run"]) == 8
+    assert first["rows"] == 3 * 16
+    assert first["bench"]["flops"] == 2 * 3 * (6 * 16 + 16 * 3)
+    assert first["bench"]["floor_s"] > 0
+    assert {p["name"] for p in first["phases"]} == {
+        *("start", "load", "compile", "warmup", "warm", "cold", "unseen", "score")
+    }
+    written = record.read_good(tmp_path / "results" / "local")
+    assert len(written) == 3
+    assert all(r.job == "bench" for r in written)
+    lines = plan.table(written)
+    assert [line[0] for line in lines] == ["1", ""]
+    assert "TensorRT" in lines[1][-1]
+
+
+def export(module: torch.nn.Module, path: Path, rows: int | None = None) -> Path:
+    """A file of one input; its rows open, or fixed."""
+    path.parent.mkdir(exist_ok=True)
+    example = {"x": np.zeros((rows or 2, 6), dtype="float32")}
+    axes: dict[str, dict[int, str]] = {"x": {} if rows else {0: "batch"}}
+    path.write_bytes(graphs.export(Plan(module.eval(), example, ("y",), axes, "fp32", "cpu", 1)))
+    return path
+
+
+def test_files_of_one_name_have_boards_of_their_own(
+    tmp_path: Path, make_record: Callable[..., record.Record]
+) -> None:
+    """Also where the name is that of a known model."""
+    paths = [export(torch.nn.Linear(6, 3), tmp_path / folder / "bert-base.onnx") for folder in "ab"]
+    tasks = [plan.task_of(choice(model=registry.model(str(path)))) for path in paths]
+    hashes = [task.params["model_hash"] for task in tasks]
+    records = [on_gpu(make_record, "onnxruntime", 0.01, []) for _ in paths]
+    for made, found in zip(records, hashes, strict=True):
+        made.config["model_hash"] = found
+    boards = plan.boards(records)
+    assert len(set(hashes)) == len(boards) == 2
+    assert {plan.title(group[0]) for group in boards.values()} == {
+        f"bert-base ({found}), batch 2, 8 tokens" for found in hashes
+    }
+    copied = tmp_path / "c.onnx"
+    copied.write_bytes(paths[0].read_bytes())
+    assert plan.hash_of(copied) == hashes[0]
+    eager = on_gpu(make_record, "torch_eager", 0.01, [])
+    assert plan.is_base(plan.rows([eager])[0])
+    trees = eager.model_copy(update={"task": "gbdt", "backend": "xgboost"})
+    assert plan.is_base(plan.rows([trees])[0])
+    trees.config["model_hash"] = hashes[0]  # a file that is called gbdt
+    assert not plan.is_base(plan.rows([trees])[0])
+    assert "model_hash" not in plan.task_of(choice()).params
+
+
+def test_weights_beside_a_file_are_part_of_it(tmp_path: Path) -> None:
+    import onnx
+
+    made = []
+    for folder, value in (("a", 1.0), ("b", 2.0)):
+        path = export(torch.nn.Linear(6, 3), tmp_path / folder / "net.onnx")
+        model = onnx.load(str(path))
+        for weight in model.graph.initializer:
+            shape = tuple(weight.dims)
+            weight.CopyFrom(onnx.numpy_helper.from_array(np.full(shape, value, "float32"), weight.name))
+        onnx.save(model, str(path), save_as_external_data=True, location="weights.bin", size_threshold=0)
+        made.append(path)
+    assert made[0].read_bytes() == made[1].read_bytes()
+    assert plan.hash_of(made[0]) != plan.hash_of(made[1])
+    (tmp_path / "b" / "weights.bin").unlink()
+    plan.hash_of.cache_clear()
+    with pytest.raises(DataError, match=r"weights\.bin"):
+        plan.hash_of(made[1])
+
+
+def test_a_fixed_batch_is_not_called_another(tmp_path: Path) -> None:
+    path = export(torch.nn.Linear(6, 3), tmp_path / "fixed.onnx", rows=4)
+    ask = Ask(4, 128, 2, "fixed", "padded", 0, {"path": str(path)})
+    assert ONNX_FILE.load(ask).rows == [4, 4]
+    with pytest.raises(UsageError, match="the file's inputs have 4 rows, fixed") as caught:
+        ONNX_FILE.load(replace(ask, batch=2))
+    assert caught.value.hint == "use --batch 4"
+    opened = export(torch.nn.Linear(6, 3), tmp_path / "open.onnx")
+    assert ONNX_FILE.load(replace(ask, batch=2, params={"path": str(opened)})).rows == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("net.onnx",), "no such file or folder"),
+        (("bert-bas",), "did you mean bert-base"),
+        (("bert-base", "--precision", "int9"), "did you mean int8"),
+        (("bert-base", "--backend", "openvin"), "did you mean openvino"),
+        (("bert-base", "--scenario", "multi"), "unknown scenario"),
+    ],
+)
+def test_bad_words_end_in_a_hint(arguments: tuple[str, ...], told: str, tmp_path: Path) -> None:
+    done = bench(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_broken_file_ends_in_one_message(tmp_path: Path) -> None:
+    (tmp_path / "bad.onnx").write_bytes(b"no graph")
+    done = bench("bad.onnx", "--backend", "onnxruntime", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "not an ONNX model" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mlperf_loadgen") is None, reason="needs the mlperf extra")
+@pytest.mark.parametrize("scenario", ["single-stream", "offline", "server"])
+def test_loadgen_gives_its_verdict(scenario: str, tmp_path: Path) -> None:
+    from buzzer.suite.bench import loadgen
+
+    loaded = target(4)
+    batch = 2 if scenario == "offline" else 1
+    if batch == 1:
+        batches = [{"x": b["x"][:1]} for b in loaded.batches]
+        loaded = Loaded(None, ("y",), batches, loaded.reference, [1] * 4)
+    check = Check(loaded, [dict(loaded.reference(b)) for b in loaded.batches])
+    params = {"scenario": scenario, "batch": batch, "min_duration": 0.05, "qps": 200.0, "bound": 100.0}
+    params["loadgen_seeds"] = [1, 2, 3]
+    told = loadgen.run(Good(), loaded, check, params, tmp_path)  # type: ignore[arg-type]
+    assert told["rows"] >= 8
+    assert told["loadgen"]["result"] in ("VALID", "INVALID")
+    assert told["loadgen"]["summary"]["Scenario"] == loadgen.NAMES[scenario]
+    assert [told["loadgen"]["summary"][name] for name in loadgen.SEEDS] == ["1", "2", "3"]
+    assert "not told" not in told["loadgen"]["line"]
+    assert loadgen.row_s(told["loadgen"], scenario) < 1
+    assert check.runs == 4
+    assert check.scores()["cosine"] == pytest.approx(1.0)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mlperf_loadgen") is None, reason="needs the mlperf extra")
+def test_a_failure_inside_loadgen_is_told(tmp_path: Path) -> None:
+    from buzzer.suite.bench import loadgen
+
+    class Broken(Good):
+        def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
+            if len(self.calls) > 20_000 or len(list(tmp_path.iterdir())):
+                raise RuntimeError("broken")
+            return super().run(batch)
+
+    batches = [{"x": b["x"][:1]} for b in target(4).batches]
+    loaded = Loaded(None, ("y",), batches, target().reference, [1] * 4)
+    check = Check(loaded, [])
+    params = {"scenario": "single-stream", "batch": 1, "min_duration": 0.05, "qps": 0.0, "bound": 100.0}
+    params["loadgen_seeds"] = [0, 0, 0]
+    with pytest.raises(RuntimeError, match="broken"):
+        loadgen.run(Broken(), loaded, check, params, tmp_path)  # type: ignore[arg-type]
+
+
+def test_loadgens_figure_ranks_and_invalid_runs_do_not(make_record: Callable[..., record.Record]) -> None:
+    def made(backend: str, scenario: str, result: str, figure: float) -> record.Record:
+        names = {
+            "single-stream": "Early stopping 90.0th percentile estimate",
+            "offline": "Samples per second",
+            "server": "Completed samples per second",
+        }
+        verdict = {"result": result, "line": "", "summary": {names[scenario]: str(figure)}}
+        run = on_gpu(make_record, backend, 0.01, [], scenario=scenario, loadgen=verdict)
+        return run.model_copy(update={"samples": {}})
+
+    for scenario, figures in (
+        ("single-stream", (3e6, 2e6, 1e6)),
+        ("offline", (10, 20, 30)),
+        ("server", (10, 20, 30)),
+    ):
+        runs = [
+            made("torch_eager", scenario, "VALID", figures[0]),
+            made("onnxruntime", scenario, "VALID", figures[1]),
+            made("openvino", scenario, "INVALID", figures[2]),
+        ]
+        lines = [dict(zip(plan.COLUMNS, line, strict=True)) for line in plan.table(runs)]
+        assert [(line["#"], line["backend"], line["outcome"]) for line in lines] == [
+            ("1", "onnxruntime", "ok"),
+            ("2", "torch_eager", "ok"),
+            ("", "openvino", "LoadGen: INVALID"),
+        ]
+
+
+def test_logs_of_loadgen_stay_beside_the_records(tmp_path: Path) -> None:
+    made, kept = tmp_path / "made", tmp_path / "files" / "a"
+    made.mkdir()
+    keep_logs(made, kept)
+    assert not kept.exists()
+    for name in ("mlperf_log_summary.txt", "mlperf_log_detail.txt", "other.txt"):
+        (made / name).write_text(name)
+    keep_logs(made, kept)
+    assert sorted(path.name for path in kept.iterdir()) == ["mlperf_log_detail.txt", "mlperf_log_summary.txt"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot create"):
+        keep_logs(made, tmp_path / "file" / "a")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "1,2", "1,2,3,4", "1,2,x", "-1,2,3", "1,2,18446744073709551616", "１,2,3"]
+)
+def test_seeds_of_loadgen(text: str) -> None:
+    assert seeds_of("0, 1,18446744073709551615") == [0, 1, 2**64 - 1]
+    with pytest.raises(UsageError, match="not three whole numbers"):
+        seeds_of(text)
+
+
+def test_scenarios_are_shown_without_timed_runs() -> None:
+    """The published ones: LoadGen keeps its own times."""
+    published = record.read_good(ROOT / "results")
+    found = [r for r in published if r.job == "bench" and r.config["scenario"]]
+    assert {r.config["scenario"] for r in found} == {"single-stream", "offline", "server"}
+    assert plan.fastest(found) == []
+
+
+# ---- sessions that keep answers -----------------------------------------------------------------------------------
+
+WORK_S = 0.004
+
+
+class Works(Good):
+    """Takes its time for each input."""
+
+    def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
+        time.sleep(WORK_S)
+        return super().run(batch)
+
+
+class Keeps(Works):
+    """Keeps its last answers by the value of the inputs, `size` of them."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size, self.kept = size, dict[bytes, Array]()
+
+    def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
+        key = batch["x"].tobytes()
+        answer = self.kept.pop(key) if key in self.kept else super().run(batch)["y"]
+        self.kept[key] = answer
+        if len(self.kept) > self.size:
+            del self.kept[next(iter(self.kept))]
+        return {"y": answer.copy()}
+
+
+class KeepsByTheFirstValues(Keeps):
+    """Takes inputs that begin alike for the same."""
+
+    def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
+        key = batch["x"].reshape(-1)[:1].tobytes()
+        if key not in self.kept:
+            self.kept[key] = 2 * batch["x"]
+        return {"y": self.kept[key].copy()}
+
+
+@pytest.mark.parametrize("inputs", [2, 3, 16])
+@pytest.mark.parametrize(
+    ("make", "keeps"), [(Works, False), *((lambda n=n: Keeps(n), True) for n in (1, 2, 16, 10_000))]
+)
+def test_a_session_that_keeps_answers_is_found_out(make: Callable[[], Any], keeps: bool, inputs: int) -> None:
+    loaded = target(inputs)
+    loaded = replace(loaded, unseen=altered(loaded.batches))
+    check = Check(loaded, [dict(loaded.reference(b)) for b in answers_cache.every_input(loaded)])
+    timer = Timer(make(), loaded, check, "cpu")
+    timer.measure(inputs, 0.0, 60.0, lambda: None)
+    new, again = timer.unseen()
+    assert len(new) == len(again) == min(max(inputs, LEAST_PROBES), PROBES)
+    assert bool(gate.keeps_answers({"unseen_run": new, "seen_run": again})) == keeps
+    assert (check.bad, check.cosine) == (0, pytest.approx(1.0))
+
+
+def test_a_session_that_takes_new_inputs_for_known_ones_is_wrong() -> None:
+    loaded = target(4)
+    loaded = replace(loaded, unseen=altered(loaded.batches))
+    check = Check(loaded, [dict(loaded.reference(b)) for b in answers_cache.every_input(loaded)])
+    timer = Timer(KeepsByTheFirstValues(16), loaded, check, "cpu")
+    timer.measure(4, 0.0, 60.0, lambda: None)
+    assert check.cosine == pytest.approx(1.0)
+    timer.unseen()
+    assert check.cosine < 0.99
+
+
+def test_a_bench_run_that_keeps_answers_is_wrong(make_record: Callable[..., record.Record]) -> None:
+    right = {"cosine": 1.0, "max_relative_error": 0.0, "argmax_agreement": 1.0}
+    for new, status in ((0.020, "failed"), (0.0015, "passed")):
+        samples = {"unseen_run": [new] * 8, "seen_run": [0.001] * 8}
+        run = record.Record.model_construct(precision="fp32", scores=right, bench=None, samples=samples)
+        judged = gate.judge_bench(run, **registry.bench_gate("fp32"))
+        assert judged.gate.status == status
+        assert ("20 ms on inputs that it has not seen, 1 ms" in getattr(judged, "message", "")) == (
+            status == "failed"
+        )
+
+
+@pytest.mark.parametrize("new, again, told", [
+    ([5.0] * 6 + [1.0] * 2, [1.0] * 8, True),
+    ([5.0] * 5 + [1.0] * 3, [1.0] * 8, False),
+    ([1.9] * 8, [1.0] * 8, False),
+    ([], [], False),
+])  # fmt: skip
+def test_a_few_slow_runs_are_no_sign(new: list[float], again: list[float], told: bool) -> None:
+    assert bool(gate.keeps_answers({"unseen_run": new, "seen_run": again})) == told
+
+
+def test_altered_inputs_keep_rows_columns_and_sizes() -> None:
+    """Of a column's own values; sizes that no other batch has are left out."""
+    batches = [{"ids": n + np.array([[0, 100, 200]] * 2), "mask": np.ones((2, 3))} for n in range(3)]
+    alone = {"ids": np.zeros((2, 5)), "mask": np.ones((2, 5))}
+    found = altered([*batches, alone])
+    assert [number for number, _ in found] == [0, 1, 2, 0]
+    seen = [b["ids"].tobytes() for b in batches]
+    for number, batch in found:
+        assert batch["ids"].tobytes() not in seen
+        seen.append(batch["ids"].tobytes())
+        assert np.array_equal(batch["mask"], batches[number]["mask"])
+        assert (batch["ids"] // 100 == [[0, 1, 2]] * 2).all()
+        assert batch["ids"][0, 0] == batches[number]["ids"][0, 0]
+    assert altered([batches[0], batches[0]]) == []
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("kind", ["float16", "float32", "float64"])
+def test_what_is_not_finite_never_passes(value: float, kind: str) -> None:
+    """Neither as an output nor as the right answer."""
+    good = np.array([[1.0, 2.0]], kind)
+    bad = np.array([[1.0, value]], kind)
+    loaded = Loaded(None, ("y",), [{"x": good}], lambda b: {}, [1])
+    for want, got in ((good, bad), (bad, good), (bad, bad)):
+        check = Check(loaded, [{"y": want}])
+        check.take(0, {"y": got.copy()})
+        assert check.cosine == WORST
+
+
+def test_large_values_have_a_cosine() -> None:
+    wide = np.array([[1e200, 2e200]])
+    assert least_cosine(wide, 3 * wide) == pytest.approx(1.0)
+    assert least_cosine(wide, np.array([[2e200, -1e200]])) == pytest.approx(0.0)

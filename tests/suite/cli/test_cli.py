@@ -1,0 +1,215 @@
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from buzzer.suite.records import record
+from buzzer.suite.records.record import Record
+
+Make = Callable[..., Record]
+Buzzer = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def buzzer(tmp_path: Path) -> Buzzer:
+    """Runs the command line as a user does, in an empty folder with a cache of its own."""
+
+    def go(*arguments: str) -> subprocess.CompletedProcess[str]:
+        root = str(Path(__file__).parents[3])
+        env = os.environ | {
+            "BUZZER_CACHE": str(tmp_path / "cache"),
+            "PYTHONPATH": root,
+            "NO_COLOR": "1",
+            "COLUMNS": "200",
+        }
+        env.pop("BUZZER_DATA", None)
+        command = [sys.executable, "-m", "buzzer", *arguments]
+        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+
+    return go
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "hint"),
+    [
+        (["run", "bookin"], "unknown task 'bookin'", "did you mean booking?"),
+        (["run", "booking", "--engine", "pandsa"], "unknown engine 'pandsa'", "did you mean pandas?"),
+        (["run", "booking", "--backend", "onnx"], "unknown backend 'onnx'", "did you mean onnxruntime?"),
+        (["run", "recsys2021", "--backend", "tl2cgen"], "nothing to run", "recsys2021 has pandas, "),
+        (["run", "booking", "--precision", "int9"], "unknown precision 'int9'", "did you mean int8?"),
+        (["bench", "bert", "--frontier", "--precision", "int8-qta"], "unknown precision", "int8-qat?"),
+        (["run", "booking", "--budget", "seed-gpu"], "unknown budget 'seed-gpu'", "did you mean seed-cpu?"),
+        (["run", "booking", "--budget", "1c0g1h"], "has a zero in it", "every part"),
+        (["run", "booking", "--budget", "10000c1g1h"], "10000 cores asked for", "--on-unmet-budget warn"),
+        (["run", "booking", "--scale", "0"], "must be above 0", "official"),
+        (["run", "booking", "--scale", "inf"], "1000 at most", "official"),
+        (["data", "generate", "booking", "--out", "made", "--scale", "1e300"], "1000 at most", "official"),
+        (["data", "rescore", "booking", ".", "--scale", "nan"], "must be above 0", "official"),
+        (["compare", "booking", "--full", "inf"], "1000 at most", "official"),
+        (["run", "booking", "--set", "epoch=3"], "unknown parameter of booking 'epoch'", "known:"),
+        (["run", "booking", "--set", "epochs"], "not of the form key=value", ""),
+        (["run", "booking", "--data", "nowhere"], "nowhere: no such folder", ""),
+        (["run", "booking", "--device", "gpu"], "unknown device 'gpu'", "cuda"),
+        (["run", "--data", "."], "--data needs a TASK", "booking"),
+        (["run", "booking", "--data", ".", "--scale", "1"], "--scale sizes generated data", "leave one"),
+        (["run", "booking", "--gpus", "2"], "booking runs in one process", "recsys2021"),
+        (
+            ["run", "recsys2021", "--workers", "2", "--scheduler", "tcp://a:1"],
+            "--workers starts",
+            "leave one",
+        ),
+        (["run", "--config", "none.yaml"], "none.yaml: No such file", ""),
+        (["data", "info", "bokking"], "unknown data set 'bokking'", "did you mean booking?"),
+        (["data", "score", "booking", "a.csv", "b.csv"], "a.csv: no such file", ""),
+        (["check", "nothing.json"], "nothing.json: no such file", ""),
+        (["report", "nothing"], "nothing: no such file", ""),
+        (["report", ".", "--readme", "none.md"], "none.md: No such file", ""),
+        (["compare", "bookin"], "unknown task 'bookin'", "did you mean booking?"),
+        (["compare", "booking", "--from", "nothing"], "nothing: no such file", ""),
+        (["compare", "booking", "--from", "."], "no timed runs of booking", "buzzer run"),
+        (["compare", "booking", "--scale", "0.1,x"], "not numbers by comma", "0.01,0.02"),
+        (["compare", "booking", "--budget", "999c1g1m"], "999 cores asked for", "smaller --budget"),
+        (["compare", "booking", "--full", "0"], "--full 0 must be above 0", "official"),
+        (["compare", "booking", "--scale", "0"], "must be above 0", "official"),
+        (["compare", "booking", "--fail-if", "wall:5%"], "belong together", "--against"),
+        (["compare", "booking", "--against", ".", "--fail-if", "wal:5%"], "unknown figure 'wal'", "wall?"),
+        (["compare", "booking", "--price", "cpu=e2"], "unknown price 'e2'", "e2-highmem-8"),
+        (["compare", "booking", "--device", "gpu"], "unknown device 'gpu'", "cuda"),
+        (["check", ".", "--data", "booking"], "not of the form TASK=FOLDER", "booking="),
+    ],
+)
+def test_bad_input_ends_in_one_message(buzzer: Buzzer, arguments: list[str], message: str, hint: str) -> None:
+    done = buzzer(*arguments)
+    told = done.stderr + done.stdout if arguments[0] == "check" else done.stderr
+    assert done.returncode == 2, told
+    assert message in told
+    assert hint in told
+    assert "Traceback" not in told
+
+
+def test_a_score_that_is_not_defined_is_null(buzzer: Buzzer, tmp_path: Path) -> None:
+    """Of one class there is no AUC."""
+    (tmp_path / "s.csv").write_text("row,chance\n0,0.9\n5,0.2\n")
+    (tmp_path / "t.csv").write_text("row,bought\n0,1\n5,1\n")
+    done = buzzer("data", "score", "online_shoppers", "s.csv", "t.csv", "--json")
+    assert json.loads(done.stdout, parse_constant=pytest.fail) == {"AUC": None, "accuracy": 0.5}
+    told = buzzer("data", "score", "online_shoppers", "s.csv", "t.csv").stdout
+    assert told.splitlines() == ["AUC not defined on these answers", "accuracy 0.500000"]
+
+
+def test_an_unknown_flag_is_a_usage_error(buzzer: Buzzer) -> None:
+    done = buzzer("run", "--engin", "pandas")
+    assert done.returncode == 2
+    assert "--engine" in done.stderr
+
+
+def test_an_unknown_config_key_gets_a_guess(buzzer: Buzzer, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("enigne: pandas\n")
+    done = buzzer("run", "--config", "c.yaml")
+    assert done.returncode == 2
+    assert "did you mean engine?" in done.stderr
+
+
+def test_config_file_gives_options_and_flags_win(buzzer: Buzzer, tmp_path: Path) -> None:
+    text = yaml.safe_dump(
+        {"task": "booking", "engine": ["pandas", "polars"], "repeat": 2, "scale": 0.5, "budget": "quick"}
+    )
+    (tmp_path / "c.yaml").write_text(text)
+    done = buzzer(
+        "run", "--config", "c.yaml", "--backend", "torch_eager", "--scale", "0.25", "--dry-run", "--json"
+    )
+    plan = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(p["engine"], p["repeat"], p["scale"], p["budget"]) for p in plan] == [
+        ("pandas", 0, 0.25, "quick"),
+        ("polars", 0, 0.25, "quick"),
+        ("pandas", 1, 0.25, "quick"),
+        ("polars", 1, 0.25, "quick"),
+    ]
+
+
+def test_dry_run_shows_the_plan_and_runs_nothing(buzzer: Buzzer, tmp_path: Path) -> None:
+    done = buzzer("run", "booking", "--engine", "pandas,polars", "--budget", "1c4g5m", "--dry-run")
+    assert done.returncode == 0
+    assert "4 timed runs" in done.stdout
+    assert "at worst 20:00" in done.stdout
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_list_and_env_are_json_too(buzzer: Buzzer) -> None:
+    listed = json.loads(buzzer("list", "--json").stdout)
+    assert {"booking", "bert-intent"} <= set(listed["tasks"])
+    assert set(listed["engines"]) == {"pandas", "polars", "cudf", "polars-gpu"}
+    env = json.loads(buzzer("env", "--json").stdout)
+    assert env["engines"]["pandas"] == env["engines"]["polars"] == ""
+    assert set(env["counters"]) == {"CPU energy", "GPU use and energy"}
+    assert env["machine"]["cores"] >= 1
+
+
+def test_check_tells_good_from_bad(buzzer: Buzzer, tmp_path: Path, make_record: Make) -> None:
+    path = record.write(make_record(), tmp_path / "r")
+    assert buzzer("check", "r").returncode == 0
+    path.write_text(path.read_text().replace("2.0", "2.5"))
+    done = buzzer("check", "r", "--json")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["ok"] is False
+    assert "0 of 1 records are valid" in done.stderr
+
+
+def test_report_renders_and_writes(buzzer: Buzzer, tmp_path: Path, make_record: Make) -> None:
+    record.write(make_record(), tmp_path / "r")
+    (tmp_path / "r" / "broken.json").write_text("{")
+    done = buzzer("report", "r")
+    assert done.returncode == 0
+    assert "| 1 | none | torch_eager |" in done.stdout
+    assert "left out: r/broken.json" in done.stderr
+    assert buzzer("report", "r", "--out", "board.md").returncode == 0
+    assert (tmp_path / "board.md").read_text() == done.stdout
+
+
+def test_report_draws_the_tables(buzzer: Buzzer, tmp_path: Path, make_record: Make) -> None:
+    record.write(make_record(), tmp_path / "r")
+    assert buzzer("report", "r", "--svg", "board.svg").returncode == 0
+    drawn = (tmp_path / "board.svg").read_text()
+    assert drawn.startswith("<svg")
+    assert "torch_eager" in drawn
+
+
+def test_brackets_in_messages_are_shown_as_they_are(buzzer: Buzzer) -> None:
+    done = buzzer("run", "booking", "--engine", "[red]")
+    assert done.returncode == 2
+    assert "unknown engine '[red]'" in done.stderr
+
+
+def test_the_schema_is_printed(buzzer: Buzzer) -> None:
+    assert json.loads(buzzer("check", "--schema").stdout)["title"] == "Record"
+
+
+def test_compare_from_records_prints_writes_and_fails(
+    buzzer: Buzzer, tmp_path: Path, make_record: Make
+) -> None:
+    slow = [{"name": "predict", "wall_s": 3.0, "cpu_s": 1.0, "peak_memory_bytes": 1}]
+    for folder, changes in (("old", {}), ("new", {"wall_s": 3.0, "phases": slow, "samples": {}})):
+        for repeat in range(3):
+            run_id = f"{folder}{repeat:05}" * 4
+            booking = {
+                "task": "booking",
+                "engine": "pandas",
+                "metric": "accuracy@4",
+                "scores": {"accuracy@4": 0.4},
+            }
+            r = make_record(**booking, repeat=repeat, run_id=run_id, **changes)
+            record.write(r, tmp_path / folder)
+    arguments = ["compare", "booking", "--from", "new", "--against", "old", "--fail-if"]
+    done = buzzer(*arguments, "wall:10%", "--markdown", "c.md")
+    assert done.returncode == 1
+    assert "REGRESSED" in done.stdout
+    assert "+50.0 %" in (tmp_path / "c.md").read_text()
+    assert buzzer(*arguments, "wall:60%").returncode == 0
+    told = json.loads(buzzer("compare", "booking", "--from", "new", "--json").stdout)
+    assert told["runs"][0]["wall_s"] == 3.0
+    assert told["runs"][0]["head_room"]["time"] == pytest.approx(0.9)

@@ -1,0 +1,140 @@
+import json
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from buzzer.errors import DataError
+from buzzer.suite.records import record
+from buzzer.suite.records.record import Record
+
+Make = Callable[..., Record]
+SIZES = {"batch": 1, "seq": 8, "lengths": "fixed", "scenario": ""}
+
+
+def test_what_is_written_reads_back(make_record: Make, tmp_path: Path) -> None:
+    path = record.write(make_record(), tmp_path)
+    back = record.read(path)
+    assert back.model_dump(exclude={"content_hash"}) == make_record().model_dump(exclude={"content_hash"})
+    assert record.paths([tmp_path]) == [path]
+    assert record.read_good(tmp_path) == [back]
+
+
+def test_submissions_beside_records_are_no_records(make_record: Make, tmp_path: Path) -> None:
+    path = record.write(make_record(), tmp_path)
+    submission = tmp_path / "files" / "aaaaaaaa" / "submission.json"
+    submission.parent.mkdir(parents=True)
+    submission.write_text("[1, 2]")
+    assert record.paths([tmp_path]) == [path]
+    assert record.paths([submission]) == [submission]
+
+
+def test_local_records_are_not_published_with_their_folder(make_record: Make, tmp_path: Path) -> None:
+    path = record.write(make_record(), tmp_path / "local")
+    assert record.paths([tmp_path]) == []
+    assert record.paths([tmp_path / "local"]) == [path]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"wall_s": 5.0}, "phases add up to 2.000 s, wall_s is 5.000 s"),
+        ({"wall_s": -1.0}, "wall_s"),
+        ({"outcome": "great"}, "outcome"),
+        ({"surprise": 1}, "surprise"),
+        ({"schema_version": 2}, "schema_version"),
+        ({"scale": 0}, "scale"),
+        ({"scores": {"accuracy": "high"}}, "scores.accuracy"),
+        ({"budget": {"name": "x"}}, "budget.cores"),
+        ({"machine": {}}, "machine.cpu"),
+        ({"machine": {"cpu": "a", "cores": 1, "memory_bytes": 1, "gpus": [{}]}}, "machine.gpus.0.name"),
+        ({"machine": {"cpu": "a", "cores": 0, "memory_bytes": 1, "gpus": []}}, "machine.cores"),
+        ({"created": "2026-01-01T00:00:00"}, "created"),
+        ({"created": "0001-01-01T00:00:00Z"}, "created: .* year 1"),
+        ({"rows": 10**30}, "an integer of 100 bits"),
+        ({"rows": 2**60}, "rows"),
+        ({"wall_s": 0.0, "phases": []}, "ok after 0 s"),
+        ({"details": {"ceiling": [1]}}, "details: .*ceiling"),
+        ({"details": {"a": [[]] * 2, "deep": json.loads("[" * 40 + "]" * 40)}}, "nested more than 30 deep"),
+        ({"scores": {"accuracy": float("nan")}}, "NaN is no JSON"),
+        ({"message": "\ud800"}, "surrogates"),
+        ({"job": "bench", "config": {"batch": 0}}, "batch"),
+        ({"job": "bench", "config": SIZES, "samples": {"warm_run": [0.0]}}, "took no time"),
+        ({"run_id": "../../etc/passwd"}, "run_id"),
+    ],
+)
+def test_a_broken_record_is_told_by_field(
+    make_record: Make, tmp_path: Path, change: dict[str, Any], told: str
+) -> None:
+    fields = make_record().model_dump(mode="json") | change
+    fields["content_hash"] = record.content_hash(fields)
+    (tmp_path / "r.json").write_text(json.dumps(fields))
+    with pytest.raises(DataError, match=told):
+        record.read(tmp_path / "r.json")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "\xff", "null"])
+def test_a_file_that_is_no_record(tmp_path: Path, text: str) -> None:
+    (tmp_path / "r.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(DataError, match=r"r\.json: not"):
+        record.read(tmp_path / "r.json")
+
+
+def test_an_edited_record_is_found_out(make_record: Make, tmp_path: Path) -> None:
+    path = record.write(make_record(), tmp_path)
+    path.write_text(path.read_text().replace('"accuracy": 0.9', '"accuracy": 0.99'))
+    with pytest.raises(DataError, match="edited"):
+        record.read(path)
+    assert record.read_good(tmp_path) == []
+
+
+def test_phases_may_miss_the_wall_time_by_one_per_cent(make_record: Make) -> None:
+    make_record(wall_s=2.02)
+    with pytest.raises(ValueError, match="add up"):
+        make_record(wall_s=2.06)
+    make_record(wall_s=9.0, outcome="timeout")  # a killed run's phases are what is known of it
+
+
+def test_what_is_no_number_is_null_in_details(make_record: Make, tmp_path: Path) -> None:
+    """JSON has no NaN: a record that is written can be read."""
+    path = record.write(make_record(details={"loss": [float("nan"), 1.0]}), tmp_path)
+    assert record.read(path).details == {"loss": [None, 1.0]}
+
+
+@pytest.mark.parametrize("details", [json.loads("[" * 40 + "]" * 40), "\ud800", 2**70])
+def test_details_that_cannot_be_read_again_are_refused(make_record: Make, details: Any) -> None:
+    with pytest.raises(ValueError, match="details"):
+        make_record(details={"a": details})
+
+
+def test_a_full_disk_leaves_nothing_behind(
+    make_record: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Path, *args: Any, **kwargs: Any) -> None:
+        with open(self, "w") as file:  # noqa: PTH123  write_text itself is replaced
+            file.write("{")
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(DataError, match="No space left") as caught:
+        record.write(make_record(), tmp_path)
+    assert "--out" in caught.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_field_is_described_in_the_docs() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "records.md").read_text()
+    schema = record.schema()
+    models = {"Record": schema, **schema["$defs"]}
+    for name, model in models.items():
+        for field, about in model["properties"].items():
+            assert about.get("description"), f"{name}.{field} has no description"
+            assert f"`{field}`" in text, f"docs/records.md does not tell of {name}.{field}"
+
+
+def test_created_is_utc(make_record: Make) -> None:
+    now = datetime.now(UTC)
+    assert now - make_record(created=now).created < timedelta(seconds=1)

@@ -1,0 +1,68 @@
+"""A submission that was kept is scored again, and a record that says otherwise is found."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from buzzer.errors import UsageError
+from buzzer.models.api.job import Data
+from buzzer.suite import registry
+from buzzer.suite.records import record
+from buzzer.suite.records.record import Record
+from buzzer.suite.records.rescore import rescore
+
+RIGHT = "utrip_id,city_id_1,city_id_2,city_id_3,city_id_4\n1_1,10,11,12,13\n2_1,20,21,22,23\n"
+CASES: dict[str, tuple[dict[str, Any], str | None, str, str]] = {  # changes, submission, problem, skipped
+    "true": ({"scores": {"accuracy@4": 0.5, "accuracy@4_mlp": 0.4}}, RIGHT, "", ""),
+    "a lie": ({"scores": {"accuracy@4": 1.0}}, RIGHT, "accuracy@4 is 1, its submission has 0.5", ""),
+    "no such score": ({"scores": {"other": 0.5}}, RIGHT, "accuracy@4 is nan", ""),
+    "no submission": ({"scores": {"accuracy@4": 0.5}}, None, "", "was not kept"),
+    "half a submission": ({"scores": {"accuracy@4": 0.5}}, RIGHT[:70], "its submission is none", ""),
+    "other data": ({"data_fingerprint": "e" * 64}, RIGHT, "", "it ran on other data"),
+}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Data:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "ground_truth.csv").write_text("utrip_id,city_id,hotel_country\n1_1,12,X\n2_1,99,Y\n")
+    return Data(folder, "f" * 64, "official", {}, 1.0)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_records_are_held_against_their_submissions(
+    tmp_path: Path, data: Data, make_record: Callable[..., Record], case: str
+) -> None:
+    """Two trips, one of which is right: accuracy@4 is 0.5."""
+    changes, submission, problem, skipped = CASES[case]
+    r = make_record(**({"task": "booking", "metric": "accuracy@4"} | changes))
+    path = record.write(r, tmp_path / "out")
+    if submission is not None:
+        kept = tmp_path / "out" / "files" / r.run_id[:8] / "submission.csv"
+        kept.parent.mkdir(parents=True)
+        kept.write_text(submission)
+    (found,) = rescore(registry.task("booking"), [tmp_path / "out"], data)
+    assert found.path == path
+    assert (problem in found.problem, bool(found.problem)) == (True, bool(problem))
+    assert (skipped in found.skipped, bool(found.skipped)) == (True, bool(skipped))
+
+
+def test_data_without_truth_are_told(tmp_path: Path, data: Data, make_record: Callable[..., Record]) -> None:
+    (data.folder / "ground_truth.csv").unlink()
+    record.write(make_record(task="booking", metric="accuracy@4"), tmp_path / "out")
+    (found,) = rescore(registry.task("booking"), [tmp_path / "out"], data)
+    assert "has no truth" in found.skipped
+
+
+def test_a_task_without_a_truth_of_its_own_is_refused(data: Data) -> None:
+    with pytest.raises(UsageError, match="their own truth"):
+        list(rescore(registry.task("online-shoppers"), [], data))
+
+
+def test_every_task_says_what_it_hands_in() -> None:
+    """Only the task that makes its truth of its own rows cannot be scored again."""
+    without = [task.name for task in registry.tasks().values() if not (task.submission and task.truth)]
+    assert without == ["online-shoppers"]

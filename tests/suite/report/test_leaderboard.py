@@ -1,0 +1,189 @@
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from buzzer.suite.analysis import comparison
+from buzzer.suite.records import gate
+from buzzer.suite.records.record import Record
+from buzzer.suite.report import compare_text, leaderboard, page
+from buzzer.suite.run.plan import Choice, fit_run, predict_runs
+
+Make = Callable[..., Record]
+Choose = Callable[..., Choice]
+ORT = {"backend": "onnxruntime", "run_id": "b" * 32}
+
+
+@pytest.mark.parametrize(
+    ("score", "outcome", "status"),
+    [(0.9, "ok", "passed"), (0.905, "ok", "passed"), (0.895, "ok", "passed"), (0.92, "wrong", "failed")],
+)
+def test_scores_within_the_tolerance_pass(
+    make_record: Make, choose: Choose, score: float, outcome: str, status: str
+) -> None:
+    judged = gate.judge(make_record(**ORT, scores={"accuracy": score}), choose().task, [make_record()])
+    assert (judged.outcome, judged.gate.status) == (outcome, status)
+    assert judged.gate.differences["accuracy"] == pytest.approx(score - 0.9)
+
+
+def test_a_missing_score_is_wrong(make_record: Make, choose: Choose) -> None:
+    judged = gate.judge(make_record(**ORT, scores={"other": 1.0}), choose().task, [make_record()])
+    assert (judged.outcome, judged.message) == ("wrong", "accuracy is missing (tolerance 0.01)")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"data_fingerprint": "x"},
+        {"config_hash": "1" * 12},
+        {"seed": 1},
+        {"fit_id": "cpu-0"},
+        {"outcome": "timeout"},
+        {"precision": "int8"},
+        {"cluster": "2 workers"},
+    ],
+)
+def test_only_the_same_question_is_a_reference(
+    make_record: Make, choose: Choose, change: dict[str, object]
+) -> None:
+    judged = gate.judge(make_record(**ORT), choose().task, [make_record(**change)])
+    assert judged.gate.status == "no-reference"
+
+
+def test_a_cluster_is_held_against_one_process_and_shown_apart(make_record: Make, choose: Choose) -> None:
+    shared = make_record(cluster="2 workers", run_id="c" * 32)
+    judged = gate.judge(shared, choose().task, [make_record()])
+    assert (judged.gate.status, judged.gate.reference_run) == ("passed", "a" * 32)
+    assert {line[1] for line in leaderboard.table([make_record(), judged])} == {"none", "none, 2 workers"}
+    (run,) = predict_runs(choose(workers=2, backends=["torch_eager"]))
+    (alone,) = predict_runs(choose(backends=["torch_eager"]))
+    assert (run.cluster, alone.cluster) == ("2 workers", "")
+    assert fit_run(choose(workers=2)).cluster == ""
+    shared_fit = fit_run(choose(workers=2, device="cuda"))
+    assert (shared_fit.engine, shared_fit.cluster) == ("polars-gpu", "2 workers")
+
+
+@pytest.mark.parametrize(("peak", "outcome"), [(3 * 10**9, "ok"), (5 * 10**9, "device-oom"), (None, "ok")])
+def test_more_gpu_memory_than_the_budget_has(
+    make_record: Make, choose: Choose, peak: int | None, outcome: str
+) -> None:
+    limited = make_record().budget.model_copy(update={"gpu_memory_bytes": 4 * 10**9})
+    judged = gate.judge(make_record(budget=limited, gpu_peak_memory_bytes=peak), choose().task, [])
+    assert judged.outcome == outcome
+    assert ("took 5.0 GB" in judged.message) == (outcome != "ok")
+
+
+@pytest.mark.parametrize(
+    ("use", "told"),
+    [
+        ({}, "NVML was not there"),
+        ({"gpu_busy_s": 0.0, "gpu_peak_memory_bytes": 10**9}, "busy 0 s"),
+        ({"gpu_busy_s": 1.0, "gpu_peak_memory_bytes": 0}, "peak memory 0 bytes"),
+        ({"gpu_busy_s": 1.0, "gpu_peak_memory_bytes": 10**9}, ""),
+    ],
+)
+def test_a_gpu_run_without_proof_of_gpu_use_is_wrong(
+    make_record: Make, choose: Choose, use: dict[str, float], told: str
+) -> None:
+    judged = gate.judge(make_record(device="cuda", **use), choose().task, [])
+    assert judged.outcome == ("wrong" if told else "ok")
+    assert told in judged.message
+
+
+def test_an_unscored_run_is_not_judged(make_record: Make, choose: Choose) -> None:
+    assert gate.judge(make_record(scores={}), choose().task, []).gate.status == "unscored"
+
+
+def passed(make: Make, **changes: object) -> Record:
+    return make(**(ORT | {"gate": {"status": "passed"}} | changes))
+
+
+def test_the_board_ranks_by_wall_time_and_leaves_no_one_out(make_record: Make) -> None:
+    records = [
+        make_record(outcome="timeout", engine="pandas", message="late", wall_s=30.0),
+        make_record(),
+        passed(make_record).model_copy(update={"wall_s": 1.0}),
+        passed(make_record, engine="polars", gate={"status": "no-reference"}).model_copy(
+            update={"wall_s": 0.1}
+        ),
+    ]
+    table = leaderboard.table(records)
+    assert [(line[0], line[1], line[2]) for line in table] == [
+        ("1", "none", "onnxruntime"),
+        ("2", "none", "torch_eager"),
+        ("", "polars", "onnxruntime"),
+        ("", "pandas", "torch_eager"),
+    ]
+    assert [line[-1] for line in table] == ["ok", "ok", "ok, not ranked (no-reference)", "timeout"]
+    assert table[1][5:10] == ("0.9000", "2.00", "1.50", "100", "93.3 %")
+
+
+NOT_STARTED: dict[str, Any] = {
+    "enforcement": "none",
+    "outcome": "unsupported",
+    "message": "no",
+    "wall_s": 0.0,
+}
+NOT_STARTED |= {"phases": [], "samples": {}, "scores": {}, "cpu_s": None, "peak_memory_bytes": None}
+
+
+def test_what_was_not_measured_is_left_empty(make_record: Make, choose: Choose) -> None:
+    """Never a zero: of a run that was not started, and of a phase that a run did not come to."""
+    lost = make_record(engine="polars", gate={"status": "unscored"}, **NOT_STARTED)
+    more = [{"name": "load", "wall_s": 2.0, "cpu_s": 1.0, "peak_memory_bytes": 1}]
+    other = make_record(engine="pandas", phases=more, samples={})
+    group = [make_record(), lost, make_record(repeat=1).model_copy(update={"phases": other.phases}), other]
+    assert [line[5:10] for line in leaderboard.table(group) if line[1] == "polars"] == [("", "", "", "", "")]
+    assert leaderboard.phase_header(group)[3:6] == ("start s", "predict s", "load s")
+    assert {line[0]: line[3:6] for line in leaderboard.phase_table(group)} == {
+        "none": ("0.500", "1.500", "2.000"),
+        "pandas": ("", "", "2.000"),
+    }
+    (entry,) = [e for e in page.boards(group, {})[0].entries if e.first.engine == "pandas"]
+    assert entry.phases() == [("load", 2.0)]
+    (cells,) = [
+        line
+        for g in comparison.groups(group, "fake")
+        for line in compare_text.sections(comparison.compare(g, choose().task, None, {}, []), [])[0].lines
+        if line[0].startswith("polars")
+    ]
+    assert cells[2:] == ("unsupported", *[""] * 9)
+
+
+def test_a_repetition_that_was_not_started_has_no_time(make_record: Make) -> None:
+    (row,) = leaderboard.rows(
+        [make_record(), make_record(repeat=1, gate={"status": "unscored"}, **NOT_STARTED)]
+    )
+    assert (row.wall_s, row.ranked) == (2.0, False)
+
+
+def test_repetitions_are_summed_up_by_the_median(make_record: Make) -> None:
+    runs = [make_record(repeat=i).model_copy(update={"wall_s": w}) for i, w in enumerate([3.0, 1.0, 2.0])]
+    (line,) = leaderboard.table(runs)
+    assert line[6] == "2.00 (of 3)"
+
+
+@pytest.mark.parametrize(("count", "shown"), [(458, False), (459, True)])
+def test_a_p99_is_shown_from_the_count_that_bench_asks_for(
+    make_record: Make, count: int, shown: bool
+) -> None:
+    (row,) = leaderboard.rows([make_record().model_copy(update={"samples": {"latency": [0.001] * count}})])
+    assert ("p99" in leaderboard.latency(row)) == shown
+
+
+def test_the_newest_record_of_a_run_counts(make_record: Make) -> None:
+    old = make_record(created=datetime(2020, 1, 1, tzinfo=UTC), outcome="error")
+    (line,) = leaderboard.table([make_record(), old])
+    assert line[-1] == "ok"
+
+
+def test_markdown_names_machine_data_and_published_figures(make_record: Make) -> None:
+    text = leaderboard.markdown([make_record(notes=["a stand-in"]), make_record(job="fit", engine="fitter")])
+    assert "a processor (AVX2), 2 cores, 16 GiB, no GPU" in text
+    assert "generated data" in text
+    assert "- a stand-in" in text
+    assert "fitter" not in text
+    assert "not measured by buzzer" in text
+    assert "NVIDIA RAPIDS (1st)" in text
+    assert leaderboard.markdown([]).startswith("# Leaderboard")

@@ -1,0 +1,278 @@
+"""A task that tries to deceive the harness is found out, and every run of one has one valid record.
+
+docs/architecture.md has the table of cheats, those that cannot be found out among them.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from buzzer.models.api.job import Data
+from buzzer.suite.budget import resolve
+from buzzer.suite.records import integrity, record
+from buzzer.suite.records.record import Record
+from buzzer.suite.run import limits, runner
+from buzzer.suite.run.plan import Choice, fit_run, predict_runs
+from buzzer.suite.run.progress import Story
+
+Play = Callable[..., Record]
+STILL_AT_WORK = "it was still at work"
+NO_EVENT = "a line that is no event, or that contradicts those before it"
+AFTERWARDS = "scoring had begun; submission.csv was written afterwards"
+FOUND_OUT = {  # cheat -> outcome and words of the message, or of both enforcements
+    "moved-marks": ("error", NO_EVENT),
+    "moved-begin": ("error", NO_EVENT),
+    "slow-clock": ("error", STILL_AT_WORK),
+    "fast-clock": ("error", "it had ended after"),
+    "backdated-score": ("error", STILL_AT_WORK),
+    "early-score": ("error", AFTERWARDS),
+    "early-done": ("error", AFTERWARDS),
+    "late-file": ("error", AFTERWARDS),
+    "own-done": ("error", NO_EVENT),
+    "truncated": ("error", NO_EVENT),
+    "exit-zero": ("error", "the process ended with exit code 0 in phase predict"),
+    "close-files": ("error", "the process ended with exit code 1"),
+    "ignore-signals": ("timeout", "the buzzer went in phase predict"),
+    "hungry-forks": ("host-oom", "over the memory limit"),
+    "spoil-data": ("error", "the run changed its inputs: data/input.csv"),
+    "spoil-fit": ("error", "answers"),
+    "lingering": ("error", "went on for 1 s after it had told its end"),
+}
+QUICK = (
+    "slow-clock",
+    "late-file",
+    "own-done",
+    "spoil-fit",
+)  # under both enforcements in every run of the tests
+BUDGETS = {"ignore-signals": "1c2g1s", "hungry-forks": "1c200m10s"}
+THOROUGH = "BUZZER_SOAK" in os.environ
+
+
+@pytest.fixture
+def play(
+    tmp_path: Path,
+    fake_path: None,
+    data: Data,
+    choose: Callable[..., Choice],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Play:
+    """Run a cheat once; its record, written and checked."""
+    monkeypatch.setattr(runner, "LINGER_S", 1.0)
+
+    def go(do: str, entry: str = "cheating_task:TASK") -> Record:
+        made = choose(do, BUDGETS.get(do, "1c2g30s"))
+        choice = replace(made, task=made.task.model_copy(update={"entry": entry}))
+        assert runner.fit(fit_run(choice), data, tmp_path / "cache", lambda phase, elapsed: None)
+        run = predict_runs(choice)[0]
+        r = runner.predict(run, data, tmp_path / "cache", tmp_path, (), lambda phase, elapsed: None)
+        (problems,) = integrity.check([record.write(r, tmp_path / "checked")]).values()
+        assert [p for p in problems if not p.startswith("data_fingerprint")] == []
+        return r
+
+    return go
+
+
+@pytest.mark.parametrize("do", FOUND_OUT)
+def test_a_cheat_is_found_out(play: Play, enforcement: str, do: str) -> None:
+    if do not in QUICK and not THOROUGH:
+        pytest.skip("with BUZZER_SOAK")
+    outcome, told = FOUND_OUT[do]
+    r = play(do)
+    assert (r.outcome, told in r.message) == (outcome, True), r.message
+    assert (r.scores, r.gate.status) == ({}, "unscored")
+
+
+@pytest.mark.skipif(not THOROUGH, reason="with BUZZER_SOAK")
+@pytest.mark.parametrize("do", ["honest", "delete-folder", "flood"])
+def test_what_is_clumsy_is_no_cheat(play: Play, enforcement: str, do: str) -> None:
+    """One record, whatever it says; an honest run is believed."""
+    r = play(do)
+    assert r.outcome == ("ok" if do == "honest" else r.outcome)
+    assert r.outcome in ("ok", "error")
+
+
+def test_work_at_import_is_in_the_wall_time(play: Play) -> None:
+    r = play("short", "slow_import_task:TASK")
+    assert r.outcome == "ok"
+    assert r.phases[0].name == "start"
+    assert r.wall_s > r.phases[0].wall_s > 0.3
+
+
+def test_a_daemon_is_counted_and_ended(play: Play, enforcement: str, tmp_path: Path) -> None:
+    """Half a second of CPU time in a process that has left its parents."""
+    r = play("daemon")
+    assert r.outcome == "ok"
+    assert r.cpu_s is not None
+    assert 0.5 < r.cpu_s < 3.0
+    assert not alive(int((tmp_path / "files" / r.run_id[:8] / "pid").read_text()))
+
+
+def alive(pid: int) -> bool:
+    """Whether a process is there and no zombie."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_cores_are_a_limit(play: Play, enforcement: str) -> None:
+    """A process that takes its mask of cores off: the kernel's control group holds, the watcher ends it."""
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("one core is all")
+    r = play("short")
+    assert (r.outcome, r.details) == ("ok", {"cores": 1})
+    r = play("all-cores")
+    if enforcement == "cgroups":
+        assert (r.outcome, r.details) == ("ok", {"cores": 1})
+    else:
+        assert (r.outcome, "cores outside the budget's" in r.message) == ("error", True)
+
+
+def event(**fields: Any) -> str:
+    return json.dumps(fields)
+
+
+def phase(name: str, at_s: float, born_s: float = 100.0) -> str:
+    return event(event="phase", name=name, at_s=at_s, born_s=born_s)
+
+
+def end(name: str, wall_s: float) -> str:
+    return event(event="end", name=name, wall_s=wall_s, cpu_s=0.0, peak_memory_bytes=0, laps=[])
+
+
+def done(wall_s: float) -> str:
+    own = {"scores": {"accuracy": 0.9}, "rows": 10, "details": {}, "notes": [], "samples": {}, "files": []}
+    return event(event="done", wall_s=wall_s, overhead_s=0.0, **own)
+
+
+GOOD = [phase("start", 0.0), end("start", 1.0), phase("predict", 1.0), end("predict", 2.0)]
+GOOD += [phase("score", 3.0), end("score", 4.0), done(3.0)]
+BAD = {
+    "a phase within a phase": [*GOOD[:1], phase("predict", 1.0)],
+    "a phase that ends twice": [*GOOD[:2], end("start", 1.0)],
+    "an end of another phase": [*GOOD[:1], end("predict", 1.0)],
+    "a gap between phases": [*GOOD[:2], phase("predict", 1.5)],
+    "a phase that begins before its predecessor ended": [*GOOD[:2], phase("predict", 0.5)],
+    "another birth": [*GOOD[:2], phase("predict", 1.0, born_s=101.0)],
+    "a phase after score": [*GOOD[:6], phase("predict", 7.0)],
+    "the end while a phase runs": [*GOOD[:5], done(3.0)],
+    "a shorter wall time": [*GOOD[:6], done(1.0)],
+    "scoring as part of the wall time": [*GOOD[:6], done(7.0)],
+    "a line after the end": [*GOOD, done(3.0)],
+    "no phase at all": [end("start", 1.0)],
+}
+
+
+def told(lines: list[str]) -> Story:
+    story = Story()
+    for line in lines:
+        story.take_line(line)
+    return story
+
+
+def test_what_the_clock_writes_is_taken() -> None:
+    story = told(GOOD)
+    assert (story.broken, story.done, story.contradiction(99.9)) == (None, True, "")
+    assert {name: p.wall_s for name, p in story.phases.items()} == {
+        "start": 1.0,
+        "predict": 2.0,
+        "score": 4.0,
+    }
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_lines_that_contradict_each_other_are_not_believed(what: str) -> None:
+    story = told(BAD[what])
+    assert story.broken == BAD[what][-1][:80]
+    assert not story.done
+
+
+@pytest.mark.parametrize(
+    ("unscored", "scored", "started", "problem"),
+    [
+        (102.9, 103.1, 99.9, ""),  # told: from 100 to 103
+        (103.4, 103.6, 99.9, ""),  # the line came late to the disk
+        (103.7, 103.9, 99.9, "after 3.70 s it was still at work"),
+        (None, 102.6, 99.9, ""),
+        (None, 102.3, 99.9, "it had ended after 2.30 s"),
+        (102.9, 103.1, 101.0, "it was born 1.00 s before"),
+        (None, None, 90.0, ""),  # a machine that was busy, and a harness that never looked
+    ],
+)
+def test_times_are_held_against_the_looks(
+    unscored: float | None, scored: float | None, started: float, problem: str
+) -> None:
+    story = told(GOOD)
+    story.unscored_s, story.scored_s = unscored, scored
+    found = story.contradiction(started)
+    assert (problem in found, bool(found)) == (True, bool(problem))
+
+
+def test_a_module_in_the_working_folder_is_not_run(
+    tmp_path: Path, play: Play, enforcement: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by the run, whatever `PYTHONPATH` says of nothing."""
+    for name in ("json", "random", "numpy", "fake_task"):
+        (tmp_path / f"{name}.py").write_text("import os; os._exit(42)\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["", os.environ["PYTHONPATH"], ""]))
+    assert play("short").outcome == "ok"
+
+
+KILLED = """
+import os, subprocess, sys
+from pathlib import Path
+from buzzer.suite.budget import resolve
+from buzzer.suite.run import limits, reaper
+reaper.start()
+os.environ["BUZZER_ENFORCEMENT"] = "polled"
+code = "import os, sys; from buzzer.suite.run import worker; worker.die_with_parent(); print(os.getpid(), file=sys.stderr, flush=True); import time; time.sleep(300)"
+limits.Polled(resolve("1c1g30s")).run([sys.executable, "-c", code], Path(sys.argv[1]), {})
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells a process of its parent's death")
+def test_a_run_ends_with_its_harness_even_without_a_guard(tmp_path: Path) -> None:
+    told = tmp_path / "stderr"
+    harness = subprocess.Popen([sys.executable, "-c", KILLED, str(told)], cwd=Path(__file__).parents[3])
+    deadline = time.monotonic() + 30
+    while not (told.exists() and told.read_text().endswith("\n")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    run = int(told.read_text())
+    for guard in psutil.Process(harness.pid).children():
+        if guard.pid != run:
+            guard.kill()
+    harness.kill()
+    harness.wait()
+    while alive(run) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive(run)
+
+
+def test_a_process_that_hangs_in_the_kernel_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was killed and does not go is not waited for."""
+    real = limits.wait
+    monkeypatch.setattr(limits, "wait", lambda process: None)
+    monkeypatch.setattr(limits, "UNKILLABLE_S", 0.1)
+    polled = limits.Polled(resolve("1c1g30s"))
+    polled.stop()
+    started: list[Any] = []
+    popen = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[0])
+    found = polled.run([sys.executable, "-S", "-c", "import time; time.sleep(60)"], tmp_path / "stderr", {})
+    assert (found.reason, found.exit_code) == ("killed", -9)
+    deadline = time.monotonic() + 10
+    while real(started[0]) is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert started[0].returncode == -9

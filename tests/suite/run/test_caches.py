@@ -1,0 +1,70 @@
+"""Caches of compiled code and tuned kernels outlive a run, whose HOME and TMPDIR BenchExec takes away."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from buzzer import caches
+from buzzer.suite.records.record import Record
+
+Predict = Callable[..., Record]
+
+
+@pytest.fixture
+def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's home without any setting."""
+    home = tmp_path / "home"
+    home.mkdir()
+    for name in (caches.HOME, "XDG_CACHE_HOME", *caches.COMPILED):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(home))
+    return home
+
+
+def test_a_run_finds_the_caches_of_its_user(predict: Predict, enforcement: str, user: Path) -> None:
+    told = predict("show-caches").details
+    here = user / ".cache" / "buzzer"
+    assert (told["home"] == str(user)) == (enforcement == "polled")
+    assert told["kernels"] == str(here / "kernels")
+    assert told["compiled"] == {
+        name: str(here / "compiled" / folder) for name, folder in caches.COMPILED.items()
+    }
+    assert all(Path(path).is_dir() for path in told["compiled"].values())
+
+
+def test_what_the_user_has_set_is_kept(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(user / "mine"))
+    monkeypatch.setenv("BUZZER_CACHE", str(user / "elsewhere"))
+    found = caches.environment()
+    assert found["TRITON_CACHE_DIR"] == str(user / "mine")
+    assert found["CUPY_CACHE_DIR"] == str(user / "elsewhere" / "compiled" / "cupy")
+    assert found["BUZZER_CACHE"] == str(user / "elsewhere")
+
+
+def test_a_record_tells_whether_the_caches_were_warm(predict: Predict, user: Path) -> None:
+    assert predict("work").compiled_caches == "cold"
+    (caches.compiled()["CUPY_CACHE_DIR"] / "kernel").write_text("compiled")
+    assert predict("work").compiled_caches == "warm"
+
+
+def test_the_names_are_those_that_the_libraries_read() -> None:
+    """Each name stands in the installed library that reads it, where that is installed."""
+    import importlib.util
+
+    readers = {
+        "CUPY_CACHE_DIR": ("cupy", "cuda/_compiler_cache.py"),
+        "TRITON_CACHE_DIR": ("triton", "knobs.py"),
+        "TORCHINDUCTOR_CACHE_DIR": ("torch", "_inductor/runtime/cache_dir_utils.py"),
+        "PYTORCH_KERNEL_CACHE_PATH": ("torch", "lib/libtorch_cuda.so"),
+        "LIBCUDF_KERNEL_CACHE_PATH": ("libcudf", "lib64/libcudf.so"),
+    }
+    for name, (package, file) in readers.items():
+        spec = importlib.util.find_spec(package)
+        path = (
+            Path(spec.submodule_search_locations[0]) / file
+            if spec and spec.submodule_search_locations
+            else None
+        )
+        if path is not None and path.exists():
+            assert name.encode() in path.read_bytes(), (name, path)

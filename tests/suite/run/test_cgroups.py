@@ -1,0 +1,67 @@
+from pathlib import Path
+
+import pytest
+
+from buzzer.suite.cli.env import limits_told
+from buzzer.suite.run import cgroups
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stand-in for a mount of control groups, version 2."""
+    monkeypatch.delenv("BUZZER_ENFORCEMENT", raising=False)
+    monkeypatch.setattr("sys.platform", "linux")
+    (tmp_path / "cgroup.controllers").write_text("cpuset cpu io memory pids\n")
+    return tmp_path
+
+
+def test_a_container_moves_its_processes_before_it_hands_controllers_on(root: Path) -> None:
+    (root / "cgroup.type").write_text("domain\n")
+    make, move, *hand_on = cgroups.missing(root, is_admin=True).commands
+    assert make == f"mkdir -p {root}/init {root}/benchexec"
+    assert f"> {root}/init/cgroup.procs" in move
+    assert [line.split("> ")[1].split(";")[0] for line in hand_on] == [
+        f"{root}/cgroup.subtree_control",
+        f"{root}/benchexec/cgroup.subtree_control",
+    ]
+
+
+def test_the_commands_are_a_shell_s(root: Path) -> None:
+    """Run on the stand-in: every process and every controller is written where it belongs."""
+    import subprocess
+
+    (root / "cgroup.type").write_text("domain\n")
+    (root / "cgroup.procs").write_text("1\n7\n")
+    for command in cgroups.missing(root, is_admin=True).commands:
+        subprocess.run(["sh", "-ec", command.replace("> ", ">> ").replace("{root}", str(root))], check=False)
+    assert (root / "init" / "cgroup.procs").read_text().split() == ["1", "7"]
+    assert (root / "cgroup.subtree_control").read_text().split() == [
+        "+cpuset",
+        "+cpu",
+        "+io",
+        "+memory",
+        "+pids",
+    ]
+
+
+def test_the_machine_s_own_root_keeps_its_processes(root: Path) -> None:
+    assert not any("cgroup.procs" in c for c in cgroups.missing(root, is_admin=True).commands)
+
+
+def test_a_user_asks_systemd(root: Path) -> None:
+    found = cgroups.missing(root, is_admin=False)
+    assert found.commands == ["systemd-run --user --scope --slice=benchexec -p Delegate=yes buzzer run"]
+
+
+def test_a_read_only_mount_is_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cgroups, "read_only", lambda path: True)
+    found = cgroups.missing(root, is_admin=True)
+    assert ("read-only" in found.reason, found.commands) == (True, [])
+
+
+def test_who_asks_for_polling_needs_no_commands(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BUZZER_ENFORCEMENT", "polled")
+    found = cgroups.missing(root, is_admin=True)
+    assert ("asks for polling" in found.reason, found.commands) == (True, [])
+    assert limits_told(vars(found)) == [f"  {found.reason}"]
+    assert limits_told(None) == []

@@ -1,0 +1,266 @@
+"""How the command line ends: by a signal, without a reader, on a full disk, and where a folder cannot be written."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing import active_children
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from buzzer.datasets import booking
+from buzzer.datasets.files import new_folder
+from buzzer.datasets.workers import in_order
+from buzzer.errors import DataError
+from buzzer.suite import cli
+from buzzer.suite.cli import compare as compare_verb
+from buzzer.suite.cli import run as run_verb
+from buzzer.suite.cli import streams
+from buzzer.suite.cli.progress import Screen
+from buzzer.suite.records import record
+from buzzer.suite.records.record import Record
+from buzzer.suite.run import runner
+from buzzer.suite.run.plan import Choice, predict_runs
+
+Make = Callable[..., Record]
+Main = Callable[..., int]
+SIGNALS = {"SIGTERM": 143, "SIGHUP": 129, "SIGINT": 130}
+
+
+@pytest.fixture
+def main(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Main]:
+    """Runs the command line in this process; its exit code."""
+    kept = {number: signal.getsignal(number) for number in map(signal.Signals.__getitem__, SIGNALS)}
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)  # the tests may run under nohup
+    monkeypatch.setenv("BUZZER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["buzzer", *arguments])
+        monkeypatch.setattr(sys, "stdout", sys.stdout)  # to be put back
+        monkeypatch.setattr(sys, "stderr", sys.stderr)
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return int(str(end.value.code or 0))
+
+    yield run
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
+def struck(number: str) -> None:
+    os.kill(os.getpid(), signal.Signals[number])
+    time.sleep(0)  # Python takes signals up between two steps
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("verb", ["generate", "convert"])
+def test_a_signal_leaves_no_half_made_folder(
+    main: Main, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: str, number: str
+) -> None:
+    def work(*arguments: Any, **_: Any) -> None:
+        out, progress = [x for x in arguments if isinstance(x, Path)][-1], arguments[-1]
+        with new_folder(out) as aside:
+            (aside / "part").write_text("half")
+            struck(number)
+            struck(number)  # impatient users do it twice
+            progress(0.5, "going on")
+            raise AssertionError("it went on")
+
+    monkeypatch.setattr(booking, verb, work)
+    task = ["data", verb, "booking", *(["."] if verb == "convert" else []), "--out", "made"]
+    assert main(*task) == SIGNALS[number]
+    assert capsys.readouterr().err == f"interrupted by {number}\n"
+    assert not list(Path().glob("*made*")) and not list(Path().glob(".*"))
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_leaves_no_half_written_report(
+    main: Main,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    make_record: Make,
+    number: str,
+) -> None:
+    record.write(make_record(), Path("records"))
+    replace = Path.replace
+
+    def strike(path: Path, target: Path) -> Path:
+        struck(number)
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", strike)
+    assert main("report", "records", "--out", "board.md") == SIGNALS[number]
+    assert capsys.readouterr().err == f"interrupted by {number}\n"
+    assert [path.name for path in Path().iterdir()] == ["records"]
+
+
+def test_a_signal_to_all_processes_is_no_error_of_one(
+    main: Main, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work(*_: Any, **__: Any) -> None:
+        struck("SIGTERM")
+        raise DataError("a process of the generator was killed: out of memory?")
+
+    monkeypatch.setattr(booking, "generate", work)
+    assert main("data", "generate", "booking", "--out", "made") == 143
+    assert capsys.readouterr().err == "interrupted by SIGTERM\n"
+
+
+def sleep(seconds: int) -> int:
+    time.sleep(seconds)
+    return seconds
+
+
+def test_whoever_stops_taking_results_waits_for_none() -> None:
+    results, began = in_order(sleep, [0, 100, 100, 100], 2), time.monotonic()
+    assert next(results) == 0
+    results.close()
+    assert time.monotonic() - began < 60 and active_children() == []
+
+
+# ---- streams ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["full", "gone"])
+def test_messages_that_nobody_can_read_end_nothing(kind: str) -> None:
+    if kind == "full":
+        writer = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reader, writer = os.pipe()
+        os.close(reader)
+    with os.fdopen(writer, "w", buffering=1) as stream:
+        unheard = streams.Unheard(stream)
+        for _ in range(3):
+            assert unheard.write("a line\n") == 7
+            unheard.flush()
+        assert os.fstat(unheard.fileno()).st_rdev == Path(os.devnull).stat().st_rdev
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_full_stream(
+    main: Main, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], stream: str
+) -> None:
+    """What cannot be written to stdout is told; of stderr nothing can be told, and the exit code is that of the verb."""
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, stream, full)
+        code = main("data", "info", "booking") if stream == "stdout" else main("data", "info", "bookin")
+    assert code == 2
+    told = capfd.readouterr().err
+    assert told.startswith("error: standard output: No space left on device\n") == (stream == "stdout")
+    assert "Traceback" not in told
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_what_a_locale_cannot_show_is_written_as_utf_8(
+    main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, encoding: str
+) -> None:
+    with (tmp_path / "out").open("w", encoding=encoding) as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        assert main("list") == 0
+    assert "┃ name" in (tmp_path / "out").read_text(encoding="utf-8")
+
+
+def test_an_argument_that_is_not_utf_8_is_told(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main("data", "generate", "booking", "--out", os.fsdecode(b"made\xff")) == 2
+    assert capsys.readouterr().err.startswith("error: argument 'made\\udcff' is not UTF-8\n")
+
+
+def test_a_reader_that_is_gone_ends_it_quietly(
+    main: Main, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        assert main("data", "info", "booking") == 1
+    assert capfd.readouterr().err == ""
+
+
+def test_closed_streams_are_opened_on_nothing(tmp_path: Path) -> None:
+    """Else the first file that is opened gets the number of stderr, and what libraries print there lands in it."""
+    code = (
+        "from buzzer.suite.cli import streams; streams.prepare(); import os, sys; file = open('made', 'w');"
+        " print('x'); print('x', file=sys.stderr); os.write(2, b'x'); sys.exit(file.fileno() < 3)"
+    )
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
+    command = ["bash", "-c", 'exec "$0" -c "$1" <&- >&- 2>&-', sys.executable, code]
+    assert subprocess.run(command, cwd=tmp_path, env=env, check=False).returncode == 0
+    assert (tmp_path / "made").read_bytes() == b""
+
+
+# ---- folders that take nothing ------------------------------------------------------------------------------------
+
+
+def refuse(*_: Any, **__: Any) -> Any:
+    raise AssertionError("work has begun")
+
+
+@pytest.mark.parametrize("verb", ["run", "compare", "bench"])
+@pytest.mark.parametrize("thing", ["a file", "a full disk"])
+def test_an_out_folder_that_takes_nothing_is_told_before_any_work(
+    main: Main, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], thing: str, verb: str
+) -> None:
+    if thing == "a file":
+        Path("out").write_text("in the way")
+    else:
+        monkeypatch.setattr(Path, "write_text", no_space)
+    for name in ("fit", "predict", "execute"):
+        monkeypatch.setattr(runner, name, refuse)
+    monkeypatch.setattr(booking, "generate", refuse)
+    assert main(verb, "minilm-l6" if verb == "bench" else "booking", "--out", "out") == 2
+    assert "error: cannot write out" in capsys.readouterr().err
+
+
+def test_where_the_markdown_goes_is_tried_first_too(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("file").write_text("in the way")
+    monkeypatch.setattr(compare_verb.runner, "predict", refuse)
+    monkeypatch.setattr(booking, "generate", refuse)
+    assert main("compare", "booking", "--out", "out", "--markdown", "file/c.md") == 2
+
+
+def no_space(path: Path, *_: Any, **__: Any) -> int:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+@pytest.mark.parametrize("cache", ["good", "full"])
+def test_a_full_disk_loses_no_result(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make_record: Make,
+    choose: Callable[..., Choice],
+    cache: str,
+) -> None:
+    """The record is kept in the cache, or else shown, and the message says where."""
+    monkeypatch.setenv("BUZZER_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "out").write_text("a file")
+    if cache == "full":
+        (tmp_path / "cache").write_text("a file")
+    shown = (tmp_path / "shown").open("w+")
+    with shown, pytest.raises(DataError) as told, Screen(Console(file=shown, width=40)) as screen:
+        run_verb.keep(make_record(notes=["[red] \\[x]"]), predict_runs(choose())[0], tmp_path / "out", screen)
+    if cache == "full":
+        kept = json.loads((tmp_path / "shown").read_text())
+        assert told.value.message.endswith("is above, as JSON")
+    else:
+        (path,) = (tmp_path / "cache" / "records").iterdir()
+        assert told.value.message.endswith(f"is in {path}")
+        kept = json.loads(path.read_text())
+    assert kept["run_id"] == make_record().run_id and kept["notes"] == ["[red] \\[x]"]
+
+
+def test_a_leaderboard_that_cannot_be_written_hides_no_result(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], make_record: Make
+) -> None:
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(DataError, match="cannot write"):
+        run_verb.finish([make_record()], tmp_path / "out", as_json=True)
+    assert json.loads(capsys.readouterr().out)["run_id"] == make_record().run_id

@@ -1,0 +1,143 @@
+"""What others do beside a run is seen and told, and its inputs are as warm for every run."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from buzzer.suite.cli.progress import outcome_text
+from buzzer.suite.records.record import Record
+from buzzer.suite.report import leaderboard
+from buzzer.suite.run import counters, inputs, runner
+
+Make = Callable[..., Record]
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="counters of Linux")
+
+
+@LINUX
+def test_what_others_take_of_a_core_is_seen() -> None:
+    """A process that is kept on one core for 0.3 s of its CPU time."""
+    core = min(os.sched_getaffinity(0))
+    code = "import os, sys, time\nos.sched_setaffinity(0, [int(sys.argv[1])])\nwhile time.process_time() < 0.3: pass"
+    seen = counters.Neighbours([core])
+    subprocess.run([sys.executable, "-S", "-c", code, str(core)], check=True)
+    taken = seen.cpu_s(0.0)
+    assert taken is not None
+    assert taken > 0.25
+    own = seen.cpu_s(10.0**6)
+    assert own == 0.0  # what is the run's own is not others'
+    assert seen.cpu_s(None) is None
+
+
+def test_a_core_that_is_not_told_of_is_not_known() -> None:
+    assert counters.busy_s([10**6]) is None
+    assert counters.Neighbours([10**6]).cpu_s(0.0) is None
+
+
+@pytest.mark.parametrize(
+    ("others_s", "changes", "share"),
+    [
+        (None, {}, None),
+        (0.09, {}, None),  # 4.5 % of 2 s
+        (0.11, {}, 0.055),
+        (
+            0.09,
+            {"wall_s": 0.5, "outcome": "error", "message": "x"},
+            None,
+        ),  # 18 %, but a few ticks of the counter
+        (0.3, {"budget": {"name": "4c", "cores": 4, "memory_bytes": None, "time_s": None}}, None),
+        (0.3, {"budget": {"name": "u", "cores": None, "memory_bytes": None, "time_s": None}}, 0.075),
+    ],
+)
+def test_when_a_run_counts_as_disturbed(
+    make_record: Make, others_s: float | None, changes: dict[str, object], share: float | None
+) -> None:
+    """The record has 2 s of wall time on one core of two."""
+    r = make_record(others_cpu_s=others_s, **changes)
+    assert r.disturbed == (None if share is None else pytest.approx(share))
+
+
+def test_a_disturbed_run_is_never_shown_without_a_word(make_record: Make) -> None:
+    quiet, noisy = make_record(), make_record(run_id="b" * 32, others_cpu_s=1.0)
+    told = "disturbed: others took up to 50% of the cores in 1 runs of none torch_eager fp32 1c2g30s"
+    assert told in leaderboard.board_notes([quiet, noisy])
+    assert told in leaderboard.markdown([quiet, noisy])
+    assert told in leaderboard.bench_notes([quiet, noisy])
+    assert "disturbed: others took 50% of its cores" in outcome_text(noisy)
+    assert not any("disturbed" in line for line in [*leaderboard.board_notes([quiet]), outcome_text(quiet)])
+
+
+def test_a_run_tells_of_its_neighbours_and_of_its_inputs(predict: Callable[..., Record]) -> None:
+    r = predict("work")
+    assert r.page_cache == "warm"
+    assert (r.others_cpu_s is not None) == (sys.platform == "linux")
+
+
+def bytes_read() -> int:
+    """By this process, from files and the page cache."""
+    told = Path("/proc/self/io")
+    return int(told.read_text().split()[1]) if told.exists() else 0
+
+
+def test_inputs_are_read_through_unless_they_are_too_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "part").mkdir()
+    for name in ("a.csv", "part/b.csv"):
+        (tmp_path / name).write_bytes(b"x" * 5_000_000)
+    before = inputs.state([tmp_path])
+    assert {path.name: size for path, (size, *_) in before.items()} == {
+        "a.csv": 5_000_000,
+        "b.csv": 5_000_000,
+    }
+    seen = bytes_read()
+    assert inputs.warm(before)
+    if sys.platform == "linux":
+        assert bytes_read() - seen >= 10_000_000
+    monkeypatch.setattr(inputs, "SHARE", 0.0)
+    assert not inputs.warm(before)
+
+
+@pytest.mark.parametrize("way", ["write", "touch back", "remove", "add", "replace"])
+def test_inputs_that_were_changed_are_seen(tmp_path: Path, way: str) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text("1\n")
+    before = inputs.state([tmp_path])
+    assert inputs.changed(before, [tmp_path]) == []
+    time.sleep(0.02)  # more than a tick of the file system's clock
+    match way:
+        case "write":
+            file.write_text("22\n")
+        case "touch back":  # same size, same time of change
+            told = file.stat()
+            file.write_text("2\n")
+            os.utime(file, ns=(told.st_atime_ns, told.st_mtime_ns))
+        case "remove":
+            file.unlink()
+        case "add":
+            (tmp_path / "b.csv").write_text("1\n")
+        case "replace":
+            (tmp_path / "b").write_text("1\n")
+            (tmp_path / "b").replace(file)
+    assert inputs.changed(before, [tmp_path]) == [f"{tmp_path.name}/{'b' if way == 'add' else 'a'}.csv"]
+
+
+def test_a_stopped_run_that_changed_its_inputs_is_interrupted(
+    predict: Callable[..., Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs, "changed", lambda before, folders: ["data/input.csv"])
+    assert predict("work").message == "the run changed its inputs: data/input.csv"
+
+    def stop(limiter: Any, command: Any, stderr: Path, run: Any, events: Any, watch: Any) -> Any:
+        measured, age = follow(limiter, command, stderr, run, events, watch)
+        return replace(measured, reason="interrupted"), age
+
+    follow = runner.follow
+    monkeypatch.setattr(runner, "follow", stop)
+    assert runner.interrupted(predict("work"))

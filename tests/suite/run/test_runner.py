@@ -1,0 +1,216 @@
+import errno
+import io
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from rich.console import Console
+
+from buzzer.models.api.job import Data
+from buzzer.suite.cli.progress import Screen
+from buzzer.suite.records import record
+from buzzer.suite.records.record import Record
+from buzzer.suite.run import fits, runner
+from buzzer.suite.run.plan import Choice, fit_run, predict_runs
+
+Predict = Callable[..., Record]
+Choose = Callable[..., Choice]
+
+
+def test_a_good_run_is_measured_whole(predict: Predict, enforcement: str, tmp_path: Path) -> None:
+    r = predict("work")
+    assert (r.outcome, r.message, r.enforcement) == ("ok", "", enforcement)
+    assert [p.name for p in r.phases] == ["start", "load", "predict", "write", "score"]
+    assert [p.name for p in r.compared] == ["start", "load", "predict", "write"]
+    assert sum(p.wall_s for p in r.compared) == pytest.approx(r.wall_s, rel=0.01)
+    assert len(r.samples["predict"]) == 3
+    assert min(r.samples["predict"]) >= 0.02
+    assert r.scores == {"accuracy": 0.9}
+    assert r.gate.status == "reference"
+    assert r.rows == 10
+    assert r.details == {"threads": 1}
+    assert r.peak_memory_bytes is not None
+    assert r.peak_memory_bytes > 5e6
+    assert r.cpu_s is not None
+    assert r.cpu_s > 0
+    assert (r.gpu_busy_s, r.gpu_peak_memory_bytes) == (
+        None,
+        None,
+    )  # a run on the CPU is not watched on the GPU
+    assert (tmp_path / "files" / r.run_id[:8] / "submission.csv").read_text() == "1\n"
+    assert record.read(record.write(r, tmp_path)).model_dump(exclude={"content_hash"}) == r.model_dump(
+        exclude={"content_hash"}
+    )
+
+
+@pytest.mark.parametrize(
+    ("do", "budget", "outcome", "message"),
+    [
+        ("eat", "1c200m30s", "host-oom", "over the memory limit in phase predict"),
+        ("sleep", "1c2g2s", "timeout", "the buzzer went in phase predict"),
+        ("crash", "1c2g30s", "error", "RuntimeError: something broke"),
+        ("bad-data", "1c2g30s", "error", "train_set.csv:12: not a date"),
+        ("no-gpu", "1c2g30s", "unsupported", "no CUDA device"),
+        ("no-memory", "1c2g30s", "device-oom", "out_of_memory"),
+        ("segfault", "1c2g30s", "error", "killed by signal 11 in phase predict"),
+        ("exit-early", "1c2g30s", "error", "exit code 7 in phase predict"),
+    ],
+)
+def test_every_end_becomes_a_valid_record(
+    predict: Predict, enforcement: str, tmp_path: Path, do: str, budget: str, outcome: str, message: str
+) -> None:
+    r = predict(do, budget)
+    assert r.outcome == outcome
+    assert message in r.message
+    assert r.phase_reached == "predict"
+    assert [p.name for p in r.phases] == (["start", "load", "predict"])
+    assert sum(p.wall_s for p in r.phases) == pytest.approx(r.wall_s, abs=0.5)
+    assert r.gate.status == "unscored"
+    record.read(record.write(r, tmp_path))
+    assert not (tmp_path / "files" / r.run_id[:8]).exists()
+    if do == "crash":
+        assert "RuntimeError: something broke" in r.stderr_tail[-1]
+    if do == "eat":
+        assert r.peak_memory_bytes is not None
+        assert 150e6 < r.peak_memory_bytes < 400e6
+
+
+def test_nothing_outlives_a_killed_run(predict: Predict, enforcement: str, tmp_path: Path) -> None:
+    r = predict("spawn", "1c2g2s")
+    assert r.outcome == "timeout"
+    pid = int((tmp_path / "files" / r.run_id[:8] / "pid").read_text())
+    time.sleep(0.2)
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_scores_off_the_reference_are_wrong(predict: Predict) -> None:
+    reference = predict("be-wrong", variant=0)
+    r = predict("be-wrong", variant=1, others=(reference,))
+    assert reference.gate.status == "reference"
+    assert (r.backend, r.outcome, r.gate.status) == ("onnxruntime", "wrong", "failed")
+    assert r.gate.reference_run == reference.run_id
+    assert r.gate.differences == pytest.approx({"accuracy": -0.5})
+    assert "accuracy is 0.40000" in r.message
+
+
+def test_a_failed_fit_leaves_no_finished_folder(
+    tmp_path: Path, fake_path: None, data: Data, choose: Choose
+) -> None:
+    run = fit_run(choose("bad-fit"))
+    r = runner.fit(run, data, tmp_path, lambda phase, elapsed: None)
+    assert r is not None
+    assert (r.outcome, r.hint) == ("unsupported", "install the extra")
+    assert not fits.folder(run, data, tmp_path).exists()
+
+
+GPU_FAULTS = {
+    "no-memory": ("device-oom", "out_of_memory", "--gpus"),
+    "old-driver": ("unsupported", "too old", "install a newer one"),
+    "no-gpu": ("unsupported", "no CUDA device", "--engine polars"),
+    "gpu-busy": ("unsupported", "busy or unavailable", "another process holds the GPU"),
+    "refused": ("unsupported", "unsupported operations", "nothing falls back"),
+}
+
+
+@pytest.mark.parametrize("phase", ["features", "fit", "transfer", "trees"])
+@pytest.mark.parametrize("fault", GPU_FAULTS)
+def test_a_gpu_fault_in_any_phase_is_told(
+    fault: str, phase: str, tmp_path: Path, fake_path: None, data: Data, choose: Choose
+) -> None:
+    """As records tell it, and not as a run that went on elsewhere."""
+    choice = choose(f"{fault} {phase}")
+    choice = replace(choice, task=choice.task.model_copy(update={"entry": "fake_task:FAULTY"}))
+    r = runner.fit(fit_run(choice), data, tmp_path, lambda phase, elapsed: None)
+    if phase in ("transfer", "trees"):
+        assert r is not None and r.outcome == "ok"
+        r = runner.predict(predict_runs(choice)[0], data, tmp_path, tmp_path, (), lambda phase, elapsed: None)
+    outcome, message, hint = GPU_FAULTS[fault]
+    assert r is not None
+    assert (r.outcome, r.phase_reached, r.scores) == (outcome, phase, {})
+    assert message in r.message
+    assert hint in r.hint
+    record.read(record.write(r, tmp_path))
+
+
+def test_ctrl_c_stops_the_run_and_is_recorded(
+    tmp_path: Path, fake_path: None, enforcement: str, data: Data, choose: Choose
+) -> None:
+    choice = choose("sleep")
+    runner.fit(fit_run(choice), data, tmp_path, lambda phase, elapsed: None)
+    pressed = []
+
+    def press(phase: str, elapsed: float) -> None:
+        if phase == "predict" and not pressed:
+            pressed.append(elapsed)
+            raise KeyboardInterrupt
+
+    began = time.monotonic()
+    r = runner.predict(predict_runs(choice)[0], data, tmp_path, tmp_path, (), press)
+    assert time.monotonic() - began < 20
+    assert runner.interrupted(r)
+    assert r.phase_reached == "predict"
+
+
+CTRL_C = """
+import os, signal, time
+import pytest
+from rich.console import Console
+from buzzer.suite.budget import UNLIMITED
+from buzzer.suite.cli import progress as module
+from buzzer.suite.cli.progress import Screen
+
+def press():
+    os.kill(os.getpid(), signal.SIGINT)
+
+with Screen(Console(quiet=True)) as screen:
+    press()  # nothing happens here, where a record might be half-written
+    with pytest.raises(KeyboardInterrupt):
+        screen.running("a run", UNLIMITED, "predict", 1.0)
+    screen.running("the next", UNLIMITED, "predict", 1.0)
+    press()
+    press()  # in a hurry: the same
+    module.PATIENCE_S = 0.0
+    with pytest.raises(KeyboardInterrupt):
+        press()
+        time.sleep(1)
+with pytest.raises(KeyboardInterrupt):
+    press()
+    time.sleep(1)
+print("as promised")
+"""
+
+
+def test_ctrl_c_waits_for_the_next_look_and_a_second_one_does_not() -> None:
+    """In a process of its own: a signal to this one may reach the test runner's own threads."""
+    where = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
+    done = subprocess.run(
+        [sys.executable, "-c", CTRL_C], capture_output=True, text=True, env=where, check=False
+    )
+    assert (done.stdout, done.returncode) == ("as promised\n", 0), done.stderr
+
+
+class Gone(io.StringIO):
+    """A terminal that was closed."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+
+@pytest.mark.parametrize("stream", [Gone(), io.TextIOWrapper(io.BytesIO(), "ascii")])
+def test_what_cannot_be_shown_does_not_end_the_suite(make_record: Callable[..., Record], stream: Any) -> None:
+    with Screen(Console(file=stream)) as screen:
+        screen.plan(1)
+        screen.done("a run", make_record(outcome="error", message="Ünsäyable \udcff", hint="✗"))
+        stream.close()
+        screen.say("more")
+
+
+def test_the_harness_costs_less_than_one_per_cent_of_a_minute(predict: Predict) -> None:
+    assert predict("work").overhead_s < 0.6

@@ -1,0 +1,299 @@
+"""What is compared ends where scoring begins, the time limit holds for it, and whatever a run tells becomes one record."""
+
+import ast
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from buzzer.suite.analysis import comparison, regress
+from buzzer.suite.budget import Budget
+from buzzer.suite.cli.progress import Screen
+from buzzer.suite.cli.run import run_choice
+from buzzer.suite.records import integrity, record
+from buzzer.suite.records.record import SCHEMA_MINOR, Record
+from buzzer.suite.report import leaderboard, page, readme
+from buzzer.suite.run import fits, limits, runner
+from buzzer.suite.run.limits import Measured
+from buzzer.suite.run.plan import Choice, predict_runs
+from buzzer.suite.run.progress import Story
+
+Predict = Callable[..., Record]
+Make = Callable[..., Record]
+ROOT = Path(__file__).parents[3]
+LIMIT = Budget("1c2g3s", 1, 2 * 10**9, 3.0)
+DONE = {
+    "event": "done",
+    "wall_s": 2.9,
+    "overhead_s": 0.0,
+    "scores": {"accuracy": 0.9},
+    "rows": 10,
+    "details": {},
+    "notes": [],
+    "samples": {},
+}
+SCORE = {"name": "score", "wall_s": 5.0, "cpu_s": 4.0, "peak_memory_bytes": 10**9}
+
+
+def phases(r: Record) -> dict[str, record.Phase]:
+    return {p.name: p for p in r.phases}
+
+
+def checked(r: Record, folder: Path) -> None:
+    """One valid record, with nothing for `buzzer check` to tell but the fake's fingerprint."""
+    (problems,) = integrity.check([record.write(r, folder / "checked")]).values()
+    assert problems in ([], ["data_fingerprint is no sha256"])
+
+
+def test_scoring_is_recorded_and_not_compared(predict: Predict, enforcement: str, tmp_path: Path) -> None:
+    r = predict("score-heavy")
+    score = phases(r)["score"]
+    assert (r.outcome, r.schema_minor, r.scoring) == ("ok", SCHEMA_MINOR, "outside")
+    assert r.score_s == score.wall_s
+    assert score.cpu_s >= 1.5
+    assert score.peak_memory_bytes > 300e6
+    assert r.cpu_s is not None
+    assert r.cpu_s < 1.5
+    assert r.peak_memory_bytes is not None
+    assert r.peak_memory_bytes < 300e6
+    assert sum(p.wall_s for p in r.compared) == pytest.approx(r.wall_s, rel=0.01)
+    checked(r, tmp_path)
+
+
+def test_scoring_may_outlast_the_budget(predict: Predict) -> None:
+    r = predict("score-long", "1c2g6s")
+    assert (r.outcome, r.message) == ("ok", "")
+    assert r.score_s is not None
+    assert r.score_s > 6
+
+
+def test_scoring_that_hangs_is_ended(
+    predict: Predict, enforcement: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(limits, "scoring_s", lambda budget: 1.0)
+    r = predict("score-hang")
+    assert (r.outcome, r.phase_reached) == ("error", "score")
+    assert "scoring took longer than 1 s" in r.message
+    assert r.wall_s < 30
+    assert (r.score_s or 0) > 1
+    checked(r, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("do", "outcome", "message"),
+    [
+        ("score-crash", "error", "RuntimeError: no truth"),
+        ("score-again", "error", "phase predict comes after score"),
+        ("score-cheat", "error", "submission.csv changed after phase score began"),
+        ("score-nan", "wrong", "no finite score: accuracy is nan"),
+        ("score-no-number", "error", "what the run told is no valid record: scores.accuracy"),
+        ("scribble", "error", "a line that is no event"),
+        ("grouped", "device-oom", "out_of_memory"),
+        ("odd-name", "error", "no such file: ?.csv"),
+        ("flood", "error", "RuntimeError: flooded"),
+    ],
+)
+def test_whatever_a_run_tells_becomes_one_record(
+    predict: Predict, tmp_path: Path, do: str, outcome: str, message: str
+) -> None:
+    r = predict(do)
+    assert r.outcome == outcome
+    assert message in r.message
+    assert r.gate.status == ("failed" if outcome == "wrong" else "unscored")
+    assert sum(map(len, r.stderr_tail)) < 50_000
+    if do == "grouped":
+        assert "out_of_memory" in "\n".join(r.stderr_tail)
+    checked(r, tmp_path)
+
+
+def test_the_suite_goes_on_after_a_run_without_a_score(
+    tmp_path: Path, fake_path: None, data: Any, choose: Callable[..., Choice], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BUZZER_CACHE", str(tmp_path / "cache"))
+    options = {"out": tmp_path / "out", "resume": False}
+    with Screen(Console(quiet=True)) as screen:
+        made = run_choice(choose("score-nan", repeat=2), data, [], options, screen)
+    assert [(r.job, r.outcome) for r in made] == [("fit", "ok"), *[("predict", "wrong")] * 4]
+    assert len(record.read_good(tmp_path / "out")) == 5
+
+
+@pytest.mark.parametrize(
+    ("wall_s", "reason", "outcome"),
+    [
+        (2.9, "", "ok"),
+        (3.0, "", "ok"),
+        (3.1, "", "timeout"),
+        (2.9, "walltime", "ok"),  # it had ended when it was to be ended
+        (3.1, "walltime", "timeout"),
+        (2.9, "memory", "host-oom"),
+    ],
+)
+def test_the_limit_holds_for_what_is_compared(wall_s: float, reason: str, outcome: str) -> None:
+    story = Story(end=DONE | {"wall_s": wall_s})
+    fields = runner.outcome_fields(story, Measured(reason, 0, 1.0, 1), 9.0, [], LIMIT)
+    assert fields["outcome"] == outcome
+    assert ("the buzzer went" in fields.get("message", "")) == (outcome == "timeout")
+
+
+@pytest.mark.parametrize(
+    ("running", "since", "age", "reason"),
+    [
+        ("predict", 0.1, 2.9, ""),
+        ("predict", 0.1, 3.1, "walltime"),
+        ("score", 2.9, 62.8, ""),
+        ("score", 2.9, 63.0, "scoring"),
+    ],
+)
+def test_when_a_run_is_ended(running: str, since: float, age: float, reason: str) -> None:
+    story = Story(running=running, running_since_s=since)
+    assert runner.over_time(story, age, LIMIT) == reason
+    assert runner.over_time(story, age, Budget("unlimited")) == ""
+    assert runner.over_time(Story(running=running, end=DONE), age, LIMIT) == ""
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "7",
+        '"done"',
+        "[" * 100_000,
+        '{"event": "dance"}',
+        '{"event": "phase", "name": "load"}',
+        '{"event": "phase", "name": "load", "at_s": NaN, "born_s": 0.0}',
+        '{"event": "phase", "name": "\\udc00", "at_s": 0.0, "born_s": 0.0}',
+        '{"event": "end", "name": "load", "wall_s": -1, "cpu_s": 0, "peak_memory_bytes": 0, "laps": []}',
+        '{"event": "end", "name": "load", "wall_s": 1e999, "cpu_s": 0, "peak_memory_bytes": 0, "laps": []}',
+        '{"event": "done"}',
+        '{"event": "failed", "message": "x"}',
+    ],
+)
+def test_a_line_that_is_no_event_is_an_error(line: str) -> None:
+    story = Story(running="load")
+    story.take_line(line + "\n")
+    story.take_line('{"event": "failed", "outcome": "unsupported", "message": "later", "hint": ""}\n')
+    assert story.end is None
+    fields = runner.outcome_fields(story, Measured("", 0, 1.0, 1), 1.0, [], LIMIT)
+    assert (fields["outcome"], "no event" in fields["message"]) == ("error", True)
+
+
+def outside(make: Make, **changes: Any) -> Record:
+    """A record of the new rule: 2 s of work, then 5 s of scoring."""
+    new = {
+        "schema_minor": 1,
+        "run_id": "b" * 32,
+        "score_s": 5.0,
+        "phases": [*make().model_dump()["phases"], SCORE],
+    }
+    return make(**(new | changes))
+
+
+def test_the_two_rules_never_share_a_board(make_record: Make, tmp_path: Path) -> None:
+    old, new = make_record(), outside(make_record)
+    checked(new, tmp_path)
+    assert [len(group) for group in leaderboard.boards([old, new]).values()] == [1, 1]
+    text = leaderboard.markdown([old, new])
+    assert text.count("wall time includes scoring") == text.count("wall time ends before scoring") == 1
+    assert len(comparison.groups([old, new], "fake")) == 2
+    assert comparison.aa_pairs([old, new.model_copy(update={"control": True})]) == []
+    assert regress._self(old) != regress._self(new)
+    assert comparison.noise([old, new], old, 1) is None
+
+
+DIFFERENT: dict[str, dict[str, Any]] = {
+    "parameters": {"config_hash": "0" * 12},
+    "machine": {"machine": {"cpu": "another", "cores": 2, "memory_bytes": 2**34, "gpus": []}},
+    "data": {"data_fingerprint": "e" * 64},
+    "task": {"task": "other"},
+}
+
+
+@pytest.mark.parametrize("what", DIFFERENT)
+def test_what_differs_never_shares_a_board(make_record: Make, what: str) -> None:
+    records = [make_record(), make_record(run_id="b" * 32, **DIFFERENT[what])]
+    assert [len(group) for group in leaderboard.boards(records).values()] == [1, 1]
+    if what in ("parameters", "machine"):
+        assert len(comparison.groups(records, "fake")) == 2
+    assert regress._self(records[0]) != regress._self(records[1])
+
+
+def test_the_page_draws_scoring_beside_the_stages(make_record: Make) -> None:
+    old, new = make_record(), outside(make_record)
+    assert "score, after the wall time" not in page.html([old], {})
+    text = page.html([old, new], {})
+    assert "score, after the wall time" in text
+    assert '<td class="n">5.000</td>' in text
+    stages = [entry.phases() for board in page.boards([new], {}) for entry in board.entries]
+    assert stages == [[("start", 0.5), ("predict", 1.5)]]
+
+
+def test_a_run_of_the_old_rule_is_not_resumed_from(
+    fake_path: None, make_record: Make, choose: Callable[..., Choice], data: Any
+) -> None:
+    (run, _) = predict_runs(choose())
+    same = {"budget": run.budget.as_dict(), "data_fingerprint": data.fingerprint}
+    same |= {"fit_id": fits.fit_id(run, data)}
+    assert run.matches(outside(make_record, **same), data)
+    assert not run.matches(make_record(**same), data)
+
+
+def test_the_readme_shows_the_new_rule_and_names_it(make_record: Make) -> None:
+    old, new = make_record(), outside(make_record)
+    assert [group[0].schema_minor for group in readme.main_boards([old, new])] == [1]
+    larger = make_record(scale=2 * old.scale, machine=old.machine.model_copy(update={"cpu": "another"}))
+    assert readme.main_boards([larger, new]) == [[new]]
+    assert len(readme.main_boards([larger, old])) == 2
+    assert "wall time ends before scoring" in readme.table([new])
+    assert "wall time includes scoring" in readme.table([old])
+    mixed = readme.table([old, outside(make_record, task="other")])
+    assert "| scoring |" in mixed.splitlines()[0]
+    assert "not comparable" in mixed
+    assert {line.split(" | ")[-1] for line in mixed.splitlines() if line.startswith("| `")} == {
+        "inside |",
+        "outside |",
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"score_s": 1.0}, "phase score took 5.000 s, score_s is 1.000 s"),
+        ({"score_s": None}, "score_s is 0.000 s"),
+        ({"wall_s": 7.0}, "phases add up to 2.000 s, wall_s is 7.000 s"),
+        ({"schema_minor": 0, "score_s": None}, "phases add up to 7.000 s, wall_s is 2.000 s"),
+        ({"schema_minor": 2}, "schema_minor"),
+    ],
+)
+def test_a_record_keeps_to_its_rule(make_record: Make, change: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        outside(make_record, **change)
+
+
+def predicts() -> dict[str, list[str]]:
+    """The phases that each task's `predict` names, in the order of the source."""
+    found = {}
+    for path in sorted((ROOT / "models").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and node.name == "predict":
+                names = [
+                    (y.lineno, y.value.value)
+                    for y in ast.walk(node)
+                    if isinstance(y, ast.Yield) and isinstance(y.value, ast.Constant)
+                ]
+                if names and any(name == "load" for _, name in names):
+                    found[str(path.relative_to(ROOT))] = [str(name) for _, name in sorted(names)]
+    return found
+
+
+def test_every_task_scores_last_and_once() -> None:
+    """`predict` functions that open no `load` are parts of one that does."""
+    found = predicts()
+    assert len(found) == 7
+    for path, names in found.items():
+        assert names[-2:] == ["write", "score"], path
+        assert names.count("score") == 1, path
