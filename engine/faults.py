@@ -65,7 +65,7 @@ def chain(error: BaseException) -> Iterator[BaseException]:
         waiting += [*filter(None, [link.__cause__ or link.__context__]), *reversed(grouped)]
 
 
-def of(error: BaseException) -> Fault | None:
+def classify(error: BaseException) -> Fault | None:
     """The fault behind an exception; None where it is none of a GPU's."""
     for link in chain(error):
         text = f"{type(link).__name__}: {link}"

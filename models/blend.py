@@ -7,13 +7,13 @@ import numpy as np
 from buzzer.engine.frames.base import Array
 from buzzer.errors import DataError
 
-SURE = 1e-6  # probabilities are kept this far from 0 and 1
-TRIED = (0.0, 0.5, 1.0, 2.0)  # few, so that little is learned from chance
+EPS = 1e-6  # probabilities are kept this far from 0 and 1
+WEIGHT_GRID = (0.0, 0.5, 1.0, 2.0)  # few, so that little is learned from chance
 
 
 def log_odds(p: Array) -> Array:
     """Of probabilities, float64, where they are: on the host or the device."""
-    inside = np.clip(p.astype(np.float64), SURE, 1 - SURE)
+    inside = np.clip(p.astype(np.float64), EPS, 1 - EPS)
     odds: Array = np.log(inside / (1 - inside))
     return odds
 
@@ -60,7 +60,7 @@ def weigh(
     while True:
         before = best[0]
         for i in models:
-            others = [[*best[1][:i], weight, *best[1][i + 1 :]] for weight in TRIED]
+            others = [[*best[1][:i], weight, *best[1][i + 1 :]] for weight in WEIGHT_GRID]
             best = max([best, *((score_of(w), w) for w in others if any(w))], key=lambda found: found[0])
         if best[0] <= before:
             return best[1]

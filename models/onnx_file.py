@@ -7,7 +7,7 @@ import numpy as np
 from buzzer.engine.infer.onnx import graphs
 from buzzer.engine.infer.onnx.graphs import Signature
 from buzzer.errors import DataError, UnsupportedError, UsageError
-from buzzer.models.api.target import Ask, Batch, Loaded
+from buzzer.models.api.target import Batch, BenchModel, BenchSpec
 
 NOTE = "random inputs of the graph's types; right answers by ONNX Runtime with every graph optimisation off"
 
@@ -15,7 +15,7 @@ NOTE = "random inputs of the graph's types; right answers by ONNX Runtime with e
 class OnnxFile:
     """params: `path` of the file."""
 
-    def load(self, ask: Ask) -> Loaded:
+    def load(self, ask: BenchSpec) -> BenchModel:
         if ask.lengths != "fixed":
             raise UsageError("an ONNX file has no sentences: --lengths real is for encoders")
         path = Path(ask.params["path"]).resolve()
@@ -29,11 +29,11 @@ class OnnxFile:
         filled = {one.name: list(graphs.sizes(one, ask.batch, ask.seq)) for one in takes.inputs}
         plain = Plain(path, takes)
         facts = {"input_shapes": filled, "file_bytes": path.stat().st_size}
-        return Loaded(
+        return BenchModel(
             path, takes.outputs, batches, plain.run, [ask.batch] * ask.inputs, notes=(NOTE,), facts=facts
         )
 
-    def identity(self, ask: Ask) -> None:
+    def identity(self, ask: BenchSpec) -> None:
         """Its weights may lie in other files."""
 
 

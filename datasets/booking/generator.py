@@ -179,8 +179,8 @@ class Routes:
             weight[self.to == city[:, back, None]] = 0
         self.weight = weight
         self.kind = world.kind[self.to]
-        by_kind = np.stack([(weight * (self.kind == k)).sum(axis=1) for k in range(THEMES)], axis=1)
-        self.total = by_kind @ world.liking.T  # [trips, themes]
+        split_backend = np.stack([(weight * (self.kind == k)).sum(axis=1) for k in range(THEMES)], axis=1)
+        self.total = split_backend @ world.liking.T  # [trips, themes]
         self.back = np.where(last & (self.first != self.here) & (step > 1), RETURN, 0.0)
 
     def next(self, rng: np.random.Generator, theme: Ints) -> Ints:

@@ -1,7 +1,7 @@
 """Feature operators on four engines from two texts; see `base.Engine` for the vocabulary.
 
 e = frames.load("polars")
-trips = e.history(e.read_csv(path, SCHEMA), "utrip_id", "ord", count="position", lags={"city": (5, 0)})
+trips = e.window_features(e.read_csv(path, SCHEMA), "utrip_id", "ord", count="position", lags={"city": (5, 0)})
 """
 
 import importlib

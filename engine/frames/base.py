@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 Frame = Any  # pandas.DataFrame, cudf.DataFrame or polars.LazyFrame
-Expr = Any  # a Series or a polars.Expr: what operators of `derive` work on
+Expr = Any  # a Series or a polars.Expr: what operators of `with_columns` work on
 Columns = Callable[[str], Expr]
 Array = npt.NDArray[Any]
 
@@ -122,8 +122,8 @@ class Engine(ABC):
     # ---- element-wise --------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def derive(self, t: Frame, **exprs: Callable[[Columns], Expr]) -> Frame:
-        """Add columns computed from others, one after the other: `derive(t, nights=lambda c: c("out") - c("in"))`.
+    def with_columns(self, t: Frame, **exprs: Callable[[Columns], Expr]) -> Frame:
+        """Add columns computed from others, one after the other: `with_columns(t, nights=lambda c: c("out") - c("in"))`.
 
         Python's operators and this engine's `where`, `log1p`, `clip`, `cast`, `is_null`, `fill_null` may be used.
         """
@@ -188,7 +188,7 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def lookup(
+    def left_join(
         self,
         t: Frame,
         table: Frame,
@@ -204,7 +204,7 @@ class Engine(ABC):
         """All of several lookups, whose new names differ, and none of which is by a column that another adds; those by the same
         columns of the frame are one join where that is faster."""
         for each in wanted:
-            t = self.lookup(t, each.table, each.on, each.columns, each.fill)
+            t = self.left_join(t, each.table, each.on, each.columns, each.fill)
         return t
 
     @abstractmethod
@@ -212,7 +212,7 @@ class Engine(ABC):
         """Number of rows of this frame with the same keys, int64."""
 
     @abstractmethod
-    def history(
+    def window_features(
         self,
         t: Frame,
         keys: Sequence[str],
@@ -282,7 +282,7 @@ class Engine(ABC):
         """The last 16 of an id's hexadecimal digits as int64 (two's complement); none may be missing."""
 
     @abstractmethod
-    def numbers(self, t: Frame, column: str, length: int, out: str) -> Frame:
+    def parse_vector(self, t: Frame, column: str, length: int, out: str) -> Frame:
         """The numbers of a list as text, "[0.5, -1e-3, ...]": <out>_0 .. <out>_<length-1>, float32; 0 where missing, and
         after the last."""
 
@@ -301,7 +301,7 @@ class Engine(ABC):
 
     def order_key(self, t: Frame, time: str, out: str = "ord") -> Frame:
         """One unique int64 that orders by an integer time, then by `row` (below 2**31 rows)."""
-        return self.derive(t, **{out: lambda c: c(time) * ROWS_LIMIT + c("row")})
+        return self.with_columns(t, **{out: lambda c: c(time) * ROWS_LIMIT + c("row")})
 
     def categorify_fit(self, sources: Iterable[tuple[Frame, str]], min_count: int = 1) -> Frame:
         """Codes for the values of one or more columns: table (value, n, code).
@@ -314,7 +314,7 @@ class Engine(ABC):
         return self._number(counts, min_count)
 
     def _values(self, t: Frame, column: str) -> Frame:
-        named = self.derive(t, value=lambda c: c(column))
+        named = self.with_columns(t, value=lambda c: c(column))
         return self.drop(named, [name for name in self.columns(named) if name != "value"])
 
     @abstractmethod
@@ -323,7 +323,7 @@ class Engine(ABC):
 
     def categorify(self, t: Frame, column: str, table: Frame, out: str) -> Frame:
         """The codes of `categorify_fit`'s table, int64; 0 for unseen and missing values."""
-        return self.lookup(t, table, {column: "value"}, {"code": out}, UNSEEN)
+        return self.left_join(t, table, {column: "value"}, {"code": out}, UNSEEN)
 
     def target_encode(
         self,
@@ -348,9 +348,9 @@ class Engine(ABC):
         by = dict(zip(on or keys, keys, strict=True))
         if not (leave_one_out or raw):
             means = self.target_means(table, keys, priors, weight, out)
-            return self.lookup(t, means, by, *means_of(priors, out))
+            return self.left_join(t, means, by, *means_of(priors, out))
         kept = {f"sum_{target}": f"{out}_sum_{target}" for target in priors} | {"n": f"{out}_n"}
-        t = self.lookup(t, table, by, kept, 0)
+        t = self.left_join(t, table, by, kept, 0)
         t = self._smooth(t, out, priors, weight, leave_one_out=leave_one_out)
         return t if raw else self.drop(t, list(kept.values()))
 
@@ -386,9 +386,9 @@ class Engine(ABC):
         inside = self.group_sums(source, [*keys, fold], list(priors))
         names = [*(f"sum_{target}" for target in priors), "n"]
         same = {key: key for key in keys}
-        t = self.lookup(t, everything, same, {name: f"{out}_all_{name}" for name in names}, 0)
-        t = self.lookup(t, inside, same | {fold: fold}, {name: f"{out}_in_{name}" for name in names}, 0)
-        t = self.derive(
+        t = self.left_join(t, everything, same, {name: f"{out}_all_{name}" for name in names}, 0)
+        t = self.left_join(t, inside, same | {fold: fold}, {name: f"{out}_in_{name}" for name in names}, 0)
+        t = self.with_columns(
             t, **{f"{out}_{n}": self._difference(f"{out}_all_{n}", f"{out}_in_{n}") for n in names}
         )
         t = self._smooth(t, out, priors, weight, leave_one_out=False)
@@ -415,14 +415,14 @@ class Engine(ABC):
 
             return smoothed
 
-        return self.derive(
+        return self.with_columns(
             t, **{f"{out}_{target}": formula(target, prior) for target, prior in priors.items()}
         )
 
     def seen_before(self, t: Frame, pairs: Frame, keys: Sequence[str], out: str) -> Frame:
         """1 where the keys stand in `distinct(earlier, keys)`, else 0, int64."""
-        flagged = self.derive(pairs, seen=lambda c: self.cast(c(keys[0]) == c(keys[0]), "int64"))
-        return self.lookup(t, flagged, {key: key for key in keys}, {"seen": out}, 0)
+        flagged = self.with_columns(pairs, seen=lambda c: self.cast(c(keys[0]) == c(keys[0]), "int64"))
+        return self.left_join(t, flagged, {key: key for key in keys}, {"seen": out}, 0)
 
     def top_k(self, t: Frame, key: str, item: str, k: int, weight: str = "") -> Frame:
         """The k most frequent items of each key: table (key, rank from 0, item, n).
@@ -433,8 +433,8 @@ class Engine(ABC):
         counts = self.group_sums(t, [key, item], [weight] if weight else [])
         if weight:
             counts = self.rename(self.drop(counts, ["n"]), {f"sum_{weight}": "n"})
-        counts = self.derive(counts, ord=lambda c: c(item) - c("n") * ROWS_LIMIT)
-        ranked = self.history(counts, [key], "ord", count="rank")
+        counts = self.with_columns(counts, ord=lambda c: c(item) - c("n") * ROWS_LIMIT)
+        ranked = self.window_features(counts, [key], "ord", count="rank")
         return self.drop(self.filter(ranked, lambda c: c("rank") < k), ["ord"])
 
     def sequences(
@@ -442,7 +442,7 @@ class Engine(ABC):
     ) -> Frame:
         """The last `length` values by key: one row a key (its last row), <column>_0 (oldest) .. <column>_<length-1>
         (latest), `pad` before the first."""
-        ended = self.history(
+        ended = self.window_features(
             t, [key], order, count="_count", size="_size", lags=dict.fromkeys(columns, (length - 1, pad))
         )
         last = self.filter(ended, lambda c: c("_count") == c("_size") - 1)

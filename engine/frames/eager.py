@@ -137,7 +137,7 @@ class Eager(Engine):
         host = column.to_pandas() if self.name == "cudf" else column
         return host.astype(object).where(host.notna(), None).to_numpy()
 
-    def derive(self, t: Frame, **exprs: Callable[[Columns], Expr]) -> Frame:
+    def with_columns(self, t: Frame, **exprs: Callable[[Columns], Expr]) -> Frame:
         t = t.copy(deep=False)
         for name, expr in exprs.items():
             t[name] = expr(lambda column: t[column])
@@ -201,7 +201,7 @@ class Eager(Engine):
         parts = {f"{c}_{s}": getattr(groups[c], s)().astype("float64") for c in columns for s in stats}
         return t.merge(self.xp.DataFrame(parts).reset_index(), on=list(keys), how="left")
 
-    def lookup(
+    def left_join(
         self,
         t: Frame,
         table: Frame,
@@ -218,7 +218,7 @@ class Eager(Engine):
         sizes = t.groupby(list(keys), sort=False, dropna=False)["row"].transform("count")
         return t.assign(**{out: sizes.astype("int64")})
 
-    def history(
+    def window_features(
         self,
         t: Frame,
         keys: Sequence[str],
@@ -300,7 +300,7 @@ class Eager(Engine):
         packed = np.ascontiguousarray(values[:, 0::2] * 16 + values[:, 1::2])
         return t.assign(**{out: packed.view(">i8")[:, 0].astype("int64")})
 
-    def numbers(self, t: Frame, column: str, length: int, out: str) -> Frame:
+    def parse_vector(self, t: Frame, column: str, length: int, out: str) -> Frame:
         parts = t[column].fillna("").str.strip("[]").str.split(", ", n=length, expand=True)
         slots = [self._number_or_zero(parts[i]) for i in range(min(length, parts.shape[1]))]
         slots += [0.0] * (length - len(slots))

@@ -78,7 +78,7 @@ def on_device(
             if kind != "str":
                 t[name] = typed(xp, t[name], kind)
     except (ValueError, OSError, EOFError, RuntimeError) as error:  # libcudf's own are RuntimeErrors
-        if faults.of(error) or "CUDA error" in str(error):
+        if faults.classify(error) or "CUDA error" in str(error):
             raise
         raise DataError(f"{path}: {error}", CHECK_HINT) from error
     return t

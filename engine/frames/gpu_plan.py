@@ -104,7 +104,7 @@ def unreadable(root: Any) -> Iterator[str]:
             try:
                 node.do_evaluate(*node._non_child_args, context=context)
             except Exception as error:  # noqa: BLE001  of any of its libraries
-                fault = faults.of(error)
+                fault = faults.classify(error)
                 if fault is None or fault.kind != faults.LACKING:
                     yield f"{type(error).__name__}: {error}"
 

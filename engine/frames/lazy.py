@@ -79,7 +79,7 @@ class Lazy(Engine):
                 return compute()
         except Exception as error:
             said = next((link for link in faults.chain(error) if isinstance(link, BAD_DATA)), None)
-            if said is None or (self.gpu and faults.of(error)):
+            if said is None or (self.gpu and faults.classify(error)):
                 raise
             raise DataError(str(said).split("\n\n", 1)[0], CHECK_HINT) from error
 
@@ -194,7 +194,7 @@ class Lazy(Engine):
         frame = self._run(t.select(list(dict.fromkeys([*columns, "row"])))).sort("row")
         return frame.select(columns).to_arrow(compat_level=pl.CompatLevel.oldest())
 
-    def derive(self, t: Frame, **exprs: Callable[[Columns], Expr]) -> Frame:
+    def with_columns(self, t: Frame, **exprs: Callable[[Columns], Expr]) -> Frame:
         """Columns that do not need each other go into one node: deep plans are slow, and cudf-polars walks them by recursion."""
         together: dict[str, pl.Expr] = {}
         for name, expr in exprs.items():
@@ -252,7 +252,7 @@ class Lazy(Engine):
         parts = [getattr(pl.col(c), s)().cast(pl.Float64).alias(f"{c}_{s}") for c in columns for s in stats]
         return t.join(source.drop_nulls(keys).group_by(keys).agg(parts), on=keys, how="left")
 
-    def lookup(
+    def left_join(
         self,
         t: Frame,
         table: Frame,
@@ -275,7 +275,7 @@ class Lazy(Engine):
     def count_encode(self, t: Frame, keys: Sequence[str], out: str) -> Frame:
         return t.with_columns(pl.len().over(keys).cast(pl.Int64).alias(out))
 
-    def history(
+    def window_features(
         self,
         t: Frame,
         keys: Sequence[str],
@@ -341,7 +341,7 @@ class Lazy(Engine):
         )
         return t.drop(PARTS).with_columns(from_decimals(name) for name in HALVES)
 
-    def numbers(self, t: Frame, column: str, length: int, out: str) -> Frame:
+    def parse_vector(self, t: Frame, column: str, length: int, out: str) -> Frame:
         parts = split(t, pl.col(column).fill_null("").str.strip_chars("[]"), ", ", length)
         return parts.with_columns(
             field(i).cast(pl.Float32).fill_null(0.0).alias(f"{out}_{i}") for i in range(length)

@@ -38,16 +38,16 @@ __all__ = [
     "Description",
     "Plan",
     "Session",
-    "by_kind",
     "check_batch",
     "installed",
     "load",
     "precisions",
     "prepare",
+    "split_backend",
 ]
 
 
-def by_kind(backend: str) -> tuple[str, str]:
+def split_backend(backend: str) -> tuple[str, str]:
     """What networks run on and what boosted trees run on, in a pipeline that has both and is asked for one backend."""
     return ("torch_eager", backend) if backend in TREES else (backend, "xgboost")
 

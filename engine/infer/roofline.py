@@ -15,7 +15,7 @@ TRIED_S = {
     "cuda": 0.2,
 }  # of calls, of which the best counts: a roof is what was reached, not what is usual
 SPIN_CYCLES = 200_000  # of the GPU's clock, about 0.1 ms
-KIN = {"int8-dynamic": "int8"}  # precisions that share a roof
+ROOF_ALIAS = {"int8-dynamic": "int8"}  # precisions that share a roof
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Roof:
 
     def floor_s(self, bytes_moved: int, flops: int, precision: str) -> float | None:
         """Least seconds of a run (Williams et al., CACM 2009); None where the precision has no measured peak."""
-        peak = self.peak.get(KIN.get(precision, precision))
+        peak = self.peak.get(ROOF_ALIAS.get(precision, precision))
         return None if peak is None else max(bytes_moved / self.bandwidth, flops / peak)
 
 

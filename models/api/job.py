@@ -30,7 +30,7 @@ PHASES = (
 
 
 @dataclass(frozen=True)
-class Job:
+class RunContext:
     """One run's settings, as plain values (it crosses a process boundary as JSON)."""
 
     task: str
@@ -97,11 +97,11 @@ class Task(Protocol):
         """
         ...
 
-    def fit(self, job: Job) -> Steps:
+    def fit(self, job: RunContext) -> Steps:
         """Train and save under `job.work`; must leave it complete or absent (write aside, then rename)."""
         ...
 
-    def predict(self, job: Job) -> Steps:
+    def predict(self, job: RunContext) -> Steps:
         """The timed job: raw test file in, submission file out, then phase `score` where the truth is known.
 
         The files named in its result must be complete before `score` begins.

@@ -19,7 +19,7 @@ LARGE = 1 << 20  # bytes of a file that is not read to tell it from another
 
 
 @dataclass(frozen=True)
-class Ask:
+class BenchSpec:
     """What is to be timed."""
 
     batch: int  # rows (sentences, sessions) a run
@@ -36,7 +36,7 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Loaded:
+class BenchModel:
     """A model with its inputs, ready to be prepared for a backend."""
 
     model: Any  # torch module, or the path of a model file
@@ -55,14 +55,14 @@ class Loaded:
     unseen: Sequence[tuple[int, Batch]] = ()  # inputs that no timed run has; see `altered`
 
 
-class Target(Protocol):
+class ModelProvider(Protocol):
     """A model that can be timed on its own."""
 
-    def load(self, ask: Ask) -> Loaded:
+    def load(self, ask: BenchSpec) -> BenchModel:
         """Raises UsageError for what the model has not (packing of images, say), DataError for bad files."""
         ...
 
-    def identity(self, ask: Ask) -> Any:
+    def identity(self, ask: BenchSpec) -> Any:
         """JSON-able: what fixes weights and inputs beside `ask`, so that answers can be kept between calls of `buzzer bench`; None where
         another call may get another model."""
         ...

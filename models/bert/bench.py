@@ -11,7 +11,7 @@ import numpy as np
 
 from buzzer.engine.infer import Array
 from buzzer.errors import UnsupportedError, UsageError, unknown_name
-from buzzer.models.api.target import Ask, Batch, Loaded, outputs_of, stamp
+from buzzer.models.api.target import Batch, BenchModel, BenchSpec, outputs_of, stamp
 from buzzer.models.bert import weights
 
 RANDOM = "random weights of the published shape: latency only, accuracy means nothing"
@@ -29,7 +29,7 @@ SPECIAL = 1000  # below it are BERT's unused and special ids
 class BertTarget:
     """params: `spec`, a named shape with random weights, or `weights`, a known name or a model folder."""
 
-    def load(self, ask: Ask) -> Loaded:
+    def load(self, ask: BenchSpec) -> BenchModel:
         if ask.packing not in PACKINGS:
             raise unknown_name("packing", ask.packing, PACKINGS)
         if ask.lengths == "fixed" and ask.packing != "padded":
@@ -49,7 +49,7 @@ class BertTarget:
             if output == "logits":
                 raise UsageError("a packed row has no single class", "use --packing sorted for classifiers")
             model = Packed(model)
-        return Loaded(
+        return BenchModel(
             model=model,
             outputs=(output,),
             batches=made.batches,
@@ -65,7 +65,7 @@ class BertTarget:
             facts=facts | made.facts,
         )
 
-    def identity(self, ask: Ask) -> Any:
+    def identity(self, ask: BenchSpec) -> Any:
         """The sources, the model's and the tokenizer's files, and the real sentences."""
         from buzzer.datasets import clinc150
 
@@ -78,7 +78,7 @@ class BertTarget:
         return [stamp(code), stamp(files), stamp([real] if real else [])]
 
 
-def network(ask: Ask) -> tuple[Any, str, tuple[str, ...], dict[str, Any]]:
+def network(ask: BenchSpec) -> tuple[Any, str, tuple[str, ...], dict[str, Any]]:
     """The torch module, the name of its output, notes and facts."""
     from buzzer.models.bert import encoder
 
@@ -117,7 +117,7 @@ class Text:
     notes: tuple[str, ...]
 
 
-def sentences(ask: Ask, vocabulary: int) -> Text:
+def sentences(ask: BenchSpec, vocabulary: int) -> Text:
     """Real sentences where they and a tokenizer are at hand, in an order drawn by the seed; else stand-ins."""
     rng = np.random.default_rng(ask.seed)
     try:
@@ -136,7 +136,7 @@ def sentences(ask: Ask, vocabulary: int) -> Text:
     return Text(ids, source, () if source == "official" else (STAND_IN,))
 
 
-def tokens_folder(ask: Ask) -> Path:
+def tokens_folder(ask: BenchSpec) -> Path:
     """The folder of the tokenizer: the model's own, or MiniLM's, which has BERT's vocabulary."""
     return weights.folder(ask.params.get("weights", "minilm-l6"))
 
@@ -176,7 +176,7 @@ class Made:
     facts: dict[str, Any]
 
 
-def fixed(ask: Ask, text: Text) -> Made:
+def fixed(ask: BenchSpec, text: Text) -> Made:
     """Rows of exactly `seq` tokens: sentences after one another, cut. The mask is all ones."""
     stream = np.array([token for ids in text.ids for token in ids], dtype=np.int64)
     count = ask.inputs + CALIBRATION
@@ -188,7 +188,7 @@ def fixed(ask: Ask, text: Text) -> Made:
     return Made(made[: ask.inputs], [ask.batch] * ask.inputs, others, {})
 
 
-def real(ask: Ask, text: Text) -> Made:
+def real(ask: BenchSpec, text: Text) -> Made:
     """Sentences of their own lengths, `batch` a batch (padded, or sorted by length and padded), or packed into rows
     of `batch` x `seq` tokens. The same `inputs` x `batch` sentences whatever the packing."""
     from buzzer.models.bert import packing, tokenizer

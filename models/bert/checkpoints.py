@@ -14,7 +14,7 @@ from buzzer.datasets import clinc150 as dataset
 from buzzer.datasets.clinc150.reader import FILE, OOS
 from buzzer.engine import device, quant
 from buzzer.errors import UsageError, unknown_name
-from buzzer.models.api.job import Job
+from buzzer.models.api.job import RunContext
 from buzzer.models.bert import encoder, finetune, head, tokenizer, weights
 from buzzer.models.bert.finetune import Labelled
 
@@ -39,7 +39,7 @@ class Parts:
     valid: Labelled
 
 
-def start(job: Job) -> Generator[str, None, tuple[Parts, encoder.SentenceClassifier, list[str]]]:
+def start(job: RunContext) -> Generator[str, None, tuple[Parts, encoder.SentenceClassifier, list[str]]]:
     """Data, and the pretrained encoder with a head fitted to its vectors, from which tuning starts."""
     folder = weights.folder(job.params["weights"])
     splits = dataset.read(job.data / FILE)
@@ -65,7 +65,7 @@ def start(job: Job) -> Generator[str, None, tuple[Parts, encoder.SentenceClassif
     return data, model, classes
 
 
-def blank(job: Job, folder: Path, classes: int) -> encoder.SentenceClassifier:
+def blank(job: RunContext, folder: Path, classes: int) -> encoder.SentenceClassifier:
     """The pretrained encoder, cut to its first `layers` layers, with a head that nothing has fitted."""
     bert = encoder.load(folder)
     if job.params["layers"]:
@@ -85,7 +85,7 @@ def in_bf16(asked: Any) -> bool:
 class Maker:
     """Makes checkpoints one after the other; those that are there already are taken as they are."""
 
-    def __init__(self, job: Job, data: Parts) -> None:
+    def __init__(self, job: RunContext, data: Parts) -> None:
         self.job, self.params, self.data = job, job.params, data
         self.bf16 = in_bf16(self.params["tune_bf16"])
         self.told: dict[str, dict[str, Any]] = {}

@@ -15,7 +15,7 @@ from buzzer.datasets.checked import given_or_generated
 from buzzer.datasets.clinc150 import generator
 from buzzer.datasets.clinc150.metric import TESTED
 from buzzer.datasets.clinc150.reader import FILE, OOS
-from buzzer.models.api.job import Data, Job, Progress, Result, Steps
+from buzzer.models.api.job import Data, Progress, Result, RunContext, Steps
 from buzzer.models.bert import weights
 
 REAL = Path("text/clinc150")  # under $BUZZER_DATA
@@ -35,7 +35,7 @@ class BertIntent:
         notes = files.notes if files.source == "official" else (*files.notes, STAND_IN)
         return Data(files.folder, files.fingerprint, files.source, files.rows, files.scale, notes)
 
-    def fit(self, job: Job) -> Steps:
+    def fit(self, job: RunContext) -> Steps:
         """Embed the training split and fit the head; the encoder stays as it is."""
         import torch
 
@@ -63,7 +63,7 @@ class BertIntent:
         (job.work / "classes.json").write_text(json.dumps(classes))
         return Result({"valid_accuracy": found.accuracy}, len(parts["train"][1]), {"l2": found.l2})
 
-    def predict(self, job: Job) -> Steps:
+    def predict(self, job: RunContext) -> Steps:
         from buzzer.engine import infer
         from buzzer.models.bert import tokenizer
 
@@ -112,7 +112,9 @@ class BertIntent:
         scores = dataset.score(submission, job.data / FILE)
         return Result(scores, len(ids), facts, (submission,), notes=notes)
 
-    def ready(self, job: Job, folder: Path, classes: int) -> tuple[Any, str, tuple[str, ...], dict[str, Any]]:
+    def ready(
+        self, job: RunContext, folder: Path, classes: int
+    ) -> tuple[Any, str, tuple[str, ...], dict[str, Any]]:
         """The model that `fit` left, the precision of its session, what a reader of the record must know, and facts for its details."""
         return fitted(folder, job.work, classes), job.precision, (), {}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from buzzer.errors import UnsupportedError, UsageError, unknown_name
-from buzzer.models.api.job import Job, Result, Steps
+from buzzer.models.api.job import Result, RunContext, Steps
 from buzzer.models.bert.intent import BertIntent
 
 # Name in the record -> checkpoint that `fit` made, precision of the session.
@@ -29,7 +29,7 @@ DENSE = "no kernel here makes use of the 2:4 pattern: its accuracy is shown, at 
 class BertIntentPrecision(BertIntent):
     """See configs/tasks/bert-intent-precision.yaml for the parameters."""
 
-    def fit(self, job: Job) -> Steps:
+    def fit(self, job: RunContext) -> Steps:
         """Fine-tune once, then make the checkpoints that `params["checkpoints"]` names from it."""
         from buzzer.models.bert.checkpoints import Maker, order, start
 
@@ -45,7 +45,9 @@ class BertIntentPrecision(BertIntent):
         facts = {"checkpoints": maker.told, "layers": len(model.bert.layers), "tuned_in_bf16": maker.bf16}
         return Result({"valid_accuracy": maker.told["float"]["valid_accuracy"]}, len(data.train.ids), facts)
 
-    def ready(self, job: Job, folder: Path, classes: int) -> tuple[Any, str, tuple[str, ...], dict[str, Any]]:
+    def ready(
+        self, job: RunContext, folder: Path, classes: int
+    ) -> tuple[Any, str, tuple[str, ...], dict[str, Any]]:
         """The checkpoint of the job's precision, the session's precision, what a reader must know, and whether its speed is simulated."""
         from buzzer.engine import device, infer, quant
         from buzzer.models.bert.checkpoints import blank

@@ -10,8 +10,8 @@ from buzzer.datasets.booking.reader import paths
 from buzzer.engine import frames
 from buzzer.engine.infer import Array
 from buzzer.errors import UsageError
-from buzzer.models.api.job import Job
-from buzzer.models.api.target import Ask, Loaded, outputs_of
+from buzzer.models.api.job import RunContext
+from buzzer.models.api.target import BenchModel, BenchSpec, outputs_of
 from buzzer.models.booking import features
 from buzzer.models.booking.task import TASK, fitted
 
@@ -22,7 +22,7 @@ CALIBRATION = 8  # batches
 class SessionEncoder:
     """params: `scale` of the generated data, and the network, its `dim` and its `epochs`."""
 
-    def load(self, ask: Ask) -> Loaded:
+    def load(self, ask: BenchSpec) -> BenchModel:
         if ask.lengths != "fixed":
             raise UsageError("trips are cut to one length: --lengths real is for text encoders")
         if not (ask.work / TRIPS).is_file():
@@ -35,7 +35,7 @@ class SessionEncoder:
         if ask.batch > count:
             notes.append(f"{count} different trips, repeated")
         batches = [cut(trips, ask.batch, i) for i in range(ask.inputs + CALIBRATION)]
-        return Loaded(
+        return BenchModel(
             model,
             ("probability",),
             batches[: ask.inputs],
@@ -46,7 +46,7 @@ class SessionEncoder:
             facts={"held_out_trips": count, "parameters": sum(w.numel() for w in model.parameters())},
         )
 
-    def identity(self, ask: Ask) -> None:
+    def identity(self, ask: BenchSpec) -> None:
         """It is trained anew in each call."""
 
 
@@ -56,13 +56,13 @@ def cut(trips: Mapping[str, Array], size: int, number: int) -> dict[str, Array]:
     return {name: np.ascontiguousarray(array[at]) for name, array in trips.items()}
 
 
-def fit(ask: Ask) -> None:
+def fit(ask: BenchSpec) -> None:
     """Generate data, train the network, and keep the test trips' inputs under `ask.work`."""
     data, e = ask.work / "data", frames.load("polars")
     dataset.generate(data, ask.params["scale"], ask.seed, lambda share, what: None)
     params = load_yaml("tasks/booking.yaml")["params"] | {"networks": [ask.params["network"]]}
     params |= {name: ask.params[name] for name in ("dim", "epochs")}
-    job = Job(
+    job = RunContext(
         task="booking", engine="polars", backend="torch_eager", precision="fp32", device="cpu",
         data=data, work=ask.work, out=ask.work, scale=ask.params["scale"], seed=ask.seed,
         threads=ask.threads, params=params,

@@ -75,11 +75,11 @@ def code(e: Engine, t: Frame, tables: Mapping[str, Frame]) -> Frame:
 def trip_features(e: Engine, t: Frame, lags: int, *, backwards: bool = False) -> Frame:
     """Position, gap and the `lags` stays before, of coded stays; `backwards` as if the trip went the other way."""
     if backwards:
-        t = e.derive(t, ord=lambda c: -c("ord"))
+        t = e.with_columns(t, ord=lambda c: -c("ord"))
     near, far = ("checkin", "checkout") if backwards else ("checkout", "checkin")
     coded = ("city_id_code", "hotel_country_code")
-    t = e.derive(t, **{name: shifted(name) for name in coded})
-    t = e.history(
+    t = e.with_columns(t, **{name: shifted(name) for name in coded})
+    t = e.window_features(
         t,
         ["utrip_id"],
         "ord",
@@ -89,7 +89,7 @@ def trip_features(e: Engine, t: Frame, lags: int, *, backwards: bool = False) ->
         lags=dict.fromkeys(coded, (lags, 0)) | {near: (1, 0)},
     )
     sign = -1 if backwards else 1
-    return e.derive(
+    return e.with_columns(
         t,
         nights=lambda c: e.log1p(c("checkout") - c("checkin")),
         stays=lambda c: (e.clip(c("length"), 0, 20) - 6) / 3.0,
@@ -139,7 +139,7 @@ def fit_transitions(e: Engine, t: Frame) -> Frame:
     for rank in range(GUESSES):
         its = e.filter(ranked, at_rank(rank))
         on = {"city_id_code_lag1": "city_id_code_lag1"}
-        table = e.lookup(table, its, on, {"city_id_code": f"next{rank}"}, 0)
+        table = e.left_join(table, its, on, {"city_id_code": f"next{rank}"}, 0)
     return table
 
 
@@ -150,4 +150,4 @@ def at_rank(rank: int) -> Callable[[Columns], Expr]:
 def follow(e: Engine, t: Frame, transitions: Frame) -> Frame:
     """Add the baseline's guesses next0 .. next3 (classes' codes, 0 where it has none)."""
     names = {f"next{rank}": f"next{rank}" for rank in range(GUESSES)}
-    return e.lookup(t, transitions, {"city_id_code_lag1": "city_id_code_lag1"}, names, 0)
+    return e.left_join(t, transitions, {"city_id_code_lag1": "city_id_code_lag1"}, names, 0)

@@ -186,7 +186,7 @@ class Encoder(nn.Module):
 NETWORKS: dict[str, type[Mlp] | type[Gru] | type[Encoder]] = {"mlp": Mlp, "gru": Gru, "encoder": Encoder}
 
 
-class Top(nn.Module):
+class TopK(nn.Module):
     """A network cut to what leaves the device: the `n` likeliest classes, and their probabilities."""
 
     def __init__(self, network: nn.Module, n: int) -> None:

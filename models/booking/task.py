@@ -17,7 +17,7 @@ from buzzer.engine import frames
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Array
 from buzzer.errors import DataError, UsageError
-from buzzer.models.api.job import Data, Job, Progress, Result, Steps
+from buzzer.models.api.job import Data, Progress, Result, RunContext, Steps
 from buzzer.models.booking import features
 from buzzer.models.booking.ensemble import WEIGHTS, accuracy, best_four
 from buzzer.models.booking.features import CODED, FIRST_CITY, GUESSES, Inputs
@@ -41,7 +41,7 @@ class Booking:
         notes += files.notes
         return Data(files.folder, files.fingerprint, files.source, files.rows, files.scale, tuple(notes))
 
-    def fit(self, job: Job) -> Steps:
+    def fit(self, job: RunContext) -> Steps:
         import torch
 
         from buzzer.models.booking.networks import NETWORKS
@@ -101,7 +101,7 @@ class Booking:
         }
         return Result(scores, len(learn), details | {"history": history})
 
-    def predict(self, job: Job) -> Steps:
+    def predict(self, job: RunContext) -> Steps:
 
         e, found = frames.load(job.engine), paths(job.data)
         names = network_names(job.params)
@@ -157,7 +157,7 @@ def network_names(params: Mapping[str, Any]) -> list[str]:
 def class_ids(e: Engine, table: Frame) -> Array:
     """The official city id of each class: int64 [classes], in the order of the codes."""
     known = e.filter(
-        e.derive(table, row=lambda c: c("code")), lambda c: c("code") >= FIRST_CITY - features.SHIFT
+        e.with_columns(table, row=lambda c: c("code")), lambda c: c("code") >= FIRST_CITY - features.SHIFT
     )
     return np.asarray(e.to_numpy(known, ["value"])["value"], dtype=np.int64)
 
@@ -234,15 +234,15 @@ def fitted(name: str, folder: Path) -> Any:
     return network.eval()
 
 
-def open_session(name: str, job: Job) -> Any:
+def open_session(name: str, job: RunContext) -> Any:
     """The fitted network, cut to its likeliest cities, on the job's backend."""
     from buzzer.engine import infer
-    from buzzer.models.booking.networks import Top
+    from buzzer.models.booking.networks import TopK
 
     network = fitted(name, job.work)
     sizes = network.trip.sizes
     return infer.prepare(
-        Top(network, min(job.params["candidates"], sizes.classes)),
+        TopK(network, min(job.params["candidates"], sizes.classes)),
         backend=job.backend,
         example=example(sizes),
         outputs=("probability", "city"),

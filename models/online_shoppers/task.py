@@ -26,7 +26,7 @@ from buzzer.datasets.online_shoppers.reader import (
 from buzzer.engine import frames
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Array, Columns, Expr, on_host
-from buzzer.models.api.job import Data, Job, Progress, Result, Steps
+from buzzer.models.api.job import Data, Progress, Result, RunContext, Steps
 from buzzer.models.sigir_ecom.purchase import odds, task
 from buzzer.models.sigir_ecom.sessions.events import batches
 
@@ -59,7 +59,7 @@ class Shoppers:
         notes = files.notes if files.source == "official" else (*files.notes, STAND_IN)
         return Data(files.folder, files.fingerprint, files.source, dict(files.rows), files.scale, notes)
 
-    def fit(self, job: Job) -> Steps:
+    def fit(self, job: RunContext) -> Steps:
         import torch
 
         e = frames.load(job.engine)
@@ -71,7 +71,7 @@ class Shoppers:
         bought = e.to_numpy(t, ["bought", "row"])
         prior = float(bought["bought"].mean())
         rates = {name: e.collect(e.group_sums(t, [f"{name}_code"], ["bought"])) for name in ENCODED}
-        encoded = e.derive(t, fold=lambda c: (c("row") // EVERY) % EVERY)
+        encoded = e.with_columns(t, fold=lambda c: (c("row") // EVERY) % EVERY)
         for name in ENCODED:
             keys = [f"{name}_code"]
             encoded = e.target_encode_kfold(
@@ -99,7 +99,7 @@ class Shoppers:
         (job.work / "prior.json").write_text(json.dumps(prior))
         return Result({}, len(rows.y), {"bought": prior, "history": history, "weights": weights})
 
-    def predict(self, job: Job) -> Steps:
+    def predict(self, job: RunContext) -> Steps:
         e = frames.load(job.engine)
         yield "load"
         t = e.collect(e.filter(read(e, job.data), lambda c: c("row") % EVERY == 0))
@@ -147,7 +147,7 @@ def base(e: Engine, t: Frame, tables: Mapping[str, Frame]) -> Frame:
     """What a row tells by itself, values as codes, and `bought`, 0 or 1."""
     for name, table in tables.items():
         t = e.categorify(t, name, table, f"{name}_code")
-    return e.derive(
+    return e.with_columns(
         t,
         bought=lambda c: e.cast(c("Revenue") == "TRUE", "int64"),
         seconds_a_product=lambda c: c("ProductRelated_Duration") / (c("ProductRelated") + 1.0),
@@ -173,7 +173,7 @@ def codes_of(e: Engine, t: Frame, sizes: list[int]) -> Array:
     return np.stack(list(arrays.values()), axis=1).astype(np.int64) + shift
 
 
-def build(job: Job, sizes: list[int]) -> Any:
+def build(job: RunContext, sizes: list[int]) -> Any:
     import torch
 
     from buzzer.models.sigir_ecom.purchase.dlrm import Dlrm

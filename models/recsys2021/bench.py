@@ -11,8 +11,8 @@ from buzzer.datasets.recsys2021.reader import part_files
 from buzzer.engine import frames
 from buzzer.engine.infer import Array
 from buzzer.errors import UsageError
-from buzzer.models.api.job import Job
-from buzzer.models.api.target import Ask, Loaded
+from buzzer.models.api.job import RunContext
+from buzzer.models.api.target import BenchModel, BenchSpec
 from buzzer.models.recsys2021 import ensemble, features, fitting, lookup_tables, trees
 from buzzer.models.recsys2021.task import TASK
 
@@ -23,7 +23,7 @@ ROWS = "rows.npy"
 class Gbdt:
     """params: `scale` of the generated data, `rounds` and `depth` of the trees, and which engagement, `target`."""
 
-    def load(self, ask: Ask) -> Loaded:
+    def load(self, ask: BenchSpec) -> BenchModel:
         if ask.lengths != "fixed":
             raise UsageError("trees have no sentences: --lengths real is for encoders")
         if not (ask.work / ROWS).is_file():
@@ -36,7 +36,7 @@ class Gbdt:
         ]
         if ask.batch > len(rows):
             notes.append(f"{len(rows)} different rows, repeated")
-        return Loaded(
+        return BenchModel(
             model,
             ("probability",),
             batches,
@@ -47,7 +47,7 @@ class Gbdt:
             facts=facts,
         )
 
-    def identity(self, ask: Ask) -> None:
+    def identity(self, ask: BenchSpec) -> None:
         """It is trained anew in each call."""
 
 
@@ -65,13 +65,13 @@ class Reference:
         return {"probability": self._booster.predict(xgboost.DMatrix(batch["features"]))}
 
 
-def cut(rows: Array, ask: Ask, number: int) -> Array:
+def cut(rows: Array, ask: BenchSpec, number: int) -> Array:
     """A batch: other rows for each number, from the start again at the end."""
     at = (np.arange(ask.batch) + number * ask.batch) % len(rows)
     return np.ascontiguousarray(rows[at])
 
 
-def fit(ask: Ask) -> None:
+def fit(ask: BenchSpec) -> None:
     """Generate data, train the trees, and keep the encoded test rows, float32 [rows, features], under `ask.work`."""
     data, e = ask.work / "data", frames.load("polars")
     dataset.generate(data, ask.params["scale"], ask.seed, lambda share, what: None)
@@ -90,11 +90,11 @@ def fit(ask: Ask) -> None:
     np.save(ask.work / ROWS, found.x)
 
 
-def job_of(ask: Ask, data: Path) -> Job:
+def job_of(ask: BenchSpec, data: Path) -> RunContext:
     """The task's fit with trees of the asked size, and no more."""
     params = load_yaml("tasks/recsys2021.yaml")["params"] | TREES_ONLY
     params |= {"rounds_1": ask.params["rounds"], "depth_1": ask.params["depth"]}
-    return Job(
+    return RunContext(
         task="recsys2021", engine="polars", backend="xgboost", precision="fp32", device="cpu",
         data=data, work=ask.work, out=ask.work, scale=ask.params["scale"], seed=ask.seed,
         threads=ask.threads, params=params,

@@ -13,7 +13,7 @@ import numpy as np
 
 from buzzer.engine import cluster, frames
 from buzzer.engine.frames.base import Array
-from buzzer.models.api.job import Job, Steps
+from buzzer.models.api.job import RunContext, Steps
 from buzzer.models.recsys2021 import ensemble, second_stage_features, sizes
 from buzzer.models.recsys2021.lookup_tables import collected, load, save
 from buzzer.models.recsys2021.predicting import IDS, Predicted, Predictor, pieces_of_test
@@ -30,7 +30,7 @@ BLEND, BY = "blend", "by "  # columns of what a worker hands over, beside the id
 class Shard:
     """A worker's share, kept between the two passes as a Dask actor."""
 
-    def __init__(self, job: Job, rank: int, of: int) -> None:
+    def __init__(self, job: RunContext, rank: int, of: int) -> None:
         self.rank, self.of, self.predictor = rank, of, Predictor(job)
 
     def preprocess(self) -> list[int]:
@@ -59,18 +59,18 @@ class Shard:
         return p.table_rows
 
 
-def threads_of(job: Job) -> int:
+def threads_of(job: RunContext) -> int:
     """Threads of a worker's libraries: its share of the budget's."""
     return max(job.threads // max(job.workers, 1), 1)
 
 
-def opened(job: Job) -> AbstractContextManager[Any]:
+def opened(job: RunContext) -> AbstractContextManager[Any]:
     """A client of the job's cluster."""
     options: dict[str, Any] = {"device": job.device, "gpu_memory_bytes": job.gpu_memory_bytes}
     return cluster.opened(job.workers, job.scheduler, threads=threads_of(job), **options)
 
 
-def predict(job: Job) -> Steps:
+def predict(job: RunContext) -> Steps:
     """The job on `job.workers` local workers, or on those of `job.scheduler`."""
     yield "load"
     with opened(job) as client:
@@ -98,7 +98,7 @@ def predict(job: Job) -> Steps:
     return writer.result(facts)
 
 
-def add_up(job: Job, numbers: list[int]) -> None:
+def add_up(job: RunContext, numbers: list[int]) -> None:
     """The counts of all pieces together, saved for every worker."""
     e = frames.load(ON_CPU.get(job.engine, job.engine))
     counts = [load(e, job.out, f".counts{number}") for number in numbers]

@@ -12,7 +12,7 @@ from buzzer.engine import infer
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Array, on_host, side_by_side
 from buzzer.errors import UsageError, unknown_name
-from buzzer.models.api.job import Job
+from buzzer.models.api.job import RunContext
 from buzzer.models.recsys2021 import features, second_stage_features, sizes, trees
 
 TREES = ("kfold", "loo", "split")  # first stage, by how their training rows are encoded
@@ -22,7 +22,7 @@ BASELINE = "logistic"  # trained and scored as a network, never stacked
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ModelSelection:
     """Which models a run has."""
 
     trees: tuple[str, ...]
@@ -40,7 +40,7 @@ class Chosen:
         return (*self.networks, BASELINE) if self.baseline else self.networks
 
 
-def chosen(params: Mapping[str, Any]) -> Chosen:
+def chosen(params: Mapping[str, Any]) -> ModelSelection:
     """Raises UsageError for a model that is not known, or no first stage."""
     for key, known in (("trees", TREES), ("networks", NETWORKS), ("second", second_stage_features.MODELS)):
         for name in params[key]:
@@ -49,7 +49,7 @@ def chosen(params: Mapping[str, Any]) -> Chosen:
     if not params["trees"] and not params["networks"]:
         raise UsageError("no model of the first stage", f"--set trees=[{','.join(TREES)}]")
     lists = {key: tuple(params[key]) for key in ("trees", "networks", "second")}
-    return Chosen(**lists, baseline=params["baseline"])
+    return ModelSelection(**lists, baseline=params["baseline"])
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def lengths(tokens: Array) -> Array:
     return (tokens > 0).sum(axis=1, dtype=np.min_scalar_type(tokens.shape[1]))
 
 
-def inputs(e: Engine, t: Frame, models: Chosen, length: int, texts: Frame | None = None) -> Inputs:
+def inputs(e: Engine, t: Frame, models: ModelSelection, length: int, texts: Frame | None = None) -> Inputs:
     """From encoded rows, and, where there are networks, the same rows' texts."""
     x = e.matrix(t, features.names())
     raw = e.matrix(t, features.raw_names()) if "split" in models.trees else None
@@ -109,7 +109,7 @@ def inputs(e: Engine, t: Frame, models: Chosen, length: int, texts: Frame | None
 class FirstStage:
     """Sessions of all first-stage models, loaded from what `fit` saved."""
 
-    def __init__(self, job: Job, models: Chosen) -> None:
+    def __init__(self, job: RunContext, models: ModelSelection) -> None:
         self.models, self.job = models, job
         width = len(features.names())
         self.trees = {name: trees.Trees(job, name, width) for name in models.trees if name != "split"}
@@ -142,7 +142,7 @@ class FirstStage:
         """Probabilities [rows, targets] by model, on the host."""
         if not self.networks:
             return {}
-        if infer.by_kind(self.job.backend)[0] != "torch_eager":
+        if infer.split_backend(self.job.backend)[0] != "torch_eager":
             rows = rows.on_host()
         shape = (len(rows.x), len(features.TARGETS))
         found = {name: np.empty(shape, dtype=np.float32) for name in self.networks}
@@ -155,7 +155,7 @@ class FirstStage:
 class SecondStage:
     """Trees over the first stage's columns and log odds and the week's columns, and their mean (winners: two models, halves)."""
 
-    def __init__(self, job: Job, models: Chosen) -> None:
+    def __init__(self, job: RunContext, models: ModelSelection) -> None:
         width = len(features.names()) + len(models.first) * len(features.TARGETS)
         self.job = job
         self.models = {
@@ -196,7 +196,7 @@ def seen(x: Array, odds: Sequence[Array], beside: Array) -> tuple[Array, Array]:
     return side_by_side([x, *odds, beside]), mean_odds(odds)
 
 
-def odds_of(x: Array, found: Mapping[str, Array], models: Chosen) -> list[Array]:
+def odds_of(x: Array, found: Mapping[str, Array], models: ModelSelection) -> list[Array]:
     """Log odds of the stacked models' probabilities, where the features `x` are."""
     return [trees.log_odds(next_to(x, found[name])) for name in models.first]
 

@@ -213,10 +213,10 @@ def base(e: Engine, t: Frame, labelled: bool, beside: Sequence[str] = ()) -> Fra
     t = e.token_features(t, "present_media", LIST, counts={kind: out for out, kind in MEDIA.items()})
     for out in ("hashtags", "links", "domains"):
         t = e.token_counts(t, LISTS[out], LIST, f"{out}_n")
-    t = e.derive(t, **{out: equals(e, column, "true") for out, column in FLAGS.items()})
+    t = e.with_columns(t, **{out: equals(e, column, "true") for out, column in FLAGS.items()})
     if labelled:
-        t = e.derive(t, **{label: is_there(e, column) for label, column in LABELS.items()})
-    t = e.derive(
+        t = e.with_columns(t, **{label: is_there(e, column) for label, column in LABELS.items()})
+    t = e.with_columns(
         t,
         type=lambda c: equals(e, "tweet_type", "Retweet")(c) + 2 * equals(e, "tweet_type", "Quote")(c),
         whom=lambda c: e.where(c("type") == 1, c("third"), -1),
@@ -249,7 +249,7 @@ def is_there(e: Engine, column: str) -> Callable[[Columns], Expr]:
 def arithmetic(e: Engine, t: Frame) -> Frame:
     """Ratios, ages, the author's group, the time of day, and `decline`: minutes after noon of a window's last day, from when
     on labels are cut off by its end."""
-    return e.derive(
+    return e.with_columns(
         t,
         a_group=lambda c: sum(e.cast(c("a_followers") >= limit, "int64") for limit in GROUPS),
         minute=lambda c: c("hour") * 60 + c("minutes"),
@@ -314,7 +314,7 @@ def same(keys: Sequence[str]) -> dict[str, str]:
 
 def steps(e: Engine, t: Frame) -> Frame:
     """Coarse followers, followings and lateness: parts of the widest keys."""
-    return e.derive(t, **{out: whole_part(e, column, width) for out, (column, width) in STEPS.items()})
+    return e.with_columns(t, **{out: whole_part(e, column, width) for out, (column, width) in STEPS.items()})
 
 
 def whole_part(e: Engine, column: str, width: float) -> Callable[[Columns], Expr]:
@@ -340,7 +340,7 @@ def spoken(e: Engine, train: Source) -> Frame:
 
 def priors(e: Engine, tables: Mapping[str, Frame]) -> dict[str, float]:
     """Overall means of the labels, from the sums of a small table."""
-    counted = e.derive(tables["context"], row=lambda c: c("type"))
+    counted = e.with_columns(tables["context"], row=lambda c: c("type"))
     columns = [f"sum_{target}" for target in TARGETS]
     sums = e.to_numpy(counted, [*columns, "n"])
     return {target: float(sums[f"sum_{target}"].sum() / sums["n"].sum()) for target in TARGETS}
@@ -391,7 +391,7 @@ def other_lookups(e: Engine, tables: Mapping[str, Frame], means: Mapping[str, fl
 def told(e: Engine, t: Frame, own: int = 0) -> Frame:
     """Whether the two met in rows other than this (`own`: how often the row itself is in the tables), and whether the tweet is in
     the reader's usual language."""
-    t = e.derive(
+    t = e.with_columns(
         t,
         met_before=lambda c: e.clip(c("met") - own, 0, 100),
         same_language=lambda c: e.cast(c("language_code") == c("spoken"), "int64"),
@@ -426,4 +426,4 @@ def encode_own(
 
 
 def in_folds(e: Engine, t: Frame) -> Frame:
-    return e.derive(t, fold=lambda c: c("row") % FOLDS)
+    return e.with_columns(t, fold=lambda c: c("row") % FOLDS)

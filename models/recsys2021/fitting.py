@@ -13,9 +13,9 @@ from buzzer.datasets.recsys2021.reader import part_files, pieces
 from buzzer.datasets.recsys2021.schema import DAY, FIRST_SECOND
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import FIRST_CODE, Array, Columns, Expr, Lookup, on_host, stack
-from buzzer.models.api.job import Job
+from buzzer.models.api.job import RunContext
 from buzzer.models.recsys2021 import ensemble, features, second_stage_features, sizes, trees
-from buzzer.models.recsys2021.ensemble import Chosen
+from buzzer.models.recsys2021.ensemble import ModelSelection
 from buzzer.models.recsys2021.features import TARGETS
 from buzzer.models.recsys2021.lookup_tables import collected, save
 
@@ -61,14 +61,14 @@ class Rows:
             path.unlink()
 
 
-def read_all(e: Engine, job: Job, part: str, beside: Sequence[str]) -> Rows:
+def read_all(e: Engine, job: RunContext, part: str, beside: Sequence[str]) -> Rows:
     """A part of the set, a piece at a time, as what its rows tell and the columns `beside`; numbered throughout, and not yet coded."""
     files: list[Path] = []
     rows = 0
     for path in part_files(job.data / part):
         for piece in pieces(path, job.work, sizes.piece_rows(job)):
             t = features.base(e, features.read_part(e, piece, True), True, beside)
-            t = e.collect(e.derive(t, row=shifted(rows)))
+            t = e.collect(e.with_columns(t, row=shifted(rows)))
             rows += e.height(t)
             files.append(job.work / f".{part}{len(files)}.parquet")
             e.write_parquet(t, files[-1])
@@ -98,7 +98,9 @@ def late(c: Columns) -> Expr:
     return (c("time") >= THIRD_WEEK) & (c("row") % 5 == 0)
 
 
-def fit_tables(e: Engine, job: Job, models: Chosen, train: Rows, codes: Mapping[str, Frame]) -> Fitted:
+def fit_tables(
+    e: Engine, job: RunContext, models: ModelSelection, train: Rows, codes: Mapping[str, Frame]
+) -> Fitted:
     """Sums, counts and codes over training rows."""
     tables = collected(e, features.fit_tables(e, train.columns))
     users, raw = {}, {}
@@ -114,7 +116,7 @@ def fit_tables(e: Engine, job: Job, models: Chosen, train: Rows, codes: Mapping[
 
 
 def first_stage(
-    e: Engine, job: Job, models: Chosen, train: Rows, fitted: Fitted
+    e: Engine, job: RunContext, models: ModelSelection, train: Rows, fitted: Fitted
 ) -> Iterator[str | dict[str, Any]]:
     """Train every model of the first stage on rows that are encoded without their own labels. Yields phases, and a network's epochs."""
     most = job.params["sample_rows"]
@@ -151,7 +153,7 @@ def first_stage(
 
 
 def networks(
-    e: Engine, job: Job, models: Chosen, train: Rows, own: Frame, fitted: Fitted
+    e: Engine, job: RunContext, models: ModelSelection, train: Rows, own: Frame, fitted: Fitted
 ) -> Iterator[str | dict[str, Any]]:
     """Train the networks on some of the encoded rows, `own`, and the beginning of their texts."""
     from buzzer.models.recsys2021 import network_training
@@ -159,7 +161,7 @@ def networks(
     keep = sampled(min(job.params["network_rows"], job.params["sample_rows"]), train.height)
     chosen = e.filter(own, keep) if keep else own
     coded = e.keep(e.lookups(chosen, features.user_lookups(fitted.users["code"])))
-    only = Chosen((), models.networks, (), models.baseline)
+    only = ModelSelection((), models.networks, (), models.baseline)
     texts = train.columns([features.TEXTS], keep)
     batch = ensemble.inputs(e, coded, only, job.params["tokens"], texts).everything()
     made, told = network_training.prepare(job, e.height(fitted.users["code"]) + FIRST_CODE)
@@ -191,7 +193,7 @@ def encoded(e: Engine, t: Frame, wanted: Sequence[Lookup]) -> Frame:
 
 
 def second_stage(
-    e: Engine, job: Job, models: Chosen, part: Rows, fitted: Fitted
+    e: Engine, job: RunContext, models: ModelSelection, part: Rows, fitted: Fitted
 ) -> Iterator[str | dict[str, Any]]:
     """Let the first stage predict the validation half, train the second stage there, and save what both look up."""
     yield "features"

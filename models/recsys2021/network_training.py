@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from buzzer.engine.frames.base import Array
 from buzzer.errors import DataError
-from buzzer.models.api.job import Job
+from buzzer.models.api.job import RunContext
 from buzzer.models.recsys2021 import features
 from buzzer.models.recsys2021.networks import NETWORKS, VOCABULARY, Network, Sizes
 
@@ -45,7 +45,7 @@ def token_vectors(given: str, dim: int, seed: int) -> tuple[Array, str]:
     return found.astype(np.float32), f"token vectors: {given}, {found.shape[1]} dimensions"
 
 
-def prepare(job: Job, users: int) -> tuple[Sizes, str]:
+def prepare(job: RunContext, users: int) -> tuple[Sizes, str]:
     """Write what all networks share: their sizes and the token vectors; returns those sizes and what the vectors are."""
     vectors, told = token_vectors(job.params["token_vectors"], job.params["token_dim"], job.seed)
     np.save(job.work / VECTORS, vectors)
@@ -61,7 +61,7 @@ def build(name: str, folder: Path) -> Network:
     return NETWORKS[name](sizes, torch.from_numpy(np.load(folder / VECTORS)))
 
 
-def fit(job: Job, name: str, batch: Mapping[str, Array], y: Array) -> Iterator[dict[str, float]]:
+def fit(job: RunContext, name: str, batch: Mapping[str, Array], y: Array) -> Iterator[dict[str, float]]:
     """Train and save a network; yields each epoch's mean loss.
 
     batch: the network's inputs, all rows; y: 0 or 1 [rows, targets]. Adam under a one-cycle schedule, sparse for the tables of users
@@ -129,7 +129,7 @@ def trained(name: str, folder: Path) -> Network:
     return network.eval()
 
 
-def open_sessions(names: Sequence[str], job: Job) -> dict[str, Any]:
+def open_sessions(names: Sequence[str], job: RunContext) -> dict[str, Any]:
     """The trained networks on the job's backend. Rows and text length may change from run to run."""
     from buzzer.engine import infer
 
@@ -141,7 +141,7 @@ def open_sessions(names: Sequence[str], job: Job) -> dict[str, Any]:
     return {
         name: infer.prepare(
             trained(name, job.work),
-            backend=infer.by_kind(job.backend)[0],
+            backend=infer.split_backend(job.backend)[0],
             example=example,
             outputs=("probability",),
             dynamic={"tokens": {0: "batch", 1: "length"}},

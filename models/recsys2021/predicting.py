@@ -12,9 +12,9 @@ from buzzer.datasets.recsys2021.reader import part_files, pieces
 from buzzer.engine import frames
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Array, on_host
-from buzzer.models.api.job import Job
+from buzzer.models.api.job import RunContext
 from buzzer.models.recsys2021 import ensemble, features, fitting, second_stage_features, sizes
-from buzzer.models.recsys2021.ensemble import Chosen
+from buzzer.models.recsys2021.ensemble import ModelSelection
 from buzzer.models.recsys2021.fitting import Fitted
 from buzzer.models.recsys2021.lookup_tables import Columns, kept, load, load_wanted, merged
 
@@ -31,7 +31,7 @@ class Predicted:
     blend: Array  # float32 [rows, targets]
 
 
-def pieces_of_test(job: Job, rank: int = 0, of: int = 1) -> Iterator[tuple[int, Path]]:
+def pieces_of_test(job: RunContext, rank: int = 0, of: int = 1) -> Iterator[tuple[int, Path]]:
     """The test's part files, cut where they are too large to be worked on whole, and numbered; every `of`-th piece from `rank` on."""
     numbers, last = count(), -1
 
@@ -71,7 +71,7 @@ class Piece:
 class Predictor:
     """What a process has open for prediction. First `preprocess` every piece, then `load_tables`, then `predict` every piece."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: RunContext) -> None:
         self.job, self.e, self.models = job, frames.load(job.engine), ensemble.chosen(job.params)
         self.codes = load(self.e, job.work, "code")
         self.means = fitting.means(job.work)
@@ -133,13 +133,13 @@ class Predictor:
         return Predicted(e.to_arrow(piece.columns(IDS), IDS), found, final(found, models))
 
 
-def names_of(models: Chosen) -> list[str]:
+def names_of(models: ModelSelection) -> list[str]:
     """Every model that predicts, as scores call them."""
     baseline = [ensemble.BASELINE] if models.baseline else []
     return [*models.first, *baseline, FIRST, *(f"second_{name}" for name in models.second)]
 
 
-def final(found: Mapping[str, Array], models: Chosen) -> Array:
+def final(found: Mapping[str, Array], models: ModelSelection) -> Array:
     """The blend: the mean of the second stage's models, or the first stage's where there is none."""
     second = [found[f"second_{name}"] for name in models.second]
     return np.asarray(np.mean(second, axis=0, dtype=np.float32)) if second else found[FIRST]
@@ -148,7 +148,7 @@ def final(found: Mapping[str, Array], models: Chosen) -> Array:
 def wanted(
     e: Engine,
     work: Path,
-    models: Chosen,
+    models: ModelSelection,
     pieces: Sequence[Columns],
     codes: Mapping[str, Frame],
     means: Mapping[str, float],

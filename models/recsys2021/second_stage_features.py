@@ -79,7 +79,7 @@ def encode_own(
                 t, tables[name], WEEK[name], means, SMOOTHING, f"week_{name}", leave_one_out=True
             )
         return t
-    t = source = e.derive(t, fold=lambda c: c("row") % FOLDS)
+    t = source = e.with_columns(t, fold=lambda c: c("row") % FOLDS)
     for name in encodings([model]):
         t = e.target_encode_kfold(t, WEEK[name], "fold", means, SMOOTHING, f"week_{name}", source=source)
     return e.drop(t, ["fold"])

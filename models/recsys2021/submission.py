@@ -9,8 +9,8 @@ import numpy as np
 
 from buzzer.datasets import recsys2021 as dataset
 from buzzer.engine.frames.base import Array
-from buzzer.models.api.job import Job, Result
-from buzzer.models.recsys2021.ensemble import Chosen
+from buzzer.models.api.job import Result, RunContext
+from buzzer.models.recsys2021.ensemble import ModelSelection
 from buzzer.models.recsys2021.features import TARGETS
 from buzzer.models.recsys2021.fitting import means
 from buzzer.models.recsys2021.predicting import IDS, Predicted, names_of
@@ -21,7 +21,7 @@ FINAL, CONSTANT = "results", "constant"
 class Submission:
     """The submission as it grows, and beside it every model's predictions, to be scored when all is written."""
 
-    def __init__(self, job: Job, models: Sequence[str]) -> None:
+    def __init__(self, job: RunContext, models: Sequence[str]) -> None:
         path = job.out / f"{FINAL}.csv"
         self.job, self.path, self.models, self.rows = job, path, list(models), 0
         self.partial, self.beside = path.with_name(f".{path.name}.partial"), path.with_name(".predictions")
@@ -68,7 +68,7 @@ class Submission:
 
 
 @contextmanager
-def submission(job: Job, models: Chosen) -> Iterator[Submission]:
+def submission(job: RunContext, models: ModelSelection) -> Iterator[Submission]:
     """A submission that gets its name when all is written, and vanishes when the job ends before."""
     writer = Submission(job, names_of(models))
     try:

@@ -12,7 +12,7 @@ from buzzer.datasets.recsys2021 import generator
 from buzzer.datasets.workers import usable_cores
 from buzzer.engine import frames
 from buzzer.engine.frames import Engine
-from buzzer.models.api.job import Data, Job, Progress, Result, Steps
+from buzzer.models.api.job import Data, Progress, Result, RunContext, Steps
 from buzzer.models.recsys2021 import distributed, ensemble, features, fitting, sizes
 from buzzer.models.recsys2021.lookup_tables import collected
 from buzzer.models.recsys2021.predicting import Predictor, pieces_of_test
@@ -33,7 +33,7 @@ class RecSys2021:
             files.folder, files.fingerprint, files.source, files.rows, files.scale, notes, learned_from
         )
 
-    def fit(self, job: Job) -> Steps:
+    def fit(self, job: RunContext) -> Steps:
         if not job.clustered:
             return (yield from self._fit(job, frames.load(job.engine)))
         yield "load"
@@ -43,7 +43,7 @@ class RecSys2021:
         ):
             return (yield from self._fit(job, e))
 
-    def _fit(self, job: Job, e: Engine) -> Steps:
+    def _fit(self, job: RunContext, e: Engine) -> Steps:
         models = ensemble.chosen(job.params)
         texts = [features.TEXTS] if models.all_networks else []
         yield "load"
@@ -61,7 +61,7 @@ class RecSys2021:
         facts |= {"rows": rows, "columns": len(features.names())} | sizes.told(job)
         return Result({}, rows["train"], facts)
 
-    def predict(self, job: Job) -> Steps:
+    def predict(self, job: RunContext) -> Steps:
         if job.clustered:
             return (yield from distributed.predict(job))
         yield "load"

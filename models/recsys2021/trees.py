@@ -10,7 +10,7 @@ from buzzer.datasets.recsys2021.schema import GROUPS
 from buzzer.engine import cluster
 from buzzer.engine.frames.base import Array, on_host
 from buzzer.models import blend
-from buzzer.models.api.job import Job
+from buzzer.models.api.job import RunContext
 from buzzer.models.recsys2021.features import TARGETS
 
 # settings, labels [rows], margins [rows] or None, rounds -> a Booster
@@ -29,7 +29,7 @@ def path(folder: Path, model: str, target: str) -> Path:
 
 
 def fit(
-    job: Job, model: str, x: Array, y: Array, rounds: int, depth: int, margins: Array | None = None
+    job: RunContext, model: str, x: Array, y: Array, rounds: int, depth: int, margins: Array | None = None
 ) -> Iterator[str]:
     """Train and save one Booster an engagement; yields each one's name when it is done.
 
@@ -97,7 +97,7 @@ def shared_out(x: Array) -> Learn:
 
 
 def fit_grouped(
-    job: Job, model: str, x: Array, y: Array, groups: Array, rounds: int, depth: int
+    job: RunContext, model: str, x: Array, y: Array, groups: Array, rounds: int, depth: int
 ) -> Iterator[str]:
     """The same for each author group's rows; a group of few rows learns from all."""
     for group in ALL_GROUPS:
@@ -110,7 +110,7 @@ def fit_grouped(
 class Trees:
     """One session an engagement; `margins`: they add to log odds."""
 
-    def __init__(self, job: Job, model: str, width: int, *, margins: bool = False) -> None:
+    def __init__(self, job: RunContext, model: str, width: int, *, margins: bool = False) -> None:
         from buzzer.engine import infer
 
         example: dict[str, Array] = {"features": np.zeros((2, width), dtype=np.float32)}
@@ -119,7 +119,7 @@ class Trees:
         self.sessions = [
             infer.prepare(
                 path(job.work, model, target),
-                backend=infer.by_kind(job.backend)[1],
+                backend=infer.split_backend(job.backend)[1],
                 example=example,
                 outputs=("probability",),
                 device=job.device,
@@ -142,7 +142,7 @@ class Trees:
 class Grouped:
     """One `Trees` an author group."""
 
-    def __init__(self, job: Job, model: str, width: int) -> None:
+    def __init__(self, job: RunContext, model: str, width: int) -> None:
         self.by_group = [Trees(job, f"{model}{group}", width) for group in ALL_GROUPS]
 
     def predict(self, x: Array, groups: Array) -> Array:

@@ -12,12 +12,12 @@ from typing import Any
 from buzzer.configs import load_yaml
 from buzzer.errors import UsageError, unknown_name
 from buzzer.suite.analysis import scaling, statistics
-from buzzer.suite.analysis.statistics import Growth, Projection, Ratio
+from buzzer.suite.analysis.statistics import PowerLaw, Projection, Ratio
 from buzzer.suite.budget import Budget
 from buzzer.suite.records import comparable, gate
 from buzzer.suite.records.record import Record
 from buzzer.suite.registry import TaskConfig
-from buzzer.suite.report.leaderboard import Row
+from buzzer.suite.report.leaderboard import RunGroup
 
 REACH = 1000.0  # break-even sizes are looked for up to this multiple of the largest measured size
 
@@ -46,7 +46,7 @@ class Group:
     """Records that may be compared: one task, machine, seed, set of parameters, kind of data, and rule of timing."""
 
     records: list[Record]
-    cells: dict[float, dict[Variant, Row]] = field(default_factory=dict)  # scale -> variant -> rounds
+    cells: dict[float, dict[Variant, RunGroup]] = field(default_factory=dict)  # scale -> variant -> rounds
 
     def __post_init__(self) -> None:
         found: dict[tuple[float, Variant], dict[int, Record]] = defaultdict(dict)
@@ -56,7 +56,7 @@ class Group:
             if not r.control and r.data_fingerprint == data[r.scale]:
                 found[r.scale, Variant.of(r)][r.repeat] = r  # the newest of each round counts
         for (scale, variant), rounds in sorted(found.items()):
-            cell = Row(tuple(rounds[i] for i in sorted(rounds)))
+            cell = RunGroup(tuple(rounds[i] for i in sorted(rounds)))
             self.cells.setdefault(scale, {})[variant] = cell
 
     @property
@@ -201,11 +201,11 @@ def parse_prices(text: str) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
-class Line:
+class VariantResult:
     """One variant at one scale, beside the two baselines."""
 
     variant: Variant
-    cell: Row
+    cell: RunGroup
     speed_up: dict[str, Ratio | None]  # baseline name -> how many times faster than it
     is_noise: dict[str, bool | None]  # None where nothing tells
     cost_usd: float | None
@@ -220,11 +220,11 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Trend:
+class ScalingFit:
     """How a variant's cost grows, where it breaks even with the baselines, and the full job."""
 
     variant: Variant
-    growth: Growth
+    growth: PowerLaw
     exponent: tuple[float, float] | None  # 95 % interval; None where sizes or rounds are too few
     check: statistics.Check | None
     break_even_rows: dict[str, float | None]  # baseline name -> rows from which this one is faster
@@ -241,8 +241,8 @@ class Comparison:
 
     group: Group
     baselines: dict[str, Variant | None]
-    lines: dict[float, list[Line]]  # scale -> variants, fastest first
-    trends: list[Trend]
+    lines: dict[float, list[VariantResult]]  # scale -> variants, fastest first
+    trends: list[ScalingFit]
     noise: Noise | None
 
 
@@ -272,7 +272,7 @@ def _lines(
     base: Mapping[str, Variant | None],
     prices: Mapping[str, float],
     pool: Sequence[Record],
-) -> list[Line]:
+) -> list[VariantResult]:
     row, made = group.cells[scale], []
     for variant, cell in row.items():
         ratios: dict[str, Ratio | None] = {}
@@ -284,13 +284,15 @@ def _lines(
             level = noise(pool, cell.first, len(cell.records))
             ratio = ratios[name]
             quiet[name] = ratio.is_noise(level.band if level else None) if ratio else None
-        made.append(Line(variant, cell, ratios, quiet, price(group, prices, variant.device, cell.wall_s)))
+        made.append(
+            VariantResult(variant, cell, ratios, quiet, price(group, prices, variant.device, cell.wall_s))
+        )
     return sorted(made, key=lambda line: (not line.cell.ranked, line.cell.wall_s))
 
 
 def _trends(
     group: Group, base: Mapping[str, Variant | None], budget: Budget | None, full: float
-) -> list[Trend]:
+) -> list[ScalingFit]:
     variants = sorted({v for row in group.cells.values() for v in row})
     series = {v: s for v in variants if len(s := group.series(v)) >= 2}
     growths = {v: statistics.grow(s) for v, s in series.items()}
@@ -300,11 +302,11 @@ def _trends(
 def _trend(
     group: Group,
     variant: Variant,
-    growths: Mapping[Variant, Growth],
+    growths: Mapping[Variant, PowerLaw],
     base: Mapping[str, Variant | None],
     budget: Budget | None,
     full: float,
-) -> Trend:
+) -> ScalingFit:
     series, growth = group.series(variant), growths[variant]
     wall = statistics.project(series, full)
     memory = _peak_at(group.peaks(variant), full)
@@ -316,7 +318,7 @@ def _trend(
         for name, other in base.items()
         if other is not None and other != variant and other in growths
     }
-    return Trend(
+    return ScalingFit(
         variant,
         growth,
         None if statistics.needs(series) else scaling.exponent(series),
@@ -340,7 +342,7 @@ def own_budget(r: Record) -> Budget:
     return Budget(limits.name, limits.cores, limits.memory_bytes, limits.time_s, limits.gpu_memory_bytes)
 
 
-def _break_even(group: Group, slow: Growth, fast: Growth) -> float | None:
+def _break_even(group: Group, slow: PowerLaw, fast: PowerLaw) -> float | None:
     smallest, largest = min(group.cells), max(group.cells)
     size = statistics.crossing(slow, fast, smallest / REACH, largest * REACH)
     return None if size is None else size * group.rows_at_full

@@ -103,7 +103,7 @@ def _ratio(mean: float, interval: Any, pairs: int) -> Ratio:
 
 
 @dataclass(frozen=True)
-class Growth:
+class PowerLaw:
     """cost(n) = fixed + rate * n ** exponent."""
 
     fixed: float
@@ -114,8 +114,8 @@ class Growth:
         return self.fixed + self.rate * float(size**self.exponent)
 
 
-def grow(series: Series) -> Growth:
-    """Fit `Growth` to the medians by least squares of relative errors, no term below zero.
+def grow(series: Series) -> PowerLaw:
+    """Fit `PowerLaw` to the medians by least squares of relative errors, no term below zero.
 
     Three sizes are needed to tell the exponent; with two it is taken to be 1. Raises ValueError with one.
     """
@@ -131,14 +131,14 @@ def grow(series: Series) -> Growth:
     return _at_exponent(sizes, costs, float(best.x))[0]
 
 
-def _at_exponent(sizes: Sequence[float], costs: Sequence[float], exponent: float) -> tuple[Growth, float]:
+def _at_exponent(sizes: Sequence[float], costs: Sequence[float], exponent: float) -> tuple[PowerLaw, float]:
     """The best growth of one exponent and its residual; Lawson and Hanson's non-negative least squares."""
     from scipy.optimize import nnls
 
     largest = max(sizes)  # sizes as shares of the largest: powers stay near 1
     rows = [[1 / y, (n / largest) ** exponent / y] for n, y in zip(sizes, costs, strict=True)]
     (fixed, rate), residual = nnls(rows, [1.0] * len(rows))
-    return Growth(float(fixed), float(rate) / largest**exponent, exponent), float(residual)
+    return PowerLaw(float(fixed), float(rate) / largest**exponent, exponent), float(residual)
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ class Projection:
 
 
 def project(series: Series, size: float) -> Projection:
-    """The cost at `size`: by the best `Growth`, with the bounds of `laws.reach`; at a measured size, of its own repetitions."""
+    """The cost at `size`: by the best `PowerLaw`, with the bounds of `laws.reach`; at a measured size, of its own repetitions."""
     if size in series:
         return _measured(series[size], size)
     value, lacking = grow(series).at(size), needs(series)
@@ -215,7 +215,7 @@ def needs(series: Series) -> str:
     return " and ".join(lacking)
 
 
-def crossing(slow: Growth, fast: Growth, low: float, high: float) -> float | None:
+def crossing(slow: PowerLaw, fast: PowerLaw, low: float, high: float) -> float | None:
     """The size from which `fast` costs less than `slow`, between two sizes; None where it does not cross there."""
     from scipy.optimize import brentq
 

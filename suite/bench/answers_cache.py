@@ -20,8 +20,8 @@ from buzzer.engine.infer import Array, cost
 from buzzer.engine.infer.cost import Cost
 from buzzer.errors import DataError
 from buzzer.models.api import target as targets
-from buzzer.models.api.job import Job
-from buzzer.models.api.target import Ask, Batch, Loaded, Target, stamp
+from buzzer.models.api.job import RunContext
+from buzzer.models.api.target import Batch, BenchModel, BenchSpec, ModelProvider, stamp
 from buzzer.suite.run import manifest
 
 FACTS = "facts.json"
@@ -38,7 +38,7 @@ class Answers:
     cost: Cost | None  # of one run on the first input
 
 
-def folder(job: Job, target: Target, ask: Ask) -> Path:
+def folder(job: RunContext, target: ModelProvider, ask: BenchSpec) -> Path:
     """Of one model at one size; in the call's own folder for a target that cannot say what fixes it."""
     if (fixed := target.identity(ask)) is None:
         return job.work / "kept"
@@ -59,12 +59,12 @@ def digest(facts: Any) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def every_input(loaded: Loaded) -> list[Batch]:
+def every_input(loaded: BenchModel) -> list[Batch]:
     """Those of timed runs, then the unseen ones."""
     return [*loaded.batches, *(batch for _, batch in loaded.unseen)]
 
 
-def fingerprint(loaded: Loaded) -> str:
+def fingerprint(loaded: BenchModel) -> str:
     """sha256 over names and values of all inputs."""
     found = hashlib.sha256()
     for batch in every_input(loaded):
@@ -129,7 +129,7 @@ def not_finite(expected: Sequence[Mapping[str, Array]]) -> str:
     return ""
 
 
-def check_inputs(answers: Answers, loaded: Loaded, folder: Path) -> None:
+def check_inputs(answers: Answers, loaded: BenchModel, folder: Path) -> None:
     """Raises DataError unless the answers are those of these inputs."""
     if answers.fingerprint != fingerprint(loaded):
         raise DataError(f"{folder}: the right answers are of other inputs", "delete it: it is made anew")

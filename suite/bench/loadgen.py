@@ -16,7 +16,7 @@ import numpy as np
 
 from buzzer.engine.infer import Array, Session
 from buzzer.errors import UnsupportedError, UsageError
-from buzzer.models.api.target import Loaded
+from buzzer.models.api.target import BenchModel
 
 NAMES = {"single-stream": "SingleStream", "offline": "Offline", "server": "Server"}
 TRIAL_S = 1.0  # of runs that tell LoadGen what rate to expect
@@ -33,7 +33,7 @@ HEADLINE = {
 class Rows:
     """The target's batches as single samples, and back into batches of the session's size."""
 
-    def __init__(self, loaded: Loaded, batch: int) -> None:
+    def __init__(self, loaded: BenchModel, batch: int) -> None:
         self._batches, self.batch = loaded.batches, batch
         self.count = batch * len(loaded.batches)
 
@@ -96,7 +96,9 @@ class Sut:
                     self.answers[index] = {name: array[at] for name, array in outputs.items()}
 
 
-def run(session: Session, loaded: Loaded, check: Any, params: Mapping[str, Any], out: Path) -> dict[str, Any]:
+def run(
+    session: Session, loaded: BenchModel, check: Any, params: Mapping[str, Any], out: Path
+) -> dict[str, Any]:
     """LoadGen's verdict and figures under `loadgen`, and `rows`, the samples answered.
 
     Raises UnsupportedError where LoadGen is not installed, UsageError for sizes that a scenario has not.
@@ -132,7 +134,7 @@ def _none(samples: Any) -> None:
     """Samples are in memory already."""
 
 
-def trial(session: Session, loaded: Loaded) -> float:
+def trial(session: Session, loaded: BenchModel) -> float:
     """Rows a second, run after run."""
     began, done, index = time.perf_counter(), 0, 0
     while time.perf_counter() - began < TRIAL_S or index == 0:

@@ -20,8 +20,8 @@ from buzzer.engine.infer.cost import Cost, cost_of
 from buzzer.engine.infer.roofline import Roof
 from buzzer.engine.infer.session import Description, Staging
 from buzzer.errors import DataError
-from buzzer.models.api.job import Job, Result, Steps
-from buzzer.models.api.target import Ask, Loaded, Target, altered, stamp
+from buzzer.models.api.job import Result, RunContext, Steps
+from buzzer.models.api.target import BenchModel, BenchSpec, ModelProvider, altered, stamp
 from buzzer.suite.bench import answers_cache
 from buzzer.suite.bench.answers_cache import Answers
 from buzzer.suite.run.worker import load_entry
@@ -40,19 +40,19 @@ WORST = -1.0  # cosine of an output that is not finite or was not written
 class Setting:
     """The target, what is asked of it, and the folder of what is kept for this model at these sizes."""
 
-    target: Target
-    ask: Ask
+    target: ModelProvider
+    ask: BenchSpec
     kept: Path
 
     @classmethod
-    def of(cls, job: Job) -> "Setting":
-        target: Target = load_entry(job.params["target"])  # type: ignore[assignment]
+    def of(cls, job: RunContext) -> "Setting":
+        target: ModelProvider = load_entry(job.params["target"])  # type: ignore[assignment]
         names = ("batch", "seq", "inputs", "lengths", "packing")
         own = {"params": job.params["model"], "work": job.work.parent, "threads": job.threads}
-        ask = Ask(**{n: job.params[n] for n in names}, seed=job.seed, **own)
+        ask = BenchSpec(**{n: job.params[n] for n in names}, seed=job.seed, **own)
         return cls(target, ask, answers_cache.folder(job, target, ask))
 
-    def load(self) -> Loaded:
+    def load(self) -> BenchModel:
         """The target's model and inputs, with those that no timed run has."""
         loaded = self.target.load(self.ask)
         return replace(loaded, unseen=altered(loaded.batches))
@@ -66,7 +66,7 @@ class Check:
     it is found out. An output that is bit by bit one that was compared before is not compared again.
     """
 
-    loaded: Loaded
+    loaded: BenchModel
     expected: list[dict[str, Array]]
     cosine: float = 1.0
     error: float = 0.0
@@ -151,7 +151,7 @@ class Samples:
 class Timer:
     """Times runs of a session: wall time always, device time between two events where there is a device."""
 
-    def __init__(self, session: Session, loaded: Loaded, check: Check, device: str) -> None:
+    def __init__(self, session: Session, loaded: BenchModel, check: Check, device: str) -> None:
         self._session, self._loaded, self._check = session, loaded, check
         self._events: Any = None
         if device == "cuda":
@@ -264,7 +264,7 @@ def flusher(device: str) -> Callable[[], None]:
 class Bench:
     """The jobs of `buzzer bench`; parameters are made in suite/bench/plan.py."""
 
-    def fit(self, job: Job) -> Steps:
+    def fit(self, job: RunContext) -> Steps:
         """The right answers of every input, and what this machine can do at most."""
         yield "load"
         import torch
@@ -284,7 +284,7 @@ class Bench:
         facts = {"notes": answers.notes, "source": answers.source, "fingerprint": answers.fingerprint}
         return Result({}, 0, facts)
 
-    def bench(self, job: Job) -> Steps:
+    def bench(self, job: RunContext) -> Steps:
         if (
             job.backend == "torch_compile"
         ):  # it would take another run's kernels, and their time would be nobody's
@@ -340,7 +340,7 @@ class Bench:
         return Result(check.scores(), warm.rows + cold.rows, told, (), samples, notes)
 
 
-def answered(loaded: Loaded, device: str) -> Answers:
+def answered(loaded: BenchModel, device: str) -> Answers:
     """The right answers of every input: in FP32, on the GPU where there is one, which is held against the CPU by one row.
 
     Raises DataError for an answer that is not finite, RuntimeError where GPU and CPU differ.
@@ -417,14 +417,14 @@ def ended_early(backend: str, precision: str, runs: int, count: int, most: float
     return (f"{backend} {precision} was ended after {most:g} s, with {runs} of {count} runs (--at-most)",)
 
 
-def unproven(loaded: Loaded) -> tuple[str, ...]:
+def unproven(loaded: BenchModel) -> tuple[str, ...]:
     """What a reader must know where no unseen input could be made."""
     if loaded.unseen:
         return ()
     return ("no input could be made that the session had not seen: whether it keeps answers is not known",)
 
 
-def quantised(loaded: Loaded, job: Job, kept: Path) -> Any:
+def quantised(loaded: BenchModel, job: RunContext, kept: Path) -> Any:
     """The module with static scales of the target's calibration inputs. A model file keeps its own types.
 
     On the CPU, where that takes its time, it is read from the cache; a GPU is faster than the reading.
@@ -446,7 +446,7 @@ def sources(package: Any) -> list[Path]:
     return [*Path(package.__file__).parent.glob("*.py")]
 
 
-def prepared(model: Any, loaded: Loaded, job: Job) -> Session:
+def prepared(model: Any, loaded: BenchModel, job: RunContext) -> Session:
     """A session for the target's sizes: fixed ones where all inputs have the same."""
     fixed: dict[str, dict[int, str]] = {name: {} for name in loaded.batches[0]}
     return infer.prepare(
@@ -461,13 +461,13 @@ def prepared(model: Any, loaded: Loaded, job: Job) -> Session:
     )
 
 
-def first_of_each_shape(loaded: Loaded) -> list[int]:
+def first_of_each_shape(loaded: BenchModel) -> list[int]:
     """An input of each size: what a backend makes for a size belongs to compile, not to warm."""
     sizes = {tuple(a.shape for a in batch.values()): i for i, batch in reversed([*enumerate(loaded.batches)])}
     return sorted(sizes.values())
 
 
-def warm_up(session: Session, loaded: Loaded, most: float) -> None:
+def warm_up(session: Session, loaded: BenchModel, most: float) -> None:
     """Some runs, and for some time; a slow session is warm after one."""
     began, spent, runs = time.perf_counter(), 0.0, 0
     while (runs < WARMUP_RUNS or spent < WARMUP_S) and not (runs and spent >= most / 10):
@@ -477,8 +477,8 @@ def warm_up(session: Session, loaded: Loaded, most: float) -> None:
 
 def facts(
     told: Description,
-    loaded: Loaded,
-    job: Job,
+    loaded: BenchModel,
+    job: RunContext,
     roof: Roof,
     cost: Cost | None,
     check: Check,
@@ -500,7 +500,7 @@ def facts(
         "kernels": told.kernels,
         "floor_s": floor,
         "bandwidth": roof.bandwidth,
-        "peak": roof.peak.get(roofline.KIN.get(job.precision, job.precision)),
+        "peak": roof.peak.get(roofline.ROOF_ALIAS.get(job.precision, job.precision)),
         "threads": told.threads,
         "affinity": list(told.affinity),
         "denormals": told.denormals,

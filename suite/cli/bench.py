@@ -22,12 +22,13 @@ from buzzer.suite import registry
 from buzzer.suite.bench import loadgen, plan
 from buzzer.suite.bench.plan import Choice, Planned
 from buzzer.suite.cli.frontier import run as draw_frontier
-from buzzer.suite.cli.progress import Screen, cells
+from buzzer.suite.cli.progress import ProgressDisplay
 from buzzer.suite.cli.run import DEFAULT_OUT, check_budgets, keep, names, watch
 from buzzer.suite.config_file import MOST_REPEATS, MOST_SEED
 from buzzer.suite.records import machine, record
 from buzzer.suite.records.record import Record
-from buzzer.suite.report import leaderboard
+from buzzer.suite.report import bench_table, leaderboard
+from buzzer.suite.report.console import cells
 from buzzer.suite.run import reaper, runner
 
 WIDTH = 180  # columns of a table that goes into a file or a pipe
@@ -102,7 +103,7 @@ def main(
     made: list[Record] = []
     record.check_writable(out)
     with (
-        Screen() as screen,
+        ProgressDisplay() as screen,
         tempfile.TemporaryDirectory(prefix="buzzer-bench-", ignore_cleanup_errors=True) as work,
         reaper.swept(Path(work)),
     ):
@@ -182,7 +183,9 @@ def choice_of(options: dict[str, Any], packing: str) -> Choice:
     return choice
 
 
-def run(choice: Choice, planned: Sequence[Planned], work: Path, out: Path, screen: Screen) -> list[Record]:
+def run(
+    choice: Choice, planned: Sequence[Planned], work: Path, out: Path, screen: ProgressDisplay
+) -> list[Record]:
     """The right answers first, then every planned run; records in the order in which they were made."""
     work.mkdir()
     data, failed = answers(choice, work, screen)
@@ -199,7 +202,7 @@ def run(choice: Choice, planned: Sequence[Planned], work: Path, out: Path, scree
     return made
 
 
-def answers(choice: Choice, work: Path, screen: Screen) -> tuple[Data, Record | None]:
+def answers(choice: Choice, work: Path, screen: ProgressDisplay) -> tuple[Data, Record | None]:
     """What the reference gives, under `work`, and its facts; the record where it could not be had.
 
     Raises UsageError for a model or sizes that cannot be.
@@ -219,7 +222,9 @@ def answers(choice: Choice, work: Path, screen: Screen) -> tuple[Data, Record | 
     return Data(kept, told["fingerprint"], told["source"], {}, 1.0, tuple(told["notes"])), None
 
 
-def one(item: Planned, data: Data, work: Path, out: Path, failed: Record | None, screen: Screen) -> Record:
+def one(
+    item: Planned, data: Data, work: Path, out: Path, failed: Record | None, screen: ProgressDisplay
+) -> Record:
     """One run's record, written."""
     if item.problem is not None:
         new = runner.not_started(item.run, data, "unsupported", item.problem.message, item.problem.hint)
@@ -251,21 +256,21 @@ def keep_logs(made: Path, kept: Path) -> None:
 def show(records: Sequence[Record], as_json: bool) -> None:
     """The rank table, or the records, best first, on stdout."""
     if as_json:
-        for group in plan.boards(records).values():
-            for rank, row in enumerate(plan.rows(group), 1):
+        for group in bench_table.boards(records).values():
+            for rank, row in enumerate(bench_table.rows(group), 1):
                 for r in row.records:
                     print(json.dumps({"rank": rank if row.ranked else None} | r.model_dump(mode="json")))
         return
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
-    for group in plan.boards(records).values():
-        table = Table(title=Text(plan.title(group[0])), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for name in plan.COLUMNS:
+    for group in bench_table.boards(records).values():
+        table = Table(title=Text(bench_table.title(group[0])), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for name in bench_table.COLUMNS:
             table.add_column(name, overflow="fold", no_wrap=name != "outcome")
-        for line in plan.table(group):
+        for line in bench_table.table(group):
             table.add_row(*cells(line))
         console.print(table)
-        console.print(Text(machine.line(group[0].machine)))
+        console.print(Text(machine.describe(group[0].machine)))
         for note in leaderboard.bench_notes(group):
             console.print(Text(f"- {note}"))
-    for told_of in plan.fastest(records):
+    for told_of in bench_table.fastest(records):
         console.print(Text(f"fastest at {told_of}"))

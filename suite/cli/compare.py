@@ -22,7 +22,7 @@ from buzzer.suite.analysis import comparison
 from buzzer.suite.analysis.comparison import Comparison
 from buzzer.suite.analysis.regress import Change, Threshold, changes
 from buzzer.suite.cli import run as run_verb
-from buzzer.suite.cli.progress import Screen, cells
+from buzzer.suite.cli.progress import ProgressDisplay
 from buzzer.suite.cli.report import load as read_records
 from buzzer.suite.config_file import MOST_REPEATS, MOST_SEED, check_scale
 from buzzer.suite.escape import markdown as shown
@@ -30,6 +30,7 @@ from buzzer.suite.records import integrity, record
 from buzzer.suite.records.record import Record
 from buzzer.suite.report import compare_text, leaderboard
 from buzzer.suite.report.compare_text import Section
+from buzzer.suite.report.console import cells
 from buzzer.suite.run import plan, runner
 from buzzer.suite.run.plan import Choice, Run
 
@@ -143,7 +144,7 @@ def run_rounds(options: dict[str, Any], config: registry.TaskConfig) -> list[Rec
     out, cache = Path(options["out"]), caches.folder()
     for folder in (out, *([options["markdown"].parent] if options["markdown"] else [])):
         record.check_writable(folder)
-    with Screen() as screen:
+    with ProgressDisplay() as screen:
         for problem in told:
             screen.say(f"[yellow]warning:[/] {problem}")
         prepared = [(c, run_verb.prepare(c, options["data"], cache, screen)) for c in chosen]
@@ -155,7 +156,7 @@ def run_rounds(options: dict[str, Any], config: registry.TaskConfig) -> list[Rec
         return take(prepared, options, past, screen)
 
 
-def fit(choice: Choice, data: Data, out: Path, screen: Screen) -> bool:
+def fit(choice: Choice, data: Data, out: Path, screen: ProgressDisplay) -> bool:
     """Train what the timed runs load; False where the user stopped it. Raises DataError where it failed."""
     run = plan.fit_run(choice)
     fitted = runner.fit(run, data, caches.folder(), run_verb.watch(screen, run))
@@ -190,7 +191,7 @@ def schedule(prepared: Sequence[Prepared], rounds: int, seed: int) -> Iterator[t
 
 
 def take(
-    prepared: Sequence[Prepared], options: dict[str, Any], past: Sequence[Record], screen: Screen
+    prepared: Sequence[Prepared], options: dict[str, Any], past: Sequence[Record], screen: ProgressDisplay
 ) -> list[Record]:
     """The records of all rounds. A variant that failed once is not run again at that scale."""
     out, cache = Path(options["out"]), caches.folder()

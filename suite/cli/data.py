@@ -13,7 +13,7 @@ from buzzer import caches
 from buzzer.datasets.workers import usable_cores
 from buzzer.errors import UsageError
 from buzzer.suite import registry
-from buzzer.suite.cli.progress import Screen
+from buzzer.suite.cli.progress import ProgressDisplay
 from buzzer.suite.config_file import MOST_SEED, check_scale
 from buzzer.suite.records import rescore as rescoring
 from buzzer.suite.run import reaper
@@ -47,7 +47,7 @@ def generate(
     if test_scale is not None and "test_scale" not in known:
         raise UsageError(f"{dataset.NAME} has no test part of its own scale", "leave out --test-scale")
     options = {"test_scale": test_scale, "jobs": jobs or usable_cores()}
-    with Screen() as screen, reaper.swept(partial(out)):
+    with ProgressDisplay() as screen, reaper.swept(partial(out)):
         dataset.generate(
             out, scale, seed, screen.preparing, **{k: v for k, v in options.items() if k in known}
         )
@@ -87,7 +87,7 @@ def rescore(
     """Score the submissions that runs have kept again, and hold the records against it. Exit code 1 if any is off."""
     config = registry.task(task)
     check_scale("--scale", scale)
-    with Screen() as screen:
+    with ProgressDisplay() as screen:
         prepare = load_entry(config.entry).prepare
         used = prepare(data, caches.folder() / "data", scale or config.scale, seed, screen.preparing)
     found = list(rescoring.rescore(config, map(existing, path), used))
@@ -114,7 +114,7 @@ def convert(
     if out.exists():
         raise UsageError(f"{out} exists", "choose a new folder for --out")
     dataset = registry.dataset(task)
-    with Screen() as screen, reaper.swept(partial(out)):
+    with ProgressDisplay() as screen, reaper.swept(partial(out)):
         dataset.convert(existing(folder), out, screen.preparing)
     print(out)
 

@@ -25,7 +25,7 @@ def main(as_json: Annotated[bool, typer.Option("--json", help="One object on std
         return
     console = Console()
     console.print(
-        machine.line(machine.machine()), f"limits: {facts['enforcement']}", sep="\n", highlight=False
+        machine.describe(machine.machine()), f"limits: {facts['enforcement']}", sep="\n", highlight=False
     )
     for line in limits_told(facts["polled_because"]):
         console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -13,11 +13,12 @@ from rich.text import Text
 
 from buzzer.errors import UsageError
 from buzzer.suite import registry
-from buzzer.suite.cli.progress import WIDE, Screen, cells
+from buzzer.suite.cli.progress import ProgressDisplay
 from buzzer.suite.cli.run import choice, run_all
 from buzzer.suite.records import machine, record
 from buzzer.suite.records.record import Record
 from buzzer.suite.report import frontier
+from buzzer.suite.report.console import WIDE, cells
 from buzzer.suite.run.plan import Choice
 
 TASK = "bert-intent-precision"
@@ -37,7 +38,7 @@ def run(model: str, options: dict[str, Any]) -> list[Record]:
         task = task.with_params({"weights": json.dumps(str(Path(model).resolve()))})
     full = depth(task)
     planned = choices(task, full, options)
-    with Screen() as screen:
+    with ProgressDisplay() as screen:
         made = run_all(planned, options, screen)
     hashes = {one.task.config_hash for one in planned}
     told = record.read_good(Path(options["out"])) if options["resume"] else made
@@ -71,7 +72,7 @@ def publish(
 ) -> None:
     """Data and chart on disk; the table, or with --json the data, on stdout."""
     first = records[0]
-    title = f"{first.task}: accuracy against latency, {machine.line(first.machine)}"
+    title = f"{first.task}: accuracy against latency, {machine.describe(first.machine)}"
     base = frontier.reference(found, full, registry.task(first.task).reference.backend)
     notes = sorted({note for r in records for note in r.notes})
     facts = {
@@ -79,7 +80,7 @@ def publish(
         "full_layers": full,
         "reference_accuracy": base,
         "data_source": first.data_source,
-        "machine": machine.line(first.machine),
+        "machine": machine.describe(first.machine),
         "notes": notes,
     }
     out = Path(options["out"])

@@ -1,43 +1,28 @@
 """What the user sees on stderr while runs go on: bars, the phase, and the countdown to the buzzer."""
 
-import io
 import signal
 import threading
 import time
-from collections.abc import Iterable
 from contextlib import suppress
 from statistics import median
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
-from rich.table import Table
-from rich.text import Text
 
 from buzzer.errors import BuzzerError
 from buzzer.models.api.job import SCORE
 from buzzer.suite.budget import Budget
-from buzzer.suite.escape import printable
-from buzzer.suite.records import machine
 from buzzer.suite.records.record import Record
-from buzzer.suite.report import leaderboard
+from buzzer.suite.report.format import clock_text
 
 PATIENCE_S = 1.0  # within which pressing Ctrl-C again means the same: a run is ended and recorded by then
-WIDE = 120  # columns of tables that go into a file or a pipe
 # What ends a suite in order; not every system has all of them.
 ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 UNSHOWN = (OSError, ValueError)  # what printing raises; UnicodeEncodeError and "closed file" are ValueErrors
 MARKS = {"ok": "[green]✓[/]", "unsupported": "[yellow]-[/]"}
-
-
-def clock_text(seconds: float) -> str:
-    """Seconds as people read a countdown: 23:40:00, 4:59, 0:07."""
-    hours, rest = divmod(int(seconds), 3600)
-    minutes, secs = divmod(rest, 60)
-    return f"{hours}:{minutes:02}:{secs:02}" if hours else f"{minutes}:{secs:02}"
 
 
 class Interrupted(KeyboardInterrupt):
@@ -48,7 +33,7 @@ class Interrupted(KeyboardInterrupt):
         self.number = number
 
 
-class Screen:
+class ProgressDisplay:
     """Bars on a terminal; one line a finished run everywhere.
 
     While it is open, Ctrl-C is taken up at the next look at a run, where the run can be ended in order and recorded:
@@ -163,29 +148,3 @@ def outcome_text(record: Record) -> str:
     if record.disturbed is not None:
         parts.append(f"disturbed: others took {record.disturbed:.0%} of its cores")
     return "  ".join(parts)
-
-
-def cells(line: Iterable[str]) -> list[Text]:
-    """The cells of a table, without markup."""
-    return [Text(printable(cell, keep="\n")) for cell in line]
-
-
-def show_boards(records: Iterable[Record], console: Console) -> None:
-    """The leaderboard as tables for people."""
-    for group in leaderboard.boards(records).values():
-        first = group[0]
-        title = f"{first.task}, scale {first.scale:g}: {first.metric}"
-        caption = "; ".join([machine.line(first.machine), *leaderboard.rules_of(group)])
-        table = Table(title=Text(title), caption=Text(caption), box=SIMPLE_HEAD, padding=0)
-        for name in leaderboard.COLUMNS:
-            table.add_column(name, overflow="fold", no_wrap=name in ("engine", "backend", "score"))
-        for line in leaderboard.table(group):
-            table.add_row(*cells(line))
-        console.print(table)
-
-
-def picture(records: Iterable[Record]) -> str:
-    """The leaderboard's tables as an SVG image."""
-    console = Console(record=True, width=WIDE, file=io.StringIO())
-    show_boards(records, console)
-    return console.export_svg(title="buzzer report", unique_id="buzzer")

@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 
 from buzzer.errors import UsageError
-from buzzer.suite.cli.progress import picture
 from buzzer.suite.escape import printable
 from buzzer.suite.records import integrity, record
 from buzzer.suite.records.record import Record
 from buzzer.suite.report import leaderboard, page
 from buzzer.suite.report import readme as result_table
+from buzzer.suite.report.console import picture
 
 
 def main(

@@ -17,12 +17,14 @@ from buzzer.errors import DataError, UsageError, unknown_name
 from buzzer.models.api.job import Data
 from buzzer.suite import budget as budgets
 from buzzer.suite import config_file, registry
-from buzzer.suite.cli.progress import WIDE, Screen, clock_text, show_boards
+from buzzer.suite.cli.progress import ProgressDisplay
 from buzzer.suite.cli.report import load
 from buzzer.suite.config_file import MOST_REPEATS, MOST_SEED, check_scale
 from buzzer.suite.records import record
 from buzzer.suite.records.record import Record
 from buzzer.suite.report import leaderboard
+from buzzer.suite.report.console import WIDE, show_boards
+from buzzer.suite.report.format import clock_text
 from buzzer.suite.run import plan, runner, worker
 from buzzer.suite.run.plan import Choice, Run
 
@@ -67,7 +69,7 @@ def main(
     runs = [r for choice in choices for r in plan.predict_runs(choice)]
     check_chosen(runs, choices)
     told = check_budgets(runs, options["on_unmet_budget"])
-    with Screen() as screen:
+    with ProgressDisplay() as screen:
         for problem in told:
             screen.say(f"[yellow]warning:[/] {problem}")
         if options["dry_run"]:
@@ -209,7 +211,7 @@ def show_plan(runs: Sequence[Run], as_json: bool) -> None:
     )
 
 
-def run_all(choices: Sequence[Choice], options: dict[str, Any], screen: Screen) -> list[Record]:
+def run_all(choices: Sequence[Choice], options: dict[str, Any], screen: ProgressDisplay) -> list[Record]:
     """Prepare all data first (so that bad input is told before any timing), then run; records of this call."""
     cache, out = caches.folder(), Path(options["out"])
     record.check_writable(out)
@@ -225,7 +227,7 @@ def run_all(choices: Sequence[Choice], options: dict[str, Any], screen: Screen) 
     return made
 
 
-def prepare(choice: Choice, source: Path | None, cache: Path, screen: Screen) -> Data:
+def prepare(choice: Choice, source: Path | None, cache: Path, screen: ProgressDisplay) -> Data:
     """The task's input data, checked or generated."""
     if source is not None and not source.is_dir():
         raise UsageError(f"--data {source}: no such folder")
@@ -236,7 +238,7 @@ def prepare(choice: Choice, source: Path | None, cache: Path, screen: Screen) ->
 
 
 def run_choice(
-    choice: Choice, data: Data, past: Sequence[Record], options: dict[str, Any], screen: Screen
+    choice: Choice, data: Data, past: Sequence[Record], options: dict[str, Any], screen: ProgressDisplay
 ) -> list[Record]:
     """The fit and the timed runs of one task."""
     out, cache = Path(options["out"]), caches.folder()
@@ -268,11 +270,11 @@ def run_choice(
     return made
 
 
-def watch(screen: Screen, run: Run) -> runner.Watch:
+def watch(screen: ProgressDisplay, run: Run) -> runner.ProgressCallback:
     return lambda phase, elapsed: screen.running(run.label, run.budget, phase, elapsed)
 
 
-def keep(new: Record, run: Run, out: Path, screen: Screen) -> Record:
+def keep(new: Record, run: Run, out: Path, screen: ProgressDisplay) -> Record:
     """Write a record the moment its run ends, and say so. Raises DataError where it cannot be written, and says where it is instead."""
     try:
         record.write(new, out)
@@ -284,7 +286,7 @@ def keep(new: Record, run: Run, out: Path, screen: Screen) -> Record:
     return new
 
 
-def spare(new: Record, screen: Screen) -> str:
+def spare(new: Record, screen: ProgressDisplay) -> str:
     """Keep a record that its folder does not take: in the cache, or else on stderr. Where."""
     try:
         return f"in {record.write(new, caches.folder() / 'records')}"

@@ -97,13 +97,13 @@ def made(task: str, options: tuple[str, ...], cache: Path) -> tuple[Path, Path]:
     from typer.main import get_command
 
     from buzzer.suite.cli import app
-    from buzzer.suite.cli.progress import Screen
+    from buzzer.suite.cli.progress import ProgressDisplay
     from buzzer.suite.cli.run import choices_of, prepare
     from buzzer.suite.run import fits, plan, runner
 
     verb = get_command(app).commands["run"]  # type: ignore[attr-defined]
     (choice,) = choices_of(verb.make_context("run", [task, *options]).params)
-    with Screen() as screen:
+    with ProgressDisplay() as screen:
         data, run = prepare(choice, None, cache, screen), plan.fit_run(choice)
         record = runner.fit(
             run, data, cache, lambda phase, elapsed: screen.running(run.label, run.budget, phase, elapsed)

@@ -25,7 +25,7 @@ QUESTION: Facts = JOB | {"fit": lambda r: r.fit_id}
 TIMES: Facts = JOB | {
     "scale": lambda r: r.scale,
     "data source": lambda r: r.data_source,
-    "machine": lambda r: machine.line(r.machine),
+    "machine": lambda r: machine.describe(r.machine),
     "scoring": lambda r: r.scoring,
 }
 # Runs must agree in these too where a small difference is looked for: between A/A pairs, and with older records.
@@ -67,7 +67,7 @@ def bench(r: Record) -> Key:
         *sizes,
         r.device,
         r.budget.name,
-        machine.line(r.machine),
+        machine.describe(r.machine),
         r.seed,
         r.scoring,
         *more,

@@ -51,12 +51,12 @@ def machine() -> Machine:
     return Machine.model_validate(facts)
 
 
-def busy() -> float:
+def load_average() -> float:
     """Load average of the last minute: work of others beside a run is noise in it."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
 
 
-def line(facts: Machine) -> str:
+def describe(facts: Machine) -> str:
     """The machine in one line of a report."""
     gpus = ", ".join(gpu.name for gpu in facts.gpus) or "no GPU"
     simd = f" ({facts.simd})" if facts.simd else ""  # not in older records

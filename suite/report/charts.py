@@ -127,7 +127,7 @@ class Chart:
 def filters_of(r: Record, outcome: str) -> dict[str, str]:
     return {
         "task": r.task,
-        "machine": machine.line(r.machine),
+        "machine": machine.describe(r.machine),
         "engine": r.engine,
         "precision": r.precision,
         "budget": r.budget.name,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from buzzer.suite.analysis.comparison import Comparison, Line, Trend, Variant
+from buzzer.suite.analysis.comparison import Comparison, ScalingFit, Variant, VariantResult
 from buzzer.suite.analysis.regress import Change
 from buzzer.suite.analysis.statistics import LEAST_ROUNDS, LEAST_SIZES, Projection, Ratio
 from buzzer.suite.records import comparable, machine
@@ -49,7 +49,7 @@ def differ(made: Comparison) -> list[str]:
 def title(made: Comparison) -> str:
     r = made.group.first
     rule = leaderboard.SCORING[r.scoring]
-    return f"{r.task}: {r.data_source} data, seed {r.seed}, {machine.line(r.machine)}; {rule}"
+    return f"{r.task}: {r.data_source} data, seed {r.seed}, {machine.describe(r.machine)}; {rule}"
 
 
 def _runs(made: Comparison, scale: float, notes: list[str]) -> Section:
@@ -66,7 +66,7 @@ def _runs(made: Comparison, scale: float, notes: list[str]) -> Section:
     return Section(f"Runs at scale {scale:g}{size}", header, lines, notes)
 
 
-def _run_line(line: Line, baselines: dict[Variant, str]) -> tuple[str, ...]:
+def _run_line(line: VariantResult, baselines: dict[Variant, str]) -> tuple[str, ...]:
     r, room = line.cell.first, line.head_room()
     score, good = r.scores.get(r.metric), line.cell.ranked
     mark = f" [{baselines[line.variant]}]" if line.variant in baselines else ""
@@ -96,7 +96,7 @@ def _share(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f} %"
 
 
-def _gpu(line: Line) -> str:
+def _gpu(line: VariantResult) -> str:
     r = line.cell.first
     if r.gpu_busy_s is None:
         return ""
@@ -125,7 +125,7 @@ def _run_notes(made: Comparison) -> list[str]:
     return [*notes, *differ(made), *leaderboard.disturbances(every)]
 
 
-def _stages(lines: Sequence[Line], scale: float) -> Section:
+def _stages(lines: Sequence[VariantResult], scale: float) -> Section:
     good = [line for line in lines if line.cell.ranked]
     names = leaderboard.phase_names(line.cell.first for line in good)
     spent = {line.variant: [line.cell.phase_s(name) for name in names] for line in good}
@@ -155,7 +155,7 @@ def _growth(made: Comparison) -> Section:
     return Section("Growth with size", header, lines, notes)
 
 
-def _growth_line(made: Comparison, trend: Trend, scales: Sequence[float]) -> tuple[str, ...]:
+def _growth_line(made: Comparison, trend: ScalingFit, scales: Sequence[float]) -> tuple[str, ...]:
     row = [made.group.cells[s].get(trend.variant) for s in scales]
     good = [c for c in row if c is not None and c.ranked]
     exponent = "1, taken" if len(good) < LEAST_SIZES else f"{trend.growth.exponent:.2f}"
@@ -171,7 +171,7 @@ def _growth_line(made: Comparison, trend: Trend, scales: Sequence[float]) -> tup
     )
 
 
-def _even(made: Comparison, trend: Trend, name: str) -> str:
+def _even(made: Comparison, trend: ScalingFit, name: str) -> str:
     if name not in trend.break_even_rows or not made.group.rows_at_full:
         return ""
     rows = trend.break_even_rows[name]
@@ -268,7 +268,7 @@ def as_dict(made: Comparison, found: Sequence[Change]) -> dict[str, Any]:
     }
 
 
-def _line_dict(scale: float, line: Line) -> dict[str, Any]:
+def _line_dict(scale: float, line: VariantResult) -> dict[str, Any]:
     cell = line.cell
     names = dict.fromkeys(p.name for p in cell.first.phases)
     return {

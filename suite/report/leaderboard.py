@@ -9,11 +9,11 @@ from typing import Any
 from buzzer.configs import load_yaml
 from buzzer.models.api.job import SCORE
 from buzzer.suite.analysis import percentiles
-from buzzer.suite.bench import plan
 from buzzer.suite.escape import Markdown
 from buzzer.suite.escape import markdown as shown
 from buzzer.suite.records import comparable, machine
 from buzzer.suite.records.record import Record
+from buzzer.suite.report import bench_table
 
 SCORING = {  # Record.scoring -> how a board says it
     "inside": "wall time includes scoring",
@@ -40,7 +40,7 @@ def rules_of(group: Sequence[Record]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Row:
+class RunGroup:
     """One line of the leaderboard: the repetitions of one run, summed up by their medians."""
 
     records: tuple[Record, ...]
@@ -133,13 +133,13 @@ class Row:
         )
 
 
-def rows(records: Iterable[Record]) -> list[Row]:
+def rows(records: Iterable[Record]) -> list[RunGroup]:
     """Ranked rows first, fastest first; then the others. The newest run of each repetition counts."""
     newest: dict[tuple[Any, ...], dict[int, Record]] = defaultdict(dict)
     for r in sorted(records, key=lambda r: r.created):
         key = (r.engine_name, r.backend, r.precision, r.device, r.budget.name)
         newest[key][r.repeat] = r
-    made = [Row(tuple(group[i] for i in sorted(group))) for group in newest.values()]
+    made = [RunGroup(tuple(group[i] for i in sorted(group))) for group in newest.values()]
     return sorted(made, key=lambda row: (not row.ranked, row.wall_s))
 
 
@@ -197,7 +197,7 @@ def phase_s(record: Record, name: str) -> float | None:
     return sum(spent) if spent else None
 
 
-def latency(row: Row) -> str:
+def latency(row: RunGroup) -> str:
     """Median of the laps of phase `latency`, and the 99th percentile where there are samples enough for it."""
     laps = [lap * 1000 for r in row.records for lap in r.samples.get("latency", [])]
     if not laps:
@@ -257,7 +257,7 @@ def disturbances(group: Sequence[Record]) -> list[str]:
 def board_markdown(group: Sequence[Record]) -> str:
     """One board: what was asked, on what machine, the table, and what a reader must know."""
     r = group[0]
-    facts = f"{machine.line(r.machine)}. {board_facts(group)}; score = {r.metric}."
+    facts = f"{machine.describe(r.machine)}. {board_facts(group)}; score = {r.metric}."
     lines = [f"## {shown(r.task)}", "", shown(facts, block=True)]
     lines += ["", markdown_table(COLUMNS, table(group)), "", *markdown_notes(board_notes(group))]
     if phases := phase_table(group):
@@ -269,13 +269,13 @@ def board_markdown(group: Sequence[Record]) -> str:
 def bench_markdown(group: Sequence[Record]) -> str:
     """One model's table of `buzzer bench`."""
     r = group[0]
-    facts = f"{machine.line(r.machine)}. Budget {r.budget.name}; {len({x.repeat for x in group})} rounds, interleaved."
+    facts = f"{machine.describe(r.machine)}. Budget {r.budget.name}; {len({x.repeat for x in group})} rounds, interleaved."
     lines = [
-        f"## {shown(plan.title(r))}",
+        f"## {shown(bench_table.title(r))}",
         "",
         shown(facts, block=True),
         "",
-        markdown_table(plan.COLUMNS, plan.table(group)),
+        markdown_table(bench_table.COLUMNS, bench_table.table(group)),
         "",
     ]
     return "\n".join([*lines, *markdown_notes(bench_notes(group))])
@@ -319,5 +319,5 @@ def markdown(records: Iterable[Record]) -> str:
     parts = ["# Leaderboard", RULES]
     records = list(records)
     parts += [board_markdown(group) for group in boards(records).values()]
-    parts += [bench_markdown(group) for group in plan.boards(records).values()]
+    parts += [bench_markdown(group) for group in bench_table.boards(records).values()]
     return "\n\n".join([*parts, published_markdown()]) + "\n"

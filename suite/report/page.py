@@ -18,14 +18,13 @@ from buzzer.suite import registry
 from buzzer.suite.analysis import comparison
 from buzzer.suite.analysis.comparison import Group, Variant
 from buzzer.suite.analysis.statistics import Ratio, paired
-from buzzer.suite.bench import plan
-from buzzer.suite.cli.progress import clock_text
 from buzzer.suite.records import machine
 from buzzer.suite.records.record import Record
-from buzzer.suite.report import charts, leaderboard
+from buzzer.suite.report import bench_table, charts, leaderboard
 from buzzer.suite.report import page_bench as sessions
 from buzzer.suite.report.charts import Chart, Mark
-from buzzer.suite.report.leaderboard import Row
+from buzzer.suite.report.format import clock_text
+from buzzer.suite.report.leaderboard import RunGroup
 
 ASSETS = Path(__file__).parent / "templates"
 FILTERS = ("task", "machine", "engine", "precision", "budget", "outcome")
@@ -36,7 +35,7 @@ PHASE_COLOURS = 12
 class Entry:
     """One variant of a board: its repetitions summed up."""
 
-    row: Row
+    row: RunGroup
     rank: str
     number: int
     link: str
@@ -103,7 +102,7 @@ class Board:
 
     @property
     def machine(self) -> str:
-        return machine.line(self.first.machine)
+        return machine.describe(self.first.machine)
 
     @property
     def notes(self) -> list[str]:
@@ -199,7 +198,9 @@ def _speed_up_chart(group: Group, base: Variant) -> Chart:
     marks += _failed_marks(group, x)
     title = f"{group.first.task}: speed-up against {base}"
     told = "Geometric mean over rounds by size of the job, 95 % interval in the label; the dashed line is the baseline."
-    told = f"{told} {'; '.join([machine.line(group.first.machine), *leaderboard.rules_of(group.records)])}."
+    told = (
+        f"{told} {'; '.join([machine.describe(group.first.machine), *leaderboard.rules_of(group.records)])}."
+    )
     return Chart(title, told, x, y, marks, paths, legend)
 
 
@@ -232,7 +233,7 @@ def _failed_marks(group: Group, x: charts.Axis) -> list[Mark]:
 
 def machines(records: Sequence[Record]) -> list[tuple[str, str]]:
     """Each machine with its noise: how far single A/A runs differ on it."""
-    newest = {machine.line(r.machine): r for r in sorted(records, key=lambda r: r.created)}
+    newest = {machine.describe(r.machine): r for r in sorted(records, key=lambda r: r.created)}
     told = []
     for line, r in sorted(newest.items()):
         level = comparison.noise([x for x in records if x.control or x.outcome == "ok"], r, 1)
@@ -250,7 +251,11 @@ def machines(records: Sequence[Record]) -> list[tuple[str, str]]:
 def choices(records: Sequence[Record], found: Sequence[Board]) -> dict[str, list[str]]:
     """The values of each filter."""
     shown = [entry.filters for board in found for entry in board.entries]
-    shown += [sessions.filters(row) for group in plan.boards(records).values() for row in plan.rows(group)]
+    shown += [
+        sessions.filters(row)
+        for group in bench_table.boards(records).values()
+        for row in bench_table.rows(group)
+    ]
     return {name: sorted({filters[name] for filters in shown}) for name in FILTERS}
 
 
@@ -267,8 +272,8 @@ def content(records: Sequence[Record], links: Mapping[str, str]) -> dict[str, An
         "speed_ups": speed_up_charts(records),
         "frontiers": sessions.frontiers(records),
         "rooflines": sessions.rooflines(records),
-        "benches": [sessions.Board(group) for group in plan.boards(records).values()],
-        "bench_columns": plan.COLUMNS,
+        "benches": [sessions.Board(group) for group in bench_table.boards(records).values()],
+        "bench_columns": bench_table.COLUMNS,
         "anchors": [
             a | {"time_text": clock_text(a["time_s"])} if "time_s" in a else a
             for a in load_yaml("anchors.yaml")
@@ -284,7 +289,7 @@ def content(records: Sequence[Record], links: Mapping[str, str]) -> dict[str, An
             "failed": sum(r.outcome not in ("ok", "unsupported") for r in ran),
             "unsupported": sum(r.outcome == "unsupported" for r in ran),
             "boards": len(found),
-            "machines": len({machine.line(r.machine) for r in records}),
+            "machines": len({machine.describe(r.machine) for r in records}),
         },
         "clock": clock_text,
         "seconds": seconds,

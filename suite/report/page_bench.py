@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from statistics import median
 
 from buzzer.suite import registry
-from buzzer.suite.bench import plan
 from buzzer.suite.records import comparable, machine
 from buzzer.suite.records.record import Record
-from buzzer.suite.report import charts, frontier, leaderboard
+from buzzer.suite.report import bench_table, charts, frontier, leaderboard
 from buzzer.suite.report.charts import Chart, Mark
 
 
@@ -21,24 +20,24 @@ class Board:
 
     @property
     def title(self) -> str:
-        return plan.title(self.group[0])
+        return bench_table.title(self.group[0])
 
     @property
     def machine(self) -> str:
-        return f"{machine.line(self.group[0].machine)}, budget {self.group[0].budget.name}"
+        return f"{machine.describe(self.group[0].machine)}, budget {self.group[0].budget.name}"
 
     @property
     def notes(self) -> list[str]:
         return leaderboard.bench_notes(self.group)
 
     @property
-    def rows(self) -> list[plan.Row]:
-        return plan.rows(self.group)
+    def rows(self) -> list[bench_table.BenchGroup]:
+        return bench_table.rows(self.group)
 
     @property
     def lines(self) -> list[tuple[dict[str, str], str, tuple[str, ...]]]:
         """Filters, kind and cells of each line."""
-        cells = plan.table(self.group)
+        cells = bench_table.table(self.group)
         return [(filters(r), kind(r), c) for r, c in zip(self.rows, cells, strict=True)]
 
     def frontier(self) -> Chart | None:
@@ -62,15 +61,15 @@ class Board:
         return Chart("Accuracy against latency", told_in_words, axis, cosines, marks, [line], legend)
 
 
-def name(row: plan.Row) -> str:
+def name(row: bench_table.BenchGroup) -> str:
     return f"{row.first.backend} {row.first.precision}"
 
 
-def kind(row: plan.Row) -> str:
+def kind(row: bench_table.BenchGroup) -> str:
     return "failed" if any(r.outcome != "ok" for r in row.records) else row.first.device
 
 
-def filters(row: plan.Row) -> dict[str, str]:
+def filters(row: bench_table.BenchGroup) -> dict[str, str]:
     return charts.filters_of(row.first, next((r.outcome for r in row.records if r.outcome != "ok"), "ok"))
 
 
@@ -112,7 +111,7 @@ def _frontier(group: Sequence[Record]) -> Chart | None:
         legend.append((i, kind, name, filters))
     best = charts.pareto([(p.p50_ms / 1e3, p.accuracy) for p in found if p.counts])
     line = charts.path([(x.at(s), y.at(a)) for s, a in best], "pareto")
-    on = "; ".join([machine.line(group[0].machine), *comparable.told(group)])
+    on = "; ".join([machine.describe(group[0].machine), *comparable.told(group)])
     words = (
         f"{group[0].task} on {group[0].data_source} data, {on}. Of several backends the fastest."
         " Up and to the left is better; the line joins what no other beats in both. Crossed out: below its gate, or its speed is simulated."
@@ -125,16 +124,16 @@ def rooflines(records: Iterable[Record]) -> list[Chart]:
 
     Runs on rows of real lengths are left out: their FLOPs differ from run to run.
     """
-    groups: dict[tuple[str, str, str], list[plan.Row]] = defaultdict(list)
-    for board in plan.boards(records).values():
-        for row in plan.rows(board):
+    groups: dict[tuple[str, str, str], list[bench_table.BenchGroup]] = defaultdict(list)
+    for board in bench_table.boards(records).values():
+        for row in bench_table.rows(board):
             r = row.first
             if r.bench and r.bench.flops and r.bench.bytes_moved and r.bench.lengths == "fixed":
-                groups[machine.line(r.machine), r.device, r.budget.name].append(row)
+                groups[machine.describe(r.machine), r.device, r.budget.name].append(row)
     return [_roofline(rows) for _, rows in sorted(groups.items())]
 
 
-def _roofline(rows: Sequence[plan.Row]) -> Chart:
+def _roofline(rows: Sequence[bench_table.BenchGroup]) -> Chart:
     points = [(row, *reached(row)) for row in rows if row.pooled("warm_run")]
     roofs = _roofs(rows)
     ridges = [peak / bandwidth for peak, bandwidth in roofs.values()]
@@ -150,12 +149,12 @@ def _roofline(rows: Sequence[plan.Row]) -> Chart:
         f"{name}: {peak:,.3g} GFLOP/s, {bandwidth:,.3g} GB/s" for name, (peak, bandwidth) in roofs.items()
     )
     r = rows[0].first
-    on = "; ".join([machine.line(r.machine), *comparable.told(x for row in rows for x in row.records)])
+    on = "; ".join([machine.describe(r.machine), *comparable.told(x for row in rows for x in row.records)])
     words = f"What a run reached below the roof that was measured here ({told}). {on}."
     return Chart(f"Roofline, {r.device}, budget {r.budget.name}", words, x, y, marks, paths, legend)
 
 
-def reached(row: plan.Row) -> tuple[float, float]:
+def reached(row: bench_table.BenchGroup) -> tuple[float, float]:
     """Arithmetic intensity in FLOPs a byte, and what the median run reached in GFLOP/s."""
     bench = row.first.bench
     assert bench is not None
@@ -163,7 +162,7 @@ def reached(row: plan.Row) -> tuple[float, float]:
     return bench.flops / bench.bytes_moved, bench.flops / median(row.pooled("warm_run")) / 1e9
 
 
-def _roofs(rows: Sequence[plan.Row]) -> dict[str, tuple[float, float]]:
+def _roofs(rows: Sequence[bench_table.BenchGroup]) -> dict[str, tuple[float, float]]:
     """Peak in GFLOP/s and bandwidth in GB/s by precision: medians of what the records measured."""
     found: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for row in rows:
@@ -183,5 +182,5 @@ def _roof(x: charts.Axis, y: charts.Axis, peak: float, bandwidth: float) -> list
     return [(x.at(a), y.at(min(a * bandwidth, peak))) for a in corners]
 
 
-def title(row: plan.Row) -> str:
-    return f"{plan.title(row.first)}, {name(row)}"
+def title(row: bench_table.BenchGroup) -> str:
+    return f"{bench_table.title(row.first)}, {name(row)}"

@@ -9,7 +9,7 @@ from buzzer.suite.escape import markdown as shown
 from buzzer.suite.records import comparable, machine
 from buzzer.suite.records.record import Record
 from buzzer.suite.report import leaderboard
-from buzzer.suite.report.leaderboard import Row
+from buzzer.suite.report.leaderboard import RunGroup
 
 BEGIN = "<!-- results: made by `make report`, do not edit -->"
 END = "<!-- end of results -->"
@@ -31,7 +31,7 @@ def table(records: Iterable[Record]) -> str:
     """Of each task and machine the board nearest to the official job; of each engine and budget the fastest run."""
     boards = main_boards(records)
     rules = sorted({group[0].scoring for group in boards})
-    on = [machine.line(group[0].machine) for group in boards]
+    on = [machine.describe(group[0].machine) for group in boards]
     machines = sorted(set(on))
     several = len(machines) > 1
     letters = {facts: chr(ord("A") + i) for i, facts in enumerate(machines)}
@@ -70,7 +70,7 @@ def main_boards(records: Iterable[Record]) -> list[list[Record]]:
     for group in leaderboard.boards(records).values():
         if not any(row.ranked for row in leaderboard.rows(group)):
             continue
-        key = (group[0].task, machine.line(group[0].machine))
+        key = (group[0].task, machine.describe(group[0].machine))
         best[key] = max(best.get(key, group), group, key=_worth)
     outside = {group[0].task for group in best.values() if group[0].scoring == "outside"}
     return [
@@ -97,7 +97,7 @@ def as_registered(r: Record) -> bool:
 def board_lines(group: list[Record]) -> list[tuple[str, ...]]:
     rows = [row for row in leaderboard.rows(group) if row.ranked]
     base = one_core_reference(rows)
-    fastest: dict[tuple[str, ...], Row] = {}
+    fastest: dict[tuple[str, ...], RunGroup] = {}
     for row in rows:  # fastest first
         r = row.first
         fastest.setdefault((r.budget.name, r.engine_name, r.device, r.precision), row)
@@ -105,7 +105,7 @@ def board_lines(group: list[Record]) -> list[tuple[str, ...]]:
     return [line(row, base) for row in shown]
 
 
-def one_core_reference(rows: Iterable[Row]) -> Row | None:
+def one_core_reference(rows: Iterable[RunGroup]) -> RunGroup | None:
     """The reference variant's run on one core, which is what a competitor writes and what all are compared with."""
     for row in rows:
         r = row.first
@@ -114,7 +114,7 @@ def one_core_reference(rows: Iterable[Row]) -> Row | None:
     return None
 
 
-def line(row: Row, base: Row | None) -> tuple[str, ...]:
+def line(row: RunGroup, base: RunGroup | None) -> tuple[str, ...]:
     r = row.first
     engine = "" if r.engine == registry.NO_ENGINE else f"{r.engine_name}, "
     score, peak = r.scores.get(r.metric), row.peak

@@ -72,7 +72,7 @@ class Limiter(Protocol):
 def environment_of(budget: Budget) -> dict[str, str]:
     """Environment variables that tell the libraries how many threads the budget has, and where their caches are."""
     cores = str(budget.cores or len(allowed_cores()))
-    fixed = {"TOKENIZERS_PARALLELISM": "false", reaper.VARIABLE: reaper.mark()}
+    fixed = {"TOKENIZERS_PARALLELISM": "false", reaper.VARIABLE: reaper.token()}
     return dict.fromkeys(THREAD_VARIABLES, cores) | fixed | caches.environment()
 
 

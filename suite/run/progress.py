@@ -36,7 +36,7 @@ NO_EVENT = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 @dataclass
-class Story:
+class RunProgress:
     """What the child told in its events file, so far, and when the harness looked there."""
 
     phases: dict[str, Phase] = field(default_factory=dict)
@@ -205,7 +205,7 @@ class Events:
     def __init__(self, path: Path) -> None:
         self._file = path.open("x+b")
         self._offset = 0
-        self.story = Story()
+        self.story = RunProgress()
 
     def __enter__(self) -> Self:
         return self
@@ -215,7 +215,7 @@ class Events:
     ) -> None:
         self._file.close()
 
-    def read(self) -> Story:
+    def read(self) -> RunProgress:
         """Take the new lines."""
         before = time.perf_counter()
         if os.fstat(self._file.fileno()).st_size < self._offset:

@@ -33,7 +33,7 @@ def start() -> tuple[str, IO[bytes]]:
     return made, process.stdin
 
 
-def mark() -> str:
+def token() -> str:
     return start()[0]
 
 

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 import buzzer
 from buzzer import caches, locks
 from buzzer.errors import DataError
-from buzzer.models.api.job import SCORE, Data, Job
+from buzzer.models.api.job import SCORE, Data, RunContext
 from buzzer.suite import budget as budgets
 from buzzer.suite.budget import Budget
 from buzzer.suite.records import gate, machine
@@ -29,7 +29,7 @@ from buzzer.suite.records import record as record_of
 from buzzer.suite.records.record import SCHEMA_MINOR, BudgetFields, Gate, Record
 from buzzer.suite.run import counters, fits, inputs, limits, manifest, reaper, worker
 from buzzer.suite.run.plan import Run
-from buzzer.suite.run.progress import Events, Story
+from buzzer.suite.run.progress import Events, RunProgress
 
 EVENTS = "events.jsonl"
 LOOK_S = 0.2  # how often the parent looks at the child's events
@@ -40,11 +40,11 @@ FLOOD_BYTES = 1 << 26  # that a run's stderr may take on disk
 RESUME = "`--resume` of `buzzer run` and `buzzer compare` skips what is done"
 MORE_TIME = "give it more time or a smaller --scale"
 INTERRUPTED = "interrupted"  # in the details of a run that the user stopped
-Watch = Callable[[str, float], None]  # phase, elapsed seconds
+ProgressCallback = Callable[[str, float], None]  # phase, elapsed seconds
 
 
-def job_of(run: Run, data: Data, work: Path, out: Path) -> Job:
-    return Job(
+def job_of(run: Run, data: Data, work: Path, out: Path) -> RunContext:
+    return RunContext(
         task=run.task.name,
         engine=run.engine,
         backend=run.backend,
@@ -63,7 +63,7 @@ def job_of(run: Run, data: Data, work: Path, out: Path) -> Job:
     )
 
 
-def fit(run: Run, data: Data, cache: Path, watch: Watch) -> Record | None:
+def fit(run: Run, data: Data, cache: Path, watch: ProgressCallback) -> Record | None:
     """Train if this fit is not in the cache, or is damaged there: its record, or None where it is.
 
     The task writes into `<folder>.partial`, which stays when the run is ended (checkpoints are taken up again)
@@ -104,7 +104,9 @@ def kept(record: Record, partial: Path, done: Path) -> Record:
     return record
 
 
-def predict(run: Run, data: Data, cache: Path, out: Path, others: Iterable[Record], watch: Watch) -> Record:
+def predict(
+    run: Run, data: Data, cache: Path, out: Path, others: Iterable[Record], watch: ProgressCallback
+) -> Record:
     """The timed run; its files (the submission) stay under `out`/files/<first 8 of run_id>.
 
     A fit that is damaged, or that the run changes, is an `error`.
@@ -142,7 +144,7 @@ def fit_changed(record: Record, names: Sequence[str]) -> Record:
     return record.model_copy(update=update)
 
 
-def bench(run: Run, data: Data, cache: Path, work: Path, out: Path, watch: Watch) -> Record:
+def bench(run: Run, data: Data, cache: Path, work: Path, out: Path, watch: ProgressCallback) -> Record:
     """A run of `buzzer bench`, which has no fit in the cache."""
     with ExitStack() as holding:
         if not entered(holding, alone(cache, watch)):
@@ -150,14 +152,14 @@ def bench(run: Run, data: Data, cache: Path, work: Path, out: Path, watch: Watch
         return execute(run, data, work, out, (), watch)
 
 
-def alone(cache: Path, watch: Watch) -> AbstractContextManager[None]:
+def alone(cache: Path, watch: ProgressCallback) -> AbstractContextManager[None]:
     """No other run that uses this cache is measured on this machine meanwhile. A run started by a run is part of it."""
     if reaper.VARIABLE in os.environ:
         return nullcontext()
     return lock(cache / f"measuring-{platform.node()}.lock", watch)
 
 
-def lock(path: Path, watch: Watch) -> AbstractContextManager[None]:
+def lock(path: Path, watch: ProgressCallback) -> AbstractContextManager[None]:
     return locks.held(path, lambda message: watch(message, 0.0))
 
 
@@ -197,13 +199,13 @@ def execute(
     work: Path,
     out: Path,
     others: Iterable[Record],
-    watch: Watch,
+    watch: ProgressCallback,
     run_id: str = "",
     fit_id: str | None = None,
     reads: Sequence[Path] = (),
 ) -> Record:
     """Run the child under its budget; the record, judged by the gate. `reads` are the folders of its inputs."""
-    began, load_before, compiled = time.perf_counter(), machine.busy(), caches.state()
+    began, load_before, compiled = time.perf_counter(), machine.load_average(), caches.state()
     before = inputs.state(reads)
     warm = inputs.warm(before)
     limiter, gauge = limits.limiter(run.budget), counters.Meter(run.device)
@@ -243,7 +245,7 @@ def execute(
     return gate.judge(validated(fields, known, age), run.task, others)
 
 
-def false_claim(story: Story, measured: limits.Measured, out: Path) -> str:
+def false_claim(story: RunProgress, measured: limits.Measured, out: Path) -> str:
     """What the run told of itself that the harness saw otherwise, or ""."""
     if measured.started_s is None:
         return ""
@@ -285,7 +287,7 @@ def validated(fields: dict[str, Any], known: dict[str, Any], age: float) -> Reco
         )
 
 
-def compared_cpu_s(measured: limits.Measured, story: Story) -> float | None:
+def compared_cpu_s(measured: limits.Measured, story: RunProgress) -> float | None:
     """CPU seconds of all processes, less those of the main process while it scored."""
     if measured.cpu_s is None or SCORE not in story.phases:
         return measured.cpu_s
@@ -293,7 +295,12 @@ def compared_cpu_s(measured: limits.Measured, story: Story) -> float | None:
 
 
 def follow(
-    limiter: limits.Limiter, command: list[str], stderr: Path, run: Run, events: Events, watch: Watch
+    limiter: limits.Limiter,
+    command: list[str],
+    stderr: Path,
+    run: Run,
+    events: Events,
+    watch: ProgressCallback,
 ) -> tuple[limits.Measured, float]:
     """Wait for the command in a thread while showing its phases; what was measured, and the seconds it took.
 
@@ -336,7 +343,7 @@ def follow(
     return replace(found, reason=reason or found.reason), age
 
 
-def over_time(story: Story, age: float, budget: Budget) -> str:
+def over_time(story: RunProgress, age: float, budget: Budget) -> str:
     """Why a run must be ended now: `walltime`, `scoring`, `lingering`, or ""."""
     if story.end is not None:
         late = time.perf_counter() - (story.ended_s or time.perf_counter())
@@ -373,7 +380,12 @@ def stderr_tail(path: Path) -> list[str]:
 
 
 def outcome_fields(
-    story: Story, measured: limits.Measured, age: float, tail: list[str], budget: Budget, doubt: str = ""
+    story: RunProgress,
+    measured: limits.Measured,
+    age: float,
+    tail: list[str],
+    budget: Budget,
+    doubt: str = "",
 ) -> dict[str, Any]:
     """How the run ended, from what the child told and what the limiter saw; `doubt` is why the child is not believed."""
     end = story.end or {}
@@ -422,7 +434,7 @@ def late(wall_s: float, budget: Budget) -> dict[str, Any]:
     return {"outcome": "timeout", "message": message, "hint": MORE_TIME}
 
 
-def explain(story: Story, measured: limits.Measured, budget: Budget) -> tuple[str, str, str]:
+def explain(story: RunProgress, measured: limits.Measured, budget: Budget) -> tuple[str, str, str]:
     """Outcome, message and hint of a run that did not finish."""
     end, phase = story.end or {}, story.running or "start"
     match measured.reason:
@@ -516,7 +528,7 @@ def not_started(
             "overhead_s": 0.0,
             "phases": [],
             "samples": {},
-            "load_before": machine.busy(),
+            "load_before": machine.load_average(),
         }
     )
 

@@ -19,7 +19,7 @@ from typing import IO, Any
 from buzzer.engine import faults
 from buzzer.engine.device import limit_memory, no_cuda, nvml, own_memory
 from buzzer.errors import BuzzerError, UnsupportedError
-from buzzer.models.api.job import SCORE, Job, Result, Steps, Task
+from buzzer.models.api.job import SCORE, Result, RunContext, Steps, Task
 from buzzer.suite.run import clock, counters
 
 PATHS = ("data", "work", "out")
@@ -27,7 +27,7 @@ PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 OUTCOMES = {faults.MEMORY: "device-oom", faults.LACKING: "unsupported", faults.REFUSED: "unsupported"}
 
 
-def spec_of(job: Job, verb: str, entry: str, events: Path) -> dict[str, Any]:
+def spec_of(job: RunContext, verb: str, entry: str, events: Path) -> dict[str, Any]:
     """What the parent writes for the child: the job as JSON and where to find the task."""
     plain = asdict(job) | {name: str(getattr(job, name)) for name in PATHS}
     return {"job": plain, "verb": verb, "entry": entry, "events": str(events)}
@@ -54,7 +54,7 @@ def device_synchronize(device: str) -> Callable[[], None]:
 class Device:
     """The GPU as one job opens and uses it: makes the CUDA context and sets the job's limit of GPU memory."""
 
-    def __init__(self, job: Job, synchronize: Callable[[], None]) -> None:
+    def __init__(self, job: RunContext, synchronize: Callable[[], None]) -> None:
         self._nvml = nvml()
         self._before = counters.gpu_memory_used(self._nvml)
         synchronize()
@@ -90,7 +90,7 @@ def failure(error: BaseException) -> dict[str, Any]:
         details = {"user_error": True}  # the input's fault, not the program's
         told = {"message": known.message, "hint": known.hint, "details": details}
         return {"event": "failed", "outcome": outcome, **told}
-    if fault := next(filter(None, map(faults.of, (error, *leaves(error)))), None):
+    if fault := next(filter(None, map(faults.classify, (error, *leaves(error)))), None):
         traceback.print_exception(error)  # where it happened, for the record's stderr_tail
         return {"event": "failed", "outcome": OUTCOMES[fault.kind], "message": text, "hint": fault.hint}
     if any(isinstance(e, MemoryError) for e in leaves(error)):
@@ -104,7 +104,7 @@ def failure(error: BaseException) -> dict[str, Any]:
 def main(path: str) -> int:
     spec = json.loads(Path(path).read_text())
     fields: dict[str, Any] = {k: Path(v) if k in PATHS else v for k, v in spec["job"].items()}
-    job = Job(**fields)
+    job = RunContext(**fields)
     # A message may name a file whose name is no text: what cannot be encoded becomes "?".
     with Path(spec["events"]).open("a", encoding="utf-8", errors="replace") as events:
         for name in (spec["events"], path):  # what the task has no business with, it finds no name of
@@ -138,7 +138,7 @@ def written(path: Path) -> tuple[int, int]:
     return told.st_size, told.st_mtime_ns
 
 
-def attempt(job: Job, verb: str, entry: str, events: IO[str]) -> dict[str, Any]:
+def attempt(job: RunContext, verb: str, entry: str, events: IO[str]) -> dict[str, Any]:
     """Run the job; the closing event, `done` or `failed`."""
     try:
         # The clock opens phase `start` at the birth of the process: interpreter and imports are in it.

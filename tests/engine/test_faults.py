@@ -126,7 +126,7 @@ def test_an_operator_that_cudf_refuses_is_told_from_a_gap_of_our_own() -> None:
     for function, fault in ((inside_cudf, faults.UNABLE), (refuses, None)):
         with pytest.raises(NotImplementedError) as caught:
             function()
-        assert faults.of(caught.value) == fault
+        assert faults.classify(caught.value) == fault
 
 
 @pytest.mark.parametrize("wrapped", [False, True], ids=["alone", "in an actor"])

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from buzzer.models.api.job import Data, Job, Result
+from buzzer.models.api.job import Data, Result, RunContext
 from buzzer.suite import registry
 
 Run = Callable[[Generator[str, None, Result]], tuple[Result, list[str]]]
@@ -26,12 +26,14 @@ def run() -> Run:
 
 
 @pytest.fixture(scope="session")
-def job() -> Callable[..., Job]:
+def job() -> Callable[..., RunContext]:
     """A job of a task in its registered configuration, but for `params`."""
 
-    def make(task: str, data: Data, work: Path, out: Path, engine: str, backend: str, **params: Any) -> Job:
+    def make(
+        task: str, data: Data, work: Path, out: Path, engine: str, backend: str, **params: Any
+    ) -> RunContext:
         defaults = registry.task(task).params
-        return Job(
+        return RunContext(
             task, engine, backend, "fp32", "cpu", data.folder, work, out, data.scale, 0, 1, defaults | params
         )
 

@@ -30,9 +30,9 @@ MOST_BYTES = 8 << 30  # of address space: what a damaged file asks for must not 
 
 
 def ask(params: dict[str, str]) -> Any:
-    from buzzer.models.api.target import Ask
+    from buzzer.models.api.target import BenchSpec
 
-    return Ask(2, 8, 2, "fixed", "padded", 0, params)
+    return BenchSpec(2, 8, 2, "fixed", "padded", 0, params)
 
 
 def onnx(path: Path) -> None:

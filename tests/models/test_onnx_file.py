@@ -12,7 +12,7 @@ from buzzer.engine import infer
 from buzzer.engine.infer.cost import cost_of
 from buzzer.engine.infer.onnx import graphs
 from buzzer.errors import DataError, UnsupportedError, UsageError
-from buzzer.models.api.target import Ask
+from buzzer.models.api.target import BenchSpec
 from buzzer.models.onnx_file import TARGET
 from buzzer.suite import registry
 from buzzer.suite.bench import plan
@@ -56,7 +56,7 @@ def gemm(path: Path, kind: str, **more: Any) -> Path:
     )
 
 
-def ask(path: Path, **changes: Any) -> Ask:
+def ask(path: Path, **changes: Any) -> BenchSpec:
     given: dict[str, Any] = {
         "batch": 2,
         "seq": 5,
@@ -65,7 +65,7 @@ def ask(path: Path, **changes: Any) -> Ask:
         "packing": "padded",
         "seed": 0,
     }
-    return Ask(**given | changes, params={"path": str(path)})
+    return BenchSpec(**given | changes, params={"path": str(path)})
 
 
 def prepared(path: Path, backend: str, precision: str) -> infer.Session:

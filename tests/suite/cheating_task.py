@@ -17,7 +17,7 @@ from typing import Any
 
 from fake_task import Fake
 
-from buzzer.models.api.job import SCORE, Job, Result, Steps
+from buzzer.models.api.job import SCORE, Result, RunContext, Steps
 from buzzer.suite.run.clock import Clock
 
 WORK_S = 1.5  # where the harness's clock must tell
@@ -43,7 +43,7 @@ def tell_score() -> float:
     return at
 
 
-def hand_in(job: Job) -> Path:
+def hand_in(job: RunContext) -> Path:
     path = job.out / "submission.csv"
     path.write_text("1\n")
     return path
@@ -52,35 +52,35 @@ def hand_in(job: Job) -> Path:
 class Cheat(Fake):
     """`params["do"]` chooses the cheat."""
 
-    def predict(self, job: Job) -> Steps:
-        cheat: Callable[[Job], Steps] = getattr(self, job.params["do"].replace("-", "_"))
+    def predict(self, job: RunContext) -> Steps:
+        cheat: Callable[[RunContext], Steps] = getattr(self, job.params["do"].replace("-", "_"))
         yield "load"
         yield "predict"
         return (yield from cheat(job))
 
-    def finish(self, job: Job) -> Steps:
+    def finish(self, job: RunContext) -> Steps:
         submission = hand_in(job)
         yield SCORE
         return Result({"accuracy": 0.9}, 10, {}, (submission,))
 
-    def honest(self, job: Job) -> Steps:
+    def honest(self, job: RunContext) -> Steps:
         time.sleep(SHORT_S)
         return (yield from self.finish(job))
 
-    def short(self, job: Job) -> Steps:
+    def short(self, job: RunContext) -> Steps:
         """Honest and quick; tells its cores."""
         submission = hand_in(job)
         yield SCORE
         return Result({"accuracy": 0.9}, 10, {"cores": len(os.sched_getaffinity(0))}, (submission,))
 
-    def moved_marks(self, job: Job) -> Steps:
+    def moved_marks(self, job: RunContext) -> Steps:
         """Every mark of the clock moved by what the work took."""
         time.sleep(SHORT_S)
         for name in ("_start", "_begin", "_lap"):
             setattr(ticker(), name, getattr(ticker(), name) + SHORT_S - CLAIM_S)
         return (yield from self.finish(job))
 
-    def moved_begin(self, job: Job) -> Steps:
+    def moved_begin(self, job: RunContext) -> Steps:
         """Only the beginning of `score`, after its line was written."""
         time.sleep(SHORT_S)
         submission = hand_in(job)
@@ -88,7 +88,7 @@ class Cheat(Fake):
         ticker()._begin -= SHORT_S - CLAIM_S
         return Result({"accuracy": 0.9}, 10, {}, (submission,))
 
-    def slow_clock(self, job: Job) -> Steps:
+    def slow_clock(self, job: RunContext) -> Steps:
         """A clock that goes at a tenth of the speed."""
         clock, real = ticker(), time.perf_counter
         from_s = real()
@@ -97,7 +97,7 @@ class Cheat(Fake):
         time.sleep(WORK_S)
         return (yield from self.finish(job))
 
-    def fast_clock(self, job: Job) -> Steps:
+    def fast_clock(self, job: RunContext) -> Steps:
         """A clock that goes ten times too fast makes a slow baseline."""
         clock, real = ticker(), time.perf_counter
         from_s = real()
@@ -105,7 +105,7 @@ class Cheat(Fake):
         time.sleep(SHORT_S)
         return (yield from self.finish(job))
 
-    def backdated_score(self, job: Job) -> Steps:
+    def backdated_score(self, job: RunContext) -> Steps:
         """The lines of `score` written by the task itself, with an earlier time."""
         clock, began = ticker(), ticker()._begin
         time.sleep(WORK_S)
@@ -119,7 +119,7 @@ class Cheat(Fake):
         yield "never"
         return Result()
 
-    def early_score(self, job: Job) -> Steps:
+    def early_score(self, job: RunContext) -> Steps:
         """Tells that scoring has begun, and works then."""
         submission = hand_in(job)
         at = tell_score()
@@ -131,7 +131,7 @@ class Cheat(Fake):
         yield "never"
         return Result()
 
-    def early_done(self, job: Job) -> Steps:
+    def early_done(self, job: RunContext) -> Steps:
         """Tells the end, works then, and leaves without a word."""
         submission = hand_in(job)
         at = tell_score()
@@ -142,13 +142,13 @@ class Cheat(Fake):
         os._exit(0)
         yield "never"
 
-    def own_done(self, job: Job) -> Steps:
+    def own_done(self, job: RunContext) -> Steps:
         """A line of its own, then the harness's."""
         time.sleep(SHORT_S)
         write(**self.claim(CLAIM_S, job.out / "submission.csv"))
         return (yield from self.finish(job))
 
-    def late_file(self, job: Job) -> Steps:
+    def late_file(self, job: RunContext) -> Steps:
         """The submission is written while the clock stands still, with the time of before and a child's check that is blind."""
         submission = hand_in(job)
         before = submission.stat()
@@ -166,26 +166,26 @@ class Cheat(Fake):
         write(**self.claim(wall_s, submission))
         os._exit(0)
 
-    def truncated(self, job: Job) -> Steps:
+    def truncated(self, job: RunContext) -> Steps:
         """What was told is wiped out, and told anew as the task likes it."""
         time.sleep(SHORT_S)
         file = ticker()._events
         os.ftruncate(file.fileno(), 0)
         return (yield from self.finish(job))
 
-    def exit_zero(self, job: Job) -> Steps:
+    def exit_zero(self, job: RunContext) -> Steps:
         os._exit(0)
         yield "never"
 
-    def close_files(self, job: Job) -> Steps:
+    def close_files(self, job: RunContext) -> Steps:
         os.closerange(0, 256)
         return (yield from self.finish(job))
 
-    def delete_folder(self, job: Job) -> Steps:
+    def delete_folder(self, job: RunContext) -> Steps:
         shutil.rmtree(Path(sys.argv[1]).parent)
         return (yield from self.finish(job))
 
-    def ignore_signals(self, job: Job) -> Steps:
+    def ignore_signals(self, job: RunContext) -> Steps:
         import signal
 
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -193,7 +193,7 @@ class Cheat(Fake):
         time.sleep(60)
         yield "never"
 
-    def flood(self, job: Job) -> Steps:  # type: ignore[override]
+    def flood(self, job: RunContext) -> Steps:  # type: ignore[override]
         """200 MB on stderr, then a failure."""
         for _ in range(200):
             sys.stderr.write("x" * 999_999 + "\n")
@@ -202,7 +202,7 @@ class Cheat(Fake):
         raise RuntimeError("flooded")
         yield "never"
 
-    def daemon(self, job: Job) -> Steps:
+    def daemon(self, job: RunContext) -> Steps:
         """A process in a session of its own, whose parent is gone, works and outlives the run."""
         code = (
             "import os, sys, time\n"
@@ -220,7 +220,7 @@ class Cheat(Fake):
         time.sleep(SHORT_S)
         return (yield from self.finish(job))
 
-    def hungry_forks(self, job: Job) -> Steps:
+    def hungry_forks(self, job: RunContext) -> Steps:
         """300 MB in six processes."""
         code = "x = bytearray(50 << 20); x[::4096] = b'x' * len(x[::4096]); import time; time.sleep(60)"
         for _ in range(6):
@@ -228,24 +228,24 @@ class Cheat(Fake):
         time.sleep(60)
         yield "never"
 
-    def all_cores(self, job: Job) -> Steps:
+    def all_cores(self, job: RunContext) -> Steps:
         """The limit of cores taken off."""
         with suppress(OSError):
             os.sched_setaffinity(0, range(os.cpu_count() or 1))
         time.sleep(SHORT_S)
         return (yield from self.short(job))
 
-    def spoil_data(self, job: Job) -> Steps:
+    def spoil_data(self, job: RunContext) -> Steps:
         """The input of the next run changed."""
         (job.data / "input.csv").write_text("other\n")
         return (yield from self.finish(job))
 
-    def spoil_fit(self, job: Job) -> Steps:
+    def spoil_fit(self, job: RunContext) -> Steps:
         """The answers kept for the next run."""
         (job.work / "answers").write_text("1\n")
         return (yield from self.finish(job))
 
-    def lingering(self, job: Job) -> Steps:
+    def lingering(self, job: RunContext) -> Steps:
         """A process that does not end after it has told its end."""
         threading.Thread(target=self.linger).start()
         return (yield from self.finish(job))
@@ -255,7 +255,7 @@ class Cheat(Fake):
             os._exit = lambda code: time.sleep(300)  # type: ignore[assignment]
             time.sleep(0.01)
 
-    def no_submission(self, job: Job) -> Steps:
+    def no_submission(self, job: RunContext) -> Steps:
         """A score of 1 for nothing."""
         yield SCORE
         return Result({"accuracy": 1.0}, 10)

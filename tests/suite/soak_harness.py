@@ -12,7 +12,7 @@ from rich.console import Console
 from buzzer.errors import BuzzerError
 from buzzer.models.api.job import Data
 from buzzer.suite.cli import run as run_verb
-from buzzer.suite.cli.progress import Screen
+from buzzer.suite.cli.progress import ProgressDisplay
 from buzzer.suite.records import record
 
 
@@ -21,7 +21,7 @@ def main(out: Path, runs: int) -> int:
     data = Data(Path(__file__).parent / "old_records", "fingerprint", "generated", {"rows": 10}, 1.0)
     options = {"out": out, "resume": True}
     try:
-        with Screen(Console(stderr=True, quiet=True)) as screen:
+        with ProgressDisplay(Console(stderr=True, quiet=True)) as screen:
             run_verb.run_choice(choice, data, record.read_good(out), options, screen)
     except BuzzerError as error:
         print(error.message, file=sys.stderr)

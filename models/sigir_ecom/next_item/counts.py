@@ -24,7 +24,7 @@ def together(e: Engine, sums: Sequence[Mapping[str, Frame]]) -> dict[str, Frame]
 
 def add(e: Engine, sums: Mapping[str, Frame], t: Frame) -> dict[str, Frame]:
     """How often what follows or stands near what, (key, target, weight), in these sessions' coded events and in those of `sums`."""
-    t = e.derive(t, target=lambda c: e.where(is_product(c), c("product"), 0), back=lambda c: -c("ord"))
+    t = e.with_columns(t, target=lambda c: e.where(is_product(c), c("product"), 0), back=lambda c: -c("ord"))
     found = {"next": following(e, t), "near": nearby(e, e.filter(t, is_product))}
     return together(e, [sums, found])
 
@@ -46,9 +46,9 @@ def is_product(c: Columns) -> Expr:
 
 def following(e: Engine, t: Frame) -> Frame:
     """How often a product follows a page."""
-    t = e.history(t, ["session"], "back", lags={"target": (AHEAD, 0)})
+    t = e.window_features(t, ["session"], "back", lags={"target": (AHEAD, 0)})
     t = e.rename(e.drop(t, ["target"]), {"item": "key"})
-    t = e.derive(t, target=lambda c: first_known(e, [c(f"target_lag{i}") for i in range(1, AHEAD + 1)]))
+    t = e.with_columns(t, target=lambda c: first_known(e, [c(f"target_lag{i}") for i in range(1, AHEAD + 1)]))
     known = e.filter(t, lambda c: (c("key") > 0) & (c("target") > 0) & (c("kind") != SEARCH))
     return e.rename(e.group_sums(known, ["key", "target"]), {"n": "weight"})
 
@@ -62,12 +62,12 @@ def first_known(e: Engine, codes: list[Expr]) -> Expr:
 
 def nearby(e: Engine, t: Frame) -> Frame:
     """How often a product is looked at near a product, in either order; nearer pairs weigh more."""
-    t = e.history(t, ["session"], "ord", lags={"target": (NEAR, 0)})
+    t = e.window_features(t, ["session"], "ord", lags={"target": (NEAR, 0)})
     pairs = []
     for i in range(1, NEAR + 1):
         there = e.filter(t, differs(f"target_lag{i}"))
         for key, target in ((f"target_lag{i}", "product"), ("product", f"target_lag{i}")):
-            pair = e.derive(there, key=column(key), other=column(target), weight=constant(NEAR + 1 - i))
+            pair = e.with_columns(there, key=column(key), other=column(target), weight=constant(NEAR + 1 - i))
             pairs.append(e.group_sums(pair, ["key", "other"], ["weight"]))
     table = e.rename(e.drop(e.concat(pairs), ["n"]), {"sum_weight": "weight", "other": "target"})
     return e.select(table, ["key", "target", "weight"])
@@ -88,7 +88,7 @@ def constant(value: int) -> Callable[[Columns], Expr]:
 def dense(e: Engine, table: Frame, keys: int, k: int) -> tuple[Array, Array]:
     """A table as arrays [keys, k]: targets int64 (0 where there is none), and their shares of the key's counts, float32."""
     arrays = e.to_numpy(
-        e.derive(table, row=lambda c: c("key") * k + c("rank")), ["key", "rank", "target", "n"]
+        e.with_columns(table, row=lambda c: c("key") * k + c("rank")), ["key", "rank", "target", "n"]
     )
     targets, n = np.zeros((keys, k), dtype=np.int64), np.zeros((keys, k), dtype=np.float32)
     targets[arrays["key"], arrays["rank"]] = arrays["target"]

@@ -247,7 +247,7 @@ class Masked(Causal):
 NETWORKS: dict[str, type[Network]] = {"gru": Gru, "causal": Causal, "masked": Masked}
 
 
-class Top(nn.Module):
+class TopK(nn.Module):
     """A trained network cut to what leaves the device: the k likeliest products and their probabilities among the k.
 
     The catalogue is scored a block at a time with a running top k, so that [rows, products] scores are never there.

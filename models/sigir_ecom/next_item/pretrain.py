@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from buzzer.engine.frames.base import Array
-from buzzer.models.sigir_ecom.sessions.events import Flat
+from buzzer.models.sigir_ecom.sessions.events import EventArrays
 
 WINDOW = 3  # events apart, at most; a pair counts 1 / distance
 WHOLE = math.lcm(
@@ -16,7 +16,7 @@ WHOLE = math.lcm(
 STEP = 1 << 21  # events whose pairs are there at a time
 
 
-def pairs(flat: Flat, held: Array, codes: int, step: int = STEP) -> tuple[Tensor, Tensor]:
+def pairs(flat: EventArrays, held: Array, codes: int, step: int = STEP) -> tuple[Tensor, Tensor]:
     """Pairs of codes of events near each other in sessions not held out, int64 [2, pairs], in both orders, sorted, each once; and the
     sums of their weights, float32 [pairs]."""
     keys, weights = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
@@ -27,7 +27,7 @@ def pairs(flat: Flat, held: Array, codes: int, step: int = STEP) -> tuple[Tensor
     return torch.from_numpy(at), torch.from_numpy((weights / WHOLE).astype(np.float32))
 
 
-def pairs_from(flat: Flat, held: Array, codes: int, start: int, end: int) -> tuple[Array, Array]:
+def pairs_from(flat: EventArrays, held: Array, codes: int, start: int, end: int) -> tuple[Array, Array]:
     """The pairs whose earlier event is one of start .. end - 1: code * codes + other code, and weights times WHOLE."""
     items = flat.items[start : end + WINDOW].astype(np.int64)
     events = np.arange(start, start + len(items))
@@ -50,7 +50,7 @@ def summed(keys: Array, weights: Array) -> tuple[Array, Array]:
     return found, np.bincount(at, weights, len(found)).astype(np.int64)  # exact: whole numbers below 2**53
 
 
-def item_vectors(flat: Flat, held: Array, codes: int, dim: int, norm: float) -> Tensor:
+def item_vectors(flat: EventArrays, held: Array, codes: int, dim: int, norm: float) -> Tensor:
     """Vectors float32 [codes, dim] of mean length `norm` whose products come near the positive pointwise mutual information of the
     pairs, which is what word2vec tends to (Levy and Goldberg, NeurIPS 2014); by a randomised decomposition."""
     at, weights = pairs(flat, held, codes)

@@ -20,11 +20,11 @@ from buzzer.engine import frames
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Array
 from buzzer.errors import DataError, UsageError, unknown_name
-from buzzer.models.api.job import Data, Job, Progress, Result, Steps
+from buzzer.models.api.job import Data, Progress, Result, RunContext, Steps
 from buzzer.models.blend import best_of, weigh
 from buzzer.models.sigir_ecom.next_item import counts
 from buzzer.models.sigir_ecom.sessions import events, products, shared
-from buzzer.models.sigir_ecom.sessions.events import Flat, Vocabulary, batches
+from buzzer.models.sigir_ecom.sessions.events import EventArrays, Vocabulary, batches
 
 GUESSES = 20
 BASELINE = "counts"
@@ -41,7 +41,7 @@ class Recommendation:
     def prepare(self, source: Path | None, cache: Path, scale: float, seed: int, progress: Progress) -> Data:
         return shared.prepare(source, cache, scale, seed, progress)
 
-    def fit(self, job: Job) -> Steps:
+    def fit(self, job: RunContext) -> Steps:
         import torch
 
         from buzzer.models.sigir_ecom.next_item.networks import NETWORKS
@@ -99,7 +99,7 @@ class Recommendation:
         details |= {"sessions": len(flat), "events": len(flat.items), "weights": weights}
         return Result(scores, len(flat), details)
 
-    def predict(self, job: Job) -> Steps:
+    def predict(self, job: RunContext) -> Steps:
         e, test = frames.load(job.engine), test_file(job.data, "rec")
         yield "load"
         vocabulary, known = shared.load(e, job), products.load(job.work)
@@ -179,17 +179,17 @@ def content_of(known: products.Products) -> list[Any]:
     return [torch.from_numpy(array) for array in (known.category, known.price, known.vectors)]
 
 
-def ends_of(flat: Flat, queries: int) -> Array:
+def ends_of(flat: EventArrays, queries: int) -> Array:
     """Where each query's events end; every query has at least one event."""
     assert len(flat) == queries and flat.session[-1] == queries - 1
     return flat.starts[1:]
 
 
 def sessions_and_counts(
-    e: Engine, job: Job, vocabulary: Vocabulary, parts: Iterable[Frame]
-) -> Generator[str, None, tuple[Flat, dict[str, Frame], dict[str, Frame]]]:
+    e: Engine, job: RunContext, vocabulary: Vocabulary, parts: Iterable[Frame]
+) -> Generator[str, None, tuple[EventArrays, dict[str, Frame], dict[str, Frame]]]:
     """All sessions as arrays, and the counts' tables: of those that are not held out, and of all. Yields phases."""
-    flats: list[Flat] = []
+    flats: list[EventArrays] = []
     sums: dict[str, dict[str, Frame]] = {LEARNED: {}, HELD: {}}
     for part in parts:
         coded = e.collect(events.code(e, part, vocabulary))
@@ -204,7 +204,7 @@ def sessions_and_counts(
     return events.joined(flats), learned, everything
 
 
-def fit_counts(e: Engine, sums: Sequence[Mapping[str, Frame]], job: Job) -> dict[str, Frame]:
+def fit_counts(e: Engine, sums: Sequence[Mapping[str, Frame]], job: RunContext) -> dict[str, Frame]:
     """Tables of what was counted in several parts of the sessions, all together."""
     whole = counts.together(e, sums)
     return {
@@ -215,7 +215,7 @@ def fit_counts(e: Engine, sums: Sequence[Mapping[str, Frame]], job: Job) -> dict
 def halves(e: Engine, coded: Frame, sessions: Array, valid: float) -> dict[str, Frame]:
     """Events of the sessions that models learn from, and of those held out."""
     table = {"session": sessions, "held": shared.held_out(sessions, valid).astype(np.int64)}
-    t = e.lookup(coded, e.from_arrow(pa.table(table)), {"session": "session"}, {"held": "held"}, 0)
+    t = e.left_join(coded, e.from_arrow(pa.table(table)), {"session": "session"}, {"held": "held"}, 0)
 
     def half(held: int) -> Frame:
         return e.collect(e.drop(e.filter(t, lambda c: c("held") == held), ["held"]))
@@ -239,7 +239,7 @@ def weighed(
     return scores, dict(zip(answers, weights, strict=True))
 
 
-def counts_of(e: Engine, tables: Mapping[str, Frame], vocabulary: Vocabulary, job: Job) -> Any:
+def counts_of(e: Engine, tables: Mapping[str, Frame], vocabulary: Vocabulary, job: RunContext) -> Any:
     import torch
 
     from buzzer.models.sigir_ecom.next_item.networks import Counts
@@ -251,31 +251,31 @@ def counts_of(e: Engine, tables: Mapping[str, Frame], vocabulary: Vocabulary, jo
     return Counts(pairs[0], pairs[1], vocabulary.products, GUESSES)
 
 
-def open_counts(e: Engine, job: Job, vocabulary: Vocabulary) -> Any:
+def open_counts(e: Engine, job: RunContext, vocabulary: Vocabulary) -> Any:
     """The counts, as `for_counts` says."""
     tables = {name: e.read_parquet(job.work / f"counts-{name}.parquet") for name in counts.TABLES}
     return session_of(counts_of(e, tables, vocabulary, job), for_counts(job), vocabulary.axes.shape[1])
 
 
-def for_counts(job: Job) -> Job:
+def for_counts(job: RunContext) -> RunContext:
     """fused runs layers and the counts have none: there torch looks them up, on the same device."""
     return replace(job, backend="torch_eager", precision="fp32") if job.backend == "fused" else job
 
 
-def open_network(name: str, job: Job, known: products.Products) -> Any:
+def open_network(name: str, job: RunContext, known: products.Products) -> Any:
     """The fitted network, cut to its likeliest products, on the job's backend."""
     import torch
 
-    from buzzer.models.sigir_ecom.next_item.networks import NETWORKS, Sizes, Top
+    from buzzer.models.sigir_ecom.next_item.networks import NETWORKS, Sizes, TopK
 
     sizes = Sizes(**json.loads((job.work / "sizes.json").read_text()))
     network = NETWORKS[name](sizes, *content_of(known))
     network.load_state_dict(torch.load(job.work / f"{name}.pt", weights_only=True))
     k = min(job.params["candidates"], sizes.products - 2)
-    return session_of(Top(network, k), job, sizes.numbers - 1)
+    return session_of(TopK(network, k), job, sizes.numbers - 1)
 
 
-def session_of(module: Any, job: Job, dims: int) -> Any:
+def session_of(module: Any, job: RunContext, dims: int) -> Any:
     from buzzer.engine import infer
 
     length = job.params["length"]

@@ -9,8 +9,8 @@ import torch
 from buzzer.engine.frames.base import FIRST_CODE, Array
 from buzzer.models.blend import best_of
 from buzzer.models.epochs import Epochs
-from buzzer.models.sigir_ecom.next_item.networks import Network, Top
-from buzzer.models.sigir_ecom.sessions.events import Flat, batches
+from buzzer.models.sigir_ecom.next_item.networks import Network, TopK
+from buzzer.models.sigir_ecom.sessions.events import EventArrays, batches
 
 VALID_BATCH = 512
 SORTED = 16  # batches whose sessions are sorted by length together
@@ -18,7 +18,7 @@ GUESSES = 20
 HELD_CUTS, MOST_HELD = 4, 20_000  # of a session that is held out, and of all
 
 
-def cuts(flat: Flat, next_products: Array, sessions: Array, rng: np.random.Generator) -> Array:
+def cuts(flat: EventArrays, next_products: Array, sessions: Array, rng: np.random.Generator) -> Array:
     """One random cut a session, behind any of its events that a product follows; sessions without one have none: int64 [rows]."""
     useful = np.concatenate([[0], np.cumsum(next_products >= FIRST_CODE)])
     low, high = useful[flat.starts[sessions]], useful[flat.starts[sessions + 1]]
@@ -27,7 +27,7 @@ def cuts(flat: Flat, next_products: Array, sessions: Array, rng: np.random.Gener
     return np.searchsorted(useful, nth + 1, side="left")  # the event's number + 1
 
 
-def held_cuts(flat: Flat, next_products: Array, held: Array, seed: int) -> Array:
+def held_cuts(flat: EventArrays, next_products: Array, held: Array, seed: int) -> Array:
     """Several cuts of each session that is held out, the same for all models: int64 [rows]."""
     rng, sessions = np.random.default_rng([seed, 99]), np.flatnonzero(held)
     ends = np.unique(np.concatenate([cuts(flat, next_products, sessions, rng) for _ in range(HELD_CUTS)]))
@@ -35,7 +35,9 @@ def held_cuts(flat: Flat, next_products: Array, held: Array, seed: int) -> Array
 
 
 @torch.no_grad()
-def lists(module: torch.nn.Module, flat: Flat, ends: Array, length: int, device: str) -> tuple[Array, Array]:
+def lists(
+    module: torch.nn.Module, flat: EventArrays, ends: Array, length: int, device: str
+) -> tuple[Array, Array]:
     """What a module answers at each end: values and codes, [rows, n]."""
     found = []
     for rows in batches(len(ends), VALID_BATCH):
@@ -52,7 +54,7 @@ class Trainer(Epochs):
     def __init__(
         self,
         network: Network,
-        flat: Flat,
+        flat: EventArrays,
         next_products: Array,
         held: Array,
         valid: Array,
@@ -110,7 +112,7 @@ class Trainer(Epochs):
 
     def answers(self, k: int) -> tuple[Array, Array]:
         """The network's k likeliest products at the held-out cuts."""
-        return lists(Top(self.model, k), self.flat, self.valid, self.model.sizes.length, self.device)
+        return lists(TopK(self.model, k), self.flat, self.valid, self.model.sizes.length, self.device)
 
     def validate(self) -> float:
         """MRR@20 of the next product over the held-out cuts."""

@@ -80,7 +80,7 @@ def facts(e: Engine, known: Products) -> Facts:
 
 def place(e: Engine, t: Frame) -> Frame:
     """Add the number of the event in its session, pageviews of products' pages counted as the organisers count them."""
-    return e.history(events.ordered(e, t), ["session"], "ord", count="at", size="size")
+    return e.window_features(events.ordered(e, t), ["session"], "ord", count="at", size="size")
 
 
 def with_cart(e: Engine, t: Frame) -> Frame:
@@ -89,12 +89,14 @@ def with_cart(e: Engine, t: Frame) -> Frame:
     firsts = {}
     for name, kind in (("add", ADD), ("buy", PURCHASE)):
         those = e.filter(t, of_kind(kind))
-        firsts[name] = e.filter(e.history(those, ["session"], "ord", count="nth"), lambda c: c("nth") == 0)
+        firsts[name] = e.filter(
+            e.window_features(those, ["session"], "ord", count="nth"), lambda c: c("nth") == 0
+        )
     wanted = {"at": "added_at", "product": "added", "time": "added_time"}
-    t = e.lookup(t, firsts["add"], {"session": "session"}, wanted, NEVER)
-    t = e.lookup(t, firsts["buy"], {"session": "session"}, {"at": "bought_at"}, NEVER)
+    t = e.left_join(t, firsts["add"], {"session": "session"}, wanted, NEVER)
+    t = e.left_join(t, firsts["buy"], {"session": "session"}, {"at": "bought_at"}, NEVER)
     t = e.filter(t, lambda c: (c("added_at") < c("bought_at")) & (c("at") < c("bought_at")))
-    return e.derive(
+    return e.with_columns(
         t,
         bought=lambda c: e.cast(c("bought_at") < NEVER, "int64"),
         left=lambda c: e.where(c("bought_at") < c("size"), c("bought_at"), c("size")) - c("added_at") - 1,
@@ -109,17 +111,17 @@ def describe(e: Engine, t: Frame, known: Facts) -> Frame:
     """What each event adds to its session's sums."""
     axes = Facts.columns()
     mine = {name: f"own_{name}" for name in axes} | {"price": "cost"}
-    t = e.lookup(t, known.table, {"product": "code"}, mine, 0.0)
+    t = e.left_join(t, known.table, {"product": "code"}, mine, 0.0)
     theirs = {name: f"added_{name}" for name in axes} | {"price": "price"}
-    t = e.lookup(t, known.table, {"added": "code"}, theirs, 0.0)
-    t = e.derive(
+    t = e.left_join(t, known.table, {"added": "code"}, theirs, 0.0)
+    t = e.with_columns(
         t,
         alike=lambda c: sum(c(f"own_{name}") * c(f"added_{name}") for name in axes),
         same=lambda c: e.cast((c("product") == c("added")) & (c("kind") == DETAIL), "int64"),
         pause=lambda c: c("gap"),
         **{name: counted(e, kind) for name, kind in COUNTED.items()},
     )
-    t = e.derive(t, **{f"{name}_after": after(e, name) for name in (*COUNTED, *SUMMED)})
+    t = e.with_columns(t, **{f"{name}_after": after(e, name) for name in (*COUNTED, *SUMMED)})
     return e.drop(t, [f"{whose}_{name}" for whose in ("own", "added") for name in axes])
 
 
@@ -135,12 +137,12 @@ def rows_at(e: Engine, t: Frame, cut: int) -> Frame:
     """One row for each session with at least `cut` events after its add: its last event of those, with lags and sums."""
     t = e.filter(t, lambda c: (c("left") >= cut) & (c("at") <= c("added_at") + cut))
     lags = {"kind": (LAGS, 0), "item": (2, 0), "cost": (LAGS, 0.0)}
-    ended = e.history(t, ["session"], "ord", count="place", size="places", lags=lags)
+    ended = e.window_features(t, ["session"], "ord", count="place", size="places", lags=lags)
     last = e.filter(ended, lambda c: c("place") == c("places") - 1)
     totals = e.group_sums(t, ["session"], sums())
     last = e.drop(last, sums())
-    last = e.lookup(last, totals, {"session": "session"}, {f"sum_{name}": name for name in sums()}, 0)
-    last = e.derive(
+    last = e.left_join(last, totals, {"session": "session"}, {f"sum_{name}": name for name in sums()}, 0)
+    last = e.with_columns(
         last,
         row=lambda c: c("row") * len(AFTER_ADD) + AFTER_ADD.index(cut),
         after_add=lambda c: c("row") * 0 + cut,
@@ -161,7 +163,7 @@ def training_rows(e: Engine, t: Frame, dims: int) -> Frame:
 def test_rows(e: Engine, t: Frame) -> Frame:
     """One row a query, `row` its number; queries are cut already."""
     parts = [rows_at(e, e.filter(t, exactly(cut)), cut) for cut in AFTER_ADD]
-    return e.derive(e.concat(parts), row=lambda c: c("session"))
+    return e.with_columns(e.concat(parts), row=lambda c: c("session"))
 
 
 def exactly(cut: int) -> Callable[[Columns], Expr]:
@@ -170,7 +172,7 @@ def exactly(cut: int) -> Callable[[Columns], Expr]:
 
 def encode_own(e: Engine, t: Frame, prior: float) -> Frame:
     """Out-of-fold rates of purchase, folds by session."""
-    t = source = e.derive(t, fold=lambda c: (c("session") % FOLDS + FOLDS) % FOLDS)
+    t = source = e.with_columns(t, fold=lambda c: (c("session") % FOLDS + FOLDS) % FOLDS)
     for name, keys in ENCODED.items():
         t = e.target_encode_kfold(t, keys, "fold", {"bought": prior}, SMOOTHING, name, source=source)
     return t

@@ -7,7 +7,7 @@ import numpy as np
 
 from buzzer.engine.frames.base import Array
 from buzzer.errors import DataError
-from buzzer.models.blend import SURE, log_odds
+from buzzer.models.blend import EPS, log_odds
 
 STEPS = 20  # weights that are tried, from all of one model to all of the other
 TREES, NETWORK = MODELS = ("xgboost", "dlrm")
@@ -31,7 +31,7 @@ def mixed(chances: Mapping[str, Array], weights: Mapping[str, float]) -> Array:
 
 def loss(p: Array, y: Array, row_weights: Array) -> float:
     """Weighted mean of the cross-entropy."""
-    right = np.clip(np.where(y > 0, p, 1 - p), SURE, 1)
+    right = np.clip(np.where(y > 0, p, 1 - p), EPS, 1)
     return float(np.average(-np.log(right), weights=row_weights))
 
 

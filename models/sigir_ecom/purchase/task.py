@@ -17,7 +17,7 @@ from buzzer.engine import frames
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Array, on_host
 from buzzer.errors import DataError
-from buzzer.models.api.job import Data, Job, Progress, Result, Steps
+from buzzer.models.api.job import Data, Progress, Result, RunContext, Steps
 from buzzer.models.sigir_ecom.next_item.task import test_file
 from buzzer.models.sigir_ecom.purchase import carts, odds
 from buzzer.models.sigir_ecom.purchase.odds import Rows
@@ -34,7 +34,7 @@ class Intention:
     def prepare(self, source: Path | None, cache: Path, scale: float, seed: int, progress: Progress) -> Data:
         return shared.prepare(source, cache, scale, seed, progress)
 
-    def fit(self, job: Job) -> Steps:
+    def fit(self, job: RunContext) -> Steps:
         import torch
 
         e = frames.load(job.engine)
@@ -90,7 +90,7 @@ class Intention:
         details = {"carts": len(np.unique(bought["session"])), "columns": x.shape[1], "history": history}
         return Result(scores, len(rows.y), details | {"bought": prior, "weights": weights})
 
-    def predict(self, job: Job) -> Steps:
+    def predict(self, job: RunContext) -> Steps:
         e, test = frames.load(job.engine), test_file(job.data, "cart")
         yield "load"
         vocabulary, known = shared.load(e, job), products.load(job.work)
@@ -146,7 +146,7 @@ def features(e: Engine, t: Frame, vocabulary: Vocabulary, known: products.Produc
     return carts.describe(e, e.collect(carts.with_cart(e, e.collect(t))), carts.facts(e, known))
 
 
-def fit_trees(job: Job, x: Any, rows: Rows) -> Array:
+def fit_trees(job: RunContext, x: Any, rows: Rows) -> Array:
     """Saves trees of all rows; gives what trees of the rows not held out say of those that are. x: the rows' numbers, on the device.
 
     Winners: 20 rounds, depth 6, eta .53, column sample .4, lambda 6.
@@ -159,7 +159,7 @@ def fit_trees(job: Job, x: Any, rows: Rows) -> Array:
     return np.asarray(chances)
 
 
-def trees(job: Job, x: Any, y: Array, weights: Array) -> Any:
+def trees(job: RunContext, x: Any, y: Array, weights: Array) -> Any:
     import xgboost
 
     settings = {
@@ -179,7 +179,7 @@ def trees(job: Job, x: Any, y: Array, weights: Array) -> Any:
     return xgboost.train(settings, data, job.params["rounds"])
 
 
-def fit_network(job: Job, network: Any, rows: Rows) -> Iterator[dict[str, float]]:
+def fit_network(job: RunContext, network: Any, rows: Rows) -> Iterator[dict[str, float]]:
     import torch
 
     from buzzer.models.sigir_ecom.purchase import dlrm
@@ -210,7 +210,7 @@ def valid_scores(
     return {f"valid_{SCORE}_{name}": float(held_weights[(p > 0.5) == y].sum()) for name, p in all_.items()}
 
 
-def build(job: Job, numbers: int, codes: int, vocabulary: Vocabulary) -> Any:
+def build(job: RunContext, numbers: int, codes: int, vocabulary: Vocabulary) -> Any:
     import torch
 
     from buzzer.models.sigir_ecom.purchase.dlrm import Dlrm
@@ -220,8 +220,8 @@ def build(job: Job, numbers: int, codes: int, vocabulary: Vocabulary) -> Any:
     return Dlrm(numbers, codes, carts.KINDS, vocabulary.codes, *sizes)
 
 
-def sessions_of(job: Job, network: Any, numbers: int, codes: int) -> dict[str, Any]:
-    """The fitted trees, and the network, with its fitted weights, on the job's backend (see `infer.by_kind`)."""
+def sessions_of(job: RunContext, network: Any, numbers: int, codes: int) -> dict[str, Any]:
+    """The fitted trees, and the network, with its fitted weights, on the job's backend (see `infer.split_backend`)."""
     import torch
 
     from buzzer.engine import infer
@@ -231,7 +231,7 @@ def sessions_of(job: Job, network: Any, numbers: int, codes: int) -> dict[str, A
         "numbers": np.zeros((2, numbers), dtype=np.float32),
         "codes": np.zeros((2, codes), dtype=np.int64),
     }
-    on_networks, on_trees = infer.by_kind(job.backend)
+    on_networks, on_trees = infer.split_backend(job.backend)
     common: dict[str, Any] = {"outputs": ("probability",), "device": job.device, "threads": job.threads}
     trees = infer.prepare(
         job.work / TREES, backend=on_trees, example={"features": example["numbers"]}, **common

@@ -52,11 +52,11 @@ def browsing(e: Engine, t: Frame) -> Frame:
 
 def plain(e: Engine, t: Frame) -> Frame:
     """Kind, ids and time of rows that have a `session`; of a search, which names no event, its ids are 0."""
-    t = e.derive(t, **{name: filled(e, name, "") for name in ("event_type", "product_action")})
-    t = e.derive(t, **{name: filled(e, name, NOTHING) for name in IDS})
+    t = e.with_columns(t, **{name: filled(e, name, "") for name in ("event_type", "product_action")})
+    t = e.with_columns(t, **{name: filled(e, name, NOTHING) for name in IDS})
     for column, out in IDS.items():
         t = e.hex_id(t, column, out, digits=64)
-    return e.derive(
+    return e.with_columns(
         t,
         kind=lambda c: (
             e.cast(c("event_type") == "pageview", "int64") * PAGE
@@ -77,7 +77,9 @@ def read_browsing(e: Engine, path: Path, work: Path, piece_rows: int) -> tuple[F
     parts, names = [], []
     for number, piece in enumerate(csv_pieces(path, work, piece_rows)):
         t = browsing(e, e.read_csv(piece, kinds))
-        t = e.collect(e.select(e.derive(t, row=shifted(number * piece_rows)), [*KEPT, "product_sku_hash"]))
+        t = e.collect(
+            e.select(e.with_columns(t, row=shifted(number * piece_rows)), [*KEPT, "product_sku_hash"])
+        )
         names.append(e.collect(e.distinct(e.filter(t, lambda c: c("sku") != 0), ["sku", "product_sku_hash"])))
         parts.append(e.collect(e.drop(t, ["product_sku_hash"])))
     return together(e, parts), e.collect(e.distinct(together(e, names), ["sku", "product_sku_hash"]))
@@ -103,8 +105,8 @@ def read_search(e: Engine, path: Path, work: Path, piece_rows: int, first_row: i
 def search(e: Engine, path: Path, first_row: int) -> Frame:
     kinds = {"session_id_hash": "str", "query_vector": "str", "server_timestamp_epoch_ms": "int64"}
     t = e.hex_id(e.read_csv(path, kinds), "session_id_hash", "session", digits=64)
-    t = e.numbers(t, "query_vector", DIMS, "vector")
-    t = e.derive(
+    t = e.parse_vector(t, "query_vector", DIMS, "vector")
+    t = e.with_columns(
         t,
         row=shifted(first_row),
         sku=lambda c: c("row") * 0,
@@ -121,15 +123,15 @@ def read_content(e: Engine, path: Path) -> Frame:
     t = e.read_csv(path, kinds | {"price_bucket": "float64"})
     t = e.hex_id(t, "product_sku_hash", "sku", digits=64)
     for name in ("description", "image"):
-        t = e.drop(e.numbers(t, f"{name}_vector", DIMS, name), [f"{name}_vector"])
+        t = e.drop(e.parse_vector(t, f"{name}_vector", DIMS, name), [f"{name}_vector"])
     price = {"price_bucket": lambda c: e.cast(e.fill_null(c("price_bucket"), 0.0), "int64")}
-    return e.derive(t, **price)
+    return e.with_columns(t, **price)
 
 
 def test_events(e: Engine, table: object, axes: Array) -> Frame:
     """Events of test queries, from the arrow table that `json_file.events` makes."""
     t = plain(e, e.from_arrow(table))
-    t = e.derive(t, kind=lambda c: e.where(c("searched") == 1, SEARCH, c("kind")))
+    t = e.with_columns(t, kind=lambda c: e.where(c("searched") == 1, SEARCH, c("kind")))
     return project(e, e.select(t, [*KEPT, *VECTORS]), axes)
 
 
@@ -142,7 +144,7 @@ def queries(axes: Array) -> list[str]:
 
 def project(e: Engine, t: Frame, axes: Array) -> Frame:
     """VECTORS along the axes, as query_0 ..: float32."""
-    t = e.derive(t, **{name: along(e, axes[:, i]) for i, name in enumerate(queries(axes))})
+    t = e.with_columns(t, **{name: along(e, axes[:, i]) for i, name in enumerate(queries(axes))})
     return e.drop(t, list(VECTORS))
 
 
@@ -152,7 +154,7 @@ def along(e: Engine, axis: Array) -> Callable[[Columns], Expr]:
 
 def without_queries(e: Engine, t: Frame, axes: Array) -> Frame:
     """Browsing events with query_0 .. of zeros."""
-    return e.derive(t, **dict.fromkeys(queries(axes), lambda c: e.cast(c("kind") * 0.0, "float32")))
+    return e.with_columns(t, **dict.fromkeys(queries(axes), lambda c: e.cast(c("kind") * 0.0, "float32")))
 
 
 def fit_codes(e: Engine, pages: Frame, content: Frame, rare: int) -> dict[str, Frame]:
@@ -174,7 +176,7 @@ def code(e: Engine, t: Frame, vocabulary: Vocabulary) -> Frame:
     t = e.categorify(t, "sku", vocabulary.tables["sku"], "product")
     t = e.categorify(t, "url", vocabulary.tables["url"], "page")
     t = ordered(e, t)
-    t = e.derive(
+    t = e.with_columns(
         t,
         item=lambda c: e.where(
             (c("kind") == PAGE) & (c("page") > UNSEEN), c("page") + vocabulary.products, c("product")
@@ -184,22 +186,22 @@ def code(e: Engine, t: Frame, vocabulary: Vocabulary) -> Frame:
 
 
 def ordered(e: Engine, t: Frame) -> Frame:
-    return e.derive(t, ord=lambda c: c("time") * ROWS + c("row"))
+    return e.with_columns(t, ord=lambda c: c("time") * ROWS + c("row"))
 
 
 def in_sessions(e: Engine, t: Frame, axes: Array) -> Frame:
     """Add `position` and `length` in the session, `gap` (log of seconds since the event before), and query_0 .. as the mean of the
     session's searches so far, this one included."""
     names = queries(axes)
-    t = e.derive(t, searched_wide=lambda c: e.cast(c("kind") == SEARCH, "float64"))
+    t = e.with_columns(t, searched_wide=lambda c: e.cast(c("kind") == SEARCH, "float64"))
     # A running sum over all sessions needs more digits than its parts.
-    t = e.derive(t, **{f"{name}_wide": widened(e, name) for name in names})
+    t = e.with_columns(t, **{f"{name}_wide": widened(e, name) for name in names})
     before = {f"{name}_before": (f"{name}_wide", 1.0, 0.0) for name in (*names, "searched")}
-    t = e.history(
+    t = e.window_features(
         t, ["session"], "ord", count="position", size="length", since={"time": "pause"}, mean=before
     )
-    t = e.derive(t, gap=lambda c: e.log1p(e.clip(c("pause"), 0, 3600 * SECONDS) / float(SECONDS)))
-    t = e.derive(t, **{name: mean_so_far(e, name) for name in names})
+    t = e.with_columns(t, gap=lambda c: e.log1p(e.clip(c("pause"), 0, 3600 * SECONDS) / float(SECONDS)))
+    t = e.with_columns(t, **{name: mean_so_far(e, name) for name in names})
     wide = [f"{name}_wide" for name in (*names, "searched")]
     return e.drop(t, [*before, *wide, "pause"])
 
@@ -223,7 +225,7 @@ def mean_so_far(e: Engine, name: str) -> Callable[[Columns], Expr]:
 
 
 @dataclass(frozen=True)
-class Flat:
+class EventArrays:
     """Events of sessions one after the other; session i has those from starts[i] to starts[i + 1]."""
 
     items: Array  # int32 [events]
@@ -265,14 +267,14 @@ class Flat:
         return np.where(found, self.items[np.where(found, following, 0)], 0).astype(np.int64)
 
 
-def flat(e: Engine, t: Frame, axes: Array) -> Flat:
+def flat(e: Engine, t: Frame, axes: Array) -> EventArrays:
     """The events' arrays, by session and time."""
     numbers = ["gap", *queries(axes)]
     arrays = e.to_numpy(t, ["session", "position", "item", "kind", *numbers])
     order = np.lexsort((arrays["position"], arrays["session"]))
     session = arrays["session"][order]
     new = np.flatnonzero(np.append(True, session[1:] != session[:-1])) if len(session) else np.zeros(0, int)
-    return Flat(
+    return EventArrays(
         arrays["item"].astype(np.int32)[order],
         arrays["kind"].astype(np.int8)[order],
         stack(arrays, numbers, np.float32)[order],
@@ -281,11 +283,11 @@ def flat(e: Engine, t: Frame, axes: Array) -> Flat:
     )
 
 
-def joined(parts: Sequence[Flat]) -> Flat:
+def joined(parts: Sequence[EventArrays]) -> EventArrays:
     """Sessions of the parts, one part after the other."""
     before = np.cumsum([0, *(len(part.items) for part in parts)])
     starts = [part.starts[:-1] + first for part, first in zip(parts, before, strict=False)]
-    return Flat(
+    return EventArrays(
         np.concatenate([part.items for part in parts]),
         np.concatenate([part.kinds for part in parts]),
         np.concatenate([part.numbers for part in parts]),

@@ -55,7 +55,7 @@ def fit(e: Engine, content: Frame, names: Frame, codes: Frame, categories: Frame
 
 
 def seen(e: Engine, names: Frame, codes: Frame) -> dict[str, Array]:
-    t = e.derive(e.categorify(names, "sku", codes, "code"), row=lambda c: c("code"))
+    t = e.with_columns(e.categorify(names, "sku", codes, "code"), row=lambda c: c("code"))
     return e.to_numpy(t, ["code", "product_sku_hash"])
 
 

@@ -15,7 +15,7 @@ from buzzer.datasets.sigir_ecom.reader import HELD_OUT_DAYS, paths
 from buzzer.datasets.sigir_ecom.schema import DIMS, TESTS
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import FIRST_CODE, Array, Columns, Expr, stack
-from buzzer.models.api.job import Data, Job, Progress
+from buzzer.models.api.job import Data, Progress, RunContext
 from buzzer.models.sigir_ecom.sessions import events, products
 from buzzer.models.sigir_ecom.sessions.events import VECTORS, Vocabulary
 
@@ -38,7 +38,7 @@ def prepare(source: Path | None, cache: Path, scale: float, seed: int, progress:
     return Data(files.folder, files.fingerprint, found.source, rows, found.scale, tuple(notes))
 
 
-def read(e: Engine, job: Job) -> tuple[Frame, Frame, Frame, Frame]:
+def read(e: Engine, job: RunContext) -> tuple[Frame, Frame, Frame, Frame]:
     """Browsing events, names of their products, search events with VECTORS, and the catalogue."""
     found = paths(job.data)
     pages, names = events.read_browsing(e, found["browsing"], job.work, job.params["piece_rows"])
@@ -47,14 +47,16 @@ def read(e: Engine, job: Job) -> tuple[Frame, Frame, Frame, Frame]:
     return pages, names, searches, e.collect(events.read_content(e, found["content"]))
 
 
-def fit_vocabulary(e: Engine, job: Job, pages: Frame, searches: Frame, content: Frame) -> Vocabulary:
+def fit_vocabulary(e: Engine, job: RunContext, pages: Frame, searches: Frame, content: Frame) -> Vocabulary:
     """Codes of products and pages, and the axes of search vectors."""
     codes = {
         name: e.collect(t) for name, t in events.fit_codes(e, pages, content, job.params["rare"]).items()
     }
     vectors = stack(e.to_numpy(searches, VECTORS), VECTORS, np.float32)
     axes = products.principal_axes(vectors[: 1 << 20], job.params["query_dims"])
-    common = e.filter(e.derive(codes["url"], row=lambda c: c("code")), lambda c: c("code") >= FIRST_CODE)
+    common = e.filter(
+        e.with_columns(codes["url"], row=lambda c: c("code")), lambda c: c("code") >= FIRST_CODE
+    )
     sizes = {name: int(e.height(t)) + FIRST_CODE for name, t in (("sku", codes["sku"]), ("url", common))}
     return Vocabulary(codes, sizes["sku"], sizes["url"], axes)
 
@@ -77,7 +79,7 @@ def between(low: int, high: int) -> Callable[[Columns], Expr]:
     return lambda c: (c("session") >= low) & (c("session") <= high)
 
 
-def save(e: Engine, job: Job, vocabulary: Vocabulary) -> None:
+def save(e: Engine, job: RunContext, vocabulary: Vocabulary) -> None:
     for name, table in vocabulary.tables.items():
         e.write_parquet(table, job.work / f"codes-{name}.parquet")
     np.save(job.work / "axes.npy", vocabulary.axes)
@@ -86,7 +88,7 @@ def save(e: Engine, job: Job, vocabulary: Vocabulary) -> None:
     )
 
 
-def load(e: Engine, job: Job) -> Vocabulary:
+def load(e: Engine, job: RunContext) -> Vocabulary:
     tables = {name: e.collect(e.read_parquet(job.work / f"codes-{name}.parquet")) for name in ("sku", "url")}
     sizes = json.loads((job.work / "codes.json").read_text())
     return Vocabulary(tables, axes=np.load(job.work / "axes.npy"), **sizes)

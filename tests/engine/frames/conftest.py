@@ -30,7 +30,7 @@ def read(engine: Engine, t: Frame, *columns: str) -> Any:
 
 def rows_of(engine: Engine, table: Frame, *columns: str) -> set[tuple[Any, ...]]:
     """A table without `row` as a set of tuples."""
-    numbered = engine.derive(table, row=lambda c: c(columns[0]) == c(columns[0]))
+    numbered = engine.with_columns(table, row=lambda c: c(columns[0]) == c(columns[0]))
     arrays = engine.to_numpy(numbered, columns)
     return {tuple(plain(arrays[name][i]) for name in columns) for i in range(len(arrays[columns[0]]))}
 

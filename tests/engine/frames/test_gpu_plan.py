@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.gpu_plan,
     pytest.mark.skipif(importlib.util.find_spec("cudf_polars") is None, reason="needs the gpu-plan extra"),
 ]
-# What is no plan of its own: files, hand-over, and expressions, which every pipeline below uses inside `derive`.
+# What is no plan of its own: files, hand-over, and expressions, which every pipeline below uses inside `with_columns`.
 NO_PLAN = {
     "write_parquet",
     "from_arrow",
@@ -44,15 +44,15 @@ Case = Callable[[Engine, Frame], Frame]
 PARTS = {part: part for part in ("year", "month", "day", "weekday", "hour", "minute")}
 LAST = {"x": (2, -1), "k": (1, 0)}
 CASES: dict[str, Case] = {
-    "derive": lambda e, t: e.derive(t, z=lambda c: c("x") * 2 + c("y") / c("k")),
-    "where": lambda e, t: e.derive(t, z=lambda c: e.where(c("x") > 1, c("y"), -1.0)),
-    "log1p": lambda e, t: e.derive(t, z=lambda c: e.log1p(c("y"))),
-    "clip": lambda e, t: e.derive(t, z=lambda c: e.clip(c("x"), 0, 3)),
-    "cast": lambda e, t: e.derive(
+    "with_columns": lambda e, t: e.with_columns(t, z=lambda c: c("x") * 2 + c("y") / c("k")),
+    "where": lambda e, t: e.with_columns(t, z=lambda c: e.where(c("x") > 1, c("y"), -1.0)),
+    "log1p": lambda e, t: e.with_columns(t, z=lambda c: e.log1p(c("y"))),
+    "clip": lambda e, t: e.with_columns(t, z=lambda c: e.clip(c("x"), 0, 3)),
+    "cast": lambda e, t: e.with_columns(
         t, z=lambda c: e.cast(c("x"), "float32"), w=lambda c: e.cast(c("y"), "int8")
     ),
-    "is_null": lambda e, t: e.derive(t, z=lambda c: e.cast(e.is_null(c("s")), "int8")),
-    "fill_null": lambda e, t: e.derive(t, z=lambda c: e.fill_null(c("y"), 0.0)),
+    "is_null": lambda e, t: e.with_columns(t, z=lambda c: e.cast(e.is_null(c("s")), "int8")),
+    "fill_null": lambda e, t: e.with_columns(t, z=lambda c: e.fill_null(c("y"), 0.0)),
     "select": lambda e, t: e.select(t, ["x"]),
     "rename": lambda e, t: e.rename(t, {"x": "z"}),
     "drop": lambda e, t: e.drop(t, ["x"]),
@@ -61,7 +61,7 @@ CASES: dict[str, Case] = {
     "distinct": lambda e, t: e.distinct(t, ["k", "s"]),
     "group_sums": lambda e, t: e.group_sums(t, ["k"], ["x"]),
     "join_groupby": lambda e, t: e.join_groupby(t, t, ["k"], ["y"], ["mean", "std", "min", "max"]),
-    "lookup": lambda e, t: e.lookup(t, e.group_sums(t, ["k"], ["x"]), {"k": "k"}, {"sum_x": "z"}, 0),
+    "left_join": lambda e, t: e.left_join(t, e.group_sums(t, ["k"], ["x"]), {"k": "k"}, {"sum_x": "z"}, 0),
     "lookups": lambda e, t: e.lookups(
         t,
         [
@@ -70,7 +70,7 @@ CASES: dict[str, Case] = {
         ],
     ),
     "count_encode": lambda e, t: e.count_encode(t, ["k", "s"], "z"),
-    "history": lambda e, t: e.history(
+    "window_features": lambda e, t: e.window_features(
         t,
         ["k"],
         "o",
@@ -89,7 +89,7 @@ CASES: dict[str, Case] = {
         t, "s", "\t", size="n", counts={"101": "z"}, at={0: "w"}, after={("101", 1): "v"}
     ),
     "hex_id": lambda e, t: e.hex_id(t, "s", "z"),
-    "numbers": lambda e, t: e.numbers(t, "s", 3, "z"),
+    "parse_vector": lambda e, t: e.parse_vector(t, "s", 3, "z"),
     "token_hash": lambda e, t: e.token_hash(t, "s", "\t", 4, 3, "z"),
     "date_parts": lambda e, t: e.date_parts(e.date_parts(t, "x", "s", PARTS), "k", "d", {"month": "z"}),
     "order_key": lambda e, t: e.order_key(t, "x"),
@@ -144,7 +144,7 @@ def many_rows() -> pa.Table:
     )
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name not in ("hex_id", "numbers")])
+@pytest.mark.parametrize("name", [name for name in CASES if name not in ("hex_id", "parse_vector")])
 def test_both_texts_say_the_same(name: str) -> None:
     """Plans for the GPU, run by Polars on the CPU, against those for the CPU."""
     wanted, found = (
@@ -164,7 +164,7 @@ def test_both_texts_read_the_same_ids_and_numbers() -> None:
     columns = {"row": range(len(ids)), "s": ids, "wide": [2 * text for text in ids], "v": numbers[: len(ids)]}
     for e in (Lazy("cpu"), Lazy("gpu", "auto")):
         t = e.hex_id(pl.LazyFrame(columns), "s", "id")
-        t = e.numbers(e.hex_id(t, "wide", "again", digits=64), "v", 2, "v").collect()
+        t = e.parse_vector(e.hex_id(t, "wide", "again", digits=64), "v", 2, "v").collect()
         want = [int.from_bytes(bytes.fromhex(text)[-8:], "big", signed=True) for text in ids]
         assert t["id"].to_list() == t["again"].to_list() == want
         assert t.columns == [*columns, "id", "again", "v_0", "v_1"]
@@ -298,6 +298,6 @@ def test_what_comes_together_on_one_gpu_is_told(e: Engine) -> None:
 def test_deep_plans_do_not_end_python(e: Engine) -> None:
     t = e.from_arrow(table())
     for i in range(150):  # each one needs the last
-        t = e.derive(e.count_encode(t, ["k"], f"n{i}"), k=lambda c, i=i: c("k") + c(f"n{i}"))  # type: ignore[misc]
+        t = e.with_columns(e.count_encode(t, ["k"], f"n{i}"), k=lambda c, i=i: c("k") + c(f"n{i}"))  # type: ignore[misc]
     assert gpu_plan.refusals(t) == []
     assert gpu_plan.fallback(t) == ""

@@ -142,9 +142,9 @@ def test_to_numpy_sorts_by_row(frame: Make, values: Values) -> None:
 # ---- element-wise -----------------------------------------------------------------------------------------------------
 
 
-def test_derive_speaks_python(e: Engine, frame: Make, values: Values) -> None:
+def test_with_columns_takes_python_expressions(e: Engine, frame: Make, values: Values) -> None:
     t = frame({"a": [7, -7, 0], "b": [2.0, None, 4.0], "s": ["x", None, "z"]})
-    t = e.derive(
+    t = e.with_columns(
         t,
         half=lambda c: c("a") // 2,
         rest=lambda c: c("a") % 3,
@@ -165,7 +165,7 @@ def test_derive_speaks_python(e: Engine, frame: Make, values: Values) -> None:
 
 def test_a_missing_condition_does_not_hold(e: Engine, frame: Make, values: Values) -> None:
     t = frame({"a": [1.0, None, 3.0], "b": [10.0, 20.0, 30.0]})
-    t = e.derive(
+    t = e.with_columns(
         t,
         left=lambda c: e.where(c("a") > 0, c("b"), -1.0),
         right=lambda c: e.where(c("a") > 0, -1.0, c("b")),
@@ -183,7 +183,7 @@ def test_rows_and_columns(e: Engine, frame: Make, values: Values, rows: Rows) ->
     assert e.columns(e.select(t, ["b"])) == ["b", "row"]
     assert e.columns(e.drop(e.rename(t, {"a": "z"}), ["b"])) == ["row", "z"]
     assert rows(e.distinct(t, ["a", "b"]), "a", "b") == {(1, 5), (2, 6)}
-    again = e.derive(t, row=lambda c: c("row") + 4)
+    again = e.with_columns(t, row=lambda c: c("row") + 4)
     assert values(e.concat([t, again]), "b") == [5, 6, 6, 7] * 2
 
 
@@ -244,8 +244,8 @@ def test_counts_and_sums(
 def test_lookup_fills_what_is_not_there(e: Engine, frame: Make, values: Values) -> None:
     table = e.drop(frame({"k": [1, 2], "m": ["x", "y"], "v": [10, 20]}), ["row"])
     t = frame({"a": [2, 1, None, 3], "b": ["y", "y", "x", "x"]})
-    assert values(e.lookup(t, table, {"a": "k"}, {"v": "out"}, -1), "out") == [20, 10, -1, -1]
-    assert values(e.lookup(t, table, {"a": "k", "b": "m"}, {"v": "out"}, 0), "out") == [20, 0, 0, 0]
+    assert values(e.left_join(t, table, {"a": "k"}, {"v": "out"}, -1), "out") == [20, 10, -1, -1]
+    assert values(e.left_join(t, table, {"a": "k", "b": "m"}, {"v": "out"}, 0), "out") == [20, 0, 0, 0]
 
 
 # pandas' `set_index` cannot tell whether two far-apart ids are evenly spaced.
@@ -277,7 +277,7 @@ def test_every_table_of_few_keys(
         for on in (["k"], ["m", "k"]):
             table = e.group_sums(t, on, ["v"])
             for ready in (table, e.collect(table)):
-                found = e.lookup(
+                found = e.left_join(
                     asked, ready, {c: c for c in on}, {"sum_v": "sum", "n": "n"}, {"sum": -1, "n": 0}
                 )
                 assert values(found, "sum", "n") == (
@@ -287,7 +287,7 @@ def test_every_table_of_few_keys(
             seen = e.seen_before(asked, e.distinct(t, on), on, "seen")
             assert values(seen, "seen") == [int(k in sums) for k in want]
             assert values(e.count_encode(t, on, "n"), "n") == [chosen.count(k) for k in chosen]
-            before = values(e.history(t, on, "row", count="n"), "n")
+            before = values(e.window_features(t, on, "row", count="n"), "n")
             assert before == [chosen[:i].count(k) for i, k in enumerate(chosen)]
         ranked = sorted(times, key=lambda key: (-times[key], order.index(key)))
         codes = {key: place for place, key in enumerate(ranked, 2)}
@@ -304,7 +304,9 @@ def test_lookup_keeps_types_and_takes_a_fill_for_each(e: Engine, frame: Make) ->
     }
     fill = {"the_i": -1, "the_f": 0.3, "the_s": "-"}
     names = {name: f"the_{name}" for name in "ifs"}
-    t = e.lookup(frame({"a": ["x", None, "z", "y"]}), e.from_arrow(pa.table(table)), {"a": "k"}, names, fill)
+    t = e.left_join(
+        frame({"a": ["x", None, "z", "y"]}), e.from_arrow(pa.table(table)), {"a": "k"}, names, fill
+    )
     found = e.to_numpy(t, ["the_i", "the_f", "the_s"])
     assert found["the_i"].dtype == np.int64 and found["the_f"].dtype == np.float32
     assert found["the_i"].tolist() == [2**62 + 1, -1, -1, 5]
@@ -379,7 +381,7 @@ def test_lookup_by_more_wide_keys_than_one_number_holds(e: Engine, frame: Make, 
         part = asked[name][i * many : (i + 1) * many]
         asked[name][i * many : (i + 1) * many] = [*part[1:], part[0]]
     asked["d"][4 * many :] = [None] * many
-    found = values(e.lookup(frame(asked), table, {name: name for name in whole}, {"v": "z"}, -1), "z")
+    found = values(e.left_join(frame(asked), table, {name: name for name in whole}, {"v": "z"}, -1), "z")
     assert found == [*range(many), *[-1] * 4 * many]
 
 
@@ -410,7 +412,7 @@ def test_means_are_looked_up_as_they_are_smoothed(
     assert sorted(e.columns(means)) == ["k", "te_y", "te_z"]
     late = frame({"k": [0, 6, 9, None]})
     fill = {f"te_{target}": prior for target, prior in priors.items()}
-    found = e.lookup(late, means, {"k": "k"}, {"te_y": "te_y", "te_z": "te_z"}, fill)
+    found = e.left_join(late, means, {"k": "k"}, {"te_y": "te_y", "te_z": "te_z"}, fill)
     encoded = e.target_encode(late, table, ["k"], priors, weight, "te")
     sums = {
         k: [sum(i * i % 2 for i in range(50) if i % 7 == k), sum(i % 7 == k for i in range(50))]
@@ -466,7 +468,7 @@ events = st.lists(
 
 
 def history_of(e: Engine, t: Frame) -> Frame:
-    return e.history(
+    return e.window_features(
         t,
         ["a", "b"],
         "ord",
@@ -709,7 +711,7 @@ def test_hex_id_of_other_lengths(e: Engine, frame: Make, values: Values, digits:
 def test_numbers(e: Engine, frame: Make, values: Values, lists: list[list[float] | None]) -> None:
     lists = [*lists, [1e-5, -2.5e-07], [0.0]]
     texts = [None if x is None else str(x) for x in lists]
-    t = e.numbers(frame({"s": texts}), "s", 3, "z")
+    t = e.parse_vector(frame({"s": texts}), "s", 3, "z")
     for i in range(3):
         want = [(x or [])[i] if len(x or []) > i else 0.0 for x in lists]
         assert values(t, f"z_{i}") == pytest.approx(want, rel=1e-6, abs=1e-30)

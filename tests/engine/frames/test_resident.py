@@ -288,7 +288,7 @@ def test_faults_keep_their_kind(e: Engine, gpu: Gpu, failure: Exception, kind: s
     for ask in (lambda: e.matrix(rows(a=[1]), ["a"]), lambda: e.keep(rows(a=[1]))):
         with pytest.raises(type(failure)) as caught:
             ask()
-        fault = faults.of(caught.value)
+        fault = faults.classify(caught.value)
         assert fault is not None and fault.kind == kind
 
 
@@ -412,7 +412,7 @@ def test_plans_over_kept_frames_translate_whole(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(e, "_run", look)
     e.matrix(kept, ["a", "row", "b"])
     e.height(kept)
-    e.keep(e.lookup(e.filter(kept, lambda c: c("a") > 1), kept, {"a": "a"}, {"b": "z"}, 0.0))
+    e.keep(e.left_join(e.filter(kept, lambda c: c("a") > 1), kept, {"a": "a"}, {"b": "z"}, 0.0))
     e.matrix(e.target_encode_kfold(kept, ["a"], "row", {"b": 0.5}, 20.0, "te"), ["te_b"])
     e.codes(kept, ["a", "row"])
     e.token_matrix(kept, "s", ",", 3)

@@ -11,7 +11,7 @@ import torch
 from buzzer.engine import infer, quant
 from buzzer.engine.infer import Array, Session
 from buzzer.errors import UnsupportedError, UsageError
-from buzzer.models.sigir_ecom.next_item.networks import NETWORKS, Sizes, Top
+from buzzer.models.sigir_ecom.next_item.networks import NETWORKS, Sizes, TopK
 
 STACKS = ("causal", "masked")
 TOLERANCE = {"fp32": 1e-5, "fp16": 1e-2, "bf16": 6e-2}
@@ -23,7 +23,7 @@ SHAPES = {  # heads of 5 and 32 values; layers; a width that is no power of two
 }
 
 
-def top(name: str, shape: str, k: int = 12) -> Top:
+def top(name: str, shape: str, k: int = 12) -> TopK:
     """Weights far from where they begin, so that no bias, norm or distance hides behind its 0 or 1."""
     torch.manual_seed(0)
     sizes = Sizes(PRODUCTS, CODES, LENGTH, NUMBERS, 5, 8, dropout=0.1, smoothing=0.0, **SHAPES[shape])
@@ -31,7 +31,7 @@ def top(name: str, shape: str, k: int = 12) -> Top:
     network = NETWORKS[name](sizes, *content)
     for weight in network.parameters():
         torch.nn.init.normal_(weight, std=0.3)
-    return Top(network, k).eval()
+    return TopK(network, k).eval()
 
 
 def batch(lengths: list[int], seed: int = 0) -> dict[str, Array]:
@@ -158,8 +158,8 @@ def test_without_a_gpu_every_network_ends_in_one_message(
 
 COMPILE = r"""
 import json, sys
-sys.path.insert(0, "tests/engine/infer")
-from test_infer_fused_stack import top
+sys.path.insert(0, "tests/engine/fused")
+from test_stack import top
 from buzzer.engine.fused.stack import StackProgram, pack
 from buzzer.engine.kernels.offline import compiled
 from buzzer.engine.kernels.tune import Tuned

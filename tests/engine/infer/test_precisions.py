@@ -8,7 +8,7 @@ import pytest
 
 from buzzer.engine import infer, quant
 from buzzer.errors import UnsupportedError
-from buzzer.models.api.target import Ask, Loaded
+from buzzer.models.api.target import BenchModel, BenchSpec
 from buzzer.models.bert.bench import TARGET
 
 # backend, precision, least cosine of a token's vector, largest error as a share of the largest value, least agreement
@@ -29,9 +29,9 @@ CASES = [
 
 
 @cache
-def loaded() -> Loaded:
+def loaded() -> BenchModel:
     try:
-        return TARGET.load(Ask(2, 32, 3, "fixed", "padded", 0, {"weights": "minilm-l6"}))
+        return TARGET.load(BenchSpec(2, 32, 3, "fixed", "padded", 0, {"weights": "minilm-l6"}))
     except UnsupportedError as error:
         pytest.skip(error.message)
 

@@ -70,7 +70,7 @@ CODE = r"""
 import json, re, sys
 sys.path.insert(0, "tests/engine/kernels")
 import torch
-from test_kernels_wgmma import EARLY, F8, HALF, I8, SHAPES, TILES, product
+from test_wgmma import EARLY, F8, HALF, I8, SHAPES, TILES, product
 from buzzer.engine.kernels.offline import compiled
 
 cases = [(list(SHAPES)[(number + turn) % len(SHAPES)], cut, dtype)

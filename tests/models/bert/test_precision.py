@@ -12,14 +12,14 @@ from safetensors.torch import save_file
 
 from buzzer.engine import infer, quant
 from buzzer.errors import UnsupportedError, UsageError
-from buzzer.models.api.job import Data, Job
+from buzzer.models.api.job import Data, RunContext
 from buzzer.models.bert import checkpoints, encoder, finetune
 from buzzer.models.bert.encoder import Bert, BertConfig, SentenceClassifier
 from buzzer.models.bert.finetune import Labelled, Tuner
 from buzzer.models.bert.precision import TASK, VARIANTS
 
 Run = Callable[..., Any]
-Jobs = Callable[..., Job]
+Jobs = Callable[..., RunContext]
 CONFIG: dict[str, Any] = {
     "vocab_size": 400,
     "hidden_size": 32,
@@ -143,7 +143,7 @@ def test_every_precision_from_text_to_labels(
         one = job(
             "bert-intent-precision", sentences, fitted[0], out, "none", backend, weights=str(folder), **PARAMS
         )
-        one = Job(**(vars(one) | {"precision": name}))
+        one = RunContext(**(vars(one) | {"precision": name}))
         if told := refusal(backend, precision, offered, has_bf16):
             with pytest.raises(UnsupportedError, match=told):
                 run(TASK.predict(one))
@@ -186,7 +186,7 @@ def test_a_cut_encoder_is_fitted_and_run(
     assert result.details["layers"] == 1
     assert run(TASK.predict(one))[0].scores["accuracy"] > 0.03
     with pytest.raises(UsageError, match="no checkpoint int8 was fitted"):
-        run(TASK.predict(Job(**(vars(one) | {"precision": "int8"}))))
+        run(TASK.predict(RunContext(**(vars(one) | {"precision": "int8"}))))
     with pytest.raises(UsageError, match="9 layers of an encoder that has 3"):
         encoder.cut(encoder.load(folder), 9)
     with pytest.raises(UsageError, match="unknown checkpoint 'int9'"):

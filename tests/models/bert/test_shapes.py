@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from buzzer.errors import DataError, UnsupportedError, UsageError
-from buzzer.models.api.target import Ask
+from buzzer.models.api.target import BenchSpec
 from buzzer.models.bert import encoder, packing
 from buzzer.models.bert.bench import TARGET
 from buzzer.models.bert.encoder import Bert, BertConfig
@@ -173,7 +173,7 @@ def test_every_packing_has_the_same_sentences(plain: dict[str, str]) -> None:
     """The sum of all tokens' states is the same, though batches and padding differ."""
     sums = []
     for kind in ("padded", "sorted", "packed"):
-        loaded = TARGET.load(Ask(4, 32, 3, "real", kind, 0, plain))
+        loaded = TARGET.load(BenchSpec(4, 32, 3, "real", kind, 0, plain))
         assert sum(loaded.rows) == 12
         parts = []
         for batch, valid in zip(loaded.batches, loaded.valid, strict=True):
@@ -186,7 +186,7 @@ def test_every_packing_has_the_same_sentences(plain: dict[str, str]) -> None:
 
 
 def test_fixed_rows_are_full_and_differ(plain: dict[str, str]) -> None:
-    loaded = TARGET.load(Ask(2, 16, 5, "fixed", "padded", 0, plain))
+    loaded = TARGET.load(BenchSpec(2, 16, 5, "fixed", "padded", 0, plain))
     assert all(batch["input_ids"].shape == (2, 16) for batch in (*loaded.batches, *loaded.calibration))
     assert all(batch["attention_mask"].all() for batch in loaded.batches)
     assert len({batch["input_ids"].tobytes() for batch in loaded.batches}) == 5
@@ -196,12 +196,12 @@ def test_fixed_rows_are_full_and_differ(plain: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("ask", "told"),
     [
-        (Ask(1, 64, 2, "fixed", "padded", 0, {}), "the model has 32 positions"),
-        (Ask(1, 16, 2, "fixed", "packed", 0, {}), "no padding to save"),
-        (Ask(1, 16, 2, "real", "boxed", 0, {}), "unknown packing"),
+        (BenchSpec(1, 64, 2, "fixed", "padded", 0, {}), "the model has 32 positions"),
+        (BenchSpec(1, 16, 2, "fixed", "packed", 0, {}), "no padding to save"),
+        (BenchSpec(1, 16, 2, "real", "boxed", 0, {}), "unknown packing"),
     ],
 )
-def test_what_cannot_be_asked_is_told(ask: Ask, told: str, plain: dict[str, str]) -> None:
+def test_what_cannot_be_asked_is_told(ask: BenchSpec, told: str, plain: dict[str, str]) -> None:
     from dataclasses import replace
 
     with pytest.raises(UsageError, match=told):

@@ -17,16 +17,16 @@ from hypothesis import strategies as st
 from buzzer.engine import infer
 from buzzer.engine.frames import Engine
 from buzzer.errors import DataError, UsageError
-from buzzer.models.api.job import Data, Job
+from buzzer.models.api.job import Data, RunContext
 from buzzer.models.booking import features
 from buzzer.models.booking.ensemble import accuracy, best_four
 from buzzer.models.booking.features import FIRST_CITY
-from buzzer.models.booking.networks import NETWORKS, Sizes, Top
+from buzzer.models.booking.networks import NETWORKS, Sizes, TopK
 from buzzer.models.booking.task import TASK, baseline, held_out, network_names
 
 BACKENDS = ("torch_eager", "onnxruntime")  # those of the task
 Run = Callable[..., Any]
-Jobs = Callable[..., Job]
+Jobs = Callable[..., RunContext]
 LAGS = 3
 SMALL = {"epochs": 2, "hidden": 32, "dim": 16, "rare": 0, "candidates": 10, "batch": 64}
 
@@ -96,7 +96,7 @@ def test_features_are_what_a_loop_over_trips_gives(e: Engine, tmp_path: Path, ba
     (tmp_path / "train_set.csv").write_text(TRIPS)
     t = features.read_stays(e, tmp_path / "train_set.csv")
     tables = features.fit_tables(e, t, t, rare=1)
-    doubled = {name: e.derive(table, n=lambda c: c("n")) for name, table in tables.items()}
+    doubled = {name: e.with_columns(table, n=lambda c: c("n")) for name, table in tables.items()}
     got = features.to_inputs(
         e, features.trip_features(e, features.code(e, t, doubled), LAGS, backwards=backwards), LAGS
     )
@@ -197,7 +197,7 @@ def test_padding_is_hidden_from_the_encoder() -> None:
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_backends_agree_with_the_module(name: str, backend: str) -> None:
     torch.manual_seed(0)
-    network = Top(NETWORKS[name](sizes()), 10).eval()
+    network = TopK(NETWORKS[name](sizes()), 10).eval()
     names = ("cities", "countries", "context", "numbers")
     rows = {n: {key: x.numpy() for key, x in zip(names, inputs_of(n, n), strict=True)} for n in (2, 1, 7)}
     with infer.prepare(network, backend=backend, example=rows[2], outputs=("probability", "city")) as session:

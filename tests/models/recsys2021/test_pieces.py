@@ -11,7 +11,7 @@ import pytest
 from buzzer.engine.frames import Engine
 from buzzer.engine.frames.base import Lookup
 from buzzer.errors import UsageError
-from buzzer.models.api.job import Data, Job
+from buzzer.models.api.job import Data, RunContext
 from buzzer.models.recsys2021 import distributed, ensemble, sizes
 from buzzer.models.recsys2021.lookup_tables import merged
 from buzzer.models.recsys2021.predicting import Piece, Predicted, Predictor, pieces_of_test
@@ -19,7 +19,7 @@ from buzzer.models.recsys2021.task import TASK
 from buzzer.suite import registry
 
 Run = Callable[..., Any]
-Jobs = Callable[..., Job]
+Jobs = Callable[..., RunContext]
 SMALL = {"rounds_1": 2, "rounds_2": 2, "depth_1": 2, "networks": [], "baseline": False}
 
 
@@ -35,9 +35,9 @@ def fitted(data: Data, tmp_path_factory: pytest.TempPathFactory, job: Jobs, run:
     return work
 
 
-def asked(engine: str, device: str, gpu_memory_bytes: int | None = None, **params: int) -> Job:
+def asked(engine: str, device: str, gpu_memory_bytes: int | None = None, **params: int) -> RunContext:
     own, here = registry.task("recsys2021").params | params, Path()
-    return Job(
+    return RunContext(
         "recsys2021", engine, "torch_eager", "fp32", device, here, here, here, 1.0, 0, 1, own,
         gpu_memory_bytes=gpu_memory_bytes,
     )  # fmt: skip

@@ -21,14 +21,14 @@ from buzzer.engine import frames, infer
 from buzzer.engine.frames import Engine
 from buzzer.engine.frames.base import on_host
 from buzzer.errors import DataError, UnsupportedError, UsageError
-from buzzer.models.api.job import Data, Job
+from buzzer.models.api.job import Data, RunContext
 from buzzer.models.recsys2021 import ensemble, features, fitting, lookup_tables, second_stage_features, trees
 from buzzer.models.recsys2021.predicting import pieces_of_test
 from buzzer.models.recsys2021.task import TASK
 from buzzer.suite import registry
 
 Run = Callable[..., Any]
-Jobs = Callable[..., Job]
+Jobs = Callable[..., RunContext]
 TOKENS = 6
 MODELS = tuple(second_stage_features.MODELS)
 SMALL = {
@@ -413,7 +413,7 @@ def network_rows() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def network_job(data: Data, tmp_path_factory: pytest.TempPathFactory, job: Jobs) -> Job:
+def network_job(data: Data, tmp_path_factory: pytest.TempPathFactory, job: Jobs) -> RunContext:
     from buzzer.models.recsys2021 import network_training
 
     work = tmp_path_factory.mktemp("networks")
@@ -425,7 +425,7 @@ def network_job(data: Data, tmp_path_factory: pytest.TempPathFactory, job: Jobs)
 
 @pytest.mark.parametrize("name", [*ensemble.NETWORKS, ensemble.BASELINE])
 def test_networks_learn_and_do_not_see_padding(
-    name: str, network_rows: dict[str, Any], network_job: Job
+    name: str, network_rows: dict[str, Any], network_job: RunContext
 ) -> None:
     import torch
 

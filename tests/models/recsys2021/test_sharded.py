@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from buzzer.models.api.job import Data, Job
+from buzzer.models.api.job import Data, RunContext
 from buzzer.models.recsys2021.predicting import pieces_of_test
 from buzzer.models.recsys2021.task import TASK
 
@@ -15,7 +15,7 @@ pytest.importorskip("distributed", reason="needs the cluster extra")
 SMALL = {"rounds_1": 3, "rounds_2": 3, "depth_1": 3, "networks": [], "trees": ["kfold"], "second": ["kfold"]}
 SMALL |= {"piece_rows": 100}
 Run = Callable[..., Any]
-Jobs = Callable[..., Job]
+Jobs = Callable[..., RunContext]
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from buzzer.engine.frames.base import on_host
-from buzzer.models.api.job import Job
+from buzzer.models.api.job import RunContext
 from buzzer.models.recsys2021 import ensemble, features, second_stage_features, trees
 from buzzer.models.recsys2021.features import TARGETS
 from buzzer.models.recsys2021.predicting import Predictor
@@ -148,7 +148,7 @@ class Frames:
     def lookups(self, t: Any, wanted: Any) -> Any:
         return t
 
-    derive = drop = lambda self, t, *names, **exprs: t
+    with_columns = drop = lambda self, t, *names, **exprs: t
 
     def keep(self, t: Any) -> Any:
         return t
@@ -168,13 +168,13 @@ class Frames:
 
 
 @pytest.fixture
-def asked(tmp_path: Path) -> Job:
+def asked(tmp_path: Path) -> RunContext:
     params = registry.task("recsys2021").params | {"networks": []}
     folders = (tmp_path, tmp_path, tmp_path)
-    return Job("recsys2021", "cudf", "torch_eager", "fp32", "cuda", *folders, 1.0, 0, 1, params)
+    return RunContext("recsys2021", "cudf", "torch_eager", "fp32", "cuda", *folders, 1.0, 0, 1, params)
 
 
-def both_stages(job: Job, x: Any, beside: Any) -> dict[str, Any]:
+def both_stages(job: RunContext, x: Any, beside: Any) -> dict[str, Any]:
     """What `Predictor.predict` does once the features are a matrix."""
     models = ensemble.chosen(job.params)
     first, second = ensemble.FirstStage(job, models), ensemble.SecondStage(job, models)
@@ -182,7 +182,9 @@ def both_stages(job: Job, x: Any, beside: Any) -> dict[str, Any]:
     return found | second.predict(x, ensemble.odds_of(x, found, models), {"loo": beside})
 
 
-def test_probabilities_and_ids_alone_reach_the_host(asked: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_probabilities_and_ids_alone_reach_the_host(
+    asked: RunContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A piece through both stages with trees and a network: features, texts and users stay on the device."""
     bus, size = Bus(), 20
     monkeypatch.setitem(sys.modules, "cupy", cupy(bus))
@@ -236,7 +238,7 @@ def test_an_unnoticed_copy_would_be_counted() -> None:
 
 
 @pytest.mark.gpu
-def test_the_features_never_cross_cuda(asked: Job, tmp_path: Path) -> None:
+def test_the_features_never_cross_cuda(asked: RunContext, tmp_path: Path) -> None:
     """By CUDA's trace of real models: no copy between host and device is as large as a tenth of the features."""
     torch = pytest.importorskip("torch")
     real = pytest.importorskip("cupy")

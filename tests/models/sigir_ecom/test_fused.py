@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from buzzer.errors import UnsupportedError
-from buzzer.models.api.job import Data, Job
+from buzzer.models.api.job import Data, RunContext
 from buzzer.models.sigir_ecom.next_item import task
 
 pytest.importorskip("triton")
@@ -24,7 +24,9 @@ SMALL = {
 
 
 @pytest.fixture(scope="module")
-def fitted(tmp_path_factory: pytest.TempPathFactory, job: Callable[..., Job], run: Any) -> tuple[Data, Path]:
+def fitted(
+    tmp_path_factory: pytest.TempPathFactory, job: Callable[..., RunContext], run: Any
+) -> tuple[Data, Path]:
     data = task.TASK.prepare(None, tmp_path_factory.mktemp("cache"), 0.0001, 0, lambda share, what: None)
     work = tmp_path_factory.mktemp("work")
     run(task.TASK.fit(job("sigir-ecom-task1", data, work, work, "polars", "torch_eager", **SMALL)))
@@ -32,7 +34,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory, job: Callable[..., Job], ru
 
 
 def test_fused_scores_as_torch_and_says_what_torch_did(
-    fitted: tuple[Data, Path], tmp_path: Path, job: Callable[..., Job], run: Any
+    fitted: tuple[Data, Path], tmp_path: Path, job: Callable[..., RunContext], run: Any
 ) -> None:
     from buzzer.engine.kernels.jit import interpreted
 
@@ -57,7 +59,7 @@ def test_without_a_gpu_the_task_ends_in_one_message(
     fitted: tuple[Data, Path],
     networks: list[str],
     tmp_path: Path,
-    job: Callable[..., Job],
+    job: Callable[..., RunContext],
     run: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -21,21 +21,21 @@ from buzzer.datasets.sigir_ecom.schema import AFTER_ADD, TESTS
 from buzzer.engine import infer
 from buzzer.engine.frames import Engine
 from buzzer.errors import DataError, UsageError
-from buzzer.models.api.job import Data, Job
+from buzzer.models.api.job import Data, RunContext
 from buzzer.models.blend import best_of, weigh
 from buzzer.models.sigir_ecom.next_item import counts, pretrain
 from buzzer.models.sigir_ecom.next_item import task as task1
-from buzzer.models.sigir_ecom.next_item.networks import NETWORKS, Counts, Sizes, Top
+from buzzer.models.sigir_ecom.next_item.networks import NETWORKS, Counts, Sizes, TopK
 from buzzer.models.sigir_ecom.next_item.training import cuts, held_cuts, mrr
 from buzzer.models.sigir_ecom.purchase import carts, odds
 from buzzer.models.sigir_ecom.purchase import task as task2
 from buzzer.models.sigir_ecom.purchase.dlrm import Dlrm
 from buzzer.models.sigir_ecom.sessions import events, products, shared
-from buzzer.models.sigir_ecom.sessions.events import DETAIL, PAGE, PURCHASE, SEARCH, Flat, Vocabulary
+from buzzer.models.sigir_ecom.sessions.events import DETAIL, PAGE, PURCHASE, SEARCH, EventArrays, Vocabulary
 from buzzer.suite import registry
 
 Run = Callable[..., Any]
-Jobs = Callable[..., Job]
+Jobs = Callable[..., RunContext]
 SCALE = 0.001
 SMALL1 = {
     "epochs": 2,
@@ -165,7 +165,9 @@ def test_counts_are_what_a_loop_over_sessions_gives(e: Engine, queries: list[dic
                     near[row[at - back], code] += counts.NEAR + 1 - back
                     near[code, row[at - back]] += counts.NEAR + 1 - back
     for name, want in (("next", follow), ("near", near)):
-        arrays = e.to_numpy(e.derive(tables[name], row=lambda c: c("key")), ["key", "target", "n", "rank"])
+        arrays = e.to_numpy(
+            e.with_columns(tables[name], row=lambda c: c("key")), ["key", "target", "n", "rank"]
+        )
         rows = list(zip(*(arrays[x].tolist() for x in ("key", "target", "n", "rank")), strict=True))
         assert {(key, target): n for key, target, n, _ in rows} == dict(want)
         by_key: dict[int, list[tuple[int, int]]] = defaultdict(list)
@@ -181,7 +183,7 @@ def test_fitting_in_parts_is_fitting_at_once(e: Engine, data: Data, tmp_path: Pa
         done = job("sigir-ecom-task1", data, tmp_path, tmp_path, e.name, "torch_eager", piece_rows=rows)
         pages, _, searches, content = shared.read(e, done)
         vocabulary = shared.fit_vocabulary(e, done, pages, searches, content)
-        flats: list[Flat] = []
+        flats: list[EventArrays] = []
         sums: dict[str, Any] = {}
         for part in shared.in_parts(e, pages, searches, vocabulary, rows):
             coded = e.collect(events.code(e, part, vocabulary))
@@ -191,7 +193,9 @@ def test_fitting_in_parts_is_fitting_at_once(e: Engine, data: Data, tmp_path: Pa
         flat, tables = events.joined(flats), counts.tables(e, sums, 5)
         assert (np.diff(flat.session) > 0).all()
         assert len(flat) == json.loads((data.folder / "generator.json").read_text())["sessions"]
-        keyed = {name: e.derive(t, row=lambda c: c("key") * 5 + c("rank")) for name, t in tables.items()}
+        keyed = {
+            name: e.with_columns(t, row=lambda c: c("key") * 5 + c("rank")) for name, t in tables.items()
+        }
         arrays = [e.to_numpy(t, ["key", "rank", "target", "n"]) for t in keyed.values()]
         found.append((vars(flat), *arrays))
     for parted, whole in zip(*found, strict=True):
@@ -258,10 +262,10 @@ def test_cart_rows_are_what_a_loop_over_sessions_gives(e: Engine, queries: list[
 # ---- arrays -------------------------------------------------------------------------------------------------------
 
 
-def small_flat() -> Flat:
+def small_flat() -> EventArrays:
     items = np.array([2, 9, 3, 0, 4, 2])
     kinds = np.array([DETAIL, PAGE, DETAIL, SEARCH, PURCHASE, DETAIL])
-    return Flat(
+    return EventArrays(
         items, kinds, np.arange(12, dtype=np.float32).reshape(6, 2), np.array([0, 4, 6]), np.array([7, 8])
     )
 
@@ -290,7 +294,7 @@ def test_pairs_are_what_a_loop_over_sessions_gives(step: int) -> None:
     lengths = rng.integers(1, 8, 30)
     starts = np.concatenate([[0], np.cumsum(lengths)])
     n = int(starts[-1])
-    flat = Flat(rng.integers(0, 6, n), np.ones(n), np.zeros((n, 1)), starts, np.arange(30))
+    flat = EventArrays(rng.integers(0, 6, n), np.ones(n), np.zeros((n, 1)), starts, np.arange(30))
     want: dict[tuple[int, int], float] = defaultdict(float)
     held = np.arange(30) % 3 == 0
     for first, end in list(pairwise(starts.tolist())):
@@ -338,7 +342,7 @@ def test_what_is_held_out_is_counted_apart(e: Engine, queries: list[dict[str, An
 
 def triples(e: Engine, t: Any) -> list[tuple[float, ...]]:
     names = ["key", "target", "weight"]
-    found = e.to_numpy(e.derive(t, row=lambda c: c("key") * 1000 + c("target")), names)
+    found = e.to_numpy(e.with_columns(t, row=lambda c: c("key") * 1000 + c("target")), names)
     return list(zip(*(found[name].tolist() for name in names), strict=True))
 
 
@@ -467,7 +471,7 @@ def test_networks_learn(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_padding_and_batch_change_nothing(name: str) -> None:
     """A window that is cut to its events, or alone, gives what it gives with zeros before it, or among others."""
-    top, inputs = Top(network(name).eval(), 38), inputs_of(8)
+    top, inputs = TopK(network(name).eval(), 38), inputs_of(8)
     with torch.no_grad():
         whole = top(*inputs)
         for row in range(8):
@@ -496,7 +500,7 @@ def test_scoring_by_blocks_is_scoring_at_once(monkeypatch: pytest.MonkeyPatch, b
     with torch.no_grad():
         table = net.items()
         want = net.logits(net.final(table, *inputs), table).topk(10, dim=1)
-        values, codes = Top(net, 10)(*inputs)
+        values, codes = TopK(net, 10)(*inputs)
     assert codes.tolist() == want.indices.tolist()
     torch.testing.assert_close(values, want.values.softmax(dim=1))
 
@@ -533,7 +537,7 @@ def test_backends_agree_with_the_module(name: str, backend: str) -> None:
             k: x.numpy() for k, x in zip(("items", "kinds", "numbers"), inputs_of(rows, rows), strict=True)
         }
 
-    module = Dlrm(7, 5, 3, 9, 4, 8, 0.1) if name == "dlrm" else Top(network(name), 10)
+    module = Dlrm(7, 5, 3, 9, 4, 8, 0.1) if name == "dlrm" else TopK(network(name), 10)
     outputs = ("p",) if name == "dlrm" else ("value", "product")
     with infer.prepare(module.eval(), backend=backend, example=batch(2), outputs=outputs) as session:
         for rows in (2, 1, 7):
@@ -585,7 +589,7 @@ def test_every_engine_and_backend_scores_the_same(
     assert official.items() <= result.scores.items()
     if name.endswith("2"):
         used = {model: told["backend"] for model, told in result.details["sessions"].items()}
-        assert (used["dlrm"], used["xgboost"]) == infer.by_kind(backend)
+        assert (used["dlrm"], used["xgboost"]) == infer.split_backend(backend)
 
 
 def test_without_labels_there_is_a_submission_and_no_score(

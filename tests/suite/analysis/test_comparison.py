@@ -14,7 +14,7 @@ from buzzer.suite.analysis.comparison import Variant
 from buzzer.suite.analysis.regress import Threshold
 from buzzer.suite.budget import resolve
 from buzzer.suite.cli import compare as verb
-from buzzer.suite.cli.progress import Screen
+from buzzer.suite.cli.progress import ProgressDisplay
 from buzzer.suite.records import record
 from buzzer.suite.records.record import Record
 from buzzer.suite.report import compare_text
@@ -354,7 +354,7 @@ def test_rounds_are_interleaved_and_paired(
     ]
     out = tmp_path / "out"
     options: dict[str, Any] = {"out": out, "repeat": 2, "seed": 0, "resume": False}
-    with Screen(Console(quiet=True)) as screen:
+    with ProgressDisplay(Console(quiet=True)) as screen:
         assert all(verb.fit(c, d, out, screen) for c, d in prepared)
         made = verb.take(prepared, options, [], screen)
         again = verb.take(prepared, options | {"resume": True}, record.read_good(out), screen)

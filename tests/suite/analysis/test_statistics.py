@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import ttest_1samp, ttest_ind, ttest_rel
 
 from buzzer.suite.analysis import days, statistics
-from buzzer.suite.analysis.statistics import Growth, Projection, Ratio
+from buzzer.suite.analysis.statistics import PowerLaw, Projection, Ratio
 
 WALLS = st.lists(st.floats(0.5, 2.0), min_size=2, max_size=8)
 
@@ -107,7 +107,7 @@ def test_noise(ratio: Ratio, band: float | None, noise: bool | None) -> None:
 @settings(max_examples=30)
 @given(st.floats(0.1, 5), st.floats(1, 100), st.floats(0.6, 1.6))
 def test_growth_is_found_again(fixed: float, rate: float, exponent: float) -> None:
-    true = Growth(fixed, rate, exponent)
+    true = PowerLaw(fixed, rate, exponent)
     series = {n: [true.at(n)] for n in (0.01, 0.03, 0.1, 0.3, 1.0)}
     made = statistics.grow(series)
     for size in (0.02, 0.5, 2.0):
@@ -122,7 +122,7 @@ def test_two_sizes_are_taken_to_be_linear() -> None:
 
 
 def test_a_projection_is_checked_by_the_largest_size() -> None:
-    draw, true = random.Random(0), Growth(0.5, 40.0, 1.0)
+    draw, true = random.Random(0), PowerLaw(0.5, 40.0, 1.0)
     series = {
         n: [true.at(n) * draw.lognormvariate(0, 0.02) for _ in range(5)] for n in (0.01, 0.02, 0.05, 0.1)
     }
@@ -159,7 +159,7 @@ def test_a_verdict_needs_the_whole_interval(limit: float | None, verdict: str) -
 
 
 def test_break_even_is_where_the_costs_cross() -> None:
-    cpu, gpu = Growth(1.0, 100.0, 1.0), Growth(5.0, 2.0, 1.0)
+    cpu, gpu = PowerLaw(1.0, 100.0, 1.0), PowerLaw(5.0, 2.0, 1.0)
     assert statistics.crossing(cpu, gpu, 1e-4, 10.0) == pytest.approx(4 / 98)
     assert statistics.crossing(gpu, cpu, 1e-4, 10.0) is None
     assert statistics.crossing(cpu, gpu, 1.0, 10.0) is None  # already faster

@@ -13,8 +13,8 @@ from buzzer.engine import quant
 from buzzer.engine.infer.cost import Cost
 from buzzer.engine.infer.roofline import Roof
 from buzzer.errors import DataError
-from buzzer.models.api.job import Job, Result
-from buzzer.models.api.target import Ask, Loaded, outputs_of, stamp
+from buzzer.models.api.job import Result, RunContext
+from buzzer.models.api.target import BenchModel, BenchSpec, outputs_of, stamp
 from buzzer.models.bert import bench as bert
 from buzzer.models.bert import encoder
 from buzzer.suite.bench import answers_cache
@@ -25,7 +25,7 @@ TINY = encoder.BertConfig(60, 16, 2, 2, 32, 40)
 
 
 @pytest.fixture
-def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunContext:
     """A job of a small BERT with random weights and ids."""
     monkeypatch.setitem(encoder.SPECS, "tiny", TINY)
     monkeypatch.setattr(bert, "tokens_folder", no_tokenizer)
@@ -38,18 +38,18 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
     for name in ("work", "out"):
         (tmp_path / name).mkdir()
     folders = {"data": tmp_path / "kept", "work": tmp_path / "work", "out": tmp_path / "out"}
-    return Job(
+    return RunContext(
         "tiny", "none", "torch_eager", "int8", "cpu", **folders, scale=1.0, seed=3, threads=1, params=params
     )
 
 
-def no_tokenizer(ask: Ask) -> Path:
+def no_tokenizer(ask: BenchSpec) -> Path:
     from buzzer.errors import UnsupportedError
 
     raise UnsupportedError("no weights here")
 
 
-def run(job: Job, verb: str) -> tuple[list[str], Result]:
+def run(job: RunContext, verb: str) -> tuple[list[str], Result]:
     """The phases and what came out."""
     steps, phases = getattr(BENCH, verb)(job), []
     while True:
@@ -63,7 +63,7 @@ def never(*_: Any, **__: Any) -> Any:
     raise AssertionError("made again")
 
 
-def test_all_is_made_once(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_is_made_once(job: RunContext, monkeypatch: pytest.MonkeyPatch) -> None:
     phases, first = run(job, "fit")
     assert phases == ["load", "predict", "roof"]
     _, made = run(job, "bench")
@@ -81,7 +81,7 @@ def test_all_is_made_once(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("backend", "own"), [("torch_compile", True), ("fused", False)])
 def test_only_torch_compile_compiles_anew(
-    backend: str, own: bool, job: Job, monkeypatch: pytest.MonkeyPatch
+    backend: str, own: bool, job: RunContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in COMPILED:
         monkeypatch.setenv(name, "shared")
@@ -101,16 +101,16 @@ def test_only_torch_compile_compiles_anew(
         {"params": {"model": {"spec": "bert-base"}}},
     ],
 )
-def test_another_model_or_size_has_another_folder(job: Job, changed: dict[str, Any]) -> None:
+def test_another_model_or_size_has_another_folder(job: RunContext, changed: dict[str, Any]) -> None:
     other = replace(job, **changed | {"params": job.params | changed.get("params", {})})
     assert Setting.of(other).kept != Setting.of(job).kept
 
 
-def test_precision_and_backend_share_a_folder(job: Job) -> None:
+def test_precision_and_backend_share_a_folder(job: RunContext) -> None:
     assert Setting.of(replace(job, precision="fp8", backend="fused")).kept == Setting.of(job).kept
 
 
-def test_a_target_that_is_trained_anew_keeps_nothing_beyond_the_call(job: Job) -> None:
+def test_a_target_that_is_trained_anew_keeps_nothing_beyond_the_call(job: RunContext) -> None:
     setting = Setting.of(replace(job, params=job.params | {"target": "buzzer.models.onnx_file:TARGET"}))
     assert setting.kept.is_relative_to(job.work)
 
@@ -142,7 +142,7 @@ def test_broken_answers_are_made_anew(tmp_path: Path, file: str, share: float) -
     assert answers_cache.read_answers(tmp_path) is not None
 
 
-def test_answers_of_other_inputs_are_refused(job: Job) -> None:
+def test_answers_of_other_inputs_are_refused(job: RunContext) -> None:
     run(job, "fit")
     setting = Setting.of(job)
     kept = answers_cache.read_answers(setting.kept)
@@ -183,7 +183,7 @@ def test_a_right_answer_must_be_finite() -> None:
 
     batches = [{"x": np.array([[1.0]])}, {"x": np.array([[-1.0]])}]
     with np.errstate(invalid="ignore"), pytest.raises(DataError, match="not finite: output y, input 1"):
-        answered(Loaded(Path("none"), ("y",), batches, reference, [1, 1]), "cpu")
+        answered(BenchModel(Path("none"), ("y",), batches, reference, [1, 1]), "cpu")
 
 
 @pytest.mark.parametrize(("factor", "right"), [(1.0, True), (1.0005, True), (1.01, False), (np.nan, False)])

@@ -18,7 +18,7 @@ import torch
 from buzzer.engine.infer import Array, Plan
 from buzzer.engine.infer.onnx import graphs
 from buzzer.errors import DataError, UnsupportedError, UsageError
-from buzzer.models.api.target import LEAST_PROBES, PROBES, Ask, Loaded, altered
+from buzzer.models.api.target import LEAST_PROBES, PROBES, BenchModel, BenchSpec, altered
 from buzzer.models.onnx_file import TARGET as ONNX_FILE
 from buzzer.suite import registry
 from buzzer.suite.bench import answers_cache, plan
@@ -39,18 +39,19 @@ from buzzer.suite.bench.protocol import (
 from buzzer.suite.budget import UNLIMITED
 from buzzer.suite.cli import bench as bench_verb
 from buzzer.suite.cli.bench import keep_logs, seeds_of
-from buzzer.suite.cli.progress import Screen
+from buzzer.suite.cli.progress import ProgressDisplay
 from buzzer.suite.records import gate, integrity, record
+from buzzer.suite.report import bench_table
 from buzzer.suite.run import runner
 
 ROOT = Path(__file__).parents[3]
 
 
-def target(n: int = 3) -> Loaded:
+def target(n: int = 3) -> BenchModel:
     """Doubles its input; every batch has other numbers."""
     rng = np.random.default_rng(0)
     batches = [{"x": rng.normal(size=(2, 4)).astype("float32")} for _ in range(n)]
-    return Loaded(None, ("y",), batches, lambda b: {"y": 2 * b["x"]}, [2] * n)
+    return BenchModel(None, ("y",), batches, lambda b: {"y": 2 * b["x"]}, [2] * n)
 
 
 class Good:
@@ -89,7 +90,7 @@ class Cut(Good):
         return {"y": super().run(batch)["y"][:1]}
 
 
-def timed(session: Any, count: int = 7, loaded: Loaded | None = None) -> tuple[Check, Any]:
+def timed(session: Any, count: int = 7, loaded: BenchModel | None = None) -> tuple[Check, Any]:
     loaded = loaded or target()
     check = Check(loaded, [dict(loaded.reference(b)) for b in loaded.batches])
     return check, Timer(session, loaded, check, "cpu").measure(count, 0.0, 60.0, lambda: None)
@@ -182,7 +183,7 @@ def test_a_slow_session_is_ended() -> None:
 def test_padding_does_not_count() -> None:
     loaded = target(2)
     keep = [np.array([True, False])] * 2
-    masked = Loaded(None, ("y",), loaded.batches, loaded.reference, [2, 2], valid=keep)
+    masked = BenchModel(None, ("y",), loaded.batches, loaded.reference, [2, 2], valid=keep)
     check = Check(masked, [dict(masked.reference(b)) for b in masked.batches])
     wrong = 2 * masked.batches[0]["x"]
     wrong[1] = 9
@@ -317,7 +318,7 @@ def test_the_state_of_a_gpu_is_told_or_left_out(monkeypatch: pytest.MonkeyPatch)
 
 def test_each_size_is_run_once_before_the_clock() -> None:
     batches = [{"x": np.zeros((1, n), dtype="float32")} for n in (4, 8, 4, 8, 2)]
-    loaded = Loaded(None, ("y",), batches, lambda b: {}, [1] * 5)
+    loaded = BenchModel(None, ("y",), batches, lambda b: {}, [1] * 5)
     assert first_of_each_shape(loaded) == [0, 1, 4]
 
 
@@ -377,7 +378,7 @@ def test_a_bench_that_is_stopped_in_its_reference_has_a_record(
     )
     monkeypatch.setattr(runner, "bench", lambda *given: stopped)
     asked, out = choice(backends=["torch_eager", "onnxruntime"], rounds=2), tmp_path / "out"
-    with Screen() as screen:
+    with ProgressDisplay() as screen:
         (made,) = bench_verb.run(asked, plan.plan(asked), tmp_path / "work", out, screen)
     assert runner.interrupted(made)
     assert made.message == "its reference ended error: interrupted in phase predict"
@@ -432,22 +433,28 @@ def test_on_a_gpu_the_mean_cold_device_time_ranks(make_record: Callable[..., rec
     steady = on_gpu(make_record, "fused", 0.02, [0.002] * 460)
     even = on_gpu(make_record, "tensorrt", 0.01, [0.001] * 450 + [0.02] * 10)  # by median the faster one
     cpu = on_gpu(make_record, "onnxruntime", 0.001, [])
-    groups = plan.boards([steady, even, cpu])
+    groups = bench_table.boards([steady, even, cpu])
     assert [{r.backend for r in group} for group in groups.values()] == [
         {"onnxruntime"},
         {"fused", "tensorrt"},
     ]
-    told = [dict(zip(plan.COLUMNS, line, strict=True)) for line in plan.table([steady, even])]
+    told = [dict(zip(bench_table.COLUMNS, line, strict=True)) for line in bench_table.table([steady, even])]
     mean = (450 * 0.001 + 10 * 0.02) / 460
     assert [(t["#"], t["backend"], t["cold device ms"], t["p99/mean"], t["p50 ms"]) for t in told] == [
         ("1", "tensorrt", f"{1e3 * mean:.3f}", f"{0.02 / mean:.3f}", "10.00"),
         ("2", "fused", "2.000", "1.000", "20.00"),
     ]
     assert told[1]["of floor"] == "50 %"
-    assert plan.title(steady) == "bert-base, batch 2, 8 tokens, on cuda"
-    (line,) = plan.table([cpu])
-    assert dict(zip(plan.COLUMNS, line, strict=True))["cold device ms"] == ""
-    few = dict(zip(plan.COLUMNS, plan.table([on_gpu(make_record, "fused", 1, [1] * 100)])[0], strict=True))
+    assert bench_table.title(steady) == "bert-base, batch 2, 8 tokens, on cuda"
+    (line,) = bench_table.table([cpu])
+    assert dict(zip(bench_table.COLUMNS, line, strict=True))["cold device ms"] == ""
+    few = dict(
+        zip(
+            bench_table.COLUMNS,
+            bench_table.table([on_gpu(make_record, "fused", 1, [1] * 100)])[0],
+            strict=True,
+        )
+    )
     assert few["p99/mean"] == ""  # refused
 
 
@@ -456,7 +463,7 @@ def test_rows_of_real_lengths_are_ranked_by_the_row(make_record: Callable[..., r
     padded = on_gpu(make_record, "fused", 0.02, [0.002] * 8, lengths="real", packing="padded")
     packed = on_gpu(make_record, "fused", 0.02, [0.004] * 8, lengths="real", packing="packed")
     packed = packed.model_copy(update={"rows": packed.rows * 4})
-    assert [row.first.bench.packing for row in plan.rows([padded, packed])] == ["packed", "padded"]  # type: ignore[union-attr]
+    assert [row.first.bench.packing for row in bench_table.rows([padded, packed])] == ["packed", "padded"]  # type: ignore[union-attr]
 
 
 # ---- the command line ---------------------------------------------------------------------------------------------
@@ -504,7 +511,7 @@ def test_a_file_is_benched_from_end_to_end(net: Path, tmp_path: Path) -> None:
     written = record.read_good(tmp_path / "results" / "local")
     assert len(written) == 3
     assert all(r.job == "bench" for r in written)
-    lines = plan.table(written)
+    lines = bench_table.table(written)
     assert [line[0] for line in lines] == ["1", ""]
     assert "TensorRT" in lines[1][-1]
 
@@ -528,20 +535,20 @@ def test_files_of_one_name_have_boards_of_their_own(
     records = [on_gpu(make_record, "onnxruntime", 0.01, []) for _ in paths]
     for made, found in zip(records, hashes, strict=True):
         made.config["model_hash"] = found
-    boards = plan.boards(records)
+    boards = bench_table.boards(records)
     assert len(set(hashes)) == len(boards) == 2
-    assert {plan.title(group[0]) for group in boards.values()} == {
+    assert {bench_table.title(group[0]) for group in boards.values()} == {
         f"bert-base ({found}), batch 2, 8 tokens" for found in hashes
     }
     copied = tmp_path / "c.onnx"
     copied.write_bytes(paths[0].read_bytes())
     assert plan.hash_of(copied) == hashes[0]
     eager = on_gpu(make_record, "torch_eager", 0.01, [])
-    assert plan.is_base(plan.rows([eager])[0])
+    assert bench_table.is_base(bench_table.rows([eager])[0])
     trees = eager.model_copy(update={"task": "gbdt", "backend": "xgboost"})
-    assert plan.is_base(plan.rows([trees])[0])
+    assert bench_table.is_base(bench_table.rows([trees])[0])
     trees.config["model_hash"] = hashes[0]  # a file that is called gbdt
-    assert not plan.is_base(plan.rows([trees])[0])
+    assert not bench_table.is_base(bench_table.rows([trees])[0])
     assert "model_hash" not in plan.task_of(choice()).params
 
 
@@ -567,7 +574,7 @@ def test_weights_beside_a_file_are_part_of_it(tmp_path: Path) -> None:
 
 def test_a_fixed_batch_is_not_called_another(tmp_path: Path) -> None:
     path = export(torch.nn.Linear(6, 3), tmp_path / "fixed.onnx", rows=4)
-    ask = Ask(4, 128, 2, "fixed", "padded", 0, {"path": str(path)})
+    ask = BenchSpec(4, 128, 2, "fixed", "padded", 0, {"path": str(path)})
     assert ONNX_FILE.load(ask).rows == [4, 4]
     with pytest.raises(UsageError, match="the file's inputs have 4 rows, fixed") as caught:
         ONNX_FILE.load(replace(ask, batch=2))
@@ -611,7 +618,7 @@ def test_loadgen_gives_its_verdict(scenario: str, tmp_path: Path) -> None:
     batch = 2 if scenario == "offline" else 1
     if batch == 1:
         batches = [{"x": b["x"][:1]} for b in loaded.batches]
-        loaded = Loaded(None, ("y",), batches, loaded.reference, [1] * 4)
+        loaded = BenchModel(None, ("y",), batches, loaded.reference, [1] * 4)
     check = Check(loaded, [dict(loaded.reference(b)) for b in loaded.batches])
     params = {"scenario": scenario, "batch": batch, "min_duration": 0.05, "qps": 200.0, "bound": 100.0}
     params["loadgen_seeds"] = [1, 2, 3]
@@ -637,7 +644,7 @@ def test_a_failure_inside_loadgen_is_told(tmp_path: Path) -> None:
             return super().run(batch)
 
     batches = [{"x": b["x"][:1]} for b in target(4).batches]
-    loaded = Loaded(None, ("y",), batches, target().reference, [1] * 4)
+    loaded = BenchModel(None, ("y",), batches, target().reference, [1] * 4)
     check = Check(loaded, [])
     params = {"scenario": "single-stream", "batch": 1, "min_duration": 0.05, "qps": 0.0, "bound": 100.0}
     params["loadgen_seeds"] = [0, 0, 0]
@@ -666,7 +673,7 @@ def test_loadgens_figure_ranks_and_invalid_runs_do_not(make_record: Callable[...
             made("onnxruntime", scenario, "VALID", figures[1]),
             made("openvino", scenario, "INVALID", figures[2]),
         ]
-        lines = [dict(zip(plan.COLUMNS, line, strict=True)) for line in plan.table(runs)]
+        lines = [dict(zip(bench_table.COLUMNS, line, strict=True)) for line in bench_table.table(runs)]
         assert [(line["#"], line["backend"], line["outcome"]) for line in lines] == [
             ("1", "onnxruntime", "ok"),
             ("2", "torch_eager", "ok"),
@@ -702,7 +709,7 @@ def test_scenarios_are_shown_without_timed_runs() -> None:
     published = record.read_good(ROOT / "results")
     found = [r for r in published if r.job == "bench" and r.config["scenario"]]
     assert {r.config["scenario"] for r in found} == {"single-stream", "offline", "server"}
-    assert plan.fastest(found) == []
+    assert bench_table.fastest(found) == []
 
 
 # ---- sessions that keep answers -----------------------------------------------------------------------------------
@@ -815,7 +822,7 @@ def test_what_is_not_finite_never_passes(value: float, kind: str) -> None:
     """Neither as an output nor as the right answer."""
     good = np.array([[1.0, 2.0]], kind)
     bad = np.array([[1.0, value]], kind)
-    loaded = Loaded(None, ("y",), [{"x": good}], lambda b: {}, [1])
+    loaded = BenchModel(None, ("y",), [{"x": good}], lambda b: {}, [1])
     for want, got in ((good, bad), (bad, good), (bad, bad)):
         check = Check(loaded, [{"y": want}])
         check.take(0, {"y": got.copy()})

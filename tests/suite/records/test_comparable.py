@@ -7,12 +7,11 @@ from typing import Any
 import pytest
 
 from buzzer.suite.analysis import comparison, regress
-from buzzer.suite.bench import plan
 from buzzer.suite.cli import compare as verb
 from buzzer.suite.records import comparable, gate
 from buzzer.suite.records.record import Record
 from buzzer.suite.registry import params_hash
-from buzzer.suite.report import compare_text, leaderboard, page, page_bench, readme
+from buzzer.suite.report import bench_table, compare_text, leaderboard, page, page_bench, readme
 from buzzer.suite.run.plan import Choice
 
 Make = Callable[..., Record]
@@ -126,7 +125,7 @@ SIZES = {"batch": 1, "seq": 128, "lengths": "fixed", "scenario": "", "inputs": 1
     ],
 )
 def test_bench_tables_hold_one_kind_of_run(make_record: Make, change: dict[str, Any], boards: int) -> None:
-    assert len(plan.boards(two(make_record, change, job="bench", config=SIZES))) == boards
+    assert len(bench_table.boards(two(make_record, change, job="bench", config=SIZES))) == boards
 
 
 @pytest.mark.parametrize("name", [*TOLD])

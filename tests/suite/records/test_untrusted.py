@@ -31,7 +31,7 @@ from buzzer.suite.cli import bench as bench_verb
 from buzzer.suite.cli import compare as compare_verb
 from buzzer.suite.records import integrity, record
 from buzzer.suite.records.record import Record
-from buzzer.suite.report import compare_text, leaderboard, page, readme
+from buzzer.suite.report import compare_text, console, leaderboard, page, readme
 
 MUTATIONS = int(os.environ.get("BUZZER_MUTATIONS", "200"))
 BATCH = 40  # mutated records in a folder
@@ -202,8 +202,8 @@ def outputs(records: Sequence[Record]) -> dict[str, str]:
         "markdown": leaderboard.markdown(records),
         "readme": readme.fill(EMPTY, records),
         "html": page.html(records, {}),
-        "svg": progress.picture(records),
-        "terminal": terminal(lambda console: progress.show_boards(records, console)),
+        "svg": console.picture(records),
+        "terminal": terminal(lambda terminal_: console.show_boards(records, terminal_)),
         "outcome": "\n".join(progress.outcome_text(r) for r in records),
         "bench": benches(records),
     }

@@ -22,7 +22,7 @@ from buzzer.suite.records import integrity, record
 from buzzer.suite.records.record import Record
 from buzzer.suite.run import limits, runner
 from buzzer.suite.run.plan import Choice, fit_run, predict_runs
-from buzzer.suite.run.progress import Story
+from buzzer.suite.run.progress import RunProgress
 
 Play = Callable[..., Record]
 STILL_AT_WORK = "it was still at work"
@@ -172,8 +172,8 @@ BAD = {
 }
 
 
-def told(lines: list[str]) -> Story:
-    story = Story()
+def told(lines: list[str]) -> RunProgress:
+    story = RunProgress()
     for line in lines:
         story.take_line(line)
     return story

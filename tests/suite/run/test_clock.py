@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from buzzer.models.api.job import Result, Steps
 from buzzer.suite.run import clock
-from buzzer.suite.run.progress import Story
+from buzzer.suite.run.progress import RunProgress
 
 
 class FakeTime:
@@ -19,8 +19,8 @@ class FakeTime:
         return self.t
 
 
-def told(events: io.StringIO) -> Story:
-    story = Story()
+def told(events: io.StringIO) -> RunProgress:
+    story = RunProgress()
     for line in events.getvalue().splitlines():
         story.take(json.loads(line))
     return story

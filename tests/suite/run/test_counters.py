@@ -44,7 +44,7 @@ def test_rapl_packages_add_up_and_may_wrap_around(tmp_path: Path) -> None:
     first, second = package(tmp_path, "intel-rapl:0", 999_000_000), package(tmp_path, "intel-rapl:1", 0)
     meter = Meter("cpu", tmp_path)
     first.write_text("1000000")  # wrapped: 2 J
-    meter.look()
+    meter.sample()
     first.write_text("3000000")  # 2 J more
     second.write_text("500000")  # half a joule
     assert meter.stop()["energy_j"] == {"cpu": pytest.approx(4.5)}

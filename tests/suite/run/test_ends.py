@@ -23,7 +23,7 @@ from buzzer.suite import cli
 from buzzer.suite.cli import compare as compare_verb
 from buzzer.suite.cli import run as run_verb
 from buzzer.suite.cli import streams
-from buzzer.suite.cli.progress import Screen
+from buzzer.suite.cli.progress import ProgressDisplay
 from buzzer.suite.records import record
 from buzzer.suite.records.record import Record
 from buzzer.suite.run import runner
@@ -245,7 +245,7 @@ def test_a_full_disk_loses_no_result(
     if cache == "full":
         (tmp_path / "cache").write_text("a file")
     shown = (tmp_path / "shown").open("w+")
-    with shown, pytest.raises(DataError) as told, Screen(Console(file=shown, width=40)) as screen:
+    with shown, pytest.raises(DataError) as told, ProgressDisplay(Console(file=shown, width=40)) as screen:
         run_verb.keep(make_record(notes=["[red] \\[x]"]), predict_runs(choose())[0], tmp_path / "out", screen)
     if cache == "full":
         kept = json.loads((tmp_path / "shown").read_text())

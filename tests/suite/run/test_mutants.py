@@ -225,7 +225,7 @@ MUTANTS = {
     ),
     "boards mix machines": Mutant(
         "suite/records/comparable.py",
-        '"machine": lambda r: machine.line(r.machine)',
+        '"machine": lambda r: machine.describe(r.machine)',
         '"machine": lambda r: ""',
         f"{COMPARABLE}::test_no_board_holds_both[machine]",
     ),

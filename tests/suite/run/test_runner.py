@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from buzzer.models.api.job import Data
-from buzzer.suite.cli.progress import Screen
+from buzzer.suite.cli.progress import ProgressDisplay
 from buzzer.suite.records import record
 from buzzer.suite.records.record import Record
 from buzzer.suite.run import fits, runner
@@ -164,12 +164,12 @@ import pytest
 from rich.console import Console
 from buzzer.suite.budget import UNLIMITED
 from buzzer.suite.cli import progress as module
-from buzzer.suite.cli.progress import Screen
+from buzzer.suite.cli.progress import ProgressDisplay
 
 def press():
     os.kill(os.getpid(), signal.SIGINT)
 
-with Screen(Console(quiet=True)) as screen:
+with ProgressDisplay(Console(quiet=True)) as screen:
     press()  # nothing happens here, where a record might be half-written
     with pytest.raises(KeyboardInterrupt):
         screen.running("a run", UNLIMITED, "predict", 1.0)
@@ -205,7 +205,7 @@ class Gone(io.StringIO):
 
 @pytest.mark.parametrize("stream", [Gone(), io.TextIOWrapper(io.BytesIO(), "ascii")])
 def test_what_cannot_be_shown_does_not_end_the_suite(make_record: Callable[..., Record], stream: Any) -> None:
-    with Screen(Console(file=stream)) as screen:
+    with ProgressDisplay(Console(file=stream)) as screen:
         screen.plan(1)
         screen.done("a run", make_record(outcome="error", message="Ünsäyable \udcff", hint="✗"))
         stream.close()

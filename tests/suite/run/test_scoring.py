@@ -10,7 +10,7 @@ from rich.console import Console
 
 from buzzer.suite.analysis import comparison, regress
 from buzzer.suite.budget import Budget
-from buzzer.suite.cli.progress import Screen
+from buzzer.suite.cli.progress import ProgressDisplay
 from buzzer.suite.cli.run import run_choice
 from buzzer.suite.records import integrity, record
 from buzzer.suite.records.record import SCHEMA_MINOR, Record
@@ -18,7 +18,7 @@ from buzzer.suite.report import leaderboard, page, readme
 from buzzer.suite.run import fits, limits, runner
 from buzzer.suite.run.limits import Measured
 from buzzer.suite.run.plan import Choice, predict_runs
-from buzzer.suite.run.progress import Story
+from buzzer.suite.run.progress import RunProgress
 
 Predict = Callable[..., Record]
 Make = Callable[..., Record]
@@ -113,7 +113,7 @@ def test_the_suite_goes_on_after_a_run_without_a_score(
 ) -> None:
     monkeypatch.setenv("BUZZER_CACHE", str(tmp_path / "cache"))
     options = {"out": tmp_path / "out", "resume": False}
-    with Screen(Console(quiet=True)) as screen:
+    with ProgressDisplay(Console(quiet=True)) as screen:
         made = run_choice(choose("score-nan", repeat=2), data, [], options, screen)
     assert [(r.job, r.outcome) for r in made] == [("fit", "ok"), *[("predict", "wrong")] * 4]
     assert len(record.read_good(tmp_path / "out")) == 5
@@ -131,7 +131,7 @@ def test_the_suite_goes_on_after_a_run_without_a_score(
     ],
 )
 def test_the_limit_holds_for_what_is_compared(wall_s: float, reason: str, outcome: str) -> None:
-    story = Story(end=DONE | {"wall_s": wall_s})
+    story = RunProgress(end=DONE | {"wall_s": wall_s})
     fields = runner.outcome_fields(story, Measured(reason, 0, 1.0, 1), 9.0, [], LIMIT)
     assert fields["outcome"] == outcome
     assert ("the buzzer went" in fields.get("message", "")) == (outcome == "timeout")
@@ -147,10 +147,10 @@ def test_the_limit_holds_for_what_is_compared(wall_s: float, reason: str, outcom
     ],
 )
 def test_when_a_run_is_ended(running: str, since: float, age: float, reason: str) -> None:
-    story = Story(running=running, running_since_s=since)
+    story = RunProgress(running=running, running_since_s=since)
     assert runner.over_time(story, age, LIMIT) == reason
     assert runner.over_time(story, age, Budget("unlimited")) == ""
-    assert runner.over_time(Story(running=running, end=DONE), age, LIMIT) == ""
+    assert runner.over_time(RunProgress(running=running, end=DONE), age, LIMIT) == ""
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_when_a_run_is_ended(running: str, since: float, age: float, reason: str
     ],
 )
 def test_a_line_that_is_no_event_is_an_error(line: str) -> None:
-    story = Story(running="load")
+    story = RunProgress(running="load")
     story.take_line(line + "\n")
     story.take_line('{"event": "failed", "outcome": "unsupported", "message": "later", "hint": ""}\n')
     assert story.end is None

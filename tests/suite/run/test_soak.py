@@ -243,7 +243,7 @@ def test_the_guard_ends_what_a_killed_harness_leaves(tmp_path: Path) -> None:
     """A grandchild that would outlive everybody is found by the mark that it inherited."""
     code = (
         "import os, subprocess, sys\nfrom buzzer.suite.run import reaper\n"
-        "env = os.environ | {reaper.VARIABLE: reaper.mark()}\n"
+        "env = os.environ | {reaper.VARIABLE: reaper.token()}\n"
         "print(subprocess.Popen(['sleep', '300'], env=env, start_new_session=True).pid, flush=True)\n"
         "sys.stdin.read()"
     )

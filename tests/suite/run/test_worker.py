@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from buzzer.errors import DataError, UnsupportedError
-from buzzer.models.api.job import Job
+from buzzer.models.api.job import RunContext
 from buzzer.suite.records import gate
 from buzzer.suite.records.record import Record
 from buzzer.suite.run import worker
@@ -78,7 +78,7 @@ def test_opening_the_device_is_measured(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(worker, "nvml", lambda: library)
     monkeypatch.setattr(worker, "limit_memory", limits.append)
     monkeypatch.setattr(worker, "own_memory", lambda: {"torch_peak": 0, "process": None})
-    made = Job("t", "cudf", "xgboost", "fp32", "cuda", Path(), Path(), Path(), 1.0, 0, 1)
+    made = RunContext("t", "cudf", "xgboost", "fp32", "cuda", Path(), Path(), Path(), 1.0, 0, 1)
     device = worker.Device(made, synchronize)
     library.used += 10 << 20  # the job's
     own = {"torch_peak": 0, "process": None}
@@ -100,7 +100,7 @@ def test_the_clock_of_a_gpu_run_waits_for_the_device(
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: waits.append(None))
     (tmp_path / "model").write_text("fitted")
     folders = {"data": tmp_path, "work": tmp_path, "out": tmp_path}
-    made = Job("fake", "none", "torch_eager", "fp32", "cuda", **folders, scale=1.0, seed=0, threads=1, params={"do": "work"}, workers=1)  # fmt: skip
+    made = RunContext("fake", "none", "torch_eager", "fp32", "cuda", **folders, scale=1.0, seed=0, threads=1, params={"do": "work"}, workers=1)  # fmt: skip
     told = worker.attempt(made, "predict", "fake_task:TASK", io.StringIO())
     assert told["event"] == "done"
     assert len(waits) == len(["load", "predict", "predict", "predict", "write", "score", "the end"])
