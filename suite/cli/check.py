@@ -11,7 +11,8 @@ from buzzer.errors import UsageError
 from buzzer.suite import registry
 from buzzer.suite.cli.report import found as record_files
 from buzzer.suite.escape import printable
-from buzzer.suite.records import integrity, record
+from buzzer.suite.records import integrity
+from buzzer.suite.records.schema import json_schema
 from buzzer.suite.run.worker import load_entry
 
 
@@ -26,7 +27,7 @@ def main(
 ) -> None:
     """Validate records: schema, content hash, figures against each other, budget, gate, GPU proof, data. Exit code 1 if any is wrong."""
     if schema:
-        print(json.dumps(record.schema(), indent=1))
+        print(json.dumps(json_schema(), indent=1))
         return
     prints = dict(fingerprint(text) for text in data or [])
     sources = path or [Path("results")]

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 
 from buzzer.suite.records import machine
-from buzzer.suite.records.record import Record
+from buzzer.suite.records.schema import Record
 
 Facts = dict[str, Callable[[Record], Hashable]]
 Key = tuple[Hashable, ...]

@@ -6,7 +6,7 @@ from typing import Any
 
 from buzzer.suite import registry
 from buzzer.suite.records import comparable
-from buzzer.suite.records.record import Gate, Record
+from buzzer.suite.records.schema import Gate, Record
 from buzzer.suite.registry import TaskConfig
 
 MEMORY = 2.0  # how many times slower a bench run on unseen inputs is where the session keeps answers

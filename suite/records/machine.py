@@ -11,7 +11,7 @@ import psutil
 
 from buzzer.engine import device
 from buzzer.suite.budget import allowed_cores
-from buzzer.suite.records.record import Machine
+from buzzer.suite.records.schema import Machine
 
 LIBRARIES = (
     "buzzer",

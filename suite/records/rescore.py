@@ -1,6 +1,7 @@
-"""Scores the submissions that runs have kept again, in another process than theirs: a run's own score is what the run says.
+"""Scores the submissions of runs again, in another process, and compares the scores with the records.
 
-As in the competitions, the organisers' side scores: the data set's official metric over the file that was handed in and the truth.
+The score in a record is computed by the run itself. Here the data set's official metric is applied to the submission file and the
+true labels, as the organisers of a competition do.
 """
 
 import math
@@ -11,34 +12,36 @@ from pathlib import Path
 from buzzer.errors import BuzzerError, UsageError
 from buzzer.models.api.job import Data
 from buzzer.suite import registry
-from buzzer.suite.records import record
-from buzzer.suite.records.record import Record
+from buzzer.suite.records import layout, record
+from buzzer.suite.records.schema import Record
 from buzzer.suite.registry import TaskConfig
 
-SAME = 1e-9  # by which the same score computed twice may differ
+TOLERANCE = 1e-9  # by which the same score, computed twice, may differ
 
 
 @dataclass(frozen=True)
 class Rescored:
-    """A record whose submission was scored again, or why it was not."""
+    """The outcome of scoring the submission of one record again."""
 
     path: Path
-    problem: str  # what its scores and its submission's do not agree in
-    skipped: str = ""  # why it was not scored
+    problem: str  # how its scores differ from its submission's; empty if they do not
+    skipped: str = ""  # why it was not scored; empty if it was
 
 
 def rescore(task: TaskConfig, sources: Iterable[Path], data: Data) -> Iterator[Rescored]:
-    """Every `ok` timed run of the task among the records. Raises UsageError where the task's truth is in no file."""
+    """Score every `ok` timed run of the task among the records again. Raises UsageError if the data of the task have no true labels."""
     if not task.submission or not task.truth:
-        raise UsageError(f"the runs of {task.name} make their own truth: there is none to hold them against")
-    truths = sorted(data.folder.glob(task.truth))  # of several, readers take the last phase
+        raise UsageError(
+            f"the runs of {task.name} generate their own labels: there are none to score against"
+        )
+    truths = sorted(data.folder.glob(task.truth))  # of several phases of a competition the last
     for path in record.paths(sources):
         r = record.read(path)
         if (r.task, r.job, r.outcome) != (task.name, "predict", "ok"):
             continue
-        submission = path.parent / "files" / r.run_id[:8] / task.submission
+        submission = layout.files(layout.root(path, r), r.run_id) / task.submission
         if not truths:
-            yield Rescored(path, "", f"{data.folder} has no truth, {task.truth}")
+            yield Rescored(path, "", f"{data.folder} has no true labels, {task.truth}")
         elif r.data_fingerprint != data.fingerprint:
             yield Rescored(
                 path, "", f"it ran on other data: {r.data_source}, scale {r.scale:g}, seed {r.seed}"
@@ -50,14 +53,14 @@ def rescore(task: TaskConfig, sources: Iterable[Path], data: Data) -> Iterator[R
 
 
 def disagreement(r: Record, task: TaskConfig, submission: Path, truth: Path) -> str:
-    """What a record's scores are off those of its submission, or ""."""
+    """How a record's scores differ from those of its submission, or an empty string."""
     try:
-        made = registry.dataset(task.dataset).score(submission, truth)
+        scores = registry.dataset(task.dataset).score(submission, truth)
     except BuzzerError as error:
-        return f"its submission is none: {error.message}"
-    off = [
+        return f"its submission is not valid: {error.message}"
+    differences = [
         f"{name} is {r.scores.get(name, math.nan):.9g}, its submission has {value:.9g}"
-        for name, value in made.items()
-        if not abs(r.scores.get(name, math.nan) - value) <= SAME
+        for name, value in scores.items()
+        if not abs(r.scores.get(name, math.nan) - value) <= TOLERANCE
     ]
-    return "; ".join(off)
+    return "; ".join(differences)

@@ -9,7 +9,7 @@ import pytest
 from buzzer.suite.analysis import comparison, regress
 from buzzer.suite.cli import compare as verb
 from buzzer.suite.records import comparable, gate
-from buzzer.suite.records.record import Record
+from buzzer.suite.records.schema import Record
 from buzzer.suite.registry import params_hash
 from buzzer.suite.report import bench_table, compare_text, leaderboard, page, page_bench, readme
 from buzzer.suite.run.plan import Choice

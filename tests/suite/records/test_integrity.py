@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from buzzer.suite.records import integrity, record
-from buzzer.suite.records.record import Record
+from buzzer.suite.records.schema import Record
 
 Make = Callable[..., Record]
 ROOT = Path(__file__).parents[3]
@@ -28,9 +28,9 @@ def test_a_good_record_has_no_problem(make_record: Make, tmp_path: Path) -> None
     ("change", "told"),
     [
         ({"samples": {"predict": [0.5, 0.5]}}, "samples of predict add up to 1.000 s, the phase has 1.500 s"),
-        ({"samples": {"dance": [0.5]}}, "samples of dance, which is no phase"),
+        ({"samples": {"dance": [0.5]}}, "samples of dance, which is not a phase"),
         ({"config": {"do": "other"}}, "config_hash is"),
-        ({"data_fingerprint": "abc"}, "no sha256"),
+        ({"data_fingerprint": "abc"}, "not a sha256"),
         ({"scores": {"other": 1.0}}, "ok without the score accuracy"),
         (
             {"outcome": "error", "gate": {"status": "unscored"}, "scores": {}},

@@ -10,8 +10,8 @@ from buzzer.errors import UsageError
 from buzzer.models.api.job import Data
 from buzzer.suite import registry
 from buzzer.suite.records import record
-from buzzer.suite.records.record import Record
 from buzzer.suite.records.rescore import rescore
+from buzzer.suite.records.schema import Record
 
 RIGHT = "utrip_id,city_id_1,city_id_2,city_id_3,city_id_4\n1_1,10,11,12,13\n2_1,20,21,22,23\n"
 CASES: dict[str, tuple[dict[str, Any], str | None, str, str]] = {  # changes, submission, problem, skipped
@@ -19,7 +19,7 @@ CASES: dict[str, tuple[dict[str, Any], str | None, str, str]] = {  # changes, su
     "a lie": ({"scores": {"accuracy@4": 1.0}}, RIGHT, "accuracy@4 is 1, its submission has 0.5", ""),
     "no such score": ({"scores": {"other": 0.5}}, RIGHT, "accuracy@4 is nan", ""),
     "no submission": ({"scores": {"accuracy@4": 0.5}}, None, "", "was not kept"),
-    "half a submission": ({"scores": {"accuracy@4": 0.5}}, RIGHT[:70], "its submission is none", ""),
+    "half a submission": ({"scores": {"accuracy@4": 0.5}}, RIGHT[:70], "its submission is not valid", ""),
     "other data": ({"data_fingerprint": "e" * 64}, RIGHT, "", "it ran on other data"),
 }
 
@@ -54,11 +54,11 @@ def test_data_without_truth_are_told(tmp_path: Path, data: Data, make_record: Ca
     (data.folder / "ground_truth.csv").unlink()
     record.write(make_record(task="booking", metric="accuracy@4"), tmp_path / "out")
     (found,) = rescore(registry.task("booking"), [tmp_path / "out"], data)
-    assert "has no truth" in found.skipped
+    assert "has no true labels" in found.skipped
 
 
 def test_a_task_without_a_truth_of_its_own_is_refused(data: Data) -> None:
-    with pytest.raises(UsageError, match="their own truth"):
+    with pytest.raises(UsageError, match="their own labels"):
         list(rescore(registry.task("online-shoppers"), [], data))
 
 

@@ -30,7 +30,7 @@ from buzzer.suite.cli import app, progress
 from buzzer.suite.cli import bench as bench_verb
 from buzzer.suite.cli import compare as compare_verb
 from buzzer.suite.records import integrity, record
-from buzzer.suite.records.record import Record
+from buzzer.suite.records.schema import Record
 from buzzer.suite.report import compare_text, console, leaderboard, page, readme
 
 MUTATIONS = int(os.environ.get("BUZZER_MUTATIONS", "200"))

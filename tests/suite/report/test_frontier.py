@@ -169,7 +169,7 @@ def test_the_command_line_plans_runs_and_draws(
         fits.append(run.task.params["layers"])
 
     def predicted(run: Run, *_: Any) -> Record:
-        number = len(list((tmp_path / "out").glob("*.json")))
+        number = len(list((tmp_path / "out").glob("*/*/*.json")))
         made = one(make_record, run.precision, 0.9, 1.0 + number, run.task.params["layers"])
         told = {"task": run.task.name, "config_hash": run.task.config_hash, "run_id": f"{number:032x}"}
         return made.model_copy(update=told)

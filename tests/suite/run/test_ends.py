@@ -251,7 +251,7 @@ def test_a_full_disk_loses_no_result(
         kept = json.loads((tmp_path / "shown").read_text())
         assert told.value.message.endswith("is above, as JSON")
     else:
-        (path,) = (tmp_path / "cache" / "records").iterdir()
+        (path,) = (tmp_path / "cache" / "records").glob("*/*/*.json")
         assert told.value.message.endswith(f"is in {path}")
         kept = json.loads(path.read_text())
     assert kept["run_id"] == make_record().run_id and kept["notes"] == ["[red] \\[x]"]

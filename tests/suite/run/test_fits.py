@@ -19,7 +19,7 @@ from buzzer.errors import DataError
 from buzzer.models.api.job import Data
 from buzzer.suite import registry
 from buzzer.suite.budget import UNLIMITED
-from buzzer.suite.records import integrity
+from buzzer.suite.records import checks, integrity
 from buzzer.suite.records.record import Record
 from buzzer.suite.run import fits, limits, manifest, reaper, runner
 from buzzer.suite.run.plan import Choice, Run, fit_run, predict_runs
@@ -328,7 +328,7 @@ def test_a_run_that_changes_the_fit_is_an_error(predict: Predict, tmp_path: Path
     r = predict("write-to-fit")
     assert (r.outcome, r.message) == ("error", "the run changed the fit: answers")
     assert (r.scores, r.gate.status) == ({}, "unscored")
-    assert integrity.gate_alone(r) == []
+    assert checks.verdict(r) == []
 
 
 def test_a_fit_that_cannot_be_kept_is_an_error(

@@ -44,7 +44,7 @@ def phases(r: Record) -> dict[str, record.Phase]:
 def checked(r: Record, folder: Path) -> None:
     """One valid record, with nothing for `buzzer check` to tell but the fake's fingerprint."""
     (problems,) = integrity.check([record.write(r, folder / "checked")]).values()
-    assert problems in ([], ["data_fingerprint is no sha256"])
+    assert problems in ([], ["data_fingerprint is not a sha256"])
 
 
 def test_scoring_is_recorded_and_not_compared(predict: Predict, enforcement: str, tmp_path: Path) -> None:
