@@ -20,7 +20,7 @@ from buzzer.engine.infer import Array, cost
 from buzzer.engine.infer.cost import Cost
 from buzzer.errors import DataError
 from buzzer.models.api import target as targets
-from buzzer.models.api.job import RunContext
+from buzzer.models.api.context import RunContext
 from buzzer.models.api.target import Batch, BenchModel, BenchSpec, ModelProvider, stamp
 from buzzer.suite.run import manifest
 
