@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from statistics import median
 
 from buzzer.errors import UsageError
-from buzzer.models.api.job import SCORE
+from buzzer.models.api.context import SCORE
 from buzzer.suite import budget as budgets
 from buzzer.suite import registry
 from buzzer.suite.records import gate
