@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import median
 
-from buzzer.models.api.job import SCORE
+from buzzer.models.api.context import SCORE
 from buzzer.suite.records import comparable
 from buzzer.suite.records.record import Record
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from statistics import median
 
-from buzzer.models.api.job import SCORE
+from buzzer.models.api.context import SCORE
 from buzzer.suite.analysis import percentiles
 from buzzer.suite.bench import groups as bench_groups
 from buzzer.suite.records import machine
