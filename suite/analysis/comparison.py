@@ -16,8 +16,8 @@ from buzzer.suite.analysis.statistics import PowerLaw, Projection, Ratio
 from buzzer.suite.budget import Budget
 from buzzer.suite.records import comparable, gate
 from buzzer.suite.records.record import Record
+from buzzer.suite.records.repetitions import RunGroup
 from buzzer.suite.registry import TaskConfig
-from buzzer.suite.report.leaderboard import RunGroup
 
 REACH = 1000.0  # break-even sizes are looked for up to this multiple of the largest measured size
 
@@ -209,14 +209,6 @@ class VariantResult:
     speed_up: dict[str, Ratio | None]  # baseline name -> how many times faster than it
     is_noise: dict[str, bool | None]  # None where nothing tells
     cost_usd: float | None
-
-    def head_room(self) -> dict[str, float | None]:
-        """Shares of the budget's time and memory that were left."""
-        limit = self.cell.first.budget
-        time = None if limit.time_s is None else 1 - self.cell.wall_s / limit.time_s
-        peak = self.cell.peak
-        memory = None if limit.memory_bytes is None or peak is None else 1 - peak / limit.memory_bytes
-        return {"time": time, "memory": memory}
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from buzzer.suite.analysis.comparison import Group, Variant, noise
 from buzzer.suite.analysis.statistics import LEAST_ROUNDS, Ratio
 from buzzer.suite.records import comparable
 from buzzer.suite.records.record import Record
-from buzzer.suite.report.leaderboard import RunGroup
+from buzzer.suite.records.repetitions import RunGroup
 
 REST = 8 * 3600  # seconds; a longer time without a run ends a day
 LEAST_DAYS = 2

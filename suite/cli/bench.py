@@ -2,16 +2,12 @@
 
 import json
 import shutil
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from buzzer import caches
@@ -19,19 +15,17 @@ from buzzer.errors import DataError, UnsupportedError, UsageError, unknown_name
 from buzzer.models.api.context import Data
 from buzzer.suite import budget as budgets
 from buzzer.suite import registry
-from buzzer.suite.bench import loadgen, plan
+from buzzer.suite.bench import groups, loadgen, plan
 from buzzer.suite.bench.plan import Choice, Planned
 from buzzer.suite.cli.frontier import run as draw_frontier
 from buzzer.suite.cli.progress import ProgressDisplay
 from buzzer.suite.cli.run import DEFAULT_OUT, check_budgets, keep, names, watch
 from buzzer.suite.config_file import MOST_REPEATS, MOST_SEED
-from buzzer.suite.records import machine, record
+from buzzer.suite.records import record
 from buzzer.suite.records.record import Record
-from buzzer.suite.report import bench_table, leaderboard
-from buzzer.suite.report.console import cells
+from buzzer.suite.report import bench_table, console
 from buzzer.suite.run import reaper, runner
 
-WIDTH = 180  # columns of a table that goes into a file or a pipe
 SCENARIOS = ("single-stream", "offline", "server")
 
 
@@ -256,21 +250,13 @@ def keep_logs(made: Path, kept: Path) -> None:
 def show(records: Sequence[Record], as_json: bool) -> None:
     """The rank table, or the records, best first, on stdout."""
     if as_json:
-        for group in bench_table.boards(records).values():
-            for rank, row in enumerate(bench_table.rows(group), 1):
+        for group in groups.boards(records).values():
+            for rank, row in enumerate(groups.rows(group), 1):
                 for r in row.records:
                     print(json.dumps({"rank": rank if row.ranked else None} | r.model_dump(mode="json")))
         return
-    console = Console(width=None if sys.stdout.isatty() else WIDTH)
-    for group in bench_table.boards(records).values():
-        table = Table(title=Text(bench_table.title(group[0])), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for name in bench_table.COLUMNS:
-            table.add_column(name, overflow="fold", no_wrap=name != "outcome")
-        for line in bench_table.table(group):
-            table.add_row(*cells(line))
-        console.print(table)
-        console.print(Text(machine.describe(group[0].machine)))
-        for note in leaderboard.bench_notes(group):
-            console.print(Text(f"- {note}"))
-    for told_of in bench_table.fastest(records):
-        console.print(Text(f"fastest at {told_of}"))
+    terminal = console.terminal()
+    for group in groups.boards(records).values():
+        console.show(bench_table.board(group), terminal)
+    for line in bench_table.fastest(records):
+        terminal.print(Text(f"fastest at {line}"))

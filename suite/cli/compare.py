@@ -1,6 +1,5 @@
 """`buzzer compare`: the same job on several engines, backends, devices, budgets and scales."""
 
-import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -8,9 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from buzzer import caches
@@ -25,17 +21,13 @@ from buzzer.suite.cli import run as run_verb
 from buzzer.suite.cli.progress import ProgressDisplay
 from buzzer.suite.cli.report import load as read_records
 from buzzer.suite.config_file import MOST_REPEATS, MOST_SEED, check_scale
-from buzzer.suite.escape import markdown as shown
 from buzzer.suite.records import integrity, record
 from buzzer.suite.records.record import Record
-from buzzer.suite.report import compare_text, leaderboard
-from buzzer.suite.report.compare_text import Section
-from buzzer.suite.report.console import cells
+from buzzer.suite.report import compare_json, compare_text, console
 from buzzer.suite.run import plan, runner
 from buzzer.suite.run.plan import Choice, Run
 
 Prepared = tuple[Choice, Data]
-WIDE = 200
 
 
 def main(
@@ -217,34 +209,13 @@ def show(made: Sequence[Comparison], found: Sequence[list[Change]], as_json: boo
     """The comparisons on stdout, and as Markdown where a file is named."""
     pairs = list(zip(made, found, strict=True))
     if path is not None:
-        record.write_text(path, "\n".join(as_markdown(m, c) for m, c in pairs))
+        record.write_text(path, "\n".join(compare_text.markdown(m, c) for m, c in pairs))
     if as_json:
         for m, cs in pairs:
-            print(json.dumps(compare_text.as_dict(m, cs)))
+            print(compare_json.data(m, cs).to_json())
         return
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=WIDE)
+    terminal = console.terminal()
     for m, cs in pairs:
-        console.print(Text(compare_text.title(m)), style="bold")
-        for section in compare_text.sections(m, cs):
-            print_section(section, console)
-
-
-def print_section(section: Section, console: Console) -> None:
-    table = Table(title=Text(section.title), box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left")
-    for name in cells(section.header):
-        table.add_column(name, overflow="fold")
-    for line in section.lines:
-        table.add_row(*cells(line))
-    console.print(table)
-    for note in section.notes:
-        console.print(Text(f"  {note}"))
-
-
-def as_markdown(made: Comparison, found: list[Change]) -> str:
-    parts = [f"# {shown(compare_text.title(made))}"]
-    for section in compare_text.sections(made, found):
-        parts += [f"## {shown(section.title)}", leaderboard.markdown_table(section.header, section.lines)]
-        parts += ["\n".join(leaderboard.markdown_notes(section.notes))] if section.notes else []
-    return "\n\n".join(parts) + "\n"
+        terminal.print(Text(compare_text.title(m)), style="bold")
+        for table in compare_text.tables(m, cs):
+            console.show(table, terminal)

@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from buzzer.engine import frames, infer
 from buzzer.errors import UnsupportedError
 from buzzer.suite import registry
 from buzzer.suite.records import machine
+from buzzer.suite.report.console import show
+from buzzer.suite.report.table import table
 from buzzer.suite.run import cgroups, counters, limits
 
 
@@ -30,10 +30,8 @@ def main(as_json: Annotated[bool, typer.Option("--json", help="One object on std
     for line in limits_told(facts["polled_because"]):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     for kind in ("engines", "backends", "counters"):
-        table = Table(kind, "here", "what is missing")
-        for name, problem in facts[kind].items():
-            table.add_row(name, "no" if problem else "yes", escape(problem))
-        console.print(table)
+        lines = [(name, "no" if problem else "yes", problem) for name, problem in facts[kind].items()]
+        show(table("", (kind, "here", "what is missing"), lines), console)
     console.print(", ".join(f"{k} {v}" for k, v in facts["versions"].items()), highlight=False)
 
 

@@ -1,24 +1,17 @@
 """`buzzer bench bert --frontier`: runs the precision task whole and cut, then draws accuracy against latency."""
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from buzzer.errors import UsageError
 from buzzer.suite import registry
 from buzzer.suite.cli.progress import ProgressDisplay
 from buzzer.suite.cli.run import choice, run_all
-from buzzer.suite.records import machine, record
+from buzzer.suite.records import record
 from buzzer.suite.records.record import Record
-from buzzer.suite.report import frontier
-from buzzer.suite.report.console import WIDE, cells
+from buzzer.suite.report import charts, console, frontier
 from buzzer.suite.run.plan import Choice
 
 TASK = "bert-intent-precision"
@@ -71,31 +64,12 @@ def publish(
     found: Sequence[frontier.Point], records: Sequence[Record], full: int, options: dict[str, Any]
 ) -> None:
     """Data and chart on disk; the table, or with --json the data, on stdout."""
-    first = records[0]
-    title = f"{first.task}: accuracy against latency, {machine.describe(first.machine)}"
-    base = frontier.reference(found, full, registry.task(first.task).reference.backend)
-    notes = sorted({note for r in records for note in r.notes})
-    facts = {
-        "task": first.task,
-        "full_layers": full,
-        "reference_accuracy": base,
-        "data_source": first.data_source,
-        "machine": machine.describe(first.machine),
-        "notes": notes,
-    }
+    drawn = frontier.frontier(records, full, registry.task(TASK).reference.backend)
     out = Path(options["out"])
-    record.write_text(out / "frontier.csv", frontier.csv_text(found))
-    record.write_text(out / "frontier.svg", frontier.chart(found, title))
+    record.write_text(out / "frontier.csv", drawn.to_csv())
+    record.write_text(out / "frontier.svg", charts.svg(frontier.chart(found, records, drawn.title)))
     if options["as_json"]:
-        print(json.dumps(frontier.data(found, facts)))
+        print(drawn.to_json())
         return
-    console = Console(width=None if sys.stdout.isatty() else WIDE)
-    table = Table(title=Text(title), caption="* on the Pareto front", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in frontier.COLUMNS:
-        table.add_column(name)
-    for line in frontier.table(found, base):
-        table.add_row(*cells(line))
-    console.print(table)
-    for note in notes:
-        console.print(Text(f"- {note}"))
+    console.show(drawn.table())
     print(f"chart: {out / 'frontier.svg'}, its data: {out / 'frontier.csv'}")

@@ -4,11 +4,11 @@ import json
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from buzzer.configs import load_yaml
 from buzzer.suite import registry
+from buzzer.suite.report.console import show
+from buzzer.suite.report.table import table
 
 
 def main(as_json: Annotated[bool, typer.Option("--json", help="One object on stdout.")] = False) -> None:
@@ -17,12 +17,9 @@ def main(as_json: Annotated[bool, typer.Option("--json", help="One object on std
     if as_json:
         print(json.dumps(everything))
         return
-    console = Console()
     for title, entries in everything.items():
-        table = Table("name", "what", title=title, title_justify="left")
-        for name, what in entries.items():
-            table.add_row(name, what if isinstance(what, str) else what["summary"])
-        console.print(table)
+        lines = [(name, what if isinstance(what, str) else what["summary"]) for name, what in entries.items()]
+        show(table(title, ("name", "what"), lines))
 
 
 def content() -> dict[str, dict[str, Any]]:

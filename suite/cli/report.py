@@ -9,7 +9,7 @@ import typer
 
 from buzzer.errors import UsageError
 from buzzer.suite.escape import printable
-from buzzer.suite.records import integrity, record
+from buzzer.suite.records import integrity, record, repetitions
 from buzzer.suite.records.record import Record
 from buzzer.suite.report import leaderboard, page
 from buzzer.suite.report import readme as result_table
@@ -68,8 +68,8 @@ def found(sources: Sequence[Path]) -> list[Path]:
 
 
 def print_json(records: Sequence[Record]) -> None:
-    for group in leaderboard.boards(records).values():
-        for row in leaderboard.rows(group):
+    for group in repetitions.boards(records).values():
+        for row in repetitions.rows(group):
             for r in row.records:
                 print(json.dumps({"ranked": row.ranked} | r.model_dump(mode="json")))
 

@@ -1,15 +1,12 @@
 """`buzzer run`: fit if needed, then the timed predict job; a record each."""
 
 import json
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from buzzer import caches
 from buzzer.configs import load_yaml
@@ -23,8 +20,9 @@ from buzzer.suite.config_file import MOST_REPEATS, MOST_SEED, check_scale
 from buzzer.suite.records import record
 from buzzer.suite.records.record import Record
 from buzzer.suite.report import leaderboard
-from buzzer.suite.report.console import WIDE, show_boards
+from buzzer.suite.report.console import show, show_boards
 from buzzer.suite.report.format import clock_text
+from buzzer.suite.report.table import table
 from buzzer.suite.run import plan, runner, worker
 from buzzer.suite.run.plan import Choice, Run
 
@@ -200,15 +198,11 @@ def show_plan(runs: Sequence[Run], as_json: bool) -> None:
         for line in lines:
             print(json.dumps(line))
         return
-    table = Table(title=f"{len(runs)} timed runs (and a fit where none is cached)")
-    for name in lines[0] if lines else ():
-        table.add_column(name)
-    for line in lines:
-        table.add_row(*(f"{v:g}" if isinstance(v, float) else str(v) for v in line.values()))
     worst = plan.worst_case_s(runs)
-    Console().print(
-        table, f"at worst {clock_text(worst)}" if worst < float("inf") else "no time limit", sep="\n"
-    )
+    limit = f"at worst {clock_text(worst)}" if worst < float("inf") else "no time limit"
+    texts = [[f"{v:g}" if isinstance(v, float) else str(v) for v in line.values()] for line in lines]
+    title = f"{len(runs)} timed runs (and a fit where none is cached)"
+    show(table(title, lines[0] if lines else (), texts, caption=limit))
 
 
 def run_all(choices: Sequence[Choice], options: dict[str, Any], screen: ProgressDisplay) -> list[Record]:
@@ -306,7 +300,7 @@ def finish(records: Sequence[Record], out: Path, as_json: bool) -> None:
             for r in records:
                 print(r.model_dump_json())
         else:
-            show_boards(records, Console(width=None if sys.stdout.isatty() else WIDE))
+            show_boards(records)
     if not as_json:
         print(f"report: {board}")
     if any(r.outcome not in ("ok", "unsupported") for r in records):

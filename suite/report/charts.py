@@ -1,15 +1,19 @@
-"""Charts as positions in per cent, which the page's HTML places: they are readable at any width and by any reader.
+"""Charts as data: marks and lines on two axes, at places in per cent. `templates/chart.html.j2` and `svg` draw them.
 
-A chart here is marks on two axes. Text stays HTML text, marks stay list items that can be focused, and only lines are
-drawn; no chart library is needed for that.
+The page needs no chart library: text stays HTML text, marks are list items that can be focused, and only lines are drawn.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from html import escape
+from typing import TypeVar
 
+from buzzer.suite.analysis import pareto
 from buzzer.suite.records import machine
 from buzzer.suite.records.record import Record
+
+T = TypeVar("T")
 
 TIMES = (
     (0.001, "1 ms"), (0.01, "10 ms"), (0.1, "0.1 s"), (1, "1 s"), (10, "10 s"), (60, "1 min"), (600, "10 min"),
@@ -18,12 +22,12 @@ TIMES = (
 
 LEAST = 1e-9  # what is drawn on logarithmic axes is above it
 
-FOOT = 5.0  # per cent: where marks of failed runs stand, above the axis
+FOOT = 5.0  # per cent: height of the marks of failed runs, above the axis
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Values to per cent of the axis; logarithmic where `log`."""
+    """Values to per cent of the axis; logarithmic if `log`."""
 
     low: float
     high: float
@@ -32,6 +36,7 @@ class Axis:
     log: bool = True
 
     def at(self, value: float) -> float:
+        """Place of a value in per cent; values beyond the ends are at the ends."""
         value = min(max(value, self.low), self.high)
         if self.log:
             share = math.log(value / self.low) / math.log(self.high / self.low)
@@ -46,9 +51,9 @@ class Axis:
 
 
 def time_axis(values: Iterable[float], title: str) -> Axis:
-    """A logarithmic axis of seconds with ticks that people read."""
-    found = [v for v in values if v > LEAST] or [1.0]
-    low, high = min(found) / 1.5, max(found) * 1.5
+    """A logarithmic axis of seconds with ticks in the usual units."""
+    positive = [v for v in values if v > LEAST] or [1.0]
+    low, high = min(positive) / 1.5, max(positive) * 1.5
     inside = [t for t in TIMES if low <= t[0] <= high]
     if len(inside) < 2:  # less than a decade: round figures instead
         inside = [(v, f"{v:,.12g} s") for v in _nice(low, high)]
@@ -56,8 +61,9 @@ def time_axis(values: Iterable[float], title: str) -> Axis:
 
 
 def log_axis(values: Iterable[float], title: str, unit: str = "") -> Axis:
-    found = [v for v in values if v > LEAST] or [1.0]
-    low, high = min(found) / 1.4, max(found) * 1.4
+    """A logarithmic axis with a margin around the values."""
+    positive = [v for v in values if v > LEAST] or [1.0]
+    low, high = min(positive) / 1.4, max(positive) * 1.4
     ticks = tuple((v, f"{v:,.12g}{unit}") for v in _nice(low, high))
     return Axis(low, high, ticks, title)
 
@@ -75,30 +81,32 @@ def linear_axis(values: Sequence[float], title: str) -> Axis:
 
 
 def _nice(low: float, high: float) -> list[float]:
-    """1, 2, 5 and their powers of ten in a range; powers of ten alone, or the range's middle, where that is enough."""
+    """1, 2, 5 and their powers of ten in a range; only powers of ten if there are three, the range's middle if there is none."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     tens = [10.0**p for p in powers if low <= 10.0**p <= high]
     if len(tens) >= 3:
         return tens
-    found = [m * 10.0**p for p in powers for m in (1, 2, 5) if low <= m * 10.0**p <= high]
-    return found or [float(f"{math.sqrt(low * high):.2g}")]
+    values = [m * 10.0**p for p in powers for m in (1, 2, 5) if low <= m * 10.0**p <= high]
+    return values or [float(f"{math.sqrt(low * high):.2g}")]
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A point: where, what it says, and the attributes by which it is filtered."""
+    """A point: its place in per cent, its text, and by what it is filtered."""
 
     x: float
     y: float
-    number: int
+    number: int  # in the legend; 0 = not there
     kind: str  # a CSS class: cpu, cuda, published, failed
     text: str
     filters: dict[str, str] = field(default_factory=dict)
+    series: str = ""  # points of one series have one colour in an image
+    label: str = ""  # beside the point in an image
 
 
 @dataclass(frozen=True)
 class Path:
-    """A line through points, in per cent, y downwards as SVG has it."""
+    """A line through points, in per cent, y downwards as in SVG."""
 
     points: str
     kind: str
@@ -106,12 +114,23 @@ class Path:
 
 
 def path(points: Iterable[tuple[float, float]], kind: str, filters: dict[str, str] | None = None) -> Path:
+    """A line through points in per cent, y upwards."""
     return Path(" ".join(f"{x:g},{100 - y:g}" for x, y in points), kind, filters or {})
 
 
 @dataclass(frozen=True)
+class Key:
+    """A line of the legend: the number of its marks, their kind and what they are."""
+
+    number: int
+    kind: str
+    text: str
+    filters: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Chart:
-    """Marks and lines on two axes, with what it shows in words."""
+    """Marks and lines on two axes, and in words what they show."""
 
     title: str
     summary: str
@@ -119,12 +138,19 @@ class Chart:
     y: Axis
     marks: list[Mark]
     paths: list[Path] = field(default_factory=list)
-    legend: list[tuple[int, str, str, dict[str, str]]] = field(
-        default_factory=list
-    )  # number, kind, text, filters
+    legend: list[Key] = field(default_factory=list)
+
+
+def front(
+    items: Iterable[T], x: Axis, y: Axis, cost: Callable[[T], float], value: Callable[[T], float]
+) -> Path:
+    """The line through the Pareto front of the items."""
+    best = pareto.front(items, cost, value)
+    return path([(x.at(cost(item)), y.at(value(item))) for item in best], "pareto")
 
 
 def filters_of(r: Record, outcome: str) -> dict[str, str]:
+    """The values by which the page filters a record's marks and rows."""
     return {
         "task": r.task,
         "machine": machine.describe(r.machine),
@@ -135,10 +161,71 @@ def filters_of(r: Record, outcome: str) -> dict[str, str]:
     }
 
 
-def pareto(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Points that no other beats in both time and score, fastest first."""
-    best: list[tuple[float, float]] = []
-    for x, y in sorted(points, key=lambda p: (p[0], -p[1])):
-        if not best or y > best[-1][1]:
-            best.append((x, y))
-    return best
+# ---- a chart as an image of its own ------------------------------------------------------------------------------
+
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 460, 70, 20, 48, 52
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito
+STYLE = "text{font:12px system-ui,sans-serif;fill:#222} .axis{stroke:#999;fill:none} .front{stroke:#222;fill:none}"
+PAPER = '<rect width="100%" height="100%" fill="white"/>'  # readers may have a dark page
+
+
+def svg(chart: Chart) -> str:
+    """A chart as an SVG image: a colour per series, hollow marks for what failed."""
+    series = list(dict.fromkeys(mark.series for mark in chart.marks))
+    colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(series)}
+    title = escape(chart.title)
+    parts = [
+        f'<text x="{LEFT}" y="20" font-weight="600">{title}</text>',
+        *_legend(colours),
+        *_axes(chart.x, chart.y),
+    ]
+    for line in chart.paths:
+        places = (map(float, point.split(",")) for point in line.points.split())
+        points = " ".join(f"{_left(x):.1f},{_top(100 - y):.1f}" for x, y in places)
+        parts.append(f'<polyline class="front" points="{points}"/>')
+    parts += [_circle(mark, colours[mark.series]) for mark in chart.marks]
+    box = f'viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{title}"'
+    body = "\n".join(parts)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" {box}>\n<style>{STYLE}</style>\n{PAPER}\n{body}\n</svg>\n'
+    )
+
+
+def _left(x: float) -> float:
+    """Pixels from the left of a place in per cent."""
+    return LEFT + x / 100 * (WIDTH - LEFT - RIGHT)
+
+
+def _top(y: float) -> float:
+    """Pixels from the top of a place in per cent, which counts upwards."""
+    return HEIGHT - BOTTOM - y / 100 * (HEIGHT - TOP - BOTTOM)
+
+
+def _legend(colours: dict[str, str]) -> list[str]:
+    parts = []
+    for i, (name, colour) in enumerate(colours.items()):
+        x = LEFT + i * 96
+        parts.append(f'<circle cx="{x}" cy="36" r="4" fill="{colour}"/>')
+        parts.append(f'<text x="{x + 8}" y="40">{escape(name)}</text>')
+    return parts
+
+
+def _axes(x: Axis, y: Axis) -> list[str]:
+    foot, middle, height = HEIGHT - BOTTOM, (LEFT + WIDTH - RIGHT) // 2, (TOP + HEIGHT - BOTTOM) // 2
+    parts = [f'<path class="axis" d="M{LEFT} {TOP} V{foot} H{WIDTH - RIGHT}"/>']
+    for at, text in x.marks:
+        parts.append(f'<text x="{_left(at):.1f}" y="{foot + 18}" text-anchor="middle">{escape(text)}</text>')
+    for at, text in y.marks:
+        parts.append(f'<text x="{LEFT - 8}" y="{_top(at) + 4:.1f}" text-anchor="end">{escape(text)}</text>')
+    parts.append(f'<text x="{middle}" y="{HEIGHT - 12}" text-anchor="middle">{escape(x.title)}</text>')
+    parts.append(f'<text transform="rotate(-90 14 {height})" x="14" y="{height}">{escape(y.title)}</text>')
+    return parts
+
+
+def _circle(mark: Mark, colour: str) -> str:
+    """A point with its tooltip and its label."""
+    x, y = _left(mark.x), _top(mark.y)
+    fill = "white" if mark.kind == "failed" else colour
+    circle = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="{fill}" stroke="{colour}"'
+    label = f'<text x="{x + 7:.1f}" y="{y + 4:.1f}">{escape(mark.label)}</text>'
+    return f"{circle}><title>{escape(mark.text)}</title></circle>{label}"

@@ -1,8 +1,28 @@
-"""Figures as people read them."""
+"""Figures as people read them; an unknown figure is an empty text, never a zero."""
 
 
 def clock_text(seconds: float) -> str:
-    """Seconds as people read a countdown: 23:40:00, 4:59, 0:07."""
+    """Seconds as a countdown: 23:40:00, 4:59, 0:07."""
     hours, rest = divmod(int(seconds), 3600)
     minutes, secs = divmod(rest, 60)
     return f"{hours}:{minutes:02}:{secs:02}" if hours else f"{minutes}:{secs:02}"
+
+
+def seconds_text(seconds: float) -> str:
+    """At least three significant figures without powers of ten: 1,234 s, 0.0123 s."""
+    return f"{seconds:,.0f} s" if seconds >= 100 else f"{seconds:.3g} s"
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A number with that many decimals."""
+    return "" if value is None else f"{value:,.{digits}f}"
+
+
+def plain(value: float | None, digits: int = 2) -> str:
+    """A number with that many decimals and no separators of thousands."""
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """A share of 1 in per cent: 0.933 -> 93.3 %."""
+    return "" if share is None else f"{100 * share:.{digits}f} %"

@@ -5,15 +5,18 @@ Each point is a run of a precision task: both figures come from one session on t
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
-from html import escape
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from statistics import median
-from typing import Any
 
-from buzzer.suite.analysis import percentiles
+from buzzer.suite.analysis import pareto, percentiles
+from buzzer.suite.records import machine
 from buzzer.suite.records.record import Record
 from buzzer.suite.report import charts
+from buzzer.suite.report.charts import Chart, Key, Mark
+from buzzer.suite.report.format import plain
+from buzzer.suite.report.table import Table, table
 
 LAYERS = "layers"  # of a precision task's parameters and details
 CUT_PRECISIONS = ("fp32", "int8")
@@ -41,11 +44,62 @@ class Point:
     backend: str
     accuracy: float
     p50_ms: float  # of one sentence, from text to label
-    interval_ms: tuple[float, float] | None  # of the median; None with too few samples
-    counts: bool  # whether it may stand on the front: its gate was passed, and its speed is not simulated
+    interval_ms: tuple[float, float] | None  # 98 %, of the median; None with too few samples
+    counts: bool  # whether it may be on the front: its gate was passed, and its speed is not simulated
     front: bool  # no other point that counts is both as fast and as accurate
     outcome: str
     run_id: str
+
+    @property
+    def name(self) -> str:
+        """Layers, precision and backend."""
+        return f"{self.layers} layers, {self.precision}, {self.backend}"
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """The points of one model on one machine, fastest first."""
+
+    task: str
+    full_layers: int
+    reference_accuracy: float | None  # of the full model in FP32 on the reference backend
+    data_source: str
+    machine: str
+    notes: list[str]
+    points: list[Point]
+
+    @property
+    def title(self) -> str:
+        """What the table and the chart show."""
+        return f"{self.task}: accuracy against latency, {self.machine}"
+
+    def to_json(self) -> str:
+        """Everything as one JSON object."""
+        return json.dumps(asdict(self))
+
+    def to_csv(self) -> str:
+        """The points as CSV."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, [f.name for f in fields(Point)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(
+            asdict(p) | {"interval_ms": "-".join(map(str, p.interval_ms or ()))} for p in self.points
+        )
+        return text.getvalue()
+
+    def table(self) -> Table:
+        """The points as a table."""
+        lines = [_cells(p, self.reference_accuracy) for p in self.points]
+        return table(self.title, COLUMNS, lines, ["* on the Pareto front", *self.notes])
+
+
+def frontier(records: Sequence[Record], full: int, backend: str) -> Frontier:
+    """The frontier of timed runs of one task. full: layers of the model that is not cut. backend: the reference's."""
+    r, found = records[0], points(records, full)
+    same = [p for p in found if (p.layers, p.precision, p.backend) == (full, "fp32", backend)]
+    accuracy = same[0].accuracy if same else None
+    notes = sorted({note for r in records for note in r.notes})
+    return Frontier(r.task, full, accuracy, r.data_source, machine.describe(r.machine), notes, found)
 
 
 def cuts(layers: int) -> list[int]:
@@ -56,167 +110,94 @@ def cuts(layers: int) -> list[int]:
 
 
 def points(records: Iterable[Record], full: int) -> list[Point]:
-    """The fastest first. `full`: layers of the model that is not cut. Repetitions are pooled."""
+    """The fastest first. full: layers of the model that is not cut. Repetitions are pooled."""
     groups: dict[tuple[int, str, str], list[Record]] = {}
     for r in records:
         if r.scores and r.samples.get("latency"):
             layers = r.config.get(LAYERS) or full
             groups.setdefault((layers, r.precision, r.backend), []).append(r)
     found = sorted(
-        (point(*key, group) for key, group in groups.items()), key=lambda p: (p.p50_ms, -p.accuracy)
+        (_point(*key, group) for key, group in groups.items()), key=lambda p: (p.p50_ms, -p.accuracy)
     )
-    best, marked = -1.0, []
-    for p in found:
-        on = p.counts and p.accuracy > best
-        best = p.accuracy if on else best
-        marked.append(Point(**(vars(p) | {"front": on})))
-    return marked
+    best = pareto.front((p for p in found if p.counts), _latency, _accuracy)
+    return [replace(p, front=p in best) for p in found]
 
 
-def point(layers: int, precision: str, backend: str, group: Sequence[Record]) -> Point:
+def _latency(p: Point) -> float:
+    return p.p50_ms / 1e3
+
+
+def _accuracy(p: Point) -> float:
+    return p.accuracy
+
+
+def _point(layers: int, precision: str, backend: str, group: Sequence[Record]) -> Point:
     laps = [lap for r in group for lap in r.samples["latency"]]
-    told = percentiles.quantile(laps, 0.5)
+    p50 = percentiles.quantile(laps, 0.5)
     simulated = any(map(is_simulated, group))
-    wrong = next((r for r in group if r.outcome != "ok"), group[0])
+    worst = next((r for r in group if r.outcome != "ok"), group[0])
     return Point(
         layers=layers,
         precision=precision,
         backend=backend,
         accuracy=group[-1].scores[group[-1].metric],
         p50_ms=1e3 * median(laps),
-        interval_ms=(1e3 * told.low, 1e3 * told.high)
-        if told and told.low is not None and told.high is not None
+        interval_ms=(1e3 * p50.low, 1e3 * p50.high)
+        if p50 and p50.low is not None and p50.high is not None
         else None,
-        counts=wrong.outcome == "ok" and not simulated,
+        counts=worst.outcome == "ok" and not simulated,
         front=False,
-        outcome="simulated" if simulated and wrong.outcome == "ok" else wrong.outcome,
+        outcome="simulated" if simulated and worst.outcome == "ok" else worst.outcome,
         run_id=group[-1].run_id,
     )
 
 
 def is_simulated(record: Record) -> bool:
-    """Whether the run's speed is not its precision's. Records before that fact was kept: FP8, and INT8 on torch eager."""
-    told = record.details.get("simulated")
-    if isinstance(told, bool):
-        return told
+    """Whether a run computes in another precision than its own, so that its speed means nothing.
+
+    Older records do not say it in `details.simulated`: theirs is simulated in FP8, and in INT8 on torch eager.
+    """
+    simulated = record.details.get("simulated")
+    if isinstance(simulated, bool):
+        return simulated
     return record.precision == "fp8" or (
         record.backend == "torch_eager" and record.precision in SIMULATED_INT8
     )
 
 
-def reference(found: Sequence[Point], full: int, backend: str) -> float | None:
-    """Accuracy of the full model in FP32 on the reference backend."""
-    same = [p for p in found if (p.layers, p.precision, p.backend) == (full, "fp32", backend)]
-    return same[0].accuracy if same else None
-
-
-def table(found: Sequence[Point], base: float | None) -> list[tuple[str, ...]]:
-    """The cells, a tuple a line; `*` marks the front."""
-    return [
-        (
-            "*" if p.front else "",
-            str(p.layers),
-            p.precision,
-            p.backend,
-            f"{p.accuracy:.4f}",
-            "" if base is None else f"{p.accuracy / base:.2%}",
-            f"{p.p50_ms:.2f}",
-            "" if p.interval_ms is None else f"{p.interval_ms[0]:.2f}-{p.interval_ms[1]:.2f}",
-            p.outcome,
-        )
-        for p in found
-    ]
-
-
-def data(found: Sequence[Point], facts: dict[str, Any]) -> dict[str, Any]:
-    """The chart's data, JSON-able."""
-    return facts | {"points": [asdict(p) for p in found]}
-
-
-def csv_text(found: Sequence[Point]) -> str:
-    """The points as CSV."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [f.name for f in fields(Point)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(p) | {"interval_ms": "-".join(map(str, p.interval_ms or ()))} for p in found)
-    return text.getvalue()
-
-
-# ---- the chart ---------------------------------------------------------------------------------------------------
-
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 460, 70, 20, 48, 52
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito
-STYLE = "text{font:12px system-ui,sans-serif;fill:#222} .axis{stroke:#999} .front{stroke:#222;fill:none}"
-PAPER = '<rect width="100%" height="100%" fill="white"/>'  # readers may have a dark page
-
-
-def chart(found: Sequence[Point], title: str) -> str:
-    """An SVG image: latency from left to right (log), accuracy upwards, a colour a precision, the front as a line.
-
-    Hollow marks do not count (gate failed, or speed simulated); the number beside a mark is its layers.
-    """
-    if not found:
-        raise ValueError("no points")
-    axis = charts.log_axis([p.p50_ms for p in found], "ms a sentence, median (log)")
-    low, high = span([p.accuracy for p in found])
-
-    def x(ms: float) -> float:
-        return LEFT + axis.at(ms) / 100 * (WIDTH - LEFT - RIGHT)
-
-    def y(accuracy: float) -> float:
-        return HEIGHT - BOTTOM - (accuracy - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
-
-    names = list(dict.fromkeys(p.precision for p in sorted(found, key=lambda p: (-p.layers, p.precision))))
-    colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
-    parts = [
-        f'<text x="{LEFT}" y="20" font-weight="600">{escape(title)}</text>',
-        *axes(x, y, axis, low, high),
-    ]
-    line = " ".join(f"{x(p.p50_ms):.1f},{y(p.accuracy):.1f}" for p in found if p.front)
-    parts.append(f'<polyline class="front" points="{line}"/>')
-    parts += [mark(p, x(p.p50_ms), y(p.accuracy), colours[p.precision]) for p in found]
-    for i, name in enumerate(names):
-        at = LEFT + i * 96
-        parts.append(f'<circle cx="{at}" cy="36" r="4" fill="{colours[name]}"/>')
-        parts.append(f'<text x="{at + 8}" y="40">{escape(name)}</text>')
-    box = f'viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}"'
-    body = "\n".join(parts)
+def _cells(p: Point, reference: float | None) -> tuple[str, ...]:
+    """A row of the table; `*` marks the front."""
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" {box}>\n<style>{STYLE}</style>\n{PAPER}\n{body}\n</svg>\n'
+        "*" if p.front else "",
+        str(p.layers),
+        p.precision,
+        p.backend,
+        plain(p.accuracy, 4),
+        "" if reference is None else f"{p.accuracy / reference:.2%}",
+        plain(p.p50_ms),
+        "" if p.interval_ms is None else f"{p.interval_ms[0]:.2f}-{p.interval_ms[1]:.2f}",
+        p.outcome,
     )
 
 
-Place = Callable[[float], float]  # a value's place on the image
+def chart(found: Sequence[Point], records: Iterable[Record], title: str, summary: str = "") -> Chart:
+    """Accuracy over median latency; the line joins the front. In an image the number beside a mark is its layers.
 
-
-def span(values: Sequence[float]) -> tuple[float, float]:
-    """Ends of an axis: the values and a tenth more on each side."""
-    room = max(max(values) - min(values), 0.01) * 0.1
-    return min(values) - room, max(values) + room
-
-
-def axes(x: Place, y: Place, latency: charts.Axis, low: float, high: float) -> list[str]:
-    """Two axes with their marks and titles."""
-    foot = HEIGHT - BOTTOM
-    parts = [f'<path class="axis" fill="none" d="M{LEFT} {TOP} V{foot} H{WIDTH - RIGHT}"/>']
-    for ms, told in latency.ticks:
-        parts.append(f'<text x="{x(ms):.1f}" y="{foot + 18}" text-anchor="middle">{told}</text>')
-    for i in range(6):
-        accuracy = low + (high - low) * i / 5
-        parts.append(
-            f'<text x="{LEFT - 8}" y="{y(accuracy) + 4:.1f}" text-anchor="end">{accuracy:.3f}</text>'
-        )
-    middle = (LEFT + WIDTH - RIGHT) // 2
-    parts.append(f'<text x="{middle}" y="{HEIGHT - 12}" text-anchor="middle">{latency.title}</text>')
-    height = (TOP + foot) // 2
-    parts.append(f'<text transform="rotate(-90 14 {height})" x="14" y="{height}">accuracy</text>')
-    return parts
-
-
-def mark(p: Point, x: float, y: float, colour: str) -> str:
-    """A circle with its tooltip and the number of layers."""
-    told = f"{p.layers} layers, {p.precision}, {p.backend}: {p.accuracy:.4f}, {p.p50_ms:.2f} ms, {p.outcome}"
-    fill = colour if p.counts else "white"
-    circle = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="{fill}" stroke="{colour}"'
-    label = f'<text x="{x + 7:.1f}" y="{y + 4:.1f}">{p.layers}</text>'
-    return f"{circle}><title>{escape(told)}</title></circle>{label}"
+    Marks of points that do not count (gate failed, or speed simulated) are of the kind `failed`.
+    """
+    if not found:
+        raise ValueError("no points")
+    x = charts.time_axis([_latency(p) for p in found], "median latency of a sentence (log)")
+    y = charts.linear_axis([p.accuracy for p in found], "accuracy")
+    by_run = {r.run_id: r for r in records}
+    marks, legend = [], []
+    for i, p in enumerate(found, 1):
+        r = by_run[p.run_id]
+        kind, filters = r.device if p.counts else "failed", charts.filters_of(r, r.outcome)
+        text = f"{p.name}: {p.p50_ms:.2f} ms, accuracy {p.accuracy:.4f}"
+        text += "" if p.counts else f", {p.outcome}"
+        at = x.at(_latency(p)), y.at(p.accuracy)
+        marks.append(Mark(*at, i, kind, text, filters, series=p.precision, label=str(p.layers)))
+        legend.append(Key(i, kind, p.name, filters))
+    line = charts.front((p for p in found if p.counts), x, y, _latency, _accuracy)
+    return Chart(title, summary, x, y, marks, [line], legend)

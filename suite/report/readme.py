@@ -5,11 +5,13 @@ from collections.abc import Iterable, Sequence
 from buzzer.errors import UsageError
 from buzzer.suite import registry
 from buzzer.suite.escape import code
-from buzzer.suite.escape import markdown as shown
+from buzzer.suite.escape import markdown as escaped
 from buzzer.suite.records import comparable, machine
 from buzzer.suite.records.record import Record
-from buzzer.suite.report import leaderboard
-from buzzer.suite.report.leaderboard import RunGroup
+from buzzer.suite.records.repetitions import RunGroup, boards, rows
+from buzzer.suite.report import notes
+from buzzer.suite.report.format import number
+from buzzer.suite.report.table import table
 
 BEGIN = "<!-- results: made by `make report`, do not edit -->"
 END = "<!-- end of results -->"
@@ -17,58 +19,63 @@ HEADER = ("task", "data", "run", "budget", "score", "wall s", "peak MB", "agains
 
 
 def fill(text: str, records: Iterable[Record]) -> str:
-    """`text` with what stands between the two markers replaced by the table. Raises UsageError without them."""
+    """`text` with the part between the two markers replaced by the table. Raises UsageError without them."""
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
         raise UsageError(
             "no markers for the result table", f"put these two lines into the file: {BEGIN} {END}"
         )
-    return f"{before}{BEGIN}\n\n{table(records)}\n\n{END}{after}"
+    return f"{before}{BEGIN}\n\n{result_table(records)}\n\n{END}{after}"
 
 
-def table(records: Iterable[Record]) -> str:
-    """Of each task and machine the board nearest to the official job; of each engine and budget the fastest run."""
-    boards = main_boards(records)
-    rules = sorted({group[0].scoring for group in boards})
-    on = [machine.describe(group[0].machine) for group in boards]
-    machines = sorted(set(on))
-    several = len(machines) > 1
+def result_table(records: Iterable[Record]) -> str:
+    """As Markdown: per task and machine the board nearest to the official job; per engine and budget the fastest run."""
+    shown = main_boards(records)
+    rules = sorted({group[0].scoring for group in shown})
+    machines = sorted({machine.describe(group[0].machine) for group in shown})
     letters = {facts: chr(ord("A") + i) for i, facts in enumerate(machines)}
+    mixed, several = len(rules) > 1, len(machines) > 1
+    header = (*HEADER, *(["scoring"] if mixed else []), *(["machine"] if several else []))
+    lines = []
+    for group in shown:
+        r = group[0]
+        more = [*([r.scoring] if mixed else []), *([letters[machine.describe(r.machine)]] if several else [])]
+        lines += [(*cells, *more) for cells in board_lines(group)]
+    measured = "; ".join(
+        f"{letters[facts]}: {escaped(facts)}" if several else escaped(facts) for facts in machines
+    )
+    differ = any(comparable.told(group) for group in shown)
+    text = f"Measured on {measured}. {explanation(rules, differ)}"
+    return f"{table('', header, lines).grid()}\n\n{text}"
+
+
+def explanation(rules: Sequence[str], differ: bool) -> str:
+    """How to read the table. rules: whether scoring is inside or outside the wall times. differ: whether the runs of a board do."""
+    rule = f" ({notes.SCORING[rules[0]]})" if len(rules) == 1 else ""
     lines = [
-        (*cells, *([group[0].scoring] if len(rules) > 1 else []), *([letters[facts]] if several else []))
-        for group, facts in zip(boards, on, strict=True)
-        for cells in board_lines(group)
+        "`seed-cpu` is 1 core, 20 GB, 24 h.",
+        f"Wall seconds are medians of the whole job{rule}, slowest first.",
+        "Of several backends the fastest is shown, and always the reference engine and backend on one core.",
+        "The last column is the speed-up over that run.",
     ]
-    header = (*HEADER, *(["scoring"] if len(rules) > 1 else []), *(["machine"] if several else []))
-    text = leaderboard.markdown_table(header, lines)
-    told = "; ".join(f"{letters[facts]}: {shown(facts)}" if several else shown(facts) for facts in machines)
-    mixed = "\nSome boards hold records that differ in commit, library versions or limits; the leaderboard says which."
-    differ = mixed if any(comparable.told(group) for group in boards) else ""
-    return f"{text}\n\nMeasured on {told}. {explanation(rules)}{differ}"
-
-
-def explanation(rules: Sequence[str]) -> str:
-    """`rules`: of the boards that are shown, whether scoring is inside or outside their wall time."""
-    rule = f" ({leaderboard.SCORING[rules[0]]})" if len(rules) == 1 else ""
-    more = (
-        ""
-        if len(rules) < 2
-        else "\nScoring is inside or outside the wall time, as the column says; the two are not comparable."
-    )
-    return (
-        f"`seed-cpu` is 1 core, 20 GB, 24 h. Median wall seconds of the whole\n"
-        f"job{rule}, slowest first; of several backends the fastest is shown, and the reference engine and backend on one core,\n"
-        f"against which the last column is the speed-up.{more}"
-    )
+    if len(rules) > 1:
+        lines.append(
+            "Scoring is inside or outside the wall time, as the column says; the two are not comparable."
+        )
+    if differ:
+        lines.append(
+            "Some boards hold records of different commits, library versions or limits; the leaderboard names them."
+        )
+    return "\n".join(lines)
 
 
 def main_boards(records: Iterable[Record]) -> list[list[Record]]:
-    """One board a task and machine: the largest, then official files before generated ones, the task's own parameters before others,
-    the newest. A task whose scoring is outside the wall time in some has those only."""
+    """One board per task and machine: the largest, official files before generated ones, the task's own parameters before
+    others, then the newest. Boards whose wall time includes scoring are left out where a task has others."""
     best: dict[tuple[str, str], list[Record]] = {}
-    for group in leaderboard.boards(records).values():
-        if not any(row.ranked for row in leaderboard.rows(group)):
+    for group in boards(records).values():
+        if not any(row.ranked for row in rows(group)):
             continue
         key = (group[0].task, machine.describe(group[0].machine))
         best[key] = max(best.get(key, group), group, key=_worth)
@@ -87,7 +94,7 @@ def _worth(group: list[Record]) -> tuple[object, ...]:
 
 
 def as_registered(r: Record) -> bool:
-    """Whether a run had its task's parameters as they stand in configs/."""
+    """Whether a run had the parameters that configs/ has for its task."""
     try:
         return registry.task(r.task).config_hash == r.config_hash
     except UsageError:
@@ -95,19 +102,19 @@ def as_registered(r: Record) -> bool:
 
 
 def board_lines(group: list[Record]) -> list[tuple[str, ...]]:
-    rows = [row for row in leaderboard.rows(group) if row.ranked]
-    base = one_core_reference(rows)
+    """The cells of a board: the reference on one core, and per engine, budget, device and precision the fastest run; slowest first."""
+    ranked = [row for row in rows(group) if row.ranked]
+    base = one_core_reference(ranked)
     fastest: dict[tuple[str, ...], RunGroup] = {}
-    for row in rows:  # fastest first
+    for row in ranked:  # fastest first
         r = row.first
         fastest.setdefault((r.budget.name, r.engine_name, r.device, r.precision), row)
-    shown = [row for row in reversed(rows) if row is base or row in fastest.values()]
-    return [line(row, base) for row in shown]
+    return [line(row, base) for row in reversed(ranked) if row is base or row in fastest.values()]
 
 
-def one_core_reference(rows: Iterable[RunGroup]) -> RunGroup | None:
-    """The reference variant's run on one core, which is what a competitor writes and what all are compared with."""
-    for row in rows:
+def one_core_reference(groups: Iterable[RunGroup]) -> RunGroup | None:
+    """The reference engine and backend on one core, which is what a competitor writes; None if it was not run."""
+    for row in groups:
         r = row.first
         if r.gate.status == "reference" and r.budget.cores == 1 and r.device == "cpu":
             return row
@@ -115,16 +122,16 @@ def one_core_reference(rows: Iterable[RunGroup]) -> RunGroup | None:
 
 
 def line(row: RunGroup, base: RunGroup | None) -> tuple[str, ...]:
+    """The cells of one run. base: what the last column compares to."""
     r = row.first
     engine = "" if r.engine == registry.NO_ENGINE else f"{r.engine_name}, "
-    score, peak = r.scores.get(r.metric), row.peak
     return (
         code(r.task),
         f"{r.data_source}, scale {r.scale:g}",
         f"{engine}{r.backend}, {r.precision}{' on GPU' if r.device == 'cuda' else ''}",
         r.budget.name,
-        "" if score is None else f"{r.metric} {score:.4f}",
+        "" if row.score is None else f"{r.metric} {row.score:.4f}",
         f"{row.wall_s:.1f}",
-        "" if peak is None else f"{peak / 1e6:,.0f}",
+        number(None if row.peak is None else row.peak / 1e6, 0),
         "" if base is None else f"{base.wall_s / row.wall_s:.1f}×",
     )

@@ -1,0 +1,41 @@
+"""Published figures (configs/anchors.yaml): never measured here, and under other conditions."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from buzzer.configs import load_yaml
+from buzzer.suite.escape import Markdown
+from buzzer.suite.report.table import Table, table
+
+TIMES = "Their times are without scoring, which was the organisers' work."
+CONDITIONS = (
+    "Published by others, not measured by buzzer; other data, other machines: an orientation, not a ranking."
+)
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """A figure that somebody published of a task."""
+
+    task: str
+    who: str
+    conditions: str
+    source: str
+    score: str = ""
+    time: str = ""
+    time_s: float | None = None  # the same in seconds
+    budget_s: float | None = None  # time limit of that competition
+
+
+def anchors() -> list[Anchor]:
+    """All published figures."""
+    return [Anchor(**fields) for fields in load_yaml("anchors.yaml")]
+
+
+def leaderboard(figures: Iterable[Anchor]) -> Table:
+    """Published figures of all tasks. They come from a file of this project, which writes them in Markdown."""
+    lines = [
+        [Markdown(text) for text in (a.task, a.who, a.score, a.time, a.conditions, a.source)] for a in figures
+    ]
+    header = ("task", "who", "score", "time", "conditions", "source")
+    return table("Published", header, lines, caption=f"{CONDITIONS} {TIMES}")
