@@ -1,4 +1,5 @@
-"""What can be run: tasks from configs/tasks/*.yaml, data sets from their folders. Importing this imports no model."""
+"""What can be run: tasks from configs/tasks/*.yaml, models from configs/models.yaml, data sets from their folders, and what plug-ins
+add to each. Imports no model."""
 
 import hashlib
 import importlib
@@ -18,7 +19,6 @@ from buzzer.models.api.job import Progress
 
 NO_ENGINE = "none"
 DATASETS = Path(configs.FOLDER).parent / "datasets"
-GPU_ENGINES = ("cudf", "polars-gpu")
 
 
 class Variant(BaseModel):
@@ -221,8 +221,10 @@ def card(name: str) -> str:
 
 
 def engines() -> tuple[str, ...]:
-    return tuple(frames.ENGINES)
+    """Names of all feature engines."""
+    return tuple(frames.all_engines())
 
 
 def backends() -> tuple[str, ...]:
-    return tuple(infer.BACKENDS)
+    """Names of all inference backends."""
+    return tuple(infer.all_backends())

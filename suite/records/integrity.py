@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from statistics import median
 
+from buzzer.engine import frames
 from buzzer.errors import DataError, UsageError
 from buzzer.models.api.job import SCORE
 from buzzer.suite import budget as budgets
@@ -281,7 +282,7 @@ def gpu(r: Record) -> list[str]:
     if r.device == "cpu":
         if peak:
             problems.append("a run on the CPU with GPU memory")
-        if r.engine in registry.GPU_ENGINES and r.outcome == "ok":
+        if frames.on_gpu(r.engine) and r.outcome == "ok":
             problems.append(f"engine {r.engine} on the CPU")
         return problems
     if r.cluster:  # its GPUs may be in other machines
