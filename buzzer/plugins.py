@@ -15,6 +15,7 @@ import importlib
 import logging
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from typing import Any, Generic, Literal, TypeVar
 
@@ -95,6 +96,7 @@ def distribution_of(entry: metadata.EntryPoint) -> str:
     return "an unnamed distribution" if entry.dist is None else f"{entry.dist.name} {entry.dist.version}"
 
 
+@cache
 def distributions() -> list[str]:
     """Names of the distributions that have an entry point in one of GROUPS; imports nothing of theirs."""
     entries = [entry for group in GROUPS for entry in metadata.entry_points(group=group)]

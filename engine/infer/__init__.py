@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from buzzer import plugins
+from buzzer.engine.infer.cost import WEIGHT_BYTES
 from buzzer.engine.infer.session import Array, Description, Plan, Session, check_batch
 from buzzer.errors import UnsupportedError, UsageError, unknown_name
 from buzzer.plugins import Plugin
 
-Runs = Literal["networks", "encoders", "trees", "onnx"]
-NETWORKS: Runs = "networks"  # torch modules of any kind
-ENCODERS: Runs = "encoders"  # torch modules that describe their layers (`buzzer.engine.fused.spec`)
-TREES: Runs = "trees"  # boosted trees, as a file of XGBoost
-ONNX: Runs = "onnx"  # ONNX files
+Kind = Literal["networks", "encoders", "trees", "onnx"]  # of model
+NETWORKS: Kind = "networks"  # torch modules of any kind
+ENCODERS: Kind = "encoders"  # torch modules that describe their layers (`buzzer.engine.fused.spec`)
+TREES: Kind = "trees"  # boosted trees, as a file of XGBoost
+ONNX: Kind = "onnx"  # ONNX files
 BOTH = ("cpu", "cuda")
 OWN_FLOATS = ("fp16", "bf16", "fp64")  # types of an ONNX file that stay as they are
 
@@ -34,6 +35,7 @@ __all__ = [
     "Backend",
     "BackendInfo",
     "Description",
+    "Kind",
     "Plan",
     "Session",
     "all_backends",
@@ -57,7 +59,7 @@ class BackendInfo:
     name: str
     module: str  # of the protocol `Backend`
     summary: str  # one line for `buzzer list`
-    runs: frozenset[Runs]
+    runs: frozenset[Kind]
     packages: tuple[str, ...] = ()  # top-level modules that must be installed
     devices: tuple[str, ...] = BOTH
     simulated: tuple[str, ...] = ()  # precisions whose results it gives, but at the speed of FP32
@@ -65,7 +67,7 @@ class BackendInfo:
     compiles: bool = False  # whether it keeps compiled code between processes (`buzzer.caches.COMPILED`)
 
 
-def _built_in(name: str, summary: str, *kinds: Runs, **more: Any) -> BackendInfo:
+def _built_in(name: str, summary: str, *kinds: Kind, **more: Any) -> BackendInfo:
     return BackendInfo(name, f"buzzer.engine.infer.backends.{name}", summary, frozenset(kinds), **more)
 
 
@@ -154,7 +156,7 @@ def info(name: str) -> BackendInfo:
     return known[name]
 
 
-def runs(name: str, kind: Runs) -> bool:
+def runs(name: str, kind: Kind) -> bool:
     """Whether a backend runs models of a kind."""
     return kind in info(name).runs
 
@@ -187,6 +189,10 @@ class Backend(Protocol):
 def load(name: str) -> Backend:
     """The backend's module. Raises UsageError for an unknown name, UnsupportedError where it is not installed."""
     module: Backend = plugins.resolve(info(name).module, f"backend {name}")
+    if odd := [precision for precision in module.PRECISIONS if precision not in WEIGHT_BYTES]:
+        raise UnsupportedError(
+            f"backend {name} has a precision {odd[0]} that is not known", f"known: {', '.join(WEIGHT_BYTES)}"
+        )
     return module
 
 

@@ -14,20 +14,22 @@ from buzzer.suite import registry
 
 def main(as_json: Annotated[bool, typer.Option("--json", help="One object on stdout.")] = False) -> None:
     """List what can be run; imports no model."""
-    everything = content()
+    everything, origins = content(), registry.origins()
     if as_json:
-        print(json.dumps(everything))
+        print(json.dumps(everything | {"plug-ins": origins}))
         return
     console = Console()
     for title, entries in everything.items():
-        table = Table("name", "what", title=title, title_justify="left")
+        added = origins.get(title, {})
+        table = Table("name", "what", *(["plug-in of"] if added else []), title=title, title_justify="left")
         for name, what in entries.items():
-            table.add_row(name, what if isinstance(what, str) else what["summary"])
+            summary = what if isinstance(what, str) else what["summary"]
+            table.add_row(name, summary, *([added.get(name, "")] if added else []))
         console.print(table)
 
 
 def content() -> dict[str, dict[str, Any]]:
-    """Everything by kind and name."""
+    """All that can be run, by kind and name."""
     return {
         "tasks": {name: task.model_dump() for name, task in registry.tasks().items()},
         "engines": {name: engine.summary for name, engine in frames.all_engines().items()},
