@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from buzzer import configs, plugins
 from buzzer.engine import frames, infer
 from buzzer.errors import UnsupportedError, UsageError, unknown_name
-from buzzer.models.api.job import Progress
+from buzzer.models.api.context import Progress
 from buzzer.plugins import Plugin
 
 NO_ENGINE = "none"
