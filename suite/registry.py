@@ -1,28 +1,32 @@
-"""What can be run: tasks from configs/tasks/*.yaml, data sets from their folders. Importing this imports no model."""
+"""What can be run: tasks from configs/tasks/*.yaml, models from configs/models.yaml, data sets from their folders, and what plug-ins
+add to each. Imports no model."""
 
 import hashlib
-import importlib
+import importlib.util
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from buzzer import configs
+from buzzer import configs, plugins
 from buzzer.engine import frames, infer
-from buzzer.errors import UsageError, unknown_name
+from buzzer.errors import UnsupportedError, UsageError, unknown_name
 from buzzer.models.api.context import Progress
+from buzzer.plugins import Plugin
 
 NO_ENGINE = "none"
+C = TypeVar("C", bound=BaseModel)
 DATASETS = Path(configs.FOLDER).parent / "datasets"
-GPU_ENGINES = ("cudf", "polars-gpu")
 
 
 class Variant(BaseModel):
-    """An engine and a backend."""
+    """An engine and a backend that run together."""
 
     model_config = ConfigDict(extra="forbid")
     engine: str
@@ -30,26 +34,29 @@ class Variant(BaseModel):
 
 
 class TaskConfig(BaseModel):
-    """configs/tasks/<name>.yaml."""
+    """configs/tasks/<name>.yaml, or what a plug-in says of its task."""
 
     model_config = ConfigDict(extra="forbid")
     name: str
     aliases: list[str] = []  # other names that the command line takes
     summary: str
     entry: str  # module:attr of the Task
-    dataset: str  # folder under datasets/
+    dataset: str = ""  # a name of `datasets`; "" = the task makes or reads its files by itself
     engines: list[str]
     backends: list[str]
+    kinds: list[infer.Kind] = [
+        "networks"
+    ]  # of its models: backends of plug-ins that run one of them are offered
     reference: Variant  # what the gate compares with
     metric: str  # the score that ranks, higher is better
-    tolerance: float  # how far any score may lie from the reference's, absolute
-    precisions: list[str] = ["fp32"]  # those that run where none is asked for
+    tolerance: float  # largest absolute difference of any score from the reference's
+    precisions: list[str] = ["fp32"]  # the default ones
     relative: dict[
         str, float
     ] = {}  # precision -> least share of the reference's ranked score, in place of `tolerance`
     scale: float = 1.0
-    clustered: bool = False  # whether `predict` can be shared out over Dask workers
-    submission: str = ""  # the file that a run hands in; "" = what it hands in cannot be scored again
+    clustered: bool = False  # whether `predict` can be distributed over Dask workers
+    submission: str = ""  # the submission file, which `buzzer data rescore` scores again; "" = it cannot
     truth: str = ""  # what it is scored against: a pattern of a file or folder among the data
     params: dict[str, Any] = {}
 
@@ -64,11 +71,12 @@ class TaskConfig(BaseModel):
 
     @property
     def config_hash(self) -> str:
+        """As `params_hash`, of this task's parameters."""
         return params_hash(self.params)
 
 
 def params_hash(params: dict[str, Any]) -> str:
-    """First 12 hex digits of the sha256 of a task's parameters."""
+    """The first 12 hexadecimal digits of the sha256 of a task's parameters."""
     return hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -85,13 +93,13 @@ def _typed(task: str, key: str, text: str, default: Any) -> Any:
         )
     if isinstance(value, float) and not math.isfinite(value):
         raise UsageError(f"--set {key}={text[:80]}: not a finite number", f"its default is {default!r}")
-    kinds = {type(one) for one in default} if isinstance(default, list) else set()
+    kinds = {type(item) for item in default} if isinstance(default, list) else set()
     if kinds == {float}:
-        value = [float(one) if type(one) is int else one for one in value]
-    if kinds and (odd := [one for one in value if type(one) not in kinds]):
-        told = " or ".join(sorted(kind.__name__ for kind in kinds))
+        value = [float(item) if type(item) is int else item for item in value]
+    if kinds and (odd := [item for item in value if type(item) not in kinds]):
+        expected = " or ".join(sorted(kind.__name__ for kind in kinds))
         raise UsageError(
-            f"--set {key}={text[:80]}: {config_file.shown(odd[0])} is not of type {told}",
+            f"--set {key}={text[:80]}: {config_file.shown(odd[0])} is not of type {expected}",
             f"its default is {default!r}",
         )
     return value
@@ -99,20 +107,88 @@ def _typed(task: str, key: str, text: str, default: Any) -> Any:
 
 @cache
 def tasks() -> dict[str, TaskConfig]:
-    """All tasks by name."""
-    found = {}
+    """All tasks by name, those of buzzer first, each with the engines and backends of plug-ins that can run it."""
+    own = {name: plugin.value for name, plugin in plugin_tasks().items()}
+    return {name: with_plugins(task) for name, task in (built_in_tasks() | own).items()}
+
+
+@cache
+def built_in_tasks() -> dict[str, TaskConfig]:
+    """The tasks of configs/tasks/. Raises UsageError for a file that is not a task's."""
+    by_name = {}
     for path in sorted((configs.FOLDER / "tasks").glob("*.yaml")):
         try:
             task = TaskConfig.model_validate(read_task(path.stem))
         except ValidationError as error:
-            raise UsageError(f"{path}: {error.errors()[0]['loc']}: {error.errors()[0]['msg']}") from error
-        found[task.name] = task
-    return found
+            raise UsageError(f"{path}: {first_problem(error)}") from error
+        by_name[task.name] = task
+    return by_name
+
+
+@cache
+def plugin_tasks() -> dict[str, Plugin[TaskConfig]]:
+    """Tasks of other distributions, by name: their entry points of the group `buzzer.tasks`."""
+    taken = {name for task in built_in_tasks().values() for name in (task.name, *task.aliases)}
+
+    def make(entry: EntryPoint) -> TaskConfig:
+        task = validated(TaskConfig, entry, with_base(fields_of(entry)))
+        if used := taken & set(task.aliases):
+            raise UnsupportedError(f"its alias {min(used)} is one of buzzer's names")
+        return task
+
+    return plugins.load("buzzer.tasks", make, taken)
+
+
+def fields_of(entry: EntryPoint) -> dict[str, Any]:
+    """What a plug-in says of its task or model: a mapping, the path of a YAML file of one, or a `TaskConfig` or `ModelConfig`."""
+    value = entry.load()
+    if isinstance(value, BaseModel):
+        return value.model_dump()
+    if isinstance(value, str | Path):
+        import yaml
+
+        value = yaml.safe_load(Path(value).read_text(encoding="utf-8"))
+    if not isinstance(value, Mapping):
+        raise UnsupportedError(f"{entry.value} is not a mapping, nor the path of a YAML file of one")
+    return dict(value)
+
+
+def validated(kind: type[C], entry: EntryPoint, fields: dict[str, Any]) -> C:
+    """The `kind` of these fields, whose name is the entry point's. Raises UnsupportedError for fields that are wrong."""
+    if fields.setdefault("name", entry.name) != entry.name:
+        raise UnsupportedError(f"{entry.value} calls itself {fields['name']!r}")
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        raise UnsupportedError(f"{entry.value}: {first_problem(error)}") from error
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first of pydantic's complaints: the field and what is wrong with it."""
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+
+
+def with_plugins(task: TaskConfig) -> TaskConfig:
+    """The task with the engines of plug-ins, where it uses engines, and their backends that run one of its kinds of model."""
+    engines = [] if task.engines == [NO_ENGINE] else [*frames.plugin_engines()]
+    backends = [name for kind in task.kinds for name in plugin_backends_for(kind)]
+    more = {"engines": [*task.engines, *engines], "backends": [*task.backends, *backends]}
+    return task.model_copy(update={field: list(dict.fromkeys(names)) for field, names in more.items()})
+
+
+def plugin_backends_for(kind: infer.Kind) -> list[str]:
+    """Backends of plug-ins that run models of a kind."""
+    return [name for name, plugin in infer.plugin_backends().items() if kind in plugin.value.runs]
 
 
 def read_task(name: str) -> dict[str, Any]:
-    """A task's file, with what it leaves to its `base`; parameters are merged key by key."""
-    given = dict(configs.load_yaml(f"tasks/{name}.yaml"))
+    """A task's file in configs/tasks/, with what it leaves to its `base`."""
+    return with_base(dict(configs.load_yaml(f"tasks/{name}.yaml")))
+
+
+def with_base(given: dict[str, Any]) -> dict[str, Any]:
+    """A task's fields over those of its `base`, a task of configs/tasks/; parameters are merged key by key."""
     if (base := given.pop("base", None)) is None:
         return given
     inherited = read_task(base)
@@ -128,21 +204,38 @@ def task(name: str) -> TaskConfig:
 
 
 class ModelConfig(BaseModel):
-    """An entry of configs/models.yaml: what `buzzer bench` can time."""
+    """What `buzzer bench` can time: an entry of configs/models.yaml, or what a plug-in says of its model."""
 
     model_config = ConfigDict(extra="forbid")
     name: str
     summary: str
-    entry: str  # module:attr of the Target
+    entry: str  # module:attr of the ModelProvider
     backends: list[str]  # the first is the one that others are compared with
+    kind: infer.Kind = "networks"  # backends of plug-ins that run it are offered
     tokens: bool = True  # whether rows have a length that --seq sets
     params: dict[str, Any] = {}
 
 
+@cache
 def models() -> dict[str, ModelConfig]:
-    """All named models."""
+    """All named models, those of buzzer first, each with the backends of plug-ins that can run it."""
     named = configs.load_yaml("models.yaml")["models"]
-    return {name: ModelConfig(name=name, **entry) for name, entry in named.items()}
+    built_in = {name: ModelConfig(name=name, **entry) for name, entry in named.items()}
+    own = {name: plugin.value for name, plugin in plugin_models().items()}
+    return {name: with_plugin_backends(model) for name, model in (built_in | own).items()}
+
+
+@cache
+def plugin_models() -> dict[str, Plugin[ModelConfig]]:
+    """Models of other distributions, by name: their entry points of the group `buzzer.models`."""
+    taken = configs.load_yaml("models.yaml")["models"]
+    return plugins.load("buzzer.models", lambda entry: validated(ModelConfig, entry, fields_of(entry)), taken)
+
+
+def with_plugin_backends(model: ModelConfig) -> ModelConfig:
+    """The model with the backends of plug-ins that run its kind."""
+    names = dict.fromkeys([*model.backends, *plugin_backends_for(model.kind)])
+    return model.model_copy(update={"backends": list(names)})
 
 
 def model(text: str) -> ModelConfig:
@@ -154,7 +247,7 @@ def model(text: str) -> ModelConfig:
     if kind in kinds and path.exists():
         entry = kinds[kind]
         params = dict.fromkeys(entry["params"], str(path.resolve()))
-        return ModelConfig(name=path.resolve().stem, **entry | {"params": params})
+        return with_plugin_backends(ModelConfig(name=path.resolve().stem, **entry | {"params": params}))
     if path.exists():
         known = "; ".join(f"{entry['summary']} ({suffix})" for suffix, entry in kinds.items())
         raise UsageError(
@@ -171,7 +264,7 @@ def precisions() -> tuple[str, ...]:
 
 
 def check_precisions(asked: Iterable[str], own: Iterable[str] = ()) -> None:
-    """Raises UsageError for a precision that no backend knows, nor is among a task's `own`."""
+    """Raises UsageError for a precision that no backend has and that is not among a task's `own`."""
     known = {*precisions(), *own}
     for name in asked:
         if name not in known:
@@ -179,9 +272,9 @@ def check_precisions(asked: Iterable[str], own: Iterable[str] = ()) -> None:
 
 
 def bench_gate(precision: str) -> dict[str, float]:
-    """What a bench run's outputs must keep to against the FP32 reference: `cosine` at least, `error` at most."""
-    found: dict[str, float] = configs.load_yaml("models.yaml")["gates"][precision]
-    return found
+    """The gate of a bench run against the FP32 reference: `cosine` at least, `error` at most."""
+    gate: dict[str, float] = configs.load_yaml("models.yaml")["gates"][precision]
+    return gate
 
 
 class Dataset(Protocol):
@@ -189,40 +282,113 @@ class Dataset(Protocol):
 
     NAME: str
 
-    def generate(self, out: Path, scale: float, seed: int, progress: Progress, **options: Any) -> None: ...
-    def check(self, folder: Path, progress: Progress) -> Any: ...
-    def score(self, submission: Path, truth: Path) -> dict[str, float]: ...
-    def convert(self, folder: Path, out: Path, progress: Progress) -> None: ...
+    def generate(self, out: Path, scale: float, seed: int, progress: Progress, **options: Any) -> None:
+        """Write synthetic files of a share `scale` of the official size into the new folder `out`."""
+        ...
+
+    def check(self, folder: Path, progress: Progress) -> Any:
+        """The checked files. Raises DataError for files that are missing, cut or off the schema."""
+        ...
+
+    def score(self, submission: Path, truth: Path) -> dict[str, float]:
+        """The official metrics of a submission, by name."""
+        ...
+
+    def convert(self, folder: Path, out: Path, progress: Progress) -> None:
+        """Check official files and write them as Parquet into the new folder `out`."""
+        ...
+
+
+OFFERS = ("NAME", "generate", "check", "score", "convert")  # of a data set's module
+
+
+@dataclass(frozen=True)
+class DatasetPlace:
+    """Where a data set is, before its module is imported."""
+
+    module: str
+    card: Path
+
+
+@cache
+def places() -> dict[str, DatasetPlace]:
+    """All data sets by name: the folders under datasets/ that hold a card, then those of plug-ins."""
+    own = {name: plugin.value for name, plugin in plugin_datasets().items()}
+    return built_in_datasets() | own
+
+
+@cache
+def built_in_datasets() -> dict[str, DatasetPlace]:
+    """The folders under datasets/ that hold a card."""
+    cards = {card.parent.name: card for card in sorted(DATASETS.glob("*/card.md"))}
+    return {name: DatasetPlace(f"buzzer.datasets.{name}", card) for name, card in cards.items()}
+
+
+@cache
+def plugin_datasets() -> dict[str, Plugin[DatasetPlace]]:
+    """Data sets of other distributions, by name: their entry points of the group `buzzer.datasets`."""
+
+    def make(entry: EntryPoint) -> DatasetPlace:
+        spec = importlib.util.find_spec(entry.value)
+        if spec is None or spec.origin is None:
+            raise UnsupportedError(f"no module {entry.value}")
+        card = Path(spec.origin).with_name("card.md")
+        if not card.is_file():
+            raise UnsupportedError(f"no {card}")
+        return DatasetPlace(entry.value, card)
+
+    return plugins.load("buzzer.datasets", make, {*built_in_datasets(), *built_in_tasks()})
 
 
 def datasets() -> list[str]:
-    """Names of the data sets: the folders under datasets/ that hold a card."""
-    return sorted(path.parent.name for path in DATASETS.glob("*/card.md"))
+    """Names of the data sets."""
+    return list(places())
 
 
 def dataset_name(name: str) -> str:
-    """The data set of that name, or of a task of that name."""
-    known = datasets()
+    """The data set of that name, or of a task of that name. Raises UsageError where there is none."""
     folder = tasks()[name].dataset if name in tasks() else name
-    if folder not in known:
-        raise unknown_name("data set", name, [*known, *tasks()])
+    if not folder:
+        raise UsageError(f"task {name} has no data set", "it makes or reads its files by itself")
+    if folder not in places():
+        raise unknown_name("data set", name, [*places(), *tasks()])
     return folder
 
 
 def dataset(name: str) -> Dataset:
-    """A data set by its own name or by that of a task that uses it."""
-    module: Any = importlib.import_module(f"buzzer.datasets.{dataset_name(name)}")
+    """A data set by its own name or by that of a task that uses it. Raises UnsupportedError where its module lacks a function."""
+    name = dataset_name(name)
+    module: Dataset = plugins.resolve(places()[name].module, f"data set {name}")
+    if missing := [offer for offer in OFFERS if not hasattr(module, offer)]:
+        raise UnsupportedError(f"data set {name} has no {missing[0]} in {places()[name].module}")
     return module
 
 
 def card(name: str) -> str:
     """A data set's card: schema, terms, where to get it, how the generator works. Imports nothing of it."""
-    return (DATASETS / dataset_name(name) / "card.md").read_text(encoding="utf-8")
+    return places()[dataset_name(name)].card.read_text(encoding="utf-8")
 
 
 def engines() -> tuple[str, ...]:
-    return tuple(frames.ENGINES)
+    """Names of all feature engines."""
+    return tuple(frames.all_engines())
 
 
 def backends() -> tuple[str, ...]:
-    return tuple(infer.BACKENDS)
+    """Names of all inference backends."""
+    return tuple(infer.all_backends())
+
+
+def origins() -> dict[str, dict[str, str]]:
+    """What plug-ins add: kind, as `buzzer list` calls it -> name -> name and version of the distribution."""
+    added: dict[str, Mapping[str, Plugin[Any]]] = {
+        "tasks": plugin_tasks(),
+        "engines": frames.plugin_engines(),
+        "backends": infer.plugin_backends(),
+        "models of bench": plugin_models(),
+        "data sets": plugin_datasets(),
+    }
+    return {
+        kind: {name: plugin.distribution for name, plugin in by_name.items()}
+        for kind, by_name in added.items()
+    }

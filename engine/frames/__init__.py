@@ -1,61 +1,74 @@
-"""Feature operators on four engines from two texts; see `base.Engine` for the vocabulary.
+"""Feature engines: one vocabulary of operators (`base.Engine`), several implementations.
 
 e = frames.load("polars")
 trips = e.window_features(e.read_csv(path, SCHEMA), "utrip_id", "ord", count="position", lags={"city": (5, 0)})
 """
 
-import importlib
 import importlib.util
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any, Literal
 
+from buzzer import plugins
 from buzzer.engine.device import pool
 from buzzer.engine.frames.base import Engine, Frame
 from buzzer.errors import UnsupportedError, unknown_name
+from buzzer.plugins import Plugin
 
-# name -> (text, its module or collect engine, packages it needs, what it runs on)
-ENGINES: dict[str, tuple[str, str, tuple[str, ...], str]] = {
-    "pandas": ("eager", "pandas", ("pandas",), "cpu"),
-    "cudf": ("eager", "cudf", ("cudf",), "gpu"),
-    "polars": ("lazy", "cpu", ("polars",), "cpu"),
-    "polars-gpu": ("lazy", "gpu", ("polars", "cudf_polars"), "gpu"),
-}
+__all__ = [
+    "ENGINES",
+    "Engine",
+    "EngineInfo",
+    "Frame",
+    "all_engines",
+    "check",
+    "cpu_twin",
+    "info",
+    "load",
+    "loaded_on",
+    "on_cluster",
+    "on_gpu",
+    "plugin_engines",
+]
 
-__all__ = ["ENGINES", "Engine", "Frame", "check", "load", "loaded_on"]
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What is known of an engine before any of its libraries is imported."""
+
+    name: str
+    load: Callable[[], Engine] | str  # makes the engine; a string is the "module:attr" of such a function
+    summary: str  # one line for `buzzer list`
+    packages: tuple[str, ...] = ()  # top-level modules that must be installed
+    device: Literal["cpu", "cuda"] = "cpu"  # where its frames are
+    cpu_twin: str = ""  # engine that does the same on the CPU, for work beside the GPUs; "" = this one
+    # Opens the engine for the driver of a Dask cluster: (client, bytes of GPU memory or None). None = it runs in one process.
+    on_cluster: Callable[[Any, int | None], AbstractContextManager[Engine]] | None = None
+    hint: str = "see the documentation of the engine's own package"  # how to install `packages`
 
 
-@cache
-def load(name: str) -> Engine:
-    """The engine. Raises UsageError for an unknown name, UnsupportedError where a package or device is missing."""
-    check(name)
-    text, argument, _, device = ENGINES[name]
+def _eager(module: str) -> Engine:
+    if module == "cudf":
+        pool()
+    from buzzer.engine.frames.eager import Eager
+
+    return Eager(module)
+
+
+def _lazy(device: str) -> Engine:
     if device == "gpu":
         pool()
-    engine: Engine = importlib.import_module(f"buzzer.engine.frames.{text}").engine(argument)
-    return engine
+    from buzzer.engine.frames.lazy import Lazy
 
-
-def check(name: str) -> None:
-    """Raises what `load` would, without importing anything."""
-    if name not in ENGINES:
-        raise unknown_name("engine", name, ENGINES)
-    _, _, packages, device = ENGINES[name]
-    for package in packages:
-        require(name, package)
-    if device == "gpu":
-        require_device(name)
+    return Lazy(device)
 
 
 @contextmanager
-def loaded_on(name: str, client: Any, gpu_memory_bytes: int | None = None) -> Iterator[Engine]:
-    """The engine for the driver of a Dask cluster: plans of `polars-gpu` run on all its GPUs, and spill to the host above four fifths
-    of `gpu_memory_bytes`, and leave the workers' memory at the end; the other engines have no such form and run in this process."""
-    if name != "polars-gpu":
-        yield load(name)
-        return
-    require(name, "cudf_polars")
+def _polars_on_cluster(client: Any, gpu_memory_bytes: int | None) -> Iterator[Engine]:
+    """Plans run on all GPUs of the cluster, spill to the host above four fifths of `gpu_memory_bytes`, and leave the workers' memory
+    at the end."""
     from cudf_polars.engine.dask import DaskEngine
 
     from buzzer.engine.frames import resident
@@ -66,16 +79,123 @@ def loaded_on(name: str, client: Any, gpu_memory_bytes: int | None = None) -> It
         yield Lazy("gpu", engine)
 
 
-def require(name: str, package: str) -> None:
-    if importlib.util.find_spec(package) is None:
-        raise UnsupportedError(f"engine {name} needs the package {package}", "pip install 'buzzer[gpu]'")
+_BUILT_IN = (
+    EngineInfo(
+        name="pandas",
+        load=partial(_eager, "pandas"),
+        summary="eager frames on the CPU, as competitors write them",
+        packages=("pandas",),
+    ),
+    EngineInfo(
+        name="cudf",
+        load=partial(_eager, "cudf"),
+        summary="the implementation of pandas on one GPU",
+        packages=("cudf",),
+        device="cuda",
+        cpu_twin="pandas",
+        hint="pip install 'buzzer[gpu]'",
+    ),
+    EngineInfo(
+        name="polars",
+        load=partial(_lazy, "cpu"),
+        summary="lazy plans on the CPU, the tuned baseline",
+        packages=("polars",),
+    ),
+    EngineInfo(
+        name="polars-gpu",
+        load=partial(_lazy, "gpu"),
+        summary="the plans of polars on cuDF (cudf-polars)",
+        packages=("polars", "cudf_polars"),
+        device="cuda",
+        cpu_twin="polars",
+        on_cluster=_polars_on_cluster,
+        hint="pip install 'buzzer[gpu]'",
+    ),
+)
+ENGINES = {engine.name: engine for engine in _BUILT_IN}  # those of buzzer itself; `all_engines` has all
+
+
+@cache
+def plugin_engines() -> dict[str, Plugin[EngineInfo]]:
+    """Engines of other distributions, by name: their entry points of the group `buzzer.engines`."""
+    make = plugins.described(EngineInfo, lambda engine: engine.name)
+    return plugins.load("buzzer.engines", make, {*ENGINES, "none", "all"})
+
+
+def all_engines() -> dict[str, EngineInfo]:
+    """All engines by name, those of buzzer first."""
+    return ENGINES | {name: plugin.value for name, plugin in plugin_engines().items()}
+
+
+def info(name: str) -> EngineInfo:
+    """An engine's descriptor. Raises UsageError with a did-you-mean for an unknown name."""
+    known = ENGINES if name in ENGINES else all_engines()
+    if name not in known:
+        raise unknown_name("engine", name, known)
+    return known[name]
+
+
+def on_gpu(name: str) -> bool:
+    """Whether an engine computes on a GPU; False for a name that is not known here."""
+    engine = ENGINES.get(name) or all_engines().get(name)
+    return engine is not None and engine.device == "cuda"
+
+
+def on_cluster(name: str) -> bool:
+    """Whether an engine can compute on all GPUs of a Dask cluster; False for a name that is not known here."""
+    engine = ENGINES.get(name) or all_engines().get(name)
+    return engine is not None and engine.on_cluster is not None
+
+
+def cpu_twin(name: str) -> str:
+    """The engine that computes the same on the CPU: for work that must leave the GPUs to others."""
+    return info(name).cpu_twin or name
+
+
+@cache
+def load(name: str) -> Engine:
+    """The engine. Raises UsageError for an unknown name, UnsupportedError where a package or device is missing."""
+    check(name)
+    described = info(name)
+    if isinstance(described.load, str):
+        engine: Engine = plugins.resolve(described.load, f"engine {name}")()
+        return engine
+    return described.load()
+
+
+def check(name: str) -> None:
+    """Raises what `load` would, without importing anything."""
+    described = info(name)
+    require(described)
+    if described.device == "cuda":
+        require_device(name)
+
+
+@contextmanager
+def loaded_on(name: str, client: Any, gpu_memory_bytes: int | None = None) -> Iterator[Engine]:
+    """The engine for the driver of a Dask cluster: on all its GPUs, of each of which it may use `gpu_memory_bytes`. An engine without
+    `on_cluster` runs in this process."""
+    described = info(name)
+    if described.on_cluster is None:
+        yield load(name)
+        return
+    require(described)
+    with described.on_cluster(client, gpu_memory_bytes) as engine:
+        yield engine
+
+
+def require(described: EngineInfo) -> None:
+    """Raises UnsupportedError where a package of an engine is not installed."""
+    for package in described.packages:
+        if importlib.util.find_spec(package) is None:
+            raise UnsupportedError(f"engine {described.name} needs the package {package}", described.hint)
 
 
 def require_device(name: str) -> None:
-    """A GPU engine without a GPU is refused here, before a library could fall back to the CPU."""
+    """Raises UnsupportedError without a usable GPU, before a library could fall back to the CPU."""
     from buzzer.engine.device import RAPIDS_CUDA, cuda_problem, gpus
 
     problem = cuda_problem(RAPIDS_CUDA) or ("" if gpus() else "NVML shows none")
     if problem:
-        told = f"engine {name} needs a CUDA device: {problem}"
-        raise UnsupportedError(told, "`buzzer env` shows what this machine has")
+        message = f"engine {name} needs a CUDA device: {problem}"
+        raise UnsupportedError(message, "`buzzer env` shows what this machine has")

@@ -1,60 +1,179 @@
-"""Inference sessions: one protocol, one file a backend.
+"""Inference sessions: one protocol, one module for each backend.
 
 with infer.prepare(model, backend="onnxruntime", example=batch) as session:
     outputs = session.run(batch)
 """
 
-import importlib
 import importlib.util
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol
 
+from buzzer import plugins
+from buzzer.engine.infer.cost import WEIGHT_BYTES
 from buzzer.engine.infer.session import Array, Description, Plan, Session, check_batch
 from buzzer.errors import UnsupportedError, UsageError, unknown_name
+from buzzer.plugins import Plugin
 
-# Name of a backend and of its file -> packages that it imports: a plan is made without importing them.
-BACKENDS: dict[str, tuple[str, ...]] = {
-    "torch_eager": ("torch",),
-    "torch_compile": ("torch",),
-    "onnxruntime": ("onnxruntime",),
-    "openvino": ("openvino",),
-    "tensorrt": ("tensorrt",),
-    "fused": ("torch", "triton"),
-    "xgboost": ("xgboost",),
-    "nvforest": ("nvforest",),
-    "tl2cgen": ("treelite", "tl2cgen"),
-}
-
-TREES = ("xgboost", "nvforest", "tl2cgen")  # run boosted trees; onnxruntime does too
+Kind = Literal["networks", "encoders", "trees", "onnx"]  # of model
+NETWORKS: Kind = "networks"  # torch modules of any kind
+ENCODERS: Kind = "encoders"  # torch modules that describe their layers (`buzzer.engine.fused.spec`)
+TREES: Kind = "trees"  # boosted trees, as a file of XGBoost
+ONNX: Kind = "onnx"  # ONNX files
+BOTH = ("cpu", "cuda")
 OWN_FLOATS = ("fp16", "bf16", "fp64")  # types of an ONNX file that stay as they are
-ENCODERS = ("fused",)  # run encoders that tell their parts only; the others run any network
 
 __all__ = [
     "BACKENDS",
     "ENCODERS",
+    "NETWORKS",
+    "ONNX",
     "TREES",
     "Array",
+    "Backend",
+    "BackendInfo",
     "Description",
+    "Kind",
     "Plan",
     "Session",
+    "all_backends",
     "check_batch",
+    "info",
     "installed",
     "load",
+    "plugin_backends",
     "precisions",
     "prepare",
+    "runs",
+    "simulates",
     "split_backend",
 ]
 
 
-def split_backend(backend: str) -> tuple[str, str]:
+@dataclass(frozen=True)
+class BackendInfo:
+    """What is known of a backend before its libraries are imported. Its precisions are in its module: `load(name).PRECISIONS`."""
+
+    name: str
+    module: str  # of the protocol `Backend`
+    summary: str  # one line for `buzzer list`
+    runs: frozenset[Kind]
+    packages: tuple[str, ...] = ()  # top-level modules that must be installed
+    devices: tuple[str, ...] = BOTH
+    simulated: tuple[str, ...] = ()  # precisions whose results it gives, but at the speed of FP32
+    takes_gpu_arrays: bool = False  # whether `Session.run` takes arrays that are on the GPU already
+    compiles: bool = False  # whether it keeps compiled code between processes (`buzzer.caches.COMPILED`)
+
+
+def _built_in(name: str, summary: str, *kinds: Kind, **more: Any) -> BackendInfo:
+    return BackendInfo(name, f"buzzer.engine.infer.backends.{name}", summary, frozenset(kinds), **more)
+
+
+# Those of buzzer itself; `all_backends` has all.
+BACKENDS = {
+    backend.name: backend
+    for backend in (
+        _built_in(
+            "torch_eager",
+            "PyTorch as it is: the reference",
+            NETWORKS,
+            packages=("torch",),
+            simulated=("int8", "fp8"),
+            takes_gpu_arrays=True,
+        ),
+        _built_in(
+            "torch_compile",
+            "PyTorch through its compiler",
+            NETWORKS,
+            packages=("torch",),
+            takes_gpu_arrays=True,
+            compiles=True,
+        ),
+        _built_in(
+            "onnxruntime",
+            "ONNX Runtime on the exported graph",
+            *(NETWORKS, TREES, ONNX),
+            packages=("onnxruntime",),
+            simulated=("fp8",),
+        ),
+        _built_in(
+            "openvino",
+            "OpenVINO on the exported graph",
+            *(NETWORKS, ONNX),
+            packages=("openvino",),
+            devices=("cpu",),
+        ),
+        _built_in(
+            "tensorrt",
+            "TensorRT on the exported graph, strongly typed",
+            *(NETWORKS, ONNX),
+            packages=("tensorrt",),
+            devices=("cuda",),
+        ),
+        _built_in(
+            "fused",
+            "Triton kernels of this project, for encoders on a GPU",
+            ENCODERS,
+            packages=("torch", "triton"),
+        ),
+        _built_in("xgboost", "boosted trees by XGBoost", TREES, packages=("xgboost",)),
+        _built_in(
+            "nvforest",
+            "boosted trees by RAPIDS nvForest, on a GPU or the CPU",
+            TREES,
+            packages=("nvforest",),
+        ),
+        _built_in(
+            "tl2cgen",
+            "boosted trees compiled to machine code",
+            TREES,
+            packages=("treelite", "tl2cgen"),
+            devices=("cpu",),
+        ),
+    )
+}
+
+
+@cache
+def plugin_backends() -> dict[str, Plugin[BackendInfo]]:
+    """Backends of other distributions, by name: their entry points of the group `buzzer.backends`."""
+    make = plugins.described(BackendInfo, lambda backend: backend.name)
+    return plugins.load("buzzer.backends", make, {*BACKENDS, "all"})
+
+
+def all_backends() -> dict[str, BackendInfo]:
+    """All backends by name, those of buzzer first."""
+    return BACKENDS | {name: plugin.value for name, plugin in plugin_backends().items()}
+
+
+def info(name: str) -> BackendInfo:
+    """A backend's descriptor. Raises UsageError with a did-you-mean for an unknown name."""
+    known = BACKENDS if name in BACKENDS else all_backends()
+    if name not in known:
+        raise unknown_name("backend", name, known)
+    return known[name]
+
+
+def runs(name: str, kind: Kind) -> bool:
+    """Whether a backend runs models of a kind."""
+    return kind in info(name).runs
+
+
+def simulates(name: str, precision: str) -> bool:
+    """Whether a backend rounds to a precision and multiplies in FP32: the results are that precision's, the speed is not."""
+    return precision in info(name).simulated
+
+
+def split_backend(name: str) -> tuple[str, str]:
     """What networks run on and what boosted trees run on, in a pipeline that has both and is asked for one backend."""
-    return ("torch_eager", backend) if backend in TREES else (backend, "xgboost")
+    return ("torch_eager", name) if info(name).runs == {TREES} else (name, "xgboost")
 
 
 def installed(name: str) -> bool:
     """Whether the packages of a backend are there; `load` also finds out whether they work, in seconds."""
-    return all(importlib.util.find_spec(package) is not None for package in BACKENDS[name])
+    return all(importlib.util.find_spec(package) is not None for package in info(name).packages)
 
 
 class Backend(Protocol):
@@ -62,14 +181,19 @@ class Backend(Protocol):
 
     PRECISIONS: tuple[str, ...]
 
-    def prepare(self, plan: Plan) -> Session: ...
+    def prepare(self, plan: Plan) -> Session:
+        """A session of the plan's model. Raises UnsupportedError for a model or a device that it cannot run."""
+        ...
 
 
 def load(name: str) -> Backend:
     """The backend's module. Raises UsageError for an unknown name, UnsupportedError where it is not installed."""
-    if name not in BACKENDS:
-        raise unknown_name("backend", name, BACKENDS)
-    return cast(Backend, importlib.import_module(f"buzzer.engine.infer.backends.{name}"))
+    module: Backend = plugins.resolve(info(name).module, f"backend {name}")
+    if odd := [precision for precision in module.PRECISIONS if precision not in WEIGHT_BYTES]:
+        raise UnsupportedError(
+            f"backend {name} has a precision {odd[0]} that is not known", f"known: {', '.join(WEIGHT_BYTES)}"
+        )
+    return module
 
 
 def prepare(
@@ -83,7 +207,7 @@ def prepare(
     device: str = "cpu",
     threads: int = 1,
 ) -> Session:
-    """Make `model` ready to run on `backend`.
+    """A session of `model` on `backend`.
 
     model: a torch.nn.Module whose forward takes the inputs of `example` by position and returns a tensor or a
         tuple of tensors, one a name in `outputs`; or the path of a model file (ONNX; trees for xgboost).
@@ -94,6 +218,10 @@ def prepare(
     Raises UsageError for unknown names, UnsupportedError where backend, precision or device cannot serve.
     """
     module = load(backend)
+    if device not in (devices := info(backend).devices):
+        raise UnsupportedError(
+            f"backend {backend} does not run on {device}", f"it runs on {', '.join(devices)}"
+        )
     source = Path(model) if isinstance(model, str | Path) else model
     offered = precisions(module, source)
     if precision not in offered:
@@ -107,7 +235,7 @@ def prepare(
 
 
 def precisions(backend: Backend, model: Any) -> tuple[str, ...]:
-    """What a backend offers for a model: an ONNX file of other floats than FP32 runs as it is, by the name of its own type."""
+    """The precisions that a backend has for a model. An ONNX file whose floats are not FP32 runs as it is, under its own type's name."""
     if not isinstance(model, Path) or model.suffix != ".onnx":
         return backend.PRECISIONS
     from buzzer.engine.infer.onnx import graphs
@@ -119,34 +247,32 @@ def precisions(backend: Backend, model: Any) -> tuple[str, ...]:
 
 
 def check_file(path: Path, precision: str) -> None:
-    """Raises UnsupportedError unless an ONNX file's own operators are of the precision that is asked for."""
+    """Raises UnsupportedError unless the operators of an ONNX file are of the requested precision."""
     from buzzer.engine.infer.onnx import graphs
 
     own = graphs.precision(path)
     if own == "int8" and precision != "int8":
-        raise UnsupportedError(
-            f"the file is quantised, {precision} is not put into it", "use --precision int8"
-        )
+        raise UnsupportedError(f"the file is quantised and cannot run in {precision}", "use --precision int8")
     if own in OWN_FLOATS and precision != own:
         raise UnsupportedError(
-            f"the file is in {own}, {precision} is not put into it", f"use --precision {own}"
+            f"the file is in {own} and cannot run in {precision}", f"use --precision {own}"
         )
     if own != "int8" and precision in ("int8", "fp8"):
         raise UnsupportedError(
-            f"the file is in float, {precision} is not put into it", "quantise it first, or use int8-dynamic"
+            f"the file is in float and cannot run in {precision}", "quantise it first, or use int8-dynamic"
         )
 
 
 def check_quantised(model: Any, precision: str) -> None:
-    """Raises UsageError unless a torch module's layers are of the precision that is asked for."""
+    """Raises UsageError unless the layers of a torch module are of the requested precision."""
     if not hasattr(model, "modules"):
         return
     from buzzer.engine import quant
 
-    found = quant.precision_of(model)
-    if found is None and precision in quant.PRECISIONS:
+    quantised = quant.precision_of(model)
+    if quantised is None and precision in quant.PRECISIONS:
         raise UsageError(
             f"the model is in float, {precision} needs scales", "see buzzer.engine.quant.quantise"
         )
-    if found not in (None, precision):
-        raise UsageError(f"the model is quantised to {found}, {precision} was asked for")
+    if quantised not in (None, precision):
+        raise UsageError(f"the model is quantised to {quantised}, {precision} was asked for")

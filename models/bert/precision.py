@@ -62,7 +62,7 @@ class BertIntentPrecision(BertIntent):
         if name not in job.params["checkpoints"]:
             raise UsageError(f"no checkpoint {name} was fitted", f"add it: --set checkpoints=[float,{name}]")
         notes = [DENSE] if name.startswith("sparse") else []
-        simulated = precision == "fp8" or (precision == "int8" and job.backend == "torch_eager")
+        simulated = infer.simulates(job.backend, precision)
         if simulated:
             notes.append(SIMULATED.format(job.backend, precision.upper()))
         elif precision.startswith("int8") and device.saturates():

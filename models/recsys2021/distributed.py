@@ -19,11 +19,6 @@ from buzzer.models.recsys2021.lookup_tables import collected, load, save
 from buzzer.models.recsys2021.predicting import IDS, Predicted, Predictor, pieces_of_test
 from buzzer.models.recsys2021.submission import submission
 
-ON_CPU = {
-    "cudf": "pandas",
-    "polars-gpu": "polars",
-}  # what adds up the counts, so that the GPUs are the workers' alone
-
 BLEND, BY = "blend", "by "  # columns of what a worker hands over, beside the ids
 
 
@@ -100,7 +95,7 @@ def predict(job: RunContext) -> Steps:
 
 def add_up(job: RunContext, numbers: list[int]) -> None:
     """The counts of all pieces together, saved for every worker."""
-    e = frames.load(ON_CPU.get(job.engine, job.engine))
+    e = frames.load(frames.cpu_twin(job.engine))  # the GPUs are left to the workers
     counts = [load(e, job.out, f".counts{number}") for number in numbers]
     save(e, job.out, ".counted", collected(e, second_stage_features.add_up(e, counts)))
 

@@ -142,7 +142,7 @@ class FirstStage:
         """Probabilities [rows, targets] by model, on the host."""
         if not self.networks:
             return {}
-        if infer.split_backend(self.job.backend)[0] != "torch_eager":
+        if not infer.info(infer.split_backend(self.job.backend)[0]).takes_gpu_arrays:
             rows = rows.on_host()
         shape = (len(rows.x), len(features.TARGETS))
         found = {name: np.empty(shape, dtype=np.float32) for name in self.networks}

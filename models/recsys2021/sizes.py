@@ -6,7 +6,7 @@ from buzzer.engine import device, frames
 from buzzer.errors import UsageError
 from buzzer.models.api.context import RunContext
 
-PIECE_ROWS = {"cpu": 500_000, "gpu": 3_000_000}  # winners: 3 million
+PIECE_ROWS = {"cpu": 500_000, "cuda": 3_000_000}  # winners: 3 million
 BATCH_ROWS = {"cpu": 4096, "cuda": 65_536}
 BLOCK_ROWS = {"cpu": 16_384, "cuda": 3_000_000}
 # Of GPU memory, an estimate: about 1.5 kB of columns, and what joins and matrices hold beside them.
@@ -18,7 +18,7 @@ def piece_rows(job: RunContext, workers: int = 1) -> int:
     out."""
     if asked := given(job, "piece_rows"):
         return asked
-    kind = frames.ENGINES[job.engine][3]
+    kind = frames.info(job.engine).device
     if kind == "cpu":
         return PIECE_ROWS[kind]
     held = [gpu["memory_bytes"] for gpu in device.gpus() if "memory_bytes" in gpu]

@@ -285,9 +285,9 @@ class Bench:
         return Result({}, 0, facts)
 
     def bench(self, job: RunContext) -> Steps:
-        if (
-            job.backend == "torch_compile"
-        ):  # it would take another run's kernels, and their time would be nobody's
+        if infer.info(
+            job.backend
+        ).compiles:  # it would take another run's kernels, and their time would be nobody's
             os.environ |= {name: str(job.out / "compiled" / name) for name in COMPILED}
         yield "load"
         setting = Setting.of(job)

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from statistics import median
 
+from buzzer.engine import frames
 from buzzer.errors import UsageError
 from buzzer.models.api.context import SCORE
 from buzzer.suite import budget as budgets
@@ -236,7 +237,7 @@ def gpu(r: Record) -> list[str]:
     if r.device == "cpu":
         if peak:
             problems.append("a run on the CPU with GPU memory")
-        if r.engine in registry.GPU_ENGINES and r.outcome == "ok":
+        if frames.on_gpu(r.engine) and r.outcome == "ok":
             problems.append(f"engine {r.engine} on the CPU")
         return problems
     if r.cluster:  # its GPUs may be in other machines

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 
+from buzzer import plugins
 from buzzer.engine import device
 from buzzer.suite.budget import allowed_cores
 from buzzer.suite.records.schema import Machine
@@ -65,9 +66,9 @@ def describe(facts: Machine) -> str:
 
 @cache
 def versions() -> dict[str, str]:
-    """Python and the libraries that matter, where installed."""
+    """Python, the libraries that matter, where installed, and the distributions of plug-ins."""
     found = {"python": platform.python_version()}
-    for name in LIBRARIES:
+    for name in (*LIBRARIES, *plugins.distributions()):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

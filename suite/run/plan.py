@@ -10,7 +10,7 @@ from buzzer.models.api.context import Data
 from buzzer.suite import registry
 from buzzer.suite.budget import UNLIMITED, Budget
 from buzzer.suite.records.record import SCHEMA_MINOR, Record
-from buzzer.suite.registry import GPU_ENGINES, NO_ENGINE, TaskConfig
+from buzzer.suite.registry import NO_ENGINE, TaskConfig
 from buzzer.suite.run import fits
 
 
@@ -154,7 +154,7 @@ def predict_runs(choice: Choice) -> list[Run]:
 
 def device_of(engine: str, asked: str | None) -> str:
     """GPU engines keep their features on the device; else the CPU unless asked otherwise."""
-    return asked or ("cuda" if engine in GPU_ENGINES else "cpu")
+    return asked or ("cuda" if frames.on_gpu(engine) else "cpu")
 
 
 def fit_run(choice: Choice) -> Run:
@@ -164,7 +164,8 @@ def fit_run(choice: Choice) -> Run:
     engine = "polars" if "polars" in task.engines else task.engines[0]
     device, workers, scheduler = choice.device or "cpu", 0, ""
     if device == "cuda" and (choice.workers or choice.scheduler):
-        engine, workers, scheduler = "polars-gpu", choice.workers, choice.scheduler
+        engine = next(filter(frames.on_cluster, task.engines), engine)
+        workers, scheduler = choice.workers, choice.scheduler
     what = (task, "fit", engine, task.reference.backend, "fp32", device, UNLIMITED, choice.scale, choice.seed)
     run = Run(*what, workers=workers, scheduler=scheduler)
     return replace(run, fitted_on=(run.device, run.cluster))

@@ -16,7 +16,7 @@ from buzzer.datasets.sigir_ecom.metric import labels, next_item_mrr, subsequent_
 from buzzer.datasets.sigir_ecom.reader import paths
 from buzzer.datasets.sigir_ecom.schema import DIMS, WHERE
 from buzzer.datasets.strict_json import objects
-from buzzer.engine import frames
+from buzzer.engine import frames, infer
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Array
 from buzzer.errors import DataError, UsageError, unknown_name
@@ -259,7 +259,9 @@ def open_counts(e: Engine, job: RunContext, vocabulary: Vocabulary) -> Any:
 
 def for_counts(job: RunContext) -> RunContext:
     """fused runs layers and the counts have none: there torch looks them up, on the same device."""
-    return replace(job, backend="torch_eager", precision="fp32") if job.backend == "fused" else job
+    if infer.runs(job.backend, infer.NETWORKS):
+        return job
+    return replace(job, backend="torch_eager", precision="fp32")
 
 
 def open_network(name: str, job: RunContext, known: products.Products) -> Any:

@@ -92,7 +92,9 @@ def expected(model: torch.nn.Module, batch: dict[str, Array]) -> list[Array]:
 
 
 # torch_compile takes a compiler's time a model: it has a slow test of its own.
-@pytest.fixture(params=sorted({*infer.BACKENDS} - {*infer.TREES, *infer.ENCODERS, "torch_compile"}))
+@pytest.fixture(
+    params=[b for b in sorted(infer.BACKENDS) if infer.runs(b, infer.NETWORKS) and b != "torch_compile"]
+)
 def backend(request: pytest.FixtureRequest) -> str:
     try:
         infer.load(request.param)
@@ -238,7 +240,7 @@ def test_tensorrt_says_what_is_missing() -> None:
         pytest.skip("a CUDA device is here")
     with pytest.raises(UnsupportedError) as caught:
         infer.prepare(model, backend="tensorrt", example=batch_of(2), outputs=names)
-    assert "TensorRT" in caught.value.message
+    assert "tensorrt" in caught.value.message.lower()
 
 
 @pytest.mark.parametrize("backend", infer.BACKENDS)

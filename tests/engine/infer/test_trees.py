@@ -22,7 +22,7 @@ def booster() -> Any:
     return xgboost.train({"objective": "binary:logistic", "max_depth": 4}, xgboost.DMatrix(x, y), 20)
 
 
-@pytest.fixture(params=[*infer.TREES, "onnxruntime"])
+@pytest.fixture(params=[b for b in infer.BACKENDS if infer.runs(b, infer.TREES)])
 def backend(request: pytest.FixtureRequest) -> str:
     name = str(request.param)
     try:
