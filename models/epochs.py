@@ -1,71 +1,132 @@
-"""Training epoch by epoch: the best is kept, and an ended run is taken up from its checkpoint."""
+"""The training loop of all networks: epochs of seeded batches, optional validation, early stopping and checkpoints."""
 
 import copy
-from collections.abc import Iterator
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 
 @dataclass
 class State:
-    """Where training stands; the checkpoint is this."""
+    """Progress of a training run. A checkpoint holds it."""
 
-    epoch: int = 0
-    best: float = -1.0  # score on what is held out
-    best_epoch: int = 0
+    epoch: int = 0  # epochs that have ended
+    best: float = math.nan  # best validation score so far; nan before the first
+    best_epoch: int = 0  # counted from 1; 0 before the first validation
     weights: dict[str, Any] = field(default_factory=dict)  # of the best epoch
-    history: list[dict[str, float]] = field(default_factory=list)
+    history: list[dict[str, float]] = field(default_factory=list)  # one entry an epoch: epoch, loss, score
 
 
-class Epochs:
-    """`train_epoch` and `validate` are the subclass's, as are `optimizer` and `schedule`, which it sets before `resume`."""
+class Epochs(ABC):
+    """Trains a network epoch by epoch.
 
-    optimizer: torch.optim.Optimizer
-    schedule: torch.optim.lr_scheduler.LRScheduler
+    A subclass gives the batches of an epoch, the loss of a batch and, optionally, a validation score. It moves to its device in
+    `__init__`; the subclass then builds the optimizers and passes them to `optimise`.
+    """
 
-    def __init__(self, network: nn.Module, file: Path, device: str, metric: str) -> None:
-        self.network, self.file, self.device, self.metric = network.to(device), file, device, metric
+    metric = ""  # name of the validation score in `State.history`
+    lower_is_better = False
+
+    def __init__(self, network: nn.Module, device: str, checkpoint: Path | None = None) -> None:
+        """checkpoint: file that is written after each epoch, and resumed from; None for no checkpoints."""
+        self.network, self.device, self.checkpoint = network.to(device), device, checkpoint
+        self.optimizers: Sequence[Optimizer] = ()
+        self.schedules: Sequence[LRScheduler] = ()
         self.state = State()
 
-    def train_epoch(self, epoch: int) -> float:
-        """One epoch, from 0; its mean loss."""
-        raise NotImplementedError
+    @abstractmethod
+    def batches(self, epoch: int) -> Iterable[Any]:
+        """The batches of an epoch, counted from 0. Seeds the random numbers of the epoch."""
 
-    def validate(self) -> float:
-        """Score on what is held out, higher is better."""
-        raise NotImplementedError
+    @abstractmethod
+    def loss(self, batch: Any) -> Tensor:
+        """The loss of a batch, a scalar."""
 
-    def resume(self) -> None:
-        """Take the checkpoint up, where there is one."""
-        if not self.file.exists():
+    def after_step(self) -> None:  # noqa: B027  optional hook
+        """Runs after each optimizer step."""
+
+    def validate(self) -> float | None:
+        """Score on held-out data; None without held-out data, so that the last epoch's weights are kept."""
+        return None
+
+    def optimise(self, optimizers: Sequence[Optimizer], schedules: Sequence[LRScheduler]) -> None:
+        """Set the optimizers and, in the same order, their schedules; then resume from the checkpoint, if it exists."""
+        self.optimizers, self.schedules = optimizers, schedules
+        if self.checkpoint is None or not self.checkpoint.exists():
             return
-        saved = torch.load(self.file, map_location=self.device, weights_only=True)
+        saved = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
         self.state = State(**saved["state"])
-        for part in ("network", "optimizer", "schedule"):
-            getattr(self, part).load_state_dict(saved[part])
+        self.network.load_state_dict(saved["network"])
+        for part in ("optimizers", "schedules"):
+            for target, values in zip(getattr(self, part), saved[part], strict=True):
+                target.load_state_dict(values)
 
-    def _save(self) -> None:
-        parts = {part: getattr(self, part).state_dict() for part in ("network", "optimizer", "schedule")}
-        aside = self.file.with_suffix(".tmp")
-        torch.save(parts | {"state": vars(self.state)}, aside)
-        aside.replace(self.file)
+    def run(self, epochs: int, patience: int | None = None) -> Iterator[State]:
+        """The state after each epoch. Afterwards the network is in evaluation mode and has the best epoch's weights, or the last
+        epoch's where nothing was validated.
 
-    def run(self, epochs: int, patience: int) -> Iterator[State]:
-        """The state after each epoch; ends at the last, or when `patience` epochs brought nothing. Then the network has the best
-        epoch's weights."""
+        patience: stop after this many epochs without a better score; None for no early stopping.
+        """
         state = self.state
-        while state.epoch < epochs and state.epoch - state.best_epoch <= patience:
-            loss = self.train_epoch(state.epoch)
+        while state.epoch < epochs and (patience is None or state.epoch - state.best_epoch <= patience):
+            loss = self._train(state.epoch)
             score = self.validate()
             state.epoch += 1
-            state.history.append({"epoch": state.epoch, "loss": loss, self.metric: score})
-            if score > state.best:
-                state.best, state.best_epoch = score, state.epoch
-                state.weights = copy.deepcopy(self.network.state_dict())
+            state.history.append({"epoch": state.epoch, "loss": loss})
+            if score is not None:
+                state.history[-1][self.metric] = score
+                self._keep_best(score)
             self._save()
             yield state
-        self.network.load_state_dict(state.weights)
+        if state.weights:
+            self.network.load_state_dict(state.weights)
+        self.network.eval()
+
+    def _train(self, epoch: int) -> float:
+        """One pass over the batches; the mean loss."""
+        self.network.train()
+        total, steps = 0.0, 0
+        for batch in self.batches(epoch):
+            loss = self.loss(batch)
+            for optimizer in self.optimizers:
+                optimizer.zero_grad()
+            loss.backward()
+            for optimizer, schedule in zip(self.optimizers, self.schedules, strict=True):
+                optimizer.step()
+                schedule.step()
+            self.after_step()
+            total, steps = total + float(loss.detach()), steps + 1
+        return total / max(steps, 1)
+
+    def _keep_best(self, score: float) -> None:
+        state = self.state
+        better = score < state.best if self.lower_is_better else score > state.best
+        if better or math.isnan(state.best):
+            state.best, state.best_epoch = score, state.epoch
+            state.weights = copy.deepcopy(self.network.state_dict())
+
+    def _save(self) -> None:
+        if self.checkpoint is None:
+            return
+        saved = {
+            "state": vars(self.state),
+            "network": self.network.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "schedules": [schedule.state_dict() for schedule in self.schedules],
+        }
+        partial = self.checkpoint.with_suffix(".tmp")
+        torch.save(saved, partial)
+        partial.replace(self.checkpoint)
+
+
+def one_cycle(optimizer: Optimizer, rate: float, steps: int, **options: Any) -> OneCycleLR:
+    """A one-cycle schedule with the peak `rate` over `steps` optimizer steps."""
+    return OneCycleLR(optimizer, rate, total_steps=steps + 1, **options)

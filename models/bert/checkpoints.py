@@ -125,6 +125,7 @@ class Maker:
     def tune(
         self, name: str, model: nn.Module, epochs: int, lr: float, zeros: quant.Sparsity | None = None
     ) -> Iterator[None]:
+        checkpoint = self.job.work / f"{name}.tuning.pt"
         tuner = finetune.Tuner(
             model,
             self.data.train,
@@ -132,13 +133,13 @@ class Maker:
             lr=lr,
             batch=self.params["tune_batch"],
             seed=self.job.seed,
-            file=self.job.work / f"{name}.tuning.pt",
+            checkpoint=checkpoint,
             bf16=self.bf16,
-            after_step=zeros.apply if zeros else lambda: None,
+            sparsity=zeros,
         )
-        for _ in tuner.run():
+        for _ in tuner.run(epochs):
             yield
-        tuner.file.unlink(missing_ok=True)
+        checkpoint.unlink(missing_ok=True)
 
     def quantise(self, model: nn.Module, precision: str) -> nn.Module:
         """Scales from training sentences, drawn by the seed."""

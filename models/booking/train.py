@@ -1,16 +1,17 @@
-"""Trains one network: seeded, on CPU or GPU, with early stopping, and checkpoints that an ended run is taken up from."""
+"""Trains one network of the `booking` task."""
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from buzzer.engine.frames.base import Array
 from buzzer.models.booking.ensemble import accuracy, best_four
 from buzzer.models.booking.features import GUESSES, Inputs
-from buzzer.models.epochs import Epochs
+from buzzer.models.epochs import Epochs, one_cycle
 
 VALID_BATCH = 2048
 
@@ -18,55 +19,48 @@ VALID_BATCH = 2048
 class Trainer(Epochs):
     """Adam under a one-cycle schedule (winners: peak 3e-3, a tenth of the steps to rise, batch 1024, 12 epochs)."""
 
+    metric = "accuracy@4"
+
     def __init__(
         self,
         network: nn.Module,
         train: Inputs,
         valid: Inputs,
-        params: Any,
+        params: Mapping[str, Any],
         seed: int,
         device: str,
-        file: Path,
+        checkpoint: Path,
     ) -> None:
-        super().__init__(network, file, device, "accuracy@4")
-        self.train, self.valid, self.params, self.seed = train, valid, params, seed
+        super().__init__(network, device, checkpoint)
+        self.train, self.valid, self.seed, self.size = train, valid, seed, params["batch"]
         self.rows = np.flatnonzero(train.target >= 0)
-        self.steps = max(len(self.rows) // params["batch"], 1)
-        self.optimizer = torch.optim.Adam(network.parameters(), lr=params["lr"], fused=True)
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer,
-            params["lr"],
-            total_steps=self.steps * params["epochs"] + 1,
-            pct_start=0.1,
-            div_factor=1e3,
-        )
-        self.resume()
+        self.steps = max(len(self.rows) // self.size, 1)
+        optimizer = torch.optim.Adam(network.parameters(), lr=params["lr"], fused=True)
+        steps = self.steps * params["epochs"]
+        self.optimise([optimizer], [one_cycle(optimizer, params["lr"], steps, pct_start=0.1, div_factor=1e3)])
 
-    def train_epoch(self, epoch: int) -> float:
+    def batches(self, epoch: int) -> Iterator[Array]:
+        """Rows with a target in random order; those that do not fill the last batch are left out."""
         torch.manual_seed(self.seed * 1000 + epoch)
         order = np.random.default_rng([self.seed, epoch]).permutation(self.rows)
-        self.network.train()
-        total = 0.0
         for step in range(self.steps):
-            rows = order[step * self.params["batch"] :][: self.params["batch"]]
-            inputs = [torch.from_numpy(a).to(self.device) for a in self.train.batch(rows).values()]
-            target = torch.from_numpy(self.train.target[rows]).to(self.device)
-            loss = self.network.loss(target, *inputs)  # type: ignore[operator]
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
-            self.schedule.step()
-            total += float(loss.detach())
-        return total / self.steps
+            yield order[step * self.size :][: self.size]
+
+    def loss(self, batch: Array) -> Tensor:
+        """The network's loss on rows, int64 [batch]."""
+        target = torch.from_numpy(self.train.target[batch]).to(self.device)
+        return self.network.loss(target, *self._tensors(self.train, batch))  # type: ignore[operator]
+
+    def _tensors(self, inputs: Inputs, rows: Array | slice) -> list[Tensor]:
+        return [torch.from_numpy(array).to(self.device) for array in inputs.batch(rows).values()]
 
     @torch.inference_mode()
     def validate(self) -> float:
-        """Accuracy@4 over the held-out trips, whose rare and unseen last cities count as misses."""
+        """Accuracy@4 over the held-out trips; a rare or unseen last city counts as a miss."""
         self.network.eval()
         guesses: list[Array] = []
         for start in range(0, len(self.valid), VALID_BATCH):
-            batch = self.valid.batch(slice(start, start + VALID_BATCH))
-            p = self.network(*(torch.from_numpy(a).to(self.device) for a in batch.values()))
+            p = self.network(*self._tensors(self.valid, slice(start, start + VALID_BATCH)))
             best = p.topk(min(GUESSES, p.shape[1]), dim=1)
             guesses.append(best_four([best.values.cpu().numpy()], [best.indices.cpu().numpy()], [1.0]))
         return accuracy(self.valid.target, np.concatenate(guesses)) if guesses else 0.0

@@ -82,11 +82,11 @@ class Shoppers:
         x, codes = e.matrix(encoded, NUMBERS), codes_of(e, encoded, sizes_of(e, tables))
         rows = odds.Rows(on_host(x), codes, bought["bought"], np.ones(len(codes)), bought["row"] % EVERY == 1)
         yield "fit"
-        network, chances, history = build(job, sizes_of(e, tables)), {}, []
+        network, chances, history = build(job, sizes_of(e, tables)), {}, list[dict[str, float]]()
         chances[odds.TREES] = task.fit_trees(job, x, rows)
         yield "fit"
-        for epoch in task.fit_network(job, network, rows):
-            history.append(epoch)
+        for state in task.fit_network(job, network, rows):
+            history = state.history
             yield "fit"
         chances[odds.NETWORK] = task.chances_of(network, rows)
         weights = odds.weigh(chances, rows.y[rows.held], rows.weights[rows.held])

@@ -168,9 +168,9 @@ def networks(
     yield {"token_vectors": told, "users_with_vectors": made.users - FIRST_CODE}
     for name in models.all_networks:
         yield "networks"
-        history = []
-        for epoch in network_training.fit(job, name, batch, labels(e, coded)):
-            history.append(epoch)
+        history: list[dict[str, float]] = []
+        for state in network_training.fit(job, name, batch, labels(e, coded)):
+            history = state.history
             yield "networks"
         yield {name: history}
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from buzzer.engine.frames.base import Array
 from buzzer.errors import DataError
 from buzzer.models.api.context import RunContext
+from buzzer.models.epochs import Epochs, State, one_cycle
 from buzzer.models.recsys2021 import features
 from buzzer.models.recsys2021.networks import NETWORKS, VOCABULARY, Network, Sizes
 
@@ -61,39 +62,45 @@ def build(name: str, folder: Path) -> Network:
     return NETWORKS[name](sizes, torch.from_numpy(np.load(folder / VECTORS)))
 
 
-def fit(job: RunContext, name: str, batch: Mapping[str, Array], y: Array) -> Iterator[dict[str, float]]:
-    """Train and save a network; yields each epoch's mean loss.
+class Trainer(Epochs):
+    """Adam under a one-cycle schedule, sparse for the tables of users and words (winners: Adam 1e-3, batches of 1024 to 8192, 2 epochs).
 
-    batch: the network's inputs, all rows; y: 0 or 1 [rows, targets]. Adam under a one-cycle schedule, sparse for the tables of users
-    and words (winners: Adam 1e-3, batches of 1024 to 8192, 2 epochs).
+    Nothing is held out: the last epoch's weights are kept.
     """
+
+    def __init__(self, job: RunContext, network: Network, batch: Mapping[str, Array], y: Array) -> None:
+        """batch: the network's inputs, all rows; y: 0 or 1 [rows, targets]."""
+        self.model, self.seed = network, job.seed
+        self.inputs = {key: torch.from_numpy(np.ascontiguousarray(array)) for key, array in batch.items()}
+        self.target = torch.from_numpy(y.astype(np.float32))
+        network.begin(self.inputs["features"][:SCALED_ROWS], self.target.mean(dim=0))
+        super().__init__(network, job.device)
+        self.size = min(job.params["batch"], len(y))
+        self.steps = max(len(y) // self.size, 1)
+        rate, steps = job.params["lr"], self.steps * job.params["epochs"]
+        optimizers = optimizers_of(network, rate)
+        self.optimise(optimizers, [one_cycle(o, rate, steps, cycle_momentum=False) for o in optimizers])
+
+    def batches(self, epoch: int) -> Iterator[Tensor]:
+        """All rows in random order; those that do not fill the last batch are left out."""
+        random = torch.Generator().manual_seed(self.seed * 1000 + epoch)
+        order = torch.randperm(len(self.target), generator=random)
+        for step in range(self.steps):
+            yield order[step * self.size :][: self.size]
+
+    def loss(self, batch: Tensor) -> Tensor:
+        """The network's loss on rows, int64 [batch]."""
+        inputs = [values[batch].to(self.device) for values in self.inputs.values()]
+        return self.model.loss(self.target[batch].to(self.device), *inputs)
+
+
+def fit(job: RunContext, name: str, batch: Mapping[str, Array], y: Array) -> Iterator[State]:
+    """Train and save a network; the state after each epoch. batch: its inputs, all rows; y: 0 or 1 [rows, targets]."""
     torch.manual_seed(job.seed)
     torch.set_num_threads(job.threads)
     torch.set_flush_denormal(True)
     network = build(name, job.work)
-    rows = {key: torch.from_numpy(np.ascontiguousarray(array)) for key, array in batch.items()}
-    target = torch.from_numpy(y.astype(np.float32))
-    network.begin(rows["features"][:SCALED_ROWS], target.mean(dim=0))
-    network.to(job.device)
-    size, epochs = min(job.params["batch"], len(y)), job.params["epochs"]
-    steps = max(len(y) // size, 1)
-    optimizers = optimizers_of(network, job.params["lr"])
-    schedules = [
-        torch.optim.lr_scheduler.OneCycleLR(
-            o, job.params["lr"], total_steps=steps * epochs + 1, cycle_momentum=False
-        )
-        for o in optimizers
-    ]
-    for epoch in range(epochs):
-        network.train()
-        order = torch.randperm(len(y), generator=torch.Generator().manual_seed(job.seed * 1000 + epoch))
-        total = 0.0
-        for step in range(steps):
-            chosen = order[step * size :][:size]
-            inputs = [values[chosen].to(job.device) for values in rows.values()]
-            loss = network.loss(target[chosen].to(job.device), *inputs)
-            total += descend(loss, optimizers, schedules)
-        yield {"epoch": epoch + 1, "loss": total / steps}
+    yield from Trainer(job, network, batch, y).run(job.params["epochs"])
     aside = path(job.work, name).with_suffix(".tmp")
     torch.save(
         {key: value.cpu() for key, value in network.state_dict().items() if key != "text.words.weight"}, aside
@@ -108,17 +115,6 @@ def optimizers_of(network: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
     others = [w for w in network.parameters() if w.requires_grad and id(w) not in sparse]
     lazy: list[torch.optim.Optimizer] = [torch.optim.SparseAdam(tables, lr=lr)] if tables else []
     return [torch.optim.Adam(others, lr=lr, fused=True), *lazy]
-
-
-def descend(loss: Tensor, optimizers: Sequence[torch.optim.Optimizer], schedules: Sequence[Any]) -> float:
-    """One step of all optimizers; the loss."""
-    for optimizer in optimizers:
-        optimizer.zero_grad()
-    loss.backward()
-    for optimizer, schedule in zip(optimizers, schedules, strict=True):
-        optimizer.step()
-        schedule.step()
-    return float(loss.detach())
 
 
 def trained(name: str, folder: Path) -> Network:

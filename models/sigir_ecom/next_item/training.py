@@ -8,7 +8,7 @@ import torch
 
 from buzzer.engine.frames.base import FIRST_CODE, Array
 from buzzer.models.blend import best_of
-from buzzer.models.epochs import Epochs
+from buzzer.models.epochs import Epochs, one_cycle
 from buzzer.models.sigir_ecom.next_item.networks import Network, TopK
 from buzzer.models.sigir_ecom.sessions.events import EventArrays, batches
 
@@ -51,6 +51,8 @@ def lists(
 class Trainer(Epochs):
     """AdamW under a one-cycle schedule (winners: AdamW 5e-4 to 2e-3, falling, batch 256 to 512, 3 epochs)."""
 
+    metric = "MRR@20"
+
     def __init__(
         self,
         network: Network,
@@ -58,50 +60,34 @@ class Trainer(Epochs):
         next_products: Array,
         held: Array,
         valid: Array,
-        job: Any,
-        file: Path,
+        context: Any,
+        checkpoint: Path,
     ) -> None:
         """next_products: of `flat`; held: bool [sessions]; valid: their `held_cuts`."""
-        super().__init__(network, file, job.device, "MRR@20")
-        self.model, self.flat, self.params, self.seed = network, flat, job.params, job.seed
+        super().__init__(network, context.device, checkpoint)
+        params = context.params
+        self.model, self.flat, self.seed, self.size = network, flat, context.seed, params["batch"]
         self.next, self.valid = next_products, valid
         self.sessions = np.flatnonzero(~held)
         rows = len(cuts(flat, self.next, self.sessions, np.random.default_rng(0)))
-        self.steps = max(-(-rows // self.params["batch"]), 1)
-        self.optimizer = torch.optim.AdamW(
-            network.parameters(), self.params["lr"], weight_decay=1e-5, fused=True
-        )
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer,
-            self.params["lr"],
-            total_steps=self.steps * self.params["epochs"] + 1,
-            pct_start=0.1,
-        )
-        self.resume()
+        steps = max(-(-rows // self.size), 1) * params["epochs"]
+        optimizer = torch.optim.AdamW(network.parameters(), params["lr"], weight_decay=1e-5, fused=True)
+        self.optimise([optimizer], [one_cycle(optimizer, params["lr"], steps, pct_start=0.1)])
 
-    def train_epoch(self, epoch: int) -> float:
+    def batches(self, epoch: int) -> list[Array]:
+        """Every session cut once at random, in batches of about the same length and in random order: less padding to compute with."""
         torch.manual_seed(self.seed * 1000 + epoch)
         rng = np.random.default_rng([self.seed, epoch])
         ends = rng.permutation(cuts(self.flat, self.next, self.sessions, rng))
-        self.model.train()
-        total = 0.0
-        for chosen in self._alike(ends, rng):
-            loss = self.model.loss(*self._tensors(chosen))
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
-            self.schedule.step()
-            total += float(loss.detach())
-        return total / self.steps
-
-    def _alike(self, ends: Array, rng: np.random.Generator) -> list[Array]:
-        """Batches of sessions of about the same length, in random order: less padding to compute with."""
-        size, lengths = self.params["batch"], self.flat.lengths(ends)
-        found: list[Array] = []
-        for part in batches(len(ends), SORTED * size):
+        lengths, alike = self.flat.lengths(ends), list[Array]()
+        for part in batches(len(ends), SORTED * self.size):
             ordered = ends[part][np.argsort(lengths[part], kind="stable")]
-            found += [ordered[rows] for rows in batches(len(ordered), size)]
-        return [found[i] for i in rng.permutation(len(found))]
+            alike += [ordered[rows] for rows in batches(len(ordered), self.size)]
+        return [alike[i] for i in rng.permutation(len(alike))]
+
+    def loss(self, batch: Array) -> torch.Tensor:
+        """The network's loss on the windows before cuts, int64 [batch]."""
+        return self.model.loss(*self._tensors(batch))
 
     def _tensors(self, ends: Array) -> list[torch.Tensor]:
         length = min(self.model.sizes.length, int(self.flat.lengths(ends).max()))

@@ -1,6 +1,5 @@
 """An embedding network for carts: DLRM (Naumov et al., 2019), as the winners' second model of the task."""
 
-import copy
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from buzzer.models.epochs import Epochs, one_cycle
 from buzzer.models.sigir_ecom.purchase.odds import Rows
 from buzzer.models.sigir_ecom.sessions.events import KINDS, batches
 
@@ -61,42 +61,45 @@ class Dlrm(nn.Module):
         return self.logits(numbers, codes).sigmoid()
 
 
-def fit(network: Dlrm, rows: Rows, params: Mapping[str, Any], job: Any) -> Iterator[dict[str, float]]:
-    """Train on the rows that are not held out, and keep the epoch of the least loss on those that are; yields each epoch's losses.
+class Trainer(Epochs):
+    """Trains on the rows that are not held out and keeps the epoch with the least loss on the held-out rows.
 
     Winners: Adam 1e-3, batch 4096, 3 epochs.
     """
-    arrays = (rows.numbers, rows.codes, rows.y.astype(np.float32), rows.weights.astype(np.float32))
-    inputs = [torch.from_numpy(a).to(job.device) for a in arrays]
-    learn, valid = (torch.from_numpy(np.flatnonzero(r)).to(job.device) for r in (~rows.held, rows.held))
-    network.to(job.device).fit_scale(inputs[0][learn])
-    optimizer = torch.optim.AdamW(network.parameters(), lr=params["lr"], weight_decay=0.05, fused=True)
-    steps = -(-len(learn) // params["batch"]) * params["epochs"]
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, params["lr"], total_steps=steps + 1, pct_start=0.1
-    )
-    best, weights = float("inf"), copy.deepcopy(network.state_dict())
-    for epoch in range(params["epochs"]):
-        torch.manual_seed(job.seed * 1000 + epoch)
-        network.train()
-        order, total, steps = learn[torch.randperm(len(learn)).to(job.device)], 0.0, 0
-        for part in batches(len(order), params["batch"]):
-            loss = loss_of(network, inputs, order[part])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            total, steps = total + float(loss.detach()), steps + 1
-        with torch.no_grad():
-            held_loss = float(loss_of(network.eval(), inputs, valid)) if len(valid) else total / steps
-        if held_loss < best:
-            best, weights = held_loss, copy.deepcopy(network.state_dict())
-        yield {"epoch": epoch + 1, "loss": total / steps, "valid_loss": held_loss}
-    network.load_state_dict(weights)
 
+    metric = "valid_loss"
+    lower_is_better = True
 
-def loss_of(network: Dlrm, inputs: list[Tensor], rows: Tensor) -> Tensor:
-    """Weighted binary cross-entropy over some rows."""
-    numbers, codes, target, weights = (tensor[rows] for tensor in inputs)
-    losses = F.binary_cross_entropy_with_logits(network.logits(numbers, codes), target, reduction="none")
-    return (losses * weights).sum() / weights.sum()
+    def __init__(self, network: Dlrm, rows: Rows, params: Mapping[str, Any], context: Any) -> None:
+        super().__init__(network, context.device)
+        self.model, self.seed, self.size = network, context.seed, params["batch"]
+        arrays = (rows.numbers, rows.codes, rows.y.astype(np.float32), rows.weights.astype(np.float32))
+        self.inputs = [torch.from_numpy(array).to(self.device) for array in arrays]
+        self.train, self.valid = (
+            torch.from_numpy(np.flatnonzero(chosen)).to(self.device) for chosen in (~rows.held, rows.held)
+        )
+        network.fit_scale(self.inputs[0][self.train])
+        optimizer = torch.optim.AdamW(network.parameters(), lr=params["lr"], weight_decay=0.05, fused=True)
+        steps = -(-len(self.train) // self.size) * params["epochs"]
+        self.optimise([optimizer], [one_cycle(optimizer, params["lr"], steps, pct_start=0.1)])
+
+    def batches(self, epoch: int) -> Iterator[Tensor]:
+        """The training rows in random order."""
+        torch.manual_seed(self.seed * 1000 + epoch)
+        order = self.train[torch.randperm(len(self.train)).to(self.device)]
+        for part in batches(len(order), self.size):
+            yield order[part]
+
+    def loss(self, batch: Tensor) -> Tensor:
+        """Weighted binary cross-entropy of rows, int64 [batch]."""
+        numbers, codes, target, weights = (tensor[batch] for tensor in self.inputs)
+        losses = F.binary_cross_entropy_with_logits(
+            self.model.logits(numbers, codes), target, reduction="none"
+        )
+        return (losses * weights).sum() / weights.sum()
+
+    @torch.no_grad()
+    def validate(self) -> float | None:
+        """The loss on the held-out rows."""
+        self.network.eval()
+        return float(self.loss(self.valid)) if len(self.valid) else None

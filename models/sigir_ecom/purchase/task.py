@@ -4,7 +4,7 @@ measured by their distance to answering 0 everywhere, which few in the challenge
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from buzzer.models.sigir_ecom.purchase import carts, odds
 from buzzer.models.sigir_ecom.purchase.odds import Rows
 from buzzer.models.sigir_ecom.sessions import events, products, shared
 from buzzer.models.sigir_ecom.sessions.events import Vocabulary, batches
+
+if TYPE_CHECKING:
+    from buzzer.models.epochs import State
 
 TREES, NETWORK, COMMON, BLEND = "xgboost.ubj", "dlrm.pt", "common.npy", "weights.json"
 SCORE = "weighted_f1"
@@ -69,11 +72,15 @@ class Intention:
         after_add = e.to_numpy(t, ["after_add"])["after_add"]
         held_weights = carts.score_weights(session[rows.held], after_add[rows.held])
         yield "fit"
-        network, chances, history = build(job, x.shape[1], codes.shape[1], vocabulary), {}, []
+        network, chances, history = (
+            build(job, x.shape[1], codes.shape[1], vocabulary),
+            {},
+            list[dict[str, float]](),
+        )
         chances[odds.TREES] = fit_trees(job, x, rows)
         yield "fit"
-        for epoch in fit_network(job, network, rows):
-            history.append(epoch)
+        for state in fit_network(job, network, rows):
+            history = state.history
             yield "fit"
         chances[odds.NETWORK] = chances_of(network, rows)
         weights = odds.weigh(chances, rows.y[rows.held], held_weights)
@@ -179,7 +186,8 @@ def trees(job: RunContext, x: Any, y: Array, weights: Array) -> Any:
     return xgboost.train(settings, data, job.params["rounds"])
 
 
-def fit_network(job: RunContext, network: Any, rows: Rows) -> Iterator[dict[str, float]]:
+def fit_network(job: RunContext, network: Any, rows: Rows) -> Iterator["State"]:
+    """Train the network; the state after each epoch."""
     import torch
 
     from buzzer.models.sigir_ecom.purchase import dlrm
@@ -188,7 +196,7 @@ def fit_network(job: RunContext, network: Any, rows: Rows) -> Iterator[dict[str,
     torch.set_flush_denormal(
         True
     )  # moments of table rows that are seldom seen; they made a step ten times as long
-    return dlrm.fit(network, rows, job.params, job)
+    return dlrm.Trainer(network, rows, job.params, job).run(job.params["epochs"])
 
 
 def chances_of(network: Any, rows: Rows) -> Array:

@@ -203,45 +203,53 @@ def labelled() -> Labelled:
     return Labelled(ids, np.array([x[1] - 2 for x in ids]))
 
 
-def tuner(file: Path, epochs: int = 4) -> Tuner:
+def tuner(checkpoint: Path, epochs: int = 4) -> Tuner:
     torch.manual_seed(0)
     model = SentenceClassifier(Bert(BertConfig.of(CONFIG)), 4)
-    return Tuner(model, labelled(), epochs=epochs, lr=0.003, batch=16, seed=0, file=file)
+    return Tuner(model, labelled(), epochs=epochs, lr=0.003, batch=16, seed=0, checkpoint=checkpoint)
+
+
+def losses_of(tuner: Tuner, epochs: int = 4) -> list[float]:
+    """The mean losses of all epochs, of those before a resumed training too."""
+    for _ in tuner.run(epochs):
+        pass
+    return [epoch["loss"] for epoch in tuner.state.history]
 
 
 def test_tuning_learns_and_is_the_same_again(tmp_path: Path) -> None:
     one, two = tuner(tmp_path / "a.pt", 12), tuner(tmp_path / "b.pt", 12)
-    losses = list(one.run())
-    assert losses == list(two.run())
+    losses = losses_of(one, 12)
+    assert losses == losses_of(two, 12)
     assert losses[-1] < 0.8 * losses[0]
-    assert finetune.accuracy(one.model, labelled(), 16) > 0.6  # by chance: 0.25
+    assert finetune.accuracy(one.network, labelled(), 16) > 0.6  # by chance: 0.25
 
 
-def test_an_ended_tuning_goes_on_from_its_last_epoch(tmp_path: Path) -> None:
+def test_a_stopped_tuning_resumes_after_its_last_epoch(tmp_path: Path) -> None:
     whole = tuner(tmp_path / "whole.pt")
-    losses = list(whole.run())
-    steps = tuner(tmp_path / "cut.pt").run()
-    first = [next(steps), next(steps)]
+    losses = losses_of(whole)
+    steps = tuner(tmp_path / "cut.pt").run(4)
+    next(steps), next(steps)
     again = tuner(tmp_path / "cut.pt")
-    assert first + list(again.run()) == losses
-    for name, weight in again.model.state_dict().items():
-        torch.testing.assert_close(weight, whole.model.state_dict()[name], rtol=0, atol=0)
+    assert again.state.epoch == 2
+    assert losses_of(again) == losses
+    for name, weight in again.network.state_dict().items():
+        torch.testing.assert_close(weight, whole.network.state_dict()[name], rtol=0, atol=0)
 
 
 def test_every_sentence_comes_once_an_epoch_beside_others_of_its_length(tmp_path: Path) -> None:
     one = tuner(tmp_path / "a.pt")
-    batches = one.order(0)
+    batches = one.batches(0)
     assert sorted(int(row) for rows in batches for row in rows) == list(range(80))
     spread = [
         max(len(one.train.ids[r]) for r in rows) - min(len(one.train.ids[r]) for r in rows)
         for rows in batches
     ]
     assert np.mean(spread) < 2
-    assert [rows.tolist() for rows in batches] != [rows.tolist() for rows in one.order(1)]
+    assert [rows.tolist() for rows in batches] != [rows.tolist() for rows in one.batches(1)]
 
 
 def test_tables_are_not_tuned(tmp_path: Path) -> None:
     one = tuner(tmp_path / "a.pt", 1)
-    before = one.model.bert.words.weight.clone()
-    list(one.run())
-    assert torch.equal(one.model.bert.words.weight, before)
+    before = one.network.bert.words.weight.clone()
+    losses_of(one, 1)
+    assert torch.equal(one.network.bert.words.weight, before)

@@ -431,10 +431,8 @@ def test_networks_learn_and_do_not_see_padding(
 
     from buzzer.models.recsys2021 import network_training
 
-    losses = [
-        epoch["loss"]
-        for epoch in network_training.fit(network_job, name, network_rows["batch"], network_rows["y"])
-    ]
+    states = list(network_training.fit(network_job, name, network_rows["batch"], network_rows["y"]))
+    losses = [epoch["loss"] for epoch in states[-1].history]
     assert losses[-1] < 0.9 * losses[0]
     batch = {key: torch.from_numpy(value) for key, value in network_rows["batch"].items()}
     network = network_training.trained(name, network_job.work)
