@@ -21,7 +21,7 @@ from buzzer.engine.frames.base import (
     Frame,
     Lookup,
 )
-from buzzer.engine.frames.lookups import by_merge, by_places
+from buzzer.engine.frames.lookups import by_merge, by_position
 from buzzer.engine.frames.token_lists import TokenLists
 from buzzer.errors import DataError
 
@@ -207,7 +207,7 @@ class Eager(Engine):
         return self.lookups(t, [Lookup(table, on, columns, fill)])
 
     def lookups(self, t: Frame, wanted: Sequence[Lookup]) -> Frame:
-        return by_merge(self.xp, t, wanted) if self.name == "cudf" else by_places(t, wanted)
+        return by_merge(self.xp, t, wanted) if self.name == "cudf" else by_position(t, wanted)
 
     def window_features(
         self,
@@ -254,7 +254,7 @@ class Eager(Engine):
         after: Mapping[tuple[str, int], str] | None = None,
     ) -> Frame:
         def compute(lists: TokenLists) -> dict[str, Array]:
-            new: dict[str, Array] = {size: lists.many.astype("int32")} if size else {}
+            new: dict[str, Array] = {size: lists.lengths.astype("int32")} if size else {}
             new |= {out: lists.count(token) for token, out in (counts or {}).items()}
             new |= {out: lists.at(place) for place, out in (at or {}).items()}
             return new | {out: lists.after(token, nth) for (token, nth), out in (after or {}).items()}

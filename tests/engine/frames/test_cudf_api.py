@@ -121,7 +121,7 @@ def test_lookups_by_merge_equal_those_by_position(unordered: list[list[str]]) ->
         Lookup(pd.DataFrame({"k": np.zeros(0), "v": np.zeros(0, "int64")}), {"a": "k"}, {"v": "none"}, 9),
     ]
     found = lookups.by_merge(pd, t, wanted)
-    pd.testing.assert_frame_equal(found, lookups.by_places(t, wanted))
+    pd.testing.assert_frame_equal(found, lookups.by_position(t, wanted))
     assert found["one"].tolist() == [{2.0: large[0], 0.0: large[1]}.get(a, -1) for a in t["a"]]
     assert [left for left in unordered if "_row" in left] == [["a", "_row"], ["a", "b", "_row"]]
 
@@ -164,7 +164,7 @@ def test_joined_lists_on_the_device_equal_those_on_the_host(
     ours, theirs = token_lists.on_device(DeviceText(column), "\t"), token_lists.on_host(column, "\t")
     assert ours.xp is cupy
     for call in (
-        lambda x: x.many,
+        lambda x: x.lengths,
         lambda x: x.count("137"),
         lambda x: x.at(1),
         lambda x: x.after("137", 1),
@@ -254,7 +254,7 @@ def test_the_error_of_a_bad_file_names_the_column(tmp_path: Path, field: str) ->
 # ---- names and keywords -----------------------------------------------------------------------------------------------
 
 # Functions and classes that run on the host only.
-HOST = {"on_host", "named", "arrow_text", "by_places", "taken", "numbered", "Places"}
+HOST = {"on_host", "named", "arrow_text", "by_position", "taken", "factorised", "RowFinder"}
 # Names whose attributes are not cuDF's: modules, the engine itself, a file that pyarrow reads.
 OTHERS = (
     "np",
