@@ -15,7 +15,7 @@ from rich.text import Text
 
 from buzzer import caches
 from buzzer.errors import DataError, UsageError
-from buzzer.models.api.job import Data
+from buzzer.models.api.context import Data
 from buzzer.suite import budget as budgets
 from buzzer.suite import registry
 from buzzer.suite.analysis import comparison

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from buzzer.errors import BuzzerError
-from buzzer.models.api.job import SCORE
+from buzzer.models.api.context import SCORE
 from buzzer.suite.budget import Budget
 from buzzer.suite.records.record import Record
 from buzzer.suite.report.format import clock_text

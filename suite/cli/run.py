@@ -14,7 +14,7 @@ from rich.table import Table
 from buzzer import caches
 from buzzer.configs import load_yaml
 from buzzer.errors import DataError, UsageError, unknown_name
-from buzzer.models.api.job import Data
+from buzzer.models.api.context import Data
 from buzzer.suite import budget as budgets
 from buzzer.suite import config_file, registry
 from buzzer.suite.cli.progress import ProgressDisplay

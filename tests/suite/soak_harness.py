@@ -10,7 +10,7 @@ from conftest import fake_choice
 from rich.console import Console
 
 from buzzer.errors import BuzzerError
-from buzzer.models.api.job import Data
+from buzzer.models.api.context import Data
 from buzzer.suite.cli import run as run_verb
 from buzzer.suite.cli.progress import ProgressDisplay
 from buzzer.suite.records import record
