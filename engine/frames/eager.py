@@ -1,4 +1,4 @@
-"""The eager text: pandas-style frames, on `pandas` or, unchanged, on `cudf`."""
+"""The eager implementation: dataframes of pandas, or of cuDF, which has the same API."""
 
 import importlib
 import warnings
@@ -21,27 +21,29 @@ from buzzer.engine.frames.base import (
     Frame,
     Lookup,
 )
-from buzzer.engine.frames.lookups import by_merge, by_places
+from buzzer.engine.frames.lookups import by_merge, by_position
 from buzzer.engine.frames.token_lists import TokenLists
 from buzzer.errors import DataError
 
-# Columns come one by one here by design; `collect` gathers them.
+# Operators add columns one by one by design; `collect` puts them into one block.
 warnings.simplefilter("ignore", pd.errors.PerformanceWarning)
 SECONDS = {"d": 86400, "s": 1}
-HEX = np.full(256, 255, dtype=np.uint8)  # digits by their bytes
+HEX = np.full(256, 255, dtype=np.uint8)  # value of a hexadecimal digit by its ASCII code; 255: not a digit
 HEX[list(b"0123456789abcdef")] = HEX[list(b"0123456789ABCDEF")] = range(16)
 
 
 def engine(module: str) -> "Eager":
+    """The engine on the module "pandas" or "cudf"."""
     return Eager(module)
 
 
 def is_series(x: Any) -> bool:
+    """Whether a value is a column of pandas or cuDF."""
     return hasattr(x, "where")
 
 
 class Eager(Engine):
-    """`xp` is the module: pandas or cudf."""
+    """The operators on `xp`, the module pandas or cudf."""
 
     def __init__(self, module: str) -> None:
         self.name = module
@@ -69,8 +71,8 @@ class Eager(Engine):
 
         with ParquetFile(path) as file:
             groups = file.num_row_groups
-        found = [self._row_group(path, i).merge(keys[list(on)], on=list(on)) for i in range(max(groups, 1))]
-        return self.concat(found)
+        parts = [self._row_group(path, i).merge(keys[list(on)], on=list(on)) for i in range(max(groups, 1))]
+        return self.concat(parts)
 
     def _row_group(self, path: Path, group: int) -> Frame:
         if self.name == "cudf":
@@ -89,10 +91,10 @@ class Eager(Engine):
         return table.to_pandas()
 
     def collect(self, t: Frame) -> Frame:
-        return t.copy()  # columns that were added one by one, in one block again
+        return t.copy()  # puts columns that were added one by one into one block
 
     def keep(self, t: Frame) -> Frame:
-        return t  # computed already, and a matrix makes its own copy
+        return t  # is computed already, and `matrix` makes a copy
 
     def height(self, t: Frame) -> int:
         return len(t)
@@ -115,7 +117,7 @@ class Eager(Engine):
             return np.ascontiguousarray(t.to_numpy())
         import cupy
 
-        return cupy.ascontiguousarray(t.to_cupy())  # which is column by column
+        return cupy.ascontiguousarray(t.to_cupy())  # `to_cupy` is column-major
 
     def to_arrow(self, t: Frame, columns: Sequence[str]) -> Any:
         ordered = self._ordered(t, columns)
@@ -126,7 +128,7 @@ class Eager(Engine):
         return pa.Table.from_pandas(ordered, preserve_index=False).replace_schema_metadata()
 
     def _ordered(self, t: Frame, columns: Sequence[str]) -> Frame:
-        """Columns in the order of `row`, which most frames have."""
+        """Columns sorted by `row`; most frames are sorted already."""
         if not t["row"].is_monotonic_increasing:
             t = t[list(dict.fromkeys([*columns, "row"]))].sort_values("row")
         return t[list(columns)]
@@ -144,7 +146,7 @@ class Eager(Engine):
         return t
 
     def where(self, condition: Expr, a: Any, b: Any) -> Expr:
-        condition = condition.fillna(False)  # with cuDF's `mask` a missing condition would hold
+        condition = condition.fillna(False)  # cuDF's `mask` treats a missing condition as true
         if is_series(a):
             return a.where(condition, b)
         if is_series(b):
@@ -194,13 +196,6 @@ class Eager(Engine):
             table = sums.rename(columns={name: f"sum_{name}" for name in columns}).join(table)
         return table.reset_index()
 
-    def join_groupby(
-        self, t: Frame, source: Frame, keys: Sequence[str], columns: Sequence[str], stats: Sequence[str]
-    ) -> Frame:
-        groups = source.groupby(list(keys), sort=False)
-        parts = {f"{c}_{s}": getattr(groups[c], s)().astype("float64") for c in columns for s in stats}
-        return t.merge(self.xp.DataFrame(parts).reset_index(), on=list(keys), how="left")
-
     def left_join(
         self,
         t: Frame,
@@ -212,11 +207,7 @@ class Eager(Engine):
         return self.lookups(t, [Lookup(table, on, columns, fill)])
 
     def lookups(self, t: Frame, wanted: Sequence[Lookup]) -> Frame:
-        return by_merge(self.xp, t, wanted) if self.name == "cudf" else by_places(t, wanted)
-
-    def count_encode(self, t: Frame, keys: Sequence[str], out: str) -> Frame:
-        sizes = t.groupby(list(keys), sort=False, dropna=False)["row"].transform("count")
-        return t.assign(**{out: sizes.astype("int64")})
+        return by_merge(self.xp, t, wanted) if self.name == "cudf" else by_position(t, wanted)
 
     def window_features(
         self,
@@ -263,24 +254,12 @@ class Eager(Engine):
         after: Mapping[tuple[str, int], str] | None = None,
     ) -> Frame:
         def compute(lists: TokenLists) -> dict[str, Array]:
-            new: dict[str, Array] = {size: lists.many.astype("int32")} if size else {}
+            new: dict[str, Array] = {size: lists.lengths.astype("int32")} if size else {}
             new |= {out: lists.count(token) for token, out in (counts or {}).items()}
             new |= {out: lists.at(place) for place, out in (at or {}).items()}
             return new | {out: lists.after(token, nth) for (token, nth), out in (after or {}).items()}
 
         return t.assign(**token_lists.computed(self.name, t[column], separator, compute))
-
-    def token_counts(self, t: Frame, column: str, separator: str, out: str) -> Frame:
-        return self.token_features(t, column, separator, size=out)
-
-    def count_token(self, t: Frame, column: str, separator: str, token: str, out: str) -> Frame:
-        return self.token_features(t, column, separator, counts={token: out})
-
-    def token_at(self, t: Frame, column: str, separator: str, at: int, out: str) -> Frame:
-        return self.token_features(t, column, separator, at={at: out})
-
-    def token_after(self, t: Frame, column: str, separator: str, token: str, nth: int, out: str) -> Frame:
-        return self.token_features(t, column, separator, after={(token, nth): out})
 
     def token_matrix(self, t: Frame, column: str, separator: str, length: int) -> Array:
         text = self._ordered(t, [column])[column]
@@ -295,36 +274,27 @@ class Eager(Engine):
         if (np.diff(offsets) != digits).any():
             raise DataError(f"column {column}: an id has not {digits} digits", CHECK_HINT)
         values = HEX[data.reshape(len(t), digits)[:, -16:]]
-        if (values > 15).any():
+        if (values == 255).any():
             raise DataError(f"column {column}: an id is not hexadecimal", CHECK_HINT)
         packed = np.ascontiguousarray(values[:, 0::2] * 16 + values[:, 1::2])
         return t.assign(**{out: packed.view(">i8")[:, 0].astype("int64")})
 
     def parse_vector(self, t: Frame, column: str, length: int, out: str) -> Frame:
         parts = t[column].fillna("").str.strip("[]").str.split(", ", n=length, expand=True)
-        slots = [self._number_or_zero(parts[i]) for i in range(min(length, parts.shape[1]))]
-        slots += [0.0] * (length - len(slots))
+        values = [self._number_or_zero(parts[i]) for i in range(min(length, parts.shape[1]))]
+        values += [0.0] * (length - len(values))
         names = [f"{out}_{i}" for i in range(length)]
-        return t.assign(**dict(zip(names, slots, strict=True))).astype(dict.fromkeys(names, "float32"))
+        return t.assign(**dict(zip(names, values, strict=True))).astype(dict.fromkeys(names, "float32"))
 
     @staticmethod
     def _number_or_zero(texts: Any) -> Any:
-        there = texts.fillna("") != ""
-        return texts.where(there, "0").astype("float64")
-
-    def token_hash(self, t: Frame, column: str, separator: str, first: int, buckets: int, out: str) -> Frame:
-        def compute(lists: TokenLists) -> dict[str, Array]:
-            slots = lists.matrix(first, "int64") % buckets
-            slots[lists.xp.arange(first) >= lists.many[:, None]] = -1
-            return {f"{out}_{b}": (slots == b).sum(axis=1).astype("int8") for b in range(buckets)}
-
-        return t.assign(**token_lists.computed(self.name, t[column], separator, compute))
+        return texts.where(texts.fillna("") != "", "0").astype("float64")
 
     def date_parts(self, t: Frame, column: str, unit: str, parts: Mapping[str, str]) -> Frame:
         times = (t[column] * SECONDS[unit]).astype("datetime64[s]").dt
         return t.assign(**{out: getattr(times, part).astype("int32") for part, out in parts.items()})
 
-    def _number(self, counts: Frame, min_count: int) -> Frame:
+    def _with_codes(self, counts: Frame, min_count: int) -> Frame:
         table = counts.sort_values(["n", "value"], ascending=[False, True], ignore_index=True)
         code = self.xp.Series(np.arange(FIRST_CODE, FIRST_CODE + len(table), dtype="int64"))
         return table.assign(code=code.where(table["n"] >= min_count, RARE))

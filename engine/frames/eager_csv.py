@@ -1,5 +1,8 @@
-"""CSV files on the eager engines: for pandas by Arrow, several times as fast as its own parser; for cuDF as text that is checked, since
-libcudf reads a field that is no number as null, as 0 or as its leading digits."""
+"""CSV files on the eager engines.
+
+For pandas, Arrow reads them, several times as fast as pandas' own parser. For cuDF, all columns are read as strings and checked
+before they are converted, because libcudf reads a field that is not a number as null, as 0, or as its leading digits.
+"""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,17 +14,17 @@ from buzzer.engine import faults
 from buzzer.engine.frames.base import CHECK_HINT, Frame
 from buzzer.errors import DataError
 
-# What a field may be, and how messages call it.
+# Type of a column -> the pattern of its fields, and its name in messages.
 FORMS = {
     "int64": (r"^[+-]?[0-9]+$", "an integer"),
     "float64": (r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$", "a number"),
     "date": (r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$", "a date like 2020-01-31"),
 }
-ROUNDING = 2**20  # more than the error of a float64 below 2**63, less than what an overflow is off by
+ROUNDING = 2**20  # more than the rounding error of a float64 below 2**63, less than the error of an overflow
 
 
 def on_host(path: Path, schema: Mapping[str, str], names: Sequence[str] | None, separator: str) -> Frame:
-    """A pandas frame."""
+    """A CSV file's columns as a pandas frame; arguments as of `Engine.read_csv`. Raises DataError."""
     import pyarrow as pa
     from pyarrow import csv
 
@@ -39,9 +42,9 @@ def on_host(path: Path, schema: Mapping[str, str], names: Sequence[str] | None, 
     )
     try:
         table = csv.read_csv(path, read, parse, convert)
-    except (ValueError, KeyError, OSError) as error:  # of which Arrow's are
-        told = str(error.args[0] if error.args else error)
-        raise DataError(f"{path}: {named(told, path, names, separator)}", CHECK_HINT) from error
+    except (ValueError, KeyError, OSError) as error:  # Arrow's errors are subclasses
+        message = str(error.args[0] if error.args else error)
+        raise DataError(f"{path}: {named(message, path, names, separator)}", CHECK_HINT) from error
     for name, kind in schema.items():
         if kind in ("int64", "date") and table[name].null_count:
             raise DataError(f"{path}: column {name} has rows without a value", CHECK_HINT)
@@ -51,20 +54,20 @@ def on_host(path: Path, schema: Mapping[str, str], names: Sequence[str] | None, 
     return table.to_pandas(split_blocks=True, self_destruct=True)
 
 
-def named(told: str, path: Path, names: Sequence[str] | None, separator: str) -> str:
-    """Arrow's message, its number of a column replaced by the name."""
+def named(message: str, path: Path, names: Sequence[str] | None, separator: str) -> str:
+    """Arrow's message, with the column's name in place of its number."""
     import pandas as pd
 
-    if not (found := re.search(r"In CSV column #(\d+)", told)):
-        return told
+    if not (match := re.search(r"In CSV column #(\d+)", message)):
+        return message
     header = names or list(pd.read_csv(path, sep=separator, nrows=0).columns)
-    return told.replace(found[0], f"column {header[int(found[1])]}")
+    return message.replace(match[0], f"column {header[int(match[1])]}")
 
 
 def on_device(
     xp: Any, path: Path, schema: Mapping[str, str], names: Sequence[str] | None, separator: str
 ) -> Frame:
-    """A cuDF frame; xp: cudf."""
+    """A CSV file's columns as a cuDF frame; xp: cudf, other arguments as of `Engine.read_csv`. Raises DataError."""
     form: dict[str, Any] = (
         {} if names is None else {"header": None, "names": list(names), "quoting": QUOTE_NONE}
     )
@@ -77,7 +80,7 @@ def on_device(
         for name, kind in schema.items():
             if kind != "str":
                 t[name] = typed(xp, t[name], kind)
-    except (ValueError, OSError, EOFError, RuntimeError) as error:  # libcudf's own are RuntimeErrors
+    except (ValueError, OSError, EOFError, RuntimeError) as error:  # libcudf raises RuntimeError
         if faults.classify(error) or "CUDA error" in str(error):
             raise
         raise DataError(f"{path}: {error}", CHECK_HINT) from error
@@ -85,20 +88,20 @@ def on_device(
 
 
 def typed(xp: Any, text: Any, kind: str) -> Any:
-    """Text as int64 or float64. Raises ValueError with the first field that is none."""
-    form, called = FORMS[kind]
-    there = text.dropna()
-    if kind != "float64" and len(there) < len(text):
+    """A string column as int64 or float64. Raises ValueError with the first invalid field."""
+    form, name = FORMS[kind]
+    fields = text.dropna()
+    if kind != "float64" and len(fields) < len(text):
         raise ValueError(f"column {text.name} has rows without a value")
-    wrong = there[~there.str.match(form)]
+    wrong = fields[~fields.str.match(form)]
     if len(wrong):
-        raise ValueError(f"column {text.name}: {wrong.iloc[0]!r} is not {called}")
+        raise ValueError(f"column {text.name}: {wrong.iloc[0]!r} is not {name}")
     if kind == "date":
         times = xp.to_datetime(text, format="%Y-%m-%d")
         return times.astype("datetime64[s]").astype("int64") // 86400
     numbers = text.astype(kind)
     if kind == "int64":
-        off = (numbers.astype("float64") - text.astype("float64")).abs()
-        if (off > ROUNDING).any():
+        difference = (numbers.astype("float64") - text.astype("float64")).abs()
+        if (difference > ROUNDING).any():
             raise ValueError(f"column {text.name} has an integer beyond 64 bits")
     return numbers

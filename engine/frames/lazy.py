@@ -1,7 +1,7 @@
-"""The lazy text: Polars plans, run by Polars on the CPU or by cudf-polars on the GPU.
+"""The lazy implementation: Polars plans, run by Polars on the CPU or by cudf-polars on the GPU.
 
-The two differ where the fast form on one side is refused or slow on the other: sequences are a sort and a scan of
-segments on the CPU, `over(order_by=)` on the GPU, where it also shuffles by key over several of them.
+The plans differ where the form that is fast on one device is refused or slow on the other: `window_features` is a sort
+and a scan of segments on the CPU, and `over(order_by=)` on the GPU, where several GPUs shuffle it by key.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +25,6 @@ from buzzer.engine.frames.base import (
     Frame,
     Lookup,
     fill_of,
-    following,
 )
 from buzzer.errors import DataError
 
@@ -40,22 +39,26 @@ CASTS = {
 }
 
 BAD_DATA = (pl.exceptions.ComputeError, pl.exceptions.NoDataError, pl.exceptions.InvalidOperationError)
-NO_QUOTES = "\0"  # cuDF's word for no quoting; cudf-polars cannot read Polars' own, None
+NO_QUOTES = "\0"  # means "no quoting" to cuDF; cudf-polars does not accept None, Polars' value for it
 DAY = 86_400  # seconds
-# The pairs of hexadecimal digits, and their values as three decimal digits.
+# All pairs of hexadecimal digits, and their values as three decimal digits.
 DECIMALS = [f"{i:02x}" for i in range(256)], [f"{i:03d}" for i in range(256)]
-PARTS = "_parts"  # a column while text is split
-HALVES = ("_high", "_low")  # columns while an id is read
+PARTS = "_parts"  # temporary column of a split string
+HALVES = ("_high", "_low")  # temporary columns of an id's halves
 GZIP = b"\x1f\x8b"
 
 
 def engine(device: str) -> "Lazy":
+    """The engine on "cpu" or "gpu"."""
     return Lazy(device)
 
 
 class Lazy(Engine):
-    """`device` is "cpu" or "gpu"; on the GPU nothing may fall back to the CPU. `engine`: what collects, for several GPUs, whose
-    results come together on the host."""
+    """The operators as Polars plans. On the GPU, nothing may fall back to the CPU.
+
+    device: "cpu" or "gpu".  engine: the cudf-polars engine of several GPUs, which collects results on the host; by default, the
+    engine of this process's GPU, which leaves results there.
+    """
 
     def __init__(self, device: str, engine: Any = None) -> None:
         self.gpu = device == "gpu"
@@ -64,24 +67,24 @@ class Lazy(Engine):
         self._given = engine
 
     def _engine(self, t: pl.LazyFrame) -> Any:
-        """What collects a plan. Columns that lie on the host are no work for a GPU."""
+        """The engine that collects a plan. A plan that only selects columns of a frame on the host is not sent to the GPU."""
         if not self.gpu or gpu_plan.on_host(t):
             return "auto"
         return self._given or resident.engine()
 
     def _run(self, t: pl.LazyFrame) -> pl.DataFrame:
-        return self._told(lambda: t.collect(engine=self._engine(t)))
+        return self._computed(lambda: t.collect(engine=self._engine(t)))
 
-    def _told(self, compute: Callable[[], Any]) -> Any:
-        """What is computed; what Polars says of bad data as DataError."""
+    def _computed(self, compute: Callable[[], Any]) -> Any:
+        """The result of `compute`; an error of Polars about bad data becomes a DataError."""
         try:
             with gpu_plan.deep_plans() if self.gpu else nullcontext():
                 return compute()
         except Exception as error:
-            said = next((link for link in faults.chain(error) if isinstance(link, BAD_DATA)), None)
-            if said is None or (self.gpu and faults.classify(error)):
+            cause = next((link for link in faults.chain(error) if isinstance(link, BAD_DATA)), None)
+            if cause is None or (self.gpu and faults.classify(error)):
                 raise
-            raise DataError(str(said).split("\n\n", 1)[0], CHECK_HINT) from error
+            raise DataError(str(cause).split("\n\n", 1)[0], CHECK_HINT) from error
 
     def read_csv(
         self,
@@ -91,7 +94,7 @@ class Lazy(Engine):
         names: Sequence[str] | None = None,
         separator: str = ",",
     ) -> Frame:
-        # cuDF reads a bad number as missing or 0, so that numbers are read as text, whose casts raise.
+        # cuDF reads an invalid number as missing or 0. So numbers are read as strings, whose casts raise.
         types = {name: pl.String if self.gpu else TYPES[kind] for name, kind in schema.items()}
         form: dict[str, Any] = {"schema_overrides": types, "infer_schema": False}
         if names is not None:
@@ -101,14 +104,14 @@ class Lazy(Engine):
         if missing := [name for name in schema if name not in self._header(t)]:
             raise DataError(f"{path}: no column {missing[0]}", CHECK_HINT)
         t = t.select(*schema, "row")
-        if self.gpu and self._zipped(path):
-            t = self._told(lambda: t.collect(engine="streaming")).lazy()
+        if self.gpu and self._is_gzipped(path):
+            t = self._computed(lambda: t.collect(engine="streaming")).lazy()
         wanted = [self._typed(name, kind) for name, kind in schema.items()]
         return t.select(*wanted, pl.col("row").cast(pl.Int64))
 
     @staticmethod
-    def _zipped(path: Path) -> bool:
-        """cuDF reads plain CSV files only; gzipped ones are unpacked and split into columns of text on the host."""
+    def _is_gzipped(path: Path) -> bool:
+        """Whether a CSV file is gzipped. cuDF reads plain ones only, so the host decompresses it and splits it into string columns."""
         with path.open("rb") as file:
             return file.read(len(GZIP)) == GZIP
 
@@ -122,7 +125,7 @@ class Lazy(Engine):
     def _typed(self, name: str, kind: str) -> pl.Expr:
         column = pl.col(name)
         if kind == "int64" and self.gpu:
-            return column.str.to_integer(dtype=pl.Int64)  # a cast does not look at the range
+            return column.str.to_integer(dtype=pl.Int64)  # a cast does not check the range
         if kind != "date":
             return column.cast(TYPES[kind]) if self.gpu else column
         days = column.str.to_date("%Y-%m-%d", cache=not self.gpu)  # cuDF has no cache of parsed dates
@@ -133,8 +136,8 @@ class Lazy(Engine):
         return t if columns is None else t.select(columns)
 
     def read_matching(self, path: Path, keys: Frame, on: Sequence[str]) -> Frame:
-        found = pl.scan_parquet(path).join(keys.select(on), on=list(on), how="semi")
-        return self.collect(found) if self.gpu else found.collect(engine="streaming").lazy()
+        matching = pl.scan_parquet(path).join(keys.select(on), on=list(on), how="semi")
+        return self.collect(matching) if self.gpu else matching.collect(engine="streaming").lazy()
 
     def write_parquet(self, t: Frame, path: Path) -> None:
         self._run(t).write_parquet(path)
@@ -150,12 +153,12 @@ class Lazy(Engine):
     def keep(self, t: Frame) -> Frame:
         if not self._resident:
             return self.collect(t)
-        return resident.scan(self._told(lambda: resident.run(t)), t.collect_schema())
+        return resident.scan(self._computed(lambda: resident.run(t)), t.collect_schema())
 
     def height(self, t: Frame) -> int:
         if not self.gpu or gpu_plan.on_host(t):
-            return int(self._told(lambda: t.select(pl.len()).collect()).item())
-        # What is kept on the GPU cannot be read without a column.
+            return int(self._computed(lambda: t.select(pl.len()).collect()).item())
+        # A frame kept on the GPU cannot be scanned without columns.
         return int(self._run(t.select(pl.first().len())).item())
 
     def columns(self, t: Frame) -> list[str]:
@@ -172,22 +175,22 @@ class Lazy(Engine):
         return self._ordered(t, *wanted).to_numpy(order="c")
 
     def codes(self, t: Frame, columns: Sequence[str]) -> Array:
-        found = self._ordered(t, *(pl.col(name).cast(pl.Int64) for name in columns))
-        return resident.matrix(found, "int64") if self._resident else found.to_numpy(order="c")
+        ordered = self._ordered(t, *(pl.col(name).cast(pl.Int64) for name in columns))
+        return resident.matrix(ordered, "int64") if self._resident else ordered.to_numpy(order="c")
 
     def token_matrix(self, t: Frame, column: str, separator: str, length: int) -> Array:
         text = pl.col(column).fill_null("")
-        found = self._ordered(t, pl.when(text == "").then(pl.lit("0")).otherwise(text).alias(column))
+        lists = self._ordered(t, pl.when(text == "").then(pl.lit("0")).otherwise(text).alias(column))
         if self._resident:
-            return self._told(lambda: resident.token_matrix(found, separator, length))
-        return self._told(lambda: token_matrix(found.to_series(), separator, length))
+            return self._computed(lambda: resident.token_matrix(lists, separator, length))
+        return self._computed(lambda: token_matrix(lists.to_series(), separator, length))
 
     def _ordered(self, t: pl.LazyFrame, *wanted: pl.Expr) -> Any:
-        """Expressions in the order of `row`: a frame of cudf-polars on the GPU, or one of Polars."""
+        """Expressions sorted by `row`: a frame of cudf-polars if results stay on the GPU, else one of Polars."""
         chosen = t.select(*wanted, _row="row")
         if self._resident:
             plan = chosen.sort("_row").drop("_row")
-            return self._told(lambda: resident.run(plan))
+            return self._computed(lambda: resident.run(plan))
         return self._run(chosen).sort("_row").drop("_row")
 
     def to_arrow(self, t: Frame, columns: Sequence[str]) -> Any:
@@ -195,14 +198,14 @@ class Lazy(Engine):
         return frame.select(columns).to_arrow(compat_level=pl.CompatLevel.oldest())
 
     def with_columns(self, t: Frame, **exprs: Callable[[Columns], Expr]) -> Frame:
-        """Columns that do not need each other go into one node: deep plans are slow, and cudf-polars walks them by recursion."""
-        together: dict[str, pl.Expr] = {}
+        """Puts columns that do not use each other into one node: deep plans are slow, and cudf-polars walks them recursively."""
+        node: dict[str, pl.Expr] = {}
         for name, expr in exprs.items():
-            made = expr(pl.col)
-            if not together.keys().isdisjoint(made.meta.root_names()):
-                t, together = t.with_columns(**together), {}
-            together[name] = made
-        return t.with_columns(**together)
+            column = expr(pl.col)
+            if not node.keys().isdisjoint(column.meta.root_names()):
+                t, node = t.with_columns(**node), {}
+            node[name] = column
+        return t.with_columns(**node)
 
     def where(self, condition: Expr, a: Any, b: Any) -> Expr:
         then, other = (x if isinstance(x, pl.Expr) else pl.lit(x) for x in (a, b))
@@ -246,12 +249,6 @@ class Lazy(Engine):
         sums = [pl.col(name).sum().alias(f"sum_{name}") for name in columns]
         return t.drop_nulls(keys).group_by(keys).agg(*sums, pl.len().cast(pl.Int64).alias("n"))
 
-    def join_groupby(
-        self, t: Frame, source: Frame, keys: Sequence[str], columns: Sequence[str], stats: Sequence[str]
-    ) -> Frame:
-        parts = [getattr(pl.col(c), s)().cast(pl.Float64).alias(f"{c}_{s}") for c in columns for s in stats]
-        return t.join(source.drop_nulls(keys).group_by(keys).agg(parts), on=keys, how="left")
-
     def left_join(
         self,
         t: Frame,
@@ -263,17 +260,14 @@ class Lazy(Engine):
         return self.lookups(t, [Lookup(table, on, columns, fill)])
 
     def lookups(self, t: Frame, wanted: Sequence[Lookup]) -> Frame:
-        """Joins one after the other, and one node that fills: of tables for one key set, joining them first is no faster."""
+        """One join after the other, and one node that fills. Joining tables with the same keys to each other first is not faster."""
         filled = []
         for each in wanted:
             keys = [pl.col(right).alias(left) for left, right in each.on.items()]
-            found = [pl.col(name).alias(out) for name, out in each.columns.items()]
-            t = t.join(each.table.select(*keys, *found), on=list(each.on), how="left")
+            columns = [pl.col(name).alias(out) for name, out in each.columns.items()]
+            t = t.join(each.table.select(*keys, *columns), on=list(each.on), how="left")
             filled += [pl.col(name).fill_null(fill_of(each.fill, name)) for name in each.columns.values()]
         return t.with_columns(filled)
-
-    def count_encode(self, t: Frame, keys: Sequence[str], out: str) -> Frame:
-        return t.with_columns(pl.len().over(keys).cast(pl.Int64).alias(out))
 
     def window_features(
         self,
@@ -304,23 +298,22 @@ class Lazy(Engine):
             new += [form.shift(column, i).fill_null(fill).alias(f"{column}_lag{i}") for i in range(1, n + 1)]
         return form.close(t.with_columns(new))
 
-    def token_counts(self, t: Frame, column: str, separator: str, out: str) -> Frame:
-        text = pl.col(column).fill_null("")
-        counts = pl.when(text == "").then(0).otherwise(text.str.count_matches(separator).cast(pl.Int64) + 1)
-        return t.with_columns(counts.cast(pl.Int32).alias(out))
-
-    def count_token(self, t: Frame, column: str, separator: str, token: str, out: str) -> Frame:
-        found = pl.col(column).fill_null("").str.count_matches(rf"\b{token}\b")
-        return t.with_columns(found.cast(pl.Int32).alias(out))
-
-    def token_at(self, t: Frame, column: str, separator: str, at: int, out: str) -> Frame:
-        token = pl.col(column).str.splitn(separator, at + 2).struct.field(f"field_{at}")
-        found = pl.when(token != "").then(token).otherwise(None).cast(pl.Int64)
-        return t.with_columns(found.fill_null(-1).alias(out))
-
-    def token_after(self, t: Frame, column: str, separator: str, token: str, nth: int, out: str) -> Frame:
-        found = pl.col(column).fill_null("").str.extract(following(separator, token, nth), 1)
-        return t.with_columns(found.cast(pl.Int64).fill_null(-1).alias(out))
+    def token_features(
+        self,
+        t: Frame,
+        column: str,
+        separator: str,
+        *,
+        size: str = "",
+        counts: Mapping[str, str] | None = None,
+        at: Mapping[int, str] | None = None,
+        after: Mapping[tuple[str, int], str] | None = None,
+    ) -> Frame:
+        new = {size: token_count(column, separator)} if size else {}
+        new |= {out: token_occurrences(column, token) for token, out in (counts or {}).items()}
+        new |= {out: token_at(column, separator, place) for place, out in (at or {}).items()}
+        new |= {out: token_after(column, separator, *which) for which, out in (after or {}).items()}
+        return t.with_columns(**new)
 
     def hex_id(self, t: Frame, column: str, out: str, digits: int = 32) -> Frame:
         high, low = (pl.col(part) for part in HALVES)
@@ -328,12 +321,12 @@ class Lazy(Engine):
         return self._halves(t, column, digits).with_columns(both.alias(out)).drop(HALVES)
 
     def _halves(self, t: pl.LazyFrame, column: str, digits: int) -> pl.LazyFrame:
-        """The frame with the last 16 hexadecimal digits as two numbers from 0."""
+        """The frame with the last 16 hexadecimal digits as two non-negative numbers of 32 bits, the columns HALVES."""
         if not self.gpu:
             text = (pl.col(column).str.slice(i, 8) for i in (digits - 16, digits - 8))
             numbers = (x.str.to_integer(base=16, dtype=pl.Int64) for x in text)
             return t.with_columns(**dict(zip(HALVES, numbers, strict=True)))
-        # cudf-polars reads base 10 only. What is used twice has a node of its own.
+        # cudf-polars parses base 10 only. An expression that is used twice gets a node of its own, or it is computed twice.
         pairs = pl.col(column).str.slice(digits - 16, 16).str.to_lowercase().str.replace_many(*DECIMALS)
         t = t.with_columns(pairs.alias(PARTS)).with_columns(
             pl.col(PARTS).str.slice(i, 12).cast(pl.Int64).alias(name)
@@ -347,19 +340,8 @@ class Lazy(Engine):
             field(i).cast(pl.Float32).fill_null(0.0).alias(f"{out}_{i}") for i in range(length)
         ).drop(PARTS)
 
-    def token_hash(self, t: Frame, column: str, separator: str, first: int, buckets: int, out: str) -> Frame:
-        slots = {f"_slot{i}": field(i).cast(pl.Int64) % buckets for i in range(first)}
-        t = split(t, pl.col(column), separator, first).with_columns(**slots).drop(PARTS)
-        hits = [
-            pl.sum_horizontal((pl.col(s) == b).fill_null(False).cast(pl.Int8) for s in slots).alias(
-                f"{out}_{b}"
-            )
-            for b in range(buckets)
-        ]
-        return t.with_columns(hits).drop(list(slots))
-
     def date_parts(self, t: Frame, column: str, unit: str, parts: Mapping[str, str]) -> Frame:
-        # By seconds always: cudf-polars makes wrong dates of a number of days.
+        # Always from seconds: cudf-polars makes wrong dates from a number of days.
         seconds = pl.col(column).cast(pl.Int64) * (DAY if unit == "d" else 1)
         times = pl.from_epoch(seconds, time_unit="s").dt
         return t.with_columns(
@@ -368,10 +350,10 @@ class Lazy(Engine):
 
     @staticmethod
     def _part(times: Any, part: str) -> pl.Expr:
-        found: pl.Expr = getattr(times, part)()
-        return found.cast(pl.Int32) - 1 if part == "weekday" else found
+        value: pl.Expr = getattr(times, part)()
+        return value.cast(pl.Int32) - 1 if part == "weekday" else value
 
-    def _number(self, counts: Frame, min_count: int) -> Frame:
+    def _with_codes(self, counts: Frame, min_count: int) -> Frame:
         table = counts.sort(["n", "value"], descending=[True, False]).with_row_index("code")
         code = (
             pl.when(pl.col("n") >= min_count).then(pl.col("code").cast(pl.Int64) + FIRST_CODE).otherwise(RARE)
@@ -380,29 +362,57 @@ class Lazy(Engine):
 
 
 def split(t: pl.LazyFrame, text: pl.Expr, separator: str, length: int) -> pl.LazyFrame:
-    """The frame with the first `length` parts of a text as PARTS: in a node of its own, for cudf-polars splits anew in each expression."""
+    """The frame with the first `length` parts of a string as the struct column PARTS. A node of its own, because cudf-polars would
+    split again in each expression."""
     return t.with_columns(text.str.splitn(separator, length + 1).alias(PARTS))
 
 
 def field(at: int) -> pl.Expr:
-    """A part of `split`, missing where there is none or an empty one."""
+    """A part of `split`; missing if there is none or it is empty."""
     part = pl.col(PARTS).struct.field(f"field_{at}")
     return pl.when(part != "").then(part).otherwise(None)
 
 
 def from_decimals(name: str) -> pl.Expr:
-    """The number of four hexadecimal pairs d3 d2 d1 d0, of sum(d[k] * 1000**k): as d[k] = q[k] - 1000 * q[k + 1] with
-    q[k] = sum // 1000**k, sum(d[k] * 256**k) is q[0] - 744 * (q[1] + 256 * q[2] + 256**2 * q[3])."""
+    """The number of four hexadecimal pairs d3 d2 d1 d0, from the column S = sum(d[k] * 1000**k).
+
+    With q[k] = S // 1000**k, d[k] = q[k] - 1000 * q[k + 1], so sum(d[k] * 256**k) = q[0] - 744 * (q[1] + 256 * q[2] + 256**2 * q[3]).
+    """
     high = [pl.col(name) // 1000**k * 256 ** (k - 1) for k in (1, 2, 3)]
     return pl.col(name) - 744 * (high[0] + high[1] + high[2])
 
 
+def token_count(column: str, separator: str) -> pl.Expr:
+    """The number of tokens of a joined list, int32; 0 if missing or empty."""
+    text = pl.col(column).fill_null("")
+    count = pl.when(text == "").then(0).otherwise(text.str.count_matches(separator).cast(pl.Int64) + 1)
+    return count.cast(pl.Int32)
+
+
+def token_occurrences(column: str, token: str) -> pl.Expr:
+    """How often a token is in a joined list of words, int32."""
+    return pl.col(column).fill_null("").str.count_matches(rf"\b{token}\b").cast(pl.Int32)
+
+
+def token_at(column: str, separator: str, place: int) -> pl.Expr:
+    """The token at a position of a joined list of integers, int64; -1 if there is none."""
+    token = pl.col(column).str.splitn(separator, place + 2).struct.field(f"field_{place}")
+    return pl.when(token != "").then(token).otherwise(None).cast(pl.Int64).fill_null(-1)
+
+
+def token_after(column: str, separator: str, token: str, nth: int) -> pl.Expr:
+    """The token that follows the nth occurrence of another in a joined list of integers, int64; -1 if there is none."""
+    again = f"(?:[0-9]+{separator})*?{token}{separator}"
+    pattern = f"(?:^|{separator}){token}{separator}{again * (nth - 1)}([0-9]+)"
+    return pl.col(column).fill_null("").str.extract(pattern, 1).cast(pl.Int64).fill_null(-1)
+
+
 def token_matrix(text: pl.Series, separator: str, length: int) -> Array:
-    """`Engine.token_matrix` of a column without missing or empty lists."""
+    """`Engine.token_matrix` of a column without missing or empty lists: int32 [rows, length]."""
     if text.is_empty():
         return np.zeros((0, length), dtype=np.int32)
-    # The fastest reader of joined numbers: faster than a split and casts.
-    found = pl.read_csv(
+    # The CSV reader is faster than a split and casts.
+    numbers = pl.read_csv(
         text.str.join("\n")[0].encode(),
         schema={str(i): pl.Int32 for i in range(length)},
         has_header=False,
@@ -410,17 +420,21 @@ def token_matrix(text: pl.Series, separator: str, length: int) -> Array:
         quote_char=None,
         truncate_ragged_lines=True,
     )
-    return found.fill_null(0).to_numpy(order="c")
+    return numbers.fill_null(0).to_numpy(order="c")
 
 
 class Segments:
-    """Rows sorted by keys and order, so that each key's rows are a segment: shifts and one forward scan."""
+    """Window expressions on the CPU: rows are sorted by keys and order, so that each key's rows are one segment.
+
+    `open` adds temporary columns, `close` drops them. `count` is the number of earlier rows of the key.
+    """
 
     def __init__(self, keys: Sequence[str]) -> None:
         self._keys = list(keys)
         self.count = pl.col("_at") - pl.col("_start")
 
     def open(self, t: pl.LazyFrame, order: str) -> pl.LazyFrame:
+        """Sort, and add each row's position and that of its segment's first row."""
         t = t.sort(*self._keys, order)
         new = pl.any_horizontal(pl.col(k).ne_missing(pl.col(k).shift(1)) for k in self._keys)
         t = t.with_columns(_at=pl.int_range(pl.len(), dtype=pl.Int64)).with_columns(
@@ -429,25 +443,30 @@ class Segments:
         return t.with_columns(_start=pl.when("_new").then("_at").otherwise(0).cum_max())
 
     def close(self, t: pl.LazyFrame) -> pl.LazyFrame:
+        """Drop the temporary columns."""
         return t.drop("_at", "_new", "_start")
 
     def shift(self, column: str, n: int) -> pl.Expr:
+        """The value n rows before, missing if the key has fewer earlier rows."""
         return pl.when(self.count >= n).then(pl.col(column).shift(n)).otherwise(None)
 
     def first(self, column: str) -> pl.Expr:
+        """The value of the key's first row."""
         return pl.col(column).gather(pl.col("_start"))
 
     def size(self) -> pl.Expr:
+        """The number of the key's rows, int64."""
         last = pl.col("_new").shift(-1).fill_null(True)
         return pl.when(last).then(self.count + 1).otherwise(None).backward_fill()
 
     def sum_before(self, column: str) -> pl.Expr:
+        """The sum over earlier rows."""
         before = pl.col(column).cum_sum() - pl.col(column)
         return before - before.gather(pl.col("_start"))
 
 
 class Windows:
-    """Each expression over its keys in order; every one of them is known to cudf-polars."""
+    """Window expressions on the GPU, with the interface of `Segments`: each is an ordered window that cudf-polars supports."""
 
     def __init__(self, keys: Sequence[str], order: str) -> None:
         self._over: dict[str, Any] = {"partition_by": list(keys), "order_by": order}
@@ -455,19 +474,25 @@ class Windows:
         self.count = pl.col("_one").cum_sum().over(**self._over) - 1
 
     def open(self, t: pl.LazyFrame, order: str) -> pl.LazyFrame:
+        """Add a column of ones, whose running sum is the count."""
         return t.with_columns(_one=pl.lit(1, pl.Int64))
 
     def close(self, t: pl.LazyFrame) -> pl.LazyFrame:
+        """Drop the temporary column."""
         return t.drop("_one")
 
     def shift(self, column: str, n: int) -> pl.Expr:
+        """The value n rows before, missing if the key has fewer earlier rows."""
         return pl.col(column).shift(n).over(**self._over)
 
     def first(self, column: str) -> pl.Expr:
+        """The value of the key's first row."""
         return pl.col(column).first().over(**self._over)
 
     def size(self) -> pl.Expr:
+        """The number of the key's rows, int64."""
         return pl.len().over(self._keys).cast(pl.Int64)
 
     def sum_before(self, column: str) -> pl.Expr:
+        """The sum over earlier rows."""
         return pl.col(column).cum_sum().over(**self._over) - pl.col(column)

@@ -1,4 +1,4 @@
-"""Lookups in small tables: of a pandas frame by places found on the host, of a cuDF frame by merges of nothing but keys."""
+"""Several left joins with small tables at once: on pandas by row numbers found on the host, on cuDF by merges of keys alone."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,50 +9,53 @@ import pandas as pd
 from buzzer.engine.frames.base import Array, Frame, Lookup, by_keys, fill_of
 
 LARGEST = 2**62  # of combined codes
-SPARE = 4  # slots for each key, up to which a code is an address
+SPARE = 4  # up to so many array slots per key, a code is used as an array index
 
 
-def by_places(t: Frame, wanted: Sequence[Lookup]) -> Frame:
+def by_position(t: Frame, wanted: Sequence[Lookup]) -> Frame:
     """`Engine.lookups` of a pandas frame."""
-    places = Places(t)
-    found: dict[str, Any] = {}
+    finder = RowFinder(t)
+    new: dict[str, Any] = {}
     for each in wanted:
-        at = places.of(each.table, each.on)
+        at = finder.rows_of(each.table, each.on)
         for column, name in each.columns.items():
-            found[name] = taken(each.table[column], at, fill_of(each.fill, name))
-    others = t.drop(columns=[name for name in found if name in t.columns])
-    # All at once, as dozens of single columns take longer than what is in them.
-    return pd.concat([others, pd.DataFrame(found, index=t.index, copy=False)], axis=1)
+            new[name] = taken(each.table[column], at, fill_of(each.fill, name))
+    others = t.drop(columns=[name for name in new if name in t.columns])
+    # All at once: adding dozens of columns one by one takes longer than computing them.
+    return pd.concat([others, pd.DataFrame(new, index=t.index, copy=False)], axis=1)
 
 
 def by_merge(xp: Any, t: Frame, wanted: Sequence[Lookup]) -> Frame:
-    """The same by one merge for all lookups by the same columns of the frame. cuDF's merge keeps no order, makes float64 of integers
-    where a row finds nothing, and gathers whatever it is given: so only keys and places go through it."""
-    found: dict[str, Any] = {}
-    for keys, together in by_keys(wanted).items():
+    """`Engine.lookups` of a cuDF frame (xp: cudf), with one merge for all lookups with the same key columns.
+
+    cuDF's merge does not keep the order of rows, converts integers to float64 if a row has no match, and copies every
+    column of both sides. So only keys and row numbers are merged; the values are gathered by row number.
+    """
+    new: dict[str, Any] = {}
+    for keys, same in by_keys(wanted).items():
         on = list(keys)
-        places = numbered_keys(together[0], "_at0")
-        for i, each in enumerate(together[1:], 1):
-            places = places.merge(numbered_keys(each, f"_at{i}"), on=on, how="outer")
-        rows = t[on].assign(_row=range(len(t))).merge(places, on=on, how="left")
-        rows = rows[["_row", *(f"_at{i}" for i in range(len(together)))]].sort_values("_row")
-        for i, each in enumerate(together):
+        numbers = numbered_keys(same[0], "_at0")
+        for i, each in enumerate(same[1:], 1):
+            numbers = numbers.merge(numbered_keys(each, f"_at{i}"), on=on, how="outer")
+        rows = t[on].assign(_row=range(len(t))).merge(numbers, on=on, how="left")
+        rows = rows[["_row", *(f"_at{i}" for i in range(len(same)))]].sort_values("_row")
+        for i, each in enumerate(same):
             at = rows[f"_at{i}"].fillna(len(each.table)).astype("int64")
             gathered = padded(xp, each).take(at)
             gathered.index = t.index
-            found |= {name: gathered[name] for name in each.columns.values()}
-    return t.assign(**{name: found[name] for each in wanted for name in each.columns.values()})
+            new |= {name: gathered[name] for name in each.columns.values()}
+    return t.assign(**{name: new[name] for each in wanted for name in each.columns.values()})
 
 
-def numbered_keys(wanted: Lookup, place: str) -> Frame:
-    """The keys of a lookup's table as the frame names them, and each row's number, without rows that miss a key."""
-    back = {right: left for left, right in wanted.on.items()}
-    keys = wanted.table[list(back)].rename(columns=back)
-    return keys.assign(**{place: range(len(keys))}).dropna()
+def numbered_keys(wanted: Lookup, number: str) -> Frame:
+    """The keys of a lookup's table under the frame's names, with each row's number; rows with a missing key are left out."""
+    names = {right: left for left, right in wanted.on.items()}
+    keys = wanted.table[list(names)].rename(columns=names)
+    return keys.assign(**{number: range(len(keys))}).dropna()
 
 
 def padded(xp: Any, wanted: Lookup) -> Frame:
-    """The columns of a lookup's table by their new names, the fill where it has none, and one more row of the fill."""
+    """The columns of a lookup's table under their new names, missing values filled, and one more row of fill values."""
     table = wanted.table[list(wanted.columns)].rename(columns=dict(wanted.columns))
     kinds = dict(table.dtypes)
     values = {name: filling(kind, fill_of(wanted.fill, name)) for name, kind in kinds.items()}
@@ -61,14 +64,14 @@ def padded(xp: Any, wanted: Lookup) -> Frame:
 
 
 def taken(column: pd.Series, at: Array, fill: Any) -> Any:
-    """The column's values at these places, the fill at -1 and where there is none."""
+    """The column's values at these row numbers; the fill at -1 and for missing values."""
     value = filling(column.dtype, fill)
     if not isinstance(column.dtype, np.dtype):
         return column.array.take(at, allow_fill=True).fillna(value)
-    known = np.empty(len(column) + 1, dtype=column.dtype)
-    known[:-1] = column.fillna(value)
-    known[-1] = value
-    return known[at]
+    values = np.empty(len(column) + 1, dtype=column.dtype)
+    values[:-1] = column.fillna(value)
+    values[-1] = value  # which -1 reads
+    return values[at]
 
 
 def filling(kind: Any, value: Any) -> Any:
@@ -76,48 +79,52 @@ def filling(kind: Any, value: Any) -> Any:
     return kind.type(value) if kind.kind in "iufb" else value
 
 
-class Places:
-    """Each key column of the frame is numbered once, however many tables are asked: numbers of several columns make one number of a
-    combination, and those of the table's rows are found by its few different values."""
+class RowFinder:
+    """Finds rows of tables by the keys of a pandas frame.
+
+    Each key column of the frame is factorised once, for all tables. The codes of several columns are combined into one number, and
+    a table's keys are coded by looking them up among the column's distinct values.
+    """
 
     def __init__(self, t: Frame) -> None:
         self._t = t
-        self._numbered: dict[str, tuple[Array, pd.Index]] = {}
+        self._factorised: dict[str, tuple[Array, pd.Index]] = {}
 
-    def of(self, table: Frame, on: Mapping[str, str]) -> Array:
-        """The table's row for each of the frame's [rows], -1 where there is none; on: the frame's columns -> the table's."""
-        mine, theirs, many = self._combined(table, list(on.items()))
-        there = np.flatnonzero(theirs >= 0)
-        if many <= SPARE * (len(mine) + len(theirs)):
-            slots = np.full(many + 1, -1, dtype=np.int64)  # the last is what -1 reads
-            slots[theirs[there]] = there
-            return slots[mine]
-        found = pd.Index(theirs[there]).get_indexer(pd.Index(mine))
-        return np.append(there, -1)[found]
+    def rows_of(self, table: Frame, on: Mapping[str, str]) -> Array:
+        """The table's row number for each row of the frame, int64 [rows], -1 without a match; on: as of `Lookup`."""
+        left, right, size = self._combined(table, list(on.items()))
+        valid = np.flatnonzero(right >= 0)
+        if size <= SPARE * (len(left) + len(right)):
+            slots = np.full(size + 1, -1, dtype=np.int64)  # the last one is what code -1 reads
+            slots[right[valid]] = valid
+            return slots[left]
+        at = pd.Index(right[valid]).get_indexer(pd.Index(left))
+        return np.append(valid, -1)[at]
 
     def _combined(self, table: Frame, keys: Sequence[tuple[str, str]]) -> tuple[Array, Array, int]:
-        """Numbers of the combinations of keys: the frame's, the table's, and how many there may be; -1 where they cannot meet."""
+        """Codes of the key combinations: the frame's, the table's, and their number of possible values. -1 cannot match."""
         first, *others = keys
-        mine, theirs, many = self._one(table, *first)
+        left, right, size = self._codes(table, *first)
         for key in others:
-            codes, found, size = self._one(table, *key)
-            if many * size > LARGEST:
-                there = mine >= 0
-                mine[there], index = numbered(mine[there])
-                theirs, many = index.get_indexer(pd.Index(theirs)), len(index)
-            mine = np.where((mine < 0) | (codes < 0), -1, mine * size + codes)
-            theirs = np.where((theirs < 0) | (found < 0), -1, theirs * size + found)
-            many *= size
-        return mine, theirs, many
+            left_codes, right_codes, count = self._codes(table, *key)
+            if size * count > LARGEST:
+                valid = left >= 0
+                left[valid], index = factorised(left[valid])
+                right, size = index.get_indexer(pd.Index(right)), len(index)
+            left = np.where((left < 0) | (left_codes < 0), -1, left * count + left_codes)
+            right = np.where((right < 0) | (right_codes < 0), -1, right * count + right_codes)
+            size *= count
+        return left, right, size
 
-    def _one(self, table: Frame, mine: str, theirs: str) -> tuple[Array, Array, int]:
-        if mine not in self._numbered:
-            self._numbered[mine] = numbered(self._t[mine])
-        codes, index = self._numbered[mine]
-        return codes, index.get_indexer(pd.Index(table[theirs])), len(index)
+    def _codes(self, table: Frame, left: str, right: str) -> tuple[Array, Array, int]:
+        """Codes of one key column of the frame and of the table, and the number of distinct values."""
+        if left not in self._factorised:
+            self._factorised[left] = factorised(self._t[left])
+        codes, index = self._factorised[left]
+        return codes, index.get_indexer(pd.Index(table[right])), len(index)
 
 
-def numbered(column: Any) -> tuple[Array, pd.Index]:
-    """Numbers of a column's values, -1 where missing, and the values."""
+def factorised(column: Any) -> tuple[Array, pd.Index]:
+    """A column's codes, -1 for missing values, and its distinct values."""
     codes, values = pd.factorize(column)
     return codes, pd.Index(values)

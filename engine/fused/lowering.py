@@ -68,7 +68,7 @@ class Program:
             )
 
 
-def text_of(weights: EncoderWeights, tokens: int) -> str:
+def program_key(weights: EncoderWeights, tokens: int) -> str:
     """Names a program among a GPU's tuned ones."""
     dtype = str(weights.eight or weights.dtype).removeprefix("torch.")
     return f"{tokens} tokens {len(weights.layers)}x{weights.size} {dtype}"

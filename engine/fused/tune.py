@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from buzzer import caches
-from buzzer.engine.fused.lowering import DEPENDENT, MODES, Lowering, Program, text_of
+from buzzer.engine.fused.lowering import DEPENDENT, MODES, Lowering, Program, program_key
 from buzzer.engine.fused.weights import EIGHTS, FLOATS, EncoderWeights, random
 from buzzer.engine.kernels.ahead import Ahead
 from buzzer.engine.kernels.jit import Launch, triton
@@ -41,7 +41,7 @@ def tune_encoder(form: Form, tokens: int, seconds: float) -> Iterator[dict[str, 
         modes = [mode for mode in MODES if mode not in DEPENDENT or major >= 9]
         compiling = [ahead.start(launches_of, form, tokens, kept, mode) for mode in modes]
         weights, best = random(*form, "cuda"), inf
-        program = text_of(weights, tokens)
+        program = program_key(weights, tokens)
         for mode, compiled in zip(modes, compiling, strict=True):
             if not wait([compiled], max(0.0, until - time.monotonic())).done:
                 break

@@ -212,7 +212,7 @@ def base(e: Engine, t: Frame, labelled: bool, beside: Sequence[str] = ()) -> Fra
     )
     t = e.token_features(t, "present_media", LIST, counts={kind: out for out, kind in MEDIA.items()})
     for out in ("hashtags", "links", "domains"):
-        t = e.token_counts(t, LISTS[out], LIST, f"{out}_n")
+        t = e.token_features(t, LISTS[out], LIST, size=f"{out}_n")
     t = e.with_columns(t, **{out: equals(e, column, "true") for out, column in FLAGS.items()})
     if labelled:
         t = e.with_columns(t, **{label: is_there(e, column) for label, column in LABELS.items()})

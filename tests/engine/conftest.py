@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> str:
-    """Where Triton kernels run: in the interpreter on the CPU, or compiled on a GPU. A process does one of both."""
+    """Where Triton kernels run: in the interpreter on the CPU, or compiled on a GPU. A process can do only one of the two."""
     pytest.importorskip("triton")
     import torch
 
@@ -29,7 +29,8 @@ def device(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def compiles() -> Callable[[str], list[dict[str, Any]]]:
-    """Runs code in a process of its own, as this one interprets kernels; what it prints, an object a line."""
+    """A function that runs code in a new process, because this one interprets kernels. It returns the JSON objects that the code
+    prints, one per line."""
     pytest.importorskip("triton")
 
     def run(code: str) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""nvForest (RAPIDS' forest inference, once FIL): XGBoost's trees of a logistic objective on a float32 matrix, on a GPU or the CPU."""
+"""nvForest (the forest inference of RAPIDS, formerly FIL): XGBoost trees with a logistic objective, on a GPU or the CPU."""
 
 import importlib
 import json
@@ -12,13 +12,13 @@ from buzzer.engine.infer.session import Array, Base, Description, Plan, as_array
 from buzzer.errors import UnsupportedError
 
 try:
-    # Type checkers take `import nvforest` for this very file.
+    # By name, since type checkers resolve `import nvforest` to this file.
     nvforest: Any = importlib.import_module("nvforest")
     treelite: Any = importlib.import_module("treelite")
 except ImportError as error:
     raise UnsupportedError("nvForest is not installed", "pip install 'buzzer[gpu]'") from error
 
-from buzzer.engine.infer.backends.xgboost import booster_of
+from buzzer.engine.infer.trees import booster_of
 
 PRECISIONS = ("fp32",)
 DEVICES = {"cpu": "cpu", "cuda": "gpu"}
@@ -26,15 +26,16 @@ LOGISTIC = ("binary:logistic", "reg:logistic")
 
 
 class NvForest(Base):
-    """The inputs are those of the xgboost backend: `features` float32 [rows, features], and, where the plan names it, `base_margin`.
+    """Takes the inputs of the xgboost backend: `features` float32 [rows, features], and, if the plan names it, `base_margin`.
 
-    nvForest knows no margins, so that it gets the bare sums of the leaves, and the sigmoid is taken here, where the sums are.
+    nvForest has no base margins. So it computes only the sum of each row's leaves; the margin and the sigmoid are applied
+    here, on the same device.
     """
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
         booster = booster_of(plan.model)
-        model, self._margin = bare(booster)
+        model, self._margin = without_link(booster)
         trees = treelite.frontend.from_xgboost_json(model)
         try:
             self._forest = nvforest.load_from_treelite_model(
@@ -43,19 +44,23 @@ class NvForest(Base):
         except RuntimeError as error:  # "Failed to detect a GPU device. Diagnostic: cudaError..."
             if plan.device == "cpu":
                 raise
-            told = " ".join(str(error).split())
-            raise UnsupportedError(f"nvForest: {told}", "`buzzer env` shows what this machine has") from error
+            reason = " ".join(str(error).split())
+            raise UnsupportedError(
+                f"nvForest: {reason}", "`buzzer env` shows what this machine has"
+            ) from error
         self._weight_bytes = len(booster.save_raw())
 
     def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
         check_batch(self.plan, batch)
         xp: Any = importlib.import_module("cupy") if self.plan.device == "cuda" else np
         inputs = {name: xp.asarray(array) for name, array in batch.items()}
-        sums = xp.asarray(self._forest.predict(inputs["features"]))[:, 0] + inputs.get(
+        log_odds = xp.asarray(self._forest.predict(inputs["features"]))[:, 0] + inputs.get(
             "base_margin", self._margin
         )
-        found = (1 / (1 + xp.exp(-sums))).astype(xp.float32)
-        return as_arrays(found.get() if self.plan.device == "cuda" else found, self.plan.outputs)
+        probabilities = (1 / (1 + xp.exp(-log_odds))).astype(xp.float32)
+        return as_arrays(
+            probabilities.get() if self.plan.device == "cuda" else probabilities, self.plan.outputs
+        )
 
     def facts(self) -> Description:
         return Description(
@@ -69,8 +74,8 @@ class NvForest(Base):
         )
 
 
-def bare(booster: Any) -> tuple[str, float]:
-    """A Booster's trees as JSON of a model that gives the sum of their leaves, and the log odds that it began with.
+def without_link(booster: Any) -> tuple[str, float]:
+    """The model as JSON, changed so that it predicts the plain sum of the leaves, and its base score as log odds.
 
     Raises UnsupportedError for an objective that is not logistic.
     """
@@ -79,7 +84,7 @@ def bare(booster: Any) -> tuple[str, float]:
     objective = learner["objective"]["name"]
     if objective not in LOGISTIC:
         raise UnsupportedError(f"nvforest: objective {objective}", f"it serves {' and '.join(LOGISTIC)} here")
-    base = json.loads(learner["learner_model_param"]["base_score"])  # "[5E-1]", in older versions "5E-1"
+    base = json.loads(learner["learner_model_param"]["base_score"])  # "[5E-1]"; "5E-1" in older versions
     rate = float(base[0] if isinstance(base, list) else base)
     learner["learner_model_param"]["base_score"] = "0"
     learner["objective"] = {"name": "reg:squarederror", "reg_loss_param": {"scale_pos_weight": "1"}}
@@ -87,4 +92,5 @@ def bare(booster: Any) -> tuple[str, float]:
 
 
 def prepare(plan: Plan) -> NvForest:
+    """A session on the plan's Booster or file of one."""
     return NvForest(plan)

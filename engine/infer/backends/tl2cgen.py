@@ -5,14 +5,13 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from buzzer.engine.infer.backends.xgboost import load
 from buzzer.engine.infer.session import Array, Base, Description, Plan, as_arrays, check_batch
+from buzzer.engine.infer.trees import booster_of
 from buzzer.errors import UnsupportedError
 
 try:
     import tl2cgen
     import treelite
-    import xgboost
 except ImportError as error:
     raise UnsupportedError("treelite and TL2cgen are not installed", "pip install 'buzzer[trees]'") from error
 
@@ -20,11 +19,14 @@ PRECISIONS = ("fp32",)
 COMPILER = next((name for name in ("gcc", "clang") if shutil.which(name)), "")
 if not COMPILER:
     raise UnsupportedError("TL2cgen needs a C compiler", "install gcc or clang")
-UNITS = 4  # C files that the trees are spread over: one of all is slow to compile
+UNITS = 4  # C files that the trees are split into: a single large file is slow to compile
 
 
 class Tl2cgen(Base):
-    """A Booster, or the file of one, as a shared library. Its input is `features`, as XGBoost's session takes it, without margins."""
+    """A Booster, or the file of one, compiled to a shared library.
+
+    Its only input is `features`, as in the xgboost backend; it takes no base margins.
+    """
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
@@ -32,7 +34,7 @@ class Tl2cgen(Base):
             raise UnsupportedError("TL2cgen runs on the CPU", "--device cpu")
         if set(plan.example) != {"features"}:
             raise UnsupportedError("TL2cgen's trees cannot add to given log odds", "use --backend xgboost")
-        booster = plan.model if isinstance(plan.model, xgboost.Booster) else load(plan.model)
+        booster = booster_of(plan.model)
         self._folder = tempfile.TemporaryDirectory(prefix="buzzer-trees-")
         library = Path(self._folder.name) / "trees.so"
         model = treelite.frontend.from_xgboost(booster)
@@ -44,8 +46,8 @@ class Tl2cgen(Base):
 
     def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
         check_batch(self.plan, batch)
-        found = self._predictor.predict(tl2cgen.DMatrix(batch["features"]))
-        return as_arrays(found.reshape(-1), self.plan.outputs)
+        predicted = self._predictor.predict(tl2cgen.DMatrix(batch["features"]))
+        return as_arrays(predicted.reshape(-1), self.plan.outputs)
 
     def facts(self) -> Description:
         return Description(
@@ -63,4 +65,5 @@ class Tl2cgen(Base):
 
 
 def prepare(plan: Plan) -> Tl2cgen:
+    """A session on the plan's Booster or file of one. Compiles for seconds to minutes."""
     return Tl2cgen(plan)

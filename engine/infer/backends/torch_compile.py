@@ -7,34 +7,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from buzzer.engine.infer.backends.torch_eager import TorchEager
 from buzzer.engine.infer.session import Plan
+from buzzer.engine.infer.torch_module import TorchSession
 from buzzer.errors import UnsupportedError
 
 PRECISIONS = ("fp32", "bf16")
-# With either at 1 `torch.compile` hands back the module.
+# If either is 1, `torch.compile` returns the module unchanged.
 OFF = ("TORCHDYNAMO_DISABLE", "TORCH_COMPILE_DISABLE")
 
 
-class TorchCompile(TorchEager):
-    """The module compiled at its first run, once for all sizes where axes may change, else for the example's.
+class TorchCompile(TorchSession):
+    """The module, compiled at its first run: once for all sizes if axes may change, else for the sizes of the example.
 
-    The compiler leaves alone what it cannot compile (any module that calls `nn.GRU`, say). Raises UnsupportedError at the first run
-    where that is all of it: the run would be torch_eager's under another name.
+    The compiler runs what it cannot compile (any module that calls `nn.GRU`, for example) eagerly. The first run raises
+    UnsupportedError if nothing was compiled: it would measure torch_eager under another name.
     """
 
     backend = "torch_compile"
-    _compiled = False  # whether it is known that there is compiled code
+    _compiled = False  # whether compiled code is known to exist
 
-    def ready(self, module: torch.nn.Module) -> Any:
+    def callable_of(self, module: torch.nn.Module) -> Any:
         if self.plan.device == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
             raise UnsupportedError("torch.compile needs a C++ compiler", "install g++ or clang++")
         if switched_off():
             raise UnsupportedError("torch.compile is switched off", f"unset {' and '.join(OFF)}")
-        opened = any(self.plan.dynamic.values())
-        # The CPU has no use for the mode. Inductor's own graphs copy inputs inside a run: ours is captured around its kernels.
-        mode = "max-autotune-no-cudagraphs" if self.plan.device == "cuda" and not opened else None
-        return torch.compile(module, dynamic=opened, mode=mode)
+        open_axes = any(self.plan.dynamic.values())
+        # The mode has no effect on the CPU. Inductor's own CUDA graphs copy inputs inside a run, so this class captures its own.
+        mode = "max-autotune-no-cudagraphs" if self.plan.device == "cuda" and not open_axes else None
+        return torch.compile(module, dynamic=open_axes, mode=mode)
 
     def _call(self, inputs: list[Tensor]) -> tuple[Tensor, ...]:
         outputs = super()._call(inputs)
@@ -49,13 +49,14 @@ class TorchCompile(TorchEager):
 
 
 def switched_off() -> bool:
+    """Whether the environment or torch's configuration disables `torch.compile`."""
     import torch._dynamo
 
     return bool(torch._dynamo.config.disable) or os.environ.get(OFF[0]) == "1"
 
 
 def has_compiled(module: torch.nn.Module) -> bool:
-    """Whether there is compiled code of the module's `forward`, or of a part's."""
+    """Whether compiled code exists of the module's `forward`, or of a submodule's."""
     from torch._dynamo.eval_frame import _debug_get_cache_entry_list as entries
 
     codes = {getattr(type(part).forward, "__code__", None) for part in module.modules()}
@@ -63,4 +64,5 @@ def has_compiled(module: torch.nn.Module) -> bool:
 
 
 def prepare(plan: Plan) -> TorchCompile:
+    """A session on the plan's torch module, which its first run compiles."""
     return TorchCompile(plan)

@@ -1,12 +1,11 @@
 """XGBoost's own prediction: boosted trees on a float32 matrix."""
 
-import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from buzzer.engine.infer.session import Array, Base, Description, Plan, as_arrays, check_batch
-from buzzer.errors import DataError, UnsupportedError
+from buzzer.engine.infer.trees import booster_of
+from buzzer.errors import UnsupportedError
 
 try:
     import xgboost
@@ -17,10 +16,10 @@ PRECISIONS = ("fp32",)
 
 
 class Xgboost(Base):
-    """A Booster, or the file of one.
+    """Predicts with a Booster, or with the Booster in a file.
 
-    Its inputs are `features` float32 [rows, features], NaN where missing, and, where the plan names it, `base_margin`
-    float32 [rows], the log odds that the trees add to.
+    Inputs: `features` float32 [rows, features], NaN where missing, and, if the plan names it, `base_margin`
+    float32 [rows], the log odds that the trees add to. Output: the prediction, float32 [rows].
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -35,8 +34,10 @@ class Xgboost(Base):
             import cupy
 
             inputs = {name: cupy.asarray(array) for name, array in inputs.items()}
-        found: Any = self._booster.inplace_predict(inputs["features"], base_margin=inputs.get("base_margin"))
-        return as_arrays(found.get() if self.plan.device == "cuda" else found, self.plan.outputs)
+        predicted: Any = self._booster.inplace_predict(
+            inputs["features"], base_margin=inputs.get("base_margin")
+        )
+        return as_arrays(predicted.get() if self.plan.device == "cuda" else predicted, self.plan.outputs)
 
     def facts(self) -> Description:
         return Description(
@@ -50,25 +51,6 @@ class Xgboost(Base):
         )
 
 
-def booster_of(model: Any) -> Any:
-    """A Booster as it is, or from its file; raises as `load`."""
-    return model if isinstance(model, xgboost.Booster) else load(model)
-
-
-def load(model: Any) -> Any:
-    """A Booster from its file. Raises DataError for a file that is missing or holds none."""
-    if not isinstance(model, Path):
-        raise UnsupportedError(
-            "xgboost runs boosted trees only", "use --backend torch_eager for torch modules"
-        )
-    try:
-        return xgboost.Booster(model_file=model)
-    except (xgboost.core.XGBoostError, ValueError) as error:  # its message may quote bytes that are no text
-        lines = [line.strip() for line in str(error).splitlines() if "Stack trace" not in line]
-        told = next((line for line in lines if line and not line.startswith("[bt]")), "it cannot be read")
-        told = re.sub(r"^\[[\d:]+\] \S+:\d+: ", "", told)  # where in its sources
-        raise DataError(f"{model}: not an XGBoost model: {told[:200]}") from error
-
-
 def prepare(plan: Plan) -> Xgboost:
+    """A session on the plan's Booster or file of one."""
     return Xgboost(plan)

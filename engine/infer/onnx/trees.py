@@ -4,15 +4,15 @@ from buzzer.engine.infer.session import Plan
 from buzzer.errors import UnsupportedError
 
 BOOSTERS = (".ubj", ".json")
-OPSET = 15  # that onnxmltools has converters for
+OPSET = 15  # the newest that onnxmltools has converters for
 
 
 def convert(plan: Plan) -> bytes:
-    """The trees of a Booster's file as a graph with the output that the plan names: the probability of 1, [rows].
+    """The Booster of the plan's file as an ONNX graph whose one output is the probability of class 1, float32 [rows].
 
-    Raises UnsupportedError without onnxmltools, and for trees that add to given log odds, DataError for a file without trees.
+    Raises UnsupportedError without onnxmltools and for a plan with `base_margin`, DataError for a file that holds no Booster.
     """
-    from buzzer.engine.infer.backends.xgboost import load
+    from buzzer.engine.infer.trees import load
 
     booster = load(plan.model)
     if set(plan.example) != {"features"}:
@@ -27,7 +27,7 @@ def convert(plan: Plan) -> bytes:
     inputs = [("features", FloatTensorType([None, plan.example["features"].shape[1]]))]
     model = convert_xgboost(booster, initial_types=inputs, target_opset=OPSET)
     (out,) = plan.outputs
-    # Probabilities of both classes and a label leave the converted graph; the second column alone is asked for.
+    # The converted graph gives a label and the probabilities of both classes; only the second column is wanted.
     model.graph.initializer.append(helper.make_tensor("second", TensorProto.INT64, [], [1]))
     model.graph.node.append(helper.make_node("Gather", ["probabilities", "second"], [out], axis=1))
     del model.graph.output[:]

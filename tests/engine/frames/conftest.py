@@ -10,19 +10,19 @@ from buzzer.engine.frames import Engine, Frame
 
 
 def make_frame(engine: Engine, columns: Mapping[str, list[Any]]) -> Frame:
-    """A frame with `row` from 0, unless given."""
+    """A frame; `row` counts from 0 unless it is given."""
     rows = len(next(iter(columns.values())))
     return engine.from_arrow(pa.table({"row": np.arange(rows)} | dict(columns)))
 
 
 def plain(value: Any) -> Any:
-    """Missing as None, NumPy scalars as Python's."""
+    """NumPy scalars as Python values, NaN as None."""
     value = value.item() if isinstance(value, np.generic) else value
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def read(engine: Engine, t: Frame, *columns: str) -> Any:
-    """Columns as lists of plain values in the order of `row`; one column alone, or a tuple of them."""
+    """Columns as lists of plain values, sorted by `row`: one list, or a tuple for several columns."""
     arrays = engine.to_numpy(t, columns)
     lists = tuple([plain(v) for v in arrays[name]] for name in columns)
     return lists[0] if len(lists) == 1 else lists

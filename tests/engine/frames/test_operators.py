@@ -25,7 +25,7 @@ Make = Callable[[dict[str, list[Any]]], Frame]
 Values = Callable[..., Any]
 Rows = Callable[..., set[tuple[Any, ...]]]
 few = settings(
-    max_examples=min(25, settings().max_examples),  # less in profile gpu
+    max_examples=min(25, settings().max_examples),  # fewer in the profile "gpu"
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
@@ -37,7 +37,9 @@ SCHEMA = {"a": "int64", "name": "str", "when": "date", "x": "float64"}
 
 
 @pytest.mark.parametrize("suffix", ["csv", "csv.gz"])
-def test_read_csv_takes_the_named_columns(e: Engine, values: Values, tmp_path: Path, suffix: str) -> None:
+def test_read_csv_reads_the_columns_of_the_schema(
+    e: Engine, values: Values, tmp_path: Path, suffix: str
+) -> None:
     path = tmp_path / f"t.{suffix}"
     path.write_bytes(gzip.compress(CSV.encode()) if suffix.endswith("gz") else CSV.encode())
     t = e.read_csv(path, SCHEMA)
@@ -58,34 +60,34 @@ def test_read_csv_takes_the_named_columns(e: Engine, values: Values, tmp_path: P
     ["", "a,name,when,x\nseven,v,2020-01-01,1\n", "a,name,when,x\n7,v,01/02/2020,1\n", "a,name,x\n7,v,1\n"],
     ids=["empty", "bad integer", "bad date", "missing column"],
 )
-def test_read_csv_tells_of_bad_files(e: Engine, tmp_path: Path, text: str) -> None:
+def test_read_csv_refuses_bad_files(e: Engine, tmp_path: Path, text: str) -> None:
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(DataError):
         e.collect(e.read_csv(tmp_path / "t.csv", SCHEMA))
 
 
 @pytest.mark.parametrize("field", ["12x", "x12", "1_2", "1.5", "99999999999999999999", "-"])
-def test_an_integer_is_read_whole_or_not_at_all(e: Engine, tmp_path: Path, field: str) -> None:
-    """What libcudf would read as null, 0 or 12."""
+def test_a_field_that_is_not_an_integer_is_refused(e: Engine, tmp_path: Path, field: str) -> None:
+    """libcudf itself would read null, 0 or 12."""
     (tmp_path / "t.csv").write_text(f"a,b\n1,2\n{field},3\n")
     with pytest.raises(DataError):
         e.to_numpy(e.read_csv(tmp_path / "t.csv", {"a": "int64"}), ["a"])
 
 
 @pytest.mark.parametrize("field", ["2020-02-30", "20200101", "2020-01-01x"])
-def test_a_date_is_read_whole_or_not_at_all(e: Engine, tmp_path: Path, field: str) -> None:
+def test_a_field_that_is_not_a_date_is_refused(e: Engine, tmp_path: Path, field: str) -> None:
     (tmp_path / "t.csv").write_text(f"a,b\n2020-01-01,2\n{field},3\n")
     with pytest.raises(DataError):
         e.to_numpy(e.read_csv(tmp_path / "t.csv", {"a": "date"}), ["a"])
 
 
-def test_read_csv_takes_the_ends_of_64_bits(e: Engine, values: Values, tmp_path: Path) -> None:
+def test_read_csv_reads_the_full_range_of_int64(e: Engine, values: Values, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("a,x\n-9223372036854775808,-1.5e3\n9223372036854775807,.5\n")
     t = e.read_csv(tmp_path / "t.csv", {"x": "float64", "a": "int64"})
     assert values(t, "a", "x") == ([-(2**63), 2**63 - 1], [-1500.0, 0.5])
 
 
-def test_parquet_goes_round(e: Engine, frame: Make, values: Values, tmp_path: Path) -> None:
+def test_parquet_round_trip(e: Engine, frame: Make, values: Values, tmp_path: Path) -> None:
     e.write_parquet(frame({"a": [3, 1], "s": ["x", None]}), tmp_path / "t.parquet")
     t = e.read_parquet(tmp_path / "t.parquet")
     assert values(t, "a", "s", "row") == ([3, 1], ["x", None], [0, 1])
@@ -93,8 +95,8 @@ def test_parquet_goes_round(e: Engine, frame: Make, values: Values, tmp_path: Pa
     assert e.height(t) == 2
 
 
-def test_read_matching_keeps_what_is_asked_for(e: Engine, frame: Make, rows: Rows, tmp_path: Path) -> None:
-    """Over several row groups, by two keys; a key that is missing or not in the file finds nothing."""
+def test_read_matching_keeps_the_rows_of_the_keys(e: Engine, frame: Make, rows: Rows, tmp_path: Path) -> None:
+    """Over several row groups, by two keys. A key that is missing or not in the file matches nothing."""
     columns = {"k": [i // 2 for i in range(40)], "j": [i % 2 for i in range(40)], "n": list(range(40))}
     pq.write_table(pa.table(columns), tmp_path / "t.parquet", row_group_size=7)
     keys = e.distinct(frame({"k": [3, 3, 19, 99, None, 5], "j": [1, 1, 0, 0, 1, None]}), ["k", "j"])
@@ -108,7 +110,7 @@ def test_read_matching_keeps_what_is_asked_for(e: Engine, frame: Make, rows: Row
     assert e.columns(nothing) == ["k", "j", "n"] and rows(nothing, "k", "n") == set()
 
 
-def test_matrix_is_float32_by_row(e: Engine, frame: Make) -> None:
+def test_matrix_is_float32_sorted_by_row(e: Engine, frame: Make) -> None:
     t = frame({"row": [2, 0, 1], "a": [2, 0, 1], "b": [0.5, None, 1.5]})
     found = e.matrix(t, ["b", "row", "a"])
     assert found.dtype == np.float32 and found.flags["C_CONTIGUOUS"]
@@ -120,7 +122,7 @@ def on_host(array: Any) -> Any:
     return array.get() if hasattr(array, "get") else array
 
 
-def test_codes_are_int64_by_row(e: Engine, frame: Make) -> None:
+def test_codes_are_int64_sorted_by_row(e: Engine, frame: Make) -> None:
     t = frame({"row": [2, 0, 1], "a": [2**62 + 1, 0, 1], "b": [5, -3, 4]})
     found = e.codes(t, ["b", "a"])
     assert found.dtype == np.int64 and found.flags["C_CONTIGUOUS"]
@@ -128,7 +130,7 @@ def test_codes_are_int64_by_row(e: Engine, frame: Make) -> None:
     np.testing.assert_array_equal(on_host(e.codes(t, ["b"])), [[-3], [4], [5]])
 
 
-def test_to_arrow_is_by_row(e: Engine, frame: Make) -> None:
+def test_to_arrow_is_sorted_by_row(e: Engine, frame: Make) -> None:
     t = frame({"row": [2, 0, 1], "s": ["c", "a", None], "x": [2.5, 0.5, 1.5]})
     found = e.to_arrow(t, ["x", "s"])
     assert isinstance(found, pa.Table) and found.column_names == ["x", "s"]
@@ -142,7 +144,7 @@ def test_to_numpy_sorts_by_row(frame: Make, values: Values) -> None:
 # ---- element-wise -----------------------------------------------------------------------------------------------------
 
 
-def test_with_columns_takes_python_expressions(e: Engine, frame: Make, values: Values) -> None:
+def test_with_columns_with_python_expressions(e: Engine, frame: Make, values: Values) -> None:
     t = frame({"a": [7, -7, 0], "b": [2.0, None, 4.0], "s": ["x", None, "z"]})
     t = e.with_columns(
         t,
@@ -163,7 +165,7 @@ def test_with_columns_takes_python_expressions(e: Engine, frame: Make, values: V
     assert values(t, "log") == pytest.approx([math.log(3), 0, math.log(5)])
 
 
-def test_a_missing_condition_does_not_hold(e: Engine, frame: Make, values: Values) -> None:
+def test_a_missing_condition_is_false(e: Engine, frame: Make, values: Values) -> None:
     t = frame({"a": [1.0, None, 3.0], "b": [10.0, 20.0, 30.0]})
     t = e.with_columns(
         t,
@@ -204,7 +206,7 @@ def test_categorify_shares_codes_over_columns(e: Engine, frame: Make, rows: Rows
     assert rows(table, "value", "n", "code") == {(9, 3, 2), (5, 2, 3), (7, 1, 4)}
 
 
-def test_a_table_of_one_engine_serves_the_others(
+def test_a_table_fitted_by_one_engine_works_on_the_others(
     e: Engine, frame: Make, values: Values, tmp_path: Path
 ) -> None:
     import pyarrow as pa
@@ -231,7 +233,7 @@ def test_counts_and_sums(
     t = frame({"a": [p[0] for p in pairs] + [1], "b": [p[1] for p in pairs] + ["x"], "y": [*y, 1]})
     pairs = [*pairs, (1, "x")]
     times = Counter(pairs)
-    assert values(e.count_encode(t, ["a", "b"], "n"), "n") == [times[p] for p in pairs]
+    assert values(e.window_features(t, ["a", "b"], "row", size="n"), "n") == [times[p] for p in pairs]
     sums: dict[tuple[Any, Any], int] = defaultdict(int)
     for pair, value in zip(pairs, [*y, 1], strict=True):
         sums[pair] += value
@@ -241,7 +243,7 @@ def test_counts_and_sums(
     }
 
 
-def test_lookup_fills_what_is_not_there(e: Engine, frame: Make, values: Values) -> None:
+def test_left_join_fills_rows_without_a_match(e: Engine, frame: Make, values: Values) -> None:
     table = e.drop(frame({"k": [1, 2], "m": ["x", "y"], "v": [10, 20]}), ["row"])
     t = frame({"a": [2, 1, None, 3], "b": ["y", "y", "x", "x"]})
     assert values(e.left_join(t, table, {"a": "k"}, {"v": "out"}, -1), "out") == [20, 10, -1, -1]
@@ -260,8 +262,7 @@ POOLS = {
 def test_every_table_of_few_keys(
     e: Engine, frame: Make, values: Values, rows: Rows, pool: str, many: int
 ) -> None:
-    """All tables of up to three of five keys, far apart, negative, missing and doubled among them: counts, sums, codes, and
-    what is found in them."""
+    """All tables of up to three of five keys, which may be far apart, negative, missing or repeated: counts, sums, codes, and joins."""
     keys: list[Any] = POOLS[pool]
     kind, order = pa.int64() if pool == "numbers" else pa.string(), sorted(keys[:-1])
     want = [*keys, keys[0]]
@@ -286,16 +287,16 @@ def test_every_table_of_few_keys(
                 )
             seen = e.seen_before(asked, e.distinct(t, on), on, "seen")
             assert values(seen, "seen") == [int(k in sums) for k in want]
-            assert values(e.count_encode(t, on, "n"), "n") == [chosen.count(k) for k in chosen]
-            before = values(e.window_features(t, on, "row", count="n"), "n")
+            before, every = values(e.window_features(t, on, "row", count="n", size="m"), "n", "m")
             assert before == [chosen[:i].count(k) for i, k in enumerate(chosen)]
+            assert every == [chosen.count(k) for k in chosen]
         ranked = sorted(times, key=lambda key: (-times[key], order.index(key)))
         codes = {key: place for place, key in enumerate(ranked, 2)}
         coded = e.categorify(asked, "k", e.categorify_fit([(t, "k")]), "code")
         assert values(coded, "code") == [codes.get(k, 0) for k in want]
 
 
-def test_lookup_keeps_types_and_takes_a_fill_for_each(e: Engine, frame: Make) -> None:
+def test_left_join_keeps_types_and_accepts_a_fill_by_column(e: Engine, frame: Make) -> None:
     table = {
         "k": pa.array(["x", "y"]),
         "i": pa.array([2**62 + 1, 5], pa.int64()),
@@ -317,7 +318,7 @@ def test_lookup_keeps_types_and_takes_a_fill_for_each(e: Engine, frame: Make) ->
 def plain_lookup(
     rows: list[tuple[Any, ...]], table: dict[tuple[Any, ...], int], at: tuple[int, ...], fill: int
 ) -> list[int]:
-    """By hand: a key with a missing part finds nothing."""
+    """By hand: a key with a missing part matches nothing."""
     keys = [tuple(row[i] for i in at) for row in rows]
     return [fill if None in key else table.get(key, fill) for key in keys]
 
@@ -333,7 +334,7 @@ small = st.integers(0, 2)
     st.dictionaries(st.tuples(key, key, small), st.integers(0, 9), max_size=9),
 )
 @few
-def test_lookups_are_the_same_as_one_after_the_other(
+def test_lookups_agree_with_a_plain_loop(
     e: Engine,
     frame: Make,
     values: Values,
@@ -342,7 +343,7 @@ def test_lookups_are_the_same_as_one_after_the_other(
     two: dict[Any, int],
     three: dict[Any, int],
 ) -> None:
-    """Tables of any size, some by the same columns, in any order of the columns, and with rows that miss a key."""
+    """Tables of any size, some with the same key columns, in any order of the columns, and with rows that miss a key."""
     data = [*data, (3, 0, 1)]  # no column is all missing
     t = frame(
         {"row": list(range(len(data)))[::-1], **{c: [row[i] for row in data] for i, c in enumerate("abc")}}
@@ -371,8 +372,8 @@ def test_lookups_are_the_same_as_one_after_the_other(
     assert [list(x) for x in found] == want
 
 
-def test_lookup_by_more_wide_keys_than_one_number_holds(e: Engine, frame: Make, values: Values) -> None:
-    """Seven columns of 2,000 values have 10**23 combinations; what is asked for differs from a row of the table in one column."""
+def test_left_join_by_more_key_combinations_than_64_bits_hold(e: Engine, frame: Make, values: Values) -> None:
+    """Seven columns of 2,000 values have 10**23 combinations. Keys without a match differ from a row of the table in one column."""
     rng, many = np.random.default_rng(5), 400
     whole = {name: rng.permutation(2000) * 10**15 for name in "abcdefg"}
     table = e.drop(frame({**whole, "v": range(2000)}), ["row"])
@@ -402,10 +403,8 @@ def test_target_encoding_by_hand(e: Engine, frame: Make, values: Values) -> None
 
 
 @pytest.mark.parametrize("weight", [20.0, 3.7])
-def test_means_are_looked_up_as_they_are_smoothed(
-    e: Engine, frame: Make, values: Values, weight: float
-) -> None:
-    """The table's means are those of the sums, to the last bit, and the prior where the key was not seen."""
+def test_target_means_equal_target_encode(e: Engine, frame: Make, values: Values, weight: float) -> None:
+    """The table's means equal those made of the sums, to the last bit; unseen keys get the prior."""
     early = frame({"k": [i % 7 for i in range(50)], "y": [i * i % 2 for i in range(50)], "z": [1] * 50})
     table, priors = e.group_sums(early, ["k"], ["y", "z"]), {"y": 0.137, "z": 1 / 3}
     means = e.target_means(table, ["k"], priors, weight, "te")
@@ -435,7 +434,7 @@ def test_means_are_looked_up_as_they_are_smoothed(
     )
 )
 @few
-def test_own_target_is_left_out(
+def test_leave_one_out_and_out_of_fold_exclude_the_own_target(
     e: Engine, frame: Make, values: Values, data: list[tuple[int, str, int, int]]
 ) -> None:
     a, b, y, fold = (list(column) for column in zip(*data, strict=True))
@@ -458,7 +457,7 @@ def test_own_target_is_left_out(
     )
 
 
-# ---- history ----------------------------------------------------------------------------------------------------------
+# ---- windows ----------------------------------------------------------------------------------------------------------
 
 events = st.lists(
     st.tuples(st.sampled_from([1, 2, None]), st.sampled_from("xy"), st.integers(-9, 9)),
@@ -467,7 +466,7 @@ events = st.lists(
 )
 
 
-def history_of(e: Engine, t: Frame) -> Frame:
+def windows_of(e: Engine, t: Frame) -> Frame:
     return e.window_features(
         t,
         ["a", "b"],
@@ -486,13 +485,13 @@ COLUMNS = ("count", "size", "first", "since", "mean", "v_lag1", "v_lag2")
 
 @given(events, st.randoms())
 @few
-def test_history_against_a_loop(
+def test_window_features_against_a_loop(
     e: Engine, frame: Make, values: Values, data: list[tuple[Any, str, int]], random: Any
 ) -> None:
     order = list(range(len(data)))
-    random.shuffle(order)  # rows arrive in any order; `ord` tells theirs
+    random.shuffle(order)  # rows are in any order; `ord` is the order of the window
     columns = {"row": order, "ord": order, "a": [data[i][0] for i in order], "b": [data[i][1] for i in order]}
-    got = values(history_of(e, frame(columns | {"v": [data[i][2] for i in order]})), *COLUMNS)
+    got = values(windows_of(e, frame(columns | {"v": [data[i][2] for i in order]})), *COLUMNS)
     past: dict[Any, list[int]] = defaultdict(list)
     expected = []
     sizes = Counter(d[:2] for d in data)
@@ -509,22 +508,22 @@ def test_history_against_a_loop(
 
 @given(events, st.integers(0, 29), st.integers(-9, 9))
 @few
-def test_the_future_does_not_change_the_past(
+def test_later_rows_do_not_change_earlier_ones(
     e: Engine, frame: Make, values: Values, data: list[tuple[Any, str, int]], at: int, new: int
 ) -> None:
     at %= len(data)
     a, b, v = (list(column) for column in zip(*data, strict=True))
     columns = {"ord": list(range(len(a))), "a": a, "b": b}
-    before = values(history_of(e, frame(columns | {"v": v})), *COLUMNS)
-    after = values(history_of(e, frame(columns | {"v": [*v[:at], new, *v[at + 1 :]]})), *COLUMNS)
+    before = values(windows_of(e, frame(columns | {"v": v})), *COLUMNS)
+    after = values(windows_of(e, frame(columns | {"v": [*v[:at], new, *v[at + 1 :]]})), *COLUMNS)
     for name, x, y in zip(COLUMNS, before, after, strict=True):
         seen = at if name in ("first", "since") else at + 1  # these two contain the row's own value
         assert x[:seen] == y[:seen], name
 
 
-def test_history_of_nothing(e: Engine, frame: Make, values: Values) -> None:
+def test_window_features_of_an_empty_frame(e: Engine, frame: Make, values: Values) -> None:
     t = e.filter(frame({"a": [1], "b": ["x"], "v": [1], "ord": [0]}), lambda c: c("a") > 1)
-    assert values(history_of(e, t), "count", "v_lag2") == ([], [])
+    assert values(windows_of(e, t), "count", "v_lag2") == ([], [])
 
 
 def test_order_key_is_time_then_row(e: Engine, frame: Make, values: Values) -> None:
@@ -534,25 +533,6 @@ def test_order_key_is_time_then_row(e: Engine, frame: Make, values: Values) -> N
 
 
 # ---- tables by key ----------------------------------------------------------------------------------------------------
-
-
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(-5, 5)), min_size=1, max_size=30))
-@few
-def test_join_groupby(e: Engine, frame: Make, values: Values, data: list[tuple[int, int]]) -> None:
-    k, v = (list(column) for column in zip(*data, strict=True))
-    t = e.join_groupby(
-        frame({"k": [*range(5)]}), frame({"k": k, "v": v}), ["k"], ["v"], ["mean", "std", "min", "max"]
-    )
-    for key, mean, std, low, high in zip(
-        range(5), *values(t, "v_mean", "v_std", "v_min", "v_max"), strict=True
-    ):
-        mine = [x for q, x in data if q == key]
-        want = (
-            (np.mean(mine), np.std(mine, ddof=1) if len(mine) > 1 else None, min(mine), max(mine))
-            if mine
-            else (None,) * 4
-        )
-        assert (mean, std, low, high) == pytest.approx(want)
 
 
 def test_top_k_breaks_ties_by_code(e: Engine, frame: Make, rows: Rows) -> None:
@@ -580,64 +560,30 @@ def test_seen_before(e: Engine, frame: Make, values: Values) -> None:
     assert values(t, "seen") == [1, 0, 1, 0]
 
 
-def test_sequences_keep_the_last_and_pad_the_front(e: Engine, frame: Make, values: Values) -> None:
-    t = frame({"k": [1, 2, 1, 1, 1], "ord": [0, 1, 2, 3, 4], "v": [10, 20, 11, 12, 13]})
-    s = e.sequences(t, "k", "ord", ["v"], 3, 0)
-    assert values(s, "k", "v_0", "v_1", "v_2") == ([2, 1], [0, 11], [0, 12], [20, 13])
-
-
-# ---- text and dates ---------------------------------------------------------------------------------------------------
+# ---- strings and dates ------------------------------------------------------------------------------------------------
 
 token_lists = st.lists(
     st.one_of(st.none(), st.lists(st.integers(0, 40), max_size=6)), min_size=1, max_size=12
 )
 
 
-@given(token_lists)
-@few
-def test_tokens(e: Engine, frame: Make, values: Values, lists: list[list[int] | None]) -> None:
-    lists = [*lists, [1, 1, 11, 1]]
-    joined = [None if tokens is None else "\t".join(map(str, tokens)) for tokens in lists]
-    t = frame({"s": joined})
-    t = e.token_counts(t, "s", "\t", "n")
-    t = e.count_token(t, "s", "\t", "1", "ones")
-    t = e.token_hash(t, "s", "\t", 3, 4, "h")
-    plain = [tokens or [] for tokens in lists]
-    assert values(t, "n", "ones") == ([len(p) for p in plain], [p.count(1) for p in plain])
-    for bucket in range(4):
-        assert values(t, f"h_{bucket}") == [sum(x % 4 == bucket for x in p[:3]) for p in plain]
-
-
 @pytest.mark.parametrize("at", [0, 1, 4])
-def test_token_at(e: Engine, frame: Make, values: Values, at: int) -> None:
+def test_the_token_at_a_position(e: Engine, frame: Make, values: Values, at: int) -> None:
     lists = ["101\t7\t102", None, "8", "", "1\t2\t3\t4\t5\t6"]
-    t = e.token_at(frame({"s": lists}), "s", "\t", at, "z")
+    t = e.token_features(frame({"s": lists}), "s", "\t", at={at: "z"})
     want = [int(s.split("\t")[at]) if s and len(s.split("\t")) > at else -1 for s in lists]
     assert values(t, "z") == want
 
 
 def plain_after(tokens: list[int], token: int, nth: int) -> int:
-    """By hand: occurrences are counted from the left, and the last token is followed by none."""
+    """By hand: occurrences are counted from the left; nothing follows the last token."""
     at = [i for i, value in enumerate(tokens[:-1]) if value == token]
     return tokens[at[nth - 1] + 1] if len(at) >= nth else -1
 
 
-@given(
-    st.lists(
-        st.none() | st.lists(st.sampled_from([137, 13, 37, 7, 1371]), max_size=8), min_size=1, max_size=20
-    )
-)
-@few
-def test_token_after(e: Engine, frame: Make, values: Values, lists: list[list[int] | None]) -> None:
-    joined = [None if tokens is None else "\t".join(map(str, tokens)) for tokens in lists]
-    for nth in (1, 2):
-        t = e.token_after(frame({"s": joined}), "s", "\t", "137", nth, "z")
-        assert values(t, "z") == [plain_after(tokens or [], 137, nth) for tokens in lists]
-
-
 @given(token_lists, st.integers(1, 6), st.randoms())
 @few
-def test_token_matrix_is_by_row(
+def test_token_matrix_is_sorted_by_row(
     e: Engine, frame: Make, lists: list[list[int] | None], length: int, random: Any
 ) -> None:
     order = list(range(len(lists)))
@@ -655,7 +601,7 @@ def test_token_matrix_is_by_row(
     )
 )
 @few
-def test_token_features_at_once(
+def test_token_features_against_a_loop(
     e: Engine, frame: Make, values: Values, lists: list[list[int] | None]
 ) -> None:
     lists = [*lists, [137, 7, 137]]
@@ -678,11 +624,11 @@ def test_token_features_at_once(
         assert values(t, name) == [plain_after(p, 137, nth) for p in plain]
 
 
-def test_count_token_counts_words(e: Engine, frame: Make, values: Values) -> None:
-    """Tokens of any text; what only begins or ends like one is another."""
+def test_token_counts_match_whole_words(e: Engine, frame: Make, values: Values) -> None:
+    """A token that only begins or ends with the word does not count."""
     t = frame({"s": ["Photo\tVideo\tPhoto", None, "", "Photos", "aPhoto\tPhoto", "Grüße\tPhoto"]})
-    assert values(e.count_token(t, "s", "\t", "Photo", "n"), "n") == [2, 0, 0, 0, 1, 1]
-    assert values(e.count_token(t, "s", "\t", "Grüße", "n"), "n") == [0, 0, 0, 0, 0, 1]
+    t = e.token_features(t, "s", "\t", counts={"Photo": "photos", "Grüße": "greetings"})
+    assert values(t, "photos", "greetings") == ([2, 0, 0, 0, 1, 1], [0, 0, 0, 0, 0, 1])
 
 
 @given(st.lists(st.integers(0, 2**128 - 1), min_size=1, max_size=20))
@@ -708,7 +654,7 @@ def test_hex_id_of_other_lengths(e: Engine, frame: Make, values: Values, digits:
     )
 )
 @few
-def test_numbers(e: Engine, frame: Make, values: Values, lists: list[list[float] | None]) -> None:
+def test_parse_vector(e: Engine, frame: Make, values: Values, lists: list[list[float] | None]) -> None:
     lists = [*lists, [1e-5, -2.5e-07], [0.0]]
     texts = [None if x is None else str(x) for x in lists]
     t = e.parse_vector(frame({"s": texts}), "s", 3, "z")
@@ -742,7 +688,7 @@ def test_date_parts(e: Engine, frame: Make, values: Values, seconds: list[int]) 
 # ---- engines ----------------------------------------------------------------------------------------------------------
 
 
-def test_unknown_engine_gets_a_guess() -> None:
+def test_an_unknown_engine_gets_a_suggestion() -> None:
     with pytest.raises(UsageError) as caught:
         frames.load("pandsa")
     assert "did you mean pandas" in caught.value.hint

@@ -188,7 +188,7 @@ def test_probabilities_and_ids_alone_reach_the_host(
     """A piece through both stages with trees and a network: features, texts and users stay on the device."""
     bus, size = Bus(), 20
     monkeypatch.setitem(sys.modules, "cupy", cupy(bus))
-    monkeypatch.setattr("buzzer.engine.infer.backends.xgboost.load", lambda model: Booster(bus))
+    monkeypatch.setattr("buzzer.engine.infer.trees.load", lambda model: Booster(bus))
     monkeypatch.setattr(
         "buzzer.models.recsys2021.network_training.open_sessions",
         lambda names, job: {name: Network(bus) for name in names},

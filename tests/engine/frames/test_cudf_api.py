@@ -1,5 +1,8 @@
-"""What of the eager text runs on cuDF only, without a GPU: its names and keywords against the installed cuDF and CuPy, and its logic with
-pandas and NumPy in their place, which are made to behave as cuDF and CuPy do where those differ."""
+"""The parts of the eager implementation that run on cuDF only, tested without a GPU.
+
+Names and keywords are checked against the installed cuDF and CuPy. The logic runs with pandas and NumPy in their place, changed
+to behave as cuDF and CuPy do where those differ.
+"""
 
 import ast
 import builtins
@@ -24,7 +27,7 @@ from buzzer.errors import DataError
 
 
 class Condition:
-    """A condition with missing values, and cuDF's rule: `where` and `~` keep them, and a missing condition takes the other side."""
+    """A condition with missing values, with cuDF's rules: `~` keeps them, and `where` takes the other value."""
 
     def __init__(self, values: list[bool | None]) -> None:
         self.values = values
@@ -40,7 +43,7 @@ class Condition:
 
 
 class Numbers:
-    """A column, with cuDF's `where`."""
+    """A column with cuDF's `where`."""
 
     def __init__(self, values: list[Any]) -> None:
         self.values = values
@@ -63,9 +66,9 @@ class Numbers:
         (5, -1, [5, -1, -1]),
         ("yes", "no", ["yes", "no", "no"]),
     ],
-    ids=["columns", "column and value", "value and column", "values", "texts"],
+    ids=["columns", "column and value", "value and column", "values", "strings"],
 )
-def test_a_missing_condition_takes_the_other_side_on_cudf(a: Any, b: Any, want: list[Any]) -> None:
+def test_a_missing_condition_is_false_on_cudf(a: Any, b: Any, want: list[Any]) -> None:
     condition: Any = Condition([True, None, False])
     assert eager.Eager("pandas").where(condition, a, b).values == want
 
@@ -75,8 +78,8 @@ def test_a_missing_condition_takes_the_other_side_on_cudf(a: Any, b: Any, want: 
 
 @pytest.fixture
 def unordered(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """pandas' merge as cuDF's: rows in any order, and integers as float64 where a row found nothing (as pandas has it too). The columns
-    of each left side are noted."""
+    """Replaces pandas' merge by one like cuDF's: rows in any order, and integers as float64 if a row has no match (as in pandas).
+    Returns the columns of each left side."""
     merge, seen = pd.DataFrame.merge, []
 
     def shuffled(self: pd.DataFrame, other: pd.DataFrame, **how: Any) -> pd.DataFrame:
@@ -87,9 +90,9 @@ def unordered(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return seen
 
 
-def test_lookups_by_merge_are_those_by_places(unordered: list[list[str]]) -> None:
-    """Types, exact large integers, fills, missing keys, and the frame's own order and index; one merge with the frame a key set, of keys
-    and places only."""
+def test_lookups_by_merge_equal_those_by_position(unordered: list[list[str]]) -> None:
+    """Types, exact large integers, fills, missing keys, and the frame's own order and index. Each set of keys is merged with the frame
+    once, with only keys and positions in the merge."""
     rng = np.random.default_rng(3)
     t = pd.DataFrame(
         {
@@ -118,7 +121,7 @@ def test_lookups_by_merge_are_those_by_places(unordered: list[list[str]]) -> Non
         Lookup(pd.DataFrame({"k": np.zeros(0), "v": np.zeros(0, "int64")}), {"a": "k"}, {"v": "none"}, 9),
     ]
     found = lookups.by_merge(pd, t, wanted)
-    pd.testing.assert_frame_equal(found, lookups.by_places(t, wanted))
+    pd.testing.assert_frame_equal(found, lookups.by_position(t, wanted))
     assert found["one"].tolist() == [{2.0: large[0], 0.0: large[1]}.get(a, -1) for a in t["a"]]
     assert [left for left in unordered if "_row" in left] == [["a", "_row"], ["a", "b", "_row"]]
 
@@ -127,7 +130,7 @@ def test_lookups_by_merge_are_those_by_places(unordered: list[list[str]]) -> Non
 
 
 class DeviceText:
-    """A text column with what of cuDF's and CuPy's is used on it: `str.split` to lists, their leaves and lengths, `values`."""
+    """A string column with the part of cuDF's and CuPy's API that is used: `str.split` to lists, their leaves and lengths, `values`."""
 
     def __init__(self, column: Any) -> None:
         self.column, self.name = pd.Series(column), "s"
@@ -151,7 +154,7 @@ class DeviceText:
 
 
 @pytest.mark.parametrize("texts", [["7\t137\t8\t137\t9", None, "", "137", "5\t6"], [None, ""], []])
-def test_joined_lists_on_the_device_are_those_on_the_host(
+def test_joined_lists_on_the_device_equal_those_on_the_host(
     texts: list[str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cupy = types.ModuleType("cupy")
@@ -161,7 +164,7 @@ def test_joined_lists_on_the_device_are_those_on_the_host(
     ours, theirs = token_lists.on_device(DeviceText(column), "\t"), token_lists.on_host(column, "\t")
     assert ours.xp is cupy
     for call in (
-        lambda x: x.many,
+        lambda x: x.lengths,
         lambda x: x.count("137"),
         lambda x: x.at(1),
         lambda x: x.after("137", 1),
@@ -173,16 +176,16 @@ def test_joined_lists_on_the_device_are_those_on_the_host(
         assert call(ours).dtype == call(theirs).dtype
 
 
-def test_what_is_no_list_of_integers_is_told() -> None:
+def test_a_list_with_a_word_in_it_is_refused() -> None:
     e, t = eager.Eager("pandas"), pd.DataFrame({"row": [0], "s": ["1\tx\t3"]})
     with pytest.raises(DataError, match="column s"):
-        e.token_at(t, "s", "\t", 1, "z")
+        e.token_features(t, "s", "\t", at={1: "z"})
     with pytest.raises(DataError, match="column s"):
         e.token_matrix(t, "s", "\t", 3)
 
 
 @pytest.mark.parametrize("text", ["abc", "g" * 16, "@" * 16, "a" * 17])
-def test_what_is_no_id_is_told(text: str) -> None:
+def test_an_invalid_id_is_refused(text: str) -> None:
     with pytest.raises(DataError, match="column s"):
         eager.Eager("pandas").hex_id(pd.DataFrame({"s": [text]}), "s", "z", digits=16)
 
@@ -195,7 +198,7 @@ def as_cudf(kind: str, fields: list[str | None]) -> list[Any]:
     return list(eager_csv.typed(pd, text, kind))
 
 
-def test_text_is_typed_as_it_is_read_on_the_host() -> None:
+def test_strings_are_converted_as_on_the_host() -> None:
     assert as_cudf("int64", ["7", "-9223372036854775808", "+12", "007"]) == [7, -(2**63), 12, 7]
     assert as_cudf("date", ["1970-01-02", "2020-02-29", "1969-12-31"]) == [1, 18321, -1]
     found = as_cudf("float64", ["0.5", None, "-1e3", ".25", "2."])
@@ -203,7 +206,7 @@ def test_text_is_typed_as_it_is_read_on_the_host() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "field", "told"),
+    ("kind", "field", "message"),
     [
         ("int64", "seven", "column a: 'seven' is not an integer"),
         ("int64", "12x", "column a: '12x' is not an integer"),
@@ -217,14 +220,14 @@ def test_text_is_typed_as_it_is_read_on_the_host() -> None:
         ("float64", "e5", "column a: 'e5' is not a number"),
     ],
 )
-def test_what_libcudf_would_read_as_something_else_is_told(kind: str, field: str | None, told: str) -> None:
+def test_a_field_that_libcudf_would_misread_is_refused(kind: str, field: str | None, message: str) -> None:
     good = {"int64": "1", "date": "2020-01-01", "float64": "1"}[kind]
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         as_cudf(kind, [good, field, good])
 
 
-def test_an_integer_that_does_not_fit_is_told() -> None:
-    """libcudf's cast wraps around; pandas' raises, so the column is one whose cast wraps."""
+def test_an_integer_beyond_64_bits_is_refused() -> None:
+    """libcudf's cast wraps around. pandas' raises, so this test uses a column whose cast wraps."""
 
     class Wrapping(pd.Series):
         def astype(self, kind: str, **_: Any) -> Any:
@@ -238,7 +241,7 @@ def test_an_integer_that_does_not_fit_is_told() -> None:
 
 
 @pytest.mark.parametrize("field", ["", "12x", "1.5"])
-def test_a_bad_file_is_told_with_its_column(tmp_path: Path, field: str) -> None:
+def test_the_error_of_a_bad_file_names_the_column(tmp_path: Path, field: str) -> None:
     path, e = tmp_path / "t.csv", eager.Eager("pandas")
     path.write_text(f"b,a\n1,2\n3,{field}\n")
     with pytest.raises(DataError, match=r"t\.csv: column a\b"):
@@ -250,9 +253,9 @@ def test_a_bad_file_is_told_with_its_column(tmp_path: Path, field: str) -> None:
 
 # ---- names and keywords -----------------------------------------------------------------------------------------------
 
-# What runs on the host only.
-HOST = {"on_host", "named", "arrow_text", "by_places", "taken", "numbered", "Places"}
-# Whose attributes are no cuDF's: modules, this engine itself, a file that pyarrow reads.
+# Functions and classes that run on the host only.
+HOST = {"on_host", "named", "arrow_text", "by_position", "taken", "factorised", "RowFinder"}
+# Names whose attributes are not cuDF's: modules, the engine itself, a file that pyarrow reads.
 OTHERS = (
     "np",
     "pa",
@@ -270,7 +273,7 @@ OTHERS = (
 
 @dataclass(frozen=True)
 class Use:
-    """An attribute that is read or called: of `xp`, of CuPy, or (as "") of some frame, column or array."""
+    """An attribute that is read or called; owner: "xp", "cupy", or "" for a frame, column or array."""
 
     line: int
     owner: str
@@ -279,7 +282,7 @@ class Use:
 
 
 def uses(module: types.ModuleType) -> Iterator[Use]:
-    """Of a module's text outside of what runs on the host only."""
+    """The attributes that a module's source uses, outside of HOST."""
     tree = ast.parse(inspect.getsource(module))
     calls = {id(node.func): node for node in ast.walk(tree) if isinstance(node, ast.Call)}
 
@@ -315,13 +318,13 @@ def takes(function: Any, keywords: tuple[str, ...]) -> bool:
 
 
 def problems(module: types.ModuleType, owners: Mapping[str, list[Any]], fields: set[str]) -> list[str]:
-    """Uses of what none of their possible owners has with these keywords, and which is no field of our own data."""
-    found = []
+    """Uses that no possible owner has with these keywords, except for fields of our own dataclasses."""
+    missing = []
     for use in uses(module):
         having = [getattr(owner, use.name) for owner in owners[use.owner] if hasattr(owner, use.name)]
         if use.name not in fields and not any(takes(each, use.keywords) for each in having):
-            found.append(f"{module.__name__}:{use.line} {use.name}({', '.join(use.keywords)})")
-    return found
+            missing.append(f"{module.__name__}:{use.line} {use.name}({', '.join(use.keywords)})")
+    return missing
 
 
 @pytest.mark.gpu_plan
@@ -347,12 +350,12 @@ def test_cudf_has_every_name_and_keyword() -> None:
         assert hasattr(DatetimeProperties, part)
 
 
-def test_the_audit_finds_what_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_check_finds_missing_names_and_keywords(monkeypatch: pytest.MonkeyPatch) -> None:
     """A keyword that pandas' `merge` lacks, a method that no frame has, and names that a library lacks at any depth."""
     text = "t.merge(t, how='left', shuffle=1)\nt.isinteger()\nxp.errors\nself.xp.int.ParserError\nt.sum(axis=1)\n"
     monkeypatch.setattr(inspect, "getsource", lambda _: text)
-    told = problems(types.ModuleType("some"), {"xp": [builtins], "": [pd.DataFrame]}, set())
-    assert told == [
+    missing = problems(types.ModuleType("some"), {"xp": [builtins], "": [pd.DataFrame]}, set())
+    assert missing == [
         "some:1 merge(how, shuffle)",
         "some:2 isinteger()",
         "some:3 errors()",
