@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from buzzer.suite.analysis.comparison import Comparison, Noise, ScalingFit, Variant, VariantResult
 from buzzer.suite.analysis.regress import Change
 from buzzer.suite.analysis.statistics import Ratio
-from buzzer.suite.records.record import Machine
 from buzzer.suite.records.repetitions import HeadRoom
+from buzzer.suite.records.schema import Machine
 from buzzer.suite.report.compare_text import differences
 
 
