@@ -209,7 +209,7 @@ MUTANTS = {
         "suite/records/test_rescore.py::test_records_are_held_against_their_submissions[a lie]",
     ),
     "a run of the bench ends before the device": Mutant(
-        "suite/bench/protocol.py",
+        "suite/bench/timing.py",
         "        torch.cuda.synchronize()\n        return time.perf_counter() - began, start.elapsed_time",
         "        return time.perf_counter() - began, start.elapsed_time",
         f"{BENCH}::test_device_time_is_of_the_replay_alone_behind_a_spin",
