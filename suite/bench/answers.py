@@ -29,7 +29,7 @@ def compute(model: BenchModel, device: str) -> Answers:
     expected = [dict(model.reference(batch)) for batch in answers_cache.every_input(model)]
     if where := answers_cache.not_finite(expected):
         raise DataError(
-            f"the model's own answer is not finite: {where}",
+            f"the model's own output is not finite: {where}",
             "no precision can be compared with it; choose other weights or another --seed",
         )
     if empty := [name for name, array in expected[0].items() if array.size == 0]:

@@ -41,7 +41,7 @@ class Answers:
 def folder(context: RunContext, provider: ModelProvider, spec: BenchSpec) -> Path:
     """The cache folder of one model at one size; in the run's own folder for a provider without an identity."""
     if (identity := provider.identity(spec)) is None:
-        return context.work / "kept"
+        return context.work / "cached"
     sizes = [spec.batch, spec.seq, spec.inputs, spec.lengths, spec.packing, context.device]
     code = stamp([Path(p) for p in (__file__, cost.__file__, api_bench.__file__)])
     key = digest([spec.params, spec.seed, sizes, identity, code, torch_version()])

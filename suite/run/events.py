@@ -37,9 +37,7 @@ class PhaseEnded:
 class Done:
     """The run has ended well."""
 
-    wall_s: (
-        float  # from the start of the process to the beginning of phase `score`, or to the end without one
-    )
+    wall_s: float  # from the start of the process to `score`, or to the end without that phase
     overhead_s: float  # the clock's own bookkeeping, inside `wall_s`
     scores: dict[str, float]
     rows: int  # rows predicted

@@ -196,7 +196,7 @@ def check_time(ending: Ending, budget: Budget) -> Ending:
     """The ending, or a `timeout` if the run ended after the buzzer, however little."""
     if budget.time_s is None or ending.wall_s <= budget.time_s:
         return ending
-    message = f"the buzzer went: the job took {ending.wall_s:.2f} s, the budget has {budget.time_s:g} s"
+    message = f"the buzzer went: the run took {ending.wall_s:.2f} s, the budget has {budget.time_s:g} s"
     return replace(ending, outcome="timeout", message=message, hint=MORE_TIME)
 
 
@@ -229,7 +229,7 @@ def explain(progress: RunProgress, measured: Measured, budget: Budget) -> tuple[
             return "timeout", f"the buzzer went in phase {phase}", MORE_TIME
         case Reason.SCORING:
             message = f"scoring took longer than {limits.scoring_s(budget):g} s"
-            return "error", message, "the job itself had ended; `buzzer data score` scores a submission"
+            return "error", message, "the run itself was complete; `buzzer data score` scores a submission"
         case Reason.LINGERING:
             message = f"the process was still running {LINGER_S:g} s after it had reported its end"
             return "error", message, "does the task leave threads or processes behind?"

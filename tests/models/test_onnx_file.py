@@ -299,7 +299,7 @@ def test_an_answer_that_is_not_finite_is_the_models_error(tmp_path: Path) -> Non
     nodes = [helper.make_node("Neg", ["a"], ["n"]), helper.make_node("Sqrt", ["n"], ["y"])]
     nodes.insert(0, helper.make_node("Abs", ["x"], ["a"]))
     path = saved(tmp_path / "net.onnx", nodes, {"x": (TensorProto.FLOAT, ["rows", 3])}, {})
-    with pytest.raises(DataError, match="the model's own answer is not finite: output y, input 0"):
+    with pytest.raises(DataError, match="the model's own output is not finite: output y, input 0"):
         answers.compute(TARGET.load(ask(path)), "cpu")
 
 

@@ -55,6 +55,8 @@ QUICK = (
 )  # under both enforcements in every run of the tests
 BUDGETS = {"ignore-signals": "1c2g1s", "hungry-forks": "1c200m10s"}
 THOROUGH = "BUZZER_SOAK" in os.environ
+IMPORT_S = 0.3  # that the import of slow_import_task takes at least
+DAEMON_CPU_S = 0.5  # that the daemon of cheating_task computes
 
 
 @pytest.fixture
@@ -104,7 +106,7 @@ def test_work_at_import_is_in_the_wall_time(play: Play) -> None:
     r = play("short", "slow_import_task:TASK")
     assert r.outcome == "ok"
     assert r.phases[0].name == "start"
-    assert r.wall_s > r.phases[0].wall_s > 0.3
+    assert r.wall_s > r.phases[0].wall_s > IMPORT_S
 
 
 def test_a_daemon_is_counted_and_ended(play: Play, enforcement: str, tmp_path: Path) -> None:
@@ -112,7 +114,7 @@ def test_a_daemon_is_counted_and_ended(play: Play, enforcement: str, tmp_path: P
     r = play("daemon")
     assert r.outcome == "ok"
     assert r.cpu_s is not None
-    assert 0.5 < r.cpu_s < 3.0
+    assert DAEMON_CPU_S < r.cpu_s < 1.5 * (r.wall_s + (r.score_s or 0.0))  # it has one core
     assert not alive(int((tmp_path / "files" / r.run_id[:8] / "pid").read_text()))
 
 

@@ -1,4 +1,4 @@
-"""What is compared ends where scoring begins, the time limit holds for it, and whatever a run tells becomes one record."""
+"""The compared time ends where scoring begins, the time limit holds for it, and whatever a run reports becomes one record."""
 
 import ast
 from collections.abc import Callable
@@ -37,7 +37,7 @@ def phases(r: Record) -> dict[str, record.Phase]:
 
 
 def checked(r: Record, folder: Path) -> None:
-    """One valid record, with nothing for `buzzer check` to tell but the fake's fingerprint."""
+    """One valid record, in which `buzzer check` finds nothing wrong but the fake fingerprint."""
     (problems,) = integrity.check([record.write(r, folder / "checked")]).values()
     assert problems in ([], ["data_fingerprint is no sha256"])
 
@@ -50,7 +50,7 @@ def test_scoring_is_recorded_and_not_compared(predict: Predict, enforcement: str
     assert score.cpu_s >= 1.5
     assert score.peak_memory_bytes > 300e6
     assert r.cpu_s is not None
-    assert r.cpu_s < 1.5
+    assert r.cpu_s < score.cpu_s
     assert r.peak_memory_bytes is not None
     assert r.peak_memory_bytes < 300e6
     assert sum(p.wall_s for p in r.compared) == pytest.approx(r.wall_s, rel=0.01)
@@ -67,12 +67,13 @@ def test_scoring_may_outlast_the_budget(predict: Predict) -> None:
 def test_scoring_that_hangs_is_ended(
     predict: Predict, enforcement: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(limits, "scoring_s", lambda budget: 1.0)
+    limit_s = 0.5
+    monkeypatch.setattr(limits, "scoring_s", lambda budget: limit_s)
     r = predict("score-hang")
     assert (r.outcome, r.phase_reached) == ("error", "score")
-    assert "scoring took longer than 1 s" in r.message
-    assert r.wall_s < 30
-    assert (r.score_s or 0) > 1
+    assert f"scoring took longer than {limit_s:g} s" in r.message
+    assert sum(p.wall_s for p in r.compared) == pytest.approx(r.wall_s, rel=0.01)
+    assert (r.score_s or 0) > limit_s
     checked(r, tmp_path)
 
 
@@ -90,7 +91,7 @@ def test_scoring_that_hangs_is_ended(
         ("flood", "error", "RuntimeError: flooded"),
     ],
 )
-def test_whatever_a_run_tells_becomes_one_record(
+def test_whatever_a_run_reports_becomes_one_record(
     predict: Predict, tmp_path: Path, do: str, outcome: str, message: str
 ) -> None:
     r = predict(do)
@@ -177,7 +178,7 @@ def test_when_a_run_is_ended(running: str, since: float, age: float, reason: Rea
         '{"event": "failed", "message": "x"}',
     ],
 )
-def test_a_line_that_is_no_event_is_an_error(line: str) -> None:
+def test_a_line_that_is_not_an_event_is_an_error(line: str) -> None:
     progress = RunProgress(running="load", born_s=0.0, closed_s=0.0 if "started" in line else None)
     progress.apply_line(line + "\n")
     progress.apply_line(events.to_line(Failed("unsupported", "later", "")))
