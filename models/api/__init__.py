@@ -1,1 +1,1 @@
-"""The contract between tasks, models and the harness."""
+"""The contract between the harness, the tasks and the models that it runs."""

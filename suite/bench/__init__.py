@@ -1,1 +1,1 @@
-"""A model alone: plan, protocol in the child, right answers, LoadGen."""
+"""Benchmarks of one model: the plan, the protocol in the worker, reference outputs, timing, and MLPerf LoadGen."""

@@ -1,6 +1,6 @@
-"""What `buzzer bench` keeps in the cache folder: right answers and quantised checkpoints, each made once for a model and its sizes.
+"""The cache of `buzzer bench`: reference outputs and quantised checkpoints, each computed once for a model and its sizes.
 
-The key holds all that fixes them: the model's parameters and files, its source code, seed, sizes, device and torch's version.
+The key holds everything that they depend on: the model's parameters and files, its source code, seed, sizes, device and torch's version.
 """
 
 import hashlib
@@ -29,26 +29,27 @@ FACTS = "facts.json"
 
 @dataclass(frozen=True)
 class Answers:
-    """The right outputs of every input, and what `fit` learned of the model. fingerprint: sha256 of the inputs."""
+    """The reference outputs of a model, and facts about it."""
 
-    expected: list[dict[str, Array]]  # of the batches, then of the unseen ones
-    fingerprint: str
-    source: str
+    expected: list[dict[str, Array]]  # outputs of each input: of the batches, then of the unseen inputs
+    fingerprint: str  # sha256 of the inputs
+    source: str  # of the inputs: "official" or "generated"
     notes: tuple[str, ...]
     cost: Cost | None  # of one run on the first input
 
 
-def folder(job: RunContext, target: ModelProvider, ask: BenchSpec) -> Path:
-    """Of one model at one size; in the call's own folder for a target that cannot say what fixes it."""
-    if (fixed := target.identity(ask)) is None:
-        return job.work / "kept"
-    sizes = [ask.batch, ask.seq, ask.inputs, ask.lengths, ask.packing, job.device]
+def folder(context: RunContext, provider: ModelProvider, spec: BenchSpec) -> Path:
+    """The cache folder of one model at one size; in the run's own folder for a provider without an identity."""
+    if (identity := provider.identity(spec)) is None:
+        return context.work / "cached"
+    sizes = [spec.batch, spec.seq, spec.inputs, spec.lengths, spec.packing, context.device]
     code = stamp([Path(p) for p in (__file__, cost.__file__, api_bench.__file__)])
-    return job.data / f"{job.task}-{digest([ask.params, ask.seed, sizes, fixed, code, version()])}"
+    key = digest([spec.params, spec.seed, sizes, identity, code, torch_version()])
+    return context.data / f"{context.task}-{key}"
 
 
-def version() -> str:
-    """torch's, without importing it."""
+def torch_version() -> str:
+    """The version of torch, without importing it; "" if it is not installed."""
     try:
         return metadata.version("torch")
     except metadata.PackageNotFoundError:
@@ -56,25 +57,26 @@ def version() -> str:
 
 
 def digest(facts: Any) -> str:
+    """First 16 hex digits of the sha256 of a JSON value."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def every_input(loaded: BenchModel) -> list[Batch]:
-    """Those of timed runs, then the unseen ones."""
-    return [*loaded.batches, *(batch for _, batch in loaded.unseen)]
+def every_input(model: BenchModel) -> list[Batch]:
+    """The inputs of timed runs, then the unseen ones."""
+    return [*model.batches, *(batch for _, batch in model.unseen)]
 
 
-def fingerprint(loaded: BenchModel) -> str:
+def fingerprint(model: BenchModel) -> str:
     """sha256 over names and values of all inputs."""
-    found = hashlib.sha256()
-    for batch in every_input(loaded):
+    sha = hashlib.sha256()
+    for batch in every_input(model):
         for name, array in sorted(batch.items()):
-            found.update(name.encode() + array.tobytes())
-    return found.hexdigest()
+            sha.update(name.encode() + array.tobytes())
+    return sha.hexdigest()
 
 
-def keep(folder: Path, write: Callable[[Path], None]) -> None:
-    """Have `write` fill a folder, whole or not at all, with a manifest; another process may be faster, then its folder stays."""
+def save(folder: Path, write: Callable[[Path], None]) -> None:
+    """Have `write` fill a folder, whole or not at all, and add a manifest. A folder that another process made meanwhile stays."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
@@ -90,8 +92,8 @@ def keep(folder: Path, write: Callable[[Path], None]) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def is_kept(folder: Path) -> bool:
-    """Whether a folder is there as it was written; a damaged one is removed."""
+def is_saved(folder: Path) -> bool:
+    """Whether a folder exists as it was written; a damaged one is removed."""
     problem = manifest.problem(folder)
     if problem and os.path.lexists(folder):
         caches.discard(folder, problem)
@@ -99,6 +101,8 @@ def is_kept(folder: Path) -> bool:
 
 
 def write_answers(answers: Answers, folder: Path) -> None:
+    """Save the reference outputs under a cache folder."""
+
     def write(aside: Path) -> None:
         aside.mkdir()
         for index, outputs in enumerate(answers.expected):
@@ -106,22 +110,22 @@ def write_answers(answers: Answers, folder: Path) -> None:
         facts = asdict(replace(answers, expected=[])) | {"expected": len(answers.expected)}
         (aside / FACTS).write_text(json.dumps(facts))
 
-    keep(folder / "answers", write)
+    save(folder / "answers", write)
 
 
 def read_answers(folder: Path) -> Answers | None:
-    """None where there are none that are as they were written."""
-    place = folder / "answers"
-    if not is_kept(place):
+    """The reference outputs in a cache folder; None if there are none or they are damaged."""
+    answers = folder / "answers"
+    if not is_saved(answers):
         return None
-    facts = json.loads((place / FACTS).read_text())
-    facts["expected"] = [dict(np.load(place / f"{i}.npz")) for i in range(facts["expected"])]
+    facts = json.loads((answers / FACTS).read_text())
+    facts["expected"] = [dict(np.load(answers / f"{i}.npz")) for i in range(facts["expected"])]
     facts["cost"] = None if facts["cost"] is None else Cost(**facts["cost"])
     return Answers(**facts | {"notes": tuple(facts["notes"])})
 
 
 def not_finite(expected: Sequence[Mapping[str, Array]]) -> str:
-    """The first output that holds NaN or an infinity, in words; empty where all are finite."""
+    """The first output that holds NaN or an infinity, in words; "" if all are finite."""
     for index, outputs in enumerate(expected):
         for name, array in outputs.items():
             if array.dtype.kind in "fc" and not np.isfinite(array).all():
@@ -129,7 +133,7 @@ def not_finite(expected: Sequence[Mapping[str, Array]]) -> str:
     return ""
 
 
-def check_inputs(answers: Answers, loaded: BenchModel, folder: Path) -> None:
-    """Raises DataError unless the answers are those of these inputs."""
-    if answers.fingerprint != fingerprint(loaded):
-        raise DataError(f"{folder}: the right answers are of other inputs", "delete it: it is made anew")
+def check_inputs(answers: Answers, model: BenchModel, folder: Path) -> None:
+    """Raises DataError unless the reference outputs belong to these inputs."""
+    if answers.fingerprint != fingerprint(model):
+        raise DataError(f"{folder}: the reference outputs are of other inputs", "delete it: it is made anew")

@@ -1,6 +1,6 @@
-"""MLPerf scenarios driven by MLCommons LoadGen: it makes the queries, keeps the clock and gives the verdict.
+"""MLPerf scenarios with MLCommons LoadGen, which makes the queries, measures the times and gives the verdict.
 
-SingleStream: the next query when the last is answered. Offline: all samples at once. Server: Poisson arrivals under a latency
+SingleStream: the next query when the last one is answered. Offline: all samples at once. Server: Poisson arrivals with a latency
 bound (MLPerf Inference Rules, section 4).
 """
 
@@ -8,7 +8,8 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ import numpy as np
 from buzzer.engine.infer import Array, Session
 from buzzer.errors import UnsupportedError, UsageError
 from buzzer.models.api.bench import BenchModel
+from buzzer.suite.bench.checks import Check
 
 NAMES = {"single-stream": "SingleStream", "offline": "Offline", "server": "Server"}
-TRIAL_S = 1.0  # of runs that tell LoadGen what rate to expect
+TRIAL_S = 1.0  # seconds of runs that measure the rate which LoadGen expects
 SEEDS = ("qsl_rng_seed", "sample_index_rng_seed", "schedule_rng_seed")  # MLPerf gives new ones each round
 SUMMARY, LOGS = "mlperf_log_summary.txt", "mlperf_log_*"
-LATENCY = "single-stream"  # the one whose figure is a time
-HEADLINE = {
+LATENCY = "single-stream"  # the scenario whose figure is a time
+HEADLINE = {  # the line of the summary that ranks
     "single-stream": "Early stopping 90.0th percentile estimate",
     "offline": "Samples per second",
     "server": "Completed samples per second",
@@ -31,14 +33,14 @@ HEADLINE = {
 
 
 class Rows:
-    """The target's batches as single samples, and back into batches of the session's size."""
+    """The model's batches as single samples, and back into batches of the session's size."""
 
-    def __init__(self, loaded: BenchModel, batch: int) -> None:
-        self._batches, self.batch = loaded.batches, batch
-        self.count = batch * len(loaded.batches)
+    def __init__(self, model: BenchModel, batch: int) -> None:
+        self._batches, self.batch = model.batches, batch
+        self.count = batch * len(model.batches)
 
-    def together(self, indices: list[int]) -> dict[str, Array]:
-        """Samples side by side; the last is repeated where they do not fill a batch."""
+    def batch_of(self, indices: list[int]) -> dict[str, Array]:
+        """A batch of these samples; the last one is repeated to fill it."""
         if self.batch == 1:
             return dict(self._batches[indices[0]])
         filled = indices + indices[-1:] * (self.batch - len(indices))
@@ -47,14 +49,14 @@ class Rows:
         return {name: np.stack([self._batches[b][name][row] for b, row in at]) for name in names}
 
     def batches_of(self, answers: Mapping[int, Mapping[str, Array]]) -> dict[int, dict[str, Array]]:
-        """The target's batches of which every row was answered, with their outputs."""
-        found = {}
+        """Number -> outputs of each batch of which every row was answered."""
+        batches = {}
         for number in range(len(self._batches)):
             parts = [answers.get(number * self.batch + row) for row in range(self.batch)]
-            told = [part for part in parts if part is not None]
-            if len(told) == self.batch:
-                found[number] = {name: np.stack([part[name] for part in told]) for name in told[0]}
-        return found
+            rows = [part for part in parts if part is not None]
+            if len(rows) == self.batch:
+                batches[number] = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        return batches
 
 
 class Sut:
@@ -70,14 +72,16 @@ class Sut:
         self._worker.start()
 
     def issue(self, samples: Any) -> None:
+        """Queue a query's samples; LoadGen calls it."""
         size = self._rows.batch
         for start in range(0, len(samples), size):
             self._waiting.put(samples[start : start + size])
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: no samples are held back. LoadGen calls it."""
 
     def stop(self) -> None:
+        """End the worker thread."""
         self._waiting.put(None)
         self._worker.join()
 
@@ -86,8 +90,8 @@ class Sut:
             indices = [s.index for s in samples]
             try:
                 if self.error is None:
-                    outputs = self._session.run(self._rows.together(indices))
-            except BaseException as error:  # noqa: BLE001  told after LoadGen has ended; it knows no failure
+                    outputs = self._session.run(self._rows.batch_of(indices))
+            except BaseException as error:  # noqa: BLE001  raised after LoadGen has ended, which has no notion of failure
                 self.error = error
             self._lg.QuerySamplesComplete([self._lg.QuerySampleResponse(s.id, 0, 0) for s in samples])
             self.answered += len(samples)
@@ -96,12 +100,39 @@ class Sut:
                     self.answers[index] = {name: array[at] for name, array in outputs.items()}
 
 
-def run(
-    session: Session, loaded: BenchModel, check: Any, params: Mapping[str, Any], out: Path
-) -> dict[str, Any]:
-    """LoadGen's verdict and figures under `loadgen`, and `rows`, the samples answered.
+@dataclass(frozen=True)
+class Scenario:
+    """An MLPerf scenario and its settings."""
 
-    Raises UnsupportedError where LoadGen is not installed, UsageError for sizes that a scenario has not.
+    name: str  # "single-stream", "offline" or "server"
+    batch: int
+    min_duration: float  # seconds that LoadGen runs at least
+    qps: float  # queries a second of `server`; 0 = half of what the session can answer
+    bound: float  # latency bound of `server` in milliseconds
+    seeds: Sequence[int]  # of the library, the samples and the schedule
+
+    @classmethod
+    def of(cls, params: Mapping[str, Any]) -> "Scenario":
+        """The scenario in the parameters of a bench run."""
+        times = (float(params["min_duration"]), float(params["qps"]), float(params["bound"]))
+        return cls(params["scenario"], params["batch"], *times, params["loadgen_seeds"])
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """LoadGen's summary; as JSON, the field `bench.loadgen` of a record."""
+
+    result: str  # "VALID" or "INVALID"
+    summary: dict[str, str]  # name -> value of each line
+    line: str  # the figure of the scenario, in words
+
+
+def run(
+    session: Session, model: BenchModel, check: Check, scenario: Scenario, out: Path
+) -> tuple[int, Verdict]:
+    """Run a scenario: the samples answered, and LoadGen's verdict. LoadGen's logs go to `out`.
+
+    Raises UnsupportedError if LoadGen is not installed, UsageError for a batch size that the scenario does not have.
     """
     try:
         import mlperf_loadgen as lg
@@ -109,16 +140,15 @@ def run(
         raise UnsupportedError(
             "MLCommons LoadGen is not installed", "pip install 'buzzer[mlperf]'"
         ) from error
-    scenario = params["scenario"]
-    rows = Rows(loaded, params["batch"])
-    if rows.batch > 1 and scenario != "offline":
-        raise UsageError(f"{scenario} queries are single samples", "use --batch 1")
-    rate = trial(session, loaded)
+    rows = Rows(model, scenario.batch)
+    if rows.batch > 1 and scenario.name != "offline":
+        raise UsageError(f"{scenario.name} queries are single samples", "use --batch 1")
+    rate = rows_per_second(session, model)
     out.mkdir(parents=True, exist_ok=True)
     sut = Sut(session, rows, lg)
     handles = lg.ConstructSUT(sut.issue, sut.flush), lg.ConstructQSL(rows.count, rows.count, _none, _none)
     try:
-        lg.StartTestWithLogSettings(*handles, settings(lg, params, rate), logs(lg, out))
+        lg.StartTestWithLogSettings(*handles, settings(lg, scenario, rate), logs(lg, out))
     finally:
         sut.stop()
         lg.DestroyQSL(handles[1])
@@ -126,67 +156,68 @@ def run(
     if sut.error is not None:
         raise sut.error
     for index, outputs in rows.batches_of(sut.answers).items():
-        check.take(index, outputs)
-    return {"rows": sut.answered, "loadgen": verdict(out, scenario)}
+        check.add(index, outputs)
+    return sut.answered, verdict(out, scenario.name)
 
 
 def _none(samples: Any) -> None:
-    """Samples are in memory already."""
+    """Do nothing: samples are in memory already."""
 
 
-def trial(session: Session, loaded: BenchModel) -> float:
-    """Rows a second, run after run."""
+def rows_per_second(session: Session, model: BenchModel) -> float:
+    """The rate of runs one after another."""
     began, done, index = time.perf_counter(), 0, 0
     while time.perf_counter() - began < TRIAL_S or index == 0:
-        session.run(loaded.batches[index % len(loaded.batches)])
-        done += loaded.rows[index % len(loaded.batches)]
+        session.run(model.batches[index % len(model.batches)])
+        done += model.rows[index % len(model.batches)]
         index += 1
     return done / (time.perf_counter() - began)
 
 
-def settings(lg: Any, params: Mapping[str, Any], rate: float) -> Any:
-    """LoadGen's settings for a scenario; what is not set here is LoadGen's default."""
-    found = lg.TestSettings()
-    found.scenario = getattr(lg.TestScenario, NAMES[params["scenario"]])
-    found.mode = lg.TestMode.PerformanceOnly
-    found.min_duration_ms = int(1000 * params["min_duration"])
-    found.single_stream_expected_latency_ns = int(1e9 / rate)
-    found.offline_expected_qps = rate
-    found.server_target_qps = params["qps"] or rate / 2
-    found.server_target_latency_ns = int(1e6 * params["bound"])
-    found.server_target_latency_percentile = 0.99
-    for name, seed in zip(SEEDS, params["loadgen_seeds"], strict=True):
-        setattr(found, name, seed)
-    return found
+def settings(lg: Any, scenario: Scenario, rate: float) -> Any:
+    """LoadGen's test settings; all others keep LoadGen's defaults. `rate`: rows a second that the session can answer."""
+    test = lg.TestSettings()
+    test.scenario = getattr(lg.TestScenario, NAMES[scenario.name])
+    test.mode = lg.TestMode.PerformanceOnly
+    test.min_duration_ms = int(1000 * scenario.min_duration)
+    test.single_stream_expected_latency_ns = int(1e9 / rate)
+    test.offline_expected_qps = rate
+    test.server_target_qps = scenario.qps or rate / 2
+    test.server_target_latency_ns = int(1e6 * scenario.bound)
+    test.server_target_latency_percentile = 0.99
+    for name, seed in zip(SEEDS, scenario.seeds, strict=True):
+        setattr(test, name, seed)
+    return test
 
 
 def logs(lg: Any, out: Path) -> Any:
-    where = lg.LogOutputSettings()
-    where.outdir = str(out)
-    where.copy_summary_to_stdout = False
-    found = lg.LogSettings()
-    found.log_output = where
-    found.enable_trace = False
-    return found
+    """LoadGen's log settings: files in `out`, nothing on stdout."""
+    output = lg.LogOutputSettings()
+    output.outdir = str(out)
+    output.copy_summary_to_stdout = False
+    log = lg.LogSettings()
+    log.log_output = output
+    log.enable_trace = False
+    return log
 
 
-def verdict(out: Path, scenario: str) -> dict[str, Any]:
-    """LoadGen's summary: every `name : value` line, and its verdict apart."""
+def verdict(out: Path, scenario: str) -> Verdict:
+    """LoadGen's verdict, from the `name : value` lines of its summary file."""
     summary: dict[str, str] = {}
     for line in (out / SUMMARY).read_text().splitlines():
         name, colon, value = line.partition(":")
         if colon and value.strip():
             summary[name.strip(" *")] = value.strip()
-    found: dict[str, Any] = {"result": summary.get("Result is", "INVALID"), "summary": summary}
-    figure = headline(found, scenario)
-    told = (
-        "not told" if figure is None else f"{figure / 1e6:.4g} ms" if scenario == LATENCY else f"{figure:.6g}"
-    )
-    return found | {"line": f"{HEADLINE[scenario]} {told}"}
+    figure = headline({"summary": summary}, scenario)
+    if figure is None:
+        text = "not given"
+    else:
+        text = f"{figure / 1e6:.4g} ms" if scenario == LATENCY else f"{figure:.6g}"
+    return Verdict(summary.get("Result is", "INVALID"), summary, f"{HEADLINE[scenario]} {text}")
 
 
 def headline(verdict: Mapping[str, Any] | None, scenario: str) -> float | None:
-    """LoadGen's figure for the scenario: nanoseconds for single-stream, else samples a second; None where it gave none."""
+    """LoadGen's figure for the scenario, from a record: nanoseconds for single-stream, else samples a second; None if there is none."""
     summary = (verdict or {}).get("summary")
     lines = summary.items() if isinstance(summary, dict) else ()
     text = next((value for name, value in lines if str(name).lower() == HEADLINE[scenario].lower()), None)
@@ -198,7 +229,7 @@ def headline(verdict: Mapping[str, Any] | None, scenario: str) -> float | None:
 
 
 def row_s(verdict: Mapping[str, Any] | None, scenario: str) -> float:
-    """Seconds of a sample by that figure; infinite where there is none."""
+    """Seconds of a sample by the headline figure; infinite if there is none."""
     figure = headline(verdict, scenario)
     if figure is None:
         return math.inf
@@ -206,4 +237,5 @@ def row_s(verdict: Mapping[str, Any] | None, scenario: str) -> float:
 
 
 def valid(verdict: Mapping[str, Any] | None) -> bool:
+    """Whether LoadGen called the run valid."""
     return (verdict or {}).get("result") == "VALID"

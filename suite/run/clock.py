@@ -1,20 +1,21 @@
-"""The clock: phases that add up to the wall time, laps inside a phase, and a line on disk at each change.
+"""The worker's clock: phases that add up to the wall time, laps inside a phase, and an event on disk at each change.
 
-It runs in the child. Each phase is closed by the opening of the next, so no time can fall between two phases.
+Each phase ends when the next one begins, so no time can fall between two phases.
 """
 
-import json
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from buzzer.models.api.context import SCORE, Result, Steps
+from buzzer.suite.run import events
+from buzzer.suite.run.events import Event, PhaseEnded, PhaseStarted
 
 
 def process_age() -> float:
-    """Seconds since the kernel started this process (10 ms resolution); 0 where that is not told."""
+    """Seconds since the kernel started this process (10 ms resolution); 0 if unavailable."""
     try:
         fields = Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()
         return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
@@ -23,9 +24,9 @@ def process_age() -> float:
 
 
 def resident_peak(reset: bool) -> int:
-    """Peak resident bytes since the last reset (Linux VmHWM); 0 where the kernel does not tell.
+    """Peak resident bytes since the last reset (Linux VmHWM); 0 if unavailable.
 
-    Writing 5 to clear_refs sets the mark back to the current size, which gives each phase its own peak.
+    Writing 5 to clear_refs sets the peak back to the current size, which gives each phase its own peak.
     """
     try:
         status = Path("/proc/self/status").read_text()
@@ -38,20 +39,20 @@ def resident_peak(reset: bool) -> int:
 
 
 class Clock:
-    """Times a job's phases. Phase `score` is the last, and the wall time ends where it begins.
+    """Times the phases of a run. Phase `score` is the last, and the wall time ends where it begins.
 
-    `overhead_s` is what the clock's own bookkeeping took; it lies inside the wall time.
+    `overhead_s`: seconds of the clock's own bookkeeping, part of the wall time.
     """
 
     def __init__(
         self,
-        events: IO[str],
+        file: IO[str],
         now: Callable[[], float] = time.perf_counter,
         cpu: Callable[[], float] = time.process_time,
         synchronize: Callable[[], None] = lambda: None,
         age: float = 0.0,
     ) -> None:
-        self._events, self._now, self._cpu, self._synchronize = events, now, cpu, synchronize
+        self._events, self._now, self._cpu, self._synchronize = file, now, cpu, synchronize
         self._start = now() - age
         self._cpu_begin = 0.0
         self._laps: list[float] = []
@@ -60,9 +61,9 @@ class Clock:
         self._open("start", self._start)
 
     def phase(self, name: str) -> None:
-        """Close the running phase and open `name`; the running phase's own name again marks a lap.
+        """End the running phase and begin `name`; the running phase's own name marks a lap.
 
-        Raises RuntimeError for a phase after `score`: its time would be left out.
+        Raises RuntimeError for a phase after `score`: its time would not be counted.
         """
         self._synchronize()
         t = self._now()
@@ -70,14 +71,14 @@ class Clock:
             self._laps.append(t - self._lap)
             self._lap = t
         elif self._name == SCORE:
-            raise RuntimeError(f"phase {name} comes after {SCORE}, which must be a job's last phase")
+            raise RuntimeError(f"phase {name} comes after {SCORE}, which must be the last phase")
         else:
             self._close(t)
             self._open(name, t)
             self.overhead_s += self._now() - t
 
     def stop(self) -> float:
-        """Close the last phase; the seconds from the start of the process to its end, or to the beginning of `score`."""
+        """End the last phase; seconds from the start of the process to its end, or to the beginning of `score`."""
         self._synchronize()
         t = self._now()
         self._close(t)
@@ -86,31 +87,23 @@ class Clock:
 
     def _open(self, name: str, t: float) -> None:
         self._name, self._begin, self._lap, self._laps = name, t, t, []
-        self._write({"event": "phase", "name": name, "at_s": t - self._start, "born_s": self._start})
+        self._write(PhaseStarted(name, t - self._start, self._start))
 
     def _close(self, t: float) -> None:
         if self._laps:
             self._laps.append(t - self._lap)
         cpu = self._cpu()
-        self._write(
-            {
-                "event": "end",
-                "name": self._name,
-                "wall_s": t - self._begin,
-                "cpu_s": cpu - self._cpu_begin,
-                "peak_memory_bytes": resident_peak(reset=True),
-                "laps": self._laps,
-            }
-        )
+        cpu_s, peak = cpu - self._cpu_begin, resident_peak(reset=True)
+        self._write(PhaseEnded(self._name, t - self._begin, cpu_s, peak, self._laps))
         self._cpu_begin = cpu
 
-    def _write(self, event: dict[str, Any]) -> None:
-        self._events.write(json.dumps(event) + "\n")
+    def _write(self, event: Event) -> None:
+        self._events.write(events.to_line(event))
         self._events.flush()
 
 
 def run(steps: Steps, clock: Clock) -> tuple[Result, float]:
-    """Drive a job's generator to its end under the clock: its result and the wall time in seconds."""
+    """Run a task's generator to its end under the clock: its result and the wall time in seconds."""
     while True:
         try:
             clock.phase(next(steps))

@@ -1,7 +1,7 @@
-"""Energy and GPU use of the machine while a run goes on, from its own counters; None where there is no counter.
+"""Energy and GPU use of the machine during a run, from hardware counters; None where there is no counter.
 
-The counters are the machine's, not the run's: what others do at the same time is in them. Energy of the processor is
-RAPL's (Linux powercap, package domains), energy, memory and utilisation of the GPU are NVML's.
+The counters belong to the machine, not to the run: they include what other processes do at the same time. CPU energy comes from
+RAPL (Linux powercap, package domains); energy, memory and utilisation of the GPU come from NVML.
 """
 
 import time
@@ -19,7 +19,7 @@ POWERCAP = Path("/sys/class/powercap")
 
 
 def gpu_memory_used(library: Any) -> int | None:
-    """Bytes in use on all GPUs together, whoever uses them; None where NVML does not tell."""
+    """Bytes in use on all GPUs together, used by any process; None if NVML is unavailable."""
     if library is None:
         return None
     try:
@@ -31,33 +31,34 @@ def gpu_memory_used(library: Any) -> int | None:
 
 @dataclass
 class Rapl:
-    """One processor package's energy counter, in microjoules; it wraps around at `limit`."""
+    """Energy counter of one processor package, in microjoules; it wraps around at `limit`."""
 
     path: Path
     limit: int
     last: int
     total: int = 0
 
-    def look(self) -> None:
+    def sample(self) -> None:
+        """Read the counter; must be called more often than it wraps around."""
         now = int(self.path.read_text())
         self.total += now - self.last if now >= self.last else now - self.last + self.limit
         self.last = now
 
 
 def rapl(folder: Path) -> list[Rapl]:
-    """The packages' counters that this process may read; none in most containers and without root."""
-    found = []
+    """The counters that this process may read; none in most containers and without root."""
+    counters = []
     with suppress(OSError, ValueError):
         for package in sorted(folder.glob("intel-rapl:?")):  # AMD's processors have the same name here
             counter = package / "energy_uj"
             limit = int((package / "max_energy_range_uj").read_text())
-            found.append(Rapl(counter, limit, int(counter.read_text())))
-        return found
+            counters.append(Rapl(counter, limit, int(counter.read_text())))
+        return counters
     return []
 
 
 def missing() -> dict[str, str]:
-    """Why each kind of counter cannot be read here, or ""."""
+    """Kind of counter -> why it cannot be read here, or ""."""
     return {
         "CPU energy": "" if rapl(POWERCAP) else f"no readable RAPL counter in {POWERCAP}; root may be needed",
         "GPU use and energy": "" if nvml() else "no NVML; install buzzer[gpu] and the driver",
@@ -65,7 +66,7 @@ def missing() -> dict[str, str]:
 
 
 class Gpu:
-    """All GPUs of the machine together: joules, busy seconds, and the most memory above what was in use before."""
+    """All GPUs of the machine together: joules, busy seconds, and peak memory above what was in use before."""
 
     def __init__(self, library: Any, now: Callable[[], float] = time.perf_counter) -> None:
         self._nvml, self._now = library, now
@@ -74,7 +75,8 @@ class Gpu:
         self._memory, self._time = self._used(), now()
         self.busy_s, self.peak_memory_bytes = 0.0, 0
 
-    def look(self) -> None:
+    def sample(self) -> None:
+        """Read utilisation and memory; utilisation counts since the last call."""
         now = self._now()
         shares = [self._nvml.nvmlDeviceGetUtilizationRates(h).gpu / 100 for h in self._handles]
         self.busy_s += max(shares, default=0.0) * (now - self._time)
@@ -97,14 +99,14 @@ class Gpu:
 
 
 class Neighbours:
-    """What others took on the cores of a run while it ran: processes, interrupts, and the hypervisor (steal)."""
+    """CPU time that others take on the cores of a run: processes, interrupts, and the hypervisor (steal)."""
 
     def __init__(self, cores: Sequence[int]) -> None:
         self._cores = cores
         self._before = busy_s(cores)
 
     def cpu_s(self, own_s: float | None) -> float | None:
-        """CPU seconds since the start less the run's own; None where the system does not tell."""
+        """CPU seconds since the start, without the run's own; None if unavailable."""
         now = busy_s(self._cores)
         if now is None or self._before is None or own_s is None:
             return None
@@ -112,43 +114,50 @@ class Neighbours:
 
 
 def busy_s(cores: Sequence[int]) -> float | None:
-    """Seconds since boot in which these cores were not idle, or not ours (Linux); None where it is not told core by core."""
+    """Seconds since boot in which these cores were busy or taken by the hypervisor (Linux); None if not known for each core."""
     names = ("user", "nice", "system", "irq", "softirq", "steal")
     try:
-        told = psutil.cpu_times(percpu=True)
-        return sum(getattr(told[core], name) for core in cores for name in names)
+        times = psutil.cpu_times(percpu=True)
+        return sum(getattr(times[core], name) for core in cores for name in names)
     except (OSError, IndexError, AttributeError, RuntimeError):
         return None
 
 
+@dataclass(frozen=True)
+class Readings:
+    """What the counters measured; None where there is no counter."""
+
+    energy_j: dict[str, float] | None = None  # joules by source: "cpu", "gpu"
+    gpu_busy_s: float | None = None
+    gpu_peak_memory_bytes: int | None = None  # above what was in use before
+
+
 class Meter:
-    """Starts at its making; `look` now and then (counters wrap, utilisation is momentary), then `stop`."""
+    """Reads all counters from its creation to the first `stop`. Call `sample` often: counters wrap, utilisation is momentary."""
 
     def __init__(self, device: str, folder: Path = POWERCAP, library: Any = None) -> None:
         self._packages = rapl(folder)
         library = library or (nvml() if device == "cuda" else None)
         self._gpu = None if library is None else Gpu(library)
-        self._final: dict[str, Any] | None = None
+        self._readings: Readings | None = None
 
-    def look(self) -> None:
+    def sample(self) -> None:
+        """Read the counters."""
         for package in self._packages:
-            package.look()
+            package.sample()
         if self._gpu is not None:
-            self._gpu.look()
+            self._gpu.sample()
 
-    def stop(self) -> dict[str, Any]:
-        """`energy_j`, `gpu_busy_s` and `gpu_peak_memory_bytes` of a record, until the first call."""
-        self._final = self._final or self._fields()
-        return self._final
+    def stop(self) -> Readings:
+        """The readings until the first call of `stop`."""
+        self._readings = self._readings or self._final()
+        return self._readings
 
-    def _fields(self) -> dict[str, Any]:
-        self.look()
+    def _final(self) -> Readings:
+        self.sample()
         energy = {"cpu": sum(p.total for p in self._packages) / 1e6} if self._packages else {}
-        gpu = self._gpu
-        if gpu is not None and (joules := gpu.energy_j()) is not None:
+        if self._gpu is None:
+            return Readings(energy or None)
+        if (joules := self._gpu.energy_j()) is not None:
             energy["gpu"] = joules
-        return {
-            "energy_j": energy or None,
-            "gpu_busy_s": None if gpu is None else gpu.busy_s,
-            "gpu_peak_memory_bytes": None if gpu is None else gpu.peak_memory_bytes,
-        }
+        return Readings(energy or None, self._gpu.busy_s, self._gpu.peak_memory_bytes)

@@ -1,7 +1,7 @@
-"""What a fit is named for, so that a run never loads one that other sources, parameters or data have made.
+"""The name of a fit in the cache, which changes with everything that the fit depends on.
 
-A fit serves all engines and backends of its task: their scores must agree. It depends on the device and cluster that trained it, as sums of
-floats in another order give another model. Versions of libraries are not in the name: a fit may be made on one machine and taken to another.
+One fit serves all engines and backends of its task: their scores must agree. It depends on the device and cluster that trained it, because
+sums of floats in another order give another model. Versions of libraries are not part of the name: a fit may be copied to another machine.
 """
 
 import ast
@@ -26,28 +26,28 @@ OURS = "buzzer"
 
 
 def fit_id(run: "Run", data: Data) -> str:
-    """Name of the fit that a run makes or uses: the device that trains it, and 16 hex digits for all that it depends on."""
+    """Name of the fit that a run makes or uses: the device that trains it, and 16 hex digits of a hash of all that it depends on."""
     device, cluster = run.fitted_on
-    read = data.fit_fingerprint or data.fingerprint
+    files = data.fit_fingerprint or data.fingerprint
     task, params = run.task, run.task.params
-    facts = [task.name, params, contents(params), read, run.seed, cluster, code_hash(task.entry)]
+    facts = [task.name, params, contents(params), files, run.seed, cluster, code_hash(task.entry)]
     return f"{device}-{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]}"
 
 
 def folder(run: "Run", data: Data, cache: Path) -> Path:
-    """The folder of what `fit` saves."""
+    """The folder of the files that `fit` saves."""
     return cache / "fits" / f"{run.task.name}-{fit_id(run, data)}"
 
 
 def contents(params: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """sha256 of the files below each parameter that is an absolute path: weights, say."""
+    """sha256 of the files below each parameter that is an absolute path (of weights, for example)."""
     paths = {name: Path(value) for name, value in params.items() if str(value).startswith(os.sep)}
     return {name: manifest.digests(path) for name, path in paths.items() if path.is_dir()}
 
 
 @functools.cache
 def code_hash(entry: str) -> str:
-    """sha256 over the sources that the task's entry imports. Sources that change later count in the next process."""
+    """sha256 over the sources that the task's entry imports. A later change of the sources counts in the next process."""
     digest = hashlib.sha256()
     for name, source in sources(entry).items():
         digest.update(f"{name} {hashlib.sha256(source.read_bytes()).hexdigest()}\n".encode())
@@ -57,29 +57,30 @@ def code_hash(entry: str) -> str:
 def sources(entry: str) -> dict[str, Path]:
     """Modules that `module:attr` imports, at any depth and inside functions too, of buzzer and of the entry's own top package.
 
-    Found in the text, nothing is imported. Raises DataError for a module that is not there or cannot be parsed.
+    Found in the source text; nothing is imported. Raises DataError for a module that does not exist or cannot be parsed.
     """
     module = entry.partition(":")[0]
     if source_of(module) is None:
         raise DataError(f"{entry}: no such module")
-    tops, found, seen, todo = {OURS, module.partition(".")[0]}, dict[str, Path](), set[str](), [module]
+    tops, paths, seen, todo = {OURS, module.partition(".")[0]}, dict[str, Path](), set[str](), [module]
     while todo:
         for name in packages(todo.pop()):
             if name in seen:
                 continue
             seen.add(name)
             if (source := source_of(name)) is not None:
-                found[name] = source
+                paths[name] = source
                 todo += [n for n in names_of(name, source) if n.partition(".")[0] in tops]
-    return dict(sorted(found.items()))
+    return dict(sorted(paths.items()))
 
 
 def is_name(text: str) -> bool:
+    """Whether a text may be the dotted name of a module."""
     return all(part.isidentifier() for part in text.split("."))
 
 
 def names_of(module: str, source: Path) -> tuple[str, ...]:
-    """As `names_in`. Raises DataError for a source that cannot be parsed."""
+    """Names in a source file that may be modules (`names_in`). Raises DataError for a file that cannot be parsed."""
     try:
         return names_in(module, source.name == "__init__.py", source.read_bytes())
     except SyntaxError as error:
@@ -87,13 +88,13 @@ def names_of(module: str, source: Path) -> tuple[str, ...]:
 
 
 def packages(name: str) -> list[str]:
-    """`a.b.c` is imported after `a` and `a.b`."""
+    """The modules that are imported for `a.b.c`: `a`, `a.b` and `a.b.c`."""
     parts = name.split(".")
     return [".".join(parts[:n]) for n in range(1, len(parts) + 1)]
 
 
 def source_of(name: str) -> Path | None:
-    """The file of a module; None where the name is not one (a class, say, or a folder without a file of its own)."""
+    """The file of a module; None for a name that is none (a class, for example, or a folder without `__init__.py`)."""
     top, *rest = name.split(".")
     spec = importlib.util.find_spec(top)
     if not rest:
@@ -105,30 +106,30 @@ def source_of(name: str) -> Path | None:
 
 @functools.cache
 def names_in(module: str, is_package: bool, text: bytes) -> tuple[str, ...]:
-    """Names in a source that may be modules: imported ones, and texts such as "buzzer.engine.frames.lazy"."""
-    found, package = list[str](), module if is_package else module.rpartition(".")[0]
+    """Names in a source that may be modules: imported ones, and strings such as "buzzer.engine.frames.lazy"."""
+    candidates, package = list[str](), module if is_package else module.rpartition(".")[0]
     for node in ast.walk(ast.parse(text)):
         match node:
             case ast.Import(names=names):
-                found += [alias.name for alias in names]
+                candidates += [alias.name for alias in names]
             case ast.ImportFrom(module=origin, names=names, level=level):
                 above = package.split(".")[: 1 - level or None] if level else []
                 base = ".".join([*above, *([origin] if origin else [])])
-                found += [base, *(f"{base}.{alias.name}" for alias in names)]
+                candidates += [base, *(f"{base}.{alias.name}" for alias in names)]
             case ast.Constant(value=str(value)):
-                found.append(value.partition(":")[0])
+                candidates.append(value.partition(":")[0])
             case ast.JoinedStr(values=parts):
-                found += begun(prefix(parts, module))
-    return tuple(name for name in found if is_name(name))
+                candidates += with_prefix(prefix(parts, module))
+    return tuple(name for name in candidates if is_name(name))
 
 
 def prefix(parts: list[ast.expr], module: str) -> str:
-    """How an f-string begins, as far as the text tells it."""
+    """The beginning of an f-string that does not depend on values."""
     text = ""
     for part in parts:
         match part:
-            case ast.Constant(value=str(known)):
-                text += known
+            case ast.Constant(value=str(literal)):
+                text += literal
             case ast.FormattedValue(value=ast.Name(id="__name__")):
                 text += module
             case _:
@@ -136,8 +137,8 @@ def prefix(parts: list[ast.expr], module: str) -> str:
     return text
 
 
-def begun(text: str) -> list[str]:
-    """All modules of a package, for a name such as f"buzzer.engine.frames.{engine}"."""
+def with_prefix(text: str) -> list[str]:
+    """All modules of the package in a prefix: of "buzzer.engine.frames.", for f"buzzer.engine.frames.{engine}"."""
     package = text.rpartition(".")[0]
     if not package.startswith(f"{OURS}.") or not is_name(package):
         return []

@@ -1,4 +1,4 @@
-"""What a timed run reads: in the page cache before every run alike, and unchanged after it."""
+"""The input files of a timed run: read into the page cache before every run, and unchanged after it."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -6,26 +6,25 @@ from pathlib import Path
 
 import psutil
 
-SHARE = 0.5  # of the memory that is available, which the inputs may fill
+SHARE = 0.5  # of the available memory that the inputs may fill
 BLOCK = 1 << 22
 State = dict[Path, tuple[int, int, int]]  # size, times of the last change of contents and of anything
 
 
 def state(folders: Iterable[Path]) -> State:
-    """The files of a run's input folders, as they are."""
-    found = {}
+    """Size and times of the files in a run's input folders, which have at most one level of folders."""
+    files = {}
     for folder in folders:
-        # No data set and no fit has deeper folders.
         for path in sorted([*folder.glob("*"), *folder.glob("*/*")]):
             with suppress(OSError):
-                told = path.stat()
+                stat = path.stat()
                 if path.is_file():
-                    found[path] = (told.st_size, told.st_mtime_ns, told.st_ctime_ns)
-    return found
+                    files[path] = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    return files
 
 
 def warm(files: State) -> bool:
-    """Read every file through, so that no run finds its inputs colder than another. False where they are too large for that."""
+    """Read every file, so that all runs have their inputs in the page cache. False if they are too large for that."""
     if sum(size for size, *_ in files.values()) > SHARE * psutil.virtual_memory().available:
         return False
     block = bytearray(BLOCK)
@@ -37,7 +36,7 @@ def warm(files: State) -> bool:
 
 
 def changed(before: State, folders: Sequence[Path]) -> list[str]:
-    """Names of the files that were changed, removed or added since."""
+    """Names of the files that were changed, removed or added since `before`."""
     now = state(folders)
     different = {path for path in before.keys() | now.keys() if before.get(path) != now.get(path)}
     return sorted(f"{path.parent.name}/{path.name}" for path in different)

@@ -1,6 +1,6 @@
-"""Runs a command on a budget's cores and memory and measures it: BenchExec on cgroups, or a polling watcher where there are none.
+"""Runs a command with a budget's cores and memory and measures it: BenchExec on control groups, or polling where there are none.
 
-The time limit is the runner's, which knows the phases; BenchExec's own is a net below it.
+The runner, which knows the phases, enforces the time limit; BenchExec's own limit is a longer one, in case the runner fails.
 """
 
 import logging
@@ -14,9 +14,10 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import psutil
 
@@ -24,12 +25,13 @@ from buzzer import caches
 from buzzer.suite.budget import Budget, allowed_cores
 from buzzer.suite.run import reaper
 
+Enforcement = Literal["cgroups", "polled", "none"]  # by the kernel, by polling, not started
 POLL_S = 0.05
 LEAST_SCORING_S = 60.0
-UNKILLABLE_S = 10.0  # after which a process that was killed and does not go is left alone
-RUN = "BUZZER_RUN"  # the variable that marks the processes of a polled run
-NET_S = 10.0  # after which BenchExec ends a run that the runner should have ended
-# Thread pools are sized by these before the first import; a pool larger than the budget only slows the run.
+UNKILLABLE_S = 10.0  # seconds of waiting for a killed process that does not end
+RUN = "BUZZER_RUN"  # environment variable with the token of a polled run
+NET_S = 10.0  # seconds after which BenchExec ends a run that the runner should have ended
+# Libraries size their thread pools by these at import; a pool larger than the budget only slows the run.
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -40,55 +42,68 @@ THREAD_VARIABLES = (
 )
 
 
+class Reason(StrEnum):
+    """Why a command ended. The first five come from the limiter, the others from the runner."""
+
+    SELF = ""  # by itself
+    MEMORY = "memory"  # over the memory limit
+    CORES = "cores"  # used other cores than the budget's
+    TIME = "walltime"  # over the time limit
+    KILLED = "killed"  # by `Limiter.stop`, or by a limit that is not set here
+    SCORING = "scoring"  # phase `score` took too long
+    LINGERING = "lingering"  # the process did not end after it had reported its end
+    INTERRUPTED = "interrupted"  # the user stopped the run
+    FAILED = "failed"  # the command could not be started or measured
+
+
 @dataclass(frozen=True)
 class Measured:
-    """How a command ended.
+    """How a command ended, and what it used."""
 
-    `reason` is "" (by itself), "memory", "cores", "walltime", or "killed" (by `stop`); the runner adds "scoring",
-    "lingering", "interrupted" and "failed".
-    """
-
-    reason: str
-    exit_code: int  # the exit status, or minus the signal's number
-    cpu_s: float | None
+    reason: Reason
+    exit_code: int  # exit status, or minus the number of the signal
+    cpu_s: float | None  # CPU seconds of all its processes
     peak_memory_bytes: int | None
     error: str = ""  # why the command could not be started
     started_s: float | None = None  # time.perf_counter() just before the process was started
 
 
 class Limiter(Protocol):
-    """Runs one command to its end; `stop` and `keep_peak` may be called from another thread, and more than once."""
+    """Runs one command to its end; `stop` and `freeze_peak` may be called from another thread, and more than once."""
 
-    enforcement: str
+    enforcement: Enforcement
 
-    def run(self, command: Sequence[str], stderr: Path, environment: Mapping[str, str]) -> Measured: ...
+    def run(self, command: Sequence[str], stderr: Path, environment: Mapping[str, str]) -> Measured:
+        """Run the command; its stderr goes to a file."""
+        ...
 
-    def stop(self) -> None: ...
+    def stop(self) -> None:
+        """Kill all processes of the command."""
 
-    def keep_peak(self) -> None:
-        """What is compared has ended: the peak memory is the one until now."""
+    def freeze_peak(self) -> None:
+        """Leave later memory use out of the peak: phase `score` has begun."""
 
 
 def environment_of(budget: Budget) -> dict[str, str]:
-    """Environment variables that tell the libraries how many threads the budget has, and where their caches are."""
+    """Environment variables for a run: the number of threads for its libraries, the folders of their caches, the harness's token."""
     cores = str(budget.cores or len(allowed_cores()))
     fixed = {"TOKENIZERS_PARALLELISM": "false", reaper.VARIABLE: reaper.token()}
     return dict.fromkeys(THREAD_VARIABLES, cores) | fixed | caches.environment()
 
 
 def scoring_s(budget: Budget) -> float:
-    """Seconds that scoring may take: as long as the job, a minute at the least; infinite without a time limit."""
+    """Seconds that scoring may take: the time limit of the run, at least a minute; infinite without a time limit."""
     return float("inf") if budget.time_s is None else max(budget.time_s, LEAST_SCORING_S)
 
 
 def limiter(budget: Budget) -> Limiter:
-    """The strictest enforcement that this machine allows."""
+    """The strictest enforcement that works on this machine."""
     return Cgroups(budget) if cgroups_work() else Polled(budget)
 
 
 @cache
 def cgroups_work() -> bool:
-    """Whether BenchExec can limit and measure here; found out by running `true` under every kind of limit."""
+    """Whether BenchExec can limit and measure here; tested by running Python under every kind of limit."""
     if os.environ.get("BUZZER_ENFORCEMENT") == "polled":
         return False
     logging.getLogger().setLevel(logging.CRITICAL)  # BenchExec logs through the root logger
@@ -100,16 +115,17 @@ def cgroups_work() -> bool:
 
 
 def usable_cores(budget: Budget) -> list[int] | None:
+    """The cores that a run under this budget may use; None = all."""
     return allowed_cores()[: budget.cores] if budget.cores else None
 
 
 class Cgroups:
-    """BenchExec's RunExecutor: kernel-enforced cores and memory, exact CPU time and peak.
+    """Limits by control groups, with BenchExec's RunExecutor: enforced by the kernel, exact CPU time and peak memory.
 
-    The peak is the control group's: resident memory and the page cache the run filled.
+    The peak is that of the control group: resident memory and the page cache that the run filled.
     """
 
-    enforcement = "cgroups"
+    enforcement: Enforcement = "cgroups"
 
     def __init__(self, budget: Budget) -> None:
         from benchexec.runexecutor import RunExecutor
@@ -119,12 +135,13 @@ class Cgroups:
         self._group: Any = None
         self._peak: int | None = None
         self._started_s: float | None = None
-        reaper.watch(self._executor, self._take)
+        reaper.register(self._executor, self._started)
 
-    def _take(self, group: Any) -> None:
+    def _started(self, group: Any) -> None:
         self._group, self._started_s = group, time.perf_counter()
 
     def run(self, command: Sequence[str], stderr: Path, environment: Mapping[str, str]) -> Measured:
+        """Run the command under BenchExec."""
         result = self._executor.execute_run(
             list(command),
             output_filename=os.devnull,
@@ -137,9 +154,9 @@ class Cgroups:
         )
         exit_code = result.get("exitcode")
         if exit_code is None:  # the command could not be started
-            return Measured("failed", 1, None, None)
+            return Measured(Reason.FAILED, 1, None, None)
         return Measured(
-            reason=result.get("terminationreason", ""),
+            reason=reason_of(result.get("terminationreason", "")),
             exit_code=-exit_code.signal if exit_code.signal else exit_code.value,
             cpu_s=result.get("cputime"),
             peak_memory_bytes=result.get("memory") if self._peak is None else self._peak,
@@ -151,31 +168,34 @@ class Cgroups:
         return None if limit is None else limit + scoring_s(self._budget) + NET_S
 
     def stop(self) -> None:
+        """Kill the control group."""
         self._executor.stop()
 
-    def keep_peak(self) -> None:
+    def freeze_peak(self) -> None:
+        """Read the peak memory now."""
         if self._group is not None and self._peak is None:
-            # The command may end meanwhile, and BenchExec takes its group apart.
+            # The command may end meanwhile, and BenchExec removes its group.
             with suppress(OSError, ValueError, AttributeError, AssertionError):
                 self._peak = self._group.read_max_mem_usage()
 
 
 class Polled:
-    """A watcher that looks every 50 ms: a short overshoot between two looks is possible, and the record says so.
+    """Limits by polling every 50 ms: a run can exceed its memory between two samples, and the record says so.
 
-    The peak is the sum of resident bytes over the run's processes. Their cores are a mask that a process can take off: one
-    that does is ended.
+    The peak is the sum of resident bytes over the run's processes. Their cores are set by an affinity mask that a process can change;
+    a run that does so is ended.
     """
 
-    enforcement = "polled"
+    enforcement: Enforcement = "polled"
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
-        self._stopped, self._kept = threading.Event(), threading.Event()
+        self._stopped, self._peak_frozen = threading.Event(), threading.Event()
 
     def run(self, command: Sequence[str], stderr: Path, environment: Mapping[str, str]) -> Measured:
-        peak, reason, mark = 0, "", uuid.uuid4().hex
-        temporary = stderr.with_name("tmp")  # goes with the run's other files, as BenchExec's does
+        """Run the command and poll its processes."""
+        peak, reason, token = 0, Reason.SELF, uuid.uuid4().hex
+        temporary = stderr.with_name("tmp")  # removed with the run's other files
         temporary.mkdir(exist_ok=True)
         with stderr.open("w") as errors:
             started = time.perf_counter()
@@ -184,48 +204,55 @@ class Polled:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
-                env=os.environ | dict(environment) | {RUN: mark, "TMPDIR": str(temporary)},
+                env=os.environ | dict(environment) | {RUN: token, "TMPDIR": str(temporary)},
                 start_new_session=True,
                 preexec_fn=pin(usable_cores(self._budget)),  # noqa: PLW1509  one system call, before any thread starts
             )
-        family = Family(process.pid, mark)
-        while not reason and (ended := wait(process)) is None:
-            memory = family.look()
-            peak = peak if self._kept.is_set() else max(peak, memory)
+        family = Family(process.pid, token)
+        while reason is Reason.SELF and (ended := wait(process)) is None:
+            memory = family.sample()
+            peak = peak if self._peak_frozen.is_set() else max(peak, memory)
             reason = self._violation(memory, family)
             self._stopped.wait(POLL_S)
-        family.look()
+        family.sample()
         family.kill()
         deadline = time.monotonic() + UNKILLABLE_S
         while ended is None and (ended := wait(process)) is None and time.monotonic() < deadline:
             time.sleep(POLL_S)
-        exit_code, cpu_s = ended or (-signal.SIGKILL, 0.0)  # it hangs in the kernel
+        exit_code, cpu_s = ended or (-signal.SIGKILL, 0.0)  # the process hangs in the kernel
         return Measured(reason, exit_code, family.cpu_s(cpu_s), peak, started_s=started)
 
-    def _violation(self, memory: int, family: "Family") -> str:
+    def _violation(self, memory: int, family: "Family") -> Reason:
         if self._stopped.is_set():
-            return "killed"
+            return Reason.KILLED
         if self._budget.cores and not family.keeps_to(allowed_cores()[: self._budget.cores]):
-            return "cores"
+            return Reason.CORES
         limit = self._budget.memory_bytes
-        return "memory" if limit and memory > limit else ""
+        return Reason.MEMORY if limit and memory > limit else Reason.SELF
 
     def stop(self) -> None:
+        """Kill the processes at the next sample."""
         self._stopped.set()
 
-    def keep_peak(self) -> None:
-        self._kept.set()
+    def freeze_peak(self) -> None:
+        """Leave later samples out of the peak."""
+        self._peak_frozen.set()
+
+
+def reason_of(text: str) -> Reason:
+    """BenchExec's reason of a termination."""
+    return Reason(text) if text in [*Reason] else Reason.KILLED
 
 
 def pin(cores: list[int] | None) -> Callable[[], None] | None:
-    """A function for the new process that keeps it on `cores`, where the system can."""
+    """A function that sets the affinity of the new process to `cores`; None where that is not possible or not wanted."""
     if cores is None or not hasattr(os, "sched_setaffinity"):
         return None
     return lambda: os.sched_setaffinity(0, cores)
 
 
 def wait(process: subprocess.Popen[bytes]) -> tuple[int, float] | None:
-    """Exit code of a process and CPU seconds of it and of all children that were waited for; None while it goes on."""
+    """Exit code of a process and CPU seconds of it and of all children that were waited for; None while it runs."""
     pid, status, used = os.wait4(process.pid, os.WNOHANG)
     if not pid:
         return None
@@ -234,21 +261,21 @@ def wait(process: subprocess.Popen[bytes]) -> tuple[int, float] | None:
 
 
 class Family:
-    """The processes of a run: its first one, their children, and whoever has left its parents and carries the run's mark.
+    """The processes of a run: the first one, all descendants, and daemons that have the run's token in their environment.
 
-    A process that leaves its parents between two looks and wipes out its environment is not found.
+    A process that leaves its parent between two samples and removes the token from its environment is not found.
     """
 
-    def __init__(self, pid: int, mark: str) -> None:
-        self._mark = mark
+    def __init__(self, pid: int, token: str) -> None:
+        self._token = token
         self._first = pid
         self._seen = {*psutil.pids()} - {pid}
         self._members: dict[int, psutil.Process] = {}
         self._cpu: dict[psutil.Process, float] = {}  # own seconds when last seen
-        self._orphans: set[psutil.Process] = set()  # nobody here will wait for them
+        self._orphans: set[psutil.Process] = set()  # no process of the run waits for them
 
-    def look(self) -> int:
-        """Find new members; the resident bytes of all."""
+    def sample(self) -> int:
+        """Find new members; the resident bytes of all members."""
         self._find()
         memory = 0
         for pid, member in [*self._members.items()]:
@@ -269,16 +296,16 @@ class Family:
         for pid in sorted(new):
             with suppress(psutil.Error):
                 process = psutil.Process(pid)
-                if pid == self._first or process.ppid() in self._members or self._marked(process):
+                if pid == self._first or process.ppid() in self._members or self._has_token(process):
                     self._members[pid] = process
 
-    def _marked(self, process: psutil.Process) -> bool:
+    def _has_token(self, process: psutil.Process) -> bool:
         with suppress(psutil.Error, OSError):
-            return process.environ().get(RUN) == self._mark
+            return process.environ().get(RUN) == self._token
         return False
 
     def keeps_to(self, cores: list[int]) -> bool:
-        """Whether every member may run on `cores` only, where the system tells."""
+        """Whether every member may run on `cores` only; True if the system cannot say."""
         if not hasattr(os, "sched_getaffinity"):
             return True
         for pid in self._members:
@@ -288,14 +315,14 @@ class Family:
         return True
 
     def cpu_s(self, first_s: float) -> float:
-        """CPU seconds of all that were ever here; `first_s`: of the first and all that were waited for, as the kernel told at its end."""
+        """CPU seconds of all members, ended ones too; `first_s`: the kernel's figure for the first process and those it waited for."""
         return max(sum(self._cpu.values()), first_s + sum(self._cpu[p] for p in self._orphans))
 
     def kill(self) -> None:
-        """Kill every member, and those that they start meanwhile."""
+        """Kill every member, and the processes that they start meanwhile."""
         deadline = time.monotonic() + UNKILLABLE_S
         while time.monotonic() < deadline:
-            self.look()
+            self.sample()
             alive = [m for m in self._members.values() if living(m)]
             if not alive:
                 return
@@ -306,6 +333,7 @@ class Family:
 
 
 def living(process: psutil.Process) -> bool:
+    """Whether a process exists and is no zombie."""
     with suppress(psutil.Error):
         return process.status() != psutil.STATUS_ZOMBIE
     return False

@@ -1,4 +1,4 @@
-"""The manifest of a folder in the cache: size and sha256 of each file, by which a cut, changed, missing or foreign file is found."""
+"""The manifest of a folder in the cache: size and sha256 of each file, which show a cut, changed, missing or added file."""
 
 import functools
 import hashlib
@@ -8,11 +8,11 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 NAME = ".manifest.json"
-State = Mapping[str, tuple[int, ...]]  # name of a file -> size, times and inode: any write changes them
+State = Mapping[str, tuple[int, ...]]  # name of a file -> size, times and inode, which change with any write
 
 
 class Entry(BaseModel):
-    """One file as it was written."""
+    """Size and sha256 of one file."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -21,7 +21,7 @@ class Entry(BaseModel):
 
 
 class Manifest(BaseModel):
-    """All files of a folder, less the manifest itself."""
+    """All files of a folder, without the manifest itself."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -39,35 +39,35 @@ def seal(folder: Path) -> None:
 
 
 def problem(folder: Path) -> str:
-    """What is wrong with a folder that was sealed; "" for one that is as it was. Hashes a file once a process, unless it changes."""
+    """How a sealed folder was changed, or "". A file is hashed once in a process, unless it changes."""
     if not folder.is_dir():
         return "not a folder" if folder.exists() else "not there"
     try:
         sealed = Manifest.model_validate_json((folder / NAME).read_bytes()).files
-        found = {name: facts for name, facts in state(folder).items() if name != NAME}
-        told = (problem_of(folder / name, found.get(name), entry) for name, entry in sealed.items())
-        first = next(((name, text) for name, text in zip(sealed, told, strict=True) if text), None)
+        files = {name: facts for name, facts in state(folder).items() if name != NAME}
+        problems = (problem_of(folder / name, files.get(name), entry) for name, entry in sealed.items())
+        first = next(((name, text) for name, text in zip(sealed, problems, strict=True) if text), None)
     except OSError as error:
         return f"{Path(error.filename or folder).name} cannot be read: {error.strerror}"
     except ValidationError:
         return f"{NAME} is damaged"
-    added = sorted(found.keys() - sealed.keys())
+    added = sorted(files.keys() - sealed.keys())
     if first is None and added:
         first = added[0], "was added"
     return " ".join(first or ())
 
 
 def problem_of(path: Path, facts: tuple[int, ...] | None, entry: Entry) -> str:
-    """What is wrong with one file; facts: None for one that is not there. Raises OSError."""
+    """How one file was changed, or ""; facts: None for a file that does not exist. Raises OSError."""
     if facts is None:
         return "is missing"
     if facts[0] != entry.bytes:
         return f"has {facts[0]} bytes instead of {entry.bytes}"
-    return "" if digest(path, facts) == entry.sha256 else "has other contents than were written"
+    return "" if digest(path, facts) == entry.sha256 else "has changed contents"
 
 
 def state(folder: Path) -> State:
-    """Every file below the folder by its name in it; none where there is no folder."""
+    """Every file below the folder, by its path in the folder; empty if there is no folder."""
     paths = sorted(path for path in folder.rglob("*") if not path.is_dir()) if folder.is_dir() else []
     return {str(path.relative_to(folder)): facts_of(path) for path in paths}
 
@@ -78,17 +78,18 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def changes(before: State, now: State) -> list[str]:
-    """Names of files that were written, added or removed in between."""
+    """Names of the files that were written, added or removed between two states."""
     return sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
 
 
 def facts_of(path: Path) -> tuple[int, ...]:
-    s = path.stat() if path.exists() else path.lstat()  # of a link to nothing, its own
+    """Size, times and inode of a file; those of the link itself for a link to nothing."""
+    s = path.stat() if path.exists() else path.lstat()
     return s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino, s.st_dev
 
 
 @functools.lru_cache(maxsize=10_000)
 def digest(path: Path, facts: tuple[int, ...]) -> str:
-    """sha256 of a file's contents, read anew where its facts have changed."""
+    """sha256 of a file's contents; read again only if its facts have changed."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,122 +1,113 @@
-"""What the child tells of its run, a JSON object a line, held against the harness's own clock.
+"""Collects the events of a run and checks them against the harness's own clock.
 
-The task runs in the process that writes these lines, so it can write any. The lines are therefore believed only as far as they fit
-each other, and the times in them as far as they fit the times at which the harness looked: both processes read one monotonic clock.
+The task runs in the process that writes the events, so it can write any. An event is therefore accepted only if it fits the events
+before it, and its times only if they fit the times at which the harness read the file: both processes read one monotonic clock.
 """
 
-import json
 import math
 import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from buzzer.models.api.context import SCORE
 from buzzer.suite.records.record import Phase
+from buzzer.suite.run import events
+from buzzer.suite.run.events import Done, Event, Failed, PhaseEnded, PhaseStarted
 
-START_S = 5.0  # what making the control group and the process takes at the most
-SAME_S = 1e-3  # by which two times that the clock took as one may differ
-# By which the harness's own time may differ from one that the run told: seconds, and share of it.
+START_S = 5.0  # the longest time that creating the control group and the process takes
+SAME_S = 1e-3  # largest difference between two times that the clock took as one
+# Largest difference between the harness's time and a reported one: seconds, and share of it.
 SLACK_S, SLACK = 0.5, 0.02
 STAMP_S = 0.05  # the same for the times of files
-DONE = {  # what the event of a job's end has
-    "wall_s": float,
-    "overhead_s": float,
-    "scores": dict,
-    "rows": int,
-    "details": dict,
-    "notes": list,
-    "samples": dict,
-    "files": list,
-}
-# What reading a line raises that is no event; pydantic's ValidationError is a ValueError.
-NO_EVENT = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 @dataclass
 class RunProgress:
-    """What the child told in its events file, so far, and when the harness looked there."""
+    """What a run has reported so far, and when the harness read it.
 
-    phases: dict[str, Phase] = field(default_factory=dict)
-    samples: dict[str, list[float]] = field(default_factory=dict)
-    running: str = ""
-    running_since_s: float = 0.0
+    Times named `..._read_s` are readings of `time.perf_counter` in the harness.
+    """
+
+    phases: dict[str, Phase] = field(default_factory=dict)  # those that have ended, in order of first visit
+    samples: dict[str, list[float]] = field(default_factory=dict)  # phase -> seconds of each lap
+    running: str = ""  # the phase that began last
+    running_since_s: float = 0.0  # seconds since the start of the process
     closed_s: float | None = None  # when the running phase ended; None while it goes on
-    born_s: float | None = None  # when the child was started, by the clock of both processes
-    end: dict[str, Any] | None = None
-    broken: str | None = None  # the first line that is no event, or does not fit the ones before it
-    # By the same clock: the last look before the line of `score` was there, and of the end; the first look at each.
-    unscored_s: float | None = None
-    unended_s: float | None = None
-    scored_s: float | None = None
-    ended_s: float | None = None
+    born_s: float | None = None  # when the process was started, by the clock of both processes
+    end: Done | Failed | None = None
+    broken: str | None = None  # the first line that is not an event or contradicts those before it
+    unscored_read_s: float | None = None  # the last reading before `score` had begun
+    unended_read_s: float | None = None  # the last reading before the run had ended
+    scored_read_s: float | None = None  # the first reading after `score` had begun
+    ended_read_s: float | None = None  # the first reading after the run had ended
 
     @property
     def scoring(self) -> bool:
-        """Whether what is compared has ended."""
+        """Whether phase `score` has begun."""
         return self.running == SCORE
 
     @property
-    def done(self) -> bool:
-        """Whether the job told that it ended well."""
-        return self.end is not None and self.end["event"] == "done" and self.broken is None
+    def done(self) -> Done | None:
+        """The event of a run that reported a good end and no contradiction, or None."""
+        return self.end if isinstance(self.end, Done) and self.broken is None else None
 
-    def take_line(self, line: str) -> None:
-        """Take an event as it stands in the file; one that is none is remembered, and nothing after it is taken."""
+    def apply_line(self, line: str) -> None:
+        """Apply the event of a line. A line that is not accepted is kept in `broken`; all later lines are ignored."""
         if self.broken is not None:
             return
         try:
-            event = json.loads(line)
-            json.dumps(event, ensure_ascii=False).encode()  # lone surrogates cannot be written into a record
-            self.take(event)
-        except NO_EVENT:
+            self.apply(events.parse(line))
+        except ValueError:  # also pydantic's ValidationError
             self.broken = line.rstrip()[:80]
 
-    def take(self, event: dict[str, Any]) -> None:
-        """Take an event. Raises one of `NO_EVENT` for one that the clock cannot have written here."""
+    def apply(self, event: Event) -> None:
+        """Apply an event. Raises ValueError for one that the clock cannot have written here."""
         if self.end is not None:
             raise ValueError("a line after the end")
-        match event["event"]:
-            case "phase":
-                self._open(str(event["name"]), event["at_s"], event["born_s"])
-            case "end":
-                name, wall_s = event["name"], event["wall_s"]
-                if name != self.running or self.closed_s is not None:
-                    raise ValueError(f"{name} ends, which does not run")
-                self._close(name, wall_s, event["cpu_s"], event["peak_memory_bytes"])
-                self.closed_s = self.running_since_s + wall_s
-                self.samples.setdefault(name, []).extend(event["laps"] or [wall_s])
-            case "done":
-                for name, kind in DONE.items():
-                    if not isinstance(event[name], kind):
-                        raise TypeError(f"{name} is no {kind}")
-                if self.running and not self._fits(event["wall_s"]):
-                    raise ValueError("a wall time that is not the phases'")
+        match event:
+            case PhaseStarted():
+                self._start_phase(event)
+            case PhaseEnded():
+                self._end_phase(event)
+            case Done():
+                if self.running and not self._matches_phases(event.wall_s):
+                    raise ValueError("the wall time is not the sum of the phases")
                 self.end = event
-            case "failed":
-                self.end = event | {name: str(event[name]) for name in ("outcome", "message", "hint")}
-            case other:
-                raise ValueError(f"no event {other}")
+            case Failed():
+                self.end = event
 
-    def _open(self, name: str, at_s: float, born_s: float) -> None:
-        if not math.isfinite(at_s + born_s):
-            raise ValueError("a time that is no number")
-        if self.born_s is not None and born_s != self.born_s:
-            raise ValueError("another time of birth")
-        if self.born_s is not None and not (self.closed_s is not None and abs(self.closed_s - at_s) < SAME_S):
-            raise ValueError("a phase that does not begin where the one before it ended")
+    def _start_phase(self, event: PhaseStarted) -> None:
+        if not math.isfinite(event.at_s + event.born_s):
+            raise ValueError("a time is not finite")
+        if self.born_s is not None and event.born_s != self.born_s:
+            raise ValueError("another start of the process")
+        if self.born_s is not None and not self._follows(event.at_s):
+            raise ValueError("a phase does not begin where the one before it ended")
         if self.scoring:
             raise ValueError(f"a phase after {SCORE}")
-        self.running, self.running_since_s, self.closed_s, self.born_s = name, at_s, None, born_s
+        self.running, self.running_since_s = event.name, event.at_s
+        self.closed_s, self.born_s = None, event.born_s
 
-    def _fits(self, wall_s: float) -> bool:
-        """Whether the clock had stopped, and the wall time is what the phases make."""
-        made = self.running_since_s if self.scoring else self.closed_s
-        return self.closed_s is not None and made is not None and abs(wall_s - made) < SAME_S
+    def _follows(self, at_s: float) -> bool:
+        """Whether the phase before has ended at this time."""
+        return self.closed_s is not None and abs(self.closed_s - at_s) < SAME_S
 
-    def _close(self, name: str, wall_s: float, cpu_s: float, peak: int) -> None:
+    def _end_phase(self, event: PhaseEnded) -> None:
+        if event.name != self.running or self.closed_s is not None:
+            raise ValueError(f"phase {event.name} ends and is not running")
+        self._add(event.name, event.wall_s, event.cpu_s, event.peak_memory_bytes)
+        self.closed_s = self.running_since_s + event.wall_s
+        self.samples.setdefault(event.name, []).extend(event.laps or [event.wall_s])
+
+    def _matches_phases(self, wall_s: float) -> bool:
+        """Whether the last phase has ended and the phases before `score` add up to the wall time."""
+        total = self.running_since_s if self.scoring else self.closed_s
+        return self.closed_s is not None and total is not None and abs(wall_s - total) < SAME_S
+
+    def _add(self, name: str, wall_s: float, cpu_s: float, peak: int) -> None:
         before = self.phases.get(name, Phase(name=name, wall_s=0, cpu_s=0, peak_memory_bytes=0))
         self.phases[name] = Phase(
             name=name,
@@ -125,87 +116,90 @@ class RunProgress:
             peak_memory_bytes=max(before.peak_memory_bytes, peak),
         )
 
-    def cut(self, wall_s: float) -> None:
-        """Close the phase in which the run was ended from outside."""
+    def close_phase(self, age_s: float) -> None:
+        """End the running phase of a run that the harness ended; `age_s`: seconds since the start of the process."""
         if self.running and self.closed_s is None:
-            self._close(self.running, max(wall_s - self.running_since_s, 0.0), 0.0, 0)
+            self._add(self.running, max(age_s - self.running_since_s, 0.0), 0.0, 0)
 
-    def age_s(self, elapsed: float) -> float:
-        """Seconds since the child was started, of `elapsed` since the parent began to start it."""
+    def age_s(self, elapsed_s: float) -> float:
+        """Seconds since the process was started; `elapsed_s`: since the harness began to start it."""
         if self.born_s is None:
-            return elapsed
-        return min(max(time.perf_counter() - self.born_s, elapsed - START_S, 0.0), elapsed)
+            return elapsed_s
+        return min(max(time.perf_counter() - self.born_s, elapsed_s - START_S, 0.0), elapsed_s)
 
-    def looked(self, before_s: float) -> None:
-        """Note that the harness has read all that was there at `before_s`, by the clock of both processes."""
+    def note_reading(self, begun_s: float) -> None:
+        """Note that the harness has read all lines that were there at `begun_s`."""
         now = time.perf_counter()
         if self.scoring:
-            self.scored_s = self.scored_s or now
+            self.scored_read_s = self.scored_read_s or now
         else:
-            self.unscored_s = before_s
+            self.unscored_read_s = begun_s
         if self.end is not None:
-            self.ended_s = self.ended_s or now
+            self.ended_read_s = self.ended_read_s or now
         else:
-            self.unended_s = before_s
+            self.unended_read_s = begun_s
 
     def contradiction(self, started_s: float) -> str:
-        """What a run that told its end said of times and the harness saw otherwise, or "".
+        """What a run that has ended well reported of its times and the harness saw otherwise, or "".
 
-        `started_s` is when the harness started the process. At a look that found no line of `score`, scoring had not begun: a
-        wall time that ends before it is false, however busy the machine was. The same at the first look that found it.
+        `started_s`: when the harness started the process. If a reading found no event of `score`, scoring had not begun: a shorter
+        wall time is false, however busy the machine was. The same holds at the first reading that found it.
         """
-        if self.end is None or not self.done or self.born_s is None:
+        if self.done is None or self.born_s is None:
             return ""
-        told = self.end["wall_s"]
-        slack = SLACK_S + SLACK * told
-        last, first = (self.unscored_s, self.scored_s) if self.scoring else (self.unended_s, self.ended_s)
-        if last is not None and told + slack < last - self.born_s:
-            return f"that it took {told:.2f} s; after {last - self.born_s:.2f} s it was still at work"
-        if first is not None and told > first - self.born_s + slack:
-            return f"that it took {told:.2f} s; it had ended after {first - self.born_s:.2f} s"
+        wall_s = self.done.wall_s
+        slack = SLACK_S + SLACK * wall_s
+        last, first = (self.unscored_read_s, self.scored_read_s)
+        if not self.scoring:
+            last, first = (self.unended_read_s, self.ended_read_s)
+        if last is not None and wall_s + slack < last - self.born_s:
+            return f"that it took {wall_s:.2f} s, but it was still working after {last - self.born_s:.2f} s"
+        if first is not None and wall_s > first - self.born_s + slack:
+            return f"that it took {wall_s:.2f} s, but it had ended after {first - self.born_s:.2f} s"
         if self.born_s < started_s - SLACK_S:
-            return f"that it was born {started_s - self.born_s:.2f} s before it was started"
+            return f"that its process began {started_s - self.born_s:.2f} s before it was started"
         return ""
 
     def changed_later(self, folder: Path) -> list[str]:
-        """Files of the result, under `folder`, that were changed after `score` began, or are not there.
+        """Files of the result, under `folder`, that were changed after `score` began, or do not exist.
 
-        By the times that the kernel writes and no program sets; empty where the file system's clock cannot be compared.
+        Judged by the times that the kernel writes and no program can set; empty if the file system's clock cannot be compared.
         """
-        if self.end is None or not self.done or self.born_s is None or not self.scoring:
+        if self.done is None or self.born_s is None or not self.scoring:
             return []
-        names = [Path(str(name)).name for name in self.end["files"]]
         try:
             probe = folder / f".probe-{os.getpid()}"
             probe.touch()
-            told, now = probe.stat().st_ctime_ns, time.perf_counter()
+            probed_ns, now = probe.stat().st_ctime_ns, time.perf_counter()
             probe.unlink()
         except OSError:
             return []
-        if told % 10**9 == 0:  # whole seconds only
+        if probed_ns % 10**9 == 0:  # the file system has whole seconds only
             return []
-        began = self.born_s + self.running_since_s + STAMP_S
-        return [name for name in names if not made_before(folder / name, began - now, told)]
+        since_now_s = self.born_s + self.running_since_s + STAMP_S - now
+        names = [Path(str(name)).name for name in self.done.files]  # the items may be anything
+        return [name for name in names if not changed_before(folder / name, since_now_s, probed_ns)]
 
 
-def made_before(path: Path, since_now_s: float, now_ns: int) -> bool:
-    """Whether a file was last changed before the moment `since_now_s` from now, which is `now_ns` by its file system."""
+def changed_before(path: Path, since_now_s: float, now_ns: int) -> bool:
+    """Whether a file was last changed before the moment `since_now_s` from now; `now_ns`: now, by its file system."""
     try:
         return (path.stat().st_ctime_ns - now_ns) / 1e9 <= since_now_s
-    except OSError:
+    except (OSError, ValueError):  # ValueError: the name holds a null byte
         return False
 
 
-class Events:
+class EventReader:
     """Reads the growing events file from where it stopped the last time.
 
-    The file is opened here before the child starts; the child opens it by its name once, and takes the name away before it imports the task.
+    The file is opened here before the worker starts. The worker opens it by its name once, and removes the name before it imports
+    the task.
     """
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("x+b")
         self._offset = 0
-        self.story = RunProgress()
+        self.progress = RunProgress()
 
     def __enter__(self) -> Self:
         return self
@@ -216,15 +210,15 @@ class Events:
         self._file.close()
 
     def read(self) -> RunProgress:
-        """Take the new lines."""
-        before = time.perf_counter()
+        """Apply the new lines; the progress until now."""
+        begun_s = time.perf_counter()
         if os.fstat(self._file.fileno()).st_size < self._offset:
-            self.story.broken = self.story.broken or "(what had been written there was cut)"
+            self.progress.broken = self.progress.broken or "(the file was truncated)"
         self._file.seek(self._offset)
         for line in self._file:
             if not line.endswith(b"\n"):
-                break  # the child is in the middle of this line, or died there
+                break  # the worker is in the middle of this line, or died there
             self._offset += len(line)
-            self.story.take_line(line.decode(errors="replace"))
-        self.story.looked(before)
-        return self.story
+            self.progress.apply_line(line.decode(errors="replace"))
+        self.progress.note_reading(begun_s)
+        return self.progress

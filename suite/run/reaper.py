@@ -1,8 +1,8 @@
-"""Ends what a harness that was killed has left behind: a small process of its own that waits for the harness to go.
+"""Kills leftover children when the harness dies: a small process that waits for the end of the harness.
 
-A harness that ends by itself leaves nothing. After `kill -9` nobody else would end its run: the run's processes carry
-the harness's mark in their environment, by which the guard finds them (Linux), and it was told of their control groups and of the
-files that would have gone with them. It is told by lines: `group PATH`, `+ PATH` and, when a file is to stay, `- PATH`.
+A harness that ends by itself leaves nothing behind. After `kill -9` its run would go on. The run's processes have the harness's token
+in their environment, by which the reaper finds them (Linux). The harness sends the reaper the control groups of its runs and the
+temporary files, one a line: `group PATH`, `+ PATH` and, for a file that is to stay, `- PATH`.
 """
 
 import os
@@ -23,73 +23,73 @@ VARIABLE = "BUZZER_HARNESS"
 
 @cache
 def start() -> tuple[str, IO[bytes]]:
-    """Start this harness's guard: the mark for the environment of its runs, and the pipe on which it listens."""
-    made = uuid.uuid4().hex
-    command = [sys.executable, "-IS", str(Path(__file__).resolve()), made]
+    """Start the reaper of this process, once: the token for the environment of its runs, and the pipe that the reaper reads."""
+    token = uuid.uuid4().hex
+    command = [sys.executable, "-IS", str(Path(__file__).resolve()), token]
     # A session of its own: Ctrl-C is for the harness, which ends its run in order.
     process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
-    process.returncode = 0  # it outlives this process on purpose; do not warn of that
+    process.returncode = 0  # it outlives this process on purpose: no warning
     assert process.stdin is not None
-    return made, process.stdin
+    return token, process.stdin
 
 
 def token() -> str:
+    """The token of this harness; the value of `VARIABLE` in the environment of its runs."""
     return start()[0]
 
 
-def tell(word: str, paths: Iterable[Path | str]) -> None:
-    """Write lines to the guard. One that somebody ended is no reason to end the run."""
+def send(word: str, paths: Iterable[Path | str]) -> None:
+    """Send lines to the reaper. A reaper that was killed does not end the run."""
     _, pipe = start()
     with suppress(OSError):
-        told = [os.fsencode(path) for path in paths]
-        pipe.write(b"".join(word.encode() + b" " + path + b"\n" for path in told if b"\n" not in path))
+        names = [os.fsencode(path) for path in paths]
+        pipe.write(b"".join(word.encode() + b" " + name + b"\n" for name in names if b"\n" not in name))
         pipe.flush()
 
 
 @contextmanager
 def swept(path: Path) -> Iterator[Path]:
-    """A file or folder that the guard removes if the harness is killed within the block."""
-    tell("+", [path.absolute()])
+    """A file or folder that the reaper removes if the harness is killed within the block."""
+    send("+", [path.absolute()])
     try:
         yield path
     finally:
-        tell("-", [path.absolute()])
+        send("-", [path.absolute()])
 
 
-def watch(executor: Any, keep: Callable[[Any], None]) -> None:
-    """Tell the guard, and `keep`, of every control group that BenchExec's RunExecutor makes, as soon as it is there; and the guard
-    of its temporary folders."""
-    make, begin = executor._setup_cgroups, executor._start_execution
+def register(executor: Any, on_group: Callable[[Any], None]) -> None:
+    """Have BenchExec's RunExecutor send the reaper its control groups and temporary folders; `on_group` gets each group when it exists."""
+    setup, start_execution = executor._setup_cgroups, executor._start_execution
 
-    def made_groups(*args: Any, **named: Any) -> Any:
-        made = make(*args, **named)
-        tell("group", made.paths)
-        keep(made)
-        return made
+    def setup_and_send(*args: Any, **named: Any) -> Any:
+        group = setup(*args, **named)
+        send("group", group.paths)
+        on_group(group)
+        return group
 
-    def begun(*args: Any, **named: Any) -> Any:
-        tell("+", [named["temp_dir"]])
-        return begin(*args, **named)
+    def send_and_start(*args: Any, **named: Any) -> Any:
+        send("+", [named["temp_dir"]])
+        return start_execution(*args, **named)
 
-    executor._setup_cgroups, executor._start_execution = made_groups, begun
+    executor._setup_cgroups, executor._start_execution = setup_and_send, send_and_start
 
 
-def members(made: str) -> list[int]:
-    """Processes with the mark in their environment."""
-    found = []
-    sought = f"{VARIABLE}={made}".encode()
+def members(token: str) -> list[int]:
+    """Processes with the token in their environment."""
+    pids = []
+    sought = f"{VARIABLE}={token}".encode()
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             if sought in (entry / "environ").read_bytes().split(b"\0") and int(entry.name) != os.getpid():
-                found.append(int(entry.name))
-    return found
+                pids.append(int(entry.name))
+    return pids
 
 
-def clean(made: str, groups: Iterable[Path], files: Iterable[Path]) -> None:
-    """Kill every marked process, then remove the control groups and files; a group is busy until its last process is gone."""
+def clean(token: str, groups: Iterable[Path], files: Iterable[Path]) -> None:
+    """Kill every process with the token, then remove the control groups and files; a group is busy until its last process has ended."""
     left = list(groups)
     for _ in range(100):
-        alive = members(made)
+        alive = members(token)
         for pid in alive:
             with suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
@@ -107,18 +107,19 @@ def clean(made: str, groups: Iterable[Path], files: Iterable[Path]) -> None:
             path.unlink(missing_ok=True)
 
 
-def main(made: str, told: Iterable[bytes]) -> None:
+def main(token: str, lines: Iterable[bytes]) -> None:
+    """Read the harness's lines until it has ended, then clean up after it."""
     groups, files = [], dict[Path, None]()
-    for line in told:  # ends when the harness has gone
-        word, _, path = line.rstrip(b"\n").partition(b" ")
-        found = Path(os.fsdecode(path))
+    for line in lines:
+        word, _, name = line.rstrip(b"\n").partition(b" ")
+        path = Path(os.fsdecode(name))
         if word == b"group":
-            groups.append(found)
+            groups.append(path)
         elif word == b"+":
-            files[found] = None
+            files[path] = None
         else:
-            files.pop(found, None)
-    clean(made, groups, files)
+            files.pop(path, None)
+    clean(token, groups, files)
 
 
 if __name__ == "__main__":

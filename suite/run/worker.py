@@ -1,36 +1,28 @@
 """The process that does one run: `python -m buzzer.suite.run.worker SPEC.json`, started by the parent under limits.
 
-It writes what happens to the spec's events file, a JSON object a line, so that the parent can tell the tale
-even when this process is killed.
+It writes an event to the spec's events file at each change, so that the harness can write a record even if this process is killed.
 """
 
 import importlib
-import json
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from buzzer.engine import faults
 from buzzer.engine.device import limit_memory, no_cuda, nvml, own_memory
 from buzzer.errors import BuzzerError, UnsupportedError
 from buzzer.models.api.context import SCORE, Result, RunContext, Steps, Task
-from buzzer.suite.run import clock, counters
+from buzzer.suite.run import clock, counters, events
+from buzzer.suite.run.events import Done, Failed
+from buzzer.suite.run.spec import WorkerSpec
 
-PATHS = ("data", "work", "out")
 PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 OUTCOMES = {faults.MEMORY: "device-oom", faults.LACKING: "unsupported", faults.REFUSED: "unsupported"}
-
-
-def spec_of(job: RunContext, verb: str, entry: str, events: Path) -> dict[str, Any]:
-    """What the parent writes for the child: the job as JSON and where to find the task."""
-    plain = asdict(job) | {name: str(getattr(job, name)) for name in PATHS}
-    return {"job": plain, "verb": verb, "entry": entry, "events": str(events)}
 
 
 def load_entry(entry: str) -> Task:
@@ -41,7 +33,10 @@ def load_entry(entry: str) -> Task:
 
 
 def device_synchronize(device: str) -> Callable[[], None]:
-    """What waits for the device, so that no clock is read while work is in flight."""
+    """A function that waits for the device, so that no clock is read while work is in flight.
+
+    Raises UnsupportedError without a CUDA device.
+    """
     if device == "cpu":
         return lambda: None
     import torch
@@ -52,27 +47,27 @@ def device_synchronize(device: str) -> Callable[[], None]:
 
 
 class Device:
-    """The GPU as one job opens and uses it: makes the CUDA context and sets the job's limit of GPU memory."""
+    """The GPU memory of one run. Creates the CUDA context and sets the run's limit of GPU memory."""
 
-    def __init__(self, job: RunContext, synchronize: Callable[[], None]) -> None:
+    def __init__(self, context: RunContext, synchronize: Callable[[], None]) -> None:
         self._nvml = nvml()
         self._before = counters.gpu_memory_used(self._nvml)
         synchronize()
-        if job.gpu_memory_bytes:
-            limit_memory(job.gpu_memory_bytes)
+        if context.gpu_memory_bytes:
+            limit_memory(context.gpu_memory_bytes)
         self.opened = self._taken()
 
     def _taken(self) -> int | None:
         now = counters.gpu_memory_used(self._nvml)
         return None if now is None or self._before is None else max(now - self._before, 0)
 
-    def told(self) -> dict[str, int | None]:
-        """Bytes: `opened`, what opening took, and `held`, what is taken now, by NVML; and what the process knows of itself."""
+    def memory(self) -> dict[str, int | None]:
+        """Bytes: `opened`, used by the CUDA context, and `held`, used now, by NVML; and the process's own counters."""
         return {"opened": self.opened, "held": self._taken()} | own_memory()
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
-    """The exception, or those that it groups, at any depth: rapidsmpf runs its actors in task groups."""
+    """The exception, or the exceptions of a group at any depth: rapidsmpf runs its actors in task groups."""
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:
             yield from leaves(inner)
@@ -80,42 +75,39 @@ def leaves(error: BaseException) -> Iterator[BaseException]:
         yield error
 
 
-def failure(error: BaseException) -> dict[str, Any]:
-    """An exception as an outcome of the record."""
+def failure(error: BaseException) -> Failed:
+    """The closing event of an exception. The traceback of an unexpected one goes to stderr, for the record."""
     first = next(leaves(error))
-    known = next((e for e in leaves(error) if isinstance(e, BuzzerError)), None)
+    ours = next((e for e in leaves(error) if isinstance(e, BuzzerError)), None)
+    if ours is not None:
+        outcome = "unsupported" if isinstance(ours, UnsupportedError) else "error"
+        return Failed(
+            outcome, ours.message, ours.hint, {"user_error": True}
+        )  # the input's fault, not the program's
     text = f"{type(first).__name__}: {first}"
-    if known is not None:
-        outcome = "unsupported" if isinstance(known, UnsupportedError) else "error"
-        details = {"user_error": True}  # the input's fault, not the program's
-        told = {"message": known.message, "hint": known.hint, "details": details}
-        return {"event": "failed", "outcome": outcome, **told}
     if fault := next(filter(None, map(faults.classify, (error, *leaves(error)))), None):
-        traceback.print_exception(error)  # where it happened, for the record's stderr_tail
-        return {"event": "failed", "outcome": OUTCOMES[fault.kind], "message": text, "hint": fault.hint}
-    if any(isinstance(e, MemoryError) for e in leaves(error)):
-        outcome = "host-oom"
-    else:
-        outcome = "error"
         traceback.print_exception(error)
-    return {"event": "failed", "outcome": outcome, "message": text, "hint": ""}
+        return Failed(OUTCOMES[fault.kind], text, fault.hint)
+    if any(isinstance(e, MemoryError) for e in leaves(error)):
+        return Failed("host-oom", text, "")
+    traceback.print_exception(error)
+    return Failed("error", text, "")
 
 
 def main(path: str) -> int:
-    spec = json.loads(Path(path).read_text())
-    fields: dict[str, Any] = {k: Path(v) if k in PATHS else v for k, v in spec["job"].items()}
-    job = RunContext(**fields)
-    # A message may name a file whose name is no text: what cannot be encoded becomes "?".
-    with Path(spec["events"]).open("a", encoding="utf-8", errors="replace") as events:
-        for name in (spec["events"], path):  # what the task has no business with, it finds no name of
-            Path(name).unlink(missing_ok=True)
-        last = attempt(job, spec["verb"], spec["entry"], events)
-        events.write(json.dumps(last, ensure_ascii=False) + "\n")
-    return 0 if last["event"] == "done" else 1
+    """Do the run of a spec file; exit code 0 for a run that ended well, else 1."""
+    spec = WorkerSpec.from_json(Path(path).read_text())
+    # A message may hold a file name that is not valid text: what cannot be encoded becomes "?".
+    with spec.events.open("a", encoding="utf-8", errors="replace") as file:
+        for name in (spec.events, Path(path)):  # the task must not find these files by name
+            name.unlink(missing_ok=True)
+        last = attempt(spec, file)
+        file.write(events.to_line(last))
+    return 0 if isinstance(last, Done) else 1
 
 
-def handed_in(steps: Steps, out: Path) -> Steps:
-    """The steps. Raises RuntimeError where a file of the result was not there, as it is, when `score` began: the clock had stopped."""
+def checked_files(steps: Steps, out: Path) -> Steps:
+    """The steps. Raises RuntimeError where a file of the result was written after `score` began, when the clock had stopped."""
     before: dict[Path, tuple[int, int]] | None = None
     while True:
         try:
@@ -124,47 +116,49 @@ def handed_in(steps: Steps, out: Path) -> Steps:
             result: Result = end.value
             break
         if phase == SCORE and before is None:
-            before = {path: written(path) for path in out.rglob("*")}
+            before = {path: size_and_time(path) for path in out.rglob("*")}
         yield phase
-    changed = [path.name for path in result.files if before is not None and before.get(path) != written(path)]
-    if changed:
+    if before is None:
+        return result
+    if changed := [path.name for path in result.files if before.get(path) != size_and_time(path)]:
         raise RuntimeError(f"{', '.join(changed)} changed after phase {SCORE} began")
     return result
 
 
-def written(path: Path) -> tuple[int, int]:
-    """Size and time of the last change of a file."""
-    told = path.stat()
-    return told.st_size, told.st_mtime_ns
+def size_and_time(path: Path) -> tuple[int, int]:
+    """Size of a file and time of its last change, in nanoseconds."""
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
 
 
-def attempt(job: RunContext, verb: str, entry: str, events: IO[str]) -> dict[str, Any]:
-    """Run the job; the closing event, `done` or `failed`."""
+def attempt(spec: WorkerSpec, file: IO[str]) -> Done | Failed:
+    """Run the task and write its phases to `file`; the closing event."""
+    context = spec.context
     try:
         # The clock opens phase `start` at the birth of the process: interpreter and imports are in it.
-        synchronize = device_synchronize(job.device)
-        ticker = clock.Clock(events, synchronize=synchronize, age=clock.process_age())
-        device = Device(job, synchronize) if job.device == "cuda" and not job.clustered else None
-        steps = handed_in(getattr(load_entry(entry), verb)(job), job.out)
+        synchronize = device_synchronize(context.device)
+        ticker = clock.Clock(file, synchronize=synchronize, age=clock.process_age())
+        device = Device(context, synchronize) if context.device == "cuda" and not context.clustered else None
+        steps = checked_files(getattr(load_entry(spec.entry), spec.verb)(context), context.out)
         result, wall_s = clock.run(steps, ticker)
-        own = {"gpu_bytes": device.told()} if device is not None else {}
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  whatever it is, the record tells it
+        gpu = {"gpu_bytes": device.memory()} if device is not None else {}
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  every failure becomes an event
         return failure(error)
-    return {
-        "event": "done",
-        "wall_s": wall_s,
-        "overhead_s": ticker.overhead_s,
-        "scores": dict(result.scores),
-        "rows": result.rows,
-        "details": dict(result.details) | own,
-        "notes": list(result.notes),
-        "samples": {name: list(values) for name, values in result.samples.items()},
-        "files": [path.name for path in result.files],
-    }
+    return Done(
+        wall_s=wall_s,
+        overhead_s=ticker.overhead_s,
+        scores=dict(result.scores),
+        rows=result.rows,
+        details=dict(result.details) | gpu,
+        notes=list(result.notes),
+        samples={name: list(values) for name, values in result.samples.items()},
+        files=[path.name for path in result.files],
+        bench=result.bench,
+    )
 
 
 def die_with_parent() -> None:
-    """Ask the kernel (Linux) to kill this process when the harness dies, be it by `kill -9` and its guard gone too."""
+    """Ask the kernel (Linux) to kill this process when the harness dies, even by `kill -9` and without its reaper."""
     if sys.platform == "linux":
         import ctypes
 
@@ -177,4 +171,4 @@ if __name__ == "__main__":
     code = main(sys.argv[1])
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # everything is on disk; tearing down the libraries can take a second of nobody's time
+    os._exit(code)  # everything is on disk; closing the libraries can take a second that no phase counts

@@ -39,11 +39,11 @@ def onnx(path: Path) -> None:
     """Plan, right answers and a run of an ONNX file."""
     from buzzer.engine import infer
     from buzzer.models.onnx_file import TARGET
-    from buzzer.suite.bench import plan, protocol
+    from buzzer.suite.bench import answers, plan
 
     plan.hash_of(path)
     loaded = TARGET.load(ask({"path": str(path)}))
-    protocol.answered(loaded, "cpu")
+    answers.compute(loaded, "cpu")
     axes: dict[str, dict[int, str]] = {name: {} for name in loaded.batches[0]}
     own = {"backend": "onnxruntime", "example": loaded.batches[0], "outputs": loaded.outputs, "dynamic": axes}
     offered = getattr(infer, "precisions", lambda module, path: ("fp32",))(infer.load("onnxruntime"), path)

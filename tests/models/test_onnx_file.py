@@ -15,8 +15,7 @@ from buzzer.errors import DataError, UnsupportedError, UsageError
 from buzzer.models.api.bench import BenchSpec
 from buzzer.models.onnx_file import TARGET
 from buzzer.suite import registry
-from buzzer.suite.bench import plan
-from buzzer.suite.bench.protocol import answered
+from buzzer.suite.bench import answers, plan
 
 FLOATS = {"fp16": "float16", "fp32": "float32", "fp64": "float64"}
 
@@ -163,7 +162,7 @@ def test_ids_reach_the_whole_axis_and_no_further(
     loaded = TARGET.load(ask(path, batch=2000))
     ids = loaded.batches[0]["x"]
     assert (ids.min(), ids.max()) == (0, below - 1)
-    assert answered(loaded, "cpu").expected[0]["y"].size > 0
+    assert answers.compute(loaded, "cpu").expected[0]["y"].size > 0
 
 
 def test_rows_without_tokens_have_none_on_their_board(tmp_path: Path) -> None:
@@ -284,7 +283,7 @@ def trees(path: Path) -> Path:
 def test_what_openvino_cannot_take_is_unsupported_with_its_reason(tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     path = trees(tmp_path / "trees.onnx")
-    assert answered(TARGET.load(ask(path)), "cpu").expected[0]["y"].shape == (2, 2)
+    assert answers.compute(TARGET.load(ask(path)), "cpu").expected[0]["y"].shape == (2, 2)
     with pytest.raises(UnsupportedError, match=r"OpenVINO cannot take trees\.onnx: .*TreeEnsembleClassifier"):
         prepared(path, "openvino", "fp32")
 
@@ -300,8 +299,8 @@ def test_an_answer_that_is_not_finite_is_the_models_error(tmp_path: Path) -> Non
     nodes = [helper.make_node("Neg", ["a"], ["n"]), helper.make_node("Sqrt", ["n"], ["y"])]
     nodes.insert(0, helper.make_node("Abs", ["x"], ["a"]))
     path = saved(tmp_path / "net.onnx", nodes, {"x": (TensorProto.FLOAT, ["rows", 3])}, {})
-    with pytest.raises(DataError, match="the model's own answer is not finite: output y, input 0"):
-        answered(TARGET.load(ask(path)), "cpu")
+    with pytest.raises(DataError, match="the model's own output is not finite: output y, input 0"):
+        answers.compute(TARGET.load(ask(path)), "cpu")
 
 
 def test_other_files_are_told_what_can_be_timed(tmp_path: Path) -> None:

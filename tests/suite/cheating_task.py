@@ -13,12 +13,12 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from fake_task import Fake
 
 from buzzer.models.api.context import SCORE, Result, RunContext, Steps
 from buzzer.suite.run.clock import Clock
+from buzzer.suite.run.events import Done, Event, PhaseEnded, PhaseStarted
 
 WORK_S = 1.5  # where the harness's clock must tell
 SHORT_S = 0.3  # where what was written tells
@@ -30,16 +30,16 @@ def ticker() -> Clock:
     return next(x for x in gc.get_objects() if isinstance(x, Clock))
 
 
-def write(**event: Any) -> None:
+def write(event: Event) -> None:
     ticker()._write(event)
 
 
-def tell_score() -> float:
-    """Write the lines of a `score` that begins now; the seconds since the start of the run."""
+def report_score() -> float:
+    """Write the events of a `score` that begins now; the seconds since the start of the run."""
     clock = ticker()
     at = time.perf_counter() - clock._start
-    write(event="end", name="predict", wall_s=at - (clock._begin - clock._start), cpu_s=0.0, peak_memory_bytes=0, laps=[])  # fmt: skip
-    write(event="phase", name=SCORE, at_s=at, born_s=clock._start)
+    write(PhaseEnded("predict", at - (clock._begin - clock._start), 0.0, 0, []))
+    write(PhaseStarted(SCORE, at, clock._start))
     return at
 
 
@@ -111,10 +111,10 @@ class Cheat(Fake):
         time.sleep(WORK_S)
         submission = hand_in(job)
         at = began - clock._start + CLAIM_S
-        write(event="end", name="predict", wall_s=CLAIM_S, cpu_s=0.0, peak_memory_bytes=0, laps=[])
-        write(event="phase", name=SCORE, at_s=at, born_s=clock._start)
+        write(PhaseEnded("predict", CLAIM_S, 0.0, 0, []))
+        write(PhaseStarted(SCORE, at, clock._start))
         score_s = time.perf_counter() - clock._start - at
-        write(event="end", name=SCORE, wall_s=score_s, cpu_s=0.0, peak_memory_bytes=0, laps=[])
+        write(PhaseEnded(SCORE, score_s, 0.0, 0, []))
         self.done(at, submission)
         yield "never"
         return Result()
@@ -122,11 +122,11 @@ class Cheat(Fake):
     def early_score(self, job: RunContext) -> Steps:
         """Tells that scoring has begun, and works then."""
         submission = hand_in(job)
-        at = tell_score()
+        at = report_score()
         time.sleep(SHORT_S)
         hand_in(job)
         score_s = time.perf_counter() - ticker()._start - at
-        write(event="end", name=SCORE, wall_s=score_s, cpu_s=0.0, peak_memory_bytes=0, laps=[])
+        write(PhaseEnded(SCORE, score_s, 0.0, 0, []))
         self.done(at, submission)
         yield "never"
         return Result()
@@ -134,9 +134,9 @@ class Cheat(Fake):
     def early_done(self, job: RunContext) -> Steps:
         """Tells the end, works then, and leaves without a word."""
         submission = hand_in(job)
-        at = tell_score()
-        write(event="end", name=SCORE, wall_s=0.0, cpu_s=0.0, peak_memory_bytes=0, laps=[])
-        write(**self.claim(at, submission))
+        at = report_score()
+        write(PhaseEnded(SCORE, 0.0, 0.0, 0, []))
+        write(self.claim(at, submission))
         time.sleep(SHORT_S)
         hand_in(job)
         os._exit(0)
@@ -145,7 +145,7 @@ class Cheat(Fake):
     def own_done(self, job: RunContext) -> Steps:
         """A line of its own, then the harness's."""
         time.sleep(SHORT_S)
-        write(**self.claim(CLAIM_S, job.out / "submission.csv"))
+        write(self.claim(CLAIM_S, job.out / "submission.csv"))
         return (yield from self.finish(job))
 
     def late_file(self, job: RunContext) -> Steps:
@@ -158,12 +158,11 @@ class Cheat(Fake):
         os.utime(submission, ns=(before.st_atime_ns, before.st_mtime_ns))
         return Result({"accuracy": 0.9}, 10, {}, (submission,))
 
-    def claim(self, wall_s: float, submission: Path) -> dict[str, Any]:
-        own = {"scores": {"accuracy": 0.9}, "rows": 10, "details": {}, "notes": [], "samples": {}}
-        return own | {"event": "done", "wall_s": wall_s, "overhead_s": 0.0, "files": [submission.name]}
+    def claim(self, wall_s: float, submission: Path) -> Done:
+        return Done(wall_s, 0.0, {"accuracy": 0.9}, 10, {}, [], {}, [submission.name])
 
     def done(self, wall_s: float, submission: Path) -> None:
-        write(**self.claim(wall_s, submission))
+        write(self.claim(wall_s, submission))
         os._exit(0)
 
     def truncated(self, job: RunContext) -> Steps:

@@ -45,7 +45,7 @@ def quantised(precision: str) -> Any:
 def test_outputs_are_near_the_reference(
     backend: str, precision: str, cosine: float, error: float, agreement: float, has_bf16: bool
 ) -> None:
-    from buzzer.suite.bench.protocol import Check
+    from buzzer.suite.bench.checks import Check
 
     try:
         infer.load(backend)
@@ -68,7 +68,7 @@ def test_outputs_are_near_the_reference(
     ) as session:
         for index, batch in enumerate(target.batches):
             session.poison()
-            check.take(index, session.run(batch))
+            check.add(index, session.run(batch))
         told = session.describe(target.batches[0])
     scores = check.scores()
     assert check.bad == 0

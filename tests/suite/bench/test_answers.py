@@ -17,20 +17,21 @@ from buzzer.models.api.bench import BenchModel, BenchSpec, outputs_of, stamp
 from buzzer.models.api.context import Result, RunContext
 from buzzer.models.bert import bench as bert
 from buzzer.models.bert import encoder
-from buzzer.suite.bench import answers_cache
+from buzzer.suite.bench import answers, answers_cache
 from buzzer.suite.bench.answers_cache import Answers
-from buzzer.suite.bench.protocol import BENCH, COMPILED, Setting, answered, check_answers
+from buzzer.suite.bench.protocol import BENCH, COMPILED
+from buzzer.suite.bench.settings import Settings
 
 TINY = encoder.BertConfig(60, 16, 2, 2, 32, 40)
 
 
 @pytest.fixture
-def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunContext:
-    """A job of a small BERT with random weights and ids."""
+def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunContext:
+    """The run of a small BERT with random weights and ids."""
     monkeypatch.setitem(encoder.SPECS, "tiny", TINY)
     monkeypatch.setattr(bert, "tokens_folder", no_tokenizer)
     monkeypatch.setattr(
-        "buzzer.suite.bench.protocol.roofline.measure", lambda threads, device: Roof(1e9, {"int8": 1e9})
+        "buzzer.engine.infer.roofline.measure", lambda threads, device: Roof(1e9, {"int8": 1e9})
     )
     params = {"target": "buzzer.models.bert.bench:TARGET", "model": {"spec": "tiny"}, "batch": 2, "seq": 8}
     params |= {"inputs": 3, "lengths": "fixed", "packing": "padded", "scenario": ""}
@@ -49,9 +50,9 @@ def no_tokenizer(ask: BenchSpec) -> Path:
     raise UnsupportedError("no weights here")
 
 
-def run(job: RunContext, verb: str) -> tuple[list[str], Result]:
+def run(context: RunContext, verb: str) -> tuple[list[str], Result]:
     """The phases and what came out."""
-    steps, phases = getattr(BENCH, verb)(job), []
+    steps, phases = getattr(BENCH, verb)(context), []
     while True:
         try:
             phases.append(next(steps))
@@ -63,30 +64,31 @@ def never(*_: Any, **__: Any) -> Any:
     raise AssertionError("made again")
 
 
-def test_all_is_made_once(job: RunContext, monkeypatch: pytest.MonkeyPatch) -> None:
-    phases, first = run(job, "fit")
+def test_all_is_made_once(context: RunContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    phases, first = run(context, "fit")
     assert phases == ["load", "predict", "roof"]
-    _, made = run(job, "bench")
+    _, made = run(context, "bench")
     monkeypatch.setattr(quant, "quantise", never)
-    monkeypatch.setattr("buzzer.suite.bench.protocol.answered", never)
-    phases, again = run(job, "fit")
+    monkeypatch.setattr("buzzer.suite.bench.answers.compute", never)
+    phases, again = run(context, "fit")
     assert phases == ["load", "roof"]
     assert again.details == first.details
-    _, read = run(job, "bench")
+    _, read = run(context, "bench")
     assert read.scores == made.scores
     assert 0.9 < read.scores["cosine"] < 1.0
-    assert read.details["bench"]["flops"] == made.details["bench"]["flops"] > 0
+    assert read.bench is not None and made.bench is not None
+    assert read.bench.flops == made.bench.flops and made.bench.flops
     assert read.details["session"]["parameters"] == sum(w.numel() for w in encoder.Bert(TINY).parameters())
 
 
 @pytest.mark.parametrize(("backend", "own"), [("torch_compile", True), ("fused", False)])
 def test_only_torch_compile_compiles_anew(
-    backend: str, own: bool, job: RunContext, monkeypatch: pytest.MonkeyPatch
+    backend: str, own: bool, context: RunContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in COMPILED:
         monkeypatch.setenv(name, "shared")
-    next(BENCH.bench(replace(job, backend=backend)))
-    assert [Path(os.environ[name]).is_relative_to(job.out) for name in COMPILED] == [own, own]
+    next(BENCH.bench(replace(context, backend=backend)))
+    assert [Path(os.environ[name]).is_relative_to(context.out) for name in COMPILED] == [own, own]
 
 
 @pytest.mark.parametrize(
@@ -101,21 +103,25 @@ def test_only_torch_compile_compiles_anew(
         {"params": {"model": {"spec": "bert-base"}}},
     ],
 )
-def test_another_model_or_size_has_another_folder(job: RunContext, changed: dict[str, Any]) -> None:
-    other = replace(job, **changed | {"params": job.params | changed.get("params", {})})
-    assert Setting.of(other).kept != Setting.of(job).kept
+def test_another_model_or_size_has_another_folder(context: RunContext, changed: dict[str, Any]) -> None:
+    other = replace(context, **changed | {"params": context.params | changed.get("params", {})})
+    assert Settings.of(other).cached != Settings.of(context).cached
 
 
-def test_precision_and_backend_share_a_folder(job: RunContext) -> None:
-    assert Setting.of(replace(job, precision="fp8", backend="fused")).kept == Setting.of(job).kept
+def test_precision_and_backend_share_a_folder(context: RunContext) -> None:
+    assert (
+        Settings.of(replace(context, precision="fp8", backend="fused")).cached == Settings.of(context).cached
+    )
 
 
-def test_a_target_that_is_trained_anew_keeps_nothing_beyond_the_call(job: RunContext) -> None:
-    setting = Setting.of(replace(job, params=job.params | {"target": "buzzer.models.onnx_file:TARGET"}))
-    assert setting.kept.is_relative_to(job.work)
+def test_a_target_that_is_trained_anew_keeps_nothing_beyond_the_call(context: RunContext) -> None:
+    setting = Settings.of(
+        replace(context, params=context.params | {"target": "buzzer.models.onnx_file:TARGET"})
+    )
+    assert setting.cached.is_relative_to(context.work)
 
 
-def answers() -> Answers:
+def some_answers() -> Answers:
     outputs = [{"y": np.arange(6.0).reshape(2, 3) + i} for i in range(2)]
     return Answers(outputs, "f" * 64, "generated", ("a note",), Cost(1, 2, 3))
 
@@ -123,35 +129,35 @@ def answers() -> Answers:
 def test_answers_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert answers_cache.read_answers(tmp_path) is None
     for _ in range(2):  # the second finds the folder of the first
-        answers_cache.write_answers(answers(), tmp_path)
+        answers_cache.write_answers(some_answers(), tmp_path)
     found = answers_cache.read_answers(tmp_path)
     assert found is not None
-    np.testing.assert_equal(found.expected, answers().expected)
-    assert replace(found, expected=[]) == replace(answers(), expected=[])
+    np.testing.assert_equal(found.expected, some_answers().expected)
+    assert replace(found, expected=[]) == replace(some_answers(), expected=[])
     assert [path.name for path in tmp_path.iterdir()] == ["answers"]
 
 
 @pytest.mark.parametrize("file", ["facts.json", "1.npz"])
 @pytest.mark.parametrize("share", [0.0, 0.5])
 def test_broken_answers_are_made_anew(tmp_path: Path, file: str, share: float) -> None:
-    answers_cache.write_answers(answers(), tmp_path)
+    answers_cache.write_answers(some_answers(), tmp_path)
     path = tmp_path / "answers" / file
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
     assert answers_cache.read_answers(tmp_path) is None
-    answers_cache.write_answers(answers(), tmp_path)
+    answers_cache.write_answers(some_answers(), tmp_path)
     assert answers_cache.read_answers(tmp_path) is not None
 
 
-def test_answers_of_other_inputs_are_refused(job: RunContext) -> None:
-    run(job, "fit")
-    setting = Setting.of(job)
-    kept = answers_cache.read_answers(setting.kept)
+def test_answers_of_other_inputs_are_refused(context: RunContext) -> None:
+    run(context, "fit")
+    setting = Settings.of(context)
+    kept = answers_cache.read_answers(setting.cached)
     assert kept is not None
     loaded = setting.load()
-    answers_cache.check_inputs(kept, loaded, setting.kept)
+    answers_cache.check_inputs(kept, loaded, setting.cached)
     loaded.batches[0]["input_ids"][0, 0] += 1
     with pytest.raises(DataError, match="of other inputs"):
-        answers_cache.check_inputs(kept, loaded, setting.kept)
+        answers_cache.check_inputs(kept, loaded, setting.cached)
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
@@ -160,7 +166,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
         raise OSError("no space")
 
     with pytest.raises(OSError, match="no space"):
-        answers_cache.keep(tmp_path / "folder", write)
+        answers_cache.save(tmp_path / "folder", write)
     assert not list(tmp_path.iterdir())
 
 
@@ -183,17 +189,17 @@ def test_a_right_answer_must_be_finite() -> None:
 
     batches = [{"x": np.array([[1.0]])}, {"x": np.array([[-1.0]])}]
     with np.errstate(invalid="ignore"), pytest.raises(DataError, match="not finite: output y, input 1"):
-        answered(BenchModel(Path("none"), ("y",), batches, reference, [1, 1]), "cpu")
+        answers.compute(BenchModel(Path("none"), ("y",), batches, reference, [1, 1]), "cpu")
 
 
 @pytest.mark.parametrize(("factor", "right"), [(1.0, True), (1.0005, True), (1.01, False), (np.nan, False)])
 def test_a_gpu_that_computes_something_else_is_told(factor: float, right: bool) -> None:
     cpu = {"y": np.array([[1.0, -2.0]])}
     if right:
-        check_answers(cpu, {"y": cpu["y"] * factor})
+        answers.check_devices(cpu, {"y": cpu["y"] * factor})
         return
     with pytest.raises(RuntimeError, match="off the CPU's"):
-        check_answers(cpu, {"y": cpu["y"] * factor})
+        answers.check_devices(cpu, {"y": cpu["y"] * factor})
 
 
 @pytest.mark.parametrize("precision", quant.PRECISIONS)

@@ -1,12 +1,13 @@
-"""The bench protocol: what it catches, how it orders, what it writes, and the command line."""
+"""The bench protocol: what it detects, the order of runs, what it writes, and the command line."""
 
 import importlib.util
 import json
+import math
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,29 +15,32 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from buzzer.engine.infer import Array, Plan
 from buzzer.engine.infer.onnx import graphs
-from buzzer.errors import DataError, UnsupportedError, UsageError
+from buzzer.errors import BuzzerError, DataError, UnsupportedError, UsageError
 from buzzer.models.api.bench import LEAST_PROBES, PROBES, BenchModel, BenchSpec, altered
+from buzzer.models.api.context import RunContext
 from buzzer.models.onnx_file import TARGET as ONNX_FILE
 from buzzer.suite import registry
 from buzzer.suite.bench import answers_cache, plan
+from buzzer.suite.bench.checks import WORST, Check, as_rows, least_cosine
+from buzzer.suite.bench.loadgen import Scenario
 from buzzer.suite.bench.plan import Choice
-from buzzer.suite.bench.protocol import (
+from buzzer.suite.bench.protocol import ended_early
+from buzzer.suite.bench.timing import (
     LEAST_RUNS,
-    WORST,
-    Check,
+    Sampling,
     Timer,
-    as_rows,
-    ended_early,
     first_of_each_shape,
     flusher,
     gpu_state,
-    least_cosine,
+    no_flush,
     warm_up,
 )
 from buzzer.suite.budget import UNLIMITED
+from buzzer.suite.cli import app
 from buzzer.suite.cli import bench as bench_verb
 from buzzer.suite.cli.bench import keep_logs, seeds_of
 from buzzer.suite.cli.progress import ProgressDisplay
@@ -93,7 +97,7 @@ class Cut(Good):
 def timed(session: Any, count: int = 7, loaded: BenchModel | None = None) -> tuple[Check, Any]:
     loaded = loaded or target()
     check = Check(loaded, [dict(loaded.reference(b)) for b in loaded.batches])
-    return check, Timer(session, loaded, check, "cpu").measure(count, 0.0, 60.0, lambda: None)
+    return check, Timer(session, loaded, check, "cpu").measure(Sampling(count, 0.0, 60.0), no_flush)
 
 
 def test_a_right_session_passes_and_its_inputs_rotate() -> None:
@@ -161,20 +165,21 @@ def test_at_least_the_count_the_seconds_and_every_input() -> None:
     assert len(timed(Good(), 1)[1].wall) == 3
     check = Check(target(), [dict(target().reference(b)) for b in target().batches])
     began = time.perf_counter()
-    found = Timer(Good(), target(), check, "cpu").measure(1, 0.05, 60.0, lambda: time.sleep(0.02))
+    found = Timer(Good(), target(), check, "cpu").measure(Sampling(1, 0.05, 60.0), lambda: time.sleep(0.02))
     assert time.perf_counter() - began >= 0.05
-    assert len(found.wall) <= 4  # what stands before a run counts too
+    assert len(found.wall) <= 4  # the seconds before a run count too
 
 
 def test_a_slow_session_is_ended() -> None:
     loaded, session = target(), Good()
     check = Check(loaded, [dict(loaded.reference(b)) for b in loaded.batches])
-    found = Timer(session, loaded, check, "cpu").measure(50, 1.0, 0.0, lambda: None)
+    found = Timer(session, loaded, check, "cpu").measure(Sampling(50, 1.0, 0.0), no_flush)
     assert len(found.wall) == LEAST_RUNS
-    assert ended_early("b", "bf16", 4, 50, 0.5) == (
+    context = RunContext("t", "none", "b", "bf16", "cpu", Path(), Path(), Path(), 1.0, 0, 1)
+    assert ended_early(context, 4, 50, 0.5) == (
         "b bf16 was ended after 0.5 s, with 4 of 50 runs (--at-most)",
     )
-    assert ended_early("b", "bf16", 50, 50, 0.5) == ()
+    assert ended_early(context, 50, 50, 0.5) == ()
     before = len(session.calls)
     warm_up(session, loaded, 0.0)
     assert len(session.calls) == before + 1
@@ -187,7 +192,7 @@ def test_padding_does_not_count() -> None:
     check = Check(masked, [dict(masked.reference(b)) for b in masked.batches])
     wrong = 2 * masked.batches[0]["x"]
     wrong[1] = 9
-    check.take(0, {"y": wrong})
+    check.add(0, {"y": wrong})
     assert check.cosine == pytest.approx(1.0)
     assert check.rows == 1
 
@@ -195,7 +200,7 @@ def test_padding_does_not_count() -> None:
 def test_an_output_that_was_compared_is_not_compared_again(monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[int] = []
     monkeypatch.setattr(
-        "buzzer.suite.bench.protocol.least_cosine",
+        "buzzer.suite.bench.checks.least_cosine",
         lambda got, want: compared.append(1) or least_cosine(got, want),
     )
     check, _ = timed(Good(), 9)
@@ -274,7 +279,7 @@ def test_device_time_is_of_the_replay_alone_behind_a_spin(monkeypatch: pytest.Mo
     device, loaded = Device(monkeypatch), target()
     check = Check(loaded, [dict(loaded.reference(b)) for b in loaded.batches])
     timer = Timer(Staged(device), loaded, check, "cuda")
-    found = timer.measure(3, 0.0, 60.0, lambda: device.queue.append("flush"))
+    found = timer.measure(Sampling(3, 0.0, 60.0), lambda: device.queue.append("flush"))
     wall = ["flush", "poison", "wait", "event", "run", "event", "wait"]
     alone = ["flush", "poison", "stage", "wait", "spin", "event", "replay", "event", "wait", "fetch"]
     assert device.queue == (wall + alone) * 3
@@ -487,18 +492,17 @@ def bench(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_file_is_benched_from_end_to_end(net: Path, tmp_path: Path) -> None:
-    quick = ("--batch", "3", "--inputs", "2", "--count", "8", "--seconds", "0", "--rounds", "2")
+    quick = ("--batch", "3", "--inputs", "2", "--count", "8", "--seconds", "0", "--rounds", "1")
     done = bench(
         str(net), "--backend", "onnxruntime,tensorrt", "--precision", "fp32", *quick, "--json", cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
-    told = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [(r["rank"], r["backend"], r["outcome"]) for r in told] == [
-        (1, "onnxruntime", "ok"),
+    made = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(r["rank"], r["backend"], r["outcome"]) for r in made] == [
         (1, "onnxruntime", "ok"),
         (None, "tensorrt", "unsupported"),
     ]
-    first = told[0]
+    first = made[0]
     assert first["gate"]["status"] == "passed"
     assert first["scores"]["cosine"] == pytest.approx(1.0)
     assert len(first["samples"]["warm_run"]) == len(first["samples"]["cold_run"]) == 8
@@ -509,7 +513,7 @@ def test_a_file_is_benched_from_end_to_end(net: Path, tmp_path: Path) -> None:
         *("start", "load", "compile", "warmup", "warm", "cold", "unseen", "score")
     }
     written = record.read_good(tmp_path / "results" / "local")
-    assert len(written) == 3
+    assert len(written) == 2
     assert all(r.job == "bench" for r in written)
     lines = bench_table.table(written)
     assert [line[0] for line in lines] == ["1", ""]
@@ -584,7 +588,7 @@ def test_a_fixed_batch_is_not_called_another(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "text"),
     [
         (("net.onnx",), "no such file or folder"),
         (("bert-bas",), "did you mean bert-base"),
@@ -593,11 +597,13 @@ def test_a_fixed_batch_is_not_called_another(tmp_path: Path) -> None:
         (("bert-base", "--scenario", "multi"), "unknown scenario"),
     ],
 )
-def test_bad_words_end_in_a_hint(arguments: tuple[str, ...], told: str, tmp_path: Path) -> None:
-    done = bench(*arguments, cwd=tmp_path)
-    assert done.returncode == 2
-    assert told in done.stderr
-    assert "Traceback" not in done.stderr
+def test_bad_words_end_in_a_hint(
+    arguments: tuple[str, ...], text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    error = CliRunner().invoke(app, ["bench", *arguments]).exception
+    assert isinstance(error, BuzzerError)
+    assert text in f"{error.message}\n{error.hint}"
     assert not list(tmp_path.iterdir())
 
 
@@ -620,15 +626,14 @@ def test_loadgen_gives_its_verdict(scenario: str, tmp_path: Path) -> None:
         batches = [{"x": b["x"][:1]} for b in loaded.batches]
         loaded = BenchModel(None, ("y",), batches, loaded.reference, [1] * 4)
     check = Check(loaded, [dict(loaded.reference(b)) for b in loaded.batches])
-    params = {"scenario": scenario, "batch": batch, "min_duration": 0.05, "qps": 200.0, "bound": 100.0}
-    params["loadgen_seeds"] = [1, 2, 3]
-    told = loadgen.run(Good(), loaded, check, params, tmp_path)  # type: ignore[arg-type]
-    assert told["rows"] >= 8
-    assert told["loadgen"]["result"] in ("VALID", "INVALID")
-    assert told["loadgen"]["summary"]["Scenario"] == loadgen.NAMES[scenario]
-    assert [told["loadgen"]["summary"][name] for name in loadgen.SEEDS] == ["1", "2", "3"]
-    assert "not told" not in told["loadgen"]["line"]
-    assert loadgen.row_s(told["loadgen"], scenario) < 1
+    asked = Scenario(scenario, batch, min_duration=0.05, qps=200.0, bound=100.0, seeds=[1, 2, 3])
+    rows, verdict = loadgen.run(Good(), loaded, check, asked, tmp_path)  # type: ignore[arg-type]
+    assert rows >= 8
+    assert verdict.result in ("VALID", "INVALID")
+    assert verdict.summary["Scenario"] == loadgen.NAMES[scenario]
+    assert [verdict.summary[name] for name in loadgen.SEEDS] == ["1", "2", "3"]
+    assert "not given" not in verdict.line
+    assert 0 < loadgen.row_s(asdict(verdict), scenario) < math.inf
     assert check.runs == 4
     assert check.scores()["cosine"] == pytest.approx(1.0)
 
@@ -646,10 +651,9 @@ def test_a_failure_inside_loadgen_is_told(tmp_path: Path) -> None:
     batches = [{"x": b["x"][:1]} for b in target(4).batches]
     loaded = BenchModel(None, ("y",), batches, target().reference, [1] * 4)
     check = Check(loaded, [])
-    params = {"scenario": "single-stream", "batch": 1, "min_duration": 0.05, "qps": 0.0, "bound": 100.0}
-    params["loadgen_seeds"] = [0, 0, 0]
+    asked = Scenario("single-stream", 1, min_duration=0.05, qps=0.0, bound=100.0, seeds=[0, 0, 0])
     with pytest.raises(RuntimeError, match="broken"):
-        loadgen.run(Broken(), loaded, check, params, tmp_path)  # type: ignore[arg-type]
+        loadgen.run(Broken(), loaded, check, asked, tmp_path)  # type: ignore[arg-type]
 
 
 def test_loadgens_figure_ranks_and_invalid_runs_do_not(make_record: Callable[..., record.Record]) -> None:
@@ -760,7 +764,7 @@ def test_a_session_that_keeps_answers_is_found_out(make: Callable[[], Any], keep
     loaded = replace(loaded, unseen=altered(loaded.batches))
     check = Check(loaded, [dict(loaded.reference(b)) for b in answers_cache.every_input(loaded)])
     timer = Timer(make(), loaded, check, "cpu")
-    timer.measure(inputs, 0.0, 60.0, lambda: None)
+    timer.measure(Sampling(inputs, 0.0, 60.0), no_flush)
     new, again = timer.unseen()
     assert len(new) == len(again) == min(max(inputs, LEAST_PROBES), PROBES)
     assert bool(gate.keeps_answers({"unseen_run": new, "seen_run": again})) == keeps
@@ -772,7 +776,7 @@ def test_a_session_that_takes_new_inputs_for_known_ones_is_wrong() -> None:
     loaded = replace(loaded, unseen=altered(loaded.batches))
     check = Check(loaded, [dict(loaded.reference(b)) for b in answers_cache.every_input(loaded)])
     timer = Timer(KeepsByTheFirstValues(16), loaded, check, "cpu")
-    timer.measure(4, 0.0, 60.0, lambda: None)
+    timer.measure(Sampling(4, 0.0, 60.0), no_flush)
     assert check.cosine == pytest.approx(1.0)
     timer.unseen()
     assert check.cosine < 0.99
@@ -825,7 +829,7 @@ def test_what_is_not_finite_never_passes(value: float, kind: str) -> None:
     loaded = BenchModel(None, ("y",), [{"x": good}], lambda b: {}, [1])
     for want, got in ((good, bad), (bad, good), (bad, bad)):
         check = Check(loaded, [{"y": want}])
-        check.take(0, {"y": got.copy()})
+        check.add(0, {"y": got.copy()})
         assert check.cosine == WORST
 
 

@@ -1,11 +1,10 @@
 import io
-import json
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from buzzer.models.api.context import Result, Steps
-from buzzer.suite.run import clock
+from buzzer.suite.run import clock, events
 from buzzer.suite.run.progress import RunProgress
 
 
@@ -19,18 +18,18 @@ class FakeTime:
         return self.t
 
 
-def told(events: io.StringIO) -> RunProgress:
-    story = RunProgress()
-    for line in events.getvalue().splitlines():
-        story.take(json.loads(line))
-    return story
+def progress_of(file: io.StringIO) -> RunProgress:
+    progress = RunProgress()
+    for line in file.getvalue().splitlines():
+        progress.apply(events.parse(line))
+    return progress
 
 
 @given(
     st.lists(st.tuples(st.sampled_from(["load", "features", "predict"]), st.integers(0, 1000)), max_size=30)
 )
 def test_phases_and_laps_add_up_to_the_wall_time(visits: list[tuple[str, int]]) -> None:
-    now, events = FakeTime(), io.StringIO()
+    now, file = FakeTime(), io.StringIO()
 
     def steps() -> Steps:
         now.t += 1.0  # the import of the task, still in phase start
@@ -39,28 +38,28 @@ def test_phases_and_laps_add_up_to_the_wall_time(visits: list[tuple[str, int]]) 
             now.t += milliseconds / 1024
         return Result(rows=len(visits))
 
-    result, wall_s = clock.run(steps(), clock.Clock(events, now=now, cpu=now, age=2.0))
-    story = told(events)
+    result, wall_s = clock.run(steps(), clock.Clock(file, now=now, cpu=now, age=2.0))
+    progress = progress_of(file)
     assert result.rows == len(visits)
     assert wall_s == 3.0 + sum(ms for _, ms in visits) / 1024
-    assert sum(p.wall_s for p in story.phases.values()) == wall_s
-    assert story.phases["start"].wall_s == 3.0
+    assert sum(p.wall_s for p in progress.phases.values()) == wall_s
+    assert progress.phases["start"].wall_s == 3.0
     for name in {name for name, _ in visits}:
         expected = [ms / 1024 for visited, ms in visits if visited == name]
-        assert story.phases[name].wall_s == sum(expected)
-        assert story.samples[name] == expected
+        assert progress.phases[name].wall_s == sum(expected)
+        assert progress.samples[name] == expected
 
 
 def test_a_cut_run_keeps_the_phase_it_was_in() -> None:
-    now, events = FakeTime(), io.StringIO()
-    ticker = clock.Clock(events, now=now, cpu=now)
+    now, file = FakeTime(), io.StringIO()
+    ticker = clock.Clock(file, now=now, cpu=now)
     now.t += 1
     ticker.phase("load")
     now.t += 2
     ticker.phase("predict")
-    story = told(events)
-    story.cut(wall_s=10.0)
-    assert {n: p.wall_s for n, p in story.phases.items()} == {"start": 1, "load": 2, "predict": 7}
+    progress = progress_of(file)
+    progress.close_phase(10.0)
+    assert {n: p.wall_s for n, p in progress.phases.items()} == {"start": 1, "load": 2, "predict": 7}
 
 
 def test_the_device_is_waited_for_before_every_reading() -> None:

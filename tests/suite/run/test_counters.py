@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from buzzer.suite.run.counters import Gpu, Meter
+from buzzer.suite.run.counters import Gpu, Meter, Readings
 
 
 class Nvml:
@@ -47,27 +47,25 @@ def test_rapl_packages_add_up_and_may_wrap_around(tmp_path: Path) -> None:
     meter.sample()
     first.write_text("3000000")  # 2 J more
     second.write_text("500000")  # half a joule
-    assert meter.stop()["energy_j"] == {"cpu": pytest.approx(4.5)}
+    assert meter.stop().energy_j == {"cpu": pytest.approx(4.5)}
 
 
 def test_without_counters_nothing_is_guessed(tmp_path: Path) -> None:
-    unknown = {"energy_j": None, "gpu_busy_s": None, "gpu_peak_memory_bytes": None}
-    assert Meter("cpu", tmp_path).stop() == unknown
+    assert Meter("cpu", tmp_path).stop() == Readings(None, None, None)
 
 
 def test_gpu_use_is_counted_above_what_was_there_before() -> None:
     nvml, clock = Nvml(), iter([0.0, 1.0, 3.0])
     gpu = Gpu(nvml, lambda: next(clock))
     nvml.share, nvml.used, nvml.millijoules = 50, 4 * 10**9, 7_000
-    gpu.look()
+    gpu.sample()
     nvml.share, nvml.used = 100, 2 * 10**9
-    gpu.look()
+    gpu.sample()
     assert (gpu.busy_s, gpu.peak_memory_bytes, gpu.energy_j()) == (2.5, 3 * 10**9, 2.0)
 
 
 def test_an_old_gpu_has_no_energy_counter(tmp_path: Path) -> None:
     nvml = Nvml()
     nvml.millijoules = -1
-    fields = Meter("cuda", tmp_path, nvml).stop()
-    assert fields["energy_j"] is None
-    assert fields["gpu_busy_s"] == 0.0
+    readings = Meter("cuda", tmp_path, nvml).stop()
+    assert (readings.energy_j, readings.gpu_busy_s) == (None, 0.0)

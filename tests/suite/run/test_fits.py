@@ -271,7 +271,7 @@ def hang(folder: Path) -> None:
 
 
 DAMAGE = {
-    flip: "model has other contents than were written",
+    flip: "model has changed contents",
     cut: "model has 5 bytes instead of 6",
     lose: "model is missing",
     add: "deep/answers was added",
@@ -360,7 +360,7 @@ def test_two_that_want_one_fit_make_it_once(tmp_path: Path, run: Run, data: Data
     """Both wait until this process lets go, so that they do want it at the same time: one for this process, the other for that one."""
     folder = fits.folder(run, data, tmp_path)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with locks.held(runner.beside(folder, "lock"), never):
+    with locks.held(runner.sibling(folder, "lock"), never):
         both = [start([str(HERE / "fits_harness.py"), str(tmp_path)], **pipes) for _ in "ab"]
         told = [re.findall(r"waiting for process (\d+) on ", process.stderr.readline()) for process in both]
     assert {int(pid) for (pid,) in told} in ({os.getpid(), process.pid} for process in both)
@@ -419,8 +419,8 @@ def test_runs_are_measured_one_after_the_other(tmp_path: Path) -> None:
             phases.append(phase)
             other.close()
 
-        other.enter_context(runner.alone(tmp_path, silent))
-        with runner.alone(tmp_path, watch):
+        other.enter_context(runner.exclusive(tmp_path, silent))
+        with runner.exclusive(tmp_path, watch):
             assert phases[0].startswith(f"waiting for process {os.getpid()} on")
     assert len(phases) == 1
 
@@ -433,11 +433,11 @@ def test_a_run_that_is_stopped_while_it_waits_has_a_record(
 
     (timed, _), other = predict_runs(choose()), replace(run, seed=1)
     stopped = []
-    with runner.alone(tmp_path, silent):
+    with runner.exclusive(tmp_path, silent):
         stopped.append(runner.predict(timed, data, tmp_path, tmp_path, (), press))
         stopped.append(runner.fit(other, data, tmp_path, press))
         stopped.append(runner.bench(timed, data, tmp_path, tmp_path, tmp_path, press))
-    with locks.held(runner.beside(fits.folder(other, data, tmp_path), "lock"), never):
+    with locks.held(runner.sibling(fits.folder(other, data, tmp_path), "lock"), never):
         stopped.append(runner.fit(other, data, tmp_path, press))
     for r in stopped:
         assert r is not None and runner.interrupted(r)
@@ -446,9 +446,9 @@ def test_a_run_that_is_stopped_while_it_waits_has_a_record(
 
 def test_a_run_within_a_run_does_not_wait_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert reaper.VARIABLE in limits.environment_of(UNLIMITED)  # what every run gets
-    with runner.alone(tmp_path, silent):
+    with runner.exclusive(tmp_path, silent):
         monkeypatch.setenv(reaper.VARIABLE, "of the run around it")
-        with runner.alone(tmp_path, lambda phase, elapsed: never(phase)):
+        with runner.exclusive(tmp_path, lambda phase, elapsed: never(phase)):
             pass
 
 

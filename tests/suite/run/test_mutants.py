@@ -53,7 +53,10 @@ MUTANTS = {
         f"{CHEATS}::test_cores_are_a_limit[polled]",
     ),
     "a mask of cores may be taken off": Mutant(
-        "suite/run/limits.py", 'return "cores"', 'return ""', f"{CHEATS}::test_cores_are_a_limit[polled]"
+        "suite/run/limits.py",
+        "return Reason.CORES",
+        "return Reason.SELF",
+        f"{CHEATS}::test_cores_are_a_limit[polled]",
     ),
     "memory not limited by the kernel": Mutant(
         "suite/run/limits.py",
@@ -63,7 +66,7 @@ MUTANTS = {
     ),
     "memory of children not counted": Mutant(
         "suite/run/limits.py",
-        "process.ppid() in self._members or self._marked(process)",
+        "process.ppid() in self._members or self._has_token(process)",
         "False",
         f"{CHEATS}::test_a_cheat_is_found_out[polled-hungry-forks]",
     ),
@@ -107,7 +110,7 @@ MUTANTS = {
         "suite/run/clock.py",
         "elif self._name == SCORE:",
         "elif False:",
-        f"{SCORING}::test_whatever_a_run_tells_becomes_one_record[score-again-error-phase predict comes after score]",
+        f"{SCORING}::test_whatever_a_run_reports_becomes_one_record[score-again-error-phase predict comes after score]",
     ),
     "start is not counted": Mutant(
         "suite/run/clock.py",
@@ -117,7 +120,7 @@ MUTANTS = {
     ),
     "the run's clock is believed": Mutant(
         "suite/run/progress.py",
-        "told + slack < last - self.born_s",
+        "wall_s + slack < last - self.born_s",
         "False",
         f"{CHEATS}::test_a_cheat_is_found_out[polled-slow-clock]",
     ),
@@ -129,8 +132,8 @@ MUTANTS = {
     ),
     "gaps between phases": Mutant(
         "suite/run/progress.py",
-        "not (self.closed_s is not None and abs(self.closed_s - at_s) < SAME_S)",
-        "self.closed_s is None",
+        "return self.closed_s is not None and abs(self.closed_s - at_s) < SAME_S",
+        "return self.closed_s is not None",
         f"{CHEATS}::test_lines_that_contradict_each_other_are_not_believed",
     ),
     "files by a time that programs set": Mutant(
@@ -140,32 +143,32 @@ MUTANTS = {
         f"{CHEATS}::test_a_cheat_is_found_out[polled-late-file]",
     ),
     "a budget is exceeded a little": Mutant(
-        "suite/run/runner.py",
+        "suite/run/record_builder.py",
         "wall_s <= budget.time_s",
         "wall_s <= budget.time_s + 1",
         f"{SCORING}::test_the_limit_holds_for_what_is_compared",
     ),
     "a score that is no number": Mutant(
-        "suite/run/runner.py",
+        "suite/run/record_builder.py",
         "if isinstance(value, float) and not math.isfinite(value)",
         "if False",
-        f"{SCORING}::test_whatever_a_run_tells_becomes_one_record[score-nan-wrong-no finite score: accuracy is nan]",
+        f"{SCORING}::test_whatever_a_run_reports_becomes_one_record[score-nan-wrong-no finite score: accuracy is nan]",
     ),
     "modules of the working folder": Mutant(
-        "suite/run/runner.py",
+        "suite/run/supervise.py",
         ', "PYTHONSAFEPATH": "1"',
         "",
         f"{CHEATS}::test_a_module_in_the_working_folder_is_not_run[polled]",
     ),
     "an empty entry of the path": Mutant(
-        "suite/run/runner.py",
+        "suite/run/supervise.py",
         "*filter(None, own)",
         "*own",
         f"{CHEATS}::test_a_module_in_the_working_folder_is_not_run[polled]",
     ),
     "inputs may change": Mutant(
         "suite/run/inputs.py",
-        "told.st_ctime_ns)",
+        "stat.st_ctime_ns)",
         "0)",
         f"{NEIGHBOURS}::test_inputs_that_were_changed_are_seen[touch back]",
     ),
@@ -206,7 +209,7 @@ MUTANTS = {
         "suite/records/test_rescore.py::test_records_are_held_against_their_submissions[a lie]",
     ),
     "a run of the bench ends before the device": Mutant(
-        "suite/bench/protocol.py",
+        "suite/bench/timing.py",
         "        torch.cuda.synchronize()\n        return time.perf_counter() - began, start.elapsed_time",
         "        return time.perf_counter() - began, start.elapsed_time",
         f"{BENCH}::test_device_time_is_of_the_replay_alone_behind_a_spin",

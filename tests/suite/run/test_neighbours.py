@@ -14,7 +14,8 @@ import pytest
 from buzzer.suite.cli.progress import outcome_text
 from buzzer.suite.records.record import Record
 from buzzer.suite.report import leaderboard
-from buzzer.suite.run import counters, inputs, runner
+from buzzer.suite.run import counters, inputs, runner, supervise
+from buzzer.suite.run.limits import Reason
 
 Make = Callable[..., Record]
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="counters of Linux")
@@ -134,10 +135,10 @@ def test_a_stopped_run_that_changed_its_inputs_is_interrupted(
     monkeypatch.setattr(inputs, "changed", lambda before, folders: ["data/input.csv"])
     assert predict("work").message == "the run changed its inputs: data/input.csv"
 
-    def stop(limiter: Any, command: Any, stderr: Path, run: Any, events: Any, watch: Any) -> Any:
-        measured, age = follow(limiter, command, stderr, run, events, watch)
-        return replace(measured, reason="interrupted"), age
+    def stop(*arguments: Any) -> Any:
+        measured, age_s = follow(*arguments)
+        return replace(measured, reason=Reason.INTERRUPTED), age_s
 
-    follow = runner.follow
-    monkeypatch.setattr(runner, "follow", stop)
+    follow = supervise.supervise
+    monkeypatch.setattr(supervise, "supervise", stop)
     assert runner.interrupted(predict("work"))

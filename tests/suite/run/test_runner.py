@@ -17,11 +17,15 @@ from buzzer.models.api.context import Data
 from buzzer.suite.cli.progress import ProgressDisplay
 from buzzer.suite.records import record
 from buzzer.suite.records.record import Record
-from buzzer.suite.run import fits, runner
+from buzzer.suite.run import fits, runner, supervise
 from buzzer.suite.run.plan import Choice, fit_run, predict_runs
 
 Predict = Callable[..., Record]
 Choose = Callable[..., Choice]
+
+
+def silent(phase: str, elapsed: float) -> None:
+    """No progress shown."""
 
 
 def test_a_good_run_is_measured_whole(predict: Predict, enforcement: str, tmp_path: Path) -> None:
@@ -71,7 +75,7 @@ def test_every_end_becomes_a_valid_record(
     assert message in r.message
     assert r.phase_reached == "predict"
     assert [p.name for p in r.phases] == (["start", "load", "predict"])
-    assert sum(p.wall_s for p in r.phases) == pytest.approx(r.wall_s, abs=0.5)
+    assert sum(p.wall_s for p in r.phases) == pytest.approx(r.wall_s, rel=0.01)
     assert r.gate.status == "unscored"
     record.read(record.write(r, tmp_path))
     assert not (tmp_path / "files" / r.run_id[:8]).exists()
@@ -86,8 +90,15 @@ def test_nothing_outlives_a_killed_run(predict: Predict, enforcement: str, tmp_p
     r = predict("spawn", "1c2g2s")
     assert r.outcome == "timeout"
     pid = int((tmp_path / "files" / r.run_id[:8] / "pid").read_text())
-    time.sleep(0.2)
-    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    deadline = time.monotonic() + 30
+    while alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not alive(pid)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process exists and is no zombie."""
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
 def test_scores_off_the_reference_are_wrong(predict: Predict) -> None:
@@ -104,7 +115,7 @@ def test_a_failed_fit_leaves_no_finished_folder(
     tmp_path: Path, fake_path: None, data: Data, choose: Choose
 ) -> None:
     run = fit_run(choose("bad-fit"))
-    r = runner.fit(run, data, tmp_path, lambda phase, elapsed: None)
+    r = runner.fit(run, data, tmp_path, silent)
     assert r is not None
     assert (r.outcome, r.hint) == ("unsupported", "install the extra")
     assert not fits.folder(run, data, tmp_path).exists()
@@ -121,16 +132,16 @@ GPU_FAULTS = {
 
 @pytest.mark.parametrize("phase", ["features", "fit", "transfer", "trees"])
 @pytest.mark.parametrize("fault", GPU_FAULTS)
-def test_a_gpu_fault_in_any_phase_is_told(
+def test_a_gpu_fault_in_any_phase_is_recorded(
     fault: str, phase: str, tmp_path: Path, fake_path: None, data: Data, choose: Choose
 ) -> None:
-    """As records tell it, and not as a run that went on elsewhere."""
+    """With an outcome of its own, and not as a run that went on without the GPU."""
     choice = choose(f"{fault} {phase}")
     choice = replace(choice, task=choice.task.model_copy(update={"entry": "fake_task:FAULTY"}))
-    r = runner.fit(fit_run(choice), data, tmp_path, lambda phase, elapsed: None)
+    r = runner.fit(fit_run(choice), data, tmp_path, silent)
     if phase in ("transfer", "trees"):
         assert r is not None and r.outcome == "ok"
-        r = runner.predict(predict_runs(choice)[0], data, tmp_path, tmp_path, (), lambda phase, elapsed: None)
+        r = runner.predict(predict_runs(choice)[0], data, tmp_path, tmp_path, (), silent)
     outcome, message, hint = GPU_FAULTS[fault]
     assert r is not None
     assert (r.outcome, r.phase_reached, r.scores) == (outcome, phase, {})
@@ -143,7 +154,7 @@ def test_ctrl_c_stops_the_run_and_is_recorded(
     tmp_path: Path, fake_path: None, enforcement: str, data: Data, choose: Choose
 ) -> None:
     choice = choose("sleep")
-    runner.fit(fit_run(choice), data, tmp_path, lambda phase, elapsed: None)
+    runner.fit(fit_run(choice), data, tmp_path, silent)
     pressed = []
 
     def press(phase: str, elapsed: float) -> None:
@@ -151,11 +162,9 @@ def test_ctrl_c_stops_the_run_and_is_recorded(
             pressed.append(elapsed)
             raise KeyboardInterrupt
 
-    began = time.monotonic()
     r = runner.predict(predict_runs(choice)[0], data, tmp_path, tmp_path, (), press)
-    assert time.monotonic() - began < 20
     assert runner.interrupted(r)
-    assert r.phase_reached == "predict"
+    assert (r.phase_reached, "predict" in r.samples) == ("predict", False)  # it was ended while it slept
 
 
 CTRL_C = """
@@ -170,12 +179,12 @@ def press():
     os.kill(os.getpid(), signal.SIGINT)
 
 with ProgressDisplay(Console(quiet=True)) as screen:
-    press()  # nothing happens here, where a record might be half-written
+    press()  # deferred: a record might be half-written here
     with pytest.raises(KeyboardInterrupt):
         screen.running("a run", UNLIMITED, "predict", 1.0)
     screen.running("the next", UNLIMITED, "predict", 1.0)
     press()
-    press()  # in a hurry: the same
+    press()  # at once: counts as the same
     module.PATIENCE_S = 0.0
     with pytest.raises(KeyboardInterrupt):
         press()
@@ -183,21 +192,21 @@ with ProgressDisplay(Console(quiet=True)) as screen:
 with pytest.raises(KeyboardInterrupt):
     press()
     time.sleep(1)
-print("as promised")
+print("done")
 """
 
 
-def test_ctrl_c_waits_for_the_next_look_and_a_second_one_does_not() -> None:
+def test_ctrl_c_waits_for_the_next_poll_and_a_second_one_does_not() -> None:
     """In a process of its own: a signal to this one may reach the test runner's own threads."""
     where = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
     done = subprocess.run(
         [sys.executable, "-c", CTRL_C], capture_output=True, text=True, env=where, check=False
     )
-    assert (done.stdout, done.returncode) == ("as promised\n", 0), done.stderr
+    assert (done.stdout, done.returncode) == ("done\n", 0), done.stderr
 
 
 class Gone(io.StringIO):
-    """A terminal that was closed."""
+    """The stream of a closed terminal."""
 
     def write(self, text: str) -> int:
         raise OSError(errno.EIO, "Input/output error")
@@ -212,5 +221,16 @@ def test_what_cannot_be_shown_does_not_end_the_suite(make_record: Callable[..., 
         screen.say("more")
 
 
-def test_the_harness_costs_less_than_one_per_cent_of_a_minute(predict: Predict) -> None:
-    assert predict("work").overhead_s < 0.6
+def test_the_overhead_is_what_the_harness_adds_to_a_run(
+    tmp_path: Path, fake_path: None, data: Data, choose: Choose
+) -> None:
+    choice = choose()
+    runner.fit(fit_run(choice), data, tmp_path, silent)
+    began_s, own_cpu_s, polls = time.perf_counter(), time.process_time(), list[float]()
+    r = runner.predict(
+        predict_runs(choice)[0], data, tmp_path, tmp_path, (), lambda phase, elapsed: polls.append(elapsed)
+    )
+    outside_s = time.perf_counter() - began_s - r.wall_s - (r.score_s or 0.0)
+    own_cpu_s = time.process_time() - own_cpu_s  # part of it is spent while the run goes on
+    assert 0 < r.overhead_s < outside_s + own_cpu_s + 0.01 * r.wall_s
+    assert len(polls) <= (r.wall_s + outside_s + (r.score_s or 0.0)) / supervise.POLL_S

@@ -22,6 +22,7 @@ import pytest
 from buzzer.errors import DataError
 from buzzer.suite.records import record
 from buzzer.suite.records.record import Record
+from buzzer.suite.run import runner
 
 HERE = Path(__file__).resolve().parents[1]
 RUNS = int(os.environ.get("BUZZER_SOAK", "20"))
@@ -80,7 +81,7 @@ class Soak:
         elif event == "Ctrl-C":
             harness.send_signal(signal.SIGINT)
             harness.wait(timeout=30)
-            self.interrupted |= {r.run_id[:8] for r in self.good() if r.message.startswith("interrupted")}
+            self.interrupted |= {r.run_id[:8] for r in self.good() if runner.interrupted(r)}
         elif event == "corrupt folder":
             harness.wait()
             self.spoil()
@@ -153,7 +154,7 @@ def test_every_run_has_one_record_and_nothing_is_left_behind(
         if event == "corrupt folder":
             harness.send_signal(signal.SIGINT)
         soak.disturb(harness, event)
-        soak.interrupted |= {r.run_id[:8] for r in soak.good() if r.message.startswith("interrupted")}
+        soak.interrupted |= {r.run_id[:8] for r in soak.good() if runner.interrupted(r)}
 
     struck = len(soak.log())
     (soak.cache / "calm").touch()

@@ -13,7 +13,9 @@ from buzzer.models.api.context import RunContext
 from buzzer.suite.records import gate
 from buzzer.suite.records.record import Record
 from buzzer.suite.run import worker
+from buzzer.suite.run.events import Done
 from buzzer.suite.run.plan import Choice
+from buzzer.suite.run.spec import WorkerSpec
 
 Make = Callable[..., Record]
 Choose = Callable[..., Choice]
@@ -41,14 +43,14 @@ def test_an_exception_in_a_group_is_what_it_is_alone(
 ) -> None:
     alone, inside = worker.failure(error), worker.failure(grouped(error))
     assert inside == alone
-    assert (inside["outcome"], message in inside["message"]) == (outcome, True)
+    assert (inside.outcome, message in inside.message) == (outcome, True)
     if outcome in ("device-oom", "error") and not isinstance(error, DataError):
         assert str(error) in capsys.readouterr().err
 
 
 def test_the_known_exception_of_a_group_counts() -> None:
-    told = worker.failure(grouped(ValueError("a consequence"), DataError("a.csv:12: not a date")))
-    assert told["message"] == "a.csv:12: not a date"
+    failed = worker.failure(grouped(ValueError("a consequence"), DataError("a.csv:12: not a date")))
+    assert failed.message == "a.csv:12: not a date"
 
 
 class Nvml:
@@ -82,11 +84,11 @@ def test_opening_the_device_is_measured(monkeypatch: pytest.MonkeyPatch) -> None
     device = worker.Device(made, synchronize)
     library.used += 10 << 20  # the job's
     own = {"torch_peak": 0, "process": None}
-    assert device.told() == {"opened": OPENED, "held": OPENED + (10 << 20), **own}
+    assert device.memory() == {"opened": OPENED, "held": OPENED + (10 << 20), **own}
     assert worker.Device(replace(made, gpu_memory_bytes=7), lambda: None).opened == 0
     assert limits == [7]
     monkeypatch.setattr(worker, "nvml", lambda: None)
-    assert worker.Device(made, synchronize).told() == {"opened": None, "held": None, **own}
+    assert worker.Device(made, synchronize).memory() == {"opened": None, "held": None, **own}
 
 
 def test_the_clock_of_a_gpu_run_waits_for_the_device(
@@ -101,8 +103,8 @@ def test_the_clock_of_a_gpu_run_waits_for_the_device(
     (tmp_path / "model").write_text("fitted")
     folders = {"data": tmp_path, "work": tmp_path, "out": tmp_path}
     made = RunContext("fake", "none", "torch_eager", "fp32", "cuda", **folders, scale=1.0, seed=0, threads=1, params={"do": "work"}, workers=1)  # fmt: skip
-    told = worker.attempt(made, "predict", "fake_task:TASK", io.StringIO())
-    assert told["event"] == "done"
+    spec = WorkerSpec(made, "predict", "fake_task:TASK", tmp_path / "events")
+    assert isinstance(worker.attempt(spec, io.StringIO()), Done)
     assert len(waits) == len(["load", "predict", "predict", "predict", "write", "score", "the end"])
 
 

@@ -1,0 +1,51 @@
+"""The settings of one bench run, from the parameters that `suite/bench/plan.py` makes."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from buzzer.models.api.bench import BenchModel, BenchSpec, ModelProvider, altered
+from buzzer.models.api.context import RunContext
+from buzzer.suite.bench import answers_cache
+from buzzer.suite.bench.loadgen import Scenario
+from buzzer.suite.bench.timing import Sampling
+from buzzer.suite.run.worker import load_entry
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is benched, how, and where its reference outputs are cached."""
+
+    provider: ModelProvider
+    spec: BenchSpec
+    sampling: Sampling
+    scenario: Scenario | None  # of MLPerf; None = runs are timed one after another
+    cached: Path  # folder of this model at these sizes
+
+    @classmethod
+    def of(cls, context: RunContext) -> "Settings":
+        """The settings of a run."""
+        params = context.params
+        provider: ModelProvider = load_entry(params["target"])  # type: ignore[assignment]
+        spec = BenchSpec(
+            batch=params["batch"],
+            seq=params["seq"],
+            inputs=params["inputs"],
+            lengths=params["lengths"],
+            packing=params["packing"],
+            seed=context.seed,
+            params=params["model"],
+            work=context.work.parent,
+            threads=context.threads,
+        )
+        return cls(
+            provider,
+            spec,
+            Sampling(params["count"], params["seconds"], params["at_most"]),
+            Scenario.of(params) if params["scenario"] else None,
+            answers_cache.folder(context, provider, spec),
+        )
+
+    def load(self) -> BenchModel:
+        """The model and its inputs, with inputs that no timed run has seen."""
+        model = self.provider.load(self.spec)
+        return replace(model, unseen=altered(model.batches))

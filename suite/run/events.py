@@ -1,0 +1,103 @@
+"""The events of a run: the worker process writes them to a file, one JSON object a line, and the harness reads them.
+
+A run writes `PhaseStarted` and `PhaseEnded` in turn, beginning with phase `start`, and then one `Done` or one `Failed`. The field
+`event` of the JSON object names the kind. All times are seconds. The kind of an event and the types of its fields are checked
+here; whether it fits the events before it is checked in `progress.py`.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from typing import Any, get_origin
+
+from buzzer.models.api.context import BenchResult
+
+
+@dataclass(frozen=True)
+class PhaseStarted:
+    """A phase begins."""
+
+    name: str
+    at_s: float  # seconds since the process was started
+    born_s: float  # when the process was started, by the monotonic clock that worker and harness share
+
+
+@dataclass(frozen=True)
+class PhaseEnded:
+    """The running phase ends."""
+
+    name: str
+    wall_s: float
+    cpu_s: float  # CPU seconds of the worker process
+    peak_memory_bytes: int  # highest resident size of the worker process; 0 if unavailable
+    laps: list[float]  # seconds of each lap; empty for a phase of one lap
+
+
+@dataclass(frozen=True)
+class Done:
+    """The run has ended well."""
+
+    wall_s: float  # from the start of the process to `score`, or to the end without that phase
+    overhead_s: float  # the clock's own bookkeeping, inside `wall_s`
+    scores: dict[str, float]
+    rows: int  # rows predicted
+    details: dict[str, Any]  # the task's own facts
+    notes: list[str]
+    samples: dict[str, list[float]]  # seconds that the task timed itself
+    files: list[str]  # names of the files that the task hands in
+    bench: BenchResult | None = None  # of `buzzer bench` only
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The run has ended with an exception."""
+
+    outcome: str  # an outcome of a record
+    message: str
+    hint: str
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+Event = PhaseStarted | PhaseEnded | Done | Failed
+KINDS: Mapping[str, type[Event]] = {
+    "phase_started": PhaseStarted,
+    "phase_ended": PhaseEnded,
+    "done": Done,
+    "failed": Failed,
+}
+NAMES = {kind: name for name, kind in KINDS.items()}
+
+
+def to_line(event: Event) -> str:
+    """The event as a line of JSON. Raises TypeError where the task's details are no JSON."""
+    values = {"event": NAMES[type(event)]} | vars(event)
+    if isinstance(event, Done) and event.bench is not None:
+        values["bench"] = asdict(event.bench)
+    return json.dumps(values, ensure_ascii=False) + "\n"
+
+
+def parse(line: str) -> Event:
+    """The event of a line. Raises ValueError for a line that is not an event."""
+    try:
+        values = json.loads(line)
+        json.dumps(values, ensure_ascii=False).encode()  # a record cannot hold lone surrogates
+        kind = KINDS[values["event"]]
+        return kind(
+            **{f.name: _value(f, values[f.name]) for f in fields(kind) if _required(f) or f.name in values}
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"not an event: {type(error).__name__}: {error}") from error
+
+
+def _required(item: Field[Any]) -> bool:
+    return item.default is MISSING and item.default_factory is MISSING
+
+
+def _value(item: Field[Any], value: Any) -> Any:
+    """The value of a field. Raises TypeError for another JSON type than the field's."""
+    if item.name == "bench":
+        return None if value is None else BenchResult(**value)
+    expected = get_origin(item.type) or item.type
+    if type(value) is not expected:
+        raise TypeError(f"{item.name} is {type(value).__name__} instead of {expected}")
+    return value

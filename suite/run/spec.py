@@ -1,0 +1,33 @@
+"""What the harness gives the worker process: one JSON file, read once."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from buzzer.models.api.context import RunContext
+
+PATHS = ("data", "work", "out")  # fields of RunContext that are paths; JSON has strings
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """The task to run, how to run it, and where to write its events."""
+
+    context: RunContext
+    verb: str  # method of the task: "fit", "predict" or "bench"
+    entry: str  # `module:attr` of the task
+    events: Path  # the file that the worker appends its events to
+
+    def to_json(self) -> str:
+        """The spec as one JSON object."""
+        context = asdict(self.context) | {name: str(getattr(self.context, name)) for name in PATHS}
+        fields = {"context": context, "verb": self.verb, "entry": self.entry, "events": str(self.events)}
+        return json.dumps(fields)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The spec that `to_json` wrote."""
+        fields = json.loads(text)
+        context: dict[str, Any] = {k: Path(v) if k in PATHS else v for k, v in fields["context"].items()}
+        return cls(RunContext(**context), fields["verb"], fields["entry"], Path(fields["events"]))
