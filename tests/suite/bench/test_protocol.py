@@ -785,9 +785,7 @@ def test_a_bench_run_that_keeps_answers_is_wrong(make_record: Callable[..., reco
         run = record.Record.model_construct(precision="fp32", scores=right, bench=None, samples=samples)
         judged = gate.judge_bench(run, **registry.bench_gate("fp32"))
         assert judged.gate.status == status
-        assert ("20 ms on unseen inputs, 1 ms" in getattr(judged, "message", "")) == (
-            status == "failed"
-        )
+        assert ("20 ms on unseen inputs, 1 ms" in getattr(judged, "message", "")) == (status == "failed")
 
 
 @pytest.mark.parametrize("new, again, told", [
