@@ -1,10 +1,12 @@
 """Records as a sequence and as data frames."""
 
 import doctest
+import re
 import warnings
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -251,3 +253,23 @@ def test_the_examples_run(monkeypatch: pytest.MonkeyPatch) -> None:
             warnings.simplefilter("error")
             failed, tried = doctest.testmod(module)
         assert tried and not failed
+
+
+def test_the_example_in_the_docs_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    page = (ROOT / "docs" / "records.md").read_text()
+    (example,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    test = doctest.DocTestParser().get_doctest(
+        example, {"buzzer": SimpleNamespace(load_records=load_records)}, "records.md", "records.md", 0
+    )
+    assert len(test.examples) > 3
+    assert doctest.DocTestRunner().run(test).failed == 0
+
+
+def test_the_columns_are_described_in_the_docs() -> None:
+    page = (ROOT / "docs" / "records.md").read_text()
+    for name in frame.fixed_columns():
+        described = f"`{name}`" in page or (name.startswith("bench_") and f"`{name[6:]}`" in page)
+        assert described, name
+    for prefix in frame.PREFIXES:
+        assert f"`{prefix}<" in page
