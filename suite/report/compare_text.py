@@ -41,7 +41,7 @@ def sections(made: Comparison, found: Sequence[Change]) -> list[Section]:
 
 def differ(made: Comparison) -> list[str]:
     """What the records of a comparison differ in."""
-    return comparable.told(
+    return comparable.differences(
         r for row in made.group.cells.values() for cell in row.values() for r in cell.records
     )
 

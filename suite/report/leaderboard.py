@@ -36,7 +36,7 @@ COLUMNS = (
 
 def rules_of(group: Sequence[Record]) -> list[str]:
     """By which rule runs that stand together were timed, and in what they differ."""
-    return [SCORING[group[0].scoring], *comparable.told(group)]
+    return [SCORING[group[0].scoring], *comparable.differences(group)]
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ def board_notes(group: Sequence[Record]) -> list[str]:
     """What a reader of a board must know."""
     notes = [SCORING[group[0].scoring], score_line(group), *sorted({note for r in group for note in r.notes})]
     notes += sorted({f"budget {r.budget.name} not met here: {u}" for r in group for u in r.budget.unmet})
-    return [note for note in [*notes, *comparable.told(group), *disturbances(group)] if note]
+    return [note for note in [*notes, *comparable.differences(group), *disturbances(group)] if note]
 
 
 def disturbances(group: Sequence[Record]) -> list[str]:
@@ -288,7 +288,7 @@ def bench_notes(group: Sequence[Record]) -> list[str]:
         if x.bench and x.bench.loadgen:
             told = x.bench.loadgen
             notes.append(f"{x.backend} {x.precision}: LoadGen {told['result']}, {told['line']}")
-    return [*notes, *comparable.told(group), *disturbances(group)]
+    return [*notes, *comparable.differences(group), *disturbances(group)]
 
 
 PUBLISHED_TIMES = "Their times are without scoring, which was the organisers' work."

@@ -111,7 +111,7 @@ def _frontier(group: Sequence[Record]) -> Chart | None:
         legend.append((i, kind, name, filters))
     best = charts.pareto([(p.p50_ms / 1e3, p.accuracy) for p in found if p.counts])
     line = charts.path([(x.at(s), y.at(a)) for s, a in best], "pareto")
-    on = "; ".join([machine.describe(group[0].machine), *comparable.told(group)])
+    on = "; ".join([machine.describe(group[0].machine), *comparable.differences(group)])
     words = (
         f"{group[0].task} on {group[0].data_source} data, {on}. Of several backends the fastest."
         " Up and to the left is better; the line joins what no other beats in both. Crossed out: below its gate, or its speed is simulated."
@@ -149,7 +149,9 @@ def _roofline(rows: Sequence[bench_table.BenchGroup]) -> Chart:
         f"{name}: {peak:,.3g} GFLOP/s, {bandwidth:,.3g} GB/s" for name, (peak, bandwidth) in roofs.items()
     )
     r = rows[0].first
-    on = "; ".join([machine.describe(r.machine), *comparable.told(x for row in rows for x in row.records)])
+    on = "; ".join(
+        [machine.describe(r.machine), *comparable.differences(x for row in rows for x in row.records)]
+    )
     words = f"What a run reached below the roof that was measured here ({told}). {on}."
     return Chart(f"Roofline, {r.device}, budget {r.budget.name}", words, x, y, marks, paths, legend)
 

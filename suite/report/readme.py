@@ -44,7 +44,7 @@ def table(records: Iterable[Record]) -> str:
     text = leaderboard.markdown_table(header, lines)
     told = "; ".join(f"{letters[facts]}: {shown(facts)}" if several else shown(facts) for facts in machines)
     mixed = "\nSome boards hold records that differ in commit, library versions or limits; the leaderboard says which."
-    differ = mixed if any(comparable.told(group) for group in boards) else ""
+    differ = mixed if any(comparable.differences(group) for group in boards) else ""
     return f"{text}\n\nMeasured on {told}. {explanation(rules)}{differ}"
 
 
