@@ -1,7 +1,7 @@
-"""Where the harness, and the libraries in its runs, keep what can be used again: below the user's cache folder.
+"""The cache folders of the harness and of the libraries in its runs, all below the user's cache folder.
 
-BenchExec gives each run a fresh HOME and TMPDIR. Left to their defaults, the libraries would compile everything anew in
-each run, and a run would not find the kernels' tuned choices.
+BenchExec gives each run a new HOME and TMPDIR. With their default folders, the libraries would compile everything again in each run,
+and a run would not find the tuned kernels.
 """
 
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 from buzzer.errors import DataError
 
 HOME = "BUZZER_CACHE"
-# The libraries' variables for their caches of compiled code, and the folder that each gets unless the user has set one.
+# The libraries' environment variables for their caches of compiled code, and the name of the folder that each gets by default.
 COMPILED = {
     "CUDA_CACHE_PATH": "cuda",  # the driver's compiler of PTX
     "CUPY_CACHE_DIR": "cupy",
@@ -25,18 +25,18 @@ COMPILED = {
 
 
 def folder() -> Path:
-    """$BUZZER_CACHE, or `buzzer` in the user's cache folder: generated data, fits, compiled code, tuned kernels."""
+    """The cache folder: $BUZZER_CACHE, or `buzzer` in the user's cache folder. It holds generated data, fits, compiled code and tuned kernels."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get(HOME) or Path(base) / "buzzer").absolute()
 
 
 def kernels() -> Path:
-    """Where the tuned choices of kernels are kept, a file a GPU."""
+    """The folder of the tuned kernels' parameters, with one file per GPU."""
     return folder() / "kernels"
 
 
 def compiled() -> dict[str, Path]:
-    """The folder of each cache of compiled code, by its variable."""
+    """The folder of each cache of compiled code, by its environment variable."""
     return {
         variable: Path(os.environ.get(variable) or folder() / "compiled" / name)
         for variable, name in COMPILED.items()
@@ -44,27 +44,27 @@ def compiled() -> dict[str, Path]:
 
 
 def environment() -> dict[str, str]:
-    """Variables with which a run finds the caches outside its own HOME; the folders are made."""
-    found = compiled()
-    for path in found.values():
-        with suppress(OSError):  # the library then says so, or goes without
+    """Environment variables with which a run finds the caches outside its own HOME. Creates the folders."""
+    folders = compiled()
+    for path in folders.values():
+        with suppress(OSError):  # the library then reports it, or works without a cache
             path.mkdir(parents=True, exist_ok=True)
-    return {HOME: str(folder())} | {variable: str(path) for variable, path in found.items()}
+    return {HOME: str(folder())} | {variable: str(path) for variable, path in folders.items()}
 
 
 def state() -> str:
-    """`warm` where a cache of compiled code holds anything, else `cold`."""
+    """`warm` if any cache of compiled code is not empty, else `cold`."""
     return "warm" if any(path.is_dir() and any(path.iterdir()) for path in compiled().values()) else "cold"
 
 
 def notice(text: str) -> None:
-    """A line on stderr about the caches. A stream that is closed or full ends nothing."""
+    """Print a line to stderr. A stream that is closed or full is ignored."""
     with suppress(OSError, ValueError):
         print(text, file=sys.stderr, flush=True)
 
 
 def discard(path: Path, problem: str) -> None:
-    """Remove a file or folder of the cache that cannot be used, and say so. Raises DataError where it stays."""
+    """Remove a file or folder of the cache that cannot be used, with a notice. Raises DataError if it cannot be removed."""
     notice(f"{path}: {problem}; it is made anew")
     try:
         if path.is_dir() and not path.is_symlink():

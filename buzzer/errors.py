@@ -1,11 +1,11 @@
-"""The errors that every floor may raise; each says what happened and, in `hint`, what to do."""
+"""The errors that all packages raise. Each says what happened and, in `hint`, what to do."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 class BuzzerError(Exception):
-    """A problem that the user can mend: shown as one message and one `hint:` line, never as a traceback."""
+    """A problem that the user can solve. It is shown as one message and one `hint:` line, without a traceback."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -21,15 +21,15 @@ class UsageError(BuzzerError):
 
 
 class DataError(BuzzerError):
-    """Input data that is missing, cut, or not of the stated schema; exit code 2."""
+    """Input data that is missing, incomplete, or not in the documented schema; exit code 2."""
 
 
 class UnsupportedError(BuzzerError):
-    """This machine or install lacks what was asked for (device, library, precision); outcome `unsupported`."""
+    """This machine or installation lacks what is needed (device, library, precision); outcome `unsupported`."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
-    """The error for a name that is not in `known`, with the nearest known name as the hint.
+    """The error for a name that is not in `known`. The hint suggests the nearest known name.
 
     >>> unknown_name("engine", "pandsa", ["pandas", "polars"]).hint
     'did you mean pandas? known: pandas, polars'

@@ -1,4 +1,4 @@
-"""Locks between processes that share the cache folder: who makes what is kept there, and whose run is timed."""
+"""Locks between processes that share the cache folder: one process at a time makes a file of the cache, or times a run."""
 
 import fcntl
 import os
@@ -13,67 +13,67 @@ from typing import IO
 from buzzer import caches
 from buzzer.errors import DataError
 
-LOOK_S = 0.2  # how often a process that waits looks again
-Look = Callable[[str], None]  # what it waits for
+POLL_S = 0.2  # between two attempts of a waiting process
+Poll = Callable[[str], None]  # called with a message that says what the process waits for
 
 
 @contextmanager
-def held(path: Path, look: Look) -> Iterator[None]:
-    """Hold the lock file `path`, as the only process. The system frees it when its owner ends, however it ends.
+def held(path: Path, poll: Poll) -> Iterator[None]:
+    """Hold the lock file `path` exclusively. The system releases it when the process ends.
 
-    While another process holds it, a line on stderr names the owner and `look(message)` is called every LOOK_S; what it raises ends the
-    waiting. Raises DataError where no lock can be made.
+    While another process holds it, a line on stderr names that process and `poll(message)` is called every POLL_S; an exception from
+    it ends the waiting. Raises DataError if the file cannot be locked.
     """
-    with opened(path) as file:
-        said = False
-        while not taken(file, path):
+    with _open(path) as file:
+        noticed = False
+        while not _try_lock(file, path):
             message = f"waiting for {owner(path)}"
-            if not said:
+            if not noticed:
                 caches.notice(f"{message}, which holds {path}")
-            said = True
-            look(message)
-            time.sleep(LOOK_S)
+            noticed = True
+            poll(message)
+            time.sleep(POLL_S)
         since = f"{datetime.now():%Y-%m-%d %H:%M:%S}"
-        with suppress(OSError):  # on a full disk the owner has no name
-            sign(file, f"process {os.getpid()} on {platform.node()}, since {since}")
+        with suppress(OSError):  # a full disk: others do not see who holds the lock
+            _write_owner(file, f"process {os.getpid()} on {platform.node()}, since {since}")
         try:
             yield
         finally:
             with suppress(OSError):
-                sign(file, "")
+                _write_owner(file, "")
 
 
-def opened(path: Path) -> IO[str]:
+def _open(path: Path) -> IO[str]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.open("a", encoding="utf-8")
     except OSError as error:
-        raise cannot_lock(path, error) from error
+        raise _cannot_lock(path, error) from error
 
 
-def taken(file: IO[str], path: Path) -> bool:
-    """Whether the lock is now this process's."""
+def _try_lock(file: IO[str], path: Path) -> bool:
+    """Whether this process now holds the lock."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:
-        raise cannot_lock(path, error) from error
+        raise _cannot_lock(path, error) from error
     return True
 
 
-def cannot_lock(path: Path, error: OSError) -> DataError:
+def _cannot_lock(path: Path, error: OSError) -> DataError:
     return DataError(f"cannot lock {path}: {error.strerror}", f"set {caches.HOME} to another folder")
 
 
 def owner(path: Path) -> str:
-    """Process and host, as the owner wrote them."""
+    """The process and host that hold the lock, as they wrote them into the file."""
     with suppress(OSError):
         return path.read_text(encoding="utf-8", errors="replace").strip() or "another process"
     return "another process"
 
 
-def sign(file: IO[str], text: str) -> None:
+def _write_owner(file: IO[str], text: str) -> None:
     file.truncate(0)
     file.write(text)
     file.flush()

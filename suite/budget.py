@@ -1,13 +1,12 @@
-"""Budgets: how many cores, how much memory and how much time a run may take.
+"""Budgets: how many cores, how much memory and how much time a run may use.
 
-A budget is a name from configs/budgets.yaml or is written out as cores, memory, time: `1c20g24h`, `2c512m90s`; memory of each GPU
-may follow: `8c64g1h-gpu40g`. Memory units are decimal as on a data sheet (`20g` = 20 * 10**9 bytes); `gi`, `mi` are binary.
+A budget is a name from configs/budgets.yaml, or cores, memory and time written out: `1c20g24h`, `2c512m90s`. The memory of each GPU
+may follow: `8c64g1h-gpu40g`. Memory units are decimal (`20g` = 20 * 10**9 bytes); `gi` and `mi` are binary.
 """
 
 import os
 import re
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import psutil
 
@@ -21,15 +20,15 @@ _PATTERN = re.compile(
 )
 _BYTES = {f"{p}{i}": b**e for e, p in enumerate("kmgt", 1) for i, b in (("", 1000), ("i", 1024))}
 LONGEST = 100  # characters of a budget
-LARGEST = 1 << 63  # integers of a record's JSON are below it
-MOST_CORES, MOST_S = 1 << 16, 1e9  # of a budget and a machine; of a time
-LEAST_WALL_S = 1e-3  # no process starts and ends in less
+LARGEST = 1 << 63  # upper bound of the integers in a record's JSON
+MOST_CORES, MOST_S = 1 << 16, 1e9  # upper bounds of cores and of times in seconds
+LEAST_WALL_S = 1e-3  # lower bound of the wall time of a process
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Limits of one run; None = the whole machine."""
+    """The limits of one run; None = not limited."""
 
     name: str
     cores: int | None = None
@@ -37,7 +36,8 @@ class Budget:
     time_s: float | None = None
     gpu_memory_bytes: int | None = None  # of each GPU
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, str | float | None]:
+        """The fields by name."""
         return asdict(self)
 
 
@@ -45,7 +45,7 @@ UNLIMITED = Budget("unlimited")
 
 
 def parse(text: str) -> Budget:
-    """`1c20g24h` -> Budget(1 core, 20e9 bytes, 86400 s).
+    """The budget that is written out in `text`. Raises UsageError if it is malformed, zero or beyond any machine.
 
     >>> parse("2c512m90s")
     Budget(name='2c512m90s', cores=2, memory_bytes=512000000, time_s=90.0, gpu_memory_bytes=None)
@@ -71,7 +71,7 @@ def parse(text: str) -> Budget:
 
 
 def named() -> dict[str, Budget]:
-    """All named budgets."""
+    """The budgets of configs/budgets.yaml, by name."""
     return {
         name: Budget(name, *astuple(parse(spec["limits"]))) if spec["limits"] else Budget(name)
         for name, spec in load_yaml("budgets.yaml").items()
@@ -79,11 +79,12 @@ def named() -> dict[str, Budget]:
 
 
 def astuple(budget: Budget) -> tuple[int | None, int | None, float | None, int | None]:
+    """Cores, bytes of memory, seconds and bytes of GPU memory."""
     return budget.cores, budget.memory_bytes, budget.time_s, budget.gpu_memory_bytes
 
 
 def resolve(text: str) -> Budget:
-    """A budget by name or written out; an unknown word gets a did-you-mean."""
+    """The budget of a name or of a written-out form. Raises UsageError, with the nearest known name as the hint."""
     known = named()
     if text in known:
         return known[text]
@@ -93,14 +94,14 @@ def resolve(text: str) -> Budget:
 
 
 def allowed_cores() -> list[int]:
-    """The cores that this process may use (affinity, not the machine's count)."""
+    """The numbers of the cores that this process may use, by its affinity."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
 
 
 def unmet(budget: Budget) -> list[str]:
-    """What the budget promises and this machine cannot give, in words; empty = all met."""
+    """The limits of the budget that this machine cannot provide, in words."""
     cores, memory = len(allowed_cores()), psutil.virtual_memory().total
     problems = []
     if budget.cores and budget.cores > cores:

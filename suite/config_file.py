@@ -1,4 +1,4 @@
-"""YAML of users: the file of `--config` and the values of `--set`, read strictly."""
+"""Reads YAML from users: the file of `--config` and the values of `--set`. Unknown keys and wrong types are errors."""
 
 from pathlib import Path
 from typing import Any
@@ -10,15 +10,18 @@ from buzzer.errors import UsageError, unknown_name
 
 MOST_BYTES = 1 << 20
 MOST_REPEATS = 10_000
-MOST_SEED = 2**31 - 1  # the largest that every library takes
-MOST_SCALE = 1000.0  # at which every count of rows is still a whole number of 64 bits
-SPELLED = {"json": "as_json", "set": "set_"}  # in the file -> as the command line's own name has it
+MOST_SEED = 2**31 - 1  # the largest that every library accepts
+MOST_SCALE = 1000.0  # up to which all row counts are 64-bit integers
+PARAMETERS = {
+    "json": "as_json",
+    "set": "set_",
+}  # key in the file -> parameter of the command, where they differ
 
 Names = str | list[str]
 
 
 def check_scale(option: str, value: float | None) -> None:
-    """Raises UsageError for a share of the official size that no data can be made of; None is the default."""
+    """Raise UsageError if `value`, given by `option`, is not a valid share of the official data size. None is valid."""
     if value is not None and not 0 < value <= MOST_SCALE:
         raise UsageError(
             f"{option} {value:g} must be above 0, and {MOST_SCALE:g} at most", "1 is the official size"
@@ -26,7 +29,7 @@ def check_scale(option: str, value: float | None) -> None:
 
 
 class Options(BaseModel):
-    """What `--config` may hold. The descriptions are what a message says is allowed."""
+    """The keys of the file of `--config`. The descriptions are used in error messages."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -51,69 +54,66 @@ class Options(BaseModel):
 
 
 class Loader(yaml.SafeLoader):
-    """YAML without aliases, with which a short file can stand for a huge one, and without a key given twice."""
+    """A YAML loader that refuses duplicate keys, and aliases, with which a short file can describe a huge value."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
+        """The next node. Raises YAMLError for an alias."""
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("aliases (*name) are not allowed")
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        found = super().construct_mapping(node, deep)
-        if len(found) < len(node.value):
+        """The mapping of a node. Raises YAMLError for a duplicate key."""
+        mapping = super().construct_mapping(node, deep)
+        if len(mapping) < len(node.value):
             raise yaml.YAMLError(f"a key is given twice in line {node.start_mark.line + 1} or after")
-        return found
+        return mapping
 
 
 def parse(text: str, what: str) -> Any:
-    """The value of a YAML text. Raises UsageError that begins with `what`."""
+    """The value of a YAML text. Raises UsageError with a message that begins with `what`."""
     try:
         return yaml.load(text, Loader)
     except RecursionError as error:
         raise UsageError(f"{what}: not YAML: nested too deep") from error
-    except (
-        yaml.YAMLError,
-        ValueError,
-        TypeError,
-        OverflowError,
-    ) as error:  # a date of month 13 is a ValueError
-        told = " ".join(str(error).split())
-        raise UsageError(f"{what}: not YAML: {told[:200]}") from error
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError) as error:  # month 13 is a ValueError
+        message = " ".join(str(error).split())
+        raise UsageError(f"{what}: not YAML: {message[:200]}") from error
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The options in a file, by the command line's own names, and in the types that it has.
+    """The options in a file: parameters of the command, with values of the types that the command takes.
 
     Raises UsageError for a file that cannot be read, an unknown key, or a value that is not allowed.
     """
-    given = parse(text_of(path), str(path))
-    given = {} if given is None else given
-    if not isinstance(given, dict):
+    content = parse(text_of(path), str(path))
+    content = {} if content is None else content
+    if not isinstance(content, dict):
         raise UsageError(f"{path}: not a mapping of options", "write `engine: pandas,polars` and the like")
     known = [field.alias or name for name, field in Options.model_fields.items()]
-    keys = {str(key).replace("-", "_"): value for key, value in given.items()}
-    for key in keys:
+    given = {str(key).replace("-", "_"): value for key, value in content.items()}
+    for key in given:
         if key not in known:
             raise unknown_name(f"key in {path}", key[:80], known)
     try:
-        found = Options.model_validate({key: value for key, value in keys.items() if value is not None})
+        options = Options.model_validate({key: value for key, value in given.items() if value is not None})
     except ValidationError as error:
         key = str(error.errors()[0]["loc"][0])
         allowed = next(f.description for name, f in Options.model_fields.items() if key in (name, f.alias))
-        kind = type(keys[key]).__name__
-        raise UsageError(f"{path}: {key} is {shown(keys[key])} ({kind})", f"{key}: {allowed}") from error
-    plain = found.model_dump(by_alias=True, exclude_unset=True)
-    return {SPELLED.get(key, key): as_flag(key, value) for key, value in plain.items()}
+        kind = type(given[key]).__name__
+        raise UsageError(f"{path}: {key} is {shown(given[key])} ({kind})", f"{key}: {allowed}") from error
+    values = options.model_dump(by_alias=True, exclude_unset=True)
+    return {PARAMETERS.get(key, key): as_argument(key, value) for key, value in values.items()}
 
 
 def text_of(path: Path) -> str:
-    """The file's text. Raises UsageError for one that cannot be read, is larger than MOST_BYTES, or is not UTF-8."""
+    """The text of a file. Raises UsageError if it cannot be read, is larger than MOST_BYTES, or is not UTF-8."""
     try:
         with path.open("rb") as file:
-            found = file.read(MOST_BYTES + 1)
-        if len(found) > MOST_BYTES:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
             raise UsageError(f"{path}: larger than {MOST_BYTES:,} bytes", "is this the file of options?")
-        return found.decode()
+        return content.decode()
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -121,12 +121,12 @@ def text_of(path: Path) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value in a message: scalars as they are, of others only their beginning."""
+    """A value as text for a message, cut after 60 characters."""
     return repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:60]}..."
 
 
-def as_flag(key: str, value: Any) -> Any:
-    """A value as the flag has it."""
+def as_argument(key: str, value: Any) -> Any:
+    """The value of a key as the command takes it."""
     if key in ("data", "out"):
         return Path(value)
     if key == "set":
@@ -141,6 +141,6 @@ def as_flag(key: str, value: Any) -> Any:
 
 
 def yaml_text(value: Any) -> str:
-    """The value as YAML on one line, which `--set` reads back as it is."""
+    """The value as YAML on one line, from which `--set` reads the same value."""
     text: str = yaml.safe_dump(value, default_flow_style=True, width=float("inf"))
     return text.removesuffix("\n").removesuffix("\n...")

@@ -1,21 +1,27 @@
-"""Text of records as it is shown: nothing in it takes effect in a terminal, in Markdown or in HTML.
+"""Escapes text from records, which are untrusted, so that it has no effect in a terminal or in Markdown.
 
-Records are written by whoever made them. HTML is escaped by Jinja; this module has what the other outputs need.
+In HTML, Jinja escapes it.
 """
 
 import re
 import unicodedata
 
-HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, format (bidi), lone surrogates, line and paragraph ends
+HIDDEN = {
+    "Cc",
+    "Cf",
+    "Cs",
+    "Zl",
+    "Zp",
+}  # control, format (bidi), lone surrogates, line and paragraph separators
 _INLINE = re.compile(
     r"[\\`*\[~|$]"  # emphasis, code, links, strike-through, cells, formulas
-    r"|(?<![^\W_])_|_(?![^\W_])"  # an underscore within a word is one to Markdown as well
+    r"|(?<![^\W_])_|_(?![^\W_])"  # not within a word, where Markdown takes an underscore literally
 )
 _BLOCK = re.compile(r"^(?:#{1,6}|[+=-]|\d+[.)])(?=[\s=-]|$)|^>")  # headings, lists, rules, quotes
 
 
 def printable(text: str, keep: str = "") -> str:
-    r"""`text` with what steers a terminal or hides written out.
+    r"""`text` with control characters and invisible characters as escape sequences, except for those in `keep`.
 
     >>> printable("a\x1b[31mb\n")
     'a\\x1b[31mb\\n'
@@ -30,13 +36,13 @@ def _written(c: str) -> str:
 
 
 class Markdown(str):
-    """Text that is Markdown already."""
+    """Text that is already Markdown."""
 
     __slots__ = ()
 
 
 def markdown(text: str, block: bool = False) -> Markdown:
-    r"""One line of Markdown that shows `text` as it is; `block` where it begins a paragraph or an item.
+    r"""One line of Markdown that displays `text` literally. `block`: the line begins a paragraph or a list item.
 
     >>> markdown("<b>*x*"), markdown("# x", block=True)
     ('&lt;b>\\*x\\*', '\\# x')
@@ -50,11 +56,11 @@ def markdown(text: str, block: bool = False) -> Markdown:
 
 
 def _escaped(match: re.Match[str]) -> str:
-    found = match.group()
-    return f"{found[:-1]}\\{found[-1]}"
+    special = match.group()
+    return f"{special[:-1]}\\{special[-1]}"
 
 
 def code(text: str) -> Markdown:
-    """`text` as a code span, safe in a table's cell."""
+    """`text` as a code span of Markdown, which can be used in a table."""
     line = printable(" ".join(text.split())).replace("`", "'")
     return Markdown("`" + line.replace("|", "\\|") + "`")

@@ -152,8 +152,8 @@ def noise(
     Pairs of the same task, scale and data where there are such, else all pairs of the machine. The band is the far
     end of the 95 % interval that the mean of so many A/A rounds has.
     """
-    facts = comparable.here(like)
-    here = [r for r in records if r.outcome == "ok" and comparable.here(r) == facts]
+    facts = comparable.noise(like)
+    here = [r for r in records if r.outcome == "ok" and comparable.noise(r) == facts]
     pairs = [(a, b) for a, b in aa_pairs(here) if figure(a) and figure(b)]
     near = [(a, b) for a, b in pairs if (b.task, b.scale) == (like.task, like.scale)]
     used = near if len(near) >= 2 else pairs
@@ -168,7 +168,7 @@ def aa_pairs(records: Iterable[Record]) -> list[tuple[Record, Record]]:
     """Each control run with the run of the same variant, data and round that was made nearest to it in time."""
     runs: dict[tuple[Any, ...], dict[bool, dict[str, Record]]] = defaultdict(lambda: {True: {}, False: {}})
     for r in records:
-        runs[comparable.near(r), Variant.of(r), r.repeat][r.control][r.run_id] = r
+        runs[comparable.close_times(r), Variant.of(r), r.repeat][r.control][r.run_id] = r
     return [
         (min(kinds[False].values(), key=lambda a: abs(a.created - b.created)), b)
         for kinds in runs.values()

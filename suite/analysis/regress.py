@@ -113,14 +113,14 @@ def _by_self(records: Iterable[Record]) -> dict[tuple[Any, ...], list[Record]]:
 
 def _others(group: Group, records: Iterable[Record]) -> list[list[Record]]:
     """What else ran on the machine of `group`, by variant and data: it tells how far days lie apart."""
-    facts, new = comparable.here(group.first), {r.run_id for r in group.records}
+    facts, new = comparable.noise(group.first), {r.run_id for r in group.records}
     known = {r.run_id: r for r in records if r.job == "predict" and r.run_id not in new}
-    here = [r for r in known.values() if comparable.here(r) == facts]
+    here = [r for r in known.values() if comparable.noise(r) == facts]
     return list(_by_self(here).values())
 
 
 def _self(r: Record) -> tuple[Any, ...]:
-    return (comparable.near(r), Variant.of(r))
+    return (comparable.close_times(r), Variant.of(r))
 
 
 def _change(
@@ -149,7 +149,7 @@ def _change(
     quiet = None if needs else ratio.is_noise(aa.band if aa else None)
     failed = ratio.value > 1 + threshold.share and quiet is False
     middle = median(flat[1]), median(flat[0])
-    differ = tuple(comparable.told([*past, *cell.records]))
+    differ = tuple(comparable.differences([*past, *cell.records]))
     return Change(scale, variant, threshold.figure, *middle, ratio, count, quiet, failed, needs, differ)
 
 

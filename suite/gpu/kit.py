@@ -1,7 +1,7 @@
-"""What a GPU machine without network is given: the calls of docs/gpu.md, what each takes along, and `make gpukit`'s data and fits.
+"""What is sent to a GPU machine without network: the calls of docs/gpu.md with their uploads, and the data and fits of `make gpukit`.
 
-python -m buzzer.suite.gpu.kit seed     .gpukit/seed.tar.xz: data and fits of steps.SEED, by this very code
-python -m buzzer.suite.gpu.kit sizes    MiB that each call takes along; exit code 1 where one is too large
+python -m buzzer.suite.gpu.kit seed     make .gpukit/seed.tar.xz: data and fits of steps.SEED, by the code in this tree
+python -m buzzer.suite.gpu.kit sizes    print the MiB that each call uploads; exit code 1 if one is too large
 """
 
 import argparse
@@ -19,12 +19,16 @@ from buzzer.suite.gpu.steps import SEED
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "gpu.md"
 KIT = ROOT / ".gpukit"
-MOST_BYTES, MOST_LETTERS = 64 << 20, 2000  # of a call: what travels, and its command
+MOST_BYTES = 64 << 20  # of a call's upload
+MOST_CHARACTERS = 2000  # of a call's command
 
 
 @dataclass(frozen=True)
 class Call:
-    """One command line in the repository's root on the GPU machine, and the ignored paths that it takes along."""
+    """One command line in the repository's root on the GPU machine.
+
+    `takes`: paths ignored by git that are uploaded with the tree.
+    """
 
     name: str
     takes: tuple[str, ...]
@@ -33,24 +37,27 @@ class Call:
 
 
 def calls(page: Path = PAGE) -> dict[str, Call]:
-    """The calls of the page by name: headings `### Call NAME`, below each `Takes along: ...; limit N s` and a block of shell."""
+    """The calls on the page, by name.
+
+    Each has a heading `### Call NAME`, below it a line `Takes along: ...; limit N s` and a block of shell.
+    """
     pattern = r"^### Call ([\w-]+)\n.*?^Takes along: (.*?); limit (\d+) s\..*?^```sh\n(.*?)^```"
-    found = re.findall(pattern, page.read_text(), re.MULTILINE | re.DOTALL)
+    matches = re.findall(pattern, page.read_text(), re.MULTILINE | re.DOTALL)
     return {
         name: Call(name, tuple(re.findall(r"`([^`]+)`", takes)), int(limit), command.strip())
-        for name, takes, limit, command in found
+        for name, takes, limit, command in matches
     }
 
 
 def tree(root: Path = ROOT) -> list[Path]:
-    """What travels with every call: tracked files, and untracked ones that git does not ignore."""
+    """The files that are uploaded with every call: tracked files, and untracked files that git does not ignore."""
     command = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split("\0")
     return [path for name in names if name and ((path := root / name).is_file() or path.is_symlink())]
 
 
 def size(paths: list[Path]) -> int:
-    """Bytes of files, and of all files in folders."""
+    """The bytes of files, and of all files in folders."""
     files = [
         f for path in paths for f in (path.rglob("*") if path.is_dir() and not path.is_symlink() else [path])
     ]
@@ -58,42 +65,43 @@ def size(paths: list[Path]) -> int:
 
 
 def sizes() -> int:
-    """Print what each call takes along; 1 where one is too large or lacks a path."""
+    """Print the size of each call's upload. Returns 1 if one is too large or lacks a path, else 0."""
     base, bad = size(tree()), False
     for call in calls().values():
         missing = [path for path in call.takes if not (ROOT / path).exists()]
         total = base + size([ROOT / path for path in call.takes if path not in missing])
-        told = f"missing: {', '.join(missing)}" if missing else ""
-        told = f"more than {MOST_BYTES >> 20} MiB" if total > MOST_BYTES else told
-        print(f"{call.name:10} {total / 2**20:5.1f} MiB  {', '.join(call.takes)}  {told}".rstrip())
-        bad |= bool(told)
+        problem = f"missing: {', '.join(missing)}" if missing else ""
+        problem = f"more than {MOST_BYTES >> 20} MiB" if total > MOST_BYTES else problem
+        print(f"{call.name:10} {total / 2**20:5.1f} MiB  {', '.join(call.takes)}  {problem}".rstrip())
+        bad |= bool(problem)
     return int(bad)
 
 
 def seed(cache: Path = KIT / "cache", target: Path = KIT / "seed.tar.xz") -> int:
-    """Make data and fits of SEED in `cache`, whatever is there already is taken, and pack them."""
-    folders = [folder for task, options in SEED.items() for folder in made(task, options, cache)]
+    """Make the data and fits of SEED in `cache`, except those that it has, and pack them into `target`. Returns 0."""
+    folders = [folder for task, options in SEED.items() for folder in make(task, options, cache)]
     for old in cache.glob("fits/*"):
         if old.is_dir() and old not in folders:
-            shutil.rmtree(old)  # of sources that have changed since
+            shutil.rmtree(old)  # made by sources that have changed since
     names = [str(folder.relative_to(cache)) for folder in folders]
     if target.is_file() and packed_names(target) == set(names):
         return 0
-    aside = target.with_suffix(".partial")
-    with tarfile.open(aside, "w:xz") as tar:
+    partial = target.with_suffix(".partial")
+    with tarfile.open(partial, "w:xz") as tar:
         for name in names:
             tar.add(cache / name, arcname=name)
-    aside.replace(target)
+    partial.replace(target)
     return 0
 
 
 def packed_names(archive: Path) -> set[str]:
+    """The folders in an archive of data and fits, as `data/...` and `fits/...`."""
     with tarfile.open(archive) as tar:
         return {"/".join(Path(name).parts[:2]) for name in tar.getnames()}
 
 
-def made(task: str, options: tuple[str, ...], cache: Path) -> tuple[Path, Path]:
-    """The folders of a task's data and fit, made as `buzzer run` makes them with these options."""
+def make(task: str, options: tuple[str, ...], cache: Path) -> tuple[Path, Path]:
+    """Make a task's data and fit as `buzzer run` does with these options. Returns their folders."""
     from typer.main import get_command
 
     from buzzer.suite.cli import app
@@ -114,6 +122,7 @@ def made(task: str, options: tuple[str, ...], cache: Path) -> tuple[Path, Path]:
 
 
 def main() -> int:
+    """Do what the command line asks for. Returns the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

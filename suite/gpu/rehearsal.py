@@ -1,12 +1,12 @@
-"""`make rehearsal`: the calls of docs/gpu.md on this machine, as a GPU machine without network gets them.
+"""`make rehearsal`: runs the calls of docs/gpu.md on this machine, in the conditions of a GPU machine without network.
 
-Each call runs in a copy of the tree (tracked files, untracked ones that git does not ignore, and the paths that it takes along), with a
-home and a temporary folder of their own and without PYTHONPATH, by a Python that has what such a machine has. Steps run --anyway: their
-CPU parts must end ok, their GPU parts unsupported, with the driver's reason. Exit code 1: something ended otherwise.
+Each call runs in a copy of the tree (tracked files, untracked files that git does not ignore, and the paths that the call takes along),
+with its own home and temporary folders, without PYTHONPATH, and with a Python that has the packages of such a machine. The steps run
+with --anyway: their CPU parts must end `ok`, their GPU parts `unsupported` with the driver's reason. Exit code 1 if anything ended
+otherwise.
 """
 
 import argparse
-import json
 import os
 import re
 import shlex
@@ -16,21 +16,30 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from buzzer.engine.device import cuda_problem
 from buzzer.suite.gpu.kit import MOST_BYTES, ROOT, Call, calls, size, tree
-from buzzer.suite.gpu.suite import SUMMARY
+from buzzer.suite.gpu.results import SUMMARY, StepResult, read_summary
 
-SUITE = re.compile(
-    r"-m buzzer\.suite\.gpu\.suite .*"
-)  # to the end of its line: of an option told twice the last counts
-GOOD = ("ok", "unsupported")
+# A call's command line of the suite, to the end of its line. Options are added at the end: of an option given twice the last counts.
+SUITE = re.compile(r"-m buzzer\.suite\.gpu\.suite .*")
+GOOD = {"ok", "unsupported"}
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True)
+class CallResult:
+    """How a call ended, and the folder of its results."""
+
+    code: int
+    seconds: float
+    out: Path
 
 
 def stage(call: Call, root: Path) -> int:
-    """Make the copy of the tree that the call finds, and nothing beside it; the bytes that travelled."""
+    """Make the copy of the tree for a call, with nothing beside it. Returns the bytes copied."""
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True)
     sources = [*tree(), *(ROOT / path for path in call.takes)]
@@ -44,22 +53,20 @@ def stage(call: Call, root: Path) -> int:
     return size(sources)
 
 
-def run(call: Call, machine: Path, python: Path, options: Sequence[str]) -> tuple[int, float, Path]:
-    """Exit code, seconds, and the folder of results of one call."""
+def run(call: Call, machine: Path, python: Path, options: Sequence[str]) -> CallResult:
+    """Run a call in the folder `machine`, with these options added to its steps."""
     out = machine / "out" / call.name
     for folder in (out, machine / "home", machine / "tmp"):
         folder.mkdir(parents=True, exist_ok=True)
     environment = {
-        "PATH": os.pathsep.join(
-            [str(python.parent), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]
-        ),
+        "PATH": os.pathsep.join([str(python.parent), SYSTEM_PATH]),
         "HOME": str(machine / "home"),
         "TMPDIR": str(machine / "tmp"),
         "GPUKIT_STORE": str(machine / "tmp" / "gpukit"),
         "GPUKIT_SITE": str(machine / "tmp" / "gpukit-site"),
         "OUT": str(out),
     }
-    command = SUITE.sub(lambda found: f"{found[0]} --anyway {' '.join(options)}", call.command)
+    command = SUITE.sub(lambda match: f"{match[0]} --anyway {' '.join(options)}", call.command)
     began = time.monotonic()
     with (machine / f"{call.name}.log").open("wb") as log:
         code = subprocess.run(
@@ -70,53 +77,61 @@ def run(call: Call, machine: Path, python: Path, options: Sequence[str]) -> tupl
             stderr=subprocess.STDOUT,
             check=False,
         ).returncode
-    return code, time.monotonic() - began, out
+    return CallResult(code, time.monotonic() - began, out)
 
 
-def judged(steps: Sequence[dict[str, Any]], reason: str) -> list[str]:
-    """What did not end as it should; `reason`: why there is no GPU, which is the only good one to be unsupported."""
+def problems(steps: Sequence[StepResult], reason: str) -> list[str]:
+    """The steps that did not end as they should. `reason`: why there is no GPU, the only valid reason to be unsupported."""
     bad = []
     for step in steps:
-        refused = "unsupported" in (step["status"], *step["records"])
-        told = any(part in step["message"] for part in (reason, " skipped", "not on the PATH"))
-        if {step["status"], *step["records"]} - set(GOOD) or (refused and not told):
-            bad.append(f"{step['name']}: {step['status']}: {step['message']}")
+        endings = {step.status, *step.records}
+        explained = any(part in step.message for part in (reason, " skipped", "not on the PATH"))
+        if endings - GOOD or ("unsupported" in endings and not explained):
+            bad.append(f"{step.name}: {step.status}: {step.message}")
+    return bad
+
+
+def rehearse(call: Call, machine: Path, python: Path, options: Sequence[str]) -> list[str]:
+    """Stage and run a call, print its summary, and return its problems."""
+    bad, bytes_sent = list[str](), stage(call, machine / "tree")
+    result = run(call, machine, python, options)
+    seconds = f"{result.seconds:.0f} s, {bytes_sent / 2**20:.1f} MiB sent"
+    print(f"call {call.name}: exit code {result.code}, {seconds}", flush=True)
+    if bytes_sent > MOST_BYTES:
+        bad.append(f"{call.name}: {bytes_sent} bytes are sent")
+    summary = result.out / f"{SUMMARY}.json"
+    if summary.is_file():
+        print(summary.with_suffix(".md").read_text(), flush=True)
+        bad += problems(read_summary(summary), cuda_problem())
+    elif result.code:
+        bad.append(f"{call.name}: exit code {result.code}: see {machine / call.name}.log")
     return bad
 
 
 def main() -> int:
+    """Rehearse the calls that the command line names. Returns 1 if anything did not end as it should, else 0."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--python", type=Path, required=True, help="the machine's python3")
-    parser.add_argument("--calls", default="bert-1,bert-2,frames-1,frames-2,frames-3", help="by comma")
-    parser.add_argument("--machine", type=Path, help="folder that stands for the machine [a temporary one]")
     parser.add_argument(
-        "--stretch", default="10", help="limits are so many times as long: this machine is slower"
+        "--calls", default="bert-1,bert-2,frames-1,frames-2,frames-3", help="separated by commas"
     )
+    parser.add_argument(
+        "--machine", type=Path, help="folder for the machine's files [a new temporary folder]"
+    )
+    parser.add_argument("--stretch", default="10", help="factor of all limits: this machine is slower [10]")
     parser.add_argument("--test-scale", default="0.002", help="of the large test [0.002]")
     parser.add_argument("--only", help="steps, in place of the calls' own")
     given = parser.parse_args()
     machine = (given.machine or Path(tempfile.mkdtemp(prefix="buzzer-rehearsal-"))).resolve()
     options = ["--stretch", given.stretch, "--test-scale", given.test_scale, "--minutes", "600"]
     options += ["--only", shlex.quote(given.only)] if given.only else []
-    known, bad = calls(), list[str]()
+    all_calls, bad = calls(), list[str]()
     for name in given.calls.split(","):
-        bytes_sent = stage(known[name], machine / "tree")
-        code, seconds, out = run(known[name], machine, given.python.absolute(), options)
-        print(
-            f"call {name}: exit code {code}, {seconds:.0f} s, {bytes_sent / 2**20:.1f} MiB sent", flush=True
-        )
-        if bytes_sent > MOST_BYTES:
-            bad.append(f"{name}: {bytes_sent} bytes travel")
-        summary = out / f"{SUMMARY}.json"
-        if summary.is_file():
-            print((out / f"{SUMMARY}.md").read_text(), flush=True)
-            bad += judged(json.loads(summary.read_text())["steps"], cuda_problem())
-        elif code:
-            bad.append(f"{name}: exit code {code}: see {machine / name}.log")
+        bad += rehearse(all_calls[name], machine, given.python.absolute(), options)
     print("\n".join(bad) if bad else "every step ended ok, or unsupported")
-    print(f"the machine: {machine}")
+    print(f"the machine's files: {machine}")
     return int(bool(bad))
 
 

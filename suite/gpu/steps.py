@@ -1,13 +1,13 @@
-"""The steps of `make gpu-suite`, in the order in which they are worth most. Standard library only.
+"""The steps of `make gpu-suite`, the most valuable first. Standard library only.
 
-Two groups are for a machine that is lent for minutes: `bert` needs torch and Triton, `frames` needs RAPIDS. `more` is the rest.
+Two groups are for a machine that is available for minutes: `bert` needs torch and Triton, `frames` needs RAPIDS. `more` is the rest.
 """
 
 from dataclasses import dataclass, replace
 
-# Minutes that docs/gpu.md gives a group's steps.
+# Minutes of a group's steps, as in docs/gpu.md.
 MINUTES = {"bert": 11.5, "frames": 9.3}
-# What `make gpukit` takes along as data and fits. A step with these options finds them.
+# Options of the data and fits that `make gpukit` packs. A step with the same options uses them.
 SEED = {
     "recsys2021": ("--scale", "0.0002", "--set", "token_dim=8", "--set", "epochs=1"),
     "booking": ("--scale", "0.002", "--set", "epochs=1", "--set", "dim=16", "--set", "hidden=32"),
@@ -19,26 +19,27 @@ GPU_TESTS = "(cudf or polars-gpu or cuda or nvforest) and not without_a_gpu"
 
 @dataclass(frozen=True)
 class Step:
-    """One command, arguments of this Python.
+    """One command: arguments of the Python that runs the suite.
 
-    `{records}` stands for the folder that takes its records, `{work}` for one that all steps share, `{test_scale}` for the size of
-    the large test.
+    Placeholders: `{records}` is the folder for its records, `{work}` a folder shared by all steps, `{test_scale}` the size of the
+    large test.
     """
 
     name: str
     command: tuple[str, ...]
     limit_s: float
-    expected_s: float = 0.0  # on the GPU machine with 16 cores: an estimate until a GPU has run it
-    cpu_s: float = 0.0  # CPU seconds of what needs no GPU in it, measured in a rehearsal; 0: not measured
-    cores: int = 1  # of 16, that these seconds are spread over
+    expected_s: float = 0.0  # on a GPU machine with 16 cores: an estimate until a GPU has run it
+    cpu_s: float = 0.0  # CPU seconds of its parts without a GPU, measured in a rehearsal; 0 = not measured
+    cores: int = 1  # of 16, over which the CPU seconds are spread
     group: str = "more"
-    gpu: bool = True  # whether it shows nothing without one
-    shares: str = ""  # a name for the folder of records, where steps share one: a run is held against a reference of before
-    needs: tuple[str, ...] = ()  # steps whose files it reads
-    through: tuple[str, ...] = ()  # a program that runs the command, with its options
+    gpu: bool = True  # whether it needs a GPU
+    shares: str = ""  # name of a folder of records shared by steps, so that a run is compared with the reference of an earlier step
+    needs: tuple[str, ...] = ()  # steps that make files which it reads
+    through: tuple[str, ...] = ()  # a program, with options, that runs the command
 
 
 def of(group: str, *steps: Step) -> tuple[Step, ...]:
+    """The steps as members of a group."""
     return tuple(replace(step, group=group) for step in steps)
 
 
@@ -50,28 +51,31 @@ def tests(
     marked: str = "not gpu_plan and not slow",
     processes: int = 6,
 ) -> Step:
-    """The tests of some folders that run on a GPU, by their names and their parameters'."""
-    how = ("-q", "--maxfail=20", "-n", str(processes), "--hypothesis-profile", "gpu")
-    which = ("-k", chosen, "-m", marked)
-    return Step(name, ("-m", "pytest", *how, *which, *folders), limit_s, cores=processes)
+    """A step that runs the tests in some folders that need a GPU, selected by their names and markers."""
+    options = ("-q", "--maxfail=20", "-n", str(processes), "--hypothesis-profile", "gpu")
+    selection = ("-k", chosen, "-m", marked)
+    return Step(name, ("-m", "pytest", *options, *selection, *folders), limit_s, cores=processes)
 
 
 def run(name: str, limit_s: float, task: str, *options: str, budget: str = "unlimited") -> Step:
-    told = ("--on-unmet-budget", "warn", "--out", "{records}")
-    return Step(name, ("-m", "buzzer", "run", task, "--budget", budget, *told, *options), limit_s)
+    """A step that runs a task."""
+    common = ("--on-unmet-budget", "warn", "--out", "{records}")
+    return Step(name, ("-m", "buzzer", "run", task, "--budget", budget, *common, *options), limit_s)
 
 
 def bench(name: str, limit_s: float, model: str, *options: str) -> Step:
+    """A step that times a model on the GPU."""
     command = ("-m", "buzzer", "bench", model, "--device", "cuda", "--out", "{records}")
     return Step(name, (*command, *options), limit_s)
 
 
 def kernels(name: str, limit_s: float, *arguments: str) -> Step:
+    """A step that runs the tools of the fused kernels."""
     return Step(name, ("-m", "buzzer.engine.fused", *arguments), limit_s)
 
 
 def timed(step: Step, expected_s: float, cpu_s: float = 0.0, cores: int | None = None) -> Step:
-    """The step with its seconds."""
+    """The step with its expected and measured seconds."""
     return replace(step, expected_s=expected_s, cpu_s=cpu_s, cores=cores or step.cores)
 
 
@@ -80,32 +84,24 @@ def timed(step: Step, expected_s: float, cpu_s: float = 0.0, cores: int | None =
 SHORT = ("--seq", "128", "--seconds", "0", "--rounds", "1")
 SHAPE = (*SHORT, "--batch", "1", "--count", "460")
 OF_128 = ("--backend", "fused,torch_eager", "--precision", "fp8", *SHORT, "--batch", "128", "--count", "20")
-ONE_RUN = ("--count", "4")  # the last of two counts
+ONE_RUN = ("--count", "4")  # overrides the count in SHAPE: the last of two counts
 KERNEL_TESTS = ("tests/engine/kernels", "tests/engine/fused/test_fused.py")
-# One kernel's hardware counters, and where its time goes.
+# The hardware counters of one kernel, which show where its time goes.
 NCU = (
-    "ncu",
-    "--clock-control",
-    "none",
-    "--target-processes",
-    "all",
-    "--set",
-    "full",
-    "-k",
-    "regex:gemm",
-    "-c",
-    "4",
+    *("ncu", "--clock-control", "none", "--target-processes", "all", "--set", "full"),
+    *("-k", "regex:gemm", "-c", "4"),
 )
-NEW_PATHS = "wgmma or modes or quantised"  # what no CPU can run: tiles that use wgmma, ways to launch, eight-bit products
+NEW_PATHS = "wgmma or modes or quantised"  # which no CPU can run: tiles that use wgmma, launch modes, eight-bit products
 
 
 def bert_large(name: str, limit_s: float, backend: str, precisions: str, *options: str) -> Step:
-    chosen = ("--backend", backend, "--precision", precisions)
-    return bench(name, limit_s, "bert-large", *chosen, *SHAPE, *options)
+    """A step that times BERT-Large on one sentence of 128 tokens."""
+    variants = ("--backend", backend, "--precision", precisions)
+    return bench(name, limit_s, "bert-large", *variants, *SHAPE, *options)
 
 
 def tune(precision: str, limit_s: float, seconds: int) -> Step:
-    """Measures for so many seconds, then stores the fastest it has found."""
+    """A step that tunes the kernels of a precision for so many seconds and stores the fastest variants."""
     options = ("--precision", precision, "--seconds", str(seconds))
     return kernels(f"kernel tune {precision}", limit_s, "tune", *options)
 
@@ -135,14 +131,15 @@ LARGE_DATA, MEDIUM_DATA = "{work}/recsys-large", "{work}/recsys-medium"
 DATA = {"recsys2021 large data": LARGE_DATA, "recsys2021 medium data": MEDIUM_DATA}
 
 
-def recsys(suffix: str, limit_s: float, engines: str, *options: str, **more: str) -> Step:
-    made = run(f"recsys2021 {suffix}", limit_s, "recsys2021", "--engine", engines, *options, **more)
+def recsys(suffix: str, limit_s: float, engines: str, *options: str, budget: str = "unlimited") -> Step:
+    """A step that runs recsys2021, with its records in the folder of all such steps."""
+    step = run(f"recsys2021 {suffix}", limit_s, "recsys2021", "--engine", engines, *options, budget=budget)
     needs = tuple(name for name, folder in DATA.items() if folder in options)
-    return replace(made, shares="recsys2021", needs=needs)
+    return replace(step, shares="recsys2021", needs=needs)
 
 
 def recsys_data(name: str, limit_s: float, test_scale: str) -> Step:
-    """Training parts as small as the seed's, and a test part worth a GPU."""
+    """A step that generates data: training parts as small as the seed's, and a test part of `test_scale`."""
     size = ("--scale", SEED["recsys2021"][1], "--test-scale", test_scale)
     command = ("-m", "buzzer", "data", "generate", "recsys2021", *size, "--out", DATA[name])
     return Step(name, command, limit_s, gpu=False)
@@ -175,7 +172,7 @@ FRAMES = of(
     timed(recsys("cluster of one", 60, "polars-gpu", *SMALL, *NETWORKS, "--gpus", "1"), 40, 2.3),
 )
 
-# ---- the rest, for a machine that is yours ------------------------------------------------------------------------------------
+# ---- the rest, for a machine of your own ---------------------------------------------------------------------------------------
 
 SHOPS = ("sigir-ecom-task2", "sigir-ecom-task1", "online-shoppers", "complete-journey")
 ON_CLUSTER = ("--gpus", "1", "--device", "cuda")
@@ -195,17 +192,18 @@ STEPS: tuple[Step, ...] = (*BERT, *FRAMES, *MORE)
 
 
 def chosen(only: str) -> list[Step]:
-    """The steps of a comma-separated list, in its order, each after the step whose files it reads; all for an empty list.
+    """The steps that a comma-separated list selects, in its order, each after the steps that it needs; all for an empty list.
 
-    A part of the list names a group, or is a part of steps' names.
+    Each item of the list is the name of a group, or a part of the names of steps.
     """
     parts = [part.strip() for part in only.split(",") if part.strip()] or [""]
     groups = {step.group for step in STEPS}
-    found = [
+    selected = [
         step
         for part in parts
         for step in STEPS
         if (part == step.group if part in groups else part in step.name)
     ]
-    made = {step.name: step for step in STEPS}
-    return list(dict.fromkeys(step for one in found for step in (*(made[n] for n in one.needs), one)))
+    by_name = {step.name: step for step in STEPS}
+    ordered = (part for step in selected for part in (*(by_name[name] for name in step.needs), step))
+    return list(dict.fromkeys(ordered))

@@ -1,6 +1,6 @@
-"""What records must have in common to be compared, and what a reader is told where they differ.
+"""Which records may be compared, and notes on how compared records differ.
 
-Everything that groups records takes its keys from here: boards, comparisons, regressions, noise, the gate.
+All code that groups records takes its keys from here: leaderboards, comparisons, regressions, noise, the gate.
 """
 
 from collections import Counter
@@ -19,7 +19,7 @@ JOB: Facts = {
     "parameters": lambda r: r.config_hash,
     "seed": lambda r: r.seed,
 }
-# Runs that agree in these were asked the same of the same model, so that their scores must agree.
+# Runs that agree in these have the same inputs, parameters and fit, so their scores must agree.
 QUESTION: Facts = JOB | {"fit": lambda r: r.fit_id}
 # Runs that agree in these may be compared by their times.
 TIMES: Facts = JOB | {
@@ -28,49 +28,51 @@ TIMES: Facts = JOB | {
     "machine": lambda r: machine.describe(r.machine),
     "scoring": lambda r: r.scoring,
 }
-# Runs must agree in these too where a small difference is looked for: between A/A pairs, and with older records.
+# Where small differences matter (A/A pairs, comparisons with older records), runs must agree in these too.
 LIMITS: Facts = {"enforcement": lambda r: r.enforcement}
-GROWTH = ("scale", "data")  # in which the runs of a comparison over sizes differ
-# Parameters of a bench in which one table's lines may differ: how many runs are timed, and what tells lines apart.
-LINES = ("count", "seconds", "at_most", "packing")
-SHOWN = 4  # commits and versions that a note names
+GROWTH = ("scale", "data")  # in which the runs of a comparison over data sizes may differ
+# Parameters of a bench in which the rows of one table may differ: how long to measure, and what identifies a row.
+ROW_PARAMETERS = ("count", "seconds", "at_most", "packing")
+SHOWN = 4  # commits and versions that a note lists
 
 
 def question(r: Record) -> Key:
+    """What must be equal for scores to be compared."""
     return _key(QUESTION, r)
 
 
 def times(r: Record, without: Sequence[str] = ()) -> Key:
-    """What must be equal for run times to be compared; `without` some of the facts' names."""
+    """What must be equal for run times to be compared. `without`: names of facts to leave out."""
     return _key({name: fact for name, fact in TIMES.items() if name not in without}, r)
 
 
-def near(r: Record) -> Key:
-    """What must be equal for run times to be compared closely."""
+def close_times(r: Record) -> Key:
+    """What must be equal for small differences of run times to be compared."""
     return _key(TIMES | LIMITS, r)
 
 
-def here(r: Record) -> Key:
-    """What makes the noise of run times: the machine, how limits are enforced, and what is timed."""
+def noise(r: Record) -> Key:
+    """What the noise of run times depends on: the machine, how limits are enforced, and what is timed."""
     return _key({"machine": TIMES["machine"], "scoring": TIMES["scoring"]} | LIMITS, r)
 
 
 def bench(r: Record) -> Key:
-    """What the lines of one bench table have in common: the sizes first, by which tables are sorted."""
-    c = r.config
-    sizes = (c["batch"], str(c["seq"]), c["lengths"], c["scenario"])
-    known = (*LINES, "model") if "model_hash" in c else LINES  # a path's model is known by its contents
-    more = sorted((k, repr(v)) for k, v in c.items() if k not in known)
+    """What the rows of one bench table have in common. It begins with the sizes, by which tables are sorted."""
+    config = r.config
+    sizes = (config["batch"], str(config["seq"]), config["lengths"], config["scenario"])
+    # A model that was given as a path is identified by the hash of its contents.
+    ignored = (*ROW_PARAMETERS, "model") if "model_hash" in config else ROW_PARAMETERS
+    others = sorted((name, repr(value)) for name, value in config.items() if name not in ignored)
     return (
         r.task,
-        c.get("model_hash", ""),
+        config.get("model_hash", ""),
         *sizes,
         r.device,
         r.budget.name,
         machine.describe(r.machine),
         r.seed,
         r.scoring,
-        *more,
+        *others,
     )
 
 
@@ -78,64 +80,68 @@ def _key(facts: Facts, r: Record) -> Key:
     return tuple(fact(r) for fact in facts.values())
 
 
-# ---- what may differ, and is told --------------------------------------------------------------------------------
+# ---- notes on what differs ---------------------------------------------------------------------------------------
 
 
-def told(records: Iterable[Record]) -> list[str]:
-    """Notes on what records that stand together differ in: commit, library versions, system, fit, enforcement."""
+def differences(records: Iterable[Record]) -> list[str]:
+    """Notes on how compared records differ: in commit, library versions, system, fit, enforcement."""
     ran = [r for r in records if r.enforcement != "none"]
     notes = [
         *_commits(ran),
         *_versions(ran),
-        *_values("system", Counter(r.machine.system for r in ran)),
+        *_systems(ran),
         *_fits(ran),
     ]
     polled = sum(r.enforcement == "polled" for r in ran)
     if polled:
         some = "" if polled == len(ran) else f" in {polled} of {len(ran)} runs"
-        notes.append(f"limits watched by polling{some}, not enforced by the kernel")
+        notes.append(f"limits checked by polling{some}, not enforced by the kernel")
     return notes
 
 
 def _commits(records: Sequence[Record]) -> list[str]:
-    found = Counter(short(r.git_commit) for r in sorted(records, key=lambda r: r.created, reverse=True))
-    if len(found) < 2:
+    runs = Counter(short(r.git_commit) for r in sorted(records, key=lambda r: r.created, reverse=True))
+    if len(runs) < 2:
         return []
-    named = [f"{commit} ({count} {'run' if count == 1 else 'runs'})" for commit, count in found.items()]
-    return [f"records of {len(found)} commits: {', '.join(_cut(named))}"]
+    commits = [f"{commit} ({count} {'run' if count == 1 else 'runs'})" for commit, count in runs.items()]
+    return [f"records of {len(runs)} commits: {', '.join(_cut(commits))}"]
 
 
 def short(commit: str | None) -> str:
-    """A commit as people write it, with its mark of local changes."""
+    """A commit's first 7 digits, with `+dirty` for local changes; `an installed package` for None."""
     if commit is None:
-        return "an install"
+        return "an installed package"
     name, plus, dirty = commit.partition("+")
     return name[:7] + plus + dirty
 
 
 def _versions(records: Sequence[Record]) -> list[str]:
-    found: dict[str, Counter[str]] = {}
+    versions: dict[str, set[str]] = {}
     for r in records:
         for name, version in r.versions.items():
-            found.setdefault(name, Counter())[version] += 1
-    told = [f"{name} {' and '.join(_cut(sorted(v)))}" for name, v in sorted(found.items()) if len(v) > 1]
-    return [f"library versions differ: {', '.join(told)}"] if told else []
+            versions.setdefault(name, set()).add(version)
+    differing = [
+        f"{name} {' and '.join(_cut(sorted(v)))}" for name, v in sorted(versions.items()) if len(v) > 1
+    ]
+    return [f"library versions differ: {', '.join(differing)}"] if differing else []
 
 
-def _values(what: str, found: Counter[str]) -> list[str]:
-    return [f"{what}: {' and '.join(_cut(sorted(found)))}"] if len(found) > 1 else []
+def _systems(records: Iterable[Record]) -> list[str]:
+    systems = sorted({r.machine.system for r in records})
+    return [f"system: {' and '.join(_cut(systems))}"] if len(systems) > 1 else []
 
 
 def _fits(records: Iterable[Record]) -> list[str]:
-    """That runs of one job loaded different fits."""
-    found: dict[Key, set[str]] = {}
+    """A note if runs of one job used different fits."""
+    fits: dict[Key, set[str]] = {}
     for r in records:
         if r.fit_id is not None:
-            found.setdefault(_key(JOB, r), set()).add(r.fit_id)
-    most = max((len(fits) for fits in found.values()), default=0)
+            fits.setdefault(_key(JOB, r), set()).add(r.fit_id)
+    most = max((len(ids) for ids in fits.values()), default=0)
     return [f"runs of {most} fits"] if most > 1 else []
 
 
-def _cut(named: Sequence[str]) -> list[str]:
-    more = len(named) - SHOWN
-    return [*named[:SHOWN], *([f"{more} more"] if more > 0 else [])]
+def _cut(items: Sequence[str]) -> list[str]:
+    """The first items, and how many more there are."""
+    more = len(items) - SHOWN
+    return [*items[:SHOWN], *([f"{more} more"] if more > 0 else [])]

@@ -19,16 +19,17 @@ MAX_LENGTH = 64  # characters of a folder's name
 
 def relative_path(record: Record) -> Path:
     """The path of a record below its folder of records."""
+    task = task_folder(record.task)
     parts = (
         record.created.strftime("%Y%m%dT%H%M%S"),
-        record.task,
+        task,
         record.job,
         record.engine,
         record.backend,
         *((record.precision,) if record.job == "bench" else ()),
         run_name(record.run_id),
     )
-    return Path(task_folder(record.task), machine_folder(record), f"{'-'.join(parts)}.json")
+    return Path(task, machine_folder(record), f"{'-'.join(parts)}.json")
 
 
 def task_folder(task: str) -> str:
@@ -52,7 +53,7 @@ def machine_folder(record: Record) -> str:
 def _shortened(name: str, text: str) -> str:
     """`name`, cut, with a hash of `text` that tells it from others that are cut to the same."""
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    return f"{name[: MAX_LENGTH - 9].rstrip('-')}-{digest}"
+    return f"{name[: MAX_LENGTH - 9].strip('-')}-{digest}".lstrip("-")
 
 
 def root(path: Path, record: Record) -> Path:

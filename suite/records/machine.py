@@ -1,8 +1,9 @@
-"""What a record says of the machine and of the software that made it."""
+"""The machine, the libraries and the commit, as records state them."""
 
 import os
 import platform
 import subprocess
+from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -39,7 +40,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @cache
 def machine() -> Machine:
-    """Processor, cores, memory, system and GPUs."""
+    """This machine: processor, cores, memory, system and GPUs."""
     facts = {
         "cpu": device.cpu_name(),
         "simd": device.simd(),
@@ -53,32 +54,30 @@ def machine() -> Machine:
 
 
 def load_average() -> float:
-    """Load average of the last minute: work of others beside a run is noise in it."""
+    """Load average of the last minute. Other work on the machine is noise in a run's times."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
 
 
 def describe(facts: Machine) -> str:
     """The machine in one line of a report."""
     gpus = ", ".join(gpu.name for gpu in facts.gpus) or "no GPU"
-    simd = f" ({facts.simd})" if facts.simd else ""  # not in older records
+    simd = f" ({facts.simd})" if facts.simd else ""  # older records do not have it
     return f"{facts.cpu}{simd}, {facts.cores} cores, {facts.memory_bytes / 2**30:.0f} GiB, {gpus}"
 
 
 @cache
 def versions() -> dict[str, str]:
-    """Python, the libraries that matter, where installed, and the distributions of plug-ins."""
-    found = {"python": platform.python_version()}
+    """The versions of Python, of those LIBRARIES that are installed, and of the distributions of plug-ins."""
+    versions = {"python": platform.python_version()}
     for name in (*LIBRARIES, *plugins.distributions()):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
 
 
 @cache
 def git_commit() -> str | None:
-    """The checkout's commit, with `+dirty` when tracked files differ from it; None in an install."""
+    """The checkout's commit, with `+dirty` if tracked files differ from it; None if this is an installed package."""
     try:
         commit = _git("rev-parse", "HEAD")
         return commit + ("+dirty" if _git("status", "--porcelain", "--untracked-files=no") else "")

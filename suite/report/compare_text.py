@@ -51,7 +51,7 @@ def markdown(result: Comparison, changes: Sequence[Change]) -> str:
 
 def differences(result: Comparison) -> list[str]:
     """In what the records of a comparison differ."""
-    return comparable.told(
+    return comparable.differences(
         r for row in result.group.cells.values() for cell in row.values() for r in cell.records
     )
 

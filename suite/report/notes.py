@@ -14,14 +14,14 @@ SCORING = {  # Record.scoring -> how a table says it
 
 def timing_notes(group: Sequence[Record]) -> list[str]:
     """By which rule comparable runs were timed, and in what they differ."""
-    return [SCORING[group[0].scoring], *comparable.told(group)]
+    return [SCORING[group[0].scoring], *comparable.differences(group)]
 
 
 def board_notes(group: Sequence[Record]) -> list[str]:
     """The notes of one board of the leaderboard."""
     notes = [SCORING[group[0].scoring], score_note(group), *sorted({note for r in group for note in r.notes})]
     notes += sorted({f"budget {r.budget.name} not met here: {u}" for r in group for u in r.budget.unmet})
-    return [note for note in [*notes, *comparable.told(group), *disturbances(group)] if note]
+    return [note for note in [*notes, *comparable.differences(group), *disturbances(group)] if note]
 
 
 def score_note(group: Sequence[Record]) -> str:
@@ -41,7 +41,7 @@ def bench_notes(group: Sequence[Record]) -> list[str]:
         for r in group
         if r.bench and r.bench.loadgen
     ]
-    return [*notes, *comparable.told(group), *disturbances(group)]
+    return [*notes, *comparable.differences(group), *disturbances(group)]
 
 
 def disturbances(records: Iterable[Record]) -> list[str]:

@@ -94,7 +94,7 @@ def _frontier(group: Sequence[Record]) -> Chart | None:
     points = [p for p in points if p in fastest.values()]
     if len({p.layers for p in points}) < 2:
         return None
-    where = "; ".join([machine.describe(group[0].machine), *comparable.told(group)])
+    where = "; ".join([machine.describe(group[0].machine), *comparable.differences(group)])
     summary = (
         f"{group[0].task} on {group[0].data_source} data, {where}. Of several backends the fastest."
         " Up and to the left is better; the line joins the points that no other one beats in both."
@@ -133,7 +133,7 @@ def _roofline(rows: Sequence[BenchGroup]) -> Chart:
         f"{name}: {peak:,.3g} GFLOP/s, {bandwidth:,.3g} GB/s" for name, (peak, bandwidth) in roofs.items()
     )
     r = rows[0].first
-    where = "; ".join([machine.describe(r.machine), *comparable.told(x for row in rows for x in row.records)])
+    where = "; ".join([machine.describe(r.machine), *comparable.differences(x for row in rows for x in row.records)])
     summary = (
         f"What each run reached, below the roof that was measured on this machine ({measured}). {where}."
     )

@@ -45,7 +45,7 @@ def result_table(records: Iterable[Record]) -> str:
     measured = "; ".join(
         f"{letters[facts]}: {escaped(facts)}" if several else escaped(facts) for facts in machines
     )
-    differ = any(comparable.told(group) for group in shown)
+    differ = any(comparable.differences(group) for group in shown)
     text = f"Measured on {measured}. {explanation(rules, differ)}"
     return f"{table('', header, lines).grid()}\n\n{text}"
 

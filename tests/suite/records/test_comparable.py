@@ -33,10 +33,10 @@ DIFFERENT: dict[str, dict[str, Any]] = {
 }
 TIMES = [name for name in DIFFERENT if name not in ("enforcement", "fit")]
 TOLD = {  # what differs -> the note
-    "commit": ({"git_commit": "b" * 40}, "records of 2 commits: bbbbbbb (1 run), an install (1 run)"),
-    "dirty": ({"git_commit": "b" * 40 + "+dirty"}, "records of 2 commits: bbbbbbb+dirty (1 run), an install (1 run)"),
+    "commit": ({"git_commit": "b" * 40}, "records of 2 commits: bbbbbbb (1 run), an installed package (1 run)"),
+    "dirty": ({"git_commit": "b" * 40 + "+dirty"}, "records of 2 commits: bbbbbbb+dirty (1 run), an installed package (1 run)"),
     "versions": ({"versions": {"python": "3.12", "torch": "2.13"}}, "library versions differ: python 3.11 and 3.12"),
-    "enforcement": ({"enforcement": "polled"}, "limits watched by polling in 1 of 2 runs, not enforced by the kernel"),
+    "enforcement": ({"enforcement": "polled"}, "limits checked by polling in 1 of 2 runs, not enforced by the kernel"),
     "system": ({"machine": MACHINE | {"simd": "AVX2", "system": "Linux 7", "arch": "x86_64"}}, "system: Linux and Linux 7"),
 }  # fmt: skip
 
@@ -134,8 +134,8 @@ def test_what_differs_is_told_wherever_records_stand_together(
 ) -> None:
     change, note = TOLD[name]
     records = two(make_record, change)
-    assert comparable.told(records) == [note]
-    assert comparable.told(records[:1]) == []
+    assert comparable.differences(records) == [note]
+    assert comparable.differences(records[:1]) == []
     assert f"- {note}" in leaderboard.markdown(records)
     assert note in page.html(records, {})
     assert "Some boards hold records that differ" in readme.table(records)
@@ -159,14 +159,14 @@ def test_a_change_says_what_else_changed(make_record: Make, name: str) -> None:
 def test_fits_of_one_job_are_told(make_record: Make) -> None:
     """Older records name none; each size has its own."""
     one, other = two(make_record, {"fit_id": "cpu-2"}, fit_id="cpu-1")
-    assert comparable.told([one, other]) == ["runs of 2 fits"]
-    assert comparable.told([one, other.model_copy(update={"fit_id": None})]) == []
-    assert comparable.told([one, other.model_copy(update={"data_fingerprint": "e" * 64})]) == []
+    assert comparable.differences([one, other]) == ["runs of 2 fits"]
+    assert comparable.differences([one, other.model_copy(update={"fit_id": None})]) == []
+    assert comparable.differences([one, other.model_copy(update={"data_fingerprint": "e" * 64})]) == []
 
 
 def test_a_run_that_was_not_started_differs_in_nothing(make_record: Make) -> None:
     missing = {"enforcement": "none", "outcome": "unsupported", "wall_s": 0.0, "phases": [], "samples": {}}
-    assert comparable.told(two(make_record, TOLD["commit"][0] | missing)) == []
+    assert comparable.differences(two(make_record, TOLD["commit"][0] | missing)) == []
 
 
 def test_layers_of_two_seeds_are_two_charts(make_record: Make) -> None:

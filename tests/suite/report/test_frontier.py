@@ -151,7 +151,7 @@ def test_a_lower_precision_owes_a_share_of_the_score(
     assert judged.gate.differences["accuracy"] == pytest.approx(accuracy - 0.96)
     if status == "failed" and precision != "fp32":
         assert judged.outcome == "wrong"
-        assert f"is asked of {precision}" in judged.message
+        assert f"is required of {precision}" in judged.message
 
 
 def test_the_command_line_plans_runs_and_draws(

@@ -77,7 +77,7 @@ def test_more_gpu_memory_than_the_budget_has(
 @pytest.mark.parametrize(
     ("use", "told"),
     [
-        ({}, "NVML was not there"),
+        ({}, "NVML was not available"),
         ({"gpu_busy_s": 0.0, "gpu_peak_memory_bytes": 10**9}, "busy 0 s"),
         ({"gpu_busy_s": 1.0, "gpu_peak_memory_bytes": 0}, "peak memory 0 bytes"),
         ({"gpu_busy_s": 1.0, "gpu_peak_memory_bytes": 10**9}, ""),

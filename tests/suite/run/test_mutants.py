@@ -204,7 +204,7 @@ MUTANTS = {
     ),
     "the scores of a submission are not looked at": Mutant(
         "suite/records/rescore.py",
-        "<= SAME",
+        "<= TOLERANCE",
         "<= 1",
         "suite/records/test_rescore.py::test_records_are_held_against_their_submissions[a lie]",
     ),

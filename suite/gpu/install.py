@@ -1,0 +1,78 @@
+"""Installs what a machine without network lacks, from `.gpukit`. Standard library only."""
+
+import lzma
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+from buzzer import caches
+from buzzer.suite.gpu.results import StepResult
+
+ROOT = Path(__file__).resolve().parents[2]
+SEED_FILE = "seed.tar.xz"
+
+
+def install(kit: Path, log: Path) -> tuple[list[str], list[StepResult]]:
+    """Install a kit. Returns folders for PYTHONPATH, and how it ended; both are empty if there is no kit.
+
+    A kit holds pieces that unpack themselves (`p*/unpack.py`, which prints its folder with --site), wheels (`wheels/*.whl`), and data
+    and fits (`seed.tar.xz`). The steps report what a broken kit lacks.
+    """
+    if not kit.is_dir():
+        return [], []
+    folders, began = list[str](), time.monotonic()
+    log.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with log.open("wb") as file:
+            folders += unpack_pieces(sorted(kit.glob("p*/unpack.py")), file)
+            folders += install_wheels(sorted(kit.glob("wheels/*.whl")), file)
+        unpack_seed(kit / SEED_FILE)
+        status, message = "ok", " ".join(folders)
+    except subprocess.CalledProcessError as error:
+        status, message = "failed", f"{Path(error.cmd[1]).name} ended with {error.returncode}: see {log.name}"
+    except (OSError, tarfile.TarError, lzma.LZMAError) as error:
+        status, message = "failed", f"{kit / SEED_FILE}: {error}"
+    return folders, [StepResult("kit", status, round(time.monotonic() - began, 1), message=message)]
+
+
+def unpack_pieces(pieces: Sequence[Path], log: IO[bytes]) -> list[str]:
+    """Unpack the pieces. Returns the folder that they unpack themselves into; nothing without pieces."""
+    environment = {"GPUKIT_SMOKE": "0"} | os.environ  # no trial imports: the steps import the libraries
+    for piece in pieces:
+        command = [sys.executable, str(piece), str(piece.parent)]
+        subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True, env=environment)
+    if not pieces:
+        return []
+    command = [sys.executable, str(pieces[0]), "--site"]
+    return [subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()]
+
+
+def install_wheels(wheels: Sequence[Path], log: IO[bytes]) -> list[str]:
+    """Install the wheels into a new folder. Returns the folder; nothing without wheels."""
+    if not wheels:
+        return []
+    site = tempfile.mkdtemp(prefix="buzzer-gpu-suite-site-")
+    options = ["--no-index", "--no-deps", "--no-compile", "--quiet", "--target", site]
+    command = [sys.executable, "-m", "pip", "install", *options, *map(str, wheels)]
+    subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True)
+    return [site]
+
+
+def unpack_seed(seed: Path) -> None:
+    """Unpack data and fits, if the kit has them, into the cache, where `buzzer run` looks for them."""
+    if seed.is_file():
+        with tarfile.open(seed) as tar:
+            tar.extractall(caches.folder(), filter="data")
+
+
+def environment(folders: Sequence[str]) -> dict[str, str]:
+    """This process's environment, with the kit's folders before the machine's own on PYTHONPATH."""
+    inherited = os.environ.get("PYTHONPATH", "")
+    path = os.pathsep.join(part for part in (str(ROOT), *folders, inherited) if part)
+    return os.environ | caches.environment() | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}

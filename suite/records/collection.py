@@ -1,0 +1,167 @@
+"""Records read from files and folders, as a sequence and as a table."""
+
+import html
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, overload
+
+from buzzer.errors import UsageError, unknown_name
+from buzzer.suite.escape import printable
+from buzzer.suite.records import frame, integrity, record
+from buzzer.suite.records.schema import Record
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import polars as pl
+
+SHOWN_TASKS, SHOWN_ROWS = 3, 20  # in the text and in the HTML of a collection
+SHOWN_COLUMNS = (
+    *("created", "task", "job", "engine", "backend", "precision", "budget"),
+    *("outcome", "gate", "score", "wall_s"),
+)
+
+
+class Records(Sequence[Record]):
+    """An immutable sequence of records, which can be filtered and made a data frame.
+
+    >>> records = load_records("results/booking")
+    >>> records
+    Records(27 runs of booking; 27 ok)
+    >>> records[0].job, records[0].engine
+    ('fit', 'polars')
+    >>> len(records[:3]), len(records + records[:3])
+    (3, 30)
+    >>> records.filter(job="predict", engine="pandas").to_polars()["wall_s"].median() < 60
+    True
+    """
+
+    __slots__ = ("_records",)
+
+    def __init__(self, records: Iterable[Record] = ()) -> None:
+        self._records = tuple(records)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self._records)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "Records": ...
+
+    def __getitem__(self, index: int | slice) -> "Record | Records":
+        return Records(self._records[index]) if isinstance(index, slice) else self._records[index]
+
+    def __add__(self, others: Iterable[Record]) -> "Records":
+        return Records((*self._records, *others))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Records) and self._records == other._records
+
+    __hash__ = None  # type: ignore[assignment]  # records are compared by their fields
+
+    def filter(self, predicate: Callable[[Record], bool] | None = None, /, **columns: object) -> "Records":
+        """The records for which the predicate holds and whose columns have the given values.
+
+        Columns are those of the data frames. A value may be a list, tuple or set of allowed values; None selects null. Raises
+        UsageError for a column that does not exist.
+
+        >>> records = load_records("results/booking")
+        >>> len(records.filter(job="predict", engine=["pandas", "polars"], backend="onnxruntime"))
+        6
+        >>> len(records.filter(lambda r: r.wall_s < 2.0, budget_cores=1))
+        4
+        """
+        rows = [frame.row(r) for r in self._records]
+        names = set(frame.fixed_columns()).union(*rows)
+        for name in columns:
+            if name not in names and self._records:
+                raise unknown_name("column", name, names)
+        wanted = {name: _allowed(value) for name, value in columns.items()}
+        return Records(
+            r
+            for r, row in zip(self._records, rows, strict=True)
+            if all(row.get(name) in allowed for name, allowed in wanted.items())
+            and (predicate is None or predicate(r))
+        )
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """A pandas frame with one row per run, with nullable dtypes; docs/records.md lists the columns.
+
+        >>> df = load_records("results/booking").to_pandas()
+        >>> df.groupby(["job", "engine"])["phase_predict_s"].count().to_dict()
+        {('fit', 'polars'): 0, ('predict', 'pandas'): 12, ('predict', 'polars'): 12}
+        """
+        return frame.to_pandas(self)
+
+    def to_polars(self) -> "pl.DataFrame":
+        """A Polars frame with one row per run; docs/records.md lists the columns.
+
+        >>> df = load_records("results/booking").to_polars()
+        >>> df.select("wall_s", "phase_predict_s", "score_accuracy@4").dtypes
+        [Float64, Float64, Float64]
+        """
+        return frame.to_polars(self)
+
+    def __repr__(self) -> str:
+        if not self._records:
+            return "Records(no runs)"
+        tasks = {r.task: None for r in self._records}
+        named = ", ".join(tasks) if len(tasks) <= SHOWN_TASKS else f"{len(tasks)} tasks"
+        outcomes = Counter(r.outcome for r in self._records)
+        counts = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items())
+        runs = "1 run" if len(self) == 1 else f"{len(self)} runs"
+        return f"Records({runs} of {named}; {counts})"
+
+    def _repr_html_(self) -> str:
+        """The first rows as an HTML table, which notebooks show."""
+        heads = "".join(f"<th>{name}</th>" for name in SHOWN_COLUMNS)
+        rows = "".join(f"<tr>{_html_cells(r)}</tr>" for r in self._records[:SHOWN_ROWS])
+        more = f" The first {SHOWN_ROWS} are shown." if len(self) > SHOWN_ROWS else ""
+        table = f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
+        return f"{table}<p>{html.escape(repr(self))}.{more}</p>"
+
+
+def load_records(*paths: str | Path) -> Records:
+    """The records in files and folders, in the order in which the runs ended; without paths, those in `results`.
+
+    Folders are searched at any depth. A record that `buzzer check` finds a problem with is left out with a warning. Raises UsageError
+    for a path that does not exist.
+
+    >>> load_records("results/booking", "results/gbdt")
+    Records(37 runs of booking, gbdt; 34 ok, 3 unsupported)
+    """
+    checked = integrity.examine(record_files([Path(path) for path in paths or ["results"]]))
+    for path, problems in checked.problems.items():
+        if problems:
+            warnings.warn(printable(f"left out: {path}: {'; '.join(problems)}"), stacklevel=2)
+    return Records(checked.good.values())
+
+
+def record_files(sources: Sequence[Path]) -> list[Path]:
+    """The record files among files and folders, each once. Raises UsageError for a path that does not exist."""
+    for source in sources:
+        if not source.exists():
+            raise UsageError(printable(f"{source}: no such file or folder"))
+    return list(dict.fromkeys(record.paths(sources)))
+
+
+def _allowed(value: object) -> Sequence[object]:
+    return list(value) if isinstance(value, list | tuple | set | frozenset) else [value]
+
+
+def _html_cells(r: Record) -> str:
+    row = frame.row(r)
+    row |= {"created": f"{r.created:%Y-%m-%d %H:%M}"}
+    return "".join(f"<td>{html.escape(_cell_text(row[name]))}</td>" for name in SHOWN_COLUMNS)
+
+
+def _cell_text(cell: frame.Cell) -> str:
+    if cell is None:
+        return ""
+    return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
