@@ -17,7 +17,7 @@ from buzzer.suite.cli import compare as verb
 from buzzer.suite.cli.progress import ProgressDisplay
 from buzzer.suite.records import record
 from buzzer.suite.records.record import Record
-from buzzer.suite.report import compare_text
+from buzzer.suite.report import compare_json, compare_text
 from buzzer.suite.run.plan import Choice
 
 Make = Callable[..., Record]
@@ -79,7 +79,7 @@ def test_speed_ups_are_paired_against_both_baselines(make_record: Make, choose: 
     assert lines[PLAIN].speed_up["plain"] is None
     assert lines[TUNED].cost_usd == pytest.approx(31 * 3.6 / 3600)
     assert lines[CUDA].cost_usd is None  # no price was given for its machine
-    assert lines[PLAIN].head_room()["time"] == pytest.approx(1 - 101 / 3600)
+    assert lines[PLAIN].cell.head_room.time == pytest.approx(1 - 101 / 3600)
 
 
 def test_growth_break_even_and_the_full_job(make_record: Make, choose: Choose) -> None:
@@ -263,13 +263,13 @@ def test_what_a_verdict_needs_is_shown(make_record: Make, choose: Choose) -> Non
     once = [r for r in measured(make_record, (0.03, 0.1)) if r.repeat == 0 and not r.control]
     made = made_of(once, choose)
     found = regress.changes(made.group, once, [Threshold.parse("wall:0%")], once)
-    text = verb.as_markdown(made, found)
+    text = compare_text.markdown(made, found)
     assert "| 16.83× (needs 2 rounds) |" in text
     assert "| needs 3 sizes and 2 rounds |" in text
     assert text.count("| needs 2 rounds |") == len(found) == 6
     assert {line.is_noise["plain"] for lines in made.lines.values() for line in lines} == {None}
     assert not any(c.failed for c in found)
-    json.dumps(compare_text.as_dict(made, found), allow_nan=False)
+    assert "NaN" not in compare_json.data(made, found).to_json()
 
 
 def test_one_older_day_is_enough_where_other_runs_tell_how_days_differ(make_record: Make) -> None:
@@ -333,9 +333,9 @@ def test_prices_have_names() -> None:
 
 def test_tables_and_json_say_the_same(make_record: Make, choose: Choose) -> None:
     made = made_of(measured(make_record), choose)
-    told = json.loads(json.dumps(compare_text.as_dict(made, [])))
+    told = json.loads(compare_json.data(made, []).to_json())
     assert told["runs"][-1]["speed_up"]["plain"] is None or told["runs"][-1]["variant"]
-    text = verb.as_markdown(made, [])
+    text = compare_text.markdown(made, [])
     assert "16.83× (16.83–16.83)" in text
     assert "[plain]" in text
     assert "means of A/A runs differ by up to" in text
@@ -372,7 +372,7 @@ def test_a_limit_that_nobody_meets_is_told(make_record: Make, choose: Choose) ->
     """No row count of runs that did not end, no table without lines."""
     late = {"outcome": "timeout", "rows": 0, "phases": [], "samples": {}, "gate": {"status": "unscored"}}
     made = made_of([timed(make_record, v, 0.1, 0, 5.0, **late) for v in (PLAIN, TUNED)], choose)
-    told = compare_text.sections(made, [])
+    told = compare_text.tables(made, [])
     assert [section.title for section in told] == ["Runs at scale 0.1"]
     assert len(told[0].lines) == 2
     assert told[0].notes[0].startswith("no variant ended well within its budget")

@@ -15,7 +15,7 @@ from buzzer.suite.cli import app
 from buzzer.suite.records import gate
 from buzzer.suite.records.record import Record, read_good
 from buzzer.suite.registry import TaskConfig
-from buzzer.suite.report import frontier
+from buzzer.suite.report import charts, frontier
 from buzzer.suite.run import runner
 from buzzer.suite.run.plan import Run
 
@@ -56,9 +56,9 @@ def test_the_front_is_what_nothing_beats(records: list[Record]) -> None:
     by = {(p.layers, p.precision): p for p in found}
     assert (by[6, "fp8"].outcome, by[6, "fp8"].counts) == ("simulated", False)
     assert (by[6, "sparse"].outcome, by[6, "sparse"].counts) == ("wrong", False)
-    base = frontier.reference(found, 6, found[0].backend)
-    assert base == 0.96
-    lines = frontier.table(found, base)
+    whole = frontier.frontier(records, 6, "torch_eager")
+    assert whole.reference_accuracy == 0.96
+    lines = whole.table().lines
     assert lines[-1][:2] == ("*", "6")
     assert lines[-1][5] == "100.00%"
     assert all(len(line) == len(frontier.COLUMNS) for line in lines)
@@ -109,17 +109,17 @@ def test_depths_to_compare_with() -> None:
 
 def test_the_chart_is_an_image_with_every_point(records: list[Record]) -> None:
     found = frontier.points(records, 6)
-    image = ElementTree.fromstring(frontier.chart(found, "a <title>"))
+    image = ElementTree.fromstring(charts.svg(frontier.chart(found, records, "a <title>")))
     space = "{http://www.w3.org/2000/svg}"
     marks = [e for e in image.iter(f"{space}circle") if len(e)]
     assert len(marks) == len(found)
     for e in marks:
-        assert 0 <= float(e.attrib["cx"]) <= frontier.WIDTH
-        assert 0 <= float(e.attrib["cy"]) <= frontier.HEIGHT
+        assert 0 <= float(e.attrib["cx"]) <= charts.WIDTH
+        assert 0 <= float(e.attrib["cy"]) <= charts.HEIGHT
     line = image.find(f"{space}polyline")
     assert line is not None
     assert len(line.attrib["points"].split()) == 3
-    rows = list(csv.DictReader(io.StringIO(frontier.csv_text(found))))
+    rows = list(csv.DictReader(io.StringIO(frontier.frontier(records, 6, "torch_eager").to_csv())))
     assert [float(r["accuracy"]) for r in rows] == [p.accuracy for p in found]
 
 

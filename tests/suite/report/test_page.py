@@ -130,7 +130,7 @@ def test_sessions_stand_below_their_roof(make_record: Make) -> None:
     corners = [tuple(map(float, point.split(","))) for point in roof.paths[0].points.split()]
     assert corners[1] == pytest.approx((roof.x.at(20.0), 100 - roof.y.at(200.0)), abs=0.02)  # the ridge
     assert max(m.y for m in roof.marks) < 100 - min(y for _, y in corners)
-    (board,) = page.content(made, {})["benches"]
+    (board,) = page.content(made, {}).benches
     assert [(m.number, m.y > 50) for m in board.frontier().marks] == [(1, False), (2, True)]
     assert "Accuracy against latency" in page.html(made, {})
     assert page_bench.rooflines([bench(make_record, "fp32", 0.05, 1.0, bench=BENCH | {"flops": None})]) == []
