@@ -340,10 +340,10 @@ class TaskSection:
         return charts.time_axis([s for a in self.timed for s in (a.time_s, a.budget_s) if s], "wall time")
 
 
-def sections(found: Iterable[Board], figures: Sequence[Anchor]) -> list[TaskSection]:
+def sections(board_list: Iterable[Board], figures: Sequence[Anchor]) -> list[TaskSection]:
     """A section per task that was run or of which others published figures, by name."""
     by_task: dict[str, list[Board]] = {a.task: [] for a in figures}
-    for board in found:
+    for board in board_list:
         by_task.setdefault(board.first.task, []).append(board)
     return [
         TaskSection(task, group, [a for a in figures if a.task == task])
@@ -385,13 +385,13 @@ class Content:
 
 def content(records: Sequence[Record], links: Mapping[str, str]) -> Content:
     """Everything that the template shows. links: the record file of a run_id, relative to the page."""
-    found = boards(records, links)
+    board_list = boards(records, links)
     ran = [r for r in records if r.job != "fit"]
-    names = list(dict.fromkeys(n for board in found for n in board.phase_names))
+    names = list(dict.fromkeys(n for board in board_list for n in board.phase_names))
     return Content(
         version=__version__,
-        tasks=sections(found, published.anchors()),
-        filters=filter_values(records, found),
+        tasks=sections(board_list, published.anchors()),
+        filters=filter_values(records, board_list),
         speed_ups=speed_up_charts(records),
         frontiers=page_bench.frontiers(records),
         rooflines=page_bench.rooflines(records),
@@ -405,15 +405,15 @@ def content(records: Sequence[Record], links: Mapping[str, str]) -> Content:
             runs=len(ran),
             failed=sum(r.outcome not in ("ok", "unsupported") for r in ran),
             unsupported=sum(r.outcome == "unsupported" for r in ran),
-            boards=len(found),
+            boards=len(board_list),
             machines=len({machine.describe(r.machine) for r in records}),
         ),
     )
 
 
-def filter_values(records: Sequence[Record], found: Sequence[Board]) -> dict[str, list[str]]:
+def filter_values(records: Sequence[Record], board_list: Sequence[Board]) -> dict[str, list[str]]:
     """The values of each filter."""
-    shown = [entry.filters for board in found for entry in board.entries]
+    shown = [entry.filters for board in board_list for entry in board.entries]
     for group in bench_groups.boards(records).values():
         shown += [bench_table.filters(row) for row in bench_groups.rows(group)]
     return {name: sorted({filters[name] for filters in shown}) for name in FILTERS}

@@ -97,7 +97,7 @@ def test_growth_break_even_and_the_full_job(make_record: Make, choose: Choose) -
     ("budget", "plain", "cuda"),
     [
         ("2c2g1d", "yes", "yes"),
-        ("1c2g5m", "no", "not told by 2 cores"),
+        ("1c2g5m", "no", "measured on 2 cores"),
         ("2c256m1d", "no", "no"),  # 0.6 GB at scale 1
         (
             "",
