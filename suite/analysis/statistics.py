@@ -228,4 +228,5 @@ def crossing(slow: PowerLaw, fast: PowerLaw, low: float, high: float) -> float |
     a, b = math.log(low), math.log(high)
     if gap(a) >= 0 or gap(b) <= 0:
         return None
-    return math.exp(brentq(gap, a, b))
+    root: Any = brentq(gap, a, b)  # a float, since full_output is not asked for
+    return math.exp(root)
