@@ -11,7 +11,7 @@ from buzzer.suite.bench import groups
 from buzzer.suite.records import comparable, gate, repetitions
 from buzzer.suite.records.record import Record
 from buzzer.suite.registry import params_hash
-from buzzer.suite.report import compare_json, compare_text, leaderboard, page, page_bench, readme
+from buzzer.suite.report import compare_json, compare_text, leaderboard, page, page_bench, page_runs, readme
 from buzzer.suite.run.plan import Choice
 
 Make = Callable[..., Record]
@@ -56,7 +56,7 @@ def test_no_board_holds_both(make_record: Make, key: str) -> None:
     groups = repetitions.boards(two(make_record, DIFFERENT[key])).values()
     assert all(len(group) == 1 for group in groups)
     assert len(groups) == (1 if key == "job" else 2)
-    assert len(page.boards(two(make_record, DIFFERENT[key]), {})) == len(groups)
+    assert len(page_runs.boards(two(make_record, DIFFERENT[key]), {})) == len(groups)
 
 
 @pytest.mark.parametrize("key", TIMES)

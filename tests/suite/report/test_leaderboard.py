@@ -7,7 +7,7 @@ import pytest
 from buzzer.suite.analysis import comparison
 from buzzer.suite.records import gate, repetitions
 from buzzer.suite.records.record import Record
-from buzzer.suite.report import compare_text, leaderboard, page
+from buzzer.suite.report import compare_text, leaderboard, page_runs
 from buzzer.suite.run.plan import Choice, fit_run, predict_runs
 
 Make = Callable[..., Record]
@@ -145,7 +145,7 @@ def test_what_was_not_measured_is_left_empty(make_record: Make, choose: Choose) 
         "none": ("0.500", "1.500", "2.000"),
         "pandas": ("", "", "2.000"),
     }
-    (entry,) = [e for e in page.boards(group, {})[0].entries if e.first.engine == "pandas"]
+    (entry,) = [e for e in page_runs.boards(group, {})[0].entries if e.first.engine == "pandas"]
     assert entry.phases() == [("load", 2.0)]
     (cells,) = [
         line

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from buzzer.suite.records import record
 from buzzer.suite.records.record import Record
-from buzzer.suite.report import charts, page, page_bench
+from buzzer.suite.report import charts, page, page_bench, page_runs
 
 Make = Callable[..., Record]
 TASK = {"task": "booking", "metric": "accuracy@4", "scores": {"accuracy@4": 0.49}, "rows": 1000}
@@ -89,7 +89,7 @@ def test_without_records_there_is_still_a_page() -> None:
 
 
 def test_speed_ups_are_those_of_the_medians(make_record: Make) -> None:
-    (chart,) = page.speed_up_charts(records(make_record))
+    (chart,) = page_runs.speed_up_charts(records(make_record))
     told = [mark.text for mark in chart.marks if mark.kind != "failed"]
     assert "cudf torch_eager cuda seed-cpu: 50.00× (50.00 to 50.00) at scale 1" in told
     assert "polars torch_eager cpu seed-cpu: 3.00× (3.00 to 3.00) at scale 0.1" in told

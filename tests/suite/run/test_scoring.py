@@ -14,7 +14,7 @@ from buzzer.suite.cli.progress import ProgressDisplay
 from buzzer.suite.cli.run import run_choice
 from buzzer.suite.records import integrity, record, repetitions
 from buzzer.suite.records.record import SCHEMA_MINOR, Record
-from buzzer.suite.report import leaderboard, page, readme
+from buzzer.suite.report import leaderboard, page, page_runs, readme
 from buzzer.suite.run import fits, limits, runner
 from buzzer.suite.run.limits import Measured
 from buzzer.suite.run.plan import Choice, predict_runs
@@ -228,7 +228,7 @@ def test_the_page_draws_scoring_beside_the_stages(make_record: Make) -> None:
     text = page.html([old, new], {})
     assert "score, after the wall time" in text
     assert '<td class="n">5.000</td>' in text
-    stages = [entry.phases() for board in page.boards([new], {}) for entry in board.entries]
+    stages = [entry.phases() for board in page_runs.boards([new], {}) for entry in board.entries]
     assert stages == [[("start", 0.5), ("predict", 1.5)]]
 
 
