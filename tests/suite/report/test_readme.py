@@ -55,12 +55,12 @@ def test_several_machines_have_letters(make_record: Make) -> None:
 
 
 def test_a_task_is_shown_with_its_own_parameters(make_record: Make) -> None:
-    own, other = (registry.task("booking").params | extra for extra in ({}, {"dim": 7}))
+    registered, other = (registry.task("booking").params | extra for extra in ({}, {"dim": 7}))
     records = [
         make_record(task="booking", config=config, config_hash=registry.params_hash(config), created=created)
-        for config, created in ((own, "2026-01-01T00:00:00Z"), (other, "2026-01-02T00:00:00Z"))
+        for config, created in ((registered, "2026-01-01T00:00:00Z"), (other, "2026-01-02T00:00:00Z"))
     ]
-    assert [group[0].config for group in readme.main_boards(records)] == [own]
+    assert [group[0].config for group in readme.main_boards(records)] == [registered]
 
 
 def test_filling_twice_changes_nothing(make_record: Make) -> None:
@@ -78,9 +78,9 @@ def test_what_is_published_is_that_of_the_records(name: str) -> None:
     files = {record.read(path).run_id: path for path in record.paths([ROOT / "results"])}
     good = [record.read(path) for path in files.values()]
     text = (ROOT / name).read_text(encoding="utf-8")
-    made = {
+    render = {
         "README.md": lambda: readme.fill(text, good),
         "results/leaderboard.md": lambda: leaderboard.markdown(good),
         "results/index.html": lambda: page.html(good, page.links_of(files, ROOT / name)),
     }
-    assert made[name]() == text, "run `make report`"
+    assert render[name]() == text, "run `make report`"
