@@ -1,1 +1,1 @@
-"""Statistics over records."""
+"""Comparisons of records and their statistics; nothing here runs or shows anything."""

@@ -1,6 +1,6 @@
 """Comparisons from records: the same job on several engines, backends, devices, budgets and sizes.
 
-`compare` makes plain data of one group of comparable records; `compare_text` shows it. Nothing here runs anything.
+`compare` computes plain data from one group of comparable records. `suite/report/compare_text.py` shows them.
 """
 
 import math
@@ -19,7 +19,7 @@ from buzzer.suite.records.record import Record
 from buzzer.suite.records.repetitions import RunGroup
 from buzzer.suite.registry import TaskConfig
 
-REACH = 1000.0  # break-even sizes are looked for up to this multiple of the largest measured size
+REACH = 1000.0  # break-even sizes are searched up to this multiple of the largest measured size
 
 
 @dataclass(frozen=True, order=True)
@@ -34,6 +34,7 @@ class Variant:
 
     @classmethod
     def of(cls, r: Record) -> "Variant":
+        """The variant of a record."""
         return cls(r.engine_name, r.backend, r.precision, r.device, r.budget.name)
 
     def __str__(self) -> str:
@@ -43,39 +44,43 @@ class Variant:
 
 @dataclass
 class Group:
-    """Records that may be compared: one task, machine, seed, set of parameters, kind of data, and rule of timing."""
+    """Records that may be compared: of one task, machine, seed, set of parameters, data source and rule of timing."""
 
     records: list[Record]
     cells: dict[float, dict[Variant, RunGroup]] = field(default_factory=dict)  # scale -> variant -> rounds
 
     def __post_init__(self) -> None:
-        found: dict[tuple[float, Variant], dict[int, Record]] = defaultdict(dict)
+        by_cell: dict[tuple[float, Variant], dict[int, Record]] = defaultdict(dict)
         ordered = sorted(self.records, key=lambda r: r.created)
-        data = {r.scale: r.data_fingerprint for r in ordered}  # a scale whose data were made anew: the newest
+        data = {
+            r.scale: r.data_fingerprint for r in ordered
+        }  # the newest data of a scale that was generated again
         for r in ordered:
             if not r.control and r.data_fingerprint == data[r.scale]:
-                found[r.scale, Variant.of(r)][r.repeat] = r  # the newest of each round counts
-        for (scale, variant), rounds in sorted(found.items()):
+                by_cell[r.scale, Variant.of(r)][r.repeat] = r  # the newest of each round counts
+        for (scale, variant), rounds in sorted(by_cell.items()):
             cell = RunGroup(tuple(rounds[i] for i in sorted(rounds)))
             self.cells.setdefault(scale, {})[variant] = cell
 
     @property
     def first(self) -> Record:
+        """A record, for what all have in common."""
         return self.records[0]
 
     @property
     def largest(self) -> float:
+        """The largest scale."""
         return max(self.cells)
 
     @property
     def rows_at_full(self) -> float:
-        """Rows predicted by the job at scale 1, by proportion."""
+        """Rows that the job predicts at scale 1, in proportion to the largest run; 0 if no run ended ok."""
         good = [r for r in self.records if r.outcome == "ok" and r.rows]
         biggest = max(good, key=lambda r: r.scale, default=None)
         return 0.0 if biggest is None else biggest.rows / biggest.scale
 
     def series(self, variant: Variant) -> dict[float, list[float]]:
-        """Scale -> wall seconds of a variant, where it was good."""
+        """Scale -> wall seconds of a variant, at the scales at which it is ranked."""
         column = {scale: row[variant] for scale, row in self.cells.items() if variant in row}
         walls = {
             scale: [w for w in cell.walls.values() if w] for scale, cell in column.items() if cell.ranked
@@ -83,23 +88,23 @@ class Group:
         return {scale: costs for scale, costs in walls.items() if costs}
 
     def peaks(self, variant: Variant, figure: str = "peak_memory_bytes") -> dict[float, list[float]]:
-        """Scale -> peak bytes of a variant, of the host or by another field, where it was good and its peak is known."""
+        """Scale -> peak bytes of a variant at the scales at which it is ranked. figure: field of a record, by default the host's peak."""
         column = {scale: row[variant] for scale, row in self.cells.items() if variant in row}
-        known = {
+        peaks = {
             scale: [float(peak) for r in cell.records if (peak := getattr(r, figure))]
             for scale, cell in column.items()
             if cell.ranked
         }
-        return {scale: peaks for scale, peaks in known.items() if peaks}
+        return {scale: sizes for scale, sizes in peaks.items() if sizes}
 
 
 def groups(records: Iterable[Record], task: str) -> list[Group]:
-    """The timed runs of a task, by what makes them comparable over sizes; the largest group first."""
-    found: dict[comparable.Key, list[Record]] = defaultdict(list)
+    """The timed runs of a task that may be compared over sizes; the group with the most scales first."""
+    by_key: dict[comparable.Key, list[Record]] = defaultdict(list)
     for r in records:
         if r.task == task and r.job == "predict" and not r.published:
-            found[comparable.times(r, without=comparable.GROWTH)].append(r)
-    return sorted((Group(rs) for rs in found.values() if any(not r.control for r in rs)), key=_size)
+            by_key[comparable.times(r, without=comparable.GROWTH)].append(r)
+    return sorted((Group(rs) for rs in by_key.values() if any(not r.control for r in rs)), key=_size)
 
 
 def _size(group: Group) -> tuple[int, int]:
@@ -124,39 +129,40 @@ def baselines(group: Group, task: TaskConfig) -> dict[str, Variant | None]:
 
 def cores(r: Record) -> int:
     """Cores that a run could use."""
-    have = r.machine.cores
-    return min(r.budget.cores or have, have)
+    return min(r.budget.cores or r.machine.cores, r.machine.cores)
 
 
 @dataclass(frozen=True)
 class Noise:
-    """How far two like runs differ here: A/A pairs, as a log ratio."""
+    """How far two runs of the same variant differ on a machine, from its A/A pairs."""
 
-    band: float
+    band: float  # log ratio
     pairs: int
 
     @property
     def per_cent(self) -> float:
+        """The band as a difference in per cent."""
         return 100 * math.expm1(self.band)
 
 
 def wall(r: Record) -> float | None:
+    """Wall seconds of a record."""
     return r.wall_s
 
 
 def noise(
     records: Iterable[Record], like: Record, rounds: int, figure: Callable[[Record], float | None] = wall
 ) -> Noise | None:
-    """The noise of a figure over `rounds` rounds on the machine of `like`, from its A/A pairs; None without two of them.
+    """The noise of a figure over `rounds` rounds on the machine of `like`; None with fewer than two A/A pairs.
 
-    Pairs of the same task, scale and data where there are such, else all pairs of the machine. The band is the far
-    end of the 95 % interval that the mean of so many A/A rounds has.
+    The A/A pairs are those of the same task and scale if there are two, else all pairs of the machine. The band is the
+    95 % interval of the mean log ratio of that many A/A rounds.
     """
     facts = comparable.noise(like)
     here = [r for r in records if r.outcome == "ok" and comparable.noise(r) == facts]
     pairs = [(a, b) for a, b in aa_pairs(here) if figure(a) and figure(b)]
-    near = [(a, b) for a, b in pairs if (b.task, b.scale) == (like.task, like.scale)]
-    used = near if len(near) >= 2 else pairs
+    same = [(a, b) for a, b in pairs if (b.task, b.scale) == (like.task, like.scale)]
+    used = same if len(same) >= 2 else pairs
     if len(used) < 2:
         return None
     logs = [math.log((figure(b) or 1.0) / (figure(a) or 1.0)) for a, b in used]
@@ -165,7 +171,7 @@ def noise(
 
 
 def aa_pairs(records: Iterable[Record]) -> list[tuple[Record, Record]]:
-    """Each control run with the run of the same variant, data and round that was made nearest to it in time."""
+    """Each control run with the run of the same variant, data and round that is nearest to it in time."""
     runs: dict[tuple[Any, ...], dict[bool, dict[str, Record]]] = defaultdict(lambda: {True: {}, False: {}})
     for r in records:
         runs[comparable.close_times(r), Variant.of(r), r.repeat][r.control][r.run_id] = r
@@ -178,58 +184,58 @@ def aa_pairs(records: Iterable[Record]) -> list[tuple[Record, Record]]:
 
 
 def price(group: Group, prices: Mapping[str, float], device: str, wall_s: float) -> float | None:
-    """US dollars of a run, where a price per hour is given for the device's machine; never guessed."""
+    """US dollars of a run; None without a price per hour for its device."""
     rate = prices.get(device)
     return None if rate is None else rate * wall_s / 3600
 
 
 def parse_prices(text: str) -> dict[str, float]:
-    """`cpu=e2-highmem-8,cuda=3.7` -> US dollars per hour by device. Names are those of configs/prices.yaml."""
-    known = {entry["name"]: float(entry["usd_per_hour"]) for entry in load_yaml("prices.yaml")}
-    found = {}
+    """`cpu=e2-highmem-8,cuda=3.7` -> US dollars per hour by device. Names are those of configs/prices.yaml. Raises UsageError."""
+    named = {entry["name"]: float(entry["usd_per_hour"]) for entry in load_yaml("prices.yaml")}
+    prices = {}
     for part in filter(None, text.split(",")):
         device, equals, value = part.strip().partition("=")
         if not equals or device not in ("cpu", "cuda"):
             raise UsageError(f"--price {part}: not of the form cpu=PRICE or cuda=PRICE")
         try:
-            found[device] = known[value] if value in known else float(value)
+            prices[device] = named[value] if value in named else float(value)
         except ValueError:
-            raise unknown_name("price", value, known) from None
-        if not found[device] >= 0 or math.isinf(found[device]):
+            raise unknown_name("price", value, named) from None
+        if not prices[device] >= 0 or math.isinf(prices[device]):
             raise UsageError(f"--price {part}: a price per hour is a number from 0 up")
-    return found
+    return prices
 
 
 @dataclass(frozen=True)
 class VariantResult:
-    """One variant at one scale, beside the two baselines."""
+    """One variant at one scale, compared with the two baselines."""
 
     variant: Variant
     cell: RunGroup
-    speed_up: dict[str, Ratio | None]  # baseline name -> how many times faster than it
-    is_noise: dict[str, bool | None]  # None where nothing tells
+    speed_up: dict[str, Ratio | None]  # by baseline: how many times faster
+    is_noise: dict[str, bool | None]  # by baseline; None if neither interval nor noise is known
     cost_usd: float | None
 
 
 @dataclass(frozen=True)
 class ScalingFit:
-    """How a variant's cost grows, where it breaks even with the baselines, and the full job."""
+    """How a variant's cost grows with size, where it breaks even with the baselines, and its full job."""
 
     variant: Variant
     growth: PowerLaw
-    exponent: tuple[float, float] | None  # 95 % interval; None where sizes or rounds are too few
+    exponent: tuple[float, float] | None  # 95 % interval; None with too few sizes or rounds
     check: statistics.Check | None
-    break_even_rows: dict[str, float | None]  # baseline name -> rows from which this one is faster
+    break_even_rows: dict[str, float | None]  # by baseline: rows from which on this one is faster
     full: Projection
     full_memory: Projection | None
     full_gpu_memory: Projection | None
-    budget: Budget  # what the projection is held against
+    budget: Budget  # with which the projection is compared
     verdict: str
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All of one group."""
+    """Everything that `buzzer compare` shows of one group."""
 
     group: Group
     baselines: dict[str, Variant | None]
@@ -246,10 +252,10 @@ def compare(
     pool: Sequence[Record],
     full: float = 1.0,
 ) -> Comparison:
-    """Everything `buzzer compare` tells of a group.
+    """Compare the variants of a group.
 
-    The job at scale `full` is projected and held against `budget`, or where that is None against each variant's own.
-    `pool` are the records in which A/A pairs are looked for.
+    prices: US dollars per hour by device. pool: records that may hold A/A pairs. full: scale of the job to project. budget:
+    limits of that job, by default each variant's own.
     """
     base = baselines(group, task)
     rounds = max(len(c.records) for c in group.cells[group.largest].values())
@@ -265,21 +271,21 @@ def _lines(
     prices: Mapping[str, float],
     pool: Sequence[Record],
 ) -> list[VariantResult]:
-    row, made = group.cells[scale], []
+    row, results = group.cells[scale], []
     for variant, cell in row.items():
         ratios: dict[str, Ratio | None] = {}
-        quiet: dict[str, bool | None] = {}
+        noisy: dict[str, bool | None] = {}
         for name, other in base.items():
             against = row.get(other) if other is not None else None
             comparable = against is not None and against.ranked and cell.ranked and other != variant
             ratios[name] = statistics.paired(against.walls, cell.walls) if against and comparable else None
             level = noise(pool, cell.first, len(cell.records))
             ratio = ratios[name]
-            quiet[name] = ratio.is_noise(level.band if level else None) if ratio else None
-        made.append(
-            VariantResult(variant, cell, ratios, quiet, price(group, prices, variant.device, cell.wall_s))
+            noisy[name] = ratio.is_noise(level.band if level else None) if ratio else None
+        results.append(
+            VariantResult(variant, cell, ratios, noisy, price(group, prices, variant.device, cell.wall_s))
         )
-    return sorted(made, key=lambda line: (not line.cell.ranked, line.cell.wall_s))
+    return sorted(results, key=lambda line: (not line.cell.ranked, line.cell.wall_s))
 
 
 def _trends(
@@ -320,7 +326,7 @@ def _trend(
         memory,
         gpu_memory,
         limit,
-        beats(wall, memory, limit, cores(measured), gpu_memory),
+        fits_budget(wall, memory, limit, cores(measured), gpu_memory),
     )
 
 
@@ -340,22 +346,23 @@ def _break_even(group: Group, slow: PowerLaw, fast: PowerLaw) -> float | None:
     return None if size is None else size * group.rows_at_full
 
 
-def beats(
+def fits_budget(
     wall: Projection,
     memory: Projection | None,
     budget: Budget,
     used_cores: int,
     gpu_memory: Projection | None = None,
 ) -> str:
-    """Whether the full job ends before the buzzer: `yes`, `no`, `too near to tell`, or what a verdict needs.
+    """Whether the full job stays within a budget: `yes`, `no`, `too near to tell`, or what a verdict needs.
 
-    A run that had more cores than the budget has says nothing about it.
+    Runs that used more cores than the budget has give no verdict.
     """
     if budget.cores is not None and used_cores > budget.cores:
-        return f"not told by {used_cores} cores"
+        return f"measured on {used_cores} cores"
     verdicts = {wall.verdict(budget.time_s)}
     if memory is not None:
         verdicts.add(memory.verdict(budget.memory_bytes))
     if gpu_memory is not None:
         verdicts.add(gpu_memory.verdict(budget.gpu_memory_bytes))
-    return min(verdicts, key=lambda v: {"no": 0, "too near to tell": 2, "yes": 3}.get(v, 1))
+    order = {statistics.NO: 0, statistics.NEAR: 2, statistics.YES: 3}
+    return min(verdicts, key=lambda verdict: order.get(verdict, 1))

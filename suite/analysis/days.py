@@ -1,7 +1,7 @@
-"""Comparisons between days: a day has an effect of its own on all its runs, which no number of them tells.
+"""Comparisons between days: each day has an effect on all its runs, which more runs on that day do not average out.
 
-Others' work, a reboot, another host of the same kind: what differs from day to day is a second source of variance beside the noise within
-a day, and an interval from the runs of two days alone is too narrow, the more so the more runs there are.
+Other work on the machine, a reboot or another host of the same kind change from day to day. That is a second source of variance beside the noise
+within a day. An interval from the runs of two days only is too narrow, and the more runs, the more so.
 """
 
 import math
@@ -17,17 +17,17 @@ Days = Sequence[Sequence[float]]  # the values of a series, by day
 
 @dataclass(frozen=True)
 class Spread:
-    """How far days lie apart: the variance of a day's mean log, which has the days' own and the runs' noise in it."""
+    """How far days differ: the variance of a day's mean log, from the days' effects and the runs' noise together."""
 
     variance: float
-    per_run: float  # mean of 1 / runs of a day: the share of the runs' variance that is in `variance`
+    per_run: float  # mean of 1 / runs per day: the share of the runs' variance in `variance`
     freedom: int
 
 
 def spread(series: Sequence[Days]) -> Spread | None:
-    """Pooled over several series of logs, as mean square around each one's own mean; None where none has two days.
+    """Pooled over several series of logs, as mean square around each series' mean; None if none has two days.
 
-    A day hits all series alike, so there are no more degrees of freedom than the longest series has.
+    A day affects all series alike, so there are no more degrees of freedom than the longest series has.
     """
     several = [days for days in series if len(days) > 1]
     if not several:
@@ -48,27 +48,27 @@ def _squares(values: Sequence[float]) -> float:
 
 
 def ratio(over: Days, under: Days, others: Sequence[Days] = ()) -> Ratio:
-    """Ratio of the geometric means over days of two series, with an interval that holds the days' own effects.
+    """Ratio of the geometric means over days of two series, with an interval that includes the effects of days.
 
-    Variance components: the spread of days is estimated from both series, or from `others` where those have more days, and
-    is corrected for unequal numbers of runs by the variance within days; degrees of freedom by Satterthwaite (1946). With equally
-    many runs a day it is Student's t-test of the days' means. The bounds are None where no series has two days.
+    Variance components: the spread of days is estimated from both series, or from `others` if those have more days, and
+    is corrected for unequal numbers of runs by the variance within days; degrees of freedom by Satterthwaite (1946). With the
+    same number of runs every day it is Student's t-test of the days' means. The bounds are None if no series has two days.
     """
     a, b, *rest = ([[math.log(x) for x in day] for day in days] for days in (over, under, *others))
     log = fmean(map(fmean, a)) - fmean(map(fmean, b))
-    none = Ratio(math.exp(log), None, None, min(len(a), len(b)))
+    unbounded = Ratio(math.exp(log), None, None, min(len(a), len(b)))
     repeats = sum(len(day) - 1 for day in chain(a, b))
-    own = spread([a, b])
-    known = [Spread(own.variance, own.per_run, len(a) + len(b) - 2)] if own else []
-    known += [s for s in [spread(rest)] if s and repeats]
-    if not known:
-        return none
-    found = max(known, key=lambda s: s.freedom)
+    both = spread([a, b])
+    spreads = [Spread(both.variance, both.per_run, len(a) + len(b) - 2)] if both else []
+    spreads += [s for s in [spread(rest)] if s and repeats]
+    if not spreads:
+        return unbounded
+    best = max(spreads, key=lambda s: s.freedom)
     weight = 1 / len(a) + 1 / len(b)
-    lacking = _per_run(a) / len(a) + _per_run(b) / len(b) - weight * found.per_run
+    lacking = _per_run(a) / len(a) + _per_run(b) / len(b) - weight * best.per_run
     within = sum(_squares(day) for day in chain(a, b)) / max(repeats, 1)
-    parts = (weight * found.variance, found.freedom), (max(lacking, 0.0) * within, max(repeats, 1))
+    parts = (weight * best.variance, best.freedom), (max(lacking, 0.0) * within, max(repeats, 1))
     variance = sum(part for part, _ in parts)
     freedom = variance**2 / sum(part**2 / f for part, f in parts) if variance else 1.0
     half = t_quantile(freedom) * math.sqrt(variance)
-    return Ratio(none.value, exp(log - half), exp(log + half), none.pairs)
+    return Ratio(unbounded.value, exp(log - half), exp(log + half), unbounded.pairs)

@@ -1,7 +1,8 @@
-"""Percentiles that say how sure they are, and that are refused where the samples are too few.
+"""Percentiles with intervals; none is given for too few samples.
 
 Distribution-free intervals from order statistics (David and Nagaraja, Order Statistics, section 7.1): of n independent samples the number
-below the true q-quantile is binomial(n, q), whatever the distribution. Samples of one process depend on each other, and count for fewer.
+below the true q-quantile is binomial(n, q), whatever the distribution. Samples of one process depend on each other and are worth fewer
+independent ones.
 """
 
 from collections.abc import Sequence
@@ -9,15 +10,13 @@ from dataclasses import dataclass
 from math import ceil, floor, log
 from typing import Any
 
-TAIL = 0.01  # chance of the true value on either side of an interval
-LEAST_EFFECTIVE = (
-    20  # independent samples that dependent ones must be worth: of fewer their dependence cannot be told
-)
+TAIL = 0.01  # probability that the true value is below an interval, and the same above it
+LEAST_EFFECTIVE = 20  # independent samples that dependent ones must be worth to estimate their dependence
 
 
 @dataclass(frozen=True)
 class Quantile:
-    """A percentile with its 98 % interval; the bounds are None where the samples depend too much on each other."""
+    """A percentile with its 98 % interval; the bounds are None if the samples depend too much on each other."""
 
     value: float
     low: float | None
@@ -26,7 +25,7 @@ class Quantile:
 
 
 def least_count(q: float) -> int:
-    """Samples of which the largest lies above the true q-quantile with 99 % probability: 459 for the 99th percentile.
+    """The number of samples whose largest is above the true q-quantile with 99 % probability: 459 for the 99th percentile.
 
     >>> [least_count(q) for q in (0.5, 0.9, 0.95, 0.99)]
     [7, 44, 90, 459]
@@ -35,7 +34,7 @@ def least_count(q: float) -> int:
 
 
 def quantile(samples: Sequence[float], q: float) -> Quantile | None:
-    """The q-quantile (nearest rank) of samples in the order of time, and its interval; None for fewer than `least_count`."""
+    """The q-quantile (nearest rank) of samples in the order of time, with its interval; None for fewer than `least_count` samples."""
     import numpy as np
 
     n, least = len(samples), least_count(max(q, 1 - q))
@@ -53,10 +52,10 @@ def quantile(samples: Sequence[float], q: float) -> Quantile | None:
 
 
 def effective_count(samples: Sequence[float], value: float) -> int:
-    """How many independent samples tell as much as these of a percentile that lies at `value`.
+    """The number of independent samples that give as much information on a percentile at `value`.
 
-    By the autocorrelation time of the samples' ranks or of being above `value`, whichever is longer: the first is the surer estimate, the
-    second sees slow runs that come in bursts.
+    By the longer autocorrelation time of two series: the samples' ranks, which is the more precise estimate, and whether a sample is
+    above `value`, which shows slow runs that come in bursts.
     """
     import numpy as np
     from scipy.stats import rankdata
@@ -66,12 +65,12 @@ def effective_count(samples: Sequence[float], value: float) -> int:
 
 
 def correlation_time(series: Any) -> float:
-    """1 + twice the sum of autocorrelations, at least 1: the initial monotone sequence of Geyer 1992, section 3.3."""
+    """1 + twice the sum of autocorrelations, at least 1, by the initial monotone sequence estimator of Geyer 1992, section 3.3."""
     import numpy as np
 
     n = len(series)
     centred = series - np.mean(series)
-    spectrum = np.fft.rfft(centred, 2 * n)  # as long again in zeros: no lag wraps around
+    spectrum = np.fft.rfft(centred, 2 * n)  # padded with n zeros: no lag wraps around
     covariance = np.fft.irfft(np.abs(spectrum) ** 2)[: n // 2 * 2]
     if covariance[0] <= 0:
         return 1.0
@@ -81,9 +80,9 @@ def correlation_time(series: Any) -> float:
 
 
 def ranks(n: int, q: float) -> tuple[int, int]:
-    """Ranks (from 1) of n independent samples that enclose the true q-quantile but for a chance of at most TAIL on each side.
+    """Ranks (from 1) of n independent samples between which the true q-quantile lies, except with probability TAIL on each side.
 
-    With B of the n samples below it, the r-th lies above it when B < r, and below it when B >= r.
+    If B of the n samples are below it, the r-th is above it for B < r, and below it for B >= r.
     """
     from scipy.stats import binom
 

@@ -1,7 +1,7 @@
-"""Regressions: a comparison's runs against older records of the same variant, data, parameters and machine.
+"""Regressions: new runs against older records of the same variant, data, parameters and machine.
 
-Records of one day are compared run by run, records of different days by the means of days (`days.py`): for that the spread of days must be known, from
-older records of several days.
+Records of one day are compared run by run, records of different days by the means of days (`days.py`). The latter needs older records of several
+days, which show how far days differ.
 """
 
 import math
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from statistics import median
-from typing import Any
 
 from buzzer.errors import UsageError, unknown_name
 from buzzer.suite.analysis import days, statistics
@@ -19,21 +18,22 @@ from buzzer.suite.analysis.comparison import Group, Variant, noise
 from buzzer.suite.analysis.statistics import LEAST_ROUNDS, Ratio
 from buzzer.suite.records import comparable
 from buzzer.suite.records.record import Record
-from buzzer.suite.records.repetitions import RunGroup
+from buzzer.suite.records.repetitions import RunGroup, phase_s
 
-REST = 8 * 3600  # seconds; a longer time without a run ends a day
+REST = 8 * 3600  # seconds without a run after which a new day begins
 LEAST_DAYS = 2
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """`wall:5%`: how much larger a figure may be than in the older record."""
+    """`wall:5%`: by which share a figure may be larger than in older records."""
 
     figure: str
     share: float
 
     @classmethod
     def parse(cls, text: str) -> "Threshold":
+        """The threshold that a text of the form FIGURE:PERCENT names. Raises UsageError."""
         name, colon, value = text.partition(":")
         try:
             share = float(value.removesuffix("%")) / 100
@@ -58,17 +58,16 @@ FIGURES: dict[str, Callable[[Record], float | None]] = {
 
 
 def figure(r: Record, name: str) -> float | None:
-    """A figure of a record by the name used in thresholds: wall, cpu, peak, ..., phase.predict."""
+    """A figure of a record by its name in thresholds: wall, cpu, peak, ..., phase.predict; None if it is 0 or not known."""
     if name.startswith("phase."):
-        spent = [p.wall_s for p in r.phases if p.name == name.removeprefix("phase.")]
-        return sum(spent) or None
+        return phase_s(r, name.removeprefix("phase.")) or None
     value = FIGURES[name](r)
     return float(value) if value else None
 
 
 @dataclass(frozen=True)
 class Change:
-    """A figure now against the same figure in older records."""
+    """A figure of new runs compared with older records."""
 
     scale: float
     variant: Variant
@@ -76,50 +75,50 @@ class Change:
     before: float
     after: float
     ratio: Ratio
-    days: int  # over which the runs of both spread
+    days: int  # number of days on which the runs of both were made
     noise: bool | None
     failed: bool
-    needs: str  # what a verdict lacks; without one nothing fails
-    differ: tuple[str, ...] = ()  # what else is not the same: commit, versions, system
+    needs: str  # what a verdict lacks; without a verdict nothing fails
+    differ: tuple[str, ...] = ()  # in what else the records differ: commit, versions, system
 
 
 def changes(
     group: Group, older: Iterable[Record], thresholds: Sequence[Threshold], pool: Sequence[Record]
 ) -> list[Change]:
-    """Every variant against its older self: same machine, data, parameters, enforcement and rule of timing. A change within noise
-    never fails.
+    """Every variant compared with its older records of the same machine, data, parameters, enforcement and rule of timing.
 
-    `pool` are records in which A/A pairs and the spread of days are looked for.
+    A change within the noise never fails. pool: records that may hold A/A pairs and show how days differ.
     """
     older = list(older)
     past, other = _by_self(older), _others(group, [*older, *pool])
-    found = []
+    result = []
     for scale, row in group.cells.items():
         for variant, cell in row.items():
             before = past.get(_self(cell.first), [])
             for threshold in thresholds if cell.ranked and before else []:
                 change = _change(scale, variant, cell, before, threshold, pool, other)
-                found += [change] if change is not None else []
-    return found
+                result += [change] if change is not None else []
+    return result
 
 
-def _by_self(records: Iterable[Record]) -> dict[tuple[Any, ...], list[Record]]:
-    found: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
+def _by_self(records: Iterable[Record]) -> dict[comparable.Key, list[Record]]:
+    by_self: dict[comparable.Key, list[Record]] = defaultdict(list)
     for r in records:
         if r.outcome == "ok" and not r.control:
-            found[_self(r)].append(r)
-    return found
+            by_self[_self(r)].append(r)
+    return by_self
 
 
 def _others(group: Group, records: Iterable[Record]) -> list[list[Record]]:
-    """What else ran on the machine of `group`, by variant and data: it tells how far days lie apart."""
+    """Other runs on the machine of `group`, by variant and data: they show how far days differ."""
     facts, new = comparable.noise(group.first), {r.run_id for r in group.records}
-    known = {r.run_id: r for r in records if r.job == "predict" and r.run_id not in new}
-    here = [r for r in known.values() if comparable.noise(r) == facts]
+    older = {r.run_id: r for r in records if r.job == "predict" and r.run_id not in new}
+    here = [r for r in older.values() if comparable.noise(r) == facts]
     return list(_by_self(here).values())
 
 
-def _self(r: Record) -> tuple[Any, ...]:
+def _self(r: Record) -> comparable.Key:
+    """What a record has in common with older records of the same variant."""
     return (comparable.close_times(r), Variant.of(r))
 
 
@@ -146,11 +145,11 @@ def _change(
         ratio = days.ratio(after, before, [_values(by_day(runs), value) for runs in rest])
     needs = _needs(len(flat[0]), ratio, count)
     aa = noise(pool, cell.first, min(len(values) for values in flat), value)
-    quiet = None if needs else ratio.is_noise(aa.band if aa else None)
-    failed = ratio.value > 1 + threshold.share and quiet is False
+    is_noise = None if needs else ratio.is_noise(aa.band if aa else None)
+    failed = ratio.value > 1 + threshold.share and is_noise is False
     middle = median(flat[1]), median(flat[0])
     differ = tuple(comparable.differences([*past, *cell.records]))
-    return Change(scale, variant, threshold.figure, *middle, ratio, count, quiet, failed, needs, differ)
+    return Change(scale, variant, threshold.figure, *middle, ratio, count, is_noise, failed, needs, differ)
 
 
 def _needs(rounds: int, ratio: Ratio, count: int) -> str:
@@ -162,15 +161,15 @@ def _needs(rounds: int, ratio: Ratio, count: int) -> str:
 
 
 def by_day(records: Iterable[Record]) -> list[list[Record]]:
-    """Records in order of time, parted where the machine made none of them for `REST`."""
-    found: list[list[Record]] = []
+    """Records in order of time; a new day begins after `REST` without a run."""
+    groups: list[list[Record]] = []
     for r in sorted(records, key=lambda r: r.created):
-        if not found or r.created.timestamp() - r.wall_s - found[-1][-1].created.timestamp() > REST:
-            found.append([])
-        found[-1].append(r)
-    return found
+        if not groups or r.created.timestamp() - r.wall_s - groups[-1][-1].created.timestamp() > REST:
+            groups.append([])
+        groups[-1].append(r)
+    return groups
 
 
 def _values(parts: Iterable[Iterable[Record]], value: Callable[[Record], float | None]) -> list[list[float]]:
-    found = [[v for r in part if (v := value(r)) is not None] for part in parts]
-    return [values for values in found if values]
+    figures = [[v for r in part if (v := value(r)) is not None] for part in parts]
+    return [values for values in figures if values]

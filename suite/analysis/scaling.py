@@ -1,5 +1,5 @@
-"""Intervals of a growth whose law is not known: many laws are fitted, and the interval holds what all those predict that the
-measurements do not reject."""
+"""Intervals of a cost whose law of growth is not known: many laws are fitted, and the interval covers the predictions of all
+that the measurements do not reject."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ EXPONENTS = (0.3, 2.0)  # from caches that soften growth to a quadratic algorith
 STEPS = 86  # exponents tried in that range
 QUADRATIC = 99  # shares of a quadratic part tried, in the growth up to the largest size
 KNEES = 24  # places of a knee tried, from the smallest size to the largest
-BENDS = (0.5, 2.0)  # slopes behind a knee, as multiples of the slope before it
+BENDS = (0.5, 2.0)  # slopes above a knee, as multiples of the slope below it
 
 Series = Mapping[float, Sequence[float]]  # size -> costs measured there
 
 
 def reach(series: Series, size: float) -> tuple[float, float]:
-    """Bounds of the cost at `size`, which hold it with 95 % confidence at least, if its law is like one of `shapes`.
+    """Bounds of the cost at `size` with at least 95 % confidence, if its law is like one of `shapes`.
 
-    The interval is the union of the t-intervals of all laws that are not rejected. Beyond the largest size, what the best one adds
-    may also turn out half or double. `series` needs three sizes and two repetitions.
+    The interval is the union of the t-intervals of all laws that are not rejected. Beyond the largest size, the growth that the
+    best one predicts may also be half or double. `series` needs three sizes and two repetitions.
     """
     import numpy as np
     from scipy.stats import t
@@ -49,7 +49,7 @@ def exponent(series: Series) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Fits:
-    """The best fixed + rate * shape(size) of each shape; arrays of one value a shape."""
+    """The best fixed + rate * shape(size) of each shape; arrays of one value per shape."""
 
     predicted: Any
     error: Any  # relative standard error of `predicted`
@@ -60,27 +60,28 @@ class Fits:
     sizes: int
 
     def kept(self) -> Any:
-        """Which laws the measurements do not reject, by the F-test for lack of fit at the 95 % level.
+        """Mask of the laws that the measurements do not reject, by the F-test for lack of fit at the 95 % level.
 
-        Where they reject all, `variance` is raised to the best law's misfit (Birge 1932), so that one is left.
+        If they reject all, `variance` is raised to the best law's misfit (Birge 1932), so that one remains.
         """
         from scipy.stats import f
 
-        spare = self.sizes - 1  # a fixed part at its bound of zero is no free figure
+        spare = self.sizes - 1  # a fixed part at its bound of zero is not a free parameter
         variance = max(self.variance, float(self.misfit.min()) / (self.sizes - 2))
         return self.misfit <= spare * variance * f.ppf(CONFIDENCE, spare, self.freedom)
 
 
 def exponents() -> Any:
+    """The exponents that are tried, ascending."""
     import numpy as np
 
     return np.linspace(*EXPONENTS, STEPS)
 
 
 def shapes(sizes: Any, size: float) -> Any:
-    """(shapes, sizes + 1) values at `sizes`, which ascend, and at `size`: powers, lines with a quadratic part, lines with a knee.
+    """Values of shape (laws, sizes + 1) at `sizes`, which ascend, and at `size`: powers, lines with a quadratic part, lines with a knee.
 
-    A knee at the largest size shows in no measurement: it stands for what may come behind.
+    A knee at the largest size shows in no measurement: it allows for a change of growth beyond.
     """
     import numpy as np
 
@@ -93,7 +94,7 @@ def shapes(sizes: Any, size: float) -> Any:
 
 
 def fit(series: Series, size: float) -> Fits:
-    """Least squares of relative errors, in closed form for all shapes at once; no term below zero."""
+    """Least squares of relative errors, in closed form for all shapes at once; no term is negative."""
     import numpy as np
 
     sizes = np.array(sorted(series))

@@ -1,7 +1,7 @@
 """The statistics of comparisons: ratios with their interval, growth of a cost with size, and its projection.
 
-Wall times are compared as ratios, so everything is done on logarithms. Runs of one round are pairs: they were made
-within minutes of each other, and a slow drift of the machine hits both. Runs of different days are compared in `days.py`.
+Wall times are compared as ratios, so all computations are on logarithms. Runs of one round are pairs: they ran within
+minutes of each other, and a slow drift of the machine affects both. Runs of different days are compared in `days.py`.
 """
 
 import math
@@ -15,15 +15,16 @@ from typing import Any
 from buzzer.suite.analysis import scaling
 from buzzer.suite.analysis.scaling import CONFIDENCE, EXPONENTS, Series
 
-LEAST_SIZES = 3  # every law fits two
-LEAST_ROUNDS = 2  # one tells nothing of its own noise
+LEAST_SIZES = 3  # every law fits two sizes
+LEAST_ROUNDS = 2  # one round shows nothing of its own noise
+YES, NO, NEAR = "yes", "no", "too near to tell"  # verdicts on a limit
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """A ratio and its 95 % interval; the bounds are None where the runs are too few for one.
+    """A ratio and its 95 % interval; the bounds are None with too few runs.
 
-    `pairs` is what it rests on: rounds, runs of the smaller side, or days of it.
+    pairs: the number of rounds, or of runs or days of the smaller side.
     """
 
     value: float
@@ -34,7 +35,7 @@ class Ratio:
     def is_noise(self, band: float | None) -> bool | None:
         """Whether the ratio is no difference: its interval holds 1, or it lies within the noise `band` (a log ratio).
 
-        None where it has no interval and no band is known: nothing tells.
+        None without an interval and without a band.
         """
         within = band is not None and abs(math.log(self.value)) <= band
         if self.low is None or self.high is None:
@@ -51,7 +52,7 @@ def t_quantile(freedom: float) -> float:
 
 @contextmanager
 def _equal_values() -> Iterator[None]:
-    """SciPy warns where all values are equal to the last digits; the interval is then as narrow as they say."""
+    """No warning from SciPy where all values are equal up to rounding; the interval then has no width."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         yield
@@ -60,7 +61,7 @@ def _equal_values() -> Iterator[None]:
 def paired(over: Mapping[int, float], under: Mapping[int, float]) -> Ratio | None:
     """Geometric mean of over/under by round, with Student's interval of the log ratios; None without a pair.
 
-    A round in which nothing was measured, a time of 0, is none.
+    A round with a time of 0, in which nothing was measured, is left out.
     """
     from scipy.stats import ttest_rel
 
@@ -94,7 +95,7 @@ def _logs(values: Iterable[float]) -> list[float]:
 
 
 def exp(log: float) -> float:
-    """e to a power, as large as a float can be and no larger: of two wild rounds an interval may have any bounds."""
+    """e to a power, limited to the range of a float: the interval of two very different rounds may have any bounds."""
     return math.exp(min(log, 700.0))
 
 
@@ -111,13 +112,14 @@ class PowerLaw:
     exponent: float
 
     def at(self, size: float) -> float:
+        """The cost at a size."""
         return self.fixed + self.rate * float(size**self.exponent)
 
 
 def grow(series: Series) -> PowerLaw:
-    """Fit `PowerLaw` to the medians by least squares of relative errors, no term below zero.
+    """Fit `PowerLaw` to the medians by least squares of relative errors; no term is negative.
 
-    Three sizes are needed to tell the exponent; with two it is taken to be 1. Raises ValueError with one.
+    The exponent needs three sizes; with two it is assumed to be 1. Raises ValueError with one.
     """
     from scipy.optimize import minimize_scalar
 
@@ -132,10 +134,10 @@ def grow(series: Series) -> PowerLaw:
 
 
 def _at_exponent(sizes: Sequence[float], costs: Sequence[float], exponent: float) -> tuple[PowerLaw, float]:
-    """The best growth of one exponent and its residual; Lawson and Hanson's non-negative least squares."""
+    """The best law of one exponent and its residual, by Lawson and Hanson's non-negative least squares."""
     from scipy.optimize import nnls
 
-    largest = max(sizes)  # sizes as shares of the largest: powers stay near 1
+    largest = max(sizes)  # sizes are divided by it, so that powers stay near 1
     rows = [[1 / y, (n / largest) ** exponent / y] for n, y in zip(sizes, costs, strict=True)]
     (fixed, rate), residual = nnls(rows, [1.0] * len(rows))
     return PowerLaw(float(fixed), float(rate) / largest**exponent, exponent), float(residual)
@@ -143,7 +145,7 @@ def _at_exponent(sizes: Sequence[float], costs: Sequence[float], exponent: float
 
 @dataclass(frozen=True)
 class Check:
-    """The largest measured size, predicted from the smaller ones."""
+    """The cost at the largest measured size, predicted from the smaller ones."""
 
     size: float
     predicted: float
@@ -156,7 +158,7 @@ class Check:
 
 
 def check(series: Series) -> Check | None:
-    """None with fewer than three sizes: nothing is left to predict from."""
+    """Predict the largest size from the others; None with fewer than three sizes."""
     *smaller, largest = sorted(series)
     if len(smaller) < 2:
         return None
@@ -166,7 +168,7 @@ def check(series: Series) -> Check | None:
 
 @dataclass(frozen=True)
 class Projection:
-    """A cost at some size. Its bounds hold it with 95 % confidence at least; they are None where `needs` tells what is lacking."""
+    """A cost at some size with bounds of at least 95 % confidence. Without bounds, `needs` says what measurements are lacking."""
 
     size: float
     value: float
@@ -175,18 +177,18 @@ class Projection:
     needs: str = ""
 
     def verdict(self, limit: float | None) -> str:
-        """`yes`, `no`, or `too near to tell` against a limit; or what a verdict needs."""
+        """`YES`, `NO` or `NEAR` for a limit; or what a verdict needs."""
         if limit is None:
-            return "yes"
+            return YES
         if self.low is None or self.high is None:
             return f"needs {self.needs}"
         if self.high <= limit:
-            return "yes"
-        return "no" if self.low > limit else "too near to tell"
+            return YES
+        return NO if self.low > limit else NEAR
 
 
 def project(series: Series, size: float) -> Projection:
-    """The cost at `size`: by the best `PowerLaw`, with the bounds of `laws.reach`; at a measured size, of its own repetitions."""
+    """The cost at `size`: by the best `PowerLaw`, with the bounds of `scaling.reach`; at a measured size, by its own runs."""
     if size in series:
         return _measured(series[size], size)
     value, lacking = grow(series).at(size), needs(series)
@@ -203,12 +205,12 @@ def _measured(costs: Sequence[float], size: float) -> Projection:
     if len(costs) < LEAST_ROUNDS:
         return Projection(size, value, None, None, f"{LEAST_ROUNDS} rounds")
     with _equal_values():
-        found = ttest_1samp(_logs(costs), 0.0).confidence_interval(CONFIDENCE)
-    return Projection(size, value, exp(found.low), exp(found.high))
+        interval = ttest_1samp(_logs(costs), 0.0).confidence_interval(CONFIDENCE)
+    return Projection(size, value, exp(interval.low), exp(interval.high))
 
 
 def needs(series: Series) -> str:
-    """What the intervals of a growth lack: sizes, rounds, or nothing."""
+    """What the interval of a projection lacks: sizes, rounds, or nothing."""
     lacking = [f"{LEAST_SIZES} sizes"] if len(series) < LEAST_SIZES else []
     if sum(len(costs) - 1 for costs in series.values()) < LEAST_ROUNDS:
         lacking.append(f"{LEAST_ROUNDS} rounds")
@@ -216,7 +218,7 @@ def needs(series: Series) -> str:
 
 
 def crossing(slow: PowerLaw, fast: PowerLaw, low: float, high: float) -> float | None:
-    """The size from which `fast` costs less than `slow`, between two sizes; None where it does not cross there."""
+    """The size between `low` and `high` from which on `fast` costs less than `slow`; None if there is none."""
     from scipy.optimize import brentq
 
     def gap(log_size: float) -> float:
@@ -226,4 +228,5 @@ def crossing(slow: PowerLaw, fast: PowerLaw, low: float, high: float) -> float |
     a, b = math.log(low), math.log(high)
     if gap(a) >= 0 or gap(b) <= 0:
         return None
-    return math.exp(brentq(gap, a, b))
+    root: Any = brentq(gap, a, b)  # a float, since full_output is not asked for
+    return math.exp(root)

@@ -1,1 +1,1 @@
-"""Records as Markdown, HTML and terminal tables."""
+"""Tables, charts, Markdown and the HTML page, made from records."""

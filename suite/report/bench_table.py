@@ -40,11 +40,11 @@ COLUMNS = (
 
 def board(group: Sequence[Record]) -> Table:
     """One model's sessions, ranked by the time of a row."""
-    found = rows(group)
-    base = next((row for row in found if row.is_base), None)
+    ranking = rows(group)
+    base = next((row for row in ranking if row.is_base), None)
     lines = [
         Row(_cells(row, str(i) if row.ranked else "", base), kind(row), filters(row), row.first.run_id)
-        for i, row in enumerate(found, 1)
+        for i, row in enumerate(ranking, 1)
     ]
     r = group[0]
     rounds = len({x.repeat for x in group})

@@ -73,8 +73,8 @@ def linear_axis(values: Sequence[float], title: str) -> Axis:
     low, high = min(values), max(values)
     margin = (high - low) * 0.15 or abs(high) * 0.05 or 0.05
     low, high = low - margin, high + margin
-    step = 10 ** math.floor(math.log10((high - low) / 2))
-    step *= next(m for m in (1, 2, 5) if (high - low) / (step * m) <= 5)
+    step = 10 ** math.floor(math.log10((high - low) / 6))
+    step *= next(m for m in (1, 2, 5, 10) if (high - low) / (step * m) <= 6)
     first = math.ceil(low / step)
     ticks = tuple((i * step, f"{i * step:.4g}") for i in range(first, math.floor(high / step) + 1))
     return Axis(low, high, ticks, title, log=False)
@@ -171,7 +171,7 @@ PAPER = '<rect width="100%" height="100%" fill="white"/>'  # readers may have a 
 
 def svg(chart: Chart) -> str:
     """A chart as an SVG image: a colour per series, hollow marks for what failed."""
-    series = list(dict.fromkeys(mark.series for mark in chart.marks))
+    series = sorted({mark.series for mark in chart.marks})
     colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(series)}
     title = escape(chart.title)
     parts = [

@@ -35,7 +35,7 @@ def tables(result: Comparison, changes: Sequence[Change]) -> list[Table]:
         for scale in sorted(result.lines, reverse=True)
     ]
     if any(line.cell.ranked for line in result.lines[largest]):
-        out.insert(1, _stages(result.lines[largest], largest))
+        out.insert(1, _phases(result.lines[largest], largest))
     if result.trends:
         out += [_growth(result), _full_job(result)]
     if changes:
@@ -121,11 +121,11 @@ def _run_notes(result: Comparison) -> list[str]:
     return [*lines, *differences(result), *disturbances(every)]
 
 
-def _stages(lines: Sequence[VariantResult], scale: float) -> Table:
+def _phases(lines: Sequence[VariantResult], scale: float) -> Table:
     good = [line for line in lines if line.cell.ranked]
     names = phase_names(line.cell.first for line in good)
     rows = [(str(line.variant), *(plain(line.cell.phase_s(name), 3) for name in names)) for line in good]
-    return table(f"Stages at scale {scale:g}, wall seconds (medians)", ("variant", *names), rows)
+    return table(f"Phases at scale {scale:g}, wall seconds (medians)", ("variant", *names), rows)
 
 
 def _growth(result: Comparison) -> Table:

@@ -22,17 +22,17 @@ def terminal() -> Console:
 
 def show(table: Table, console: Console | None = None) -> None:
     """Print a table, its caption and its notes, by default on standard output."""
-    console = console or terminal()
-    console.print(table.rich())
+    to = terminal() if console is None else console
+    to.print(table.rich())
     for line in (*([table.caption] if table.caption else []), *(f"- {note}" for note in table.notes)):
-        console.print(plain_text(line))
+        to.print(plain_text(line))
 
 
 def show_boards(records: Iterable[Record], console: Console | None = None) -> None:
     """Print the leaderboard, by default on standard output."""
-    console = console or terminal()
+    to = terminal() if console is None else console
     for group in boards(records).values():
-        show(leaderboard.board(group), console)
+        show(leaderboard.board(group), to)
 
 
 def picture(records: Iterable[Record]) -> str:

@@ -95,11 +95,11 @@ class Frontier:
 
 def frontier(records: Sequence[Record], full: int, backend: str) -> Frontier:
     """The frontier of timed runs of one task. full: layers of the model that is not cut. backend: the reference's."""
-    r, found = records[0], points(records, full)
-    same = [p for p in found if (p.layers, p.precision, p.backend) == (full, "fp32", backend)]
+    r, ordered = records[0], points(records, full)
+    same = [p for p in ordered if (p.layers, p.precision, p.backend) == (full, "fp32", backend)]
     accuracy = same[0].accuracy if same else None
     notes = sorted({note for r in records for note in r.notes})
-    return Frontier(r.task, full, accuracy, r.data_source, machine.describe(r.machine), notes, found)
+    return Frontier(r.task, full, accuracy, r.data_source, machine.describe(r.machine), notes, ordered)
 
 
 def cuts(layers: int) -> list[int]:
@@ -116,11 +116,11 @@ def points(records: Iterable[Record], full: int) -> list[Point]:
         if r.scores and r.samples.get("latency"):
             layers = r.config.get(LAYERS) or full
             groups.setdefault((layers, r.precision, r.backend), []).append(r)
-    found = sorted(
+    ordered = sorted(
         (_point(*key, group) for key, group in groups.items()), key=lambda p: (p.p50_ms, -p.accuracy)
     )
-    best = pareto.front((p for p in found if p.counts), _latency, _accuracy)
-    return [replace(p, front=p in best) for p in found]
+    best = pareto.front((p for p in ordered if p.counts), _latency, _accuracy)
+    return [replace(p, front=p in best) for p in ordered]
 
 
 def _latency(p: Point) -> float:
@@ -180,18 +180,18 @@ def _cells(p: Point, reference: float | None) -> tuple[str, ...]:
     )
 
 
-def chart(found: Sequence[Point], records: Iterable[Record], title: str, summary: str = "") -> Chart:
+def chart(shown: Sequence[Point], records: Iterable[Record], title: str, summary: str = "") -> Chart:
     """Accuracy over median latency; the line joins the front. In an image the number beside a mark is its layers.
 
     Marks of points that do not count (gate failed, or speed simulated) are of the kind `failed`.
     """
-    if not found:
+    if not shown:
         raise ValueError("no points")
-    x = charts.time_axis([_latency(p) for p in found], "median latency of a sentence (log)")
-    y = charts.linear_axis([p.accuracy for p in found], "accuracy")
+    x = charts.time_axis([_latency(p) for p in shown], "median latency of a sentence (log)")
+    y = charts.linear_axis([p.accuracy for p in shown], "accuracy")
     by_run = {r.run_id: r for r in records}
     marks, legend = [], []
-    for i, p in enumerate(found, 1):
+    for i, p in enumerate(shown, 1):
         r = by_run[p.run_id]
         kind, filters = r.device if p.counts else "failed", charts.filters_of(r, r.outcome)
         text = f"{p.name}: {p.p50_ms:.2f} ms, accuracy {p.accuracy:.4f}"
@@ -199,5 +199,5 @@ def chart(found: Sequence[Point], records: Iterable[Record], title: str, summary
         at = x.at(_latency(p)), y.at(p.accuracy)
         marks.append(Mark(*at, i, kind, text, filters, series=p.precision, label=str(p.layers)))
         legend.append(Key(i, kind, p.name, filters))
-    line = charts.front((p for p in found if p.counts), x, y, _latency, _accuracy)
+    line = charts.front((p for p in shown if p.counts), x, y, _latency, _accuracy)
     return Chart(title, summary, x, y, marks, [line], legend)

@@ -133,7 +133,9 @@ def _roofline(rows: Sequence[BenchGroup]) -> Chart:
         f"{name}: {peak:,.3g} GFLOP/s, {bandwidth:,.3g} GB/s" for name, (peak, bandwidth) in roofs.items()
     )
     r = rows[0].first
-    where = "; ".join([machine.describe(r.machine), *comparable.differences(x for row in rows for x in row.records)])
+    where = "; ".join(
+        [machine.describe(r.machine), *comparable.differences(x for row in rows for x in row.records)]
+    )
     summary = (
         f"What each run reached, below the roof that was measured on this machine ({measured}). {where}."
     )

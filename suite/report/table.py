@@ -105,7 +105,7 @@ class Table:
         """The table as an HTML element, without caption and notes."""
         from buzzer.suite.report import templates
 
-        return templates.macro("table.html.j2", "table")(self)
+        return str(templates.macro("table.html.j2", "table")(self))
 
 
 def plain_text(text: str) -> "Text":

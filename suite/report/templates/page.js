@@ -1,5 +1,5 @@
 "use strict";
-// Hides what the filters leave out, and keeps them in the address's hash: a view is a link.
+// Hides what the filters exclude, and keeps the filters in the hash of the address: a view is a link.
 const form = document.getElementById("filters");
 const selects = [...form.querySelectorAll("select")];
 const items = [...document.querySelectorAll("[data-item]")];
@@ -41,7 +41,7 @@ form.addEventListener("reset", () => setTimeout(toAddress));
 form.addEventListener("submit", (event) => event.preventDefault());
 addEventListener("hashchange", fromAddress);
 for (const link of document.querySelectorAll("[data-jump]")) {
-  link.addEventListener("click", (event) => { // a jump must not wipe the filters out of the address
+  link.addEventListener("click", (event) => { // a jump must keep the filters in the address
     event.preventDefault();
     const target = document.getElementById(link.getAttribute("href").slice(1));
     target.scrollIntoView();

@@ -17,7 +17,7 @@ from buzzer.suite.cli import compare as verb
 from buzzer.suite.cli.progress import ProgressDisplay
 from buzzer.suite.records import record
 from buzzer.suite.records.record import Record
-from buzzer.suite.report import compare_text
+from buzzer.suite.report import compare_json, compare_text
 from buzzer.suite.run.plan import Choice
 
 Make = Callable[..., Record]
@@ -34,15 +34,15 @@ DRIFT = (1.0, 1.2, 0.9)  # of the machine, by round: it hits all variants alike
 
 def measured(make: Make, scales: tuple[float, ...] = (0.01, 0.03, 0.1), slower: float = 1.0) -> list[Record]:
     """Rounds of the two baselines and a GPU at some scales, with an A/A run of the plain one that differs by 1 %."""
-    made = []
+    runs = []
     for scale in scales:
         for repeat, drift in enumerate(DRIFT):
             for variant, (fixed, rate) in COST.items():
                 wall = (fixed + rate * scale) * drift * slower
-                made.append(timed(make, variant, scale, repeat, wall))
+                runs.append(timed(make, variant, scale, repeat, wall))
             aa = (1.0 + 1000 * scale) * drift * slower * (1.01 if repeat else 0.99)
-            made.append(timed(make, PLAIN, scale, repeat, aa, control=True))
-    return made
+            runs.append(timed(make, PLAIN, scale, repeat, aa, control=True))
+    return runs
 
 
 def timed(make: Make, v: Variant, scale: float, repeat: int, wall: float, **changes: Any) -> Record:
@@ -68,9 +68,9 @@ def made_of(records: list[Record], choose: Choose, budget: str = "") -> comparis
 
 
 def test_speed_ups_are_paired_against_both_baselines(make_record: Make, choose: Choose) -> None:
-    made = made_of(measured(make_record), choose)
-    assert made.baselines == {"plain": PLAIN, "tuned": TUNED}
-    lines = {line.variant: line for line in made.lines[0.1]}
+    result = made_of(measured(make_record), choose)
+    assert result.baselines == {"plain": PLAIN, "tuned": TUNED}
+    lines = {line.variant: line for line in result.lines[0.1]}
     ratio = lines[CUDA].speed_up["plain"]
     assert ratio is not None
     assert ratio.value == pytest.approx(101 / 6)
@@ -79,12 +79,12 @@ def test_speed_ups_are_paired_against_both_baselines(make_record: Make, choose: 
     assert lines[PLAIN].speed_up["plain"] is None
     assert lines[TUNED].cost_usd == pytest.approx(31 * 3.6 / 3600)
     assert lines[CUDA].cost_usd is None  # no price was given for its machine
-    assert lines[PLAIN].head_room()["time"] == pytest.approx(1 - 101 / 3600)
+    assert lines[PLAIN].cell.head_room.time == pytest.approx(1 - 101 / 3600)
 
 
 def test_growth_break_even_and_the_full_job(make_record: Make, choose: Choose) -> None:
-    made = made_of(measured(make_record), choose)
-    trends = {t.variant: t for t in made.trends}
+    result = made_of(measured(make_record), choose)
+    trends = {t.variant: t for t in result.trends}
     assert trends[PLAIN].growth.exponent == pytest.approx(1.0, abs=0.01)
     assert trends[CUDA].break_even_rows["plain"] == pytest.approx(100_000 * 4 / 990, rel=0.02)
     assert trends[CUDA].full.value == pytest.approx(15.0, rel=0.02)
@@ -97,7 +97,7 @@ def test_growth_break_even_and_the_full_job(make_record: Make, choose: Choose) -
     ("budget", "plain", "cuda"),
     [
         ("2c2g1d", "yes", "yes"),
-        ("1c2g5m", "no", "not told by 2 cores"),
+        ("1c2g5m", "no", "measured on 2 cores"),
         ("2c256m1d", "no", "no"),  # 0.6 GB at scale 1
         (
             "",
@@ -135,13 +135,13 @@ def test_differences_within_the_noise_are_called_so(make_record: Make, choose: C
     near = Variant("none", "onnxruntime", "fp32", "cpu", "1c2g1h")
     records = measured(make_record)
     records += [timed(make_record, near, 0.1, i, 101 * drift / 1.005) for i, drift in enumerate(DRIFT)]
-    made = made_of(records, choose)
-    line = next(line for line in made.lines[0.1] if line.variant == near)
+    result = made_of(records, choose)
+    line = next(line for line in result.lines[0.1] if line.variant == near)
     assert line.speed_up["plain"].value == pytest.approx(1.005)  # type: ignore[union-attr]
     assert line.is_noise["plain"]
-    assert made.noise is not None
-    assert made.noise.pairs == 3
-    assert 0.01 < made.noise.band < 0.03
+    assert result.noise is not None
+    assert result.noise.pairs == 3
+    assert 0.01 < result.noise.band < 0.03
 
 
 def test_a_control_run_is_paired_with_the_run_of_its_own_day(make_record: Make) -> None:
@@ -161,18 +161,18 @@ def test_data_made_anew_are_not_mixed_with_the_old(make_record: Make, choose: Ch
             make_record, CUDA, 0.1, 7, 1.0, data_fingerprint="old", created=datetime(2020, 1, 1, tzinfo=UTC)
         )
     ]
-    made = made_of([*measured(make_record), *old], choose)
-    cell = next(line.cell for line in made.lines[0.1] if line.variant == CUDA)
+    result = made_of([*measured(make_record), *old], choose)
+    cell = next(line.cell for line in result.lines[0.1] if line.variant == CUDA)
     assert sorted(cell.walls) == [0, 1, 2]
 
 
 def test_a_time_of_zero_is_no_measurement(make_record: Make, choose: Choose) -> None:
     records = [r.model_copy(update={"wall_s": 0.0}) if r.repeat == 1 else r for r in measured(make_record)]
-    made = made_of(records, choose)
-    assert made.lines[0.1][0].speed_up["plain"].pairs == 2  # type: ignore[union-attr]
-    assert made.noise is not None
-    assert made.noise.pairs == 2
-    assert [c.failed for c in regress.changes(made.group, records, [Threshold("wall", 0.0)], records)] == [
+    result = made_of(records, choose)
+    assert result.lines[0.1][0].speed_up["plain"].pairs == 2  # type: ignore[union-attr]
+    assert result.noise is not None
+    assert result.noise.pairs == 2
+    assert [c.failed for c in regress.changes(result.group, records, [Threshold("wall", 0.0)], records)] == [
         False
     ] * 9
 
@@ -188,10 +188,10 @@ def test_a_failed_variant_is_shown_and_compares_with_nothing(make_record: Make, 
         message="late",
         gate={"status": "unscored"},
     )
-    made = made_of([*measured(make_record), late], choose)
-    line = made.lines[0.1][-1]
+    result = made_of([*measured(make_record), late], choose)
+    line = result.lines[0.1][-1]
     assert (line.cell.outcome, line.speed_up["plain"]) == ("timeout", None)
-    assert late.backend not in {t.variant.backend for t in made.trends if t.variant.budget == "1c2g1h"}
+    assert late.backend not in {t.variant.backend for t in result.trends if t.variant.budget == "1c2g1h"}
 
 
 @pytest.mark.parametrize(
@@ -205,31 +205,31 @@ def test_a_slow_down_fails_beyond_its_threshold(
     old = [r.model_copy(update={"wall_s": r.wall_s / DRIFT[r.repeat]}) for r in quiet]
     new = [r.model_copy(update={"wall_s": r.wall_s * slower}) for r in old]
     (group,) = comparison.groups(new, "fake")
-    found = regress.changes(group, old, [Threshold.parse(threshold)], old)
-    assert len(found) == len(COST)
-    assert {c.failed for c in found} == {failed}
-    assert [c.ratio.value for c in found] == pytest.approx([slower] * len(COST))
+    all_changes = regress.changes(group, old, [Threshold.parse(threshold)], old)
+    assert len(all_changes) == len(COST)
+    assert {c.failed for c in all_changes} == {failed}
+    assert [c.ratio.value for c in all_changes] == pytest.approx([slower] * len(COST))
 
 
 def test_a_change_within_the_noise_never_fails(make_record: Make) -> None:
     old = measured(make_record, (0.1,))  # its rounds differ by 20 %
     new = [r.model_copy(update={"wall_s": r.wall_s * 1.05}) for r in old]
     (group,) = comparison.groups(new, "fake")
-    found = regress.changes(group, old, [Threshold.parse("wall:1%")], old)
-    assert [(c.noise, c.failed) for c in found] == [(True, False)] * len(COST)
+    all_changes = regress.changes(group, old, [Threshold.parse("wall:1%")], old)
+    assert [(c.noise, c.failed) for c in all_changes] == [(True, False)] * len(COST)
 
 
 def on_days(records: list[Record], first: int, days: int) -> list[Record]:
     """The records as made on each of some days, each day 3 % slower or faster than the one before, an hour apart."""
-    made = []
+    moved = []
     for day in range(first, first + days):
         for i, r in enumerate(records):
             created = datetime(2026, 1, day, 9 + i % 12, tzinfo=UTC)
             wall = r.wall_s * (1 + 0.03 * (day % 2))
-            made.append(
+            moved.append(
                 r.model_copy(update={"created": created, "wall_s": wall, "run_id": f"{day:04}{i:04}"})
             )
-    return made
+    return moved
 
 
 @pytest.mark.parametrize(
@@ -247,9 +247,9 @@ def on_days(records: list[Record], first: int, days: int) -> list[Record]:
 def test_a_change_is_held_against_the_spread_of_days(
     make_record: Make, slower: float, days: int, rounds: int, said: tuple[str, bool | None, bool]
 ) -> None:
-    one = [timed(make_record, PLAIN, 0.1, i, 100 * jitter) for i, jitter in enumerate((1.0, 1.01, 0.99))]
-    old = on_days(one, 1, days) if days else on_days(one, 9, 1)
-    new = on_days([r.model_copy(update={"wall_s": r.wall_s * slower}) for r in one[:rounds]], 9, 1)
+    runs = [timed(make_record, PLAIN, 0.1, i, 100 * jitter) for i, jitter in enumerate((1.0, 1.01, 0.99))]
+    old = on_days(runs, 1, days) if days else on_days(runs, 9, 1)
+    new = on_days([r.model_copy(update={"wall_s": r.wall_s * slower}) for r in runs[:rounds]], 9, 1)
     new = [r.model_copy(update={"run_id": f"new{r.run_id}"}) for r in new]
     (group,) = comparison.groups(new, "fake")
     (change,) = regress.changes(group, old, [Threshold.parse("wall:5%")], [*old, *new])
@@ -261,23 +261,23 @@ def test_a_change_is_held_against_the_spread_of_days(
 def test_what_a_verdict_needs_is_shown(make_record: Make, choose: Choose) -> None:
     """One round at two scales, against itself: no interval and no verdict anywhere."""
     once = [r for r in measured(make_record, (0.03, 0.1)) if r.repeat == 0 and not r.control]
-    made = made_of(once, choose)
-    found = regress.changes(made.group, once, [Threshold.parse("wall:0%")], once)
-    text = verb.as_markdown(made, found)
+    result = made_of(once, choose)
+    all_changes = regress.changes(result.group, once, [Threshold.parse("wall:0%")], once)
+    text = compare_text.markdown(result, all_changes)
     assert "| 16.83× (needs 2 rounds) |" in text
     assert "| needs 3 sizes and 2 rounds |" in text
-    assert text.count("| needs 2 rounds |") == len(found) == 6
-    assert {line.is_noise["plain"] for lines in made.lines.values() for line in lines} == {None}
-    assert not any(c.failed for c in found)
-    json.dumps(compare_text.as_dict(made, found), allow_nan=False)
+    assert text.count("| needs 2 rounds |") == len(all_changes) == 6
+    assert {line.is_noise["plain"] for lines in result.lines.values() for line in lines} == {None}
+    assert not any(c.failed for c in all_changes)
+    assert "NaN" not in compare_json.data(result, all_changes).to_json()
 
 
 def test_one_older_day_is_enough_where_other_runs_tell_how_days_differ(make_record: Make) -> None:
-    one = [timed(make_record, PLAIN, 0.1, i, 100 * jitter) for i, jitter in enumerate((1.0, 1.01, 0.99))]
+    runs = [timed(make_record, PLAIN, 0.1, i, 100 * jitter) for i, jitter in enumerate((1.0, 1.01, 0.99))]
     others = on_days([timed(make_record, TUNED, 0.03, i, 10.0) for i in range(3)], 1, 5)
     old, new = (
-        on_days(one, 5, 1),
-        on_days([r.model_copy(update={"wall_s": r.wall_s * 1.3}) for r in one], 9, 1),
+        on_days(runs, 5, 1),
+        on_days([r.model_copy(update={"wall_s": r.wall_s * 1.3}) for r in runs], 9, 1),
     )
     old = [r.model_copy(update={"run_id": f"old{r.run_id}"}) for r in old]
     new = [r.model_copy(update={"run_id": f"new{r.run_id}"}) for r in new]
@@ -332,10 +332,10 @@ def test_prices_have_names() -> None:
 
 
 def test_tables_and_json_say_the_same(make_record: Make, choose: Choose) -> None:
-    made = made_of(measured(make_record), choose)
-    told = json.loads(json.dumps(compare_text.as_dict(made, [])))
-    assert told["runs"][-1]["speed_up"]["plain"] is None or told["runs"][-1]["variant"]
-    text = verb.as_markdown(made, [])
+    result = made_of(measured(make_record), choose)
+    data = json.loads(compare_json.data(result, []).to_json())
+    assert data["runs"][-1]["speed_up"]["plain"] is None or data["runs"][-1]["variant"]
+    text = compare_text.markdown(result, [])
     assert "16.83× (16.83–16.83)" in text
     assert "[plain]" in text
     assert "means of A/A runs differ by up to" in text
@@ -371,8 +371,8 @@ def test_rounds_are_interleaved_and_paired(
 def test_a_limit_that_nobody_meets_is_told(make_record: Make, choose: Choose) -> None:
     """No row count of runs that did not end, no table without lines."""
     late = {"outcome": "timeout", "rows": 0, "phases": [], "samples": {}, "gate": {"status": "unscored"}}
-    made = made_of([timed(make_record, v, 0.1, 0, 5.0, **late) for v in (PLAIN, TUNED)], choose)
-    told = compare_text.sections(made, [])
-    assert [section.title for section in told] == ["Runs at scale 0.1"]
-    assert len(told[0].lines) == 2
-    assert told[0].notes[0].startswith("no variant ended well within its budget")
+    result = made_of([timed(make_record, v, 0.1, 0, 5.0, **late) for v in (PLAIN, TUNED)], choose)
+    tables = compare_text.tables(result, [])
+    assert [table.title for table in tables] == ["Runs at scale 0.1"]
+    assert len(tables[0].lines) == 2
+    assert tables[0].notes[0].startswith("no variant ended well within its budget")

@@ -38,9 +38,9 @@ def sets(few: int) -> int:
     return SETS or few
 
 
-def share(found: Iterable[bool], *case: object) -> float:
+def share(outcomes: Iterable[bool], *case: object) -> float:
     """Of how many, told with the case."""
-    values = list(found)
+    values = list(outcomes)
     print(*case, f"{np.mean(values):.3f} of {len(values)}", sep=" | ")
     return float(np.mean(values))
 
@@ -64,14 +64,14 @@ def runs(rng: np.random.Generator, count: int, day: float = 0.0) -> list[float]:
 @pytest.mark.parametrize("rounds", [2, 3, 5, 10])
 def test_speed_ups_within_a_run(rounds: int) -> None:
     rng, count = np.random.default_rng(rounds), sets(500)
-    made = []
+    results = []
     for _ in range(count):
         drift = np.exp(rng.normal(0, 0.1, rounds))  # hits both runs of a round
         walls = [dict(enumerate(drift * runs(rng, rounds))) for _ in range(2)]
-        made.append(statistics.paired(*walls))
-    found = share((holds(r.low, r.high, 1.0) for r in made if r), "paired", rounds, "rounds")
-    assert found == pytest.approx(0.95, abs=error(count))
-    false = share((r.is_noise(None) is False for r in made if r), "A/A different", rounds, "rounds")
+        results.append(statistics.paired(*walls))
+    coverage = share((holds(r.low, r.high, 1.0) for r in results if r), "paired", rounds, "rounds")
+    assert coverage == pytest.approx(0.95, abs=error(count))
+    false = share((r.is_noise(None) is False for r in results if r), "A/A different", rounds, "rounds")
     assert false <= 0.05 + error(count)
 
 
@@ -103,13 +103,15 @@ def compared(rng: np.random.Generator, effect: float, new: int, old: Sequence[in
 )
 def test_ratios_between_days(effect: float, new: int, old: tuple[int, ...], others: int) -> None:
     rng, count = np.random.default_rng(new), sets(150)
-    made = [compared(rng, effect, new, old, others) for _ in range(count)]
+    results = [compared(rng, effect, new, old, others) for _ in range(count)]
     case = (f"day {effect:.0%}", f"{new} against {old}", f"{others} others")
-    found = share((holds(r.low, r.high, 1.0) for r in made), "between days", *case)
-    assert 0.95 - error(count) <= found
+    coverage = share((holds(r.low, r.high, 1.0) for r in results), "between days", *case)
+    assert 0.95 - error(count) <= coverage
     if not others and len({new, *old}) == 1:  # Student's test of the days' means: exact
-        assert found <= 0.95 + error(count)
-    assert share((r.is_noise(None) is False and r.value > 1.05 for r in made), "fails wall:5%", *case) <= 0.05
+        assert coverage <= 0.95 + error(count)
+    assert (
+        share((r.is_noise(None) is False and r.value > 1.05 for r in results), "fails wall:5%", *case) <= 0.05
+    )
 
 
 @pytest.mark.parametrize("size", [1.0, 0.3])
@@ -118,12 +120,12 @@ def test_ratios_between_days(effect: float, new: int, old: tuple[int, ...], othe
 def test_projections(law: str, sizes: int, rounds: int, size: float) -> None:
     rng, count = np.random.default_rng(1), sets(25)
     truth = LAWS[law](size)
-    made = [scaling.reach(measured(rng, law, sizes, rounds), size) for _ in range(count)]
-    width = np.median([high / low for low, high in made])
-    found = share(
-        (low <= truth <= high for low, high in made), law, sizes, rounds, size, f"width {width:.1f}"
+    results = [scaling.reach(measured(rng, law, sizes, rounds), size) for _ in range(count)]
+    width = np.median([high / low for low, high in results])
+    coverage = share(
+        (low <= truth <= high for low, high in results), law, sizes, rounds, size, f"width {width:.1f}"
     )
-    assert found >= (0.95 - error(count) if SETS else 0.88)
+    assert coverage >= (0.95 - error(count) if SETS else 0.88)
     assert width < 12  # wide, but not so wide as to say nothing
 
 
@@ -136,12 +138,12 @@ def measured(rng: np.random.Generator, law: str, sizes: int, rounds: int) -> dic
     [(2, 5, "3 sizes"), (5, 1, "2 rounds"), (2, 1, "3 sizes and 2 rounds")],
 )
 def test_projections_that_the_measurements_do_not_support(sizes: int, rounds: int, lacking: str) -> None:
-    made = statistics.project(measured(np.random.default_rng(0), "fixed + n", sizes, rounds), 1.0)
-    assert (made.low, made.high, made.needs) == (None, None, lacking)
-    assert made.value == pytest.approx(101, rel=0.2)
+    projection = statistics.project(measured(np.random.default_rng(0), "fixed + n", sizes, rounds), 1.0)
+    assert (projection.low, projection.high, projection.needs) == (None, None, lacking)
+    assert projection.value == pytest.approx(101, rel=0.2)
     for limit in (1.0, 1e6):
-        assert made.verdict(limit) == f"needs {lacking}"
-    assert made.verdict(None) == "yes"
+        assert projection.verdict(limit) == f"needs {lacking}"
+    assert projection.verdict(None) == "yes"
 
 
 def test_a_verdict_is_seldom_wrong_near_the_limit() -> None:
@@ -150,17 +152,17 @@ def test_a_verdict_is_seldom_wrong_near_the_limit() -> None:
     for law, at in LAWS.items():
         truth = at(1.0)
         for _ in range(sets(20)):
-            made = statistics.project(measured(rng, law, 4, 3), 1.0)
+            projection = statistics.project(measured(rng, law, 4, 3), 1.0)
             limit = truth * 2 ** rng.uniform(-1, 1)
-            wrong.append(made.verdict(limit) == ("no" if truth <= limit else "yes"))
+            wrong.append(projection.verdict(limit) == ("no" if truth <= limit else "yes"))
     assert share(wrong, "verdict wrong") <= 0.05
 
 
 @pytest.mark.parametrize("rounds", [2, 5])
 def test_the_exponent_of_a_power_law(rounds: int) -> None:
     rng, count = np.random.default_rng(rounds), sets(200)
-    made = [scaling.exponent(measured(rng, "fixed + n", 4, rounds)) for _ in range(count)]
-    assert share((low <= 1 <= high for low, high in made), "exponent", rounds) >= 0.95 - error(count)
+    results = [scaling.exponent(measured(rng, "fixed + n", 4, rounds)) for _ in range(count)]
+    assert share((low <= 1 <= high for low, high in results), "exponent", rounds) >= 0.95 - error(count)
 
 
 @pytest.mark.parametrize("q", [0.5, 0.9])
@@ -173,14 +175,14 @@ def test_percentiles_of_dependent_samples(q: float, memory: float, samples: int)
 
     rng, count = np.random.default_rng(samples), sets(150)
     noise = rng.normal(size=(count, samples + 200)) * math.sqrt(1 - memory**2)
-    found = [percentiles.quantile(x, q) for x in lfilter([1], [1, -memory], noise)[:, 200:]]
-    told = [x for x in found if x is not None and x.low is not None]
-    missed = [not holds(x.low, x.high, float(norm.ppf(q))) for x in told]
-    share((x in told for x in found), "percentile", q, "AR", memory, samples, "interval told")
-    if len(told) > count / 2:
+    quantiles = [percentiles.quantile(x, q) for x in lfilter([1], [1, -memory], noise)[:, 200:]]
+    bounded = [x for x in quantiles if x is not None and x.low is not None]
+    missed = [not holds(x.low, x.high, float(norm.ppf(q))) for x in bounded]
+    share((x in bounded for x in quantiles), "percentile", q, "AR", memory, samples, "interval told")
+    if len(bounded) > count / 2:
         assert share(missed, "percentile", q, "AR", memory, samples, "missed") <= 0.02 + error(count, 0.98)
     assert sum(missed) <= 0.04 * count
-    assert len(told) == count or memory or samples == 50  # enough independent samples are never refused
+    assert len(bounded) == count or memory or samples == 50  # enough independent samples are never refused
 
 
 def test_slow_runs_in_bursts_are_seen() -> None:
@@ -190,7 +192,9 @@ def test_slow_runs_in_bursts_are_seen() -> None:
         slow = np.zeros(10_000)
         for start in rng.choice(200, 12, replace=False):
             slow[50 * start : 50 * start + 50] = 1.0
-        found: Any = percentiles.quantile(list(slow + rng.random(10_000)), 0.95)
+        bursts: Any = percentiles.quantile(list(slow + rng.random(10_000)), 0.95)
         independent: Any = percentiles.quantile(list(rng.permutation(slow) + rng.random(10_000)), 0.95)
-        missed.append(found.low is None or found.high - found.low > 3 * (independent.high - independent.low))
+        missed.append(
+            bursts.low is None or bursts.high - bursts.low > 3 * (independent.high - independent.low)
+        )
     assert share(missed, "bursts widen") > 0.95

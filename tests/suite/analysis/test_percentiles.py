@@ -25,11 +25,11 @@ def test_a_percentile_is_refused_below_its_count(q: float) -> None:
     trend = quantile(list(range(n)), q)  # each sample depends on the one before
     assert trend == Quantile(ceil(q * n) - 1, None, None, n)
     assert ranks(n, q)[1] == n or q == 0.5
-    found = quantile(list(np.random.default_rng(0).permutation(4 * n)), q)
-    assert found is not None
-    assert found.low is not None
-    assert found.high is not None
-    assert found.low < found.value < found.high
+    result = quantile(list(np.random.default_rng(0).permutation(4 * n)), q)
+    assert result is not None
+    assert result.low is not None
+    assert result.high is not None
+    assert result.low < result.value < result.high
 
 
 def test_intervals_cover_the_truth() -> None:
@@ -43,9 +43,9 @@ def test_intervals_cover_the_truth() -> None:
 
 
 def test_values_by_hand() -> None:
-    found = quantile([5.0, 1.0, 4.0, 2.0, 7.0, 3.0, 6.0], 0.5)
-    assert found is not None
-    assert (found.value, found.low, found.high, found.count) == (4.0, 1.0, 7.0, 7)
+    result = quantile([5.0, 1.0, 4.0, 2.0, 7.0, 3.0, 6.0], 0.5)
+    assert result is not None
+    assert (result.value, result.low, result.high, result.count) == (4.0, 1.0, 7.0, 7)
 
 
 @pytest.mark.parametrize("memory", [0.0, 0.5, 0.9])

@@ -63,9 +63,9 @@ def test_wild_rounds_do_not_overflow() -> None:
     assert ratio is not None
     assert ratio.high is not None
     assert math.isfinite(ratio.high)
-    made = statistics.project({n: [1.0, 1e-9, 1e9] for n in (1.0, 2.0, 3.0)}, 10.0)
-    assert made.high is not None
-    assert math.isfinite(made.high)
+    projection = statistics.project({n: [1.0, 1e-9, 1e9] for n in (1.0, 2.0, 3.0)}, 10.0)
+    assert projection.high is not None
+    assert math.isfinite(projection.high)
 
 
 def test_equal_runs_have_an_interval_of_no_width() -> None:
@@ -109,14 +109,14 @@ def test_noise(ratio: Ratio, band: float | None, noise: bool | None) -> None:
 def test_growth_is_found_again(fixed: float, rate: float, exponent: float) -> None:
     true = PowerLaw(fixed, rate, exponent)
     series = {n: [true.at(n)] for n in (0.01, 0.03, 0.1, 0.3, 1.0)}
-    made = statistics.grow(series)
+    law = statistics.grow(series)
     for size in (0.02, 0.5, 2.0):
-        assert made.at(size) == pytest.approx(true.at(size), rel=0.05)
+        assert law.at(size) == pytest.approx(true.at(size), rel=0.05)
 
 
 def test_two_sizes_are_taken_to_be_linear() -> None:
-    made = statistics.grow({1.0: [3.0], 2.0: [5.0]})
-    assert (made.fixed, made.rate, made.exponent) == pytest.approx((1.0, 2.0, 1.0))
+    law = statistics.grow({1.0: [3.0], 2.0: [5.0]})
+    assert (law.fixed, law.rate, law.exponent) == pytest.approx((1.0, 2.0, 1.0))
     with pytest.raises(ValueError, match="two sizes"):
         statistics.grow({1.0: [3.0]})
 
@@ -126,28 +126,30 @@ def test_a_projection_is_checked_by_the_largest_size() -> None:
     series = {
         n: [true.at(n) * draw.lognormvariate(0, 0.02) for _ in range(5)] for n in (0.01, 0.02, 0.05, 0.1)
     }
-    found = statistics.check(series)
-    assert found is not None
-    assert found.size == 0.1
-    assert abs(found.error) < 0.1
-    made = statistics.project(series, 1.0)
-    assert made.low is not None
-    assert made.high is not None
-    assert made.low < true.at(1.0) < made.high
-    assert made.low < 0.6 * true.at(1.0)  # growth may halve or double behind the largest size
-    assert 1.8 * true.at(1.0) < made.high < 3 * true.at(1.0)
+    check = statistics.check(series)
+    assert check is not None
+    assert check.size == 0.1
+    assert abs(check.error) < 0.1
+    projection = statistics.project(series, 1.0)
+    assert projection.low is not None
+    assert projection.high is not None
+    assert projection.low < true.at(1.0) < projection.high
+    assert projection.low < 0.6 * true.at(1.0)  # growth may halve or double behind the largest size
+    assert 1.8 * true.at(1.0) < projection.high < 3 * true.at(1.0)
     assert statistics.check({n: series[n] for n in (0.01, 0.02)}) is None
 
 
 def test_a_measured_size_is_not_projected() -> None:
     """Student's interval of its own runs, whatever the other sizes say."""
     walls = [9.0, 10.0, 12.0]
-    made = statistics.project({0.1: [5.0], 1.0: walls}, 1.0)
+    projection = statistics.project({0.1: [5.0], 1.0: walls}, 1.0)
     expected = ttest_1samp([math.log(x) for x in walls], 0).confidence_interval(0.95)
-    assert made.low is not None
-    assert made.high is not None
-    assert (math.log(made.low), math.log(made.high)) == pytest.approx((expected.low, expected.high))
-    assert made.value == pytest.approx((9 * 10 * 12) ** (1 / 3))
+    assert projection.low is not None
+    assert projection.high is not None
+    assert (math.log(projection.low), math.log(projection.high)) == pytest.approx(
+        (expected.low, expected.high)
+    )
+    assert projection.value == pytest.approx((9 * 10 * 12) ** (1 / 3))
     assert statistics.project({0.1: [5.0], 1.0: [10.0]}, 1.0).needs == "2 rounds"
 
 

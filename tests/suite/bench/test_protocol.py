@@ -6,7 +6,7 @@ import math
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +24,7 @@ from buzzer.models.api.bench import LEAST_PROBES, PROBES, BenchModel, BenchSpec,
 from buzzer.models.api.context import RunContext
 from buzzer.models.onnx_file import TARGET as ONNX_FILE
 from buzzer.suite import registry
-from buzzer.suite.bench import answers_cache, plan
+from buzzer.suite.bench import answers_cache, groups, plan
 from buzzer.suite.bench.checks import WORST, Check, as_rows, least_cosine
 from buzzer.suite.bench.loadgen import Scenario
 from buzzer.suite.bench.plan import Choice
@@ -434,16 +434,22 @@ def on_gpu(
     return make(**fields)
 
 
+def by_column(records: Sequence[record.Record]) -> list[dict[str, str]]:
+    """The cells of the bench table by the name of their column."""
+    table = bench_table.board(records)
+    return [dict(zip(table.names, line, strict=True)) for line in table.lines]
+
+
 def test_on_a_gpu_the_mean_cold_device_time_ranks(make_record: Callable[..., record.Record]) -> None:
     steady = on_gpu(make_record, "fused", 0.02, [0.002] * 460)
     even = on_gpu(make_record, "tensorrt", 0.01, [0.001] * 450 + [0.02] * 10)  # by median the faster one
     cpu = on_gpu(make_record, "onnxruntime", 0.001, [])
-    groups = bench_table.boards([steady, even, cpu])
-    assert [{r.backend for r in group} for group in groups.values()] == [
+    boards = groups.boards([steady, even, cpu])
+    assert [{r.backend for r in group} for group in boards.values()] == [
         {"onnxruntime"},
         {"fused", "tensorrt"},
     ]
-    told = [dict(zip(bench_table.COLUMNS, line, strict=True)) for line in bench_table.table([steady, even])]
+    told = by_column([steady, even])
     mean = (450 * 0.001 + 10 * 0.02) / 460
     assert [(t["#"], t["backend"], t["cold device ms"], t["p99/mean"], t["p50 ms"]) for t in told] == [
         ("1", "tensorrt", f"{1e3 * mean:.3f}", f"{0.02 / mean:.3f}", "10.00"),
@@ -451,15 +457,8 @@ def test_on_a_gpu_the_mean_cold_device_time_ranks(make_record: Callable[..., rec
     ]
     assert told[1]["of floor"] == "50 %"
     assert bench_table.title(steady) == "bert-base, batch 2, 8 tokens, on cuda"
-    (line,) = bench_table.table([cpu])
-    assert dict(zip(bench_table.COLUMNS, line, strict=True))["cold device ms"] == ""
-    few = dict(
-        zip(
-            bench_table.COLUMNS,
-            bench_table.table([on_gpu(make_record, "fused", 1, [1] * 100)])[0],
-            strict=True,
-        )
-    )
+    assert by_column([cpu])[0]["cold device ms"] == ""
+    (few,) = by_column([on_gpu(make_record, "fused", 1, [1] * 100)])
     assert few["p99/mean"] == ""  # refused
 
 
@@ -468,7 +467,7 @@ def test_rows_of_real_lengths_are_ranked_by_the_row(make_record: Callable[..., r
     padded = on_gpu(make_record, "fused", 0.02, [0.002] * 8, lengths="real", packing="padded")
     packed = on_gpu(make_record, "fused", 0.02, [0.004] * 8, lengths="real", packing="packed")
     packed = packed.model_copy(update={"rows": packed.rows * 4})
-    assert [row.first.bench.packing for row in bench_table.rows([padded, packed])] == ["packed", "padded"]  # type: ignore[union-attr]
+    assert [row.first.bench.packing for row in groups.rows([padded, packed])] == ["packed", "padded"]  # type: ignore[union-attr]
 
 
 # ---- the command line ---------------------------------------------------------------------------------------------
@@ -515,7 +514,7 @@ def test_a_file_is_benched_from_end_to_end(net: Path, tmp_path: Path) -> None:
     written = record.read_good(tmp_path / "results" / "local")
     assert len(written) == 2
     assert all(r.job == "bench" for r in written)
-    lines = bench_table.table(written)
+    lines = bench_table.board(written).lines
     assert [line[0] for line in lines] == ["1", ""]
     assert "TensorRT" in lines[1][-1]
 
@@ -539,7 +538,7 @@ def test_files_of_one_name_have_boards_of_their_own(
     records = [on_gpu(make_record, "onnxruntime", 0.01, []) for _ in paths]
     for made, found in zip(records, hashes, strict=True):
         made.config["model_hash"] = found
-    boards = bench_table.boards(records)
+    boards = groups.boards(records)
     assert len(set(hashes)) == len(boards) == 2
     assert {bench_table.title(group[0]) for group in boards.values()} == {
         f"bert-base ({found}), batch 2, 8 tokens" for found in hashes
@@ -548,11 +547,11 @@ def test_files_of_one_name_have_boards_of_their_own(
     copied.write_bytes(paths[0].read_bytes())
     assert plan.hash_of(copied) == hashes[0]
     eager = on_gpu(make_record, "torch_eager", 0.01, [])
-    assert bench_table.is_base(bench_table.rows([eager])[0])
+    assert groups.rows([eager])[0].is_base
     trees = eager.model_copy(update={"task": "gbdt", "backend": "xgboost"})
-    assert bench_table.is_base(bench_table.rows([trees])[0])
+    assert groups.rows([trees])[0].is_base
     trees.config["model_hash"] = hashes[0]  # a file that is called gbdt
-    assert not bench_table.is_base(bench_table.rows([trees])[0])
+    assert not groups.rows([trees])[0].is_base
     assert "model_hash" not in plan.task_of(choice()).params
 
 
@@ -677,7 +676,7 @@ def test_loadgens_figure_ranks_and_invalid_runs_do_not(make_record: Callable[...
             made("onnxruntime", scenario, "VALID", figures[1]),
             made("openvino", scenario, "INVALID", figures[2]),
         ]
-        lines = [dict(zip(bench_table.COLUMNS, line, strict=True)) for line in bench_table.table(runs)]
+        lines = by_column(runs)
         assert [(line["#"], line["backend"], line["outcome"]) for line in lines] == [
             ("1", "onnxruntime", "ok"),
             ("2", "torch_eager", "ok"),

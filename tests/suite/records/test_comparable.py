@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from buzzer.suite.analysis import comparison, regress
-from buzzer.suite.cli import compare as verb
-from buzzer.suite.records import comparable, gate
+from buzzer.suite.bench import groups
+from buzzer.suite.records import comparable, gate, repetitions
 from buzzer.suite.records.schema import Record
 from buzzer.suite.registry import params_hash
-from buzzer.suite.report import bench_table, compare_text, leaderboard, page, page_bench, readme
+from buzzer.suite.report import compare_json, compare_text, leaderboard, page, page_bench, page_runs, readme
 from buzzer.suite.run.plan import Choice
 
 Make = Callable[..., Record]
@@ -53,10 +53,10 @@ def test_every_key_is_tried() -> None:
 
 @pytest.mark.parametrize("key", TIMES)
 def test_no_board_holds_both(make_record: Make, key: str) -> None:
-    groups = leaderboard.boards(two(make_record, DIFFERENT[key])).values()
+    groups = repetitions.boards(two(make_record, DIFFERENT[key])).values()
     assert all(len(group) == 1 for group in groups)
     assert len(groups) == (1 if key == "job" else 2)
-    assert len(page.boards(two(make_record, DIFFERENT[key]), {})) == len(groups)
+    assert len(page_runs.boards(two(make_record, DIFFERENT[key]), {})) == len(groups)
 
 
 @pytest.mark.parametrize("key", TIMES)
@@ -125,7 +125,7 @@ SIZES = {"batch": 1, "seq": 128, "lengths": "fixed", "scenario": "", "inputs": 1
     ],
 )
 def test_bench_tables_hold_one_kind_of_run(make_record: Make, change: dict[str, Any], boards: int) -> None:
-    assert len(bench_table.boards(two(make_record, change, job="bench", config=SIZES))) == boards
+    assert len(groups.boards(two(make_record, change, job="bench", config=SIZES))) == boards
 
 
 @pytest.mark.parametrize("name", [*TOLD])
@@ -138,11 +138,11 @@ def test_what_differs_is_told_wherever_records_stand_together(
     assert comparable.differences(records[:1]) == []
     assert f"- {note}" in leaderboard.markdown(records)
     assert note in page.html(records, {})
-    assert "Some boards hold records that differ" in readme.table(records)
+    assert "Some boards hold records of different commits" in readme.result_table(records)
     (group,) = comparison.groups(records, "fake")
     made = comparison.compare(group, choose().task, None, {}, records)
-    assert note in verb.as_markdown(made, [])
-    assert compare_text.as_dict(made, [])["differ"] == [note]
+    assert note in compare_text.markdown(made, [])
+    assert compare_json.data(made, []).differ == [note]
     bench = two(make_record, change, job="bench", config=SIZES)
     assert f"- {note}" in leaderboard.markdown(bench)
 

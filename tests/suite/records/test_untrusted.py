@@ -28,10 +28,9 @@ from buzzer.suite import registry
 from buzzer.suite.analysis import comparison, regress
 from buzzer.suite.cli import app, progress
 from buzzer.suite.cli import bench as bench_verb
-from buzzer.suite.cli import compare as compare_verb
 from buzzer.suite.records import integrity, record
 from buzzer.suite.records.schema import Record
-from buzzer.suite.report import compare_text, console, leaderboard, page, readme
+from buzzer.suite.report import compare_json, compare_text, console, leaderboard, page, readme
 
 MUTATIONS = int(os.environ.get("BUZZER_MUTATIONS", "200"))
 BATCH = 40  # mutated records in a folder
@@ -213,10 +212,10 @@ def outputs(records: Sequence[Record]) -> dict[str, str]:
         for group in comparison.groups(records, name):
             result = comparison.compare(group, task, None, {}, records)
             changes = regress.changes(group, records, [regress.Threshold("wall", 0.05)], records)
-            made["markdown"] += "\n" + compare_verb.as_markdown(result, changes)
-            json.dumps(compare_text.as_dict(result, changes))
-            for section in compare_text.sections(result, changes):
-                made["terminal"] += terminal(lambda c, s=section: compare_verb.print_section(s, c))
+            made["markdown"] += "\n" + compare_text.markdown(result, changes)
+            compare_json.data(result, changes).to_json()
+            for table in compare_text.tables(result, changes):
+                made["terminal"] += terminal(lambda c, t=table: console.show(t, c))
     return made
 
 

@@ -15,7 +15,7 @@ from buzzer.suite.cli import app
 from buzzer.suite.records import gate
 from buzzer.suite.records.record import Record, read_good
 from buzzer.suite.registry import TaskConfig
-from buzzer.suite.report import frontier
+from buzzer.suite.report import charts, frontier
 from buzzer.suite.run import runner
 from buzzer.suite.run.plan import Run
 
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[3]
 MS = 0.001
 
 
-def one(
+def run_of(
     make_record: Make, precision: str, accuracy: float, ms: float, layers: int = 0, **more: Any
 ) -> Record:
     return make_record(
@@ -40,33 +40,33 @@ def one(
 @pytest.fixture
 def records(make_record: Make) -> list[Record]:
     return [
-        one(make_record, "fp32", 0.96, 4.0),
-        one(make_record, "int8", 0.955, 2.0, backend="onnxruntime"),
-        one(make_record, "fp8", 0.97, 1.0, details={"simulated": True}),
-        one(make_record, "sparse", 0.5, 0.5, outcome="wrong"),
-        one(make_record, "fp32", 0.95, 3.0, layers=4),
-        one(make_record, "int8", 0.94, 1.5, layers=4, backend="onnxruntime"),
+        run_of(make_record, "fp32", 0.96, 4.0),
+        run_of(make_record, "int8", 0.955, 2.0, backend="onnxruntime"),
+        run_of(make_record, "fp8", 0.97, 1.0, details={"simulated": True}),
+        run_of(make_record, "sparse", 0.5, 0.5, outcome="wrong"),
+        run_of(make_record, "fp32", 0.95, 3.0, layers=4),
+        run_of(make_record, "int8", 0.94, 1.5, layers=4, backend="onnxruntime"),
     ]
 
 
 def test_the_front_is_what_nothing_beats(records: list[Record]) -> None:
-    found = frontier.points(records, 6)
-    assert [(p.layers, p.precision) for p in found if p.front] == [(4, "int8"), (6, "int8"), (6, "fp32")]
-    assert [p.p50_ms for p in found] == sorted(p.p50_ms for p in found)
-    by = {(p.layers, p.precision): p for p in found}
+    points = frontier.points(records, 6)
+    assert [(p.layers, p.precision) for p in points if p.front] == [(4, "int8"), (6, "int8"), (6, "fp32")]
+    assert [p.p50_ms for p in points] == sorted(p.p50_ms for p in points)
+    by = {(p.layers, p.precision): p for p in points}
     assert (by[6, "fp8"].outcome, by[6, "fp8"].counts) == ("simulated", False)
     assert (by[6, "sparse"].outcome, by[6, "sparse"].counts) == ("wrong", False)
-    base = frontier.reference(found, 6, found[0].backend)
-    assert base == 0.96
-    lines = frontier.table(found, base)
+    whole = frontier.frontier(records, 6, "torch_eager")
+    assert whole.reference_accuracy == 0.96
+    lines = whole.table().lines
     assert lines[-1][:2] == ("*", "6")
     assert lines[-1][5] == "100.00%"
     assert all(len(line) == len(frontier.COLUMNS) for line in lines)
 
 
 def test_a_point_of_equal_accuracy_that_is_slower_is_not_on_it(make_record: Make) -> None:
-    found = frontier.points([one(make_record, "fp32", 0.9, 2), one(make_record, "bf16", 0.9, 1)], 6)
-    assert [(p.precision, p.front) for p in found] == [("bf16", True), ("fp32", False)]
+    points = frontier.points([run_of(make_record, "fp32", 0.9, 2), run_of(make_record, "bf16", 0.9, 1)], 6)
+    assert [(p.precision, p.front) for p in points] == [("bf16", True), ("fp32", False)]
 
 
 @pytest.mark.parametrize(
@@ -87,19 +87,19 @@ def test_simulated_speed_is_a_fact_of_the_record(
 ) -> None:
     """Not a matter of what a note says."""
     notes = ["rounds to FP8 and multiplies in FP32 here"] if not simulated else ["anything"]
-    record = one(make_record, precision, 0.9, 1.0, backend=backend, details=details, notes=notes)
+    record = run_of(make_record, precision, 0.9, 1.0, backend=backend, details=details, notes=notes)
     (point,) = frontier.points([record], 6)
     assert (point.outcome == "simulated") == simulated
     assert point.counts != simulated
 
 
 def test_published_records_are_simulated_where_they_said_so() -> None:
-    found = [
+    published = [
         r for r in read_good(ROOT / "results") if r.task == "bert-intent-precision" and "latency" in r.samples
     ]
-    told = [any("multiplies in FP32" in note for note in r.notes) for r in found]
-    assert any(told)
-    assert [frontier.is_simulated(r) for r in found] == told
+    simulated = [any("multiplies in FP32" in note for note in r.notes) for r in published]
+    assert any(simulated)
+    assert [frontier.is_simulated(r) for r in published] == simulated
 
 
 def test_depths_to_compare_with() -> None:
@@ -108,19 +108,19 @@ def test_depths_to_compare_with() -> None:
 
 
 def test_the_chart_is_an_image_with_every_point(records: list[Record]) -> None:
-    found = frontier.points(records, 6)
-    image = ElementTree.fromstring(frontier.chart(found, "a <title>"))
+    points = frontier.points(records, 6)
+    image = ElementTree.fromstring(charts.svg(frontier.chart(points, records, "a <title>")))
     space = "{http://www.w3.org/2000/svg}"
     marks = [e for e in image.iter(f"{space}circle") if len(e)]
-    assert len(marks) == len(found)
+    assert len(marks) == len(points)
     for e in marks:
-        assert 0 <= float(e.attrib["cx"]) <= frontier.WIDTH
-        assert 0 <= float(e.attrib["cy"]) <= frontier.HEIGHT
+        assert 0 <= float(e.attrib["cx"]) <= charts.WIDTH
+        assert 0 <= float(e.attrib["cy"]) <= charts.HEIGHT
     line = image.find(f"{space}polyline")
     assert line is not None
     assert len(line.attrib["points"].split()) == 3
-    rows = list(csv.DictReader(io.StringIO(frontier.csv_text(found))))
-    assert [float(r["accuracy"]) for r in rows] == [p.accuracy for p in found]
+    rows = list(csv.DictReader(io.StringIO(frontier.frontier(records, 6, "torch_eager").to_csv())))
+    assert [float(r["accuracy"]) for r in rows] == [p.accuracy for p in points]
 
 
 # ---- gates relative to the FP32 score ----------------------------------------------------------------------------
@@ -144,8 +144,8 @@ def test_a_lower_precision_owes_a_share_of_the_score(
 ) -> None:
     task: TaskConfig = registry.task("bert-intent-precision")
     same = {"task": task.name, "engine": "none", "config": task.params, "config_hash": task.config_hash}
-    reference = one(make_record, "fp32", 0.96, 1).model_copy(update=same)
-    run = one(make_record, precision, accuracy, 1, backend="onnxruntime").model_copy(update=same)
+    reference = run_of(make_record, "fp32", 0.96, 1).model_copy(update=same)
+    run = run_of(make_record, precision, accuracy, 1, backend="onnxruntime").model_copy(update=same)
     judged = gate.judge(run, task, [reference])
     assert judged.gate.status == status
     assert judged.gate.differences["accuracy"] == pytest.approx(accuracy - 0.96)
@@ -170,9 +170,9 @@ def test_the_command_line_plans_runs_and_draws(
 
     def predicted(run: Run, *_: Any) -> Record:
         number = len(list((tmp_path / "out").glob("*/*/*.json")))
-        made = one(make_record, run.precision, 0.9, 1.0 + number, run.task.params["layers"])
-        told = {"task": run.task.name, "config_hash": run.task.config_hash, "run_id": f"{number:032x}"}
-        return made.model_copy(update=told)
+        record = run_of(make_record, run.precision, 0.9, 1.0 + number, run.task.params["layers"])
+        identity = {"task": run.task.name, "config_hash": run.task.config_hash, "run_id": f"{number:032x}"}
+        return record.model_copy(update=identity)
 
     monkeypatch.setattr(runner, "fit", fitted)
     monkeypatch.setattr(runner, "predict", predicted)

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from buzzer.suite.analysis import comparison
-from buzzer.suite.records import gate
+from buzzer.suite.records import gate, repetitions
 from buzzer.suite.records.record import Record
-from buzzer.suite.report import compare_text, leaderboard, page
+from buzzer.suite.report import compare_text, leaderboard, page_runs
 from buzzer.suite.run.plan import Choice, fit_run, predict_runs
 
 Make = Callable[..., Record]
@@ -55,7 +55,10 @@ def test_a_cluster_is_held_against_one_process_and_shown_apart(make_record: Make
     shared = make_record(cluster="2 workers", run_id="c" * 32)
     judged = gate.judge(shared, choose().task, [make_record()])
     assert (judged.gate.status, judged.gate.reference_run) == ("passed", "a" * 32)
-    assert {line[1] for line in leaderboard.table([make_record(), judged])} == {"none", "none, 2 workers"}
+    assert {line[1] for line in leaderboard.board([make_record(), judged]).lines} == {
+        "none",
+        "none, 2 workers",
+    }
     (run,) = predict_runs(choose(workers=2, backends=["torch_eager"]))
     (alone,) = predict_runs(choose(backends=["torch_eager"]))
     assert (run.cluster, alone.cluster) == ("2 workers", "")
@@ -108,7 +111,7 @@ def test_the_board_ranks_by_wall_time_and_leaves_no_one_out(make_record: Make) -
             update={"wall_s": 0.1}
         ),
     ]
-    table = leaderboard.table(records)
+    table = leaderboard.board(records).lines
     assert [(line[0], line[1], line[2]) for line in table] == [
         ("1", "none", "onnxruntime"),
         ("2", "none", "torch_eager"),
@@ -134,25 +137,27 @@ def test_what_was_not_measured_is_left_empty(make_record: Make, choose: Choose) 
     more = [{"name": "load", "wall_s": 2.0, "cpu_s": 1.0, "peak_memory_bytes": 1}]
     other = make_record(engine="pandas", phases=more, samples={})
     group = [make_record(), lost, make_record(repeat=1).model_copy(update={"phases": other.phases}), other]
-    assert [line[5:10] for line in leaderboard.table(group) if line[1] == "polars"] == [("", "", "", "", "")]
-    assert leaderboard.phase_header(group)[3:6] == ("start s", "predict s", "load s")
-    assert {line[0]: line[3:6] for line in leaderboard.phase_table(group)} == {
+    assert [line[5:10] for line in leaderboard.board(group).lines if line[1] == "polars"] == [
+        ("", "", "", "", "")
+    ]
+    assert leaderboard.phase_table(group).names[3:6] == ("start s", "predict s", "load s")
+    assert {line[0]: line[3:6] for line in leaderboard.phase_table(group).lines} == {
         "none": ("0.500", "1.500", "2.000"),
         "pandas": ("", "", "2.000"),
     }
-    (entry,) = [e for e in page.boards(group, {})[0].entries if e.first.engine == "pandas"]
+    (entry,) = [e for e in page_runs.boards(group, {})[0].entries if e.first.engine == "pandas"]
     assert entry.phases() == [("load", 2.0)]
     (cells,) = [
         line
         for g in comparison.groups(group, "fake")
-        for line in compare_text.sections(comparison.compare(g, choose().task, None, {}, []), [])[0].lines
+        for line in compare_text.tables(comparison.compare(g, choose().task, None, {}, []), [])[0].lines
         if line[0].startswith("polars")
     ]
     assert cells[2:] == ("unsupported", *[""] * 9)
 
 
 def test_a_repetition_that_was_not_started_has_no_time(make_record: Make) -> None:
-    (row,) = leaderboard.rows(
+    (row,) = repetitions.rows(
         [make_record(), make_record(repeat=1, gate={"status": "unscored"}, **NOT_STARTED)]
     )
     assert (row.wall_s, row.ranked) == (2.0, False)
@@ -160,7 +165,7 @@ def test_a_repetition_that_was_not_started_has_no_time(make_record: Make) -> Non
 
 def test_repetitions_are_summed_up_by_the_median(make_record: Make) -> None:
     runs = [make_record(repeat=i).model_copy(update={"wall_s": w}) for i, w in enumerate([3.0, 1.0, 2.0])]
-    (line,) = leaderboard.table(runs)
+    (line,) = leaderboard.board(runs).lines
     assert line[6] == "2.00 (of 3)"
 
 
@@ -168,13 +173,13 @@ def test_repetitions_are_summed_up_by_the_median(make_record: Make) -> None:
 def test_a_p99_is_shown_from_the_count_that_bench_asks_for(
     make_record: Make, count: int, shown: bool
 ) -> None:
-    (row,) = leaderboard.rows([make_record().model_copy(update={"samples": {"latency": [0.001] * count}})])
+    (row,) = repetitions.rows([make_record().model_copy(update={"samples": {"latency": [0.001] * count}})])
     assert ("p99" in leaderboard.latency(row)) == shown
 
 
 def test_the_newest_record_of_a_run_counts(make_record: Make) -> None:
     old = make_record(created=datetime(2020, 1, 1, tzinfo=UTC), outcome="error")
-    (line,) = leaderboard.table([make_record(), old])
+    (line,) = leaderboard.board([make_record(), old]).lines
     assert line[-1] == "ok"
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from buzzer.suite.records import record
 from buzzer.suite.records.record import Record
-from buzzer.suite.report import charts, page, page_bench
+from buzzer.suite.report import charts, page, page_bench, page_runs
 
 Make = Callable[..., Record]
 TASK = {"task": "booking", "metric": "accuracy@4", "scores": {"accuracy@4": 0.49}, "rows": 1000}
@@ -26,13 +26,13 @@ CUDA = {"device": "cuda", "gpu_busy_s": 1.0, "gpu_peak_memory_bytes": 10**9}
 
 def records(make: Make) -> list[Record]:
     """Two scales; a baseline, faster CPU and GPU runs in rounds, a timeout, and one that could not start."""
-    made = []
+    runs = []
     for scale in (0.1, 1.0):
         data = {"scale": scale, "data_fingerprint": f"{scale:g}".replace(".", "a") * 8}
         for repeat, factor in enumerate((1.0, 1.1, 0.95)):
             common = TASK | data | {"repeat": repeat, "rows": int(1000 * scale)}
             wall = 100 * scale * factor
-            made += [
+            runs += [
                 timed(make, wall, **common, engine="pandas", budget=DAY, gate={"status": "reference"}),
                 timed(make, wall / 3, **common, engine="polars", budget=DAY, gate={"status": "passed"}),
                 timed(
@@ -40,7 +40,7 @@ def records(make: Make) -> list[Record]:
                 ),
             ]
         lost = TASK | data | FAILED
-        made.append(
+        runs.append(
             timed(
                 make,
                 300.0,
@@ -52,23 +52,23 @@ def records(make: Make) -> list[Record]:
         )
         missing = {"engine": "polars-gpu", "budget": DAY, "phases": [], "wall_s": 0.0, "enforcement": "none"}
         missing |= {"device": "cuda", "outcome": "unsupported", "message": "no <CUDA> device"}
-        made.append(make(**lost | missing))
-    return [r.model_copy(update={"run_id": f"{i:08x}" * 4}) for i, r in enumerate(made)]
+        runs.append(make(**lost | missing))
+    return [r.model_copy(update={"run_id": f"{i:08x}" * 4}) for i, r in enumerate(runs)]
 
 
 def timed(make: Make, wall: float, **changes: Any) -> Record:
     phases = [("start", 0.1), ("features", 0.4), ("predict", 0.5)]
-    told = [
+    measured = [
         {"name": n, "wall_s": share * wall, "cpu_s": 0.1, "peak_memory_bytes": 10**7} for n, share in phases
     ]
-    return make(wall_s=wall, phases=told, **{"samples": {}} | changes)
+    return make(wall_s=wall, phases=measured, **{"samples": {}} | changes)
 
 
-def built(folder: Path, made: list[Record]) -> Path:
+def built(folder: Path, runs: list[Record]) -> Path:
     """The page beside its records."""
-    files = {r.run_id: record.write(r, folder) for r in made}
+    files = {r.run_id: record.write(r, folder) for r in runs}
     target = folder / "index.html"
-    record.write_text(target, page.html(made, page.links_of(files, target)))
+    record.write_text(target, page.html(runs, page.links_of(files, target)))
     return target
 
 
@@ -89,10 +89,10 @@ def test_without_records_there_is_still_a_page() -> None:
 
 
 def test_speed_ups_are_those_of_the_medians(make_record: Make) -> None:
-    (chart,) = page.speed_up_charts(records(make_record))
-    told = [mark.text for mark in chart.marks if mark.kind != "failed"]
-    assert "cudf torch_eager cuda seed-cpu: 50.00× (50.00 to 50.00) at scale 1" in told
-    assert "polars torch_eager cpu seed-cpu: 3.00× (3.00 to 3.00) at scale 0.1" in told
+    (chart,) = page_runs.speed_up_charts(records(make_record))
+    texts = [mark.text for mark in chart.marks if mark.kind != "failed"]
+    assert "cudf torch_eager cuda seed-cpu: 50.00× (50.00 to 50.00) at scale 1" in texts
+    assert "polars torch_eager cpu seed-cpu: 3.00× (3.00 to 3.00) at scale 0.1" in texts
     assert sum(mark.kind == "failed" for mark in chart.marks) == 4
 
 
@@ -121,8 +121,8 @@ def bench(make: Make, precision: str, latency: float, cosine: float, **changes: 
 
 
 def test_sessions_stand_below_their_roof(make_record: Make) -> None:
-    made = [bench(make_record, "fp32", 0.05, 1.0), bench(make_record, "int8", 0.02, 0.991)]
-    (roof,) = page_bench.rooflines(made)
+    sessions = [bench(make_record, "fp32", 0.05, 1.0), bench(make_record, "int8", 0.02, 0.991)]
+    (roof,) = page_bench.rooflines(sessions)
     assert [mark.text for mark in roof.marks] == [
         "bert-base, batch 1, 128 tokens, torch_eager int8: 50 GFLOP/s at 10 FLOPs a byte",
         "bert-base, batch 1, 128 tokens, torch_eager fp32: 20 GFLOP/s at 10 FLOPs a byte",
@@ -130,9 +130,9 @@ def test_sessions_stand_below_their_roof(make_record: Make) -> None:
     corners = [tuple(map(float, point.split(","))) for point in roof.paths[0].points.split()]
     assert corners[1] == pytest.approx((roof.x.at(20.0), 100 - roof.y.at(200.0)), abs=0.02)  # the ridge
     assert max(m.y for m in roof.marks) < 100 - min(y for _, y in corners)
-    (board,) = page.content(made, {})["benches"]
+    (board,) = page.content(sessions, {}).benches
     assert [(m.number, m.y > 50) for m in board.frontier().marks] == [(1, False), (2, True)]
-    assert "Accuracy against latency" in page.html(made, {})
+    assert "Accuracy against latency" in page.html(sessions, {})
     assert page_bench.rooflines([bench(make_record, "fp32", 0.05, 1.0, bench=BENCH | {"flops": None})]) == []
 
 
@@ -231,14 +231,14 @@ browser = pytest.mark.browser
 def test_the_page_shows_the_records_figures(
     shown: Callable[..., Tab], make_record: Make, tmp_path: Path
 ) -> None:
-    tab, made = shown(), {r.run_id: r for r in records(make_record)}
+    tab, by_run = shown(), {r.run_id: r for r in records(make_record)}
     rows = tab.tab.locator("tr[data-row]")
     assert rows.count() == 10
     for i in range(rows.count()):
-        row, first = rows.nth(i), made[rows.nth(i).get_attribute("data-run")]
+        row, first = rows.nth(i), by_run[rows.nth(i).get_attribute("data-run")]
         same = [
             r
-            for r in made.values()
+            for r in by_run.values()
             if (r.engine, r.backend, r.scale) == (first.engine, first.backend, first.scale)
         ]
         assert first.outcome in row.inner_text()
@@ -341,8 +341,8 @@ def test_text_stands_out_from_its_ground(shown: Callable[..., Tab]) -> None:
         (name) => [name, ratio(light(name), light("--card"))]);
     }"""
     for scheme in ("light", "dark"):
-        found = dict(shown(color_scheme=scheme).tab.evaluate(contrast))
-        assert {name: value for name, value in found.items() if value < 4.5} == {}
+        contrasts = dict(shown(color_scheme=scheme).tab.evaluate(contrast))
+        assert {name: value for name, value in contrasts.items() if value < 4.5} == {}
 
 
 @browser

@@ -40,27 +40,27 @@ def test_the_table_is_of_the_largest_board_and_against_the_reference_on_one_core
 
 def test_the_peak_is_the_leaderboard_s(make_record: Make) -> None:
     runs = [make_record(repeat=i, peak_memory_bytes=p) for i, p in enumerate((10**8, 3 * 10**8, 2 * 10**8))]
-    (line,) = [line for line in readme.table(runs).splitlines() if line.startswith("| `fake`")]
-    assert line.split(" | ")[6] == leaderboard.table(runs)[0][8] == "300"
+    (line,) = [line for line in readme.result_table(runs).splitlines() if line.startswith("| `fake`")]
+    assert line.split(" | ")[6] == leaderboard.board(runs).lines[0][8] == "300"
 
 
 def test_several_machines_have_letters(make_record: Make) -> None:
     first = make_record()
     other = make_record(machine=first.machine.model_copy(update={"simd": "AVX-512"}))
-    assert "machine |" not in readme.table([first])
-    lines = readme.table([first, other]).splitlines()
+    assert "machine |" not in readme.result_table([first])
+    lines = readme.result_table([first, other]).splitlines()
     assert lines[0].endswith("| machine |")
     assert [line.split(" | ")[-1] for line in lines if line.startswith("| `fake`")] == ["A |", "B |"]
-    assert "A: a processor (AVX-512), 2 cores, 16 GiB, no GPU; B: a processor (AVX2), 2 cores" in lines[-3]
+    assert "A: a processor (AVX-512), 2 cores, 16 GiB, no GPU; B: a processor (AVX2), 2 cores" in lines[5]
 
 
 def test_a_task_is_shown_with_its_own_parameters(make_record: Make) -> None:
-    own, other = (registry.task("booking").params | extra for extra in ({}, {"dim": 7}))
+    registered, other = (registry.task("booking").params | extra for extra in ({}, {"dim": 7}))
     records = [
         make_record(task="booking", config=config, config_hash=registry.params_hash(config), created=created)
-        for config, created in ((own, "2026-01-01T00:00:00Z"), (other, "2026-01-02T00:00:00Z"))
+        for config, created in ((registered, "2026-01-01T00:00:00Z"), (other, "2026-01-02T00:00:00Z"))
     ]
-    assert [group[0].config for group in readme.main_boards(records)] == [own]
+    assert [group[0].config for group in readme.main_boards(records)] == [registered]
 
 
 def test_filling_twice_changes_nothing(make_record: Make) -> None:
@@ -78,9 +78,9 @@ def test_what_is_published_is_that_of_the_records(name: str) -> None:
     files = {record.read(path).run_id: path for path in record.paths([ROOT / "results"])}
     good = [record.read(path) for path in files.values()]
     text = (ROOT / name).read_text(encoding="utf-8")
-    made = {
+    render = {
         "README.md": lambda: readme.fill(text, good),
         "results/leaderboard.md": lambda: leaderboard.markdown(good),
         "results/index.html": lambda: page.html(good, page.links_of(files, ROOT / name)),
     }
-    assert made[name]() == text, "run `make report`"
+    assert render[name]() == text, "run `make report`"

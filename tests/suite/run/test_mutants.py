@@ -185,7 +185,7 @@ MUTANTS = {
         f"{NEIGHBOURS}::test_what_others_take_of_a_core_is_seen",
     ),
     "a disturbed run is silent": Mutant(
-        "suite/report/leaderboard.py",
+        "suite/report/notes.py",
         "        if r.disturbed is not None:",
         "        if False:",
         f"{NEIGHBOURS}::test_a_disturbed_run_is_never_shown_without_a_word",

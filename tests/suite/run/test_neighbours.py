@@ -13,7 +13,7 @@ import pytest
 
 from buzzer.suite.cli.progress import outcome_text
 from buzzer.suite.records.record import Record
-from buzzer.suite.report import leaderboard
+from buzzer.suite.report import leaderboard, notes
 from buzzer.suite.run import counters, inputs, runner, supervise
 from buzzer.suite.run.limits import Reason
 
@@ -67,11 +67,11 @@ def test_when_a_run_counts_as_disturbed(
 def test_a_disturbed_run_is_never_shown_without_a_word(make_record: Make) -> None:
     quiet, noisy = make_record(), make_record(run_id="b" * 32, others_cpu_s=1.0)
     told = "disturbed: others took up to 50% of the cores in 1 runs of none torch_eager fp32 1c2g30s"
-    assert told in leaderboard.board_notes([quiet, noisy])
+    assert told in notes.board_notes([quiet, noisy])
     assert told in leaderboard.markdown([quiet, noisy])
-    assert told in leaderboard.bench_notes([quiet, noisy])
+    assert told in notes.bench_notes([quiet, noisy])
     assert "disturbed: others took 50% of its cores" in outcome_text(noisy)
-    assert not any("disturbed" in line for line in [*leaderboard.board_notes([quiet]), outcome_text(quiet)])
+    assert not any("disturbed" in line for line in [*notes.board_notes([quiet]), outcome_text(quiet)])
 
 
 def test_a_run_tells_of_its_neighbours_and_of_its_inputs(predict: Callable[..., Record]) -> None:

@@ -13,9 +13,9 @@ from buzzer.suite.analysis import comparison, regress
 from buzzer.suite.budget import Budget
 from buzzer.suite.cli.progress import ProgressDisplay
 from buzzer.suite.cli.run import run_choice
-from buzzer.suite.records import integrity, record
+from buzzer.suite.records import integrity, record, repetitions
 from buzzer.suite.records.record import SCHEMA_MINOR, Record
-from buzzer.suite.report import leaderboard, page, readme
+from buzzer.suite.report import leaderboard, page, page_runs, readme
 from buzzer.suite.run import events, fits, limits, record_builder
 from buzzer.suite.run.events import Done, Failed
 from buzzer.suite.run.limits import Measured, Reason
@@ -201,7 +201,7 @@ def outside(make: Make, **changes: Any) -> Record:
 def test_the_two_rules_never_share_a_board(make_record: Make, tmp_path: Path) -> None:
     old, new = make_record(), outside(make_record)
     checked(new, tmp_path)
-    assert [len(group) for group in leaderboard.boards([old, new]).values()] == [1, 1]
+    assert [len(group) for group in repetitions.boards([old, new]).values()] == [1, 1]
     text = leaderboard.markdown([old, new])
     assert text.count("wall time includes scoring") == text.count("wall time ends before scoring") == 1
     assert len(comparison.groups([old, new], "fake")) == 2
@@ -221,7 +221,7 @@ DIFFERENT: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("what", DIFFERENT)
 def test_what_differs_never_shares_a_board(make_record: Make, what: str) -> None:
     records = [make_record(), make_record(run_id="b" * 32, **DIFFERENT[what])]
-    assert [len(group) for group in leaderboard.boards(records).values()] == [1, 1]
+    assert [len(group) for group in repetitions.boards(records).values()] == [1, 1]
     if what in ("parameters", "machine"):
         assert len(comparison.groups(records, "fake")) == 2
     assert regress._self(records[0]) != regress._self(records[1])
@@ -233,7 +233,7 @@ def test_the_page_draws_scoring_beside_the_stages(make_record: Make) -> None:
     text = page.html([old, new], {})
     assert "score, after the wall time" in text
     assert '<td class="n">5.000</td>' in text
-    stages = [entry.phases() for board in page.boards([new], {}) for entry in board.entries]
+    stages = [entry.phases() for board in page_runs.boards([new], {}) for entry in board.entries]
     assert stages == [[("start", 0.5), ("predict", 1.5)]]
 
 
@@ -253,9 +253,9 @@ def test_the_readme_shows_the_new_rule_and_names_it(make_record: Make) -> None:
     larger = make_record(scale=2 * old.scale, machine=old.machine.model_copy(update={"cpu": "another"}))
     assert readme.main_boards([larger, new]) == [[new]]
     assert len(readme.main_boards([larger, old])) == 2
-    assert "wall time ends before scoring" in readme.table([new])
-    assert "wall time includes scoring" in readme.table([old])
-    mixed = readme.table([old, outside(make_record, task="other")])
+    assert "wall time ends before scoring" in readme.result_table([new])
+    assert "wall time includes scoring" in readme.result_table([old])
+    mixed = readme.result_table([old, outside(make_record, task="other")])
     assert "| scoring |" in mixed.splitlines()[0]
     assert "not comparable" in mixed
     assert {line.split(" | ")[-1] for line in mixed.splitlines() if line.startswith("| `")} == {
