@@ -78,7 +78,7 @@ def described(kind: type[T], name: Callable[[T], str]) -> Callable[[metadata.Ent
     def make(entry: metadata.EntryPoint) -> T:
         value = entry.load()
         if not isinstance(value, kind):
-            raise UnsupportedError(f"{entry.value} is a {type(value).__name__}, not a {kind.__name__}")
+            raise UnsupportedError(f"{entry.value} is of type {type(value).__name__}, not {kind.__name__}")
         if name(value) != entry.name:
             raise UnsupportedError(f"{entry.value} calls itself {name(value)!r}")
         return value

@@ -131,7 +131,7 @@ def plugin_tasks() -> dict[str, Plugin[TaskConfig]]:
     taken = {name for task in built_in_tasks().values() for name in (task.name, *task.aliases)}
 
     def make(entry: EntryPoint) -> TaskConfig:
-        task = validated(TaskConfig, entry, with_base(fields_of(entry)))
+        task = validated(TaskConfig, entry, with_base({"aliases": []} | fields_of(entry)))
         if used := taken & set(task.aliases):
             raise UnsupportedError(f"its alias {min(used)} is one of buzzer's names")
         return task
@@ -150,12 +150,12 @@ def fields_of(entry: EntryPoint) -> dict[str, Any]:
         value = yaml.safe_load(Path(value).read_text(encoding="utf-8"))
     if not isinstance(value, Mapping):
         raise UnsupportedError(f"{entry.value} is not a mapping, nor the path of a YAML file of one")
-    return dict(value)
+    return {"name": entry.name, **value}
 
 
 def validated(kind: type[C], entry: EntryPoint, fields: dict[str, Any]) -> C:
-    """The `kind` of these fields, whose name is the entry point's. Raises UnsupportedError for fields that are wrong."""
-    if fields.setdefault("name", entry.name) != entry.name:
+    """The `kind` of these fields. Raises UnsupportedError for wrong ones, or a name that is not the entry point's."""
+    if fields["name"] != entry.name:
         raise UnsupportedError(f"{entry.value} calls itself {fields['name']!r}")
     try:
         return kind.model_validate(fields)

@@ -1,0 +1,252 @@
+"""What entry points of other distributions add, and what becomes of those that are broken. tests/test_adding.py installs a real one."""
+
+import importlib
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from buzzer import plugins
+from buzzer.engine import frames, infer
+from buzzer.errors import UnsupportedError, UsageError
+from buzzer.suite import registry
+from buzzer.suite.run import fits
+
+ROOT = Path(__file__).resolve().parent.parent
+Install = Callable[..., None]
+CACHED: tuple[Any, ...] = (
+    *(frames.plugin_engines, infer.plugin_backends, plugins.distributions, fits.code_hash),
+    *(registry.tasks, registry.plugin_tasks, registry.models, registry.plugin_models),
+    *(registry.places, registry.plugin_datasets),
+)
+ENGINE = """
+from buzzer.engine.frames import EngineInfo
+ENGINE = EngineInfo(name="swift", load="acme.engine:load", summary="a swift engine", device="cuda")
+BIRD = EngineInfo(name="pandas", load="acme.engine:load", summary="a panda that is none")
+"""
+BACKEND = """
+from buzzer.engine.infer import ENCODERS, NETWORKS, ONNX, TREES, BackendInfo
+def backend(kind):
+    return BackendInfo(name=kind, module="acme.missing", summary=kind, runs=frozenset({kind}))
+networks, encoders, trees, onnx = map(backend, (NETWORKS, ENCODERS, TREES, ONNX))
+"""
+TASK = """
+from pathlib import Path
+from buzzer.suite.registry import TaskConfig
+FIELDS = {
+    "summary": "a task", "entry": "acme.work:TASK", "engines": ["pandas"], "backends": ["torch_eager"], "metric": "accuracy",
+    "reference": {"engine": "pandas", "backend": "torch_eager"}, "tolerance": 0.0, "params": {"rare": 3},
+}
+CONFIG = TaskConfig(name="config", **FIELDS)
+NAMED = FIELDS | {"name": "another"}
+WRONG = FIELDS | {"engines": 7}
+ALIAS = FIELDS | {"aliases": ["recsys2021-lite"]}
+FILE = Path(__file__).with_name("task.yaml")
+"""
+YAML = "base: booking\nsummary: as booking\nentry: acme.work:TASK\nparams: {dim: 7}\n"
+
+
+def clear() -> None:
+    for cached in CACHED:
+        cached.cache_clear()
+    for name in [name for name in sys.modules if name.partition(".")[0] == "acme"]:
+        del sys.modules[name]
+    importlib.invalidate_caches()
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """Puts the package `acme` and a distribution with these entry points on the path: group -> name -> value."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name, text in {"engine": ENGINE, "backend": BACKEND, "task": TASK, "work": "TASK = 1\n"}.items():
+        (tmp_path / "acme").mkdir(exist_ok=True)
+        (tmp_path / "acme" / f"{name}.py").write_text(text)
+    (tmp_path / "acme" / "__init__.py").write_text("")
+    (tmp_path / "acme" / "task.yaml").write_text(YAML)
+
+    def go(entries: Mapping[str, Mapping[str, str]], name: str = "acme-plug") -> None:
+        facts = tmp_path / f"{name.replace('-', '_')}-1.2.dist-info"
+        facts.mkdir()
+        (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\n")
+        lines = [
+            f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in named.items())
+            for group, named in entries.items()
+        ]
+        (facts / "entry_points.txt").write_text("\n".join(lines))
+        clear()
+
+    yield go
+    clear()
+
+
+@pytest.fixture
+def warned(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """The warnings so far."""
+    return lambda: [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_an_engine_is_offered_by_every_task_that_has_engines(install: Install) -> None:
+    install({"buzzer.engines": {"swift": "acme.engine:ENGINE"}})
+    assert "swift" in registry.engines()
+    assert frames.info("swift").summary == "a swift engine"
+    assert registry.task("booking").engines[-1] == "swift"
+    assert registry.task("bert-intent").engines == ["none"]
+    assert (frames.on_gpu("swift"), frames.on_gpu("cudf"), frames.on_gpu("no such")) == (True, True, False)
+    assert frames.cpu_twin("swift") == "swift"
+    assert registry.origins()["engines"] == {"swift": "acme-plug 1.2"}
+    assert plugins.distributions() == ["acme-plug"]
+
+
+def test_a_backend_is_offered_wherever_it_runs_a_kind_of_model(install: Install) -> None:
+    names = ("networks", "encoders", "trees", "onnx")
+    install({"buzzer.backends": {name: f"acme.backend:{name}" for name in names}})
+    added = {task: set(names) & set(config.backends) for task, config in registry.tasks().items()}
+    assert added["booking"] == {"networks"}
+    assert (
+        added["recsys2021"] == added["recsys2021-full"] == added["online-shoppers"] == {"networks", "trees"}
+    )
+    assert added["sigir-ecom-task1"] == added["complete-journey"] == {"networks", "encoders"}
+    models = {name: set(names) & set(model.backends) for name, model in registry.models().items()}
+    assert (models["bert-base"], models["gbdt"]) == ({"networks"}, {"trees"})
+    assert infer.split_backend("trees") == ("torch_eager", "trees")
+    assert infer.split_backend("networks") == ("networks", "xgboost")
+
+
+def test_a_file_is_offered_to_what_runs_its_kind(install: Install, tmp_path: Path) -> None:
+    install({"buzzer.backends": {"onnx": "acme.backend:onnx", "networks": "acme.backend:networks"}})
+    (tmp_path / "net.onnx").write_bytes(b"")
+    assert registry.model(str(tmp_path / "net.onnx")).backends[-2:] == ["tensorrt", "onnx"]
+    assert registry.model(str(tmp_path)).backends[-1] == "networks"
+
+
+def test_a_task_is_a_mapping_a_file_or_a_config(install: Install) -> None:
+    entries = {"mapping": "acme.task:FIELDS", "config": "acme.task:CONFIG", "file": "acme.task:FILE"}
+    install({"buzzer.tasks": entries})
+    assert {*entries} <= registry.tasks().keys()
+    for name in entries:
+        task = registry.task(name)
+        assert (task.name, task.entry) == (name, "acme.work:TASK")
+    assert registry.task("file").params == registry.task("booking").params | {"dim": 7}
+    assert registry.task("file").dataset == "booking"
+    with pytest.raises(UsageError, match="task mapping has no data set"):
+        registry.dataset("mapping")
+
+
+BROKEN = [
+    ("buzzer.engines", "swift", "acme.absent:ENGINE", "No module named 'acme.absent'"),
+    ("buzzer.engines", "swift", "acme.engine:NOTHING", "has no attribute 'NOTHING'"),
+    ("buzzer.engines", "swift", "acme.engine:EngineInfo", "is of type type, not EngineInfo"),
+    ("buzzer.engines", "slow", "acme.engine:ENGINE", "calls itself 'swift'"),
+    ("buzzer.engines", "pandas", "acme.engine:BIRD", "buzzer has one of that name"),
+    ("buzzer.backends", "trees", "acme.engine:ENGINE", "is of type EngineInfo, not BackendInfo"),
+    ("buzzer.backends", "xgboost", "acme.backend:trees", "buzzer has one of that name"),
+    ("buzzer.tasks", "booking", "acme.task:FIELDS", "buzzer has one of that name"),
+    ("buzzer.tasks", "recsys2021-lite", "acme.task:FIELDS", "buzzer has one of that name"),
+    ("buzzer.tasks", "mine", "acme.task:ALIAS", "its alias recsys2021-lite is one of buzzer's names"),
+    ("buzzer.tasks", "mine", "acme.task:NAMED", "calls itself 'another'"),
+    ("buzzer.tasks", "mine", "acme.task:WRONG", "engines: Input should be a valid list"),
+    ("buzzer.tasks", "mine", "acme.engine:EngineInfo", "is not a mapping"),
+    ("buzzer.models", "gbdt", "acme.task:FIELDS", "buzzer has one of that name"),
+    ("buzzer.models", "mine", "acme.task:FIELDS", "engines: Extra inputs are not permitted"),
+    ("buzzer.datasets", "birds", "acme.absent", "no module acme.absent"),
+    ("buzzer.datasets", "birds", "acme.engine", "card.md"),
+    ("buzzer.datasets", "booking", "acme.engine", "buzzer has one of that name"),
+]
+
+
+@pytest.mark.parametrize(("group", "name", "value", "reason"), BROKEN)
+def test_a_broken_plugin_is_left_out_with_a_warning(
+    group: str, name: str, value: str, reason: str, install: Install, warned: Callable[[], list[str]]
+) -> None:
+    before = {kind: {*names()} for kind, names in everything().items()}
+    install({group: {name: value}})
+    assert {kind: {*names()} for kind, names in everything().items()} == before
+    (warning,) = warned()
+    kind = {"buzzer.datasets": "data set"}.get(group, group.removeprefix("buzzer.")[:-1])
+    assert warning.startswith(f"warning: {kind} '{name}' of acme-plug 1.2 is left out: ")
+    assert reason in warning
+
+
+def everything() -> dict[str, Callable[[], Any]]:
+    named = (registry.tasks, registry.engines, registry.backends, registry.models, registry.datasets)
+    return {names.__name__: names for names in named}
+
+
+def test_the_second_of_one_name_is_refused(install: Install, warned: Callable[[], list[str]]) -> None:
+    entries = {"buzzer.engines": {"swift": "acme.engine:ENGINE"}}
+    install(entries)
+    install(entries, "zzz-plug")
+    assert registry.origins()["engines"] == {"swift": "acme-plug 1.2"}
+    (warning,) = warned()
+    assert "'swift' of zzz-plug 1.2 is left out: acme-plug 1.2 has one of that name" in warning
+
+
+def test_what_cannot_be_loaded_is_unsupported(install: Install, tmp_path: Path) -> None:
+    """The descriptor is right, and what it names is not there."""
+    install(
+        {
+            "buzzer.backends": {"trees": "acme.backend:trees"},
+            "buzzer.datasets": {"birds": "acme.birds"},
+        }
+    )
+    (tmp_path / "acme" / "birds.py").write_text("NAME = 'birds'\n")
+    (tmp_path / "acme" / "card.md").write_text("# Birds\n")
+    with pytest.raises(
+        UnsupportedError, match=r"backend trees cannot be loaded from acme\.missing: No module"
+    ):
+        infer.load("trees")
+    assert registry.card("birds") == "# Birds\n"
+    with pytest.raises(UnsupportedError, match=r"data set birds has no generate in acme\.birds"):
+        registry.dataset("birds")
+
+
+def test_an_unknown_precision_of_a_backend_is_refused(install: Install, tmp_path: Path) -> None:
+    install({"buzzer.backends": {"trees": "acme.backend:trees"}})
+    (tmp_path / "acme" / "missing.py").write_text("PRECISIONS = ('fp32', 'int3')\n")
+    with pytest.raises(UnsupportedError, match="backend trees has a precision int3 that is not known"):
+        infer.load("trees")
+
+
+def test_a_device_that_a_backend_does_not_run_on_is_unsupported() -> None:
+    with pytest.raises(UnsupportedError, match="does not run on tpu"):
+        infer.prepare(None, backend="torch_eager", example={}, device="tpu")
+
+
+def test_an_edit_of_a_plugin_makes_another_fit(install: Install, tmp_path: Path) -> None:
+    """The fit of a plug-in's task depends on the sources of its own package, and on those of buzzer that it imports."""
+    install({"buzzer.tasks": {"mine": "acme.task:FIELDS"}})
+    (tmp_path / "acme" / "work.py").write_text(
+        "from acme import near\nfrom buzzer.models import blend\nTASK = 1\n"
+    )
+    (tmp_path / "acme" / "near.py").write_text("")
+    entry = registry.task("mine").entry
+    assert {"acme", "acme.work", "acme.near", "buzzer.models.blend"} <= fits.sources(entry).keys()
+    before = fits.code_hash(entry)
+    (tmp_path / "acme" / "near.py").write_text("# edited\n")
+    fits.code_hash.cache_clear()
+    assert fits.code_hash(entry) != before
+
+
+def test_a_broken_plugin_breaks_no_command(install: Install, tmp_path: Path) -> None:
+    """One warning on stderr, whatever the command; stdout is as it is without the plug-in."""
+    install({"buzzer.engines": {"swift": "acme.absent:ENGINE"}})
+    for arguments in (["list", "--json"], ["run", "booking", "--dry-run", "--json"]):
+        done, without = (
+            subprocess.run(
+                [sys.executable, "-m", "buzzer", *arguments],
+                cwd=ROOT,
+                env=os.environ | {"PYTHONPATH": path},
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            for path in (f"{tmp_path}{os.pathsep}{ROOT}", str(ROOT))
+        )
+        assert done.stdout == without.stdout
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("warning: engine 'swift' of acme-plug 1.2 is left out: ModuleNotFoundError")
