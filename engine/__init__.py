@@ -1,1 +1,1 @@
-"""How models are run: feature frames, inference sessions, and what this machine has."""
+"""Feature engines, inference backends and kernels, and facts about this machine."""

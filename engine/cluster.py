@@ -1,4 +1,4 @@
-"""Several workers for one job, by Dask: one a GPU (dask-cuda), processes of this machine, or a cluster that runs already."""
+"""Dask clusters: one worker per GPU (dask-cuda), local processes, or a cluster that is already running."""
 
 import importlib.util
 from collections.abc import Iterator
@@ -7,11 +7,9 @@ from typing import Any
 
 from buzzer.errors import UnsupportedError, UsageError
 
-CONNECT_S = 30
-PACKAGES = {
-    "cpu": ("distributed", "cluster"),
-    "cuda": ("dask_cuda", "gpu"),
-}  # device -> package, the extra that brings it
+CONNECT_S = 30  # how long to wait for the scheduler and for the workers
+# Device -> the package that it needs, and the extra that installs it.
+PACKAGES = {"cpu": ("distributed", "cluster"), "cuda": ("dask_cuda", "gpu")}
 
 
 @contextmanager
@@ -23,12 +21,12 @@ def opened(
     threads: int = 1,
     gpu_memory_bytes: int | None = None,
 ) -> Iterator[Any]:
-    """A distributed.Client of `workers` local workers, or of the cluster whose scheduler has that address (tcp://host:8786).
+    """A distributed.Client of `workers` local workers, or of the cluster with this scheduler address (tcp://host:8786).
 
-    device: "cuda" gives each worker a GPU of its own, with a pool of at most `gpu_memory_bytes` (default: four fifths of the GPU), from
-    which cuDF spills to the host.  threads: of each worker's libraries.
+    device: "cuda" gives each worker its own GPU, with a memory pool of at most `gpu_memory_bytes` (default: four fifths of the
+    GPU), beyond which cuDF spills to the host.  threads: the number of threads of each worker's libraries.
 
-    Raises UnsupportedError without Dask, dask-cuda or as many GPUs, UsageError where no scheduler or worker answers.
+    Raises UnsupportedError without Dask, dask-cuda or enough GPUs, UsageError if no scheduler or worker answers.
     """
     package, extra = PACKAGES["cpu" if scheduler else device]
     if importlib.util.find_spec(package) is None:
@@ -36,7 +34,7 @@ def opened(
     import dask.config
     import distributed
 
-    # A worker that dies has run out of memory or met a bug: again would end the same way.
+    # No retries: a worker dies of lack of memory or of a bug, and would die again.
     with dask.config.set(
         {"distributed.scheduler.allowed-failures": 0, "distributed.comm.timeouts.connect": CONNECT_S}
     ):
@@ -44,14 +42,16 @@ def opened(
             with connected(scheduler) as client:
                 yield client
             return
-        made = cuda_cluster(workers, gpu_memory_bytes) if device == "cuda" else cpu_cluster(workers, threads)
-        with made as local, distributed.Client(local) as client:
+        on_gpus = device == "cuda"
+        cluster = cuda_cluster(workers, gpu_memory_bytes) if on_gpus else cpu_cluster(workers, threads)
+        with cluster as local, distributed.Client(local) as client:
             client.wait_for_workers(workers, timeout=CONNECT_S)
             yield client
 
 
 @contextmanager
 def connected(scheduler: str) -> Iterator[Any]:
+    """A client of the running cluster with this scheduler address. Raises UsageError if no scheduler or worker answers."""
     import distributed
 
     try:
@@ -69,7 +69,7 @@ def connected(scheduler: str) -> Iterator[Any]:
 
 
 def cpu_cluster(workers: int, threads: int) -> Any:
-    """Processes of this machine. They live inside the run's own memory limit, so Dask sets none."""
+    """A cluster of local processes. The run's own memory limit applies to them, so Dask sets none."""
     import distributed
 
     names = (
@@ -79,12 +79,12 @@ def cpu_cluster(workers: int, threads: int) -> Any:
         "OPENBLAS_NUM_THREADS",
         "MKL_NUM_THREADS",
     )
-    alone: Any = {"dashboard_address": None, "memory_limit": 0, "env": dict.fromkeys(names, str(threads))}
-    return distributed.LocalCluster(n_workers=workers, threads_per_worker=1, **alone)
+    options: Any = {"dashboard_address": None, "memory_limit": 0, "env": dict.fromkeys(names, str(threads))}
+    return distributed.LocalCluster(n_workers=workers, threads_per_worker=1, **options)
 
 
 def cuda_cluster(workers: int, gpu_memory_bytes: int | None) -> Any:
-    """A worker a GPU."""
+    """A local cluster with one worker per GPU. Raises UnsupportedError if there are fewer GPUs."""
     from buzzer.engine.device import gpus
 
     if len(gpus()) < workers:
@@ -97,7 +97,7 @@ def cuda_cluster(workers: int, gpu_memory_bytes: int | None) -> Any:
     return LocalCUDACluster(
         n_workers=workers,
         device_memory_limit=limit,
-        rmm_async=True,  # the driver's pool, which grows as it is used
+        rmm_async=True,  # the driver's pool, which grows on demand
         rmm_maximum_pool_size=limit,
         enable_cudf_spill=True,
         dashboard_address=None,
@@ -105,22 +105,22 @@ def cuda_cluster(workers: int, gpu_memory_bytes: int | None) -> Any:
 
 
 def spread(client: Any, array: Any, rows: int) -> Any:
-    """A host array as a dask.array whose runs of `rows` rows lie on the workers, one after the other."""
+    """A host array as a dask.array: each chunk of `rows` rows is sent to another worker."""
     import dask.array
     from dask.delayed import delayed
 
-    runs = [array[start : start + rows] for start in range(0, len(array), rows)]
+    chunks = [array[start : start + rows] for start in range(0, len(array), rows)]
     sent = [
-        client.scatter(run, workers=[worker], hash=False)
-        for run, worker in zip(runs, addresses(client), strict=False)
+        client.scatter(chunk, workers=[worker], hash=False)
+        for chunk, worker in zip(chunks, addresses(client), strict=False)
     ]
     parts = [
-        dask.array.from_delayed(delayed(future), run.shape, run.dtype)
-        for future, run in zip(sent, runs, strict=True)
+        dask.array.from_delayed(delayed(future), chunk.shape, chunk.dtype)
+        for future, chunk in zip(sent, chunks, strict=True)
     ]
     return dask.array.concatenate(parts)
 
 
 def addresses(client: Any) -> list[str]:
-    """The workers' addresses, in an order that stays."""
+    """The workers' addresses, sorted."""
     return sorted(client.scheduler_info(n_workers=-1)["workers"])

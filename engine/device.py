@@ -1,26 +1,27 @@
-"""What this machine has: the processor's name, and the GPUs as their driver tells them."""
+"""Facts about this machine's processor and GPUs, and this process's GPU memory."""
 
 import ctypes
 import importlib.util
 import os
 import platform
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-RAPIDS_CUDA = (13, 0)  # the CUDA of the `gpu` extra's wheels
+RAPIDS_CUDA = (13, 0)  # CUDA version of the `gpu` extra's wheels
 # https://docs.nvidia.com/cuda/cuda-driver-api, CUresult
 CODES = {
     3: "not initialised",
     35: "driver too old for the library",
     100: "no device",
-    101: "device asked for is not there",
+    101: "no such device",
     803: "driver and kernel module differ",
     804: "forward compatibility is not supported here",
 }
 _limit: int | None = None  # of GPU memory, in bytes
 CPUINFO = Path("/proc/cpuinfo")
-# A flag of CPUINFO and what it stands for, widest first.
+# Flags of CPUINFO and their names, widest instructions first.
 SIMD = {
     "amx_tile": "AMX",
     "avx512_bf16": "AVX-512 BF16",
@@ -33,8 +34,17 @@ SIMD = {
 }
 
 
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU; memory_bytes is None and driver (its version) "" if unknown."""
+
+    name: str
+    memory_bytes: int | None = None
+    driver: str = ""
+
+
 def cpu_facts() -> dict[str, str]:
-    """What Linux tells of the first processor; empty elsewhere."""
+    """Names and values of the first processor in /proc/cpuinfo; empty if there is no such file."""
     try:
         text = CPUINFO.read_text().split("\n\n", 1)[0]
     except OSError:
@@ -44,67 +54,76 @@ def cpu_facts() -> dict[str, str]:
 
 
 def cpu_name() -> str:
-    """The processor's marketing name, or its architecture where no name is told."""
+    """The processor's marketing name, or its architecture if the system gives no name."""
     return cpu_facts().get("model name") or platform.processor() or platform.machine()
 
 
 def simd() -> str:
-    """The widest vector instructions; "" where the system does not tell. A cloud's processors of one name differ in them."""
+    """The widest vector instructions, "" if unknown. In clouds, processors of the same name differ in them."""
     facts = cpu_facts()
     flags = {*facts.get("flags", facts.get("Features", "")).split()}
-    return next((told for flag, told in SIMD.items() if flag in flags), "")
+    return next((name for flag, name in SIMD.items() if flag in flags), "")
 
 
 def saturates() -> bool:
-    """Whether ONNX Runtime and OpenVINO add pairs of INT8 products in 16 bits on this processor, where large ones are cut off: x86 without
-    VNNI (ONNX Runtime, "Quantize ONNX models": reduce_range)."""
+    """Whether ONNX Runtime and OpenVINO add pairs of INT8 products in 16 bits on this processor, so that large sums saturate.
+
+    True for x86 without VNNI (ONNX Runtime, "Quantize ONNX models": reduce_range).
+    """
     return simd() in ("AVX-512", "AVX2")
 
 
 def multiplies_bf16() -> bool:
-    """Whether this processor multiplies BF16; others emulate it, at a fraction of FP32's speed."""
+    """Whether this processor has BF16 instructions. Others emulate BF16, at a fraction of FP32's speed."""
     return simd() in ("AVX-512 BF16", "AMX")
 
 
 def cache_bytes() -> int:
-    """Size of the last-level cache; 64 MiB where the system does not tell."""
-    found = [64 << 20]
+    """Size of the last-level cache; 64 MiB if unknown."""
+    sizes = []
     for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
         text = path.read_text().strip()
         if text[:-1].isdigit() and text[-1] in "KM":
-            found.append(int(text[:-1]) << (10 if text[-1] == "K" else 20))
-    return max(found[1:], default=found[0])
+            sizes.append(int(text[:-1]) << (10 if text[-1] == "K" else 20))
+    return max(sizes, default=64 << 20)
 
 
 @cache
-def gpus() -> list[dict[str, Any]]:
-    """Each GPU's name, memory in bytes and driver; empty without a driver. Does not create a CUDA context."""
+def gpus() -> list[Gpu]:
+    """The machine's GPUs; empty without a driver. Does not create a CUDA context."""
     try:
         import pynvml
     except ImportError:
-        return [{"name": "unknown (install nvidia-ml-py)"} for _ in range(_cuda_count())]
+        return [Gpu("unknown (install nvidia-ml-py)") for _ in range(_cuda_count())]
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
         return []
     driver = pynvml.nvmlSystemGetDriverVersion()
-    found = []
-    for index in range(pynvml.nvmlDeviceGetCount()):
-        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-        memory = pynvml.nvmlDeviceGetMemoryInfo(handle).total
-        found.append({"name": pynvml.nvmlDeviceGetName(handle), "memory_bytes": memory, "driver": driver})
-    return found
+    handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+    return [
+        Gpu(pynvml.nvmlDeviceGetName(handle), pynvml.nvmlDeviceGetMemoryInfo(handle).total, driver)
+        for handle in handles
+    ]
+
+
+def gpu_memory() -> list[int]:
+    """Memory in bytes of each GPU for which it is known."""
+    return [gpu.memory_bytes for gpu in gpus() if gpu.memory_bytes is not None]
 
 
 def no_cuda() -> str:
-    """What is told where torch sees no CUDA device: why, by the driver's own words where it has any."""
+    """The message for a machine where torch sees no CUDA device, with the driver's own reason if it has one."""
     import torch
 
     return f"no CUDA device here: {cuda_problem() or f'torch {torch.__version__} does not see it'}"
 
 
 def cuda_problem(least: tuple[int, int] = (0, 0)) -> str:
-    """Why CUDA cannot be used here, as the driver itself tells, or ""; `least` is the CUDA version that it must speak. Makes no context."""
+    """Why CUDA cannot be used here, according to the driver; "" if it can. Does not create a CUDA context.
+
+    least: the CUDA version that the driver must support, (major, minor).
+    """
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -113,18 +132,19 @@ def cuda_problem(least: tuple[int, int] = (0, 0)) -> str:
     if code:
         return f"the driver does not start: {CODES.get(code, 'CUDA error')} ({code})"
     cuda.cuDriverGetVersion(ctypes.byref(version))
-    speaks = (version.value // 1000, version.value % 1000 // 10)
-    if speaks < least:
-        return (
-            f"the driver is too old: it speaks CUDA {speaks[0]}.{speaks[1]}, {least[0]}.{least[1]} is needed"
-        )
+    major, minor = version.value // 1000, version.value % 1000 // 10
+    if (major, minor) < least:
+        return f"the driver is too old: it supports CUDA {major}.{minor}, {least[0]}.{least[1]} is needed"
     cuda.cuDeviceGetCount(ctypes.byref(count))
     return "" if count.value else "the driver shows no device"
 
 
 def limit_memory(limit: int) -> None:
-    """Hold this process to so many bytes of GPU memory: `pool`, torch's cache, and where cuDF begins to spill. XGBoost and CUDA's own
-    context allocate beside them; the harness watches the sum by NVML."""
+    """Limit this process's GPU memory in bytes: `pool`, torch's cache, and the point from which cuDF spills.
+
+    XGBoost and the CUDA context allocate outside of these; the harness watches the total by NVML. Raises RuntimeError if the pool
+    exists already.
+    """
     global _limit
     if pool.cache_info().currsize:
         raise RuntimeError("the limit must be set before the pool is made")
@@ -140,41 +160,47 @@ def limit_memory(limit: int) -> None:
 
 
 def memory_limit() -> int | None:
-    """Bytes that `limit_memory` allows; None without one."""
+    """The limit in bytes that `limit_memory` set; None without one."""
     return _limit
 
 
 @cache
 def pool() -> Any:
-    """This process's only RMM memory resource, for cuDF, cudf-polars and cupy: the driver's pool, which keeps freed memory up to half of the
-    device or of the limit, for torch and XGBoost allocate beside it."""
+    """This process's only RMM memory resource, for cuDF, cudf-polars and cupy.
+
+    It is the driver's pool. It keeps freed memory up to half of the device's memory or of the limit, because torch and XGBoost
+    allocate outside of it.
+    """
     import cupy
     import rmm
     from rmm.allocators.cupy import rmm_cupy_allocator
 
     _, total = rmm.mr.available_device_memory()
-    held = rmm.mr.CudaAsyncMemoryResource(release_threshold=(_limit or total) // 2)
-    made = rmm.mr.LimitingResourceAdaptor(held, allocation_limit=_limit) if _limit else held
-    rmm.mr.set_current_device_resource(made)
+    resource = rmm.mr.CudaAsyncMemoryResource(release_threshold=(_limit or total) // 2)
+    if _limit:
+        resource = rmm.mr.LimitingResourceAdaptor(resource, allocation_limit=_limit)
+    rmm.mr.set_current_device_resource(resource)
     cupy.cuda.set_allocator(rmm_cupy_allocator)
-    return made
+    return resource
 
 
 def own_memory() -> dict[str, int | None]:
-    """GPU memory of this very process in bytes: `process` by NVML, None where it knows the process by another id, as in some
-    containers; `torch_peak` by torch's own count."""
+    """GPU memory of this process in bytes: `process` by NVML, and `torch_peak`, the most that torch has reserved.
+
+    `process` is None if NVML knows the process by another id, as in some containers.
+    """
     import torch
 
     return {"process": _by_nvml(os.getpid()), "torch_peak": torch.cuda.max_memory_reserved()}
 
 
 def nvml() -> Any:
-    """NVML's bindings, started; None without them or without a driver."""
+    """NVML's Python module, initialised; None if it is not installed or there is no driver."""
     try:
         import pynvml
 
         pynvml.nvmlInit()
-    except Exception:  # noqa: BLE001  not installed, no driver, no permission: all mean no counter
+    except Exception:  # noqa: BLE001  not installed, no driver, or no permission: there is no counter
         return None
     return pynvml
 
@@ -192,7 +218,7 @@ def _by_nvml(pid: int) -> int | None:
 
 
 def _cuda_count() -> int:
-    """Number of devices by the driver itself, for machines without NVML's bindings."""
+    """The number of devices according to the driver, for machines without NVML's Python module."""
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:

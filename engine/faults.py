@@ -1,5 +1,7 @@
-"""What a GPU library's exception means. The libraries share no error type, so type names and the texts of CUDA, RMM, cuDF, cupy, torch and
-XGBoost are what there is to go by."""
+"""Classifies exceptions of GPU libraries.
+
+CUDA, RMM, cuDF, cupy, torch and XGBoost share no error type, so exceptions are recognised by type name and message.
+"""
 
 import re
 from collections.abc import Iterator
@@ -10,13 +12,14 @@ MEMORY, LACKING, REFUSED = "memory", "lacking", "refused"
 
 @dataclass(frozen=True)
 class Fault:
-    """kind: MEMORY (of the device is used up), LACKING (no device that can be used), REFUSED (the library cannot do this on a GPU)."""
+    """The kind of an exception: MEMORY (out of device memory), LACKING (no usable device), or REFUSED (the library cannot do this on
+    a GPU); and a hint for the user."""
 
     kind: str
     hint: str
 
 
-# The first with a pattern that is found in "TypeName: message", of an exception or one that it came from, counts.
+# The patterns are searched in "TypeName: message"; the first fault with a match counts.
 RULES: dict[Fault, list[str]] = {
     Fault(
         MEMORY,
@@ -53,7 +56,7 @@ RULES: dict[Fault, list[str]] = {
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:
-    """An exception, those that it groups (at any depth), and those that they came from."""
+    """An exception, the members of its groups (at any depth), and the causes of all of these."""
     waiting, seen = [error], set[int]()
     while waiting:
         link = waiting.pop()
@@ -66,7 +69,7 @@ def chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def classify(error: BaseException) -> Fault | None:
-    """The fault behind an exception; None where it is none of a GPU's."""
+    """The fault behind an exception or its causes; None if it has nothing to do with a GPU."""
     for link in chain(error):
         text = f"{type(link).__name__}: {link}"
         for fault, patterns in RULES.items():
@@ -78,7 +81,7 @@ def classify(error: BaseException) -> Fault | None:
 
 
 def from_cudf(error: BaseException) -> bool:
-    """Whether the innermost frame of the traceback is cuDF's."""
+    """Whether the innermost frame of the traceback belongs to cuDF."""
     trace, module = error.__traceback__, ""
     while trace is not None:
         module = str(trace.tb_frame.f_globals.get("__name__", ""))

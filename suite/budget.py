@@ -108,7 +108,7 @@ def unmet(budget: Budget) -> list[str]:
         problems.append(f"{budget.cores} cores asked for, {cores} here")
     if budget.memory_bytes and budget.memory_bytes > memory:
         problems.append(f"{budget.memory_bytes / 1e9:.1f} GB of memory asked for, {memory / 1e9:.1f} GB here")
-    gpus = [gpu["memory_bytes"] for gpu in device.gpus() if "memory_bytes" in gpu]
+    gpus = device.gpu_memory()
     if budget.gpu_memory_bytes and gpus and budget.gpu_memory_bytes > min(gpus):
         problems.append(
             f"{budget.gpu_memory_bytes / 1e9:.1f} GB of GPU memory asked for, {min(gpus) / 1e9:.1f} GB here"

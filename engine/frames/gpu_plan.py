@@ -1,4 +1,4 @@
-"""Whether a lazy plan would run on cuDF as a whole, and on several GPUs; asked of cudf-polars' translator, which needs no GPU."""
+"""Whether a lazy plan would run on cuDF as a whole, and on several GPUs. cudf-polars' translator tells, without a GPU."""
 
 import importlib.util
 import sys
@@ -15,17 +15,15 @@ import polars as pl
 from buzzer.engine import faults
 from buzzer.errors import UnsupportedError
 
-A_GPU = (
-    80 * 10**9
-)  # bytes; the streaming executor sizes its partitions by the device's memory, and there may be no device
-
-
-DEEP = 50_000  # calls; an operator is some twenty, and the encodings of recsys2021 are a hundred operators one on the other
+# Device memory in bytes that is assumed where there is no GPU: the streaming executor sizes its partitions by it.
+A_GPU = 80 * 10**9
+# Recursion limit: an operator takes about twenty calls, and recsys2021's encodings are about a hundred nested operators.
+DEEP = 50_000
 
 
 @contextmanager
 def deep_plans() -> Iterator[None]:
-    """cudf-polars walks plans by recursion; Python's own limit of 1000 calls ends that on plans that Polars runs."""
+    """Raises Python's recursion limit. cudf-polars walks plans recursively, and plans that Polars runs exceed the default of 1000."""
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(max(limit, DEEP))
     try:
@@ -35,7 +33,7 @@ def deep_plans() -> Iterator[None]:
 
 
 def on_host(plan: pl.LazyFrame) -> bool:
-    """Whether a plan only chooses columns of a frame that lies on the host."""
+    """Whether a plan only selects columns of a frame on the host."""
     visitor: Any = plan._ldf.visit()
     while (node := type(visitor.view_current_node()).__name__) == "SimpleProjection":
         visitor.set_node(*visitor.get_inputs())
@@ -43,24 +41,25 @@ def on_host(plan: pl.LazyFrame) -> bool:
 
 
 def require() -> None:
+    """Raises UnsupportedError unless the `gpu-plan` extra is installed."""
     if importlib.util.find_spec("cudf_polars") is None:
         raise UnsupportedError("cudf-polars is not installed", "pip install 'buzzer[gpu-plan]'")
 
 
 def refusals(plan: pl.LazyFrame) -> list[str]:
-    """What cudf-polars would not run, in its own words, or would run to a wrong result; empty for a plan that is right as a whole.
+    """Why cudf-polars would not run a plan, or would compute a wrong result; empty if the whole plan is right.
 
-    Raises UnsupportedError where the `gpu-plan` extra is not installed.
+    Raises UnsupportedError unless the `gpu-plan` extra is installed.
     """
     with deep_plans():
-        errors, found = translated(plan)
+        errors, root = translated(plan)
         if errors:
             return [f"{type(error).__name__}: {error}" for error in errors]
-        return list(dict.fromkeys([*unreadable(found), *wrong(found)]))
+        return list(dict.fromkeys([*unreadable(root), *wrong(root)]))
 
 
 def translated(plan: pl.LazyFrame) -> tuple[list[Exception], Any]:
-    """The translator's errors, and the plan's root in cudf-polars."""
+    """The translator's errors, and the root node of the plan in cudf-polars."""
     require()
     from cudf_polars import Translator
 
@@ -71,14 +70,14 @@ def translated(plan: pl.LazyFrame) -> tuple[list[Exception], Any]:
 
 
 def nodes(root: Any) -> Iterator[Any]:
-    """A plan's nodes, each once."""
+    """The nodes of a plan, each once."""
     from cudf_polars.dsl.traversal import traversal
 
     yield from traversal([root])
 
 
 def expressions(node: Any) -> Iterator[Any]:
-    """The expressions of one node and their parts, as often as they stand there: each is computed as often."""
+    """The expressions of a node and all their parts. A part that occurs twice comes twice, as it is computed twice."""
 
     def inside(value: Any) -> Iterator[Any]:
         if isinstance(value, NamedExpr):
@@ -95,7 +94,7 @@ def expressions(node: Any) -> Iterator[Any]:
 
 
 def unreadable(root: Any) -> Iterator[str]:
-    """Scans of files that fail before they need a device: the translator does not look at all that they are asked for."""
+    """Errors of file scans that do not need a device. The translator does not check all options of a scan."""
     from cudf_polars.dsl.ir import Scan
 
     context = SimpleNamespace(get_cuda_stream=lambda: None)
@@ -110,7 +109,7 @@ def unreadable(root: Any) -> Iterator[str]:
 
 
 def wrong(root: Any) -> Iterator[str]:
-    """What cudf-polars 26.10 translates and then computes otherwise than Polars, without a word."""
+    """Operations that cudf-polars 26.10 translates but computes differently from Polars, without an error."""
     from cudf_polars.dsl.ir import Scan
 
     for node in nodes(root):
@@ -119,18 +118,19 @@ def wrong(root: Any) -> Iterator[str]:
         if isinstance(node, Scan) and node.typ == "csv" and set(numbers) - {counted}:
             yield "CSV: a number that cannot be read becomes missing or 0; read text and cast it"
         for part in expressions(node):
-            yield from (told for told, is_wrong in WRONG.items() if is_wrong(part))
+            yield from (message for message, is_wrong in WRONG.items() if is_wrong(part))
 
 
 def is_cast(part: Any, start: Callable[[Any], bool], end: Callable[[Any], bool]) -> bool:
-    """Whether an expression casts a type to another; both by Polars' types."""
+    """Whether an expression is a cast; `start` and `end` say whether its Polars types, before and after, are the ones in question."""
     if type(part).__name__ != "Cast":
         return False
     return start(part.children[0].dtype.polars_type) and end(part.dtype.polars_type)
 
 
+# A message for the user -> whether an expression is that operation.
 WRONG: dict[str, Callable[[Any], bool]] = {
-    # cudf_polars.containers.column: integers are relabelled as 8 bytes each, and days have 4.
+    # cudf_polars.containers.column: integers of 8 bytes are reinterpreted, while dates have 4 bytes.
     "cast of integers to dates: reads other rows' bytes; make dates of seconds": lambda part: is_cast(
         part, lambda start: start.is_integer(), lambda end: end == pl.Date
     ),
@@ -140,19 +140,19 @@ WRONG: dict[str, Callable[[Any], bool]] = {
         lambda start: start == pl.String,
         lambda end: end.is_integer() and end not in (pl.Int64, pl.UInt64),
     ),
-    # libcudf has its own rule of how many digits it prints.
+    # libcudf prints another number of digits.
     "cast of floats to text: other digits": lambda part: is_cast(
         part, lambda start: start.is_float(), lambda end: end == pl.String
     ),
-    # libcudf's xxhash_64.
+    # libcudf uses xxhash_64.
     "hash: other values than Polars'": lambda part: getattr(part, "name", None) == "hash",
 }
 
 
 def fallback(plan: pl.LazyFrame) -> str:
-    """Why several GPUs would bring the plan's rows together on one, in cudf-polars' words; empty for a plan that stays shared out.
+    """Why a plan on several GPUs would collect all rows in one partition, in cudf-polars' words; empty if rows stay partitioned.
 
-    Every input row is a partition of its own, so that the answer does not hang on sizes. Raises as `refusals`.
+    Every input row is its own partition here, so the answer is independent of data size. Raises UnsupportedError as `refusals` does.
     """
     require()
     from cudf_polars import Translator

@@ -1,5 +1,7 @@
-"""Polars plans on this process's GPU: the one engine that runs them, and results that stay there. What cudf-polars has no public name
-for stands in `run` alone."""
+"""Polars plans on this process's GPU: the engine that runs them, and results that stay on the GPU.
+
+Only `run` uses parts of cudf-polars that are not public.
+"""
 
 import atexit
 from collections.abc import Iterator, Mapping
@@ -13,46 +15,55 @@ from buzzer.engine import device
 from buzzer.engine.frames.base import Array
 from buzzer.errors import UnsupportedError
 
-VERSION = "26.10."  # of cudf-polars, whose results `run` knows how to take
+VERSION = "26.10."  # of cudf-polars, which `run` supports
 ONLY_RANK = 0
 OWN_POOL = "buzzer.engine.device.pool"
-WORKERS_POOL = "rmm.mr.get_current_device_resource"  # that dask-cuda gave a worker
+WORKERS_POOL = "rmm.mr.get_current_device_resource"  # the pool that dask-cuda made in a worker
 
 
 @cache
 def engine() -> Any:
-    """The engine that collects and executes every plan of this process, over `device.pool`. Made at first use, and shut down by the
-    same thread when Python ends, as rapidsmpf demands."""
+    """The engine of all plans of this process, on the memory of `device.pool`.
+
+    It is created at first use, and shut down by the same thread when Python exits, as rapidsmpf requires.
+    """
     from cudf_polars.engine.spmd import SPMDEngine
 
     device.pool()
-    made = SPMDEngine.from_options(options(OWN_POOL, device.memory_limit()))
-    atexit.register(made.shutdown)
-    return made
+    spmd = SPMDEngine.from_options(options(OWN_POOL, device.memory_limit()))
+    atexit.register(spmd.shutdown)
+    return spmd
 
 
 def options(pool: str, limit: int | None) -> Any:
-    """What an engine is told: no fall-back to the CPU, the memory resource that a function of this name gives, and where its memory
-    has a limit in bytes, partitions of a size for it and when to spill."""
+    """Options of an engine, which never falls back to the CPU.
+
+    pool: dotted name of the function that returns its memory resource.  limit: of its memory in bytes, from which the sizes of
+    partitions and the point of spilling follow; None for the device's memory.
+    """
     from cudf_polars.engine.hardware_binding import HardwareBindingPolicy
     from cudf_polars.engine.options import StreamingOptions
     from cudf_polars.utils.config import MemoryResourceConfig
 
-    within: dict[str, Any] = {}
-    if limit:  # the same shares as cudf-polars', of the limit instead of the device
-        within = {"target_partition_size": limit // 40, "broadcast_limit": limit * 3 // 20}
-        within["spill_device_limit"] = str(limit * 4 // 5)
+    sizes: dict[str, Any] = {}
+    if limit:  # cudf-polars' default shares, of the limit instead of the device's memory
+        sizes = {"target_partition_size": limit // 40, "broadcast_limit": limit * 3 // 20}
+        sizes["spill_device_limit"] = str(limit * 4 // 5)
     return StreamingOptions(
         raise_on_fail=True,
         memory_resource_config=MemoryResourceConfig(qualname=pool),
-        hardware_binding=HardwareBindingPolicy(enabled=False),  # the budget or dask-cuda has bound the cores
-        **within,
+        hardware_binding=HardwareBindingPolicy(
+            enabled=False
+        ),  # cores are bound by the budget or by dask-cuda
+        **sizes,
     )
 
 
 def run(plan: pl.LazyFrame) -> Any:
-    """A plan's result as cudf-polars' own frame on the GPU. Raises what cudf-polars does for a plan that it refuses, UnsupportedError
-    for a cudf-polars of another version."""
+    """A plan's result as a frame of cudf-polars on the GPU.
+
+    Raises UnsupportedError for another version of cudf-polars, and cudf-polars' own errors for a plan that it refuses.
+    """
     import cudf_polars
 
     if not cudf_polars.__version__.startswith(VERSION):
@@ -62,18 +73,18 @@ def run(plan: pl.LazyFrame) -> Any:
         )
     from cudf_polars.engine import rank_local_store
 
-    kept = engine().execute(plan)
-    # Its own `lazy` gives the rows to one plan only.
-    return rank_local_store.require_store(kept._uid).pop(kept._query_id, ONLY_RANK)
+    result = engine().execute(plan)
+    # The result's own `lazy()` can be used by one plan only.
+    return rank_local_store.require_store(result._uid).pop(result._query_id, ONLY_RANK)
 
 
 def scan(frame: Any, schema: Mapping[str, Any]) -> pl.LazyFrame:
-    """A frame on the GPU as the source of any number of plans, which cudf-polars alone can run."""
+    """A frame on the GPU as the source of any number of plans. Only cudf-polars can run them."""
 
     def rows(
         columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
     ) -> Iterator[Any]:
-        # cudf-polars filters what it is given, and refuses plans with a limit.
+        # cudf-polars filters afterwards, and refuses plans with a limit.
         assert predicate is None and n_rows is None
         yield copied(frame if columns is None else frame.select(columns))
 
@@ -81,7 +92,7 @@ def scan(frame: Any, schema: Mapping[str, Any]) -> pl.LazyFrame:
 
 
 def copied(frame: Any) -> Any:
-    """The same rows in device memory of their own: cudf-polars takes what it scans for its own, to spill and to free."""
+    """A copy in device memory. cudf-polars takes ownership of scanned frames, and may spill or free them."""
     from pylibcudf import Table
 
     columns = [column.copy(stream=frame.stream) for column in frame.table.columns()]
@@ -89,30 +100,32 @@ def copied(frame: Any) -> Any:
 
 
 def matrix(frame: Any, dtype: str) -> Array:
-    """A cupy array [rows, columns] in the order of C, of a frame whose columns are of this type without missing values."""
+    """A frame as a C-contiguous cupy array [rows, columns]. All its columns have this dtype and no missing values."""
     import cupy
 
     return cupy.ascontiguousarray(side_by_side(frame.table, frame.num_rows, dtype, frame.stream))
 
 
 def side_by_side(table: Any, rows: int, dtype: str, stream: Any) -> Array:
-    """A cupy array [rows, columns] of a pylibcudf table, column by column."""
+    """A pylibcudf table as a Fortran-contiguous cupy array [rows, columns]."""
     import cupy
 
-    found = cupy.empty((rows, table.num_columns()), dtype=dtype, order="F")
+    array = cupy.empty((rows, table.num_columns()), dtype=dtype, order="F")
     if not rows:
-        return found
+        return array
     from pylibcudf.reshape import table_to_array
 
-    cupy.cuda.get_current_stream().synchronize()  # the memory is there before another stream writes to it
-    table_to_array(table, found.data.ptr, found.nbytes, stream)
+    cupy.cuda.get_current_stream().synchronize()  # allocated before another stream writes to it
+    table_to_array(table, array.data.ptr, array.nbytes, stream)
     stream.synchronize()
-    return found
+    return array
 
 
 def token_matrix(frame: Any, separator: str, length: int) -> Array:
-    """The first `length` integers of each joined list as a cupy array int32 [rows, length], 0 after the last; of a frame with one
-    column of text, none of it missing or empty."""
+    """The first `length` integers of each joined list as a cupy array int32 [rows, length], padded with 0.
+
+    The frame has one string column, without missing or empty values.
+    """
     import cupy
     from pylibcudf import DataType, Scalar, Table, TypeId
     from pylibcudf.strings.convert.convert_integers import to_integers
@@ -126,5 +139,5 @@ def token_matrix(frame: Any, separator: str, length: int) -> Array:
     values = side_by_side(Table([items]), items.size(), "int32", stream)[:, 0]
     ends = side_by_side(Table([lists.offsets()]), frame.num_rows + 1, "int32", stream)[:, 0]
     at = ends[:-1, None] + cupy.arange(length, dtype="int32")
-    found = cupy.where(at < ends[1:, None], values[cupy.minimum(at, len(values) - 1)], 0)
-    return found.astype("int32", copy=False)
+    tokens = cupy.where(at < ends[1:, None], values[cupy.minimum(at, len(values) - 1)], 0)
+    return tokens.astype("int32", copy=False)

@@ -21,8 +21,7 @@ def piece_rows(job: RunContext, workers: int = 1) -> int:
     kind = frames.info(job.engine).device
     if kind == "cpu":
         return PIECE_ROWS[kind]
-    held = [gpu["memory_bytes"] for gpu in device.gpus() if "memory_bytes" in gpu]
-    memory = job.gpu_memory_bytes or min(held, default=0)
+    memory = job.gpu_memory_bytes or min(device.gpu_memory(), default=0)
     most = max(PIECE_ROWS[kind] // workers, PIECE_ROWS["cpu"])
     return min(most, memory // PIECE_ROW_BYTES) if memory else most
 

@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 from contextlib import suppress
+from dataclasses import asdict
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -48,7 +49,7 @@ def machine() -> Machine:
         "memory_bytes": psutil.virtual_memory().total,
         "system": f"{platform.system()} {platform.release()}",
         "arch": platform.machine(),
-        "gpus": device.gpus(),
+        "gpus": [asdict(gpu) for gpu in device.gpus()],
     }
     return Machine.model_validate(facts)
 

@@ -1,4 +1,4 @@
-"""Dask clusters: what is refused, and what a cluster of GPUs is asked for."""
+"""Dask clusters: errors, and the options of a cluster of GPUs."""
 
 import sys
 from contextlib import contextmanager
@@ -10,27 +10,28 @@ import psutil
 import pytest
 
 from buzzer.engine import cluster
+from buzzer.engine.device import Gpu
 from buzzer.errors import UnsupportedError, UsageError
 
 distributed = pytest.importorskip("distributed", reason="needs the cluster extra")
 
 
-def a_gpu(n: int) -> list[dict[str, Any]]:
-    return [{"name": "a GPU", "memory_bytes": 80 * 10**9}] * n
+def some_gpus(n: int) -> list[Gpu]:
+    return [Gpu("a GPU", 80 * 10**9)] * n
 
 
-def test_nobody_at_the_address_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_without_a_scheduler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "CONNECT_S", 1)
     with pytest.raises(UsageError, match="no Dask scheduler answers"), cluster.opened(0, "tcp://127.0.0.1:9"):
         pass
 
 
-def test_no_scheme_is_told() -> None:
+def test_an_address_without_a_known_scheme_is_refused() -> None:
     with pytest.raises(UsageError, match="no Dask scheduler answers"), cluster.opened(0, "nonsense://x"):
         pass
 
 
-def test_a_running_cluster_is_used_and_left_running() -> None:
+def test_a_running_cluster_keeps_running_after_use() -> None:
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None
     ) as local:
@@ -47,7 +48,7 @@ def test_a_running_cluster_is_used_and_left_running() -> None:
 
 
 def test_a_local_cluster_listens_to_this_machine_only() -> None:
-    """Dask asks for no password."""
+    """Dask has no authentication."""
     with cluster.cpu_cluster(0, 1):
         heard = psutil.Process().net_connections(kind="inet")
         addresses = {c.laddr.ip for c in heard if c.status == psutil.CONN_LISTEN}
@@ -57,7 +58,7 @@ def test_a_local_cluster_listens_to_this_machine_only() -> None:
 @pytest.mark.parametrize(
     ("package", "device", "hint"), [("distributed", "cpu", "[cluster]"), ("dask_cuda", "cuda", "[gpu]")]
 )
-def test_a_missing_package_is_told(
+def test_the_error_of_a_missing_package_names_the_extra(
     package: str, device: str, hint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -66,8 +67,8 @@ def test_a_missing_package_is_told(
     assert hint in caught.value.hint
 
 
-def test_more_gpus_than_there_are_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("buzzer.engine.device.gpus", lambda: a_gpu(1))
+def test_more_gpus_than_the_machine_has_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("buzzer.engine.device.gpus", lambda: some_gpus(1))
     with pytest.raises(UnsupportedError, match="2 GPUs asked for, 1 here"):
         cluster.cuda_cluster(2, None)
 
@@ -76,7 +77,7 @@ def test_more_gpus_than_there_are_is_told(monkeypatch: pytest.MonkeyPatch) -> No
 def test_gpu_workers_have_a_pool_and_spill(
     limit: int | None, asked: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By a stand-in for dask-cuda that takes what the real one takes."""
+    """With a stand-in for dask-cuda that accepts the keywords of the real one."""
     given: dict[str, Any] = {}
 
     @contextmanager
@@ -95,7 +96,7 @@ def test_gpu_workers_have_a_pool_and_spill(
             yield local
 
     monkeypatch.setitem(sys.modules, "dask_cuda", SimpleNamespace(LocalCUDACluster=stand_in, __spec__="here"))
-    monkeypatch.setattr("buzzer.engine.device.gpus", lambda: a_gpu(2))
+    monkeypatch.setattr("buzzer.engine.device.gpus", lambda: some_gpus(2))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     with cluster.opened(1, device="cuda", gpu_memory_bytes=limit) as client:
         assert len(cluster.addresses(client)) == 1

@@ -1,4 +1,4 @@
-"""What a process asks of its GPU, by stand-ins for the libraries that answer."""
+"""Facts about processors and GPUs, with stand-ins for the GPU libraries."""
 
 import os
 import platform
@@ -26,7 +26,7 @@ GB = 10**9
         (None, None, ""),
     ],
 )  # fmt: skip
-def test_processors_of_one_name_are_told_apart(
+def test_processors_of_the_same_name_differ_in_simd(
     text: str | None, name: str | None, simd: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(device, "CPUINFO", tmp_path / "cpuinfo")
@@ -38,11 +38,11 @@ def test_processors_of_one_name_are_told_apart(
 
 
 class NvmlError(Exception):
-    """As NVML's."""
+    """Stands in for NVML's error."""
 
 
 def nvml(processes: list[list[tuple[int, int | None]]], error: bool = False) -> Any:
-    """GPUs with the processes (id, bytes) that run there."""
+    """A stand-in for NVML: for each GPU, the processes (id, bytes) that run on it."""
 
     def running(at: int) -> list[Any]:
         if error:
@@ -62,12 +62,12 @@ def nvml(processes: list[list[tuple[int, int | None]]], error: bool = False) -> 
     ("processes", "error", "found"),
     [
         ([[(os.getpid(), 3 * GB), (1, 5 * GB)], [(os.getpid(), GB)]], False, 4 * GB),
-        ([[(1, 5 * GB)]], False, None),  # another's memory is no proof
+        ([[(1, 5 * GB)]], False, None),  # memory of another process
         ([[(os.getpid(), None)]], False, None),
         ([[(os.getpid(), GB)]], True, None),
     ],
 )
-def test_memory_of_this_very_process(
+def test_memory_of_this_process(
     processes: Any, error: bool, found: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", nvml(processes, error))
@@ -77,30 +77,32 @@ def test_memory_of_this_very_process(
 
 @pytest.fixture
 def set_to(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
-    """What is set of a device of 80 GB, in stand-ins for RMM, cupy and torch."""
-    found: dict[str, Any] = {}
+    """The settings that are made on a device of 80 GB, recorded by stand-ins for RMM, cupy and torch."""
+    settings: dict[str, Any] = {}
     mr = SimpleNamespace(
         available_device_memory=lambda: (70 * GB, 80 * GB),
         CudaAsyncMemoryResource=lambda *, release_threshold: ("pool", release_threshold),
         LimitingResourceAdaptor=lambda upstream, *, allocation_limit: (upstream, allocation_limit),
-        set_current_device_resource=lambda pool: found.update(rmm=pool),
+        set_current_device_resource=lambda pool: settings.update(rmm=pool),
     )
-    cuda = SimpleNamespace(set_allocator=lambda allocator: found.update(cupy=allocator))
+    cuda = SimpleNamespace(set_allocator=lambda allocator: settings.update(cupy=allocator))
     modules = {
         "rmm": SimpleNamespace(mr=mr, __spec__="here"),
         "rmm.allocators.cupy": SimpleNamespace(rmm_cupy_allocator="RMM's"),
         "cupy": SimpleNamespace(cuda=cuda),
     }
     monkeypatch.setattr(os, "environ", dict(os.environ))
-    # Torch first: its import asks for modules that are faked below.
+    # Torch first: its import looks for modules that are replaced below.
     monkeypatch.setattr("torch.cuda.get_device_properties", lambda i: SimpleNamespace(total_memory=80 * GB))
-    monkeypatch.setattr("torch.cuda.set_per_process_memory_fraction", lambda share: found.update(torch=share))
+    monkeypatch.setattr(
+        "torch.cuda.set_per_process_memory_fraction", lambda share: settings.update(torch=share)
+    )
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     monkeypatch.setattr(device, "_limit", None)
     device.pool.cache_clear()
-    yield found
+    yield settings
     device.pool.cache_clear()
 
 
@@ -110,7 +112,7 @@ def test_a_process_has_one_pool(set_to: dict[str, Any]) -> None:
     assert device.memory_limit() is None
 
 
-def test_a_budget_limits_every_pool_and_tells_where_to_spill(set_to: dict[str, Any]) -> None:
+def test_a_limit_applies_to_every_pool_and_to_spilling(set_to: dict[str, Any]) -> None:
     device.limit_memory(40 * GB)
     assert set_to == {"rmm": (("pool", 20 * GB), 40 * GB), "cupy": "RMM's", "torch": 0.5}
     assert device.pool() == set_to["rmm"]
@@ -119,7 +121,7 @@ def test_a_budget_limits_every_pool_and_tells_where_to_spill(set_to: dict[str, A
     assert os.environ["CUDF_SPILL"] == "on"
 
 
-def test_a_limit_comes_before_the_pool(set_to: dict[str, Any]) -> None:
+def test_a_limit_must_be_set_before_the_pool_is_made(set_to: dict[str, Any]) -> None:
     device.pool()
     with pytest.raises(RuntimeError, match="before"):
         device.limit_memory(GB)

@@ -1,4 +1,4 @@
-"""What the GPU libraries say when something is amiss, by their types' names and words, and what becomes of it."""
+"""Exceptions of GPU libraries, by type name and message, and the outcome that each gives a run."""
 
 import types
 from typing import Any
@@ -14,7 +14,7 @@ from buzzer.suite.run import worker
 
 
 def made(name: str, base: type[Exception], message: str) -> Exception:
-    """An exception of a type that only a GPU's library has."""
+    """An exception of a type that only a GPU library defines."""
     kind: Any = type(name, (base,), {})
     return kind(message)
 
@@ -29,7 +29,7 @@ RESERVED = "std::bad_alloc: reservation_error: failed to reserve memory"
 
 
 def grouped(error: Exception) -> Exception:
-    """As rapidsmpf raises what an actor raised: task groups inside one another."""
+    """An actor's exception as rapidsmpf raises it: inside nested task groups."""
     inner = ExceptionGroup("unhandled errors in a TaskGroup (1 sub-exception)", [error])
     return ExceptionGroup(
         "unhandled errors in a TaskGroup (2 sub-exceptions)", [ValueError("cancelled"), inner]
@@ -107,7 +107,7 @@ def test_every_fault_has_its_outcome(name: str) -> None:
     assert bool(told["hint"]) == (outcome in ("device-oom", "unsupported"))
 
 
-def test_a_fault_is_seen_through_what_it_became() -> None:
+def test_a_fault_is_recognised_by_its_cause() -> None:
     try:
         try:
             raise MemoryError(RMM)
@@ -121,7 +121,7 @@ def refuses() -> None:
     raise NotImplementedError("kwargs are not supported")
 
 
-def test_an_operator_that_cudf_refuses_is_told_from_a_gap_of_our_own() -> None:
+def test_an_operator_that_cudf_refuses_is_a_fault_but_a_gap_of_ours_is_not() -> None:
     inside_cudf = types.FunctionType(refuses.__code__, {"__name__": "cudf.core.groupby"})
     for function, fault in ((inside_cudf, faults.UNABLE), (refuses, None)):
         with pytest.raises(NotImplementedError) as caught:
@@ -141,7 +141,7 @@ def test_an_operator_that_cudf_refuses_is_told_from_a_gap_of_our_own() -> None:
     ],
 )
 @pytest.mark.parametrize("ask", ["collect", "keep"])
-def test_the_lazy_engine_keeps_faults_apart_from_bad_data(
+def test_the_lazy_engine_separates_faults_from_bad_data(
     error: Exception, kind: type[Exception] | None, wrapped: bool, ask: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     raised = grouped(error) if wrapped else error
@@ -161,7 +161,7 @@ def test_the_lazy_engine_keeps_faults_apart_from_bad_data(
 
 
 class Cuda:
-    """A driver's library: what cuInit returns, the version that it speaks, and its devices."""
+    """A stand-in for the driver's library: the result of cuInit, the CUDA version, and the number of devices."""
 
     def __init__(self, init: int = 0, version: int = 13000, devices: int = 1) -> None:
         self.init, self.version, self.devices = init, version, devices
@@ -179,17 +179,19 @@ class Cuda:
 
 
 @pytest.mark.parametrize(
-    ("driver", "told"),
+    ("driver", "message"),
     [
         (Cuda(), ""),
-        (Cuda(version=12040), "too old: it speaks CUDA 12.4, 13.0 is needed"),
+        (Cuda(version=12040), "too old: it supports CUDA 12.4, 13.0 is needed"),
         (Cuda(init=100), "no device (100)"),
         (Cuda(init=803), "driver and kernel module differ (803)"),
         (Cuda(devices=0), "the driver shows no device"),
         (None, "no NVIDIA driver"),
     ],
 )
-def test_the_driver_says_why_not(driver: Cuda | None, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_problem_gives_the_reason(
+    driver: Cuda | None, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def library(name: str) -> Cuda:
         if driver is None:
             raise OSError("libcuda.so.1: cannot open shared object file")
@@ -197,8 +199,8 @@ def test_the_driver_says_why_not(driver: Cuda | None, told: str, monkeypatch: py
 
     monkeypatch.setattr("ctypes.CDLL", library)
     problem = device.cuda_problem(device.RAPIDS_CUDA)
-    assert told in problem
-    assert bool(told) == bool(problem)
+    assert message in problem
+    assert bool(message) == bool(problem)
     if problem:
         from buzzer.engine import frames
 

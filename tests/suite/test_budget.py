@@ -2,6 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from buzzer.engine.device import Gpu
 from buzzer.errors import UsageError
 from buzzer.suite import budget
 from buzzer.suite.budget import Budget
@@ -29,7 +30,7 @@ def test_gpu_memory_may_follow(text: str, gpu: int) -> None:
 
 
 def test_more_gpu_memory_than_there_is_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("buzzer.engine.device.gpus", lambda: [{"name": "a GPU", "memory_bytes": 80 * 10**9}])
+    monkeypatch.setattr("buzzer.engine.device.gpus", lambda: [Gpu("a GPU", 80 * 10**9)])
     assert budget.unmet(budget.parse("1c1m1h-gpu40g")) == []
     assert budget.unmet(budget.parse("1c1m1h-gpu100g")) == ["100.0 GB of GPU memory asked for, 80.0 GB here"]
 

@@ -1,5 +1,8 @@
-"""Results of `polars-gpu` stay on the GPU between a plan and the models. Without a GPU by stand-ins for cudf-polars, pylibcudf and cupy
-that offer what the real ones offer; on a GPU by CUDA's own trace."""
+"""Results of `polars-gpu` stay on the GPU between a plan and the models.
+
+Without a GPU, stand-ins for cudf-polars, pylibcudf and cupy show it, whose API is checked against the real ones. On a GPU, CUDA's
+trace shows it.
+"""
 
 import ctypes
 import importlib.util
@@ -46,7 +49,7 @@ class Table:
 
 
 class OnDevice:
-    """A frame of cudf-polars, whose rows its plans and `table_to_array` alone can have."""
+    """A stand-in for a frame of cudf-polars. Only plans and `table_to_array` can read its rows."""
 
     def __init__(self, table: Table, names: list[str], dtypes: list[Any], stream: "Stream") -> None:
         self.table, self.column_names, self.dtypes, self.stream = table, names, dtypes, stream
@@ -71,7 +74,7 @@ class Stream:
 
 
 class Cupy(np.ndarray[Any, Any]):
-    """An array of the device; a pointer is all that the host has of it."""
+    """An array on the device: the host has its pointer only."""
 
     @property
     def data(self) -> Any:
@@ -84,7 +87,7 @@ class Cupy(np.ndarray[Any, Any]):
 
 
 class Gpu:
-    """What the GPU's libraries were asked for."""
+    """A stand-in for the engine, which records the plans that it executes."""
 
     def __init__(self) -> None:
         self.executed: list[pl.LazyFrame] = []
@@ -97,9 +100,9 @@ class Gpu:
             raise self.failure
         self.executed.append(plan)
         key = ("engine", len(self.executed), 0)
-        found = plan.collect()
-        table = Table([Column(values) for values in found.iter_columns()])
-        self.results[key] = OnDevice(table, found.columns, found.dtypes, Stream())
+        frame = plan.collect()
+        table = Table([Column(values) for values in frame.iter_columns()])
+        self.results[key] = OnDevice(table, frame.columns, frame.dtypes, Stream())
         return SimpleNamespace(_uid=key[0], _query_id=key[1])
 
     def require_store(self, uid: str) -> Any:
@@ -107,7 +110,7 @@ class Gpu:
 
 
 def table_to_array(table: Table, ptr: int, size: int, stream: Stream) -> None:
-    """Column by column, as the real one; it takes columns of one type without missing values."""
+    """Column-major, as the real one. Columns have one type and no missing values."""
     columns = [column.values for column in table.columns()]
     assert len({column.dtype for column in columns}) == 1
     assert not any(column.null_count() for column in columns)
@@ -117,7 +120,7 @@ def table_to_array(table: Table, ptr: int, size: int, stream: Stream) -> None:
 
 
 def split_record(strings: Column, delimiter: str, maxsplit: int, *, stream: Stream) -> Any:
-    """Python's own split, as a list column's parts."""
+    """The parts of a list column, by Python's split."""
     assert not strings.values.null_count()
     lists = [text.split(delimiter, maxsplit) for text in strings.values]
     ends = np.cumsum([0, *map(len, lists)], dtype=np.int32)
@@ -130,14 +133,14 @@ def split_record(strings: Column, delimiter: str, maxsplit: int, *, stream: Stre
 
 
 def to_integers(strings: Column, dtype: Any, *, stream: Stream) -> Column:
-    """What is no integer becomes some integer."""
+    """Anything else than an integer becomes an arbitrary integer, as in the real one."""
     assert dtype == "INT32"
     return Column(strings.values.cast(pl.Int32, strict=False).fill_null(-77))
 
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
-    asked = Gpu()
+    recorder = Gpu()
     cupy = SimpleNamespace(
         empty=lambda shape, dtype, order="C": np.empty(shape, dtype, order).view(Cupy),
         ascontiguousarray=lambda array: array.copy(order="C"),
@@ -145,7 +148,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
         minimum=np.minimum,
         where=lambda condition, a, b: np.where(condition, a, b).view(Cupy),
         zeros=lambda shape, dtype: np.zeros(shape, dtype).view(Cupy),
-        cuda=SimpleNamespace(get_current_stream=lambda: asked.stream),
+        cuda=SimpleNamespace(get_current_stream=lambda: recorder.stream),
     )
     plc: Any = SimpleNamespace(
         Table=Table,
@@ -156,28 +159,28 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
     modules = {
         "cupy": cupy,
         "cudf_polars": SimpleNamespace(__version__="26.10.02"),
-        "cudf_polars.engine": SimpleNamespace(rank_local_store=asked),
+        "cudf_polars.engine": SimpleNamespace(rank_local_store=recorder),
         "pylibcudf": plc,
         "pylibcudf.reshape": SimpleNamespace(table_to_array=table_to_array),
         "pylibcudf.strings.convert.convert_integers": SimpleNamespace(to_integers=to_integers),
         "pylibcudf.strings.split.split": SimpleNamespace(split_record=split_record),
     }
-    monkeypatch.setattr(resident, "engine", lambda: asked)
+    monkeypatch.setattr(resident, "engine", lambda: recorder)
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
-    return asked
+    return recorder
 
 
 @pytest.fixture
 def e(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> Engine:
-    """The engine without a way to the host."""
-    made = Lazy("gpu")
+    """The engine; collecting to the host fails."""
+    engine = Lazy("gpu")
 
     def to_host(t: Any) -> None:
         raise AssertionError("collected to the host")
 
-    monkeypatch.setattr(made, "_run", to_host)
-    return made
+    monkeypatch.setattr(engine, "_run", to_host)
+    return engine
 
 
 def rows(**columns: Any) -> Any:
@@ -211,7 +214,7 @@ def test_codes_are_made_on_the_device(e: Engine) -> None:
     ],
 )
 def test_tokens_are_scattered_on_the_device(e: Engine, texts: list[Any], want: Any) -> None:
-    """The rest behind the last token wanted, "3,4,..", is no number and is not looked at."""
+    """The rest of a list after `length` tokens, "4,..", is not a number and must not be parsed."""
     t = rows(s=pl.Series(texts, dtype=pl.String))
     found: Any = e.token_matrix(t, "s", ",", 3)
     assert isinstance(found, Cupy)
@@ -228,7 +231,7 @@ def test_a_matrix_without_rows(e: Engine) -> None:
 def test_a_kept_frame_is_computed_once_and_read_from_the_device(
     e: Engine, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By any number of plans, each of which gets the columns that it needs; Polars itself gets nothing."""
+    """Any number of plans may read it, each the columns that it needs. Polars itself reads nothing."""
     given: list[Any] = []
     monkeypatch.setattr(
         resident, "register_io_source", lambda source, *, schema: given.append((source, schema))
@@ -236,7 +239,7 @@ def test_a_kept_frame_is_computed_once_and_read_from_the_device(
     e.keep(rows(a=[1, 2], b=[3.0, 4.0]))
     ((source, schema),) = given
     assert dict(schema) == {"row": pl.Int64, "a": pl.Int64, "b": pl.Float64}
-    assert len(gpu.executed) == 1 and not gpu.results  # taken out of the engine's own store
+    assert len(gpu.executed) == 1 and not gpu.results  # removed from the engine's store
     own = list[Column]()
     for columns in (["a"], ["b", "a"], None, ["a"]):
         (chunk,) = source(columns, None, None, None)
@@ -247,20 +250,22 @@ def test_a_kept_frame_is_computed_once_and_read_from_the_device(
         }
         assert values == {n: {"row": [0, 1], "a": [1, 2], "b": [3.0, 4.0]}[n] for n in values}
         own += chunk.table.columns()
-    assert len({id(column) for column in own}) == 7  # each plan may free what it was given
+    assert len({id(column) for column in own}) == 7  # each plan gets its own copy, which it may free
     with pytest.raises(AssertionError):
         next(source(None, pl.col("a") > 1, None, None))
     assert len(gpu.executed) == 1
 
 
-def test_several_gpus_bring_results_together_on_the_host(gpu: Gpu) -> None:
-    e: Any = Lazy("gpu", "cpu")  # any engine of the caller's
+def test_several_gpus_collect_results_on_the_host(gpu: Gpu) -> None:
+    e: Any = Lazy("gpu", "cpu")  # an engine that the caller gives
     kept = e.keep(rows(a=[2.0, None]))
     assert e.matrix(kept, ["a"])[0] == [2.0]
     assert not gpu.executed
 
 
-def test_another_version_is_refused(e: Engine, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_version_of_cudf_polars_is_refused(
+    e: Engine, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("cudf_polars.__version__", "26.12.00")
     for ask in (lambda: e.matrix(rows(a=[1]), ["a"]), lambda: e.keep(rows(a=[1]))):
         with pytest.raises(UnsupportedError, match=r"26\.12\.00 may keep results") as caught:
@@ -299,7 +304,7 @@ HERE = importlib.util.find_spec("cudf_polars") is not None
 
 @pytest.mark.gpu_plan
 @pytest.mark.skipif(not HERE, reason="needs the gpu-plan extra")
-def test_the_stand_ins_offer_what_the_libraries_do() -> None:
+def test_the_stand_ins_have_the_api_of_the_libraries() -> None:
     import cudf_polars
     import pylibcudf
     from cudf_polars.containers import DataFrame
@@ -334,14 +339,14 @@ def test_the_stand_ins_offer_what_the_libraries_do() -> None:
 @pytest.mark.gpu_plan
 @pytest.mark.skipif(not HERE, reason="needs the gpu-plan extra")
 @pytest.mark.parametrize("limit", [None, 8 * 10**9])
-def test_one_engine_over_one_pool(limit: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What collects and what keeps results is the same object, made once; its memory is the process's own pool."""
+def test_there_is_one_engine_on_one_pool(limit: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`collect` and `keep` use the same engine, created once; its memory is the process's pool."""
     from cudf_polars.engine.spmd import SPMDEngine
 
-    made: list[Any] = []
+    created: list[Any] = []
 
     def from_options(options: Any) -> Any:
-        made.append(options)
+        created.append(options)
         return SimpleNamespace(shutdown=lambda: None, execute=lambda plan: plan)
 
     pool, collected = object(), list[Any]()
@@ -355,7 +360,7 @@ def test_one_engine_over_one_pool(limit: int | None, monkeypatch: pytest.MonkeyP
     e._run(rows(a=[1]).with_columns(z=pl.col("a") + 1))
     assert collected == [resident.engine()]
     assert resident.engine() is resident.engine()
-    (options,) = made
+    (options,) = created
     config = options.to_engine_options()
     assert config["memory_resource_config"].create_memory_resource() is pool
     assert config["raise_on_fail"] is True
@@ -369,7 +374,7 @@ def test_one_engine_over_one_pool(limit: int | None, monkeypatch: pytest.MonkeyP
 @pytest.mark.gpu_plan
 @pytest.mark.skipif(not HERE, reason="needs the gpu-plan extra")
 @pytest.mark.parametrize(
-    ("plan", "there"),
+    ("plan", "stays"),
     [
         (lambda t: t, True),
         (lambda t: t.select("a", "row"), True),
@@ -379,9 +384,9 @@ def test_one_engine_over_one_pool(limit: int | None, monkeypatch: pytest.MonkeyP
         (lambda t: t.with_columns(z=pl.col("a") + 1), False),
     ],
 )
-def test_what_lies_on_the_host_does_not_go_to_the_gpu(plan: Any, there: bool, gpu: Gpu) -> None:
+def test_columns_of_a_frame_on_the_host_do_not_go_to_the_gpu(plan: Any, stays: bool, gpu: Gpu) -> None:
     e = Lazy("gpu")
-    assert (e._engine(plan(rows(a=[1, 2], s=["x", "y"]))) == "auto") == there
+    assert (e._engine(plan(rows(a=[1, 2], s=["x", "y"]))) == "auto") == stays
 
 
 def test_a_collected_frame_is_written_from_the_host(gpu: Gpu, tmp_path: Path) -> None:
@@ -398,7 +403,7 @@ def test_a_collected_frame_is_written_from_the_host(gpu: Gpu, tmp_path: Path) ->
 @pytest.mark.gpu_plan
 @pytest.mark.skipif(not HERE, reason="needs the gpu-plan extra")
 def test_plans_over_kept_frames_translate_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Among them that of the matrix itself."""
+    """Also the plan of the matrix itself."""
     e, plans = Lazy("gpu"), list[pl.LazyFrame]()
     kept = resident.scan(None, {"row": pl.Int64, "a": pl.Int64, "b": pl.Float64, "s": pl.String})
 
@@ -424,7 +429,7 @@ def test_plans_over_kept_frames_translate_whole(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.gpu_plan
 @pytest.mark.skipif(not HERE, reason="needs the gpu-plan extra")
 @pytest.mark.parametrize(("limit", "spills_at"), [(None, None), (40 * 10**9, str(32 * 10**9))])
-def test_an_engine_of_several_gpus_falls_back_nowhere_and_is_shut_down(
+def test_an_engine_of_several_gpus_never_falls_back_and_is_shut_down(
     limit: int | None, spills_at: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("distributed", reason="needs the cluster extra")
@@ -454,7 +459,7 @@ def test_an_engine_of_several_gpus_falls_back_nowhere_and_is_shut_down(
 
 @pytest.mark.gpu
 def test_kept_frames_never_cross_cuda(tmp_path: Path) -> None:
-    """By CUDA's trace: from a kept frame to the matrix, no copy between host and device is as large as a column."""
+    """In CUDA's trace, no copy between host and device is as large as a column, from a kept frame to the matrix."""
     try:
         e = frames.load("polars-gpu")
     except UnsupportedError as error:
@@ -467,12 +472,12 @@ def test_kept_frames_never_cross_cuda(tmp_path: Path) -> None:
     columns = {name: values[:, i] for i, name in enumerate(names)}
     kept = e.keep(e.from_arrow(pa.table({"row": np.arange(n)[::-1], **columns})))
     assert e.height(kept) == n
-    e.matrix(kept, names)  # libraries load what they need at their first use
+    e.matrix(kept, names)  # first use, in which libraries load
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as trace:
         found: Any = e.matrix(kept, names)
     trace.export_chrome_trace(str(tmp_path / "trace.json"))
     events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
-    assert [event for event in events if event.get("cat") == "kernel"]  # the trace sees what cuDF does
+    assert [event for event in events if event.get("cat") == "kernel"]  # the trace contains cuDF's kernels
     copies = [
         event["args"]["bytes"]
         for event in events

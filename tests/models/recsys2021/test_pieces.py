@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from buzzer.engine.device import Gpu
 from buzzer.engine.frames import Engine
 from buzzer.engine.frames.base import Lookup
 from buzzer.errors import UsageError
@@ -63,7 +64,7 @@ def test_sizes_follow_engine_and_memory(
     batch: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    gpus = [{"name": "stand-in", "memory_bytes": memory} for memory in found] or [{"name": "unknown"}]
+    gpus = [Gpu("stand-in", memory) for memory in found] or [Gpu("unknown")]
     monkeypatch.setattr("buzzer.engine.device.gpus", lambda: gpus)
     assert sizes.told(asked(engine, device, gives)) == {"piece_rows": piece, "batch_rows": batch}
     shared = sizes.piece_rows(asked(engine, device, gives), 4)  # so that each of four workers has one
