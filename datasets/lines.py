@@ -105,7 +105,7 @@ class LineRules:
         if b"\r" in data and data.count(b"\r") != data.count(b"\r\n"):
             lone = re.search(rb"\r(?!\n)", data)
             assert lone is not None
-            raise self.error(line, data, lone.start(), "a carriage return inside the line")
+            raise self.error(line, data, lone.start(), "a carriage return without a line feed")
         if b"\n\n" in data or b"\n\r\n" in data or data.startswith((b"\n", b"\r\n")):
             blank = BLANK.search(data)
             assert blank is not None

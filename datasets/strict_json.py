@@ -47,13 +47,12 @@ def numbered(path: Path, *, known: bool = False) -> Iterator[tuple[int, JsonObje
         if not more:
             reader.take()
         while more:
-            fault = f"cut or damaged after {number} queries"
             if reader.peek() not in ("{", ""):
                 raise reader.error(f"query {number} is not an object")
-            yield 0 if known else reader.line_here(), reader.value(fault)
+            yield 0 if known else reader.line_here(), reader.value(f"cut or damaged after {number} queries")
             number += 1
             if reader.peek() not in (",", "]"):
-                raise reader.error(f"{fault}: no comma and no end of the list")
+                raise reader.error(f"cut or damaged after {number} queries: no comma and no end of the list")
             more = reader.take() == ","
         reader.end()
 
