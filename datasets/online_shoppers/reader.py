@@ -68,7 +68,7 @@ def convert(folder: Path, out: Path, progress: Progress) -> None:
 def generate(out: Path, scale: float, seed: int, progress: Progress) -> None:
     """Write a synthetic file and generator.json into the new folder `out`.
 
-    The columns have about the official ranges. Purchases are more likely with page values, in two months and for new visitors,
+    The columns have about the official ranges. Purchases are more likely with page values, in October and November, for new visitors,
     and less likely with exits. Raises DataError if the files cannot be written.
     """
     n, rng = max(round(OFFICIAL_ROWS * scale), 200), np.random.default_rng([seed, 7])
