@@ -1,4 +1,4 @@
-"""Tasks, budgets and published figures, as YAML beside this file."""
+"""Tasks, models, budgets, prices and published figures, as YAML files in this folder."""
 
 from functools import cache
 from pathlib import Path
@@ -9,7 +9,7 @@ FOLDER = Path(__file__).resolve().parent
 
 @cache
 def load_yaml(name: str) -> Any:
-    """The parsed content of configs/<name>; trust it to be there, it is part of the package."""
+    """The parsed content of configs/<name>, which is part of the package. The result is cached: do not change it."""
     import yaml
 
     return yaml.safe_load((FOLDER / name).read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Verdicts of checks, kept so that files that have not changed are not read again at every run."""
+"""Data sets that passed their check. Verdicts are cached, so that unchanged files are not read again at every run."""
 
 import glob
 import hashlib
@@ -10,29 +10,28 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from buzzer import caches, locks
+from buzzer.datasets.contract import Progress
 from buzzer.datasets.files import Files, new_file
 from buzzer.errors import DataError
 
-Progress = Callable[[float, str], None]
 Check = Callable[[Path, Progress], Files]
-# A file that changes twice within a tick of its file system's clock may keep its times.
+# Two changes of a file within one tick of the file system's clock may leave its times equal.
 TICK_NS, COARSE_TICK_NS = 100_000_000, 2_000_000_000
 
 
 class Verdict(BaseModel):
-    """What a check found, and of which state of the files."""
+    """The result of a check, and the state of the files that it belongs to."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
     state: str
     fingerprint: str
     rows: dict[str, int]
-    facts: dict[str, Any]
+    facts: dict[str, int | str]
     source: str
     scale: float
     notes: list[str]
@@ -46,7 +45,7 @@ def given_or_generated(
     cache: Path,
     progress: Progress,
 ) -> Files:
-    """The checked files of `source`; without one, those that `generate(folder)` makes in the cache."""
+    """The checked files of the folder `source`; if it is None, those that `generate(folder)` writes in the cache."""
     if source is not None:
         return checked(check, source, cache, progress)
     return generated(folder, generate, check, cache, progress)
@@ -55,79 +54,80 @@ def given_or_generated(
 def generated(
     folder: Path, generate: Callable[[Path], None], check: Check, cache: Path, progress: Progress
 ) -> Files:
-    """The files that `generate(folder)` makes in the cache, checked. One process makes them, others wait for it.
+    """The files that `generate(folder)` writes in the cache, checked. One process writes them, others wait for it.
 
-    Files that are no longer those that were made are made anew, with a line on stderr.
+    Files that have changed since are generated again, with a line on stderr.
     """
     if folder.is_dir():
         with suppress(DataError, OSError):
-            return intact(folder, check, cache, progress)
+            return check_unchanged(folder, check, cache, progress)
     with locks.held(folder.with_name(f"{folder.name}.lock"), lambda message: progress(0.0, message)):
         if os.path.lexists(folder):
-            try:  # another process may have made them meanwhile
-                return intact(folder, check, cache, progress)
+            try:  # another process may have written them in the meantime
+                return check_unchanged(folder, check, cache, progress)
             except (DataError, OSError) as error:
                 caches.discard(folder, f"damaged: {getattr(error, 'message', error)}")
         for leftover in folder.parent.glob(f".{glob.escape(folder.name)}.*.partial"):
-            shutil.rmtree(leftover, ignore_errors=True)  # of a process that was killed
+            shutil.rmtree(leftover, ignore_errors=True)  # left by a process that was killed
         generate(folder)
-        found = checked(check, folder, cache, progress)
-        with suppress(OSError), new_file(made_of(folder)) as aside:
-            aside.write_text(print_of(found), encoding="utf-8")
-        return found
+        files = checked(check, folder, cache, progress)
+        with suppress(OSError), new_file(hash_path(folder)) as partial:
+            partial.write_text(content_hash(files), encoding="utf-8")
+        return files
 
 
-def intact(folder: Path, check: Check, cache: Path, progress: Progress) -> Files:
-    """The checked files. Raises DataError or OSError where they are not those that were made."""
-    found, made = checked(check, folder, cache, progress), made_of(folder)
-    if made.exists() and made.read_text(encoding="utf-8", errors="replace") != print_of(found):
-        raise DataError("not the files that were made")
-    return found
+def check_unchanged(folder: Path, check: Check, cache: Path, progress: Progress) -> Files:
+    """The checked files. Raises DataError or OSError if they are not the files that were generated."""
+    files, expected = checked(check, folder, cache, progress), hash_path(folder)
+    if expected.exists() and expected.read_text(encoding="utf-8", errors="replace") != content_hash(files):
+        raise DataError("not the files that were generated")
+    return files
 
 
-def made_of(folder: Path) -> Path:
-    """The file beside generated ones that tells their hash."""
+def hash_path(folder: Path) -> Path:
+    """The file beside a folder of generated files that holds their hash."""
     return folder.with_name(f"{folder.name}.sha256")
 
 
-def print_of(found: Files) -> str:
-    """One hash of the data files and of what the generator says of them."""
-    facts = found.folder / "generator.json"
-    told = facts.read_bytes() if facts.is_file() else b""
-    return hashlib.sha256(found.fingerprint.encode() + told).hexdigest()
+def content_hash(files: Files) -> str:
+    """The sha256 over the fingerprint of the files and the content of generator.json."""
+    facts = files.folder / "generator.json"
+    content = facts.read_bytes() if facts.is_file() else b""
+    return hashlib.sha256(files.fingerprint.encode() + content).hexdigest()
 
 
 def checked(check: Check, folder: Path, cache: Path, progress: Progress) -> Files:
-    """What `check(folder, progress)` returns or raises; taken from `cache` where it was found good before and every file in
-    the folder still has its path, size, inode and times, and the check its source code.
+    """What `check(folder, progress)` returns, or the verdict of an earlier check from `cache`.
 
-    A verdict is not kept where a file could have changed unseen: while it was read, or just before.
+    The cached verdict is used if every file of the folder still has its path, size, inode and times, and the check its source
+    code. A verdict is not cached if a file changed while it was read or just before, as such a change may leave its times equal.
+    Raises what `check` raises.
     """
-    kept = cache / "checks" / f"{digest([check.__module__, str(folder.resolve())])[:32]}.json"
+    verdict_path = cache / "checks" / f"{digest([check.__module__, str(folder.resolve())])[:32]}.json"
     state, settled = state_of(check, folder)
-    if (known := read(kept)) is not None and known.state == state:
-        fields = known.model_dump(exclude={"state", "notes"})
-        return Files(folder, **fields, notes=tuple(known.notes))
-    found = check(folder, progress)
+    if (cached := read_verdict(verdict_path)) is not None and cached.state == state:
+        fields = cached.model_dump(exclude={"state", "notes"})
+        return Files(folder, **fields, notes=tuple(cached.notes))
+    files = check(folder, progress)
     if settled and state_of(check, folder)[0] == state:
         verdict = Verdict(
             state=state,
-            fingerprint=found.fingerprint,
-            rows=dict(found.rows),
-            facts=dict(found.facts),
-            source=found.source,
-            scale=found.scale,
-            notes=list(found.notes),
+            fingerprint=files.fingerprint,
+            rows=dict(files.rows),
+            facts=dict(files.facts),
+            source=files.source,
+            scale=files.scale,
+            notes=list(files.notes),
         )
-        with suppress(OSError, DataError):  # a cache that cannot be written costs time, no more
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            with new_file(kept) as aside:
-                aside.write_text(verdict.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    return found
+        with suppress(OSError, DataError):  # without a cache the check is only slower
+            verdict_path.parent.mkdir(parents=True, exist_ok=True)
+            with new_file(verdict_path) as partial:
+                partial.write_text(verdict.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    return files
 
 
-def read(path: Path) -> Verdict | None:
-    """A kept verdict; None where there is none that can be read."""
+def read_verdict(path: Path) -> Verdict | None:
+    """A cached verdict; None if there is none that can be read."""
     try:
         return Verdict.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
@@ -135,12 +135,12 @@ def read(path: Path) -> Verdict | None:
 
 
 def state_of(check: Check, folder: Path) -> tuple[str, bool]:
-    """A hash of all that the verdict depends on, and whether any later change of a file would change it."""
+    """A hash of everything that a verdict depends on, and whether every later change of a file would change the hash."""
     now, settled = time.time_ns(), True
     code = Path(str(sys.modules[check.__module__].__file__)).parent
     sources = [*sorted(code.glob("*.py")), *sorted(Path(__file__).parent.glob("*.py"))]
-    facts: list[Any] = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sources]
-    for path in sorted([*folder.glob("*"), *folder.glob("*/*")]):  # no data set has deeper folders
+    facts: list[object] = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sources]
+    for path in sorted([*folder.glob("*"), *folder.glob("*/*")]):  # data sets have no deeper folders
         with suppress(OSError):
             s = path.stat()
             facts.append([str(path), s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino, s.st_dev])
@@ -149,5 +149,6 @@ def state_of(check: Check, folder: Path) -> tuple[str, bool]:
     return digest(facts), settled
 
 
-def digest(facts: Any) -> str:
+def digest(facts: object) -> str:
+    """The sha256 of a value written as JSON."""
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

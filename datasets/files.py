@@ -1,10 +1,8 @@
-"""What every data set does with files: write complete or not at all, fingerprint, and check CSV line by line."""
+"""Files of all data sets: atomic writes, fingerprints, and checks of CSV files line by line."""
 
 import errno
 import hashlib
 import io
-import json
-import math
 import os
 import re
 import shutil
@@ -14,16 +12,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import polars as pl
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from buzzer.datasets.lines import header_line, line_blocks, shown
 from buzzer.errors import DataError
 
-# Digits are those of ASCII: \d would match those of every script, which engines then read as missing.
+# Only ASCII digits: \d also matches digits of other scripts, which engines read as missing.
 NUMBER = r"[0-9]{1,15}(\.[0-9]{1,30})?"
-COMPONENT = rf"-?{NUMBER}([eE](-[0-9]{{1,2}}|\+?[01]?[0-9]))?"  # of a vector: within float32
+COMPONENT = rf"-?{NUMBER}([eE](-[0-9]{{1,2}}|\+?[01]?[0-9]))?"  # of a vector; within the range of float32
 TOKEN = "(0|[1-9][0-9]{0,4}|1(0[0-9]{4}|1([0-8][0-9]{3}|9([0-4][0-9]{2}|5([0-3][0-9]|4[0-6])))))"
 PATTERNS = {
     "int64": r"^-?[0-9]{1,18}$",
@@ -47,17 +46,17 @@ KINDS = {
     "bit": "0 or 1",
     "hash": "32 hexadecimal digits",
     "hash64": "64 hexadecimal digits",
-    "hashes": "a list of 64 hexadecimal digits each",
-    "path": "64 hexadecimal digits, or several with / between them",
+    "hashes": "a list of hashes of 64 hexadecimal digits",
+    "path": "hashes of 64 hexadecimal digits with / between them",
     "vector": "a list of numbers in brackets",
     "float64": "a number",
     "chance": "a number from 0 to 1",
     "tokens": "token ids of 0 to 119546 with tabs between them",
 }
 
-
-WRITING = (OSError, pl.exceptions.ComputeError)  # what a full disk raises
-FULL = re.compile("No space left|transport error")
+WRITE_ERRORS = (OSError, pl.exceptions.ComputeError)  # what a full disk raises
+DISK_FULL = re.compile("No space left|transport error")
+Facts = TypeVar("Facts", bound="GeneratorFacts")
 
 
 @dataclass(frozen=True)
@@ -66,53 +65,59 @@ class Files:
 
     folder: Path
     fingerprint: str  # sha256 over names and contents
-    rows: Mapping[str, int]  # rows by file
-    facts: Mapping[str, Any] = field(default_factory=dict)  # what the check counted on the way
+    rows: Mapping[str, int]  # number of rows by part
+    facts: Mapping[str, int | str] = field(default_factory=dict)  # what else the check counted, by name
     source: str = "official"  # or "generated"
-    scale: float = 1.0  # share of the official size, of the test part
-    notes: tuple[str, ...] = ()  # on these two, for a record
+    scale: float = 1.0  # share of the official size of the test part
+    notes: tuple[str, ...] = ()  # remarks on source and scale for a record
 
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A folder to write into that becomes `out` when the block ends well, and vanishes when it does not."""
-    aside = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    """A temporary folder that is renamed to `out` when the block succeeds and removed when it fails.
+
+    Raises DataError if the files cannot be written.
+    """
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
-        aside.mkdir(parents=True)
-        yield aside
-        aside.rename(out)
-    except WRITING as error:
+        partial.mkdir(parents=True)
+        yield partial
+        partial.rename(out)
+    except WRITE_ERRORS as error:
         raise cannot_write(out, error) from error
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextmanager
 def new_file(out: Path) -> Iterator[Path]:
-    """A path to write to that becomes `out` when the block ends well, and vanishes when it does not."""
-    aside = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    """A temporary path that is renamed to `out` when the block succeeds and removed when it fails.
+
+    Raises DataError if the file cannot be written.
+    """
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
-        yield aside
-        aside.replace(out)
-    except WRITING as error:
+        yield partial
+        partial.replace(out)
+    except WRITE_ERRORS as error:
         raise cannot_write(out, error) from error
     finally:
-        aside.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
 
 
 def cannot_write(out: Path, error: Exception) -> Exception:
-    """What is said of an error met while writing; the error itself where it is another of Polars'."""
+    """The DataError for an error during a write; the error itself if it is not about writing."""
     text = str(error)
     if not isinstance(error, OSError) and not text.startswith("parquet:"):
         return error
-    # Polars sets no errno, and of a full disk may tell the last link of the chain only.
-    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or bool(FULL.search(text))
+    # Polars sets no errno, and its message may hold only the last error of a chain.
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or bool(DISK_FULL.search(text))
     hint = "free some space" if full else "choose another folder"
     return DataError(f"cannot write {out}: {getattr(error, 'strerror', None) or shown(text)}", hint)
 
 
 def fingerprint(paths: Sequence[Path], folder: Path) -> str:
-    """sha256 over the names (under `folder`) and contents of files, in the order of their names."""
+    """The sha256 over the names (relative to `folder`) and contents of files, in the order of their names."""
     digest = hashlib.sha256()
     for path in sorted(paths):
         with path.open("rb") as file:
@@ -123,51 +128,56 @@ def fingerprint(paths: Sequence[Path], folder: Path) -> str:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where files come from: the fields of `Files` that records show."""
+    """Source, scale and notes of files, as in `Files`."""
 
     source: str
     scale: float
     notes: tuple[str, ...]
 
 
+class GeneratorFacts(BaseModel):
+    """The fields of generator.json that are read again."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    scale: float = Field(gt=0)
+    test_scale: float | None = Field(default=None, gt=0)
+
+
 def origin(folder: Path, rows: int, official: int, slack: float = 0.0) -> Origin:
-    """Of generated files, what their generator.json says; of others, the share that `rows` are of the `official` ones, which is 1
-    where it differs by no more than `slack`. Raises DataError for a generator.json that cannot be read."""
-    made = generator_facts(folder)
-    if made is None:
+    """The origin of the files in a folder: the scale in generator.json, or else `rows` as a share of `official` rows.
+
+    A share that differs from 1 by at most `slack` counts as 1. Raises DataError for a generator.json that cannot be read.
+    """
+    facts = generator_facts(folder, GeneratorFacts)
+    if facts is None:
         share = rows / official
         if abs(share - 1) <= slack:
             return Origin("official", 1.0, ())
         return Origin("official", share, (f"{rows} rows, the official files have {official}",))
-    scale, test_scale = made["scale"], made.get("test_scale")
-    if test_scale is None:
-        return Origin("generated", scale, ())
-    return Origin("generated", test_scale, (f"training parts of scale {scale:g}, test of {test_scale:g}",))
+    if facts.test_scale is None:
+        return Origin("generated", facts.scale, ())
+    note = f"training parts of scale {facts.scale:g}, test of {facts.test_scale:g}"
+    return Origin("generated", facts.test_scale, (note,))
 
 
-def generator_facts(folder: Path) -> dict[str, Any] | None:
-    """The generator.json of generated files; None for others."""
+def generator_facts(folder: Path, model: type[Facts]) -> Facts | None:
+    """The generator.json in a folder, read by a pydantic model; None for files that were not generated."""
     path = folder / "generator.json"
     if not present(path):
         return None
     with opened(path) as file:
         data = file.read()
     try:
-        facts = json.loads(data.decode())
-        for name in ("scale", "test_scale"):
-            if name in facts or name == "scale":
-                facts[name] = float(facts[name])
-                if not 0 < facts[name] < math.inf:
-                    raise ValueError(f"{name} is {facts[name]}")
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        return model.model_validate_json(data)
+    except ValidationError as error:
         raise DataError(
             f"{path}: not the file that the generator wrote", "generate the data again"
         ) from error
-    return facts
 
 
 def present(path: Path) -> bool:
-    """Whether a file has this path. Raises DataError where something else has it: a folder, a pipe, a broken link."""
+    """Whether the path is a file. Raises DataError for a folder, a pipe, a device or a broken link."""
     if not os.path.lexists(path):
         return False
     try:
@@ -175,18 +185,18 @@ def present(path: Path) -> bool:
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}", "is it a broken link?") from error
     if not regular:
-        raise DataError(f"{path}: not a regular file", "a folder, a pipe or a device has its name")
+        raise DataError(f"{path}: not a regular file", "it is a folder, a pipe or a device")
     return True
 
 
 def find(folder: Path, names: Sequence[str]) -> Path | None:
-    """The first of `names` in the folder, plain or gzipped."""
+    """The first file of the folder that has one of `names`, plain or with .gz; None if there is none."""
     paths = (folder / f"{name}{suffix}" for name in names for suffix in ("", ".gz"))
     return next(filter(present, paths), None)
 
 
 def need(folder: Path, names: Sequence[str], where: str) -> Path:
-    """As `find`; raises DataError that says where to get the file."""
+    """As `find`. Raises DataError with the hint `where` if there is no such file."""
     path = find(folder, names)
     if path is None:
         raise DataError(f"{folder}: no {' or '.join(names)} (nor .gz)", where)
@@ -195,14 +205,17 @@ def need(folder: Path, names: Sequence[str], where: str) -> Path:
 
 @contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
-    """A file, gzipped or plain, as bytes. Raises DataError for one that is missing or cannot be opened, and for a cut gzip."""
+    """A gzipped or plain file, opened for reading bytes.
+
+    Raises DataError if it is missing or cannot be opened, and for a gzip file that is cut or damaged.
+    """
     if not present(path):
         raise DataError(f"{path}: no such file")
     try:
         raw = path.open("rb")
     except OSError as error:
-        raise DataError(f"{path}: {error.strerror}", "may you read it?") from error
-    with raw, io.BufferedReader(Members(raw), 1 << 16) if path.suffix == ".gz" else raw as file:
+        raise DataError(f"{path}: {error.strerror}", "check its permissions") from error
+    with raw, io.BufferedReader(GzipMembers(raw), 1 << 16) if path.suffix == ".gz" else raw as file:
         try:
             yield file
         except (EOFError, zlib.error) as error:
@@ -211,32 +224,36 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
             ) from error
 
 
-class Members(io.RawIOBase):
-    """A gzip file's content: whole members one after the other, and nothing else. Python's own reader passes over zeros
-    between and after them, at which those of the engines stop."""
+class GzipMembers(io.RawIOBase):
+    """The content of a gzip file of complete members and nothing else.
+
+    Python's gzip module skips zeros between and after members, where the readers of the engines stop.
+    """
 
     def __init__(self, file: IO[bytes]) -> None:
-        self._file, self._waiting, self._member = file, b"", zlib.decompressobj(wbits=31)
-        self._begun = False
+        self._file, self._unread, self._member = file, b"", zlib.decompressobj(wbits=31)
+        self._inside_member = False
 
     def readable(self) -> bool:
+        """True, as io.RawIOBase asks."""
         return True
 
     def readinto(self, buffer: Any) -> int:
+        """Fill the buffer; the number of bytes, 0 at the end. Raises EOFError at an end inside a member."""
         while True:
-            data = self._waiting or self._file.read(1 << 16)
+            data = self._unread or self._file.read(1 << 16)
             if not data:
-                if self._begun:
+                if self._inside_member:
                     raise EOFError("it ends within a member")
                 return 0
             if self._member.eof:
                 self._member = zlib.decompressobj(wbits=31)
-            found = self._member.decompress(data, len(buffer))
-            self._waiting = self._member.unused_data or self._member.unconsumed_tail
-            self._begun = not self._member.eof
-            if found:
-                buffer[: len(found)] = found
-                return len(found)
+            content = self._member.decompress(data, len(buffer))
+            self._unread = self._member.unused_data or self._member.unconsumed_tail
+            self._inside_member = not self._member.eof
+            if content:
+                buffer[: len(content)] = content
+                return len(content)
 
 
 def csv_blocks(
@@ -248,12 +265,12 @@ def csv_blocks(
     rowless: bool = False,
     separator: str = ",",
 ) -> Iterator[tuple[int, pl.DataFrame]]:
-    """A CSV file in blocks of bounded memory: (line of the block's first row, its columns as typed).
+    """A CSV file in blocks of bounded memory: pairs of (line number of the first row, typed columns).
 
-    kinds: column -> a key of KINDS; the header may have them in any order, and those of `optional` too.
-    empty: columns whose fields may be empty.  rowless: the file may have a header only.
-    Raises DataError with file, line and column for what breaks the contract of `lines.py`, for the first field that is not of
-    its kind, for a wrong header, a row of the wrong width, an empty file.
+    kinds: a key of KINDS for each column. The header may have the columns in any order, and also those of `optional`.
+    empty: columns whose fields may be empty. rowless: the file may have no row after the header.
+    Raises DataError with file, line and column for the first field that is not of its kind or breaks the rules of `lines.py`,
+    for a wrong header, a row of the wrong width, and an empty file.
     """
     with opened(path) as file:
         names = header(path, file, kinds, optional, separator)
@@ -272,12 +289,12 @@ def blocks(
     quoted: bool = True,
     rowless: bool = False,
 ) -> Iterator[tuple[int, pl.DataFrame]]:
-    """As `csv_blocks`, of an open file whose next line is a row of the columns `names`."""
-    rows = 0
+    """As `csv_blocks`, from an open file whose next line is a row with the columns `names`."""
+    count = 0
     for line, data in line_blocks(path, file, names, first_line, separator, quoted):
         yield line, typed(path, line, fields(path, line, data, names, separator, quoted), kinds, empty)
-        rows += 1
-    if not rows and not rowless:
+        count += 1
+    if not count and not rowless:
         raise DataError(f"{path}: no rows", "copy or download it again")
 
 
@@ -297,17 +314,20 @@ def fields(
         return pl.DataFrame(pcsv.read_csv(io.BytesIO(data), read, parse, convert))
     except pa.ArrowInvalid as error:
         width = re.search(r"Row #(\d+): (Expected \d+ columns, got \d+)", str(error))
-        if width is None:  # none is known that passes the checks before
+        if width is None:  # the checks before find all other faults that are known
             raise DataError(f"{path}, after line {line - 1}: {shown(str(error))}") from error
         raise DataError(
-            f"{path}, line {line - 1 + int(width[1])}: {width[2]}", "is the file cut, or of another kind?"
+            f"{path}, line {line - 1 + int(width[1])}: {width[2]}", "the file may be cut, or of another kind"
         ) from error
 
 
 def header(
     path: Path, file: IO[bytes], kinds: Mapping[str, str], optional: Sequence[str], separator: str = ","
 ) -> list[str]:
-    """The column names of a CSV file's first line, checked. They may be in quotes."""
+    """The column names in the first line of a CSV file, without their quotes.
+
+    Raises DataError for a missing, unknown or repeated column.
+    """
     names = [
         name[1:-1] if len(name) > 1 and name[0] == name[-1] == '"' else name
         for name in header_line(path, file).split(separator)
@@ -321,14 +341,17 @@ def header(
     if unknown:
         raise DataError(f"{path}, line 1: unknown column {shown(unknown[0])} in the header", expected)
     if len(set(names)) < len(names):
-        raise DataError(f"{path}, line 1: a column stands twice in the header", expected)
+        raise DataError(f"{path}, line 1: a column occurs twice in the header", expected)
     return names
 
 
 def typed(
     path: Path, line: int, text: pl.DataFrame, kinds: Mapping[str, str], empty: Sequence[str]
 ) -> pl.DataFrame:
-    """Text columns as int64, date, float64, bool and str, with missing for empty where that is allowed."""
+    """Text columns converted to int64, date, float64, bool and str; an empty field becomes missing in the columns `empty`.
+
+    Raises DataError with line and column of the first field that is not of its kind.
+    """
     columns = []
     for name, kind in kinds.items():
         column = text[name]
@@ -361,8 +384,8 @@ def typed(
 
 
 def scan(path: Path, kinds: Mapping[str, str], separator: str = ",") -> pl.LazyFrame:
-    """A checked CSV file as a lazy frame of typed columns."""
-    types: dict[str, Any] = {"int64": pl.Int64, "float64": pl.Float64, "date": pl.Date}
+    """A checked CSV file as a lazy frame with typed columns."""
+    types: dict[str, type[pl.DataType]] = {"int64": pl.Int64, "float64": pl.Float64, "date": pl.Date}
     overrides = {name: types.get(kind, pl.String) for name, kind in kinds.items()}
     t = pl.scan_csv(path, separator=separator, schema_overrides=overrides, infer_schema=False)
     return t.select(list(kinds))

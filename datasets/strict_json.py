@@ -1,4 +1,4 @@
-"""JSON without the liberties of Python's reader: no NaN or Infinity, no key twice, no bad UTF-8, nothing after the end."""
+"""A strict JSON reader: unlike Python's, it refuses NaN, Infinity, repeated keys, bad UTF-8 and text after the end."""
 
 import codecs
 import json
@@ -12,70 +12,72 @@ from buzzer.datasets.lines import shown
 from buzzer.errors import DataError
 
 CHUNK = 1 << 20  # bytes
-LONGEST = 64 << 20  # characters of an object in a list
+LONGEST = 64 << 20  # most characters of an object in a list
 SPACE = re.compile(r"[ \t\n\r]*")
-AGAIN = "copy or download it again"
+HINT = "copy or download it again"
+JsonObject = dict[str, Any]
 
 
 def loads(path: Path) -> Any:
-    """The one JSON value that a file holds. Raises DataError, with line and column where there is one."""
+    """The one JSON value in a file. Raises DataError with line and column for a fault."""
     with opened(path) as file:
         reader = Reader(path, file)
         reader.longest = path.stat().st_size
-        found = reader.value("not JSON, or cut")
+        value = reader.value("not JSON, or cut")
         reader.end()
-    return found
+    return value
 
 
-def objects(path: Path, *, known: bool = False) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON list, in memory for one of them and a chunk. known: the file has passed its check, so that keys and
-    constants need not be looked at again.
+def objects(path: Path, *, known: bool = False) -> Iterator[JsonObject]:
+    """The objects of a JSON list, one after the other. Memory holds one object and one chunk of the file.
 
-    Raises DataError, with line and column where there is one, for a file that is missing, cut, or no list of objects.
+    known: the file has passed its check, so repeated keys and constants are not looked for.
+    Raises DataError with line and column for a file that is missing, cut, or not a list of objects.
     """
     return (item for _, item in numbered(path, known=known))
 
 
-def numbered(path: Path, *, known: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
-    """As `objects`, each with the number of the line where it begins (0 of a file that is known)."""
+def numbered(path: Path, *, known: bool = False) -> Iterator[tuple[int, JsonObject]]:
+    """As `objects`, with the number of the line where each object begins; 0 if `known`."""
     with opened(path) as file:
         reader, number = Reader(path, file, known), 0
         if reader.take() != "[":
-            raise DataError(f"{path}: not a list of queries", "is it the organisers' test file?")
-        going = reader.peek() != "]"
-        if not going:
+            raise DataError(f"{path}: not a list of queries", "it may not be the organisers' test file")
+        more = reader.peek() != "]"
+        if not more:
             reader.take()
-        while going:
-            told = f"cut or damaged after {number} queries"
+        while more:
             if reader.peek() not in ("{", ""):
                 raise reader.error(f"query {number} is not an object")
-            yield 0 if known else reader.line_here(), reader.value(told)
+            yield 0 if known else reader.line_here(), reader.value(f"cut or damaged after {number} queries")
             number += 1
             if reader.peek() not in (",", "]"):
                 raise reader.error(f"cut or damaged after {number} queries: no comma and no end of the list")
-            going = reader.take() == ","
+            more = reader.take() == ","
         reader.end()
 
 
 class Refused(ValueError):
-    """What Python's reader would take."""
+    """JSON that Python's reader accepts and this one refuses."""
 
 
-def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+def unique(pairs: list[tuple[str, Any]]) -> JsonObject:
+    """The object with these keys and values. Raises Refused for a repeated key."""
+    item = dict(pairs)
+    if len(item) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise Refused(f"the key {shown(twice)} stands twice in an object")
-    return found
+        raise Refused(f"the key {shown(twice)} occurs twice in an object")
+    return item
 
 
 def refuse(constant: str) -> Any:
-    raise Refused(f"{constant} is no number of JSON")
+    """Raises Refused for NaN, Infinity or -Infinity."""
+    raise Refused(f"{constant} is not a JSON number")
 
 
 class Reader:
-    """A file as text that is read as far as is needed; `at` is the place of the next character."""
+    """A file that is read as text when it is needed; `at` is the index in `text` of the next character."""
 
     def __init__(self, path: Path, file: IO[bytes], known: bool = False) -> None:
         self.path, self.file, self.longest = path, file, LONGEST
@@ -83,10 +85,10 @@ class Reader:
         self.decode = json.JSONDecoder(**hooks).raw_decode
         self.utf8 = codecs.getincrementaldecoder("utf-8")("strict")
         self.text, self.at, self.lines_before, self.column_before = "", 0, 0, 0
-        self.counted = 0, 0  # characters of the text, and their line ends
+        self.counted = 0, 0  # characters of `text` whose line ends are counted, and that count
 
     def more(self) -> bool:
-        """Read as much again as is waiting, so that the work for one long value grows with its length only."""
+        """Read a chunk, or as much as is unread in `text`, so that a long value takes linear time; whether there was more."""
         data = self.file.read(max(CHUNK, len(self.text) - self.at))
         self.column_before = self.column(self.at) - 1
         self.lines_before += self.text.count("\n", 0, self.at)
@@ -95,11 +97,11 @@ class Reader:
             self.text += self.utf8.decode(data, final=not data)
         except UnicodeDecodeError as error:
             line = self.line(len(self.text)) + error.object[: error.start].count(b"\n")
-            raise DataError(f"{self.path}, line {line}: bytes that are not UTF-8", AGAIN) from error
+            raise DataError(f"{self.path}, line {line}: bytes that are not UTF-8", HINT) from error
         return bool(data)
 
     def peek(self) -> str:
-        """The next character that is no space; "" at the end of the file."""
+        """The next character after white space, or "" at the end of the file."""
         while True:
             space = SPACE.match(self.text, self.at)
             assert space is not None
@@ -110,26 +112,26 @@ class Reader:
                 return ""
 
     def take(self) -> str:
-        """As `peek`, and go on behind it."""
-        found = self.peek()
-        self.at += len(found)
-        return found
+        """As `peek`, and move past the character."""
+        character = self.peek()
+        self.at += len(character)
+        return character
 
-    def value(self, told: str) -> Any:
-        """The value that begins at the next character; told: what is said of one that is cut or damaged."""
+    def value(self, fault: str) -> Any:
+        """The value that begins at the next character. Raises DataError; `fault` begins the message for a damaged value."""
         self.peek()
         while True:
             try:
-                found, self.at = self.decode(self.text, self.at)
-                return found
+                value, self.at = self.decode(self.text, self.at)
+                return value
             except json.JSONDecodeError as error:
                 start = self.at
                 if len(self.text) - start <= self.longest and self.more():
                     continue
-                raise self.error(f"{told}: {error.msg}", error.pos - start + self.at) from error
+                raise self.error(f"{fault}: {error.msg}", error.pos - start + self.at) from error
             except RecursionError as error:
                 raise self.error("lists or objects nested too deeply") from error
-            except ValueError as error:  # Refused, or a whole number of thousands of digits
+            except ValueError as error:  # Refused, or an integer with thousands of digits
                 raise self.error(str(error)) from error
 
     def end(self) -> None:
@@ -138,18 +140,21 @@ class Reader:
             raise self.error("text after the end")
 
     def line(self, at: int) -> int:
+        """The line number, from 1, of the character at index `at` of `text`."""
         return self.lines_before + self.text.count("\n", 0, at) + 1
 
     def line_here(self) -> int:
-        """As `line(self.at)`, counting only from where it counted last."""
+        """As `line(self.at)`, but counts only from the previous call on."""
         start, lines = self.counted
         self.counted = self.at, lines + self.text.count("\n", start, self.at)
         return self.lines_before + self.counted[1] + 1
 
     def column(self, at: int) -> int:
+        """The column, from 1, of the character at index `at` of `text`."""
         end = self.text.rfind("\n", 0, at)
         return at - end if end >= 0 else at + 1 + self.column_before
 
     def error(self, what: str, at: int | None = None) -> DataError:
+        """The error at index `at` of `text`, or at the next character."""
         place = self.at if at is None else at
-        return DataError(f"{self.path}, line {self.line(place)}, column {self.column(place)}: {what}", AGAIN)
+        return DataError(f"{self.path}, line {self.line(place)}, column {self.column(place)}: {what}", HINT)

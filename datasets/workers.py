@@ -1,4 +1,4 @@
-"""Several processes for a job that falls into independent parts."""
+"""Work that is split over several processes."""
 
 import os
 import signal
@@ -14,25 +14,27 @@ from typing import TypeVar
 from buzzer.errors import DataError
 
 Task = TypeVar("Task")
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 THREADS = "POLARS_MAX_THREADS"
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def in_order(work: Callable[[Task], Made], tasks: Sequence[Task], jobs: int) -> Generator[Made, None, None]:
-    """`map(work, tasks)` by `jobs` processes, each with one thread; by this one if `jobs` is 1.
+def in_order(
+    work: Callable[[Task], Result], tasks: Sequence[Task], jobs: int
+) -> Generator[Result, None, None]:
+    """`map(work, tasks)` in `jobs` processes with one thread each; in this process if `jobs` is 1.
 
-    `work` and the tasks must be picklable. At most two results a process wait to be taken, so memory does not grow with the
-    tasks. The processes end with this one, however it ends. Raises what `work` raises, and DataError if a process is killed.
+    `work` and the tasks must be picklable. At most two results per process are waiting, so memory does not grow with the number
+    of tasks. The processes end when this one ends, in any way. Raises what `work` raises, and DataError if a process is killed.
     """
     if jobs <= 1:
         yield from map(work, tasks)
         return
-    waiting, ended = deque[Future[Made]](), False
+    waiting, finished = deque[Future[Result]](), False
     with (
         one_thread_each(),
         ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=follow_parent) as pool,
@@ -44,21 +46,21 @@ def in_order(work: Callable[[Task], Made], tasks: Sequence[Task], jobs: int) -> 
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
-            ended = True
+            finished = True
         except BrokenProcessPool as error:
             raise DataError(
-                "a process of the generator was killed: out of memory?", "give fewer --jobs"
+                "a process of the generator was killed, possibly because memory ran out", "use fewer --jobs"
             ) from error
         finally:
-            # A pool that breaks while it starts a process waits for that one for ever; and nobody wants what is left.
-            for process in () if ended else active_children():
+            # A pool that breaks while it starts a process would wait for that process forever.
+            for process in () if finished else active_children():
                 process.kill()
             pool.shutdown(cancel_futures=True)
 
 
 @contextmanager
 def one_thread_each() -> Iterator[None]:
-    """Processes that start within have one Polars thread, as all cores have a process."""
+    """Processes that start in the block use one Polars thread, as there is a process for each core."""
     before = os.environ.get(THREADS)
     os.environ[THREADS] = "1"
     try:
@@ -71,12 +73,13 @@ def one_thread_each() -> Iterator[None]:
 
 
 def follow_parent() -> None:
-    """In a worker: leave Ctrl-C to the parent, and end when it ends, `kill -9` included."""
+    """Start of a worker process: it ignores Ctrl-C, which the parent handles, and ends with the parent, also after `kill -9`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def end_with_parent() -> None:
+    """Wait for the end of the parent process, then end this one."""
     parent = parent_process()
     if parent is not None:
         parent.join()

@@ -1,4 +1,4 @@
-"""Booking.com WSDM WebTour 2021: predict the final city of a trip."""
+"""Booking.com WSDM WebTour 2021: predict the last city of a trip."""
 
 from buzzer.datasets.booking.generator import generate
 from buzzer.datasets.booking.metric import score, write_submission

@@ -1,28 +1,30 @@
-"""Synthetic trips in the official files' schema; card.md tells the model and its calibration in words.
+"""Synthetic trips in the schema of the official files. card.md describes the model and its calibration.
 
-The trips come from a known random process, so that the best possible accuracy@4 can be computed: `generator.json`
-beside the files has it. Everything is drawn by (seed, chunk), a chunk of trips at a time.
+The random process is known, so the best possible accuracy@4 can be computed; it is in generator.json. Trips are drawn in
+chunks, each with a random generator of (seed, chunk).
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from pydantic import BaseModel, Field
 
 from buzzer.datasets.booking.metric import write_submission
 from buzzer.datasets.booking.schema import HIDDEN, TEST, TRAIN, TRUTH
 from buzzer.datasets.booking.world import DAY_ONE, DEVICES, MONTHS, THEMES, World
-from buzzer.datasets.files import generator_facts, new_folder
+from buzzer.datasets.contract import Progress
+from buzzer.datasets.files import GeneratorFacts, generator_facts, new_folder
 
-VERSION = 1  # of the process: the same version, scale and seed give the same files
+VERSION = 1  # of the random process: the same version, scale and seed give the same files
 CHUNK = 1 << 14  # trips drawn at a time
 TRAIN_TRIPS, TEST_TRIPS = 217_686, 70_662
-# Trips of the official training file by their number of stays.
+# Number of trips in the official training file with 1, 2, ... stays.
 LENGTHS = (
     *(
         113,
@@ -46,37 +48,36 @@ LENGTHS = (
     ),
     *(64, 66, 35, 31, 22, 13, 14, 7, 3, 5, 2, 1, 2, 2, 2, 3, 2, 2, 1, 1, 1, 1, 0, 1, 0, 1, 0, 1, 0, 1),
 )
-NEW_USER = 0.898  # a trip that is not its user's next one: 200,153 users have 217,686 training trips
-GAP_FREE = 0.96
-RETURN = 0.15  # the last stay is in the trip's first city
-EXPLORE = 0.3  # the next city is drawn from the country's popular ones, not from the routes
-MEMORY = 5  # cities of the trip that a route does not lead to again
+NEW_USER = 0.898  # probability that a trip is by a new user: 200,153 users have 217,686 training trips
+GAP_FREE = 0.96  # probability that a stay begins on the day when the previous one ends
+RETURN = 0.15  # probability that the last stay is in the first city of the trip
+EXPLORE = 0.3  # probability that the next city is drawn by popularity in the country, not from the routes
+MEMORY = 5  # last cities of the trip, to which routes do not lead again
 
-Progress = Callable[[float, str], None]
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass
 class Trips:
-    """A chunk of trips: arrays of shape [trips], and [trips, longest] for stays."""
+    """A chunk of trips: arrays of shape [trips], and of shape [trips, longest] for stays."""
 
     user: Ints
-    ordinal: Ints  # number of the trip among its user's, from 1
+    ordinal: Ints  # number of the trip among those of its user, from 1
     test: npt.NDArray[np.bool_]
-    length: Ints
-    booker: Ints
-    city: Ints  # the world's index
+    length: Ints  # number of stays
+    booker: Ints  # index of the country that the user books from
+    city: Ints  # index of the city in the world
     checkin: Ints  # days since 1970
-    checkout: Ints
+    checkout: Ints  # days since 1970
     device: Ints
     affiliate: Ints
-    best: Floats  # [trips]: mass of the four likeliest last cities; NaN unless in the test
-    hit: Floats  # 1 where the true last city is among them
+    best: Floats  # [trips], probability of the four likeliest last cities; NaN for training trips
+    hit: Floats  # [trips], 1 if the true last city is among them, else 0; NaN for training trips
 
 
 def apportion(counts: tuple[int, ...], total: int) -> Ints:
-    """Whole numbers with the sum `total` in the proportions of `counts` (largest remainder)."""
+    """Integers with the sum `total` in the proportions of `counts`, by the largest remainder method."""
     exact = np.asarray(counts) * (total / sum(counts))
     whole = np.floor(exact).astype(np.int64)
     order = np.argsort(-(exact - whole), kind="stable")
@@ -85,13 +86,13 @@ def apportion(counts: tuple[int, ...], total: int) -> Ints:
 
 
 def lengths_of(trips: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """A number of stays for each trip, in random order, with the official proportions."""
+    """The number of stays of each trip, in random order and the official proportions."""
     values = np.arange(1, len(LENGTHS) + 1, dtype=np.uint8)
     return rng.permutation(np.repeat(values, apportion(LENGTHS, trips)))
 
 
 def plan(scale: float, seed: int) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.uint8]]:
-    """For all trips: whether they are in the test, and their length."""
+    """For each trip, whether it is in the test, and its number of stays."""
     train, test = max(round(TRAIN_TRIPS * scale), 60), max(round(TEST_TRIPS * scale), 20)
     rng = np.random.default_rng([seed, 1])
     is_test = rng.permutation(np.repeat([False, True], [train, test]))
@@ -101,7 +102,7 @@ def plan(scale: float, seed: int) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np
 
 
 def chunks(world: World, scale: float, seed: int) -> Iterator[Trips]:
-    """All trips, users one after the other."""
+    """All trips in chunks, grouped by user."""
     is_test, lengths = plan(scale, seed)
     user, ordinal = 29, 0
     for number, start in enumerate(range(0, len(lengths), CHUNK)):
@@ -111,7 +112,9 @@ def chunks(world: World, scale: float, seed: int) -> Iterator[Trips]:
         new = rng.random(n) < NEW_USER
         new[0] |= start == 0
         users = user + np.cumsum(np.where(new, rng.integers(1, 48, n), 0))
-        first = np.maximum.accumulate(np.where(new, np.arange(n), -1))  # -1: the user of the chunk before
+        first = np.maximum.accumulate(
+            np.where(new, np.arange(n), -1)
+        )  # -1: the last user of the previous chunk
         ordinals = np.arange(n) - first + np.where(first < 0, ordinal, 1)
         user, ordinal = int(users[-1]), int(ordinals[-1])
         yield draw(world, rng, users, ordinals, is_test[part], lengths[part].astype(np.int64))
@@ -125,7 +128,7 @@ def draw(
     test: npt.NDArray[np.bool_],
     length: Ints,
 ) -> Trips:
-    """One chunk of trips, stay by stay."""
+    """One chunk of trips, drawn stay by stay."""
     n, longest = len(length), int(length.max())
     booker = world.booker_of(user)
     begin = world.start_day(rng, n)
@@ -133,7 +136,7 @@ def draw(
     theme = world.theme_of(rng, booker, month)
     city = np.full((n, longest), -1, dtype=np.int64)
     nights = np.zeros((n, longest), dtype=np.int64)
-    log_theme = np.log(world.theme_prior[booker, month])  # of the test trips' themes, given what is visible
+    log_theme = np.log(world.theme_prior[booker, month])  # log P(theme | visible stays), up to a constant
     best, hit = np.full(n, np.nan), np.full(n, np.nan)
     for step in range(longest):
         on = np.flatnonzero(length > step)
@@ -162,11 +165,11 @@ def draw(
 
 
 class Routes:
-    """Where trips can go from where they are: the next city's distribution, for drawing and for the ceiling.
+    """The distribution of the next city of each trip, to draw from it and to compute the best possible accuracy.
 
-    With probability RETURN (last stay only) the first city; else with EXPLORE a city of this country by popularity;
-    else one of the routes from here that does not lead to one of the last cities, weighted by the theme's liking of
-    its type and, at the last stay, by its pull as a hub.
+    At the last stay, the first city with probability RETURN. Else, with probability EXPLORE, a city of the same country by its
+    popularity. Else a city along a route from the current one that does not lead to one of the last MEMORY cities; the weight
+    of a route is multiplied by the theme's liking of the city's kind and, at the last stay, by the city's weight as a hub.
     """
 
     def __init__(self, world: World, city: Ints, step: int, last: npt.NDArray[np.bool_]) -> None:
@@ -179,11 +182,12 @@ class Routes:
             weight[self.to == city[:, back, None]] = 0
         self.weight = weight
         self.kind = world.kind[self.to]
-        split_backend = np.stack([(weight * (self.kind == k)).sum(axis=1) for k in range(THEMES)], axis=1)
-        self.total = split_backend @ world.liking.T  # [trips, themes]
+        by_kind = np.stack([(weight * (self.kind == k)).sum(axis=1) for k in range(THEMES)], axis=1)
+        self.total = by_kind @ world.liking.T  # [trips, themes]
         self.back = np.where(last & (self.first != self.here) & (step > 1), RETURN, 0.0)
 
     def next(self, rng: np.random.Generator, theme: Ints) -> Ints:
+        """The next city of each trip, drawn."""
         n = len(self.here)
         liked = self.weight * self.world.liking[theme[:, None], self.kind]
         sums = np.cumsum(liked, axis=1)
@@ -194,7 +198,7 @@ class Routes:
         return np.where(rng.random(n) < self.back, self.first, chosen)
 
     def log_next(self, city: Ints) -> Floats:
-        """log P(city | theme), shape [trips, themes]; for stays that are not the last (those are never seen)."""
+        """log P(city | theme), shape [trips, themes], for a stay that is not the last."""
         world = self.world
         base = (self.weight * (self.to == city[:, None])).sum(axis=1)
         share = np.where(self.total > 0, EXPLORE, 1.0)
@@ -203,8 +207,8 @@ class Routes:
         return np.log((1 - share) * route + share * explored[:, None] + 1e-30)
 
     def best(self, rows: Ints, log_theme: Floats, nights: Ints, truth: Ints) -> tuple[Floats, Floats]:
-        """Of some trips before their last stay: the mass of the four likeliest cities given the visible stays and the
-        nights of the last, and whether the truth is among them."""
+        """For the trips `rows`, before their last stay: the probability of the four likeliest cities given the visible stays
+        and the nights of the last stay, and 1 where `truth` is among them."""
         world, here = self.world, self.here[rows]
         theme = np.exp(log_theme - log_theme.max(axis=1, keepdims=True))
         theme /= theme.sum(axis=1, keepdims=True)
@@ -234,7 +238,7 @@ class Routes:
 
 
 def repeated(candidates: Ints) -> npt.NDArray[np.bool_]:
-    """True at each value that stands further left in its row."""
+    """True at each value that occurs further left in its row."""
     order = np.argsort(candidates, axis=1, kind="stable")
     ordered = np.take_along_axis(candidates, order, axis=1)
     again = np.zeros(candidates.shape, dtype=np.bool_)
@@ -243,7 +247,7 @@ def repeated(candidates: Ints) -> npt.NDArray[np.bool_]:
 
 
 def merged(candidates: Ints, mass: Floats) -> Floats:
-    """Masses of equal candidates of a row, added up at the leftmost."""
+    """The masses of equal candidates of a row, added at the leftmost of them."""
     again = repeated(candidates)
     rows, columns = np.nonzero(again & (mass > 0))
     leftmost = (candidates[rows] == candidates[rows, columns][:, None]).argmax(axis=1)
@@ -253,7 +257,7 @@ def merged(candidates: Ints, mass: Floats) -> Floats:
 
 
 def stays(world: World, trips: Trips, test: bool) -> pl.DataFrame:
-    """The chunk's training or test trips as rows of the official file."""
+    """The training or test trips of a chunk as rows of the official file."""
     which = np.flatnonzero(trips.test == test)
     trip = np.repeat(which, trips.length[which])
     starts = np.cumsum(trips.length[which]) - trips.length[which]
@@ -276,12 +280,13 @@ def stays(world: World, trips: Trips, test: bool) -> pl.DataFrame:
 
 
 def trip_ids(trips: Trips) -> pl.Series:
+    """The `utrip_id` of each trip."""
     frame = pl.DataFrame({"user": trips.user, "ordinal": trips.ordinal})
     return frame.select(pl.concat_str("user", "ordinal", separator="_"))["user"]
 
 
 def truth(world: World, trips: Trips) -> pl.DataFrame:
-    """The chunk's hidden last cities."""
+    """The hidden last cities of the test trips of a chunk."""
     which = np.flatnonzero(trips.test)
     city = trips.city[which, trips.length[which] - 1]
     country = pl.Series(world.country_names).gather(world.country[city])
@@ -290,24 +295,25 @@ def truth(world: World, trips: Trips) -> pl.DataFrame:
 
 
 def append(file: IO[bytes], table: pl.DataFrame) -> None:
+    """Write rows as CSV; with a header if the file is empty."""
     table.write_csv(file, include_header=file.tell() == 0)
 
 
 def generate(out: Path, scale: float, seed: int, progress: Progress) -> None:
-    """Write train_set.csv, test_set.csv, ground_truth.csv, submission.csv (the four most frequent cities for all) and
-    generator.json (parameters and the best possible accuracy@4) into the new folder `out`.
+    """Write the official files and generator.json into the new folder `out`.
 
-    Memory does not grow with the scale but for two bytes a trip. Raises DataError if the disk is full.
+    submission.csv has the four most frequent cities for every trip. generator.json has the parameters and the best possible
+    accuracy@4. Memory grows by two bytes per trip. Raises DataError if the files cannot be written.
     """
     world = World(scale, seed)
     counts = np.zeros(world.cities, dtype=np.int64)
     best, hit = [], []
     total = len(plan(scale, seed)[0])
-    with new_folder(out) as aside:
+    with new_folder(out) as partial:
         with (
-            (aside / "train_set.csv").open("wb") as train,
-            (aside / "test_set.csv").open("wb") as test,
-            (aside / "ground_truth.csv").open("wb") as answers,
+            (partial / "train_set.csv").open("wb") as train,
+            (partial / "test_set.csv").open("wb") as test,
+            (partial / "ground_truth.csv").open("wb") as answers,
         ):
             for number, trips in enumerate(chunks(world, scale, seed)):
                 progress(min(number * CHUNK / total, 1.0), "generating Booking.com trips")
@@ -319,15 +325,15 @@ def generate(out: Path, scale: float, seed: int, progress: Progress) -> None:
                 )
                 best.append(trips.best[trips.test])
                 hit.append(trips.hit[trips.test])
-        ids = pl.scan_csv(aside / "ground_truth.csv").select("utrip_id").collect()["utrip_id"]
+        ids = pl.scan_csv(partial / "ground_truth.csv").select("utrip_id").collect()["utrip_id"]
         popular = world.public_id[np.argsort(-counts, kind="stable")[:4]]
-        write_submission(aside / "submission.csv", ids, np.tile(popular, (len(ids), 1)))
+        write_submission(partial / "submission.csv", ids, np.tile(popular, (len(ids), 1)))
         facts = about(world, scale, seed, np.concatenate(best), np.concatenate(hit))
-        (aside / "generator.json").write_text(json.dumps(facts, indent=1) + "\n")
+        (partial / "generator.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 
-def about(world: World, scale: float, seed: int, best: Floats, hit: Floats) -> dict[str, Any]:
-    """generator.json: trips of one stay show nothing and count as misses in the ceiling."""
+def about(world: World, scale: float, seed: int, best: Floats, hit: Floats) -> dict[str, object]:
+    """The content of generator.json. Trips of one stay show no city, so they count as misses."""
     return {
         "generator": "booking",
         "version": VERSION,
@@ -343,7 +349,19 @@ def about(world: World, scale: float, seed: int, best: Floats, hit: Floats) -> d
     }
 
 
+class Ceiling(BaseModel):
+    """The best possible score."""
+
+    accuracy: float = Field(alias="accuracy@4")
+
+
+class BookingFacts(GeneratorFacts):
+    """The fields of Booking's generator.json that are read again."""
+
+    ceiling: Ceiling
+
+
 def ceiling(folder: Path) -> float | None:
-    """The best possible accuracy@4 on the folder's test trips, or None for data that were not generated."""
-    facts = generator_facts(folder)
-    return None if facts is None else float(facts["ceiling"]["accuracy@4"])
+    """The best possible accuracy@4 on the test trips in a folder; None for files that were not generated."""
+    facts = generator_facts(folder, BookingFacts)
+    return None if facts is None else facts.ceiling.accuracy

@@ -1,4 +1,4 @@
-"""The official files' columns, names and sizes."""
+"""Columns, names and sizes of the official files."""
 
 TRAIN = {
     "user_id": "int64",
@@ -11,7 +11,7 @@ TRAIN = {
     "hotel_country": "str",
     "utrip_id": "str",
 }
-TEST = {  # the same columns in another order
+TEST = {  # the columns of TRAIN in another order
     "user_id": "int64",
     "checkin": "date",
     "checkout": "date",
@@ -30,9 +30,9 @@ SUBMISSION = {
     "city_id_3": "int64",
     "city_id_4": "int64",
 }
-HIDDEN = 0  # city_id of the stay to be predicted; its hotel_country is empty
+HIDDEN = 0  # city_id of the stay to predict; its hotel_country is empty
 
-# The GitHub release's names, then those of the original zip, whose files have an index and counters besides.
+# Names in the GitHub release, then in the original zip, whose files also have an index and counters.
 NAMES = {
     "train": ("train_set.csv", "booking_train_set.csv"),
     "test": ("test_set.csv", "booking_test_set.csv"),
@@ -40,4 +40,4 @@ NAMES = {
 }
 EXTRA = ("", "Unnamed: 0", "row_num", "total_rows")
 OFFICIAL_ROWS = {"train": 1_166_835, "test": 378_667, "truth": 70_662}
-WHERE = "`buzzer data info booking` says where the official files are; without --data they are generated"
+WHERE = "`buzzer data info booking` says where to get the official files; without --data files are generated"

@@ -1,27 +1,27 @@
-"""The one made-up world that all trips are drawn from, whatever the seed: countries, cities, routes, and the tastes of bookers and seasons."""
+"""The synthetic world of all trips: countries, cities, routes, bookers and seasons. It does not depend on the seed."""
 
 import numpy as np
 import numpy.typing as npt
 
-CITIES, COUNTRIES, AFFILIATES = 39_901, 195, 3_254  # of the official training file
-THEMES = 4  # kinds of cities, and themes of trips that like one kind most
-AREA = 40  # cities of an area, about
-AREA_ROUTES = 18  # cities of its area that a city has routes to
-AREA_PULL = 0.85  # their weight: popularity to this power
-OWN_ROUTES, OWN_SHARE = 6, 0.1  # cities that only this city has routes to, and their weight together
+CITIES, COUNTRIES, AFFILIATES = 39_901, 195, 3_254  # numbers in the official training file
+THEMES = 4  # kinds of cities, and themes of trips, each of which prefers one kind
+AREA = 40  # mean number of cities of an area
+AREA_ROUTES = 18  # routes of a city to cities of its area
+AREA_PULL = 0.85  # the weight of such a route is the popularity to this power
+OWN_ROUTES, OWN_SHARE = 6, 0.1  # further routes of a city, and the sum of their weights
 DEVICES, DEVICE_SHARES = ("desktop", "mobile", "tablet"), (0.646, 0.284, 0.070)
 BOOKERS = ("Gondal", "The Devilfire Empire", "Elbonia", "Tcherkistan", "Bartovia")
 BOOKER_SHARES = (0.459, 0.245, 0.202, 0.069, 0.025)
-NIGHTS = 30  # longest stay
+NIGHTS = 30  # of the longest stay
 START_DAYS = 425  # 2015-12-31 to 2017-02-27
 DAY_ONE = np.datetime64("2015-12-31")
 MONTHS = ((DAY_ONE + np.arange(START_DAYS)).astype("datetime64[M]").astype(np.int64) % 12).astype(np.int64)
 
-LIKING = 12.0  # how many times more a theme likes its own kind of city than most
-SECOND_LIKING = 1.5  # and the next kind
-AT_HOME = 0.7  # of a city's own routes stay in the country
-HUB_PULL = 0.8  # at the last stay a city pulls by its popularity to this power
-DEVICE_CHANGE, AFFILIATE_CHANGE = 0.02, 0.02  # at each stay
+LIKING = 12.0  # weight of a theme's preferred kind of city
+SECOND_LIKING = 1.5  # weight of its second kind; the other kinds have weight 1
+AT_HOME = 0.7  # share of a city's further routes that stay in the country
+HUB_PULL = 0.8  # weight of a city at the last stay: popularity to this power
+DEVICE_CHANGE, AFFILIATE_CHANGE = 0.02, 0.02  # probabilities at each stay
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -34,14 +34,14 @@ def falling(n: int, exponent: float, shift: float) -> Floats:
 
 
 def pick(rng: np.random.Generator, weights: Floats) -> Ints:
-    """An index a row, by the row's weights."""
+    """One index per row, drawn by the weights of the row."""
     sums = np.cumsum(weights, axis=1)
     at = (sums < rng.random(len(weights))[:, None] * sums[:, -1:]).sum(axis=1)
     return np.minimum(at, weights.shape[1] - 1)
 
 
 def hashed(values: Ints, seed: int) -> Floats:
-    """Uniform in [0, 1) by value: splitmix64 (Steele et al., OOPSLA 2014)."""
+    """A number in [0, 1) for each value, by the hash splitmix64 (Steele et al., OOPSLA 2014)."""
     x = values.astype(np.uint64) + np.uint64((seed * 0x9E3779B97F4A7C15 + 0x9E3779B97F4A7C15) % 2**64)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -49,10 +49,10 @@ def hashed(values: Ints, seed: int) -> Floats:
 
 
 class World:
-    """Cities are indices ordered by country and kind; `public_id` is what the files show.
+    """Cities are indices ordered by country and kind; `public_id` holds the ids in the files.
 
-    Below the official size there are fewer cities (scale ** 0.9) and countries (scale ** 0.4), so that a city keeps
-    enough trips to be learned from; above it there are more trips in the same world.
+    Below scale 1 there are fewer cities (scale ** 0.9) and countries (scale ** 0.4), so that each city still has enough trips
+    to learn from. Above scale 1 there are more trips in the same world.
     """
 
     def __init__(self, scale: float, seed: int) -> None:
@@ -66,7 +66,7 @@ class World:
         self._names(rng, max(round(AFFILIATES * size**0.9), 20))
 
     def _settle(self, rng: np.random.Generator) -> None:
-        """Cities: country, kind and popularity."""
+        """Set country, kind and popularity of the cities."""
         k, c = self.countries, self.cities
         weight = falling(k, 1.9, 6)
         many = np.maximum(np.floor(falling(k, 1.0, 4.0) * (c - k)).astype(np.int64), 0) + 1
@@ -90,14 +90,14 @@ class World:
         self.top_of_country = np.stack([self._top(i, 8) for i in range(k)])
 
     def _top(self, country: int, n: int) -> Ints:
-        """The most popular cities of a country, the first again where there are fewer."""
+        """The n most popular cities of a country; the first is repeated if there are fewer."""
         its = np.flatnonzero(self.country == country)
         top = its[np.argsort(-self.popularity[its], kind="stable")][:n]
         return np.concatenate([top, np.full(n - len(top), top[0])])
 
     def _connect(self, rng: np.random.Generator) -> None:
-        """Routes: to the area's most popular cities, the same for all its cities, and some that a city has alone,
-        drawn by popularity in the country and its five neighbours. A city that stands twice has both weights."""
+        """Set the routes of each city: to the most popular cities of its area, which its cities share, and to OWN_ROUTES cities
+        drawn by popularity in the country and its five neighbours. The weights of two routes to one city are added."""
         k, c = self.countries, self.cities
         areas_of = np.maximum(np.bincount(self.country, minlength=k) // AREA, 1)
         area = np.concatenate([[0], np.cumsum(areas_of)])[self.country] + rng.integers(
@@ -116,14 +116,14 @@ class World:
         weight = np.concatenate([shared_weight[area] * (1 - OWN_SHARE), np.tile(own_weight, (c, 1))], axis=1)
         order = np.argsort(to, axis=1, kind="stable")
         to, weight = np.take_along_axis(to, order, 1), np.take_along_axis(weight, order, 1)
-        for i in range(to.shape[1] - 1, 0, -1):  # add equal neighbours up, from the right
+        for i in range(to.shape[1] - 1, 0, -1):  # add the weights of equal neighbours, from the right
             same = to[:, i] == to[:, i - 1]
             weight[:, i - 1] += np.where(same, weight[:, i], 0)
             weight[:, i] = np.where(same, 0, weight[:, i])
         self.route_to, self.route_weight = to, weight.astype(np.float32)
 
     def _area_routes(self, area: Ints, areas: int) -> tuple[Ints, Floats]:
-        """By area, its AREA_ROUTES most popular cities and their weights; smaller areas repeat one with weight 0."""
+        """For each area, its AREA_ROUTES most popular cities and their weights; small areas repeat a city with weight 0."""
         order = np.lexsort((-self.popularity, area))
         starts = np.searchsorted(area[order], np.arange(areas))
         many = np.bincount(area, minlength=areas)
@@ -134,7 +134,7 @@ class World:
         return at, weight / np.where(total > 0, total, 1)
 
     def _tastes(self, rng: np.random.Generator) -> None:
-        """What themes like, when and to whom they occur, where bookers begin, how long stays are."""
+        """Set the preferences of themes, their probability by booker and month, the first countries of bookers, and nights."""
         themes = np.arange(THEMES)
         self.liking = np.ones((THEMES, THEMES))
         self.liking[themes, (themes + 1) % THEMES] = SECOND_LIKING
@@ -149,12 +149,12 @@ class World:
         summer = np.exp(-(((days - 222) / 45) ** 2)) * 2.2 + np.exp(-(((days - 365) / 20) ** 2)) * 0.5
         self.day_share = (0.45 + summer) * np.where((days + 3) % 7 < 2, 1.25, 1.0)
         self.day_share /= self.day_share.sum()
-        more = np.linspace(0.15, 0.56, THEMES)[:, None]  # chance of one more night, by kind of city
+        more = np.linspace(0.15, 0.56, THEMES)[:, None]  # probability of one more night, by kind of city
         share = more ** np.arange(NIGHTS)
         self.nights_share = np.pad(share / share.sum(axis=1, keepdims=True), ((0, 0), (1, 0)))
 
     def _names(self, rng: np.random.Generator, affiliates: int) -> None:
-        """What the files show for cities, countries, bookers and affiliates."""
+        """Set the ids and names of cities, countries, bookers and affiliates."""
         self.public_id = rng.permutation(
             np.sort(rng.choice(int(self.cities * 1.7), self.cities, replace=False)) + 2
         )
@@ -163,50 +163,54 @@ class World:
         self.affiliate_id = rng.permutation(affiliates * 3)[:affiliates] + 1
         self._affiliates = np.cumsum(falling(affiliates, 1.5, 1.0))
 
-    # ---- draws: arrays of shape [n] ------------------------------------------------------------------------------
+    # ---- random draws: arrays of shape [n] ------------------------------------------------------------------------------
 
     def booker_of(self, user: Ints) -> Ints:
-        """The country a user books from."""
+        """The country that each user books from."""
         at = np.searchsorted(np.cumsum(BOOKER_SHARES), hashed(user, self.seed), side="right")
         return np.minimum(at, len(BOOKERS) - 1)
 
     def start_day(self, rng: np.random.Generator, n: int) -> Ints:
+        """First days of n trips, as days after DAY_ONE."""
         return np.minimum(np.searchsorted(np.cumsum(self.day_share), rng.random(n)), START_DAYS - 1)
 
     def theme_of(self, rng: np.random.Generator, booker: Ints, month: Ints) -> Ints:
+        """The theme of each trip."""
         return pick(rng, self.theme_prior[booker, month])
 
     def first_city(self, rng: np.random.Generator, booker: Ints, theme: Ints) -> Ints:
-        """By the booker's liking of countries, then by kind, then by popularity."""
+        """The first city of each trip: country by the booker, kind by the theme, then city by popularity."""
         country = pick(rng, self.begin[booker])
         kind = pick(rng, self._mass[country] * self.liking[theme])
         cell = country * THEMES + kind
         return self._among(rng, self._cell_start[cell], self._cell_end[cell])
 
     def log_first(self, city: Ints, booker: Ints) -> Floats:
-        """log P(city | theme) up to what is the same for all themes, shape [n, themes]."""
+        """log P(city | theme) up to a constant for all themes, shape [n, themes]."""
         liked = self.liking[:, self.kind[city]].T
         return np.asarray(np.log(liked / (self._mass[self.country[city]] @ self.liking.T)))
 
     def popular_city(self, rng: np.random.Generator, country: Ints) -> Ints:
+        """A city of each country, by popularity."""
         cells = country * THEMES
         return self._among(rng, self._cell_start[cells], self._cell_end[cells + THEMES - 1])
 
     def share_in_country(self, city: Ints) -> Floats:
-        """A city's share of its country's popularity."""
+        """The share of each city in the popularity of its country."""
         return np.asarray(self.popularity[city] / self._mass.sum(axis=1)[self.country[city]])
 
     def _among(self, rng: np.random.Generator, start: Ints, end: Ints) -> Ints:
-        """A city of start <= index < end, by popularity."""
+        """A city with start <= index < end, by popularity."""
         low, high = self._sums[start], self._sums[end]
         at = np.searchsorted(self._sums, low + rng.random(len(start)) * (high - low), side="right") - 1
         return np.clip(at, start, end - 1)
 
     def nights_at(self, rng: np.random.Generator, city: Ints) -> Ints:
+        """The number of nights of a stay in each city, at least 1."""
         return np.maximum(pick(rng, self.nights_share[self.kind[city]]), 1)
 
     def device_and_affiliate(self, rng: np.random.Generator, booker: Ints, stays: int) -> tuple[Ints, Ints]:
-        """Both mostly stay the same throughout a trip: shape [n, stays]."""
+        """Device and affiliate of each stay, shape [n, stays]. Both rarely change within a trip."""
         n = len(booker)
         device = rng.choice(len(DEVICES), (n, stays), p=DEVICE_SHARES)
         affiliate = np.minimum(
@@ -216,7 +220,7 @@ class World:
 
 
 def kept(rng: np.random.Generator, values: Ints, change: float) -> Ints:
-    """Along axis 1, each value replaced by the one before unless it changes there."""
+    """Values in which each stay repeats the value of the one before, except with probability `change`."""
     changes = rng.random(values.shape) < change
     changes[:, 0] = True
     at = np.maximum.accumulate(np.where(changes, np.arange(values.shape[1]), 0), axis=1)

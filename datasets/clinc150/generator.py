@@ -1,18 +1,17 @@
-"""A stand-in for CLINC150 in the same format: templated sentences of intents `<action>_<thing>`."""
+"""Synthetic sentences in the format of CLINC150, from templates for intents `<action>_<thing>`."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from buzzer.datasets.clinc150.reader import FILE, OFFICIAL_ROWS, OOS
+from buzzer.datasets.contract import Progress
 from buzzer.datasets.files import new_folder
 
-VERSION = 1  # of the process: the same version, scale and seed give the same file
-Progress = Callable[[float, str], None]
+VERSION = 1  # of the random process: the same version, scale and seed give the same file
 
-# Ways to say an action and a thing; the last of each is vague and shared with others, so that no model is perfect.
+# Words for each action and thing. The last word is vague and shared with others, so that no model can be perfect.
 ACTIONS = {
     "find": ("find", "look up", "search for", "show me", "get"),
     "change": ("change", "update", "modify", "edit", "fix"),
@@ -62,9 +61,17 @@ FORMS = (
     "i would like to {a} a {t} {w}",
     "{w} i want to {a} the {t}",
 )
-WHEN = ("today", "tomorrow", "for next week", "right now", "as soon as possible", "this evening", "on friday")
-ELSEWHERE = ("how deep is the {x}", "who invented the {x}", "why do people like the {x}", "is the {x} real")
-STRANGE = (
+TIMES = (
+    "today",
+    "tomorrow",
+    "for next week",
+    "right now",
+    "as soon as possible",
+    "this evening",
+    "on friday",
+)
+OOS_FORMS = ("how deep is the {x}", "who invented the {x}", "why do people like the {x}", "is the {x} real")
+OOS_THINGS = (
     "ocean",
     "moon",
     "dinosaur",
@@ -79,18 +86,22 @@ STRANGE = (
 
 
 def sentence(rng: np.random.Generator, action: str, thing: str) -> str:
-    """One way to ask for an intent."""
-    words = {"a": pick(rng, ACTIONS[action]), "t": pick(rng, THINGS[thing]), "w": pick(rng, WHEN)}
+    """A random sentence with the intent `<action>_<thing>`."""
+    words = {"a": pick(rng, ACTIONS[action]), "t": pick(rng, THINGS[thing]), "w": pick(rng, TIMES)}
     return pick(rng, FORMS).format(**words)
 
 
-def pick(rng: np.random.Generator, among: tuple[str, ...]) -> str:
-    return among[rng.integers(len(among))]
+def pick(rng: np.random.Generator, options: tuple[str, ...]) -> str:
+    """One of the options, all equally likely."""
+    return options[rng.integers(len(options))]
 
 
 def generate(out: Path, scale: float, seed: int, progress: Progress) -> None:
-    """Write data_full.json into the new folder `out`. Scale 1 has the official splits' sizes and 150 intents; a smaller
-    one fewer sentences of each (at least one), a larger one more."""
+    """Write data_full.json and generator.json into the new folder `out`.
+
+    Scale 1 has 150 intents and the official sizes of the splits. The scale changes the number of sentences per intent, which is
+    at least one. Raises DataError if the files cannot be written.
+    """
     intents = [(action, thing) for action in ACTIONS for thing in THINGS]
     content: dict[str, list[list[str]]] = {}
     for number, (split, official) in enumerate(OFFICIAL_ROWS.items()):
@@ -98,11 +109,13 @@ def generate(out: Path, scale: float, seed: int, progress: Progress) -> None:
         rng = np.random.default_rng([seed, number])
         if split.startswith("oos"):
             rows = max(round(official * scale), 10)
-            content[split] = [[pick(rng, ELSEWHERE).format(x=pick(rng, STRANGE)), OOS] for _ in range(rows)]
+            content[split] = [
+                [pick(rng, OOS_FORMS).format(x=pick(rng, OOS_THINGS)), OOS] for _ in range(rows)
+            ]
         else:
             each = max(round(official * scale / len(intents)), 1)
             content[split] = [[sentence(rng, a, t), f"{a}_{t}"] for a, t in intents for _ in range(each)]
-    with new_folder(out) as aside:
-        (aside / FILE).write_text(json.dumps(content), encoding="utf-8")
+    with new_folder(out) as partial:
+        (partial / FILE).write_text(json.dumps(content), encoding="utf-8")
         facts = {"generator": "clinc150", "version": VERSION, "scale": scale, "seed": seed}
-        (aside / "generator.json").write_text(json.dumps(facts) + "\n", encoding="utf-8")
+        (partial / "generator.json").write_text(json.dumps(facts) + "\n", encoding="utf-8")

@@ -14,36 +14,36 @@ TESTED = ("test", "oos_test")
 
 
 def score(submission: Path, truth: Path) -> dict[str, float]:
-    """Accuracy over the in-scope test sentences, and the share of out-of-scope ones that are labelled `oos`
+    """`accuracy` over the in-scope test sentences, and `oos_recall`, the share of out-of-scope sentences with label `oos`
     (Larson et al., EMNLP 2019, section 3.2). truth: data_full.json.
 
     Raises DataError unless the submission has each sentence of `test` and `oos_test` once.
     """
     splits = read(truth)
-    given: dict[tuple[str, int], str] = {}
+    answers: dict[tuple[str, int], str] = {}
     for line, block in csv_blocks(submission, SUBMISSION):
         for at, (split, row, label) in enumerate(block.iter_rows()):
-            if (split, row) in given:
-                raise DataError(f"{submission}, line {line + at}: {split} {row} stands in it more than once")
-            given[split, row] = label
-    asked = {(split, row) for split in TESTED for row in range(len(splits[split]))}
-    if given.keys() != asked:
-        missing, extra = sorted(asked - given.keys()), sorted(given.keys() - asked)
-        told = [f"{len(missing)} sentences are missing, as {missing[0]}"] if missing else []
-        told += [f"{len(extra)} are not in the test, as {extra[0]}"] if extra else []
+            if (split, row) in answers:
+                raise DataError(f"{submission}, line {line + at}: {split} {row} occurs in it more than once")
+            answers[split, row] = label
+    expected = {(split, row) for split in TESTED for row in range(len(splits[split]))}
+    if answers.keys() != expected:
+        missing, extra = sorted(expected - answers.keys()), sorted(answers.keys() - expected)
+        problems = [f"{len(missing)} sentences are missing, such as {missing[0]}"] if missing else []
+        problems += [f"{len(extra)} are not in the test, such as {extra[0]}"] if extra else []
         raise DataError(
-            f"{submission}: {'; '.join(told)}", f"it must have each test sentence of {truth.name} once"
+            f"{submission}: {'; '.join(problems)}", f"it must have each test sentence of {truth.name} once"
         )
-    hits = [given["test", row] == label for row, (_, label) in enumerate(splits["test"])]
-    found = [given["oos_test", row] == OOS for row in range(len(splits["oos_test"]))]
-    return {"accuracy": sum(hits) / len(hits), "oos_recall": sum(found) / len(found)}
+    hits = [answers["test", row] == label for row, (_, label) in enumerate(splits["test"])]
+    recalled = [answers["oos_test", row] == OOS for row in range(len(splits["oos_test"]))]
+    return {"accuracy": sum(hits) / len(hits), "oos_recall": sum(recalled) / len(recalled)}
 
 
 def write_submission(path: Path, labels: dict[str, Sequence[str]]) -> None:
-    """`split,id,label`; labels by tested split, in the file's order."""
+    """Write the rows `split,id,label`. labels: for each tested split, in the order of its sentences."""
     parts = [
-        pl.DataFrame({"split": split, "id": range(len(found)), "label": list(found)})
-        for split, found in labels.items()
+        pl.DataFrame({"split": split, "id": range(len(values)), "label": list(values)})
+        for split, values in labels.items()
     ]
-    with new_file(path) as aside:
-        pl.concat(parts).write_csv(aside)
+    with new_file(path) as partial:
+        pl.concat(parts).write_csv(partial)

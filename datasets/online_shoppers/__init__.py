@@ -1,4 +1,4 @@
-"""UCI 468, online shoppers: does a shop session end in a purchase? Real data, small, with clear terms."""
+"""Online Shoppers Purchasing Intention (UCI 468): does a shop session end in a purchase?"""
 
 from buzzer.datasets.online_shoppers.metric import roc_auc, score, write_submission
 from buzzer.datasets.online_shoppers.reader import check, convert, generate

@@ -1,4 +1,4 @@
-"""Area under the ROC curve and accuracy, of a file of chances."""
+"""Area under the ROC curve and accuracy of predicted probabilities, and the submission file."""
 
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ TRUTH = {"row": "int64", "bought": "bit"}
 
 
 def roc_auc(truth: Array, chance: Array) -> float:
-    """The share of (bought, not bought) pairs whose chances are in the right order, ties counting half. NaN for one class.
+    """The share of pairs (bought, not bought) that the predictions order correctly; ties count half. NaN if one class is empty.
 
-    truth: 0 or 1 [rows]. By mean ranks (Mann and Whitney, 1947).
+    truth: 0 or 1, [rows]. chance: predicted probability, [rows]. Computed from mean ranks (Mann and Whitney, 1947).
     """
     _, at, counts = np.unique(chance, return_inverse=True, return_counts=True)
     rank = (np.cumsum(counts) - (counts - 1) / 2)[at]
@@ -30,24 +30,26 @@ def roc_auc(truth: Array, chance: Array) -> float:
 
 
 def scores(truth: Array, chance: Array) -> dict[str, float]:
-    """AUC, and accuracy of `chance > 0.5`."""
+    """AUC, and the accuracy of `chance > 0.5`."""
     return {"AUC": roc_auc(truth, chance), "accuracy": float(((chance > 0.5) == (truth == 1)).mean())}
 
 
 def score(submission: Path, truth: Path) -> dict[str, float]:
-    """The scores of a submission `row,chance` against `row,bought`. Raises DataError unless both have the same rows, each
-    once; AUC is NaN where the truth has one class."""
-    given, known = (
+    """The scores of a submission `row,chance` against a truth `row,bought`.
+
+    AUC is NaN if the truth has only one class. Raises DataError unless both files have the same rows, each once.
+    """
+    answers, expected = (
         pl.concat([block for _, block in csv_blocks(path, kinds)])
         for path, kinds in ((submission, SUBMISSION), (truth, TRUTH))
     )
-    joined = known.join(given, on="row")
-    if not given.height == known.height == joined.height == given["row"].n_unique():
-        raise DataError(f"{submission}: its rows are not those of {truth.name}, each once")
+    joined = expected.join(answers, on="row")
+    if not answers.height == expected.height == joined.height == answers["row"].n_unique():
+        raise DataError(f"{submission}: it must have the rows of {truth.name}, each once")
     return scores(joined["bought"].to_numpy(), joined["chance"].to_numpy())
 
 
 def write_submission(path: Path, columns: dict[str, Array]) -> None:
-    """`row,chance`, or `row,bought`."""
-    with new_file(path) as aside:
-        pl.DataFrame(columns).write_csv(aside)
+    """Write a submission `row,chance`, or a truth `row,bought`."""
+    with new_file(path) as partial:
+        pl.DataFrame(columns).write_csv(partial)

@@ -1,13 +1,12 @@
-"""Checks of the official file, and a stand-in in its schema."""
+"""Checks of the official file, its conversion to Parquet, and synthetic files in its schema."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 
+from buzzer.datasets.contract import Progress
 from buzzer.datasets.files import Files, csv_blocks, fingerprint, need, new_folder, opened, origin, scan
 from buzzer.datasets.lines import header_line, shown
 from buzzer.errors import DataError
@@ -30,13 +29,11 @@ COLUMNS = {
 }
 OFFICIAL_ROWS = 12_330
 VERSION = 1
-WHERE = "`buzzer data info online_shoppers` says where the official file is"
-
-Progress = Callable[[float, str], None]
+WHERE = "`buzzer data info online_shoppers` says where to get the official file"
 
 
 def check(folder: Path, progress: Progress) -> Files:
-    """Check every line. Raises DataError that names file, line and column."""
+    """Check every line of the official file. Raises DataError that names file, line and column."""
     path = need(folder, (FILE,), WHERE)
     progress(0.0, f"checking {path.name}")
     rows, bought = 0, 0
@@ -49,44 +46,45 @@ def check(folder: Path, progress: Progress) -> Files:
                     f"{path}, line {line + at}, column {name}: {shown(block[name][at])} is not TRUE or FALSE"
                 )
         rows, bought = rows + block.height, bought + int((block["Revenue"] == "TRUE").sum())
-    found_in = origin(folder, rows, OFFICIAL_ROWS)
-    return Files(
-        folder, fingerprint([path], folder), {"sessions": rows}, {"bought": bought}, **vars(found_in)
-    )
+    source = origin(folder, rows, OFFICIAL_ROWS)
+    return Files(folder, fingerprint([path], folder), {"sessions": rows}, {"bought": bought}, **vars(source))
 
 
 def separator_of(path: Path) -> str:
-    """The official file has semicolons, most public copies have commas: the one that the header has more of."""
+    """The separator that occurs more often in the header: the official file has semicolons, most copies have commas."""
     with opened(path) as file:
         line = header_line(path, file)
     return max(SEPARATORS, key=line.count)
 
 
 def convert(folder: Path, out: Path, progress: Progress) -> None:
-    """Check the official file and write it as Parquet under `out`."""
+    """Check the official file and write it as Parquet into the new folder `out`."""
     check(folder, progress)
     path = need(folder, (FILE,), WHERE)
-    with new_folder(out) as aside:
-        scan(path, COLUMNS, separator_of(path)).sink_parquet(aside / "sessions.parquet")
+    with new_folder(out) as partial:
+        scan(path, COLUMNS, separator_of(path)).sink_parquet(partial / "sessions.parquet")
 
 
 def generate(out: Path, scale: float, seed: int, progress: Progress) -> None:
-    """Write a stand-in into the new folder `out`: columns of the official ranges, a purchase likelier with page values, in some months, and
-    less likely with exits."""
+    """Write a synthetic file and generator.json into the new folder `out`.
+
+    The columns have about the official ranges. Purchases are more likely with page values, in October and November, for new visitors,
+    and less likely with exits. Raises DataError if the files cannot be written.
+    """
     n, rng = max(round(OFFICIAL_ROWS * scale), 200), np.random.default_rng([seed, 7])
     progress(0.0, "generating shop sessions")
     values = np.where(rng.random(n) < 0.22, rng.exponential(25, n), 0.0)
     exits, month, visitor = rng.beta(0.8, 18, n).clip(0, 0.2), rng.integers(0, 10, n), rng.random(n)
-    odds = (
+    log_odds = (
         -2.9
         + 0.1 * np.minimum(values, 40)
         - 12 * exits
         + 0.9 * np.isin(month, (7, 8))
         + 0.5 * (visitor > 0.85)
     )
-    bought = rng.random(n) < 1 / (1 + np.exp(-odds))
+    bought = rng.random(n) < 1 / (1 + np.exp(-log_odds))
     months = pl.Series(["Feb", "Mar", "May", "June", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"])
-    columns: dict[str, Any] = {}
+    columns: dict[str, pl.Series | np.ndarray] = {}
     for name, mean in zip(COUNTS, (2.3, 0.5, 31.7), strict=True):
         columns[name] = rng.geometric(1 / (1 + mean), n) - 1
         columns[f"{name}_Duration"] = np.round(columns[name] * rng.exponential(36, n), 4)
@@ -104,7 +102,7 @@ def generate(out: Path, scale: float, seed: int, progress: Progress) -> None:
         "Weekend": pl.Series(["FALSE", "TRUE"]).gather((rng.random(n) < 0.23).astype(int)),
         "Revenue": pl.Series(["FALSE", "TRUE"]).gather(bought.astype(int)),
     }
-    with new_folder(out) as aside:
-        pl.DataFrame(columns).select(list(COLUMNS)).write_csv(aside / FILE, separator=SEPARATORS[0])
+    with new_folder(out) as partial:
+        pl.DataFrame(columns).select(list(COLUMNS)).write_csv(partial / FILE, separator=SEPARATORS[0])
         facts = {"generator": "online_shoppers", "version": VERSION, "scale": scale, "seed": seed}
-        (aside / "generator.json").write_text(json.dumps(facts, indent=1) + "\n")
+        (partial / "generator.json").write_text(json.dumps(facts, indent=1) + "\n")

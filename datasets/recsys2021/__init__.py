@@ -1,4 +1,4 @@
-"""RecSys Challenge 2021 (Twitter): who will reply to, retweet, quote or like which tweet."""
+"""RecSys Challenge 2021 (Twitter): who replies to, retweets, quotes or likes which tweet."""
 
 from buzzer.datasets.recsys2021.generator import generate
 from buzzer.datasets.recsys2021.metric import (

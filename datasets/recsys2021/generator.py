@@ -1,13 +1,11 @@
-"""Synthetic rows in the official files' schema; card.md tells the process in words, with measured marginals."""
+"""Synthetic rows in the schema of the official files. card.md describes the random process and its measured statistics."""
 
 import json
 import shutil
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +13,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from buzzer.datasets.contract import Progress
 from buzzer.datasets.files import new_folder
 from buzzer.datasets.recsys2021.schema import (
     ALL_DAYS,
@@ -41,17 +40,20 @@ from buzzer.datasets.recsys2021.world import (
 )
 from buzzer.datasets.workers import in_order
 
-VERSION = 2  # of the process: the same version, scale and seed give the same files
-CHUNK, PART = 1 << 16, 1 << 20  # rows drawn at a time, and of a part file
-CHUNKS_A_JOB = 8  # at least, as a process takes as long to start as it takes to draw them
-FOLLOWS, SAME_LANGUAGE = 0.38, 0.85
-AUDIENCE, AUDIENCE_SIZE = 0.35, 1000  # share of a tweet's rows; readers that an author meets again and again
+VERSION = 2  # of the random process: the same version, scale and seed give the same files
+CHUNK, PART = 1 << 16, 1 << 20  # rows of a chunk, and of a part file
+MIN_CHUNKS_PER_JOB = 8  # a process takes as long to start as to draw these
+FOLLOWS, SAME_LANGUAGE = 0.38, 0.85  # shares of the pairs of author and reader
+AUDIENCE, AUDIENCE_SIZE = (
+    0.35,
+    1000,
+)  # share of rows whose reader is from the author's audience; size of an audience
 CLS, SEP, RETWEET_START = 101, 102, (56_898, 137)  # "[CLS]", "[SEP]", "RT @"
 COLON, QUESTION, EXCLAMATION, AT, HASH, UNKNOWN = 131, 136, 106, 137, 108, 100
-MARKS = np.array([0.90, 0.915, 0.94, 0.96, 0.97])  # from which share of a text's tokens on each of
+MARKS = np.array([0.90, 0.915, 0.94, 0.96, 0.97])  # a uniform number from here on gives the mark below
 MARK_TOKENS = np.array([QUESTION, EXCLAMATION, AT, HASH, UNKNOWN])
-WORDS, TOPIC_WORDS = 3000, 400  # of a language, of a topic
-# Log odds of reply, retweet, quote, like: base, TopLevel, Retweet, Quote, with media, with a link, follows, fame.
+WORDS, TOPIC_WORDS = 3000, 400  # words of a language, and of a topic
+# Terms of the log odds: base, TopLevel, Retweet, Quote, with media, with a link, reader follows author, fame of the author.
 ODDS = {
     "reply": (-4.13, 0.35, -0.9, 0.2, -0.2, -0.5, 0.9, -0.10),
     "retweet": (-3.32, 0.1, 0.3, -0.2, 0.35, 0.1, 0.35, -0.01),
@@ -63,38 +65,37 @@ TASTE = {
     "retweet": 0.5,
     "quote": 0.5,
     "like": 0.9,
-}  # log odds by a deviation of the taste in the topic
-# Log odds of a later engagement of the same reader with the same tweet.
+}  # log odds per standard deviation of the reader's taste in the topic
+# Change of the log odds after an earlier engagement of the same reader with the same tweet.
 AFTER = {
     "reply": {},
     "retweet": {"reply": -1.8},
     "quote": {"reply": -0.6, "retweet": 1.6},
     "like": {"reply": -2.8, "retweet": -2.1, "quote": -2.2},
 }
-DECLINE = {"reply": 0.14, "retweet": 0.05, "quote": 0.1, "like": 0.02}  # of log odds, a week
+DECLINE = {"reply": 0.14, "retweet": 0.05, "quote": 0.1, "like": 0.02}  # decrease of the log odds per week
 DELAY = {
     "reply": 3600.0,
     "retweet": 5400.0,
     "quote": 7200.0,
     "like": 4500.0,
-}  # mean seconds until an engagement
+}  # mean seconds from the tweet to the engagement
 
-Progress = Callable[[float, str], None]
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Rows of a part that are drawn together, and from no other state than what stands here."""
+    """Rows of a part that are drawn together. These fields determine all of its rows."""
 
     part: str
     number: int
-    start: int  # first row in its part
+    start: int  # index of its first row in the part
     rows: int
-    of: int  # rows of the whole part
+    part_rows: int  # rows of the whole part
     seed: int
     scale: float  # of the world
-    known_scale: float  # of the training parts' world
+    known_scale: float  # scale of the training parts
 
 
 def generate(
@@ -102,9 +103,9 @@ def generate(
 ) -> None:
     """Write train/, val/, test/ and test_truth/ with part files, and generator.json, into the new folder `out`.
 
-    Scale 1 has 719.7 M training, 14.5 M validation and 14.5 M test rows; test_scale: the test part's, where it is another. The
-    files are the same for any number of processes `jobs`. Memory grows with the processes, not with the scale. Raises
-    DataError if the disk is full.
+    Scale 1 has 719.7 M training, 14.5 M validation and 14.5 M test rows. test_scale: scale of the test part, if it differs.
+    jobs: number of processes; it does not change the files. Memory grows with the processes, not with the scale. Raises
+    DataError if the files cannot be written.
     """
     scales = dict.fromkeys(OFFICIAL_ROWS, scale) | {"test": scale if test_scale is None else test_scale}
     sizes = {name: max(round(n * scales[name]), 500) for name, n in OFFICIAL_ROWS.items()}
@@ -117,29 +118,29 @@ def generate(
         for start in range(0, rows, CHUNK)
     ]
     total, done = sum(sizes.values()), 0
-    with new_folder(out) as aside:
+    with new_folder(out) as folder:
         for name in (*sizes, "test_truth"):
-            (aside / name).mkdir()
-        jobs = min(jobs, -(-len(chunks) // CHUNKS_A_JOB))
-        with closing(in_order(partial(write_chunk, aside), chunks, jobs)) as written:
-            for chunk, found in zip(chunks, written, strict=True):
+            (folder / name).mkdir()
+        jobs = min(jobs, -(-len(chunks) // MIN_CHUNKS_PER_JOB))
+        with closing(in_order(partial(write_chunk, folder), chunks, jobs)) as written:
+            for chunk, engaged in zip(chunks, written, strict=True):
                 progress(done / total, f"generating {chunk.part} rows")
-                for path in chunk_files(aside, chunk):
+                for path in chunk_files(folder, chunk):
                     append(path.with_name(f"part-{chunk.start // PART:05d}"), path)
                 for label in LABELS:
-                    counts[chunk.part][label] += found[label]
+                    counts[chunk.part][label] += engaged[label]
                 done += chunk.rows
         facts = {"generator": "recsys2021", "version": VERSION, "scale": scale, "seed": seed, "rows": sizes}
         facts |= {} if scales["test"] == scale else {"test_scale": test_scale}
         rates = {name: {label: counts[name][label] / sizes[name] for label in LABELS} for name in sizes}
-        (aside / "generator.json").write_text(json.dumps(facts | {"rates": rates}, indent=1) + "\n")
+        (folder / "generator.json").write_text(json.dumps(facts | {"rates": rates}, indent=1) + "\n")
 
 
 def write_chunk(folder: Path, chunk: Chunk) -> dict[str, int]:
-    """Write a chunk's own files; the number of each engagement."""
+    """Write the files of one chunk; the number of rows with each engagement."""
     world = World(chunk.scale, chunk.seed, chunk.known_scale)
     rng = np.random.default_rng([chunk.seed, list(OFFICIAL_ROWS).index(chunk.part), chunk.number])
-    place = (chunk.start / chunk.of, (chunk.start + chunk.rows) / chunk.of)
+    place = (chunk.start / chunk.part_rows, (chunk.start + chunk.rows) / chunk.part_rows)
     table = draw(world, rng, chunk.rows, place, chunk.part)
     for path in chunk_files(folder, chunk):
         columns = list(PARTS[path.parent.name])
@@ -148,13 +149,13 @@ def write_chunk(folder: Path, chunk: Chunk) -> dict[str, int]:
 
 
 def chunk_files(folder: Path, chunk: Chunk) -> list[Path]:
-    """Where a chunk is written; one of the test also with its labels, to test_truth."""
+    """The files of a chunk. A chunk of the test is also written with its labels, to test_truth."""
     places = [chunk.part, "test_truth"] if chunk.part == "test" else [chunk.part]
     return [folder / place / f".{chunk.start}.chunk" for place in places]
 
 
 def append(part: Path, chunk: Path) -> None:
-    """Move a chunk's file to the end of its part's."""
+    """Move the content of a chunk file to the end of a part file."""
     with part.open("ab") as target, chunk.open("rb") as source:
         shutil.copyfileobj(source, target, 16 << 20)
     chunk.unlink()
@@ -163,28 +164,28 @@ def append(part: Path, chunk: Path) -> None:
 def draw(
     world: World, rng: np.random.Generator, n: int, place: tuple[float, float], part: str
 ) -> pl.DataFrame:
-    """Rows of a part, in no order; see `draw_pairs`."""
+    """n rows of a part, in no order. place: as in `draw_pairs`."""
     late = part != "train"
     tweet, reader = draw_pairs(world, rng, n, place, part)
-    # Two rows in five are of different tweets: all about a tweet is made once.
-    different, of = np.unique(tweet, return_inverse=True)
-    tweets = tweets_of(world, different, late)
+    # Two rows in five have a tweet of their own. The columns of a tweet are computed once.
+    unique, of = np.unique(tweet, return_inverse=True)
+    tweets = tweets_of(world, unique, late)
     author, time = tweets["author"].to_numpy()[of], tweets["tweet_timestamp"].to_numpy()[of]
     follows = follow(world, author, reader)
     end = FIRST_SECOND + (ALL_DAYS if late else TRAIN_DAYS) * DAY
-    columns = users(world, "enaging_user", reader) | {"engagee_follows_engager": follows}
-    columns |= engagements(world, rng, tweet, author, reader, follows, time, end)
-    return tweets[of].hstack(pl.DataFrame(columns)).select(list(LABELLED))
+    labels = engagements(world, rng, tweet, author, reader, follows, time, end)
+    pairs = pl.DataFrame({"engagee_follows_engager": pl.Series(follows)} | labels)
+    return tweets[of].hstack(users(world, "enaging_user", reader)).hstack(pairs).select(list(LABELLED))
 
 
 def tweets_of(world: World, tweet: Ints, late: bool) -> pl.DataFrame:
-    """All that is known of tweets and their authors, a row each; `author` besides the official columns."""
+    """The official columns of tweets and their authors, one row per tweet, and `author`, the number of the author."""
     author = world.author(tweet)
     language, topic = world.tweet_language(tweet, author), world.topic(tweet, author)
     links = world.links(tweet)
     tag = topic * 50 + uniform_int(tweet, world.salt(40), 50)
     domain = mixed(author, world.salt(44)).astype(np.int64) % 5000
-    columns: dict[str, Any] = {
+    columns = {
         "author": author,
         "text_tokens": tokens_of(world, tweet, author, language),
         "hashtags": hashes_of(tag, world.hashtags(tweet), 41),
@@ -196,28 +197,29 @@ def tweets_of(world: World, tweet: Ints, late: bool) -> pl.DataFrame:
         "language": hexadecimal(language, 46),
         "tweet_timestamp": world.time(tweet, late),
     }
-    return pl.DataFrame(columns | users(world, "engaged_with_user", author))
+    return pl.DataFrame(columns).hstack(users(world, "engaged_with_user", author))
 
 
-def users(world: World, prefix: str, user: Ints) -> dict[str, Any]:
-    """The five columns of authors or readers."""
-    return {
+def users(world: World, prefix: str, user: Ints) -> pl.DataFrame:
+    """The five columns of authors or readers, one row per element of `user`."""
+    columns = {
         f"{prefix}_id": hexadecimal(user, world.salt(47)),
         f"{prefix}_follower_count": world.followers(user),
         f"{prefix}_following_count": world.following(user),
         f"{prefix}_is_verified": world.verified(user),
         f"{prefix}_account_creation": world.created(user),
     }
+    return pl.DataFrame(columns)
 
 
 def draw_pairs(
     world: World, rng: np.random.Generator, n: int, place: tuple[float, float], part: str
 ) -> tuple[Ints, Ints]:
-    """Tweets and readers of n rows, no pair twice, nobody reading a tweet of their own.
+    """Tweets and readers of n rows. No pair occurs twice, and no reader is the author.
 
-    place: which share of the period's tweets, from and to. All rows of a tweet lie in one chunk of a part, so that pairs are
-    different in the whole part when they are in the chunk; a hash halves week 4's pairs into validation and test.
-    Tweets are numbered in no order of time.
+    place: the range of the period's tweets, as shares from 0 to 1. All rows of a tweet in a part are in one chunk, so pairs that
+    are unique in each chunk are unique in the part. A hash divides the pairs of week 4 into validation and test. The number of a
+    tweet says nothing about its time.
     """
     tweet, reader = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
     while len(tweet) < n:
@@ -225,20 +227,20 @@ def draw_pairs(
         tweet = np.concatenate([tweet, more])
         reader = np.concatenate([reader, draw_readers(world, rng, world.author(more))])
         first = np.sort(np.unique(tweet * world.users + reader, return_index=True)[1])
-        good = world.author(tweet[first]) != reader[first]
+        valid = world.author(tweet[first]) != reader[first]
         if part != "train":
             half = uniform(tweet[first] * world.users + reader[first], world.salt(13)) < 0.5
-            good &= half == (part == "val")
-        tweet, reader = tweet[first[good]], reader[first[good]]
+            valid &= half == (part == "val")
+        tweet, reader = tweet[first[valid]], reader[first[valid]]
     return tweet[:n], reader[:n]
 
 
 def draw_tweets(
     world: World, rng: np.random.Generator, n: int, place: tuple[float, float], late: bool
 ) -> Ints:
-    """Tweet numbers: those of the fourth week stand behind those of the first three; some are shown to many readers."""
+    """n tweet numbers. The tweets of week 4 have the numbers after those of weeks 1 to 3. A few tweets are drawn often."""
     early = world.tweets * TRAIN_DAYS // ALL_DAYS
-    # Week 4 was sampled: a thirteenth of a week's rows, over a tenth of its tweets.
+    # Week 4 of the real data is a sample: a thirteenth of the rows of a week, a tenth of its tweets.
     first, many = (max(early, world.first_late), (world.tweets - early) // 10) if late else (0, early)
     low, high = (first + int(many * share) for share in place)
     high = max(high, low + 1)
@@ -247,7 +249,8 @@ def draw_tweets(
 
 
 def draw_readers(world: World, rng: np.random.Generator, author: Ints) -> Ints:
-    """Active users more often; some out of the author's own audience, so that pairs meet again; mostly of its language."""
+    """A reader for each author. Active users are drawn more often, AUDIENCE of the readers come from the audience of the author
+    so that pairs meet again, and most share the author's language."""
     n = len(author)
     member = np.expm1(rng.random(n) * np.log(AUDIENCE_SIZE)).astype(np.int64)
     from_audience = rng.random(n) < AUDIENCE
@@ -258,7 +261,7 @@ def draw_readers(world: World, rng: np.random.Generator, author: Ints) -> Ints:
 
 
 def follow(world: World, author: Ints, reader: Ints) -> npt.NDArray[np.bool_]:
-    """Whether the reader follows the author: the same wherever the two meet."""
+    """Whether the reader follows the author; the same for every tweet of a pair."""
     likely = np.where(reader % 7 == author % 7, 0.75, FOLLOWS - 0.06)
     return uniform(author * world.users + reader, world.salt(12)) < likely
 
@@ -273,14 +276,14 @@ def engagements(
     time: Ints,
     end: int,
 ) -> dict[str, pl.Series]:
-    """The four label columns: when the reader engaged, missing where not, or not before `end`, the window's."""
-    shared = appeal(world, tweet, author, reader, time)
+    """The four label columns: the Unix seconds of each engagement; missing if there is none before `end`."""
+    common = appeal(world, tweet, author, reader, time)
     taste = world.taste(reader, world.topic(tweet, author))
     week = (time - FIRST_SECOND) / (7 * DAY)
     out: dict[str, pl.Series] = {}
     done: dict[str, npt.NDArray[np.bool_]] = {}
     for number, label in enumerate(ODDS):
-        log_odds = shared + content(world, label, tweet, author, follows)
+        log_odds = common + content(world, label, tweet, author, follows)
         log_odds += (
             TASTE[label] * taste - DECLINE[label] * week + habits(world, number, tweet, author, reader)
         )
@@ -294,7 +297,7 @@ def engagements(
 
 
 def appeal(world: World, tweet: Ints, author: Ints, reader: Ints, time: Ints) -> Floats:
-    """Log odds that all engagements share: the hour where the language is spoken, a topic's week, a foreign language."""
+    """Log odds common to all engagements: local hour, popularity of the topic in the week, foreign language."""
     language = world.tweet_language(tweet, author)
     evening = np.cos((time // 3600 % 24 - 20 + 3 * (language % 8)) * (2 * np.pi / 24))
     week = (time - FIRST_SECOND) // (7 * DAY)
@@ -303,7 +306,7 @@ def appeal(world: World, tweet: Ints, author: Ints, reader: Ints, time: Ints) ->
 
 
 def content(world: World, label: str, tweet: Ints, author: Ints, follows: npt.NDArray[np.bool_]) -> Floats:
-    """Log odds by what can be seen: the tweet's type, media and links, the author's fame, whether the reader follows."""
+    """Log odds from what can be seen: type, media and links of the tweet, fame of the author, whether the reader follows."""
     base, top, retweet, quote, media, link, following, fame = ODDS[label]
     by_type = base + np.array([top, retweet, quote])[world.kind(tweet)]
     by_tweet = media * (world.media(tweet) > 0) + link * (world.links(tweet) > 0)
@@ -311,7 +314,7 @@ def content(world: World, label: str, tweet: Ints, author: Ints, follows: npt.ND
 
 
 def habits(world: World, number: int, tweet: Ints, author: Ints, reader: Ints) -> Floats:
-    """Log odds of engagement `number` by who reads, who writes, how the reader is with this type, and the tweet."""
+    """Log odds of engagement `number` from hidden habits of the reader, the author, the reader with the type, and the tweet."""
     by_user = 1.3 * normal(reader, world.salt(60 + number)) + 0.45 * normal(author, world.salt(70 + number))
     by_type = 0.4 * normal(reader * 31 + world.kind(tweet), world.salt(80 + number))
     return by_user + by_type + 0.35 * normal(tweet, world.salt(90 + number))
@@ -321,7 +324,7 @@ def habits(world: World, number: int, tweet: Ints, author: Ints, reader: Ints) -
 
 
 def hexadecimal(values: Ints, salt: int) -> pa.Array:
-    """32 hexadecimal digits by number: the official ids' form."""
+    """32 hexadecimal digits for each number, the form of the official ids."""
     words = np.stack([mixed(values, salt), mixed(values, salt + 500)], axis=1).byteswap()
     digits = HEX[words.view(np.uint8)]
     data = np.ascontiguousarray(digits).view(np.uint8).reshape(-1)
@@ -333,11 +336,12 @@ HEX = np.array([f"{byte:02X}" for byte in range(256)], dtype="S2")
 
 
 def uniform_int(values: Ints, salt: int, n: int) -> Ints:
+    """A whole number from 0 to n - 1 for each value, by hash."""
     return (uniform(values, salt) * n).astype(np.int64)
 
 
 def hashes_of(first: Ints, many: Ints, salt: int) -> pl.Series:
-    """Joined hashes: `many` different ones a row, beginning with that of `first`; missing where none."""
+    """Lists of `many` different hashes per row, the first that of `first`; missing if `many` is 0."""
     rows = np.repeat(np.arange(len(first)), many)
     starts = np.cumsum(many) - many
     at = np.arange(len(rows)) - np.repeat(starts, many)
@@ -345,7 +349,7 @@ def hashes_of(first: Ints, many: Ints, salt: int) -> pl.Series:
 
 
 def joined(values: pa.Array, many: Ints) -> pl.Series:
-    """Runs of `many` values as lists joined by TAB; missing where there are none."""
+    """Consecutive runs of `many` values, joined by TAB; missing if `many` is 0."""
     offsets = np.concatenate([[0], np.cumsum(many)])
     lists = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), values)
     text = pc.if_else(pa.array(many > 0), pc.binary_join(lists, LIST), None)
@@ -353,7 +357,7 @@ def joined(values: pa.Array, many: Ints) -> pl.Series:
 
 
 def tokens_of(world: World, tweet: Ints, author: Ints, language: Ints) -> pl.Series:
-    """Token ids of each tweet: words of its language and its topic, punctuation, the marks of retweets."""
+    """The token ids of each tweet: words of its language and its topic, punctuation, and the start of a retweet."""
     many = world.tokens(tweet)
     ends = np.cumsum(many)
     starts, row = ends - many, np.repeat(np.arange(len(tweet)), many)
@@ -366,12 +370,12 @@ def tokens_of(world: World, tweet: Ints, author: Ints, language: Ints) -> pl.Ser
     token[topical] = first[row[topical]] + (u[topical] ** 2 * TOPIC_WORDS).astype(np.int64)
     marks = np.flatnonzero(choice >= MARKS[0])
     token[marks] = MARK_TOKENS[np.searchsorted(MARKS, choice[marks], side="right") - 1]
-    retweet = starts[world.kind(tweet) == 1]  # which have seven tokens at least
-    whom = 70_000 + (mixed(author, world.salt(102)) % np.uint64(20_000)).astype(np.int64)
+    retweet = starts[world.kind(tweet) == 1]  # retweets have at least seven tokens
+    mention = 70_000 + (mixed(author, world.salt(102)) % np.uint64(20_000)).astype(np.int64)
     token[retweet + 1], token[retweet + 2] = RETWEET_START
-    token[retweet + 3], token[retweet + 4] = whom[world.kind(tweet) == 1], COLON
+    token[retweet + 3], token[retweet + 4] = mention[world.kind(tweet) == 1], COLON
     token[starts], token[ends - 1] = CLS, SEP
     return joined(NUMBERS.take(pa.array(token)), many)
 
 
-NUMBERS = pc.cast(pa.array(np.arange(120_000)), pa.string())  # every token as text
+NUMBERS = pc.cast(pa.array(np.arange(120_000)), pa.string())  # each token id as a string

@@ -1,9 +1,9 @@
-"""Reader of the official part files: checks, and conversion to Parquet."""
+"""Checks of the official part files, and their conversion to Parquet."""
 
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count, islice
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import IO, Any
 
 import polars as pl
 
+from buzzer.datasets.contract import Progress
 from buzzer.datasets.files import Files, blocks, fingerprint, new_folder, opened, origin, present
 from buzzer.datasets.lines import shown
 from buzzer.datasets.recsys2021.schema import (
@@ -25,40 +26,45 @@ from buzzer.datasets.recsys2021.schema import (
 )
 from buzzer.errors import DataError, UnsupportedError
 
-Progress = Callable[[float, str], None]
 IDS = {"tweet": "tweet_id", "author": "engaged_with_user_id", "reader": "enaging_user_id", "lang": "language"}
 
 
 def part_files(folder: Path) -> list[Path]:
-    """The part files of a folder, in order, each once: lzop -d and gunzip -k leave the compressed file beside the plain
-    one, which is preferred. Indices of .lzo files are left aside."""
-    found: dict[str, Path] = {}
-    for path in sorted(folder.glob("part-*")):  # a plain name sorts before the same with a suffix
+    """The part files of a folder in order, each once. Raises DataError if there is none.
+
+    lzop -d and gunzip -k leave the compressed file beside the plain one; the plain one is used. Index files of .lzo are ignored.
+    """
+    files: dict[str, Path] = {}
+    for path in sorted(folder.glob("part-*")):  # a plain name sorts before the same name with a suffix
         if path.suffix != ".index":
-            found.setdefault(path.name.removesuffix(".gz").removesuffix(".lzo"), path)
-    if not found:
+            files.setdefault(path.name.removesuffix(".gz").removesuffix(".lzo"), path)
+    if not files:
         raise DataError(f"{folder}: no part-* files", WHERE)
-    return list(found.values())
+    return list(files.values())
 
 
 def parts(folder: Path) -> dict[str, list[Path]]:
-    """Part files by data set part: train, val, test, and test_truth where it is there."""
-    found = {name: part_files(folder / name) for name in ("train", "val", "test")}
+    """The part files of train, val, test and, if there is one, test_truth."""
+    files = {name: part_files(folder / name) for name in ("train", "val", "test")}
     if os.path.lexists(folder / "test_truth"):
-        found["test_truth"] = part_files(folder / "test_truth")
-    return found
+        files["test_truth"] = part_files(folder / "test_truth")
+    return files
 
 
 @contextmanager
 def open_part(path: Path) -> Iterator[IO[bytes]]:
-    """A part file as bytes; .lzo through the program lzop."""
+    """A part file, opened for reading bytes. A .lzo file is decompressed by the program lzop.
+
+    Raises UnsupportedError if lzop is not installed, and DataError for a file that cannot be read.
+    """
     if path.suffix != ".lzo" or not present(path):
         with opened(path) as file:
             yield file
         return
     if shutil.which("lzop") is None:
         raise UnsupportedError(
-            f"{path}: compressed by LZO", "install lzop, or decompress the files yourself: lzop -d part-*.lzo"
+            f"{path}: compressed with LZO",
+            "install lzop, or decompress the files yourself: lzop -d part-*.lzo",
         )
     with subprocess.Popen(
         ["lzop", "-dc", str(path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -72,60 +78,53 @@ def open_part(path: Path) -> Iterator[IO[bytes]]:
 
 
 def rows_of(path: Path, kinds: Mapping[str, str]) -> Iterator[tuple[int, pl.DataFrame]]:
-    """A part file in blocks of bounded memory: (line of the first row, typed columns).
+    """A part file in blocks of bounded memory: pairs of (line number of the first row, typed columns).
 
-    Raises DataError with file, line and column for whatever is off the schema.
+    Raises DataError with file, line and column for whatever does not fit the schema.
     """
     with open_part(path) as file:
         for line, block in blocks(path, file, list(kinds), kinds, EMPTY, separator=SEPARATOR, quoted=False):
-            among(
-                path,
-                line,
-                block,
-                "tweet_type",
-                block["tweet_type"].is_in([*TYPES]) | block["tweet_type"].is_null(),
-            )
-            media = block["present_media"].str.contains(f"^({'|'.join(MEDIA)})(\t({'|'.join(MEDIA)}))*$")
-            among(path, line, block, "present_media", media | block["present_media"].is_null())
+            kind, media, medium = block["tweet_type"], block["present_media"], f"({'|'.join(MEDIA)})"
+            check_values(path, line, kind, kind.is_in(TYPES) | kind.is_null(), TYPES)
+            known_media = media.str.contains(f"^{medium}(\t{medium})*$")
+            check_values(path, line, media, known_media | media.is_null(), MEDIA)
             yield line, block
 
 
-def among(path: Path, line: int, block: pl.DataFrame, column: str, good: pl.Series) -> None:
-    """Raises DataError for the first value that is not one of the known."""
-    if not good.all():
-        at = int((~good).arg_max() or 0)
-        known = ", ".join(TYPES if column == "tweet_type" else MEDIA)
+def check_values(path: Path, line: int, values: pl.Series, valid: pl.Series, allowed: Sequence[str]) -> None:
+    """Raises DataError for the first value that is not valid. line: of the first value. allowed: for the message."""
+    if not valid.all():
+        at = int((~valid).arg_max() or 0)
         raise DataError(
-            f"{path}, line {line + at}, column {column}: {shown(block[column][at])} is none of {known}"
+            f"{path}, line {line + at}, column {values.name}: {shown(values[at])} is none of {', '.join(allowed)}"
         )
 
 
 def check(folder: Path, progress: Progress) -> Files:
     """Check every line of every part file, in bounded memory.
 
-    Raises DataError that names file, line and column: a missing folder, a wrong number of columns, a field that is not of
-    its kind, a file that is cut or empty.
+    Raises DataError that names file, line and column: for a missing folder, a wrong number of columns, a field that is not of
+    its kind, and a file that is cut or empty.
     """
-    found = parts(folder)
-    files = [(name, path) for name, paths in found.items() for path in paths]
-    rows = dict.fromkeys(found, 0)
+    by_part = parts(folder)
+    files = [(name, path) for name, paths in by_part.items() for path in paths]
+    rows = dict.fromkeys(by_part, 0)
     for number, (name, path) in enumerate(files):
         progress(number / len(files), f"checking {name}/{path.name}")
         rows[name] += sum(block.height for _, block in rows_of(path, PARTS[name]))
     if rows.get("test_truth", rows["test"]) != rows["test"]:
         raise DataError(f"{folder}: {rows['test_truth']} rows in test_truth, {rows['test']} in test")
-    found_in = origin(
-        folder, rows["test"], OFFICIAL_ROWS["test"], slack=0.15
-    )  # deleted tweets made every copy smaller
+    # Tweets were deleted over time, so every download is smaller than the one before.
+    source = origin(folder, rows["test"], OFFICIAL_ROWS["test"], slack=0.15)
     paths = [path for _, path in files]
     learned_from = fingerprint([path for name, path in files if name in ("train", "val")], folder)
-    facts = {"parts": len(files), "learned_from": learned_from}
-    return Files(folder, fingerprint(paths, folder), rows, facts, **vars(found_in))
+    facts: dict[str, int | str] = {"parts": len(files), "learned_from": learned_from}
+    return Files(folder, fingerprint(paths, folder), rows, facts, **vars(source))
 
 
 def converted(block: pl.DataFrame, first_row: int) -> pl.DataFrame:
-    """A block with `row` (int64, unique in its part of the set), labels 0 or 1 as int8, truth values as int8, and int64
-    `tweet`, `author`, `reader`, `lang` from the last 16 digits of their ids, as the winners shortened them."""
+    """A block with more columns: `row` (int64, unique in its part), the labels 0 or 1 (int8), booleans as int8, and `tweet`,
+    `author`, `reader`, `lang` (int64) from the last 16 digits of the ids, as the winners shortened them."""
     columns: list[Any] = [pl.int_range(first_row, first_row + block.height, dtype=pl.Int64).alias("row")]
     columns += [short_id(name).alias(out) for out, name in IDS.items()]
     columns += [
@@ -137,8 +136,10 @@ def converted(block: pl.DataFrame, first_row: int) -> pl.DataFrame:
 
 
 def pieces(path: Path, folder: Path, rows: int, wanted: Callable[[], bool] = lambda: True) -> Iterator[Path]:
-    """A part file as plain files of at most `rows` rows: itself, or pieces written into `folder`, each gone when the next is
-    asked for. `wanted` is asked once a piece; the others are passed over."""
+    """A part file as plain files of at most `rows` rows: the file itself, or pieces written into `folder`.
+
+    A piece is deleted when the next one is requested. `wanted()` is called once per piece; if it is false, the piece is skipped.
+    """
     if path.suffix not in (".gz", ".lzo") and at_most(path, rows):
         if wanted():
             yield path
@@ -159,13 +160,13 @@ def pieces(path: Path, folder: Path, rows: int, wanted: Callable[[], bool] = lam
 
 
 def at_most(path: Path, rows: int) -> bool:
-    """Whether a file has no more lines than `rows`."""
+    """Whether a file has at most `rows` lines."""
     with path.open("rb") as file:
         return next(islice(file, rows, None), None) is None
 
 
 def short_id(name: str) -> pl.Expr:
-    """The last 16 hexadecimal digits as int64 (two's complement)."""
+    """The last 16 hexadecimal digits of an id as int64, in two's complement."""
     high, low = (
         pl.col(name).str.slice(start, 8).str.to_integer(base=16, dtype=pl.Int64) for start in (16, 24)
     )
@@ -174,14 +175,14 @@ def short_id(name: str) -> pl.Expr:
 
 
 def convert(folder: Path, out: Path, progress: Progress) -> None:
-    """Check and write one Parquet file a part file, in bounded memory; see `converted`."""
+    """Check each part file and write it as Parquet into the new folder `out`, in bounded memory; see `converted`."""
     import pyarrow.parquet as pq
 
-    found = parts(folder)
-    total, done = sum(map(len, found.values())), 0
-    with new_folder(out) as aside:
-        for name, paths in found.items():
-            (aside / name).mkdir()
+    by_part = parts(folder)
+    total, done = sum(map(len, by_part.values())), 0
+    with new_folder(out) as partial:
+        for name, paths in by_part.items():
+            (partial / name).mkdir()
             row = 0
             for path in paths:
                 progress(done / total, f"converting {name}/{path.name}")
@@ -190,7 +191,7 @@ def convert(folder: Path, out: Path, progress: Progress) -> None:
                     table = converted(block, row).to_arrow()
                     row += block.height
                     writer = writer or pq.ParquetWriter(
-                        aside / name / f"{path.name.split('.')[0]}.parquet", table.schema
+                        partial / name / f"{path.name.split('.')[0]}.parquet", table.schema
                     )
                     writer.write_table(table)
                 if writer is not None:

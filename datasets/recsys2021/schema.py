@@ -1,9 +1,9 @@
-"""The official files' columns, folders and sizes (Twitter, RecSys Challenge 2021)."""
+"""Columns, folders and sizes of the official files (Twitter, RecSys Challenge 2021)."""
 
 SEPARATOR, LIST = "\x01", "\t"
-# The organisers' spelling is kept: `enaging_` is the reader, who may engage; `engaged_with_` the author.
+# The spelling is the organisers': `enaging_user` is the reader, who may engage, and `engaged_with_user` the author.
 FEATURES = {
-    "text_tokens": "tokens",  # of bert-base-multilingual-cased, which has 119,547
+    "text_tokens": "tokens",  # ids of the 119,547 tokens of bert-base-multilingual-cased
     "hashtags": "str",
     "tweet_id": "hash",
     "present_media": "str",
@@ -44,12 +44,12 @@ TYPES = ("TopLevel", "Retweet", "Quote", "Reply")
 MEDIA = ("Photo", "Video", "GIF")
 SUBMISSION = ("tweet_id", "engaging_user_id", "reply", "retweet", "quote", "like")
 
-# Folder -> its columns. Week 4 was halved at random into validation and test; `test_truth` is the test with its labels.
+# The columns in each folder. Week 4 was halved at random into validation and test; `test_truth` is the test with labels.
 PARTS = {"train": LABELLED, "val": LABELLED, "test": FEATURES, "test_truth": LABELLED}
 FIRST_SECOND = 1_612_396_800  # 2021-02-04 00:00:00 UTC
 DAY = 86_400
 TRAIN_DAYS, ALL_DAYS = 21, 28
-# Rows of the winners' copy; deleted tweets made every later download smaller.
+# Rows of the winners' copy. Later downloads are smaller, as tweets were deleted.
 OFFICIAL_ROWS = {"train": 719_714_693, "val": 14_461_760, "test": 14_500_000}
-GROUPS = (240, 588, 1331, 3996)  # author followers at which the next of the five groups begins
-WHERE = "`buzzer data info recsys2021` says what the folder must hold; without --data files are generated"
+GROUPS = (240, 588, 1331, 3996)  # followers of the author at which the second to fifth group begins
+WHERE = "`buzzer data info recsys2021` lists the files of the folder; without --data files are generated"

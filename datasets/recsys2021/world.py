@@ -1,5 +1,8 @@
-"""The made-up Twitter that rows are drawn from. Users and tweets are numbers; all that is known of them is a function of the
-number, so that no table of them is kept and every appearance agrees."""
+"""The synthetic Twitter that rows are drawn from.
+
+Users and tweets are numbers. Their properties are functions of the number, so no tables are kept, and all rows of a user or
+tweet agree.
+"""
 
 import numpy as np
 import numpy.typing as npt
@@ -10,11 +13,11 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Bytes = npt.NDArray[np.uint64]
 
-USERS, TWEETS = 45_278_930, 560_000_000  # at the official size; the number of tweets is a guess
-TOP_AUTHORS = 10  # that are equally active at least, lest one writes much of a small set
-AUTHOR_SKEW = 12.0  # log of the ratio of the most to the least active author
-# Expected training rows of a reader -> the share of readers that expect more. Fitted so that the rows drawn have the real
-# shares of readers with more than 1 to 3, 50 and 100 rows, and the real mean; between the points, lines in logs.
+USERS, TWEETS = 45_278_930, 560_000_000  # at scale 1; the number of tweets is an estimate
+TOP_AUTHORS = 10  # the most active authors are equally active, so that none writes much of a small data set
+AUTHOR_SKEW = 12.0  # log of the ratio between the most and the least active author
+# For an expected number of training rows, the share of readers that expect more. Fitted so that the drawn rows have the real
+# shares of readers with more than 1 to 3, 50 and 100 rows, and the real mean. Interpolated linearly in logarithms.
 READER_ROWS = dict(
     zip(
         (2000, 800, 400, 200, 100, 50, 10, 3, 2, 1, 0.35),
@@ -23,7 +26,7 @@ READER_ROWS = dict(
     )
 )
 TOPICS = 24
-# Shares of languages by rank (one official part of 3 M rows), the tail falling evenly to nearly nothing.
+# Shares of languages by rank, from one official part of 3 M rows; the tail falls geometrically to nearly 0.
 LANGUAGES = np.concatenate(
     [
         [
@@ -48,15 +51,15 @@ LANGUAGES = np.concatenate(
     ]
 )
 LANGUAGES /= LANGUAGES.sum()
-UNDETERMINED = 4  # a tweet without words
-SLOTS = 1000  # users number i has the language of slot i % SLOTS
+UNDETERMINED = 4  # language of a tweet without words
+SLOTS = 1000  # user i has the language of slot i % SLOTS
 SLOT_LANGUAGE = np.random.default_rng(5).permutation(
     np.searchsorted(np.cumsum(LANGUAGES), (np.arange(SLOTS) + 0.5) / SLOTS)
 )
 SLOTS_BY_LANGUAGE = np.argsort(SLOT_LANGUAGE, kind="stable")
 SLOTS_OF = np.searchsorted(
     SLOT_LANGUAGE[SLOTS_BY_LANGUAGE], np.arange(len(LANGUAGES) + 1)
-)  # where each begins
+)  # index of the first slot of each language
 TYPE_SHARES = np.cumsum([0.60, 0.32])  # TopLevel, Retweet; the rest are quotes
 MEDIA_PATTERNS = (
     "",
@@ -68,7 +71,7 @@ LINK_SHARES = np.cumsum([0.877, 0.119])
 HOURS = np.array(
     [41, 43, 46, 43, 39, 35, 31, 30, 31, 34, 38, 42, 47, 52, 54, 53, 50, 47, 45, 44, 43, 42, 42, 41]
 )
-# Readers from the most to the least active: share of the rows, and of the readers, up to each point.
+# Readers from the most to the least active: cumulative share of the readers, and of the rows.
 READER_SHARES = np.concatenate([[0.0], np.geomspace(1e-5, 1.0, 200)])
 READER_MASS = np.cumsum(
     np.diff(READER_SHARES, prepend=0.0)
@@ -80,37 +83,37 @@ assert set("\t".join(MEDIA_PATTERNS).split("\t")) <= {"", *MEDIA}
 
 
 def mixed(values: Ints | Bytes, salt: int) -> Bytes:
-    """splitmix64 of a number and a salt (Steele et al., OOPSLA 2014): uniform 64-bit words."""
+    """The hash splitmix64 (Steele et al., OOPSLA 2014) of a number and a salt: uniform 64-bit words."""
     x = values.astype(np.uint64)
     x += np.uint64((salt + 1) * 0x9E3779B97F4A7C15 % 2**64)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
-        x ^= x >> np.uint64(shift)  # in place: half of the time went to new arrays
+        x ^= x >> np.uint64(shift)  # in place, as new arrays would double the time
         if factor > 1:
             x *= np.uint64(factor)
     return x
 
 
 def uniform(values: Ints | Bytes, salt: int) -> Floats:
-    """In [0, 1), by number and salt."""
+    """A uniform number in [0, 1) for each value, by hash."""
     return (mixed(values, salt) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def normal(values: Ints | Bytes, salt: int) -> Floats:
-    """About normal with mean 0 and deviation 1, by number and salt: the sum of four uniform 16-bit parts."""
+    """A nearly normal number with mean 0 and deviation 1 for each value, by hash: the sum of four uniform 16-bit parts."""
     word = mixed(values, salt)
     parts = sum(((word >> np.uint64(s)) & np.uint64(0xFFFF)).astype(np.float64) for s in (0, 16, 32, 48))
     return np.asarray((parts / 65536 - 2.0) * np.sqrt(3.0))
 
 
 def by_share(u: Floats, sums: Floats) -> Ints:
-    """An index by cumulative shares; beyond the last share, one more."""
+    """The index of the range of cumulative shares that holds u; one more beyond the last share."""
     return np.searchsorted(sums, u, side="right")
 
 
 class World:
-    """Below the official size there are as many fewer users and tweets; above it, as many more.
+    """Users and tweets; their numbers are proportional to the scale.
 
-    known_scale: of the world of the training parts, where that is a smaller one; its tweets are none of this one's week 4.
+    known_scale: scale of the training parts, if it is smaller. The week 4 of this world has none of their tweets.
     """
 
     def __init__(self, scale: float, seed: int, known_scale: float = 0.0) -> None:
@@ -121,92 +124,102 @@ class World:
         self.author_skew = min(AUTHOR_SKEW, np.log(self.users / TOP_AUTHORS))
 
     def salt(self, number: int) -> int:
+        """The salt of a hash, different for each seed."""
         return self.seed + number
 
-    # ---- users: arrays by user number ----------------------------------------------------------------------------
+    # ---- users: arrays of user numbers ----------------------------------------------------------------------------
 
     def author_at(self, u: Floats) -> Ints:
-        """Authors by a uniform number: few write most (their number n times as often as 1 / n)."""
+        """The author for a uniform number u: author n has a weight of about 1 / n."""
         share = np.expm1(self.author_skew * u) / np.expm1(self.author_skew)
         return np.minimum((share * self.users).astype(np.int64), self.users - 1)
 
     def reader_at(self, u: Floats, language: Ints) -> Ints:
-        """Readers by a uniform number among those of a language. An active author is no active reader, but by chance."""
+        """The reader of a language for a uniform number u. Active readers and active authors are independent."""
         first, slots = SLOTS_OF[language], SLOTS_OF[language + 1] - SLOTS_OF[language]
         readers = self.users // SLOTS * slots
         rank = np.minimum((np.interp(u, READER_MASS, READER_SHARES) * readers).astype(np.int64), readers - 1)
-        place = (rank * 7_368_787 + 12_345) % readers  # a prime: each has its own place
+        place = (rank * 7_368_787 + 12_345) % readers  # a prime, so that places are unique
         return place // slots * SLOTS + SLOTS_BY_LANGUAGE[first + place % slots]
 
     def fame(self, user: Ints) -> Floats:
-        """How far up among the authors: -log of the share of users that are above, stretched beyond 2 where there are
-        too few users to reach 12, so that those who write most of the rows are as famous at every scale."""
+        """The fame of each user: -log of the share of users that write more, up to AUTHOR_SKEW.
+
+        Values above 2 are stretched if there are too few users to reach AUTHOR_SKEW, so that the authors of most rows are as
+        famous at every scale.
+        """
         up = np.minimum(-np.log((user + 1) / self.users), self.author_skew)
         stretch = (AUTHOR_SKEW - 2) / (self.author_skew - 2)
         return np.asarray(np.where(up > 2, 2 + (up - 2) * stretch, up))
 
     def followers(self, user: Ints) -> Ints:
+        """The number of followers of each user."""
         log = 4.55 + 0.78 * self.fame(user) + 1.3 * normal(user, self.salt(1))
         return np.expm1(np.clip(log, 0, 18.5)).astype(np.int64)
 
     def following(self, user: Ints) -> Ints:
+        """The number of users that each user follows."""
         fame = self.fame(user)
         log = 5.75 + 0.085 * fame + (1.1 + 0.11 * fame) * normal(user, self.salt(2))
         return np.expm1(np.clip(log, 0, 14)).astype(np.int64)
 
     def verified(self, user: Ints) -> npt.NDArray[np.bool_]:
+        """Whether each user is verified."""
         return uniform(user, self.salt(3)) < 0.9 / (1 + np.exp(2 * (9.3 - self.fame(user))))
 
     def created(self, user: Ints) -> Ints:
-        """Unix seconds from March 2006 to January 2021; many accounts are young, those of authors older."""
+        """The creation of each account, in Unix seconds from March 2006 to January 2021; accounts of authors are older."""
         age = uniform(user, self.salt(4)) ** np.where(self.fame(user) > 3, 1.0, 0.6)
         return 1_141_000_000 + (age * 469_000_000).astype(np.int64)
 
     def language(self, user: Ints) -> Ints:
+        """The language of each user."""
         return SLOT_LANGUAGE[user % SLOTS]
 
     def taste(self, user: Ints, topic: Ints) -> Floats:
-        """How much a user likes a topic."""
+        """How much each user likes a topic; nearly normal."""
         return normal(user * TOPICS + topic, self.salt(5))
 
-    # ---- tweets: arrays by tweet number --------------------------------------------------------------------------
+    # ---- tweets: arrays of tweet numbers --------------------------------------------------------------------------
 
     def author(self, tweet: Ints) -> Ints:
+        """The author of each tweet."""
         return self.author_at(uniform(tweet, self.salt(20)))
 
     def tweet_language(self, tweet: Ints, author: Ints) -> Ints:
+        """The language of each tweet: the author's, or rarely undetermined."""
         u = uniform(tweet, self.salt(21))
         return np.where(u < 0.06, UNDETERMINED, self.language(author))
 
     def topic(self, tweet: Ints, author: Ints) -> Ints:
-        """The author's own topic, or seldom another."""
+        """The topic of each tweet: mostly the author's own."""
         own = (mixed(author, self.salt(22)) % np.uint64(TOPICS)).astype(np.int64)
         other = (mixed(tweet, self.salt(23)) % np.uint64(TOPICS)).astype(np.int64)
         return np.where(uniform(tweet, self.salt(24)) < 0.7, own, other)
 
     def kind(self, tweet: Ints) -> Ints:
-        """0 TopLevel, 1 Retweet, 2 Quote."""
+        """The type of each tweet: 0 TopLevel, 1 Retweet, 2 Quote."""
         return by_share(uniform(tweet, self.salt(25)), TYPE_SHARES)
 
     def media(self, tweet: Ints) -> Ints:
-        """Index into MEDIA_PATTERNS."""
+        """The index into MEDIA_PATTERNS for each tweet."""
         return by_share(uniform(tweet, self.salt(26)), MEDIA_SHARES)
 
     def hashtags(self, tweet: Ints) -> Ints:
-        """Number of hashtags, 0 to 5."""
+        """The number of hashtags of each tweet, 0 to 5."""
         return by_share(uniform(tweet, self.salt(27)), HASHTAG_SHARES)
 
     def links(self, tweet: Ints) -> Ints:
-        """Number of links, 0 to 2."""
+        """The number of links of each tweet, 0 to 2."""
         return by_share(uniform(tweet, self.salt(28)), LINK_SHARES)
 
     def tokens(self, tweet: Ints) -> Ints:
-        """Number of tokens with both ends, 3 to 238; retweets have room for their marks."""
+        """The number of tokens of each tweet with [CLS] and [SEP], 3 to 238; at least 7 for a retweet."""
         log = 3.626 + 0.689 * normal(tweet, self.salt(29))
         return np.clip(np.exp(log).astype(np.int64) + 1, np.where(self.kind(tweet) == 1, 7, 3), 238)
 
     def time(self, tweet: Ints, late: bool) -> Ints:
-        """Unix seconds of a tweet of the three training weeks, or of the `late` fourth."""
+        """The Unix seconds of each tweet, in the three training weeks or, if `late`, in the fourth."""
         days, first = (ALL_DAYS - TRAIN_DAYS, TRAIN_DAYS) if late else (TRAIN_DAYS, 0)
         day = first + (uniform(tweet, self.salt(30)) * days).astype(np.int64)
         hour = np.minimum(by_share(uniform(tweet, self.salt(31)), HOUR_SUMS), 23)

@@ -1,6 +1,6 @@
-"""Synthetic sessions in the official files' schema; card.md tells the model and its calibration in words.
+"""Synthetic sessions in the schema of the official files. card.md describes the model and its calibration.
 
-Everything is drawn by (seed, chunk), a chunk of sessions at a time, so that memory does not grow with the sessions.
+Sessions are drawn in chunks, each with a random generator of (seed, chunk), so memory does not grow with their number.
 """
 
 import json
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from buzzer.datasets.contract import Progress
 from buzzer.datasets.files import new_folder
 from buzzer.datasets.sigir_ecom.json_file import written
 from buzzer.datasets.sigir_ecom.schema import BROWSING, CONTENT, DIMS, NAMES, SEARCH, TESTS
@@ -29,45 +30,47 @@ from buzzer.datasets.sigir_ecom.world import (
     pick,
 )
 
-VERSION = 1  # of the process: the same version, scale and seed give the same files
-CHUNK = 1 << 14  # sessions drawn at a time
+VERSION = 1  # of the random process: the same version, scale and seed give the same files
+CHUNK = 1 << 14  # sessions of a chunk
 TRAIN_SESSIONS, TEST_SESSIONS = 4_934_699, 1_100_000
 TRAIN_DAYS = 91
-REC_SHARE = 0.62  # of the test month's sessions with a later product that become a query of the first task
+REC_SHARE = 0.62  # share of the test sessions with a later product that become a query of the first task
 FIRST_MS, DAY_MS = 1_547_510_400_000, 86_400_000  # 2019-01-15
-LONGEST = 110  # actions of a session
+LONGEST = 110  # most actions of a session
 NONE, PAGE, DETAIL, ADD, REMOVE, PURCHASE, SEARCHED = range(7)
 ACTIONS = {DETAIL: "detail", ADD: "add", REMOVE: "remove", PURCHASE: "purchase"}
-# What is done next, where nothing else comes first: look at a listing, at another page, search, else look at a product.
+# Probabilities of the next action: view a listing, view another page, search; else view a product.
 TO_LISTING, TO_OTHER, TO_SEARCH = 0.30, 0.26, 0.03
-NEW_LEAF = 0.05
-AGAIN = 0.10  # the same product once more
-FROM_HERE = 0.8  # a product follows from the listing, search or product before it, else from the leaf
-SAME_LISTING = 0.6  # after a product another one of the listing before it, not one related to it
-TO_CART, TO_CART_AGAIN = 0.027, 0.12  # after a product's page
+NEW_LEAF = 0.05  # probability that an action changes the category of the session
+AGAIN = 0.10  # probability that the same product is viewed again
+FROM_HERE = 0.8  # probability that a product comes from the listing, search or product before it, not from the category
+SAME_LISTING = 0.6  # after a product, probability of another one from the same listing, not a related one
+TO_CART, TO_CART_AGAIN = (
+    0.027,
+    0.12,
+)  # probabilities of an add after a product, before and after the first add
 HOURS = np.array([1, 0.6, 0.4, 0.3, 0.3, 0.5, 1, 2, 3, 4, 4.5, 4.5, 4.5, 5, 5, 5, 5, 5, 5.5, 6, 6, 5, 3.5, 2])
 
-Progress = Callable[[float, str], None]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 
 @dataclass
 class Sessions:
-    """A chunk of sessions: arrays [sessions, actions] but for `number`."""
+    """A chunk of sessions: arrays of shape [sessions, actions], except `number`."""
 
-    number: Ints  # of the session among all
-    kind: Ints
-    product: Ints  # -1: none
-    page: Ints  # other pages, then listings, then products
-    listing: Ints  # of a search: what it found; else -1
-    leaf: Ints
-    style: Ints
-    time: Ints  # ms since 1970
+    number: Ints  # [sessions], unique over all chunks
+    kind: Ints  # NONE, PAGE, DETAIL, ADD, REMOVE, PURCHASE or SEARCHED
+    product: Ints  # -1 if none
+    page: Ints  # numbers of other pages, then of listings, then of products
+    listing: Ints  # for a search the listing with its results, else -1
+    leaf: Ints  # leaf category of the session at the action
+    style: Ints  # that the session prefers
+    time: Ints  # milliseconds since 1970
 
 
 class Walk:
-    """Sessions of a chunk, one action after the other."""
+    """Draws the sessions of a chunk, one action after the other."""
 
     def __init__(self, world: World, rng: np.random.Generator, n: int, days: tuple[int, int]) -> None:
         self.world, self.rng = world, rng
@@ -78,12 +81,13 @@ class Walk:
         self.last = np.full(n, NONE)
         self.product = np.full(n, -1)
         self.listing = np.full(n, -1)
-        self.visits = np.zeros(n, dtype=np.int64)  # of the product before
+        self.visits = np.zeros(n, dtype=np.int64)  # repeated views of the last product
         self.searches = np.zeros(n, dtype=np.int64)
         self.since = np.zeros(n, dtype=np.int64)  # actions since the first add
         self.added, self.buyer, self.paying = (np.zeros(n, dtype=bool) for _ in range(3))
 
     def run(self) -> dict[str, Ints]:
+        """The arrays kind, product, page, listing and leaf of `Sessions`."""
         n, steps = len(self.length), LONGEST
         shape = (n, steps)
         out = {name: np.full(shape, -1, dtype=np.int64) for name in ("product", "page", "listing", "leaf")}
@@ -102,7 +106,7 @@ class Walk:
         return out
 
     def choose(self, on: Ints) -> Ints:
-        """The kind of the next action."""
+        """The kind of the next action of the sessions `on`."""
         rng, n = self.rng, len(on)
         u = rng.random(n)
         kind = np.full(n, DETAIL)
@@ -121,7 +125,7 @@ class Walk:
         return kind
 
     def move(self, on: Ints, kind: Ints) -> None:
-        """The sessions' state after the action."""
+        """Update the state of the sessions after an action."""
         rng, world = self.rng, self.world
         turning = on[rng.random(len(on)) < NEW_LEAF]
         self.leaf[turning] = rng.choice(world.leaves, len(turning), p=world.leaf_weight)
@@ -137,9 +141,9 @@ class Walk:
         self.searches[on[kind == SEARCHED]] += 1
         adds = on[kind == ADD]
         fresh = adds[~self.added[adds]]
-        odds = -1.9 + 1.2 * self.visits[fresh] + 1.2 * (self.searches[fresh] > 0)
-        odds += 0.35 * (5 - world.price[self.product[fresh]])
-        self.buyer[fresh] = rng.random(len(fresh)) < 1 / (1 + np.exp(-odds))
+        log_odds = -1.9 + 1.2 * self.visits[fresh] + 1.2 * (self.searches[fresh] > 0)
+        log_odds += 0.35 * (5 - world.price[self.product[fresh]])
+        self.buyer[fresh] = rng.random(len(fresh)) < 1 / (1 + np.exp(-log_odds))
         more = rng.geometric(np.where(self.buyer[fresh], 0.08, 0.3))
         self.length[fresh] = np.minimum(self.length[fresh] + more, LONGEST)
         self.added[adds] = True
@@ -148,10 +152,10 @@ class Walk:
         self.last[on] = np.where((kind == PAGE) & ~self.to_listing[on], NONE, kind)
 
     def next_product(self, rows: Ints) -> Ints:
-        """The product that is looked at: from the last listing or search, from the product just seen, else from the leaf."""
+        """The next product: from the last listing or search, related to the last product, or else from the category."""
         rng, world = self.rng, self.world
         style, last = self.style[rows], self.last[rows]
-        found = world.product(rng, self.leaf[rows], style)
+        products = world.product(rng, self.leaf[rows], style)
         here = rng.random(len(rows)) < FROM_HERE
         listed = (last == PAGE) | (last == SEARCHED)
         listed |= (last == DETAIL) & (self.listing[rows] >= 0) & (rng.random(len(rows)) < SAME_LISTING)
@@ -163,15 +167,15 @@ class Walk:
             options = links[at[rows[source]]]
             liked = weight * world.liking[style[source][:, None], world.style[options]]
             liked = liked * (world.born[options] <= self.day[rows[source]][:, None])
-            found[source] = options[np.arange(len(options)), pick(rng, liked)]
+            products[source] = options[np.arange(len(options)), pick(rng, liked)]
         again = (self.product[rows] >= 0) & (rng.random(len(rows)) < AGAIN)
-        found[again] = self.product[rows[again]]
-        unborn = world.born[found] > self.day[rows]
-        found[unborn] = world.first[world.leaf[found[unborn]]]
-        return found
+        products[again] = self.product[rows[again]]
+        unborn = world.born[products] > self.day[rows]
+        products[unborn] = world.first[world.leaf[products[unborn]]]
+        return products
 
     def page(self, on: Ints, kind: Ints) -> Ints:
-        """The page that is shown: other pages, then listings, then products."""
+        """The page of each action: numbers of other pages, then of listings, then of products."""
         world = self.world
         plain = world.other_page(self.rng, len(on))
         plain = np.where(self.page_to >= 0, self.page_to, plain)
@@ -183,7 +187,7 @@ class Walk:
 
 
 def draw(world: World, seed: int, chunk: int, n: int, days: tuple[int, int]) -> Sessions:
-    """One chunk of sessions that begin on days first .. last - 1."""
+    """One chunk of n sessions that begin on a day of range(*days)."""
     rng = np.random.default_rng([seed, chunk])
     walk = Walk(world, rng, n, days)
     did = walk.run()
@@ -197,7 +201,7 @@ def draw(world: World, seed: int, chunk: int, n: int, days: tuple[int, int]) -> 
 
 
 def hexed(kind: str, numbers: Ints, missing: Bools | None = None) -> pl.Series:
-    """Ids as text; missing where told."""
+    """The id of each number as a string of 64 hexadecimal digits; missing where `missing` is true."""
     unique, back = np.unique(numbers, return_inverse=True)
     texts = pl.Series(hashes(kind, unique).astype("U64").tolist(), dtype=pl.String).gather(back)
     if missing is None:
@@ -206,7 +210,7 @@ def hexed(kind: str, numbers: Ints, missing: Bools | None = None) -> pl.Series:
 
 
 def browsing(sessions: Sessions, rng: np.random.Generator) -> pl.DataFrame:
-    """Rows of the browsing file, shuffled: a product's page gives a detail and a pageview at the same time."""
+    """Rows of the browsing file, shuffled. A product page gives a detail and a pageview at the same time."""
     session, step = np.nonzero((sessions.kind != NONE) & (sessions.kind != SEARCHED))
     kind = sessions.kind[session, step]
     twin = np.flatnonzero(kind == DETAIL)
@@ -228,18 +232,18 @@ def browsing(sessions: Sessions, rng: np.random.Generator) -> pl.DataFrame:
 
 
 def listed(values: npt.NDArray[Any], digits: int = 9) -> list[str]:
-    """Vectors as the official files write them: a Python list of numbers."""
+    """Vectors as the official files write them: Python lists of numbers."""
     return ["[" + ", ".join(f"{x:.{digits}g}" for x in row) + "]" for row in values.tolist()]
 
 
 def search(world: World, sessions: Sessions, rng: np.random.Generator) -> pl.DataFrame:
-    """Rows of the search file: a query's vector, what was found, and what of it was clicked."""
+    """Rows of the search file: the vector of the query, the products shown, and those clicked."""
     session, step = np.nonzero(sessions.kind == SEARCHED)
     leaf, style = sessions.leaf[session, step], sessions.style[session, step]
-    found = world.shown[sessions.listing[session, step]]
-    clicked = pick(rng, world.shown_weight * world.liking[style[:, None], world.style[found]])
-    names = hashes("sku", found.ravel()).astype("U64").reshape(found.shape)
-    none = rng.random(len(found)) < 0.8
+    shown = world.shown[sessions.listing[session, step]]
+    clicked = pick(rng, world.shown_weight * world.liking[style[:, None], world.style[shown]])
+    names = hashes("sku", shown.ravel()).astype("U64").reshape(shown.shape)
+    none = rng.random(len(shown)) < 0.8
     clicks = [None if no else f"['{row[at]}']" for no, row, at in zip(none, names, clicked, strict=True)]
     table = {
         "session_id_hash": hexed("session", sessions.number[session]),
@@ -254,10 +258,10 @@ def search(world: World, sessions: Sessions, rng: np.random.Generator) -> pl.Dat
 
 
 def content(world: World, scale: float) -> pl.DataFrame:
-    """The catalogue: also products that nobody looks at; of two in five only the id."""
+    """The catalogue, with products that are never viewed. Two in five products have only an id."""
     more = max(round((CATALOGUE / 57_483 - 1) * world.products), 1)
     n, rng = world.products + more, np.random.default_rng(1)
-    there = np.append(rng.random(world.products) < DESCRIBED, np.zeros(more, dtype=bool))
+    described = np.append(rng.random(world.products) < DESCRIBED, np.zeros(more, dtype=bool))
     leaf = np.append(world.leaf, np.zeros(more, dtype=np.int64))
     paths = [
         hexed(level, ids)
@@ -275,13 +279,14 @@ def content(world: World, scale: float) -> pl.DataFrame:
             "price_bucket": np.append(world.price, np.zeros(more)).astype(np.float64),
         }
     )
-    known = pl.Series(there)
-    empty = [pl.when(known).then(name).alias(name) for name in CONTENT if name != "product_sku_hash"]
-    shuffled = texts.with_columns(empty).select(list(CONTENT))
+    has_content = pl.Series(described)
+    columns = [pl.when(has_content).then(name).alias(name) for name in CONTENT if name != "product_sku_hash"]
+    shuffled = texts.with_columns(columns).select(list(CONTENT))
     return shuffled[rng.permutation(n).tolist()]
 
 
 def append(file: IO[bytes], table: pl.DataFrame) -> None:
+    """Write rows as CSV; with a header if the file is empty."""
     table.write_csv(file, include_header=file.tell() == 0)
 
 
@@ -289,16 +294,16 @@ def generate(out: Path, scale: float, seed: int, progress: Progress) -> None:
     """Write browsing_train.csv, search_train.csv, sku_to_content.csv, both test files with labels, and generator.json into the
     new folder `out`.
 
-    Training sessions begin on 91 days, the test's on the four weeks after. Raises DataError if the disk is full.
+    Training sessions begin on 91 days, test sessions in the four weeks after. Raises DataError if the files cannot be written.
     """
     world = World(scale)
     total, test = max(round(TRAIN_SESSIONS * scale), 400), max(round(TEST_SESSIONS * scale), 120)
-    with new_folder(out) as aside:
-        content(world, scale).write_csv(aside / NAMES["content"][0])
+    with new_folder(out) as partial:
+        content(world, scale).write_csv(partial / NAMES["content"][0])
         chunk = 0
         with (
-            (aside / NAMES["browsing"][0]).open("wb") as pages,
-            (aside / NAMES["search"][0]).open("wb") as queries,
+            (partial / NAMES["browsing"][0]).open("wb") as pages,
+            (partial / NAMES["search"][0]).open("wb") as queries,
         ):
             for start in range(0, total, CHUNK):
                 progress(start / (total + test), "generating sessions")
@@ -308,7 +313,7 @@ def generate(out: Path, scale: float, seed: int, progress: Progress) -> None:
                 append(queries, search(world, sessions, rng))
                 chunk += 1
         counts = write_tests(
-            aside,
+            partial,
             world,
             seed,
             chunk,
@@ -325,13 +330,13 @@ def generate(out: Path, scale: float, seed: int, progress: Progress) -> None:
             "sessions": total,
             "queries": counts,
         }
-        (aside / "generator.json").write_text(json.dumps(facts, indent=1) + "\n")
+        (partial / "generator.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 
 def write_tests(
     folder: Path, world: World, seed: int, chunk: int, test: int, progress: Callable[[int], None]
 ) -> dict[str, int]:
-    """Both test files; the number of their queries."""
+    """Write both test files; the numbers of their queries."""
     rec_path, cart_path = (folder / TESTS[task][0] for task in ("rec", "cart"))
     with written(rec_path) as rec, written(cart_path) as cart:
         for number, start in enumerate(range(0, test, CHUNK), chunk):

@@ -1,40 +1,44 @@
-"""The organisers' test files: their schema, read one query at a time, written, and their events as columns."""
+"""The test files in the organisers' JSON: written, checked and read one query at a time, and their events as a table."""
 
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from buzzer.datasets.lines import shown
-from buzzer.datasets.sigir_ecom.schema import DIMS
+from buzzer.datasets.sigir_ecom.schema import DIMS, QueryRecord
 from buzzer.datasets.strict_json import numbered, objects
 from buzzer.errors import DataError
 
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 
 class Writer:
-    """A JSON list, one object a line, that is written as it comes."""
+    """Writes a JSON list, one object per line."""
 
     def __init__(self, file: IO[str]) -> None:
         self._file, self.items = file, 0
 
-    def add(self, item: Mapping[str, Any]) -> None:
+    def add(self, item: Mapping[str, object]) -> None:
+        """Write one more object."""
         self._file.write((",\n" if self.items else "[\n") + json.dumps(item, separators=(",", ":")))
         self.items += 1
 
 
 @contextmanager
 def written(path: Path) -> Iterator[Writer]:
-    """A list to add to, whole when the block ends."""
+    """A JSON list to add objects to. It is complete when the block ends."""
     with path.open("w", encoding="utf-8") as file:
         writer = Writer(file)
         yield writer
         file.write("\n]\n" if writer.items else "[]\n")
 
 
-def checked(path: Path, cart: bool) -> Iterator[dict[str, Any]]:
-    """The queries of a test file, each held against the schema in `queries.py`.
+def checked(path: Path, cart: bool) -> Iterator[QueryRecord]:
+    """The queries of a test file, each checked by the schema in `queries.py`. cart: of the second task.
 
     Raises DataError that names line, query, event and key.
     """
@@ -48,35 +52,39 @@ def checked(path: Path, cart: bool) -> Iterator[dict[str, Any]]:
             schema.model_validate(record)
         except ValidationError as error:
             raise DataError(f"{path}, line {line}, query {number}{place(error)}") from error
-        yield record
+        yield cast(QueryRecord, record)
 
 
-def place(error: Any) -> str:
-    """The first fault that pydantic tells of, in a few words."""
+def place(error: "ValidationError") -> str:
+    """The place and the text of the first fault of a pydantic error, for a message."""
     first = error.errors(include_url=False, include_context=False)[0]
-    where, inside = list(first["loc"]), ""
+    where: list[int | str] = list(first["loc"])
+    inside = ""
     if where[:1] == ["query"] and len(where) > 1:
         inside, where = f", event {where[1]}", where[2:]
     inside += f", {where[0]}" if where else ""
     text = f"{shown(first['input'])}: {first['msg']}"
     match first["type"]:
         case "missing":
-            text = "lacks this key"
+            text = "is missing"
         case "value_error":
             text = first["msg"].removeprefix("Value error, ")
     return f"{inside}: {text}"
 
 
-def pieces(path: Path, queries: int) -> Iterator[list[dict[str, Any]]]:
+def pieces(path: Path, queries: int) -> Iterator[list[QueryRecord]]:
     """The queries of a checked file in lists of at most `queries`."""
-    source = objects(path, known=True)
+    source = cast(Iterator[QueryRecord], objects(path, known=True))
     while piece := list(islice(source, queries)):
         yield piece
 
 
-def events(piece: list[dict[str, Any]]) -> Any:
-    """The piece's events as a pyarrow.Table: row, session (number of the query in the piece), searched (0 or 1), event_type,
-    product_action, product_sku_hash, hashed_url, server_timestamp_epoch_ms, and vector_0 .. vector_49 (0 without a query)."""
+def events(piece: list[QueryRecord]) -> Any:
+    """The events of some queries as a pyarrow.Table.
+
+    Columns: row, session (index of the query in the piece), searched (0 or 1), event_type, product_action, product_sku_hash,
+    hashed_url, server_timestamp_epoch_ms, and vector_0 to vector_49 (float32; 0 without a search).
+    """
     import numpy as np
     import pyarrow as pa
 

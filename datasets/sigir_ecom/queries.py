@@ -1,4 +1,4 @@
-"""The schema of the organisers' test files, as pydantic models: right types, finite numbers, whole numbers of 18 digits at most."""
+"""The schema of the test files as pydantic models: exact types, finite numbers, integers of at most 18 digits."""
 
 from typing import Annotated, Literal
 
@@ -7,12 +7,14 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from buzzer.datasets.sigir_ecom.schema import DIMS
 
 Hash = Annotated[str, StringConstraints(pattern="^[0-9A-Fa-f]{64}$")]
-Number = Annotated[float, Field(gt=-1e35, lt=1e35)]  # within float32; neither NaN nor infinite
+Number = Annotated[float, Field(gt=-1e35, lt=1e35)]  # within the range of float32, and finite
 Vector = Annotated[list[Number], Field(min_length=DIMS, max_length=DIMS)]
 Time = Annotated[int, Field(gt=-(10**18), lt=10**18)]
 
 
 class Event(BaseModel):
+    """One event of a session."""
+
     model_config = ConfigDict(strict=True, extra="forbid")
 
     query_vector: Vector | None
@@ -28,21 +30,28 @@ class Event(BaseModel):
 
 
 class Query(BaseModel):
+    """The first events of one session."""
+
     model_config = ConfigDict(strict=True)
 
     query: Annotated[list[Event], Field(min_length=1)]
 
     @model_validator(mode="after")
     def of_one_session(self) -> "Query":
+        """Raises ValueError if the events have different sessions."""
         if len({event.session_id_hash for event in self.query}) > 1:
             raise ValueError("events of two sessions")
         return self
 
 
 class Recommendation(Query):
+    """A query of the first task, with the next products."""
+
     label: list[Hash] = Field(default_factory=list)
 
 
 class Intention(Query):
+    """A query of the second task: 1 if the cart is bought, else 0."""
+
     label: Annotated[int, Field(ge=0, le=1)] = 0
     nb_after_add: Annotated[int, Field(ge=0, le=10, multiple_of=2)]

@@ -1,13 +1,14 @@
-"""Checks of the official files, their conversion to Parquet, and local test files where the organisers' are not at hand."""
+"""Checks of the official files, their conversion to Parquet, and local test files for folders without the organisers'."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
+from buzzer.datasets.contract import Progress
 from buzzer.datasets.files import (
     Files,
     csv_blocks,
@@ -39,65 +40,64 @@ from buzzer.datasets.sigir_ecom.schema import (
 from buzzer.datasets.sigir_ecom.sessions import intention, merged, recommendation
 from buzzer.errors import DataError
 
-Progress = Callable[[float, str], None]
-HELD_OUT_DAYS = 7  # of a local test: as the organisers', which is from the days after the training's
+HELD_OUT_DAYS = (
+    7  # days of a local test, the last ones, as the organisers' test comes after the training files
+)
 DAY_MS = 86_400_000
 
 
 def paths(folder: Path) -> dict[str, Path]:
-    """browsing, search, content and, where they are there, the tests rec and cart."""
-    found = {part: need(folder, names, WHERE) for part, names in NAMES.items()}
+    """The files browsing, search, content and, if they exist, the tests rec and cart. Raises DataError for a missing file."""
+    files = {part: need(folder, names, WHERE) for part, names in NAMES.items()}
     tests = {task: find(folder, names) for task, names in TESTS.items()}
-    return found | {task: path for task, path in tests.items() if path is not None}
+    return files | {task: path for task, path in tests.items() if path is not None}
 
 
 def check(folder: Path, progress: Progress) -> Files:
     """Check every line and query of the official files, in bounded memory.
 
-    Raises DataError that names file, line and column: a missing file, a wrong header, a field that is not of its kind, a
-    file that is cut or empty, an unknown event or action, a product event without product, a query off the schema.
+    Raises DataError that names file, line and column: for a missing file, a wrong header, a field that is not of its kind, a
+    file that is cut or empty, an unknown event or action, a product event without product, and a query off the schema.
     """
-    found, rows = paths(folder), dict[str, int]()
+    files, rows = paths(folder), dict[str, int]()
     for number, part in enumerate(KINDS):
-        progress(number / 4, f"checking {found[part].name}")
-        rows[part] = sum(block.height for _, block in blocks(found[part], part))
+        progress(number / 4, f"checking {files[part].name}")
+        rows[part] = sum(block.height for _, block in blocks(files[part], part))
     labels = 0
-    for task in set(TESTS) & set(found):
-        progress(0.8, f"checking {found[task].name}")
-        rows[task], labelled = check_test(found[task], cart=task == "cart")
+    for task in set(TESTS) & set(files):
+        progress(0.8, f"checking {files[task].name}")
+        rows[task], labelled = check_test(files[task], cart=task == "cart")
         labels += labelled
     progress(0.95, "fingerprint")
-    found_in = origin(folder, rows["browsing"], OFFICIAL_ROWS["browsing"])
-    prints = fingerprint(list(found.values()), folder)
-    return Files(folder, prints, rows, {"labelled": labels}, **vars(found_in))
+    source = origin(folder, rows["browsing"], OFFICIAL_ROWS["browsing"])
+    prints = fingerprint(list(files.values()), folder)
+    return Files(folder, prints, rows, {"labelled": labels}, **vars(source))
 
 
 def blocks(path: Path, part: str) -> Iterator[tuple[int, pl.DataFrame]]:
-    """A checked CSV file in blocks: (line of the first row, typed columns)."""
+    """A CSV file in checked blocks: pairs of (line number of the first row, typed columns). Raises DataError."""
     for line, block in csv_blocks(path, KINDS[part], empty=EMPTY[part], rowless=part == "search"):
         if part == "browsing":
-            known = pl.col("event_type").is_in(["pageview", "event_product"])
-            complain(path, line, block, ~known, "event_type", "neither pageview nor event_product")
+            known_type = pl.col("event_type").is_in(["pageview", "event_product"])
+            refuse(path, line, block, ~known_type, "event_type", "neither pageview nor event_product")
             action = pl.col("product_action")
-            complain(
+            refuse(
                 path, line, block, ~action.is_in(ACTIONS), "product_action", f"none of {', '.join(ACTIONS)}"
             )
             product = pl.col("event_type") == "event_product"
             lacking = product & (pl.col("product_sku_hash").is_null() | action.is_null())
-            complain(path, line, block, lacking, "event_type", "without product_sku_hash or product_action")
+            refuse(path, line, block, lacking, "event_type", "without product_sku_hash or product_action")
         if part == "content":
             price = pl.col("price_bucket")
-            complain(
-                path, line, block, (price < 0) | (price > BUCKETS), "price_bucket", f"not 0 to {BUCKETS}"
-            )
+            refuse(path, line, block, (price < 0) | (price > BUCKETS), "price_bucket", f"not 0 to {BUCKETS}")
         for name in (name for name, kind in KINDS[part].items() if kind == "vector"):
             wrong = pl.col(name).str.count_matches(",", literal=True) != DIMS - 1
-            complain(path, line, block, wrong, name, f"not {DIMS} numbers")
+            refuse(path, line, block, wrong, name, f"not {DIMS} numbers")
         yield line, block
 
 
-def complain(path: Path, line: int, block: pl.DataFrame, bad: pl.Expr, column: str, what: str) -> None:
-    """Raises DataError for the first row of the block for which `bad` holds (missing: does not hold)."""
+def refuse(path: Path, line: int, block: pl.DataFrame, bad: pl.Expr, column: str, what: str) -> None:
+    """Raises DataError for the first row of the block for which `bad` is true; missing counts as false."""
     flags = block.select(bad.fill_null(False).alias("bad"))["bad"]
     if flags.any():
         at = int(flags.arg_max() or 0)
@@ -105,7 +105,7 @@ def complain(path: Path, line: int, block: pl.DataFrame, bad: pl.Expr, column: s
 
 
 def check_test(path: Path, cart: bool) -> tuple[int, int]:
-    """Number of queries, and of those that have a label."""
+    """The number of queries, and of queries with a label. Raises DataError if only some have one."""
     queries, labelled = 0, 0
     for record in json_file.checked(path, cart):
         queries += 1
@@ -120,8 +120,10 @@ def check_test(path: Path, cart: bool) -> tuple[int, int]:
 
 
 def csv_pieces(path: Path, folder: Path, rows: int) -> Iterator[Path]:
-    """A CSV file as plain files of at most `rows` lines, each with the header, written into `folder` and gone when the next is
-    asked for. Fields must not hold line breaks, as the official ones do not."""
+    """A CSV file as plain files of at most `rows` lines after the header, written into `folder`.
+
+    A piece is deleted when the next one is requested. Fields must not contain line breaks; those of the official files do not.
+    """
     with opened(path) as file:
         head, number = file.readline(), 0
         while lines := list(islice(file, rows)):
@@ -135,26 +137,29 @@ def csv_pieces(path: Path, folder: Path, rows: int) -> Iterator[Path]:
 
 
 def convert(folder: Path, out: Path, progress: Progress) -> None:
-    """Check the official files and write them under `out` as Parquet; and, where the organisers' test files are not among
-    them, `out`/local: the same files without their last days, and test files made from those (see `split`)."""
+    """Check the official files and write them as Parquet into the new folder `out`.
+
+    Without the organisers' test files, it also writes `out`/local: the files without their last days, and test files from
+    those days (see `split`).
+    """
     check(folder, lambda share, what: progress(share / 2, what))
-    found = paths(folder)
-    with new_folder(out) as aside:
+    files = paths(folder)
+    with new_folder(out) as partial:
         for number, part in enumerate(KINDS):
             progress(0.5 + number / 10, f"writing {part}.parquet")
-            scan(found[part], KINDS[part]).sink_parquet(aside / f"{part}.parquet")
-        if not set(TESTS) <= set(found):
-            split(folder, aside / "local", 0, lambda share, what: progress(0.8 + share / 5, what))
+            scan(files[part], KINDS[part]).sink_parquet(partial / f"{part}.parquet")
+        if not set(TESTS) <= set(files):
+            split(folder, partial / "local", 0, lambda share, what: progress(0.8 + share / 5, what))
 
 
 def split(folder: Path, out: Path, seed: int, progress: Progress) -> None:
-    """Write a data set with local tests: sessions that begin in the last HELD_OUT_DAYS days become test files in the
-    organisers' JSON, the others the training files.
+    """Write a data set with local tests into the new folder `out`: sessions that begin in the last HELD_OUT_DAYS days become
+    test files in the organisers' JSON, the others training files.
 
-    Memory: one id and time a session, and the events of the held-out days.
+    Memory holds one id and time per session, and the events of the held-out days. Raises DataError if no session is left.
     """
-    found = paths(folder)
-    browsing, search = scan(found["browsing"], BROWSING), scan(found["search"], SEARCH)
+    files = paths(folder)
+    browsing, search = scan(files["browsing"], BROWSING), scan(files["search"], SEARCH)
     key, time = "session_id_hash", "server_timestamp_epoch_ms"
     progress(0.0, "finding the last days' sessions")
     both = pl.concat([t.select(key, time) for t in (browsing, search)])
@@ -163,23 +168,23 @@ def split(folder: Path, out: Path, seed: int, progress: Progress) -> None:
     late = starts.filter(pl.col(time) > last - HELD_OUT_DAYS * DAY_MS)
     if late.height == starts.height:
         raise DataError(
-            f"{folder}: all sessions begin within {HELD_OUT_DAYS} days, so that a local test leaves none to train on",
+            f"{folder}: all sessions begin within {HELD_OUT_DAYS} days, so a local test would leave none to train on",
             "add the organisers' test files, or sessions of more days",
         )
     held = late.select(key).lazy()
-    with new_folder(out) as aside:
+    with new_folder(out) as partial:
         for part, t in (("browsing", browsing), ("search", search)):
             progress(0.2, f"writing {NAMES[part][0]}")
-            t.join(held, on=key, how="anti", maintain_order="left").sink_csv(aside / NAMES[part][0])
-        scan(found["content"], CONTENT).sink_csv(aside / NAMES["content"][0])
+            t.join(held, on=key, how="anti", maintain_order="left").sink_csv(partial / NAMES[part][0])
+        scan(files["content"], CONTENT).sink_csv(partial / NAMES["content"][0])
         progress(0.6, "writing test files")
         parts = [t.join(held, on=key, how="semi").collect(engine="streaming") for t in (browsing, search)]
-        write_tests(aside, parts[0], parts[1], seed)
+        write_tests(partial, parts[0], parts[1], seed)
 
 
 def write_tests(folder: Path, browsing: pl.DataFrame, search: pl.DataFrame, seed: int) -> None:
-    """Both test files from complete sessions."""
+    """Write both test files from complete sessions."""
     for number, (task, make) in enumerate((("rec", recommendation), ("cart", intention))):
         rng = np.random.default_rng([seed, number])
-        made = (make(session, rng) for session in merged(browsing, search))
-        write_records(folder / TESTS[task][0], (query for query in made if query is not None))
+        queries = (make(session, rng) for session in merged(browsing, search))
+        write_records(folder / TESTS[task][0], (query for query in queries if query is not None))

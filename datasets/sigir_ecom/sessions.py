@@ -1,26 +1,26 @@
-"""Test sessions in the organisers' JSON, made from sessions that are known to their end.
+"""Test queries in the organisers' JSON, made from complete sessions.
 
-The organisers never released theirs; README_DC_2021.md says how they were made: of the first task each session is cut at
-one random place, and the products of its later events are the label (searches are input, never labels); of the second, sessions with
-a product in the cart are cut before the first purchase, 0, 2, 4, 6, 8 or 10 events after the first add.
+The organisers did not release their labels. They describe in README_DC_2021.md how they made the queries. First task: each
+session is cut at a random place, and the products of its later events are the label; searches are input only. Second task:
+sessions with a product in the cart are cut before the first purchase, 0, 2, 4, 6, 8 or 10 events after the first add.
 """
 
 import ast
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
 
-from buzzer.datasets.sigir_ecom.schema import AFTER_ADD, EVENT, MOST_LABELS
+from buzzer.datasets.sigir_ecom.schema import AFTER_ADD, EVENT, MOST_LABELS, EventRecord, QueryRecord
 
-Event = dict[str, Any]
+Session = list[EventRecord]
 
 
-def merged(browsing: pl.DataFrame, search: pl.DataFrame) -> Iterator[list[Event]]:
-    """Sessions one after the other, by id, each with its browsing and search events in order of time, as the JSON has them.
+def merged(browsing: pl.DataFrame, search: pl.DataFrame) -> Iterator[Session]:
+    """All sessions in the order of their ids, each with its browsing and search events in the order of time.
 
-    At equal times a search comes first and a product event before the pageview of its page.
+    At equal times a search comes first, and a product event before the pageview of its page.
     """
     pages = browsing.with_columns(is_search=pl.lit(False), first=pl.col("event_type") != "event_product")
     queries = search.with_columns(is_search=pl.lit(True), first=pl.lit(False))
@@ -28,7 +28,7 @@ def merged(browsing: pl.DataFrame, search: pl.DataFrame) -> Iterator[list[Event]
     both = both.sort(
         "session_id_hash", "server_timestamp_epoch_ms", pl.col("is_search").not_(), "first", "at"
     )
-    session: list[Event] = []
+    session: Session = []
     for row in both.iter_rows(named=True):
         if session and session[0]["session_id_hash"] != row["session_id_hash"]:
             yield session
@@ -38,31 +38,31 @@ def merged(browsing: pl.DataFrame, search: pl.DataFrame) -> Iterator[list[Event]
         yield session
 
 
-def event_of(row: dict[str, Any]) -> Event:
-    """One event with exactly the official keys."""
-    event = {name: row.get(name) for name in EVENT}
+def event_of(row: dict[str, Any]) -> EventRecord:
+    """A row of `merged` as an event with the official keys."""
+    event: dict[str, Any] = {name: row.get(name) for name in EVENT}
     for name in ("query_vector", "clicked_skus_hash", "product_skus_hash"):
         event[name] = ast.literal_eval(row[name]) if row.get(name) else None
-    return event
+    return cast(EventRecord, event)
 
 
-def recommendation(session: list[Event], rng: np.random.Generator) -> dict[str, Any] | None:
-    """A query of the first task: a random prefix that leaves a product event behind it; None where there is none.
+def recommendation(session: Session, rng: np.random.Generator) -> QueryRecord | None:
+    """A query of the first task: the session up to a random place before its last product event; None if there is no such place.
 
-    The label has the later events' different products in their order, 20 at most.
+    The label has the different products of the later events in their order, at most 20.
     """
     products = [at for at, event in enumerate(session) if event["product_sku_hash"]]
     if not products or products[-1] == 0:
         return None
     cut = int(rng.integers(1, products[-1] + 1))
-    later = dict.fromkeys(session[at]["product_sku_hash"] for at in products if at >= cut)
+    later = dict.fromkeys(str(session[at]["product_sku_hash"]) for at in products if at >= cut)
     return {"query": session[:cut], "label": list(later)[:MOST_LABELS]}
 
 
-def intention(session: list[Event], rng: np.random.Generator) -> dict[str, Any] | None:
+def intention(session: Session, rng: np.random.Generator) -> QueryRecord | None:
     """A query of the second task; None for a session without an add before its first purchase.
 
-    The number of events after the add is drawn from those that the session has before its purchase.
+    The number of events after the add is drawn from the numbers in AFTER_ADD that fit before the purchase.
     """
     actions = [event["product_action"] for event in session]
     bought = actions.index("purchase") if "purchase" in actions else len(actions)

@@ -1,4 +1,4 @@
-"""The one made-up shop that all sessions are drawn from, whatever the seed: products, pages, and what leads to what."""
+"""The synthetic shop of all sessions: products, pages and links. It does not depend on the seed."""
 
 import numpy as np
 import numpy.typing as npt
@@ -9,17 +9,20 @@ PRODUCTS, LEAVES, MAINS = (
     57_483,
     174,
     9,
-)  # with interactions in the official files; categories; main categories
+)  # products with interactions in the official files, categories, main categories
 CATALOGUE = 66_386
 LISTINGS, OTHERS = 12_000, 440_000  # pages that list products, and other pages
-STYLES = 6  # of products, and of sessions that like one style most
-LIKING = 40.0  # how many times more a session likes its own style than another
-RELATED = 16  # products that a product's page leads to
+STYLES = 6  # styles of products; each session prefers one
+LIKING = 40.0  # weight of the preferred style; the others have weight 1
+RELATED = 16  # related products of a product
 SHOWN = 16  # products that a listing shows
-HOME, CART, CHECKOUT = range(3)  # the first of the other pages
-LAST_DAY = 119  # of training and test
-LATE, LAUNCH_DAYS = 0.12, (1, LAST_DAY)  # share of products that come later than the first day
-DESCRIBED = 0.6  # products of the catalogue with category, vectors and price
+HOME, CART, CHECKOUT = range(3)  # the first three of the other pages
+LAST_DAY = 119  # end of the test, in days after the start of the training files
+LATE, LAUNCH_DAYS = (
+    0.12,
+    (1, LAST_DAY),
+)  # share of products that are launched later, and the range of launch days
+DESCRIBED = 0.6  # share of products with category, vectors and price
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -41,7 +44,7 @@ def mixed(x: Words) -> Words:
 
 
 def hashes(kind: str, numbers: Ints) -> npt.NDArray[np.bytes_]:
-    """64 hexadecimal digits a number, different for each kind of thing."""
+    """64 hexadecimal digits for each number, different for each kind of object."""
     salt = int.from_bytes(kind.encode()[:8], "big") * 0x9E3779B97F4A7C15
     base = mixed(numbers.astype(np.uint64) + np.uint64(salt % 2**64))
     words = np.stack([mixed(base + np.uint64(i * 0x632BE59BD9B4E019 % 2**64)) for i in range(4)], axis=1)
@@ -50,19 +53,23 @@ def hashes(kind: str, numbers: Ints) -> npt.NDArray[np.bytes_]:
 
 
 def pick(rng: np.random.Generator, weights: Floats) -> Ints:
-    """An index a row, by the row's weights; rows of zeros get the first."""
+    """One index per row, drawn by the weights of the row; 0 for a row of zeros."""
     sums = np.cumsum(weights, axis=1)
     at = (sums <= rng.random(len(weights))[:, None] * sums[:, -1:]).sum(axis=1)
     return np.where(sums[:, -1] > 0, np.minimum(at, weights.shape[1] - 1), 0)
 
 
 def normed(vectors: Floats) -> Floats:
+    """The rows scaled to length 1."""
     return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
 
 
 class World:
-    """Products are indices ordered by leaf category. Below the official size there are fewer products and pages (scale ** 0.85)
-    and categories (scale ** 0.4), so that one keeps enough events to be learned from; above it there are more sessions."""
+    """Products are indices ordered by leaf category.
+
+    Below scale 1 there are fewer products and pages (scale ** 0.85) and categories (scale ** 0.4), so that each still has enough
+    events to learn from. Above scale 1 there are more sessions in the same shop.
+    """
 
     def __init__(self, scale: float) -> None:
         size, rng = min(scale, 1.0), np.random.default_rng(0)
@@ -72,7 +79,7 @@ class World:
         counts = np.maximum(np.floor(products * falling(self.leaves, 0.6, 3.0)), 3).astype(np.int64)
         self.products = int(counts.sum())
         self.leaf = np.repeat(np.arange(self.leaves), counts)
-        self.first = np.cumsum(counts) - counts  # of each leaf's products
+        self.first = np.cumsum(counts) - counts  # index of the first product of each leaf
         self.main = rng.integers(0, MAINS, self.leaves)
         place = np.arange(self.products) - self.first[self.leaf]
         self.weight = (place + 3.0) ** -1.5
@@ -86,19 +93,19 @@ class World:
         self._links(rng, size)
 
     def _vectors(self, rng: np.random.Generator) -> None:
-        """Description and image vectors: the leaf's centre, the style's, and the product's own part; norms as the official ones."""
+        """Set description and image vectors: centre of the leaf, centre of the style and an own part, with the official norms."""
         self.leaf_centre, self.style_centre = (
             normed(rng.normal(size=(n, DIMS))) for n in (self.leaves, STYLES)
         )
         centre = self.leaf_centre[self.leaf] + 0.7 * self.style_centre[self.style]
         own = normed(rng.normal(size=(self.products, DIMS)))
-        turn = np.linalg.qr(rng.normal(size=(DIMS, DIMS)))[0]  # images live in another space
+        turn = np.linalg.qr(rng.normal(size=(DIMS, DIMS)))[0]  # image vectors have another space
         self.description = normed(centre + 0.5 * own) * rng.uniform(0.57, 0.67, (self.products, 1))
         other = normed(rng.normal(size=(self.products, DIMS)))
         self.image = normed(centre @ turn + 0.5 * other) * rng.uniform(308, 570, (self.products, 1))
 
     def _links(self, rng: np.random.Generator, size: float) -> None:
-        """Related products of each product, and listings with what they show: of the same leaf, by popularity."""
+        """Set the related products of each product and the products of each listing: of the same leaf, by popularity."""
         self.related = np.empty((self.products, RELATED), dtype=np.int64)
         self.related_weight = falling(RELATED, 0.6, 1.0)
         listings = max(round(LISTINGS * size**0.85), 3 * self.leaves)
@@ -110,28 +117,32 @@ class World:
         self.shown = np.empty((self.listings, SHOWN), dtype=np.int64)
         self.shown_weight = falling(SHOWN, 0.4, 1.0)
         for leaf in range(self.leaves):
-            mine = np.flatnonzero(self.leaf == leaf)
-            weight = np.log(self.weight[mine])
-            self.related[mine] = mine[self._draw(rng, np.tile(0.8 * weight, (len(mine), 1)), RELATED)]
+            members = np.flatnonzero(self.leaf == leaf)
+            weight = np.log(self.weight[members])
+            self.related[members] = members[
+                self._draw(rng, np.tile(0.8 * weight, (len(members), 1)), RELATED)
+            ]
             pages = np.flatnonzero(self.listing_leaf == leaf)
-            self.shown[pages] = mine[self._draw(rng, np.tile(0.6 * weight, (len(pages), 1)), SHOWN)]
+            self.shown[pages] = members[self._draw(rng, np.tile(0.6 * weight, (len(pages), 1)), SHOWN)]
         self.others = max(round(OTHERS * size**0.85), 50)
-        # Where a leaf's products and listings begin and end in running sums, by style of the session.
+        # Cumulative weights, from which products and listings of a leaf are drawn, by style of the session.
         self.product_sums = np.cumsum(self.weight * self.liking[:, self.style], axis=1)
         self.listing_sums = np.tile(np.cumsum(self.listing_weight), (STYLES, 1))
         self.other_sums = np.cumsum(falling(self.others, 0.95, 1.0))
 
     def _draw(self, rng: np.random.Generator, logits: Floats, n: int) -> Ints:
-        """n different columns a row by weights exp(logits), best first (Gumbel top-k); repeated where there are fewer."""
+        """n different columns per row, drawn with weights exp(logits), the most likely first (Gumbel top-k); repeated if there are
+        fewer."""
         noisy = logits + rng.gumbel(size=logits.shape)
         order = np.argsort(-noisy, axis=1)[:, :n]
         return order[:, np.arange(n) % order.shape[1]]
 
     def product(self, rng: np.random.Generator, leaf: Ints, style: Ints) -> Ints:
-        """A product of the leaf, by popularity and the session's style."""
+        """A product of each leaf, by popularity and the style of the session."""
         return self._among(rng, self.product_sums, self.first, self.products, leaf, style)
 
     def listing(self, rng: np.random.Generator, leaf: Ints, style: Ints) -> Ints:
+        """A listing of each leaf, by popularity."""
         return self._among(rng, self.listing_sums, self.listing_first, self.listings, leaf, style)
 
     @staticmethod
@@ -141,17 +152,18 @@ class World:
         ends = np.append(first[1:], total)
         low = np.where(first[leaf] > 0, sums[style, first[leaf] - 1], 0.0)
         target = low + rng.random(len(leaf)) * (sums[style, ends[leaf] - 1] - low)
-        found = np.empty(len(leaf), dtype=np.int64)
+        indices = np.empty(len(leaf), dtype=np.int64)
         for s in range(STYLES):
             rows = style == s
-            found[rows] = np.searchsorted(sums[s], target[rows], side="right")
-        return np.clip(found, first[leaf], ends[leaf] - 1)
+            indices[rows] = np.searchsorted(sums[s], target[rows], side="right")
+        return np.clip(indices, first[leaf], ends[leaf] - 1)
 
     def other_page(self, rng: np.random.Generator, n: int) -> Ints:
+        """n pages that are neither listings nor products, by popularity."""
         return np.minimum(np.searchsorted(self.other_sums, rng.random(n)), self.others - 1)
 
     def query(self, rng: np.random.Generator, leaf: Ints, style: Ints) -> Floats:
-        """Vectors of searches for products of a leaf and style."""
+        """A query vector for a search in each leaf, in the style of the session; shape [n, DIMS]."""
         centre = self.leaf_centre[leaf] + 0.7 * self.style_centre[style]
         vectors = normed(centre + 0.8 * normed(rng.normal(size=(len(leaf), DIMS))))
         return np.asarray(vectors * rng.uniform(0.31, 0.84, (len(leaf), 1)))

@@ -28,7 +28,7 @@ class RecSys2021:
         generate = partial(dataset.generate, scale=scale, seed=seed, progress=progress, jobs=jobs)
         files = given_or_generated(source, folder, generate, dataset.check, cache, progress)
         notes = files.notes if "test_truth" in files.rows else (*files.notes, "no test_truth: no score")
-        learned_from = files.facts["learned_from"]
+        learned_from = str(files.facts["learned_from"])
         return Data(
             files.folder, files.fingerprint, files.source, files.rows, files.scale, notes, learned_from
         )

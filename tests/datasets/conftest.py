@@ -1,4 +1,4 @@
-"""`strict_reader`, which several tests may want, is importable by its name."""
+"""Makes the helper modules in this folder importable by name: dataset_helpers, mutations, strict_reader."""
 
 import sys
 from pathlib import Path

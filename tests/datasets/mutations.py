@@ -1,4 +1,4 @@
-"""Changes of official files and of submissions: of bytes, lines, fields, columns, of a JSON tree, and of the file as a whole."""
+"""Random changes of official files and submissions: of bytes, lines, fields, columns, a JSON tree, or the whole file."""
 
 import gzip
 import json
@@ -161,7 +161,7 @@ def lines_changed(data: bytes, rng: random.Random) -> bytes:
 
 
 def ends_changed(data: bytes, rng: random.Random) -> bytes:
-    """Of the whole file: line ends, the last one, a byte order mark, the other separator."""
+    """Changes the whole file: its line ends, the last line end, a byte order mark, the separator."""
     match rng.randrange(6):
         case 0:
             return data.replace(b"\n", b"\r\n")
@@ -204,7 +204,7 @@ def field_changed(data: bytes, rng: random.Random, separator: str) -> bytes:
 
 
 def json_changed(data: bytes, rng: random.Random) -> bytes:
-    """A value somewhere in the tree, a key, or the text around."""
+    """Changes a value or a key of the JSON tree, or the text around it."""
     text = data.decode()
     match rng.randrange(5):
         case 0:
@@ -241,7 +241,7 @@ def json_changed(data: bytes, rng: random.Random) -> bytes:
 
 
 def queries_changed(tree: list[Any], rng: random.Random) -> Any:
-    """The list itself: another order, one query less, one twice, another list around it."""
+    """Changes the list of queries: another order, one query less, one twice, or nested in another list."""
     at, other = rng.randrange(len(tree)), rng.randrange(len(tree))
     match rng.randrange(5):
         case 0:
@@ -260,24 +260,24 @@ def queries_changed(tree: list[Any], rng: random.Random) -> Any:
 
 
 def columns_changed(data: bytes, rng: random.Random, separator: str) -> bytes:
-    """The same change in every line, the header or only in it; a file without a header has columns too."""
+    """Changes a column in every line, or only in the header. Files without a header have columns too."""
     lines = data.decode().split("\n")
     rows = [line.split(separator) for line in lines if line]
     width = len(rows[0])
     at, other = rng.randrange(width), rng.randrange(width)
     match rng.randrange(8):
-        case 0:  # in another order
+        case 0:  # all columns in another order
             order = rng.sample(range(width), width)
             rows = [[row[i] for i in order] if len(row) == width else row for row in rows]
-        case 1:  # two change places
+        case 1:  # two columns swapped
             rows = [[row[{at: other, other: at}.get(i, i)] for i in range(len(row))] for row in rows]
-        case 2:  # one is there twice
+        case 2:  # one column repeated
             rows = [[*row, row[at]] for row in rows]
         case 3:
             rows = [row[:at] + row[at + 1 :] for row in rows]
-        case 4:  # one more
+        case 4:  # one more column
             rows = [[*row, "more" if number == 0 else "1"] for number, row in enumerate(rows)]
-        case 5:  # an empty one, as of a separator at the end of each line
+        case 5:  # an empty column, from a separator at the end of each line
             rows = [[*row, ""] for row in rows]
         case 6:
             rows[0][at] = rng.choice(
@@ -289,8 +289,8 @@ def columns_changed(data: bytes, rng: random.Random, separator: str) -> bytes:
 
 
 def whole_changed(data: bytes, rng: random.Random) -> bytes:
-    """Another file in its place: empty, cut to its first line, twice, in another encoding, packed, with an endless line, cut within a
-    character."""
+    """Replaces the file: empty, only the first line, twice its content, another encoding, compressed, an endless line, or cut
+    within a character."""
     lines = data.splitlines(keepends=True)
     match rng.randrange(12):
         case 0:
@@ -327,7 +327,7 @@ TEXT = (replaced, inserted, deleted, truncated, lines_changed, ends_changed, who
 
 
 def mutated(data: bytes, name: str, separator: str, rng: random.Random) -> tuple[str, bytes]:
-    """A kind of mutation and what it makes of a file."""
+    """The kind of a random mutation, and the changed content of a file."""
     if rng.random() < 0.5:
         if name.endswith(".json"):
             return "json_changed", json_changed(data, rng)
@@ -336,6 +336,6 @@ def mutated(data: bytes, name: str, separator: str, rng: random.Random) -> tuple
         return "field_changed", field_changed(data, rng, separator)
     change = rng.choice(TEXT)
     changed = change(data, rng)
-    if rng.random() < 0.2:  # and another
+    if rng.random() < 0.2:  # a second mutation
         changed = rng.choice(TEXT)(changed or b"\n", rng)
     return change.__name__, changed

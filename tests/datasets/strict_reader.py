@@ -1,5 +1,7 @@
-"""An independent reading of the official formats with the standard library alone, for tests: docs/data.md as plain loops, and the
-columns as the organisers published them. Nothing is imported from what it checks."""
+"""An independent reader of the official formats, for tests: the rules of docs/data.md as plain loops over the standard library.
+
+The columns are those that the organisers published. It imports nothing from the code that it checks.
+"""
 
 import gzip
 import json
@@ -9,7 +11,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-Faults = set[tuple[str, int]]  # name of the file, line; 0 where it is about the file as a whole
+Faults = set[tuple[str, int]]  # name of the file and line; line 0 stands for the whole file
 Row = dict[str, Any]
 HEX = set("0123456789abcdefABCDEF")
 DIGITS = set("0123456789")
@@ -25,7 +27,7 @@ STAYS = {
     "city_id": "int64",
     "hotel_country": "str",
 }
-COUNTERS = ["", "Unnamed: 0", "row_num", "total_rows"]  # of the original zip
+COUNTERS = ["", "Unnamed: 0", "row_num", "total_rows"]  # more columns of the original zip
 BOOKING = {
     "train_set.csv": STAYS,
     "test_set.csv": STAYS,
@@ -44,7 +46,7 @@ TWEET_EMPTY = [*TWEET[:2], *TWEET[3:7], *ENGAGED]
 
 
 def kind_of(column: str) -> str:
-    """Of a column of the tweets."""
+    """The kind of a column of the tweets."""
     if column in ("tweet_id", "language") or column.endswith("user_id"):
         return "hash"
     if column.endswith(("count", "creation", "timestamp")):
@@ -123,7 +125,10 @@ SHOPPERS_FILE = {"online_shoppers_intention.csv": SHOPPERS_KINDS}
 class Refused(Exception):
     def __init__(self, *lines: int, rows: Sequence[Row] = ()) -> None:
         super().__init__(lines)
-        self.lines, self.rows = lines, list(rows)  # at fault, and those that are not
+        self.lines, self.rows = (
+            lines,
+            list(rows),
+        )  # numbers of the lines with a fault, and the rows without one
 
 
 def text_of(data: bytes) -> str:
@@ -134,7 +139,7 @@ def text_of(data: bytes) -> str:
 
 
 def split(row: str, separator: str, quoted: bool) -> list[str | None]:
-    """Fields of a line, None for one that nobody reads alike."""
+    """The fields of a line; None for a line that readers parse differently."""
     if not quoted:
         return [*row.split(separator)]
     fields: list[str | None] = []
@@ -154,7 +159,7 @@ def split(row: str, separator: str, quoted: bool) -> list[str | None]:
 
 
 def lines_of(data: bytes, allowed: str) -> tuple[list[str], list[int]]:
-    """Lines without their ends, and the numbers of those that are wrong."""
+    """The lines without their ends, and the numbers of lines with a fault."""
     pieces = data.split(b"\n")
     ended = pieces[-1] == b""
     if ended:
@@ -201,7 +206,7 @@ def listed(text: str) -> list[str] | None:
 
 
 def value(text: str, kind: str) -> Any:
-    """The typed value of a field; raises ValueError for one that is not of its kind."""
+    """The typed value of a field. Raises ValueError for a field that is not of its kind."""
     good: bool
     match kind:
         case "int64":
@@ -264,7 +269,7 @@ def table(
     optional: Iterable[str] = (),
     rowless: bool = False,
 ) -> list[Row]:
-    """Rows as typed values, with `line`. Raises Refused with the lines at fault."""
+    """Rows of typed values, each with its `line`. Raises Refused with the lines that have a fault."""
     if names is None and data.startswith(b"\xef\xbb\xbf"):
         data = data[3:]
     lines, bad = lines_of(data, "" if names is None else f"\t{separators}")
@@ -305,13 +310,13 @@ def table(
 
 
 class Folder:
-    """The files of a data set read strictly: `tables` by file name, or `faults`."""
+    """The files of a data set: `tables` by file name, or `faults`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.tables, self.faults = folder, dict[str, list[Any]](), Faults()
 
     def content(self, name: str) -> bytes:
-        """Of a file, plain or gzipped."""
+        """Reads one file, plain or gzipped."""
         path = self.folder / name
         return (
             path.read_bytes()
@@ -415,7 +420,7 @@ def refuse(constant: str) -> Any:
 
 
 def queries(data: bytes, cart: bool) -> list[Any]:
-    """The queries of a test file; raises whatever for one that is off the schema."""
+    """The queries of a test file. Raises some exception for a file off the schema."""
     found = json.loads(text_of(data), object_pairs_hook=unique, parse_constant=refuse)
     assert type(found) is list and found
     for query in found:

@@ -1,4 +1,4 @@
-"""Kept verdicts: an unchanged folder is not read again, a changed one always is."""
+"""Cached verdicts: an unchanged folder is not read again, a changed folder always is."""
 
 import json
 import os
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from dataset_helpers import silent
 
 from buzzer.datasets import checked as module
 from buzzer.datasets import recsys2021
@@ -21,12 +22,8 @@ from buzzer.suite.cli.data import generate
 OLD_NS = 1_700_000_000_123_456_789
 
 
-def silent(share: float, what: str) -> None:
-    """No progress shown."""
-
-
 class Counting:
-    """The check of recsys2021, which counts how often it reads."""
+    """The check of recsys2021, which counts its calls."""
 
     __module__ = recsys2021.check.__module__
 
@@ -39,7 +36,7 @@ class Counting:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("checked") / "data"
     recsys2021.generate(out, 0.000001, 0, silent, test_scale=0.00004)
     time.sleep(0.15)  # a tick of the file system's clock
@@ -51,16 +48,16 @@ def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
-def test_an_unchanged_folder_is_read_once(made: Path, cache: Path) -> None:
+def test_an_unchanged_folder_is_read_once(generated: Path, cache: Path) -> None:
     check = Counting()
-    first, again = (checked(check, made, cache, silent) for _ in range(2))
-    assert check.calls == 1 and again == first == recsys2021.check(made, silent)
+    first, again = (checked(check, generated, cache, silent) for _ in range(2))
+    assert check.calls == 1 and again == first == recsys2021.check(generated, silent)
     assert first.notes and first.source == "generated"
 
 
 def same_size(path: Path) -> None:
     data = bytearray(path.read_bytes())
-    data[0] = ord("2")  # tokens begin with 201 in place of 101
+    data[0] = ord("2")  # the first token becomes 201 instead of 101
     path.write_bytes(data)
 
 
@@ -84,10 +81,10 @@ def more_files(path: Path) -> None:
 
 @pytest.mark.parametrize("change", [same_size, same_size_and_times, other_file, more_files])
 def test_a_changed_file_is_checked_again(
-    made: Path, tmp_path: Path, cache: Path, change: Callable[[Path], None]
+    generated: Path, tmp_path: Path, cache: Path, change: Callable[[Path], None]
 ) -> None:
     folder, check = tmp_path / "data", Counting()
-    shutil.copytree(made, folder)
+    shutil.copytree(generated, folder)
     time.sleep(0.15)
     before = checked(check, folder, cache, silent)
     change(folder / "train" / "part-00000")
@@ -95,9 +92,9 @@ def test_a_changed_file_is_checked_again(
     assert check.calls == 2 and after.fingerprint != before.fingerprint
 
 
-def test_a_spoilt_file_is_told_after_a_good_verdict(made: Path, tmp_path: Path, cache: Path) -> None:
+def test_a_damaged_file_is_refused_after_a_good_verdict(generated: Path, tmp_path: Path, cache: Path) -> None:
     folder, check = tmp_path / "data", Counting()
-    shutil.copytree(made, folder)
+    shutil.copytree(generated, folder)
     time.sleep(0.15)
     checked(check, folder, cache, silent)
     path = folder / "val" / "part-00000"
@@ -108,9 +105,9 @@ def test_a_spoilt_file_is_told_after_a_good_verdict(made: Path, tmp_path: Path, 
     assert check.calls == 3
 
 
-def test_a_file_that_changed_just_now_is_checked_again(made: Path, tmp_path: Path, cache: Path) -> None:
+def test_a_file_that_changed_just_now_is_checked_again(generated: Path, tmp_path: Path, cache: Path) -> None:
     folder, check = tmp_path / "data", Counting()
-    shutil.copytree(made, folder)
+    shutil.copytree(generated, folder)
     now = time.time_ns()
     os.utime(folder / "val" / "part-00000", ns=(now + 10**9, now + 10**9))
     for _ in range(2):
@@ -118,18 +115,18 @@ def test_a_file_that_changed_just_now_is_checked_again(made: Path, tmp_path: Pat
     assert check.calls == 2
 
 
-def test_a_file_that_changes_while_it_is_read(made: Path, tmp_path: Path, cache: Path) -> None:
+def test_a_file_that_changes_while_it_is_read(generated: Path, tmp_path: Path, cache: Path) -> None:
     folder = tmp_path / "data"
-    shutil.copytree(made, folder)
+    shutil.copytree(generated, folder)
     time.sleep(0.15)
 
     class Changing(Counting):
         __module__ = Counting.__module__
 
         def __call__(self, folder: Path, progress: Callable[[float, str], None]) -> Files:
-            found = super().__call__(folder, progress)
+            files = super().__call__(folder, progress)
             same_size(folder / "train" / "part-00000")
-            return found
+            return files
 
     checked(Changing(), folder, cache, silent)
     check = Counting()
@@ -137,46 +134,49 @@ def test_a_file_that_changes_while_it_is_read(made: Path, tmp_path: Path, cache:
     assert check.calls == 1
 
 
-def test_another_check_or_a_spoilt_verdict_is_not_believed(
-    made: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_verdict_of_another_check_or_a_damaged_one_is_ignored(
+    generated: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check = Counting()
-    checked(check, made, cache, silent)
-    kept = next((cache / "checks").iterdir())
-    good = json.loads(kept.read_text())
-    for spoilt in ("", "{", json.dumps(good | {"rows": {"train": "500"}}), json.dumps(good | {"more": 1})):
-        kept.write_text(spoilt)
-        checked(check, made, cache, silent)
+    checked(check, generated, cache, silent)
+    verdict = next((cache / "checks").iterdir())
+    valid = json.loads(verdict.read_text())
+    for damaged in ("", "{", json.dumps(valid | {"rows": {"train": "500"}}), json.dumps(valid | {"more": 1})):
+        verdict.write_text(damaged)
+        checked(check, generated, cache, silent)
     assert check.calls == 5
     monkeypatch.setattr(module, "digest", lambda facts: "of other source code")
-    checked(check, made, cache, silent)
+    checked(check, generated, cache, silent)
     assert check.calls == 6
 
 
-def test_a_cache_that_cannot_be_written_costs_time_only(made: Path, tmp_path: Path) -> None:
+def test_the_check_works_without_a_cache(generated: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     check = Counting()
     for _ in range(2):
-        assert checked(check, made, tmp_path / "file", silent).rows
+        assert checked(check, generated, tmp_path / "file", silent).rows
     assert check.calls == 2
 
 
-def test_a_task_takes_scale_and_notes_from_the_files(made: Path, cache: Path) -> None:
-    data = RecSys2021().prepare(made, cache, 1.0, 0, silent)
+def test_a_task_takes_scale_and_notes_from_the_files(generated: Path, cache: Path) -> None:
+    data = RecSys2021().prepare(generated, cache, 1.0, 0, silent)
     assert (data.source, data.scale) == ("generated", 0.00004)
     assert data.notes == ("training parts of scale 1e-06, test of 4e-05",)
     assert len(list((cache / "checks").iterdir())) == 1
 
 
-def test_the_command_line_holds_records_against_files(
-    made: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_command_line_compares_records_with_files(
+    generated: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BUZZER_CACHE", str(cache))
-    assert fingerprint(f"recsys2021={made}") == ("recsys2021", recsys2021.check(made, silent).fingerprint)
+    assert fingerprint(f"recsys2021={generated}") == (
+        "recsys2021",
+        recsys2021.check(generated, silent).fingerprint,
+    )
     assert (cache / "data" / "checks").is_dir()
 
 
-def test_the_command_line_generates_a_test_of_its_own_scale(tmp_path: Path) -> None:
+def test_the_command_line_generates_a_test_part_of_another_scale(tmp_path: Path) -> None:
     generate("recsys2021", tmp_path / "r", scale=0.000001, test_scale=0.00004, jobs=1)
     assert recsys2021.check(tmp_path / "r", silent).scale == 0.00004
     with pytest.raises(UsageError, match="booking has no test part of its own scale"):

@@ -1,7 +1,7 @@
-"""Mutated official files: what the check accepts, every engine reads as the rows and values that an independent strict reader
-finds; what that refuses, the check refuses, with a place and a short message.
+"""Mutated official files. If the check accepts a file, all engines read the rows and values that an independent strict reader
+reads. If the strict reader refuses it, the check refuses it too, with the place of the fault and a short message.
 
-200 mutations; BUZZER_MUTATIONS=2000 makes more, and `-s` shows how many of which kind were accepted and refused.
+200 mutations, or BUZZER_MUTATIONS=2000. `-s` shows how many of each kind were accepted and refused.
 """
 
 import gzip
@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import strict_reader as strict
+from dataset_helpers import silent
 from mutations import mutated
 
 from buzzer.datasets import booking, online_shoppers, recsys2021, sigir_ecom
@@ -50,13 +51,9 @@ FORMATS = {
 }
 
 
-def silent(share: float, what: str) -> None:
-    """No progress shown."""
-
-
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Small generated files of every format."""
+def generated(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Small generated files of all formats."""
     root = tmp_path_factory.mktemp("contract")
     booking.generate(root / "booking", 0.00003, 5, silent)
     sigir_ecom.generate(root / "sigir_ecom", 0.00001, 5, silent)
@@ -76,7 +73,7 @@ def cut(path: Path, lines: int) -> None:
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:lines]))
 
 
-# ---- what is held -------------------------------------------------------------------------------------------------
+# ---- comparison -------------------------------------------------------------------------------------------------
 
 
 def as_read(
@@ -87,15 +84,15 @@ def as_read(
     types = {name: kind if kind in ("int64", "float64", "date") else "str" for name, kind in kinds.items()}
     types |= {
         name: "float64" for name in kinds if name in strict.ENGAGED
-    }  # as the task does: they may be empty
+    }  # as the tasks do, as the fields may be empty
     t = e.read_csv(path, types, names=list(kinds) if headless else None, separator=separator)
     return rows_of(e, e.select(t, ["row", *kinds]))
 
 
 def rows_of(e: Any, t: Any) -> list[strict.Row]:
-    """A frame's rows in order, missing as None, days as a date's number."""
-    found = t.collect().to_dicts() if hasattr(t, "collect") else t.to_dict("records")
-    rows = [{name: plain(value) for name, value in row.items()} for row in found]
+    """The rows of a frame in order, with missing values as None and dates as days since 1970."""
+    records = t.collect().to_dicts() if hasattr(t, "collect") else t.to_dict("records")
+    rows = [{name: plain(value) for name, value in row.items()} for row in records]
     return sorted(rows, key=lambda row: row["row"])
 
 
@@ -105,49 +102,49 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def alike(one: Any, other: Any) -> bool:
-    """Equal; floats but for the last places, as engines round differently."""
-    if isinstance(one, float) and isinstance(other, float | int):
-        return math.isclose(one, other, rel_tol=1e-15, abs_tol=0.0) or one == other
-    return type(one) is type(other) and one == other
+def equal(value: Any, other: Any) -> bool:
+    """Whether two values are equal. Floats may differ in the last place, as engines parse them differently."""
+    if isinstance(value, float) and isinstance(other, float | int):
+        return math.isclose(value, other, rel_tol=1e-15, abs_tol=0.0) or value == other
+    return type(value) is type(other) and value == other
 
 
-def hold(form: Format, folder: Path, name: str, told: str) -> str:
-    """Hold check and engines against the strict reader, for the file `name` that was changed; accepted or refused."""
-    want = form.oracle(folder)
+def compare(form: Format, folder: Path, name: str, case: str) -> str:
+    """Compare check and engines with the strict reader, after a change of the file `name`: "accepted" or "refused"."""
+    expected = form.oracle(folder)
     try:
         files = form.dataset.check(folder, silent)
     except DataError as error:
-        assert want.faults, f"{told}: refused without need: {error.message}"
+        assert expected.faults, f"{case}: refused without reason: {error.message}"
         message = error.message.removeprefix(f"{folder}")
-        assert len(message) < 250 and message.isprintable(), f"{told}: {message!r}"
-        lines = {line for at, line in want.faults if at == name}
-        found = re.search(r", line (\d+)", message)
+        assert len(message) < 250 and message.isprintable(), f"{case}: {message!r}"
+        lines = {line for at, line in expected.faults if at == name}
+        line_number = re.search(r", line (\d+)", message)
         if lines and 0 not in lines and not name.endswith(".json"):
-            assert name in message and found, f"{told}: no place in {message}"
-            assert int(found[1]) in lines, f"{told}: {message}, and not one of {sorted(lines)}"
+            assert name in message and line_number, f"{case}: no place in {message}"
+            assert int(line_number[1]) in lines, f"{case}: {message}, and not one of {sorted(lines)}"
         return "refused"
-    assert not want.faults, f"{told}: accepted in spite of {sorted(want.faults)[:3]}"
-    assert sum(files.rows.values()) == sum(map(len, want.tables.values())), told
+    assert not expected.faults, f"{case}: accepted despite {sorted(expected.faults)[:3]}"
+    assert sum(files.rows.values()) == sum(map(len, expected.tables.values())), case
     path = folder / name if (folder / name).exists() else folder / f"{name}.gz"
     if name.endswith(".json"):
-        hold_events(path, want.tables[name], told)
+        compare_events(path, expected.tables[name], case)
         return "accepted"
     separator = separator_of(path) if name == SHOPPERS else form.separator
-    rows = want.tables[name]
+    rows = expected.tables[name]
     for engine in ENGINES if rows else ():
         got = as_read(engine, path, form.kinds[name], separator, form.headless)
-        assert len(got) == len(rows), f"{told}: {engine} reads {len(got)} rows of {len(rows)}"
+        assert len(got) == len(rows), f"{case}: {engine} reads {len(got)} rows of {len(rows)}"
         for ours, right in zip(got, rows, strict=True):
             for column in form.kinds[name]:
-                assert alike(ours[column], plain(right[column])), (
-                    f"{told}: {engine} reads {ours[column]!r} for {right[column]!r} in {column}, line {right['line']}"
+                assert equal(ours[column], plain(right[column])), (
+                    f"{case}: {engine} reads {ours[column]!r} for {right[column]!r} in {column}, line {right['line']}"
                 )
     return "accepted"
 
 
-def hold_events(path: Path, right: list[Any], told: str) -> None:
-    assert list(objects(path, known=True)) == right, told
+def compare_events(path: Path, right: list[Any], case: str) -> None:
+    assert list(objects(path, known=True)) == right, case
     events = [event for query in right for event in query["query"]]
     table = json_file.events(right)
     for engine in ENGINES:
@@ -155,15 +152,15 @@ def hold_events(path: Path, right: list[Any], told: str) -> None:
         got = rows_of(e, e.from_arrow(table))
         for ours, event in zip(got, events, strict=True):
             for column in ("event_type", "product_action", "product_sku_hash", "hashed_url"):
-                assert ours[column] == event.get(column), told
-            assert ours["server_timestamp_epoch_ms"] == event["server_timestamp_epoch_ms"], told
-            assert ours["searched"] == event["is_search"], told
+                assert ours[column] == event.get(column), case
+            assert ours["server_timestamp_epoch_ms"] == event["server_timestamp_epoch_ms"], case
+            assert ours["searched"] == event["is_search"], case
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_the_unchanged_files_are_accepted(made: dict[str, Path], name: str) -> None:
-    for file in files_of(made[name]):
-        assert hold(FORMATS[name], made[name], file, file) == "accepted"
+def test_the_unchanged_files_are_accepted(generated: dict[str, Path], name: str) -> None:
+    for file in files_of(generated[name]):
+        assert compare(FORMATS[name], generated[name], file, file) == "accepted"
 
 
 def files_of(folder: Path) -> list[str]:
@@ -175,11 +172,11 @@ def files_of(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_check_and_engines_read_as_the_strict_reader(
-    made: dict[str, Path], tmp_path: Path, name: str
+def test_check_and_engines_agree_with_the_strict_reader(
+    generated: dict[str, Path], tmp_path: Path, name: str
 ) -> None:
     folder, form = tmp_path / "copy", FORMATS[name]
-    shutil.copytree(made[name], folder)
+    shutil.copytree(generated[name], folder)
     outcomes = Counter[tuple[str, str]]()
     for seed in range(MUTATIONS // len(FORMATS)):
         rng = random.Random(f"{name} {seed}")
@@ -190,7 +187,7 @@ def test_check_and_engines_read_as_the_strict_reader(
         if rng.random() < 0.1:
             (folder / f"{file}.gz").write_bytes(gzip.compress((folder / file).read_bytes()))
             (folder / file).unlink()
-        outcomes[kind, hold(form, folder, file, f"{name} {seed}, {kind} {file}")] += 1
+        outcomes[kind, compare(form, folder, file, f"{name} {seed}, {kind} {file}")] += 1
         (folder / file).write_bytes(before)
         (folder / f"{file}.gz").unlink(missing_ok=True)
     print(f"\n{name}:", *(f"{kind} {how} {n}" for (kind, how), n in sorted(outcomes.items())), sep="\n  ")

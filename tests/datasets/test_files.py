@@ -1,4 +1,4 @@
-"""What stands in the place of a file: pipes, folders, broken links, files that may not be read, gzip files of every form."""
+"""Other things in the place of a file: pipes, folders, broken links, unreadable files, and gzip files of many forms."""
 
 import gzip
 import os
@@ -12,9 +12,10 @@ from typing import Any
 
 import polars as pl
 import pytest
+from dataset_helpers import silent
 
 from buzzer.datasets import booking, clinc150, online_shoppers, recsys2021, sigir_ecom
-from buzzer.datasets.files import PATTERNS, csv_blocks, find, generator_facts, opened, origin
+from buzzer.datasets.files import PATTERNS, GeneratorFacts, csv_blocks, find, generator_facts, opened, origin
 from buzzer.engine import frames
 from buzzer.errors import DataError
 
@@ -22,7 +23,7 @@ from buzzer.errors import DataError
 def bound(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         here = Path.cwd()
-        os.chdir(path.parent)  # a socket's path may have 108 bytes
+        os.chdir(path.parent)  # the path of a socket has at most 108 bytes
         server.bind(path.name)
         os.chdir(here)
 
@@ -40,21 +41,21 @@ THINGS: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize("name", ["x.csv", "x.csv.gz"])
 @pytest.mark.parametrize("thing", THINGS)
-def test_what_is_no_file_is_told(tmp_path: Path, thing: str, name: str) -> None:
-    make, told = THINGS[thing]
+def test_other_things_than_files_are_refused(tmp_path: Path, thing: str, name: str) -> None:
+    make, expected = THINGS[thing]
     make(tmp_path / name)
-    with pytest.raises(DataError, match=told), opened(tmp_path / name) as file:
+    with pytest.raises(DataError, match=expected), opened(tmp_path / name) as file:
         file.read()
     if thing == "nothing":
         assert find(tmp_path, [name.removesuffix(".gz")]) is None
-    else:  # and is not taken for a file that was left out
-        with pytest.raises(DataError, match=told):
+    else:  # it does not count as a missing file
+        with pytest.raises(DataError, match=expected):
             find(tmp_path, [name.removesuffix(".gz")])
 
 
 @pytest.mark.parametrize("name", ["ground_truth.csv", "generator.json"])
-def test_a_broken_link_is_no_file_that_was_left_out(tmp_path: Path, name: str) -> None:
-    """Else data would be official that are not, or a run without a score."""
+def test_a_broken_link_does_not_count_as_a_missing_file(tmp_path: Path, name: str) -> None:
+    """Otherwise generated data would count as official, or a run would have no score."""
     booking.generate(tmp_path / "data", 0.00003, 5, silent)
     (tmp_path / "data" / name).unlink()
     (tmp_path / "data" / name).symlink_to("nowhere")
@@ -62,13 +63,13 @@ def test_a_broken_link_is_no_file_that_was_left_out(tmp_path: Path, name: str) -
         booking.check(tmp_path / "data", silent)
 
 
-def test_a_file_that_may_not_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_without_read_permission_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x.csv").write_text("a\n1\n")
 
     def refuse(path: Path, mode: str) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "open", refuse)  # root may read everything
+    monkeypatch.setattr(Path, "open", refuse)  # root can read all files
     with pytest.raises(DataError, match=r"x\.csv: Permission denied"), opened(tmp_path / "x.csv"):
         pass
 
@@ -97,7 +98,7 @@ GZIPPED = {
 
 
 @pytest.mark.parametrize("case", GZIPPED)
-def test_a_gzip_file_is_read_by_all_or_by_none(tmp_path: Path, case: str) -> None:
+def test_a_gzip_file_is_read_alike_by_all_or_refused(tmp_path: Path, case: str) -> None:
     data, good = GZIPPED[case]
     path, kinds = tmp_path / "x.csv.gz", {"a": "int64", "b": "str"}
     path.write_bytes(data)
@@ -115,7 +116,7 @@ def test_a_gzip_file_is_read_by_all_or_by_none(tmp_path: Path, case: str) -> Non
 
 
 def test_a_large_gzip_file_is_read_whole(tmp_path: Path) -> None:
-    """Longer than any buffer on the way, of data that hardly and that well compress."""
+    """Longer than all buffers, of data that compress well and data that do not."""
     data = os.urandom(300_000) + bytes(3_000_000) + os.urandom(70_000)
     (tmp_path / "x.gz").write_bytes(gzip.compress(data[:1_000_000]) + gzip.compress(data[1_000_000:]))
     for size in (1, 100_000, -1):
@@ -134,20 +135,20 @@ def test_a_large_gzip_file_is_read_whole(tmp_path: Path) -> None:
         *('{"scale": 1, "test_scale": NaN}', '{"scale": 1, "x": "\ud800"}'),
     ],
 )
-def test_a_generator_file_of_another_form_is_told(tmp_path: Path, text: str) -> None:
+def test_a_generator_json_of_another_form_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "generator.json").write_bytes(text.encode("utf-8", "surrogatepass"))
     with pytest.raises(DataError, match="not the file that the generator wrote"):
-        generator_facts(tmp_path)
+        generator_facts(tmp_path, GeneratorFacts)
 
 
-def test_where_files_come_from(tmp_path: Path) -> None:
+def test_source_and_scale_of_files(tmp_path: Path) -> None:
     assert (origin(tmp_path, 100, 100).source, origin(tmp_path, 50, 100).scale) == ("official", 0.5)
     (tmp_path / "generator.json").write_text('{"scale": 0.25}')
     assert (origin(tmp_path, 50, 100).source, origin(tmp_path, 50, 100).scale) == ("generated", 0.25)
 
 
-def test_a_token_is_of_the_vocabulary() -> None:
-    """Every number up to twice its size, as people write them and not."""
+def test_token_ids_are_within_the_vocabulary() -> None:
+    """All numbers up to twice the size of the vocabulary, with and without leading zeros."""
     whole = pl.Series([str(i) for i in range(2 * 119_547)])
     assert whole.str.contains(PATTERNS["tokens"]).to_list() == [i < 119_547 for i in range(len(whole))]
     for text in ("", "01", "-1", "+1", "1.0", "1\t", "\t1", "1\t\t2", "1 2", "1\n", "１"):
@@ -156,7 +157,7 @@ def test_a_token_is_of_the_vocabulary() -> None:
 
 @contextmanager
 def files_of_at_most(size: int) -> Iterator[None]:
-    """No file grows beyond so many bytes, as on a disk that is nearly full."""
+    """Limits the size of files, as on a disk that is nearly full."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -165,13 +166,9 @@ def files_of_at_most(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def silent(share: float, what: str) -> None:
-    """No progress shown."""
-
-
 @pytest.mark.parametrize("size", [0, 2_000])
 @pytest.mark.parametrize("dataset", [booking, sigir_ecom, recsys2021, online_shoppers, clinc150])
-def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, dataset: ModuleType, size: int) -> None:
+def test_a_full_disk_is_reported_and_leaves_no_files(tmp_path: Path, dataset: ModuleType, size: int) -> None:
     options: dict[str, Any] = {"jobs": 1} if dataset is recsys2021 else {}
     scale = {recsys2021: 1e-6, sigir_ecom: 1e-5}.get(dataset, 1e-4)
     dataset.generate(tmp_path / "good", scale, 5, silent, **options)
@@ -179,7 +176,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, dataset: ModuleT
         lambda: dataset.generate(tmp_path / "out", scale, 5, silent, **options),
         lambda: dataset.convert(tmp_path / "good", tmp_path / "out", silent),
     ):
-        with pytest.raises(DataError, match="cannot write") as told, files_of_at_most(size):
+        with pytest.raises(DataError, match="cannot write") as error, files_of_at_most(size):
             make()
-        assert len(told.value.message) < 100 + len(str(tmp_path))
+        assert len(error.value.message) < 100 + len(str(tmp_path))
         assert [path.name for path in tmp_path.iterdir()] == ["good"]

@@ -1,4 +1,4 @@
-"""Generated data in the cache: made by one process, and never used once they are damaged."""
+"""Generated files in the cache: written by one process, and never used when damaged."""
 
 import json
 from collections.abc import Callable
@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from dataset_helpers import silent
 
 from buzzer import locks
 from buzzer.datasets import booking
@@ -16,12 +17,8 @@ from buzzer.errors import DataError
 Generate = Callable[[Path], None]
 
 
-def silent(share: float, what: str) -> None:
-    """No progress shown."""
-
-
 class Counting:
-    """The generator of Booking's data, which counts how often it works."""
+    """The generator of Booking, which counts its calls."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -41,7 +38,7 @@ def get(folder: Path, generate: Generate, check: Check = booking.check) -> Files
 
 
 def flip(folder: Path) -> None:
-    """A digit of a user's id: the file is as good a data set as before, and another one."""
+    """Changes a digit of a user id. The file is still valid, but another data set."""
     path = folder / "train_set.csv"
     head, _, rows = path.read_text().partition("\n")
     first, _, rest = rows.partition("\n")
@@ -67,7 +64,7 @@ def change_generator(folder: Path) -> None:
 
 
 def make_unreadable(folder: Path) -> None:
-    """For root as well: a folder in the place of a file."""
+    """A folder in the place of a file, which root cannot read either."""
     (folder / "generator.json").unlink()
     (folder / "generator.json").mkdir()
 
@@ -80,39 +77,39 @@ def make_a_file(folder: Path) -> None:
 
 
 DAMAGE = {
-    flip: "not the files that were made",
-    cut: "not the files that were made",
+    flip: "not the files that were generated",
+    cut: "not the files that were generated",
     lose: "no test_set.csv",
     break_generator: "not the file that the generator wrote",
-    change_generator: "not the files that were made",
+    change_generator: "not the files that were generated",
     make_unreadable: "generator.json",
     make_a_file: "",
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_damaged_data_are_made_anew(
+def test_damaged_files_are_generated_again(
     damage: Callable[[Path], None], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     generate = Counting()
-    made = get(folder, generate)
-    assert get(folder, generate) == made
+    files = get(folder, generate)
+    assert get(folder, generate) == files
     assert generate.calls == 1
     damage(folder)
-    assert get(folder, generate) == made
+    assert get(folder, generate) == files
     assert generate.calls == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"{folder}: damaged: ") and line.endswith("; it is made anew")
     assert DAMAGE[damage] in line
 
 
-def test_what_one_process_made_while_another_waited_is_found(folder: Path) -> None:
+def test_a_process_that_waited_uses_the_files_of_another(folder: Path) -> None:
     generate, never = Counting(), Counting()
     lock = folder.with_name(f"{folder.name}.lock")
     made = list[Files]()
 
     def make(share: float, what: str) -> None:
-        """What the other process does meanwhile."""
+        """The work of the other process."""
         if not made:
             assert what.startswith("waiting for process")
             generate(folder)
@@ -125,7 +122,7 @@ def test_what_one_process_made_while_another_waited_is_found(folder: Path) -> No
     assert (generate.calls, never.calls) == (1, 0)
 
 
-def test_what_a_killed_process_left_is_removed(folder: Path) -> None:
+def test_files_of_a_killed_process_are_removed(folder: Path) -> None:
     left, other = (folder.with_name(f".{name}.1.partial") for name in (folder.name, "another"))
     for path in (left, other):
         path.mkdir(parents=True)
@@ -133,7 +130,7 @@ def test_what_a_killed_process_left_is_removed(folder: Path) -> None:
     assert (left.exists(), other.exists()) == (False, True)
 
 
-def test_a_generator_that_fails_leaves_nothing(folder: Path) -> None:
+def test_a_generator_that_fails_leaves_no_files(folder: Path) -> None:
     def fail(out: Path) -> None:
         raise DataError("no space")
 

@@ -1,4 +1,4 @@
-"""The contract of line-based files, by small cases: what is refused, where, and in which words."""
+"""The rules for text files in small cases: what is refused, with which line, column and message."""
 
 from pathlib import Path
 
@@ -33,11 +33,11 @@ BAD = {
     ),
     "carriage return in a field": (
         HEAD + ROW.replace(b"nd", b"\r"),
-        "line 2, column name: a carriage return that ends no line",
+        "line 2, column name: a carriage return without a line feed",
     ),
     "carriage return at the end": (
         HEAD + ROW[:-1] + b"\r",
-        "line 2, column rate: a carriage return that ends no line",
+        "line 2, column rate: a carriage return without a line feed",
     ),
     "byte order mark below": (HEAD + ROW + b"\xef\xbb\xbf" + ROW, "line 3, column id: a byte order mark"),
     "NUL": (HEAD + ROW + ROW.replace(b"nd", b"\0"), "line 3, column name: a control character, 0x00"),
@@ -72,7 +72,7 @@ BAD = {
     "header with spaces": (HEAD.replace(b",day", b", day") + ROW, "line 1: spaces around day in the header"),
     "unknown column": (HEAD.replace(b"\n", b",more\n") + ROW, "line 1: unknown column 'more'"),
     "missing column": (HEAD.replace(b"day", b"date") + ROW, "line 1: no column day"),
-    "doubled column": (HEAD.replace(b"\n", b",id\n") + ROW, "line 1: a column stands twice"),
+    "doubled column": (HEAD.replace(b"\n", b",id\n") + ROW, "line 1: a column occurs twice"),
     "header only": (HEAD, "no rows"),
     "nothing": (b"", "the file is empty"),
     "binary": (b"\x1f\x8b\x08\x00" + ROW, "line 1: the header is not text"),
@@ -98,15 +98,17 @@ def test_good_files_are_read(tmp_path: Path, case: str) -> None:
 
 @pytest.mark.parametrize("block", [64, 1 << 20])
 @pytest.mark.parametrize("case", BAD)
-def test_bad_files_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str, block: int) -> None:
+def test_bad_files_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str, block: int
+) -> None:
     monkeypatch.setattr(lines, "BLOCK_BYTES", block)
-    data, told = BAD[case]
+    data, expected = BAD[case]
     (tmp_path / "x.csv").write_bytes(data)
     with pytest.raises(DataError) as error:
         read(tmp_path / "x.csv")
     message = error.value.message.removeprefix(str(tmp_path / "x.csv"))
-    if block > 64 or case != "a long value":  # a line longer than a block has a message of its own
-        assert told in message and message.isprintable() and len(message) < 150
+    if block > 64 or case != "a long value":  # a line longer than a block has another message
+        assert expected in message and message.isprintable() and len(message) < 150
 
 
 @pytest.mark.parametrize("block", [30, 31, 50, 1 << 20])
@@ -121,7 +123,7 @@ def test_blocks_of_any_size_give_the_same_rows(
     ]
 
 
-def test_an_endless_line_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_line_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lines, "BLOCK_BYTES", 1 << 20)
     (tmp_path / "x.csv").write_bytes(HEAD + ROW + b"1" * (3 << 20))
     with pytest.raises(DataError, match=r"line 3: longer than 1 MiB"):

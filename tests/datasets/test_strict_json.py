@@ -1,4 +1,4 @@
-"""JSON that Python's own reader would take, or choke on."""
+"""JSON that Python's reader accepts, or fails on."""
 
 import io
 import json
@@ -22,9 +22,9 @@ BAD = {
     "a comma at the start": (b'[,{"a": 1}]', "query 0 is not an object"),
     "a number": (b"[1]", "query 0 is not an object"),
     "a trailing comma inside": (b'[{"a": 1,}]', "line 1, column"),
-    "NaN": (b'[{"a": NaN}]', "NaN is no number of JSON"),
-    "Infinity": (b'[{"a": [-Infinity]}]', "-Infinity is no number of JSON"),
-    "a key twice": (b'[{"a": 1},\n {"b": {"a": 1, "a": 2}}]', "line 2, column 2: the key 'a' stands twice"),
+    "NaN": (b'[{"a": NaN}]', "NaN is not a JSON number"),
+    "Infinity": (b'[{"a": [-Infinity]}]', "-Infinity is not a JSON number"),
+    "a key twice": (b'[{"a": 1},\n {"b": {"a": 1, "a": 2}}]', "line 2, column 2: the key 'a' occurs twice"),
     "bad UTF-8": (b'[{"a": 1},\n{"a": "\xff"}]', "line 2: bytes that are not UTF-8"),
     "half a character": (b'[{"a": 1}]\n\xc3', "line 2: bytes that are not UTF-8"),
     "nesting": (b'[{"a": ' + b"[" * 100_000, "nested too deeply"),
@@ -35,12 +35,12 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_lists_are_told(tmp_path: Path, case: str) -> None:
-    data, told = BAD[case]
+def test_bad_lists_are_refused(tmp_path: Path, case: str) -> None:
+    data, expected = BAD[case]
     (tmp_path / "x.json").write_bytes(data)
     with pytest.raises(DataError) as error:
         list(strict_json.objects(tmp_path / "x.json"))
-    assert told in error.value.message and len(error.value.message) < 200 + len(str(tmp_path))
+    assert expected in error.value.message and len(error.value.message) < 200 + len(str(tmp_path))
 
 
 @pytest.mark.parametrize("data", [b"[]", b" [ ] \n", b'[{"a": 1.5}]', b'\r\n[\t{"a": "\xc3\xa9"} ,{}\n]\n'])
@@ -51,24 +51,22 @@ def test_good_lists_are_read_as_python_reads_them(tmp_path: Path, data: bytes) -
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "expected"),
     [
         (b"{} {}", "text after the end"),
         (b'{"a": 1', "not JSON, or cut"),
-        (b'{"a":1,"a":1}', "stands twice"),
+        (b'{"a":1,"a":1}', "occurs twice"),
         (b"NaN", "NaN"),
     ],
 )
-def test_a_single_value_ends_with_its_file(tmp_path: Path, data: bytes, told: str) -> None:
+def test_a_single_value_ends_with_its_file(tmp_path: Path, data: bytes, expected: str) -> None:
     (tmp_path / "x.json").write_bytes(data)
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=expected):
         strict_json.loads(tmp_path / "x.json")
 
 
-def test_the_work_for_a_value_that_never_ends_grows_with_its_length(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Characters that the decoder is given, for strings of two lengths."""
+def test_the_work_for_an_unclosed_string_is_linear(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counts the characters passed to the decoder, for strings of two lengths."""
     monkeypatch.setattr(strict_json, "CHUNK", 1 << 10)
 
     def given(size: int) -> int:
@@ -85,7 +83,7 @@ def test_the_work_for_a_value_that_never_ends_grows_with_its_length(
             reader.value("cut")
         return characters
 
-    assert given(1 << 20) < 20 * given(1 << 16)  # 16 times as long; the square would be 256
+    assert given(1 << 20) < 20 * given(1 << 16)  # 16 times as long; quadratic work would be 256 times as much
 
 
 def test_an_object_is_read_up_to_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

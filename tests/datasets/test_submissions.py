@@ -1,7 +1,7 @@
-"""Mutated submissions: only what answers the truth's queries is scored, as plain loops score it; what the organisers' scorers refuse
-is refused, and what they score but is refused here, docs/data.md tells.
+"""Mutated submissions. Only submissions that answer the queries of the truth are scored, and their scores equal those of plain
+loops. What the organisers' scorers refuse is refused. docs/data.md lists what they score and buzzer refuses.
 
-200 mutations; BUZZER_MUTATIONS=2000 makes more, and `-s` shows how many of which kind were scored and refused, and by whom.
+200 mutations, or BUZZER_MUTATIONS=2000. `-s` shows how many of each kind were scored and refused, and by whom.
 """
 
 import json
@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 import pytest
 import strict_reader as strict
+from dataset_helpers import silent
 from mutations import mutated
 from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 
@@ -33,11 +34,13 @@ ENGAGEMENTS = ("reply", "retweet", "quote", "like")
 
 class Form(NamedTuple):
     dataset: ModuleType
-    answer: str  # name of the file
+    answer: str  # name of the submission file
     truth: str
-    make: Callable[[Path, random.Random], bytes]  # a good one
-    right: Callable[[bytes, Path], Scores]  # its scores by plain loops; raises strict.Refused
-    official: Callable[[bytes, Path], float] | None  # its score by the organisers' script; raises whatever
+    make: Callable[[Path, random.Random], bytes]  # a valid submission
+    right: Callable[[bytes, Path], Scores]  # its scores from plain loops; raises strict.Refused
+    official: (
+        Callable[[bytes, Path], float] | None
+    )  # its score by the organisers' script; raises any exception
 
 
 # ---- booking: rows joined to the truth, the mean over the rows of the submission ----------------------------------------------
@@ -79,7 +82,7 @@ def recsys_right(answer: bytes, truth: Path) -> Scores:
     kinds = {"tweet_id": "str", "engaging_user_id": "str"} | dict.fromkeys(ENGAGEMENTS, "chance")
     if answer.startswith(b"\xef\xbb\xbf"):
         raise strict.Refused(1)
-    # As a file with a header, which is what its fields look like: quotes around whole fields are allowed.
+    # Read as a file with a header, so that quotes around whole fields are allowed.
     rows = strict.table(",".join(kinds).encode() + b"\n" + answer, kinds)
     known = {(r[2], r[14]): r for r in (line.split("\x01") for line in truth.read_text().splitlines())}
     pairs = [(row["tweet_id"], row["engaging_user_id"]) for row in rows]
@@ -91,7 +94,7 @@ def recsys_right(answer: bytes, truth: Path) -> Scores:
 
 
 def group_means(known: list[list[str]], given: Mapping[str, list[float]]) -> Scores:
-    """AP and RCE by scikit-learn, means over groups of the author's followers and over the engagements."""
+    """AP and RCE by scikit-learn: means over the groups of author followers and over the engagements."""
     values: dict[str, list[float]] = {"AP": [], "RCE": []}
     for at, name in enumerate(ENGAGEMENTS):
         groups = defaultdict[int, list[tuple[int, float]]](list)
@@ -114,8 +117,8 @@ def group_means(known: list[list[str]], given: Mapping[str, list[float]]) -> Sco
 
 
 def recsys_official(answer: bytes, truth: Path) -> float:
-    """No script of theirs is known; as the participants scored, with the log loss that clips."""
-    given = pd.read_csv(  # more fields than names are cut off, with a warning
+    """No script of the organisers is known. This scores as the participants did, with a log loss that clips."""
+    given = pd.read_csv(  # pandas drops fields without a name, with a warning
         BytesIO(answer), header=None, names=["tweet_id", "engaging_user_id", *ENGAGEMENTS], index_col=False
     )
     if given.isna().any().any():
@@ -142,7 +145,7 @@ def cart_answer(truth: Path, rng: random.Random) -> bytes:
 
 
 def labels_of(answer: bytes, right: list[Any], good: Callable[[Any], bool]) -> list[Any]:
-    """The labels of a submission; raises Refused for what is none."""
+    """The labels of a submission. Raises Refused for a file that is not a submission."""
     try:
         given = json.loads(
             strict.text_of(answer), object_pairs_hook=strict.unique, parse_constant=strict.refuse
@@ -181,7 +184,7 @@ def rec_official(answer: bytes, truth: Path) -> float:
     for guesses, wanted in zip(preds, labels, strict=True):
         first = guesses[:20]
         ranks.append(1 / (first.index(wanted[0]) + 1) if wanted and wanted[0] in first else 0.0)
-        set(first) & set(wanted)  # as the F1 does, which cannot hash a list
+        set(first) & set(wanted)  # as in the F1, which cannot hash a list
     return sum(ranks) / len(ranks)
 
 
@@ -234,9 +237,9 @@ FORMS = {
 }
 
 
-TOLD = {  # what is refused here though the organisers score it -> words of docs/data.md
+DOCUMENTED = {  # message for a submission that only buzzer refuses -> words in docs/data.md
     r"blank line|carriage return|quote|control character|byte order mark|not UTF-8|header|no rows": "breaks the rules above",
-    r"stands twice|NaN|Infinity|not a list|longer than|cut or damaged|text after": "breaks the rules above",
+    r"occurs twice|NaN|Infinity|not a list|longer than|cut or damaged|text after": "breaks the rules above",
     r"Expected \d columns": "rows of another width",
     r"is not a whole number": "cities that are no whole numbers",
     r"\d trips": "trips left out, added or doubled",
@@ -248,18 +251,14 @@ TOLD = {  # what is refused here though the organisers score it -> words of docs
 }
 
 
-def test_what_is_refused_here_only_is_in_the_docs() -> None:
+def test_submissions_that_only_buzzer_refuses_are_in_the_docs() -> None:
     text = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
-    assert [words for words in TOLD.values() if words not in text] == []
-
-
-def silent(share: float, what: str) -> None:
-    """No progress shown."""
+    assert [words for words in DOCUMENTED.values() if words not in text] == []
 
 
 @pytest.fixture(scope="module")
 def truths(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folders with a small truth each."""
+    """A folder for each data set, with a small truth."""
     root = tmp_path_factory.mktemp("truths")
     booking.generate(root / "booking", 0.00003, 5, silent)
     recsys2021.generate(root / "recsys2021", 0.000002, 5, silent)
@@ -275,7 +274,7 @@ def truths(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.filterwarnings("ignore::pandas.errors.ParserWarning")
 @pytest.mark.parametrize("name", FORMS)
-def test_only_submissions_for_the_truth_are_scored(truths: Path, tmp_path: Path, name: str) -> None:
+def test_only_submissions_that_match_the_truth_are_scored(truths: Path, tmp_path: Path, name: str) -> None:
     form = FORMS[name]
     truth = truths / name.split(",")[0] / form.truth
     outcomes = Counter[tuple[str, str]]()
@@ -286,31 +285,31 @@ def test_only_submissions_for_the_truth_are_scored(truths: Path, tmp_path: Path,
         if seed:
             kind, answer = mutated(answer, form.answer, ",", rng)
         path.write_bytes(answer)
-        told = f"{name} {seed}, {kind}"
+        case = f"{name} {seed}, {kind}"
         try:
-            want: Scores | None = form.right(answer, truth)
+            expected: Scores | None = form.right(answer, truth)
         except strict.Refused:
-            want = None
+            expected = None
         official = official_score(form, answer, truth)
         try:
             got = form.dataset.score(path, truth)
         except DataError as error:
-            assert want is None, f"{told}: refused without need: {error.message}"
+            assert expected is None, f"{case}: refused without reason: {error.message}"
             message = error.message.removeprefix(str(path))
-            assert len(message) < 300 and message.isprintable(), f"{told}: {message!r}"
+            assert len(message) < 300 and message.isprintable(), f"{case}: {message!r}"
             by = {float: ", scored by the organisers", type(None): ""}.get(
                 type(official), " by the organisers too"
             )
             outcomes[kind, f"refused{by}"] += 1
             if isinstance(official, float):
-                assert any(re.search(reason, message) for reason in TOLD), f"{told}: {message}"
+                assert any(re.search(reason, message) for reason in DOCUMENTED), f"{case}: {message}"
             continue
-        assert want is not None, f"{told}: scored, {got}"
-        assert all(map(math.isfinite, got.values())), f"{told}: {got}"
-        assert {metric: got[metric] for metric in want} == pytest.approx(dict(want)), told
+        assert expected is not None, f"{case}: scored, {got}"
+        assert all(map(math.isfinite, got.values())), f"{case}: {got}"
+        assert {metric: got[metric] for metric in expected} == pytest.approx(dict(expected)), case
         if form.official is not None:
-            assert official == pytest.approx(next(iter(want.values()))), (
-                f"{told}: the organisers have {official}"
+            assert official == pytest.approx(next(iter(expected.values()))), (
+                f"{case}: the organisers have {official}"
             )
         outcomes[kind, "scored"] += 1
     print(f"\n{name}:", *(f"{kind} {how} {n}" for (kind, how), n in sorted(outcomes.items())), sep="\n  ")
@@ -318,7 +317,7 @@ def test_only_submissions_for_the_truth_are_scored(truths: Path, tmp_path: Path,
 
 
 def official_score(form: Form, answer: bytes, truth: Path) -> float | Exception | None:
-    """By the organisers' script: a score, what it raises, or None where none is known."""
+    """The score by the organisers' script, or the exception that it raises, or None if there is no script."""
     if form.official is None:
         return None
     try:

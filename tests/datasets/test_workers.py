@@ -1,4 +1,4 @@
-"""Work shared out over processes."""
+"""Work that is split over processes."""
 
 import os
 import signal
@@ -49,7 +49,7 @@ def test_results_come_in_order(jobs: int) -> None:
     assert usable_cores() >= 1
 
 
-def test_a_killed_process_is_told() -> None:
+def test_a_killed_process_is_reported() -> None:
     with pytest.raises(DataError, match="was killed"):
         list(in_order(die, range(3), 2))
 
@@ -64,10 +64,12 @@ def test_processes_end_with_a_killed_parent(tmp_path: Path) -> None:
         process.stdout.readline()
         deadline = time.monotonic() + 30
         workers: list[psutil.Process] = []
-        while len(workers) < 3 and time.monotonic() < deadline:  # two, and multiprocessing's resource tracker
+        while (
+            len(workers) < 3 and time.monotonic() < deadline
+        ):  # two workers and multiprocessing's resource tracker
             workers = psutil.Process(process.pid).children(recursive=True)
             time.sleep(0.05)
-        time.sleep(2)  # the workers' imports
+        time.sleep(2)  # until the workers have imported their modules
         process.kill()
     assert len(workers) >= 2
     assert psutil.wait_procs(workers, timeout=20)[1] == []

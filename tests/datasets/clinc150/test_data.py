@@ -1,4 +1,4 @@
-"""Reader, generator and metric of CLINC150; the real file where BUZZER_DATA has it."""
+"""Reader, generator and metric of CLINC150; the official file too if BUZZER_DATA has it."""
 
 import json
 import os
@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from dataset_helpers import silent
 
 from buzzer.datasets import clinc150
 from buzzer.datasets.clinc150.reader import OFFICIAL_ROWS, SPLITS
@@ -26,10 +27,6 @@ TINY: dict[str, Any] = {
     "oos_val": [["who are you", "oos"]],
     "oos_test": [["what is up", "oos"], ["is it so", "oos"]],
 }
-
-
-def silent(share: float, what: str) -> None:
-    """No progress shown."""
 
 
 def write(folder: Path, content: Any) -> Path:
@@ -58,7 +55,7 @@ def test_convert_writes_every_split(tmp_path: Path) -> None:
         assert table[["sentence", "label"]].to_numpy().tolist() == TINY[split]
 
 
-def spoilt(change: Callable[[dict[str, Any]], Any]) -> str:
+def damaged(change: Callable[[dict[str, Any]], Any]) -> str:
     content = json.loads(json.dumps(TINY))
     change(content)
     return json.dumps(content)
@@ -66,22 +63,22 @@ def spoilt(change: Callable[[dict[str, Any]], Any]) -> str:
 
 BAD = {
     "cut": (json.dumps(TINY)[:200], "not JSON, or cut"),
-    "a list": ("[]", "no JSON object of splits"),
-    "no split": (spoilt(lambda c: c.pop("oos_val")), "no split oos_val"),
-    "empty split": (spoilt(lambda c: c.update(val=[])), "split val: empty"),
-    "no label": (spoilt(lambda c: c["test"][2].pop()), "split test, entry 2"),
+    "a list": ("[]", "not a JSON object of splits"),
+    "no split": (damaged(lambda c: c.pop("oos_val")), "no split oos_val"),
+    "empty split": (damaged(lambda c: c.update(val=[])), "split val: empty"),
+    "no label": (damaged(lambda c: c["test"][2].pop()), "split test, entry 2"),
     "a number": (
-        spoilt(lambda c: c["train"].append([7, "book"])),
+        damaged(lambda c: c["train"].append([7, "book"])),
         "split train, entry 2: [7, 'book'] is not",
     ),
-    "blank": (spoilt(lambda c: c["train"].append([" ", "book"])), "split train, entry 2"),
-    "new label": (spoilt(lambda c: c["test"].append(["x", "pay"])), "split test, entry 4: label 'pay'"),
-    "oos in scope": (spoilt(lambda c: c["val"].append(["x", "oos"])), "split val, entry 1: label 'oos'"),
+    "blank": (damaged(lambda c: c["train"].append([" ", "book"])), "split train, entry 2"),
+    "new label": (damaged(lambda c: c["test"].append(["x", "pay"])), "split test, entry 4: label 'pay'"),
+    "oos in scope": (damaged(lambda c: c["val"].append(["x", "oos"])), "split val, entry 1: label 'oos'"),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_files_are_told(tmp_path: Path, case: str) -> None:
+def test_bad_files_are_refused(tmp_path: Path, case: str) -> None:
     text, message = BAD[case]
     (tmp_path / "data_full.json").write_text(text)
     with pytest.raises(DataError) as error:
@@ -89,7 +86,7 @@ def test_bad_files_are_told(tmp_path: Path, case: str) -> None:
     assert message in error.value.message
 
 
-def test_a_missing_file_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         clinc150.check(tmp_path, silent)
 
@@ -104,9 +101,9 @@ def test_scores_by_hand(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("test,3,cancel\n", "", "1 sentences are missing, as ('test', 3)"),
-        ("test,3,", "test,9,", "1 are not in the test, as ('test', 9)"),
-        ("test,3,", "test,2,", "line 5: test 2 stands in it more than once"),
+        ("test,3,cancel\n", "", "1 sentences are missing, such as ('test', 3)"),
+        ("test,3,", "test,9,", "1 are not in the test, such as ('test', 9)"),
+        ("test,3,", "test,2,", "line 5: test 2 occurs in it more than once"),
         ("test,3,", "test,three,", "line 5, column id: 'three' is not a whole number"),
     ],
 )

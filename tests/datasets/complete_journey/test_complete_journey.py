@@ -1,4 +1,4 @@
-"""Complete Journey: the mapping by hand, on a few made-up transactions; and the real package where it is installed."""
+"""Complete Journey: the mapping of a few made-up transactions, and the real package if it is installed."""
 
 import datetime
 import importlib.util
@@ -8,15 +8,12 @@ from typing import Any
 
 import polars as pl
 import pytest
+from dataset_helpers import silent
 
 from buzzer.datasets import complete_journey
 from buzzer.datasets.complete_journey import mapping
 from buzzer.datasets.sigir_ecom.schema import TESTS
 from buzzer.errors import UnsupportedError
-
-
-def silent(share: float, what: str) -> None:
-    """No progress shown."""
 
 
 def transactions() -> pl.DataFrame:
@@ -50,7 +47,7 @@ def transactions() -> pl.DataFrame:
 def products() -> pl.DataFrame:
     paths = [("A", "B", "C"), ("A", "B", None), ("A", "D", "C")]
     rows = [
-        dict(zip(("product_id", *mapping.PATH), (n, *p), strict=True))
+        dict(zip(("product_id", *mapping.CATEGORY_LEVELS), (n, *p), strict=True))
         for n, p in zip((100, 200, 300), paths, strict=True)
     ]
     return pl.DataFrame(rows)
@@ -77,7 +74,7 @@ def test_mapping_by_hand(tmp_path: Path) -> None:
     assert bought == [skus[300], skus[100], skus[200]]
 
 
-def test_without_the_package_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mapping, "PACKAGE", "no_such_package")
     with pytest.raises(UnsupportedError) as error:
         mapping.tables()

@@ -1,4 +1,4 @@
-"""Reader, generator and metrics of RecSys Challenge 2021; scikit-learn and hand-computed cases as oracles."""
+"""Reader, generator and metrics of RecSys Challenge 2021, compared with scikit-learn and cases computed by hand."""
 
 import json
 import os
@@ -6,14 +6,15 @@ import shutil
 import subprocess
 import tracemalloc
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from dataset_helpers import Damage, cut, set_field, silent, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
@@ -29,30 +30,28 @@ SCALE = 0.0003
 DAY = 86_400
 
 
-def silent(share: float, what: str) -> None:
-    """No progress shown."""
-
-
 @pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("recsys2021") / "data"
     recsys2021.generate(out, SCALE, 0, silent)
     return out
 
 
 @pytest.fixture(scope="session")
-def train(made: Path) -> pl.DataFrame:
-    return pl.concat([block for path in (made / "train").iterdir() for _, block in rows_of(path, LABELLED)])
+def train(generated: Path) -> pl.DataFrame:
+    return pl.concat(
+        [block for path in (generated / "train").iterdir() for _, block in rows_of(path, LABELLED)]
+    )
 
 
 @pytest.fixture
-def copy(made: Path, tmp_path: Path) -> Path:
-    """The generated files but for most of the training rows, to be spoilt."""
-    for part in ("val", "test", "test_truth"):
-        shutil.copytree(made / part, tmp_path / "copy" / part)
-    lines = (made / "train" / "part-00000").read_text().splitlines(keepends=True)[:200]
-    (tmp_path / "copy" / "train").mkdir()
-    (tmp_path / "copy" / "train" / "part-00000").write_text("".join(lines))
+def copy(generated: Path, tmp_path: Path) -> Path:
+    """The first 200 rows of each part, to be changed."""
+    for part in ("train", "val", "test", "test_truth"):
+        (tmp_path / "copy" / part).mkdir(parents=True)
+        with (generated / part / "part-00000").open("rb") as source:
+            lines = islice(source, 200 if part == "train" else 150)
+            (tmp_path / "copy" / part / "part-00000").write_bytes(b"".join(lines))
     return tmp_path / "copy"
 
 
@@ -67,23 +66,25 @@ def test_same_seed_same_files(tmp_path: Path) -> None:
     assert prints[0] == prints[1] != prints[2]
 
 
-def test_files_are_those_of_version_2(tmp_path: Path) -> None:
-    """Whoever changes a byte of the files must raise VERSION, or records of different data compare as equal."""
+def test_files_equal_those_of_version_2(tmp_path: Path) -> None:
+    """A change of the files needs a new VERSION. Otherwise records over different data would be compared."""
     recsys2021.generate(tmp_path / "data", 0.00002, 1, silent)
     found = recsys2021.check(tmp_path / "data", silent).fingerprint
     assert (generator.VERSION, found[:16]) == (2, "c04fce02cf201e0f")
 
 
-def test_processes_write_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_processes_does_not_change_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(generator, "CHUNK", 256)
     monkeypatch.setattr(generator, "PART", 512)
-    monkeypatch.setattr(generator, "CHUNKS_A_JOB", 1)
+    monkeypatch.setattr(generator, "MIN_CHUNKS_PER_JOB", 1)
     for jobs in (1, 2):
         recsys2021.generate(tmp_path / str(jobs), 0.000001, 3, silent, test_scale=0.0001, jobs=jobs)
     one, two = (sorted(p for p in (tmp_path / n).rglob("*") if p.is_file()) for n in "12")
     assert [p.relative_to(tmp_path / "1") for p in one] == [p.relative_to(tmp_path / "2") for p in two]
     assert [p.read_bytes() for p in one] == [p.read_bytes() for p in two]
-    assert len(list((tmp_path / "1" / "test").iterdir())) == 3  # parts of 512 rows, nothing hidden
+    assert len(list((tmp_path / "1" / "test").iterdir())) == 3  # parts of 512 rows, and no hidden files
 
 
 @pytest.mark.parametrize("test_scale", [0.00005, 0.0001, 0.00025])
@@ -111,10 +112,10 @@ def test_a_test_part_of_another_scale(tmp_path: Path, test_scale: float) -> None
         assert not test["tweet_id"].is_in(seen.implode()).any()
         assert (
             0.3 < test["tweet_id"].n_unique() / test.height < 0.6
-        )  # as many rows a tweet as in any other set
+        )  # as many rows per tweet as in other data sets
 
 
-def test_users_and_tweets_are_the_same_wherever_they_appear(train: pl.DataFrame) -> None:
+def test_rows_of_a_user_or_tweet_agree(train: pl.DataFrame) -> None:
     tweet = [
         "text_tokens",
         "hashtags",
@@ -161,16 +162,16 @@ def test_users_and_tweets_are_the_same_wherever_they_appear(train: pl.DataFrame)
         ),
     ],
 )
-def test_marginals_are_those_of_the_real_data(
+def test_marginals_agree_with_the_real_data(
     train: pl.DataFrame, what: pl.Expr, expected: float, tolerance: float
 ) -> None:
     assert float(train.select(what.mean()).item()) == pytest.approx(expected, abs=tolerance)
 
 
-def test_time_is_split_and_late_labels_are_cut_off(made: Path, train: pl.DataFrame) -> None:
+def test_time_is_split_and_late_labels_are_cut_off(generated: Path, train: pl.DataFrame) -> None:
     assert train["tweet_timestamp"].min() >= FIRST_SECOND
     assert train["tweet_timestamp"].max() < FIRST_SECOND + 21 * DAY
-    late = pl.concat([block for _, block in rows_of(made / "val" / "part-00000", LABELLED)])
+    late = pl.concat([block for _, block in rows_of(generated / "val" / "part-00000", LABELLED)])
     assert late["tweet_timestamp"].min() >= FIRST_SECOND + 21 * DAY
     for column in LABELS.values():
         assert (train[column] - train["tweet_timestamp"]).min() > 0
@@ -183,27 +184,29 @@ def test_time_is_split_and_late_labels_are_cut_off(made: Path, train: pl.DataFra
 
 
 @pytest.mark.parametrize(("rows", "share"), [(1, 0.785), (2, 0.687), (3, 0.626), (50, 0.069), (100, 0.033)])
-def test_readers_appear_as_often_as_the_real_ones(train: pl.DataFrame, rows: int, share: float) -> None:
-    """Share of readers with more than so many rows."""
+def test_rows_per_reader_agree_with_the_real_data(train: pl.DataFrame, rows: int, share: float) -> None:
+    """The share of readers with more than `rows` rows."""
     counts = train["enaging_user_id"].value_counts()["count"]
     assert (counts > rows).mean() == pytest.approx(share, rel=0.25)
 
 
-def test_no_author_writes_much_of_a_small_set(train: pl.DataFrame) -> None:
+def test_no_author_dominates_a_small_data_set(train: pl.DataFrame) -> None:
     assert train["engaged_with_user_id"].value_counts()["count"].max() < 0.03 * train.height
 
 
-def test_pairs_are_unique_and_the_halves_of_week_4_apart(made: Path, train: pl.DataFrame) -> None:
+def test_pairs_are_unique_and_the_halves_of_week_4_disjoint(generated: Path, train: pl.DataFrame) -> None:
     key = ["tweet_id", "enaging_user_id"]
     late = [
-        block for name in ("val", "test_truth") for _, block in rows_of(made / name / "part-00000", LABELLED)
+        block
+        for name in ("val", "test_truth")
+        for _, block in rows_of(generated / name / "part-00000", LABELLED)
     ]
     for rows in (train, pl.concat(late)):
         assert not rows.select(key).is_duplicated().any()
     assert not (train["enaging_user_id"] == train["engaged_with_user_id"]).any()
 
 
-def test_whom_a_reader_follows_does_not_change(train: pl.DataFrame) -> None:
+def test_a_pair_has_one_value_of_follows(train: pl.DataFrame) -> None:
     pairs = train.group_by("engaged_with_user_id", "enaging_user_id").agg(
         pl.col("engagee_follows_engager").n_unique().alias("n"), pl.len().alias("rows")
     )
@@ -211,8 +214,8 @@ def test_whom_a_reader_follows_does_not_change(train: pl.DataFrame) -> None:
     assert pairs["n"].max() == 1
 
 
-def test_week_4_has_mostly_known_users(made: Path, train: pl.DataFrame) -> None:
-    late = pl.concat([block for _, block in rows_of(made / "val" / "part-00000", LABELLED)])
+def test_week_4_has_mostly_known_users(generated: Path, train: pl.DataFrame) -> None:
+    late = pl.concat([block for _, block in rows_of(generated / "val" / "part-00000", LABELLED)])
     for column in ("enaging_user_id", "engaged_with_user_id"):
         assert late[column].is_in(train[column].unique().implode()).mean() > 0.9
 
@@ -226,16 +229,16 @@ def test_week_4_has_mostly_known_users(made: Path, train: pl.DataFrame) -> None:
         ("reply", "retweet", 0.0245),
     ],
 )
-def test_engagements_go_together_as_the_real_ones(
+def test_engagements_are_correlated_as_in_the_real_data(
     train: pl.DataFrame, given: str, then: str, share: float
 ) -> None:
     among = train.filter(pl.col(LABELS[given]).is_not_null())
     assert among[LABELS[then]].is_not_null().mean() == pytest.approx(share, rel=0.35)
 
 
-def test_who_likes_what_can_be_learned(made: Path, train: pl.DataFrame) -> None:
-    """Smoothed means by reader and author of the training weeks beat the constant on the fourth."""
-    val = pl.concat([block for _, block in rows_of(made / "val" / "part-00000", LABELLED)])
+def test_who_likes_what_can_be_learned(generated: Path, train: pl.DataFrame) -> None:
+    """Smoothed means by reader and author over the training weeks beat a constant on week 4."""
+    val = pl.concat([block for _, block in rows_of(generated / "val" / "part-00000", LABELLED)])
     keys = {"enaging_user_id": "b", "engaged_with_user_id": "a"}
     like = pl.col("like_timestamp").is_not_null()
     prior = float(train.select(like.mean()).item())
@@ -274,7 +277,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     assert peak(0.0005) < 1.2 * peak(0.0002)
 
 
-def test_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -287,27 +290,27 @@ def test_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 # ---- reader ------------------------------------------------------------------------------------------------------
 
 
-def test_good_files_pass(made: Path) -> None:
-    files = recsys2021.check(made, silent)
-    rows = json.loads((made / "generator.json").read_text())["rows"]
+def test_good_files_pass(generated: Path) -> None:
+    files = recsys2021.check(generated, silent)
+    rows = json.loads((generated / "generator.json").read_text())["rows"]
     assert files.rows == rows | {"test_truth": rows["test"]}
     assert (files.source, files.scale, files.notes) == ("generated", SCALE, ())
 
 
-def test_a_last_line_may_lack_its_end(copy: Path) -> None:
+def test_the_last_line_may_lack_its_end(copy: Path) -> None:
     rows = recsys2021.check(copy, silent).rows
-    cut(1)(copy)
+    cut("train/part-00000", 1)(copy)
     assert recsys2021.check(copy, silent).rows == rows
 
 
-def test_a_sample_of_official_files_is_told(copy: Path) -> None:
+def test_a_sample_of_official_files_has_a_note(copy: Path) -> None:
     files = recsys2021.check(copy, silent)
     n = files.rows["test"]
     assert files.source == "official" and files.scale == n / 14_500_000
     assert files.notes == (f"{n} rows, the official files have 14500000",)
 
 
-def test_a_spoilt_generator_json_is_told(copy: Path) -> None:
+def test_a_damaged_generator_json_is_refused(copy: Path) -> None:
     (copy / "generator.json").write_text("[]")
     with pytest.raises(DataError, match="not the file that the generator wrote"):
         recsys2021.check(copy, silent)
@@ -325,8 +328,8 @@ def test_convert_keeps_values_and_numbers_rows(copy: Path, tmp_path: Path) -> No
         int(line["engaged_with_user_is_verified"] == "true") for line in lines
     ]
     for column, name in (("reader", "enaging_user_id"), ("tweet", "tweet_id")):
-        want = np.array([int(line[name][16:], 16) for line in lines], dtype=np.uint64).astype(np.int64)
-        assert got[column].tolist() == want.tolist()
+        expected = np.array([int(line[name][16:], 16) for line in lines], dtype=np.uint64).astype(np.int64)
+        assert got[column].tolist() == expected.tolist()
     assert "like" not in pd.read_parquet(tmp_path / "parquet" / "test" / "part-00000.parquet")
 
 
@@ -338,24 +341,8 @@ def test_ids_are_unchanged_where_64_bits_suffice() -> None:
     assert converted(block, 5)["reader"].to_list() == [7, -1, -(2**63)]
 
 
-def edit(part: str, line: int, column: int, value: str) -> Callable[[Path], Any]:
-    def spoil(folder: Path) -> None:
-        path = folder / part / "part-00000"
-        lines = path.read_text().split("\n")
-        fields = lines[line - 1].split("\x01")
-        fields[column] = value
-        lines[line - 1] = "\x01".join(fields)
-        path.write_text("\n".join(lines))
-
-    return spoil
-
-
-def cut(drop: int) -> Callable[[Path], Any]:
-    def spoil(folder: Path) -> None:
-        path = folder / "train" / "part-00000"
-        path.write_bytes(path.read_bytes()[:-drop])
-
-    return spoil
+def edit(part: str, line: int, column: int, value: str) -> Damage:
+    return set_field(f"{part}/part-00000", line, column, value, "\x01")
 
 
 def fewer_columns(folder: Path) -> None:
@@ -371,21 +358,21 @@ def blank_line(folder: Path) -> None:
 
 BAD = {
     "no folder": (lambda folder: shutil.rmtree(folder / "val"), "no part-* files"),
-    "empty file": (lambda folder: (folder / "test" / "part-00000").write_text(""), "no rows"),
+    "empty file": (write("test/part-00000", ""), "no rows"),
     "column count": (fewer_columns, "train/part-00000, line 1: Expected 24 columns, got 23"),
     "blank line": (
         blank_line,
         "val/part-00000, line 6: a blank line",
     ),
     "nothing but a blank line": (
-        lambda folder: (folder / "test" / "part-00000").write_text("\n"),
+        write("test/part-00000", "\n"),
         "test/part-00000, line 1: a blank line",
     ),
     "labels in the test": (
         lambda folder: shutil.copy(folder / "val" / "part-00000", folder / "test"),
         "Expected 20 columns",
     ),
-    "cut in mid-line": (cut(200), "train/part-00000, line 200: Expected 24 columns"),
+    "cut in mid-line": (cut("train/part-00000", 200), "train/part-00000, line 200: Expected 24 columns"),
     "bad integer": (
         edit("train", 7, 10, "many"),
         "line 7, column engaged_with_user_follower_count: 'many' is not a whole",
@@ -410,16 +397,16 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_files_are_told(copy: Path, case: str) -> None:
-    spoil, message = BAD[case]
-    spoil(copy)
+def test_bad_files_are_refused(copy: Path, case: str) -> None:
+    damage, message = BAD[case]
+    damage(copy)
     with pytest.raises(DataError) as error:
         recsys2021.check(copy, silent)
     assert message in error.value.message
 
 
-def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    """A program named lzop that runs a shell script."""
+def fake_lzop(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Puts a program named lzop on the PATH that runs a shell script."""
     folder.mkdir()
     (folder / "lzop").write_text(f"#!/bin/sh\n{script}\n")
     (folder / "lzop").chmod(0o755)
@@ -434,13 +421,13 @@ def test_lzo_needs_lzop(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "install lzop" in error.value.hint
 
 
-def test_lzo_goes_through_lzop(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stand-in for lzop -dc FILE copies the file; then it fails after its output, as lzop does for a cut file."""
+def test_lzo_files_are_read_by_lzop(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fake lzop -dc FILE copies the file. A second one fails after its output, as lzop does for a cut file."""
     rows = recsys2021.check(copy, silent).rows
     (copy / "val" / "part-00000").rename(copy / "val" / "part-00000.lzo")
-    stand_in(tmp_path / "good", monkeypatch, 'cat "$2"')
+    fake_lzop(tmp_path / "good", monkeypatch, 'cat "$2"')
     assert recsys2021.check(copy, silent).rows == rows
-    stand_in(tmp_path / "bad", monkeypatch, 'cat "$2"; exit 1')
+    fake_lzop(tmp_path / "bad", monkeypatch, 'cat "$2"; exit 1')
     with pytest.raises(DataError, match=r"part-00000\.lzo: lzop cannot decompress it"):
         recsys2021.check(copy, silent)
 
@@ -467,7 +454,7 @@ labels = st.lists(st.integers(0, 1), min_size=2, max_size=60).filter(lambda y: 0
 
 @settings(max_examples=150)
 @given(y=labels, data=st.data())
-def test_metrics_are_scikit_learns(y: list[int], data: st.DataObject) -> None:
+def test_metrics_equal_scikit_learn(y: list[int], data: st.DataObject) -> None:
     p = data.draw(
         st.lists(st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.75, 1.0]), min_size=len(y), max_size=len(y))
     )
@@ -477,8 +464,8 @@ def test_metrics_are_scikit_learns(y: list[int], data: st.DataObject) -> None:
     )
     clipped = np.clip(predicted, 1e-15, 1 - 1e-15)
     naive = log_loss(truth, np.full(len(y), truth.mean()))
-    want = 100 * (1 - log_loss(truth, clipped) / naive)
-    assert metric.relative_cross_entropy(truth, predicted) == pytest.approx(want, rel=1e-6, abs=1e-6)
+    expected = 100 * (1 - log_loss(truth, clipped) / naive)
+    assert metric.relative_cross_entropy(truth, predicted) == pytest.approx(expected, rel=1e-6, abs=1e-6)
 
 
 @settings(max_examples=50)
@@ -514,8 +501,8 @@ def test_scores_are_means_over_groups_and_engagements() -> None:
     got = recsys2021.scores(truth, predicted, followers)
     for label in LABELS:
         groups = [followers == value for value in np.unique(followers)]
-        want = np.mean([average_precision_score(truth[label][g], predicted[label][g]) for g in groups])
-        assert got[f"AP_{label}"] == pytest.approx(want)
+        expected = np.mean([average_precision_score(truth[label][g], predicted[label][g]) for g in groups])
+        assert got[f"AP_{label}"] == pytest.approx(expected)
     assert got["RCE"] == pytest.approx(np.mean([got[f"RCE_{label}"] for label in LABELS]))
     with pytest.raises(DataError, match="predictions of like"):
         recsys2021.scores(truth, predicted | {"like": np.full(500, np.nan)}, followers)
@@ -530,8 +517,8 @@ def test_a_group_of_one_class_is_left_out() -> None:
 
 
 @pytest.fixture
-def submission(made: Path, tmp_path: Path) -> Path:
-    truth = pl.concat([block for _, block in rows_of(made / "test" / "part-00000", FEATURES)]).unique(
+def submission(generated: Path, tmp_path: Path) -> Path:
+    truth = pl.concat([block for _, block in rows_of(generated / "test" / "part-00000", FEATURES)]).unique(
         ["tweet_id", "enaging_user_id"], maintain_order=True
     )
     predicted = {
@@ -545,7 +532,7 @@ def submission(made: Path, tmp_path: Path) -> Path:
 
 
 def test_ids_may_come_as_arrow(tmp_path: Path) -> None:
-    """In pieces, of both kinds of strings; what is written is the same, byte by byte."""
+    """As chunked arrays of both string types. The written files are the same, byte by byte."""
     tweets, readers = ["A1", "B2", "C3"], ["x", "y,", "z"]
     p = np.random.default_rng(0).random((3, 4)).astype("float32")
     predicted = {label: p[:, i] for i, label in enumerate(LABELS)}
@@ -560,15 +547,15 @@ def test_ids_may_come_as_arrow(tmp_path: Path) -> None:
         np.testing.assert_array_equal(back[label].to_numpy().astype("float32"), predicted[label])
 
 
-def test_a_constant_scores_about_nothing(made: Path, submission: Path) -> None:
-    got = recsys2021.score(submission, made / "test_truth")
-    rates = json.loads((made / "generator.json").read_text())["rates"]["test"]
+def test_a_constant_scores_about_0(generated: Path, submission: Path) -> None:
+    got = recsys2021.score(submission, generated / "test_truth")
+    rates = json.loads((generated / "generator.json").read_text())["rates"]["test"]
     assert got["AP_like"] == pytest.approx(rates["like"], abs=0.03)
     assert -4 < got["RCE_like"] < 0.01
 
 
 def test_rows_in_any_order_score_the_same(
-    made: Path, submission: Path, monkeypatch: pytest.MonkeyPatch
+    generated: Path, submission: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = submission.read_text().splitlines(keepends=True)
     chances = np.random.default_rng(0).random((len(lines), 4)).round(3)
@@ -577,19 +564,19 @@ def test_rows_in_any_order_score_the_same(
     ]
     submission.write_text("".join(lines))
     with monkeypatch.context() as patch:
-        patch.delattr(metric, "joined")  # rows in the truth's order need no join
-        want = recsys2021.score(submission, made / "test_truth")
+        patch.delattr(metric, "align_by_join")  # rows in the order of the truth need no join
+        expected = recsys2021.score(submission, generated / "test_truth")
     submission.write_text("".join(reversed(lines)))
-    assert recsys2021.score(submission, made / "test_truth") == pytest.approx(want, rel=1e-12)
+    assert recsys2021.score(submission, generated / "test_truth") == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda lines: lines[:-1], "1 pairs of the truth are missing, as ('"),
+        (lambda lines: lines[:-1], "1 pairs of the truth are missing, such as ('"),
         (
             lambda lines: [*lines, f"{'A' * 32},{'B' * 32},0,0,0,0\n"],
-            "1 pairs are not in the truth, as ('AAAA",
+            "1 pairs are not in the truth, such as ('AAAA",
         ),
         (lambda lines: ["\udcff\udcfe\n"], "line 1, column tweet_id: bytes that are not UTF-8"),
         (lambda lines: [*lines, lines[0]], "2 rows share their pair"),
@@ -607,11 +594,11 @@ def test_rows_in_any_order_score_the_same(
         ),
     ],
 )
-def test_bad_submissions_are_told(
-    made: Path, submission: Path, change: Callable[[list[str]], list[str]], message: str
+def test_bad_submissions_are_refused(
+    generated: Path, submission: Path, change: Callable[[list[str]], list[str]], message: str
 ) -> None:
     lines = submission.read_text().splitlines(keepends=True)
     submission.write_text("".join(change(lines)), errors="surrogateescape")
     with pytest.raises(DataError) as error:
-        recsys2021.score(submission, made / "test_truth")
+        recsys2021.score(submission, generated / "test_truth")
     assert message in f"{error.value.message} {error.value.hint}"

@@ -1,4 +1,4 @@
-"""Reader, generator, local test sessions and metrics of SIGIR eCom 2021; hand-computed cases and plain loops as oracles."""
+"""Reader, generator, local test and metrics of SIGIR eCom 2021, compared with cases computed by hand and plain loops."""
 
 import json
 import shutil
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from dataset_helpers import silent
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,21 +23,17 @@ from buzzer.errors import DataError
 SCALE = 0.0005
 
 
-def silent(share: float, what: str) -> None:
-    """No progress shown."""
-
-
 @pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("sigir") / "data"
     sigir_ecom.generate(out, SCALE, 0, silent)
     return out
 
 
 @pytest.fixture
-def copy(made: Path, tmp_path: Path) -> Path:
-    """The generated files, to be spoilt."""
-    return Path(shutil.copytree(made, tmp_path / "copy"))
+def copy(generated: Path, tmp_path: Path) -> Path:
+    """A copy of the generated files, to be changed."""
+    return Path(shutil.copytree(generated, tmp_path / "copy"))
 
 
 def queries(folder: Path, task: str) -> list[dict[str, Any]]:
@@ -47,19 +44,22 @@ def queries(folder: Path, task: str) -> list[dict[str, Any]]:
 # ---- generator ---------------------------------------------------------------------------------------------------
 
 
-def test_same_seed_same_files_and_another_seed_others(made: Path, tmp_path: Path) -> None:
+def test_the_seed_determines_the_files(generated: Path, tmp_path: Path) -> None:
     sigir_ecom.generate(tmp_path / "again", SCALE, 0, silent)
     sigir_ecom.generate(tmp_path / "other", SCALE, 1, silent)
-    for path in made.iterdir():
+    for path in generated.iterdir():
         assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
     assert (tmp_path / "other" / "browsing_train.csv").read_bytes() != (
-        made / "browsing_train.csv"
+        generated / "browsing_train.csv"
     ).read_bytes()
 
 
-def test_generated_files_have_the_published_shape(made: Path) -> None:
-    pages, searches = pl.read_csv(made / "browsing_train.csv"), pl.read_csv(made / "search_train.csv")
-    content = pl.read_csv(made / "sku_to_content.csv")
+def test_generated_files_have_the_published_statistics(generated: Path) -> None:
+    pages, searches = (
+        pl.read_csv(generated / "browsing_train.csv"),
+        pl.read_csv(generated / "search_train.csv"),
+    )
+    content = pl.read_csv(generated / "sku_to_content.csv")
     for table, kinds in ((pages, BROWSING), (searches, SEARCH), (content, CONTENT)):
         assert table.columns == list(kinds)
     lengths = (
@@ -73,13 +73,13 @@ def test_generated_files_have_the_published_shape(made: Path) -> None:
     assert counts[: len(counts) // 4].sum() > 0.33 * counts.sum()  # .956 with 57,483 products
     norms = [np.linalg.norm(json.loads(text)) for text in content["image_vector"].drop_nulls()[:50]]
     assert min(norms) >= 307 and max(norms) <= 571
-    carts = queries(made, "cart")
+    carts = queries(generated, "cart")
     assert 0.05 < np.mean([query["label"] for query in carts]) < 0.5
     assert {query["nb_after_add"] for query in carts} <= set(AFTER_ADD)
 
 
-def test_vectors_carry_the_category(made: Path) -> None:
-    content = pl.read_csv(made / "sku_to_content.csv").drop_nulls("category_hash")
+def test_vectors_carry_the_category(generated: Path) -> None:
+    content = pl.read_csv(generated / "sku_to_content.csv").drop_nulls("category_hash")
     vectors = np.array([json.loads(text) for text in content["description_vector"]])
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     alike = vectors @ vectors.T
@@ -90,7 +90,7 @@ def test_vectors_carry_the_category(made: Path) -> None:
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_sessions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    world = generator.World(0.0001)  # of one size; above the official size it grows no more
+    world = generator.World(0.0001)  # one size for both; above scale 1 it does not grow
     monkeypatch.setattr(generator, "CHUNK", 128)
     monkeypatch.setattr(generator, "World", lambda scale: world)
     peaks = []
@@ -147,21 +147,23 @@ def test_intention_is_cut_before_the_purchase() -> None:
     assert seen == {0, 2}  # three events between add and purchase
     kept = sessions.intention(SESSION[:4], np.random.default_rng(0))
     assert kept is not None and (kept["label"], kept["nb_after_add"], len(kept["query"])) == (0, 0, 4)
-    assert sessions.intention(SESSION[7:], np.random.default_rng(0)) is None  # bought without an add before
+    assert (
+        sessions.intention(SESSION[7:], np.random.default_rng(0)) is None
+    )  # a purchase without an add before it
 
 
-def test_generated_queries_are_cut_sessions(made: Path) -> None:
+def test_generated_queries_are_cut_sessions(generated: Path) -> None:
     for task in TESTS:
-        for query in queries(made, task):
+        for query in queries(generated, task):
             assert all(tuple(e) == EVENT for e in query["query"])
             times = [e["server_timestamp_epoch_ms"] for e in query["query"]]
             assert times == sorted(times)
             assert len({e["session_id_hash"] for e in query["query"]}) == 1
             assert all(e["is_search"] == (e["query_vector"] is not None) for e in query["query"])
-    assert not any(e["product_action"] == "purchase" for q in queries(made, "cart") for e in q["query"])
+    assert not any(e["product_action"] == "purchase" for q in queries(generated, "cart") for e in q["query"])
 
 
-def test_local_split_holds_the_last_days_out(copy: Path, tmp_path: Path) -> None:
+def test_the_local_test_has_the_last_days(copy: Path, tmp_path: Path) -> None:
     for names in TESTS.values():
         (copy / names[0]).unlink()
     assert set(paths(copy)) == {"browsing", "search", "content"}
@@ -188,14 +190,14 @@ def test_local_split_holds_the_last_days_out(copy: Path, tmp_path: Path) -> None
 # ---- reader ------------------------------------------------------------------------------------------------------
 
 
-def spoil(path: Path, line: int, change: Callable[[str], str]) -> None:
+def change_line(path: Path, line: int, change: Callable[[str], str]) -> None:
     lines = path.read_text().splitlines(keepends=True)
     lines[line - 1] = change(lines[line - 1])
     path.write_text("".join(lines))
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "told"),
+    ("name", "change", "expected"),
     [
         ("browsing_train.csv", lambda x: x.replace(x[:64], "xyz", 1), "column session_id_hash: 'xyz'"),
         (
@@ -208,14 +210,16 @@ def spoil(path: Path, line: int, change: Callable[[str], str]) -> None:
         ("sku_to_content.csv", lambda x: x[:66] + "\n", "line 4"),
     ],
 )
-def test_spoilt_lines_are_told(copy: Path, name: str, change: Callable[[str], str], told: str) -> None:
-    spoil(copy / name, 4, change)
+def test_damaged_lines_are_refused(
+    copy: Path, name: str, change: Callable[[str], str], expected: str
+) -> None:
+    change_line(copy / name, 4, change)
     with pytest.raises(DataError) as error:
         sigir_ecom.check(copy, silent)
-    assert name in error.value.message and told in error.value.message
+    assert name in error.value.message and expected in error.value.message
 
 
-def test_cut_files_are_told(copy: Path) -> None:
+def test_cut_files_are_refused(copy: Path) -> None:
     path = copy / "rec_test_phase_2.json"
     text = path.read_text()
     path.write_text(text[: len(text) // 2])
@@ -247,8 +251,8 @@ def test_records_of_any_chunk_size(
         assert list(strict_json.objects(path)) == items
 
 
-def test_pieces_are_the_file(made: Path, tmp_path: Path) -> None:
-    path = made / "browsing_train.csv"
+def test_pieces_hold_all_lines_of_the_file(generated: Path, tmp_path: Path) -> None:
+    path = generated / "browsing_train.csv"
     parts = [pl.read_csv(piece) for piece in csv_pieces(path, tmp_path, 1000)]
     assert all(part.height == 1000 for part in parts[:-1]) and len(parts) > 2
     assert pl.concat(parts).equals(pl.read_csv(path))
@@ -265,14 +269,14 @@ def test_next_item_by_hand() -> None:
 
 
 def test_subsequent_by_hand() -> None:
-    # Two hits: precision 2/20, recall 2/3. A short list is still divided by 20. Doubles count once, on either side.
+    # Two hits: precision 2/20, recall 2/3. A short list is also divided by 20. Repeated items count once on both sides.
     truth, guesses = [["a", "b", "c", "a"], ["d"], []], [["a", "a", "b"], ["e"], ["f"]]
     first = 2 * (2 / 20) * (2 / 3) / (2 / 20 + 2 / 3)
     assert metric.subsequent_f1(guesses, truth) == pytest.approx(first / 3)
 
 
 def test_weighted_by_hand() -> None:
-    # Group 0: one of two; group 10: one of one; no others.
+    # Group 0 has one hit of two, group 10 one of one; the others are empty.
     assert metric.weighted_micro_f1([0, 0, 1], [0, 1, 1], [0, 0, 10]) == pytest.approx(1.0 * 0.5 + 0.5 * 1.0)
     everything = list(AFTER_ADD)
     assert metric.weighted_micro_f1([1] * 6, [1] * 6, everything) == pytest.approx(metric.MOST) == 4.5
@@ -285,33 +289,35 @@ LISTS = st.lists(st.lists(st.sampled_from("abcdefgh"), max_size=25), min_size=1,
 
 @given(LISTS, st.data())
 @settings(max_examples=80)
-def test_metrics_keep_their_bounds_and_invariances(truth: list[list[str]], data: st.DataObject) -> None:
+def test_metrics_have_bounds_and_invariances(truth: list[list[str]], data: st.DataObject) -> None:
     guesses = [data.draw(st.lists(st.sampled_from("abcdefghij"), max_size=25)) for _ in truth]
     mrr, f1 = metric.next_item_mrr(guesses, truth), metric.subsequent_f1(guesses, truth)
     assert 0 <= mrr <= 1 and 0 <= f1 <= 1
-    assert metric.next_item_mrr([g[:20] for g in guesses], truth) == mrr  # what stands after 20 is not read
-    assert metric.subsequent_f1([g[:20][::-1] for g in guesses], truth) == f1  # nor order
+    assert (
+        metric.next_item_mrr([g[:20] for g in guesses], truth) == mrr
+    )  # predictions after the 20th do not count
+    assert metric.subsequent_f1([g[:20][::-1] for g in guesses], truth) == f1  # nor does their order
     assert metric.next_item_mrr([t[:1] for t in truth], truth) == pytest.approx(
         np.mean([len(t) > 0 for t in truth])
     )
 
 
-def test_submissions_are_scored_by_position(made: Path, tmp_path: Path) -> None:
-    test = made / TESTS["rec"][0]
+def test_submissions_are_scored_by_position(generated: Path, tmp_path: Path) -> None:
+    test = generated / TESTS["rec"][0]
     truth = metric.labels(test)
     sigir_ecom.write_submission(tmp_path / "good.json", test, truth)
     assert sigir_ecom.score(tmp_path / "good.json", test)["MRR@20"] == 1.0
     written = json.loads((tmp_path / "good.json").read_text())
-    assert [q["query"] for q in written] == [q["query"] for q in queries(made, "rec")]
+    assert [q["query"] for q in written] == [q["query"] for q in queries(generated, "rec")]
     metric.write_records(tmp_path / "short.json", [{"label": ["a"]}])
     with pytest.raises(DataError, match="1 queries"):
         sigir_ecom.score(tmp_path / "short.json", test)
     metric.write_records(tmp_path / "bare.json", [{"label": []}, {"query": []}])
     with pytest.raises(DataError, match="query 1: label None"):
         sigir_ecom.score(tmp_path / "bare.json", test)
-    zeros = [0] * len(queries(made, "cart"))
-    sigir_ecom.write_submission(tmp_path / "zeros.json", made / TESTS["cart"][0], zeros)
-    assert 1 < sigir_ecom.score(tmp_path / "zeros.json", made / TESTS["cart"][0])["weighted_f1"] < 4.5
+    zeros = [0] * len(queries(generated, "cart"))
+    sigir_ecom.write_submission(tmp_path / "zeros.json", generated / TESTS["cart"][0], zeros)
+    assert 1 < sigir_ecom.score(tmp_path / "zeros.json", generated / TESTS["cart"][0])["weighted_f1"] < 4.5
 
 
 def put(path: Path, records: Any) -> Path:
@@ -333,48 +339,48 @@ def put(path: Path, records: Any) -> Path:
 def test_items_are_the_same_where_python_calls_them_equal(
     tmp_path: Path, truth: list[Any], answer: list[Any], score: float
 ) -> None:
-    """As in the organisers' script, which looks items up in lists and sets."""
+    """As in the organisers' script, which compares items in lists and sets."""
     paths_ = put(tmp_path / "s.json", [{"label": answer}]), put(tmp_path / "t.json", [{"label": truth}])
     assert sigir_ecom.score(*paths_)["MRR@20"] == score
 
 
 @pytest.mark.parametrize("label", [None, "a", 1, {"a": 1}, [["a"]], [{}], [None], [True]])
-def test_what_is_no_list_of_items_is_refused(tmp_path: Path, label: Any) -> None:
+def test_labels_other_than_lists_of_items_are_refused(tmp_path: Path, label: Any) -> None:
     paths_ = put(tmp_path / "s.json", [{"label": label}]), put(tmp_path / "t.json", [{"label": ["a"]}])
     with pytest.raises(DataError, match=r"query 0: label .* is not a list of items"):
         sigir_ecom.score(*paths_)
 
 
 @pytest.mark.parametrize("label", [None, True, 1.0, 2, -1, "1", [1]])
-def test_what_is_neither_0_nor_1_is_refused(tmp_path: Path, label: Any) -> None:
+def test_labels_other_than_0_and_1_are_refused(tmp_path: Path, label: Any) -> None:
     truth = put(tmp_path / "t.json", [{"label": 1, "nb_after_add": 0}])
     with pytest.raises(DataError, match=r"query 0: label .* is not 0 or 1"):
         sigir_ecom.score(put(tmp_path / "s.json", [{"label": label}]), truth)
 
 
 @pytest.mark.parametrize("after", [None, [0], 3, "0", True, 2.0])
-def test_a_truth_with_another_number_of_events_is_told(tmp_path: Path, after: Any) -> None:
+def test_a_truth_with_another_number_of_events_is_refused(tmp_path: Path, after: Any) -> None:
     truth = put(tmp_path / "t.json", [{"label": 1, "nb_after_add": after}])
     with pytest.raises(DataError, match=r"query 0: nb_after_add .* is none of"):
         sigir_ecom.score(put(tmp_path / "s.json", [{"label": 1}]), truth)
 
 
 @pytest.mark.parametrize("task", TESTS)
-def test_a_submission_answers_the_truths_queries(made: Path, tmp_path: Path, task: str) -> None:
-    test, own = made / TESTS[task][0], queries(made, task)
+def test_a_submission_must_have_the_queries_of_the_truth(generated: Path, tmp_path: Path, task: str) -> None:
+    test, own = generated / TESTS[task][0], queries(generated, task)
     sigir_ecom.score(put(tmp_path / "s.json", own), test)
     other = json.loads(json.dumps(own))
     other[1]["query"][0]["server_timestamp_epoch_ms"] += 1
     bare = [{"label": query["label"]} for query in own]
-    for given_, told in (
+    for given_, expected in (
         (other, "query 1: not the events"),
         (own[::-1], "query 0"),
         (bare, "query 0: not the events"),
     ):
-        with pytest.raises(DataError, match=told):
+        with pytest.raises(DataError, match=expected):
             sigir_ecom.score(put(tmp_path / "s.json", given_), test)
     for key in ("query", "label"):
-        for depth in range(900, 1000, 5):  # up to what the reader takes, and beyond
+        for depth in range(900, 1000, 5):  # below and above what the reader accepts
             deep = "[" * depth + "]" * depth
             (tmp_path / "s.json").write_text(
                 json.dumps([{key: 0}, *own[1:]]).replace(f'"{key}": 0', f'"{key}": {deep}', 1)
@@ -387,7 +393,7 @@ def test_a_submission_answers_the_truths_queries(made: Path, tmp_path: Path, tas
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "told"),
+    ("key", "value", "expected"),
     [
         ("server_timestamp_epoch_ms", True, "server_timestamp_epoch_ms: True"),
         ("server_timestamp_epoch_ms", 2**63, "server_timestamp_epoch_ms"),
@@ -402,18 +408,18 @@ def test_a_submission_answers_the_truths_queries(made: Path, tmp_path: Path, tas
         ("session_id_hash", "0" * 64, "events of two sessions"),
     ],
 )
-def test_events_off_the_schema_are_told(copy: Path, key: str, value: Any, told: str) -> None:
+def test_events_off_the_schema_are_refused(copy: Path, key: str, value: Any, expected: str) -> None:
     own = queries(copy, "rec")
     number = next(at for at, query in enumerate(own) if len(query["query"]) > 1)
     own[number]["query"][1][key] = value
     put(copy / TESTS["rec"][0], own)
     with pytest.raises(DataError) as error:
         sigir_ecom.check(copy, silent)
-    assert f"query {number}" in error.value.message and told in error.value.message
+    assert f"query {number}" in error.value.message and expected in error.value.message
     assert len(error.value.message) < 250 + len(str(copy))
 
 
-def test_sessions_of_a_few_days_leave_none_to_train_on(copy: Path, tmp_path: Path) -> None:
+def test_sessions_of_a_few_days_cannot_be_split(copy: Path, tmp_path: Path) -> None:
     table = pl.read_csv(copy / "browsing_train.csv")
     late = table["server_timestamp_epoch_ms"] > table["server_timestamp_epoch_ms"].max() - 86_400_000  # type: ignore[operator]
     table.filter(late).write_csv(copy / "browsing_train.csv")
