@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from buzzer import __version__
 from buzzer.errors import BuzzerError, UsageError
-from buzzer.suite.cli import bench, check, compare, data, env, listing, report, run, streams
+from buzzer.suite.cli import bench, check, compare, data, env, frontier, listing, report, run, streams
 from buzzer.suite.cli.progress import ENDING, Interrupted
 
 
@@ -39,6 +39,7 @@ app = typer.Typer(
 )
 app.command("run")(run.main)
 app.command("bench")(bench.main)
+app.command("frontier")(frontier.main)
 app.command("list")(listing.main)
 app.command("check")(check.main)
 app.command("compare")(compare.main)

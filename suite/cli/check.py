@@ -9,7 +9,7 @@ import typer
 from buzzer import caches
 from buzzer.errors import UsageError
 from buzzer.suite import registry
-from buzzer.suite.cli.report import found as record_files
+from buzzer.suite.api import record_files
 from buzzer.suite.escape import printable
 from buzzer.suite.records import integrity, record
 from buzzer.suite.run.worker import load_entry

@@ -42,7 +42,7 @@ def buzzer(tmp_path: Path) -> Buzzer:
         (["run", "booking", "--backend", "onnx"], "unknown backend 'onnx'", "did you mean onnxruntime?"),
         (["run", "recsys2021", "--backend", "tl2cgen"], "nothing to run", "recsys2021 has pandas, "),
         (["run", "booking", "--precision", "int9"], "unknown precision 'int9'", "did you mean int8?"),
-        (["bench", "bert", "--frontier", "--precision", "int8-qta"], "unknown precision", "int8-qat?"),
+        (["frontier", "bert", "--precision", "int8-qta"], "unknown precision", "int8-qat?"),
         (["run", "booking", "--budget", "seed-gpu"], "unknown budget 'seed-gpu'", "did you mean seed-cpu?"),
         (["run", "booking", "--budget", "1c0g1h"], "has a zero in it", "every part"),
         (["run", "booking", "--budget", "10000c1g1h"], "10000 cores asked for", "--on-unmet-budget warn"),

@@ -12,10 +12,10 @@ from buzzer.suite.records import comparable, gate
 from buzzer.suite.records.record import Record
 from buzzer.suite.registry import params_hash
 from buzzer.suite.report import bench_table, compare_text, leaderboard, page, page_bench, readme
-from buzzer.suite.run.plan import Choice
+from buzzer.suite.run.plan import TaskSelection
 
 Make = Callable[..., Record]
-Choose = Callable[..., Choice]
+Choose = Callable[..., TaskSelection]
 OTHER = {"do": "other"}
 MACHINE = {"cpu": "a processor", "simd": "AVX-512", "cores": 2, "memory_bytes": 2**34, "gpus": []}
 DIFFERENT: dict[str, dict[str, Any]] = {

@@ -13,10 +13,10 @@ from buzzer.models.api.job import RunContext
 from buzzer.suite.records import gate
 from buzzer.suite.records.record import Record
 from buzzer.suite.run import worker
-from buzzer.suite.run.plan import Choice
+from buzzer.suite.run.plan import TaskSelection
 
 Make = Callable[..., Record]
-Choose = Callable[..., Choice]
+Choose = Callable[..., TaskSelection]
 OPENED = 500 << 20
 
 
