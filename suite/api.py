@@ -24,7 +24,7 @@ from buzzer.suite.config_file import check_scale
 from buzzer.suite.display import observing
 from buzzer.suite.escape import printable
 from buzzer.suite.records import integrity, record
-from buzzer.suite.records.collection import Records, load_records
+from buzzer.suite.records.collection import Records, load_records, record_files
 from buzzer.suite.records.record import Record
 from buzzer.suite.report import frontier as frontier_report
 from buzzer.suite.report import leaderboard, page
@@ -70,9 +70,9 @@ def run(
 ) -> Records:
     """Fit where needed, then run what is asked for; the records of this call, which are also in the folder `out`.
 
-    >>> request = RunRequest("online-shoppers", engines=["polars"], backends=["onnxruntime"], params=TINY)
-    >>> [(record.job, record.outcome) for record in run(request, out=folder)]
-    [('fit', 'ok'), ('predict', 'ok')]
+    >>> request = RunRequest("online-shoppers", ["polars"], ["torch_eager"], scale=0.1, params={"epochs": 1})
+    >>> [(record.job, record.engine, record.outcome) for record in run(request, out=folder)]
+    [('fit', 'polars', 'ok'), ('predict', 'polars', 'ok')]
     """
     plan = resolve.run_plan(request or RunRequest())
     with observing(observer) as watcher:
@@ -88,7 +88,7 @@ def bench(
 ) -> Records:
     """Time a model on inference backends and check its outputs; the records of this call, which are also in the folder `out`.
 
-    >>> request = BenchRequest("minilm-l6", ["onnxruntime"], ["fp32"], seq=8, count=4, seconds=0, rounds=1)
+    >>> request = BenchRequest("minilm-l6", ["torch_eager"], ["fp32"], seq=8, seconds=0, rounds=1)
     >>> [record.outcome for record in bench(request, out=folder)]
     ['ok']
     """
@@ -126,7 +126,7 @@ def compare(
 
     >>> (comparison,) = compare(CompareRequest("online-shoppers", records=folder))
     >>> [str(result.variant) for results in comparison.lines.values() for result in results]
-    ['polars onnxruntime cpu seed-cpu']
+    ['polars torch_eager cpu seed-cpu']
     """
     task = registry.task(request.task)
     thresholds = [Threshold.parse(text) for text in names(request.fail_if)]
@@ -226,19 +226,11 @@ def valid(sources: Paths, observer: Observer) -> list[Record]:
 
 def examined(sources: Paths, observer: Observer) -> integrity.Checked:
     """The records of files and folders, checked; the observer gets a line for each that is left out."""
-    checked = integrity.examine(record_files(sources))
+    checked = integrity.examine(record_files(paths(sources)))
     for path, problems in checked.problems.items():
         if problems:
             observer.message(printable(f"left out: {path}: {'; '.join(problems)}"), "warning")
     return checked
-
-
-def record_files(sources: Paths) -> list[Path]:
-    """The record files among files and folders. Raises UsageError for a path that does not exist."""
-    for source in paths(sources):
-        if not source.exists():
-            raise UsageError(printable(f"{source}: no such file or folder"))
-    return record.paths(paths(sources))
 
 
 def text_of(path: Path) -> str:

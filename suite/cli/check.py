@@ -9,9 +9,9 @@ import typer
 from buzzer import caches
 from buzzer.errors import UsageError
 from buzzer.suite import registry
-from buzzer.suite.api import record_files
 from buzzer.suite.escape import printable
 from buzzer.suite.records import integrity, record
+from buzzer.suite.records.collection import record_files
 from buzzer.suite.run.worker import load_entry
 
 

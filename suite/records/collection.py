@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+from buzzer.errors import UsageError
+from buzzer.suite.escape import printable
 from buzzer.suite.records import integrity, record
 from buzzer.suite.records.record import Record
 
@@ -54,4 +56,14 @@ class Records(Sequence[Record]):
 
 def load_records(*paths: str | Path) -> Records:
     """The valid records in files and folders."""
-    return Records(integrity.examine(record.paths(map(Path, paths))).good.values())
+    return Records(
+        integrity.examine(record_files([Path(path) for path in paths or ["results"]])).good.values()
+    )
+
+
+def record_files(sources: Sequence[Path]) -> list[Path]:
+    """The record files among files and folders. Raises UsageError for a path that does not exist."""
+    for source in sources:
+        if not source.exists():
+            raise UsageError(printable(f"{source}: no such file or folder"))
+    return record.paths(sources)
