@@ -74,6 +74,7 @@ class Step:
 
     @property
     def is_fit(self) -> bool:
+        """Whether it makes what the timed runs of its workload need."""
         return self.run.job == "fit"
 
 
