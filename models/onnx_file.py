@@ -7,7 +7,7 @@ import numpy as np
 from buzzer.engine.infer.onnx import graphs
 from buzzer.engine.infer.onnx.graphs import Signature
 from buzzer.errors import DataError, UnsupportedError, UsageError
-from buzzer.models.api.target import Batch, BenchModel, BenchSpec
+from buzzer.models.api.bench import Batch, BenchModel, BenchSpec
 
 NOTE = "random inputs of the graph's types; right answers by ONNX Runtime with every graph optimisation off"
 

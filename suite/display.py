@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from buzzer.models.api.job import SCORE
+from buzzer.models.api.context import SCORE
 from buzzer.suite.records.record import Record
 from buzzer.suite.report.format import clock_text
 from buzzer.suite.run.executor import Level, Observer

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from buzzer import configs
 from buzzer.engine import frames, infer
 from buzzer.errors import UsageError, unknown_name
-from buzzer.models.api.job import Progress
+from buzzer.models.api.context import Progress
 
 NO_ENGINE = "none"
 DATASETS = Path(configs.FOLDER).parent / "datasets"

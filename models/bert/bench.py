@@ -11,7 +11,7 @@ import numpy as np
 
 from buzzer.engine.infer import Array
 from buzzer.errors import UnsupportedError, UsageError, unknown_name
-from buzzer.models.api.target import Batch, BenchModel, BenchSpec, outputs_of, stamp
+from buzzer.models.api.bench import Batch, BenchModel, BenchSpec, outputs_of, stamp
 from buzzer.models.bert import weights
 
 RANDOM = "random weights of the published shape: latency only, accuracy means nothing"

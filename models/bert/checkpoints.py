@@ -14,7 +14,7 @@ from buzzer.datasets import clinc150 as dataset
 from buzzer.datasets.clinc150.reader import FILE, OOS
 from buzzer.engine import device, quant
 from buzzer.errors import UsageError, unknown_name
-from buzzer.models.api.job import RunContext
+from buzzer.models.api.context import RunContext
 from buzzer.models.bert import encoder, finetune, head, tokenizer, weights
 from buzzer.models.bert.finetune import Labelled
 

@@ -15,7 +15,7 @@ from buzzer.datasets.checked import given_or_generated
 from buzzer.datasets.clinc150 import generator
 from buzzer.datasets.clinc150.metric import TESTED
 from buzzer.datasets.clinc150.reader import FILE, OOS
-from buzzer.models.api.job import Data, Progress, Result, RunContext, Steps
+from buzzer.models.api.context import Data, Progress, Result, RunContext, Steps
 from buzzer.models.bert import weights
 
 REAL = Path("text/clinc150")  # under $BUZZER_DATA

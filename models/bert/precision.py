@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from buzzer.errors import UnsupportedError, UsageError, unknown_name
-from buzzer.models.api.job import Result, RunContext, Steps
+from buzzer.models.api.context import Result, RunContext, Steps
 from buzzer.models.bert.intent import BertIntent
 
 # Name in the record -> checkpoint that `fit` made, precision of the session.

@@ -10,8 +10,8 @@ from buzzer.datasets.booking.reader import paths
 from buzzer.engine import frames
 from buzzer.engine.infer import Array
 from buzzer.errors import UsageError
-from buzzer.models.api.job import RunContext
-from buzzer.models.api.target import BenchModel, BenchSpec, outputs_of
+from buzzer.models.api.bench import BenchModel, BenchSpec, outputs_of
+from buzzer.models.api.context import RunContext
 from buzzer.models.booking import features
 from buzzer.models.booking.task import TASK, fitted
 

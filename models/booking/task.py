@@ -17,7 +17,7 @@ from buzzer.engine import frames
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Array
 from buzzer.errors import DataError, UsageError
-from buzzer.models.api.job import Data, Progress, Result, RunContext, Steps
+from buzzer.models.api.context import Data, Progress, Result, RunContext, Steps
 from buzzer.models.booking import features
 from buzzer.models.booking.ensemble import WEIGHTS, accuracy, best_four
 from buzzer.models.booking.features import CODED, FIRST_CITY, GUESSES, Inputs

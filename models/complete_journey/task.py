@@ -7,7 +7,7 @@ from buzzer.datasets import complete_journey as dataset
 from buzzer.datasets.checked import generated
 from buzzer.datasets.complete_journey import mapping
 from buzzer.errors import UsageError
-from buzzer.models.api.job import Data, Progress
+from buzzer.models.api.context import Data, Progress
 from buzzer.models.sigir_ecom.next_item.task import Recommendation
 
 NOTES = (

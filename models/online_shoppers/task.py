@@ -26,7 +26,7 @@ from buzzer.datasets.online_shoppers.reader import (
 from buzzer.engine import frames
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Array, Columns, Expr, on_host
-from buzzer.models.api.job import Data, Progress, Result, RunContext, Steps
+from buzzer.models.api.context import Data, Progress, Result, RunContext, Steps
 from buzzer.models.sigir_ecom.purchase import odds, task
 from buzzer.models.sigir_ecom.sessions.events import batches
 

@@ -11,8 +11,8 @@ from buzzer.datasets.recsys2021.reader import part_files
 from buzzer.engine import frames
 from buzzer.engine.infer import Array
 from buzzer.errors import UsageError
-from buzzer.models.api.job import RunContext
-from buzzer.models.api.target import BenchModel, BenchSpec
+from buzzer.models.api.bench import BenchModel, BenchSpec
+from buzzer.models.api.context import RunContext
 from buzzer.models.recsys2021 import ensemble, features, fitting, lookup_tables, trees
 from buzzer.models.recsys2021.task import TASK
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from buzzer.engine import cluster, frames
 from buzzer.engine.frames.base import Array
-from buzzer.models.api.job import RunContext, Steps
+from buzzer.models.api.context import RunContext, Steps
 from buzzer.models.recsys2021 import ensemble, second_stage_features, sizes
 from buzzer.models.recsys2021.lookup_tables import collected, load, save
 from buzzer.models.recsys2021.predicting import IDS, Predicted, Predictor, pieces_of_test

@@ -12,7 +12,7 @@ from buzzer.engine import infer
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Array, on_host, side_by_side
 from buzzer.errors import UsageError, unknown_name
-from buzzer.models.api.job import RunContext
+from buzzer.models.api.context import RunContext
 from buzzer.models.recsys2021 import features, second_stage_features, sizes, trees
 
 TREES = ("kfold", "loo", "split")  # first stage, by how their training rows are encoded

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from buzzer.engine.frames.base import Array
 from buzzer.errors import DataError
-from buzzer.models.api.job import RunContext
+from buzzer.models.api.context import RunContext
 from buzzer.models.recsys2021 import features
 from buzzer.models.recsys2021.networks import NETWORKS, VOCABULARY, Network, Sizes
 

@@ -12,7 +12,7 @@ from buzzer.datasets.recsys2021.reader import part_files, pieces
 from buzzer.engine import frames
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Array, on_host
-from buzzer.models.api.job import RunContext
+from buzzer.models.api.context import RunContext
 from buzzer.models.recsys2021 import ensemble, features, fitting, second_stage_features, sizes
 from buzzer.models.recsys2021.ensemble import ModelSelection
 from buzzer.models.recsys2021.fitting import Fitted

@@ -4,7 +4,7 @@ from typing import Any
 
 from buzzer.engine import device, frames
 from buzzer.errors import UsageError
-from buzzer.models.api.job import RunContext
+from buzzer.models.api.context import RunContext
 
 PIECE_ROWS = {"cpu": 500_000, "gpu": 3_000_000}  # winners: 3 million
 BATCH_ROWS = {"cpu": 4096, "cuda": 65_536}

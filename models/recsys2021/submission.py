@@ -9,7 +9,7 @@ import numpy as np
 
 from buzzer.datasets import recsys2021 as dataset
 from buzzer.engine.frames.base import Array
-from buzzer.models.api.job import Result, RunContext
+from buzzer.models.api.context import Result, RunContext
 from buzzer.models.recsys2021.ensemble import ModelSelection
 from buzzer.models.recsys2021.features import TARGETS
 from buzzer.models.recsys2021.fitting import means

@@ -12,7 +12,7 @@ from buzzer.datasets.recsys2021 import generator
 from buzzer.datasets.workers import usable_cores
 from buzzer.engine import frames
 from buzzer.engine.frames import Engine
-from buzzer.models.api.job import Data, Progress, Result, RunContext, Steps
+from buzzer.models.api.context import Data, Progress, Result, RunContext, Steps
 from buzzer.models.recsys2021 import distributed, ensemble, features, fitting, sizes
 from buzzer.models.recsys2021.lookup_tables import collected
 from buzzer.models.recsys2021.predicting import Predictor, pieces_of_test

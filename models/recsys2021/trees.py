@@ -10,7 +10,7 @@ from buzzer.datasets.recsys2021.schema import GROUPS
 from buzzer.engine import cluster
 from buzzer.engine.frames.base import Array, on_host
 from buzzer.models import blend
-from buzzer.models.api.job import RunContext
+from buzzer.models.api.context import RunContext
 from buzzer.models.recsys2021.features import TARGETS
 
 # settings, labels [rows], margins [rows] or None, rounds -> a Booster

@@ -19,9 +19,9 @@ from buzzer import caches
 from buzzer.engine.infer import Array, cost
 from buzzer.engine.infer.cost import Cost
 from buzzer.errors import DataError
-from buzzer.models.api import target as targets
-from buzzer.models.api.job import RunContext
-from buzzer.models.api.target import Batch, BenchModel, BenchSpec, ModelProvider, stamp
+from buzzer.models.api import bench as api_bench
+from buzzer.models.api.bench import Batch, BenchModel, BenchSpec, ModelProvider, stamp
+from buzzer.models.api.context import RunContext
 from buzzer.suite.run import manifest
 
 FACTS = "facts.json"
@@ -43,7 +43,7 @@ def folder(job: RunContext, target: ModelProvider, ask: BenchSpec) -> Path:
     if (fixed := target.identity(ask)) is None:
         return job.work / "kept"
     sizes = [ask.batch, ask.seq, ask.inputs, ask.lengths, ask.packing, job.device]
-    code = stamp([Path(p) for p in (__file__, cost.__file__, targets.__file__)])
+    code = stamp([Path(p) for p in (__file__, cost.__file__, api_bench.__file__)])
     return job.data / f"{job.task}-{digest([ask.params, ask.seed, sizes, fixed, code, version()])}"
 
 

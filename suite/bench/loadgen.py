@@ -16,7 +16,7 @@ import numpy as np
 
 from buzzer.engine.infer import Array, Session
 from buzzer.errors import UnsupportedError, UsageError
-from buzzer.models.api.target import BenchModel
+from buzzer.models.api.bench import BenchModel
 
 NAMES = {"single-stream": "SingleStream", "offline": "Offline", "server": "Server"}
 TRIAL_S = 1.0  # of runs that tell LoadGen what rate to expect

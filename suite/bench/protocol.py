@@ -20,8 +20,8 @@ from buzzer.engine.infer.cost import Cost, cost_of
 from buzzer.engine.infer.roofline import Roof
 from buzzer.engine.infer.session import Description, Staging
 from buzzer.errors import DataError
-from buzzer.models.api.job import Result, RunContext, Steps
-from buzzer.models.api.target import BenchModel, BenchSpec, ModelProvider, altered, stamp
+from buzzer.models.api.bench import BenchModel, BenchSpec, ModelProvider, altered, stamp
+from buzzer.models.api.context import Result, RunContext, Steps
 from buzzer.suite.bench import answers_cache
 from buzzer.suite.bench.answers_cache import Answers
 from buzzer.suite.run.worker import load_entry

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from buzzer import caches
 from buzzer.errors import DataError, UnsupportedError, UsageError
-from buzzer.models.api.job import Data
+from buzzer.models.api.context import Data
 from buzzer.suite.bench import loadgen, plan
 from buzzer.suite.bench.plan import BenchSelection
 from buzzer.suite.records.record import Record

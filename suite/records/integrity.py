@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 
 from buzzer.errors import DataError, UsageError
-from buzzer.models.api.job import SCORE
+from buzzer.models.api.context import SCORE
 from buzzer.suite import budget as budgets
 from buzzer.suite import registry
 from buzzer.suite.escape import printable

@@ -23,7 +23,7 @@ from pydantic import (
 )
 
 from buzzer.errors import DataError
-from buzzer.models.api.job import SCORE
+from buzzer.models.api.context import SCORE
 from buzzer.suite.budget import LARGEST, LEAST_WALL_S, MOST_CORES, MOST_S
 from buzzer.suite.escape import printable
 

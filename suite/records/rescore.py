@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from buzzer.errors import BuzzerError, UsageError
-from buzzer.models.api.job import Data
+from buzzer.models.api.context import Data
 from buzzer.suite import registry
 from buzzer.suite.records import record
 from buzzer.suite.records.record import Record

@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from buzzer.configs import load_yaml
-from buzzer.models.api.job import SCORE
+from buzzer.models.api.context import SCORE
 from buzzer.suite.analysis import percentiles
 from buzzer.suite.escape import Markdown
 from buzzer.suite.escape import markdown as shown

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from buzzer import __version__
 from buzzer.configs import load_yaml
-from buzzer.models.api.job import SCORE
+from buzzer.models.api.context import SCORE
 from buzzer.suite import registry
 from buzzer.suite.analysis import comparison
 from buzzer.suite.analysis.comparison import Group, Variant

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from buzzer.models.api.job import SCORE, Result, Steps
+from buzzer.models.api.context import SCORE, Result, Steps
 
 
 def process_age() -> float:

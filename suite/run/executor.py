@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 
 from buzzer import caches
 from buzzer.errors import BuzzerError, DataError
-from buzzer.models.api.job import Data
+from buzzer.models.api.context import Data
 from buzzer.suite.escape import printable
 from buzzer.suite.records import integrity, record
 from buzzer.suite.records.record import Record

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import buzzer
 from buzzer.errors import DataError
-from buzzer.models.api.job import Data
+from buzzer.models.api.context import Data
 from buzzer.suite.run import manifest
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import NamedTuple, get_args
 
 from buzzer.engine import frames, infer
 from buzzer.errors import UnsupportedError, unknown_name
-from buzzer.models.api.job import Data
+from buzzer.models.api.context import Data
 from buzzer.suite import registry
 from buzzer.suite.budget import UNLIMITED, Budget
 from buzzer.suite.records.record import SCHEMA_MINOR, Outcome, Record

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from buzzer.models.api.job import SCORE
+from buzzer.models.api.context import SCORE
 from buzzer.suite.records.record import Phase
 
 START_S = 5.0  # what making the control group and the process takes at the most

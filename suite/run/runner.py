@@ -21,7 +21,7 @@ from pydantic import ValidationError
 import buzzer
 from buzzer import caches, locks
 from buzzer.errors import DataError
-from buzzer.models.api.job import SCORE, Data, RunContext
+from buzzer.models.api.context import SCORE, Data, RunContext
 from buzzer.suite import budget as budgets
 from buzzer.suite.budget import Budget
 from buzzer.suite.records import gate, machine

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from buzzer import caches
-from buzzer.models.api.job import Data
+from buzzer.models.api.context import Data
 from buzzer.suite.records.record import Record
 from buzzer.suite.run import runner
 from buzzer.suite.run.executor import Executor, Observer, Step

@@ -19,7 +19,7 @@ from typing import IO, Any
 from buzzer.engine import faults
 from buzzer.engine.device import limit_memory, no_cuda, nvml, own_memory
 from buzzer.errors import BuzzerError, UnsupportedError
-from buzzer.models.api.job import SCORE, Result, RunContext, Steps, Task
+from buzzer.models.api.context import SCORE, Result, RunContext, Steps, Task
 from buzzer.suite.run import clock, counters
 
 PATHS = ("data", "work", "out")

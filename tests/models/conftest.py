@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from buzzer.models.api.job import Data, Result, RunContext
+from buzzer.models.api.context import Data, Result, RunContext
 from buzzer.suite import registry
 
 Run = Callable[[Generator[str, None, Result]], tuple[Result, list[str]]]

@@ -30,7 +30,7 @@ MOST_BYTES = 8 << 30  # of address space: what a damaged file asks for must not 
 
 
 def ask(params: dict[str, str]) -> Any:
-    from buzzer.models.api.target import BenchSpec
+    from buzzer.models.api.bench import BenchSpec
 
     return BenchSpec(2, 8, 2, "fixed", "padded", 0, params)
 

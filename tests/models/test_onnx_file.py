@@ -12,7 +12,7 @@ from buzzer.engine import infer
 from buzzer.engine.infer.cost import cost_of
 from buzzer.engine.infer.onnx import graphs
 from buzzer.errors import DataError, UnsupportedError, UsageError
-from buzzer.models.api.target import BenchSpec
+from buzzer.models.api.bench import BenchSpec
 from buzzer.models.onnx_file import TARGET
 from buzzer.suite import registry
 from buzzer.suite.bench import plan

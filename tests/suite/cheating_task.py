@@ -17,7 +17,7 @@ from typing import Any
 
 from fake_task import Fake
 
-from buzzer.models.api.job import SCORE, Result, RunContext, Steps
+from buzzer.models.api.context import SCORE, Result, RunContext, Steps
 from buzzer.suite.run.clock import Clock
 
 WORK_S = 1.5  # where the harness's clock must tell

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from buzzer.models.api.job import Data
+from buzzer.models.api.context import Data
 from buzzer.suite.budget import resolve
 from buzzer.suite.records.record import Record
 from buzzer.suite.registry import TaskConfig, Variant, params_hash

@@ -11,7 +11,7 @@ from typing import Any
 
 from buzzer.caches import COMPILED, kernels
 from buzzer.errors import DataError, UnsupportedError
-from buzzer.models.api.job import Data, Progress, Result, RunContext, Steps
+from buzzer.models.api.context import Data, Progress, Result, RunContext, Steps
 from buzzer.suite.run.clock import Clock
 
 

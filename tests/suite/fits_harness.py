@@ -8,7 +8,7 @@ from pathlib import Path
 
 from conftest import fake_selection
 
-from buzzer.models.api.job import Data
+from buzzer.models.api.context import Data
 from buzzer.suite.run import runner
 from buzzer.suite.run.plan import fit_run
 

@@ -10,7 +10,7 @@ from conftest import fake_selection
 from rich.console import Console
 
 from buzzer.errors import BuzzerError
-from buzzer.models.api.job import Data
+from buzzer.models.api.context import Data
 from buzzer.suite.cli.progress import ProgressDisplay
 from buzzer.suite.run import tasks
 from buzzer.suite.run.executor import Executor

@@ -20,7 +20,7 @@ from buzzer.engine import frames
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Array
 from buzzer.errors import DataError, UsageError, unknown_name
-from buzzer.models.api.job import Data, Progress, Result, RunContext, Steps
+from buzzer.models.api.context import Data, Progress, Result, RunContext, Steps
 from buzzer.models.blend import best_of, weigh
 from buzzer.models.sigir_ecom.next_item import counts
 from buzzer.models.sigir_ecom.sessions import events, products, shared

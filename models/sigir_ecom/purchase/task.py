@@ -17,7 +17,7 @@ from buzzer.engine import frames
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Array, on_host
 from buzzer.errors import DataError
-from buzzer.models.api.job import Data, Progress, Result, RunContext, Steps
+from buzzer.models.api.context import Data, Progress, Result, RunContext, Steps
 from buzzer.models.sigir_ecom.next_item.task import test_file
 from buzzer.models.sigir_ecom.purchase import carts, odds
 from buzzer.models.sigir_ecom.purchase.odds import Rows

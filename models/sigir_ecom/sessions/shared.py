@@ -15,7 +15,7 @@ from buzzer.datasets.sigir_ecom.reader import HELD_OUT_DAYS, paths
 from buzzer.datasets.sigir_ecom.schema import DIMS, TESTS
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import FIRST_CODE, Array, Columns, Expr, stack
-from buzzer.models.api.job import Data, Progress, RunContext
+from buzzer.models.api.context import Data, Progress, RunContext
 from buzzer.models.sigir_ecom.sessions import events, products
 from buzzer.models.sigir_ecom.sessions.events import VECTORS, Vocabulary
 

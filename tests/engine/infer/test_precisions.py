@@ -8,7 +8,7 @@ import pytest
 
 from buzzer.engine import infer, quant
 from buzzer.errors import UnsupportedError
-from buzzer.models.api.target import BenchModel, BenchSpec
+from buzzer.models.api.bench import BenchModel, BenchSpec
 from buzzer.models.bert.bench import TARGET
 
 # backend, precision, least cosine of a token's vector, largest error as a share of the largest value, least agreement

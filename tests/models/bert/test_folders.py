@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from buzzer.errors import DataError, UnsupportedError, UsageError
-from buzzer.models.api.target import BenchSpec
+from buzzer.models.api.bench import BenchSpec
 from buzzer.models.bert import bench, encoder, tokenizer
 from buzzer.models.bert.bench import TARGET
 

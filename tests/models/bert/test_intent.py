@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from buzzer.datasets.clinc150.generator import generate
 from buzzer.engine import infer
 from buzzer.errors import UnsupportedError, UsageError
-from buzzer.models.api.job import Data, RunContext
+from buzzer.models.api.context import Data, RunContext
 from buzzer.models.bert import encoder, head, tokenizer, weights
 from buzzer.models.bert.encoder import Bert, BertConfig, SentenceClassifier
 from buzzer.models.bert.intent import STAND_IN, TASK, labels_of, sample

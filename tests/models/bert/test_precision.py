@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from buzzer.engine import infer, quant
 from buzzer.errors import UnsupportedError, UsageError
-from buzzer.models.api.job import Data, RunContext
+from buzzer.models.api.context import Data, RunContext
 from buzzer.models.bert import checkpoints, encoder, finetune
 from buzzer.models.bert.encoder import Bert, BertConfig, SentenceClassifier
 from buzzer.models.bert.finetune import Labelled, Tuner

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from buzzer.errors import DataError, UnsupportedError, UsageError
-from buzzer.models.api.target import BenchSpec
+from buzzer.models.api.bench import BenchSpec
 from buzzer.models.bert import encoder, packing
 from buzzer.models.bert.bench import TARGET
 from buzzer.models.bert.encoder import Bert, BertConfig

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from buzzer.engine import infer
 from buzzer.engine.frames import Engine
 from buzzer.errors import DataError, UsageError
-from buzzer.models.api.job import Data, RunContext
+from buzzer.models.api.context import Data, RunContext
 from buzzer.models.booking import features
 from buzzer.models.booking.ensemble import accuracy, best_four
 from buzzer.models.booking.features import FIRST_CITY

@@ -11,7 +11,7 @@ import pytest
 from buzzer.engine.frames import Engine
 from buzzer.engine.frames.base import Lookup
 from buzzer.errors import UsageError
-from buzzer.models.api.job import Data, RunContext
+from buzzer.models.api.context import Data, RunContext
 from buzzer.models.recsys2021 import distributed, ensemble, sizes
 from buzzer.models.recsys2021.lookup_tables import merged
 from buzzer.models.recsys2021.predicting import Piece, Predicted, Predictor, pieces_of_test

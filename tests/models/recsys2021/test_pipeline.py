@@ -21,7 +21,7 @@ from buzzer.engine import frames, infer
 from buzzer.engine.frames import Engine
 from buzzer.engine.frames.base import on_host
 from buzzer.errors import DataError, UnsupportedError, UsageError
-from buzzer.models.api.job import Data, RunContext
+from buzzer.models.api.context import Data, RunContext
 from buzzer.models.recsys2021 import ensemble, features, fitting, lookup_tables, second_stage_features, trees
 from buzzer.models.recsys2021.predicting import pieces_of_test
 from buzzer.models.recsys2021.task import TASK

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from buzzer.engine.frames.base import on_host
-from buzzer.models.api.job import RunContext
+from buzzer.models.api.context import RunContext
 from buzzer.models.recsys2021 import ensemble, features, second_stage_features, trees
 from buzzer.models.recsys2021.features import TARGETS
 from buzzer.models.recsys2021.predicting import Predictor

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from buzzer.errors import UnsupportedError
-from buzzer.models.api.job import Data, RunContext
+from buzzer.models.api.context import Data, RunContext
 from buzzer.models.sigir_ecom.next_item import task
 
 pytest.importorskip("triton")

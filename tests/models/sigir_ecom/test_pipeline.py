@@ -21,7 +21,7 @@ from buzzer.datasets.sigir_ecom.schema import AFTER_ADD, TESTS
 from buzzer.engine import infer
 from buzzer.engine.frames import Engine
 from buzzer.errors import DataError, UsageError
-from buzzer.models.api.job import Data, RunContext
+from buzzer.models.api.context import Data, RunContext
 from buzzer.models.blend import best_of, weigh
 from buzzer.models.sigir_ecom.next_item import counts, pretrain
 from buzzer.models.sigir_ecom.next_item import task as task1

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from buzzer.errors import UsageError
-from buzzer.models.api.job import Data
+from buzzer.models.api.context import Data
 from buzzer.suite.analysis import comparison, regress
 from buzzer.suite.analysis.comparison import Variant
 from buzzer.suite.analysis.regress import Threshold

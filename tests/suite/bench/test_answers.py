@@ -13,8 +13,8 @@ from buzzer.engine import quant
 from buzzer.engine.infer.cost import Cost
 from buzzer.engine.infer.roofline import Roof
 from buzzer.errors import DataError
-from buzzer.models.api.job import Result, RunContext
-from buzzer.models.api.target import BenchModel, BenchSpec, outputs_of, stamp
+from buzzer.models.api.bench import BenchModel, BenchSpec, outputs_of, stamp
+from buzzer.models.api.context import Result, RunContext
 from buzzer.models.bert import bench as bert
 from buzzer.models.bert import encoder
 from buzzer.suite.bench import answers_cache

@@ -18,7 +18,7 @@ import torch
 from buzzer.engine.infer import Array, Plan
 from buzzer.engine.infer.onnx import graphs
 from buzzer.errors import DataError, UnsupportedError, UsageError
-from buzzer.models.api.target import LEAST_PROBES, PROBES, BenchModel, BenchSpec, altered
+from buzzer.models.api.bench import LEAST_PROBES, PROBES, BenchModel, BenchSpec, altered
 from buzzer.models.onnx_file import TARGET as ONNX_FILE
 from buzzer.suite import registry
 from buzzer.suite.bench import answers_cache, plan, workload

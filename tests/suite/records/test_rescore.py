@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from buzzer.errors import UsageError
-from buzzer.models.api.job import Data
+from buzzer.models.api.context import Data
 from buzzer.suite import registry
 from buzzer.suite.records import record
 from buzzer.suite.records.record import Record

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from buzzer.models.api.job import Data
+from buzzer.models.api.context import Data
 from buzzer.suite.budget import resolve
 from buzzer.suite.records import integrity, record
 from buzzer.suite.records.record import Record

@@ -4,7 +4,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buzzer.models.api.job import Result, Steps
+from buzzer.models.api.context import Result, Steps
 from buzzer.suite.run import clock
 from buzzer.suite.run.progress import RunProgress
 

@@ -19,7 +19,7 @@ from buzzer.datasets import booking
 from buzzer.datasets.files import new_folder
 from buzzer.datasets.workers import in_order
 from buzzer.errors import DataError
-from buzzer.models.api.job import Data
+from buzzer.models.api.context import Data
 from buzzer.suite import cli
 from buzzer.suite.cli import run as run_verb
 from buzzer.suite.cli import streams

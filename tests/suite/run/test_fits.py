@@ -16,7 +16,7 @@ import pytest
 import buzzer
 from buzzer import locks
 from buzzer.errors import DataError
-from buzzer.models.api.job import Data
+from buzzer.models.api.context import Data
 from buzzer.suite import registry
 from buzzer.suite.budget import UNLIMITED
 from buzzer.suite.records import integrity
@@ -149,7 +149,11 @@ def test_a_source_that_is_no_python_is_told(ours: Path) -> None:
 def test_a_task_depends_on_models_and_not_on_the_harness(task: str) -> None:
     found = fits.sources(registry.task(task).entry)
     assert not [name for name in found if name.startswith("buzzer.suite")]
-    shared = {"buzzer.models.api.job", "buzzer.datasets.files", "buzzer.engine.infer.backends.torch_eager"}
+    shared = {
+        "buzzer.models.api.context",
+        "buzzer.datasets.files",
+        "buzzer.engine.infer.backends.torch_eager",
+    }
     assert shared <= found.keys()
     assert ("buzzer.models.blend" in found) == (not task.startswith("bert"))
 

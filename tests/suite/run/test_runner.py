@@ -13,7 +13,7 @@ import psutil
 import pytest
 from rich.console import Console
 
-from buzzer.models.api.job import Data
+from buzzer.models.api.context import Data
 from buzzer.suite.cli.progress import ProgressDisplay
 from buzzer.suite.records import record
 from buzzer.suite.records.record import Record

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from buzzer.errors import DataError, UnsupportedError
-from buzzer.models.api.job import RunContext
+from buzzer.models.api.context import RunContext
 from buzzer.suite.records import gate
 from buzzer.suite.records.record import Record
 from buzzer.suite.run import worker
