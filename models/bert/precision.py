@@ -2,6 +2,7 @@
 quantised and pruned: one fit makes every checkpoint, one predict runs one of them on one backend."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,12 @@ class BertIntentPrecision(BertIntent):
         (job.work / "classes.json").write_text(json.dumps(classes))
         facts = {"checkpoints": maker.told, "layers": len(model.bert.layers), "tuned_in_bf16": maker.bf16}
         return Result({"valid_accuracy": maker.told["float"]["valid_accuracy"]}, len(data.train.ids), facts)
+
+    def layers(self, params: Mapping[str, Any]) -> int:
+        """Layers of the encoder that the parameters name, before it is cut."""
+        from buzzer.models.bert import encoder, weights
+
+        return encoder.config_of(weights.folder(params["weights"])).num_hidden_layers
 
     def ready(
         self, job: RunContext, folder: Path, classes: int

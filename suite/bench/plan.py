@@ -1,4 +1,4 @@
-"""What `buzzer bench` runs and in which order, and the table of what came out."""
+"""What `buzzer bench` runs and in which order."""
 
 import functools
 import hashlib
@@ -9,31 +9,117 @@ from typing import Any
 
 from buzzer.engine import infer
 from buzzer.engine.infer.onnx import graphs
-from buzzer.errors import BuzzerError, DataError, UnsupportedError, unknown_name
+from buzzer.errors import BuzzerError, DataError, UnsupportedError, UsageError, unknown_name
+from buzzer.suite import budget as budgets
+from buzzer.suite import registry
+from buzzer.suite.bench import loadgen
 from buzzer.suite.budget import Budget
 from buzzer.suite.registry import NO_ENGINE, ModelConfig, TaskConfig, Variant
+from buzzer.suite.requests import BenchRequest, names
 from buzzer.suite.run.plan import Run
+from buzzer.suite.run.resolve import DEVICES, check_numbers
 
 ENTRY = "buzzer.suite.bench.protocol:BENCH"
 REFERENCE = "torch_eager"
 ANY = "any"  # precision of a record of a backend that is not here
 WEIGHTS = (".json", ".safetensors", ".bin", ".txt")  # files of a model folder
 INPUTS, LEAST_INPUTS = 16, 4  # different batches: most, and least of large ones
+LEAST_ROTATED = 2
+SCENARIOS = ("single-stream", "offline", "server")
+LENGTHS = ("fixed", "real")
+PACKINGS = ("padded", "sorted", "packed")
 LARGE = 65536  # tokens (rows, where they have none) of all inputs together that large batches may have
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What was asked of one model."""
+class BenchSelection:
+    """One model at one batch size and packing, with every name checked."""
 
+    request: BenchRequest
     model: ModelConfig
     backends: Sequence[str]
     precisions: Sequence[str]  # empty = every one that a backend has
-    device: str
     budget: Budget
-    seed: int
-    rounds: int
-    params: dict[str, Any]  # batch, seq, lengths, ...: see suite/bench/protocol.py
+    batch: int  # rows a run
+    packing: str
+    seq: int  # tokens a row; 0 = the rows have no such axis
+
+    @property
+    def rounds(self) -> int:
+        """Rounds over all variants; LoadGen repeats by itself."""
+        return 1 if self.request.scenario else self.request.rounds
+
+    def params(self) -> dict[str, Any]:
+        """Parameters of the bench task (see suite/bench/protocol.py), as records have them."""
+        asked = self.request
+        seeds = {"loadgen_seeds": list(asked.loadgen_seeds)} if asked.scenario else {}
+        return {
+            "batch": self.batch,
+            "lengths": asked.lengths,
+            "count": asked.count,
+            "seconds": float(asked.seconds),
+            "at_most": float(asked.at_most),
+            "scenario": asked.scenario,
+            "min_duration": float(asked.min_duration),
+            "qps": float(asked.qps),
+            "bound": float(asked.bound),
+            "packing": self.packing,
+            "seq": self.seq,
+            **seeds,
+            "inputs": asked.inputs or inputs_of(self.batch, self.seq),
+        }
+
+
+def selections(request: BenchRequest) -> list[BenchSelection]:
+    """A selection for each batch size and packing. Raises UsageError for what is not allowed, unknown, or more than this machine has."""
+    check(request)
+    model, budget = registry.model(request.model), budgets.resolve(request.budget)
+    precisions = [] if names(request.precisions) == ["all"] else names(request.precisions)
+    registry.check_precisions(precisions)
+    backends = backends_of(model, names(request.backends))
+    seq, batches = tokens_of(model, request.seq), batches_of(request.batches)
+    made = [
+        BenchSelection(request, model, backends, precisions, budget, batch, packing, seq)
+        for batch in batches
+        for packing in names(request.packings)
+    ]
+    if problems := budgets.unmet(budget):
+        raise UsageError(f"budget {budget.name}: {'; '.join(problems)}", "choose a smaller --budget")
+    return made
+
+
+def check(request: BenchRequest) -> None:
+    """Raises UsageError for a name or number of a request that is not allowed."""
+    allowed = {
+        "device": (request.device, DEVICES),
+        "lengths": (request.lengths, LENGTHS),
+        "scenario": (request.scenario, ("", *SCENARIOS)),
+    }
+    for name, (value, known) in allowed.items():
+        if value not in known:
+            raise unknown_name(name, value, known)
+    for packing in names(request.packings):
+        if packing not in PACKINGS:
+            raise unknown_name("packing", packing, PACKINGS)
+    if request.scenario and request.lengths == "real":
+        raise UsageError("LoadGen's samples are rows of one length here", "leave out --lengths real")
+    check_numbers(seed=request.seed, repeat=request.rounds)
+    least = {"seq": (request.seq, 1), "count": (request.count, 1)}
+    least |= {"inputs": (request.inputs, LEAST_ROTATED)} if request.inputs is not None else {}
+    for name, (number, smallest) in least.items():
+        if number < smallest:
+            raise UsageError(f"{name} is {number!r}, {smallest} at the least")
+    seeds = request.loadgen_seeds
+    if len(seeds) != len(loadgen.SEEDS) or not all(0 <= seed < 1 << 64 for seed in seeds):
+        raise UsageError(f"loadgen_seeds {list(seeds)}: not three whole numbers", "write them like 1,2,3")
+
+
+def batches_of(asked: int | Sequence[int]) -> list[int]:
+    """The batch sizes. Raises UsageError for one that is not above zero."""
+    batches = [asked] if isinstance(asked, int) else list(asked)
+    if not batches or not all(isinstance(batch, int) and batch > 0 for batch in batches):
+        raise UsageError(f"--batch {asked}: not whole numbers above zero", "write it like 1 or 1,100,10000")
+    return batches
 
 
 def inputs_of(batch: int, seq: int) -> int:
@@ -41,23 +127,23 @@ def inputs_of(batch: int, seq: int) -> int:
     return min(INPUTS, max(LEAST_INPUTS, LARGE // (batch * max(seq, 1))))
 
 
-def task_of(choice: Choice) -> TaskConfig:
+def task_of(selection: BenchSelection) -> TaskConfig:
     """The model as the runner takes it."""
     return TaskConfig(
-        name=choice.model.name,
-        summary=choice.model.summary,
+        name=selection.model.name,
+        summary=selection.model.summary,
         entry=ENTRY,
         dataset=NO_ENGINE,
         engines=[NO_ENGINE],
-        backends=choice.model.backends,
+        backends=selection.model.backends,
         reference=Variant(engine=NO_ENGINE, backend=REFERENCE),
         metric="cosine",
         tolerance=0.0,  # bench runs have gates of their own: registry.bench_gate
         params={
-            "target": choice.model.entry,
-            "model": choice.model.params,
-            **content(choice.model),
-            **choice.params,
+            "target": selection.model.entry,
+            "model": selection.model.params,
+            **content(selection.model),
+            **selection.params(),
         },
     )
 
@@ -85,10 +171,25 @@ def hash_of(path: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def reference_run(choice: Choice) -> Run:
+def reference_run(selection: BenchSelection) -> Run:
     """The job that computes the right answers and the roof."""
-    task = task_of(choice)
-    return Run(task, "fit", NO_ENGINE, REFERENCE, "fp32", choice.device, choice.budget, 1.0, choice.seed)
+    return run_of(selection, "fit", REFERENCE, "fp32")
+
+
+def run_of(selection: BenchSelection, job: str, backend: str, precision: str, repeat: int = 0) -> Run:
+    """One run of a model."""
+    return Run(
+        task=task_of(selection),
+        job=job,
+        engine=NO_ENGINE,
+        backend=backend,
+        precision=precision,
+        device=selection.request.device,
+        budget=selection.budget,
+        scale=1.0,
+        seed=selection.request.seed,
+        repeat=repeat,
+    )
 
 
 def backends_of(model: ModelConfig, asked: Sequence[str]) -> list[str]:
@@ -110,22 +211,15 @@ class Planned:
     problem: BuzzerError | None = None
 
 
-def plan(choice: Choice) -> list[Planned]:
+def plan(selection: BenchSelection) -> list[Planned]:
     """Rounds outermost, every other one in reverse, so that drift hits all alike. What cannot run comes once."""
-    file = file_of(choice.model)
-    variants = [(b, *found) for b in choice.backends for found in precisions_of(b, choice.precisions, file)]
+    file, asked = file_of(selection.model), selection.precisions
+    variants = [(b, *offer) for b in selection.backends for offer in precisions_of(b, asked, file)]
     rounds = []
-    for repeat in range(choice.rounds):
+    for repeat in range(selection.rounds):
         order = variants if repeat % 2 == 0 else variants[::-1]
-        rounds += [(repeat, *v) for v in order if repeat == 0 or v[2] is None]
-    return [Planned(run_of(choice, b, p, repeat), problem) for repeat, b, p, problem in rounds]
-
-
-def run_of(choice: Choice, backend: str, precision: str, repeat: int) -> Run:
-    task = task_of(choice)
-    return Run(
-        task, "bench", NO_ENGINE, backend, precision, choice.device, choice.budget, 1.0, choice.seed, repeat
-    )
+        rounds += [(repeat, *variant) for variant in order if repeat == 0 or variant[2] is None]
+    return [Planned(run_of(selection, "bench", b, p, repeat), problem) for repeat, b, p, problem in rounds]
 
 
 def file_of(model: ModelConfig) -> Path | None:

@@ -4,7 +4,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -13,14 +13,15 @@ from typer.core import TyperGroup
 
 from buzzer import __version__
 from buzzer.errors import BuzzerError, UsageError
-from buzzer.suite.cli import bench, check, compare, data, env, listing, report, run, streams
+from buzzer.suite.cli import bench, check, compare, data, env, frontier, listing, report, run, streams
 from buzzer.suite.cli.progress import ENDING, Interrupted
 
 
 class Verbs(TyperGroup):
-    """The verbs, each of which a signal ends in one line, after what it had begun to write is gone."""
+    """The verbs. A signal ends each of them with one line, after unfinished files have been removed."""
 
-    def invoke(self, context: Any) -> Any:
+    def invoke(self, context: Any) -> Any:  # Typer has a copy of click's Context, whose name is private
+        """Run a verb; exit code 128 + n where signal n ended it."""
         try:
             return super().invoke(context)
         except KeyboardInterrupt as error:
@@ -39,6 +40,7 @@ app = typer.Typer(
 )
 app.command("run")(run.main)
 app.command("bench")(bench.main)
+app.command("frontier")(frontier.main)
 app.command("list")(listing.main)
 app.command("check")(check.main)
 app.command("compare")(compare.main)
@@ -98,7 +100,8 @@ def interrupt(number: int, frame: FrameType | None) -> None:
     raise Interrupted(number)
 
 
-def fail(message: str, hint: str) -> None:
+def fail(message: str, hint: str) -> NoReturn:
+    """Show an error with its hint on stderr and end with exit code 2."""
     console = Console(stderr=True)
     console.print(f"[red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
     if hint:

@@ -1,36 +1,25 @@
 """`buzzer bench`: one model on every backend and precision, timed alone; a record each and a rank table."""
 
 import json
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.text import Text
 
-from buzzer import caches
-from buzzer.errors import DataError, UnsupportedError, UsageError, unknown_name
-from buzzer.models.api.context import Data
-from buzzer.suite import budget as budgets
-from buzzer.suite import registry
-from buzzer.suite.bench import groups, loadgen, plan
-from buzzer.suite.bench.plan import Choice, Planned
-from buzzer.suite.cli.frontier import run as draw_frontier
+from buzzer.errors import UsageError
+from buzzer.suite import api
+from buzzer.suite.bench import groups, loadgen
 from buzzer.suite.cli.progress import ProgressDisplay
-from buzzer.suite.cli.run import DEFAULT_OUT, check_budgets, keep, names, watch
+from buzzer.suite.cli.run import exit_with
 from buzzer.suite.config_file import MOST_REPEATS, MOST_SEED
-from buzzer.suite.records import record
 from buzzer.suite.records.record import Record
 from buzzer.suite.report import bench_table, console
-from buzzer.suite.run import reaper, runner
-
-SCENARIOS = ("single-stream", "offline", "server")
+from buzzer.suite.requests import DEFAULT_OUT, BenchRequest, names
 
 
 def main(
-    context: typer.Context,
     model: Annotated[str, typer.Argument(help="A name of `buzzer list`, an ONNX file, or a model folder.")],
     backend: Annotated[str, typer.Option(help="Backends, by comma, or all.")] = "all",
     precision: Annotated[str, typer.Option(help="Precisions, by comma, or all.")] = "all",
@@ -74,13 +63,6 @@ def main(
         str,
         typer.Option(help="LoadGen's seeds: of the library, the samples, the schedule; MLPerf gives them."),
     ] = "0,0,0",
-    frontier: Annotated[
-        bool, typer.Option("--frontier", help="Accuracy against latency, whole and cut to fewer layers.")
-    ] = False,
-    data: Annotated[
-        Path | None, typer.Option(help="With --frontier: folder of the labelled sentences.")
-    ] = None,
-    resume: Annotated[bool, typer.Option(help="With --frontier: skip what has a record in --out.")] = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     budget: Annotated[str, typer.Option(help="A budget's name, or 2c8g10m.")] = "unlimited",
     seed: Annotated[
@@ -90,161 +72,51 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="One record a line, best first.")] = False,
 ) -> None:
     """Time a model's inference sessions, check every output, and rank them."""
-    if frontier:
-        leave(draw_frontier(model, context.params))
-        return
-    choices = [choice_of(context.params | {"batch": n}, p) for n in numbers(batch) for p in names(packing)]
-    made: list[Record] = []
-    record.check_writable(out)
-    with (
-        ProgressDisplay() as screen,
-        tempfile.TemporaryDirectory(prefix="buzzer-bench-", ignore_cleanup_errors=True) as work,
-        reaper.swept(Path(work)),
-    ):
-        plans = [(choice, plan.plan(choice)) for choice in choices]
-        screen.plan(sum(len(planned) for _, planned in plans))
-        for i, (choice, planned) in enumerate(plans):
-            made += run(choice, planned, Path(work) / str(i), out, screen)
-            if made and runner.interrupted(made[-1]):
-                break
+    request = BenchRequest(
+        model=model,
+        backends=backend,
+        precisions=precision,
+        batches=batches_of(batch),
+        seq=seq,
+        lengths=lengths,
+        packings=packing,
+        inputs=inputs,
+        count=count,
+        seconds=seconds,
+        at_most=at_most,
+        rounds=rounds,
+        scenario=scenario,
+        min_duration=min_duration,
+        qps=qps,
+        bound=bound,
+        loadgen_seeds=seeds_of(loadgen_seeds),
+        device=device,
+        budget=budget,
+        seed=seed,
+    )
+    with ProgressDisplay() as display:
+        made = api.bench(request, out=out, observer=display)
     show(made, as_json)
-    leave(made)
+    exit_with(made)
 
 
-def numbers(text: str) -> list[int]:
-    """Whole numbers above zero, by comma."""
+def batches_of(text: str) -> list[int]:
+    """The batch sizes of `--batch`. Raises UsageError for what is not a whole number."""
     try:
-        found = [int(part) for part in names(text)]
+        return [int(part) for part in names(text)]
     except ValueError:
-        found = []
-    if not found or min(found) < 1:
-        raise UsageError(f"--batch {text}: not whole numbers above zero", "write it like 1 or 1,100,10000")
-    return found
+        raise UsageError(
+            f"--batch {text}: not whole numbers above zero", "write it like 1 or 1,100,10000"
+        ) from None
 
 
 def seeds_of(text: str) -> list[int]:
-    """LoadGen's three seeds, each of 64 bits."""
-    found = [int(part) for part in names(text) if part.isascii() and part.isdigit()]
-    if len(found) != len(loadgen.SEEDS) or len(found) != len(names(text)) or max(found) >= 1 << 64:
+    """LoadGen's three seeds, each of 64 bits. Raises UsageError."""
+    parts = names(text)
+    seeds = [int(part) for part in parts if part.isascii() and part.isdigit()]
+    if len(seeds) != len(loadgen.SEEDS) or len(seeds) != len(parts) or max(seeds) >= 1 << 64:
         raise UsageError(f"--loadgen-seeds {text}: not three whole numbers", "write them like 1,2,3")
-    return found
-
-
-def leave(made: Sequence[Record]) -> None:
-    """Exit code 1 where a run failed or was wrong."""
-    if any(r.outcome not in ("ok", "unsupported") for r in made):
-        raise typer.Exit(1)
-
-
-def choice_of(options: dict[str, Any], packing: str) -> Choice:
-    """What to run, every name checked."""
-    known = {"device": ["cpu", "cuda"], "lengths": ["fixed", "real"], "scenario": ["", *SCENARIOS]}
-    for name, values in known.items():
-        if options[name] not in values:
-            raise unknown_name(name, options[name], values)
-    budget = budgets.resolve(options["budget"])
-    model = registry.model(options["model"])
-    precisions = [] if options["precision"] == "all" else names(options["precision"])
-    registry.check_precisions(precisions)
-    if options["scenario"] and options["lengths"] == "real":
-        raise UsageError("LoadGen's samples are rows of one length here", "leave out --lengths real")
-    seq = plan.tokens_of(model, options["seq"])
-    seeds = {"loadgen_seeds": seeds_of(options["loadgen_seeds"])} if options["scenario"] else {}
-    taken = (
-        "batch",
-        "lengths",
-        "count",
-        "seconds",
-        "at_most",
-        "scenario",
-        "min_duration",
-        "qps",
-        "bound",
-    )
-    choice = Choice(
-        model=model,
-        backends=plan.backends_of(model, names(options["backend"])),
-        precisions=precisions,
-        device=options["device"],
-        budget=budget,
-        seed=options["seed"],
-        rounds=1 if options["scenario"] else options["rounds"],
-        params={name: options[name] for name in taken}
-        | {"packing": packing, "seq": seq, **seeds}
-        | {"inputs": options["inputs"] or plan.inputs_of(options["batch"], seq)},
-    )
-    check_budgets([plan.reference_run(choice)], "fail")
-    return choice
-
-
-def run(
-    choice: Choice, planned: Sequence[Planned], work: Path, out: Path, screen: ProgressDisplay
-) -> list[Record]:
-    """The right answers first, then every planned run; records in the order in which they were made."""
-    work.mkdir()
-    data, failed = answers(choice, work, screen)
-    made: list[Record] = []
-    missing: set[tuple[str, str]] = set()  # found out in the first round: once is enough
-    for item in planned:
-        if (item.run.backend, item.run.precision) in missing:
-            continue
-        made.append(one(item, data, work, out, failed, screen))
-        if made[-1].outcome == "unsupported":
-            missing.add((item.run.backend, item.run.precision))
-        if runner.interrupted(made[-1]):
-            break
-    return made
-
-
-def answers(choice: Choice, work: Path, screen: ProgressDisplay) -> tuple[Data, Record | None]:
-    """What the reference gives, under `work`, and its facts; the record where it could not be had.
-
-    Raises UsageError for a model or sizes that cannot be.
-    """
-    kept = caches.folder() / "bench"
-    empty = Data(kept, "", "generated", {}, 1.0)
-    reference = plan.reference_run(choice)
-    found = runner.bench(reference, empty, caches.folder(), work, work, watch(screen, reference))
-    screen.clear()
-    if found.outcome == "unsupported":
-        raise UnsupportedError(found.message, found.hint)
-    if found.outcome == "error" and found.details.get("user_error"):
-        raise UsageError(found.message, found.hint)
-    if found.outcome != "ok":
-        return empty, found
-    told = found.details
-    return Data(kept, told["fingerprint"], told["source"], {}, 1.0, tuple(told["notes"])), None
-
-
-def one(
-    item: Planned, data: Data, work: Path, out: Path, failed: Record | None, screen: ProgressDisplay
-) -> Record:
-    """One run's record, written."""
-    if item.problem is not None:
-        new = runner.not_started(item.run, data, "unsupported", item.problem.message, item.problem.hint)
-    elif failed is not None:
-        message = f"its reference ended {failed.outcome}: {failed.message}"
-        new = runner.not_started(item.run, data, failed.outcome, message, failed.hint)
-        if runner.interrupted(failed):
-            new = new.model_copy(update={"details": failed.details})
-    else:
-        with tempfile.TemporaryDirectory(dir=work) as files:
-            new = runner.bench(item.run, data, caches.folder(), work, Path(files), watch(screen, item.run))
-            kept = keep(new, item.run, out, screen)
-            keep_logs(Path(files), out / "files" / new.run_id[:8])
-            return kept
-    return keep(new, item.run, out, screen)
-
-
-def keep_logs(made: Path, kept: Path) -> None:
-    """LoadGen's own logs beside the records, where it wrote some. Raises DataError where they cannot be written."""
-    if logs := sorted(made.glob(loadgen.LOGS)):
-        runner.make_folder(kept)
-        try:
-            for log in logs:
-                shutil.copy(log, kept / log.name)
-        except OSError as error:
-            raise DataError(f"{kept}: LoadGen's logs cannot be kept: {error.strerror}") from error
+    return seeds
 
 
 def show(records: Sequence[Record], as_json: bool) -> None:

@@ -9,9 +9,9 @@ import typer
 from buzzer import caches
 from buzzer.errors import UsageError
 from buzzer.suite import registry
-from buzzer.suite.cli.report import found as record_files
 from buzzer.suite.escape import printable
 from buzzer.suite.records import integrity
+from buzzer.suite.records.collection import record_files
 from buzzer.suite.records.schema import json_schema
 from buzzer.suite.run.worker import load_entry
 
@@ -25,35 +25,36 @@ def main(
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of a record.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One object a file on stdout.")] = False,
 ) -> None:
-    """Validate records: schema, content hash, figures against each other, budget, gate, GPU proof, data. Exit code 1 if any is wrong."""
+    """Validate records: schema, content hash, consistent figures, budget, gate, GPU proof, data. Exit code 1 if any is wrong."""
     if schema:
         print(json.dumps(json_schema(), indent=1))
         return
-    prints = dict(fingerprint(text) for text in data or [])
+    fingerprints = dict(fingerprint(text) for text in data or [])
     sources = path or [Path("results")]
-    found = record_files(sources)
-    if not found:
+    files = record_files(sources)
+    if not files:
         raise UsageError("no records found", "give record files or folders that hold some")
-    checked = integrity.examine(found, prints, whole=len(found) > 1 or any(s.is_dir() for s in sources))
-    for file, told in checked.problems.items():
+    is_set = len(files) > 1 or any(source.is_dir() for source in sources)
+    checked = integrity.examine(files, fingerprints, whole=is_set)
+    for file, problems in checked.problems.items():
         if as_json:
-            print(json.dumps({"path": str(file), "ok": not told, "problem": "; ".join(told)}))
-        elif told:
-            print(printable(f"{file}: {'; '.join(told)}"))
+            print(json.dumps({"path": str(file), "ok": not problems, "problem": "; ".join(problems)}))
+        elif problems:
+            print(printable(f"{file}: {'; '.join(problems)}"))
     for file in checked.unseen:
         note = "its reference run is not here, so its gate was not made again"
         typer.echo(printable(f"note: {file}: {note}"), err=True)
-    wrong = sum(bool(told) for told in checked.problems.values())
-    typer.echo(f"{len(found) - wrong} of {len(found)} records are valid", err=True)
+    wrong = sum(bool(problems) for problems in checked.problems.values())
+    typer.echo(f"{len(files) - wrong} of {len(files)} records are valid", err=True)
     if wrong:
         raise typer.Exit(1)
 
 
 def fingerprint(text: str) -> tuple[str, str]:
-    """`booking=DIR` -> the task and the fingerprint of its files there. Raises DataError for files off the schema."""
+    """`booking=DIR` -> the task and the fingerprint of its files there. Raises DataError for files that break the schema."""
     name, equals, folder = text.partition("=")
     if not equals or not Path(folder).is_dir():
         raise UsageError(f"--data {text}: not of the form TASK=FOLDER", "--data booking=/data/booking")
     task = load_entry(registry.task(name).entry)
-    made = task.prepare(Path(folder), caches.folder() / "data", 1.0, 0, lambda share, what: None)
-    return name, made.fingerprint
+    prepared = task.prepare(Path(folder), caches.folder() / "data", 1.0, 0, lambda share, what: None)
+    return name, prepared.fingerprint

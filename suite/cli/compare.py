@@ -1,37 +1,22 @@
 """`buzzer compare`: the same job on several engines, backends, devices, budgets and scales."""
 
-import random
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.text import Text
 
-from buzzer import caches
-from buzzer.errors import DataError, UsageError
-from buzzer.models.api.context import Data
-from buzzer.suite import budget as budgets
-from buzzer.suite import registry
-from buzzer.suite.analysis import comparison
-from buzzer.suite.analysis.comparison import Comparison
-from buzzer.suite.analysis.regress import Change, Threshold, changes
-from buzzer.suite.cli import run as run_verb
+from buzzer.errors import UsageError
+from buzzer.suite import api
 from buzzer.suite.cli.progress import ProgressDisplay
-from buzzer.suite.cli.report import load as read_records
-from buzzer.suite.config_file import MOST_REPEATS, MOST_SEED, check_scale
-from buzzer.suite.records import integrity, record
-from buzzer.suite.records.record import Record
+from buzzer.suite.cli.run import exit_with, params_of
+from buzzer.suite.config_file import MOST_REPEATS, MOST_SEED
+from buzzer.suite.records import record
 from buzzer.suite.report import compare_json, compare_text, console
-from buzzer.suite.run import plan, runner
-from buzzer.suite.run.plan import Choice, Run
-
-Prepared = tuple[Choice, Data]
+from buzzer.suite.requests import DEFAULT_OUT, CompareRequest, names
 
 
 def main(
-    context: typer.Context,
     task: Annotated[str, typer.Argument(help="Task name.")],
     from_: Annotated[
         list[Path] | None, typer.Option("--from", help="Take records from here and run nothing; repeatable.")
@@ -50,7 +35,7 @@ def main(
         int, typer.Option(min=1, max=MOST_REPEATS, help="Rounds; each runs every variant once.")
     ] = 5,
     set_: Annotated[list[str] | None, typer.Option("--set", help="A task parameter, key=value.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the records.")] = run_verb.DEFAULT_OUT,
+    out: Annotated[Path, typer.Option(help="Folder of the records.")] = DEFAULT_OUT,
     full: Annotated[float, typer.Option(help="Scale of the job to project to.")] = 1.0,
     full_budget: Annotated[str, typer.Option(help="Budget of that job; default: each variant's own.")] = "",
     against: Annotated[
@@ -67,155 +52,57 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="One object a comparison on stdout.")] = False,
 ) -> None:
     """Compare a task's runs: stages, speed-up with interval, cost, head-room, growth, and the full job."""
-    options = dict(context.params)
-    config = registry.task(task)
-    thresholds = [Threshold.parse(text) for text in fail_if or []]
-    if bool(thresholds) != bool(against):
-        raise UsageError("--against and --fail-if belong together", "--against results/old --fail-if wall:5%")
-    check_scale("--full", full)
-    limit = budgets.resolve(full_budget) if full_budget else None
-    prices = comparison.parse_prices(price)
-    older = read_records(against or [])[0]
-    records = read_records(from_)[0] if from_ else run_rounds(options, config)
-    kept = integrity.examine(record.paths([out])).good if out.is_dir() else {}
-    pool = [*records, *kept.values(), *older]
-    made = [
-        comparison.compare(g, config, limit, prices, pool, full)
-        for g in comparison.groups(records, config.name)
-    ]
-    if not made and not from_ and not records:
-        raise typer.Exit(1)  # interrupted, and said so
-    if not made:
-        raise UsageError(f"no timed runs of {task} among these records", "buzzer run makes some")
-    found = [changes(m.group, older, thresholds, pool) for m in made]
-    if thresholds and not any(found):
-        raise UsageError(
-            "no older record has the same machine, data, parameters, variant, enforcement and rule of timing",
-            "give others to --against",
-        )
-    show(made, found, as_json, markdown)
-    if any(c.failed for cs in found for c in cs) or (not from_ and failed(records)):
+    request = CompareRequest(
+        task=task,
+        records=from_ or (),
+        engines=engine,
+        backends=backend,
+        precisions=precision,
+        devices=device,
+        budget=budget,
+        scales=scales_of(scale),
+        data=data,
+        seed=seed,
+        repeat=repeat,
+        params=params_of(set_ or []),
+        full=full,
+        full_budget=full_budget,
+        against=against or (),
+        fail_if=fail_if or (),
+        price=price,
+        on_unmet_budget=on_unmet_budget,
+        resume=resume,
+    )
+    if markdown is not None:
+        record.check_writable(markdown.parent)
+    with ProgressDisplay() as display:
+        made = api.compare(request, out=out, observer=display)
+    show(made, as_json, markdown)
+    if not made or any(change.failed for changes in made.changes for change in changes):
         raise typer.Exit(1)
+    if not from_:
+        exit_with(made.records)
 
 
-def failed(records: Sequence[Record]) -> bool:
-    return any(r.outcome not in ("ok", "unsupported") for r in records)
-
-
-def default_budget() -> str:
-    """The budget of the story, and the same on all cores of this machine: one for each CPU baseline."""
-    return f"seed-cpu,{len(budgets.allowed_cores())}c20g24h"
-
-
-def choices(options: dict[str, Any], config: registry.TaskConfig) -> list[Choice]:
-    """One choice for each scale and device."""
-    if options["data"] and options["scale"]:
-        raise UsageError("--scale sizes generated data; those of --data are taken whole", "leave one out")
+def scales_of(text: str) -> list[float]:
+    """The scales of `--scale`. Raises UsageError for what is not a number."""
     try:
-        scales: list[float | None] = [float(text) for text in run_verb.names(options["scale"])]
+        return [float(part) for part in names(text)]
     except ValueError:
-        raise UsageError(
-            f"--scale {options['scale']}: not numbers by comma", "write it like 0.01,0.02,0.05"
-        ) from None
-    for each in scales:
-        check_scale("--scale", each)
-    default = {"budget": default_budget()}
-    devices = run_verb.names(options["device"]) or [""]
-    return [
-        run_verb.choice(config, options | {"scale": s, "device": run_verb.device_name(d)}, default)
-        for s in scales or [None]
-        for d in devices
-    ]
+        raise UsageError(f"--scale {text}: not numbers by comma", "write it like 0.01,0.02,0.05") from None
 
 
-def run_rounds(options: dict[str, Any], config: registry.TaskConfig) -> list[Record]:
-    """Prepare and fit everything, then round after round run every variant at every scale once."""
-    chosen = choices(options, config)
-    planned = [r for choice in chosen for r in plan.predict_runs(replace(choice, repeat=1))]
-    told = run_verb.check_budgets(planned, options["on_unmet_budget"])
-    out, cache = Path(options["out"]), caches.folder()
-    for folder in (out, *([options["markdown"].parent] if options["markdown"] else [])):
-        record.check_writable(folder)
-    with ProgressDisplay() as screen:
-        for problem in told:
-            screen.say(f"[yellow]warning:[/] {problem}")
-        prepared = [(c, run_verb.prepare(c, options["data"], cache, screen)) for c in chosen]
-        past = record.read_good(out)
-        for choice, data in prepared:
-            if not fit(choice, data, out, screen):
-                return []
-        screen.plan(len(list(schedule(prepared, options["repeat"], options["seed"]))))
-        return take(prepared, options, past, screen)
-
-
-def fit(choice: Choice, data: Data, out: Path, screen: ProgressDisplay) -> bool:
-    """Train what the timed runs load; False where the user stopped it. Raises DataError where it failed."""
-    run = plan.fit_run(choice)
-    fitted = runner.fit(run, data, caches.folder(), run_verb.watch(screen, run))
-    if fitted is None:
-        return True
-    run_verb.keep(fitted, run, out, screen)
-    if runner.interrupted(fitted):
-        return False
-    if fitted.outcome != "ok":
-        raise DataError(
-            f"the fit at scale {run.scale:g} ended {fitted.outcome}: {fitted.message}", fitted.hint
-        )
-    return True
-
-
-def schedule(prepared: Sequence[Prepared], rounds: int, seed: int) -> Iterator[tuple[Run, Data]]:
-    """Every variant at every scale once a round, and the first variant of each scale twice: an A/A pair.
-
-    The first round goes in the plan's order, since the gate needs the reference first; the others are shuffled, so
-    that no variant always has the same neighbour.
-    """
-    shuffle = random.Random(seed)
-    for number in range(rounds):
-        items = []
-        for choice, data in prepared:
-            runs = [replace(r, repeat=number) for r in plan.predict_runs(replace(choice, repeat=1))]
-            items += [(run, data) for run in runs]
-            items += [(replace(runs[0], control=True), data)] if runs else []
-        if number:
-            shuffle.shuffle(items)
-        yield from items
-
-
-def take(
-    prepared: Sequence[Prepared], options: dict[str, Any], past: Sequence[Record], screen: ProgressDisplay
-) -> list[Record]:
-    """The records of all rounds. A variant that failed once is not run again at that scale."""
-    out, cache = Path(options["out"]), caches.folder()
-    made: list[Record] = []
-    hopeless: list[Run] = []
-    for run, data in schedule(prepared, options["repeat"], options["seed"]):
-        bare = replace(run, repeat=0, control=False)
-        done = [p for p in past if options["resume"] and run.matches(p, data) and p.outcome == "ok"]
-        if done or bare in hopeless:
-            made += done[-1:]
-            continue
-        new = runner.predict(run, data, cache, out, [*past, *made], run_verb.watch(screen, run))
-        made.append(run_verb.keep(new, run, out, screen))
-        if runner.interrupted(new):
-            screen.say("interrupted; what ended is on disk, `--resume` goes on from there")
-            break
-        if new.outcome != "ok":
-            hopeless.append(bare)
-    return made
-
-
-def show(made: Sequence[Comparison], found: Sequence[list[Change]], as_json: bool, path: Path | None) -> None:
+def show(made: api.Comparisons, as_json: bool, path: Path | None) -> None:
     """The comparisons on stdout, and as Markdown where a file is named."""
-    pairs = list(zip(made, found, strict=True))
+    pairs = list(zip(made, made.changes, strict=True))
     if path is not None:
         record.write_text(path, "\n".join(compare_text.markdown(m, c) for m, c in pairs))
     if as_json:
-        for m, cs in pairs:
-            print(compare_json.data(m, cs).to_json())
+        for comparison, changes in pairs:
+            print(compare_json.data(comparison, list(changes)).to_json())
         return
     terminal = console.terminal()
-    for m, cs in pairs:
-        terminal.print(Text(compare_text.title(m)), style="bold")
-        for table in compare_text.tables(m, cs):
+    for comparison, changes in pairs:
+        terminal.print(Text(compare_text.title(comparison)), style="bold")
+        for table in compare_text.tables(comparison, list(changes)):
             console.show(table, terminal)

@@ -43,14 +43,13 @@ def generate(
     if out.exists():
         raise UsageError(f"{out} exists", "choose a new folder for --out")
     dataset = registry.dataset(task)
-    known = inspect.signature(dataset.generate).parameters
-    if test_scale is not None and "test_scale" not in known:
+    parameters = inspect.signature(dataset.generate).parameters
+    if test_scale is not None and "test_scale" not in parameters:
         raise UsageError(f"{dataset.NAME} has no test part of its own scale", "leave out --test-scale")
     options = {"test_scale": test_scale, "jobs": jobs or usable_cores()}
-    with ProgressDisplay() as screen, reaper.swept(partial(out)):
-        dataset.generate(
-            out, scale, seed, screen.preparing, **{k: v for k, v in options.items() if k in known}
-        )
+    offered = {name: value for name, value in options.items() if name in parameters}
+    with ProgressDisplay() as display, reaper.swept(partial(out)):
+        dataset.generate(out, scale, seed, display.preparing, **offered)
     print(out)
 
 
@@ -62,8 +61,8 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Score a submission by the official metric."""
-    found = registry.dataset(task).score(existing(submission), existing(truth))
-    scores = {name: value if math.isfinite(value) else None for name, value in found.items()}
+    computed = registry.dataset(task).score(existing(submission), existing(truth))
+    scores = {name: value if math.isfinite(value) else None for name, value in computed.items()}
     if as_json:
         print(json.dumps(scores))
     else:
@@ -84,23 +83,23 @@ def rescore(
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of generated data.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Score the submissions that runs have kept again, and hold the records against it. Exit code 1 if any is off."""
+    """Score the submissions of earlier runs again, and compare with their records. Exit code 1 if any differs."""
     config = registry.task(task)
     check_scale("--scale", scale)
-    with ProgressDisplay() as screen:
+    with ProgressDisplay() as display:
         prepare = load_entry(config.entry).prepare
-        used = prepare(data, caches.folder() / "data", scale or config.scale, seed, screen.preparing)
-    found = list(rescoring.rescore(config, map(existing, path), used))
-    for one in found:
-        told = one.problem or (f"not scored: {one.skipped}" if one.skipped else "")
+        prepared = prepare(data, caches.folder() / "data", scale or config.scale, seed, display.preparing)
+    results = list(rescoring.rescore(config, map(existing, path), prepared))
+    for result in results:
+        problem = result.problem or (f"not scored: {result.skipped}" if result.skipped else "")
         if as_json:
-            print(json.dumps({"path": str(one.path), "ok": not told, "problem": told}))
-        elif told:
-            print(f"{one.path}: {told}")
-    scored = [one for one in found if not one.skipped]
-    off = sum(bool(one.problem) for one in scored)
-    typer.echo(f"{len(scored) - off} of {len(found)} records have their submission's score", err=True)
-    if off or not scored:
+            print(json.dumps({"path": str(result.path), "ok": not problem, "problem": problem}))
+        elif problem:
+            print(f"{result.path}: {problem}")
+    scored = [result for result in results if not result.skipped]
+    wrong = sum(bool(result.problem) for result in scored)
+    typer.echo(f"{len(scored) - wrong} of {len(results)} records have their submission's score", err=True)
+    if wrong or not scored:
         raise typer.Exit(1)
 
 
@@ -114,8 +113,8 @@ def convert(
     if out.exists():
         raise UsageError(f"{out} exists", "choose a new folder for --out")
     dataset = registry.dataset(task)
-    with ProgressDisplay() as screen, reaper.swept(partial(out)):
-        dataset.convert(existing(folder), out, screen.preparing)
+    with ProgressDisplay() as display, reaper.swept(partial(out)):
+        dataset.convert(existing(folder), out, display.preparing)
     print(out)
 
 
@@ -127,11 +126,12 @@ def info(task: Name, as_json: Json = False) -> None:
 
 
 def partial(out: Path) -> Path:
-    """Where `datasets.files.new_folder` writes until the folder is whole."""
+    """Where `datasets.files.new_folder` writes until the folder is complete."""
     return out.with_name(f".{out.name}.{os.getpid()}.partial")
 
 
 def existing(path: Path) -> Path:
+    """The path. Raises UsageError where there is no such file or folder."""
     if not path.exists():
         raise UsageError(f"{path}: no such file or folder")
     return path

@@ -1,9 +1,9 @@
 """`buzzer env`: what this machine has, and what is missing for the rest."""
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -12,54 +12,75 @@ from buzzer.engine import frames, infer
 from buzzer.errors import UnsupportedError
 from buzzer.suite import registry
 from buzzer.suite.records import machine
+from buzzer.suite.records.schema import Machine
 from buzzer.suite.report.console import show
 from buzzer.suite.report.table import table
 from buzzer.suite.run import cgroups, counters, limits
 
 
+@dataclass(frozen=True)
+class Environment:
+    """This machine, and what can run on it. A problem is why something cannot, or empty."""
+
+    machine: Machine
+    versions: Mapping[str, str]
+    git_commit: str | None
+    enforcement: str  # of budgets: "cgroups" or "polled"
+    polled_because: cgroups.Missing | None  # why not by control groups
+    engines: Mapping[str, str]  # name -> problem
+    backends: Mapping[str, str]  # name -> problem
+    counters: Mapping[str, str]  # name -> problem
+
+    def as_json(self) -> str:
+        """One JSON object."""
+        fields = {
+            name: value for name, value in vars(self).items() if name not in ("machine", "polled_because")
+        }
+        polled = None if self.polled_because is None else asdict(self.polled_because)
+        return json.dumps({"machine": self.machine.model_dump(), **fields, "polled_because": polled})
+
+
 def main(as_json: Annotated[bool, typer.Option("--json", help="One object on stdout.")] = False) -> None:
     """Show the machine, the versions, and which engines and backends can run here."""
-    facts = content()
+    here = environment()
     if as_json:
-        print(json.dumps(facts))
+        print(here.as_json())
         return
     console = Console()
-    console.print(
-        machine.describe(machine.machine()), f"limits: {facts['enforcement']}", sep="\n", highlight=False
-    )
-    for line in limits_told(facts["polled_because"]):
+    console.print(machine.describe(here.machine), f"limits: {here.enforcement}", sep="\n", highlight=False)
+    for line in limits_lines(here.polled_because):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    for kind in ("engines", "backends", "counters"):
-        lines = [(name, "no" if problem else "yes", problem) for name, problem in facts[kind].items()]
+    kinds = {"engines": here.engines, "backends": here.backends, "counters": here.counters}
+    for kind, problems in kinds.items():
+        lines = [(name, "no" if problem else "yes", problem) for name, problem in problems.items()]
         show(table("", (kind, "here", "what is missing"), lines), console)
-    console.print(", ".join(f"{k} {v}" for k, v in facts["versions"].items()), highlight=False)
+    console.print(", ".join(f"{k} {v}" for k, v in here.versions.items()), highlight=False)
 
 
-def limits_told(because: dict[str, Any] | None) -> list[str]:
-    """Why runs are only watched, and what to type to have them limited by the kernel."""
-    if because is None:
+def limits_lines(missing: cgroups.Missing | None) -> list[str]:
+    """Why runs are only polled, and what to type to have their limits enforced by the kernel."""
+    if missing is None:
         return []
-    told = [f"  {because['reason']}"]
-    told += ["  to have limits enforced by the kernel, type:"] if because["commands"] else []
-    return told + [f"    {command}" for command in because["commands"]]
+    how = ["  to have limits enforced by the kernel, type:"] if missing.commands else []
+    return [f"  {missing.reason}", *how, *(f"    {command}" for command in missing.commands)]
 
 
-def content() -> dict[str, Any]:
-    """Machine, versions, and a problem (or "") for each engine and backend."""
+def environment() -> Environment:
+    """Machine, versions, and a problem (or "") for each engine, backend and counter."""
     enforced = limits.cgroups_work()
-    return {
-        "machine": machine.machine().model_dump(),
-        "versions": machine.versions(),
-        "git_commit": machine.git_commit(),
-        "enforcement": "cgroups" if enforced else "polled",
-        "polled_because": None if enforced else asdict(cgroups.missing()),
-        "engines": {name: problem(frames.load, name) for name in registry.engines()},
-        "backends": {name: problem(infer.load, name) for name in registry.backends()},
-        "counters": counters.missing(),
-    }
+    return Environment(
+        machine=machine.machine(),
+        versions=machine.versions(),
+        git_commit=machine.git_commit(),
+        enforcement="cgroups" if enforced else "polled",
+        polled_because=None if enforced else cgroups.missing(),
+        engines={name: problem_of(frames.load, name) for name in registry.engines()},
+        backends={name: problem_of(infer.load, name) for name in registry.backends()},
+        counters=counters.missing(),
+    )
 
 
-def problem(load: Callable[[str], Any], name: str) -> str:
+def problem_of(load: Callable[[str], object], name: str) -> str:
     """Why `name` cannot run here, or ""."""
     try:
         load(name)

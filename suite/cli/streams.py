@@ -1,4 +1,4 @@
-"""Standard streams that nobody reads, or that cannot be written, do not end the program on the way."""
+"""Standard streams without a reader, or that cannot be written, do not end the program before it is done."""
 
 import io
 import os
@@ -8,12 +8,13 @@ from typing import Any, TextIO, cast
 
 
 class Unheard:
-    """A stream of messages. Once its reader is gone or its disk is full, what is written to it goes nowhere."""
+    """A stream of messages. Once its reader is gone or its disk is full, what is written to it is discarded."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
+        """Write; the number of characters taken."""
         try:
             return self._stream.write(text)
         except OSError:
@@ -21,6 +22,7 @@ class Unheard:
             return len(text)
 
     def flush(self) -> None:
+        """Flush; never raises OSError."""
         try:
             self._stream.flush()
         except OSError:
@@ -31,17 +33,20 @@ class Unheard:
 
 
 def silence(stream: TextIO) -> None:
-    """Let what waits to be written to a stream, and all that follows, go nowhere."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
+    """Discard what is buffered for a stream, and all that follows."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
     with suppress(OSError):
         stream.flush()
 
 
 def prepare() -> None:
-    """Open what a caller has closed (`2>&-`), as the next file that is opened would get its number and with it what libraries print;
-    go on without stderr where it cannot be written; and write UTF-8 to stdout, as to files, whatever the locale."""
+    """Prepare the three streams.
+
+    One that the caller closed (`2>&-`) is opened on /dev/null: else the next file that is opened would get its number, and with it what libraries
+    print. A stderr that cannot be written is discarded. stdout is UTF-8, as files are, whatever the locale.
+    """
     for number in range(3):
         try:
             os.fstat(number)
@@ -54,7 +59,7 @@ def prepare() -> None:
 
 
 def flush_stdout() -> None:
-    """Write what waits. Raises OSError where that fails, once: the interpreter would try again."""
+    """Write what is buffered. Raises OSError where that fails; the interpreter does not try again at its exit."""
     try:
         sys.stdout.flush()
     except OSError as error:

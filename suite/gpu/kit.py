@@ -102,20 +102,20 @@ def packed_names(archive: Path) -> set[str]:
 
 def make(task: str, options: tuple[str, ...], cache: Path) -> tuple[Path, Path]:
     """Make a task's data and fit as `buzzer run` does with these options. Returns their folders."""
-    from typer.main import get_command
-
-    from buzzer.suite.cli import app
     from buzzer.suite.cli.progress import ProgressDisplay
-    from buzzer.suite.cli.run import choices_of, prepare
-    from buzzer.suite.run import fits, plan, runner
+    from buzzer.suite.cli.run import params_of
+    from buzzer.suite.requests import RunRequest
+    from buzzer.suite.run import fits, resolve, runner, tasks
 
-    verb = get_command(app).commands["run"]  # type: ignore[attr-defined]
-    (choice,) = choices_of(verb.make_context("run", [task, *options]).params)
-    with ProgressDisplay() as screen:
-        data, run = prepare(choice, None, cache, screen), plan.fit_run(choice)
-        record = runner.fit(
-            run, data, cache, lambda phase, elapsed: screen.running(run.label, run.budget, phase, elapsed)
-        )
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--scale", type=float)
+    parser.add_argument("--set", action="append")
+    given = parser.parse_args(options)
+    plan = resolve.run_plan(RunRequest(task, scale=given.scale, params=params_of(given.set or [])))
+    (selection,), (_, run) = plan.selections, plan.runs[0]
+    with ProgressDisplay() as display:
+        data = tasks.prepare(selection, None, display, cache)
+        record = runner.fit(run, data, cache, lambda phase, elapsed: display.phase(run, phase, elapsed))
     if record is not None and record.outcome != "ok":
         raise DataError(f"the fit of {task} ended {record.outcome}: {record.message}", record.hint)
     return data.folder, fits.folder(run, data, cache)

@@ -1,8 +1,11 @@
-"""The run plan: a list of plain records, made by crossing what was asked for; selection is a chain of filters."""
+"""The plan of runs: engines, backends, precisions, budgets and rounds of each selected task, crossed and in order."""
 
+import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from pathlib import Path
+from typing import NamedTuple, get_args
 
 from buzzer.engine import frames, infer
 from buzzer.errors import UnsupportedError, unknown_name
@@ -10,8 +13,11 @@ from buzzer.models.api.context import Data
 from buzzer.suite import registry
 from buzzer.suite.budget import UNLIMITED, Budget
 from buzzer.suite.records.record import SCHEMA_MINOR, Record
+from buzzer.suite.records.schema import Outcome
 from buzzer.suite.registry import NO_ENGINE, TaskConfig
 from buzzer.suite.run import fits
+
+FAILURES = frozenset(get_args(Outcome)) - {"ok"}
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,7 @@ class Run:
 
     @property
     def label(self) -> str:
+        """As messages name it: task, job, engine, backend, precision."""
         engine = "" if self.engine == NO_ENGINE else f" {self.engine}"
         return f"{self.task.name} {self.job}{engine} {self.backend} {self.precision}"
 
@@ -106,8 +113,8 @@ def task_backends(task: TaskConfig, asked: Sequence[str] | None) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What was asked for one task; None = the default."""
+class TaskSelection:
+    """What is to run of one task, with every name checked; None = the default."""
 
     task: TaskConfig
     engines: Sequence[str] | None
@@ -122,55 +129,118 @@ class Choice:
     scheduler: str = ""
 
 
-def predict_runs(choice: Choice) -> list[Run]:
+class PlannedRun(NamedTuple):
+    """A run, and which of the plan's selections it belongs to."""
+
+    selection: int
+    run: Run
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """The runs of several selections, fits included, in the order in which they are done."""
+
+    selections: tuple[TaskSelection, ...]
+    runs: tuple[PlannedRun, ...]
+    give_up: frozenset[str] = frozenset()  # outcomes after which a variant is not run again in later rounds
+    data: Path | None = None  # folder of the official files; None = generated data
+    warnings: tuple[str, ...] = ()  # what this machine has less than a budget
+
+    @property
+    def timed(self) -> list[Run]:
+        """The runs that are measured: all but the fits."""
+        return [run for _, run in self.runs if run.job != "fit"]
+
+
+def task_by_task(selections: Sequence[TaskSelection]) -> RunPlan:
+    """One selection after the other: its fit, then its timed runs."""
+    runs = [
+        PlannedRun(number, run)
+        for number, selection in enumerate(selections)
+        for run in (fit_run(selection), *predict_runs(selection))
+    ]
+    return RunPlan(tuple(selections), tuple(runs))
+
+
+def interleaved(selections: Sequence[TaskSelection], seed: int) -> RunPlan:
+    """All fits, then every variant of every selection once a round, and the first variant of each twice: an A/A pair.
+
+    The first round goes in order, since the gate needs the reference first; the others are shuffled, so that no variant
+    always has the same neighbour. A variant that has failed once is not run again.
+    """
+    shuffle = random.Random(seed)
+    runs = [PlannedRun(number, fit_run(selection)) for number, selection in enumerate(selections)]
+    variants = [predict_runs(replace(selection, repeat=1)) for selection in selections]
+    for repeat in range(max((selection.repeat for selection in selections), default=0)):
+        turn = []
+        for number, firsts in enumerate(variants):
+            again = [replace(run, repeat=repeat) for run in firsts]
+            turn += [PlannedRun(number, run) for run in again]
+            turn += [PlannedRun(number, replace(run, control=True)) for run in again[:1]]
+        if repeat:
+            shuffle.shuffle(turn)
+        runs += turn
+    return RunPlan(tuple(selections), tuple(runs), give_up=FAILURES)
+
+
+def predict_runs(selection: TaskSelection) -> list[Run]:
     """The timed runs: repetitions outermost (so that slow drift of the machine hits all alike), the reference first."""
-    task = choice.task
-    variants = list(product(task_engines(task, choice.engines), task_backends(task, choice.backends)))
+    task, asked = selection.task, selection
+    variants = list(product(task_engines(task, asked.engines), task_backends(task, asked.backends)))
     reference = (task.reference.engine, task.reference.backend)
-    variants.sort(key=lambda v: v != reference)
-    fitted_on = fit_run(choice).fitted_on
+    variants.sort(key=lambda variant: variant != reference)
+    fitted_on = fit_run(asked).fitted_on
     return [
         Run(
-            *(
-                task,
-                "predict",
-                e,
-                b,
-                p,
-                device_of(e, choice.device),
-                budget,
-                choice.scale,
-                choice.seed,
-                repeat,
-            ),
-            workers=choice.workers,
-            scheduler=choice.scheduler,
+            task=task,
+            job="predict",
+            engine=engine,
+            backend=backend,
+            precision=precision,
+            device=device_of(engine, asked.device),
+            budget=budget,
+            scale=asked.scale,
+            seed=asked.seed,
+            repeat=repeat,
+            workers=asked.workers,
+            scheduler=asked.scheduler,
             fitted_on=fitted_on,
         )
-        for repeat in range(choice.repeat)
-        for (e, b), p, budget in product(variants, choice.precisions, choice.budgets)
+        for repeat in range(asked.repeat)
+        for (engine, backend), precision, budget in product(variants, asked.precisions, asked.budgets)
     ]
 
 
 def device_of(engine: str, asked: str | None) -> str:
-    """GPU engines keep their features on the device; else the CPU unless asked otherwise."""
+    """GPU engines keep their features on the device; the others run on the CPU unless asked otherwise."""
     return asked or ("cuda" if frames.on_gpu(engine) else "cpu")
 
 
-def fit_run(choice: Choice) -> Run:
-    """The training that serves all timed runs of a choice: on the whole machine, without a limit; on a cluster of GPUs where one is
-    asked for with --device cuda. Runs on a GPU use a fit of the CPU unless --device cuda is given: it can be made before, elsewhere."""
-    task = choice.task
+def fit_run(selection: TaskSelection) -> Run:
+    """The training that serves all timed runs of a selection: on the whole machine, without a limit; on a cluster of GPUs where one
+    is asked for with --device cuda. Runs on a GPU use a fit of the CPU unless --device cuda is given: it can be made before, elsewhere."""
+    task = selection.task
     engine = "polars" if "polars" in task.engines else task.engines[0]
-    device, workers, scheduler = choice.device or "cpu", 0, ""
-    if device == "cuda" and (choice.workers or choice.scheduler):
+    device, workers, scheduler = selection.device or "cpu", 0, ""
+    if device == "cuda" and (selection.workers or selection.scheduler):
         engine = next(filter(frames.on_cluster, task.engines), engine)
-        workers, scheduler = choice.workers, choice.scheduler
-    what = (task, "fit", engine, task.reference.backend, "fp32", device, UNLIMITED, choice.scale, choice.seed)
-    run = Run(*what, workers=workers, scheduler=scheduler)
+        workers, scheduler = selection.workers, selection.scheduler
+    run = Run(
+        task=task,
+        job="fit",
+        engine=engine,
+        backend=task.reference.backend,
+        precision="fp32",
+        device=device,
+        budget=UNLIMITED,
+        scale=selection.scale,
+        seed=selection.seed,
+        workers=workers,
+        scheduler=scheduler,
+    )
     return replace(run, fitted_on=(run.device, run.cluster))
 
 
 def worst_case_s(runs: Iterable[Run]) -> float:
-    """Wall time if every run used up its budget; infinite with an unlimited one."""
+    """Wall time in seconds if every run used up its budget; infinite with an unlimited one."""
     return sum(r.budget.time_s if r.budget.time_s is not None else float("inf") for r in runs)

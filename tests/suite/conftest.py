@@ -10,7 +10,7 @@ from buzzer.suite.budget import resolve
 from buzzer.suite.records.record import Record
 from buzzer.suite.registry import TaskConfig, Variant, params_hash
 from buzzer.suite.run import runner
-from buzzer.suite.run.plan import Choice, Run, fit_run, predict_runs
+from buzzer.suite.run.plan import Run, TaskSelection, fit_run, predict_runs
 
 HERE = Path(__file__).resolve().parent
 
@@ -30,7 +30,7 @@ def fake_config(do: str = "work") -> TaskConfig:
     )
 
 
-def fake_choice(do: str = "work", budget: str = "1c2g30s", **changes: Any) -> Choice:
+def fake_selection(do: str = "work", budget: str = "1c2g30s", **changes: Any) -> TaskSelection:
     asked: dict[str, Any] = {
         "task": fake_config(do),
         "engines": None,
@@ -42,7 +42,7 @@ def fake_choice(do: str = "work", budget: str = "1c2g30s", **changes: Any) -> Ch
         "seed": 0,
         "repeat": 1,
     }
-    return Choice(**(asked | changes))
+    return TaskSelection(**(asked | changes))
 
 
 @pytest.fixture(params=["cgroups", "polled"])
@@ -71,13 +71,13 @@ def data(tmp_path: Path) -> Data:
     folder = tmp_path / "data"
     folder.mkdir()
     (folder / "input.csv").write_text("1\n")
-    return Data(folder, "fingerprint", "generated", {"rows": 10}, 1.0)
+    return Data(folder, "f" * 64, "generated", {"rows": 10}, 1.0)
 
 
 @pytest.fixture
-def choose() -> Callable[..., Choice]:
+def choose() -> Callable[..., TaskSelection]:
     """Makes the fake task's choice: what it does, its budget, and any other field."""
-    return fake_choice
+    return fake_selection
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def predict(tmp_path: Path, fake_path: None, data: Data) -> Callable[..., Record
     """Run the fake task's fit, then one timed run of the first variant."""
 
     def go(do: str, budget: str = "1c2g30s", variant: int = 0, others: tuple[Record, ...] = ()) -> Record:
-        choice = fake_choice(do, budget)
+        choice = fake_selection(do, budget)
         run: Run = predict_runs(choice)[variant]
         runner.fit(fit_run(choice), data, tmp_path / "cache", lambda phase, elapsed: None)
         return runner.predict(run, data, tmp_path / "cache", tmp_path, others, lambda phase, elapsed: None)

@@ -6,7 +6,7 @@ A process of its own, so that two of them can want the same fit.
 import sys
 from pathlib import Path
 
-from conftest import fake_choice
+from conftest import fake_selection
 
 from buzzer.models.api.context import Data
 from buzzer.suite.run import runner
@@ -14,5 +14,5 @@ from buzzer.suite.run.plan import fit_run
 
 if __name__ == "__main__":
     data = Data(Path(), "fingerprint", "generated", {"rows": 10}, 1.0)
-    made = runner.fit(fit_run(fake_choice()), data, Path(sys.argv[1]), lambda phase, elapsed: None)
+    made = runner.fit(fit_run(fake_selection()), data, Path(sys.argv[1]), lambda phase, elapsed: None)
     print(made.outcome if made else "found")

@@ -7,16 +7,19 @@ import signal
 import sys
 from pathlib import Path
 
-from conftest import fake_choice
+from conftest import fake_selection
 from rich.console import Console
 
 from buzzer.models.api.context import Data
-from buzzer.suite.cli import run as run_verb
 from buzzer.suite.cli.progress import ProgressDisplay
+from buzzer.suite.run import tasks
+from buzzer.suite.run.executor import Executor
+from buzzer.suite.run.plan import task_by_task
 
 if __name__ == "__main__":
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
-    choice = fake_choice(sys.argv[2], backends=["torch_eager"], repeat=3)
-    data = Data(Path(__file__).parent / "old_records", "fingerprint", "generated", {"rows": 10}, 1.0)
-    with ProgressDisplay(Console(stderr=True, quiet=True)) as screen:
-        run_verb.run_choice(choice, data, [], {"out": sys.argv[1], "resume": False}, screen)
+    selection = fake_selection(sys.argv[2], backends=["torch_eager"], repeat=3)
+    data = Data(Path(__file__).parent / "old_records", "f" * 64, "generated", {"rows": 10}, 1.0)
+    out = Path(sys.argv[1])
+    with ProgressDisplay(Console(stderr=True, quiet=True)) as display:
+        list(Executor(out, display).run(tasks.steps(task_by_task([selection]), [data], out)))

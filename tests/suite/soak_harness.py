@@ -6,23 +6,24 @@
 import sys
 from pathlib import Path
 
-from conftest import fake_choice
+from conftest import fake_selection
 from rich.console import Console
 
 from buzzer.errors import BuzzerError
 from buzzer.models.api.context import Data
-from buzzer.suite.cli import run as run_verb
 from buzzer.suite.cli.progress import ProgressDisplay
-from buzzer.suite.records import record
+from buzzer.suite.run import tasks
+from buzzer.suite.run.executor import Executor
+from buzzer.suite.run.plan import task_by_task
 
 
 def main(out: Path, runs: int) -> int:
-    choice = fake_choice("soak", "1c300m5s", backends=["torch_eager"], repeat=runs)
-    data = Data(Path(__file__).parent / "old_records", "fingerprint", "generated", {"rows": 10}, 1.0)
-    options = {"out": out, "resume": True}
+    selection = fake_selection("soak", "1c300m5s", backends=["torch_eager"], repeat=runs)
+    data = Data(Path(__file__).parent / "old_records", "f" * 64, "generated", {"rows": 10}, 1.0)
     try:
-        with ProgressDisplay(Console(stderr=True, quiet=True)) as screen:
-            run_verb.run_choice(choice, data, record.read_good(out), options, screen)
+        with ProgressDisplay(Console(stderr=True, quiet=True)) as display:
+            executor = Executor(out, display, resume=True)
+            list(executor.run(tasks.steps(task_by_task([selection]), [data], out)))
     except BuzzerError as error:
         print(error.message, file=sys.stderr)
         return 2

@@ -1,11 +1,10 @@
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from buzzer.errors import UsageError
 from buzzer.models.api.context import Data
@@ -13,15 +12,15 @@ from buzzer.suite.analysis import comparison, regress
 from buzzer.suite.analysis.comparison import Variant
 from buzzer.suite.analysis.regress import Threshold
 from buzzer.suite.budget import resolve
-from buzzer.suite.cli import compare as verb
-from buzzer.suite.cli.progress import ProgressDisplay
-from buzzer.suite.records import record
+from buzzer.suite.display import Quiet
 from buzzer.suite.records.record import Record
 from buzzer.suite.report import compare_json, compare_text
-from buzzer.suite.run.plan import Choice
+from buzzer.suite.run import tasks
+from buzzer.suite.run.executor import Executor
+from buzzer.suite.run.plan import TaskSelection, interleaved
 
 Make = Callable[..., Record]
-Choose = Callable[..., Choice]
+Choose = Callable[..., TaskSelection]
 ONE = {"name": "1c2g1h", "cores": 1, "memory_bytes": 2 * 10**9, "time_s": 3600.0}
 TWO = {"name": "2c2g1h", "cores": 2, "memory_bytes": 2 * 10**9, "time_s": 3600.0}
 GPU = {"device": "cuda", "gpu_busy_s": 1.0, "gpu_peak_memory_bytes": 10**9}
@@ -343,21 +342,27 @@ def test_tables_and_json_say_the_same(make_record: Make, choose: Choose) -> None
     assert "404 rows (not measured there)" in text
 
 
+def split_fits(records: Iterable[Record]) -> tuple[list[Record], list[Record]]:
+    """Fits, which come first, and timed runs."""
+    every = list(records)
+    fits = [r for r in every if r.job == "fit"]
+    assert every[: len(fits)] == fits
+    return fits, every[len(fits) :]
+
+
 def test_rounds_are_interleaved_and_paired(
     tmp_path: Path, fake_path: None, choose: Choose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A real comparison of the fake task at two scales: every variant once a round, and the reference twice."""
     monkeypatch.setenv("BUZZER_CACHE", str(tmp_path / "cache"))
-    prepared = [
-        (choose(scale=s), Data(tmp_path / "data", f"print-{s}", "generated", {"rows": 10}, s))
-        for s in (0.5, 1.0)
-    ]
-    out = tmp_path / "out"
-    options: dict[str, Any] = {"out": out, "repeat": 2, "seed": 0, "resume": False}
-    with ProgressDisplay(Console(quiet=True)) as screen:
-        assert all(verb.fit(c, d, out, screen) for c, d in prepared)
-        made = verb.take(prepared, options, [], screen)
-        again = verb.take(prepared, options | {"resume": True}, record.read_good(out), screen)
+    scales, out = (0.5, 1.0), tmp_path / "out"
+    data = [Data(tmp_path / "data", f"{s * 2:064.0f}", "generated", {"rows": 10}, s) for s in scales]
+    plan = interleaved([choose(scale=s, repeat=2) for s in scales], seed=0)
+    fits, made = split_fits(Executor(out, Quiet()).run(tasks.steps(plan, data, out)))
+    assert len(fits) == 2
+    executor = Executor(out, Quiet(), resume=True)
+    assert list(executor.run(tasks.steps(plan, data, out))) == []
+    again = executor.reused
     assert len(made) == 2 * 2 * 3
     assert {r.repeat for r in made[:6]} == {0}
     assert sum(r.control for r in made) == 4

@@ -24,10 +24,10 @@ from buzzer.models.api.bench import LEAST_PROBES, PROBES, BenchModel, BenchSpec,
 from buzzer.models.api.context import RunContext
 from buzzer.models.onnx_file import TARGET as ONNX_FILE
 from buzzer.suite import registry
-from buzzer.suite.bench import answers_cache, groups, plan
+from buzzer.suite.bench import answers_cache, groups, plan, workload
 from buzzer.suite.bench.checks import WORST, Check, as_rows, least_cosine
 from buzzer.suite.bench.loadgen import Scenario
-from buzzer.suite.bench.plan import Choice
+from buzzer.suite.bench.plan import BenchSelection
 from buzzer.suite.bench.protocol import ended_early
 from buzzer.suite.bench.timing import (
     LEAST_RUNS,
@@ -39,14 +39,15 @@ from buzzer.suite.bench.timing import (
     no_flush,
     warm_up,
 )
-from buzzer.suite.budget import UNLIMITED
+from buzzer.suite.bench.workload import keep_logs
 from buzzer.suite.cli import app
-from buzzer.suite.cli import bench as bench_verb
-from buzzer.suite.cli.bench import keep_logs, seeds_of
-from buzzer.suite.cli.progress import ProgressDisplay
+from buzzer.suite.cli.bench import seeds_of
+from buzzer.suite.display import Quiet
 from buzzer.suite.records import gate, integrity, record
 from buzzer.suite.report import bench_table
+from buzzer.suite.requests import BenchRequest
 from buzzer.suite.run import runner
+from buzzer.suite.run.executor import Executor
 
 ROOT = Path(__file__).parents[3]
 
@@ -339,19 +340,12 @@ def test_a_flush_touches_more_than_the_cache(monkeypatch: pytest.MonkeyPatch) ->
 # ---- plan ---------------------------------------------------------------------------------------------------------
 
 
-def choice(**changes: Any) -> Choice:
-    params = {"batch": 1, "seq": 8, "lengths": "fixed", "packing": "padded", "inputs": 2, "scenario": ""}
-    base: dict[str, Any] = {
-        "model": registry.models()["minilm-l6"],
-        "backends": ["torch_eager", "onnxruntime", "tensorrt"],
-        "precisions": ["fp32", "bf16"],
-        "device": "cpu",
-        "budget": UNLIMITED,
-        "seed": 0,
-        "rounds": 3,
-        "params": params,
-    }
-    return Choice(**base | changes)
+def select(**changes: Any) -> BenchSelection:
+    """What a request for MiniLM-L6 selects, whether it could run here or not."""
+    asked: dict[str, Any] = {"model": "minilm-l6", "backends": ["torch_eager", "onnxruntime", "tensorrt"]}
+    asked |= {"precisions": ["fp32", "bf16"], "seq": 8, "inputs": 2, "rounds": 3}
+    (selection,) = plan.selections(BenchRequest(**asked | changes))
+    return selection
 
 
 def test_rounds_alternate_and_what_cannot_run_comes_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -361,7 +355,7 @@ def test_rounds_alternate_and_what_cannot_run_comes_once(monkeypatch: pytest.Mon
         return SimpleNamespace(PRECISIONS=("fp32",) if name == "onnxruntime" else ("fp32", "bf16"))
 
     monkeypatch.setattr(plan.infer, "load", load)
-    planned = plan.plan(choice())
+    planned = plan.plan(select())
     runs = [(p.run.repeat, p.run.backend, p.run.precision) for p in planned if p.problem is None]
     first = [("torch_eager", "fp32"), ("torch_eager", "bf16"), ("onnxruntime", "fp32")]
     assert runs == [(i, *v) for i, order in enumerate((first, first[::-1], first)) for v in order]
@@ -371,7 +365,7 @@ def test_rounds_alternate_and_what_cannot_run_comes_once(monkeypatch: pytest.Mon
         ("tensorrt", "fp32"): "TensorRT is not installed",
         ("tensorrt", "bf16"): "TensorRT is not installed",
     }
-    every = plan.plan(choice(precisions=[], rounds=1))
+    every = plan.plan(select(precisions="all", rounds=1))
     assert [(p.run.backend, p.run.precision) for p in every] == [*first, ("tensorrt", "any")]
 
 
@@ -382,9 +376,8 @@ def test_a_bench_that_is_stopped_in_its_reference_has_a_record(
         outcome="error", message="interrupted in phase predict", details={"interrupted": True}
     )
     monkeypatch.setattr(runner, "bench", lambda *given: stopped)
-    asked, out = choice(backends=["torch_eager", "onnxruntime"], rounds=2), tmp_path / "out"
-    with ProgressDisplay() as screen:
-        (made,) = bench_verb.run(asked, plan.plan(asked), tmp_path / "work", out, screen)
+    asked, out = select(backends=["torch_eager", "onnxruntime"], rounds=2), tmp_path / "out"
+    (made,) = workload.execute([asked], Executor(out, Quiet()))
     assert runner.interrupted(made)
     assert made.message == "its reference ended error: interrupted in phase predict"
     assert list(integrity.check(record.paths([out])).values()) == [[]]
@@ -533,7 +526,7 @@ def test_files_of_one_name_have_boards_of_their_own(
 ) -> None:
     """Also where the name is that of a known model."""
     paths = [export(torch.nn.Linear(6, 3), tmp_path / folder / "bert-base.onnx") for folder in "ab"]
-    tasks = [plan.task_of(choice(model=registry.model(str(path)))) for path in paths]
+    tasks = [plan.task_of(select(model=str(path), backends="onnxruntime")) for path in paths]
     hashes = [task.params["model_hash"] for task in tasks]
     records = [on_gpu(make_record, "onnxruntime", 0.01, []) for _ in paths]
     for made, found in zip(records, hashes, strict=True):
@@ -552,7 +545,7 @@ def test_files_of_one_name_have_boards_of_their_own(
     assert groups.rows([trees])[0].is_base
     trees.config["model_hash"] = hashes[0]  # a file that is called gbdt
     assert not groups.rows([trees])[0].is_base
-    assert "model_hash" not in plan.task_of(choice()).params
+    assert "model_hash" not in plan.task_of(select()).params
 
 
 def test_weights_beside_a_file_are_part_of_it(tmp_path: Path) -> None:

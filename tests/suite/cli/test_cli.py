@@ -1,37 +1,79 @@
+"""The command line: errors, output and exit codes. In this process, but for three tests that start Python as a user does."""
+
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import yaml
 
+from buzzer.suite import cli
+from buzzer.suite.cli.progress import ENDING
 from buzzer.suite.records import record
 from buzzer.suite.records.record import Record
 
 Make = Callable[..., Record]
-Buzzer = Callable[..., subprocess.CompletedProcess[str]]
+
+
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Buzzer = Callable[..., Ended]
 
 
 @pytest.fixture
-def buzzer(tmp_path: Path) -> Buzzer:
-    """Runs the command line as a user does, in an empty folder with a cache of its own."""
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder, with a cache of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BUZZER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.delenv("BUZZER_DATA", raising=False)
+    return tmp_path
 
-    def go(*arguments: str) -> subprocess.CompletedProcess[str]:
-        root = str(Path(__file__).parents[3])
-        env = os.environ | {
-            "BUZZER_CACHE": str(tmp_path / "cache"),
-            "PYTHONPATH": root,
-            "NO_COLOR": "1",
-            "COLUMNS": "200",
-        }
-        env.pop("BUZZER_DATA", None)
+
+@pytest.fixture
+def buzzer(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Buzzer]:
+    """Runs the command line in this process."""
+    handlers = {number: signal.getsignal(number) for number in ENDING}
+
+    def run(*arguments: str) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["buzzer", *arguments])
+        monkeypatch.setattr(sys, "stdout", sys.stdout)  # to be put back
+        monkeypatch.setattr(sys, "stderr", sys.stderr)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return Ended(int(str(end.value.code or 0)), *capsys.readouterr())
+
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def process(place: Path) -> Buzzer:
+    """Runs the command line as a user does."""
+
+    def run(*arguments: str) -> Ended:
         command = [sys.executable, "-m", "buzzer", *arguments]
-        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+        env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
+        done = subprocess.run(command, cwd=place, env=env, capture_output=True, text=True, check=False)
+        return Ended(done.returncode, done.stdout, done.stderr)
 
-    return go
+    return run
 
 
 @pytest.mark.parametrize(
@@ -42,7 +84,7 @@ def buzzer(tmp_path: Path) -> Buzzer:
         (["run", "booking", "--backend", "onnx"], "unknown backend 'onnx'", "did you mean onnxruntime?"),
         (["run", "recsys2021", "--backend", "tl2cgen"], "nothing to run", "recsys2021 has pandas, "),
         (["run", "booking", "--precision", "int9"], "unknown precision 'int9'", "did you mean int8?"),
-        (["bench", "bert", "--frontier", "--precision", "int8-qta"], "unknown precision", "int8-qat?"),
+        (["frontier", "bert", "--precision", "int8-qta"], "unknown precision", "int8-qat?"),
         (["run", "booking", "--budget", "seed-gpu"], "unknown budget 'seed-gpu'", "did you mean seed-cpu?"),
         (["run", "booking", "--budget", "1c0g1h"], "has a zero in it", "every part"),
         (["run", "booking", "--budget", "10000c1g1h"], "10000 cores asked for", "--on-unmet-budget warn"),
@@ -85,11 +127,11 @@ def buzzer(tmp_path: Path) -> Buzzer:
 )
 def test_bad_input_ends_in_one_message(buzzer: Buzzer, arguments: list[str], message: str, hint: str) -> None:
     done = buzzer(*arguments)
-    told = done.stderr + done.stdout if arguments[0] == "check" else done.stderr
-    assert done.returncode == 2, told
-    assert message in told
-    assert hint in told
-    assert "Traceback" not in told
+    text = done.stderr + done.stdout if arguments[0] == "check" else done.stderr
+    assert done.returncode == 2, text
+    assert message in text
+    assert hint in text
+    assert "Traceback" not in text
 
 
 def test_a_score_that_is_not_defined_is_null(buzzer: Buzzer, tmp_path: Path) -> None:
@@ -98,12 +140,12 @@ def test_a_score_that_is_not_defined_is_null(buzzer: Buzzer, tmp_path: Path) -> 
     (tmp_path / "t.csv").write_text("row,bought\n0,1\n5,1\n")
     done = buzzer("data", "score", "online_shoppers", "s.csv", "t.csv", "--json")
     assert json.loads(done.stdout, parse_constant=pytest.fail) == {"AUC": None, "accuracy": 0.5}
-    told = buzzer("data", "score", "online_shoppers", "s.csv", "t.csv").stdout
-    assert told.splitlines() == ["AUC not defined on these answers", "accuracy 0.500000"]
+    text = buzzer("data", "score", "online_shoppers", "s.csv", "t.csv").stdout
+    assert text.splitlines() == ["AUC not defined on these answers", "accuracy 0.500000"]
 
 
-def test_an_unknown_flag_is_a_usage_error(buzzer: Buzzer) -> None:
-    done = buzzer("run", "--engin", "pandas")
+def test_an_unknown_flag_is_a_usage_error(process: Buzzer) -> None:
+    done = process("run", "--engin", "pandas")
     assert done.returncode == 2
     assert "--engine" in done.stderr
 
@@ -132,8 +174,8 @@ def test_config_file_gives_options_and_flags_win(buzzer: Buzzer, tmp_path: Path)
     ]
 
 
-def test_dry_run_shows_the_plan_and_runs_nothing(buzzer: Buzzer, tmp_path: Path) -> None:
-    done = buzzer("run", "booking", "--engine", "pandas,polars", "--budget", "1c4g5m", "--dry-run")
+def test_dry_run_shows_the_plan_and_runs_nothing(process: Buzzer, tmp_path: Path) -> None:
+    done = process("run", "booking", "--engine", "pandas,polars", "--budget", "1c4g5m", "--dry-run")
     assert done.returncode == 0
     assert "4 timed runs" in done.stdout
     assert "at worst 20:00" in done.stdout
@@ -150,11 +192,11 @@ def test_list_and_env_are_json_too(buzzer: Buzzer) -> None:
     assert env["machine"]["cores"] >= 1
 
 
-def test_check_tells_good_from_bad(buzzer: Buzzer, tmp_path: Path, make_record: Make) -> None:
+def test_check_tells_good_from_bad(process: Buzzer, tmp_path: Path, make_record: Make) -> None:
     path = record.write(make_record(), tmp_path / "r")
-    assert buzzer("check", "r").returncode == 0
+    assert process("check", "r").returncode == 0
     path.write_text(path.read_text().replace("2.0", "2.5"))
-    done = buzzer("check", "r", "--json")
+    done = process("check", "r", "--json")
     assert done.returncode == 1
     assert json.loads(done.stdout)["ok"] is False
     assert "0 of 1 records are valid" in done.stderr
@@ -210,6 +252,6 @@ def test_compare_from_records_prints_writes_and_fails(
     assert "REGRESSED" in done.stdout
     assert "+50.0 %" in (tmp_path / "c.md").read_text()
     assert buzzer(*arguments, "wall:60%").returncode == 0
-    told = json.loads(buzzer("compare", "booking", "--from", "new", "--json").stdout)
-    assert told["runs"][0]["wall_s"] == 3.0
-    assert told["runs"][0]["head_room"]["time"] == pytest.approx(0.9)
+    compared = json.loads(buzzer("compare", "booking", "--from", "new", "--json").stdout)
+    assert compared["runs"][0]["wall_s"] == 3.0
+    assert compared["runs"][0]["head_room"]["time"] == pytest.approx(0.9)

@@ -11,11 +11,19 @@ from buzzer.suite.bench import groups
 from buzzer.suite.records import comparable, gate, repetitions
 from buzzer.suite.records.schema import Record
 from buzzer.suite.registry import params_hash
-from buzzer.suite.report import compare_json, compare_text, leaderboard, page, page_bench, page_runs, readme
-from buzzer.suite.run.plan import Choice
+from buzzer.suite.report import (
+    compare_json,
+    compare_text,
+    leaderboard,
+    page,
+    page_bench,
+    page_runs,
+    readme,
+)
+from buzzer.suite.run.plan import TaskSelection
 
 Make = Callable[..., Record]
-Choose = Callable[..., Choice]
+Choose = Callable[..., TaskSelection]
 OTHER = {"do": "other"}
 MACHINE = {"cpu": "a processor", "simd": "AVX-512", "cores": 2, "memory_bytes": 2**34, "gpus": []}
 DIFFERENT: dict[str, dict[str, Any]] = {

@@ -24,9 +24,9 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from buzzer.errors import BuzzerError, DataError
-from buzzer.suite import registry
+from buzzer.suite import display, registry
 from buzzer.suite.analysis import comparison, regress
-from buzzer.suite.cli import app, progress
+from buzzer.suite.cli import app
 from buzzer.suite.cli import bench as bench_verb
 from buzzer.suite.records import integrity, record
 from buzzer.suite.records.schema import Record
@@ -203,7 +203,7 @@ def outputs(records: Sequence[Record]) -> dict[str, str]:
         "html": page.html(records, {}),
         "svg": console.picture(records),
         "terminal": terminal(lambda terminal_: console.show_boards(records, terminal_)),
-        "outcome": "\n".join(progress.outcome_text(r) for r in records),
+        "outcome": "\n".join(display.outcome_text(r) for r in records),
         "bench": benches(records),
     }
     some = next(iter(registry.tasks().values()))

@@ -177,7 +177,7 @@ def test_the_command_line_plans_runs_and_draws(
     monkeypatch.setattr(runner, "fit", fitted)
     monkeypatch.setattr(runner, "predict", predicted)
     asked = ["--backend", "torch_eager", "--precision", "fp32,bf16", "--rounds", "1", "--json"]
-    app(["bench", str(tmp_path), "--frontier", *asked, "--out", str(tmp_path / "out")], standalone_mode=False)
+    app(["frontier", str(tmp_path), *asked, "--out", str(tmp_path / "out")], standalone_mode=False)
     points = json.loads(capsys.readouterr().out)["points"]
     whole, cut = [(4, "fp32"), (4, "bf16")], [(3, "fp32"), (2, "fp32")]
     assert [(p["layers"], p["precision"]) for p in points] == whole + cut

@@ -8,10 +8,10 @@ from buzzer.suite.analysis import comparison
 from buzzer.suite.records import gate, repetitions
 from buzzer.suite.records.record import Record
 from buzzer.suite.report import compare_text, leaderboard, page_runs
-from buzzer.suite.run.plan import Choice, fit_run, predict_runs
+from buzzer.suite.run.plan import TaskSelection, fit_run, predict_runs
 
 Make = Callable[..., Record]
-Choose = Callable[..., Choice]
+Choose = Callable[..., TaskSelection]
 ORT = {"backend": "onnxruntime", "run_id": "b" * 32}
 
 

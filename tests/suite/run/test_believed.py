@@ -21,7 +21,7 @@ from buzzer.suite.records import integrity, record
 from buzzer.suite.records.record import Record
 from buzzer.suite.run import events, limits, record_builder, runner
 from buzzer.suite.run.events import Done, PhaseEnded, PhaseStarted
-from buzzer.suite.run.plan import Choice, fit_run, predict_runs
+from buzzer.suite.run.plan import TaskSelection, fit_run, predict_runs
 from buzzer.suite.run.progress import RunProgress
 
 Play = Callable[..., Record]
@@ -64,7 +64,7 @@ def play(
     tmp_path: Path,
     fake_path: None,
     data: Data,
-    choose: Callable[..., Choice],
+    choose: Callable[..., TaskSelection],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Play:
     """Run a cheat once; its record, written and checked."""

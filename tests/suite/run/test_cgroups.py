@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from buzzer.suite.cli.env import limits_told
+from buzzer.suite.cli.env import limits_lines
 from buzzer.suite.run import cgroups
 
 
@@ -63,5 +63,5 @@ def test_who_asks_for_polling_needs_no_commands(root: Path, monkeypatch: pytest.
     monkeypatch.setenv("BUZZER_ENFORCEMENT", "polled")
     found = cgroups.missing(root, is_admin=True)
     assert ("asks for polling" in found.reason, found.commands) == (True, [])
-    assert limits_told(vars(found)) == [f"  {found.reason}"]
-    assert limits_told(None) == []
+    assert limits_lines(found) == [f"  {found.reason}"]
+    assert limits_lines(None) == []

@@ -19,15 +19,17 @@ from buzzer.datasets import booking
 from buzzer.datasets.files import new_folder
 from buzzer.datasets.workers import in_order
 from buzzer.errors import DataError
+from buzzer.models.api.context import Data
 from buzzer.suite import cli
-from buzzer.suite.cli import compare as compare_verb
 from buzzer.suite.cli import run as run_verb
 from buzzer.suite.cli import streams
 from buzzer.suite.cli.progress import ProgressDisplay
 from buzzer.suite.records import record
 from buzzer.suite.records.record import Record
 from buzzer.suite.run import runner
-from buzzer.suite.run.plan import Choice, predict_runs
+from buzzer.suite.run.executor import Executor, Step
+from buzzer.suite.run.plan import TaskSelection, predict_runs
+from buzzer.suite.run.tasks import TaskWorkload
 
 Make = Callable[..., Record]
 Main = Callable[..., int]
@@ -223,7 +225,7 @@ def test_an_out_folder_that_takes_nothing_is_told_before_any_work(
 
 def test_where_the_markdown_goes_is_tried_first_too(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("file").write_text("in the way")
-    monkeypatch.setattr(compare_verb.runner, "predict", refuse)
+    monkeypatch.setattr(runner, "predict", refuse)
     monkeypatch.setattr(booking, "generate", refuse)
     assert main("compare", "booking", "--out", "out", "--markdown", "file/c.md") == 2
 
@@ -237,7 +239,8 @@ def test_a_full_disk_loses_no_result(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     make_record: Make,
-    choose: Callable[..., Choice],
+    choose: Callable[..., TaskSelection],
+    data: Data,
     cache: str,
 ) -> None:
     """The record is kept in the cache, or else shown, and the message says where."""
@@ -246,8 +249,12 @@ def test_a_full_disk_loses_no_result(
     if cache == "full":
         (tmp_path / "cache").write_text("a file")
     shown = (tmp_path / "shown").open("w+")
-    with shown, pytest.raises(DataError) as told, ProgressDisplay(Console(file=shown, width=40)) as screen:
-        run_verb.keep(make_record(notes=["[red] \\[x]"]), predict_runs(choose())[0], tmp_path / "out", screen)
+    monkeypatch.setattr(runner, "predict", lambda *given: make_record(notes=["[red] \\[x]"]))
+    (tmp_path / "folder").mkdir()
+    with shown, pytest.raises(DataError) as told, ProgressDisplay(Console(file=shown, width=40)) as display:
+        executor = Executor(tmp_path / "folder", display)
+        executor.out = tmp_path / "out"  # the folder that was good at the start takes nothing any more
+        list(executor.run([Step(predict_runs(choose())[0], TaskWorkload(data, executor.out))]))
     if cache == "full":
         kept = json.loads((tmp_path / "shown").read_text())
         assert told.value.message.endswith("is above, as JSON")
@@ -263,5 +270,5 @@ def test_a_leaderboard_that_cannot_be_written_hides_no_result(
 ) -> None:
     (tmp_path / "out").write_text("a file")
     with pytest.raises(DataError, match="cannot write"):
-        run_verb.finish([make_record()], tmp_path / "out", as_json=True)
+        run_verb.finish([make_record()], [make_record()], tmp_path / "out", as_json=True)
     assert json.loads(capsys.readouterr().out)["run_id"] == make_record().run_id

@@ -22,11 +22,11 @@ from buzzer.suite.budget import UNLIMITED
 from buzzer.suite.records import checks, integrity
 from buzzer.suite.records.record import Record
 from buzzer.suite.run import fits, limits, manifest, reaper, runner
-from buzzer.suite.run.plan import Choice, Run, fit_run, predict_runs
+from buzzer.suite.run.plan import Run, TaskSelection, fit_run, predict_runs
 
 HERE = Path(__file__).parents[1]
 ROOT = HERE.parents[1]
-Choose = Callable[..., Choice]
+Choose = Callable[..., TaskSelection]
 Predict = Callable[..., Record]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from buzzer.suite.cli.progress import outcome_text
+from buzzer.suite.display import outcome_text
 from buzzer.suite.records.record import Record
 from buzzer.suite.report import leaderboard, notes
 from buzzer.suite.run import counters, inputs, runner, supervise

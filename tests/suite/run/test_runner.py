@@ -18,10 +18,10 @@ from buzzer.suite.cli.progress import ProgressDisplay
 from buzzer.suite.records import record
 from buzzer.suite.records.record import Record
 from buzzer.suite.run import fits, runner, supervise
-from buzzer.suite.run.plan import Choice, fit_run, predict_runs
+from buzzer.suite.run.plan import TaskSelection, fit_run, predict_runs
 
 Predict = Callable[..., Record]
-Choose = Callable[..., Choice]
+Choose = Callable[..., TaskSelection]
 
 
 def silent(phase: str, elapsed: float) -> None:
@@ -169,6 +169,7 @@ def test_ctrl_c_stops_the_run_and_is_recorded(
 
 CTRL_C = """
 import os, signal, time
+from types import SimpleNamespace
 import pytest
 from rich.console import Console
 from buzzer.suite.budget import UNLIMITED
@@ -178,11 +179,12 @@ from buzzer.suite.cli.progress import ProgressDisplay
 def press():
     os.kill(os.getpid(), signal.SIGINT)
 
+run = SimpleNamespace(label="a run", budget=UNLIMITED)
 with ProgressDisplay(Console(quiet=True)) as screen:
     press()  # deferred: a record might be half-written here
     with pytest.raises(KeyboardInterrupt):
-        screen.running("a run", UNLIMITED, "predict", 1.0)
-    screen.running("the next", UNLIMITED, "predict", 1.0)
+        screen.phase(run, "predict", 1.0)
+    screen.phase(run, "predict", 1.0)
     press()
     press()  # at once: counts as the same
     module.PATIENCE_S = 0.0
@@ -213,12 +215,15 @@ class Gone(io.StringIO):
 
 
 @pytest.mark.parametrize("stream", [Gone(), io.TextIOWrapper(io.BytesIO(), "ascii")])
-def test_what_cannot_be_shown_does_not_end_the_suite(make_record: Callable[..., Record], stream: Any) -> None:
-    with ProgressDisplay(Console(file=stream)) as screen:
-        screen.plan(1)
-        screen.done("a run", make_record(outcome="error", message="Ünsäyable \udcff", hint="✗"))
+def test_what_cannot_be_shown_does_not_end_the_suite(
+    make_record: Callable[..., Record], choose: Choose, stream: Any
+) -> None:
+    with ProgressDisplay(Console(file=stream)) as display:
+        display.planned(1)
+        failed = make_record(outcome="error", message="Ünsäyable \udcff", hint="✗")
+        display.finished(predict_runs(choose())[0], failed)
         stream.close()
-        screen.say("more")
+        display.message("more")
 
 
 def test_the_overhead_is_what_the_harness_adds_to_a_run(

@@ -7,19 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from buzzer.suite.analysis import comparison, regress
 from buzzer.suite.budget import Budget
-from buzzer.suite.cli.progress import ProgressDisplay
-from buzzer.suite.cli.run import run_choice
+from buzzer.suite.display import Quiet
 from buzzer.suite.records import integrity, record, repetitions
 from buzzer.suite.records.record import SCHEMA_MINOR, Record
 from buzzer.suite.report import leaderboard, page, page_runs, readme
-from buzzer.suite.run import events, fits, limits, record_builder
+from buzzer.suite.run import events, fits, limits, record_builder, tasks
 from buzzer.suite.run.events import Done, Failed
+from buzzer.suite.run.executor import Executor
 from buzzer.suite.run.limits import Measured, Reason
-from buzzer.suite.run.plan import Choice, predict_runs
+from buzzer.suite.run.plan import TaskSelection, predict_runs, task_by_task
 from buzzer.suite.run.progress import RunProgress
 from buzzer.suite.run.record_builder import Usage
 from buzzer.suite.run.supervise import over_time
@@ -105,12 +104,16 @@ def test_whatever_a_run_reports_becomes_one_record(
 
 
 def test_the_suite_goes_on_after_a_run_without_a_score(
-    tmp_path: Path, fake_path: None, data: Any, choose: Callable[..., Choice], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    fake_path: None,
+    data: Any,
+    choose: Callable[..., TaskSelection],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("BUZZER_CACHE", str(tmp_path / "cache"))
-    options = {"out": tmp_path / "out", "resume": False}
-    with ProgressDisplay(Console(quiet=True)) as screen:
-        made = run_choice(choose("score-nan", repeat=2), data, [], options, screen)
+    out = tmp_path / "out"
+    steps = tasks.steps(task_by_task([choose("score-nan", repeat=2)]), [data], out)
+    made = list(Executor(out, Quiet()).run(steps))
     assert [(r.job, r.outcome) for r in made] == [("fit", "ok"), *[("predict", "wrong")] * 4]
     assert len(record.read_good(tmp_path / "out")) == 5
 
@@ -238,7 +241,7 @@ def test_the_page_draws_scoring_beside_the_stages(make_record: Make) -> None:
 
 
 def test_a_run_of_the_old_rule_is_not_resumed_from(
-    fake_path: None, make_record: Make, choose: Callable[..., Choice], data: Any
+    fake_path: None, make_record: Make, choose: Callable[..., TaskSelection], data: Any
 ) -> None:
     (run, _) = predict_runs(choose())
     same = {"budget": run.budget.as_dict(), "data_fingerprint": data.fingerprint}

@@ -14,11 +14,11 @@ from buzzer.suite.records import gate
 from buzzer.suite.records.record import Record
 from buzzer.suite.run import worker
 from buzzer.suite.run.events import Done
-from buzzer.suite.run.plan import Choice
+from buzzer.suite.run.plan import TaskSelection
 from buzzer.suite.run.spec import WorkerSpec
 
 Make = Callable[..., Record]
-Choose = Callable[..., Choice]
+Choose = Callable[..., TaskSelection]
 OPENED = 500 << 20
 
 

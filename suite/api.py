@@ -1,0 +1,241 @@
+"""The public functions: what the command line does, for scripts and notebooks. `import buzzer` offers them.
+
+A request that cannot be carried out raises `BuzzerError` before anything runs. A run that fails raises nothing: its record has the
+`outcome` and a `message`. Ctrl-C ends the current run; its record is the last one returned.
+
+Without an `observer`, a notebook shows a progress bar, a terminal what the command line shows, and any other script only warnings.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
+
+from buzzer.errors import UsageError
+from buzzer.suite import budget as budgets
+from buzzer.suite import frontier as frontier_runs
+from buzzer.suite import registry
+from buzzer.suite.analysis import comparison
+from buzzer.suite.analysis.comparison import Comparison
+from buzzer.suite.analysis.regress import Change, Threshold, changes
+from buzzer.suite.bench import plan as bench_plan
+from buzzer.suite.bench import workload as bench_runs
+from buzzer.suite.config_file import check_scale
+from buzzer.suite.display import observing
+from buzzer.suite.escape import printable
+from buzzer.suite.records import integrity, record
+from buzzer.suite.records.collection import Records, load_records, record_files
+from buzzer.suite.records.record import Record
+from buzzer.suite.report import frontier as frontier_report
+from buzzer.suite.report import leaderboard, page
+from buzzer.suite.report import readme as result_table
+from buzzer.suite.report.console import picture
+from buzzer.suite.requests import (
+    DEFAULT_OUT,
+    BenchRequest,
+    CompareRequest,
+    FrontierRequest,
+    Paths,
+    RunRequest,
+    names,
+    paths,
+)
+from buzzer.suite.run import resolve, tasks
+from buzzer.suite.run.executor import Executor, Observer
+
+__all__ = [
+    "BenchRequest",
+    "CompareRequest",
+    "Comparisons",
+    "Frontier",
+    "FrontierRequest",
+    "Observer",
+    "Record",
+    "Records",
+    "RunRequest",
+    "bench",
+    "compare",
+    "frontier",
+    "load_records",
+    "report",
+    "run",
+]
+
+
+def run(
+    request: RunRequest | None = None,
+    *,
+    out: str | Path = DEFAULT_OUT,
+    observer: Observer | None = None,
+) -> Records:
+    """Fit where needed, then run what is asked for; the records of this call, which are also in the folder `out`.
+
+    >>> request = RunRequest("online-shoppers", ["polars"], ["torch_eager"], scale=0.1, params={"epochs": 1})
+    >>> [(record.job, record.engine, record.outcome) for record in run(request, out=folder)]
+    [('fit', 'polars', 'ok'), ('predict', 'polars', 'ok')]
+    """
+    plan = resolve.run_plan(request or RunRequest())
+    with observing(observer) as watcher:
+        executor = Executor(Path(out), watcher, (request or RunRequest()).resume)
+        return Records(tasks.execute(plan, executor))
+
+
+def bench(
+    request: BenchRequest,
+    *,
+    out: str | Path = DEFAULT_OUT,
+    observer: Observer | None = None,
+) -> Records:
+    """Time a model on inference backends and check its outputs; the records of this call, which are also in the folder `out`.
+
+    >>> request = BenchRequest("minilm-l6", ["torch_eager"], ["fp32"], seq=8, seconds=0, rounds=1)
+    >>> [record.outcome for record in bench(request, out=folder)]
+    ['ok']
+    """
+    selections = bench_plan.selections(request)
+    with observing(observer) as watcher:
+        return Records(bench_runs.execute(selections, Executor(Path(out), watcher)))
+
+
+@dataclass(frozen=True)
+class Comparisons(Sequence[Comparison]):
+    """A comparison for each group of records that may be compared."""
+
+    comparisons: tuple[Comparison, ...]
+    changes: tuple[tuple[Change, ...], ...]  # against older records, beside each comparison
+    records: Records  # what they are made of
+
+    @overload
+    def __getitem__(self, index: int) -> Comparison: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Comparison, ...]: ...
+    def __getitem__(self, index: int | slice) -> Comparison | tuple[Comparison, ...]:
+        return self.comparisons[index]
+
+    def __len__(self) -> int:
+        return len(self.comparisons)
+
+
+def compare(
+    request: CompareRequest,
+    *,
+    out: str | Path = DEFAULT_OUT,
+    observer: Observer | None = None,
+) -> Comparisons:
+    """Run a task's variants in interleaved rounds, or take records of `request.records`, and compare them.
+
+    >>> (comparison,) = compare(CompareRequest("online-shoppers", records=folder))
+    >>> [str(result.variant) for results in comparison.lines.values() for result in results]
+    ['polars torch_eager cpu seed-cpu']
+    """
+    task = registry.task(request.task)
+    thresholds = [Threshold.parse(text) for text in names(request.fail_if)]
+    if bool(thresholds) != bool(paths(request.against)):
+        raise UsageError("--against and --fail-if belong together", "--against results/old --fail-if wall:5%")
+    check_scale("--full", request.full)
+    full_budget = budgets.resolve(request.full_budget) if request.full_budget else None
+    prices = comparison.parse_prices(request.price)
+    plan = None if request.records else resolve.compare_plan(request)
+    with observing(observer) as watcher:
+        older = valid(request.against, watcher)
+        if plan is not None:
+            executor = Executor(Path(out), watcher, request.resume)
+            made = list(tasks.execute(plan, executor))
+            records, pool = [*executor.reused, *made], [*executor.records, *older]
+        else:
+            records = valid(request.records, watcher)
+            beside = integrity.examine(record.paths([Path(out)])).good if Path(out).is_dir() else {}
+            pool = [*records, *beside.values(), *older]
+    groups = comparison.groups(records, task.name)
+    comparisons = tuple(comparison.compare(g, task, full_budget, prices, pool, request.full) for g in groups)
+    if not comparisons and plan is None:
+        raise UsageError(f"no timed runs of {request.task} among these records", "buzzer run makes some")
+    changed = tuple(tuple(changes(c.group, older, thresholds, pool)) for c in comparisons)
+    if thresholds and comparisons and not any(changed):
+        raise UsageError(
+            "no older record has the same machine, data, parameters, variant, enforcement and rule of timing",
+            "give others to --against",
+        )
+    return Comparisons(comparisons, changed, Records(records))
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """Accuracy against latency of one model."""
+
+    points: list[frontier_report.Point]  # the fastest first
+    layers: int  # of the whole model
+    records: Records  # fits and timed runs, those of earlier calls included
+
+
+def frontier(
+    request: FrontierRequest | None = None,
+    *,
+    out: str | Path = DEFAULT_OUT,
+    observer: Observer | None = None,
+) -> Frontier:
+    """Fine-tune a BERT, run it in every precision and cut to fewer layers; accuracy and latency of each."""
+    asked = request or FrontierRequest()
+    plan, layers = frontier_runs.plan_of(asked)
+    with observing(observer) as watcher:
+        executor = Executor(Path(out), watcher, asked.resume)
+        made = list(tasks.execute(plan, executor))
+    records = [*executor.reused, *made]
+    points = frontier_report.points([r for r in records if r.job == "predict"], layers)
+    return Frontier(points, layers, Records(records))
+
+
+def report(
+    records: Iterable[Record] | Paths = "results",
+    *,
+    out: str | Path | None = None,
+    html: str | Path | None = None,
+    readme: str | Path | None = None,
+    svg: str | Path | None = None,
+    observer: Observer | None = None,
+) -> str:
+    """The leaderboard as Markdown, of records or of files and folders of them; and the files that are named.
+
+    `html` is a page of its own, `readme` a file whose result table, between two markers, is filled in, `svg` an image of the tables.
+
+    >>> print(report(folder, out=folder + "/board.md").splitlines()[0])
+    # Leaderboard
+    """
+    sources = [records] if isinstance(records, (str, Path)) else list(records)
+    given = [source for source in sources if isinstance(source, Record)]
+    with observing(observer) as watcher:
+        read = examined([source for source in sources if not isinstance(source, Record)], watcher).good
+    files = {r.run_id: path for path, r in read.items()}
+    chosen = [*given, *read.values()]
+    text = leaderboard.markdown(chosen)
+    if out is not None:
+        record.write_text(Path(out), text)
+    if html is not None:
+        record.write_text(Path(html), page.html(chosen, page.links_of(files, Path(html))))
+    if readme is not None:
+        record.write_text(Path(readme), result_table.fill(text_of(Path(readme)), chosen))
+    if svg is not None:
+        record.write_text(Path(svg), picture(chosen))
+    return text
+
+
+def valid(sources: Paths, observer: Observer) -> list[Record]:
+    """The records of files and folders that `buzzer check` finds nothing wrong with; the others are told to the observer."""
+    return list(examined(sources, observer).good.values())
+
+
+def examined(sources: Paths, observer: Observer) -> integrity.Checked:
+    """The records of files and folders, checked; the observer gets a line for each that is left out."""
+    checked = integrity.examine(record_files(paths(sources)))
+    for path, problems in checked.problems.items():
+        if problems:
+            observer.message(printable(f"left out: {path}: {'; '.join(problems)}"), "warning")
+    return checked
+
+
+def text_of(path: Path) -> str:
+    """The text of a file. Raises UsageError where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from error

@@ -1,0 +1,92 @@
+"""Runs of `buzzer bench`: the reference's answers, then every variant, as steps for the executor."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from buzzer import caches
+from buzzer.errors import DataError, UnsupportedError, UsageError
+from buzzer.models.api.context import Data
+from buzzer.suite.bench import loadgen, plan
+from buzzer.suite.bench.plan import BenchSelection
+from buzzer.suite.records.record import Record
+from buzzer.suite.run import reaper, runner
+from buzzer.suite.run.executor import Executor, Step
+from buzzer.suite.run.plan import Run
+
+GIVE_UP = frozenset({"unsupported"})  # once is enough
+
+
+class BenchWorkload:
+    """The runs of one model at one size. `work` is a folder that ends with the call, `out` the folder of the records."""
+
+    fit_name = "reference"
+    keeps_fit = False
+
+    def __init__(self, work: Path, out: Path) -> None:
+        self.work, self.out = work, out
+        self.answers = caches.folder() / "bench"
+        self.data = Data(self.answers, "", "generated", {}, 1.0)
+        self._files: dict[str, Path] = {}  # folder of what a run wrote, by run_id
+
+    def fit(self, run: Run, watch: runner.ProgressCallback) -> Record:
+        """Compute the right answers. Raises UsageError or UnsupportedError for a model or sizes that cannot be."""
+        self.work.mkdir()
+        reference = runner.bench(run, self.data, caches.folder(), self.work, self.work, watch)
+        if reference.outcome == "unsupported":
+            raise UnsupportedError(reference.message, reference.hint)
+        if reference.outcome == "error" and reference.details.get("user_error"):
+            raise UsageError(reference.message, reference.hint)
+        if reference.outcome == "ok":
+            facts = reference.details
+            origin = facts["fingerprint"], facts["source"]
+            self.data = Data(self.answers, *origin, {}, 1.0, tuple(facts["notes"]))
+        return reference
+
+    def execute(self, run: Run, others: Sequence[Record], watch: runner.ProgressCallback) -> Record:
+        """Time one variant."""
+        files = Path(tempfile.mkdtemp(dir=self.work))
+        new = runner.bench(run, self.data, caches.folder(), self.work, files, watch)
+        self._files[new.run_id] = files
+        return new
+
+    def outcome_without(self, fit: Record) -> str:
+        """That of the reference, which has the same limits."""
+        return fit.outcome
+
+    def recorded(self, record: Record) -> None:
+        """Keep LoadGen's own logs beside the records, where it wrote some."""
+        if (files := self._files.pop(record.run_id, None)) is not None:
+            keep_logs(files, self.out / "files" / record.run_id[:8])
+            shutil.rmtree(files, ignore_errors=True)
+
+
+def execute(selections: Sequence[BenchSelection], executor: Executor) -> Iterator[Record]:
+    """Time every selection; records as they are made."""
+    with (
+        tempfile.TemporaryDirectory(prefix="buzzer-bench-", ignore_cleanup_errors=True) as work,
+        reaper.swept(Path(work)),
+    ):
+        yield from executor.run(steps(selections, Path(work), executor.out), GIVE_UP)
+
+
+def steps(selections: Sequence[BenchSelection], work: Path, out: Path) -> list[Step]:
+    """For each selection its reference, then its runs."""
+    planned: list[Step] = []
+    for number, selection in enumerate(selections):
+        workload = BenchWorkload(work / str(number), out)
+        planned.append(Step(plan.reference_run(selection), workload))
+        planned += [Step(item.run, workload, item.problem) for item in plan.plan(selection)]
+    return planned
+
+
+def keep_logs(written: Path, kept: Path) -> None:
+    """Copy LoadGen's logs into a folder. Raises DataError where they cannot be written."""
+    if logs := sorted(written.glob(loadgen.LOGS)):
+        runner.make_folder(kept)
+        try:
+            for log in logs:
+                shutil.copy(log, kept / log.name)
+        except OSError as error:
+            raise DataError(f"{kept}: LoadGen's logs cannot be kept: {error.strerror}") from error

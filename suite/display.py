@@ -1,0 +1,183 @@
+"""What a user sees while runs go on: bars, the phase, and the countdown to the buzzer, on a terminal and in a notebook."""
+
+import io
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from statistics import median
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.text import Text
+
+from buzzer.models.api.context import SCORE
+from buzzer.suite.records.record import Record
+from buzzer.suite.report.format import clock_text
+from buzzer.suite.run.executor import Level, Observer
+from buzzer.suite.run.plan import Run
+
+UNSHOWN = (OSError, ValueError)  # what printing raises; UnicodeEncodeError and "closed file" are ValueErrors
+MARKS = {"ok": ("✓", "green"), "unsupported": ("-", "yellow")}
+FAILED = ("✗", "red")
+HTML = '<pre style="line-height:normal">{code}</pre>'
+
+
+class Display:
+    """Bars on a terminal and in a notebook, and one line a finished run everywhere. Takes no signals over."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True)
+        self._bars = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=30),
+            TextColumn("{task.fields[note]}", markup=False),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        self._cell: Any = None  # handle of the notebook's output that holds the bars
+        self._suite: TaskID | None = None
+        self._run: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        if self.console.is_jupyter:
+            self._cell = notebook_output()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        with suppress(*UNSHOWN):
+            self._bars.stop()
+        if self._cell is not None:
+            self._cell.update(html_of(""))
+
+    def planned(self, runs: int) -> None:
+        """Announce how many timed runs there will be."""
+        self.clear()
+        self._suite = self._bars.add_task("suite", total=runs, note=f"0 of {runs} runs")
+
+    def preparing(self, share: float, what: str) -> None:
+        """Progress of making or checking input data."""
+        self._show("data", share, 1.0, what)
+
+    def phase(self, run: Run, name: str, elapsed_s: float) -> None:
+        """Where the run is, and how much of its budget's time is left."""
+        limit = run.budget.time_s
+        if limit is None or name == SCORE:
+            self._show(run.label, None, None, f"{name}  {clock_text(elapsed_s)}")
+        else:
+            left = clock_text(max(limit - elapsed_s, 0))
+            self._show(run.label, elapsed_s, limit, f"{name}  buzzer in {left}")
+
+    def finished(self, run: Run, record: Record) -> None:
+        """One line for a finished run, and a hint where there is one."""
+        self.clear()
+        sign, colour = MARKS.get(record.outcome, FAILED)
+        self._print(Text.assemble((sign, colour), f" {run.label}: {outcome_text(record)}"))
+        if record.hint:
+            self._print(Text(f"  hint: {record.hint}"))
+        if self._suite is not None and run.job != "fit":
+            bar = self._bars.tasks[self._bars.task_ids.index(self._suite)]
+            note = f"{int(bar.completed) + 1} of {bar.total:.0f} runs"
+            self._bars.update(self._suite, advance=1, note=note)
+            self._redraw()
+
+    def message(self, text: str, level: Level = "info") -> None:
+        """Show a line as it is."""
+        self._print(Text.assemble(("warning:", "yellow"), f" {text}") if level == "warning" else Text(text))
+
+    def clear(self) -> None:
+        """Take the current run's bar away."""
+        if self._run is not None:
+            self._bars.remove_task(self._run)
+            self._run = None
+
+    def _print(self, line: Text) -> None:
+        """A terminal that is gone, a full disk or a sign that cannot be shown does not end the suite."""
+        with suppress(*UNSHOWN):
+            self.console.print(line, soft_wrap=True)
+
+    def _show(self, label: str, done: float | None, total: float | None, note: str) -> None:
+        if self._run is None:
+            self._run = self._bars.add_task(label, total=total, note=note)
+        self._bars.update(self._run, description=label, completed=done or 0, total=total, note=note)
+        self._redraw()
+
+    def _redraw(self) -> None:
+        """Bring the notebook's output up to date; a terminal's is drawn by rich."""
+        if self._cell is not None:
+            canvas = Console(
+                record=True, width=100, file=io.StringIO(), force_terminal=True, force_jupyter=False
+            )
+            canvas.print(self._bars.get_renderable())
+            self._cell.update(html_of(canvas.export_html(inline_styles=True, code_format=HTML)))
+
+
+class Quiet:
+    """For scripts without a terminal: warnings go to the logger `buzzer`, progress is not shown."""
+
+    _log = logging.getLogger("buzzer")
+
+    def planned(self, runs: int) -> None:
+        """Not shown."""
+
+    def preparing(self, share: float, what: str) -> None:
+        """Not shown."""
+
+    def phase(self, run: Run, name: str, elapsed_s: float) -> None:
+        """Not shown."""
+
+    def finished(self, run: Run, record: Record) -> None:
+        """Logged at level INFO."""
+        self._log.info("%s: %s", run.label, outcome_text(record))
+
+    def message(self, text: str, level: Level = "info") -> None:
+        """Logged at level INFO, or WARNING for what must not be missed."""
+        self._log.log(logging.INFO if level == "info" else logging.WARNING, "%s", text)
+
+
+@contextmanager
+def observing(observer: Observer | None) -> Iterator[Observer]:
+    """The observer; where there is none, a display in a notebook and on a terminal, and `Quiet` elsewhere."""
+    console = Console(stderr=True)
+    if observer is not None:
+        yield observer
+    elif console.is_terminal or console.is_jupyter:
+        with Display(console) as display:
+            yield display
+    else:
+        yield Quiet()
+
+
+def notebook_output() -> Any:
+    """A new output in the notebook's cell, which can be replaced by its `update`."""
+    from IPython.display import display
+
+    return display(html_of(""), display_id=True)
+
+
+def html_of(text: str) -> Any:
+    """HTML as a notebook shows it."""
+    from IPython.display import HTML as Html
+
+    return Html(text)
+
+
+def outcome_text(record: Record) -> str:
+    """`ok  accuracy 0.93  12.3 s, 4:47 before the buzzer`, or what went wrong."""
+    if record.outcome != "ok":
+        return f"{record.outcome}: {record.message}"
+    score = record.scores.get(record.metric)
+    parts = ["ok"] if score is None else ["ok", f"{record.metric} {score:.4f}"]
+    if runs := record.samples.get("warm_run"):
+        parts.append(f"p50 {1000 * median(runs):.2f} ms of {len(runs)} runs")
+    parts.append(f"{record.wall_s:.1f} s")
+    if record.budget.time_s is not None:
+        parts.append(f"{clock_text(record.budget.time_s - record.wall_s)} before the buzzer")
+    if record.disturbed is not None:
+        parts.append(f"disturbed: others took {record.disturbed:.0%} of its cores")
+    return "  ".join(parts)

@@ -1,0 +1,68 @@
+"""The runs that accuracy against latency is drawn from: a BERT in every precision, and cut to fewer layers."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from buzzer.errors import UsageError
+from buzzer.suite import registry
+from buzzer.suite.report import frontier
+from buzzer.suite.requests import FrontierRequest, RunRequest
+from buzzer.suite.run.plan import RunPlan, task_by_task
+from buzzer.suite.run.resolve import check_device, check_numbers, planned, selection
+from buzzer.suite.run.worker import load_entry
+
+TASK = "bert-intent-precision"
+NAMES = ("bert", "minilm-l6")  # the task's own weights; else the path of a Hugging Face BERT folder
+
+
+class Layered(Protocol):
+    """A task whose model has layers that can be cut off."""
+
+    def layers(self, params: Mapping[str, Any]) -> int:
+        """Layers of the whole model."""
+
+
+def plan_of(request: FrontierRequest) -> tuple[RunPlan, int]:
+    """The whole model in every precision, then each cut one in FP32 and INT8; and the layers of the whole one.
+
+    Raises UsageError for a model that cannot be fine-tuned here, and for what else is not allowed.
+    """
+    check_numbers(seed=request.seed, repeat=request.rounds)
+    check_device(request.device)
+    base = RunRequest(
+        TASK,
+        backends=request.backends,
+        precisions=request.precisions,
+        device=request.device,
+        budget=request.budget,
+        data=request.data,
+        seed=request.seed,
+        repeat=request.rounds,
+        params=weights_of(request.model),
+    )
+    whole = selection(base)
+    full = layers_of(whole.task)
+    precisions = [name for name in whole.precisions if name in frontier.CUT_PRECISIONS]
+    selections = [whole]
+    for layers in frontier.cuts(full) if precisions else ():
+        cut = {frontier.LAYERS: layers, "checkpoints": list(frontier.CUT_CHECKPOINTS)}
+        selections.append(selection(replace(base, precisions=precisions, params={**base.params, **cut})))
+    return planned(task_by_task(selections), base), full
+
+
+def weights_of(model: str) -> dict[str, str]:
+    """The task's parameters for a model. Raises UsageError for one that cannot be fine-tuned here."""
+    if model in NAMES:
+        return {}
+    if not Path(model).is_dir():
+        known = f"known: {', '.join(NAMES)}; or a Hugging Face BERT folder with a tokenizer"
+        raise UsageError(f"a frontier needs a BERT with real weights, {model} is none", known)
+    return {"weights": json.dumps(str(Path(model).resolve()))}
+
+
+def layers_of(task: registry.TaskConfig) -> int:
+    """Layers of the task's model when it is not cut."""
+    return cast(Layered, load_entry(task.entry)).layers(task.params)

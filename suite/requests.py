@@ -1,0 +1,154 @@
+"""What a user can ask for, as plain values: names, paths and numbers. The defaults are those of the command line.
+
+A request checks nothing. `buzzer.suite.run.resolve` and `buzzer.suite.bench.plan` turn it into a plan, and raise `UsageError` for what is not
+allowed. Where several names are allowed, a list and a text with commas mean the same; `"all"` means every name that the task or model has.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+Names = str | Sequence[str]
+Numbers = float | Sequence[float]
+Paths = str | Path | Sequence[str | Path]
+
+DEFAULT_OUT = Path("results/local")
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """Tasks to fit and run; without a task, the default suite.
+
+    >>> RunRequest("recsys2021", engines=["cudf"], budget="seed-cpu")  # doctest: +ELLIPSIS
+    RunRequest(tasks='recsys2021', engines=['cudf'], ..., budget='seed-cpu', ...)
+    >>> RunRequest("booking", engines="pandas,polars", scale=0.01, params={"epochs": 2}).repeat
+    1
+    """
+
+    tasks: Names = ()
+    engines: Names = ()  # feature engines; empty = those of the task that work on this machine
+    backends: Names = ()  # inference backends; empty = those of the task that are installed
+    precisions: Names = ()  # empty = the task's own
+    device: str = ""  # "cpu" or "cuda"; empty = what the engine runs on
+    budget: Names = ""  # names of budgets, or limits such as "1c20g24h"; empty = "seed-cpu"
+    data: str | Path | None = None  # folder of the official files; None = generated data
+    scale: float | None = None  # share of the official size to generate; None = the task's own
+    seed: int = 0  # of data and training
+    repeat: int = 1  # timed runs of each variant
+    workers: int = 0  # Dask workers to share a run out over; 0 = one process
+    scheduler: str = ""  # address of a Dask cluster that runs
+    params: Mapping[str, object] = field(
+        default_factory=dict
+    )  # parameters of the task; a text is read as YAML
+    on_unmet_budget: str = "fail"  # or "warn", where the machine has less than the budget
+    resume: bool = False  # skip the runs that already have an `ok` record
+
+
+@dataclass(frozen=True)
+class CompareRequest:
+    """One task on several engines, backends, devices, budgets and scales, in interleaved rounds.
+
+    With `records` nothing is run: the comparison is made of the records in those files and folders.
+
+    >>> CompareRequest("booking", scales=[0.01, 0.02, 0.05]).repeat
+    5
+    """
+
+    task: str
+    records: Paths = ()  # files and folders of records to compare in place of new runs
+    engines: Names = ()
+    backends: Names = ()
+    precisions: Names = "fp32"
+    devices: Names = ()  # "cpu", "cuda" or both; empty = what the engine runs on
+    budget: Names = ""  # empty = "seed-cpu", and the same on all cores of this machine
+    scales: Numbers = ()  # shares of the official size to generate; empty = the task's own
+    data: str | Path | None = None
+    seed: int = 0
+    repeat: int = 5  # rounds; each runs every variant once
+    params: Mapping[str, object] = field(default_factory=dict)
+    full: float = 1.0  # scale of the job to project to
+    full_budget: str = ""  # budget of that job; empty = each variant's own
+    against: Paths = ()  # older records to compare with
+    fail_if: Names = ()  # thresholds such as "wall:5%", beyond which a figure is worse than in `against`
+    price: str = (
+        ""  # US dollars an hour: "cpu=0.36,cuda=3.7"; a name of configs/prices.yaml stands for its price
+    )
+    on_unmet_budget: str = "fail"
+    resume: bool = False
+
+
+@dataclass(frozen=True)
+class BenchRequest:
+    """One model on inference backends and precisions, timed without a task around it.
+
+    >>> BenchRequest("minilm-l6", backends=["onnxruntime"], batches=[1, 32]).seq
+    128
+    """
+
+    model: str  # a name of `buzzer list`, an ONNX file, or a model folder
+    backends: Names = "all"
+    precisions: Names = "all"
+    batches: int | Sequence[int] = 1  # rows a run
+    seq: int = 128  # tokens a row; with packing "packed", tokens a run
+    lengths: str = "fixed"  # or "real": rows as long as real sentences
+    packings: Names = "padded"  # of real lengths: "padded", "sorted", "packed"
+    inputs: int | None = None  # different batches to rotate through; None = 16, fewer for large ones
+    count: int = 50  # least timed runs a round
+    seconds: float = 2.0  # least seconds of warm runs, and of cold ones, a round
+    at_most: float = 120.0  # seconds after which a round ends, with 4 runs at the least
+    rounds: int = 2  # over all variants, every other one in reverse
+    scenario: str = ""  # MLPerf's "single-stream", "offline" or "server"
+    min_duration: float = 600.0  # seconds that LoadGen runs
+    qps: float = 0.0  # queries a second offered to the server; 0 = half of what is possible
+    bound: float = 130.0  # latency bound of the server scenario in ms
+    loadgen_seeds: Sequence[int] = (0, 0, 0)  # of the library, the samples, the schedule
+    device: str = "cpu"
+    budget: str = "unlimited"
+    seed: int = 0  # of random weights and of inputs
+
+
+@dataclass(frozen=True)
+class FrontierRequest:
+    """A BERT in every precision, and cut to fewer layers in FP32 and INT8: accuracy against latency.
+
+    >>> FrontierRequest(precisions=["fp32", "int8"]).rounds
+    2
+    """
+
+    model: str = "bert"  # "bert" (MiniLM-L6), or a Hugging Face BERT folder with a tokenizer
+    backends: Names = "all"
+    precisions: Names = "all"
+    rounds: int = 2  # timed runs of each variant
+    device: str = "cpu"
+    budget: Names = "unlimited"
+    data: str | Path | None = None  # folder of the labelled sentences; None = generated data
+    seed: int = 0
+    resume: bool = False
+
+
+def names(value: Names) -> list[str]:
+    """The names in a list, or in a text with commas.
+
+    >>> names("pandas, polars"), names(["cudf"]), names("")
+    (['pandas', 'polars'], ['cudf'], [])
+    """
+    parts: Iterable[str] = value.split(",") if isinstance(value, str) else value
+    return [part.strip() for part in parts if part.strip()]
+
+
+def paths(value: Paths) -> list[Path]:
+    """The paths in a list, or the one given alone.
+
+    >>> paths("results")
+    [PosixPath('results')]
+    """
+    return [Path(value)] if isinstance(value, (str, Path)) else [Path(part) for part in value]
+
+
+def numbers(value: Numbers) -> list[float]:
+    """The numbers in a list, or the one given alone.
+
+    >>> numbers(0.1), numbers([1, 2])
+    ([0.1], [1.0, 2.0])
+    """
+    return [float(part) for part in value] if isinstance(value, Sequence) else [float(value)]

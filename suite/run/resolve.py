@@ -1,0 +1,197 @@
+"""From a request to a plan: every name, number and limit is checked here, once. Imports no model."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+from buzzer.configs import load_yaml
+from buzzer.errors import UsageError, unknown_name
+from buzzer.suite import budget as budgets
+from buzzer.suite import registry
+from buzzer.suite.config_file import MOST_REPEATS, MOST_SEED, check_scale, yaml_text
+from buzzer.suite.registry import TaskConfig
+from buzzer.suite.requests import CompareRequest, RunRequest, names, numbers
+from buzzer.suite.run.plan import Run, RunPlan, TaskSelection, interleaved, task_by_task
+
+DEVICES = ("cpu", "cuda")
+POLICIES = ("fail", "warn")
+
+
+class SuiteEntry(BaseModel):
+    """A task of the default suite (configs/suite.yaml) with its settings, which given ones override."""
+
+    model_config = ConfigDict(extra="forbid")
+    task: str
+    engines: list[str] = []
+    backends: list[str] = []
+    precisions: list[str] = []
+    budget: str = ""
+    scale: float | None = None
+
+
+def run_plan(request: RunRequest) -> RunPlan:
+    """The plan of a run request. Raises UsageError for what is not allowed, unknown, or more than this machine has."""
+    check_numbers(seed=request.seed, repeat=request.repeat, workers=request.workers)
+    check_device(request.device)
+    check_scale("--scale", request.scale)
+    check_data(request.data, request.scale is not None)
+    if not names(request.tasks) and request.data:
+        raise UsageError(
+            "--data needs a TASK", "name the task whose files they are: buzzer run booking --data DIR"
+        )
+    requests = [replace(request, tasks=[name]) for name in names(request.tasks)] or default_suite(request)
+    return planned(task_by_task([selection(each) for each in requests]), request)
+
+
+def compare_plan(request: CompareRequest) -> RunPlan:
+    """The plan of a comparison: a selection for each scale and device, in interleaved rounds. Raises UsageError as `run_plan` does."""
+    check_numbers(seed=request.seed, repeat=request.repeat)
+    scales: list[float | None] = [*numbers(request.scales)]
+    for scale in scales:
+        check_scale("--scale", scale)
+    check_data(request.data, bool(scales))
+    devices = names(request.devices)
+    for device in devices:
+        check_device(device)
+    base = RunRequest(
+        request.task,
+        engines=request.engines,
+        backends=request.backends,
+        precisions=request.precisions,
+        budget=request.budget or cpu_budgets(),
+        data=request.data,
+        seed=request.seed,
+        repeat=request.repeat,
+        params=request.params,
+        on_unmet_budget=request.on_unmet_budget,
+    )
+    selections = [
+        selection(replace(base, scale=scale, device=device))
+        for scale in scales or [None]
+        for device in devices or [""]
+    ]
+    return planned(interleaved(selections, request.seed), base)
+
+
+def planned(plan: RunPlan, request: RunRequest) -> RunPlan:
+    """The plan with the request's data and this machine's warnings. Raises UsageError where there is nothing to run, or too little of
+    the machine."""
+    if not plan.timed:
+        offers = [
+            f"{s.task.name} has {', '.join([*s.task.engines, *s.task.backends])}" for s in plan.selections
+        ]
+        raise UsageError("nothing to run: no task has the engines and backends asked for", "; ".join(offers))
+    folder = None if request.data is None else Path(request.data)
+    if folder is not None and not folder.is_dir():
+        raise UsageError(f"--data {folder}: no such folder")
+    return replace(plan, data=folder, warnings=tuple(check_budgets(plan.timed, request.on_unmet_budget)))
+
+
+def default_suite(request: RunRequest) -> list[RunRequest]:
+    """The request for each task of the default suite, whose settings hold where the request has none."""
+    entries = [SuiteEntry.model_validate(entry) for entry in load_yaml("suite.yaml")]
+    return [
+        replace(
+            request,
+            tasks=[entry.task],
+            engines=names(request.engines) or entry.engines,
+            backends=names(request.backends) or entry.backends,
+            precisions=names(request.precisions) or entry.precisions,
+            budget=names(request.budget) or entry.budget,
+            scale=entry.scale if request.scale is None else request.scale,
+        )
+        for entry in entries
+    ]
+
+
+def selection(request: RunRequest) -> TaskSelection:
+    """The selection of a request for one task. Raises UsageError for names that are not known."""
+    (name,) = names(request.tasks)
+    task = registry.task(name)
+    check_cluster(task, request.workers, request.scheduler)
+    precisions = names(request.precisions)
+    precisions = [] if precisions == ["all"] else precisions
+    registry.check_precisions(precisions, task.precisions)
+    return TaskSelection(
+        task=task.with_params(texts(request.params)),
+        engines=names(request.engines) or None,
+        backends=names(request.backends) or None,
+        precisions=precisions or task.precisions,
+        device=request.device or None,
+        budgets=[budgets.resolve(budget) for budget in names(request.budget) or ["seed-cpu"]],
+        scale=float(request.scale or task.scale),
+        seed=request.seed,
+        repeat=request.repeat,
+        workers=request.workers,
+        scheduler=request.scheduler,
+    )
+
+
+def texts(params: Mapping[str, object]) -> dict[str, str]:
+    """Parameters as `--set` takes them: a text is YAML already. Raises UsageError for a value that YAML does not have."""
+    try:
+        return {name: value if isinstance(value, str) else yaml_text(value) for name, value in params.items()}
+    except yaml.YAMLError as error:
+        raise UsageError(
+            f"params: {' '.join(str(error).split())[:200]}", "give numbers, texts, lists, true or false"
+        ) from error
+
+
+def check_numbers(seed: int = 0, repeat: int = 1, workers: int = 0) -> None:
+    """Raises UsageError for a whole number out of its range."""
+    ranges = {
+        "seed": (seed, 0, MOST_SEED),
+        "repeat": (repeat, 1, MOST_REPEATS),
+        "workers": (workers, 0, MOST_REPEATS),
+    }
+    for name, (value, least, most) in ranges.items():
+        if not isinstance(value, int) or not least <= value <= most:
+            raise UsageError(f"{name} is {value!r}, not a whole number from {least} to {most}")
+
+
+def check_device(device: str) -> None:
+    """Raises UsageError for a device that is neither `cpu` nor `cuda`; empty is the default."""
+    if device not in ("", *DEVICES):
+        raise unknown_name("device", device, DEVICES)
+
+
+def check_data(data: str | Path | None, scaled: bool) -> None:
+    """Raises UsageError where official files are to be scaled."""
+    if data and scaled:
+        raise UsageError(
+            "--scale sizes generated data; those of --data are taken whole", "leave one of the two out"
+        )
+
+
+def check_cluster(task: TaskConfig, workers: int, scheduler: str) -> None:
+    """Raises UsageError for a cluster that is asked for twice, or of a task that runs in one process."""
+    if workers and scheduler:
+        raise UsageError(
+            "--workers starts a cluster, --scheduler uses one that runs", "leave one of the two out"
+        )
+    if (workers or scheduler) and not task.clustered:
+        able = ", ".join(name for name, config in registry.tasks().items() if config.clustered)
+        raise UsageError(
+            f"{task.name} runs in one process", f"leave out --workers and --scheduler; {able} can use them"
+        )
+
+
+def check_budgets(runs: Iterable[Run], policy: str) -> list[str]:
+    """What budgets have and this machine lacks, a line each. Raises UsageError for it where the policy is `fail`."""
+    if policy not in POLICIES:
+        raise unknown_name("--on-unmet-budget", policy, POLICIES)
+    limits = {run.budget.name: run.budget for run in runs}
+    problems = [
+        f"budget {name}: {problem}" for name, limit in limits.items() for problem in budgets.unmet(limit)
+    ]
+    if problems and policy == "fail":
+        raise UsageError("; ".join(problems), "choose a smaller --budget, or --on-unmet-budget warn")
+    return problems
+
+
+def cpu_budgets() -> Sequence[str]:
+    """`seed-cpu`, and the same on all cores of this machine: a budget for each CPU baseline."""
+    return ["seed-cpu", f"{len(budgets.allowed_cores())}c20g24h"]
