@@ -208,7 +208,7 @@ class Polled:
                 start_new_session=True,
                 preexec_fn=pin(usable_cores(self._budget)),  # noqa: PLW1509  one system call, before any thread starts
             )
-        family = Family(process.pid, token)
+        family, ended = Family(process.pid, token), None
         while reason is Reason.SELF and (ended := wait(process)) is None:
             memory = family.sample()
             peak = peak if self._peak_frozen.is_set() else max(peak, memory)
