@@ -19,7 +19,7 @@ from buzzer.models.api.context import Data
 from buzzer.suite.budget import resolve
 from buzzer.suite.records import integrity, record
 from buzzer.suite.records.record import Record
-from buzzer.suite.run import events, limits, record_builder, runner
+from buzzer.suite.run import events, limits, runner
 from buzzer.suite.run.events import Done, PhaseEnded, PhaseStarted
 from buzzer.suite.run.plan import Choice, fit_run, predict_runs
 from buzzer.suite.run.progress import RunProgress
@@ -68,7 +68,7 @@ def play(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Play:
     """Run a cheat once; its record, written and checked."""
-    monkeypatch.setattr(record_builder, "LINGER_S", 1.0)
+    monkeypatch.setattr(limits, "LINGER_S", 1.0)
 
     def go(do: str, entry: str = "cheating_task:TASK") -> Record:
         honest = choose(do, BUDGETS.get(do, "1c2g30s"))
