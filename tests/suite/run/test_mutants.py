@@ -182,7 +182,7 @@ MUTANTS = {
         "suite/run/counters.py",
         '("user", "nice", ',
         "(",
-        f"{NEIGHBOURS}::test_cpu_time_of_others_is_measured",
+        f"{NEIGHBOURS}::test_all_but_idle_time_is_busy_time",
     ),
     "a disturbed run is silent": Mutant(
         "suite/report/leaderboard.py",

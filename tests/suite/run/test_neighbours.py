@@ -7,8 +7,10 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from buzzer.suite.cli.progress import outcome_text
@@ -34,6 +36,16 @@ def test_cpu_time_of_others_is_measured() -> None:
     own = seen.cpu_s(10.0**6)
     assert own == 0.0  # the CPU time of the run is not counted
     assert seen.cpu_s(None) is None
+
+
+def test_all_but_idle_time_is_busy_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Idle time, waiting for disks, and a guest's time, which is part of `user`, do not count."""
+    counted = {"user": 1, "nice": 2, "system": 4, "irq": 8, "softirq": 16, "steal": 32}
+    others = {"idle": 100, "iowait": 200, "guest": 1, "guest_nice": 2}
+    cores = [SimpleNamespace(**counted | others), SimpleNamespace(**dict.fromkeys(counted, 1000))]
+    monkeypatch.setattr(psutil, "cpu_times", lambda percpu: cores)
+    assert counters.busy_s([0]) == 63
+    assert counters.busy_s([0, 1]) == 6063
 
 
 def test_a_core_without_counters_is_not_known() -> None:
