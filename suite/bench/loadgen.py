@@ -87,7 +87,7 @@ class Sut:
 
     def _work(self) -> None:
         while (samples := self._waiting.get()) is not None:
-            indices = [s.index for s in samples]
+            indices, outputs = [s.index for s in samples], dict[str, Array]()
             try:
                 if self.error is None:
                     outputs = self._session.run(self._rows.batch_of(indices))

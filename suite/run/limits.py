@@ -28,6 +28,7 @@ from buzzer.suite.run import reaper
 Enforcement = Literal["cgroups", "polled", "none"]  # by the kernel, by polling, not started
 POLL_S = 0.05
 LEAST_SCORING_S = 60.0
+LINGER_S = 30.0  # seconds in which a process must end after it has reported its end
 UNKILLABLE_S = 10.0  # seconds of waiting for a killed process that does not end
 RUN = "BUZZER_RUN"  # environment variable with the token of a polled run
 NET_S = 10.0  # seconds after which BenchExec ends a run that the runner should have ended
@@ -208,7 +209,7 @@ class Polled:
                 start_new_session=True,
                 preexec_fn=pin(usable_cores(self._budget)),  # noqa: PLW1509  one system call, before any thread starts
             )
-        family = Family(process.pid, token)
+        family, ended = Family(process.pid, token), None
         while reason is Reason.SELF and (ended := wait(process)) is None:
             memory = family.sample()
             peak = peak if self._peak_frozen.is_set() else max(peak, memory)

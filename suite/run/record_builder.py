@@ -26,7 +26,6 @@ from buzzer.suite.run.limits import Enforcement, Measured, Reason
 from buzzer.suite.run.plan import Run
 from buzzer.suite.run.progress import RunProgress
 
-LINGER_S = 30.0  # seconds in which a process must end after it has reported its end
 INTERRUPTED = "interrupted"  # key in the details of a run that the user stopped
 RESUME = "`--resume` of `buzzer run` and `buzzer compare` skips the runs that are done"
 MORE_TIME = "give it more time or a smaller --scale"
@@ -231,7 +230,7 @@ def explain(progress: RunProgress, measured: Measured, budget: Budget) -> tuple[
             message = f"scoring took longer than {limits.scoring_s(budget):g} s"
             return "error", message, "the run itself was complete; `buzzer data score` scores a submission"
         case Reason.LINGERING:
-            message = f"the process was still running {LINGER_S:g} s after it had reported its end"
+            message = f"the process was still running {limits.LINGER_S:g} s after it had reported its end"
             return "error", message, "does the task leave threads or processes behind?"
         case Reason.CORES:
             message = f"used cores outside the budget's in phase {phase}"

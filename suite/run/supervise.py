@@ -10,7 +10,7 @@ from pathlib import Path
 
 import buzzer
 from buzzer.suite.budget import Budget
-from buzzer.suite.run import limits, record_builder
+from buzzer.suite.run import limits
 from buzzer.suite.run.limits import Limiter, Measured, Reason
 from buzzer.suite.run.progress import EventReader, RunProgress
 
@@ -75,7 +75,7 @@ def over_time(progress: RunProgress, age_s: float, budget: Budget) -> Reason:
     """Why a run must be ended now: `TIME`, `SCORING`, `LINGERING`, or `SELF` for a run that may go on."""
     if progress.end is not None:
         now = time.perf_counter()
-        late = now - (progress.ended_read_s or now) > record_builder.LINGER_S
+        late = now - (progress.ended_read_s or now) > limits.LINGER_S
         return Reason.LINGERING if late else Reason.SELF
     if budget.time_s is None:
         return Reason.SELF

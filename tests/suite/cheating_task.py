@@ -1,4 +1,4 @@
-"""Tasks that try to deceive the harness; the child process imports this module by name.
+"""Tasks that try to deceive the harness; the worker imports this module by name.
 
 Each works for `WORK_S` seconds and tries to be ranked as if it had not, or to leave something behind.
 """
@@ -20,13 +20,13 @@ from buzzer.models.api.context import SCORE, Result, RunContext, Steps
 from buzzer.suite.run.clock import Clock
 from buzzer.suite.run.events import Done, Event, PhaseEnded, PhaseStarted
 
-WORK_S = 1.5  # where the harness's clock must tell
-SHORT_S = 0.3  # where what was written tells
-CLAIM_S = 0.1  # what a cheat says that its work took
+WORK_S = 1.5  # seconds of work that the harness's clock detects
+SHORT_S = 0.3  # seconds of work that the events or files reveal
+CLAIM_S = 0.1  # seconds of work that a cheat reports
 
 
 def ticker() -> Clock:
-    """The harness's own clock, which lives in the same process."""
+    """The harness's clock, which is in the same process."""
     return next(x for x in gc.get_objects() if isinstance(x, Clock))
 
 
@@ -43,8 +43,8 @@ def report_score() -> float:
     return at
 
 
-def hand_in(job: RunContext) -> Path:
-    path = job.out / "submission.csv"
+def hand_in(context: RunContext) -> Path:
+    path = context.out / "submission.csv"
     path.write_text("1\n")
     return path
 
@@ -52,64 +52,64 @@ def hand_in(job: RunContext) -> Path:
 class Cheat(Fake):
     """`params["do"]` chooses the cheat."""
 
-    def predict(self, job: RunContext) -> Steps:
-        cheat: Callable[[RunContext], Steps] = getattr(self, job.params["do"].replace("-", "_"))
+    def predict(self, context: RunContext) -> Steps:
+        cheat: Callable[[RunContext], Steps] = getattr(self, context.params["do"].replace("-", "_"))
         yield "load"
         yield "predict"
-        return (yield from cheat(job))
+        return (yield from cheat(context))
 
-    def finish(self, job: RunContext) -> Steps:
-        submission = hand_in(job)
+    def finish(self, context: RunContext) -> Steps:
+        submission = hand_in(context)
         yield SCORE
         return Result({"accuracy": 0.9}, 10, {}, (submission,))
 
-    def honest(self, job: RunContext) -> Steps:
+    def honest(self, context: RunContext) -> Steps:
         time.sleep(SHORT_S)
-        return (yield from self.finish(job))
+        return (yield from self.finish(context))
 
-    def short(self, job: RunContext) -> Steps:
-        """Honest and quick; tells its cores."""
-        submission = hand_in(job)
+    def short(self, context: RunContext) -> Steps:
+        """Honest and quick; reports its cores."""
+        submission = hand_in(context)
         yield SCORE
         return Result({"accuracy": 0.9}, 10, {"cores": len(os.sched_getaffinity(0))}, (submission,))
 
-    def moved_marks(self, job: RunContext) -> Steps:
-        """Every mark of the clock moved by what the work took."""
+    def moved_marks(self, context: RunContext) -> Steps:
+        """Moves every time of the clock by the time of the work."""
         time.sleep(SHORT_S)
         for name in ("_start", "_begin", "_lap"):
             setattr(ticker(), name, getattr(ticker(), name) + SHORT_S - CLAIM_S)
-        return (yield from self.finish(job))
+        return (yield from self.finish(context))
 
-    def moved_begin(self, job: RunContext) -> Steps:
-        """Only the beginning of `score`, after its line was written."""
+    def moved_begin(self, context: RunContext) -> Steps:
+        """Moves only the beginning of `score`, after its event was written."""
         time.sleep(SHORT_S)
-        submission = hand_in(job)
+        submission = hand_in(context)
         yield SCORE
         ticker()._begin -= SHORT_S - CLAIM_S
         return Result({"accuracy": 0.9}, 10, {}, (submission,))
 
-    def slow_clock(self, job: RunContext) -> Steps:
-        """A clock that goes at a tenth of the speed."""
+    def slow_clock(self, context: RunContext) -> Steps:
+        """Slows the clock down to a tenth."""
         clock, real = ticker(), time.perf_counter
         from_s = real()
         clock._now = lambda: from_s + (real() - from_s) / 10
         time.perf_counter = clock._now
         time.sleep(WORK_S)
-        return (yield from self.finish(job))
+        return (yield from self.finish(context))
 
-    def fast_clock(self, job: RunContext) -> Steps:
-        """A clock that goes ten times too fast makes a slow baseline."""
+    def fast_clock(self, context: RunContext) -> Steps:
+        """Makes the clock ten times too fast: a slow baseline."""
         clock, real = ticker(), time.perf_counter
         from_s = real()
         clock._now = lambda: from_s + (real() - from_s) * 10
         time.sleep(SHORT_S)
-        return (yield from self.finish(job))
+        return (yield from self.finish(context))
 
-    def backdated_score(self, job: RunContext) -> Steps:
-        """The lines of `score` written by the task itself, with an earlier time."""
+    def backdated_score(self, context: RunContext) -> Steps:
+        """Writes the events of `score` itself, with an earlier time."""
         clock, began = ticker(), ticker()._begin
         time.sleep(WORK_S)
-        submission = hand_in(job)
+        submission = hand_in(context)
         at = began - clock._start + CLAIM_S
         write(PhaseEnded("predict", CLAIM_S, 0.0, 0, []))
         write(PhaseStarted(SCORE, at, clock._start))
@@ -119,38 +119,38 @@ class Cheat(Fake):
         yield "never"
         return Result()
 
-    def early_score(self, job: RunContext) -> Steps:
-        """Tells that scoring has begun, and works then."""
-        submission = hand_in(job)
+    def early_score(self, context: RunContext) -> Steps:
+        """Reports that scoring has begun, then works."""
+        submission = hand_in(context)
         at = report_score()
         time.sleep(SHORT_S)
-        hand_in(job)
+        hand_in(context)
         score_s = time.perf_counter() - ticker()._start - at
         write(PhaseEnded(SCORE, score_s, 0.0, 0, []))
         self.done(at, submission)
         yield "never"
         return Result()
 
-    def early_done(self, job: RunContext) -> Steps:
-        """Tells the end, works then, and leaves without a word."""
-        submission = hand_in(job)
+    def early_done(self, context: RunContext) -> Steps:
+        """Reports the end, then works, then exits."""
+        submission = hand_in(context)
         at = report_score()
         write(PhaseEnded(SCORE, 0.0, 0.0, 0, []))
         write(self.claim(at, submission))
         time.sleep(SHORT_S)
-        hand_in(job)
+        hand_in(context)
         os._exit(0)
         yield "never"
 
-    def own_done(self, job: RunContext) -> Steps:
-        """A line of its own, then the harness's."""
+    def own_done(self, context: RunContext) -> Steps:
+        """Writes its own `Done` before the harness's."""
         time.sleep(SHORT_S)
-        write(self.claim(CLAIM_S, job.out / "submission.csv"))
-        return (yield from self.finish(job))
+        write(self.claim(CLAIM_S, context.out / "submission.csv"))
+        return (yield from self.finish(context))
 
-    def late_file(self, job: RunContext) -> Steps:
-        """The submission is written while the clock stands still, with the time of before and a child's check that is blind."""
-        submission = hand_in(job)
+    def late_file(self, context: RunContext) -> Steps:
+        """Writes the submission during `score`, and resets its time so that the worker's check does not see it."""
+        submission = hand_in(context)
         before = submission.stat()
         yield SCORE
         time.sleep(0.2)
@@ -165,26 +165,26 @@ class Cheat(Fake):
         write(self.claim(wall_s, submission))
         os._exit(0)
 
-    def truncated(self, job: RunContext) -> Steps:
-        """What was told is wiped out, and told anew as the task likes it."""
+    def truncated(self, context: RunContext) -> Steps:
+        """Empties the events file, and writes it anew."""
         time.sleep(SHORT_S)
         file = ticker()._events
         os.ftruncate(file.fileno(), 0)
-        return (yield from self.finish(job))
+        return (yield from self.finish(context))
 
-    def exit_zero(self, job: RunContext) -> Steps:
+    def exit_zero(self, context: RunContext) -> Steps:
         os._exit(0)
         yield "never"
 
-    def close_files(self, job: RunContext) -> Steps:
+    def close_files(self, context: RunContext) -> Steps:
         os.closerange(0, 256)
-        return (yield from self.finish(job))
+        return (yield from self.finish(context))
 
-    def delete_folder(self, job: RunContext) -> Steps:
+    def delete_folder(self, context: RunContext) -> Steps:
         shutil.rmtree(Path(sys.argv[1]).parent)
-        return (yield from self.finish(job))
+        return (yield from self.finish(context))
 
-    def ignore_signals(self, job: RunContext) -> Steps:
+    def ignore_signals(self, context: RunContext) -> Steps:
         import signal
 
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -192,7 +192,7 @@ class Cheat(Fake):
         time.sleep(60)
         yield "never"
 
-    def flood(self, job: RunContext) -> Steps:  # type: ignore[override]
+    def flood(self, context: RunContext) -> Steps:  # type: ignore[override]
         """200 MB on stderr, then a failure."""
         for _ in range(200):
             sys.stderr.write("x" * 999_999 + "\n")
@@ -201,8 +201,8 @@ class Cheat(Fake):
         raise RuntimeError("flooded")
         yield "never"
 
-    def daemon(self, job: RunContext) -> Steps:
-        """A process in a session of its own, whose parent is gone, works and outlives the run."""
+    def daemon(self, context: RunContext) -> Steps:
+        """A daemon in a session of its own that computes and outlives the run."""
         code = (
             "import os, sys, time\n"
             "if os.fork(): os._exit(0)\n"
@@ -212,14 +212,14 @@ class Cheat(Fake):
             "open(sys.argv[1] + '-worked', 'w')\n"
             "time.sleep(300)"
         )
-        pid = job.out / "pid"
+        pid = context.out / "pid"
         subprocess.run([sys.executable, "-S", "-c", code, str(pid)], check=True)
         while not pid.with_name("pid-worked").exists():
             time.sleep(0.02)
         time.sleep(SHORT_S)
-        return (yield from self.finish(job))
+        return (yield from self.finish(context))
 
-    def hungry_forks(self, job: RunContext) -> Steps:
+    def hungry_forks(self, context: RunContext) -> Steps:
         """300 MB in six processes."""
         code = "x = bytearray(50 << 20); x[::4096] = b'x' * len(x[::4096]); import time; time.sleep(60)"
         for _ in range(6):
@@ -227,35 +227,35 @@ class Cheat(Fake):
         time.sleep(60)
         yield "never"
 
-    def all_cores(self, job: RunContext) -> Steps:
-        """The limit of cores taken off."""
+    def all_cores(self, context: RunContext) -> Steps:
+        """Removes its limit of cores."""
         with suppress(OSError):
             os.sched_setaffinity(0, range(os.cpu_count() or 1))
         time.sleep(SHORT_S)
-        return (yield from self.short(job))
+        return (yield from self.short(context))
 
-    def spoil_data(self, job: RunContext) -> Steps:
-        """The input of the next run changed."""
-        (job.data / "input.csv").write_text("other\n")
-        return (yield from self.finish(job))
+    def spoil_data(self, context: RunContext) -> Steps:
+        """Changes the input of the next run."""
+        (context.data / "input.csv").write_text("other\n")
+        return (yield from self.finish(context))
 
-    def spoil_fit(self, job: RunContext) -> Steps:
-        """The answers kept for the next run."""
-        (job.work / "answers").write_text("1\n")
-        return (yield from self.finish(job))
+    def spoil_fit(self, context: RunContext) -> Steps:
+        """Saves the answers for the next run."""
+        (context.work / "answers").write_text("1\n")
+        return (yield from self.finish(context))
 
-    def lingering(self, job: RunContext) -> Steps:
-        """A process that does not end after it has told its end."""
+    def lingering(self, context: RunContext) -> Steps:
+        """Does not end after it has reported its end."""
         threading.Thread(target=self.linger).start()
-        return (yield from self.finish(job))
+        return (yield from self.finish(context))
 
     def linger(self) -> None:
         while True:
             os._exit = lambda code: time.sleep(300)  # type: ignore[assignment]
             time.sleep(0.01)
 
-    def no_submission(self, job: RunContext) -> Steps:
-        """A score of 1 for nothing."""
+    def no_submission(self, context: RunContext) -> Steps:
+        """Reports a score of 1 without a submission."""
         yield SCORE
         return Result({"accuracy": 1.0}, 10)
 

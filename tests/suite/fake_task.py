@@ -1,4 +1,4 @@
-"""Tasks that do as they are told, for the harness's tests; the child process imports this module by name."""
+"""Tasks that do what their parameters say, for the tests of the harness; the worker imports this module by name."""
 
 import gc
 import json
@@ -16,7 +16,7 @@ from buzzer.suite.run.clock import Clock
 
 
 def caches() -> dict[str, Any]:
-    """Where this process finds its caches."""
+    """The folders of this process's caches."""
     return {
         "home": os.environ["HOME"],
         "kernels": str(kernels()),
@@ -30,78 +30,78 @@ class Fake:
     def prepare(self, source: Path | None, cache: Path, scale: float, seed: int, progress: Progress) -> Data:
         return Data(cache, f"fingerprint-{scale}-{seed}", "generated", {"rows": 10}, scale, ("a stand-in",))
 
-    def fit(self, job: RunContext) -> Steps:
+    def fit(self, context: RunContext) -> Steps:
         yield "fit"
-        if job.params["do"] == "bad-fit":
+        if context.params["do"] == "bad-fit":
             raise UnsupportedError("no weights", "install the extra")
-        (job.work / "model").write_text("fitted")
+        (context.work / "model").write_text("fitted")
         return Result()
 
-    def predict(self, job: RunContext) -> Steps:
+    def predict(self, context: RunContext) -> Steps:
         yield "load"
-        assert (job.work / "model").read_text() == "fitted"
-        do = job.params["do"].replace("-", "_")
+        assert (context.work / "model").read_text() == "fitted"
+        do = context.params["do"].replace("-", "_")
         for _ in range(3):
             yield "predict"
-            getattr(self, "work" if do.startswith("score_") else do)(job)
+            getattr(self, "work" if do.startswith("score_") else do)(context)
         yield "write"
-        (job.out / "submission.csv").write_text("1\n")
+        (context.out / "submission.csv").write_text("1\n")
         yield "score"
         if do == "score_again":
             yield "predict"
         if do.startswith("score_"):
-            value = getattr(self, do)(job)
-            return Result({"accuracy": value}, 10, {}, (job.out / "submission.csv",))
-        details: dict[str, Any] = {"threads": job.threads} | (caches() if do == "show_caches" else {})
-        off = 0.5 if job.backend == "onnxruntime" and job.params["do"] == "be-wrong" else 0.0
-        return Result({"accuracy": 0.9 - off}, 10, details, (job.out / "submission.csv",))
+            value = getattr(self, do)(context)
+            return Result({"accuracy": value}, 10, {}, (context.out / "submission.csv",))
+        details: dict[str, Any] = {"threads": context.threads} | (caches() if do == "show_caches" else {})
+        off = 0.5 if context.backend == "onnxruntime" and context.params["do"] == "be-wrong" else 0.0
+        return Result({"accuracy": 0.9 - off}, 10, details, (context.out / "submission.csv",))
 
-    def work(self, job: RunContext) -> None:
+    def work(self, context: RunContext) -> None:
         time.sleep(0.02)
 
     be_wrong = bad_fit = show_caches = work
 
-    def eat(self, job: RunContext) -> None:
+    def eat(self, context: RunContext) -> None:
         hoard = []
         while True:
             hoard.append(bytearray(16 << 20))
             hoard[-1][::4096] = b"x" * len(hoard[-1][::4096])
 
-    def sleep(self, job: RunContext) -> None:
+    def sleep(self, context: RunContext) -> None:
         time.sleep(60)
 
-    def crash(self, job: RunContext) -> None:
+    def crash(self, context: RunContext) -> None:
         raise RuntimeError("something broke")
 
-    def bad_data(self, job: RunContext) -> None:
+    def bad_data(self, context: RunContext) -> None:
         raise DataError("train_set.csv:12: not a date", "check the file")
 
-    def no_gpu(self, job: RunContext) -> None:
+    def no_gpu(self, context: RunContext) -> None:
         raise UnsupportedError("no CUDA device", "use --engine polars")
 
-    def no_memory(self, job: RunContext) -> None:
+    def no_memory(self, context: RunContext) -> None:
         raise MemoryError("std::bad_alloc: out_of_memory: CUDA error")
 
-    def segfault(self, job: RunContext) -> None:
+    def segfault(self, context: RunContext) -> None:
         os.kill(os.getpid(), signal.SIGSEGV)
 
-    def exit_early(self, job: RunContext) -> None:
+    def exit_early(self, context: RunContext) -> None:
         os._exit(7)
 
-    def score_again(self, job: RunContext) -> float:
+    def score_again(self, context: RunContext) -> float:
         return 0.9
 
-    def score_hang(self, job: RunContext) -> float:
+    def score_hang(self, context: RunContext) -> float:
         time.sleep(60)
         return 0.9
 
-    def score_long(self, job: RunContext) -> float:
-        """Longer than a budget of six seconds."""
+    def score_long(self, context: RunContext) -> float:
+        """Takes longer than a budget of six seconds."""
         time.sleep(6.5)
         return 0.9
 
-    def score_heavy(self, job: RunContext) -> float:
-        """300 MB and 1.5 CPU seconds, after the parent has seen that scoring began."""
+    def score_heavy(self, context: RunContext) -> float:
+        """300 MB and 1.5 CPU seconds, after the harness has read that scoring began."""
         time.sleep(1.5)
         block = bytearray(300 << 20)
         block[::4096] = b"x" * len(block[::4096])
@@ -110,80 +110,84 @@ class Fake:
             pass
         return 0.9
 
-    def score_crash(self, job: RunContext) -> float:
+    def score_crash(self, context: RunContext) -> float:
         raise RuntimeError("no truth")
 
-    def score_nan(self, job: RunContext) -> float:
+    def score_nan(self, context: RunContext) -> float:
         return float("nan")
 
-    def score_no_number(self, job: RunContext) -> float:
+    def score_no_number(self, context: RunContext) -> float:
         return "high"  # type: ignore[return-value]
 
-    def score_cheat(self, job: RunContext) -> float:
-        """Predict while the clock stands still."""
-        (job.out / "submission.csv").write_text("2\n")
+    def score_cheat(self, context: RunContext) -> float:
+        """Predict while the clock is stopped."""
+        (context.out / "submission.csv").write_text("2\n")
         return 0.9
 
-    def scribble(self, job: RunContext) -> None:
+    def scribble(self, context: RunContext) -> None:
         """Write a line that is not an event into the events file."""
         clock = next(x for x in gc.get_objects() if isinstance(x, Clock))
         clock._events.write('{"event": "phase_ended", "name": "predict"}\n')
 
-    def write_to_fit(self, job: RunContext) -> None:
-        """Keep something where the next run would find it."""
-        (job.work / "answers").write_text("0.9")
+    def write_to_fit(self, context: RunContext) -> None:
+        """Save a file where the next run would find it."""
+        (context.work / "answers").write_text("0.9")
 
-    def grouped(self, job: RunContext) -> None:
-        """What rapidsmpf's task groups make of a fault."""
+    def grouped(self, context: RunContext) -> None:
+        """An exception in groups, as rapidsmpf's task groups raise it."""
         inner = RuntimeError("std::bad_alloc: out_of_memory: CUDA error")
         raise ExceptionGroup("unhandled errors", [ExceptionGroup("a task", [inner])])
 
-    def odd_name(self, job: RunContext) -> None:
+    def odd_name(self, context: RunContext) -> None:
         raise DataError("no such file: \udcff.csv")
 
-    def flood(self, job: RunContext) -> None:
-        """More on stderr than anyone reads, in one line."""
+    def flood(self, context: RunContext) -> None:
+        """10 MB in one line of stderr."""
         sys.stderr.write("x" * 10_000_000 + "\nthe end\n")
         raise RuntimeError("flooded")
 
-    def spawn(self, job: RunContext) -> None:
-        """Leave a grandchild behind that would outlive the run."""
+    def spawn(self, context: RunContext) -> None:
+        """Start a process that would outlive the run."""
         import subprocess
 
-        (job.out / "pid").write_text(str(subprocess.Popen(["sleep", "300"]).pid))
+        (context.out / "pid").write_text(str(subprocess.Popen(["sleep", "300"]).pid))
         time.sleep(60)
 
-    def kill(self, job: RunContext) -> None:
+    def kill(self, context: RunContext) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def full_disk(self, job: RunContext) -> None:
+    def full_disk(self, context: RunContext) -> None:
         with Path("/dev/full").open("w") as file:
             file.write("a submission")
 
-    def gpu_busy(self, job: RunContext) -> None:
+    def gpu_busy(self, context: RunContext) -> None:
         raise RuntimeError("cudaErrorDevicesUnavailable: CUDA-capable device(s) is/are busy or unavailable")
 
-    def old_driver(self, job: RunContext) -> None:
+    def old_driver(self, context: RunContext) -> None:
         raise RuntimeError("The NVIDIA driver on your system is too old (found version 12040).")
 
-    def refused(self, job: RunContext) -> None:
+    def refused(self, context: RunContext) -> None:
         raise NotImplementedError("Query execution with GPU not possible: unsupported operations.")
 
-    def soak(self, job: RunContext) -> None:
-        """One fault a run, drawn by the run's id and logged before it strikes; none once `calm` lies in the cache."""
+    def soak(self, context: RunContext) -> None:
+        """One fault a run, chosen by the run's id and logged first; no fault if the cache holds a file `calm`."""
         if getattr(self, "struck", False):
             return
         self.struck = True
         cache = Path(os.environ["BUZZER_CACHE"])
-        drawn = FAULTS[int(job.out.name, 16) % len(FAULTS)]
-        fault = "work" if (cache / "calm").exists() else drawn
-        told = {"run": job.out.name, "fault": fault, "groups": Path("/proc/self/cgroup").read_text().split()}
+        chosen = FAULTS[int(context.out.name, 16) % len(FAULTS)]
+        fault = "work" if (cache / "calm").exists() else chosen
+        entry = {
+            "run": context.out.name,
+            "fault": fault,
+            "groups": Path("/proc/self/cgroup").read_text().split(),
+        }
         with (cache / "soak.jsonl").open("a") as log:
-            log.write(json.dumps(told) + "\n")
-        getattr(self, fault)(job)
+            log.write(json.dumps(entry) + "\n")
+        getattr(self, fault)(context)
 
 
-# What strikes in a soak: a third goes well.
+# The faults of a soak; a third of the runs goes well.
 FAULTS = (
     *["work"] * 6, "eat", "eat", "sleep", "spawn", "crash", "segfault", "kill", "exit_early", "no_memory", "bad_data",
     "no_gpu", "full_disk",
@@ -191,24 +195,24 @@ FAULTS = (
 
 
 class Faulty(Fake):
-    """`params["do"]` is what goes wrong and in which phase: "no-memory features"."""
+    """`params["do"]` names the fault and its phase: "no-memory features"."""
 
-    def strike(self, job: RunContext, phase: str) -> None:
-        fault, _, chosen = job.params["do"].partition(" ")
+    def strike(self, context: RunContext, phase: str) -> None:
+        fault, _, chosen = context.params["do"].partition(" ")
         if chosen == phase:
-            getattr(self, fault.replace("-", "_"))(job)
+            getattr(self, fault.replace("-", "_"))(context)
 
-    def fit(self, job: RunContext) -> Steps:
+    def fit(self, context: RunContext) -> Steps:
         for phase in ("features", "fit"):
             yield phase
-            self.strike(job, phase)
-        (job.work / "model").write_text("fitted")
+            self.strike(context, phase)
+        (context.work / "model").write_text("fitted")
         return Result()
 
-    def predict(self, job: RunContext) -> Steps:
+    def predict(self, context: RunContext) -> Steps:
         for phase in ("transfer", "trees"):
             yield phase
-            self.strike(job, phase)
+            self.strike(context, phase)
         return Result({"accuracy": 0.9}, 10)
 
 

@@ -1,4 +1,4 @@
-"""The fake task's fit, as `buzzer run` makes it: `python fits_harness.py CACHE` prints how it ended, or `found`.
+"""The fit of the fake task, as in `buzzer run`: `python fits_harness.py CACHE` prints its outcome, or `found` for a cached one.
 
 A process of its own, so that two of them can want the same fit.
 """

@@ -1,4 +1,4 @@
-"""The fake task's timed runs, three of them, as `buzzer run` does them: `python signal_harness.py OUT DO`.
+"""The fake task's timed runs, three of them, as in `buzzer run`: `python signal_harness.py OUT DO`.
 
 A process of its own, so that the test can send it signals.
 """

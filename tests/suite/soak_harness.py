@@ -1,4 +1,4 @@
-"""The harness of the soak test: one suite of many runs of the fake task, as `buzzer run --resume` does it.
+"""The harness of the soak test: one suite of many runs of the fake task, as in `buzzer run --resume`.
 
 `python soak_harness.py OUT RUNS`; a process of its own, so that the test can kill it.
 """

@@ -1,4 +1,4 @@
-"""What `buzzer bench` keeps between runs: made once, for one model and its sizes, and never of another."""
+"""The cache of `buzzer bench`: computed once for a model and its sizes, and never used for another."""
 
 import os
 from dataclasses import replace
@@ -44,7 +44,7 @@ def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunContext:
     )
 
 
-def no_tokenizer(ask: BenchSpec) -> Path:
+def no_tokenizer(spec: BenchSpec) -> Path:
     from buzzer.errors import UnsupportedError
 
     raise UnsupportedError("no weights here")
@@ -61,10 +61,10 @@ def run(context: RunContext, verb: str) -> tuple[list[str], Result]:
 
 
 def never(*_: Any, **__: Any) -> Any:
-    raise AssertionError("made again")
+    raise AssertionError("computed again")
 
 
-def test_all_is_made_once(context: RunContext, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_is_computed_once(context: RunContext, monkeypatch: pytest.MonkeyPatch) -> None:
     phases, first = run(context, "fit")
     assert phases == ["load", "predict", "roof"]
     _, made = run(context, "bench")
@@ -114,7 +114,7 @@ def test_precision_and_backend_share_a_folder(context: RunContext) -> None:
     )
 
 
-def test_a_target_that_is_trained_anew_keeps_nothing_beyond_the_call(context: RunContext) -> None:
+def test_a_model_without_an_identity_is_not_cached_beyond_the_call(context: RunContext) -> None:
     setting = Settings.of(
         replace(context, params=context.params | {"target": "buzzer.models.onnx_file:TARGET"})
     )
@@ -130,16 +130,16 @@ def test_answers_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert answers_cache.read_answers(tmp_path) is None
     for _ in range(2):  # the second finds the folder of the first
         answers_cache.write_answers(some_answers(), tmp_path)
-    found = answers_cache.read_answers(tmp_path)
-    assert found is not None
-    np.testing.assert_equal(found.expected, some_answers().expected)
-    assert replace(found, expected=[]) == replace(some_answers(), expected=[])
+    read = answers_cache.read_answers(tmp_path)
+    assert read is not None
+    np.testing.assert_equal(read.expected, some_answers().expected)
+    assert replace(read, expected=[]) == replace(some_answers(), expected=[])
     assert [path.name for path in tmp_path.iterdir()] == ["answers"]
 
 
 @pytest.mark.parametrize("file", ["facts.json", "1.npz"])
 @pytest.mark.parametrize("share", [0.0, 0.5])
-def test_broken_answers_are_made_anew(tmp_path: Path, file: str, share: float) -> None:
+def test_broken_answers_are_computed_again(tmp_path: Path, file: str, share: float) -> None:
     answers_cache.write_answers(some_answers(), tmp_path)
     path = tmp_path / "answers" / file
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
@@ -193,7 +193,7 @@ def test_a_right_answer_must_be_finite() -> None:
 
 
 @pytest.mark.parametrize(("factor", "right"), [(1.0, True), (1.0005, True), (1.01, False), (np.nan, False)])
-def test_a_gpu_that_computes_something_else_is_told(factor: float, right: bool) -> None:
+def test_a_gpu_that_computes_something_else_is_detected(factor: float, right: bool) -> None:
     cpu = {"y": np.array([[1.0, -2.0]])}
     if right:
         answers.check_devices(cpu, {"y": cpu["y"] * factor})
@@ -218,8 +218,8 @@ def test_calibration_and_packing_stay_on_the_models_device(
     monkeypatch.setattr(calibrate.Observed, "widen", widen)
     module = encoder.Bert(TINY).to("meta").eval()
     batches = [{name: np.ones((2, 8), "int64") for name in ("input_ids", "attention_mask")}]
-    found = quant.quantise(module, batches, precision=precision)
-    packed = weights.pack(found.encoder_spec(), precision, "meta")  # type: ignore[operator]
+    module = quant.quantise(module, batches, precision=precision)
+    packed = weights.pack(module.encoder_spec(), precision, "meta")  # type: ignore[operator]
     assert {tensor.device.type for tensor in packed.tensors()} == {"meta"}
 
 

@@ -147,18 +147,18 @@ def test_cosines_by_hand(got: Any, want: Any, cosine: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scores", "status", "told"),
+    ("scores", "status", "text"),
     [
         ({"cosine": 0.999999, "max_relative_error": 1e-5}, "passed", ""),
         ({"cosine": 0.99, "max_relative_error": 1e-5}, "failed", "least cosine 0.99000"),
         ({"cosine": 1.0, "max_relative_error": 0.5}, "failed", "relative error 0.5"),
     ],
 )
-def test_the_gate_holds_cosine_and_error(scores: dict[str, float], status: str, told: str) -> None:
+def test_the_gate_holds_cosine_and_error(scores: dict[str, float], status: str, text: str) -> None:
     fields = {"precision": "fp32", "scores": scores | {"argmax_agreement": 1.0}, "bench": None, "samples": {}}
     judged = gate.judge_bench(record.Record.model_construct(**fields), **registry.bench_gate("fp32"))
     assert judged.gate.status == status
-    assert told in getattr(judged, "message", "")
+    assert text in getattr(judged, "message", "")
     assert (getattr(judged, "outcome", "ok") == "wrong") == (status == "failed")
 
 
@@ -166,16 +166,16 @@ def test_at_least_the_count_the_seconds_and_every_input() -> None:
     assert len(timed(Good(), 1)[1].wall) == 3
     check = Check(target(), [dict(target().reference(b)) for b in target().batches])
     began = time.perf_counter()
-    found = Timer(Good(), target(), check, "cpu").measure(Sampling(1, 0.05, 60.0), lambda: time.sleep(0.02))
+    samples = Timer(Good(), target(), check, "cpu").measure(Sampling(1, 0.05, 60.0), lambda: time.sleep(0.02))
     assert time.perf_counter() - began >= 0.05
-    assert len(found.wall) <= 4  # the seconds before a run count too
+    assert len(samples.wall) <= 4  # the seconds before a run count too
 
 
 def test_a_slow_session_is_ended() -> None:
     loaded, session = target(), Good()
     check = Check(loaded, [dict(loaded.reference(b)) for b in loaded.batches])
-    found = Timer(session, loaded, check, "cpu").measure(Sampling(50, 1.0, 0.0), no_flush)
-    assert len(found.wall) == LEAST_RUNS
+    samples = Timer(session, loaded, check, "cpu").measure(Sampling(50, 1.0, 0.0), no_flush)
+    assert len(samples.wall) == LEAST_RUNS
     context = RunContext("t", "none", "b", "bf16", "cpu", Path(), Path(), Path(), 1.0, 0, 1)
     assert ended_early(context, 4, 50, 0.5) == (
         "b bf16 was ended after 0.5 s, with 4 of 50 runs (--at-most)",
@@ -280,11 +280,11 @@ def test_device_time_is_of_the_replay_alone_behind_a_spin(monkeypatch: pytest.Mo
     device, loaded = Device(monkeypatch), target()
     check = Check(loaded, [dict(loaded.reference(b)) for b in loaded.batches])
     timer = Timer(Staged(device), loaded, check, "cuda")
-    found = timer.measure(Sampling(3, 0.0, 60.0), lambda: device.queue.append("flush"))
+    samples = timer.measure(Sampling(3, 0.0, 60.0), lambda: device.queue.append("flush"))
     wall = ["flush", "poison", "wait", "event", "run", "event", "wait"]
     alone = ["flush", "poison", "stage", "wait", "spin", "event", "replay", "event", "wait", "fetch"]
     assert device.queue == (wall + alone) * 3
-    assert found.device == [0.001] * 3
+    assert samples.device == [0.001] * 3
     assert check.scores()["cosine"] == pytest.approx(1.0)
 
 
@@ -310,8 +310,8 @@ def test_a_flush_of_a_gpu_ends_with_a_clean_read(monkeypatch: pytest.MonkeyPatch
 
 def test_the_state_of_a_gpu_is_told_or_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gpu_state("cpu") is None
-    told = {"clock_rate": 1980, "power_draw": 350_500, "temperature": 41}
-    for name, value in told.items():
+    readings = {"clock_rate": 1980, "power_draw": 350_500, "temperature": 41}
+    for name, value in readings.items():
         monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
     assert gpu_state("cuda") == {"sm_mhz": 1980, "power_w": 350.5, "temperature_c": 41}
 
@@ -570,13 +570,13 @@ def test_weights_beside_a_file_are_part_of_it(tmp_path: Path) -> None:
 
 def test_a_fixed_batch_is_not_called_another(tmp_path: Path) -> None:
     path = export(torch.nn.Linear(6, 3), tmp_path / "fixed.onnx", rows=4)
-    ask = BenchSpec(4, 128, 2, "fixed", "padded", 0, {"path": str(path)})
-    assert ONNX_FILE.load(ask).rows == [4, 4]
+    spec = BenchSpec(4, 128, 2, "fixed", "padded", 0, {"path": str(path)})
+    assert ONNX_FILE.load(spec).rows == [4, 4]
     with pytest.raises(UsageError, match="the file's inputs have 4 rows, fixed") as caught:
-        ONNX_FILE.load(replace(ask, batch=2))
+        ONNX_FILE.load(replace(spec, batch=2))
     assert caught.value.hint == "use --batch 4"
     opened = export(torch.nn.Linear(6, 3), tmp_path / "open.onnx")
-    assert ONNX_FILE.load(replace(ask, batch=2, params={"path": str(opened)})).rows == [2, 2]
+    assert ONNX_FILE.load(replace(spec, batch=2, params={"path": str(opened)})).rows == [2, 2]
 
 
 @pytest.mark.parametrize(
@@ -784,24 +784,24 @@ def test_a_bench_run_that_keeps_answers_is_wrong(make_record: Callable[..., reco
         assert ("20 ms on unseen inputs, 1 ms" in getattr(judged, "message", "")) == (status == "failed")
 
 
-@pytest.mark.parametrize("new, again, told", [
+@pytest.mark.parametrize("new, again, keeps", [
     ([5.0] * 6 + [1.0] * 2, [1.0] * 8, True),
     ([5.0] * 5 + [1.0] * 3, [1.0] * 8, False),
     ([1.9] * 8, [1.0] * 8, False),
     ([], [], False),
 ])  # fmt: skip
-def test_a_few_slow_runs_are_no_sign(new: list[float], again: list[float], told: bool) -> None:
-    assert bool(gate.caches_outputs({"unseen_run": new, "seen_run": again})) == told
+def test_a_few_slow_runs_are_no_sign(new: list[float], again: list[float], keeps: bool) -> None:
+    assert bool(gate.caches_outputs({"unseen_run": new, "seen_run": again})) == keeps
 
 
 def test_altered_inputs_keep_rows_columns_and_sizes() -> None:
     """Of a column's own values; sizes that no other batch has are left out."""
     batches = [{"ids": n + np.array([[0, 100, 200]] * 2), "mask": np.ones((2, 3))} for n in range(3)]
     alone = {"ids": np.zeros((2, 5)), "mask": np.ones((2, 5))}
-    found = altered([*batches, alone])
-    assert [number for number, _ in found] == [0, 1, 2, 0]
+    unseen = altered([*batches, alone])
+    assert [number for number, _ in unseen] == [0, 1, 2, 0]
     seen = [b["ids"].tobytes() for b in batches]
-    for number, batch in found:
+    for number, batch in unseen:
         assert batch["ids"].tobytes() not in seen
         seen.append(batch["ids"].tobytes())
         assert np.array_equal(batch["mask"], batches[number]["mask"])

@@ -1,6 +1,6 @@
-"""A task that tries to deceive the harness is found out, and every run of one has one valid record.
+"""A task that tries to deceive the harness is detected, and each of its runs has one valid record.
 
-docs/architecture.md has the table of cheats, those that cannot be found out among them.
+docs/architecture.md has the table of cheats, with those that cannot be detected.
 """
 
 import os
@@ -19,7 +19,7 @@ from buzzer.models.api.context import Data
 from buzzer.suite.budget import resolve
 from buzzer.suite.records import integrity, record
 from buzzer.suite.records.record import Record
-from buzzer.suite.run import events, limits, record_builder, runner
+from buzzer.suite.run import events, limits, runner
 from buzzer.suite.run.events import Done, PhaseEnded, PhaseStarted
 from buzzer.suite.run.plan import TaskSelection, fit_run, predict_runs
 from buzzer.suite.run.progress import RunProgress
@@ -28,7 +28,7 @@ Play = Callable[..., Record]
 STILL_WORKING = "it was still working after"
 NO_EVENT = "a line that is not an event or contradicts an earlier one"
 AFTERWARDS = "scoring had begun, but submission.csv was written afterwards"
-FOUND_OUT = {  # cheat -> outcome and words of the message, or of both enforcements
+DETECTED = {  # cheat -> outcome and words of the message, or of both enforcements
     "moved-marks": ("error", NO_EVENT),
     "moved-begin": ("error", NO_EVENT),
     "slow-clock": ("error", STILL_WORKING),
@@ -68,11 +68,11 @@ def play(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Play:
     """Run a cheat once; its record, written and checked."""
-    monkeypatch.setattr(record_builder, "LINGER_S", 1.0)
+    monkeypatch.setattr(limits, "LINGER_S", 1.0)
 
     def go(do: str, entry: str = "cheating_task:TASK") -> Record:
-        made = choose(do, BUDGETS.get(do, "1c2g30s"))
-        choice = replace(made, task=made.task.model_copy(update={"entry": entry}))
+        honest = choose(do, BUDGETS.get(do, "1c2g30s"))
+        choice = replace(honest, task=honest.task.model_copy(update={"entry": entry}))
         assert runner.fit(fit_run(choice), data, tmp_path / "cache", lambda phase, elapsed: None)
         run = predict_runs(choice)[0]
         r = runner.predict(run, data, tmp_path / "cache", tmp_path, (), lambda phase, elapsed: None)
@@ -83,13 +83,13 @@ def play(
     return go
 
 
-@pytest.mark.parametrize("do", FOUND_OUT)
-def test_a_cheat_is_found_out(play: Play, enforcement: str, do: str) -> None:
+@pytest.mark.parametrize("do", DETECTED)
+def test_a_cheat_is_detected(play: Play, enforcement: str, do: str) -> None:
     if do not in QUICK and not THOROUGH:
         pytest.skip("with BUZZER_SOAK")
-    outcome, told = FOUND_OUT[do]
+    outcome, message = DETECTED[do]
     r = play(do)
-    assert (r.outcome, told in r.message) == (outcome, True), r.message
+    assert (r.outcome, message in r.message) == (outcome, True), r.message
     assert (r.scores, r.gate.status) == ({}, "unscored")
 
 
@@ -197,16 +197,16 @@ def test_lines_that_contradict_each_other_are_not_believed(what: str) -> None:
 @pytest.mark.parametrize(
     ("unscored", "scored", "started", "problem"),
     [
-        (102.9, 103.1, 99.9, ""),  # told: from 100 to 103
+        (102.9, 103.1, 99.9, ""),  # reported: from 100 to 103
         (103.4, 103.6, 99.9, ""),  # the line came late to the disk
         (103.7, 103.9, 99.9, "it was still working after 3.70 s"),
         (None, 102.6, 99.9, ""),
         (None, 102.3, 99.9, "it had ended after 2.30 s"),
         (102.9, 103.1, 101.0, "its process began 1.00 s before"),
-        (None, None, 90.0, ""),  # a machine that was busy, and a harness that never looked
+        (None, None, 90.0, ""),  # a busy machine, and a harness that never read the events
     ],
 )
-def test_times_are_held_against_the_looks(
+def test_times_are_compared_with_the_readings(
     unscored: float | None, scored: float | None, started: float, problem: str
 ) -> None:
     progress = progress_of(GOOD)
@@ -238,17 +238,17 @@ limits.Polled(resolve("1c1g30s")).run([sys.executable, "-c", code], Path(sys.arg
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells a process of its parent's death")
-def test_a_run_ends_with_its_harness_even_without_a_guard(tmp_path: Path) -> None:
-    told = tmp_path / "stderr"
-    harness = subprocess.Popen([sys.executable, "-c", KILLED, str(told)], cwd=Path(__file__).parents[3])
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals the death of the parent")
+def test_a_run_ends_with_its_harness_even_without_a_reaper(tmp_path: Path) -> None:
+    stderr = tmp_path / "stderr"
+    harness = subprocess.Popen([sys.executable, "-c", KILLED, str(stderr)], cwd=Path(__file__).parents[3])
     deadline = time.monotonic() + 30
-    while not (told.exists() and told.read_text().endswith("\n")) and time.monotonic() < deadline:
+    while not (stderr.exists() and stderr.read_text().endswith("\n")) and time.monotonic() < deadline:
         time.sleep(0.05)
-    run = int(told.read_text())
-    for guard in psutil.Process(harness.pid).children():
-        if guard.pid != run:
-            guard.kill()
+    run = int(stderr.read_text())
+    for child in psutil.Process(harness.pid).children():
+        if child.pid != run:
+            child.kill()  # the reaper
     harness.kill()
     harness.wait()
     while alive(run) and time.monotonic() < deadline:
@@ -268,8 +268,10 @@ def test_a_process_that_hangs_in_the_kernel_is_left_alone(
     started: list[Any] = []
     popen = subprocess.Popen
     monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[0])
-    found = polled.run([sys.executable, "-S", "-c", "import time; time.sleep(60)"], tmp_path / "stderr", {})
-    assert (found.reason, found.exit_code) == (limits.Reason.KILLED, -9)
+    measured = polled.run(
+        [sys.executable, "-S", "-c", "import time; time.sleep(60)"], tmp_path / "stderr", {}
+    )
+    assert (measured.reason, measured.exit_code) == (limits.Reason.KILLED, -9)
     deadline = time.monotonic() + 10
     while real(started[0]) is None and time.monotonic() < deadline:
         time.sleep(0.01)

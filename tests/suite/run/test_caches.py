@@ -1,4 +1,4 @@
-"""Caches of compiled code and tuned kernels outlive a run, whose HOME and TMPDIR BenchExec takes away."""
+"""Caches of compiled code and tuned kernels outlive a run, although BenchExec removes the HOME and TMPDIR of the run."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,33 +23,33 @@ def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_run_finds_the_caches_of_its_user(predict: Predict, enforcement: str, user: Path) -> None:
-    told = predict("show-caches").details
+    details = predict("show-caches").details
     here = user / ".cache" / "buzzer"
-    assert (told["home"] == str(user)) == (enforcement == "polled")
-    assert told["kernels"] == str(here / "kernels")
-    assert told["compiled"] == {
+    assert (details["home"] == str(user)) == (enforcement == "polled")
+    assert details["kernels"] == str(here / "kernels")
+    assert details["compiled"] == {
         name: str(here / "compiled" / folder) for name, folder in caches.COMPILED.items()
     }
-    assert all(Path(path).is_dir() for path in told["compiled"].values())
+    assert all(Path(path).is_dir() for path in details["compiled"].values())
 
 
-def test_what_the_user_has_set_is_kept(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_settings_of_the_user_win(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(user / "mine"))
     monkeypatch.setenv("BUZZER_CACHE", str(user / "elsewhere"))
-    found = caches.environment()
-    assert found["TRITON_CACHE_DIR"] == str(user / "mine")
-    assert found["CUPY_CACHE_DIR"] == str(user / "elsewhere" / "compiled" / "cupy")
-    assert found["BUZZER_CACHE"] == str(user / "elsewhere")
+    environment = caches.environment()
+    assert environment["TRITON_CACHE_DIR"] == str(user / "mine")
+    assert environment["CUPY_CACHE_DIR"] == str(user / "elsewhere" / "compiled" / "cupy")
+    assert environment["BUZZER_CACHE"] == str(user / "elsewhere")
 
 
-def test_a_record_tells_whether_the_caches_were_warm(predict: Predict, user: Path) -> None:
+def test_a_record_shows_whether_the_caches_were_warm(predict: Predict, user: Path) -> None:
     assert predict("work").compiled_caches == "cold"
     (caches.compiled()["CUPY_CACHE_DIR"] / "kernel").write_text("compiled")
     assert predict("work").compiled_caches == "warm"
 
 
 def test_the_names_are_those_that_the_libraries_read() -> None:
-    """Each name stands in the installed library that reads it, where that is installed."""
+    """Each name occurs in the library that reads it, if that is installed."""
     import importlib.util
 
     readers = {

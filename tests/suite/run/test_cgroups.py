@@ -15,12 +15,12 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_container_moves_its_processes_before_it_hands_controllers_on(root: Path) -> None:
+def test_a_container_moves_its_processes_before_it_passes_controllers_on(root: Path) -> None:
     (root / "cgroup.type").write_text("domain\n")
-    make, move, *hand_on = cgroups.missing(root, is_admin=True).commands
+    make, move, *delegate = cgroups.missing(root, is_admin=True).commands
     assert make == f"mkdir -p {root}/init {root}/benchexec"
     assert f"> {root}/init/cgroup.procs" in move
-    assert [line.split("> ")[1].split(";")[0] for line in hand_on] == [
+    assert [line.split("> ")[1].split(";")[0] for line in delegate] == [
         f"{root}/cgroup.subtree_control",
         f"{root}/benchexec/cgroup.subtree_control",
     ]
@@ -49,14 +49,14 @@ def test_the_machine_s_own_root_keeps_its_processes(root: Path) -> None:
 
 
 def test_a_user_asks_systemd(root: Path) -> None:
-    found = cgroups.missing(root, is_admin=False)
-    assert found.commands == ["systemd-run --user --scope --slice=benchexec -p Delegate=yes buzzer run"]
+    missing = cgroups.missing(root, is_admin=False)
+    assert missing.commands == ["systemd-run --user --scope --slice=benchexec -p Delegate=yes buzzer run"]
 
 
-def test_a_read_only_mount_is_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_only_mount_is_reported(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cgroups, "read_only", lambda path: True)
-    found = cgroups.missing(root, is_admin=True)
-    assert ("read-only" in found.reason, found.commands) == (True, [])
+    missing = cgroups.missing(root, is_admin=True)
+    assert ("read-only" in missing.reason, missing.commands) == (True, [])
 
 
 def test_who_asks_for_polling_needs_no_commands(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

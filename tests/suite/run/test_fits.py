@@ -1,4 +1,4 @@
-"""The fit cache: what a fit is named for, that one process makes it, and that a damaged one is never used."""
+"""The fit cache: the name of a fit, one process that makes it, and damaged fits that are never used."""
 
 import os
 import re
@@ -56,14 +56,14 @@ CLUSTER = {"device": "cuda", "workers": 2}
 def test_what_changes_the_fit_changes_its_name(
     choice: dict[str, Any], data_change: dict[str, str], fake_path: None, data: Data, choose: Choose
 ) -> None:
-    made = [(fit_run(choose()), data), (fit_run(choose(**choice)), replace(data, **data_change))]
-    made += [(fit_run(choose(device="cuda")), data)] if choice != {"device": "cuda"} else []
-    names = [fits.folder(run, files, Path()) for run, files in made]
-    assert len(set(names)) == len(made)
+    cases = [(fit_run(choose()), data), (fit_run(choose(**choice)), replace(data, **data_change))]
+    cases += [(fit_run(choose(device="cuda")), data)] if choice != {"device": "cuda"} else []
+    names = [fits.folder(run, files, Path()) for run, files in cases]
+    assert len(set(names)) == len(cases)
 
 
 def test_one_fit_serves_all_engines_and_backends(data: Data, choose: Choose) -> None:
-    """Their scores must agree. On the GPU too, unless --device cuda has it trained there: a fit of the CPU is taken along."""
+    """Their scores must agree. GPU engines use a fit of the CPU, unless --device cuda trains it on the GPU."""
     task, own = (
         registry.task("recsys2021"),
         {"engines": ["pandas", "cudf"], "backends": ["torch_eager", "nvforest"]},
@@ -117,14 +117,14 @@ def ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_all_that_a_task_imports_is_found(ours: Path) -> None:
-    found = fits.sources("ours.task:TASK")
-    names = {str(path.relative_to(ours)) for path in found.values() if path.is_relative_to(ours)}
+    paths = fits.sources("ours.task:TASK")
+    names = {str(path.relative_to(ours)) for path in paths.values() if path.is_relative_to(ours)}
     assert names == SOURCES.keys() - {"unused.py"}
     assert {
         "buzzer.models.blend",
         "buzzer.datasets.booking.schema",
         "buzzer.datasets.booking",
-    } <= found.keys()
+    } <= paths.keys()
     assert "ours" not in sys.modules
 
 
@@ -137,7 +137,7 @@ def test_an_edited_source_makes_another_fit(name: str, ours: Path) -> None:
     assert (fits.code_hash("ours.task:TASK") != before) == (name != "unused.py")
 
 
-def test_a_source_that_is_no_python_is_told(ours: Path) -> None:
+def test_a_source_that_is_not_python_is_reported(ours: Path) -> None:
     (ours / "far.py").write_text("def f(:\n")
     with pytest.raises(DataError, match=r"far\.py, line 1: "):
         fits.sources("ours.task:TASK")
@@ -147,15 +147,15 @@ def test_a_source_that_is_no_python_is_told(ours: Path) -> None:
 
 @pytest.mark.parametrize("task", [*registry.tasks()])
 def test_a_task_depends_on_models_and_not_on_the_harness(task: str) -> None:
-    found = fits.sources(registry.task(task).entry)
-    assert not [name for name in found if name.startswith("buzzer.suite")]
+    paths = fits.sources(registry.task(task).entry)
+    assert not [name for name in paths if name.startswith("buzzer.suite")]
     shared = {
         "buzzer.models.api.context",
         "buzzer.datasets.files",
         "buzzer.engine.infer.backends.torch_eager",
     }
-    assert shared <= found.keys()
-    assert ("buzzer.models.blend" in found) == (not task.startswith("bert"))
+    assert shared <= paths.keys()
+    assert ("buzzer.models.blend" in paths) == (not task.startswith("bert"))
 
 
 def test_what_python_imports_is_among_the_sources() -> None:
@@ -176,8 +176,8 @@ def test_what_python_imports_is_among_the_sources() -> None:
 def test_an_edited_buzzer_makes_another_fit(
     edited: str, changes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for room in ("models", "engine", "datasets", "suite", "buzzer"):
-        for source in (ROOT / room).rglob("*.py"):
+    for package in ("models", "engine", "datasets", "suite", "buzzer"):
+        for source in (ROOT / package).rglob("*.py"):
             copy = tmp_path / source.relative_to(ROOT)
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(source.read_bytes())
@@ -213,8 +213,8 @@ def test_records_name_their_fit_and_the_gate_asks_for_it(
         third = runner.predict(other, data, tmp_path, tmp_path, (changed,), silent)
         assert third.gate.status == "no-reference"
         records = {path: changed, tmp_path / "s.json": second}
-        found = dict(integrity.passes(integrity.Checked(records, {p: [] for p in records}), whole=True))
-        assert "other" in found[tmp_path / "s.json"]
+        problems = dict(integrity.passes(integrity.Checked(records, {p: [] for p in records}), whole=True))
+        assert "other" in problems[tmp_path / "s.json"]
     assert reference.matches(first, data)
     assert not reference.matches(first.model_copy(update={"fit_id": None}), data)
 
@@ -225,10 +225,10 @@ def test_records_name_their_fit_and_the_gate_asks_for_it(
 def flip(folder: Path) -> None:
     """One bit, with the file's size and time of change as they were."""
     path = folder / "model"
-    told, content = path.stat(), bytearray(path.read_bytes())
+    stat, content = path.stat(), bytearray(path.read_bytes())
     content[0] ^= 1
     path.write_bytes(content)
-    os.utime(path, ns=(told.st_atime_ns, told.st_mtime_ns))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
 def cut(folder: Path) -> None:
@@ -362,8 +362,8 @@ def test_two_that_want_one_fit_make_it_once(tmp_path: Path, run: Run, data: Data
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with locks.held(runner.sibling(folder, "lock"), never):
         both = [start([str(HERE / "fits_harness.py"), str(tmp_path)], **pipes) for _ in "ab"]
-        told = [re.findall(r"waiting for process (\d+) on ", process.stderr.readline()) for process in both]
-    assert {int(pid) for (pid,) in told} in ({os.getpid(), process.pid} for process in both)
+        owners = [re.findall(r"waiting for process (\d+) on ", process.stderr.readline()) for process in both]
+    assert {int(pid) for (pid,) in owners} in ({os.getpid(), process.pid} for process in both)
     assert sorted(process.communicate()[0].strip() for process in both) == ["found", "ok"]
     assert manifest.problem(folder) == ""
     assert {path.name for path in folder.parent.iterdir()} == {folder.name, f"{folder.name}.lock"}
@@ -378,14 +378,14 @@ def test_a_dead_owner_does_not_block(tmp_path: Path) -> None:
     code += "with locks.held(Path(sys.argv[1]), print):\n    print('held', flush=True)\n    time.sleep(60)\n"
     owner = start(["-c", code, str(tmp_path / "lock")], stdout=subprocess.PIPE)
     assert owner.stdout is not None and owner.stdout.readline() == "held\n"
-    looks = []
+    messages = []
 
-    def look(message: str) -> None:
-        looks.append(message)
+    def kill_owner(message: str) -> None:
+        messages.append(message)
         owner.send_signal(signal.SIGKILL)
 
-    with owner, locks.held(tmp_path / "lock", look):
-        assert f"process {owner.pid} on" in looks[0]
+    with owner, locks.held(tmp_path / "lock", kill_owner):
+        assert f"process {owner.pid} on" in messages[0]
         assert f"process {os.getpid()} on" in locks.owner(tmp_path / "lock")
     assert locks.owner(tmp_path / "lock") == "another process"
 
@@ -404,23 +404,23 @@ def test_what_ends_the_waiting_goes_through(tmp_path: Path) -> None:
         pass
 
 
-def test_a_lock_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_a_lock_that_cannot_be_created_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot lock"), locks.held(tmp_path / "file" / "lock", never):
         pass
 
 
 def test_runs_are_measured_one_after_the_other(tmp_path: Path) -> None:
-    """Here the other one, which this process holds open, ends when this run has shown that it waits."""
+    """The other run, whose lock this process holds, ends when this run has shown that it waits."""
     phases = list[str]()
     with ExitStack() as other:
 
-        def watch(phase: str, elapsed: float) -> None:
+        def on_progress(phase: str, elapsed: float) -> None:
             phases.append(phase)
             other.close()
 
         other.enter_context(runner.exclusive(tmp_path, silent))
-        with runner.exclusive(tmp_path, watch):
+        with runner.exclusive(tmp_path, on_progress):
             assert phases[0].startswith(f"waiting for process {os.getpid()} on")
     assert len(phases) == 1
 
@@ -457,7 +457,7 @@ def test_a_timed_run_and_a_fit_are_measured_alone(
 ) -> None:
     held = list[Path]()
     take = locks.held
-    monkeypatch.setattr(locks, "held", lambda path, look: held.append(path) or take(path, look))
+    monkeypatch.setattr(locks, "held", lambda path, on_wait: held.append(path) or take(path, on_wait))
     runner.fit(run, data, tmp_path, silent)
     runner.predict(predict_runs(choose())[0], data, tmp_path, tmp_path, (), silent)
     assert [path.parent.name for path in held] == [tmp_path.name, "fits", tmp_path.name]

@@ -1,7 +1,7 @@
-"""Each rule of the harness that is broken here on purpose is missed by the one test that is named for it.
+"""Each rule of the harness is broken here on purpose, and the one test that is named for it must fail.
 
-By default only that every mutant still fits the source and names a test. `BUZZER_MUTANTS=1` makes each in a copy of the checkout and runs its test,
-which must fail there and pass without it.
+By default the tests check only that every mutant fits the source and names a test. With `BUZZER_MUTANTS=1` each mutant is made in a copy of the
+checkout, where its test must fail; without the mutant it must pass.
 """
 
 import os
@@ -20,7 +20,7 @@ THOROUGH = "BUZZER_MUTANTS" in os.environ
 
 @dataclass(frozen=True)
 class Mutant:
-    """`old` becomes `new` in `file`; `test` (a file under tests/, a function and perhaps its parameters) must die of it."""
+    """`old` becomes `new` in `file`; `test` (a file under tests/, a function and perhaps its parameters) must fail."""
 
     file: str
     old: str
@@ -68,7 +68,7 @@ MUTANTS = {
         "suite/run/limits.py",
         "process.ppid() in self._members or self._has_token(process)",
         "False",
-        f"{CHEATS}::test_a_cheat_is_found_out[polled-hungry-forks]",
+        f"{CHEATS}::test_a_cheat_is_detected[polled-hungry-forks]",
     ),
     "daemons live on": Mutant(
         "suite/run/limits.py",
@@ -122,7 +122,7 @@ MUTANTS = {
         "suite/run/progress.py",
         "wall_s + slack < last - self.born_s",
         "False",
-        f"{CHEATS}::test_a_cheat_is_found_out[polled-slow-clock]",
+        f"{CHEATS}::test_a_cheat_is_detected[polled-slow-clock]",
     ),
     "lines after the end are taken": Mutant(
         "suite/run/progress.py",
@@ -140,7 +140,7 @@ MUTANTS = {
         "suite/run/progress.py",
         "path.stat().st_ctime_ns",
         "path.stat().st_mtime_ns",
-        f"{CHEATS}::test_a_cheat_is_found_out[polled-late-file]",
+        f"{CHEATS}::test_a_cheat_is_detected[polled-late-file]",
     ),
     "a budget is exceeded a little": Mutant(
         "suite/run/record_builder.py",
@@ -170,25 +170,25 @@ MUTANTS = {
         "suite/run/inputs.py",
         "stat.st_ctime_ns)",
         "0)",
-        f"{NEIGHBOURS}::test_inputs_that_were_changed_are_seen[touch back]",
+        f"{NEIGHBOURS}::test_changed_inputs_are_detected[touch back]",
     ),
     "inputs are not read through": Mutant(
         "suite/run/inputs.py",
         "for path in files:",
         "for path in ():",
-        f"{NEIGHBOURS}::test_inputs_are_read_through_unless_they_are_too_large",
+        f"{NEIGHBOURS}::test_inputs_are_read_unless_they_are_too_large",
     ),
     "neighbours are not seen": Mutant(
         "suite/run/counters.py",
         '("user", "nice", ',
         "(",
-        f"{NEIGHBOURS}::test_what_others_take_of_a_core_is_seen",
+        f"{NEIGHBOURS}::test_all_but_idle_time_is_busy_time",
     ),
     "a disturbed run is silent": Mutant(
         "suite/report/notes.py",
         "        if r.disturbed is not None:",
         "        if False:",
-        f"{NEIGHBOURS}::test_a_disturbed_run_is_never_shown_without_a_word",
+        f"{NEIGHBOURS}::test_a_disturbed_run_is_never_shown_without_a_note",
     ),
     "nothing is removed after kill -9": Mutant(
         "suite/run/reaper.py",
@@ -200,7 +200,7 @@ MUTANTS = {
         "suite/run/worker.py",
         "prctl(PR_SET_PDEATHSIG, signal.SIGKILL",
         "prctl(PR_SET_PDEATHSIG, 0",
-        f"{CHEATS}::test_a_run_ends_with_its_harness_even_without_a_guard",
+        f"{CHEATS}::test_a_run_ends_with_its_harness_even_without_a_reaper",
     ),
     "the scores of a submission are not looked at": Mutant(
         "suite/records/rescore.py",
@@ -263,15 +263,17 @@ def test_a_mutant_fits_the_source_and_names_a_test(name: str) -> None:
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkout, to be broken."""
-    made = tmp_path_factory.mktemp("mutants") / "checkout"
-    made.mkdir()
+    """A copy of the checkout."""
+    checkout = tmp_path_factory.mktemp("mutants") / "checkout"
+    checkout.mkdir()
     for name in COPIED:
         if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, made / name, ignore=shutil.ignore_patterns("__pycache__", "work"))
+            shutil.copytree(
+                ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__", "work")
+            )
         else:
-            shutil.copy(ROOT / name, made / name)
-    return made
+            shutil.copy(ROOT / name, checkout / name)
+    return checkout
 
 
 @pytest.mark.skipif(not THOROUGH, reason="with BUZZER_MUTANTS")

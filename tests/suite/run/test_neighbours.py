@@ -1,4 +1,4 @@
-"""What others do beside a run is seen and told, and its inputs are as warm for every run."""
+"""The load of other processes is measured, and the inputs of every run are in the page cache."""
 
 import os
 import subprocess
@@ -7,8 +7,10 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from buzzer.suite.display import outcome_text
@@ -22,7 +24,7 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="counters of Linux")
 
 
 @LINUX
-def test_what_others_take_of_a_core_is_seen() -> None:
+def test_cpu_time_of_others_is_measured() -> None:
     """A process that is kept on one core for 0.3 s of its CPU time."""
     core = min(os.sched_getaffinity(0))
     code = "import os, sys, time\nos.sched_setaffinity(0, [int(sys.argv[1])])\nwhile time.process_time() < 0.3: pass"
@@ -32,11 +34,21 @@ def test_what_others_take_of_a_core_is_seen() -> None:
     assert taken is not None
     assert taken > 0.25
     own = seen.cpu_s(10.0**6)
-    assert own == 0.0  # what is the run's own is not others'
+    assert own == 0.0  # the CPU time of the run is not counted
     assert seen.cpu_s(None) is None
 
 
-def test_a_core_that_is_not_told_of_is_not_known() -> None:
+def test_all_but_idle_time_is_busy_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Idle time, waiting for disks, and a guest's time, which is part of `user`, do not count."""
+    counted = {"user": 1, "nice": 2, "system": 4, "irq": 8, "softirq": 16, "steal": 32}
+    others = {"idle": 100, "iowait": 200, "guest": 1, "guest_nice": 2}
+    cores = [SimpleNamespace(**counted | others), SimpleNamespace(**dict.fromkeys(counted, 1000))]
+    monkeypatch.setattr(psutil, "cpu_times", lambda percpu: cores)
+    assert counters.busy_s([0]) == 63
+    assert counters.busy_s([0, 1]) == 6063
+
+
+def test_a_core_without_counters_is_not_known() -> None:
     assert counters.busy_s([10**6]) is None
     assert counters.Neighbours([10**6]).cpu_s(0.0) is None
 
@@ -64,17 +76,17 @@ def test_when_a_run_counts_as_disturbed(
     assert r.disturbed == (None if share is None else pytest.approx(share))
 
 
-def test_a_disturbed_run_is_never_shown_without_a_word(make_record: Make) -> None:
+def test_a_disturbed_run_is_never_shown_without_a_note(make_record: Make) -> None:
     quiet, noisy = make_record(), make_record(run_id="b" * 32, others_cpu_s=1.0)
-    told = "disturbed: others took up to 50% of the cores in 1 runs of none torch_eager fp32 1c2g30s"
-    assert told in notes.board_notes([quiet, noisy])
-    assert told in leaderboard.markdown([quiet, noisy])
-    assert told in notes.bench_notes([quiet, noisy])
+    note = "disturbed: others took up to 50% of the cores in 1 runs of none torch_eager fp32 1c2g30s"
+    assert note in notes.board_notes([quiet, noisy])
+    assert note in leaderboard.markdown([quiet, noisy])
+    assert note in notes.bench_notes([quiet, noisy])
     assert "disturbed: others took 50% of its cores" in outcome_text(noisy)
     assert not any("disturbed" in line for line in [*notes.board_notes([quiet]), outcome_text(quiet)])
 
 
-def test_a_run_tells_of_its_neighbours_and_of_its_inputs(predict: Callable[..., Record]) -> None:
+def test_a_record_shows_others_and_the_page_cache(predict: Callable[..., Record]) -> None:
     r = predict("work")
     assert r.page_cache == "warm"
     assert (r.others_cpu_s is not None) == (sys.platform == "linux")
@@ -82,13 +94,11 @@ def test_a_run_tells_of_its_neighbours_and_of_its_inputs(predict: Callable[..., 
 
 def bytes_read() -> int:
     """By this process, from files and the page cache."""
-    told = Path("/proc/self/io")
-    return int(told.read_text().split()[1]) if told.exists() else 0
+    counters = Path("/proc/self/io")
+    return int(counters.read_text().split()[1]) if counters.exists() else 0
 
 
-def test_inputs_are_read_through_unless_they_are_too_large(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_inputs_are_read_unless_they_are_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "part").mkdir()
     for name in ("a.csv", "part/b.csv"):
         (tmp_path / name).write_bytes(b"x" * 5_000_000)
@@ -106,7 +116,7 @@ def test_inputs_are_read_through_unless_they_are_too_large(
 
 
 @pytest.mark.parametrize("way", ["write", "touch back", "remove", "add", "replace"])
-def test_inputs_that_were_changed_are_seen(tmp_path: Path, way: str) -> None:
+def test_changed_inputs_are_detected(tmp_path: Path, way: str) -> None:
     file = tmp_path / "a.csv"
     file.write_text("1\n")
     before = inputs.state([tmp_path])
@@ -116,9 +126,9 @@ def test_inputs_that_were_changed_are_seen(tmp_path: Path, way: str) -> None:
         case "write":
             file.write_text("22\n")
         case "touch back":  # same size, same time of change
-            told = file.stat()
+            stat = file.stat()
             file.write_text("2\n")
-            os.utime(file, ns=(told.st_atime_ns, told.st_mtime_ns))
+            os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
         case "remove":
             file.unlink()
         case "add":

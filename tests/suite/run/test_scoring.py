@@ -268,7 +268,7 @@ def test_the_readme_shows_the_new_rule_and_names_it(make_record: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"score_s": 1.0}, "phase score took 5.000 s, score_s is 1.000 s"),
         ({"score_s": None}, "score_s is 0.000 s"),
@@ -277,14 +277,14 @@ def test_the_readme_shows_the_new_rule_and_names_it(make_record: Make) -> None:
         ({"schema_minor": 2}, "schema_minor"),
     ],
 )
-def test_a_record_keeps_to_its_rule(make_record: Make, change: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_a_record_keeps_to_its_rule(make_record: Make, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         outside(make_record, **change)
 
 
 def predicts() -> dict[str, list[str]]:
     """The phases that each task's `predict` names, in the order of the source."""
-    found = {}
+    phases = {}
     for path in sorted((ROOT / "models").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef) and node.name == "predict":
@@ -294,14 +294,14 @@ def predicts() -> dict[str, list[str]]:
                     if isinstance(y, ast.Yield) and isinstance(y.value, ast.Constant)
                 ]
                 if names and any(name == "load" for _, name in names):
-                    found[str(path.relative_to(ROOT))] = [str(name) for _, name in sorted(names)]
-    return found
+                    phases[str(path.relative_to(ROOT))] = [str(name) for _, name in sorted(names)]
+    return phases
 
 
 def test_every_task_scores_last_and_once() -> None:
     """`predict` functions that open no `load` are parts of one that does."""
-    found = predicts()
-    assert len(found) == 7
-    for path, names in found.items():
+    phases = predicts()
+    assert len(phases) == 7
+    for path, names in phases.items():
         assert names[-2:] == ["write", "score"], path
         assert names.count("score") == 1, path

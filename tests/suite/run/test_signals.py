@@ -1,4 +1,4 @@
-"""A signal ends a suite in order: one record of the run that it struck, no process and no folder left, nothing run after it."""
+"""A signal ends a suite in order: one record of the interrupted run, no process and no folder left, no further run."""
 
 import os
 import signal
@@ -33,10 +33,10 @@ def begun(home: Path, **variables: str) -> tuple[subprocess.Popen[bytes], int]:
     command = [sys.executable, str(HERE / "signal_harness.py"), str(home / "out"), "spawn"]
     harness = subprocess.Popen(command, env=env | variables, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    while not (told := list(home.glob("out/files/*/pid"))) and time.monotonic() < deadline:
+    while not (pids := list(home.glob("out/files/*/pid"))) and time.monotonic() < deadline:
         time.sleep(0.05)
     time.sleep(0.1)
-    return harness, int(told[0].read_text())
+    return harness, int(pids[0].read_text())
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -87,12 +87,14 @@ def test_no_half_made_data_are_left_by_a_generator_that_was_killed(tmp_path: Pat
         "1",
     ]
     env = os.environ | {"PYTHONPATH": str(HERE.parents[1])}
-    made = subprocess.Popen([*command, "--out", str(tmp_path / "data")], env=env, stderr=subprocess.DEVNULL)
+    generator = subprocess.Popen(
+        [*command, "--out", str(tmp_path / "data")], env=env, stderr=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob(".data.*.partial/*")) and time.monotonic() < deadline:
         time.sleep(0.02)
-    made.kill()
-    made.wait()
+    generator.kill()
+    generator.wait()
     while any(tmp_path.iterdir()) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""The harness under faults: whatever strikes, every run has one valid record and nothing is left behind.
+"""The harness under faults: every run has one valid record, and nothing is left behind.
 
 20 runs by default; BUZZER_SOAK=200 (`make soak`) for the long one, which prints its table of faults.
 """
@@ -195,7 +195,7 @@ def check_records(soak: Soak, struck: int) -> None:
 
 
 def check_nothing_left(soak: Soak) -> None:
-    """No process of a run and no control group; a guard may take a moment after `kill -9`."""
+    """No process of a run and no control group; the reaper may take a moment after `kill -9`."""
     groups = {group for entry in soak.log() for group in run_groups(entry)}
     deadline = time.monotonic() + 15
     while time.monotonic() < deadline and (alive(soak.home) or any(g.exists() for g in groups)):
@@ -213,13 +213,13 @@ def run_groups(entry: dict[str, object]) -> Iterator[Path]:
 
 def alive(home: Path) -> list[int]:
     """Processes whose environment names this test's cache: the harnesses, their runs, and what those started."""
-    found = []
+    pids = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             mine = process.environ().get("BUZZER_CACHE") == str(home / "cache")
             if mine and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process.pid)
-    return found
+                pids.append(process.pid)
+    return pids
 
 
 def table(soak: Soak, mounted: bool) -> str:
@@ -228,20 +228,20 @@ def table(soak: Soak, mounted: bool) -> str:
     outcomes = {r.run_id[:8]: r.outcome for r in soak.good()}
     for entry in soak.log():
         run = str(entry["run"])
-        told = "no record (harness gone)" if run in soak.lost else outcomes[run]
-        told = "error, interrupted" if run in soak.interrupted else told
-        became.setdefault(str(entry["fault"]), Counter())[told] += 1
+        outcome = "no record (harness killed)" if run in soak.lost else outcomes[run]
+        outcome = "error, interrupted" if run in soak.interrupted else outcome
+        became.setdefault(str(entry["fault"]), Counter())[outcome] += 1
     lines = [f"{'fault':14} {'runs':>5}  became"]
     for fault, counts in sorted(became.items()):
-        told = ", ".join(f"{n} {what}" for what, n in counts.most_common())
-        lines.append(f"{fault:14} {counts.total():5}  {told}")
+        text = ", ".join(f"{n} {what}" for what, n in counts.most_common())
+        lines.append(f"{fault:14} {counts.total():5}  {text}")
     lines += [f"{event:14} {n:5}  of the harness itself" for event, n in soak.events.items()]
     lines += [] if mounted else ["full disk: not tried, no right to mount a tmpfs"]
     return "\n" + "\n".join(lines)
 
 
-def test_the_guard_ends_what_a_killed_harness_leaves(tmp_path: Path) -> None:
-    """A grandchild that would outlive everybody is found by the mark that it inherited."""
+def test_the_reaper_kills_what_a_killed_harness_leaves(tmp_path: Path) -> None:
+    """A grandchild in a session of its own is found by the token in its environment."""
     code = (
         "import os, subprocess, sys\nfrom buzzer.suite.run import reaper\n"
         "env = os.environ | {reaper.VARIABLE: reaper.token()}\n"

@@ -1,4 +1,4 @@
-"""What the process of a run makes of exceptions, and how it shows that it used the GPU."""
+"""The outcomes of exceptions in the worker, and the proof that a run used the GPU."""
 
 import io
 from collections.abc import Callable
@@ -80,15 +80,15 @@ def test_opening_the_device_is_measured(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(worker, "nvml", lambda: library)
     monkeypatch.setattr(worker, "limit_memory", limits.append)
     monkeypatch.setattr(worker, "own_memory", lambda: {"torch_peak": 0, "process": None})
-    made = RunContext("t", "cudf", "xgboost", "fp32", "cuda", Path(), Path(), Path(), 1.0, 0, 1)
-    device = worker.Device(made, synchronize)
-    library.used += 10 << 20  # the job's
+    context = RunContext("t", "cudf", "xgboost", "fp32", "cuda", Path(), Path(), Path(), 1.0, 0, 1)
+    device = worker.Device(context, synchronize)
+    library.used += 10 << 20  # by the task
     own = {"torch_peak": 0, "process": None}
     assert device.memory() == {"opened": OPENED, "held": OPENED + (10 << 20), **own}
-    assert worker.Device(replace(made, gpu_memory_bytes=7), lambda: None).opened == 0
+    assert worker.Device(replace(context, gpu_memory_bytes=7), lambda: None).opened == 0
     assert limits == [7]
     monkeypatch.setattr(worker, "nvml", lambda: None)
-    assert worker.Device(made, synchronize).memory() == {"opened": None, "held": None, **own}
+    assert worker.Device(context, synchronize).memory() == {"opened": None, "held": None, **own}
 
 
 def test_the_clock_of_a_gpu_run_waits_for_the_device(
@@ -102,8 +102,8 @@ def test_the_clock_of_a_gpu_run_waits_for_the_device(
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: waits.append(None))
     (tmp_path / "model").write_text("fitted")
     folders = {"data": tmp_path, "work": tmp_path, "out": tmp_path}
-    made = RunContext("fake", "none", "torch_eager", "fp32", "cuda", **folders, scale=1.0, seed=0, threads=1, params={"do": "work"}, workers=1)  # fmt: skip
-    spec = WorkerSpec(made, "predict", "fake_task:TASK", tmp_path / "events")
+    context = RunContext("fake", "none", "torch_eager", "fp32", "cuda", **folders, scale=1.0, seed=0, threads=1, params={"do": "work"}, workers=1)  # fmt: skip
+    spec = WorkerSpec(context, "predict", "fake_task:TASK", tmp_path / "events")
     assert isinstance(worker.attempt(spec, io.StringIO()), Done)
     assert len(waits) == len(["load", "predict", "predict", "predict", "write", "score", "the end"])
 
