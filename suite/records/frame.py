@@ -67,7 +67,8 @@ def columns(records: Sequence[Record]) -> list[Column]:
     occurring = [name for name in dict.fromkeys(chain(*rows)) if name not in fixed_columns()]
     others = sorted(occurring, key=lambda name: next(i for i, p in enumerate(PREFIXES) if name.startswith(p)))
     values = {name: [cells.get(name) for cells in rows] for name in [*fixed_columns(), *others]}
-    kinds = {**fixed_columns(), **{name: _kind_of_values(values[name]) for name in others}}
+    kinds = dict(fixed_columns())
+    kinds |= {name: _kind_of_values(values[name]) for name in others}
     return [Column(name, kinds[name], _of_kind(values[name], kinds[name])) for name in values]
 
 
@@ -136,8 +137,7 @@ def _fixed_cells(record: Record) -> Row:
 def scalars(model: type[BaseModel]) -> Mapping[str, Kind]:
     """The fields of a model that hold one value, and its kind, in order."""
     properties = model.model_json_schema()["properties"]
-    kinds = {name: _kind_of_schema(field) for name, field in properties.items()}
-    return {name: kind for name, kind in kinds.items() if kind is not None}
+    return {name: kind for name, field in properties.items() if (kind := _kind_of_schema(field))}
 
 
 def _kind_of_schema(field: Mapping[str, Any]) -> Kind | None:

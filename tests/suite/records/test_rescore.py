@@ -33,7 +33,7 @@ def data(tmp_path: Path) -> Data:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_records_are_held_against_their_submissions(
+def test_records_are_compared_with_their_submissions(
     tmp_path: Path, data: Data, make_record: Callable[..., Record], case: str
 ) -> None:
     """Two trips, one of which is right: accuracy@4 is 0.5."""
@@ -50,7 +50,9 @@ def test_records_are_held_against_their_submissions(
     assert (skipped in found.skipped, bool(found.skipped)) == (True, bool(skipped))
 
 
-def test_data_without_truth_are_told(tmp_path: Path, data: Data, make_record: Callable[..., Record]) -> None:
+def test_data_without_true_labels_are_reported(
+    tmp_path: Path, data: Data, make_record: Callable[..., Record]
+) -> None:
     (data.folder / "ground_truth.csv").unlink()
     record.write(make_record(task="booking", metric="accuracy@4"), tmp_path / "out")
     (found,) = rescore(registry.task("booking"), [tmp_path / "out"], data)
