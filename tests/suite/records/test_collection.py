@@ -2,6 +2,8 @@
 
 import doctest
 import re
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -272,3 +274,12 @@ def test_the_columns_are_described_in_the_docs() -> None:
         assert described, name
     for prefix in frame.PREFIXES:
         assert f"`{prefix}<" in page
+
+
+def test_reading_records_imports_no_data_frame_library() -> None:
+    code = (
+        "import sys; from buzzer.suite.records.collection import load_records; load_records('results/gbdt');"
+        "sys.exit(', '.join({'pandas', 'polars', 'torch', 'pyarrow'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
