@@ -1,1 +1,1 @@
-"""What runs on a GPU machine without network: steps, kit, rehearsal."""
+"""The GPU suite: its steps, what a GPU machine without network needs for them, and a rehearsal of both."""

@@ -1,1 +1,1 @@
-"""Records: schema, integrity, gate, machine."""
+"""Records of runs: schema, files and their layout, collections and frames, checks, gate, machine."""

@@ -45,7 +45,7 @@ def check_one(r: Record) -> list[str]:
 
 
 def identity(r: Record) -> list[str]:
-    """Hashes, commit, time, and names that the task does not have."""
+    """Hashes, commit and time are valid, and the task has the run's engine, backend and precision."""
     problems = []
     computed = registry.params_hash(r.config)
     if computed != r.config_hash:

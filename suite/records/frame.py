@@ -4,7 +4,7 @@ The columns that every record has are read off the schema. The others (scores, p
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -53,6 +53,15 @@ _KINDS: dict[str, Kind] = {
 
 
 @dataclass(frozen=True)
+class Field:
+    """A column that every record has: its name, its kind, and its cell in the row of a record."""
+
+    name: str
+    kind: Kind
+    cell: Callable[[Record], Cell]
+
+
+@dataclass(frozen=True)
 class Column:
     """One column of the table; null is None."""
 
@@ -67,7 +76,8 @@ def columns(records: Sequence[Record]) -> list[Column]:
     occurring = [name for name in dict.fromkeys(chain(*rows)) if name not in fixed_columns()]
     others = sorted(occurring, key=lambda name: next(i for i, p in enumerate(PREFIXES) if name.startswith(p)))
     values = {name: [cells.get(name) for cells in rows] for name in [*fixed_columns(), *others]}
-    kinds = {**fixed_columns(), **{name: _kind_of_values(values[name]) for name in others}}
+    kinds = dict(fixed_columns())
+    kinds |= {name: _kind_of_values(values[name]) for name in others}
     return [Column(name, kinds[name], _of_kind(values[name], kinds[name])) for name in values]
 
 
@@ -101,43 +111,49 @@ def row(record: Record) -> Row:
     some |= {f"energy_{source}_j": joules for source, joules in (record.energy_j or {}).items()}
     some |= {f"param_{name}": _cell(value) for name, value in record.config.items()}
     some |= {f"version_{name}": version for name, version in record.versions.items()}
-    return some | _fixed_cells(record)
+    return some | {field.name: field.cell(record) for field in fields()}
+
+
+@cache
+def fields() -> tuple[Field, ...]:
+    """The columns that every record has, in order."""
+    every = [
+        *_fields_of(Record, lambda r: r),
+        Field("scoring", "string", lambda r: r.scoring),
+        Field("disturbed", "float", lambda r: r.disturbed),
+        Field("score", "float", lambda r: r.scores.get(r.metric)),
+        Field("gate", "string", lambda r: r.gate.status),
+        Field("gate_reference_run", "string", lambda r: r.gate.reference_run),
+        Field("budget", "string", lambda r: r.budget.name),
+        *(f for f in _fields_of(BudgetFields, lambda r: r.budget, "budget_") if f.name != "budget_name"),
+        Field("budget_unmet", "string", lambda r: "; ".join(r.budget.unmet) or None),
+        Field("machine", "string", lambda r: machine.describe(r.machine)),
+        *_fields_of(Machine, lambda r: r.machine, "machine_"),
+        Field("machine_gpus", "string", lambda r: ", ".join(gpu.name for gpu in r.machine.gpus) or None),
+        *_fields_of(Bench, lambda r: r.bench, "bench_"),
+    ]
+    order = {name: position for position, name in enumerate(FIRST)}
+    return tuple(sorted(every, key=lambda field: order.get(field.name, len(order))))
 
 
 @cache
 def fixed_columns() -> Mapping[str, Kind]:
     """Name and kind of the columns that every record has, in order."""
-    kinds = dict(scalars(Record))
-    kinds |= {"scoring": "string", "disturbed": "float", "score": "float", "gate": "string"}
-    kinds |= {"gate_reference_run": "string", "budget": "string", "machine": "string"}
-    kinds |= {f"budget_{name}": kind for name, kind in scalars(BudgetFields).items() if name != "name"}
-    kinds |= {"budget_unmet": "string"}
-    kinds |= {f"machine_{name}": kind for name, kind in scalars(Machine).items()}
-    kinds |= {"machine_gpus": "string"}
-    kinds |= {f"bench_{name}": kind for name, kind in scalars(Bench).items()}
-    return {name: kinds[name] for name in [*FIRST, *(name for name in kinds if name not in FIRST)]}
+    return {field.name: field.kind for field in fields()}
 
 
-def _fixed_cells(record: Record) -> Row:
-    budget, where, bench = record.budget, record.machine, record.bench
-    cells: Row = {name: getattr(record, name) for name in scalars(Record)}
-    cells |= {"scoring": record.scoring, "disturbed": record.disturbed}
-    cells |= {"score": record.scores.get(record.metric), "gate": record.gate.status}
-    cells |= {"gate_reference_run": record.gate.reference_run}
-    cells |= {"budget": budget.name, "machine": machine.describe(where)}
-    cells |= {f"budget_{name}": getattr(budget, name) for name in scalars(BudgetFields) if name != "name"}
-    cells |= {"budget_unmet": "; ".join(budget.unmet) or None}
-    cells |= {f"machine_{name}": getattr(where, name) for name in scalars(Machine)}
-    cells |= {"machine_gpus": ", ".join(gpu.name for gpu in where.gpus) or None}
-    return cells | {f"bench_{name}": getattr(bench, name, None) for name in scalars(Bench)}
+def _fields_of(
+    model: type[BaseModel], part: Callable[[Record], BaseModel | None], prefix: str = ""
+) -> Iterator[Field]:
+    """The columns of a part of a record: its fields with one value."""
+    for name, kind in scalars(model).items():
+        yield Field(prefix + name, kind, lambda r, name=name: getattr(part(r), name, None))  # type: ignore[misc]
 
 
-@cache
 def scalars(model: type[BaseModel]) -> Mapping[str, Kind]:
     """The fields of a model that hold one value, and its kind, in order."""
     properties = model.model_json_schema()["properties"]
-    kinds = {name: _kind_of_schema(field) for name, field in properties.items()}
-    return {name: kind for name, kind in kinds.items() if kind is not None}
+    return {name: kind for name, field in properties.items() if (kind := _kind_of_schema(field))}
 
 
 def _kind_of_schema(field: Mapping[str, Any]) -> Kind | None:

@@ -29,7 +29,7 @@ def test_gpu_memory_may_follow(text: str, gpu: int) -> None:
     assert budget.parse(text.split("-")[0]).gpu_memory_bytes is None
 
 
-def test_more_gpu_memory_than_there_is_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_gpu_memory_than_the_machine_has_is_unmet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("buzzer.engine.device.gpus", lambda: [Gpu("a GPU", 80 * 10**9)])
     assert budget.unmet(budget.parse("1c1m1h-gpu40g")) == []
     assert budget.unmet(budget.parse("1c1m1h-gpu100g")) == ["100.0 GB of GPU memory asked for, 80.0 GB here"]

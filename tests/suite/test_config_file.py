@@ -49,7 +49,7 @@ BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\nset: {bomb: *c}"
 
 
 @pytest.mark.parametrize(
-    ("content", "told", "hint"),
+    ("content", "message", "hint"),
     [
         ("engine: 1", "engine is 1 (int)", "engine: an engine's name, a list of them, or all"),
         ("engine: no", "engine is False (bool)", "an engine's name"),
@@ -81,11 +81,13 @@ BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\nset: {bomb: *c}"
         (b"#" * (config_file.MOST_BYTES + 1), "larger than 1,048,576 bytes", ""),
     ],
 )
-def test_all_else_is_one_message(content: str | bytes, told: str, hint: str, tmp_path: Path) -> None:
+def test_everything_else_is_one_message(
+    content: str | bytes, message: str, hint: str, tmp_path: Path
+) -> None:
     path = written(tmp_path, content)
     with pytest.raises(UsageError) as caught:
         config_file.read(path)
-    assert told in caught.value.message
+    assert message in caught.value.message
     assert str(path) in caught.value.message
     assert hint in caught.value.hint
     assert len(caught.value.message) < 400 + len(str(path))
@@ -113,7 +115,7 @@ def test_damaged_files_give_flags_or_a_message(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pair", "told"),
+    ("pair", "message"),
     [
         ("dim=x", "dim is of type int"),
         ("dim=" + "[" * 3000, "nested too deep"),
@@ -123,11 +125,11 @@ def test_damaged_files_give_flags_or_a_message(tmp_path: Path) -> None:
         ("lr=.nan", "not a finite number"),
     ],
 )
-def test_values_of_parameters(pair: str, told: str) -> None:
+def test_values_of_parameters(pair: str, message: str) -> None:
     key, _, value = pair.partition("=")
     with pytest.raises(UsageError) as caught:
         registry.task("booking").with_params({key: value})
-    assert told in caught.value.message
+    assert message in caught.value.message
 
 
 @pytest.mark.parametrize(

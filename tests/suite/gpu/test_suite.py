@@ -138,7 +138,7 @@ def test_without_a_gpu_only_what_needs_none_is_run(tmp_path: Path) -> None:
         ("", (), "failed", 1),
     ],
 )
-def test_the_exit_code_tells_what_lacks_from_what_fails(
+def test_the_exit_code_distinguishes_what_is_missing_from_what_fails(
     problem: str,
     flags: tuple[str, ...],
     status: str,

@@ -2,6 +2,8 @@
 
 import doctest
 import re
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -42,9 +44,12 @@ SECOND: dict[str, Any] = {
     "config": {"epochs": 3, "fast": True, "rate": 0.5},
     "versions": {"python": "3.12", "polars": "1.40"},
 }
+CREATED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+UNLIMITED = {"name": "unlimited", "cores": None, "memory_bytes": None, "time_s": None}
+MACHINE = "a processor (AVX2), 2 cores, 16 GiB, no GPU"
 EXPECTED: dict[str, tuple[Any, Any]] = {
     "run_id": ("a" * 32, "b" * 32),
-    "created": (datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),) * 2,
+    "created": (CREATED, CREATED),
     "task": ("fake", "fake"),
     "cluster": ("", ""),
     "scale": (1.0, 1.0),
@@ -67,7 +72,7 @@ EXPECTED: dict[str, tuple[Any, Any]] = {
     "budget_time_s": (30.0, None),
     "budget_gpu_memory_bytes": (None, None),
     "budget_unmet": (None, "a; b"),
-    "machine": ("a processor (AVX2), 2 cores, 16 GiB, no GPU",) * 2,
+    "machine": (MACHINE, MACHINE),
     "machine_cores": (2, 2),
     "machine_gpus": (None, None),
     "phase_start_s": (0.5, None),
@@ -201,22 +206,18 @@ def test_flat_folders_and_nested_ones_hold_the_same_records(make_record: Make, t
     """Older versions wrote all records of a folder side by side."""
     machine = make_record().machine.model_dump()
     for number in range(6):
-        changes = {"run_id": f"{number:032x}", "task": ["a", "b"][number % 2]}
+        changes: dict[str, Any] = {"run_id": f"{number:08x}", "task": ["a", "b"][number % 2]}
         changes["created"] = datetime(2026, 1, 2, 3, 4, 5 + number, tzinfo=UTC)
         changes["machine"] = machine | {"cores": 1 + number % 3}
-        r = make_record(**changes, budget=machine_budget())
-        path = record.write(r, tmp_path / "new")
+        path = record.write(make_record(**changes, budget=UNLIMITED), tmp_path / "new")
         (tmp_path / "flat").mkdir(exist_ok=True)
         (tmp_path / "flat" / path.name).write_bytes(path.read_bytes())
     records = load_records(tmp_path / "flat")
     assert [int(r.run_id, 16) for r in records] == [*range(6)]
     assert load_records(tmp_path / "new") == records
     assert len({path.parent for path in (tmp_path / "new").rglob("*.json")}) == 6
+    (path,) = (tmp_path / "new").rglob("*-00000000.json")
     assert load_records(str(tmp_path / "new"), path) == records, "each file once"
-
-
-def machine_budget() -> dict[str, Any]:
-    return {"name": "unlimited", "cores": None, "memory_bytes": None, "time_s": None}
 
 
 def test_the_published_records_read_the_same_from_one_flat_folder(tmp_path: Path) -> None:
@@ -273,3 +274,12 @@ def test_the_columns_are_described_in_the_docs() -> None:
         assert described, name
     for prefix in frame.PREFIXES:
         assert f"`{prefix}<" in page
+
+
+def test_reading_records_imports_no_data_frame_library() -> None:
+    code = (
+        "import sys; from buzzer.suite.records.collection import load_records; load_records('results/gbdt');"
+        "sys.exit(', '.join({'pandas', 'polars', 'torch', 'pyarrow'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Runs that differ in what makes them comparable are never put together; what else they differ in is told."""
+"""Runs that differ in what makes them comparable are never compared; other differences are noted."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -40,7 +40,7 @@ DIFFERENT: dict[str, dict[str, Any]] = {
     "fit": {"fit_id": "cpu-1"},
 }
 TIMES = [name for name in DIFFERENT if name not in ("enforcement", "fit")]
-TOLD = {  # what differs -> the note
+NOTED = {  # what differs -> the note
     "commit": ({"git_commit": "b" * 40}, "records of 2 commits: bbbbbbb (1 run), an installed package (1 run)"),
     "dirty": ({"git_commit": "b" * 40 + "+dirty"}, "records of 2 commits: bbbbbbb+dirty (1 run), an installed package (1 run)"),
     "versions": ({"versions": {"python": "3.12", "torch": "2.13"}}, "library versions differ: python 3.11 and 3.12"),
@@ -129,18 +129,18 @@ SIZES = {"batch": 1, "seq": 128, "lengths": "fixed", "scenario": "", "inputs": 1
         ({"config": SIZES | {"model": {"path": "/another/place"}}}, 1),
         ({"device": "cuda"}, 2),
         *((DIFFERENT[name], 2) for name in ("task", "machine", "seed", "scoring")),
-        (TOLD["commit"][0], 1),
+        (NOTED["commit"][0], 1),
     ],
 )
 def test_bench_tables_hold_one_kind_of_run(make_record: Make, change: dict[str, Any], boards: int) -> None:
     assert len(groups.boards(two(make_record, change, job="bench", config=SIZES))) == boards
 
 
-@pytest.mark.parametrize("name", [*TOLD])
-def test_what_differs_is_told_wherever_records_stand_together(
+@pytest.mark.parametrize("name", [*NOTED])
+def test_differences_are_noted_wherever_records_are_compared(
     make_record: Make, choose: Choose, name: str
 ) -> None:
-    change, note = TOLD[name]
+    change, note = NOTED[name]
     records = two(make_record, change)
     assert comparable.differences(records) == [note]
     assert comparable.differences(records[:1]) == []
@@ -155,16 +155,16 @@ def test_what_differs_is_told_wherever_records_stand_together(
     assert f"- {note}" in leaderboard.markdown(bench)
 
 
-@pytest.mark.parametrize("name", [n for n in TOLD if n != "enforcement"])
+@pytest.mark.parametrize("name", [n for n in NOTED if n != "enforcement"])
 def test_a_change_says_what_else_changed(make_record: Make, name: str) -> None:
-    change, note = TOLD[name]
+    change, note = NOTED[name]
     old, new = two(make_record, change)
     (group,) = comparison.groups([new], "fake")
     (found,) = regress.changes(group, [old], [regress.Threshold("wall", 0.0)], [])
     assert found.differ == (note,)
 
 
-def test_fits_of_one_job_are_told(make_record: Make) -> None:
+def test_different_fits_of_one_job_are_noted(make_record: Make) -> None:
     """Older records name none; each size has its own."""
     one, other = two(make_record, {"fit_id": "cpu-2"}, fit_id="cpu-1")
     assert comparable.differences([one, other]) == ["runs of 2 fits"]
@@ -174,7 +174,7 @@ def test_fits_of_one_job_are_told(make_record: Make) -> None:
 
 def test_a_run_that_was_not_started_differs_in_nothing(make_record: Make) -> None:
     missing = {"enforcement": "none", "outcome": "unsupported", "wall_s": 0.0, "phases": [], "samples": {}}
-    assert comparable.differences(two(make_record, TOLD["commit"][0] | missing)) == []
+    assert comparable.differences(two(make_record, NOTED["commit"][0] | missing)) == []
 
 
 def test_layers_of_two_seeds_are_two_charts(make_record: Make) -> None:

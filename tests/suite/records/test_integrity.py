@@ -17,7 +17,7 @@ def problems(folder: Path, *records: Record, **options: Any) -> list[str]:
     for r in records:
         record.write(r, folder)
     found = integrity.check(record.paths([folder]), **options)
-    return [problem for told in found.values() for problem in told]
+    return [problem for problems in found.values() for problem in problems]
 
 
 def test_a_good_record_has_no_problem(make_record: Make, tmp_path: Path) -> None:
@@ -25,7 +25,7 @@ def test_a_good_record_has_no_problem(make_record: Make, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"samples": {"predict": [0.5, 0.5]}}, "samples of predict add up to 1.000 s, the phase has 1.500 s"),
         ({"samples": {"dance": [0.5]}}, "samples of dance, which is not a phase"),
@@ -47,14 +47,14 @@ def test_a_good_record_has_no_problem(make_record: Make, tmp_path: Path) -> None
         ({"gpu_peak_memory_bytes": 10**9}, "a run on the CPU with GPU memory"),
     ],
 )
-def test_a_contradiction_inside_a_record_is_told(
-    make_record: Make, tmp_path: Path, change: dict[str, Any], told: str
+def test_a_contradiction_within_a_record_is_reported(
+    make_record: Make, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     (problem,) = problems(tmp_path, make_record(**change))
-    assert told in problem
+    assert message in problem
 
 
-def test_a_pass_beyond_the_tolerance_is_told(make_record: Make, tmp_path: Path) -> None:
+def test_a_pass_beyond_the_tolerance_is_reported(make_record: Make, tmp_path: Path) -> None:
     gate = {"status": "passed", "reference_run": "b" * 32, "differences": {"accuracy@4": 0.3}}
     booking = {"task": "booking", "engine": "polars", "metric": "accuracy@4", "scores": {"accuracy@4": 0.4}}
     (problem,) = problems(tmp_path, make_record(**booking, gate=gate))
@@ -62,7 +62,7 @@ def test_a_pass_beyond_the_tolerance_is_told(make_record: Make, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(("score", "good"), [(0.92, True), (0.88, False)])
-def test_a_lower_precision_is_held_by_its_share(
+def test_a_lower_precision_is_judged_by_its_share(
     make_record: Make, tmp_path: Path, score: float, good: bool
 ) -> None:
     gate = {"status": "passed", "reference_run": "b" * 32, "differences": {"accuracy": score - 0.925}}
@@ -71,7 +71,7 @@ def test_a_lower_precision_is_held_by_its_share(
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"run_id": "a" * 32, "backend": "onnxruntime"}, "run_id is that of"),
         ({"data_rows": {"train": 5}}, "data_rows differ"),
@@ -80,13 +80,13 @@ def test_a_lower_precision_is_held_by_its_share(
         ({"scores": {"accuracy": 0.8}}, "gate says accuracy differs by 0"),
     ],
 )
-def test_a_contradiction_between_records_is_told(
-    make_record: Make, tmp_path: Path, change: dict[str, Any], told: str
+def test_a_contradiction_between_records_is_reported(
+    make_record: Make, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     gate = {"status": "passed", "reference_run": "a" * 32, "differences": {"accuracy": 0.0}}
     other = make_record(**({"run_id": "b" * 32, "gate": gate} | change))
     (problem,) = problems(tmp_path, make_record(), other)
-    assert told in problem
+    assert message in problem
 
 
 def test_official_files_must_have_the_fingerprint_of_the_record(make_record: Make, tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_official_files_must_have_the_fingerprint_of_the_record(make_record: Mak
 def test_every_published_record_is_good() -> None:
     found = integrity.check(record.paths([ROOT / "results"]))
     assert found
-    assert {path.name: told for path, told in found.items() if told} == {}
+    assert {path.name: problems for path, problems in found.items() if problems} == {}
 
 
 @pytest.mark.parametrize(

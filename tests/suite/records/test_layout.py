@@ -83,7 +83,7 @@ def test_the_reference_of_a_pass_may_have_run_on_another_machine(make_record: Ma
     assert integrity.examine([path]).problems[path] == []
 
 
-def test_published_records_lie_where_they_are_written() -> None:
+def test_published_records_are_where_they_would_be_written() -> None:
     paths = record.paths([ROOT / "results"])
     assert paths
     for path in paths:

@@ -135,7 +135,7 @@ LIES: dict[str, tuple[str, Callable[[Fields], None], str]] = {
     "reference on another backend": ("reference", other_backend, "gate reference, but"),
     "unknown reference_run": ("passed", put("gate.reference_run", "0" * 32), "not among these records"),
     "reference_run is itself": ("passed", lambda r: put("gate.reference_run", r["run_id"])(r), "is not a reference run"),
-    "no differences told": ("passed", silent, "differs by nan"),
+    "no differences": ("passed", silent, "differs by nan"),
     "a score made better": ("passed", better, "the records say"),
     "more rows": ("passed", faster, "rows, its reference_run"),
     "never started": ("passed", not_started, "without enforcement"),
@@ -196,7 +196,7 @@ def forged(fields: Fields, folder: Path, name: str) -> Path:
 
 @pytest.mark.parametrize("name", LIES)
 def test_a_lie_is_found(real: dict[str, Fields], tmp_path: Path, name: str) -> None:
-    of, lie, told = LIES[name]
+    of, lie, message = LIES[name]
     fields = json.loads(json.dumps(real[of]))
     lie(fields)
     path = forged(fields, tmp_path, "lie")
@@ -204,7 +204,7 @@ def test_a_lie_is_found(real: dict[str, Fields], tmp_path: Path, name: str) -> N
     for key in others:
         forged(json.loads(json.dumps(real[key])), tmp_path, key)
     found = integrity.check(record.paths([tmp_path]))
-    assert told in "; ".join(found[path])
+    assert message in "; ".join(found[path])
     assert found[path]
 
 

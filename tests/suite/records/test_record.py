@@ -39,7 +39,7 @@ def test_local_records_are_not_published_with_their_folder(make_record: Make, tm
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"wall_s": 5.0}, "phases add up to 2.000 s, wall_s is 5.000 s"),
         ({"wall_s": -1.0}, "wall_s"),
@@ -66,13 +66,13 @@ def test_local_records_are_not_published_with_their_folder(make_record: Make, tm
         ({"run_id": "../../etc/passwd"}, "run_id"),
     ],
 )
-def test_a_broken_record_is_told_by_field(
-    make_record: Make, tmp_path: Path, change: dict[str, Any], told: str
+def test_an_invalid_record_is_reported_by_field(
+    make_record: Make, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     fields = make_record().model_dump(mode="json") | change
     fields["content_hash"] = record.content_hash(fields)
     (tmp_path / "r.json").write_text(json.dumps(fields))
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         record.read(tmp_path / "r.json")
 
 
@@ -83,7 +83,7 @@ def test_a_file_that_is_no_record(tmp_path: Path, text: str) -> None:
         record.read(tmp_path / "r.json")
 
 
-def test_an_edited_record_is_found_out(make_record: Make, tmp_path: Path) -> None:
+def test_an_edited_record_is_detected(make_record: Make, tmp_path: Path) -> None:
     path = record.write(make_record(), tmp_path)
     path.write_text(path.read_text().replace('"accuracy": 0.9', '"accuracy": 0.99'))
     with pytest.raises(DataError, match="edited"):
@@ -132,7 +132,7 @@ def test_every_field_is_described_in_the_docs() -> None:
     for name, model in models.items():
         for field, about in model["properties"].items():
             assert about.get("description"), f"{name}.{field} has no description"
-            assert f"`{field}`" in text, f"docs/records.md does not tell of {name}.{field}"
+            assert f"`{field}`" in text, f"docs/records.md does not describe {name}.{field}"
 
 
 def test_created_is_utc(make_record: Make) -> None:

@@ -32,11 +32,12 @@ def data(tmp_path: Path) -> Data:
     return Data(folder, "f" * 64, "official", {}, 1.0)
 
 
+@pytest.mark.parametrize("flat", [False, True])
 @pytest.mark.parametrize("case", CASES)
-def test_records_are_held_against_their_submissions(
-    tmp_path: Path, data: Data, make_record: Callable[..., Record], case: str
+def test_records_are_compared_with_their_submissions(
+    tmp_path: Path, data: Data, make_record: Callable[..., Record], case: str, flat: bool
 ) -> None:
-    """Two trips, one of which is right: accuracy@4 is 0.5."""
+    """Two trips, one of which is right: accuracy@4 is 0.5. `flat`: the layout of older versions."""
     changes, submission, problem, skipped = CASES[case]
     r = make_record(**({"task": "booking", "metric": "accuracy@4"} | changes))
     path = record.write(r, tmp_path / "out")
@@ -44,13 +45,17 @@ def test_records_are_held_against_their_submissions(
         kept = tmp_path / "out" / "files" / r.run_id[:8] / "submission.csv"
         kept.parent.mkdir(parents=True)
         kept.write_text(submission)
-    (found,) = rescore(registry.task("booking"), [tmp_path / "out"], data)
-    assert found.path == path
-    assert (problem in found.problem, bool(found.problem)) == (True, bool(problem))
-    assert (skipped in found.skipped, bool(found.skipped)) == (True, bool(skipped))
+    if flat:
+        path = path.rename(tmp_path / "out" / path.name)
+    (result,) = rescore(registry.task("booking"), [tmp_path / "out"], data)
+    assert result.path == path
+    assert (problem in result.problem, bool(result.problem)) == (True, bool(problem))
+    assert (skipped in result.skipped, bool(result.skipped)) == (True, bool(skipped))
 
 
-def test_data_without_truth_are_told(tmp_path: Path, data: Data, make_record: Callable[..., Record]) -> None:
+def test_data_without_true_labels_are_reported(
+    tmp_path: Path, data: Data, make_record: Callable[..., Record]
+) -> None:
     (data.folder / "ground_truth.csv").unlink()
     record.write(make_record(task="booking", metric="accuracy@4"), tmp_path / "out")
     (found,) = rescore(registry.task("booking"), [tmp_path / "out"], data)

@@ -230,9 +230,9 @@ def assert_harmless(made: dict[str, str]) -> None:
     assert [x for x in found.links if not x.startswith(("#", "data:image/svg"))] == []
     own = set(Skeleton(rendered(leaderboard.markdown([]))).tags) | {"code"}
     for name in ("markdown", "readme"):
-        told = Skeleton(rendered(made[name]))
-        assert set(told.tags) - own - {"ul", "li"} == set(), name
-        assert told.links == []
+        skeleton = Skeleton(rendered(made[name]))
+        assert set(skeleton.tags) - own - {"ul", "li"} == set(), name
+        assert skeleton.links == []
 
 
 opened: list[str] | None = None
@@ -251,8 +251,8 @@ def no_secret_opened() -> Iterator[None]:
     global opened
     opened = []
     yield
-    told, opened = opened, None
-    assert [p for p in told if "buzzer-secret" in p or "passwd" in p] == []
+    paths, opened = opened, None
+    assert [p for p in paths if "buzzer-secret" in p or "passwd" in p] == []
 
 
 # ---- the tests -----------------------------------------------------------------------------------------------------
@@ -274,7 +274,7 @@ def command(*arguments: str) -> int:
 def test_mutated_records_end_in_no_traceback(
     bases: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rng, told = random.Random(16), Counter[str]()
+    rng, counts = random.Random(16), Counter[str]()
     monkeypatch.chdir(tmp_path)
     for batch in range(0, MUTATIONS, BATCH):
         folder = tmp_path / f"r{batch}"
@@ -288,10 +288,10 @@ def test_mutated_records_end_in_no_traceback(
                 readable.append(record.read(path))
             except DataError as error:
                 assert not controls(error.message)
-                told[f"{kind.split('+')[0]}: no record"] += 1
+                counts[f"{kind.split('+')[0]}: no record"] += 1
             else:
                 wrong = bool(integrity.check([path])[path])
-                told[f"{kind.split('+')[0]}: {'found by check' if wrong else 'valid'}"] += 1
+                counts[f"{kind.split('+')[0]}: {'found by check' if wrong else 'valid'}"] += 1
         assert_harmless(outputs([*readable, *map(Record.model_validate, bases[::8])]))
         name = folder.name
         assert command("check", name) in (0, 1)
@@ -299,7 +299,7 @@ def test_mutated_records_end_in_no_traceback(
         assert command("report", name, "--out", "l.md", "--html", "p.html", "--svg", "s.svg") == 0
         assert command("report", name, "--json") == 0
         assert command("compare", "booking", "--from", name, "--markdown", "c.md") in (0, 2)
-    print("\n".join(f"{count:5} {name}" for name, count in sorted(told.items())))
+    print("\n".join(f"{count:5} {name}" for name, count in sorted(counts.items())))
 
 
 WORDS = {  # text fields of a record that are shown

@@ -206,7 +206,7 @@ MUTANTS = {
         "suite/records/rescore.py",
         "<= TOLERANCE",
         "<= 1",
-        "suite/records/test_rescore.py::test_records_are_held_against_their_submissions[a lie]",
+        "suite/records/test_rescore.py::test_records_are_compared_with_their_submissions[a lie-False]",
     ),
     "a run of the bench ends before the device": Mutant(
         "suite/bench/timing.py",

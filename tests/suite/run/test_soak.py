@@ -191,7 +191,7 @@ def check_records(soak: Soak, struck: int) -> None:
         except DataError:
             broken.add(path)
     assert broken == {path for path in soak.corrupt if path.is_file()}  # a folder of such a name is no record
-    assert not list(soak.out.glob(".*.tmp"))
+    assert not list(soak.out.rglob(".*.tmp"))
 
 
 def check_nothing_left(soak: Soak) -> None:
