@@ -7,7 +7,6 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from buzzer.configs import load_yaml
 from buzzer.errors import UsageError, unknown_name
@@ -172,7 +171,7 @@ def noise(
 
 def aa_pairs(records: Iterable[Record]) -> list[tuple[Record, Record]]:
     """Each control run with the run of the same variant, data and round that is nearest to it in time."""
-    runs: dict[tuple[Any, ...], dict[bool, dict[str, Record]]] = defaultdict(lambda: {True: {}, False: {}})
+    runs: dict[comparable.Key, dict[bool, dict[str, Record]]] = defaultdict(lambda: {True: {}, False: {}})
     for r in records:
         runs[comparable.close_times(r), Variant.of(r), r.repeat][r.control][r.run_id] = r
     return [
@@ -239,8 +238,8 @@ class Comparison:
 
     group: Group
     baselines: dict[str, Variant | None]
-    lines: dict[float, list[VariantResult]]  # scale -> variants, fastest first
-    trends: list[ScalingFit]
+    results: dict[float, list[VariantResult]]  # scale -> variants, fastest first
+    fits: list[ScalingFit]
     noise: Noise | None
 
 
@@ -260,11 +259,11 @@ def compare(
     base = baselines(group, task)
     rounds = max(len(c.records) for c in group.cells[group.largest].values())
     level = noise(pool, next(iter(group.cells[group.largest].values())).first, rounds)
-    lines = {scale: _lines(group, scale, base, prices, pool) for scale in sorted(group.cells)}
-    return Comparison(group, base, lines, _trends(group, base, budget, full), level)
+    results = {scale: _results(group, scale, base, prices, pool) for scale in sorted(group.cells)}
+    return Comparison(group, base, results, _scaling_fits(group, base, budget, full), level)
 
 
-def _lines(
+def _results(
     group: Group,
     scale: float,
     base: Mapping[str, Variant | None],
@@ -285,19 +284,19 @@ def _lines(
         results.append(
             VariantResult(variant, cell, ratios, noisy, price(group, prices, variant.device, cell.wall_s))
         )
-    return sorted(results, key=lambda line: (not line.cell.ranked, line.cell.wall_s))
+    return sorted(results, key=lambda result: (not result.cell.ranked, result.cell.wall_s))
 
 
-def _trends(
+def _scaling_fits(
     group: Group, base: Mapping[str, Variant | None], budget: Budget | None, full: float
 ) -> list[ScalingFit]:
     variants = sorted({v for row in group.cells.values() for v in row})
     series = {v: s for v in variants if len(s := group.series(v)) >= 2}
     growths = {v: statistics.grow(s) for v, s in series.items()}
-    return [_trend(group, v, growths, base, budget, full) for v in series]
+    return [_scaling_fit(group, v, growths, base, budget, full) for v in series]
 
 
-def _trend(
+def _scaling_fit(
     group: Group,
     variant: Variant,
     growths: Mapping[Variant, PowerLaw],

@@ -9,7 +9,7 @@ from buzzer.suite.bench.groups import BenchGroup, boards, rows
 from buzzer.suite.records import machine
 from buzzer.suite.records.record import Record
 from buzzer.suite.report import charts, notes
-from buzzer.suite.report.format import number, percent, plain
+from buzzer.suite.report.format import decimal, grouped, percent
 from buzzer.suite.report.table import Column, Row, Table, table
 
 COLUMNS = (
@@ -67,13 +67,13 @@ def _cells(row: BenchGroup, rank: str, base: BenchGroup | None) -> tuple[str, ..
         _ms(percentiles.quantile(warm, 0.9)),
         _ms(percentiles.quantile(warm, 0.99)),
         _ms(percentiles.quantile(row.samples("cold_run"), 0.5)),
-        "" if row.cold_device_s is None else plain(1e3 * row.cold_device_s, 3),
+        "" if row.cold_device_s is None else decimal(1e3 * row.cold_device_s, 3),
         _spread(row.samples("cold_run_device")),
         _speed_up(row, base),
-        number(row.rows_s, 0),
+        grouped(row.rows_s, 0),
         "" if floor is None or measured is None else percent(floor / measured, 0),
-        plain(cosine, 5),
-        plain(max(compile_s), 1) if compile_s else "",
+        decimal(cosine, 5),
+        decimal(max(compile_s), 1) if compile_s else "",
         str(len(warm)) if warm else "",
         row.outcome,
     )
@@ -93,19 +93,19 @@ def interval_ms(quantile: Quantile | None) -> str:
 
 def _ms(quantile: Quantile | None) -> str:
     """A percentile in milliseconds; empty if there were too few samples."""
-    return "" if quantile is None else plain(1e3 * quantile.value)
+    return "" if quantile is None else decimal(1e3 * quantile.value)
 
 
 def _spread(samples: Sequence[float]) -> str:
     """The 99th percentile divided by the mean; empty if there were too few samples."""
     p99 = percentiles.quantile(samples, 0.99)
-    return "" if p99 is None else plain(p99.value / fmean(samples), 3)
+    return "" if p99 is None else decimal(p99.value / fmean(samples), 3)
 
 
 def _speed_up(row: BenchGroup, base: BenchGroup | None) -> str:
     """How many times faster than the base: the least and the most of the rounds."""
     ratios = row.speed_ups(base) if base is not None and row.ranked else []
-    return "-".join(dict.fromkeys((plain(min(ratios)), plain(max(ratios))))) if ratios else ""
+    return "-".join(dict.fromkeys((decimal(min(ratios)), decimal(max(ratios))))) if ratios else ""
 
 
 def kind(row: BenchGroup) -> str:

@@ -70,8 +70,8 @@ def data(result: Comparison, changes: Sequence[Change]) -> ComparisonData:
         differ=differences(result),
         baselines=result.baselines,
         noise=result.noise,
-        runs=[_run(scale, line) for scale, lines in result.lines.items() for line in lines],
-        trends=result.trends,
+        runs=[_run(scale, line) for scale, lines in result.results.items() for line in lines],
+        trends=result.fits,
         changes=list(changes),
     )
 

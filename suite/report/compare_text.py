@@ -9,7 +9,7 @@ from buzzer.suite.escape import markdown as escaped
 from buzzer.suite.records import comparable, machine
 from buzzer.suite.records.repetitions import phase_names
 from buzzer.suite.report import leaderboard
-from buzzer.suite.report.format import percent, plain
+from buzzer.suite.report.format import decimal, percent
 from buzzer.suite.report.notes import SCORING, disturbances
 from buzzer.suite.report.table import Table, table
 
@@ -32,11 +32,11 @@ def tables(result: Comparison, changes: Sequence[Change]) -> list[Table]:
     largest = result.group.largest
     out = [
         _runs(result, scale, _run_notes(result) if scale == largest else [])
-        for scale in sorted(result.lines, reverse=True)
+        for scale in sorted(result.results, reverse=True)
     ]
-    if any(line.cell.ranked for line in result.lines[largest]):
-        out.insert(1, _phases(result.lines[largest], largest))
-    if result.trends:
+    if any(line.cell.ranked for line in result.results[largest]):
+        out.insert(1, _phases(result.results[largest], largest))
+    if result.fits:
         out += [_growth(result), _full_job(result)]
     if changes:
         out.append(_changes(changes))
@@ -62,10 +62,10 @@ def _runs(result: Comparison, scale: float, notes: list[str]) -> Table:
         "time left", "memory left", "energy J", "cost $", "GPU at work",
     )  # fmt: skip
     names = {v: name for name, v in result.baselines.items() if v is not None}
-    lines = [_run_line(line, names) for line in result.lines[scale]]
-    rows = max(line.cell.first.rows for line in result.lines[scale])  # 0 of runs that did not end
+    lines = [_run_line(line, names) for line in result.results[scale]]
+    rows = max(line.cell.first.rows for line in result.results[scale])  # 0 of runs that did not end
     size = f" ({rows:,} rows)" if rows else ""
-    if not any(line.cell.ranked for line in result.lines[scale]):
+    if not any(line.cell.ranked for line in result.results[scale]):
         notes = ["no variant ended well within its budget: there is nothing to compare", *notes]
     return table(f"Runs at scale {scale:g}{size}", header, lines, notes)
 
@@ -77,12 +77,12 @@ def _run_line(line: VariantResult, baselines: dict[Variant, str]) -> tuple[str, 
         f"{line.variant}{mark}",
         str(len(cell.records)),
         cell.outcome,
-        plain(cell.score, 4),
+        decimal(cell.score, 4),
         leaderboard.wall_text(cell),
         *(_ratio(line.speed_up[name], line.is_noise[name]) for name in BASELINES),
         percent(left.time if cell.ranked else None),
         percent(left.memory if cell.ranked else None),
-        plain(cell.energy_j, 0),
+        decimal(cell.energy_j, 0),
         "" if line.cost_usd is None else f"{line.cost_usd:.4g}",
         _gpu(line),
     )
@@ -117,14 +117,14 @@ def _run_notes(result: Comparison) -> list[str]:
             f"noise of this machine: means of A/A runs differ by up to {result.noise.per_cent:.1f} % "
             f"({result.noise.pairs} pairs)"
         )
-    every = [r for lines in result.lines.values() for x in lines for r in x.cell.records]
+    every = [r for lines in result.results.values() for x in lines for r in x.cell.records]
     return [*lines, *differences(result), *disturbances(every)]
 
 
 def _phases(lines: Sequence[VariantResult], scale: float) -> Table:
     good = [line for line in lines if line.cell.ranked]
     names = phase_names(line.cell.first for line in good)
-    rows = [(str(line.variant), *(plain(line.cell.phase_s(name), 3) for name in names)) for line in good]
+    rows = [(str(line.variant), *(decimal(line.cell.phase_s(name), 3) for name in names)) for line in good]
     return table(f"Phases at scale {scale:g}, wall seconds (medians)", ("variant", *names), rows)
 
 
@@ -138,12 +138,12 @@ def _growth(result: Comparison) -> Table:
         "even with plain",
         "even with tuned",
     )
-    lines = [_growth_line(result, trend, scales) for trend in result.trends]
+    lines = [_growth_line(result, trend, scales) for trend in result.fits]
     notes = [
         "wall seconds by scale, fitted as fixed + rate x size^exponent; even with = rows from which on it is faster",
         "the interval of an exponent covers it in 95 % of cases if the cost follows this law",
     ]
-    if all(t.growth.fixed > MOSTLY * t.growth.at(result.group.largest) for t in result.trends):
+    if all(t.growth.fixed > MOSTLY * t.growth.at(result.group.largest) for t in result.fits):
         notes.append(
             "most of the time does not grow at these scales: larger ones would show the growth better"
         )
@@ -171,7 +171,7 @@ def _even(result: Comparison, trend: ScalingFit, name: str) -> str:
         return ""
     rows = trend.break_even_rows[name]
     if rows is None:
-        other = next(t for t in result.trends if t.variant == result.baselines[name])
+        other = next(t for t in result.fits if t.variant == result.baselines[name])
         size = result.group.largest
         return "always faster" if trend.growth.at(size) < other.growth.at(size) else "never"
     inside = min(result.group.cells) <= rows / result.group.rows_at_full <= result.group.largest
@@ -179,7 +179,7 @@ def _even(result: Comparison, trend: ScalingFit, name: str) -> str:
 
 
 def _full_job(result: Comparison) -> Table:
-    size = result.trends[0].full.size
+    size = result.fits[0].full.size
     header = (
         "variant", "wall s", "at least 95 %", "peak GB", "at least 95 %", "budget", "fits the budget", "checked",
     )  # fmt: skip
@@ -195,7 +195,7 @@ def _full_job(result: Comparison) -> Table:
             if t.check is None
             else f"{t.check.size:g}: {t.check.predicted:.2f} for {t.check.measured:.2f} s, {100 * t.check.error:+.1f} %",
         )
-        for t in result.trends
+        for t in result.fits
     ]
     notes = [
         "the bounds cover every law that the measured sizes do not reject, and a growth beyond the largest size that halves or doubles",

@@ -13,13 +13,13 @@ def seconds_text(seconds: float) -> str:
     return f"{seconds:,.0f} s" if seconds >= 100 else f"{seconds:.3g} s"
 
 
-def number(value: float | None, digits: int = 2) -> str:
-    """A number with that many decimals."""
+def grouped(value: float | None, digits: int = 2) -> str:
+    """A number with that many decimals and separators of thousands: 1,234.50."""
     return "" if value is None else f"{value:,.{digits}f}"
 
 
-def plain(value: float | None, digits: int = 2) -> str:
-    """A number with that many decimals and no separators of thousands."""
+def decimal(value: float | None, digits: int = 2) -> str:
+    """A number with that many decimals: 1234.50."""
     return "" if value is None else f"{value:.{digits}f}"
 
 

@@ -15,7 +15,7 @@ from buzzer.suite.records import machine
 from buzzer.suite.records.record import Record
 from buzzer.suite.report import charts
 from buzzer.suite.report.charts import Chart, Key, Mark
-from buzzer.suite.report.format import plain
+from buzzer.suite.report.format import decimal
 from buzzer.suite.report.table import Table, table
 
 LAYERS = "layers"  # of a precision task's parameters and details
@@ -172,9 +172,9 @@ def _cells(p: Point, reference: float | None) -> tuple[str, ...]:
         str(p.layers),
         p.precision,
         p.backend,
-        plain(p.accuracy, 4),
+        decimal(p.accuracy, 4),
         "" if reference is None else f"{p.accuracy / reference:.2%}",
-        plain(p.p50_ms),
+        decimal(p.p50_ms),
         "" if p.interval_ms is None else f"{p.interval_ms[0]:.2f}-{p.interval_ms[1]:.2f}",
         p.outcome,
     )

@@ -10,7 +10,7 @@ from buzzer.suite.records import machine
 from buzzer.suite.records.record import Record
 from buzzer.suite.records.repetitions import RunGroup, boards, phase_names, rows
 from buzzer.suite.report import bench_table, notes, published
-from buzzer.suite.report.format import percent, plain
+from buzzer.suite.report.format import decimal, percent
 from buzzer.suite.report.table import Column, Table, table
 
 COLUMNS = (
@@ -45,9 +45,9 @@ def _cells(row: RunGroup, rank: str) -> tuple[str, ...]:
         r.backend,
         r.precision,
         r.budget.name,
-        plain(row.score, 4),
+        decimal(row.score, 4),
         f"{wall_text(row)}{repeats}",
-        plain(row.cpu_s),
+        decimal(row.cpu_s),
         megabytes(row.peak),
         time_left(row),
         row.outcome,
@@ -56,12 +56,12 @@ def _cells(row: RunGroup, rank: str) -> tuple[str, ...]:
 
 def wall_text(row: RunGroup) -> str:
     """Median wall seconds; empty if no run was started."""
-    return plain(row.wall_s) if row.started else ""
+    return decimal(row.wall_s) if row.started else ""
 
 
 def megabytes(size: float | None) -> str:
     """Bytes as MB (10**6 bytes)."""
-    return "" if size is None else plain(size / 1e6, 0)
+    return "" if size is None else decimal(size / 1e6, 0)
 
 
 def time_left(row: RunGroup) -> str:
@@ -99,7 +99,7 @@ def phase_table(group: Sequence[Record]) -> Table:
 def _phase_cells(row: RunGroup, names: Iterable[str]) -> tuple[str, ...]:
     r, predict = row.first, row.phase_s("predict")
     rate = f"{r.rows / predict:,.0f}" if predict and r.rows else ""
-    seconds = (plain(row.phase_s(name), 3) for name in names)
+    seconds = (decimal(row.phase_s(name), 3) for name in names)
     return (r.engine_name, r.backend, r.budget.name, *seconds, rate, latency(row))
 
 
@@ -130,4 +130,4 @@ def markdown(records: Iterable[Record]) -> str:
         phases = phase_table(group)
         parts += [board(group).markdown(), *([phases.markdown(level=0)] if phases.rows else [])]
     parts += [bench_table.board(group).markdown() for group in bench_groups.boards(records).values()]
-    return "\n\n".join([*parts, published.leaderboard(published.anchors()).markdown()]) + "\n"
+    return "\n\n".join([*parts, published.leaderboard(published.figures()).markdown()]) + "\n"

@@ -4,7 +4,7 @@ Everything is rendered here; the page's script only hides what the filters leave
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,9 +17,8 @@ from buzzer.suite.records import machine
 from buzzer.suite.records.record import Record
 from buzzer.suite.report import bench_table, charts, leaderboard, page_bench, page_runs, published, templates
 from buzzer.suite.report.charts import Axis, Chart
-from buzzer.suite.report.format import clock_text, seconds_text
 from buzzer.suite.report.page_runs import Board
-from buzzer.suite.report.published import Anchor
+from buzzer.suite.report.published import PublishedFigure
 from buzzer.suite.report.table import Column, Row, Table, table
 
 FILTERS = ("task", "machine", "engine", "precision", "budget", "outcome")
@@ -55,19 +54,19 @@ class TaskSection:
 
     task: str
     boards: list[Board]
-    anchors: list[Anchor]
+    figures: list[PublishedFigure]
 
     @property
     def table(self) -> Table:
         """The published figures."""
         header = (Column("who", "name"), "score", "time", "conditions", "source")
-        lines = [Row((a.who, a.score, a.time, a.conditions, a.source), "published") for a in self.anchors]
+        lines = [Row((a.who, a.score, a.time, a.conditions, a.source), "published") for a in self.figures]
         return table("Published figures", header, lines)
 
     @property
-    def timed(self) -> list[Anchor]:
+    def timed(self) -> list[PublishedFigure]:
         """The published figures that have a wall time."""
-        return [a for a in self.anchors if a.time_s is not None]
+        return [a for a in self.figures if a.time_s is not None]
 
     @property
     def axis(self) -> Axis:
@@ -75,7 +74,7 @@ class TaskSection:
         return charts.time_axis([s for a in self.timed for s in (a.time_s, a.budget_s) if s], "wall time")
 
 
-def sections(board_list: Iterable[Board], figures: Sequence[Anchor]) -> list[TaskSection]:
+def sections(board_list: Iterable[Board], figures: Sequence[PublishedFigure]) -> list[TaskSection]:
     """A section per task that was run or of which others published figures, by name."""
     by_task: dict[str, list[Board]] = {a.task: [] for a in figures}
     for board in board_list:
@@ -114,8 +113,6 @@ class Content:
     phase_class: dict[str, int]  # colour of each phase
     newest: datetime | None
     counts: Counts
-    clock: Callable[[float], str] = clock_text
-    seconds: Callable[[float], str] = seconds_text
 
 
 def content(records: Sequence[Record], links: Mapping[str, str]) -> Content:
@@ -125,7 +122,7 @@ def content(records: Sequence[Record], links: Mapping[str, str]) -> Content:
     names = list(dict.fromkeys(n for board in board_list for n in board.phase_names))
     return Content(
         version=__version__,
-        tasks=sections(board_list, published.anchors()),
+        tasks=sections(board_list, published.figures()),
         filters=filter_values(records, board_list),
         speed_ups=page_runs.speed_up_charts(records),
         frontiers=page_bench.frontiers(records),

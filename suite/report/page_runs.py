@@ -15,7 +15,7 @@ from buzzer.suite.records.record import Record
 from buzzer.suite.records.repetitions import RunGroup
 from buzzer.suite.report import charts, leaderboard, notes
 from buzzer.suite.report.charts import Axis, Chart, Key, Mark
-from buzzer.suite.report.format import plain
+from buzzer.suite.report.format import decimal
 from buzzer.suite.report.table import Cell, Column, Row, Table, table
 
 
@@ -73,6 +73,13 @@ class Entry:
         """Seconds of scoring outside the wall time."""
         return self.row.phase_s(SCORE) if any(r.score_s is not None for r in self.row.records) else None
 
+    @property
+    def bar_label(self) -> str:
+        """What its bar says to a screen reader: the wall time, or the outcome."""
+        seconds = f"{self.row.wall_s:.2f} s"
+        reached = f" after {seconds}" if self.row.wall_s else ""
+        return f"{self.name}, {self.first.budget.name}: {self.outcome + reached if self.failed else seconds}"
+
     def cells(self) -> Row:
         """Its row of the leaderboard."""
         r, row, runs = self.first, self.row, len(self.row.records)
@@ -83,7 +90,7 @@ class Entry:
             Cell(self.name, link=self.link, chip="GPU" if r.device == "cuda" else ""),
             r.precision,
             r.budget.name,
-            plain(self.score, 4),
+            decimal(self.score, 4),
             Cell(leaderboard.wall_text(row), small=repeats, title=f"median of {runs} runs"),
             leaderboard.megabytes(row.peak),
             leaderboard.time_left(row),
@@ -155,7 +162,7 @@ class Board:
         lines = []
         for e in self.entries:
             spent = [e.row.phase_s(n) for n in self.phase_names] + ([e.outside_s] if outside else [])
-            cells = (e.name, e.first.budget.name, *(plain(s, 3) for s in spent))
+            cells = (e.name, e.first.budget.name, *(decimal(s, 3) for s in spent))
             lines.append(Row(cells, filters=e.filters))
         return table("Wall seconds by phase", header, lines)
 

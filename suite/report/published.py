@@ -14,8 +14,8 @@ CONDITIONS = (
 
 
 @dataclass(frozen=True)
-class Anchor:
-    """A figure that somebody published of a task."""
+class PublishedFigure:
+    """What somebody reported for a task."""
 
     task: str
     who: str
@@ -27,15 +27,16 @@ class Anchor:
     budget_s: float | None = None  # time limit of that competition
 
 
-def anchors() -> list[Anchor]:
+def figures() -> list[PublishedFigure]:
     """All published figures."""
-    return [Anchor(**fields) for fields in load_yaml("anchors.yaml")]
+    return [PublishedFigure(**fields) for fields in load_yaml("anchors.yaml")]
 
 
-def leaderboard(figures: Iterable[Anchor]) -> Table:
+def leaderboard(reported: Iterable[PublishedFigure]) -> Table:
     """Published figures of all tasks. They come from a file of this project, which writes them in Markdown."""
     lines = [
-        [Markdown(text) for text in (a.task, a.who, a.score, a.time, a.conditions, a.source)] for a in figures
+        [Markdown(text) for text in (a.task, a.who, a.score, a.time, a.conditions, a.source)]
+        for a in reported
     ]
     header = ("task", "who", "score", "time", "conditions", "source")
     return table("Published", header, lines, caption=f"{CONDITIONS} {TIMES}")

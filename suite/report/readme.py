@@ -10,7 +10,7 @@ from buzzer.suite.records import comparable, machine
 from buzzer.suite.records.record import Record
 from buzzer.suite.records.repetitions import RunGroup, boards, rows
 from buzzer.suite.report import notes
-from buzzer.suite.report.format import number
+from buzzer.suite.report.format import grouped
 from buzzer.suite.report.table import table
 
 BEGIN = "<!-- results: made by `make report`, do not edit -->"
@@ -132,6 +132,6 @@ def line(row: RunGroup, base: RunGroup | None) -> tuple[str, ...]:
         r.budget.name,
         "" if row.score is None else f"{r.metric} {row.score:.4f}",
         f"{row.wall_s:.1f}",
-        number(None if row.peak is None else row.peak / 1e6, 0),
+        grouped(None if row.peak is None else row.peak / 1e6, 0),
         "" if base is None else f"{base.wall_s / row.wall_s:.1f}×",
     )

@@ -5,6 +5,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from buzzer.suite.report.format import clock_text, seconds_text
+
 if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
@@ -24,7 +26,7 @@ def environment() -> "Environment":
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    jinja.filters["attributes"] = attributes
+    jinja.filters |= {"attributes": attributes, "clock": clock_text, "seconds": seconds_text}
     return jinja
 
 

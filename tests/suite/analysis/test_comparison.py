@@ -69,7 +69,7 @@ def made_of(records: list[Record], choose: Choose, budget: str = "") -> comparis
 def test_speed_ups_are_paired_against_both_baselines(make_record: Make, choose: Choose) -> None:
     result = made_of(measured(make_record), choose)
     assert result.baselines == {"plain": PLAIN, "tuned": TUNED}
-    lines = {line.variant: line for line in result.lines[0.1]}
+    lines = {line.variant: line for line in result.results[0.1]}
     ratio = lines[CUDA].speed_up["plain"]
     assert ratio is not None
     assert ratio.value == pytest.approx(101 / 6)
@@ -83,7 +83,7 @@ def test_speed_ups_are_paired_against_both_baselines(make_record: Make, choose: 
 
 def test_growth_break_even_and_the_full_job(make_record: Make, choose: Choose) -> None:
     result = made_of(measured(make_record), choose)
-    trends = {t.variant: t for t in result.trends}
+    trends = {t.variant: t for t in result.fits}
     assert trends[PLAIN].growth.exponent == pytest.approx(1.0, abs=0.01)
     assert trends[CUDA].break_even_rows["plain"] == pytest.approx(100_000 * 4 / 990, rel=0.02)
     assert trends[CUDA].full.value == pytest.approx(15.0, rel=0.02)
@@ -108,7 +108,7 @@ def test_growth_break_even_and_the_full_job(make_record: Make, choose: Choose) -
 def test_the_buzzer_of_any_budget(
     make_record: Make, choose: Choose, budget: str, plain: str, cuda: str
 ) -> None:
-    verdicts = {t.variant: t.verdict for t in made_of(measured(make_record), choose, budget).trends}
+    verdicts = {t.variant: t.verdict for t in made_of(measured(make_record), choose, budget).fits}
     assert (verdicts[PLAIN], verdicts[CUDA]) == (plain, cuda)
 
 
@@ -123,7 +123,7 @@ def test_the_buzzer_of_a_gpu_budget(
             budget = r.budget.model_copy(update={"gpu_memory_bytes": limit})
             peak = int(10**8 + 2 * 10**9 * r.scale)
             runs.append(r.model_copy(update={"budget": budget, "gpu_peak_memory_bytes": peak}))
-    (trend,) = made_of(runs, choose).trends
+    (trend,) = made_of(runs, choose).fits
     assert trend.budget.gpu_memory_bytes == limit
     assert trend.full_gpu_memory is not None
     assert trend.full_gpu_memory.value == pytest.approx(2.1e9, rel=0.01)
@@ -135,7 +135,7 @@ def test_differences_within_the_noise_are_called_so(make_record: Make, choose: C
     records = measured(make_record)
     records += [timed(make_record, near, 0.1, i, 101 * drift / 1.005) for i, drift in enumerate(DRIFT)]
     result = made_of(records, choose)
-    line = next(line for line in result.lines[0.1] if line.variant == near)
+    line = next(line for line in result.results[0.1] if line.variant == near)
     assert line.speed_up["plain"].value == pytest.approx(1.005)  # type: ignore[union-attr]
     assert line.is_noise["plain"]
     assert result.noise is not None
@@ -161,14 +161,14 @@ def test_data_made_anew_are_not_mixed_with_the_old(make_record: Make, choose: Ch
         )
     ]
     result = made_of([*measured(make_record), *old], choose)
-    cell = next(line.cell for line in result.lines[0.1] if line.variant == CUDA)
+    cell = next(line.cell for line in result.results[0.1] if line.variant == CUDA)
     assert sorted(cell.walls) == [0, 1, 2]
 
 
 def test_a_time_of_zero_is_no_measurement(make_record: Make, choose: Choose) -> None:
     records = [r.model_copy(update={"wall_s": 0.0}) if r.repeat == 1 else r for r in measured(make_record)]
     result = made_of(records, choose)
-    assert result.lines[0.1][0].speed_up["plain"].pairs == 2  # type: ignore[union-attr]
+    assert result.results[0.1][0].speed_up["plain"].pairs == 2  # type: ignore[union-attr]
     assert result.noise is not None
     assert result.noise.pairs == 2
     assert [c.failed for c in regress.changes(result.group, records, [Threshold("wall", 0.0)], records)] == [
@@ -188,9 +188,9 @@ def test_a_failed_variant_is_shown_and_compares_with_nothing(make_record: Make, 
         gate={"status": "unscored"},
     )
     result = made_of([*measured(make_record), late], choose)
-    line = result.lines[0.1][-1]
+    line = result.results[0.1][-1]
     assert (line.cell.outcome, line.speed_up["plain"]) == ("timeout", None)
-    assert late.backend not in {t.variant.backend for t in result.trends if t.variant.budget == "1c2g1h"}
+    assert late.backend not in {t.variant.backend for t in result.fits if t.variant.budget == "1c2g1h"}
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,7 @@ def test_what_a_verdict_needs_is_shown(make_record: Make, choose: Choose) -> Non
     assert "| 16.83× (needs 2 rounds) |" in text
     assert "| needs 3 sizes and 2 rounds |" in text
     assert text.count("| needs 2 rounds |") == len(all_changes) == 6
-    assert {line.is_noise["plain"] for lines in result.lines.values() for line in lines} == {None}
+    assert {line.is_noise["plain"] for lines in result.results.values() for line in lines} == {None}
     assert not any(c.failed for c in all_changes)
     assert "NaN" not in compare_json.data(result, all_changes).to_json()
 
@@ -369,7 +369,7 @@ def test_rounds_are_interleaved_and_paired(
     assert {r.outcome for r in made} == {"ok"}
     assert sorted(r.run_id for r in again) == sorted(r.run_id for r in made)  # nothing was left to run
     (group,) = comparison.groups(made, "fake")
-    line = comparison.compare(group, choose().task, None, {}, made).lines[1.0][0]
+    line = comparison.compare(group, choose().task, None, {}, made).results[1.0][0]
     assert len(line.cell.records) == 2
 
 

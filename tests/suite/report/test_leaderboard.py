@@ -169,6 +169,30 @@ def test_repetitions_are_summed_up_by_the_median(make_record: Make) -> None:
     assert line[6] == "2.00 (of 3)"
 
 
+def test_head_room_is_of_the_median_time_and_the_highest_peak(make_record: Make, choose: Choose) -> None:
+    """The leaderboard, the page and the comparison show the same shares; without a limit there is none."""
+    figures = [(3.0, 10**8), (1.0, 10**9)]
+    runs = [
+        make_record(repeat=i, peak_memory_bytes=peak).model_copy(update={"wall_s": wall})
+        for i, (wall, peak) in enumerate(figures)
+    ]
+    (row,) = repetitions.rows(runs)
+    assert (row.head_room.time, row.head_room.memory) == pytest.approx((1 - 2 / 30, 1 - 1e9 / 2e9))
+    assert leaderboard.board(runs).lines[0][9] == "93.3 %"
+    (entry,) = page_runs.boards(runs, {})[0].entries
+    (group,) = comparison.groups(runs, "fake")
+    (table, *_) = compare_text.tables(comparison.compare(group, choose().task, None, {}, []), [])
+    assert (
+        [cell.text for cell in entry.cells().content[7:9]]
+        == list(table.lines[0][7:9])
+        == ["93.3 %", "50.0 %"]
+    )
+    unlimited = runs[0].budget.model_copy(update={"time_s": None, "memory_bytes": None})
+    (free,) = repetitions.rows([make_record(budget=unlimited)])
+    assert free.head_room == repetitions.HeadRoom(None, None)
+    assert leaderboard.time_left(free) == leaderboard.memory_left(free) == ""
+
+
 @pytest.mark.parametrize(("count", "shown"), [(458, False), (459, True)])
 def test_a_p99_is_shown_from_the_count_that_bench_asks_for(
     make_record: Make, count: int, shown: bool
