@@ -42,7 +42,7 @@ class Lookup:
 
 
 class Engine(ABC):
-    """One way to run feature pipelines. `name` is that of `frames.all_engines()`."""
+    """One way to run feature pipelines. `name` is that of `frames.ENGINES`."""
 
     name: str
 

@@ -34,8 +34,8 @@ class RunContext:
     """One run's settings, as plain values (it crosses a process boundary as JSON)."""
 
     task: str
-    engine: str  # a name of buzzer.engine.frames.all_engines()
-    backend: str  # a name of buzzer.engine.infer.all_backends()
+    engine: str  # a name of buzzer.engine.frames.ENGINES
+    backend: str  # a name of buzzer.engine.infer.BACKENDS
     precision: str  # "fp32", "bf16", "int8", ...
     device: str  # "cpu" or "cuda"
     data: Path  # folder of the files in the official format

@@ -61,7 +61,7 @@ def test_a_cluster_is_held_against_one_process_and_shown_apart(make_record: Make
     assert (run.cluster, alone.cluster) == ("2 workers", "")
     assert fit_run(choose(workers=2)).cluster == ""
     shared_fit = fit_run(choose(workers=2, device="cuda"))
-    assert (shared_fit.engine, shared_fit.cluster) == ("polars-gpu", "2 workers")
+    assert (shared_fit.engine, shared_fit.cluster) == ("none", "2 workers")
 
 
 @pytest.mark.parametrize(("peak", "outcome"), [(3 * 10**9, "ok"), (5 * 10**9, "device-oom"), (None, "ok")])
