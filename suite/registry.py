@@ -81,28 +81,25 @@ def params_hash(params: dict[str, Any]) -> str:
 
 
 def _typed(task: str, key: str, text: str, default: Any) -> Any:
+    """The value of `--set key=text`. Raises UsageError for one that is not of its default's type."""
     from buzzer.suite import config_file
 
-    value = config_file.parse(text, f"--set {key}={text[:80]}")
+    option, hint = f"--set {key}={text[:80]}", f"its default is {default!r}"
+    value = config_file.parse(text, option)
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if default is not None and type(value) is not type(default):
-        kind = type(default).__name__
-        raise UsageError(
-            f"--set {key}={text[:80]}: {task}'s {key} is of type {kind}", f"its default is {default!r}"
-        )
+        raise UsageError(f"{option}: {task}'s {key} is of type {type(default).__name__}", hint)
     if isinstance(value, float) and not math.isfinite(value):
-        raise UsageError(f"--set {key}={text[:80]}: not a finite number", f"its default is {default!r}")
-    kinds = {type(item) for item in default} if isinstance(default, list) else set()
-    if kinds == {float}:
-        value = [float(item) if type(item) is int else item for item in value]
-    if kinds and (odd := [item for item in value if type(item) not in kinds]):
+        raise UsageError(f"{option}: not a finite number", hint)
+    if not isinstance(value, list) or not isinstance(default, list) or not default:
+        return value
+    kinds = {type(item) for item in default}
+    items = [float(item) if kinds == {float} and type(item) is int else item for item in value]
+    if odd := [item for item in items if type(item) not in kinds]:
         expected = " or ".join(sorted(kind.__name__ for kind in kinds))
-        raise UsageError(
-            f"--set {key}={text[:80]}: {config_file.shown(odd[0])} is not of type {expected}",
-            f"its default is {default!r}",
-        )
-    return value
+        raise UsageError(f"{option}: {config_file.shown(odd[0])} is not of type {expected}", hint)
+    return items
 
 
 @cache
