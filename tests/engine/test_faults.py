@@ -189,7 +189,7 @@ class Cuda:
         (None, "no NVIDIA driver"),
     ],
 )
-def test_cuda_problem_gives_the_reason(
+def test_the_driver_gives_the_reason(
     driver: Cuda | None, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def library(name: str) -> Cuda:
