@@ -1,7 +1,7 @@
 """The common part of the fused backend's sessions: one program, with its CUDA graph, for each bucket size of packed batches."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -77,13 +77,10 @@ class FusedSession(Base):
         return launches
 
     def facts(self) -> Description:
-        return Description(
-            backend="fused",
-            version=f"triton {triton.__version__}" + (" interpreter" if interpreted() else ""),
-            precision=self.plan.precision,
-            device=self.plan.device,
-            threads=self.plan.threads,
-            parameters=sum(w.numel() for w in self.plan.model.parameters()),
+        return replace(
+            self.plain_facts(
+                "fused", f"triton {triton.__version__}" + (" interpreter" if interpreted() else "")
+            ),
             weight_bytes=self.weight_bytes(),
             kernels=self._kernels,
             graph=True if self.plan.device == "cuda" else None,

@@ -100,6 +100,13 @@ class Base:
         """The result of `describe` without a batch, but for the affinity."""
         raise NotImplementedError
 
+    def plain_facts(self, backend: str, version: str) -> Description:
+        """The facts that follow from the plan. `parameters` is None unless the model is a torch module."""
+        plan = self.plan
+        weights = plan.model.parameters() if hasattr(plan.model, "parameters") else None
+        parameters = None if weights is None else sum(w.numel() for w in weights)
+        return Description(backend, version, plan.precision, plan.device, plan.threads, parameters, None)
+
     def describe(self, batch: Mapping[str, Array] | None = None) -> Description:
         description = replace(self.facts(), affinity=affinity())
         if batch is None:

@@ -4,6 +4,7 @@ import importlib
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -63,15 +64,7 @@ class NvForest(Base):
         )
 
     def facts(self) -> Description:
-        return Description(
-            backend="nvforest",
-            version=nvforest.__version__,
-            precision=self.plan.precision,
-            device=self.plan.device,
-            threads=self.plan.threads,
-            parameters=None,
-            weight_bytes=self._weight_bytes,
-        )
+        return replace(self.plain_facts("nvforest", nvforest.__version__), weight_bytes=self._weight_bytes)
 
 
 def without_link(booster: Any) -> tuple[str, float]:

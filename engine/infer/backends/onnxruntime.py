@@ -1,6 +1,7 @@
 """ONNX Runtime: runs ONNX files, torch modules (exported here), and files of boosted trees."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,17 +53,8 @@ class OnnxRuntime(Base):
         return as_arrays(self._session.run(list(self.plan.outputs), feeds), self.plan.outputs)
 
     def facts(self) -> Description:
-        module = self.plan.model
-        return Description(
-            backend="onnxruntime",
-            version=ort.__version__,
-            precision=self.plan.precision,
-            device=self.plan.device,
-            threads=self.plan.threads,
-            parameters=None if isinstance(module, Path) else sum(w.numel() for w in module.parameters()),
-            weight_bytes=self._weight_bytes,
-            denormals="flushed",
-        )
+        facts = self.plain_facts("onnxruntime", ort.__version__)
+        return replace(facts, weight_bytes=self._weight_bytes, denormals="flushed")
 
 
 def is_trees(model: Any) -> bool:

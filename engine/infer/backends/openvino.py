@@ -1,6 +1,7 @@
 """OpenVINO on the CPU: runs ONNX files, and torch modules (exported here)."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,15 +62,8 @@ class OpenVino(Base):
         del self._request, self._model
 
     def facts(self) -> Description:
-        module = self.plan.model
-        return Description(
-            backend="openvino",
-            version=openvino.__version__.split("-")[0],
-            precision=self.plan.precision,
-            device=self.plan.device,
-            threads=self.plan.threads,
-            parameters=None if isinstance(module, Path) else sum(w.numel() for w in module.parameters()),
-            weight_bytes=None,
+        return replace(
+            self.plain_facts("openvino", openvino.__version__.split("-")[0]),
             denormals="flushed",
             kernels=kernels(self._model),
             notes=(COMPUTES.format(self.plan.precision),) if self.plan.precision in FLOATS else (),

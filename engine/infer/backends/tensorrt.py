@@ -85,15 +85,8 @@ class TensorRt(Replayed):
         return [name for name in every if self._engine.get_tensor_mode(name) == mode]
 
     def facts(self) -> Description:
-        module = self.plan.model
-        return Description(
-            backend="tensorrt",
-            version=tensorrt.__version__,
-            precision=self.plan.precision,
-            device=self.plan.device,
-            threads=self.plan.threads,
-            parameters=None if isinstance(module, Path) else sum(w.numel() for w in module.parameters()),
-            weight_bytes=None,
+        return replace(
+            self.plain_facts("tensorrt", tensorrt.__version__),
             kernels=self._engine.num_layers,
             graph=self._graph is not None,
             notes=self._notes,
