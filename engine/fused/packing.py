@@ -24,7 +24,7 @@ class Tokens:
         return len(self.starts) - 1
 
     def write(self, out: Array, tokens: int) -> None:
-        """Fill an int32 buffer with the layout of `lowering.Inputs`, for a program of so many tokens.
+        """Fill an int32 buffer with the layout of `lowering.Inputs`; tokens: of the program.
 
         Tokens that fill up the bucket attend to themselves; sequences that fill it up are empty.
         """
@@ -85,5 +85,5 @@ def segment_starts(segments: Array, places: Array, rows: Array) -> Array:
     changed = np.flatnonzero((keys[:, 1:] != keys[:, :-1]).any(0)) + 1
     starts = np.concatenate([[0], changed, [len(places)]]) if len(places) else np.zeros(1, dtype=np.int64)
     if len(np.unique(keys, axis=1).T) != len(starts) - 1:
-        raise UsageError("a segment stands in several pieces", "put its tokens side by side")
+        raise UsageError("a segment is in several pieces", "put its tokens side by side")
     return starts

@@ -173,7 +173,6 @@ def self_attention(
     distances: Tensor | None = None,
     causal: bool = False,
     cut: tuple[int, int] | None = None,
-    span: float | None = None,
     pdl: bool = False,
 ) -> Launch:
     """The launch of out [M, H] = attention of each token to its own sequence, from qkv [M, 3 * H] and spans int32 [2, M].
@@ -183,7 +182,6 @@ def self_attention(
         token, ..., `reach - 1` before it; no sequence may be longer than `reach`.
     causal: a token attends only to itself and to those before it.
     cut: rows and keys of a program's block, powers of two >= 16; default: `blocks`.
-    span: mean number of keys that a token attends to, for the count of FLOPs; default: all M.
     """
     m, size = out.shape
     width = size // heads
@@ -207,7 +205,7 @@ def self_attention(
         constants=constants | {"LIMIT": limit_of(out.dtype)},
         constant_bytes=bytes_of(distances),
         moved_bytes=bytes_of(qkv, spans, out),
-        flops=round(4 * m * (m if span is None else span) * size),
+        flops=4 * m * m * size,
         stages=2,
         pdl=pdl,
     )

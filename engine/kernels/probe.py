@@ -140,7 +140,7 @@ def reader(x: torch.Tensor, out: torch.Tensor, passes: int) -> Launch:
 
 
 def barrier(count: torch.Tensor, gave_up: torch.Tensor, programs: int) -> Launch:
-    """BARRIERS barriers over so many programs; count and gave_up: int32 [1], 0 at the start."""
+    """BARRIERS barriers over a number of programs; count and gave_up: int32 [1], 0 at the start."""
     return launch(barriers, programs, (count, gave_up), cooperative=True, COUNT=BARRIERS, SPINS=SPINS)
 
 

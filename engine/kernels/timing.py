@@ -57,11 +57,11 @@ def replays(graph: Any, count: int, cold: bool) -> list[float]:
     return times[3:]
 
 
-def microseconds(launches: Sequence[Callable[[], None]], count: int = 20, cold: bool = False) -> float:
-    """Median time in microseconds of one graph of all launches."""
+def microseconds(launches: Sequence[Callable[[], None]], count: int) -> float:
+    """Median time in microseconds of one graph of all launches, with L2 warm."""
 
     def run() -> None:
         for launch in launches:
             launch()
 
-    return median(replays(capture(run), count, cold))
+    return median(replays(capture(run), count, cold=False))

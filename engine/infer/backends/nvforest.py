@@ -76,7 +76,9 @@ def without_link(booster: Any) -> tuple[str, float]:
     learner = document["learner"]
     objective = learner["objective"]["name"]
     if objective not in LOGISTIC:
-        raise UnsupportedError(f"nvforest: objective {objective}", f"it serves {' and '.join(LOGISTIC)} here")
+        raise UnsupportedError(
+            f"nvforest: objective {objective}", f"it supports {' and '.join(LOGISTIC)} here"
+        )
     base = json.loads(learner["learner_model_param"]["base_score"])  # "[5E-1]"; "5E-1" in older versions
     rate = float(base[0] if isinstance(base, list) else base)
     learner["learner_model_param"]["base_score"] = "0"
