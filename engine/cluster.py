@@ -89,7 +89,8 @@ def cuda_cluster(workers: int, gpu_memory_bytes: int | None) -> Any:
 
     if len(gpus()) < workers:
         raise UnsupportedError(
-            f"{workers} GPUs asked for, {len(gpus())} here", "`buzzer env` shows what this machine has"
+            f"{workers} GPUs requested, this machine has {len(gpus())}",
+            "`buzzer env` shows what this machine has",
         )
     from dask_cuda import LocalCUDACluster
 

@@ -176,7 +176,7 @@ def pool() -> Any:
     from rmm.allocators.cupy import rmm_cupy_allocator
 
     _, total = rmm.mr.available_device_memory()
-    resource = rmm.mr.CudaAsyncMemoryResource(release_threshold=(_limit or total) // 2)
+    resource: Any = rmm.mr.CudaAsyncMemoryResource(release_threshold=(_limit or total) // 2)
     if _limit:
         resource = rmm.mr.LimitingResourceAdaptor(resource, allocation_limit=_limit)
     rmm.mr.set_current_device_resource(resource)

@@ -270,9 +270,9 @@ class Engine(ABC):
 
     # ---- shared by both implementations --------------------------------------------------------------------------
 
-    def order_key(self, t: Frame, time: str, out: str = "ord") -> Frame:
-        """A unique int64 column that orders by an integer time, then by `row` (fewer than 2**31 rows)."""
-        return self.with_columns(t, **{out: lambda c: c(time) * ROWS_LIMIT + c("row")})
+    def order_key(self, t: Frame, time: str) -> Frame:
+        """Add `ord`, a unique int64 column that orders by an integer time, then by `row` (fewer than 2**31 rows)."""
+        return self.with_columns(t, ord=lambda c: c(time) * ROWS_LIMIT + c("row"))
 
     def categorify_fit(self, sources: Iterable[tuple[Frame, str]], min_count: int = 1) -> Frame:
         """Codes for the values of one or more columns: table (value, n, code).
@@ -305,25 +305,21 @@ class Engine(ABC):
         weight: float,
         out: str,
         *,
-        on: Sequence[str] | None = None,
         leave_one_out: bool = False,
-        raw: bool = False,
     ) -> Frame:
         """Add smoothed target means from a table `group_sums(earlier, keys, targets)`: <out>_<target>, float32,
         (sum + weight * prior) / (n + weight) (Micci-Barreca 2001 with a fixed weight).
 
-        priors: target -> overall mean.  on: the frame's key columns if they differ from the table's (for example the
-        reader's id in a table of authors).  leave_one_out: the frame's own rows are in the table, so each row's target is
-        subtracted from its sums.  raw: also keep <out>_sum_<target> and <out>_n (0 for unseen keys).
+        priors: target -> overall mean.  leave_one_out: the frame's own rows are in the table, so each row's target is
+        subtracted from its sums.
         """
-        by = dict(zip(on or keys, keys, strict=True))
-        if not (leave_one_out or raw):
+        same = {key: key for key in keys}
+        if not leave_one_out:
             means = self.target_means(table, keys, priors, weight, out)
-            return self.left_join(t, means, by, *means_of(priors, out))
-        kept = {f"sum_{target}": f"{out}_sum_{target}" for target in priors} | {"n": f"{out}_n"}
-        t = self.left_join(t, table, by, kept, 0)
-        t = self._smooth(t, out, priors, weight, leave_one_out=leave_one_out)
-        return t if raw else self.drop(t, list(kept.values()))
+            return self.left_join(t, means, same, *means_of(priors, out))
+        sums = {f"sum_{target}": f"{out}_sum_{target}" for target in priors} | {"n": f"{out}_n"}
+        t = self._smooth(self.left_join(t, table, same, sums, 0), out, priors, weight, leave_one_out=True)
+        return self.drop(t, list(sums.values()))
 
     def target_means(
         self, table: Frame, keys: Sequence[str], priors: Mapping[str, float], weight: float, out: str

@@ -1,4 +1,4 @@
-"""Whether a lazy plan would run on cuDF as a whole, and on several GPUs. cudf-polars' translator tells, without a GPU."""
+"""Whether a lazy plan would run on cuDF as a whole, and on several GPUs. It asks cudf-polars' translator, which needs no GPU."""
 
 import importlib.util
 import sys
@@ -116,7 +116,7 @@ def wrong(root: Any) -> Iterator[str]:
         numbers = [name for name, kind in node.schema.items() if not isinstance(kind.polars_type, pl.String)]
         counted = node.row_index[0] if isinstance(node, Scan) and node.row_index else None
         if isinstance(node, Scan) and node.typ == "csv" and set(numbers) - {counted}:
-            yield "CSV: a number that cannot be read becomes missing or 0; read text and cast it"
+            yield "CSV: a number that cannot be read becomes missing or 0; read strings and cast them"
         for part in expressions(node):
             yield from (message for message, is_wrong in WRONG.items() if is_wrong(part))
 
@@ -135,13 +135,13 @@ WRONG: dict[str, Callable[[Any], bool]] = {
         part, lambda start: start.is_integer(), lambda end: end == pl.Date
     ),
     # The range is not checked: 2**32 becomes 0.
-    "cast of text to integers of less than 64 bits: wraps; str.to_integer": lambda part: is_cast(
+    "cast of strings to integers of less than 64 bits: wraps; str.to_integer": lambda part: is_cast(
         part,
         lambda start: start == pl.String,
         lambda end: end.is_integer() and end not in (pl.Int64, pl.UInt64),
     ),
     # libcudf prints another number of digits.
-    "cast of floats to text: other digits": lambda part: is_cast(
+    "cast of floats to strings: other digits": lambda part: is_cast(
         part, lambda start: start.is_float(), lambda end: end == pl.String
     ),
     # libcudf uses xxhash_64.

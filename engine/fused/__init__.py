@@ -1,1 +1,1 @@
-"""Encoders on our Triton kernels: lowering, packing, sessions, tuning."""
+"""Encoders on our Triton kernels: packing of batches and weights, lowering to launches, sessions, and tuning."""

@@ -1,4 +1,4 @@
-"""An encoder lowered to kernels: seven a layer, on buffers that stay in place, for one number of tokens."""
+"""Lowers an encoder to kernel launches on static buffers, for a fixed number of tokens: seven launches per layer."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,12 +15,12 @@ from buzzer.engine.kernels.jit import Launch
 from buzzer.engine.kernels.persistent import Buffers, encoder_layers
 from buzzer.engine.kernels.rows import Eight, Norm, embedding, pooling, residual_norm
 
-# (rows, columns, depth, dtype, may be split) -> tile; see `kernels.tune`.
+# Chooses the tile of a GEMM: (rows, columns, depth, dtype, may be split) -> tile; see `kernels.tune.Tuned.tile`.
 Choose = Callable[[int, int, int, torch.dtype, bool], Tile]
 
 
 class State(NamedTuple):
-    """Tokens' states between kernels: floats, and the same in eight bits for a consumer that takes those."""
+    """The states of tokens between kernels: as floats, and in eight bits if the next layer is quantised."""
 
     floats: Tensor
     eight: Eight | None
@@ -28,10 +28,10 @@ class State(NamedTuple):
 
 @dataclass
 class Inputs:
-    """A run's inputs, in one buffer so that they travel in one copy.
+    """The inputs of a run, in one buffer so that one copy transfers them.
 
-    ids int32 [3, tokens]: word, position and type. spans int32 [2, tokens]: first and past-the-last token of each
-    token's sequence. starts int32 [sequences + 1]: where each sequence begins.
+    ids int32 [3, tokens]: word, position and type. spans int32 [2, tokens]: the first token of each token's sequence, and
+    the one after its last. starts int32 [sequences + 1]: the first token of each sequence, and the number of tokens.
     """
 
     tokens: int
@@ -49,19 +49,22 @@ class Inputs:
 
 @dataclass
 class Program:
-    """Kernels in the order in which they run, and the buffers that outlive a run."""
+    """Kernel launches in their order, and the buffers of inputs and outputs."""
 
     inputs: Inputs
     launches: list[Launch]
     output: Tensor  # [tokens, size] states, or float32 [sequences, values] of the pooled tail
-    counters: Tensor | None  # of the persistent kernel's barriers
+    counters: (
+        Tensor | None
+    )  # int32 [3], of the persistent kernel's barriers; see `kernels.persistent.Buffers`
 
     def run(self) -> None:
+        """Start all kernels."""
         for launch in self.launches:
             launch()
 
     def check(self) -> None:
-        """Raises RuntimeError if a grid barrier was given up: not all programs were resident."""
+        """Raises RuntimeError if a grid barrier was given up because not all programs were resident."""
         if self.counters is not None and int(self.counters[2]):
             raise RuntimeError(
                 "a grid barrier of the persistent kernel was given up; the output is worth nothing"
@@ -69,7 +72,7 @@ class Program:
 
 
 def program_key(weights: EncoderWeights, tokens: int) -> str:
-    """Names a program among a GPU's tuned ones."""
+    """The key of a program among a GPU's stored modes."""
     dtype = str(weights.eight or weights.dtype).removeprefix("torch.")
     return f"{tokens} tokens {len(weights.layers)}x{weights.size} {dtype}"
 
@@ -79,17 +82,18 @@ DEPENDENT = ("pdl", "early")  # by programmatic dependent launch, from compute c
 
 
 def multiprocessors(device: str) -> int:
-    """Programs that are surely resident at once: one in the interpreter; an H100's where no device is."""
+    """The number of programs that are certainly resident at once: the device's multiprocessors, one in the interpreter ("cpu"),
+    an H100's 132 for "meta"."""
     if device == "meta":
         return 132
     return 1 if device == "cpu" else torch.cuda.get_device_properties(0).multi_processor_count
 
 
 class Lowering:
-    """Makes the program of `weights` for a number of tokens and sequences.
+    """Makes the program of an encoder for a fixed number of tokens and sequences.
 
-    mode: "plain" launches; "pdl", programmatic dependent ones; "early", the same with GEMMs whose weights are loaded
-    before the wait, where such tiles fit; "persistent", all layers in one kernel.
+    mode: "plain": ordinary launches. "pdl": programmatic dependent launches. "early": the same, and GEMMs load their
+    weights before the wait if such a tile fits. "persistent": all layers in one kernel.
     """
 
     def __init__(
@@ -102,7 +106,7 @@ class Lowering:
         self._buffers: dict[str, Tensor] = {}
 
     def program(self, pool: str, unit: bool) -> Program:
-        """pool: "none", "first" or "mean"; see `EncoderSpec`."""
+        """The program; pool: "none", "first" or "mean", and unit: as in `EncoderSpec`."""
         weights = self.weights
         first, *others = [layer.qkv.grid for layer in weights.layers]
         at = self._state("even", first)
@@ -128,7 +132,7 @@ class Lowering:
         return self._to_norm(f"{name} down", wide, layer.down, at, layer.norm, "even", follower)
 
     def _all_layers(self) -> Launch:
-        """The persistent kernel, from the state "even" to the state "even"."""
+        """The persistent kernel. It reads the state "even" and writes the last layer's state there."""
         layer, size, heads = self.weights.layers[0], self.weights.size, self.weights.heads
         kinds = ((layer.qkv, False), (layer.out, True), (layer.up, False), (layer.down, True))
         tiles = [
@@ -164,11 +168,11 @@ class Lowering:
         slot: str,
         follower: Grid | None,
     ) -> State:
-        """norm(linear(x) + residual): in two kernels, the first of which may leave its sum in shares."""
+        """norm(linear(x) + residual) in two kernels. The first may leave its result as partial sums, which the second adds."""
         to = self._state(slot, follower)
         rows, (columns, depth) = self.tokens, layer.weights.weight.shape
         tile = self._tile(rows, columns, depth, layer.weights.weight.dtype, True)
-        shared = tile.split > 1  # then bias and residual are the norm's to add
+        shared = tile.split > 1  # then the norm adds bias and residual
         shape, kind = ((tile.split, rows, columns), torch.float32) if shared else ((rows, columns), None)
         parts = self._buffer(f"sum {tile.split}", shape, dtype=kind)
         kept, bias = residual.floats, layer.weights.bias
@@ -180,7 +184,7 @@ class Lowering:
         return to
 
     def _pooled(self, x: Tensor, mean: bool, unit: bool) -> Tensor:
-        """The tail on each sequence's vector: float32 [sequences, values]."""
+        """Pooling and tail: float32 [sequences, values]."""
         tail, starts = self.weights.tail, self.inputs.starts
         grids = [layer.grid for layer, _ in tail] + [None]
         count, size = len(starts) - 1, self.weights.size
@@ -209,7 +213,7 @@ class Lowering:
         return early or self.choose(rows, columns, depth, dtype, splits)
 
     def _state(self, slot: str, follower: Grid | None) -> State:
-        """Buffers of a state. Two slots take turns: a norm reads its residual in the one and writes the other."""
+        """The buffers of a state. Two slots alternate: a norm reads its residual from one and writes to the other."""
         shape = (self.tokens, self.weights.size)
         floats = self._buffer(f"{slot} floats", shape)
         return State(
@@ -219,7 +223,7 @@ class Lowering:
     def _buffer(
         self, name: str, shape: tuple[int, ...], grid: Grid | None = None, dtype: torch.dtype | None = None
     ) -> Tensor:
-        """The buffer of that name, made when first asked for; in eight bits where `grid` says how."""
+        """The buffer with this name, created at first use. It holds eight-bit values if `grid` is given."""
         kind = dtype or (self.weights.eight if grid else self.weights.dtype)
         if name not in self._buffers:
             self._buffers[name] = torch.zeros(shape, dtype=kind, device=self.inputs.device)

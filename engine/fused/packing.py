@@ -1,4 +1,4 @@
-"""Batches as the kernels take them: the attended tokens side by side, each with the bounds of its sequence."""
+"""Packed batches: the attended tokens side by side, each with the bounds of its sequence."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,22 +11,22 @@ from buzzer.errors import UsageError
 
 @dataclass(frozen=True)
 class Tokens:
-    """shape: of the batch [rows, columns]. places: where each token stands in it, flat and ascending. ids [3, tokens]:
-    word, position and type. starts [sequences + 1]: first token of each sequence, and one past the last of all."""
+    """The attended tokens of a batch."""
 
-    shape: tuple[int, ...]
-    places: Array
-    ids: Array
-    starts: Array
+    shape: tuple[int, ...]  # of the batch, [rows, columns]
+    places: Array  # int64 [tokens], flat index of each token in the batch, ascending
+    ids: Array  # int32 [3, tokens]: word, position and type
+    starts: Array  # int32 [sequences + 1]: first token of each sequence, and the number of tokens
 
     @property
     def sequences(self) -> int:
+        """The number of sequences."""
         return len(self.starts) - 1
 
     def write(self, out: Array, tokens: int) -> None:
-        """Fill an int32 buffer laid out as `fused_plan.Inputs`.
+        """Fill an int32 buffer with the layout of `lowering.Inputs`; tokens: of the program.
 
-        A token that only fills up attends to itself; a sequence that does, has no token.
+        Tokens that fill up the bucket attend to themselves; sequences that fill it up are empty.
         """
         count = len(self.places)
         ids, spans = out[: 3 * tokens].reshape(3, tokens), out[3 * tokens : 5 * tokens].reshape(2, tokens)
@@ -42,7 +42,7 @@ class Tokens:
 
 
 def bucket(count: int, least: int) -> int:
-    """The size that serves `count`: powers of two and halves between, so that at most a third is filling.
+    """The bucket size for `count`: a power of two, or three quarters of one, so that at most a third of it is filled up.
 
     >>> [bucket(n, 16) for n in (0, 16, 17, 25, 48, 49, 128, 200)]
     [16, 16, 24, 32, 48, 64, 128, 256]
@@ -52,9 +52,10 @@ def bucket(count: int, least: int) -> int:
 
 
 def pack(roles: Mapping[str, Array], words: int, positions: int, types: int) -> Tokens:
-    """The tokens of a batch; roles are those of `EncoderSpec.inputs`.
+    """The attended tokens of a batch.
 
-    Raises UsageError for an id outside its table, or a segment that is not in one piece.
+    roles: role of an input (see `EncoderSpec.inputs`) -> its array.  words, positions, types: number of rows of each
+    embedding table. Raises UsageError for an id outside its table, or a segment that is not contiguous.
     """
     ids = roles["ids"]
     kept = roles["segments"] != 0 if "segments" in roles else roles["mask"] != 0
@@ -62,27 +63,27 @@ def pack(roles: Mapping[str, Array], words: int, positions: int, types: int) -> 
     rows, columns = np.divmod(places, ids.shape[1])
     at = roles["positions"].ravel()[places] if "positions" in roles else columns
     kinds = roles["types"].ravel()[places] if "types" in roles else np.zeros_like(places)
-    found = np.stack([ids.ravel()[places], at, kinds]).astype(np.int32)
+    packed = np.stack([ids.ravel()[places], at, kinds]).astype(np.int32)
     for name, values, size in zip(
-        ("token id", "position", "token type"), found, (words, positions, types), strict=True
+        ("token id", "position", "token type"), packed, (words, positions, types), strict=True
     ):
         if len(values) and not 0 <= values.min() <= values.max() < size:
             raise UsageError(f"a {name} outside 0 to {size - 1}")
     starts = segment_starts(roles["segments"], places, rows) if "segments" in roles else row_starts(kept)
-    return Tokens(ids.shape, places, found, starts.astype(np.int32))
+    return Tokens(ids.shape, places, packed, starts.astype(np.int32))
 
 
 def row_starts(kept: Array) -> Array:
-    """Each row is a sequence."""
+    """The starts of sequences if each row is one; kept: bool [rows, columns], the attended tokens."""
     return np.concatenate([[0], np.cumsum(kept.sum(1))])
 
 
 def segment_starts(segments: Array, places: Array, rows: Array) -> Array:
-    """Each run of one segment number in one row is a sequence."""
+    """The starts of sequences if each segment of a row is one. Raises UsageError for a segment that is not contiguous."""
     numbers = segments.ravel()[places]
     keys = np.stack([rows, numbers])
     changed = np.flatnonzero((keys[:, 1:] != keys[:, :-1]).any(0)) + 1
     starts = np.concatenate([[0], changed, [len(places)]]) if len(places) else np.zeros(1, dtype=np.int64)
     if len(np.unique(keys, axis=1).T) != len(starts) - 1:
-        raise UsageError("a segment stands in several pieces", "put its tokens side by side")
+        raise UsageError("a segment is in several pieces", "put its tokens side by side")
     return starts

@@ -1,4 +1,4 @@
-"""An encoder's weights stacked for the persistent kernel."""
+"""The weights of an encoder, stacked for the persistent kernel."""
 
 from collections.abc import Sequence
 
@@ -11,9 +11,9 @@ from buzzer.errors import UnsupportedError
 
 
 def stack(weights: EncoderWeights) -> Stacked:
-    """Copies of all layers' weights, side by side.
+    """Copies of all layers' weights, one tensor per kind with the layer as its first axis.
 
-    Raises UnsupportedError where layers differ in kind: some quantised and some not, or of different norms.
+    Raises UnsupportedError if only some layers are quantised, or if norms differ in epsilon.
     """
     rows = [(x.qkv, x.out, x.up, x.down) for x in weights.layers]
     kinds = list(zip(*rows, strict=True))
@@ -38,16 +38,18 @@ def stack(weights: EncoderWeights) -> Stacked:
     )
 
 
-def vectors(given: Sequence[Tensor | None]) -> Tensor:
-    return torch.stack([x for x in given if x is not None])
+def vectors(layers: Sequence[Tensor | None]) -> Tensor:
+    """The layers' vectors [N], stacked to [layers, N]; none of them is None."""
+    return torch.stack([x for x in layers if x is not None])
 
 
 def inverses(kind: Sequence[Linear]) -> Tensor:
-    """1 / scale of the inputs, and a row more: the last layer's norm has no follower."""
-    found = [x.grid.inverse for x in kind if x.grid is not None]
-    return torch.stack([*found, torch.ones_like(found[0])])
+    """1 / scale of the inputs, float32 [layers + 1, K]. The last row is for the last layer's norm, which no GEMM follows."""
+    rows = [x.grid.inverse for x in kind if x.grid is not None]
+    return torch.stack([*rows, torch.ones_like(rows[0])])
 
 
 def zeros(rows: Sequence[tuple[Linear, ...]], device: str) -> Tensor:
-    found = [[x.grid.zero if x.grid else 0 for x in row] for row in rows]
-    return torch.tensor([*found, [0] * 4], dtype=torch.int32, device=device)
+    """Zero points of the inputs, int32 [layers + 1, 4]; the last row as of `inverses`."""
+    points = [[x.grid.zero if x.grid else 0 for x in row] for row in rows]
+    return torch.tensor([*points, [0] * 4], dtype=torch.int32, device=device)

@@ -1,7 +1,7 @@
-"""What the fused backend's sessions share: a program a size of packed batch, each with its CUDA graph."""
+"""The common part of the fused backend's sessions: one program, with its CUDA graph, for each bucket size of packed batches."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,10 +19,10 @@ POISON = 255  # bytes: NaN in every float dtype
 
 @dataclass
 class Bucket:
-    """A program with its captured graph (None in the interpreter), and the host's side of its inputs."""
+    """A program with its captured CUDA graph (None in the interpreter), and the host buffer of its inputs."""
 
-    program: Any  # fused_plan.Program, or what a kind of session makes of it
-    graph: Any
+    program: Any  # lowering.Program, or a subclass that the session makes
+    graph: Any  # torch.cuda.CUDAGraph
     host: Tensor
 
     def replay(self) -> None:
@@ -34,7 +34,7 @@ class Bucket:
 
 
 class FusedSession(Base):
-    """A run is `stage`, `replay` and `fetch`, which are the subclass's, as are `packed`, `program` and `weight_bytes`."""
+    """A session whose `run` is `stage`, `replay` and `fetch`. Subclasses define these, `packed`, `program` and `weight_bytes`."""
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
@@ -47,7 +47,7 @@ class FusedSession(Base):
         raise NotImplementedError
 
     def replay(self, staged: Any) -> None:
-        """Start the work on what was staged; does not wait for it."""
+        """Start the work on a staged batch; does not wait for it."""
         raise NotImplementedError
 
     def fetch(self, staged: Any) -> dict[str, Array]:
@@ -59,11 +59,11 @@ class FusedSession(Base):
         raise NotImplementedError
 
     def packed(self, batch: Mapping[str, Array]) -> Tokens:
-        """A batch's tokens that are no padding, side by side."""
+        """The attended tokens of a batch, side by side."""
         raise NotImplementedError
 
     def weight_bytes(self) -> int:
-        """Of the weights as they lie on the device."""
+        """Size of the weights on the device, in bytes."""
         raise NotImplementedError
 
     def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
@@ -72,18 +72,15 @@ class FusedSession(Base):
         return self.fetch(staged)
 
     def launches(self, batch: Mapping[str, Array]) -> list[Launch]:
-        """The kernels that a batch runs, with their bytes and FLOPs."""
-        found: list[Launch] = self._bucket(self.packed(batch)).program.launches
-        return found
+        """The kernels of a run on a batch, with their bytes and FLOPs."""
+        launches: list[Launch] = self._bucket(self.packed(batch)).program.launches
+        return launches
 
     def facts(self) -> Description:
-        return Description(
-            backend="fused",
-            version=f"triton {triton.__version__}" + (" interpreter" if interpreted() else ""),
-            precision=self.plan.precision,
-            device=self.plan.device,
-            threads=self.plan.threads,
-            parameters=sum(w.numel() for w in self.plan.model.parameters()),
+        return replace(
+            self.plain_facts(
+                "fused", f"triton {triton.__version__}" + (" interpreter" if interpreted() else "")
+            ),
             weight_bytes=self.weight_bytes(),
             kernels=self._kernels,
             graph=True if self.plan.device == "cuda" else None,
@@ -91,19 +88,19 @@ class FusedSession(Base):
 
     @torch.inference_mode()
     def poison(self) -> None:
-        for found in self._buckets.values():
-            found.program.output.view(torch.uint8).fill_(POISON)
+        for each in self._buckets.values():
+            each.program.output.view(torch.uint8).fill_(POISON)
 
     def close(self) -> None:
         self._buckets.clear()
 
     def _send(self, tokens: Tokens) -> Bucket:
-        """Start the copy of a packed batch to the device; the bucket that it runs on."""
-        found = self._bucket(tokens)
-        self._kernels = len(found.program.launches)
-        tokens.write(found.host.numpy(), found.program.inputs.tokens)
-        found.program.inputs.all.copy_(found.host, non_blocking=True)
-        return found
+        """Start the copy of a packed batch to the device. Returns the bucket on which it runs."""
+        target = self._bucket(tokens)
+        self._kernels = len(target.program.launches)
+        tokens.write(target.host.numpy(), target.program.inputs.tokens)
+        target.program.inputs.all.copy_(target.host, non_blocking=True)
+        return target
 
     def _bucket(self, tokens: Tokens) -> Bucket:
         size = bucket(len(tokens.places), 16), bucket(tokens.sequences, 1)
@@ -117,5 +114,5 @@ class FusedSession(Base):
         on_gpu = self.plan.device == "cuda"
         host = torch.zeros_like(program.inputs.all, device="cpu", pin_memory=on_gpu)
         graph = capture(program.run) if on_gpu else None
-        program.check()  # of the run before the capture
+        program.check()  # the run that `capture` makes before it captures
         return Bucket(program, graph, host)

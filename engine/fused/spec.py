@@ -1,5 +1,8 @@
-"""What the fused backend takes: an encoder, said in its parts by the module itself. Either BERT-like, whole; or pre-norm layers
-on vectors that the module makes of its inputs, with a head of its own."""
+"""Descriptions of the modules that the fused backend runs. The module itself returns one.
+
+`EncoderSpec` describes a whole BERT-like encoder. `StackSpec` describes pre-norm layers between parts of the module that
+stay in torch: the embedding of its inputs, and its head.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,12 +31,14 @@ class EncoderLayer:
 class EncoderSpec:
     """An encoder by its parts.
 
-    words [vocabulary, size], positions [longest, size], types [types, size]: embedding tables, summed and normed.
-    inputs: what the module's forward takes, by role: `ids`, `mask` and perhaps `types` of padded rows, or `ids`,
-        `positions` and `segments` of packed ones.
+    words [vocabulary, size], positions [longest, size], types [types, size]: embedding tables; their sum is normed.
+    heads: number of attention heads.
+    inputs: role of each argument of the module's forward: `ids`, `mask` and optionally `types` of padded rows, or `ids`,
+        `positions` and `segments` of packed rows.
     act: name of the feed-forward activation (see `kernels.jit.ACTIVATIONS`).
-    pooling: "none" (the output is every token's state), "first" or "mean" token; unit: divided by its length.
-    tail: linear layers on the pooled vector, each with its activation.
+    pooling: "none" (the output is the state of every token), or the vector of a sequence: its "first" token or the "mean".
+    unit: whether that vector is divided by its length.
+    tail: linear layers on that vector, each with the name of its activation.
     """
 
     words: Tensor
@@ -51,15 +56,20 @@ class EncoderSpec:
 
 @runtime_checkable
 class Encoder(Protocol):
-    """A torch module that can say its parts."""
+    """A torch module that describes itself as a BERT-like encoder."""
 
-    def encoder_spec(self) -> EncoderSpec: ...
+    def encoder_spec(self) -> EncoderSpec:
+        """The module's parts."""
+        ...
 
 
 @dataclass(frozen=True)
 class StackLayer:
-    """A pre-norm transformer layer. distances [heads, 2 * longest - 1]: what is added to the score of a key
-    longest - 1 tokens after the token, ..., longest - 1 before it."""
+    """A pre-norm transformer layer.
+
+    distances [heads, 2 * longest - 1]: added to the score of a key `longest - 1` tokens after the token, ...,
+    `longest - 1` tokens before it.
+    """
 
     before: nn.LayerNorm
     qkv: nn.Linear  # queries, keys and values side by side
@@ -72,7 +82,8 @@ class StackLayer:
 
 @dataclass(frozen=True)
 class StackSpec:
-    """Pre-norm layers and the norm after the last; act: as of `EncoderSpec`; causal: a token sees those before it only."""
+    """Pre-norm layers and the norm after the last one. heads, act: as in `EncoderSpec`. causal: a token attends only to itself
+    and to those before it."""
 
     layers: Sequence[StackLayer]
     end: nn.LayerNorm
@@ -83,23 +94,24 @@ class StackSpec:
 
 @runtime_checkable
 class Stack(Protocol):
-    """A torch module around pre-norm layers, of which rows begin with padding and end with the token whose state counts.
+    """A torch module around pre-norm layers. Rows are padded at the start, and the state of the last token is used.
 
-    Its forward is `outputs(the layers' states of vectors(*inputs) at each row's last token, *inputs)`.
+    Its forward is `outputs(states, *inputs)`, where `states` are those of the layers on `vectors(*inputs)`, at each row's
+    last token.
     """
 
     def stack_spec(self) -> StackSpec:
-        """The layers. Raises UnsupportedError for a module that has none of this form."""
+        """The layers. Raises UnsupportedError for a module without such layers."""
         ...
 
     def attended(self, *inputs: Array) -> Array:
-        """Which tokens are no padding: bool [rows, length]."""
+        """Which tokens are not padding, bool [rows, length]."""
         ...
 
     def vectors(self, *inputs: Tensor) -> Tensor:
-        """What the layers take: [rows, length, size]."""
+        """The input of the layers, [rows, length, size]."""
         ...
 
     def outputs(self, states: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """What the module gives, from the last tokens' states [rows, size]."""
+        """The module's outputs, from the states of the last tokens [rows, size]."""
         ...

@@ -1,12 +1,11 @@
-"""Tunes the fused backend for an encoder's shape on this machine's GPU."""
+"""Tunes the fused backend for the shape of an encoder on this machine's GPU."""
 
 import time
 from collections.abc import Iterator
 from concurrent.futures import wait
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import inf, isfinite, nan
 from statistics import median
-from typing import Any
 
 import torch
 
@@ -14,19 +13,43 @@ from buzzer import caches
 from buzzer.engine.fused.lowering import DEPENDENT, MODES, Lowering, Program, program_key
 from buzzer.engine.fused.weights import EIGHTS, FLOATS, EncoderWeights, random
 from buzzer.engine.kernels.ahead import Ahead
+from buzzer.engine.kernels.facts import Facts
 from buzzer.engine.kernels.jit import Launch, triton
 from buzzer.engine.kernels.timing import capture, gpu_name, replays, require_gpu
 from buzzer.engine.kernels.tune import Tuned, encoder_shapes, tune
 
 REPLAYS = 100
-ERROR = 0.05  # relative; states are rounded at other places, and eight-bit steps are coarse
+ERROR = 0.05  # largest relative error: modes round states at different points, and eight-bit steps are coarse
 Form = tuple[int, int, int, int, str]  # layers, size, wide, heads, precision
 
 
-def tune_encoder(form: Form, tokens: int, seconds: float) -> Iterator[dict[str, Any]]:
-    """Tiles of its four GEMMs, then the fastest mode whose output is right; each stored as soon as it is known.
+@dataclass(frozen=True)
+class ModeFacts(Facts):
+    """The measurement of a mode. None means unknown or, for `refused`, that the mode may be used.
 
-    Nothing new is begun after that many seconds. Raises UnsupportedError without a GPU.
+    microseconds: median device time of one graph launch with L2 cold.  error: relative distance of the output from that
+    of plain launches.  refused: why the mode must not be used.
+    """
+
+    mode: str
+    microseconds: float | None = None
+    error: float | None = None
+    refused: str | None = None
+
+
+@dataclass(frozen=True)
+class Taken(Facts):
+    """The stored mode of a program; in_time: whether everything was measured before the time limit."""
+
+    program: str
+    taken: str
+    in_time: bool
+
+
+def tune_encoder(form: Form, tokens: int, seconds: float) -> Iterator[Facts]:
+    """Find the best tiles of the encoder's four GEMMs, then its fastest mode with a correct output. Each is stored at once.
+
+    Starts no new measurement after `seconds`. Raises UnsupportedError without a GPU.
     """
     require_gpu()
     until = time.monotonic() + seconds
@@ -41,40 +64,27 @@ def tune_encoder(form: Form, tokens: int, seconds: float) -> Iterator[dict[str, 
         modes = [mode for mode in MODES if mode not in DEPENDENT or major >= 9]
         compiling = [ahead.start(launches_of, form, tokens, kept, mode) for mode in modes]
         weights, best = random(*form, "cuda"), inf
-        program = program_key(weights, tokens)
+        key = program_key(weights, tokens)
         for mode, compiled in zip(modes, compiling, strict=True):
             if not wait([compiled], max(0.0, until - time.monotonic())).done:
                 break
-            found = measured(weights, tokens, kept, mode)
-            yield {"mode": mode} | found.facts()
-            if found.refused is None and found.microseconds is not None and found.microseconds < best:
-                best, kept.modes[program] = found.microseconds, mode
+            facts = measured(weights, tokens, kept, mode)
+            yield facts
+            if facts.refused is None and facts.microseconds is not None and facts.microseconds < best:
+                best, kept.modes[key] = facts.microseconds, mode
                 kept.write(path)
-    yield {"program": program, "taken": kept.mode(program), "in_time": time.monotonic() < until}
+    yield Taken(key, kept.mode(key), time.monotonic() < until)
 
 
-@dataclass(frozen=True)
-class Measured:
-    """Median device time of a cold graph launch, the output's relative distance from plain launches', and why the mode is
-    not to be taken; None: unknown, or no such reason."""
-
-    microseconds: float | None = None
-    error: float | None = None
-    refused: str | None = None
-
-    def facts(self) -> dict[str, Any]:
-        """What is known, for people and JSON."""
-        return {key: value for key, value in asdict(self).items() if value is not None}
-
-
-def measured(weights: EncoderWeights, tokens: int, kept: Tuned, mode: str) -> Measured:
-    """A mode other than plain that asks for more than the GPU has, or whose barriers are given up, is refused."""
-    plain = made(weights, tokens, kept, "plain")
+def measured(weights: EncoderWeights, tokens: int, kept: Tuned, mode: str) -> ModeFacts:
+    """The time and error of a mode. A mode other than plain is refused if it needs more than the GPU has, or if it gives up a
+    barrier."""
+    plain = random_program(weights, tokens, kept, "plain")
     plain.run()
     try:
-        program = made(weights, tokens, kept, mode)
+        program = random_program(weights, tokens, kept, mode)
         program.run()
-        program.check()  # before it is run a hundred times
+        program.check()  # before it runs a hundred times
         graph = capture(program.run)
         times = replays(graph, REPLAYS, cold=True)
         program.output.fill_(nan)
@@ -83,21 +93,20 @@ def measured(weights: EncoderWeights, tokens: int, kept: Tuned, mode: str) -> Me
     except (triton.runtime.errors.OutOfResources, triton.runtime.errors.PTXASError, RuntimeError) as reason:
         if mode == "plain":
             raise
-        return Measured(refused=f"{type(reason).__name__}: {reason}")
+        return ModeFacts(mode, refused=f"{type(reason).__name__}: {reason}")
     want, got = plain.output.double(), program.output.double()
     error = float((got - want).norm() / want.norm())
-    right = isfinite(error) and error < ERROR
-    known = error if isfinite(error) else None
-    return Measured(median(times), known, None if right else "its output is not that of plain launches")
+    refused = None if isfinite(error) and error < ERROR else "its output is not that of plain launches"
+    return ModeFacts(mode, median(times), error if isfinite(error) else None, refused)
 
 
 def launches_of(form: Form, tokens: int, kept: Tuned, mode: str) -> list[Launch]:
-    """What is measured, without values: for compilation ahead."""
+    """The launches that are measured, on the "meta" device, for compilation."""
     return Lowering(random(*form, "meta"), tokens, 1, kept.tile, mode).program("none", False).launches
 
 
-def made(weights: EncoderWeights, tokens: int, kept: Tuned, mode: str) -> Program:
-    """A program on random tokens of one sequence."""
+def random_program(weights: EncoderWeights, tokens: int, kept: Tuned, mode: str) -> Program:
+    """A program with random tokens of one sequence as its input."""
     program = Lowering(weights, tokens, 1, kept.tile, mode).program("none", False)
     torch.manual_seed(0)
     program.inputs.ids[0] = torch.randint(0, len(weights.tables[0]), (tokens,))

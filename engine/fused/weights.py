@@ -1,4 +1,4 @@
-"""An encoder's weights as the kernels take them: query, key and value in one matrix, scales folded, on the device."""
+"""The weights of an encoder in the kernels' form, on the device: query, key and value in one matrix, scales folded."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ EIGHTS = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
 
 @dataclass(frozen=True)
 class Linear:
-    """Weights, and how its input is put into eight bits (None: the input is a float)."""
+    """The weights of a linear layer, and how its input is quantised (None: the input is a float)."""
 
     weights: Weights
     grid: Grid | None
@@ -27,6 +27,8 @@ class Linear:
 
 @dataclass(frozen=True)
 class Layer:
+    """The weights of a post-norm layer."""
+
     qkv: Linear
     out: Linear
     attention_norm: Norm
@@ -37,31 +39,30 @@ class Layer:
 
 @dataclass(frozen=True)
 class EncoderWeights:
-    """`dtype` is that of states between kernels, fp16 for eight-bit models; `eight` that of quantised inputs."""
+    """The weights of an encoder; heads, act and tail as in `EncoderSpec`."""
 
-    dtype: torch.dtype
-    eight: torch.dtype | None
-    tables: tuple[Tensor, Tensor, Tensor]
+    dtype: torch.dtype  # of states between kernels; fp16 for eight-bit models
+    eight: torch.dtype | None  # of quantised inputs; None for float models
+    tables: tuple[Tensor, Tensor, Tensor]  # embeddings of words, positions and types
     norm: Norm
     layers: Sequence[Layer]
     tail: Sequence[tuple[Linear, str]]
     heads: int
     act: str
-    size: int
+    size: int  # values of a token's state
 
     def tensors(self) -> list[Tensor]:
-        """All that is read in a run."""
+        """All tensors that a run reads."""
         linears = [x for layer in self.layers for x in (layer.qkv, layer.out, layer.up, layer.down)]
         linears += [x for x, _ in self.tail]
         norms = [self.norm, *(n for layer in self.layers for n in (layer.attention_norm, layer.norm))]
-        found = [*self.tables, *(t for n in norms for t in (n.gamma, n.beta))]
-        return found + [
+        return [*self.tables, *(t for n in norms for t in (n.gamma, n.beta))] + [
             t for x in linears for t in (x.weights.weight, x.weights.scale, x.weights.bias) if t is not None
         ]
 
 
 def pack(spec: EncoderSpec, precision: str, device: str) -> EncoderWeights:
-    """The weights on the device. Raises UnsupportedError for a mix of precisions that the kernels cannot serve."""
+    """The weights of an encoder on the device. Raises UnsupportedError for a mix of precisions that the kernels do not support."""
     pack = Packer(FLOATS.get(precision, torch.float16), EIGHTS.get(precision), device)
     return EncoderWeights(
         dtype=pack.dtype,
@@ -79,10 +80,10 @@ def pack(spec: EncoderSpec, precision: str, device: str) -> EncoderWeights:
 def random(
     layers: int, size: int, wide: int, heads: int, precision: str, device: str, vocabulary: int = 30522
 ) -> EncoderWeights:
-    """Weights of a shape, for plans and timings; on the "meta" device they have no values.
+    """Random weights of a shape, for plans and timings; on the "meta" device they have no values.
 
-    Their spread is that of trained ones in what counts: scores of about 0.5, so that attention is flat and not one-hot,
-    and eight-bit inputs that fill their range.
+    wide: width of the feed-forward layer. The spread is that of trained weights where it matters: attention scores of
+    about 0.5, so that attention is flat and not one-hot, and eight-bit inputs that fill their range.
     """
     dtype, eight = FLOATS.get(precision, torch.float16), EIGHTS.get(precision)
 
@@ -90,7 +91,7 @@ def random(
         return torch.randn(*shape, device=device) * spread
 
     def linear(rows: int, columns: int, spread: float) -> Linear:
-        """spread: standard deviation of its input; that of its output is 0.65 * spread."""
+        """A layer; spread: standard deviation of its input. That of its output is 0.65 * spread."""
         deviation, bias = 0.65 / columns**0.5, values(rows)
         if eight is None:
             return Linear(Weights(values(rows, columns, spread=deviation).to(dtype), None, bias), None)
@@ -114,26 +115,32 @@ def random(
 
 
 def quantised(module: nn.Module) -> bool:
-    """Whether the layer is one of `buzzer.engine.quant`."""
+    """Whether a layer is a QuantLinear of `buzzer.engine.quant`."""
     return hasattr(module, "packed")
 
 
 @dataclass(frozen=True)
 class Packer:
+    """Converts the parts of a module; dtype and eight as in `EncoderWeights`."""
+
     dtype: torch.dtype
     eight: torch.dtype | None
     device: str
 
     def table(self, weight: Tensor) -> Tensor:
+        """A matrix in `dtype` on the device."""
         return weight.detach().to(self.device, self.dtype).contiguous()
 
     def vector(self, values: Tensor) -> Tensor:
+        """A float32 vector on the device."""
         return values.detach().to(self.device, torch.float32).contiguous()
 
     def norm(self, norm: nn.LayerNorm) -> Norm:
+        """The weights of a layer norm."""
         return Norm(self.vector(norm.weight), self.vector(norm.bias), norm.eps)
 
     def layer(self, layer: EncoderLayer) -> Layer:
+        """The weights of a post-norm layer."""
         return Layer(
             qkv=self.linear([layer.query, layer.key, layer.value]),
             out=self.linear([layer.out]),
@@ -144,7 +151,10 @@ class Packer:
         )
 
     def linear(self, modules: Sequence[Any]) -> Linear:
-        """Layers that share an input as one, their outputs side by side."""
+        """Linear layers that share an input as one layer, their outputs side by side.
+
+        Raises UnsupportedError if only some of them are quantised, or if they differ in precision or input scale.
+        """
         if not any(quantised(m) for m in modules):
             weight = torch.cat([m.weight for m in modules])
             biases = [m.bias if m.bias is not None else m.weight.new_zeros(len(m.weight)) for m in modules]
@@ -156,6 +166,7 @@ class Packer:
         return self.eight_bit([m.packed() for m in modules])
 
     def eight_bit(self, packed: Sequence[Any]) -> Linear:
+        """The same for quantised layers, given as `quant.Packed`."""
         first = packed[0]
         if first.weight.dtype != self.eight:
             raise UnsupportedError(f"a layer is quantised to {first.weight.dtype}, others to {self.eight}")

@@ -1,6 +1,6 @@
-"""What a run must do at least: FLOPs and bytes, counted from the model and not from a backend's kernels.
+"""The least work of a run: FLOPs and bytes, counted from the model and not from a backend's kernels.
 
-Floor time of a run = max(bytes / bandwidth, FLOPs / peak), the roofline of Williams et al. (CACM 2009).
+The least time of a run is max(bytes / bandwidth, FLOPs / peak), the roofline of Williams et al. (CACM 2009).
 """
 
 from collections.abc import Mapping
@@ -16,20 +16,19 @@ WEIGHT_BYTES = {"fp64": 8, "fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "int8-dyn
 
 @dataclass(frozen=True)
 class Cost:
-    """flops: a multiply-add is two. weights: values that each run reads whole. rest: bytes of the embedding rows that
-    are read, of inputs and of outputs."""
+    """The least work of a run."""
 
-    flops: int
-    weights: int
-    rest: int
+    flops: int  # a multiply-add is two
+    weights: int  # number of weights that each run reads completely
+    rest: int  # bytes of the embedding rows that are read, of inputs and of outputs
 
     def bytes_moved(self, precision: str) -> int:
-        """Compulsory traffic: activations that could stay in a cache are not counted."""
+        """The least number of bytes to move. Activations are not counted, since they could stay in a cache."""
         return self.weights * WEIGHT_BYTES[precision] + self.rest
 
 
 def cost_of(model: Any, batch: Mapping[str, Array]) -> Cost | None:
-    """The cost of one run on `batch`; None for a model whose operations are not counted (trees).
+    """The cost of a run on a batch; None for models whose operations are not counted (trees).
 
     model: a torch module, which is run once, or the path of an ONNX file.
     """
@@ -41,7 +40,7 @@ def cost_of(model: Any, batch: Mapping[str, Array]) -> Cost | None:
 
 
 def of_module(module: Any, batch: Mapping[str, Array]) -> Cost:
-    """By torch's own counter: matrix products, convolutions and attention."""
+    """The cost by torch's FLOP counter: matrix products, convolutions and attention. Runs the module once."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -49,16 +48,18 @@ def of_module(module: Any, batch: Mapping[str, Array]) -> Cost:
     inputs = [torch.as_tensor(array, device=device) for array in batch.values()]
     rows, steps = [0], [0]
     handles = [m.register_forward_hook(_rows(rows)) for m in module.modules() if _is_table(m)]
-    if device.type == "cuda":  # there a recurrent layer is one operation that torch does not count
+    if device.type == "cuda":  # on which a recurrent layer is one operation that torch does not count
         handles += [m.register_forward_hook(_steps(steps)) for m in module.modules() if _is_recurrent(m)]
     try:
-        on_cpu = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}  # torch misses it
+        on_cpu = {
+            torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention
+        }  # torch does not count it
         with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=on_cpu) as counter:
-            found = module(*inputs)
+            result = module(*inputs)
     finally:
         for handle in handles:
             handle.remove()
-    outputs = found if isinstance(found, tuple | list) else (found,)
+    outputs = result if isinstance(result, tuple | list) else (result,)
     tables = {id(p) for m in module.modules() if _is_table(m) for p in m.parameters()}
     dense = sum(p.numel() for p in module.parameters() if id(p) not in tables)
     moved = sum(t.numel() * t.element_size() for t in (*inputs, *outputs))
@@ -93,7 +94,7 @@ def _rows(total: list[int]) -> Any:
 
 
 def _steps(total: list[int]) -> Any:
-    """A hook that adds a recurrent layer's products: every weight matrix once a step and row."""
+    """A hook that adds up the FLOPs of recurrent layers: each weight matrix once per step and row."""
 
     def hook(module: Any, inputs: Any, output: Any) -> None:
         matrices = sum(p.numel() for p in module.parameters() if p.ndim == 2)
@@ -103,7 +104,7 @@ def _steps(total: list[int]) -> Any:
 
 
 def of_graph(path: Path, batch: Mapping[str, Array]) -> Cost | None:
-    """By ONNX shape inference with the batch's sizes; None where a matrix product's shape stays unknown."""
+    """The cost by ONNX shape inference with the batch's sizes; None if the shape of a matrix product remains unknown."""
     from onnx import shape_inference
 
     from buzzer.engine.infer.onnx import graphs
@@ -118,7 +119,7 @@ def of_graph(path: Path, batch: Mapping[str, Array]) -> Cost | None:
             dim.dim_value = size
     try:
         inferred = shape_inference.infer_shapes(model, data_prop=True)
-    except (shape_inference.InferenceError, RuntimeError):  # the runtimes infer shapes by rules of their own
+    except (shape_inference.InferenceError, RuntimeError):  # runtimes have their own shape inference
         return None
     shapes = _shapes(inferred.graph)
     tables = {n.input[0] for n in model.graph.node if n.op_type == "Gather" and n.input}
@@ -138,28 +139,22 @@ def of_graph(path: Path, batch: Mapping[str, Array]) -> Cost | None:
 
 
 def _shapes(graph: Any) -> dict[str, tuple[int, ...]]:
-    """Shapes that are known in full, by tensor name."""
-    found = {i.name: tuple(i.dims) for i in graph.initializer}
+    """The completely known shapes, by tensor name."""
+    shapes = {i.name: tuple(i.dims) for i in graph.initializer}
     for entry in (*graph.input, *graph.value_info, *graph.output):
         dims = entry.type.tensor_type.shape.dim
         if entry.type.tensor_type.HasField("shape") and all(d.HasField("dim_value") for d in dims):
-            found[entry.name] = tuple(d.dim_value for d in dims)
-    return found
+            shapes[entry.name] = tuple(d.dim_value for d in dims)
+    return shapes
+
+
+RECURRENT = ("GRU", "LSTM", "RNN")
+PRODUCTS = ("MatMul", "MatMulInteger", "QLinearMatMul", "Gemm", "Conv", "ConvInteger", *RECURRENT)
 
 
 def _node_flops(node: Any, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
-    """FLOPs of a node: 0 for one that is no matrix product, None where a shape is missing."""
-    if node.op_type not in (
-        "MatMul",
-        "MatMulInteger",
-        "QLinearMatMul",
-        "Gemm",
-        "Conv",
-        "ConvInteger",
-        "GRU",
-        "LSTM",
-        "RNN",
-    ):
+    """FLOPs of a node: 0 if it is not a matrix product, None if a shape is unknown."""
+    if node.op_type not in PRODUCTS:
         return 0
     at = 3 if node.op_type == "QLinearMatMul" else 1
     if len(node.input) <= at or not node.output:
@@ -168,11 +163,7 @@ def _node_flops(node: Any, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
     left, right, out = sides
     if not left or not right:
         return None
-    if node.op_type in (
-        "GRU",
-        "LSTM",
-        "RNN",
-    ):  # input [steps, batch, size], W [directions, gates, size], R beside
+    if node.op_type in RECURRENT:  # input [steps, batch, size], W [directions, gates, size], and R
         hidden = shapes.get(node.input[2]) if len(node.input) > 2 else None
         return None if hidden is None else 2 * prod(left[:2]) * (prod(right) + prod(hidden))
     if out is None:

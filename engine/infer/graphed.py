@@ -1,4 +1,4 @@
-"""A CUDA graph of a function of tensors, on buffers that stay in place; what backends on torch's memory share."""
+"""CUDA graphs of functions of tensors, on static buffers; the common part of the backends that use torch's device memory."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,15 +9,16 @@ from torch import Tensor
 
 from buzzer.engine.infer.session import Array, Base, Plan, as_arrays
 
-WARMUPS = 3  # runs before the capture, as torch's notes on CUDA graphs ask: libraries choose kernels and get their workspaces
+# Runs before the capture, as torch's notes on CUDA graphs require: libraries choose kernels and allocate workspaces in them.
+WARMUPS = 3
 
 Function = Callable[[list[Tensor]], tuple[Tensor, ...]]
 
 
 class Graphed:
-    """`function` captured on inputs of the example's sizes.
+    """A CUDA graph of a function, captured on inputs of the example's sizes.
 
-    Raises RuntimeError where the function cannot be captured (it waits for the device, say); the device is usable then.
+    Raises RuntimeError if the function cannot be captured, for example because it waits for the device. The device stays usable.
     """
 
     @torch.inference_mode()
@@ -40,19 +41,19 @@ class Graphed:
 
     @torch.inference_mode()
     def take(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """Copy inputs of the same sizes, from host or device, into the graph's; these."""
-        for own, given in zip(self.inputs, inputs, strict=True):
-            own.copy_(given, non_blocking=True)
+        """Copy inputs of the same sizes, from host or device, into the graph's buffers. Returns the buffers."""
+        for buffer, given in zip(self.inputs, inputs, strict=True):
+            buffer.copy_(given, non_blocking=True)
         return self.inputs
 
     def replay(self) -> tuple[Tensor, ...]:
-        """Start the graph; its outputs, which the next replay overwrites."""
+        """Start the graph. Returns its outputs, which the next replay overwrites."""
         self._graph.replay()
         return self.outputs
 
     @torch.inference_mode()
     def poison(self) -> None:
-        """Fill float outputs with NaN, so that a replay which leaves them unwritten is found out."""
+        """Fill float outputs with NaN, so that a replay which does not write them is detected."""
         for output in self.outputs:
             if output.is_floating_point():
                 output.fill_(torch.nan)
@@ -67,31 +68,31 @@ class Staged:
 
 
 def fetched(staged: Staged, names: tuple[str, ...]) -> dict[str, Array]:
-    """The outputs on the host, floats in fp32; waits for them."""
+    """Wait for the outputs, and copy them to the host, floats as fp32."""
     floats = [t.float() if t.is_floating_point() else t for t in staged.outputs]
     return as_arrays([t.cpu().numpy() for t in floats], names)
 
 
 class Replayed(Base):
-    """What the sessions share that replay a graph where there is one, and call the model where there is none."""
+    """A session that replays a CUDA graph if there is one, and calls the model otherwise. Subclasses define `stage` and `_call`."""
 
     _graph: Graphed | None
 
     def stage(self, batch: Mapping[str, Array]) -> Staged:
-        """Copy a batch to the device: into the graph's buffers where there is one."""
+        """Copy a batch to the device, into the graph's buffers if there is a graph."""
         raise NotImplementedError
 
     def _call(self, inputs: list[Tensor]) -> tuple[Tensor, ...]:
-        """Start the model on a batch; does not wait."""
+        """Start the model on inputs on the device; does not wait for it."""
         raise NotImplementedError
 
     @torch.inference_mode()
     def replay(self, staged: Staged) -> None:
-        """Start the work on it; does not wait."""
+        """Start the work on a staged batch; does not wait for it."""
         staged.outputs = self._graph.replay() if self._graph else self._call(staged.inputs)
 
     def fetch(self, staged: Staged) -> dict[str, Array]:
-        """Wait, and bring the outputs to the host."""
+        """Wait for the outputs and copy them to the host."""
         return fetched(staged, self.plan.outputs)
 
     def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
@@ -107,7 +108,7 @@ class Replayed(Base):
 def graph_or_note(
     function: Function, example: Sequence[Tensor], plan: Plan, backend: str
 ) -> tuple[Graphed | None, tuple[str, ...]]:
-    """The function's graph where all axes are fixed; None, and what the record must say, where it cannot be had."""
+    """The function's CUDA graph if all axes are fixed and it can be captured; else None, and a note for the record that says why."""
     launches = "its device time has the launches in it"
     if any(plan.dynamic.values()):
         return None, (
@@ -118,9 +119,10 @@ def graph_or_note(
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        told = f"{backend} {plan.precision} ran without a CUDA graph, which could not be captured"
-        return None, (f"{told} ({first_line(error)}): {launches}",)
+        note = f"{backend} {plan.precision} ran without a CUDA graph, which could not be captured"
+        return None, (f"{note} ({first_line(error)}): {launches}",)
 
 
 def first_line(error: BaseException) -> str:
+    """The first line of an exception's message, or its type name if it has none."""
     return (str(error).splitlines() or [type(error).__name__])[0]

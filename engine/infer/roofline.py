@@ -1,4 +1,4 @@
-"""What this machine can do at most: bytes and FLOPs a second, measured with the fastest kernels at hand."""
+"""The machine's limits, measured with the fastest available kernels: memory bandwidth and peak FLOPs per second."""
 
 import time
 from collections.abc import Callable
@@ -8,31 +8,29 @@ from typing import Any
 import numpy as np
 
 STREAM_BYTES = 1 << 28  # far beyond any cache
-SIDES = {"cpu": 1024, "cuda": 8192}  # of the square matrices: large enough to reach the peak
-SMALL = 64  # side of those that only find out whether they run
-TRIED_S = {
-    "cpu": 1.0,
-    "cuda": 0.2,
-}  # of calls, of which the best counts: a roof is what was reached, not what is usual
+SIDES = {"cpu": 1024, "cuda": 8192}  # of the square matrices, large enough to reach the peak
+SMALL = 64  # side of the matrices that only test whether a product runs
+# Seconds during which a call is repeated. The fastest one counts: a limit is the best that was reached, not the usual.
+TRIED_S = {"cpu": 1.0, "cuda": 0.2}
 SPIN_CYCLES = 200_000  # of the GPU's clock, about 0.1 ms
-ROOF_ALIAS = {"int8-dynamic": "int8"}  # precisions that share a roof
+ROOF_ALIAS = {"int8-dynamic": "int8"}  # precisions that have the limit of another one
 
 
 @dataclass(frozen=True)
 class Roof:
-    """bandwidth in bytes a second; peak in FLOPs (a multiply-add is two) a second by precision."""
+    """The limits of a machine."""
 
-    bandwidth: float
-    peak: dict[str, float]
+    bandwidth: float  # bytes per second
+    peak: dict[str, float]  # precision -> FLOPs per second; a multiply-add is two
 
     def floor_s(self, bytes_moved: int, flops: int, precision: str) -> float | None:
-        """Least seconds of a run (Williams et al., CACM 2009); None where the precision has no measured peak."""
+        """The least time of a run in seconds (Williams et al., CACM 2009); None if the precision has no measured peak."""
         peak = self.peak.get(ROOF_ALIAS.get(precision, precision))
         return None if peak is None else max(bytes_moved / self.bandwidth, flops / peak)
 
 
 def measure(threads: int, device: str) -> Roof:
-    """Takes a second for each product and stream, a fifth of one on a GPU."""
+    """Measure the limits, for TRIED_S seconds per product and stream."""
     import torch
 
     torch.set_num_threads(threads)
@@ -52,28 +50,28 @@ def measure(threads: int, device: str) -> Roof:
 
 
 def best(run: Callable[[], Any], timed: Callable[[Callable[[], Any]], float], tried_s: float) -> float:
-    """Least seconds of a call; what takes longer than `tried_s`, as emulated precisions do, is called once."""
-    found: list[float] = []
-    while not found or sum(found) < tried_s:
-        found.append(timed(run))
-    return min(found)
+    """The least time of a call in seconds. A call that takes longer than `tried_s`, as in emulated precisions, is made once."""
+    times: list[float] = []
+    while not times or sum(times) < tried_s:
+        times.append(timed(run))
+    return min(times)
 
 
 def by_clock(run: Callable[[], Any]) -> float:
-    """Seconds of a call on the CPU."""
+    """The time of a call on the CPU, in seconds."""
     began = time.perf_counter()
     run()
     return time.perf_counter() - began
 
 
 def by_events() -> Callable[[Callable[[], Any]], float]:
-    """What times a call by two events on the GPU, so that neither launch nor waiting counts."""
+    """A function that times a call by two events on the GPU, in seconds, without launch overhead and waiting."""
     import torch
 
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
 
     def timed(run: Callable[[], Any]) -> float:
-        torch.cuda._sleep(SPIN_CYCLES)  # so that the call is enqueued before the first event is reached
+        torch.cuda._sleep(SPIN_CYCLES)  # enqueues the call before the GPU reaches the first event
         start.record()
         run()
         end.record()
@@ -84,7 +82,7 @@ def by_events() -> Callable[[Callable[[], Any]], float]:
 
 
 def streams(device: str) -> list[tuple[Callable[[], Any], int]]:
-    """A read and STREAM's add (McCalpin 1995), each with the bytes that it moves."""
+    """A read, and STREAM's add (McCalpin 1995), each with the number of bytes that it moves."""
     import torch
 
     x = torch.ones(STREAM_BYTES // 4, device=device)
@@ -93,29 +91,29 @@ def streams(device: str) -> list[tuple[Callable[[], Any], int]]:
 
 
 def torch_products(device: str) -> dict[str, list[Callable[[], Any]]]:
-    """torch's square matrix products by precision, those that run here: tried small, for an emulated one takes seconds."""
+    """torch's products of square matrices by precision, if they run here. Small ones are tried first: emulated ones take seconds."""
     small = products_of(device, SMALL)
     return {n: [run] for n, run in products_of(device, SIDES[device]).items() if _runs(small[n])}
 
 
 def products_of(device: str, side: int) -> dict[str, Callable[[], Any]]:
-    """A product of two square matrices in each precision that torch may have."""
+    """A product of two square matrices in each precision that torch may support."""
     import torch
 
     size = (side, side)
     floats = torch.randn(size, device=device)
     bytes_ = torch.randint(-127, 128, size, dtype=torch.int8, device=device)
     half, brain = floats.half(), floats.bfloat16()
-    asked: dict[str, Callable[[], Any]] = {
+    products: dict[str, Callable[[], Any]] = {
         "fp32": lambda: floats @ floats,
         "bf16": lambda: brain @ brain,
         "int8": lambda: torch._int_mm(bytes_, bytes_),
     }
     if device == "cuda":
-        eight, one = floats.to(torch.float8_e4m3fn), torch.ones((), device=device)
-        asked["fp16"] = lambda: half @ half
-        asked["fp8"] = lambda: torch._scaled_mm(eight, eight.t(), one, one, out_dtype=torch.bfloat16)
-    return asked
+        eight, scale = floats.to(torch.float8_e4m3fn), torch.ones((), device=device)
+        products["fp16"] = lambda: half @ half
+        products["fp8"] = lambda: torch._scaled_mm(eight, eight.t(), scale, scale, out_dtype=torch.bfloat16)
+    return products
 
 
 def _runs(run: Callable[[], Any]) -> bool:
@@ -127,7 +125,7 @@ def _runs(run: Callable[[], Any]) -> bool:
 
 
 def onnx_products(threads: int) -> dict[str, list[Callable[[], Any]]]:
-    """ONNX Runtime's products with a constant on the right, which it packs beforehand as it does weights."""
+    """ONNX Runtime's products with a constant on the right, which it packs beforehand as it packs weights; empty without it."""
     try:
         import onnxruntime
     except ImportError:
@@ -141,16 +139,16 @@ def onnx_products(threads: int) -> dict[str, list[Callable[[], Any]]]:
         "int8": rng.integers(0, 256, size).astype("uint8"),
     }
     right = {"fp32": left["fp32"], "int8": rng.integers(-127, 128, size).astype("int8")}
-    found: dict[str, list[Callable[[], Any]]] = {}
+    products: dict[str, list[Callable[[], Any]]] = {}
     for name, kind in (("fp32", "MatMul"), ("int8", "MatMulInteger")):
         graph = product(kind, left[name], right[name])
         session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        found[name] = [lambda session=session, x=left[name]: session.run(None, {"x": x})]  # type: ignore[misc]
-    return found
+        products[name] = [lambda session=session, x=left[name]: session.run(None, {"x": x})]  # type: ignore[misc]
+    return products
 
 
 def product(kind: str, left: Any, right: Any) -> bytes:
-    """An ONNX graph of one matrix product."""
+    """A serialised ONNX graph of one matrix product, MatMul or MatMulInteger, with `right` as a constant."""
     from onnx import TensorProto, helper, numpy_helper
 
     given = helper.np_dtype_to_tensor_dtype(left.dtype)

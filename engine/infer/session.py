@@ -1,4 +1,4 @@
-"""The session protocol that every backend serves."""
+"""The protocol of inference sessions, which every backend implements."""
 
 import os
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Plan:
-    """What a session is made from; see `infer.prepare`."""
+    """The arguments from which a backend makes a session; see `infer.prepare`."""
 
     model: Any
     example: dict[str, Array]
@@ -29,7 +29,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Description:
-    """Facts about a session; None where they are not known."""
+    """Facts about a session; None if unknown."""
 
     backend: str
     version: str
@@ -38,33 +38,33 @@ class Description:
     threads: int
     parameters: int | None  # number of weights
     weight_bytes: int | None
-    affinity: tuple[int, ...] = ()  # cores that the process may use; empty where the system does not tell
+    affinity: tuple[int, ...] = ()  # cores that the process may use; empty if unknown
     denormals: str = "kept"  # "flushed" to zero or "kept"
     kernels: int | None = None  # kernels, or operators of the optimised graph, in one run
-    flops: int | None = None  # of one run on the batch that `describe` was given; a multiply-add is two
-    bytes_moved: int | None = None  # the least that run must move: weights at this precision, inputs, outputs
-    graph: bool | None = (
-        None  # whether a run replays a CUDA graph; None on a CPU, or where the backend does not tell
-    )
-    notes: tuple[str, ...] = ()  # what a reader of its times must know
+    flops: int | None = None  # of one run on the batch that was passed to `describe`; a multiply-add is two
+    bytes_moved: int | None = None  # least bytes of that run: weights in this precision, inputs, and outputs
+    graph: bool | None = None  # whether a run replays a CUDA graph; None on a CPU, or if unknown
+    notes: tuple[str, ...] = ()  # remarks for readers of its times
 
 
 class Session(Protocol):
     """A model that is ready to run."""
 
     def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
-        """Outputs by name; new arrays that belong to the caller. Raises UsageError for a batch of the wrong form."""
+        """The outputs by name, as new arrays that belong to the caller. Raises UsageError for a batch of the wrong form."""
         ...
 
     def describe(self, batch: Mapping[str, Array] | None = None) -> Description:
-        """The session's facts; with a batch also those of a run on it, which is counted by one slow run."""
+        """The session's facts. With a batch, also the FLOPs and bytes of a run on it, which one slow run counts."""
         ...
 
     def poison(self) -> None:
-        """Overwrite output buffers that outlive a run, so that a run which leaves them untouched is found out."""
+        """Fill output buffers that are reused between runs with NaN, so that a run which does not write them is detected."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Free the session's resources."""
+        ...
 
     def __enter__(self) -> Self: ...
 
@@ -75,47 +75,54 @@ class Session(Protocol):
 
 @runtime_checkable
 class Staging(Protocol):
-    """A session whose run comes in parts, so that the device's work can be timed without the copies."""
+    """A session whose run has three parts, so that the device's work can be timed without copies from and to the host."""
 
     def stage(self, batch: Mapping[str, Array]) -> Any:
-        """Put a batch on the device."""
+        """Copy a batch to the device."""
         ...
 
     def replay(self, staged: Any) -> None:
-        """Start the work on it; does not wait."""
+        """Start the work on a staged batch; does not wait for it."""
         ...
 
     def fetch(self, staged: Any) -> dict[str, Array]:
-        """Wait, and bring the outputs to the host."""
+        """Wait for the outputs and copy them to the host."""
         ...
 
 
 class Base:
-    """Context manager and batch check, shared by the backends."""
+    """Base class of the backends' sessions. Subclasses define `run` and `facts`."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
 
     def facts(self) -> Description:
-        """What `describe` tells without a batch."""
+        """The result of `describe` without a batch, but for the affinity."""
         raise NotImplementedError
 
+    def plain_facts(self, backend: str, version: str) -> Description:
+        """The facts that follow from the plan. `parameters` is None unless the model is a torch module."""
+        plan = self.plan
+        weights = plan.model.parameters() if hasattr(plan.model, "parameters") else None
+        parameters = None if weights is None else sum(w.numel() for w in weights)
+        return Description(backend, version, plan.precision, plan.device, plan.threads, parameters, None)
+
     def describe(self, batch: Mapping[str, Array] | None = None) -> Description:
-        told = replace(self.facts(), affinity=affinity())
+        description = replace(self.facts(), affinity=affinity())
         if batch is None:
-            return told
+            return description
         from buzzer.engine.infer.cost import cost_of
 
         cost = cost_of(self.plan.model, batch)
         if cost is None:
-            return told
-        return replace(told, flops=cost.flops, bytes_moved=cost.bytes_moved(self.plan.precision))
+            return description
+        return replace(description, flops=cost.flops, bytes_moved=cost.bytes_moved(self.plan.precision))
 
     def poison(self) -> None:
-        """Outputs are new arrays in each run unless a backend says otherwise."""
+        """Does nothing: outputs are new arrays in each run. Backends that reuse buffers override this."""
 
     def close(self) -> None:
-        """Nothing to give back unless a backend says so."""
+        """Does nothing. Backends that hold resources override this."""
 
     def __enter__(self) -> Self:
         return self
@@ -127,12 +134,12 @@ class Base:
 
 
 def affinity() -> tuple[int, ...]:
-    """The cores that this process may use."""
+    """The cores that this process may use; empty if unknown."""
     return tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else ()
 
 
 def check_batch(plan: Plan, batch: Mapping[str, Array]) -> None:
-    """Raises UsageError unless `batch` has the plan's inputs, dtypes, ranks and fixed axes."""
+    """Raises UsageError unless a batch has the plan's inputs, with their dtypes, ranks and fixed axes."""
     if batch.keys() != plan.example.keys():
         raise UsageError(f"inputs {sorted(batch)} given, the model takes {sorted(plan.example)}")
     for name, example in plan.example.items():
@@ -149,7 +156,7 @@ def check_batch(plan: Plan, batch: Mapping[str, Array]) -> None:
 
 
 def as_arrays(tensors: Any, names: tuple[str, ...]) -> dict[str, Array]:
-    """Name a model's outputs; refuses a count that differs from the names'."""
+    """A model's outputs by name. Raises UsageError if their number differs from that of the names."""
     values = list(tensors) if isinstance(tensors, tuple | list) else [tensors]
     if len(values) != len(names):
         raise UsageError(f"the model gives {len(values)} outputs, {len(names)} are named: {', '.join(names)}")

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -95,13 +96,8 @@ class TorchSession(Replayed):
         weights = list(self.plan.model.parameters())
         packed = self.plan.precision == "int8-dynamic"  # int8 weights are packed objects without a known size
         size = None if self._dtype is None else self._dtype.itemsize
-        return Description(
-            backend=self.backend,
-            version=torch.__version__,
-            precision=self.plan.precision,
-            device=self.plan.device,
-            threads=self.plan.threads,
-            parameters=sum(w.numel() for w in weights),
+        return replace(
+            self.plain_facts(self.backend, torch.__version__),
             weight_bytes=None if packed else sum(w.numel() * (size or w.element_size()) for w in weights),
             denormals="flushed",
             graph=None if self.plan.device == "cpu" else self._graph is not None,

@@ -1,1 +1,1 @@
-"""Triton kernels of a BERT encoder, and what times and tunes them. Importing this needs no Triton; its modules do."""
+"""Triton kernels of encoders, and the tools that compile, time and tune them. Importing this package needs no Triton; its modules do."""

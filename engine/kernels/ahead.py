@@ -1,4 +1,4 @@
-"""Compiles launches ahead in other processes, into Triton's cache, while this one measures."""
+"""Compiles launches in other processes, into Triton's cache, while this process measures."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -8,12 +8,15 @@ from typing import Any, Self
 
 from buzzer.engine.kernels.jit import Launch
 
-WORKERS = 16
+WORKERS = 16  # at most
 
 
 class Ahead:
-    """Worker processes that compile for a compute capability. They use no device, and start afresh: a process that has
-    used CUDA cannot be forked."""
+    """Worker processes that compile for a compute capability, without a device. They are spawned, because a process that has
+    used CUDA cannot be forked.
+
+    capability: 90 is an H100's.  shared: bytes of shared memory that a program may have.
+    """
 
     def __init__(self, capability: int, shared: int) -> None:
         workers = min(WORKERS, len(os.sched_getaffinity(0)))
@@ -27,14 +30,17 @@ class Ahead:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def start(self, make: Callable[..., Sequence[Launch]], *given: Any) -> Future[None]:
-        """Compile `make(*given)`, which a worker calls, so that tensors belong on the "meta" device."""
+        """Compile the launches `make(*given)`. A worker calls `make`, so its tensors should be on the "meta" device."""
         return self._pool.submit(compile_all, self._target, make, given)
 
 
 def compile_all(
     target: tuple[int, int], make: Callable[..., Sequence[Launch]], given: tuple[Any, ...]
 ) -> None:
-    """Into Triton's cache; raises what Triton raises."""
+    """Compile launches into Triton's cache, in a worker. Raises Triton's errors.
+
+    target: compute capability and bytes of shared memory.
+    """
     from buzzer.engine.kernels.offline import Compiler
 
     with Compiler(*target):

@@ -1,6 +1,6 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
-"""Self-attention over packed sequences: no padding is read or computed but inside a block."""
+"""Self-attention over packed sequences. Padding is computed only inside a block."""
 
 import math
 
@@ -32,8 +32,8 @@ def bounds_of(
     ROWS: tl.constexpr,
     LIMIT: tl.constexpr,
 ):
-    """First and past-the-last key of each of ROWS tokens, and the inverse of a head's columns. No kernel writes them:
-    load them before anything is waited for."""
+    """The first key of each of ROWS tokens and the one after its last, and the inverse of a head's columns. No kernel writes
+    them, so they may be loaded before any wait."""
     rows = block * ROWS + tl.arange(0, ROWS)
     wide = tl.arange(0, PADDED)
     first = tl.load(spans + rows, mask=rows < M, other=2147483647)
@@ -64,9 +64,9 @@ def attention_block(
     CAUSAL: tl.constexpr,
     LIMIT: tl.constexpr,
 ):
-    """ROWS tokens of one head; `bounds_of` gives first, last and inverses, other arguments as of `attention`.
+    """Compute ROWS tokens of one head. first, last and inverses are from `bounds_of`; the other arguments are those of `attention`.
 
-    softmax(q k' / sqrt(WIDTH)) v by a running maximum (Milakov and Gimelshein, arXiv 1805.02867, algorithm 3), as in
+    softmax(q k' / sqrt(WIDTH)) v with a running maximum (Milakov and Gimelshein, arXiv 1805.02867, algorithm 3), as in
     FlashAttention (Dao et al., arXiv 2205.14135).
     """
     size: tl.constexpr = HEADS * WIDTH
@@ -78,7 +78,9 @@ def attention_block(
     row_at = rows.to(tl.int64)[:, None] * (3 * size)
     q = tl.load(base[None, :] + row_at, mask=there[:, None] & in_head[None, :], other=0.0)
 
-    highest = tl.full((ROWS,), -1.0e30, tl.float32)  # finite: a row without keys yet must not give NaN
+    highest = tl.full(
+        (ROWS,), -1.0e30, tl.float32
+    )  # finite, so that a row without keys so far does not give NaN
     weight = tl.zeros((ROWS,), tl.float32)
     total = tl.zeros((ROWS, PADDED), tl.float32)
     end = tl.max(last, 0)
@@ -115,8 +117,8 @@ def attention_block(
 def attention(
     qkv,  # [M, 3 * HEADS * WIDTH]: queries, keys and values of a token side by side
     spans,  # int32 [2, M]: first token of each token's sequence, and the one after its last
-    distances,  # float32 [HEADS, 2 * REACH - 1], log2(e) * what a distance adds to a score; unused where REACH is 0
-    inverse,  # float32 [HEADS * WIDTH], 1 / scale of the output; unused where LIMIT is 0
+    distances,  # float32 [HEADS, 2 * REACH - 1], log2(e) * the addend of each distance to a score; unused if REACH is 0
+    inverse,  # float32 [HEADS * WIDTH], 1 / scale of the output; unused if LIMIT is 0
     out,  # [M, HEADS * WIDTH]
     zero,
     factor,  # log2(e) / sqrt(WIDTH)
@@ -126,15 +128,15 @@ def attention(
     PADDED: tl.constexpr,  # a power of two >= max(16, WIDTH)
     ROWS: tl.constexpr,
     KEYS: tl.constexpr,
-    REACH: tl.constexpr,  # tokens of the longest sequence that `distances` serves
-    CAUSAL: tl.constexpr,  # a token sees itself and those before it
+    REACH: tl.constexpr,  # tokens of the longest sequence that `distances` covers
+    CAUSAL: tl.constexpr,  # a token attends only to itself and to those before it
     LIMIT: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """Attention inside each sequence.
+    """Attention within each sequence.
 
-    A block of rows may hold several sequences: its keys are the union of theirs, and each row masks the others out.
-    So the grid depends on the number of tokens only, and one captured graph serves any lengths.
+    A block of rows may contain several sequences. Its keys are the union of theirs, and each row masks those of the others.
+    So the launch grid depends only on the number of tokens, and one captured graph works for any lengths.
     """
     let_next_start(PDL)
     block, head = tl.program_id(0), tl.program_id(1)
@@ -147,8 +149,10 @@ def attention(
 
 
 def blocks(m: int, heads: int) -> tuple[int, int]:
-    """ROWS and KEYS for m tokens: while one wave of programs holds them all, as many programs as that wave has, each with
-    its keys in one pass where a sequence has no more than 128; beyond, fewer that read a key less often.
+    """ROWS and KEYS for m tokens.
+
+    As long as all programs fit in one wave, the blocks are small, so that there are many programs, and have up to 128 keys,
+    so that most sequences need one pass. Beyond one wave, larger blocks of rows read each key less often.
 
     >>> [blocks(m, 16) for m in (16, 128, 256, 16384)]
     [(16, 16), (16, 128), (32, 128), (32, 64)]
@@ -169,15 +173,15 @@ def self_attention(
     distances: Tensor | None = None,
     causal: bool = False,
     cut: tuple[int, int] | None = None,
-    span: float | None = None,
     pdl: bool = False,
 ) -> Launch:
-    """out [M, H] = attention of each token to its own sequence, of qkv [M, 3 * H] and spans int32 [2, M].
+    """The launch of out [M, H] = attention of each token to its own sequence, from qkv [M, 3 * H] and spans int32 [2, M].
 
-    distances: float32 [heads, 2 * reach - 1], log2(e) * what is added to the score of a key reach - 1 tokens after
-        the token, ..., reach - 1 before it; no sequence may be longer than `reach`.
-    cut: rows and keys of a program's block, powers of two >= 16; None = `blocks`.
-    span: mean number of keys a token attends to, for the count of FLOPs; None = all M.
+    grid: how a quantised output is made.
+    distances: float32 [heads, 2 * reach - 1], log2(e) * the addend to the score of a key `reach - 1` tokens after the
+        token, ..., `reach - 1` before it; no sequence may be longer than `reach`.
+    causal: a token attends only to itself and to those before it.
+    cut: rows and keys of a program's block, powers of two >= 16; default: `blocks`.
     """
     m, size = out.shape
     width = size // heads
@@ -201,7 +205,7 @@ def self_attention(
         constants=constants | {"LIMIT": limit_of(out.dtype)},
         constant_bytes=bytes_of(distances),
         moved_bytes=bytes_of(qkv, spans, out),
-        flops=round(4 * m * (m if span is None else span) * size),
+        flops=4 * m * m * size,
         stages=2,
         pdl=pdl,
     )

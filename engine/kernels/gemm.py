@@ -22,15 +22,16 @@ from buzzer.engine.kernels.jit import (
 )
 
 GROUP = 8  # row blocks whose programs share weights in L2
-# Values of the largest tile whose residual is loaded before the product: more would not leave it enough registers.
+# Values of the largest tile whose residual is loaded before the product; larger ones would leave too few registers.
 SMALL = tl.constexpr(64 * 64)
 
 
 @dataclass(frozen=True, order=True)
 class Tile:
-    """How a GEMM is cut: rows, columns and depth of a tile, shares of K, warps, and loads in flight.
+    """How a GEMM is divided among programs.
 
-    whole: a share of K is one step of `depth`, whose weights are loaded before the previous kernel is waited for.
+    rows, columns, depth: of a tile.  split: number of shares of K.  warps: of a program.  stages: of the pipeline of loads.
+    whole: a share of K is one step of `depth`, whose weights are loaded before waiting for the previous kernel.
     """
 
     rows: int
@@ -42,7 +43,7 @@ class Tile:
     whole: bool = False
 
     def shared(self, width: int) -> int:
-        """Bytes of shared memory that its loads in flight take, of values of `width` bytes."""
+        """Bytes of shared memory for the loads in flight; width: bytes of a value."""
         return (1 if self.whole else self.stages) * (self.rows + self.columns) * self.depth * width
 
 
@@ -58,7 +59,7 @@ def vectors_of(
     BIAS: tl.constexpr,
     LIMIT: tl.constexpr,
 ):
-    """Scale, bias and inverse of a tile's columns. They are constants: load them before anything is waited for."""
+    """Scale, bias and inverse of a tile's columns. They are constants, so they may be loaded before any wait."""
     columns = column_tile * COLUMNS + tl.arange(0, COLUMNS)
     kept = columns < N
     scales = tl.load(scale + columns, mask=kept, other=0.0) if SCALED else 1.0
@@ -71,7 +72,7 @@ def vectors_of(
 def whole_share(
     w, column_tile, part, N: tl.constexpr, K: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr
 ):
-    """The weights of a tile whose share of K is one step."""
+    """The weights of a tile whose share of K is a single step."""
     columns = column_tile * COLUMNS + tl.arange(0, COLUMNS)
     depth = part * DEPTH + tl.arange(0, DEPTH)
     return tl.load(w + (columns % N)[:, None] * K + depth[None, :])
@@ -106,19 +107,24 @@ def gemm_tile(
     STAGES: tl.constexpr,
     WHOLE: tl.constexpr,
 ):
-    """One tile of share `part` of K; `vectors_of` gives scales, biases and inverses, `whole_share` with WHOLE share_of_w,
-    other arguments as of `gemm`."""
+    """Compute one tile, for share `part` of K.
+
+    scales, biases and inverses are from `vectors_of`; with WHOLE, share_of_w is from `whole_share`; the other arguments
+    are those of `gemm`.
+    """
     in_tile = tl.arange(0, ROWS)
     rows = row_tile * ROWS + in_tile
     columns = column_tile * COLUMNS + tl.arange(0, COLUMNS)
     share: tl.constexpr = (K + DEPTH * SPLIT - 1) // (DEPTH * SPLIT) * DEPTH
     depth = part * share + tl.arange(0, DEPTH)
-    # Rows past the end read a row that is there: their results are not stored.
+    # Rows past the end read an existing row; their results are not stored.
     a_at = a + (rows % M).to(tl.int64)[:, None] * K + depth[None, :]
     w_at = w + (columns % N)[:, None] * K + depth[None, :]
     kept = (rows < M)[:, None] & (columns < N)[None, :]
     first = (row_tile * ROWS).to(tl.int64) * N
-    cell = in_tile[:, None] * N + columns[None, :]  # 32 bits: 64-bit ones would take registers from the tile
+    cell = (
+        in_tile[:, None] * N + columns[None, :]
+    )  # 32 bits, since 64-bit offsets would take registers from the tile
     small: tl.constexpr = RESIDUAL and ROWS * COLUMNS <= SMALL
     if small:
         added = tl.load(residual + first + cell, mask=kept, other=0.0)
@@ -166,7 +172,7 @@ def prefetch_tile(
     DEPTH: tl.constexpr,
     SPLIT: tl.constexpr,
 ):
-    """Ask L2 for the weights of a tile: a line of 128 bytes each."""
+    """Start loading the weights of a tile into L2, in lines of 128 bytes."""
     columns = column_tile * COLUMNS + tl.arange(0, COLUMNS)
     share: tl.constexpr = (K + DEPTH * SPLIT - 1) // (DEPTH * SPLIT) * DEPTH
     line: tl.constexpr = 128 // (w.dtype.element_ty.primitive_bitwidth // 8)
@@ -182,7 +188,7 @@ def gemm(
     scale,  # float32 [N], input scale * weight scale; unused without SCALED
     bias,  # float32 [N]; unused without BIAS
     residual,  # float16, bfloat16 or float32 [M, N]; unused without RESIDUAL
-    inverse,  # float32 [N], 1 / scale of the output; unused where LIMIT is 0
+    inverse,  # float32 [N], 1 / scale of the output; unused if LIMIT is 0
     out,  # [M, N]; with SPLIT > 1 float32 [SPLIT, M, N], sums that a later kernel adds
     zero,  # zero point of the output
     M,
@@ -202,9 +208,9 @@ def gemm(
     GROUP: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """Each program makes one tile of one share of K.
+    """Each program computes one tile for one share of K.
 
-    Tiles go down the rows in groups of GROUP row blocks, so that programs that run together share weights in L2.
+    Programs are ordered down the rows in groups of GROUP row blocks, so that those that run together share weights in L2.
     """
     let_next_start(PDL)
     row_tiles = tl.cdiv(M, ROWS)
@@ -216,7 +222,7 @@ def gemm(
     column_tile = at % (GROUP * column_tiles) // height
     part = tl.program_id(1)
     share_of_w = w  # unused without WHOLE
-    if WHOLE:  # weights are constants: they may be loaded, or asked for, before the wait
+    if WHOLE:  # weights are constants, so they may be loaded or prefetched before the wait
         share_of_w = whole_share(w, column_tile, part, N, K, COLUMNS, DEPTH)
     elif PDL:
         prefetch_tile(w, column_tile, part, N, K, COLUMNS, DEPTH, SPLIT)
@@ -230,7 +236,7 @@ def gemm(
 
 @dataclass(frozen=True)
 class Weights:
-    """A linear layer as the GEMM takes it: weight [N, K], scale float32 [N] or None, bias float32 [N] or None."""
+    """The weights of a linear layer: weight [N, K], scale float32 [N] or None, bias float32 [N] or None."""
 
     weight: Tensor
     scale: Tensor | None
@@ -239,7 +245,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Grid:
-    """How a float output is put into eight bits: round(x * inverse) + zero. inverse float32 [N]."""
+    """How a float output is quantised to eight bits: round(x * inverse) + zero. inverse: float32 [N]."""
 
     inverse: Tensor
     zero: int
@@ -257,10 +263,10 @@ def linear(
     grid: Grid | None = None,
     pdl: bool = False,
 ) -> Launch:
-    """out [M, N] = act(a [M, K] @ weight.T * scale + bias + residual), in `grid`'s eight bits where out is of them.
+    """The launch of out [M, N] = act(a [M, K] @ weight.T * scale + bias + residual), quantised by `grid` if out has eight bits.
 
-    With tile.split > 1, out is float32 [split, M, N] and takes the shares of a @ weight.T * scale alone: bias,
-    residual and norm are `add_norm`'s.
+    With tile.split > 1, out is float32 [split, M, N] and receives the partial sums of a @ weight.T * scale; bias, residual
+    and norm are left to `rows.residual_norm`.
     """
     (m, k), n, split = a.shape, weights.weight.shape[0], tile.split
     parts = split > 1
@@ -287,20 +293,21 @@ def linear(
 
 
 SHAPES = ((16, 32, 4), (32, 32, 4), (64, 32, 4), (64, 64, 4), (128, 64, 4), (128, 128, 8), (128, 256, 8))
-# Values of the largest tile whose epilogues all fit a thread's registers. A larger one keeps up to 352 bytes a thread in
-# local memory, so that only a measurement may choose it.
+# Values of the largest tile whose epilogues all fit a thread's registers. A larger one keeps up to 352 bytes per thread in
+# local memory, so it is used only if it was measured to be faster.
 UNSPILLED = 128 * 128
 SPLITS = (1, 2, 4, 8)
-MULTIPROCESSORS = (
-    132  # an H100's; the next two are its L2 and 8-bit datasheet rates a multiprocessor, a microsecond
-)
+MULTIPROCESSORS = 132  # of an H100
+# Datasheet rates of an H100 per multiprocessor and microsecond: bytes from L2, and 8-bit FLOPs.
 L2_BYTES = 41e3
 FLOPS = 15e6
 
 
 def default_tile(m: int, n: int, k: int, dtype: torch.dtype, splits: bool) -> Tile:
-    """The tile of least estimated time on an H100, where nothing was tuned: waves of programs, each with the bytes
-    that it reads or the FLOPs that it does, and the sums that a split writes and a norm reads."""
+    """The tile with the least estimated time on an H100, for shapes that were not tuned.
+
+    splits: whether K may be split. See `estimate`.
+    """
     width = dtype.itemsize
     depth = min(128 // width, max(32, triton.next_power_of_2(k)))
     fit = [tile for tile in candidates(m, n, k, depth, splits) if tile.rows * tile.columns <= UNSPILLED]
@@ -308,26 +315,30 @@ def default_tile(m: int, n: int, k: int, dtype: torch.dtype, splits: bool) -> Ti
 
 
 def early_tile(m: int, n: int, k: int, dtype: torch.dtype, splits: bool) -> Tile | None:
-    """A `whole` tile of at most one wave, with most programs, then fewest shares; None where none fits.
+    """The `whole` tile of at most one wave with most programs, then fewest shares; None if none fits.
 
-    It lies in shared memory beside the kernel that runs before it: a GEMM that a norm follows comes after one that none
-    does, and 96 and 128 KB fit together.
+    Its shared memory must fit beside that of the previous kernel. A GEMM before a norm comes after a GEMM without one, and
+    96 and 128 KB fit together.
     """
-    room = (96 if splits else 128) << 10
-    found = {}
+    most_shared = (96 if splits else 128) << 10
+    fits = {}
     for rows, columns in ((64, 64), (128, 64)):
         for split in SPLITS if splits else SPLITS[:1]:
             share = k // split
             tile = Tile(rows, columns, share, split, 8, 1, whole=True)
             programs = -(-m // rows) * -(-n // columns) * split
             is_power = share * split == k and share & (share - 1) == 0 and share >= 32
-            if is_power and programs <= MULTIPROCESSORS and tile.shared(dtype.itemsize) <= room:
-                found[tile] = programs, -split
-    return max(found, key=lambda tile: found[tile], default=None)
+            if is_power and programs <= MULTIPROCESSORS and tile.shared(dtype.itemsize) <= most_shared:
+                fits[tile] = programs, -split
+    return max(fits, key=lambda tile: fits[tile], default=None)
 
 
 def estimate(tile: Tile, m: int, n: int, k: int, width: int) -> float:
-    """Microseconds that a tile would take; good for an order of tiles, not as a forecast. width: bytes of a value."""
+    """Estimated microseconds of a GEMM with a tile; good for comparing tiles, not as a prediction. width: bytes of a value.
+
+    The model: waves of programs, each limited by the bytes that it reads or by its FLOPs; and the partial sums that a
+    split writes and a norm reads.
+    """
     waves = -(-(-(-m // tile.rows) * -(-n // tile.columns) * tile.split) // MULTIPROCESSORS)
     share = waves * k / tile.split
     sums = 8 * tile.split * m * n / MULTIPROCESSORS / L2_BYTES if tile.split > 1 else 0.0
@@ -336,7 +347,7 @@ def estimate(tile: Tile, m: int, n: int, k: int, width: int) -> float:
 
 
 def candidates(m: int, n: int, k: int, depth: int, splits: bool) -> list[Tile]:
-    """Tiles that suit a shape: none twice as high as there are rows, no share of K under two steps."""
+    """Tiles that suit a shape: less than twice as high as it has rows, and with at least two steps of `depth` in a share of K."""
     highest = max(16, triton.next_power_of_2(m))
     return [
         Tile(rows, columns, depth, split, warps, 3 if columns == 256 else 4)

@@ -1,4 +1,4 @@
-"""What a GPU would run, told without one: floor times, launches compiled to machine code, and what that code needs."""
+"""Facts about a GPU's work without a GPU: least times, and launches compiled to machine code with its use of resources."""
 
 import re
 import subprocess
@@ -7,25 +7,28 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
 
+from buzzer.engine.kernels.facts import CodeFacts
 from buzzer.engine.kernels.jit import Launch, interpreted, triton
 from buzzer.errors import UnsupportedError
 
-H100_BANDWIDTH = (
-    3.35e12  # bytes a second, and FLOPs a second by bits of an operand: NVIDIA's H100 SXM datasheet
-)
-SHARED = 227 << 10  # bytes of shared memory that a program can have on compute capability 9.0
+# NVIDIA's H100 SXM datasheet: bytes per second, and FLOPs per second by the bits of an operand.
+H100_BANDWIDTH = 3.35e12
 H100_FLOPS = {8: 1979e12, 16: 989e12, 32: 67e12}
+SHARED = 227 << 10  # bytes of shared memory that a program can have on compute capability 9.0
 
 
 def floor(moved: int, flops: int, bits: int) -> float:
-    """Least microseconds on an H100 (the roofline of Williams et al., CACM 2009)."""
+    """The least time on an H100 in microseconds (the roofline of Williams et al., CACM 2009).
+
+    moved: bytes from memory.  bits: of an operand.
+    """
     return max(moved / H100_BANDWIDTH, flops / H100_FLOPS[bits]) * 1e6
 
 
 @dataclass(frozen=True)
 class Code:
-    """Compiled code: registers of a thread, bytes of its local memory (registers that did not fit), bytes of shared
-    memory of a program, PTX, and the machine's instructions."""
+    """Compiled code: registers per thread, bytes of local memory per thread (spilled registers), bytes of shared memory
+    per program, PTX, and machine instructions."""
 
     registers: int
     local: int
@@ -35,20 +38,19 @@ class Code:
 
     @property
     def tensor_cores(self) -> str:
-        """The instruction of matrix products: wgmma (Hopper), mma, or none."""
+        """The instruction of matrix products: "wgmma" (Hopper), "mma", or "none"."""
         return next((name for name in ("wgmma", "mma") if f"{name}." in self.ptx), "none")
 
-    def facts(self) -> dict[str, Any]:
-        """All but the text, for people and JSON."""
-        used = {"registers": self.registers, "local": self.local, "shared": self.shared}
-        return {**used, "tensor_cores": self.tensor_cores}
+    def facts(self) -> CodeFacts:
+        """All but the code itself, for the command line."""
+        return CodeFacts(self.registers, self.local, self.shared, self.tensor_cores)
 
 
 class Compiler:
-    """In the place of Triton's CUDA driver: what is launched is compiled by Triton's own path for a compute capability,
-    90 being an H100's, checked against its shared memory, and not run. Tensors may be of any device, "meta" too.
+    """Replaces Triton's CUDA driver: launches are compiled for a compute capability, checked against its shared memory, and
+    not run. Tensors may be on any device, also "meta".
 
-    with Compiler(90): launch()
+    with Compiler(90): launch()  # 90 is an H100's
     """
 
     def __init__(self, capability: int, shared: int = SHARED) -> None:
@@ -60,7 +62,7 @@ class Compiler:
         return self
 
     def __exit__(self, *_: object) -> None:
-        triton.runtime.driver.set_active(None)  # Triton finds the machine's own when it next needs one
+        triton.runtime.driver.set_active(None)  # at the next launch, Triton looks for the machine's own
 
     def get_current_target(self) -> Any:
         from triton.backends.compiler import GPUTarget
@@ -68,7 +70,7 @@ class Compiler:
         return GPUTarget("cuda", self.capability, 32)
 
     def get_current_device(self) -> int:
-        return -self.capability  # no device's number: Triton keeps what it has loaded by that
+        return -self.capability  # not the number of a device: Triton caches loaded kernels by it
 
     def get_current_stream(self, device: int) -> int:
         return 0
@@ -79,7 +81,7 @@ class Compiler:
     def load_binary(
         self, name: str, cubin: bytes, shared: int, device: int
     ) -> tuple[str, None, int, int, int]:
-        """Module, function, registers and spilled ones (both unread), and the most threads of a program."""
+        """Module, function, registers and spilled registers (both unused), and the most threads of a program."""
         return name, None, 0, 0, 1024
 
     def unload_module(self, module: str) -> None:
@@ -90,7 +92,7 @@ class Compiler:
 
 
 def compiled(launch: Launch, capability: int = 90) -> Code:
-    """The code of `launch` for that compute capability. Needs Triton, no device.
+    """The code of a launch for a compute capability. Needs Triton, but no device.
 
     Raises UnsupportedError in a process whose kernels are interpreted, and Triton's OutOfResources.
     """
@@ -103,14 +105,13 @@ def compiled(launch: Launch, capability: int = 90) -> Code:
 
 
 def dumped(cubin: bytes) -> tuple[int, int, str]:
-    """Registers and bytes of local memory of a thread, and the instructions, as NVIDIA's tool that comes with Triton reads
-    them."""
+    """Registers and bytes of local memory per thread, and the instructions, by the cuobjdump that comes with Triton."""
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with TemporaryDirectory() as folder:
         file = Path(folder) / "kernel.cubin"
         file.write_bytes(cubin)
         command = [str(tool), "-res-usage", "-sass", str(file)]
-        told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    found = re.search(r"REG:(\d+) STACK:(\d+)", told)
-    assert found, told
-    return int(found[1]), int(found[2]), told
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    match = re.search(r"REG:(\d+) STACK:(\d+)", output)
+    assert match, output
+    return int(match[1]), int(match[2]), output

@@ -1,9 +1,9 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
-"""All layers of an encoder in one kernel: a program a multiprocessor, and barriers where there were launches.
+"""All layers of an encoder in one persistent kernel: one program per multiprocessor, and barriers in place of launches.
 
-A launch inside a CUDA graph costs more than a barrier, and a program that has done its share asks L2 for its next
-weights while it waits (Hazy Research, "Look Ma, No Bubbles", 2025; Triton-distributed's MegaTritonKernel).
+A launch inside a CUDA graph costs more than a barrier, and a program that has finished its share prefetches its next
+weights into L2 while it waits (Hazy Research, "Look Ma, No Bubbles", 2025; Triton-distributed's MegaTritonKernel).
 """
 
 import math
@@ -32,7 +32,7 @@ LOOKS = tl.constexpr(SPINS)
 
 @triton.jit
 def turns(count):
-    """How many of `count` items are this program's, if they are dealt out in turn."""
+    """How many of `count` items this program processes, if they are distributed in turn."""
     return tl.cdiv(count - tl.program_id(0), tl.num_programs(0))
 
 
@@ -72,7 +72,7 @@ def share_of_gemm(
 
 @triton.jit
 def prefetch_share(w, M, N: tl.constexpr, K: tl.constexpr, TILE: tl.constexpr):
-    """Ask L2 for the weights of this program's first tile."""
+    """Start loading the weights of this program's first tile into L2."""
     row_tiles = tl.cdiv(M, TILE[0])
     column_tiles: tl.constexpr = (N + TILE[1] - 1) // TILE[1]
     item = tl.program_id(0)
@@ -113,8 +113,8 @@ def share_of_norm(
 @kernel
 def layers(
     even,  # states [M, SIZE]: the embedding's on entry, the last layer's at the end
-    even8,  # the same in eight bits; these and all other eight-bit ones are unused where LIMIT is 0
-    odd,  # states [M, SIZE] between a layer's halves
+    even8,  # the same in eight bits; eight-bit arguments are unused if LIMIT is 0
+    odd,  # states [M, SIZE] between the two halves of a layer
     odd8,
     qkv,  # [M, 3 * SIZE]
     context,  # [M, SIZE], in eight bits where LIMIT is not 0
@@ -164,7 +164,7 @@ def layers(
     DOWN: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """Every phase takes its share of tiles, blocks or rows, then waits until all have."""
+    """In every phase a program computes its share of tiles, blocks or rows, then waits for all others."""
     wait_for_previous(PDL)
     width: tl.constexpr = SIZE // HEADS
     scaled: tl.constexpr = LIMIT != 0
@@ -258,7 +258,7 @@ def layers(
         target += programs
         wait_for_all(count, gave_up, target, LOOKS)
 
-    # All have left the last barrier once all are counted here: the next launch finds the counters at 0.
+    # When all programs are counted here, all have left the last barrier. So the counters are 0 for the next launch.
     left = tl.atomic_add(done, 1, sem="acq_rel")
     if left == programs - 1:
         tl.store(count, 0)
@@ -267,7 +267,7 @@ def layers(
 
 @dataclass(frozen=True)
 class Stacked:
-    """All layers' weights, one tensor a kind with the layer first; see `layers`. `zeros` int32 [layers + 1, 4]."""
+    """The weights of all layers, one tensor per kind with the layer as its first axis; see the arguments of `layers`."""
 
     weights: tuple[Tensor, Tensor, Tensor, Tensor]  # query-key-value, out, up, down
     scales: tuple[Tensor | None, ...]
@@ -280,7 +280,7 @@ class Stacked:
 
 @dataclass(frozen=True)
 class Buffers:
-    """What the phases hand on; see `layers`. counters: int32 [3], count, done and gave_up."""
+    """The buffers between phases; see the arguments of `layers`. counters: int32 [3], count, done and gave_up."""
 
     even: Tensor
     even8: Tensor | None
@@ -303,7 +303,11 @@ def encoder_layers(
     tiles: tuple[Tile, Tile, Tile, Tile],
     programs: int,
 ) -> Launch:
-    """All layers on `buffers`; at most as many programs as there are multiprocessors."""
+    """The launch of all layers.
+
+    spans: as of `self_attention`.  tiles: of the GEMMs qkv, out, up and down.  programs: at most the number of
+    multiprocessors, since all must be resident.
+    """
     m, size = buffers.even.shape
     count, wide, width = len(stacked.weights[0]), buffers.wide.shape[1], size // heads
     b = buffers

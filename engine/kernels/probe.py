@@ -1,13 +1,15 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
-"""What decides the plan of a small-batch encoder, measured on this GPU: launches, waves, bandwidths, barriers."""
+"""Measurements of this GPU that decide how a small-batch encoder should run: launches, waves, bandwidths, barriers."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 import torch
 
+from buzzer.engine.kernels.facts import Facts
 from buzzer.engine.kernels.gemm import Tile, Weights, linear
 from buzzer.engine.kernels.jit import (
     SPINS,
@@ -21,14 +23,65 @@ from buzzer.engine.kernels.jit import (
 )
 from buzzer.engine.kernels.timing import capture, gpu_name, replays, require_gpu
 
-KERNELS = 171  # of BERT-Large in a plan of seven kernels a layer
+KERNELS = 171  # of BERT-Large with seven kernels per layer
 BARRIERS = 1000
 REPLAYS = 50
 
 
+@dataclass(frozen=True)
+class GpuFacts(Facts):
+    """The GPU that is measured, and the software."""
+
+    gpu: str
+    torch: str
+    cuda: str | None
+    multiprocessors: int
+    l2_bytes: int
+
+
+@dataclass(frozen=True)
+class LaunchGap(Facts):
+    """Microseconds per kernel in a graph of dependent kernels that do nothing."""
+
+    probe: str
+    pdl: bool
+    kernels: int
+    us_each: float
+
+
+@dataclass(frozen=True)
+class OneWave(Facts):
+    """Microseconds of a GEMM with one wave of programs."""
+
+    probe: str
+    dtype: str
+    programs: int
+    us_each: float
+
+
+@dataclass(frozen=True)
+class Bandwidth(Facts):
+    """GB (1e9 bytes) per second of reading; read_all: whether every value was read."""
+
+    probe: str
+    bytes: int
+    gb_a_second: float
+    read_all: bool
+
+
+@dataclass(frozen=True)
+class GridBarrier(Facts):
+    """Microseconds per barrier over all programs; gave_up: how many waits were given up."""
+
+    probe: str
+    programs: int
+    us_each: float
+    gave_up: int
+
+
 @kernel
 def nothing(x, PDL: tl.constexpr):
-    """One program that adds 1 to a number, so that kernels depend on each other."""
+    """One program that adds 1 to a number, which makes kernels depend on each other."""
     let_next_start(PDL)
     wait_for_previous(PDL)
     tl.store(x, tl.load(x) + 1.0)
@@ -36,9 +89,9 @@ def nothing(x, PDL: tl.constexpr):
 
 @kernel
 def read(x, out, M, PASSES: tl.constexpr, STEPS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr):
-    """Sums of STEPS blocks a program, strided by the grid: every value of x, PASSES times, past L1.
+    """Each program sums STEPS blocks, strided by the grid. All programs read every value of x, PASSES times, bypassing L1.
 
-    A program reads its neighbour's blocks in the next pass: a load of the same address would leave the loop.
+    In each pass a program reads the blocks of another one: the compiler would move a repeated load out of the loop.
     """
     wait_for_previous(PDL)
     programs = tl.num_programs(0)
@@ -53,7 +106,7 @@ def read(x, out, M, PASSES: tl.constexpr, STEPS: tl.constexpr, BLOCK: tl.constex
 
 @kernel
 def barriers(count, gave_up, COUNT: tl.constexpr, SPINS: tl.constexpr, PDL: tl.constexpr):
-    """COUNT barriers over all programs, which must all be resident: arrive at a counter, look until all have."""
+    """COUNT barriers over all programs, which must all be resident: arrive at a counter, then poll until all have arrived."""
     for number in range(COUNT):
         arrive(count)
         wait_for_all(count, gave_up, (number + 1) * tl.num_programs(0), SPINS)
@@ -67,6 +120,7 @@ def launch(
     cooperative: bool = False,
     **constants: Any,
 ) -> Launch:
+    """A launch of a probe; its bytes and FLOPs are not counted."""
     counts = {"constant_bytes": 0, "moved_bytes": 0, "flops": 0}
     return Launch(
         kernel.__name__, kernel, (grid,), arguments, constants, **counts, pdl=pdl, cooperative=cooperative
@@ -74,26 +128,28 @@ def launch(
 
 
 def empty(x: torch.Tensor, pdl: bool) -> Launch:
+    """One program that adds 1 to x, float32 [1]."""
     return launch(nothing, 1, (x,), pdl)
 
 
 def reader(x: torch.Tensor, out: torch.Tensor, passes: int) -> Launch:
-    """All of int32 `x`, `passes` times, by as many programs as `out` has values."""
+    """Reads all of x, int32 [values], `passes` times; out int32 [programs] gets each program's sum."""
     block, programs = 4096, len(out)
     steps = -(-len(x) // (block * programs))
     return launch(read, programs, (x, out, len(x)), PASSES=passes, STEPS=steps, BLOCK=block)
 
 
 def barrier(count: torch.Tensor, gave_up: torch.Tensor, programs: int) -> Launch:
+    """BARRIERS barriers over a number of programs; count and gave_up: int32 [1], 0 at the start."""
     return launch(barriers, programs, (count, gave_up), cooperative=True, COUNT=BARRIERS, SPINS=SPINS)
 
 
-def probes() -> Iterator[dict[str, Any]]:
-    """One record a probe. Raises UnsupportedError without a GPU."""
+def probes() -> Iterator[Facts]:
+    """The GPU's facts, then the result of each probe. Raises UnsupportedError without a GPU."""
     require_gpu()
     properties = torch.cuda.get_device_properties(0)
-    facts = {"multiprocessors": properties.multi_processor_count, "l2_bytes": properties.L2_cache_size}
-    yield {"gpu": gpu_name(), "torch": torch.__version__, "cuda": torch.version.cuda, **facts}
+    sizes = properties.multi_processor_count, properties.L2_cache_size
+    yield GpuFacts(gpu_name(), torch.__version__, torch.version.cuda, *sizes)
     for pdl in (False, True) if torch.cuda.get_device_capability() >= (9, 0) else (False,):
         yield launch_gap(pdl)
     for dtype in (torch.float16, torch.float8_e4m3fn, torch.int8):
@@ -104,7 +160,7 @@ def probes() -> Iterator[dict[str, Any]]:
 
 
 def timed(launches: list[Launch], cold: bool = False) -> float:
-    """Median microseconds of one graph of the launches."""
+    """Median time in microseconds of one graph of all launches; cold: with L2 overwritten before each replay."""
 
     def run() -> None:
         for each in launches:
@@ -113,15 +169,15 @@ def timed(launches: list[Launch], cold: bool = False) -> float:
     return median(replays(capture(run), REPLAYS, cold))
 
 
-def launch_gap(pdl: bool) -> dict[str, Any]:
-    """Microseconds a kernel in a graph of dependent kernels that do nothing."""
+def launch_gap(pdl: bool) -> LaunchGap:
+    """Times a graph of dependent kernels that do nothing."""
     x = torch.zeros(1, device="cuda")
-    taken = timed([empty(x, pdl)] * KERNELS)
-    return {"probe": "launch gap", "pdl": pdl, "kernels": KERNELS, "us_each": round(taken / KERNELS, 3)}
+    total = timed([empty(x, pdl)] * KERNELS)
+    return LaunchGap("launch gap", pdl, KERNELS, round(total / KERNELS, 3))
 
 
-def one_wave(dtype: torch.dtype) -> dict[str, Any]:
-    """Microseconds a GEMM of one wave of programs, in a graph of dependent ones whose weights lie in L2.
+def one_wave(dtype: torch.dtype) -> OneWave:
+    """Times a GEMM of one wave of programs, in a graph of dependent ones whose weights are in L2.
 
     128 programs of 64 by 64, K = 1024: BERT-Large's first feed-forward layer at 128 tokens.
     """
@@ -130,43 +186,33 @@ def one_wave(dtype: torch.dtype) -> dict[str, Any]:
     out = torch.zeros(m, n, dtype=torch.float16, device="cuda")
     scale, bias = torch.full((n,), 1e-3, device="cuda"), torch.zeros(n, device="cuda")
     tile = Tile(64, 64, 128 // dtype.itemsize)
-    taken = timed([linear("wave", a, Weights(w, scale, bias), out, tile)] * KERNELS)
-    return {"probe": "one wave", "dtype": str(dtype), "programs": 128, "us_each": round(taken / KERNELS, 3)}
+    total = timed([linear("wave", a, Weights(w, scale, bias), out, tile)] * KERNELS)
+    return OneWave("one wave", str(dtype), 128, round(total / KERNELS, 3))
 
 
-def bandwidth(name: str, size: int, multiprocessors: int, passes: int) -> dict[str, Any]:
-    """Bytes a second of reading `size` bytes in one kernel; `passes` times, for what stays in L2."""
+def bandwidth(name: str, size: int, multiprocessors: int, passes: int) -> Bandwidth:
+    """Times a kernel that reads `size` bytes `passes` times: from L2 with several passes, from memory with one."""
     x = torch.ones(size // 4, dtype=torch.int32, device="cuda")
     out = torch.zeros(multiprocessors * 8, dtype=torch.int32, device="cuda")
-    taken = timed([reader(x, out, passes)], cold=passes == 1)
-    rate = len(x) * 4 * passes / taken / 1e3
-    whole = int(out.sum()) == len(x) * passes
-    return {
-        "probe": f"{name} bandwidth",
-        "bytes": len(x) * 4,
-        "gb_a_second": round(rate, 1),
-        "read_all": whole,
-    }
+    total = timed([reader(x, out, passes)], cold=passes == 1)
+    rate = len(x) * 4 * passes / total / 1e3
+    read_all = int(out.sum()) == len(x) * passes
+    return Bandwidth(f"{name} bandwidth", len(x) * 4, round(rate, 1), read_all)
 
 
-def grid_barrier(multiprocessors: int) -> dict[str, Any]:
-    """Microseconds a barrier over one program a multiprocessor."""
+def grid_barrier(multiprocessors: int) -> GridBarrier:
+    """Times barriers over one program per multiprocessor."""
     count, gave_up = (torch.zeros(1, dtype=torch.int32, device="cuda") for _ in range(2))
-    found = []
-    one = barrier(count, gave_up, multiprocessors)
+    times = []
+    launch = barrier(count, gave_up, multiprocessors)
     for _ in range(10):
         count.zero_()
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
-        one()
+        launch()
         end.record()
         end.synchronize()
-        found.append(start.elapsed_time(end) * 1e3 / BARRIERS)
+        times.append(start.elapsed_time(end) * 1e3 / BARRIERS)
         if failed := int(gave_up):
             break
-    return {
-        "probe": "grid barrier",
-        "programs": multiprocessors,
-        "us_each": round(median(found), 3),
-        "gave_up": failed,
-    }
+    return GridBarrier("grid barrier", multiprocessors, round(median(times), 3), failed)

@@ -1,6 +1,6 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
-"""Kernels with a row a program: embedding + norm, sum + residual + norm, pooling. BLOCK is a power of two >= N."""
+"""Kernels with one program per row: embedding and norm; sum, residual and norm; pooling. BLOCK is a power of two >= N."""
 
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ from buzzer.engine.kernels.jit import (
 
 @triton.jit
 def row_vectors(gamma, beta, bias, inverse, columns, inside, BIAS: tl.constexpr, LIMIT: tl.constexpr):
-    """Gamma, beta, bias and inverse. They are constants: load them before anything is waited for."""
+    """Gamma, beta, bias and inverse. They are constants, so they may be loaded before any wait."""
     g = tl.load(gamma + columns, mask=inside, other=0.0)
     b = tl.load(beta + columns, mask=inside, other=0.0)
     biases = tl.load(bias + columns, mask=inside, other=0.0) if BIAS else 0.0
@@ -39,9 +39,9 @@ def embed(
     types,  # [types, N]
     gamma,  # float32 [N]
     beta,  # float32 [N]
-    inverse,  # float32 [N], 1 / scale of `eight`; unused where LIMIT is 0
+    inverse,  # float32 [N], 1 / scale of `eight`; unused if LIMIT is 0
     out,  # [M, N]
-    eight,  # [M, N], `out` in eight bits; unused where LIMIT is 0
+    eight,  # [M, N], `out` in eight bits; unused if LIMIT is 0
     zero,
     eps,
     M,
@@ -57,7 +57,7 @@ def embed(
     wait_for_previous(PDL)
     let_next_start(
         PDL
-    )  # a run's first kernel, so only now: all later ones read the run's inputs before they wait
+    )  # after the wait, since this is a run's first kernel: later ones read the run's inputs before they wait
     row = tl.program_id(0)
     word = words + tl.load(ids + row).to(tl.int64) * N + columns
     place = positions + tl.load(ids + M + row).to(tl.int64) * N + columns
@@ -94,7 +94,7 @@ def norm_row(
     RESIDUAL: tl.constexpr,
     LIMIT: tl.constexpr,
 ):
-    """One row; `row_vectors` gives g, b, biases and inverses, other arguments as of `add_norm`."""
+    """Compute one row. g, b, biases and inverses are from `row_vectors`; the other arguments are those of `add_norm`."""
     columns = tl.arange(0, BLOCK)
     inside = columns < N
     cell = row.to(tl.int64) * N + columns
@@ -119,9 +119,9 @@ def add_norm(
     residual,  # [M, N]; unused without RESIDUAL
     gamma,  # float32 [N]
     beta,  # float32 [N]
-    inverse,  # float32 [N], 1 / scale of `eight`; unused where LIMIT is 0
+    inverse,  # float32 [N], 1 / scale of `eight`; unused if LIMIT is 0
     out,  # [M, N]
-    eight,  # [M, N], `out` in eight bits; unused where LIMIT is 0
+    eight,  # [M, N], `out` in eight bits; unused if LIMIT is 0
     zero,
     eps,
     M,
@@ -148,7 +148,7 @@ def add_norm(
 def pool(
     x,  # [tokens, N]
     starts,  # int32 [sequences + 1]: sequence i is the tokens starts[i] to starts[i + 1] - 1
-    inverse,  # float32 [N], 1 / scale of the output; unused where LIMIT is 0
+    inverse,  # float32 [N], 1 / scale of the output; unused if LIMIT is 0
     out,  # [sequences, N]
     zero,
     N: tl.constexpr,
@@ -159,7 +159,7 @@ def pool(
     LIMIT: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """A sequence's first token, or the mean of its tokens (0 where it has none), of length 1 with UNIT."""
+    """A sequence's first token, or the mean of its tokens (0 if it has none); with UNIT, divided by its length."""
     let_next_start(PDL)
     columns = tl.arange(0, BLOCK)
     inside = columns < N
@@ -200,14 +200,14 @@ class Norm:
 
 @dataclass(frozen=True)
 class Eight:
-    """Where a kernel puts its output in eight bits as well."""
+    """A second output of a kernel, quantised to eight bits by `grid`."""
 
     out: Tensor
     grid: Grid
 
 
 def _row_options(n: int) -> tuple[int, int]:
-    """BLOCK, and warps: eight values a thread."""
+    """BLOCK and the number of warps, for eight values per thread."""
     block = triton.next_power_of_2(n)
     return block, min(8, max(1, block // 256))
 
@@ -222,7 +222,10 @@ def embedding(
     *,
     pdl: bool = False,
 ) -> Launch:
-    """out [M, N] = norm(words[ids[0]] + positions[ids[1]] + types[ids[2]]); ids int32 [3, M]."""
+    """The launch of out [M, N] = norm(words[ids[0]] + positions[ids[1]] + types[ids[2]]).
+
+    ids: int32 [3, M].  tables: words, positions and types.  eight: a second output in eight bits.
+    """
     m, n = out.shape
     block, warps = _row_options(n)
     target, inverse, zero = (eight.out, eight.grid.inverse, eight.grid.zero) if eight else (None, None, 0)
@@ -252,7 +255,10 @@ def residual_norm(
     *,
     pdl: bool = False,
 ) -> Launch:
-    """out [M, N] = norm(sum of parts + bias + residual); parts [M, N], or [split, M, N] as a split GEMM leaves them."""
+    """The launch of out [M, N] = norm(sum of parts + bias + residual).
+
+    parts: [M, N], or the partial sums [split, M, N] of a split GEMM.  eight: a second output in eight bits.
+    """
     m, n = out.shape
     split = parts.shape[0] if parts.ndim == 3 else 1
     block, warps = _row_options(n)
@@ -285,7 +291,10 @@ def pooling(
     unit: bool,
     pdl: bool = False,
 ) -> Launch:
-    """out [sequences, N] = the mean of each sequence's rows of x, or its first row, of length 1 with `unit`."""
+    """The launch of out [sequences, N] = the mean of each sequence's rows of x, or its first row; with `unit`, divided by its length.
+
+    starts: int32 [sequences + 1], the first row of each sequence, and the number of rows.
+    """
     sequences, n = out.shape
     block, warps = _row_options(n)
     inverse, zero = (grid.inverse, grid.zero) if grid else (None, 0)

@@ -1,4 +1,4 @@
-"""Device time of launches inside a CUDA graph, one event pair a replay, L2 cold or warm."""
+"""Device time of launches inside a CUDA graph: a pair of events around each replay, with L2 cold or warm."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ COLD_BYTES = 256 << 20  # written between replays: five times an H100's L2
 
 
 def require_gpu() -> None:
-    """Raises UnsupportedError without a CUDA device, or in a process whose kernels are interpreted."""
+    """Raises UnsupportedError without a CUDA device, and in a process whose kernels are interpreted."""
     from buzzer.engine.kernels.jit import interpreted
 
     if not torch.cuda.is_available():
@@ -24,12 +24,12 @@ def require_gpu() -> None:
 
 
 def gpu_name() -> str:
-    """The GPU's name as a file name: nvidia-h100-80gb-hbm3."""
+    """The GPU's name in the form of a file name, for example nvidia-h100-80gb-hbm3."""
     return re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-")
 
 
 def capture(run: Callable[[], None]) -> Any:
-    """A CUDA graph of what `run` launches. Runs it once before, on a stream of its own, so that it is compiled."""
+    """A torch.cuda.CUDAGraph of what `run` launches. Calls `run` once before, on a side stream, so that kernels are compiled."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -42,26 +42,26 @@ def capture(run: Callable[[], None]) -> Any:
 
 
 def replays(graph: Any, count: int, cold: bool) -> list[float]:
-    """Microseconds of each of `count` replays; each is waited for, and with `cold` L2 is overwritten before it."""
+    """The time of each of `count` replays in microseconds. Each is waited for; with `cold`, L2 is overwritten before it."""
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    spoil = torch.empty(COLD_BYTES, dtype=torch.uint8, device="cuda") if cold else None
-    found = []
+    overwrite = torch.empty(COLD_BYTES, dtype=torch.uint8, device="cuda") if cold else None
+    times = []
     for number in range(count + 3):  # three to warm up
-        if spoil is not None:
-            spoil.fill_(number)
+        if overwrite is not None:
+            overwrite.fill_(number)
         start.record()
         graph.replay()
         end.record()
         end.synchronize()
-        found.append(start.elapsed_time(end) * 1e3)
-    return found[3:]
+        times.append(start.elapsed_time(end) * 1e3)
+    return times[3:]
 
 
-def microseconds(launches: Sequence[Callable[[], None]], count: int = 20, cold: bool = False) -> float:
-    """Median time of all `launches` in one graph."""
+def microseconds(launches: Sequence[Callable[[], None]], count: int) -> float:
+    """Median time in microseconds of one graph of all launches, with L2 warm."""
 
     def run() -> None:
         for launch in launches:
             launch()
 
-    return median(replays(capture(run), count, cold))
+    return median(replays(capture(run), count, cold=False))

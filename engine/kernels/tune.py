@@ -1,4 +1,4 @@
-"""Which tile a GEMM takes: measured once a GPU and kept as JSON, estimated where nothing was measured."""
+"""The choice of a GEMM's tile: measured once per GPU and stored as JSON, or estimated if nothing was measured."""
 
 import json
 import time
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from buzzer import caches
 from buzzer.engine.kernels.ahead import Ahead
+from buzzer.engine.kernels.facts import Facts
 from buzzer.engine.kernels.gemm import Tile, Weights, candidates, default_tile, estimate, linear
 from buzzer.engine.kernels.jit import Launch, triton
 from buzzer.engine.kernels.offline import SHARED
@@ -21,13 +22,18 @@ from buzzer.engine.kernels.rows import Norm, residual_norm
 from buzzer.engine.kernels.timing import gpu_name, microseconds
 from buzzer.errors import DataError
 
-TRIED = 12  # tiles of a shape that are measured
-SPREAD_BYTES = 128 << 20  # weights that a timing goes through, so that they come from memory and not from L2
+TRIED = 12  # tiles that are measured for a shape
+SPREAD_BYTES = (
+    128 << 20
+)  # size of the weights that one timing reads, so that they come from memory and not from L2
 
 
 @dataclass(frozen=True)
 class Shape:
-    """out [m, n] = a [m, k] @ w.T in `dtype`; `splits`: its sum may be left in shares for a norm."""
+    """A GEMM: out [m, n] = a [m, k] @ w.T in `dtype`. splits: a norm follows that adds partial sums, so K may be split.
+
+    Its string names the shape in stored choices.
+    """
 
     m: int
     n: int
@@ -41,7 +47,10 @@ class Shape:
 
 @dataclass
 class Tuned:
-    """The choices for one GPU. tiles: by a Shape's text. modes: how a program is launched, by its text."""
+    """The stored choices for one GPU. tiles: by the string of a Shape. modes: by a program's key (`lowering.program_key`).
+
+    versions: of Triton, torch and CUDA; choices of other versions are discarded when tuning starts.
+    """
 
     gpu: str = ""
     versions: dict[str, str] = field(default_factory=dict)
@@ -50,55 +59,58 @@ class Tuned:
 
     @classmethod
     def load(cls, device: str) -> "Tuned":
-        """What was stored for this machine's GPU; empty where nothing was, and on a CPU."""
+        """The stored choices for this machine's GPU; empty if there are none, and on a CPU. Raises DataError."""
         path = caches.kernels() / f"{gpu_name()}.json" if device == "cuda" else None
         return cls.read(path) if path and path.is_file() else cls()
 
     @classmethod
     def read(cls, path: Path) -> "Tuned":
-        """Raises DataError for a file that is no such JSON."""
+        """The choices in a file. Raises DataError for a file of another form."""
         try:
-            kept = json.loads(path.read_text())
-            tiles = {shape: Tile(**tile) for shape, tile in kept["tiles"].items()}
-            return cls(kept["gpu"], kept["versions"], tiles, dict(kept["modes"]))
+            stored = json.loads(path.read_text())
+            tiles = {shape: Tile(**tile) for shape, tile in stored["tiles"].items()}
+            return cls(stored["gpu"], stored["versions"], tiles, dict(stored["modes"]))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"{path}: no stored kernel choices: {error}", "delete it and tune again"
             ) from error
 
     def write(self, path: Path) -> None:
+        """Store the choices as JSON, atomically."""
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_suffix(".tmp")
         aside.write_text(json.dumps(asdict(self), indent=1, sort_keys=True) + "\n")
         aside.replace(path)
 
     def tile(self, m: int, n: int, k: int, dtype: torch.dtype, splits: bool) -> Tile:
-        """The stored tile of a shape, else the estimate's."""
+        """The stored tile of a shape, else the one with the least estimated time."""
         return self.tiles.get(str(Shape(m, n, k, dtype, splits))) or default_tile(m, n, k, dtype, splits)
 
     def mode(self, program: str) -> str:
-        """The stored mode of a program (see `fused_plan.Lowering`), else plain launches."""
+        """The stored mode of a program (see `buzzer.engine.fused.lowering.Lowering`), else "plain"."""
         return self.modes.get(program, "plain")
 
 
 def tried(shape: Shape, shared: int = SHARED) -> list[Tile]:
-    """Tiles to measure, at most TRIED of them: the cuts of least estimated time, each with several depths and counts of stages
-    that fit in `shared` bytes. All stages but one are loads in flight, so that more than a share has steps are of no use."""
+    """The tiles to measure, at most TRIED: those of least estimated time, each with several depths and numbers of stages.
+
+    They fit in `shared` bytes. All stages but one are loads in flight, so more stages than steps of a share are useless.
+    """
     width = shape.dtype.itemsize
     order = lambda tile: estimate(tile, shape.m, shape.n, shape.k, width)
     cuts = sorted(candidates(shape.m, shape.n, shape.k, 128 // width, shape.splits), key=order)
-    found: dict[Tile, None] = {}
+    tiles: dict[Tile, None] = {}
     for cut in cuts:
         for depth, stages in ((128 // width, 4), (128 // width, 6), (256 // width, 3)):
             steps = -(-shape.k // (cut.split * depth))
             tile = replace(cut, depth=depth, stages=min(stages, steps + 1))
             if tile.shared(width) <= shared:
-                found[tile] = None
-    return list(found)[:TRIED]
+                tiles[tile] = None
+    return list(tiles)[:TRIED]
 
 
 def accepted(got: Tensor, want: Tensor, dtype: torch.dtype) -> bool:
-    """Whether `got` is the float64 product `want` as well as a kernel on operands of `dtype` can make it.
+    """Whether `got` equals the float64 product `want` as closely as a kernel on operands of `dtype` can compute it.
 
     INT8 is exact. FP8's tensor cores add with about 14 bits (DeepSeek-AI, arXiv 2412.19437, section 3.3.2).
     """
@@ -109,7 +121,7 @@ def accepted(got: Tensor, want: Tensor, dtype: torch.dtype) -> bool:
 
 
 class Bench:
-    """A GEMM (and the norm that adds its shares) on enough copies of the weights that L2 does not hold them."""
+    """A GEMM, and the norm that adds its partial sums, on so many copies of the weights that they do not fit in L2."""
 
     def __init__(self, shape: Shape, device: str) -> None:
         m, n, k = shape.m, shape.n, shape.k
@@ -125,32 +137,44 @@ class Bench:
         self.want = self.a.double() @ first.double().T * scale.double()
 
     def launches(self, tile: Tile) -> list[Launch]:
-        """Every copy's; they write `parts`, which is poisoned."""
+        """The launches on every copy of the weights. They write `parts`, which is filled with NaN here."""
         m, n = self.shape.m, self.shape.n
         parts, kind = ((tile.split, m, n), torch.float32) if tile.split > 1 else ((m, n), torch.float16)
         self.parts = torch.full(parts, float("nan"), dtype=kind, device=self.device)
-        found: list[Launch] = []
+        launches: list[Launch] = []
         for weights in self.weights:
-            found.append(linear("gemm", self.a, weights, self.parts, tile))
+            launches.append(linear("gemm", self.a, weights, self.parts, tile))
             if self.shape.splits:
                 norm = Norm(self.ones, self.zeros, 1e-12)
-                found.append(residual_norm("norm", self.parts, norm, self.normed))
-        return found
+                launches.append(residual_norm("norm", self.parts, norm, self.normed))
+        return launches
 
     def right(self) -> bool:
-        """Whether what was launched last has computed the product."""
+        """Whether the last launches have computed the product."""
         got = self.parts.sum(0) if self.parts.ndim == 3 else self.parts
         return accepted(got, self.want, self.shape.dtype)
 
 
 def launches_of(shape: Shape, tile: Tile) -> list[Launch]:
-    """What is measured, without values: for compilation ahead."""
+    """The launches that are measured, on the "meta" device, for compilation."""
     return Bench(shape, "meta").launches(tile)
+
+
+@dataclass(frozen=True)
+class ChoiceFacts(Facts):
+    """A `Choice` for the command line; us: microseconds."""
+
+    shape: str
+    tile: Tile | None
+    us: float | None
+    measured: int
+    refused: int
 
 
 @dataclass
 class Choice:
-    """The fastest right tile of a shape so far (None: none), its time, how many were measured and how many refused."""
+    """The fastest correct tile of a shape so far (None if there is none), its time in microseconds, and how many tiles were
+    measured and refused."""
 
     shape: Shape
     tile: Tile | None = None
@@ -158,37 +182,36 @@ class Choice:
     measured: int = 0
     refused: int = 0
 
-    def facts(self) -> dict[str, Any]:
-        """For people and JSON."""
-        tile = asdict(self.tile) if self.tile else None
-        taken = round(self.microseconds, 2) if self.tile else None
-        counts = {"measured": self.measured, "refused": self.refused}
-        return {"shape": str(self.shape), "tile": tile, "us": taken, **counts}
+    def facts(self) -> ChoiceFacts:
+        """The choice for the command line."""
+        time_us = round(self.microseconds, 2) if self.tile else None
+        return ChoiceFacts(str(self.shape), self.tile, time_us, self.measured, self.refused)
 
 
 def measure(bench: Bench, tiles: Sequence[tuple[Tile, Future[None]]], until: float) -> Choice:
-    """The fastest tile whose result is right, of those that can be measured until that time (`time.monotonic`).
+    """The fastest tile with a correct result, of those that can be measured before `until` (a value of `time.monotonic`).
 
-    Each comes with its compilation, which is waited for. A tile that asks for more than there is, is refused.
+    tiles: each with its compilation, which is waited for. A tile that needs more resources than the GPU has is refused.
     """
     choice = Choice(bench.shape)
     for tile, ready in tiles:
         if not wait([ready], max(0.0, until - time.monotonic())).done:
             return choice
         try:
-            taken = microseconds(bench.launches(tile), count=10) / bench.copies
+            time_us = microseconds(bench.launches(tile), count=10) / bench.copies
         except (triton.runtime.errors.OutOfResources, triton.runtime.errors.PTXASError):
             choice.refused += 1
             continue
         choice.measured += 1
         if not bench.right():
             choice.refused += 1
-        elif taken < choice.microseconds:
-            choice.tile, choice.microseconds = tile, taken
+        elif time_us < choice.microseconds:
+            choice.tile, choice.microseconds = tile, time_us
     return choice
 
 
 def random(rows: int, columns: int, dtype: torch.dtype, device: str) -> Tensor:
+    """Random values [rows, columns]: normal ones, for int8 rounded after multiplication by 40."""
     x = torch.randn(rows, columns, device=device)
     return (x * 40).round().clamp(-128, 127).to(dtype) if dtype == torch.int8 else x.to(dtype)
 
@@ -196,13 +219,14 @@ def random(rows: int, columns: int, dtype: torch.dtype, device: str) -> Tensor:
 def tune(
     shapes: Sequence[Shape], kept: Tuned, path: Path, ahead: Ahead, shared: int, until: float
 ) -> Iterator[Choice]:
-    """Measure each shape and store what was found at once; shapes that are not reached until that time are left as they are."""
-    versions: dict[str, Any] = {
+    """Measure each shape, and store its choice in `kept` and at `path` at once. Shapes that are not reached before `until` keep
+    their choice."""
+    versions: Any = {
         "triton": triton.__version__,
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
     }
-    if kept.versions != versions:  # choices of another compiler are not this one's
+    if kept.versions != versions:  # another compiler may prefer other tiles
         kept.tiles, kept.modes, kept.versions = {}, {}, versions
     kept.gpu = torch.cuda.get_device_name()
     every = [
@@ -217,7 +241,7 @@ def tune(
 
 
 def encoder_shapes(tokens: int, size: int, wide: int, dtype: torch.dtype) -> list[Shape]:
-    """The four GEMMs of a layer."""
+    """The shapes of a layer's four GEMMs: query-key-value, out, up, down."""
     return [
         Shape(tokens, 3 * size, size, dtype, False),
         Shape(tokens, size, size, dtype, True),

@@ -1,4 +1,4 @@
-"""Eight-bit and 2:4 sparse models: calibrate, quantise, prune, keep as a checkpoint that every backend loads.
+"""Eight-bit and 2:4 sparse models: calibration, quantisation, pruning, and checkpoints.
 
 model = quant.quantise(model, batches, precision="int8", method="mse")
 quant.save(model, folder)

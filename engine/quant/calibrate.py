@@ -1,7 +1,7 @@
-"""Post-training quantisation: what the layers' inputs look like on real batches fixes their scales.
+"""Post-training quantisation: the scales of layers' inputs follow from their values on calibration batches.
 
-Methods as compared by Wu et al. (arXiv 2004.09602, section 3.2): the whole range, a percentile, and the range of
-least mean squared error (Choukroun et al., ICCVW 2019, section 3).
+Methods, as compared by Wu et al. (arXiv 2004.09602, section 3.2): "absmax" uses the whole range, "percentile" a percentile, and
+"mse" the range of least mean squared error (Choukroun et al., ICCVW 2019, section 3).
 """
 
 import copy
@@ -26,33 +26,36 @@ from buzzer.engine.quant.layer import (
 from buzzer.errors import DataError, UsageError, unknown_name
 
 METHODS = ("absmax", "percentile", "mse")
-PERCENTILE = 0.9999  # of the input values that stay inside; the rest saturate
-BINS = 4096
-SHRINKS = tuple(1 - 0.01 * i for i in range(81))  # of the whole range, tried by "mse"
-TINY = 1e-8  # least scale: a channel of zeros has one too
+PERCENTILE = 0.9999  # share of the input values inside the range of "percentile"; the others saturate
+BINS = 4096  # of histograms
+SHRINKS = tuple(1 - 0.01 * i for i in range(81))  # shares of the whole range that "mse" tries
+TINY = 1e-8  # least scale, for channels of zeros
 
 Batch = Mapping[str, npt.NDArray[Any]]
 
 
 @dataclass
 class Observed:
-    """Values that a layer's input took: their range, and how many fell into each of `BINS` equal parts of it."""
+    """The values of a layer's input: their range, and a histogram with `BINS` equal bins over the range."""
 
     low: float = math.inf
     high: float = -math.inf
-    counts: Tensor | None = None
+    counts: Tensor | None = None  # [BINS]
 
     def widen(self, x: Tensor) -> None:
-        low, high = (float(v) for v in torch.aminmax(x))  # NaN where one is in x
+        """Extend the range by the values of x; to infinity if one is not finite."""
+        low, high = (float(v) for v in torch.aminmax(x))  # NaN if x contains NaN
         if not (math.isfinite(low) and math.isfinite(high)):
             low, high = -math.inf, math.inf
         self.low, self.high = min(self.low, low), max(self.high, high)
 
     def count(self, x: Tensor) -> None:
-        found = torch.histc(x.float(), BINS, self.low, self.high).cpu()
-        self.counts = found if self.counts is None else self.counts + found
+        """Add the values of x to the histogram."""
+        counts = torch.histc(x.float(), BINS, self.low, self.high).cpu()
+        self.counts = counts if self.counts is None else self.counts + counts
 
     def centres(self) -> Tensor:
+        """The centres of the bins, float32 [BINS]."""
         step = (self.high - self.low) / BINS
         return self.low + step * (torch.arange(BINS) + 0.5)
 
@@ -67,13 +70,13 @@ def quantise(
     folds: Mapping[str, Sequence[str]] | None = None,
     skip: Sequence[str] = (),
 ) -> nn.Module:
-    """A copy of `module` whose linear layers are QuantLinear, calibrated on `batches`.
+    """A copy of `module` whose linear layers are QuantLinear, calibrated on batches.
 
-    batches: input name -> array, given to the module's forward by position.
-    smooth: strength of SmoothQuant (0 to 1), None for none; folds: see `quant.smooth`.
-    skip: names of linear layers, or of modules holding them, that stay in float.
+    batches: input name -> array, passed to the module's forward by position.
+    smooth: strength of SmoothQuant (0 to 1), None without; folds: see `quant.smooth`.
+    skip: names of linear layers, or of modules that contain them, that stay in float.
 
-    Raises UsageError for unknown names, DataError for inputs that are not finite or batches that are none.
+    Raises UsageError for unknown names and without batches, DataError for inputs that are not finite.
     """
     from buzzer.engine.quant.smooth import smooth as smoothed
 
@@ -104,15 +107,15 @@ def watch(
     see: Callable[[str, Tensor], None],
     divisors: Mapping[str, Tensor],
 ) -> dict[str, str]:
-    """Run the batches, inputs divided by their layer's divisor; `see(name, input)` once for each that layers get.
+    """Run the batches and call `see(name, input)` for each input of the named layers, divided by the layer's divisor.
 
-    Layers that share an input (a query, key and value) are one group, seen under the name of its first: layer ->
-    first of its group.
+    Layers that share an input (query, key and value) are a group, for which `see` is called once, with the name of its first
+    layer. Returns the first layer of each layer's group. Raises UsageError without batches, and for a layer that they do not reach.
     """
     if not batches:
         raise UsageError("no batches to calibrate on")
     first: dict[str, str] = {}
-    held: dict[int, tuple[str, Tensor]] = {}  # keeps the tensors, so that no id is used twice in a pass
+    held: dict[int, tuple[str, Tensor]] = {}  # keeps the tensors alive, so that ids are unique in a pass
 
     def hook(name: str) -> Callable[..., tuple[Tensor]]:
         def look(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
@@ -148,7 +151,10 @@ def observe(
     histogram: bool,
     divisors: Mapping[str, Tensor],
 ) -> dict[str, Observed]:
-    """Each layer's inputs: one pass for the range, one more for the histogram."""
+    """The inputs of each layer. One pass over the batches finds the range, a second one the histogram.
+
+    Raises DataError for inputs that are not finite.
+    """
     seen = {name: Observed() for name in names}
 
     first = watch(module, names, batches, lambda name, x: seen[name].widen(x), divisors)
@@ -161,13 +167,13 @@ def observe(
 
 
 def input_scale(seen: Observed, precision: str, method: str) -> tuple[float, int]:
-    """Scale and zero point of an input."""
+    """The scale and zero point of an input."""
     low, high = bounds(seen, precision, method)
     return affine(low, high, precision)
 
 
 def affine(low: float, high: float, precision: str) -> tuple[float, int]:
-    """Scale and zero point that map [low, high], widened to hold 0, onto the eight-bit range."""
+    """The scale and zero point that map [low, high], extended to contain 0, onto the eight-bit range. FP8 has zero point 0."""
     low, high = min(low, 0.0), max(high, 0.0)
     if precision == "fp8":
         return max(-low, high, TINY) / FP8_LIMIT, 0
@@ -176,7 +182,7 @@ def affine(low: float, high: float, precision: str) -> tuple[float, int]:
 
 
 def bounds(seen: Observed, precision: str, method: str) -> tuple[float, float]:
-    """The range that the eight bits shall span."""
+    """The range of values that the eight bits represent."""
     if method == "absmax" or seen.high == seen.low:
         return seen.low, seen.high
     assert seen.counts is not None
@@ -194,17 +200,17 @@ def bounds(seen: Observed, precision: str, method: str) -> tuple[float, float]:
 
 
 def squared_error(seen: Observed, scale: float, zero: int, precision: str) -> float:
-    """Mean squared error of quantising the observed values."""
+    """The mean squared error of quantising the observed values."""
     assert seen.counts is not None
     at = seen.centres()
-    given = torch.tensor(scale), torch.tensor(zero, dtype=torch.int32)
-    errors = (fake_quantise(at, *given, precision) - at).square()
+    parameters = torch.tensor(scale), torch.tensor(zero, dtype=torch.int32)
+    errors = (fake_quantise(at, *parameters, precision) - at).square()
     return float((errors * seen.counts).sum() / seen.counts.sum())
 
 
 @torch.no_grad()
 def weight_scale(weight: Tensor, precision: str, method: str) -> Tensor:
-    """A scale a row of weight [out, in]: the row's largest magnitude, or for "mse" the best share of it."""
+    """Scales [out] of the rows of weight [out, in]: from the row's largest magnitude, or for "mse" from the best share of it."""
     whole = weight.abs().amax(1).clamp(min=TINY) / WEIGHT_LIMIT[precision]
     if method != "mse":
         return whole

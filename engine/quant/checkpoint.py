@@ -1,10 +1,10 @@
-"""Checkpoints of quantised (and of plain or sparse) models: model.safetensors in eight bits, and quant.json."""
+"""Checkpoints of quantised, float and sparse models: model.safetensors, with eight-bit weights, and quant.json."""
 
 import copy
 import json
 import shutil
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +16,20 @@ FORMAT = 1
 WEIGHTS, FACTS = "model.safetensors", "quant.json"
 
 
-def save(module: nn.Module, folder: Path) -> None:
-    """Write a model into the new folder `folder`, whole or not at all.
+@dataclass(frozen=True)
+class LayerFacts:
+    """An entry of quant.json: a quantised layer's precision, and the scale and zero point of its input."""
 
-    model.safetensors: every parameter and buffer; a quantised layer's weight as int8 or float8_e4m3fn [out, in] with
-    `weight_scale` [out]. quant.json: `layers`, name -> precision, input_scale, input_zero.
+    precision: str
+    input_scale: float
+    input_zero: int
+
+
+def save(module: nn.Module, folder: Path) -> None:
+    """Write a model atomically into the new folder `folder`.
+
+    model.safetensors has all parameters and buffers; the weight of a quantised layer is int8 or float8_e4m3fn [out, in], with
+    `weight_scale` [out]. quant.json has `layers`: name -> precision, input_scale, input_zero.
     """
     from safetensors.torch import save_file
 
@@ -32,7 +41,7 @@ def save(module: nn.Module, folder: Path) -> None:
                 tensors[f"{name}.weight"], tensors[f"{name}.weight_scale"], layer.precision
             )
             scale, zero = (tensors.pop(f"{name}.{part}").item() for part in ("input_scale", "input_zero"))
-            layers[name] = {"precision": layer.precision, "input_scale": scale, "input_zero": zero}
+            layers[name] = asdict(LayerFacts(layer.precision, scale, zero))
     aside = folder.with_name(f"{folder.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -42,9 +51,9 @@ def save(module: nn.Module, folder: Path) -> None:
 
 
 def load(folder: Path, module: nn.Module) -> nn.Module:
-    """The model of `folder`; `module` is one of the same architecture in float, and stays as it is.
+    """The model in a folder. module: a float model of the same architecture, which is not changed.
 
-    Raises DataError for a folder that is missing, cut, or of another model.
+    Raises DataError for a folder that is missing, truncated, or of another model.
     """
     tensors, layers = read(folder)
     model = copy.deepcopy(module)
@@ -57,8 +66,8 @@ def load(folder: Path, module: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors by name, and the facts of quantised layers."""
+def read(folder: Path) -> tuple[dict[str, Tensor], dict[str, LayerFacts]]:
+    """The tensors by name, and the quantised layers by name. Raises DataError."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -71,16 +80,19 @@ def read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise DataError(f"{folder}: the model checkpoint is cut or broken: {error}") from error
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         raise DataError(f"{folder / FACTS}: not of format {FORMAT}")
-    return tensors, facts["layers"]
+    try:
+        return tensors, {name: LayerFacts(**values) for name, values in facts["layers"].items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{folder / FACTS}: not the facts of quantised layers: {error}") from error
 
 
-def quantised(model: nn.Module, name: str, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """Put the quantised layer `name` into `model`, and its full tensors into `tensors`."""
+def quantised(model: nn.Module, name: str, facts: LayerFacts, tensors: dict[str, Tensor]) -> None:
+    """Replace the layer `name` of the model by a quantised one, and complete its entries in `tensors`."""
     linear = model.get_submodule(name)
     if not isinstance(linear, nn.Linear):
-        raise TypeError(f"{name} is no linear layer")
+        raise TypeError(f"{name} is not a linear layer")
     rows, smooth = tensors[f"{name}.weight_scale"], tensors.get(f"{name}.smooth")
-    layer = QuantLinear(linear, facts["precision"], rows, facts["input_scale"], facts["input_zero"], smooth)
+    layer = QuantLinear(linear, facts.precision, rows, facts.input_scale, facts.input_zero, smooth)
     replace(model, name, layer)
     tensors[f"{name}.weight"] = tensors[f"{name}.weight"].float() * rows[:, None]
     for part in ("input_scale", "input_zero"):

@@ -1,4 +1,4 @@
-"""The quantised linear layer: per-channel symmetric weights, one static scale and zero point for its input.
+"""The quantised linear layer: symmetric weights with one scale per channel, and one static scale and zero point for the input.
 
 INT8 follows Jacob et al. (CVPR 2018), equations 1 and 2: real = scale * (integer - zero). FP8 is E4M3 of
 Micikevicius et al. (arXiv 2209.05433), real = scale * float8, no zero point.
@@ -22,7 +22,7 @@ FP8_LIMIT = 448.0  # largest finite E4M3 value; torch's cast does not saturate
 
 
 class _Fp8(torch.autograd.Function):
-    """Round to scale * E4M3, saturating; the gradient passes where the input lies in range."""
+    """Rounds to scale * E4M3, saturating. The gradient passes where the input is in range."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:
@@ -36,9 +36,9 @@ class _Fp8(torch.autograd.Function):
 
 
 def fake_quantise(x: Tensor, scale: Tensor, zero: Tensor, precision: str) -> Tensor:
-    """`x` rounded to what eight bits hold, as floats.
+    """`x` rounded to values that eight bits can represent, as floats.
 
-    scale: float32, one value, or one a row of `x`. zero: int32 of the same shape, in -128..127; 0 for FP8.
+    scale: float32, one value, or one per row of `x`. zero: int32 of the same shape, in -128..127; 0 for FP8.
     The gradient is the straight-through estimate (Bengio et al., arXiv 1308.3432): 1 inside the range, 0 outside.
     """
     if precision == "fp8":
@@ -46,27 +46,26 @@ def fake_quantise(x: Tensor, scale: Tensor, zero: Tensor, precision: str) -> Ten
         if torch.is_grad_enabled():
             return _Fp8.apply(x, wide)  # type: ignore[no-untyped-call]
         return torch.ops.buzzer.fake_fp8(x, wide)
-    if (
-        scale.ndim == 0
-    ):  # unsigned with the zero moved by 128: the same values, and what CPU kernels and ONNX take
+    if scale.ndim == 0:
+        # Unsigned with the zero point moved by 128: the same values, in the form of CPU kernels and ONNX.
         return torch.fake_quantize_per_tensor_affine(x, scale, zero + 128, 0, 255)
     return torch.fake_quantize_per_channel_affine(x, scale, zero, 0, -127, 127)
 
 
 def encode(weight: Tensor, scale: Tensor, precision: str) -> Tensor:
-    """A weight [out, in] in eight bits: int8 or float8_e4m3fn, by a scale a row."""
+    """A weight [out, in] as int8 or float8_e4m3fn, with one scale per row."""
     limit = WEIGHT_LIMIT[precision]
-    if precision == "int8":  # by the inverse, as torch's fake quantisation rounds
+    if precision == "int8":  # multiplied by the inverse, as torch's fake quantisation does
         return (weight * (1 / scale[:, None])).round().clamp(-limit, limit).to(torch.int8)
     return (weight / scale[:, None]).clamp(-limit, limit).to(torch.float8_e4m3fn)
 
 
 @dataclass(frozen=True)
 class Packed:
-    """What an eight-bit kernel needs: y = input_scale * weight_scale * (q @ weight.T) + bias, where
+    """A layer in the form for eight-bit kernels: y = input_scale * weight_scale * (q @ weight.T) + bias, where
     q = clamp(round(x / smooth / input_scale) + input_zero, -128, 127), or the saturated E4M3 cast.
 
-    `bias` has the zero point's share, -input_scale * weight_scale * input_zero * sum(weight, 1), in it already.
+    `bias` includes the term of the zero point, -input_scale * weight_scale * input_zero * sum(weight, 1).
     """
 
     weight: Tensor  # [out, in], int8 or float8_e4m3fn
@@ -74,13 +73,13 @@ class Packed:
     input_scale: float
     input_zero: int
     bias: Tensor  # [out], float32
-    smooth: Tensor | None  # [in], float32: the input is divided by it (SmoothQuant); None = by 1
+    smooth: Tensor | None  # [in], float32: divisor of the input (SmoothQuant); None = 1
 
 
 class QuantLinear(nn.Module):
-    """A linear layer that computes with floats what an eight-bit one computes, and can be trained through.
+    """A linear layer that simulates an eight-bit one in floats, and can be trained.
 
-    weight float32 [out, in] is the master copy; x [..., in] to [..., out].
+    weight: float32 [out, in], the master copy. Maps x [..., in] to [..., out].
     """
 
     weight_scale: Tensor
@@ -118,9 +117,10 @@ class QuantLinear(nn.Module):
 
     @torch.no_grad()
     def packed(self) -> Packed:
+        """The layer in eight bits."""
         weight = encode(self.weight, self.weight_scale, self.precision)
-        given = weight.new_zeros(self.out_features, dtype=torch.float32) if self.bias is None else self.bias
-        bias = given.detach().float().clone()
+        zeros = weight.new_zeros(self.out_features, dtype=torch.float32)
+        bias = (zeros if self.bias is None else self.bias).detach().float().clone()
         scale, zero = float(self.input_scale), int(self.input_zero)
         if zero:
             bias = bias - scale * zero * self.weight_scale * weight.float().sum(1)
@@ -128,7 +128,7 @@ class QuantLinear(nn.Module):
 
 
 class FrozenLinear(nn.Module):
-    """A QuantLinear for export: the weight in eight bits, transposed as ONNX's MatMul takes it; inference only."""
+    """A QuantLinear for export, for inference only: the weight in eight bits, transposed for ONNX's MatMul."""
 
     weight: Tensor
     weight_scale: Tensor
@@ -155,7 +155,7 @@ class FrozenLinear(nn.Module):
 
 
 def freeze(module: nn.Module) -> nn.Module:
-    """A copy for export, whose quantised layers hold eight-bit weights; `module` itself where it has none."""
+    """A copy for export, whose quantised layers have eight-bit weights; `module` itself if it has no quantised layers."""
     if precision_of(module) is None:
         return module
     frozen = copy.deepcopy(module).eval().requires_grad_(False)
@@ -166,29 +166,32 @@ def freeze(module: nn.Module) -> nn.Module:
 
 
 def precision_of(module: nn.Module) -> str | None:
-    """The precision of a module's quantised layers, None where it has none."""
+    """The precision of a module's quantised layers; None if it has none."""
     return next((m.precision for m in module.modules() if isinstance(m, QuantLinear | FrozenLinear)), None)
 
 
 def linears(
     module: nn.Module, skip: Sequence[str] = (), kinds: tuple[type[nn.Module], ...] = (nn.Linear,)
 ) -> list[str]:
-    """Names of the linear layers that are neither in `skip` nor in a module that is. Raises UsageError for a wrong one."""
-    known = dict(module.named_modules())
+    """Names of the module's layers of these kinds, except those in `skip` and those inside modules in `skip`.
+
+    Raises UsageError for an unknown name in `skip`.
+    """
+    modules = dict(module.named_modules())
     for name in skip:
-        if name not in known:
-            raise unknown_name("module to skip", name, known)
+        if name not in modules:
+            raise unknown_name("module to skip", name, modules)
     inside = tuple(f"{name}." for name in skip)
-    return [n for n, m in known.items() if isinstance(m, kinds) and not f"{n}.".startswith(inside)]
+    return [n for n, m in modules.items() if isinstance(m, kinds) and not f"{n}.".startswith(inside)]
 
 
 def replace(module: nn.Module, name: str, layer: nn.Module) -> None:
-    """Put `layer` at the dotted `name` of `module`."""
+    """Replace the part of `module` with this dotted name."""
     parent, _, last = name.rpartition(".")
     setattr(module.get_submodule(parent), last, layer)
 
 
-# Two operators of our own, so that the tracing ONNX exporter can write them as one (de)quantise node each.
+# Two custom operators, which the tracing ONNX exporter writes as quantise and dequantise nodes.
 _LIBRARY = torch.library.Library("buzzer", "DEF")
 _LIBRARY.define("dequantise(Tensor weight, Tensor scale) -> Tensor")
 _LIBRARY.define("fake_fp8(Tensor x, Tensor scale) -> Tensor")

@@ -1,4 +1,4 @@
-"""SmoothQuant (Xiao et al., ICML 2023): channels with large inputs hand a part of their size to the weights."""
+"""SmoothQuant (Xiao et al., ICML 2023): moves a part of the magnitude of large input channels into the weights."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,7 +9,7 @@ from buzzer.engine.quant.calibrate import Batch, watch
 from buzzer.engine.quant.layer import linears
 from buzzer.errors import UsageError, unknown_name
 
-LEAST = 1e-5  # of a factor, as in the authors' code
+LEAST = 1e-5  # least factor, as in the authors' code
 
 
 def smooth(
@@ -20,16 +20,16 @@ def smooth(
     folds: Mapping[str, Sequence[str]] | None = None,
     skip: Sequence[str] = (),
 ) -> dict[str, Tensor]:
-    """Multiply each linear layer's input columns by s and return the divisors s [in] that its input still needs.
+    """Multiply the columns of each linear layer's weight by s, in place. Returns the divisors s [in] that inputs still need, by layer.
 
-    s_j = max|X_j|^alpha / max|W_j|^(1 - alpha) (equation 4), one vector for the layers that share an input. In place.
+    s_j = max|X_j|^alpha / max|W_j|^(1 - alpha) (equation 4), one vector for all layers that share an input.
 
-    folds: name of a LayerNorm or Linear -> names of the linear layers that alone take what it gives (an operation
-        between them must commute with a factor a channel, as attention does from value to output): its weight and
-        bias are divided by s, so those layers need no divisor. A norm after a residual, as BERT's, whose output
-        is the next residual too, cannot be folded into: its consumers divide their input.
+    folds: name of a LayerNorm or Linear -> names of all linear layers that use its output. Its weight and bias are divided by s,
+        so these layers need no divisor. An operation between them must commute with a factor per channel, as attention does
+        from value to output. A norm whose output is also the next residual, as in BERT, cannot be folded: its consumers
+        divide their input.
 
-    Raises UsageError for alpha outside 0..1 or folds that do not hold all of a group.
+    Raises UsageError for alpha outside 0..1, and for folds that do not contain a whole group of layers with one input.
     """
     if not 0 <= alpha <= 1:
         raise UsageError(f"SmoothQuant strength {alpha}: not in 0..1")
@@ -37,8 +37,8 @@ def smooth(
     largest: dict[str, Tensor] = {}
 
     def see(name: str, x: Tensor) -> None:
-        found = x.abs().flatten(0, -2).amax(0)
-        largest[name] = torch.maximum(largest[name], found) if name in largest else found
+        most = x.abs().flatten(0, -2).amax(0)
+        largest[name] = torch.maximum(largest[name], most) if name in largest else most
 
     first = watch(module, names, batches, see, {})
     groups = {owner: [n for n in names if first[n] == owner] for owner in largest}
@@ -47,7 +47,7 @@ def smooth(
         weights = [module.get_parameter(f"{name}.weight") for name in members]
         columns = torch.stack([w.detach().abs().amax(0) for w in weights]).amax(0)
         s = largest[owner].clamp(min=LEAST) ** alpha / columns.clamp(min=LEAST) ** (1 - alpha)
-        s = s.clamp(min=LEAST).clone()  # out of inference mode
+        s = s.clamp(min=LEAST).clone()  # not a tensor of inference mode
         for weight in weights:
             weight.data.mul_(s)
         divisors |= dict.fromkeys(members, s)
@@ -63,7 +63,10 @@ def fold(
     groups: Mapping[str, Sequence[str]],
     divisors: dict[str, Tensor],
 ) -> None:
-    """Divide what `source` gives by the members' divisor, which they then need no more."""
+    """Divide the output of `source` by the members' divisor, and remove their entries from `divisors`.
+
+    Raises UsageError for unknown names, and for members that are not a whole group.
+    """
     for name in (source, *members):
         if name not in dict(module.named_modules()):
             raise unknown_name("layer to fold", name, [n for n, _ in module.named_modules()])

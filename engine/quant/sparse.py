@@ -1,4 +1,4 @@
-"""2:4 sparsity (Mishra et al., arXiv 2104.08378): of each four weights along the reduction axis two are zero."""
+"""2:4 sparsity (Mishra et al., arXiv 2104.08378): two of each four weights along the reduction axis are zero."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from buzzer.errors import UsageError
 
 
 def mask_2_4(weight: Tensor) -> Tensor:
-    """Which weights [out, in] stay: the two of largest magnitude in each four along `in` (section 4.1); bool.
+    """Which weights of [out, in] are kept: the two of largest magnitude in each four along `in` (section 4.1); bool [out, in].
 
     Raises UsageError unless `in` is a multiple of 4.
     """
@@ -22,10 +22,10 @@ def mask_2_4(weight: Tensor) -> Tensor:
 
 
 class Sparsity:
-    """The 2:4 masks of a module's linear layers, plain or quantised.
+    """The 2:4 masks of a module's linear layers, float or quantised.
 
-    sparsity = Sparsity(model)  # prunes at once
-    ... optimizer.step(); sparsity.apply()  # masked fine-tuning (section 4.2): what was pruned stays zero
+    sparsity = Sparsity(model)  # prunes the model
+    ... optimizer.step(); sparsity.apply()  # masked fine-tuning (section 4.2): pruned weights stay zero
     """
 
     def __init__(self, module: nn.Module, skip: Sequence[str] = ()) -> None:
@@ -36,6 +36,6 @@ class Sparsity:
 
     @torch.no_grad()
     def apply(self) -> None:
-        """Zero what is pruned."""
+        """Set the pruned weights to zero."""
         for name, weight in self.weights.items():
             weight.mul_(self.masks[name])

@@ -69,7 +69,7 @@ def test_the_error_of_a_missing_package_names_the_extra(
 
 def test_more_gpus_than_the_machine_has_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("buzzer.engine.device.gpus", lambda: some_gpus(1))
-    with pytest.raises(UnsupportedError, match="2 GPUs asked for, 1 here"):
+    with pytest.raises(UnsupportedError, match="2 GPUs requested, this machine has 1"):
         cluster.cuda_cluster(2, None)
 
 

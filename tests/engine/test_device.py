@@ -59,7 +59,7 @@ def nvml(processes: list[list[tuple[int, int | None]]], error: bool = False) -> 
 
 
 @pytest.mark.parametrize(
-    ("processes", "error", "found"),
+    ("processes", "error", "used"),
     [
         ([[(os.getpid(), 3 * GB), (1, 5 * GB)], [(os.getpid(), GB)]], False, 4 * GB),
         ([[(1, 5 * GB)]], False, None),  # memory of another process
@@ -68,11 +68,11 @@ def nvml(processes: list[list[tuple[int, int | None]]], error: bool = False) -> 
     ],
 )
 def test_memory_of_this_process(
-    processes: Any, error: bool, found: int | None, monkeypatch: pytest.MonkeyPatch
+    processes: Any, error: bool, used: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", nvml(processes, error))
     monkeypatch.setattr("torch.cuda.max_memory_reserved", lambda: 2 * GB)
-    assert device.own_memory() == {"process": found, "torch_peak": 2 * GB}
+    assert device.own_memory() == {"process": used, "torch_peak": 2 * GB}
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from buzzer.errors import DataError, UnsupportedError
 from buzzer.suite.run import worker
 
 
-def made(name: str, base: type[Exception], message: str) -> Exception:
+def gpu_error(name: str, base: type[Exception], message: str) -> Exception:
     """An exception of a type that only a GPU library defines."""
     kind: Any = type(name, (base,), {})
     return kind(message)
@@ -48,17 +48,17 @@ FAULTS = {
     ),
     "GPU taken, in an actor": (grouped(RuntimeError(BUSY)), "unsupported"),
     "a bug in an actor": (grouped(RuntimeError("something broke")), "error"),
-    "cudf-polars in features": (made("ComputeError", Exception, f"MemoryError: {RMM}"), "device-oom"),
+    "cudf-polars in features": (gpu_error("ComputeError", Exception, f"MemoryError: {RMM}"), "device-oom"),
     "torch in fit": (
-        made("OutOfMemoryError", RuntimeError, "CUDA out of memory. Tried to allocate 2 GiB"),
+        gpu_error("OutOfMemoryError", RuntimeError, "CUDA out of memory. Tried to allocate 2 GiB"),
         "device-oom",
     ),
     "cupy in transfer": (
-        made("OutOfMemoryError", MemoryError, "Out of memory allocating 4,096 bytes"),
+        gpu_error("OutOfMemoryError", MemoryError, "Out of memory allocating 4,096 bytes"),
         "device-oom",
     ),
     "XGBoost in fit": (
-        made("XGBoostError", ValueError, "[12:00:00] Memory allocation error on worker 0"),
+        gpu_error("XGBoostError", ValueError, "[12:00:00] Memory allocation error on worker 0"),
         "device-oom",
     ),
     "cuBLAS in predict": (
@@ -67,30 +67,30 @@ FAULTS = {
     ),
     "no driver, torch": (RuntimeError("Found no NVIDIA driver on your system."), "unsupported"),
     "no driver, NVML": (
-        made("NVMLError_LibraryNotFound", Exception, "NVML Shared Library Not Found"),
+        gpu_error("NVMLError_LibraryNotFound", Exception, "NVML Shared Library Not Found"),
         "unsupported",
     ),
     "no device, cupy": (
-        made("CUDARuntimeError", RuntimeError, "cudaErrorNoDevice: no CUDA-capable device is detected"),
+        gpu_error("CUDARuntimeError", RuntimeError, "cudaErrorNoDevice: no CUDA-capable device is detected"),
         "unsupported",
     ),
     "driver too old, torch": (RuntimeError(OLD), "unsupported"),
     "driver too old, cupy": (
-        made(
+        gpu_error(
             "CUDARuntimeError",
             RuntimeError,
             "cudaErrorInsufficientDriver: CUDA driver version is insufficient for CUDA runtime version",
         ),
         "unsupported",
     ),
-    "GPU taken": (made("CUDARuntimeError", RuntimeError, BUSY), "unsupported"),
+    "GPU taken": (gpu_error("CUDARuntimeError", RuntimeError, BUSY), "unsupported"),
     "GPU taken, torch": (
-        made(
+        gpu_error(
             "AcceleratorError", RuntimeError, "CUDA error: CUDA-capable device(s) is/are busy or unavailable"
         ),
         "unsupported",
     ),
-    "cudf-polars refuses": (made("ComputeError", Exception, REFUSES), "unsupported"),
+    "cudf-polars refuses": (gpu_error("ComputeError", Exception, REFUSES), "unsupported"),
     "host memory": (MemoryError("Unable to allocate 8 GiB for an array"), "host-oom"),
     "our own gap": (NotImplementedError("no such model yet"), "error"),
     "a bug": (RuntimeError("something broke"), "error"),
@@ -169,12 +169,12 @@ class Cuda:
     def cuInit(self, flags: int) -> int:
         return self.init
 
-    def cuDriverGetVersion(self, found: Any) -> int:
-        found._obj.value = self.version
+    def cuDriverGetVersion(self, out: Any) -> int:
+        out._obj.value = self.version
         return 0
 
-    def cuDeviceGetCount(self, found: Any) -> int:
-        found._obj.value = self.devices
+    def cuDeviceGetCount(self, out: Any) -> int:
+        out._obj.value = self.devices
         return 0
 
 
@@ -189,7 +189,7 @@ class Cuda:
         (None, "no NVIDIA driver"),
     ],
 )
-def test_cuda_problem_gives_the_reason(
+def test_the_driver_gives_the_reason(
     driver: Cuda | None, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def library(name: str) -> Cuda:

@@ -4,6 +4,7 @@ import importlib
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -63,15 +64,7 @@ class NvForest(Base):
         )
 
     def facts(self) -> Description:
-        return Description(
-            backend="nvforest",
-            version=nvforest.__version__,
-            precision=self.plan.precision,
-            device=self.plan.device,
-            threads=self.plan.threads,
-            parameters=None,
-            weight_bytes=self._weight_bytes,
-        )
+        return replace(self.plain_facts("nvforest", nvforest.__version__), weight_bytes=self._weight_bytes)
 
 
 def without_link(booster: Any) -> tuple[str, float]:
@@ -83,7 +76,9 @@ def without_link(booster: Any) -> tuple[str, float]:
     learner = document["learner"]
     objective = learner["objective"]["name"]
     if objective not in LOGISTIC:
-        raise UnsupportedError(f"nvforest: objective {objective}", f"it serves {' and '.join(LOGISTIC)} here")
+        raise UnsupportedError(
+            f"nvforest: objective {objective}", f"it supports {' and '.join(LOGISTIC)} here"
+        )
     base = json.loads(learner["learner_model_param"]["base_score"])  # "[5E-1]"; "5E-1" in older versions
     rate = float(base[0] if isinstance(base, list) else base)
     learner["learner_model_param"]["base_score"] = "0"

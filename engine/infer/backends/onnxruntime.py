@@ -1,6 +1,7 @@
-"""ONNX Runtime, on an ONNX file or on a torch module exported here."""
+"""ONNX Runtime: runs ONNX files, torch modules (exported here), and files of boosted trees."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,18 @@ try:
 except ImportError as error:
     raise UnsupportedError("ONNX Runtime is not installed", "pip install onnxruntime") from error
 
-# int8, fp8: the quantise nodes that buzzer.engine.quant put into the module (the CPU rounds to FP8 and multiplies in
-# FP32). int8-dynamic: weights by channel, inputs at run time.
+# int8 and fp8 are modules of buzzer.engine.quant, which export quantise nodes (the CPU rounds to FP8 and multiplies in FP32).
+# int8-dynamic quantises weights by channel, and inputs at run time.
 PRECISIONS = ("fp32", "int8", "fp8", "int8-dynamic")
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
-# On CPUs the fused residual and norm takes four times as long as the two operators that it stands for (0.49 and 0.12 ms for
+# On CPUs the fused residual and norm takes four times as long as the two operators that it replaces (0.49 and 0.12 ms for
 # 128 x 768 on one Zen 4 core, ONNX Runtime 1.32).
 SLOWER = ["SkipLayerNormFusion"]
 
 
 class OnnxRuntime(Base):
-    """An InferenceSession with all graph optimisations and the plan's threads."""
+    """Runs an InferenceSession with all graph optimisations and the plan's threads."""
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
@@ -42,7 +43,7 @@ class OnnxRuntime(Base):
         if plan.precision == "int8":
             graph = static(plan, graph)
         self._session = open_session(graph, options(plan), plan.device)
-        # The exporter drops inputs that do not matter.
+        # The exporter drops unused inputs.
         self._taken = {entry.name for entry in self._session.get_inputs()}
         self._weight_bytes = graph.stat().st_size if isinstance(graph, Path) else len(graph)
 
@@ -52,25 +53,17 @@ class OnnxRuntime(Base):
         return as_arrays(self._session.run(list(self.plan.outputs), feeds), self.plan.outputs)
 
     def facts(self) -> Description:
-        module = self.plan.model
-        return Description(
-            backend="onnxruntime",
-            version=ort.__version__,
-            precision=self.plan.precision,
-            device=self.plan.device,
-            threads=self.plan.threads,
-            parameters=None if isinstance(module, Path) else sum(w.numel() for w in module.parameters()),
-            weight_bytes=self._weight_bytes,
-            denormals="flushed",
-        )
+        facts = self.plain_facts("onnxruntime", ort.__version__)
+        return replace(facts, weight_bytes=self._weight_bytes, denormals="flushed")
 
 
 def is_trees(model: Any) -> bool:
+    """Whether a model is a file of boosted trees, by its suffix."""
     return isinstance(model, Path) and model.suffix in BOOSTERS
 
 
 def graph_of(plan: Plan) -> Any:
-    """An ONNX file's path, or the graph of a torch module or of boosted trees as bytes."""
+    """The path of an ONNX file, or the graph of a torch module or of boosted trees as bytes. Raises UnsupportedError for other models."""
     if not isinstance(plan.model, Path):
         if not hasattr(plan.model, "forward"):
             raise UnsupportedError(
@@ -82,24 +75,24 @@ def graph_of(plan: Plan) -> Any:
 
 
 def options(plan: Plan) -> Any:
-    """Session options: all optimisations, the plan's threads, denormals flushed."""
-    found = ort.SessionOptions()
-    found.intra_op_num_threads = plan.threads
-    found.inter_op_num_threads = 1
-    found.add_session_config_entry("session.set_denormal_as_zero", "1")
-    found.log_severity_level = 3
-    return found
+    """SessionOptions: all optimisations, the plan's threads, denormals flushed to zero."""
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads = plan.threads
+    settings.inter_op_num_threads = 1
+    settings.add_session_config_entry("session.set_denormal_as_zero", "1")
+    settings.log_severity_level = 3
+    return settings
 
 
 def static(plan: Plan, graph: Any) -> Any:
-    """The graph with its quantise nodes as integer products on the CPU. A file is taken as it is."""
+    """On the CPU, the graph with integer products in place of its quantise nodes; a file is not changed."""
     if isinstance(graph, Path) or plan.device != "cpu":
         return graph
     return lower(graph)
 
 
 def open_session(graph: Any, options: Any, device: str) -> Any:
-    """An ort.InferenceSession. Raises DataError for a file that is missing or no ONNX graph."""
+    """An InferenceSession. Raises DataError for a file that is missing or is not an ONNX graph."""
     source = str(graph) if isinstance(graph, Path) else graph
     try:
         off = SLOWER if device == "cpu" else []
@@ -111,4 +104,5 @@ def open_session(graph: Any, options: Any, device: str) -> Any:
 
 
 def prepare(plan: Plan) -> OnnxRuntime:
+    """A session on the plan's torch module, ONNX file or file of boosted trees."""
     return OnnxRuntime(plan)

@@ -1,6 +1,7 @@
-"""OpenVINO on the CPU, on an ONNX file or on a torch module exported here."""
+"""OpenVINO on the CPU: runs ONNX files, and torch modules (exported here)."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,15 @@ try:
 except ImportError as error:
     raise UnsupportedError("OpenVINO is not installed", "pip install 'buzzer[cpu-fast]'") from error
 
-# int8: the quantise nodes that buzzer.engine.quant put into the module; what is left of it runs in
-# bf16 where the processor has that.
+# int8 is a module of buzzer.engine.quant; its float operators run in bf16 if the processor supports it.
 PRECISIONS = ("fp32", "bf16", "int8")
 HALF = ("bf16", "int8")
-FLOATS = ("fp16", "fp64")  # of a file's own
+FLOATS = ("fp16", "fp64")  # types of an ONNX file's weights, in which OpenVINO does not compute
 COMPUTES = "openvino computes in FP32 on the CPU: the file's {} is the type of its weights"
 
 
 class OpenVino(Base):
-    """A compiled model for the lowest latency on the plan's threads."""
+    """Runs a model compiled for low latency on the plan's threads."""
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
@@ -47,12 +47,12 @@ class OpenVino(Base):
 
     def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
         check_batch(self.plan, batch)
-        found = self._request.infer({name: batch[name] for name in self._taken}, share_inputs=True)
-        copies = [np.array(found[port], copy=True) for port in self._model.outputs]
+        outputs = self._request.infer({name: batch[name] for name in self._taken}, share_inputs=True)
+        copies = [np.array(outputs[port], copy=True) for port in self._model.outputs]
         return as_arrays(copies, self.plan.outputs)
 
     def poison(self) -> None:
-        """The request's own output tensors are used again in each run."""
+        """Fill the request's output tensors, which it reuses in each run, with NaN."""
         for port in self._model.outputs:
             data = self._request.get_tensor(port).data
             if data.dtype.kind == "f":
@@ -62,15 +62,8 @@ class OpenVino(Base):
         del self._request, self._model
 
     def facts(self) -> Description:
-        module = self.plan.model
-        return Description(
-            backend="openvino",
-            version=openvino.__version__.split("-")[0],
-            precision=self.plan.precision,
-            device=self.plan.device,
-            threads=self.plan.threads,
-            parameters=None if isinstance(module, Path) else sum(w.numel() for w in module.parameters()),
-            weight_bytes=None,
+        return replace(
+            self.plain_facts("openvino", openvino.__version__.split("-")[0]),
             denormals="flushed",
             kernels=kernels(self._model),
             notes=(COMPUTES.format(self.plan.precision),) if self.plan.precision in FLOATS else (),
@@ -78,14 +71,16 @@ class OpenVino(Base):
 
 
 def kernels(model: Any) -> int:
-    """Operators of the compiled graph, less its ends and its constants."""
+    """The number of operators of the compiled graph, without inputs, outputs and constants."""
     kinds = (op.get_rt_info()["layerType"].astype(str) for op in model.get_runtime_model().get_ops())
     return sum(kind not in ("Input", "Output", "Const") for kind in kinds)
 
 
-def compiled(core: Any, plan: Plan, settings: dict[str, Any]) -> Any:
-    """The plan's model for the CPU. Raises DataError for a file that is missing or no ONNX graph, UnsupportedError for one that OpenVINO
-    cannot take."""
+def compiled(core: Any, plan: Plan, settings: Mapping[str, object]) -> Any:
+    """The plan's model, compiled for the CPU with these properties.
+
+    Raises DataError for a file that is missing or is not an ONNX graph, UnsupportedError for one that OpenVINO cannot compile.
+    """
     if not isinstance(plan.model, Path):
         return core.compile_model(core.read_model(export(plan)), "CPU", settings)
     graphs.read(plan.model)
@@ -96,9 +91,12 @@ def compiled(core: Any, plan: Plan, settings: dict[str, Any]) -> Any:
             model.reshape({name: list(a.shape) for name, a in plan.example.items() if name in taken})
         return core.compile_model(model, "CPU", settings)
     except RuntimeError as error:
-        told = first_line("\n".join(reversed(str(error).splitlines())))  # where in its sources comes first
-        raise UnsupportedError(f"OpenVINO cannot take {plan.model.name}: {told}") from error
+        reason = first_line(
+            "\n".join(reversed(str(error).splitlines()))
+        )  # the first lines are locations in its source
+        raise UnsupportedError(f"OpenVINO cannot take {plan.model.name}: {reason}") from error
 
 
 def prepare(plan: Plan) -> OpenVino:
+    """A session on the plan's torch module or ONNX file."""
     return OpenVino(plan)

@@ -1,7 +1,7 @@
-"""TensorRT, on an ONNX file or on a torch module exported here.
+"""TensorRT: runs ONNX files, and torch modules (exported here).
 
-The network is strongly typed, as TensorRT 10 offers and 11 demands: its types are the graph's own. So fp16 is a graph of
-the module in half precision, and int8 is one with the quantise nodes of buzzer.engine.quant.
+The network is strongly typed, which TensorRT 10 offers and TensorRT 11 requires: its types are those of the graph. So fp16
+is the graph of the module in half precision, and int8 is a graph with the quantise nodes of buzzer.engine.quant.
 """
 
 from collections.abc import Mapping
@@ -24,9 +24,9 @@ PRECISIONS = ("fp32", "fp16", "int8", "fp8")
 
 
 class TensorRt(Replayed):
-    """An engine for batches up to the example's size, on torch's device memory and stream.
+    """Runs an engine for batches up to the example's size, on torch's device memory and stream.
 
-    Where all axes are fixed a run replays a CUDA graph on buffers that stay in place.
+    If all axes are fixed, a run replays a CUDA graph on static buffers.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -47,7 +47,7 @@ class TensorRt(Replayed):
         return [torch.as_tensor(batch[name], device="cuda") for name in self._taken]
 
     def _call(self, inputs: list[Any]) -> tuple[Any, ...]:
-        """Start the engine on torch's current stream; new outputs."""
+        """Start the engine on torch's current stream. Returns new output tensors."""
         import torch
 
         for name, tensor in zip(self._taken, inputs, strict=True):
@@ -59,10 +59,11 @@ class TensorRt(Replayed):
         return outputs
 
     def _outputs(self) -> list[Any]:
-        """New output tensors, full of NaN where they hold floats; in a graph they are filled by `poison`, outside of the timed work."""
+        """New output tensors. Float ones are filled with NaN, except during a capture: `poison` fills a graph's outputs, outside of
+        the timed work."""
         import torch
 
-        made, captured = [], torch.cuda.is_current_stream_capturing()
+        outputs, captured = [], torch.cuda.is_current_stream_capturing()
         for name in self.plan.outputs:
             dtype = getattr(torch, tensorrt.nptype(self._engine.get_tensor_dtype(name)).__name__)
             shape = tuple(self._context.get_tensor_shape(name))
@@ -70,11 +71,11 @@ class TensorRt(Replayed):
             if dtype.is_floating_point and not captured:
                 tensor.fill_(torch.nan)
             self._context.set_tensor_address(name, tensor.data_ptr())
-            made.append(tensor)
-        return made
+            outputs.append(tensor)
+        return outputs
 
     def stage(self, batch: Mapping[str, Array]) -> Staged:
-        """Copy a batch to the device: into the graph's buffers where there is one."""
+        """Copy a batch to the device, into the graph's buffers if there is a graph."""
         check_batch(self.plan, batch)
         inputs = self._sent(batch)
         return Staged(self._graph.take(inputs) if self._graph else inputs)
@@ -84,15 +85,8 @@ class TensorRt(Replayed):
         return [name for name in every if self._engine.get_tensor_mode(name) == mode]
 
     def facts(self) -> Description:
-        module = self.plan.model
-        return Description(
-            backend="tensorrt",
-            version=tensorrt.__version__,
-            precision=self.plan.precision,
-            device=self.plan.device,
-            threads=self.plan.threads,
-            parameters=None if isinstance(module, Path) else sum(w.numel() for w in module.parameters()),
-            weight_bytes=None,
+        return replace(
+            self.plain_facts("tensorrt", tensorrt.__version__),
             kernels=self._engine.num_layers,
             graph=self._graph is not None,
             notes=self._notes,
@@ -100,7 +94,8 @@ class TensorRt(Replayed):
 
 
 def graph(plan: Plan) -> bytes:
-    """The ONNX graph, its floats in half precision for fp16."""
+    """The ONNX graph, in half precision for fp16. Raises UnsupportedError for a file of another precision, DataError for a file that
+    cannot be read."""
     if isinstance(plan.model, Path):
         own = graphs.precision(plan.model)
         if plan.precision != own:
@@ -120,14 +115,16 @@ def graph(plan: Plan) -> bytes:
 
 
 def build(plan: Plan, logger: Any) -> Any:
-    """The serialised engine."""
+    """The serialised engine. Raises UnsupportedError for a graph that TensorRT cannot compile."""
     builder = tensorrt.Builder(logger)
-    flag = getattr(tensorrt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # the only kind from 11 on
+    flag = getattr(
+        tensorrt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None
+    )  # absent from TensorRT 11 on, where every network is
     network = builder.create_network(0 if flag is None else 1 << int(flag))
     parser = tensorrt.OnnxParser(network, logger)
     if not parser.parse(graph(plan)):
-        told = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))
-        raise UnsupportedError(f"TensorRT cannot take this graph: {told}")
+        reasons = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))
+        raise UnsupportedError(f"TensorRT cannot take this graph: {reasons}")
     config, profile = builder.create_builder_config(), builder.create_optimization_profile()
     for i in range(network.num_inputs):
         name = network.get_input(i).name
@@ -142,4 +139,5 @@ def build(plan: Plan, logger: Any) -> Any:
 
 
 def prepare(plan: Plan) -> TensorRt:
+    """A session on the plan's torch module or ONNX file."""
     return TensorRt(plan)

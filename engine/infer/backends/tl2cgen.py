@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from buzzer.engine.infer.session import Array, Base, Description, Plan, as_arrays, check_batch
@@ -50,15 +51,7 @@ class Tl2cgen(Base):
         return as_arrays(predicted.reshape(-1), self.plan.outputs)
 
     def facts(self) -> Description:
-        return Description(
-            backend="tl2cgen",
-            version=tl2cgen.__version__,
-            precision=self.plan.precision,
-            device=self.plan.device,
-            threads=self.plan.threads,
-            parameters=None,
-            weight_bytes=self._bytes,
-        )
+        return replace(self.plain_facts("tl2cgen", tl2cgen.__version__), weight_bytes=self._bytes)
 
     def close(self) -> None:
         self._folder.cleanup()

@@ -1,6 +1,7 @@
 """XGBoost's own prediction: boosted trees on a float32 matrix."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from buzzer.engine.infer.session import Array, Base, Description, Plan, as_arrays, check_batch
@@ -40,14 +41,8 @@ class Xgboost(Base):
         return as_arrays(predicted.get() if self.plan.device == "cuda" else predicted, self.plan.outputs)
 
     def facts(self) -> Description:
-        return Description(
-            backend="xgboost",
-            version=xgboost.__version__,
-            precision=self.plan.precision,
-            device=self.plan.device,
-            threads=self.plan.threads,
-            parameters=None,
-            weight_bytes=len(self._booster.save_raw()),
+        return replace(
+            self.plain_facts("xgboost", xgboost.__version__), weight_bytes=len(self._booster.save_raw())
         )
 
 

@@ -1,1 +1,1 @@
-"""ONNX graphs: export, lowering of integers, boosted trees."""
+"""ONNX graphs: export of torch modules, lowering to integer products, conversion of boosted trees."""

@@ -1,4 +1,4 @@
-"""ONNX graphs: written from torch modules, and read for what inputs they take."""
+"""ONNX graphs: exports of torch modules, and facts about files: inputs, outputs, precision."""
 
 import functools
 import io
@@ -15,7 +15,7 @@ from buzzer.engine.infer.session import Array, Plan
 from buzzer.errors import DataError, UnsupportedError, UsageError
 
 MOST_VALUES = 1 << 30  # of one input
-EIGHT_BITS = {  # operators of a file that computes in eight bits: quantise nodes and integer products
+EIGHT_BITS = {  # operators of a quantised file: quantise nodes and integer products
     "QuantizeLinear",
     "DynamicQuantizeLinear",
     "MatMulInteger",
@@ -25,11 +25,11 @@ EIGHT_BITS = {  # operators of a file that computes in eight bits: quantise node
 
 
 def export(plan: Plan) -> bytes:
-    """The plan's torch module as an ONNX graph, dynamic axes kept.
+    """The plan's torch module as a serialised ONNX graph with the plan's dynamic axes.
 
-    By the tracing exporter: torch's newer one unrolls a GRU over the example's steps, and Embedding, Linear,
-    BatchNorm, GRU and attention trace exactly. Quantised layers (buzzer.engine.quant) become QuantizeLinear and
-    DequantizeLinear around a MatMul, their weights eight-bit constants.
+    Uses torch's tracing exporter: the newer one unrolls a GRU over the example's steps, while Embedding, Linear, BatchNorm,
+    GRU and attention trace exactly. Quantised layers (buzzer.engine.quant) become QuantizeLinear and DequantizeLinear
+    around a MatMul, with eight-bit constants as weights.
     """
     import logging
     import warnings
@@ -53,7 +53,9 @@ def export(plan: Plan) -> bytes:
             input_names=list(plan.example),
             output_names=list(plan.outputs),
             dynamic_axes=axes | outputs,
-            opset_version=19 if quant.precision_of(plan.model) == "fp8" else 17,  # float8 came with 19
+            opset_version=19
+            if quant.precision_of(plan.model) == "fp8"
+            else 17,  # the first with float8 is 19
             dynamo=False,
         )
     return buffer.getvalue()
@@ -61,28 +63,27 @@ def export(plan: Plan) -> bytes:
 
 @dataclass(frozen=True)
 class Input:
-    """One input of a graph; an axis is a size, or a name where it is open."""
+    """One input of a graph."""
 
     name: str
     dtype: np.dtype[Any]
-    shape: tuple[int | str, ...]
-    below: (
-        int | None
-    )  # bound of token ids: rows of the table that the input looks up; None where it looks up none
+    shape: tuple[int | str, ...]  # a size for each fixed axis, a name for each open one
+    below: int | None  # rows of the smallest table that the input indexes; None if it indexes none
 
 
 @dataclass(frozen=True)
 class Signature:
-    """What a graph takes and gives."""
+    """The inputs and outputs of a graph."""
 
     inputs: tuple[Input, ...]
     outputs: tuple[str, ...]
 
 
 def read(path: Path, weights: bool = False) -> Any:
-    """The file's model; weights in files beside it only where asked for.
+    """An ONNX file's ModelProto; weights: also read those that are stored in other files.
 
-    Raises DataError for a file that is missing or none, or that names files outside its own folder: what opens it would read those.
+    Raises DataError for a file that is missing or is not an ONNX model, and for one that refers to files outside its folder, which
+    a runtime would read.
     """
     import onnx
 
@@ -94,17 +95,18 @@ def read(path: Path, weights: bool = False) -> Any:
         return model
     except DataError:
         raise
-    except Exception as error:  # protobuf and onnx raise many kinds
+    except Exception as error:  # protobuf and onnx raise many types
         raise DataError(f"{path}: not an ONNX model that can be loaded: {first_line(error)}") from error
 
 
-def first_line(told: object) -> str:
-    """The first line of what a library says, cut: some print whole graphs, or bytes of the file."""
-    return next((line.strip()[:200] for line in str(told).splitlines() if line.strip()), type(told).__name__)
+def first_line(message: object) -> str:
+    """The first 200 characters of the first line of a library's message: some contain whole graphs, or bytes of the file."""
+    lines = (line.strip()[:200] for line in str(message).splitlines() if line.strip())
+    return next(lines, type(message).__name__)
 
 
 def nodes(graph: Any) -> Iterator[Any]:
-    """The nodes of a graph or function, and of the graphs inside them."""
+    """The nodes of a graph or function, and of the graphs inside its nodes."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:
@@ -113,26 +115,27 @@ def nodes(graph: Any) -> Iterator[Any]:
 
 
 def tensors(model: Any) -> Iterator[Any]:
-    """Every constant of a model: initializers and attributes, in inner graphs and functions too."""
+    """All constants of a model: initializers and attributes, also in inner graphs and functions."""
     inside = [node for part in (model.graph, *model.functions) for node in nodes(part)]
-    given = [attribute for node in inside for attribute in node.attribute]
-    for graph in (model.graph, *(g for a in given for g in (a.g, *a.graphs))):
+    attributes = [attribute for node in inside for attribute in node.attribute]
+    for graph in (model.graph, *(g for a in attributes for g in (a.g, *a.graphs))):
         yield from graph.initializer
         for sparse in graph.sparse_initializer:
             yield from (sparse.values, sparse.indices)
-    for attribute in given:
+    for attribute in attributes:
         yield from (attribute.t, *attribute.tensors)
         for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
             yield from (sparse.values, sparse.indices)
 
 
 def locations(model: Any) -> set[str]:
-    """Names of the files that hold constants, as they stand in the model."""
+    """The names of the files that hold constants, as written in the model."""
     return {entry.value for t in tensors(model) for entry in t.external_data if entry.key == "location"}
 
 
 def check_external(path: Path, model: Any) -> None:
-    """Raises DataError where the file has its weights outside of its folder, also through a link, or in what is no plain file."""
+    """Raises DataError if weights are stored outside the file's folder (also through a link), or in something that is not a plain
+    file."""
     home = path.resolve().parent
     for name in sorted(locations(model)):
         place = (home / name).resolve() if "\0" not in name else home
@@ -145,14 +148,15 @@ def check_external(path: Path, model: Any) -> None:
 
 
 def files(path: Path) -> list[Path]:
-    """The file and those beside it that hold its weights. Raises DataError for a file that is missing or no ONNX graph."""
+    """The file and the files that hold its weights. Raises DataError for a file that is missing or is not an ONNX graph."""
     return [path, *(path.parent / name for name in sorted(locations(read(path))))]
 
 
 def precision(path: Path) -> str:
-    """`int8` where the file computes in eight bits; else the type of most of its weights' values, or, where it has none, of its inputs.
+    """The precision of an ONNX file: "int8" if it has quantise nodes or integer products, else the type of most of its weights'
+    values, or of its inputs if it has no weights: "fp32", "fp16", "bf16" or "fp64".
 
-    Raises DataError for a file that is missing or no ONNX graph.
+    Raises DataError for a file that is missing or is not an ONNX graph.
     """
     try:
         facts = path.stat()
@@ -174,19 +178,20 @@ def _precision(path: Path, size: int, changed: int) -> str:
         TensorProto.BFLOAT16: "bf16",
         TensorProto.DOUBLE: "fp64",
     }
-    held: Counter[str] = Counter()
+    values: Counter[str] = Counter()
     for tensor in tensors(model):
         if tensor.data_type in types:
-            held[types[tensor.data_type]] += prod(tensor.dims)
+            values[types[tensor.data_type]] += prod(tensor.dims)
     inputs = (entry.type.tensor_type.elem_type for entry in model.graph.input)
-    held = held or Counter(types[kind] for kind in inputs if kind in types)
-    return held.most_common(1)[0][0] if held else "fp32"
+    values = values or Counter(types[kind] for kind in inputs if kind in types)
+    return values.most_common(1)[0][0] if values else "fp32"
 
 
 def signature(path: Path) -> Signature:
     """The inputs and outputs of an ONNX file.
 
-    Raises DataError for a file that is missing or no ONNX graph, UnsupportedError for inputs and outputs that are no tensors of numbers.
+    Raises DataError for a file that is missing or is not an ONNX graph, UnsupportedError for inputs and outputs that are not
+    numeric tensors.
     """
     graph = read(path).graph
     weights = {i.name: i.dims for i in graph.initializer}
@@ -201,22 +206,22 @@ def signature(path: Path) -> Signature:
 
 
 def _numbers(side: str, entry: Any) -> np.dtype[Any]:
-    """The type of an input's or output's values. Raises UnsupportedError for what is no tensor of numbers."""
+    """The dtype of an input or output. Raises UnsupportedError unless it is a numeric tensor."""
     import onnx
 
     kind = entry.type.WhichOneof("value")
-    told = f"{side} {entry.name} is a {(kind or 'value').removesuffix('_type')}"
+    described = f"{side} {entry.name} is a {(kind or 'value').removesuffix('_type')}"
     if kind != "tensor_type":
         hint = "scikit-learn's converter gives tensors with options={'zipmap': False}"
-        raise UnsupportedError(f"{told}, only tensors of numbers can be timed", hint)
+        raise UnsupportedError(f"{described}, only tensors of numbers can be timed", hint)
     try:
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(entry.type.tensor_type.elem_type))
     except (KeyError, TypeError) as error:
-        raise DataError(f"{told} of no known type") from error
+        raise DataError(f"{described} of no known type") from error
     if dtype.kind not in "fiub":
         what = "texts" if dtype.kind in "OUS" else f"{dtype}"
         raise UnsupportedError(
-            f"{told} of {what}, only tensors of numbers can be timed", "cut the graph before or after it"
+            f"{described} of {what}, only tensors of numbers can be timed", "cut the graph before or after it"
         )
     return dtype
 
@@ -229,7 +234,8 @@ def _input(entry: Any, graph: Any) -> Input:
     return Input(entry.name, dtype, tuple(shape), _below(entry.name, graph))
 
 
-SAME_IDS = (
+# Operators whose output has the ids, or the table, of their first input (Concat: of all).
+SAME_IDS = {
     "Cast",
     "Identity",
     "Unsqueeze",
@@ -240,15 +246,15 @@ SAME_IDS = (
     "Expand",
     "Slice",
     "Concat",
-)
-SAME_TABLE = ("Cast", "Identity", "DequantizeLinear")
+}
+SAME_TABLE = {"Cast", "Identity", "DequantizeLinear"}
 
 
 def _below(name: str, graph: Any) -> int | None:
-    """The least size of the axes that an input indexes, itself or after nodes that hand its values on."""
+    """The smallest size of the axes that an input indexes, directly or after nodes that keep its values; None if it indexes none."""
     shapes = {i.name: tuple(i.dims) for i in graph.initializer}
     names = {name}
-    for node in graph.node:  # in the order in which they run
+    for node in graph.node:  # nodes are in topological order
         if node.op_type == "Constant" and node.output:
             shapes[node.output[0]] = tuple(node.attribute[0].t.dims) if node.attribute else ()
         if node.op_type in SAME_TABLE and node.input and node.input[0] in shapes:
@@ -257,14 +263,14 @@ def _below(name: str, graph: Any) -> int | None:
             node.input[:1] if node.op_type != "Concat" else node.input
         ):
             names |= set(node.output)
-    found = [
+    bounds = [
         shapes[node.input[0]][axis]
         for node in graph.node
         if node.op_type in ("Gather", "GatherElements") and len(node.input) == 2
         if node.input[1] in names and node.input[0] in shapes
         if -len(shapes[node.input[0]]) <= (axis := _axis(node)) < len(shapes[node.input[0]])
     ]
-    return min((size for size in found if size > 0), default=None)
+    return min((size for size in bounds if size > 0), default=None)
 
 
 def _axis(node: Any) -> int:
@@ -272,15 +278,14 @@ def _axis(node: Any) -> int:
 
 
 def has_tokens(path: Path) -> bool:
-    """Whether an input has an open axis beyond its rows, which `sizes` fills with the length."""
-    return any(sizes(one, 1, 1) != sizes(one, 1, 2) for one in signature(path).inputs)
+    """Whether an input has an open axis for the sequence length (see `sizes`). Raises as `signature` does."""
+    return any(sizes(entry, 1, 1) != sizes(entry, 1, 2) for entry in signature(path).inputs)
 
 
-def sizes(one: Input, batch: int, seq: int) -> tuple[int, ...]:
-    """The input's shape with its open axes filled: the first, and any that is named a batch, by `batch`, others by
-    `seq`."""
+def sizes(entry: Input, batch: int, seq: int) -> tuple[int, ...]:
+    """An input's shape with open axes filled: the first one, and any whose name contains "batch", by `batch`; others by `seq`."""
     filled = []
-    for axis, size in enumerate(one.shape):
+    for axis, size in enumerate(entry.shape):
         if isinstance(size, str):
             filled.append(batch if axis == 0 or "batch" in size.lower() else seq)
         else:
@@ -288,22 +293,23 @@ def sizes(one: Input, batch: int, seq: int) -> tuple[int, ...]:
     return tuple(filled)
 
 
-def sample(one: Input, batch: int, seq: int, rng: np.random.Generator) -> Array:
-    """Random values of an input: normal floats, ids below the size of the axis that they index, masks of ones, types of zeros.
+def sample(entry: Input, batch: int, seq: int, rng: np.random.Generator) -> Array:
+    """Random values of an input, of the shape from `sizes`: normal floats, ids below the size of the axis that they index, masks of
+    ones, token types of zeros.
 
     Raises UsageError for an input of more than MOST_VALUES values.
     """
-    shape = sizes(one, batch, seq)
+    shape = sizes(entry, batch, seq)
     if prod(shape) > MOST_VALUES:
         raise UsageError(
-            f"input {one.name} of {' x '.join(map(str, shape))} has more than {MOST_VALUES:,} values"
+            f"input {entry.name} of {' x '.join(map(str, shape))} has more than {MOST_VALUES:,} values"
         )
-    if one.below and one.dtype.kind == "f":  # cast to whole numbers inside the graph
-        return rng.integers(0, one.below, shape).astype(one.dtype)
-    if one.dtype.kind == "f":
-        return rng.standard_normal(shape).astype(one.dtype)
-    if "mask" in one.name.lower() or one.dtype.kind == "b":
-        return np.ones(shape, dtype=one.dtype)
-    if "type" in one.name.lower():
-        return np.zeros(shape, dtype=one.dtype)
-    return rng.integers(0, one.below or 2, shape).astype(one.dtype)
+    if entry.below and entry.dtype.kind == "f":  # the graph casts them to integers
+        return rng.integers(0, entry.below, shape).astype(entry.dtype)
+    if entry.dtype.kind == "f":
+        return rng.standard_normal(shape).astype(entry.dtype)
+    if "mask" in entry.name.lower() or entry.dtype.kind == "b":
+        return np.ones(shape, dtype=entry.dtype)
+    if "type" in entry.name.lower():
+        return np.zeros(shape, dtype=entry.dtype)
+    return rng.integers(0, entry.below or 2, shape).astype(entry.dtype)

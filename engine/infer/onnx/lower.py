@@ -1,9 +1,9 @@
-"""Matrix products with a constant into ONNX Runtime's integer product: those between the quantise nodes that buzzer.engine.quant
-exports, or float ones, whose inputs then get their scale at run time.
+"""Replaces matrix products with constants by ONNX Runtime's integer product: either the products between the quantise nodes that
+buzzer.engine.quant exports, or float products, whose inputs are then quantised at run time.
 
-ONNX Runtime's own passes turn MatMul and Add into a float Gemm first where sizes are fixed, and then dequantise every weight at
-run time; its quantize_dynamic takes minutes for BERT-Large, a channel after the other. Here products that share an input (query, key
-and value) also become one.
+ONNX Runtime's own passes do not do this well. With fixed sizes they first fuse MatMul and Add into a float Gemm, and then
+dequantise every weight at run time; quantize_dynamic takes minutes for BERT-Large, as it quantises one channel after the other. Here,
+products that share an input (query, key and value) also become one product.
 """
 
 from collections import defaultdict
@@ -19,30 +19,31 @@ from buzzer.errors import UnsupportedError
 
 DOMAIN = "com.microsoft"  # MatMulIntegerToFloat: onnxruntime/docs/ContribOperators.md
 LEAST_OPSET = 11  # of DynamicQuantizeLinear
-LIMIT, TINY = 127, 1e-12  # largest int8 weight; least scale: a column of zeros has one too
+LIMIT, TINY = 127, 1e-12  # largest int8 weight; least scale, for columns of zeros
 
 
 def lower(source: bytes | Path, dynamic: bool = False) -> bytes:
-    """A graph, or a file's, with every QuantizeLinear, DequantizeLinear, MatMul (and Add) chain as one integer product.
+    """A graph, given as bytes or as a file, with integer products in place of chains of QuantizeLinear, DequantizeLinear, MatMul (and
+    Add).
 
-    dynamic: every MatMul (and Add) and Gemm of float32 with a constant instead; weights symmetric in int8 with a scale a column,
-        inputs in uint8 with a scale and zero point of their own in each run.
+    dynamic: replace each float32 MatMul (and Add) or Gemm with a constant instead. Weights become int8, symmetric, with one scale
+        per column. Inputs become uint8, with their own scale and zero point in each run.
 
-    Raises UnsupportedError for a dynamic file whose operators are too old, or of which nothing would be quantised.
+    Raises UnsupportedError with `dynamic` if the file's operators are too old, or if nothing would be quantised.
     """
     import onnx
 
     model = read(source, weights=True) if isinstance(source, Path) else onnx.load_from_string(source)
-    versions = {one.domain: one.version for one in model.opset_import}
+    versions = {opset.domain: opset.version for opset in model.opset_import}
     if dynamic and versions.get("", LEAST_OPSET) < LEAST_OPSET:
-        told = f"the file's operators are of opset {versions['']}, int8-dynamic needs {LEAST_OPSET}"
-        raise UnsupportedError(told, "onnx.version_converter makes a newer file")
+        message = f"the file's operators are of opset {versions['']}, int8-dynamic needs {LEAST_OPSET}"
+        raise UnsupportedError(message, "onnx.version_converter makes a newer file")
     lowered = Lowering(model.graph, dynamic)
     lowered.run()
     if dynamic and not lowered.groups:
-        told = "no matrix product of float32 with a constant"
+        reason = "it has no matrix product of float32 with a constant"
         raise UnsupportedError(
-            f"int8-dynamic quantises nothing of this model: it has {told}", "use another precision"
+            f"int8-dynamic quantises nothing of this model: {reason}", "use another precision"
         )
     if lowered.groups and DOMAIN not in versions:
         model.opset_import.append(onnx.helper.make_opsetid(DOMAIN, 1))
@@ -50,91 +51,94 @@ def lower(source: bytes | Path, dynamic: bool = False) -> bytes:
 
 
 class Lowering:
-    """One graph, changed in place."""
+    """The lowering of one graph, which it changes in place."""
 
     def __init__(self, graph: Any, dynamic: bool) -> None:
         from onnx import numpy_helper
 
         self.graph, self.dynamic = graph, dynamic
-        self.makers = {name: node for node in graph.node for name in node.output}
+        self.producers = {name: node for node in graph.node for name in node.output}
         self.users: dict[str, list[Any]] = defaultdict(list)
         for node in graph.node:
             for name in node.input:
                 self.users[name].append(node)
-        self.given = {o.name for o in graph.output}
+        self.outputs = {o.name for o in graph.output}
         self.initializers = {i.name: i for i in graph.initializer}
         self.array = numpy_helper.to_array
         self.groups: dict[tuple[Any, ...], list[Product]] = defaultdict(list)
 
     def run(self) -> None:
+        """Find the products, group those that share an input, and replace each group by integer nodes."""
         for node in self.graph.node:
-            found = self.float_product(node) if self.dynamic else self.product(node)
-            if found is not None:
-                self.groups[found.key].append(found)
-        gone = {id(node) for group in self.groups.values() for one in group for node in one.nodes}
-        placed = {id(group[0].nodes[0]): (number, group) for number, group in enumerate(self.groups.values())}
+            product = self.float_product(node) if self.dynamic else self.product(node)
+            if product is not None:
+                self.groups[product.key].append(product)
+        replaced = {id(node) for group in self.groups.values() for each in group for node in each.nodes}
+        first = {id(group[0].nodes[0]): (number, group) for number, group in enumerate(self.groups.values())}
         nodes = []
         for node in self.graph.node:
-            if id(node) in placed:
-                nodes += self.integer(*placed[id(node)])
-            if id(node) not in gone:
+            if id(node) in first:
+                nodes += self.integer(*first[id(node)])
+            if id(node) not in replaced:
                 nodes.append(node)
         del self.graph.node[:]
-        self.graph.node.extend(used(nodes, self.given))
+        self.graph.node.extend(used(nodes, self.outputs))
         self.tidy()
 
     def constant(self, name: str) -> Array | None:
-        """The value of a constant, through Identity nodes; None for what is none."""
-        while name in self.makers and self.makers[name].op_type == "Identity":
-            name = self.makers[name].input[0]
+        """The value of a constant, also behind Identity nodes; None if the name is not one of a constant."""
+        while name in self.producers and self.producers[name].op_type == "Identity":
+            name = self.producers[name].input[0]
         if name in self.initializers:
             return np.asarray(self.array(self.initializers[name]))
-        node = self.makers.get(name)
+        node = self.producers.get(name)
         if node is not None and node.op_type == "Constant":
             return np.asarray(self.array(node.attribute[0].t))
         return None
 
     def product(self, node: Any) -> "Product | None":
-        """What a MatMul of two dequantised inputs, the right one constant, computes; None for any other node."""
+        """The product of a MatMul of two dequantised inputs, of which the right one is constant; None for any other node."""
         if node.op_type != "MatMul":
             return None
-        left, right = (self.makers.get(name) for name in node.input)
+        left, right = (self.producers.get(name) for name in node.input)
         if left is None or right is None or {left.op_type, right.op_type} != {"DequantizeLinear"}:
             return None
-        weight, given = self.constant(right.input[0]), self.makers.get(left.input[0])
-        if weight is None or weight.dtype != np.int8 or given is None or given.op_type != "QuantizeLinear":
+        weight, quantise = self.constant(right.input[0]), self.producers.get(left.input[0])
+        if weight is None or weight.dtype != np.int8:
+            return None
+        if quantise is None or quantise.op_type != "QuantizeLinear":
             return None
         scale, zero, weight_scale = map(self.constant, (left.input[1], left.input[2], right.input[1]))
         if scale is None or zero is None or weight_scale is None or zero.dtype != np.uint8 or scale.ndim:
             return None
         bias, last, nodes = self.bias(node, weight.shape[1])
-        return Product(given.input[0], scale, zero, weight, weight_scale, bias, last, nodes)
+        return Product(quantise.input[0], scale, zero, weight, weight_scale, bias, last, nodes)
 
     def float_product(self, node: Any) -> "Product | None":
-        """What a MatMul or plain Gemm of float32 with a constant on its right computes, its weight in int8; None for any other node."""
+        """The product, with int8 weights, of a float32 MatMul or plain Gemm with a constant on its right; None for any other node."""
         if node.op_type not in ("MatMul", "Gemm"):
             return None
-        given = {a.name: a.f if a.name in ("alpha", "beta") else a.i for a in node.attribute}
-        if given.get("transA", 0) or given.get("alpha", 1) != 1 or given.get("beta", 1) != 1:
+        options = {a.name: a.f if a.name in ("alpha", "beta") else a.i for a in node.attribute}
+        if options.get("transA", 0) or options.get("alpha", 1) != 1 or options.get("beta", 1) != 1:
             return None
         weight = self.constant(node.input[1])
         if weight is None or weight.dtype != np.float32 or weight.ndim != 2:
             return None
-        weight = weight.T if given.get("transB", 0) else weight
+        weight = weight.T if options.get("transB", 0) else weight
         bias, last, nodes = self.bias(node, weight.shape[1])
         if len(node.input) == 3:
             bias, last, nodes = self.constant(node.input[2]), node.output[0], [node]
             if bias is None or bias.shape != (weight.shape[1],):
                 return None
         scale = np.maximum(np.abs(weight).max(axis=0) / LIMIT, TINY).astype(np.float32)
-        whole = np.rint(weight / scale).clip(-LIMIT, LIMIT).astype(np.int8)
-        return Product(node.input[0], None, None, whole, scale, bias, last, nodes)
+        integers = np.rint(weight / scale).clip(-LIMIT, LIMIT).astype(np.int8)
+        return Product(node.input[0], None, None, integers, scale, bias, last, nodes)
 
     def bias(self, node: Any, width: int) -> tuple[Array | None, str, list[Any]]:
-        """The bias that is added to a product alone, the name of the sum, and the nodes that it replaces."""
+        """The bias that an Add adds to a product (None if there is no such Add), the name of the result, and the nodes to replace."""
         name = node.output[0]
         users = self.users[name]
-        if len(users) == 1 and users[0].op_type == "Add" and name not in self.given:
+        if len(users) == 1 and users[0].op_type == "Add" and name not in self.outputs:
             other = next((i for i in users[0].input if i != name), name)
             bias = self.constant(other)
             if bias is not None and bias.shape == (width,):
@@ -142,27 +146,27 @@ class Lowering:
         return None, name, [node]
 
     def integer(self, number: int, group: "list[Product]") -> list[Any]:
-        """Nodes of a group: quantise once, one product, and a split where it serves several."""
+        """The nodes of a group: one quantisation, one product, and a split if the group has several products."""
         from onnx import helper
 
-        one, name = group[0], f"buzzer.{number}"
+        first, name = group[0], f"buzzer.{number}"
         widths = [p.weight.shape[1] for p in group]
-        none = [np.zeros(w, dtype=np.float32) for w in widths]
+        zeros = [np.zeros(w, dtype=np.float32) for w in widths]
         values = {
             "weight": np.concatenate([p.weight for p in group], axis=1),
             "weight_scale": np.concatenate([p.weight_scale for p in group]),
             "bias": np.concatenate(
-                [b if p.bias is None else p.bias for p, b in zip(group, none, strict=True)]
+                [b if p.bias is None else p.bias for p, b in zip(group, zeros, strict=True)]
             ),
         }
-        if one.scale is not None and one.zero is not None:
-            values |= {"scale": one.scale, "zero": one.zero}
+        if first.scale is not None and first.zero is not None:
+            values |= {"scale": first.scale, "zero": first.zero}
         at = {key: f"{name}.{key}" for key in ("scale", "zero")} | self.put(name, values)
-        whole = one.output if len(group) == 1 else f"{name}.out"
+        whole = first.output if len(group) == 1 else f"{name}.out"
         inputs = [f"{name}.x", at["weight"], at["scale"], at["weight_scale"], at["zero"], ""]
-        quantise = ("QuantizeLinear", [one.x, at["scale"], at["zero"]], [f"{name}.x"])
-        if one.scale is None:
-            quantise = ("DynamicQuantizeLinear", [one.x], [f"{name}.x", at["scale"], at["zero"]])
+        quantise = ("QuantizeLinear", [first.x, at["scale"], at["zero"]], [f"{name}.x"])
+        if first.scale is None:
+            quantise = ("DynamicQuantizeLinear", [first.x], [f"{name}.x", at["scale"], at["zero"]])
         nodes = [
             helper.make_node(*quantise),
             helper.make_node("MatMulIntegerToFloat", [*inputs, at["bias"]], [whole], domain=DOMAIN),
@@ -173,7 +177,7 @@ class Lowering:
         return nodes
 
     def put(self, name: str, values: Mapping[str, Array]) -> dict[str, str]:
-        """Add constants; their names."""
+        """Add constants to the graph. Returns their names."""
         from onnx import numpy_helper
 
         for key, value in values.items():
@@ -183,16 +187,19 @@ class Lowering:
         return {key: f"{name}.{key}" for key in values}
 
     def tidy(self) -> None:
-        """Drop the constants that nothing takes any more."""
-        taken = {name for node in self.graph.node for name in node.input} | self.given
+        """Drop unused constants."""
+        taken = {name for node in self.graph.node for name in node.input} | self.outputs
         kept = [i for i in self.graph.initializer if i.name in taken]
         del self.graph.initializer[:]
         self.graph.initializer.extend(kept)
 
 
 class Product:
-    """x quantised by (scale, zero), or by its own range where they are None, times weight int8 [in, out] by weight_scale [out],
-    plus bias [out]."""
+    """A quantised product: x, quantised by (scale, zero), times weight int8 [in, out] with scales weight_scale [out], plus bias [out].
+
+    scale and zero are None if x is quantised by its own range at run time.  output: name of the result.  nodes: those that the
+    product replaces.
+    """
 
     def __init__(
         self,
@@ -211,9 +218,9 @@ class Product:
         self.key = (x, *(None if v is None else float(v) for v in (scale, zero)), weight.shape[0])
 
 
-def used(nodes: list[Any], given: set[str]) -> list[Any]:
-    """The nodes, in their order, whose outputs something takes."""
-    taken, kept = set(given), []
+def used(nodes: list[Any], outputs: set[str]) -> list[Any]:
+    """The nodes, in their order, whose results are used; outputs: those of the graph."""
+    taken, kept = set(outputs), []
     for node in reversed(nodes):
         if taken & set(node.output):
             kept.append(node)

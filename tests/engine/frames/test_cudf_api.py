@@ -120,9 +120,9 @@ def test_lookups_by_merge_equal_those_by_position(unordered: list[list[str]]) ->
         ),
         Lookup(pd.DataFrame({"k": np.zeros(0), "v": np.zeros(0, "int64")}), {"a": "k"}, {"v": "none"}, 9),
     ]
-    found = lookups.by_merge(pd, t, wanted)
-    pd.testing.assert_frame_equal(found, lookups.by_position(t, wanted))
-    assert found["one"].tolist() == [{2.0: large[0], 0.0: large[1]}.get(a, -1) for a in t["a"]]
+    got = lookups.by_merge(pd, t, wanted)
+    pd.testing.assert_frame_equal(got, lookups.by_position(t, wanted))
+    assert got["one"].tolist() == [{2.0: large[0], 0.0: large[1]}.get(a, -1) for a in t["a"]]
     assert [left for left in unordered if "_row" in left] == [["a", "_row"], ["a", "b", "_row"]]
 
 
@@ -201,8 +201,8 @@ def as_cudf(kind: str, fields: list[str | None]) -> list[Any]:
 def test_strings_are_converted_as_on_the_host() -> None:
     assert as_cudf("int64", ["7", "-9223372036854775808", "+12", "007"]) == [7, -(2**63), 12, 7]
     assert as_cudf("date", ["1970-01-02", "2020-02-29", "1969-12-31"]) == [1, 18321, -1]
-    found = as_cudf("float64", ["0.5", None, "-1e3", ".25", "2."])
-    assert np.isnan(found.pop(1)) and found == [0.5, -1000.0, 0.25, 2.0]
+    got = as_cudf("float64", ["0.5", None, "-1e3", ".25", "2."])
+    assert np.isnan(got.pop(1)) and got == [0.5, -1000.0, 0.25, 2.0]
 
 
 @pytest.mark.parametrize(

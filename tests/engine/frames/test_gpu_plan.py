@@ -89,7 +89,7 @@ CASES: dict[str, Case] = {
     "categorify_fit": lambda e, t: e.categorify_fit([(t, "s")], 2),
     "categorify": lambda e, t: e.categorify(t, "s", e.categorify_fit([(t, "s")]), "z"),
     "target_encode": lambda e, t: e.target_encode(
-        t, e.group_sums(t, ["k"], ["x"]), ["k"], {"x": 0.5}, 20.0, "te", leave_one_out=True, raw=True
+        t, e.group_sums(t, ["k"], ["x"]), ["k"], {"x": 0.5}, 20.0, "te", leave_one_out=True
     ),
     "target_means": lambda e, t: e.target_means(e.group_sums(t, ["k"], ["x"]), ["k"], {"x": 0.5}, 20.0, "te"),
     "target_encode_kfold": lambda e, t: e.target_encode_kfold(t, ["k", "s"], "f", {"x": 0.5}, 20.0, "te"),

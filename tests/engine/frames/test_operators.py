@@ -112,10 +112,10 @@ def test_read_matching_keeps_the_rows_of_the_keys(e: Engine, frame: Make, rows: 
 
 def test_matrix_is_float32_sorted_by_row(e: Engine, frame: Make) -> None:
     t = frame({"row": [2, 0, 1], "a": [2, 0, 1], "b": [0.5, None, 1.5]})
-    found = e.matrix(t, ["b", "row", "a"])
-    assert found.dtype == np.float32 and found.flags["C_CONTIGUOUS"]
+    got = e.matrix(t, ["b", "row", "a"])
+    assert got.dtype == np.float32 and got.flags["C_CONTIGUOUS"]
     want = np.array([[np.nan, 0, 0], [1.5, 1, 1], [0.5, 2, 2]], dtype=np.float32)
-    np.testing.assert_array_equal(found.get() if hasattr(found, "get") else found, want)
+    np.testing.assert_array_equal(got.get() if hasattr(got, "get") else got, want)
 
 
 def on_host(array: Any) -> Any:
@@ -124,17 +124,17 @@ def on_host(array: Any) -> Any:
 
 def test_codes_are_int64_sorted_by_row(e: Engine, frame: Make) -> None:
     t = frame({"row": [2, 0, 1], "a": [2**62 + 1, 0, 1], "b": [5, -3, 4]})
-    found = e.codes(t, ["b", "a"])
-    assert found.dtype == np.int64 and found.flags["C_CONTIGUOUS"]
-    np.testing.assert_array_equal(on_host(found), [[-3, 0], [4, 1], [5, 2**62 + 1]])
+    got = e.codes(t, ["b", "a"])
+    assert got.dtype == np.int64 and got.flags["C_CONTIGUOUS"]
+    np.testing.assert_array_equal(on_host(got), [[-3, 0], [4, 1], [5, 2**62 + 1]])
     np.testing.assert_array_equal(on_host(e.codes(t, ["b"])), [[-3], [4], [5]])
 
 
 def test_to_arrow_is_sorted_by_row(e: Engine, frame: Make) -> None:
     t = frame({"row": [2, 0, 1], "s": ["c", "a", None], "x": [2.5, 0.5, 1.5]})
-    found = e.to_arrow(t, ["x", "s"])
-    assert isinstance(found, pa.Table) and found.column_names == ["x", "s"]
-    assert found.to_pydict() == {"x": [0.5, 1.5, 2.5], "s": ["a", None, "c"]}
+    got = e.to_arrow(t, ["x", "s"])
+    assert isinstance(got, pa.Table) and got.column_names == ["x", "s"]
+    assert got.to_pydict() == {"x": [0.5, 1.5, 2.5], "s": ["a", None, "c"]}
 
 
 def test_to_numpy_sorts_by_row(frame: Make, values: Values) -> None:
@@ -278,10 +278,10 @@ def test_every_table_of_few_keys(
         for on in (["k"], ["m", "k"]):
             table = e.group_sums(t, on, ["v"])
             for ready in (table, e.collect(table)):
-                found = e.left_join(
+                got = e.left_join(
                     asked, ready, {c: c for c in on}, {"sum_v": "sum", "n": "n"}, {"sum": -1, "n": 0}
                 )
-                assert values(found, "sum", "n") == (
+                assert values(got, "sum", "n") == (
                     [sums.get(k, -1) for k in want],
                     [times.get(k, 0) for k in want],
                 )
@@ -308,11 +308,11 @@ def test_left_join_keeps_types_and_accepts_a_fill_by_column(e: Engine, frame: Ma
     t = e.left_join(
         frame({"a": ["x", None, "z", "y"]}), e.from_arrow(pa.table(table)), {"a": "k"}, names, fill
     )
-    found = e.to_numpy(t, ["the_i", "the_f", "the_s"])
-    assert found["the_i"].dtype == np.int64 and found["the_f"].dtype == np.float32
-    assert found["the_i"].tolist() == [2**62 + 1, -1, -1, 5]
-    np.testing.assert_array_equal(found["the_f"], np.array([0.1, 0.3, 0.3, 0.2], dtype=np.float32))
-    assert found["the_s"].tolist() == ["eins", "-", "-", "zwei"]
+    got = e.to_numpy(t, ["the_i", "the_f", "the_s"])
+    assert got["the_i"].dtype == np.int64 and got["the_f"].dtype == np.float32
+    assert got["the_i"].tolist() == [2**62 + 1, -1, -1, 5]
+    np.testing.assert_array_equal(got["the_f"], np.array([0.1, 0.3, 0.3, 0.2], dtype=np.float32))
+    assert got["the_s"].tolist() == ["eins", "-", "-", "zwei"]
 
 
 def plain_lookup(
@@ -360,7 +360,7 @@ def test_lookups_agree_with_a_plain_loop(
         Lookup(table("xyz", three), {"a": "x", "b": "y", "c": "z"}, {"v": "four"}, -4),
         Lookup(table("xyz", three), {"c": "z", "b": "x", "a": "y"}, {"v": "five"}, -5),
     ]
-    found = values(e.lookups(t, wanted), "one", "two", "three", "four", "five")
+    got = values(e.lookups(t, wanted), "one", "two", "three", "four", "five")
     tables = [
         (one, (0,), -1),
         (two, (1,), -2),
@@ -369,7 +369,7 @@ def test_lookups_agree_with_a_plain_loop(
         (three, (1, 0, 2), -5),
     ]
     want = [plain_lookup(data, rows, at, fill)[::-1] for rows, at, fill in tables]
-    assert [list(x) for x in found] == want
+    assert [list(x) for x in got] == want
 
 
 def test_left_join_by_more_key_combinations_than_64_bits_hold(e: Engine, frame: Make, values: Values) -> None:
@@ -382,8 +382,8 @@ def test_left_join_by_more_key_combinations_than_64_bits_hold(e: Engine, frame: 
         part = asked[name][i * many : (i + 1) * many]
         asked[name][i * many : (i + 1) * many] = [*part[1:], part[0]]
     asked["d"][4 * many :] = [None] * many
-    found = values(e.left_join(frame(asked), table, {name: name for name in whole}, {"v": "z"}, -1), "z")
-    assert found == [*range(many), *[-1] * 4 * many]
+    got = values(e.left_join(frame(asked), table, {name: name for name in whole}, {"v": "z"}, -1), "z")
+    assert got == [*range(many), *[-1] * 4 * many]
 
 
 # ---- target encoding --------------------------------------------------------------------------------------------------
@@ -392,14 +392,11 @@ def test_left_join_by_more_key_combinations_than_64_bits_hold(e: Engine, frame: 
 def test_target_encoding_by_hand(e: Engine, frame: Make, values: Values) -> None:
     early = frame({"k": [1, 1, 2, None], "y": [1, 0, 1, 1], "z": [0, 0, 1, 0]})
     table = e.group_sums(early, ["k"], ["y", "z"])
-    late = frame({"k": [1, 2, 3, None], "r": [2, 9, 1, 1]})
-    t = e.target_encode(late, table, ["k"], {"y": 0.5, "z": 0.25}, 2.0, "te", raw=True)
+    late = frame({"k": [1, 2, 3, None]})
+    t = e.target_encode(late, table, ["k"], {"y": 0.5, "z": 0.25}, 2.0, "te")
     assert values(t, "te_y") == pytest.approx([(1 + 1) / 4, (1 + 1) / 3, 0.5, 0.5])
     assert values(t, "te_z") == pytest.approx([0.5 / 4, 1.5 / 3, 0.25, 0.25])
-    assert values(t, "te_sum_y", "te_n") == ([1, 1, 0, 0], [2, 1, 0, 0])
-    reversed_ = e.target_encode(late, table, ["k"], {"y": 0.5}, 2.0, "rev", on=["r"])
-    assert values(reversed_, "rev_y") == pytest.approx([2 / 3, 0.5, 0.5, 0.5])
-    assert "rev_n" not in e.columns(reversed_)
+    assert set(e.columns(t)) == {"row", "k", "te_y", "te_z"}
 
 
 @pytest.mark.parametrize("weight", [20.0, 3.7])
@@ -411,7 +408,7 @@ def test_target_means_equal_target_encode(e: Engine, frame: Make, values: Values
     assert sorted(e.columns(means)) == ["k", "te_y", "te_z"]
     late = frame({"k": [0, 6, 9, None]})
     fill = {f"te_{target}": prior for target, prior in priors.items()}
-    found = e.left_join(late, means, {"k": "k"}, {"te_y": "te_y", "te_z": "te_z"}, fill)
+    joined = e.left_join(late, means, {"k": "k"}, {"te_y": "te_y", "te_z": "te_z"}, fill)
     encoded = e.target_encode(late, table, ["k"], priors, weight, "te")
     sums = {
         k: [sum(i * i % 2 for i in range(50) if i % 7 == k), sum(i % 7 == k for i in range(50))]
@@ -420,7 +417,7 @@ def test_target_means_equal_target_encode(e: Engine, frame: Make, values: Values
     for i, target in enumerate(priors):
         whole = [(sums[k][i] + weight * priors[target]) / (sums[k][1] + weight) for k in (0, 6)]
         want = np.array([*whole, priors[target], priors[target]], dtype=np.float32)
-        for t in (found, encoded):
+        for t in (joined, encoded):
             got = e.to_numpy(t, [f"te_{target}"])[f"te_{target}"]
             assert got.dtype == np.float32
             np.testing.assert_array_equal(got, want)
@@ -589,10 +586,10 @@ def test_token_matrix_is_sorted_by_row(
     order = list(range(len(lists)))
     random.shuffle(order)
     joined = [None if lists[i] is None else "\t".join(map(str, lists[i] or [])) for i in order]
-    found = e.token_matrix(frame({"row": order, "s": [*joined]}), "s", "\t", length)
-    assert found.dtype == np.int32
+    got = e.token_matrix(frame({"row": order, "s": [*joined]}), "s", "\t", length)
+    assert got.dtype == np.int32
     want = [((tokens or []) + [0] * length)[:length] for tokens in lists]
-    np.testing.assert_array_equal(on_host(found), np.array(want).reshape(len(lists), length))
+    np.testing.assert_array_equal(on_host(got), np.array(want).reshape(len(lists), length))
 
 
 @given(

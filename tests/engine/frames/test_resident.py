@@ -189,20 +189,20 @@ def rows(**columns: Any) -> Any:
 
 def test_a_matrix_is_made_on_the_device(e: Engine, gpu: Gpu) -> None:
     t = rows(a=[2, 0, 1], b=[0.5, None, 1.5], s=["x", None, "y"]).with_columns(row=pl.Series([2, 0, 1]))
-    found: Any = e.matrix(t, ["b", "row", "a"])
-    assert isinstance(found, Cupy)
-    assert found.dtype == np.float32 and found.flags["C_CONTIGUOUS"]
+    got: Any = e.matrix(t, ["b", "row", "a"])
+    assert isinstance(got, Cupy)
+    assert got.dtype == np.float32 and got.flags["C_CONTIGUOUS"]
     want = np.array([[np.nan, 0, 0], [1.5, 1, 1], [0.5, 2, 2]], dtype=np.float32)
-    np.testing.assert_array_equal(found.view(np.ndarray), want)
+    np.testing.assert_array_equal(got.view(np.ndarray), want)
     assert gpu.stream.waited == 1
 
 
 def test_codes_are_made_on_the_device(e: Engine) -> None:
     t = rows(a=[2**40, 0, 1], b=[5, 6, 7]).with_columns(row=pl.Series([2, 0, 1]))
-    found: Any = e.codes(t, ["b", "a"])
-    assert isinstance(found, Cupy)
-    assert found.dtype == np.int64 and found.flags["C_CONTIGUOUS"]
-    assert found.view(np.ndarray).tolist() == [[6, 0], [7, 1], [5, 2**40]]
+    got: Any = e.codes(t, ["b", "a"])
+    assert isinstance(got, Cupy)
+    assert got.dtype == np.int64 and got.flags["C_CONTIGUOUS"]
+    assert got.view(np.ndarray).tolist() == [[6, 0], [7, 1], [5, 2**40]]
 
 
 @pytest.mark.parametrize(
@@ -216,16 +216,16 @@ def test_codes_are_made_on_the_device(e: Engine) -> None:
 def test_tokens_are_scattered_on_the_device(e: Engine, texts: list[Any], want: Any) -> None:
     """The rest of a list after `length` tokens, "4,..", is not a number and must not be parsed."""
     t = rows(s=pl.Series(texts, dtype=pl.String))
-    found: Any = e.token_matrix(t, "s", ",", 3)
-    assert isinstance(found, Cupy)
-    assert found.dtype == np.int32 and found.shape == (len(texts), 3)
-    assert found.view(np.ndarray).tolist() == want
+    got: Any = e.token_matrix(t, "s", ",", 3)
+    assert isinstance(got, Cupy)
+    assert got.dtype == np.int32 and got.shape == (len(texts), 3)
+    assert got.view(np.ndarray).tolist() == want
 
 
 def test_a_matrix_without_rows(e: Engine) -> None:
-    found: Any = e.matrix(rows(a=[1.0]).filter(pl.col("a") > 1), ["a", "row"])
-    assert isinstance(found, Cupy)
-    assert found.shape == (0, 2)
+    got: Any = e.matrix(rows(a=[1.0]).filter(pl.col("a") > 1), ["a", "row"])
+    assert isinstance(got, Cupy)
+    assert got.shape == (0, 2)
 
 
 def test_a_kept_frame_is_computed_once_and_read_from_the_device(
@@ -474,7 +474,7 @@ def test_kept_frames_never_cross_cuda(tmp_path: Path) -> None:
     assert e.height(kept) == n
     e.matrix(kept, names)  # first use, in which libraries load
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as trace:
-        found: Any = e.matrix(kept, names)
+        got: Any = e.matrix(kept, names)
     trace.export_chrome_trace(str(tmp_path / "trace.json"))
     events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
     assert [event for event in events if event.get("cat") == "kernel"]  # the trace contains cuDF's kernels
@@ -484,4 +484,4 @@ def test_kept_frames_never_cross_cuda(tmp_path: Path) -> None:
         if event.get("cat") == "gpu_memcpy" and "DtoD" not in event["name"]
     ]
     assert max(copies, default=0) < n * 4
-    np.testing.assert_array_equal(found.get(), values[::-1])
+    np.testing.assert_array_equal(got.get(), values[::-1])

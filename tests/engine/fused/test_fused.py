@@ -1,4 +1,4 @@
-"""The fused backend's whole models against float64 torch, in the interpreter and on a GPU; its packing and its plan."""
+"""Whole models on the fused backend against float64 torch, in the interpreter and on a GPU; packing, modes and tuning."""
 
 import dataclasses
 import json
@@ -31,19 +31,19 @@ TOLERANCE = {"fp32": 2e-6, "fp16": 4e-3, "bf16": 3e-2}
 def model(kind: str, shape: str) -> torch.nn.Module:
     torch.manual_seed(0)
     bert = Bert(SHAPES[shape])
-    made = {
+    kinds = {
         "bert": lambda: bert,
         "sentence": lambda: SentenceClassifier(bert, 5),
         "packed": lambda: Packed(bert),
     }
-    module = (made | {"classifier": lambda: Classifier(bert, 4)})[kind]()
-    for weight in module.parameters():  # so that no bias or norm hides behind its initial 0 or 1
+    module = (kinds | {"classifier": lambda: Classifier(bert, 4)})[kind]()
+    for weight in module.parameters():  # far from the initial values 0 and 1, so that each one matters
         torch.nn.init.normal_(weight, std=0.2)
     return module.eval()
 
 
 def batch(kind: str, lengths: list[int], seed: int = 0) -> dict[str, Array]:
-    """Sentences of those lengths; padded to the longest, or packed in rows of two."""
+    """Sentences of these lengths, padded to the longest, or packed in rows of two."""
     rng = np.random.default_rng(seed)
     width = max(lengths)
     if kind == "packed":
@@ -56,16 +56,17 @@ def batch(kind: str, lengths: list[int], seed: int = 0) -> dict[str, Array]:
         ids = rng.integers(0, 50, segments.shape)
         return {"input_ids": ids, "positions": np.tile(places, (len(ids), 1)), "segments": segments}
     mask = (np.arange(width) < np.array(lengths)[:, None]).astype("int64")
-    found = [rng.integers(0, 50, mask.shape) * mask, mask, rng.integers(0, 2, mask.shape)]
-    return dict(zip(NAMES[: 2 if kind == "sentence" else 3], found, strict=False))
+    inputs = [rng.integers(0, 50, mask.shape) * mask, mask, rng.integers(0, 2, mask.shape)]
+    return dict(zip(NAMES[: 2 if kind == "sentence" else 3], inputs, strict=False))
 
 
-def torchs(module: torch.nn.Module, given: dict[str, Array], double: bool = True) -> Array:
+def by_torch(module: torch.nn.Module, given: dict[str, Array], double: bool = True) -> Array:
+    """The module's output by torch, in float64 or float32."""
     module = module.double() if double else module
     with torch.inference_mode():
-        found = module(*(torch.from_numpy(x) for x in given.values())).numpy()
+        output = module(*(torch.from_numpy(x) for x in given.values())).numpy()
     module.float()
-    return found
+    return output
 
 
 def session(module: torch.nn.Module, example: dict[str, Array], device: str, precision: str) -> Session:
@@ -75,10 +76,10 @@ def session(module: torch.nn.Module, example: dict[str, Array], device: str, pre
     )
 
 
-def attended(found: Array, given: dict[str, Array]) -> Array:
-    """Hidden states of the tokens that count; pooled outputs as they are."""
+def attended(output: Array, given: dict[str, Array]) -> Array:
+    """The states of attended tokens; a pooled output as it is."""
     mask = given.get("attention_mask", given.get("segments"))
-    return found[mask != 0] if found.ndim == 3 else found
+    return output[mask != 0] if output.ndim == 3 else output
 
 
 @pytest.mark.parametrize(
@@ -87,7 +88,7 @@ def attended(found: Array, given: dict[str, Array]) -> Array:
 )
 @pytest.mark.parametrize("precision", ["fp32", "fp16", pytest.param("bf16", marks=pytest.mark.gpu)])
 def test_whole_models_agree_with_float64(device: str, kind: str, shape: str, precision: str) -> None:
-    """Changing lengths in one session; outputs poisoned before each run."""
+    """With batches of different lengths in one session, and outputs filled with NaN before each run."""
     if precision == "bf16" and device == "cpu":
         pytest.skip("the interpreter's BF16 is wrong")
     module = model(kind, shape)
@@ -95,7 +96,7 @@ def test_whole_models_agree_with_float64(device: str, kind: str, shape: str, pre
         for seed, lengths in enumerate(([7, 1, 12, 3], [7, 2], [30, 4])):
             given = batch(kind, lengths, seed)
             ready.poison()
-            got, want = ready.run(given)["output"], torchs(module, given)
+            got, want = ready.run(given)["output"], by_torch(module, given)
             assert got.dtype == np.float32
             assert got.shape == want.shape
             error = np.linalg.norm(attended(got - want, given)) / np.linalg.norm(attended(want, given))
@@ -106,14 +107,14 @@ def test_whole_models_agree_with_float64(device: str, kind: str, shape: str, pre
     "options", [{}, {"smooth": 0.5}, {"skip": ["head"]}], ids=["plain", "smooth", "skip"]
 )
 @pytest.mark.parametrize("precision", ["int8", "fp8"])
-def test_quantised_models_compute_what_quant_says(
+def test_quantised_models_agree_with_the_simulation(
     device: str, precision: str, options: dict[str, Any]
 ) -> None:
-    """As far from the quantised module as rounding goes: states between kernels are fp16, so that values on the edge
-    of two eight-bit steps may fall on the other side."""
+    """Within the error of quantisation. States between kernels are fp16, so a value between two eight-bit steps may be rounded
+    to the other one."""
     module, given = model("sentence", "large"), batch("sentence", [7, 1, 12, 3])
     quantised = quant.quantise(module, [given], precision=precision, **options)
-    want, exact = torchs(quantised, given, double=False), torchs(module, given)
+    want, exact = by_torch(quantised, given, double=False), by_torch(module, given)
     with session(quantised, given, device, precision) as ready:
         ready.poison()
         got = ready.run(given)["output"]
@@ -125,7 +126,7 @@ def test_quantised_models_compute_what_quant_says(
     assert noise < 0.05 * np.linalg.norm(exact)
 
 
-def test_outputs_belong_to_the_caller_and_poison_shows(device: str) -> None:
+def test_outputs_belong_to_the_caller_and_poison_fills_buffers(device: str) -> None:
     module, given = model("sentence", "minilm"), batch("sentence", [4, 6])
     with session(module, given, device, "fp16") as ready:
         first = ready.run(given)["output"]
@@ -138,22 +139,22 @@ def test_outputs_belong_to_the_caller_and_poison_shows(device: str) -> None:
     np.testing.assert_array_equal(first, kept)
 
 
-def test_a_session_tells_its_kernels(device: str) -> None:
+def test_a_session_describes_its_kernels(device: str) -> None:
     module, given = model("sentence", "odd"), batch("sentence", [9, 3])
     with session(module, given, device, "fp16") as ready:
         launches = ready.launches(given)  # type: ignore[attr-defined]
         ready.run(given)
-        told = ready.describe(given)
-    assert told.kernels == len(launches) == 1 + 7 * 2 + 2
+        description = ready.describe(given)
+    assert description.kernels == len(launches) == 1 + 7 * 2 + 2
     config = SHAPES["odd"]
     layer = 4 * config.hidden_size**2 + 2 * config.hidden_size * config.intermediate_size
     products = [x for x in launches if "DEPTH" in x.constants and not x.name.startswith("tail")]
     assert sum(x.flops for x in products) == 2 * 16 * 2 * layer  # 12 tokens in a bucket of 16, 2 layers
     assert sum(x.constant_bytes for x in products) > 2 * 2 * layer  # fp16, and the biases
-    assert told.parameters == sum(p.numel() for p in module.parameters())
+    assert description.parameters == sum(p.numel() for p in module.parameters())
 
 
-def test_a_model_or_precision_that_cannot_be_served_is_told(device: str) -> None:
+def test_unsupported_models_and_precisions_are_refused(device: str) -> None:
     given = batch("sentence", [4, 6])
     with pytest.raises(UnsupportedError, match="encoders only"):
         session(torch.nn.Linear(3, 3), given, device, "fp16")
@@ -166,7 +167,7 @@ def test_a_model_or_precision_that_cannot_be_served_is_told(device: str) -> None
         session(part, given, device, "int8")
 
 
-def test_no_gpu_is_no_silent_cpu_run(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_gpu_means_no_run(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from buzzer.engine.infer.backends import fused
 
     given = batch("sentence", [4, 6])
@@ -178,9 +179,9 @@ def test_no_gpu_is_no_silent_cpu_run(device: str, monkeypatch: pytest.MonkeyPatc
         session(model("sentence", "odd"), given, "cuda", "fp16")
 
 
-def test_ids_outside_their_tables_are_told() -> None:
+def test_ids_outside_their_tables_are_refused() -> None:
     roles = {"ids": np.array([[1, 2, 9]]), "mask": np.array([[1, 1, 0]])}
-    assert pack(roles, 9, 3, 1).ids.tolist() == [[1, 2], [0, 1], [0, 0]]  # what is masked does not count
+    assert pack(roles, 9, 3, 1).ids.tolist() == [[1, 2], [0, 1], [0, 0]]  # masked tokens are not checked
     with pytest.raises(UsageError, match="token id outside 0 to 1"):
         pack(roles, 2, 3, 1)
     with pytest.raises(UsageError, match="position outside 0 to 0"):
@@ -196,7 +197,7 @@ def test_ids_outside_their_tables_are_told() -> None:
 
 @settings(max_examples=60)
 @given(rows=st.lists(st.lists(st.booleans(), min_size=6, max_size=6), min_size=1, max_size=9))
-def test_packed_tokens_keep_their_place_and_sequence(rows: list[list[bool]]) -> None:
+def test_packed_tokens_keep_their_position_and_sequence(rows: list[list[bool]]) -> None:
     mask = np.array(rows).astype("int64")
     ids = np.arange(mask.size).reshape(mask.shape)
     tokens = pack({"ids": ids, "mask": mask}, mask.size, 6, 1)
@@ -221,13 +222,13 @@ def test_packed_tokens_keep_their_place_and_sequence(rows: list[list[bool]]) -> 
 
 
 @given(count=st.integers(0, 100_000))
-def test_a_bucket_holds_its_tokens_and_little_more(count: int) -> None:
+def test_a_bucket_is_at_most_half_larger_than_its_tokens(count: int) -> None:
     size = bucket(count, 16)
     assert count <= size
     assert size == 16 or size * 2 < count * 3
 
 
-def test_a_stored_tile_is_taken(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stored_tile_is_used(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from buzzer.engine.kernels.gemm import Tile
     from buzzer.engine.kernels.tune import Shape, Tuned
 
@@ -237,7 +238,7 @@ def test_a_stored_tile_is_taken(device: str, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(Tuned, "load", classmethod(lambda cls, device: cls(tiles={str(shape): tile})))
     with session(module, given, device, "fp16") as ready:
         launches = {x.name: x for x in ready.launches(given)}  # type: ignore[attr-defined]
-        got, want = ready.run(given)["output"], torchs(module, given)
+        got, want = ready.run(given)["output"], by_torch(module, given)
     taken = launches["layer 1 out"].constants
     assert {key.lower(): taken[key] for key in ("ROWS", "COLUMNS", "DEPTH", "SPLIT")}.items() <= (
         dataclasses.asdict(tile).items()
@@ -250,16 +251,16 @@ def test_a_stored_tile_is_taken(device: str, monkeypatch: pytest.MonkeyPatch) ->
 def test_other_modes_compute_the_same(
     device: str, mode: str, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Twice in a row: the barriers' counters are at 0 again."""
+    """Twice in a row, since the barriers' counters must be 0 again."""
     from buzzer.engine.kernels.tune import Tuned
 
     if mode == "pdl" and device == "cpu":
         pytest.skip("the interpreter runs one kernel after the other")
     module, given = model("sentence", "minilm"), batch("sentence", [7, 1, 3])
-    exact = torchs(module, given)
+    exact = by_torch(module, given)
     if precision != "fp16":
         module = quant.quantise(module, [given], precision=precision)
-    want = torchs(module, given, double=False)
+    want = by_torch(module, given, double=False)
     monkeypatch.setattr(Tuned, "mode", lambda self, program: mode)
     with session(module, given, device, precision) as ready:
         for _ in range(2):
@@ -273,20 +274,20 @@ def test_other_modes_compute_the_same(
 
 
 def reference(program: Any, weights: Any, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The layers in float64 on one sequence, inputs of linear layers in their eight bits; and the first layer's scores."""
+    """The output of the layers in float64 for one sequence, with quantised inputs of linear layers; and the scores of the first layer."""
     from torch.nn import functional as F
 
     def norm(x: torch.Tensor, by: Any) -> torch.Tensor:
         return F.layer_norm(x, x.shape[1:], by.gamma.double(), by.beta.double(), by.eps)
 
     def linear(x: torch.Tensor, layer: Any) -> torch.Tensor:
-        given = layer.weights
+        packed = layer.weights
         if layer.grid is not None:
             y = x * layer.grid.inverse.double() + layer.grid.zero
             eight = weights.eight
             x = y.round().clamp(-128, 127) if eight == torch.int8 else y.clamp(-448, 448).to(eight).double()
-        scale = 1.0 if given.scale is None else given.scale.double()
-        return x @ given.weight.double().T * scale + given.bias.double()
+        scale = 1.0 if packed.scale is None else packed.scale.double()
+        return x @ packed.weight.double().T * scale + packed.bias.double()
 
     x = norm(
         sum(t.double()[i.long()] for t, i in zip(weights.tables, program.inputs.ids, strict=True)),
@@ -305,8 +306,8 @@ def reference(program: Any, weights: Any, tokens: int) -> tuple[torch.Tensor, to
 @pytest.mark.parametrize("precision", ["fp16", "int8", "fp8"])
 @pytest.mark.parametrize("mode", ["plain", "pdl", "early", "persistent"])
 def test_modes_on_weights_of_a_shape_against_float64(device: str, mode: str, precision: str) -> None:
-    """On a GPU two layers of BERT-Large, whose products are wgmma. Scores are as flat as trained ones."""
-    from buzzer.engine.fused.tune import made
+    """On a GPU, two layers of BERT-Large, whose products use wgmma. Attention scores are as flat as trained ones."""
+    from buzzer.engine.fused.tune import random_program
     from buzzer.engine.fused.weights import random
     from buzzer.engine.kernels.tune import Tuned
 
@@ -315,7 +316,7 @@ def test_modes_on_weights_of_a_shape_against_float64(device: str, mode: str, pre
     shape, tokens = ((2, 1024, 4096, 16), 128) if device == "cuda" else ((2, 64, 128, 2), 32)
     torch.manual_seed(0)
     weights = random(*shape, precision, device)
-    program = made(weights, tokens, Tuned(), mode)
+    program = random_program(weights, tokens, Tuned(), mode)
     program.output.fill_(float("nan"))
     codes = [launch() for launch in program.launches]
     program.check()
@@ -329,7 +330,7 @@ def test_modes_on_weights_of_a_shape_against_float64(device: str, mode: str, pre
 
 
 def test_a_mode_that_cannot_run_is_refused_by_the_tuner(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the driver, by its shared memory, or by a barrier that is given up; plain launches must run."""
+    """The driver refuses it, or it needs too much shared memory, or it gives up a barrier. Plain launches must run."""
     from buzzer.engine.fused import tune as fused_tune
     from buzzer.engine.fused.lowering import Program
     from buzzer.engine.fused.weights import random
@@ -345,9 +346,10 @@ def test_a_mode_that_cannot_run_is_refused_by_the_tuner(device: str, monkeypatch
         monkeypatch.setattr(fused_tune, "capture", Graph)
         monkeypatch.setattr(fused_tune, "replays", lambda graph, count, cold: [graph.replay() or 7.0])
     weights = random(1, 32, 32, 1, "fp16", device, vocabulary=50)
-    found = fused_tune.measured(weights, 16, Tuned(), "persistent")
-    assert found.refused is None
-    assert found.error < 4e-3
+    facts = fused_tune.measured(weights, 16, Tuned(), "persistent")
+    assert facts.refused is None
+    assert facts.error < 4e-3
+    assert list(facts.as_json()) == ["mode", "microseconds", "error"]
     broken: list[Exception] = [
         triton.runtime.errors.OutOfResources(1 << 20, 1 << 17, "shared memory"),
         RuntimeError("Triton Error [CUDA]: too many blocks in cooperative launch"),
@@ -364,7 +366,6 @@ def test_a_mode_that_cannot_run_is_refused_by_the_tuner(device: str, monkeypatch
         refused = fused_tune.measured(weights, 16, Tuned(), "persistent").refused
         assert refused
         assert str(error) in refused
-        assert list(found.facts()) == ["microseconds", "error"]
 
     def gives_up(self: Program) -> None:
         run(self)
@@ -383,10 +384,10 @@ def test_a_mode_that_cannot_run_is_refused_by_the_tuner(device: str, monkeypatch
 
 
 @pytest.mark.parametrize("in_time", [True, False])
-def test_the_tuner_stores_what_it_has_found(
+def test_the_tuner_stores_its_choices(
     device: str, in_time: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """On a GPU it measures; in the interpreter every launch is run once and takes a microsecond."""
+    """On a GPU it measures. In the interpreter, every launch runs once and counts as one microsecond."""
     from buzzer.engine.fused import tune as fused_tune
     from buzzer.engine.kernels import tune
     from buzzer.engine.kernels.offline import Compiler
@@ -431,31 +432,32 @@ def test_the_tuner_stores_what_it_has_found(
             "replays": lambda graph, count, cold: [graph.replay() or 7.0],
         }.items():
             monkeypatch.setattr(fused_tune, name, fake)
-        with Compiler(80):  # for the GPU's shared memory
-            told = list(fused_tune.tune_encoder((1, 64, 128, 2, "int8"), 16, 600.0 if in_time else 0.0))
+        with Compiler(80):  # which has the GPU's shared memory
+            facts = list(fused_tune.tune_encoder((1, 64, 128, 2, "int8"), 16, 600.0 if in_time else 0.0))
     else:
-        told = list(fused_tune.tune_encoder((1, 64, 128, 2, "int8"), 16, 600.0 if in_time else 0.0))
-    json.loads(json.dumps(told), parse_constant=pytest.fail)
-    *_, last = told
+        facts = list(fused_tune.tune_encoder((1, 64, 128, 2, "int8"), 16, 600.0 if in_time else 0.0))
+    lines: list[Any] = [each.as_json() for each in facts]
+    json.loads(json.dumps(lines), parse_constant=pytest.fail)
+    *_, last = lines
     stored = list(tmp_path.glob("kernels/*.json"))
     assert last["in_time"] == in_time
     if not in_time:
         assert last["taken"] == "plain"
-        assert [x["tile"] for x in told[:4]] == [None] * 4
+        assert [x["tile"] for x in lines[:4]] == [None] * 4
         assert not stored
         return
     kept = tune.Tuned.read(stored[0])
     assert {shape: x.columns for shape, x in kept.tiles.items()} == {
-        x["shape"]: x["tile"]["columns"] for x in told[:4]
+        x["shape"]: x["tile"]["columns"] for x in lines[:4]
     }
     assert len(kept.tiles) == 4
     assert kept.modes == {last["program"]: last["taken"]}
-    modes = {x["mode"]: x for x in told[4:-1]}
+    modes = {x["mode"]: x for x in lines[4:-1]}
     assert {"plain", "persistent"} <= set(modes)
     assert all(x["error"] < 0.05 for x in modes.values() if "refused" not in x)
 
 
-def test_a_barrier_that_was_given_up_is_an_error(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_whose_barrier_was_given_up_raises(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from buzzer.engine.kernels.tune import Tuned
 
     module, given = model("bert", "minilm"), batch("bert", [7, 1, 3])

@@ -1,4 +1,4 @@
-"""The fused backend's session encoders against torch: the networks of SIGIR eCom's first task, in the interpreter and on a GPU."""
+"""Session encoders on the fused backend against torch: the networks of SIGIR eCom's first task, in the interpreter and on a GPU."""
 
 import copy
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from buzzer.models.sigir_ecom.next_item.networks import NETWORKS, Sizes, TopK
 STACKS = ("causal", "masked")
 TOLERANCE = {"fp32": 1e-5, "fp16": 1e-2, "bf16": 6e-2}
 PRODUCTS, CODES, LENGTH, NUMBERS = 60, 90, 7, 4
-SHAPES = {  # heads of 5 and 32 values; layers; a width that is no power of two
+SHAPES = {  # heads of 5 and 32 values, one to three layers, a width that is not a power of two
     "odd": {"dim": 10, "layers": 2, "heads": 2},
     "task": {"dim": 64, "layers": 1, "heads": 2},
     "deep": {"dim": 48, "layers": 3, "heads": 3},
@@ -24,7 +24,7 @@ SHAPES = {  # heads of 5 and 32 values; layers; a width that is no power of two
 
 
 def top(name: str, shape: str, k: int = 12) -> TopK:
-    """Weights far from where they begin, so that no bias, norm or distance hides behind its 0 or 1."""
+    """A network whose weights are far from their initial values 0 and 1, so that each one matters."""
     torch.manual_seed(0)
     sizes = Sizes(PRODUCTS, CODES, LENGTH, NUMBERS, 5, 8, dropout=0.1, smoothing=0.0, **SHAPES[shape])
     content = torch.randint(0, 5, (PRODUCTS,)), torch.randint(0, 11, (PRODUCTS,)), torch.randn(PRODUCTS, 8)
@@ -35,7 +35,7 @@ def top(name: str, shape: str, k: int = 12) -> TopK:
 
 
 def batch(lengths: list[int], seed: int = 0) -> dict[str, Array]:
-    """Sessions of those lengths, zeros before the first event; the last one has no known item."""
+    """Sessions of these lengths, padded with zeros before the first event. The last one has no known item."""
     rng = np.random.default_rng(seed)
     there = np.arange(LENGTH) >= LENGTH - np.array(lengths)[:, None]
     items, kinds = rng.integers(2, CODES, there.shape), rng.integers(1, 7, there.shape)
@@ -45,7 +45,7 @@ def batch(lengths: list[int], seed: int = 0) -> dict[str, Array]:
 
 
 def prepare(module: torch.nn.Module, backend: str, device: str, precision: str) -> Session:
-    """A copy of the module, for a session may move it."""
+    """A session on a copy of the module, since a session may move it to another device."""
     example = batch([3, 5])
     return infer.prepare(
         copy.deepcopy(module),
@@ -57,10 +57,10 @@ def prepare(module: torch.nn.Module, backend: str, device: str, precision: str) 
     )
 
 
-def by_product(found: dict[str, Array]) -> Array:
-    """Values by product, so that products of equal value may change places: [rows, products]."""
-    out = np.zeros((len(found["value"]), PRODUCTS))
-    np.put_along_axis(out, found["product"], found["value"], axis=1)
+def by_product(outputs: dict[str, Array]) -> Array:
+    """Values by product, [rows, products], so that the order of products with equal values does not matter."""
+    out = np.zeros((len(outputs["value"]), PRODUCTS))
+    np.put_along_axis(out, outputs["product"], outputs["value"], axis=1)
     return out
 
 
@@ -76,7 +76,7 @@ def by_product(found: dict[str, Array]) -> Array:
 )
 @pytest.mark.parametrize("name", STACKS)
 def test_session_encoders_agree_with_torch(device: str, name: str, shape: str, precision: str) -> None:
-    """Every product's value, for changing numbers of sessions in one session; states poisoned before each run."""
+    """The value of every product, for batches of different sizes in one session. Buffers are filled with NaN before each run."""
     if precision == "bf16" and device == "cpu":
         pytest.skip("the interpreter's BF16 is wrong")
     module = top(name, shape, PRODUCTS - 2)
@@ -98,7 +98,7 @@ def test_session_encoders_agree_with_torch(device: str, name: str, shape: str, p
 
 
 @pytest.mark.parametrize("name", STACKS)
-def test_the_likeliest_products_come_in_order(device: str, name: str) -> None:
+def test_products_are_ordered_by_value(device: str, name: str) -> None:
     module, given = top(name, "task"), batch([7, 2, 1])
     with (
         prepare(module, "torch_eager", "cpu", "fp32") as eager,
@@ -109,7 +109,7 @@ def test_the_likeliest_products_come_in_order(device: str, name: str) -> None:
     assert (np.diff(got["value"]) <= 0).all()
 
 
-def test_the_last_norm_is_poisoned_and_written_anew(device: str) -> None:
+def test_poison_fills_the_last_norm_and_a_run_overwrites_it(device: str) -> None:
     module, given = top("masked", "task"), batch([7, 2, 1])
     with prepare(module, "fused", device, "fp16") as ready:
         first = ready.run(given)["value"]
@@ -121,10 +121,10 @@ def test_the_last_norm_is_poisoned_and_written_anew(device: str) -> None:
         np.testing.assert_array_equal(ready.fetch(staged)["value"], first)  # type: ignore[attr-defined]
 
 
-def test_what_is_no_stack_is_told(device: str) -> None:
-    with pytest.raises(UnsupportedError, match="a gru has none") as told:
+def test_unsupported_networks_and_precisions_are_refused(device: str) -> None:
+    with pytest.raises(UnsupportedError, match="a gru has none") as caught:
         prepare(top("gru", "task"), "fused", device, "fp16")
-    assert "networks=[causal,masked]" in str(told.value.hint)
+    assert "networks=[causal,masked]" in str(caught.value.hint)
     eight = quant.quantise(
         top("masked", "task"), [batch([3, 5])], precision="int8", skip=["network.items.project"]
     )
@@ -132,7 +132,7 @@ def test_what_is_no_stack_is_told(device: str) -> None:
         prepare(eight, "fused", device, "int8")
 
 
-def test_rows_of_another_form_are_told(device: str) -> None:
+def test_rows_that_are_not_padded_at_the_start_are_refused(device: str) -> None:
     with prepare(top("causal", "task"), "fused", device, "fp16") as ready:
         hole, behind, none = (batch([7, 7]) for _ in range(3))
         hole["kinds"][0, 3] = 0
@@ -143,9 +143,7 @@ def test_rows_of_another_form_are_told(device: str) -> None:
                 ready.run(given)
 
 
-def test_without_a_gpu_every_network_ends_in_one_message(
-    device: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_gpu_every_network_is_refused(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from buzzer.engine.infer.backends import fused
 
     monkeypatch.setattr(fused, "interpreted", lambda: False)
@@ -167,12 +165,13 @@ from buzzer.engine.kernels.tune import Tuned
 for name, precision in (("masked", "fp16"), ("causal", "bf16"), ("masked", "fp32")):
     weights = pack(top(name, "task").stack_spec(), precision, "meta")
     for launch in StackProgram(weights, 4096, 256, Tuned().tile).launches:
-        print(json.dumps(launch.facts() | compiled(launch).facts() | {"precision": precision}))
+        facts = launch.facts().as_json() | compiled(launch).facts().as_json()
+        print(json.dumps(facts | {"precision": precision}))
 """
 
 
 @pytest.mark.slow
-def test_an_h100s_code_has_tensor_cores_and_no_local_memory(
+def test_the_code_for_an_h100_uses_tensor_cores_and_spills_nothing(
     compiles: Callable[[str], list[dict[str, Any]]],
 ) -> None:
     compiled = compiles(COMPILE)

@@ -1,4 +1,4 @@
-"""CUDA's graphs and streams on the CPU: what is captured is recorded operation by operation and run again on the same tensors."""
+"""A stand-in for CUDA graphs and streams on the CPU: a capture records each operation, and a replay runs them again on the same tensors."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,20 +17,21 @@ READS = (
 
 
 class OnCpu(TorchFunctionMode):
-    """Puts on the CPU what asks for the device "cuda"."""
+    """Replaces the device "cuda" by "cpu" in all calls of torch."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return func(*map(moved, args), **{name: moved(value) for name, value in (kwargs or {}).items()})
+        return func(*map(on_cpu, args), **{name: on_cpu(value) for name, value in (kwargs or {}).items()})
 
 
-def moved(value: Any) -> Any:
+def on_cpu(value: Any) -> Any:
+    """An argument, with "cpu" in place of "cuda"."""
     if isinstance(value, torch.device) and value.type == "cuda":
         return torch.device("cpu")
     return "cpu" if isinstance(value, str) and value == "cuda" else value
 
 
 class Recorder(TorchDispatchMode):
-    """Keeps each operation with its tensors; refuses those that CUDA refuses while it captures."""
+    """Records each operation with its tensors. Refuses those that CUDA refuses during a capture."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,27 +41,28 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if str(func) in READS:
             raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nmore of it")
-        given = kwargs or {}
-        found = func(*args, **given)
+        options = kwargs or {}
+        result = func(*args, **options)
         self.names.append(str(func))
 
         def again() -> None:
-            fresh = func(*args, **given)
-            for old, new in zip(tensors(found), tensors(fresh), strict=True):
+            fresh = func(*args, **options)
+            for old, new in zip(tensors(result), tensors(fresh), strict=True):
                 if old.data_ptr() != new.data_ptr():
                     old.copy_(new)
 
         self.steps.append(again)
-        return found
+        return result
 
 
-def tensors(found: Any) -> list[torch.Tensor]:
-    values = found if isinstance(found, tuple | list) else [found]
+def tensors(result: Any) -> list[torch.Tensor]:
+    """The tensors among an operation's results."""
+    values = result if isinstance(result, tuple | list) else [result]
     return [x for x in values if isinstance(x, torch.Tensor)]
 
 
 class Cuda:
-    """The stand-in's state: what was called, in order, and the recorder of a running capture."""
+    """The state of the stand-in: the calls in their order, and the recorder of a running capture."""
 
     def __init__(self) -> None:
         self.events: list[str] = []
@@ -109,7 +111,7 @@ class Graph:
 
 @contextmanager
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cuda]:
-    """torch.cuda as far as a session needs it."""
+    """Replaces the part of torch.cuda that sessions use."""
     cuda, autocast = Cuda(), torch.autocast
     main = Stream(cuda, "main")
     parts = {

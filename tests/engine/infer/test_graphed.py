@@ -1,4 +1,4 @@
-"""CUDA graphs of torch and TensorRT sessions: the protocol on a stand-in for the CUDA API, and the same on a GPU."""
+"""CUDA graphs of torch and TensorRT sessions, on a stand-in for the CUDA API and on a GPU."""
 
 import copy
 import ctypes
@@ -20,7 +20,7 @@ from tests.engine.infer.cuda_stand_in import Cuda, Graph, stand_in
 
 
 class Net(torch.nn.Module):
-    """Ids and floats to two outputs."""
+    """A network with ids and floats as inputs, and two outputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Net(torch.nn.Module):
 
 
 class Mixed(Net):
-    """Goes on in FP32 from the middle, as a module with a mean over tokens may."""
+    """Continues in FP32 from the middle on, as a module with a mean over tokens may."""
 
     def forward(self, ids: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         hidden = self.first(self.table(ids).mean(1) + x).to(torch.float32)
@@ -45,7 +45,7 @@ class Mixed(Net):
 
 
 class Waits(Net):
-    """Reads a value on the host, which no capture allows."""
+    """Reads a value on the host, which a capture does not allow."""
 
     def forward(self, ids: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return super().forward(ids, x * (2.0 if float(x.sum()) == 12345.0 else 1.0))
@@ -59,14 +59,14 @@ def batch(seed: int) -> dict[str, Array]:
 def expected(net: Net, given: dict[str, Array]) -> list[Array]:
     double = copy.deepcopy(net).double()
     with torch.inference_mode():
-        found = double(torch.from_numpy(given["ids"]), torch.from_numpy(given["x"]).double())
-    return [t.numpy() for t in found]
+        outputs = double(torch.from_numpy(given["ids"]), torch.from_numpy(given["x"]).double())
+    return [t.numpy() for t in outputs]
 
 
 def prepared(
-    net: Net, precision: str = "fp32", backend: str = "torch_eager", opened: bool = False
+    net: Net, precision: str = "fp32", backend: str = "torch_eager", open_axes: bool = False
 ) -> Session:
-    axes: dict[str, dict[int, str]] = {name: {0: "batch"} if opened else {} for name in ("ids", "x")}
+    axes: dict[str, dict[int, str]] = {name: {0: "batch"} if open_axes else {} for name in ("ids", "x")}
     return infer.prepare(
         net,
         backend=backend,
@@ -82,8 +82,8 @@ def prepared(
 def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cuda]:
     if torch.cuda.is_available():
         pytest.skip("a CUDA device is here")
-    with stand_in(monkeypatch) as made:
-        yield made
+    with stand_in(monkeypatch) as state:
+        yield state
 
 
 @pytest.fixture(params=["stand-in", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -99,21 +99,23 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("bf16", 0.1)])
 @pytest.mark.usefixtures("device")
-def test_replays_compute_each_input(precision: str, tolerance: float) -> None:
+def test_each_replay_computes_its_own_input(precision: str, tolerance: float) -> None:
     net = Net().eval()
     weights = copy.deepcopy(net.state_dict())
     with prepared(net, precision) as session:
-        told = session.describe()
+        description = session.describe()
         for seed in (1, 2, 3, 1):
             session.poison()
-            found = session.run(given := batch(seed))
+            outputs = session.run(given := batch(seed))
             for name, want in zip(("y", "h"), expected(net.cpu(), given), strict=True):
-                assert found[name].dtype == np.float32
-                np.testing.assert_allclose(found[name], want, atol=tolerance * np.abs(want).max())
-    assert told.graph is True
-    assert told.notes == ()
-    assert told.weight_bytes == sum(w.numel() for w in net.parameters()) * (4 if precision == "fp32" else 2)
-    for name, weight in net.state_dict().items():  # the caller's module keeps its values and types
+                assert outputs[name].dtype == np.float32
+                np.testing.assert_allclose(outputs[name], want, atol=tolerance * np.abs(want).max())
+    assert description.graph is True
+    assert description.notes == ()
+    assert description.weight_bytes == sum(w.numel() for w in net.parameters()) * (
+        4 if precision == "fp32" else 2
+    )
+    for name, weight in net.state_dict().items():  # the caller's module is unchanged
         assert torch.equal(weight.cpu(), weights[name])
 
 
@@ -143,61 +145,61 @@ def test_only_the_replay_is_between_stage_and_fetch(cuda: Cuda) -> None:
         assert cuda.events[before:] == ["replay"]
         first = session.fetch(staged)["y"].copy()
         session.poison()
-        assert np.isnan(session.fetch(staged)["y"]).all()  # the buffer stays in place
+        assert np.isnan(session.fetch(staged)["y"]).all()  # the buffer is reused
         session.replay(staged)
         np.testing.assert_array_equal(session.fetch(staged)["y"], first)
 
 
 @pytest.mark.usefixtures("device")
-def test_what_cannot_be_captured_is_told_and_runs() -> None:
+def test_a_module_that_cannot_be_captured_runs_with_a_note() -> None:
     net = Waits().eval()
     with prepared(net) as session:
-        told = session.describe()
-        found = session.run(given := batch(4))
-    np.testing.assert_allclose(found["y"], expected(net.cpu(), given)[0], atol=1e-5)
-    assert told.graph is False
-    assert "torch_eager fp32 ran without a CUDA graph, which could not be captured" in told.notes[0]
-    assert "\n" not in told.notes[0]
+        description = session.describe()
+        outputs = session.run(given := batch(4))
+    np.testing.assert_allclose(outputs["y"], expected(net.cpu(), given)[0], atol=1e-5)
+    assert description.graph is False
+    assert "torch_eager fp32 ran without a CUDA graph, which could not be captured" in description.notes[0]
+    assert "\n" not in description.notes[0]
 
 
 @pytest.mark.usefixtures("device")
-def test_open_axes_have_no_graph() -> None:
+def test_with_open_axes_there_is_no_graph() -> None:
     net = Net().eval()
-    with prepared(net, opened=True) as session:
-        told = session.describe()
+    with prepared(net, open_axes=True) as session:
+        description = session.describe()
         given = {name: array[:1] for name, array in batch(5).items()}
-        found = session.run(given)
-    np.testing.assert_allclose(found["y"], expected(net.cpu(), given)[0], atol=1e-5)
-    assert told.graph is False
-    assert "axes are open" in told.notes[0]
+        outputs = session.run(given)
+    np.testing.assert_allclose(outputs["y"], expected(net.cpu(), given)[0], atol=1e-5)
+    assert description.graph is False
+    assert "axes are open" in description.notes[0]
 
 
 @pytest.mark.usefixtures("device")
 def test_a_module_of_several_types_runs_under_autocast() -> None:
     net = Mixed().eval()
     with prepared(net, "bf16") as session:
-        told = session.describe()
-        found = session.run(given := batch(6))["y"]
+        description = session.describe()
+        outputs = session.run(given := batch(6))["y"]
     want = expected(as_plain(net), given)[0]
-    np.testing.assert_allclose(found, want, atol=0.1 * np.abs(want).max())
-    assert told.graph is True
-    assert "under autocast, for the module mixes types" in told.notes[0]
+    np.testing.assert_allclose(outputs, want, atol=0.1 * np.abs(want).max())
+    assert description.graph is True
+    assert "under autocast, for the module mixes types" in description.notes[0]
 
 
 def as_plain(net: Mixed) -> Net:
-    """The same weights, all in float64."""
+    """A network with the same weights that uses one type."""
 
     class Plain(Mixed):
         def forward(self, ids: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             hidden = self.first(self.table(ids).mean(1) + x)
             return self.last(hidden), hidden
 
-    made = Plain()
-    made.load_state_dict({name: weight.cpu() for name, weight in net.state_dict().items()})
-    return made
+    plain = Plain()
+    plain.load_state_dict({name: weight.cpu() for name, weight in net.state_dict().items()})
+    return plain
 
 
-def test_out_of_memory_is_no_note(cuda: Cuda) -> None:
+def test_out_of_memory_raises(cuda: Cuda) -> None:
     class Large(Net):
         def forward(self, ids: torch.Tensor, x: torch.Tensor) -> Any:
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -206,23 +208,23 @@ def test_out_of_memory_is_no_note(cuda: Cuda) -> None:
         prepared(Large().eval())
 
 
-def test_torch_compile_leaves_the_graph_to_us(cuda: Cuda, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[dict[str, Any]] = []
-    monkeypatch.setattr(torch, "compile", lambda module, **options: asked.append(options) or module)
+def test_torch_compile_makes_no_graphs_of_its_own(cuda: Cuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[dict[str, Any]] = []
+    monkeypatch.setattr(torch, "compile", lambda module, **options: calls.append(options) or module)
     monkeypatch.setattr("buzzer.engine.infer.backends.torch_compile.has_compiled", lambda module: True)
     net = Net().eval()
     with prepared(net, backend="torch_compile") as session:
-        found = session.run(given := batch(7))
+        outputs = session.run(given := batch(7))
         assert session.describe().graph is True
-    np.testing.assert_allclose(found["y"], expected(net, given)[0], atol=1e-5)
-    assert asked == [{"dynamic": False, "mode": "max-autotune-no-cudagraphs"}]
+    np.testing.assert_allclose(outputs["y"], expected(net, given)[0], atol=1e-5)
+    assert calls == [{"dynamic": False, "mode": "max-autotune-no-cudagraphs"}]
 
 
 # ---- TensorRT -----------------------------------------------------------------------------------------------------
 
 
 class Engine:
-    """As an engine and its context: y = 2 x, on addresses, and recorded where a capture runs."""
+    """A stand-in for an engine and its context: y = 2 x, on addresses; recorded during a capture."""
 
     num_io_tensors, num_layers = 2, 1
     shapes: dict[str, tuple[int, ...]]
@@ -266,7 +268,7 @@ class Engine:
 
 
 @pytest.mark.skipif(infer.installed("tensorrt"), reason="TensorRT itself is here")
-def test_tensorrt_replays_on_buffers_that_stay(cuda: Cuda, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensorrt_replays_on_static_buffers(cuda: Cuda, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(cuda)
     fake = SimpleNamespace(
         __version__="stand-in",
@@ -277,7 +279,7 @@ def test_tensorrt_replays_on_buffers_that_stay(cuda: Cuda, monkeypatch: pytest.M
     )
     name = "buzzer.engine.infer.backends.tensorrt"
     monkeypatch.setitem(sys.modules, "tensorrt", fake)
-    # Afterwards the module is as before: absent, or the one without the stand-in.
+    # After the test, the module is as before: absent, or the one without the stand-in.
     monkeypatch.setitem(sys.modules, name, ModuleType(name))
     del sys.modules[name]
     module = importlib.import_module(name)
@@ -298,8 +300,8 @@ def test_tensorrt_replays_on_buffers_that_stay(cuda: Cuda, monkeypatch: pytest.M
         assert "axes are open" in session.describe().notes[0]
 
 
-def test_a_graph_of_the_stand_in_runs_again() -> None:
-    """The stand-in itself: operations in place and views too."""
+def test_the_stand_in_replays_a_graph() -> None:
+    """Also in-place operations and views."""
     cuda = Cuda()
     x = torch.arange(4.0)
     graph = Graph(cuda)

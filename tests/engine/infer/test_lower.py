@@ -1,4 +1,4 @@
-"""Integer products from quantise nodes: the same values, and none left in float."""
+"""Lowering to integer products: the values stay the same, and no product stays in float."""
 
 from collections import Counter
 from pathlib import Path
@@ -16,7 +16,7 @@ from buzzer.errors import UnsupportedError
 
 
 class Shared(torch.nn.Module):
-    """Two layers on one input, one without a bias, and a third whose output is used twice before its bias."""
+    """Two layers with one input, one of them without a bias, and a third layer on their outputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,17 +27,17 @@ class Shared(torch.nn.Module):
         return self.out(torch.cat([self.left(x), self.right(x)], dim=-1).relu())
 
 
-def made() -> tuple[torch.nn.Module, dict[str, np.ndarray]]:
+def quantised() -> tuple[torch.nn.Module, dict[str, np.ndarray]]:
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     batches = [{"x": rng.normal(0.5, 1, (3, 5, 12)).astype("float32")} for _ in range(4)]
     return quant.quantise(Shared(), batches, precision="int8"), batches[0]
 
 
-@pytest.mark.parametrize("opened", [True, False])
-def test_products_that_share_an_input_become_one(opened: bool) -> None:
-    model, batch = made()
-    axes: dict[str, dict[int, str]] = {"x": {0: "batch"} if opened else {}}
+@pytest.mark.parametrize("open_batch", [True, False])
+def test_products_that_share_an_input_become_one(open_batch: bool) -> None:
+    model, batch = quantised()
+    axes: dict[str, dict[int, str]] = {"x": {0: "batch"} if open_batch else {}}
     graph = graphs.export(Plan(model, batch, ("y",), axes, "int8", "cpu", 1))
     ops = Counter(node.op_type for node in onnx.load_from_string(lower(graph)).graph.node)
     assert ops["MatMulIntegerToFloat"] == ops["QuantizeLinear"] == 2
@@ -46,10 +46,10 @@ def test_products_that_share_an_input_become_one(opened: bool) -> None:
 
 
 @pytest.mark.usefixtures("whole_sums")
-@pytest.mark.parametrize("opened", [True, False])
-def test_it_computes_what_the_module_computes(opened: bool) -> None:
-    model, batch = made()
-    axes: dict[str, dict[int, str]] = {"x": {0: "batch"} if opened else {}}
+@pytest.mark.parametrize("open_batch", [True, False])
+def test_the_lowered_graph_agrees_with_the_module(open_batch: bool) -> None:
+    model, batch = quantised()
+    axes: dict[str, dict[int, str]] = {"x": {0: "batch"} if open_batch else {}}
     with torch.inference_mode():
         want = model(torch.from_numpy(batch["x"])).numpy()
     with infer.prepare(
@@ -58,7 +58,7 @@ def test_it_computes_what_the_module_computes(opened: bool) -> None:
         np.testing.assert_allclose(session.run(batch)["output"], want, rtol=1e-4, atol=1e-4)
 
 
-def test_a_graph_without_quantise_nodes_stays_as_it_is() -> None:
+def test_a_graph_without_quantise_nodes_is_not_changed() -> None:
     batch = {"x": np.zeros((2, 5, 12), dtype="float32")}
     graph = graphs.export(Plan(Shared().eval(), batch, ("y",), {"x": {}}, "fp32", "cpu", 1))
     before, after = (onnx.load_from_string(g) for g in (graph, lower(graph)))
@@ -67,7 +67,7 @@ def test_a_graph_without_quantise_nodes_stays_as_it_is() -> None:
 
 
 class Head(torch.nn.Module):
-    """Two dimensions, so that the exporter writes a Gemm, and a product without a constant, which stays as it is."""
+    """A layer on two-dimensional inputs, which is exported as a Gemm, and a product without a constant, which is not lowered."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class Head(torch.nn.Module):
 
 
 def by_hand(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    """DynamicQuantizeLinear of the ONNX specification, and weights [in, out] symmetric by column, in whole numbers."""
+    """The product in integers: DynamicQuantizeLinear of the ONNX specification, and weights [in, out] symmetric by column."""
     low, high = min(x.min(), 0.0), max(x.max(), 0.0)
     scale = np.float32((high - low) / 255)
     zero = np.clip(np.rint(-low / scale), 0, 255)
@@ -89,7 +89,7 @@ def by_hand(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
 
 
 def test_dynamic_products_share_their_input_and_its_scale() -> None:
-    batch = made()[1]
+    batch = quantised()[1]
     graph = graphs.export(Plan(Shared().eval(), batch, ("y",), {"x": {}}, "fp32", "cpu", 1))
     ops = Counter(node.op_type for node in onnx.load_from_string(lower(graph, dynamic=True)).graph.node)
     assert ops["MatMulIntegerToFloat"] == ops["DynamicQuantizeLinear"] == 2
@@ -98,7 +98,7 @@ def test_dynamic_products_share_their_input_and_its_scale() -> None:
 
 
 def test_dynamic_products_by_hand() -> None:
-    """Every other input counts, so that no sum of a pair is cut off on any processor."""
+    """Every second weight is 0, so that sums of pairs do not saturate on any processor."""
     torch.manual_seed(0)
     head, x = Head().eval(), np.random.default_rng(0).normal(0.5, 1, (7, 12)).astype("float32")
     head.head.weight.data[:, 1::2] = 0
@@ -112,7 +112,7 @@ def test_dynamic_products_by_hand() -> None:
         np.testing.assert_allclose(session.run({"x": x})["output"], y @ y.T, rtol=1e-4, atol=1e-4)
 
 
-def test_a_file_of_old_operators_is_told(tmp_path: Path) -> None:
+def test_a_file_with_old_operators_is_refused(tmp_path: Path) -> None:
     graph = graphs.export(
         Plan(Head().eval(), {"x": np.zeros((2, 12), "float32")}, ("y",), {"x": {}}, "fp32", "cpu", 1)
     )

@@ -1,4 +1,4 @@
-"""ONNX files of any kind: what they take, what they cost, and that every backend runs them."""
+"""ONNX files: their inputs, their costs, and runs on every backend."""
 
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ class Rnn(torch.nn.Module):
 
 
 def plan(model: torch.nn.Module) -> Plan:
-    """An export with an open batch, and open steps where there are any."""
+    """A plan for the export, with an open batch, and open steps if the model has steps."""
     if isinstance(model, Cnn):
         example: dict[str, Any] = {"image": np.zeros((2, 3, 8, 8), dtype="float32")}
         axes = {"image": {0: "batch"}}
@@ -46,7 +46,7 @@ def plan(model: torch.nn.Module) -> Plan:
 
 
 @pytest.fixture(params=[Cnn, Rnn])
-def made(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[torch.nn.Module, Path]:
+def exported(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[torch.nn.Module, Path]:
     torch.manual_seed(0)
     model = request.param()
     path = tmp_path / "model.onnx"
@@ -55,17 +55,19 @@ def made(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[torch.nn.Modul
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
-def test_a_file_is_run_with_inferred_inputs(backend: str, made: tuple[torch.nn.Module, Path]) -> None:
+def test_a_file_is_run_with_inferred_inputs(backend: str, exported: tuple[torch.nn.Module, Path]) -> None:
     try:
         infer.load(backend)
     except UnsupportedError as error:
         pytest.skip(error.message)
-    model, path = made
-    takes = graphs.signature(path)
+    model, path = exported
+    signature = graphs.signature(path)
     rng = np.random.default_rng(0)
-    batch = {one.name: graphs.sample(one, 3, 5, rng) for one in takes.inputs}
+    batch = {entry.name: graphs.sample(entry, 3, 5, rng) for entry in signature.inputs}
     fixed: dict[str, dict[int, str]] = {name: {} for name in batch}
-    with infer.prepare(path, backend=backend, example=batch, outputs=takes.outputs, dynamic=fixed) as session:
+    with infer.prepare(
+        path, backend=backend, example=batch, outputs=signature.outputs, dynamic=fixed
+    ) as session:
         got = session.run(batch)["out"]
     with torch.inference_mode():
         want = model(*map(torch.from_numpy, batch.values())).numpy()
@@ -78,10 +80,10 @@ def test_a_file_keeps_its_own_precision(tmp_path: Path) -> None:
     batch = {"image": np.random.default_rng(0).normal(size=(2, 3, 8, 8)).astype("float32")}
     eight = quant.quantise(Cnn().eval(), [batch], precision="int8")
     axes: dict[str, dict[int, str]] = {"image": {}}
-    made = {"fp32": plan(Cnn()), "int8": Plan(eight, batch, ("out",), axes, "int8", "cpu", 1)}
+    plans = {"fp32": plan(Cnn()), "int8": Plan(eight, batch, ("out",), axes, "int8", "cpu", 1)}
     for own, other in (("fp32", "int8"), ("int8", "fp32")):
         path = tmp_path / f"{own}.onnx"
-        path.write_bytes(graphs.export(made[own]))
+        path.write_bytes(graphs.export(plans[own]))
         given: dict[str, Any] = {
             "backend": "onnxruntime",
             "example": batch,
@@ -97,9 +99,9 @@ def test_a_file_keeps_its_own_precision(tmp_path: Path) -> None:
 def test_inputs_are_inferred_from_the_graph(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(graphs.export(plan(Rnn())))
-    (one,) = graphs.signature(path).inputs
-    assert (one.name, one.dtype, one.shape, one.below) == ("ids", np.int64, ("batch", "steps"), 30)
-    ids = graphs.sample(one, 100, 9, np.random.default_rng(0))
+    (entry,) = graphs.signature(path).inputs
+    assert (entry.name, entry.dtype, entry.shape, entry.below) == ("ids", np.int64, ("batch", "steps"), 30)
+    ids = graphs.sample(entry, 100, 9, np.random.default_rng(0))
     assert ids.shape == (100, 9)
     assert (ids.min(), ids.max()) == (0, 29)
 
@@ -109,13 +111,13 @@ def test_inputs_are_inferred_from_the_graph(tmp_path: Path) -> None:
     [("attention_mask", "int64", 1), ("token_type_ids", "int64", 0), ("flag", "bool", 1)],
 )
 def test_masks_are_ones_and_types_are_zeros(name: str, dtype: str, value: int) -> None:
-    one = graphs.Input(name, np.dtype(dtype), ("batch", "sequence"), None)
-    made = graphs.sample(one, 2, 3, np.random.default_rng(0))
-    assert made.dtype == dtype
-    np.testing.assert_array_equal(made, np.full((2, 3), value))
+    entry = graphs.Input(name, np.dtype(dtype), ("batch", "sequence"), None)
+    values = graphs.sample(entry, 2, 3, np.random.default_rng(0))
+    assert values.dtype == dtype
+    np.testing.assert_array_equal(values, np.full((2, 3), value))
 
 
-def test_files_that_are_none_are_told(tmp_path: Path) -> None:
+def test_files_that_are_not_onnx_are_refused(tmp_path: Path) -> None:
     (tmp_path / "bad.onnx").write_bytes(b"no graph")
     with pytest.raises(DataError, match="not an ONNX model"):
         graphs.signature(tmp_path / "bad.onnx")
@@ -123,9 +125,9 @@ def test_files_that_are_none_are_told(tmp_path: Path) -> None:
         graphs.signature(tmp_path / "missing.onnx")
 
 
-def test_costs_by_hand(made: tuple[torch.nn.Module, Path]) -> None:
-    """The same figures from the module and from its graph."""
-    model, path = made
+def test_costs_by_hand(exported: tuple[torch.nn.Module, Path]) -> None:
+    """The module and its graph have the same cost."""
+    model, path = exported
     if isinstance(model, Cnn):
         batch: dict[str, Any] = {"image": np.zeros((2, 3, 8, 8), dtype="float32")}
         flops = 2 * 2 * (4 * 6 * 6 * 3 * 3 * 3 + 144 * 5)
@@ -139,7 +141,7 @@ def test_costs_by_hand(made: tuple[torch.nn.Module, Path]) -> None:
         assert cost is not None
         assert cost.flops == flops
         assert cost.rest == rest
-        # torch counts a GRU's two biases as ONNX does; the exporter adds shape constants
+        # The exporter adds shape constants.
         assert weights <= cost.weights <= weights + 50
     assert cost_of(Path("trees.ubj"), batch) is None
 

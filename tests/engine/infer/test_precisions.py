@@ -1,4 +1,4 @@
-"""Every backend in every precision against the FP32 reference, on real weights and sentences where they are installed."""
+"""Every backend in every precision against the FP32 reference, on real weights and sentences if they are installed."""
 
 from functools import cache
 from typing import Any
@@ -11,7 +11,7 @@ from buzzer.errors import UnsupportedError
 from buzzer.models.api.bench import BenchModel, BenchSpec
 from buzzer.models.bert.bench import TARGET
 
-# backend, precision, least cosine of a token's vector, largest error as a share of the largest value, least agreement
+# backend, precision, least cosine of a token's vector, largest error relative to the largest value, least argmax agreement
 CASES = [
     ("torch_eager", "fp32", 0.999999, 1e-5, 1.0),
     ("torch_eager", "bf16", 0.999, 0.05, 0.95),
@@ -42,7 +42,7 @@ def quantised(precision: str) -> Any:
 
 
 @pytest.mark.parametrize(("backend", "precision", "cosine", "error", "agreement"), CASES)
-def test_outputs_are_near_the_reference(
+def test_outputs_agree_with_the_reference(
     backend: str, precision: str, cosine: float, error: float, agreement: float, has_bf16: bool
 ) -> None:
     from buzzer.suite.bench.checks import Check
@@ -69,14 +69,14 @@ def test_outputs_are_near_the_reference(
         for index, batch in enumerate(target.batches):
             session.poison()
             check.add(index, session.run(batch))
-        told = session.describe(target.batches[0])
+        description = session.describe(target.batches[0])
     scores = check.scores()
     assert check.bad == 0
     assert scores["cosine"] >= cosine
     assert scores["max_relative_error"] <= error
     assert scores["argmax_agreement"] >= agreement
-    # 64 tokens through 6 layers: 4 h^2 + 2 h f weights a layer, and two products of 32 x 32 x h for each row
-    assert told.flops == 64 * 6 * 2 * (4 * 384**2 + 2 * 384 * 1536) + 6 * 2 * 2 * 2 * 32 * 32 * 384
+    # 64 tokens through 6 layers: 4 h^2 + 2 h f weights per layer, and two products of 32 x 32 x h for each row
+    assert description.flops == 64 * 6 * 2 * (4 * 384**2 + 2 * 384 * 1536) + 6 * 2 * 2 * 2 * 32 * 32 * 384
 
 
 def test_every_precision_is_among_the_cases() -> None:

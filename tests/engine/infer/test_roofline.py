@@ -1,4 +1,4 @@
-"""The roof: its figures are of this machine, and a floor is the larger of its two times."""
+"""The roofline: the measured limits of this machine, and least times."""
 
 from types import SimpleNamespace
 
@@ -9,7 +9,7 @@ from buzzer.engine.infer import roofline
 from buzzer.engine.infer.roofline import Roof
 
 
-def test_a_floor_is_the_larger_of_two_times() -> None:
+def test_the_least_time_is_the_larger_of_two() -> None:
     roof = Roof(bandwidth=100.0, peak={"fp32": 1000.0, "int8": 4000.0})
     assert roof.floor_s(500, 1000, "fp32") == 5.0  # bytes
     assert roof.floor_s(100, 8000, "fp32") == 8.0  # FLOPs
@@ -17,7 +17,7 @@ def test_a_floor_is_the_larger_of_two_times() -> None:
     assert roof.floor_s(100, 8000, "fp8") is None
 
 
-def test_the_roof_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_limits_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(roofline, "STREAM_BYTES", 1 << 24)
     monkeypatch.setattr(roofline, "SIDES", {"cpu": 256})
     monkeypatch.setattr(roofline, "TRIED_S", {"cpu": 0.05})
@@ -27,22 +27,22 @@ def test_the_roof_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(1e8 < peak < 1e15 for peak in roof.peak.values())
 
 
-def test_the_best_try_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a clock of ours: calls of 0.4, 0.1 and 0.6 s, after which a second is over."""
+def test_the_fastest_call_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a simulated clock: calls of 0.4, 0.1 and 0.6 s, more than one second in total."""
     clock = iter([0.0, 0.4, 0.5, 0.6, 1.0, 1.6])
     monkeypatch.setattr(roofline, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     assert roofline.best(lambda: None, roofline.by_clock, 1.0) == pytest.approx(0.1)
     assert list(clock) == []
 
 
-def test_a_slow_product_is_tried_once() -> None:
+def test_a_slow_product_is_run_once() -> None:
     calls: list[int] = []
     roofline.best(lambda: calls.append(1), roofline.by_clock, 0.0)
     assert len(calls) == 1
 
 
-def test_on_a_gpu_events_around_the_call_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a stand-in whose clock goes 2 ms a call and 7 ms a spin or wait."""
+def test_events_time_the_call_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a stand-in whose clock advances by 2 ms per call and 7 ms per spin or wait."""
     queue: list[str] = []
 
     class Event:
@@ -66,7 +66,7 @@ def test_on_a_gpu_events_around_the_call_count(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.gpu
-def test_the_roof_of_a_gpu() -> None:
+def test_the_limits_of_a_gpu() -> None:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     roof = roofline.measure(1, "cuda")

@@ -1,4 +1,4 @@
-"""Every backend against a float64 reference on the model shapes of the tasks."""
+"""Every backend against a float64 reference, on small models of the tasks' kinds."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ SEQ, VOCAB = 7, 50
 
 
 class TiedMlp(torch.nn.Module):
-    """Embeddings, batch norm and a head tied to the table, with two outputs."""
+    """Embeddings, batch norm, and a head that shares the embedding's weights; two outputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ def attention() -> Any:
 
 
 def expected(model: torch.nn.Module, batch: dict[str, Array]) -> list[Array]:
-    """The module in float64."""
+    """The module's outputs in float64."""
     doubles = [torch.from_numpy(a.astype("float64") if a.dtype == np.float32 else a) for a in batch.values()]
     with torch.inference_mode():
         out = model.double().eval()(*doubles)
@@ -91,7 +91,7 @@ def expected(model: torch.nn.Module, batch: dict[str, Array]) -> list[Array]:
     return [t.numpy() for t in (out if isinstance(out, tuple) else (out,))]
 
 
-# torch_compile takes a compiler's time a model: it has a slow test of its own.
+# torch_compile takes long to compile each model; it has its own slow test.
 @pytest.fixture(
     params=[b for b in sorted(infer.BACKENDS) if infer.runs(b, infer.NETWORKS) and b != "torch_compile"]
 )
@@ -132,7 +132,7 @@ def test_outputs_belong_to_the_caller(backend: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda b: {"wrong": b["ids"], "numbers": b["numbers"]}, "the model takes"),
         (lambda b: b | {"ids": b["ids"].astype("int32")}, "input ids: dtype int32"),
@@ -140,16 +140,16 @@ def test_outputs_belong_to_the_caller(backend: str) -> None:
         (lambda b: b | {"numbers": b["numbers"][0]}, "input numbers: 1 axes"),
     ],
 )
-def test_a_wrong_batch_is_told(backend: str, change: Callable[[Any], Any], told: str) -> None:
+def test_a_wrong_batch_is_refused(backend: str, change: Callable[[Any], Any], message: str) -> None:
     model, batch_of, names = mlp()
     with (
         infer.prepare(model, backend=backend, example=batch_of(4), outputs=names) as session,
-        pytest.raises(UsageError, match=told),
+        pytest.raises(UsageError, match=message),
     ):
         session.run(change(batch_of(2)))
 
 
-def test_a_wrong_count_of_output_names_is_told() -> None:
+def test_a_wrong_number_of_output_names_is_refused() -> None:
     model, batch_of, _ = mlp()
     with (
         infer.prepare(model, backend="torch_eager", example=batch_of(2), outputs=("one",)) as session,
@@ -161,16 +161,21 @@ def test_a_wrong_count_of_output_names_is_told() -> None:
 def test_a_session_describes_itself(backend: str) -> None:
     model, batch_of, names = gru()
     with infer.prepare(model, backend=backend, example=batch_of(2), outputs=names, threads=2) as session:
-        told = session.describe()
-    assert (told.backend, told.precision, told.device, told.threads) == (backend, "fp32", "cpu", 2)
-    assert told.parameters == sum(p.numel() for p in model.parameters())
-    assert told.weight_bytes is None or told.weight_bytes >= 4 * told.parameters
-    assert told.denormals == "flushed"
-    assert set(told.affinity) <= set(range(1024))
-    assert (told.flops, told.bytes_moved) == (None, None)  # no batch was given
+        description = session.describe()
+    assert (description.backend, description.precision, description.device, description.threads) == (
+        backend,
+        "fp32",
+        "cpu",
+        2,
+    )
+    assert description.parameters == sum(p.numel() for p in model.parameters())
+    assert description.weight_bytes is None or description.weight_bytes >= 4 * description.parameters
+    assert description.denormals == "flushed"
+    assert set(description.affinity) <= set(range(1024))
+    assert (description.flops, description.bytes_moved) == (None, None)  # no batch was given
 
 
-def test_bf16_stays_near(backend: str, has_bf16: bool) -> None:
+def test_bf16_agrees_within_its_precision(backend: str, has_bf16: bool) -> None:
     model, batch_of, names = mlp()
     if "bf16" not in infer.load(backend).PRECISIONS:
         with pytest.raises(UsageError, match=f"unknown precision of {backend} 'bf16'"):
@@ -186,7 +191,7 @@ def test_bf16_stays_near(backend: str, has_bf16: bool) -> None:
     assert np.abs(got - want).max() < 0.05 * np.abs(want).max()
 
 
-def test_unknown_names_get_a_guess() -> None:
+def test_unknown_names_get_a_suggestion() -> None:
     with pytest.raises(UsageError) as caught:
         infer.prepare(Gru(), backend="onnx", example={})
     assert "did you mean onnxruntime" in caught.value.hint
@@ -200,14 +205,14 @@ def test_no_gpu_is_unsupported(backend: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("opened", [True, False])
-def test_compiled_torch_agrees_with_float64(opened: bool) -> None:
+@pytest.mark.parametrize("open_batch", [True, False])
+def test_compiled_torch_agrees_with_float64(open_batch: bool) -> None:
     model, batch_of, names = attention()
     reference = expected(model, batch := batch_of(5))
-    axes = {name: {0: "batch"} if opened else {} for name in batch}
+    axes = {name: {0: "batch"} if open_batch else {} for name in batch}
     with infer.prepare(model, backend="torch_compile", example=batch, outputs=names, dynamic=axes) as session:
         np.testing.assert_allclose(session.run(batch)["states"], reference[0], rtol=1e-4, atol=1e-5)
-        if opened:
+        if open_batch:
             np.testing.assert_allclose(session.run(batch_of(3))["states"].shape, (3, SEQ, 16))
         else:
             with pytest.raises(UsageError, match="axis 0 has 3"):
@@ -215,7 +220,7 @@ def test_compiled_torch_agrees_with_float64(opened: bool) -> None:
 
 
 @pytest.mark.parametrize("way", ["TORCHDYNAMO_DISABLE", "TORCH_COMPILE_DISABLE"])
-def test_a_compiler_that_is_switched_off_is_no_backend(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiler_that_is_switched_off_is_refused(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch._dynamo
 
     monkeypatch.setenv(way, "1")
@@ -226,15 +231,15 @@ def test_a_compiler_that_is_switched_off_is_no_backend(way: str, monkeypatch: py
 
 
 @pytest.mark.slow
-def test_a_module_that_the_compiler_leaves_alone_is_refused() -> None:
+def test_a_module_that_the_compiler_cannot_compile_is_refused() -> None:
     model, batch_of, names = gru()
     session = infer.prepare(model, backend="torch_compile", example=batch_of(2), outputs=names)
     with session, pytest.raises(UnsupportedError, match="compiled nothing of this module"):
         session.run(batch_of(2))
 
 
-def test_tensorrt_says_what_is_missing() -> None:
-    """Not installed, or installed without a device: one typed error either way."""
+def test_tensorrt_is_refused_without_package_or_device() -> None:
+    """The same type of error if it is not installed, and if there is no device."""
     model, batch_of, names = gru()
     if torch.cuda.is_available():
         pytest.skip("a CUDA device is here")
@@ -244,7 +249,7 @@ def test_tensorrt_says_what_is_missing() -> None:
 
 
 @pytest.mark.parametrize("backend", infer.BACKENDS)
-def test_installed_is_what_can_be_loaded(backend: str) -> None:
+def test_installed_backends_can_be_loaded(backend: str) -> None:
     try:
         infer.load(backend)
     except UnsupportedError as error:

@@ -1,4 +1,4 @@
-"""Backends of boosted trees against XGBoost's DMatrix prediction."""
+"""The backends of boosted trees against XGBoost's own prediction."""
 
 import importlib.util
 from pathlib import Path
@@ -44,14 +44,14 @@ def device(request: pytest.FixtureRequest, backend: str) -> str:
 
 
 ON_GPU = ("xgboost", "nvforest")
-MARGINS = ("xgboost", "nvforest")  # those that can add to given log odds
+MARGINS = ("xgboost", "nvforest")  # backends with base margins
 
 
 EXAMPLE = {"features": np.zeros((2, 6), dtype="float32")}
 
 
 @pytest.mark.parametrize("from_file", [False, True])
-def test_trees_predict_as_xgboost_does(
+def test_trees_agree_with_xgboost(
     booster: Any, backend: str, device: str, from_file: bool, tmp_path: Path
 ) -> None:
     if backend == "onnxruntime" and not from_file:
@@ -62,8 +62,8 @@ def test_trees_predict_as_xgboost_does(
     model = tmp_path / "m.ubj" if from_file else booster
     x = np.random.default_rng(1).normal(size=(33, 6)).astype("float32")
     x[3, 2] = np.nan
-    asked: Any = {"backend": backend, "device": device}
-    with infer.prepare(model, example=EXAMPLE, outputs=("probability",), **asked) as session:
+    options: Any = {"backend": backend, "device": device}
+    with infer.prepare(model, example=EXAMPLE, outputs=("probability",), **options) as session:
         for rows in (x, x[:1]):
             got = session.run({"features": rows})["probability"]
             np.testing.assert_allclose(got, booster.predict(xgboost.DMatrix(rows)), rtol=1e-6, atol=1e-6)
@@ -72,36 +72,36 @@ def test_trees_predict_as_xgboost_does(
             session.run({"features": x[:, :5]})
 
 
-def test_margins_are_added_to(booster: Any, backend: str, device: str, tmp_path: Path) -> None:
+def test_base_margins_are_added(booster: Any, backend: str, device: str, tmp_path: Path) -> None:
     x = np.random.default_rng(1).normal(size=(9, 6)).astype("float32")
     margins = np.linspace(-2, 2, 9).astype("float32")
     example = EXAMPLE | {"base_margin": np.zeros(2, dtype="float32")}
-    asked: Any = {"backend": backend, "device": device}
+    options: Any = {"backend": backend, "device": device}
     booster.save_model(tmp_path / "m.ubj")
     if backend not in MARGINS:
         with pytest.raises(UnsupportedError, match="log odds"):
-            infer.prepare(tmp_path / "m.ubj", example=example, outputs=("probability",), **asked)
+            infer.prepare(tmp_path / "m.ubj", example=example, outputs=("probability",), **options)
         return
-    with infer.prepare(booster, example=example, outputs=("probability",), **asked) as session:
+    with infer.prepare(booster, example=example, outputs=("probability",), **options) as session:
         got = session.run({"features": x, "base_margin": margins})["probability"]
     data = xgboost.DMatrix(x, base_margin=margins)
     np.testing.assert_allclose(got, booster.predict(data), rtol=1e-5)
 
 
-def test_what_is_no_tree_is_told(backend: str, tmp_path: Path) -> None:
+def test_models_that_are_not_trees_are_refused(backend: str, tmp_path: Path) -> None:
     (tmp_path / "m.ubj").write_text("no model")
     with pytest.raises(DataError, match="not an XGBoost model"):
         infer.prepare(tmp_path / "m.ubj", backend=backend, example=EXAMPLE)
     with pytest.raises(DataError, match="not an XGBoost model"):
         infer.prepare(tmp_path / "none.ubj", backend=backend, example=EXAMPLE)
-    if backend == "onnxruntime":  # which runs modules too
+    if backend == "onnxruntime":  # which also runs torch modules
         return
     with pytest.raises(UnsupportedError, match="boosted trees only"):
         infer.prepare(torch.nn.Linear(6, 1), backend=backend, example=EXAMPLE)
 
 
-def test_rare_and_sure_rows_keep_their_digits(backend: str, tmp_path: Path) -> None:
-    """A base rate far from a half, and probabilities near 0 and 1."""
+def test_probabilities_near_0_and_1_are_exact(backend: str, tmp_path: Path) -> None:
+    """With a base rate far from a half."""
     x = np.linspace(-1, 1, 400, dtype="float32")[:, None].repeat(6, 1)
     settings = {
         "objective": "binary:logistic",
@@ -110,19 +110,19 @@ def test_rare_and_sure_rows_keep_their_digits(backend: str, tmp_path: Path) -> N
         "lambda": 0.0,
         "min_child_weight": 0,
     }
-    sure = xgboost.train(settings, xgboost.DMatrix(x, x[:, 0] > 0.9), 12)
-    want = sure.predict(xgboost.DMatrix(x))
+    certain = xgboost.train(settings, xgboost.DMatrix(x, x[:, 0] > 0.9), 12)
+    want = certain.predict(xgboost.DMatrix(x))
     assert want.min() < 1e-4
-    sure.save_model(tmp_path / "m.ubj")
+    certain.save_model(tmp_path / "m.ubj")
     with infer.prepare(
         tmp_path / "m.ubj", backend=backend, example=EXAMPLE, outputs=("probability",)
     ) as session:
-        found = session.run({"features": x})["probability"]
-    # ONNX Runtime takes the two classes' probabilities from each other and ends at a float's last place below 1.
-    np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-7 if backend == "onnxruntime" else 0)
+        got = session.run({"features": x})["probability"]
+    # ONNX Runtime computes one class's probability as 1 minus the other's, with the absolute error of a float near 1.
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-7 if backend == "onnxruntime" else 0)
 
 
-def test_nvforest_tells_what_it_cannot_do() -> None:
+def test_nvforest_refuses_other_objectives() -> None:
     x = np.zeros((8, 6), dtype="float32")
     counts = xgboost.train({"objective": "count:poisson"}, xgboost.DMatrix(x, np.ones(8)), 2)
     try:

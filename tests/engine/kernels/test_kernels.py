@@ -1,4 +1,4 @@
-"""Every kernel against float64 torch: odd shapes, all dtypes, outputs poisoned before each run."""
+"""Every kernel against float64 torch: odd shapes, all dtypes, outputs filled with NaN before each run."""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 F8, I8, HALF, FULL = torch.float8_e4m3fn, torch.int8, torch.float16, torch.float32
-# BF16 only on a GPU: Triton's interpreter computes it wrong.
+# BF16 only on a GPU: Triton's interpreter computes it wrongly.
 FLOATS = [HALF, FULL, pytest.param(torch.bfloat16, marks=pytest.mark.gpu)]
 OUTPUTS = [*FLOATS, F8, I8]
 TOLERANCE = {HALF: 2e-3, FULL: 2e-5, torch.bfloat16: 1.6e-2}
@@ -24,7 +24,7 @@ def bf16_needs_a_gpu(request: pytest.FixtureRequest, device: str) -> None:
 
 
 def values(*shape: int, dtype: torch.dtype, device: str, spread: float = 1.0) -> Tensor:
-    """Random values that the dtype holds."""
+    """Normal random values of a dtype; for int8, rounded after multiplication by 40."""
     x = torch.randn(*shape) * spread
     if dtype == I8:
         x = (x * 40).round().clamp(-128, 127)
@@ -32,14 +32,17 @@ def values(*shape: int, dtype: torch.dtype, device: str, spread: float = 1.0) ->
 
 
 def poisoned(*shape: int, dtype: torch.dtype, device: str) -> Tensor:
-    """NaN in every float dtype, -1 in int8."""
+    """A tensor filled with NaN; -1 for int8."""
     out = torch.empty(*shape, dtype=dtype, device=device)
     out.view(torch.uint8).fill_(255)
     return out
 
 
 def check(got: Tensor, want: Tensor, grid: Any = None) -> None:
-    """`got` is float64 `want` to its dtype's rounding, or in eight bits by `grid`, to one step and mostly to none."""
+    """Check that `got` equals the float64 `want` to the rounding of its dtype.
+
+    Eight-bit values, quantised by `grid`, may differ by one step, but few do.
+    """
     if got.dtype in TOLERANCE:
         tolerance = TOLERANCE[got.dtype]
         torch.testing.assert_close(
@@ -51,16 +54,15 @@ def check(got: Tensor, want: Tensor, grid: Any = None) -> None:
         nearest, step = scaled.round().clamp(-128, 127), 1.0
     else:
         nearest = scaled.clamp(-448, 448).float().to(F8).double()
-        step = (
-            nearest.abs() / 8 + 0.5
-        )  # E4M3's step is at most an eighth; half a unit in 448 is the float's error
-    off = (got.double() - nearest).abs()
-    assert (off <= step).all()
-    assert (off > 0.5).double().mean() < 0.03
+        # E4M3's step is at most an eighth of the value; 0.5 allows for the rounding of floats up to 448.
+        step = nearest.abs() / 8 + 0.5
+    difference = (got.double() - nearest).abs()
+    assert (difference <= step).all()
+    assert (difference > 0.5).double().mean() < 0.03
 
 
 def grid_of(want: Tensor, dtype: torch.dtype) -> Any:
-    """A grid a column that saturates a few values, with a zero point for int8; None for floats."""
+    """A Grid by column that saturates a few values, with a zero point for int8; None for floats."""
     from buzzer.engine.kernels.gemm import Grid
 
     if dtype in TOLERANCE:
@@ -89,7 +91,7 @@ def test_a_linear_layer(device: str, shape: tuple[int, int, int], dtype: torch.d
 @pytest.mark.parametrize("dtype", [HALF, F8, I8])
 @pytest.mark.parametrize("split", [1, 4])
 def test_a_share_of_k_in_one_step(device: str, split: int, dtype: torch.dtype) -> None:
-    """Rows and columns that the tile does not divide."""
+    """With rows and columns that are not multiples of the tile."""
     from buzzer.engine.kernels.gemm import Tile, Weights, linear
 
     torch.manual_seed(6)
@@ -112,13 +114,13 @@ def test_epilogues(device: str, act: str, out_dtype: torch.dtype) -> None:
     a, w = (values(size, k, dtype=HALF, device=device, spread=0.5) for size in (m, n))
     bias, residual = torch.randn(n, device=device), values(m, n, dtype=HALF, device=device)
     y = a.double() @ w.double().T + bias.double() + residual.double()
-    known = {
+    activations = {
         "gelu": F.gelu,
         "gelu_tanh": partial(F.gelu, approximate="tanh"),
         "relu": F.relu,
         "tanh": torch.tanh,
     }
-    want = known[act](y) if act in known else y
+    want = activations[act](y) if act in activations else y
     grid = grid_of(want, out_dtype)
     out = poisoned(m, n, dtype=out_dtype, device=device)
     linear("test", a, Weights(w, None, bias), out, Tile(32, 16, 16), residual=residual, act=act, grid=grid)()
@@ -127,8 +129,8 @@ def test_epilogues(device: str, act: str, out_dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("split", [2, 4])
 @pytest.mark.parametrize("dtype", [HALF, I8])
-def test_split_sums_add_up(device: str, split: int, dtype: torch.dtype) -> None:
-    """A K that the shares do not divide; the norm kernel adds them."""
+def test_the_norm_adds_partial_sums(device: str, split: int, dtype: torch.dtype) -> None:
+    """K is not a multiple of the shares."""
     from buzzer.engine.kernels.gemm import Tile, Weights, linear
     from buzzer.engine.kernels.rows import Norm, residual_norm
 
@@ -152,7 +154,7 @@ def test_split_sums_add_up(device: str, split: int, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("kernel", ["embedding", "norm"])
 def test_rows(device: str, kernel: str, dtype: torch.dtype, eight: torch.dtype | None) -> None:
-    """Embedding + norm and residual + norm; a row of an odd size, with the eight-bit copy and without."""
+    """Embedding and norm, and residual and norm, for an odd row size, with and without the eight-bit output."""
     from buzzer.engine.kernels.rows import Eight, Norm, embedding, residual_norm
 
     torch.manual_seed(3)
@@ -181,10 +183,10 @@ def test_rows(device: str, kernel: str, dtype: torch.dtype, eight: torch.dtype |
 
 @pytest.mark.parametrize("out_dtype", OUTPUTS)
 @pytest.mark.parametrize(("heads", "width"), [(2, 64), (3, 32), (2, 5)])
-def test_attention_stays_inside_a_sequence(
+def test_attention_stays_within_a_sequence(
     device: str, heads: int, width: int, out_dtype: torch.dtype
 ) -> None:
-    """Sequences shorter and longer than a block of rows or keys, side by side."""
+    """Adjacent sequences that are shorter and longer than a block of rows or keys."""
     from buzzer.engine.kernels.attention import self_attention
 
     torch.manual_seed(4)

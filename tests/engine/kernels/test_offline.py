@@ -1,4 +1,4 @@
-"""The code that an H100 would run, compiled here: tensor cores, registers, shared memory, and the order of PDL."""
+"""The code that an H100 would run, compiled here: tensor cores, registers, shared memory, and the order of instructions."""
 
 import itertools
 from collections.abc import Callable
@@ -27,31 +27,31 @@ for precision, tokens, mode in cases:
     for launch in Lowering(weights, tokens, 1, Tuned().tile, mode).program("mean", True).launches:
         code = compiled(launch)
         wait = code.ptx.find("griddepcontrol.wait")
-        told = launch.facts() | code.facts() | dict(precision=precision, tokens=tokens, mode=mode)
-        told["whole"] = launch.constants.get("WHOLE", False)
-        told["waits"] = wait >= 0
-        # In the machine's code: the next kernel may start, prefetch, loads, copies to shared memory, wait, stores.
-        told["steps"] = [STEPS[x] for x in re.findall(r"\b(PREEXIT|CCTL|LDG|LDGSTS|ACQBULK|STG)\b", code.sass)]
-        told["order"] = re.findall(
+        facts = launch.facts().as_json() | code.facts().as_json() | dict(precision=precision, tokens=tokens, mode=mode)
+        facts["whole"] = launch.constants.get("WHOLE", False)
+        facts["waits"] = wait >= 0
+        # The machine instructions in their order: start of the next kernel, prefetch, load, copy to shared memory, wait, store.
+        facts["steps"] = [STEPS[x] for x in re.findall(r"\b(PREEXIT|CCTL|LDG|LDGSTS|ACQBULK|STG)\b", code.sass)]
+        facts["order"] = re.findall(
             r"bar\.sync|(?:atom|red)\.global\.gpu\.release|ld\.acquire\.gpu|cp\.async|wgmma\.mma_async", code.ptx)
-        told["one_looks"] = len(re.findall(r"%tid\.x;[^;]*setp\.ne\.u32 p, seen, 0;", code.ptx))
-        told["together"] = launch.options.get("launch_cooperative_grid", False)
-        print(json.dumps(told))
+        facts["one_looks"] = len(re.findall(r"%tid\.x;[^;]*setp\.ne\.u32 p, seen, 0;", code.ptx))
+        facts["together"] = launch.options.get("launch_cooperative_grid", False)
+        print(json.dumps(facts))
 for launch in (probe.empty(counter(1), True), probe.reader(counter(99999), counter(132), 2),
                probe.reader(counter(1 << 20), counter(1056), 20), probe.barrier(counter(1), counter(1), 132)):
     code = compiled(launch)
     loops = [m.span() for m in re.finditer(r"(?s)\n(\$L__BB\d+_\d+):.*\bbra(?:\.uni)?\s+\1;", code.ptx)]
     loads = [m.start() for m in re.finditer(r"ld\.global\.cg", code.ptx)]
-    told = launch.facts() | code.facts() | dict(precision="probe", loads=len(loads))
-    told["looped"] = sum(any(a < at < b for a, b in loops) for at in loads)
-    told["together"] = launch.options.get("launch_cooperative_grid", False)
-    print(json.dumps(told))
+    facts = launch.facts().as_json() | code.facts().as_json() | dict(precision="probe", loads=len(loads))
+    facts["looped"] = sum(any(a < at < b for a, b in loops) for at in loads)
+    facts["together"] = launch.options.get("launch_cooperative_grid", False)
+    print(json.dumps(facts))
 """
 
 
 @pytest.fixture(scope="module")
 def compiled(compiles: Callable[[str], list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Every kernel of a layer of BERT-Large."""
+    """Facts about every kernel of a layer of BERT-Large."""
     return compiles(CODE)
 
 
@@ -65,17 +65,17 @@ def test_products_run_on_hoppers_tensor_cores(compiled: list[dict[str, Any]]) ->
 
 @pytest.mark.slow
 def test_kernels_fit_a_multiprocessor(compiled: list[dict[str, Any]]) -> None:
-    """Shared memory was checked by Triton as on the device; no register is kept in local memory."""
+    """Triton has checked shared memory as on the device; no registers are spilled to local memory."""
     assert max(x["shared"] for x in compiled) > 48 << 10
     assert max(x["local"] for x in compiled) == 0
     assert all(1 <= x["registers"] <= 255 for x in compiled)
 
 
 @pytest.mark.slow
-def test_dependent_launch_lets_the_next_start_then_loads_all_constants_before_the_wait(
+def test_dependent_kernels_start_the_next_one_and_load_constants_before_the_wait(
     compiled: list[dict[str, Any]],
 ) -> None:
-    """In the order of the machine's code; no store and no copy to shared memory precedes the wait."""
+    """In the order of machine instructions. No store and no copy to shared memory precedes the wait."""
     kernels = [x for x in compiled if x["precision"] != "probe"]
     dependent = [x for x in kernels if x["mode"] in ("pdl", "early")]
     assert [x for x in kernels if x["waits"]] == dependent
@@ -83,7 +83,7 @@ def test_dependent_launch_lets_the_next_start_then_loads_all_constants_before_th
         wait = x["steps"].index("wait")
         before, after = x["steps"][:wait], x["steps"][wait + 1 :]
         product = "depth" in x
-        if x["kernel"] == "embed":  # once what wrote the run's inputs has ended
+        if x["kernel"] == "embed":  # after the wait, since the run's inputs must be complete
             assert after[0] == "start"
         else:
             assert before[0] == "start"
@@ -96,10 +96,10 @@ def test_dependent_launch_lets_the_next_start_then_loads_all_constants_before_th
 
 
 @pytest.mark.slow
-def test_early_weights_are_loaded_before_the_wait_and_fit_beside_the_kernel_before(
+def test_early_weights_are_loaded_before_the_wait_and_fit_beside_the_previous_kernel(
     compiled: list[dict[str, Any]],
 ) -> None:
-    """All of a share's weights, 16 bytes a thread and load, and less than as many loads after the wait as activations need."""
+    """All weights of a share are loaded before the wait, 16 bytes per thread and load; after it, at most the activations."""
     layer = [x for x in compiled if x.get("mode") == "early"]
     early = [x for x in layer if x["whole"]]
     assert len(early) == 4
@@ -108,14 +108,16 @@ def test_early_weights_are_loaded_before_the_wait_and_fit_beside_the_kernel_befo
         assert x["steps"][:wait].count("load") >= x["columns"] * x["depth"] / a_load
         assert x["steps"][wait:].count("load") <= x["rows"] * x["depth"] / a_load
     for first, second in itertools.pairwise(layer):
-        assert first["shared"] + second["shared"] + (2 << 10) <= 227 << 10  # a KB a program is the driver's
+        assert (
+            first["shared"] + second["shared"] + (2 << 10) <= 227 << 10
+        )  # the driver reserves 1 KB per program
 
 
 @pytest.mark.slow
-def test_grid_barriers_release_what_was_written_and_acquire_before_anything_is_read(
+def test_grid_barriers_release_writes_and_acquire_before_reads(
     compiled: list[dict[str, Any]],
 ) -> None:
-    """Seven barriers in the loop, each: all threads here, release; one thread looks and acquires; all threads here."""
+    """Seven barriers in the loop. Each: all threads arrive, release; one thread polls and acquires; all threads arrive."""
     (persistent,) = [x for x in compiled if x["kernel"] == "layers"]
     order = persistent["order"]
     releases = [i for i, x in enumerate(order) if "release" in x]
@@ -126,13 +128,13 @@ def test_grid_barriers_release_what_was_written_and_acquire_before_anything_is_r
 
 
 @pytest.mark.slow
-def test_kernels_with_barriers_are_launched_only_whole(compiled: list[dict[str, Any]]) -> None:
+def test_kernels_with_barriers_are_launched_cooperatively(compiled: list[dict[str, Any]]) -> None:
     assert {x["kernel"] for x in compiled if x.get("together")} == {"layers", "barriers"}
 
 
 @pytest.mark.slow
-def test_the_probe_of_l2_loads_in_its_loop(compiled: list[dict[str, Any]]) -> None:
-    """A load of one address in all passes would be done once, and the bandwidth told be twenty times too high."""
+def test_the_bandwidth_probe_loads_in_its_loop(compiled: list[dict[str, Any]]) -> None:
+    """If the compiler moved the loads out of the loop, the measured bandwidth would be twenty times too high."""
     readers = [x for x in compiled if x["kernel"] == "read"]
     assert len(readers) == 2
     assert all(x["loads"] == x["looped"] > 0 for x in readers)

@@ -1,4 +1,4 @@
-"""What stands round the kernels: shares of a persistent grid, barriers, stored choices, the command line."""
+"""Tools around the kernels: shares of a persistent grid, barriers, stored choices, the command line."""
 
 import dataclasses
 import json
@@ -38,7 +38,7 @@ def norm_share(x, y, zero, gamma, beta, out, M, N: tl.constexpr, BLOCK: tl.const
 
 
 @kernel
-def lonely(count, gave_up, BARRIERS: tl.constexpr, LOOKS: tl.constexpr):  # type: ignore[no-untyped-def]
+def incomplete(count, gave_up, BARRIERS: tl.constexpr, LOOKS: tl.constexpr):  # type: ignore[no-untyped-def]
     """One program that waits for two."""
     for number in range(BARRIERS):
         arrive(count)
@@ -47,14 +47,14 @@ def lonely(count, gave_up, BARRIERS: tl.constexpr, LOOKS: tl.constexpr):  # type
 
 @pytest.mark.parametrize("programs", [1, 2, 5, 30])
 @pytest.mark.parametrize("split", [1, 2])
-def test_shares_of_a_grid_make_the_whole(device: str, programs: int, split: int) -> None:
-    """A GEMM and a norm dealt out over any number of programs: none does twice, none leaves out."""
+def test_the_shares_of_a_grid_make_the_whole(device: str, programs: int, split: int) -> None:
+    """A GEMM and a norm on any number of programs: every tile and row is computed exactly once."""
     torch.manual_seed(0)
     m, n, k = 37, 40, 64
     a, w, bias = (torch.randn(*shape, device=device) for shape in ((m, k), (n, k), (n,)))
     out = torch.full((split, m, n), float("nan"), device=device)
     gemm_share[(programs,)](a, w, bias, out, m, N=n, K=k, TILE=(16, 16, 32, split, 2))
-    want = a @ w.T + split * bias  # each share adds it here; the plan gives split GEMMs none
+    want = a @ w.T + split * bias  # here each share adds the bias; a lowered plan gives split GEMMs none
     torch.testing.assert_close(out.sum(0), want, rtol=1e-4, atol=1e-4)
     normed = torch.full((m, n), float("nan"), device=device)
     zero, one = torch.zeros(n, device=device), torch.ones(n, device=device)
@@ -64,7 +64,7 @@ def test_shares_of_a_grid_make_the_whole(device: str, programs: int, split: int)
     torch.testing.assert_close(normed, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_probes_do_what_they_time(device: str) -> None:
+def test_probes_compute_what_they_time(device: str) -> None:
     from buzzer.engine.kernels import probe
 
     x = torch.zeros(1, device=device)
@@ -80,34 +80,34 @@ def test_probes_do_what_they_time(device: str) -> None:
     assert (int(count), int(gave_up)) == (probe.BARRIERS, 0)
 
 
-def test_a_barrier_gives_up_rather_than_hang_and_no_later_one_waits(device: str) -> None:
+def test_a_barrier_gives_up_and_later_ones_do_not_wait(device: str) -> None:
     count, gave_up = (torch.zeros(1, dtype=torch.int32, device=device) for _ in range(2))
-    lonely[(1,)](count, gave_up, BARRIERS=3, LOOKS=5)
+    incomplete[(1,)](count, gave_up, BARRIERS=3, LOOKS=5)
     assert int(gave_up) == 1
     assert int(count) == (1 << 30) + 2
 
 
-def test_all_of_l1_is_asked_for_as_shared_memory_once_a_function(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shared_memory_is_requested_once_per_function(monkeypatch: pytest.MonkeyPatch) -> None:
     from buzzer.engine.kernels import jit
 
     class Driver:
-        asked: ClassVar[list[tuple[int, int, int]]] = []
+        requests: ClassVar[list[tuple[int, int, int]]] = []
 
         def cuFuncSetAttribute(self, function: Any, attribute: int, value: int) -> int:
-            self.asked.append((function.value, attribute, value))
+            self.requests.append((function.value, attribute, value))
             return 0 if function.value == 1234 else 1
 
     monkeypatch.setattr(jit, "cuda_driver", Driver)
-    jit.prefer_shared_memory(None)  # nothing was loaded: no device
+    jit.prefer_shared_memory(None)  # no device, so no function was loaded
     for _ in range(2):
         jit.prefer_shared_memory(1234)
-    assert Driver.asked == [(1234, 9, 100)]
+    assert Driver.requests == [(1234, 9, 100)]
     with pytest.raises(RuntimeError, match="carve-out"):
         jit.prefer_shared_memory(5678)
 
 
 def emulated(a: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-    """a @ w.T as Hopper's FP8 tensor cores add: 32 products and the sum, cut off at 14 bits of the largest."""
+    """a @ w.T as Hopper's FP8 tensor cores compute it: 32 products and the sum are added, truncated to 14 bits of the largest."""
     total = torch.zeros(len(a), len(w), dtype=torch.float64)
     for at in range(0, a.shape[1], 32):
         products = a[:, None, at : at + 32].double() * w[None, :, at : at + 32].double()
@@ -119,9 +119,7 @@ def emulated(a: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("k", [1024, 4096])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float8_e4m3fn, torch.int8])
-def test_the_tuner_takes_rounded_products_and_refuses_one_that_lacks_a_step(
-    dtype: torch.dtype, k: int
-) -> None:
+def test_the_tuner_accepts_rounded_products_and_refuses_incomplete_ones(dtype: torch.dtype, k: int) -> None:
     from buzzer.engine.kernels.tune import accepted, random
 
     torch.manual_seed(0)
@@ -145,13 +143,13 @@ def bench(device: str) -> Any:
 
 
 def done() -> Any:
-    found: Any = Future()
-    found.set_result(None)
-    return found
+    future: Any = Future()
+    future.set_result(None)
+    return future
 
 
-def test_the_fastest_right_tile_is_taken(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that computes nothing, one that leaves out a step of K and one that asks for too much are refused."""
+def test_the_fastest_correct_tile_is_chosen(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tile that computes nothing, one that skips a step of K, and one that needs too much shared memory are refused."""
     from buzzer.engine.kernels import tune
     from buzzer.engine.kernels.gemm import Tile
     from buzzer.engine.kernels.jit import triton
@@ -159,18 +157,18 @@ def test_the_fastest_right_tile_is_taken(bench: Any, monkeypatch: pytest.MonkeyP
     idle, short, greedy = Tile(16, 16, 64), Tile(16, 32, 32), Tile(32, 64, 64)
     slow, fast = Tile(16, 32, 64), Tile(32, 32, 64, split=2)
     times = {idle: 1.0, short: 2.0, greedy: 3.0, fast: 4.0, slow: 5.0}
-    given = bench.launches
-    now: list[Tile] = []
+    real_launches = bench.launches
+    current: list[Tile] = []
 
     def launches(tile: Tile) -> Any:
-        now[:] = [tile]
-        return given(tile)
+        current[:] = [tile]
+        return real_launches(tile)
 
-    def microseconds(found: Any, count: int) -> float:
-        (tile,) = now
+    def microseconds(launches: Any, count: int) -> float:
+        (tile,) = current
         if tile == greedy:
             raise triton.runtime.errors.OutOfResources(1 << 20, 1 << 17, "shared memory")
-        for each in found if tile != idle else []:
+        for each in launches if tile != idle else []:
             each()
         if tile == short:
             bench.parts -= (
@@ -183,13 +181,14 @@ def test_the_fastest_right_tile_is_taken(bench: Any, monkeypatch: pytest.MonkeyP
     tiles = [(tile, done()) for tile in times]
     choice = tune.measure(bench, tiles, time.monotonic() + 600)
     assert (choice.tile, choice.measured, choice.refused) == (fast, 4, 3)
-    assert choice.facts()["us"] == round(4.0 / bench.copies, 2)
-    # No time: nothing that is not compiled yet is waited for.
+    assert choice.facts().us == round(4.0 / bench.copies, 2)
+    # Without time left, unfinished compilations are not waited for.
     choice = tune.measure(bench, [(slow, done()), (fast, Future())], time.monotonic())
     assert (choice.tile, choice.measured) == (slow, 1)
     choice = tune.measure(bench, [(fast, Future())], time.monotonic())
-    assert choice.facts()["tile"] is None
-    json.loads(json.dumps(choice.facts()), parse_constant=pytest.fail)
+    facts = choice.facts().as_json()
+    assert facts["tile"] is None
+    json.loads(json.dumps(facts), parse_constant=pytest.fail)
 
 
 AHEAD = r"""
@@ -218,18 +217,18 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_what_was_compiled_ahead_is_found_by_a_launch(
+def test_a_launch_uses_what_was_compiled_ahead(
     compiles: Callable[[str], list[dict[str, Any]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By Triton's own path and cache, in other processes; no device is used."""
+    """With Triton's own compiler and cache, in other processes, without a device."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    (told,) = compiles(AHEAD)
-    assert told["before"] == told["after"] >= 2
-    assert told["refused"] == "OutOfResources"
-    assert told["kernels"] == ["gemm", "add_norm"]
+    (facts,) = compiles(AHEAD)
+    assert facts["before"] == facts["after"] >= 2
+    assert facts["refused"] == "OutOfResources"
+    assert facts["kernels"] == ["gemm", "add_norm"]
 
 
-def test_stored_choices_come_back_and_a_broken_file_is_told(tmp_path: Path) -> None:
+def test_stored_choices_round_trip_and_broken_files_are_refused(tmp_path: Path) -> None:
     from buzzer.engine.kernels.gemm import Tile
     from buzzer.engine.kernels.tune import Shape, Tuned
 
@@ -264,10 +263,10 @@ def test_tiles_suit_their_shape(m: int, n: int, k: int, dtype: torch.dtype, spli
     from buzzer.engine.kernels.gemm import default_tile
     from buzzer.engine.kernels.tune import Shape, tried
 
-    found = tried(Shape(m, n, k, dtype, splits), 160 << 10)
-    assert 1 <= len(set(found)) == len(found) <= 12
-    assert all(tile.shared(dtype.itemsize) <= 160 << 10 for tile in found)
-    for tile in (default_tile(m, n, k, dtype, splits), *found):
+    tiles = tried(Shape(m, n, k, dtype, splits), 160 << 10)
+    assert 1 <= len(set(tiles)) == len(tiles) <= 12
+    assert all(tile.shared(dtype.itemsize) <= 160 << 10 for tile in tiles)
+    for tile in (default_tile(m, n, k, dtype, splits), *tiles):
         assert tile.rows < 2 * max(m, 16)
         assert tile.split == 1 or (splits and k >= 2 * tile.split * 128 // dtype.itemsize)
         assert all(x & (x - 1) == 0 for x in (tile.rows, tile.columns, tile.depth))
@@ -275,7 +274,7 @@ def test_tiles_suit_their_shape(m: int, n: int, k: int, dtype: torch.dtype, spli
 
 
 @needs_no_gpu
-def test_what_needs_a_gpu_says_so() -> None:
+def test_measurements_need_a_gpu() -> None:
     from buzzer.engine.fused.tune import tune_encoder
     from buzzer.engine.kernels.probe import probes
 
@@ -285,7 +284,7 @@ def test_what_needs_a_gpu_says_so() -> None:
 
 
 @needs_no_gpu
-def test_the_command_line_plans_and_ends_in_one_message() -> None:
+def test_the_command_line_plans_and_reports_a_missing_gpu() -> None:
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
 
     def call(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -298,7 +297,7 @@ def test_the_command_line_plans_and_ends_in_one_message() -> None:
     assert 301_989_888 < whole["constant_bytes"] < 306_000_000
     assert whole["flops"] == pytest.approx(78.9e9, rel=0.005)
     assert whole["floor_us"] == pytest.approx(91, abs=1)
-    told = call("probe")
-    assert (told.returncode, told.stdout) == (2, "")
-    assert told.stderr.splitlines()[0] == f"error: {no_cuda()}"
-    assert "hint:" in told.stderr
+    failed = call("probe")
+    assert (failed.returncode, failed.stdout) == (2, "")
+    assert failed.stderr.splitlines()[0] == f"error: {no_cuda()}"
+    assert "hint:" in failed.stderr

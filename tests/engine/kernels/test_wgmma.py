@@ -1,7 +1,7 @@
-"""The products that are timed, against float64: BERT-Large's at 128 tokens, on tiles of 64 rows and more.
+"""The matrix products of BERT-Large at 128 tokens against float64, on tiles of at least 64 rows.
 
-Only those take Hopper's own tensor core instruction, wgmma; the other tests' smaller tiles take mma. A GPU runs all; a
-CPU proves that what it would run is wgmma.
+Only such tiles use Hopper's tensor core instruction wgmma; the smaller tiles of the other tests use mma. On a GPU the
+products are run; on a CPU the compiled code is checked for wgmma.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from torch import Tensor
 F8, I8, HALF = torch.float8_e4m3fn, torch.int8, torch.float16
 SHAPES = {"qkv": (3072, 1024, 1), "out": (1024, 1024, 4), "up": (4096, 1024, 1), "down": (1024, 4096, 8)}
 TILES = [(64, 32, 4), (64, 64, 4), (128, 64, 4), (128, 128, 8), (128, 256, 8)]  # rows, columns, warps
-EARLY = (0, 0, 0)  # whatever `early_tile` says
+EARLY = (0, 0, 0)  # stands for the tile of `early_tile`
 # Relative error by norm, and the largest in deviations of the product. INT8 is exact. FP8's tensor cores add with about
 # 14 bits (DeepSeek-AI, arXiv 2412.19437, section 3.3.2): emulated, that is 1.4e-3 and 1.2e-2 at K = 4096.
 ERROR = {HALF: (1e-4, 1e-3), F8: (5e-3, 5e-2), I8: (0.0, 0.0)}
@@ -41,8 +41,8 @@ def product(
     return linear(shape, a, Weights(w, scale, None), out, tile), out, want
 
 
-def hold(launch: Any, out: Tensor, want: Tensor, dtype: torch.dtype) -> None:
-    """Run it: its output is the product, and its code is of wgmma."""
+def check(launch: Any, out: Tensor, want: Tensor, dtype: torch.dtype) -> None:
+    """Run the launch, and check its output and that its code uses wgmma."""
     code = launch()
     error = out.double().sum(0) - want
     norm, largest = ERROR[dtype]
@@ -56,14 +56,14 @@ def hold(launch: Any, out: Tensor, want: Tensor, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("cut", TILES)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_wgmma_products(device: str, shape: str, cut: tuple[int, int, int], dtype: torch.dtype) -> None:
-    hold(*product(shape, cut, dtype, device), dtype)
+    check(*product(shape, cut, dtype, device), dtype)
 
 
 @pytest.mark.parametrize("device", [pytest.param("cuda", marks=pytest.mark.gpu)], indirect=True)
 @pytest.mark.parametrize("dtype", [F8, I8])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_wgmma_products_of_early_weights(device: str, shape: str, dtype: torch.dtype) -> None:
-    hold(*product(shape, EARLY, dtype, device), dtype)
+    check(*product(shape, EARLY, dtype, device), dtype)
 
 
 CODE = r"""
@@ -77,26 +77,26 @@ cases = [(list(SHAPES)[(number + turn) % len(SHAPES)], cut, dtype)
          for number, cut in enumerate(TILES) for turn, dtype in enumerate((F8, I8, HALF))]
 for shape, cut, dtype in cases + [(shape, EARLY, F8) for shape in SHAPES]:
     code = compiled(product(shape, cut, dtype, "meta")[0])
-    print(json.dumps(code.facts() | {
+    print(json.dumps(code.facts().as_json() | {
         "shape": shape,
-        "asked": code.ptx.count("wgmma.mma_async"),
-        "done": len(re.findall(r"\b(?:HGMMA|IGMMA|QGMMA)\.", code.sass)),
+        "issued": code.ptx.count("wgmma.mma_async"),
+        "compiled": len(re.findall(r"\b(?:HGMMA|IGMMA|QGMMA)\.", code.sass)),
         "small": len(re.findall(r"\b(?:HMMA|IMMA|QMMA)\.", code.sass)),
     }))
 """
 
 
 @pytest.mark.slow
-def test_the_products_that_a_gpu_tests_are_wgmma_and_keep_nothing_in_local_memory(
+def test_the_code_of_these_products_uses_wgmma_and_spills_nothing(
     compiles: Callable[[str], list[dict[str, Any]]],
 ) -> None:
-    """Every tile in every dtype, every shape; which of the shapes does not matter to the instruction."""
+    """Every tile in every dtype, with the shapes in turn, since the instruction does not depend on the shape."""
     compiled = compiles(CODE)
     assert len(compiled) == 3 * len(TILES) + len(SHAPES)
     assert {x["shape"] for x in compiled} == set(SHAPES)
     for x in compiled:
         assert x["tensor_cores"] == "wgmma"
-        assert x["asked"] >= 2
-        assert x["done"] >= x["asked"]
+        assert x["issued"] >= 2
+        assert x["compiled"] >= x["issued"]
         assert x["small"] == 0
         assert x["local"] == 0

@@ -1,4 +1,4 @@
-"""Quantised layers, calibration, SmoothQuant, 2:4 masks and checkpoints: by hand, by property, and on every backend."""
+"""Quantised layers, calibration, SmoothQuant, 2:4 masks and checkpoints: by hand, by properties, and on every backend."""
 
 import copy
 from pathlib import Path
@@ -20,13 +20,13 @@ from buzzer.errors import DataError, UnsupportedError, UsageError
 
 Batch = dict[str, Any]
 ZERO = torch.tensor(0, dtype=torch.int32)
-# Another test may have set denormals to be flushed in this process, which hypothesis would rather not draw then.
+# No denormals: another test may have set them to be flushed in this process, and hypothesis warns then.
 floats = st.floats(-50, 50, width=32, allow_subnormal=False)
 arrays = hnp.arrays(np.float32, hnp.array_shapes(min_dims=1, max_dims=2, max_side=12), elements=floats)
 
 
 class Block(nn.Module):
-    """Pre-norm attention projections and a feed-forward: a norm that only linear layers take, and a residual."""
+    """Two linear layers on a norm that nothing else uses, a product of them, and a residual."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,22 +43,22 @@ class Block(nn.Module):
 @pytest.fixture
 def model() -> Block:
     torch.manual_seed(0)
-    made = Block().eval()
-    for weight in made.norm.parameters():
+    block = Block().eval()
+    for weight in block.norm.parameters():
         nn.init.normal_(weight, 1.0, 0.5)
-    return made
+    return block
 
 
 def batch(rows: int, seed: int = 0) -> Batch:
-    """One channel of the input is fifty times as large as the others."""
+    """Random inputs; one channel is fifty times as large as the others."""
     x = np.random.default_rng(seed).normal(size=(rows, 3, 16)).astype("float32")
     x[..., 3] *= 50
     return {"x": x}
 
 
-def run(module: nn.Module, one: Batch) -> Any:
+def run(module: nn.Module, inputs: Batch) -> Any:
     with torch.inference_mode():
-        return module(torch.from_numpy(one["x"])).numpy()
+        return module(torch.from_numpy(inputs["x"])).numpy()
 
 
 # ---- rounding ----------------------------------------------------------------------------------------------------
@@ -80,22 +80,22 @@ def test_fp8_by_hand() -> None:
 
 def test_a_range_becomes_a_scale_and_a_zero_point() -> None:
     assert calibrate.affine(-1.0, 1.55, "int8") == (pytest.approx(0.01), -28)
-    assert calibrate.affine(0.5, 2.55, "int8") == (pytest.approx(0.01), -128)  # widened to hold 0
+    assert calibrate.affine(0.5, 2.55, "int8") == (pytest.approx(0.01), -128)  # extended to contain 0
     assert calibrate.affine(-2.24, 1.0, "fp8") == (pytest.approx(0.005), 0)
     assert calibrate.affine(0.0, 0.0, "int8")[0] > 0
 
 
 @settings(max_examples=100)
 @given(x=arrays)
-def test_rounding_errs_by_half_a_step_and_twice_is_once(x: Any) -> None:
+def test_rounding_errs_by_at_most_half_a_step_and_is_idempotent(x: Any) -> None:
     tensor = torch.from_numpy(x)
     scale, zero = calibrate.affine(float(x.min()), float(x.max()), "int8")
     assert scale > 0
-    given_ = torch.tensor(scale), torch.tensor(zero, dtype=torch.int32), "int8"
-    once = fake_quantise(tensor, *given_)
+    parameters = torch.tensor(scale), torch.tensor(zero, dtype=torch.int32), "int8"
+    once = fake_quantise(tensor, *parameters)
     assert (once - tensor).abs().max() <= scale * 0.5001
-    torch.testing.assert_close(fake_quantise(once, *given_), once, rtol=0, atol=0)
-    assert fake_quantise(torch.zeros(1), *given_).item() == 0  # padding stays exact
+    torch.testing.assert_close(fake_quantise(once, *parameters), once, rtol=0, atol=0)
+    assert fake_quantise(torch.zeros(1), *parameters).item() == 0  # padding stays exact
 
 
 @settings(max_examples=60)
@@ -104,7 +104,7 @@ def test_rounding_errs_by_half_a_step_and_twice_is_once(x: Any) -> None:
     precision=st.sampled_from(quant.PRECISIONS),
     method=st.sampled_from(quant.METHODS),
 )
-def test_weights_by_channel(w: Any, precision: str, method: str) -> None:
+def test_weights_are_quantised_by_channel(w: Any, precision: str, method: str) -> None:
     weight = torch.from_numpy(w)
     scale = calibrate.weight_scale(weight, precision, method)
     assert scale.shape == (3,)
@@ -119,7 +119,7 @@ def test_weights_by_channel(w: Any, precision: str, method: str) -> None:
 
 
 @pytest.mark.parametrize("precision", quant.PRECISIONS)
-def test_the_gradient_passes_inside_the_range_only(precision: str) -> None:
+def test_the_gradient_passes_only_inside_the_range(precision: str) -> None:
     limit = {"int8": 127.0, "fp8": 448.0}[precision]
     x = torch.tensor([0.3, limit - 1, limit + 9, -limit - 9], requires_grad=True)
     fake_quantise(x, torch.tensor(1.0), ZERO, precision).sum().backward()
@@ -133,28 +133,28 @@ def test_the_gradient_passes_inside_the_range_only(precision: str) -> None:
 @pytest.mark.parametrize("precision", quant.PRECISIONS)
 @pytest.mark.parametrize("method", quant.METHODS)
 @pytest.mark.parametrize("smooth", [None, 0.5])
-def test_a_quantised_model_stays_near(
+def test_a_quantised_model_is_close_to_the_float_model(
     model: Block, precision: str, method: str, smooth: float | None
 ) -> None:
     before = copy.deepcopy(model.state_dict())
-    made = quant.quantise(
+    quantised = quant.quantise(
         model, [batch(40), batch(40, 1)], precision=precision, method=method, smooth=smooth, skip=["head"]
     )
-    want, got = run(model, batch(20, 2)), run(made, batch(20, 2))
+    want, got = run(model, batch(20, 2)), run(quantised, batch(20, 2))
     assert np.abs(got - want).mean() < 0.05 * np.abs(want).mean()
-    assert quant.precision_of(made) == precision
-    assert isinstance(made.head, nn.Linear)
-    for name, value in model.state_dict().items():  # the model itself is left alone
+    assert quant.precision_of(quantised) == precision
+    assert isinstance(quantised.head, nn.Linear)
+    for name, value in model.state_dict().items():  # the model itself is unchanged
         assert torch.equal(value, before[name])
 
 
 def test_layers_that_share_an_input_share_its_scale(model: Block) -> None:
-    made: Any = quant.quantise(model, [batch(40)])
-    assert made.left.input_scale == made.right.input_scale != made.down.input_scale
+    quantised: Any = quant.quantise(model, [batch(40)])
+    assert quantised.left.input_scale == quantised.right.input_scale != quantised.down.input_scale
 
 
 def test_methods_by_hand() -> None:
-    """100,000 values in -1..1 and one at 9: the percentile cuts the one off, the least error comes in between."""
+    """100,000 values in -1..1 and one at 9: "percentile" cuts it off, and "mse" has the least error."""
     seen = calibrate.Observed()
     x = torch.cat([torch.linspace(-1, 1, 100_000), torch.tensor([9.0])])
     seen.widen(x)
@@ -168,7 +168,7 @@ def test_methods_by_hand() -> None:
     assert errors[2] == min(errors)
 
 
-def test_bad_calibration_is_told(model: Block) -> None:
+def test_bad_calibration_is_refused(model: Block) -> None:
     with pytest.raises(UsageError, match="no batches"):
         quant.quantise(model, [])
     with pytest.raises(UsageError, match="unknown module to skip 'hed'") as error:
@@ -188,14 +188,14 @@ def test_bad_calibration_is_told(model: Block) -> None:
 
 
 @pytest.mark.parametrize("folds", [None, {"norm": ["left", "right"]}])
-def test_smoothing_leaves_the_model_as_it_was(model: Block, folds: Any) -> None:
-    made: Any = copy.deepcopy(model)
-    left = quant.smooth(made, [batch(40)], 0.5, folds=folds)
+def test_smoothing_does_not_change_outputs(model: Block, folds: Any) -> None:
+    quantised: Any = copy.deepcopy(model)
+    left = quant.smooth(quantised, [batch(40)], 0.5, folds=folds)
     assert ("left" in left) is (folds is None)
     for name, divisor in left.items():
-        made.get_submodule(name).register_forward_pre_hook(lambda m, x, d=divisor: (x[0] / d,))
-    np.testing.assert_allclose(run(made, batch(20, 1)), run(model, batch(20, 1)), rtol=1e-5, atol=1e-5)
-    assert not torch.equal(made.left.weight, model.left.weight)
+        quantised.get_submodule(name).register_forward_pre_hook(lambda m, x, d=divisor: (x[0] / d,))
+    np.testing.assert_allclose(run(quantised, batch(20, 1)), run(model, batch(20, 1)), rtol=1e-5, atol=1e-5)
+    assert not torch.equal(quantised.left.weight, model.left.weight)
 
 
 def test_smoothing_by_hand() -> None:
@@ -208,7 +208,7 @@ def test_smoothing_by_hand() -> None:
     assert layer[0].weight.tolist() == [[8.0, 1.0], [-2.0, 2.0]]
 
 
-def test_smoothing_helps_where_a_channel_stands_out(model: Block) -> None:
+def test_smoothing_reduces_the_error_of_a_large_channel(model: Block) -> None:
     model.norm = nn.Identity()  # type: ignore[assignment]
     want = run(model, batch(40, 5))
     errors = [
@@ -218,7 +218,7 @@ def test_smoothing_helps_where_a_channel_stands_out(model: Block) -> None:
     assert errors[1] < errors[0]
 
 
-def test_a_fold_that_would_be_wrong_is_refused(model: Block) -> None:
+def test_wrong_folds_are_refused(model: Block) -> None:
     with pytest.raises(UsageError, match="not all that share an input"):
         quant.smooth(model, [batch(2)], 0.5, folds={"norm": ["left"]})
     with pytest.raises(UsageError, match="unknown layer to fold"):
@@ -244,7 +244,7 @@ def test_mask_by_hand() -> None:
 
 @settings(max_examples=60)
 @given(w=hnp.arrays(np.float32, st.tuples(st.integers(1, 5), st.sampled_from([4, 8, 12])), elements=floats))
-def test_two_of_each_four_stay_and_they_are_the_largest(w: Any) -> None:
+def test_the_two_largest_of_each_four_are_kept(w: Any) -> None:
     weight = torch.from_numpy(w)
     mask = quant.mask_2_4(weight).unflatten(1, (-1, 4))
     assert (mask.sum(2) == 2).all()
@@ -255,17 +255,17 @@ def test_two_of_each_four_stay_and_they_are_the_largest(w: Any) -> None:
 
 
 @pytest.mark.parametrize("quantised", [False, True])
-def test_training_keeps_the_pattern(model: Block, quantised: bool) -> None:
+def test_training_keeps_the_sparse_pattern(model: Block, quantised: bool) -> None:
     sparse = quant.Sparsity(model, skip=["head"])
-    made: nn.Module = model
+    trained: nn.Module = model
     if quantised:
-        made = quant.quantise(model, [batch(40)], skip=["head"])
-        sparse = quant.Sparsity(made, skip=["head"])
-    optimizer = torch.optim.AdamW(made.parameters(), 0.01)
+        trained = quant.quantise(model, [batch(40)], skip=["head"])
+        sparse = quant.Sparsity(trained, skip=["head"])
+    optimizer = torch.optim.AdamW(trained.parameters(), 0.01)
     before = {name: weight.clone() for name, weight in sparse.weights.items()}
     losses = []
     for _ in range(20):
-        loss = made(torch.from_numpy(batch(20)["x"])).square().mean()
+        loss = trained(torch.from_numpy(batch(20)["x"])).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -282,26 +282,33 @@ def test_training_keeps_the_pattern(model: Block, quantised: bool) -> None:
 
 
 @pytest.mark.parametrize("precision", [*quant.PRECISIONS, None])
-def test_a_checkpoint_gives_the_model_back(model: Block, tmp_path: Path, precision: str | None) -> None:
-    made = (
+def test_checkpoint_round_trip(model: Block, tmp_path: Path, precision: str | None) -> None:
+    saved = (
         model
         if precision is None
         else quant.quantise(
             model, [batch(40)], precision=precision, smooth=0.5, folds={"norm": ["left", "right"]}
         )
     )
-    quant.save(made, tmp_path / "kept")
+    quant.save(saved, tmp_path / "kept")
     again = quant.load(tmp_path / "kept", Block())
-    np.testing.assert_array_equal(run(again, batch(9, 1)), run(made, batch(9, 1)))
+    np.testing.assert_array_equal(run(again, batch(9, 1)), run(saved, batch(9, 1)))
     assert quant.precision_of(again) == precision
 
 
-def test_a_bad_checkpoint_is_told(model: Block, tmp_path: Path) -> None:
+def test_bad_checkpoints_are_refused(model: Block, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no model checkpoint"):
         quant.load(tmp_path / "none", model)
     quant.save(quant.quantise(model, [batch(4)]), tmp_path / "kept")
     with pytest.raises(DataError, match="not a checkpoint of this model"):
         quant.load(tmp_path / "kept", nn.Linear(3, 3))
+    facts = tmp_path / "kept" / "quant.json"
+    text = facts.read_text()
+    for wrong in (text.replace("input_zero", "zero"), '{"format": 1}', '{"format": 1, "layers": [1]}'):
+        facts.write_text(wrong)
+        with pytest.raises(DataError, match="not the facts of quantised layers"):
+            quant.load(tmp_path / "kept", model)
+    facts.write_text(text)
     file = tmp_path / "kept" / "model.safetensors"
     file.write_bytes(file.read_bytes()[:200])
     with pytest.raises(DataError, match="cut or broken"):
@@ -310,10 +317,10 @@ def test_a_bad_checkpoint_is_told(model: Block, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("precision", quant.PRECISIONS)
 @pytest.mark.parametrize("backend", ["torch_eager", "onnxruntime", "openvino"])
-def test_backends_compute_what_the_layers_say(
+def test_backends_agree_with_the_layers(
     model: Block, backend: str, precision: str, request: pytest.FixtureRequest
 ) -> None:
-    """The reference is the arithmetic of `Packed`, in whole numbers."""
+    """And the layers agree with the integer arithmetic of `Packed`."""
     if backend != "torch_eager" and precision.startswith("int8"):
         request.getfixturevalue("whole_sums")
     try:
@@ -322,31 +329,31 @@ def test_backends_compute_what_the_layers_say(
         pytest.skip(error.message)
     if precision not in offered:
         pytest.skip(f"{backend} has no {precision}")
-    made: Any = quant.quantise(model, [batch(40)], precision=precision, smooth=0.5)
+    quantised: Any = quant.quantise(model, [batch(40)], precision=precision, smooth=0.5)
     x = batch(9, 1)
-    with infer.prepare(made, backend=backend, example=batch(4), precision=precision) as session:
+    with infer.prepare(quantised, backend=backend, example=batch(4), precision=precision) as session:
         got = session.run(x)["output"]
-    want = run(made, x)
-    step = 0.02 * np.abs(want).max()  # a value on the edge of two steps may fall either way
+    want = run(quantised, x)
+    step = 0.02 * np.abs(want).max()  # a value between two steps may be rounded either way
     assert np.abs(got - want).max() < step
     assert np.abs(got - want).mean() < 0.1 * step
-    packed = made.left.packed()
-    y = made.norm(torch.from_numpy(x["x"])).detach() / packed.smooth
+    packed = quantised.left.packed()
+    y = quantised.norm(torch.from_numpy(x["x"])).detach() / packed.smooth
     if precision == "int8":
         q = (y / packed.input_scale).round().add(packed.input_zero).clamp(-128, 127).double()
     else:
         q = (y / packed.input_scale).clamp(-448, 448).to(torch.float8_e4m3fn).double()
     by_hand = packed.input_scale * packed.weight_scale * (q @ packed.weight.double().T) + packed.bias
     with torch.inference_mode():
-        layer = made.left(made.norm(torch.from_numpy(x["x"]))).numpy()
+        layer = quantised.left(quantised.norm(torch.from_numpy(x["x"]))).numpy()
     np.testing.assert_allclose(by_hand.numpy(), layer, rtol=1e-3, atol=1e-2)
 
 
-def test_onnx_runtime_multiplies_whole_numbers(model: Block, tmp_path: Path) -> None:
-    """Every quantised layer runs as an integer product: none falls back to float."""
+def test_onnx_runtime_uses_integer_products(model: Block, tmp_path: Path) -> None:
+    """For every quantised layer: none falls back to float."""
     onnx, ort = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
-    made = quant.quantise(model, [batch(40)], skip=["head"])
-    plan = infer.Plan(made, batch(4), ("output",), {"x": {0: "batch"}}, "int8", "cpu", 1)
+    quantised = quant.quantise(model, [batch(40)], skip=["head"])
+    plan = infer.Plan(quantised, batch(4), ("output",), {"x": {0: "batch"}}, "int8", "cpu", 1)
     options = ort.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "o.onnx")
     options.log_severity_level = 3
@@ -354,15 +361,15 @@ def test_onnx_runtime_multiplies_whole_numbers(model: Block, tmp_path: Path) -> 
     nodes = [node.op_type for node in onnx.load(str(tmp_path / "o.onnx")).graph.node]
     assert nodes.count("MatMulIntegerToFloat") == 3
     assert nodes.count("MatMul") + nodes.count("Gemm") == 1  # the head, which was skipped
-    assert nodes.count("QuantizeLinear") == 2  # left and right share theirs
+    assert nodes.count("QuantizeLinear") == 2  # left and right share one
 
 
 def test_a_session_in_another_precision_is_refused(model: Block) -> None:
     with pytest.raises(UsageError, match="needs scales"):
         infer.prepare(model, backend="onnxruntime", example=batch(2), precision="int8")
-    made = quant.quantise(model, [batch(4)])
+    quantised = quant.quantise(model, [batch(4)])
     with pytest.raises(UsageError, match="quantised to int8, fp32 was asked for"):
-        infer.prepare(made, backend="onnxruntime", example=batch(2))
+        infer.prepare(quantised, backend="onnxruntime", example=batch(2))
 
 
 def test_importing_backends_imports_no_torch() -> None:
