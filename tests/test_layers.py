@@ -18,15 +18,16 @@ LAYERS = {
     "suite": [
         "cli",
         "api",
+        "display frontier",
         "bench gpu report",
         "analysis run",
         "records",
-        "budget config_file escape registry",
+        "budget config_file escape registry requests",
     ],
     "engine": ["infer.backends", "fused", "infer kernels", "cluster device faults frames quant"],
     "models": [
         "bert booking complete_journey online_shoppers recsys2021 sigir_ecom",
-        "attention blend epochs onnx_file",
+        "attention blend dataset_task epochs onnx_file",
         "api",
     ],
     "datasets": [
