@@ -1,7 +1,7 @@
 import os
 import tempfile
 
-# Before the first import of a library with a thread pool: workers that share the cores would only wait for each other.
+# Test processes share the cores, so libraries get one thread each. This must be set before their first import.
 for name in ("OMP_NUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 
@@ -11,14 +11,14 @@ import pytest
 from buzzer.engine import device, frames
 from buzzer.errors import UnsupportedError
 
-# Read when Triton kernels are first imported: without a GPU, tests run them in Triton's interpreter.
+# Without a GPU, Triton kernels run in Triton's interpreter. The variable is read at the first import of a kernel.
 if device.cuda_problem():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-# Speed is held by records: a busy machine is no failure.
+# No deadlines: a busy machine must not fail a test.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
-# `--hypothesis-profile gpu`, where minutes count: a failing example is told as it is, not made smaller.
+# `--hypothesis-profile gpu` for short GPU time: few examples, and a failing example is not made smaller.
 hypothesis.settings.register_profile(
     "gpu",
     deadline=None,
@@ -29,14 +29,14 @@ hypothesis.settings.register_profile(
 
 @pytest.fixture(autouse=True, scope="session")
 def temporary(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What a killed harness leaves in the temporary folder goes with pytest's own."""
+    """Temporary files go into pytest's temporary folder, so that those of a killed harness are removed with it."""
     os.environ["TMPDIR"] = str(tmp_path_factory.mktemp("tmp"))
     tempfile.tempdir = None
 
 
 @pytest.fixture(params=sorted(frames.ENGINES), scope="module")
 def e(request: pytest.FixtureRequest) -> frames.Engine:
-    """Every engine that this machine can run."""
+    """Each engine that can run on this machine."""
     try:
         return frames.load(request.param)
     except UnsupportedError as error:
@@ -45,12 +45,12 @@ def e(request: pytest.FixtureRequest) -> frames.Engine:
 
 @pytest.fixture(scope="session")
 def has_bf16() -> bool:
-    """Whether this processor multiplies bfloat16, without which OpenVINO refuses it."""
+    """Whether this processor multiplies bfloat16. Without it OpenVINO refuses BF16."""
     return device.multiplies_bf16()
 
 
 @pytest.fixture
 def whole_sums() -> None:
-    """Skips where INT8 products are not added exactly."""
+    """Skips the test if sums of INT8 products are not exact on this processor."""
     if device.saturates():
-        pytest.skip("without VNNI pairs of INT8 products are added in 16 bits and cut off")
+        pytest.skip("without VNNI, sums of pairs of INT8 products saturate at 16 bits")

@@ -29,7 +29,7 @@ LAYERS = {
     "engine": ["infer.backends", "fused", "infer kernels", "cluster device faults frames quant"],
     "models": [
         "bert booking complete_journey online_shoppers recsys2021 sigir_ecom",
-        "attention blend epochs onnx_file",
+        "attention blend dataset_task epochs onnx_file",
         "api",
     ],
     "datasets": [

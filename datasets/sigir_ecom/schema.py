@@ -1,6 +1,6 @@
 """Columns, names and sizes of the official files."""
 
-from typing import TypedDict
+from typing import Required, TypedDict
 
 BROWSING = {
     "session_id_hash": "hash64",
@@ -60,7 +60,7 @@ class EventRecord(TypedDict):
 class QueryRecord(TypedDict, total=False):
     """A query in a test file: the first events of a session, and the label."""
 
-    query: list[EventRecord]
+    query: Required[list[EventRecord]]
     label: list[str] | int  # the next products (first task), or 1 if the cart is bought, else 0 (second task)
     nb_after_add: int  # second task only
 

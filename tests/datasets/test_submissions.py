@@ -240,13 +240,13 @@ FORMS = {
 DOCUMENTED = {  # message for a submission that only buzzer refuses -> words in docs/data.md
     r"blank line|carriage return|quote|control character|byte order mark|not UTF-8|header|no rows": "breaks the rules above",
     r"occurs twice|NaN|Infinity|not a list|longer than|cut or damaged|text after": "breaks the rules above",
-    r"Expected \d columns": "rows of another width",
-    r"is not a whole number": "cities that are no whole numbers",
-    r"\d trips": "trips left out, added or doubled",
-    r"\d pairs|\d rows share": "pairs left out, added or doubled",
+    r"Expected \d columns": "rows with another number of fields",
+    r"is not a whole number": "cities that are not whole numbers",
+    r"\d trips": "missing, additional or repeated trips",
+    r"\d pairs|\d rows share": "missing, additional or repeated pairs",
     r"not a number from 0 to 1": "numbers outside 0 to 1",
-    r"column (tweet|engaging_user)_id: '' is not a value": "rows of another width",
-    r"not the events": "events that are not the test's",
+    r"column (tweet|engaging_user)_id: '' is not a value": "rows with another number of fields",
+    r"not the events": "events that differ from the test",
     r"label .* is not": "`true`, `null` as item or label",
 }
 
