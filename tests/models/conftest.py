@@ -12,7 +12,7 @@ Run = Callable[[Generator[str, None, Result]], tuple[Result, list[str]]]
 
 @pytest.fixture(scope="session")
 def run() -> Run:
-    """Runs a job to its end: its result, and the phases in the order in which they began."""
+    """Runs `fit` or `predict` to its end: its result, and its phases in the order in which they began."""
 
     def go(steps: Generator[str, None, Result]) -> tuple[Result, list[str]]:
         phases = []
@@ -26,8 +26,8 @@ def run() -> Run:
 
 
 @pytest.fixture(scope="session")
-def job() -> Callable[..., RunContext]:
-    """A job of a task in its registered configuration, but for `params`."""
+def make_context() -> Callable[..., RunContext]:
+    """Builds the settings of a run: the task's registered parameters, changed by `params`."""
 
     def make(
         task: str, data: Data, work: Path, out: Path, engine: str, backend: str, **params: Any

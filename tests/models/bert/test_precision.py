@@ -19,7 +19,7 @@ from buzzer.models.bert.finetune import Labelled, Tuner
 from buzzer.models.bert.precision import TASK, VARIANTS
 
 Run = Callable[..., Any]
-Jobs = Callable[..., RunContext]
+MakeContext = Callable[..., RunContext]
 CONFIG: dict[str, Any] = {
     "vocab_size": 400,
     "hidden_size": 32,
@@ -82,10 +82,14 @@ def folder(sentences: Data, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def fitted(
-    sentences: Data, folder: Path, tmp_path_factory: pytest.TempPathFactory, job: Jobs, run: Run
+    sentences: Data,
+    folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    make_context: MakeContext,
+    run: Run,
 ) -> tuple[Path, Any]:
     work = tmp_path_factory.mktemp("work")
-    one = job(
+    one = make_context(
         "bert-intent-precision", sentences, work, work, "none", "torch_eager", weights=str(folder), **PARAMS
     )
     result, phases = run(TASK.fit(one))
@@ -128,7 +132,7 @@ def test_every_precision_from_text_to_labels(
     folder: Path,
     fitted: tuple[Path, Any],
     tmp_path: Path,
-    job: Jobs,
+    make_context: MakeContext,
     run: Run,
     has_bf16: bool,
 ) -> None:
@@ -140,7 +144,7 @@ def test_every_precision_from_text_to_labels(
     for name, (_, precision) in VARIANTS.items():
         out = tmp_path / name
         out.mkdir()
-        one = job(
+        one = make_context(
             "bert-intent-precision", sentences, fitted[0], out, "none", backend, weights=str(folder), **PARAMS
         )
         one = RunContext(**(vars(one) | {"precision": name}))
@@ -169,10 +173,10 @@ def refusal(backend: str, precision: str, offered: tuple[str, ...], has_bf16: bo
 
 
 def test_a_cut_encoder_is_fitted_and_run(
-    sentences: Data, folder: Path, tmp_path: Path, job: Jobs, run: Run
+    sentences: Data, folder: Path, tmp_path: Path, make_context: MakeContext, run: Run
 ) -> None:
     params = PARAMS | {"layers": 1, "checkpoints": ["float"], "epochs": 1}
-    one = job(
+    one = make_context(
         "bert-intent-precision",
         sentences,
         tmp_path,
