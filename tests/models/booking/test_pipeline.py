@@ -22,7 +22,9 @@ from buzzer.models.booking import features
 from buzzer.models.booking.ensemble import accuracy, best_four
 from buzzer.models.booking.features import FIRST_CITY
 from buzzer.models.booking.networks import NETWORKS, Sizes, TopK
+from buzzer.models.booking.params import Params
 from buzzer.models.booking.task import TASK, baseline, held_out, network_names
+from buzzer.suite import registry
 
 BACKENDS = ("torch_eager", "onnxruntime")  # those of the task
 Run = Callable[..., Any]
@@ -266,12 +268,16 @@ def test_held_out_trips_are_whole_and_about_the_share() -> None:
     assert held.mean() == pytest.approx(0.1, abs=0.02)
 
 
-def test_unknown_networks_are_told() -> None:
+def params_with(networks: list[str]) -> Params:
+    return Params.read("booking", registry.task("booking").params | {"networks": networks})
+
+
+def test_unknown_networks_are_refused() -> None:
     with pytest.raises(UsageError, match="unknown network 'mpl'") as error:
-        network_names({"networks": ["mpl"]})
+        network_names(params_with(["mpl"]))
     assert "did you mean mlp?" in error.value.hint
     with pytest.raises(UsageError, match="no network"):
-        network_names({"networks": []})
+        network_names(params_with([]))
 
 
 # ---- the whole task -----------------------------------------------------------------------------------------------
@@ -343,29 +349,31 @@ def test_without_truth_there_is_a_submission_and_no_score(
     assert (tmp_path / "submission.csv").is_file()
 
 
-def test_an_ended_fit_is_taken_up_at_its_last_epoch(
+def test_a_stopped_fit_resumes_after_its_last_epoch(
     data: Data, tmp_path: Path, make_context: MakeContext, run: Run
 ) -> None:
-    """The resumed training's weights are those of one that was never ended."""
+    """Its weights are the same as without the stop."""
     settings = SMALL | {"networks": ["mlp"], "epochs": 3, "patience": 3}
-    for name in ("whole", "ended"):
+    for name in ("whole", "stopped"):
         (tmp_path / name).mkdir()
     run(
         TASK.fit(
             make_context("booking", data, tmp_path / "whole", tmp_path, "polars", "torch_eager", **settings)
         )
     )
-    ended = make_context("booking", data, tmp_path / "ended", tmp_path, "polars", "torch_eager", **settings)
-    steps = TASK.fit(ended)
+    stopped = make_context(
+        "booking", data, tmp_path / "stopped", tmp_path, "polars", "torch_eager", **settings
+    )
+    steps = TASK.fit(stopped)
     while next(steps) != "fit":
         pass
     next(steps)  # one epoch is done and saved
     steps.close()
-    assert (tmp_path / "ended" / "mlp.checkpoint").is_file()
-    assert not (tmp_path / "ended" / "mlp.pt").is_file()
-    result, _ = run(TASK.fit(ended))
+    assert (tmp_path / "stopped" / "mlp.checkpoint").is_file()
+    assert not (tmp_path / "stopped" / "mlp.pt").is_file()
+    result, _ = run(TASK.fit(stopped))
     assert [epoch["epoch"] for epoch in result.details["history"]["mlp"]] == [1, 2, 3]
-    weights = [torch.load(tmp_path / name / "mlp.pt", weights_only=True) for name in ("whole", "ended")]
+    weights = [torch.load(tmp_path / name / "mlp.pt", weights_only=True) for name in ("whole", "stopped")]
     for name, weight in weights[0].items():
         torch.testing.assert_close(weights[1][name], weight)
 

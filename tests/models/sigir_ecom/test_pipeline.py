@@ -1,4 +1,4 @@
-"""SIGIR eCom: coded events, counts and cart rows against loops over sessions, on every engine; networks; both whole jobs."""
+"""SIGIR eCom: coded events, counts and purchase features against loops over sessions, on every engine; networks; both whole tasks."""
 
 import json
 import shutil
@@ -177,36 +177,37 @@ def test_counts_are_what_a_loop_over_sessions_gives(e: Engine, queries: list[dic
         assert all(listed == sorted(listed) for listed in by_key.values())
 
 
-def test_fitting_in_parts_is_fitting_at_once(
+def test_fitting_in_parts_gives_the_same_as_at_once(
     e: Engine, data: Data, tmp_path: Path, make_context: MakeContext
 ) -> None:
-    found = []
+    by_size = []
     for rows in (7000, 10**6):
-        done = make_context(
-            "sigir-ecom-task1", data, tmp_path, tmp_path, e.name, "torch_eager", piece_rows=rows
+        settings = {"piece_rows": rows}
+        context = task1.TASK.typed(
+            make_context("sigir-ecom-task1", data, tmp_path, tmp_path, e.name, "torch_eager", **settings)
         )
-        pages, _, searches, content = shared.read(e, done)
-        vocabulary = shared.fit_vocabulary(e, done, pages, searches, content)
-        flats: list[EventArrays] = []
+        pages, _, searches, content = shared.read(e, context)
+        vocabulary = shared.fit_vocabulary(e, context, pages, searches, content)
+        parts: list[EventArrays] = []
         sums: dict[str, Any] = {}
         for part in shared.in_parts(e, pages, searches, vocabulary, rows):
             coded = e.collect(events.code(e, part, vocabulary))
             sums = counts.add(e, sums, coded)
-            flats.append(
+            parts.append(
                 events.event_arrays(e, events.in_sessions(e, coded, vocabulary.axes), vocabulary.axes)
             )
-        assert (len(flats) > 3) == (rows == 7000)
-        flat, tables = events.joined(flats), counts.tables(e, sums, 5)
-        assert (np.diff(flat.session) > 0).all()
-        assert len(flat) == json.loads((data.folder / "generator.json").read_text())["sessions"]
+        assert (len(parts) > 3) == (rows == 7000)
+        whole, tables = events.joined(parts), counts.tables(e, sums, 5)
+        assert (np.diff(whole.session) > 0).all()
+        assert len(whole) == json.loads((data.folder / "generator.json").read_text())["sessions"]
         keyed = {
             name: e.with_columns(t, row=lambda c: c("key") * 5 + c("rank")) for name, t in tables.items()
         }
         arrays = [e.to_numpy(t, ["key", "rank", "target", "n"]) for t in keyed.values()]
-        found.append((vars(flat), *arrays))
-    for parted, whole in zip(*found, strict=True):
-        for name in whole:
-            np.testing.assert_allclose(parted[name], whole[name], rtol=1e-5, atol=1e-6, err_msg=name)
+        by_size.append((vars(whole), *arrays))
+    for in_parts, at_once in zip(*by_size, strict=True):
+        for name in at_once:
+            np.testing.assert_allclose(in_parts[name], at_once[name], rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 def test_dense_tables_by_hand(e: Engine) -> None:
@@ -378,7 +379,7 @@ def test_mrr_by_hand() -> None:
     assert mrr(np.array([3, 4, 5]), np.array([[3, 1], [0, 4], [1, 2]])) == pytest.approx((1 + 0.5) / 3)
 
 
-def test_rare_items_are_one() -> None:
+def test_rare_items_share_one_code() -> None:
     items = np.array([[5, 6, 7, 5], [5, 8, 6, 6], [9, 5, 7, 7], [4, 4, 4, 4]])
     codes = np.concatenate([np.full((4, purchase_features.KINDS), 3), items], axis=1)
     common = purchase_features.common_items(codes, np.array([1, 1, 2, 3]), 10, 2)
@@ -404,7 +405,7 @@ def test_score_weights_are_the_official_score() -> None:
     assert two.tolist() == pytest.approx([1 / 3, 0.9, 2 / 3])
 
 
-def test_the_blend_leans_on_the_model_that_knows_more() -> None:
+def test_the_better_model_has_the_larger_weight() -> None:
     rng = np.random.default_rng(0)
     truth = rng.normal(size=4000)
     y, ones = (rng.random(4000) < 1 / (1 + np.exp(-2 * truth))).astype(int), np.ones(4000)
@@ -641,32 +642,32 @@ def test_official_files_without_tests_get_local_ones(data: Data, tmp_path: Path)
     assert again.fingerprint == local.fingerprint
 
 
-def test_an_ended_fit_is_taken_up_at_its_last_epoch(
+def test_a_stopped_fit_resumes_after_its_last_epoch(
     data: Data, tmp_path: Path, make_context: MakeContext, run: Run
 ) -> None:
     settings_ = SMALL1 | {"networks": ["gru"], "epochs": 2}
-    for name in ("whole", "ended"):
+    for name in ("whole", "stopped"):
         (tmp_path / name).mkdir()
-    whole, ended = (
+    whole, stopped = (
         make_context(
             "sigir-ecom-task1", data, tmp_path / name, tmp_path, "polars", "torch_eager", **settings_
         )
-        for name in ("whole", "ended")
+        for name in ("whole", "stopped")
     )
     run(task1.TASK.fit(whole))
-    steps = task1.TASK.fit(ended)
+    steps = task1.TASK.fit(stopped)
     while next(steps) != "fit":
         pass
     next(steps)  # one epoch is done and saved
     steps.close()
-    result, _ = run(task1.TASK.fit(ended))
+    result, _ = run(task1.TASK.fit(stopped))
     assert [epoch["epoch"] for epoch in result.details["history"]["gru"]] == [1, 2]
-    weights = [torch.load(tmp_path / name / "gru.pt", weights_only=True) for name in ("whole", "ended")]
+    weights = [torch.load(tmp_path / name / "gru.pt", weights_only=True) for name in ("whole", "stopped")]
     for name, weight in weights[0].items():
         torch.testing.assert_close(weights[1][name], weight)
 
 
-def test_bad_settings_are_told(data: Data, tmp_path: Path, make_context: MakeContext) -> None:
+def test_bad_settings_are_refused(data: Data, tmp_path: Path, make_context: MakeContext) -> None:
     wrong = make_context(
         "sigir-ecom-task1", data, tmp_path, tmp_path, "polars", "torch_eager", networks=["gur"]
     )
@@ -675,7 +676,7 @@ def test_bad_settings_are_told(data: Data, tmp_path: Path, make_context: MakeCon
     shutil.copytree(data.folder, tmp_path / "data")
     (tmp_path / "data" / TESTS["rec"][0]).unlink()
     with pytest.raises(DataError, match="no test file"):
-        task1.test_file(tmp_path / "data", "rec")
+        shared.test_file(tmp_path / "data", "rec")
 
 
 @pytest.mark.slow
