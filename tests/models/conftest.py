@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from buzzer.models.api.job import Data, Result, RunContext
+from buzzer.models.api.target import BenchSpec
 from buzzer.suite import registry
 
 Run = Callable[[Generator[str, None, Result]], tuple[Result, list[str]]]
@@ -36,5 +37,21 @@ def make_context() -> Callable[..., RunContext]:
         return RunContext(
             task, engine, backend, "fp32", "cpu", data.folder, work, out, data.scale, 0, 1, defaults | params
         )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def bench_spec() -> Callable[..., BenchSpec]:
+    """Builds what `buzzer bench` asks of a model: two padded batches of two rows, unless said otherwise; `params` are the model's."""
+
+    def make(
+        batch: int = 2,
+        seq: int = 8,
+        lengths: str = "fixed",
+        packing: str = "padded",
+        **params: Any,
+    ) -> BenchSpec:
+        return BenchSpec(batch, seq, 2, lengths, packing, 0, params)
 
     return make

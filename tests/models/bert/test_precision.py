@@ -15,8 +15,9 @@ from buzzer.errors import UnsupportedError, UsageError
 from buzzer.models.api.job import Data, RunContext
 from buzzer.models.bert import checkpoints, encoder, finetune
 from buzzer.models.bert.encoder import Bert, BertConfig, SentenceClassifier
-from buzzer.models.bert.finetune import Labelled, Tuner
+from buzzer.models.bert.finetune import Tuner
 from buzzer.models.bert.precision import TASK, VARIANTS
+from buzzer.models.bert.tokenizer import Labelled
 
 Run = Callable[..., Any]
 MakeContext = Callable[..., RunContext]
@@ -37,17 +38,6 @@ PARAMS = {
     "calibration": 64,
     "method": "absmax",
 }
-
-
-def silent(share: float, what: str) -> None:
-    """No progress shown."""
-
-
-@pytest.fixture(scope="module")
-def sentences(tmp_path_factory: pytest.TempPathFactory) -> Data:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("BUZZER_DATA", raising=False)
-        return TASK.prepare(None, tmp_path_factory.mktemp("cache"), 0.02, 0, silent)
 
 
 @pytest.fixture(scope="module")

@@ -15,15 +15,7 @@ from buzzer.models.api.target import BenchSpec
 from buzzer.models.bert import encoder, packing
 from buzzer.models.bert.bench import TARGET
 from buzzer.models.bert.encoder import Bert, BertConfig
-
-SHAPE: dict[str, Any] = {
-    "vocab_size": 60,
-    "hidden_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 3,
-    "intermediate_size": 40,
-    "max_position_embeddings": 32,
-}
+from tests.models.bert.shapes import SHAPE
 
 
 def inputs(rows: int, length: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
