@@ -119,8 +119,8 @@ class Shoppers(DatasetTask[Params]):
                 outputs[name].append(p)
         for row in range(params.latency):
             yield "latency"
-            one = [row % len(codes)]
-            ensemble.predict(sessions, {"numbers": x[one], "codes": codes[one]})
+            only = [row % len(codes)]
+            ensemble.predict(sessions, {"numbers": x[only], "codes": codes[only]})
         yield "write"
         described, weights = ensemble.close(sessions), ensemble.saved_weights(context.work)
         whole = {name: np.concatenate(parts) for name, parts in outputs.items()}
@@ -132,8 +132,8 @@ class Shoppers(DatasetTask[Params]):
         dataset.write_submission(answers, {"row": truth["row"], "bought": truth["bought"]})
         scores = dataset.score(submission, answers) | {"accuracy_zeros": float(1 - truth["bought"].mean())}
         for name in sessions:
-            own = metric.scores(truth["bought"], probabilities[name])
-            scores |= {f"{kind}_{name}": value for kind, value in own.items()}
+            by_kind = metric.scores(truth["bought"], probabilities[name])
+            scores |= {f"{kind}_{name}": value for kind, value in by_kind.items()}
         return Result(scores, len(codes), {"sessions": described, "weights": weights}, (submission,))
 
 

@@ -151,17 +151,17 @@ def encoded_by(
     """Train the models that read rows encoded by a strategy: its trees, and with `kfold` the networks, whose details are returned."""
     params = context.params
     yield "features"
-    own = features.encode_own(e, sample, fitted.tables, fitted.means, strategy, source=train.columns)
-    own = e.keep(own)
+    rows = features.encode_own(e, sample, fitted.tables, fitted.means, strategy, source=train.columns)
+    rows = e.keep(rows)
     yield "transfer"
-    y = labels(e, own)
+    y = labels(e, rows)
     if strategy in models.trees:
-        x = ensemble.read_by(strategy, e.matrix(own, features.names()), features.names())
+        x = ensemble.read_by(strategy, e.matrix(rows, features.names()), features.names())
         yield "trees"
         for _ in trees.fit(context, strategy, x, y, params.rounds_1, params.depth_1):
             yield "trees"
     if strategy == "kfold" and models.all_networks:
-        return (yield from networks(e, context, models, train, own, fitted))
+        return (yield from networks(e, context, models, train, rows, fitted))
     return {}
 
 
@@ -169,27 +169,27 @@ def split_trees(e: Engine, context: Context, train: Rows, fitted: Fitted) -> Ite
     """Train the `split` trees, one model for each engagement and author group."""
     params = context.params
     yield "features"
-    own = e.keep(train.columns([*features.read_names(), "time"], late))
-    if keep := sampled(params.sample_rows, e.height(own)):
-        own = e.filter(own, keep)
-    own = e.keep(e.lookups(own, features.raw_lookups(fitted.raw)))
+    rows = e.keep(train.columns([*features.read_names(), "time"], late))
+    if keep := sampled(params.sample_rows, e.height(rows)):
+        rows = e.filter(rows, keep)
+    rows = e.keep(e.lookups(rows, features.raw_lookups(fitted.raw)))
     yield "transfer"
-    x = e.matrix(own, features.raw_names())
+    x = e.matrix(rows, features.raw_names())
     groups = on_host(x[:, features.raw_names().index("a_group")])
     yield "trees"
-    for _ in trees.fit_grouped(context, "split", x, labels(e, own), groups, params.rounds_1, params.depth_1):
+    for _ in trees.fit_grouped(context, "split", x, labels(e, rows), groups, params.rounds_1, params.depth_1):
         yield "trees"
 
 
 def networks(
-    e: Engine, context: Context, models: ModelSelection, train: Rows, own: Frame, fitted: Fitted
+    e: Engine, context: Context, models: ModelSelection, train: Rows, rows: Frame, fitted: Fitted
 ) -> Details:
-    """Train the networks on a sample of the encoded rows `own` and the first tokens of their texts."""
+    """Train the networks on a sample of the encoded rows and the first tokens of their texts."""
     from buzzer.models.recsys2021 import network_training
 
     params = context.params
     keep = sampled(min(params.network_rows, params.sample_rows), train.height)
-    sample = e.filter(own, keep) if keep else own
+    sample = e.filter(rows, keep) if keep else rows
     coded = e.keep(e.lookups(sample, features.user_lookups(fitted.users["code"])))
     networks_only = ModelSelection((), models.networks, (), models.baseline)
     texts = train.columns([features.TEXTS], keep)
@@ -247,9 +247,9 @@ def second_stage(e: Engine, context: Context, models: ModelSelection, part: Rows
     log_odds = ensemble.log_odds_of(rows.x, probabilities, models)
     for name in models.second:
         yield "features"
-        own = second_stage_features.encode_own(e, e.lookups(val, counted), tables, means, name)
+        t = second_stage_features.encode_own(e, e.lookups(val, counted), tables, means, name)
         names = second_stage_features.names(name)
-        columns = ensemble.read_by(name, e.matrix(own, names), names)
+        columns = ensemble.read_by(name, e.matrix(t, names), names)
         yield "trees"
         x, margins = ensemble.stacked(rows.x, log_odds, columns)
         for _ in trees.fit(context, f"second-{name}", x, y, params.rounds_2, params.depth_2, margins):

@@ -148,8 +148,8 @@ class Pooled(Network):
 
     def logits(self, features: Tensor, tokens: Tensor, users: Tensor) -> Tensor:
         """Log odds [rows, targets]."""
-        there = (tokens > 0).to(features.dtype)[:, :, None]
-        tweet = (self.words(tokens) * there).sum(dim=1) / there.sum(dim=1).clamp(min=1.0)
+        present = (tokens > 0).to(features.dtype)[:, :, None]
+        tweet = (self.words(tokens) * present).sum(dim=1) / present.sum(dim=1).clamp(min=1.0)
         author, reader = self.users(users[:, 0]), self.users(users[:, 1])
         a, b, t = (torch.tanh(p(v)) for p, v in zip(self.project, (author, reader, tweet), strict=True))
         cosines = [F.cosine_similarity(x, b, dim=1, eps=1e-6)[:, None] for x in (a, t)]

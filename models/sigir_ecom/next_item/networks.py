@@ -78,8 +78,8 @@ class Items(nn.Module):
         content = self.categories(self.category) + self.prices(self.price) + self.project(self.vectors)
         table = self.own.weight
         padded = F.pad(content, (0, 0, 0, table.shape[0] - content.shape[0]))
-        whole = table + padded
-        return torch.cat([torch.zeros_like(whole[:1]), whole[1:]])
+        total = table + padded
+        return torch.cat([torch.zeros_like(total[:1]), total[1:]])
 
 
 class Network(nn.Module):

@@ -56,8 +56,10 @@ class Intention(shared.ShopTask[Params]):
         vocabulary = shared.fit_vocabulary(e, context, pages, searches, content)
         catalogue, _ = shared.fit_products(e, content, product_names, vocabulary)
         parts = shared.in_parts(e, pages, searches, vocabulary, params.piece_rows)
-        t = events.concatenated(e, [e.collect(features(e, part, vocabulary, catalogue)) for part in parts])
-        t = e.collect(purchase_features.training_rows(e, t, len(vocabulary.axes.T)))
+        described = [e.collect(features(e, part, vocabulary, catalogue)) for part in parts]
+        dims = len(vocabulary.axes.T)
+        t = e.collect(purchase_features.training_rows(e, events.concatenated(e, described), dims))
+        del described
         truth = e.to_numpy(t, ["bought", "session", "after_add"])
         bought, session = truth["bought"], truth["session"]
         prior = float(bought.mean()) if len(bought) else 0.0
@@ -68,19 +70,11 @@ class Intention(shared.ShopTask[Params]):
         rates = {name: e.collect(table) for name, table in purchase_features.fit_rates(e, t).items()}
         t = e.keep(purchase_features.encode_own(e, t, prior))
         yield "transfer"
-        x, codes = (
-            e.matrix(t, purchase_features.names(len(vocabulary.axes.T))),
-            purchase_features.codes_of(e, t),
-        )
+        x, codes = e.matrix(t, purchase_features.names(dims)), purchase_features.codes_of(e, t)
         common = purchase_features.common_items(codes, session, vocabulary.codes, params.common)
-        rows = Rows(
-            on_host(x),
-            purchase_features.with_common(codes, common),
-            bought,
-            purchase_features.shares(session),
-            shared.held_out(session, params.valid),
-        )
-        held_weights = purchase_features.score_weights(session[rows.held], truth["after_add"][rows.held])
+        held, shares = shared.held_out(session, params.valid), purchase_features.shares(session)
+        rows = Rows(on_host(x), purchase_features.with_common(codes, common), bought, shares, held)
+        held_weights = purchase_features.score_weights(session[held], truth["after_add"][held])
         yield "fit"
         network = network_of(context, x.shape[1], vocabulary)
         fitted = yield from ensemble.fit(context, network, x, rows, held_weights)
@@ -105,11 +99,7 @@ class Intention(shared.ShopTask[Params]):
         params = context.params
         yield "load"
         vocabulary, catalogue = shared.load(e, context), products.load(context.work)
-        rates = {
-            name: e.collect(e.read_parquet(context.work / f"rates-{name}.parquet"))
-            for name in purchase_features.ENCODED
-        }
-        prior = float(json.loads((context.work / "prior.json").read_text()))
+        rates, prior = saved_rates(e, context.work)
         weights, common = ensemble.saved_weights(context.work), np.load(context.work / COMMON)
         columns = purchase_features.names(len(vocabulary.axes.T))
         network = network_of(context, len(columns), vocabulary)
@@ -121,15 +111,13 @@ class Intention(shared.ShopTask[Params]):
             table = json_file.events(piece)
             yield "features"
             t = features(e, events.test_events(e, table, vocabulary.axes), vocabulary, catalogue)
-            rows = purchase_features.test_rows(e, e.collect(t))
-            t = e.keep(purchase_features.encode(e, rows, rates, prior))
+            t = purchase_features.test_rows(e, e.collect(t))
+            t = e.keep(purchase_features.encode(e, t, rates, prior))
             yield "transfer"
             x = e.matrix(t, columns)
             codes = purchase_features.with_common(purchase_features.codes_of(e, t), common)
-            if len(x) != len(piece):
-                raise DataError(
-                    f"{test}: {len(piece) - len(x)} queries do not end nb_after_add events after an add"
-                )
+            if missing := len(piece) - len(x):
+                raise DataError(f"{test}: {missing} queries do not end nb_after_add events after an add")
             for chosen in batches(len(x), params.predict_batch):
                 yield "predict"
                 batch = {"numbers": x[chosen], "codes": codes[chosen]}
@@ -152,6 +140,13 @@ class Intention(shared.ShopTask[Params]):
         positives = {name: sum(answer) for name, answer in answers.items()}
         details = {"sessions": described, "positives": positives, "weights": weights}
         return Result(score(answers, submission, test), len(answers[ENSEMBLE]), details, (submission,))
+
+
+def saved_rates(e: Engine, folder: Path) -> tuple[dict[str, Frame], float]:
+    """The sums of purchases and the overall rate that `fit` saved."""
+    names = purchase_features.ENCODED
+    rates = {name: e.collect(e.read_parquet(folder / f"rates-{name}.parquet")) for name in names}
+    return rates, float(json.loads((folder / "prior.json").read_text()))
 
 
 def features(e: Engine, t: Frame, vocabulary: Vocabulary, catalogue: Products) -> Frame:

@@ -53,10 +53,9 @@ def fit(e: Engine, content: Frame, names: Frame, codes: Frame, categories: Frame
     )
     at = arrays["code"]
     out.category[at], out.price[at] = arrays["category"], np.clip(arrays["price_bucket"], 0, 10)
-    whole = stack(arrays, vectors, np.float32).reshape(-1, 2, DIMS)
-    out.vectors[at] = (whole / np.maximum(np.linalg.norm(whole, axis=2, keepdims=True), 1e-9)).reshape(
-        -1, 2 * DIMS
-    )
+    pairs = stack(arrays, vectors, np.float32).reshape(-1, 2, DIMS)
+    lengths = np.linalg.norm(pairs, axis=2, keepdims=True)
+    out.vectors[at] = (pairs / np.maximum(lengths, 1e-9)).reshape(-1, 2 * DIMS)
     for table in (arrays, seen(e, names, codes)):
         out.names[table["code"]] = table["product_sku_hash"].astype("S64")
     return out
