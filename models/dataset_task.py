@@ -110,8 +110,9 @@ class DatasetTask(ABC, Generic[P]):
 
     def typed(self, context: RunContext) -> TaskContext[P]:
         """The run's settings with typed parameters. Raises UsageError for parameters that are not the task's."""
-        values = {field.name: getattr(context, field.name) for field in fields(context)}
-        return TaskContext(**values | {"params": self.params_type.read(context.task, context.params)})
+        values: dict[str, Any] = {field.name: getattr(context, field.name) for field in fields(context)}
+        values["params"] = self.params_type.read(context.task, context.params)
+        return TaskContext(**values)
 
     def fit(self, context: RunContext) -> Steps:
         """Train on the data and save the models in `context.work`. Yields the phases."""

@@ -127,7 +127,7 @@ def test_head_is_scikit_learns_logistic_regression() -> None:
     assert found.accuracy == pytest.approx(theirs.score(scaled, y), abs=0.01)
 
 
-def test_the_best_penalty_on_the_validation_split_is_taken() -> None:
+def test_the_most_accurate_penalty_is_chosen() -> None:
     rng = np.random.default_rng(1)
     x = torch.from_numpy(rng.normal(size=(400, 5)).astype("float32"))
     y = (x[:, 0] > 0).long()

@@ -1,4 +1,4 @@
-"""The Booking pipeline: features by hand on every engine, networks, ensemble, and the whole task."""
+"""The Booking pipeline: features against loops over trips on every engine, networks, ensemble, and the whole task."""
 
 import math
 import shutil
@@ -378,7 +378,7 @@ def test_a_stopped_fit_resumes_after_its_last_epoch(
         torch.testing.assert_close(weights[1][name], weight)
 
 
-def test_too_little_data_is_told(tmp_path: Path, make_context: MakeContext, run: Run) -> None:
+def test_too_little_data_is_refused(tmp_path: Path, make_context: MakeContext, run: Run) -> None:
     data = TASK.prepare(None, tmp_path / "cache", 0.0003, 0, silent)
     (tmp_path / "work").mkdir()
     settings = SMALL | {"rare": 10**6}

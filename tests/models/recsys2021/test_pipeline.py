@@ -68,7 +68,7 @@ def tokens_of(e: Engine, t: Any) -> Any:
 
 
 def encoded(e: Engine, t: Any, fitted: dict[str, Any], means: dict[str, float]) -> Any:
-    """As rows that are in no table."""
+    """Columns of rows that the tables were not fitted on."""
     return features.pair_features(e, e.lookups(t, features.lookups(e, fitted, means)))
 
 
@@ -82,13 +82,13 @@ def labels_of(line: dict[str, str]) -> dict[str, int]:
 
 
 def plain_mention(tokens: list[str], kind: int) -> int:
-    """What follows the first @, or, as a retweet begins with one, the second."""
+    """The token after the first @; for a retweet, which begins with one, after the second."""
     after = [int(tokens[i + 1]) for i, token in enumerate(tokens[:-1]) if token == "137"]
     return after[kind == 1] if len(after) > (kind == 1) else -1
 
 
 def plain_row(line: dict[str, str]) -> dict[str, float]:
-    """What `base` promises of a row, from its text."""
+    """The features of `base`, computed from the text of a row."""
     ints = {name: int(line[column]) for name, column in features.COUNTS.items()}
     tokens = line["text_tokens"].split("\t")
     media = line["present_media"].split("\t")
@@ -123,7 +123,9 @@ def plain_row(line: dict[str, str]) -> dict[str, float]:
     }
 
 
-def test_rows_tell_what_their_text_says(e: Engine, data: Data, lines: list[dict[str, str]]) -> None:
+def test_features_of_rows_are_those_of_plain_python(
+    e: Engine, data: Data, lines: list[dict[str, str]]
+) -> None:
     t, _ = coded(e, data)
     want = [plain_row(line) for line in lines]
     texts = [[int(token) for token in line["text_tokens"].split("\t")[:TOKENS] if token] for line in lines]
@@ -139,7 +141,7 @@ def test_rows_tell_what_their_text_says(e: Engine, data: Data, lines: list[dict[
     }
 
 
-def test_rows_may_lack_what_official_files_lack(
+def test_rows_may_have_the_empty_fields_of_official_files(
     e: Engine, lines: list[dict[str, str]], tmp_path: Path
 ) -> None:
     empty = lines[0] | dict.fromkeys(EMPTY, "")
@@ -157,7 +159,7 @@ def smoothed(rows: list[dict[str, int]], target: str, prior: float) -> float:
 
 @pytest.mark.parametrize("strategy", ["none", "kfold", "loo"])
 def test_target_encodings_by_hand(e: Engine, data: Data, lines: list[dict[str, str]], strategy: str) -> None:
-    """Of readers, and of readers looked up among authors: from all rows, from other folds, from other rows."""
+    """Encodings of readers, and of readers looked up among authors: over all rows, over other folds, over other rows."""
     t, _ = coded(e, data)
     fitted = lookup_tables.collected(e, features.fit_tables(e, of(e, t)))
     means = features.priors(e, fitted)
@@ -229,7 +231,7 @@ def test_every_engine_gives_the_same_columns(e: Engine, data: Data) -> None:
 
 
 def test_raw_sums_are_of_earlier_rows(e: Engine, data: Data, lines: list[dict[str, str]]) -> None:
-    """The third kind of trees learns from a fifth of the third week, whose labels are in no sum."""
+    """The `split` trees learn from a fifth of the third week, whose labels are in no sum."""
     t, _ = coded(e, data)
     early, late = e.filter(t, lambda c: ~fitting.late(c)), e.filter(t, fitting.late)
     assert e.height(early) + e.height(late) == e.height(t)
@@ -252,7 +254,7 @@ def test_raw_sums_are_of_earlier_rows(e: Engine, data: Data, lines: list[dict[st
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_the_week_leaves_out_own_labels(
+def test_validation_encodings_leave_out_own_labels(
     e: Engine, data: Data, lines: list[dict[str, str]], model: str
 ) -> None:
     t, _ = coded(e, data)
@@ -287,10 +289,10 @@ def test_samples_are_the_same_rows_on_every_engine(e: Engine, data: Data) -> Non
     assert fitting.sampled(2 * n, n) is None
 
 
-def test_rows_in_files_are_those_of_one_frame(
+def test_rows_in_files_equal_those_of_one_frame(
     e: Engine, data: Data, make_context: MakeContext, tmp_path: Path, lines: list[dict[str, str]]
 ) -> None:
-    """Cut into pieces, coded and read by the column."""
+    """Rows are cut into pieces, coded and read by column."""
     settings = {"piece_rows": len(lines) // 3 + 1}
     context = make_context("recsys2021", data, tmp_path, tmp_path, e.name, "torch_eager", **settings)
     rows = fitting.read_all(e, TASK.typed(context), "train", [features.TEXTS])
@@ -308,7 +310,7 @@ def test_rows_in_files_are_those_of_one_frame(
     assert not list(tmp_path.iterdir())
 
 
-def test_only_rows_that_are_asked_for_are_read(e: Engine, data: Data, tmp_path: Path) -> None:
+def test_only_rows_with_wanted_keys_are_read(e: Engine, data: Data, tmp_path: Path) -> None:
     t, _ = coded(e, data)
     few = e.collect(e.filter(t, lambda c: c("row") % 50 == 0))
     everything = lookup_tables.collected(e, features.fit_tables(e, of(e, t)))
@@ -398,7 +400,7 @@ def test_unknown_models_are_refused(wrong: dict[str, list[str]], message: str) -
 
 @pytest.fixture(scope="module")
 def network_rows() -> dict[str, Any]:
-    """Rows whose likes depend on the reader and on a word, so that there is something to learn."""
+    """Rows whose likes depend on the reader and on a word."""
     rng = np.random.default_rng(0)
     n = 600
     tokens = rng.integers(1000, 1010, (n, 8)).astype(np.int32)
@@ -484,7 +486,7 @@ def test_token_vectors_come_from_a_file_or_a_seed(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def fitted(data: Data, tmp_path_factory: pytest.TempPathFactory, make_context: MakeContext, run: Run) -> Path:
-    """Every model there is."""
+    """The work folder of all models."""
     work = tmp_path_factory.mktemp("work")
     result, phases = run(
         TASK.fit(make_context("recsys2021-full", data, work, work, "polars", "torch_eager", **SMALL))
@@ -535,7 +537,7 @@ def test_engines_backends_and_pieces_score_the_same(
     result, phases = run(TASK.predict(done))
     assert phases == ["load", "preprocess", "features", "transfer", "trees", "networks", "write", "score"]
     assert result.details["pieces"] == -(-data.rows["test"] // piece_rows)
-    # Trees of another library differ in the last digit, and the second stage's thresholds stand between some rows' digits.
+    # Trees of another library differ in the last digit, which crosses some thresholds of the second stage.
     share = 0.99 if backend in infer.TREES else 1.0
     assert result.scores == pytest.approx(reference[0], abs=1e-3 if share == 1 else 0.05)
     got = pd.read_csv(tmp_path / "results.csv", header=None)
@@ -545,7 +547,7 @@ def test_engines_backends_and_pieces_score_the_same(
 
 
 class Served:
-    """A session that tells its backend instead of probabilities."""
+    """A session that records its backend and cannot predict."""
 
     def __init__(self, backend: str) -> None:
         self.backend = backend
@@ -569,7 +571,7 @@ def test_a_backend_of_trees_runs_the_trees(
     make_context: MakeContext,
     monkeypatch: Any,
 ) -> None:
-    """None of either kind runs on another than the one asked for."""
+    """Each kind of model runs on the backend that was asked for, or on the default of its kind."""
     monkeypatch.setattr("buzzer.engine.infer.prepare", lambda model, *, backend, **rest: Served(backend))
     asked = TASK.typed(make_context("recsys2021-full", data, fitted, fitted, "polars", backend, **SMALL))
     models = ensemble.select_models(asked.params)
@@ -582,7 +584,7 @@ def test_a_backend_of_trees_runs_the_trees(
 def test_nvforest_predicts_as_xgboost_does(
     data: Data, fitted: Path, reference: Any, make_context: MakeContext
 ) -> None:
-    """Both stages, each from the same rows and log odds; values stand on the trees' thresholds, some are missing."""
+    """Both stages, from the same rows and log odds; values are at the trees' thresholds, and some are missing."""
     if not infer.installed("nvforest"):
         pytest.skip("nvforest is not installed")
     rng = np.random.default_rng(0)
@@ -610,7 +612,7 @@ def test_nvforest_predicts_as_xgboost_does(
         np.testing.assert_allclose(found["nvforest"][name], want, rtol=2e-6, err_msg=name)
 
 
-def test_trees_that_cannot_add_to_log_odds_are_told(
+def test_trees_that_cannot_add_to_log_odds_are_refused(
     data: Data, fitted: Path, make_context: MakeContext
 ) -> None:
     if not infer.installed("tl2cgen"):
@@ -654,7 +656,7 @@ def test_shapes_of_one_kind(
         assert scores["RCE"] == pytest.approx(scores["RCE_first"], abs=1e-4)
 
 
-def test_a_broken_job_leaves_nothing(
+def test_a_failed_prediction_leaves_no_files(
     data: Data, fitted: Path, tmp_path: Path, make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: Any) -> None:
@@ -688,7 +690,7 @@ def test_without_truth_there_is_a_submission_and_no_score(
 def test_models_beat_the_constant_on_the_fourth_week(
     tmp_path: Path, make_context: MakeContext, run: Run
 ) -> None:
-    """RCE of the constant is 0 or below, by definition; likes and retweets are frequent enough to tell at this size."""
+    """RCE of the constant is at most 0 by definition; likes and retweets are frequent enough for a verdict at this size."""
     data = TASK.prepare(None, tmp_path / "cache", 0.0002, 0, silent)
     done = make_context(
         "recsys2021", data, tmp_path, tmp_path, "polars", "torch_eager", rounds_1=30, rounds_2=10
