@@ -1,4 +1,4 @@
-"""Self-attention, as the session encoders use it."""
+"""The self-attention layer of the session encoders."""
 
 import math
 from typing import cast
@@ -24,7 +24,10 @@ class Attention(nn.Module):
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, hide: Tensor) -> Tensor:
-        """x [rows, up to length, dim]; hide, broadcast to [rows, heads, length, length], is very negative where a key is hidden, else 0."""
+        """The layer's output, of the shape of x, [rows, up to length, dim].
+
+        hide: broadcast to [rows, heads, length, length], very negative where a key is hidden, else 0.
+        """
         rows, length, dim = x.shape
         split = self.qkv(self.before(x)).view(rows, length, 3, self.heads, dim // self.heads)
         q, k, v = split.permute(2, 0, 3, 1, 4)

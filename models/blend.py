@@ -1,4 +1,4 @@
-"""Several models' chances, or lists of likeliest classes, as one."""
+"""Blends the predictions of several models: log odds of probabilities, and lists of the most probable classes."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,11 +8,11 @@ from buzzer.engine.frames.base import Array
 from buzzer.errors import DataError
 
 EPS = 1e-6  # probabilities are kept this far from 0 and 1
-WEIGHT_GRID = (0.0, 0.5, 1.0, 2.0)  # few, so that little is learned from chance
+WEIGHT_GRID = (0.0, 0.5, 1.0, 2.0)  # few, to limit overfitting to the held-out rows
 
 
 def log_odds(p: Array) -> Array:
-    """Of probabilities, float64, where they are: on the host or the device."""
+    """Log odds of probabilities, float64, on the host or device where `p` is."""
     inside = np.clip(p.astype(np.float64), EPS, 1 - EPS)
     odds: Array = np.log(inside / (1 - inside))
     return odds
@@ -21,7 +21,7 @@ def log_odds(p: Array) -> Array:
 def best_of(values: Sequence[Array], classes: Sequence[Array], weights: Sequence[float], k: int) -> Array:
     """The k classes of the greatest weighted sum of values, best first: int64 [rows, k].
 
-    values, classes: by model, [rows, n]; a class that stands twice is added up. Equal sums: the smaller class first.
+    values, classes: by model, [rows, n]; the values of a repeated class are summed. On equal sums the smaller class comes first.
     """
     p = np.concatenate([v.astype(np.float64) * w for v, w in zip(values, weights, strict=True)], axis=1)
     c = np.concatenate(classes, axis=1).astype(np.int64)
@@ -31,7 +31,7 @@ def best_of(values: Sequence[Array], classes: Sequence[Array], weights: Sequence
     new[:, 1:] = c[:, 1:] != c[:, :-1]
     starts = np.flatnonzero(new)
     total = np.full(c.size, -1.0)
-    total[starts] = np.add.reduceat(p.ravel(), starts)  # every row starts anew, so no sum crosses rows
+    total[starts] = np.add.reduceat(p.ravel(), starts)  # each row begins a new sum
     top = np.argsort(-total.reshape(c.shape), axis=1, kind="stable")[:, :k]
     return np.take_along_axis(c, top, 1)
 
@@ -43,10 +43,10 @@ def weigh(
     score: Callable[[Array, Array], float],
     k: int,
 ) -> list[float]:
-    """Weights for `best_of`: one model's after the other's, from the best of all alike and each alone, until none of TRIED scores
-    higher. score(truth, guesses), higher is better; so on these rows no model alone scores higher.
+    """Weights for `best_of` by coordinate ascent: changes one model's weight at a time, until none of WEIGHT_GRID scores higher.
 
-    Raises DataError where there are no rows.
+    It starts from the best of equal weights and each model alone, so on these rows no single model scores higher than the blend.
+    score(truth, guesses): higher is better. Raises DataError without rows.
     """
     if not len(truth):
         raise DataError("no rows are held out to weigh the models on", "use a larger --scale or `valid`")
@@ -61,6 +61,8 @@ def weigh(
         before = best[0]
         for i in models:
             others = [[*best[1][:i], weight, *best[1][i + 1 :]] for weight in WEIGHT_GRID]
-            best = max([best, *((score_of(w), w) for w in others if any(w))], key=lambda found: found[0])
+            best = max(
+                [best, *((score_of(w), w) for w in others if any(w))], key=lambda candidate: candidate[0]
+            )
         if best[0] <= before:
             return best[1]

@@ -16,6 +16,7 @@ class OnnxFile:
     """params: `path` of the file."""
 
     def load(self, ask: BenchSpec) -> BenchModel:
+        """The file with random inputs. Raises UsageError for rows of real lengths, DataError for an invalid file."""
         if ask.lengths != "fixed":
             raise UsageError("an ONNX file has no sentences: --lengths real is for encoders")
         path = Path(ask.params["path"]).resolve()
@@ -23,30 +24,30 @@ class OnnxFile:
         check_rows(takes, ask.batch)
         rng = np.random.default_rng(ask.seed)
         batches = [
-            {one.name: graphs.sample(one, ask.batch, ask.seq, rng) for one in takes.inputs}
+            {entry.name: graphs.sample(entry, ask.batch, ask.seq, rng) for entry in takes.inputs}
             for _ in range(ask.inputs)
         ]
-        filled = {one.name: list(graphs.sizes(one, ask.batch, ask.seq)) for one in takes.inputs}
+        shapes = {entry.name: list(graphs.sizes(entry, ask.batch, ask.seq)) for entry in takes.inputs}
         plain = Plain(path, takes)
-        facts = {"input_shapes": filled, "file_bytes": path.stat().st_size}
+        facts = {"input_shapes": shapes, "file_bytes": path.stat().st_size}
         return BenchModel(
             path, takes.outputs, batches, plain.run, [ask.batch] * ask.inputs, notes=(NOTE,), facts=facts
         )
 
     def identity(self, ask: BenchSpec) -> None:
-        """Its weights may lie in other files."""
+        """None: its weights may be in other files."""
 
 
 def check_rows(takes: Signature, batch: int) -> None:
-    """Raises UsageError where every input has one fixed number of rows, and another is asked for."""
-    found = {one.shape[0] if one.shape else None for one in takes.inputs}
-    rows = found.pop() if len(found) == 1 else None
+    """Raises UsageError if all inputs have the same fixed number of rows, and it is not `batch`."""
+    sizes = {entry.shape[0] if entry.shape else None for entry in takes.inputs}
+    rows = sizes.pop() if len(sizes) == 1 else None
     if isinstance(rows, int) and rows != batch:
         raise UsageError(f"--batch {batch}: the file's inputs have {rows} rows, fixed", f"use --batch {rows}")
 
 
 class Plain:
-    """The graph as it is written, node by node."""
+    """Runs a graph node by node, with all optimisations of ONNX Runtime off."""
 
     def __init__(self, path: Path, takes: Signature) -> None:
         try:
@@ -62,19 +63,20 @@ class Plain:
             self._session = onnxruntime.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]
             )
-        except Exception as error:  # ONNX Runtime's share no base of their own
+        except Exception as error:  # ONNX Runtime's exceptions have no common base class
             raise DataError(
                 f"{path}: not an ONNX model that can be loaded: {graphs.first_line(error)}"
             ) from error
 
     def run(self, batch: Batch) -> dict[str, np.ndarray]:
+        """The outputs by name. Raises DataError if the graph cannot run on the batch."""
         try:
-            found = self._session.run(list(self._names), dict(batch))
+            outputs = self._session.run(list(self._names), dict(batch))
         except Exception as error:
-            told = graphs.first_line(error)
+            message = graphs.first_line(error)
             hint = "its open axes may have to fit each other: try another --batch or --seq"
-            raise DataError(f"{self._path}: cannot be run on random inputs: {told}", hint) from error
-        return dict(zip(self._names, map(np.asarray, found), strict=True))
+            raise DataError(f"{self._path}: cannot be run on random inputs: {message}", hint) from error
+        return dict(zip(self._names, map(np.asarray, outputs), strict=True))
 
 
 TARGET = OnnxFile()

@@ -1,4 +1,4 @@
-"""A BERT encoder in plain torch (Devlin et al., NAACL 2019) that takes Hugging Face weights as they are."""
+"""A BERT encoder in plain torch (Devlin et al., NAACL 2019), and loading Hugging Face model folders into it."""
 
 import json
 import re
@@ -19,7 +19,7 @@ from buzzer.errors import DataError, UnsupportedError, UsageError, unknown_name
 
 @pydantic.dataclasses.dataclass(frozen=True, config={"strict": True, "allow_inf_nan": False})
 class BertConfig:
-    """The keys of a Hugging Face config.json that fix the shapes. Values that are none raise pydantic's ValidationError."""
+    """The keys of a Hugging Face config.json that determine the shapes. Raises pydantic's ValidationError for invalid values."""
 
     vocab_size: int = Field(gt=0)
     hidden_size: int = Field(gt=0)
@@ -33,7 +33,10 @@ class BertConfig:
 
     @classmethod
     def of(cls, keys: Mapping[str, Any]) -> "BertConfig":
-        """Raises DataError for a missing or wrong key, UnsupportedError for an encoder that is no plain BERT."""
+        """The configuration from the keys of a config.json.
+
+        Raises DataError for a missing or invalid key, UnsupportedError for an encoder other than BERT with absolute positions.
+        """
         kind = keys.get("model_type", "bert")
         if kind != "bert" or keys.get("position_embedding_type", "absolute") != "absolute":
             raise UnsupportedError(
@@ -51,12 +54,15 @@ class BertConfig:
         if config.hidden_act not in ACTIVATIONS:
             raise UnsupportedError(f"activation {config.hidden_act[:80]}", f"known: {', '.join(ACTIVATIONS)}")
         if config.hidden_size % config.num_attention_heads:
-            told = f"hidden_size {config.hidden_size} does not divide into {config.num_attention_heads} heads"
-            raise DataError(f"not a BERT configuration: {told}")
+            problem = (
+                f"hidden_size {config.hidden_size} does not divide into {config.num_attention_heads} heads"
+            )
+            raise DataError(f"not a BERT configuration: {problem}")
         return config
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
+    """GELU by its tanh approximation."""
     return F.gelu(x, approximate="tanh")
 
 
@@ -65,7 +71,7 @@ KERNELS = {
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
     "relu": "relu",
-}  # the same, as the fused backend calls them
+}  # the fused backend's names of ACTIVATIONS
 
 # Shapes of published models: Devlin et al. 2019, table of section 3; all-MiniLM-L6-v2's model card.
 SPECS = {
@@ -76,14 +82,14 @@ SPECS = {
 
 
 def spec(name: str) -> BertConfig:
-    """The shape of a published model."""
+    """The shape of a published model. Raises UsageError for an unknown name."""
     if name not in SPECS:
         raise unknown_name("BERT shape", name, SPECS)
     return SPECS[name]
 
 
 class Layer(nn.Module):
-    """Self-attention and feed-forward, each with a residual and a norm after it."""
+    """A post-norm transformer layer: self-attention and feed-forward, each with a residual and then a norm."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
@@ -100,7 +106,10 @@ class Layer(nn.Module):
         self.norm = nn.LayerNorm(dim, eps=config.layer_norm_eps)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x [batch, sequence, dim]; mask [batch, 1, 1 or sequence, sequence], 0 where attended, else very negative."""
+        """The layer's output, of the shape of x, [batch, sequence, dim].
+
+        mask: [batch, 1, 1 or sequence, sequence], 0 for tokens that are attended to, very negative for the others.
+        """
         q, k, v = (self._split(linear(x)) for linear in (self.query, self.key, self.value))
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         x = self.attention_norm(x + self.out(attended.transpose(1, 2).flatten(2)))
@@ -116,7 +125,7 @@ class Layer(nn.Module):
 
 
 class Bert(nn.Module):
-    """Token ids to hidden states."""
+    """The encoder, from token ids to hidden states."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
@@ -130,14 +139,14 @@ class Bert(nn.Module):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
     ) -> Tensor:
-        """Ids, mask and token types int64 [batch, sequence] to [batch, sequence, hidden_size]."""
+        """Hidden states [batch, sequence, hidden_size] of ids, mask and token types, int64 [batch, sequence]."""
         at = torch.arange(input_ids.shape[1], device=input_ids.device)
         kinds = self.types.weight[0] if token_type_ids is None else self.types(token_type_ids)
         x = self.norm(self.words(input_ids) + self.positions(at) + kinds)
         return self.through(x, attention_mask[:, None, None])
 
     def through(self, x: Tensor, attended: Tensor) -> Tensor:
-        """Embedded tokens through the layers; attended [batch, 1, 1 or sequence, sequence], 1 or 0."""
+        """The layers' output for embedded tokens. attended: 1 or 0, [batch, 1, 1 or sequence, sequence]."""
         mask = (1.0 - attended.to(x.dtype)) * torch.finfo(x.dtype).min
         for layer in self.layers:
             x = layer(x, mask)
@@ -153,7 +162,7 @@ class Bert(nn.Module):
 
 
 class Classifier(nn.Module):
-    """BERT's own head (Devlin et al., section 3): the first token through a tanh layer, then a linear one."""
+    """BERT's classification head (Devlin et al., section 3): a tanh layer on the first token, then a linear layer."""
 
     def __init__(self, bert: Bert, classes: int) -> None:
         super().__init__()
@@ -162,7 +171,7 @@ class Classifier(nn.Module):
         self.head = nn.Linear(bert.config.hidden_size, classes)
 
     def pool(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
-        """[batch, hidden_size]."""
+        """The output of the tanh layer, [batch, hidden_size]."""
         return torch.tanh(self.pooler(self.bert(input_ids, attention_mask, token_type_ids)[:, 0]))
 
     def forward(
@@ -179,7 +188,7 @@ class Classifier(nn.Module):
 
 
 class SentenceClassifier(nn.Module):
-    """Mean over the tokens, L2 norm (as all-MiniLM-L6-v2 embeds sentences), and a linear head."""
+    """A linear head on sentence vectors: the mean over the tokens, scaled to length 1 (as all-MiniLM-L6-v2 embeds sentences)."""
 
     def __init__(self, bert: Bert, classes: int) -> None:
         super().__init__()
@@ -204,7 +213,7 @@ class SentenceClassifier(nn.Module):
 
 
 def cut(bert: Bert, layers: int) -> Bert:
-    """The encoder without its last layers, `layers` of them kept. Raises UsageError where it has not that many."""
+    """The encoder with its first `layers` layers only. Raises UsageError if it has fewer."""
     if not 1 <= layers <= len(bert.layers):
         raise UsageError(f"{layers} layers of an encoder that has {len(bert.layers)}")
     bert.layers = bert.layers[:layers]
@@ -213,7 +222,7 @@ def cut(bert: Bert, layers: int) -> Bert:
 
 
 def check_length(bert: Bert, longest: int) -> None:
-    """Raises UsageError where sentences of up to `longest` tokens, padded to a multiple of 8, take more positions than the model has."""
+    """Raises UsageError if sentences of `longest` tokens, padded to a multiple of 8, need more positions than the model has."""
     have = bert.config.max_position_embeddings
     if -(-longest // 8) * 8 > have:
         raise UsageError(
@@ -222,12 +231,15 @@ def check_length(bert: Bert, longest: int) -> None:
 
 
 def smooth_folds(bert: Bert) -> dict[str, list[str]]:
-    """Where SmoothQuant's divisors can be folded in exactly: attention mixes tokens, not channels, so that a factor of
-    a value channel is one of the output layer's input. BERT's norms feed a residual too, and cannot take them."""
+    """Layers that SmoothQuant's divisors can be folded into exactly, and the layers whose inputs they scale.
+
+    Attention mixes tokens, not channels, so a factor of a value channel is a factor of the output layer's input. BERT's norms also feed a
+    residual, so divisors cannot be folded into them.
+    """
     return {f"layers.{i}.value": [f"layers.{i}.out"] for i in range(len(bert.layers))}
 
 
-# Hugging Face's name of a layer's part -> ours.
+# Hugging Face's name of a part -> the name here.
 PARTS = {
     "attention.self.query": "query",
     "attention.self.key": "key",
@@ -244,24 +256,23 @@ EMBEDDINGS = {
     "token_type_embeddings": "types",
     "LayerNorm": "norm",
 }
-
-
 HEADS = {"pooler.dense": "pooler", "classifier": "head"}
-
-
-OLD = {"gamma": "weight", "beta": "bias"}  # of norms, in folders that were converted from TensorFlow
+OLD = {
+    "gamma": "weight",
+    "beta": "bias",
+}  # parameters of norms in folders that were converted from TensorFlow
 
 
 def named(name: str) -> str:
-    """A weight's name without the prefix of models with a head, and in the words of newer folders."""
+    """A weight's name in newer folders, without the prefix that models with a head have."""
     part, _, kind = name.removeprefix("bert.").rpartition(".")
     return f"{part}.{OLD[kind]}" if part.endswith("LayerNorm") and kind in OLD else f"{part}.{kind}"
 
 
 def renamed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The encoder's weights of a Hugging Face BERT under our names; heads are left out (see `heads`).
+    """The encoder's weights of a Hugging Face BERT under the names of `Bert`, without heads.
 
-    Raises DataError for a part that no BERT has.
+    Raises DataError for a weight that BERT does not have.
     """
     out = {}
     for name, weight in weights.items():
@@ -278,7 +289,7 @@ def renamed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def heads(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Pooler and classification head of a Hugging Face BERT under our names; empty where it has none."""
+    """Pooler and classification head of a Hugging Face BERT under the names of `Classifier`; empty if it has none."""
     out = {}
     for name, weight in weights.items():
         part, _, kind = named(name).rpartition(".")
@@ -288,7 +299,7 @@ def heads(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def left_out(weights: Mapping[str, Tensor]) -> list[str]:
-    """Parts of a folder that `load` does not take: pooler and heads, by the first word of their names."""
+    """Parts that `load` ignores, pooler and heads, by the first word of their names."""
     parts = {named(name).partition(".")[0] for name in weights}
     return sorted(parts - {"encoder", "embeddings"})
 
@@ -298,46 +309,48 @@ SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
 
 
 def read(folder: Path) -> dict[str, Tensor]:
-    """All weights of a Hugging Face model folder, as its own library picks them: model.safetensors, else the shards that the index
-    names (or that name each other), else pytorch_model.bin. Other files of weights beside them are not looked at.
+    """All weights of a Hugging Face model folder, from the files that its own library would choose.
 
-    Raises DataError where a shard, or a weight that the index names, is missing, or a file cannot be read.
+    These are model.safetensors, else the shards of the index, else shards whose names number them, else pytorch_model.bin. Other files are
+    ignored. Raises DataError if a shard or a weight of the index is missing, or a file cannot be read; UnsupportedError for quantised
+    weights.
     """
     if (folder / SINGLE).is_file():
-        found = read_safetensors(folder / SINGLE)
+        weights = read_safetensors(folder / SINGLE)
     elif (folder / INDEX).is_file():
-        found = read_indexed(folder)
+        weights = read_indexed(folder)
     elif shards := sorted(p for p in folder.glob("model-*.safetensors") if SHARD.fullmatch(p.name)):
-        found = read_shards(folder, shards)
+        weights = read_shards(folder, shards)
     elif (folder / PICKLED).is_file():
-        found = read_pickled(folder / PICKLED)
+        weights = read_pickled(folder / PICKLED)
     else:
         others = ", ".join(sorted(p.name for p in folder.glob("*.safetensors"))[:5])
-        told = f"; it has {others}, which is not a name of a whole model" if others else ""
-        raise DataError(f"{folder}: no {SINGLE} and no {PICKLED}{told}")
-    if whole := [
+        has = f"; it has {others}, which is not a name of a whole model" if others else ""
+        raise DataError(f"{folder}: no {SINGLE} and no {PICKLED}{has}")
+    if integers := [
         name
-        for name, weight in found.items()
+        for name, weight in weights.items()
         if named(name).endswith((".weight", ".bias")) and not weight.is_floating_point()
     ]:
-        kind = str(found[whole[0]].dtype).removeprefix("torch.")
+        kind = str(weights[integers[0]].dtype).removeprefix("torch.")
         raise UnsupportedError(
-            f"{folder}: weight {whole[0]} is of {kind}: a quantised model", "use the float one"
+            f"{folder}: weight {integers[0]} is of {kind}: a quantised model", "use the float one"
         )
-    return found
+    return weights
 
 
 def read_safetensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. Raises DataError if it cannot be read."""
     from safetensors.torch import load_file
 
     try:
         return load_file(file)
-    except Exception as error:  # safetensors' own, and torch's on what a header says
+    except Exception as error:  # errors of safetensors, and of torch about sizes in the header
         raise DataError(f"{file}: not a safetensors file: {str(error)[:200]}") from error
 
 
 def read_indexed(folder: Path) -> dict[str, Tensor]:
-    """The weights of the shards that the index names, each from its own."""
+    """The weights of the index, each from its shard. Raises DataError for an invalid index and for missing shards or weights."""
     try:
         wanted = {
             str(k): str(v)
@@ -345,47 +358,47 @@ def read_indexed(folder: Path) -> dict[str, Tensor]:
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{folder / INDEX}: not an index of weights: {str(error)[:200]}") from error
-    found: dict[str, Tensor] = {}
+    weights: dict[str, Tensor] = {}
     for name in sorted(set(wanted.values())):
         if Path(name).name != name or not (folder / name).is_file():
             raise DataError(
                 f"{folder}: the shard {name[:120]!r} that {INDEX} names is missing", "download it again"
             )
-        held = read_safetensors(folder / name)
-        found |= {weight: held[weight] for weight, file in wanted.items() if file == name and weight in held}
-    if missing := sorted(wanted.keys() - found.keys()):
+        shard = read_safetensors(folder / name)
+        weights |= {w: shard[w] for w, file in wanted.items() if file == name and w in shard}
+    if missing := sorted(wanted.keys() - weights.keys()):
         raise DataError(
             f"{folder}: {len(missing)} weights that {INDEX} names are missing: {missing[0][:120]}"
         )
-    return found
+    return weights
 
 
 def read_shards(folder: Path, shards: Sequence[Path]) -> dict[str, Tensor]:
-    """The weights of shards without an index: each name tells how many there are."""
+    """The weights of shards without an index; each name has the number of shards. Raises DataError if one is missing."""
     numbers = [SHARD.fullmatch(p.name) for p in shards]
-    told = {(int(m[1]), int(m[2])) for m in numbers if m}
-    count = max(total for _, total in told)
-    if told != {(number, count) for number in range(1, count + 1)}:
+    numbered = {(int(m[1]), int(m[2])) for m in numbers if m}
+    count = max(total for _, total in numbered)
+    if numbered != {(number, count) for number in range(1, count + 1)}:
         have = ", ".join(p.name for p in shards[:5])
         raise DataError(f"{folder}: not all of {count} shards are there: {have}", "download it again")
     return {name: weight for file in shards for name, weight in read_safetensors(file).items()}
 
 
 def read_pickled(file: Path) -> dict[str, Tensor]:
-    """A state dict by torch, which takes nothing but tensors."""
+    """A state dict saved by torch; only tensors are unpickled. Raises DataError if it cannot be read."""
     try:
-        found = torch.load(file, weights_only=True, map_location="cpu")
-    except Exception as error:  # pickle, zip and torch raise many kinds
+        weights = torch.load(file, weights_only=True, map_location="cpu")
+    except Exception as error:  # pickle, zipfile and torch raise many classes
         raise DataError(f"{file}: not a file of torch weights: {str(error).splitlines()[0][:200]}") from error
-    if not isinstance(found, dict) or not all(
-        isinstance(k, str) and isinstance(v, Tensor) for k, v in found.items()
+    if not isinstance(weights, dict) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in weights.items()
     ):
         raise DataError(f"{file}: not a state dict of weights")
-    return found
+    return weights
 
 
 def config_of(folder: Path) -> BertConfig:
-    """The configuration of a Hugging Face model folder. Raises DataError where it is missing, or not what a BERT has."""
+    """The configuration of a Hugging Face model folder. Raises DataError if it is missing or invalid."""
     file = folder / "config.json"
     try:
         keys = json.loads(file.read_text(encoding="utf-8"))
@@ -400,9 +413,12 @@ def config_of(folder: Path) -> BertConfig:
 
 
 def fill(
-    made: Callable[[], nn.Module], config: BertConfig, weights: Mapping[str, Tensor], folder: Path
+    build: Callable[[], nn.Module], config: BertConfig, weights: Mapping[str, Tensor], folder: Path
 ) -> Any:
-    """The module with its weights. Raises DataError where names or shapes are off, before it takes memory for what config.json says."""
+    """The module with the weights, in evaluation mode.
+
+    Raises DataError for wrong names or shapes, before memory is allocated for the sizes in config.json.
+    """
     prefix = "bert." if any(name.startswith("bert.") for name in weights) else ""
     layers = {
         name.removeprefix(prefix).split(".")[1] for name in weights if name.startswith(f"{prefix}layers.")
@@ -422,7 +438,7 @@ def fill(
             raise DataError(
                 f"{off}: {name} is {'missing' if have is None else tuple(have.shape)}, expected {size}"
             )
-    module = made()
+    module = build()
     try:
         module.load_state_dict(weights)
     except RuntimeError as error:
@@ -436,18 +452,18 @@ def load(folder: Path) -> Bert:
 
 
 def encoder_of(config: BertConfig, weights: Mapping[str, Tensor], folder: Path) -> Bert:
-    """The encoder of a folder that was read."""
+    """The encoder from a folder's configuration and weights."""
     bert: Bert = fill(lambda: Bert(config), config, renamed(weights), folder)
     return bert
 
 
 def load_classifier(folder: Path) -> Classifier | None:
-    """The encoder with the folder's own pooler and classification head; None where it has no such head."""
+    """The encoder with the folder's pooler and classification head; None if it has no such head."""
     return classifier_of(config_of(folder), read(folder), folder)
 
 
 def classifier_of(config: BertConfig, weights: Mapping[str, Tensor], folder: Path) -> Classifier | None:
-    """The same of a folder that was read."""
+    """The classifier from a folder's configuration and weights; None if it has no head."""
     head = heads(weights)
     if not {"pooler.weight", "head.weight"} <= head.keys():
         return None
@@ -458,7 +474,7 @@ def classifier_of(config: BertConfig, weights: Mapping[str, Tensor], folder: Pat
 
 
 def random(config: BertConfig, seed: int) -> Bert:
-    """An encoder with BERT's own initial weights (normal, deviation 0.02; biases 0): for latency, not for accuracy."""
+    """An encoder with BERT's initial weights (normal, deviation 0.02; biases 0), for measuring latency."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         with torch.device("meta"):

@@ -1,9 +1,6 @@
 """Fine-tunes a sentence classifier end to end."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,21 +10,11 @@ from torch.nn import functional as F
 
 from buzzer.engine.quant import Sparsity
 from buzzer.models.bert import tokenizer
+from buzzer.models.bert.tokenizer import Labelled
 from buzzer.models.epochs import Epochs
 
-WARMUP = 0.1  # share of the steps in which the learning rate rises (Devlin et al., appendix A.2)
-DECAY = 0.01  # weight decay (ibid.)
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """Sentences as token ids, with their classes int64 [rows]."""
-
-    ids: Sequence[Sequence[int]]
-    targets: npt.NDArray[np.int64]
-
-    def batch(self, rows: npt.NDArray[np.int64]) -> tuple[dict[str, Any], torch.Tensor]:
-        return tokenizer.pad([self.ids[row] for row in rows], 4), torch.from_numpy(self.targets[rows])
+WARMUP = 0.1  # share of the steps during which the learning rate rises (Devlin et al., appendix A.2)
+DECAY = 0.01  # weight decay (Devlin et al., appendix A.2)
 
 
 class Tuner(Epochs):
@@ -75,7 +62,7 @@ class Tuner(Epochs):
         inputs, targets = self.train.batch(batch)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
             logits = self.network(*(torch.from_numpy(array) for array in inputs.values()))
-        return F.cross_entropy(logits.float(), targets)
+        return F.cross_entropy(logits.float(), torch.from_numpy(targets))
 
     def after_step(self) -> None:
         """Sets pruned weights back to zero."""
@@ -85,11 +72,11 @@ class Tuner(Epochs):
 
 @torch.inference_mode()
 def accuracy(model: nn.Module, data: Labelled, batch: int) -> float:
-    """Share of sentences whose class is found."""
+    """Share of sentences whose class is predicted correctly. batch: sentences at a time."""
     model.eval()
     hits = 0
     for rows in tokenizer.batches(data.ids, batch):
         inputs, targets = data.batch(rows)
         logits = model(*(torch.from_numpy(array) for array in inputs.values()))
-        hits += int((logits.argmax(1) == targets).sum())
+        hits += int((logits.argmax(1).numpy() == targets).sum())
     return hits / len(data.ids)

@@ -1,4 +1,4 @@
-"""A linear softmax head on fixed sentence vectors."""
+"""A linear softmax head on the sentence vectors of a frozen encoder."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,33 +11,39 @@ from torch.nn import functional as F
 
 from buzzer.models.bert import tokenizer
 from buzzer.models.bert.encoder import SentenceClassifier
+from buzzer.models.bert.tokenizer import Labelled
 
-SCALE = 10.0  # vectors of length 1 need large weights: they are fitted at this scale, which conditions the problem
+SCALE = 10.0  # vectors are fitted times this: length 1 would need large weights, which conditions the problem badly
 
 
 @dataclass(frozen=True)
 class Head:
-    """weight [classes, dim] and bias [classes], for vectors of length 1."""
+    """A fitted head: weight [classes, dim] and bias [classes], for vectors of length 1."""
 
     weight: Tensor
     bias: Tensor
-    l2: float
+    l2: float  # penalty
     accuracy: float  # on the validation split
 
 
 @torch.inference_mode()
 def embed(model: SentenceClassifier, batch: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
     """Sentence vectors of a padded batch, float32 [batch, dim]."""
-    found: npt.NDArray[Any] = model.embed(*(torch.from_numpy(array) for array in batch.values())).numpy()
-    return found
+    vectors: npt.NDArray[Any] = model.embed(*(torch.from_numpy(array) for array in batch.values())).numpy()
+    return vectors
 
 
 def vectors(model: SentenceClassifier, ids: Sequence[Sequence[int]], size: int) -> Tensor:
-    """Sentence vectors of all rows, float32 [rows, dim], in batches of at most `size`."""
-    found = torch.empty(len(ids), model.bert.config.hidden_size)
+    """Sentence vectors of all rows, float32 [rows, dim], computed in batches of at most `size`."""
+    embedded = torch.empty(len(ids), model.bert.config.hidden_size)
     for rows in tokenizer.batches(ids, size):
-        found[rows] = torch.from_numpy(embed(model, tokenizer.pad([ids[row] for row in rows])))
-    return found
+        embedded[rows] = torch.from_numpy(embed(model, tokenizer.pad([ids[row] for row in rows])))
+    return embedded
+
+
+def embedded(model: SentenceClassifier, data: Labelled, size: int) -> tuple[Tensor, Tensor]:
+    """Sentence vectors float32 [rows, dim] and classes int64 [rows]."""
+    return vectors(model, data.ids, size), torch.from_numpy(data.targets)
 
 
 def fit(
@@ -47,20 +53,20 @@ def fit(
     penalties: Sequence[float],
     seed: int,
 ) -> Head:
-    """Multinomial logistic regression for each penalty (L2, a vector), and of them the best on `valid`.
+    """Multinomial logistic regressions with each L2 penalty, and of them the one most accurate on `valid`.
 
-    train, valid: vectors float32 [rows, dim] and classes int64 [rows]. Fitted by L-BFGS to convergence.
+    train, valid: vectors float32 [rows, dim] and classes int64 [rows]. Each is fitted by L-BFGS to convergence.
     """
-    found = [solve(train, classes, penalty, seed) for penalty in penalties]
+    heads = [solve(train, classes, penalty, seed) for penalty in penalties]
     scored = []
-    for (weight, bias), penalty in zip(found, penalties, strict=True):
+    for (weight, bias), penalty in zip(heads, penalties, strict=True):
         hits = (valid[0] @ weight.T + bias).argmax(dim=1) == valid[1]
         scored.append(Head(weight, bias, penalty, float(hits.float().mean())))
     return max(scored, key=lambda head: head.accuracy)
 
 
 def solve(train: tuple[Tensor, Tensor], classes: int, penalty: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the least penalised cross-entropy."""
+    """Weight [classes, dim] and bias [classes] that minimise the penalised cross-entropy."""
     torch.manual_seed(seed)
     x, y = train[0] * SCALE, train[1]
     weight = torch.zeros(classes, x.shape[1], requires_grad=True)

@@ -1,126 +1,159 @@
-"""The `bert-intent` task: real sentences through real MiniLM-L6 weights to an intent, from raw text to labels."""
+"""The `bert-intent` task: the intents of real sentences by real MiniLM-L6 weights, from raw text to labels.
+
+`fit` writes to the work folder:
+- head.pt: `weight` [classes, dim] and `bias` [classes] of the linear head;
+- classes.json: the names of the classes.
+
+Details of `fit`: `l2`, the penalty that was best on the validation split.
+
+Details of `predict`: `session`, the session's description; `tokens`, in all sentences; `latency_runs`, sentences timed one by one.
+"""
 
 import json
-import os
+from abc import abstractmethod
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from buzzer.datasets import clinc150 as dataset
-from buzzer.datasets.checked import given_or_generated
 from buzzer.datasets.clinc150 import generator
 from buzzer.datasets.clinc150.metric import TESTED
 from buzzer.datasets.clinc150.reader import FILE, OOS
-from buzzer.models.api.context import Data, Progress, Result, RunContext, Steps
+from buzzer.models.api.context import Result, Steps
 from buzzer.models.bert import weights
+from buzzer.models.bert.params import IntentContext, IntentParams
+from buzzer.models.dataset_task import DatasetTask, DataSource, TaskContext
 
-REAL = Path("text/clinc150")  # under $BUZZER_DATA
 STAND_IN = "a generated stand-in for CLINC150: set BUZZER_DATA or give --data for the real sentences"
+P = TypeVar("P", bound=IntentParams)
+Splits = dict[str, list[tuple[str, str]]]  # by split: sentences and their labels
 
 
-class BertIntent:
-    """See configs/tasks/bert-intent.yaml for the parameters."""
+@dataclass(frozen=True)
+class Ready:
+    """A fitted model, ready for a session."""
 
-    def prepare(self, source: Path | None, cache: Path, scale: float, seed: int, progress: Progress) -> Data:
-        real = Path(os.environ["BUZZER_DATA"]) / REAL if "BUZZER_DATA" in os.environ else None
-        if source is None and real is not None and (real / FILE).is_file():
-            source = real
-        folder = cache / f"clinc150-v{generator.VERSION}-scale{scale:g}-seed{seed}"
-        generate = partial(dataset.generate, scale=scale, seed=seed, progress=progress)
-        files = given_or_generated(source, folder, generate, dataset.check, cache, progress)
-        notes = files.notes if files.source == "official" else (*files.notes, STAND_IN)
-        return Data(files.folder, files.fingerprint, files.source, files.rows, files.scale, notes)
+    model: Any  # torch module
+    precision: str  # of the session
+    notes: tuple[str, ...] = ()  # what a reader of the record must know
+    details: dict[str, Any] = field(default_factory=dict)  # of `predict`
 
-    def fit(self, job: RunContext) -> Steps:
-        """Embed the training split and fit the head; the encoder stays as it is."""
-        import torch
 
-        from buzzer.models.bert import encoder, head, tokenizer
+class IntentTask(DatasetTask[P]):
+    """A task on CLINC150; a subclass gives `fit_steps` and `ready`."""
 
-        yield "load"
-        folder = weights.folder(job.params["weights"])
-        splits = dataset.read(job.data / FILE)
-        classes = [*sorted({label for _, label in splits["train"]}), OOS]
-        model = encoder.SentenceClassifier(encoder.load(folder), len(classes))
-        encoder.check_length(model.bert, job.params["longest"])
-        yield "features"
-        torch.set_num_threads(job.threads)
-        tokens = tokenizer.load(folder, job.params["longest"])
-        parts: dict[str, tuple[Any, Any]] = {}
-        for part in ("train", "val"):
-            entries = splits[part] + splits[f"oos_{part}"]
-            ids = tokenizer.encode(tokens, [sentence for sentence, _ in entries])
-            targets = torch.tensor([classes.index(label) for _, label in entries])
-            parts[part] = head.vectors(model, ids, job.params["batch"]), targets
-        yield "fit"
-        found = head.fit(parts["train"], parts["val"], len(classes), job.params["l2"], job.seed)
-        yield "write"
-        torch.save({"weight": found.weight, "bias": found.bias}, job.work / "head.pt")
-        (job.work / "classes.json").write_text(json.dumps(classes))
-        return Result({"valid_accuracy": found.accuracy}, len(parts["train"][1]), {"l2": found.l2})
+    data_source = DataSource(
+        f"clinc150-v{generator.VERSION}",
+        dataset.generate,
+        dataset.check,
+        installed=Path("text", "clinc150", FILE),
+        stand_in=STAND_IN,
+    )
 
-    def predict(self, job: RunContext) -> Steps:
+    @abstractmethod
+    def ready(self, context: TaskContext[P], folder: Path, classes: int) -> Ready:
+        """The fitted model. folder: the model folder of the pretrained encoder."""
+
+    def predict_steps(self, context: TaskContext[P]) -> Steps:
+        """Predict the intents of the test sentences, and time some of them one by one."""
         from buzzer.engine import infer
         from buzzer.models.bert import tokenizer
 
+        params = context.params
         yield "load"
-        folder = weights.folder(job.params["weights"])
-        splits = dataset.read(job.data / FILE)
-        classes = json.loads((job.work / "classes.json").read_text())
-        tokens = tokenizer.load(folder, job.params["longest"])
+        folder = weights.folder(params.weights)
+        splits = dataset.read(context.data / FILE)
+        classes = json.loads((context.work / "classes.json").read_text())
+        tokens = tokenizer.load(folder, params.longest)
         example = tokenizer.pad([[101, 102], [101, 102]])
-        model, precision, notes, own = self.ready(job, folder, len(classes))
+        ready = self.ready(context, folder, len(classes))
         session = infer.prepare(
-            model,
-            backend=job.backend,
+            ready.model,
+            backend=context.backend,
             example=example,
             outputs=("logits",),
             dynamic={name: {0: "batch", 1: "sequence"} for name in example},
-            precision=precision,
-            device=job.device,
-            threads=job.threads,
+            precision=ready.precision,
+            device=context.device,
+            threads=context.threads,
         )
         yield "features"
         sentences = [sentence for part in TESTED for sentence, _ in splits[part]]
         ids = tokenizer.encode(tokens, sentences)
         predicted = np.empty(len(ids), dtype=np.int64)
-        for rows in tokenizer.batches(ids, job.params["batch"]):
+        for rows in tokenizer.batches(ids, params.batch):
             yield "predict"
-            predicted[rows] = session.run(tokenizer.pad([ids[row] for row in rows]))["logits"].argmax(axis=1)
-        alone = sample(len(ids), job.params["latency"], job.seed)
-        for row in alone:
+            batch = tokenizer.pad([ids[row] for row in rows])
+            predicted[rows] = session.run(batch)["logits"].argmax(axis=1)
+        timed = sample(len(ids), params.latency, context.seed)
+        for row in timed:
             yield "latency"  # one sentence from text to label
-            one = tokenizer.pad(tokenizer.encode(tokens, [sentences[row]]))
-            session.run(one)["logits"].argmax()
+            batch = tokenizer.pad(tokenizer.encode(tokens, [sentences[row]]))
+            session.run(batch)["logits"].argmax()
         yield "write"
-        facts = {
+        details = {
             "session": vars(session.describe()),
             "tokens": sum(len(x) for x in ids),
-            "latency_runs": len(alone),
-            **own,
+            "latency_runs": len(timed),
+            **ready.details,
         }
         session.close()
-        submission = job.out / "submission.csv"
-        dataset.write_submission(
-            submission, labels_of(predicted, classes, [len(splits[part]) for part in TESTED])
-        )
+        submission = context.out / "submission.csv"
+        labels = labels_of(predicted, classes, [len(splits[part]) for part in TESTED])
+        dataset.write_submission(submission, labels)
         yield "score"
-        scores = dataset.score(submission, job.data / FILE)
-        return Result(scores, len(ids), facts, (submission,), notes=notes)
+        scores = dataset.score(submission, context.data / FILE)
+        return Result(scores, len(ids), details, (submission,), notes=ready.notes)
 
-    def ready(
-        self, job: RunContext, folder: Path, classes: int
-    ) -> tuple[Any, str, tuple[str, ...], dict[str, Any]]:
-        """The model that `fit` left, the precision of its session, what a reader of the record must know, and facts for its details."""
-        return fitted(folder, job.work, classes), job.precision, (), {}
+
+class BertIntent(IntentTask[IntentParams]):
+    """See configs/tasks/bert-intent.yaml for the parameters."""
+
+    params_type = IntentParams
+
+    def fit_steps(self, context: IntentContext) -> Steps:
+        """Embed the training split and fit the head; the encoder is not trained."""
+        import torch
+
+        from buzzer.models.bert import encoder, head, tokenizer
+
+        params = context.params
+        yield "load"
+        folder = weights.folder(params.weights)
+        splits = dataset.read(context.data / FILE)
+        classes = classes_of(splits)
+        model = encoder.SentenceClassifier(encoder.load(folder), len(classes))
+        encoder.check_length(model.bert, params.longest)
+        yield "features"
+        torch.set_num_threads(context.threads)
+        tokens = tokenizer.load(folder, params.longest)
+        train, valid = (
+            head.embedded(model, tokenizer.labelled(tokens, splits, part, classes), params.batch)
+            for part in ("train", "val")
+        )
+        yield "fit"
+        best = head.fit(train, valid, len(classes), params.l2, context.seed)
+        yield "write"
+        torch.save({"weight": best.weight, "bias": best.bias}, context.work / "head.pt")
+        (context.work / "classes.json").write_text(json.dumps(classes))
+        return Result({"valid_accuracy": best.accuracy}, len(train[1]), {"l2": best.l2})
+
+    def ready(self, context: IntentContext, folder: Path, classes: int) -> Ready:
+        """The encoder with the fitted head."""
+        return Ready(fitted(folder, context.work, classes), context.precision)
+
+
+def classes_of(splits: Splits) -> list[str]:
+    """Names of the classes: the labels of the training split, sorted, and the out-of-scope class."""
+    return [*sorted({label for _, label in splits["train"]}), OOS]
 
 
 def fitted(folder: Path, work: Path, classes: int) -> Any:
-    """The encoder with the head that `fit` saved."""
+    """The encoder of a model folder with the head that `fit` saved."""
     import torch
 
     from buzzer.models.bert import encoder
@@ -133,7 +166,7 @@ def fitted(folder: Path, work: Path, classes: int) -> Any:
 def labels_of(
     predicted: npt.NDArray[np.int64], classes: Sequence[str], sizes: Sequence[int]
 ) -> dict[str, Sequence[str]]:
-    """Labels by tested split."""
+    """Labels by tested split. sizes: sentences of each split."""
     ends = np.cumsum(sizes)
     return {
         part: [classes[i] for i in predicted[end - size : end]]
@@ -142,7 +175,7 @@ def labels_of(
 
 
 def sample(rows: int, n: int, seed: int) -> list[int]:
-    """Rows that are timed one by one: `n` different ones, or all where there are fewer."""
+    """`n` distinct rows, drawn by the seed; all rows if there are fewer."""
     return list(map(int, np.random.default_rng(seed).permutation(rows)[:n]))
 
 

@@ -1,7 +1,7 @@
-"""Sentences of different lengths side by side in one row of tokens, so that no time goes into padding.
+"""Packing: sentences of different lengths in one row of tokens, so that no time is spent on padding.
 
-Effective Transformers, ByteTransformer (Zhai et al., IPDPS 2023) and every MLPerf BERT entry do it: linear layers and norms see each
-token once; attention is kept inside a sentence by a block-diagonal mask.
+As in Effective Transformers, ByteTransformer (Zhai et al., IPDPS 2023) and every MLPerf BERT entry: linear layers and norms process each
+token once; a block-diagonal mask keeps attention inside a sentence.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,16 +18,16 @@ Ids = npt.NDArray[np.int64]
 
 
 class Packed(nn.Module):
-    """The same encoder on packed rows; its weights are shared with `bert`."""
+    """An encoder for packed rows. It shares the weights of `bert`."""
 
     def __init__(self, bert: Bert) -> None:
         super().__init__()
         self.bert = bert
 
     def forward(self, input_ids: Tensor, positions: Tensor, segments: Tensor) -> Tensor:
-        """int64 [rows, tokens] each to [rows, tokens, hidden_size].
+        """Hidden states [rows, tokens, hidden_size] of inputs int64 [rows, tokens].
 
-        positions: a token's place in its sentence. segments: number of its sentence, 0 where the row is filled up.
+        positions: of each token in its sentence. segments: number of its sentence from 1, 0 for padding.
         """
         bert = self.bert
         x = bert.norm(bert.words(input_ids) + bert.positions(positions) + bert.types.weight[0])
@@ -39,25 +39,25 @@ class Packed(nn.Module):
 
 
 def buckets(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
-    """Numbers of the sentences that share a row of at most `tokens` tokens: first fit, the longest first.
+    """For each row the numbers of its sentences, at most `tokens` tokens in all: first fit, the longest first.
 
-    A sentence longer than that gets a row of its own.
+    A longer sentence gets a row of its own.
     """
     rows: list[list[int]] = []
-    room: list[int] = []
+    free: list[int] = []
     for index in np.argsort([-n for n in lengths], kind="stable").tolist():
-        fits = next((i for i, left in enumerate(room) if left >= lengths[index]), None)
+        fits = next((i for i, left in enumerate(free) if left >= lengths[index]), None)
         if fits is None:
             rows.append([])
-            room.append(max(tokens, lengths[index]))
+            free.append(max(tokens, lengths[index]))
             fits = len(rows) - 1
         rows[fits].append(index)
-        room[fits] -= lengths[index]
+        free[fits] -= lengths[index]
     yield from rows
 
 
 def pack(ids: Sequence[Sequence[int]], multiple: int = 8) -> dict[str, Ids]:
-    """One packed row [1, tokens]; its length is rounded up to `multiple`."""
+    """One packed row: `input_ids`, `positions` and `segments`, int64 [1, tokens]; the length is rounded up to `multiple`."""
     length = -(-sum(len(x) for x in ids) // multiple) * multiple
     row = {name: np.zeros((1, length), dtype=np.int64) for name in ("input_ids", "positions", "segments")}
     at = 0
@@ -71,6 +71,6 @@ def pack(ids: Sequence[Sequence[int]], multiple: int = 8) -> dict[str, Ids]:
 
 
 def unpack(hidden: npt.NDArray[np.float32], lengths: Sequence[int]) -> list[npt.NDArray[np.float32]]:
-    """Hidden states [1, tokens, dim] of a packed row to those of each sentence [length, dim]."""
+    """The hidden states of each sentence, [length, dim], from those of a packed row, [1, tokens, dim]."""
     ends = np.cumsum(lengths)
     return [hidden[0, end - length : end] for end, length in zip(ends, lengths, strict=True)]

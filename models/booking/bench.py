@@ -1,4 +1,4 @@
-"""`session-encoder`: a network of the Booking task as a bench target, on trips that it did not learn from."""
+"""`session-encoder`: a network of the `booking` task as a model of `buzzer bench`, on trips that it was not trained on."""
 
 from collections.abc import Mapping
 
@@ -16,13 +16,14 @@ from buzzer.models.booking import features
 from buzzer.models.booking.task import TASK, fitted
 
 TRIPS = "trips.npz"
-CALIBRATION = 8  # batches
+CALIBRATION = 8  # batches for calibration
 
 
 class SessionEncoder:
-    """params: `scale` of the generated data, and the network, its `dim` and its `epochs`."""
+    """params: `scale` of the generated data, `network`, its `dim` and its `epochs`."""
 
     def load(self, ask: BenchSpec) -> BenchModel:
+        """Trains the network unless `ask.work` has it. Raises UsageError for rows of real lengths."""
         if ask.lengths != "fixed":
             raise UsageError("trips are cut to one length: --lengths real is for text encoders")
         if not (ask.work / TRIPS).is_file():
@@ -47,28 +48,28 @@ class SessionEncoder:
         )
 
     def identity(self, ask: BenchSpec) -> None:
-        """It is trained anew in each call."""
+        """None: each call of `buzzer bench` trains another network."""
 
 
 def cut(trips: Mapping[str, Array], size: int, number: int) -> dict[str, Array]:
-    """A batch: other trips for each number, from the start again at the end."""
+    """The batch with a number: the next `size` trips, starting over at the end."""
     at = (np.arange(size) + number * size) % len(trips["cities"])
     return {name: np.ascontiguousarray(array[at]) for name, array in trips.items()}
 
 
 def fit(ask: BenchSpec) -> None:
-    """Generate data, train the network, and keep the test trips' inputs under `ask.work`."""
+    """Generate data, train the network, and save it and the inputs of the test trips in `ask.work`."""
     data, e = ask.work / "data", frames.load("polars")
     dataset.generate(data, ask.params["scale"], ask.seed, lambda share, what: None)
     params = load_yaml("tasks/booking.yaml")["params"] | {"networks": [ask.params["network"]]}
     params |= {name: ask.params[name] for name in ("dim", "epochs")}
-    job = RunContext(
+    context = RunContext(
         task="booking", engine="polars", backend="torch_eager", precision="fp32", device="cpu",
         data=data, work=ask.work, out=ask.work, scale=ask.params["scale"], seed=ask.seed,
         threads=ask.threads, params=params,
     )  # fmt: skip
-    for _ in TASK.fit(job):
-        pass  # phases are nobody's here
+    for _ in TASK.fit(context):
+        pass  # the phases are not timed
     stays = features.code(e, features.read_stays(e, paths(data)["test"]), features.read_tables(e, ask.work))
     t = e.collect(features.trip_features(e, stays, params["lags"]))
     last = e.filter(t, lambda c: c("position") == c("length") - 1)

@@ -1,4 +1,4 @@
-"""Blends the networks as the winners did: each gives its likeliest cities with probabilities, which are weighted."""
+"""Blends the networks as the winners did: a weighted sum of the probabilities that each gives to its most probable cities."""
 
 from collections.abc import Sequence
 
@@ -6,14 +6,14 @@ from buzzer.engine.frames.base import Array
 from buzzer.models.blend import best_of
 from buzzer.models.booking.features import GUESSES
 
-# Of the winning submission.
+# Weights of the winning submission.
 WEIGHTS = {"gru": 0.32, "encoder": 0.34, "mlp": 0.34}
 
 
 def best_four(values: Sequence[Array], classes: Sequence[Array], weights: Sequence[float]) -> Array:
     """The four classes of the greatest weighted sum of probabilities, best first: int64 [rows, 4].
 
-    values, classes: by network, [rows, n]: probabilities of distinct classes. Equal sums: the smaller class first.
+    values, classes: by network, [rows, n]: probabilities of distinct classes. On equal sums the smaller class comes first.
     """
     return best_of(values, classes, weights, GUESSES)
 

@@ -1,7 +1,7 @@
-"""From the official files' stays to the networks' inputs, in the operators of `engine.frames`.
+"""Features of stays: from the official files to the networks' inputs, in the operators of `engine.frames`.
 
-One row a stay: what is known when its city is asked for, that is the stay's own dates, device and affiliate, and the
-cities and countries of the stays before. Every stay of a trip can so be a target, not only the last.
+One row for each stay, with what is known before its city: its dates, device and affiliate, and the cities and countries of the
+earlier stays. So every stay of a trip can be a training target, not only the last.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,10 +16,10 @@ from buzzer.engine.frames.base import FIRST_CODE, Array, Columns, Expr, stack
 
 CODED = ("city_id", "hotel_country", "booker_country", "device_class", "affiliate_id")
 TABLES = {name: f"{name}.parquet" for name in CODED}
-GUESSES = 4  # cities a trip may name
-# Codes of lags are shifted by one, so that 0 is left for "there was no stay".
+GUESSES = 4  # cities that may be guessed for a trip
+# Codes of lags are shifted by one, so that 0 means "no stay".
 SHIFT = 1
-FIRST_CITY = FIRST_CODE + SHIFT  # of the first city that is neither missing, unseen nor rare
+FIRST_CITY = FIRST_CODE + SHIFT  # code of the first city that is neither missing, unseen nor rare
 
 CONTEXT = ("booker_country", "device_class", "affiliate_id", "month", "weekday_in", "weekday_out")
 NUMBERS = ("nights", "stays", "before", "after", "gap", "weekend", "backwards")
@@ -27,7 +27,7 @@ NUMBERS = ("nights", "stays", "before", "after", "gap", "weekend", "backwards")
 
 @dataclass(frozen=True)
 class Inputs:
-    """Arrays of the same rows; what the networks take, and what they are to find."""
+    """The networks' inputs and target, arrays of the same rows."""
 
     cities: Array  # int64 [rows, lags + 1]: the first city, then the cities before, latest first
     countries: Array  # int64 [rows, lags + 1]: the same of countries
@@ -36,7 +36,7 @@ class Inputs:
     target: Array  # int64 [rows]: the city's class, negative where it is missing, unseen or rare
 
     def batch(self, rows: Array | slice) -> dict[str, Array]:
-        """The networks' inputs of some rows."""
+        """The networks' inputs of some rows, by name."""
         return {name: getattr(self, name)[rows] for name in ("cities", "countries", "context", "numbers")}
 
     def __len__(self) -> int:
@@ -44,7 +44,7 @@ class Inputs:
 
 
 def read_stays(e: Engine, path: Path) -> Frame:
-    """The columns that the pipeline uses, of either file."""
+    """The columns that the pipeline uses, from the training or the test file."""
     return e.read_csv(path, {name: kind for name, kind in TRAIN.items() if name != "user_id"})
 
 
@@ -54,7 +54,7 @@ def read_tables(e: Engine, folder: Path) -> dict[str, Frame]:
 
 
 def fit_tables(e: Engine, train: Frame, test: Frame, rare: int) -> dict[str, Frame]:
-    """Codes over training and visible test stays; cities seen `rare` times or fewer share one code.
+    """Codes of the values in training and visible test stays; cities seen `rare` times or fewer share one code.
 
     The winners' threshold is 9 at the official size.
     """
@@ -64,7 +64,7 @@ def fit_tables(e: Engine, train: Frame, test: Frame, rare: int) -> dict[str, Fra
 
 
 def code(e: Engine, t: Frame, tables: Mapping[str, Frame]) -> Frame:
-    """Values replaced by codes, and the calendar."""
+    """Replace values by codes, and add month, weekdays and `ord`, the order in time."""
     for name, table in tables.items():
         t = e.categorify(t, name, table, f"{name}_code")
     t = e.date_parts(t, "checkin", "d", {"month": "month", "weekday": "weekday_in"})
@@ -73,7 +73,7 @@ def code(e: Engine, t: Frame, tables: Mapping[str, Frame]) -> Frame:
 
 
 def trip_features(e: Engine, t: Frame, lags: int, *, backwards: bool = False) -> Frame:
-    """Position, gap and the `lags` stays before, of coded stays; `backwards` as if the trip went the other way."""
+    """Add position, gap and the last `lags` stays to coded stays. `backwards`: as if the trip went the other way."""
     if backwards:
         t = e.with_columns(t, ord=lambda c: -c("ord"))
     near, far = ("checkin", "checkout") if backwards else ("checkout", "checkin")
@@ -100,16 +100,19 @@ def trip_features(e: Engine, t: Frame, lags: int, *, backwards: bool = False) ->
         ),
         weekend=lambda c: e.cast(c("weekday_in") >= 5, "float64"),
         backwards=lambda c: c("position") * 0.0 + float(backwards),
-        # At the first stay the "first city" is the answer itself.
+        # At the first stay the trip's first city is the target itself.
         **{f"{name}_first": no_answer(e, f"{name}_first") for name in coded},
     )
 
 
 def shifted(name: str) -> Callable[[Columns], Expr]:
+    """The code of a lag."""
     return lambda c: c(name) + SHIFT
 
 
 def no_answer(e: Engine, name: str) -> Callable[[Columns], Expr]:
+    """The column, 0 at the first stay of a trip."""
+
     def formula(c: Columns) -> Expr:
         return c(name) * e.cast(c("position") > 0, "int64")
 
@@ -117,7 +120,7 @@ def no_answer(e: Engine, name: str) -> Callable[[Columns], Expr]:
 
 
 def to_inputs(e: Engine, t: Frame, lags: int) -> Inputs:
-    """The columns as the networks' arrays, in the order of `row`."""
+    """The networks' arrays, in the order of column `row`."""
     cities = ["city_id_code_first", *(f"city_id_code_lag{i}" for i in range(1, lags + 1))]
     countries = ["hotel_country_code_first", *(f"hotel_country_code_lag{i}" for i in range(1, lags + 1))]
     context = [f"{name}_code" if name in CODED else name for name in CONTEXT]
@@ -132,22 +135,23 @@ def to_inputs(e: Engine, t: Frame, lags: int) -> Inputs:
 
 
 def fit_transitions(e: Engine, t: Frame) -> Frame:
-    """The baseline: the cities that most often follow a city, from coded stays with lags: (city, next0 .. next3)."""
+    """The baseline: for each city the codes of the cities that follow it most often, columns next0 to next3; t: coded stays with lags."""
     steps = e.filter(t, lambda c: (c("city_id_code_lag1") > 0) & (c("city_id_code") >= FIRST_CITY))
     ranked = e.top_k(steps, "city_id_code_lag1", "city_id_code", GUESSES)
     table = e.distinct(ranked, ["city_id_code_lag1"])
     for rank in range(GUESSES):
-        its = e.filter(ranked, at_rank(rank))
+        chosen = e.filter(ranked, at_rank(rank))
         on = {"city_id_code_lag1": "city_id_code_lag1"}
-        table = e.left_join(table, its, on, {"city_id_code": f"next{rank}"}, 0)
+        table = e.left_join(table, chosen, on, {"city_id_code": f"next{rank}"}, 0)
     return table
 
 
 def at_rank(rank: int) -> Callable[[Columns], Expr]:
+    """Holds for the rows of a rank."""
     return lambda c: c("rank") == rank
 
 
 def follow(e: Engine, t: Frame, transitions: Frame) -> Frame:
-    """Add the baseline's guesses next0 .. next3 (classes' codes, 0 where it has none)."""
+    """Add the baseline's guesses as columns next0 to next3: codes of cities, 0 where it has none."""
     names = {f"next{rank}": f"next{rank}" for rank in range(GUESSES)}
     return e.left_join(t, transitions, {"city_id_code_lag1": "city_id_code_lag1"}, names, 0)

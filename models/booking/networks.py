@@ -1,8 +1,9 @@
 """The three networks: MLP-SMF and multi-stage GRU as the winners describe them, and the XLNet-type encoder whose code
 they never published. All end in a session-based matrix factorisation (SMF) head: the score of a city is the dot product
-of what the network makes of the trip with the city's row of the same table that embeds the cities of the trip.
+of the network's vector for the trip with the city's embedding, from the table that also embeds the cities of the trip.
 
-Each network has `forward(cities, countries, context, numbers)`, the probabilities [rows, classes], and `loss`.
+Each network has `forward(cities, countries, context, numbers)`, which gives probabilities [rows, classes], and `loss(target, *inputs)`,
+with target int64 [rows]. The inputs are those of `features.Inputs`.
 """
 
 from dataclasses import asdict, dataclass
@@ -18,7 +19,7 @@ from buzzer.models.booking.features import FIRST_CITY, NUMBERS
 
 @dataclass(frozen=True)
 class Sizes:
-    """Everything that fixes the shapes."""
+    """The sizes of a network's layers and tables."""
 
     cities: int  # rows of the city table: classes and FIRST_CITY codes before them
     countries: int
@@ -29,18 +30,20 @@ class Sizes:
     layers: int
     heads: int
     dropout: float
-    candidates: int  # cities that the GRU's second stage looks at again
+    candidates: int  # cities that the GRU's second stage scores again
 
     @property
     def classes(self) -> int:
+        """Cities that can be guessed."""
         return self.cities - FIRST_CITY
 
     def as_dict(self) -> dict[str, Any]:
+        """The fields by name, for JSON."""
         return asdict(self)
 
 
 class Trip(nn.Module):
-    """The embeddings that the networks share in kind: cities, countries, and the stay's own facts."""
+    """Embeddings and head that all networks have: of cities, countries, and the other facts of a stay."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
@@ -56,32 +59,33 @@ class Trip(nn.Module):
         for table in (self.city, self.country, *self.context):
             nn.init.normal_(cast(nn.Embedding, table).weight, std=0.05)
 
-    def around(self, cities: Tensor, countries: Tensor, context: Tensor, numbers: Tensor) -> Tensor:
-        """Everything but the stays before, summed: [rows, dim]."""
+    def query_context(self, cities: Tensor, countries: Tensor, context: Tensor, numbers: Tensor) -> Tensor:
+        """The facts of the stay whose city is asked for, embedded and summed: [rows, dim]."""
         scaled = F.relu(self.norm((numbers[:, :, None] * self.scale).flatten(1)))
         total = scaled.view(-1, *self.scale.shape).sum(dim=1)
         for i, table in enumerate(self.context):
             total = total + table(context[:, i])
         return total + self.city(cities[:, 0]) + self.country(countries[:, 0])
 
-    def scores(self, found: Tensor, cities: Tensor) -> Tensor:
+    def scores(self, vectors: Tensor, cities: Tensor) -> Tensor:
         """The SMF head: [rows, dim] to logits [rows, classes]; rare and unseen cities have no class.
 
-        Beyond the winners: each city of the trip gets a bonus or malus by its place, as a pointer network's copy
-        score (Vinyals et al., NeurIPS 2015). A trip that returns, or never does, is a dot product's blind spot.
+        Not in the winners' networks: each city of the trip gets a bonus or malus by its position, like the copy score of a pointer
+        network (Vinyals et al., NeurIPS 2015). A dot product cannot express whether a trip returns to a city.
         """
-        known = cities >= FIRST_CITY
-        logits = found @ self.city.weight[FIRST_CITY:].T + self.bias
-        bonus = (self.point(found) * known).to(logits.dtype)  # under autocast the two differ
-        return logits.scatter_add(1, (cities - FIRST_CITY) * known, bonus)
+        has_class = cities >= FIRST_CITY
+        logits = vectors @ self.city.weight[FIRST_CITY:].T + self.bias
+        bonus = (self.point(vectors) * has_class).to(logits.dtype)  # under autocast the types differ
+        return logits.scatter_add(1, (cities - FIRST_CITY) * has_class, bonus)
 
 
 def dense(inputs: int, outputs: int, dropout: float) -> nn.Sequential:
+    """A linear layer with batch norm, PReLU and dropout."""
     return nn.Sequential(nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs), nn.PReLU(), nn.Dropout(dropout))
 
 
 class Mlp(nn.Module):
-    """MLP-SMF: the last cities and countries side by side, two dense layers (the second residual), the head."""
+    """MLP-SMF: the last cities and countries concatenated, two dense layers (the second residual), the head."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
@@ -91,20 +95,23 @@ class Mlp(nn.Module):
         self.last = dense(sizes.hidden, sizes.dim, sizes.dropout)
 
     def logits(self, cities: Tensor, countries: Tensor, context: Tensor, numbers: Tensor) -> Tensor:
-        around = self.trip.around(cities, countries, context, numbers)
+        """Scores [rows, classes]."""
+        query = self.trip.query_context(cities, countries, context, numbers)
         lags = [self.trip.city(cities[:, 1:]).flatten(1), self.trip.country(countries[:, 1:]).flatten(1)]
-        x = self.first(torch.cat([*lags, around], dim=1))
+        x = self.first(torch.cat([*lags, query], dim=1))
         return self.trip.scores(self.last(x + self.second(x)), cities)
 
     def forward(self, cities: Tensor, countries: Tensor, context: Tensor, numbers: Tensor) -> Tensor:
+        """Probabilities [rows, classes]."""
         return self.logits(cities, countries, context, numbers).softmax(dim=1)
 
     def loss(self, target: Tensor, *inputs: Tensor) -> Tensor:
+        """Mean cross-entropy."""
         return F.cross_entropy(self.logits(*inputs), target)
 
 
 class Gru(nn.Module):
-    """Multi-stage GRU: a softmax over all cities, whose best candidates two heads score again, then a learned mean."""
+    """Multi-stage GRU: a softmax over all cities, two heads that score its best candidates again, and a learned weighted mean."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
@@ -118,12 +125,12 @@ class Gru(nn.Module):
         self.mix = nn.Parameter(torch.zeros(2))
 
     def stages(self, *inputs: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Logits of the first stage [rows, classes], its best candidates [rows, candidates], and for each head the
-        probabilities of those: a softmax over the candidates by their dot product."""
+        """Logits of the first stage [rows, classes], its best candidates [rows, candidates], and the probabilities that each head
+        gives to the candidates: a softmax of dot products."""
         cities, countries = inputs[:2]
         lags = torch.cat([self.trip.city(cities[:, 1:]), self.trip.country(countries[:, 1:])], dim=2)
         hidden = self.gru(lags.flip(1))[0][:, -1]  # in the order of time
-        x1 = self.first(torch.cat([hidden, self.trip.around(*inputs)], dim=1))
+        x1 = self.first(torch.cat([hidden, self.trip.query_context(*inputs)], dim=1))
         x2 = self.second(x1)
         logits = self.trip.scores(self.find(x2), cities)
         best = logits.detach().topk(self.candidates, dim=1).indices
@@ -135,7 +142,7 @@ class Gru(nn.Module):
         return logits, best, heads
 
     def forward(self, cities: Tensor, countries: Tensor, context: Tensor, numbers: Tensor) -> Tensor:
-        """The weighted mean of the three; a head gives nothing to what is no candidate."""
+        """Probabilities [rows, classes]: the weighted mean of the three; a head gives 0 to classes that are no candidates."""
         logits, best, heads = self.stages(cities, countries, context, numbers)
         weights = torch.sigmoid(self.mix)
         first = logits.softmax(dim=1)
@@ -143,20 +150,20 @@ class Gru(nn.Module):
         return first.scatter_add(1, best, again) / (1 + weights.sum())
 
     def loss(self, target: Tensor, *inputs: Tensor) -> Tensor:
-        """Cross-entropies of the three and of their mean, whose weights alone the last one moves."""
+        """Sum of the cross-entropies of the three and of their mean; the last trains the weights of the mean only."""
         logits, best, heads = self.stages(*inputs)
         first = F.cross_entropy(logits, target, reduction="none")
-        found = best == target[:, None]
-        chosen = [(p * found).sum(dim=1) for p in heads]
+        hit = best == target[:, None]
+        again = [(p * hit).sum(dim=1) for p in heads]
         weights = torch.sigmoid(self.mix)
-        mixed = torch.exp(-first.detach()) + sum(w * p.detach() for w, p in zip(weights, chosen, strict=True))
-        given = [*chosen, mixed / (1 + weights.sum())]
+        mixed = torch.exp(-first.detach()) + sum(w * p.detach() for w, p in zip(weights, again, strict=True))
+        given = [*again, mixed / (1 + weights.sum())]
         return first.mean() + torch.stack([-torch.log(p + 1e-6).mean() for p in given]).sum()
 
 
 class Encoder(nn.Module):
-    """XLNet-type: bidirectional attention with relative positions over the last stays and the asked one, whose city
-    is masked and whose other facts are known. (Not XLNet's two-stream permutation training.)"""
+    """XLNet-type: bidirectional attention with relative positions over the last stays and the stay asked for, whose city is masked.
+    (Without XLNet's two-stream permutation training.)"""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
@@ -167,8 +174,9 @@ class Encoder(nn.Module):
         self.last = nn.Sequential(nn.LayerNorm(sizes.dim), dense(sizes.dim, sizes.dim, sizes.dropout))
 
     def logits(self, cities: Tensor, countries: Tensor, context: Tensor, numbers: Tensor) -> Tensor:
+        """Scores [rows, classes]."""
         stays = self.trip.city(cities[:, 1:]) + self.trip.country(countries[:, 1:])
-        asked = self.trip.around(cities, countries, context, numbers)
+        asked = self.trip.query_context(cities, countries, context, numbers)
         x = torch.cat([asked[:, None], stays], dim=1)
         padding = torch.cat([torch.zeros_like(cities[:, :1]), (cities[:, 1:] == 0).long()], dim=1)
         hide = padding[:, None, None].to(x.dtype) * -1e9
@@ -177,9 +185,11 @@ class Encoder(nn.Module):
         return self.trip.scores(self.last(x[:, 0]), cities)
 
     def forward(self, cities: Tensor, countries: Tensor, context: Tensor, numbers: Tensor) -> Tensor:
+        """Probabilities [rows, classes]."""
         return self.logits(cities, countries, context, numbers).softmax(dim=1)
 
     def loss(self, target: Tensor, *inputs: Tensor) -> Tensor:
+        """Mean cross-entropy."""
         return F.cross_entropy(self.logits(*inputs), target)
 
 
@@ -187,7 +197,7 @@ NETWORKS: dict[str, type[Mlp] | type[Gru] | type[Encoder]] = {"mlp": Mlp, "gru":
 
 
 class TopK(nn.Module):
-    """A network cut to what leaves the device: the `n` likeliest classes, and their probabilities."""
+    """A network that returns the `n` most probable classes only, so that little is copied from the device."""
 
     def __init__(self, network: nn.Module, n: int) -> None:
         super().__init__()
@@ -196,5 +206,6 @@ class TopK(nn.Module):
     def forward(
         self, cities: Tensor, countries: Tensor, context: Tensor, numbers: Tensor
     ) -> tuple[Tensor, Tensor]:
+        """Probabilities and classes, [rows, n] each."""
         best = self.network(cities, countries, context, numbers).topk(self.n, dim=1)
         return best.values, best.indices

@@ -1,10 +1,24 @@
-"""The `booking` task: fit trains the networks, predict goes from the raw test file to a scored submission."""
+"""The `booking` task: the last city of a trip, four guesses, by networks whose probabilities are blended.
+
+`fit` writes to the work folder:
+- city_id.parquet, hotel_country.parquet, booker_country.parquet, device_class.parquet, affiliate_id.parquet: codes of values;
+- transitions.parquet: the baseline, the cities that most often follow each city;
+- classes.npy: int64 [classes], the official city id of each class;
+- sizes.json: the fields of `networks.Sizes`;
+- <network>.pt: the weights of each network.
+While `fit` runs there is also <network>.checkpoint, from which a stopped fit resumes.
+
+Details of `fit`: `classes`, cities that can be guessed; `targets`, training rows whose city has a class; `valid_trips`, held-out trips;
+`history`, by network a list of `epoch`, `loss` and `accuracy@4` of the held-out trips.
+
+Details of `predict`: `ceiling`, the best score that generated data allows, or null; `sessions`, the description of each network's session;
+`stays`, stays read.
+"""
 
 import json
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,243 +26,251 @@ from buzzer.datasets import booking as dataset
 from buzzer.datasets.booking import generator
 from buzzer.datasets.booking.reader import paths
 from buzzer.datasets.booking.schema import TRUTH
-from buzzer.datasets.checked import given_or_generated
+from buzzer.datasets.files import Files
 from buzzer.engine import frames
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Array
-from buzzer.errors import DataError, UsageError
-from buzzer.models.api.context import Data, Progress, Result, RunContext, Steps
+from buzzer.errors import DataError, UsageError, unknown_name
+from buzzer.models.api.context import Result, Steps
 from buzzer.models.booking import features
 from buzzer.models.booking.ensemble import WEIGHTS, accuracy, best_four
 from buzzer.models.booking.features import CODED, FIRST_CITY, GUESSES, Inputs
+from buzzer.models.booking.params import Context, Params
+from buzzer.models.dataset_task import DatasetTask, DataSource
+
+if TYPE_CHECKING:
+    from buzzer.models.epochs import State
 
 SCORE = "accuracy@4"
 
 
-class Booking:
+class Booking(DatasetTask[Params]):
     """See configs/tasks/booking.yaml for the parameters."""
 
-    def prepare(self, source: Path | None, cache: Path, scale: float, seed: int, progress: Progress) -> Data:
-        folder = cache / f"booking-v{generator.VERSION}-scale{scale:g}-seed{seed}"
-        generate = partial(dataset.generate, scale=scale, seed=seed, progress=progress)
-        files = given_or_generated(source, folder, generate, dataset.check, cache, progress)
-        notes = [
-            f"{n} cities of the test are not in train"
-            for n in [files.facts["test_cities_unknown_to_train"]]
-            if n
-        ]
+    params_type = Params
+    data_source = DataSource(f"booking-v{generator.VERSION}", dataset.generate, dataset.check)
+
+    def notes(self, files: Files) -> list[str]:
+        """Test cities that the training data lacks, and whether there can be a score."""
+        unknown = files.facts["test_cities_unknown_to_train"]
+        notes = [f"{unknown} cities of the test are not in train"] if unknown else []
         notes += ["no ground_truth.csv: no score"] if "truth" not in files.rows else []
-        notes += files.notes
-        return Data(files.folder, files.fingerprint, files.source, files.rows, files.scale, tuple(notes))
+        return notes + super().notes(files)
 
-    def fit(self, job: RunContext) -> Steps:
-        import torch
-
-        from buzzer.models.booking.networks import NETWORKS
-        from buzzer.models.booking.train import Trainer
-
-        e, found = frames.load(job.engine), paths(job.data)
-        names = network_names(job.params)
+    def fit_steps(self, context: Context) -> Steps:
+        """Fit codes, the baseline and the networks."""
+        e, files, params = frames.load(context.engine), paths(context.data), context.params
+        names = network_names(params)
         yield "load"
-        train = e.collect(features.read_stays(e, found["train"]))
-        test = e.collect(features.read_stays(e, found["test"]))
+        train = e.collect(features.read_stays(e, files["train"]))
+        test = e.collect(features.read_stays(e, files["test"]))
         yield "features"
-        tables = {
-            name: e.collect(t) for name, t in features.fit_tables(e, train, test, job.params["rare"]).items()
-        }
-        lags = job.params["lags"]
-        forth, visible = (
-            e.collect(features.trip_features(e, features.code(e, t, tables), lags)) for t in (train, test)
-        )
-        back = e.collect(features.trip_features(e, features.code(e, train, tables), lags, backwards=True))
-        transitions = e.collect(features.fit_transitions(e, e.concat([forth, visible])))
+        fitted_tables = features.fit_tables(e, train, test, params.rare)
+        tables = {name: e.collect(table) for name, table in fitted_tables.items()}
+
+        def trips(stays: Frame, *, backwards: bool = False) -> Frame:
+            coded = features.code(e, stays, tables)
+            return e.collect(features.trip_features(e, coded, params.lags, backwards=backwards))
+
+        forwards, visible, backwards = trips(train), trips(test), trips(train, backwards=True)
+        transitions = e.collect(features.fit_transitions(e, e.concat([forwards, visible])))
         yield "transfer"
-        learn, valid = training_rows(e, forth, back, visible, lags, job.params["valid"])
+        learn, valid = training_rows(e, forwards, backwards, visible, params.lags, params.valid)
         classes = class_ids(e, tables["city_id"])
-        sizes = sizes_of(e, tables, job.params)
+        sizes = sizes_of(e, tables, params)
         if sizes.classes < GUESSES:
             raise DataError(
-                f"{job.data}: {sizes.classes} cities are seen more than {job.params['rare']} times, too few to learn from",
+                f"{context.data}: {sizes.classes} cities are seen more than {params.rare} times, too few to learn from",
                 "use a larger --scale, or lower the threshold with --set rare=0",
             )
         yield "fit"
-        torch.set_num_threads(job.threads)
-        torch.set_flush_denormal(True)
-        scores, history = {}, {}
+        scores, history = dict[str, float](), dict[str, Any]()
         for name in names:
-            torch.manual_seed(job.seed)
-            network = NETWORKS[name](sizes)
-            trainer = Trainer(
-                network, learn, valid, job.params, job.seed, job.device, job.work / f"{name}.checkpoint"
-            )
-            for state in trainer.run(job.params["epochs"], job.params["patience"]):
-                yield "fit"
-                history[name] = state.history
-            scores[f"valid_{SCORE}_{name}"] = trainer.state.best
-            torch.save(network.cpu().state_dict(), job.work / f"{name}.pt")
+            state = yield from fit_network(context, name, sizes, learn, valid)
+            scores[f"valid_{SCORE}_{name}"], history[name] = state.best, state.history
         yield "write"
         for column, table in tables.items():
-            e.write_parquet(table, job.work / features.TABLES[column])
-        e.write_parquet(transitions, job.work / "transitions.parquet")
-        np.save(job.work / "classes.npy", classes)
-        (job.work / "sizes.json").write_text(json.dumps(sizes.as_dict()))
+            e.write_parquet(table, context.work / features.TABLES[column])
+        e.write_parquet(transitions, context.work / "transitions.parquet")
+        np.save(context.work / "classes.npy", classes)
+        (context.work / "sizes.json").write_text(json.dumps(sizes.as_dict()))
         for name in names:
-            (job.work / f"{name}.checkpoint").unlink()
+            (context.work / f"{name}.checkpoint").unlink()
         details = {
             "classes": sizes.classes,
             "targets": int((learn.target >= 0).sum()),
             "valid_trips": len(valid),
+            "history": history,
         }
-        return Result(scores, len(learn), details | {"history": history})
+        return Result(scores, len(learn), details)
 
-    def predict(self, job: RunContext) -> Steps:
-
-        e, found = frames.load(job.engine), paths(job.data)
-        names = network_names(job.params)
+    def predict_steps(self, context: Context) -> Steps:
+        """Predict the last city of the test trips with each network, and blend."""
+        e, files, params = frames.load(context.engine), paths(context.data), context.params
+        names = network_names(params)
         yield "load"
-        stays = e.collect(features.read_stays(e, found["test"]))
-        tables = features.read_tables(e, job.work)
-        transitions = e.read_parquet(job.work / "transitions.parquet")
-        classes = np.load(job.work / "classes.npy")
-        sessions = {name: open_session(name, job) for name in names}
+        stays = e.collect(features.read_stays(e, files["test"]))
+        tables = features.read_tables(e, context.work)
+        transitions = e.read_parquet(context.work / "transitions.parquet")
+        classes = np.load(context.work / "classes.npy")
+        sessions = {name: open_session(name, context) for name in names}
         yield "features"
-        t = features.trip_features(e, features.code(e, stays, tables), job.params["lags"])
+        t = features.trip_features(e, features.code(e, stays, tables), params.lags)
         last = e.filter(features.follow(e, t, transitions), lambda c: c("position") == c("length") - 1)
         last = e.collect(last)
         yield "transfer"
-        inputs = features.to_inputs(e, last, job.params["lags"])
+        inputs = features.to_inputs(e, last, params.lags)
         facts = e.to_numpy(last, ["utrip_id", *(f"next{i}" for i in range(GUESSES))])
-        found_by: dict[str, list[tuple[Array, Array]]] = {name: [] for name in names}
-        size = job.params["predict_batch"]
-        for start in range(0, len(inputs), size):
+        outputs: dict[str, list[tuple[Array, Array]]] = {name: [] for name in names}
+        for start in range(0, len(inputs), params.predict_batch):
             yield "predict"
-            batch = inputs.batch(slice(start, start + size))
+            batch = inputs.batch(slice(start, start + params.predict_batch))
             for name, session in sessions.items():
                 out = session.run(batch)
-                found_by[name].append((out["probability"], out["city"]))
+                outputs[name].append((out["probability"], out["city"]))
         yield "predict"
-        guesses = blend(found_by)
-        guesses["baseline"] = baseline(facts, classes)
+        guesses = blend(outputs) | {"baseline": baseline(facts, classes)}
         described = {name: vars(session.describe()) for name, session in sessions.items()}
         for session in sessions.values():
             session.close()
         yield "write"
-        submission = job.out / "submission.csv"
-        ids = {name: classes[found] for name, found in guesses.items()}
+        submission = context.out / "submission.csv"
+        ids = {name: classes[best] for name, best in guesses.items()}
         dataset.write_submission(submission, list(facts["utrip_id"]), ids["ensemble"])
         yield "score"
-        scores = score(ids, facts["utrip_id"], submission, found.get("truth"))
-        details: dict[str, Any] = {"ceiling": generator.ceiling(job.data), "sessions": described}
-        return Result(scores, len(inputs), details | {"stays": int(e.height(stays))}, (submission,))
+        scores = score(ids, facts["utrip_id"], submission, files.get("truth"))
+        details = {
+            "ceiling": generator.ceiling(context.data),
+            "sessions": described,
+            "stays": int(e.height(stays)),
+        }
+        return Result(scores, len(inputs), details, (submission,))
 
 
-def network_names(params: Mapping[str, Any]) -> list[str]:
-    """The networks asked for. Raises UsageError for one that is not known, or none."""
-    from buzzer.errors import unknown_name
-
-    for name in params["networks"]:
+def network_names(params: Params) -> list[str]:
+    """The networks of the task. Raises UsageError for an unknown one, or none."""
+    for name in params.networks:
         if name not in WEIGHTS:
             raise unknown_name("network", name, WEIGHTS)
-    if not params["networks"]:
+    if not params.networks:
         raise UsageError("no network to run", f"--set networks=[{','.join(WEIGHTS)}]")
-    return list(params["networks"])
+    return list(params.networks)
+
+
+def fit_network(
+    context: Context, name: str, sizes: Any, learn: Inputs, valid: Inputs
+) -> Generator[str, None, "State"]:
+    """Train one network and save its weights; yields the phase after each epoch and returns the last state."""
+    import torch
+
+    from buzzer.models.booking.networks import NETWORKS
+    from buzzer.models.booking.train import Trainer
+
+    torch.set_num_threads(context.threads)
+    torch.set_flush_denormal(True)
+    torch.manual_seed(context.seed)
+    network = NETWORKS[name](sizes)
+    trainer = Trainer(context, network, learn, valid, context.work / f"{name}.checkpoint")
+    for _ in trainer.run(context.params.epochs, context.params.patience):
+        yield "fit"
+    torch.save(network.cpu().state_dict(), context.work / f"{name}.pt")
+    return trainer.state
 
 
 def class_ids(e: Engine, table: Frame) -> Array:
-    """The official city id of each class: int64 [classes], in the order of the codes."""
-    known = e.filter(
-        e.with_columns(table, row=lambda c: c("code")), lambda c: c("code") >= FIRST_CITY - features.SHIFT
-    )
-    return np.asarray(e.to_numpy(known, ["value"])["value"], dtype=np.int64)
+    """The official city id of each class, int64 [classes], in the order of the codes."""
+    coded = e.with_columns(table, row=lambda c: c("code"))
+    frequent = e.filter(coded, lambda c: c("code") >= FIRST_CITY - features.SHIFT)
+    return np.asarray(e.to_numpy(frequent, ["value"])["value"], dtype=np.int64)
 
 
-def sizes_of(e: Engine, tables: Mapping[str, Frame], params: Mapping[str, Any]) -> Any:
-    """The networks' shapes: a table has a row for every code that can occur."""
+def sizes_of(e: Engine, tables: Mapping[str, Frame], params: Params) -> Any:
+    """The networks' `Sizes`: a table has a row for every code that can occur."""
     from buzzer.models.booking.networks import Sizes
 
     def codes(name: str) -> int:
         return int(e.height(tables[name])) + FIRST_CITY
 
     calendar = {"month": 13, "weekday_in": 7, "weekday_out": 7}
-    context = tuple(codes(name) if name in CODED else calendar[name] for name in features.CONTEXT)
     return Sizes(
         cities=len(class_ids(e, tables["city_id"])) + FIRST_CITY,
         countries=codes("hotel_country"),
-        context=context,
-        **{key: params[key] for key in ("lags", "dim", "hidden", "layers", "heads", "dropout", "candidates")},
+        context=tuple(codes(name) if name in CODED else calendar[name] for name in features.CONTEXT),
+        lags=params.lags,
+        dim=params.dim,
+        hidden=params.hidden,
+        layers=params.layers,
+        heads=params.heads,
+        dropout=params.dropout,
+        candidates=params.candidates,
     )
 
 
 def training_rows(
-    e: Engine, forth: Frame, back: Frame, visible: Frame, lags: int, share: float
+    e: Engine, forwards: Frame, backwards: Frame, visible: Frame, lags: int, share: float
 ) -> tuple[Inputs, Inputs]:
-    """What is learned from and what is held out.
+    """Training rows and held-out rows.
 
-    Learned from: every stay but a trip's first, forwards and backwards, of the training trips; forwards of the visible
-    test stays. Held out: a `share` of the training trips, chosen by the number in their id; scored on their last stay.
+    Training rows: every stay but a trip's first, of the training trips forwards and backwards, and of the visible test stays forwards.
+    Held-out rows: the last stay of a `share` of the training trips, drawn by their id; these trips are not trained on.
     """
-    shape = (
-        features.to_inputs(e, forth, lags),
-        features.to_inputs(e, back, lags),
-        features.to_inputs(e, visible, lags),
-    )
-    trips = e.to_numpy(forth, ["utrip_id", "position", "length"])
-    places = [e.to_numpy(t, ["position", "length"]) for t in (back, visible)]
+    inputs = [features.to_inputs(e, t, lags) for t in (forwards, backwards, visible)]
+    trips = e.to_numpy(forwards, ["utrip_id", "position", "length"])
+    turned, shown = (e.to_numpy(t, ["position", "length"]) for t in (backwards, visible))
     held = held_out(trips["utrip_id"], share)
-    learn = join(
-        [
-            (shape[0], ~held & (trips["position"] > 0)),
-            (shape[1], ~held & (places[0]["position"] > 0)),
-            (shape[2], (places[1]["position"] > 0) & (places[1]["position"] < places[1]["length"] - 1)),
-        ]
+    learned = (
+        ~held & (trips["position"] > 0),
+        ~held & (turned["position"] > 0),
+        (shown["position"] > 0) & (shown["position"] < shown["length"] - 1),
     )
     last = held & (trips["position"] == trips["length"] - 1) & (trips["position"] > 0)
-    return learn, join([(shape[0], last)])
+    return join(inputs, learned), join(inputs[:1], [last])
 
 
 def held_out(trips: Array, share: float) -> Array:
-    """Whether a trip is held out: by a checksum of its id, the same on every machine and for every row of the trip."""
+    """Whether a trip is held out, bool [rows]: by a checksum of its id, the same on every machine and for all rows of the trip."""
     from zlib import crc32
 
     by_trip = {trip: crc32(trip.encode()) / 2**32 < share for trip in dict.fromkeys(trips)}
     return np.fromiter((by_trip[trip] for trip in trips), dtype=bool, count=len(trips))
 
 
-def join(parts: list[tuple[Inputs, Array]]) -> Inputs:
-    """Chosen rows of several inputs, one below the other."""
+def join(parts: Sequence[Inputs], rows: Sequence[Array]) -> Inputs:
+    """The chosen rows, bool [rows], of each part, concatenated."""
     names = ("cities", "countries", "context", "numbers", "target")
+    pairs = list(zip(parts, rows, strict=True))
     return Inputs(
-        *(np.concatenate([getattr(inputs, name)[keep] for inputs, keep in parts]) for name in names)
+        *(np.concatenate([getattr(part, name)[chosen] for part, chosen in pairs]) for name in names)
     )
 
 
 def fitted(name: str, folder: Path) -> Any:
-    """A network as `fit` saved it."""
+    """A network with the weights that `fit` saved, in evaluation mode."""
     import torch
 
     from buzzer.models.booking.networks import NETWORKS, Sizes
 
-    plain = json.loads((folder / "sizes.json").read_text())
-    network = NETWORKS[name](Sizes(**plain | {"context": tuple(plain["context"])}))
+    sizes = json.loads((folder / "sizes.json").read_text())
+    network = NETWORKS[name](Sizes(**sizes | {"context": tuple(sizes["context"])}))
     network.load_state_dict(torch.load(folder / f"{name}.pt", weights_only=True))
     return network.eval()
 
 
-def open_session(name: str, job: RunContext) -> Any:
-    """The fitted network, cut to its likeliest cities, on the job's backend."""
+def open_session(name: str, context: Context) -> Any:
+    """A session of the fitted network on the run's backend; it returns the most probable cities only."""
     from buzzer.engine import infer
     from buzzer.models.booking.networks import TopK
 
-    network = fitted(name, job.work)
+    network = fitted(name, context.work)
     sizes = network.trip.sizes
     return infer.prepare(
-        TopK(network, min(job.params["candidates"], sizes.classes)),
-        backend=job.backend,
+        TopK(network, min(context.params.candidates, sizes.classes)),
+        backend=context.backend,
         example=example(sizes),
         outputs=("probability", "city"),
-        precision=job.precision,
-        device=job.device,
-        threads=job.threads,
+        precision=context.precision,
+        device=context.device,
+        threads=context.threads,
     )
 
 
@@ -262,30 +284,38 @@ def example(sizes: Any) -> dict[str, Array]:
     }
 
 
-def blend(found: Mapping[str, list[tuple[Array, Array]]]) -> dict[str, Array]:
-    """The four classes by network, and of the ensemble."""
-    whole = {
-        name: tuple(np.concatenate(parts) for parts in zip(*batches, strict=True))
-        for name, batches in found.items()
-    }
-    guesses = {name: best_four([p], [c], [1.0]) for name, (p, c) in whole.items()}
-    weights = [WEIGHTS[name] for name in whole]
-    guesses["ensemble"] = best_four([p for p, _ in whole.values()], [c for _, c in whole.values()], weights)
-    return guesses
+def blend(outputs: Mapping[str, list[tuple[Array, Array]]]) -> dict[str, Array]:
+    """The four best classes of each network and of the `ensemble`, int64 [rows, 4].
+
+    outputs: by network, its batches of probabilities and classes, each [batch, candidates].
+    """
+    values, classes = (
+        {name: np.concatenate([batch[part] for batch in batches]) for name, batches in outputs.items()}
+        for part in (0, 1)
+    )
+    guesses = {name: best_four([values[name]], [classes[name]], [1.0]) for name in outputs}
+    weights = [WEIGHTS[name] for name in outputs]
+    return guesses | {"ensemble": best_four(list(values.values()), list(classes.values()), weights)}
 
 
 def baseline(facts: Mapping[str, Array], classes: Array) -> Array:
-    """The cities that most often follow the last one; places that it leaves empty go to the most frequent cities."""
-    named = np.stack([facts[f"next{i}"] for i in range(GUESSES)], axis=1).astype(np.int64) - FIRST_CITY
-    popular = np.broadcast_to(np.arange(GUESSES), named.shape)  # codes are by falling count
-    fresh = np.where((popular[:, :, None] == named[:, None, :]).any(axis=2), -1, popular)
-    both = np.concatenate([named, fresh], axis=1)
+    """The classes that most often follow the last city, int64 [rows, 4], filled up with the most frequent classes.
+
+    facts: columns next0 to next3 of `features.follow`.
+    """
+    following = np.stack([facts[f"next{i}"] for i in range(GUESSES)], axis=1).astype(np.int64) - FIRST_CITY
+    popular = np.broadcast_to(np.arange(GUESSES), following.shape)  # codes are in order of falling count
+    repeated = (popular[:, :, None] == following[:, None, :]).any(axis=2)
+    both = np.concatenate([following, np.where(repeated, -1, popular)], axis=1)
     order = np.argsort(both < 0, axis=1, kind="stable")[:, :GUESSES]
     return np.take_along_axis(both, order, axis=1)
 
 
 def score(ids: Mapping[str, Array], trips: Array, submission: Path, truth: Path | None) -> dict[str, float]:
-    """The official score of the written submission, and the same figure for each network and the baseline."""
+    """The official score of the submission file, and the score of each network and the baseline; empty without a truth file.
+
+    ids: by model, the city ids guessed, int64 [rows, 4]; trips: trip ids [rows].
+    """
     if truth is None:
         return {}
     import polars as pl
@@ -294,11 +324,9 @@ def score(ids: Mapping[str, Array], trips: Array, submission: Path, truth: Path 
     asked = pl.DataFrame({"utrip_id": list(trips)}).join(
         answers, on="utrip_id", how="left", maintain_order="left"
     )
-    known = asked["city_id"].to_numpy()
-    scores = dataset.score(submission, truth)
-    return scores | {
-        f"{SCORE}_{name}": accuracy(known, found) for name, found in ids.items() if name != "ensemble"
-    }
+    cities = asked["city_id"].to_numpy()
+    by_model = {f"{SCORE}_{name}": accuracy(cities, best) for name, best in ids.items() if name != "ensemble"}
+    return dataset.score(submission, truth) | by_model
 
 
 TASK = Booking()

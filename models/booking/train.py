@@ -1,8 +1,7 @@
 """Trains one network of the `booking` task."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from buzzer.engine.frames.base import Array
 from buzzer.models.booking.ensemble import accuracy, best_four
 from buzzer.models.booking.features import GUESSES, Inputs
+from buzzer.models.booking.params import Context
 from buzzer.models.epochs import Epochs, one_cycle
 
 VALID_BATCH = 2048
@@ -23,21 +23,20 @@ class Trainer(Epochs):
 
     def __init__(
         self,
+        context: Context,
         network: nn.Module,
         train: Inputs,
         valid: Inputs,
-        params: Mapping[str, Any],
-        seed: int,
-        device: str,
         checkpoint: Path,
     ) -> None:
-        super().__init__(network, device, checkpoint)
-        self.train, self.valid, self.seed, self.size = train, valid, seed, params["batch"]
+        super().__init__(network, context.device, checkpoint)
+        params = context.params
+        self.train, self.valid, self.seed, self.size = train, valid, context.seed, params.batch
         self.rows = np.flatnonzero(train.target >= 0)
         self.steps = max(len(self.rows) // self.size, 1)
-        optimizer = torch.optim.Adam(network.parameters(), lr=params["lr"], fused=True)
-        steps = self.steps * params["epochs"]
-        self.optimise([optimizer], [one_cycle(optimizer, params["lr"], steps, pct_start=0.1, div_factor=1e3)])
+        optimizer = torch.optim.Adam(network.parameters(), lr=params.lr, fused=True)
+        steps = self.steps * params.epochs
+        self.optimise([optimizer], [one_cycle(optimizer, params.lr, steps, pct_start=0.1, div_factor=1e3)])
 
     def batches(self, epoch: int) -> Iterator[Array]:
         """Rows with a target in random order; those that do not fill the last batch are left out."""

@@ -1,13 +1,15 @@
-"""The `complete-journey` task: the first task's models on real grocery baskets, mapped into its schema."""
+"""The `complete-journey` task: the models of `sigir-ecom-task1` on real grocery baskets, mapped into its schema.
 
-from functools import partial
+Files and details are those of `sigir_ecom.next_item.task`.
+"""
+
 from pathlib import Path
 
 from buzzer.datasets import complete_journey as dataset
-from buzzer.datasets.checked import generated
 from buzzer.datasets.complete_journey import mapping
 from buzzer.errors import UsageError
 from buzzer.models.api.context import Data, Progress
+from buzzer.models.dataset_task import DataSource
 from buzzer.models.sigir_ecom.next_item.task import Recommendation
 
 NOTES = (
@@ -19,13 +21,14 @@ NOTES = (
 class CompleteJourney(Recommendation):
     """See configs/tasks/complete-journey.yaml; --scale is the share of households."""
 
+    data_source = DataSource(f"complete_journey-v{mapping.VERSION}", dataset.generate, dataset.check)
+
     def prepare(self, source: Path | None, cache: Path, scale: float, seed: int, progress: Progress) -> Data:
+        """Map the installed package's tables into the schema, in the cache. Raises UsageError for a folder of files."""
         if source is not None:
             raise UsageError("complete-journey takes its data from an installed package", "leave --data out")
-        folder = cache / f"complete_journey-v{mapping.VERSION}-scale{scale:g}-seed{seed}"
-        generate = partial(dataset.generate, scale=scale, seed=seed, progress=progress)
-        files = generated(folder, generate, dataset.check, cache, progress)
-        return Data(folder, files.fingerprint, "official", dict(files.rows), min(scale, 1.0), NOTES)
+        files = self.data_source.files(None, cache, scale, seed, progress)
+        return Data(files.folder, files.fingerprint, "official", dict(files.rows), min(scale, 1.0), NOTES)
 
 
 TASK = CompleteJourney()

@@ -1,1 +1,1 @@
-"""Online Shoppers: whether a session ends in a purchase."""
+"""Online Shoppers: predicts whether a session ends in a purchase."""

@@ -1,16 +1,23 @@
-"""The `online-shoppers` task: the models of the second task on real sessions of another shop (UCI 468)."""
+"""The `online-shoppers` task: the models of `sigir-ecom-task2` on real sessions of another shop (UCI 468).
+
+`fit` writes to the work folder, beside the files of `sigir_ecom.purchase.ensemble`:
+- codes-<column>.parquet: codes of the values of a column;
+- rates-<column>.parquet: sums of purchases by the codes of a column;
+- prior.json: the overall rate of purchase.
+
+Details of `fit`: `bought`, the rate of purchase; `history`, of the network, a list of `epoch`, `loss` and `valid_loss`; `weights`, by model.
+
+Details of `predict`: `sessions`, by model the description of its session; `weights`, by model.
+"""
 
 import json
-import os
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from buzzer.datasets import online_shoppers as dataset
-from buzzer.datasets.checked import given_or_generated
 from buzzer.datasets.files import need
 from buzzer.datasets.online_shoppers import metric
 from buzzer.datasets.online_shoppers.reader import (
@@ -25,14 +32,17 @@ from buzzer.datasets.online_shoppers.reader import (
 )
 from buzzer.engine import frames
 from buzzer.engine.frames import Engine, Frame
-from buzzer.engine.frames.base import Array, Columns, Expr, on_host
-from buzzer.models.api.context import Data, Progress, Result, RunContext, Steps
-from buzzer.models.sigir_ecom.purchase import odds, task
+from buzzer.engine.frames.base import FIRST_CODE, Array, Columns, Expr, on_host
+from buzzer.models.api.context import Result, Steps
+from buzzer.models.dataset_task import DatasetTask, DataSource
+from buzzer.models.sigir_ecom.purchase import ensemble
+from buzzer.models.sigir_ecom.purchase.blending import Rows
+from buzzer.models.sigir_ecom.purchase.ensemble import ENSEMBLE
+from buzzer.models.sigir_ecom.purchase.params import Context, Params
 from buzzer.models.sigir_ecom.sessions.events import batches
 
-REAL = Path("online_shoppers")  # under $BUZZER_DATA
 STAND_IN = "a generated stand-in for UCI 468: set BUZZER_DATA or give --data for the real sessions"
-EVERY = 5  # row that is of the test; of the others, the next is held out
+EVERY = 5  # every fifth row is of the test; of the others, every fifth is held out
 ENCODED = ("Month", "TrafficType", "Browser", "Region", "VisitorType")
 SMOOTHING = 20.0
 NUMBERS = (
@@ -46,68 +56,54 @@ NUMBERS = (
 )
 
 
-class Shoppers:
+class Shoppers(DatasetTask[Params]):
     """See configs/tasks/online-shoppers.yaml for the parameters."""
 
-    def prepare(self, source: Path | None, cache: Path, scale: float, seed: int, progress: Progress) -> Data:
-        real = Path(os.environ["BUZZER_DATA"]) / REAL if "BUZZER_DATA" in os.environ else None
-        if source is None and real is not None and (real / FILE).is_file():
-            source = real
-        folder = cache / f"online_shoppers-v{VERSION}-scale{scale:g}-seed{seed}"
-        generate = partial(dataset.generate, scale=scale, seed=seed, progress=progress)
-        files = given_or_generated(source, folder, generate, dataset.check, cache, progress)
-        notes = files.notes if files.source == "official" else (*files.notes, STAND_IN)
-        return Data(files.folder, files.fingerprint, files.source, dict(files.rows), files.scale, notes)
+    params_type = Params
+    data_source = DataSource(
+        f"online_shoppers-v{VERSION}",
+        dataset.generate,
+        dataset.check,
+        installed=Path("online_shoppers", FILE),
+        stand_in=STAND_IN,
+    )
 
-    def fit(self, job: RunContext) -> Steps:
-        import torch
-
-        e = frames.load(job.engine)
+    def fit_steps(self, context: Context) -> Steps:
+        """Fit the codes, the rates of purchase and both models."""
+        e = frames.load(context.engine)
         yield "load"
-        t = e.collect(e.filter(read(e, job.data), lambda c: c("row") % EVERY != 0))
+        t = e.collect(e.filter(read(e, context.data), lambda c: c("row") % EVERY != 0))
         yield "features"
         tables = {name: e.collect(e.categorify_fit([(t, name)])) for name in CODED}
         t = e.collect(base(e, t, tables))
-        bought = e.to_numpy(t, ["bought", "row"])
-        prior = float(bought["bought"].mean())
+        truth = e.to_numpy(t, ["bought", "row"])
+        bought, prior = truth["bought"], float(truth["bought"].mean())
         rates = {name: e.collect(e.group_sums(t, [f"{name}_code"], ["bought"])) for name in ENCODED}
-        encoded = e.with_columns(t, fold=lambda c: (c("row") // EVERY) % EVERY)
-        for name in ENCODED:
-            keys = [f"{name}_code"]
-            encoded = e.target_encode_kfold(
-                encoded, keys, "fold", {"bought": prior}, SMOOTHING, f"te_{name}", source=e.collect(encoded)
-            )
-        encoded = e.keep(encoded)
+        encoded = e.keep(encode_own(e, t, prior))
         yield "transfer"
-        x, codes = e.matrix(encoded, NUMBERS), codes_of(e, encoded, sizes_of(e, tables))
-        rows = odds.Rows(on_host(x), codes, bought["bought"], np.ones(len(codes)), bought["row"] % EVERY == 1)
+        sizes = sizes_of(e, tables)
+        x, codes = e.matrix(encoded, NUMBERS), codes_of(e, encoded, sizes)
+        ones = np.ones(len(codes))
+        rows = Rows(on_host(x), codes, bought, ones, truth["row"] % EVERY == 1)
         yield "fit"
-        network, chances, history = build(job, sizes_of(e, tables)), {}, list[dict[str, float]]()
-        chances[odds.TREES] = task.fit_trees(job, x, rows)
-        yield "fit"
-        for state in task.fit_network(job, network, rows):
-            history = state.history
-            yield "fit"
-        chances[odds.NETWORK] = task.chances_of(network, rows)
-        weights = odds.weigh(chances, rows.y[rows.held], rows.weights[rows.held])
-        yield "write"
-        torch.save(network.cpu().state_dict(), job.work / task.NETWORK)
-        (job.work / task.BLEND).write_text(json.dumps(weights))
+        fitted = yield from ensemble.fit(context, network_of(context, sizes), x, rows, ones[rows.held])
         for kind, named in (("codes", tables), ("rates", rates)):
             for name, table in named.items():
-                e.write_parquet(table, job.work / f"{kind}-{name}.parquet")
-        (job.work / "prior.json").write_text(json.dumps(prior))
-        return Result({}, len(rows.y), {"bought": prior, "history": history, "weights": weights})
+                e.write_parquet(table, context.work / f"{kind}-{name}.parquet")
+        (context.work / "prior.json").write_text(json.dumps(prior))
+        details = {"bought": prior, "history": fitted.history, "weights": fitted.weights}
+        return Result({}, len(rows.y), details)
 
-    def predict(self, job: RunContext) -> Steps:
-        e = frames.load(job.engine)
+    def predict_steps(self, context: Context) -> Steps:
+        """Predict the purchases of the test rows with each model, and blend."""
+        e, params = frames.load(context.engine), context.params
         yield "load"
-        t = e.collect(e.filter(read(e, job.data), lambda c: c("row") % EVERY == 0))
-        tables = {name: e.collect(e.read_parquet(job.work / f"codes-{name}.parquet")) for name in CODED}
-        rates = {name: e.collect(e.read_parquet(job.work / f"rates-{name}.parquet")) for name in ENCODED}
-        prior = {"bought": float(json.loads((job.work / "prior.json").read_text()))}
+        t = e.collect(e.filter(read(e, context.data), lambda c: c("row") % EVERY == 0))
+        tables = saved_tables(e, context.work, "codes", CODED)
+        rates = saved_tables(e, context.work, "rates", ENCODED)
+        prior = {"bought": float(json.loads((context.work / "prior.json").read_text()))}
         sizes = sizes_of(e, tables)
-        sessions = task.sessions_of(job, build(job, sizes), len(NUMBERS), len(CODED))
+        sessions = ensemble.open_sessions(context, network_of(context, sizes), len(NUMBERS), len(CODED))
         yield "features"
         t = base(e, t, tables)
         for name in ENCODED:
@@ -115,36 +111,56 @@ class Shoppers:
         t = e.keep(t)
         yield "transfer"
         x, codes = e.matrix(t, NUMBERS), codes_of(e, t, sizes)
-        found: dict[str, list[Array]] = {name: [] for name in sessions}
-        for rows in batches(len(codes), job.params["predict_batch"]):
+        outputs: dict[str, list[Array]] = {name: [] for name in sessions}
+        for rows in batches(len(codes), params.predict_batch):
             yield "predict"
-            for name, p in task.predict(sessions, {"numbers": x[rows], "codes": codes[rows]}).items():
-                found[name].append(p)
-        for row in range(job.params["latency"]):
+            batch = {"numbers": x[rows], "codes": codes[rows]}
+            for name, p in ensemble.predict(sessions, batch).items():
+                outputs[name].append(p)
+        for row in range(params.latency):
             yield "latency"
-            task.predict(sessions, {"numbers": x[[row % len(codes)]], "codes": codes[[row % len(codes)]]})
+            only = [row % len(codes)]
+            ensemble.predict(sessions, {"numbers": x[only], "codes": codes[only]})
         yield "write"
-        described = task.closed(sessions)
-        weights = json.loads((job.work / task.BLEND).read_text())
-        chances = task.blended({name: np.concatenate(parts) for name, parts in found.items()}, weights)
+        described, weights = ensemble.close(sessions), ensemble.saved_weights(context.work)
+        whole = {name: np.concatenate(parts) for name, parts in outputs.items()}
+        probabilities = ensemble.blended(whole, weights)
         truth = e.to_numpy(t, ["row", "bought"])
-        submission, answers = job.out / "submission.csv", job.out / "truth.csv"
-        dataset.write_submission(submission, {"row": truth["row"], "chance": chances["ensemble"]})
+        submission, answers = context.out / "submission.csv", context.out / "truth.csv"
+        dataset.write_submission(submission, {"row": truth["row"], "chance": probabilities[ENSEMBLE]})
         yield "score"
         dataset.write_submission(answers, {"row": truth["row"], "bought": truth["bought"]})
         scores = dataset.score(submission, answers) | {"accuracy_zeros": float(1 - truth["bought"].mean())}
         for name in sessions:
-            scores |= {f"{k}_{name}": v for k, v in metric.scores(truth["bought"], chances[name]).items()}
+            by_kind = metric.scores(truth["bought"], probabilities[name])
+            scores |= {f"{kind}_{name}": value for kind, value in by_kind.items()}
         return Result(scores, len(codes), {"sessions": described, "weights": weights}, (submission,))
 
 
+def saved_tables(e: Engine, folder: Path, kind: str, names: tuple[str, ...]) -> dict[str, Frame]:
+    """The tables <kind>-<name>.parquet that `fit` saved."""
+    return {name: e.collect(e.read_parquet(folder / f"{kind}-{name}.parquet")) for name in names}
+
+
+def encode_own(e: Engine, t: Frame, prior: float) -> Frame:
+    """Add out-of-fold rates of purchase, for the rows that the rates are fitted on."""
+    t = e.with_columns(t, fold=lambda c: (c("row") // EVERY) % EVERY)
+    for name in ENCODED:
+        keys = [f"{name}_code"]
+        t = e.target_encode_kfold(
+            t, keys, "fold", {"bought": prior}, SMOOTHING, f"te_{name}", source=e.collect(t)
+        )
+    return t
+
+
 def read(e: Engine, folder: Path) -> Frame:
+    """The rows of the file in a folder. Raises DataError if it is missing."""
     path = need(folder, (FILE,), WHERE)
     return e.read_csv(path, COLUMNS, separator=separator_of(path))
 
 
 def base(e: Engine, t: Frame, tables: Mapping[str, Frame]) -> Frame:
-    """What a row tells by itself, values as codes, and `bought`, 0 or 1."""
+    """Features that need the row and the codes only, and `bought`, 0 or 1."""
     for name, table in tables.items():
         t = e.categorify(t, name, table, f"{name}_code")
     return e.with_columns(
@@ -158,29 +174,25 @@ def base(e: Engine, t: Frame, tables: Mapping[str, Frame]) -> Frame:
 
 
 def logarithm(e: Engine, name: str) -> Callable[[Columns], Expr]:
+    """log(1 + x)."""
     return lambda c: e.log1p(c(name))
 
 
 def sizes_of(e: Engine, tables: Mapping[str, Frame]) -> list[int]:
     """Number of codes by column."""
-    return [int(e.height(tables[name])) + 2 for name in CODED]
+    return [int(e.height(tables[name])) + FIRST_CODE for name in CODED]
 
 
 def codes_of(e: Engine, t: Frame, sizes: list[int]) -> Array:
-    """Codes of all columns, each column's after those of the columns before it, for one table: int64 [rows, columns]."""
+    """Codes of all columns in one range, the codes of each column after those of the previous ones: int64 [rows, columns]."""
     arrays = e.to_numpy(t, [f"{name}_code" for name in CODED])
     shift = np.cumsum([0, *sizes[:-1]])
     return np.stack(list(arrays.values()), axis=1).astype(np.int64) + shift
 
 
-def build(job: RunContext, sizes: list[int]) -> Any:
-    import torch
-
-    from buzzer.models.sigir_ecom.purchase.dlrm import Dlrm
-
-    torch.manual_seed(job.seed)
-    params = (job.params[key] for key in ("dim", "hidden", "dropout"))
-    return Dlrm(len(NUMBERS), len(CODED), 0, sum(sizes), *params)
+def network_of(context: Context, sizes: list[int]) -> Any:
+    """An untrained `Dlrm`."""
+    return ensemble.network_of(context, len(NUMBERS), len(CODED), 0, sum(sizes))
 
 
 TASK = Shoppers()

@@ -1,4 +1,4 @@
-"""`gbdt`: boosted trees of the RecSys 2021 task as a bench target, on rows that they did not learn from."""
+"""`gbdt`: boosted trees of the `recsys2021` task as a model of `buzzer bench`, on rows that they were not trained on."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,9 +21,10 @@ ROWS = "rows.npy"
 
 
 class Gbdt:
-    """params: `scale` of the generated data, `rounds` and `depth` of the trees, and which engagement, `target`."""
+    """params: `scale` of the generated data, `rounds` and `depth` of the trees, and the engagement, `target`."""
 
     def load(self, ask: BenchSpec) -> BenchModel:
+        """Trains the trees unless `ask.work` has them. Raises UsageError for rows of real lengths."""
         if ask.lengths != "fixed":
             raise UsageError("trees have no sentences: --lengths real is for encoders")
         if not (ask.work / ROWS).is_file():
@@ -48,11 +49,11 @@ class Gbdt:
         )
 
     def identity(self, ask: BenchSpec) -> None:
-        """It is trained anew in each call."""
+        """None: each call of `buzzer bench` trains other trees."""
 
 
 class Reference:
-    """XGBoost's own prediction from a DMatrix, not in place."""
+    """XGBoost's prediction from a DMatrix, where the measured backend predicts in place."""
 
     def __init__(self, model: Path) -> None:
         import xgboost
@@ -60,38 +61,37 @@ class Reference:
         self._booster = xgboost.Booster(model_file=model)
 
     def predict(self, batch: Mapping[str, Array]) -> dict[str, Array]:
+        """Probabilities float32 [rows] of `features` float32 [rows, features]."""
         import xgboost
 
         return {"probability": self._booster.predict(xgboost.DMatrix(batch["features"]))}
 
 
 def cut(rows: Array, ask: BenchSpec, number: int) -> Array:
-    """A batch: other rows for each number, from the start again at the end."""
+    """The batch with a number: the next `ask.batch` rows, starting over at the end."""
     at = (np.arange(ask.batch) + number * ask.batch) % len(rows)
     return np.ascontiguousarray(rows[at])
 
 
 def fit(ask: BenchSpec) -> None:
-    """Generate data, train the trees, and keep the encoded test rows, float32 [rows, features], under `ask.work`."""
+    """Generate data, train the trees, and save them and the encoded test rows, float32 [rows, features], in `ask.work`."""
     data, e = ask.work / "data", frames.load("polars")
     dataset.generate(data, ask.params["scale"], ask.seed, lambda share, what: None)
-    job = job_of(ask, data)
-    for _ in TASK.fit(job):
-        pass  # phases are nobody's here
+    context = TASK.typed(context_of(ask, data))
+    for _ in TASK.fit_steps(context):
+        pass  # the phases are not timed
     codes = lookup_tables.load(e, ask.work, "code")
     part = features.read_part(e, part_files(data / "test")[0], False)
     t = features.code(e, features.base(e, part, False), codes)
-    known = fitting.Fitted(
-        codes, {}, lookup_tables.load(e, ask.work, "train"), {}, fitting.means(ask.work)["train"]
-    )
-    found = ensemble.inputs(
-        e, fitting.encoded(e, t, fitting.lookups(e, known)), ensemble.chosen(job.params), 0, None
-    )
-    np.save(ask.work / ROWS, found.x)
+    tables, means = lookup_tables.load(e, ask.work, "train"), fitting.means(ask.work)["train"]
+    wanted = fitting.lookups(e, fitting.Fitted(codes, {}, tables, {}, means))
+    models = ensemble.select_models(context.params)
+    rows = ensemble.inputs(e, fitting.encoded(e, t, wanted), models, 0)
+    np.save(ask.work / ROWS, rows.x)
 
 
-def job_of(ask: BenchSpec, data: Path) -> RunContext:
-    """The task's fit with trees of the asked size, and no more."""
+def context_of(ask: BenchSpec, data: Path) -> RunContext:
+    """A fit of the task with trees of the wanted size and no other model."""
     params = load_yaml("tasks/recsys2021.yaml")["params"] | TREES_ONLY
     params |= {"rounds_1": ask.params["rounds"], "depth_1": ask.params["depth"]}
     return RunContext(

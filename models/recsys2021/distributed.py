@@ -1,7 +1,7 @@
-"""The predict job on a Dask cluster: each worker takes every n-th piece of the test, in its own process and on its own GPU.
+"""Prediction on a Dask cluster: each worker predicts every n-th piece of the test, in its own process and on its own GPU.
 
-The folders of the job must be the same for all workers, as on one machine or a shared file system. Two things are done for all pieces
-together: the counts over the rows that are scored, and the submission, which keeps the order of the test.
+The folders of the run must be the same for all workers, as on one machine or a shared file system. Two steps need all pieces: the counts
+over the scored rows, and the submission, which keeps the order of the test.
 """
 
 from contextlib import AbstractContextManager
@@ -13,36 +13,37 @@ import numpy as np
 
 from buzzer.engine import cluster, frames
 from buzzer.engine.frames.base import Array
-from buzzer.models.api.context import RunContext, Steps
+from buzzer.models.api.context import Steps
 from buzzer.models.recsys2021 import ensemble, second_stage_features, sizes
 from buzzer.models.recsys2021.lookup_tables import collected, load, save
+from buzzer.models.recsys2021.params import Context
 from buzzer.models.recsys2021.predicting import IDS, Predicted, Predictor, pieces_of_test
 from buzzer.models.recsys2021.submission import submission
 
-BLEND, BY = "blend", "by "  # columns of what a worker hands over, beside the ids
+BLEND, BY = "blend", "by "  # columns of a worker's file, beside the ids
 
 
 class Shard:
-    """A worker's share, kept between the two passes as a Dask actor."""
+    """The pieces of one worker, a Dask actor that lives through both passes."""
 
-    def __init__(self, job: RunContext, rank: int, of: int) -> None:
-        self.rank, self.of, self.predictor = rank, of, Predictor(job)
+    def __init__(self, context: Context, rank: int, of: int) -> None:
+        self.rank, self.of, self.predictor = rank, of, Predictor(context)
 
     def preprocess(self) -> list[int]:
-        """First pass: the numbers of this worker's pieces; their counts are saved."""
+        """First pass: save the counts of this worker's pieces; returns their numbers."""
         p, numbers = self.predictor, []
-        for number, path in pieces_of_test(p.job, self.rank, self.of):
-            save(p.e, p.job.out, f".counts{number}", p.preprocess(number, path))
+        for number, path in pieces_of_test(p.context, self.rank, self.of):
+            save(p.e, p.context.out, f".counts{number}", p.preprocess(number, path))
             numbers.append(number)
         return numbers
 
     def predict(self) -> int:
-        """Second pass: predictions of each piece are saved; the rows of the lookup tables that were needed."""
+        """Second pass: save the predictions of each piece; returns the rows of the lookup tables that were read."""
         p = self.predictor
-        if not p.seen:
+        if not p.pieces:
             return 0
-        p.load_tables(load(p.e, p.job.out, ".counted"))
-        for piece in p.seen:
+        p.load_tables(load(p.e, p.context.out, ".counted"))
+        for piece in p.pieces:
             steps = p.predict(piece)
             while True:
                 try:
@@ -54,79 +55,81 @@ class Shard:
         return p.table_rows
 
 
-def threads_of(job: RunContext) -> int:
-    """Threads of a worker's libraries: its share of the budget's."""
-    return max(job.threads // max(job.workers, 1), 1)
+def threads_of(context: Context) -> int:
+    """Threads of each worker: its share of the budget's."""
+    return max(context.threads // max(context.workers, 1), 1)
 
 
-def opened(job: RunContext) -> AbstractContextManager[Any]:
-    """A client of the job's cluster."""
-    options: dict[str, Any] = {"device": job.device, "gpu_memory_bytes": job.gpu_memory_bytes}
-    return cluster.opened(job.workers, job.scheduler, threads=threads_of(job), **options)
+def open_client(context: Context) -> AbstractContextManager[Any]:
+    """A client of the run's cluster."""
+    options: dict[str, Any] = {"device": context.device, "gpu_memory_bytes": context.gpu_memory_bytes}
+    return cluster.opened(context.workers, context.scheduler, threads=threads_of(context), **options)
 
 
-def predict(job: RunContext) -> Steps:
-    """The job on `job.workers` local workers, or on those of `job.scheduler`."""
+def predict(context: Context) -> Steps:
+    """Predict on `context.workers` local workers, or on the workers of `context.scheduler`."""
     yield "load"
-    with opened(job) as client:
+    with open_client(context) as client:
         workers = cluster.addresses(client)
-        told = sizes.told(job, len(workers))  # here, for all workers must cut the same pieces
-        params = {**job.params, "piece_rows": told["piece_rows"]}
-        own = replace(job, threads=threads_of(job), workers=0, scheduler="", params=params)
-        made = [
+        used = sizes.details(context, len(workers))
+        # All workers must cut the same pieces, so their size is fixed here.
+        params = context.params.model_copy(update={"piece_rows": used["piece_rows"]})
+        own = replace(context, threads=threads_of(context), workers=0, scheduler="", params=params)
+        futures = [
             client.submit(Shard, own, rank, len(workers), workers=[worker], pure=False, actor=True)
             for rank, worker in enumerate(workers)
         ]
-        shards = [future.result() for future in made]
+        shards = [future.result() for future in futures]
         yield "preprocess"
-        numbers = sorted(number for asked in [s.preprocess() for s in shards] for number in asked.result())
-        add_up(job, numbers)
+        numbers = sorted(number for future in [s.preprocess() for s in shards] for number in future.result())
+        add_up(context, numbers)
         yield "predict"
-        table_rows = sum(asked.result() for asked in [s.predict() for s in shards])
-    with submission(job, ensemble.chosen(job.params)) as writer:
+        table_rows = sum(future.result() for future in [s.predict() for s in shards])
+    with submission(context, ensemble.select_models(context.params)) as writer:
         for number in numbers:
             yield "write"
-            writer.add(read(job.out / f".piece{number}.arrow"))
-    clean(job.out)
+            writer.add(read(context.out / f".piece{number}.arrow"))
+    clean(context.out)
     yield "score"
-    facts = {"pieces": len(numbers), "table_rows": table_rows, "workers": len(workers)} | told
-    return writer.result(facts)
+    return writer.result({"pieces": len(numbers), "table_rows": table_rows, "workers": len(workers)} | used)
 
 
-def add_up(job: RunContext, numbers: list[int]) -> None:
-    """The counts of all pieces together, saved for every worker."""
-    e = frames.load(frames.cpu_twin(job.engine))  # the GPUs are left to the workers
-    counts = [load(e, job.out, f".counts{number}") for number in numbers]
-    save(e, job.out, ".counted", collected(e, second_stage_features.add_up(e, counts)))
+def add_up(context: Context, numbers: list[int]) -> None:
+    """Save the sum of the counts of all pieces, for every worker."""
+    e = frames.load(frames.cpu_twin(context.engine))  # the GPUs are left to the workers
+    counts = [load(e, context.out, f".counts{number}") for number in numbers]
+    save(e, context.out, ".counted", collected(e, second_stage_features.add_up(e, counts)))
 
 
 def write(path: Path, rows: Predicted) -> None:
-    """As an Arrow file: ids, and each model's probabilities and the blend as lists of one a target."""
+    """Write an Arrow file: the ids, and the blend and each model's probabilities as lists, one value for each target."""
     from pyarrow import FixedSizeListArray, array, feather
 
     table = rows.ids
-    for name, p in {BLEND: rows.blend, **{f"{BY}{name}": p for name, p in rows.found.items()}}.items():
+    columns = {BLEND: rows.blend} | {f"{BY}{name}": p for name, p in rows.by_model.items()}
+    for name, p in columns.items():
         table = table.append_column(name, FixedSizeListArray.from_arrays(array(p.ravel()), p.shape[1]))
     feather.write_feather(table, path, compression="uncompressed")
 
 
 def read(path: Path) -> Predicted:
+    """The rows that `write` saved."""
     from pyarrow import feather
 
     table = feather.read_table(path)
-    found = {name: matrix(table[name]) for name in table.column_names if name not in IDS}
-    blend = found.pop(BLEND)
-    return Predicted(table.select(IDS), {name.removeprefix(BY): p for name, p in found.items()}, blend)
+    columns = {name: matrix(table[name]) for name in table.column_names if name not in IDS}
+    blend = columns.pop(BLEND)
+    return Predicted(table.select(IDS), {name.removeprefix(BY): p for name, p in columns.items()}, blend)
 
 
 def matrix(lists: Any) -> Array:
-    """A column of lists of one length as an array [rows, length]."""
+    """A column of lists of equal length as an array [rows, length]."""
     whole = lists.combine_chunks()
     return np.asarray(whole.flatten()).reshape(len(whole), -1)
 
 
 def clean(out: Path) -> None:
-    """Take away what the workers handed over."""
+    """Delete the workers' files."""
     for pattern in (".counts*.parquet", ".counted-*.parquet", ".piece*.arrow"):
         for path in out.glob(pattern):
             path.unlink()

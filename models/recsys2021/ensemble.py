@@ -1,4 +1,4 @@
-"""The models of both stages, opened for prediction, and what they read of the rows."""
+"""The models of both stages, opened for prediction, and the arrays that they read."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from buzzer.engine import infer
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Array, on_host, side_by_side
 from buzzer.errors import UsageError, unknown_name
-from buzzer.models.api.context import RunContext
 from buzzer.models.recsys2021 import features, second_stage_features, sizes, trees
+from buzzer.models.recsys2021.params import Context, Params
 
 TREES = ("kfold", "loo", "split")  # first stage, by how their training rows are encoded
 NETWORKS = ("pooled", "gru64", "gru128")
-LENGTHS = 8  # texts are cut to multiples of it
+LENGTHS = 8  # texts are cut to a multiple of it
 BASELINE = "logistic"  # trained and scored as a network, never stacked
 
 
 @dataclass(frozen=True)
 class ModelSelection:
-    """Which models a run has."""
+    """The models of a run."""
 
     trees: tuple[str, ...]
     networks: tuple[str, ...]
@@ -32,29 +32,34 @@ class ModelSelection:
 
     @property
     def first(self) -> list[str]:
-        """Names of the stacked models, as scores call them."""
+        """Names of the first stage's models in scores, the baseline not among them."""
         return [*(f"trees_{name}" for name in self.trees), *self.networks]
 
     @property
     def all_networks(self) -> tuple[str, ...]:
+        """The networks, the baseline among them."""
         return (*self.networks, BASELINE) if self.baseline else self.networks
 
 
-def chosen(params: Mapping[str, Any]) -> ModelSelection:
-    """Raises UsageError for a model that is not known, or no first stage."""
-    for key, known in (("trees", TREES), ("networks", NETWORKS), ("second", second_stage_features.MODELS)):
-        for name in params[key]:
-            if name not in known:
-                raise unknown_name(f"model of {key}", name, known)
-    if not params["trees"] and not params["networks"]:
+def select_models(params: Params) -> ModelSelection:
+    """The models that the parameters name. Raises UsageError for an unknown model, or an empty first stage."""
+    lists = {"trees": params.trees, "networks": params.networks, "second": params.second}
+    offered = {"trees": TREES, "networks": NETWORKS, "second": second_stage_features.MODELS}
+    for key, names in lists.items():
+        for name in names:
+            if name not in offered[key]:
+                raise unknown_name(f"model of {key}", name, offered[key])
+    if not params.trees and not params.networks:
         raise UsageError("no model of the first stage", f"--set trees=[{','.join(TREES)}]")
-    lists = {key: tuple(params[key]) for key in ("trees", "networks", "second")}
-    return ModelSelection(**lists, baseline=params["baseline"])
+    return ModelSelection(
+        **{key: tuple(names) for key, names in lists.items()},
+        baseline=params.baseline,
+    )
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Rows as the first stage reads them, on the device with a GPU engine; what no model reads is None."""
+    """The arrays that the first stage reads, on the device with a GPU engine; None for what no model reads."""
 
     x: Array  # float32 [rows, features.names()]
     raw: Array | None  # float32 [rows, features.raw_names()]
@@ -62,13 +67,16 @@ class Inputs:
     users: Array | None  # int64 [rows, 2]: codes of author and reader
 
     def batches(self, size: int) -> Iterator[tuple[Array, dict[str, Array]]]:
-        """The rows as a network's batches, and which they are [size], on the host. Rows of like length go together, as the work grows
-        with the longest text; texts are cut to it, rounded up so that few lengths occur."""
+        """Row numbers [up to size], on the host, and the rows as a network's batch.
+
+        Rows of similar length share a batch, since the work grows with the longest text. Texts are cut to it, rounded up to a multiple of
+        LENGTHS, so that few lengths occur.
+        """
         assert self.tokens is not None and self.users is not None
-        many = lengths(self.tokens)
-        order = np.argsort(many, kind="stable")
+        token_counts = lengths(self.tokens)
+        order = np.argsort(token_counts, kind="stable")
         places = on_host(order)
-        longest = on_host(many[order])
+        longest = on_host(token_counts[order])
         for start in range(0, len(places), size):
             rows, last = order[start : start + size], min(start + size, len(places)) - 1
             width = max(-(-int(longest[last]) // LENGTHS), 1) * LENGTHS
@@ -80,24 +88,27 @@ class Inputs:
             yield places[start : start + size], batch
 
     def everything(self) -> dict[str, Array]:
-        """A network's batch of all rows, on the host."""
+        """All rows as one batch of a network, on the host."""
         assert self.tokens is not None and self.users is not None
         parts = {"features": self.x, "tokens": self.tokens, "users": self.users}
         return {name: on_host(part) for name, part in parts.items()}
 
     def on_host(self) -> "Inputs":
-        """What networks read, on the host."""
+        """The arrays that networks read, copied to the host."""
         parts = self.everything()
         return Inputs(parts["features"], None, parts["tokens"], parts["users"])
 
 
 def lengths(tokens: Array) -> Array:
-    """Tokens of each row, uint8 or wider [rows]."""
+    """Tokens in each row, uint8 or wider [rows]."""
     return (tokens > 0).sum(axis=1, dtype=np.min_scalar_type(tokens.shape[1]))
 
 
 def inputs(e: Engine, t: Frame, models: ModelSelection, length: int, texts: Frame | None = None) -> Inputs:
-    """From encoded rows, and, where there are networks, the same rows' texts."""
+    """The first stage's arrays from encoded rows.
+
+    length: tokens of a text, at most; texts: the same rows' column features.TEXTS, needed if there are networks.
+    """
     x = e.matrix(t, features.names())
     raw = e.matrix(t, features.raw_names()) if "split" in models.trees else None
     if not models.all_networks:
@@ -107,22 +118,22 @@ def inputs(e: Engine, t: Frame, models: ModelSelection, length: int, texts: Fram
 
 
 class FirstStage:
-    """Sessions of all first-stage models, loaded from what `fit` saved."""
+    """Sessions of all first-stage models, loaded from the files that `fit` saved."""
 
-    def __init__(self, job: RunContext, models: ModelSelection) -> None:
-        self.models, self.job = models, job
+    def __init__(self, context: Context, models: ModelSelection) -> None:
+        self.models, self.context = models, context
         width = len(features.names())
-        self.trees = {name: trees.Trees(job, name, width) for name in models.trees if name != "split"}
+        self.trees = {name: trees.Trees(context, name, width) for name in models.trees if name != "split"}
         if "split" in models.trees:
-            self.grouped = trees.Grouped(job, "split", len(features.raw_names()))
+            self.grouped = trees.Grouped(context, "split", len(features.raw_names()))
         self.networks: dict[str, Any] = {}
         if models.all_networks:
             from buzzer.models.recsys2021 import network_training
 
-            self.networks = network_training.open_sessions(models.all_networks, job)
+            self.networks = network_training.open_sessions(models.all_networks, context)
 
     def predict_trees(self, rows: Inputs) -> dict[str, Array]:
-        """Probabilities [rows, targets] by model, on the host."""
+        """Probabilities float32 [rows, targets] by model, on the host."""
         return {f"trees_{name}": self._predict(name, rows) for name in self.models.trees}
 
     def _predict(self, name: str, rows: Inputs) -> Array:
@@ -136,73 +147,82 @@ class FirstStage:
         def rounded(block: slice) -> Array:
             return model.predict(read_by(name, rows.x[block], features.names()))
 
-        return in_blocks(len(rows.x), sizes.block_rows(self.job), rounded)
+        return in_blocks(len(rows.x), sizes.block_rows(self.context), rounded)
 
     def predict_networks(self, rows: Inputs) -> dict[str, Array]:
-        """Probabilities [rows, targets] by model, on the host."""
+        """Probabilities float32 [rows, targets] by model, on the host."""
         if not self.networks:
             return {}
-        if not infer.info(infer.split_backend(self.job.backend)[0]).takes_gpu_arrays:
+        if not infer.info(infer.split_backend(self.context.backend)[0]).takes_gpu_arrays:
             rows = rows.on_host()
         shape = (len(rows.x), len(features.TARGETS))
-        found = {name: np.empty(shape, dtype=np.float32) for name in self.networks}
-        for places, batch in rows.batches(sizes.batch_rows(self.job)):
+        probabilities = {name: np.empty(shape, dtype=np.float32) for name in self.networks}
+        for places, batch in rows.batches(sizes.batch_rows(self.context)):
             for name, session in self.networks.items():
-                found[name][places] = session.run(batch)["probability"]
-        return found
+                probabilities[name][places] = session.run(batch)["probability"]
+        return probabilities
 
 
 class SecondStage:
-    """Trees over the first stage's columns and log odds and the week's columns, and their mean (winners: two models, halves)."""
+    """Trees on the first stage's columns and log odds and on the second stage's columns.
 
-    def __init__(self, job: RunContext, models: ModelSelection) -> None:
+    The submission is the mean of the models (the winners' two models differ in the halves that they are trained on).
+    """
+
+    def __init__(self, context: Context, models: ModelSelection) -> None:
         width = len(features.names()) + len(models.first) * len(features.TARGETS)
-        self.job = job
+        self.context = context
         self.models = {
             name: trees.Trees(
-                job, f"week-{name}", width + len(second_stage_features.names(name)), margins=True
+                context, f"second-{name}", width + len(second_stage_features.names(name)), margins=True
             )
             for name in models.second
         }
 
-    def predict(self, x: Array, odds: Sequence[Array], beside: Mapping[str, Array]) -> dict[str, Array]:
-        """Probabilities [rows, targets] by model; odds: of the first stage's models; beside: the week's columns by model."""
+    def predict(self, x: Array, log_odds: Sequence[Array], columns: Mapping[str, Array]) -> dict[str, Array]:
+        """Probabilities float32 [rows, targets] by model, on the host.
 
-        def one(name: str, block: slice) -> Array:
-            own = read_by(name, beside[name][block], second_stage_features.names(name))
-            return self.models[name].predict(*seen(x[block], [p[block] for p in odds], own))
+        x: [rows, features.names()]; log_odds: [rows, targets] of each first-stage model; columns: by model, [rows,
+        second_stage_features.names(model)].
+        """
 
-        size = sizes.block_rows(self.job)
-        return {f"second_{name}": in_blocks(len(x), size, partial(one, name)) for name in self.models}
+        def predict_block(name: str, block: slice) -> Array:
+            own = read_by(name, columns[name][block], second_stage_features.names(name))
+            return self.models[name].predict(*stacked(x[block], [p[block] for p in log_odds], own))
+
+        size = sizes.block_rows(self.context)
+        return {
+            f"second_{name}": in_blocks(len(x), size, partial(predict_block, name)) for name in self.models
+        }
 
 
 def in_blocks(rows: int, size: int, predict: Callable[[slice], Array]) -> Array:
-    """Predictions [rows, targets] of at most `size` rows at a time."""
+    """Predictions [rows, targets], made at most `size` rows at a time."""
     starts = range(0, max(rows, 1), size)
     return np.concatenate([predict(slice(start, start + size)) for start in starts])
 
 
 def read_by(strategy: str, x: Array, names: Sequence[str]) -> Array:
-    """The columns [rows, names] as trees of a strategy read them: those of `loo` have their encodings rounded."""
+    """The columns [rows, names] as trees of a strategy read them: `loo` rounds target encodings to features.DECIMALS."""
     if strategy != "loo":
         return x
     encoded = [at for at, name in enumerate(names) if name.startswith(("te_", "week_"))]
-    first, last = encoded[0], encoded[-1] + 1  # they stand together
+    first, last = encoded[0], encoded[-1] + 1  # these columns are adjacent
     return side_by_side([x[:, :first], x[:, first:last].round(features.DECIMALS), x[:, last:]])
 
 
-def seen(x: Array, odds: Sequence[Array], beside: Array) -> tuple[Array, Array]:
-    """What a model of the second stage sees, and the margins that it adds to: the mean of the first stage's log odds."""
-    return side_by_side([x, *odds, beside]), mean_odds(odds)
+def stacked(x: Array, log_odds: Sequence[Array], columns: Array) -> tuple[Array, Array]:
+    """The inputs of a second-stage model: its columns, and the margins that it adds to, the mean of the first stage's log odds."""
+    return side_by_side([x, *log_odds, columns]), mean_log_odds(log_odds)
 
 
-def odds_of(x: Array, found: Mapping[str, Array], models: ModelSelection) -> list[Array]:
-    """Log odds of the stacked models' probabilities, where the features `x` are."""
-    return [trees.log_odds(next_to(x, found[name])) for name in models.first]
+def log_odds_of(x: Array, probabilities: Mapping[str, Array], models: ModelSelection) -> list[Array]:
+    """Log odds float32 [rows, targets] of each stacked model, on the device of the features `x`."""
+    return [trees.log_odds(on_device_of(x, probabilities[name])) for name in models.first]
 
 
-def next_to(x: Any, array: Array) -> Array:
-    """An array where `x` is."""
+def on_device_of(x: Any, array: Array) -> Array:
+    """The array, copied to the GPU if `x` is there."""
     if not hasattr(x, "__cuda_array_interface__"):
         return array
     import cupy
@@ -210,10 +230,11 @@ def next_to(x: Any, array: Array) -> Array:
     return cupy.asarray(array)
 
 
-def mean_odds(odds: Sequence[Array]) -> Array:
-    """Float32 [rows, targets]."""
-    return sum(odds[1:], start=odds[0]) / np.float32(len(odds))
+def mean_log_odds(log_odds: Sequence[Array]) -> Array:
+    """Mean over the models, float32 [rows, targets]."""
+    return sum(log_odds[1:], start=log_odds[0]) / np.float32(len(log_odds))
 
 
-def probability(odds: Array) -> Array:
-    return 1 / (1 + np.exp(-odds))
+def probability(log_odds: Array) -> Array:
+    """Probabilities of log odds."""
+    return 1 / (1 + np.exp(-log_odds))

@@ -1,7 +1,7 @@
-"""From the official part files to the models' columns, in the operators of `engine.frames`. docs/recsys2021.md names each.
+"""Features: from the official part files to the models' columns, in the operators of `engine.frames`. docs/recsys2021.md describes each.
 
-Two steps, so that a part file can be worked on alone: `base` needs the row only; `encode` looks up tables that `fit` saved.
-a_ is the author, b_ the reader, as in the winners' code.
+Two steps, so that a part file can be processed without the others: `base` needs the row only; `lookups` need the tables that `fit` saved.
+Prefix a_ is the author, b_ the reader, as in the winners' code.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,10 +28,10 @@ Asked = tuple[list[str], list[list[str]]]  # a table's keys, and the columns tha
 USERS: dict[str, Asked] = {"code": (["value"], [["a"], ["b"]])}
 SMOOTHING = 20.0  # winners: 20
 FOLDS = 5
-# Without its own label, a row of a large group tells its label by the last digits of its encoding, which trees find. So a table of
-# few keys leaves no row out, and the others' encodings are rounded (both as the winners did).
+# Leave-one-out encoding leaks the label: in a large group, encodings of rows with different labels differ in the last digits only, and
+# trees find that. So tables of few keys leave no row out, and encodings by the others are rounded (both as the winners did).
 FEW_KEYS, DECIMALS = 1000, 3
-# Of the training weeks' last day, and of the fourth week's.
+# Noon of the last day of the training weeks, and of the fourth week.
 LAST_NOONS = tuple(FIRST_SECOND + day * DAY - DAY // 2 for day in (TRAIN_DAYS, ALL_DAYS))
 
 IDS = {"tweet_id": "tweet", "engaged_with_user_id": "a", "enaging_user_id": "b"}
@@ -77,7 +77,7 @@ LISTS = {
     "links": "present_links",
     "domains": "present_domains",
 }
-# Special symbols by their token ids in bert-base-multilingual-cased; [UNK] stands for emojis.
+# Special symbols by their token ids in bert-base-multilingual-cased; emojis are [UNK].
 SYMBOLS = {
     "questions": "136",
     "exclamations": "106",
@@ -89,9 +89,9 @@ SYMBOLS = {
 MEDIA = {"photos": "Photo", "videos": "Video", "gifs": "GIF"}
 CODED = {"language": "language", "media": "present_media"}
 MENTION = "137"  # @
-TEXTS = "text_tokens"  # the networks' text, as it is in the files
+TEXTS = "text_tokens"  # the networks' text, as in the files
 
-# Target encodings: name -> keys. The first are users, the others say what the row is like.
+# Target encodings: name -> keys. The first are users, the others kinds of rows.
 KEYS: dict[str, list[str]] = {
     "a": ["a"],
     "b": ["b"],
@@ -111,7 +111,7 @@ REVERSED = {
     "a_as_b": ("b", "a"),
     "b_as_a": ("a", "b"),
 }  # name -> (whose table, which column is looked up in it)
-# What the third kind of trees sees by raw sums and counts, and learns to smooth itself.
+# The `split` trees read raw sums and counts by these keys, and learn to smooth them.
 STEPS = {
     f"{who}_{what}_step": (f"{who}_{what}", width)
     for who in "ab"
@@ -163,42 +163,41 @@ PLAIN = (
 
 
 def encoded_names() -> list[str]:
-    """The target encodings' columns."""
+    """The columns of target encodings."""
     return [f"te_{name}_{target}" for name in (*KEYS, *REVERSED) for target in TARGETS]
 
 
 def names() -> list[str]:
-    """The columns that the first stage's models see, in their order."""
+    """The columns that the first stage's models read, in order."""
     return [*PLAIN, *encoded_names()]
 
 
 def coded_names() -> list[str]:
-    """The columns of coded rows that encodings and models are made of."""
+    """The columns of coded rows from which encodings and model inputs are computed."""
     keys = {key for table in (KEYS, RAW) for names in table.values() for key in names}
     plain = [name for name in PLAIN if name not in LOOKED_UP]
     return [*dict.fromkeys([*plain, *sorted(keys), "tweet"])]
 
 
 def read_names() -> list[str]:
-    """The same, and the labels."""
+    """`coded_names`, and the labels."""
     return [*coded_names(), *TARGETS]
 
 
 def raw_names() -> list[str]:
-    """The columns of the third kind of trees."""
+    """The columns that the `split` trees read, in order."""
     plain = [name for name in PLAIN if name not in LOOKED_UP]
     return [*plain, *(f"{part}_{name}" for name in RAW for part in (*(f"sum_{t}" for t in TARGETS), "n"))]
 
 
 def read_part(e: Engine, path: Path, labelled: bool) -> Frame:
-    """A part file's columns as the organisers name them."""
+    """A part file's columns under the organisers' names."""
     kinds = TEXT | (dict.fromkeys(LABELS.values(), "float64") if labelled else {})
     return e.read_csv(path, kinds, names=list(LABELLED if labelled else FEATURES), separator=SEPARATOR)
 
 
-def base(e: Engine, t: Frame, labelled: bool, beside: Sequence[str] = ()) -> Frame:
-    """What a row tells by itself, and the columns `beside` as they are. The columns `language` and `present_media` still wait for
-    their codes."""
+def base(e: Engine, t: Frame, labelled: bool, extra: Sequence[str] = ()) -> Frame:
+    """Features that need the row only, and the columns `extra` unchanged. `language` and `present_media` are still strings."""
     for column, out in IDS.items():
         t = e.hex_id(t, column, out)
     t = e.token_features(
@@ -215,7 +214,7 @@ def base(e: Engine, t: Frame, labelled: bool, beside: Sequence[str] = ()) -> Fra
         t = e.token_features(t, LISTS[out], LIST, size=f"{out}_n")
     t = e.with_columns(t, **{out: equals(e, column, "true") for out, column in FLAGS.items()})
     if labelled:
-        t = e.with_columns(t, **{label: is_there(e, column) for label, column in LABELS.items()})
+        t = e.with_columns(t, **{label: is_present(e, column) for label, column in LABELS.items()})
     t = e.with_columns(
         t,
         type=lambda c: equals(e, "tweet_type", "Retweet")(c) + 2 * equals(e, "tweet_type", "Quote")(c),
@@ -223,7 +222,7 @@ def base(e: Engine, t: Frame, labelled: bool, beside: Sequence[str] = ()) -> Fra
         mention=lambda c: e.where(c("type") == 1, c("second_mention"), c("first_mention")),
     )
     t = e.rename(t, {column: out for out, column in COUNTS.items()})
-    kept = [*beside, *IDS.values(), *FLAGS, *COUNTS, *SYMBOLS, *MEDIA, *CODED.values()]
+    kept = [*extra, *IDS.values(), *FLAGS, *COUNTS, *SYMBOLS, *MEDIA, *CODED.values()]
     kept += [
         *(f"{out}_n" for out in LISTS),
         "type",
@@ -238,17 +237,18 @@ def base(e: Engine, t: Frame, labelled: bool, beside: Sequence[str] = ()) -> Fra
 
 
 def equals(e: Engine, column: str, value: str) -> Callable[[Columns], Expr]:
-    """1 where the column has this value, else 0, also where it is missing."""
+    """1 where the column has this value, 0 otherwise and where it is missing."""
     return lambda c: e.cast(e.fill_null(c(column), "") == value, "int64")
 
 
-def is_there(e: Engine, column: str) -> Callable[[Columns], Expr]:
+def is_present(e: Engine, column: str) -> Callable[[Columns], Expr]:
+    """1 where the column has a value, else 0."""
     return lambda c: 1 - e.cast(e.is_null(c(column)), "int64")
 
 
 def arithmetic(e: Engine, t: Frame) -> Frame:
-    """Ratios, ages, the author's group, the time of day, and `decline`: minutes after noon of a window's last day, from when
-    on labels are cut off by its end."""
+    """Add ratios, ages, the author's group, the time of day, and `decline`, minutes after noon of a window's last day: engagements
+    after the window's end are not labelled, so that labels become rarer."""
     return e.with_columns(
         t,
         a_group=lambda c: sum(e.cast(c("a_followers") >= limit, "int64") for limit in GROUPS),
@@ -265,7 +265,7 @@ def arithmetic(e: Engine, t: Frame) -> Frame:
 
 
 def decline(e: Engine, time: Expr, noon: int) -> Expr:
-    """Minutes since a last day's noon, 0 before it and after the day."""
+    """Minutes since `noon`, 0 before noon and after the end of that day."""
     inside = e.cast(time >= noon, "int64") * e.cast(time < noon + DAY // 2, "int64")
     return (time - noon) / 60.0 * inside
 
@@ -286,7 +286,7 @@ def code(e: Engine, t: Frame, codes: Mapping[str, Frame]) -> Frame:
 
 
 def fit_tables(e: Engine, train: Source) -> dict[str, Frame]:
-    """Sums of the labels and counts by each key, over coded rows; and the language each user mostly writes or reads in."""
+    """Sums of the labels and counts by each key, over coded rows; and the language that each reader sees most."""
     tables = {
         name: e.group_sums(train([*keys, *TARGETS]), keys, list(TARGETS)) for name, keys in KEYS.items()
     }
@@ -294,12 +294,12 @@ def fit_tables(e: Engine, train: Source) -> dict[str, Frame]:
 
 
 def fit_raw_tables(e: Engine, early: Source) -> dict[str, Frame]:
-    """Sums and counts by the keys of the third kind of trees, over coded rows of an earlier time."""
+    """Sums and counts by the keys of the `split` trees, over coded rows of an earlier time."""
     return {name: e.group_sums(early([*keys, *TARGETS]), keys, list(TARGETS)) for name, keys in RAW.items()}
 
 
 def raw_lookups(tables: Mapping[str, Frame]) -> list[Lookup]:
-    """Raw sums and counts, of coded rows that are in none of `fit_raw_tables`' tables."""
+    """Raw sums and counts, for coded rows that the tables were not fitted on."""
     sums = [*(f"sum_{target}" for target in TARGETS), "n"]
     return [
         Lookup(tables[name], same(keys), {column: f"{column}_{name}" for column in sums}, 0)
@@ -308,38 +308,39 @@ def raw_lookups(tables: Mapping[str, Frame]) -> list[Lookup]:
 
 
 def same(keys: Sequence[str]) -> dict[str, str]:
-    """Keys that a frame and a table name alike."""
+    """A mapping for keys that have the same name in frame and table."""
     return {key: key for key in keys}
 
 
 def steps(e: Engine, t: Frame) -> Frame:
-    """Coarse followers, followings and lateness: parts of the widest keys."""
+    """Add coarse followers, followings and lateness, parts of the widest keys."""
     return e.with_columns(t, **{out: whole_part(e, column, width) for out, (column, width) in STEPS.items()})
 
 
 def whole_part(e: Engine, column: str, width: float) -> Callable[[Columns], Expr]:
+    """The column divided by `width`, int64."""
     return lambda c: e.cast(c(column) / width, "int64")
 
 
 def fit_users(e: Engine, train: Source, least: int) -> Frame:
-    """Codes of the users that stand in at least so many rows, as author or reader: (value, n, code), from FIRST_CODE."""
+    """Codes from FIRST_CODE of the users in at least `least` rows, as author or reader: columns value, n, code."""
     users = e.categorify_fit([(train([who]), who) for who in "ab"], least)
     return e.filter(users, lambda c: c("code") >= FIRST_CODE)
 
 
 def user_lookups(users: Frame) -> list[Lookup]:
-    """a_user and b_user; 0 for users that have no code."""
+    """Codes of author and reader, a_user and b_user; UNSEEN for users without a code."""
     return [Lookup(users, {who: "value"}, {"code": f"{who}_user"}, UNSEEN) for who in "ab"]
 
 
 def spoken(e: Engine, train: Source) -> Frame:
-    """The reader's most frequent language of the tweets shown to them: (b, spoken)."""
+    """The most frequent language of the tweets that each reader saw: columns b, spoken."""
     top = e.top_k(train(["b", "language_code"]), "b", "language_code", 1)
     return e.rename(e.drop(top, ["rank", "n"]), {"language_code": "spoken"})
 
 
 def priors(e: Engine, tables: Mapping[str, Frame]) -> dict[str, float]:
-    """Overall means of the labels, from the sums of a small table."""
+    """Means of the labels over all rows, from the sums of a small table."""
     counted = e.with_columns(tables["context"], row=lambda c: c("type"))
     columns = [f"sum_{target}" for target in TARGETS]
     sums = e.to_numpy(counted, [*columns, "n"])
@@ -347,7 +348,7 @@ def priors(e: Engine, tables: Mapping[str, Frame]) -> dict[str, float]:
 
 
 def looked_up_by() -> dict[str, Asked]:
-    """For each of `fit_tables`' tables its keys, and the columns of a frame that are looked up there."""
+    """For each table of `fit_tables` its keys, and the columns of a frame that are looked up in it."""
     by: dict[str, Asked] = {name: (keys, [keys]) for name, keys in KEYS.items()}
     for whose, column in REVERSED.values():
         by[whose][1].append([column])
@@ -355,7 +356,7 @@ def looked_up_by() -> dict[str, Asked]:
 
 
 def raw_looked_up_by() -> dict[str, Asked]:
-    """The same for `fit_raw_tables`."""
+    """`looked_up_by` for `fit_raw_tables`."""
     return {name: (keys, [keys]) for name, keys in RAW.items()}
 
 
@@ -367,19 +368,19 @@ def encoding(
     out: str,
     on: Sequence[str] | None = None,
 ) -> Lookup:
-    """A target encoding of rows that are not in the table of sums; `on`: the rows' columns where the table names its keys otherwise."""
+    """A target encoding of rows that the table of sums was not fitted on. on: the rows' columns, if their names differ from the keys."""
     smoothed = e.target_means(table, keys, means, SMOOTHING, out)
     return Lookup(smoothed, dict(zip(on or keys, keys, strict=True)), *means_of(means, out))
 
 
 def lookups(e: Engine, tables: Mapping[str, Frame], means: Mapping[str, float]) -> list[Lookup]:
-    """What coded rows that are in none of `fit_tables`' tables look up there; `told` comes next."""
+    """The lookups in `fit_tables`' tables, for coded rows that these were not fitted on. `pair_features` must follow."""
     own = [encoding(e, tables[name], keys, means, f"te_{name}") for name, keys in KEYS.items()]
     return [*own, *other_lookups(e, tables, means)]
 
 
 def other_lookups(e: Engine, tables: Mapping[str, Frame], means: Mapping[str, float]) -> list[Lookup]:
-    """Reversed encodings, how often the two met, and the reader's usual language."""
+    """Reversed encodings, rows of the same author and reader (`met`), and the reader's usual language (`spoken`)."""
     turned = [
         encoding(e, tables[whose], KEYS[whose], means, f"te_{name}", [column])
         for name, (whose, column) in REVERSED.items()
@@ -388,9 +389,9 @@ def other_lookups(e: Engine, tables: Mapping[str, Frame], means: Mapping[str, fl
     return [*turned, met, Lookup(tables["spoken"], same(["b"]), {"spoken": "spoken"}, 0)]
 
 
-def told(e: Engine, t: Frame, own: int = 0) -> Frame:
-    """Whether the two met in rows other than this (`own`: how often the row itself is in the tables), and whether the tweet is in
-    the reader's usual language."""
+def pair_features(e: Engine, t: Frame, own: int = 0) -> Frame:
+    """Replace `met` and `spoken` by met_before, other rows of this author and reader, and same_language, whether the tweet is in the
+    reader's usual language. own: how often the row itself is counted in the tables."""
     t = e.with_columns(
         t,
         met_before=lambda c: e.clip(c("met") - own, 0, 100),
@@ -408,8 +409,10 @@ def encode_own(
     *,
     source: Source,
 ) -> Frame:
-    """The same columns for rows of `source`, which the tables were fitted on, each without its own labels: `kfold`
-    (the winners' first XGBoost; five folds by row), or `loo`, leave-one-out (their second)."""
+    """All columns of `lookups` and `pair_features` for rows `t` of `source`, which the tables were fitted on, without their own labels.
+
+    strategy: `kfold`, five folds by row (the winners' first XGBoost), or `loo`, leave-one-out (their second).
+    """
     if strategy == "kfold":
         t = in_folds(e, t)
         for name, keys in KEYS.items():
@@ -422,8 +425,9 @@ def encode_own(
         for name, keys in KEYS.items():
             many = e.height(tables[name]) > FEW_KEYS
             t = e.target_encode(t, tables[name], keys, means, SMOOTHING, f"te_{name}", leave_one_out=many)
-    return told(e, e.lookups(t, other_lookups(e, tables, means)), own=1)
+    return pair_features(e, e.lookups(t, other_lookups(e, tables, means)), own=1)
 
 
 def in_folds(e: Engine, t: Frame) -> Frame:
+    """Add the number of each row's fold, `fold`."""
     return e.with_columns(t, fold=lambda c: c("row") % FOLDS)

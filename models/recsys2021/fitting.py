@@ -1,7 +1,7 @@
-"""`fit`, a step a function: tables from the training weeks, the first stage on them, the second on the validation half of week 4."""
+"""The steps of `fit`: tables of the training weeks, the first stage on these weeks, the second on the validation half of week 4."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,16 @@ from buzzer.datasets.recsys2021.reader import part_files, pieces
 from buzzer.datasets.recsys2021.schema import DAY, FIRST_SECOND
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import FIRST_CODE, Array, Columns, Expr, Lookup, on_host, stack
-from buzzer.models.api.context import RunContext
 from buzzer.models.recsys2021 import ensemble, features, second_stage_features, sizes, trees
 from buzzer.models.recsys2021.ensemble import ModelSelection
 from buzzer.models.recsys2021.features import TARGETS
 from buzzer.models.recsys2021.lookup_tables import collected, save
+from buzzer.models.recsys2021.params import Context
 
 THIRD_WEEK = FIRST_SECOND + 14 * DAY
 MEANS = "means.json"
-Keep = Callable[[Columns], Expr]  # of `filter`
+Keep = Callable[[Columns], Expr]  # a condition for `Engine.filter`
+Details = Generator[str, None, dict[str, Any]]  # yields phases, returns details for the record
 MIX, MIXED = (
     2_654_435_761,
     2**32,
@@ -30,52 +31,57 @@ MIX, MIXED = (
 
 @dataclass(frozen=True)
 class Fitted:
-    """What the training weeks gave, as frames."""
+    """The tables that the training weeks give."""
 
     codes: Mapping[str, Frame]
-    users: Mapping[str, Frame]  # {"code": ...}, or nothing without networks
+    users: Mapping[str, Frame]  # {"code": ...}; empty without networks
     tables: Mapping[str, Frame]
-    raw: Mapping[str, Frame]  # sums before the rows that the third kind of trees learns from
+    raw: Mapping[str, Frame]  # sums for the `split` trees, over the rows before those that they learn from
     means: Mapping[str, float]
 
 
 class Rows:
-    """Coded rows in Parquet files, of which what is asked for is read: memory grows with the columns in use, not with the set."""
+    """Coded rows in Parquet files, read by column: memory grows with the columns in use, not with the whole part."""
 
     def __init__(self, e: Engine, files: Sequence[Path], height: int) -> None:
         self.e, self.files, self.height = e, files, height
 
     def columns(self, names: Sequence[str], keep: Keep | None = None) -> Frame:
-        """Columns of all rows, or of those that `keep` holds for; it may use those columns and `row`."""
+        """Columns and `row` of all rows, or of the rows for which `keep` holds; `keep` may use these columns only."""
         wanted = list(dict.fromkeys([*names, "row"]))
         parts = [self._part(path, wanted, keep) for path in self.files]
         return parts[0] if len(parts) == 1 else self.e.concat(parts)
 
     def _part(self, path: Path, wanted: list[str], keep: Keep | None) -> Frame:
-        """A file is filtered before the next is read, so that an eager engine never holds what is not kept of all."""
+        """A file's rows, filtered before the next file is read: an eager engine never holds the dropped rows of all files."""
         t = self.e.read_parquet(path, wanted)
         return self.e.filter(t, keep) if keep else t
 
     def unlink(self) -> None:
+        """Delete the files."""
         for path in self.files:
             path.unlink()
 
 
-def read_all(e: Engine, job: RunContext, part: str, beside: Sequence[str]) -> Rows:
-    """A part of the set, a piece at a time, as what its rows tell and the columns `beside`; numbered throughout, and not yet coded."""
+def read_all(e: Engine, context: Context, part: str, extra: Sequence[str]) -> Rows:
+    """The rows of `train` or `val`, read a piece at a time: the columns of `features.base` and the columns `extra`.
+
+    `row` numbers them across the files. They are not coded yet.
+    """
     files: list[Path] = []
     rows = 0
-    for path in part_files(job.data / part):
-        for piece in pieces(path, job.work, sizes.piece_rows(job)):
-            t = features.base(e, features.read_part(e, piece, True), True, beside)
+    for path in part_files(context.data / part):
+        for piece in pieces(path, context.work, sizes.piece_rows(context)):
+            t = features.base(e, features.read_part(e, piece, True), True, extra)
             t = e.collect(e.with_columns(t, row=shifted(rows)))
             rows += e.height(t)
-            files.append(job.work / f".{part}{len(files)}.parquet")
+            files.append(context.work / f".{part}{len(files)}.parquet")
             e.write_parquet(t, files[-1])
     return Rows(e, files, rows)
 
 
 def shifted(rows: int) -> Any:
+    """Row numbers plus `rows`."""
     return lambda c: c("row") + rows
 
 
@@ -88,24 +94,24 @@ def code(rows: Rows, codes: Mapping[str, Frame]) -> None:
 
 
 def sampled(rows: int, of: int) -> Keep | None:
-    """Holds for about so many rows of so many, spread evenly, the same on every engine; None for all."""
+    """Holds for about `rows` of `of` rows, spread evenly and the same on every engine; None for all."""
     share = rows / max(of, 1)
     return None if share >= 1 else lambda c: c("row") * MIX % MIXED < int(share * MIXED)
 
 
 def late(c: Columns) -> Expr:
-    """A fifth of the third week: the rows that the third kind of trees learns from, by sums of the others (winners' third XGBoost)."""
+    """Holds for a fifth of the third week: the `split` trees learn from it, by sums of the other rows (winners' third XGBoost)."""
     return (c("time") >= THIRD_WEEK) & (c("row") % 5 == 0)
 
 
 def fit_tables(
-    e: Engine, job: RunContext, models: ModelSelection, train: Rows, codes: Mapping[str, Frame]
+    e: Engine, context: Context, models: ModelSelection, train: Rows, codes: Mapping[str, Frame]
 ) -> Fitted:
-    """Sums, counts and codes over training rows."""
+    """Sums, counts and codes over the training rows."""
     tables = collected(e, features.fit_tables(e, train.columns))
     users, raw = {}, {}
     if models.all_networks:
-        users = collected(e, {"code": features.fit_users(e, train.columns, job.params["user_rows"])})
+        users = collected(e, {"code": features.fit_users(e, train.columns, context.params.user_rows)})
     if "split" in models.trees:
 
         def early(names: Sequence[str]) -> Frame:
@@ -115,137 +121,162 @@ def fit_tables(
     return Fitted(codes, users, tables, raw, features.priors(e, tables))
 
 
-def first_stage(
-    e: Engine, job: RunContext, models: ModelSelection, train: Rows, fitted: Fitted
-) -> Iterator[str | dict[str, Any]]:
-    """Train every model of the first stage on rows that are encoded without their own labels. Yields phases, and a network's epochs."""
-    most = job.params["sample_rows"]
-    sample = e.keep(train.columns(features.read_names(), sampled(most, train.height)))
-    depth, rounds = job.params["depth_1"], job.params["rounds_1"]
+def first_stage(e: Engine, context: Context, models: ModelSelection, train: Rows, fitted: Fitted) -> Details:
+    """Train the models of the first stage on rows that are encoded without their own labels.
+
+    Returns the details of the networks: `token_vectors`, `users_with_vectors`, and the history of each by its name.
+    """
+    params, details = context.params, dict[str, Any]()
+    sample = e.keep(train.columns(features.read_names(), sampled(params.sample_rows, train.height)))
     strategies = [name for name in ("kfold", "loo") if name in models.trees]
     if models.all_networks and "kfold" not in strategies:
         strategies.append("kfold")
     for strategy in strategies:
-        yield "features"
-        own = features.encode_own(e, sample, fitted.tables, fitted.means, strategy, source=train.columns)
-        own = e.keep(own)
-        yield "transfer"
-        y = labels(e, own)
-        if strategy in models.trees:
-            x = ensemble.read_by(strategy, e.matrix(own, features.names()), features.names())
-            yield "trees"
-            for _ in trees.fit(job, strategy, x, y, rounds, depth):
-                yield "trees"
-        if strategy == "kfold" and models.all_networks:
-            yield from networks(e, job, models, train, own, fitted)
+        details |= yield from encoded_by(e, context, models, strategy, train, sample, fitted)
+    del sample
     if "split" in models.trees:
-        yield "features"
-        own = e.keep(train.columns([*features.read_names(), "time"], late))
-        if keep := sampled(most, e.height(own)):
-            own = e.filter(own, keep)
-        own = e.keep(e.lookups(own, features.raw_lookups(fitted.raw)))
-        yield "transfer"
-        x = e.matrix(own, features.raw_names())
-        groups = on_host(x[:, features.raw_names().index("a_group")])
+        yield from split_trees(e, context, train, fitted)
+    return details
+
+
+def encoded_by(
+    e: Engine,
+    context: Context,
+    models: ModelSelection,
+    strategy: str,
+    train: Rows,
+    sample: Frame,
+    fitted: Fitted,
+) -> Details:
+    """Train the models that read rows encoded by a strategy: its trees, and with `kfold` the networks, whose details are returned."""
+    params = context.params
+    yield "features"
+    rows = features.encode_own(e, sample, fitted.tables, fitted.means, strategy, source=train.columns)
+    rows = e.keep(rows)
+    yield "transfer"
+    y = labels(e, rows)
+    if strategy in models.trees:
+        x = ensemble.read_by(strategy, e.matrix(rows, features.names()), features.names())
         yield "trees"
-        for _ in trees.fit_grouped(job, "split", x, labels(e, own), groups, rounds, depth):
+        for _ in trees.fit(context, strategy, x, y, params.rounds_1, params.depth_1):
             yield "trees"
+    if strategy == "kfold" and models.all_networks:
+        return (yield from networks(e, context, models, train, rows, fitted))
+    return {}
+
+
+def split_trees(e: Engine, context: Context, train: Rows, fitted: Fitted) -> Iterator[str]:
+    """Train the `split` trees, one model for each engagement and author group."""
+    params = context.params
+    yield "features"
+    rows = e.keep(train.columns([*features.read_names(), "time"], late))
+    if keep := sampled(params.sample_rows, e.height(rows)):
+        rows = e.filter(rows, keep)
+    rows = e.keep(e.lookups(rows, features.raw_lookups(fitted.raw)))
+    yield "transfer"
+    x = e.matrix(rows, features.raw_names())
+    groups = on_host(x[:, features.raw_names().index("a_group")])
+    yield "trees"
+    for _ in trees.fit_grouped(context, "split", x, labels(e, rows), groups, params.rounds_1, params.depth_1):
+        yield "trees"
 
 
 def networks(
-    e: Engine, job: RunContext, models: ModelSelection, train: Rows, own: Frame, fitted: Fitted
-) -> Iterator[str | dict[str, Any]]:
-    """Train the networks on some of the encoded rows, `own`, and the beginning of their texts."""
+    e: Engine, context: Context, models: ModelSelection, train: Rows, rows: Frame, fitted: Fitted
+) -> Details:
+    """Train the networks on a sample of the encoded rows and the first tokens of their texts."""
     from buzzer.models.recsys2021 import network_training
 
-    keep = sampled(min(job.params["network_rows"], job.params["sample_rows"]), train.height)
-    chosen = e.filter(own, keep) if keep else own
-    coded = e.keep(e.lookups(chosen, features.user_lookups(fitted.users["code"])))
-    only = ModelSelection((), models.networks, (), models.baseline)
+    params = context.params
+    keep = sampled(min(params.network_rows, params.sample_rows), train.height)
+    sample = e.filter(rows, keep) if keep else rows
+    coded = e.keep(e.lookups(sample, features.user_lookups(fitted.users["code"])))
+    networks_only = ModelSelection((), models.networks, (), models.baseline)
     texts = train.columns([features.TEXTS], keep)
-    batch = ensemble.inputs(e, coded, only, job.params["tokens"], texts).everything()
-    made, told = network_training.prepare(job, e.height(fitted.users["code"]) + FIRST_CODE)
-    yield {"token_vectors": told, "users_with_vectors": made.users - FIRST_CODE}
+    batch = ensemble.inputs(e, coded, networks_only, params.tokens, texts).everything()
+    users = e.height(fitted.users["code"])
+    details: dict[str, Any] = {
+        "token_vectors": network_training.prepare(context, users + FIRST_CODE),
+        "users_with_vectors": users,
+    }
     for name in models.all_networks:
         yield "networks"
-        history: list[dict[str, float]] = []
-        for state in network_training.fit(job, name, batch, labels(e, coded)):
-            history = state.history
-            yield "networks"
-        yield {name: history}
+        details[name] = yield from network_training.fit(context, name, batch, labels(e, coded))
+    return details
 
 
 def labels(e: Engine, t: Frame) -> Array:
-    """0 or 1 [rows, targets] in the order of `row`."""
+    """The labels, 0 or 1, float32 [rows, targets], in the order of `row`."""
     return stack(e.to_numpy(t, TARGETS), TARGETS, np.float32)
 
 
 def lookups(e: Engine, fitted: Fitted) -> list[Lookup]:
-    """All that the first stage's models look up for coded rows that are in no table."""
-    found = features.lookups(e, fitted.tables, fitted.means)
-    found += features.raw_lookups(fitted.raw) if fitted.raw else []
-    return found + (features.user_lookups(fitted.users["code"]) if fitted.users else [])
+    """The first stage's lookups, for coded rows that the tables were not fitted on."""
+    wanted = features.lookups(e, fitted.tables, fitted.means)
+    wanted += features.raw_lookups(fitted.raw) if fitted.raw else []
+    return wanted + (features.user_lookups(fitted.users["code"]) if fitted.users else [])
 
 
 def encoded(e: Engine, t: Frame, wanted: Sequence[Lookup]) -> Frame:
-    """Coded rows with what they look up."""
-    return e.keep(features.told(e, e.lookups(t, wanted)))
+    """Coded rows with the columns that are looked up."""
+    return e.keep(features.pair_features(e, e.lookups(t, wanted)))
 
 
-def second_stage(
-    e: Engine, job: RunContext, models: ModelSelection, part: Rows, fitted: Fitted
-) -> Iterator[str | dict[str, Any]]:
-    """Let the first stage predict the validation half, train the second stage there, and save what both look up."""
+def second_stage(e: Engine, context: Context, models: ModelSelection, part: Rows, fitted: Fitted) -> Details:
+    """Predict the validation half with the first stage, train the second stage on it, and save all tables.
+
+    Returns the detail `validation`: the official scores of each first-stage model on the validation half.
+    """
+    params = context.params
     yield "features"
     val = encoded(e, part.columns(features.read_names()), lookups(e, fitted))
-    week_tables = collected(e, second_stage_features.fit_tables(e, val, models.second))
-    week_means = second_stage_features.priors(e, val)
-    counted = second_stage_features.count_lookups(
-        collected(e, second_stage_features.count(e, val, models.second))
-    )
+    tables = collected(e, second_stage_features.fit_tables(e, val, models.second))
+    means = second_stage_features.priors(e, val)
+    counts = collected(e, second_stage_features.count(e, val, models.second))
+    counted = second_stage_features.count_lookups(counts)
     yield "transfer"
     texts = part.columns([features.TEXTS]) if models.all_networks else None
-    rows, y = ensemble.inputs(e, val, models, job.params["tokens"], texts), labels(e, val)
+    rows, y = ensemble.inputs(e, val, models, params.tokens, texts), labels(e, val)
     followers = e.to_numpy(val, ["a_followers"])["a_followers"]
     yield "load"
-    first = ensemble.FirstStage(job, models)
+    first = ensemble.FirstStage(context, models)
     yield "trees"
-    found = first.predict_trees(rows)
+    probabilities = first.predict_trees(rows)
     yield "networks"
-    found |= first.predict_networks(rows)
-    odds = ensemble.odds_of(rows.x, found, models)
+    probabilities |= first.predict_networks(rows)
+    log_odds = ensemble.log_odds_of(rows.x, probabilities, models)
     for name in models.second:
         yield "features"
-        own = second_stage_features.encode_own(e, e.lookups(val, counted), week_tables, week_means, name)
-        beside = ensemble.read_by(
-            name, e.matrix(own, second_stage_features.names(name)), second_stage_features.names(name)
-        )
+        t = second_stage_features.encode_own(e, e.lookups(val, counted), tables, means, name)
+        names = second_stage_features.names(name)
+        columns = ensemble.read_by(name, e.matrix(t, names), names)
         yield "trees"
-        x, margins = ensemble.seen(rows.x, odds, beside)
-        for _ in trees.fit(job, f"week-{name}", x, y, job.params["rounds_2"], job.params["depth_2"], margins):
+        x, margins = ensemble.stacked(rows.x, log_odds, columns)
+        for _ in trees.fit(context, f"second-{name}", x, y, params.rounds_2, params.depth_2, margins):
             yield "trees"
     yield "write"
-    save_all(e, job.work, fitted, week_tables)
-    (job.work / MEANS).write_text(json.dumps({"train": fitted.means, "week": week_means}))
+    save_all(e, context.work, fitted, tables)
+    (context.work / MEANS).write_text(json.dumps({"train": fitted.means, "validation": means}))
     yield "score"
-    known = {target: y[:, i] for i, target in enumerate(TARGETS)}
-    by_model = {name: {t: p[:, i] for i, t in enumerate(TARGETS)} for name, p in found.items()}
-    yield {"validation": {name: dataset.scores(known, p, followers) for name, p in by_model.items()}}
+    truth = {target: y[:, i] for i, target in enumerate(TARGETS)}
+    by_model = {name: {t: p[:, i] for i, t in enumerate(TARGETS)} for name, p in probabilities.items()}
+    return {"validation": {name: dataset.scores(truth, p, followers) for name, p in by_model.items()}}
 
 
-def save_all(e: Engine, folder: Path, fitted: Fitted, week_tables: Mapping[str, Frame]) -> None:
+def save_all(e: Engine, folder: Path, fitted: Fitted, second_stage_tables: Mapping[str, Frame]) -> None:
+    """Write all lookup tables; each kind is the prefix of its files."""
     kinds = {
         "code": fitted.codes,
         "user": fitted.users,
         "train": fitted.tables,
         "raw": fitted.raw,
-        "week": week_tables,
+        "second": second_stage_tables,
     }
     for kind, tables in kinds.items():
         save(e, folder, kind, tables)
 
 
 def means(folder: Path) -> dict[str, dict[str, float]]:
-    """Label means that `fit` saved: of the training weeks, `train`, and of the validation half, `week`."""
-    found: dict[str, dict[str, float]] = json.loads((folder / MEANS).read_text())
-    return found
+    """Label means that `fit` saved: of the training weeks, `train`, and of the validation half, `validation`."""
+    saved: dict[str, dict[str, float]] = json.loads((folder / MEANS).read_text())
+    return saved

@@ -1,5 +1,5 @@
-"""The lookup tables that `fit` saves, and of which `predict` reads only the rows that its test rows ask for: memory then grows with
-the users and tweets that are scored, not with the weeks before."""
+"""The lookup tables that `fit` saves. `predict` reads only the rows whose keys occur in its test rows: memory grows with the scored
+users and tweets, not with the training weeks."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -9,32 +9,35 @@ from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Lookup, by_keys, fill_of
 from buzzer.models.recsys2021.features import Asked, same
 
-Columns = Callable[[Sequence[str]], Frame]  # of a piece of coded rows, by name
+Columns = Callable[[Sequence[str]], Frame]  # columns of a piece of coded rows, by name
 
 
 def collected(e: Engine, tables: Mapping[str, Frame]) -> dict[str, Frame]:
+    """The tables, computed (`Engine.collect`)."""
     return {name: e.collect(table) for name, table in tables.items()}
 
 
 def kept(e: Engine, tables: Mapping[str, Frame]) -> dict[str, Frame]:
+    """The tables, computed and kept where the engine computes (`Engine.keep`)."""
     return {name: e.keep(table) for name, table in tables.items()}
 
 
 def save(e: Engine, folder: Path, kind: str, tables: Mapping[str, Frame]) -> None:
+    """Write the tables as <kind>-<name>.parquet."""
     for name, table in tables.items():
         e.write_parquet(table, folder / f"{kind}-{name}.parquet")
 
 
 def load(e: Engine, folder: Path, kind: str) -> dict[str, Frame]:
-    """All tables of one kind, whole."""
-    found = sorted(folder.glob(f"{kind}-*.parquet"))
-    return {path.stem.removeprefix(f"{kind}-"): e.collect(e.read_parquet(path)) for path in found}
+    """All tables of one kind, with all rows."""
+    files = sorted(folder.glob(f"{kind}-*.parquet"))
+    return {path.stem.removeprefix(f"{kind}-"): e.collect(e.read_parquet(path)) for path in files}
 
 
 def load_wanted(
     e: Engine, folder: Path, kind: str, asked: Mapping[str, Asked], pieces: Sequence[Columns]
 ) -> dict[str, Frame]:
-    """The rows of one kind's tables whose keys occur in the pieces."""
+    """The tables of one kind, with the rows whose keys occur in the pieces."""
     return {
         name: e.collect(e.read_matching(folder / f"{kind}-{name}.parquet", occurring(e, by, pieces), by[0]))
         for name, by in asked.items()
@@ -42,7 +45,7 @@ def load_wanted(
 
 
 def occurring(e: Engine, asked: Asked, pieces: Sequence[Columns]) -> Frame:
-    """The different keys of the pieces, named as the table names them."""
+    """The distinct keys of the pieces, under the table's column names."""
     keys, by = asked
     parts = [
         e.distinct(e.rename(piece(columns), dict(zip(columns, keys, strict=True))), keys)
@@ -53,25 +56,28 @@ def occurring(e: Engine, asked: Asked, pieces: Sequence[Columns]) -> Frame:
 
 
 def merged(e: Engine, wanted: Sequence[Lookup]) -> list[Lookup]:
-    """The same lookups, one for each set of the frame's keys, in tables that are kept where the engine computes: no table is merged or
-    moved again for a piece, and rows are joined once a key set."""
-    return [one(e, keys, together) for keys, together in by_keys(wanted).items()]
+    """One lookup for each set of key columns, equivalent to the given ones.
+
+    Rows are then joined once for each key set. The merged tables are kept where the engine computes, so no piece merges or moves them
+    again.
+    """
+    return [merge_one(e, keys, lookups) for keys, lookups in by_keys(wanted).items()]
 
 
-def one(e: Engine, keys: Sequence[str], wanted: Sequence[Lookup]) -> Lookup:
-    """Lookups by the same columns of the frame as one, in a table that names all columns as the frame does."""
-    alike = [renamed(e, each) for each in wanted]
-    fills = {name: fill_of(each.fill, name) for each in alike for name in each.columns}
+def merge_one(e: Engine, keys: Sequence[str], wanted: Sequence[Lookup]) -> Lookup:
+    """One lookup equivalent to several by the same columns of the frame; its table uses the frame's column names."""
+    alike = [renamed(e, lookup) for lookup in wanted]
+    fills = {name: fill_of(lookup.fill, name) for lookup in alike for name in lookup.columns}
     if len(alike) == 1:
         table = e.select(alike[0].table, [*keys, *fills])
     else:
-        every = e.distinct(e.concat([e.select(each.table, keys) for each in alike]), keys)
+        every = e.distinct(e.concat([e.select(lookup.table, keys) for lookup in alike]), keys)
         table = e.lookups(every, alike)
     return Lookup(e.keep(table), same(keys), same(list(fills)), fills)
 
 
 def renamed(e: Engine, wanted: Lookup) -> Lookup:
-    """The same lookup in a table that names its columns as the frame does."""
+    """The same lookup in a table that uses the frame's column names."""
     names = {right: left for left, right in wanted.on.items()} | dict(wanted.columns)
     table = e.rename(e.select(wanted.table, list(names)), names)
     return replace(wanted, table=table, on=same(list(wanted.on)), columns=same(list(wanted.columns.values())))

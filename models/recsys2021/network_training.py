@@ -1,7 +1,7 @@
-"""Trains a network, and opens trained ones as sessions."""
+"""Trains the networks, and opens trained ones as sessions."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,52 +12,57 @@ from torch import Tensor, nn
 
 from buzzer.engine.frames.base import Array
 from buzzer.errors import DataError
-from buzzer.models.api.context import RunContext
-from buzzer.models.epochs import Epochs, State, one_cycle
+from buzzer.models.epochs import Epochs, one_cycle
 from buzzer.models.recsys2021 import features
 from buzzer.models.recsys2021.networks import NETWORKS, VOCABULARY, Network, Sizes
+from buzzer.models.recsys2021.params import Context
 
+FROZEN = "text.words.weight"  # read from VECTORS, not saved with the network
 SIZES, VECTORS = "networks.json", "token_vectors.npy"
-SCALED_ROWS = 200_000  # that the columns' mean and deviation are taken from
+SCALED_ROWS = 200_000  # rows from which the columns' mean and deviation are computed
 
 
 def path(folder: Path, name: str) -> Path:
+    """The file of a network's weights."""
     return folder / f"network-{name}.pt"
 
 
 def token_vectors(given: str, dim: int, seed: int) -> tuple[Array, str]:
-    """Frozen vectors of the tokens, float32 [VOCABULARY, dim], and what they are, in words.
+    """Frozen vectors of the tokens, float32 [VOCABULARY, dim], and a description of them for the record.
 
-    given: an .npy file of that form (rows of bert-base-multilingual-cased's word table), or "" for random ones of deviation 1 / sqrt(dim).
-    Raises DataError for a file that is missing or of another form.
+    given: an .npy file with the rows of bert-base-multilingual-cased's word table, or "" for random vectors of deviation 1 / sqrt(dim).
+    Raises DataError for a file that is missing or has another shape or type.
     """
     if not given:
         random = np.random.default_rng([seed, 7]).standard_normal((VOCABULARY, dim), dtype=np.float32)
         return random / np.float32(dim**0.5), f"token vectors: random, seed {seed}, {dim} dimensions"
     try:
-        found = np.load(given)
+        vectors = np.load(given)
     except (OSError, ValueError) as error:
         raise DataError(f"token_vectors {given}: {error}", "an .npy file of float32") from error
-    if found.ndim != 2 or len(found) != VOCABULARY or found.dtype.kind != "f":
+    if vectors.ndim != 2 or len(vectors) != VOCABULARY or vectors.dtype.kind != "f":
         raise DataError(
-            f"token_vectors {given}: {found.dtype} {list(found.shape)}, not floats [{VOCABULARY}, dimensions]",
+            f"token_vectors {given}: {vectors.dtype} {list(vectors.shape)}, not floats [{VOCABULARY}, dimensions]",
             "the rows of bert-base-multilingual-cased's word table",
         )
-    return found.astype(np.float32), f"token vectors: {given}, {found.shape[1]} dimensions"
+    return vectors.astype(np.float32), f"token vectors: {given}, {vectors.shape[1]} dimensions"
 
 
-def prepare(job: RunContext, users: int) -> tuple[Sizes, str]:
-    """Write what all networks share: their sizes and the token vectors; returns those sizes and what the vectors are."""
-    vectors, told = token_vectors(job.params["token_vectors"], job.params["token_dim"], job.seed)
-    np.save(job.work / VECTORS, vectors)
-    wanted = {key: job.params[key] for key in ("user_dim", "hidden", "dropout")}
-    sizes = Sizes(users=users, token_dim=vectors.shape[1], **wanted)
-    (job.work / SIZES).write_text(json.dumps(asdict(sizes)))
-    return sizes, told
+def prepare(context: Context, users: int) -> str:
+    """Write the sizes and the token vectors that all networks share; returns the description of the vectors.
+
+    users: rows of the user table.
+    """
+    params = context.params
+    vectors, description = token_vectors(params.token_vectors, params.token_dim, context.seed)
+    np.save(context.work / VECTORS, vectors)
+    sizes = Sizes(users, params.user_dim, vectors.shape[1], params.hidden, params.dropout)
+    (context.work / SIZES).write_text(json.dumps(asdict(sizes)))
+    return description
 
 
 def build(name: str, folder: Path) -> Network:
-    """A network of the sizes that `prepare` wrote, untrained but for the frozen vectors."""
+    """An untrained network with the sizes and token vectors that `prepare` wrote."""
     sizes = Sizes(**json.loads((folder / SIZES).read_text()))
     return NETWORKS[name](sizes, torch.from_numpy(np.load(folder / VECTORS)))
 
@@ -68,16 +73,16 @@ class Trainer(Epochs):
     Nothing is held out: the last epoch's weights are kept.
     """
 
-    def __init__(self, job: RunContext, network: Network, batch: Mapping[str, Array], y: Array) -> None:
+    def __init__(self, context: Context, network: Network, batch: Mapping[str, Array], y: Array) -> None:
         """batch: the network's inputs, all rows; y: 0 or 1 [rows, targets]."""
-        self.model, self.seed = network, job.seed
+        self.model, self.seed = network, context.seed
         self.inputs = {key: torch.from_numpy(np.ascontiguousarray(array)) for key, array in batch.items()}
         self.target = torch.from_numpy(y.astype(np.float32))
         network.begin(self.inputs["features"][:SCALED_ROWS], self.target.mean(dim=0))
-        super().__init__(network, job.device)
-        self.size = min(job.params["batch"], len(y))
+        super().__init__(network, context.device)
+        self.size = min(context.params.batch, len(y))
         self.steps = max(len(y) // self.size, 1)
-        rate, steps = job.params["lr"], self.steps * job.params["epochs"]
+        rate, steps = context.params.lr, self.steps * context.params.epochs
         optimizers = optimizers_of(network, rate)
         self.optimise(optimizers, [one_cycle(o, rate, steps, cycle_momentum=False) for o in optimizers])
 
@@ -94,22 +99,29 @@ class Trainer(Epochs):
         return self.model.loss(self.target[batch].to(self.device), *inputs)
 
 
-def fit(job: RunContext, name: str, batch: Mapping[str, Array], y: Array) -> Iterator[State]:
-    """Train and save a network; the state after each epoch. batch: its inputs, all rows; y: 0 or 1 [rows, targets]."""
-    torch.manual_seed(job.seed)
-    torch.set_num_threads(job.threads)
+def fit(
+    context: Context, name: str, batch: Mapping[str, Array], y: Array
+) -> Generator[str, None, list[dict[str, float]]]:
+    """Train a network and save its weights, without the frozen token vectors.
+
+    Yields the phase after each epoch and returns the history, `epoch` and `loss` of each. batch: the network's inputs, all rows;
+    y: 0 or 1 [rows, targets].
+    """
+    torch.manual_seed(context.seed)
+    torch.set_num_threads(context.threads)
     torch.set_flush_denormal(True)
-    network = build(name, job.work)
-    yield from Trainer(job, network, batch, y).run(job.params["epochs"])
-    aside = path(job.work, name).with_suffix(".tmp")
-    torch.save(
-        {key: value.cpu() for key, value in network.state_dict().items() if key != "text.words.weight"}, aside
-    )
-    aside.replace(path(job.work, name))
+    network = build(name, context.work)
+    trainer = Trainer(context, network, batch, y)
+    for _ in trainer.run(context.params.epochs):
+        yield "networks"
+    partial = path(context.work, name).with_suffix(".tmp")
+    torch.save({key: w.cpu() for key, w in network.state_dict().items() if key != FROZEN}, partial)
+    partial.replace(path(context.work, name))
+    return trainer.state.history
 
 
 def optimizers_of(network: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
-    """Adam for the dense weights, and its lazy form for tables of which a batch touches few rows."""
+    """Adam for the dense weights, and SparseAdam for tables of which a batch reads few rows."""
     tables = [m.weight for m in network.modules() if isinstance(m, nn.Embedding) and m.sparse]
     sparse = {id(weight) for weight in tables}
     others = [w for w in network.parameters() if w.requires_grad and id(w) not in sparse]
@@ -118,32 +130,32 @@ def optimizers_of(network: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
 
 
 def trained(name: str, folder: Path) -> Network:
-    """A network as `fit` saved it."""
+    """A network with the weights that `fit` saved, in evaluation mode."""
     network = build(name, folder)
     missing, extra = network.load_state_dict(torch.load(path(folder, name), weights_only=True), strict=False)
-    assert not extra and set(missing) <= {"text.words.weight"}
+    assert not extra and set(missing) <= {FROZEN}
     return network.eval()
 
 
-def open_sessions(names: Sequence[str], job: RunContext) -> dict[str, Any]:
-    """The trained networks on the job's backend. Rows and text length may change from run to run."""
+def open_sessions(names: Sequence[str], context: Context) -> dict[str, Any]:
+    """Sessions of the trained networks on the run's backend. Rows and text length may differ between runs of a session."""
     from buzzer.engine import infer
 
-    example = {
+    example: dict[str, Array] = {
         "features": np.zeros((2, len(features.names())), dtype=np.float32),
-        "tokens": np.ones((2, job.params["tokens"]), dtype=np.int32),
+        "tokens": np.ones((2, context.params.tokens), dtype=np.int32),
         "users": np.zeros((2, 2), dtype=np.int64),
     }
     return {
         name: infer.prepare(
-            trained(name, job.work),
-            backend=infer.split_backend(job.backend)[0],
+            trained(name, context.work),
+            backend=infer.split_backend(context.backend)[0],
             example=example,
             outputs=("probability",),
             dynamic={"tokens": {0: "batch", 1: "length"}},
-            precision=job.precision,
-            device=job.device,
-            threads=job.threads,
+            precision=context.precision,
+            device=context.device,
+            threads=context.threads,
         )
         for name in names
     }

@@ -1,4 +1,4 @@
-"""The winners' three networks in kind (Schifferer et al., RecSys Challenge 2021, table 4), and a logistic regression to measure them by.
+"""The winners' three networks (Schifferer et al., RecSys Challenge 2021, table 4), and a logistic regression as their baseline.
 
 Each has `forward(features, tokens, users)`, the probabilities [rows, targets], and `logits` of the same inputs: features float32
 [rows, features.names()]; tokens int32 [rows, length], 0 after the last; users int64 [rows, 2], codes of author and reader, 0 = rare.
@@ -16,16 +16,16 @@ from torch.nn import functional as F
 from buzzer.models.recsys2021.features import TARGETS, names
 
 VOCABULARY = 119_547  # of bert-base-multilingual-cased
-# Columns that are codes, and how many codes they may have; those beyond share the last.
+# Columns that are codes, and how many codes each may have; larger codes share the last.
 CATEGORIES = {"type": 3, "language_code": 80, "media_code": 24, "weekday": 7, "a_group": 5}
 CATEGORY_DIM = 4  # (winners: 2 to 10)
-AUXILIARY = 0.1  # weight of the towers' own losses (winners' second network)
-FAR = 5.0  # deviations beyond which a scaled column is cut
+AUXILIARY = 0.1  # weight of the loss of each tower (winners' second network)
+FAR = 5.0  # deviations at which a scaled column is clipped
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Everything that fixes the shapes."""
+    """The sizes of a network's layers and tables."""
 
     users: int  # rows of the user table
     user_dim: int
@@ -35,7 +35,7 @@ class Sizes:
 
 
 class Columns(nn.Module):
-    """The features, signed logarithms brought to mean 0 and deviation 1, and embeddings of those that are codes."""
+    """The features as signed logarithms of mean 0 and deviation 1, and embeddings of those that are codes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,16 +47,18 @@ class Columns(nn.Module):
         self.width = width + CATEGORY_DIM * len(CATEGORIES)
 
     def logs(self, features: Tensor) -> Tensor:
+        """sign(x) * log(1 + |x|)."""
         return features.sign() * features.abs().log1p()
 
     def fit(self, features: Tensor) -> None:
-        """Take mean and deviation from rows; a column that does not vary keeps deviation 1."""
+        """Compute mean and deviation from rows; a constant column gets deviation 1."""
         logs = self.logs(features)
         deviation = logs.std(dim=0)
         self.mean = logs.mean(dim=0)
         self.deviation = torch.where(deviation > 1e-6, deviation, torch.ones_like(deviation))
 
     def scaled(self, features: Tensor) -> Tensor:
+        """Logarithms of mean 0 and deviation 1, clipped at FAR."""
         return ((self.logs(features) - self.mean) / self.deviation).clamp(-FAR, FAR)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -69,7 +71,7 @@ class Columns(nn.Module):
 
 
 class Network(nn.Module):
-    """What all have: the columns, and probabilities and a loss from logits."""
+    """The base of all networks: the columns, and probabilities and a loss from logits."""
 
     out: nn.Linear  # the last layer, to the logits
 
@@ -78,16 +80,18 @@ class Network(nn.Module):
         self.columns = Columns()
 
     def begin(self, features: Tensor, rates: Tensor) -> None:
-        """Scale the columns by these rows, and begin at the labels' rates [targets]: Adam would take thousands of steps to the log
-        odds of a rare one."""
+        """Scale the columns by these rows, and start at the labels' rates [targets]: Adam would need thousands of steps to reach the
+        log odds of a rare label."""
         self.columns.fit(features)
         with torch.no_grad():
             self.out.bias.copy_(rates.clamp(1e-5, 1 - 1e-5).logit())
 
     def logits(self, features: Tensor, tokens: Tensor, users: Tensor) -> Tensor:
+        """Log odds [rows, targets]."""
         raise NotImplementedError
 
     def forward(self, features: Tensor, tokens: Tensor, users: Tensor) -> Tensor:
+        """Probabilities [rows, targets]."""
         return self.logits(features, tokens, users).sigmoid()
 
     def loss(self, target: Tensor, features: Tensor, tokens: Tensor, users: Tensor) -> Tensor:
@@ -96,14 +100,15 @@ class Network(nn.Module):
 
 
 class Logistic(Network):
-    """Logistic regression on the scaled columns and codes; text and users' own vectors are not seen."""
+    """Logistic regression on the scaled columns and codes; it does not use text or user vectors."""
 
     def __init__(self, sizes: Sizes, vectors: Tensor) -> None:
         super().__init__()
         self.out = nn.Linear(self.columns.width, len(TARGETS))
 
     def logits(self, features: Tensor, tokens: Tensor, users: Tensor) -> Tensor:
-        # An ONNX graph keeps only what it uses; the products with zero keep the three inputs.
+        """Log odds [rows, targets]."""
+        # An ONNX graph drops inputs that are not used. The products with zero keep them.
         unused = (tokens[:, :1] * 0).to(features.dtype) + (users[:, :1] * 0).to(features.dtype)
         return self.out(self.columns(features)) + unused
 
@@ -111,12 +116,14 @@ class Logistic(Network):
 def dense(
     inputs: int, outputs: int, activation: Callable[[], nn.Module], dropout: float = 0.0
 ) -> nn.Sequential:
+    """A linear layer with batch norm, activation and dropout."""
     return nn.Sequential(
         nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs), activation(), nn.Dropout(dropout)
     )
 
 
 def user_table(sizes: Sizes) -> nn.Embedding:
+    """Vectors of users by code, with sparse gradients; code 0, rare users, is the zero vector."""
     table = nn.Embedding(sizes.users, sizes.user_dim, padding_idx=0, sparse=True)
     nn.init.normal_(table.weight, std=0.05)
     with torch.no_grad():
@@ -125,8 +132,8 @@ def user_table(sizes: Sizes) -> nn.Embedding:
 
 
 class Pooled(Network):
-    """Winners' first: mean of the tokens' own vectors, author and reader from one table, and the cosines of their projections as
-    matrix-factorisation terms; three dense layers."""
+    """Winners' first: the mean of learned token vectors, author and reader from one table, the cosines of their projections as
+    matrix-factorisation terms, and three dense layers."""
 
     def __init__(self, sizes: Sizes, vectors: Tensor) -> None:
         super().__init__()
@@ -140,8 +147,9 @@ class Pooled(Network):
         self.out = nn.Linear(sizes.hidden, len(TARGETS))
 
     def logits(self, features: Tensor, tokens: Tensor, users: Tensor) -> Tensor:
-        there = (tokens > 0).to(features.dtype)[:, :, None]
-        tweet = (self.words(tokens) * there).sum(dim=1) / there.sum(dim=1).clamp(min=1.0)
+        """Log odds [rows, targets]."""
+        present = (tokens > 0).to(features.dtype)[:, :, None]
+        tweet = (self.words(tokens) * present).sum(dim=1) / present.sum(dim=1).clamp(min=1.0)
         author, reader = self.users(users[:, 0]), self.users(users[:, 1])
         a, b, t = (torch.tanh(p(v)) for p, v in zip(self.project, (author, reader, tweet), strict=True))
         cosines = [F.cosine_similarity(x, b, dim=1, eps=1e-6)[:, None] for x in (a, t)]
@@ -151,7 +159,7 @@ class Pooled(Network):
 
 
 class Text(nn.Module):
-    """Frozen token vectors through a GRU, whose state at the last token is taken: padding behind it changes nothing."""
+    """A GRU over frozen token vectors; its state at the last token, so that padding after it has no effect."""
 
     def __init__(self, vectors: Tensor, hidden: int) -> None:
         super().__init__()
@@ -166,7 +174,7 @@ class Text(nn.Module):
 
 
 class Gru64(Network):
-    """Winners' second: GRU 64 over the text, a table of readers, two towers and their product; each tower also learns by itself."""
+    """Winners' second: GRU 64 over the text, a table of readers, two towers and their product; each tower also has its own loss."""
 
     def __init__(self, sizes: Sizes, vectors: Tensor) -> None:
         super().__init__()
@@ -174,24 +182,28 @@ class Gru64(Network):
         self.tweet = dense(64 + self.columns.width, sizes.hidden, nn.ReLU)
         self.reader = dense(sizes.user_dim + self.columns.width, sizes.hidden, nn.ReLU)
         self.mixed = dense(3 * sizes.hidden, sizes.hidden, nn.ReLU, sizes.dropout)
-        self.alone = nn.ModuleList(nn.Linear(sizes.hidden, len(TARGETS)) for _ in range(2))
+        self.heads = nn.ModuleList(nn.Linear(sizes.hidden, len(TARGETS)) for _ in range(2))
         self.out = nn.Linear(sizes.hidden, len(TARGETS))
 
     def towers(self, features: Tensor, tokens: Tensor, users: Tensor) -> tuple[Tensor, Tensor]:
+        """The tweet's and the reader's vectors, [rows, hidden] each."""
         columns = self.columns(features)
         tweet = self.tweet(torch.cat([self.text(tokens), columns], dim=1))
         return tweet, self.reader(torch.cat([self.users(users[:, 1]), columns], dim=1))
 
     def mix(self, tweet: Tensor, reader: Tensor) -> Tensor:
+        """Log odds [rows, targets] from the towers' vectors."""
         return self.out(self.mixed(torch.cat([tweet, reader, tweet * reader], dim=1)))
 
     def logits(self, features: Tensor, tokens: Tensor, users: Tensor) -> Tensor:
+        """Log odds [rows, targets]."""
         return self.mix(*self.towers(features, tokens, users))
 
     def loss(self, target: Tensor, features: Tensor, tokens: Tensor, users: Tensor) -> Tensor:
+        """Binary cross-entropy of the whole, and AUXILIARY times that of each tower; target float32 [rows, targets]."""
         towers = self.towers(features, tokens, users)
         total = F.binary_cross_entropy_with_logits(self.mix(*towers), target)
-        for head, tower in zip(self.alone, towers, strict=True):
+        for head, tower in zip(self.heads, towers, strict=True):
             total = total + AUXILIARY * F.binary_cross_entropy_with_logits(head(tower), target)
         return total
 
@@ -212,6 +224,7 @@ class Gru128(Network):
         self.layers, self.out = nn.Sequential(*layers), nn.Linear(widths[-1], len(TARGETS))
 
     def logits(self, features: Tensor, tokens: Tensor, users: Tensor) -> Tensor:
+        """Log odds [rows, targets]."""
         author, reader = self.users(users[:, 0]), self.users(users[:, 1])
         parts = [self.text(tokens), author, reader, author * reader, self.columns(features)]
         return self.out(self.layers(torch.cat(parts, dim=1)))

@@ -1,7 +1,7 @@
-"""The second stage: what the validation week tells, and counts over the rows that are scored.
+"""Columns of the second stage: label means of the validation rows, and counts over the scored rows.
 
-The fourth week's halves share tweets and users, so that means fitted on the validation half, each row's own label left out, say
-much of the test half.
+The fourth week is split into a validation and a test half, which share tweets and users. So label means of the validation half,
+without each row's own label, predict the labels of the test half.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,8 +10,8 @@ from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Lookup
 from buzzer.models.recsys2021.features import FOLDS, KEYS, SMOOTHING, TARGETS, Asked, encoding, same
 
-# Target encodings by the validation week, and count encodings: name -> keys.
-WEEK: dict[str, list[str]] = {
+# Target encodings by the validation rows: name -> keys. Their columns are called week_<name>_<target>.
+ENCODED: dict[str, list[str]] = {
     "a": ["a"],
     "b": ["b"],
     "tweet": ["tweet"],
@@ -22,43 +22,44 @@ WEEK: dict[str, list[str]] = {
     "word": ["word", "type"],
     **{name: KEYS[name] for name in ("a_type_lang", "b_type_lang", "type_lang_media")},
 }
-COUNTED = {name: keys for name, keys in WEEK.items() if name != "type"}
+# Counts over the scored rows: name -> keys. Their columns are called rows_<name>.
+COUNTED = {name: keys for name, keys in ENCODED.items() if name != "type"}
 # Model -> its encodings and counts (winners' fourth and fifth XGBoost).
 MODELS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "loo": (("a", "b", "tweet"), ("a", "b", "tweet", "ab")),
-    "kfold": (tuple(WEEK), tuple(COUNTED)),
+    "kfold": (tuple(ENCODED), tuple(COUNTED)),
 }
 
 
 def names(model: str) -> list[str]:
-    """The columns that a model sees beside the first stage's columns and predictions."""
+    """The columns that a model reads in addition to the first stage's columns and predictions."""
     encoded, counted = MODELS[model]
     return [*(f"week_{name}_{t}" for name in encoded for t in TARGETS), *(f"rows_{name}" for name in counted)]
 
 
 def encodings(models: Sequence[str]) -> list[str]:
-    """The encodings that some of the models need."""
-    return [name for name in WEEK if any(name in MODELS[model][0] for model in models)]
+    """The encodings that at least one of the models needs."""
+    return [name for name in ENCODED if any(name in MODELS[model][0] for model in models)]
 
 
 def counts(models: Sequence[str]) -> list[str]:
-    """The counts that some of the models need."""
+    """The counts that at least one of the models needs."""
     return [name for name in COUNTED if any(name in MODELS[model][1] for model in models)]
 
 
-def fit_tables(e: Engine, week: Frame, models: Sequence[str]) -> dict[str, Frame]:
-    """Sums of the validation week's labels by each key."""
-    return {name: e.group_sums(week, WEEK[name], list(TARGETS)) for name in encodings(models)}
+def fit_tables(e: Engine, validation: Frame, models: Sequence[str]) -> dict[str, Frame]:
+    """Sums of the validation rows' labels by each key."""
+    return {name: e.group_sums(validation, ENCODED[name], list(TARGETS)) for name in encodings(models)}
 
 
 def looked_up_by(models: Sequence[str]) -> dict[str, Asked]:
-    """For each of the tables its keys, and the columns that are looked up there."""
-    return {name: (WEEK[name], [WEEK[name]]) for name in encodings(models)}
+    """For each table of `fit_tables` its keys, and the columns that are looked up in it."""
+    return {name: (ENCODED[name], [ENCODED[name]]) for name in encodings(models)}
 
 
-def priors(e: Engine, week: Frame) -> dict[str, float]:
-    """Means of the validation week's labels."""
-    labels = e.to_numpy(week, TARGETS)
+def priors(e: Engine, validation: Frame) -> dict[str, float]:
+    """Means of the validation rows' labels."""
+    labels = e.to_numpy(validation, TARGETS)
     return {target: float(labels[target].mean()) for target in TARGETS}
 
 
@@ -66,22 +67,22 @@ def lookups(
     e: Engine, tables: Mapping[str, Frame], means: Mapping[str, float], models: Sequence[str]
 ) -> list[Lookup]:
     """Target encodings of rows that the tables were not fitted on."""
-    return [encoding(e, tables[name], WEEK[name], means, f"week_{name}") for name in encodings(models)]
+    return [encoding(e, tables[name], ENCODED[name], means, f"week_{name}") for name in encodings(models)]
 
 
 def encode_own(
     e: Engine, t: Frame, tables: Mapping[str, Frame], means: Mapping[str, float], model: str
 ) -> Frame:
-    """The same for the validation week's own rows: each without its own label, or without its fold's."""
+    """Target encodings of the validation rows: `loo` leaves out each row's own label, `kfold` the labels of its fold."""
     if model == "loo":
         for name in encodings([model]):
             t = e.target_encode(
-                t, tables[name], WEEK[name], means, SMOOTHING, f"week_{name}", leave_one_out=True
+                t, tables[name], ENCODED[name], means, SMOOTHING, f"week_{name}", leave_one_out=True
             )
         return t
     t = source = e.with_columns(t, fold=lambda c: c("row") % FOLDS)
     for name in encodings([model]):
-        t = e.target_encode_kfold(t, WEEK[name], "fold", means, SMOOTHING, f"week_{name}", source=source)
+        t = e.target_encode_kfold(t, ENCODED[name], "fold", means, SMOOTHING, f"week_{name}", source=source)
     return e.drop(t, ["fold"])
 
 
@@ -91,7 +92,7 @@ def count(e: Engine, t: Frame, models: Sequence[str]) -> dict[str, Frame]:
 
 
 def add_up(e: Engine, parts: Iterable[Mapping[str, Frame]]) -> dict[str, Frame]:
-    """The counts of several parts together."""
+    """The sum of the counts of several parts."""
     listed = list(parts)
     if len(listed) == 1:
         return dict(listed[0])
@@ -103,5 +104,5 @@ def add_up(e: Engine, parts: Iterable[Mapping[str, Frame]]) -> dict[str, Frame]:
 
 
 def count_lookups(counted: Mapping[str, Frame]) -> list[Lookup]:
-    """Count encodings over all rows that are scored."""
+    """Count encodings over all scored rows."""
     return [Lookup(table, same(COUNTED[name]), {"n": f"rows_{name}"}, 0) for name, table in counted.items()]

@@ -1,49 +1,46 @@
-"""How many rows are worked on at a time, where the parameters leave it to the engine and the device (0)."""
-
-from typing import Any
+"""How many rows are processed at a time: by the parameters, or by engine and device where a parameter is 0."""
 
 from buzzer.engine import device, frames
 from buzzer.errors import UsageError
-from buzzer.models.api.context import RunContext
+from buzzer.models.recsys2021.params import Context
 
 PIECE_ROWS = {"cpu": 500_000, "cuda": 3_000_000}  # winners: 3 million
 BATCH_ROWS = {"cpu": 4096, "cuda": 65_536}
 BLOCK_ROWS = {"cpu": 16_384, "cuda": 3_000_000}
-# Of GPU memory, an estimate: about 1.5 kB of columns, and what joins and matrices hold beside them.
+# GPU memory for each row, an estimate: about 1.5 kB of columns, and the temporary memory of joins and matrices.
 PIECE_ROW_BYTES = 4096
 
 
-def piece_rows(job: RunContext, workers: int = 1) -> int:
-    """Rows of a piece: as asked for, else by the engine, and on a GPU by the memory that it may use and by how many share the pieces
-    out."""
-    if asked := given(job, "piece_rows"):
-        return asked
-    kind = frames.info(job.engine).device
+def piece_rows(context: Context, workers: int = 1) -> int:
+    """Rows of a piece: parameter `piece_rows`, or by the engine; on a GPU by its memory and by the number of workers that share the
+    pieces. Raises UsageError for a negative parameter."""
+    if requested := checked("piece_rows", context.params.piece_rows):
+        return requested
+    kind = frames.info(context.engine).device
     if kind == "cpu":
         return PIECE_ROWS[kind]
-    memory = job.gpu_memory_bytes or min(device.gpu_memory(), default=0)
+    memory = context.gpu_memory_bytes or min(device.gpu_memory(), default=0)
     most = max(PIECE_ROWS[kind] // workers, PIECE_ROWS["cpu"])
     return min(most, memory // PIECE_ROW_BYTES) if memory else most
 
 
-def batch_rows(job: RunContext) -> int:
-    """Rows that a network predicts in one run: as asked for, else by the device."""
-    return given(job, "predict_batch") or BATCH_ROWS[job.device]
+def batch_rows(context: Context) -> int:
+    """Rows of a network's batch: parameter `predict_batch`, or by the device. Raises UsageError for a negative parameter."""
+    return checked("predict_batch", context.params.predict_batch) or BATCH_ROWS[context.device]
 
 
-def block_rows(job: RunContext) -> int:
-    """Rows that trees predict from one copy of columns: on a CPU few enough that memory is used again, not asked for anew."""
-    return BLOCK_ROWS[job.device]
+def block_rows(context: Context) -> int:
+    """Rows that trees predict from one copy of columns; on a CPU few enough that the allocator reuses memory."""
+    return BLOCK_ROWS[context.device]
 
 
-def given(job: RunContext, name: str) -> int:
-    """Raises UsageError for a number below 0."""
-    asked: int = job.params[name]
-    if asked < 0:
-        raise UsageError(f"{name}={asked} is no number of rows", "0 leaves it to the engine and the device")
-    return asked
+def checked(name: str, rows: int) -> int:
+    """The number of rows. Raises UsageError if it is negative."""
+    if rows < 0:
+        raise UsageError(f"{name}={rows} is no number of rows", "0 leaves it to the engine and the device")
+    return rows
 
 
-def told(job: RunContext, workers: int = 1) -> dict[str, Any]:
-    """What was used, for the record."""
-    return {"piece_rows": piece_rows(job, workers), "batch_rows": batch_rows(job)}
+def details(context: Context, workers: int = 1) -> dict[str, int]:
+    """`piece_rows` and `batch_rows`, for the record."""
+    return {"piece_rows": piece_rows(context, workers), "batch_rows": batch_rows(context)}

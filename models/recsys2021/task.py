@@ -1,97 +1,110 @@
-"""The `recsys2021` task: fit trains both stages, predict goes from raw test files to a scored submission, a piece of rows at a
-time, so that memory does not grow with the rows beyond the lookup tables."""
+"""The `recsys2021` task: who replies to, retweets, quotes or likes which tweet, by boosted trees and networks in two stages.
 
-from collections.abc import Iterator
-from functools import partial
+`predict` works on a piece of rows at a time: beyond the lookup tables its memory does not grow with the rows.
+
+`fit` writes to the work folder:
+- code-<column>.parquet: codes of languages and media;
+- train-<name>.parquet: sums of the training weeks' labels by the keys of `features.KEYS`, and the language each reader sees most;
+- raw-<name>.parquet: the same by the keys of `features.RAW`, with trees `split`;
+- second-<name>.parquet: sums of the validation half's labels by the keys of `second_stage_features.ENCODED`;
+- user-code.parquet: codes of frequent users, with networks;
+- means.json: label means of the training weeks, `train`, and of the validation half, `validation`;
+- trees-<model>-<engagement>.ubj: boosted trees; of the second stage, trees-second-<model>-<engagement>.ubj;
+- network-<name>.pt, and for all networks networks.json (their sizes) and token_vectors.npy (frozen vectors).
+
+Details of `fit`: `rows`, by part (`train`, `val`); `columns`, of the first stage; `piece_rows` and `batch_rows`, rows processed at a time;
+`validation`, by first-stage model its official scores on the validation half; with networks also `token_vectors`, a description,
+`users_with_vectors`, a number, and by network its history, a list of `epoch` and `loss`.
+
+Details of `predict`: `pieces`, their number; `table_rows`, rows of the lookup tables that were read; `piece_rows`, `batch_rows`;
+`models`, the names of the scored models; `workers`, on a cluster.
+"""
+
 from pathlib import Path
 from typing import Any
 
 from buzzer.datasets import recsys2021 as dataset
-from buzzer.datasets.checked import given_or_generated
+from buzzer.datasets.files import Files
 from buzzer.datasets.recsys2021 import generator
 from buzzer.datasets.workers import usable_cores
 from buzzer.engine import frames
 from buzzer.engine.frames import Engine
-from buzzer.models.api.context import Data, Progress, Result, RunContext, Steps
+from buzzer.models.api.context import Result, Steps
+from buzzer.models.dataset_task import DatasetTask, DataSource
 from buzzer.models.recsys2021 import distributed, ensemble, features, fitting, sizes
 from buzzer.models.recsys2021.lookup_tables import collected
+from buzzer.models.recsys2021.params import Context, Params
 from buzzer.models.recsys2021.predicting import Predictor, pieces_of_test
 from buzzer.models.recsys2021.submission import submission
 
 
-class RecSys2021:
+def generate(folder: Path, **settings: Any) -> None:
+    """Generate the data set with all cores."""
+    dataset.generate(folder, **settings, jobs=usable_cores())
+
+
+class RecSys2021(DatasetTask[Params]):
     """See configs/tasks/recsys2021.yaml for the parameters."""
 
-    def prepare(self, source: Path | None, cache: Path, scale: float, seed: int, progress: Progress) -> Data:
-        folder = cache / f"recsys2021-v{generator.VERSION}-scale{scale:g}-seed{seed}"
-        jobs = usable_cores()
-        generate = partial(dataset.generate, scale=scale, seed=seed, progress=progress, jobs=jobs)
-        files = given_or_generated(source, folder, generate, dataset.check, cache, progress)
-        notes = files.notes if "test_truth" in files.rows else (*files.notes, "no test_truth: no score")
-        learned_from = str(files.facts["learned_from"])
-        return Data(
-            files.folder, files.fingerprint, files.source, files.rows, files.scale, notes, learned_from
-        )
+    params_type = Params
+    data_source = DataSource(f"recsys2021-v{generator.VERSION}", generate, dataset.check)
 
-    def fit(self, job: RunContext) -> Steps:
-        if not job.clustered:
-            return (yield from self._fit(job, frames.load(job.engine)))
+    def notes(self, files: Files) -> list[str]:
+        """Notes of the files, and whether there can be a score."""
+        return [*super().notes(files), *([] if "test_truth" in files.rows else ["no test_truth: no score"])]
+
+    def fit_steps(self, context: Context) -> Steps:
+        """Train both stages, the trees on the cluster if there is one."""
+        if not context.clustered:
+            return (yield from self._fit(context, frames.load(context.engine)))
         yield "load"
         with (
-            distributed.opened(job) as client,
-            frames.loaded_on(job.engine, client, job.gpu_memory_bytes) as e,
+            distributed.open_client(context) as client,
+            frames.loaded_on(context.engine, client, context.gpu_memory_bytes) as e,
         ):
-            return (yield from self._fit(job, e))
+            return (yield from self._fit(context, e))
 
-    def _fit(self, job: RunContext, e: Engine) -> Steps:
-        models = ensemble.chosen(job.params)
+    def _fit(self, context: Context, e: Engine) -> Steps:
+        models = ensemble.select_models(context.params)
         texts = [features.TEXTS] if models.all_networks else []
         yield "load"
-        train, val = (fitting.read_all(e, job, part, texts) for part in ("train", "val"))
+        train, val = (fitting.read_all(e, context, part, texts) for part in ("train", "val"))
         yield "features"
         codes = collected(e, features.fit_codes(e, train.columns))
         for part in (train, val):
             fitting.code(part, codes)
-        fitted = fitting.fit_tables(e, job, models, train, codes)
-        rows, facts = {"train": train.height, "val": val.height}, dict[str, Any]()
-        yield from told(fitting.first_stage(e, job, models, train, fitted), facts)
+        fitted = fitting.fit_tables(e, context, models, train, codes)
+        details: dict[str, Any] = {"rows": {"train": train.height, "val": val.height}}
+        details |= yield from fitting.first_stage(e, context, models, train, fitted)
         train.unlink()
-        yield from told(fitting.second_stage(e, job, models, val, fitted), facts)
+        details |= yield from fitting.second_stage(e, context, models, val, fitted)
         val.unlink()
-        facts |= {"rows": rows, "columns": len(features.names())} | sizes.told(job)
-        return Result({}, rows["train"], facts)
+        details |= {"columns": len(features.names())} | sizes.details(context)
+        return Result({}, train.height, details)
 
-    def predict(self, job: RunContext) -> Steps:
-        if job.clustered:
-            return (yield from distributed.predict(job))
+    def predict_steps(self, context: Context) -> Steps:
+        """Predict the test rows, on the cluster if there is one."""
+        if context.clustered:
+            return (yield from distributed.predict(context))
         yield "load"
-        predictor, counts = Predictor(job), []
-        for number, path in pieces_of_test(job):
+        predictor, counts = Predictor(context), []
+        for number, path in pieces_of_test(context):
             yield "preprocess"
             counts.append(predictor.preprocess(number, path))
         yield "preprocess"
         counted = predictor.add_up(counts)
         yield "load"
         predictor.load_tables(counted)
-        with submission(job, predictor.models) as writer:
-            for piece in predictor.seen:
-                found = yield from predictor.predict(piece)
+        with submission(context, predictor.models) as writer:
+            for piece in predictor.pieces:
+                predicted = yield from predictor.predict(piece)
                 yield "write"
-                writer.add(found)
+                writer.add(predicted)
                 piece.forget()
-        facts = {"pieces": len(predictor.seen), "table_rows": predictor.table_rows} | sizes.told(job)
-        del predictor  # scoring needs its memory
+        details = {"pieces": len(predictor.pieces), "table_rows": predictor.table_rows}
+        del predictor  # frees its memory for scoring
         yield "score"
-        return writer.result(facts)
-
-
-def told(steps: Iterator[str | dict[str, Any]], facts: dict[str, Any]) -> Iterator[str]:
-    """The phases among the steps; what else they tell goes into `facts`."""
-    for step in steps:
-        if isinstance(step, str):
-            yield step
-        else:
-            facts |= step
+        return writer.result(details | sizes.details(context))
 
 
 TASK = RecSys2021()

@@ -1,4 +1,4 @@
-"""Boosted trees, one model an engagement, or one an engagement and author group."""
+"""Boosted trees: one model for each engagement, or for each engagement and author group."""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -10,8 +10,8 @@ from buzzer.datasets.recsys2021.schema import GROUPS
 from buzzer.engine import cluster
 from buzzer.engine.frames.base import Array, on_host
 from buzzer.models import blend
-from buzzer.models.api.context import RunContext
 from buzzer.models.recsys2021.features import TARGETS
+from buzzer.models.recsys2021.params import Context
 
 # settings, labels [rows], margins [rows] or None, rounds -> a Booster
 Learn = Callable[[dict[str, Any], Array, Array | None, int], Any]
@@ -19,50 +19,57 @@ ALL_GROUPS = range(len(GROUPS) + 1)
 
 
 def log_odds(p: Array) -> Array:
-    """Of probabilities, float32, where they are."""
+    """Log odds of probabilities, float32, on the device of `p`."""
     odds: Array = blend.log_odds(p).astype(np.float32)
     return odds
 
 
 def path(folder: Path, model: str, target: str) -> Path:
+    """The file of the trees of one model and engagement."""
     return folder / f"trees-{model}-{target}.ubj"
 
 
 def fit(
-    job: RunContext, model: str, x: Array, y: Array, rounds: int, depth: int, margins: Array | None = None
+    context: Context,
+    model: str,
+    x: Array,
+    y: Array,
+    rounds: int,
+    depth: int,
+    margins: Array | None = None,
 ) -> Iterator[str]:
-    """Train and save one Booster an engagement; yields each one's name when it is done.
+    """Train and save one Booster for each engagement; yields its name after it is saved.
 
     x: float32 [rows, features], on the host or the device; y: 0 or 1 [rows, targets]; margins: log odds [rows, targets] that
-    the trees add to, else they begin at the mean.
+    the trees add to; without them the trees start from the mean.
     """
-
+    params = context.params
     settings = {
         "objective": "binary:logistic",
         "tree_method": "hist",
         "max_depth": depth,
-        "min_child_weight": job.params["min_child_1" if margins is None else "min_child_2"],
-        "eta": job.params["eta"],
-        "subsample": job.params["subsample"],
-        "colsample_bytree": job.params["colsample"],
-        "seed": job.seed,
-        "nthread": job.threads,
-        "device": job.device,
+        "min_child_weight": params.min_child_1 if margins is None else params.min_child_2,
+        "eta": params.eta,
+        "subsample": params.subsample,
+        "colsample_bytree": params.colsample,
+        "seed": context.seed,
+        "nthread": context.threads,
+        "device": context.device,
     }
-    learn = shared_out(x) if job.clustered else alone(x, job.threads)
+    learn = on_cluster(x) if context.clustered else in_process(x, context.threads)
     for number, target in enumerate(TARGETS):
-        base, own = 0.5, None
+        base, own_margins = 0.5, None
         if margins is None:
             base = float(np.clip(y[:, number].mean(), 1e-6, 1 - 1e-6))
         else:
-            own = on_host(margins)[:, number]
-        booster = learn(settings | {"base_score": base}, y[:, number], own, rounds)
-        booster.save_model(path(job.work, model, target))
+            own_margins = on_host(margins)[:, number]
+        booster = learn(settings | {"base_score": base}, y[:, number], own_margins, rounds)
+        booster.save_model(path(context.work, model, target))
         yield target
 
 
-def alone(x: Array, threads: int) -> Learn:
-    """Training in this process; the matrix is made once for all labels."""
+def in_process(x: Array, threads: int) -> Learn:
+    """Training in this process; the matrix is built once for all labels."""
     import xgboost
 
     data = xgboost.QuantileDMatrix(x, nthread=threads)
@@ -76,8 +83,8 @@ def alone(x: Array, threads: int) -> Learn:
     return learn
 
 
-def shared_out(x: Array) -> Learn:
-    """Training by XGBoost's Dask interface on the cluster that the job has opened, rows in equal runs."""
+def on_cluster(x: Array) -> Learn:
+    """Training by XGBoost's Dask interface on the open cluster; each worker has an equal run of rows."""
     from distributed import default_client
     from xgboost import dask as xgboost_dask
 
@@ -86,31 +93,34 @@ def shared_out(x: Array) -> Learn:
     features = cluster.spread(client, on_host(x), rows)
 
     def learn(settings: dict[str, Any], y: Array, margins: Array | None, rounds: int) -> Any:
-        beside = {"label": cluster.spread(client, y, rows)}
+        columns = {"label": cluster.spread(client, y, rows)}
         if margins is not None:
-            beside["base_margin"] = cluster.spread(client, margins, rows)
-        data = xgboost_dask.DaskQuantileDMatrix(client, features, **beside)
-        chosen = {name: value for name, value in settings.items() if name != "nthread"}  # each worker's own
-        return xgboost_dask.train(client, chosen, data, rounds)["booster"]
+            columns["base_margin"] = cluster.spread(client, margins, rows)
+        data = xgboost_dask.DaskQuantileDMatrix(client, features, **columns)
+        shared = {name: value for name, value in settings.items() if name != "nthread"}  # set by each worker
+        return xgboost_dask.train(client, shared, data, rounds)["booster"]
 
     return learn
 
 
 def fit_grouped(
-    job: RunContext, model: str, x: Array, y: Array, groups: Array, rounds: int, depth: int
+    context: Context, model: str, x: Array, y: Array, groups: Array, rounds: int, depth: int
 ) -> Iterator[str]:
-    """The same for each author group's rows; a group of few rows learns from all."""
+    """`fit` on the rows of each author group; a group of fewer than `group_rows` rows is trained on all rows.
+
+    groups: 0 to 4 [rows].
+    """
     for group in ALL_GROUPS:
         rows = np.flatnonzero(groups == group)
-        if len(rows) < job.params["group_rows"]:
+        if len(rows) < context.params.group_rows:
             rows = np.arange(len(groups))
-        yield from fit(job, f"{model}{group}", x[rows], y[rows], rounds, depth)
+        yield from fit(context, f"{model}{group}", x[rows], y[rows], rounds, depth)
 
 
 class Trees:
-    """One session an engagement; `margins`: they add to log odds."""
+    """One session for each engagement. `margins`: the model adds to log odds."""
 
-    def __init__(self, job: RunContext, model: str, width: int, *, margins: bool = False) -> None:
+    def __init__(self, context: Context, model: str, width: int, *, margins: bool = False) -> None:
         from buzzer.engine import infer
 
         example: dict[str, Array] = {"features": np.zeros((2, width), dtype=np.float32)}
@@ -118,38 +128,38 @@ class Trees:
             example["base_margin"] = np.zeros(2, dtype=np.float32)
         self.sessions = [
             infer.prepare(
-                path(job.work, model, target),
-                backend=infer.split_backend(job.backend)[1],
+                path(context.work, model, target),
+                backend=infer.split_backend(context.backend)[1],
                 example=example,
                 outputs=("probability",),
-                device=job.device,
-                threads=job.threads,
+                device=context.device,
+                threads=context.threads,
             )
             for target in TARGETS
         ]
 
     def predict(self, x: Array, margins: Array | None = None) -> Array:
-        """Probabilities float32 [rows, targets], on the host; x and margins where they are."""
-        found = []
+        """Probabilities float32 [rows, targets], on the host; `x` and `margins` may be on the device."""
+        probabilities = []
         for number, session in enumerate(self.sessions):
-            own: Mapping[str, Any] = {}
+            own_margins: Mapping[str, Any] = {}
             if margins is not None:
-                own = {"base_margin": margins[:, number].copy()}
-            found.append(session.run({"features": x, **own})["probability"])
-        return np.stack(found, axis=1)
+                own_margins = {"base_margin": margins[:, number].copy()}
+            probabilities.append(session.run({"features": x, **own_margins})["probability"])
+        return np.stack(probabilities, axis=1)
 
 
 class Grouped:
-    """One `Trees` an author group."""
+    """`Trees` for each author group."""
 
-    def __init__(self, job: RunContext, model: str, width: int) -> None:
-        self.by_group = [Trees(job, f"{model}{group}", width) for group in ALL_GROUPS]
+    def __init__(self, context: Context, model: str, width: int) -> None:
+        self.by_group = [Trees(context, f"{model}{group}", width) for group in ALL_GROUPS]
 
     def predict(self, x: Array, groups: Array) -> Array:
-        """groups: 0 to 4 [rows], where x is."""
-        found = np.empty((len(x), len(TARGETS)), dtype=np.float32)
+        """Probabilities float32 [rows, targets], on the host. groups: 0 to 4 [rows], on the device of `x`."""
+        probabilities = np.empty((len(x), len(TARGETS)), dtype=np.float32)
         for group, trees in enumerate(self.by_group):
             rows = (groups == group).nonzero()[0]
             if len(rows):
-                found[on_host(rows)] = trees.predict(x[rows])
-        return found
+                probabilities[on_host(rows)] = trees.predict(x[rows])
+        return probabilities

@@ -1,4 +1,4 @@
-"""ONNX files as bench targets: what is drawn for their inputs, how their precision is called, and what is refused."""
+"""ONNX files as models of `buzzer bench`: their random inputs, the name of their precision, and files that are refused."""
 
 from pathlib import Path
 from typing import Any
@@ -56,15 +56,9 @@ def gemm(path: Path, kind: str, **more: Any) -> Path:
 
 
 def ask(path: Path, **changes: Any) -> BenchSpec:
-    given: dict[str, Any] = {
-        "batch": 2,
-        "seq": 5,
-        "inputs": 2,
-        "lengths": "fixed",
-        "packing": "padded",
-        "seed": 0,
-    }
-    return BenchSpec(**given | changes, params={"path": str(path)})
+    """What `buzzer bench` asks for: two batches of two rows."""
+    values = {"batch": 2, "seq": 5, "inputs": 2} | changes
+    return BenchSpec(**values, lengths="fixed", packing="padded", seed=0, params={"path": str(path)})
 
 
 def prepared(path: Path, backend: str, precision: str) -> infer.Session:
@@ -75,14 +69,14 @@ def prepared(path: Path, backend: str, precision: str) -> infer.Session:
 
 
 @pytest.mark.parametrize("own", FLOATS)
-def test_a_file_is_called_by_its_own_precision(own: str, tmp_path: Path) -> None:
+def test_the_precision_of_a_file_is_the_type_of_its_weights(own: str, tmp_path: Path) -> None:
     path = gemm(tmp_path / "net.onnx", FLOATS[own])
     assert graphs.precision(path) == own
     planned = plan.precisions_of("onnxruntime", [], path)
     assert next(name for name, problem in planned if problem is None) == own
     for other in FLOATS.keys() - {own}:
-        told = plan.precisions_of("onnxruntime", [other], path)
-        assert [problem.message for _, problem in told if problem] == [
+        planned = plan.precisions_of("onnxruntime", [other], path)
+        assert [problem.message for _, problem in planned if problem] == [
             f"onnxruntime has no precision {other}"
         ]
     with prepared(path, "onnxruntime", own) as session:
@@ -165,7 +159,7 @@ def test_ids_reach_the_whole_axis_and_no_further(
     assert answers.compute(loaded, "cpu").expected[0]["y"].size > 0
 
 
-def test_rows_without_tokens_have_none_on_their_board(tmp_path: Path) -> None:
+def test_models_without_tokens_have_none_in_results(tmp_path: Path) -> None:
     conv = saved(
         tmp_path / "conv.onnx",
         [helper.make_node("Conv", ["x", "w"], ["y"])],
@@ -197,21 +191,21 @@ def test_weights_outside_the_folder_are_refused_before_a_runtime_opens_them(
         if entry.key == "location":
             entry.value = location
     path.write_bytes(model.SerializeToString())
-    told = "no file" if location == "folder" else "outside its folder"
+    message = "no file" if location == "folder" else "outside its folder"
     for opens in (
         lambda: TARGET.load(ask(path)),
         lambda: plan.hash_of(path),
         lambda: infer.precisions(infer.load("onnxruntime"), path),
         lambda: cost_of(path, {}),
     ):
-        with pytest.raises(DataError, match=told):
+        with pytest.raises(DataError, match=message):
             opens()
     for backend in ("onnxruntime", "openvino"):
-        with pytest.raises(DataError, match=told):
+        with pytest.raises(DataError, match=message):
             infer.prepare(path, backend=backend, example={"x": np.zeros((2, 3), "float32")}, outputs=("y",))
 
 
-def test_weights_of_inner_graphs_are_looked_at_too(tmp_path: Path) -> None:
+def test_weights_of_inner_graphs_are_checked_too(tmp_path: Path) -> None:
     inner = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
     inner.external_data.add(key="location", value="/etc/passwd")
     constant = helper.make_node("Constant", [], ["y"], value=inner)
@@ -249,15 +243,17 @@ def texts(path: Path, side: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
         (zipmap, "output y is a sequence"),
         (lambda path: texts(path, "input"), "input x is a tensor of texts"),
         (lambda path: texts(path, "output"), "output y is a tensor of texts"),
     ],
 )
-def test_what_is_no_tensor_of_numbers_is_unsupported(make: Any, told: str, tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedError, match=told):
+def test_values_other_than_tensors_of_numbers_are_unsupported(
+    make: Any, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UnsupportedError, match=message):
         TARGET.load(ask(make(tmp_path / "net.onnx")))
 
 
@@ -295,7 +291,7 @@ def test_inputs_too_large_are_refused(tmp_path: Path) -> None:
         TARGET.load(ask(path))
 
 
-def test_an_answer_that_is_not_finite_is_the_models_error(tmp_path: Path) -> None:
+def test_an_output_that_is_not_finite_is_an_error_of_the_model(tmp_path: Path) -> None:
     nodes = [helper.make_node("Neg", ["a"], ["n"]), helper.make_node("Sqrt", ["n"], ["y"])]
     nodes.insert(0, helper.make_node("Abs", ["x"], ["a"]))
     path = saved(tmp_path / "net.onnx", nodes, {"x": (TensorProto.FLOAT, ["rows", 3])}, {})
@@ -303,7 +299,7 @@ def test_an_answer_that_is_not_finite_is_the_models_error(tmp_path: Path) -> Non
         answers.compute(TARGET.load(ask(path)), "cpu")
 
 
-def test_other_files_are_told_what_can_be_timed(tmp_path: Path) -> None:
+def test_other_files_are_refused_with_a_hint(tmp_path: Path) -> None:
     for name in ("my.ubj", "my.json", "my"):
         (tmp_path / name).write_bytes(b"")
         with pytest.raises(UsageError, match="not a kind of file that can be timed") as caught:

@@ -1,10 +1,10 @@
 """Session networks over the whole catalogue: GRU4Rec (Hidasi et al., ICLR 2016), and a transformer encoder trained causally or by
 masking, the families of the winners' Transformer-XL and XLNet models (Moreira et al., SIGIR eCom 2021).
 
-All take the same windows of a session's last events: items int64, kinds int64 [rows, length] and numbers float32 [rows, length,
-1 + dims] (log of the pause before, mean of the searches so far), zeros before the first event. All end in the winners' head:
-what the network makes of the session, times one plus the context (post-fusion, "latent cross"), against the table that
-embeds the products (weights tied).
+All read windows of a session's last events: items int64 and kinds int64 [rows, length], and numbers float32 [rows, length,
+1 + dims] (log of the pause before the event, mean of the searches so far), left-padded with zeros. All end in the winners' head: the
+network's vector of the session, times one plus the context (post-fusion, "latent cross"), times the table that embeds the products
+(tied weights). `table` is that table, [codes, dim], as `Items` gives it.
 """
 
 from dataclasses import asdict, dataclass
@@ -21,9 +21,11 @@ from buzzer.errors import UnsupportedError
 from buzzer.models.attention import Attention
 from buzzer.models.sigir_ecom.sessions.events import DETAIL, KINDS
 
-BLOCK = 16_384  # products scored at a time
+BLOCK = 16_384  # products that are scored at a time
 HIDDEN = -1e9
-MASK = 0.4  # share of a session's products that masked training hides besides the next (winners: .3 to .7)
+MASK = (
+    0.4  # share of a session's products that masked training hides, beside the next one (winners: .3 to .7)
+)
 PAGES_BEFORE, PRODUCTS_BEFORE = (
     (1.0, 0.3),
     (0.5, 0.25, 0.12, 0.06),
@@ -32,10 +34,10 @@ PAGES_BEFORE, PRODUCTS_BEFORE = (
 
 @dataclass(frozen=True)
 class Sizes:
-    """Everything that fixes the shapes."""
+    """The sizes of a network's layers and tables."""
 
     products: int  # codes of products, 0 and 1 among them
-    codes: int  # those and the pages'
+    codes: int  # codes of products and pages
     length: int
     numbers: int
     categories: int
@@ -47,12 +49,13 @@ class Sizes:
     smoothing: float
 
     def as_dict(self) -> dict[str, Any]:
+        """The fields by name, for JSON."""
         return asdict(self)
 
 
 class Items(nn.Module):
-    """The table of products and pages: a vector of its own for each, and for products what the catalogue says of them:
-    category, price, description and image. So a product that nobody looked at yet still has a place."""
+    """The table of products and pages: a learned vector of each, and for products also embeddings of category, price, description and
+    image. So a product that no session has seen still has a useful vector."""
 
     def __init__(self, sizes: Sizes, category: Tensor, price: Tensor, vectors: Tensor) -> None:
         super().__init__()
@@ -67,22 +70,22 @@ class Items(nn.Module):
 
     @torch.no_grad()
     def start_from(self, vectors: Tensor) -> None:
-        """Take other first vectors [codes, dim]."""
+        """Set the learned vectors, [codes, dim], before training."""
         self.own.weight.copy_(vectors)
 
     def forward(self) -> Tensor:
-        """[codes, dim]; the first row, of no item, is zero."""
+        """The table, [codes, dim]; row 0, of no item, is zero."""
         content = self.categories(self.category) + self.prices(self.price) + self.project(self.vectors)
         table = self.own.weight
         padded = F.pad(content, (0, 0, 0, table.shape[0] - content.shape[0]))
-        whole = table + padded
-        return torch.cat([torch.zeros_like(whole[:1]), whole[1:]])
+        total = table + padded
+        return torch.cat([torch.zeros_like(total[:1]), total[1:]])
 
 
 class Network(nn.Module):
-    """What all have: inputs, context, head and loss. `encode` is theirs."""
+    """The base of all networks: inputs, context, head and loss. A subclass gives `encode`."""
 
-    extra = 0  # places beyond the window
+    extra = 0  # positions that the network adds after the window
 
     def __init__(self, sizes: Sizes, category: Tensor, price: Tensor, vectors: Tensor) -> None:
         super().__init__()
@@ -98,59 +101,61 @@ class Network(nn.Module):
         nn.init.normal_(self.kind.weight, std=0.05)
 
     def embed(self, table: Tensor, items: Tensor, kinds: Tensor, numbers: Tensor) -> Tensor:
-        """[rows, length, dim]"""
+        """The events as vectors, [rows, length, dim]."""
         x = F.embedding(items, table) + self.kind(kinds) + self.number(numbers)
         return self.drop(self.norm(x)) * (kinds > 0)[:, :, None].to(x.dtype)
 
     def fuse(self, x: Tensor, kinds: Tensor, numbers: Tensor) -> Tensor:
         """Post-fusion (Beutel et al., WSDM 2018): x * (1 + context)."""
-        around = torch.cat([self.kind(kinds), numbers], dim=-1)
-        return self.last(x) * (1 + self.context(around))
+        query = torch.cat([self.kind(kinds), numbers], dim=-1)
+        return self.last(x) * (1 + self.context(query))
 
-    def logits(self, found: Tensor, table: Tensor) -> Tensor:
-        """[..., dim] to [..., products]; the codes that stand for no one product are out."""
-        scores = found @ table[: self.sizes.products].T + self.bias
+    def logits(self, vectors: Tensor, table: Tensor) -> Tensor:
+        """Scores [..., products] of vectors [..., dim]; very negative for the codes of unseen and rare products."""
+        scores = vectors @ table[: self.sizes.products].T + self.bias
         return torch.cat(
             [torch.full_like(scores[..., :FIRST_CODE], HIDDEN), scores[..., FIRST_CODE:]], dim=-1
         )
 
     def encode(self, table: Tensor, items: Tensor, kinds: Tensor, numbers: Tensor) -> Tensor:
+        """The session's state at each event, [rows, length + extra, dim]."""
         raise NotImplementedError
 
     def final(self, table: Tensor, items: Tensor, kinds: Tensor, numbers: Tensor) -> Tensor:
-        """What the product after the window is scored with: [rows, dim]."""
+        """The vector that the product after the window is scored with: [rows, dim]."""
         x = self.encode(table, items, kinds, numbers)[:, -1]
-        return self.fuse(x, *self.around(kinds, numbers))
+        return self.fuse(x, *self.query_context(kinds, numbers))
 
     def stack_spec(self) -> StackSpec:
-        """The layers, for the fused backend. Raises UnsupportedError where they are of another form."""
+        """The layers, for the fused backend. Raises UnsupportedError for a network without transformer layers."""
         raise UnsupportedError(
             f"fused runs transformer layers, a {type(self).__name__.lower()} has none",
             "--set networks=[causal,masked]",
         )
 
     def vectors(self, table: Tensor, items: Tensor, kinds: Tensor, numbers: Tensor) -> Tensor:
-        """What the layers take."""
+        """The input of the layers, [rows, length + extra, dim]."""
         return self.embed(table, items, kinds, numbers)
 
-    def around(self, kinds: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Kinds and numbers of the place that `final` reads: [rows], [rows, numbers]."""
+    def query_context(self, kinds: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Kind and numbers of the event that `final` reads: [rows], [rows, numbers]."""
         return kinds[:, -1], numbers[:, -1]
 
     def loss(self, target: Tensor, items: Tensor, kinds: Tensor, numbers: Tensor) -> Tensor:
-        """Cross-entropy at every event that a product follows; target int64 [rows, length], 0 where none does."""
+        """Mean cross-entropy over the events that a product follows. target: int64 [rows, length], 0 where none follows."""
         table = self.items()
         x = self.fuse(self.encode(table, items, kinds, numbers), kinds, numbers)
         return self.cross_entropy(x, target, table)
 
     def cross_entropy(self, x: Tensor, target: Tensor, table: Tensor) -> Tensor:
-        known = target >= FIRST_CODE
-        scores = x[known] @ table[FIRST_CODE : self.sizes.products].T + self.bias[FIRST_CODE:]
-        return F.cross_entropy(scores, target[known] - FIRST_CODE, label_smoothing=self.sizes.smoothing)
+        """Mean cross-entropy of vectors [rows, length, dim] where `target` is the code of a product."""
+        has_target = target >= FIRST_CODE
+        scores = x[has_target] @ table[FIRST_CODE : self.sizes.products].T + self.bias[FIRST_CODE:]
+        return F.cross_entropy(scores, target[has_target] - FIRST_CODE, label_smoothing=self.sizes.smoothing)
 
 
 class Gru(Network):
-    """GRU4Rec, with the shared inputs and head."""
+    """GRU4Rec with the inputs and the head of all networks."""
 
     def __init__(self, *parts: Any) -> None:
         super().__init__(*parts)
@@ -158,7 +163,7 @@ class Gru(Network):
         self.gru = nn.GRU(dim, dim, num_layers=layers, batch_first=True)
 
     def encode(self, table: Tensor, items: Tensor, kinds: Tensor, numbers: Tensor) -> Tensor:
-        """The events are moved to the front and back, so that what stands before the first changes nothing."""
+        """The GRU's states. Events are moved to the front of the window and back, so that padding before the first has no effect."""
         length = kinds.shape[1]
         before = (kinds == 0).sum(dim=1, keepdim=True)
         steps = torch.arange(length, device=kinds.device)[None]
@@ -170,7 +175,7 @@ class Gru(Network):
 
 
 class Causal(Network):
-    """A transformer in which an event sees those before it; every event is a training example."""
+    """A transformer in which each event attends to earlier events; every event is a training example."""
 
     causal = True
 
@@ -183,24 +188,27 @@ class Causal(Network):
         self.register_buffer("later", torch.triu(torch.full((length, length), HIDDEN), 1), persistent=False)
 
     def stack_spec(self) -> StackSpec:
+        """The layers, for the fused backend."""
         layers = [layer.stack_layer() for layer in self.layers if isinstance(layer, Attention)]
         return StackSpec(layers, self.end, self.sizes.heads, "gelu", self.causal)
 
     def attend(self, x: Tensor, kinds: Tensor, hide: Tensor | float) -> Tensor:
+        """The layers' output [rows, length, dim]. hide: very negative for pairs of events that do not attend, 0 for the others."""
         blocked = (kinds == 0)[:, None, None].to(x.dtype) * HIDDEN + hide
         for layer in self.layers:
             x = layer(x, blocked)
         return cast(Tensor, self.end(x))
 
     def encode(self, table: Tensor, items: Tensor, kinds: Tensor, numbers: Tensor) -> Tensor:
+        """The state at each event, [rows, length, dim]."""
         length = kinds.shape[1]
         later = cast(Tensor, self.later)[:length, :length]
         return self.attend(self.embed(table, items, kinds, numbers), kinds, later)
 
 
 class Masked(Causal):
-    """A transformer in which events see each other; products are hidden from it and asked for, as masked language models learn.
-    The product to come is a hidden one at the end. (XLNet's permutations are not what the winners used either.)"""
+    """A transformer in which events attend to each other, trained to predict masked products, like a masked language model.
+    The next product is a masked one at the end. (The winners did not use XLNet's permutations either.)"""
 
     extra = 1
     causal = False
@@ -210,30 +218,33 @@ class Masked(Causal):
         self.mask = nn.Parameter(torch.randn(self.sizes.dim) * 0.05)
 
     def with_next(self, kinds: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Kinds and numbers with the event to come, a look at a product."""
+        """Kinds and numbers with the next event appended, a look at a product."""
         asked = torch.full_like(kinds[:, :1], DETAIL)
         return torch.cat([kinds, asked], dim=1), torch.cat([numbers, numbers[:, -1:]], dim=1)
 
     def covered(self, table: Tensor, items: Tensor, kinds: Tensor, numbers: Tensor, hide: Tensor) -> Tensor:
-        """The events as vectors, of which those that `hide` names, [rows, length + 1], have their item masked."""
+        """The events and the next one as vectors, [rows, length + 1, dim]; items are masked where `hide`, bool [rows, length + 1], holds."""
         padded = torch.cat([items, torch.zeros_like(items[:, :1])], dim=1)
         vectors = torch.where(hide[:, :, None], self.mask, F.embedding(padded, table))
         return self.drop(self.norm(vectors + self.kind(kinds) + self.number(numbers)))
 
     def vectors(self, table: Tensor, items: Tensor, kinds: Tensor, numbers: Tensor) -> Tensor:
+        """The events and the next one, whose item is masked, [rows, length + 1, dim]."""
         kinds, numbers = self.with_next(kinds, numbers)
         hide = torch.cat([torch.zeros_like(items), torch.ones_like(items[:, :1])], dim=1) > 0
         return self.covered(table, items, kinds, numbers, hide)
 
-    def around(self, kinds: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+    def query_context(self, kinds: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Kind and numbers of the next event, a look at a product: [rows], [rows, numbers]."""
         return torch.full_like(kinds[:, -1], DETAIL), numbers[:, -1]
 
     def encode(self, table: Tensor, items: Tensor, kinds: Tensor, numbers: Tensor) -> Tensor:
+        """The state at each event and the next one, [rows, length + 1, dim]."""
         vectors = self.vectors(table, items, kinds, numbers)
         return self.attend(vectors, self.with_next(kinds, numbers)[0], 0.0)
 
     def loss(self, target: Tensor, items: Tensor, kinds: Tensor, numbers: Tensor) -> Tensor:
-        """Cross-entropy at the hidden products; of `target` the last column is used, the product to come."""
+        """Mean cross-entropy over the masked products. Of `target`, int64 [rows, length], the last column is used, the next product."""
         table = self.items()
         kinds, numbers = self.with_next(kinds, numbers)
         is_product = (items >= FIRST_CODE) & (items < self.sizes.products)
@@ -248,9 +259,9 @@ NETWORKS: dict[str, type[Network]] = {"gru": Gru, "causal": Causal, "masked": Ma
 
 
 class TopK(nn.Module):
-    """A trained network cut to what leaves the device: the k likeliest products and their probabilities among the k.
+    """A trained network that returns the k most probable products and their probabilities among the k.
 
-    The catalogue is scored a block at a time with a running top k, so that [rows, products] scores are never there.
+    It scores the catalogue a block at a time and keeps the best k so far: scores [rows, products] are never in memory.
     """
 
     def __init__(self, network: Network, k: int) -> None:
@@ -260,16 +271,17 @@ class TopK(nn.Module):
             self.register_buffer("table", network.eval().items().clone())
 
     def forward(self, items: Tensor, kinds: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Probabilities and codes, [rows, k] each."""
         return self.best(self.network.final(cast(Tensor, self.table), items, kinds, numbers))
 
-    def best(self, found: Tensor) -> tuple[Tensor, Tensor]:
-        """The likeliest products of what `final` gives."""
+    def best(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Probabilities and codes of the best products for vectors [rows, dim] of `final`, [rows, k] each."""
         table = cast(Tensor, self.table)
         products, bias = self.network.sizes.products, self.network.bias
         values, codes = None, None
         for start in range(FIRST_CODE, products, BLOCK):
             end = min(start + BLOCK, products)
-            scores = found @ table[start:end].T + bias[start:end]
+            scores = vectors @ table[start:end].T + bias[start:end]
             best = scores.topk(min(self.k, end - start), dim=1)
             if values is None or codes is None:
                 values, codes = best.values, best.indices + start
@@ -281,27 +293,30 @@ class TopK(nn.Module):
         assert values is not None and codes is not None
         return values.softmax(dim=1), codes
 
-    # For the fused backend, which has its own kernels for the layers between `vectors` and `outputs`; see `Stack`.
+    # For the fused backend, whose kernels run the layers between `vectors` and `outputs`.
 
     def stack_spec(self) -> StackSpec:
+        """The layers. Raises UnsupportedError for a network without transformer layers."""
         return self.network.stack_spec()
 
     def attended(self, items: Array, kinds: Array, numbers: Array) -> Array:
-        """The events, and the places that the network adds behind them."""
+        """Which positions are attended to, bool [rows, length + extra]: the events and the positions that the network adds."""
         return np.pad(kinds > 0, ((0, 0), (0, self.network.extra)), constant_values=True)
 
     def vectors(self, items: Tensor, kinds: Tensor, numbers: Tensor) -> Tensor:
+        """The input of the layers, [rows, length + extra, dim]."""
         return self.network.vectors(cast(Tensor, self.table), items, kinds, numbers)
 
     def outputs(self, states: Tensor, items: Tensor, kinds: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        return self.best(self.network.fuse(states, *self.network.around(kinds, numbers)))
+        """Probabilities and codes, [rows, k] each, from the last states [rows, dim] of the layers."""
+        return self.best(self.network.fuse(states, *self.network.query_context(kinds, numbers)))
 
 
 class Counts(nn.Module):
-    """The baseline without a network: what followed the last pages, and what was looked at near the last products, by
-    weighted shares; then the most popular. Candidates may repeat; whoever takes them adds up (`blend.best_of`).
+    """The baseline without a network: products that followed the last pages, products that were looked at near the last products, by
+    weighted shares, and the most popular products. A product may occur several times; `blend.best_of` adds its values up.
 
-    next_, near: (targets int64, shares float32), each [codes, k], of `counts.dense`.
+    next_, near: targets int64 and shares float32, [codes, k] each, of `counts.dense`.
     """
 
     def __init__(
@@ -311,20 +326,23 @@ class Counts(nn.Module):
         for name, values in (("next", next_), ("near", near)):
             self.register_buffer(f"{name}_code", values[0])
             self.register_buffer(f"{name}_share", values[1])
-        codes = torch.arange(FIRST_CODE, min(FIRST_CODE + popular, products))  # codes are by falling count
+        codes = torch.arange(
+            FIRST_CODE, min(FIRST_CODE + popular, products)
+        )  # codes are in order of falling count
         self.register_buffer("popular", codes)
         self.register_buffer("popular_share", 1e-6 / (1.0 + torch.arange(len(codes))))
         self.products = products
 
-    def sources(self, items: Tensor, known: Tensor, weights: tuple[float, ...]) -> tuple[Tensor, Tensor]:
-        """The last items for which `known` holds, and their weights, [rows, len(weights)]; 0 where there are fewer."""
-        place = (torch.arange(items.shape[1], device=items.device) + 1) * known
+    def sources(self, items: Tensor, usable: Tensor, weights: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+        """The last items for which `usable` holds, and their weights, [rows, len(weights)] each; 0 where there are fewer."""
+        place = (torch.arange(items.shape[1], device=items.device) + 1) * usable
         best = place.topk(len(weights), dim=1)
-        there = best.values > 0
-        weight = torch.tensor(weights, device=items.device) * there
-        return items.gather(1, best.indices) * there, weight
+        present = best.values > 0
+        weight = torch.tensor(weights, device=items.device) * present
+        return items.gather(1, best.indices) * present, weight
 
     def forward(self, items: Tensor, kinds: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Values and codes of candidates, [rows, n] each."""
         is_product = (items >= FIRST_CODE) & (items < self.products)
         pages, page_weight = self.sources(items, items > 0, PAGES_BEFORE)
         near, near_weight = self.sources(items, is_product, PRODUCTS_BEFORE)

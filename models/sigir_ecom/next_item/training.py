@@ -1,7 +1,7 @@
-"""Trains the session networks: each epoch cuts every session anew, as the organisers cut the test's."""
+"""Trains the session networks. Each epoch cuts every session at a random place, as the organisers cut the sessions of the test."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -9,42 +9,75 @@ import torch
 from buzzer.engine.frames.base import FIRST_CODE, Array
 from buzzer.models.blend import best_of
 from buzzer.models.epochs import Epochs, one_cycle
-from buzzer.models.sigir_ecom.next_item.networks import Network, TopK
+from buzzer.models.sigir_ecom.next_item.networks import Network, Sizes, TopK
+from buzzer.models.sigir_ecom.next_item.params import Context
+from buzzer.models.sigir_ecom.next_item.pretrain import item_vectors
 from buzzer.models.sigir_ecom.sessions.events import EventArrays, batches
+from buzzer.models.sigir_ecom.sessions.shared import held_out
 
 VALID_BATCH = 512
-SORTED = 16  # batches whose sessions are sorted by length together
+SORTED = 16  # batches over which sessions are sorted by length
 GUESSES = 20
-HELD_CUTS, MOST_HELD = 4, 20_000  # of a session that is held out, and of all
+HELD_CUTS, MOST_HELD = 4, 20_000  # cuts of each held-out session, and of all at most
 
 
-def cuts(flat: EventArrays, next_products: Array, sessions: Array, rng: np.random.Generator) -> Array:
-    """One random cut a session, behind any of its events that a product follows; sessions without one have none: int64 [rows]."""
+def cuts(arrays: EventArrays, next_products: Array, sessions: Array, rng: np.random.Generator) -> Array:
+    """One random cut of each session, after an event that a product follows: event numbers, int64 [rows]. Sessions without such an event
+    have no cut."""
     useful = np.concatenate([[0], np.cumsum(next_products >= FIRST_CODE)])
-    low, high = useful[flat.starts[sessions]], useful[flat.starts[sessions + 1]]
+    low, high = useful[arrays.starts[sessions]], useful[arrays.starts[sessions + 1]]
     some = high > low
     nth = low[some] + (rng.random(int(some.sum())) * (high - low)[some]).astype(np.int64)
-    return np.searchsorted(useful, nth + 1, side="left")  # the event's number + 1
+    return np.searchsorted(useful, nth + 1, side="left")  # number of the event + 1
 
 
-def held_cuts(flat: EventArrays, next_products: Array, held: Array, seed: int) -> Array:
-    """Several cuts of each session that is held out, the same for all models: int64 [rows]."""
+def held_cuts(arrays: EventArrays, next_products: Array, held: Array, seed: int) -> Array:
+    """Several cuts of each held-out session, the same for all models: int64 [rows]."""
     rng, sessions = np.random.default_rng([seed, 99]), np.flatnonzero(held)
-    ends = np.unique(np.concatenate([cuts(flat, next_products, sessions, rng) for _ in range(HELD_CUTS)]))
+    ends = np.unique(np.concatenate([cuts(arrays, next_products, sessions, rng) for _ in range(HELD_CUTS)]))
     return np.sort(rng.permutation(ends)[:MOST_HELD])
 
 
+@dataclass(frozen=True)
+class TrainingSessions:
+    """The sessions on which networks are trained and validated."""
+
+    arrays: EventArrays
+    next_products: Array  # int64 [events]: `EventArrays.next_products`
+    held: Array  # bool [sessions]: held out
+    ends: Array  # int64 [rows]: cuts of the held-out sessions
+    item_vectors: torch.Tensor  # float32 [codes, dim]: first vectors of the items
+
+    @property
+    def truth(self) -> Array:
+        """The next product after each of `ends`, int64 [rows]."""
+        return self.next_products[self.ends - 1]
+
+
+def training_sessions(context: Context, arrays: EventArrays, sizes: Sizes) -> TrainingSessions:
+    """Hold out sessions, cut them, and compute the items' first vectors."""
+    torch.set_num_threads(context.threads)
+    torch.set_flush_denormal(True)
+    torch.manual_seed(context.seed)
+    held = held_out(arrays.session, context.params.valid)
+    vectors = item_vectors(arrays, held, sizes.codes, sizes.dim, context.params.first_norm)
+    following = arrays.next_products(sizes.products)
+    return TrainingSessions(
+        arrays, following, held, held_cuts(arrays, following, held, context.seed), vectors
+    )
+
+
 @torch.no_grad()
-def lists(
-    module: torch.nn.Module, flat: EventArrays, ends: Array, length: int, device: str
+def answers_of(
+    module: torch.nn.Module, arrays: EventArrays, ends: Array, length: int, device: str
 ) -> tuple[Array, Array]:
-    """What a module answers at each end: values and codes, [rows, n]."""
-    found = []
+    """A module's outputs for the windows before `ends`: values and codes, [rows, n] each."""
+    outputs = []
     for rows in batches(len(ends), VALID_BATCH):
-        window = flat.windows(ends[rows], length)
+        window = arrays.windows(ends[rows], length)
         out = module(*(torch.from_numpy(array).to(device) for array in window.values()))
-        found.append([tensor.cpu().numpy() for tensor in out])
-    values, codes = zip(*found, strict=True) if found else ([np.zeros((0, 1))], [np.zeros((0, 1), int)])
+        outputs.append([tensor.cpu().numpy() for tensor in out])
+    values, codes = zip(*outputs, strict=True) if outputs else ([np.zeros((0, 1))], [np.zeros((0, 1), int)])
     return np.concatenate(values), np.concatenate(codes)
 
 
@@ -54,32 +87,27 @@ class Trainer(Epochs):
     metric = "MRR@20"
 
     def __init__(
-        self,
-        network: Network,
-        flat: EventArrays,
-        next_products: Array,
-        held: Array,
-        valid: Array,
-        context: Any,
-        checkpoint: Path,
+        self, context: Context, network: Network, sessions: TrainingSessions, checkpoint: Path
     ) -> None:
-        """next_products: of `flat`; held: bool [sessions]; valid: their `held_cuts`."""
         super().__init__(network, context.device, checkpoint)
         params = context.params
-        self.model, self.flat, self.seed, self.size = network, flat, context.seed, params["batch"]
-        self.next, self.valid = next_products, valid
-        self.sessions = np.flatnonzero(~held)
-        rows = len(cuts(flat, self.next, self.sessions, np.random.default_rng(0)))
-        steps = max(-(-rows // self.size), 1) * params["epochs"]
-        optimizer = torch.optim.AdamW(network.parameters(), params["lr"], weight_decay=1e-5, fused=True)
-        self.optimise([optimizer], [one_cycle(optimizer, params["lr"], steps, pct_start=0.1)])
+        self.model, self.seed, self.size = network, context.seed, params.batch
+        self.data, self.arrays = sessions, sessions.arrays
+        self.learned = np.flatnonzero(~sessions.held)
+        rows = len(self._cuts(np.random.default_rng(0)))
+        steps = max(-(-rows // self.size), 1) * params.epochs
+        optimizer = torch.optim.AdamW(network.parameters(), params.lr, weight_decay=1e-5, fused=True)
+        self.optimise([optimizer], [one_cycle(optimizer, params.lr, steps, pct_start=0.1)])
+
+    def _cuts(self, rng: np.random.Generator) -> Array:
+        return cuts(self.arrays, self.data.next_products, self.learned, rng)
 
     def batches(self, epoch: int) -> list[Array]:
-        """Every session cut once at random, in batches of about the same length and in random order: less padding to compute with."""
+        """Cuts of all sessions in random order; a batch has sessions of similar length, which saves padding."""
         torch.manual_seed(self.seed * 1000 + epoch)
         rng = np.random.default_rng([self.seed, epoch])
-        ends = rng.permutation(cuts(self.flat, self.next, self.sessions, rng))
-        lengths, alike = self.flat.lengths(ends), list[Array]()
+        ends = rng.permutation(self._cuts(rng))
+        lengths, alike = self.arrays.lengths(ends), list[Array]()
         for part in batches(len(ends), SORTED * self.size):
             ordered = ends[part][np.argsort(lengths[part], kind="stable")]
             alike += [ordered[rows] for rows in batches(len(ordered), self.size)]
@@ -90,23 +118,25 @@ class Trainer(Epochs):
         return self.model.loss(*self._tensors(batch))
 
     def _tensors(self, ends: Array) -> list[torch.Tensor]:
-        length = min(self.model.sizes.length, int(self.flat.lengths(ends).max()))
-        window = self.flat.windows(ends, length)
+        length = min(self.model.sizes.length, int(self.arrays.lengths(ends).max()))
+        window = self.arrays.windows(ends, length)
         at = np.maximum(ends[:, None] - length + np.arange(length), 0)
-        arrays = [np.where(window["kinds"] > 0, self.next[at], 0), *window.values()]
+        arrays = [np.where(window["kinds"] > 0, self.data.next_products[at], 0), *window.values()]
         return [torch.from_numpy(array).to(self.device) for array in arrays]
 
     def answers(self, k: int) -> tuple[Array, Array]:
-        """The network's k likeliest products at the held-out cuts."""
-        return lists(TopK(self.model, k), self.flat, self.valid, self.model.sizes.length, self.device)
+        """Probabilities and codes of the network's k most probable products at the held-out cuts, [rows, k] each."""
+        return answers_of(
+            TopK(self.model, k), self.arrays, self.data.ends, self.model.sizes.length, self.device
+        )
 
     def validate(self) -> float:
-        """MRR@20 of the next product over the held-out cuts."""
+        """MRR@20 of the next product at the held-out cuts."""
         values, codes = self.answers(GUESSES)
-        return mrr(self.next[self.valid - 1], best_of([values], [codes], [1.0], GUESSES))
+        return mrr(self.data.truth, best_of([values], [codes], [1.0], GUESSES))
 
 
 def mrr(truth: Array, guesses: Array) -> float:
-    """Mean reciprocal rank of truth [rows] among guesses [rows, n], 0 where it is not among them."""
+    """Mean reciprocal rank of truth [rows] among guesses [rows, n]; 0 for rows whose truth is not among them."""
     hit = guesses == truth[:, None]
     return float((hit.any(axis=1) / (hit.argmax(axis=1) + 1)).mean())

@@ -1,7 +1,7 @@
-"""An embedding network for carts: DLRM (Naumov et al., 2019), as the winners' second model of the task."""
+"""An embedding network for purchases: DLRM (Naumov et al., 2019), the winners' second model of the task."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from collections.abc import Iterator
+from typing import cast
 
 import numpy as np
 import torch
@@ -9,18 +9,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from buzzer.models.epochs import Epochs, one_cycle
-from buzzer.models.sigir_ecom.purchase.odds import Rows
+from buzzer.models.sigir_ecom.purchase.blending import Rows
+from buzzer.models.sigir_ecom.purchase.params import Context
 from buzzer.models.sigir_ecom.sessions.events import KINDS, batches
 
-FAR = 5.0  # deviations beyond which a scaled column is cut
+FAR = 5.0  # deviations at which a scaled column is clipped
 
 
 class Dlrm(nn.Module):
-    """Numbers through a dense layer, codes through tables; dot products of all pairs and a second dense net, which sees
-    the dense layer whole: what the products see of it is too narrow for all columns.
+    """A dense layer for numbers, tables for codes, dot products of all pairs, and a second dense net.
 
-    forward(numbers float32 [rows, columns], codes int64 [rows, n]) gives probabilities [rows]. The first `kinds` codes are kinds of
-    events, the rest items, which share a table.
+    The second net also reads the output of the dense layer: its projection in the dot products is too narrow for all columns.
+    The first `kinds` codes are kinds of events, the others items, which share a table.
     """
 
     def __init__(
@@ -43,13 +43,14 @@ class Dlrm(nn.Module):
         )
 
     def fit_scale(self, numbers: Tensor) -> None:
-        """Mean and deviation of the columns; missing values count as the mean."""
-        there = torch.nan_to_num(numbers)
-        deviation = there.std(dim=0)
-        self.mean = there.mean(dim=0)
+        """Set mean and deviation of the columns from rows, float32 [rows, columns]; missing values count as 0."""
+        filled = torch.nan_to_num(numbers)
+        deviation = filled.std(dim=0)
+        self.mean = filled.mean(dim=0)
         self.deviation = torch.where(deviation > 1e-6, deviation, torch.ones_like(deviation))
 
     def logits(self, numbers: Tensor, codes: Tensor) -> Tensor:
+        """Log odds [rows] of numbers float32 [rows, columns] and codes int64 [rows, n]."""
         scaled = (numbers - self.mean) / self.deviation
         x = self.dense(scaled.clamp(-FAR, FAR))
         tables = torch.cat([self.kind(codes[:, : self.kinds]), self.item(codes[:, self.kinds :])], dim=1)
@@ -58,6 +59,7 @@ class Dlrm(nn.Module):
         return self.top(torch.cat([x, dots], dim=1))[:, 0]
 
     def forward(self, numbers: Tensor, codes: Tensor) -> Tensor:
+        """Probabilities [rows]."""
         return self.logits(numbers, codes).sigmoid()
 
 
@@ -70,18 +72,19 @@ class Trainer(Epochs):
     metric = "valid_loss"
     lower_is_better = True
 
-    def __init__(self, network: Dlrm, rows: Rows, params: Mapping[str, Any], context: Any) -> None:
+    def __init__(self, context: Context, network: Dlrm, rows: Rows) -> None:
         super().__init__(network, context.device)
-        self.model, self.seed, self.size = network, context.seed, params["batch"]
+        params = context.params
+        self.model, self.seed, self.size = network, context.seed, params.batch
         arrays = (rows.numbers, rows.codes, rows.y.astype(np.float32), rows.weights.astype(np.float32))
         self.inputs = [torch.from_numpy(array).to(self.device) for array in arrays]
         self.train, self.valid = (
             torch.from_numpy(np.flatnonzero(chosen)).to(self.device) for chosen in (~rows.held, rows.held)
         )
         network.fit_scale(self.inputs[0][self.train])
-        optimizer = torch.optim.AdamW(network.parameters(), lr=params["lr"], weight_decay=0.05, fused=True)
-        steps = -(-len(self.train) // self.size) * params["epochs"]
-        self.optimise([optimizer], [one_cycle(optimizer, params["lr"], steps, pct_start=0.1)])
+        optimizer = torch.optim.AdamW(network.parameters(), lr=params.lr, weight_decay=0.05, fused=True)
+        steps = -(-len(self.train) // self.size) * params.epochs
+        self.optimise([optimizer], [one_cycle(optimizer, params.lr, steps, pct_start=0.1)])
 
     def batches(self, epoch: int) -> Iterator[Tensor]:
         """The training rows in random order."""

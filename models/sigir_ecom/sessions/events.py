@@ -1,7 +1,7 @@
-"""From the official files to coded events in the order of their sessions, in the operators of `engine.frames`.
+"""Events: from the official files to coded events in the order of their sessions, in the operators of `engine.frames`.
 
-One row an event: browsing and search together, the pageview twin of a product event dropped, as the winners did
-(Moreira et al., SIGIR eCom 2021). Products and the other pages share one space of codes: products first, as `item`.
+One row for each browsing or search event; a pageview that repeats a product event is dropped, as the winners did
+(Moreira et al., SIGIR eCom 2021). Column `item` codes products and other pages in one range, products first.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,11 +16,11 @@ from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import FIRST_CODE, UNSEEN, Array, Columns, Expr, stack
 
 PAGE, DETAIL, ADD, REMOVE, PURCHASE, SEARCH = range(1, 7)  # kinds of events; 0 is left for "no event"
-KINDS = 7
+KINDS = 7  # codes of kinds, "no event" among them
 ACTIONS = {"detail": DETAIL, "add": ADD, "remove": REMOVE, "purchase": PURCHASE}
-NOTHING = "0" * 64  # the id of no product, no page
-FIRST_MS = 1_546_300_800_000  # 2019-01-01; times are counted from it, so that they leave room for the row beside them
-ROWS = 2**27  # an event's place: time * ROWS + row
+NOTHING = "0" * 64  # id in place of a missing product or page
+FIRST_MS = 1_546_300_800_000  # 2019-01-01; times are relative to it, so that time and row fit into one int64
+ROWS = 2**27  # an event's order: time * ROWS + row
 TEXT = ("event_type", "product_action", "product_sku_hash", "hashed_url")
 IDS = {"product_sku_hash": "sku", "hashed_url": "url"}
 KEPT = ("session", "sku", "url", "kind", "time")
@@ -30,15 +30,16 @@ SECONDS = 1000
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What codes mean: fitted once, the same for every engine."""
+    """The codes of products and pages; fitted once for all engines."""
 
     tables: Mapping[str, Frame]  # sku, url -> (value, n, code)
-    products: int  # codes of products, 0 and 1 among them; pages have those from here on
+    products: int  # number of product codes, 0 and 1 among them; codes of pages follow
     pages: int
-    axes: Array  # float64 [DIMS, dims]: the principal axes that search vectors are projected on
+    axes: Array  # float64 [DIMS, dims]: principal axes on which search vectors are projected
 
     @property
     def codes(self) -> int:
+        """Number of codes of `item`."""
         return self.products + self.pages
 
 
@@ -46,12 +47,12 @@ class Vocabulary:
 
 
 def browsing(e: Engine, t: Frame) -> Frame:
-    """The rows of a browsing file: session and KEPT's other columns, ids as numbers; 0 where there is none."""
+    """The columns KEPT of a browsing file's rows, ids as numbers, 0 for missing ones."""
     return plain(e, e.hex_id(t, "session_id_hash", "session", digits=64))
 
 
 def plain(e: Engine, t: Frame) -> Frame:
-    """Kind, ids and time of rows that have a `session`; of a search, which names no event, its ids are 0."""
+    """Kind, ids and time of rows that have a `session`; the ids of a search are 0."""
     t = e.with_columns(t, **{name: filled(e, name, "") for name in ("event_type", "product_action")})
     t = e.with_columns(t, **{name: filled(e, name, NOTHING) for name in IDS})
     for column, out in IDS.items():
@@ -67,12 +68,15 @@ def plain(e: Engine, t: Frame) -> Frame:
 
 
 def filled(e: Engine, name: str, value: str) -> Callable[[Columns], Expr]:
+    """The column with `value` in place of missing values."""
     return lambda c: e.fill_null(c(name), value)
 
 
 def read_browsing(e: Engine, path: Path, work: Path, piece_rows: int) -> tuple[Frame, Frame]:
-    """A browsing file's events and the products' names (sku, product_sku_hash), in pieces, so that no more than one piece's ids
-    are there as text."""
+    """A browsing file's events, and the names of its products (sku, product_sku_hash).
+
+    The file is read `piece_rows` lines at a time, so that the ids of one piece only are in memory as text.
+    """
     kinds = {"session_id_hash": "str", **dict.fromkeys(TEXT, "str"), "server_timestamp_epoch_ms": "int64"}
     parts, names = [], []
     for number, piece in enumerate(csv_pieces(path, work, piece_rows)):
@@ -82,27 +86,30 @@ def read_browsing(e: Engine, path: Path, work: Path, piece_rows: int) -> tuple[F
         )
         names.append(e.collect(e.distinct(e.filter(t, lambda c: c("sku") != 0), ["sku", "product_sku_hash"])))
         parts.append(e.collect(e.drop(t, ["product_sku_hash"])))
-    return together(e, parts), e.collect(e.distinct(together(e, names), ["sku", "product_sku_hash"]))
+    return concatenated(e, parts), e.collect(e.distinct(concatenated(e, names), ["sku", "product_sku_hash"]))
 
 
-def together(e: Engine, parts: list[Frame]) -> Frame:
+def concatenated(e: Engine, parts: list[Frame]) -> Frame:
+    """The rows of all parts."""
     return e.collect(parts[0] if len(parts) == 1 else e.concat(parts))
 
 
 def shifted(rows: int) -> Callable[[Columns], Expr]:
+    """Row numbers plus `rows`."""
     return lambda c: c("row") + rows
 
 
 def read_search(e: Engine, path: Path, work: Path, piece_rows: int, first_row: int) -> Frame:
-    """A search file's events, with VECTORS, in pieces as `read_browsing`."""
+    """A search file's events with VECTORS, numbered from `first_row`; read in pieces like a browsing file."""
     parts = [
         e.collect(search(e, piece, first_row + number * piece_rows))
         for number, piece in enumerate(csv_pieces(path, work, piece_rows))
     ]
-    return together(e, parts or [e.collect(search(e, path, first_row))])  # a file may have no rows
+    return concatenated(e, parts or [e.collect(search(e, path, first_row))])  # the file may have no rows
 
 
 def search(e: Engine, path: Path, first_row: int) -> Frame:
+    """Events of a piece of a search file."""
     kinds = {"session_id_hash": "str", "query_vector": "str", "server_timestamp_epoch_ms": "int64"}
     t = e.hex_id(e.read_csv(path, kinds), "session_id_hash", "session", digits=64)
     t = e.parse_vector(t, "query_vector", DIMS, "vector")
@@ -118,7 +125,7 @@ def search(e: Engine, path: Path, first_row: int) -> Frame:
 
 
 def read_content(e: Engine, path: Path) -> Frame:
-    """The catalogue: row, sku, product_sku_hash, category_hash, price_bucket, description_0 .., image_0 ..; 0 where unknown."""
+    """The catalogue: row, sku, product_sku_hash, category_hash, price_bucket, description_0, ..., image_0, ...; 0 for unknown values."""
     kinds = dict.fromkeys(("product_sku_hash", "description_vector", "category_hash", "image_vector"), "str")
     t = e.read_csv(path, kinds | {"price_bucket": "float64"})
     t = e.hex_id(t, "product_sku_hash", "sku", digits=64)
@@ -129,7 +136,7 @@ def read_content(e: Engine, path: Path) -> Frame:
 
 
 def test_events(e: Engine, table: object, axes: Array) -> Frame:
-    """Events of test queries, from the arrow table that `json_file.events` makes."""
+    """Events of test queries, from the Arrow table of `json_file.events`."""
     t = plain(e, e.from_arrow(table))
     t = e.with_columns(t, kind=lambda c: e.where(c("searched") == 1, SEARCH, c("kind")))
     return project(e, e.select(t, [*KEPT, *VECTORS]), axes)
@@ -139,26 +146,28 @@ def test_events(e: Engine, table: object, axes: Array) -> Frame:
 
 
 def queries(axes: Array) -> list[str]:
+    """Names of the columns of projected search vectors."""
     return [f"query_{i}" for i in range(axes.shape[1])]
 
 
 def project(e: Engine, t: Frame, axes: Array) -> Frame:
-    """VECTORS along the axes, as query_0 ..: float32."""
+    """Replace VECTORS by their projections on the axes, query_0, ..., float32."""
     t = e.with_columns(t, **{name: along(e, axes[:, i]) for i, name in enumerate(queries(axes))})
     return e.drop(t, list(VECTORS))
 
 
 def along(e: Engine, axis: Array) -> Callable[[Columns], Expr]:
+    """Projection of VECTORS on an axis, float32."""
     return lambda c: e.cast(sum(c(name) * float(x) for name, x in zip(VECTORS, axis, strict=True)), "float32")
 
 
 def without_queries(e: Engine, t: Frame, axes: Array) -> Frame:
-    """Browsing events with query_0 .. of zeros."""
+    """Add zeros as query_0, ... to browsing events."""
     return e.with_columns(t, **dict.fromkeys(queries(axes), lambda c: e.cast(c("kind") * 0.0, "float32")))
 
 
 def fit_codes(e: Engine, pages: Frame, content: Frame, rare: int) -> dict[str, Frame]:
-    """Codes of products (seen or in the catalogue), and of pages seen more than `rare` times."""
+    """Codes of the products in events or in the catalogue, and of the pages in more than `rare` events."""
     seen = e.filter(e.select(pages, ["sku"]), lambda c: c("sku") != 0)
     others = e.filter(e.select(pages, ["kind", "url"]), lambda c: (c("kind") == PAGE) & (c("url") != 0))
     return {
@@ -168,7 +177,7 @@ def fit_codes(e: Engine, pages: Frame, content: Frame, rare: int) -> dict[str, F
 
 
 def code(e: Engine, t: Frame, vocabulary: Vocabulary) -> Frame:
-    """`ord`, the place in time; `product`; and `item`, the code of the product or page, 0 where it is a search, or unknown."""
+    """Add `ord`, the order in time, `product`, and `item`, the code of the product or page, 0 for searches and unknown ones."""
     products = e.filter(t, lambda c: (c("kind") >= DETAIL) & (c("kind") <= PURCHASE))
     shown = e.distinct(products, ["session", "time", "url"])
     t = e.seen_before(t, shown, ["session", "time", "url"], "twin")
@@ -186,15 +195,16 @@ def code(e: Engine, t: Frame, vocabulary: Vocabulary) -> Frame:
 
 
 def ordered(e: Engine, t: Frame) -> Frame:
+    """Add `ord`, the order in time."""
     return e.with_columns(t, ord=lambda c: c("time") * ROWS + c("row"))
 
 
 def in_sessions(e: Engine, t: Frame, axes: Array) -> Frame:
-    """Add `position` and `length` in the session, `gap` (log of seconds since the event before), and query_0 .. as the mean of the
-    session's searches so far, this one included."""
+    """Add `position`, the session's `length`, `gap` (log of seconds since the previous event), and query_0, ..., the mean of the
+    session's searches up to this event."""
     names = queries(axes)
     t = e.with_columns(t, searched_wide=lambda c: e.cast(c("kind") == SEARCH, "float64"))
-    # A running sum over all sessions needs more digits than its parts.
+    # float64: a running sum over all sessions needs more digits than its parts.
     t = e.with_columns(t, **{f"{name}_wide": widened(e, name) for name in names})
     before = {f"{name}_before": (f"{name}_wide", 1.0, 0.0) for name in (*names, "searched")}
     t = e.window_features(
@@ -207,11 +217,12 @@ def in_sessions(e: Engine, t: Frame, axes: Array) -> Frame:
 
 
 def widened(e: Engine, name: str) -> Callable[[Columns], Expr]:
+    """The column as float64."""
     return lambda c: e.cast(c(name), "float64")
 
 
 def mean_so_far(e: Engine, name: str) -> Callable[[Columns], Expr]:
-    """`history`'s means have the number of events below them; this has the number of searches."""
+    """The mean over the searches so far, from `window_features`' mean over all events so far."""
 
     def formula(c: Columns) -> Expr:
         events = c("position") + 1
@@ -226,7 +237,7 @@ def mean_so_far(e: Engine, name: str) -> Callable[[Columns], Expr]:
 
 @dataclass(frozen=True)
 class EventArrays:
-    """Events of sessions one after the other; session i has those from starts[i] to starts[i + 1]."""
+    """Events sorted by session and time; session i has the events starts[i] to starts[i + 1] - 1."""
 
     items: Array  # int32 [events]
     kinds: Array  # int8 [events]
@@ -238,37 +249,37 @@ class EventArrays:
         return len(self.session)
 
     def lengths(self, ends: Array) -> Array:
-        """How many events of its session there are before each end."""
+        """Number of events of its session before each end."""
         return ends - self.starts[np.searchsorted(self.starts, ends - 1, side="right") - 1]
 
     def windows(self, ends: Array, length: int) -> dict[str, Array]:
-        """The networks' inputs: the last `length` events before each end (event numbers, not included), zeros before the first.
+        """The networks' inputs: the last `length` events before each end, left-padded with zeros.
 
-        ends: int64 [rows], each in its session; all of the row's events are of the session of event end - 1.
+        ends: int64 [rows], event numbers, exclusive; a row has events of the session of event end - 1 only.
         """
         first = ends - self.lengths(ends)
         at = ends[:, None] - length + np.arange(length)
-        there = at >= first[:, None]
-        at = np.where(there, at, 0)
+        present = at >= first[:, None]
+        at = np.where(present, at, 0)
         return {
-            "items": np.where(there, self.items[at], 0).astype(np.int64),
-            "kinds": np.where(there, self.kinds[at], 0).astype(np.int64),
-            "numbers": np.where(there[:, :, None], self.numbers[at], np.float32(0)),
+            "items": np.where(present, self.items[at], 0).astype(np.int64),
+            "kinds": np.where(present, self.kinds[at], 0).astype(np.int64),
+            "numbers": np.where(present[:, :, None], self.numbers[at], np.float32(0)),
         }
 
     def next_products(self, products: int) -> Array:
-        """For each event the product of the session's next product event, as code; 0 where there is none: int64 [events]."""
+        """For each event the code of the session's next product, 0 where none follows: int64 [events]."""
         n = np.int32(len(self.items))
         is_product = (self.kinds >= DETAIL) & (self.kinds <= PURCHASE) & (self.items >= FIRST_CODE)
         at = np.where(is_product & (self.items < products), np.arange(n, dtype=np.int32), n)
         following = np.append(np.minimum.accumulate(at[::-1])[::-1], n)[1:]
         session_end = np.repeat(self.starts[1:].astype(np.int32), np.diff(self.starts))
-        found = following < session_end
-        return np.where(found, self.items[np.where(found, following, 0)], 0).astype(np.int64)
+        follows = following < session_end
+        return np.where(follows, self.items[np.where(follows, following, 0)], 0).astype(np.int64)
 
 
-def flat(e: Engine, t: Frame, axes: Array) -> EventArrays:
-    """The events' arrays, by session and time."""
+def event_arrays(e: Engine, t: Frame, axes: Array) -> EventArrays:
+    """The events as arrays, sorted by session and time."""
     numbers = ["gap", *queries(axes)]
     arrays = e.to_numpy(t, ["session", "position", "item", "kind", *numbers])
     order = np.lexsort((arrays["position"], arrays["session"]))
@@ -284,7 +295,7 @@ def flat(e: Engine, t: Frame, axes: Array) -> EventArrays:
 
 
 def joined(parts: Sequence[EventArrays]) -> EventArrays:
-    """Sessions of the parts, one part after the other."""
+    """The sessions of all parts, in order."""
     before = np.cumsum([0, *(len(part.items) for part in parts)])
     starts = [part.starts[:-1] + first for part, first in zip(parts, before, strict=False)]
     return EventArrays(
@@ -297,5 +308,6 @@ def joined(parts: Sequence[EventArrays]) -> EventArrays:
 
 
 def batches(rows: int, size: int) -> Iterator[slice]:
+    """Slices of at most `size` rows."""
     for start in range(0, rows, size):
         yield slice(start, start + size)

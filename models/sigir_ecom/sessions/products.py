@@ -1,4 +1,7 @@
-"""What is known of products beside the sessions, by their code: names, category, price, vectors."""
+"""The catalogue by product code: name, category, price, and vectors of description and image.
+
+`save` writes products.npz, the arrays of `Products`.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,24 +17,29 @@ FILE = "products.npz"
 
 @dataclass(frozen=True)
 class Products:
-    """Arrays by code."""
+    """Arrays indexed by product code."""
 
-    names: Array  # S64 [products]: product_sku_hash; empty for codes that stand for no one product
+    names: Array  # S64 [products]: product_sku_hash; empty for the codes of unseen and rare products
     category: Array  # int64 [products], 0 = unknown
     price: Array  # int64 [products]: bucket 1 to 10, 0 = unknown
-    vectors: Array  # float32 [products, 2 * DIMS]: description and image, each of length 1, or zeros
+    vectors: Array  # float32 [products, 2 * DIMS]: of description and image, each of length 1, or zeros
 
     def save(self, folder: Path) -> None:
+        """Write the arrays to the folder."""
         np.savez(folder / FILE, **vars(self))
 
 
 def load(folder: Path) -> Products:
+    """The arrays that `Products.save` wrote."""
     with np.load(folder / FILE) as arrays:
         return Products(**{name: arrays[name] for name in arrays.files})
 
 
 def fit(e: Engine, content: Frame, names: Frame, codes: Frame, categories: Frame) -> Products:
-    """content: `events.read_content`; names: (sku, product_sku_hash) of all seen; codes: the products' code table."""
+    """The catalogue by product code.
+
+    content: of `events.read_content`; names: sku and product_sku_hash of all products in events; codes, categories: code tables.
+    """
     t = e.categorify(content, "sku", codes, "code")
     t = e.categorify(t, "category_hash", categories, "category")
     vectors = [f"{kind}_{i}" for kind in ("description", "image") for i in range(DIMS)]
@@ -45,22 +53,22 @@ def fit(e: Engine, content: Frame, names: Frame, codes: Frame, categories: Frame
     )
     at = arrays["code"]
     out.category[at], out.price[at] = arrays["category"], np.clip(arrays["price_bucket"], 0, 10)
-    whole = stack(arrays, vectors, np.float32).reshape(-1, 2, DIMS)
-    out.vectors[at] = (whole / np.maximum(np.linalg.norm(whole, axis=2, keepdims=True), 1e-9)).reshape(
-        -1, 2 * DIMS
-    )
+    pairs = stack(arrays, vectors, np.float32).reshape(-1, 2, DIMS)
+    lengths = np.linalg.norm(pairs, axis=2, keepdims=True)
+    out.vectors[at] = (pairs / np.maximum(lengths, 1e-9)).reshape(-1, 2 * DIMS)
     for table in (arrays, seen(e, names, codes)):
         out.names[table["code"]] = table["product_sku_hash"].astype("S64")
     return out
 
 
 def seen(e: Engine, names: Frame, codes: Frame) -> dict[str, Array]:
+    """Code and name of the products in events."""
     t = e.with_columns(e.categorify(names, "sku", codes, "code"), row=lambda c: c("code"))
     return e.to_numpy(t, ["code", "product_sku_hash"])
 
 
 def principal_axes(vectors: Array, dims: int) -> Array:
-    """The directions in which vectors [rows, DIMS] vary most, float64 [DIMS, dims]; each with its largest weight above 0."""
+    """The first principal axes of vectors [rows, DIMS], float64 [DIMS, dims]; the largest weight of each is positive."""
     centred = vectors.astype(np.float64) - vectors.mean(axis=0) if len(vectors) else np.eye(DIMS)
     axes = np.linalg.eigh(centred.T @ centred)[1][:, ::-1][:, :dims]
     return np.asarray(axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(dims)]))

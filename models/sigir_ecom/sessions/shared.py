@@ -1,59 +1,96 @@
-"""What both tasks share: the data they need, and the vocabulary that `fit` saves."""
+"""The parts that both tasks share: their input files, and the vocabulary that `fit` saves.
+
+`save` writes to the work folder:
+- codes-sku.parquet, codes-url.parquet: codes of products and of pages;
+- codes.json: the number of codes of `products` and of `pages`;
+- axes.npy: float64 [DIMS, query_dims], the axes that search vectors are projected on.
+"""
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from buzzer.datasets import sigir_ecom as dataset
-from buzzer.datasets.checked import generated, given_or_generated
+from buzzer.datasets.checked import generated
 from buzzer.datasets.sigir_ecom import generator
 from buzzer.datasets.sigir_ecom.reader import HELD_OUT_DAYS, paths
-from buzzer.datasets.sigir_ecom.schema import DIMS, TESTS
+from buzzer.datasets.sigir_ecom.schema import DIMS, TESTS, WHERE
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import FIRST_CODE, Array, Columns, Expr, stack
-from buzzer.models.api.context import Data, Progress, RunContext
+from buzzer.errors import DataError
+from buzzer.models.api.context import Data, Progress
+from buzzer.models.dataset_task import DatasetTask, DataSource
 from buzzer.models.sigir_ecom.sessions import events, products
 from buzzer.models.sigir_ecom.sessions.events import VECTORS, Vocabulary
+from buzzer.models.sigir_ecom.sessions.params import SessionContext, SessionParams
+from buzzer.models.sigir_ecom.sessions.products import Products
+
+LOCAL_TEST = f"local test: sessions of the last {HELD_OUT_DAYS} days, cut as the organisers describe"
+P = TypeVar("P", bound=SessionParams)
 
 
-def prepare(source: Path | None, cache: Path, scale: float, seed: int, progress: Progress) -> Data:
-    """Checked files: official ones, with a local test in the cache where theirs has none, or generated ones."""
-    folder = cache / f"sigir_ecom-v{generator.VERSION}-scale{scale:g}-seed{seed}"
-    generate = partial(dataset.generate, scale=scale, seed=seed, progress=progress)
-    files = found = given_or_generated(source, folder, generate, dataset.check, cache, progress)
-    notes = list(found.notes)
-    if not set(TESTS) <= set(files.rows):
-        local = cache / f"sigir_ecom-local-{files.fingerprint[:16]}-seed{seed}"
-        split = partial(dataset.split, found.folder, seed=seed, progress=progress)
-        files = generated(local, split, dataset.check, cache, progress)
-        local_test = f"local test: sessions of the last {HELD_OUT_DAYS} days, cut as the organisers describe"
-        notes.insert(0, local_test)
-    if not files.facts["labelled"]:
-        notes.append("no labels in the test files: no score")
-    rows = dict(files.rows)
-    return Data(files.folder, files.fingerprint, found.source, rows, found.scale, tuple(notes))
+class ShopTask(DatasetTask[P]):
+    """A task on the sessions of a shop in the SIGIR eCom schema."""
+
+    data_source = DataSource(f"sigir_ecom-v{generator.VERSION}", dataset.generate, dataset.check)
+
+    def prepare(self, source: Path | None, cache: Path, scale: float, seed: int, progress: Progress) -> Data:
+        """Check or generate the files. For files without a test, the last days of the training sessions become one, in the cache."""
+        given = files = self.data_source.files(source, cache, scale, seed, progress)
+        notes = list(given.notes)
+        if not set(TESTS) <= set(given.rows):
+            local = cache / f"sigir_ecom-local-{given.fingerprint[:16]}-seed{seed}"
+            split = partial(dataset.split, given.folder, seed=seed, progress=progress)
+            files = replace(
+                generated(local, split, dataset.check, cache, progress),
+                source=given.source,
+                scale=given.scale,
+            )
+            notes.insert(0, LOCAL_TEST)
+        if not files.facts["labelled"]:
+            notes.append("no labels in the test files: no score")
+        return self.describe(files, notes)
 
 
-def read(e: Engine, job: RunContext) -> tuple[Frame, Frame, Frame, Frame]:
+def test_file(folder: Path, task: str) -> Path:
+    """The test file of a task, `rec` or `cart`. Raises DataError if there is none."""
+    files = paths(folder)
+    if task not in files:
+        raise DataError(f"{folder}: no test file of this task", WHERE)
+    return files[task]
+
+
+def read(e: Engine, context: SessionContext) -> tuple[Frame, Frame, Frame, Frame]:
     """Browsing events, names of their products, search events with VECTORS, and the catalogue."""
-    found = paths(job.data)
-    pages, names = events.read_browsing(e, found["browsing"], job.work, job.params["piece_rows"])
+    files, rows = paths(context.data), context.params.piece_rows
+    pages, names = events.read_browsing(e, files["browsing"], context.work, rows)
     after = int(e.height(pages)) + 1
-    searches = events.read_search(e, found["search"], job.work, job.params["piece_rows"] // DIMS + 1, after)
-    return pages, names, searches, e.collect(events.read_content(e, found["content"]))
+    searches = events.read_search(e, files["search"], context.work, rows // DIMS + 1, after)
+    return pages, names, searches, e.collect(events.read_content(e, files["content"]))
 
 
-def fit_vocabulary(e: Engine, job: RunContext, pages: Frame, searches: Frame, content: Frame) -> Vocabulary:
-    """Codes of products and pages, and the axes of search vectors."""
+def fit_products(e: Engine, content: Frame, names: Frame, vocabulary: Vocabulary) -> tuple[Products, int]:
+    """The catalogue by product code, and the number of category codes. content, names: as `read` gives them."""
+    categories = e.collect(e.categorify_fit([(content, "category_hash")]))
+    catalogue = products.fit(e, content, names, vocabulary.tables["sku"], categories)
+    return catalogue, int(e.height(categories)) + FIRST_CODE
+
+
+def fit_vocabulary(
+    e: Engine, context: SessionContext, pages: Frame, searches: Frame, content: Frame
+) -> Vocabulary:
+    """Codes of products and pages, and the principal axes of search vectors."""
     codes = {
-        name: e.collect(t) for name, t in events.fit_codes(e, pages, content, job.params["rare"]).items()
+        name: e.collect(t) for name, t in events.fit_codes(e, pages, content, context.params.rare).items()
     }
     vectors = stack(e.to_numpy(searches, VECTORS), VECTORS, np.float32)
-    axes = products.principal_axes(vectors[: 1 << 20], job.params["query_dims"])
+    axes = products.principal_axes(vectors[: 1 << 20], context.params.query_dims)
     common = e.filter(
         e.with_columns(codes["url"], row=lambda c: c("code")), lambda c: c("code") >= FIRST_CODE
     )
@@ -62,8 +99,10 @@ def fit_vocabulary(e: Engine, job: RunContext, pages: Frame, searches: Frame, co
 
 
 def in_parts(e: Engine, pages: Frame, searches: Frame, vocabulary: Vocabulary, rows: int) -> Iterator[Frame]:
-    """All events of training sessions, search vectors along the axes, about `rows` at a time: those of sessions whose numbers, which
-    are hashes, lie in a range. The numbers grow from part to part."""
+    """All events of the training sessions, about `rows` at a time, search vectors projected on the axes.
+
+    A part has the sessions whose numbers, which are hashes, lie in a range; ranges ascend from part to part.
+    """
     axes, count = vocabulary.axes, max(-(-int(e.height(pages)) // rows), 1)
     lows = [part * 2**64 // count - 2**63 for part in range(count + 1)]
     for low, high in pairwise(lows):
@@ -76,25 +115,30 @@ def in_parts(e: Engine, pages: Frame, searches: Frame, vocabulary: Vocabulary, r
 
 
 def between(low: int, high: int) -> Callable[[Columns], Expr]:
+    """Holds for the sessions with numbers from `low` to `high`."""
     return lambda c: (c("session") >= low) & (c("session") <= high)
 
 
-def save(e: Engine, job: RunContext, vocabulary: Vocabulary) -> None:
+def save(e: Engine, context: SessionContext, vocabulary: Vocabulary) -> None:
+    """Write the vocabulary to `context.work`."""
     for name, table in vocabulary.tables.items():
-        e.write_parquet(table, job.work / f"codes-{name}.parquet")
-    np.save(job.work / "axes.npy", vocabulary.axes)
-    (job.work / "codes.json").write_text(
+        e.write_parquet(table, context.work / f"codes-{name}.parquet")
+    np.save(context.work / "axes.npy", vocabulary.axes)
+    (context.work / "codes.json").write_text(
         json.dumps({"products": vocabulary.products, "pages": vocabulary.pages})
     )
 
 
-def load(e: Engine, job: RunContext) -> Vocabulary:
-    tables = {name: e.collect(e.read_parquet(job.work / f"codes-{name}.parquet")) for name in ("sku", "url")}
-    sizes = json.loads((job.work / "codes.json").read_text())
-    return Vocabulary(tables, axes=np.load(job.work / "axes.npy"), **sizes)
+def load(e: Engine, context: SessionContext) -> Vocabulary:
+    """The vocabulary that `save` wrote."""
+    tables = {
+        name: e.collect(e.read_parquet(context.work / f"codes-{name}.parquet")) for name in ("sku", "url")
+    }
+    sizes = json.loads((context.work / "codes.json").read_text())
+    return Vocabulary(tables, axes=np.load(context.work / "axes.npy"), **sizes)
 
 
 def held_out(numbers: Array, share: float) -> Array:
-    """Whether a session is held out, by its number: the same on every machine and engine."""
+    """Whether a session is held out, bool [sessions], by its number: the same on every machine and engine."""
     mixed = numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     return np.asarray((mixed >> np.uint64(40)).astype(np.float64) / 2.0**24 < share)

@@ -1,6 +1,7 @@
-"""Hugging Face folders as they are published: old names, shards, copies beside the weights, other heads, and what is refused."""
+"""Hugging Face folders as they are published: old names, shards, other weight files, other heads, and what is refused."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +14,23 @@ from buzzer.errors import DataError, UnsupportedError, UsageError
 from buzzer.models.api.bench import BenchSpec
 from buzzer.models.bert import bench, encoder, tokenizer
 from buzzer.models.bert.bench import TARGET
+from tests.models.bert.shapes import SHAPE
 
 transformers = pytest.importorskip("transformers")
 
-SHAPE: dict[str, Any] = {
-    "vocab_size": 60,
-    "hidden_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 3,
-    "intermediate_size": 40,
-    "max_position_embeddings": 32,
-}
+MakeSpec = Callable[..., BenchSpec]
+
 IDS, MASK = torch.arange(1, 17).reshape(2, 8), torch.ones(2, 8, dtype=torch.long)
 
 
 def published(path: Path, kind: str = "BertModel", **more: Any) -> Any:
     """A folder that transformers wrote, and its model."""
     torch.manual_seed(0)
-    made = getattr(transformers, kind)(transformers.BertConfig(**SHAPE | more)).eval()
-    for weight in made.parameters():
+    model = getattr(transformers, kind)(transformers.BertConfig(**SHAPE | more)).eval()
+    for weight in model.parameters():
         torch.nn.init.normal_(weight, std=0.3)
-    made.save_pretrained(path)
-    return made
+    model.save_pretrained(path)
+    return model
 
 
 def same(path: Path, theirs: Any) -> None:
@@ -69,7 +65,7 @@ def test_old_names_of_norms_load(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["model_quantized.safetensors", "model.fp16.safetensors", "modelx.safetensors"]
 )
-def test_copies_beside_the_weights_are_not_taken(name: str, tmp_path: Path) -> None:
+def test_other_weight_files_are_ignored(name: str, tmp_path: Path) -> None:
     theirs = published(tmp_path)
     other = {k: torch.zeros_like(v) for k, v in load_file(tmp_path / "model.safetensors").items()}
     save_file(other, tmp_path / name)
@@ -89,7 +85,7 @@ def sharded(path: Path) -> Any:
 
 
 @pytest.mark.parametrize("index", [True, False])
-def test_shards_load_whole_or_not_at_all(index: bool, tmp_path: Path) -> None:
+def test_shards_load_only_if_all_are_there(index: bool, tmp_path: Path) -> None:
     theirs = sharded(tmp_path)
     if not index:
         (tmp_path / "model.safetensors.index.json").unlink()
@@ -105,7 +101,7 @@ def test_shards_load_whole_or_not_at_all(index: bool, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (
             lambda i: i["weight_map"].update({"pooler.dense.extra": next(iter(i["weight_map"].values()))}),
@@ -116,37 +112,25 @@ def test_shards_load_whole_or_not_at_all(index: bool, tmp_path: Path) -> None:
         (lambda i: i.update(weight_map=[1]), "not an index"),
     ],
 )
-def test_an_index_that_does_not_hold_is_told(change: Any, told: str, tmp_path: Path) -> None:
+def test_an_invalid_index_is_refused(change: Any, message: str, tmp_path: Path) -> None:
     sharded(tmp_path)
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
     change(index)
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         encoder.load(tmp_path)
 
 
-def test_eight_bit_weights_are_no_float_ones(tmp_path: Path) -> None:
+def test_quantised_weights_are_refused(tmp_path: Path) -> None:
     published(tmp_path)
     rewrite(tmp_path, lambda weights: {k: v.to(torch.int8) for k, v in weights.items()})
     with pytest.raises(UnsupportedError, match="of int8: a quantised model"):
         encoder.load(tmp_path)
 
 
-def ask(path: Path, **changes: Any) -> BenchSpec:
-    given: dict[str, Any] = {
-        "batch": 2,
-        "seq": 8,
-        "inputs": 2,
-        "lengths": "fixed",
-        "packing": "padded",
-        "seed": 0,
-    }
-    return BenchSpec(**given | changes, params={"weights": str(path)})
-
-
 @pytest.fixture
 def random_ids(monkeypatch: pytest.MonkeyPatch) -> None:
-    def none(ask: BenchSpec) -> Path:
+    def none(spec: BenchSpec) -> Path:
         raise UnsupportedError("no tokenizer here")
 
     monkeypatch.setattr(bench, "tokens_folder", none)
@@ -163,10 +147,10 @@ def random_ids(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_heads_that_are_left_out_are_noted(
-    kind: str, output: str, left: str, random_ids: None, tmp_path: Path
+    kind: str, output: str, left: str, random_ids: None, tmp_path: Path, bench_spec: MakeSpec
 ) -> None:
     published(tmp_path, kind)
-    loaded = TARGET.load(ask(tmp_path))
+    loaded = TARGET.load(bench_spec(weights=str(tmp_path)))
     assert loaded.outputs == (output,)
     notes = [note for note in loaded.notes if "left out" in note]
     assert notes == ([f"the encoder alone is timed; left out: {left}"] if left else [])
@@ -182,15 +166,16 @@ def test_heads_that_are_left_out_are_noted(
     ],
 )
 def test_lengths_beyond_the_positions_are_refused(
-    lengths: str, packing: str, fits: bool, random_ids: None, tmp_path: Path
+    lengths: str, packing: str, fits: bool, random_ids: None, tmp_path: Path, bench_spec: MakeSpec
 ) -> None:
-    """Of stand-in sentences, whose longest has more than eight tokens."""
+    """With random ids, of which the longest sentence has more than eight."""
     published(tmp_path, max_position_embeddings=8)
-    given = ask(tmp_path, lengths=lengths, packing=packing, batch=8)
+    params = {"weights": str(tmp_path)}
+    given = bench_spec(lengths=lengths, packing=packing, batch=8, **params)
     if fits:
         assert TARGET.load(given).batches[0]["input_ids"].shape == (8, 8)
         with pytest.raises(UsageError, match="--seq 9: the model has 8 positions"):
-            TARGET.load(ask(tmp_path, seq=9))
+            TARGET.load(bench_spec(seq=9, **params))
         return
     with pytest.raises(UsageError, match=r"--lengths real: rows take \d+ positions, the model has 8"):
         TARGET.load(given)
@@ -198,7 +183,7 @@ def test_lengths_beyond_the_positions_are_refused(
 
 @pytest.mark.parametrize(("longest", "fits"), [(8, True), (30, True), (32, True), (33, False), (64, False)])
 def test_sentences_of_a_task_must_fit_the_positions(longest: int, fits: bool) -> None:
-    """32 of them; rows are padded to a multiple of 8."""
+    """The model has 32; rows are padded to a multiple of 8."""
     bert = encoder.random(encoder.BertConfig.of(SHAPE), 0)
     if fits:
         encoder.check_length(bert, longest)
@@ -209,7 +194,7 @@ def test_sentences_of_a_task_must_fit_the_positions(longest: int, fits: bool) ->
 
 
 @pytest.mark.parametrize(
-    ("change", "error", "told"),
+    ("change", "error", "message"),
     [
         (
             {"hidden_size": "128"},
@@ -228,36 +213,36 @@ def test_sentences_of_a_task_must_fit_the_positions(longest: int, fits: bool) ->
         ({"model_type": ["bert"]}, UnsupportedError, "a model of type"),
     ],
 )
-def test_configurations_that_cannot_be_are_told(
-    change: dict[str, Any], error: type[Exception], told: str, tmp_path: Path
+def test_invalid_configurations_are_refused(
+    change: dict[str, Any], error: type[Exception], message: str, tmp_path: Path
 ) -> None:
     published(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | change))
-    with pytest.raises(error, match=told):
+    with pytest.raises(error, match=message):
         encoder.load(tmp_path)
 
 
 @pytest.mark.parametrize(("kind", "config"), [("distilbert", "DistilBertConfig"), ("gpt2", "GPT2Config")])
-def test_other_types_are_named(kind: str, config: str, tmp_path: Path) -> None:
-    """As published: they have other keys, too."""
+def test_other_types_are_named(kind: str, config: str, tmp_path: Path, bench_spec: MakeSpec) -> None:
+    """Their configurations have other keys too."""
     getattr(transformers, config)().save_pretrained(tmp_path)
     with pytest.raises(UnsupportedError, match=f"a model of type {kind} is not a BERT") as caught:
-        TARGET.load(ask(tmp_path))
+        TARGET.load(bench_spec(weights=str(tmp_path)))
     assert "ONNX" in caught.value.hint
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"model": {"type": "WordPiece"}}', "\x00" * 9])
-def test_a_broken_tokenizer_is_told(text: str, tmp_path: Path) -> None:
+def test_a_broken_tokenizer_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(text)
     with pytest.raises(DataError, match=r"tokenizer\.json: not a tokenizer"):
         tokenizer.load(tmp_path, 8)
 
 
-def test_a_tokenizer_that_gives_nothing_is_told() -> None:
+def test_a_tokenizer_without_tokens_is_refused() -> None:
     import tokenizers
 
-    made = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, unk_token="a"))
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, unk_token="a"))
     with pytest.raises(DataError, match="gives a sentence no token"):
-        tokenizer.encode(made, ["a", ""])
-    assert np.array_equal(tokenizer.encode(made, ["a"]), [[0]])
+        tokenizer.encode(words, ["a", ""])
+    assert np.array_equal(tokenizer.encode(words, ["a"]), [[0]])

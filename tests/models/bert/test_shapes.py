@@ -15,15 +15,7 @@ from buzzer.models.api.bench import BenchSpec
 from buzzer.models.bert import encoder, packing
 from buzzer.models.bert.bench import TARGET
 from buzzer.models.bert.encoder import Bert, BertConfig
-
-SHAPE: dict[str, Any] = {
-    "vocab_size": 60,
-    "hidden_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 3,
-    "intermediate_size": 40,
-    "max_position_embeddings": 32,
-}
+from tests.models.bert.shapes import SHAPE
 
 
 def inputs(rows: int, length: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -42,7 +34,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     torch.manual_seed(0)
     config = transformers.BertConfig(**SHAPE, hidden_act=request.param, num_labels=5)
     theirs = transformers.BertForSequenceClassification(config).eval()
-    for weight in theirs.parameters():  # so that no bias or norm hides behind its initial 0 or 1
+    for weight in theirs.parameters():  # so that an ignored bias or norm would be noticed
         torch.nn.init.normal_(weight, std=0.3)
     path = tmp_path_factory.mktemp("folder")
     theirs.save_pretrained(path)
@@ -76,7 +68,7 @@ def test_an_old_folder_and_an_encoder_alone(folder: tuple[Path, Any], tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("config", "error", "told"),
+    ("config", "error", "message"),
     [
         ({"hidden_size": 8}, DataError, "no vocab_size"),
         (SHAPE | {"model_type": "mpnet"}, UnsupportedError, "type mpnet"),
@@ -85,16 +77,16 @@ def test_an_old_folder_and_an_encoder_alone(folder: tuple[Path, Any], tmp_path: 
         (SHAPE | {"num_hidden_layers": 3}, DataError, "do not fit"),
     ],
 )
-def test_folders_that_cannot_be_are_told(
-    config: dict[str, Any], error: type[Exception], told: str, tmp_path: Path
+def test_folders_of_other_models_are_refused(
+    config: dict[str, Any], error: type[Exception], message: str, tmp_path: Path
 ) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     torch.save({}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(error, match=told):
+    with pytest.raises(error, match=message):
         encoder.load(tmp_path)
 
 
-def test_missing_files_are_told(tmp_path: Path) -> None:
+def test_missing_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"config\.json"):
         encoder.load(tmp_path)
     (tmp_path / "config.json").write_text("{")
@@ -148,7 +140,7 @@ def test_packed_sentences_give_the_same_states(lengths: list[int]) -> None:
             np.testing.assert_allclose(got, bert(alone, torch.ones_like(alone))[0].numpy(), atol=1e-5)
 
 
-# ---- the bench target ---------------------------------------------------------------------------------------------
+# ---- buzzer bench -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -194,15 +186,15 @@ def test_fixed_rows_are_full_and_differ(plain: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ask", "told"),
+    ("ask", "message"),
     [
         (BenchSpec(1, 64, 2, "fixed", "padded", 0, {}), "the model has 32 positions"),
         (BenchSpec(1, 16, 2, "fixed", "packed", 0, {}), "no padding to save"),
         (BenchSpec(1, 16, 2, "real", "boxed", 0, {}), "unknown packing"),
     ],
 )
-def test_what_cannot_be_asked_is_told(ask: BenchSpec, told: str, plain: dict[str, str]) -> None:
+def test_impossible_requests_are_refused(ask: BenchSpec, message: str, plain: dict[str, str]) -> None:
     from dataclasses import replace
 
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=message):
         TARGET.load(replace(ask, params=plain))

@@ -1,4 +1,4 @@
-"""The Booking pipeline: features by hand on every engine, networks, ensemble, and the whole job."""
+"""The Booking pipeline: features against loops over trips on every engine, networks, ensemble, and the whole task."""
 
 import math
 import shutil
@@ -22,11 +22,13 @@ from buzzer.models.booking import features
 from buzzer.models.booking.ensemble import accuracy, best_four
 from buzzer.models.booking.features import FIRST_CITY
 from buzzer.models.booking.networks import NETWORKS, Sizes, TopK
+from buzzer.models.booking.params import Params
 from buzzer.models.booking.task import TASK, baseline, held_out, network_names
+from buzzer.suite import registry
 
 BACKENDS = ("torch_eager", "onnxruntime")  # those of the task
 Run = Callable[..., Any]
-Jobs = Callable[..., RunContext]
+MakeContext = Callable[..., RunContext]
 LAGS = 3
 SMALL = {"epochs": 2, "hidden": 32, "dim": 16, "rare": 0, "candidates": 10, "batch": 64}
 
@@ -266,15 +268,19 @@ def test_held_out_trips_are_whole_and_about_the_share() -> None:
     assert held.mean() == pytest.approx(0.1, abs=0.02)
 
 
-def test_unknown_networks_are_told() -> None:
+def params_with(networks: list[str]) -> Params:
+    return Params.read("booking", registry.task("booking").params | {"networks": networks})
+
+
+def test_unknown_networks_are_refused() -> None:
     with pytest.raises(UsageError, match="unknown network 'mpl'") as error:
-        network_names({"networks": ["mpl"]})
+        network_names(params_with(["mpl"]))
     assert "did you mean mlp?" in error.value.hint
     with pytest.raises(UsageError, match="no network"):
-        network_names({"networks": []})
+        network_names(params_with([]))
 
 
-# ---- the whole job -----------------------------------------------------------------------------------------------
+# ---- the whole task -----------------------------------------------------------------------------------------------
 
 
 def silent(share: float, what: str) -> None:
@@ -287,9 +293,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
 
 
 @pytest.fixture(scope="module")
-def fitted(data: Data, tmp_path_factory: pytest.TempPathFactory, job: Jobs, run: Run) -> Path:
+def fitted(data: Data, tmp_path_factory: pytest.TempPathFactory, make_context: MakeContext, run: Run) -> Path:
     work = tmp_path_factory.mktemp("work")
-    result, phases = run(TASK.fit(job("booking", data, work, work, "polars", "torch_eager", **SMALL)))
+    result, phases = run(
+        TASK.fit(make_context("booking", data, work, work, "polars", "torch_eager", **SMALL))
+    )
     assert phases == ["load", "features", "transfer", "fit", "write"]
     assert set(result.scores) == {f"valid_accuracy@4_{name}" for name in NETWORKS}
     assert not list(work.glob("*.checkpoint"))
@@ -297,16 +305,27 @@ def fitted(data: Data, tmp_path_factory: pytest.TempPathFactory, job: Jobs, run:
 
 
 @pytest.fixture(scope="module")
-def reference(data: Data, fitted: Path, tmp_path_factory: pytest.TempPathFactory, job: Jobs, run: Run) -> Any:
+def reference(
+    data: Data, fitted: Path, tmp_path_factory: pytest.TempPathFactory, make_context: MakeContext, run: Run
+) -> Any:
     out = tmp_path_factory.mktemp("reference")
-    return run(TASK.predict(job("booking", data, fitted, out, "pandas", "torch_eager", **SMALL)))[0]
+    return run(TASK.predict(make_context("booking", data, fitted, out, "pandas", "torch_eager", **SMALL)))[0]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_every_engine_and_backend_scores_the_same(
-    e: Engine, backend: str, data: Data, fitted: Path, reference: Any, tmp_path: Path, job: Jobs, run: Run
+    e: Engine,
+    backend: str,
+    data: Data,
+    fitted: Path,
+    reference: Any,
+    tmp_path: Path,
+    make_context: MakeContext,
+    run: Run,
 ) -> None:
-    result, phases = run(TASK.predict(job("booking", data, fitted, tmp_path, e.name, backend, **SMALL)))
+    result, phases = run(
+        TASK.predict(make_context("booking", data, fitted, tmp_path, e.name, backend, **SMALL))
+    )
     assert phases == ["load", "features", "transfer", "predict", "write", "score"]
     assert result.scores == pytest.approx(reference.scores, abs=0.006)  # one trip of 212 may tip over
     assert result.rows == data.rows["truth"]
@@ -319,52 +338,68 @@ def test_every_engine_and_backend_scores_the_same(
 
 
 def test_without_truth_there_is_a_submission_and_no_score(
-    data: Data, fitted: Path, tmp_path: Path, job: Jobs, run: Run
+    data: Data, fitted: Path, tmp_path: Path, make_context: MakeContext, run: Run
 ) -> None:
     shutil.copytree(data.folder, tmp_path / "data")
     (tmp_path / "data" / "ground_truth.csv").unlink()
     blind = TASK.prepare(tmp_path / "data", tmp_path, 1.0, 0, silent)
     assert "no ground_truth.csv: no score" in blind.notes
-    out = job("booking", blind, fitted, tmp_path, "polars", "torch_eager", **SMALL)
+    out = make_context("booking", blind, fitted, tmp_path, "polars", "torch_eager", **SMALL)
     assert run(TASK.predict(out))[0].scores == {}
     assert (tmp_path / "submission.csv").is_file()
 
 
-def test_an_ended_fit_is_taken_up_at_its_last_epoch(data: Data, tmp_path: Path, job: Jobs, run: Run) -> None:
-    """The resumed training's weights are those of one that was never ended."""
+def test_a_stopped_fit_resumes_after_its_last_epoch(
+    data: Data, tmp_path: Path, make_context: MakeContext, run: Run
+) -> None:
+    """Its weights are the same as without the stop."""
     settings = SMALL | {"networks": ["mlp"], "epochs": 3, "patience": 3}
-    for name in ("whole", "ended"):
+    for name in ("whole", "stopped"):
         (tmp_path / name).mkdir()
-    run(TASK.fit(job("booking", data, tmp_path / "whole", tmp_path, "polars", "torch_eager", **settings)))
-    ended = job("booking", data, tmp_path / "ended", tmp_path, "polars", "torch_eager", **settings)
-    steps = TASK.fit(ended)
+    run(
+        TASK.fit(
+            make_context("booking", data, tmp_path / "whole", tmp_path, "polars", "torch_eager", **settings)
+        )
+    )
+    stopped = make_context(
+        "booking", data, tmp_path / "stopped", tmp_path, "polars", "torch_eager", **settings
+    )
+    steps = TASK.fit(stopped)
     while next(steps) != "fit":
         pass
     next(steps)  # one epoch is done and saved
     steps.close()
-    assert (tmp_path / "ended" / "mlp.checkpoint").is_file()
-    assert not (tmp_path / "ended" / "mlp.pt").is_file()
-    result, _ = run(TASK.fit(ended))
+    assert (tmp_path / "stopped" / "mlp.checkpoint").is_file()
+    assert not (tmp_path / "stopped" / "mlp.pt").is_file()
+    result, _ = run(TASK.fit(stopped))
     assert [epoch["epoch"] for epoch in result.details["history"]["mlp"]] == [1, 2, 3]
-    weights = [torch.load(tmp_path / name / "mlp.pt", weights_only=True) for name in ("whole", "ended")]
+    weights = [torch.load(tmp_path / name / "mlp.pt", weights_only=True) for name in ("whole", "stopped")]
     for name, weight in weights[0].items():
         torch.testing.assert_close(weights[1][name], weight)
 
 
-def test_too_little_data_is_told(tmp_path: Path, job: Jobs, run: Run) -> None:
+def test_too_little_data_is_refused(tmp_path: Path, make_context: MakeContext, run: Run) -> None:
     data = TASK.prepare(None, tmp_path / "cache", 0.0003, 0, silent)
     (tmp_path / "work").mkdir()
     settings = SMALL | {"rare": 10**6}
     with pytest.raises(DataError, match="too few to learn from"):
-        run(TASK.fit(job("booking", data, tmp_path / "work", tmp_path, "polars", "torch_eager", **settings)))
+        run(
+            TASK.fit(
+                make_context(
+                    "booking", data, tmp_path / "work", tmp_path, "polars", "torch_eager", **settings
+                )
+            )
+        )
 
 
 @pytest.mark.slow
-def test_every_network_beats_the_baseline_on_generated_data(tmp_path: Path, job: Jobs, run: Run) -> None:
+def test_every_network_beats_the_baseline_on_generated_data(
+    tmp_path: Path, make_context: MakeContext, run: Run
+) -> None:
     """At the default scale, in half the epochs, by far more than chance (two standard deviations are 0.026)."""
     data = TASK.prepare(None, tmp_path / "cache", 0.02, 0, silent)
     (tmp_path / "work").mkdir()
-    done = job("booking", data, tmp_path / "work", tmp_path, "polars", "torch_eager", epochs=4)
+    done = make_context("booking", data, tmp_path / "work", tmp_path, "polars", "torch_eager", epochs=4)
     run(TASK.fit(done))
     scores = run(TASK.predict(done))[0].scores
     for name in NETWORKS:

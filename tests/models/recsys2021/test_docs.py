@@ -15,7 +15,7 @@ def test_every_column_is_in_the_docs() -> None:
         *features.KEYS,
         *features.REVERSED,
         *features.RAW,
-        *second_stage_features.WEEK,
+        *second_stage_features.ENCODED,
         *second_stage_features.COUNTED,
     } <= named
     assert len(features.names()) == len(set(features.names())) == int(re.findall(r"(\d+) columns", TEXT)[0])

@@ -58,7 +58,7 @@ def test_recsys2021_translates_whole_and_stays_shared_out(
     kinds = {
         "train": features.fit_tables(e, columns),
         "raw": features.fit_raw_tables(e, columns),
-        "week": second_stage_features.fit_tables(e, coded, MODELS),
+        "second": second_stage_features.fit_tables(e, coded, MODELS),
         "rows": second_stage_features.count(e, coded, MODELS),
         "user": {"code": users},
     }
@@ -70,12 +70,15 @@ def test_recsys2021_translates_whole_and_stays_shared_out(
     for strategy in ("kfold", "loo"):
         own = features.encode_own(e, coded, tables["train"], means, strategy, source=columns)
         check(own)
-        check(second_stage_features.encode_own(e, coded, tables["week"], means, strategy))
+        check(second_stage_features.encode_own(e, coded, tables["second"], means, strategy))
     fitted = Fitted({}, tables["user"], tables["train"], tables["raw"], means)
-    lookups = [*fitting.lookups(e, fitted), *second_stage_features.lookups(e, tables["week"], means, MODELS)]
+    lookups = [
+        *fitting.lookups(e, fitted),
+        *second_stage_features.lookups(e, tables["second"], means, MODELS),
+    ]
     lookups += second_stage_features.count_lookups(tables["rows"])
-    check(features.told(e, e.lookups(coded, lookups)))
+    check(features.pair_features(e, e.lookups(coded, lookups)))
     monkeypatch.setattr(e, "keep", cpu.collect)
     once = merged(e, lookups)
     assert len(once) == len({tuple(sorted(each.on)) for each in lookups})
-    check(features.told(e, e.lookups(coded, once)))
+    check(features.pair_features(e, e.lookups(coded, once)))

@@ -1,4 +1,4 @@
-"""Pieces of rows: how large they are, where they are kept, what they look up, and what workers hand over of them."""
+"""Pieces of rows: their size, where they are stored, their lookups, and the files that workers write of them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,81 +15,74 @@ from buzzer.errors import UsageError
 from buzzer.models.api.context import Data, RunContext
 from buzzer.models.recsys2021 import distributed, ensemble, sizes
 from buzzer.models.recsys2021.lookup_tables import merged
+from buzzer.models.recsys2021.params import Context
 from buzzer.models.recsys2021.predicting import Piece, Predicted, Predictor, pieces_of_test
 from buzzer.models.recsys2021.task import TASK
 from buzzer.suite import registry
 
-Run = Callable[..., Any]
-Jobs = Callable[..., RunContext]
-SMALL = {"rounds_1": 2, "rounds_2": 2, "depth_1": 2, "networks": [], "baseline": False}
+MakeContext = Callable[..., RunContext]
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
-    return TASK.prepare(None, tmp_path_factory.mktemp("cache"), 0.00002, 0, lambda share, what: None)
-
-
-@pytest.fixture(scope="module")
-def fitted(data: Data, tmp_path_factory: pytest.TempPathFactory, job: Jobs, run: Run) -> Path:
-    work = tmp_path_factory.mktemp("work")
-    run(TASK.fit(job("recsys2021", data, work, work, "polars", "torch_eager", **SMALL)))
-    return work
-
-
-def asked(engine: str, device: str, gpu_memory_bytes: int | None = None, **params: int) -> RunContext:
-    own, here = registry.task("recsys2021").params | params, Path()
-    return RunContext(
-        "recsys2021", engine, "torch_eager", "fp32", device, here, here, here, 1.0, 0, 1, own,
+def context_of(engine: str, device: str, gpu_memory_bytes: int | None = None, **changes: int) -> Context:
+    """Settings of a run that has no folders."""
+    params, here = registry.task("recsys2021").params | changes, Path()
+    context = RunContext(
+        "recsys2021", engine, "torch_eager", "fp32", device, here, here, here, 1.0, 0, 1, params,
         gpu_memory_bytes=gpu_memory_bytes,
     )  # fmt: skip
+    return TASK.typed(context)
 
 
 @pytest.mark.parametrize(
-    ("engine", "device", "gives", "found", "piece", "batch"),
+    ("engine", "device", "limit", "memories", "piece", "batch"),
     [
         ("pandas", "cpu", None, [], 500_000, 4096),
         ("polars", "cpu", 10**9, [10**9], 500_000, 4096),
         ("cudf", "cuda", None, [80 << 30], 3_000_000, 65_536),
         ("polars-gpu", "cuda", None, [80 << 30, 4 << 30], 1 << 20, 65_536),  # the smaller of two GPUs
         ("cudf", "cuda", 8 << 30, [80 << 30], 1 << 21, 65_536),  # as the budget allows
-        ("cudf", "cuda", None, [], 3_000_000, 65_536),  # a GPU that does not tell
+        ("cudf", "cuda", None, [], 3_000_000, 65_536),  # a GPU whose memory is unknown
     ],
 )
 def test_sizes_follow_engine_and_memory(
     engine: str,
     device: str,
-    gives: int | None,
-    found: list[int],
+    limit: int | None,
+    memories: list[int],
     piece: int,
     batch: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    gpus = [Gpu("stand-in", memory) for memory in found] or [Gpu("unknown")]
+    gpus = [Gpu("stand-in", memory) for memory in memories] or [Gpu("unknown")]
     monkeypatch.setattr("buzzer.engine.device.gpus", lambda: gpus)
-    assert sizes.told(asked(engine, device, gives)) == {"piece_rows": piece, "batch_rows": batch}
-    shared = sizes.piece_rows(asked(engine, device, gives), 4)  # so that each of four workers has one
+    assert sizes.details(context_of(engine, device, limit)) == {"piece_rows": piece, "batch_rows": batch}
+    shared = sizes.piece_rows(context_of(engine, device, limit), 4)  # so that each of four workers has one
     assert shared == (piece if device == "cpu" else min(piece, 750_000))
-    assert sizes.piece_rows(asked(engine, device, gives), 100) == 500_000
-    own = asked(engine, device, gives, piece_rows=7, predict_batch=8)
-    assert sizes.told(own) == {"piece_rows": 7, "batch_rows": 8}
+    assert sizes.piece_rows(context_of(engine, device, limit), 100) == 500_000
+    own = context_of(engine, device, limit, piece_rows=7, predict_batch=8)
+    assert sizes.details(own) == {"piece_rows": 7, "batch_rows": 8}
     with pytest.raises(UsageError, match="piece_rows=-1"):
-        sizes.piece_rows(asked(engine, device, gives, piece_rows=-1))
+        sizes.piece_rows(context_of(engine, device, limit, piece_rows=-1))
 
 
 @pytest.mark.parametrize(("piece_rows", "files"), [(0, 0), (100, 5)])
 def test_a_single_piece_stays_in_memory(
-    e: Engine, piece_rows: int, files: int, data: Data, fitted: Path, tmp_path: Path, job: Jobs
+    e: Engine,
+    piece_rows: int,
+    files: int,
+    data: Data,
+    fitted_trees: Path,
+    tmp_path: Path,
+    trees_context: MakeContext,
 ) -> None:
-    made = job(
-        "recsys2021", data, fitted, tmp_path, e.name, "torch_eager", **SMALL | {"piece_rows": piece_rows}
-    )
-    predictor = Predictor(made)
-    for number, path in pieces_of_test(made):
+    context = TASK.typed(trees_context(fitted_trees, tmp_path, e.name, piece_rows=piece_rows))
+    predictor = Predictor(context)
+    for number, path in pieces_of_test(context):
         predictor.preprocess(number, path)
     assert len(list(tmp_path.glob(".piece*.parquet"))) == files
-    rows = [e.to_numpy(piece.columns(["a"]), ["a", "row"]) for piece in predictor.seen]
-    assert sum(len(found["a"]) for found in rows) == data.rows["test"]
-    for piece in predictor.seen:
+    rows = [e.to_numpy(piece.columns(["a"]), ["a", "row"]) for piece in predictor.pieces]
+    assert sum(len(columns["a"]) for columns in rows) == data.rows["test"]
+    for piece in predictor.pieces:
         piece.forget()
     assert not list(tmp_path.iterdir())
 
@@ -110,8 +103,8 @@ def test_a_piece_reads_the_same_from_its_file(e: Engine, tmp_path: Path) -> None
     assert not list(tmp_path.iterdir())
 
 
-def test_merged_lookups_find_the_same(e: Engine) -> None:
-    """By one and two columns, of tables that name their keys otherwise, with and without a match; one lookup a key set remains."""
+def test_merged_lookups_give_the_same_columns(e: Engine) -> None:
+    """By one and two columns, of tables with other key names, with and without a match; one lookup for each key set remains."""
     rng = np.random.default_rng(0)
     t = e.from_arrow(
         pa.table({"row": range(200), "a": rng.integers(0, 30, 200), "b": rng.integers(0, 30, 200)})
@@ -120,8 +113,8 @@ def test_merged_lookups_find_the_same(e: Engine) -> None:
     def table(keys: list[str], values: str, least: int, kind: str) -> Any:
         one = np.arange(least, least + 20)
         grid = np.array([(x, y) for x in one for y in one if (x + y) % 3]) if len(keys) == 2 else one[:, None]
-        found = {key: grid[:, i] for i, key in enumerate(keys)}
-        return e.from_arrow(pa.table(found | {values: (grid.sum(axis=1) * 7 + least).astype(kind)}))
+        columns = {key: grid[:, i] for i, key in enumerate(keys)}
+        return e.from_arrow(pa.table(columns | {values: (grid.sum(axis=1) * 7 + least).astype(kind)}))
 
     users = table(["value"], "code", 5, "int64")
     wanted = [
@@ -162,15 +155,15 @@ def test_batches_have_every_row_once_and_little_padding(size: int) -> None:
     assert many[seen].tolist() == sorted(many)
 
 
-def test_what_workers_hand_over_comes_back(tmp_path: Path) -> None:
+def test_files_of_workers_are_read_back(tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     ids = pa.table({"tweet_id": ["A", "B", "C"], "enaging_user_id": ["x", "y", "z"]})
-    found = {name: rng.random((3, 4)).astype("float32") for name in ("trees_kfold", "blend")}
-    rows = Predicted(ids, found, rng.random((6, 4)).astype("float32")[::2])
+    by_model = {name: rng.random((3, 4)).astype("float32") for name in ("trees_kfold", "blend")}
+    rows = Predicted(ids, by_model, rng.random((6, 4)).astype("float32")[::2])
     distributed.write(tmp_path / "rows.arrow", rows)
     back = distributed.read(tmp_path / "rows.arrow")
     assert back.ids.equals(ids)
     np.testing.assert_array_equal(back.blend, rows.blend)
-    assert back.found.keys() == found.keys()
-    for name, p in found.items():
-        np.testing.assert_array_equal(back.found[name], p)
+    assert back.by_model.keys() == by_model.keys()
+    for name, p in by_model.items():
+        np.testing.assert_array_equal(back.by_model[name], p)

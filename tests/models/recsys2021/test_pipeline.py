@@ -1,4 +1,4 @@
-"""The RecSys 2021 pipeline: features against plain Python on every engine, and the whole job."""
+"""The RecSys 2021 pipeline: features against plain Python on every engine, and the whole task."""
 
 import gzip
 import math
@@ -23,12 +23,13 @@ from buzzer.engine.frames.base import on_host
 from buzzer.errors import DataError, UnsupportedError, UsageError
 from buzzer.models.api.context import Data, RunContext
 from buzzer.models.recsys2021 import ensemble, features, fitting, lookup_tables, second_stage_features, trees
+from buzzer.models.recsys2021.params import Context, Params
 from buzzer.models.recsys2021.predicting import pieces_of_test
 from buzzer.models.recsys2021.task import TASK
 from buzzer.suite import registry
 
 Run = Callable[..., Any]
-Jobs = Callable[..., RunContext]
+MakeContext = Callable[..., RunContext]
 TOKENS = 6
 MODELS = tuple(second_stage_features.MODELS)
 SMALL = {
@@ -46,11 +47,6 @@ SMALL |= {"group_rows": 200, "predict_batch": 64, "baseline": True}
 
 def silent(share: float, what: str) -> None:
     """No progress shown."""
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
-    return TASK.prepare(None, tmp_path_factory.mktemp("cache"), 0.00002, 0, silent)
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +68,8 @@ def tokens_of(e: Engine, t: Any) -> Any:
 
 
 def encoded(e: Engine, t: Any, fitted: dict[str, Any], means: dict[str, float]) -> Any:
-    """As rows that are in no table."""
-    return features.told(e, e.lookups(t, features.lookups(e, fitted, means)))
+    """Columns of rows that the tables were not fitted on."""
+    return features.pair_features(e, e.lookups(t, features.lookups(e, fitted, means)))
 
 
 def of(e: Engine, t: Any) -> features.Source:
@@ -86,13 +82,13 @@ def labels_of(line: dict[str, str]) -> dict[str, int]:
 
 
 def plain_mention(tokens: list[str], kind: int) -> int:
-    """What follows the first @, or, as a retweet begins with one, the second."""
+    """The token after the first @; for a retweet, which begins with one, after the second."""
     after = [int(tokens[i + 1]) for i, token in enumerate(tokens[:-1]) if token == "137"]
     return after[kind == 1] if len(after) > (kind == 1) else -1
 
 
 def plain_row(line: dict[str, str]) -> dict[str, float]:
-    """What `base` promises of a row, from its text."""
+    """The features of `base`, computed from the text of a row."""
     ints = {name: int(line[column]) for name, column in features.COUNTS.items()}
     tokens = line["text_tokens"].split("\t")
     media = line["present_media"].split("\t")
@@ -127,7 +123,9 @@ def plain_row(line: dict[str, str]) -> dict[str, float]:
     }
 
 
-def test_rows_tell_what_their_text_says(e: Engine, data: Data, lines: list[dict[str, str]]) -> None:
+def test_features_of_rows_are_those_of_plain_python(
+    e: Engine, data: Data, lines: list[dict[str, str]]
+) -> None:
     t, _ = coded(e, data)
     want = [plain_row(line) for line in lines]
     texts = [[int(token) for token in line["text_tokens"].split("\t")[:TOKENS] if token] for line in lines]
@@ -143,7 +141,7 @@ def test_rows_tell_what_their_text_says(e: Engine, data: Data, lines: list[dict[
     }
 
 
-def test_rows_may_lack_what_official_files_lack(
+def test_rows_may_have_the_empty_fields_of_official_files(
     e: Engine, lines: list[dict[str, str]], tmp_path: Path
 ) -> None:
     empty = lines[0] | dict.fromkeys(EMPTY, "")
@@ -161,7 +159,7 @@ def smoothed(rows: list[dict[str, int]], target: str, prior: float) -> float:
 
 @pytest.mark.parametrize("strategy", ["none", "kfold", "loo"])
 def test_target_encodings_by_hand(e: Engine, data: Data, lines: list[dict[str, str]], strategy: str) -> None:
-    """Of readers, and of readers looked up among authors: from all rows, from other folds, from other rows."""
+    """Encodings of readers, and of readers looked up among authors: over all rows, over other folds, over other rows."""
     t, _ = coded(e, data)
     fitted = lookup_tables.collected(e, features.fit_tables(e, of(e, t)))
     means = features.priors(e, fitted)
@@ -233,7 +231,7 @@ def test_every_engine_gives_the_same_columns(e: Engine, data: Data) -> None:
 
 
 def test_raw_sums_are_of_earlier_rows(e: Engine, data: Data, lines: list[dict[str, str]]) -> None:
-    """The third kind of trees learns from a fifth of the third week, whose labels are in no sum."""
+    """The `split` trees learn from a fifth of the third week, whose labels are in no sum."""
     t, _ = coded(e, data)
     early, late = e.filter(t, lambda c: ~fitting.late(c)), e.filter(t, fitting.late)
     assert e.height(early) + e.height(late) == e.height(t)
@@ -256,7 +254,7 @@ def test_raw_sums_are_of_earlier_rows(e: Engine, data: Data, lines: list[dict[st
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_the_week_leaves_out_own_labels(
+def test_validation_encodings_leave_out_own_labels(
     e: Engine, data: Data, lines: list[dict[str, str]], model: str
 ) -> None:
     t, _ = coded(e, data)
@@ -291,12 +289,13 @@ def test_samples_are_the_same_rows_on_every_engine(e: Engine, data: Data) -> Non
     assert fitting.sampled(2 * n, n) is None
 
 
-def test_rows_in_files_are_those_of_one_frame(
-    e: Engine, data: Data, job: Jobs, tmp_path: Path, lines: list[dict[str, str]]
+def test_rows_in_files_equal_those_of_one_frame(
+    e: Engine, data: Data, make_context: MakeContext, tmp_path: Path, lines: list[dict[str, str]]
 ) -> None:
-    """Cut into pieces, coded and read by the column."""
-    made = job("recsys2021", data, tmp_path, tmp_path, e.name, "torch_eager", piece_rows=len(lines) // 3 + 1)
-    rows = fitting.read_all(e, made, "train", [features.TEXTS])
+    """Rows are cut into pieces, coded and read by column."""
+    settings = {"piece_rows": len(lines) // 3 + 1}
+    context = make_context("recsys2021", data, tmp_path, tmp_path, e.name, "torch_eager", **settings)
+    rows = fitting.read_all(e, TASK.typed(context), "train", [features.TEXTS])
     assert len(rows.files) == 3 and rows.height == len(lines)
     fitting.code(rows, lookup_tables.collected(e, features.fit_codes(e, rows.columns)))
     names = ["a_followers", "language_code", "media_code", "like", "row"]
@@ -311,7 +310,7 @@ def test_rows_in_files_are_those_of_one_frame(
     assert not list(tmp_path.iterdir())
 
 
-def test_only_rows_that_are_asked_for_are_read(e: Engine, data: Data, tmp_path: Path) -> None:
+def test_only_rows_with_wanted_keys_are_read(e: Engine, data: Data, tmp_path: Path) -> None:
     t, _ = coded(e, data)
     few = e.collect(e.filter(t, lambda c: c("row") % 50 == 0))
     everything = lookup_tables.collected(e, features.fit_tables(e, of(e, t)))
@@ -380,7 +379,7 @@ def test_log_odds_are_the_inverse_of_the_sigmoid() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         ({"trees": ["kfolds"]}, "kfolds"),
         ({"networks": ["gru"]}, "gru"),
@@ -388,11 +387,12 @@ def test_log_odds_are_the_inverse_of_the_sigmoid() -> None:
         ({"trees": [], "networks": []}, "no model of the first stage"),
     ],
 )
-def test_unknown_models_are_told(wrong: dict[str, list[str]], told: str) -> None:
-    plain = {"trees": ["kfold"], "networks": [], "second": [], "baseline": False}
-    assert ensemble.chosen(plain).first == ["trees_kfold"]
-    with pytest.raises(UsageError, match=told):
-        ensemble.chosen(plain | wrong)
+def test_unknown_models_are_refused(wrong: dict[str, list[str]], message: str) -> None:
+    defaults = registry.task("recsys2021").params
+    plain = defaults | {"trees": ["kfold"], "networks": [], "second": [], "baseline": False}
+    assert ensemble.select_models(Params.read("recsys2021", plain)).first == ["trees_kfold"]
+    with pytest.raises(UsageError, match=message):
+        ensemble.select_models(Params.read("recsys2021", plain | wrong))
 
 
 # ---- networks ----------------------------------------------------------------------------------------------------
@@ -400,7 +400,7 @@ def test_unknown_models_are_told(wrong: dict[str, list[str]], told: str) -> None
 
 @pytest.fixture(scope="module")
 def network_rows() -> dict[str, Any]:
-    """Rows whose likes depend on the reader and on a word, so that there is something to learn."""
+    """Rows whose likes depend on the reader and on a word."""
     rng = np.random.default_rng(0)
     n = 600
     tokens = rng.integers(1000, 1010, (n, 8)).astype(np.int32)
@@ -413,29 +413,31 @@ def network_rows() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def network_job(data: Data, tmp_path_factory: pytest.TempPathFactory, job: Jobs) -> RunContext:
+def network_context(
+    data: Data, tmp_path_factory: pytest.TempPathFactory, make_context: MakeContext
+) -> Context:
     from buzzer.models.recsys2021 import network_training
 
     work = tmp_path_factory.mktemp("networks")
     settings = SMALL | {"epochs": 8, "batch": 64, "lr": 0.01}
-    made = job("recsys2021", data, work, work, "polars", "torch_eager", **settings)
-    network_training.prepare(made, 6)
-    return made
+    context = TASK.typed(make_context("recsys2021", data, work, work, "polars", "torch_eager", **settings))
+    network_training.prepare(context, 6)
+    return context
 
 
 @pytest.mark.parametrize("name", [*ensemble.NETWORKS, ensemble.BASELINE])
 def test_networks_learn_and_do_not_see_padding(
-    name: str, network_rows: dict[str, Any], network_job: RunContext
+    name: str, network_rows: dict[str, Any], network_context: Context, run: Run
 ) -> None:
     import torch
 
     from buzzer.models.recsys2021 import network_training
 
-    states = list(network_training.fit(network_job, name, network_rows["batch"], network_rows["y"]))
-    losses = [epoch["loss"] for epoch in states[-1].history]
+    history, _ = run(network_training.fit(network_context, name, network_rows["batch"], network_rows["y"]))
+    losses = [epoch["loss"] for epoch in history]
     assert losses[-1] < 0.9 * losses[0]
     batch = {key: torch.from_numpy(value) for key, value in network_rows["batch"].items()}
-    network = network_training.trained(name, network_job.work)
+    network = network_training.trained(name, network_context.work)
     with torch.inference_mode():
         whole = network(**batch)
         longer = network(**batch | {"tokens": torch.nn.functional.pad(batch["tokens"], (0, 5))})
@@ -479,14 +481,16 @@ def test_token_vectors_come_from_a_file_or_a_seed(tmp_path: Path) -> None:
             token_vectors(str(tmp_path / name), 4, 1)
 
 
-# ---- the whole job -----------------------------------------------------------------------------------------------
+# ---- the whole task -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def fitted(data: Data, tmp_path_factory: pytest.TempPathFactory, job: Jobs, run: Run) -> Path:
-    """Every model there is."""
+def fitted(data: Data, tmp_path_factory: pytest.TempPathFactory, make_context: MakeContext, run: Run) -> Path:
+    """The work folder of all models."""
     work = tmp_path_factory.mktemp("work")
-    result, phases = run(TASK.fit(job("recsys2021-full", data, work, work, "polars", "torch_eager", **SMALL)))
+    result, phases = run(
+        TASK.fit(make_context("recsys2021-full", data, work, work, "polars", "torch_eager", **SMALL))
+    )
     assert phases == ["load", "features", "transfer", "trees", "networks", "write", "score"]
     assert result.rows == data.rows["train"]
     assert set(result.details["validation"]) == {
@@ -503,9 +507,13 @@ def fitted(data: Data, tmp_path_factory: pytest.TempPathFactory, job: Jobs, run:
 
 
 @pytest.fixture(scope="module")
-def reference(data: Data, fitted: Path, tmp_path_factory: pytest.TempPathFactory, job: Jobs, run: Run) -> Any:
+def reference(
+    data: Data, fitted: Path, tmp_path_factory: pytest.TempPathFactory, make_context: MakeContext, run: Run
+) -> Any:
     out = tmp_path_factory.mktemp("reference")
-    result, _ = run(TASK.predict(job("recsys2021-full", data, fitted, out, "pandas", "torch_eager", **SMALL)))
+    result, _ = run(
+        TASK.predict(make_context("recsys2021-full", data, fitted, out, "pandas", "torch_eager", **SMALL))
+    )
     return result.scores, pd.read_csv(out / "results.csv", header=None)
 
 
@@ -519,17 +527,17 @@ def test_engines_backends_and_pieces_score_the_same(
     fitted: Path,
     reference: Any,
     tmp_path: Path,
-    job: Jobs,
+    make_context: MakeContext,
     run: Run,
 ) -> None:
     if not infer.installed(backend):
         pytest.skip(f"{backend} is not installed")
     settings = SMALL | {"piece_rows": piece_rows}
-    done = job("recsys2021-full", data, fitted, tmp_path, e.name, backend, **settings)
+    done = make_context("recsys2021-full", data, fitted, tmp_path, e.name, backend, **settings)
     result, phases = run(TASK.predict(done))
     assert phases == ["load", "preprocess", "features", "transfer", "trees", "networks", "write", "score"]
     assert result.details["pieces"] == -(-data.rows["test"] // piece_rows)
-    # Trees of another library differ in the last digit, and the second stage's thresholds stand between some rows' digits.
+    # Trees of another library differ in the last digit, which crosses some thresholds of the second stage.
     share = 0.99 if infer.info(backend).runs == {infer.TREES} else 1.0
     assert result.scores == pytest.approx(reference[0], abs=1e-3 if share == 1 else 0.05)
     got = pd.read_csv(tmp_path / "results.csv", header=None)
@@ -539,7 +547,7 @@ def test_engines_backends_and_pieces_score_the_same(
 
 
 class Served:
-    """A session that tells its backend instead of probabilities."""
+    """A session that records its backend and cannot predict."""
 
     def __init__(self, backend: str) -> None:
         self.backend = backend
@@ -555,20 +563,28 @@ class Served:
     ],
 )
 def test_a_backend_of_trees_runs_the_trees(
-    backend: str, networks: str, on_trees: str, data: Data, fitted: Path, job: Jobs, monkeypatch: Any
+    backend: str,
+    networks: str,
+    on_trees: str,
+    data: Data,
+    fitted: Path,
+    make_context: MakeContext,
+    monkeypatch: Any,
 ) -> None:
-    """None of either kind runs on another than the one asked for."""
+    """Each kind of model runs on the backend that was asked for, or on the default of its kind."""
     monkeypatch.setattr("buzzer.engine.infer.prepare", lambda model, *, backend, **rest: Served(backend))
-    asked = job("recsys2021-full", data, fitted, fitted, "polars", backend, **SMALL)
-    models = ensemble.chosen(asked.params)
+    asked = TASK.typed(make_context("recsys2021-full", data, fitted, fitted, "polars", backend, **SMALL))
+    models = ensemble.select_models(asked.params)
     first, second = ensemble.FirstStage(asked, models), ensemble.SecondStage(asked, models)
     of_trees = [*first.trees.values(), *first.grouped.by_group, *second.models.values()]
     assert {s.backend for t in of_trees for s in t.sessions} == {on_trees}
     assert {s.backend for s in first.networks.values()} == {networks}
 
 
-def test_nvforest_predicts_as_xgboost_does(data: Data, fitted: Path, reference: Any, job: Jobs) -> None:
-    """Both stages, each from the same rows and log odds; values stand on the trees' thresholds, some are missing."""
+def test_nvforest_predicts_as_xgboost_does(
+    data: Data, fitted: Path, reference: Any, make_context: MakeContext
+) -> None:
+    """Both stages, from the same rows and log odds; values are at the trees' thresholds, and some are missing."""
     if not infer.installed("nvforest"):
         pytest.skip("nvforest is not installed")
     rng = np.random.default_rng(0)
@@ -584,8 +600,8 @@ def test_nvforest_predicts_as_xgboost_does(data: Data, fitted: Path, reference: 
     of_networks = [rng.normal(-2, 1, (3000, 4)).astype(np.float32) for _ in ensemble.NETWORKS]
     found = dict[str, Any]()
     for backend in ("xgboost", "nvforest"):
-        asked = job("recsys2021-full", data, fitted, fitted, "polars", backend, **SMALL)
-        models = ensemble.chosen(asked.params)
+        asked = TASK.typed(make_context("recsys2021-full", data, fitted, fitted, "polars", backend, **SMALL))
+        models = ensemble.select_models(asked.params)
         first = ensemble.FirstStage(asked, replace(models, networks=(), baseline=False)).predict_trees(read)
         known = found.get("xgboost", first)  # the second stage reads the same
         odds = [*(trees.log_odds(known[name]) for name in first), *of_networks]
@@ -596,12 +612,14 @@ def test_nvforest_predicts_as_xgboost_does(data: Data, fitted: Path, reference: 
         np.testing.assert_allclose(found["nvforest"][name], want, rtol=2e-6, err_msg=name)
 
 
-def test_trees_that_cannot_add_to_log_odds_are_told(data: Data, fitted: Path, job: Jobs) -> None:
+def test_trees_that_cannot_add_to_log_odds_are_refused(
+    data: Data, fitted: Path, make_context: MakeContext
+) -> None:
     if not infer.installed("tl2cgen"):
         pytest.skip("tl2cgen is not installed")
-    asked = job("recsys2021", data, fitted, fitted, "polars", "tl2cgen", **SMALL)
+    asked = TASK.typed(make_context("recsys2021", data, fitted, fitted, "polars", "tl2cgen", **SMALL))
     with pytest.raises(UnsupportedError, match="cannot add to given log odds"):
-        ensemble.SecondStage(asked, ensemble.chosen(asked.params))
+        ensemble.SecondStage(asked, ensemble.select_models(asked.params))
 
 
 def test_scores_name_every_model(reference: Any) -> None:
@@ -626,10 +644,10 @@ def test_scores_name_every_model(reference: Any) -> None:
     ],
 )
 def test_shapes_of_one_kind(
-    shape: dict[str, list[str]], data: Data, tmp_path: Path, job: Jobs, run: Run
+    shape: dict[str, list[str]], data: Data, tmp_path: Path, make_context: MakeContext, run: Run
 ) -> None:
     settings = SMALL | shape | {"baseline": False}
-    done = job("recsys2021", data, tmp_path, tmp_path, "polars", "torch_eager", **settings)
+    done = make_context("recsys2021", data, tmp_path, tmp_path, "polars", "torch_eager", **settings)
     run(TASK.fit(done))
     scores = run(TASK.predict(done))[0].scores
     (only,) = [*(f"trees_{name}" for name in shape["trees"]), *shape["networks"]]
@@ -638,14 +656,16 @@ def test_shapes_of_one_kind(
         assert scores["RCE"] == pytest.approx(scores["RCE_first"], abs=1e-4)
 
 
-def test_a_broken_job_leaves_nothing(
-    data: Data, fitted: Path, tmp_path: Path, job: Jobs, monkeypatch: pytest.MonkeyPatch
+def test_a_failed_prediction_leaves_no_files(
+    data: Data, fitted: Path, tmp_path: Path, make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: Any) -> None:
         raise OSError("disk full")
 
     monkeypatch.setattr(recsys2021, "append_submission", fails)
-    steps = TASK.predict(job("recsys2021-full", data, fitted, tmp_path, "polars", "torch_eager", **SMALL))
+    steps = TASK.predict(
+        make_context("recsys2021-full", data, fitted, tmp_path, "polars", "torch_eager", **SMALL)
+    )
     with pytest.raises(OSError, match="disk full"):
         for _ in steps:
             pass
@@ -653,24 +673,28 @@ def test_a_broken_job_leaves_nothing(
 
 
 def test_without_truth_there_is_a_submission_and_no_score(
-    data: Data, fitted: Path, tmp_path: Path, job: Jobs, run: Run
+    data: Data, fitted: Path, tmp_path: Path, make_context: MakeContext, run: Run
 ) -> None:
     shutil.copytree(data.folder, tmp_path / "data", ignore=shutil.ignore_patterns("test_truth"))
     blind = TASK.prepare(tmp_path / "data", tmp_path, 1.0, 0, silent)
     assert "no test_truth: no score" in blind.notes
     out = tmp_path / "out"
     out.mkdir()
-    done = job("recsys2021-full", blind, fitted, out, "polars", "torch_eager", **SMALL)
+    done = make_context("recsys2021-full", blind, fitted, out, "polars", "torch_eager", **SMALL)
     assert run(TASK.predict(done))[0].scores == {}
-    assert len(list(pieces_of_test(done))) == 1
+    assert len(list(pieces_of_test(TASK.typed(done)))) == 1
     assert [path.name for path in out.iterdir()] == ["results.csv"]
 
 
 @pytest.mark.slow
-def test_models_beat_the_constant_on_the_fourth_week(tmp_path: Path, job: Jobs, run: Run) -> None:
-    """RCE of the constant is 0 or below, by definition; likes and retweets are frequent enough to tell at this size."""
+def test_models_beat_the_constant_on_the_fourth_week(
+    tmp_path: Path, make_context: MakeContext, run: Run
+) -> None:
+    """RCE of the constant is at most 0 by definition; likes and retweets are frequent enough for a verdict at this size."""
     data = TASK.prepare(None, tmp_path / "cache", 0.0002, 0, silent)
-    done = job("recsys2021", data, tmp_path, tmp_path, "polars", "torch_eager", rounds_1=30, rounds_2=10)
+    done = make_context(
+        "recsys2021", data, tmp_path, tmp_path, "polars", "torch_eager", rounds_1=30, rounds_2=10
+    )
     validation = run(TASK.fit(done))[0].details["validation"]
     scores = run(TASK.predict(done))[0].scores
     assert scores["RCE_like"] > 5

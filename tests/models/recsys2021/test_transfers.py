@@ -1,6 +1,7 @@
-"""From the frame to the models, rows stay on the device: only probabilities cross to the host, and the first stage's come back.
+"""On a GPU, rows stay on the device from the frame to the models: only probabilities are copied to the host, and those of the first
+stage back.
 
-Without a GPU by stand-ins that offer what GPU arrays offer and count what crosses; on a GPU by CUDA's own trace.
+Tested without a GPU by stand-ins that have the interface of GPU arrays and count copies; on a GPU by CUDA's trace.
 """
 
 import json
@@ -17,7 +18,9 @@ from buzzer.engine.frames.base import on_host
 from buzzer.models.api.context import RunContext
 from buzzer.models.recsys2021 import ensemble, features, second_stage_features, trees
 from buzzer.models.recsys2021.features import TARGETS
+from buzzer.models.recsys2021.params import Context
 from buzzer.models.recsys2021.predicting import Predictor
+from buzzer.models.recsys2021.task import TASK
 from buzzer.suite import registry
 
 ROWS = 50
@@ -27,7 +30,7 @@ WIDTH = len(features.names())
 
 @dataclass
 class Bus:
-    """What crossed, in bytes, and what the trees were given."""
+    """Copied bytes, and the inputs of the models."""
 
     to_host: list[int] = field(default_factory=list)
     to_device: list[int] = field(default_factory=list)
@@ -36,7 +39,7 @@ class Bus:
 
 
 class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
-    """Values that the host can have by `get` alone; NumPy's functions of them give such arrays again, as cupy's do."""
+    """An array like cupy's: only `get` copies it to the host, and NumPy's functions return such arrays."""
 
     def __init__(self, values: Any, bus: Bus) -> None:
         self._values, self._bus = values, bus
@@ -109,7 +112,7 @@ def cupy(bus: Bus) -> Any:
 
 
 class Booster:
-    """Takes device arrays only, and answers with one."""
+    """Accepts and returns device arrays only."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
@@ -125,7 +128,7 @@ class Booster:
 
 
 class Network:
-    """A session that takes device arrays only, and answers on the host, as sessions do."""
+    """A session that accepts device arrays only; its outputs are on the host, as those of all sessions."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
@@ -140,7 +143,7 @@ class Network:
 
 
 class Frames:
-    """An engine that computes nothing and hands matrices over on the device."""
+    """An engine that computes nothing and returns matrices on the device."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
@@ -168,22 +171,23 @@ class Frames:
 
 
 @pytest.fixture
-def asked(tmp_path: Path) -> RunContext:
+def asked(tmp_path: Path) -> Context:
     params = registry.task("recsys2021").params | {"networks": []}
     folders = (tmp_path, tmp_path, tmp_path)
-    return RunContext("recsys2021", "cudf", "torch_eager", "fp32", "cuda", *folders, 1.0, 0, 1, params)
+    context = RunContext("recsys2021", "cudf", "torch_eager", "fp32", "cuda", *folders, 1.0, 0, 1, params)
+    return TASK.typed(context)
 
 
-def both_stages(job: RunContext, x: Any, beside: Any) -> dict[str, Any]:
-    """What `Predictor.predict` does once the features are a matrix."""
-    models = ensemble.chosen(job.params)
-    first, second = ensemble.FirstStage(job, models), ensemble.SecondStage(job, models)
-    found = first.predict_trees(ensemble.Inputs(x, None, None, None))
-    return found | second.predict(x, ensemble.odds_of(x, found, models), {"loo": beside})
+def both_stages(context: Context, x: Any, beside: Any) -> dict[str, Any]:
+    """The part of `Predictor.predict` that follows the features."""
+    models = ensemble.select_models(context.params)
+    first, second = ensemble.FirstStage(context, models), ensemble.SecondStage(context, models)
+    by_model = first.predict_trees(ensemble.Inputs(x, None, None, None))
+    return by_model | second.predict(x, ensemble.log_odds_of(x, by_model, models), {"loo": beside})
 
 
-def test_probabilities_and_ids_alone_reach_the_host(
-    asked: RunContext, monkeypatch: pytest.MonkeyPatch
+def test_only_probabilities_and_ids_are_copied_to_the_host(
+    asked: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A piece through both stages with trees and a network: features, texts and users stay on the device."""
     bus, size = Bus(), 20
@@ -191,14 +195,15 @@ def test_probabilities_and_ids_alone_reach_the_host(
     monkeypatch.setattr("buzzer.engine.infer.trees.load", lambda model: Booster(bus))
     monkeypatch.setattr(
         "buzzer.models.recsys2021.network_training.open_sessions",
-        lambda names, job: {name: Network(bus) for name in names},
+        lambda names, context: {name: Network(bus) for name in names},
     )
-    job = replace(asked, params=asked.params | {"networks": ["pooled"], "predict_batch": size})
+    params = asked.params.model_copy(update={"networks": ["pooled"], "predict_batch": size})
+    context = replace(asked, params=params)
     predictor: Any = object.__new__(Predictor)
-    predictor.job, predictor.e, predictor.models = job, Frames(bus), ensemble.chosen(job.params)
-    predictor.first = ensemble.FirstStage(job, predictor.models)
-    predictor.second, predictor.lookups = ensemble.SecondStage(job, predictor.models), []
-    found = ended(predictor.predict(SimpleNamespace(columns=lambda names: names)))
+    predictor.context, predictor.e, predictor.models = context, Frames(bus), ensemble.select_models(params)
+    predictor.first = ensemble.FirstStage(context, predictor.models)
+    predictor.second, predictor.lookups = ensemble.SecondStage(context, predictor.models), []
+    predicted = ended(predictor.predict(SimpleNamespace(columns=lambda names: names)))
     targets, order, longest = len(TARGETS), 8 * ROWS, ROWS
     assert bus.to_host == [
         *[ONE] * targets,  # trees
@@ -213,12 +218,12 @@ def test_probabilities_and_ids_alone_reach_the_host(
     width = WIDTH + 2 * targets + len(second_stage_features.names("loo"))
     assert [given.shape for given in bus.seen[targets:]] == [(ROWS, width)] * targets
     assert bus.batches == [(size, 24), (size, 40), (ROWS - 2 * size, 48)]  # texts of up to 19, 39 and 48
-    assert all(isinstance(array, np.ndarray) for array in found.found.values())
-    assert (found.ids, found.blend.shape) == ("ids", (ROWS, targets))
+    assert all(isinstance(array, np.ndarray) for array in predicted.by_model.values())
+    assert (predicted.ids, predicted.blend.shape) == ("ids", (ROWS, targets))
 
 
 def ended(steps: Any) -> Any:
-    """What a generator returns."""
+    """The return value of a generator."""
     while True:
         try:
             next(steps)
@@ -226,7 +231,7 @@ def ended(steps: Any) -> Any:
             return end.value
 
 
-def test_an_unnoticed_copy_would_be_counted() -> None:
+def test_implicit_copies_are_refused_and_others_counted() -> None:
     bus = Bus()
     array = DeviceArray(np.ones((3, 2), dtype="float32"), bus)
     with pytest.raises(TypeError, match="implicit copy"):
@@ -238,20 +243,21 @@ def test_an_unnoticed_copy_would_be_counted() -> None:
 
 
 @pytest.mark.gpu
-def test_the_features_never_cross_cuda(asked: RunContext, tmp_path: Path) -> None:
+def test_features_are_never_copied_on_cuda(asked: Context, tmp_path: Path) -> None:
     """By CUDA's trace of real models: no copy between host and device is as large as a tenth of the features."""
     torch = pytest.importorskip("torch")
     real = pytest.importorskip("cupy")
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    rows, own = 20_000, replace(asked, params=asked.params | {"rounds_1": 2, "rounds_2": 2})
+    params = asked.params.model_copy(update={"rounds_1": 2, "rounds_2": 2})
+    rows, own = 20_000, replace(asked, params=params)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(rows, WIDTH)).astype("float32")
     y = (rng.random((rows, len(TARGETS))) < 0.2).astype("float32")
     beside = rng.normal(size=(rows, len(second_stage_features.names("loo")))).astype("float32")
     wide = np.concatenate([x, y, beside], axis=1)
     list(trees.fit(own, "kfold", x, y, 2, 3))
-    list(trees.fit(own, "week-loo", wide, y, 2, 3, np.zeros_like(y)))
+    list(trees.fit(own, "second-loo", wide, y, 2, 3, np.zeros_like(y)))
     on_device = real.asarray(x), real.asarray(beside)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as trace:
         both_stages(own, *on_device)

@@ -25,16 +25,16 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def fitted(
-    tmp_path_factory: pytest.TempPathFactory, job: Callable[..., RunContext], run: Any
+    tmp_path_factory: pytest.TempPathFactory, make_context: Callable[..., RunContext], run: Any
 ) -> tuple[Data, Path]:
     data = task.TASK.prepare(None, tmp_path_factory.mktemp("cache"), 0.0001, 0, lambda share, what: None)
     work = tmp_path_factory.mktemp("work")
-    run(task.TASK.fit(job("sigir-ecom-task1", data, work, work, "polars", "torch_eager", **SMALL)))
+    run(task.TASK.fit(make_context("sigir-ecom-task1", data, work, work, "polars", "torch_eager", **SMALL)))
     return data, work
 
 
 def test_fused_scores_as_torch_and_says_what_torch_did(
-    fitted: tuple[Data, Path], tmp_path: Path, job: Callable[..., RunContext], run: Any
+    fitted: tuple[Data, Path], tmp_path: Path, make_context: Callable[..., RunContext], run: Any
 ) -> None:
     from buzzer.engine.kernels.jit import interpreted
 
@@ -42,7 +42,11 @@ def test_fused_scores_as_torch_and_says_what_torch_did(
         pytest.skip("this process compiles kernels")
     data, work = fitted
     eager, fused = (
-        run(task.TASK.predict(job("sigir-ecom-task1", data, work, tmp_path, "polars", backend, **SMALL)))[0]
+        run(
+            task.TASK.predict(
+                make_context("sigir-ecom-task1", data, work, tmp_path, "polars", backend, **SMALL)
+            )
+        )[0]
         for backend in ("torch_eager", "fused")
     )
     assert fused.scores == pytest.approx(eager.scores, abs=0.004)
@@ -59,7 +63,7 @@ def test_without_a_gpu_the_task_ends_in_one_message(
     fitted: tuple[Data, Path],
     networks: list[str],
     tmp_path: Path,
-    job: Callable[..., RunContext],
+    make_context: Callable[..., RunContext],
     run: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -70,4 +74,8 @@ def test_without_a_gpu_the_task_ends_in_one_message(
     data, work = fitted
     settings = SMALL | {"networks": networks}
     with pytest.raises(UnsupportedError, match="CUDA devices only"):
-        run(task.TASK.predict(job("sigir-ecom-task1", data, work, tmp_path, "polars", "fused", **settings)))
+        run(
+            task.TASK.predict(
+                make_context("sigir-ecom-task1", data, work, tmp_path, "polars", "fused", **settings)
+            )
+        )

@@ -12,7 +12,7 @@ from buzzer.datasets.sigir_ecom import json_file
 from buzzer.engine.frames import gpu_plan
 from buzzer.engine.frames.lazy import Lazy
 from buzzer.models.sigir_ecom.next_item import counts
-from buzzer.models.sigir_ecom.purchase import carts
+from buzzer.models.sigir_ecom.purchase import purchase_features
 from buzzer.models.sigir_ecom.sessions import events, products, shared
 
 pytestmark = [
@@ -53,13 +53,13 @@ def test_sigir_ecom_translates_whole(tmp_path: Path) -> None:
     sums = {name: table(plan) for name, plan in counts.add(e, {}, coded).items()}
     for plan in (*counts.add(e, sums, coded).values(), *counts.tables(e, sums, 5).values()):
         proven(plan)
-    placed = table(events.code(e, table(carts.place(e, both)), vocabulary))
-    facts = carts.Facts(cpu.collect(carts.facts(cpu, known).table))
-    carted = table(carts.with_cart(e, table(events.in_sessions(e, placed, axes))))
-    described = table(carts.describe(e, carted, facts))
-    rows = table(carts.training_rows(e, described, DIMS))
-    proven(carts.encode_own(e, rows, 0.2))
-    rates = {name: table(plan) for name, plan in carts.fit_rates(e, rows).items()}
-    proven(carts.encode(e, table(carts.test_rows(e, described)), rates, 0.2))
+    placed = table(events.code(e, table(purchase_features.place(e, both)), vocabulary))
+    facts = purchase_features.Facts(cpu.collect(purchase_features.facts(cpu, known).table))
+    carted = table(purchase_features.with_cart(e, table(events.in_sessions(e, placed, axes))))
+    described = table(purchase_features.describe(e, carted, facts))
+    rows = table(purchase_features.training_rows(e, described, DIMS))
+    proven(purchase_features.encode_own(e, rows, 0.2))
+    rates = {name: table(plan) for name, plan in purchase_features.fit_rates(e, rows).items()}
+    proven(purchase_features.encode(e, table(purchase_features.test_rows(e, described)), rates, 0.2))
     piece = next(json_file.pieces(folder / "rec_test_phase_2.json", 10))
     proven(events.code(e, events.test_events(e, json_file.events(piece), axes), vocabulary))

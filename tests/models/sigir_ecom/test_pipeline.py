@@ -1,4 +1,4 @@
-"""SIGIR eCom: coded events, counts and cart rows against loops over sessions, on every engine; networks; both whole jobs."""
+"""SIGIR eCom: coded events, counts and purchase features against loops over sessions, on every engine; networks; both whole tasks."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ from buzzer.models.sigir_ecom.next_item import counts, pretrain
 from buzzer.models.sigir_ecom.next_item import task as task1
 from buzzer.models.sigir_ecom.next_item.networks import NETWORKS, Counts, Sizes, TopK
 from buzzer.models.sigir_ecom.next_item.training import cuts, held_cuts, mrr
-from buzzer.models.sigir_ecom.purchase import carts, odds
+from buzzer.models.sigir_ecom.purchase import blending, purchase_features
 from buzzer.models.sigir_ecom.purchase import task as task2
 from buzzer.models.sigir_ecom.purchase.dlrm import Dlrm
 from buzzer.models.sigir_ecom.sessions import events, products, shared
@@ -35,7 +35,7 @@ from buzzer.models.sigir_ecom.sessions.events import DETAIL, PAGE, PURCHASE, SEA
 from buzzer.suite import registry
 
 Run = Callable[..., Any]
-Jobs = Callable[..., RunContext]
+MakeContext = Callable[..., RunContext]
 SCALE = 0.001
 SMALL1 = {
     "epochs": 2,
@@ -119,7 +119,7 @@ def vocabulary_of(
 def test_coded_events_are_what_a_loop_over_sessions_gives(e: Engine, queries: list[dict[str, Any]]) -> None:
     vocabulary, skus, urls = vocabulary_of(e, queries)
     t = events.code(e, events.test_events(e, json_file.events(queries), AXES), vocabulary)
-    flat = events.flat(e, events.in_sessions(e, t, AXES), AXES)
+    flat = events.event_arrays(e, events.in_sessions(e, t, AXES), AXES)
     assert len(flat) == len(queries)
     for i, query in enumerate(queries):
         part = slice(flat.starts[i], flat.starts[i + 1])
@@ -177,30 +177,37 @@ def test_counts_are_what_a_loop_over_sessions_gives(e: Engine, queries: list[dic
         assert all(listed == sorted(listed) for listed in by_key.values())
 
 
-def test_fitting_in_parts_is_fitting_at_once(e: Engine, data: Data, tmp_path: Path, job: Jobs) -> None:
-    found = []
+def test_fitting_in_parts_gives_the_same_as_at_once(
+    e: Engine, data: Data, tmp_path: Path, make_context: MakeContext
+) -> None:
+    by_size = []
     for rows in (7000, 10**6):
-        done = job("sigir-ecom-task1", data, tmp_path, tmp_path, e.name, "torch_eager", piece_rows=rows)
-        pages, _, searches, content = shared.read(e, done)
-        vocabulary = shared.fit_vocabulary(e, done, pages, searches, content)
-        flats: list[EventArrays] = []
+        settings = {"piece_rows": rows}
+        context = task1.TASK.typed(
+            make_context("sigir-ecom-task1", data, tmp_path, tmp_path, e.name, "torch_eager", **settings)
+        )
+        pages, _, searches, content = shared.read(e, context)
+        vocabulary = shared.fit_vocabulary(e, context, pages, searches, content)
+        parts: list[EventArrays] = []
         sums: dict[str, Any] = {}
         for part in shared.in_parts(e, pages, searches, vocabulary, rows):
             coded = e.collect(events.code(e, part, vocabulary))
             sums = counts.add(e, sums, coded)
-            flats.append(events.flat(e, events.in_sessions(e, coded, vocabulary.axes), vocabulary.axes))
-        assert (len(flats) > 3) == (rows == 7000)
-        flat, tables = events.joined(flats), counts.tables(e, sums, 5)
-        assert (np.diff(flat.session) > 0).all()
-        assert len(flat) == json.loads((data.folder / "generator.json").read_text())["sessions"]
+            parts.append(
+                events.event_arrays(e, events.in_sessions(e, coded, vocabulary.axes), vocabulary.axes)
+            )
+        assert (len(parts) > 3) == (rows == 7000)
+        whole, tables = events.joined(parts), counts.tables(e, sums, 5)
+        assert (np.diff(whole.session) > 0).all()
+        assert len(whole) == json.loads((data.folder / "generator.json").read_text())["sessions"]
         keyed = {
             name: e.with_columns(t, row=lambda c: c("key") * 5 + c("rank")) for name, t in tables.items()
         }
         arrays = [e.to_numpy(t, ["key", "rank", "target", "n"]) for t in keyed.values()]
-        found.append((vars(flat), *arrays))
-    for parted, whole in zip(*found, strict=True):
-        for name in whole:
-            np.testing.assert_allclose(parted[name], whole[name], rtol=1e-5, atol=1e-6, err_msg=name)
+        by_size.append((vars(whole), *arrays))
+    for in_parts, at_once in zip(*by_size, strict=True):
+        for name in at_once:
+            np.testing.assert_allclose(in_parts[name], at_once[name], rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 def test_dense_tables_by_hand(e: Engine) -> None:
@@ -224,7 +231,7 @@ def test_cart_rows_are_what_a_loop_over_sessions_gives(e: Engine, queries: list[
     )
     known.price[:2], known.vectors[:2] = 0, 0  # of codes that are no product
     t = task2.features(e, events.test_events(e, json_file.events(queries), AXES), vocabulary, known)
-    rows = e.collect(carts.test_rows(e, e.collect(t)))
+    rows = e.collect(purchase_features.test_rows(e, e.collect(t)))
     got = e.to_numpy(
         rows,
         ["session", "after_add", "adds", "details_after", "same", "cost_after", "price", "kind", "length"],
@@ -249,7 +256,9 @@ def test_cart_rows_are_what_a_loop_over_sessions_gives(e: Engine, queries: list[
         assert got["cost_after"][i] == pytest.approx(sum(price))
         assert got["price"][i] == known.price[skus[number(sku)]]
         assert got["kind"][i] == kind_of(kept[-1]) and got["length"][i] == len(kept)
-    training = e.to_numpy(carts.training_rows(e, e.collect(t), 2), ["session", "after_add", "bought"])
+    training = e.to_numpy(
+        purchase_features.training_rows(e, e.collect(t), 2), ["session", "after_add", "bought"]
+    )
     pairs = set(zip(training["session"].tolist(), training["after_add"].tolist(), strict=True))
     assert len(pairs) == len(training["session"])
     for i, query in enumerate(queries):
@@ -330,7 +339,7 @@ def test_what_is_held_out_is_counted_apart(e: Engine, queries: list[dict[str, An
     parts = task1.halves(e, coded, np.unique(session), 0.5)
     for which, rows in ((task1.LEARNED, session[~held]), (task1.HELD, session[held])):
         assert e.to_numpy(parts[which], ["session"])["session"].tolist() == rows.tolist()
-    whole = counts.together(e, [counts.add(e, {}, part) for part in parts.values()])
+    whole = counts.merge(e, [counts.add(e, {}, part) for part in parts.values()])
     want = counts.add(e, {}, coded)
     for name in counts.TABLES:
         assert (
@@ -370,46 +379,51 @@ def test_mrr_by_hand() -> None:
     assert mrr(np.array([3, 4, 5]), np.array([[3, 1], [0, 4], [1, 2]])) == pytest.approx((1 + 0.5) / 3)
 
 
-def test_rare_items_are_one() -> None:
+def test_rare_items_share_one_code() -> None:
     items = np.array([[5, 6, 7, 5], [5, 8, 6, 6], [9, 5, 7, 7], [4, 4, 4, 4]])
-    codes = np.concatenate([np.full((4, carts.KINDS), 3), items], axis=1)
-    common = carts.common_items(codes, np.array([1, 1, 2, 3]), 10, 2)
+    codes = np.concatenate([np.full((4, purchase_features.KINDS), 3), items], axis=1)
+    common = purchase_features.common_items(codes, np.array([1, 1, 2, 3]), 10, 2)
     assert np.flatnonzero(common).tolist() == [5, 7]
-    kept = carts.with_common(codes, common)
-    assert (kept[:, : carts.KINDS] == 3).all()
-    assert kept[:, carts.KINDS :].tolist() == [[5, 1, 7, 5], [5, 1, 1, 1], [1, 5, 7, 7], [1, 1, 1, 1]]
+    kept = purchase_features.with_common(codes, common)
+    assert (kept[:, : purchase_features.KINDS] == 3).all()
+    assert kept[:, purchase_features.KINDS :].tolist() == [
+        [5, 1, 7, 5],
+        [5, 1, 1, 1],
+        [1, 5, 7, 7],
+        [1, 1, 1, 1],
+    ]
 
 
 def test_score_weights_are_the_official_score() -> None:
     """Of sessions with one row each; a session with two rows is one half of a session in each."""
     rng = np.random.default_rng(0)
     after, y, answers = (rng.choice(x, 60) for x in (AFTER_ADD, (0, 1), (0, 1)))
-    weights = carts.score_weights(np.arange(60), after)
+    weights = purchase_features.score_weights(np.arange(60), after)
     official = weighted_micro_f1(answers.tolist(), y.tolist(), after.tolist())
     assert weights[answers == y].sum() == pytest.approx(official)
-    two = carts.score_weights(np.array([1, 1, 2]), np.array([0, 2, 0]))
+    two = purchase_features.score_weights(np.array([1, 1, 2]), np.array([0, 2, 0]))
     assert two.tolist() == pytest.approx([1 / 3, 0.9, 2 / 3])
 
 
-def test_the_blend_leans_on_the_model_that_knows_more() -> None:
+def test_the_better_model_has_the_larger_weight() -> None:
     rng = np.random.default_rng(0)
     truth = rng.normal(size=4000)
     y, ones = (rng.random(4000) < 1 / (1 + np.exp(-2 * truth))).astype(int), np.ones(4000)
     good, noise = 1 / (1 + np.exp(-2 * truth)), rng.random(4000)
-    assert odds.weigh({"xgboost": noise, "dlrm": good}, y, ones) == {"xgboost": 0.0, "dlrm": 1.0}
+    assert blending.weigh({"xgboost": noise, "dlrm": good}, y, ones) == {"xgboost": 0.0, "dlrm": 1.0}
     halves = {
         name: 1 / (1 + np.exp(-2 * truth - rng.normal(size=4000) * spread))
         for name, spread in (("xgboost", 1.0), ("dlrm", 1.5))
     }
-    weights = odds.weigh(halves, y, ones)
+    weights = blending.weigh(halves, y, ones)
     assert 0.5 < weights["xgboost"] < 1
-    blend = odds.loss(odds.mixed(halves, weights), y, ones)
-    assert blend < min(odds.loss(p, y, ones) for p in halves.values())
+    blend = blending.loss(blending.blend(halves, weights), y, ones)
+    assert blend < min(blending.loss(p, y, ones) for p in halves.values())
     # Rows that only one of them gets right, weighing all: it has all the weight.
     only = np.where(np.abs(noise - y) < 0.3, 1e6, 0.0)
-    assert odds.weigh({"xgboost": noise, "dlrm": 1 - noise}, y, only)["xgboost"] == 1.0
+    assert blending.weigh({"xgboost": noise, "dlrm": 1 - noise}, y, only)["xgboost"] == 1.0
     with pytest.raises(DataError, match="held out"):
-        odds.weigh({name: np.zeros(0) for name in odds.MODELS}, np.zeros(0), np.zeros(0))
+        blending.weigh({name: np.zeros(0) for name in blending.MODELS}, np.zeros(0), np.zeros(0))
 
 
 def test_principal_axes_are_orthonormal_and_signed() -> None:
@@ -561,27 +575,31 @@ def test_held_out_is_by_number_alone(session: int, share: float) -> None:
 
 
 @pytest.fixture(scope="module", params=["sigir-ecom-task1", "sigir-ecom-task2"])
-def fitted(request: Any, data: Data, tmp_path_factory: pytest.TempPathFactory, job: Jobs, run: Run) -> Any:
+def fitted(
+    request: Any, data: Data, tmp_path_factory: pytest.TempPathFactory, make_context: MakeContext, run: Run
+) -> Any:
     """Task, its name, its settings, what `fit` saved, and the reference's result."""
     name = request.param
     task, small = (task1.TASK, SMALL1) if name.endswith("1") else (task2.TASK, SMALL2)
     work, out = tmp_path_factory.mktemp("work"), tmp_path_factory.mktemp("out")
-    _, phases = run(task.fit(job(name, data, work, work, "polars", "torch_eager", **small)))
+    _, phases = run(task.fit(make_context(name, data, work, work, "polars", "torch_eager", **small)))
     assert phases == ["load", "features", "transfer", "fit", "write"]
     assert not list(work.glob("*.checkpoint")) and not list(work.glob(".*"))
-    reference, phases = run(task.predict(job(name, data, work, out, "pandas", "torch_eager", **small)))
+    reference, phases = run(
+        task.predict(make_context(name, data, work, out, "pandas", "torch_eager", **small))
+    )
     assert phases == ["load", "preprocess", "features", "transfer", "predict", "latency", "write", "score"]
     return task, name, small, work, reference
 
 
 @pytest.mark.parametrize("backend", [*BACKENDS, "nvforest"])
 def test_every_engine_and_backend_scores_the_same(
-    e: Engine, backend: str, fitted: Any, data: Data, tmp_path: Path, job: Jobs, run: Run
+    e: Engine, backend: str, fitted: Any, data: Data, tmp_path: Path, make_context: MakeContext, run: Run
 ) -> None:
     task, name, small, work, reference = fitted
     if backend not in registry.task(name).backends or not infer.installed(backend):
         pytest.skip(f"{name} has no {backend} here")
-    result, _ = run(task.predict(job(name, data, work, tmp_path, e.name, backend, **small)))
+    result, _ = run(task.predict(make_context(name, data, work, tmp_path, e.name, backend, **small)))
     assert result.scores == pytest.approx(reference.scores, abs=0.004 if name.endswith("1") else 0.05)
     test = data.folder / TESTS["rec" if name.endswith("1") else "cart"][0]
     assert result.rows == len(json.loads(test.read_text()))
@@ -593,7 +611,7 @@ def test_every_engine_and_backend_scores_the_same(
 
 
 def test_without_labels_there_is_a_submission_and_no_score(
-    fitted: Any, data: Data, tmp_path: Path, job: Jobs, run: Run
+    fitted: Any, data: Data, tmp_path: Path, make_context: MakeContext, run: Run
 ) -> None:
     task, name, small, work, _ = fitted
     shutil.copytree(data.folder, tmp_path / "data")
@@ -604,7 +622,10 @@ def test_without_labels_there_is_a_submission_and_no_score(
     blind = task.prepare(tmp_path / "data", tmp_path, 1.0, 0, silent)
     assert "no labels in the test files: no score" in blind.notes
     assert (
-        run(task.predict(job(name, blind, work, tmp_path, "polars", "torch_eager", **small)))[0].scores == {}
+        run(task.predict(make_context(name, blind, work, tmp_path, "polars", "torch_eager", **small)))[
+            0
+        ].scores
+        == {}
     )
     assert (tmp_path / "submission.json").is_file()
 
@@ -621,43 +642,51 @@ def test_official_files_without_tests_get_local_ones(data: Data, tmp_path: Path)
     assert again.fingerprint == local.fingerprint
 
 
-def test_an_ended_fit_is_taken_up_at_its_last_epoch(data: Data, tmp_path: Path, job: Jobs, run: Run) -> None:
+def test_a_stopped_fit_resumes_after_its_last_epoch(
+    data: Data, tmp_path: Path, make_context: MakeContext, run: Run
+) -> None:
     settings_ = SMALL1 | {"networks": ["gru"], "epochs": 2}
-    for name in ("whole", "ended"):
+    for name in ("whole", "stopped"):
         (tmp_path / name).mkdir()
-    whole, ended = (
-        job("sigir-ecom-task1", data, tmp_path / name, tmp_path, "polars", "torch_eager", **settings_)
-        for name in ("whole", "ended")
+    whole, stopped = (
+        make_context(
+            "sigir-ecom-task1", data, tmp_path / name, tmp_path, "polars", "torch_eager", **settings_
+        )
+        for name in ("whole", "stopped")
     )
     run(task1.TASK.fit(whole))
-    steps = task1.TASK.fit(ended)
+    steps = task1.TASK.fit(stopped)
     while next(steps) != "fit":
         pass
     next(steps)  # one epoch is done and saved
     steps.close()
-    result, _ = run(task1.TASK.fit(ended))
+    result, _ = run(task1.TASK.fit(stopped))
     assert [epoch["epoch"] for epoch in result.details["history"]["gru"]] == [1, 2]
-    weights = [torch.load(tmp_path / name / "gru.pt", weights_only=True) for name in ("whole", "ended")]
+    weights = [torch.load(tmp_path / name / "gru.pt", weights_only=True) for name in ("whole", "stopped")]
     for name, weight in weights[0].items():
         torch.testing.assert_close(weights[1][name], weight)
 
 
-def test_bad_settings_are_told(data: Data, tmp_path: Path, job: Jobs) -> None:
-    wrong = job("sigir-ecom-task1", data, tmp_path, tmp_path, "polars", "torch_eager", networks=["gur"])
+def test_bad_settings_are_refused(data: Data, tmp_path: Path, make_context: MakeContext) -> None:
+    wrong = make_context(
+        "sigir-ecom-task1", data, tmp_path, tmp_path, "polars", "torch_eager", networks=["gur"]
+    )
     with pytest.raises(UsageError, match="unknown network 'gur'"):
         next(task1.TASK.fit(wrong))
     shutil.copytree(data.folder, tmp_path / "data")
     (tmp_path / "data" / TESTS["rec"][0]).unlink()
     with pytest.raises(DataError, match="no test file"):
-        task1.test_file(tmp_path / "data", "rec")
+        shared.test_file(tmp_path / "data", "rec")
 
 
 @pytest.mark.slow
-def test_every_network_beats_the_counts_on_generated_data(tmp_path: Path, job: Jobs, run: Run) -> None:
+def test_every_network_beats_the_counts_on_generated_data(
+    tmp_path: Path, make_context: MakeContext, run: Run
+) -> None:
     """At the default scale and settings. One standard deviation of a difference of two models is about .006 on the test, so each network
     is held to the held-out sessions, of which there are more cuts."""
     data = task1.TASK.prepare(None, tmp_path / "cache", 0.005, 0, silent)
-    done = job("sigir-ecom-task1", data, tmp_path, tmp_path, "polars", "torch_eager", latency=0)
+    done = make_context("sigir-ecom-task1", data, tmp_path, tmp_path, "polars", "torch_eager", latency=0)
     valid = run(task1.TASK.fit(done))[0].scores
     scores = run(task1.TASK.predict(done))[0].scores
     assert scores["MRR@20_counts"] > 0.25
@@ -669,15 +698,17 @@ def test_every_network_beats_the_counts_on_generated_data(tmp_path: Path, job: J
 
 
 @pytest.mark.slow
-def test_both_models_beat_zeros_on_generated_data(tmp_path: Path, job: Jobs, run: Run) -> None:
+def test_both_models_beat_zeros_on_generated_data(
+    tmp_path: Path, make_context: MakeContext, run: Run
+) -> None:
     """At the default scale and settings."""
     data = task2.TASK.prepare(None, tmp_path / "cache", 0.02, 0, silent)
-    done = job("sigir-ecom-task2", data, tmp_path, tmp_path, "polars", "torch_eager", latency=0)
+    done = make_context("sigir-ecom-task2", data, tmp_path, tmp_path, "polars", "torch_eager", latency=0)
     done_fit = run(task2.TASK.fit(done))[0]
     scores = run(task2.TASK.predict(done))[0].scores
     for name in ("weighted_f1_xgboost", "weighted_f1_dlrm", "weighted_f1"):
         assert scores[name] > scores["weighted_f1_zeros"] + 0.05
     valid = done_fit.scores
-    best = max(valid[f"valid_weighted_f1_{name}"] for name in odds.MODELS)
+    best = max(valid[f"valid_weighted_f1_{name}"] for name in blending.MODELS)
     assert best > valid["valid_weighted_f1_zeros"] + 0.05
     assert valid["valid_weighted_f1_ensemble"] > best - 0.02

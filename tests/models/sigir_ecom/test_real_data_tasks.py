@@ -57,7 +57,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_complete_journey_learns_what_comes_next(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: Any, run: Any
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_context: Any, run: Any
 ) -> None:
     made_up(monkeypatch)
     data = complete_journey.TASK.prepare(None, tmp_path / "cache", 1.0, 0, silent)
@@ -67,7 +67,7 @@ def test_complete_journey_learns_what_comes_next(
     for engine in filter(available, ("pandas", "polars")):
         work = tmp_path / engine
         work.mkdir()
-        fit = job("sigir-ecom-task1", data, work, work, engine, "torch_eager", **small)
+        fit = make_context("sigir-ecom-task1", data, work, work, engine, "torch_eager", **small)
         run(complete_journey.TASK.fit(fit))
         results.append(run(complete_journey.TASK.predict(fit))[0])
     assert results[0].scores["MRR@20_counts"] > 0.7 and results[0].scores["MRR@20_gru"] > 0.7
@@ -77,20 +77,24 @@ def test_complete_journey_learns_what_comes_next(
 
 
 def test_online_shoppers_beat_guessing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: Any, run: Any
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_context: Any, run: Any
 ) -> None:
     monkeypatch.delenv("BUZZER_DATA", raising=False)
     data = shoppers.TASK.prepare(None, tmp_path / "cache", 0.3, 0, silent)
     assert data.source == "generated" and data.notes == (shoppers.STAND_IN,)
     work, small = tmp_path / "work", settings_of("online-shoppers")
     work.mkdir()
-    run(shoppers.TASK.fit(job("sigir-ecom-task2", data, work, work, "polars", "torch_eager", **small)))
+    run(
+        shoppers.TASK.fit(
+            make_context("sigir-ecom-task2", data, work, work, "polars", "torch_eager", **small)
+        )
+    )
     results = []
     for engine in filter(available, frames.ENGINES):
         for backend in BACKENDS:
             out = tmp_path / f"{engine}-{backend}"
             out.mkdir()
-            settings = job("sigir-ecom-task2", data, work, out, engine, backend, **small)
+            settings = make_context("sigir-ecom-task2", data, work, out, engine, backend, **small)
             results.append(run(shoppers.TASK.predict(settings))[0])
     for result in results:
         assert result.scores == pytest.approx(results[0].scores, abs=0.003)

@@ -1,8 +1,7 @@
-"""Features of sessions with something in the cart, one row for each place at which the organisers may have cut them.
+"""Features of sessions that add a product to the cart: one row for each place at which the organisers may have cut a session.
 
-The winners' columns in kind (Schifferer et al., SIGIR eCom 2021): counts by action before and after the add, recency, prices,
-likeness of what is looked at to what was added (by description and image), the last events, and target encodings of what was added and
-seen last.
+Like the winners' columns (Schifferer et al., SIGIR eCom 2021): counts by action before and after the add, recency, prices, similarity of
+later products to the added one (by description and image), the last events, and target encodings of the added and the last products.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,24 +27,24 @@ from buzzer.models.sigir_ecom.sessions.events import (
 )
 from buzzer.models.sigir_ecom.sessions.products import Products
 
-NEVER = 10**6
-LAGS = 4  # events before the last that are columns
+NEVER = 10**6  # position of an event that does not occur
+LAGS = 4  # events before the last one that are columns
 AXES = 8  # principal axes on which products are compared
 FOLDS, SMOOTHING = 5, 20.0
 COUNTED = {"pages": PAGE, "details": DETAIL, "adds": ADD, "removes": REMOVE, "searches": SEARCH}
 SUMMED = ("same", "alike", "cost", "pause")
 ENCODED = {"te_added": ["added"], "te_last": ["item"], "te_before": ["item_lag1"], "te_third": ["item_lag2"]}
-KINDS = LAGS + 1  # the first of CODES; the others are items
+KINDS = LAGS + 1  # the first columns of CODES are kinds, the others items
 CODES = ("kind", *(f"kind_lag{i}" for i in range(1, LAGS + 1)), "item", "item_lag1", "item_lag2", "added")
 
 
 def sums() -> list[str]:
-    """Columns that are added up over the session, and over what came after the add."""
+    """Columns that are summed over the session, and over the events after the add."""
     return [f"{name}{part}" for name in (*COUNTED, *SUMMED) for part in ("", "_after")]
 
 
 def names(dims: int) -> list[str]:
-    """The columns that the models see, in their order; `dims` query axes."""
+    """The columns that the models read, in order. dims: axes of search vectors."""
     plain = ["after_add", "length", "added_at", "since_add", "price", "hour", "weekday", "gap"]
     lagged = [f"cost_lag{i}" for i in range(1, LAGS + 1)]
     kinds = list(CODES[:KINDS])
@@ -55,23 +54,24 @@ def names(dims: int) -> list[str]:
 
 @dataclass(frozen=True)
 class Facts:
-    """Tables by product code: price, and place on the principal axes of description and image."""
+    """A table by product code: price, and coordinates on the principal axes of description and image."""
 
     table: Frame
 
     @staticmethod
     def columns() -> list[str]:
+        """Names of the coordinates."""
         return [f"axis_{i}" for i in range(AXES)]
 
 
-def facts(e: Engine, known: Products) -> Facts:
-    """The places are each of length 1, so that their product is a cosine."""
-    vectors = known.vectors.astype(np.float64)
+def facts(e: Engine, catalogue: Products) -> Facts:
+    """The table of a catalogue. Coordinates have length 1, so that the dot product of two products is a cosine."""
+    vectors = catalogue.vectors.astype(np.float64)
     axes = np.linalg.eigh(vectors.T @ vectors)[1][:, ::-1][:, :AXES]
-    places = vectors @ axes
-    places /= np.maximum(np.linalg.norm(places, axis=1, keepdims=True), 1e-9)
-    columns = {name: places[:, i] for i, name in enumerate(Facts.columns())}
-    table = {"code": np.arange(len(known.price)), "price": known.price.astype(np.float64)}
+    coordinates = vectors @ axes
+    coordinates /= np.maximum(np.linalg.norm(coordinates, axis=1, keepdims=True), 1e-9)
+    columns = {name: coordinates[:, i] for i, name in enumerate(Facts.columns())}
+    table = {"code": np.arange(len(catalogue.price)), "price": catalogue.price.astype(np.float64)}
     return Facts(e.from_arrow(pa.table(table | columns)))
 
 
@@ -79,13 +79,15 @@ def facts(e: Engine, known: Products) -> Facts:
 
 
 def place(e: Engine, t: Frame) -> Frame:
-    """Add the number of the event in its session, pageviews of products' pages counted as the organisers count them."""
+    """Add `at`, the number of the event in its session, and the session's `size`. Pageviews of products count too, as the organisers count."""
     return e.window_features(events.ordered(e, t), ["session"], "ord", count="at", size="size")
 
 
 def with_cart(e: Engine, t: Frame) -> Frame:
-    """Events before the first purchase, of sessions with an add before it: `added`, `added_at`, `added_time`, and `bought`, 0 or 1;
-    `left`: how many events there are after the add."""
+    """The events before the first purchase, of sessions with an add before it.
+
+    New columns of the session: `added`, `added_at` and `added_time` of its first add, `bought`, 0 or 1, and `left`, events after the add.
+    """
     firsts = {}
     for name, kind in (("add", ADD), ("buy", PURCHASE)):
         those = e.filter(t, of_kind(kind))
@@ -104,16 +106,17 @@ def with_cart(e: Engine, t: Frame) -> Frame:
 
 
 def of_kind(kind: int) -> Callable[[Columns], Expr]:
+    """Holds for the events of a kind."""
     return lambda c: c("kind") == kind
 
 
-def describe(e: Engine, t: Frame, known: Facts) -> Frame:
-    """What each event adds to its session's sums."""
+def describe(e: Engine, t: Frame, products: Facts) -> Frame:
+    """Add to each event the columns that are summed over its session, `sums()`."""
     axes = Facts.columns()
     mine = {name: f"own_{name}" for name in axes} | {"price": "cost"}
-    t = e.left_join(t, known.table, {"product": "code"}, mine, 0.0)
+    t = e.left_join(t, products.table, {"product": "code"}, mine, 0.0)
     theirs = {name: f"added_{name}" for name in axes} | {"price": "price"}
-    t = e.left_join(t, known.table, {"added": "code"}, theirs, 0.0)
+    t = e.left_join(t, products.table, {"added": "code"}, theirs, 0.0)
     t = e.with_columns(
         t,
         alike=lambda c: sum(c(f"own_{name}") * c(f"added_{name}") for name in axes),
@@ -126,15 +129,17 @@ def describe(e: Engine, t: Frame, known: Facts) -> Frame:
 
 
 def counted(e: Engine, kind: int) -> Callable[[Columns], Expr]:
+    """1 for the events of a kind, else 0."""
     return lambda c: e.cast(c("kind") == kind, "int64")
 
 
 def after(e: Engine, name: str) -> Callable[[Columns], Expr]:
+    """The column after the add, 0 before."""
     return lambda c: c(name) * e.cast(c("at") > c("added_at"), "int64")
 
 
 def rows_at(e: Engine, t: Frame, cut: int) -> Frame:
-    """One row for each session with at least `cut` events after its add: its last event of those, with lags and sums."""
+    """One row for each session with at least `cut` events after its add, cut there: its last event, with lags and sums."""
     t = e.filter(t, lambda c: (c("left") >= cut) & (c("at") <= c("added_at") + cut))
     lags = {"kind": (LAGS, 0), "item": (2, 0), "cost": (LAGS, 0.0)}
     ended = e.window_features(t, ["session"], "ord", count="place", size="places", lags=lags)
@@ -154,24 +159,25 @@ def rows_at(e: Engine, t: Frame, cut: int) -> Frame:
 
 
 def training_rows(e: Engine, t: Frame, dims: int) -> Frame:
-    """Every session at every cut that it allows (the winners' duplicated sampling)."""
+    """A row for every session and every cut that it allows (the winners' duplicated sampling)."""
     kept = [name for name in names(dims) if not name.startswith("te_")]
     kept += [name for name in (*CODES, "session", "bought") if name not in kept]
     return e.concat([e.select(rows_at(e, t, cut), kept) for cut in AFTER_ADD])
 
 
 def test_rows(e: Engine, t: Frame) -> Frame:
-    """One row a query, `row` its number; queries are cut already."""
+    """One row for each query, `row` is its number; queries are already cut."""
     parts = [rows_at(e, e.filter(t, exactly(cut)), cut) for cut in AFTER_ADD]
     return e.with_columns(e.concat(parts), row=lambda c: c("session"))
 
 
 def exactly(cut: int) -> Callable[[Columns], Expr]:
+    """Holds for sessions with `cut` events after the add."""
     return lambda c: c("left") == cut
 
 
 def encode_own(e: Engine, t: Frame, prior: float) -> Frame:
-    """Out-of-fold rates of purchase, folds by session."""
+    """Add out-of-fold rates of purchase, for the rows that the rates are fitted on; folds by session."""
     t = source = e.with_columns(t, fold=lambda c: (c("session") % FOLDS + FOLDS) % FOLDS)
     for name, keys in ENCODED.items():
         t = e.target_encode_kfold(t, keys, "fold", {"bought": prior}, SMOOTHING, name, source=source)
@@ -179,17 +185,19 @@ def encode_own(e: Engine, t: Frame, prior: float) -> Frame:
 
 
 def fit_rates(e: Engine, t: Frame) -> dict[str, Frame]:
+    """Sums of `bought` by the keys of each of ENCODED."""
     return {name: e.group_sums(t, keys, ["bought"]) for name, keys in ENCODED.items()}
 
 
 def encode(e: Engine, t: Frame, rates: Mapping[str, Frame], prior: float) -> Frame:
+    """Add rates of purchase to rows that they were not fitted on. prior: the overall rate."""
     for name, keys in ENCODED.items():
         t = e.target_encode(t, rates[name], keys, {"bought": prior}, SMOOTHING, name)
     return t
 
 
 def codes_of(e: Engine, t: Frame) -> Array:
-    """Kinds and items of the last events, and the product added: int64 [rows, len(CODES)]."""
+    """Kinds and items of the last events, and the added product: int64 [rows, len(CODES)]."""
     arrays = e.to_numpy(t, CODES)
     return np.stack([arrays[name].astype(np.int64) for name in CODES], axis=1)
 
@@ -198,27 +206,29 @@ def codes_of(e: Engine, t: Frame) -> Array:
 
 
 def common_items(codes: Array, sessions: Array, items: int, least: int) -> Array:
-    """Whether an item stands in the rows of at least so many sessions: bool [items]. What is rarer names the session, and a table
-    would learn its answer by heart."""
+    """Whether an item occurs in at least `least` sessions: bool [items].
+
+    Rarer items identify their sessions, and embeddings of them would memorise the labels.
+    """
     pairs = np.stack([np.repeat(sessions, codes.shape[1] - KINDS), codes[:, KINDS:].ravel()])
-    counted = np.bincount(np.unique(pairs, axis=1)[1], minlength=items)
-    return np.asarray(counted >= least)
+    in_sessions = np.bincount(np.unique(pairs, axis=1)[1], minlength=items)
+    return np.asarray(in_sessions >= least)
 
 
 def with_common(codes: Array, common: Array) -> Array:
-    """The codes, those of rare items as one."""
+    """The codes, with one code for all rare items."""
     items = codes[:, KINDS:]
     return np.concatenate([codes[:, :KINDS], np.where(common[items], items, RARE)], axis=1)
 
 
 def shares(sessions: Array) -> Array:
-    """What a row is worth in training: a session is cut at one of its places, so its rows are one session together."""
+    """The weight of each row in training: the rows of a session sum to 1."""
     _, at, count = np.unique(sessions, return_inverse=True, return_counts=True)
     return np.asarray(1.0 / count[at])
 
 
 def score_weights(sessions: Array, after_add: Array) -> Array:
-    """What a right answer in each row adds to the official score, which is a sum over the groups of `after_add`."""
+    """What a correct answer in each row adds to the official score, which is a sum over the groups of `after_add`."""
     share, after_add = shares(sessions), after_add.astype(np.int64)
     total = {n: share[after_add == n].sum() for n in np.unique(after_add).tolist()}
     return np.asarray([WEIGHTS[n] / total[n] for n in after_add.tolist()]) * share

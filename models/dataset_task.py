@@ -1,0 +1,131 @@
+"""The parts that all tasks share: their input files, and their parameters as a typed object."""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any, Generic, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from buzzer.datasets.checked import Check, given_or_generated
+from buzzer.datasets.files import Files
+from buzzer.errors import UsageError, unknown_name
+from buzzer.models.api.context import Data, Progress, RunContext, Steps
+
+INSTALLED = "BUZZER_DATA"  # environment variable: folder of real data sets
+
+
+class TaskParams(BaseModel):
+    """The parameters of a task: one field for each key of `params` in its file under configs/tasks, where each is described."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    @classmethod
+    def read(cls, task: str, values: Mapping[str, Any]) -> Self:
+        """The parameters in `values`. Raises UsageError for an unknown key, a missing key or a value of another type."""
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = str(first["loc"][0])
+            if first["type"] == "extra_forbidden":
+                raise unknown_name(f"parameter of {task}", key, cls.model_fields) from error
+            if first["type"] == "missing":
+                known = ", ".join(cls.model_fields)
+                raise UsageError(f"{task}: parameter {key} is missing", f"parameters: {known}") from error
+            shown = str(first["input"])[:80]
+            raise UsageError(
+                f"{task}: parameter {key}={shown}: {first['msg']}", f"--set {key}=..."
+            ) from error
+
+
+P = TypeVar("P", bound=TaskParams)
+P_co = TypeVar("P_co", bound=TaskParams, covariant=True)
+
+
+@dataclass(frozen=True)
+class TaskContext(RunContext, Generic[P_co]):
+    """A run's settings with the task's parameters as a typed object."""
+
+    params: P_co  # type: ignore[assignment]  # in place of the mapping
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """How a task gets its input files."""
+
+    name: str  # of the generated files' folder in the cache: data set and version of its generator
+    generate: Callable[..., Any]  # (folder, scale=, seed=, progress=) writes the files
+    check: Check
+    installed: Path | None = None  # a file below $BUZZER_DATA; its folder is used where no folder is given
+    stand_in: str = ""  # note on generated files
+
+    def files(self, given: Path | None, cache: Path, scale: float, seed: int, progress: Progress) -> Files:
+        """The checked files of the folder `given`, else the installed ones, else files generated in `cache` or found there.
+
+        Raises DataError for files that are missing, incomplete or invalid.
+        """
+        folder = cache / f"{self.name}-scale{scale:g}-seed{seed}"
+        generate = partial(self.generate, scale=scale, seed=seed, progress=progress)
+        return given_or_generated(given or self._installed(), folder, generate, self.check, cache, progress)
+
+    def _installed(self) -> Path | None:
+        if self.installed is None or INSTALLED not in os.environ:
+            return None
+        file = Path(os.environ[INSTALLED]) / self.installed
+        return file.parent if file.is_file() else None
+
+
+class DatasetTask(ABC, Generic[P]):
+    """A task on the files of one data set. A subclass implements `fit_steps` and `predict_steps`."""
+
+    data_source: DataSource
+    params_type: type[P]
+
+    def prepare(self, source: Path | None, cache: Path, scale: float, seed: int, progress: Progress) -> Data:
+        """Check the files in `source`, or generate files in `cache` unless they exist. Raises DataError for invalid files."""
+        files = self.data_source.files(source, cache, scale, seed, progress)
+        return self.describe(files, self.notes(files))
+
+    @staticmethod
+    def describe(files: Files, notes: Iterable[str]) -> Data:
+        """The checked files as the harness wants them."""
+        return Data(
+            files.folder,
+            files.fingerprint,
+            files.source,
+            dict(files.rows),
+            files.scale,
+            tuple(notes),
+            str(files.facts.get("learned_from", "")),
+        )
+
+    def notes(self, files: Files) -> list[str]:
+        """What a reader of the record must know about the files."""
+        stand_in = self.data_source.stand_in if files.source != "official" else ""
+        return [*files.notes, *([stand_in] if stand_in else [])]
+
+    def typed(self, context: RunContext) -> TaskContext[P]:
+        """The run's settings with typed parameters. Raises UsageError for parameters that are not the task's."""
+        values: dict[str, Any] = {field.name: getattr(context, field.name) for field in fields(context)}
+        values["params"] = self.params_type.read(context.task, context.params)
+        return TaskContext(**values)
+
+    def fit(self, context: RunContext) -> Steps:
+        """Train on the data and save the models in `context.work`. Yields the phases."""
+        return self.fit_steps(self.typed(context))
+
+    def predict(self, context: RunContext) -> Steps:
+        """Write the submission for the test data to `context.out`, and score it. Yields the phases."""
+        return self.predict_steps(self.typed(context))
+
+    @abstractmethod
+    def fit_steps(self, context: TaskContext[P]) -> Steps:
+        """The phases of `fit`."""
+
+    @abstractmethod
+    def predict_steps(self, context: TaskContext[P]) -> Steps:
+        """The phases of `predict`."""
