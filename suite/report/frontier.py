@@ -16,9 +16,7 @@ from buzzer.suite.records.record import Record
 from buzzer.suite.report import charts
 
 LAYERS = "layers"  # of a precision task's parameters and details
-CUT_PRECISIONS = ("fp32", "int8")
 SIMULATED_INT8 = ("int8", "int8-qat", "sparse-int8")
-CUT_CHECKPOINTS = ("float", "int8")
 COLUMNS = (
     "",
     "layers",
@@ -46,13 +44,6 @@ class Point:
     front: bool  # no other point that counts is both as fast and as accurate
     outcome: str
     run_id: str
-
-
-def cuts(layers: int) -> list[int]:
-    """Depths to compare with: each below the full one, or thirds and quarters of a deeper model (12: 9, 6, 3)."""
-    if layers <= 6:
-        return list(range(layers - 1, 1, -1))
-    return [layers * share // 4 for share in (3, 2, 1)]
 
 
 def points(records: Iterable[Record], full: int) -> list[Point]:

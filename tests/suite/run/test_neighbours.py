@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from buzzer.suite.display import outcome_text
 from buzzer.suite.records.record import Record
 from buzzer.suite.report import leaderboard
+from buzzer.suite.report.display import outcome_text
 from buzzer.suite.run import counters, inputs, runner
 
 Make = Callable[..., Record]

@@ -9,10 +9,10 @@ import pytest
 
 from buzzer.suite.analysis import comparison, regress
 from buzzer.suite.budget import Budget
-from buzzer.suite.display import Quiet
 from buzzer.suite.records import integrity, record
 from buzzer.suite.records.record import SCHEMA_MINOR, Record
 from buzzer.suite.report import leaderboard, page, readme
+from buzzer.suite.report.display import Quiet
 from buzzer.suite.run import fits, limits, runner, tasks
 from buzzer.suite.run.executor import Executor
 from buzzer.suite.run.limits import Measured
