@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from buzzer.errors import DataError, UnsupportedError
-from buzzer.models.api.job import Data
+from buzzer.models.api.context import Data
 from buzzer.suite.records import record
 from buzzer.suite.records.record import Record
 from buzzer.suite.run import fits, runner
