@@ -13,7 +13,6 @@ from typing import overload
 
 from buzzer.errors import UsageError
 from buzzer.suite import budget as budgets
-from buzzer.suite import frontier as frontier_runs
 from buzzer.suite import registry
 from buzzer.suite.analysis import comparison
 from buzzer.suite.analysis.comparison import Comparison
@@ -21,7 +20,6 @@ from buzzer.suite.analysis.regress import Change, Threshold, changes
 from buzzer.suite.bench import plan as bench_plan
 from buzzer.suite.bench import workload as bench_runs
 from buzzer.suite.config_file import check_scale
-from buzzer.suite.display import observing
 from buzzer.suite.escape import printable
 from buzzer.suite.records import integrity, record
 from buzzer.suite.records.collection import Records, load_records, record_files
@@ -30,6 +28,7 @@ from buzzer.suite.report import frontier as frontier_report
 from buzzer.suite.report import leaderboard, page
 from buzzer.suite.report import readme as result_table
 from buzzer.suite.report.console import picture
+from buzzer.suite.report.display import observing
 from buzzer.suite.requests import (
     DEFAULT_OUT,
     BenchRequest,
@@ -40,6 +39,7 @@ from buzzer.suite.requests import (
     names,
     paths,
 )
+from buzzer.suite.run import frontier as frontier_runs
 from buzzer.suite.run import resolve, tasks
 from buzzer.suite.run.executor import Executor, Observer
 

@@ -14,8 +14,9 @@ import pytest
 
 import buzzer
 from buzzer.errors import UsageError
-from buzzer.suite import api, display, requests
-from buzzer.suite.display import Display, Quiet, observing
+from buzzer.suite import api, requests
+from buzzer.suite.report import display
+from buzzer.suite.report.display import Display, Quiet, observing
 from buzzer.suite.requests import BenchRequest, CompareRequest, FrontierRequest, RunRequest
 from buzzer.suite.run import resolve
 

@@ -19,7 +19,6 @@ LAYERS = {
         "gpu",
         "cli",
         "api",
-        "display frontier",
         "report",
         "bench",
         "analysis run",

@@ -9,7 +9,7 @@ from typing import Any, Self
 from rich.console import Console
 
 from buzzer.errors import BuzzerError
-from buzzer.suite.display import Display
+from buzzer.suite.report.display import Display
 from buzzer.suite.run.plan import Run
 
 PATIENCE_S = 1.0  # within which pressing Ctrl-C again means the same: a run is ended and recorded by then

@@ -102,8 +102,7 @@ def packed_names(archive: Path) -> set[str]:
 
 def make(task: str, options: tuple[str, ...], cache: Path) -> tuple[Path, Path]:
     """Make a task's data and fit as `buzzer run` does with these options. Returns their folders."""
-    from buzzer.suite.cli.progress import ProgressDisplay
-    from buzzer.suite.cli.run import params_of
+    from buzzer.suite.report.display import observing
     from buzzer.suite.requests import RunRequest
     from buzzer.suite.run import fits, resolve, runner, tasks
 
@@ -111,11 +110,12 @@ def make(task: str, options: tuple[str, ...], cache: Path) -> tuple[Path, Path]:
     parser.add_argument("--scale", type=float)
     parser.add_argument("--set", action="append")
     given = parser.parse_args(options)
-    plan = resolve.run_plan(RunRequest(task, scale=given.scale, params=params_of(given.set or [])))
+    params = dict(pair.split("=", 1) for pair in given.set or [])
+    plan = resolve.run_plan(RunRequest(task, scale=given.scale, params=params))
     (selection,), (_, run) = plan.selections, plan.runs[0]
-    with ProgressDisplay() as display:
-        data = tasks.prepare(selection, None, display, cache)
-        record = runner.fit(run, data, cache, lambda phase, elapsed: display.phase(run, phase, elapsed))
+    with observing(None) as observer:
+        data = tasks.prepare(selection, None, observer, cache)
+        record = runner.fit(run, data, cache, lambda phase, elapsed: observer.phase(run, phase, elapsed))
     if record is not None and record.outcome != "ok":
         raise DataError(f"the fit of {task} ended {record.outcome}: {record.message}", record.hint)
     return data.folder, fits.folder(run, data, cache)

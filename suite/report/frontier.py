@@ -19,9 +19,7 @@ from buzzer.suite.report.format import decimal
 from buzzer.suite.report.table import Table, table
 
 LAYERS = "layers"  # of a precision task's parameters and details
-CUT_PRECISIONS = ("fp32", "int8")
 SIMULATED_INT8 = ("int8", "int8-qat", "sparse-int8")
-CUT_CHECKPOINTS = ("float", "int8")
 COLUMNS = (
     "",
     "layers",
@@ -100,13 +98,6 @@ def frontier(records: Sequence[Record], full: int, backend: str) -> Frontier:
     accuracy = same[0].accuracy if same else None
     notes = sorted({note for r in records for note in r.notes})
     return Frontier(r.task, full, accuracy, r.data_source, machine.describe(r.machine), notes, ordered)
-
-
-def cuts(layers: int) -> list[int]:
-    """Depths to compare with: each below the full one, or thirds and quarters of a deeper model (12: 9, 6, 3)."""
-    if layers <= 6:
-        return list(range(layers - 1, 1, -1))
-    return [layers * share // 4 for share in (3, 2, 1)]
 
 
 def points(records: Iterable[Record], full: int) -> list[Point]:

@@ -42,9 +42,9 @@ from buzzer.suite.bench.timing import (
 from buzzer.suite.bench.workload import keep_logs
 from buzzer.suite.cli import app
 from buzzer.suite.cli.bench import seeds_of
-from buzzer.suite.display import Quiet
 from buzzer.suite.records import gate, integrity, record
 from buzzer.suite.report import bench_table
+from buzzer.suite.report.display import Quiet
 from buzzer.suite.requests import BenchRequest
 from buzzer.suite.run import runner
 from buzzer.suite.run.executor import Executor

@@ -24,13 +24,13 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from buzzer.errors import BuzzerError, DataError
-from buzzer.suite import display, registry
+from buzzer.suite import registry
 from buzzer.suite.analysis import comparison, regress
 from buzzer.suite.cli import app
 from buzzer.suite.cli import bench as bench_verb
 from buzzer.suite.records import integrity, record
 from buzzer.suite.records.schema import Record
-from buzzer.suite.report import compare_json, compare_text, console, leaderboard, page, readme
+from buzzer.suite.report import compare_json, compare_text, console, display, leaderboard, page, readme
 
 MUTATIONS = int(os.environ.get("BUZZER_MUTATIONS", "200"))
 BATCH = 40  # mutated records in a folder

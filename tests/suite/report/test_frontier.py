@@ -17,6 +17,7 @@ from buzzer.suite.records.record import Record, read_good
 from buzzer.suite.registry import TaskConfig
 from buzzer.suite.report import charts, frontier
 from buzzer.suite.run import runner
+from buzzer.suite.run.frontier import cuts
 from buzzer.suite.run.plan import Run
 
 Make = Callable[..., Record]
@@ -103,8 +104,8 @@ def test_published_records_are_simulated_where_they_said_so() -> None:
 
 
 def test_depths_to_compare_with() -> None:
-    assert frontier.cuts(6) == [5, 4, 3, 2]
-    assert frontier.cuts(12) == [9, 6, 3]
+    assert cuts(6) == [5, 4, 3, 2]
+    assert cuts(12) == [9, 6, 3]
 
 
 def test_the_chart_is_an_image_with_every_point(records: list[Record]) -> None:

@@ -13,9 +13,9 @@ from typing import Any
 import psutil
 import pytest
 
-from buzzer.suite.display import outcome_text
 from buzzer.suite.records.record import Record
 from buzzer.suite.report import leaderboard, notes
+from buzzer.suite.report.display import outcome_text
 from buzzer.suite.run import counters, inputs, runner, supervise
 from buzzer.suite.run.limits import Reason
 

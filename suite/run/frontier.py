@@ -8,7 +8,6 @@ from typing import Any, Protocol, cast
 
 from buzzer.errors import UsageError
 from buzzer.suite import registry
-from buzzer.suite.report import frontier
 from buzzer.suite.requests import FrontierRequest, RunRequest
 from buzzer.suite.run.plan import RunPlan, task_by_task
 from buzzer.suite.run.resolve import check_device, check_numbers, planned, selection
@@ -16,6 +15,8 @@ from buzzer.suite.run.worker import load_entry
 
 TASK = "bert-intent-precision"
 NAMES = ("bert", "minilm-l6")  # the task's own weights; else the path of a Hugging Face BERT folder
+CUT_PRECISIONS = ("fp32", "int8")
+CUT_CHECKPOINTS = ("float", "int8")
 
 
 class Layered(Protocol):
@@ -45,12 +46,19 @@ def plan_of(request: FrontierRequest) -> tuple[RunPlan, int]:
     )
     whole = selection(base)
     full = layers_of(whole.task)
-    precisions = [name for name in whole.precisions if name in frontier.CUT_PRECISIONS]
+    precisions = [name for name in whole.precisions if name in CUT_PRECISIONS]
     selections = [whole]
-    for layers in frontier.cuts(full) if precisions else ():
-        cut = {frontier.LAYERS: layers, "checkpoints": list(frontier.CUT_CHECKPOINTS)}
+    for layers in cuts(full) if precisions else ():
+        cut = {"layers": layers, "checkpoints": list(CUT_CHECKPOINTS)}
         selections.append(selection(replace(base, precisions=precisions, params={**base.params, **cut})))
     return planned(task_by_task(selections), base), full
+
+
+def cuts(layers: int) -> list[int]:
+    """Depths to compare with: each below the full one, or thirds and quarters of a deeper model (12: 9, 6, 3)."""
+    if layers <= 6:
+        return list(range(layers - 1, 1, -1))
+    return [layers * share // 4 for share in (3, 2, 1)]
 
 
 def weights_of(model: str) -> dict[str, str]:
