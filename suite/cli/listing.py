@@ -43,4 +43,5 @@ def content() -> dict[str, dict[str, Any]]:
 
 
 def first_line(card: str) -> str:
+    """The title of a data set's card."""
     return card.lstrip("# \n").split("\n", 1)[0]
