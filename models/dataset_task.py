@@ -100,7 +100,7 @@ class DatasetTask(ABC, Generic[P]):
             dict(files.rows),
             files.scale,
             tuple(notes),
-            files.facts.get("learned_from", ""),
+            str(files.facts.get("learned_from", "")),
         )
 
     def notes(self, files: Files) -> list[str]:
