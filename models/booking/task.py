@@ -30,6 +30,7 @@ from buzzer.datasets.files import Files
 from buzzer.engine import frames
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Array
+from buzzer.engine.infer import Session
 from buzzer.errors import DataError, UsageError, unknown_name
 from buzzer.models.api.context import Result, Steps
 from buzzer.models.booking import features
@@ -256,7 +257,7 @@ def fitted(name: str, folder: Path) -> Any:
     return network.eval()
 
 
-def open_session(name: str, context: Context) -> Any:
+def open_session(name: str, context: Context) -> Session:
     """A session of the fitted network on the run's backend; it returns the most probable cities only."""
     from buzzer.engine import infer
     from buzzer.models.booking.networks import TopK

@@ -126,7 +126,7 @@ class FirstStage:
         self.trees = {name: trees.Trees(context, name, width) for name in models.trees if name != "split"}
         if "split" in models.trees:
             self.grouped = trees.Grouped(context, "split", len(features.raw_names()))
-        self.networks: dict[str, Any] = {}
+        self.networks: dict[str, infer.Session] = {}
         if models.all_networks:
             from buzzer.models.recsys2021 import network_training
 

@@ -4,13 +4,13 @@ import json
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from buzzer.engine.frames.base import Array
+from buzzer.engine.infer import Session
 from buzzer.errors import DataError
 from buzzer.models.epochs import Epochs, one_cycle
 from buzzer.models.recsys2021 import features
@@ -137,7 +137,7 @@ def trained(name: str, folder: Path) -> Network:
     return network.eval()
 
 
-def open_sessions(names: Sequence[str], context: Context) -> dict[str, Any]:
+def open_sessions(names: Sequence[str], context: Context) -> dict[str, Session]:
     """Sessions of the trained networks on the run's backend. Rows and text length may differ between runs of a session."""
     from buzzer.engine import infer
 

@@ -32,6 +32,7 @@ from buzzer.datasets.strict_json import objects
 from buzzer.engine import frames, infer
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import FIRST_CODE, Array
+from buzzer.engine.infer import Session
 from buzzer.errors import DataError, UsageError, unknown_name
 from buzzer.models.api.context import Result, Steps
 from buzzer.models.blend import best_of, weigh
@@ -283,7 +284,7 @@ def counts_of(e: Engine, tables: Mapping[str, Frame], vocabulary: Vocabulary, pa
     return Counts(pairs[0], pairs[1], vocabulary.products, GUESSES)
 
 
-def open_counts(e: Engine, context: Context, vocabulary: Vocabulary) -> Any:
+def open_counts(e: Engine, context: Context, vocabulary: Vocabulary) -> Session:
     """A session of the saved counts, on the backend of `for_counts`."""
     tables = {name: e.read_parquet(context.work / f"counts-{name}.parquet") for name in counts.TABLES}
     module = counts_of(e, tables, vocabulary, context.params)
@@ -297,7 +298,7 @@ def for_counts(context: Context) -> Context:
     return replace(context, backend="torch_eager", precision="fp32")
 
 
-def open_network(name: str, context: Context, catalogue: Products) -> Any:
+def open_network(name: str, context: Context, catalogue: Products) -> Session:
     """A session of the fitted network on the run's backend; it returns the most probable products only."""
     import torch
 
@@ -310,7 +311,7 @@ def open_network(name: str, context: Context, catalogue: Products) -> Any:
     return session_of(TopK(network, k), context, sizes.numbers - 1)
 
 
-def session_of(module: Any, context: Context, dims: int) -> Any:
+def session_of(module: Any, context: Context, dims: int) -> Session:
     """A session of a module that takes windows of events. dims: axes of search vectors."""
     from buzzer.engine import infer
 
@@ -335,7 +336,7 @@ def session_of(module: Any, context: Context, dims: int) -> Any:
 
 
 def predict(
-    sessions: Mapping[str, Any], weights: Mapping[str, float], batch: Mapping[str, Array]
+    sessions: Mapping[str, Session], weights: Mapping[str, float], batch: Mapping[str, Array]
 ) -> dict[str, Array]:
     """The best products of a batch by each model and by the ensemble, int32 [rows, GUESSES]."""
     outs = {name: session.run(batch) for name, session in sessions.items()}

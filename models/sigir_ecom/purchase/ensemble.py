@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from buzzer.engine.frames.base import Array, on_host
+from buzzer.engine.infer import Session
 from buzzer.models.sigir_ecom.purchase import blending
 from buzzer.models.sigir_ecom.purchase.blending import Rows
 from buzzer.models.sigir_ecom.purchase.params import Context
@@ -120,7 +121,7 @@ def held_out_probabilities(network: Any, rows: Rows) -> Array:
         return np.asarray(network.eval()(*inputs).cpu().numpy())
 
 
-def open_sessions(context: Context, network: Any, numbers: int, codes: int) -> dict[str, Any]:
+def open_sessions(context: Context, network: Any, numbers: int, codes: int) -> dict[str, Session]:
     """Sessions of the saved trees and of `network` with its saved weights, on the run's backend (see `infer.split_backend`).
 
     numbers, codes: columns of the models' inputs.
@@ -147,7 +148,7 @@ def open_sessions(context: Context, network: Any, numbers: int, codes: int) -> d
     return {blending.TREES: booster, blending.NETWORK: net}
 
 
-def predict(sessions: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Array]:
+def predict(sessions: Mapping[str, Session], batch: Mapping[str, Any]) -> dict[str, Array]:
     """Probabilities by model, [rows]. batch: `numbers` float32 [rows, columns], on the device, and `codes` int64 [rows, n]."""
     of_trees = sessions[blending.TREES].run({"features": batch["numbers"]})
     of_network = sessions[blending.NETWORK].run({**batch, "numbers": on_host(batch["numbers"])})
@@ -157,7 +158,7 @@ def predict(sessions: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, 
     }
 
 
-def close(sessions: Mapping[str, Any]) -> dict[str, Any]:
+def close(sessions: Mapping[str, Session]) -> dict[str, Any]:
     """Close the sessions; returns their descriptions by model."""
     described = {name: vars(session.describe()) for name, session in sessions.items()}
     for session in sessions.values():
