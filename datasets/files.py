@@ -383,6 +383,24 @@ def typed(
     return pl.DataFrame(columns)
 
 
+def refuse_rows(path: Path, line: int, block: pl.DataFrame, bad: pl.Expr, column: str, what: str) -> None:
+    """Raises DataError for the first row of a block for which `bad` is true; missing counts as false.
+
+    line: of the first row. column: whose value the message shows. what: the end of the message, "VALUE is ...".
+    """
+    flags = block.select(bad.fill_null(False).alias("bad"))["bad"]
+    if flags.any():
+        at = int(flags.arg_max() or 0)
+        value = block[column][at]
+        text = shown(value) if isinstance(value, str) else "nothing" if value is None else str(value)
+        raise DataError(f"{path}, line {line + at}, column {column}: {text} is {what}")
+
+
+def append_csv(file: IO[bytes], table: pl.DataFrame) -> None:
+    """Write rows to the end of a CSV file; with a header if the file is empty."""
+    table.write_csv(file, include_header=file.tell() == 0)
+
+
 def scan(path: Path, kinds: Mapping[str, str], separator: str = ",") -> pl.LazyFrame:
     """A checked CSV file as a lazy frame with typed columns."""
     types: dict[str, type[pl.DataType]] = {"int64": pl.Int64, "float64": pl.Float64, "date": pl.Date}

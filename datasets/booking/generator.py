@@ -8,7 +8,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +18,7 @@ from buzzer.datasets.booking.metric import write_submission
 from buzzer.datasets.booking.schema import HIDDEN, TEST, TRAIN, TRUTH
 from buzzer.datasets.booking.world import DAY_ONE, DEVICES, MONTHS, THEMES, World
 from buzzer.datasets.contract import Progress
-from buzzer.datasets.files import GeneratorFacts, generator_facts, new_folder
+from buzzer.datasets.files import GeneratorFacts, append_csv, generator_facts, new_folder
 
 VERSION = 1  # of the random process: the same version, scale and seed give the same files
 CHUNK = 1 << 14  # trips drawn at a time
@@ -294,11 +293,6 @@ def truth(world: World, trips: Trips) -> pl.DataFrame:
     return pl.DataFrame(columns).select(list(TRUTH))
 
 
-def append(file: IO[bytes], table: pl.DataFrame) -> None:
-    """Write rows as CSV; with a header if the file is empty."""
-    table.write_csv(file, include_header=file.tell() == 0)
-
-
 def generate(out: Path, scale: float, seed: int, progress: Progress) -> None:
     """Write the official files and generator.json into the new folder `out`.
 
@@ -317,9 +311,9 @@ def generate(out: Path, scale: float, seed: int, progress: Progress) -> None:
         ):
             for number, trips in enumerate(chunks(world, scale, seed)):
                 progress(min(number * CHUNK / total, 1.0), "generating Booking.com trips")
-                append(train, stays(world, trips, test=False))
-                append(test, stays(world, trips, test=True))
-                append(answers, truth(world, trips))
+                append_csv(train, stays(world, trips, test=False))
+                append_csv(test, stays(world, trips, test=True))
+                append_csv(answers, truth(world, trips))
                 counts += np.bincount(
                     trips.city[~trips.test][trips.city[~trips.test] >= 0], minlength=world.cities
                 )

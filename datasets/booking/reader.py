@@ -7,7 +7,17 @@ import polars as pl
 
 from buzzer.datasets.booking.schema import EXTRA, HIDDEN, NAMES, OFFICIAL_ROWS, TEST, TRAIN, TRUTH, WHERE
 from buzzer.datasets.contract import Progress
-from buzzer.datasets.files import Files, csv_blocks, find, fingerprint, need, new_folder, origin, scan
+from buzzer.datasets.files import (
+    Files,
+    csv_blocks,
+    find,
+    fingerprint,
+    need,
+    new_folder,
+    origin,
+    refuse_rows,
+    scan,
+)
 from buzzer.datasets.lines import shown
 from buzzer.errors import DataError
 
@@ -57,11 +67,15 @@ def check_stays(path: Path, kinds: dict[str, str], hidden: bool) -> Stays:
     rows, cities, hashes = 0, set[int](), []
     empty = ["hotel_country"] if hidden else []
     for line, block in csv_blocks(path, kinds, optional=EXTRA, empty=empty):
-        refuse(path, line, block, pl.col("checkout") < pl.col("checkin"), "checkout", "before the checkin")
-        refuse(path, line, block, pl.col("city_id") < (0 if hidden else 1), "city_id", "not a valid city")
+        refuse_rows(
+            path, line, block, pl.col("checkout") < pl.col("checkin"), "checkout", "before the checkin"
+        )
+        refuse_rows(
+            path, line, block, pl.col("city_id") < (0 if hidden else 1), "city_id", "not a valid city"
+        )
         if hidden:
             mismatch = (pl.col("city_id") == HIDDEN) != pl.col("hotel_country").is_null()
-            refuse(
+            refuse_rows(
                 path,
                 line,
                 block,
@@ -75,16 +89,6 @@ def check_stays(path: Path, kinds: dict[str, str], hidden: bool) -> Stays:
     if pl.concat(hashes).n_unique() < rows:
         refuse_duplicate(path, kinds, pl.concat(hashes), empty)
     return Stays(rows, cities)
-
-
-def refuse(path: Path, line: int, block: pl.DataFrame, bad: pl.Expr, column: str, what: str) -> None:
-    """Raises DataError for the first row of the block for which `bad` holds."""
-    flags = block.select(bad.alias("bad"))["bad"]
-    if flags.any():
-        at = int(flags.arg_max() or 0)
-        value = block[column][at]
-        text = shown(value) if isinstance(value, str) else "nothing" if value is None else str(value)
-        raise DataError(f"{path}, line {line + at}, column {column}: {text} is {what}")
 
 
 def refuse_duplicate(path: Path, kinds: dict[str, str], hashes: pl.Series, empty: list[str]) -> None:

@@ -3,6 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
+from buzzer.datasets.draws import splitmix64, zipf_weights
+
 CITIES, COUNTRIES, AFFILIATES = 39_901, 195, 3_254  # numbers in the official training file
 THEMES = 4  # kinds of cities, and themes of trips, each of which prefers one kind
 AREA = 40  # mean number of cities of an area
@@ -27,12 +29,6 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 
-def falling(n: int, exponent: float, shift: float) -> Floats:
-    """Zipf-Mandelbrot weights (rank + shift) ** -exponent, with the sum 1."""
-    weights = (np.arange(1, n + 1) + shift) ** -exponent
-    return np.asarray(weights / weights.sum())
-
-
 def pick(rng: np.random.Generator, weights: Floats) -> Ints:
     """One index per row, drawn by the weights of the row."""
     sums = np.cumsum(weights, axis=1)
@@ -41,11 +37,9 @@ def pick(rng: np.random.Generator, weights: Floats) -> Ints:
 
 
 def hashed(values: Ints, seed: int) -> Floats:
-    """A number in [0, 1) for each value, by the hash splitmix64 (Steele et al., OOPSLA 2014)."""
+    """A number in [0, 1) for each value, by hash."""
     x = values.astype(np.uint64) + np.uint64((seed * 0x9E3779B97F4A7C15 + 0x9E3779B97F4A7C15) % 2**64)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray((x ^ (x >> np.uint64(31))).astype(np.float64) / 2.0**64)
+    return np.asarray(splitmix64(x).astype(np.float64) / 2.0**64)
 
 
 class World:
@@ -68,13 +62,13 @@ class World:
     def _settle(self, rng: np.random.Generator) -> None:
         """Set country, kind and popularity of the cities."""
         k, c = self.countries, self.cities
-        weight = falling(k, 1.9, 6)
-        many = np.maximum(np.floor(falling(k, 1.0, 4.0) * (c - k)).astype(np.int64), 0) + 1
+        weight = zipf_weights(k, 1.9, 6)
+        many = np.maximum(np.floor(zipf_weights(k, 1.0, 4.0) * (c - k)).astype(np.int64), 0) + 1
         many[0] += c - many.sum()
         country = np.repeat(np.arange(k), many)
         rank = np.arange(c) - np.repeat(np.cumsum(many) - many, many)
         popularity = np.concatenate(
-            [w * falling(int(n), 1.3, 1.5) for w, n in zip(weight, many, strict=True)]
+            [w * zipf_weights(int(n), 1.3, 1.5) for w, n in zip(weight, many, strict=True)]
         )
         kind = rng.integers(0, THEMES, c)
         order = np.lexsort((rank, kind, country))
@@ -161,7 +155,7 @@ class World:
         self.booker_names = list(BOOKERS)
         self.country_names = [*BOOKERS, *(f"Country {i}" for i in range(len(BOOKERS), self.countries))]
         self.affiliate_id = rng.permutation(affiliates * 3)[:affiliates] + 1
-        self._affiliates = np.cumsum(falling(affiliates, 1.5, 1.0))
+        self._affiliates = np.cumsum(zipf_weights(affiliates, 1.5, 1.0))
 
     # ---- random draws: arrays of shape [n] ------------------------------------------------------------------------------
 

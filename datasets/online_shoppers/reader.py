@@ -7,9 +7,18 @@ import numpy as np
 import polars as pl
 
 from buzzer.datasets.contract import Progress
-from buzzer.datasets.files import Files, csv_blocks, fingerprint, need, new_folder, opened, origin, scan
-from buzzer.datasets.lines import header_line, shown
-from buzzer.errors import DataError
+from buzzer.datasets.files import (
+    Files,
+    csv_blocks,
+    fingerprint,
+    need,
+    new_folder,
+    opened,
+    origin,
+    refuse_rows,
+    scan,
+)
+from buzzer.datasets.lines import header_line
 
 FILE = "online_shoppers_intention.csv"
 SEPARATORS = ";,"
@@ -39,12 +48,7 @@ def check(folder: Path, progress: Progress) -> Files:
     rows, bought = 0, 0
     for line, block in csv_blocks(path, COLUMNS, separator=separator_of(path)):
         for name in ("Weekend", "Revenue"):
-            wrong = ~block[name].is_in(["TRUE", "FALSE"])
-            if wrong.any():
-                at = int(wrong.arg_max() or 0)
-                raise DataError(
-                    f"{path}, line {line + at}, column {name}: {shown(block[name][at])} is not TRUE or FALSE"
-                )
+            refuse_rows(path, line, block, ~pl.col(name).is_in(["TRUE", "FALSE"]), name, "not TRUE or FALSE")
         rows, bought = rows + block.height, bought + int((block["Revenue"] == "TRUE").sum())
     source = origin(folder, rows, OFFICIAL_ROWS)
     return Files(folder, fingerprint([path], folder), {"sessions": rows}, {"bought": bought}, **vars(source))

@@ -3,7 +3,7 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count, islice
 from pathlib import Path
@@ -12,8 +12,7 @@ from typing import IO, Any
 import polars as pl
 
 from buzzer.datasets.contract import Progress
-from buzzer.datasets.files import Files, blocks, fingerprint, new_folder, opened, origin, present
-from buzzer.datasets.lines import shown
+from buzzer.datasets.files import Files, blocks, fingerprint, new_folder, opened, origin, present, refuse_rows
 from buzzer.datasets.recsys2021.schema import (
     EMPTY,
     LABELS,
@@ -84,20 +83,18 @@ def rows_of(path: Path, kinds: Mapping[str, str]) -> Iterator[tuple[int, pl.Data
     """
     with open_part(path) as file:
         for line, block in blocks(path, file, list(kinds), kinds, EMPTY, separator=SEPARATOR, quoted=False):
-            kind, media, medium = block["tweet_type"], block["present_media"], f"({'|'.join(MEDIA)})"
-            check_values(path, line, kind, kind.is_in(TYPES) | kind.is_null(), TYPES)
-            known_media = media.str.contains(f"^{medium}(\t{medium})*$")
-            check_values(path, line, media, known_media | media.is_null(), MEDIA)
+            refuse_rows(
+                path,
+                line,
+                block,
+                ~pl.col("tweet_type").is_in(TYPES),
+                "tweet_type",
+                f"none of {', '.join(TYPES)}",
+            )
+            media, medium = pl.col("present_media"), f"({'|'.join(MEDIA)})"
+            unknown = ~media.str.contains(f"^{medium}(\t{medium})*$")
+            refuse_rows(path, line, block, unknown, "present_media", f"none of {', '.join(MEDIA)}")
             yield line, block
-
-
-def check_values(path: Path, line: int, values: pl.Series, valid: pl.Series, allowed: Sequence[str]) -> None:
-    """Raises DataError for the first value that is not valid. line: of the first value. allowed: for the message."""
-    if not valid.all():
-        at = int((~valid).arg_max() or 0)
-        raise DataError(
-            f"{path}, line {line + at}, column {values.name}: {shown(values[at])} is none of {', '.join(allowed)}"
-        )
 
 
 def check(folder: Path, progress: Progress) -> Files:

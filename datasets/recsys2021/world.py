@@ -7,6 +7,7 @@ tweet agree.
 import numpy as np
 import numpy.typing as npt
 
+from buzzer.datasets.draws import splitmix64
 from buzzer.datasets.recsys2021.schema import ALL_DAYS, DAY, FIRST_SECOND, MEDIA, TRAIN_DAYS
 
 Ints = npt.NDArray[np.int64]
@@ -83,14 +84,10 @@ assert set("\t".join(MEDIA_PATTERNS).split("\t")) <= {"", *MEDIA}
 
 
 def mixed(values: Ints | Bytes, salt: int) -> Bytes:
-    """The hash splitmix64 (Steele et al., OOPSLA 2014) of a number and a salt: uniform 64-bit words."""
+    """A uniform 64-bit word for each value and a salt, by hash."""
     x = values.astype(np.uint64)
     x += np.uint64((salt + 1) * 0x9E3779B97F4A7C15 % 2**64)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
-        x ^= x >> np.uint64(shift)  # in place, as new arrays would double the time
-        if factor > 1:
-            x *= np.uint64(factor)
-    return x
+    return splitmix64(x)
 
 
 def uniform(values: Ints | Bytes, salt: int) -> Floats:

@@ -7,14 +7,14 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from buzzer.datasets.contract import Progress
-from buzzer.datasets.files import new_folder
+from buzzer.datasets.files import append_csv, new_folder
 from buzzer.datasets.sigir_ecom.json_file import written
 from buzzer.datasets.sigir_ecom.schema import BROWSING, CONTENT, DIMS, NAMES, SEARCH, TESTS
 from buzzer.datasets.sigir_ecom.sessions import intention, merged, recommendation
@@ -285,11 +285,6 @@ def content(world: World, scale: float) -> pl.DataFrame:
     return shuffled[rng.permutation(n).tolist()]
 
 
-def append(file: IO[bytes], table: pl.DataFrame) -> None:
-    """Write rows as CSV; with a header if the file is empty."""
-    table.write_csv(file, include_header=file.tell() == 0)
-
-
 def generate(out: Path, scale: float, seed: int, progress: Progress) -> None:
     """Write browsing_train.csv, search_train.csv, sku_to_content.csv, both test files with labels, and generator.json into the
     new folder `out`.
@@ -309,8 +304,8 @@ def generate(out: Path, scale: float, seed: int, progress: Progress) -> None:
                 progress(start / (total + test), "generating sessions")
                 sessions = draw(world, seed, chunk, min(CHUNK, total - start), (0, TRAIN_DAYS))
                 rng = np.random.default_rng([seed, chunk, 1])
-                append(pages, browsing(sessions, rng))
-                append(queries, search(world, sessions, rng))
+                append_csv(pages, browsing(sessions, rng))
+                append_csv(queries, search(world, sessions, rng))
                 chunk += 1
         counts = write_tests(
             partial,

@@ -18,9 +18,9 @@ from buzzer.datasets.files import (
     new_folder,
     opened,
     origin,
+    refuse_rows,
     scan,
 )
-from buzzer.datasets.lines import shown
 from buzzer.datasets.sigir_ecom import json_file
 from buzzer.datasets.sigir_ecom.metric import write_records
 from buzzer.datasets.sigir_ecom.schema import (
@@ -79,29 +79,25 @@ def blocks(path: Path, part: str) -> Iterator[tuple[int, pl.DataFrame]]:
     for line, block in csv_blocks(path, KINDS[part], empty=EMPTY[part], rowless=part == "search"):
         if part == "browsing":
             known_type = pl.col("event_type").is_in(["pageview", "event_product"])
-            refuse(path, line, block, ~known_type, "event_type", "neither pageview nor event_product")
+            refuse_rows(path, line, block, ~known_type, "event_type", "neither pageview nor event_product")
             action = pl.col("product_action")
-            refuse(
+            refuse_rows(
                 path, line, block, ~action.is_in(ACTIONS), "product_action", f"none of {', '.join(ACTIONS)}"
             )
             product = pl.col("event_type") == "event_product"
             lacking = product & (pl.col("product_sku_hash").is_null() | action.is_null())
-            refuse(path, line, block, lacking, "event_type", "without product_sku_hash or product_action")
+            refuse_rows(
+                path, line, block, lacking, "event_type", "without product_sku_hash or product_action"
+            )
         if part == "content":
             price = pl.col("price_bucket")
-            refuse(path, line, block, (price < 0) | (price > BUCKETS), "price_bucket", f"not 0 to {BUCKETS}")
+            refuse_rows(
+                path, line, block, (price < 0) | (price > BUCKETS), "price_bucket", f"not 0 to {BUCKETS}"
+            )
         for name in (name for name, kind in KINDS[part].items() if kind == "vector"):
             wrong = pl.col(name).str.count_matches(",", literal=True) != DIMS - 1
-            refuse(path, line, block, wrong, name, f"not {DIMS} numbers")
+            refuse_rows(path, line, block, wrong, name, f"not {DIMS} numbers")
         yield line, block
-
-
-def refuse(path: Path, line: int, block: pl.DataFrame, bad: pl.Expr, column: str, what: str) -> None:
-    """Raises DataError for the first row of the block for which `bad` is true; missing counts as false."""
-    flags = block.select(bad.fill_null(False).alias("bad"))["bad"]
-    if flags.any():
-        at = int(flags.arg_max() or 0)
-        raise DataError(f"{path}, line {line + at}, column {column}: {shown(block[column][at])} is {what}")
 
 
 def check_test(path: Path, cart: bool) -> tuple[int, int]:

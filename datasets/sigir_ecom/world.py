@@ -3,6 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
+from buzzer.datasets.draws import splitmix64, zipf_weights
 from buzzer.datasets.sigir_ecom.schema import DIMS
 
 PRODUCTS, LEAVES, MAINS = (
@@ -26,28 +27,14 @@ DESCRIBED = 0.6  # share of products with category, vectors and price
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
-Words = npt.NDArray[np.uint64]
 HEX = np.frombuffer("".join(f"{byte:02x}" for byte in range(256)).encode(), dtype="S2")
-
-
-def falling(n: int, exponent: float, shift: float) -> Floats:
-    """Zipf-Mandelbrot weights (rank + shift) ** -exponent, with the sum 1."""
-    weights = (np.arange(1, n + 1) + shift) ** -exponent
-    return np.asarray(weights / weights.sum())
-
-
-def mixed(x: Words) -> Words:
-    """splitmix64 (Steele et al., OOPSLA 2014)."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
 
 
 def hashes(kind: str, numbers: Ints) -> npt.NDArray[np.bytes_]:
     """64 hexadecimal digits for each number, different for each kind of object."""
     salt = int.from_bytes(kind.encode()[:8], "big") * 0x9E3779B97F4A7C15
-    base = mixed(numbers.astype(np.uint64) + np.uint64(salt % 2**64))
-    words = np.stack([mixed(base + np.uint64(i * 0x632BE59BD9B4E019 % 2**64)) for i in range(4)], axis=1)
+    base = splitmix64(numbers.astype(np.uint64) + np.uint64(salt % 2**64))
+    words = np.stack([splitmix64(base + np.uint64(i * 0x632BE59BD9B4E019 % 2**64)) for i in range(4)], axis=1)
     pairs = HEX[np.ascontiguousarray(words.astype(">u8")).view(np.uint8)]
     return np.ascontiguousarray(pairs).view("S64")[:, 0]
 
@@ -75,8 +62,8 @@ class World:
         size, rng = min(scale, 1.0), np.random.default_rng(0)
         self.leaves = max(round(LEAVES * size**0.4), 16)
         products = max(round(PRODUCTS * size**0.85), 4 * self.leaves)
-        self.leaf_weight = falling(self.leaves, 0.9, 3.0)
-        counts = np.maximum(np.floor(products * falling(self.leaves, 0.6, 3.0)), 3).astype(np.int64)
+        self.leaf_weight = zipf_weights(self.leaves, 0.9, 3.0)
+        counts = np.maximum(np.floor(products * zipf_weights(self.leaves, 0.6, 3.0)), 3).astype(np.int64)
         self.products = int(counts.sum())
         self.leaf = np.repeat(np.arange(self.leaves), counts)
         self.first = np.cumsum(counts) - counts  # index of the first product of each leaf
@@ -107,7 +94,7 @@ class World:
     def _links(self, rng: np.random.Generator, size: float) -> None:
         """Set the related products of each product and the products of each listing: of the same leaf, by popularity."""
         self.related = np.empty((self.products, RELATED), dtype=np.int64)
-        self.related_weight = falling(RELATED, 0.6, 1.0)
+        self.related_weight = zipf_weights(RELATED, 0.6, 1.0)
         listings = max(round(LISTINGS * size**0.85), 3 * self.leaves)
         counts = np.maximum(np.floor(listings * self.leaf_weight), 2).astype(np.int64)
         self.listing_first = np.cumsum(counts) - counts
@@ -115,7 +102,7 @@ class World:
         self.listing_leaf = np.repeat(np.arange(self.leaves), counts)
         self.listing_weight = (np.arange(self.listings) - self.listing_first[self.listing_leaf] + 2.0) ** -1.0
         self.shown = np.empty((self.listings, SHOWN), dtype=np.int64)
-        self.shown_weight = falling(SHOWN, 0.4, 1.0)
+        self.shown_weight = zipf_weights(SHOWN, 0.4, 1.0)
         for leaf in range(self.leaves):
             members = np.flatnonzero(self.leaf == leaf)
             weight = np.log(self.weight[members])
@@ -128,7 +115,7 @@ class World:
         # Cumulative weights, from which products and listings of a leaf are drawn, by style of the session.
         self.product_sums = np.cumsum(self.weight * self.liking[:, self.style], axis=1)
         self.listing_sums = np.tile(np.cumsum(self.listing_weight), (STYLES, 1))
-        self.other_sums = np.cumsum(falling(self.others, 0.95, 1.0))
+        self.other_sums = np.cumsum(zipf_weights(self.others, 0.95, 1.0))
 
     def _draw(self, rng: np.random.Generator, logits: Floats, n: int) -> Ints:
         """n different columns per row, drawn with weights exp(logits), the most likely first (Gumbel top-k); repeated if there are

@@ -157,7 +157,7 @@ def test_a_failed_write_leaves_no_files(tmp_path: Path, monkeypatch: pytest.Monk
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(generator, "append", full)
+    monkeypatch.setattr(generator, "append_csv", full)
     with pytest.raises(DataError, match="No space left") as error:
         booking.generate(tmp_path / "data", 0.001, 0, silent)
     assert "free some space" in error.value.hint

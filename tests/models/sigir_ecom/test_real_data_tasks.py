@@ -51,7 +51,10 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
         "week",
         "transaction_timestamp",
     )
-    products = {"product_id": range(60), **{name: [f"{i // 10}" for i in range(60)] for name in mapping.PATH}}
+    products = {
+        "product_id": range(60),
+        **{name: [f"{i // 10}" for i in range(60)] for name in mapping.CATEGORY_LEVELS},
+    }
     tables = pl.DataFrame(rows, schema=list(names), orient="row"), pl.DataFrame(products)
     monkeypatch.setattr(mapping, "tables", lambda: tables)
 
