@@ -10,7 +10,7 @@ from torch import Tensor
 from buzzer.engine.fused.persistent import stack
 from buzzer.engine.fused.weights import EncoderWeights, Layer, Linear
 from buzzer.engine.kernels.attention import self_attention
-from buzzer.engine.kernels.gemm import Grid, Tile, early_tile, linear
+from buzzer.engine.kernels.gemm import Quantiser, Tile, early_tile, linear
 from buzzer.engine.kernels.jit import Launch
 from buzzer.engine.kernels.persistent import Buffers, encoder_layers
 from buzzer.engine.kernels.rows import Eight, Norm, embedding, pooling, residual_norm
@@ -66,9 +66,7 @@ class Program:
     def check(self) -> None:
         """Raises RuntimeError if a grid barrier was given up because not all programs were resident."""
         if self.counters is not None and int(self.counters[2]):
-            raise RuntimeError(
-                "a grid barrier of the persistent kernel was given up; the output is worth nothing"
-            )
+            raise RuntimeError("a grid barrier of the persistent kernel was given up; the output is invalid")
 
 
 def program_key(weights: EncoderWeights, tokens: int) -> str:
@@ -108,7 +106,7 @@ class Lowering:
     def program(self, pool: str, unit: bool) -> Program:
         """The program; pool: "none", "first" or "mean", and unit: as in `EncoderSpec`."""
         weights = self.weights
-        first, *others = [layer.qkv.grid for layer in weights.layers]
+        first, *others = [layer.qkv.quantiser for layer in weights.layers]
         at = self._state("even", first)
         self._add(embedding("embed", self.inputs.ids, weights.tables, weights.norm, *at, pdl=self.pdl))
         if self.mode == "persistent":
@@ -119,16 +117,18 @@ class Lowering:
         output = at.floats if pool == "none" else self._pooled(at.floats, pool == "mean", unit)
         return Program(self.inputs, self.launches, output, self._buffers.get("counters"))
 
-    def _layer(self, name: str, layer: Layer, at: State, follower: Grid | None) -> State:
+    def _layer(self, name: str, layer: Layer, at: State, follower: Quantiser | None) -> State:
         size, heads = self.weights.size, self.weights.heads
         qkv = self._buffer("qkv", (self.tokens, 3 * size))
         self._linear(f"{name} qkv", at, layer.qkv, qkv)
-        context = self._buffer("context", (self.tokens, size), layer.out.grid)
-        spans, grid = self.inputs.spans, layer.out.grid
-        self._add(self_attention(f"{name} attention", qkv, spans, context, heads, grid, pdl=self.pdl))
-        at = self._to_norm(f"{name} out", context, layer.out, at, layer.attention_norm, "odd", layer.up.grid)
-        wide = self._buffer("up", (self.tokens, len(layer.up.weights.weight)), layer.down.grid)
-        self._linear(f"{name} up", at, layer.up, wide, act=self.weights.act, grid=layer.down.grid)
+        context = self._buffer("context", (self.tokens, size), layer.out.quantiser)
+        spans, quantiser = self.inputs.spans, layer.out.quantiser
+        self._add(self_attention(f"{name} attention", qkv, spans, context, heads, quantiser, pdl=self.pdl))
+        at = self._to_norm(
+            f"{name} out", context, layer.out, at, layer.attention_norm, "odd", layer.up.quantiser
+        )
+        wide = self._buffer("up", (self.tokens, len(layer.up.weights.weight)), layer.down.quantiser)
+        self._linear(f"{name} up", at, layer.up, wide, act=self.weights.act, quantiser=layer.down.quantiser)
         return self._to_norm(f"{name} down", wide, layer.down, at, layer.norm, "even", follower)
 
     def _all_layers(self) -> Launch:
@@ -139,7 +139,7 @@ class Lowering:
             self._tile(self.tokens, *x.weights.weight.shape, x.weights.weight.dtype, splits)  # type: ignore[call-arg]
             for x, splits in kinds
         ]
-        even, odd = self._state("even", layer.qkv.grid), self._state("odd", layer.up.grid)
+        even, odd = self._state("even", layer.qkv.quantiser), self._state("odd", layer.up.quantiser)
         eights = [state.eight.out if state.eight else None for state in (even, odd)]
         most = max(tiles[1].split, tiles[3].split)
         buffers = Buffers(
@@ -148,9 +148,9 @@ class Lowering:
             odd=odd.floats,
             odd8=eights[1],
             qkv=self._buffer("qkv", (self.tokens, 3 * size)),
-            context=self._buffer("context", (self.tokens, size), layer.out.grid),
+            context=self._buffer("context", (self.tokens, size), layer.out.quantiser),
             parts=self._buffer("sums", (most, self.tokens, size), dtype=torch.float32),
-            wide=self._buffer("up", (self.tokens, len(layer.up.weights.weight)), layer.down.grid),
+            wide=self._buffer("up", (self.tokens, len(layer.up.weights.weight)), layer.down.quantiser),
             counters=self._buffer("counters", (3,), dtype=torch.int32),
         )
         stacked, programs = stack(self.weights), multiprocessors(self.inputs.device)
@@ -166,7 +166,7 @@ class Lowering:
         residual: State,
         norm: Norm,
         slot: str,
-        follower: Grid | None,
+        follower: Quantiser | None,
     ) -> State:
         """norm(linear(x) + residual) in two kernels. The first may leave its result as partial sums, which the second adds."""
         to = self._state(slot, follower)
@@ -186,33 +186,43 @@ class Lowering:
     def _pooled(self, x: Tensor, mean: bool, unit: bool) -> Tensor:
         """Pooling and tail: float32 [sequences, values]."""
         tail, starts = self.weights.tail, self.inputs.starts
-        grids = [layer.grid for layer, _ in tail] + [None]
+        quantisers = [layer.quantiser for layer, _ in tail] + [None]
         count, size = len(starts) - 1, self.weights.size
-        at = self._tail_buffer("pooled", (count, size), grids[0], last=not tail)
-        self._add(pooling("pool", x, starts, at, grids[0], mean=mean, unit=unit, pdl=self.pdl))
+        at = self._tail_buffer("pooled", (count, size), quantisers[0], last=not tail)
+        self._add(pooling("pool", x, starts, at, quantisers[0], mean=mean, unit=unit, pdl=self.pdl))
         for number, (layer, act) in enumerate(tail):
             shape, last = (count, len(layer.weights.weight)), number == len(tail) - 1
-            to = self._tail_buffer(f"tail {number}", shape, grids[number + 1], last)
-            self._linear(f"tail {number}", State(at, None), layer, to, act=act, grid=grids[number + 1])
+            to = self._tail_buffer(f"tail {number}", shape, quantisers[number + 1], last)
+            self._linear(
+                f"tail {number}", State(at, None), layer, to, act=act, quantiser=quantisers[number + 1]
+            )
             at = to
         return at
 
-    def _tail_buffer(self, name: str, shape: tuple[int, int], grid: Grid | None, last: bool) -> Tensor:
-        return self._buffer(name, shape, grid, torch.float32 if last else None)
+    def _tail_buffer(
+        self, name: str, shape: tuple[int, int], quantiser: Quantiser | None, last: bool
+    ) -> Tensor:
+        return self._buffer(name, shape, quantiser, torch.float32 if last else None)
 
     def _linear(
-        self, name: str, x: State, layer: Linear, out: Tensor, act: str = "none", grid: Grid | None = None
+        self,
+        name: str,
+        x: State,
+        layer: Linear,
+        out: Tensor,
+        act: str = "none",
+        quantiser: Quantiser | None = None,
     ) -> None:
-        source = x.eight.out if layer.grid and x.eight else x.floats
+        source = x.eight.out if layer.quantiser and x.eight else x.floats
         (rows, depth), dtype = layer.weights.weight.shape, layer.weights.weight.dtype
         tile = self._tile(len(source), rows, depth, dtype, False)
-        self._add(linear(name, source, layer.weights, out, tile, act=act, grid=grid, pdl=self.pdl))
+        self._add(linear(name, source, layer.weights, out, tile, act=act, quantiser=quantiser, pdl=self.pdl))
 
     def _tile(self, rows: int, columns: int, depth: int, dtype: torch.dtype, splits: bool) -> Tile:
         early = early_tile(rows, columns, depth, dtype, splits) if self.mode == "early" else None
         return early or self.choose(rows, columns, depth, dtype, splits)
 
-    def _state(self, slot: str, follower: Grid | None) -> State:
+    def _state(self, slot: str, follower: Quantiser | None) -> State:
         """The buffers of a state. Two slots alternate: a norm reads its residual from one and writes to the other."""
         shape = (self.tokens, self.weights.size)
         floats = self._buffer(f"{slot} floats", shape)
@@ -221,10 +231,14 @@ class Lowering:
         )
 
     def _buffer(
-        self, name: str, shape: tuple[int, ...], grid: Grid | None = None, dtype: torch.dtype | None = None
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        quantiser: Quantiser | None = None,
+        dtype: torch.dtype | None = None,
     ) -> Tensor:
-        """The buffer with this name, created at first use. It holds eight-bit values if `grid` is given."""
-        kind = dtype or (self.weights.eight if grid else self.weights.dtype)
+        """The buffer with this name, created at first use. It holds eight-bit values if `quantiser` is given."""
+        kind = dtype or (self.weights.eight if quantiser else self.weights.dtype)
         if name not in self._buffers:
             self._buffers[name] = torch.zeros(shape, dtype=kind, device=self.inputs.device)
         return self._buffers[name]

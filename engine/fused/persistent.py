@@ -17,7 +17,7 @@ def stack(weights: EncoderWeights) -> Stacked:
     """
     rows = [(x.qkv, x.out, x.up, x.down) for x in weights.layers]
     kinds = list(zip(*rows, strict=True))
-    if len({(x.grid is None) for row in rows for x in row}) != 1:
+    if len({(x.quantiser is None) for row in rows for x in row}) != 1:
         raise UnsupportedError("the persistent kernel takes layers that are all quantised or all in float")
     if len({n.eps for x in weights.layers for n in (x.attention_norm, x.norm)}) != 1:
         raise UnsupportedError("the persistent kernel takes one epsilon for all norms")
@@ -25,7 +25,7 @@ def stack(weights: EncoderWeights) -> Stacked:
         (x.attention_norm.gamma, x.attention_norm.beta, x.norm.gamma, x.norm.beta) for x in weights.layers
     ]
     matrices = [torch.stack([x.weights.weight for x in kind]) for kind in kinds]
-    quantised = rows[0][0].grid is not None
+    quantised = rows[0][0].quantiser is not None
     none: tuple[None, ...] = (None,) * 4
     return Stacked(
         weights=(matrices[0], matrices[1], matrices[2], matrices[3]),
@@ -45,11 +45,11 @@ def vectors(layers: Sequence[Tensor | None]) -> Tensor:
 
 def inverses(kind: Sequence[Linear]) -> Tensor:
     """1 / scale of the inputs, float32 [layers + 1, K]. The last row is for the last layer's norm, which no GEMM follows."""
-    rows = [x.grid.inverse for x in kind if x.grid is not None]
+    rows = [x.quantiser.inverse for x in kind if x.quantiser is not None]
     return torch.stack([*rows, torch.ones_like(rows[0])])
 
 
 def zeros(rows: Sequence[tuple[Linear, ...]], device: str) -> Tensor:
     """Zero points of the inputs, int32 [layers + 1, 4]; the last row as of `inverses`."""
-    points = [[x.grid.zero if x.grid else 0 for x in row] for row in rows]
+    points = [[x.quantiser.zero if x.quantiser else 0 for x in row] for row in rows]
     return torch.tensor([*points, [0] * 4], dtype=torch.int32, device=device)

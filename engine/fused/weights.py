@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from buzzer.engine.fused.spec import EncoderLayer, EncoderSpec
-from buzzer.engine.kernels.gemm import Grid, Weights
+from buzzer.engine.kernels.gemm import Quantiser, Weights
 from buzzer.engine.kernels.jit import LIMITS
 from buzzer.engine.kernels.rows import Norm
 from buzzer.errors import UnsupportedError
@@ -22,7 +22,7 @@ class Linear:
     """The weights of a linear layer, and how its input is quantised (None: the input is a float)."""
 
     weights: Weights
-    grid: Grid | None
+    quantiser: Quantiser | None
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,9 @@ def random(
         inverse = limit / (4 * spread)  # four deviations fill the range
         weight = values(rows, columns, spread=limit / 5).clamp(-limit, limit).to(eight)
         scale = torch.full((rows,), deviation / (limit / 5) / inverse, device=device)
-        return Linear(Weights(weight, scale, bias), Grid(torch.full((columns,), inverse, device=device), 0))
+        return Linear(
+            Weights(weight, scale, bias), Quantiser(torch.full((columns,), inverse, device=device), 0)
+        )
 
     def norm() -> Norm:
         return Norm(torch.ones(size, device=device), values(size), 1e-12)
@@ -171,9 +173,9 @@ class Packer:
         if first.weight.dtype != self.eight:
             raise UnsupportedError(f"a layer is quantised to {first.weight.dtype}, others to {self.eight}")
         scale = torch.full((first.weight.shape[1],), first.input_scale)
-        grids = [scale if p.smooth is None else scale * p.smooth.cpu() for p in packed]
+        scales = [scale if p.smooth is None else scale * p.smooth.cpu() for p in packed]
         same = all((p.input_scale, p.input_zero) == (first.input_scale, first.input_zero) for p in packed)
-        if not same or not all(torch.equal(g, grids[0]) for g in grids):
+        if not same or not all(torch.equal(g, scales[0]) for g in scales):
             raise UnsupportedError(
                 "layers that share an input differ in its scale", "calibrate them as one group"
             )
@@ -182,4 +184,4 @@ class Packer:
             self.vector(torch.cat([p.weight_scale for p in packed]) * first.input_scale),
             self.vector(torch.cat([p.bias for p in packed])),
         )
-        return Linear(weights, Grid(self.vector(1 / grids[0]), first.input_zero))
+        return Linear(weights, Quantiser(self.vector(1 / scales[0]), first.input_zero))

@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from buzzer.engine.kernels.gemm import MULTIPROCESSORS, Grid
+from buzzer.engine.kernels.gemm import MULTIPROCESSORS, Quantiser
 from buzzer.engine.kernels.jit import (
     Launch,
     bytes_of,
@@ -168,7 +168,7 @@ def self_attention(
     spans: Tensor,
     out: Tensor,
     heads: int,
-    grid: Grid | None = None,
+    quantiser: Quantiser | None = None,
     *,
     distances: Tensor | None = None,
     causal: bool = False,
@@ -177,7 +177,7 @@ def self_attention(
 ) -> Launch:
     """The launch of out [M, H] = attention of each token to its own sequence, from qkv [M, 3 * H] and spans int32 [2, M].
 
-    grid: how a quantised output is made.
+    quantiser: how a quantised output is made.
     distances: float32 [heads, 2 * reach - 1], log2(e) * the addend to the score of a key `reach - 1` tokens after the
         token, ..., `reach - 1` before it; no sequence may be longer than `reach`.
     causal: a token attends only to itself and to those before it.
@@ -187,7 +187,7 @@ def self_attention(
     width = size // heads
     padded = max(16, triton.next_power_of_2(width))
     rows, keys = cut or blocks(m, heads)
-    inverse, zero = (grid.inverse, grid.zero) if grid else (None, 0)
+    inverse, zero = (quantiser.inverse, quantiser.zero) if quantiser else (None, 0)
     constants = {
         "HEADS": heads,
         "WIDTH": width,

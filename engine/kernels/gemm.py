@@ -244,7 +244,7 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class Grid:
+class Quantiser:
     """How a float output is quantised to eight bits: round(x * inverse) + zero. inverse: float32 [N]."""
 
     inverse: Tensor
@@ -260,10 +260,10 @@ def linear(
     *,
     residual: Tensor | None = None,
     act: str = "none",
-    grid: Grid | None = None,
+    quantiser: Quantiser | None = None,
     pdl: bool = False,
 ) -> Launch:
-    """The launch of out [M, N] = act(a [M, K] @ weight.T * scale + bias + residual), quantised by `grid` if out has eight bits.
+    """The launch of out [M, N] = act(a [M, K] @ weight.T * scale + bias + residual), quantised by `quantiser` if out has eight bits.
 
     With tile.split > 1, out is float32 [split, M, N] and receives the partial sums of a @ weight.T * scale; bias, residual
     and norm are left to `rows.residual_norm`.
@@ -276,7 +276,7 @@ def linear(
     constants |= {"ROWS": tile.rows, "COLUMNS": tile.columns, "DEPTH": tile.depth, "SPLIT": split}
     constants |= {"STAGES": tile.stages, "WHOLE": tile.whole}
     tiles = -(-m // tile.rows) * -(-n // tile.columns)
-    inverse, zero = (grid.inverse, grid.zero) if grid else (None, 0)
+    inverse, zero = (quantiser.inverse, quantiser.zero) if quantiser else (None, 0)
     return Launch(
         name=name,
         kernel=gemm,

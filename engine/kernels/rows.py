@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from buzzer.engine.kernels.gemm import Grid
+from buzzer.engine.kernels.gemm import Quantiser
 from buzzer.engine.kernels.jit import (
     Launch,
     bytes_of,
@@ -200,10 +200,10 @@ class Norm:
 
 @dataclass(frozen=True)
 class Eight:
-    """A second output of a kernel, quantised to eight bits by `grid`."""
+    """A second output of a kernel, quantised to eight bits by `quantiser`."""
 
     out: Tensor
-    grid: Grid
+    quantiser: Quantiser
 
 
 def _row_options(n: int) -> tuple[int, int]:
@@ -228,7 +228,9 @@ def embedding(
     """
     m, n = out.shape
     block, warps = _row_options(n)
-    target, inverse, zero = (eight.out, eight.grid.inverse, eight.grid.zero) if eight else (None, None, 0)
+    target, inverse, zero = (
+        (eight.out, eight.quantiser.inverse, eight.quantiser.zero) if eight else (None, None, 0)
+    )
     limit = limit_of(target.dtype) if target is not None else 0
     return Launch(
         name=name,
@@ -262,7 +264,9 @@ def residual_norm(
     m, n = out.shape
     split = parts.shape[0] if parts.ndim == 3 else 1
     block, warps = _row_options(n)
-    target, inverse, zero = (eight.out, eight.grid.inverse, eight.grid.zero) if eight else (None, None, 0)
+    target, inverse, zero = (
+        (eight.out, eight.quantiser.inverse, eight.quantiser.zero) if eight else (None, None, 0)
+    )
     limit = limit_of(target.dtype) if target is not None else 0
     given = (parts, bias, residual, norm.gamma, norm.beta, inverse, out, target, zero, norm.eps, m)
     constants = {"N": n, "BLOCK": block, "SPLIT": split, "LIMIT": limit}
@@ -285,7 +289,7 @@ def pooling(
     x: Tensor,
     starts: Tensor,
     out: Tensor,
-    grid: Grid | None = None,
+    quantiser: Quantiser | None = None,
     *,
     mean: bool,
     unit: bool,
@@ -297,7 +301,7 @@ def pooling(
     """
     sequences, n = out.shape
     block, warps = _row_options(n)
-    inverse, zero = (grid.inverse, grid.zero) if grid else (None, 0)
+    inverse, zero = (quantiser.inverse, quantiser.zero) if quantiser else (None, 0)
     return Launch(
         name=name,
         kernel=pool,

@@ -282,8 +282,8 @@ def reference(program: Any, weights: Any, tokens: int) -> tuple[torch.Tensor, to
 
     def linear(x: torch.Tensor, layer: Any) -> torch.Tensor:
         packed = layer.weights
-        if layer.grid is not None:
-            y = x * layer.grid.inverse.double() + layer.grid.zero
+        if layer.quantiser is not None:
+            y = x * layer.quantiser.inverse.double() + layer.quantiser.zero
             eight = weights.eight
             x = y.round().clamp(-128, 127) if eight == torch.int8 else y.clamp(-448, 448).to(eight).double()
         scale = 1.0 if packed.scale is None else packed.scale.double()

@@ -38,10 +38,10 @@ def poisoned(*shape: int, dtype: torch.dtype, device: str) -> Tensor:
     return out
 
 
-def check(got: Tensor, want: Tensor, grid: Any = None) -> None:
+def check(got: Tensor, want: Tensor, quantiser: Any = None) -> None:
     """Check that `got` equals the float64 `want` to the rounding of its dtype.
 
-    Eight-bit values, quantised by `grid`, may differ by one step, but few do.
+    Eight-bit values, quantised by `quantiser`, may differ by one step, but few do.
     """
     if got.dtype in TOLERANCE:
         tolerance = TOLERANCE[got.dtype]
@@ -49,7 +49,7 @@ def check(got: Tensor, want: Tensor, grid: Any = None) -> None:
             got.double(), want, rtol=tolerance, atol=tolerance * float(want.abs().max())
         )
         return
-    scaled = want * grid.inverse.double() + grid.zero
+    scaled = want * quantiser.inverse.double() + quantiser.zero
     if got.dtype == I8:
         nearest, step = scaled.round().clamp(-128, 127), 1.0
     else:
@@ -61,15 +61,15 @@ def check(got: Tensor, want: Tensor, grid: Any = None) -> None:
     assert (difference > 0.5).double().mean() < 0.03
 
 
-def grid_of(want: Tensor, dtype: torch.dtype) -> Any:
-    """A Grid by column that saturates a few values, with a zero point for int8; None for floats."""
-    from buzzer.engine.kernels.gemm import Grid
+def quantiser_of(want: Tensor, dtype: torch.dtype) -> Any:
+    """A Quantiser by column that saturates a few values, with a zero point for int8; None for floats."""
+    from buzzer.engine.kernels.gemm import Quantiser
 
     if dtype in TOLERANCE:
         return None
     limit = 127.0 if dtype == I8 else 448.0
     inverse = limit * 1.1 / want.abs().amax(0).clamp(min=1e-6).float()
-    return Grid(inverse, -7 if dtype == I8 else 0)
+    return Quantiser(inverse, -7 if dtype == I8 else 0)
 
 
 @pytest.mark.parametrize("dtype", [*FLOATS, F8, I8])
@@ -121,10 +121,19 @@ def test_epilogues(device: str, act: str, out_dtype: torch.dtype) -> None:
         "tanh": torch.tanh,
     }
     want = activations[act](y) if act in activations else y
-    grid = grid_of(want, out_dtype)
+    quantiser = quantiser_of(want, out_dtype)
     out = poisoned(m, n, dtype=out_dtype, device=device)
-    linear("test", a, Weights(w, None, bias), out, Tile(32, 16, 16), residual=residual, act=act, grid=grid)()
-    check(out, want, grid)
+    linear(
+        "test",
+        a,
+        Weights(w, None, bias),
+        out,
+        Tile(32, 16, 16),
+        residual=residual,
+        act=act,
+        quantiser=quantiser,
+    )()
+    check(out, want, quantiser)
 
 
 @pytest.mark.parametrize("split", [2, 4])
@@ -171,14 +180,14 @@ def test_rows(device: str, kernel: str, dtype: torch.dtype, eight: torch.dtype |
     want = F.layer_norm(x, (n,), norm.gamma.double(), norm.beta.double(), norm.eps)
     out, copy = poisoned(m, n, dtype=dtype, device=device), None
     if eight is not None:
-        copy = Eight(poisoned(m, n, dtype=eight, device=device), grid_of(want, eight))
+        copy = Eight(poisoned(m, n, dtype=eight, device=device), quantiser_of(want, eight))
     if kernel == "embedding":
         embedding("test", ids, tables, norm, out, copy)()  # type: ignore[arg-type]
     else:
         residual_norm("test", first, norm, out, copy, residual=second)()
     check(out, want)
     if copy is not None:
-        check(copy.out, want, copy.grid)
+        check(copy.out, want, copy.quantiser)
 
 
 @pytest.mark.parametrize("out_dtype", OUTPUTS)
@@ -201,10 +210,10 @@ def test_attention_stays_within_a_sequence(
         q, k, v = (x.unflatten(1, (heads, width)).transpose(0, 1) for x in sequence.chunk(3, 1))
         parts.append(F.scaled_dot_product_attention(q, k, v).transpose(0, 1).flatten(1))
     want = torch.cat(parts)
-    grid = grid_of(want, out_dtype)
+    quantiser = quantiser_of(want, out_dtype)
     out = poisoned(m, size, dtype=out_dtype, device=device)
-    self_attention("test", qkv, spans.int().to(device), out, heads, grid, cut=(16, 16))()
-    check(out, want, grid)
+    self_attention("test", qkv, spans.int().to(device), out, heads, quantiser, cut=(16, 16))()
+    check(out, want, quantiser)
 
 
 @pytest.mark.parametrize("out_dtype", OUTPUTS)
@@ -223,7 +232,7 @@ def test_pooling(device: str, mean: bool, unit: bool, out_dtype: torch.dtype) ->
         [pick(s) if len(s) else torch.zeros(n, dtype=torch.float64, device=device) for s in rows]
     )
     want = F.normalize(want, dim=1) if unit else want
-    grid = grid_of(want, out_dtype)
+    quantiser = quantiser_of(want, out_dtype)
     out = poisoned(len(lengths), n, dtype=out_dtype, device=device)
-    pooling("test", x, starts, out, grid, mean=mean, unit=unit)()
-    check(out, want, grid)
+    pooling("test", x, starts, out, quantiser, mean=mean, unit=unit)()
+    check(out, want, quantiser)
