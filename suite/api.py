@@ -74,10 +74,10 @@ def run(
     >>> [(record.job, record.engine, record.outcome) for record in run(request, out=folder)]
     [('fit', 'polars', 'ok'), ('predict', 'polars', 'ok')]
     """
-    plan = resolve.run_plan(request or RunRequest())
+    asked = request or RunRequest()
+    plan = resolve.run_plan(asked)
     with observing(observer) as watcher:
-        executor = Executor(Path(out), watcher, (request or RunRequest()).resume)
-        return Records(tasks.execute(plan, executor))
+        return Records(tasks.execute(plan, Executor(Path(out), watcher, asked.resume)))
 
 
 def bench(

@@ -162,7 +162,7 @@ def notebook_output() -> Any:
 
 def html_of(text: str) -> Any:
     """HTML as a notebook shows it."""
-    from IPython.display import HTML as Html
+    from IPython.display import HTML as Html  # pyright: ignore[reportPrivateImportUsage]
 
     return Html(text)
 

@@ -25,23 +25,30 @@ Level = Literal["info", "warning", "record"]  # "record": a record that could no
 
 
 class Observer(Protocol):
-    """What is told of the progress of runs, as it happens. A method may raise KeyboardInterrupt in `preparing` and `phase`: the run ends
-    there, with a record."""
+    """Receives the progress of runs as it happens.
+
+    To stop, `phase` may raise KeyboardInterrupt: the run ends and has a record. Raised by `preparing`, it ends the call.
+    """
 
     def planned(self, runs: int) -> None:
         """So many timed runs are about to begin."""
+        ...
 
     def preparing(self, share: float, what: str) -> None:
         """This share (0 to 1) of the input data has been made or checked."""
+        ...
 
     def phase(self, run: Run, name: str, elapsed_s: float) -> None:
         """A run is in this phase, so many seconds after its start. Called several times a second."""
+        ...
 
     def finished(self, run: Run, record: Record) -> None:
         """A run has ended, and its record is on disk."""
+        ...
 
     def message(self, text: str, level: Level = "info") -> None:
         """A line for the user."""
+        ...
 
 
 class Workload(Protocol):
@@ -53,15 +60,19 @@ class Workload(Protocol):
 
     def fit(self, run: Run, watch: runner.ProgressCallback) -> Record | None:
         """Make what the timed runs need: its record, or None where it is there already."""
+        ...
 
     def execute(self, run: Run, others: Sequence[Record], watch: runner.ProgressCallback) -> Record:
         """Do a timed run. `others` are the records that its gate may compare it with."""
+        ...
 
     def outcome_without(self, fit: Record) -> str:
         """The outcome of a timed run that cannot start, as its fit failed."""
+        ...
 
     def recorded(self, record: Record) -> None:
         """The record of a timed run is on disk."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ class Layered(Protocol):
 
     def layers(self, params: Mapping[str, Any]) -> int:
         """Layers of the whole model."""
+        ...
 
 
 def plan_of(request: FrontierRequest) -> tuple[RunPlan, int]:
