@@ -6,8 +6,8 @@ sessions with a product in the cart are cut before the first purchase, 0, 2, 4, 
 """
 
 import ast
-from collections.abc import Iterator
-from typing import Any, cast
+from collections.abc import Iterator, Mapping
+from typing import cast
 
 import numpy as np
 import polars as pl
@@ -38,11 +38,11 @@ def merged(browsing: pl.DataFrame, search: pl.DataFrame) -> Iterator[Session]:
         yield session
 
 
-def event_of(row: dict[str, Any]) -> EventRecord:
+def event_of(row: Mapping[str, object]) -> EventRecord:
     """A row of `merged` as an event with the official keys."""
-    event: dict[str, Any] = {name: row.get(name) for name in EVENT}
+    event = {name: row.get(name) for name in EVENT}
     for name in ("query_vector", "clicked_skus_hash", "product_skus_hash"):
-        event[name] = ast.literal_eval(row[name]) if row.get(name) else None
+        event[name] = ast.literal_eval(str(row[name])) if row.get(name) else None
     return cast(EventRecord, event)
 
 
