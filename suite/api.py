@@ -125,7 +125,7 @@ def compare(
     """Run a task's variants in interleaved rounds, or take records of `request.records`, and compare them.
 
     >>> (comparison,) = compare(CompareRequest("online-shoppers", records=folder))
-    >>> [str(result.variant) for results in comparison.lines.values() for result in results]
+    >>> [str(result.variant) for results in comparison.results.values() for result in results]
     ['polars torch_eager cpu seed-cpu']
     """
     task = registry.task(request.task)

@@ -101,10 +101,10 @@ FAULTS = {
 @pytest.mark.parametrize("name", FAULTS)
 def test_every_fault_has_its_outcome(name: str) -> None:
     error, outcome = FAULTS[name]
-    told = worker.failure(error)
-    assert told["outcome"] == outcome
-    assert any(str(link) in told["message"] for link in faults.chain(error))
-    assert bool(told["hint"]) == (outcome in ("device-oom", "unsupported"))
+    failed = worker.failure(error)
+    assert failed.outcome == outcome
+    assert any(str(link) in failed.message for link in faults.chain(error))
+    assert bool(failed.hint) == (outcome in ("device-oom", "unsupported"))
 
 
 def test_a_fault_is_recognised_by_its_cause() -> None:
@@ -114,7 +114,7 @@ def test_a_fault_is_recognised_by_its_cause() -> None:
         except MemoryError as error:
             raise ValueError("piece 3 failed") from error
     except ValueError as error:
-        assert worker.failure(error)["outcome"] == "device-oom"
+        assert worker.failure(error).outcome == "device-oom"
 
 
 def refuses() -> None:

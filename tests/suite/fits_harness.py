@@ -13,6 +13,6 @@ from buzzer.suite.run import runner
 from buzzer.suite.run.plan import fit_run
 
 if __name__ == "__main__":
-    data = Data(Path(), "fingerprint", "generated", {"rows": 10}, 1.0)
+    data = Data(Path(), "f" * 64, "generated", {"rows": 10}, 1.0)
     made = runner.fit(fit_run(fake_selection()), data, Path(sys.argv[1]), lambda phase, elapsed: None)
     print(made.outcome if made else "found")

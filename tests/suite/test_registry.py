@@ -7,7 +7,7 @@ import pytest
 from buzzer.engine import frames, infer
 from buzzer.errors import UsageError
 from buzzer.suite import registry
-from buzzer.suite.run.plan import Choice, fit_run
+from buzzer.suite.run.plan import TaskSelection, fit_run
 
 
 def test_a_task_has_names_and_a_base() -> None:
@@ -56,7 +56,7 @@ def test_what_a_backend_simulates_is_a_precision_of_it() -> None:
     assert infer.simulates("torch_eager", "int8") and not infer.simulates("onnxruntime", "int8")
 
 
-def test_a_fit_on_a_cluster_has_an_engine_that_spans_it(choose: Callable[..., Choice]) -> None:
+def test_a_fit_on_a_cluster_has_an_engine_that_spans_it(choose: Callable[..., TaskSelection]) -> None:
     assert [name for name in frames.ENGINES if frames.on_cluster(name)] == ["polars-gpu"]
     fit = fit_run(choose(task=registry.task("recsys2021"), device="cuda", workers=2))
     assert (fit.engine, fit.workers) == ("polars-gpu", 2)

@@ -248,7 +248,7 @@ MUTANTS = {
         "engine/infer/backends/torch_compile.py",
         "        if switched_off():",
         "        if False:",
-        "engine/infer/test_sessions.py::test_a_compiler_that_is_switched_off_is_no_backend",
+        "engine/infer/test_sessions.py::test_a_compiler_that_is_switched_off_is_refused",
     ),
 }
 

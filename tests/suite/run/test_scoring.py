@@ -287,7 +287,7 @@ def predicts() -> dict[str, list[str]]:
     phases = {}
     for path in sorted((ROOT / "models").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.FunctionDef) and node.name == "predict":
+            if isinstance(node, ast.FunctionDef) and node.name in ("predict", "predict_steps"):
                 names = [
                     (y.lineno, y.value.value)
                     for y in ast.walk(node)
