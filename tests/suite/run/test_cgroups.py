@@ -1,9 +1,10 @@
+import logging
 from pathlib import Path
 
 import pytest
 
 from buzzer.suite.cli.env import limits_lines
-from buzzer.suite.run import cgroups
+from buzzer.suite.run import cgroups, limits
 
 
 @pytest.fixture
@@ -65,3 +66,18 @@ def test_who_asks_for_polling_needs_no_commands(root: Path, monkeypatch: pytest.
     assert ("asks for polling" in found.reason, found.commands) == (True, [])
     assert limits_lines(found) == [f"  {found.reason}"]
     assert limits_lines(None) == []
+
+
+def test_only_benchexec_is_silenced(caplog: pytest.LogCaptureFixture) -> None:
+    """The root logger's level is the user's: warnings of other libraries, and of buzzer, still reach it."""
+    limits.cgroups_work.cache_clear()
+    limits.cgroups_work()
+    with caplog.at_level(logging.WARNING):
+        logging.warning("from a user's script")  # noqa: LOG015  BenchExec does this too
+        logging.getLogger("buzzer").warning("from buzzer")
+        logging.getLogger().handle(record_of("/venv/lib/benchexec/runexecutor.py"))
+    assert caplog.messages == ["from a user's script", "from buzzer"]
+
+
+def record_of(path: str) -> logging.LogRecord:
+    return logging.LogRecord("root", logging.WARNING, path, 1, "from BenchExec", None, None)
