@@ -23,7 +23,7 @@ from buzzer.suite.config_file import check_scale
 from buzzer.suite.escape import printable
 from buzzer.suite.records import integrity, record
 from buzzer.suite.records.collection import Records, load_records, record_files
-from buzzer.suite.records.record import Record
+from buzzer.suite.records.schema import Record
 from buzzer.suite.report import frontier as frontier_report
 from buzzer.suite.report import leaderboard, page
 from buzzer.suite.report import readme as result_table

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from buzzer.suite.records import record
-from buzzer.suite.records.record import Record
+from buzzer.suite.records.schema import Record
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parent.parent

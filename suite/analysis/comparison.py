@@ -14,8 +14,8 @@ from buzzer.suite.analysis import scaling, statistics
 from buzzer.suite.analysis.statistics import PowerLaw, Projection, Ratio
 from buzzer.suite.budget import Budget
 from buzzer.suite.records import comparable, gate
-from buzzer.suite.records.record import Record
 from buzzer.suite.records.repetitions import RunGroup
+from buzzer.suite.records.schema import Record
 from buzzer.suite.registry import TaskConfig
 
 REACH = 1000.0  # break-even sizes are searched up to this multiple of the largest measured size

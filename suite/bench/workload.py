@@ -10,7 +10,7 @@ from buzzer.errors import DataError, UnsupportedError, UsageError
 from buzzer.models.api.context import Data
 from buzzer.suite.bench import loadgen, plan
 from buzzer.suite.bench.plan import BenchSelection
-from buzzer.suite.records.record import Record
+from buzzer.suite.records.schema import Record
 from buzzer.suite.run import reaper, runner
 from buzzer.suite.run.executor import Executor, Step
 from buzzer.suite.run.plan import Run

@@ -14,7 +14,7 @@ from buzzer.suite.bench import groups, loadgen
 from buzzer.suite.cli.progress import ProgressDisplay
 from buzzer.suite.cli.run import exit_with
 from buzzer.suite.config_file import MOST_REPEATS, MOST_SEED
-from buzzer.suite.records.record import Record
+from buzzer.suite.records.schema import Record
 from buzzer.suite.report import bench_table, console
 from buzzer.suite.requests import DEFAULT_OUT, BenchRequest, names
 

@@ -12,7 +12,7 @@ from buzzer.suite import config_file
 from buzzer.suite.cli.progress import ProgressDisplay
 from buzzer.suite.config_file import MOST_REPEATS, MOST_SEED
 from buzzer.suite.records import record
-from buzzer.suite.records.record import Record
+from buzzer.suite.records.schema import Record
 from buzzer.suite.report import leaderboard
 from buzzer.suite.report.console import show, show_boards
 from buzzer.suite.report.format import clock_text

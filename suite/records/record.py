@@ -13,22 +13,8 @@ from pydantic import ValidationError
 from buzzer.errors import DataError
 from buzzer.suite.escape import printable
 from buzzer.suite.records import layout, strict_json
-from buzzer.suite.records.schema import SCHEMA_MINOR, BudgetFields, Gate, Phase, Record, wrong_fields
+from buzzer.suite.records.schema import Record, wrong_fields
 
-__all__ = [
-    "SCHEMA_MINOR",
-    "BudgetFields",
-    "Gate",
-    "Phase",
-    "Record",
-    "check_writable",
-    "content_hash",
-    "paths",
-    "read",
-    "read_good",
-    "write",
-    "write_text",
-]
 TRIAL_BYTES = 1 << 16  # more than a record has
 
 

@@ -12,7 +12,7 @@ from statistics import median
 
 from buzzer.suite.analysis import pareto, percentiles
 from buzzer.suite.records import machine
-from buzzer.suite.records.record import Record
+from buzzer.suite.records.schema import Record
 from buzzer.suite.report import charts
 from buzzer.suite.report.charts import Chart, Key, Mark
 from buzzer.suite.report.format import decimal

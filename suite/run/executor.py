@@ -17,7 +17,7 @@ from buzzer.errors import BuzzerError, DataError
 from buzzer.models.api.context import Data
 from buzzer.suite.escape import printable
 from buzzer.suite.records import integrity, record
-from buzzer.suite.records.record import Record
+from buzzer.suite.records.schema import Record
 from buzzer.suite.run import runner
 from buzzer.suite.run.plan import Run
 

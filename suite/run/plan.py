@@ -12,8 +12,7 @@ from buzzer.errors import UnsupportedError, unknown_name
 from buzzer.models.api.context import Data
 from buzzer.suite import registry
 from buzzer.suite.budget import UNLIMITED, Budget
-from buzzer.suite.records.record import SCHEMA_MINOR, Record
-from buzzer.suite.records.schema import Outcome
+from buzzer.suite.records.schema import SCHEMA_MINOR, Outcome, Record
 from buzzer.suite.registry import NO_ENGINE, TaskConfig
 from buzzer.suite.run import fits
 

@@ -18,7 +18,7 @@ from buzzer.errors import DataError
 from buzzer.models.api.context import SCORE, Data, RunContext
 from buzzer.suite import budget as budgets
 from buzzer.suite.records import gate, machine, record
-from buzzer.suite.records.record import Gate, Record
+from buzzer.suite.records.schema import Gate, Record
 from buzzer.suite.run import counters, fits, inputs, limits, manifest, reaper, record_builder, supervise
 from buzzer.suite.run.limits import Measured, Reason
 from buzzer.suite.run.plan import Run

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from buzzer import caches
 from buzzer.models.api.context import Data
-from buzzer.suite.records.record import Record
+from buzzer.suite.records.schema import Record
 from buzzer.suite.run import runner
 from buzzer.suite.run.executor import Executor, Observer, Step
 from buzzer.suite.run.plan import Run, RunPlan, TaskSelection

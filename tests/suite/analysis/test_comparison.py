@@ -12,7 +12,7 @@ from buzzer.suite.analysis import comparison, regress
 from buzzer.suite.analysis.comparison import Variant
 from buzzer.suite.analysis.regress import Threshold
 from buzzer.suite.budget import resolve
-from buzzer.suite.records.record import Record
+from buzzer.suite.records.schema import Record
 from buzzer.suite.report import compare_json, compare_text
 from buzzer.suite.report.display import Quiet
 from buzzer.suite.run import tasks

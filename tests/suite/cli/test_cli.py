@@ -15,7 +15,7 @@ import yaml
 from buzzer.suite import cli
 from buzzer.suite.cli.progress import ENDING
 from buzzer.suite.records import record
-from buzzer.suite.records.record import Record
+from buzzer.suite.records.schema import Record
 
 Make = Callable[..., Record]
 

@@ -13,7 +13,8 @@ import pytest
 from buzzer.suite import registry
 from buzzer.suite.cli import app
 from buzzer.suite.records import gate
-from buzzer.suite.records.record import Record, read_good
+from buzzer.suite.records.record import read_good
+from buzzer.suite.records.schema import Record
 from buzzer.suite.registry import TaskConfig
 from buzzer.suite.report import charts, frontier
 from buzzer.suite.run import runner

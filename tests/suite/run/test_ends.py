@@ -25,7 +25,7 @@ from buzzer.suite.cli import run as run_verb
 from buzzer.suite.cli import streams
 from buzzer.suite.cli.progress import ProgressDisplay
 from buzzer.suite.records import record
-from buzzer.suite.records.record import Record
+from buzzer.suite.records.schema import Record
 from buzzer.suite.run import runner
 from buzzer.suite.run.executor import Executor, Step
 from buzzer.suite.run.plan import TaskSelection, predict_runs

@@ -10,7 +10,7 @@ import pytest
 from buzzer.errors import DataError, UnsupportedError
 from buzzer.models.api.context import Data
 from buzzer.suite.records import record
-from buzzer.suite.records.record import Record
+from buzzer.suite.records.schema import Record
 from buzzer.suite.run import fits, runner
 from buzzer.suite.run.executor import Executor, Level, Step
 from buzzer.suite.run.plan import FAILURES, Run, TaskSelection, interleaved, task_by_task

@@ -20,7 +20,7 @@ from buzzer.models.api.context import Data
 from buzzer.suite import registry
 from buzzer.suite.budget import UNLIMITED
 from buzzer.suite.records import checks, integrity
-from buzzer.suite.records.record import Record
+from buzzer.suite.records.schema import Record
 from buzzer.suite.run import fits, limits, manifest, reaper, runner
 from buzzer.suite.run.plan import Run, TaskSelection, fit_run, predict_runs
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from buzzer.models.api.context import Data
 from buzzer.suite.cli.progress import ProgressDisplay
 from buzzer.suite.records import record
-from buzzer.suite.records.record import Record
+from buzzer.suite.records.schema import Record
 from buzzer.suite.run import fits, runner, supervise
 from buzzer.suite.run.plan import TaskSelection, fit_run, predict_runs
 

@@ -11,7 +11,7 @@ import pytest
 from buzzer.suite.analysis import comparison, regress
 from buzzer.suite.budget import Budget
 from buzzer.suite.records import integrity, record, repetitions
-from buzzer.suite.records.record import SCHEMA_MINOR, Record
+from buzzer.suite.records.schema import SCHEMA_MINOR, Record
 from buzzer.suite.report import leaderboard, page, page_runs, readme
 from buzzer.suite.report.display import Quiet
 from buzzer.suite.run import events, fits, limits, record_builder, tasks

@@ -21,7 +21,7 @@ import pytest
 
 from buzzer.errors import DataError
 from buzzer.suite.records import record
-from buzzer.suite.records.record import Record
+from buzzer.suite.records.schema import Record
 from buzzer.suite.run import runner
 
 HERE = Path(__file__).resolve().parents[1]
