@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from buzzer.suite import api
-from buzzer.suite.cli.progress import ProgressDisplay
+from buzzer.suite.cli.signals import ProgressDisplay
 from buzzer.suite.records import repetitions
 from buzzer.suite.records.schema import Record
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from buzzer.engine.infer.graphed import Replayed, Staged, graph_or_note
+from buzzer.engine.infer.cuda_graphs import Replayed, Staged, graph_or_note
 from buzzer.engine.infer.onnx import graphs
 from buzzer.engine.infer.onnx.graphs import export
 from buzzer.engine.infer.session import Array, Description, Plan, check_batch

@@ -24,7 +24,8 @@ from buzzer.models.api.bench import LEAST_PROBES, PROBES, BenchModel, BenchSpec,
 from buzzer.models.api.context import RunContext
 from buzzer.models.onnx_file import TARGET as ONNX_FILE
 from buzzer.suite import registry
-from buzzer.suite.bench import answers_cache, groups, plan, workload
+from buzzer.suite.bench import answers_cache, bench_runs, groups, plan
+from buzzer.suite.bench.bench_runs import keep_logs
 from buzzer.suite.bench.checks import WORST, Check, as_rows, least_cosine
 from buzzer.suite.bench.loadgen import Scenario
 from buzzer.suite.bench.plan import BenchSelection
@@ -39,7 +40,6 @@ from buzzer.suite.bench.timing import (
     no_flush,
     warm_up,
 )
-from buzzer.suite.bench.workload import keep_logs
 from buzzer.suite.cli import app
 from buzzer.suite.cli.bench import seeds_of
 from buzzer.suite.records import gate, integrity, record
@@ -377,7 +377,7 @@ def test_a_bench_that_is_stopped_in_its_reference_has_a_record(
     )
     monkeypatch.setattr(runner, "bench", lambda *given: stopped)
     asked, out = select(backends=["torch_eager", "onnxruntime"], rounds=2), tmp_path / "out"
-    (made,) = workload.execute([asked], Executor(out, Quiet()))
+    (made,) = bench_runs.execute([asked], Executor(out, Quiet()))
     assert runner.interrupted(made)
     assert made.message == "its reference ended error: interrupted in phase predict"
     assert list(integrity.check(record.paths([out])).values()) == [[]]

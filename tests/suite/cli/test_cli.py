@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from buzzer.suite import cli
-from buzzer.suite.cli.progress import ENDING
+from buzzer.suite.cli.signals import ENDING
 from buzzer.suite.records import record
 from buzzer.suite.records.schema import Record
 

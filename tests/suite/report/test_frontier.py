@@ -18,7 +18,7 @@ from buzzer.suite.records.schema import Record
 from buzzer.suite.registry import TaskConfig
 from buzzer.suite.report import charts, frontier
 from buzzer.suite.run import runner
-from buzzer.suite.run.frontier import cuts
+from buzzer.suite.run.frontier_plan import cuts
 from buzzer.suite.run.plan import Run
 
 Make = Callable[..., Record]
