@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from buzzer.engine.infer.session import Array, Base, Plan, as_arrays
+from buzzer.engine.infer.base import Base
+from buzzer.engine.infer.session import Array, Plan, as_arrays
 
 # Runs before the capture, as torch's notes on CUDA graphs require: libraries choose kernels and allocate workspaces in them.
 WARMUPS = 3

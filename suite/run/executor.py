@@ -18,7 +18,7 @@ from buzzer.models.api.context import Data
 from buzzer.suite.escape import printable
 from buzzer.suite.records import integrity, record
 from buzzer.suite.records.schema import Record
-from buzzer.suite.run import runner
+from buzzer.suite.run import fits, runner
 from buzzer.suite.run.plan import Run
 
 Level = Literal["info", "warning", "record"]  # "record": a record that could not be written, as JSON
@@ -89,6 +89,11 @@ class Step:
         return self.run.job == "fit"
 
 
+def is_record_of(run: Run, data: Data, record: Record) -> bool:
+    """Whether a record is a run of this very plan item, by the fit that it would use now."""
+    return run.matches(record, data) and record.fit_id == fits.fit_id(run, data)
+
+
 class Executor:
     """Runs steps, with their records in the folder `out`; reads what is there once, at the start.
 
@@ -154,7 +159,7 @@ class Executor:
 
     @staticmethod
     def _is_done(step: Step, past: Record) -> bool:
-        return past.outcome == "ok" and step.run.matches(past, step.workload.data)
+        return past.outcome == "ok" and is_record_of(step.run, step.workload.data, past)
 
     def _fit(self, step: Step) -> Record | None:
         """Make a fit. Its record; None where it was made before, or has no record of its own."""

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from buzzer.engine.infer.base import Base
 from buzzer.engine.infer.onnx import graphs
 from buzzer.engine.infer.onnx.graphs import export, first_line
-from buzzer.engine.infer.session import Array, Base, Description, Plan, as_arrays, check_batch
+from buzzer.engine.infer.session import Array, Description, Plan, as_arrays, check_batch
 from buzzer.errors import UnsupportedError
 
 try:
