@@ -182,7 +182,7 @@ def aa_pairs(records: Iterable[Record]) -> list[tuple[Record, Record]]:
     ]
 
 
-def price(group: Group, prices: Mapping[str, float], device: str, wall_s: float) -> float | None:
+def price(prices: Mapping[str, float], device: str, wall_s: float) -> float | None:
     """US dollars of a run; None without a price per hour for its device."""
     rate = prices.get(device)
     return None if rate is None else rate * wall_s / 3600
@@ -282,7 +282,7 @@ def _results(
             ratio = ratios[name]
             noisy[name] = ratio.is_noise(level.band if level else None) if ratio else None
         results.append(
-            VariantResult(variant, cell, ratios, noisy, price(group, prices, variant.device, cell.wall_s))
+            VariantResult(variant, cell, ratios, noisy, price(prices, variant.device, cell.wall_s))
         )
     return sorted(results, key=lambda result: (not result.cell.ranked, result.cell.wall_s))
 

@@ -20,7 +20,6 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "gpu.md"
 KIT = ROOT / ".gpukit"
 MOST_BYTES = 64 << 20  # of a call's upload
-MOST_CHARACTERS = 2000  # of a call's command
 
 
 @dataclass(frozen=True)

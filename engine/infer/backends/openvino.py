@@ -30,8 +30,6 @@ class OpenVino(Base):
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
-        if plan.device != "cpu":
-            raise UnsupportedError("the openvino backend runs on the CPU only", "use --device cpu")
         core = openvino.Core()
         bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if plan.precision == "bf16" and not bf16:

@@ -33,7 +33,7 @@ class TensorRt(Replayed):
         import torch
 
         super().__init__(plan)
-        if plan.device != "cuda" or not torch.cuda.is_available():
+        if not torch.cuda.is_available():
             raise UnsupportedError("TensorRT needs a CUDA device", "use --device cuda where there is one")
         self._logger = tensorrt.Logger(tensorrt.Logger.ERROR)
         self._engine = tensorrt.Runtime(self._logger).deserialize_cuda_engine(build(plan, self._logger))

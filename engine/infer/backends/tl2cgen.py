@@ -32,8 +32,6 @@ class Tl2cgen(Base):
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
-        if plan.device != "cpu":
-            raise UnsupportedError("TL2cgen runs on the CPU", "--device cpu")
         if set(plan.example) != {"features"}:
             raise UnsupportedError("TL2cgen's trees cannot add to given log odds", "use --backend xgboost")
         booster = booster_of(plan.model)
