@@ -85,7 +85,7 @@ class Environment:
         return done.stdout
 
     def records(self) -> list[Record]:
-        return list(record.read_good(self.folder / "records"))
+        return [record.read(path) for path in record.paths([self.folder / "records"])]
 
 
 @pytest.fixture(scope="module")

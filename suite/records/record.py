@@ -95,20 +95,9 @@ def paths(sources: Iterable[Path]) -> list[Path]:
 def _inside(folder: Path) -> list[Path]:
     """The record files below `folder`. Their names begin with the time of the run, so that the order does not depend on the layout."""
     skipped = {layout.LOCAL, layout.FILES}
-    files = [
-        path
-        for path in folder.rglob("*.json")
-        if not path.name.startswith(".")
-        and not skipped & {*path.relative_to(folder).parent.parts}
-        and path.is_file()
-    ]
+    files: list[Path] = []
+    for root, folders, names in os.walk(folder):  # passes over a folder that is removed meanwhile
+        folders[:] = [name for name in folders if name not in skipped]
+        paths = [Path(root, name) for name in names if name.endswith(".json") and name[0] != "."]
+        files += [path for path in paths if path.is_file()]
     return sorted(files, key=lambda path: (path.name, path))
-
-
-def read_good(folder: Path) -> list[Record]:
-    """Every readable record in `folder`, at any depth. Broken files are left out; `buzzer check` reports them."""
-    records = []
-    for path in paths([folder]) if folder.is_dir() else []:
-        with suppress(DataError):
-            records.append(read(path))
-    return records
