@@ -20,6 +20,7 @@ from buzzer.suite.records import integrity, record
 from buzzer.suite.records.schema import Record
 from buzzer.suite.run import fits, runner
 from buzzer.suite.run.plan import Run
+from buzzer.suite.run.supervise import PhaseCallback
 
 Level = Literal["info", "warning", "record"]  # "record": a record that could not be written, as JSON
 
@@ -58,11 +59,11 @@ class Workload(Protocol):
     fit_name: str  # as messages name what comes before the timed runs
     keeps_fit: bool  # whether that has a record of its own on disk
 
-    def fit(self, run: Run, watch: runner.ProgressCallback) -> Record | None:
+    def fit(self, run: Run, watch: PhaseCallback) -> Record | None:
         """Make what the timed runs need: its record, or None where it is there already."""
         ...
 
-    def execute(self, run: Run, others: Sequence[Record], watch: runner.ProgressCallback) -> Record:
+    def execute(self, run: Run, others: Sequence[Record], watch: PhaseCallback) -> Record:
         """Do a timed run. `others` are the records that its gate may compare it with."""
         ...
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from buzzer.engine.infer.base import Base
 from buzzer.engine.infer.onnx import graphs
-from buzzer.engine.infer.onnx.graphs import export, first_line
+from buzzer.engine.infer.onnx.graphs import export
 from buzzer.engine.infer.session import Array, Description, Plan, as_arrays, check_batch
-from buzzer.errors import UnsupportedError
+from buzzer.errors import UnsupportedError, first_line
 
 try:
     import openvino

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from dataset_helpers import silent
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from buzzer.datasets import sigir_ecom, strict_json
+from buzzer.datasets.contract import silent
 from buzzer.datasets.sigir_ecom import generator, metric, sessions
 from buzzer.datasets.sigir_ecom.reader import csv_pieces, paths
 from buzzer.datasets.sigir_ecom.schema import AFTER_ADD, BROWSING, CONTENT, EVENT, SEARCH, TESTS

@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from buzzer.datasets.contract import silent
 from buzzer.engine import infer
 from buzzer.engine.frames import Engine
 from buzzer.errors import DataError, UsageError
@@ -281,10 +282,6 @@ def test_unknown_networks_are_refused() -> None:
 
 
 # ---- the whole task -----------------------------------------------------------------------------------------------
-
-
-def silent(share: float, what: str) -> None:
-    """No progress shown."""
 
 
 @pytest.fixture(scope="module")

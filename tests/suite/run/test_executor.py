@@ -14,6 +14,7 @@ from buzzer.suite.records.schema import SCHEMA_MINOR, Record
 from buzzer.suite.run import fits, runner
 from buzzer.suite.run.executor import Executor, Level, Step
 from buzzer.suite.run.plan import FAILURES, Run, TaskSelection, interleaved, task_by_task
+from buzzer.suite.run.supervise import PhaseCallback
 
 Make = Callable[..., Record]
 Choose = Callable[..., TaskSelection]
@@ -70,11 +71,11 @@ class Workload:
             fields |= {"gate": {"status": "unscored"}, "details": {"interrupted": True} if stopped else {}}
         return self.make(**fields)
 
-    def fit(self, run: Run, watch: runner.ProgressCallback) -> Record | None:
+    def fit(self, run: Run, watch: PhaseCallback) -> Record | None:
         self.fits += 1
         return None if self.endings.get("fit") == "cached" else self.record_of(run, "fit")
 
-    def execute(self, run: Run, others: Sequence[Record], watch: runner.ProgressCallback) -> Record:
+    def execute(self, run: Run, others: Sequence[Record], watch: PhaseCallback) -> Record:
         self.runs.append(run)
         return self.record_of(run, run.backend)
 
