@@ -1,6 +1,5 @@
 import json
 import os
-import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -42,20 +41,19 @@ def test_local_records_are_not_published_with_their_folder(make_record: Make, tm
 def test_a_folder_that_vanishes_is_passed_over(
     make_record: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vanishing: str
 ) -> None:
-    """Another process may remove a folder while it is listed."""
-    record.write(make_record(), tmp_path)
-    kept = record.write(make_record(task="kept"), tmp_path)
-    (tmp_path / "files" / "aaaaaaaa").mkdir(parents=True)
-    scandir = os.scandir
+    """Another process may remove a folder after its parent was listed."""
+    out, scandir = tmp_path / "out", os.scandir
+    record.write(make_record(), out)
+    kept = record.write(make_record(task="kept"), out)
+    (out / "files" / "aaaaaaaa").mkdir(parents=True)
 
     def removing(path: Any) -> Any:
-        listed = scandir(path)
-        if Path(path) == tmp_path:
-            shutil.rmtree(tmp_path / vanishing)
-        return listed
+        if Path(path) == out / vanishing:
+            (out / vanishing).rename(tmp_path / "gone")
+        return scandir(path)
 
     monkeypatch.setattr(os, "scandir", removing)
-    assert kept in record.paths([tmp_path])
+    assert kept in record.paths([out])
 
 
 @pytest.mark.parametrize(
