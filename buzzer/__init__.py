@@ -20,7 +20,7 @@ if (_checkout / "pyproject.toml").is_file() and (_checkout / "suite").is_dir():
 if TYPE_CHECKING:
     from buzzer.suite.api import bench, compare, load_records, report, run
     from buzzer.suite.records.collection import Records
-    from buzzer.suite.records.record import Record
+    from buzzer.suite.records.schema import Record
     from buzzer.suite.requests import BenchRequest, CompareRequest, RunRequest
 
 __all__ = [

@@ -38,3 +38,9 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     near = get_close_matches(name, names, n=1, cutoff=0.5)
     guess = f"did you mean {near[0]}? " if near else ""
     return UsageError(f"unknown {kind} {name!r}", f"{guess}known: {', '.join(names)}")
+
+
+def first_line(message: object) -> str:
+    """The first 200 characters of the first line of a library's message: some contain whole graphs, or bytes of the file."""
+    lines = (line.strip()[:200] for line in str(message).splitlines() if line.strip())
+    return next(lines, type(message).__name__)

@@ -16,6 +16,10 @@ if TYPE_CHECKING:  # it imports Polars
 Progress = Callable[[float, str], None]
 
 
+def silent(share: float, what: str) -> None:
+    """A progress callback that shows nothing."""
+
+
 class DataSet(Protocol):
     """The names that the module of a data set defines."""
 

@@ -11,9 +11,10 @@ from typing import Any, Generic, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from buzzer.datasets.checked import Check, given_or_generated
+from buzzer.datasets.contract import Progress
 from buzzer.datasets.files import Files
 from buzzer.errors import UsageError, unknown_name
-from buzzer.models.api.context import Data, Progress, RunContext, Steps
+from buzzer.models.api.context import Data, RunContext, Steps
 
 INSTALLED = "BUZZER_DATA"  # environment variable: folder of real data sets
 

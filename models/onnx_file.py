@@ -6,7 +6,7 @@ import numpy as np
 
 from buzzer.engine.infer.onnx import graphs
 from buzzer.engine.infer.onnx.graphs import Signature
-from buzzer.errors import DataError, UnsupportedError, UsageError
+from buzzer.errors import DataError, UnsupportedError, UsageError, first_line
 from buzzer.models.api.bench import Batch, BenchModel, BenchSpec
 
 NOTE = "random inputs of the graph's types; right answers by ONNX Runtime with every graph optimisation off"
@@ -64,16 +64,14 @@ class Plain:
                 str(path), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # ONNX Runtime's exceptions have no common base class
-            raise DataError(
-                f"{path}: not an ONNX model that can be loaded: {graphs.first_line(error)}"
-            ) from error
+            raise DataError(f"{path}: not an ONNX model that can be loaded: {first_line(error)}") from error
 
     def run(self, batch: Batch) -> dict[str, np.ndarray]:
         """The outputs by name. Raises DataError if the graph cannot run on the batch."""
         try:
             outputs = self._session.run(list(self._names), dict(batch))
         except Exception as error:
-            message = graphs.first_line(error)
+            message = first_line(error)
             hint = "its open axes may have to fit each other: try another --batch or --seq"
             raise DataError(f"{self._path}: cannot be run on random inputs: {message}", hint) from error
         return dict(zip(self._names, map(np.asarray, outputs), strict=True))

@@ -17,13 +17,13 @@ from buzzer.suite import registry
 from buzzer.suite.analysis import comparison
 from buzzer.suite.analysis.comparison import Comparison
 from buzzer.suite.analysis.regress import Change, Threshold, changes
+from buzzer.suite.bench import bench_runs
 from buzzer.suite.bench import plan as bench_plan
-from buzzer.suite.bench import workload as bench_runs
 from buzzer.suite.config_file import check_scale
 from buzzer.suite.escape import printable
 from buzzer.suite.records import integrity, record
 from buzzer.suite.records.collection import Records, load_records, record_files
-from buzzer.suite.records.record import Record
+from buzzer.suite.records.schema import Record
 from buzzer.suite.report import frontier as frontier_report
 from buzzer.suite.report import leaderboard, page
 from buzzer.suite.report import readme as result_table
@@ -39,8 +39,7 @@ from buzzer.suite.requests import (
     names,
     paths,
 )
-from buzzer.suite.run import frontier as frontier_runs
-from buzzer.suite.run import resolve, tasks
+from buzzer.suite.run import frontier_plan, resolve, task_runs
 from buzzer.suite.run.executor import Executor, Observer
 
 __all__ = [
@@ -77,7 +76,7 @@ def run(
     asked = request or RunRequest()
     plan = resolve.run_plan(asked)
     with observing(observer) as watcher:
-        return Records(tasks.execute(plan, Executor(Path(out), watcher, asked.resume)))
+        return Records(task_runs.execute(plan, Executor(Path(out), watcher, asked.resume)))
 
 
 def bench(
@@ -140,7 +139,7 @@ def compare(
         older = valid(request.against, watcher)
         if plan is not None:
             executor = Executor(Path(out), watcher, request.resume)
-            made = list(tasks.execute(plan, executor))
+            made = list(task_runs.execute(plan, executor))
             records, pool = [*executor.reused, *made], [*executor.records, *older]
         else:
             records = valid(request.records, watcher)
@@ -176,10 +175,10 @@ def frontier(
 ) -> Frontier:
     """Fine-tune a BERT, run it in every precision and cut to fewer layers; accuracy and latency of each."""
     asked = request or FrontierRequest()
-    plan, layers = frontier_runs.plan_of(asked)
+    plan, layers = frontier_plan.plan_of(asked)
     with observing(observer) as watcher:
         executor = Executor(Path(out), watcher, asked.resume)
-        made = list(tasks.execute(plan, executor))
+        made = list(task_runs.execute(plan, executor))
     records = [*executor.reused, *made]
     points = frontier_report.points([r for r in records if r.job == "predict"], layers)
     return Frontier(points, layers, Records(records))

@@ -15,9 +15,9 @@ from typing import Any, Protocol, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from buzzer import configs, plugins
+from buzzer.datasets.contract import Progress
 from buzzer.engine import frames, infer
 from buzzer.errors import UnsupportedError, UsageError, unknown_name
-from buzzer.models.api.context import Progress
 from buzzer.plugins import Plugin
 
 NO_ENGINE = "none"

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from buzzer.suite.records import record
-from buzzer.suite.records.record import Record
+from buzzer.suite.records.schema import Record
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parent.parent
@@ -85,7 +85,7 @@ class Environment:
         return done.stdout
 
     def records(self) -> list[Record]:
-        return list(record.read_good(self.folder / "records"))
+        return [record.read(path) for path in record.paths([self.folder / "records"])]
 
 
 @pytest.fixture(scope="module")

@@ -142,7 +142,7 @@ def draw(
         last = length[on] - 1 == step
         if step == 0:
             city[on, 0] = world.first_city(rng, booker[on], theme[on])
-            seen = world.log_first(city[on, 0], booker[on])
+            seen = world.log_first(city[on, 0])
         else:
             routes = Routes(world, city[on], step, last)
             city[on, step] = routes.next(rng, theme[on])

@@ -179,7 +179,7 @@ class World:
         cell = country * THEMES + kind
         return self._among(rng, self._cell_start[cell], self._cell_end[cell])
 
-    def log_first(self, city: Ints, booker: Ints) -> Floats:
+    def log_first(self, city: Ints) -> Floats:
         """log P(city | theme) up to a constant for all themes, shape [n, themes]."""
         liked = self.liking[:, self.kind[city]].T
         return np.asarray(np.log(liked / (self._mass[self.country[city]] @ self.liking.T)))

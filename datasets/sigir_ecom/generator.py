@@ -257,7 +257,7 @@ def search(world: World, sessions: Sessions, rng: np.random.Generator) -> pl.Dat
     return pl.DataFrame(table).select(list(SEARCH))
 
 
-def content(world: World, scale: float) -> pl.DataFrame:
+def content(world: World) -> pl.DataFrame:
     """The catalogue, with products that are never viewed. Two in five products have only an id."""
     more = max(round((CATALOGUE / 57_483 - 1) * world.products), 1)
     n, rng = world.products + more, np.random.default_rng(1)
@@ -294,7 +294,7 @@ def generate(out: Path, scale: float, seed: int, progress: Progress) -> None:
     world = World(scale)
     total, test = max(round(TRAIN_SESSIONS * scale), 400), max(round(TEST_SESSIONS * scale), 120)
     with new_folder(out) as partial:
-        content(world, scale).write_csv(partial / NAMES["content"][0])
+        content(world).write_csv(partial / NAMES["content"][0])
         chunk = 0
         with (
             (partial / NAMES["browsing"][0]).open("wb") as pages,

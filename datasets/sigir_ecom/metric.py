@@ -17,7 +17,6 @@ from buzzer.errors import DataError
 
 K = 20
 WEIGHTS = dict(zip(AFTER_ADD, (1.0, 0.9, 0.8, 0.7, 0.6, 0.5), strict=True))
-MOST = sum(WEIGHTS.values())  # 4.5, the best score of the second task
 
 
 def next_item_mrr(predicted: Sequence[Sequence[Any]], truth: Sequence[Sequence[Any]]) -> float:

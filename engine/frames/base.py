@@ -315,15 +315,13 @@ class Engine(ABC):
         """
         same = {key: key for key in keys}
         if not leave_one_out:
-            means = self.target_means(table, keys, priors, weight, out)
+            means = self.target_means(table, priors, weight, out)
             return self.left_join(t, means, same, *means_of(priors, out))
         sums = {f"sum_{target}": f"{out}_sum_{target}" for target in priors} | {"n": f"{out}_n"}
         t = self._smooth(self.left_join(t, table, same, sums, 0), out, priors, weight, leave_one_out=True)
         return self.drop(t, list(sums.values()))
 
-    def target_means(
-        self, table: Frame, keys: Sequence[str], priors: Mapping[str, float], weight: float, out: str
-    ) -> Frame:
+    def target_means(self, table: Frame, priors: Mapping[str, float], weight: float, out: str) -> Frame:
         """The smoothed means of a table `group_sums(earlier, keys, targets)` as a table (keys..., <out>_<target>... float32).
 
         A left join with it, with the priors as fill, gives the result of `target_encode`.

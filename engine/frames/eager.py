@@ -47,6 +47,7 @@ class Eager(Engine):
 
     def __init__(self, module: str) -> None:
         self.name = module
+        self.gpu = module == "cudf"
         self.xp = importlib.import_module(module)
 
     def read_csv(
@@ -57,7 +58,7 @@ class Eager(Engine):
         names: Sequence[str] | None = None,
         separator: str = ",",
     ) -> Frame:
-        if self.name == "cudf":
+        if self.gpu:
             t = eager_csv.on_device(self.xp, path, schema, names, separator)
         else:
             t = eager_csv.on_host(path, schema, names, separator)
@@ -75,7 +76,7 @@ class Eager(Engine):
         return self.concat(parts)
 
     def _row_group(self, path: Path, group: int) -> Frame:
-        if self.name == "cudf":
+        if self.gpu:
             return self.xp.read_parquet(path, row_groups=[group])
         from pyarrow.parquet import ParquetFile
 
@@ -86,7 +87,7 @@ class Eager(Engine):
         t.to_parquet(path, index=False)
 
     def from_arrow(self, table: Any) -> Frame:
-        if self.name == "cudf":
+        if self.gpu:
             return self.xp.DataFrame.from_arrow(table)
         return table.to_pandas()
 
@@ -113,7 +114,7 @@ class Eager(Engine):
         return self._side_by_side(self._ordered(t, columns).astype("int64"))
 
     def _side_by_side(self, t: Frame) -> Array:
-        if self.name != "cudf":
+        if not self.gpu:
             return np.ascontiguousarray(t.to_numpy())
         import cupy
 
@@ -121,7 +122,7 @@ class Eager(Engine):
 
     def to_arrow(self, t: Frame, columns: Sequence[str]) -> Any:
         ordered = self._ordered(t, columns)
-        if self.name == "cudf":
+        if self.gpu:
             return ordered.to_arrow(preserve_index=False)
         import pyarrow as pa
 
@@ -136,7 +137,7 @@ class Eager(Engine):
     def _array(self, column: Any) -> Array:
         if column.dtype.kind in "iufb":
             return column.to_numpy()
-        host = column.to_pandas() if self.name == "cudf" else column
+        host = column.to_pandas() if self.gpu else column
         return host.astype(object).where(host.notna(), None).to_numpy()
 
     def with_columns(self, t: Frame, **exprs: Callable[[Columns], Expr]) -> Frame:
@@ -207,7 +208,7 @@ class Eager(Engine):
         return self.lookups(t, [Lookup(table, on, columns, fill)])
 
     def lookups(self, t: Frame, wanted: Sequence[Lookup]) -> Frame:
-        return by_merge(self.xp, t, wanted) if self.name == "cudf" else by_position(t, wanted)
+        return by_merge(self.xp, t, wanted) if self.gpu else by_position(t, wanted)
 
     def window_features(
         self,
@@ -259,14 +260,14 @@ class Eager(Engine):
             new |= {out: lists.at(place) for place, out in (at or {}).items()}
             return new | {out: lists.after(token, nth) for (token, nth), out in (after or {}).items()}
 
-        return t.assign(**token_lists.computed(self.name, t[column], separator, compute))
+        return t.assign(**token_lists.computed(self.gpu, t[column], separator, compute))
 
     def token_matrix(self, t: Frame, column: str, separator: str, length: int) -> Array:
         text = self._ordered(t, [column])[column]
-        return token_lists.computed(self.name, text, separator, lambda x: {"": x.matrix(length)})[""]
+        return token_lists.computed(self.gpu, text, separator, lambda x: {"": x.matrix(length)})[""]
 
     def hex_id(self, t: Frame, column: str, out: str, digits: int = 32) -> Frame:
-        if self.name == "cudf":
+        if self.gpu:
             halves = [t[column].str.slice(i, i + 8).str.htoi() for i in (digits - 16, digits - 8)]
             high = halves[0].where(halves[0] < 2**31, halves[0] - 2**32)
             return t.assign(**{out: high * 2**32 + halves[1]})

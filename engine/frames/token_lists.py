@@ -84,9 +84,9 @@ class TokenLists:
 Computation = Callable[[TokenLists], dict[str, Array]]
 
 
-def computed(engine: str, column: Any, separator: str, compute: Computation) -> dict[str, Array]:
+def computed(on_gpu: bool, column: Any, separator: str, compute: Computation) -> dict[str, Array]:
     """The arrays that `compute` makes of a column's lists, by name, each with one entry per row. On the host, ROWS rows at a time."""
-    if engine == "cudf":
+    if on_gpu:
         return compute(on_device(column, separator))
     starts = range(0, max(len(column), 1), ROWS)
     parts = [compute(on_host(column.iloc[start : start + ROWS], separator)) for start in starts]

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from buzzer.engine.fused.lowering import Program
 from buzzer.engine.fused.packing import Tokens, bucket
-from buzzer.engine.infer.session import Array, Base, Description, Plan
+from buzzer.engine.infer.base import Base
+from buzzer.engine.infer.session import Array, Description, Plan
 from buzzer.engine.kernels.jit import Launch, interpreted, triton
 from buzzer.engine.kernels.timing import capture
 from buzzer.engine.kernels.tune import Tuned

@@ -182,7 +182,10 @@ class Backend(Protocol):
     PRECISIONS: tuple[str, ...]
 
     def prepare(self, plan: Plan) -> Session:
-        """A session of the plan's model. Raises UnsupportedError for a model or a device that it cannot run."""
+        """A session of the plan's model, on one of the devices in the backend's descriptor.
+
+        Raises UnsupportedError for a model that it cannot run, or a device that this machine lacks.
+        """
         ...
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from buzzer.engine.device import no_cuda
-from buzzer.engine.infer.graphed import Replayed, Staged, first_line, graph_or_note
+from buzzer.engine.infer.cuda_graphs import Replayed, Staged, graph_or_note
 from buzzer.engine.infer.session import Array, Description, Plan, check_batch
-from buzzer.errors import UnsupportedError
+from buzzer.errors import UnsupportedError, first_line
 
 MIXED = ("dtype", "scalar type")  # words in torch's errors about operands of different types
 

@@ -310,7 +310,7 @@ def default_tile(m: int, n: int, k: int, dtype: torch.dtype, splits: bool) -> Ti
     """
     width = dtype.itemsize
     depth = min(128 // width, max(32, triton.next_power_of_2(k)))
-    fit = [tile for tile in candidates(m, n, k, depth, splits) if tile.rows * tile.columns <= UNSPILLED]
+    fit = [tile for tile in candidates(m, k, depth, splits) if tile.rows * tile.columns <= UNSPILLED]
     return min(fit, key=lambda tile: estimate(tile, m, n, k, width))
 
 
@@ -346,7 +346,7 @@ def estimate(tile: Tile, m: int, n: int, k: int, width: int) -> float:
     return sums + max(reads, share * 2 * tile.rows * tile.columns * width / FLOPS)
 
 
-def candidates(m: int, n: int, k: int, depth: int, splits: bool) -> list[Tile]:
+def candidates(m: int, k: int, depth: int, splits: bool) -> list[Tile]:
     """Tiles that suit a shape: less than twice as high as it has rows, and with at least two steps of `depth` in a share of K."""
     highest = max(16, triton.next_power_of_2(m))
     return [

@@ -98,7 +98,7 @@ def tried(shape: Shape, shared: int = SHARED) -> list[Tile]:
     """
     width = shape.dtype.itemsize
     order = lambda tile: estimate(tile, shape.m, shape.n, shape.k, width)
-    cuts = sorted(candidates(shape.m, shape.n, shape.k, 128 // width, shape.splits), key=order)
+    cuts = sorted(candidates(shape.m, shape.k, 128 // width, shape.splits), key=order)
     tiles: dict[Tile, None] = {}
     for cut in cuts:
         for depth, stages in ((128 // width, 4), (128 // width, 6), (256 // width, 3)):
@@ -161,8 +161,8 @@ def launches_of(shape: Shape, tile: Tile) -> list[Launch]:
 
 
 @dataclass(frozen=True)
-class ChoiceFacts(Facts):
-    """A `Choice` for the command line; us: microseconds."""
+class TuningFacts(Facts):
+    """A `TuningResult` for the command line; us: microseconds."""
 
     shape: str
     tile: Tile | None
@@ -172,7 +172,7 @@ class ChoiceFacts(Facts):
 
 
 @dataclass
-class Choice:
+class TuningResult:
     """The fastest correct tile of a shape so far (None if there is none), its time in microseconds, and how many tiles were
     measured and refused."""
 
@@ -182,18 +182,18 @@ class Choice:
     measured: int = 0
     refused: int = 0
 
-    def facts(self) -> ChoiceFacts:
+    def facts(self) -> TuningFacts:
         """The choice for the command line."""
         time_us = round(self.microseconds, 2) if self.tile else None
-        return ChoiceFacts(str(self.shape), self.tile, time_us, self.measured, self.refused)
+        return TuningFacts(str(self.shape), self.tile, time_us, self.measured, self.refused)
 
 
-def measure(bench: Bench, tiles: Sequence[tuple[Tile, Future[None]]], until: float) -> Choice:
+def measure(bench: Bench, tiles: Sequence[tuple[Tile, Future[None]]], until: float) -> TuningResult:
     """The fastest tile with a correct result, of those that can be measured before `until` (a value of `time.monotonic`).
 
     tiles: each with its compilation, which is waited for. A tile that needs more resources than the GPU has is refused.
     """
-    choice = Choice(bench.shape)
+    choice = TuningResult(bench.shape)
     for tile, ready in tiles:
         if not wait([ready], max(0.0, until - time.monotonic())).done:
             return choice
@@ -218,7 +218,7 @@ def random(rows: int, columns: int, dtype: torch.dtype, device: str) -> Tensor:
 
 def tune(
     shapes: Sequence[Shape], kept: Tuned, path: Path, ahead: Ahead, shared: int, until: float
-) -> Iterator[Choice]:
+) -> Iterator[TuningResult]:
     """Measure each shape, and store its choice in `kept` and at `path` at once. Shapes that are not reached before `until` keep
     their choice."""
     versions: Any = {

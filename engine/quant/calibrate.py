@@ -6,14 +6,13 @@ Methods, as compared by Wu et al. (arXiv 2004.09602, section 3.2): "absmax" uses
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from buzzer.engine.quant.inputs import Batch, watch
 from buzzer.engine.quant.layer import (
     FP8_LIMIT,
     PRECISIONS,
@@ -23,15 +22,14 @@ from buzzer.engine.quant.layer import (
     linears,
     replace,
 )
-from buzzer.errors import DataError, UsageError, unknown_name
+from buzzer.engine.quant.smooth import smooth as smoothed
+from buzzer.errors import DataError, unknown_name
 
 METHODS = ("absmax", "percentile", "mse")
 PERCENTILE = 0.9999  # share of the input values inside the range of "percentile"; the others saturate
 BINS = 4096  # of histograms
 SHRINKS = tuple(1 - 0.01 * i for i in range(81))  # shares of the whole range that "mse" tries
 TINY = 1e-8  # least scale, for channels of zeros
-
-Batch = Mapping[str, npt.NDArray[Any]]
 
 
 @dataclass
@@ -78,8 +76,6 @@ def quantise(
 
     Raises UsageError for unknown names and without batches, DataError for inputs that are not finite.
     """
-    from buzzer.engine.quant.smooth import smooth as smoothed
-
     if precision not in PRECISIONS:
         raise unknown_name("quantised precision", precision, PRECISIONS)
     if method not in METHODS:
@@ -97,51 +93,6 @@ def quantise(
         rows = weight_scale(linear.weight.detach(), precision, method)
         replace(model, name, QuantLinear(linear, precision, rows, scale, zero, divisors.get(name)))
     return model
-
-
-@torch.inference_mode()
-def watch(
-    module: nn.Module,
-    names: Sequence[str],
-    batches: Sequence[Batch],
-    see: Callable[[str, Tensor], None],
-    divisors: Mapping[str, Tensor],
-) -> dict[str, str]:
-    """Run the batches and call `see(name, input)` for each input of the named layers, divided by the layer's divisor.
-
-    Layers that share an input (query, key and value) are a group, for which `see` is called once, with the name of its first
-    layer. Returns the first layer of each layer's group. Raises UsageError without batches, and for a layer that they do not reach.
-    """
-    if not batches:
-        raise UsageError("no batches to calibrate on")
-    first: dict[str, str] = {}
-    held: dict[int, tuple[str, Tensor]] = {}  # keeps the tensors alive, so that ids are unique in a pass
-
-    def hook(name: str) -> Callable[..., tuple[Tensor]]:
-        def look(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
-            owner, _ = held.setdefault(id(inputs[0]), (name, inputs[0]))
-            first.setdefault(name, owner)
-            divided = inputs[0] / divisors[name] if name in divisors else inputs[0]
-            if owner == name:
-                see(name, divided)
-            return (divided,)
-
-        return look
-
-    device = next((weight.device for weight in module.parameters()), torch.device("cpu"))
-    handles = [module.get_submodule(name).register_forward_pre_hook(hook(name)) for name in names]
-    try:
-        for batch in batches:
-            held.clear()
-            module(*(torch.as_tensor(array, device=device) for array in batch.values()))
-    finally:
-        for handle in handles:
-            handle.remove()
-    if unused := [name for name in names if name not in first]:
-        raise UsageError(
-            f"layer {unused[0]} is not reached by the batches", "skip it, or calibrate on others"
-        )
-    return first
 
 
 def observe(

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from buzzer.engine.quant.calibrate import Batch, watch
+from buzzer.engine.quant.inputs import Batch, watch
 from buzzer.engine.quant.layer import linears
 from buzzer.errors import UsageError, unknown_name
 

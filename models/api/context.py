@@ -8,10 +8,12 @@ A phase may have any name. The tasks here use `load`, `preprocess`, `features`, 
 `latency` and `write`. The last phase is `score`: the time that is compared ends where it begins.
 """
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+
+from buzzer.datasets.contract import Progress
 
 SCORE = "score"  # recorded, but not part of the wall time
 
@@ -97,7 +99,6 @@ class Result:
 
 
 Steps = Generator[str, None, Result]
-Progress = Callable[[float, str], None]  # share done in 0..1, what is being done
 
 
 class Task(Protocol):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from buzzer.datasets.contract import silent
 from buzzer.engine.infer import Array
 from buzzer.errors import UnsupportedError, UsageError, unknown_name
 from buzzer.models.api.bench import Batch, BenchModel, BenchSpec, outputs_of, stamp
@@ -166,7 +167,7 @@ def lines_of(seed: int) -> tuple[list[str], str]:
         splits, source = clinc150.read(real), "official"
     else:
         with tempfile.TemporaryDirectory(prefix="buzzer-text-") as name:
-            clinc150.generate(Path(name), 1.0, seed, lambda share, what: None)
+            clinc150.generate(Path(name), 1.0, seed, silent)
             splits, source = clinc150.read(Path(name) / FILE), "generated"
     return [sentence for part in TESTED for sentence, _ in splits[part]], source
 

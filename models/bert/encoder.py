@@ -457,11 +457,6 @@ def encoder_of(config: BertConfig, weights: Mapping[str, Tensor], folder: Path) 
     return bert
 
 
-def load_classifier(folder: Path) -> Classifier | None:
-    """The encoder with the folder's pooler and classification head; None if it has no such head."""
-    return classifier_of(config_of(folder), read(folder), folder)
-
-
 def classifier_of(config: BertConfig, weights: Mapping[str, Tensor], folder: Path) -> Classifier | None:
     """The classifier from a folder's configuration and weights; None if it has no head."""
     head = heads(weights)

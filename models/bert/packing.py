@@ -68,9 +68,3 @@ def pack(ids: Sequence[Sequence[int]], multiple: int = 8) -> dict[str, Ids]:
         row["segments"][0, part] = number
         at += len(x)
     return row
-
-
-def unpack(hidden: npt.NDArray[np.float32], lengths: Sequence[int]) -> list[npt.NDArray[np.float32]]:
-    """The hidden states of each sentence, [length, dim], from those of a packed row, [1, tokens, dim]."""
-    ends = np.cumsum(lengths)
-    return [hidden[0, end - length : end] for end, length in zip(ends, lengths, strict=True)]

@@ -7,6 +7,7 @@ import numpy as np
 from buzzer.configs import load_yaml
 from buzzer.datasets import booking as dataset
 from buzzer.datasets.booking.reader import paths
+from buzzer.datasets.contract import silent
 from buzzer.engine import frames
 from buzzer.engine.infer import Array
 from buzzer.errors import UsageError
@@ -60,7 +61,7 @@ def cut(trips: Mapping[str, Array], size: int, number: int) -> dict[str, Array]:
 def fit(ask: BenchSpec) -> None:
     """Generate data, train the network, and save it and the inputs of the test trips in `ask.work`."""
     data, e = ask.work / "data", frames.load("polars")
-    dataset.generate(data, ask.params["scale"], ask.seed, lambda share, what: None)
+    dataset.generate(data, ask.params["scale"], ask.seed, silent)
     params = load_yaml("tasks/booking.yaml")["params"] | {"networks": [ask.params["network"]]}
     params |= {name: ask.params[name] for name in ("dim", "epochs")}
     context = RunContext(

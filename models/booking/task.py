@@ -130,7 +130,7 @@ class Booking(DatasetTask[Params]):
                 out = session.run(batch)
                 outputs[name].append((out["probability"], out["city"]))
         yield "predict"
-        guesses = blend(outputs) | {"baseline": baseline(facts, classes)}
+        guesses = blend(outputs) | {"baseline": baseline(facts)}
         described = {name: vars(session.describe()) for name, session in sessions.items()}
         for session in sessions.values():
             session.close()
@@ -299,7 +299,7 @@ def blend(outputs: Mapping[str, list[tuple[Array, Array]]]) -> dict[str, Array]:
     return guesses | {"ensemble": best_four(list(values.values()), list(classes.values()), weights)}
 
 
-def baseline(facts: Mapping[str, Array], classes: Array) -> Array:
+def baseline(facts: Mapping[str, Array]) -> Array:
     """The classes that most often follow the last city, int64 [rows, 4], filled up with the most frequent classes.
 
     facts: columns next0 to next3 of `features.follow`.

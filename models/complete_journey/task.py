@@ -7,8 +7,9 @@ from pathlib import Path
 
 from buzzer.datasets import complete_journey as dataset
 from buzzer.datasets.complete_journey import mapping
+from buzzer.datasets.contract import Progress
 from buzzer.errors import UsageError
-from buzzer.models.api.context import Data, Progress
+from buzzer.models.api.context import Data
 from buzzer.models.dataset_task import DataSource
 from buzzer.models.sigir_ecom.next_item.task import Recommendation
 

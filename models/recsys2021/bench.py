@@ -7,6 +7,7 @@ import numpy as np
 
 from buzzer.configs import load_yaml
 from buzzer.datasets import recsys2021 as dataset
+from buzzer.datasets.contract import silent
 from buzzer.datasets.recsys2021.reader import part_files
 from buzzer.engine import frames
 from buzzer.engine.infer import Array
@@ -76,7 +77,7 @@ def cut(rows: Array, ask: BenchSpec, number: int) -> Array:
 def fit(ask: BenchSpec) -> None:
     """Generate data, train the trees, and save them and the encoded test rows, float32 [rows, features], in `ask.work`."""
     data, e = ask.work / "data", frames.load("polars")
-    dataset.generate(data, ask.params["scale"], ask.seed, lambda share, what: None)
+    dataset.generate(data, ask.params["scale"], ask.seed, silent)
     context = TASK.typed(context_of(ask, data))
     for _ in TASK.fit_steps(context):
         pass  # the phases are not timed

@@ -369,7 +369,7 @@ def encoding(
     on: Sequence[str] | None = None,
 ) -> Lookup:
     """A target encoding of rows that the table of sums was not fitted on. on: the rows' columns, if their names differ from the keys."""
-    smoothed = e.target_means(table, keys, means, SMOOTHING, out)
+    smoothed = e.target_means(table, means, SMOOTHING, out)
     return Lookup(smoothed, dict(zip(on or keys, keys, strict=True)), *means_of(means, out))
 
 

@@ -14,8 +14,8 @@ from buzzer.suite.analysis import scaling, statistics
 from buzzer.suite.analysis.statistics import PowerLaw, Projection, Ratio
 from buzzer.suite.budget import Budget
 from buzzer.suite.records import comparable, gate
-from buzzer.suite.records.record import Record
 from buzzer.suite.records.repetitions import RunGroup
+from buzzer.suite.records.schema import Record
 from buzzer.suite.registry import TaskConfig
 
 REACH = 1000.0  # break-even sizes are searched up to this multiple of the largest measured size
@@ -182,7 +182,7 @@ def aa_pairs(records: Iterable[Record]) -> list[tuple[Record, Record]]:
     ]
 
 
-def price(group: Group, prices: Mapping[str, float], device: str, wall_s: float) -> float | None:
+def price(prices: Mapping[str, float], device: str, wall_s: float) -> float | None:
     """US dollars of a run; None without a price per hour for its device."""
     rate = prices.get(device)
     return None if rate is None else rate * wall_s / 3600
@@ -282,7 +282,7 @@ def _results(
             ratio = ratios[name]
             noisy[name] = ratio.is_noise(level.band if level else None) if ratio else None
         results.append(
-            VariantResult(variant, cell, ratios, noisy, price(group, prices, variant.device, cell.wall_s))
+            VariantResult(variant, cell, ratios, noisy, price(prices, variant.device, cell.wall_s))
         )
     return sorted(results, key=lambda result: (not result.cell.ranked, result.cell.wall_s))
 

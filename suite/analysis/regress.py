@@ -17,8 +17,8 @@ from buzzer.suite.analysis import days, statistics
 from buzzer.suite.analysis.comparison import Group, Variant, noise
 from buzzer.suite.analysis.statistics import LEAST_ROUNDS, Ratio
 from buzzer.suite.records import comparable
-from buzzer.suite.records.record import Record
 from buzzer.suite.records.repetitions import RunGroup, phase_s
+from buzzer.suite.records.schema import Record
 
 REST = 8 * 3600  # seconds without a run after which a new day begins
 LEAST_DAYS = 2

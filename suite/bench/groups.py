@@ -11,8 +11,8 @@ from buzzer.suite import registry
 from buzzer.suite.bench import loadgen
 from buzzer.suite.bench.plan import REFERENCE
 from buzzer.suite.records import comparable
-from buzzer.suite.records.record import Record
 from buzzer.suite.records.repetitions import Repetitions
+from buzzer.suite.records.schema import Record
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from buzzer import __version__
 from buzzer.errors import BuzzerError, UsageError
 from buzzer.suite.cli import bench, check, compare, data, env, frontier, listing, report, run, streams
-from buzzer.suite.cli.progress import ENDING, Interrupted
+from buzzer.suite.cli.signals import ENDING, Interrupted
 
 
 class Verbs(TyperGroup):

@@ -11,10 +11,10 @@ from rich.text import Text
 from buzzer.errors import UsageError
 from buzzer.suite import api
 from buzzer.suite.bench import groups, loadgen
-from buzzer.suite.cli.progress import ProgressDisplay
 from buzzer.suite.cli.run import exit_with
+from buzzer.suite.cli.signals import ProgressDisplay
 from buzzer.suite.config_file import MOST_REPEATS, MOST_SEED
-from buzzer.suite.records.record import Record
+from buzzer.suite.records.schema import Record
 from buzzer.suite.report import bench_table, console
 from buzzer.suite.requests import DEFAULT_OUT, BenchRequest, names
 

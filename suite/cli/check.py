@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from buzzer import caches
+from buzzer.datasets.contract import silent
 from buzzer.errors import UsageError
 from buzzer.suite import registry
 from buzzer.suite.escape import printable
@@ -56,5 +57,5 @@ def fingerprint(text: str) -> tuple[str, str]:
     if not equals or not Path(folder).is_dir():
         raise UsageError(f"--data {text}: not of the form TASK=FOLDER", "--data booking=/data/booking")
     task = load_entry(registry.task(name).entry)
-    prepared = task.prepare(Path(folder), caches.folder() / "data", 1.0, 0, lambda share, what: None)
+    prepared = task.prepare(Path(folder), caches.folder() / "data", 1.0, 0, silent)
     return name, prepared.fingerprint

@@ -8,8 +8,8 @@ from rich.text import Text
 
 from buzzer.errors import UsageError
 from buzzer.suite import api
-from buzzer.suite.cli.progress import ProgressDisplay
 from buzzer.suite.cli.run import exit_with, params_of
+from buzzer.suite.cli.signals import ProgressDisplay
 from buzzer.suite.config_file import MOST_REPEATS, MOST_SEED
 from buzzer.suite.records import record
 from buzzer.suite.report import compare_json, compare_text, console

@@ -13,7 +13,7 @@ from buzzer import caches
 from buzzer.datasets.workers import usable_cores
 from buzzer.errors import UsageError
 from buzzer.suite import registry
-from buzzer.suite.cli.progress import ProgressDisplay
+from buzzer.suite.cli.signals import ProgressDisplay
 from buzzer.suite.config_file import MOST_SEED, check_scale
 from buzzer.suite.records import rescore as rescoring
 from buzzer.suite.run import reaper

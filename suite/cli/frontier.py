@@ -7,8 +7,8 @@ import typer
 
 from buzzer.suite import api, registry
 from buzzer.suite.api import Frontier
-from buzzer.suite.cli.progress import ProgressDisplay
 from buzzer.suite.cli.run import exit_with
+from buzzer.suite.cli.signals import ProgressDisplay
 from buzzer.suite.config_file import MOST_REPEATS, MOST_SEED
 from buzzer.suite.records import record
 from buzzer.suite.report import charts, console, frontier

@@ -38,10 +38,10 @@ def content() -> dict[str, dict[str, Any]]:
         "budgets": {
             n: f"{b['limits'] or 'whole machine'}: {b['why']}" for n, b in load_yaml("budgets.yaml").items()
         },
-        "data sets": {name: first_line(registry.card(name)) for name in registry.datasets()},
+        "data sets": {name: title_of(registry.card(name)) for name in registry.datasets()},
     }
 
 
-def first_line(card: str) -> str:
+def title_of(card: str) -> str:
     """The title of a data set's card."""
     return card.lstrip("# \n").split("\n", 1)[0]

@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from buzzer.suite import api
-from buzzer.suite.cli.progress import ProgressDisplay
+from buzzer.suite.cli.signals import ProgressDisplay
 from buzzer.suite.records import repetitions
-from buzzer.suite.records.record import Record
+from buzzer.suite.records.schema import Record
 
 
 def main(

@@ -9,16 +9,16 @@ import typer
 
 from buzzer.errors import UsageError
 from buzzer.suite import config_file
-from buzzer.suite.cli.progress import ProgressDisplay
+from buzzer.suite.cli.signals import ProgressDisplay
 from buzzer.suite.config_file import MOST_REPEATS, MOST_SEED
 from buzzer.suite.records import record
-from buzzer.suite.records.record import Record
+from buzzer.suite.records.schema import Record
 from buzzer.suite.report import leaderboard
 from buzzer.suite.report.console import show, show_boards
 from buzzer.suite.report.format import clock_text
 from buzzer.suite.report.table import table
 from buzzer.suite.requests import DEFAULT_OUT, RunRequest
-from buzzer.suite.run import plan, resolve, tasks
+from buzzer.suite.run import plan, resolve, task_runs
 from buzzer.suite.run.executor import Executor
 from buzzer.suite.run.plan import RunPlan
 
@@ -89,7 +89,7 @@ def main(
         return
     with ProgressDisplay() as display:
         executor = Executor(out, display, resume)
-        made = list(tasks.execute(planned, executor))
+        made = list(task_runs.execute(planned, executor))
     finish(made, executor.records, out, as_json)
 
 

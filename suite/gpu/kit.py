@@ -20,7 +20,6 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "gpu.md"
 KIT = ROOT / ".gpukit"
 MOST_BYTES = 64 << 20  # of a call's upload
-MOST_CHARACTERS = 2000  # of a call's command
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ def make(task: str, options: tuple[str, ...], cache: Path) -> tuple[Path, Path]:
     """Make a task's data and fit as `buzzer run` does with these options. Returns their folders."""
     from buzzer.suite.report.display import observing
     from buzzer.suite.requests import RunRequest
-    from buzzer.suite.run import fits, resolve, runner, tasks
+    from buzzer.suite.run import fits, resolve, runner, task_runs
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--scale", type=float)
@@ -114,7 +113,7 @@ def make(task: str, options: tuple[str, ...], cache: Path) -> tuple[Path, Path]:
     plan = resolve.run_plan(RunRequest(task, scale=given.scale, params=params))
     (selection,), (_, run) = plan.selections, plan.runs[0]
     with observing(None) as observer:
-        data = tasks.prepare(selection, None, observer, cache)
+        data = task_runs.prepare(selection, None, observer, cache)
         record = runner.fit(run, data, cache, lambda phase, elapsed: observer.phase(run, phase, elapsed))
     if record is not None and record.outcome != "ok":
         raise DataError(f"the fit of {task} ended {record.outcome}: {record.message}", record.hint)

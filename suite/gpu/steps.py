@@ -5,8 +5,6 @@ Two groups are for a machine that is available for minutes: `bert` needs torch a
 
 from dataclasses import dataclass, replace
 
-# Minutes of a group's steps, as in docs/gpu.md.
-MINUTES = {"bert": 11.5, "frames": 9.3}
 # Options of the data and fits that `make gpukit` packs. A step with the same options uses them.
 SEED = {
     "recsys2021": ("--scale", "0.0002", "--set", "token_dim=8", "--set", "epochs=1"),

@@ -28,11 +28,11 @@ class Records(Sequence[Record]):
 
     >>> records = load_records("results/booking")
     >>> records
-    Records(27 runs of booking; 27 ok)
+    Records(5 runs of booking; 5 ok)
     >>> records[0].job, records[0].engine
     ('fit', 'polars')
     >>> len(records[:3]), len(records + records[:3])
-    (3, 30)
+    (3, 8)
     >>> records.filter(job="predict", engine="pandas").to_polars()["wall_s"].median() < 60
     True
     """
@@ -73,9 +73,9 @@ class Records(Sequence[Record]):
 
         >>> records = load_records("results/booking")
         >>> len(records.filter(job="predict", engine=["pandas", "polars"], backend="onnxruntime"))
-        6
+        2
         >>> len(records.filter(lambda r: r.wall_s < 2.0, budget_cores=1))
-        4
+        3
         """
         rows = [frame.row(r) for r in self._records]
         names = set(frame.fixed_columns()).union(*rows)
@@ -95,7 +95,7 @@ class Records(Sequence[Record]):
 
         >>> df = load_records("results/booking").to_pandas()
         >>> df.groupby(["job", "engine"])["phase_predict_s"].count().to_dict()
-        {('fit', 'polars'): 0, ('predict', 'pandas'): 12, ('predict', 'polars'): 12}
+        {('fit', 'polars'): 0, ('predict', 'pandas'): 2, ('predict', 'polars'): 2}
         """
         return frame.to_pandas(self)
 
@@ -134,7 +134,7 @@ def load_records(*paths: str | Path) -> Records:
     for a path that does not exist.
 
     >>> load_records("results/booking", "results/gbdt")
-    Records(37 runs of booking, gbdt; 34 ok, 3 unsupported)
+    Records(7 runs of booking, gbdt; 6 ok, 1 unsupported)
     """
     checked = integrity.examine(record_files([Path(path) for path in paths or ["results"]]))
     for path, problems in checked.problems.items():

@@ -13,22 +13,8 @@ from pydantic import ValidationError
 from buzzer.errors import DataError
 from buzzer.suite.escape import printable
 from buzzer.suite.records import layout, strict_json
-from buzzer.suite.records.schema import SCHEMA_MINOR, BudgetFields, Gate, Phase, Record, wrong_fields
+from buzzer.suite.records.schema import Record, wrong_fields
 
-__all__ = [
-    "SCHEMA_MINOR",
-    "BudgetFields",
-    "Gate",
-    "Phase",
-    "Record",
-    "check_writable",
-    "content_hash",
-    "paths",
-    "read",
-    "read_good",
-    "write",
-    "write_text",
-]
 TRIAL_BYTES = 1 << 16  # more than a record has
 
 
@@ -109,20 +95,9 @@ def paths(sources: Iterable[Path]) -> list[Path]:
 def _inside(folder: Path) -> list[Path]:
     """The record files below `folder`. Their names begin with the time of the run, so that the order does not depend on the layout."""
     skipped = {layout.LOCAL, layout.FILES}
-    files = [
-        path
-        for path in folder.rglob("*.json")
-        if not path.name.startswith(".")
-        and not skipped & {*path.relative_to(folder).parent.parts}
-        and path.is_file()
-    ]
+    files: list[Path] = []
+    for root, folders, names in os.walk(folder):  # passes over a folder that is removed meanwhile
+        folders[:] = [name for name in folders if name not in skipped]
+        paths = [Path(root, name) for name in names if name.endswith(".json") and name[0] != "."]
+        files += [path for path in paths if path.is_file()]
     return sorted(files, key=lambda path: (path.name, path))
-
-
-def read_good(folder: Path) -> list[Record]:
-    """Every readable record in `folder`, at any depth. Broken files are left out; `buzzer check` reports them."""
-    records = []
-    for path in paths([folder]) if folder.is_dir() else []:
-        with suppress(DataError):
-            records.append(read(path))
-    return records

@@ -10,7 +10,7 @@ from statistics import median
 
 from buzzer.models.api.context import SCORE
 from buzzer.suite.records import comparable
-from buzzer.suite.records.record import Record
+from buzzer.suite.records.schema import Record
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from buzzer.suite.analysis import percentiles
 from buzzer.suite.analysis.percentiles import Quantile
 from buzzer.suite.bench.groups import BenchGroup, boards, rows
 from buzzer.suite.records import machine
-from buzzer.suite.records.record import Record
+from buzzer.suite.records.schema import Record
 from buzzer.suite.report import charts, notes
 from buzzer.suite.report.format import decimal, grouped, percent
 from buzzer.suite.report.table import Column, Row, Table, table

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from buzzer.suite.analysis import pareto
 from buzzer.suite.records import machine
-from buzzer.suite.records.record import Record
+from buzzer.suite.records.schema import Record
 
 T = TypeVar("T")
 

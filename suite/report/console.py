@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from rich.console import Console
 
-from buzzer.suite.records.record import Record
 from buzzer.suite.records.repetitions import boards
+from buzzer.suite.records.schema import Record
 from buzzer.suite.report import leaderboard
 from buzzer.suite.report.table import Table, plain_text
 

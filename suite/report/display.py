@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
 from buzzer.models.api.context import SCORE
-from buzzer.suite.records.record import Record
+from buzzer.suite.records.schema import Record
 from buzzer.suite.report.format import clock_text
 from buzzer.suite.run.executor import Level, Observer
 from buzzer.suite.run.plan import Run

@@ -12,7 +12,7 @@ from statistics import median
 
 from buzzer.suite.analysis import pareto, percentiles
 from buzzer.suite.records import machine
-from buzzer.suite.records.record import Record
+from buzzer.suite.records.schema import Record
 from buzzer.suite.report import charts
 from buzzer.suite.report.charts import Chart, Key, Mark
 from buzzer.suite.report.format import decimal
@@ -55,7 +55,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Frontier:
+class FrontierReport:
     """The points of one model on one machine, fastest first."""
 
     task: str
@@ -91,13 +91,13 @@ class Frontier:
         return table(self.title, COLUMNS, lines, ["* on the Pareto front", *self.notes])
 
 
-def frontier(records: Sequence[Record], full: int, backend: str) -> Frontier:
+def frontier(records: Sequence[Record], full: int, backend: str) -> FrontierReport:
     """The frontier of timed runs of one task. full: layers of the model that is not cut. backend: the reference's."""
     r, ordered = records[0], points(records, full)
     same = [p for p in ordered if (p.layers, p.precision, p.backend) == (full, "fp32", backend)]
     accuracy = same[0].accuracy if same else None
     notes = sorted({note for r in records for note in r.notes})
-    return Frontier(r.task, full, accuracy, r.data_source, machine.describe(r.machine), notes, ordered)
+    return FrontierReport(r.task, full, accuracy, r.data_source, machine.describe(r.machine), notes, ordered)
 
 
 def points(records: Iterable[Record], full: int) -> list[Point]:

@@ -7,8 +7,8 @@ from buzzer.models.api.context import SCORE
 from buzzer.suite.analysis import percentiles
 from buzzer.suite.bench import groups as bench_groups
 from buzzer.suite.records import machine
-from buzzer.suite.records.record import Record
 from buzzer.suite.records.repetitions import RunGroup, boards, phase_names, rows
+from buzzer.suite.records.schema import Record
 from buzzer.suite.report import bench_table, notes, published
 from buzzer.suite.report.format import decimal, percent
 from buzzer.suite.report.table import Column, Table, table

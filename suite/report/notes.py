@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Sequence
 
 from buzzer.suite.records import comparable
-from buzzer.suite.records.record import Record
 from buzzer.suite.records.repetitions import rows
+from buzzer.suite.records.schema import Record
 
 SCORING = {  # Record.scoring -> how a table says it
     "inside": "wall time includes scoring",

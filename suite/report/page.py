@@ -14,7 +14,7 @@ from buzzer import __version__
 from buzzer.suite.analysis import comparison
 from buzzer.suite.bench import groups as bench_groups
 from buzzer.suite.records import machine
-from buzzer.suite.records.record import Record
+from buzzer.suite.records.schema import Record
 from buzzer.suite.report import bench_table, charts, leaderboard, page_bench, page_runs, published, templates
 from buzzer.suite.report.charts import Axis, Chart
 from buzzer.suite.report.page_runs import Board

@@ -10,7 +10,7 @@ from buzzer.suite import registry
 from buzzer.suite.bench import groups
 from buzzer.suite.bench.groups import BenchGroup
 from buzzer.suite.records import comparable, machine
-from buzzer.suite.records.record import Record
+from buzzer.suite.records.schema import Record
 from buzzer.suite.report import bench_table, charts, frontier
 from buzzer.suite.report.bench_table import filters, kind
 from buzzer.suite.report.charts import Axis, Chart, Key, Mark

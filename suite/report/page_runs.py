@@ -11,8 +11,8 @@ from buzzer.suite.analysis import comparison
 from buzzer.suite.analysis.comparison import Group, Variant
 from buzzer.suite.analysis.statistics import Ratio, paired
 from buzzer.suite.records import machine, repetitions
-from buzzer.suite.records.record import Record
 from buzzer.suite.records.repetitions import RunGroup
+from buzzer.suite.records.schema import Record
 from buzzer.suite.report import charts, leaderboard, notes
 from buzzer.suite.report.charts import Axis, Chart, Key, Mark
 from buzzer.suite.report.format import decimal

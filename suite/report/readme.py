@@ -7,8 +7,8 @@ from buzzer.suite import registry
 from buzzer.suite.escape import code
 from buzzer.suite.escape import markdown as escaped
 from buzzer.suite.records import comparable, machine
-from buzzer.suite.records.record import Record
 from buzzer.suite.records.repetitions import RunGroup, boards, rows
+from buzzer.suite.records.schema import Record
 from buzzer.suite.report import notes
 from buzzer.suite.report.format import grouped
 from buzzer.suite.report.table import table

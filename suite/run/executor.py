@@ -17,9 +17,10 @@ from buzzer.errors import BuzzerError, DataError
 from buzzer.models.api.context import Data
 from buzzer.suite.escape import printable
 from buzzer.suite.records import integrity, record
-from buzzer.suite.records.record import Record
-from buzzer.suite.run import runner
+from buzzer.suite.records.schema import Record
+from buzzer.suite.run import fits, runner
 from buzzer.suite.run.plan import Run
+from buzzer.suite.run.supervise import PhaseCallback
 
 Level = Literal["info", "warning", "record"]  # "record": a record that could not be written, as JSON
 
@@ -58,11 +59,11 @@ class Workload(Protocol):
     fit_name: str  # as messages name what comes before the timed runs
     keeps_fit: bool  # whether that has a record of its own on disk
 
-    def fit(self, run: Run, watch: runner.ProgressCallback) -> Record | None:
+    def fit(self, run: Run, watch: PhaseCallback) -> Record | None:
         """Make what the timed runs need: its record, or None where it is there already."""
         ...
 
-    def execute(self, run: Run, others: Sequence[Record], watch: runner.ProgressCallback) -> Record:
+    def execute(self, run: Run, others: Sequence[Record], watch: PhaseCallback) -> Record:
         """Do a timed run. `others` are the records that its gate may compare it with."""
         ...
 
@@ -87,6 +88,11 @@ class Step:
     def is_fit(self) -> bool:
         """Whether it makes what the timed runs of its workload need."""
         return self.run.job == "fit"
+
+
+def is_record_of(run: Run, data: Data, record: Record) -> bool:
+    """Whether a record is a run of this very plan item, by the fit that it would use now."""
+    return run.matches(record, data) and record.fit_id == fits.fit_id(run, data)
 
 
 class Executor:
@@ -154,7 +160,7 @@ class Executor:
 
     @staticmethod
     def _is_done(step: Step, past: Record) -> bool:
-        return past.outcome == "ok" and step.run.matches(past, step.workload.data)
+        return past.outcome == "ok" and is_record_of(step.run, step.workload.data, past)
 
     def _fit(self, step: Step) -> Record | None:
         """Make a fit. Its record; None where it was made before, or has no record of its own."""

@@ -12,20 +12,18 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import buzzer
 from buzzer.errors import DataError
 from buzzer.models.api.context import Data
 from buzzer.suite.run import manifest
-
-if TYPE_CHECKING:
-    from buzzer.suite.run.plan import Run
+from buzzer.suite.run.plan import Run
 
 OURS = "buzzer"
 
 
-def fit_id(run: "Run", data: Data) -> str:
+def fit_id(run: Run, data: Data) -> str:
     """Name of the fit that a run makes or uses: the device that trains it, and 16 hex digits of a hash of all that it depends on."""
     device, cluster = run.fitted_on
     files = data.fit_fingerprint or data.fingerprint
@@ -34,7 +32,7 @@ def fit_id(run: "Run", data: Data) -> str:
     return f"{device}-{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]}"
 
 
-def folder(run: "Run", data: Data, cache: Path) -> Path:
+def folder(run: Run, data: Data, cache: Path) -> Path:
     """The folder of the files that `fit` saves."""
     return cache / "fits" / f"{run.task.name}-{fit_id(run, data)}"
 

@@ -12,10 +12,8 @@ from buzzer.errors import UnsupportedError, unknown_name
 from buzzer.models.api.context import Data
 from buzzer.suite import registry
 from buzzer.suite.budget import UNLIMITED, Budget
-from buzzer.suite.records.record import SCHEMA_MINOR, Record
-from buzzer.suite.records.schema import Outcome
+from buzzer.suite.records.schema import SCHEMA_MINOR, Outcome, Record
 from buzzer.suite.registry import NO_ENGINE, TaskConfig
-from buzzer.suite.run import fits
 
 FAILURES = frozenset(get_args(Outcome)) - {"ok"}
 
@@ -51,7 +49,7 @@ class Run:
         return f"{self.task.name} {self.job}{engine} {self.backend} {self.precision}"
 
     def matches(self, record: Record, data: Data) -> bool:
-        """Whether `record` is a run of this very plan item, by the fit that it would use now."""
+        """Whether `record` is a run of this very plan item on this data, by whatever fit."""
         return (
             record.schema_minor == SCHEMA_MINOR
             and record.task == self.task.name
@@ -67,7 +65,6 @@ class Run:
             and record.cluster == self.cluster
             and record.config_hash == self.task.config_hash
             and record.data_fingerprint == data.fingerprint
-            and record.fit_id == fits.fit_id(self, data)
         )
 
 

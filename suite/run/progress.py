@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from buzzer.models.api.context import SCORE
-from buzzer.suite.records.record import Phase
+from buzzer.suite.records.schema import Phase
 from buzzer.suite.run import events
 from buzzer.suite.run.events import Done, Event, Failed, PhaseEnded, PhaseStarted
 

@@ -18,7 +18,7 @@ from buzzer.models.api.context import SCORE, BenchResult, Data
 from buzzer.suite import budget as budgets
 from buzzer.suite.budget import Budget
 from buzzer.suite.records import machine
-from buzzer.suite.records.record import SCHEMA_MINOR, BudgetFields, Gate, Phase, Record
+from buzzer.suite.records.schema import SCHEMA_MINOR, BudgetFields, Gate, Phase, Record
 from buzzer.suite.run import limits
 from buzzer.suite.run.counters import Readings
 from buzzer.suite.run.events import Done, Failed

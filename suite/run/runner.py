@@ -18,19 +18,19 @@ from buzzer.errors import DataError
 from buzzer.models.api.context import SCORE, Data, RunContext
 from buzzer.suite import budget as budgets
 from buzzer.suite.records import gate, machine, record
-from buzzer.suite.records.record import Gate, Record
+from buzzer.suite.records.schema import Gate, Record
 from buzzer.suite.run import counters, fits, inputs, limits, manifest, reaper, record_builder, supervise
 from buzzer.suite.run.limits import Measured, Reason
 from buzzer.suite.run.plan import Run
 from buzzer.suite.run.progress import EventReader, RunProgress
 from buzzer.suite.run.record_builder import INTERRUPTED, RESUME, Ending, Usage
 from buzzer.suite.run.spec import WorkerSpec
+from buzzer.suite.run.supervise import PhaseCallback
 
 EVENTS, SPEC = "events.jsonl", "spec.json"
-ProgressCallback = supervise.ProgressCallback  # phase, elapsed seconds
 
 
-def fit(run: Run, data: Data, cache: Path, on_progress: ProgressCallback) -> Record | None:
+def fit(run: Run, data: Data, cache: Path, on_progress: PhaseCallback) -> Record | None:
     """Train if the cache does not hold this fit undamaged: the record, or None if it does.
 
     The task writes into `<folder>.partial`. The folder stays if the run is ended (a task can continue from its checkpoints) and gets its
@@ -73,7 +73,7 @@ def seal_fit(made: Record, partial: Path, folder: Path) -> Record:
 
 
 def predict(
-    run: Run, data: Data, cache: Path, out: Path, others: Iterable[Record], on_progress: ProgressCallback
+    run: Run, data: Data, cache: Path, out: Path, others: Iterable[Record], on_progress: PhaseCallback
 ) -> Record:
     """The timed run; its files (the submission) stay under `out`/files/<first 8 of run_id>.
 
@@ -112,7 +112,7 @@ def fit_changed(timed: Record, names: Sequence[str]) -> Record:
     return timed.model_copy(update=update)
 
 
-def bench(run: Run, data: Data, cache: Path, work: Path, out: Path, on_progress: ProgressCallback) -> Record:
+def bench(run: Run, data: Data, cache: Path, work: Path, out: Path, on_progress: PhaseCallback) -> Record:
     """A run of `buzzer bench`, which has no fit in the cache."""
     with ExitStack() as held:
         if not acquire(held, exclusive(cache, on_progress)):
@@ -120,14 +120,14 @@ def bench(run: Run, data: Data, cache: Path, work: Path, out: Path, on_progress:
         return execute(run, data, work, out, (), on_progress)
 
 
-def exclusive(cache: Path, on_progress: ProgressCallback) -> AbstractContextManager[None]:
+def exclusive(cache: Path, on_progress: PhaseCallback) -> AbstractContextManager[None]:
     """The lock for one measured run at a time, for this machine and cache. A run that was started by a run is part of it."""
     if reaper.VARIABLE in os.environ:
         return nullcontext()
     return lock(cache / f"measuring-{platform.node()}.lock", on_progress)
 
 
-def lock(path: Path, on_progress: ProgressCallback) -> AbstractContextManager[None]:
+def lock(path: Path, on_progress: PhaseCallback) -> AbstractContextManager[None]:
     """A lock file; waiting for it is shown as a phase."""
     return locks.held(path, lambda message: on_progress(message, 0.0))
 
@@ -189,7 +189,7 @@ def execute(
     work: Path,
     out: Path,
     others: Iterable[Record],
-    on_progress: ProgressCallback,
+    on_progress: PhaseCallback,
     run_id: str = "",
     fit_id: str | None = None,
     reads: Sequence[Path] = (),

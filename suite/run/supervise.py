@@ -18,7 +18,7 @@ POLL_S = 0.2  # between two readings of the events
 GIVE_UP_S = 30.0  # seconds of waiting for a process that cannot be killed (it hangs in the kernel)
 TAIL_LINES, TAIL_BYTES, LINE_CHARS = 60, 1 << 16, 800  # the traceback of a nested exception group is long
 FLOOD_BYTES = 1 << 26  # disk space that the stderr of a run may take
-ProgressCallback = Callable[[str, float], None]  # phase, elapsed seconds
+PhaseCallback = Callable[[str, float], None]  # phase, elapsed seconds
 
 
 def supervise(
@@ -27,7 +27,7 @@ def supervise(
     stderr: Path,
     budget: Budget,
     events: EventReader,
-    on_progress: ProgressCallback,
+    on_progress: PhaseCallback,
 ) -> tuple[Measured, float]:
     """Run the command in a thread and follow its events; what was measured, and the seconds from its start to its end.
 

@@ -6,10 +6,6 @@ from pathlib import Path
 Damage = Callable[[Path], object]  # changes the files in a folder
 
 
-def silent(share: float, what: str) -> None:
-    """A progress callback that shows nothing."""
-
-
 def edit_lines(name: str, change: Callable[[list[str]], object]) -> Damage:
     """Changes the list of lines of a text file, with their ends."""
 

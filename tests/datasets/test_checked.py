@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from dataset_helpers import silent
 
 from buzzer.datasets import checked as module
 from buzzer.datasets import recsys2021
 from buzzer.datasets.checked import checked
+from buzzer.datasets.contract import silent
 from buzzer.datasets.files import Files
 from buzzer.errors import DataError, UsageError
 from buzzer.models.recsys2021.task import RecSys2021

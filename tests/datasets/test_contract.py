@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 
 import pytest
 import strict_reader as strict
-from dataset_helpers import silent
 from mutations import mutated
 
 from buzzer.datasets import booking, online_shoppers, recsys2021, sigir_ecom
+from buzzer.datasets.contract import silent
 from buzzer.datasets.online_shoppers.reader import separator_of
 from buzzer.datasets.sigir_ecom import json_file
 from buzzer.datasets.strict_json import objects

@@ -12,9 +12,9 @@ from typing import Any
 
 import polars as pl
 import pytest
-from dataset_helpers import silent
 
 from buzzer.datasets import booking, clinc150, online_shoppers, recsys2021, sigir_ecom
+from buzzer.datasets.contract import silent
 from buzzer.datasets.files import PATTERNS, GeneratorFacts, csv_blocks, find, generator_facts, opened, origin
 from buzzer.engine import frames
 from buzzer.errors import DataError

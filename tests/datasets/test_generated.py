@@ -6,11 +6,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from dataset_helpers import silent
 
 from buzzer import locks
 from buzzer.datasets import booking
 from buzzer.datasets.checked import Check, generated
+from buzzer.datasets.contract import silent
 from buzzer.datasets.files import Files
 from buzzer.errors import DataError
 

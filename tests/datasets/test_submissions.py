@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 import pandas as pd
 import pytest
 import strict_reader as strict
-from dataset_helpers import silent
 from mutations import mutated
 from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 
 from buzzer.datasets import booking, online_shoppers, recsys2021, sigir_ecom
+from buzzer.datasets.contract import silent
 from buzzer.errors import DataError
 
 MUTATIONS = int(os.environ.get("BUZZER_MUTATIONS", "200"))

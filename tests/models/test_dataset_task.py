@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from buzzer.datasets.contract import silent
 from buzzer.datasets.files import Files
 from buzzer.errors import UsageError
 from buzzer.models.api.context import RunContext
@@ -94,5 +95,5 @@ def test_files_are_the_given_ones_else_installed_ones_else_generated(
     source = DataSource("set", generate, check, installed=Path("real", "rows.csv"))
     cache = tmp_path / "cache"
     cache.mkdir()
-    files = source.files(tmp_path / "given" if given else None, cache, 0.5, 1, lambda share, what: None)
+    files = source.files(tmp_path / "given" if given else None, cache, 0.5, 1, silent)
     assert files.folder.name == folder

@@ -7,7 +7,7 @@ import pytest
 
 from buzzer.models.api.context import Data
 from buzzer.suite.budget import resolve
-from buzzer.suite.records.record import Record
+from buzzer.suite.records.schema import Record
 from buzzer.suite.registry import TaskConfig, Variant, params_hash
 from buzzer.suite.run import runner
 from buzzer.suite.run.plan import Run, TaskSelection, fit_run, predict_runs

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from buzzer.caches import COMPILED, kernels
+from buzzer.datasets.contract import Progress
 from buzzer.errors import DataError, UnsupportedError
-from buzzer.models.api.context import Data, Progress, Result, RunContext, Steps
+from buzzer.models.api.context import Data, Result, RunContext, Steps
 from buzzer.suite.run.clock import Clock
 
 

@@ -11,8 +11,8 @@ from conftest import fake_selection
 from rich.console import Console
 
 from buzzer.models.api.context import Data
-from buzzer.suite.cli.progress import ProgressDisplay
-from buzzer.suite.run import tasks
+from buzzer.suite.cli.signals import ProgressDisplay
+from buzzer.suite.run import task_runs
 from buzzer.suite.run.executor import Executor
 from buzzer.suite.run.plan import task_by_task
 
@@ -22,4 +22,4 @@ if __name__ == "__main__":
     data = Data(Path(__file__).parent / "old_records", "f" * 64, "generated", {"rows": 10}, 1.0)
     out = Path(sys.argv[1])
     with ProgressDisplay(Console(stderr=True, quiet=True)) as display:
-        list(Executor(out, display).run(tasks.steps(task_by_task([selection]), [data], out)))
+        list(Executor(out, display).run(task_runs.steps(task_by_task([selection]), [data], out)))

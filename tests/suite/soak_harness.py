@@ -11,8 +11,8 @@ from rich.console import Console
 
 from buzzer.errors import BuzzerError
 from buzzer.models.api.context import Data
-from buzzer.suite.cli.progress import ProgressDisplay
-from buzzer.suite.run import tasks
+from buzzer.suite.cli.signals import ProgressDisplay
+from buzzer.suite.run import task_runs
 from buzzer.suite.run.executor import Executor
 from buzzer.suite.run.plan import task_by_task
 
@@ -23,7 +23,7 @@ def main(out: Path, runs: int) -> int:
     try:
         with ProgressDisplay(Console(stderr=True, quiet=True)) as display:
             executor = Executor(out, display, resume=True)
-            list(executor.run(tasks.steps(task_by_task([selection]), [data], out)))
+            list(executor.run(task_runs.steps(task_by_task([selection]), [data], out)))
     except BuzzerError as error:
         print(error.message, file=sys.stderr)
         return 2

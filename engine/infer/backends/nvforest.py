@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from buzzer.engine.infer.session import Array, Base, Description, Plan, as_arrays, check_batch
+from buzzer.engine.infer.base import Base
+from buzzer.engine.infer.session import Array, Description, Plan, as_arrays, check_batch
 from buzzer.errors import UnsupportedError
 
 try:

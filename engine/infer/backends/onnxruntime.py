@@ -5,11 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from buzzer.engine.infer.onnx.graphs import export, first_line
+from buzzer.engine.infer.base import Base
+from buzzer.engine.infer.onnx.graphs import export
 from buzzer.engine.infer.onnx.lower import lower
 from buzzer.engine.infer.onnx.trees import BOOSTERS, convert
-from buzzer.engine.infer.session import Array, Base, Description, Plan, as_arrays, check_batch
-from buzzer.errors import DataError, UnsupportedError
+from buzzer.engine.infer.session import Array, Description, Plan, as_arrays, check_batch
+from buzzer.errors import DataError, UnsupportedError, first_line
 
 try:
     import onnxruntime as ort

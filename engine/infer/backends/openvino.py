@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from buzzer.engine.infer.base import Base
 from buzzer.engine.infer.onnx import graphs
-from buzzer.engine.infer.onnx.graphs import export, first_line
-from buzzer.engine.infer.session import Array, Base, Description, Plan, as_arrays, check_batch
-from buzzer.errors import UnsupportedError
+from buzzer.engine.infer.onnx.graphs import export
+from buzzer.engine.infer.session import Array, Description, Plan, as_arrays, check_batch
+from buzzer.errors import UnsupportedError, first_line
 
 try:
     import openvino
@@ -29,8 +30,6 @@ class OpenVino(Base):
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
-        if plan.device != "cpu":
-            raise UnsupportedError("the openvino backend runs on the CPU only", "use --device cpu")
         core = openvino.Core()
         bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if plan.precision == "bf16" and not bf16:

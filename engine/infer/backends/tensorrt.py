@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from buzzer.engine.infer.graphed import Replayed, Staged, graph_or_note
+from buzzer.engine.infer.cuda_graphs import Replayed, Staged, graph_or_note
 from buzzer.engine.infer.onnx import graphs
 from buzzer.engine.infer.onnx.graphs import export
 from buzzer.engine.infer.session import Array, Description, Plan, check_batch
@@ -33,7 +33,7 @@ class TensorRt(Replayed):
         import torch
 
         super().__init__(plan)
-        if plan.device != "cuda" or not torch.cuda.is_available():
+        if not torch.cuda.is_available():
             raise UnsupportedError("TensorRT needs a CUDA device", "use --device cuda where there is one")
         self._logger = tensorrt.Logger(tensorrt.Logger.ERROR)
         self._engine = tensorrt.Runtime(self._logger).deserialize_cuda_engine(build(plan, self._logger))

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from buzzer.engine.infer.session import Array, Base, Description, Plan, as_arrays, check_batch
+from buzzer.engine.infer.base import Base
+from buzzer.engine.infer.session import Array, Description, Plan, as_arrays, check_batch
 from buzzer.engine.infer.trees import booster_of
 from buzzer.errors import UnsupportedError
 
@@ -31,8 +32,6 @@ class Tl2cgen(Base):
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
-        if plan.device != "cpu":
-            raise UnsupportedError("TL2cgen runs on the CPU", "--device cpu")
         if set(plan.example) != {"features"}:
             raise UnsupportedError("TL2cgen's trees cannot add to given log odds", "use --backend xgboost")
         booster = booster_of(plan.model)

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from buzzer.engine.infer.session import Array, Base, Description, Plan, as_arrays, check_batch
+from buzzer.engine.infer.base import Base
+from buzzer.engine.infer.session import Array, Description, Plan, as_arrays, check_batch
 from buzzer.engine.infer.trees import booster_of
 from buzzer.errors import UnsupportedError
 

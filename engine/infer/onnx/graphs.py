@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from buzzer.engine.infer.session import Array, Plan
-from buzzer.errors import DataError, UnsupportedError, UsageError
+from buzzer.errors import DataError, UnsupportedError, UsageError, first_line
 
 MOST_VALUES = 1 << 30  # of one input
 EIGHT_BITS = {  # operators of a quantised file: quantise nodes and integer products
@@ -97,12 +97,6 @@ def read(path: Path, weights: bool = False) -> Any:
         raise
     except Exception as error:  # protobuf and onnx raise many types
         raise DataError(f"{path}: not an ONNX model that can be loaded: {first_line(error)}") from error
-
-
-def first_line(message: object) -> str:
-    """The first 200 characters of the first line of a library's message: some contain whole graphs, or bytes of the file."""
-    lines = (line.strip()[:200] for line in str(message).splitlines() if line.strip())
-    return next(lines, type(message).__name__)
 
 
 def nodes(graph: Any) -> Iterator[Any]:

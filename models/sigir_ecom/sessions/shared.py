@@ -18,13 +18,14 @@ import numpy as np
 
 from buzzer.datasets import sigir_ecom as dataset
 from buzzer.datasets.checked import generated
+from buzzer.datasets.contract import Progress
 from buzzer.datasets.sigir_ecom import generator
 from buzzer.datasets.sigir_ecom.reader import HELD_OUT_DAYS, paths
 from buzzer.datasets.sigir_ecom.schema import DIMS, TESTS, WHERE
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import FIRST_CODE, Array, Columns, Expr, stack
 from buzzer.errors import DataError
-from buzzer.models.api.context import Data, Progress
+from buzzer.models.api.context import Data
 from buzzer.models.dataset_task import DatasetTask, DataSource
 from buzzer.models.sigir_ecom.sessions import events, products
 from buzzer.models.sigir_ecom.sessions.events import VECTORS, Vocabulary

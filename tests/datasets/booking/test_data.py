@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from dataset_helpers import Damage, cut, edit_lines, set_field, silent, write
+from dataset_helpers import Damage, cut, edit_lines, set_field, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from buzzer.datasets import booking
 from buzzer.datasets.booking import generator
 from buzzer.datasets.booking.world import THEMES, World
+from buzzer.datasets.contract import silent
 from buzzer.errors import DataError
 
 FILES = ("train_set.csv", "test_set.csv", "ground_truth.csv")

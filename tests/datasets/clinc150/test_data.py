@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from dataset_helpers import silent
 
 from buzzer.datasets import clinc150
 from buzzer.datasets.clinc150.reader import OFFICIAL_ROWS, SPLITS
+from buzzer.datasets.contract import silent
 from buzzer.errors import DataError
 
 TINY: dict[str, Any] = {

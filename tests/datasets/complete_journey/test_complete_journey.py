@@ -8,10 +8,10 @@ from typing import Any
 
 import polars as pl
 import pytest
-from dataset_helpers import silent
 
 from buzzer.datasets import complete_journey
 from buzzer.datasets.complete_journey import mapping
+from buzzer.datasets.contract import silent
 from buzzer.datasets.sigir_ecom.schema import TESTS
 from buzzer.errors import UnsupportedError
 

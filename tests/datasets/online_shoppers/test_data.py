@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from dataset_helpers import silent
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from buzzer.datasets import online_shoppers
+from buzzer.datasets.contract import silent
 from buzzer.datasets.online_shoppers.reader import COLUMNS, FILE, OFFICIAL_ROWS
 from buzzer.engine import frames
 from buzzer.errors import DataError

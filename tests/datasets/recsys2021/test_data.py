@@ -14,13 +14,14 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
-from dataset_helpers import Damage, cut, set_field, silent, write
+from dataset_helpers import Damage, cut, set_field, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, log_loss
 
 from buzzer.datasets import recsys2021
+from buzzer.datasets.contract import silent
 from buzzer.datasets.recsys2021 import generator, metric
 from buzzer.datasets.recsys2021.reader import converted, rows_of
 from buzzer.datasets.recsys2021.schema import FEATURES, FIRST_SECOND, LABELLED, LABELS

@@ -289,7 +289,7 @@ def uses(module: types.ModuleType) -> Iterator[Use]:
     def visit(node: ast.AST) -> Iterator[Use]:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in HOST:
             return
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "self.name != 'cudf'":
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "not self.gpu":
             node = ast.Module(node.orelse, [])
         if isinstance(node, ast.Attribute):
             owner = ast.unparse(node.value)

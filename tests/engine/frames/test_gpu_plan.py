@@ -91,7 +91,7 @@ CASES: dict[str, Case] = {
     "target_encode": lambda e, t: e.target_encode(
         t, e.group_sums(t, ["k"], ["x"]), ["k"], {"x": 0.5}, 20.0, "te", leave_one_out=True
     ),
-    "target_means": lambda e, t: e.target_means(e.group_sums(t, ["k"], ["x"]), ["k"], {"x": 0.5}, 20.0, "te"),
+    "target_means": lambda e, t: e.target_means(e.group_sums(t, ["k"], ["x"]), {"x": 0.5}, 20.0, "te"),
     "target_encode_kfold": lambda e, t: e.target_encode_kfold(t, ["k", "s"], "f", {"x": 0.5}, 20.0, "te"),
     "seen_before": lambda e, t: e.seen_before(t, e.distinct(t, ["k", "s"]), ["k", "s"], "z"),
     "top_k": lambda e, t: e.top_k(t, "k", "x", 3),

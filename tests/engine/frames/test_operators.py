@@ -404,7 +404,7 @@ def test_target_means_equal_target_encode(e: Engine, frame: Make, values: Values
     """The table's means equal those made of the sums, to the last bit; unseen keys get the prior."""
     early = frame({"k": [i % 7 for i in range(50)], "y": [i * i % 2 for i in range(50)], "z": [1] * 50})
     table, priors = e.group_sums(early, ["k"], ["y", "z"]), {"y": 0.137, "z": 1 / 3}
-    means = e.target_means(table, ["k"], priors, weight, "te")
+    means = e.target_means(table, priors, weight, "te")
     assert sorted(e.columns(means)) == ["k", "te_y", "te_z"]
     late = frame({"k": [0, 6, 9, None]})
     fill = {f"te_{target}": prior for target, prior in priors.items()}

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from buzzer.datasets.clinc150.generator import generate
+from buzzer.datasets.contract import silent
 from buzzer.engine import infer
 from buzzer.errors import UnsupportedError, UsageError
 from buzzer.models.api.context import Data, RunContext
@@ -156,10 +157,6 @@ def test_labels_and_samples_by_hand() -> None:
 
 
 # ---- the whole task -----------------------------------------------------------------------------------------------
-
-
-def silent(share: float, what: str) -> None:
-    """No progress shown."""
 
 
 @pytest.fixture(scope="module")

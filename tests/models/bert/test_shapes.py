@@ -14,7 +14,7 @@ from buzzer.errors import DataError, UnsupportedError, UsageError
 from buzzer.models.api.bench import BenchSpec
 from buzzer.models.bert import encoder, packing
 from buzzer.models.bert.bench import TARGET
-from buzzer.models.bert.encoder import Bert, BertConfig
+from buzzer.models.bert.encoder import Bert, BertConfig, Classifier
 from tests.models.bert.shapes import SHAPE
 
 
@@ -41,11 +41,15 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return path, theirs
 
 
+def classifier(folder: Path) -> Classifier | None:
+    return encoder.classifier_of(encoder.config_of(folder), encoder.read(folder), folder)
+
+
 def test_a_folder_computes_what_transformers_computes(folder: tuple[Path, Any]) -> None:
     path, theirs = folder
     ids, mask, kinds = inputs(9, 12)
     given = {"input_ids": ids, "attention_mask": mask, "token_type_ids": kinds}
-    ours = encoder.load_classifier(path)
+    ours = classifier(path)
     assert ours is not None
     with torch.inference_mode():
         body = theirs.bert(**given)
@@ -64,7 +68,7 @@ def test_an_old_folder_and_an_encoder_alone(folder: tuple[Path, Any], tmp_path: 
     ids, mask, _ = inputs(3, 8)
     with torch.inference_mode():
         torch.testing.assert_close(encoder.load(tmp_path)(ids, mask), encoder.load(path)(ids, mask))
-    assert encoder.load_classifier(tmp_path) is None
+    assert classifier(tmp_path) is None
 
 
 @pytest.mark.parametrize(
@@ -135,7 +139,7 @@ def test_packed_sentences_give_the_same_states(lengths: list[int]) -> None:
     assert batch["input_ids"].shape[1] % 8 == 0
     with torch.inference_mode():
         packed = packing.Packed(bert)(*(torch.from_numpy(a) for a in batch.values())).numpy()
-        for x, got in zip(ids, packing.unpack(packed, lengths), strict=True):
+        for x, got in zip(ids, np.split(packed[0], np.cumsum(lengths)), strict=False):
             alone = torch.tensor([x])
             np.testing.assert_allclose(got, bert(alone, torch.ones_like(alone))[0].numpy(), atol=1e-5)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from buzzer.datasets import booking
+from buzzer.datasets.contract import silent
 from buzzer.engine.frames import gpu_plan
 from buzzer.engine.frames.lazy import Lazy
 from buzzer.models.booking import features
@@ -17,7 +18,7 @@ pytestmark = [
 
 
 def test_booking_translates_whole(tmp_path: Path) -> None:
-    booking.generate(tmp_path / "data", 0.001, 0, lambda share, what: None)
+    booking.generate(tmp_path / "data", 0.001, 0, silent)
     e = Lazy("gpu")
     train, test = (
         features.read_stays(e, tmp_path / "data" / f"{part}_set.csv") for part in ("train", "test")

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from buzzer.datasets.contract import silent
 from buzzer.models.api.context import Data, RunContext
 from buzzer.models.recsys2021.task import TASK
 
@@ -21,7 +22,7 @@ TREES_ONLY = {
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
     """A few hundred generated rows."""
-    return TASK.prepare(None, tmp_path_factory.mktemp("cache"), 0.00002, 0, lambda share, what: None)
+    return TASK.prepare(None, tmp_path_factory.mktemp("cache"), 0.00002, 0, silent)
 
 
 @pytest.fixture(scope="session")

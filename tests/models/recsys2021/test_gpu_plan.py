@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from buzzer.datasets import recsys2021
+from buzzer.datasets.contract import silent
 from buzzer.engine.frames import gpu_plan
 from buzzer.engine.frames.lazy import Lazy
 from buzzer.models.recsys2021 import features, fitting, second_stage_features
@@ -32,7 +33,7 @@ def check(plan: Any, *, fits_codes: bool = False) -> None:
 def test_recsys2021_translates_whole_and_stays_shared_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recsys2021.generate(tmp_path / "data", 0.00001, 0, lambda share, what: None)
+    recsys2021.generate(tmp_path / "data", 0.00001, 0, silent)
     e, cpu = Lazy("gpu"), Lazy("cpu")
     monkeypatch.setattr(e, "height", cpu.height)  # a number that the host asks for is no part of a plan
     read = features.read_part(e, tmp_path / "data" / "train" / "part-00000", True)

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 from buzzer.datasets import recsys2021
+from buzzer.datasets.contract import silent
 from buzzer.datasets.recsys2021.reader import pieces
 from buzzer.datasets.recsys2021.schema import EMPTY, FEATURES, FIRST_SECOND, LABELLED, LABELS, LIST
 from buzzer.engine import frames, infer
@@ -43,10 +44,6 @@ SMALL = {
     "epochs": 1,
 }
 SMALL |= {"group_rows": 200, "predict_batch": 64, "baseline": True}
-
-
-def silent(share: float, what: str) -> None:
-    """No progress shown."""
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from buzzer.datasets.contract import silent
 from buzzer.errors import UnsupportedError
 from buzzer.models.api.context import Data, RunContext
 from buzzer.models.sigir_ecom.next_item import task
@@ -27,7 +28,7 @@ SMALL = {
 def fitted(
     tmp_path_factory: pytest.TempPathFactory, make_context: Callable[..., RunContext], run: Any
 ) -> tuple[Data, Path]:
-    data = task.TASK.prepare(None, tmp_path_factory.mktemp("cache"), 0.0001, 0, lambda share, what: None)
+    data = task.TASK.prepare(None, tmp_path_factory.mktemp("cache"), 0.0001, 0, silent)
     work = tmp_path_factory.mktemp("work")
     run(task.TASK.fit(make_context("sigir-ecom-task1", data, work, work, "polars", "torch_eager", **SMALL)))
     return data, work

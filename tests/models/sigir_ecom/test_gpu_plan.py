@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from buzzer.datasets import sigir_ecom
+from buzzer.datasets.contract import silent
 from buzzer.datasets.sigir_ecom import json_file
 from buzzer.engine.frames import gpu_plan
 from buzzer.engine.frames.lazy import Lazy
@@ -25,7 +26,7 @@ DIMS = 3
 def test_sigir_ecom_translates_whole(tmp_path: Path) -> None:
     """Plans are proven for the GPU and computed by Polars on the CPU, as the task collects between its steps."""
     folder = tmp_path / "data"
-    sigir_ecom.generate(folder, 0.0001, 0, lambda share, what: None)
+    sigir_ecom.generate(folder, 0.0001, 0, silent)
     e, cpu = Lazy("gpu"), Lazy("cpu")
 
     def proven(plan: Any) -> Any:

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from buzzer.datasets import sigir_ecom
+from buzzer.datasets.contract import silent
 from buzzer.datasets.sigir_ecom import json_file
 from buzzer.datasets.sigir_ecom.metric import weighted_micro_f1
 from buzzer.datasets.sigir_ecom.schema import AFTER_ADD, TESTS
@@ -57,10 +58,6 @@ SMALL2 = {
 }
 BACKENDS = ("torch_eager", "onnxruntime")
 AXES = np.eye(50)[:, :2]
-
-
-def silent(share: float, what: str) -> None:
-    """No progress shown."""
 
 
 @pytest.fixture(scope="module")

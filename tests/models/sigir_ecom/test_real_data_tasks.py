@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from buzzer.datasets.complete_journey import mapping
+from buzzer.datasets.contract import silent
 from buzzer.engine import frames
 from buzzer.errors import UnsupportedError, UsageError
 from buzzer.models.complete_journey import task as complete_journey
@@ -16,10 +17,6 @@ from buzzer.models.online_shoppers import task as shoppers
 from buzzer.suite import registry
 
 BACKENDS = ("torch_eager", "onnxruntime")
-
-
-def silent(share: float, what: str) -> None:
-    """No progress shown."""
 
 
 def available(name: str) -> bool:

@@ -12,10 +12,10 @@ from buzzer.suite.analysis import comparison, regress
 from buzzer.suite.analysis.comparison import Variant
 from buzzer.suite.analysis.regress import Threshold
 from buzzer.suite.budget import resolve
-from buzzer.suite.records.record import Record
+from buzzer.suite.records.schema import Record
 from buzzer.suite.report import compare_json, compare_text
 from buzzer.suite.report.display import Quiet
-from buzzer.suite.run import tasks
+from buzzer.suite.run import task_runs
 from buzzer.suite.run.executor import Executor
 from buzzer.suite.run.plan import TaskSelection, interleaved
 
@@ -358,10 +358,10 @@ def test_rounds_are_interleaved_and_paired(
     scales, out = (0.5, 1.0), tmp_path / "out"
     data = [Data(tmp_path / "data", f"{s * 2:064.0f}", "generated", {"rows": 10}, s) for s in scales]
     plan = interleaved([choose(scale=s, repeat=2) for s in scales], seed=0)
-    fits, made = split_fits(Executor(out, Quiet()).run(tasks.steps(plan, data, out)))
+    fits, made = split_fits(Executor(out, Quiet()).run(task_runs.steps(plan, data, out)))
     assert len(fits) == 2
     executor = Executor(out, Quiet(), resume=True)
-    assert list(executor.run(tasks.steps(plan, data, out))) == []
+    assert list(executor.run(task_runs.steps(plan, data, out))) == []
     again = executor.reused
     assert len(made) == 2 * 2 * 3
     assert {r.repeat for r in made[:6]} == {0}

@@ -24,7 +24,8 @@ from buzzer.models.api.bench import LEAST_PROBES, PROBES, BenchModel, BenchSpec,
 from buzzer.models.api.context import RunContext
 from buzzer.models.onnx_file import TARGET as ONNX_FILE
 from buzzer.suite import registry
-from buzzer.suite.bench import answers_cache, groups, plan, workload
+from buzzer.suite.bench import answers_cache, bench_runs, groups, plan
+from buzzer.suite.bench.bench_runs import keep_logs
 from buzzer.suite.bench.checks import WORST, Check, as_rows, least_cosine
 from buzzer.suite.bench.loadgen import Scenario
 from buzzer.suite.bench.plan import BenchSelection
@@ -39,10 +40,11 @@ from buzzer.suite.bench.timing import (
     no_flush,
     warm_up,
 )
-from buzzer.suite.bench.workload import keep_logs
 from buzzer.suite.cli import app
 from buzzer.suite.cli.bench import seeds_of
 from buzzer.suite.records import gate, integrity, record
+from buzzer.suite.records.collection import load_records
+from buzzer.suite.records.schema import Record
 from buzzer.suite.report import bench_table
 from buzzer.suite.report.display import Quiet
 from buzzer.suite.requests import BenchRequest
@@ -156,7 +158,7 @@ def test_cosines_by_hand(got: Any, want: Any, cosine: float) -> None:
 )
 def test_the_gate_holds_cosine_and_error(scores: dict[str, float], status: str, text: str) -> None:
     fields = {"precision": "fp32", "scores": scores | {"argmax_agreement": 1.0}, "bench": None, "samples": {}}
-    judged = gate.judge_bench(record.Record.model_construct(**fields), **registry.bench_gate("fp32"))
+    judged = gate.judge_bench(Record.model_construct(**fields), **registry.bench_gate("fp32"))
     assert judged.gate.status == status
     assert text in getattr(judged, "message", "")
     assert (getattr(judged, "outcome", "ok") == "wrong") == (status == "failed")
@@ -370,14 +372,14 @@ def test_rounds_alternate_and_what_cannot_run_comes_once(monkeypatch: pytest.Mon
 
 
 def test_a_bench_that_is_stopped_in_its_reference_has_a_record(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, make_record: Callable[..., record.Record]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, make_record: Callable[..., Record]
 ) -> None:
     stopped = make_record(
         outcome="error", message="interrupted in phase predict", details={"interrupted": True}
     )
     monkeypatch.setattr(runner, "bench", lambda *given: stopped)
     asked, out = select(backends=["torch_eager", "onnxruntime"], rounds=2), tmp_path / "out"
-    (made,) = workload.execute([asked], Executor(out, Quiet()))
+    (made,) = bench_runs.execute([asked], Executor(out, Quiet()))
     assert runner.interrupted(made)
     assert made.message == "its reference ended error: interrupted in phase predict"
     assert list(integrity.check(record.paths([out])).values()) == [[]]
@@ -404,9 +406,7 @@ def test_large_batches_have_fewer_inputs(batch: int, seq: int, inputs: int) -> N
     assert plan.inputs_of(batch, seq) == inputs
 
 
-def on_gpu(
-    make: Callable[..., record.Record], backend: str, wall: float, cold: list[float], **more: Any
-) -> Any:
+def on_gpu(make: Callable[..., Record], backend: str, wall: float, cold: list[float], **more: Any) -> Any:
     """A bench record of runs on a GPU, or on the CPU where `cold` is empty."""
     runs = max(len(cold), 8)
     bench = {
@@ -427,13 +427,13 @@ def on_gpu(
     return make(**fields)
 
 
-def by_column(records: Sequence[record.Record]) -> list[dict[str, str]]:
+def by_column(records: Sequence[Record]) -> list[dict[str, str]]:
     """The cells of the bench table by the name of their column."""
     table = bench_table.board(records)
     return [dict(zip(table.names, line, strict=True)) for line in table.lines]
 
 
-def test_on_a_gpu_the_mean_cold_device_time_ranks(make_record: Callable[..., record.Record]) -> None:
+def test_on_a_gpu_the_mean_cold_device_time_ranks(make_record: Callable[..., Record]) -> None:
     steady = on_gpu(make_record, "fused", 0.02, [0.002] * 460)
     even = on_gpu(make_record, "tensorrt", 0.01, [0.001] * 450 + [0.02] * 10)  # by median the faster one
     cpu = on_gpu(make_record, "onnxruntime", 0.001, [])
@@ -455,7 +455,7 @@ def test_on_a_gpu_the_mean_cold_device_time_ranks(make_record: Callable[..., rec
     assert few["p99/mean"] == ""  # refused
 
 
-def test_rows_of_real_lengths_are_ranked_by_the_row(make_record: Callable[..., record.Record]) -> None:
+def test_rows_of_real_lengths_are_ranked_by_the_row(make_record: Callable[..., Record]) -> None:
     """Packed, a run has more rows: its longer run is the faster one."""
     padded = on_gpu(make_record, "fused", 0.02, [0.002] * 8, lengths="real", packing="padded")
     packed = on_gpu(make_record, "fused", 0.02, [0.004] * 8, lengths="real", packing="packed")
@@ -504,7 +504,7 @@ def test_a_file_is_benched_from_end_to_end(net: Path, tmp_path: Path) -> None:
     assert {p["name"] for p in first["phases"]} == {
         *("start", "load", "compile", "warmup", "warm", "cold", "unseen", "score")
     }
-    written = record.read_good(tmp_path / "results" / "local")
+    written = [record.read(path) for path in record.paths([tmp_path / "results" / "local"])]
     assert len(written) == 2
     assert all(r.job == "bench" for r in written)
     lines = bench_table.board(written).lines
@@ -522,7 +522,7 @@ def export(module: torch.nn.Module, path: Path, rows: int | None = None) -> Path
 
 
 def test_files_of_one_name_have_boards_of_their_own(
-    tmp_path: Path, make_record: Callable[..., record.Record]
+    tmp_path: Path, make_record: Callable[..., Record]
 ) -> None:
     """Also where the name is that of a known model."""
     paths = [export(torch.nn.Linear(6, 3), tmp_path / folder / "bert-base.onnx") for folder in "ab"]
@@ -648,8 +648,8 @@ def test_a_failure_inside_loadgen_is_told(tmp_path: Path) -> None:
         loadgen.run(Broken(), loaded, check, asked, tmp_path)  # type: ignore[arg-type]
 
 
-def test_loadgens_figure_ranks_and_invalid_runs_do_not(make_record: Callable[..., record.Record]) -> None:
-    def made(backend: str, scenario: str, result: str, figure: float) -> record.Record:
+def test_loadgens_figure_ranks_and_invalid_runs_do_not(make_record: Callable[..., Record]) -> None:
+    def made(backend: str, scenario: str, result: str, figure: float) -> Record:
         names = {
             "single-stream": "Early stopping 90.0th percentile estimate",
             "offline": "Samples per second",
@@ -702,7 +702,7 @@ def test_seeds_of_loadgen(text: str) -> None:
 
 def test_scenarios_are_shown_without_timed_runs() -> None:
     """The published ones: LoadGen keeps its own times."""
-    published = record.read_good(ROOT / "results")
+    published = load_records(ROOT / "results")
     found = [r for r in published if r.job == "bench" and r.config["scenario"]]
     assert {r.config["scenario"] for r in found} == {"single-stream", "offline", "server"}
     assert bench_table.fastest(found) == []
@@ -774,11 +774,11 @@ def test_a_session_that_takes_new_inputs_for_known_ones_is_wrong() -> None:
     assert check.cosine < 0.99
 
 
-def test_a_bench_run_that_keeps_answers_is_wrong(make_record: Callable[..., record.Record]) -> None:
+def test_a_bench_run_that_keeps_answers_is_wrong(make_record: Callable[..., Record]) -> None:
     right = {"cosine": 1.0, "max_relative_error": 0.0, "argmax_agreement": 1.0}
     for new, status in ((0.020, "failed"), (0.0015, "passed")):
         samples = {"unseen_run": [new] * 8, "seen_run": [0.001] * 8}
-        run = record.Record.model_construct(precision="fp32", scores=right, bench=None, samples=samples)
+        run = Record.model_construct(precision="fp32", scores=right, bench=None, samples=samples)
         judged = gate.judge_bench(run, **registry.bench_gate("fp32"))
         assert judged.gate.status == status
         assert ("20 ms on unseen inputs, 1 ms" in getattr(judged, "message", "")) == (status == "failed")

@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 from buzzer.suite import cli
-from buzzer.suite.cli.progress import ENDING
+from buzzer.suite.cli.signals import ENDING
 from buzzer.suite.records import record
-from buzzer.suite.records.record import Record
+from buzzer.suite.records.schema import Record
 
 Make = Callable[..., Record]
 

@@ -271,9 +271,12 @@ def test_the_kernels_new_paths_have_tests() -> None:
         assert [name for name in names if part in name], part
 
 
+MINUTES = {"bert": 11.5, "frames": 9.3}  # of a group's steps, as in docs/gpu.md
+
+
 def test_steps_fit_their_minutes() -> None:
     """What a step's CPU part was measured to take is less than what is expected of it, and that than its limit; a group fits."""
-    for group, minutes in gpu_steps.MINUTES.items():
+    for group, minutes in MINUTES.items():
         steps = gpu_steps.chosen(group)
         assert sum(step.expected_s for step in steps) <= 60 * minutes - suite.GRACE_S
         for step in steps:
@@ -284,13 +287,14 @@ def test_steps_fit_their_minutes() -> None:
 
 
 CALLS = gpu_kit.calls()
+MOST_CHARACTERS = 2000  # of a call's command
 
 
 @pytest.mark.parametrize("name", CALLS)
 def test_a_call_can_be_made(name: str) -> None:
     """Short enough, sound shell, uploads that `make gpukit` makes, time for its steps, and all steps of what it names."""
     call = CALLS[name]
-    assert len(call.command) <= gpu_kit.MOST_CHARACTERS
+    assert len(call.command) <= MOST_CHARACTERS
     subprocess.run(["bash", "-n", "-c", call.command], check=True)
     assert 0 < len(call.takes) <= 8
     assert all(path.startswith(".gpukit/") for path in call.takes)

@@ -6,9 +6,10 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from itertools import product
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import pandas as pd
@@ -16,6 +17,7 @@ import polars as pl
 import pytest
 
 from buzzer.errors import UsageError
+from buzzer.suite.budget import resolve
 from buzzer.suite.records import collection, frame, layout, record
 from buzzer.suite.records.collection import Records, load_records
 from buzzer.suite.records.schema import Record
@@ -247,22 +249,49 @@ def test_a_missing_path_is_an_error(tmp_path: Path) -> None:
     assert len(load_records(tmp_path / "empty")) == 0
 
 
-def test_the_examples_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    for module in (collection, layout):
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            failed, tried = doctest.testmod(module)
-        assert tried and not failed
+def spent(phase: str, wall_s: float) -> dict[str, Any]:
+    """The times of a run: half a second to start, and one more phase."""
+    phases = {"start": 0.5, phase: wall_s - 0.5}
+    used = {"cpu_s": 0.1, "peak_memory_bytes": 10**7}
+    return {
+        "wall_s": wall_s,
+        "phases": [{"name": name, "wall_s": seconds, **used} for name, seconds in phases.items()],
+        "samples": {},
+    }
 
 
-def test_the_example_in_the_docs_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+@pytest.fixture
+def examples(make_record: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder `results` of the examples: a fit and four timed runs of booking, and two runs of gbdt."""
+    runs: list[dict[str, Any]] = [{"job": "fit", "engine": "polars", "budget": UNLIMITED}]
+    runs[0] |= {"gate": {"status": "no-reference"}} | spent("fit", 9.0)
+    passed = {"status": "passed", "reference_run": "1" * 32, "differences": {"accuracy@4": 0.0}}
+    for engine, backend in product(("pandas", "polars"), ("torch_eager", "onnxruntime")):
+        is_reference = len(runs) == 1
+        run = {"engine": engine, "backend": backend, "budget": resolve("quick").as_dict()}
+        gate = {"status": "reference"} if is_reference else passed
+        runs.append(run | {"gate": gate} | spent("predict", 2.0 if is_reference else 1.0))
+    unsupported = {"outcome": "unsupported", "message": "no", "scores": {}, "gate": {"status": "unscored"}}
+    runs += [{"task": "gbdt"}, {"task": "gbdt"} | unsupported]
+    for number, changes in enumerate(runs):
+        fields = {"task": "booking", "scores": {"accuracy@4": 0.5}, "metric": "accuracy@4"}
+        fields |= {"run_id": str(number) * 32, "created": CREATED + timedelta(minutes=number)}
+        record.write(make_record(**(fields | changes)), tmp_path / "results")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("module", [collection, layout])
+def test_the_examples_run(examples: None, module: ModuleType) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        failed, tried = doctest.testmod(module)
+    assert tried and not failed
+
+
+def test_the_example_in_the_docs_runs(examples: None) -> None:
     page = (ROOT / "docs" / "records.md").read_text()
     (example,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    test = doctest.DocTestParser().get_doctest(
-        example, {"buzzer": SimpleNamespace(load_records=load_records)}, "records.md", "records.md", 0
-    )
+    test = doctest.DocTestParser().get_doctest(example, {}, "records.md", "records.md", 0)
     assert len(test.examples) > 3
     assert doctest.DocTestRunner().run(test).failed == 0
 

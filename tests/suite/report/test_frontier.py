@@ -13,11 +13,12 @@ import pytest
 from buzzer.suite import registry
 from buzzer.suite.cli import app
 from buzzer.suite.records import gate
-from buzzer.suite.records.record import Record, read_good
+from buzzer.suite.records.collection import load_records
+from buzzer.suite.records.schema import Record
 from buzzer.suite.registry import TaskConfig
 from buzzer.suite.report import charts, frontier
 from buzzer.suite.run import runner
-from buzzer.suite.run.frontier import cuts
+from buzzer.suite.run.frontier_plan import cuts
 from buzzer.suite.run.plan import Run
 
 Make = Callable[..., Record]
@@ -96,7 +97,9 @@ def test_simulated_speed_is_a_fact_of_the_record(
 
 def test_published_records_are_simulated_where_they_said_so() -> None:
     published = [
-        r for r in read_good(ROOT / "results") if r.task == "bert-intent-precision" and "latency" in r.samples
+        r
+        for r in load_records(ROOT / "results")
+        if r.task == "bert-intent-precision" and "latency" in r.samples
     ]
     simulated = [any("multiplies in FP32" in note for note in r.notes) for r in published]
     assert any(simulated)

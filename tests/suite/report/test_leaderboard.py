@@ -6,7 +6,7 @@ import pytest
 
 from buzzer.suite.analysis import comparison
 from buzzer.suite.records import gate, repetitions
-from buzzer.suite.records.record import Record
+from buzzer.suite.records.schema import Record
 from buzzer.suite.report import compare_text, leaderboard, page_runs
 from buzzer.suite.run.plan import TaskSelection, fit_run, predict_runs
 

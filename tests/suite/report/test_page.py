@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from buzzer.suite.records import record
-from buzzer.suite.records.record import Record
+from buzzer.suite.records.schema import Record
 from buzzer.suite.report import charts, page, page_bench, page_runs
 
 Make = Callable[..., Record]

@@ -6,7 +6,7 @@ import pytest
 from buzzer.errors import UsageError
 from buzzer.suite import registry
 from buzzer.suite.records import record
-from buzzer.suite.records.record import Record
+from buzzer.suite.records.schema import Record
 from buzzer.suite.report import leaderboard, page, readme
 
 Make = Callable[..., Record]

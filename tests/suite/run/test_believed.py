@@ -18,7 +18,7 @@ import pytest
 from buzzer.models.api.context import Data
 from buzzer.suite.budget import resolve
 from buzzer.suite.records import integrity, record
-from buzzer.suite.records.record import Record
+from buzzer.suite.records.schema import Record
 from buzzer.suite.run import events, limits, runner
 from buzzer.suite.run.events import Done, PhaseEnded, PhaseStarted
 from buzzer.suite.run.plan import TaskSelection, fit_run, predict_runs

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from buzzer import caches
-from buzzer.suite.records.record import Record
+from buzzer.suite.records.schema import Record
 
 Predict = Callable[..., Record]
 

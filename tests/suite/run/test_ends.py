@@ -23,13 +23,13 @@ from buzzer.models.api.context import Data
 from buzzer.suite import cli
 from buzzer.suite.cli import run as run_verb
 from buzzer.suite.cli import streams
-from buzzer.suite.cli.progress import ProgressDisplay
+from buzzer.suite.cli.signals import ProgressDisplay
 from buzzer.suite.records import record
-from buzzer.suite.records.record import Record
+from buzzer.suite.records.schema import Record
 from buzzer.suite.run import runner
 from buzzer.suite.run.executor import Executor, Step
 from buzzer.suite.run.plan import TaskSelection, predict_runs
-from buzzer.suite.run.tasks import TaskWorkload
+from buzzer.suite.run.task_runs import TaskWorkload
 
 Make = Callable[..., Record]
 Main = Callable[..., int]

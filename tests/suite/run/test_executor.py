@@ -10,10 +10,11 @@ import pytest
 from buzzer.errors import DataError, UnsupportedError
 from buzzer.models.api.context import Data
 from buzzer.suite.records import record
-from buzzer.suite.records.record import Record
+from buzzer.suite.records.schema import SCHEMA_MINOR, Record
 from buzzer.suite.run import fits, runner
 from buzzer.suite.run.executor import Executor, Level, Step
 from buzzer.suite.run.plan import FAILURES, Run, TaskSelection, interleaved, task_by_task
+from buzzer.suite.run.supervise import PhaseCallback
 
 Make = Callable[..., Record]
 Choose = Callable[..., TaskSelection]
@@ -63,18 +64,18 @@ class Workload:
         fields: dict[str, Any] = {"job": run.job, "engine": run.engine, "backend": run.backend}
         fields |= {"repeat": run.repeat, "control": run.control, "data_fingerprint": self.data.fingerprint}
         fields |= {"run_id": f"{self.fits + len(self.runs):032x}", "fit_id": fits.fit_id(run, self.data)}
-        fields |= {"schema_minor": record.SCHEMA_MINOR, "config_hash": run.task.config_hash}
+        fields |= {"schema_minor": SCHEMA_MINOR, "config_hash": run.task.config_hash}
         fields |= {"phases": PHASES, "score_s": 0.1, "gate": {"status": "reference"}}
         if ending != "ok":
             fields |= {"outcome": "error" if stopped else ending, "message": "it failed", "scores": {}}
             fields |= {"gate": {"status": "unscored"}, "details": {"interrupted": True} if stopped else {}}
         return self.make(**fields)
 
-    def fit(self, run: Run, watch: runner.ProgressCallback) -> Record | None:
+    def fit(self, run: Run, watch: PhaseCallback) -> Record | None:
         self.fits += 1
         return None if self.endings.get("fit") == "cached" else self.record_of(run, "fit")
 
-    def execute(self, run: Run, others: Sequence[Record], watch: runner.ProgressCallback) -> Record:
+    def execute(self, run: Run, others: Sequence[Record], watch: PhaseCallback) -> Record:
         self.runs.append(run)
         return self.record_of(run, run.backend)
 
@@ -108,7 +109,7 @@ def test_every_run_has_a_record_on_disk(
     assert outcomes(made) == [("fit", BOTH[0], "ok"), *(("predict", b, "ok") for b in BOTH)]
     assert watcher.runs == 2
     assert watcher.finished_runs == ["fit torch_eager", "predict torch_eager", "predict onnxruntime"]
-    assert {r.run_id for r in record.read_good(tmp_path / "out")} == {r.run_id for r in made}
+    assert {record.read(path).run_id for path in record.paths([tmp_path / "out"])} == {r.run_id for r in made}
     assert executor.records == made
 
 
@@ -137,7 +138,7 @@ def test_the_run_that_the_user_stops_is_the_last(
     watcher = Watcher()
     executor = Executor(tmp_path / "out", watcher)
     made = list(executor.run(steps_of(choose(), workload(**{stopped: "interrupted"}))))
-    assert len(made) == records == len(record.read_good(tmp_path / "out"))
+    assert len(made) == records == len(record.paths([tmp_path / "out"]))
     assert executor.interrupted and runner.interrupted(made[-1])
     assert watcher.messages == [("info", "interrupted; what ended is on disk, `--resume` goes on from there")]
 

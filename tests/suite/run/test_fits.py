@@ -20,8 +20,9 @@ from buzzer.models.api.context import Data
 from buzzer.suite import registry
 from buzzer.suite.budget import UNLIMITED
 from buzzer.suite.records import checks, integrity
-from buzzer.suite.records.record import Record
+from buzzer.suite.records.schema import Record
 from buzzer.suite.run import fits, limits, manifest, reaper, runner
+from buzzer.suite.run.executor import is_record_of
 from buzzer.suite.run.plan import Run, TaskSelection, fit_run, predict_runs
 
 HERE = Path(__file__).parents[1]
@@ -215,8 +216,8 @@ def test_records_name_their_fit_and_the_gate_asks_for_it(
         records = {path: changed, tmp_path / "s.json": second}
         problems = dict(integrity.passes(integrity.Checked(records, {p: [] for p in records}), whole=True))
         assert "other" in problems[tmp_path / "s.json"]
-    assert reference.matches(first, data)
-    assert not reference.matches(first.model_copy(update={"fit_id": None}), data)
+    assert is_record_of(reference, data, first)
+    assert not is_record_of(reference, data, first.model_copy(update={"fit_id": None}))
 
 
 # ---- damage -------------------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from buzzer.suite.records.record import Record
+from buzzer.suite.records.schema import Record
 from buzzer.suite.report import leaderboard, notes
 from buzzer.suite.report.display import outcome_text
 from buzzer.suite.run import counters, inputs, runner, supervise

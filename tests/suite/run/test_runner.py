@@ -14,9 +14,9 @@ import pytest
 from rich.console import Console
 
 from buzzer.models.api.context import Data
-from buzzer.suite.cli.progress import ProgressDisplay
+from buzzer.suite.cli.signals import ProgressDisplay
 from buzzer.suite.records import record
-from buzzer.suite.records.record import Record
+from buzzer.suite.records.schema import Record
 from buzzer.suite.run import fits, runner, supervise
 from buzzer.suite.run.plan import TaskSelection, fit_run, predict_runs
 
@@ -174,7 +174,7 @@ import pytest
 from rich.console import Console
 from buzzer.suite.budget import UNLIMITED
 from buzzer.suite.cli import progress as module
-from buzzer.suite.cli.progress import ProgressDisplay
+from buzzer.suite.cli.signals import ProgressDisplay
 
 def press():
     os.kill(os.getpid(), signal.SIGINT)

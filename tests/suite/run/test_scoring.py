@@ -11,10 +11,10 @@ import pytest
 from buzzer.suite.analysis import comparison, regress
 from buzzer.suite.budget import Budget
 from buzzer.suite.records import integrity, record, repetitions
-from buzzer.suite.records.record import SCHEMA_MINOR, Record
+from buzzer.suite.records.schema import SCHEMA_MINOR, Phase, Record
 from buzzer.suite.report import leaderboard, page, page_runs, readme
 from buzzer.suite.report.display import Quiet
-from buzzer.suite.run import events, fits, limits, record_builder, tasks
+from buzzer.suite.run import events, fits, limits, record_builder, task_runs
 from buzzer.suite.run.events import Done, Failed
 from buzzer.suite.run.executor import Executor
 from buzzer.suite.run.limits import Measured, Reason
@@ -31,7 +31,7 @@ DONE = Done(2.9, 0.0, {"accuracy": 0.9}, 10, {}, [], {}, [])
 SCORE = {"name": "score", "wall_s": 5.0, "cpu_s": 4.0, "peak_memory_bytes": 10**9}
 
 
-def phases(r: Record) -> dict[str, record.Phase]:
+def phases(r: Record) -> dict[str, Phase]:
     return {p.name: p for p in r.phases}
 
 
@@ -112,10 +112,10 @@ def test_the_suite_goes_on_after_a_run_without_a_score(
 ) -> None:
     monkeypatch.setenv("BUZZER_CACHE", str(tmp_path / "cache"))
     out = tmp_path / "out"
-    steps = tasks.steps(task_by_task([choose("score-nan", repeat=2)]), [data], out)
+    steps = task_runs.steps(task_by_task([choose("score-nan", repeat=2)]), [data], out)
     made = list(Executor(out, Quiet()).run(steps))
     assert [(r.job, r.outcome) for r in made] == [("fit", "ok"), *[("predict", "wrong")] * 4]
-    assert len(record.read_good(tmp_path / "out")) == 5
+    assert len(record.paths([tmp_path / "out"])) == 5
 
 
 def usage(reason: Reason = Reason.SELF) -> Usage:

@@ -47,7 +47,7 @@ def test_a_signal_ends_the_suite_in_order(tmp_path: Path, way: str) -> None:
         harness.send_signal(number)
         time.sleep(0.05)
     harness.wait(timeout=60)
-    (r,) = [r for r in record.read_good(out) if r.job == "predict"]
+    (r,) = [r for r in map(record.read, record.paths([out])) if r.job == "predict"]
     assert r.outcome == "error"
     assert r.message == "interrupted in phase predict"
     assert not psutil.pid_exists(grandchild) or psutil.Process(grandchild).status() == psutil.STATUS_ZOMBIE

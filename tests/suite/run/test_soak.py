@@ -20,8 +20,8 @@ import psutil
 import pytest
 
 from buzzer.errors import DataError
-from buzzer.suite.records import record
-from buzzer.suite.records.record import Record
+from buzzer.suite.records import integrity, record
+from buzzer.suite.records.schema import Record
 from buzzer.suite.run import runner
 
 HERE = Path(__file__).resolve().parents[1]
@@ -94,7 +94,7 @@ class Soak:
         return {str(e["run"]) for e in self.log()} - {r.run_id[:8] for r in self.good()}
 
     def good(self) -> list[Record]:
-        return record.read_good(self.out)
+        return [*integrity.examine(record.paths([self.out])).good.values()]
 
     def spoil(self) -> None:
         """What a broken disk or a careless hand makes of a results folder."""

@@ -11,7 +11,7 @@ import pytest
 from buzzer.errors import DataError, UnsupportedError
 from buzzer.models.api.context import RunContext
 from buzzer.suite.records import gate
-from buzzer.suite.records.record import Record
+from buzzer.suite.records.schema import Record
 from buzzer.suite.run import worker
 from buzzer.suite.run.events import Done
 from buzzer.suite.run.plan import TaskSelection

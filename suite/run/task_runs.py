@@ -5,10 +5,11 @@ from pathlib import Path
 
 from buzzer import caches
 from buzzer.models.api.context import Data
-from buzzer.suite.records.record import Record
+from buzzer.suite.records.schema import Record
 from buzzer.suite.run import runner
 from buzzer.suite.run.executor import Executor, Observer, Step
 from buzzer.suite.run.plan import Run, RunPlan, TaskSelection
+from buzzer.suite.run.supervise import PhaseCallback
 from buzzer.suite.run.worker import load_entry
 
 
@@ -21,11 +22,11 @@ class TaskWorkload:
     def __init__(self, data: Data, out: Path) -> None:
         self.data, self.out = data, out
 
-    def fit(self, run: Run, watch: runner.ProgressCallback) -> Record | None:
+    def fit(self, run: Run, watch: PhaseCallback) -> Record | None:
         """Train, unless the cache has this fit."""
         return runner.fit(run, self.data, caches.folder(), watch)
 
-    def execute(self, run: Run, others: Sequence[Record], watch: runner.ProgressCallback) -> Record:
+    def execute(self, run: Run, others: Sequence[Record], watch: PhaseCallback) -> Record:
         """The timed run of the fit."""
         return runner.predict(run, self.data, caches.folder(), self.out, others, watch)
 

@@ -14,7 +14,7 @@ import torch
 
 from buzzer.engine import infer
 from buzzer.engine.infer import Array, Session
-from buzzer.engine.infer.graphed import WARMUPS
+from buzzer.engine.infer.cuda_graphs import WARMUPS
 from buzzer.engine.infer.session import Staging
 from tests.engine.infer.cuda_stand_in import Cuda, Graph, stand_in
 

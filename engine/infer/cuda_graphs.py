@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from buzzer.engine.infer.session import Array, Base, Plan, as_arrays
+from buzzer.engine.infer.base import Base
+from buzzer.engine.infer.session import Array, Plan, as_arrays
+from buzzer.errors import first_line
 
 # Runs before the capture, as torch's notes on CUDA graphs require: libraries choose kernels and allocate workspaces in them.
 WARMUPS = 3
@@ -121,8 +123,3 @@ def graph_or_note(
     except RuntimeError as error:
         note = f"{backend} {plan.precision} ran without a CUDA graph, which could not be captured"
         return None, (f"{note} ({first_line(error)}): {launches}",)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an exception's message, or its type name if it has none."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -10,10 +10,11 @@ from buzzer.errors import DataError, UnsupportedError, UsageError
 from buzzer.models.api.context import Data
 from buzzer.suite.bench import loadgen, plan
 from buzzer.suite.bench.plan import BenchSelection
-from buzzer.suite.records.record import Record
+from buzzer.suite.records.schema import Record
 from buzzer.suite.run import reaper, runner
 from buzzer.suite.run.executor import Executor, Step
 from buzzer.suite.run.plan import Run
+from buzzer.suite.run.supervise import PhaseCallback
 
 GIVE_UP = frozenset({"unsupported"})  # once is enough
 
@@ -30,7 +31,7 @@ class BenchWorkload:
         self.data = Data(self.answers, "", "generated", {}, 1.0)
         self._files: dict[str, Path] = {}  # folder of what a run wrote, by run_id
 
-    def fit(self, run: Run, watch: runner.ProgressCallback) -> Record:
+    def fit(self, run: Run, watch: PhaseCallback) -> Record:
         """Compute the right answers. Raises UsageError or UnsupportedError for a model or sizes that cannot be."""
         self.work.mkdir()
         reference = runner.bench(run, self.data, caches.folder(), self.work, self.work, watch)
@@ -44,7 +45,7 @@ class BenchWorkload:
             self.data = Data(self.answers, *origin, {}, 1.0, tuple(facts["notes"]))
         return reference
 
-    def execute(self, run: Run, others: Sequence[Record], watch: runner.ProgressCallback) -> Record:
+    def execute(self, run: Run, others: Sequence[Record], watch: PhaseCallback) -> Record:
         """Time one variant."""
         files = Path(tempfile.mkdtemp(dir=self.work))
         new = runner.bench(run, self.data, caches.folder(), self.work, files, watch)
