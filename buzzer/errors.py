@@ -34,7 +34,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     >>> unknown_name("engine", "pandsa", ["pandas", "polars"]).hint
     'did you mean pandas? known: pandas, polars'
     """
-    names = sorted(set(known))
+    names = sorted({*known} - {""})
     near = get_close_matches(name, names, n=1, cutoff=0.5)
     guess = f"did you mean {near[0]}? " if near else ""
     return UsageError(f"unknown {kind} {name!r}", f"{guess}known: {', '.join(names)}")

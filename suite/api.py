@@ -36,7 +36,9 @@ from buzzer.suite.requests import (
     FrontierRequest,
     Paths,
     RunRequest,
+    checked,
     names,
+    path,
     paths,
 )
 from buzzer.suite.run import frontier_plan, resolve, task_runs
@@ -73,10 +75,10 @@ def run(
     >>> [(record.job, record.engine, record.outcome) for record in run(request, out=folder)]
     [('fit', 'polars', 'ok'), ('predict', 'polars', 'ok')]
     """
-    asked = request or RunRequest()
+    asked, folder = checked(RunRequest, RunRequest() if request is None else request), path(out)
     plan = resolve.run_plan(asked)
     with observing(observer) as watcher:
-        return Records(task_runs.execute(plan, Executor(Path(out), watcher, asked.resume)))
+        return Records(task_runs.execute(plan, Executor(folder, watcher, asked.resume)))
 
 
 def bench(
@@ -91,9 +93,9 @@ def bench(
     >>> [record.outcome for record in bench(request, out=folder)]
     ['ok']
     """
-    selections = bench_plan.selections(request)
+    selections, folder = bench_plan.selections(checked(BenchRequest, request)), path(out)
     with observing(observer) as watcher:
-        return Records(bench_runs.execute(selections, Executor(Path(out), watcher)))
+        return Records(bench_runs.execute(selections, Executor(folder, watcher)))
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,7 @@ def compare(
     >>> [str(result.variant) for results in comparison.results.values() for result in results]
     ['polars torch_eager cpu seed-cpu']
     """
+    request, folder = checked(CompareRequest, request), path(out)
     task = registry.task(request.task)
     thresholds = [Threshold.parse(text) for text in names(request.fail_if)]
     if bool(thresholds) != bool(paths(request.against)):
@@ -138,12 +141,12 @@ def compare(
     with observing(observer) as watcher:
         older = valid(request.against, watcher)
         if plan is not None:
-            executor = Executor(Path(out), watcher, request.resume)
+            executor = Executor(folder, watcher, request.resume)
             made = list(task_runs.execute(plan, executor))
             records, pool = [*executor.reused, *made], [*executor.records, *older]
         else:
             records = valid(request.records, watcher)
-            beside = integrity.examine(record.paths([Path(out)])).good if Path(out).is_dir() else {}
+            beside = integrity.examine(record.paths([folder])).good if folder.is_dir() else {}
             pool = [*records, *beside.values(), *older]
     groups = comparison.groups(records, task.name)
     comparisons = tuple(comparison.compare(g, task, full_budget, prices, pool, request.full) for g in groups)
@@ -174,10 +177,10 @@ def frontier(
     observer: Observer | None = None,
 ) -> Frontier:
     """Fine-tune a BERT, run it in every precision and cut to fewer layers; accuracy and latency of each."""
-    asked = request or FrontierRequest()
+    asked, folder = checked(FrontierRequest, FrontierRequest() if request is None else request), path(out)
     plan, layers = frontier_plan.plan_of(asked)
     with observing(observer) as watcher:
-        executor = Executor(Path(out), watcher, asked.resume)
+        executor = Executor(folder, watcher, asked.resume)
         made = list(task_runs.execute(plan, executor))
     records = [*executor.reused, *made]
     points = frontier_report.points([r for r in records if r.job == "predict"], layers)
@@ -200,21 +203,22 @@ def report(
     >>> print(report(folder, out=folder + "/board.md").splitlines()[0])
     # Leaderboard
     """
-    sources = [records] if isinstance(records, (str, Path)) else list(records)
+    many = isinstance(records, Iterable) and not isinstance(records, str)
+    sources = list(records) if many else [records]
     given = [source for source in sources if isinstance(source, Record)]
     with observing(observer) as watcher:
         read = examined([source for source in sources if not isinstance(source, Record)], watcher).good
-    files = {r.run_id: path for path, r in read.items()}
+    files = {r.run_id: file for file, r in read.items()}
     chosen = [*given, *read.values()]
     text = leaderboard.markdown(chosen)
     if out is not None:
-        record.write_text(Path(out), text)
+        record.write_text(path(out), text)
     if html is not None:
-        record.write_text(Path(html), page.html(chosen, page.links_of(files, Path(html))))
+        record.write_text(path(html), page.html(chosen, page.links_of(files, path(html))))
     if readme is not None:
-        record.write_text(Path(readme), result_table.fill(text_of(Path(readme)), chosen))
+        record.write_text(path(readme), result_table.fill(text_of(path(readme)), chosen))
     if svg is not None:
-        record.write_text(Path(svg), picture(chosen))
+        record.write_text(path(svg), picture(chosen))
     return text
 
 
@@ -225,16 +229,16 @@ def valid(sources: Paths, observer: Observer) -> list[Record]:
 
 def examined(sources: Paths, observer: Observer) -> integrity.Checked:
     """The records of files and folders, checked; the observer gets a line for each that is left out."""
-    checked = integrity.examine(record_files(paths(sources)))
-    for path, problems in checked.problems.items():
+    examination = integrity.examine(record_files(paths(sources)))
+    for file, problems in examination.problems.items():
         if problems:
-            observer.message(printable(f"left out: {path}: {'; '.join(problems)}"), "warning")
-    return checked
+            observer.message(printable(f"left out: {file}: {'; '.join(problems)}"), "warning")
+    return examination
 
 
-def text_of(path: Path) -> str:
+def text_of(file: Path) -> str:
     """The text of a file. Raises UsageError where it cannot be read."""
     try:
-        return path.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8")
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from error
+        raise UsageError(f"{file}: {error.strerror}") from error

@@ -113,7 +113,7 @@ def tasks() -> dict[str, TaskConfig]:
 def built_in_tasks() -> dict[str, TaskConfig]:
     """The tasks of configs/tasks/. Raises UsageError for a file that is not a task's."""
     by_name = {}
-    for path in sorted((configs.FOLDER / "tasks").glob("*.yaml")):
+    for path in sorted((configs.FOLDER / "tasks").glob("*.yaml"), key=lambda file: file.stem):
         try:
             task = TaskConfig.model_validate(read_task(path.stem))
         except ValidationError as error:

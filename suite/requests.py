@@ -4,9 +4,16 @@ A request checks nothing. `buzzer.suite.run.resolve` and `buzzer.suite.bench.pla
 allowed. Where several names are allowed, a list and a text with commas mean the same; `"all"` means every name that the task or model has.
 """
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from buzzer.errors import UsageError
 
 Names = str | Sequence[str]
 Numbers = float | Sequence[float]
@@ -85,7 +92,7 @@ class BenchRequest:
     128
     """
 
-    model: str  # a name of `buzzer list`, an ONNX file, or a model folder
+    model: str | Path  # a name of `buzzer list`, an ONNX file, or a model folder
     backends: Names = "all"
     precisions: Names = "all"
     batches: int | Sequence[int] = 1  # rows a run
@@ -115,7 +122,7 @@ class FrontierRequest:
     2
     """
 
-    model: str = "bert"  # "bert" (MiniLM-L6), or a Hugging Face BERT folder with a tokenizer
+    model: str | Path = "bert"  # "bert" (MiniLM-L6), or a Hugging Face BERT folder with a tokenizer
     backends: Names = "all"
     precisions: Names = "all"
     rounds: int = 2  # timed runs of each variant
@@ -124,6 +131,56 @@ class FrontierRequest:
     data: str | Path | None = None  # folder of the labelled sentences; None = generated data
     seed: int = 0
     resume: bool = False
+
+
+R = TypeVar("R", RunRequest, CompareRequest, BenchRequest, FrontierRequest)
+# The types of fields in words, for messages.
+TYPES: Mapping[Any, str] = {
+    str: "a text",
+    bool: "True or False",
+    int: "a whole number",
+    int | None: "a whole number",
+    float: "a number",
+    float | None: "a number",
+    str | Path: "a name or a path",
+    str | Path | None: "a path",
+    Names: "a name or a list of names",
+    Numbers: "a number or a list of numbers",
+    Paths: "a path or a list of paths",
+    int | Sequence[int]: "a whole number or a list of whole numbers",
+    Sequence[int]: "a list of whole numbers",
+    Mapping[str, object]: "a mapping of names to values",
+}
+
+
+def checked(kind: type[R], request: object) -> R:
+    """The request, with values of the types of its fields, to which NumPy numbers and the like are converted.
+
+    Raises UsageError for anything but a request of this kind, and for a value that cannot be converted.
+
+    >>> checked(CompareRequest, CompareRequest("booking", scales=["0.1", 1])).scales
+    [0.1, 1.0]
+    """
+    if not isinstance(request, kind):
+        hint = f"write buzzer.{kind.__name__}({request!r})" if isinstance(request, str) else ""
+        raise UsageError(f"{request!r} is not a {kind.__name__}", hint or f"make one: help({kind.__name__})")
+    values = {}
+    for name, adapter in _adapters(kind).items():
+        value = getattr(request, name)
+        try:
+            values[name] = adapter.validate_python(value)
+        except ValidationError as error:
+            wanted = TYPES[get_type_hints(kind)[name]]
+            raise UsageError(
+                f"{kind.__name__}: {name} is {value!r}, not {wanted}", "correct this field of the request"
+            ) from error
+    return replace(request, **values)
+
+
+@cache
+def _adapters(kind: type[Any]) -> Mapping[str, TypeAdapter[Any]]:
+    """What checks each field of a request."""
+    return {name: TypeAdapter(hint) for name, hint in get_type_hints(kind).items()}
 
 
 def names(value: Names) -> list[str]:
@@ -137,12 +194,19 @@ def names(value: Names) -> list[str]:
 
 
 def paths(value: Paths) -> list[Path]:
-    """The paths in a list, or the one given alone.
+    """The paths in a list, or the one given alone. Raises UsageError for what is not a path.
 
     >>> paths("results")
     [PosixPath('results')]
     """
-    return [Path(value)] if isinstance(value, (str, Path)) else [Path(part) for part in value]
+    return [path(part) for part in value] if isinstance(value, (list, tuple)) else [path(value)]
+
+
+def path(value: object) -> Path:
+    """The path. Raises UsageError for what is not one."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise UsageError(f"{value!r} is not a path", "give a text or a pathlib.Path")
+    return Path(value)
 
 
 def numbers(value: Numbers) -> list[float]:

@@ -3,13 +3,15 @@
 import doctest
 import importlib.util
 import logging
+import math
 import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_type_hints
 
+import numpy as np
 import pytest
 
 import buzzer
@@ -109,13 +111,61 @@ def test_a_name_that_is_not_public_is_no_attribute() -> None:
         (lambda: buzzer.compare(CompareRequest("booking", fail_if="wall:5%")), "belong together"),
         (lambda: buzzer.compare(CompareRequest("booking", devices="gpu")), "unknown device"),
         (lambda: api.frontier(FrontierRequest("gbdt")), "needs a BERT"),
+        (lambda: buzzer.bench(BenchRequest("minilm-l6", seconds=-1)), "seconds is -1, it must be 0"),
+        (lambda: buzzer.bench(BenchRequest("minilm-l6", seconds=math.nan)), "seconds is nan"),
+        (lambda: buzzer.bench(BenchRequest("minilm-l6", rounds=0)), "rounds is 0"),
         (lambda: buzzer.report("nowhere"), "no such file or folder"),
+        (lambda: buzzer.report([], readme="none.md"), "none.md: No such file"),
     ],
 )
 def test_a_bad_request_raises_before_anything_runs(call: Callable[[], object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         call()
     assert not list(Path().iterdir())
+
+
+def wrong(**fields: Any) -> Any:
+    """Values of other types than a request's fields have."""
+    return fields
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: buzzer.run(cast(Any, "booking")), "'booking' is not a RunRequest"),
+        (lambda: buzzer.bench(cast(Any, "minilm-l6")), "is not a BenchRequest"),
+        (lambda: buzzer.compare(cast(Any, "booking")), "is not a CompareRequest"),
+        (lambda: api.frontier(cast(Any, "bert")), "is not a FrontierRequest"),
+        (lambda: buzzer.run(RunRequest("booking", **wrong(engines=3))), "not a name or a list of names"),
+        (lambda: buzzer.run(RunRequest("booking", **wrong(scale="large"))), "scale is 'large', not a number"),
+        (lambda: buzzer.run(RunRequest("booking", **wrong(device=None))), "device is None, not a text"),
+        (lambda: buzzer.run(RunRequest("booking", **wrong(params=[1]))), "not a mapping"),
+        (lambda: buzzer.run(RunRequest("booking"), out=cast(Any, None)), "None is not a path"),
+        (lambda: buzzer.bench(BenchRequest("minilm-l6", **wrong(batches=1.5))), "batches is 1.5"),
+        (lambda: buzzer.bench(BenchRequest("minilm-l6", **wrong(budget=None))), "budget is None"),
+        (
+            lambda: buzzer.compare(CompareRequest("booking", **wrong(scales="0.1,x"))),
+            "not a number or a list",
+        ),
+        (lambda: buzzer.report(cast(Any, 3)), "3 is not a path"),
+        (lambda: buzzer.report([], out=cast(Any, 3)), "3 is not a path"),
+        (lambda: buzzer.load_records(cast(Any, 3)), "3 is not a path"),
+    ],
+)
+def test_a_value_of_a_wrong_type_raises_before_anything_runs(
+    call: Callable[[], object], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        call()
+    assert not list(Path().iterdir())
+
+
+def test_every_field_of_a_request_is_checked_and_converted() -> None:
+    for request in (RunRequest(), CompareRequest("a"), BenchRequest("a"), FrontierRequest()):
+        assert requests.checked(type(request), request) == request
+        assert {*get_type_hints(type(request)).values()} <= requests.TYPES.keys()
+    converted = requests.checked(RunRequest, RunRequest("booking", **wrong(scale="0.5", seed=np.int64(3))))
+    assert (converted.scale, converted.seed) == (0.5, 3)
 
 
 def test_lists_and_texts_with_commas_mean_the_same() -> None:

@@ -17,14 +17,25 @@ from buzzer.suite.budget import Budget
 from buzzer.suite.registry import NO_ENGINE, ModelConfig, TaskConfig, Variant
 from buzzer.suite.requests import BenchRequest, names
 from buzzer.suite.run.plan import Run
-from buzzer.suite.run.resolve import DEVICES, check_numbers
+from buzzer.suite.run.resolve import check_device, check_numbers
 
 ENTRY = "buzzer.suite.bench.protocol:BENCH"
 REFERENCE = "torch_eager"
 ANY = "any"  # precision of a record of a backend that is not here
 WEIGHTS = (".json", ".safetensors", ".bin", ".txt")  # files of a model folder
 INPUTS, LEAST_INPUTS = 16, 4  # different batches: most, and least of large ones
-LEAST_ROTATED = 2
+LARGEST = 1e9  # of any number of a request
+# Least and greatest of the numbers of a request.
+RANGES = {
+    "seq": (1, LARGEST),
+    "count": (1, LARGEST),
+    "inputs": (2, 4096),
+    "seconds": (0, LARGEST),
+    "at_most": (0, LARGEST),
+    "min_duration": (0, LARGEST),
+    "qps": (0, LARGEST),
+    "bound": (0, LARGEST),
+}
 SCENARIOS = ("single-stream", "offline", "server")
 LENGTHS = ("fixed", "real")
 PACKINGS = ("padded", "sorted", "packed")
@@ -73,7 +84,7 @@ class BenchSelection:
 def selections(request: BenchRequest) -> list[BenchSelection]:
     """A selection for each batch size and packing. Raises UsageError for what is not allowed, unknown, or more than this machine has."""
     check(request)
-    model, budget = registry.model(request.model), budgets.resolve(request.budget)
+    model, budget = registry.model(str(request.model)), budgets.resolve(request.budget)
     precisions = [] if names(request.precisions) == ["all"] else names(request.precisions)
     registry.check_precisions(precisions)
     backends = backends_of(model, names(request.backends))
@@ -81,7 +92,7 @@ def selections(request: BenchRequest) -> list[BenchSelection]:
     made = [
         BenchSelection(request, model, backends, precisions, budget, batch, packing, seq)
         for batch in batches
-        for packing in names(request.packings)
+        for packing in names(request.packings) or ["padded"]
     ]
     if problems := budgets.unmet(budget):
         raise UsageError(f"budget {budget.name}: {'; '.join(problems)}", "choose a smaller --budget")
@@ -91,7 +102,6 @@ def selections(request: BenchRequest) -> list[BenchSelection]:
 def check(request: BenchRequest) -> None:
     """Raises UsageError for a name or number of a request that is not allowed."""
     allowed = {
-        "device": (request.device, DEVICES),
         "lengths": (request.lengths, LENGTHS),
         "scenario": (request.scenario, ("", *SCENARIOS)),
     }
@@ -103,12 +113,15 @@ def check(request: BenchRequest) -> None:
             raise unknown_name("packing", packing, PACKINGS)
     if request.scenario and request.lengths == "real":
         raise UsageError("LoadGen's samples are rows of one length here", "leave out --lengths real")
-    check_numbers(seed=request.seed, repeat=request.rounds)
-    least = {"seq": (request.seq, 1), "count": (request.count, 1)}
-    least |= {"inputs": (request.inputs, LEAST_ROTATED)} if request.inputs is not None else {}
-    for name, (number, smallest) in least.items():
-        if number < smallest:
-            raise UsageError(f"{name} is {number!r}, {smallest} at the least")
+    check_device(request.device)
+    check_numbers(seed=request.seed, rounds=request.rounds)
+    for name, (smallest, largest) in RANGES.items():
+        number = getattr(request, name)
+        if number is not None and not smallest <= number <= largest:
+            limit = (
+                f"{smallest:g} at the least" if largest == LARGEST else f"from {smallest:g} to {largest:g}"
+            )
+            raise UsageError(f"{name} is {number:g}, it must be {limit}")
     seeds = request.loadgen_seeds
     if len(seeds) != len(loadgen.SEEDS) or not all(0 <= seed < 1 << 64 for seed in seeds):
         raise UsageError(f"loadgen_seeds {list(seeds)}: not three whole numbers", "write them like 1,2,3")
@@ -194,7 +207,7 @@ def run_of(selection: BenchSelection, job: str, backend: str, precision: str, re
 
 def backends_of(model: ModelConfig, asked: Sequence[str]) -> list[str]:
     """The names to run: those asked for, or all that the model names."""
-    if list(asked) == ["all"]:
+    if list(asked) in ([], ["all"]):
         return list(model.backends)
     for name in asked:
         infer.info(name)

@@ -12,7 +12,7 @@ from buzzer.errors import UsageError
 from buzzer.suite import registry
 from buzzer.suite.escape import printable
 from buzzer.suite.records import integrity
-from buzzer.suite.records.collection import record_files
+from buzzer.suite.records.collection import some_record_files
 from buzzer.suite.records.schema import json_schema
 from buzzer.suite.run.worker import load_entry
 
@@ -32,9 +32,7 @@ def main(
         return
     fingerprints = dict(fingerprint(text) for text in data or [])
     sources = path or [Path("results")]
-    files = record_files(sources)
-    if not files:
-        raise UsageError("no records found", "give record files or folders that hold some")
+    files = some_record_files(sources)
     is_set = len(files) > 1 or any(source.is_dir() for source in sources)
     checked = integrity.examine(files, fingerprints, whole=is_set)
     for file, problems in checked.problems.items():

@@ -26,7 +26,7 @@ def main(
     precision: Annotated[str, typer.Option(help="Precisions, by comma.")] = "fp32",
     device: Annotated[str, typer.Option(help="cpu, cuda or both; default: what the engine runs on.")] = "",
     budget: Annotated[
-        str, typer.Option(help="Budgets, by comma [seed-cpu, and the same on all cores].")
+        str, typer.Option(help="Budgets, by comma; default: seed-cpu, and the same on all cores.")
     ] = "",
     scale: Annotated[str, typer.Option(help="Scales of generated data, by comma.")] = "",
     data: Annotated[Path | None, typer.Option(help="Folder of the official files.")] = None,

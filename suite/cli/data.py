@@ -16,6 +16,7 @@ from buzzer.suite import registry
 from buzzer.suite.cli.signals import ProgressDisplay
 from buzzer.suite.config_file import MOST_SEED, check_scale
 from buzzer.suite.records import rescore as rescoring
+from buzzer.suite.records.collection import some_record_files
 from buzzer.suite.run import reaper
 from buzzer.suite.run.worker import load_entry
 
@@ -31,10 +32,10 @@ def generate(
     scale: Annotated[float, typer.Option(help="Share of the official size.")] = 0.01,
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Same seed, same files.")] = 0,
     test_scale: Annotated[
-        float | None, typer.Option(help="Share of the official size of the test part [as --scale].")
+        float | None, typer.Option(help="Share of the official size of the test part; default: as --scale.")
     ] = None,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Processes; the files are the same [all cores].")
+        int | None, typer.Option(min=1, help="Processes; the files are the same; default: one per core.")
     ] = None,
 ) -> None:
     """Write synthetic files in the official format."""
@@ -86,10 +87,13 @@ def rescore(
     """Score the submissions of earlier runs again, and compare with their records. Exit code 1 if any differs."""
     config = registry.task(task)
     check_scale("--scale", scale)
+    files = some_record_files(path)
     with ProgressDisplay() as display:
         prepare = load_entry(config.entry).prepare
         prepared = prepare(data, caches.folder() / "data", scale or config.scale, seed, display.preparing)
-    results = list(rescoring.rescore(config, map(existing, path), prepared))
+    results = list(rescoring.rescore(config, files, prepared))
+    if not results:
+        raise UsageError(f"no timed runs of {config.name} among these records", "give others")
     for result in results:
         problem = result.problem or (f"not scored: {result.skipped}" if result.skipped else "")
         if as_json:

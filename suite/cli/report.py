@@ -10,6 +10,7 @@ import typer
 from buzzer.suite import api
 from buzzer.suite.cli.signals import ProgressDisplay
 from buzzer.suite.records import repetitions
+from buzzer.suite.records.collection import some_record_files
 from buzzer.suite.records.schema import Record
 
 
@@ -26,7 +27,10 @@ def main(
     ] = False,
 ) -> None:
     """Render records as Markdown (stdout, or --out), an HTML page, a README's table: whatever is asked for."""
-    display, sources = ProgressDisplay(), path or [Path("results")]  # not opened: signals end it at once
+    display, sources = (
+        ProgressDisplay(),
+        some_record_files(path or [Path("results")]),
+    )  # not opened: signals end it at once
     if as_json:
         print_json(api.valid(sources, display))
         return

@@ -37,7 +37,9 @@ def main(
     backend: Annotated[str, typer.Option(help="Inference backends, by comma, or all.")] = "",
     precision: Annotated[str, typer.Option(help="Precisions, by comma; default or all: the task's.")] = "",
     device: Annotated[str, typer.Option(help="cpu or cuda; default: what the engine runs on.")] = "",
-    budget: Annotated[str, typer.Option(help="Budgets, by comma: names or 1c20g24h [seed-cpu].")] = "",
+    budget: Annotated[
+        str, typer.Option(help="Budgets, by comma: names or 1c20g24h; default: seed-cpu.")
+    ] = "",
     data: Annotated[
         Path | None, typer.Option(help="Folder of the official files; default: generated data.")
     ] = None,

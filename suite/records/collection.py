@@ -11,6 +11,7 @@ from buzzer.errors import UsageError, unknown_name
 from buzzer.suite.escape import printable
 from buzzer.suite.records import frame, integrity, record
 from buzzer.suite.records.schema import Record
+from buzzer.suite.requests import Paths, paths
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -127,7 +128,7 @@ class Records(Sequence[Record]):
         return f"{table}<p>{html.escape(repr(self))}.{more}</p>"
 
 
-def load_records(*paths: str | Path) -> Records:
+def load_records(*sources: Paths) -> Records:
     """The records in files and folders, in the order in which the runs ended; without paths, those in `results`.
 
     Folders are searched at any depth. A record that `buzzer check` finds a problem with is left out with a warning. Raises UsageError
@@ -136,7 +137,8 @@ def load_records(*paths: str | Path) -> Records:
     >>> load_records("results/booking", "results/gbdt")
     Records(7 runs of booking, gbdt; 6 ok, 1 unsupported)
     """
-    checked = integrity.examine(record_files([Path(path) for path in paths or ["results"]]))
+    files = record_files([path for source in sources or ["results"] for path in paths(source)])
+    checked = integrity.examine(files)
     for path, problems in checked.problems.items():
         if problems:
             warnings.warn(printable(f"left out: {path}: {'; '.join(problems)}"), stacklevel=2)
@@ -149,6 +151,13 @@ def record_files(sources: Sequence[Path]) -> list[Path]:
         if not source.exists():
             raise UsageError(printable(f"{source}: no such file or folder"))
     return list(dict.fromkeys(record.paths(sources)))
+
+
+def some_record_files(sources: Sequence[Path]) -> list[Path]:
+    """As `record_files`. Raises UsageError if there are none."""
+    if files := record_files(sources):
+        return files
+    raise UsageError("no records found", "give record files or folders of records; `buzzer run` writes them")
 
 
 def _allowed(value: object) -> Sequence[object]:

@@ -32,7 +32,7 @@ def plan_of(request: FrontierRequest) -> tuple[RunPlan, int]:
 
     Raises UsageError for a model that cannot be fine-tuned here, and for what else is not allowed.
     """
-    check_numbers(seed=request.seed, repeat=request.rounds)
+    check_numbers(seed=request.seed, rounds=request.rounds)
     check_device(request.device)
     base = RunRequest(
         TASK,
@@ -43,7 +43,7 @@ def plan_of(request: FrontierRequest) -> tuple[RunPlan, int]:
         data=request.data,
         seed=request.seed,
         repeat=request.rounds,
-        params=weights_of(request.model),
+        params=weights_of(str(request.model)),
     )
     whole = selection(base)
     full = layers_of(whole.task)

@@ -140,12 +140,13 @@ def texts(params: Mapping[str, object]) -> dict[str, str]:
         ) from error
 
 
-def check_numbers(seed: int = 0, repeat: int = 1, workers: int = 0) -> None:
+def check_numbers(seed: int = 0, repeat: int = 1, workers: int = 0, rounds: int = 1) -> None:
     """Raises UsageError for a whole number out of its range."""
     ranges = {
         "seed": (seed, 0, MOST_SEED),
         "repeat": (repeat, 1, MOST_REPEATS),
         "workers": (workers, 0, MOST_REPEATS),
+        "rounds": (rounds, 1, MOST_REPEATS),
     }
     for name, (value, least, most) in ranges.items():
         if not isinstance(value, int) or not least <= value <= most:
@@ -155,7 +156,7 @@ def check_numbers(seed: int = 0, repeat: int = 1, workers: int = 0) -> None:
 def check_device(device: str) -> None:
     """Raises UsageError for a device that is neither `cpu` nor `cuda`; empty is the default."""
     if device not in ("", *DEVICES):
-        raise unknown_name("device", device, DEVICES)
+        raise UsageError(f"unknown device {device!r}", "known: cpu, cuda (an NVIDIA GPU)")
 
 
 def check_data(data: str | Path | None, scaled: bool) -> None:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import pytest
 import yaml
+from typer.main import get_command
 
 from buzzer.suite import cli
 from buzzer.suite.cli.signals import ENDING
@@ -115,7 +116,10 @@ def process(place: Path) -> Buzzer:
         (["data", "score", "booking", "a.csv", "b.csv"], "a.csv: no such file", ""),
         (["check", "nothing.json"], "nothing.json: no such file", ""),
         (["report", "nothing"], "nothing: no such file", ""),
-        (["report", ".", "--readme", "none.md"], "none.md: No such file", ""),
+        (["report", "."], "no records found", "buzzer run"),
+        (["data", "rescore", "booking", "."], "no records found", "buzzer run"),
+        (["bench", "minilm-l6", "--scenario", "multi"], "unknown scenario 'multi'", "known: offline"),
+        (["bench", "minilm-l6", "--device", "gpu"], "unknown device 'gpu'", "cuda (an NVIDIA GPU)"),
         (["compare", "bookin"], "unknown task 'bookin'", "did you mean booking?"),
         (["compare", "booking", "--from", "nothing"], "nothing: no such file", ""),
         (["compare", "booking", "--from", "."], "no timed runs of booking", "buzzer run"),
@@ -224,6 +228,15 @@ def test_report_draws_the_tables(buzzer: Buzzer, tmp_path: Path, make_record: Ma
     drawn = (tmp_path / "board.svg").read_text()
     assert drawn.startswith("<svg")
     assert "torch_eager" in drawn
+
+
+def test_help_is_printed_as_it_is_written() -> None:
+    """Text in square brackets would be read as markup, and not be printed."""
+    commands = list(get_command(cli.app).commands.values())  # type: ignore[attr-defined]
+    commands += [command for group in commands for command in getattr(group, "commands", {}).values()]
+    texts = [text for c in commands for text in (c.help, *(getattr(p, "help", "") for p in c.params))]
+    assert len(texts) > 100
+    assert not [text for text in texts if "[" in (text or "")]
 
 
 def test_brackets_in_messages_are_shown_as_they_are(buzzer: Buzzer) -> None:
