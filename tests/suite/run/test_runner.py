@@ -173,7 +173,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 from buzzer.suite.budget import UNLIMITED
-from buzzer.suite.cli import progress as module
+from buzzer.suite.cli import signals as module
 from buzzer.suite.cli.signals import ProgressDisplay
 
 def press():
