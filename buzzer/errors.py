@@ -11,6 +11,8 @@ class BuzzerError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        if hint:
+            self.add_note(f"hint: {hint}")  # which Python and notebooks show below the message
 
     def __reduce__(self) -> tuple[type["BuzzerError"], tuple[str, str]]:
         return type(self), (self.message, self.hint)

@@ -4,9 +4,11 @@ import doctest
 import importlib.util
 import logging
 import math
+import pickle
 import re
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast, get_type_hints
@@ -122,6 +124,13 @@ def test_a_bad_request_raises_before_anything_runs(call: Callable[[], object], m
     with pytest.raises(UsageError, match=message):
         call()
     assert not list(Path().iterdir())
+
+
+def test_python_shows_the_hint_of_an_error() -> None:
+    with pytest.raises(UsageError) as raised:
+        buzzer.run(RunRequest("bookin"))
+    error = pickle.loads(pickle.dumps(raised.value))
+    assert traceback.format_exception(error)[-1].startswith("hint: did you mean booking?")
 
 
 def wrong(**fields: Any) -> Any:
