@@ -1,9 +1,10 @@
-"""The public functions: what the command line does, for scripts and notebooks. `import buzzer` offers them.
+"""The public functions, for scripts and notebooks. They do the same as the command line. `import buzzer` makes them available.
 
 A request that cannot be carried out raises `BuzzerError` before anything runs. A run that fails raises nothing: its record has the
-`outcome` and a `message`. Ctrl-C ends the current run; its record is the last one returned.
+`outcome` and a `message`. Ctrl-C stops the current run; its record is the last one that is returned.
 
-Without an `observer`, a notebook shows a progress bar, a terminal what the command line shows, and any other script only warnings.
+Without an `observer`, a notebook shows a progress bar, a terminal shows the same as the command line, and any other script shows only
+warnings.
 """
 
 from collections.abc import Iterable, Sequence
@@ -68,16 +69,16 @@ def run(
     out: str | Path = DEFAULT_OUT,
     observer: Observer | None = None,
 ) -> Records:
-    """Fit where needed, then run what is asked for; the records of this call, which are also in the folder `out`.
+    """Run tasks, after fitting those that have no fit in the cache. Returns the records of this call, which are also in the folder `out`.
 
     >>> request = RunRequest("online-shoppers", ["polars"], ["torch_eager"], scale=0.1, params={"epochs": 1})
     >>> [(record.job, record.engine, record.outcome) for record in run(request, out=folder)]
     [('fit', 'polars', 'ok'), ('predict', 'polars', 'ok')]
     """
-    asked = request or RunRequest()
-    plan = resolve.run_plan(asked)
+    request = request or RunRequest()
+    plan = resolve.run_plan(request)
     with observing(observer) as watcher:
-        return Records(tasks.execute(plan, Executor(Path(out), watcher, asked.resume)))
+        return Records(tasks.execute(plan, Executor(Path(out), watcher, request.resume)))
 
 
 def bench(
@@ -86,7 +87,7 @@ def bench(
     out: str | Path = DEFAULT_OUT,
     observer: Observer | None = None,
 ) -> Records:
-    """Time a model on inference backends and check its outputs; the records of this call, which are also in the folder `out`.
+    """Time a model on inference backends and check its outputs. Returns the records of this call, which are also in the folder `out`.
 
     >>> request = BenchRequest("minilm-l6", ["torch_eager"], ["fp32"], seq=8, seconds=0, rounds=1)
     >>> [record.outcome for record in bench(request, out=folder)]
@@ -99,11 +100,11 @@ def bench(
 
 @dataclass(frozen=True)
 class Comparisons(Sequence[Comparison]):
-    """A comparison for each group of records that may be compared."""
+    """The comparisons of a call: one for each group of records that may be compared."""
 
     comparisons: tuple[Comparison, ...]
-    changes: tuple[tuple[Change, ...], ...]  # against older records, beside each comparison
-    records: Records  # what they are made of
+    changes: tuple[tuple[Change, ...], ...]  # for each comparison, the changes against older records
+    records: Records  # all records that are compared
 
     @overload
     def __getitem__(self, index: int) -> Comparison: ...
@@ -122,7 +123,7 @@ def compare(
     out: str | Path = DEFAULT_OUT,
     observer: Observer | None = None,
 ) -> Comparisons:
-    """Run a task's variants in interleaved rounds, or take records of `request.records`, and compare them.
+    """Run a task's variants in interleaved rounds, or read the records in `request.records`, and compare them.
 
     >>> (comparison,) = compare(CompareRequest("online-shoppers", records=folder))
     >>> [str(result.variant) for results in comparison.results.values() for result in results]
@@ -131,7 +132,9 @@ def compare(
     task = registry.task(request.task)
     thresholds = [Threshold.parse(text) for text in names(request.fail_if)]
     if bool(thresholds) != bool(paths(request.against)):
-        raise UsageError("--against and --fail-if belong together", "--against results/old --fail-if wall:5%")
+        raise UsageError(
+            "--against and --fail-if must be given together", "--against results/old --fail-if wall:5%"
+        )
     check_scale("--full", request.full)
     full_budget = budgets.resolve(request.full_budget) if request.full_budget else None
     prices = comparison.parse_prices(request.price)
@@ -140,8 +143,8 @@ def compare(
         older = valid(request.against, watcher)
         if plan is not None:
             executor = Executor(Path(out), watcher, request.resume)
-            made = list(tasks.execute(plan, executor))
-            records, pool = [*executor.reused, *made], [*executor.records, *older]
+            new = list(tasks.execute(plan, executor))
+            records, pool = [*executor.reused, *new], [*executor.records, *older]
         else:
             records = valid(request.records, watcher)
             beside = integrity.examine(record.paths([Path(out)])).good if Path(out).is_dir() else {}
@@ -149,12 +152,12 @@ def compare(
     groups = comparison.groups(records, task.name)
     comparisons = tuple(comparison.compare(g, task, full_budget, prices, pool, request.full) for g in groups)
     if not comparisons and plan is None:
-        raise UsageError(f"no timed runs of {request.task} among these records", "buzzer run makes some")
+        raise UsageError(f"no timed runs of {request.task} among these records", "`buzzer run` makes some")
     changed = tuple(tuple(changes(c.group, older, thresholds, pool)) for c in comparisons)
     if thresholds and comparisons and not any(changed):
         raise UsageError(
             "no older record has the same machine, data, parameters, variant, enforcement and rule of timing",
-            "give others to --against",
+            "give other records to --against",
         )
     return Comparisons(comparisons, changed, Records(records))
 
@@ -165,7 +168,7 @@ class Frontier:
 
     points: list[frontier_report.Point]  # the fastest first
     layers: int  # of the whole model
-    records: Records  # fits and timed runs, those of earlier calls included
+    records: Records  # fits and timed runs; with `resume` also those of earlier calls
 
 
 def frontier(
@@ -174,13 +177,13 @@ def frontier(
     out: str | Path = DEFAULT_OUT,
     observer: Observer | None = None,
 ) -> Frontier:
-    """Fine-tune a BERT, run it in every precision and cut to fewer layers; accuracy and latency of each."""
-    asked = request or FrontierRequest()
-    plan, layers = frontier_runs.plan_of(asked)
+    """Fine-tune a BERT, whole and cut to fewer layers, and run it in every precision. Returns accuracy and latency of each variant."""
+    request = request or FrontierRequest()
+    plan, layers = frontier_runs.plan_of(request)
     with observing(observer) as watcher:
-        executor = Executor(Path(out), watcher, asked.resume)
-        made = list(tasks.execute(plan, executor))
-    records = [*executor.reused, *made]
+        executor = Executor(Path(out), watcher, request.resume)
+        new = list(tasks.execute(plan, executor))
+    records = [*executor.reused, *new]
     points = frontier_report.points([r for r in records if r.job == "predict"], layers)
     return Frontier(points, layers, Records(records))
 
@@ -194,19 +197,20 @@ def report(
     svg: str | Path | None = None,
     observer: Observer | None = None,
 ) -> str:
-    """The leaderboard as Markdown, of records or of files and folders of them; and the files that are named.
+    """The leaderboard of some records, as Markdown. `records` are records, or files and folders of records.
 
-    `html` is a page of its own, `readme` a file whose result table, between two markers, is filled in, `svg` an image of the tables.
+    Files are written only if they are named: `out` gets the Markdown, `html` a self-contained page, and `svg` an image of the tables. In the
+    file `readme`, the result table between two markers is replaced.
 
     >>> print(report(folder, out=folder + "/board.md").splitlines()[0])
     # Leaderboard
     """
     sources = [records] if isinstance(records, (str, Path)) else list(records)
-    given = [source for source in sources if isinstance(source, Record)]
+    in_memory = [source for source in sources if isinstance(source, Record)]
     with observing(observer) as watcher:
         read = examined([source for source in sources if not isinstance(source, Record)], watcher).good
     files = {r.run_id: path for path, r in read.items()}
-    chosen = [*given, *read.values()]
+    chosen = [*in_memory, *read.values()]
     text = leaderboard.markdown(chosen)
     if out is not None:
         record.write_text(Path(out), text)
@@ -220,12 +224,12 @@ def report(
 
 
 def valid(sources: Paths, observer: Observer) -> list[Record]:
-    """The records of files and folders that `buzzer check` finds nothing wrong with; the others are told to the observer."""
+    """The records in files and folders that `buzzer check` finds valid. The observer gets a warning for each other record."""
     return list(examined(sources, observer).good.values())
 
 
 def examined(sources: Paths, observer: Observer) -> integrity.Checked:
-    """The records of files and folders, checked; the observer gets a line for each that is left out."""
+    """The records in files and folders, checked. The observer gets a warning for each record that is left out."""
     checked = integrity.examine(record_files(paths(sources)))
     for path, problems in checked.problems.items():
         if problems:
@@ -234,7 +238,7 @@ def examined(sources: Paths, observer: Observer) -> integrity.Checked:
 
 
 def text_of(path: Path) -> str:
-    """The text of a file. Raises UsageError where it cannot be read."""
+    """The text of a file. Raises UsageError if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:

@@ -107,7 +107,9 @@ def unmet(budget: Budget) -> list[str]:
     if budget.cores and budget.cores > cores:
         problems.append(f"{budget.cores} cores required, {cores} available")
     if budget.memory_bytes and budget.memory_bytes > memory:
-        problems.append(f"{budget.memory_bytes / 1e9:.1f} GB of memory required, {memory / 1e9:.1f} GB available")
+        problems.append(
+            f"{budget.memory_bytes / 1e9:.1f} GB of memory required, {memory / 1e9:.1f} GB available"
+        )
     gpus = device.gpu_memory()
     if budget.gpu_memory_bytes and gpus and budget.gpu_memory_bytes > min(gpus):
         problems.append(

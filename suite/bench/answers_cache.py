@@ -136,4 +136,6 @@ def not_finite(expected: Sequence[Mapping[str, Array]]) -> str:
 def check_inputs(answers: Answers, model: BenchModel, folder: Path) -> None:
     """Raises DataError unless the reference outputs belong to these inputs."""
     if answers.fingerprint != fingerprint(model):
-        raise DataError(f"{folder}: the reference outputs are of other inputs", "delete the folder; it is made again")
+        raise DataError(
+            f"{folder}: the reference outputs are of other inputs", "delete the folder; it is made again"
+        )

@@ -28,9 +28,8 @@ class Check:
     rows: int = 0  # rows compared
     bad: int = 0  # runs with an output that was not finite or not written
     runs: int = 0
-    _compared: dict[tuple[int, str], tuple[Array, int, int]] = field(
-        default_factory=dict
-    )  # output, hits, rows
+    # (input, name) -> output, hits, rows
+    _compared: dict[tuple[int, str], tuple[Array, int, int]] = field(default_factory=dict)
 
     def add(self, index: int, outputs: Mapping[str, Array]) -> None:
         """Compare the outputs of a run on one input, then overwrite them."""

@@ -22,7 +22,8 @@ from buzzer.suite.bench.checks import Check
 
 NAMES = {"single-stream": "SingleStream", "offline": "Offline", "server": "Server"}
 TRIAL_S = 1.0  # seconds of trial runs, which measure the rate that LoadGen is to expect
-SEEDS = ("qsl_rng_seed", "sample_index_rng_seed", "schedule_rng_seed")  # MLPerf publishes new ones for each round of submissions
+# LoadGen's settings of seeds. MLPerf publishes new seeds for each round of submissions.
+SEEDS = ("qsl_rng_seed", "sample_index_rng_seed", "schedule_rng_seed")
 SUMMARY, LOGS = "mlperf_log_summary.txt", "mlperf_log_*"
 LATENCY = "single-stream"  # the scenario whose figure is a time, not a rate
 HEADLINE = {  # the line of the summary by which runs are ranked

@@ -14,7 +14,7 @@ from buzzer.suite.run.resolve import check_device, check_numbers, planned, selec
 from buzzer.suite.run.worker import load_entry
 
 TASK = "bert-intent-precision"
-NAMES = ("bert", "minilm-l6")  # these mean the task's own weights; any other value is the path of a Hugging Face BERT folder
+NAMES = ("bert", "minilm-l6")  # the task's own weights; any other name must be a Hugging Face BERT folder
 CUT_PRECISIONS = ("fp32", "int8")
 CUT_CHECKPOINTS = ("float", "int8")
 

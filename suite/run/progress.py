@@ -32,11 +32,11 @@ class RunProgress:
     Times named `..._read_s` are readings of `time.perf_counter` in the harness.
     """
 
-    phases: dict[str, Phase] = field(default_factory=dict)  # ended phases, in the order in which they first began
+    phases: dict[str, Phase] = field(default_factory=dict)  # ended phases, in the order of their first begin
     samples: dict[str, list[float]] = field(default_factory=dict)  # phase -> seconds of each lap
     running: str = ""  # the phase that began last
     running_since_s: float = 0.0  # seconds since the start of the process
-    closed_s: float | None = None  # seconds since the start of the process when the last phase ended; None while it runs
+    closed_s: float | None = None  # the same when that phase ended; None while it runs
     born_s: float | None = None  # start of the process on the clock of both processes
     end: Done | Failed | None = None
     broken: str | None = None  # the first line that is not an event or contradicts an earlier line

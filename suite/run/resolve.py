@@ -177,7 +177,8 @@ def check_cluster(task: TaskConfig, workers: int, scheduler: str) -> None:
     if (workers or scheduler) and not task.clustered:
         clustered = ", ".join(name for name, config in registry.tasks().items() if config.clustered)
         raise UsageError(
-            f"{task.name} runs in one process", f"leave out --workers and --scheduler; {clustered} can use them"
+            f"{task.name} runs in one process",
+            f"leave out --workers and --scheduler; {clustered} can use them",
         )
 
 

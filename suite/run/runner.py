@@ -157,7 +157,10 @@ def temporary_folder() -> Iterator[Path]:
     try:
         holder = tempfile.TemporaryDirectory(prefix="buzzer-run-", ignore_cleanup_errors=True)
     except OSError as error:
-        raise DataError(f"cannot create a temporary folder: {error.strerror}", "set TMPDIR to a folder that can be written") from error
+        raise DataError(
+            f"cannot create a temporary folder: {error.strerror}",
+            "set TMPDIR to a folder that can be written",
+        ) from error
     with holder as name, reaper.swept(Path(name)) as folder:
         yield folder
 

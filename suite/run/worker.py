@@ -81,9 +81,8 @@ def failure(error: BaseException) -> Failed:
     ours = next((e for e in leaves(error) if isinstance(e, BuzzerError)), None)
     if ours is not None:
         outcome = "unsupported" if isinstance(ours, UnsupportedError) else "error"
-        return Failed(
-            outcome, ours.message, ours.hint, {"user_error": True}
-        )  # the input is wrong, not the program
+        # `user_error`: the input is wrong, not the program.
+        return Failed(outcome, ours.message, ours.hint, {"user_error": True})
     text = f"{type(first).__name__}: {first}"
     if fault := next(filter(None, map(faults.classify, (error, *leaves(error)))), None):
         traceback.print_exception(error)
@@ -171,4 +170,5 @@ if __name__ == "__main__":
     code = main(sys.argv[1])
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # everything is on disk; unloading the libraries can take a second that no phase would count
+    # Everything is on disk. Unloading the libraries can take a second that no phase would count.
+    os._exit(code)
