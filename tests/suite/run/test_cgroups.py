@@ -61,7 +61,7 @@ def test_a_read_only_mount_is_reported(root: Path, monkeypatch: pytest.MonkeyPat
 
 def test_who_asks_for_polling_needs_no_commands(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BUZZER_ENFORCEMENT", "polled")
-    found = cgroups.missing(root, is_admin=True)
-    assert ("asks for polling" in found.reason, found.commands) == (True, [])
-    assert limits_lines(found) == [f"  {found.reason}"]
+    missing = cgroups.missing(root, is_admin=True)
+    assert ("asks for polling" in missing.reason, missing.commands) == (True, [])
+    assert limits_lines(missing) == [f"  {missing.reason}"]
     assert limits_lines(None) == []

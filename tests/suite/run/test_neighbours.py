@@ -30,11 +30,11 @@ def test_cpu_time_of_others_is_measured() -> None:
     code = "import os, sys, time\nos.sched_setaffinity(0, [int(sys.argv[1])])\nwhile time.process_time() < 0.3: pass"
     seen = counters.Neighbours([core])
     subprocess.run([sys.executable, "-S", "-c", code, str(core)], check=True)
-    taken = seen.cpu_s(0.0)
-    assert taken is not None
-    assert taken > 0.25
-    own = seen.cpu_s(10.0**6)
-    assert own == 0.0  # the CPU time of the run is not counted
+    taken_s = seen.cpu_s(0.0)
+    assert taken_s is not None
+    assert taken_s > 0.25
+    others_s = seen.cpu_s(10.0**6)
+    assert others_s == 0.0  # the CPU time of the run is not counted
     assert seen.cpu_s(None) is None
 
 

@@ -113,8 +113,8 @@ def test_the_suite_goes_on_after_a_run_without_a_score(
     monkeypatch.setenv("BUZZER_CACHE", str(tmp_path / "cache"))
     out = tmp_path / "out"
     steps = tasks.steps(task_by_task([choose("score-nan", repeat=2)]), [data], out)
-    made = list(Executor(out, Quiet()).run(steps))
-    assert [(r.job, r.outcome) for r in made] == [("fit", "ok"), *[("predict", "wrong")] * 4]
+    records = list(Executor(out, Quiet()).run(steps))
+    assert [(r.job, r.outcome) for r in records] == [("fit", "ok"), *[("predict", "wrong")] * 4]
     assert len(record.read_good(tmp_path / "out")) == 5
 
 

@@ -83,12 +83,12 @@ def test_opening_the_device_is_measured(monkeypatch: pytest.MonkeyPatch) -> None
     context = RunContext("t", "cudf", "xgboost", "fp32", "cuda", Path(), Path(), Path(), 1.0, 0, 1)
     device = worker.Device(context, synchronize)
     library.used += 10 << 20  # by the task
-    own = {"torch_peak": 0, "process": None}
-    assert device.memory() == {"opened": OPENED, "held": OPENED + (10 << 20), **own}
+    counters = {"torch_peak": 0, "process": None}
+    assert device.memory() == {"opened": OPENED, "held": OPENED + (10 << 20), **counters}
     assert worker.Device(replace(context, gpu_memory_bytes=7), lambda: None).opened == 0
     assert limits == [7]
     monkeypatch.setattr(worker, "nvml", lambda: None)
-    assert worker.Device(context, synchronize).memory() == {"opened": None, "held": None, **own}
+    assert worker.Device(context, synchronize).memory() == {"opened": None, "held": None, **counters}
 
 
 def test_the_clock_of_a_gpu_run_waits_for_the_device(
@@ -131,8 +131,8 @@ PROOFS = {
 
 @pytest.mark.parametrize("name", PROOFS)
 def test_proof_of_gpu_use(make_record: Make, choose: Choose, name: str) -> None:
-    own, busy, peak, proved = PROOFS[name]
-    r = make_record(device="cuda", gpu_busy_s=busy, gpu_peak_memory_bytes=peak, details={"gpu_bytes": own})
+    memory, busy, peak, proved = PROOFS[name]
+    r = make_record(device="cuda", gpu_busy_s=busy, gpu_peak_memory_bytes=peak, details={"gpu_bytes": memory})
     judged = gate.judge(r, choose().task, [])
     assert (judged.outcome == "ok") == proved, judged.message
     if not proved:
