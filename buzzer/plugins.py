@@ -5,7 +5,7 @@
 | `buzzer.tasks` | a task: the path of a YAML file, a mapping, or a `TaskConfig` |
 | `buzzer.engines` | an `EngineInfo` |
 | `buzzer.backends` | a `BackendInfo` |
-| `buzzer.datasets` | a module with `NAME`, `generate`, `check`, `score`, `convert`, and a `card.md` beside it |
+| `buzzer.datasets` | a module with `NAME`, `generate`, `check`, `score`, `convert`, and a file `card.md` next to it |
 | `buzzer.models` | a model of `buzzer bench`: the path of a YAML file, a mapping, or a `ModelConfig` |
 
 An entry point that cannot be used is left out, with one warning on stderr. Everything else still works.

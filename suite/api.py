@@ -147,8 +147,8 @@ def compare(
             records, pool = [*executor.reused, *new], [*executor.records, *older]
         else:
             records = valid(request.records, watcher)
-            beside = integrity.examine(record.paths([Path(out)])).good if Path(out).is_dir() else {}
-            pool = [*records, *beside.values(), *older]
+            stored = integrity.examine(record.paths([Path(out)])).good if Path(out).is_dir() else {}
+            pool = [*records, *stored.values(), *older]
     groups = comparison.groups(records, task.name)
     comparisons = tuple(comparison.compare(g, task, full_budget, prices, pool, request.full) for g in groups)
     if not comparisons and plan is None:

@@ -42,7 +42,7 @@ def missing(root: Path = ROOT, is_admin: bool | None = None) -> Missing:
         return Missing(
             f"{root} is read-only; start the container with --privileged or --cgroupns=private and mount it writable"
         )
-    return Missing("BenchExec has no group of its own", commands(root))
+    return Missing("BenchExec has no control group for itself", commands(root))
 
 
 def read_only(root: Path) -> bool:

@@ -46,7 +46,7 @@ THREAD_VARIABLES = (
 class Reason(StrEnum):
     """Why a command ended. The first five are reported by the limiter, the others by `supervise.py`."""
 
-    SELF = ""  # by itself
+    SELF = ""  # the command ended without intervention
     MEMORY = "memory"  # over the memory limit
     CORES = "cores"  # used other cores than the budget's
     TIME = "walltime"  # over the time limit
@@ -123,7 +123,7 @@ def usable_cores(budget: Budget) -> list[int] | None:
 class Cgroups:
     """Limits by control groups, with BenchExec's RunExecutor: enforced by the kernel, exact CPU time and peak memory.
 
-    The peak is that of the control group: resident memory and the page cache that the run filled.
+    The peak memory is that of the control group: resident memory, and the page cache that the run filled.
     """
 
     enforcement: Enforcement = "cgroups"

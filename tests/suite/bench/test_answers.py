@@ -81,7 +81,7 @@ def test_all_is_computed_once(context: RunContext, monkeypatch: pytest.MonkeyPat
     assert read.details["session"]["parameters"] == sum(w.numel() for w in encoder.Bert(TINY).parameters())
 
 
-@pytest.mark.parametrize(("backend", "own"), [("torch_compile", True), ("fused", False)])
+@pytest.mark.parametrize(("backend", "separate"), [("torch_compile", True), ("fused", False)])
 def test_only_torch_compile_has_a_new_cache_in_each_run(
     backend: str, separate: bool, context: RunContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:

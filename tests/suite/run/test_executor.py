@@ -102,12 +102,12 @@ def outcomes(records: Sequence[Record]) -> list[tuple[str, str, str]]:
 def test_every_run_has_a_record_on_disk(
     tmp_path: Path, choose: Choose, workload: Callable[..., Workload]
 ) -> None:
-    watcher = Recorder()
-    executor = Executor(tmp_path / "out", watcher)
+    observer = Recorder()
+    executor = Executor(tmp_path / "out", observer)
     records = list(executor.run(steps_of(choose(), workload())))
     assert outcomes(records) == [("fit", BOTH[0], "ok"), *(("predict", b, "ok") for b in BOTH)]
-    assert watcher.runs == 2
-    assert watcher.finished_runs == ["fit torch_eager", "predict torch_eager", "predict onnxruntime"]
+    assert observer.runs == 2
+    assert observer.finished_runs == ["fit torch_eager", "predict torch_eager", "predict onnxruntime"]
     assert {r.run_id for r in record.read_good(tmp_path / "out")} == {r.run_id for r in records}
     assert executor.records == records
 
@@ -134,12 +134,12 @@ def test_runs_whose_fit_failed_are_not_started(
 def test_the_run_that_the_user_stops_is_the_last(
     tmp_path: Path, choose: Choose, workload: Callable[..., Workload], stopped: str, count: int
 ) -> None:
-    watcher = Recorder()
-    executor = Executor(tmp_path / "out", watcher)
+    observer = Recorder()
+    executor = Executor(tmp_path / "out", observer)
     records = list(executor.run(steps_of(choose(), workload(**{stopped: "interrupted"}))))
     assert len(records) == count == len(record.read_good(tmp_path / "out"))
     assert executor.interrupted and runner.interrupted(records[-1])
-    assert watcher.messages == [
+    assert observer.messages == [
         ("info", "interrupted; the records of finished runs are on disk; `--resume` does the remaining runs")
     ]
 
@@ -192,15 +192,15 @@ def test_resume_does_what_is_left_and_fits_only_for_that(
     first, again, third = workload(onnxruntime="error"), workload(), workload()
     steps = steps_of(choose(), first)
     records = list(Executor(tmp_path / "out", Recorder()).run(steps))
-    watcher = Recorder()
-    executor = Executor(tmp_path / "out", watcher, resume=True)
-    assert watcher.messages == []
+    observer = Recorder()
+    executor = Executor(tmp_path / "out", observer, resume=True)
+    assert observer.messages == []
     again.fits = 100  # gives other run_ids
     rest = list(executor.run(steps_of(choose(), again)))
     assert outcomes(rest) == [("fit", BOTH[0], "ok"), ("predict", BOTH[1], "ok")]
     assert [r.run_id for r in executor.reused] == [records[1].run_id]
-    assert watcher.runs == 1
-    assert watcher.messages == [("info", "- fake predict torch_eager fp32: has a record, skipped")]
+    assert observer.runs == 1
+    assert observer.messages == [("info", "- fake predict torch_eager fp32: has a record, skipped")]
     assert list(Executor(tmp_path / "out", Recorder(), resume=True).run(steps_of(choose(), third))) == []
     assert third.fits == 0
 
@@ -219,9 +219,9 @@ def test_records_that_check_finds_wrong_are_left_out(
 ) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "broken.json").write_text("{")
-    watcher = Recorder()
-    assert Executor(tmp_path / "out", watcher).past == []
-    ((level, text),) = watcher.messages
+    observer = Recorder()
+    assert Executor(tmp_path / "out", observer).past == []
+    ((level, text),) = observer.messages
     assert level == "warning" and text.startswith(f"left out: {tmp_path / 'out' / 'broken.json'}: ")
 
 

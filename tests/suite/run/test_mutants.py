@@ -110,7 +110,7 @@ MUTANTS = {
         "suite/run/clock.py",
         "elif self._name == SCORE:",
         "elif False:",
-        f"{SCORING}::test_whatever_a_run_reports_becomes_one_record[score-again-error-phase predict comes after score]",
+        f"{SCORING}::test_any_report_of_a_run_becomes_one_record[score-again-error-phase predict comes after score]",
     ),
     "start is not counted": Mutant(
         "suite/run/clock.py",
@@ -152,7 +152,7 @@ MUTANTS = {
         "suite/run/record_builder.py",
         "if isinstance(value, float) and not math.isfinite(value)",
         "if False",
-        f"{SCORING}::test_whatever_a_run_reports_becomes_one_record[score-nan-wrong-no finite score: accuracy is nan]",
+        f"{SCORING}::test_any_report_of_a_run_becomes_one_record[score-nan-wrong-no finite score: accuracy is nan]",
     ),
     "modules of the working folder": Mutant(
         "suite/run/supervise.py",
@@ -188,7 +188,7 @@ MUTANTS = {
         "suite/report/notes.py",
         "        if r.disturbed is not None:",
         "        if False:",
-        f"{NEIGHBOURS}::test_a_disturbed_run_is_never_shown_without_a_note",
+        f"{NEIGHBOURS}::test_a_disturbed_run_is_always_shown_with_a_note",
     ),
     "nothing is removed after kill -9": Mutant(
         "suite/run/reaper.py",
