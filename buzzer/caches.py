@@ -1,6 +1,6 @@
-"""The cache folders of the harness and of the libraries in its runs, all below the user's cache folder.
+"""The cache folders of the harness and of the libraries in its runs. By default they are below the user's cache folder.
 
-BenchExec gives each run a new HOME and TMPDIR. With their default folders, the libraries would compile everything again in each run,
+BenchExec gives each run a new HOME and TMPDIR. With their default cache folders, the libraries would compile everything again in each run,
 and a run would not find the tuned kernels.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from buzzer.errors import DataError
 
 HOME = "BUZZER_CACHE"
-# The libraries' environment variables for their caches of compiled code, and the name of the folder that each gets by default.
+# The environment variables of libraries for their caches of compiled code, and the default name of each folder.
 COMPILED = {
     "CUDA_CACHE_PATH": "cuda",  # the driver's compiler of PTX
     "CUPY_CACHE_DIR": "cupy",
@@ -65,7 +65,7 @@ def notice(text: str) -> None:
 
 def discard(path: Path, problem: str) -> None:
     """Remove a file or folder of the cache that cannot be used, with a notice. Raises DataError if it cannot be removed."""
-    notice(f"{path}: {problem}; it is made anew")
+    notice(f"{path}: {problem}; it is made again")
     try:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

@@ -1,4 +1,4 @@
-"""The errors that all packages raise. Each says what happened and, in `hint`, what to do."""
+"""The errors that all packages raise. The message says what happened, the `hint` what to do."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -23,7 +23,7 @@ class UsageError(BuzzerError):
 
 
 class DataError(BuzzerError):
-    """Input data that is missing, incomplete, or not in the documented schema; exit code 2."""
+    """Input data that are missing, incomplete or not in the documented schema; exit code 2."""
 
 
 class UnsupportedError(BuzzerError):

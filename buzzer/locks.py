@@ -1,4 +1,4 @@
-"""Locks between processes that share the cache folder: one process at a time makes a file of the cache, or times a run."""
+"""Locks between processes that share a cache folder, so that only one process at a time writes a cache entry or times a run."""
 
 import fcntl
 import os
@@ -21,8 +21,8 @@ Poll = Callable[[str], None]  # called with a message that says what the process
 def held(path: Path, poll: Poll) -> Iterator[None]:
     """Hold the lock file `path` exclusively. The system releases it when the process ends.
 
-    While another process holds it, a line on stderr names that process and `poll(message)` is called every POLL_S; an exception from
-    it ends the waiting. Raises DataError if the file cannot be locked.
+    While another process holds it, a line on stderr names that process, and `poll(message)` is called every POLL_S seconds. If `poll`
+    raises an exception, the waiting ends. Raises DataError if the file cannot be locked.
     """
     with _open(path) as file:
         noticed = False
@@ -34,7 +34,7 @@ def held(path: Path, poll: Poll) -> Iterator[None]:
             poll(message)
             time.sleep(POLL_S)
         since = f"{datetime.now():%Y-%m-%d %H:%M:%S}"
-        with suppress(OSError):  # a full disk: others do not see who holds the lock
+        with suppress(OSError):  # on a full disk, others cannot see who holds the lock
             _write_owner(file, f"process {os.getpid()} on {platform.node()}, since {since}")
         try:
             yield

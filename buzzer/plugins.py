@@ -1,14 +1,14 @@
-"""What other distributions add to buzzer: the entry points of their pyproject.toml.
+"""Plug-ins: what other distributions add to buzzer by the entry points in their pyproject.toml.
 
 | group | an entry point names |
 | --- | --- |
 | `buzzer.tasks` | a task: the path of a YAML file, a mapping, or a `TaskConfig` |
 | `buzzer.engines` | an `EngineInfo` |
 | `buzzer.backends` | a `BackendInfo` |
-| `buzzer.datasets` | a module with `NAME`, `generate`, `check`, `score`, `convert`, and a `card.md` beside it |
+| `buzzer.datasets` | a module with `NAME`, `generate`, `check`, `score`, `convert`, and a file `card.md` next to it |
 | `buzzer.models` | a model of `buzzer bench`: the path of a YAML file, a mapping, or a `ModelConfig` |
 
-An entry point that cannot be used is left out, with one warning on stderr; what is built in and other plug-ins go on working.
+An entry point that cannot be used is left out, with one warning on stderr. Everything else still works.
 """
 
 import importlib
@@ -45,10 +45,10 @@ class Plugin(Generic[T]):
 def load(
     group: Group, make: Callable[[metadata.EntryPoint], T], taken: Collection[str]
 ) -> dict[str, Plugin[T]]:
-    """The entry points of a group by name, each as `make` turns it into a value.
+    """The plug-ins of a group by name. `make` turns an entry point into its value.
 
-    One for which `make` raises, or whose name is among `taken` or another plug-in's, is left out with a warning that names its
-    distribution.
+    An entry point is left out with a warning that names its distribution if `make` raises, if its name is in `taken`, or if another
+    plug-in has the same name.
     """
     plugins: dict[str, Plugin[T]] = {}
     entries = [(distribution_of(entry), entry) for entry in metadata.entry_points(group=group)]
@@ -56,7 +56,7 @@ def load(
         try:
             check_name(entry.name, taken, plugins)
             plugins[entry.name] = Plugin(make(entry), distribution)
-        except Exception as error:  # noqa: BLE001  another's code may raise anything, and must not end this command
+        except Exception as error:  # noqa: BLE001  code of others may raise anything, and must not end this command
             reason = error.message if isinstance(error, BuzzerError) else f"{type(error).__name__}: {error}"
             logger.warning(
                 "warning: %s %r of %s is left out: %s", kind_of(group), entry.name, distribution, reason
@@ -65,29 +65,31 @@ def load(
 
 
 def check_name(name: str, taken: Collection[str], plugins: dict[str, Plugin[T]]) -> None:
-    """Raises UnsupportedError for a name that is in use."""
+    """Raises UnsupportedError for a name that is already used."""
     if name in taken:
-        raise UnsupportedError("buzzer has one of that name; rename the entry point")
+        raise UnsupportedError("buzzer has one with this name; rename the entry point")
     if name in plugins:
-        raise UnsupportedError(f"{plugins[name].distribution} has one of that name; uninstall one of the two")
+        raise UnsupportedError(
+            f"{plugins[name].distribution} has one with this name; uninstall one of the two"
+        )
 
 
 def described(kind: type[T], name: Callable[[T], str]) -> Callable[[metadata.EntryPoint], T]:
-    """A `make` for `load`: the descriptor that an entry point names, which must be a `kind` of the entry point's name."""
+    """The function `make` for `load`. It returns the descriptor that an entry point names: a `kind` with the name of the entry point."""
 
     def make(entry: metadata.EntryPoint) -> T:
         value = entry.load()
         if not isinstance(value, kind):
             raise UnsupportedError(f"{entry.value} is of type {type(value).__name__}, not {kind.__name__}")
         if name(value) != entry.name:
-            raise UnsupportedError(f"{entry.value} calls itself {name(value)!r}")
+            raise UnsupportedError(f"{entry.value} has the name {name(value)!r}")
         return value
 
     return make
 
 
 def kind_of(group: Group) -> str:
-    """What an entry point of a group is, for messages: "engine", say."""
+    """What messages call an entry point of a group, such as "engine"."""
     return {"buzzer.datasets": "data set"}.get(group, group.removeprefix("buzzer.").removesuffix("s"))
 
 
@@ -98,19 +100,19 @@ def distribution_of(entry: metadata.EntryPoint) -> str:
 
 @cache
 def distributions() -> list[str]:
-    """Names of the distributions that have an entry point in one of GROUPS; imports nothing of theirs."""
+    """Names of the distributions that have an entry point in one of GROUPS. Does not import them."""
     entries = [entry for group in GROUPS for entry in metadata.entry_points(group=group)]
     return sorted({entry.dist.name for entry in entries if entry.dist is not None})
 
 
 def resolve(reference: str, what: str) -> Any:
-    """The object that `module:attr` names, or the module where there is no `:attr`.
+    """The object that `module:attr` names, or the module if there is no `:attr`.
 
-    what: such as "engine acme", for the message. Raises UnsupportedError where the module cannot be imported or lacks the attribute.
+    `what` is for the message, such as "engine acme". Raises UnsupportedError if the module cannot be imported or lacks the attribute.
     """
     module, _, attribute = reference.partition(":")
     try:
-        found = importlib.import_module(module)
-        return getattr(found, attribute) if attribute else found
+        imported = importlib.import_module(module)
+        return getattr(imported, attribute) if attribute else imported
     except (ImportError, AttributeError) as error:
         raise UnsupportedError(f"{what} cannot be loaded from {reference}: {error}") from error

@@ -1,9 +1,10 @@
-"""The public functions: what the command line does, for scripts and notebooks. `import buzzer` offers them.
+"""The public functions, for scripts and notebooks. They do the same as the command line. `import buzzer` makes them available.
 
 A request that cannot be carried out raises `BuzzerError` before anything runs. A run that fails raises nothing: its record has the
-`outcome` and a `message`. Ctrl-C ends the current run; its record is the last one returned.
+`outcome` and a `message`. Ctrl-C stops the current run; its record is the last one that is returned.
 
-Without an `observer`, a notebook shows a progress bar, a terminal what the command line shows, and any other script only warnings.
+Without an `observer`, a notebook shows a progress bar, a terminal shows the same as the command line, and any other script shows only
+warnings.
 """
 
 from collections.abc import Iterable, Sequence
@@ -69,7 +70,7 @@ def run(
     out: str | Path = DEFAULT_OUT,
     observer: Observer | None = None,
 ) -> Records:
-    """Fit where needed, then run what is asked for; the records of this call, which are also in the folder `out`.
+    """Run tasks, after fitting those that have no fit in the cache. Returns the records of this call, which are also in the folder `out`.
 
     >>> request = RunRequest("online-shoppers", ["polars"], ["torch_eager"], scale=0.1, params={"epochs": 1})
     >>> [(record.job, record.engine, record.outcome) for record in run(request, out=folder)]
@@ -87,7 +88,7 @@ def bench(
     out: str | Path = DEFAULT_OUT,
     observer: Observer | None = None,
 ) -> Records:
-    """Time a model on inference backends and check its outputs; the records of this call, which are also in the folder `out`.
+    """Time a model on inference backends and check its outputs. Returns the records of this call, which are also in the folder `out`.
 
     >>> request = BenchRequest("minilm-l6", ["torch_eager"], ["fp32"], seq=8, seconds=0, rounds=1)
     >>> [record.outcome for record in bench(request, out=folder)]
@@ -100,11 +101,11 @@ def bench(
 
 @dataclass(frozen=True)
 class Comparisons(Sequence[Comparison]):
-    """A comparison for each group of records that may be compared."""
+    """The comparisons of a call: one for each group of records that may be compared."""
 
     comparisons: tuple[Comparison, ...]
-    changes: tuple[tuple[Change, ...], ...]  # against older records, beside each comparison
-    records: Records  # what they are made of
+    changes: tuple[tuple[Change, ...], ...]  # for each comparison, the changes against older records
+    records: Records  # all records that are compared
 
     @overload
     def __getitem__(self, index: int) -> Comparison: ...
@@ -123,7 +124,7 @@ def compare(
     out: str | Path = DEFAULT_OUT,
     observer: Observer | None = None,
 ) -> Comparisons:
-    """Run a task's variants in interleaved rounds, or take records of `request.records`, and compare them.
+    """Run a task's variants in interleaved rounds, or read the records in `request.records`, and compare them.
 
     >>> (comparison,) = compare(CompareRequest("online-shoppers", records=folder))
     >>> [str(result.variant) for results in comparison.results.values() for result in results]
@@ -133,7 +134,9 @@ def compare(
     task = registry.task(request.task)
     thresholds = [Threshold.parse(text) for text in names(request.fail_if)]
     if bool(thresholds) != bool(paths(request.against)):
-        raise UsageError("--against and --fail-if belong together", "--against results/old --fail-if wall:5%")
+        raise UsageError(
+            "--against and --fail-if must be given together", "--against results/old --fail-if wall:5%"
+        )
     check_scale("--full", request.full)
     full_budget = budgets.resolve(request.full_budget) if request.full_budget else None
     prices = comparison.parse_prices(request.price)
@@ -151,12 +154,12 @@ def compare(
     groups = comparison.groups(records, task.name)
     comparisons = tuple(comparison.compare(g, task, full_budget, prices, pool, request.full) for g in groups)
     if not comparisons and plan is None:
-        raise UsageError(f"no timed runs of {request.task} among these records", "buzzer run makes some")
+        raise UsageError(f"no timed runs of {request.task} among these records", "`buzzer run` makes some")
     changed = tuple(tuple(changes(c.group, older, thresholds, pool)) for c in comparisons)
     if thresholds and comparisons and not any(changed):
         raise UsageError(
             "no older record has the same machine, data, parameters, variant, enforcement and rule of timing",
-            "give others to --against",
+            "give other records to --against",
         )
     return Comparisons(comparisons, changed, Records(records))
 
@@ -167,7 +170,7 @@ class Frontier:
 
     points: list[frontier_report.Point]  # the fastest first
     layers: int  # of the whole model
-    records: Records  # fits and timed runs, those of earlier calls included
+    records: Records  # fits and timed runs; with `resume` also those of earlier calls
 
 
 def frontier(
@@ -196,9 +199,10 @@ def report(
     svg: str | Path | None = None,
     observer: Observer | None = None,
 ) -> str:
-    """The leaderboard as Markdown, of records or of files and folders of them; and the files that are named.
+    """The leaderboard of some records, as Markdown. `records` are records, or files and folders of records.
 
-    `html` is a page of its own, `readme` a file whose result table, between two markers, is filled in, `svg` an image of the tables.
+    Files are written only if they are named: `out` gets the Markdown, `html` a self-contained page, and `svg` an image of the tables. In the
+    file `readme`, the result table between two markers is replaced.
 
     >>> print(report(folder, out=folder + "/board.md").splitlines()[0])
     # Leaderboard
@@ -223,7 +227,7 @@ def report(
 
 
 def valid(sources: Paths, observer: Observer) -> list[Record]:
-    """The records of files and folders that `buzzer check` finds nothing wrong with; the others are told to the observer."""
+    """The records in files and folders that `buzzer check` finds valid. The observer gets a warning for each other record."""
     return list(examined(sources, observer).good.values())
 
 

@@ -1,6 +1,6 @@
 """Budgets: how many cores, how much memory and how much time a run may use.
 
-A budget is a name from configs/budgets.yaml, or cores, memory and time written out: `1c20g24h`, `2c512m90s`. The memory of each GPU
+A budget is given as a name from configs/budgets.yaml, or as cores, memory and time: `1c20g24h`, `2c512m90s`. The memory of each GPU
 may follow: `8c64g1h-gpu40g`. Memory units are decimal (`20g` = 20 * 10**9 bytes); `gi` and `mi` are binary.
 """
 
@@ -19,7 +19,7 @@ _PATTERN = re.compile(
     r"(-gpu(?P<gpu>\d+(?:\.\d+)?)(?P<gpu_unit>[kmgt]i?)b?)?"
 )
 _BYTES = {f"{p}{i}": b**e for e, p in enumerate("kmgt", 1) for i, b in (("", 1000), ("i", 1024))}
-LONGEST = 100  # characters of a budget
+LONGEST = 100  # most characters of a budget
 LARGEST = 1 << 63  # upper bound of the integers in a record's JSON
 MOST_CORES, MOST_S = 1 << 16, 1e9  # upper bounds of cores and of times in seconds
 LEAST_WALL_S = 1e-3  # lower bound of the wall time of a process
@@ -45,7 +45,7 @@ UNLIMITED = Budget("unlimited")
 
 
 def parse(text: str) -> Budget:
-    """The budget that is written out in `text`. Raises UsageError if it is malformed, zero or beyond any machine.
+    """The budget of a text such as `1c20g24h`. Raises UsageError if it is malformed, if a part is zero, or if no machine can have it.
 
     >>> parse("2c512m90s")
     Budget(name='2c512m90s', cores=2, memory_bytes=512000000, time_s=90.0, gpu_memory_bytes=None)
@@ -64,7 +64,7 @@ def parse(text: str) -> Budget:
     time_s = float(part["time"]) * _SECONDS[part["time_unit"]]
     gpu = int(float(part["gpu"]) * _BYTES[part["gpu_unit"]]) if part["gpu"] else None
     if not (cores and memory and time_s >= LEAST_WALL_S) or gpu == 0:
-        raise UsageError(f"budget {text!r} has a zero in it", "every part must be above zero: 1c20g24h")
+        raise UsageError(f"a part of budget {text!r} is zero", "every part must be above zero: 1c20g24h")
     if cores > MOST_CORES or max(memory, gpu or 0) >= LARGEST or time_s > MOST_S:
         raise UsageError(f"budget {text!r} is beyond any machine", "write it like 1c20g24h")
     return Budget(text, cores, memory, time_s, gpu)
@@ -84,12 +84,12 @@ def astuple(budget: Budget) -> tuple[int | None, int | None, float | None, int |
 
 
 def resolve(text: str) -> Budget:
-    """The budget of a name or of a written-out form. Raises UsageError, with the nearest known name as the hint."""
-    known = named()
-    if text in known:
-        return known[text]
+    """The budget with this name, or of a text such as `1c20g24h`. Raises UsageError; the hint has the nearest known name."""
+    budgets = named()
+    if text in budgets:
+        return budgets[text]
     if not text[:1].isdigit():
-        raise unknown_name("budget", text, known)
+        raise unknown_name("budget", text, budgets)
     return parse(text)
 
 
@@ -105,12 +105,14 @@ def unmet(budget: Budget) -> list[str]:
     cores, memory = len(allowed_cores()), psutil.virtual_memory().total
     problems = []
     if budget.cores and budget.cores > cores:
-        problems.append(f"{budget.cores} cores asked for, {cores} here")
+        problems.append(f"{budget.cores} cores required, {cores} available")
     if budget.memory_bytes and budget.memory_bytes > memory:
-        problems.append(f"{budget.memory_bytes / 1e9:.1f} GB of memory asked for, {memory / 1e9:.1f} GB here")
+        problems.append(
+            f"{budget.memory_bytes / 1e9:.1f} GB of memory required, {memory / 1e9:.1f} GB available"
+        )
     gpus = device.gpu_memory()
     if budget.gpu_memory_bytes and gpus and budget.gpu_memory_bytes > min(gpus):
         problems.append(
-            f"{budget.gpu_memory_bytes / 1e9:.1f} GB of GPU memory asked for, {min(gpus) / 1e9:.1f} GB here"
+            f"{budget.gpu_memory_bytes / 1e9:.1f} GB of GPU memory required, {min(gpus) / 1e9:.1f} GB available"
         )
     return problems

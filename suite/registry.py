@@ -1,5 +1,5 @@
-"""What can be run: tasks from configs/tasks/*.yaml, models from configs/models.yaml, data sets from their folders, and what plug-ins
-add to each. Imports no model."""
+"""Finds what can be run: tasks in configs/tasks/*.yaml, models in configs/models.yaml, data sets by their folders, and plug-ins of each
+kind. Imports no model."""
 
 import hashlib
 import importlib.util
@@ -34,34 +34,32 @@ class Variant(BaseModel):
 
 
 class TaskConfig(BaseModel):
-    """configs/tasks/<name>.yaml, or what a plug-in says of its task."""
+    """The descriptor of a task: configs/tasks/<name>.yaml, or that of a plug-in."""
 
     model_config = ConfigDict(extra="forbid")
     name: str
-    aliases: list[str] = []  # other names that the command line takes
+    aliases: list[str] = []  # other names that the command line accepts
     summary: str
     entry: str  # module:attr of the Task
-    dataset: str = ""  # a name of `datasets`; "" = the task makes or reads its files by itself
+    dataset: str = ""  # name of its data set; "" = the task makes or reads its files itself
     engines: list[str]
     backends: list[str]
-    kinds: list[infer.Kind] = [
-        "networks"
-    ]  # of its models: backends of plug-ins that run one of them are offered
-    reference: Variant  # what the gate compares with
-    metric: str  # the score that ranks, higher is better
-    tolerance: float  # largest absolute difference of any score from the reference's
-    precisions: list[str] = ["fp32"]  # the default ones
-    relative: dict[
-        str, float
-    ] = {}  # precision -> least share of the reference's ranked score, in place of `tolerance`
+    # Kinds of its models. Backends of plug-ins that run one of these kinds are added to `backends`.
+    kinds: list[infer.Kind] = ["networks"]
+    reference: Variant  # the gate compares all other variants with this one
+    metric: str  # the score by which runs are ranked; higher is better
+    tolerance: float  # largest absolute difference of a score from the reference's
+    precisions: list[str] = ["fp32"]  # run by default
+    # Precision -> least share of the reference's ranked score. Used instead of `tolerance`.
+    relative: dict[str, float] = {}
     scale: float = 1.0
     clustered: bool = False  # whether `predict` can be distributed over Dask workers
-    submission: str = ""  # the submission file, which `buzzer data rescore` scores again; "" = it cannot
-    truth: str = ""  # what it is scored against: a pattern of a file or folder among the data
+    submission: str = ""  # name of the submission, which `buzzer data rescore` scores again; "" = none
+    truth: str = ""  # file or folder of the data that it is scored against, as a glob pattern
     params: dict[str, Any] = {}
 
     def with_params(self, overrides: dict[str, str]) -> "TaskConfig":
-        """The task with `--set key=value` applied, each value of its default's type."""
+        """The task with the parameters of `--set key=value`. Raises UsageError for an unknown key or a value of another type than the default."""
         merged = dict(self.params)
         for key, text in overrides.items():
             if key not in merged:
@@ -71,7 +69,7 @@ class TaskConfig(BaseModel):
 
     @property
     def config_hash(self) -> str:
-        """As `params_hash`, of this task's parameters."""
+        """The `params_hash` of this task's parameters."""
         return params_hash(self.params)
 
 
@@ -81,7 +79,7 @@ def params_hash(params: dict[str, Any]) -> str:
 
 
 def _typed(task: str, key: str, text: str, default: Any) -> Any:
-    """The value of `--set key=text`. Raises UsageError for one that is not of its default's type."""
+    """The value of `--set key=text`. Raises UsageError if its type is not that of the default."""
     from buzzer.suite import config_file
 
     option, hint = f"--set {key}={text[:80]}", f"its default is {default!r}"
@@ -104,14 +102,14 @@ def _typed(task: str, key: str, text: str, default: Any) -> Any:
 
 @cache
 def tasks() -> dict[str, TaskConfig]:
-    """All tasks by name, those of buzzer first, each with the engines and backends of plug-ins that can run it."""
-    own = {name: plugin.value for name, plugin in plugin_tasks().items()}
-    return {name: with_plugins(task) for name, task in (built_in_tasks() | own).items()}
+    """All tasks by name, built-in tasks first. Each has the engines and backends of plug-ins that can run it."""
+    added = {name: plugin.value for name, plugin in plugin_tasks().items()}
+    return {name: with_plugins(task) for name, task in (built_in_tasks() | added).items()}
 
 
 @cache
 def built_in_tasks() -> dict[str, TaskConfig]:
-    """The tasks of configs/tasks/. Raises UsageError for a file that is not a task's."""
+    """The tasks of configs/tasks/. Raises UsageError for a file that does not describe a task."""
     by_name = {}
     for path in sorted((configs.FOLDER / "tasks").glob("*.yaml"), key=lambda file: file.stem):
         try:
@@ -124,20 +122,20 @@ def built_in_tasks() -> dict[str, TaskConfig]:
 
 @cache
 def plugin_tasks() -> dict[str, Plugin[TaskConfig]]:
-    """Tasks of other distributions, by name: their entry points of the group `buzzer.tasks`."""
+    """The tasks of plug-ins by name: entry points of the group `buzzer.tasks`."""
     taken = {name for task in built_in_tasks().values() for name in (task.name, *task.aliases)}
 
     def make(entry: EntryPoint) -> TaskConfig:
         task = validated(TaskConfig, entry, with_base({"aliases": []} | fields_of(entry)))
         if used := taken & set(task.aliases):
-            raise UnsupportedError(f"its alias {min(used)} is one of buzzer's names")
+            raise UnsupportedError(f"its alias {min(used)} is the name of a built-in task")
         return task
 
     return plugins.load("buzzer.tasks", make, taken)
 
 
 def fields_of(entry: EntryPoint) -> dict[str, Any]:
-    """What a plug-in says of its task or model: a mapping, the path of a YAML file of one, or a `TaskConfig` or `ModelConfig`."""
+    """The fields of a plug-in's task or model. The entry point names a mapping, the path of a YAML file, a `TaskConfig` or a `ModelConfig`."""
     value = entry.load()
     if isinstance(value, BaseModel):
         return value.model_dump()
@@ -146,14 +144,16 @@ def fields_of(entry: EntryPoint) -> dict[str, Any]:
 
         value = yaml.safe_load(Path(value).read_text(encoding="utf-8"))
     if not isinstance(value, Mapping):
-        raise UnsupportedError(f"{entry.value} is not a mapping, nor the path of a YAML file of one")
+        raise UnsupportedError(
+            f"{entry.value} is neither a mapping nor the path of a YAML file with a mapping"
+        )
     return {"name": entry.name, **value}
 
 
 def validated(kind: type[C], entry: EntryPoint, fields: dict[str, Any]) -> C:
-    """The `kind` of these fields. Raises UnsupportedError for wrong ones, or a name that is not the entry point's."""
+    """A `kind` with these fields. Raises UnsupportedError for invalid fields, or if the name is not that of the entry point."""
     if fields["name"] != entry.name:
-        raise UnsupportedError(f"{entry.value} calls itself {fields['name']!r}")
+        raise UnsupportedError(f"{entry.value} has the name {fields['name']!r}")
     try:
         return kind.model_validate(fields)
     except ValidationError as error:
@@ -161,13 +161,13 @@ def validated(kind: type[C], entry: EntryPoint, fields: dict[str, Any]) -> C:
 
 
 def first_problem(error: ValidationError) -> str:
-    """The first of pydantic's complaints: the field and what is wrong with it."""
+    """Pydantic's first message: the field and what is wrong with it."""
     first = error.errors()[0]
     return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
 def with_plugins(task: TaskConfig) -> TaskConfig:
-    """The task with the engines of plug-ins, where it uses engines, and their backends that run one of its kinds of model."""
+    """The task with the engines of plug-ins, if it uses engines, and with the backends of plug-ins that run one of its kinds of model."""
     engines = [] if task.engines == [NO_ENGINE] else [*frames.plugin_engines()]
     backends = [name for kind in task.kinds for name in plugin_backends_for(kind)]
     more = {"engines": [*task.engines, *engines], "backends": [*task.backends, *backends]}
@@ -175,25 +175,25 @@ def with_plugins(task: TaskConfig) -> TaskConfig:
 
 
 def plugin_backends_for(kind: infer.Kind) -> list[str]:
-    """Backends of plug-ins that run models of a kind."""
+    """The backends of plug-ins that run a kind of model."""
     return [name for name, plugin in infer.plugin_backends().items() if kind in plugin.value.runs]
 
 
 def read_task(name: str) -> dict[str, Any]:
-    """A task's file in configs/tasks/, with what it leaves to its `base`."""
+    """The fields of a task's file in configs/tasks/, including those of its `base`."""
     return with_base(dict(configs.load_yaml(f"tasks/{name}.yaml")))
 
 
-def with_base(given: dict[str, Any]) -> dict[str, Any]:
-    """A task's fields over those of its `base`, a task of configs/tasks/; parameters are merged key by key."""
-    if (base := given.pop("base", None)) is None:
-        return given
+def with_base(fields: dict[str, Any]) -> dict[str, Any]:
+    """A task's fields; those that it lacks are taken from its `base`, a task of configs/tasks/. Parameters are merged key by key."""
+    if (base := fields.pop("base", None)) is None:
+        return fields
     inherited = read_task(base)
-    return inherited | given | {"params": inherited["params"] | given.get("params", {})}
+    return inherited | fields | {"params": inherited["params"] | fields.get("params", {})}
 
 
 def task(name: str) -> TaskConfig:
-    """One task, by its name or an alias; an unknown name gets a did-you-mean."""
+    """The task with this name or alias. Raises UsageError for an unknown name; the hint suggests the nearest one."""
     by_name = {alias: task for task in tasks().values() for alias in (*task.aliases, task.name)}
     if name not in by_name:
         raise unknown_name("task", name, by_name)
@@ -201,30 +201,30 @@ def task(name: str) -> TaskConfig:
 
 
 class ModelConfig(BaseModel):
-    """What `buzzer bench` can time: an entry of configs/models.yaml, or what a plug-in says of its model."""
+    """The descriptor of a model that `buzzer bench` can time: an entry of configs/models.yaml, or that of a plug-in."""
 
     model_config = ConfigDict(extra="forbid")
     name: str
     summary: str
     entry: str  # module:attr of the ModelProvider
-    backends: list[str]  # the first is the one that others are compared with
-    kind: infer.Kind = "networks"  # backends of plug-ins that run it are offered
-    tokens: bool = True  # whether rows have a length that --seq sets
+    backends: list[str]  # others are compared with the first
+    kind: infer.Kind = "networks"  # backends of plug-ins that run this kind are added to `backends`
+    tokens: bool = True  # whether rows have a length, which --seq sets
     params: dict[str, Any] = {}
 
 
 @cache
 def models() -> dict[str, ModelConfig]:
-    """All named models, those of buzzer first, each with the backends of plug-ins that can run it."""
+    """All named models, built-in models first. Each has the backends of plug-ins that can run it."""
     named = configs.load_yaml("models.yaml")["models"]
     built_in = {name: ModelConfig(name=name, **entry) for name, entry in named.items()}
-    own = {name: plugin.value for name, plugin in plugin_models().items()}
-    return {name: with_plugin_backends(model) for name, model in (built_in | own).items()}
+    added = {name: plugin.value for name, plugin in plugin_models().items()}
+    return {name: with_plugin_backends(model) for name, model in (built_in | added).items()}
 
 
 @cache
 def plugin_models() -> dict[str, Plugin[ModelConfig]]:
-    """Models of other distributions, by name: their entry points of the group `buzzer.models`."""
+    """The models of plug-ins by name: entry points of the group `buzzer.models`."""
     taken = configs.load_yaml("models.yaml")["models"]
     return plugins.load("buzzer.models", lambda entry: validated(ModelConfig, entry, fields_of(entry)), taken)
 
@@ -236,7 +236,7 @@ def with_plugin_backends(model: ModelConfig) -> ModelConfig:
 
 
 def model(text: str) -> ModelConfig:
-    """A model by name, or of a file or folder; an unknown name gets a did-you-mean."""
+    """The model with this name, or of this file or folder. Raises UsageError for an unknown name; the hint suggests the nearest one."""
     if text in models():
         return models()[text]
     path, kinds = Path(text), configs.load_yaml("models.yaml")["paths"]
@@ -246,9 +246,9 @@ def model(text: str) -> ModelConfig:
         params = dict.fromkeys(entry["params"], str(path.resolve()))
         return with_plugin_backends(ModelConfig(name=path.resolve().stem, **entry | {"params": params}))
     if path.exists():
-        known = "; ".join(f"{entry['summary']} ({suffix})" for suffix, entry in kinds.items())
+        formats = "; ".join(f"{entry['summary']} ({suffix})" for suffix, entry in kinds.items())
         raise UsageError(
-            f"{text}: not a kind of file that can be timed", f"known: {known}; `buzzer list` names models"
+            f"{text}: not a kind of file that can be timed", f"known: {formats}; `buzzer list` names models"
         )
     if path.suffix or "/" in text:
         raise UsageError(f"{text}: no such file or folder", f"known names: {', '.join(models())}")
@@ -256,35 +256,35 @@ def model(text: str) -> ModelConfig:
 
 
 def precisions() -> tuple[str, ...]:
-    """Every precision that a backend may have."""
+    """All precisions that backends may have."""
     return tuple(configs.load_yaml("models.yaml")["gates"])
 
 
-def check_precisions(asked: Iterable[str], own: Iterable[str] = ()) -> None:
-    """Raises UsageError for a precision that no backend has and that is not among a task's `own`."""
-    known = {*precisions(), *own}
-    for name in asked:
-        if name not in known:
-            raise unknown_name("precision", name, known)
+def check_precisions(requested: Iterable[str], of_task: Iterable[str] = ()) -> None:
+    """Raises UsageError for a precision that is neither one of a backend nor one of the task's precisions `of_task`."""
+    names = {*precisions(), *of_task}
+    for name in requested:
+        if name not in names:
+            raise unknown_name("precision", name, names)
 
 
 def bench_gate(precision: str) -> dict[str, float]:
-    """The gate of a bench run against the FP32 reference: `cosine` at least, `error` at most."""
+    """The limits of a bench run against the FP32 reference: the smallest `cosine` and the largest `error`."""
     gate: dict[str, float] = configs.load_yaml("models.yaml")["gates"][precision]
     return gate
 
 
 class Dataset(Protocol):
-    """What a data set's module offers to `buzzer data`."""
+    """The module of a data set, as `buzzer data` uses it."""
 
     NAME: str
 
     def generate(self, out: Path, scale: float, seed: int, progress: Progress, **options: Any) -> None:
-        """Write synthetic files of a share `scale` of the official size into the new folder `out`."""
+        """Write synthetic files of `scale` times the official size into the new folder `out`."""
         ...
 
     def check(self, folder: Path, progress: Progress) -> Any:
-        """The checked files. Raises DataError for files that are missing, cut or off the schema."""
+        """The checked files. Raises DataError for files that are missing, truncated or not in the schema."""
         ...
 
     def score(self, submission: Path, truth: Path) -> dict[str, float]:
@@ -296,12 +296,12 @@ class Dataset(Protocol):
         ...
 
 
-OFFERS = ("NAME", "generate", "check", "score", "convert")  # of a data set's module
+REQUIRED = ("NAME", "generate", "check", "score", "convert")  # names in a data set's module
 
 
 @dataclass(frozen=True)
 class DatasetPlace:
-    """Where a data set is, before its module is imported."""
+    """The module of a data set, which is imported when it is needed, and its card."""
 
     module: str
     card: Path
@@ -309,21 +309,21 @@ class DatasetPlace:
 
 @cache
 def places() -> dict[str, DatasetPlace]:
-    """All data sets by name: the folders under datasets/ that hold a card, then those of plug-ins."""
-    own = {name: plugin.value for name, plugin in plugin_datasets().items()}
-    return built_in_datasets() | own
+    """All data sets by name: the folders under datasets/ that have a card, then those of plug-ins."""
+    added = {name: plugin.value for name, plugin in plugin_datasets().items()}
+    return built_in_datasets() | added
 
 
 @cache
 def built_in_datasets() -> dict[str, DatasetPlace]:
-    """The folders under datasets/ that hold a card."""
+    """The folders under datasets/ that have a card."""
     cards = {card.parent.name: card for card in sorted(DATASETS.glob("*/card.md"))}
     return {name: DatasetPlace(f"buzzer.datasets.{name}", card) for name, card in cards.items()}
 
 
 @cache
 def plugin_datasets() -> dict[str, Plugin[DatasetPlace]]:
-    """Data sets of other distributions, by name: their entry points of the group `buzzer.datasets`."""
+    """The data sets of plug-ins by name: entry points of the group `buzzer.datasets`."""
 
     def make(entry: EntryPoint) -> DatasetPlace:
         spec = importlib.util.find_spec(entry.value)
@@ -343,26 +343,26 @@ def datasets() -> list[str]:
 
 
 def dataset_name(name: str) -> str:
-    """The data set of that name, or of a task of that name. Raises UsageError where there is none."""
+    """The data set with this name, or that of the task with this name. Raises UsageError if there is none."""
     folder = tasks()[name].dataset if name in tasks() else name
     if not folder:
-        raise UsageError(f"task {name} has no data set", "it makes or reads its files by itself")
+        raise UsageError(f"task {name} has no data set", "it makes or reads its files itself")
     if folder not in places():
         raise unknown_name("data set", name, [*places(), *tasks()])
     return folder
 
 
 def dataset(name: str) -> Dataset:
-    """A data set by its own name or by that of a task that uses it. Raises UnsupportedError where its module lacks a function."""
+    """The module of a data set, given its name or that of a task that uses it. Raises UnsupportedError if the module lacks a function."""
     name = dataset_name(name)
     module: Dataset = plugins.resolve(places()[name].module, f"data set {name}")
-    if missing := [offer for offer in OFFERS if not hasattr(module, offer)]:
+    if missing := [attribute for attribute in REQUIRED if not hasattr(module, attribute)]:
         raise UnsupportedError(f"data set {name} has no {missing[0]} in {places()[name].module}")
     return module
 
 
 def card(name: str) -> str:
-    """A data set's card: schema, terms, where to get it, how the generator works. Imports nothing of it."""
+    """A data set's card: schema, terms, where to get it, how the generator works. Does not import the data set."""
     return places()[dataset_name(name)].card.read_text(encoding="utf-8")
 
 
@@ -377,7 +377,7 @@ def backends() -> tuple[str, ...]:
 
 
 def origins() -> dict[str, dict[str, str]]:
-    """What plug-ins add: kind, as `buzzer list` calls it -> name -> name and version of the distribution."""
+    """All plug-ins: kind, as in `buzzer list` -> name -> name and version of the distribution."""
     added: dict[str, Mapping[str, Plugin[Any]]] = {
         "tasks": plugin_tasks(),
         "engines": frames.plugin_engines(),

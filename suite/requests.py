@@ -1,7 +1,8 @@
-"""What a user can ask for, as plain values: names, paths and numbers. The defaults are those of the command line.
+"""Requests: what to run, as plain names, paths and numbers. The defaults are the same as on the command line.
 
-A request checks nothing. `buzzer.suite.run.resolve` and `buzzer.suite.bench.plan` turn it into a plan, and raise `UsageError` for what is not
-allowed. Where several names are allowed, a list and a text with commas mean the same; `"all"` means every name that the task or model has.
+A request is not checked when it is created. `buzzer.suite.run.resolve` and `buzzer.suite.bench.plan` turn it into a plan, and raise
+`UsageError` for a wrong value. A field that takes several names takes a list or a string with commas; `"all"` means every name that the
+task or model has.
 """
 
 import os
@@ -24,7 +25,7 @@ DEFAULT_OUT = Path("results/local")
 
 @dataclass(frozen=True)
 class RunRequest:
-    """Tasks to fit and run; without a task, the default suite.
+    """Tasks to fit and run. Without a task: the default suite.
 
     >>> RunRequest("recsys2021", engines=["cudf"], budget="seed-cpu")  # doctest: +ELLIPSIS
     RunRequest(tasks='recsys2021', engines=['cudf'], ..., budget='seed-cpu', ...)
@@ -33,21 +34,19 @@ class RunRequest:
     """
 
     tasks: Names = ()
-    engines: Names = ()  # feature engines; empty = those of the task that work on this machine
-    backends: Names = ()  # inference backends; empty = those of the task that are installed
-    precisions: Names = ()  # empty = the task's own
+    engines: Names = ()  # feature engines; empty = all of the task that work on this machine
+    backends: Names = ()  # inference backends; empty = all of the task that are installed
+    precisions: Names = ()  # empty = the task's default
     device: str = ""  # "cpu" or "cuda"; empty = what the engine runs on
     budget: Names = ""  # names of budgets, or limits such as "1c20g24h"; empty = "seed-cpu"
     data: str | Path | None = None  # folder of the official files; None = generated data
-    scale: float | None = None  # share of the official size to generate; None = the task's own
-    seed: int = 0  # of data and training
+    scale: float | None = None  # share of the official size to generate; None = the task's default
+    seed: int = 0  # for data and training
     repeat: int = 1  # timed runs of each variant
-    workers: int = 0  # Dask workers to share a run out over; 0 = one process
-    scheduler: str = ""  # address of a Dask cluster that runs
-    params: Mapping[str, object] = field(
-        default_factory=dict
-    )  # parameters of the task; a text is read as YAML
-    on_unmet_budget: str = "fail"  # or "warn", where the machine has less than the budget
+    workers: int = 0  # Dask workers to distribute a run over; 0 = one process
+    scheduler: str = ""  # address of a running Dask cluster
+    params: Mapping[str, object] = field(default_factory=dict)  # task parameters; strings are read as YAML
+    on_unmet_budget: str = "fail"  # or "warn"; what to do if the machine has less than the budget
     resume: bool = False  # skip the runs that already have an `ok` record
 
 
@@ -55,38 +54,36 @@ class RunRequest:
 class CompareRequest:
     """One task on several engines, backends, devices, budgets and scales, in interleaved rounds.
 
-    With `records` nothing is run: the comparison is made of the records in those files and folders.
+    With `records` nothing is run: the records in those files and folders are compared.
 
     >>> CompareRequest("booking", scales=[0.01, 0.02, 0.05]).repeat
     5
     """
 
     task: str
-    records: Paths = ()  # files and folders of records to compare in place of new runs
+    records: Paths = ()  # files and folders of records to compare instead of new runs
     engines: Names = ()
     backends: Names = ()
     precisions: Names = "fp32"
     devices: Names = ()  # "cpu", "cuda" or both; empty = what the engine runs on
-    budget: Names = ""  # empty = "seed-cpu", and the same on all cores of this machine
-    scales: Numbers = ()  # shares of the official size to generate; empty = the task's own
+    budget: Names = ""  # empty = "seed-cpu", and the same limits on all cores of this machine
+    scales: Numbers = ()  # shares of the official size to generate; empty = the task's default
     data: str | Path | None = None
     seed: int = 0
     repeat: int = 5  # rounds; each runs every variant once
     params: Mapping[str, object] = field(default_factory=dict)
-    full: float = 1.0  # scale of the job to project to
-    full_budget: str = ""  # budget of that job; empty = each variant's own
+    full: float = 1.0  # scale of the full job, to which times are projected
+    full_budget: str = ""  # budget of the full job; empty = that of each variant
     against: Paths = ()  # older records to compare with
-    fail_if: Names = ()  # thresholds such as "wall:5%", beyond which a figure is worse than in `against`
-    price: str = (
-        ""  # US dollars an hour: "cpu=0.36,cuda=3.7"; a name of configs/prices.yaml stands for its price
-    )
+    fail_if: Names = ()  # thresholds such as "wall:5%": how much worse than `against` a figure may be
+    price: str = ""  # US dollars per hour, as numbers or names of configs/prices.yaml: "cpu=0.36,cuda=3.7"
     on_unmet_budget: str = "fail"
     resume: bool = False
 
 
 @dataclass(frozen=True)
 class BenchRequest:
-    """One model on inference backends and precisions, timed without a task around it.
+    """One model to time on inference backends and precisions, without a task.
 
     >>> BenchRequest("minilm-l6", backends=["onnxruntime"], batches=[1, 32]).seq
     128
@@ -95,28 +92,28 @@ class BenchRequest:
     model: str | Path  # a name of `buzzer list`, an ONNX file, or a model folder
     backends: Names = "all"
     precisions: Names = "all"
-    batches: int | Sequence[int] = 1  # rows a run
-    seq: int = 128  # tokens a row; with packing "packed", tokens a run
+    batches: int | Sequence[int] = 1  # rows per run
+    seq: int = 128  # tokens per row; with packing "packed", tokens per run
     lengths: str = "fixed"  # or "real": rows as long as real sentences
-    packings: Names = "padded"  # of real lengths: "padded", "sorted", "packed"
-    inputs: int | None = None  # different batches to rotate through; None = 16, fewer for large ones
-    count: int = 50  # least timed runs a round
-    seconds: float = 2.0  # least seconds of warm runs, and of cold ones, a round
-    at_most: float = 120.0  # seconds after which a round ends, with 4 runs at the least
-    rounds: int = 2  # over all variants, every other one in reverse
+    packings: Names = "padded"  # "padded"; for real lengths also "sorted", "packed"
+    inputs: int | None = None  # different batches to rotate through; None = 16, or fewer if they are large
+    count: int = 50  # least timed runs per round
+    seconds: float = 2.0  # least seconds of warm runs, and of cold runs, per round
+    at_most: float = 120.0  # seconds after which a round ends, but not before 4 runs
+    rounds: int = 2  # over all variants; every second round is in reverse order
     scenario: str = ""  # MLPerf's "single-stream", "offline" or "server"
     min_duration: float = 600.0  # seconds that LoadGen runs
-    qps: float = 0.0  # queries a second offered to the server; 0 = half of what is possible
+    qps: float = 0.0  # queries per second of the server scenario; 0 = half of what is possible
     bound: float = 130.0  # latency bound of the server scenario in ms
-    loadgen_seeds: Sequence[int] = (0, 0, 0)  # of the library, the samples, the schedule
+    loadgen_seeds: Sequence[int] = (0, 0, 0)  # for the library, the samples, the schedule
     device: str = "cpu"
     budget: str = "unlimited"
-    seed: int = 0  # of random weights and of inputs
+    seed: int = 0  # for random weights and inputs
 
 
 @dataclass(frozen=True)
 class FrontierRequest:
-    """A BERT in every precision, and cut to fewer layers in FP32 and INT8: accuracy against latency.
+    """A BERT to run in every precision, and cut to fewer layers in FP32 and INT8: accuracy against latency.
 
     >>> FrontierRequest(precisions=["fp32", "int8"]).rounds
     2
@@ -184,7 +181,7 @@ def _adapters(kind: type[Any]) -> Mapping[str, TypeAdapter[Any]]:
 
 
 def names(value: Names) -> list[str]:
-    """The names in a list, or in a text with commas.
+    """The names in a list or in a string with commas.
 
     >>> names("pandas, polars"), names(["cudf"]), names("")
     (['pandas', 'polars'], ['cudf'], [])
@@ -210,7 +207,7 @@ def path(value: object) -> Path:
 
 
 def numbers(value: Numbers) -> list[float]:
-    """The numbers in a list, or the one given alone.
+    """The numbers in a list, or a single number.
 
     >>> numbers(0.1), numbers([1, 2])
     ([0.1], [1.0, 2.0])

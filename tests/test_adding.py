@@ -1,6 +1,6 @@
-"""docs/adding.md is true: the plug-in package of its recipes is written and installed from the page, and each recipe's commands are run.
+"""Tests docs/adding.md: writes and installs the plug-in package of its recipes, and runs the commands of each recipe.
 
-The package is that of somebody else: it is installed into a fresh environment, without network, beside a buzzer that knows nothing of it.
+The package is installed into a new environment, without network, as a user of buzzer would do.
 """
 
 import os
@@ -40,7 +40,7 @@ class Recipe:
         return "".join(text for name, text in self.blocks if name == language)
 
     def write(self, folder: Path) -> None:
-        """Its files, or the lines that it adds to them."""
+        """Write the files of the recipe, or add its lines to existing files."""
         for language, text in self.blocks:
             if language in ("sh", "text"):
                 continue
@@ -54,8 +54,8 @@ class Recipe:
 
 def recipes() -> list[Recipe]:
     sections = re.split(r"^## ", PAGE.read_text(), flags=re.MULTILINE)[1:]
-    found = [(section.partition("\n")[0], BLOCK.findall(section)) for section in sections]
-    return [Recipe(title, blocks) for title, blocks in found]
+    parts = [(section.partition("\n")[0], BLOCK.findall(section)) for section in sections]
+    return [Recipe(title, blocks) for title, blocks in parts]
 
 
 RECIPES = {recipe.title: recipe for recipe in recipes()}
@@ -64,18 +64,18 @@ WITH_COMMANDS = [title for title, recipe in RECIPES.items() if recipe.of("sh")]
 
 @dataclass(frozen=True)
 class Environment:
-    """A fresh environment that has the plug-in package."""
+    """A new environment in which the plug-in package is installed."""
 
     python: Path
     folder: Path  # where commands run
 
     def run(self, *arguments: str, code: int = 0) -> str:
-        """What `buzzer` prints, on stdout and stderr."""
-        own = {"PYTHONPATH": str(ROOT), "BUZZER_CACHE": str(self.folder / "cache"), "COLUMNS": "200"}
+        """Run `buzzer`. Returns what it prints on stdout and stderr."""
+        variables = {"PYTHONPATH": str(ROOT), "BUZZER_CACHE": str(self.folder / "cache"), "COLUMNS": "200"}
         done = subprocess.run(
             [str(self.python), "-m", "buzzer", *arguments],
             cwd=self.folder,
-            env=os.environ | own,
+            env=os.environ | variables,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -104,7 +104,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environmen
 
 
 def install(source: Path, python: Path, packages: Path) -> None:
-    """By pip; by hand where the running environment has no pip, or a setuptools that builds no wheel."""
+    """Install the package with pip, or by hand if there is no pip or if setuptools cannot build a wheel."""
     try:
         versions = [metadata.version(name) for name in ("pip", "setuptools")]
     except metadata.PackageNotFoundError:
@@ -133,7 +133,7 @@ def install(source: Path, python: Path, packages: Path) -> None:
 
 
 def pattern(text: str) -> re.Pattern[str]:
-    """What a block of output means: its lines, in this order, `...` for any text."""
+    """The pattern of a block of output: its lines in this order, with any text for `...`."""
     lines = (".*?".join(map(re.escape, " ".join(line.split()).split("..."))) for line in text.splitlines())
     return re.compile(".*?".join(lines), re.DOTALL)
 
@@ -148,13 +148,13 @@ def test_the_page_has_a_recipe_of_each_kind() -> None:
 
 
 def test_the_task_is_short() -> None:
-    """A task of 40 lines, beside the imports."""
+    """Without its imports, the task has at most 45 lines."""
     code = next(text for language, text in RECIPES["A task"].blocks if "class Coins" in text)
     assert len(code[code.index("class Coins") :].strip().splitlines()) <= 45
 
 
 def test_recipes_do_what_the_page_says(environment: Environment) -> None:
-    """Each recipe's commands print what stands below them. Then the plug-ins are listed, and their records are as good as others."""
+    """The commands of each recipe print the output below them. The plug-ins are listed, and their records are valid."""
     for title in WITH_COMMANDS:
         check_commands(RECIPES[title], environment)
     check_listed(environment)
@@ -172,7 +172,7 @@ def check_commands(recipe: Recipe, environment: Environment) -> None:
 
 
 def check_listed(environment: Environment) -> None:
-    """Each plug-in with its distribution."""
+    """`buzzer list` shows each plug-in with its distribution."""
     listed = environment.run("list")
     for name in ("bent-coins", "pandas-mapped", "traced", "dense", "coins"):
         assert re.search(rf"\b{name} .* acme-buzzer 0\.1\.0 ", listed), name
@@ -181,18 +181,18 @@ def check_listed(environment: Environment) -> None:
 
 
 def check_records(environment: Environment) -> None:
-    """They name the plug-in's version, share a fit, pass the gate and every check, can be scored again, and are in the report."""
-    made = environment.records()
-    assert {r.versions["acme-buzzer"] for r in made} == {"0.1.0"}
-    runs = [r for r in made if r.job == "predict"]
+    """The records name the plug-in's version, share a fit, pass the gate and every check, can be scored again, and are in the report."""
+    records = environment.records()
+    assert {r.versions["acme-buzzer"] for r in records} == {"0.1.0"}
+    runs = [r for r in records if r.job == "predict"]
     variants = {("pandas", "torch_eager"), ("polars", "torch_eager")}
     variants |= {("pandas-mapped", "torch_eager"), ("pandas", "traced")}
     assert {(r.engine, r.backend) for r in runs} == variants
     assert len({r.fit_id for r in runs}) == 1
     assert {r.gate.status for r in runs} == {"reference", "passed"}
-    benches = {(r.task, r.backend, r.outcome) for r in made if r.job == "bench"}
+    benches = {(r.task, r.backend, r.outcome) for r in records if r.job == "bench"}
     assert benches == {("dense", "torch_eager", "ok"), ("dense", "traced", "ok")}
-    assert f"{len(made)} of {len(made)} records are valid" in environment.run("check", "records")
+    assert f"{len(records)} of {len(records)} records are valid" in environment.run("check", "records")
     assert "records have their submission's score" in environment.run(
         "data", "rescore", "bent-coins", "records"
     )

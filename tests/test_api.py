@@ -1,4 +1,4 @@
-"""The public functions: `import buzzer` is light, the docstrings' examples hold, and the page's code runs."""
+"""The public functions: `import buzzer` is light, and the examples in docstrings and docs/api.md run."""
 
 import doctest
 import importlib.util
@@ -30,8 +30,8 @@ EXAMPLES = {test.name.rpartition(".")[2]: test for test in doctest.DocTestFinder
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder and a cache of its own."""
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the test in an empty folder with a separate cache."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BUZZER_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("BUZZER_DATA", raising=False)
@@ -84,14 +84,14 @@ assert not heavy, heavy
 
 
 def test_import_buzzer_is_light() -> None:
-    """Nothing of the suite by itself, and no heavy library by any public name."""
+    """It imports nothing of the suite, and no public name imports a heavy library."""
     done = subprocess.run(
         [sys.executable, "-c", LIGHT], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
 
 
-def test_a_name_that_is_not_public_is_no_attribute() -> None:
+def test_a_name_that_is_not_public_raises_attribute_error() -> None:
     assert set(buzzer.__all__) <= set(dir(buzzer))
     with pytest.raises(AttributeError, match="no attribute 'runs'"):
         _ = buzzer.runs
@@ -110,7 +110,7 @@ def test_a_name_that_is_not_public_is_no_attribute() -> None:
         (lambda: buzzer.bench(BenchRequest("minilm-l6", packings="packd")), "unknown packing"),
         (lambda: buzzer.bench(BenchRequest("minilm-l6", loadgen_seeds=[1])), "not three whole numbers"),
         (lambda: buzzer.bench(BenchRequest("minilm-l6", inputs=1)), "inputs is 1"),
-        (lambda: buzzer.compare(CompareRequest("booking", fail_if="wall:5%")), "belong together"),
+        (lambda: buzzer.compare(CompareRequest("booking", fail_if="wall:5%")), "must be given together"),
         (lambda: buzzer.compare(CompareRequest("booking", devices="gpu")), "unknown device"),
         (lambda: api.frontier(FrontierRequest("gbdt")), "needs a BERT"),
         (lambda: buzzer.bench(BenchRequest("minilm-l6", seconds=-1)), "seconds is -1, it must be 0"),
@@ -199,7 +199,7 @@ def test_without_a_terminal_only_warnings_are_shown(caplog: pytest.LogCaptureFix
 
 
 class Cell:
-    """An output of a notebook."""
+    """A stand-in for an output of a notebook."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []

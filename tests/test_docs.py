@@ -110,14 +110,14 @@ def exists(name: str) -> bool:
     parts = name.split(".")
     for n in range(len(parts), 0, -1):
         try:
-            found = importlib.import_module(".".join(parts[:n]))
+            value = importlib.import_module(".".join(parts[:n]))
         except ModuleNotFoundError as error:
             if error.name and not name.startswith(error.name):
                 return True  # a package that is not installed here
             continue
         for part in parts[n:]:
-            if not hasattr(found, part):
+            if not hasattr(value, part):
                 return False
-            found = getattr(found, part)
+            value = getattr(value, part)
         return True
     return False

@@ -1,4 +1,4 @@
-"""make passes the user's values to programs unchanged, whatever a shell would do with them."""
+"""make passes the user's values to programs unchanged, even if they contain special characters of the shell."""
 
 import os
 import shutil
@@ -58,7 +58,7 @@ def test_rehearsal_passes_names_unchanged(environment: Path) -> None:
     assert arguments[-2:] == ["--stretch", "20"]
 
 
-def test_tests_use_all_cores_unless_told_otherwise(environment: Path) -> None:
+def test_tests_use_all_cores_by_default(environment: Path) -> None:
     arguments = make(environment, "test", "PYTEST_ARGS=tests/suite -x")
     assert arguments[arguments.index("-n") + 1] == "logical"
     assert arguments[-2:] == ["tests/suite", "-x"]

@@ -1,4 +1,4 @@
-"""What entry points of other distributions add, and what becomes of those that are broken. tests/test_adding.py installs a real one."""
+"""Plug-ins: what entry points add, and how broken ones are reported. tests/test_adding.py installs a real plug-in."""
 
 import importlib
 import logging
@@ -27,7 +27,7 @@ CACHED: tuple[Any, ...] = (
 ENGINE = """
 from buzzer.engine.frames import EngineInfo
 ENGINE = EngineInfo(name="swift", load="acme.engine:load", summary="a swift engine", device="cuda")
-BIRD = EngineInfo(name="pandas", load="acme.engine:load", summary="a panda that is none")
+BIRD = EngineInfo(name="pandas", load="acme.engine:load", summary="another pandas")
 """
 BACKEND = """
 from buzzer.engine.infer import ENCODERS, NETWORKS, ONNX, TREES, BackendInfo
@@ -86,7 +86,10 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
 
 @pytest.fixture
 def warned(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
-    """The warnings so far."""
+    """Returns the warnings so far."""
+    caplog.set_level(
+        logging.WARNING, "buzzer"
+    )  # an earlier test may have raised the level of the root logger
     return lambda: [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
@@ -117,7 +120,7 @@ def test_a_backend_is_offered_wherever_it_runs_a_kind_of_model(install: Install)
     assert infer.split_backend("networks") == ("networks", "xgboost")
 
 
-def test_a_file_is_offered_to_what_runs_its_kind(install: Install, tmp_path: Path) -> None:
+def test_a_file_is_offered_to_backends_that_run_its_kind(install: Install, tmp_path: Path) -> None:
     install({"buzzer.backends": {"onnx": "acme.backend:onnx", "networks": "acme.backend:networks"}})
     (tmp_path / "net.onnx").write_bytes(b"")
     assert registry.model(str(tmp_path / "net.onnx")).backends[-2:] == ["tensorrt", "onnx"]
@@ -141,21 +144,21 @@ BROKEN = [
     ("buzzer.engines", "swift", "acme.absent:ENGINE", "No module named 'acme.absent'"),
     ("buzzer.engines", "swift", "acme.engine:NOTHING", "has no attribute 'NOTHING'"),
     ("buzzer.engines", "swift", "acme.engine:EngineInfo", "is of type type, not EngineInfo"),
-    ("buzzer.engines", "slow", "acme.engine:ENGINE", "calls itself 'swift'"),
-    ("buzzer.engines", "pandas", "acme.engine:BIRD", "buzzer has one of that name"),
+    ("buzzer.engines", "slow", "acme.engine:ENGINE", "has the name 'swift'"),
+    ("buzzer.engines", "pandas", "acme.engine:BIRD", "buzzer has one with this name"),
     ("buzzer.backends", "trees", "acme.engine:ENGINE", "is of type EngineInfo, not BackendInfo"),
-    ("buzzer.backends", "xgboost", "acme.backend:trees", "buzzer has one of that name"),
-    ("buzzer.tasks", "booking", "acme.task:FIELDS", "buzzer has one of that name"),
-    ("buzzer.tasks", "recsys2021-lite", "acme.task:FIELDS", "buzzer has one of that name"),
-    ("buzzer.tasks", "mine", "acme.task:ALIAS", "its alias recsys2021-lite is one of buzzer's names"),
-    ("buzzer.tasks", "mine", "acme.task:NAMED", "calls itself 'another'"),
+    ("buzzer.backends", "xgboost", "acme.backend:trees", "buzzer has one with this name"),
+    ("buzzer.tasks", "booking", "acme.task:FIELDS", "buzzer has one with this name"),
+    ("buzzer.tasks", "recsys2021-lite", "acme.task:FIELDS", "buzzer has one with this name"),
+    ("buzzer.tasks", "mine", "acme.task:ALIAS", "its alias recsys2021-lite is the name of a built-in task"),
+    ("buzzer.tasks", "mine", "acme.task:NAMED", "has the name 'another'"),
     ("buzzer.tasks", "mine", "acme.task:WRONG", "engines: Input should be a valid list"),
-    ("buzzer.tasks", "mine", "acme.engine:EngineInfo", "is not a mapping"),
-    ("buzzer.models", "gbdt", "acme.task:FIELDS", "buzzer has one of that name"),
+    ("buzzer.tasks", "mine", "acme.engine:EngineInfo", "is neither a mapping nor"),
+    ("buzzer.models", "gbdt", "acme.task:FIELDS", "buzzer has one with this name"),
     ("buzzer.models", "mine", "acme.task:FIELDS", "engines: Extra inputs are not permitted"),
     ("buzzer.datasets", "birds", "acme.absent", "no module acme.absent"),
     ("buzzer.datasets", "birds", "acme.engine", "card.md"),
-    ("buzzer.datasets", "booking", "acme.engine", "buzzer has one of that name"),
+    ("buzzer.datasets", "booking", "acme.engine", "buzzer has one with this name"),
 ]
 
 
@@ -177,17 +180,19 @@ def everything() -> dict[str, Callable[[], Any]]:
     return {names.__name__: names for names in named}
 
 
-def test_the_second_of_one_name_is_refused(install: Install, warned: Callable[[], list[str]]) -> None:
+def test_a_second_plugin_with_the_same_name_is_refused(
+    install: Install, warned: Callable[[], list[str]]
+) -> None:
     entries = {"buzzer.engines": {"swift": "acme.engine:ENGINE"}}
     install(entries)
     install(entries, "zzz-plug")
     assert registry.origins()["engines"] == {"swift": "acme-plug 1.2"}
     (warning,) = warned()
-    assert "'swift' of zzz-plug 1.2 is left out: acme-plug 1.2 has one of that name" in warning
+    assert "'swift' of zzz-plug 1.2 is left out: acme-plug 1.2 has one with this name" in warning
 
 
-def test_what_cannot_be_loaded_is_unsupported(install: Install, tmp_path: Path) -> None:
-    """The descriptor is right, and what it names is not there."""
+def test_a_plugin_that_cannot_be_loaded_is_unsupported(install: Install, tmp_path: Path) -> None:
+    """The descriptor is valid, but the module that it names cannot be used."""
     install(
         {
             "buzzer.backends": {"trees": "acme.backend:trees"},
@@ -233,7 +238,7 @@ def test_an_edit_of_a_plugin_makes_another_fit(install: Install, tmp_path: Path)
 
 
 def test_a_broken_plugin_breaks_no_command(install: Install, tmp_path: Path) -> None:
-    """One warning on stderr, whatever the command; stdout is as it is without the plug-in."""
+    """Every command prints one warning on stderr; stdout is the same as without the plug-in."""
     install({"buzzer.engines": {"swift": "acme.absent:ENGINE"}})
     for arguments in (["list", "--json"], ["run", "booking", "--dry-run", "--json"]):
         done, without = (

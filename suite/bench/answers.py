@@ -18,7 +18,7 @@ SAME = 1e-3  # largest relative error between the FP32 outputs of a GPU and of t
 def compute(model: BenchModel, device: str) -> Answers:
     """The reference outputs of every input. On a GPU they are computed there, and one row is compared with the CPU's.
 
-    Raises DataError for an output that is not finite or empty, RuntimeError where GPU and CPU differ.
+    Raises DataError for an output that is empty or not finite, RuntimeError if GPU and CPU differ.
     """
     first = {name: array[:1] for name, array in model.batches[0].items()}
     if device == "cuda" and is_module(model.model):
@@ -39,27 +39,27 @@ def compute(model: BenchModel, device: str) -> Answers:
 
 
 def check_devices(cpu: Mapping[str, Array], gpu: Mapping[str, Array]) -> None:
-    """Raises RuntimeError where the FP32 outputs of the GPU differ from the CPU's."""
+    """Raises RuntimeError if the FP32 outputs of the GPU differ from the CPU's."""
     for name, want in cpu.items():
         error = relative_error(gpu[name], want)
         if not error < SAME:
             raise RuntimeError(
-                f"output {name}: FP32 on the GPU is off the CPU's by {error:.3g} of the largest value"
+                f"output {name}: FP32 on the GPU differs from the CPU's by {error:.3g} of the largest value"
             )
 
 
 def disable_tf32() -> None:
-    """Have torch compute FP32 products in FP32."""
+    """Make torch compute FP32 products in FP32, not in TF32."""
     import torch
 
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 
 
 def is_module(model: Any) -> bool:
-    """Whether a model is a torch module; does not import torch for others."""
+    """Whether a model is a torch module. Does not import torch to find out."""
     return "torch" in sys.modules and isinstance(model, sys.modules["torch"].nn.Module)
 
 
 def on_device(model: Any, device: str) -> Any:
-    """A torch module moved to the GPU, where it is calibrated and packed faster; any other model unchanged."""
+    """The model on its device. A torch module is moved to the GPU, where calibration and packing are faster; other models are unchanged."""
     return model.to(device) if device == "cuda" and is_module(model) else model

@@ -1,6 +1,6 @@
-"""The cache of `buzzer bench`: reference outputs and quantised checkpoints, each computed once for a model and its sizes.
+"""The cache of `buzzer bench`: reference outputs and quantised checkpoints, computed once for each model and its sizes.
 
-The key holds everything that they depend on: the model's parameters and files, its source code, seed, sizes, device and torch's version.
+The key contains everything that they depend on: the model's parameters and files, its source code, seed, sizes, device and torch's version.
 """
 
 import hashlib
@@ -31,15 +31,15 @@ FACTS = "facts.json"
 class Answers:
     """The reference outputs of a model, and facts about it."""
 
-    expected: list[dict[str, Array]]  # outputs of each input: of the batches, then of the unseen inputs
+    expected: list[dict[str, Array]]  # outputs of each input: first the batches, then the unseen inputs
     fingerprint: str  # sha256 of the inputs
-    source: str  # of the inputs: "official" or "generated"
+    source: str  # where the inputs come from: "official" or "generated"
     notes: tuple[str, ...]
     cost: Cost | None  # of one run on the first input
 
 
 def folder(context: RunContext, provider: ModelProvider, spec: BenchSpec) -> Path:
-    """The cache folder of one model at one size; in the run's own folder for a provider without an identity."""
+    """The cache folder of one model at one size. A provider without an identity gets a folder inside the run's own folder."""
     if (identity := provider.identity(spec)) is None:
         return context.work / "cached"
     sizes = [spec.batch, spec.seq, spec.inputs, spec.lengths, spec.packing, context.device]
@@ -62,12 +62,12 @@ def digest(facts: Any) -> str:
 
 
 def every_input(model: BenchModel) -> list[Batch]:
-    """The inputs of timed runs, then the unseen ones."""
+    """All inputs: those of the timed runs, then the unseen ones."""
     return [*model.batches, *(batch for _, batch in model.unseen)]
 
 
 def fingerprint(model: BenchModel) -> str:
-    """sha256 over names and values of all inputs."""
+    """The sha256 of the names and values of all inputs."""
     sha = hashlib.sha256()
     for batch in every_input(model):
         for name, array in sorted(batch.items()):
@@ -76,7 +76,7 @@ def fingerprint(model: BenchModel) -> str:
 
 
 def save(folder: Path, write: Callable[[Path], None]) -> None:
-    """Have `write` fill a folder, whole or not at all, and add a manifest. A folder that another process made meanwhile stays."""
+    """Let `write` fill a folder, completely or not at all, and add a manifest. If another process has made the folder first, its folder stays."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
@@ -93,7 +93,7 @@ def save(folder: Path, write: Callable[[Path], None]) -> None:
 
 
 def is_saved(folder: Path) -> bool:
-    """Whether a folder exists as it was written; a damaged one is removed."""
+    """Whether a folder exists and is undamaged. A damaged folder is removed."""
     problem = manifest.problem(folder)
     if problem and os.path.lexists(folder):
         caches.discard(folder, problem)
@@ -114,7 +114,7 @@ def write_answers(answers: Answers, folder: Path) -> None:
 
 
 def read_answers(folder: Path) -> Answers | None:
-    """The reference outputs in a cache folder; None if there are none or they are damaged."""
+    """The reference outputs in a cache folder; None if they do not exist or are damaged."""
     answers = folder / "answers"
     if not is_saved(answers):
         return None
@@ -125,7 +125,7 @@ def read_answers(folder: Path) -> Answers | None:
 
 
 def not_finite(expected: Sequence[Mapping[str, Array]]) -> str:
-    """The first output that holds NaN or an infinity, in words; "" if all are finite."""
+    """The first output that contains NaN or an infinity, in words; "" if all are finite."""
     for index, outputs in enumerate(expected):
         for name, array in outputs.items():
             if array.dtype.kind in "fc" and not np.isfinite(array).all():
@@ -136,4 +136,6 @@ def not_finite(expected: Sequence[Mapping[str, Array]]) -> str:
 def check_inputs(answers: Answers, model: BenchModel, folder: Path) -> None:
     """Raises DataError unless the reference outputs belong to these inputs."""
     if answers.fingerprint != fingerprint(model):
-        raise DataError(f"{folder}: the reference outputs are of other inputs", "delete it: it is made anew")
+        raise DataError(
+            f"{folder}: the reference outputs are of other inputs", "delete the folder; it is made again"
+        )

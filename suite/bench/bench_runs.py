@@ -1,4 +1,4 @@
-"""Runs of `buzzer bench`: the reference's answers, then every variant, as steps for the executor."""
+"""Turns the plan of `buzzer bench` into steps for the executor: first the reference outputs, then every variant."""
 
 import shutil
 import tempfile
@@ -16,11 +16,11 @@ from buzzer.suite.run.executor import Executor, Step
 from buzzer.suite.run.plan import Run
 from buzzer.suite.run.supervise import PhaseCallback
 
-GIVE_UP = frozenset({"unsupported"})  # once is enough
+GIVE_UP = frozenset({"unsupported"})  # outcomes after which a variant is not run in later rounds
 
 
 class BenchWorkload:
-    """The runs of one model at one size. `work` is a folder that ends with the call, `out` the folder of the records."""
+    """Carries out the runs of one model at one size. `work` is a temporary folder, `out` the folder of the records."""
 
     fit_name = "reference"
     keeps_fit = False
@@ -29,10 +29,10 @@ class BenchWorkload:
         self.work, self.out = work, out
         self.answers = caches.folder() / "bench"
         self.data = Data(self.answers, "", "generated", {}, 1.0)
-        self._files: dict[str, Path] = {}  # folder of what a run wrote, by run_id
+        self._files: dict[str, Path] = {}  # folder of the files that a run wrote, by run_id
 
     def fit(self, run: Run, watch: PhaseCallback) -> Record:
-        """Compute the right answers. Raises UsageError or UnsupportedError for a model or sizes that cannot be."""
+        """Compute the reference outputs. Raises UsageError or UnsupportedError if the model or its sizes cannot be run."""
         self.work.mkdir()
         reference = runner.bench(run, self.data, caches.folder(), self.work, self.work, watch)
         if reference.outcome == "unsupported":
@@ -46,25 +46,25 @@ class BenchWorkload:
         return reference
 
     def execute(self, run: Run, others: Sequence[Record], watch: PhaseCallback) -> Record:
-        """Time one variant."""
+        """Time one variant and return its record."""
         files = Path(tempfile.mkdtemp(dir=self.work))
         new = runner.bench(run, self.data, caches.folder(), self.work, files, watch)
         self._files[new.run_id] = files
         return new
 
     def outcome_without(self, fit: Record) -> str:
-        """That of the reference, which has the same limits."""
+        """The outcome of the reference, which has the same limits."""
         return fit.outcome
 
     def recorded(self, record: Record) -> None:
-        """Keep LoadGen's own logs beside the records, where it wrote some."""
+        """Keep LoadGen's logs, if there are any, next to the records."""
         if (files := self._files.pop(record.run_id, None)) is not None:
             keep_logs(files, self.out / "files" / record.run_id[:8])
             shutil.rmtree(files, ignore_errors=True)
 
 
 def execute(selections: Sequence[BenchSelection], executor: Executor) -> Iterator[Record]:
-    """Time every selection; records as they are made."""
+    """Time every selection. Yields each record as soon as it is written."""
     with (
         tempfile.TemporaryDirectory(prefix="buzzer-bench-", ignore_cleanup_errors=True) as work,
         reaper.swept(Path(work)),
@@ -73,7 +73,7 @@ def execute(selections: Sequence[BenchSelection], executor: Executor) -> Iterato
 
 
 def steps(selections: Sequence[BenchSelection], work: Path, out: Path) -> list[Step]:
-    """For each selection its reference, then its runs."""
+    """The steps: for each selection its reference, then its runs."""
     planned: list[Step] = []
     for number, selection in enumerate(selections):
         workload = BenchWorkload(work / str(number), out)
@@ -83,7 +83,7 @@ def steps(selections: Sequence[BenchSelection], work: Path, out: Path) -> list[S
 
 
 def keep_logs(written: Path, kept: Path) -> None:
-    """Copy LoadGen's logs into a folder. Raises DataError where they cannot be written."""
+    """Copy LoadGen's logs into a folder. Raises DataError if they cannot be written."""
     if logs := sorted(written.glob(loadgen.LOGS)):
         runner.make_folder(kept)
         try:

@@ -16,21 +16,20 @@ WORST = -1.0  # cosine of an output that is not finite or was not written
 class Check:
     """Compares every output with the reference output, and keeps the worst figures.
 
-    It fills each array that it has seen with NaN, which shows a backend that returns the same buffer again without writing it. An output
-    that equals, bit by bit, one that was compared before is not compared again.
+    It fills each array that it has compared with NaN. This reveals a backend that returns the same buffer again without writing to it.
+    An output that equals an already compared output bit for bit is not compared again.
     """
 
     model: BenchModel
     expected: list[dict[str, Array]]  # reference outputs of each input: the batches, then the unseen inputs
-    cosine: float = 1.0  # the least of any row
+    cosine: float = 1.0  # the smallest of any row
     error: float = 0.0  # the largest relative error
-    hits: int = 0  # rows whose largest value is at the same index as the reference's
+    hits: int = 0  # rows whose largest value has the same index as in the reference
     rows: int = 0  # rows compared
     bad: int = 0  # runs with an output that was not finite or not written
     runs: int = 0
-    _compared: dict[tuple[int, str], tuple[Array, int, int]] = field(
-        default_factory=dict
-    )  # output, hits, rows
+    # (input, name) -> output, hits, rows
+    _compared: dict[tuple[int, str], tuple[Array, int, int]] = field(default_factory=dict)
 
     def add(self, index: int, outputs: Mapping[str, Array]) -> None:
         """Compare the outputs of a run on one input, then overwrite them."""
@@ -42,7 +41,7 @@ class Check:
                 array.fill(np.nan)
 
     def compare(self, index: int, name: str, output: Array) -> bool:
-        """Compare one output; whether it is finite and has the right shape."""
+        """Compare one output. Returns whether it is finite and has the right shape."""
         before = self._compared.get((index, name))
         if before is not None and np.array_equal(before[0], output):
             self.hits, self.rows = self.hits + before[1], self.rows + before[2]
@@ -61,7 +60,7 @@ class Check:
         return True
 
     def source(self, index: int) -> int:
-        """The number of the batch that an input is, or that an unseen input was made from."""
+        """The index of the batch that the input is, or from which the unseen input was made."""
         return [*range(len(self.model.batches)), *(number for number, _ in self.model.unseen)][index]
 
     def scores(self) -> dict[str, float]:
@@ -77,7 +76,7 @@ def as_rows(x: Array) -> Array:
 
 
 def is_finite(x: Array) -> bool:
-    """Whether all values are finite numbers, of any type; NumPy takes bfloat16 for bytes."""
+    """Whether all values are finite numbers. Converts first, because NumPy takes bfloat16 for bytes."""
     try:
         return bool(np.isfinite(x.astype("float64")).all())
     except (TypeError, ValueError):
@@ -90,7 +89,7 @@ def relative_error(got: Array, want: Array) -> float:
 
 
 def least_cosine(got: Array, want: Array) -> float:
-    """The least cosine of any row; 1 for two rows of zeros."""
+    """The smallest cosine of any row; 1 for two rows of zeros."""
     largest = [np.maximum(np.abs(x).max(axis=1, keepdims=True), TINY) for x in (got, want)]
     got, want = got / largest[0], want / largest[1]  # squares of float64 could overflow
     norms = np.linalg.norm(got, axis=1) * np.linalg.norm(want, axis=1)

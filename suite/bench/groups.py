@@ -1,4 +1,4 @@
-"""Bench records as groups: all rounds of one backend and precision together, ranked by the time of a row."""
+"""Groups bench records: one group has all rounds of one backend and precision. Groups are ranked by the time per row."""
 
 import math
 from collections import defaultdict
@@ -17,7 +17,7 @@ from buzzer.suite.records.schema import Record
 
 @dataclass(frozen=True)
 class BenchGroup(Repetitions):
-    """One backend in one precision, the samples of all its rounds pooled."""
+    """All rounds of one backend in one precision. Their samples are pooled."""
 
     @property
     def ranked(self) -> bool:
@@ -29,7 +29,7 @@ class BenchGroup(Repetitions):
 
     @property
     def outcome(self) -> str:
-        """The worst outcome with its message, or LoadGen's verdict where it is INVALID."""
+        """The worst outcome with its message; LoadGen's verdict if all runs are ok but INVALID."""
         worst = self.worst
         if worst.outcome == "ok" and worst.bench and worst.bench.scenario:
             return "ok" if self.ranked else "LoadGen: INVALID"
@@ -52,8 +52,8 @@ class BenchGroup(Repetitions):
     def row_s(self) -> float:
         """Seconds per row, by which groups are ranked; infinite without a run.
 
-        LoadGen's own figure where it measured. Else on a device the mean device time of cold runs; on the CPU the median
-        run for batches of equal length, and the mean over all warm runs for real lengths.
+        Under LoadGen, its own figure. On a GPU, the mean device time of the cold runs. On the CPU, the median warm run for rows of
+        one length, and the mean over all warm runs for real lengths.
         """
         records = [r for r in self.records if r.bench]
         if verdicts := [r.bench for r in records if r.bench and r.bench.scenario]:
@@ -67,13 +67,13 @@ class BenchGroup(Repetitions):
         return median(warm) / self.first.config["batch"] if warm else math.inf
 
     def speed_ups(self, base: "BenchGroup") -> list[float]:
-        """How many times faster than `base`, by round."""
+        """How many times faster this group is than `base`, for each round that both have."""
         theirs = {r.repeat: rate(r) for r in base.records}
         return [rate(r) / theirs[r.repeat] for r in self.records if theirs.get(r.repeat)]
 
     @property
     def is_base(self) -> bool:
-        """Whether others are compared with this group: the model's first backend (torch eager, XGBoost) in FP32, padded."""
+        """Whether other groups are compared with this one: the model's first backend (torch eager, XGBoost) in FP32, padded."""
         r = self.first
         padded = r.bench is not None and r.bench.packing == "padded"
         model = None if "model_hash" in r.config else registry.models().get(r.task)
@@ -82,7 +82,7 @@ class BenchGroup(Repetitions):
 
 
 def rate(record: Record) -> float:
-    """Rows per second: of the median run where all runs are of one size, else over all of them; 0 without a run."""
+    """Rows per second: of the median run if all runs have one size, else over all runs; 0 without a run."""
     samples = record.samples.get("warm_run", [])
     if not samples or record.bench is None:
         return 0.0
@@ -92,7 +92,7 @@ def rate(record: Record) -> float:
 
 
 def rows(records: Iterable[Record]) -> list[BenchGroup]:
-    """Records by backend, precision, device and packing: ranked groups first, fastest first. The newest run of each round counts."""
+    """Groups of records by backend, precision, device and packing: ranked ones first, the fastest first. Of each round the newest run counts."""
     newest: dict[tuple[str, ...], dict[int, Record]] = defaultdict(dict)
     for r in sorted(records, key=lambda r: r.created):
         packing = r.bench.packing if r.bench else ""
@@ -102,7 +102,7 @@ def rows(records: Iterable[Record]) -> list[BenchGroup]:
 
 
 def boards(records: Iterable[Record]) -> dict[tuple[Any, ...], list[Record]]:
-    """Bench records that belong into one table (suite/records/comparable.py)."""
+    """Bench records by table: one table has records that may be compared (suite/records/comparable.py)."""
     by_key: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
     for r in records:
         if r.job == "bench":

@@ -1,7 +1,7 @@
-"""MLPerf scenarios with MLCommons LoadGen, which makes the queries, measures the times and gives the verdict.
+"""Runs MLPerf scenarios with MLCommons LoadGen, which makes the queries, measures the times and gives the verdict.
 
-SingleStream: the next query when the last one is answered. Offline: all samples at once. Server: Poisson arrivals with a latency
-bound (MLPerf Inference Rules, section 4).
+SingleStream: each query is sent when the previous one is answered. Offline: all samples are sent at once. Server: queries arrive by a
+Poisson process and have a latency bound (MLPerf Inference Rules, section 4).
 """
 
 import math
@@ -21,11 +21,12 @@ from buzzer.models.api.bench import BenchModel
 from buzzer.suite.bench.checks import Check
 
 NAMES = {"single-stream": "SingleStream", "offline": "Offline", "server": "Server"}
-TRIAL_S = 1.0  # seconds of runs that measure the rate which LoadGen expects
-SEEDS = ("qsl_rng_seed", "sample_index_rng_seed", "schedule_rng_seed")  # MLPerf gives new ones each round
+TRIAL_S = 1.0  # seconds of trial runs, which measure the rate that LoadGen is to expect
+# LoadGen's settings of seeds. MLPerf publishes new seeds for each round of submissions.
+SEEDS = ("qsl_rng_seed", "sample_index_rng_seed", "schedule_rng_seed")
 SUMMARY, LOGS = "mlperf_log_summary.txt", "mlperf_log_*"
-LATENCY = "single-stream"  # the scenario whose figure is a time
-HEADLINE = {  # the line of the summary that ranks
+LATENCY = "single-stream"  # the scenario whose figure is a time, not a rate
+HEADLINE = {  # the line of the summary by which runs are ranked
     "single-stream": "Early stopping 90.0th percentile estimate",
     "offline": "Samples per second",
     "server": "Completed samples per second",
@@ -33,14 +34,14 @@ HEADLINE = {  # the line of the summary that ranks
 
 
 class Rows:
-    """The model's batches as single samples, and back into batches of the session's size."""
+    """Splits the model's batches into single samples, and joins samples into batches of the session's size."""
 
     def __init__(self, model: BenchModel, batch: int) -> None:
         self._batches, self.batch = model.batches, batch
         self.count = batch * len(model.batches)
 
     def batch_of(self, indices: list[int]) -> dict[str, Array]:
-        """A batch of these samples; the last one is repeated to fill it."""
+        """A batch of these samples. The last sample is repeated to fill the batch."""
         if self.batch == 1:
             return dict(self._batches[indices[0]])
         filled = indices + indices[-1:] * (self.batch - len(indices))
@@ -49,7 +50,7 @@ class Rows:
         return {name: np.stack([self._batches[b][name][row] for b, row in at]) for name in names}
 
     def batches_of(self, answers: Mapping[int, Mapping[str, Array]]) -> dict[int, dict[str, Array]]:
-        """Number -> outputs of each batch of which every row was answered."""
+        """The outputs of each batch whose rows were all answered, by the index of the batch."""
         batches = {}
         for number in range(len(self._batches)):
             parts = [answers.get(number * self.batch + row) for row in range(self.batch)]
@@ -72,13 +73,13 @@ class Sut:
         self._worker.start()
 
     def issue(self, samples: Any) -> None:
-        """Queue a query's samples; LoadGen calls it."""
+        """Queue the samples of a query. Called by LoadGen."""
         size = self._rows.batch
         for start in range(0, len(samples), size):
             self._waiting.put(samples[start : start + size])
 
     def flush(self) -> None:
-        """Do nothing: no samples are held back. LoadGen calls it."""
+        """Do nothing, because no samples are held back. Called by LoadGen."""
 
     def stop(self) -> None:
         """End the worker thread."""
@@ -91,7 +92,7 @@ class Sut:
             try:
                 if self.error is None:
                     outputs = self._session.run(self._rows.batch_of(indices))
-            except BaseException as error:  # noqa: BLE001  raised after LoadGen has ended, which has no notion of failure
+            except BaseException as error:  # noqa: BLE001  raised after LoadGen has ended, because LoadGen cannot report a failure
                 self.error = error
             self._lg.QuerySamplesComplete([self._lg.QuerySampleResponse(s.id, 0, 0) for s in samples])
             self.answered += len(samples)
@@ -106,10 +107,10 @@ class Scenario:
 
     name: str  # "single-stream", "offline" or "server"
     batch: int
-    min_duration: float  # seconds that LoadGen runs at least
-    qps: float  # queries a second of `server`; 0 = half of what the session can answer
+    min_duration: float  # least seconds that LoadGen runs
+    qps: float  # queries per second of `server`; 0 = half of what the session can answer
     bound: float  # latency bound of `server` in milliseconds
-    seeds: Sequence[int]  # of the library, the samples and the schedule
+    seeds: Sequence[int]  # for the library, the samples and the schedule
 
     @classmethod
     def of(cls, params: Mapping[str, Any]) -> "Scenario":
@@ -130,9 +131,9 @@ class Verdict:
 def run(
     session: Session, model: BenchModel, check: Check, scenario: Scenario, out: Path
 ) -> tuple[int, Verdict]:
-    """Run a scenario: the samples answered, and LoadGen's verdict. LoadGen's logs go to `out`.
+    """Run a scenario. Returns the number of answered samples and LoadGen's verdict. LoadGen's logs go to `out`.
 
-    Raises UnsupportedError if LoadGen is not installed, UsageError for a batch size that the scenario does not have.
+    Raises UnsupportedError if LoadGen is not installed, UsageError for a batch size that the scenario does not allow.
     """
     try:
         import mlperf_loadgen as lg
@@ -161,11 +162,11 @@ def run(
 
 
 def _none(samples: Any) -> None:
-    """Do nothing: samples are in memory already."""
+    """Do nothing: the samples are already in memory."""
 
 
 def rows_per_second(session: Session, model: BenchModel) -> float:
-    """The rate of runs one after another."""
+    """Rows per second of a trial in which runs follow one another."""
     began, done, index = time.perf_counter(), 0, 0
     while time.perf_counter() - began < TRIAL_S or index == 0:
         session.run(model.batches[index % len(model.batches)])
@@ -175,7 +176,7 @@ def rows_per_second(session: Session, model: BenchModel) -> float:
 
 
 def settings(lg: Any, scenario: Scenario, rate: float) -> Any:
-    """LoadGen's test settings; all others keep LoadGen's defaults. `rate`: rows a second that the session can answer."""
+    """LoadGen's test settings. Other settings keep LoadGen's defaults. `rate`: rows per second that the session can answer."""
     test = lg.TestSettings()
     test.scenario = getattr(lg.TestScenario, NAMES[scenario.name])
     test.mode = lg.TestMode.PerformanceOnly
@@ -217,7 +218,7 @@ def verdict(out: Path, scenario: str) -> Verdict:
 
 
 def headline(verdict: Mapping[str, Any] | None, scenario: str) -> float | None:
-    """LoadGen's figure for the scenario, from a record: nanoseconds for single-stream, else samples a second; None if there is none."""
+    """LoadGen's figure for the scenario, from a record: nanoseconds for single-stream, else samples per second; None if there is none."""
     summary = (verdict or {}).get("summary")
     lines = summary.items() if isinstance(summary, dict) else ()
     text = next((value for name, value in lines if str(name).lower() == HEADLINE[scenario].lower()), None)
@@ -229,7 +230,7 @@ def headline(verdict: Mapping[str, Any] | None, scenario: str) -> float | None:
 
 
 def row_s(verdict: Mapping[str, Any] | None, scenario: str) -> float:
-    """Seconds of a sample by the headline figure; infinite if there is none."""
+    """Seconds per sample by the headline figure; infinite if there is none."""
     figure = headline(verdict, scenario)
     if figure is None:
         return math.inf

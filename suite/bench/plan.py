@@ -1,4 +1,4 @@
-"""What `buzzer bench` runs and in which order."""
+"""Plans the runs of `buzzer bench` and their order."""
 
 import functools
 import hashlib
@@ -21,7 +21,7 @@ from buzzer.suite.run.resolve import check_device, check_numbers
 
 ENTRY = "buzzer.suite.bench.protocol:BENCH"
 REFERENCE = "torch_eager"
-ANY = "any"  # precision of a record of a backend that is not here
+ANY = "any"  # precision in the record of a backend that is not installed, if no precision was requested
 WEIGHTS = (".json", ".safetensors", ".bin", ".txt")  # files of a model folder
 INPUTS, LEAST_INPUTS = 16, 4  # different batches: most, and least of large ones
 LARGEST = 1e9  # of any number of a request
@@ -39,7 +39,7 @@ RANGES = {
 SCENARIOS = ("single-stream", "offline", "server")
 LENGTHS = ("fixed", "real")
 PACKINGS = ("padded", "sorted", "packed")
-LARGE = 65536  # tokens (rows, where they have none) of all inputs together that large batches may have
+LARGE = 65536  # most tokens (or rows, if rows have no tokens) of all inputs together, unless LEAST_INPUTS need more
 
 
 @dataclass(frozen=True)
@@ -49,54 +49,54 @@ class BenchSelection:
     request: BenchRequest
     model: ModelConfig
     backends: Sequence[str]
-    precisions: Sequence[str]  # empty = every one that a backend has
+    precisions: Sequence[str]  # empty = all that a backend has
     budget: Budget
-    batch: int  # rows a run
+    batch: int  # rows per run
     packing: str
-    seq: int  # tokens a row; 0 = the rows have no such axis
+    seq: int  # tokens per row; 0 = the rows have no such axis
 
     @property
     def rounds(self) -> int:
-        """Rounds over all variants; LoadGen repeats by itself."""
+        """Rounds over all variants. One round under LoadGen, which repeats runs itself."""
         return 1 if self.request.scenario else self.request.rounds
 
     def params(self) -> dict[str, Any]:
-        """Parameters of the bench task (see suite/bench/protocol.py), as records have them."""
-        asked = self.request
-        seeds = {"loadgen_seeds": list(asked.loadgen_seeds)} if asked.scenario else {}
+        """Parameters of the bench task (suite/bench/protocol.py), as they are in records."""
+        request = self.request
+        seeds = {"loadgen_seeds": list(request.loadgen_seeds)} if request.scenario else {}
         return {
             "batch": self.batch,
-            "lengths": asked.lengths,
-            "count": asked.count,
-            "seconds": float(asked.seconds),
-            "at_most": float(asked.at_most),
-            "scenario": asked.scenario,
-            "min_duration": float(asked.min_duration),
-            "qps": float(asked.qps),
-            "bound": float(asked.bound),
+            "lengths": request.lengths,
+            "count": request.count,
+            "seconds": float(request.seconds),
+            "at_most": float(request.at_most),
+            "scenario": request.scenario,
+            "min_duration": float(request.min_duration),
+            "qps": float(request.qps),
+            "bound": float(request.bound),
             "packing": self.packing,
             "seq": self.seq,
             **seeds,
-            "inputs": asked.inputs or inputs_of(self.batch, self.seq),
+            "inputs": request.inputs or inputs_of(self.batch, self.seq),
         }
 
 
 def selections(request: BenchRequest) -> list[BenchSelection]:
-    """A selection for each batch size and packing. Raises UsageError for what is not allowed, unknown, or more than this machine has."""
+    """A selection for each batch size and packing. Raises UsageError for a wrong value, an unknown name, or a budget beyond this machine."""
     check(request)
     model, budget = registry.model(str(request.model)), budgets.resolve(request.budget)
     precisions = [] if names(request.precisions) == ["all"] else names(request.precisions)
     registry.check_precisions(precisions)
     backends = backends_of(model, names(request.backends))
     seq, batches = tokens_of(model, request.seq), batches_of(request.batches)
-    made = [
+    selected = [
         BenchSelection(request, model, backends, precisions, budget, batch, packing, seq)
         for batch in batches
         for packing in names(request.packings) or ["padded"]
     ]
     if problems := budgets.unmet(budget):
         raise UsageError(f"budget {budget.name}: {'; '.join(problems)}", "choose a smaller --budget")
-    return made
+    return selected
 
 
 def check(request: BenchRequest) -> None:
@@ -105,9 +105,9 @@ def check(request: BenchRequest) -> None:
         "lengths": (request.lengths, LENGTHS),
         "scenario": (request.scenario, ("", *SCENARIOS)),
     }
-    for name, (value, known) in allowed.items():
-        if value not in known:
-            raise unknown_name(name, value, known)
+    for name, (value, choices) in allowed.items():
+        if value not in choices:
+            raise unknown_name(name, value, choices)
     for packing in names(request.packings):
         if packing not in PACKINGS:
             raise unknown_name("packing", packing, PACKINGS)
@@ -127,21 +127,21 @@ def check(request: BenchRequest) -> None:
         raise UsageError(f"loadgen_seeds {list(seeds)}: not three whole numbers", "write them like 1,2,3")
 
 
-def batches_of(asked: int | Sequence[int]) -> list[int]:
-    """The batch sizes. Raises UsageError for one that is not above zero."""
-    batches = [asked] if isinstance(asked, int) else list(asked)
+def batches_of(sizes: int | Sequence[int]) -> list[int]:
+    """The batch sizes as a list. Raises UsageError for a size that is not above zero."""
+    batches = [sizes] if isinstance(sizes, int) else list(sizes)
     if not batches or not all(isinstance(batch, int) and batch > 0 for batch in batches):
-        raise UsageError(f"--batch {asked}: not whole numbers above zero", "write it like 1 or 1,100,10000")
+        raise UsageError(f"--batch {sizes}: not whole numbers above zero", "write it like 1 or 1,100,10000")
     return batches
 
 
 def inputs_of(batch: int, seq: int) -> int:
-    """How many batches to rotate through where nobody says: each has an FP32 answer, which for large ones takes its time and memory."""
+    """The default number of batches to rotate through: fewer if they are large, because the FP32 outputs of each cost time and memory."""
     return min(INPUTS, max(LEAST_INPUTS, LARGE // (batch * max(seq, 1))))
 
 
 def task_of(selection: BenchSelection) -> TaskConfig:
-    """The model as the runner takes it."""
+    """The model as a task, as the runner needs it."""
     return TaskConfig(
         name=selection.model.name,
         summary=selection.model.summary,
@@ -151,7 +151,7 @@ def task_of(selection: BenchSelection) -> TaskConfig:
         backends=selection.model.backends,
         reference=Variant(engine=NO_ENGINE, backend=REFERENCE),
         metric="cosine",
-        tolerance=0.0,  # bench runs have gates of their own: registry.bench_gate
+        tolerance=0.0,  # not used: bench runs have their own gate, `registry.bench_gate`
         params={
             "target": selection.model.entry,
             "model": selection.model.params,
@@ -162,14 +162,14 @@ def task_of(selection: BenchSelection) -> TaskConfig:
 
 
 def content(model: ModelConfig) -> dict[str, str]:
-    """`model_hash` of a model that a path names, so that another file of the same name is another model; nothing for a named one."""
+    """The parameter `model_hash` of a model given as a path, which tells files of the same name apart; empty for a named model."""
     paths = [Path(value) for value in model.params.values() if Path(str(value)).is_absolute()]
     return {"model_hash": hash_of(paths[0])} if paths else {}
 
 
 @functools.cache
 def hash_of(path: Path) -> str:
-    """First 12 hex digits of the sha256 of a model's files. Raises DataError for what is none."""
+    """First 12 hex digits of the sha256 of a model's files. Raises DataError if a file cannot be read."""
     if path.suffix == ".onnx" and path.is_file():
         files = graphs.files(path)
     else:
@@ -185,12 +185,12 @@ def hash_of(path: Path) -> str:
 
 
 def reference_run(selection: BenchSelection) -> Run:
-    """The job that computes the right answers and the roof."""
+    """The run that computes the reference outputs and measures the roofline."""
     return run_of(selection, "fit", REFERENCE, "fp32")
 
 
 def run_of(selection: BenchSelection, job: str, backend: str, precision: str, repeat: int = 0) -> Run:
-    """One run of a model."""
+    """A run of the selected model."""
     return Run(
         task=task_of(selection),
         job=job,
@@ -205,29 +205,29 @@ def run_of(selection: BenchSelection, job: str, backend: str, precision: str, re
     )
 
 
-def backends_of(model: ModelConfig, asked: Sequence[str]) -> list[str]:
-    """The names to run: those asked for, or all that the model names."""
-    if list(asked) in ([], ["all"]):
+def backends_of(model: ModelConfig, requested: Sequence[str]) -> list[str]:
+    """The backends to run: the requested ones, or every backend of the model. Raises UsageError for an unknown one."""
+    if list(requested) in ([], ["all"]):
         return list(model.backends)
-    for name in asked:
+    for name in requested:
         infer.info(name)
         if name not in model.backends:
             raise unknown_name(f"backend of {model.name}", name, model.backends)
-    return list(asked)
+    return list(requested)
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A run, or why it cannot be one."""
+    """A planned run, and the reason if it cannot be run."""
 
     run: Run
     problem: BuzzerError | None = None
 
 
 def plan(selection: BenchSelection) -> list[Planned]:
-    """Rounds outermost, every other one in reverse, so that drift hits all alike. What cannot run comes once."""
-    file, asked = file_of(selection.model), selection.precisions
-    variants = [(b, *offer) for b in selection.backends for offer in precisions_of(b, asked, file)]
+    """The runs in order. Every second round is in reverse, so that drift affects all variants alike. A variant that cannot run occurs once."""
+    file, requested = file_of(selection.model), selection.precisions
+    variants = [(b, *offer) for b in selection.backends for offer in precisions_of(b, requested, file)]
     rounds = []
     for repeat in range(selection.rounds):
         order = variants if repeat % 2 == 0 else variants[::-1]
@@ -236,29 +236,29 @@ def plan(selection: BenchSelection) -> list[Planned]:
 
 
 def file_of(model: ModelConfig) -> Path | None:
-    """The ONNX file that a model is."""
+    """The ONNX file of a model; None if the model is not an ONNX file."""
     paths = [Path(str(value)) for value in model.params.values()]
     return next((path for path in paths if path.is_absolute() and path.suffix == ".onnx"), None)
 
 
 def tokens_of(model: ModelConfig, seq: int) -> int:
-    """Tokens a row: `seq`, or 0 for a model whose rows have no such axis."""
+    """Tokens per row: `seq`, or 0 for a model whose rows have no such axis."""
     file = file_of(model)
     return seq if model.tokens and (file is None or graphs.has_tokens(file)) else 0
 
 
 def precisions_of(
-    backend: str, asked: Sequence[str], file: Path | None = None
+    backend: str, requested: Sequence[str], file: Path | None = None
 ) -> list[tuple[str, BuzzerError | None]]:
-    """Precisions to run on a backend, each with the reason why it cannot be. file: of the model, where it is an ONNX file."""
+    """Precisions to run on a backend, each with the reason if it cannot run. `file`: the model's ONNX file, if it is one."""
     try:
         offered = infer.precisions(infer.load(backend), file)
     except UnsupportedError as error:
-        return [(name, error) for name in (asked or [ANY])]
-    if not asked:
+        return [(name, error) for name in (requested or [ANY])]
+    if not requested:
         return [(name, None) for name in offered]
     missing = f"it has: {', '.join(offered)}"
     return [
         (name, None if name in offered else UnsupportedError(f"{backend} has no precision {name}", missing))
-        for name in asked
+        for name in requested
     ]

@@ -1,7 +1,7 @@
-"""The bench protocol, in the worker: one model on one backend, its inputs rotating, the outputs of every run checked.
+"""The bench protocol, as it runs in the worker: one model on one backend, with rotating inputs. The outputs of every run are checked.
 
-`fit` runs once for all backends: it computes the reference outputs, unless they are in the cache, and measures the machine's bandwidth
-and peak. `bench` times one backend in one precision.
+`fit` runs once for all backends: it computes the reference outputs, unless they are in the cache, and measures the machine's memory
+bandwidth and peak FLOPs. `bench` times one backend in one precision.
 """
 
 import json
@@ -25,7 +25,7 @@ from buzzer.suite.bench.settings import Settings
 from buzzer.suite.bench.timing import Timer, first_of_each_shape, flusher, gpu_state, no_flush, warm_up
 
 COMPILED = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")  # folders of torch.compile's caches
-QUANTISED = ("int8", "fp8")  # precisions for which the module is quantised before the backend gets it
+QUANTISED = ("int8", "fp8")  # precisions in which the backend gets a quantised module
 ROOF = "roof.json"
 
 
@@ -33,9 +33,9 @@ class Bench:
     """The task of `buzzer bench`; `suite/bench/plan.py` makes its parameters."""
 
     def fit(self, context: RunContext) -> Steps:
-        """Compute the reference outputs of every input, and measure the roof of this machine.
+        """Compute the reference outputs of every input, and measure the roofline of this machine.
 
-        Leaves `roof.json` in `context.work`. Details: `notes`, `source` and `fingerprint` of the inputs.
+        Writes `roof.json` to `context.work`. Details: `notes`, `source` and `fingerprint` of the inputs.
         """
         yield "load"
         import torch
@@ -84,7 +84,7 @@ class Bench:
 
 @dataclass(frozen=True)
 class Trial:
-    """A session that is ready to be timed, and what its figures are computed from."""
+    """A session that is ready to be timed, with everything that its figures are computed from."""
 
     context: RunContext
     settings: Settings
@@ -95,7 +95,7 @@ class Trial:
     check: Check
 
     def timed(self) -> Steps:
-        """Warm runs, cold runs, and runs on unseen inputs, timed one after another."""
+        """Time warm runs, then cold runs, then runs on unseen inputs."""
         device, sampling = self.context.device, self.settings.sampling
         timer = Timer(self.session, self.model, self.check, device)
         yield "warm"
@@ -124,7 +124,7 @@ class Trial:
         )
 
     def with_loadgen(self) -> Steps:
-        """A scenario of LoadGen, which keeps the times, then runs on unseen inputs."""
+        """Run a scenario of LoadGen, which measures the times, then time runs on unseen inputs."""
         assert self.settings.scenario is not None
         timer = Timer(self.session, self.model, self.check, self.context.device)
         yield "loadgen"
@@ -144,7 +144,7 @@ class Trial:
         )
 
     def describe(self) -> Description:
-        """The session's facts, with the cost of a run on the first input."""
+        """The description of the session, with the cost of a run on the first input."""
         cost = self.answers.cost
         if cost is None:
             return replace(self.session.describe(), flops=None, bytes_moved=None)
@@ -152,7 +152,7 @@ class Trial:
         return replace(self.session.describe(), flops=cost.flops, bytes_moved=moved)
 
     def details(self, session: Description) -> dict[str, Any]:
-        """The task's own details of the record."""
+        """The field `details` of the record."""
         return {"session": asdict(session), **self.model.facts}
 
     def result(
@@ -186,24 +186,24 @@ class Trial:
 
 
 def ended_early(context: RunContext, runs: int, wanted: int, at_most: float) -> tuple[str, ...]:
-    """The note of a session that was too slow for its number of runs."""
+    """A note if the session was too slow for its number of runs."""
     if runs >= wanted:
         return ()
     variant = f"{context.backend} {context.precision}"
-    return (f"{variant} was ended after {at_most:g} s, with {runs} of {wanted} runs (--at-most)",)
+    return (f"{variant} was stopped after {at_most:g} s, with {runs} of {wanted} runs (--at-most)",)
 
 
 def without_probes(model: BenchModel) -> tuple[str, ...]:
-    """The note of a model for which no unseen input could be made."""
+    """A note if no unseen input could be made for the model."""
     if model.unseen:
         return ()
-    return ("no input could be made that the session had not seen: whether it keeps answers is not known",)
+    return ("no unseen input could be made, so it is not known whether the session caches answers",)
 
 
 def quantised(model: BenchModel, context: RunContext, cached: Path) -> Any:
-    """The module with static scales from the calibration inputs. A model file keeps its own types.
+    """The module with static scales from the calibration inputs. A model that is not a torch module is returned unchanged.
 
-    On the CPU, where quantising is slow, the module is cached; a GPU is faster than reading the cache.
+    On the CPU, where quantising is slow, the quantised module is cached. A GPU quantises faster than the cache can be read.
     """
     if not answers.is_module(model.model):
         return model.model
@@ -224,7 +224,7 @@ def sources(package: Any) -> list[Path]:
 
 
 def prepare(module: Any, model: BenchModel, context: RunContext) -> Session:
-    """A session for the model's inputs, with fixed shapes if all inputs have the same."""
+    """A session for the model's inputs. Its shapes are fixed if all inputs have the same shape."""
     fixed: dict[str, dict[int, str]] = {name: {} for name in model.batches[0]}
     return infer.prepare(
         module,

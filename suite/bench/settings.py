@@ -1,4 +1,4 @@
-"""The settings of one bench run, from the parameters that `suite/bench/plan.py` makes."""
+"""The settings of one bench run, read from the parameters that `suite/bench/plan.py` makes."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,13 +13,13 @@ from buzzer.suite.run.worker import load_entry
 
 @dataclass(frozen=True)
 class Settings:
-    """What is benched, how, and where its reference outputs are cached."""
+    """What one bench run times, how, and where the reference outputs are cached."""
 
     provider: ModelProvider
     spec: BenchSpec
     sampling: Sampling
-    scenario: Scenario | None  # of MLPerf; None = runs are timed one after another
-    cached: Path  # folder of this model at these sizes
+    scenario: Scenario | None  # an MLPerf scenario; None = runs are timed one after another
+    cached: Path  # cache folder of this model at these sizes
 
     @classmethod
     def of(cls, context: RunContext) -> "Settings":
@@ -46,6 +46,6 @@ class Settings:
         )
 
     def load(self) -> BenchModel:
-        """The model and its inputs, with inputs that no timed run has seen."""
+        """The model and its inputs, including inputs that no timed run has seen."""
         model = self.provider.load(self.spec)
         return replace(model, unseen=altered(model.batches))

@@ -1,4 +1,4 @@
-"""Times the runs of a session: warm, cold, and on inputs that it has not seen."""
+"""Times the runs of a session: warm runs, cold runs, and runs on unseen inputs."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -14,16 +14,16 @@ from buzzer.suite.bench.checks import Check
 
 FLUSH = 4  # size of the buffer that is read before a cold run, as a multiple of the last-level cache
 WARMUP_S, WARMUP_RUNS = 1.0, 5
-LEAST_RUNS = 4  # of a slow session: two rounds then have the seven that a median needs
+LEAST_RUNS = 4  # least runs of a slow session; two rounds then have the seven runs that a median needs
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How many runs are timed, warm and cold each."""
+    """How many warm runs are timed, and how many cold runs."""
 
     count: int  # least number of runs
     seconds: float  # least seconds
-    at_most: float  # seconds after which a slow session is ended, with fewer runs
+    at_most: float  # seconds after which a slow session is stopped, with fewer runs
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Samples:
 
 
 class UnseenSamples(NamedTuple):
-    """Seconds of runs on unseen inputs, and of runs on the inputs that they were made from; pairs at the same place."""
+    """Seconds of runs on unseen inputs, and of runs on the inputs that these were made from. Equal indices are a pair."""
 
     unseen: list[float]
     seen: list[float]
@@ -54,10 +54,10 @@ class Timer:
             self._events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
 
     def measure(self, sampling: Sampling, before: Callable[[], None]) -> Samples:
-        """Time as many runs as asked for, over every input at least once. `before` is called before each run and is not timed.
+        """Time as many runs as `sampling` says, and every input at least once. `before` is called before each run and is not timed.
 
-        The limits of seconds count everything, `before` and the comparison of outputs too: otherwise a model that takes microseconds would
-        be flushed for minutes.
+        The limits in seconds include `before` and the comparison of outputs. Otherwise the cache would be flushed for minutes for a
+        model that takes microseconds.
         """
         samples, batches, began, spent = Samples(), self._model.batches, time.perf_counter(), 0.0
         while len(samples.wall) < max(sampling.count, len(batches)) or spent < sampling.seconds:
@@ -79,16 +79,17 @@ class Timer:
         return samples
 
     def unseen(self) -> UnseenSamples:
-        """Time runs on inputs that the session has not seen, and as many on inputs that it has, by the clock that ranks.
+        """Time runs on unseen inputs, and as many runs on seen inputs, with the time by which sessions are ranked.
 
-        Each seen input is run once more right before it is timed, so that a session which keeps answers has it, however few it keeps.
+        Each seen input is run once more right before it is timed. A session that caches answers then has the answer, however few it
+        caches.
         """
         samples = UnseenSamples([], [])
-        for place, (number, batch) in enumerate(self._model.unseen, len(self._model.batches)):
+        for index, (number, batch) in enumerate(self._model.unseen, len(self._model.batches)):
             seen = self._model.batches[number]
             self._time_ranked(seen)
             samples.seen.append(self._checked(number, seen))
-            samples.unseen.append(self._checked(place, batch))
+            samples.unseen.append(self._checked(index, batch))
         return samples
 
     def _checked(self, index: int, batch: Batch) -> float:
@@ -98,7 +99,7 @@ class Timer:
         return seconds
 
     def _time_ranked(self, batch: Batch) -> tuple[float, dict[str, Array]]:
-        """Device time of the work alone for a session in stages, else wall time."""
+        """Device time without the copies for a session that has stages, else wall time."""
         if self._events is not None and isinstance(self._session, Staging):
             return self._replay(batch)
         wall, _, outputs = self._run(batch)
@@ -121,7 +122,7 @@ class Timer:
         return time.perf_counter() - began, start.elapsed_time(end) / 1000, outputs
 
     def _replay(self, batch: Mapping[str, Array]) -> tuple[float, dict[str, Array]]:
-        """Device time of the work alone; the inputs are copied to the device before."""
+        """Device time without the copies: the inputs are copied to the device before."""
         import torch
 
         session, (start, end) = self._session, self._events
@@ -137,13 +138,13 @@ class Timer:
 
 
 def no_flush() -> None:
-    """Do nothing: before a warm run."""
+    """Do nothing. Called before a warm run."""
 
 
 def flusher(device: str) -> Callable[[], None]:
     """A function that evicts the model from the last-level cache by reading and writing a larger buffer.
 
-    On a GPU a second buffer is read afterwards. Otherwise the run would have to wait until the written lines have left the cache.
+    On a GPU a second buffer is read afterwards. Otherwise the run would have to wait until the modified lines are written back.
     """
     if device == "cuda":
         import torch
@@ -168,13 +169,13 @@ def flusher(device: str) -> Callable[[], None]:
 
 
 def first_of_each_shape(model: BenchModel) -> list[int]:
-    """The number of one input of each shape: what a backend compiles for a shape belongs to phase `compile`."""
+    """The index of the first input of each shape. They are run in phase `compile`, because backends compile for each shape."""
     shapes = {tuple(a.shape for a in batch.values()): i for i, batch in reversed([*enumerate(model.batches)])}
     return sorted(shapes.values())
 
 
 def warm_up(session: Session, model: BenchModel, at_most: float) -> None:
-    """At least `WARMUP_RUNS` runs and `WARMUP_S` seconds; one run for a session that takes a tenth of `at_most`."""
+    """Do at least `WARMUP_RUNS` runs and at least `WARMUP_S` seconds of them; stop earlier after a tenth of `at_most` seconds."""
     began, spent, runs = time.perf_counter(), 0.0, 0
     while (runs < WARMUP_RUNS or spent < WARMUP_S) and not (runs and spent >= at_most / 10):
         session.run(model.batches[runs % len(model.batches)])
@@ -193,5 +194,5 @@ def gpu_state(device: str) -> dict[str, float] | None:
             "power_w": torch.cuda.power_draw() / 1000,
             "temperature_c": torch.cuda.temperature(),
         }
-    except Exception:  # noqa: BLE001  no bindings, or no such counter on this GPU: the run goes on
+    except Exception:  # noqa: BLE001  no bindings, or no such counter on this GPU: the run continues
         return None

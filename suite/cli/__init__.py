@@ -1,4 +1,7 @@
-"""The command line: one module a verb. stdout is data, stderr is progress; exit codes 0 ok, 1 a run failed, 2 usage, 128 + n signal n."""
+"""The command line, with one module per verb.
+
+Results go to stdout, progress and messages to stderr. Exit codes: 0 ok, 1 a run failed, 2 wrong usage, 128 + n ended by signal n.
+"""
 
 import signal
 import sys
@@ -18,10 +21,10 @@ from buzzer.suite.cli.signals import ENDING, Interrupted
 
 
 class Verbs(TyperGroup):
-    """The verbs. A signal ends each of them with one line, after unfinished files have been removed."""
+    """The group of all verbs. A signal ends a verb with one message, after unfinished files have been removed."""
 
-    def invoke(self, context: Any) -> Any:  # Typer has a copy of click's Context, whose name is private
-        """Run a verb; exit code 128 + n where signal n ended it."""
+    def invoke(self, context: Any) -> Any:  # Typer's copy of click's Context has a private name
+        """Run a verb. Exits with code 128 + n if signal n ended it."""
         try:
             return super().invoke(context)
         except KeyboardInterrupt as error:
@@ -49,8 +52,8 @@ app.command("env")(env.main)
 app.add_typer(data.app, name="data")
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         typer.echo(__version__)
         raise typer.Exit
 
@@ -65,10 +68,10 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line; every expected problem ends in one message, a hint and exit code 2."""
+    """Run the command line. Every expected problem ends in one message, a hint and exit code 2."""
     streams.prepare()
     for number in ENDING:
-        if number != signal.SIGINT and signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+        if number != signal.SIGINT and signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(number, interrupt)
     try:
         try:
@@ -78,15 +81,18 @@ def main() -> None:
             streams.flush_stdout()
     except BuzzerError as error:
         fail(error.message, error.hint)
-    except BrokenPipeError:  # `| head` has read enough
+    except BrokenPipeError:  # the reader has closed the pipe, as `| head` does
         sys.exit(1)
     except OSError as error:
         place = "" if error.filename is None else f"{error.filename}: "
-        fail(f"{place}{error.strerror or error}", "is a disk full, or a file or folder not yours?")
+        fail(
+            f"{place}{error.strerror or error}",
+            "is a disk full, or is a file or folder not writable for you?",
+        )
 
 
 def check_arguments(arguments: Sequence[str]) -> None:
-    """Raises UsageError for one that is not UTF-8, which neither records nor Polars take as a path."""
+    """Raises UsageError for an argument that is not UTF-8: neither records nor Polars accept it as a path."""
     for argument in arguments:
         try:
             argument.encode()
@@ -95,7 +101,7 @@ def check_arguments(arguments: Sequence[str]) -> None:
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
-    """Ends in order at the first signal, and at once at the second."""
+    """Handle a signal: the first one ends the program in order, the second one at once."""
     signal.signal(number, signal.SIG_DFL)
     raise Interrupted(number)
 

@@ -1,4 +1,4 @@
-"""`buzzer bench`: one model on every backend and precision, timed alone; a record each and a rank table."""
+"""`buzzer bench`: times one model on backends and precisions. Writes a record for each run and shows a ranked table."""
 
 import json
 from collections.abc import Sequence
@@ -21,55 +21,59 @@ from buzzer.suite.requests import DEFAULT_OUT, BenchRequest, names
 
 def main(
     model: Annotated[str, typer.Argument(help="A name of `buzzer list`, an ONNX file, or a model folder.")],
-    backend: Annotated[str, typer.Option(help="Backends, by comma, or all.")] = "all",
-    precision: Annotated[str, typer.Option(help="Precisions, by comma, or all.")] = "all",
+    backend: Annotated[str, typer.Option(help="Backends, separated by commas, or all.")] = "all",
+    precision: Annotated[str, typer.Option(help="Precisions, separated by commas, or all.")] = "all",
     batch: Annotated[
-        str, typer.Option(help="Rows a run; several by comma: where one backend overtakes another.")
+        str,
+        typer.Option(help="Rows per run; several sizes, separated by commas, show which backend wins where."),
     ] = "1",
-    seq: Annotated[int, typer.Option(min=1, help="Tokens a row; with --packing packed, tokens a run.")] = 128,
+    seq: Annotated[
+        int, typer.Option(min=1, help="Tokens per row; with --packing packed, tokens per run.")
+    ] = 128,
     lengths: Annotated[str, typer.Option(help="fixed, or real: rows as long as real sentences.")] = "fixed",
     packing: Annotated[
-        str, typer.Option(help="Of real lengths, by comma: padded, sorted, packed.")
+        str, typer.Option(help="padded; with real lengths also sorted, packed; separated by commas.")
     ] = "padded",
     inputs: Annotated[
         int | None,
         typer.Option(
             min=2,
             max=4096,
-            help="Different batches to rotate through; 16 if not given, fewer for large ones.",
+            help="Different batches to rotate through [16, or fewer if they are large].",
         ),
     ] = None,
-    count: Annotated[int, typer.Option(min=1, help="Least timed runs a round; a p99 needs 459 in all.")] = 50,
+    count: Annotated[
+        int, typer.Option(min=1, help="Least timed runs per round; a p99 needs 459 in all rounds.")
+    ] = 50,
     seconds: Annotated[
-        float, typer.Option(min=0, help="Least seconds of warm runs, and of cold ones, a round.")
+        float, typer.Option(min=0, help="Least seconds of warm runs, and of cold runs, per round.")
     ] = 2.0,
     at_most: Annotated[
-        float, typer.Option(min=0, help="Seconds after which a round ends, with 4 runs at the least.")
+        float, typer.Option(min=0, help="Seconds after which a round ends, but not before 4 runs.")
     ] = 120.0,
     rounds: Annotated[
-        int, typer.Option(min=1, max=MOST_REPEATS, help="Rounds over all variants, every other in reverse.")
+        int,
+        typer.Option(min=1, max=MOST_REPEATS, help="Rounds over all variants; every second one is reversed."),
     ] = 2,
-    scenario: Annotated[str, typer.Option(help="MLPerf: single-stream, offline or server.")] = "",
+    scenario: Annotated[str, typer.Option(help="MLPerf scenario: single-stream, offline or server.")] = "",
     min_duration: Annotated[
         float, typer.Option(min=0, help="Seconds that LoadGen runs; MLPerf: 600.")
     ] = 600.0,
     qps: Annotated[
-        float, typer.Option(min=0, help="Queries a second offered to server; 0 = half of what is possible.")
+        float, typer.Option(min=0, help="Queries per second of server; 0 = half of what is possible.")
     ] = 0.0,
     bound: Annotated[
         float, typer.Option(help="Latency bound of server in ms; MLPerf's for BERT: 130.")
     ] = 130.0,
     loadgen_seeds: Annotated[
         str,
-        typer.Option(help="LoadGen's seeds: of the library, the samples, the schedule; MLPerf gives them."),
+        typer.Option(help="LoadGen's seeds for library, samples and schedule; MLPerf publishes them."),
     ] = "0,0,0",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    budget: Annotated[str, typer.Option(help="A budget's name, or 2c8g10m.")] = "unlimited",
-    seed: Annotated[
-        int, typer.Option(min=0, max=MOST_SEED, help="Seed of random weights and of inputs.")
-    ] = 0,
+    budget: Annotated[str, typer.Option(help="Name of a budget, or limits such as 2c8g10m.")] = "unlimited",
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed for random weights and inputs.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder of the records.")] = DEFAULT_OUT,
-    as_json: Annotated[bool, typer.Option("--json", help="One record a line, best first.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one record per line, best first.")] = False,
 ) -> None:
     """Time a model's inference sessions, check every output, and rank them."""
     request = BenchRequest(
@@ -95,13 +99,13 @@ def main(
         seed=seed,
     )
     with ProgressDisplay() as display:
-        made = api.bench(request, out=out, observer=display)
-    show(made, as_json)
-    exit_with(made)
+        records = api.bench(request, out=out, observer=display)
+    show(records, as_json)
+    exit_with(records)
 
 
 def batches_of(text: str) -> list[int]:
-    """The batch sizes of `--batch`. Raises UsageError for what is not a whole number."""
+    """The batch sizes of `--batch`. Raises UsageError for a part that is not a whole number."""
     try:
         return [int(part) for part in names(text)]
     except ValueError:
@@ -111,7 +115,7 @@ def batches_of(text: str) -> list[int]:
 
 
 def seeds_of(text: str) -> list[int]:
-    """LoadGen's three seeds, each of 64 bits. Raises UsageError."""
+    """The three seeds of `--loadgen-seeds`. Raises UsageError unless they are three whole numbers of 64 bits."""
     parts = names(text)
     seeds = [int(part) for part in parts if part.isascii() and part.isdigit()]
     if len(seeds) != len(loadgen.SEEDS) or len(seeds) != len(parts) or max(seeds) >= 1 << 64:
@@ -120,7 +124,7 @@ def seeds_of(text: str) -> list[int]:
 
 
 def show(records: Sequence[Record], as_json: bool) -> None:
-    """The rank table, or the records, best first, on stdout."""
+    """Print the ranked tables or, with --json, the records, best first."""
     if as_json:
         for group in groups.boards(records).values():
             for rank, row in enumerate(groups.rows(group), 1):

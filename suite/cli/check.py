@@ -21,12 +21,14 @@ def main(
     path: Annotated[list[Path] | None, typer.Argument(help="Records or folders of records.")] = None,
     data: Annotated[
         list[str] | None,
-        typer.Option(help="TASK=FOLDER: its official records must have these files' fingerprint."),
+        typer.Option(
+            help="TASK=FOLDER: the task's official records must have the fingerprint of these files."
+        ),
     ] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of a record.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One object a file on stdout.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one object per file.")] = False,
 ) -> None:
-    """Validate records: schema, content hash, consistent figures, budget, gate, GPU proof, data. Exit code 1 if any is wrong."""
+    """Validate records: schema, content hash, consistent figures, budget, gate, proof of GPU use, data. Exit code 1 if one is wrong."""
     if schema:
         print(json.dumps(json_schema(), indent=1))
         return
@@ -41,7 +43,7 @@ def main(
         elif problems:
             print(printable(f"{file}: {'; '.join(problems)}"))
     for file in checked.unseen:
-        note = "its reference run is not here, so its gate was not made again"
+        note = "its reference run is missing, so its gate was not checked"
         typer.echo(printable(f"note: {file}: {note}"), err=True)
     wrong = sum(bool(problems) for problems in checked.problems.values())
     typer.echo(f"{len(files) - wrong} of {len(files)} records are valid", err=True)
@@ -50,7 +52,7 @@ def main(
 
 
 def fingerprint(text: str) -> tuple[str, str]:
-    """`booking=DIR` -> the task and the fingerprint of its files there. Raises DataError for files that break the schema."""
+    """The task in a text such as `booking=DIR`, and the fingerprint of its files in DIR. Raises DataError for files that are not in the schema."""
     name, equals, folder = text.partition("=")
     if not equals or not Path(folder).is_dir():
         raise UsageError(f"--data {text}: not of the form TASK=FOLDER", "--data booking=/data/booking")

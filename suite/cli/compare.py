@@ -1,4 +1,4 @@
-"""`buzzer compare`: the same job on several engines, backends, devices, budgets and scales."""
+"""`buzzer compare`: compares runs of one task on several engines, backends, devices, budgets and scales."""
 
 from pathlib import Path
 from typing import Annotated
@@ -19,39 +19,43 @@ from buzzer.suite.requests import DEFAULT_OUT, CompareRequest, names
 def main(
     task: Annotated[str, typer.Argument(help="Task name.")],
     from_: Annotated[
-        list[Path] | None, typer.Option("--from", help="Take records from here and run nothing; repeatable.")
+        list[Path] | None,
+        typer.Option("--from", help="Compare the records here and run nothing; repeatable."),
     ] = None,
-    engine: Annotated[str, typer.Option(help="Feature engines, by comma, or all.")] = "",
-    backend: Annotated[str, typer.Option(help="Inference backends, by comma, or all.")] = "",
-    precision: Annotated[str, typer.Option(help="Precisions, by comma.")] = "fp32",
-    device: Annotated[str, typer.Option(help="cpu, cuda or both; default: what the engine runs on.")] = "",
+    engine: Annotated[str, typer.Option(help="Feature engines, separated by commas, or all.")] = "",
+    backend: Annotated[str, typer.Option(help="Inference backends, separated by commas, or all.")] = "",
+    precision: Annotated[str, typer.Option(help="Precisions, separated by commas.")] = "fp32",
+    device: Annotated[str, typer.Option(help="cpu, cuda or both [what the engine runs on].")] = "",
     budget: Annotated[
         str, typer.Option(help="Budgets, by comma; default: seed-cpu, and the same on all cores.")
     ] = "",
-    scale: Annotated[str, typer.Option(help="Scales of generated data, by comma.")] = "",
+    scale: Annotated[str, typer.Option(help="Scales of generated data, separated by commas.")] = "",
     data: Annotated[Path | None, typer.Option(help="Folder of the official files.")] = None,
-    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of data and training.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed for data and training.")] = 0,
     repeat: Annotated[
         int, typer.Option(min=1, max=MOST_REPEATS, help="Rounds; each runs every variant once.")
     ] = 5,
     set_: Annotated[list[str] | None, typer.Option("--set", help="A task parameter, key=value.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the records.")] = DEFAULT_OUT,
-    full: Annotated[float, typer.Option(help="Scale of the job to project to.")] = 1.0,
-    full_budget: Annotated[str, typer.Option(help="Budget of that job; default: each variant's own.")] = "",
+    full: Annotated[float, typer.Option(help="Scale of the full job, to which times are projected.")] = 1.0,
+    full_budget: Annotated[str, typer.Option(help="Budget of the full job [that of each variant].")] = "",
     against: Annotated[
         list[Path] | None,
-        typer.Option(help="Older records to hold these against; of two days at least, or of today."),
+        typer.Option(help="Older records to compare with, of today or of at least two days."),
     ] = None,
     fail_if: Annotated[
-        list[str] | None, typer.Option(help="FIGURE:PERCENT worse than --against fails, like wall:5%.")
+        list[str] | None,
+        typer.Option(help="FIGURE:PERCENT, such as wall:5%: fail if it is that much worse than --against."),
     ] = None,
-    price: Annotated[str, typer.Option(help="Dollars an hour, cpu=NUMBER_OR_NAME,cuda=...")] = "",
+    price: Annotated[str, typer.Option(help="Dollars per hour: cpu=NUMBER_OR_NAME,cuda=...")] = "",
     markdown: Annotated[Path | None, typer.Option(help="Markdown file to write as well.")] = None,
-    on_unmet_budget: Annotated[str, typer.Option(help="fail or warn when the machine has less.")] = "fail",
-    resume: Annotated[bool, typer.Option(help="Skip what already has an ok record in --out.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One object a comparison on stdout.")] = False,
+    on_unmet_budget: Annotated[
+        str, typer.Option(help="fail or warn if the machine has less than the budget.")
+    ] = "fail",
+    resume: Annotated[bool, typer.Option(help="Skip runs that have an ok record in --out.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one object per comparison.")] = False,
 ) -> None:
-    """Compare a task's runs: stages, speed-up with interval, cost, head-room, growth, and the full job."""
+    """Compare a task's runs: phases, speed-up with interval, cost, head-room, growth, and a projection to the full job."""
     request = CompareRequest(
         task=task,
         records=from_ or (),
@@ -76,25 +80,27 @@ def main(
     if markdown is not None:
         record.check_writable(markdown.parent)
     with ProgressDisplay() as display:
-        made = api.compare(request, out=out, observer=display)
-    show(made, as_json, markdown)
-    if not made or any(change.failed for changes in made.changes for change in changes):
+        compared = api.compare(request, out=out, observer=display)
+    show(compared, as_json, markdown)
+    if not compared or any(change.failed for changes in compared.changes for change in changes):
         raise typer.Exit(1)
     if not from_:
-        exit_with(made.records)
+        exit_with(compared.records)
 
 
 def scales_of(text: str) -> list[float]:
-    """The scales of `--scale`. Raises UsageError for what is not a number."""
+    """The scales of `--scale`. Raises UsageError for a part that is not a number."""
     try:
         return [float(part) for part in names(text)]
     except ValueError:
-        raise UsageError(f"--scale {text}: not numbers by comma", "write it like 0.01,0.02,0.05") from None
+        raise UsageError(
+            f"--scale {text}: not numbers separated by commas", "write it like 0.01,0.02,0.05"
+        ) from None
 
 
-def show(made: api.Comparisons, as_json: bool, path: Path | None) -> None:
-    """The comparisons on stdout, and as Markdown where a file is named."""
-    pairs = list(zip(made, made.changes, strict=True))
+def show(compared: api.Comparisons, as_json: bool, path: Path | None) -> None:
+    """Print the comparisons, and write them as Markdown to `path`, if it is given."""
+    pairs = list(zip(compared, compared.changes, strict=True))
     if path is not None:
         record.write_text(path, "\n".join(compare_text.markdown(m, c) for m, c in pairs))
     if as_json:

@@ -1,4 +1,4 @@
-"""`buzzer data`: generate, convert, score and describe data sets."""
+"""`buzzer data`: generates, converts, scores and describes data sets."""
 
 import inspect
 import json
@@ -22,15 +22,17 @@ from buzzer.suite.run.worker import load_entry
 
 app = typer.Typer(help="Generate, convert, score and describe data sets.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="Task or data set.")]
-Json = Annotated[bool, typer.Option("--json", help="One object on stdout.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one object.")]
 
 
 @app.command()
 def generate(
     task: Name,
-    out: Annotated[Path, typer.Option(help="Folder to make; must not exist.")],
+    out: Annotated[Path, typer.Option(help="Folder to create; must not exist.")],
     scale: Annotated[float, typer.Option(help="Share of the official size.")] = 0.01,
-    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Same seed, same files.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MOST_SEED, help="Seed; the same seed gives the same files.")
+    ] = 0,
     test_scale: Annotated[
         float | None, typer.Option(help="Share of the official size of the test part; default: as --scale.")
     ] = None,
@@ -46,7 +48,7 @@ def generate(
     dataset = registry.dataset(task)
     parameters = inspect.signature(dataset.generate).parameters
     if test_scale is not None and "test_scale" not in parameters:
-        raise UsageError(f"{dataset.NAME} has no test part of its own scale", "leave out --test-scale")
+        raise UsageError(f"{dataset.NAME} has no test part with a separate scale", "leave out --test-scale")
     options = {"test_scale": test_scale, "jobs": jobs or usable_cores()}
     offered = {name: value for name, value in options.items() if name in parameters}
     with ProgressDisplay() as display, reaper.swept(partial(out)):
@@ -74,17 +76,15 @@ def score(
 @app.command()
 def rescore(
     task: Name,
-    path: Annotated[list[Path], typer.Argument(help="Records or folders of records, with their files/.")],
-    data: Annotated[
-        Path | None, typer.Option(help="Folder of the official files; default: generated data.")
-    ] = None,
+    path: Annotated[list[Path], typer.Argument(help="Records, or folders of records, next to their files/.")],
+    data: Annotated[Path | None, typer.Option(help="Folder of the official files [generated data].")] = None,
     scale: Annotated[
-        float | None, typer.Option(help="Share of the official size, of generated data.")
+        float | None, typer.Option(help="Share of the official size that was generated.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of generated data.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of the generated data.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Score the submissions of earlier runs again, and compare with their records. Exit code 1 if any differs."""
+    """Score the submissions of earlier runs again, and compare the scores with the records. Exit code 1 if one differs."""
     config = registry.task(task)
     check_scale("--scale", scale)
     files = some_record_files(path)
@@ -111,7 +111,7 @@ def rescore(
 def convert(
     task: Name,
     folder: Annotated[Path, typer.Argument(help="Folder of the official files.")],
-    out: Annotated[Path, typer.Option(help="Folder for the Parquet files; must not exist.")],
+    out: Annotated[Path, typer.Option(help="Folder of the Parquet files to create; must not exist.")],
 ) -> None:
     """Check official files and write them as Parquet."""
     if out.exists():
@@ -130,12 +130,12 @@ def info(task: Name, as_json: Json = False) -> None:
 
 
 def partial(out: Path) -> Path:
-    """Where `datasets.files.new_folder` writes until the folder is complete."""
+    """The folder to which `datasets.files.new_folder` writes until it is complete."""
     return out.with_name(f".{out.name}.{os.getpid()}.partial")
 
 
 def existing(path: Path) -> Path:
-    """The path. Raises UsageError where there is no such file or folder."""
+    """The path. Raises UsageError if there is no such file or folder."""
     if not path.exists():
         raise UsageError(f"{path}: no such file or folder")
     return path

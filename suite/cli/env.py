@@ -1,4 +1,4 @@
-"""`buzzer env`: what this machine has, and what is missing for the rest."""
+"""`buzzer env`: shows this machine, what can run on it, and what is missing for the rest."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -20,13 +20,13 @@ from buzzer.suite.run import cgroups, counters, limits
 
 @dataclass(frozen=True)
 class Environment:
-    """This machine, and what can run on it. A problem is why something cannot, or empty."""
+    """This machine, and what can run on it. A problem says why something cannot run; it is empty if it can."""
 
     machine: Machine
     versions: Mapping[str, str]
     git_commit: str | None
-    enforcement: str  # of budgets: "cgroups" or "polled"
-    polled_because: cgroups.Missing | None  # why not by control groups
+    enforcement: str  # how budgets are enforced: "cgroups" or "polled"
+    polled_because: cgroups.Missing | None  # why control groups cannot be used
     engines: Mapping[str, str]  # name -> problem
     backends: Mapping[str, str]  # name -> problem
     counters: Mapping[str, str]  # name -> problem
@@ -40,7 +40,7 @@ class Environment:
         return json.dumps({"machine": self.machine.model_dump(), **fields, "polled_because": polled})
 
 
-def main(as_json: Annotated[bool, typer.Option("--json", help="One object on stdout.")] = False) -> None:
+def main(as_json: Annotated[bool, typer.Option("--json", help="Print one object.")] = False) -> None:
     """Show the machine, the versions, and which engines and backends can run here."""
     here = environment()
     if as_json:
@@ -53,20 +53,20 @@ def main(as_json: Annotated[bool, typer.Option("--json", help="One object on std
     kinds = {"engines": here.engines, "backends": here.backends, "counters": here.counters}
     for kind, problems in kinds.items():
         lines = [(name, "no" if problem else "yes", problem) for name, problem in problems.items()]
-        show(table("", (kind, "here", "what is missing"), lines), console)
+        show(table("", (kind, "works here", "what is missing"), lines), console)
     console.print(", ".join(f"{k} {v}" for k, v in here.versions.items()), highlight=False)
 
 
 def limits_lines(missing: cgroups.Missing | None) -> list[str]:
-    """Why runs are only polled, and what to type to have their limits enforced by the kernel."""
+    """Lines that say why runs are only polled, and which commands let the kernel enforce their limits."""
     if missing is None:
         return []
-    how = ["  to have limits enforced by the kernel, type:"] if missing.commands else []
+    how = ["  to have limits enforced by the kernel, run:"] if missing.commands else []
     return [f"  {missing.reason}", *how, *(f"    {command}" for command in missing.commands)]
 
 
 def environment() -> Environment:
-    """Machine, versions, and a problem (or "") for each engine, backend and counter."""
+    """The environment of this machine, with a problem (or "") for each engine, backend and counter."""
     enforced = limits.cgroups_work()
     return Environment(
         machine=machine.machine(),

@@ -1,4 +1,4 @@
-"""`buzzer frontier`: a BERT whole and cut to fewer layers, in every precision: accuracy against latency."""
+"""`buzzer frontier`: accuracy against latency of a BERT, whole and cut to fewer layers, in every precision."""
 
 from pathlib import Path
 from typing import Annotated
@@ -19,18 +19,20 @@ def main(
     model: Annotated[
         str, typer.Argument(help="bert (MiniLM-L6), or a Hugging Face BERT folder with a tokenizer.")
     ] = "bert",
-    backend: Annotated[str, typer.Option(help="Backends, by comma, or all.")] = "all",
-    precision: Annotated[str, typer.Option(help="Precisions of the whole model, by comma, or all.")] = "all",
+    backend: Annotated[str, typer.Option(help="Backends, separated by commas, or all.")] = "all",
+    precision: Annotated[
+        str, typer.Option(help="Precisions of the whole model, separated by commas, or all.")
+    ] = "all",
     rounds: Annotated[int, typer.Option(min=1, max=MOST_REPEATS, help="Timed runs of each variant.")] = 2,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    budget: Annotated[str, typer.Option(help="A budget's name, or 2c8g10m.")] = "unlimited",
+    budget: Annotated[str, typer.Option(help="Name of a budget, or limits such as 2c8g10m.")] = "unlimited",
     data: Annotated[
-        Path | None, typer.Option(help="Folder of the labelled sentences; default: generated ones.")
+        Path | None, typer.Option(help="Folder of the labelled sentences [generated data].")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of data and training.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed for data and training.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder of the records, the chart and its data.")] = DEFAULT_OUT,
-    resume: Annotated[bool, typer.Option(help="Skip what already has an ok record in --out.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The chart's data as one object.")] = False,
+    resume: Annotated[bool, typer.Option(help="Skip runs that have an ok record in --out.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the chart's data as one object.")] = False,
 ) -> None:
     """Draw accuracy against latency of a BERT, whole and cut to fewer layers, on labelled sentences."""
     request = FrontierRequest(
@@ -45,18 +47,18 @@ def main(
         resume=resume,
     )
     with ProgressDisplay() as display:
-        made = api.frontier(request, out=out, observer=display)
-    if made.points:
-        publish(made, out, as_json)
-    exit_with(made.records)
+        result = api.frontier(request, out=out, observer=display)
+    if result.points:
+        publish(result, out, as_json)
+    exit_with(result.records)
 
 
-def publish(made: Frontier, out: Path, as_json: bool) -> None:
-    """Data and chart on disk; the table, or with --json the data, on stdout."""
-    runs = [r for r in made.records if r.job == "predict"]
-    drawn = frontier.frontier(runs, made.layers, registry.task(runs[0].task).reference.backend)
+def publish(result: Frontier, out: Path, as_json: bool) -> None:
+    """Write the data and the chart to `out`. Print the table or, with --json, the data."""
+    runs = [r for r in result.records if r.job == "predict"]
+    drawn = frontier.frontier(runs, result.layers, registry.task(runs[0].task).reference.backend)
     record.write_text(out / "frontier.csv", drawn.to_csv())
-    record.write_text(out / "frontier.svg", charts.svg(frontier.chart(made.points, runs, drawn.title)))
+    record.write_text(out / "frontier.svg", charts.svg(frontier.chart(result.points, runs, drawn.title)))
     if as_json:
         print(drawn.to_json())
         return

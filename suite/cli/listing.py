@@ -1,4 +1,4 @@
-"""`buzzer list`: tasks, engines, backends, budgets and data sets."""
+"""`buzzer list`: lists tasks, engines, backends, models, budgets and data sets."""
 
 import json
 from typing import Annotated, Any
@@ -12,24 +12,24 @@ from buzzer.suite.report.console import show
 from buzzer.suite.report.table import table
 
 
-def main(as_json: Annotated[bool, typer.Option("--json", help="One object on stdout.")] = False) -> None:
-    """List what can be run; imports no model."""
+def main(as_json: Annotated[bool, typer.Option("--json", help="Print one object.")] = False) -> None:
+    """List tasks, engines, backends, models, budgets and data sets."""
     everything, origins = content(), registry.origins()
     if as_json:
         print(json.dumps(everything | {"plug-ins": origins}))
         return
     for title, entries in everything.items():
         added = origins.get(title, {})
-        header = ("name", "what", "plug-in of") if added else ("name", "what")
+        header = ("name", "summary", "plug-in of") if added else ("name", "summary")
         lines = []
-        for name, what in entries.items():
-            summary = what if isinstance(what, str) else what["summary"]
+        for name, entry in entries.items():
+            summary = entry if isinstance(entry, str) else entry["summary"]
             lines.append((name, summary, added.get(name, "")) if added else (name, summary))
         show(table(title, header, lines))
 
 
 def content() -> dict[str, dict[str, Any]]:
-    """All that can be run, by kind and name."""
+    """Everything that can be run, by kind and name. Imports no model."""
     return {
         "tasks": {name: task.model_dump() for name, task in registry.tasks().items()},
         "engines": {name: engine.summary for name, engine in frames.all_engines().items()},
@@ -43,5 +43,5 @@ def content() -> dict[str, dict[str, Any]]:
 
 
 def title_of(card: str) -> str:
-    """The title of a data set's card."""
+    """The first line of a data set's card, its title."""
     return card.lstrip("# \n").split("\n", 1)[0]

@@ -1,4 +1,4 @@
-"""`buzzer report`: the leaderboard from records."""
+"""`buzzer report`: renders records as a leaderboard."""
 
 import json
 from collections.abc import Sequence
@@ -16,15 +16,13 @@ from buzzer.suite.records.schema import Record
 
 def main(
     path: Annotated[list[Path] | None, typer.Argument(help="Records or folders of records.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Markdown file to write; default: stdout.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Markdown file to write [stdout].")] = None,
     readme: Annotated[
-        Path | None, typer.Option(help="File whose result table, between two markers, to fill in.")
+        Path | None, typer.Option(help="File in which to replace the result table between two markers.")
     ] = None,
     html: Annotated[Path | None, typer.Option(help="Self-contained HTML page to write.")] = None,
     svg: Annotated[Path | None, typer.Option(help="SVG image of the tables to write.")] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One record a line, best first, on stdout.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one record per line, best first.")] = False,
 ) -> None:
     """Render records as Markdown (stdout, or --out), an HTML page, a README's table: whatever is asked for."""
     display, sources = (
@@ -43,7 +41,7 @@ def main(
 
 
 def print_json(records: Sequence[Record]) -> None:
-    """One record a line, best first, with its place on the leaderboard."""
+    """Print one record per line, best first. The field `ranked` says whether it has a rank on the leaderboard."""
     for group in repetitions.boards(records).values():
         for row in repetitions.rows(group):
             for r in row.records:

@@ -1,4 +1,4 @@
-"""`buzzer run`: fit if needed, then the timed predict job; a record each."""
+"""`buzzer run`: fits tasks if needed, then does the timed runs. Writes a record for each run and the leaderboard."""
 
 import json
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from buzzer.suite.run.plan import RunPlan
 
 
 def read_config(context: typer.Context, path: Path | None) -> Path | None:
-    """Take the options of a YAML file as the defaults; flags win."""
+    """Take the options in a YAML file as defaults. Flags on the command line override them."""
     if path is not None:
         context.default_map = config_file.read(path)
     return path
@@ -44,7 +44,7 @@ def main(
         Path | None, typer.Option(help="Folder of the official files; default: generated data.")
     ] = None,
     scale: Annotated[float | None, typer.Option(help="Share of the official size to generate.")] = None,
-    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of data and training.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed for data and training.")] = 0,
     repeat: Annotated[int, typer.Option(min=1, max=MOST_REPEATS, help="Timed runs of each variant.")] = 1,
     workers: Annotated[
         int,
@@ -52,24 +52,31 @@ def main(
             "--workers",
             "--gpus",
             min=0,
-            help="Dask workers to share a run out over; GPU engines: a GPU each.",
+            help="Dask workers to distribute a run over; with GPU engines, one per GPU.",
         ),
     ] = 0,
-    scheduler: Annotated[str, typer.Option(help="Running Dask cluster to use: tcp://host:8786.")] = "",
+    scheduler: Annotated[
+        str, typer.Option(help="Address of a running Dask cluster to use: tcp://host:8786.")
+    ] = "",
     out: Annotated[Path, typer.Option(help="Folder of the records.")] = DEFAULT_OUT,
     set_: Annotated[list[str] | None, typer.Option("--set", help="A task parameter, key=value.")] = None,
     config: Annotated[
         Path | None,
-        typer.Option(help="YAML file of these options; flags win.", callback=read_config, is_eager=True),
+        typer.Option(
+            help="YAML file with these options; flags override it.", callback=read_config, is_eager=True
+        ),
     ] = None,
-    on_unmet_budget: Annotated[str, typer.Option(help="fail or warn when the machine has less.")] = "fail",
-    resume: Annotated[bool, typer.Option(help="Skip what already has an ok record in --out.")] = False,
-    dry_run: Annotated[bool, typer.Option(help="Print the plan, run nothing.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One record a line on stdout.")] = False,
+    on_unmet_budget: Annotated[
+        str, typer.Option(help="fail or warn if the machine has less than the budget.")
+    ] = "fail",
+    resume: Annotated[bool, typer.Option(help="Skip runs that have an ok record in --out.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Print the plan and run nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one record per line.")] = False,
 ) -> None:
-    """Run tasks on engines and backends under budgets; write a record a run and the leaderboard."""
+    """Run tasks on engines and backends under budgets. Writes a record for each run and the leaderboard."""
     request = RunRequest(
-        tasks=task or (context.default_map or {}).get("task", ()),  # click takes no argument from there
+        tasks=task
+        or (context.default_map or {}).get("task", ()),  # click does not read arguments from default_map
         engines=engine,
         backends=backend,
         precisions=precision,
@@ -96,7 +103,7 @@ def main(
 
 
 def params_of(pairs: Sequence[str]) -> dict[str, str]:
-    """`--set key=value` as a mapping. Raises UsageError for one without `=`."""
+    """The pairs of `--set key=value` as a mapping. Raises UsageError for one without `=`."""
     params = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
@@ -107,7 +114,7 @@ def params_of(pairs: Sequence[str]) -> dict[str, str]:
 
 
 def show_plan(planned: RunPlan, as_json: bool) -> None:
-    """The planned runs on stdout, what the machine lacks for them on stderr."""
+    """Print the planned runs on stdout, and on stderr what this machine lacks for them."""
     for warning in planned.warnings:
         typer.echo(f"warning: {warning}", err=True)
     runs = planned.timed
@@ -133,27 +140,27 @@ def show_plan(planned: RunPlan, as_json: bool) -> None:
     worst = plan.worst_case_s(runs)
     limit = f"at worst {clock_text(worst)}" if worst < float("inf") else "no time limit"
     texts = [[f"{v:g}" if isinstance(v, float) else str(v) for v in line.values()] for line in lines]
-    title = f"{len(runs)} timed runs (and a fit where none is cached)"
+    title = f"{len(runs)} timed runs (and a fit for each task that has none in the cache)"
     show(table(title, lines[0] if lines else (), texts, caption=limit))
 
 
-def finish(made: Sequence[Record], records: Sequence[Record], out: Path, as_json: bool) -> None:
-    """This call's records on stdout, the leaderboard of all `records` of the folder on disk, and the exit code."""
+def finish(new: Sequence[Record], records: Sequence[Record], out: Path, as_json: bool) -> None:
+    """Print the `new` records of this call, write the leaderboard of all `records` of the folder, and set the exit code."""
     board = out / "leaderboard.md"
     try:
         record.write_text(board, leaderboard.markdown(records))
-    finally:  # also where the disk is full
+    finally:  # also if the disk is full
         if as_json:
-            for r in made:
+            for r in new:
                 print(r.model_dump_json())
         else:
-            show_boards(made)
+            show_boards(new)
     if not as_json:
         print(f"report: {board}")
-    exit_with(made)
+    exit_with(new)
 
 
 def exit_with(records: Sequence[Record]) -> None:
-    """Exit code 1 where a run failed or was wrong."""
+    """Exit with code 1 if a run failed or was wrong."""
     if any(r.outcome not in ("ok", "unsupported") for r in records):
         raise typer.Exit(1)

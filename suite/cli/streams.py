@@ -1,4 +1,4 @@
-"""Standard streams without a reader, or that cannot be written, do not end the program before it is done."""
+"""Keeps the program running if a standard stream is closed, has no reader or cannot be written."""
 
 import io
 import os
@@ -7,14 +7,14 @@ from contextlib import suppress
 from typing import Any, TextIO, cast
 
 
-class Unheard:
-    """A stream of messages. Once its reader is gone or its disk is full, what is written to it is discarded."""
+class Lossy:
+    """A stream of messages. Once its reader is gone or its disk is full, all further text is discarded."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write; the number of characters taken."""
+        """Write text. Returns the number of characters; never raises OSError."""
         try:
             return self._stream.write(text)
         except OSError:
@@ -33,7 +33,7 @@ class Unheard:
 
 
 def silence(stream: TextIO) -> None:
-    """Discard what is buffered for a stream, and all that follows."""
+    """Discard the buffered text of a stream and all further text."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, stream.fileno())
     os.close(null)
@@ -44,22 +44,22 @@ def silence(stream: TextIO) -> None:
 def prepare() -> None:
     """Prepare the three streams.
 
-    One that the caller closed (`2>&-`) is opened on /dev/null: else the next file that is opened would get its number, and with it what libraries
-    print. A stderr that cannot be written is discarded. stdout is UTF-8, as files are, whatever the locale.
+    A stream that the caller closed (`2>&-`) is opened on /dev/null. Otherwise the next file that is opened would get its number, and libraries
+    would print into that file. Text for a stderr that cannot be written is discarded. stdout is UTF-8, like all files, whatever the locale.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
-    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)  # None where it was closed
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)  # None if it was closed
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")
-    sys.stderr = cast(TextIO, Unheard(sys.stderr or os.fdopen(2, "w", closefd=False)))
+    sys.stderr = cast(TextIO, Lossy(sys.stderr or os.fdopen(2, "w", closefd=False)))
 
 
 def flush_stdout() -> None:
-    """Write what is buffered. Raises OSError where that fails; the interpreter does not try again at its exit."""
+    """Write the buffered text. Raises OSError if that fails; the interpreter then does not try again at exit."""
     try:
         sys.stdout.flush()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What a user sees while runs go on: bars, the phase, and the countdown to the buzzer, on a terminal and in a notebook."""
+"""Shows the progress of runs on a terminal and in a notebook: bars, the phase, and the time left in the budget."""
 
 import io
 import logging
@@ -18,14 +18,14 @@ from buzzer.suite.report.format import clock_text
 from buzzer.suite.run.executor import Level, Observer
 from buzzer.suite.run.plan import Run
 
-UNSHOWN = (OSError, ValueError)  # what printing raises; UnicodeEncodeError and "closed file" are ValueErrors
+UNSHOWN = (OSError, ValueError)  # errors of printing; UnicodeEncodeError and "closed file" are ValueErrors
 MARKS = {"ok": ("✓", "green"), "unsupported": ("-", "yellow")}
 FAILED = ("✗", "red")
 HTML = '<pre style="line-height:normal">{code}</pre>'
 
 
 class Display:
-    """Bars on a terminal and in a notebook, and one line a finished run everywhere. Takes no signals over."""
+    """Shows bars on a terminal and in a notebook, and everywhere one line per finished run. Does not handle signals."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
@@ -56,16 +56,16 @@ class Display:
             self._cell.update(html_of(""))
 
     def planned(self, runs: int) -> None:
-        """Announce how many timed runs there will be."""
+        """Show a bar for the given number of timed runs."""
         self.clear()
         self._suite = self._bars.add_task("suite", total=runs, note=f"0 of {runs} runs")
 
     def preparing(self, share: float, what: str) -> None:
-        """Progress of making or checking input data."""
+        """Show the progress of generating or checking input data."""
         self._show("data", share, 1.0, what)
 
     def phase(self, run: Run, name: str, elapsed_s: float) -> None:
-        """Where the run is, and how much of its budget's time is left."""
+        """Show the phase of the run, and how much of its budget's time is left."""
         limit = run.budget.time_s
         if limit is None or name == SCORE:
             self._show(run.label, None, None, f"{name}  {clock_text(elapsed_s)}")
@@ -74,7 +74,7 @@ class Display:
             self._show(run.label, elapsed_s, limit, f"{name}  buzzer in {left}")
 
     def finished(self, run: Run, record: Record) -> None:
-        """One line for a finished run, and a hint where there is one."""
+        """Show one line for a finished run, and its hint if it has one."""
         self.clear()
         sign, colour = MARKS.get(record.outcome, FAILED)
         self._print(Text.assemble((sign, colour), f" {run.label}: {outcome_text(record)}"))
@@ -87,17 +87,17 @@ class Display:
             self._redraw()
 
     def message(self, text: str, level: Level = "info") -> None:
-        """Show a line as it is."""
+        """Show one line of text, without interpreting markup."""
         self._print(Text.assemble(("warning:", "yellow"), f" {text}") if level == "warning" else Text(text))
 
     def clear(self) -> None:
-        """Take the current run's bar away."""
+        """Remove the current run's bar."""
         if self._run is not None:
             self._bars.remove_task(self._run)
             self._run = None
 
     def _print(self, line: Text) -> None:
-        """A terminal that is gone, a full disk or a sign that cannot be shown does not end the suite."""
+        """Print a line. A closed terminal, a full disk or a character that cannot be encoded is ignored: the suite continues."""
         with suppress(*UNSHOWN):
             self.console.print(line, soft_wrap=True)
 
@@ -108,7 +108,7 @@ class Display:
         self._redraw()
 
     def _redraw(self) -> None:
-        """Bring the notebook's output up to date; a terminal's is drawn by rich."""
+        """Update the notebook's output. On a terminal, rich does this itself."""
         if self._cell is not None:
             canvas = Console(
                 record=True, width=100, file=io.StringIO(), force_terminal=True, force_jupyter=False
@@ -118,31 +118,31 @@ class Display:
 
 
 class Quiet:
-    """For scripts without a terminal: warnings go to the logger `buzzer`, progress is not shown."""
+    """The observer of scripts without a terminal. Warnings go to the logger `buzzer`; progress is not shown."""
 
     _log = logging.getLogger("buzzer")
 
     def planned(self, runs: int) -> None:
-        """Not shown."""
+        """Do nothing."""
 
     def preparing(self, share: float, what: str) -> None:
-        """Not shown."""
+        """Do nothing."""
 
     def phase(self, run: Run, name: str, elapsed_s: float) -> None:
-        """Not shown."""
+        """Do nothing."""
 
     def finished(self, run: Run, record: Record) -> None:
-        """Logged at level INFO."""
+        """Log the outcome at level INFO."""
         self._log.info("%s: %s", run.label, outcome_text(record))
 
     def message(self, text: str, level: Level = "info") -> None:
-        """Logged at level INFO, or WARNING for what must not be missed."""
+        """Log a message of level "info" at level INFO, and any other at level WARNING."""
         self._log.log(logging.INFO if level == "info" else logging.WARNING, "%s", text)
 
 
 @contextmanager
 def observing(observer: Observer | None) -> Iterator[Observer]:
-    """The observer; where there is none, a display in a notebook and on a terminal, and `Quiet` elsewhere."""
+    """The observer. If there is none: a `Display` in a notebook and on a terminal, and `Quiet` elsewhere."""
     console = Console(stderr=True)
     if observer is not None:
         yield observer
@@ -154,21 +154,21 @@ def observing(observer: Observer | None) -> Iterator[Observer]:
 
 
 def notebook_output() -> Any:
-    """A new output in the notebook's cell, which can be replaced by its `update`."""
+    """A new output of the notebook's cell. Its method `update` replaces its content."""
     from IPython.display import display
 
     return display(html_of(""), display_id=True)
 
 
 def html_of(text: str) -> Any:
-    """HTML as a notebook shows it."""
+    """An HTML text as an object that a notebook renders."""
     from IPython.display import HTML as Html  # pyright: ignore[reportPrivateImportUsage]
 
     return Html(text)
 
 
 def outcome_text(record: Record) -> str:
-    """`ok  accuracy 0.93  12.3 s, 4:47 before the buzzer`, or what went wrong."""
+    """The outcome in one line: `ok  accuracy 0.9300  12.3 s  4:47 before the buzzer`, or what went wrong."""
     if record.outcome != "ok":
         return f"{record.outcome}: {record.message}"
     score = record.scores.get(record.metric)

@@ -1,1 +1,1 @@
-"""One run: its plan, child process, clock, limits, fit and what is believed of it."""
+"""Runs of tasks: the plan, the worker process, the clock, the limits, the fits, and the checks of what a worker reports."""

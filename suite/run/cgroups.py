@@ -1,7 +1,7 @@
-"""Why BenchExec cannot use control groups here, and the commands that change it.
+"""Explains why BenchExec cannot use control groups here, and lists the commands that fix it.
 
-BenchExec needs a group that holds only its own processes: a ready-made `/benchexec` (control groups version 2), or one from
-systemd. A container has neither, and runs are only polled.
+BenchExec needs a control group that holds only its own processes: an existing `/benchexec` (control groups version 2), or one
+from systemd. A container has neither by default. Runs are then polled.
 """
 
 import importlib.util
@@ -16,7 +16,7 @@ MANUAL = "https://github.com/sosy-lab/benchexec/blob/main/doc/INSTALL.md#setting
 
 @dataclass(frozen=True)
 class Missing:
-    """Why control groups do not work, and the shell commands that make them work; none if there are no such commands."""
+    """Why control groups do not work, and the shell commands that fix it; the list is empty if no command can."""
 
     reason: str
     commands: list[str] = field(default_factory=list)
@@ -32,17 +32,17 @@ def missing(root: Path = ROOT, is_admin: bool | None = None) -> Missing:
         return Missing("BenchExec is not installed", ["pip install benchexec"])
     if not (root / "cgroup.controllers").exists():
         return Missing(
-            f"no control groups of version 2 at {root}; of version 1, BenchExec must be given some: {MANUAL}"
+            f"no control groups of version 2 at {root}; with version 1, an administrator must set up groups for BenchExec: {MANUAL}"
         )
     admin = (os.geteuid() == 0) if is_admin is None else is_admin
     if not admin:
-        own = "systemd-run --user --scope --slice=benchexec -p Delegate=yes buzzer run"
-        return Missing("this user may not create a control group; systemd can provide one", [own])
+        command = "systemd-run --user --scope --slice=benchexec -p Delegate=yes buzzer run"
+        return Missing("this user may not create a control group; systemd can provide one", [command])
     if not os.access(root, os.W_OK) or read_only(root):
         return Missing(
             f"{root} is read-only; start the container with --privileged or --cgroupns=private and mount it writable"
         )
-    return Missing("BenchExec has no group of its own", commands(root))
+    return Missing("BenchExec has no control group for itself", commands(root))
 
 
 def read_only(root: Path) -> bool:
@@ -51,10 +51,10 @@ def read_only(root: Path) -> bool:
 
 
 def commands(root: Path) -> list[str]:
-    """The commands that create the group that BenchExec looks for; for root, in a shell of the same container.
+    """The commands that create the group that BenchExec looks for. They must be run by root, in a shell of the same container.
 
-    A group that holds processes cannot pass controllers on, so the processes of a container's root move to another group.
-    The machine's own root may hold processes; there nothing is moved.
+    A group that holds processes cannot delegate controllers, so the processes in a container's root group are moved to another
+    group. The root group of the machine itself may hold processes; nothing is moved there.
     """
     inside = (root / "cgroup.type").exists()  # the machine's own root has no such file
     groups = f"{root}/init {root}/benchexec" if inside else f"{root}/benchexec"

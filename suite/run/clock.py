@@ -1,6 +1,6 @@
-"""The worker's clock: phases that add up to the wall time, laps inside a phase, and an event on disk at each change.
+"""The worker's clock. It times phases and the laps inside them, and writes an event to disk at each change.
 
-Each phase ends when the next one begins, so no time can fall between two phases.
+Each phase ends when the next one begins, so the phases add up to the wall time.
 """
 
 import os
@@ -39,7 +39,7 @@ def resident_peak(reset: bool) -> int:
 
 
 class Clock:
-    """Times the phases of a run. Phase `score` is the last, and the wall time ends where it begins.
+    """Times the phases of a run. Phase `score` is the last one; the wall time ends where it begins.
 
     `overhead_s`: seconds of the clock's own bookkeeping, part of the wall time.
     """
@@ -61,7 +61,7 @@ class Clock:
         self._open("start", self._start)
 
     def phase(self, name: str) -> None:
-        """End the running phase and begin `name`; the running phase's own name marks a lap.
+        """End the running phase and begin phase `name`. If `name` is the running phase, mark a lap instead.
 
         Raises RuntimeError for a phase after `score`: its time would not be counted.
         """
@@ -78,7 +78,7 @@ class Clock:
             self.overhead_s += self._now() - t
 
     def stop(self) -> float:
-        """End the last phase; seconds from the start of the process to its end, or to the beginning of `score`."""
+        """End the last phase. Returns the wall time: seconds from the start of the process to the beginning of `score`, or else to now."""
         self._synchronize()
         t = self._now()
         self._close(t)
@@ -103,7 +103,7 @@ class Clock:
 
 
 def run(steps: Steps, clock: Clock) -> tuple[Result, float]:
-    """Run a task's generator to its end under the clock: its result and the wall time in seconds."""
+    """Run a task's generator to its end under the clock. Returns its result and the wall time in seconds."""
     while True:
         try:
             clock.phase(next(steps))

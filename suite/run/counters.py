@@ -1,6 +1,6 @@
-"""Energy and GPU use of the machine during a run, from hardware counters; None where there is no counter.
+"""Energy and GPU use of the machine during a run, from hardware counters; None if a counter is unavailable.
 
-The counters belong to the machine, not to the run: they include what other processes do at the same time. CPU energy comes from
+The counters count the whole machine, not only the run: they include what other processes do at the same time. CPU energy comes from
 RAPL (Linux powercap, package domains); energy, memory and utilisation of the GPU come from NVML.
 """
 
@@ -39,7 +39,7 @@ class Rapl:
     total: int = 0
 
     def sample(self) -> None:
-        """Read the counter; must be called more often than it wraps around."""
+        """Read the counter. Must be called at least once between two wrap-arounds."""
         now = int(self.path.read_text())
         self.total += now - self.last if now >= self.last else now - self.last + self.limit
         self.last = now
@@ -58,7 +58,7 @@ def rapl(folder: Path) -> list[Rapl]:
 
 
 def missing() -> dict[str, str]:
-    """Kind of counter -> why it cannot be read here, or ""."""
+    """Why each kind of counter cannot be read here; "" if it can."""
     return {
         "CPU energy": "" if rapl(POWERCAP) else f"no readable RAPL counter in {POWERCAP}; root may be needed",
         "GPU use and energy": "" if nvml() else "no NVML; install buzzer[gpu] and the driver",
@@ -76,7 +76,7 @@ class Gpu:
         self.busy_s, self.peak_memory_bytes = 0.0, 0
 
     def sample(self) -> None:
-        """Read utilisation and memory; utilisation counts since the last call."""
+        """Read utilisation and memory. The utilisation is counted for the time since the last call."""
         now = self._now()
         shares = [self._nvml.nvmlDeviceGetUtilizationRates(h).gpu / 100 for h in self._handles]
         self.busy_s += max(shares, default=0.0) * (now - self._time)
@@ -99,14 +99,14 @@ class Gpu:
 
 
 class Neighbours:
-    """CPU time that others take on the cores of a run: processes, interrupts, and the hypervisor (steal)."""
+    """CPU time that is used on the cores of a run by other processes, by interrupts and by the hypervisor (steal)."""
 
     def __init__(self, cores: Sequence[int]) -> None:
         self._cores = cores
         self._before = busy_s(cores)
 
     def cpu_s(self, own_s: float | None) -> float | None:
-        """CPU seconds since the start, without the run's own; None if unavailable."""
+        """CPU seconds since the start, less the `own_s` of the run itself; None if unavailable."""
         now = busy_s(self._cores)
         if now is None or self._before is None or own_s is None:
             return None
@@ -114,7 +114,7 @@ class Neighbours:
 
 
 def busy_s(cores: Sequence[int]) -> float | None:
-    """Seconds since boot in which these cores were busy or taken by the hypervisor (Linux); None if not known for each core."""
+    """Seconds since boot in which these cores were busy or taken by the hypervisor (Linux); None if a core has no such counter."""
     names = ("user", "nice", "system", "irq", "softirq", "steal")
     try:
         times = psutil.cpu_times(percpu=True)
@@ -125,7 +125,7 @@ def busy_s(cores: Sequence[int]) -> float | None:
 
 @dataclass(frozen=True)
 class Readings:
-    """What the counters measured; None where there is no counter."""
+    """What the counters measured; None if a counter is unavailable."""
 
     energy_j: dict[str, float] | None = None  # joules by source: "cpu", "gpu"
     gpu_busy_s: float | None = None
@@ -133,7 +133,10 @@ class Readings:
 
 
 class Meter:
-    """Reads all counters from its creation to the first `stop`. Call `sample` often: counters wrap, utilisation is momentary."""
+    """Measures with all counters from its creation to the first `stop`.
+
+    Call `sample` often: energy counters wrap around, and utilisation is a momentary value.
+    """
 
     def __init__(self, device: str, folder: Path = POWERCAP, library: Any = None) -> None:
         self._packages = rapl(folder)
@@ -149,7 +152,7 @@ class Meter:
             self._gpu.sample()
 
     def stop(self) -> Readings:
-        """The readings until the first call of `stop`."""
+        """The readings up to the first call of `stop`."""
         self._readings = self._readings or self._final()
         return self._readings
 

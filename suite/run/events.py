@@ -1,8 +1,8 @@
-"""The events of a run: the worker process writes them to a file, one JSON object a line, and the harness reads them.
+"""The events of a run. The worker process writes them to a file, one JSON object per line, and the harness reads them.
 
 A run writes `PhaseStarted` and `PhaseEnded` in turn, beginning with phase `start`, and then one `Done` or one `Failed`. The field
-`event` of the JSON object names the kind. All times are seconds. The kind of an event and the types of its fields are checked
-here; whether it fits the events before it is checked in `progress.py`.
+`event` of the JSON object names the kind of event. All times are in seconds. This module checks the kind of an event and the types of
+its fields; `progress.py` checks whether it is consistent with the events before it.
 """
 
 import json
@@ -19,7 +19,7 @@ class PhaseStarted:
 
     name: str
     at_s: float  # seconds since the process was started
-    born_s: float  # when the process was started, by the monotonic clock that worker and harness share
+    born_s: float  # start of the process on the monotonic clock that worker and harness share
 
 
 @dataclass(frozen=True)
@@ -30,29 +30,29 @@ class PhaseEnded:
     wall_s: float
     cpu_s: float  # CPU seconds of the worker process
     peak_memory_bytes: int  # highest resident size of the worker process; 0 if unavailable
-    laps: list[float]  # seconds of each lap; empty for a phase of one lap
+    laps: list[float]  # seconds of each lap; empty if the phase has only one
 
 
 @dataclass(frozen=True)
 class Done:
-    """The run has ended well."""
+    """The run has ended without an error."""
 
-    wall_s: float  # from the start of the process to `score`, or to the end without that phase
-    overhead_s: float  # the clock's own bookkeeping, inside `wall_s`
+    wall_s: float  # from the start of the process to phase `score`, or to the end if there is no such phase
+    overhead_s: float  # the clock's own bookkeeping; part of `wall_s`
     scores: dict[str, float]
     rows: int  # rows predicted
-    details: dict[str, Any]  # the task's own facts
+    details: dict[str, Any]  # what the task reports about itself
     notes: list[str]
-    samples: dict[str, list[float]]  # seconds that the task timed itself
-    files: list[str]  # names of the files that the task hands in
-    bench: BenchResult | None = None  # of `buzzer bench` only
+    samples: dict[str, list[float]]  # seconds that the task measured itself
+    files: list[str]  # names of the result files, such as the submission
+    bench: BenchResult | None = None  # only for `buzzer bench`
 
 
 @dataclass(frozen=True)
 class Failed:
     """The run has ended with an exception."""
 
-    outcome: str  # an outcome of a record
+    outcome: str  # as in a record
     message: str
     hint: str
     details: dict[str, Any] = field(default_factory=dict)
@@ -69,7 +69,7 @@ NAMES = {kind: name for name, kind in KINDS.items()}
 
 
 def to_line(event: Event) -> str:
-    """The event as a line of JSON. Raises TypeError where the task's details are no JSON."""
+    """The event as a line of JSON. Raises TypeError if the task's details cannot be written as JSON."""
     values = {"event": NAMES[type(event)]} | vars(event)
     if isinstance(event, Done) and event.bench is not None:
         values["bench"] = asdict(event.bench)
@@ -94,7 +94,7 @@ def _required(item: Field[Any]) -> bool:
 
 
 def _value(item: Field[Any], value: Any) -> Any:
-    """The value of a field. Raises TypeError for another JSON type than the field's."""
+    """The value of a field. Raises TypeError if its JSON type is not the field's."""
     if item.name == "bench":
         return None if value is None else BenchResult(**value)
     expected = get_origin(item.type) or item.type

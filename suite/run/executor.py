@@ -1,10 +1,11 @@
-"""Runs steps one after the other and writes a record for each: one set of rules for every verb.
+"""Runs steps one after the other and writes a record for each. `run`, `compare`, `bench` and `frontier` share these rules:
 
-- A record is written the moment its run ends. One that its folder does not take is kept in the cache, or shown, and DataError says where.
-- A run that the user stops has a record (`runner.interrupted`), and is the last one.
+- A record is written as soon as its run ends. If it cannot be written to its folder, it is kept in the cache or printed, and DataError
+  says where it is.
+- A run that the user stops has a record too (`runner.interrupted`). No run is started after it.
 - A timed run whose fit failed is not started; its record says why.
-- With `resume`, a run that has an `ok` record in the folder is not done again, and a fit is made only for runs that are done.
-- A variant that ended in one of `give_up`'s outcomes is not run again in later rounds.
+- With `resume`, a run that has an `ok` record in the folder is skipped. A fit is skipped if all its runs are.
+- A variant that ended in one of the outcomes in `give_up` is not run again in later rounds.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -28,19 +29,19 @@ Level = Literal["info", "warning", "record"]  # "record": a record that could no
 class Observer(Protocol):
     """Receives the progress of runs as it happens.
 
-    To stop, `phase` may raise KeyboardInterrupt: the run ends and has a record. Raised by `preparing`, it ends the call.
+    `phase` may raise KeyboardInterrupt to stop: the run is ended and gets a record. If `preparing` raises it, the call ends.
     """
 
     def planned(self, runs: int) -> None:
-        """So many timed runs are about to begin."""
+        """`runs` timed runs are about to begin."""
         ...
 
     def preparing(self, share: float, what: str) -> None:
-        """This share (0 to 1) of the input data has been made or checked."""
+        """The share (0 to 1) of the input data that has been generated or checked; `what` names the current step."""
         ...
 
     def phase(self, run: Run, name: str, elapsed_s: float) -> None:
-        """A run is in this phase, so many seconds after its start. Called several times a second."""
+        """A run is in phase `name`, `elapsed_s` seconds after its start. Called several times a second."""
         ...
 
     def finished(self, run: Run, record: Record) -> None:
@@ -48,31 +49,31 @@ class Observer(Protocol):
         ...
 
     def message(self, text: str, level: Level = "info") -> None:
-        """A line for the user."""
+        """Show one line of text to the user."""
         ...
 
 
 class Workload(Protocol):
-    """How the runs of one task, or of one model, are done. `data` is known after the fit at the latest."""
+    """Carries out the runs of one task or of one model. `data` is complete once `fit` has returned."""
 
     data: Data
-    fit_name: str  # as messages name what comes before the timed runs
-    keeps_fit: bool  # whether that has a record of its own on disk
+    fit_name: str  # what messages call the step before the timed runs
+    keeps_fit: bool  # whether the record of that step is written to disk
 
     def fit(self, run: Run, watch: PhaseCallback) -> Record | None:
-        """Make what the timed runs need: its record, or None where it is there already."""
+        """Make what the timed runs need. Returns its record, or None if it already exists."""
         ...
 
     def execute(self, run: Run, others: Sequence[Record], watch: PhaseCallback) -> Record:
-        """Do a timed run. `others` are the records that its gate may compare it with."""
+        """Do a timed run and return its record. The gate may compare it with the records `others`."""
         ...
 
     def outcome_without(self, fit: Record) -> str:
-        """The outcome of a timed run that cannot start, as its fit failed."""
+        """The outcome of a timed run that cannot start because its fit failed."""
         ...
 
     def recorded(self, record: Record) -> None:
-        """The record of a timed run is on disk."""
+        """Called when the record of a timed run has been written to disk."""
         ...
 
 
@@ -82,11 +83,11 @@ class Step:
 
     run: Run
     workload: Workload
-    problem: BuzzerError | None = None  # why it cannot run here
+    problem: BuzzerError | None = None  # why it cannot run on this machine
 
     @property
     def is_fit(self) -> bool:
-        """Whether it makes what the timed runs of its workload need."""
+        """Whether the step makes what the timed runs of its workload need."""
         return self.run.job == "fit"
 
 
@@ -96,9 +97,9 @@ def is_record_of(run: Run, data: Data, record: Record) -> bool:
 
 
 class Executor:
-    """Runs steps, with their records in the folder `out`; reads what is there once, at the start.
+    """Runs steps and writes their records to the folder `out`. Reads the records of earlier calls once, when it is created.
 
-    Raises DataError where the folder takes no record.
+    Raises DataError if records cannot be written to the folder.
     """
 
     def __init__(self, out: Path, observer: Observer, resume: bool = False) -> None:
@@ -109,22 +110,22 @@ class Executor:
             if problems:
                 observer.message(printable(f"left out: {path}: {'; '.join(problems)}"), "warning")
         self.past: list[Record] = list(checked.good.values())  # valid records of earlier calls
-        self.made: list[Record] = []
-        self.reused: list[Record] = []  # those of `past` that stand for a run, with `resume`
+        self.written: list[Record] = []  # records of this call
+        self.reused: list[Record] = []  # with `resume`, records of `past` whose runs were skipped
         self._failed_fits: dict[Workload, Record] = {}
 
     @property
     def records(self) -> list[Record]:
         """All valid records of the folder."""
-        return [*self.past, *self.made]
+        return [*self.past, *self.written]
 
     @property
     def interrupted(self) -> bool:
         """Whether the user stopped the last run."""
-        return bool(self.made) and runner.interrupted(self.made[-1])
+        return bool(self.written) and runner.interrupted(self.written[-1])
 
     def run(self, steps: Sequence[Step], give_up: Collection[str] = ()) -> Iterator[Record]:
-        """Do the steps; their records, as soon as each is written."""
+        """Do the steps. Yields each record as soon as it is written."""
         steps = self._to_do(steps)
         self.observer.planned(sum(not step.is_fit for step in steps))
         given_up: list[Run] = []
@@ -137,14 +138,14 @@ class Executor:
                 continue
             yield new
             if self.interrupted:
-                goes_on = ", `--resume` goes on from there" if step.workload.keeps_fit else ""
-                self.observer.message(f"interrupted; what ended is on disk{goes_on}")
+                hint = "; `--resume` does the remaining runs" if step.workload.keeps_fit else ""
+                self.observer.message(f"interrupted; the records of finished runs are on disk{hint}")
                 return
             if not step.is_fit and new.outcome in give_up:
                 given_up.append(variant)
 
     def _to_do(self, steps: Sequence[Step]) -> list[Step]:
-        """The steps without the timed runs that have a record, and without the fits that only those need."""
+        """The steps that are left to do: no timed run that has a record, and no fit that only such runs need."""
         if not self.resume:
             return list(steps)
         left = []
@@ -152,7 +153,7 @@ class Executor:
             done = [] if step.is_fit else [p for p in self.past if self._is_done(step, p)]
             self.reused += done[-1:]
             if done:
-                self.observer.message(f"- {step.run.label}: done before, skipped")
+                self.observer.message(f"- {step.run.label}: has a record, skipped")
             else:
                 left.append(step)
         needed = {step.workload for step in left if not step.is_fit}
@@ -163,14 +164,14 @@ class Executor:
         return past.outcome == "ok" and is_record_of(step.run, step.workload.data, past)
 
     def _fit(self, step: Step) -> Record | None:
-        """Make a fit. Its record; None where it was made before, or has no record of its own."""
+        """Make a fit. Returns its record; None if the fit already exists, or if its record is not written to disk."""
         new = step.workload.fit(step.run, self._watch(step.run))
         if new is not None and new.outcome != "ok":
             self._failed_fits[step.workload] = new
-        return self._keep(new, step.run) if new is not None and step.workload.keeps_fit else None
+        return self._save(new, step.run) if new is not None and step.workload.keeps_fit else None
 
     def _timed(self, step: Step) -> Record:
-        """The record of a timed run, whether it could start or not."""
+        """Do a timed run and write its record. A run that cannot start has a record too."""
         run, workload, fit = step.run, step.workload, self._failed_fits.get(step.workload)
         if step.problem is not None:
             new = runner.not_started(
@@ -184,27 +185,27 @@ class Executor:
                 new = new.model_copy(update={"details": fit.details})
         else:
             new = workload.execute(run, self.records, self._watch(run))
-        self._keep(new, run)
+        self._save(new, run)
         workload.recorded(new)
         return new
 
     def _watch(self, run: Run) -> Callable[[str, float], None]:
         return lambda phase, elapsed_s: self.observer.phase(run, phase, elapsed_s)
 
-    def _keep(self, new: Record, run: Run) -> Record:
-        """Write a record. Raises DataError that says where it is where it cannot be written."""
+    def _save(self, new: Record, run: Run) -> Record:
+        """Write a record. If that fails, the record is kept elsewhere, and DataError says where."""
         try:
             record.write(new, self.out)
         except DataError as error:
-            message = f"{error.message}; the record of {run.label} is {self._spare(new)}"
-            hint = "free some space, move it into --out, and go on with --resume"
+            message = f"{error.message}; the record of {run.label} is {self._save_elsewhere(new)}"
+            hint = "free some space, move the record into --out, and continue with --resume"
             raise DataError(message, hint) from error
-        self.made.append(new)
+        self.written.append(new)
         self.observer.finished(run, new)
         return new
 
-    def _spare(self, new: Record) -> str:
-        """Keep a record that its folder does not take: in the cache, or else as a message. Where it is."""
+    def _save_elsewhere(self, new: Record) -> str:
+        """Save a record in the cache or, if that fails too, show it as a message. Returns where it is, in words."""
         try:
             return f"in {record.write(new, caches.folder() / 'records')}"
         except DataError:

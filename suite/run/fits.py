@@ -1,7 +1,8 @@
-"""The name of a fit in the cache, which changes with everything that the fit depends on.
+"""The name of a fit in the cache. It changes when anything changes that the fit depends on.
 
-One fit serves all engines and backends of its task: their scores must agree. It depends on the device and cluster that trained it, because
-sums of floats in another order give another model. Versions of libraries are not part of the name: a fit may be copied to another machine.
+All engines and backends of a task use the same fit, and their scores must agree. A fit depends on the device and cluster that trained it,
+because floats that are summed in another order give another model. Library versions are not part of the name, so that a fit can be copied
+to another machine.
 """
 
 import ast
@@ -24,7 +25,7 @@ OURS = "buzzer"
 
 
 def fit_id(run: Run, data: Data) -> str:
-    """Name of the fit that a run makes or uses: the device that trains it, and 16 hex digits of a hash of all that it depends on."""
+    """Name of the fit that a run makes or uses: the device that trains it, and 16 hex digits of a hash of everything it depends on."""
     device, cluster = run.fitted_on
     files = data.fit_fingerprint or data.fingerprint
     task, params = run.task, run.task.params
@@ -33,19 +34,19 @@ def fit_id(run: Run, data: Data) -> str:
 
 
 def folder(run: Run, data: Data, cache: Path) -> Path:
-    """The folder of the files that `fit` saves."""
+    """The cache folder for the files that `fit` saves."""
     return cache / "fits" / f"{run.task.name}-{fit_id(run, data)}"
 
 
 def contents(params: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """sha256 of the files below each parameter that is an absolute path (of weights, for example)."""
+    """For each parameter that is the absolute path of a folder (of weights, for example): the sha256 of each file in it."""
     paths = {name: Path(value) for name, value in params.items() if str(value).startswith(os.sep)}
     return {name: manifest.digests(path) for name, path in paths.items() if path.is_dir()}
 
 
 @functools.cache
 def code_hash(entry: str) -> str:
-    """sha256 over the sources that the task's entry imports. A later change of the sources counts in the next process."""
+    """sha256 of the source files that the task's entry imports. Computed once per process: a later edit counts in the next process."""
     digest = hashlib.sha256()
     for name, source in sources(entry).items():
         digest.update(f"{name} {hashlib.sha256(source.read_bytes()).hexdigest()}\n".encode())
@@ -53,9 +54,10 @@ def code_hash(entry: str) -> str:
 
 
 def sources(entry: str) -> dict[str, Path]:
-    """Modules that `module:attr` imports, at any depth and inside functions too, of buzzer and of the entry's own top package.
+    """The source file of each module that `module:attr` imports, directly or indirectly, at the top or inside functions.
 
-    Found in the source text; nothing is imported. Raises DataError for a module that does not exist or cannot be parsed.
+    Only modules of buzzer and of the entry's own top-level package count. They are found by parsing; nothing is imported. Raises
+    DataError for a module that does not exist or cannot be parsed.
     """
     module = entry.partition(":")[0]
     if source_of(module) is None:
@@ -68,19 +70,19 @@ def sources(entry: str) -> dict[str, Path]:
             seen.add(name)
             if (source := source_of(name)) is not None:
                 paths[name] = source
-                if name == OURS:  # it offers the suite to users; no task runs what it imports
+                if name == OURS:  # it imports the suite for users; no task depends on that
                     continue
                 todo += [n for n in names_of(name, source) if n.partition(".")[0] in tops]
     return dict(sorted(paths.items()))
 
 
 def is_name(text: str) -> bool:
-    """Whether a text may be the dotted name of a module."""
+    """Whether a text has the form of a dotted module name."""
     return all(part.isidentifier() for part in text.split("."))
 
 
 def names_of(module: str, source: Path) -> tuple[str, ...]:
-    """Names in a source file that may be modules (`names_in`). Raises DataError for a file that cannot be parsed."""
+    """Names in a source file that may be modules (see `names_in`). Raises DataError for a file that cannot be parsed."""
     try:
         return names_in(module, source.name == "__init__.py", source.read_bytes())
     except SyntaxError as error:
@@ -88,13 +90,13 @@ def names_of(module: str, source: Path) -> tuple[str, ...]:
 
 
 def packages(name: str) -> list[str]:
-    """The modules that are imported for `a.b.c`: `a`, `a.b` and `a.b.c`."""
+    """The modules that Python imports for `a.b.c`: `a`, `a.b` and `a.b.c`."""
     parts = name.split(".")
     return [".".join(parts[:n]) for n in range(1, len(parts) + 1)]
 
 
 def source_of(name: str) -> Path | None:
-    """The file of a module; None for a name that is none (a class, for example, or a folder without `__init__.py`)."""
+    """The source file of a module; None for any other name (of a class, for example, or of a folder without `__init__.py`)."""
     top, *rest = name.split(".")
     spec = importlib.util.find_spec(top)
     if not rest:
@@ -106,7 +108,7 @@ def source_of(name: str) -> Path | None:
 
 @functools.cache
 def names_in(module: str, is_package: bool, text: bytes) -> tuple[str, ...]:
-    """Names in a source that may be modules: imported ones, and strings such as "buzzer.engine.frames.lazy"."""
+    """Names in a source file that may be modules: imported names, and strings such as "buzzer.engine.frames.lazy"."""
     candidates, package = list[str](), module if is_package else module.rpartition(".")[0]
     for node in ast.walk(ast.parse(text)):
         match node:
@@ -124,7 +126,7 @@ def names_in(module: str, is_package: bool, text: bytes) -> tuple[str, ...]:
 
 
 def prefix(parts: list[ast.expr], module: str) -> str:
-    """The beginning of an f-string that does not depend on values."""
+    """The constant beginning of an f-string."""
     text = ""
     for part in parts:
         match part:
@@ -138,7 +140,7 @@ def prefix(parts: list[ast.expr], module: str) -> str:
 
 
 def with_prefix(text: str) -> list[str]:
-    """All modules of the package in a prefix: of "buzzer.engine.frames.", for f"buzzer.engine.frames.{engine}"."""
+    """All modules of the package that a prefix names: for f"buzzer.engine.frames.{engine}", those of `buzzer.engine.frames`."""
     package = text.rpartition(".")[0]
     if not package.startswith(f"{OURS}.") or not is_name(package):
         return []

@@ -1,4 +1,4 @@
-"""The runs that accuracy against latency is drawn from: a BERT in every precision, and cut to fewer layers."""
+"""Plans the runs of `buzzer frontier`: a BERT in every precision, and cut to fewer layers."""
 
 import json
 from collections.abc import Mapping
@@ -14,23 +14,24 @@ from buzzer.suite.run.resolve import check_device, check_numbers, planned, selec
 from buzzer.suite.run.worker import load_entry
 
 TASK = "bert-intent-precision"
-NAMES = ("bert", "minilm-l6")  # the task's own weights; else the path of a Hugging Face BERT folder
+NAMES = ("bert", "minilm-l6")  # the task's own weights; any other name must be a Hugging Face BERT folder
 CUT_PRECISIONS = ("fp32", "int8")
 CUT_CHECKPOINTS = ("float", "int8")
 
 
 class Layered(Protocol):
-    """A task whose model has layers that can be cut off."""
+    """A task whose model can be cut to fewer layers."""
 
     def layers(self, params: Mapping[str, Any]) -> int:
-        """Layers of the whole model."""
+        """The number of layers of the whole model."""
         ...
 
 
 def plan_of(request: FrontierRequest) -> tuple[RunPlan, int]:
-    """The whole model in every precision, then each cut one in FP32 and INT8; and the layers of the whole one.
+    """The plan, and the number of layers of the whole model.
 
-    Raises UsageError for a model that cannot be fine-tuned here, and for what else is not allowed.
+    The plan has the whole model in every precision, then each cut model in FP32 and INT8. Raises UsageError for a model that cannot be
+    fine-tuned, and for an unknown name or a number out of range.
     """
     check_numbers(seed=request.seed, rounds=request.rounds)
     check_device(request.device)
@@ -56,22 +57,22 @@ def plan_of(request: FrontierRequest) -> tuple[RunPlan, int]:
 
 
 def cuts(layers: int) -> list[int]:
-    """Depths to compare with: each below the full one, or thirds and quarters of a deeper model (12: 9, 6, 3)."""
+    """The numbers of layers of the cut models: all from full - 1 down to 2, or 3/4, 1/2 and 1/4 of a model of more than 6 layers."""
     if layers <= 6:
         return list(range(layers - 1, 1, -1))
     return [layers * share // 4 for share in (3, 2, 1)]
 
 
 def weights_of(model: str) -> dict[str, str]:
-    """The task's parameters for a model. Raises UsageError for one that cannot be fine-tuned here."""
+    """The task's parameters for a model. Raises UsageError for a model that cannot be fine-tuned."""
     if model in NAMES:
         return {}
     if not Path(model).is_dir():
-        known = f"known: {', '.join(NAMES)}; or a Hugging Face BERT folder with a tokenizer"
-        raise UsageError(f"a frontier needs a BERT with real weights, {model} is none", known)
+        hint = f"known: {', '.join(NAMES)}; or a Hugging Face BERT folder with a tokenizer"
+        raise UsageError(f"a frontier needs a BERT with trained weights; {model} is not one", hint)
     return {"weights": json.dumps(str(Path(model).resolve()))}
 
 
 def layers_of(task: registry.TaskConfig) -> int:
-    """Layers of the task's model when it is not cut."""
+    """The number of layers of the task's whole model."""
     return cast(Layered, load_entry(task.entry)).layers(task.params)

@@ -1,4 +1,4 @@
-"""The input files of a timed run: read into the page cache before every run, and unchanged after it."""
+"""The input files of a timed run. They are read into the page cache before the run, and checked for changes after it."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -6,13 +6,13 @@ from pathlib import Path
 
 import psutil
 
-SHARE = 0.5  # of the available memory that the inputs may fill
+SHARE = 0.5  # largest share of the available memory that the inputs may fill
 BLOCK = 1 << 22
-State = dict[Path, tuple[int, int, int]]  # size, times of the last change of contents and of anything
+State = dict[Path, tuple[int, int, int]]  # path -> size, mtime, ctime
 
 
 def state(folders: Iterable[Path]) -> State:
-    """Size and times of the files in a run's input folders, which have at most one level of folders."""
+    """Size and times of the files in a run's input folders and in their direct subfolders."""
     files = {}
     for folder in folders:
         for path in sorted([*folder.glob("*"), *folder.glob("*/*")]):
@@ -24,7 +24,7 @@ def state(folders: Iterable[Path]) -> State:
 
 
 def warm(files: State) -> bool:
-    """Read every file, so that all runs have their inputs in the page cache. False if they are too large for that."""
+    """Read every file, so that all runs have their inputs in the page cache. Returns False, and reads nothing, if they are too large."""
     if sum(size for size, *_ in files.values()) > SHARE * psutil.virtual_memory().available:
         return False
     block = bytearray(BLOCK)

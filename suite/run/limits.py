@@ -1,6 +1,6 @@
-"""Runs a command with a budget's cores and memory and measures it: BenchExec on control groups, or polling where there are none.
+"""Runs a command with the cores and memory of a budget, and measures it: with BenchExec on control groups, or else by polling.
 
-The runner, which knows the phases, enforces the time limit; BenchExec's own limit is a longer one, in case the runner fails.
+The time limit is enforced by `supervise.py`, which knows the phases. BenchExec's own time limit is longer; it is a fallback.
 """
 
 import logging
@@ -25,14 +25,14 @@ from buzzer import caches
 from buzzer.suite.budget import Budget, allowed_cores
 from buzzer.suite.run import reaper
 
-Enforcement = Literal["cgroups", "polled", "none"]  # by the kernel, by polling, not started
+Enforcement = Literal["cgroups", "polled", "none"]  # by the kernel; by polling; the run was not started
 POLL_S = 0.05
 LEAST_SCORING_S = 60.0
-LINGER_S = 30.0  # seconds in which a process must end after it has reported its end
-UNKILLABLE_S = 10.0  # seconds of waiting for a killed process that does not end
+LINGER_S = 30.0  # seconds that a process may take to end after it has reported its end
+UNKILLABLE_S = 10.0  # seconds to wait for a killed process that does not end
 RUN = "BUZZER_RUN"  # environment variable with the token of a polled run
-NET_S = 10.0  # seconds after which BenchExec ends a run that the runner should have ended
-# Libraries size their thread pools by these at import; a pool larger than the budget only slows the run.
+FALLBACK_S = 10.0  # seconds after which BenchExec ends a run that should already have been ended
+# Libraries read these at import to size their thread pools. A pool larger than the budget only slows the run down.
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -44,13 +44,13 @@ THREAD_VARIABLES = (
 
 
 class Reason(StrEnum):
-    """Why a command ended. The first five come from the limiter, the others from the runner."""
+    """Why a command ended. The first five are reported by the limiter, the others by `supervise.py`."""
 
-    SELF = ""  # by itself
+    SELF = ""  # the command ended without intervention
     MEMORY = "memory"  # over the memory limit
     CORES = "cores"  # used other cores than the budget's
     TIME = "walltime"  # over the time limit
-    KILLED = "killed"  # by `Limiter.stop`, or by a limit that is not set here
+    KILLED = "killed"  # by `Limiter.stop`, or by a limit that the budget does not set
     SCORING = "scoring"  # phase `score` took too long
     LINGERING = "lingering"  # the process did not end after it had reported its end
     INTERRUPTED = "interrupted"  # the user stopped the run
@@ -70,7 +70,7 @@ class Measured:
 
 
 class Limiter(Protocol):
-    """Runs one command to its end; `stop` and `freeze_peak` may be called from another thread, and more than once."""
+    """Runs one command to its end. `stop` and `freeze_peak` may be called from another thread, and more than once."""
 
     enforcement: Enforcement
 
@@ -82,18 +82,18 @@ class Limiter(Protocol):
         """Kill all processes of the command."""
 
     def freeze_peak(self) -> None:
-        """Leave later memory use out of the peak: phase `score` has begun."""
+        """Stop counting memory into the peak. Called when phase `score` has begun."""
 
 
 def environment_of(budget: Budget) -> dict[str, str]:
-    """Environment variables for a run: the number of threads for its libraries, the folders of their caches, the harness's token."""
+    """Environment variables of a run: the number of threads of its libraries, their cache folders, and the harness's token."""
     cores = str(budget.cores or len(allowed_cores()))
     fixed = {"TOKENIZERS_PARALLELISM": "false", reaper.VARIABLE: reaper.token()}
     return dict.fromkeys(THREAD_VARIABLES, cores) | fixed | caches.environment()
 
 
 def scoring_s(budget: Budget) -> float:
-    """Seconds that scoring may take: the time limit of the run, at least a minute; infinite without a time limit."""
+    """Seconds that scoring may take: the time limit of the run, but at least 60; infinite without a time limit."""
     return float("inf") if budget.time_s is None else max(budget.time_s, LEAST_SCORING_S)
 
 
@@ -111,7 +111,7 @@ def cgroups_work() -> bool:
     try:
         trial = Cgroups(Budget("trial", 1, 10**8, 10.0))
         return trial.run([sys.executable, "-S", "-c", ""], Path(os.devnull), {}).exit_code == 0
-    except (Exception, SystemExit):  # noqa: BLE001  BenchExec ends the program where a group is missing
+    except (Exception, SystemExit):  # noqa: BLE001  BenchExec exits the program if a group is missing
         return False
 
 
@@ -128,7 +128,7 @@ def usable_cores(budget: Budget) -> list[int] | None:
 class Cgroups:
     """Limits by control groups, with BenchExec's RunExecutor: enforced by the kernel, exact CPU time and peak memory.
 
-    The peak is that of the control group: resident memory and the page cache that the run filled.
+    The peak memory is that of the control group: resident memory, and the page cache that the run filled.
     """
 
     enforcement: Enforcement = "cgroups"
@@ -153,7 +153,7 @@ class Cgroups:
             output_filename=os.devnull,
             error_filename=str(stderr),
             write_header=False,
-            walltimelimit=self._net_s(),
+            walltimelimit=self._fallback_s(),
             cores=usable_cores(self._budget),
             memlimit=self._budget.memory_bytes,
             environments={"newEnv": dict(environment)},
@@ -169,9 +169,9 @@ class Cgroups:
             started_s=self._started_s,
         )
 
-    def _net_s(self) -> float | None:
+    def _fallback_s(self) -> float | None:
         limit = self._budget.time_s
-        return None if limit is None else limit + scoring_s(self._budget) + NET_S
+        return None if limit is None else limit + scoring_s(self._budget) + FALLBACK_S
 
     def stop(self) -> None:
         """Kill the control group."""
@@ -186,10 +186,10 @@ class Cgroups:
 
 
 class Polled:
-    """Limits by polling every 50 ms: a run can exceed its memory between two samples, and the record says so.
+    """Limits by polling every 50 ms. A run can exceed its memory between two samples; its record shows that it was polled.
 
-    The peak is the sum of resident bytes over the run's processes. Their cores are set by an affinity mask that a process can change;
-    a run that does so is ended.
+    The peak is the largest sum of the resident bytes of the run's processes. Cores are set by an affinity mask. A process can
+    change its mask; a run that does so is ended.
     """
 
     enforcement: Enforcement = "polled"
@@ -241,24 +241,24 @@ class Polled:
         self._stopped.set()
 
     def freeze_peak(self) -> None:
-        """Leave later samples out of the peak."""
+        """Stop counting samples into the peak."""
         self._peak_frozen.set()
 
 
 def reason_of(text: str) -> Reason:
-    """BenchExec's reason of a termination."""
+    """The `Reason` for BenchExec's termination reason."""
     return Reason(text) if text in [*Reason] else Reason.KILLED
 
 
 def pin(cores: list[int] | None) -> Callable[[], None] | None:
-    """A function that sets the affinity of the new process to `cores`; None where that is not possible or not wanted."""
+    """A function that sets the affinity of the new process to `cores`; None if there is no limit or the system has no affinity."""
     if cores is None or not hasattr(os, "sched_setaffinity"):
         return None
     return lambda: os.sched_setaffinity(0, cores)
 
 
 def wait(process: subprocess.Popen[bytes]) -> tuple[int, float] | None:
-    """Exit code of a process and CPU seconds of it and of all children that were waited for; None while it runs."""
+    """Exit code of a process, and CPU seconds of the process and all children it has waited for; None while it runs."""
     pid, status, used = os.wait4(process.pid, os.WNOHANG)
     if not pid:
         return None
@@ -267,9 +267,9 @@ def wait(process: subprocess.Popen[bytes]) -> tuple[int, float] | None:
 
 
 class Family:
-    """The processes of a run: the first one, all descendants, and daemons that have the run's token in their environment.
+    """The processes of a run: the first process, all its descendants, and daemons that have the run's token in their environment.
 
-    A process that leaves its parent between two samples and removes the token from its environment is not found.
+    A process that detaches from its parent between two samples and removes the token from its environment is not found.
     """
 
     def __init__(self, pid: int, token: str) -> None:
@@ -277,11 +277,11 @@ class Family:
         self._first = pid
         self._seen = {*psutil.pids()} - {pid}
         self._members: dict[int, psutil.Process] = {}
-        self._cpu: dict[psutil.Process, float] = {}  # own seconds when last seen
+        self._cpu: dict[psutil.Process, float] = {}  # CPU seconds of each at its last sample
         self._orphans: set[psutil.Process] = set()  # no process of the run waits for them
 
     def sample(self) -> int:
-        """Find new members; the resident bytes of all members."""
+        """Look for new members. Returns the resident bytes of all members."""
         self._find()
         memory = 0
         for pid, member in [*self._members.items()]:
@@ -311,7 +311,7 @@ class Family:
         return False
 
     def keeps_to(self, cores: list[int]) -> bool:
-        """Whether every member may run on `cores` only; True if the system cannot say."""
+        """Whether every member may run on `cores` only; True if the system has no affinity."""
         if not hasattr(os, "sched_getaffinity"):
             return True
         for pid in self._members:
@@ -321,11 +321,11 @@ class Family:
         return True
 
     def cpu_s(self, first_s: float) -> float:
-        """CPU seconds of all members, ended ones too; `first_s`: the kernel's figure for the first process and those it waited for."""
+        """CPU seconds of all members, including ended ones. `first_s`: the kernel's figure for the first process and the children it waited for."""
         return max(sum(self._cpu.values()), first_s + sum(self._cpu[p] for p in self._orphans))
 
     def kill(self) -> None:
-        """Kill every member, and the processes that they start meanwhile."""
+        """Kill every member, including processes that are started in the meantime."""
         deadline = time.monotonic() + UNKILLABLE_S
         while time.monotonic() < deadline:
             self.sample()
@@ -339,7 +339,7 @@ class Family:
 
 
 def living(process: psutil.Process) -> bool:
-    """Whether a process exists and is no zombie."""
+    """Whether a process exists and is not a zombie."""
     with suppress(psutil.Error):
         return process.status() != psutil.STATUS_ZOMBIE
     return False

@@ -1,4 +1,4 @@
-"""The manifest of a folder in the cache: size and sha256 of each file, which show a cut, changed, missing or added file."""
+"""The manifest of a cache folder: size and sha256 of each file. It reveals truncated, changed, missing and added files."""
 
 import functools
 import hashlib
@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 NAME = ".manifest.json"
-State = Mapping[str, tuple[int, ...]]  # name of a file -> size, times and inode, which change with any write
+State = Mapping[str, tuple[int, ...]]  # file name -> size, times and inode; any write changes them
 
 
 class Entry(BaseModel):
@@ -21,7 +21,7 @@ class Entry(BaseModel):
 
 
 class Manifest(BaseModel):
-    """All files of a folder, without the manifest itself."""
+    """All files of a folder except the manifest itself."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -29,7 +29,7 @@ class Manifest(BaseModel):
 
 
 def seal(folder: Path) -> None:
-    """Write the manifest of a folder that is complete. Raises OSError."""
+    """Write the manifest of a complete folder. Raises OSError."""
     (folder / NAME).unlink(missing_ok=True)
     files = {
         name: Entry(bytes=facts[0], sha256=digest(folder / name, facts))
@@ -39,9 +39,9 @@ def seal(folder: Path) -> None:
 
 
 def problem(folder: Path) -> str:
-    """How a sealed folder was changed, or "". A file is hashed once in a process, unless it changes."""
+    """How a folder differs from its manifest; "" if it does not. A file is hashed once per process, unless it changes."""
     if not folder.is_dir():
-        return "not a folder" if folder.exists() else "not there"
+        return "not a folder" if folder.exists() else "does not exist"
     try:
         sealed = Manifest.model_validate_json((folder / NAME).read_bytes()).files
         files = {name: facts for name, facts in state(folder).items() if name != NAME}
@@ -58,7 +58,7 @@ def problem(folder: Path) -> str:
 
 
 def problem_of(path: Path, facts: tuple[int, ...] | None, entry: Entry) -> str:
-    """How one file was changed, or ""; facts: None for a file that does not exist. Raises OSError."""
+    """How a file differs from its entry; "" if it does not. `facts` is None for a file that does not exist. Raises OSError."""
     if facts is None:
         return "is missing"
     if facts[0] != entry.bytes:
@@ -67,13 +67,13 @@ def problem_of(path: Path, facts: tuple[int, ...] | None, entry: Entry) -> str:
 
 
 def state(folder: Path) -> State:
-    """Every file below the folder, by its path in the folder; empty if there is no folder."""
+    """The state of every file below the folder, by its path in the folder; empty if the folder does not exist."""
     paths = sorted(path for path in folder.rglob("*") if not path.is_dir()) if folder.is_dir() else []
     return {str(path.relative_to(folder)): facts_of(path) for path in paths}
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """sha256 of every file below the folder."""
+    """The sha256 of every file below the folder, by its path in the folder."""
     return {name: digest(folder / name, facts) for name, facts in state(folder).items()}
 
 
@@ -83,13 +83,13 @@ def changes(before: State, now: State) -> list[str]:
 
 
 def facts_of(path: Path) -> tuple[int, ...]:
-    """Size, times and inode of a file; those of the link itself for a link to nothing."""
+    """Size, times and inode of a file; for a broken link, of the link itself."""
     s = path.stat() if path.exists() else path.lstat()
     return s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino, s.st_dev
 
 
 @functools.lru_cache(maxsize=10_000)
 def digest(path: Path, facts: tuple[int, ...]) -> str:
-    """sha256 of a file's contents; read again only if its facts have changed."""
+    """The sha256 of a file's contents. The file is read again only if its `facts` have changed."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

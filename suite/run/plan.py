@@ -1,4 +1,4 @@
-"""The plan of runs: engines, backends, precisions, budgets and rounds of each selected task, crossed and in order."""
+"""Plans runs: every combination of engine, backend, precision, budget and round of each selected task, in order."""
 
 import random
 from collections.abc import Iterable, Sequence
@@ -34,22 +34,22 @@ class Run:
     repeat: int = 0
     control: bool = False  # the second run of an A/A pair
     workers: int = 0  # Dask workers; 0 = one process
-    scheduler: str = ""  # of a running Dask cluster
-    fitted_on: tuple[str, str] = ("cpu", "")  # device and cluster that train the fit which it makes or uses
+    scheduler: str = ""  # address of a running Dask cluster
+    fitted_on: tuple[str, str] = ("cpu", "")  # device and cluster of the training of its fit
 
     @property
     def cluster(self) -> str:
-        """As records have it."""
+        """The cluster, as in a record: the scheduler's address, or the number of workers; empty for one process."""
         return self.scheduler or (f"{self.workers} workers" if self.workers else "")
 
     @property
     def label(self) -> str:
-        """As messages name it: task, job, engine, backend, precision."""
+        """The name of the run in messages: task, job, engine, backend, precision."""
         engine = "" if self.engine == NO_ENGINE else f" {self.engine}"
         return f"{self.task.name} {self.job}{engine} {self.backend} {self.precision}"
 
     def matches(self, record: Record, data: Data) -> bool:
-        """Whether `record` is a run of this very plan item on this data, by whatever fit."""
+        """Whether `record` is of this run on this data, with any fit."""
         return (
             record.schema_minor == SCHEMA_MINOR
             and record.task == self.task.name
@@ -68,17 +68,19 @@ class Run:
         )
 
 
-def choose(kind: str, asked: Sequence[str] | None, known: Iterable[str], offered: Sequence[str]) -> list[str]:
-    """The names to run: `asked` (checked against all `known`, then kept where the task has them), or `offered`.
+def choose(
+    kind: str, requested: Sequence[str] | None, known: Iterable[str], offered: Sequence[str]
+) -> list[str]:
+    """The names to run: those that are `requested` and that the task offers; all `offered` names for no request or `all`.
 
-    `all` stands for every name the task has.
+    Raises UsageError for a requested name that is not in `known`.
     """
-    if not asked or list(asked) == ["all"]:
+    if not requested or list(requested) == ["all"]:
         return list(offered)
-    for name in asked:
+    for name in requested:
         if name not in set(known):
             raise unknown_name(kind, name, known)
-    return [name for name in offered if name in asked]
+    return [name for name in offered if name in requested]
 
 
 def engine_works(name: str) -> bool:
@@ -92,26 +94,27 @@ def engine_works(name: str) -> bool:
     return True
 
 
-def task_engines(task: TaskConfig, asked: Sequence[str] | None) -> list[str]:
-    """Engines of a task: those asked for (even if they cannot run: that is a result), else those that work here.
+def task_engines(task: TaskConfig, requested: Sequence[str] | None) -> list[str]:
+    """Engines to run a task on: the requested ones, or else those that work on this machine.
 
-    A task without feature frames has the one engine `none`, whatever was asked for.
+    A requested engine that cannot run here is kept: its record says `unsupported`. A task without feature frames has the one engine
+    `none`, whatever was requested.
     """
     if task.engines == [NO_ENGINE]:
         return [NO_ENGINE]
-    chosen = choose("engine", asked, registry.engines(), task.engines)
-    return chosen if asked else [e for e in chosen if engine_works(e)]
+    chosen = choose("engine", requested, registry.engines(), task.engines)
+    return chosen if requested else [e for e in chosen if engine_works(e)]
 
 
-def task_backends(task: TaskConfig, asked: Sequence[str] | None) -> list[str]:
-    """Backends of a task, as `task_engines`."""
-    chosen = choose("backend", asked, registry.backends(), task.backends)
-    return chosen if asked else [b for b in chosen if infer.installed(b)]
+def task_backends(task: TaskConfig, requested: Sequence[str] | None) -> list[str]:
+    """Backends to run a task on: the requested ones, or else those that are installed."""
+    chosen = choose("backend", requested, registry.backends(), task.backends)
+    return chosen if requested else [b for b in chosen if infer.installed(b)]
 
 
 @dataclass(frozen=True)
 class TaskSelection:
-    """What is to run of one task, with every name checked; None = the default."""
+    """The runs that are selected of one task, with every name checked; None = the default."""
 
     task: TaskConfig
     engines: Sequence[str] | None
@@ -127,7 +130,7 @@ class TaskSelection:
 
 
 class PlannedRun(NamedTuple):
-    """A run, and which of the plan's selections it belongs to."""
+    """A run, and the index of the selection in the plan that it belongs to."""
 
     selection: int
     run: Run
@@ -135,17 +138,17 @@ class PlannedRun(NamedTuple):
 
 @dataclass(frozen=True)
 class RunPlan:
-    """The runs of several selections, fits included, in the order in which they are done."""
+    """The runs of several selections, including the fits, in order."""
 
     selections: tuple[TaskSelection, ...]
     runs: tuple[PlannedRun, ...]
     give_up: frozenset[str] = frozenset()  # outcomes after which a variant is not run again in later rounds
     data: Path | None = None  # folder of the official files; None = generated data
-    warnings: tuple[str, ...] = ()  # what this machine has less than a budget
+    warnings: tuple[str, ...] = ()  # budgets that this machine cannot provide
 
     @property
     def timed(self) -> list[Run]:
-        """The runs that are measured: all but the fits."""
+        """The timed runs: all runs but the fits."""
         return [run for _, run in self.runs if run.job != "fit"]
 
 
@@ -160,10 +163,10 @@ def task_by_task(selections: Sequence[TaskSelection]) -> RunPlan:
 
 
 def interleaved(selections: Sequence[TaskSelection], seed: int) -> RunPlan:
-    """All fits, then every variant of every selection once a round, and the first variant of each twice: an A/A pair.
+    """All fits first. Then each round runs every variant of every selection once, and the first variant twice as an A/A pair.
 
-    The first round goes in order, since the gate needs the reference first; the others are shuffled, so that no variant
-    always has the same neighbour. A variant that has failed once is not run again.
+    The first round is in order, because the gate needs the reference first. The other rounds are shuffled, so that no variant
+    always follows the same one. A variant that has failed once is not run again.
     """
     shuffle = random.Random(seed)
     runs = [PlannedRun(number, fit_run(selection)) for number, selection in enumerate(selections)]
@@ -181,12 +184,12 @@ def interleaved(selections: Sequence[TaskSelection], seed: int) -> RunPlan:
 
 
 def predict_runs(selection: TaskSelection) -> list[Run]:
-    """The timed runs: repetitions outermost (so that slow drift of the machine hits all alike), the reference first."""
-    task, asked = selection.task, selection
-    variants = list(product(task_engines(task, asked.engines), task_backends(task, asked.backends)))
+    """The timed runs of a selection, the reference first. Repetitions are the outer loop, so that slow drift affects all variants alike."""
+    task = selection.task
+    variants = list(product(task_engines(task, selection.engines), task_backends(task, selection.backends)))
     reference = (task.reference.engine, task.reference.backend)
     variants.sort(key=lambda variant: variant != reference)
-    fitted_on = fit_run(asked).fitted_on
+    fitted_on = fit_run(selection).fitted_on
     return [
         Run(
             task=task,
@@ -194,28 +197,31 @@ def predict_runs(selection: TaskSelection) -> list[Run]:
             engine=engine,
             backend=backend,
             precision=precision,
-            device=device_of(engine, asked.device),
+            device=device_of(engine, selection.device),
             budget=budget,
-            scale=asked.scale,
-            seed=asked.seed,
+            scale=selection.scale,
+            seed=selection.seed,
             repeat=repeat,
-            workers=asked.workers,
-            scheduler=asked.scheduler,
+            workers=selection.workers,
+            scheduler=selection.scheduler,
             fitted_on=fitted_on,
         )
-        for repeat in range(asked.repeat)
-        for (engine, backend), precision, budget in product(variants, asked.precisions, asked.budgets)
+        for repeat in range(selection.repeat)
+        for (engine, backend), precision, budget in product(variants, selection.precisions, selection.budgets)
     ]
 
 
-def device_of(engine: str, asked: str | None) -> str:
-    """GPU engines keep their features on the device; the others run on the CPU unless asked otherwise."""
-    return asked or ("cuda" if frames.on_gpu(engine) else "cpu")
+def device_of(engine: str, requested: str | None) -> str:
+    """The requested device; by default `cuda` for an engine whose frames are on a GPU, else `cpu`."""
+    return requested or ("cuda" if frames.on_gpu(engine) else "cpu")
 
 
 def fit_run(selection: TaskSelection) -> Run:
-    """The training that serves all timed runs of a selection: on the whole machine, without a limit; on a cluster of GPUs where one
-    is asked for with --device cuda. Runs on a GPU use a fit of the CPU unless --device cuda is given: it can be made before, elsewhere."""
+    """The fit that all timed runs of a selection use: on the whole machine, without limits.
+
+    It runs on the CPU, unless the selection names a device, so that it can be made earlier on a machine without a GPU. With
+    --device cuda and a cluster, it runs on that cluster.
+    """
     task = selection.task
     engine = "polars" if "polars" in task.engines else task.engines[0]
     device, workers, scheduler = selection.device or "cpu", 0, ""
@@ -239,5 +245,5 @@ def fit_run(selection: TaskSelection) -> Run:
 
 
 def worst_case_s(runs: Iterable[Run]) -> float:
-    """Wall time in seconds if every run used up its budget; infinite with an unlimited one."""
+    """Wall time in seconds if every run used its whole budget; infinite if a budget has no time limit."""
     return sum(r.budget.time_s if r.budget.time_s is not None else float("inf") for r in runs)

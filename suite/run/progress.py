@@ -1,7 +1,8 @@
 """Collects the events of a run and checks them against the harness's own clock.
 
-The task runs in the process that writes the events, so it can write any. An event is therefore accepted only if it fits the events
-before it, and its times only if they fit the times at which the harness read the file: both processes read one monotonic clock.
+The task runs in the process that writes the events, so it can write false ones. An event is therefore accepted only if it is
+consistent with the events before it. Its times must be consistent with the times at which the harness read the file: both processes read
+the same monotonic clock.
 """
 
 import math
@@ -17,11 +18,11 @@ from buzzer.suite.records.schema import Phase
 from buzzer.suite.run import events
 from buzzer.suite.run.events import Done, Event, Failed, PhaseEnded, PhaseStarted
 
-START_S = 5.0  # the longest time that creating the control group and the process takes
-SAME_S = 1e-3  # largest difference between two times that the clock took as one
-# Largest difference between the harness's time and a reported one: seconds, and share of it.
+START_S = 5.0  # upper bound of the time that creating the control group and the process takes
+SAME_S = 1e-3  # largest difference between two times that the clock read at once
+# Largest allowed difference between the harness's time and a reported time: seconds, plus a share of the time.
 SLACK_S, SLACK = 0.5, 0.02
-STAMP_S = 0.05  # the same for the times of files
+STAMP_S = 0.05  # the same for file times, in seconds
 
 
 @dataclass
@@ -31,18 +32,18 @@ class RunProgress:
     Times named `..._read_s` are readings of `time.perf_counter` in the harness.
     """
 
-    phases: dict[str, Phase] = field(default_factory=dict)  # those that have ended, in order of first visit
+    phases: dict[str, Phase] = field(default_factory=dict)  # ended phases, in the order of their first begin
     samples: dict[str, list[float]] = field(default_factory=dict)  # phase -> seconds of each lap
     running: str = ""  # the phase that began last
     running_since_s: float = 0.0  # seconds since the start of the process
-    closed_s: float | None = None  # when the running phase ended; None while it goes on
-    born_s: float | None = None  # when the process was started, by the clock of both processes
+    closed_s: float | None = None  # the same when that phase ended; None while it runs
+    born_s: float | None = None  # start of the process on the clock of both processes
     end: Done | Failed | None = None
-    broken: str | None = None  # the first line that is not an event or contradicts those before it
-    unscored_read_s: float | None = None  # the last reading before `score` had begun
-    unended_read_s: float | None = None  # the last reading before the run had ended
-    scored_read_s: float | None = None  # the first reading after `score` had begun
-    ended_read_s: float | None = None  # the first reading after the run had ended
+    broken: str | None = None  # the first line that is not an event or contradicts an earlier line
+    unscored_read_s: float | None = None  # the last reading that found `score` not begun
+    unended_read_s: float | None = None  # the last reading that found the run not ended
+    scored_read_s: float | None = None  # the first reading that found `score` begun
+    ended_read_s: float | None = None  # the first reading that found the run ended
 
     @property
     def scoring(self) -> bool:
@@ -51,11 +52,11 @@ class RunProgress:
 
     @property
     def done(self) -> Done | None:
-        """The event of a run that reported a good end and no contradiction, or None."""
+        """The closing event of a run that reported a good end and no contradiction; else None."""
         return self.end if isinstance(self.end, Done) and self.broken is None else None
 
     def apply_line(self, line: str) -> None:
-        """Apply the event of a line. A line that is not accepted is kept in `broken`; all later lines are ignored."""
+        """Apply the event of a line. The first line that is not accepted is kept in `broken`; all later lines are ignored."""
         if self.broken is not None:
             return
         try:
@@ -64,7 +65,7 @@ class RunProgress:
             self.broken = line.rstrip()[:80]
 
     def apply(self, event: Event) -> None:
-        """Apply an event. Raises ValueError for one that the clock cannot have written here."""
+        """Apply an event. Raises ValueError for an event that the clock cannot have written at this point."""
         if self.end is not None:
             raise ValueError("a line after the end")
         match event:
@@ -83,7 +84,7 @@ class RunProgress:
         if not math.isfinite(event.at_s + event.born_s):
             raise ValueError("a time is not finite")
         if self.born_s is not None and event.born_s != self.born_s:
-            raise ValueError("another start of the process")
+            raise ValueError("the process has two different starts")
         if self.born_s is not None and not self._follows(event.at_s):
             raise ValueError("a phase does not begin where the one before it ended")
         if self.scoring:
@@ -92,18 +93,18 @@ class RunProgress:
         self.closed_s, self.born_s = None, event.born_s
 
     def _follows(self, at_s: float) -> bool:
-        """Whether the phase before has ended at this time."""
+        """Whether the previous phase ended at this time."""
         return self.closed_s is not None and abs(self.closed_s - at_s) < SAME_S
 
     def _end_phase(self, event: PhaseEnded) -> None:
         if event.name != self.running or self.closed_s is not None:
-            raise ValueError(f"phase {event.name} ends and is not running")
+            raise ValueError(f"phase {event.name} ends but is not running")
         self._add(event.name, event.wall_s, event.cpu_s, event.peak_memory_bytes)
         self.closed_s = self.running_since_s + event.wall_s
         self.samples.setdefault(event.name, []).extend(event.laps or [event.wall_s])
 
     def _matches_phases(self, wall_s: float) -> bool:
-        """Whether the last phase has ended and the phases before `score` add up to the wall time."""
+        """Whether the last phase has ended, and the phases before `score` add up to the wall time."""
         total = self.running_since_s if self.scoring else self.closed_s
         return self.closed_s is not None and total is not None and abs(wall_s - total) < SAME_S
 
@@ -117,18 +118,18 @@ class RunProgress:
         )
 
     def close_phase(self, age_s: float) -> None:
-        """End the running phase of a run that the harness ended; `age_s`: seconds since the start of the process."""
+        """End the running phase of a run that the harness has ended. `age_s`: seconds since the start of the process."""
         if self.running and self.closed_s is None:
             self._add(self.running, max(age_s - self.running_since_s, 0.0), 0.0, 0)
 
     def age_s(self, elapsed_s: float) -> float:
-        """Seconds since the process was started; `elapsed_s`: since the harness began to start it."""
+        """Seconds since the start of the process. `elapsed_s`: seconds since the harness began to start it."""
         if self.born_s is None:
             return elapsed_s
         return min(max(time.perf_counter() - self.born_s, elapsed_s - START_S, 0.0), elapsed_s)
 
     def note_reading(self, begun_s: float) -> None:
-        """Note that the harness has read all lines that were there at `begun_s`."""
+        """Note that the harness has read all lines that had been written by the time `begun_s`."""
         now = time.perf_counter()
         if self.scoring:
             self.scored_read_s = self.scored_read_s or now
@@ -140,10 +141,10 @@ class RunProgress:
             self.unended_read_s = begun_s
 
     def contradiction(self, started_s: float) -> str:
-        """What a run that has ended well reported of its times and the harness saw otherwise, or "".
+        """What a run that ended without an error reported about its times although the harness's readings contradict it; "" if nothing.
 
         `started_s`: when the harness started the process. If a reading found no event of `score`, scoring had not begun: a shorter
-        wall time is false, however busy the machine was. The same holds at the first reading that found it.
+        wall time is false, however busy the machine was. In the same way the first reading that found the event is an upper bound.
         """
         if self.done is None or self.born_s is None:
             return ""
@@ -161,9 +162,9 @@ class RunProgress:
         return ""
 
     def changed_later(self, folder: Path) -> list[str]:
-        """Files of the result, under `folder`, that were changed after `score` began, or do not exist.
+        """Names of the result files under `folder` that were changed after `score` began, or that do not exist.
 
-        Judged by the times that the kernel writes and no program can set; empty if the file system's clock cannot be compared.
+        Judged by ctime, which the kernel sets and programs cannot. Empty if the file system's clock cannot be compared.
         """
         if self.done is None or self.born_s is None or not self.scoring:
             return []
@@ -177,12 +178,12 @@ class RunProgress:
         if probed_ns % 10**9 == 0:  # the file system has whole seconds only
             return []
         since_now_s = self.born_s + self.running_since_s + STAMP_S - now
-        names = [Path(str(name)).name for name in self.done.files]  # the items may be anything
+        names = [Path(str(name)).name for name in self.done.files]  # the task may report items of any type
         return [name for name in names if not changed_before(folder / name, since_now_s, probed_ns)]
 
 
 def changed_before(path: Path, since_now_s: float, now_ns: int) -> bool:
-    """Whether a file was last changed before the moment `since_now_s` from now; `now_ns`: now, by its file system."""
+    """Whether a file was last changed before the time now + `since_now_s`. `now_ns`: the present time by its file system."""
     try:
         return (path.stat().st_ctime_ns - now_ns) / 1e9 <= since_now_s
     except (OSError, ValueError):  # ValueError: the name holds a null byte
@@ -190,10 +191,10 @@ def changed_before(path: Path, since_now_s: float, now_ns: int) -> bool:
 
 
 class EventReader:
-    """Reads the growing events file from where it stopped the last time.
+    """Reads a growing events file, each time from where the last reading stopped.
 
-    The file is opened here before the worker starts. The worker opens it by its name once, and removes the name before it imports
-    the task.
+    The harness opens the file before the worker starts. The worker opens it once by name, and removes the name before it imports the
+    task.
     """
 
     def __init__(self, path: Path) -> None:
@@ -210,7 +211,7 @@ class EventReader:
         self._file.close()
 
     def read(self) -> RunProgress:
-        """Apply the new lines; the progress until now."""
+        """Apply the new lines. Returns the progress so far."""
         begun_s = time.perf_counter()
         if os.fstat(self._file.fileno()).st_size < self._offset:
             self.progress.broken = self.progress.broken or "(the file was truncated)"

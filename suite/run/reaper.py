@@ -1,8 +1,8 @@
-"""Kills leftover children when the harness dies: a small process that waits for the end of the harness.
+"""Kills leftover children when the harness dies. The reaper is a small process that waits for the end of the harness.
 
-A harness that ends by itself leaves nothing behind. After `kill -9` its run would go on. The run's processes have the harness's token
-in their environment, by which the reaper finds them (Linux). The harness sends the reaper the control groups of its runs and the
-temporary files, one a line: `group PATH`, `+ PATH` and, for a file that is to stay, `- PATH`.
+A harness that ends by itself cleans up. After `kill -9` its run would continue. The processes of a run have the harness's token in
+their environment, by which the reaper finds them (Linux). The harness sends the reaper the control groups of its runs and its
+temporary files, one per line: `group PATH`, `+ PATH` and, for a file that must not be removed any more, `- PATH`.
 """
 
 import os
@@ -23,23 +23,23 @@ VARIABLE = "BUZZER_HARNESS"
 
 @cache
 def start() -> tuple[str, IO[bytes]]:
-    """Start the reaper of this process, once: the token for the environment of its runs, and the pipe that the reaper reads."""
+    """Start the reaper of this process, once. Returns the token for the environment of its runs, and the pipe that the reaper reads."""
     token = uuid.uuid4().hex
     command = [sys.executable, "-IS", str(Path(__file__).resolve()), token]
-    # A session of its own: Ctrl-C is for the harness, which ends its run in order.
+    # In its own session, so that Ctrl-C reaches only the harness, which then ends its run in order.
     process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
-    process.returncode = 0  # it outlives this process on purpose: no warning
+    process.returncode = 0  # it outlives this process on purpose, so Python must not warn
     assert process.stdin is not None
     return token, process.stdin
 
 
 def token() -> str:
-    """The token of this harness; the value of `VARIABLE` in the environment of its runs."""
+    """The token of this harness: the value of `VARIABLE` in the environment of its runs."""
     return start()[0]
 
 
 def send(word: str, paths: Iterable[Path | str]) -> None:
-    """Send lines to the reaper. A reaper that was killed does not end the run."""
+    """Send lines to the reaper. If the reaper was killed, nothing is raised: the run continues."""
     _, pipe = start()
     with suppress(OSError):
         names = [os.fsencode(path) for path in paths]
@@ -58,7 +58,7 @@ def swept(path: Path) -> Iterator[Path]:
 
 
 def register(executor: Any, on_group: Callable[[Any], None]) -> None:
-    """Have BenchExec's RunExecutor send the reaper its control groups and temporary folders; `on_group` gets each group when it exists."""
+    """Patch BenchExec's RunExecutor to send its control groups and temporary folders to the reaper. `on_group` is called with each new group."""
     setup, start_execution = executor._setup_cgroups, executor._start_execution
 
     def setup_and_send(*args: Any, **named: Any) -> Any:
@@ -75,18 +75,18 @@ def register(executor: Any, on_group: Callable[[Any], None]) -> None:
 
 
 def members(token: str) -> list[int]:
-    """Processes with the token in their environment."""
+    """The pids of the processes with the token in their environment."""
     pids = []
-    sought = f"{VARIABLE}={token}".encode()
+    variable = f"{VARIABLE}={token}".encode()
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            if sought in (entry / "environ").read_bytes().split(b"\0") and int(entry.name) != os.getpid():
+            if variable in (entry / "environ").read_bytes().split(b"\0") and int(entry.name) != os.getpid():
                 pids.append(int(entry.name))
     return pids
 
 
 def clean(token: str, groups: Iterable[Path], files: Iterable[Path]) -> None:
-    """Kill every process with the token, then remove the control groups and files; a group is busy until its last process has ended."""
+    """Kill every process with the token, then remove the control groups and files. A group can be removed once its last process has ended."""
     left = list(groups)
     for _ in range(100):
         alive = members(token)
@@ -108,7 +108,7 @@ def clean(token: str, groups: Iterable[Path], files: Iterable[Path]) -> None:
 
 
 def main(token: str, lines: Iterable[bytes]) -> None:
-    """Read the harness's lines until it has ended, then clean up after it."""
+    """Read the harness's lines until the harness has ended, then clean up."""
     groups, files = [], dict[Path, None]()
     for line in lines:
         word, _, name = line.rstrip(b"\n").partition(b" ")

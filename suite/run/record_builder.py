@@ -1,6 +1,6 @@
-"""Makes the record of a run from what it reported and what the harness measured.
+"""Makes the record of a run from what the run reported and what the harness measured.
 
-What a run reports is not trusted: it becomes a record only if the record's model accepts it, and otherwise an `error`.
+What a run reports is not trusted. If it is not valid in a record, the record's outcome is `error`.
 """
 
 import math
@@ -26,22 +26,22 @@ from buzzer.suite.run.limits import Enforcement, Measured, Reason
 from buzzer.suite.run.plan import Run
 from buzzer.suite.run.progress import RunProgress
 
-INTERRUPTED = "interrupted"  # key in the details of a run that the user stopped
-RESUME = "`--resume` of `buzzer run` and `buzzer compare` skips the runs that are done"
+INTERRUPTED = "interrupted"  # key in the details of the record of a run that the user stopped
+RESUME = "`--resume` of `buzzer run` and `buzzer compare` skips the runs that have a record"
 MORE_TIME = "give it more time or a smaller --scale"
 NOT_RUN, NO_READINGS = Measured(Reason.FAILED, 1, None, None), Readings()
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What the harness measured of one run. The defaults are those of a run that was not started."""
+    """What the harness measured during one run. The defaults are for a run that was not started."""
 
     load_before: float  # load average of the machine before the run
     process: Measured = NOT_RUN
     age_s: float = 0.0  # from the start of the process to its end
     enforcement: Enforcement = "none"
     counters: Readings = NO_READINGS
-    others_cpu_s: float | None = None  # CPU seconds that others took on the run's cores
+    others_cpu_s: float | None = None  # CPU seconds that other processes used on the run's cores
     page_cache: str | None = None  # "warm" or "as found"; None for a run without input files
     compiled_caches: str | None = None  # "cold" or "warm" before the run
     stderr_tail: Sequence[str] = ()
@@ -51,7 +51,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Ending:
-    """The fields of a record that depend on what the run reported. Their names are those of the record."""
+    """The fields of a record that depend on what the run reported, by the same names."""
 
     outcome: str
     message: str = ""
@@ -81,7 +81,7 @@ def build(
     fit_id: str | None,
     distrust: str = "",
 ) -> Record:
-    """The record of a run that was started. `distrust`: why its report is not believed, or ""."""
+    """The record of a run that was started. `distrust`: why its report is not accepted; "" if it is."""
     ending = ending_of(progress, usage, run.budget, distrust)
     spent_s = ending.wall_s + (ending.score_s or 0.0)
     bookkeeping_s = progress.end.overhead_s if isinstance(progress.end, Done) else 0.0  # inside the wall time
@@ -98,7 +98,7 @@ def build(
 
 
 def assemble(run: Run, data: Data, usage: Usage, ending: Ending, run_id: str, fit_id: str | None) -> Record:
-    """The record of all these facts. Raises pydantic's ValidationError for values that a record cannot have."""
+    """The record of a run. Raises pydantic's ValidationError for values that a record cannot have."""
     limit = run.budget.as_dict() | {"unmet": budgets.unmet(run.budget)}
     return Record.model_validate(
         vars(ending)
@@ -144,12 +144,10 @@ def assemble(run: Run, data: Data, usage: Usage, ending: Ending, run_id: str, fi
 
 
 def ending_of(progress: RunProgress, usage: Usage, budget: Budget, distrust: str = "") -> Ending:
-    """How a run ended, from its own report and from the limiter's."""
+    """How a run ended, by its own report and by the limiter's."""
     common = Ending("error", wall_s=usage.age_s, phase_reached=progress.running)
     if distrust:
-        hint = (
-            "a task must not change the harness's clock and files, its inputs, or files that it has handed in"
-        )
+        hint = "a task must not change the harness's clock and files, its inputs, or a submission after scoring has begun"
         return replace(common, message=distrust, hint=hint, stderr_tail=usage.stderr_tail)
     reason = usage.process.reason
     if progress.done is not None and reason in (Reason.SELF, Reason.TIME, Reason.SCORING):
@@ -164,7 +162,7 @@ def ending_of(progress: RunProgress, usage: Usage, budget: Budget, distrust: str
 
 
 def finished(common: Ending, progress: RunProgress, done: Done, budget: Budget) -> Ending:
-    """The ending of a run that did all its work: `ok`, `wrong` without a finite score, `timeout` if it was late."""
+    """The ending of a run that did all its work: `ok`, `wrong` if a score is not finite, `timeout` if it took longer than its budget."""
     ending = replace(
         common,
         outcome="ok",
@@ -179,7 +177,7 @@ def finished(common: Ending, progress: RunProgress, done: Done, budget: Budget) 
 
 
 def check_scores(ending: Ending, scores: Mapping[str, float]) -> Ending:
-    """The ending with the finite scores; `wrong` if one is not finite."""
+    """The ending with the finite scores only; its outcome is `wrong` if another score is not finite."""
     bad = sorted(
         name for name, value in scores.items() if isinstance(value, float) and not math.isfinite(value)
     )
@@ -187,12 +185,12 @@ def check_scores(ending: Ending, scores: Mapping[str, float]) -> Ending:
     if not bad:
         return ending
     message = f"no finite score: {', '.join(f'{name} is {scores[name]}' for name in bad)}"
-    hint = "is a metric not defined on these data (one class only), or did the model predict no number?"
+    hint = "is a metric not defined on these data (one class only), or did the model predict NaN?"
     return replace(ending, outcome="wrong", message=message, hint=hint)
 
 
 def check_time(ending: Ending, budget: Budget) -> Ending:
-    """The ending, or a `timeout` if the run ended after the buzzer, however little."""
+    """The ending; a `timeout` if the run took longer than its budget, by however little."""
     if budget.time_s is None or ending.wall_s <= budget.time_s:
         return ending
     message = f"the buzzer went: the run took {ending.wall_s:.2f} s, the budget has {budget.time_s:g} s"
@@ -200,7 +198,7 @@ def check_time(ending: Ending, budget: Budget) -> Ending:
 
 
 def unfinished(common: Ending, progress: RunProgress, usage: Usage, budget: Budget) -> Ending:
-    """The ending of a run that failed or was ended."""
+    """The ending of a run that failed or was stopped."""
     outcome, message, hint = explain(progress, usage.process, budget)
     details = progress.end.details if progress.end is not None else {}
     if usage.process.reason is Reason.INTERRUPTED:
@@ -228,7 +226,7 @@ def explain(progress: RunProgress, measured: Measured, budget: Budget) -> tuple[
             return "timeout", f"the buzzer went in phase {phase}", MORE_TIME
         case Reason.SCORING:
             message = f"scoring took longer than {limits.scoring_s(budget):g} s"
-            return "error", message, "the run itself was complete; `buzzer data score` scores a submission"
+            return "error", message, "the run itself was complete; `buzzer data score` scores its submission"
         case Reason.LINGERING:
             message = f"the process was still running {limits.LINGER_S:g} s after it had reported its end"
             return "error", message, "does the task leave threads or processes behind?"

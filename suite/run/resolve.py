@@ -1,4 +1,4 @@
-"""From a request to a plan: every name, number and limit is checked here, once. Imports no model."""
+"""Turns a request into a plan. Checks every name, number and limit of the request, once. Imports no model."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -21,7 +21,7 @@ POLICIES = ("fail", "warn")
 
 
 class SuiteEntry(BaseModel):
-    """A task of the default suite (configs/suite.yaml) with its settings, which given ones override."""
+    """A task of the default suite (configs/suite.yaml) with its settings. Settings of the request override them."""
 
     model_config = ConfigDict(extra="forbid")
     task: str
@@ -33,21 +33,21 @@ class SuiteEntry(BaseModel):
 
 
 def run_plan(request: RunRequest) -> RunPlan:
-    """The plan of a run request. Raises UsageError for what is not allowed, unknown, or more than this machine has."""
+    """The plan of a run request. Raises UsageError for a value that is not allowed, an unknown name, or a budget beyond this machine."""
     check_numbers(seed=request.seed, repeat=request.repeat, workers=request.workers)
     check_device(request.device)
     check_scale("--scale", request.scale)
     check_data(request.data, request.scale is not None)
     if not names(request.tasks) and request.data:
         raise UsageError(
-            "--data needs a TASK", "name the task whose files they are: buzzer run booking --data DIR"
+            "--data needs a TASK", "name the task that the files belong to: buzzer run booking --data DIR"
         )
     requests = [replace(request, tasks=[name]) for name in names(request.tasks)] or default_suite(request)
     return planned(task_by_task([selection(each) for each in requests]), request)
 
 
 def compare_plan(request: CompareRequest) -> RunPlan:
-    """The plan of a comparison: a selection for each scale and device, in interleaved rounds. Raises UsageError as `run_plan` does."""
+    """The plan of a comparison: a selection for each scale and device, in interleaved rounds. Raises UsageError like `run_plan`."""
     check_numbers(seed=request.seed, repeat=request.repeat)
     scales: list[float | None] = [*numbers(request.scales)]
     for scale in scales:
@@ -77,13 +77,15 @@ def compare_plan(request: CompareRequest) -> RunPlan:
 
 
 def planned(plan: RunPlan, request: RunRequest) -> RunPlan:
-    """The plan with the request's data and this machine's warnings. Raises UsageError where there is nothing to run, or too little of
-    the machine."""
+    """The plan with the request's data folder and the warnings about this machine.
+
+    Raises UsageError if the plan has no timed run, if the folder does not exist, or if a budget is beyond this machine.
+    """
     if not plan.timed:
         offers = [
             f"{s.task.name} has {', '.join([*s.task.engines, *s.task.backends])}" for s in plan.selections
         ]
-        raise UsageError("nothing to run: no task has the engines and backends asked for", "; ".join(offers))
+        raise UsageError("nothing to run: no task has the requested engines and backends", "; ".join(offers))
     folder = None if request.data is None else Path(request.data)
     if folder is not None and not folder.is_dir():
         raise UsageError(f"--data {folder}: no such folder")
@@ -91,7 +93,7 @@ def planned(plan: RunPlan, request: RunRequest) -> RunPlan:
 
 
 def default_suite(request: RunRequest) -> list[RunRequest]:
-    """The request for each task of the default suite, whose settings hold where the request has none."""
+    """A request for each task of the default suite. The suite's settings apply where the request has none."""
     entries = [SuiteEntry.model_validate(entry) for entry in load_yaml("suite.yaml")]
     return [
         replace(
@@ -108,7 +110,7 @@ def default_suite(request: RunRequest) -> list[RunRequest]:
 
 
 def selection(request: RunRequest) -> TaskSelection:
-    """The selection of a request for one task. Raises UsageError for names that are not known."""
+    """The selection of a request for one task. Raises UsageError for an unknown name."""
     (name,) = names(request.tasks)
     task = registry.task(name)
     check_cluster(task, request.workers, request.scheduler)
@@ -131,12 +133,12 @@ def selection(request: RunRequest) -> TaskSelection:
 
 
 def texts(params: Mapping[str, object]) -> dict[str, str]:
-    """Parameters as `--set` takes them: a text is YAML already. Raises UsageError for a value that YAML does not have."""
+    """Parameters as YAML texts, as `--set` takes them; a string is YAML already. Raises UsageError for a value that YAML cannot represent."""
     try:
         return {name: value if isinstance(value, str) else yaml_text(value) for name, value in params.items()}
     except yaml.YAMLError as error:
         raise UsageError(
-            f"params: {' '.join(str(error).split())[:200]}", "give numbers, texts, lists, true or false"
+            f"params: {' '.join(str(error).split())[:200]}", "use numbers, strings, lists, true or false"
         ) from error
 
 
@@ -154,34 +156,35 @@ def check_numbers(seed: int = 0, repeat: int = 1, workers: int = 0, rounds: int 
 
 
 def check_device(device: str) -> None:
-    """Raises UsageError for a device that is neither `cpu` nor `cuda`; empty is the default."""
+    """Raises UsageError unless the device is `cpu`, `cuda` or empty (the default)."""
     if device not in ("", *DEVICES):
         raise UsageError(f"unknown device {device!r}", "known: cpu, cuda (an NVIDIA GPU)")
 
 
 def check_data(data: str | Path | None, scaled: bool) -> None:
-    """Raises UsageError where official files are to be scaled."""
+    """Raises UsageError if both official files and a scale are given."""
     if data and scaled:
         raise UsageError(
-            "--scale sizes generated data; those of --data are taken whole", "leave one of the two out"
+            "--scale sizes generated data; files of --data are used whole", "leave out one of the two"
         )
 
 
 def check_cluster(task: TaskConfig, workers: int, scheduler: str) -> None:
-    """Raises UsageError for a cluster that is asked for twice, or of a task that runs in one process."""
+    """Raises UsageError if two clusters are given, or if the task cannot run on a cluster."""
     if workers and scheduler:
         raise UsageError(
-            "--workers starts a cluster, --scheduler uses one that runs", "leave one of the two out"
+            "--workers starts a cluster, --scheduler uses a running one", "leave out one of the two"
         )
     if (workers or scheduler) and not task.clustered:
-        able = ", ".join(name for name, config in registry.tasks().items() if config.clustered)
+        clustered = ", ".join(name for name, config in registry.tasks().items() if config.clustered)
         raise UsageError(
-            f"{task.name} runs in one process", f"leave out --workers and --scheduler; {able} can use them"
+            f"{task.name} runs in one process",
+            f"leave out --workers and --scheduler; {clustered} can use them",
         )
 
 
 def check_budgets(runs: Iterable[Run], policy: str) -> list[str]:
-    """What budgets have and this machine lacks, a line each. Raises UsageError for it where the policy is `fail`."""
+    """The limits of the runs' budgets that this machine cannot provide, in words. Raises UsageError for them if the policy is `fail`."""
     if policy not in POLICIES:
         raise unknown_name("--on-unmet-budget", policy, POLICIES)
     limits = {run.budget.name: run.budget for run in runs}
@@ -194,5 +197,5 @@ def check_budgets(runs: Iterable[Run], policy: str) -> list[str]:
 
 
 def cpu_budgets() -> Sequence[str]:
-    """`seed-cpu`, and the same on all cores of this machine: a budget for each CPU baseline."""
+    """The budgets of the two CPU baselines: `seed-cpu`, and the same limits on all cores of this machine."""
     return ["seed-cpu", f"{len(budgets.allowed_cores())}c20g24h"]

@@ -1,6 +1,6 @@
-"""Does one planned run and returns its record: lock, read the inputs, start the worker, follow it, build the record, judge it.
+"""Does one planned run and returns its record: locks, reads the inputs, starts and follows the worker, builds the record, applies the gate.
 
-Every run has one record, however it ends.
+Every run has exactly one record, however it ends.
 """
 
 import os
@@ -31,53 +31,53 @@ EVENTS, SPEC = "events.jsonl", "spec.json"
 
 
 def fit(run: Run, data: Data, cache: Path, on_progress: PhaseCallback) -> Record | None:
-    """Train if the cache does not hold this fit undamaged: the record, or None if it does.
+    """Train, unless the cache has an undamaged copy of this fit. Returns the record of the training, or None.
 
-    The task writes into `<folder>.partial`. The folder stays if the run is ended (a task can continue from its checkpoints) and gets its
-    final name when it is complete. Another process that wants the same fit waits for this one.
+    The task writes into `<folder>.partial`. If the run is stopped, that folder stays, so that the task can continue from its
+    checkpoints. A complete fit gets its final name. Another process that needs the same fit waits for this one.
     """
     folder, fit_id = fits.folder(run, data, cache), fits.fit_id(run, data)
     if not manifest.problem(folder):
         return None
     with ExitStack() as held:
-        # In this order: a run within a run takes the second lock only, and its owner must not wait for the outer run.
+        # In this order: a run within a run takes only the second lock, and whoever holds that must not wait for the outer run.
         wanted = (exclusive(cache, on_progress), lock(sibling(folder, "lock"), on_progress))
         if not all(acquire(held, each) for each in wanted):
             return stopped_waiting(run, data, fit_id)
-        problem = manifest.problem(folder)  # another process may have made it meanwhile
+        problem = manifest.problem(folder)  # another process may have made it in the meantime
         if not problem:
             return None
         if os.path.lexists(folder):
             caches.discard(folder, problem)
         partial = sibling(folder, "partial")
         make_folder(partial)
-        made = execute(run, data, partial, partial, (), on_progress, fit_id=fit_id)
-        return seal_fit(made, partial, folder) if made.outcome == "ok" else made
+        trained = execute(run, data, partial, partial, (), on_progress, fit_id=fit_id)
+        return seal_fit(trained, partial, folder) if trained.outcome == "ok" else trained
 
 
 def sibling(folder: Path, suffix: str) -> Path:
-    """The path beside a folder with its name and a suffix."""
+    """The path next to a folder with the folder's name and a suffix."""
     return folder.with_name(f"{folder.name}.{suffix}")
 
 
-def seal_fit(made: Record, partial: Path, folder: Path) -> Record:
-    """Give a complete fit its manifest and its final name; its record, an `error` if that fails."""
+def seal_fit(trained: Record, partial: Path, folder: Path) -> Record:
+    """Give a complete fit its manifest and its final name. Returns its record, as an `error` if that fails."""
     try:
         manifest.seal(partial)
         partial.rename(folder)
     except OSError as error:
         message = f"the fit cannot be saved as {folder}: {error.strerror}"
         hint = f"free some space or set {caches.HOME} to another folder"
-        return made.model_copy(update={"outcome": "error", "message": message, "hint": hint})
-    return made
+        return trained.model_copy(update={"outcome": "error", "message": message, "hint": hint})
+    return trained
 
 
 def predict(
     run: Run, data: Data, cache: Path, out: Path, others: Iterable[Record], on_progress: PhaseCallback
 ) -> Record:
-    """The timed run; its files (the submission) stay under `out`/files/<first 8 of run_id>.
+    """Do the timed run and return its record. Its files (the submission) are under `out`/files/<first 8 digits of run_id>.
 
-    `others` are the records among which the gate finds the reference. A run with a damaged fit, or one that changes its fit, is an `error`.
+    The gate looks for the reference among the records `others`. A run whose fit is damaged, or that changes its fit, is an `error`.
     """
     run_id, fitted, fit_id = uuid.uuid4().hex, fits.folder(run, data, cache), fits.fit_id(run, data)
     with ExitStack() as held:
@@ -85,7 +85,7 @@ def predict(
             return stopped_waiting(run, data, fit_id)
         if problem := manifest.problem(fitted):
             message = f"the fit {fitted} cannot be used: {problem}"
-            return not_started(run, data, "error", message, "run it again: the fit is made anew", fit_id)
+            return not_started(run, data, "error", message, "run it again: the fit is made again", fit_id)
         files = out / "files" / run_id[:8]
         make_folder(files)
         before = manifest.state(fitted)
@@ -95,17 +95,17 @@ def predict(
                 timed = execute(run, data, fitted, files, others, on_progress, run_id, fit_id, reads)
         finally:
             with suppress(OSError):
-                files.rmdir()  # only when nothing was written
+                files.rmdir()  # only if nothing was written
         changed = manifest.changes(before, manifest.state(fitted))
         return fit_changed(timed, changed) if changed and not interrupted(timed) else timed
 
 
 def fit_changed(timed: Record, names: Sequence[str]) -> Record:
-    """The record of a run that changed files of the fit, which other runs use too."""
+    """The record of a run that changed files of the fit, which other runs use as well."""
     update = {
         "outcome": "error",
         "message": f"the run changed the fit: {', '.join(names[:3])}",
-        "hint": "`predict` may only read what `fit` saved; the fit is made anew by the next call",
+        "hint": "`predict` may only read what `fit` saved; the next call makes the fit again",
         "scores": {},
         "gate": Gate(status="unscored"),
     }
@@ -113,7 +113,7 @@ def fit_changed(timed: Record, names: Sequence[str]) -> Record:
 
 
 def bench(run: Run, data: Data, cache: Path, work: Path, out: Path, on_progress: PhaseCallback) -> Record:
-    """A run of `buzzer bench`, which has no fit in the cache."""
+    """Do a run of `buzzer bench`, which has no fit in the cache, and return its record."""
     with ExitStack() as held:
         if not acquire(held, exclusive(cache, on_progress)):
             return stopped_waiting(run, data, None)
@@ -121,19 +121,19 @@ def bench(run: Run, data: Data, cache: Path, work: Path, out: Path, on_progress:
 
 
 def exclusive(cache: Path, on_progress: PhaseCallback) -> AbstractContextManager[None]:
-    """The lock for one measured run at a time, for this machine and cache. A run that was started by a run is part of it."""
+    """The lock that allows one measured run at a time on this machine and cache. A run that another run started needs no lock."""
     if reaper.VARIABLE in os.environ:
         return nullcontext()
     return lock(cache / f"measuring-{platform.node()}.lock", on_progress)
 
 
 def lock(path: Path, on_progress: PhaseCallback) -> AbstractContextManager[None]:
-    """A lock file; waiting for it is shown as a phase."""
+    """A lock file. While the run waits for it, the waiting is reported as a phase."""
     return locks.held(path, lambda message: on_progress(message, 0.0))
 
 
 def acquire(held: ExitStack, wanted: AbstractContextManager[None]) -> bool:
-    """Wait for the lock and add it to `held`; False if the user stopped the waiting."""
+    """Wait for the lock and add it to `held`. Returns False if the user stopped the waiting."""
     try:
         held.enter_context(wanted)
     except KeyboardInterrupt:
@@ -142,7 +142,7 @@ def acquire(held: ExitStack, wanted: AbstractContextManager[None]) -> bool:
 
 
 def make_folder(path: Path) -> None:
-    """Create a folder. Raises DataError where that is not possible."""
+    """Create a folder. Raises DataError if that is not possible."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -153,17 +153,20 @@ def make_folder(path: Path) -> None:
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A folder for the worker's spec and events. Raises DataError where the system cannot create one."""
+    """A temporary folder for the worker's spec and events. Raises DataError if it cannot be created."""
     try:
         holder = tempfile.TemporaryDirectory(prefix="buzzer-run-", ignore_cleanup_errors=True)
     except OSError as error:
-        raise DataError(f"cannot create a temporary folder: {error.strerror}", "set TMPDIR to one") from error
+        raise DataError(
+            f"cannot create a temporary folder: {error.strerror}",
+            "set TMPDIR to a folder that can be written",
+        ) from error
     with holder as name, reaper.swept(Path(name)) as folder:
         yield folder
 
 
 def context_of(run: Run, data: Data, work: Path, out: Path) -> RunContext:
-    """What the task gets to know of a run."""
+    """The context that the task gets."""
     return RunContext(
         task=run.task.name,
         engine=run.engine,
@@ -194,7 +197,7 @@ def execute(
     fit_id: str | None = None,
     reads: Sequence[Path] = (),
 ) -> Record:
-    """Run the worker under the budget; its record, judged by the gate. `reads` are the folders of its inputs."""
+    """Run the worker under the budget. Returns its record, judged by the gate. `reads` are the folders of its inputs."""
     began_s, load_before, compiled_caches = time.perf_counter(), machine.load_average(), caches.state()
     before = inputs.state(reads)
     warm = inputs.warm(before)
@@ -222,7 +225,7 @@ def execute(
         age_s=age_s,
         enforcement=limiter.enforcement,
         counters=meter.stop(),
-        others_cpu_s=None if run.scheduler else others_cpu_s,  # the workers of a cluster are not others
+        others_cpu_s=None if run.scheduler else others_cpu_s,  # the workers of a cluster belong to the run
         page_cache=("warm" if warm else "as found") if before else None,
         compiled_caches=compiled_caches,
         stderr_tail=tail,
@@ -230,9 +233,7 @@ def execute(
         harness_cpu_s=harness_cpu_s,
     )
     distrust = ""
-    if (
-        process.reason is not Reason.INTERRUPTED
-    ):  # an interrupted run stays interrupted, so that the suite ends
+    if process.reason is not Reason.INTERRUPTED:  # else the suite would not know that the user stopped it
         distrust = false_report(progress, process, out) or changed_inputs(before, data.folder)
     run_id = run_id or uuid.uuid4().hex
     built = record_builder.build(run, data, progress, usage, run_id=run_id, fit_id=fit_id, distrust=distrust)
@@ -240,7 +241,7 @@ def execute(
 
 
 def false_report(progress: RunProgress, process: Measured, out: Path) -> str:
-    """What the run reported and the harness saw otherwise, or ""."""
+    """What the run reported although the harness measured otherwise, in words; "" if nothing."""
     if process.started_s is None:
         return ""
     report = progress.contradiction(process.started_s)
@@ -250,18 +251,18 @@ def false_report(progress: RunProgress, process: Measured, out: Path) -> str:
 
 
 def changed_inputs(before: inputs.State, folder: Path) -> str:
-    """The data files under `folder` that the run changed, in words, or "". (`predict` checks the fit.)"""
+    """The data files under `folder` that the run changed, in words; "" if none. (`predict` checks the fit.)"""
     if not before:
         return ""
-    own = {path: facts for path, facts in before.items() if path.is_relative_to(folder)}
-    changed = inputs.changed(own, [folder])
+    data_files = {path: facts for path, facts in before.items() if path.is_relative_to(folder)}
+    changed = inputs.changed(data_files, [folder])
     more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
     return f"the run changed its inputs: {', '.join(changed[:3])}{more}" if changed else ""
 
 
-def interrupted(made: Record) -> bool:
-    """Whether the user stopped this run, so that the suite must not go on."""
-    return made.outcome == "error" and made.details.get(INTERRUPTED) is True
+def interrupted(done: Record) -> bool:
+    """Whether the user stopped this run. No run is started after it."""
+    return done.outcome == "error" and done.details.get(INTERRUPTED) is True
 
 
 def not_started(

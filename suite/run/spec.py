@@ -1,4 +1,4 @@
-"""What the harness gives the worker process: one JSON file, read once."""
+"""The spec of a worker process: one JSON file, which the harness writes and the worker reads once."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from buzzer.models.api.context import RunContext
 
-PATHS = ("data", "work", "out")  # fields of RunContext that are paths; JSON has strings
+PATHS = ("data", "work", "out")  # fields of RunContext that are paths; they are strings in JSON
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class WorkerSpec:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """The spec that `to_json` wrote."""
+        """The spec in a text that `to_json` returned."""
         fields = json.loads(text)
         context: dict[str, Any] = {k: Path(v) if k in PATHS else v for k, v in fields["context"].items()}
         return cls(RunContext(**context), fields["verb"], fields["entry"], Path(fields["events"]))

@@ -1,4 +1,4 @@
-"""Runs the worker process under its limits and follows its events until it ends or must be ended."""
+"""Runs the worker process under its limits, and follows its events until it ends or must be stopped."""
 
 import os
 import threading
@@ -14,10 +14,10 @@ from buzzer.suite.run import limits
 from buzzer.suite.run.limits import Limiter, Measured, Reason
 from buzzer.suite.run.progress import EventReader, RunProgress
 
-POLL_S = 0.2  # between two readings of the events
-GIVE_UP_S = 30.0  # seconds of waiting for a process that cannot be killed (it hangs in the kernel)
+POLL_S = 0.2  # seconds between two readings of the events
+GIVE_UP_S = 30.0  # seconds to wait for a process that cannot be killed (it hangs in the kernel)
 TAIL_LINES, TAIL_BYTES, LINE_CHARS = 60, 1 << 16, 800  # the traceback of a nested exception group is long
-FLOOD_BYTES = 1 << 26  # disk space that the stderr of a run may take
+FLOOD_BYTES = 1 << 26  # disk space that the stderr of a run may use
 PhaseCallback = Callable[[str, float], None]  # phase, elapsed seconds
 
 
@@ -29,10 +29,10 @@ def supervise(
     events: EventReader,
     on_progress: PhaseCallback,
 ) -> tuple[Measured, float]:
-    """Run the command in a thread and follow its events; what was measured, and the seconds from its start to its end.
+    """Run the command in a thread and follow its events. Returns what was measured, and the seconds from its start to its end.
 
-    Ends a run that is over its time: over the budget's before `score`, over the time for scoring after it. Ctrl-C, at any time and
-    more than once, ends the run; the reason is then `INTERRUPTED`.
+    A run that is over its time limit is stopped: the budget's limit before `score`, the limit for scoring after it. Ctrl-C may be
+    pressed at any time and more than once: the run is stopped, and the reason is `INTERRUPTED`.
     """
     measured, errors, over = list[Measured](), list[str](), threading.Event()
     environment = limits.environment_of(budget) | {"PYTHONPATH": python_path(), "PYTHONSAFEPATH": "1"}
@@ -40,7 +40,7 @@ def supervise(
     def work() -> None:
         try:
             measured.append(limiter.run(command, stderr, environment))
-        except BaseException as error:  # noqa: BLE001  BenchExec exits the program where a group is missing
+        except BaseException as error:  # noqa: BLE001  BenchExec exits the program if a group is missing
             errors.append(f"{type(error).__name__}: {error}")
         finally:
             over.set()
@@ -72,7 +72,7 @@ def supervise(
 
 
 def over_time(progress: RunProgress, age_s: float, budget: Budget) -> Reason:
-    """Why a run must be ended now: `TIME`, `SCORING`, `LINGERING`, or `SELF` for a run that may go on."""
+    """Why a run must be stopped now: `TIME`, `SCORING` or `LINGERING`; `SELF` for a run that may continue."""
     if progress.end is not None:
         now = time.perf_counter()
         late = now - (progress.ended_read_s or now) > limits.LINGER_S
@@ -86,21 +86,21 @@ def over_time(progress: RunProgress, age_s: float, budget: Budget) -> Reason:
 
 
 def python_path() -> str:
-    """The value of PYTHONPATH with which the worker imports the same package, from a checkout or an install."""
+    """The value of PYTHONPATH with which the worker imports the same `buzzer` package, from a checkout or an installation."""
     home = str(Path(buzzer.__file__).resolve().parents[1])
-    own = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    return os.pathsep.join([home, *filter(None, own)])  # an empty entry would be the working folder
+    inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return os.pathsep.join([home, *filter(None, inherited)])  # an empty entry would be the working folder
 
 
 def truncate_flood(path: Path) -> None:
-    """Free the disk space of a very long stderr. The run then writes on at the same offset: the file has a hole."""
+    """Free the disk space of a very long stderr. The run continues to write at its offset, so the file then has a hole."""
     with suppress(OSError):
         if path.stat().st_blocks * 512 > FLOOD_BYTES:
             os.truncate(path, 0)
 
 
 def stderr_tail(path: Path) -> list[str]:
-    """The last lines of a run's stderr, long ones cut."""
+    """The last lines of a run's stderr; long lines are cut."""
     if not path.exists():
         return []
     with path.open("rb") as file:

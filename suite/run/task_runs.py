@@ -1,4 +1,4 @@
-"""Runs of tasks: their data, fits and timed runs, as steps for the executor."""
+"""Prepares the data of tasks, and turns a plan into steps for the executor."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from buzzer.suite.run.worker import load_entry
 
 
 class TaskWorkload:
-    """The runs of one selection of a task on prepared data, with fits in the cache."""
+    """Carries out the runs of one selection of a task on prepared data. Its fits are in the cache."""
 
     fit_name = "fit"
     keeps_fit = True
@@ -23,23 +23,23 @@ class TaskWorkload:
         self.data, self.out = data, out
 
     def fit(self, run: Run, watch: PhaseCallback) -> Record | None:
-        """Train, unless the cache has this fit."""
+        """Train, unless the cache has this fit. Returns the record of the training, or None."""
         return runner.fit(run, self.data, caches.folder(), watch)
 
     def execute(self, run: Run, others: Sequence[Record], watch: PhaseCallback) -> Record:
-        """The timed run of the fit."""
+        """Do a timed run with the fit and return its record."""
         return runner.predict(run, self.data, caches.folder(), self.out, others, watch)
 
     def outcome_without(self, fit: Record) -> str:
-        """`unsupported` where the fit is that, else `error`."""
+        """`unsupported` if the fit is unsupported, else `error`."""
         return "unsupported" if fit.outcome == "unsupported" else "error"
 
     def recorded(self, record: Record) -> None:
-        """Nothing is left to do: the run's files are in their place."""
+        """Do nothing: the run's files are already in their final folder."""
 
 
 def execute(plan: RunPlan, executor: Executor) -> Iterator[Record]:
-    """Prepare all data first, so that bad input ends it before any timing, then run; records as they are made."""
+    """Prepare all data first, so that bad input is reported before any run, then run. Yields each record as soon as it is written."""
     for warning in plan.warnings:
         executor.observer.message(warning, "warning")
     data = [prepare(selection, plan.data, executor.observer) for selection in plan.selections]
@@ -49,7 +49,7 @@ def execute(plan: RunPlan, executor: Executor) -> Iterator[Record]:
 def prepare(
     selection: TaskSelection, source: Path | None, observer: Observer, cache: Path | None = None
 ) -> Data:
-    """A task's input data: the official files of `source`, checked, or generated ones from the cache. Raises DataError."""
+    """A task's input data: the checked official files in `source`, or generated data from the cache. Raises DataError."""
     task, folder = load_entry(selection.task.entry), (cache or caches.folder()) / "data"
     return task.prepare(source, folder, selection.scale, selection.seed, observer.preparing)
 

@@ -1,6 +1,6 @@
-"""The process that does one run: `python -m buzzer.suite.run.worker SPEC.json`, started by the parent under limits.
+"""The process that does one run: `python -m buzzer.suite.run.worker SPEC.json`. The harness starts it under limits.
 
-It writes an event to the spec's events file at each change, so that the harness can write a record even if this process is killed.
+It writes an event to the events file at each change, so that the harness can write a record even if this process is killed.
 """
 
 import importlib
@@ -21,7 +21,7 @@ from buzzer.suite.run import clock, counters, events
 from buzzer.suite.run.events import Done, Failed
 from buzzer.suite.run.spec import WorkerSpec
 
-PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
+PR_SET_PDEATHSIG = 1  # from <sys/prctl.h>
 OUTCOMES = {faults.MEMORY: "device-oom", faults.LACKING: "unsupported", faults.REFUSED: "unsupported"}
 
 
@@ -33,9 +33,9 @@ def load_entry(entry: str) -> Task:
 
 
 def device_synchronize(device: str) -> Callable[[], None]:
-    """A function that waits for the device, so that no clock is read while work is in flight.
+    """A function that waits for the device, so that the clock is not read while the device still works.
 
-    Raises UnsupportedError without a CUDA device.
+    Raises UnsupportedError if there is no CUDA device.
     """
     if device == "cpu":
         return lambda: None
@@ -47,7 +47,7 @@ def device_synchronize(device: str) -> Callable[[], None]:
 
 
 class Device:
-    """The GPU memory of one run. Creates the CUDA context and sets the run's limit of GPU memory."""
+    """Measures the GPU memory of one run. Creates the CUDA context and sets the run's limit of GPU memory."""
 
     def __init__(self, context: RunContext, synchronize: Callable[[], None]) -> None:
         self._nvml = nvml()
@@ -62,12 +62,12 @@ class Device:
         return None if now is None or self._before is None else max(now - self._before, 0)
 
     def memory(self) -> dict[str, int | None]:
-        """Bytes: `opened`, used by the CUDA context, and `held`, used now, by NVML; and the process's own counters."""
+        """Bytes of GPU memory: `opened` (used by the CUDA context) and `held` (used now), both by NVML, and the process's own counters."""
         return {"opened": self.opened, "held": self._taken()} | own_memory()
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
-    """The exception, or the exceptions of a group at any depth: rapidsmpf runs its actors in task groups."""
+    """The exception itself, or all exceptions in an exception group, at any depth. rapidsmpf runs its actors in task groups."""
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:
             yield from leaves(inner)
@@ -76,14 +76,13 @@ def leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 def failure(error: BaseException) -> Failed:
-    """The closing event of an exception. The traceback of an unexpected one goes to stderr, for the record."""
+    """The closing event for an exception. The traceback of an unexpected exception goes to stderr, and so into the record."""
     first = next(leaves(error))
     ours = next((e for e in leaves(error) if isinstance(e, BuzzerError)), None)
     if ours is not None:
         outcome = "unsupported" if isinstance(ours, UnsupportedError) else "error"
-        return Failed(
-            outcome, ours.message, ours.hint, {"user_error": True}
-        )  # the input's fault, not the program's
+        # `user_error`: the input is wrong, not the program.
+        return Failed(outcome, ours.message, ours.hint, {"user_error": True})
     text = f"{type(first).__name__}: {first}"
     if fault := next(filter(None, map(faults.classify, (error, *leaves(error)))), None):
         traceback.print_exception(error)
@@ -95,9 +94,9 @@ def failure(error: BaseException) -> Failed:
 
 
 def main(path: str) -> int:
-    """Do the run of a spec file; exit code 0 for a run that ended well, else 1."""
+    """Do the run of a spec file. Returns the exit code: 0 if the run ended without an error, else 1."""
     spec = WorkerSpec.from_json(Path(path).read_text())
-    # A message may hold a file name that is not valid text: what cannot be encoded becomes "?".
+    # A message may contain a file name that is not valid text. Characters that cannot be encoded become "?".
     with spec.events.open("a", encoding="utf-8", errors="replace") as file:
         for name in (spec.events, Path(path)):  # the task must not find these files by name
             name.unlink(missing_ok=True)
@@ -107,7 +106,7 @@ def main(path: str) -> int:
 
 
 def checked_files(steps: Steps, out: Path) -> Steps:
-    """The steps. Raises RuntimeError where a file of the result was written after `score` began, when the clock had stopped."""
+    """The same steps. Raises RuntimeError if a result file was written after `score` began, when the clock had stopped."""
     before: dict[Path, tuple[int, int]] | None = None
     while True:
         try:
@@ -132,10 +131,10 @@ def size_and_time(path: Path) -> tuple[int, int]:
 
 
 def attempt(spec: WorkerSpec, file: IO[str]) -> Done | Failed:
-    """Run the task and write its phases to `file`; the closing event."""
+    """Run the task and write its phases to `file`. Returns the closing event."""
     context = spec.context
     try:
-        # The clock opens phase `start` at the birth of the process: interpreter and imports are in it.
+        # Phase `start` begins when the process is started, so it includes the interpreter and the imports.
         synchronize = device_synchronize(context.device)
         ticker = clock.Clock(file, synchronize=synchronize, age=clock.process_age())
         device = Device(context, synchronize) if context.device == "cuda" and not context.clustered else None
@@ -171,4 +170,5 @@ if __name__ == "__main__":
     code = main(sys.argv[1])
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # everything is on disk; closing the libraries can take a second that no phase counts
+    # Everything is on disk. Unloading the libraries can take a second that no phase would count.
+    os._exit(code)

@@ -179,7 +179,7 @@ def test_the_command_line_compares_records_with_files(
 def test_the_command_line_generates_a_test_part_of_another_scale(tmp_path: Path) -> None:
     generate("recsys2021", tmp_path / "r", scale=0.000001, test_scale=0.00004, jobs=1)
     assert recsys2021.check(tmp_path / "r", silent).scale == 0.00004
-    with pytest.raises(UsageError, match="booking has no test part of its own scale"):
+    with pytest.raises(UsageError, match="booking has no test part with a separate scale"):
         generate("booking", tmp_path / "b", test_scale=0.1)
     for bad in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(UsageError, match="--test-scale"):

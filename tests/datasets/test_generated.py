@@ -99,7 +99,7 @@ def test_damaged_files_are_generated_again(
     assert get(folder, generate) == files
     assert generate.calls == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"{folder}: damaged: ") and line.endswith("; it is made anew")
+    assert line.startswith(f"{folder}: damaged: ") and line.endswith("; it is made again")
     assert DAMAGE[damage] in line
 
 

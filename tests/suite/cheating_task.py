@@ -1,6 +1,6 @@
-"""Tasks that try to deceive the harness; the worker imports this module by name.
+"""Tasks that try to deceive the harness. The worker imports this module by name.
 
-Each works for `WORK_S` seconds and tries to be ranked as if it had not, or to leave something behind.
+Most work for `WORK_S` or `SHORT_S` seconds and try to hide that time, or leave something behind for the next run.
 """
 
 import gc
@@ -26,7 +26,7 @@ CLAIM_S = 0.1  # seconds of work that a cheat reports
 
 
 def ticker() -> Clock:
-    """The harness's clock, which is in the same process."""
+    """The worker's clock, which is in the same process as the task."""
     return next(x for x in gc.get_objects() if isinstance(x, Clock))
 
 
@@ -35,7 +35,7 @@ def write(event: Event) -> None:
 
 
 def report_score() -> float:
-    """Write the events of a `score` that begins now; the seconds since the start of the run."""
+    """Write the events of a phase `score` that begins now. Returns the seconds since the start of the run."""
     clock = ticker()
     at = time.perf_counter() - clock._start
     write(PhaseEnded("predict", at - (clock._begin - clock._start), 0.0, 0, []))
@@ -43,7 +43,7 @@ def report_score() -> float:
     return at
 
 
-def hand_in(context: RunContext) -> Path:
+def submit(context: RunContext) -> Path:
     path = context.out / "submission.csv"
     path.write_text("1\n")
     return path
@@ -59,7 +59,7 @@ class Cheat(Fake):
         return (yield from cheat(context))
 
     def finish(self, context: RunContext) -> Steps:
-        submission = hand_in(context)
+        submission = submit(context)
         yield SCORE
         return Result({"accuracy": 0.9}, 10, {}, (submission,))
 
@@ -68,22 +68,22 @@ class Cheat(Fake):
         return (yield from self.finish(context))
 
     def short(self, context: RunContext) -> Steps:
-        """Honest and quick; reports its cores."""
-        submission = hand_in(context)
+        """An honest, quick run that reports its number of cores."""
+        submission = submit(context)
         yield SCORE
         return Result({"accuracy": 0.9}, 10, {"cores": len(os.sched_getaffinity(0))}, (submission,))
 
     def moved_marks(self, context: RunContext) -> Steps:
-        """Moves every time of the clock by the time of the work."""
+        """Moves every time of the clock by the time that it worked."""
         time.sleep(SHORT_S)
         for name in ("_start", "_begin", "_lap"):
             setattr(ticker(), name, getattr(ticker(), name) + SHORT_S - CLAIM_S)
         return (yield from self.finish(context))
 
     def moved_begin(self, context: RunContext) -> Steps:
-        """Moves only the beginning of `score`, after its event was written."""
+        """Moves only the beginning of `score`, after the event was written."""
         time.sleep(SHORT_S)
-        submission = hand_in(context)
+        submission = submit(context)
         yield SCORE
         ticker()._begin -= SHORT_S - CLAIM_S
         return Result({"accuracy": 0.9}, 10, {}, (submission,))
@@ -98,7 +98,7 @@ class Cheat(Fake):
         return (yield from self.finish(context))
 
     def fast_clock(self, context: RunContext) -> Steps:
-        """Makes the clock ten times too fast: a slow baseline."""
+        """Makes the clock ten times too fast, as if to slow down a baseline."""
         clock, real = ticker(), time.perf_counter
         from_s = real()
         clock._now = lambda: from_s + (real() - from_s) * 10
@@ -109,7 +109,7 @@ class Cheat(Fake):
         """Writes the events of `score` itself, with an earlier time."""
         clock, began = ticker(), ticker()._begin
         time.sleep(WORK_S)
-        submission = hand_in(context)
+        submission = submit(context)
         at = began - clock._start + CLAIM_S
         write(PhaseEnded("predict", CLAIM_S, 0.0, 0, []))
         write(PhaseStarted(SCORE, at, clock._start))
@@ -121,10 +121,10 @@ class Cheat(Fake):
 
     def early_score(self, context: RunContext) -> Steps:
         """Reports that scoring has begun, then works."""
-        submission = hand_in(context)
+        submission = submit(context)
         at = report_score()
         time.sleep(SHORT_S)
-        hand_in(context)
+        submit(context)
         score_s = time.perf_counter() - ticker()._start - at
         write(PhaseEnded(SCORE, score_s, 0.0, 0, []))
         self.done(at, submission)
@@ -133,12 +133,12 @@ class Cheat(Fake):
 
     def early_done(self, context: RunContext) -> Steps:
         """Reports the end, then works, then exits."""
-        submission = hand_in(context)
+        submission = submit(context)
         at = report_score()
         write(PhaseEnded(SCORE, 0.0, 0.0, 0, []))
         write(self.claim(at, submission))
         time.sleep(SHORT_S)
-        hand_in(context)
+        submit(context)
         os._exit(0)
         yield "never"
 
@@ -149,8 +149,8 @@ class Cheat(Fake):
         return (yield from self.finish(context))
 
     def late_file(self, context: RunContext) -> Steps:
-        """Writes the submission during `score`, and resets its time so that the worker's check does not see it."""
-        submission = hand_in(context)
+        """Writes the submission during `score`, and resets its mtime so that the worker's check does not detect it."""
+        submission = submit(context)
         before = submission.stat()
         yield SCORE
         time.sleep(0.2)
@@ -166,7 +166,7 @@ class Cheat(Fake):
         os._exit(0)
 
     def truncated(self, context: RunContext) -> Steps:
-        """Empties the events file, and writes it anew."""
+        """Truncates the events file."""
         time.sleep(SHORT_S)
         file = ticker()._events
         os.ftruncate(file.fileno(), 0)
@@ -193,7 +193,7 @@ class Cheat(Fake):
         yield "never"
 
     def flood(self, context: RunContext) -> Steps:  # type: ignore[override]
-        """200 MB on stderr, then a failure."""
+        """Writes 200 MB to stderr, then fails."""
         for _ in range(200):
             sys.stderr.write("x" * 999_999 + "\n")
             time.sleep(0.002)
@@ -202,7 +202,7 @@ class Cheat(Fake):
         yield "never"
 
     def daemon(self, context: RunContext) -> Steps:
-        """A daemon in a session of its own that computes and outlives the run."""
+        """Starts a daemon in a separate session that computes and outlives the run."""
         code = (
             "import os, sys, time\n"
             "if os.fork(): os._exit(0)\n"
@@ -220,7 +220,7 @@ class Cheat(Fake):
         return (yield from self.finish(context))
 
     def hungry_forks(self, context: RunContext) -> Steps:
-        """300 MB in six processes."""
+        """Uses 300 MB in six processes."""
         code = "x = bytearray(50 << 20); x[::4096] = b'x' * len(x[::4096]); import time; time.sleep(60)"
         for _ in range(6):
             subprocess.Popen([sys.executable, "-S", "-c", code])
@@ -228,7 +228,7 @@ class Cheat(Fake):
         yield "never"
 
     def all_cores(self, context: RunContext) -> Steps:
-        """Removes its limit of cores."""
+        """Removes its affinity mask."""
         with suppress(OSError):
             os.sched_setaffinity(0, range(os.cpu_count() or 1))
         time.sleep(SHORT_S)
@@ -245,7 +245,7 @@ class Cheat(Fake):
         return (yield from self.finish(context))
 
     def lingering(self, context: RunContext) -> Steps:
-        """Does not end after it has reported its end."""
+        """Reports its end but does not exit."""
         threading.Thread(target=self.linger).start()
         return (yield from self.finish(context))
 

@@ -31,7 +31,7 @@ def fake_config(do: str = "work") -> TaskConfig:
 
 
 def fake_selection(do: str = "work", budget: str = "1c2g30s", **changes: Any) -> TaskSelection:
-    asked: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "task": fake_config(do),
         "engines": None,
         "backends": ["torch_eager", "onnxruntime"],
@@ -42,12 +42,12 @@ def fake_selection(do: str = "work", budget: str = "1c2g30s", **changes: Any) ->
         "seed": 0,
         "repeat": 1,
     }
-    return TaskSelection(**(asked | changes))
+    return TaskSelection(**(fields | changes))
 
 
 @pytest.fixture(params=["cgroups", "polled"])
 def enforcement(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both kinds of enforcement; cgroups only where the machine has them."""
+    """Both kinds of enforcement; cgroups only if the machine supports them."""
     from buzzer.suite.run import limits
 
     limits.cgroups_work.cache_clear()
@@ -76,13 +76,13 @@ def data(tmp_path: Path) -> Data:
 
 @pytest.fixture
 def choose() -> Callable[..., TaskSelection]:
-    """Makes the fake task's choice: what it does, its budget, and any other field."""
+    """Makes a selection of the fake task: what it does, its budget, and any other field."""
     return fake_selection
 
 
 @pytest.fixture
 def predict(tmp_path: Path, fake_path: None, data: Data) -> Callable[..., Record]:
-    """Run the fake task's fit, then one timed run of the first variant."""
+    """Runs the fake task's fit, then one timed run of a variant. Returns its record."""
 
     def go(do: str, budget: str = "1c2g30s", variant: int = 0, others: tuple[Record, ...] = ()) -> Record:
         choice = fake_selection(do, budget)

@@ -1,4 +1,4 @@
-"""Tasks that do what their parameters say, for the tests of the harness; the worker imports this module by name."""
+"""Tasks for the tests of the harness. Their parameters say what they do. The worker imports this module by name."""
 
 import gc
 import json
@@ -102,7 +102,7 @@ class Fake:
         return 0.9
 
     def score_heavy(self, context: RunContext) -> float:
-        """300 MB and 1.5 CPU seconds, after the harness has read that scoring began."""
+        """Uses 300 MB and 1.5 CPU seconds after the harness has read that scoring began."""
         time.sleep(1.5)
         block = bytearray(300 << 20)
         block[::4096] = b"x" * len(block[::4096])
@@ -121,21 +121,21 @@ class Fake:
         return "high"  # type: ignore[return-value]
 
     def score_cheat(self, context: RunContext) -> float:
-        """Predict while the clock is stopped."""
+        """Writes the submission after the clock has stopped."""
         (context.out / "submission.csv").write_text("2\n")
         return 0.9
 
     def scribble(self, context: RunContext) -> None:
-        """Write a line that is not an event into the events file."""
+        """Writes a line that is not an event to the events file."""
         clock = next(x for x in gc.get_objects() if isinstance(x, Clock))
         clock._events.write('{"event": "phase_ended", "name": "predict"}\n')
 
     def write_to_fit(self, context: RunContext) -> None:
-        """Save a file where the next run would find it."""
+        """Saves a file where the next run would find it."""
         (context.work / "answers").write_text("0.9")
 
     def grouped(self, context: RunContext) -> None:
-        """An exception in groups, as rapidsmpf's task groups raise it."""
+        """Raises an exception in nested groups, like the task groups of rapidsmpf."""
         inner = RuntimeError("std::bad_alloc: out_of_memory: CUDA error")
         raise ExceptionGroup("unhandled errors", [ExceptionGroup("a task", [inner])])
 
@@ -143,12 +143,12 @@ class Fake:
         raise DataError("no such file: \udcff.csv")
 
     def flood(self, context: RunContext) -> None:
-        """10 MB in one line of stderr."""
+        """Writes a line of 10 MB to stderr."""
         sys.stderr.write("x" * 10_000_000 + "\nthe end\n")
         raise RuntimeError("flooded")
 
     def spawn(self, context: RunContext) -> None:
-        """Start a process that would outlive the run."""
+        """Starts a process that would outlive the run."""
         import subprocess
 
         (context.out / "pid").write_text(str(subprocess.Popen(["sleep", "300"]).pid))
@@ -171,7 +171,7 @@ class Fake:
         raise NotImplementedError("Query execution with GPU not possible: unsupported operations.")
 
     def soak(self, context: RunContext) -> None:
-        """One fault a run, chosen by the run's id and logged first; no fault if the cache holds a file `calm`."""
+        """Causes one fault per run, which depends on the run's id and is logged first. Causes none if the cache has a file `calm`."""
         if getattr(self, "struck", False):
             return
         self.struck = True
@@ -188,7 +188,7 @@ class Fake:
         getattr(self, fault)(context)
 
 
-# The faults of a soak; a third of the runs goes well.
+# The faults of the soak test. A third of the runs has none.
 FAULTS = (
     *["work"] * 6, "eat", "eat", "sleep", "spawn", "crash", "segfault", "kill", "exit_early", "no_memory", "bad_data",
     "no_gpu", "full_disk",

@@ -1,6 +1,6 @@
-"""The fit of the fake task, as in `buzzer run`: `python fits_harness.py CACHE` prints its outcome, or `found` for a cached one.
+"""Makes the fit of the fake task, as `buzzer run` does: `python fits_harness.py CACHE` prints its outcome, or `cached`.
 
-A process of its own, so that two of them can want the same fit.
+It is a separate program, so that two processes can need the same fit.
 """
 
 import sys
@@ -14,5 +14,5 @@ from buzzer.suite.run.plan import fit_run
 
 if __name__ == "__main__":
     data = Data(Path(), "f" * 64, "generated", {"rows": 10}, 1.0)
-    made = runner.fit(fit_run(fake_selection()), data, Path(sys.argv[1]), lambda phase, elapsed: None)
-    print(made.outcome if made else "found")
+    fit = runner.fit(fit_run(fake_selection()), data, Path(sys.argv[1]), lambda phase, elapsed: None)
+    print(fit.outcome if fit else "cached")

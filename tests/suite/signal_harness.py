@@ -1,6 +1,6 @@
-"""The fake task's timed runs, three of them, as in `buzzer run`: `python signal_harness.py OUT DO`.
+"""Does three timed runs of the fake task, as `buzzer run` does: `python signal_harness.py OUT DO`.
 
-A process of its own, so that the test can send it signals.
+It is a separate program, so that a test can send it signals.
 """
 
 import signal

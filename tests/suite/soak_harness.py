@@ -1,6 +1,6 @@
-"""The harness of the soak test: one suite of many runs of the fake task, as in `buzzer run --resume`.
+"""The harness of the soak test. It does many runs of the fake task, as `buzzer run --resume` does: `python soak_harness.py OUT RUNS`.
 
-`python soak_harness.py OUT RUNS`; a process of its own, so that the test can kill it.
+It is a separate program, so that the test can kill it.
 """
 
 import sys

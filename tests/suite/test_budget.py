@@ -19,7 +19,7 @@ from buzzer.suite.budget import Budget
         ("1c512mib30s", 1, 512 * 2**20, 30),
     ],
 )
-def test_written_out_budgets(text: str, cores: int, memory: int, seconds: float) -> None:
+def test_budgets_with_cores_memory_and_time(text: str, cores: int, memory: int, seconds: float) -> None:
     assert budget.parse(text) == Budget(text, cores, memory, seconds)
 
 
@@ -32,7 +32,9 @@ def test_gpu_memory_may_follow(text: str, gpu: int) -> None:
 def test_more_gpu_memory_than_the_machine_has_is_unmet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("buzzer.engine.device.gpus", lambda: [Gpu("a GPU", 80 * 10**9)])
     assert budget.unmet(budget.parse("1c1m1h-gpu40g")) == []
-    assert budget.unmet(budget.parse("1c1m1h-gpu100g")) == ["100.0 GB of GPU memory asked for, 80.0 GB here"]
+    assert budget.unmet(budget.parse("1c1m1h-gpu100g")) == [
+        "100.0 GB of GPU memory required, 80.0 GB available"
+    ]
 
 
 @pytest.mark.parametrize("text", ["0c1g1h", "1c0g1h", "1c1g0s", "1c1g1s-gpu0g"])
@@ -42,7 +44,7 @@ def test_zero_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["99999999c1g1h", f"1c{'9' * 20}t1h", f"1c{'9' * 400}g1h", "1c1g99999999d"])
-def test_what_no_machine_has_is_refused(text: str) -> None:
+def test_budgets_beyond_any_machine_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="beyond any machine"):
         budget.resolve(text)
 
@@ -65,19 +67,19 @@ def test_malformed_budgets_are_refused(text: str) -> None:
         budget.resolve(text)
 
 
-def test_named_budgets_are_the_stories() -> None:
+def test_named_budgets() -> None:
     assert budget.resolve("seed-cpu") == Budget("seed-cpu", 1, 20 * 10**9, 86400)
     assert budget.resolve("recsys2021-official") == Budget("recsys2021-official", 1, 64 * 10**9, 86400)
     assert budget.resolve("unlimited") == Budget("unlimited")
 
 
-def test_unknown_name_gets_a_guess() -> None:
+def test_an_unknown_name_gets_a_suggestion() -> None:
     with pytest.raises(UsageError) as caught:
         budget.resolve("sed-cpu")
     assert "did you mean seed-cpu" in caught.value.hint
 
 
-def test_unmet_names_what_is_short() -> None:
+def test_unmet_limits_are_named() -> None:
     problems = budget.unmet(Budget("big", 10**4, 10**15, 1.0))
     assert len(problems) == 2
     assert "10000 cores" in problems[0]

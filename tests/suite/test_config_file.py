@@ -1,4 +1,4 @@
-"""The file of --config and the values of --set: what is allowed gives plain flags, all else one message that names the key."""
+"""The file of --config and the values of --set. Allowed values become flags; anything else is one message that names the key."""
 
 import random
 from pathlib import Path
@@ -18,7 +18,7 @@ def written(folder: Path, content: str | bytes) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "flags"),
     [
         ("", {}),
         ("engine: [pandas, polars]\nrepeat: 3", {"engine": "pandas,polars", "repeat": 3}),
@@ -32,8 +32,8 @@ def written(folder: Path, content: str | bytes) -> Path:
         ("set: [a=1]", {"set_": ["a=1"]}),
     ],
 )
-def test_what_is_allowed_gives_flags(text: str, found: dict[str, Any], tmp_path: Path) -> None:
-    assert config_file.read(written(tmp_path, text)) == found
+def test_allowed_values_become_flags(text: str, flags: dict[str, Any], tmp_path: Path) -> None:
+    assert config_file.read(written(tmp_path, text)) == flags
 
 
 @pytest.mark.parametrize(
@@ -81,9 +81,7 @@ BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\nset: {bomb: *c}"
         (b"#" * (config_file.MOST_BYTES + 1), "larger than 1,048,576 bytes", ""),
     ],
 )
-def test_everything_else_is_one_message(
-    content: str | bytes, message: str, hint: str, tmp_path: Path
-) -> None:
+def test_any_other_file_is_one_message(content: str | bytes, message: str, hint: str, tmp_path: Path) -> None:
     path = written(tmp_path, content)
     with pytest.raises(UsageError) as caught:
         config_file.read(path)
@@ -143,7 +141,7 @@ def test_values_of_parameters(pair: str, message: str) -> None:
     ],
 )
 @pytest.mark.parametrize("seed", ["-1", str(2**31)])
-def test_seeds_that_a_library_would_not_take_are_refused(
+def test_seeds_that_a_library_does_not_accept_are_refused(
     verb: list[str], seed: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:

@@ -1,4 +1,4 @@
-"""Tasks, models and data sets by name."""
+"""The registry of tasks, models and data sets."""
 
 from collections.abc import Callable
 
@@ -23,7 +23,7 @@ def test_a_task_has_names_and_a_base() -> None:
 
 
 @pytest.mark.parametrize("task", registry.tasks().values(), ids=lambda task: task.name)
-def test_a_task_names_what_is_there(task: registry.TaskConfig) -> None:
+def test_a_task_names_only_existing_things(task: registry.TaskConfig) -> None:
     assert {*task.engines} <= {registry.NO_ENGINE, *registry.engines()}
     assert {*task.backends} <= {*registry.backends()}
     assert task.reference.engine in task.engines and task.reference.backend in task.backends
@@ -38,7 +38,7 @@ def test_the_first_backend_of_a_model_runs_its_kind(model: registry.ModelConfig)
     assert infer.runs(model.backends[0], model.kind)
 
 
-def test_descriptors_name_what_they_describe() -> None:
+def test_descriptors_have_the_names_of_their_keys() -> None:
     assert all(name == engine.name for name, engine in frames.ENGINES.items())
     assert all(name == backend.name for name, backend in infer.BACKENDS.items())
     for engine in frames.ENGINES.values():
@@ -50,7 +50,7 @@ def test_descriptors_name_what_they_describe() -> None:
         registry.dataset("bookings")
 
 
-def test_what_a_backend_simulates_is_a_precision_of_it() -> None:
+def test_a_simulated_precision_is_a_precision_of_the_backend() -> None:
     for name in ("torch_eager", "onnxruntime"):
         assert {*infer.info(name).simulated} <= {*infer.load(name).PRECISIONS}
     assert infer.simulates("torch_eager", "int8") and not infer.simulates("onnxruntime", "int8")

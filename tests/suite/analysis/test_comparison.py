@@ -28,11 +28,11 @@ PLAIN = Variant("none", "torch_eager", "fp32", "cpu", "1c2g1h")
 TUNED = Variant("none", "onnxruntime", "fp32", "cpu", "2c2g1h")
 CUDA = Variant("none", "torch_eager", "fp32", "cuda", "2c2g1h")
 COST = {PLAIN: (1.0, 1000.0), TUNED: (1.0, 300.0), CUDA: (5.0, 10.0)}  # seconds: fixed, and at scale 1
-DRIFT = (1.0, 1.2, 0.9)  # of the machine, by round: it hits all variants alike
+DRIFT = (1.0, 1.2, 0.9)  # drift of the machine by round; it affects all variants alike
 
 
 def measured(make: Make, scales: tuple[float, ...] = (0.01, 0.03, 0.1), slower: float = 1.0) -> list[Record]:
-    """Rounds of the two baselines and a GPU at some scales, with an A/A run of the plain one that differs by 1 %."""
+    """Rounds of the two baselines and a GPU at some scales, with an A/A run of the plain baseline that differs by 1 %."""
     runs = []
     for scale in scales:
         for repeat, drift in enumerate(DRIFT):
@@ -60,20 +60,20 @@ def timed(make: Make, v: Variant, scale: float, repeat: int, wall: float, **chan
     return make(**(fields | (GPU if v.device == "cuda" else {}) | changes))
 
 
-def made_of(records: list[Record], choose: Choose, budget: str = "") -> comparison.Comparison:
+def compared(records: list[Record], choose: Choose, budget: str = "") -> comparison.Comparison:
     (group,) = comparison.groups(records, "fake")
     limit = resolve(budget) if budget else None
     return comparison.compare(group, choose().task, limit, {"cpu": 3.6}, records)
 
 
 def test_speed_ups_are_paired_against_both_baselines(make_record: Make, choose: Choose) -> None:
-    result = made_of(measured(make_record), choose)
+    result = compared(measured(make_record), choose)
     assert result.baselines == {"plain": PLAIN, "tuned": TUNED}
     lines = {line.variant: line for line in result.results[0.1]}
     ratio = lines[CUDA].speed_up["plain"]
     assert ratio is not None
     assert ratio.value == pytest.approx(101 / 6)
-    assert ratio.low == pytest.approx(ratio.value)  # the drift is in both legs of each pair
+    assert ratio.low == pytest.approx(ratio.value)  # the drift is in both runs of each pair
     assert lines[CUDA].speed_up["tuned"].value == pytest.approx(31 / 6)  # type: ignore[union-attr]
     assert lines[PLAIN].speed_up["plain"] is None
     assert lines[TUNED].cost_usd == pytest.approx(31 * 3.6 / 3600)
@@ -82,7 +82,7 @@ def test_speed_ups_are_paired_against_both_baselines(make_record: Make, choose: 
 
 
 def test_growth_break_even_and_the_full_job(make_record: Make, choose: Choose) -> None:
-    result = made_of(measured(make_record), choose)
+    result = compared(measured(make_record), choose)
     trends = {t.variant: t for t in result.fits}
     assert trends[PLAIN].growth.exponent == pytest.approx(1.0, abs=0.01)
     assert trends[CUDA].break_even_rows["plain"] == pytest.approx(100_000 * 4 / 990, rel=0.02)
@@ -108,7 +108,7 @@ def test_growth_break_even_and_the_full_job(make_record: Make, choose: Choose) -
 def test_the_buzzer_of_any_budget(
     make_record: Make, choose: Choose, budget: str, plain: str, cuda: str
 ) -> None:
-    verdicts = {t.variant: t.verdict for t in made_of(measured(make_record), choose, budget).fits}
+    verdicts = {t.variant: t.verdict for t in compared(measured(make_record), choose, budget).fits}
     assert (verdicts[PLAIN], verdicts[CUDA]) == (plain, cuda)
 
 
@@ -123,18 +123,18 @@ def test_the_buzzer_of_a_gpu_budget(
             budget = r.budget.model_copy(update={"gpu_memory_bytes": limit})
             peak = int(10**8 + 2 * 10**9 * r.scale)
             runs.append(r.model_copy(update={"budget": budget, "gpu_peak_memory_bytes": peak}))
-    (trend,) = made_of(runs, choose).fits
+    (trend,) = compared(runs, choose).fits
     assert trend.budget.gpu_memory_bytes == limit
     assert trend.full_gpu_memory is not None
     assert trend.full_gpu_memory.value == pytest.approx(2.1e9, rel=0.01)
     assert trend.verdict == verdict
 
 
-def test_differences_within_the_noise_are_called_so(make_record: Make, choose: Choose) -> None:
+def test_differences_within_the_noise_are_called_noise(make_record: Make, choose: Choose) -> None:
     near = Variant("none", "onnxruntime", "fp32", "cpu", "1c2g1h")
     records = measured(make_record)
     records += [timed(make_record, near, 0.1, i, 101 * drift / 1.005) for i, drift in enumerate(DRIFT)]
-    result = made_of(records, choose)
+    result = compared(records, choose)
     line = next(line for line in result.results[0.1] if line.variant == near)
     assert line.speed_up["plain"].value == pytest.approx(1.005)  # type: ignore[union-attr]
     assert line.is_noise["plain"]
@@ -143,7 +143,7 @@ def test_differences_within_the_noise_are_called_so(make_record: Make, choose: C
     assert 0.01 < result.noise.band < 0.03
 
 
-def test_a_control_run_is_paired_with_the_run_of_its_own_day(make_record: Make) -> None:
+def test_a_control_run_is_paired_with_the_run_of_the_same_day(make_record: Make) -> None:
     def at(day: int, wall: float, control: bool) -> Record:
         run_id = f"{day:07}{control:d}" * 4
         created = datetime(2026, 1, day, tzinfo=UTC)
@@ -154,20 +154,20 @@ def test_a_control_run_is_paired_with_the_run_of_its_own_day(make_record: Make) 
     assert sorted((a.wall_s, b.wall_s) for a, b in pairs) == [(10.0, 11.0), (20.0, 21.0)]
 
 
-def test_data_made_anew_are_not_mixed_with_the_old(make_record: Make, choose: Choose) -> None:
+def test_newly_generated_data_are_not_mixed_with_old_data(make_record: Make, choose: Choose) -> None:
     old = [
         timed(
             make_record, CUDA, 0.1, 7, 1.0, data_fingerprint="old", created=datetime(2020, 1, 1, tzinfo=UTC)
         )
     ]
-    result = made_of([*measured(make_record), *old], choose)
+    result = compared([*measured(make_record), *old], choose)
     cell = next(line.cell for line in result.results[0.1] if line.variant == CUDA)
     assert sorted(cell.walls) == [0, 1, 2]
 
 
-def test_a_time_of_zero_is_no_measurement(make_record: Make, choose: Choose) -> None:
+def test_a_time_of_zero_is_not_a_measurement(make_record: Make, choose: Choose) -> None:
     records = [r.model_copy(update={"wall_s": 0.0}) if r.repeat == 1 else r for r in measured(make_record)]
-    result = made_of(records, choose)
+    result = compared(records, choose)
     assert result.results[0.1][0].speed_up["plain"].pairs == 2  # type: ignore[union-attr]
     assert result.noise is not None
     assert result.noise.pairs == 2
@@ -176,7 +176,7 @@ def test_a_time_of_zero_is_no_measurement(make_record: Make, choose: Choose) -> 
     ] * 9
 
 
-def test_a_failed_variant_is_shown_and_compares_with_nothing(make_record: Make, choose: Choose) -> None:
+def test_a_failed_variant_is_shown_and_not_compared(make_record: Make, choose: Choose) -> None:
     late = timed(
         make_record,
         Variant("none", "onnxruntime", "fp32", "cpu", "1c2g1h"),
@@ -187,7 +187,7 @@ def test_a_failed_variant_is_shown_and_compares_with_nothing(make_record: Make, 
         message="late",
         gate={"status": "unscored"},
     )
-    result = made_of([*measured(make_record), late], choose)
+    result = compared([*measured(make_record), late], choose)
     line = result.results[0.1][-1]
     assert (line.cell.outcome, line.speed_up["plain"]) == ("timeout", None)
     assert late.backend not in {t.variant.backend for t in result.fits if t.variant.budget == "1c2g1h"}
@@ -219,7 +219,7 @@ def test_a_change_within_the_noise_never_fails(make_record: Make) -> None:
 
 
 def on_days(records: list[Record], first: int, days: int) -> list[Record]:
-    """The records as made on each of some days, each day 3 % slower or faster than the one before, an hour apart."""
+    """Copies of the records on each of some days, an hour apart. Each day is 3 % slower or faster than the day before."""
     moved = []
     for day in range(first, first + days):
         for i, r in enumerate(records):
@@ -232,19 +232,19 @@ def on_days(records: list[Record], first: int, days: int) -> list[Record]:
 
 
 @pytest.mark.parametrize(
-    ("slower", "days", "rounds", "said"),
+    ("slower", "days", "rounds", "expected"),
     [
         (1.0, 0, 3, ("", True, False)),  # the same day: run against run
         (1.2, 0, 3, ("", False, True)),
         (1.2, 0, 1, ("2 rounds", None, False)),
         (1.2, 1, 3, ("older records of 2 days or of today", None, False)),
         (1.2, 4, 1, ("2 rounds", None, False)),
-        (1.03, 4, 3, ("", True, False)),  # within what days differ by
+        (1.03, 4, 3, ("", True, False)),  # within the spread of days
         (1.2, 4, 3, ("", False, True)),
     ],
 )
-def test_a_change_is_held_against_the_spread_of_days(
-    make_record: Make, slower: float, days: int, rounds: int, said: tuple[str, bool | None, bool]
+def test_a_change_is_compared_with_the_spread_of_days(
+    make_record: Make, slower: float, days: int, rounds: int, expected: tuple[str, bool | None, bool]
 ) -> None:
     runs = [timed(make_record, PLAIN, 0.1, i, 100 * jitter) for i, jitter in enumerate((1.0, 1.01, 0.99))]
     old = on_days(runs, 1, days) if days else on_days(runs, 9, 1)
@@ -252,7 +252,7 @@ def test_a_change_is_held_against_the_spread_of_days(
     new = [r.model_copy(update={"run_id": f"new{r.run_id}"}) for r in new]
     (group,) = comparison.groups(new, "fake")
     (change,) = regress.changes(group, old, [Threshold.parse("wall:5%")], [*old, *new])
-    assert (change.needs, change.noise, change.failed) == said
+    assert (change.needs, change.noise, change.failed) == expected
     assert change.days == days + (days > 0) or not days
     assert (change.ratio.low is None) == bool(change.needs) or rounds == 1
 
@@ -260,7 +260,7 @@ def test_a_change_is_held_against_the_spread_of_days(
 def test_what_a_verdict_needs_is_shown(make_record: Make, choose: Choose) -> None:
     """One round at two scales, against itself: no interval and no verdict anywhere."""
     once = [r for r in measured(make_record, (0.03, 0.1)) if r.repeat == 0 and not r.control]
-    result = made_of(once, choose)
+    result = compared(once, choose)
     all_changes = regress.changes(result.group, once, [Threshold.parse("wall:0%")], once)
     text = compare_text.markdown(result, all_changes)
     assert "| 16.83× (needs 2 rounds) |" in text
@@ -271,7 +271,7 @@ def test_what_a_verdict_needs_is_shown(make_record: Make, choose: Choose) -> Non
     assert "NaN" not in compare_json.data(result, all_changes).to_json()
 
 
-def test_one_older_day_is_enough_where_other_runs_tell_how_days_differ(make_record: Make) -> None:
+def test_one_older_day_is_enough_if_other_runs_show_how_days_differ(make_record: Make) -> None:
     runs = [timed(make_record, PLAIN, 0.1, i, 100 * jitter) for i, jitter in enumerate((1.0, 1.01, 0.99))]
     others = on_days([timed(make_record, TUNED, 0.03, i, 10.0) for i in range(3)], 1, 5)
     old, new = (
@@ -281,12 +281,15 @@ def test_one_older_day_is_enough_where_other_runs_tell_how_days_differ(make_reco
     old = [r.model_copy(update={"run_id": f"old{r.run_id}"}) for r in old]
     new = [r.model_copy(update={"run_id": f"new{r.run_id}"}) for r in new]
     (group,) = comparison.groups(new, "fake")
-    for pool, said in ((old, ("older records of 2 days or of today", False)), ([*old, *others], ("", True))):
+    for pool, expected in (
+        (old, ("older records of 2 days or of today", False)),
+        ([*old, *others], ("", True)),
+    ):
         (change,) = regress.changes(group, old, [Threshold.parse("wall:5%")], pool)
-        assert (change.needs, change.failed) == said
+        assert (change.needs, change.failed) == expected
 
 
-def test_days_are_parted_by_rest_not_by_midnight(make_record: Make) -> None:
+def test_days_are_separated_by_pauses_not_by_midnight(make_record: Make) -> None:
     hours = (20, 23, 26, 40)  # from the first day's midnight; each run takes an hour
     start = datetime(2026, 1, 1, tzinfo=UTC)
     records = [
@@ -300,8 +303,8 @@ def test_days_are_parted_by_rest_not_by_midnight(make_record: Make) -> None:
     ]  # it began two hours after the last
 
 
-def test_noise_is_that_of_the_figure(make_record: Make) -> None:
-    """Wall times of A/A pairs differ by 20 %, peaks by nothing: a larger peak is no noise."""
+def test_noise_belongs_to_the_figure(make_record: Make) -> None:
+    """Wall times of A/A pairs differ by 20 %, their peaks not at all: a larger peak is not noise."""
     runs = []
     for i, wall in enumerate((100.0, 120.0, 90.0)):
         runs += [
@@ -330,8 +333,8 @@ def test_prices_have_names() -> None:
     assert comparison.parse_prices("") == {}
 
 
-def test_tables_and_json_say_the_same(make_record: Make, choose: Choose) -> None:
-    result = made_of(measured(make_record), choose)
+def test_tables_and_json_agree(make_record: Make, choose: Choose) -> None:
+    result = compared(measured(make_record), choose)
     data = json.loads(compare_json.data(result, []).to_json())
     assert data["runs"][-1]["speed_up"]["plain"] is None or data["runs"][-1]["variant"]
     text = compare_text.markdown(result, [])
@@ -353,30 +356,30 @@ def split_fits(records: Iterable[Record]) -> tuple[list[Record], list[Record]]:
 def test_rounds_are_interleaved_and_paired(
     tmp_path: Path, fake_path: None, choose: Choose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A real comparison of the fake task at two scales: every variant once a round, and the reference twice."""
+    """A real comparison of the fake task at two scales. Each round runs every variant once, and the reference twice."""
     monkeypatch.setenv("BUZZER_CACHE", str(tmp_path / "cache"))
     scales, out = (0.5, 1.0), tmp_path / "out"
     data = [Data(tmp_path / "data", f"{s * 2:064.0f}", "generated", {"rows": 10}, s) for s in scales]
     plan = interleaved([choose(scale=s, repeat=2) for s in scales], seed=0)
-    fits, made = split_fits(Executor(out, Quiet()).run(task_runs.steps(plan, data, out)))
+    fits, timed_runs = split_fits(Executor(out, Quiet()).run(task_runs.steps(plan, data, out)))
     assert len(fits) == 2
     executor = Executor(out, Quiet(), resume=True)
     assert list(executor.run(task_runs.steps(plan, data, out))) == []
     again = executor.reused
-    assert len(made) == 2 * 2 * 3
-    assert {r.repeat for r in made[:6]} == {0}
-    assert sum(r.control for r in made) == 4
-    assert {r.outcome for r in made} == {"ok"}
-    assert sorted(r.run_id for r in again) == sorted(r.run_id for r in made)  # nothing was left to run
-    (group,) = comparison.groups(made, "fake")
-    line = comparison.compare(group, choose().task, None, {}, made).results[1.0][0]
+    assert len(timed_runs) == 2 * 2 * 3
+    assert {r.repeat for r in timed_runs[:6]} == {0}
+    assert sum(r.control for r in timed_runs) == 4
+    assert {r.outcome for r in timed_runs} == {"ok"}
+    assert sorted(r.run_id for r in again) == sorted(r.run_id for r in timed_runs)  # nothing was left to run
+    (group,) = comparison.groups(timed_runs, "fake")
+    line = comparison.compare(group, choose().task, None, {}, timed_runs).results[1.0][0]
     assert len(line.cell.records) == 2
 
 
-def test_a_limit_that_nobody_meets_is_told(make_record: Make, choose: Choose) -> None:
-    """No row count of runs that did not end, no table without lines."""
+def test_a_limit_that_no_variant_meets_is_reported(make_record: Make, choose: Choose) -> None:
+    """There is no row count for runs that did not end, and no table without lines."""
     late = {"outcome": "timeout", "rows": 0, "phases": [], "samples": {}, "gate": {"status": "unscored"}}
-    result = made_of([timed(make_record, v, 0.1, 0, 5.0, **late) for v in (PLAIN, TUNED)], choose)
+    result = compared([timed(make_record, v, 0.1, 0, 5.0, **late) for v in (PLAIN, TUNED)], choose)
     tables = compare_text.tables(result, [])
     assert [table.title for table in tables] == ["Runs at scale 0.1"]
     assert len(tables[0].lines) == 2

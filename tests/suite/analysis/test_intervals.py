@@ -1,6 +1,6 @@
-"""Intervals held against simulation: how often a printed one holds the truth, and how often an A/A set is called different.
+"""Intervals compared with simulation: how often they contain the true value, and how often runs of the same speed are called different.
 
-Seeds are fixed. `BUZZER_SIMULATIONS=2000 pytest -s` on this file simulates more sets a case, and prints the table.
+Seeds are fixed. `BUZZER_SIMULATIONS=2000 pytest -s` on this file simulates more sets per case and prints a table.
 """
 
 import math
@@ -15,7 +15,7 @@ from buzzer.suite.analysis import days, percentiles, scaling, statistics
 from buzzer.suite.analysis.statistics import Ratio
 
 SETS = int(os.environ.get("BUZZER_SIMULATIONS", "0"))
-NOISE = 0.02  # of a run, within a day
+NOISE = 0.02  # standard deviation of the log wall time within a day
 LAWS: dict[str, Callable[[float], float]] = {
     "fixed + n": lambda n: 1 + 100 * n,
     "n log n": lambda n: 10 * n * math.log2(1e6 * n),
@@ -39,7 +39,7 @@ def sets(few: int) -> int:
 
 
 def share(outcomes: Iterable[bool], *case: object) -> float:
-    """Of how many, told with the case."""
+    """The share of true outcomes, which is also printed with the case."""
     values = list(outcomes)
     print(*case, f"{np.mean(values):.3f} of {len(values)}", sep=" | ")
     return float(np.mean(values))
@@ -76,7 +76,7 @@ def test_speed_ups_within_a_run(rounds: int) -> None:
 
 
 def compared(rng: np.random.Generator, effect: float, new: int, old: Sequence[int], others: int = 0) -> Ratio:
-    """An A/A comparison of `new` runs of today with `old` runs a day of earlier days, when `others` series ran too."""
+    """The ratio of `new` runs of today to runs of the same speed on earlier days, `old` per day. `others`: further series on the same days."""
     effects = rng.normal(0, effect, 6)
     history = [
         [list(np.exp(e + rng.normal(0, NOISE, 3))) for e in effects]  # six days of three runs
@@ -95,9 +95,9 @@ def compared(rng: np.random.Generator, effect: float, new: int, old: Sequence[in
         (3, (3, 3, 3), 0),
         (5, (5,) * 5, 0),
         (10, (10,) * 3, 0),
-        (2, (10,) * 5, 0),  # fewer runs today than then
+        (2, (10,) * 5, 0),  # fewer runs today than on earlier days
         (10, (2,) * 5, 0),
-        (5, (5,), 4),  # one older day: others tell how far days lie apart
+        (5, (5,), 4),  # one earlier day; the other series show how much days differ
         (3, (10,), 4),
     ],
 )
@@ -126,7 +126,7 @@ def test_projections(law: str, sizes: int, rounds: int, size: float) -> None:
         (low <= truth <= high for low, high in results), law, sizes, rounds, size, f"width {width:.1f}"
     )
     assert coverage >= (0.95 - error(count) if SETS else 0.88)
-    assert width < 12  # wide, but not so wide as to say nothing
+    assert width < 12  # wide, but not meaningless
 
 
 def measured(rng: np.random.Generator, law: str, sizes: int, rounds: int) -> dict[float, list[float]]:
@@ -169,7 +169,7 @@ def test_the_exponent_of_a_power_law(rounds: int) -> None:
 @pytest.mark.parametrize("memory", [0.0, 0.5, 0.9])
 @pytest.mark.parametrize("samples", [50, 500, 2000])
 def test_percentiles_of_dependent_samples(q: float, memory: float, samples: int) -> None:
-    """Normal AR(1): each sample keeps a share `memory` of the one before."""
+    """Normal AR(1) with the coefficient `memory`."""
     from scipy.signal import lfilter
     from scipy.stats import norm
 
@@ -178,15 +178,15 @@ def test_percentiles_of_dependent_samples(q: float, memory: float, samples: int)
     quantiles = [percentiles.quantile(x, q) for x in lfilter([1], [1, -memory], noise)[:, 200:]]
     bounded = [x for x in quantiles if x is not None and x.low is not None]
     missed = [not holds(x.low, x.high, float(norm.ppf(q))) for x in bounded]
-    share((x in bounded for x in quantiles), "percentile", q, "AR", memory, samples, "interval told")
+    share((x in bounded for x in quantiles), "percentile", q, "AR", memory, samples, "interval given")
     if len(bounded) > count / 2:
         assert share(missed, "percentile", q, "AR", memory, samples, "missed") <= 0.02 + error(count, 0.98)
     assert sum(missed) <= 0.04 * count
     assert len(bounded) == count or memory or samples == 50  # enough independent samples are never refused
 
 
-def test_slow_runs_in_bursts_are_seen() -> None:
-    """A share of 6 % in bursts of 50: the 95th percentile is told by 12 bursts a run of 10,000, not by 600 samples."""
+def test_slow_runs_in_bursts_widen_the_interval() -> None:
+    """6 % of 10,000 samples are slow, in bursts of 50. The 95th percentile then rests on 12 bursts, not on 600 samples."""
     rng, missed = np.random.default_rng(0), []
     for _ in range(sets(20)):
         slow = np.zeros(10_000)

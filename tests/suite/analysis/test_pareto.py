@@ -9,7 +9,7 @@ POINTS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=12)
 
 
 @given(POINTS)
-def test_the_front_is_what_no_other_point_beats(points: list[tuple[int, int]]) -> None:
+def test_the_front_has_the_points_that_no_other_point_beats(points: list[tuple[int, int]]) -> None:
     def beaten(p: tuple[int, int]) -> bool:
         return any(q[0] <= p[0] and q[1] >= p[1] and q != p for q in points)
 

@@ -22,7 +22,7 @@ def test_a_percentile_is_refused_below_its_count(q: float) -> None:
     n = least_count(q)
     assert q**n <= TAIL < q ** (n - 1)
     assert quantile(list(range(n - 1)), q) is None
-    trend = quantile(list(range(n)), q)  # each sample depends on the one before
+    trend = quantile(list(range(n)), q)  # each sample depends on the previous one
     assert trend == Quantile(ceil(q * n) - 1, None, None, n)
     assert ranks(n, q)[1] == n or q == 0.5
     result = quantile(list(np.random.default_rng(0).permutation(4 * n)), q)

@@ -37,7 +37,9 @@ def test_the_unpaired_interval_is_that_of_welch() -> None:
 
 
 @pytest.mark.parametrize(("over", "under"), [([0.9, 1.2, 1.0], [1.1]), ([1.0, 1.1], [1.2, 0.8, 1.3, 1.0])])
-def test_days_of_equally_many_runs_are_a_t_test_of_their_means(over: list[float], under: list[float]) -> None:
+def test_days_with_equal_numbers_of_runs_give_a_t_test_of_their_means(
+    over: list[float], under: list[float]
+) -> None:
     """Two runs a day, around the day's mean."""
     pairs = [[[x * 1.1, x / 1.1] for x in side] for side in (over, under)]
     ratio = days.ratio(*pairs)
@@ -48,11 +50,11 @@ def test_days_of_equally_many_runs_are_a_t_test_of_their_means(over: list[float]
     assert (math.log(ratio.low), math.log(ratio.high)) == pytest.approx((expected.low, expected.high))
 
 
-def test_one_day_on_each_side_tells_nothing_of_days() -> None:
+def test_one_day_on_each_side_gives_no_interval() -> None:
     assert days.ratio([[2.0, 2.0]], [[1.0, 1.0]]) == Ratio(pytest.approx(2.0), None, None, 1)
 
 
-def test_series_of_the_same_days_are_no_further_days() -> None:
+def test_series_of_the_same_days_do_not_count_as_more_days() -> None:
     today, then, others = [[2.0, 2.1, 2.2]], [[1.0, 1.1, 0.9]], [[5.0], [5.5], [4.8]]
     assert days.ratio(today, then, [others] * 2) == days.ratio(today, then, [others])
 
@@ -92,12 +94,12 @@ def test_only_rounds_that_both_have_are_paired() -> None:
     [
         (Ratio(1.05, 0.98, 1.12, 5), 0.0, True),  # the interval holds 1
         (Ratio(1.05, 1.03, 1.07, 5), 0.0, False),
-        (Ratio(1.05, 1.03, 1.07, 5), 0.06, True),  # within what A/A runs differ by
+        (Ratio(1.05, 1.03, 1.07, 5), 0.06, True),  # within the differences of A/A runs
         (Ratio(1.05, None, None, 1), 0.06, True),
         (Ratio(0.9, None, None, 1), 0.06, False),
         (Ratio(1.05, 0.98, 1.12, 5), None, True),
         (Ratio(1.05, 1.03, 1.07, 5), None, False),
-        (Ratio(9.0, None, None, 1), None, None),  # one pair alone says nothing
+        (Ratio(9.0, None, None, 1), None, None),  # one pair gives no verdict
     ],
 )
 def test_noise(ratio: Ratio, band: float | None, noise: bool | None) -> None:
@@ -106,7 +108,7 @@ def test_noise(ratio: Ratio, band: float | None, noise: bool | None) -> None:
 
 @settings(max_examples=30)
 @given(st.floats(0.1, 5), st.floats(1, 100), st.floats(0.6, 1.6))
-def test_growth_is_found_again(fixed: float, rate: float, exponent: float) -> None:
+def test_growth_is_recovered(fixed: float, rate: float, exponent: float) -> None:
     true = PowerLaw(fixed, rate, exponent)
     series = {n: [true.at(n)] for n in (0.01, 0.03, 0.1, 0.3, 1.0)}
     law = statistics.grow(series)
@@ -134,7 +136,7 @@ def test_a_projection_is_checked_by_the_largest_size() -> None:
     assert projection.low is not None
     assert projection.high is not None
     assert projection.low < true.at(1.0) < projection.high
-    assert projection.low < 0.6 * true.at(1.0)  # growth may halve or double behind the largest size
+    assert projection.low < 0.6 * true.at(1.0)  # growth may halve or double beyond the largest size
     assert 1.8 * true.at(1.0) < projection.high < 3 * true.at(1.0)
     assert statistics.check({n: series[n] for n in (0.01, 0.02)}) is None
 

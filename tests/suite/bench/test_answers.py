@@ -1,4 +1,4 @@
-"""The cache of `buzzer bench`: computed once for a model and its sizes, and never used for another."""
+"""The cache of `buzzer bench`: entries are computed once for a model and its sizes, and never used for another."""
 
 import os
 from dataclasses import replace
@@ -51,7 +51,7 @@ def no_tokenizer(spec: BenchSpec) -> Path:
 
 
 def run(context: RunContext, verb: str) -> tuple[list[str], Result]:
-    """The phases and what came out."""
+    """Run a verb of the bench task. Returns its phases and its result."""
     steps, phases = getattr(BENCH, verb)(context), []
     while True:
         try:
@@ -67,28 +67,28 @@ def never(*_: Any, **__: Any) -> Any:
 def test_all_is_computed_once(context: RunContext, monkeypatch: pytest.MonkeyPatch) -> None:
     phases, first = run(context, "fit")
     assert phases == ["load", "predict", "roof"]
-    _, made = run(context, "bench")
+    _, computed = run(context, "bench")
     monkeypatch.setattr(quant, "quantise", never)
     monkeypatch.setattr("buzzer.suite.bench.answers.compute", never)
     phases, again = run(context, "fit")
     assert phases == ["load", "roof"]
     assert again.details == first.details
     _, read = run(context, "bench")
-    assert read.scores == made.scores
+    assert read.scores == computed.scores
     assert 0.9 < read.scores["cosine"] < 1.0
-    assert read.bench is not None and made.bench is not None
-    assert read.bench.flops == made.bench.flops and made.bench.flops
+    assert read.bench is not None and computed.bench is not None
+    assert read.bench.flops == computed.bench.flops and computed.bench.flops
     assert read.details["session"]["parameters"] == sum(w.numel() for w in encoder.Bert(TINY).parameters())
 
 
-@pytest.mark.parametrize(("backend", "own"), [("torch_compile", True), ("fused", False)])
-def test_only_torch_compile_compiles_anew(
-    backend: str, own: bool, context: RunContext, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("backend", "separate"), [("torch_compile", True), ("fused", False)])
+def test_only_torch_compile_has_a_new_cache_in_each_run(
+    backend: str, separate: bool, context: RunContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in COMPILED:
         monkeypatch.setenv(name, "shared")
     next(BENCH.bench(replace(context, backend=backend)))
-    assert [Path(os.environ[name]).is_relative_to(context.out) for name in COMPILED] == [own, own]
+    assert [Path(os.environ[name]).is_relative_to(context.out) for name in COMPILED] == [separate, separate]
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def some_answers() -> Answers:
 
 def test_answers_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert answers_cache.read_answers(tmp_path) is None
-    for _ in range(2):  # the second finds the folder of the first
+    for _ in range(2):  # the second call meets the folder of the first
         answers_cache.write_answers(some_answers(), tmp_path)
     read = answers_cache.read_answers(tmp_path)
     assert read is not None
@@ -170,7 +170,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_stamps_tell_files_apart(tmp_path: Path) -> None:
+def test_stamps_distinguish_files(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     one.write_bytes(b"a")
     two.write_bytes(b"b")
@@ -183,7 +183,7 @@ def test_stamps_tell_files_apart(tmp_path: Path) -> None:
     assert stamp([one]) == first
 
 
-def test_a_right_answer_must_be_finite() -> None:
+def test_a_reference_output_must_be_finite() -> None:
     def reference(batch: Any) -> dict[str, Any]:
         return {"y": np.log(batch["x"])}
 
@@ -193,12 +193,12 @@ def test_a_right_answer_must_be_finite() -> None:
 
 
 @pytest.mark.parametrize(("factor", "right"), [(1.0, True), (1.0005, True), (1.01, False), (np.nan, False)])
-def test_a_gpu_that_computes_something_else_is_detected(factor: float, right: bool) -> None:
+def test_a_gpu_with_other_results_is_detected(factor: float, right: bool) -> None:
     cpu = {"y": np.array([[1.0, -2.0]])}
     if right:
         answers.check_devices(cpu, {"y": cpu["y"] * factor})
         return
-    with pytest.raises(RuntimeError, match="off the CPU's"):
+    with pytest.raises(RuntimeError, match="differs from the CPU's"):
         answers.check_devices(cpu, {"y": cpu["y"] * factor})
 
 
@@ -206,7 +206,7 @@ def test_a_gpu_that_computes_something_else_is_detected(factor: float, right: bo
 def test_calibration_and_packing_stay_on_the_models_device(
     precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On "meta", a device that refuses tensors of another as a GPU does."""
+    """Tested on the device "meta", which refuses tensors of other devices, as a GPU does."""
     pytest.importorskip("triton")
     from buzzer.engine.fused import weights
     from buzzer.engine.quant import calibrate
@@ -226,7 +226,7 @@ def test_calibration_and_packing_stay_on_the_models_device(
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", quant.PRECISIONS)
 def test_a_model_is_calibrated_where_it_is(precision: str) -> None:
-    """On the GPU: the scales and eight-bit weights of the CPU."""
+    """Calibration on the GPU gives the same scales and eight-bit weights as on the CPU."""
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     module = encoder.random(TINY, 0)
@@ -236,6 +236,6 @@ def test_a_model_is_calibrated_where_it_is(precision: str) -> None:
     ]
     on_cpu = quant.quantise(module, batches, precision=precision, method="mse")
     on_gpu = quant.quantise(module.to("cuda"), batches, precision=precision, method="mse").to("cuda")
-    given = outputs_of(on_gpu, batches[0], ("h",))["h"]
+    got = outputs_of(on_gpu, batches[0], ("h",))["h"]
     want = outputs_of(on_cpu, batches[0], ("h",))["h"]
-    np.testing.assert_allclose(given, want, atol=0.02 * np.abs(want).max())
+    np.testing.assert_allclose(got, want, atol=0.02 * np.abs(want).max())

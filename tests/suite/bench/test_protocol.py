@@ -43,7 +43,6 @@ from buzzer.suite.bench.timing import (
 from buzzer.suite.cli import app
 from buzzer.suite.cli.bench import seeds_of
 from buzzer.suite.records import gate, integrity, record
-from buzzer.suite.records.collection import load_records
 from buzzer.suite.records.schema import Record
 from buzzer.suite.report import bench_table
 from buzzer.suite.report.display import Quiet
@@ -55,7 +54,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def target(n: int = 3) -> BenchModel:
-    """Doubles its input; every batch has other numbers."""
+    """A model that doubles its input. Every batch has other numbers."""
     rng = np.random.default_rng(0)
     batches = [{"x": rng.normal(size=(2, 4)).astype("float32")} for _ in range(n)]
     return BenchModel(None, ("y",), batches, lambda b: {"y": 2 * b["x"]}, [2] * n)
@@ -72,11 +71,11 @@ class Good:
         return {"y": 2 * batch["x"]}
 
     def poison(self) -> None:
-        """New arrays each time."""
+        """Do nothing: each run returns new arrays."""
 
 
 class Stale(Good):
-    """Computes the first input only and hands out the same buffer ever after, as a kernel outside its graph does."""
+    """Computes the first input only and then returns the same buffer again, as if a kernel were missing from a CUDA graph."""
 
     def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
         if not self.calls:
@@ -86,7 +85,7 @@ class Stale(Good):
 
 
 class StaleCopy(Stale):
-    """The same, but hands out copies: only the rotating inputs show it."""
+    """The same, but returns copies, so that only the rotating inputs reveal it."""
 
     def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
         return {"y": super().run(batch)["y"].copy()}
@@ -116,7 +115,7 @@ def test_a_right_session_passes_and_its_inputs_rotate() -> None:
 
 
 @pytest.mark.parametrize(("session", "bad"), [(Stale, 6), (StaleCopy, 0), (Cut, 7)])
-def test_a_session_that_does_not_compute_is_found_out(session: Callable[[], Any], bad: int) -> None:
+def test_a_session_that_does_not_compute_is_detected(session: Callable[[], Any], bad: int) -> None:
     check, _ = timed(session())
     assert check.bad == bad
     assert check.scores()["cosine"] < 0.9
@@ -156,7 +155,7 @@ def test_cosines_by_hand(got: Any, want: Any, cosine: float) -> None:
         ({"cosine": 1.0, "max_relative_error": 0.5}, "failed", "relative error 0.5"),
     ],
 )
-def test_the_gate_holds_cosine_and_error(scores: dict[str, float], status: str, text: str) -> None:
+def test_the_gate_limits_cosine_and_error(scores: dict[str, float], status: str, text: str) -> None:
     fields = {"precision": "fp32", "scores": scores | {"argmax_agreement": 1.0}, "bench": None, "samples": {}}
     judged = gate.judge_bench(Record.model_construct(**fields), **registry.bench_gate("fp32"))
     assert judged.gate.status == status
@@ -164,7 +163,7 @@ def test_the_gate_holds_cosine_and_error(scores: dict[str, float], status: str, 
     assert (getattr(judged, "outcome", "ok") == "wrong") == (status == "failed")
 
 
-def test_at_least_the_count_the_seconds_and_every_input() -> None:
+def test_runs_reach_the_count_the_seconds_and_every_input() -> None:
     assert len(timed(Good(), 1)[1].wall) == 3
     check = Check(target(), [dict(target().reference(b)) for b in target().batches])
     began = time.perf_counter()
@@ -180,7 +179,7 @@ def test_a_slow_session_is_ended() -> None:
     assert len(samples.wall) == LEAST_RUNS
     context = RunContext("t", "none", "b", "bf16", "cpu", Path(), Path(), Path(), 1.0, 0, 1)
     assert ended_early(context, 4, 50, 0.5) == (
-        "b bf16 was ended after 0.5 s, with 4 of 50 runs (--at-most)",
+        "b bf16 was stopped after 0.5 s, with 4 of 50 runs (--at-most)",
     )
     assert ended_early(context, 50, 50, 0.5) == ()
     before = len(session.calls)
@@ -210,7 +209,7 @@ def test_an_output_that_was_compared_is_not_compared_again(monkeypatch: pytest.M
     assert (len(compared), check.runs, check.rows, check.hits) == (3, 9, 18, 18)
 
     class Drifts(Good):
-        """Right at first, and a little off later."""
+        """Right in the first runs, and a little wrong later."""
 
         def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
             factor = 1.0 if len(self.calls) < 3 else 1.01
@@ -221,7 +220,7 @@ def test_an_output_that_was_compared_is_not_compared_again(monkeypatch: pytest.M
 
 
 class Device:
-    """A stand-in for torch.cuda that notes what is enqueued, in order. Its time is in milliseconds, one for each replay."""
+    """A stand-in for torch.cuda that records what is enqueued, in order. Its time advances by one millisecond per replay."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.queue: list[str] = []
@@ -253,7 +252,7 @@ class Device:
 
 
 class Staged(Good):
-    """A session in parts, on the stand-in."""
+    """A session with stages, on the stand-in."""
 
     def __init__(self, device: Device) -> None:
         super().__init__()
@@ -278,7 +277,7 @@ class Staged(Good):
         self.device.queue.append("poison")
 
 
-def test_device_time_is_of_the_replay_alone_behind_a_spin(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_device_time_is_that_of_the_replay_behind_a_spin(monkeypatch: pytest.MonkeyPatch) -> None:
     device, loaded = Device(monkeypatch), target()
     check = Check(loaded, [dict(loaded.reference(b)) for b in loaded.batches])
     timer = Timer(Staged(device), loaded, check, "cuda")
@@ -310,7 +309,7 @@ def test_a_flush_of_a_gpu_ends_with_a_clean_read(monkeypatch: pytest.MonkeyPatch
     assert write.split()[1] != read.split()[1]
 
 
-def test_the_state_of_a_gpu_is_told_or_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_state_of_a_gpu_is_reported_or_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gpu_state("cpu") is None
     readings = {"clock_rate": 1980, "power_draw": 350_500, "temperature": 41}
     for name, value in readings.items():
@@ -324,7 +323,7 @@ def test_the_state_of_a_gpu_is_told_or_left_out(monkeypatch: pytest.MonkeyPatch)
     assert gpu_state("cuda") is None
 
 
-def test_each_size_is_run_once_before_the_clock() -> None:
+def test_each_size_is_run_once_before_the_timing() -> None:
     batches = [{"x": np.zeros((1, n), dtype="float32")} for n in (4, 8, 4, 8, 2)]
     loaded = BenchModel(None, ("y",), batches, lambda b: {}, [1] * 5)
     assert first_of_each_shape(loaded) == [0, 1, 4]
@@ -343,14 +342,14 @@ def test_a_flush_touches_more_than_the_cache(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def select(**changes: Any) -> BenchSelection:
-    """What a request for MiniLM-L6 selects, whether it could run here or not."""
-    asked: dict[str, Any] = {"model": "minilm-l6", "backends": ["torch_eager", "onnxruntime", "tensorrt"]}
-    asked |= {"precisions": ["fp32", "bf16"], "seq": 8, "inputs": 2, "rounds": 3}
-    (selection,) = plan.selections(BenchRequest(**asked | changes))
+    """The selection of a request for MiniLM-L6, whether or not it could run here."""
+    fields: dict[str, Any] = {"model": "minilm-l6", "backends": ["torch_eager", "onnxruntime", "tensorrt"]}
+    fields |= {"precisions": ["fp32", "bf16"], "seq": 8, "inputs": 2, "rounds": 3}
+    (selection,) = plan.selections(BenchRequest(**fields | changes))
     return selection
 
 
-def test_rounds_alternate_and_what_cannot_run_comes_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rounds_alternate_and_a_variant_that_cannot_run_occurs_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(name: str) -> Any:
         if name == "tensorrt":
             raise UnsupportedError("TensorRT is not installed", "pip install it")
@@ -361,8 +360,8 @@ def test_rounds_alternate_and_what_cannot_run_comes_once(monkeypatch: pytest.Mon
     runs = [(p.run.repeat, p.run.backend, p.run.precision) for p in planned if p.problem is None]
     first = [("torch_eager", "fp32"), ("torch_eager", "bf16"), ("onnxruntime", "fp32")]
     assert runs == [(i, *v) for i, order in enumerate((first, first[::-1], first)) for v in order]
-    told = {(p.run.backend, p.run.precision): p.problem.message for p in planned if p.problem}
-    assert told == {
+    problems = {(p.run.backend, p.run.precision): p.problem.message for p in planned if p.problem}
+    assert problems == {
         ("onnxruntime", "bf16"): "onnxruntime has no precision bf16",
         ("tensorrt", "fp32"): "TensorRT is not installed",
         ("tensorrt", "bf16"): "TensorRT is not installed",
@@ -377,11 +376,11 @@ def test_a_bench_that_is_stopped_in_its_reference_has_a_record(
     stopped = make_record(
         outcome="error", message="interrupted in phase predict", details={"interrupted": True}
     )
-    monkeypatch.setattr(runner, "bench", lambda *given: stopped)
-    asked, out = select(backends=["torch_eager", "onnxruntime"], rounds=2), tmp_path / "out"
-    (made,) = bench_runs.execute([asked], Executor(out, Quiet()))
-    assert runner.interrupted(made)
-    assert made.message == "its reference ended error: interrupted in phase predict"
+    monkeypatch.setattr(runner, "bench", lambda *_: stopped)
+    selection, out = select(backends=["torch_eager", "onnxruntime"], rounds=2), tmp_path / "out"
+    (written,) = bench_runs.execute([selection], Executor(out, Quiet()))
+    assert runner.interrupted(written)
+    assert written.message == "its reference ended error: interrupted in phase predict"
     assert list(integrity.check(record.paths([out])).values()) == [[]]
 
 
@@ -435,28 +434,28 @@ def by_column(records: Sequence[Record]) -> list[dict[str, str]]:
 
 def test_on_a_gpu_the_mean_cold_device_time_ranks(make_record: Callable[..., Record]) -> None:
     steady = on_gpu(make_record, "fused", 0.02, [0.002] * 460)
-    even = on_gpu(make_record, "tensorrt", 0.01, [0.001] * 450 + [0.02] * 10)  # by median the faster one
+    even = on_gpu(make_record, "tensorrt", 0.01, [0.001] * 450 + [0.02] * 10)  # faster by the median
     cpu = on_gpu(make_record, "onnxruntime", 0.001, [])
     boards = groups.boards([steady, even, cpu])
     assert [{r.backend for r in group} for group in boards.values()] == [
         {"onnxruntime"},
         {"fused", "tensorrt"},
     ]
-    told = by_column([steady, even])
+    lines = by_column([steady, even])
     mean = (450 * 0.001 + 10 * 0.02) / 460
-    assert [(t["#"], t["backend"], t["cold device ms"], t["p99/mean"], t["p50 ms"]) for t in told] == [
+    assert [(t["#"], t["backend"], t["cold device ms"], t["p99/mean"], t["p50 ms"]) for t in lines] == [
         ("1", "tensorrt", f"{1e3 * mean:.3f}", f"{0.02 / mean:.3f}", "10.00"),
         ("2", "fused", "2.000", "1.000", "20.00"),
     ]
-    assert told[1]["of floor"] == "50 %"
+    assert lines[1]["of floor"] == "50 %"
     assert bench_table.title(steady) == "bert-base, batch 2, 8 tokens, on cuda"
     assert by_column([cpu])[0]["cold device ms"] == ""
     (few,) = by_column([on_gpu(make_record, "fused", 1, [1] * 100)])
-    assert few["p99/mean"] == ""  # refused
+    assert few["p99/mean"] == ""  # too few samples
 
 
 def test_rows_of_real_lengths_are_ranked_by_the_row(make_record: Callable[..., Record]) -> None:
-    """Packed, a run has more rows: its longer run is the faster one."""
+    """A packed run has more rows: it takes longer, but is faster per row."""
     padded = on_gpu(make_record, "fused", 0.02, [0.002] * 8, lengths="real", packing="padded")
     packed = on_gpu(make_record, "fused", 0.02, [0.004] * 8, lengths="real", packing="packed")
     packed = packed.model_copy(update={"rows": packed.rows * 4})
@@ -489,12 +488,12 @@ def test_a_file_is_benched_from_end_to_end(net: Path, tmp_path: Path) -> None:
         str(net), "--backend", "onnxruntime,tensorrt", "--precision", "fp32", *quick, "--json", cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
-    made = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [(r["rank"], r["backend"], r["outcome"]) for r in made] == [
+    printed = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(r["rank"], r["backend"], r["outcome"]) for r in printed] == [
         (1, "onnxruntime", "ok"),
         (None, "tensorrt", "unsupported"),
     ]
-    first = made[0]
+    first = printed[0]
     assert first["gate"]["status"] == "passed"
     assert first["scores"]["cosine"] == pytest.approx(1.0)
     assert len(first["samples"]["warm_run"]) == len(first["samples"]["cold_run"]) == 8
@@ -513,7 +512,7 @@ def test_a_file_is_benched_from_end_to_end(net: Path, tmp_path: Path) -> None:
 
 
 def export(module: torch.nn.Module, path: Path, rows: int | None = None) -> Path:
-    """A file of one input; its rows open, or fixed."""
+    """Write an ONNX file with one input, whose number of rows is dynamic or fixed."""
     path.parent.mkdir(exist_ok=True)
     example = {"x": np.zeros((rows or 2, 6), dtype="float32")}
     axes: dict[str, dict[int, str]] = {"x": {} if rows else {0: "batch"}}
@@ -524,17 +523,17 @@ def export(module: torch.nn.Module, path: Path, rows: int | None = None) -> Path
 def test_files_of_one_name_have_boards_of_their_own(
     tmp_path: Path, make_record: Callable[..., Record]
 ) -> None:
-    """Also where the name is that of a known model."""
+    """This also holds if the name is that of a known model."""
     paths = [export(torch.nn.Linear(6, 3), tmp_path / folder / "bert-base.onnx") for folder in "ab"]
     tasks = [plan.task_of(select(model=str(path), backends="onnxruntime")) for path in paths]
     hashes = [task.params["model_hash"] for task in tasks]
     records = [on_gpu(make_record, "onnxruntime", 0.01, []) for _ in paths]
-    for made, found in zip(records, hashes, strict=True):
-        made.config["model_hash"] = found
+    for r, model_hash in zip(records, hashes, strict=True):
+        r.config["model_hash"] = model_hash
     boards = groups.boards(records)
     assert len(set(hashes)) == len(boards) == 2
     assert {bench_table.title(group[0]) for group in boards.values()} == {
-        f"bert-base ({found}), batch 2, 8 tokens" for found in hashes
+        f"bert-base ({model_hash}), batch 2, 8 tokens" for model_hash in hashes
     }
     copied = tmp_path / "c.onnx"
     copied.write_bytes(paths[0].read_bytes())
@@ -551,7 +550,7 @@ def test_files_of_one_name_have_boards_of_their_own(
 def test_weights_beside_a_file_are_part_of_it(tmp_path: Path) -> None:
     import onnx
 
-    made = []
+    files = []
     for folder, value in (("a", 1.0), ("b", 2.0)):
         path = export(torch.nn.Linear(6, 3), tmp_path / folder / "net.onnx")
         model = onnx.load(str(path))
@@ -559,13 +558,13 @@ def test_weights_beside_a_file_are_part_of_it(tmp_path: Path) -> None:
             shape = tuple(weight.dims)
             weight.CopyFrom(onnx.numpy_helper.from_array(np.full(shape, value, "float32"), weight.name))
         onnx.save(model, str(path), save_as_external_data=True, location="weights.bin", size_threshold=0)
-        made.append(path)
-    assert made[0].read_bytes() == made[1].read_bytes()
-    assert plan.hash_of(made[0]) != plan.hash_of(made[1])
+        files.append(path)
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert plan.hash_of(files[0]) != plan.hash_of(files[1])
     (tmp_path / "b" / "weights.bin").unlink()
     plan.hash_of.cache_clear()
     with pytest.raises(DataError, match=r"weights\.bin"):
-        plan.hash_of(made[1])
+        plan.hash_of(files[1])
 
 
 def test_a_fixed_batch_is_not_called_another(tmp_path: Path) -> None:
@@ -589,7 +588,7 @@ def test_a_fixed_batch_is_not_called_another(tmp_path: Path) -> None:
         (("bert-base", "--scenario", "multi"), "unknown scenario"),
     ],
 )
-def test_bad_words_end_in_a_hint(
+def test_unknown_names_end_in_a_hint(
     arguments: tuple[str, ...], text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -618,8 +617,8 @@ def test_loadgen_gives_its_verdict(scenario: str, tmp_path: Path) -> None:
         batches = [{"x": b["x"][:1]} for b in loaded.batches]
         loaded = BenchModel(None, ("y",), batches, loaded.reference, [1] * 4)
     check = Check(loaded, [dict(loaded.reference(b)) for b in loaded.batches])
-    asked = Scenario(scenario, batch, min_duration=0.05, qps=200.0, bound=100.0, seeds=[1, 2, 3])
-    rows, verdict = loadgen.run(Good(), loaded, check, asked, tmp_path)  # type: ignore[arg-type]
+    settings = Scenario(scenario, batch, min_duration=0.05, qps=200.0, bound=100.0, seeds=[1, 2, 3])
+    rows, verdict = loadgen.run(Good(), loaded, check, settings, tmp_path)  # type: ignore[arg-type]
     assert rows >= 8
     assert verdict.result in ("VALID", "INVALID")
     assert verdict.summary["Scenario"] == loadgen.NAMES[scenario]
@@ -631,7 +630,7 @@ def test_loadgen_gives_its_verdict(scenario: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("mlperf_loadgen") is None, reason="needs the mlperf extra")
-def test_a_failure_inside_loadgen_is_told(tmp_path: Path) -> None:
+def test_a_failure_inside_loadgen_is_raised(tmp_path: Path) -> None:
     from buzzer.suite.bench import loadgen
 
     class Broken(Good):
@@ -643,13 +642,13 @@ def test_a_failure_inside_loadgen_is_told(tmp_path: Path) -> None:
     batches = [{"x": b["x"][:1]} for b in target(4).batches]
     loaded = BenchModel(None, ("y",), batches, target().reference, [1] * 4)
     check = Check(loaded, [])
-    asked = Scenario("single-stream", 1, min_duration=0.05, qps=0.0, bound=100.0, seeds=[0, 0, 0])
+    settings = Scenario("single-stream", 1, min_duration=0.05, qps=0.0, bound=100.0, seeds=[0, 0, 0])
     with pytest.raises(RuntimeError, match="broken"):
-        loadgen.run(Broken(), loaded, check, asked, tmp_path)  # type: ignore[arg-type]
+        loadgen.run(Broken(), loaded, check, settings, tmp_path)  # type: ignore[arg-type]
 
 
 def test_loadgens_figure_ranks_and_invalid_runs_do_not(make_record: Callable[..., Record]) -> None:
-    def made(backend: str, scenario: str, result: str, figure: float) -> Record:
+    def run_of(backend: str, scenario: str, result: str, figure: float) -> Record:
         names = {
             "single-stream": "Early stopping 90.0th percentile estimate",
             "offline": "Samples per second",
@@ -665,9 +664,9 @@ def test_loadgens_figure_ranks_and_invalid_runs_do_not(make_record: Callable[...
         ("server", (10, 20, 30)),
     ):
         runs = [
-            made("torch_eager", scenario, "VALID", figures[0]),
-            made("onnxruntime", scenario, "VALID", figures[1]),
-            made("openvino", scenario, "INVALID", figures[2]),
+            run_of("torch_eager", scenario, "VALID", figures[0]),
+            run_of("onnxruntime", scenario, "VALID", figures[1]),
+            run_of("openvino", scenario, "INVALID", figures[2]),
         ]
         lines = by_column(runs)
         assert [(line["#"], line["backend"], line["outcome"]) for line in lines] == [
@@ -678,17 +677,17 @@ def test_loadgens_figure_ranks_and_invalid_runs_do_not(make_record: Callable[...
 
 
 def test_logs_of_loadgen_stay_beside_the_records(tmp_path: Path) -> None:
-    made, kept = tmp_path / "made", tmp_path / "files" / "a"
-    made.mkdir()
-    keep_logs(made, kept)
+    written, kept = tmp_path / "written", tmp_path / "files" / "a"
+    written.mkdir()
+    keep_logs(written, kept)
     assert not kept.exists()
     for name in ("mlperf_log_summary.txt", "mlperf_log_detail.txt", "other.txt"):
-        (made / name).write_text(name)
-    keep_logs(made, kept)
+        (written / name).write_text(name)
+    keep_logs(written, kept)
     assert sorted(path.name for path in kept.iterdir()) == ["mlperf_log_detail.txt", "mlperf_log_summary.txt"]
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot create"):
-        keep_logs(made, tmp_path / "file" / "a")
+        keep_logs(written, tmp_path / "file" / "a")
 
 
 @pytest.mark.parametrize(
@@ -701,20 +700,20 @@ def test_seeds_of_loadgen(text: str) -> None:
 
 
 def test_scenarios_are_shown_without_timed_runs() -> None:
-    """The published ones: LoadGen keeps its own times."""
-    published = load_records(ROOT / "results")
-    found = [r for r in published if r.job == "bench" and r.config["scenario"]]
-    assert {r.config["scenario"] for r in found} == {"single-stream", "offline", "server"}
-    assert bench_table.fastest(found) == []
+    """Tested with the published records. LoadGen measures its own times."""
+    published = record.read_good(ROOT / "results")
+    benches = [r for r in published if r.job == "bench" and r.config["scenario"]]
+    assert {r.config["scenario"] for r in benches} == {"single-stream", "offline", "server"}
+    assert bench_table.fastest(benches) == []
 
 
-# ---- sessions that keep answers -----------------------------------------------------------------------------------
+# ---- sessions that cache answers ----------------------------------------------------------------------------------
 
 WORK_S = 0.004
 
 
 class Works(Good):
-    """Takes its time for each input."""
+    """Takes `WORK_S` seconds for each input."""
 
     def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
         time.sleep(WORK_S)
@@ -722,7 +721,7 @@ class Works(Good):
 
 
 class Keeps(Works):
-    """Keeps its last answers by the value of the inputs, `size` of them."""
+    """Caches its last `size` answers by the values of the inputs."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -738,7 +737,7 @@ class Keeps(Works):
 
 
 class KeepsByTheFirstValues(Keeps):
-    """Takes inputs that begin alike for the same."""
+    """Takes inputs with the same first value for the same input."""
 
     def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
         key = batch["x"].reshape(-1)[:1].tobytes()
@@ -751,7 +750,7 @@ class KeepsByTheFirstValues(Keeps):
 @pytest.mark.parametrize(
     ("make", "keeps"), [(Works, False), *((lambda n=n: Keeps(n), True) for n in (1, 2, 16, 10_000))]
 )
-def test_a_session_that_keeps_answers_is_found_out(make: Callable[[], Any], keeps: bool, inputs: int) -> None:
+def test_a_session_that_caches_answers_is_detected(make: Callable[[], Any], keeps: bool, inputs: int) -> None:
     loaded = target(inputs)
     loaded = replace(loaded, unseen=altered(loaded.batches))
     check = Check(loaded, [dict(loaded.reference(b)) for b in answers_cache.every_input(loaded)])
@@ -774,7 +773,7 @@ def test_a_session_that_takes_new_inputs_for_known_ones_is_wrong() -> None:
     assert check.cosine < 0.99
 
 
-def test_a_bench_run_that_keeps_answers_is_wrong(make_record: Callable[..., Record]) -> None:
+def test_a_bench_run_that_caches_answers_is_wrong(make_record: Callable[..., Record]) -> None:
     right = {"cosine": 1.0, "max_relative_error": 0.0, "argmax_agreement": 1.0}
     for new, status in ((0.020, "failed"), (0.0015, "passed")):
         samples = {"unseen_run": [new] * 8, "seen_run": [0.001] * 8}
@@ -790,12 +789,12 @@ def test_a_bench_run_that_keeps_answers_is_wrong(make_record: Callable[..., Reco
     ([1.9] * 8, [1.0] * 8, False),
     ([], [], False),
 ])  # fmt: skip
-def test_a_few_slow_runs_are_no_sign(new: list[float], again: list[float], keeps: bool) -> None:
+def test_a_few_slow_runs_are_not_taken_for_a_cache(new: list[float], again: list[float], keeps: bool) -> None:
     assert bool(gate.caches_outputs({"unseen_run": new, "seen_run": again})) == keeps
 
 
 def test_altered_inputs_keep_rows_columns_and_sizes() -> None:
-    """Of a column's own values; sizes that no other batch has are left out."""
+    """New values come from the same column; batches of a size that no other batch has are left out."""
     batches = [{"ids": n + np.array([[0, 100, 200]] * 2), "mask": np.ones((2, 3))} for n in range(3)]
     alone = {"ids": np.zeros((2, 5)), "mask": np.ones((2, 5))}
     unseen = altered([*batches, alone])
@@ -812,8 +811,8 @@ def test_altered_inputs_keep_rows_columns_and_sizes() -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("kind", ["float16", "float32", "float64"])
-def test_what_is_not_finite_never_passes(value: float, kind: str) -> None:
-    """Neither as an output nor as the right answer."""
+def test_values_that_are_not_finite_never_pass(value: float, kind: str) -> None:
+    """Neither as an output nor as a reference output."""
     good = np.array([[1.0, 2.0]], kind)
     bad = np.array([[1.0, value]], kind)
     loaded = BenchModel(None, ("y",), [{"x": good}], lambda b: {}, [1])

@@ -1,4 +1,4 @@
-"""The command line: errors, output and exit codes. In this process, but for three tests that start Python as a user does."""
+"""The command line: errors, output and exit codes. It runs in this process, except in three tests that start Python as a user does."""
 
 import json
 import os
@@ -34,7 +34,7 @@ Buzzer = Callable[..., Ended]
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder, with a cache of its own."""
+    """An empty working folder with a separate cache."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BUZZER_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NO_COLOR", "1")
@@ -52,7 +52,7 @@ def buzzer(
 
     def run(*arguments: str) -> Ended:
         monkeypatch.setattr(sys, "argv", ["buzzer", *arguments])
-        monkeypatch.setattr(sys, "stdout", sys.stdout)  # to be put back
+        monkeypatch.setattr(sys, "stdout", sys.stdout)  # restored after the test
         monkeypatch.setattr(sys, "stderr", sys.stderr)
         capsys.readouterr()
         with pytest.raises(SystemExit) as end:
@@ -86,14 +86,14 @@ def process(place: Path) -> Buzzer:
         (["run", "recsys2021", "--backend", "tl2cgen"], "nothing to run", "recsys2021 has pandas, "),
         (["run", "booking", "--precision", "int9"], "unknown precision 'int9'", "did you mean int8?"),
         (["frontier", "bert", "--precision", "int8-qta"], "unknown precision", "int8-qat?"),
-        (["frontier", "gbdt"], "needs a BERT with real weights, gbdt is none", "minilm-l6"),
+        (["frontier", "gbdt"], "needs a BERT with trained weights; gbdt is not one", "minilm-l6"),
         (["frontier", "--batch", "2"], "No such option: --batch", ""),
         (["bench", "bert", "--frontier"], "No such option: --frontier", ""),
         (["bench", "minilm-l6", "--batch", "0"], "not whole numbers above zero", "1,100,10000"),
         (["bench", "minilm-l6", "--packing", "packd"], "unknown packing 'packd'", "did you mean packed?"),
         (["run", "booking", "--budget", "seed-gpu"], "unknown budget 'seed-gpu'", "did you mean seed-cpu?"),
-        (["run", "booking", "--budget", "1c0g1h"], "has a zero in it", "every part"),
-        (["run", "booking", "--budget", "10000c1g1h"], "10000 cores asked for", "--on-unmet-budget warn"),
+        (["run", "booking", "--budget", "1c0g1h"], "a part of budget '1c0g1h' is zero", "every part"),
+        (["run", "booking", "--budget", "10000c1g1h"], "10000 cores required", "--on-unmet-budget warn"),
         (["run", "booking", "--scale", "0"], "must be above 0", "official"),
         (["run", "booking", "--scale", "inf"], "1000 at most", "official"),
         (["data", "generate", "booking", "--out", "made", "--scale", "1e300"], "1000 at most", "official"),
@@ -104,12 +104,12 @@ def process(place: Path) -> Buzzer:
         (["run", "booking", "--data", "nowhere"], "nowhere: no such folder", ""),
         (["run", "booking", "--device", "gpu"], "unknown device 'gpu'", "cuda"),
         (["run", "--data", "."], "--data needs a TASK", "booking"),
-        (["run", "booking", "--data", ".", "--scale", "1"], "--scale sizes generated data", "leave one"),
+        (["run", "booking", "--data", ".", "--scale", "1"], "--scale sizes generated data", "leave out one"),
         (["run", "booking", "--gpus", "2"], "booking runs in one process", "recsys2021"),
         (
             ["run", "recsys2021", "--workers", "2", "--scheduler", "tcp://a:1"],
             "--workers starts",
-            "leave one",
+            "leave out one",
         ),
         (["run", "--config", "none.yaml"], "none.yaml: No such file", ""),
         (["data", "info", "bokking"], "unknown data set 'bokking'", "did you mean booking?"),
@@ -123,11 +123,11 @@ def process(place: Path) -> Buzzer:
         (["compare", "bookin"], "unknown task 'bookin'", "did you mean booking?"),
         (["compare", "booking", "--from", "nothing"], "nothing: no such file", ""),
         (["compare", "booking", "--from", "."], "no timed runs of booking", "buzzer run"),
-        (["compare", "booking", "--scale", "0.1,x"], "not numbers by comma", "0.01,0.02"),
-        (["compare", "booking", "--budget", "999c1g1m"], "999 cores asked for", "smaller --budget"),
+        (["compare", "booking", "--scale", "0.1,x"], "not numbers separated by commas", "0.01,0.02"),
+        (["compare", "booking", "--budget", "999c1g1m"], "999 cores required", "smaller --budget"),
         (["compare", "booking", "--full", "0"], "--full 0 must be above 0", "official"),
         (["compare", "booking", "--scale", "0"], "must be above 0", "official"),
-        (["compare", "booking", "--fail-if", "wall:5%"], "belong together", "--against"),
+        (["compare", "booking", "--fail-if", "wall:5%"], "must be given together", "--against"),
         (["compare", "booking", "--against", ".", "--fail-if", "wal:5%"], "unknown figure 'wal'", "wall?"),
         (["compare", "booking", "--price", "cpu=e2"], "unknown price 'e2'", "e2-highmem-8"),
         (["compare", "booking", "--device", "gpu"], "unknown device 'gpu'", "cuda"),
@@ -144,7 +144,7 @@ def test_bad_input_ends_in_one_message(buzzer: Buzzer, arguments: list[str], mes
 
 
 def test_a_score_that_is_not_defined_is_null(buzzer: Buzzer, tmp_path: Path) -> None:
-    """Of one class there is no AUC."""
+    """The AUC is not defined if there is only one class."""
     (tmp_path / "s.csv").write_text("row,chance\n0,0.9\n5,0.2\n")
     (tmp_path / "t.csv").write_text("row,bought\n0,1\n5,1\n")
     done = buzzer("data", "score", "online_shoppers", "s.csv", "t.csv", "--json")
@@ -159,7 +159,7 @@ def test_an_unknown_flag_is_a_usage_error(process: Buzzer) -> None:
     assert "--engine" in done.stderr
 
 
-def test_an_unknown_config_key_gets_a_guess(buzzer: Buzzer, tmp_path: Path) -> None:
+def test_an_unknown_config_key_gets_a_suggestion(buzzer: Buzzer, tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("enigne: pandas\n")
     done = buzzer("run", "--config", "c.yaml")
     assert done.returncode == 2
@@ -191,7 +191,7 @@ def test_dry_run_shows_the_plan_and_runs_nothing(process: Buzzer, tmp_path: Path
     assert not list(tmp_path.rglob("*.json"))
 
 
-def test_list_and_env_are_json_too(buzzer: Buzzer) -> None:
+def test_list_and_env_print_json(buzzer: Buzzer) -> None:
     listed = json.loads(buzzer("list", "--json").stdout)
     assert {"booking", "bert-intent"} <= set(listed["tasks"])
     assert set(listed["engines"]) == {"pandas", "polars", "cudf", "polars-gpu"}
@@ -201,7 +201,9 @@ def test_list_and_env_are_json_too(buzzer: Buzzer) -> None:
     assert env["machine"]["cores"] >= 1
 
 
-def test_check_tells_good_from_bad(process: Buzzer, tmp_path: Path, make_record: Make) -> None:
+def test_check_distinguishes_good_records_from_bad_ones(
+    process: Buzzer, tmp_path: Path, make_record: Make
+) -> None:
     path = record.write(make_record(), tmp_path / "r")
     assert process("check", "r").returncode == 0
     path.write_text(path.read_text().replace("2.0", "2.5"))

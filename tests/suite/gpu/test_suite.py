@@ -25,7 +25,7 @@ def python(name: str, code: str, limit_s: float = 20) -> Step:
 
 
 def record(outcome: str) -> str:
-    """Code that writes a record-like file of one outcome below the folder that is its first argument, and a submission."""
+    """Code that writes a file like a record, with this outcome, and a submission below the folder in its first argument."""
     return (
         "import pathlib, json, sys; folder = pathlib.Path(sys.argv[1]); submission = folder / 'files' / 'aaaaaaaa';"
         "folder /= 'task/machine'; folder.mkdir(parents=True, exist_ok=True);"
@@ -77,7 +77,7 @@ def test_a_step_that_fails_or_hangs_does_not_stop_the_next(
     assert ended[5].message == "1 ok"
 
 
-def test_what_a_step_started_ends_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_that_a_step_started_end_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(suite, "GRACE_S", 0.2)
     monkeypatch.setattr(suite, "LEAST_S", 0.0)
     starts = (
@@ -88,7 +88,7 @@ def test_what_a_step_started_ends_with_it(tmp_path: Path, monkeypatch: pytest.Mo
     assert not state.exists() or state.read_text().rsplit(")", 1)[1].split()[0] == "Z"
 
 
-def test_the_pack_is_whole_after_every_step(tmp_path: Path) -> None:
+def test_the_pack_is_complete_after_every_step(tmp_path: Path) -> None:
     out = tmp_path / "out"
     look = f"import pathlib; print(sorted(p.name for p in pathlib.Path({str(out)!r}).iterdir()))"
     ended = go(
@@ -117,7 +117,7 @@ def test_a_long_log_is_cut(tmp_path: Path) -> None:
     assert log.endswith("the end\n")
 
 
-def test_without_a_gpu_only_what_needs_none_is_run(tmp_path: Path) -> None:
+def test_without_a_gpu_only_steps_that_need_none_are_run(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     needs = python("needs one", f"open({str(tmp_path / 'ran')!r}, 'w')")
     other, reason = Step("other", ("-c", "print('facts')"), 20, gpu=False), "no NVIDIA driver"
@@ -138,7 +138,7 @@ def test_without_a_gpu_only_what_needs_none_is_run(tmp_path: Path) -> None:
         ("", (), "failed", 1),
     ],
 )
-def test_the_exit_code_distinguishes_what_is_missing_from_what_fails(
+def test_the_exit_code_distinguishes_a_missing_gpu_from_a_failure(
     problem: str,
     flags: tuple[str, ...],
     status: str,
@@ -240,8 +240,8 @@ def test_only_keeps_the_order_given() -> None:
     assert names("frames").count("recsys2021 large data") == 1
 
 
-def test_steps_name_what_there_is() -> None:
-    """Every task, option and folder that a step names is there."""
+def test_steps_name_only_existing_things() -> None:
+    """Every task, option and folder that a step names exists."""
     from typer.main import get_command
 
     from buzzer.suite import registry
@@ -275,8 +275,8 @@ MINUTES = {"bert": 11.5, "frames": 9.3}  # of a group's steps, as in docs/gpu.md
 
 
 def test_steps_fit_their_minutes() -> None:
-    """What a step's CPU part was measured to take is less than what is expected of it, and that than its limit; a group fits."""
-    for group, minutes in MINUTES.items():
+    """A step's measured CPU time is below its expected time, which is below its limit. The steps of a group fit its minutes."""
+    for group, minutes in gpu_steps.MINUTES.items():
         steps = gpu_steps.chosen(group)
         assert sum(step.expected_s for step in steps) <= 60 * minutes - suite.GRACE_S
         for step in steps:
@@ -292,7 +292,7 @@ MOST_CHARACTERS = 2000  # of a call's command
 
 @pytest.mark.parametrize("name", CALLS)
 def test_a_call_can_be_made(name: str) -> None:
-    """Short enough, sound shell, uploads that `make gpukit` makes, time for its steps, and all steps of what it names."""
+    """It is short enough and valid shell, uploads only what `make gpukit` makes, and has time for all steps that it names."""
     call = CALLS[name]
     assert len(call.command) <= MOST_CHARACTERS
     subprocess.run(["bash", "-n", "-c", call.command], check=True)
@@ -300,11 +300,11 @@ def test_a_call_can_be_made(name: str) -> None:
     assert all(path.startswith(".gpukit/") for path in call.takes)
     if match := rehearsal.SUITE.search(call.command):
         words = shlex.split(match[0])[2:]
-        given = suite.arguments().parse_args([os.path.expandvars(word) for word in words])
-        steps = gpu_steps.chosen(given.only)
+        options = suite.arguments().parse_args([os.path.expandvars(word) for word in words])
+        steps = gpu_steps.chosen(options.only)
         assert steps
-        assert sum(step.expected_s for step in steps) <= 60 * given.minutes - suite.GRACE_S
-        assert 60 * given.minutes <= call.limit_s - 10  # the kit is unpacked within the minutes
+        assert sum(step.expected_s for step in steps) <= 60 * options.minutes - suite.GRACE_S
+        assert 60 * options.minutes <= call.limit_s - 10  # the kit is unpacked within the minutes
 
 
 def test_the_calls_of_a_group_hold_all_its_steps() -> None:
@@ -322,8 +322,8 @@ def steps_of(call: str) -> list[Step]:
     return gpu_steps.chosen(suite.arguments().parse_args(shlex.split(match[0])[2:]).only)
 
 
-def test_what_travels_stays_small(tmp_path: Path) -> None:
-    """A piece of 48 MiB and the tree are one upload."""
+def test_uploads_stay_small(tmp_path: Path) -> None:
+    """A piece of 48 MiB and the tree must fit into one upload."""
     subprocess.run(["git", "-C", str(suite.ROOT), "rev-parse"], check=True)
     assert gpu_kit.size(gpu_kit.tree()) < 14 << 20
     (tmp_path / "folder").mkdir()
@@ -337,15 +337,15 @@ def test_sizes_tell_what_is_missing_or_too_large(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "piece").write_bytes(b"1" * 100)
-    known = {name: gpu_kit.Call(name, (name,), 10, "true") for name in ("piece", "absent")}
+    calls = {name: gpu_kit.Call(name, (name,), 10, "true") for name in ("piece", "absent")}
     monkeypatch.setattr(gpu_kit, "ROOT", tmp_path)
     monkeypatch.setattr(gpu_kit, "tree", list)
-    monkeypatch.setattr(gpu_kit, "calls", lambda: {"piece": known["piece"]})
+    monkeypatch.setattr(gpu_kit, "calls", lambda: {"piece": calls["piece"]})
     assert gpu_kit.sizes() == 0
     monkeypatch.setattr(gpu_kit, "MOST_BYTES", 99)
     assert gpu_kit.sizes() == 1
     assert "more than" in capsys.readouterr().out
-    monkeypatch.setattr(gpu_kit, "calls", lambda: {"absent": known["absent"]})
+    monkeypatch.setattr(gpu_kit, "calls", lambda: {"absent": calls["absent"]})
     assert gpu_kit.sizes() == 1
     assert "missing: absent" in capsys.readouterr().out
 
@@ -374,9 +374,7 @@ def test_data_and_fits_are_packed_once_and_old_fits_removed(
     assert not list(cache.glob("fits/*-1"))
 
 
-def test_a_rehearsal_stages_what_travels_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_rehearsal_stages_exactly_the_uploads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tmp_path / "repository"
     for name in ("kept.py", "ignored.txt", ".gpukit/p01/piece", ".gpukit/p02/piece"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -412,14 +410,14 @@ def test_a_rehearsal_stages_what_travels_and_nothing_else(
         ("timeout", "no driver", {}, False),
     ],
 )
-def test_a_rehearsal_reports_what_ended_otherwise(
+def test_a_rehearsal_reports_unexpected_endings(
     status: str, message: str, records: dict[str, int], good: bool
 ) -> None:
     step = StepResult("a", status, message=message, records=records)
     assert rehearsal.problems([step], "no driver") == ([] if good else [f"a: {status}: {message}"])
 
 
-def test_the_profile_for_minutes_tries_few_examples_and_shrinks_none() -> None:
+def test_the_gpu_profile_tries_few_examples_and_does_not_shrink() -> None:
     import hypothesis
 
     profile = hypothesis.settings.get_profile("gpu")
@@ -428,8 +426,8 @@ def test_the_profile_for_minutes_tries_few_examples_and_shrinks_none() -> None:
     assert hypothesis.Phase.generate in profile.phases
 
 
-def test_it_needs_nothing_installed() -> None:
-    """On a bare machine the suite itself runs before the kit is there."""
+def test_the_suite_starts_without_any_package() -> None:
+    """On a new machine the suite runs before the kit is installed."""
     command = [sys.executable, "-I", "-S", "-c"]
     code = f"import sys; sys.path.insert(0, {str(suite.ROOT)!r}); from buzzer.suite.gpu import suite; suite.arguments()"
     subprocess.run([*command, code], check=True, cwd="/")

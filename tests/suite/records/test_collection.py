@@ -25,7 +25,7 @@ from buzzer.suite.records.schema import Record
 ROOT = Path(__file__).resolve().parents[3]
 Make = Callable[..., Record]
 
-# Two runs and what each has in the table, written by hand.
+# Two runs, and the expected values of their rows, written by hand.
 FIRST: dict[str, Any] = {
     "scores": {"accuracy": 0.9, "loss": 0.5},
     "gate": {"status": "passed", "reference_run": "b" * 32, "differences": {"accuracy": 0.0}},
@@ -192,7 +192,7 @@ def test_an_unknown_column_is_named(two: Records) -> None:
     assert len(Records().filter(score_accuracy=0.9)) == 0
 
 
-def test_a_notebook_shows_a_table_in_which_nothing_takes_effect(make_record: Make) -> None:
+def test_a_notebook_shows_a_table_without_markup_from_records(make_record: Make) -> None:
     records = Records([make_record(task="<script>alert(1)</script>")] * 30)
     shown = records._repr_html_()
     assert "<script>" not in shown and "&lt;script&gt;" in shown
@@ -204,8 +204,8 @@ def test_a_notebook_shows_a_table_in_which_nothing_takes_effect(make_record: Mak
 # ---- reading ------------------------------------------------------------------------------------------------------
 
 
-def test_flat_folders_and_nested_ones_hold_the_same_records(make_record: Make, tmp_path: Path) -> None:
-    """Older versions wrote all records of a folder side by side."""
+def test_flat_and_nested_folders_give_the_same_records(make_record: Make, tmp_path: Path) -> None:
+    """Older versions wrote all records directly into the folder."""
     machine = make_record().machine.model_dump()
     for number in range(6):
         changes: dict[str, Any] = {"run_id": f"{number:08x}", "task": ["a", "b"][number % 2]}

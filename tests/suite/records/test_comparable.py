@@ -1,4 +1,4 @@
-"""Runs that differ in what makes them comparable are never compared; other differences are noted."""
+"""Runs that differ in a key of comparability are never compared; other differences are noted."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -50,12 +50,12 @@ NOTED = {  # what differs -> the note
 
 
 def two(make: Make, change: dict[str, Any], **common: Any) -> list[Record]:
-    """A run and a newer repetition of it that differs."""
+    """A run, and a newer repetition with a difference."""
     new = {"run_id": "b" * 32, "repeat": 1, "created": datetime(2026, 1, 3, tzinfo=UTC)}
     return [make(**common), make(**common | new | change)]
 
 
-def test_every_key_is_tried() -> None:
+def test_every_key_is_tested() -> None:
     assert {*comparable.TIMES, *comparable.LIMITS, *comparable.QUESTION} == set(DIFFERENT)
 
 
@@ -81,7 +81,7 @@ def test_no_comparison_holds_both(make_record: Make, key: str) -> None:
 
 
 @pytest.mark.parametrize("key", [*TIMES, "enforcement"])
-def test_an_older_record_that_differs_is_no_older_self(make_record: Make, key: str) -> None:
+def test_an_older_record_that_differs_is_not_compared_with(make_record: Make, key: str) -> None:
     old, new = two(make_record, DIFFERENT[key])
     for group in comparison.groups([new], new.task):
         assert regress.changes(group, [old], [regress.Threshold("wall", 0.0)], []) == []
@@ -90,13 +90,13 @@ def test_an_older_record_that_differs_is_no_older_self(make_record: Make, key: s
 
 
 @pytest.mark.parametrize("key", [*TIMES, "enforcement"])
-def test_runs_that_differ_are_no_aa_pair(make_record: Make, key: str) -> None:
+def test_runs_that_differ_are_not_an_aa_pair(make_record: Make, key: str) -> None:
     assert len(comparison.aa_pairs(two(make_record, {"control": True, "repeat": 0}))) == 1
     assert comparison.aa_pairs(two(make_record, DIFFERENT[key] | {"control": True, "repeat": 0})) == []
 
 
 @pytest.mark.parametrize("key", ["machine", "scoring", "enforcement"])
-def test_noise_is_that_of_the_same_conditions(make_record: Make, key: str) -> None:
+def test_noise_comes_from_the_same_conditions(make_record: Make, key: str) -> None:
     pairs = [
         make_record(repeat=i, control=control, run_id=f"{i}{control:d}" * 16)
         for i in range(3)
@@ -148,9 +148,9 @@ def test_differences_are_noted_wherever_records_are_compared(
     assert note in page.html(records, {})
     assert "Some boards hold records of different commits" in readme.result_table(records)
     (group,) = comparison.groups(records, "fake")
-    made = comparison.compare(group, choose().task, None, {}, records)
-    assert note in compare_text.markdown(made, [])
-    assert compare_json.data(made, []).differ == [note]
+    result = comparison.compare(group, choose().task, None, {}, records)
+    assert note in compare_text.markdown(result, [])
+    assert compare_json.data(result, []).differ == [note]
     bench = two(make_record, change, job="bench", config=SIZES)
     assert f"- {note}" in leaderboard.markdown(bench)
 
@@ -160,12 +160,12 @@ def test_a_change_says_what_else_changed(make_record: Make, name: str) -> None:
     change, note = NOTED[name]
     old, new = two(make_record, change)
     (group,) = comparison.groups([new], "fake")
-    (found,) = regress.changes(group, [old], [regress.Threshold("wall", 0.0)], [])
-    assert found.differ == (note,)
+    (changed,) = regress.changes(group, [old], [regress.Threshold("wall", 0.0)], [])
+    assert changed.differ == (note,)
 
 
 def test_different_fits_of_one_job_are_noted(make_record: Make) -> None:
-    """Older records name none; each size has its own."""
+    """Older records do not name a fit, and each size has a different fit."""
     one, other = two(make_record, {"fit_id": "cpu-2"}, fit_id="cpu-1")
     assert comparable.differences([one, other]) == ["runs of 2 fits"]
     assert comparable.differences([one, other.model_copy(update={"fit_id": None})]) == []

@@ -16,11 +16,11 @@ GPU = {"device": "cuda", "gpu_busy_s": 1.0, "gpu_peak_memory_bytes": 10**9, "mac
 def problems(folder: Path, *records: Record, **options: Any) -> list[str]:
     for r in records:
         record.write(r, folder)
-    found = integrity.check(record.paths([folder]), **options)
-    return [problem for problems in found.values() for problem in problems]
+    checked = integrity.check(record.paths([folder]), **options)
+    return [problem for problems in checked.values() for problem in problems]
 
 
-def test_a_good_record_has_no_problem(make_record: Make, tmp_path: Path) -> None:
+def test_a_valid_record_has_no_problem(make_record: Make, tmp_path: Path) -> None:
     assert problems(tmp_path, make_record(), make_record(run_id="b" * 32, **GPU)) == []
 
 
@@ -96,10 +96,10 @@ def test_official_files_must_have_the_fingerprint_of_the_record(make_record: Mak
     assert "not that of the files given" in problem
 
 
-def test_every_published_record_is_good() -> None:
-    found = integrity.check(record.paths([ROOT / "results"]))
-    assert found
-    assert {path.name: problems for path, problems in found.items() if problems} == {}
+def test_every_published_record_is_valid() -> None:
+    checked = integrity.check(record.paths([ROOT / "results"]))
+    assert checked
+    assert {path.name: problems for path, problems in checked.items() if problems} == {}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Where the files of a folder of records lie."""
+"""The layout of a folder of records."""
 
 import re
 from collections.abc import Callable
@@ -60,7 +60,7 @@ def test_every_task_has_a_folder_that_is_searched(make_record: Make, tmp_path: P
     assert path.parent.parent == tmp_path / folder
 
 
-def test_the_folder_of_records_of_a_file(make_record: Make, tmp_path: Path) -> None:
+def test_the_root_folder_of_a_record(make_record: Make, tmp_path: Path) -> None:
     r = make_record()
     path = record.write(r, tmp_path)
     flat = tmp_path / path.name

@@ -1,4 +1,4 @@
-"""Records that lie, with hashes that fit: `buzzer check` finds each, and a report leaves it out."""
+"""False records with matching hashes: `buzzer check` detects each, and a report leaves it out."""
 
 import json
 from collections.abc import Callable
@@ -19,7 +19,7 @@ GPU = {"name": "a GPU", "memory_bytes": 8 * 10**9, "driver": "1"}
 
 @pytest.fixture(scope="module")
 def real() -> dict[str, Fields]:
-    """Real records: a reference, a run that was held against it, one that was not started, and a bench."""
+    """Real records: a reference, a run that was compared with it, a run that was not started, and a bench run."""
     kept: dict[str, Fields] = {}
     for path in record.paths([ROOT / "results"]):
         r = json.loads(path.read_text())
@@ -44,7 +44,7 @@ def real() -> dict[str, Fields]:
 
 
 def put(at: str, value: Any) -> Callable[[Fields], None]:
-    """A lie that sets one place, `budget.cores`."""
+    """A lie that sets one field, such as `budget.cores`."""
     *path, last = at.split(".")
 
     def lie(r: Fields) -> None:
@@ -56,7 +56,7 @@ def put(at: str, value: Any) -> Callable[[Fields], None]:
 
 
 def faster(r: Fields) -> None:
-    """More rows than the reference had: a better throughput."""
+    """Claim more rows than the reference had, and so a higher throughput."""
     r["rows"] *= 10
 
 
@@ -69,7 +69,7 @@ def own_reference(r: Fields) -> None:
 
 
 def better(r: Fields) -> None:
-    """A better score than was compared."""
+    """Claim a better score than the compared one."""
     r["scores"] = {name: value + 0.004 for name, value in r["scores"].items()}
 
 
@@ -118,7 +118,7 @@ def phase_after_score(r: Fields) -> None:
 
 
 def fewer_runs(r: Fields) -> None:
-    """Half of the laps gone, all rows kept: twice the throughput."""
+    """Remove half of the laps and keep all rows, which doubles the throughput."""
     r["samples"]["warm_run"] = r["samples"]["warm_run"][::2]
 
 
@@ -151,15 +151,15 @@ LIES: dict[str, tuple[str, Callable[[Fields], None], str]] = {
     "no memory at all": ("passed", put("peak_memory_bytes", 0), "a peak of 0 bytes"),
     "a timeout before its time": ("passed", late, "timeout after"),
     "an error that passed": ("passed", failed, "gate passed, outcome error"),
-    "ok with what went wrong": ("passed", put("message", "killed"), "ok with a message"),
+    "ok with an error message": ("passed", put("message", "killed"), "ok with a message"),
     "an unknown engine": ("passed", put("engine", "duckdb"), "booking has no duckdb"),
     "a GPU engine on the CPU": ("passed", gpu_engine, "engine cudf on the CPU"),
-    "a GPU that is not there": ("passed", on_gpu, "a machine without one"),
+    "a GPU that the machine does not have": ("passed", on_gpu, "a machine without one"),
     "a GPU busier than the clock": ("passed", gpu_busy, "the GPU was busy for"),
     "more GPU memory than there is": ("passed", gpu_peak, "of GPU memory, the machine has"),
     "a share above one": ("reference", put("scores", lambda v: v | {"accuracy@4": 1.5}), "score accuracy@4 is 1.5"),
     "ranked by another score": ("reference", put("metric", "accuracy@4_mlp"), "is ranked by accuracy@4"),
-    "a precision that is none": ("passed", put("precision", "fp3"), "booking has no fp3"),
+    "an unknown precision": ("passed", put("precision", "fp3"), "booking has no fp3"),
     "a cluster of one process": ("passed", put("cluster", "2 workers"), "it runs in one process"),
     "an unknown last phase": ("passed", put("phase_reached", "dance"), "ok in phase dance"),
     "an error with scores": ("passed", failed, "outcome error with scores"),
@@ -168,11 +168,11 @@ LIES: dict[str, tuple[str, Callable[[Fields], None], str]] = {
     "less memory than its phases": ("passed", put("peak_memory_bytes", 10**6), "bytes, a phase had"),
     "a published figure": ("passed", put("published", True), "published, so not measured"),
     "no rows": ("reference", put("rows", 0), "ok without rows"),
-    "wrong without a word": ("passed", put("outcome", "wrong"), "outcome wrong without a message"),
+    "wrong without a message": ("passed", put("outcome", "wrong"), "outcome wrong without a message"),
     "a phase after score": ("passed", phase_after_score, "after phase score"),
-    "a commit that is none": ("passed", put("git_commit", "main"), "git_commit is not a commit"),
+    "a commit that is not a hash": ("passed", put("git_commit", "main"), "git_commit is not a commit"),
     "from the future": ("passed", put("created", "2199-01-01T00:00:00Z"), "created in the future"),
-    "called official": ("passed", put("data_source", "official"), "data_source differ"),
+    "generated data called official": ("passed", put("data_source", "official"), "data_source differ"),
     "bench: fewer runs": ("bench", fewer_runs, "rows in"),
     "bench: faster than the peak": ("bench", quick_runs, "times the FLOPs a second"),
     "bench: runs longer than their phase": ("bench", slow_runs, "warm runs of"),
@@ -195,7 +195,7 @@ def forged(fields: Fields, folder: Path, name: str) -> Path:
 
 
 @pytest.mark.parametrize("name", LIES)
-def test_a_lie_is_found(real: dict[str, Fields], tmp_path: Path, name: str) -> None:
+def test_a_lie_is_detected(real: dict[str, Fields], tmp_path: Path, name: str) -> None:
     of, lie, message = LIES[name]
     fields = json.loads(json.dumps(real[of]))
     lie(fields)
@@ -203,12 +203,12 @@ def test_a_lie_is_found(real: dict[str, Fields], tmp_path: Path, name: str) -> N
     others = [key for key in ("reference", "passed") if real[key]["run_id"] != fields["run_id"]]
     for key in others:
         forged(json.loads(json.dumps(real[key])), tmp_path, key)
-    found = integrity.check(record.paths([tmp_path]))
-    assert message in "; ".join(found[path])
-    assert found[path]
+    problems = integrity.check(record.paths([tmp_path]))
+    assert message in "; ".join(problems[path])
+    assert problems[path]
 
 
-def test_without_a_lie_nothing_is_found(real: dict[str, Fields], tmp_path: Path) -> None:
+def test_without_a_lie_no_problem_is_reported(real: dict[str, Fields], tmp_path: Path) -> None:
     for name, fields in real.items():
         forged(json.loads(json.dumps(fields)), tmp_path, name)
     assert not any(integrity.check(record.paths([tmp_path])).values())
@@ -229,7 +229,7 @@ def test_a_report_leaves_lies_out_and_says_so(
 
 @pytest.mark.parametrize("beside", [True, False])
 def test_a_pass_needs_its_reference(real: dict[str, Fields], tmp_path: Path, beside: bool) -> None:
-    """A record alone may be looked at; of a set, or in a report, the reference must be there or in its folder."""
+    """A single record may be checked alone. In a set or a report, its reference must be in the set or in its folder."""
     path = forged(json.loads(json.dumps(real["passed"])), tmp_path, "passed")
     if beside:
         forged(json.loads(json.dumps(real["reference"])), tmp_path, f"x-{real['reference']['run_id'][:8]}")

@@ -22,7 +22,7 @@ def test_what_is_written_reads_back(make_record: Make, tmp_path: Path) -> None:
     assert record.paths([tmp_path]) == [path]
 
 
-def test_submissions_beside_records_are_no_records(make_record: Make, tmp_path: Path) -> None:
+def test_submissions_next_to_records_are_not_read_as_records(make_record: Make, tmp_path: Path) -> None:
     path = record.write(make_record(), tmp_path)
     submission = tmp_path / "files" / "aaaaaaaa" / "submission.json"
     submission.parent.mkdir(parents=True)
@@ -95,7 +95,7 @@ def test_an_invalid_record_is_reported_by_field(
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "\xff", "null"])
-def test_a_file_that_is_no_record(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_a_record_is_reported(tmp_path: Path, text: str) -> None:
     (tmp_path / "r.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(DataError, match=r"r\.json: not"):
         record.read(tmp_path / "r.json")
@@ -112,11 +112,11 @@ def test_phases_may_miss_the_wall_time_by_one_per_cent(make_record: Make) -> Non
     make_record(wall_s=2.02)
     with pytest.raises(ValueError, match="add up"):
         make_record(wall_s=2.06)
-    make_record(wall_s=9.0, outcome="timeout")  # a killed run's phases are what is known of it
+    make_record(wall_s=9.0, outcome="timeout")  # of a killed run, only these phases are known
 
 
-def test_what_is_no_number_is_null_in_details(make_record: Make, tmp_path: Path) -> None:
-    """JSON has no NaN: a record that is written can be read."""
+def test_nan_in_details_is_written_as_null(make_record: Make, tmp_path: Path) -> None:
+    """JSON has no NaN, and every written record can be read."""
     path = record.write(make_record(details={"loss": [float("nan"), 1.0]}), tmp_path)
     assert record.read(path).details == {"loss": [None, 1.0]}
 

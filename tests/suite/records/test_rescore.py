@@ -1,4 +1,4 @@
-"""A submission that was kept is scored again, and a record that says otherwise is found."""
+"""Saved submissions are scored again, and a record with another score is detected."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +37,7 @@ def data(tmp_path: Path) -> Data:
 def test_records_are_compared_with_their_submissions(
     tmp_path: Path, data: Data, make_record: Callable[..., Record], case: str, flat: bool
 ) -> None:
-    """Two trips, one of which is right: accuracy@4 is 0.5. `flat`: the layout of older versions."""
+    """One of two trips is predicted right, so accuracy@4 is 0.5. `flat`: the layout of older versions."""
     changes, submission, problem, skipped = CASES[case]
     r = make_record(**({"task": "booking", "metric": "accuracy@4"} | changes))
     path = record.write(r, tmp_path / "out")
@@ -58,16 +58,16 @@ def test_data_without_true_labels_are_reported(
 ) -> None:
     (data.folder / "ground_truth.csv").unlink()
     record.write(make_record(task="booking", metric="accuracy@4"), tmp_path / "out")
-    (found,) = rescore(registry.task("booking"), [tmp_path / "out"], data)
-    assert "has no true labels" in found.skipped
+    (result,) = rescore(registry.task("booking"), [tmp_path / "out"], data)
+    assert "has no true labels" in result.skipped
 
 
-def test_a_task_without_a_truth_of_its_own_is_refused(data: Data) -> None:
+def test_a_task_without_a_file_of_true_labels_is_refused(data: Data) -> None:
     with pytest.raises(UsageError, match="their own labels"):
         list(rescore(registry.task("online-shoppers"), [], data))
 
 
-def test_every_task_says_what_it_hands_in() -> None:
-    """Only the task that makes its truth of its own rows cannot be scored again."""
+def test_every_task_names_its_submission() -> None:
+    """Only the task that takes its true labels from its own rows cannot be scored again."""
     without = [task.name for task in registry.tasks().values() if not (task.submission and task.truth)]
     assert without == ["online-shoppers"]

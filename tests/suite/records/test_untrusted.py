@@ -83,23 +83,23 @@ OTHERS: list[Any] = [
 ]  # fmt: skip
 
 
-DEEP = "deep 0123456789"  # its place is taken by nested lists in the text: Python cannot write them
+DEEP = "deep 0123456789"  # replaced in the text by nested lists, which are too deep for Python to write
 
 
 @pytest.fixture(scope="module")
 def bases() -> list[dict[str, Any]]:
     """Real records of every kind: jobs, outcomes, schemas, LoadGen, a model whole and cut."""
-    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    kinds: dict[tuple[Any, ...], dict[str, Any]] = {}
     for path in record.paths([ROOT / "results", Path(__file__).parents[1] / "old_records"]):
         fields = json.loads(path.read_text())
         scenario = fields["config"].get("scenario", "")
         kind = fields["task"], fields["job"], fields["outcome"], scenario, fields["config"].get("layers")
-        found.setdefault((*kind, fields["engine"]), fields)
-    return list(found.values())
+        kinds.setdefault((*kind, fields["engine"]), fields)
+    return list(kinds.values())
 
 
 def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Every place in a JSON value; of long lists the first."""
+    """The path of every value in a JSON value; of a list only the first two items."""
     items = (
         value.items() if isinstance(value, dict) else enumerate(value[:2]) if isinstance(value, list) else ()
     )
@@ -110,11 +110,11 @@ def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def mutated(fields: dict[str, Any], rng: random.Random) -> tuple[str, dict[str, Any]]:
-    """A record with one to three wrong places, and its hashes made again."""
-    made, kinds = copy.deepcopy(fields), []
+    """A record with one to three wrong values, and the kinds of the changes."""
+    mutant, kinds = copy.deepcopy(fields), []
     for _ in range(rng.choice([1, 1, 2, 3])):
-        at = rng.choice(list(places(made)))
-        parent = made
+        at = rng.choice(list(places(mutant)))
+        parent = mutant
         for key in at[:-1]:
             parent = parent[key]
         kind = rng.choice(["text", "text", "number", "number", "other", "missing", "more", "deep", "long"])
@@ -134,11 +134,11 @@ def mutated(fields: dict[str, Any], rng: random.Random) -> tuple[str, dict[str, 
                 parent[rng.choice(MARKUP)] = rng.choice([*MARKUP, *NUMBERS])
             case _:
                 del parent[at[-1]]
-    return "+".join(sorted(set(kinds))), made
+    return "+".join(sorted(set(kinds))), mutant
 
 
 def rehashed(fields: dict[str, Any], rng: random.Random) -> str:
-    """The record's text with hashes that fit, as a forger writes it."""
+    """The text of a record with matching hashes, as a forger would write it."""
     if isinstance(fields.get("config"), dict) and rng.random() < 0.8:
         fields["config_hash"] = registry.params_hash(fields["config"])
     fields["content_hash"] = record.content_hash(fields)
@@ -146,11 +146,11 @@ def rehashed(fields: dict[str, Any], rng: random.Random) -> str:
     return json.dumps(fields).replace(json.dumps(DEEP), "[" * depth + "]" * depth)
 
 
-# ---- what is looked for in what is shown ---------------------------------------------------------------------------
+# ---- what is checked in the shown texts -----------------------------------------------------------------------------
 
 
 class Skeleton(HTMLParser):
-    """Tags in order, the links, and what would run."""
+    """The tags of an HTML text in order, its links, and attributes that would run code."""
 
     def __init__(self, text: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -181,7 +181,7 @@ def controls(text: str, allowed: str = "\n") -> set[str]:
 
 
 def terminal(show: Callable[[Console], object]) -> str:
-    """What a colour terminal gets, less rich's own colours."""
+    """The text on a colour terminal, without rich's own colours."""
     console = Console(file=io.StringIO(), force_terminal=True, color_system="truecolor", width=400)
     show(console)
     assert isinstance(console.file, io.StringIO)
@@ -196,8 +196,8 @@ def benches(records: Sequence[Record]) -> str:
 
 
 def outputs(records: Sequence[Record]) -> dict[str, str]:
-    """Everything that shows records, by name of the form."""
-    made = {
+    """The records in every form in which they are shown, by the name of the form."""
+    texts = {
         "markdown": leaderboard.markdown(records),
         "readme": readme.fill(EMPTY, records),
         "html": page.html(records, {}),
@@ -206,32 +206,32 @@ def outputs(records: Sequence[Record]) -> dict[str, str]:
         "outcome": "\n".join(display.outcome_text(r) for r in records),
         "bench": benches(records),
     }
-    some = next(iter(registry.tasks().values()))
+    any_task = next(iter(registry.tasks().values()))
     for name in sorted({r.task for r in records}):
-        task = registry.tasks().get(name, some)
+        task = registry.tasks().get(name, any_task)
         for group in comparison.groups(records, name):
             result = comparison.compare(group, task, None, {}, records)
             changes = regress.changes(group, records, [regress.Threshold("wall", 0.05)], records)
-            made["markdown"] += "\n" + compare_text.markdown(result, changes)
+            texts["markdown"] += "\n" + compare_text.markdown(result, changes)
             compare_json.data(result, changes).to_json()
             for table in compare_text.tables(result, changes):
-                made["terminal"] += terminal(lambda c, t=table: console.show(t, c))
-    return made
+                texts["terminal"] += terminal(lambda c, t=table: console.show(t, c))
+    return texts
 
 
-def assert_harmless(made: dict[str, str]) -> None:
-    for name, text in made.items():
+def assert_harmless(texts: dict[str, str]) -> None:
+    for name, text in texts.items():
         allowed = "\n\t" if name in ("outcome", "svg") else "\n"
         assert not controls(text, allowed), name
-    found = Skeleton(made["html"])
-    assert found.tags.count("script") == 1
-    assert not {"img", "iframe", "object", "b2"} & set(found.tags)
-    assert found.running == []
-    assert [x for x in found.links if not x.startswith(("#", "data:image/svg"))] == []
-    own = set(Skeleton(rendered(leaderboard.markdown([]))).tags) | {"code"}
+    skeleton_of_page = Skeleton(texts["html"])
+    assert skeleton_of_page.tags.count("script") == 1
+    assert not {"img", "iframe", "object", "b2"} & set(skeleton_of_page.tags)
+    assert skeleton_of_page.running == []
+    assert [x for x in skeleton_of_page.links if not x.startswith(("#", "data:image/svg"))] == []
+    allowed_tags = set(Skeleton(rendered(leaderboard.markdown([]))).tags) | {"code"}
     for name in ("markdown", "readme"):
-        skeleton = Skeleton(rendered(made[name]))
-        assert set(skeleton.tags) - own - {"ul", "li"} == set(), name
+        skeleton = Skeleton(rendered(texts[name]))
+        assert set(skeleton.tags) - allowed_tags - {"ul", "li"} == set(), name
         assert skeleton.links == []
 
 
@@ -243,7 +243,7 @@ def _watch(event: str, arguments: tuple[Any, ...]) -> None:
         opened.append(str(arguments[0]))
 
 
-sys.addaudithook(_watch)  # stays: there is no way to take one away
+sys.addaudithook(_watch)  # an audit hook cannot be removed
 
 
 @pytest.fixture
@@ -259,7 +259,7 @@ def no_secret_opened() -> Iterator[None]:
 
 
 def command(*arguments: str) -> int:
-    """Exit code of a verb, called in this process; 2 for an expected problem. Anything else fails the test."""
+    """Run a verb in this process. Returns its exit code, 2 for an expected problem. Any other exception fails the test."""
     done = CliRunner().invoke(app, arguments)
     if isinstance(done.exception, BuzzerError):
         assert not controls(done.exception.message)
@@ -309,24 +309,28 @@ WORDS = {  # text fields of a record that are shown
 
 
 def painted(fields: dict[str, Any], text: str) -> Record:
-    """A record with `text` in all its texts, keys of its figures included."""
-    made = Record.model_validate(fields).model_dump(mode="json")
+    """A record with `text` in all its text fields and in the keys of its figures."""
+    painted_fields = Record.model_validate(fields).model_dump(mode="json")
     for name in WORDS:
-        made[name] = [text] if isinstance(made[name], list) else f"{made[name] or ''}{text}"
-    made["budget"] |= {"name": text, "unmet": [text]}
-    made["machine"] |= {"cpu": text, "simd": text, "system": text, "gpus": [{"name": text}]}
-    made["versions"] = {text: text, "python": text}
-    made["data_rows"] = {text: 5}
-    for phase in made["phases"]:
+        painted_fields[name] = (
+            [text] if isinstance(painted_fields[name], list) else f"{painted_fields[name] or ''}{text}"
+        )
+    painted_fields["budget"] |= {"name": text, "unmet": [text]}
+    painted_fields["machine"] |= {"cpu": text, "simd": text, "system": text, "gpus": [{"name": text}]}
+    painted_fields["versions"] = {text: text, "python": text}
+    painted_fields["data_rows"] = {text: 5}
+    for phase in painted_fields["phases"]:
         phase["name"] += text if phase["name"] != "score" else ""
-    made["samples"] = {
+    painted_fields["samples"] = {
         (name if "run" in name or name == "latency" else f"{name}{text}"): laps
-        for name, laps in made["samples"].items()
+        for name, laps in painted_fields["samples"].items()
     }
-    made["scores"] = {name if name == "cosine" else f"{name}{text}": v for name, v in made["scores"].items()}
-    if made["bench"] and made["bench"]["loadgen"]:
-        made["bench"]["loadgen"] = {"result": text, "line": text, "summary": {text: text}}
-    return Record.model_validate(made)
+    painted_fields["scores"] = {
+        name if name == "cosine" else f"{name}{text}": v for name, v in painted_fields["scores"].items()
+    }
+    if painted_fields["bench"] and painted_fields["bench"]["loadgen"]:
+        painted_fields["bench"]["loadgen"] = {"result": text, "line": text, "summary": {text: text}}
+    return Record.model_validate(painted_fields)
 
 
 @pytest.fixture(scope="module")
@@ -340,9 +344,9 @@ def tags(few: list[dict[str, Any]]) -> dict[str, list[str]]:
     return tags_of(outputs([painted(b, "word") for b in few]))
 
 
-def tags_of(made: dict[str, str]) -> dict[str, list[str]]:
-    """The tags that a reader's program sees, in no order: names sort boards."""
-    shown = {"html": made["html"]} | {name: rendered(made[name]) for name in ("markdown", "readme")}
+def tags_of(texts: dict[str, str]) -> dict[str, list[str]]:
+    """The tags of each rendered form, sorted, because the order of boards depends on names."""
+    shown = {"html": texts["html"]} | {name: rendered(texts[name]) for name in ("markdown", "readme")}
     return {name: sorted(Skeleton(text).tags) for name, text in shown.items()}
 
 
@@ -351,18 +355,20 @@ def tags_of(made: dict[str, str]) -> dict[str, list[str]]:
 def test_text_of_a_record_takes_no_effect(
     few: list[dict[str, Any]], tags: dict[str, list[str]], text: str
 ) -> None:
-    """The same records with a plain word in the text's place have the same tags, in Markdown as in HTML."""
-    made = outputs([painted(b, text) for b in few])
-    assert_harmless(made)
-    assert tags_of(made) == tags
+    """The same records with a plain word instead of the text have the same tags, in Markdown and in HTML."""
+    texts = outputs([painted(b, text) for b in few])
+    assert_harmless(texts)
+    assert tags_of(texts) == tags
     if text.isprintable():
         shown = text.strip()
-        assert shown in made["terminal"]
-        assert shown in Skeleton(made["html"]).text
-        assert shown in Skeleton(rendered(made["markdown"])).text
+        assert shown in texts["terminal"]
+        assert shown in Skeleton(texts["html"]).text
+        assert shown in Skeleton(rendered(texts["markdown"])).text
 
 
-def test_a_folder_is_no_scheme(make_record: Callable[..., Record], tmp_path: Path) -> None:
+def test_a_folder_name_is_not_taken_for_a_url_scheme(
+    make_record: Callable[..., Record], tmp_path: Path
+) -> None:
     folder = tmp_path / "javascript:alert(1)"
     path = record.write(make_record(), folder)
     (link,) = page.links_of({"a": path}, tmp_path / "index.html").values()

@@ -1,4 +1,4 @@
-"""The frontier's points, front and chart, from records made by hand."""
+"""The frontier's points, front and chart, from records written by hand."""
 
 import csv
 import io
@@ -51,7 +51,7 @@ def records(make_record: Make) -> list[Record]:
     ]
 
 
-def test_the_front_is_what_nothing_beats(records: list[Record]) -> None:
+def test_the_front_has_the_points_that_no_other_point_beats(records: list[Record]) -> None:
     points = frontier.points(records, 6)
     assert [(p.layers, p.precision) for p in points if p.front] == [(4, "int8"), (6, "int8"), (6, "fp32")]
     assert [p.p50_ms for p in points] == sorted(p.p50_ms for p in points)
@@ -66,7 +66,7 @@ def test_the_front_is_what_nothing_beats(records: list[Record]) -> None:
     assert all(len(line) == len(frontier.COLUMNS) for line in lines)
 
 
-def test_a_point_of_equal_accuracy_that_is_slower_is_not_on_it(make_record: Make) -> None:
+def test_a_slower_point_of_equal_accuracy_is_not_on_the_front(make_record: Make) -> None:
     points = frontier.points([run_of(make_record, "fp32", 0.9, 2), run_of(make_record, "bf16", 0.9, 1)], 6)
     assert [(p.precision, p.front) for p in points] == [("bf16", True), ("fp32", False)]
 
@@ -77,7 +77,7 @@ def test_a_point_of_equal_accuracy_that_is_slower_is_not_on_it(make_record: Make
         ("int8", "onnxruntime", {"simulated": False}, False),
         ("int8", "onnxruntime", {"simulated": True}, True),
         ("fp8", "fused", {"simulated": False}, False),
-        ("fp8", "onnxruntime", {}, True),  # records before the fact was kept
+        ("fp8", "onnxruntime", {}, True),  # a record without the fact, from an older version
         ("int8", "torch_eager", {}, True),
         ("sparse-int8", "torch_eager", {}, True),
         ("int8-dynamic", "torch_eager", {}, False),
@@ -87,7 +87,7 @@ def test_a_point_of_equal_accuracy_that_is_slower_is_not_on_it(make_record: Make
 def test_simulated_speed_is_a_fact_of_the_record(
     make_record: Make, precision: str, backend: str, details: dict[str, Any], simulated: bool
 ) -> None:
-    """Not a matter of what a note says."""
+    """It does not depend on the text of a note."""
     notes = ["rounds to FP8 and multiplies in FP32 here"] if not simulated else ["anything"]
     record = run_of(make_record, precision, 0.9, 1.0, backend=backend, details=details, notes=notes)
     (point,) = frontier.points([record], 6)
@@ -95,7 +95,7 @@ def test_simulated_speed_is_a_fact_of_the_record(
     assert point.counts != simulated
 
 
-def test_published_records_are_simulated_where_they_said_so() -> None:
+def test_published_records_are_simulated_if_their_note_says_so() -> None:
     published = [
         r
         for r in load_records(ROOT / "results")
@@ -140,10 +140,10 @@ def test_the_chart_is_an_image_with_every_point(records: list[Record]) -> None:
         ("int8-qat", 0.951, "passed"),
         ("int8-qat", 0.950, "failed"),
         ("int8-qat", 0.99, "passed"),
-        ("fp32", 0.957, "failed"),  # by the task's tolerance, which is absolute
+        ("fp32", 0.957, "failed"),  # judged by the task's tolerance, which is absolute
     ],
 )
-def test_a_lower_precision_owes_a_share_of_the_score(
+def test_a_lower_precision_must_reach_a_share_of_the_score(
     make_record: Make, precision: str, accuracy: float, status: str
 ) -> None:
     task: TaskConfig = registry.task("bert-intent-precision")
@@ -161,7 +161,7 @@ def test_a_lower_precision_owes_a_share_of_the_score(
 def test_the_command_line_plans_runs_and_draws(
     make_record: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The runs themselves are records made by hand: the whole model in what was asked for, the cut ones in FP32 and INT8."""
+    """The runs are replaced by records written by hand. The whole model runs in the requested precisions, the cut ones in FP32 and INT8."""
     sizes = {"vocab_size": 9, "hidden_size": 4, "num_attention_heads": 2, "intermediate_size": 8}
     (tmp_path / "config.json").write_text(json.dumps(sizes | {"num_hidden_layers": 4}))
     (tmp_path / "tokenizer.json").write_text("{}")
@@ -180,8 +180,8 @@ def test_the_command_line_plans_runs_and_draws(
 
     monkeypatch.setattr(runner, "fit", fitted)
     monkeypatch.setattr(runner, "predict", predicted)
-    asked = ["--backend", "torch_eager", "--precision", "fp32,bf16", "--rounds", "1", "--json"]
-    app(["frontier", str(tmp_path), *asked, "--out", str(tmp_path / "out")], standalone_mode=False)
+    options = ["--backend", "torch_eager", "--precision", "fp32,bf16", "--rounds", "1", "--json"]
+    app(["frontier", str(tmp_path), *options, "--out", str(tmp_path / "out")], standalone_mode=False)
     points = json.loads(capsys.readouterr().out)["points"]
     whole, cut = [(4, "fp32"), (4, "bf16")], [(3, "fp32"), (2, "fp32")]
     assert [(p["layers"], p["precision"]) for p in points] == whole + cut

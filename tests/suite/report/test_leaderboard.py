@@ -44,14 +44,16 @@ def test_a_missing_score_is_wrong(make_record: Make, choose: Choose) -> None:
         {"cluster": "2 workers"},
     ],
 )
-def test_only_the_same_question_is_a_reference(
+def test_only_a_run_of_the_same_question_is_a_reference(
     make_record: Make, choose: Choose, change: dict[str, object]
 ) -> None:
     judged = gate.judge(make_record(**ORT), choose().task, [make_record(**change)])
     assert judged.gate.status == "no-reference"
 
 
-def test_a_cluster_is_held_against_one_process_and_shown_apart(make_record: Make, choose: Choose) -> None:
+def test_a_cluster_is_compared_with_one_process_and_shown_separately(
+    make_record: Make, choose: Choose
+) -> None:
     shared = make_record(cluster="2 workers", run_id="c" * 32)
     judged = gate.judge(shared, choose().task, [make_record()])
     assert (judged.gate.status, judged.gate.reference_run) == ("passed", "a" * 32)
@@ -68,7 +70,7 @@ def test_a_cluster_is_held_against_one_process_and_shown_apart(make_record: Make
 
 
 @pytest.mark.parametrize(("peak", "outcome"), [(3 * 10**9, "ok"), (5 * 10**9, "device-oom"), (None, "ok")])
-def test_more_gpu_memory_than_the_budget_has(
+def test_more_gpu_memory_than_the_budget_allows(
     make_record: Make, choose: Choose, peak: int | None, outcome: str
 ) -> None:
     limited = make_record().budget.model_copy(update={"gpu_memory_bytes": 4 * 10**9})
@@ -78,7 +80,7 @@ def test_more_gpu_memory_than_the_budget_has(
 
 
 @pytest.mark.parametrize(
-    ("use", "told"),
+    ("use", "reason"),
     [
         ({}, "NVML was not available"),
         ({"gpu_busy_s": 0.0, "gpu_peak_memory_bytes": 10**9}, "busy 0 s"),
@@ -87,11 +89,11 @@ def test_more_gpu_memory_than_the_budget_has(
     ],
 )
 def test_a_gpu_run_without_proof_of_gpu_use_is_wrong(
-    make_record: Make, choose: Choose, use: dict[str, float], told: str
+    make_record: Make, choose: Choose, use: dict[str, float], reason: str
 ) -> None:
     judged = gate.judge(make_record(device="cuda", **use), choose().task, [])
-    assert judged.outcome == ("wrong" if told else "ok")
-    assert told in judged.message
+    assert judged.outcome == ("wrong" if reason else "ok")
+    assert reason in judged.message
 
 
 def test_an_unscored_run_is_not_judged(make_record: Make, choose: Choose) -> None:
@@ -102,7 +104,7 @@ def passed(make: Make, **changes: object) -> Record:
     return make(**(ORT | {"gate": {"status": "passed"}} | changes))
 
 
-def test_the_board_ranks_by_wall_time_and_leaves_no_one_out(make_record: Make) -> None:
+def test_the_board_ranks_by_wall_time_and_shows_every_run(make_record: Make) -> None:
     records = [
         make_record(outcome="timeout", engine="pandas", message="late", wall_s=30.0),
         make_record(),
@@ -131,8 +133,8 @@ NOT_STARTED: dict[str, Any] = {
 NOT_STARTED |= {"phases": [], "samples": {}, "scores": {}, "cpu_s": None, "peak_memory_bytes": None}
 
 
-def test_what_was_not_measured_is_left_empty(make_record: Make, choose: Choose) -> None:
-    """Never a zero: of a run that was not started, and of a phase that a run did not come to."""
+def test_figures_that_were_not_measured_are_empty(make_record: Make, choose: Choose) -> None:
+    """They are never zero: neither for a run that was not started, nor for a phase that a run did not reach."""
     lost = make_record(engine="polars", gate={"status": "unscored"}, **NOT_STARTED)
     more = [{"name": "load", "wall_s": 2.0, "cpu_s": 1.0, "peak_memory_bytes": 1}]
     other = make_record(engine="pandas", phases=more, samples={})
@@ -163,13 +165,13 @@ def test_a_repetition_that_was_not_started_has_no_time(make_record: Make) -> Non
     assert (row.wall_s, row.ranked) == (2.0, False)
 
 
-def test_repetitions_are_summed_up_by_the_median(make_record: Make) -> None:
+def test_repetitions_are_summarised_by_the_median(make_record: Make) -> None:
     runs = [make_record(repeat=i).model_copy(update={"wall_s": w}) for i, w in enumerate([3.0, 1.0, 2.0])]
     (line,) = leaderboard.board(runs).lines
     assert line[6] == "2.00 (of 3)"
 
 
-def test_head_room_is_of_the_median_time_and_the_highest_peak(make_record: Make, choose: Choose) -> None:
+def test_head_room_comes_from_the_median_time_and_the_highest_peak(make_record: Make, choose: Choose) -> None:
     """The leaderboard, the page and the comparison show the same shares; without a limit there is none."""
     figures = [(3.0, 10**8), (1.0, 10**9)]
     runs = [
@@ -194,7 +196,7 @@ def test_head_room_is_of_the_median_time_and_the_highest_peak(make_record: Make,
 
 
 @pytest.mark.parametrize(("count", "shown"), [(458, False), (459, True)])
-def test_a_p99_is_shown_from_the_count_that_bench_asks_for(
+def test_a_p99_is_shown_from_the_count_that_bench_requires(
     make_record: Make, count: int, shown: bool
 ) -> None:
     (row,) = repetitions.rows([make_record().model_copy(update={"samples": {"latency": [0.001] * count}})])

@@ -1,4 +1,4 @@
-"""The report page: what it says, and how it behaves in a real browser."""
+"""The report page: its content, and its behaviour in a real browser."""
 
 import re
 import shutil
@@ -25,7 +25,7 @@ CUDA = {"device": "cuda", "gpu_busy_s": 1.0, "gpu_peak_memory_bytes": 10**9}
 
 
 def records(make: Make) -> list[Record]:
-    """Two scales; a baseline, faster CPU and GPU runs in rounds, a timeout, and one that could not start."""
+    """Records at two scales: a baseline, faster runs on CPU and GPU in rounds, a timeout, and a run that could not start."""
     runs = []
     for scale in (0.1, 1.0):
         data = {"scale": scale, "data_fingerprint": f"{scale:g}".replace(".", "a") * 8}
@@ -65,14 +65,14 @@ def timed(make: Make, wall: float, **changes: Any) -> Record:
 
 
 def built(folder: Path, runs: list[Record]) -> Path:
-    """The page beside its records."""
+    """Write the records and the page into a folder. Returns the path of the page."""
     files = {r.run_id: record.write(r, folder) for r in runs}
     target = folder / "index.html"
     record.write_text(target, page.html(runs, page.links_of(files, target)))
     return target
 
 
-def test_the_page_needs_nothing_from_elsewhere(make_record: Make, tmp_path: Path) -> None:
+def test_the_page_is_self_contained(make_record: Make, tmp_path: Path) -> None:
     text = built(tmp_path, records(make_record)).read_text()
     assert not re.findall(r'(?:src|href)="(?:https?:)?//', text)
     assert "@import" not in text
@@ -120,7 +120,7 @@ def bench(make: Make, precision: str, latency: float, cosine: float, **changes: 
     return make(**fields | {"gate": {"status": "passed"}, "run_id": f"{precision:0<32}"} | changes)
 
 
-def test_sessions_stand_below_their_roof(make_record: Make) -> None:
+def test_sessions_are_drawn_below_the_roof(make_record: Make) -> None:
     sessions = [bench(make_record, "fp32", 0.05, 1.0), bench(make_record, "int8", 0.02, 0.991)]
     (roof,) = page_bench.rooflines(sessions)
     assert [mark.text for mark in roof.marks] == [
@@ -158,7 +158,7 @@ def test_a_model_whole_and_cut_is_one_chart(make_record: Make) -> None:
     )
     cut = run(3, "fp32", 0.011, 0.90)
     assert page_bench.frontiers([fit, whole, fast, slow]) == []  # nothing was cut
-    assert page_bench.frontiers([whole, cut]) == []  # not known how deep the whole one is
+    assert page_bench.frontiers([whole, cut]) == []  # the number of layers of the whole model is unknown
     (chart,) = page_bench.frontiers([fit, whole, fast, slow, cut])
     assert [mark.text for mark in chart.marks] == [
         "6 layers, int8, torch_eager: 10.00 ms, accuracy 0.9500",
@@ -179,13 +179,13 @@ class Tab:
     """A page in the browser, and what its console said."""
 
     tab: Any
-    said: list[str] = field(default_factory=list)
-    asked: list[str] = field(default_factory=list)
+    console: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.tab.on("console", lambda message: self.said.append(message.text))
-        self.tab.on("pageerror", lambda error: self.said.append(str(error)))
-        self.tab.on("request", lambda request: self.asked.append(request.url))
+        self.tab.on("console", lambda message: self.console.append(message.text))
+        self.tab.on("pageerror", lambda error: self.console.append(str(error)))
+        self.tab.on("request", lambda request: self.requests.append(request.url))
 
     def rows(self) -> list[dict[str, str]]:
         """The data attributes of the leaderboard rows that can be seen."""
@@ -207,7 +207,7 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture
 def shown(chromium: Any, make_record: Make, tmp_path: Path) -> Iterator[Callable[..., Tab]]:
-    """Opens the page from file://; afterwards its console must have been silent and nothing fetched."""
+    """Opens the page from file://. After the test, the console must be empty, and no request may have left the file system."""
     target = built(tmp_path, records(make_record))
     tabs = []
 
@@ -219,8 +219,8 @@ def shown(chromium: Any, make_record: Make, tmp_path: Path) -> Iterator[Callable
 
     yield go
     for tab in tabs:
-        assert tab.said == []
-        assert [url for url in tab.asked if not url.startswith(("file:", "data:"))] == []
+        assert tab.console == []
+        assert [url for url in tab.requests if not url.startswith(("file:", "data:"))] == []
         tab.tab.context.close()
 
 
@@ -273,7 +273,7 @@ def test_filters_hide_and_are_kept_in_the_address(shown: Callable[..., Tab]) -> 
 
 
 @browser
-def test_a_link_brings_its_view_along(shown: Callable[..., Tab]) -> None:
+def test_a_link_opens_its_view(shown: Callable[..., Tab]) -> None:
     tab = shown("#outcome=timeout&budget=quick")
     assert {(r["outcome"], r["budget"]) for r in tab.rows()} == {("timeout", "quick")}
     assert tab.tab.input_value("select[name=outcome]") == "timeout"
@@ -296,7 +296,7 @@ def test_failed_runs_are_labelled_marks(shown: Callable[..., Tab]) -> None:
 
 
 @browser
-def test_marks_are_reached_by_the_keyboard_and_told(shown: Callable[..., Tab]) -> None:
+def test_marks_can_be_reached_by_keyboard_and_have_labels(shown: Callable[..., Tab]) -> None:
     tab = shown()
     mark = tab.tab.locator(".mark").first
     mark.focus()
@@ -327,8 +327,8 @@ def test_dark_and_light(shown: Callable[..., Tab]) -> None:
 
 
 @browser
-def test_text_stands_out_from_its_ground(shown: Callable[..., Tab]) -> None:
-    """WCAG AA, 4.5 to 1, for every text colour of the style sheet on its ground."""
+def test_text_has_enough_contrast(shown: Callable[..., Tab]) -> None:
+    """WCAG AA: a contrast of 4.5 to 1 for every text colour of the style sheet on its background."""
     contrast = """() => {
       const style = getComputedStyle(document.documentElement);
       const probe = document.createElement("i"); document.body.append(probe);
@@ -346,7 +346,7 @@ def test_text_stands_out_from_its_ground(shown: Callable[..., Tab]) -> None:
 
 
 @browser
-def test_without_scripts_everything_is_there(shown: Callable[..., Tab]) -> None:
+def test_without_scripts_everything_is_shown(shown: Callable[..., Tab]) -> None:
     tab = shown(java_script_enabled=False)
     assert tab.tab.locator("tr[data-row]").count() == 10
     assert not tab.tab.locator("#filters").is_visible()

@@ -26,7 +26,9 @@ def variants(make: Make) -> list[Record]:
     ]
 
 
-def test_the_table_is_of_the_largest_board_and_against_the_reference_on_one_core(make_record: Make) -> None:
+def test_the_table_has_the_largest_board_and_speed_ups_over_the_reference_on_one_core(
+    make_record: Make,
+) -> None:
     text = readme.fill(EMPTY, variants(make_record))
     assert text.startswith("# title\n")
     assert text.endswith(f"{readme.END}\nafter\n")
@@ -38,7 +40,7 @@ def test_the_table_is_of_the_largest_board_and_against_the_reference_on_one_core
     ]
 
 
-def test_the_peak_is_the_leaderboard_s(make_record: Make) -> None:
+def test_the_peak_is_the_same_as_on_the_leaderboard(make_record: Make) -> None:
     runs = [make_record(repeat=i, peak_memory_bytes=p) for i, p in enumerate((10**8, 3 * 10**8, 2 * 10**8))]
     (line,) = [line for line in readme.result_table(runs).splitlines() if line.startswith("| `fake`")]
     assert line.split(" | ")[6] == leaderboard.board(runs).lines[0][8] == "300"
@@ -74,7 +76,7 @@ def test_a_file_without_markers_is_refused(make_record: Make) -> None:
 
 
 @pytest.mark.parametrize("name", ["README.md", "results/leaderboard.md", "results/index.html"])
-def test_what_is_published_is_that_of_the_records(name: str) -> None:
+def test_published_files_match_the_records(name: str) -> None:
     files = {record.read(path).run_id: path for path in record.paths([ROOT / "results"])}
     good = [record.read(path) for path in files.values()]
     text = (ROOT / name).read_text(encoding="utf-8")

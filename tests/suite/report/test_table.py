@@ -1,4 +1,4 @@
-"""One table in three forms: the same cells in each, and no text takes effect as markup."""
+"""One table in three forms: each has the same cells, and no text is interpreted as markup."""
 
 import io
 import re
@@ -16,7 +16,7 @@ EVIL = "[red]a[/red] | <b>*x*</b>\x1b[2J"
 
 @pytest.fixture
 def shown() -> Table:
-    """A table that uses everything that a form may show."""
+    """A table that uses every feature of tables."""
     header = (Column("#", "rank"), Column("run", "name"), Column("wall s", "number", field="wall"), "outcome")
     first = Row(
         (
@@ -72,7 +72,7 @@ def test_markdown_has_title_facts_cells_and_notes(shown: Table) -> None:
     assert shown.markdown(level=0).startswith("a title:\n")
 
 
-def test_text_that_is_markdown_already_stays_so() -> None:
+def test_text_that_is_already_markdown_is_not_escaped() -> None:
     assert table("", ["task"], [[code("a_b*")]]).grid().splitlines()[-1] == "| `a_b*` |"
 
 
@@ -84,7 +84,7 @@ def test_a_terminal_gets_no_markup(shown: Table) -> None:
         assert part in text
 
 
-def test_html_carries_what_filters_and_links_need(shown: Table) -> None:
+def test_html_has_the_attributes_that_filters_and_links_need(shown: Table) -> None:
     html = shown.html()
     assert '<tr class="cuda" data-item data-engine="polars" data-row data-run="a1">' in html
     assert '<a href="r.json" title="the record">polars</a> <span class="chip">GPU</span>' in html

@@ -1,6 +1,6 @@
-"""A task that tries to deceive the harness is detected, and each of its runs has one valid record.
+"""Tasks that try to deceive the harness are detected, and each of their runs has one valid record.
 
-docs/architecture.md has the table of cheats, with those that cannot be detected.
+docs/architecture.md has a table of cheats, including those that cannot be detected.
 """
 
 import os
@@ -28,7 +28,7 @@ Play = Callable[..., Record]
 STILL_WORKING = "it was still working after"
 NO_EVENT = "a line that is not an event or contradicts an earlier one"
 AFTERWARDS = "scoring had begun, but submission.csv was written afterwards"
-DETECTED = {  # cheat -> outcome and words of the message, or of both enforcements
+DETECTED = {  # cheat -> outcome, and part of the message
     "moved-marks": ("error", NO_EVENT),
     "moved-begin": ("error", NO_EVENT),
     "slow-clock": ("error", STILL_WORKING),
@@ -47,16 +47,12 @@ DETECTED = {  # cheat -> outcome and words of the message, or of both enforcemen
     "spoil-fit": ("error", "answers"),
     "lingering": ("error", "still running 1 s after it had reported its end"),
 }
-QUICK = (
-    "slow-clock",
-    "late-file",
-    "own-done",
-    "spoil-fit",
-)  # under both enforcements in every run of the tests
+# Tested in every run of the tests, under both enforcements. The others need BUZZER_SOAK.
+QUICK = ("slow-clock", "late-file", "own-done", "spoil-fit")
 BUDGETS = {"ignore-signals": "1c2g1s", "hungry-forks": "1c200m10s"}
 THOROUGH = "BUZZER_SOAK" in os.environ
-IMPORT_S = 0.3  # that the import of slow_import_task takes at least
-DAEMON_CPU_S = 0.5  # that the daemon of cheating_task computes
+IMPORT_S = 0.3  # least seconds that the import of slow_import_task takes
+DAEMON_CPU_S = 0.5  # CPU seconds that the daemon of cheating_task uses
 
 
 @pytest.fixture
@@ -67,7 +63,7 @@ def play(
     choose: Callable[..., TaskSelection],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Play:
-    """Run a cheat once; its record, written and checked."""
+    """Runs a cheat once. Returns its record, which has been written and checked."""
     monkeypatch.setattr(limits, "LINGER_S", 1.0)
 
     def go(do: str, entry: str = "cheating_task:TASK") -> Record:
@@ -95,8 +91,8 @@ def test_a_cheat_is_detected(play: Play, enforcement: str, do: str) -> None:
 
 @pytest.mark.skipif(not THOROUGH, reason="with BUZZER_SOAK")
 @pytest.mark.parametrize("do", ["honest", "delete-folder", "flood"])
-def test_what_is_clumsy_is_no_cheat(play: Play, enforcement: str, do: str) -> None:
-    """One record, whatever it says; an honest run is believed."""
+def test_a_clumsy_task_has_one_valid_record(play: Play, enforcement: str, do: str) -> None:
+    """The outcome may be `ok` or `error`; that of an honest run is `ok`."""
     r = play(do)
     assert r.outcome == ("ok" if do == "honest" else r.outcome)
     assert r.outcome in ("ok", "error")
@@ -119,7 +115,7 @@ def test_a_daemon_is_counted_and_ended(play: Play, enforcement: str, tmp_path: P
 
 
 def alive(pid: int) -> bool:
-    """Whether a process is there and no zombie."""
+    """Whether a process exists and is not a zombie."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -127,9 +123,9 @@ def alive(pid: int) -> bool:
 
 
 def test_cores_are_a_limit(play: Play, enforcement: str) -> None:
-    """A process that takes its mask of cores off: the kernel's control group holds, the watcher ends it."""
+    """A process removes its mask of cores. A control group limits it all the same; a polled run is ended."""
     if len(os.sched_getaffinity(0)) < 2:
-        pytest.skip("one core is all")
+        pytest.skip("needs two cores")
     r = play("short")
     assert (r.outcome, r.details) == ("ok", {"cores": 1})
     r = play("all-cores")
@@ -158,8 +154,8 @@ BAD = {
     "a phase that ends twice": [*GOOD[:2], end("start", 1.0)],
     "an end of another phase": [*GOOD[:1], end("predict", 1.0)],
     "a gap between phases": [*GOOD[:2], phase("predict", 1.5)],
-    "a phase that begins before its predecessor ended": [*GOOD[:2], phase("predict", 0.5)],
-    "another birth": [*GOOD[:2], phase("predict", 1.0, born_s=101.0)],
+    "a phase that begins before the previous one ended": [*GOOD[:2], phase("predict", 0.5)],
+    "another start of the process": [*GOOD[:2], phase("predict", 1.0, born_s=101.0)],
     "a phase after score": [*GOOD[:6], phase("predict", 7.0)],
     "the end while a phase runs": [*GOOD[:5], done(3.0)],
     "a shorter wall time": [*GOOD[:6], done(1.0)],
@@ -188,7 +184,7 @@ def test_the_events_of_the_clock_are_accepted() -> None:
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_lines_that_contradict_each_other_are_not_believed(what: str) -> None:
+def test_contradictory_lines_are_rejected(what: str) -> None:
     progress = progress_of(BAD[what])
     assert progress.broken == BAD[what][-1].rstrip()[:80]
     assert progress.done is None
@@ -198,7 +194,7 @@ def test_lines_that_contradict_each_other_are_not_believed(what: str) -> None:
     ("unscored", "scored", "started", "problem"),
     [
         (102.9, 103.1, 99.9, ""),  # reported: from 100 to 103
-        (103.4, 103.6, 99.9, ""),  # the line came late to the disk
+        (103.4, 103.6, 99.9, ""),  # the line was written late
         (103.7, 103.9, 99.9, "it was still working after 3.70 s"),
         (None, 102.6, 99.9, ""),
         (None, 102.3, 99.9, "it had ended after 2.30 s"),
@@ -218,7 +214,7 @@ def test_times_are_compared_with_the_readings(
 def test_a_module_in_the_working_folder_is_not_run(
     tmp_path: Path, play: Play, enforcement: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not by the run, whatever `PYTHONPATH` says of nothing."""
+    """Not even if `PYTHONPATH` has empty entries, which mean the working folder."""
     for name in ("json", "random", "numpy", "fake_task"):
         (tmp_path / f"{name}.py").write_text("import os; os._exit(42)\n")
     monkeypatch.chdir(tmp_path)
@@ -256,10 +252,10 @@ def test_a_run_ends_with_its_harness_even_without_a_reaper(tmp_path: Path) -> No
     assert not alive(run)
 
 
-def test_a_process_that_hangs_in_the_kernel_is_left_alone(
+def test_a_process_that_hangs_in_the_kernel_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that was killed and does not go is not waited for."""
+    """The process was killed but does not end."""
     real = limits.wait
     monkeypatch.setattr(limits, "wait", lambda process: None)
     monkeypatch.setattr(limits, "UNKILLABLE_S", 0.1)

@@ -13,7 +13,7 @@ Predict = Callable[..., Record]
 
 @pytest.fixture
 def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user's home without any setting."""
+    """The home folder of a user who has set no cache folder."""
     home = tmp_path / "home"
     home.mkdir()
     for name in (caches.HOME, "XDG_CACHE_HOME", *caches.COMPILED):
@@ -22,7 +22,7 @@ def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
-def test_a_run_finds_the_caches_of_its_user(predict: Predict, enforcement: str, user: Path) -> None:
+def test_a_run_uses_the_caches_of_its_user(predict: Predict, enforcement: str, user: Path) -> None:
     details = predict("show-caches").details
     here = user / ".cache" / "buzzer"
     assert (details["home"] == str(user)) == (enforcement == "polled")
@@ -33,7 +33,7 @@ def test_a_run_finds_the_caches_of_its_user(predict: Predict, enforcement: str, 
     assert all(Path(path).is_dir() for path in details["compiled"].values())
 
 
-def test_the_settings_of_the_user_win(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_of_the_user_have_priority(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(user / "mine"))
     monkeypatch.setenv("BUZZER_CACHE", str(user / "elsewhere"))
     environment = caches.environment()
@@ -48,7 +48,7 @@ def test_a_record_shows_whether_the_caches_were_warm(predict: Predict, user: Pat
     assert predict("work").compiled_caches == "warm"
 
 
-def test_the_names_are_those_that_the_libraries_read() -> None:
+def test_libraries_read_variables_of_these_names() -> None:
     """Each name occurs in the library that reads it, if that is installed."""
     import importlib.util
 

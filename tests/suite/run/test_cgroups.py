@@ -16,7 +16,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_container_moves_its_processes_before_it_passes_controllers_on(root: Path) -> None:
+def test_in_a_container_processes_move_before_controllers_are_delegated(root: Path) -> None:
     (root / "cgroup.type").write_text("domain\n")
     make, move, *delegate = cgroups.missing(root, is_admin=True).commands
     assert make == f"mkdir -p {root}/init {root}/benchexec"
@@ -27,8 +27,8 @@ def test_a_container_moves_its_processes_before_it_passes_controllers_on(root: P
     ]
 
 
-def test_the_commands_are_a_shell_s(root: Path) -> None:
-    """Run on the stand-in: every process and every controller is written where it belongs."""
+def test_the_commands_run_in_a_shell(root: Path) -> None:
+    """Run on the stand-in, they write every process and every controller to the right file."""
     import subprocess
 
     (root / "cgroup.type").write_text("domain\n")
@@ -45,11 +45,11 @@ def test_the_commands_are_a_shell_s(root: Path) -> None:
     ]
 
 
-def test_the_machine_s_own_root_keeps_its_processes(root: Path) -> None:
+def test_the_root_group_of_the_machine_keeps_its_processes(root: Path) -> None:
     assert not any("cgroup.procs" in c for c in cgroups.missing(root, is_admin=True).commands)
 
 
-def test_a_user_asks_systemd(root: Path) -> None:
+def test_a_user_who_is_not_root_needs_systemd(root: Path) -> None:
     missing = cgroups.missing(root, is_admin=False)
     assert missing.commands == ["systemd-run --user --scope --slice=benchexec -p Delegate=yes buzzer run"]
 
@@ -60,11 +60,11 @@ def test_a_read_only_mount_is_reported(root: Path, monkeypatch: pytest.MonkeyPat
     assert ("read-only" in missing.reason, missing.commands) == (True, [])
 
 
-def test_who_asks_for_polling_needs_no_commands(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_who_chooses_polling_gets_no_commands(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BUZZER_ENFORCEMENT", "polled")
-    found = cgroups.missing(root, is_admin=True)
-    assert ("asks for polling" in found.reason, found.commands) == (True, [])
-    assert limits_lines(found) == [f"  {found.reason}"]
+    missing = cgroups.missing(root, is_admin=True)
+    assert ("asks for polling" in missing.reason, missing.commands) == (True, [])
+    assert limits_lines(missing) == [f"  {missing.reason}"]
     assert limits_lines(None) == []
 
 

@@ -9,7 +9,7 @@ from buzzer.suite.run.progress import RunProgress
 
 
 class FakeTime:
-    """A clock that the test moves, so that sums are exact."""
+    """A clock that the test sets, so that sums are exact."""
 
     def __init__(self) -> None:
         self.t = 100.0
@@ -50,7 +50,7 @@ def test_phases_and_laps_add_up_to_the_wall_time(visits: list[tuple[str, int]]) 
         assert progress.samples[name] == expected
 
 
-def test_a_run_that_is_ended_keeps_the_phase_it_was_in() -> None:
+def test_a_stopped_run_keeps_its_running_phase() -> None:
     now, file = FakeTime(), io.StringIO()
     ticker = clock.Clock(file, now=now, cpu=now)
     now.t += 1
@@ -75,7 +75,7 @@ def test_the_device_is_waited_for_before_every_reading() -> None:
     assert len(waits) == 2
 
 
-def test_process_age_and_peak_are_known_here() -> None:
+def test_process_age_and_peak_are_available() -> None:
     assert 0 < clock.process_age() < 10**6
     block = bytearray(50 << 20)
     block[::4096] = b"x" * len(block[::4096])

@@ -43,18 +43,18 @@ def package(folder: Path, name: str, value: int) -> Path:
 def test_rapl_packages_add_up_and_may_wrap_around(tmp_path: Path) -> None:
     first, second = package(tmp_path, "intel-rapl:0", 999_000_000), package(tmp_path, "intel-rapl:1", 0)
     meter = Meter("cpu", tmp_path)
-    first.write_text("1000000")  # wrapped: 2 J
+    first.write_text("1000000")  # wrapped around: 2 J
     meter.sample()
     first.write_text("3000000")  # 2 J more
     second.write_text("500000")  # half a joule
     assert meter.stop().energy_j == {"cpu": pytest.approx(4.5)}
 
 
-def test_without_counters_nothing_is_guessed(tmp_path: Path) -> None:
+def test_without_counters_the_readings_are_none(tmp_path: Path) -> None:
     assert Meter("cpu", tmp_path).stop() == Readings(None, None, None)
 
 
-def test_gpu_use_is_counted_above_what_was_there_before() -> None:
+def test_gpu_memory_is_counted_above_the_use_before_the_run() -> None:
     nvml, clock = Nvml(), iter([0.0, 1.0, 3.0])
     gpu = Gpu(nvml, lambda: next(clock))
     nvml.share, nvml.used, nvml.millijoules = 50, 4 * 10**9, 7_000

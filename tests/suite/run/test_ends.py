@@ -1,4 +1,4 @@
-"""How the command line ends: by a signal, without a reader, on a full disk, and where a folder cannot be written."""
+"""How the command line ends after a signal, without a reader, on a full disk, and if a folder cannot be written."""
 
 import errno
 import json
@@ -38,8 +38,8 @@ SIGNALS = {"SIGTERM": 143, "SIGHUP": 129, "SIGINT": 130}
 
 @pytest.fixture
 def main(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Main]:
-    """Runs the command line in this process; its exit code."""
-    kept = {number: signal.getsignal(number) for number in map(signal.Signals.__getitem__, SIGNALS)}
+    """Runs the command line in this process. Returns its exit code."""
+    handlers = {number: signal.getsignal(number) for number in map(signal.Signals.__getitem__, SIGNALS)}
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)  # the tests may run under nohup
     monkeypatch.setenv("BUZZER_CACHE", str(tmp_path / "cache"))
@@ -47,20 +47,20 @@ def main(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Main]:
 
     def run(*arguments: str) -> int:
         monkeypatch.setattr(sys, "argv", ["buzzer", *arguments])
-        monkeypatch.setattr(sys, "stdout", sys.stdout)  # to be put back
+        monkeypatch.setattr(sys, "stdout", sys.stdout)  # restored after the test
         monkeypatch.setattr(sys, "stderr", sys.stderr)
         with pytest.raises(SystemExit) as end:
             cli.main()
         return int(str(end.value.code or 0))
 
     yield run
-    for number, handler in kept.items():
+    for number, handler in handlers.items():
         signal.signal(number, handler)
 
 
-def struck(number: str) -> None:
+def send_signal(number: str) -> None:
     os.kill(os.getpid(), signal.Signals[number])
-    time.sleep(0)  # Python takes signals up between two steps
+    time.sleep(0)  # Python handles signals between two instructions
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -72,10 +72,10 @@ def test_a_signal_leaves_no_half_made_folder(
         out, progress = [x for x in arguments if isinstance(x, Path)][-1], arguments[-1]
         with new_folder(out) as aside:
             (aside / "part").write_text("half")
-            struck(number)
-            struck(number)  # impatient users do it twice
-            progress(0.5, "going on")
-            raise AssertionError("it went on")
+            send_signal(number)
+            send_signal(number)  # as an impatient user does
+            progress(0.5, "still working")
+            raise AssertionError("not stopped")
 
     monkeypatch.setattr(booking, verb, work)
     task = ["data", verb, "booking", *(["."] if verb == "convert" else []), "--out", "made"]
@@ -96,7 +96,7 @@ def test_a_signal_leaves_no_half_written_report(
     replace = Path.replace
 
     def strike(path: Path, target: Path) -> Path:
-        struck(number)
+        send_signal(number)
         return replace(path, target)
 
     monkeypatch.setattr(Path, "replace", strike)
@@ -105,11 +105,11 @@ def test_a_signal_leaves_no_half_written_report(
     assert [path.name for path in Path().iterdir()] == ["records"]
 
 
-def test_a_signal_to_all_processes_is_no_error_of_one(
+def test_a_signal_to_all_processes_is_not_reported_as_an_error(
     main: Main, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def work(*_: Any, **__: Any) -> None:
-        struck("SIGTERM")
+        send_signal("SIGTERM")
         raise DataError("a process of the generator was killed: out of memory?")
 
     monkeypatch.setattr(booking, "generate", work)
@@ -122,7 +122,7 @@ def sleep(seconds: int) -> int:
     return seconds
 
 
-def test_whoever_stops_taking_results_waits_for_none() -> None:
+def test_closing_the_results_does_not_wait_for_the_workers() -> None:
     long_s = 100
     results, began = in_order(sleep, [0, long_s, long_s, long_s], 2), time.monotonic()
     assert next(results) == 0
@@ -134,36 +134,36 @@ def test_whoever_stops_taking_results_waits_for_none() -> None:
 
 
 @pytest.mark.parametrize("kind", ["full", "gone"])
-def test_messages_that_nobody_can_read_end_nothing(kind: str) -> None:
+def test_messages_without_a_reader_do_not_end_the_program(kind: str) -> None:
     if kind == "full":
         writer = os.open("/dev/full", os.O_WRONLY)
     else:
         reader, writer = os.pipe()
         os.close(reader)
     with os.fdopen(writer, "w", buffering=1) as stream:
-        unheard = streams.Unheard(stream)
+        lossy = streams.Lossy(stream)
         for _ in range(3):
-            assert unheard.write("a line\n") == 7
-            unheard.flush()
-        assert os.fstat(unheard.fileno()).st_rdev == Path(os.devnull).stat().st_rdev
+            assert lossy.write("a line\n") == 7
+            lossy.flush()
+        assert os.fstat(lossy.fileno()).st_rdev == Path(os.devnull).stat().st_rdev
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 def test_a_full_stream(
     main: Main, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], stream: str
 ) -> None:
-    """What cannot be written to stdout is told; of stderr nothing can be told, and the exit code is that of the verb."""
+    """A failed write to stdout is reported. For stderr nothing can be reported, and the exit code is that of the verb."""
     with Path("/dev/full").open("w") as full:
         monkeypatch.setattr(sys, stream, full)
         code = main("data", "info", "booking") if stream == "stdout" else main("data", "info", "bookin")
     assert code == 2
-    told = capfd.readouterr().err
-    assert told.startswith("error: standard output: No space left on device\n") == (stream == "stdout")
-    assert "Traceback" not in told
+    message = capfd.readouterr().err
+    assert message.startswith("error: standard output: No space left on device\n") == (stream == "stdout")
+    assert "Traceback" not in message
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
-def test_what_a_locale_cannot_show_is_written_as_utf_8(
+def test_stdout_is_utf_8_in_any_locale(
     main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, encoding: str
 ) -> None:
     with (tmp_path / "out").open("w", encoding=encoding) as out:
@@ -172,12 +172,12 @@ def test_what_a_locale_cannot_show_is_written_as_utf_8(
     assert "───" in (tmp_path / "out").read_text(encoding="utf-8")
 
 
-def test_an_argument_that_is_not_utf_8_is_told(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_argument_that_is_not_utf_8_is_reported(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
     assert main("data", "generate", "booking", "--out", os.fsdecode(b"made\xff")) == 2
     assert capsys.readouterr().err.startswith("error: argument 'made\\udcff' is not UTF-8\n")
 
 
-def test_a_reader_that_is_gone_ends_it_quietly(
+def test_a_closed_pipe_ends_the_program_without_a_message(
     main: Main, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     reader, writer = os.pipe()
@@ -188,8 +188,8 @@ def test_a_reader_that_is_gone_ends_it_quietly(
     assert capfd.readouterr().err == ""
 
 
-def test_closed_streams_are_opened_on_nothing(tmp_path: Path) -> None:
-    """Else the first file that is opened gets the number of stderr, and what libraries print there lands in it."""
+def test_closed_streams_are_opened_on_dev_null(tmp_path: Path) -> None:
+    """Otherwise the first opened file would get the number of stderr, and libraries would print into that file."""
     code = (
         "from buzzer.suite.cli import streams; streams.prepare(); import os, sys; file = open('made', 'w');"
         " print('x'); print('x', file=sys.stderr); os.write(2, b'x'); sys.exit(file.fileno() < 3)"
@@ -200,7 +200,7 @@ def test_closed_streams_are_opened_on_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "made").read_bytes() == b""
 
 
-# ---- folders that take nothing ------------------------------------------------------------------------------------
+# ---- folders that cannot be written -------------------------------------------------------------------------------
 
 
 def refuse(*_: Any, **__: Any) -> Any:
@@ -209,7 +209,7 @@ def refuse(*_: Any, **__: Any) -> Any:
 
 @pytest.mark.parametrize("verb", ["run", "compare", "bench"])
 @pytest.mark.parametrize("thing", ["a file", "a full disk"])
-def test_an_out_folder_that_takes_nothing_is_told_before_any_work(
+def test_an_out_folder_that_cannot_be_written_is_reported_before_any_work(
     main: Main, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], thing: str, verb: str
 ) -> None:
     if thing == "a file":
@@ -223,7 +223,9 @@ def test_an_out_folder_that_takes_nothing_is_told_before_any_work(
     assert "error: cannot write out" in capsys.readouterr().err
 
 
-def test_where_the_markdown_goes_is_tried_first_too(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_folder_of_the_markdown_file_is_checked_first_too(
+    main: Main, monkeypatch: pytest.MonkeyPatch
+) -> None:
     Path("file").write_text("in the way")
     monkeypatch.setattr(runner, "predict", refuse)
     monkeypatch.setattr(booking, "generate", refuse)
@@ -243,26 +245,26 @@ def test_a_full_disk_loses_no_result(
     data: Data,
     cache: str,
 ) -> None:
-    """The record is kept in the cache, or else shown, and the message says where."""
+    """The record is saved in the cache or, if that fails too, shown; the message says where it is."""
     monkeypatch.setenv("BUZZER_CACHE", str(tmp_path / "cache"))
     (tmp_path / "out").write_text("a file")
     if cache == "full":
         (tmp_path / "cache").write_text("a file")
     shown = (tmp_path / "shown").open("w+")
-    monkeypatch.setattr(runner, "predict", lambda *given: make_record(notes=["[red] \\[x]"]))
+    monkeypatch.setattr(runner, "predict", lambda *_: make_record(notes=["[red] \\[x]"]))
     (tmp_path / "folder").mkdir()
-    with shown, pytest.raises(DataError) as told, ProgressDisplay(Console(file=shown, width=40)) as display:
+    with shown, pytest.raises(DataError) as caught, ProgressDisplay(Console(file=shown, width=40)) as display:
         executor = Executor(tmp_path / "folder", display)
-        executor.out = tmp_path / "out"  # the folder that was good at the start takes nothing any more
+        executor.out = tmp_path / "out"  # the folder could be written at the start, and cannot any more
         list(executor.run([Step(predict_runs(choose())[0], TaskWorkload(data, executor.out))]))
     if cache == "full":
-        kept = json.loads((tmp_path / "shown").read_text())
-        assert told.value.message.endswith("is above, as JSON")
+        saved = json.loads((tmp_path / "shown").read_text())
+        assert caught.value.message.endswith("is above, as JSON")
     else:
         (path,) = (tmp_path / "cache" / "records").glob("*/*/*.json")
-        assert told.value.message.endswith(f"is in {path}")
-        kept = json.loads(path.read_text())
-    assert kept["run_id"] == make_record().run_id and kept["notes"] == ["[red] \\[x]"]
+        assert caught.value.message.endswith(f"is in {path}")
+        saved = json.loads(path.read_text())
+    assert saved["run_id"] == make_record().run_id and saved["notes"] == ["[red] \\[x]"]
 
 
 def test_a_leaderboard_that_cannot_be_written_hides_no_result(

@@ -1,4 +1,4 @@
-"""The protocol between harness and worker: what one writes, the other reads."""
+"""The protocol between harness and worker: each reads what the other has written."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +36,7 @@ def test_an_event_is_read_as_it_was_written(event: Event) -> None:
 @pytest.mark.parametrize("event", EVENTS[:4])
 @pytest.mark.parametrize("value", ['"text"', "null", "{}", "true"])
 def test_a_field_of_another_type_is_rejected(event: Event, value: str) -> None:
-    """Shown for the first number of each event."""
+    """Tested on the first number of each event."""
     line, number = events.to_line(event), event.at_s if isinstance(event, PhaseStarted) else event.wall_s  # type: ignore[union-attr]
     with pytest.raises(ValueError, match="not an event"):
         events.parse(line.replace(f'_s": {number}', f'_s": {value}', 1))

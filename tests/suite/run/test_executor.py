@@ -1,4 +1,4 @@
-"""The executor's rules, by a workload whose records are made by hand: no process is started."""
+"""The executor's rules, tested with a workload whose records are written by hand. No process is started."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -25,8 +25,8 @@ PHASES = [
 ]
 
 
-class Watcher:
-    """Notes what it is told."""
+class Recorder:
+    """An observer that keeps what it receives."""
 
     def __init__(self) -> None:
         self.runs = 0
@@ -50,7 +50,7 @@ class Watcher:
 
 
 class Workload:
-    """Ends each run as `endings` says, by job or backend: an outcome, or "interrupted"."""
+    """Ends each run as `endings` says: by job or backend, an outcome or "interrupted"."""
 
     fit_name, keeps_fit = "fit", True
 
@@ -88,7 +88,7 @@ class Workload:
 
 @pytest.fixture
 def workload(fake_path: None, data: Data, make_record: Make) -> Callable[..., Workload]:
-    """Makes a workload, given how its runs end."""
+    """Makes a workload whose runs end as given."""
     return lambda **endings: Workload(data, make_record, endings)
 
 
@@ -103,21 +103,21 @@ def outcomes(records: Sequence[Record]) -> list[tuple[str, str, str]]:
 def test_every_run_has_a_record_on_disk(
     tmp_path: Path, choose: Choose, workload: Callable[..., Workload]
 ) -> None:
-    watcher = Watcher()
-    executor = Executor(tmp_path / "out", watcher)
-    made = list(executor.run(steps_of(choose(), workload())))
-    assert outcomes(made) == [("fit", BOTH[0], "ok"), *(("predict", b, "ok") for b in BOTH)]
-    assert watcher.runs == 2
-    assert watcher.finished_runs == ["fit torch_eager", "predict torch_eager", "predict onnxruntime"]
-    assert {record.read(path).run_id for path in record.paths([tmp_path / "out"])} == {r.run_id for r in made}
-    assert executor.records == made
+    observer = Recorder()
+    executor = Executor(tmp_path / "out", observer)
+    records = list(executor.run(steps_of(choose(), workload())))
+    assert outcomes(records) == [("fit", BOTH[0], "ok"), *(("predict", b, "ok") for b in BOTH)]
+    assert observer.runs == 2
+    assert observer.finished_runs == ["fit torch_eager", "predict torch_eager", "predict onnxruntime"]
+    assert {r.run_id for r in record.read_good(tmp_path / "out")} == {r.run_id for r in records}
+    assert executor.records == records
 
 
 def test_a_cached_fit_has_no_record(
     tmp_path: Path, choose: Choose, workload: Callable[..., Workload]
 ) -> None:
-    made = list(Executor(tmp_path / "out", Watcher()).run(steps_of(choose(), workload(fit="cached"))))
-    assert [r.job for r in made] == ["predict", "predict"]
+    records = list(Executor(tmp_path / "out", Recorder()).run(steps_of(choose(), workload(fit="cached"))))
+    assert [r.job for r in records] == ["predict", "predict"]
 
 
 @pytest.mark.parametrize("ending", ["error", "unsupported"])
@@ -125,45 +125,47 @@ def test_runs_whose_fit_failed_are_not_started(
     tmp_path: Path, choose: Choose, workload: Callable[..., Workload], ending: str
 ) -> None:
     done = workload(fit=ending)
-    made = list(Executor(tmp_path / "out", Watcher()).run(steps_of(choose(), done)))
+    records = list(Executor(tmp_path / "out", Recorder()).run(steps_of(choose(), done)))
     assert done.runs == []
-    assert [r.outcome for r in made] == [ending] * 3
-    assert {r.message for r in made[1:]} == {f"its fit ended {ending}: it failed"}
+    assert [r.outcome for r in records] == [ending] * 3
+    assert {r.message for r in records[1:]} == {f"its fit ended {ending}: it failed"}
 
 
-@pytest.mark.parametrize(("stopped", "records"), [("fit", 1), ("torch_eager", 2), ("onnxruntime", 3)])
+@pytest.mark.parametrize(("stopped", "count"), [("fit", 1), ("torch_eager", 2), ("onnxruntime", 3)])
 def test_the_run_that_the_user_stops_is_the_last(
-    tmp_path: Path, choose: Choose, workload: Callable[..., Workload], stopped: str, records: int
+    tmp_path: Path, choose: Choose, workload: Callable[..., Workload], stopped: str, count: int
 ) -> None:
-    watcher = Watcher()
-    executor = Executor(tmp_path / "out", watcher)
-    made = list(executor.run(steps_of(choose(), workload(**{stopped: "interrupted"}))))
-    assert len(made) == records == len(record.paths([tmp_path / "out"]))
-    assert executor.interrupted and runner.interrupted(made[-1])
-    assert watcher.messages == [("info", "interrupted; what ended is on disk, `--resume` goes on from there")]
+    observer = Recorder()
+    executor = Executor(tmp_path / "out", observer)
+    records = list(executor.run(steps_of(choose(), workload(**{stopped: "interrupted"}))))
+    assert len(records) == count == len(record.read_good(tmp_path / "out"))
+    assert executor.interrupted and runner.interrupted(records[-1])
+    assert observer.messages == [
+        ("info", "interrupted; the records of finished runs are on disk; `--resume` does the remaining runs")
+    ]
 
 
 @pytest.mark.parametrize("ending", ["error", "interrupted"])
 def test_a_reference_without_a_record_fails_the_runs(
     tmp_path: Path, choose: Choose, workload: Callable[..., Workload], ending: str
 ) -> None:
-    """As in a bench: one record where the user stopped the reference, else one for each run."""
+    """As in `buzzer bench`: one record if the user stopped the reference, else one for each run."""
     done = workload(fit=ending)
     done.fit_name, done.keeps_fit = "reference", False
-    executor = Executor(tmp_path / "out", Watcher())
-    made = list(executor.run(steps_of(choose(), done)))
-    assert len(made) == (1 if ending == "interrupted" else 2)
+    executor = Executor(tmp_path / "out", Recorder())
+    records = list(executor.run(steps_of(choose(), done)))
+    assert len(records) == (1 if ending == "interrupted" else 2)
     assert executor.interrupted == (ending == "interrupted")
-    assert {r.message for r in made} == {"its reference ended error: it failed"}
+    assert {r.message for r in records} == {"its reference ended error: it failed"}
 
 
-def test_what_cannot_run_here_says_why(
+def test_the_record_of_a_run_that_cannot_run_here_says_why(
     tmp_path: Path, choose: Choose, workload: Callable[..., Workload]
 ) -> None:
     fit, first, second = steps_of(choose(), workload())
     second = replace(second, problem=UnsupportedError("not installed", "install it"))
-    made = list(Executor(tmp_path / "out", Watcher()).run([fit, first, second]))
-    assert [(r.outcome, r.message, r.hint) for r in made[2:]] == [
+    records = list(Executor(tmp_path / "out", Recorder()).run([fit, first, second]))
+    assert [(r.outcome, r.message, r.hint) for r in records[2:]] == [
         ("unsupported", "not installed", "install it")
     ]
 
@@ -180,7 +182,7 @@ def test_a_variant_is_given_up(
     runs: int,
 ) -> None:
     done = workload(onnxruntime=ending)
-    list(Executor(tmp_path / "out", Watcher()).run(steps_of(choose(repeat=3), done), give_up))
+    list(Executor(tmp_path / "out", Recorder()).run(steps_of(choose(repeat=3), done), give_up))
     assert sum(run.backend == "onnxruntime" for run in done.runs) == runs
     assert sum(run.backend == "torch_eager" for run in done.runs) == 3
 
@@ -190,17 +192,17 @@ def test_resume_does_what_is_left_and_fits_only_for_that(
 ) -> None:
     first, again, third = workload(onnxruntime="error"), workload(), workload()
     steps = steps_of(choose(), first)
-    made = list(Executor(tmp_path / "out", Watcher()).run(steps))
-    watcher = Watcher()
-    executor = Executor(tmp_path / "out", watcher, resume=True)
-    assert watcher.messages == []
-    again.fits = 100  # other run_ids
+    records = list(Executor(tmp_path / "out", Recorder()).run(steps))
+    observer = Recorder()
+    executor = Executor(tmp_path / "out", observer, resume=True)
+    assert observer.messages == []
+    again.fits = 100  # gives other run_ids
     rest = list(executor.run(steps_of(choose(), again)))
     assert outcomes(rest) == [("fit", BOTH[0], "ok"), ("predict", BOTH[1], "ok")]
-    assert [r.run_id for r in executor.reused] == [made[1].run_id]
-    assert watcher.runs == 1
-    assert watcher.messages == [("info", "- fake predict torch_eager fp32: done before, skipped")]
-    assert list(Executor(tmp_path / "out", Watcher(), resume=True).run(steps_of(choose(), third))) == []
+    assert [r.run_id for r in executor.reused] == [records[1].run_id]
+    assert observer.runs == 1
+    assert observer.messages == [("info", "- fake predict torch_eager fp32: has a record, skipped")]
+    assert list(Executor(tmp_path / "out", Recorder(), resume=True).run(steps_of(choose(), third))) == []
     assert third.fits == 0
 
 
@@ -210,7 +212,7 @@ def test_without_resume_everything_is_done_again(
     for number in range(2):
         done = workload()
         done.fits = 100 * number
-        assert len(list(Executor(tmp_path / "out", Watcher()).run(steps_of(choose(), done)))) == 3
+        assert len(list(Executor(tmp_path / "out", Recorder()).run(steps_of(choose(), done)))) == 3
 
 
 def test_records_that_check_finds_wrong_are_left_out(
@@ -218,16 +220,16 @@ def test_records_that_check_finds_wrong_are_left_out(
 ) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "broken.json").write_text("{")
-    watcher = Watcher()
-    assert Executor(tmp_path / "out", watcher).past == []
-    ((level, text),) = watcher.messages
+    observer = Recorder()
+    assert Executor(tmp_path / "out", observer).past == []
+    ((level, text),) = observer.messages
     assert level == "warning" and text.startswith(f"left out: {tmp_path / 'out' / 'broken.json'}: ")
 
 
-def test_a_folder_that_takes_no_record_ends_it_at_the_start(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_reported_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
     with pytest.raises(DataError, match="cannot write"):
-        Executor(tmp_path / "out", Watcher())
+        Executor(tmp_path / "out", Recorder())
 
 
 def test_a_comparison_fits_first_and_shuffles_all_rounds_but_the_first(choose: Choose) -> None:

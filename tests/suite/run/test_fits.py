@@ -32,7 +32,7 @@ Predict = Callable[..., Record]
 
 
 def silent(phase: str, elapsed: float) -> None:
-    """No progress shown."""
+    """Ignore the progress."""
 
 
 # ---- the name -----------------------------------------------------------------------------------------------------------------
@@ -54,7 +54,7 @@ CLUSTER = {"device": "cuda", "workers": 2}
         ({}, LEARNED),
     ],
 )
-def test_what_changes_the_fit_changes_its_name(
+def test_a_change_of_the_fit_changes_its_name(
     choice: dict[str, Any], data_change: dict[str, str], fake_path: None, data: Data, choose: Choose
 ) -> None:
     cases = [(fit_run(choose()), data), (fit_run(choose(**choice)), replace(data, **data_change))]
@@ -64,20 +64,20 @@ def test_what_changes_the_fit_changes_its_name(
 
 
 def test_one_fit_serves_all_engines_and_backends(data: Data, choose: Choose) -> None:
-    """Their scores must agree. GPU engines use a fit of the CPU, unless --device cuda trains it on the GPU."""
-    task, own = (
+    """Scores of all engines must agree. GPU engines use a fit made on the CPU, unless --device cuda trains it on the GPU."""
+    task, names = (
         registry.task("recsys2021"),
         {"engines": ["pandas", "cudf"], "backends": ["torch_eager", "nvforest"]},
     )
     for device, wanted in ((None, {"cpu", "cuda"}), ("cuda", {"cuda"})):
-        choice = choose(task=task, device=device, workers=2, repeat=2, precisions=["fp32", "bf16"], **own)
+        choice = choose(task=task, device=device, workers=2, repeat=2, precisions=["fp32", "bf16"], **names)
         runs = predict_runs(choice)
         assert {run.device for run in runs} == wanted and len(runs) == 16
         (name,) = {fits.fit_id(run, data) for run in [*runs, fit_run(choice)]}
         assert name.partition("-")[0] == (device or "cpu")
 
 
-def test_test_files_are_no_part_of_the_name(fake_path: None, data: Data, choose: Choose) -> None:
+def test_test_files_are_not_part_of_the_name(fake_path: None, data: Data, choose: Choose) -> None:
     small, large = (replace(data, fingerprint=name, **LEARNED) for name in ("small", "large"))
     run = fit_run(choose())
     assert fits.fit_id(run, small) == fits.fit_id(run, large)
@@ -133,7 +133,7 @@ def test_all_that_a_task_imports_is_found(ours: Path) -> None:
 def test_an_edited_source_makes_another_fit(name: str, ours: Path) -> None:
     before = fits.code_hash("ours.task:TASK")
     (ours / name).write_text(SOURCES[name] + "# edited\n")
-    assert fits.code_hash("ours.task:TASK") == before  # of a process that has loaded it
+    assert fits.code_hash("ours.task:TASK") == before  # computed once per process
     fits.code_hash.cache_clear()
     assert (fits.code_hash("ours.task:TASK") != before) == (name != "unused.py")
 
@@ -187,7 +187,7 @@ def test_an_edited_buzzer_makes_another_fit(
     places = [str(tmp_path), str(tmp_path / "buzzer")]
     monkeypatch.setattr(buzzer, "__path__", places)
     monkeypatch.setattr(buzzer.__spec__, "submodule_search_locations", places)
-    assert fits.code_hash.__wrapped__(entry) == before  # wherever it is installed
+    assert fits.code_hash.__wrapped__(entry) == before  # it does not depend on where buzzer is installed
     with (tmp_path / edited).open("a") as file:
         file.write("# edited\n")
     assert (fits.code_hash.__wrapped__(entry) != before) == changes
@@ -196,20 +196,20 @@ def test_an_edited_buzzer_makes_another_fit(
 # ---- records and the gate -----------------------------------------------------------------------------------------------------
 
 
-def test_records_name_their_fit_and_the_gate_asks_for_it(
+def test_records_name_their_fit_and_the_gate_compares_only_equal_fits(
     tmp_path: Path, fake_path: None, data: Data, choose: Choose
 ) -> None:
     choice = choose()
-    made = runner.fit(fit_run(choice), data, tmp_path, silent)
+    fitted = runner.fit(fit_run(choice), data, tmp_path, silent)
     reference, other = predict_runs(choice)
     first = runner.predict(reference, data, tmp_path, tmp_path, (), silent)
-    assert made is not None
-    assert made.fit_id == first.fit_id == fits.fit_id(reference, data)
+    assert fitted is not None
+    assert fitted.fit_id == first.fit_id == fits.fit_id(reference, data)
     assert first.fit_id is not None and first.fit_id.startswith("cpu-")
     second = runner.predict(other, data, tmp_path, tmp_path, (first,), silent)
     assert (second.gate.status, second.fit_id) == ("passed", first.fit_id)
     path = tmp_path / "r.json"
-    for fit_id in ("cpu-0", None):  # of another fit, and of older records
+    for fit_id in ("cpu-0", None):  # another fit, and no fit, as in older records
         changed = first.model_copy(update={"fit_id": fit_id})
         third = runner.predict(other, data, tmp_path, tmp_path, (changed,), silent)
         assert third.gate.status == "no-reference"
@@ -224,7 +224,7 @@ def test_records_name_their_fit_and_the_gate_asks_for_it(
 
 
 def flip(folder: Path) -> None:
-    """One bit, with the file's size and time of change as they were."""
+    """Flip one bit; keep the file's size and mtime."""
     path = folder / "model"
     stat, content = path.stat(), bytearray(path.read_bytes())
     content[0] ^= 1
@@ -254,7 +254,7 @@ def cut_manifest(folder: Path) -> None:
 
 
 def make_unreadable(folder: Path) -> None:
-    """For root as well: a folder in the place of the file."""
+    """Replace the file with a folder, which root cannot read either."""
     (folder / manifest.NAME).unlink()
     (folder / manifest.NAME).mkdir()
 
@@ -266,7 +266,7 @@ def make_a_file(folder: Path) -> None:
     folder.write_text("")
 
 
-def hang(folder: Path) -> None:
+def break_link(folder: Path) -> None:
     (folder / "model").unlink()
     (folder / "model").symlink_to("/nowhere")
 
@@ -280,7 +280,7 @@ DAMAGE = {
     cut_manifest: ".manifest.json is damaged",
     make_unreadable: ".manifest.json cannot be read: Is a directory",
     make_a_file: "not a folder",
-    hang: "model has 8 bytes instead of 6",
+    break_link: "model has 8 bytes instead of 6",
 }
 
 
@@ -302,13 +302,13 @@ def fitted(tmp_path: Path, run: Run, data: Data) -> Path:
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_damage_is_found(damage: Callable[[Path], None], fitted: Path) -> None:
+def test_damage_is_detected(damage: Callable[[Path], None], fitted: Path) -> None:
     damage(fitted)
     assert manifest.problem(fitted) == DAMAGE[damage]
 
 
 @pytest.mark.parametrize("damage", [flip, make_a_file])
-def test_a_damaged_fit_is_made_anew(
+def test_a_damaged_fit_is_made_again(
     damage: Callable[[Path], None],
     tmp_path: Path,
     fitted: Path,
@@ -322,9 +322,9 @@ def test_a_damaged_fit_is_made_anew(
     refused = runner.predict(predict_runs(choose())[0], data, tmp_path, tmp_path, (), silent)
     assert (refused.outcome, refused.scores, refused.enforcement) == ("error", {}, "none")
     assert DAMAGE[damage] in refused.message
-    made = runner.fit(run, data, tmp_path, silent)
-    assert made is not None and made.outcome == "ok"
-    assert capfd.readouterr().err == f"{fitted}: {DAMAGE[damage]}; it is made anew\n"
+    refitted = runner.fit(run, data, tmp_path, silent)
+    assert refitted is not None and refitted.outcome == "ok"
+    assert capfd.readouterr().err == f"{fitted}: {DAMAGE[damage]}; it is made again\n"
     assert (manifest.problem(fitted), (fitted / "model").read_text()) == ("", "fitted")
     assert runner.fit(run, data, tmp_path, silent) is None
 
@@ -336,7 +336,7 @@ def test_a_run_that_changes_the_fit_is_an_error(predict: Predict, tmp_path: Path
     assert checks.verdict(r) == []
 
 
-def test_a_fit_that_cannot_be_kept_is_an_error(
+def test_a_fit_that_cannot_be_saved_is_an_error(
     tmp_path: Path, run: Run, data: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(folder: Path) -> None:
@@ -357,15 +357,15 @@ def start(command: list[str], **pipes: Any) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, *command], env=where, text=True, **pipes)
 
 
-def test_two_that_want_one_fit_make_it_once(tmp_path: Path, run: Run, data: Data) -> None:
-    """Both wait until this process lets go, so that they do want it at the same time: one for this process, the other for that one."""
+def test_two_processes_that_need_one_fit_make_it_once(tmp_path: Path, run: Run, data: Data) -> None:
+    """Both wait for the lock that this process holds, so that they need the fit at the same time. Each waits for this process or for the other."""
     folder = fits.folder(run, data, tmp_path)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with locks.held(runner.sibling(folder, "lock"), never):
         both = [start([str(HERE / "fits_harness.py"), str(tmp_path)], **pipes) for _ in "ab"]
         owners = [re.findall(r"waiting for process (\d+) on ", process.stderr.readline()) for process in both]
     assert {int(pid) for (pid,) in owners} in ({os.getpid(), process.pid} for process in both)
-    assert sorted(process.communicate()[0].strip() for process in both) == ["found", "ok"]
+    assert sorted(process.communicate()[0].strip() for process in both) == ["cached", "ok"]
     assert manifest.problem(folder) == ""
     assert {path.name for path in folder.parent.iterdir()} == {folder.name, f"{folder.name}.lock"}
 
@@ -391,7 +391,7 @@ def test_a_dead_owner_does_not_block(tmp_path: Path) -> None:
     assert locks.owner(tmp_path / "lock") == "another process"
 
 
-def test_what_ends_the_waiting_goes_through(tmp_path: Path) -> None:
+def test_an_exception_ends_the_waiting(tmp_path: Path) -> None:
     def press(message: str) -> None:
         raise KeyboardInterrupt
 
@@ -412,7 +412,7 @@ def test_a_lock_that_cannot_be_created_is_reported(tmp_path: Path) -> None:
 
 
 def test_runs_are_measured_one_after_the_other(tmp_path: Path) -> None:
-    """The other run, whose lock this process holds, ends when this run has shown that it waits."""
+    """This process holds the lock of another run, and releases it once this run has reported that it waits."""
     phases = list[str]()
     with ExitStack() as other:
 
@@ -446,7 +446,7 @@ def test_a_run_that_is_stopped_while_it_waits_has_a_record(
 
 
 def test_a_run_within_a_run_does_not_wait_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert reaper.VARIABLE in limits.environment_of(UNLIMITED)  # what every run gets
+    assert reaper.VARIABLE in limits.environment_of(UNLIMITED)  # every run has it
     with runner.exclusive(tmp_path, silent):
         monkeypatch.setenv(reaper.VARIABLE, "of the run around it")
         with runner.exclusive(tmp_path, lambda phase, elapsed: never(phase)):

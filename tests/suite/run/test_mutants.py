@@ -1,7 +1,7 @@
-"""Each rule of the harness is broken here on purpose, and the one test that is named for it must fail.
+"""Mutation tests of the harness: each mutant breaks one rule, and the test that it names must then fail.
 
-By default the tests check only that every mutant fits the source and names a test. With `BUZZER_MUTANTS=1` each mutant is made in a copy of the
-checkout, where its test must fail; without the mutant it must pass.
+By default the tests check only that every mutant matches the source and names an existing test. With `BUZZER_MUTANTS=1` each mutant is applied to a
+copy of the checkout: its test must pass without the mutant and fail with it.
 """
 
 import os
@@ -20,7 +20,7 @@ THOROUGH = "BUZZER_MUTANTS" in os.environ
 
 @dataclass(frozen=True)
 class Mutant:
-    """`old` becomes `new` in `file`; `test` (a file under tests/, a function and perhaps its parameters) must fail."""
+    """Replaces `old` with `new` in `file`. Then `test` must fail: a file under tests/, a function, and parameters if it has any."""
 
     file: str
     old: str
@@ -46,13 +46,13 @@ MUTANTS = {
         "cores=None,",
         f"{CHEATS}::test_cores_are_a_limit[cgroups]",
     ),
-    "cores not limited by the watcher": Mutant(
+    "cores not limited when polling": Mutant(
         "suite/run/limits.py",
         "preexec_fn=pin(usable_cores(self._budget)),",
         "preexec_fn=None,",
         f"{CHEATS}::test_cores_are_a_limit[polled]",
     ),
-    "a mask of cores may be taken off": Mutant(
+    "a process may change its mask of cores": Mutant(
         "suite/run/limits.py",
         "return Reason.CORES",
         "return Reason.SELF",
@@ -70,7 +70,7 @@ MUTANTS = {
         "False",
         f"{CHEATS}::test_a_cheat_is_detected[polled-hungry-forks]",
     ),
-    "daemons live on": Mutant(
+    "daemons are not killed": Mutant(
         "suite/run/limits.py",
         "        family.kill()\n",
         "",
@@ -110,7 +110,7 @@ MUTANTS = {
         "suite/run/clock.py",
         "elif self._name == SCORE:",
         "elif False:",
-        f"{SCORING}::test_whatever_a_run_reports_becomes_one_record[score-again-error-phase predict comes after score]",
+        f"{SCORING}::test_any_report_of_a_run_becomes_one_record[score-again-error-phase predict comes after score]",
     ),
     "start is not counted": Mutant(
         "suite/run/clock.py",
@@ -118,25 +118,25 @@ MUTANTS = {
         "self._start = now()",
         f"{CLOCK}::test_phases_and_laps_add_up_to_the_wall_time",
     ),
-    "the run's clock is believed": Mutant(
+    "the run's clock is not checked": Mutant(
         "suite/run/progress.py",
         "wall_s + slack < last - self.born_s",
         "False",
         f"{CHEATS}::test_a_cheat_is_detected[polled-slow-clock]",
     ),
-    "lines after the end are taken": Mutant(
+    "lines after the end are accepted": Mutant(
         "suite/run/progress.py",
         '        if self.end is not None:\n            raise ValueError("a line after the end")\n',
         "",
-        f"{CHEATS}::test_lines_that_contradict_each_other_are_not_believed",
+        f"{CHEATS}::test_contradictory_lines_are_rejected",
     ),
     "gaps between phases": Mutant(
         "suite/run/progress.py",
         "return self.closed_s is not None and abs(self.closed_s - at_s) < SAME_S",
         "return self.closed_s is not None",
-        f"{CHEATS}::test_lines_that_contradict_each_other_are_not_believed",
+        f"{CHEATS}::test_contradictory_lines_are_rejected",
     ),
-    "files by a time that programs set": Mutant(
+    "files are judged by a time that programs can set": Mutant(
         "suite/run/progress.py",
         "path.stat().st_ctime_ns",
         "path.stat().st_mtime_ns",
@@ -148,11 +148,11 @@ MUTANTS = {
         "wall_s <= budget.time_s + 1",
         f"{SCORING}::test_the_limit_holds_for_what_is_compared",
     ),
-    "a score that is no number": Mutant(
+    "a score that is not finite": Mutant(
         "suite/run/record_builder.py",
         "if isinstance(value, float) and not math.isfinite(value)",
         "if False",
-        f"{SCORING}::test_whatever_a_run_reports_becomes_one_record[score-nan-wrong-no finite score: accuracy is nan]",
+        f"{SCORING}::test_any_report_of_a_run_becomes_one_record[score-nan-wrong-no finite score: accuracy is nan]",
     ),
     "modules of the working folder": Mutant(
         "suite/run/supervise.py",
@@ -162,8 +162,8 @@ MUTANTS = {
     ),
     "an empty entry of the path": Mutant(
         "suite/run/supervise.py",
-        "*filter(None, own)",
-        "*own",
+        "*filter(None, inherited)",
+        "*inherited",
         f"{CHEATS}::test_a_module_in_the_working_folder_is_not_run[polled]",
     ),
     "inputs may change": Mutant(
@@ -172,29 +172,29 @@ MUTANTS = {
         "0)",
         f"{NEIGHBOURS}::test_changed_inputs_are_detected[touch back]",
     ),
-    "inputs are not read through": Mutant(
+    "inputs are not read": Mutant(
         "suite/run/inputs.py",
         "for path in files:",
         "for path in ():",
         f"{NEIGHBOURS}::test_inputs_are_read_unless_they_are_too_large",
     ),
-    "neighbours are not seen": Mutant(
+    "CPU time of others is not counted": Mutant(
         "suite/run/counters.py",
         '("user", "nice", ',
         "(",
         f"{NEIGHBOURS}::test_all_but_idle_time_is_busy_time",
     ),
-    "a disturbed run is silent": Mutant(
+    "a disturbed run has no note": Mutant(
         "suite/report/notes.py",
         "        if r.disturbed is not None:",
         "        if False:",
-        f"{NEIGHBOURS}::test_a_disturbed_run_is_never_shown_without_a_note",
+        f"{NEIGHBOURS}::test_a_disturbed_run_is_always_shown_with_a_note",
     ),
     "nothing is removed after kill -9": Mutant(
         "suite/run/reaper.py",
         "            shutil.rmtree(path, ignore_errors=True)\n",
         "            pass\n",
-        "suite/run/test_signals.py::test_nothing_is_left_by_a_harness_that_was_killed",
+        "suite/run/test_signals.py::test_a_killed_harness_leaves_nothing_behind",
     ),
     "a run outlives its harness": Mutant(
         "suite/run/worker.py",
@@ -202,23 +202,23 @@ MUTANTS = {
         "prctl(PR_SET_PDEATHSIG, 0",
         f"{CHEATS}::test_a_run_ends_with_its_harness_even_without_a_reaper",
     ),
-    "the scores of a submission are not looked at": Mutant(
+    "the scores of a submission are not compared": Mutant(
         "suite/records/rescore.py",
         "<= TOLERANCE",
         "<= 1",
         "suite/records/test_rescore.py::test_records_are_compared_with_their_submissions[a lie-False]",
     ),
-    "a run of the bench ends before the device": Mutant(
+    "a bench run does not wait for the device": Mutant(
         "suite/bench/timing.py",
         "        torch.cuda.synchronize()\n        return time.perf_counter() - began, start.elapsed_time",
         "        return time.perf_counter() - began, start.elapsed_time",
-        f"{BENCH}::test_device_time_is_of_the_replay_alone_behind_a_spin",
+        f"{BENCH}::test_device_time_is_that_of_the_replay_behind_a_spin",
     ),
-    "the seed is no part of the fit's name": Mutant(
+    "the seed is not part of the fit's name": Mutant(
         "suite/run/fits.py",
         "run.seed, ",
         "",
-        "suite/run/test_fits.py::test_what_changes_the_fit_changes_its_name",
+        "suite/run/test_fits.py::test_a_change_of_the_fit_changes_its_name",
     ),
     "boards mix parameters": Mutant(
         "suite/records/comparable.py",
@@ -254,7 +254,7 @@ MUTANTS = {
 
 
 @pytest.mark.parametrize("name", MUTANTS)
-def test_a_mutant_fits_the_source_and_names_a_test(name: str) -> None:
+def test_a_mutant_matches_the_source_and_names_a_test(name: str) -> None:
     mutant = MUTANTS[name]
     assert (ROOT / mutant.file).read_text().count(mutant.old) == 1
     file, _, function = mutant.test.partition("::")
@@ -278,14 +278,14 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.skipif(not THOROUGH, reason="with BUZZER_MUTANTS")
 @pytest.mark.parametrize("name", MUTANTS)
-def test_a_mutant_dies(name: str, copy: Path) -> None:
+def test_a_mutant_is_detected(name: str, copy: Path) -> None:
     mutant = MUTANTS[name]
     source = copy / mutant.file
     whole = source.read_text()
     assert run(copy, mutant.test) == 0, "the test fails without the mutant"
     source.write_text(whole.replace(mutant.old, mutant.new))
     try:
-        assert run(copy, mutant.test) == 1, "the mutant lives"
+        assert run(copy, mutant.test) == 1, "the test passes with the mutant"
     finally:
         source.write_text(whole)
 

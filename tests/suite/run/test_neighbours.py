@@ -1,4 +1,4 @@
-"""The load of other processes is measured, and the inputs of every run are in the page cache."""
+"""The CPU time of other processes is measured, and the inputs of every run are read into the page cache."""
 
 import os
 import subprocess
@@ -25,21 +25,21 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="counters of Linux")
 
 @LINUX
 def test_cpu_time_of_others_is_measured() -> None:
-    """A process that is kept on one core for 0.3 s of its CPU time."""
+    """Another process uses 0.3 CPU seconds on one core."""
     core = min(os.sched_getaffinity(0))
     code = "import os, sys, time\nos.sched_setaffinity(0, [int(sys.argv[1])])\nwhile time.process_time() < 0.3: pass"
-    seen = counters.Neighbours([core])
+    neighbours = counters.Neighbours([core])
     subprocess.run([sys.executable, "-S", "-c", code, str(core)], check=True)
-    taken = seen.cpu_s(0.0)
-    assert taken is not None
-    assert taken > 0.25
-    own = seen.cpu_s(10.0**6)
-    assert own == 0.0  # the CPU time of the run is not counted
-    assert seen.cpu_s(None) is None
+    taken_s = neighbours.cpu_s(0.0)
+    assert taken_s is not None
+    assert taken_s > 0.25
+    others_s = neighbours.cpu_s(10.0**6)
+    assert others_s == 0.0  # the CPU time of the run is not counted
+    assert neighbours.cpu_s(None) is None
 
 
 def test_all_but_idle_time_is_busy_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Idle time, waiting for disks, and a guest's time, which is part of `user`, do not count."""
+    """Idle time and waiting for disks do not count, nor does a guest's time, which is already part of `user`."""
     counted = {"user": 1, "nice": 2, "system": 4, "irq": 8, "softirq": 16, "steal": 32}
     others = {"idle": 100, "iowait": 200, "guest": 1, "guest_nice": 2}
     cores = [SimpleNamespace(**counted | others), SimpleNamespace(**dict.fromkeys(counted, 1000))]
@@ -48,7 +48,7 @@ def test_all_but_idle_time_is_busy_time(monkeypatch: pytest.MonkeyPatch) -> None
     assert counters.busy_s([0, 1]) == 6063
 
 
-def test_a_core_without_counters_is_not_known() -> None:
+def test_a_core_without_counters_gives_none() -> None:
     assert counters.busy_s([10**6]) is None
     assert counters.Neighbours([10**6]).cpu_s(0.0) is None
 
@@ -76,7 +76,7 @@ def test_when_a_run_counts_as_disturbed(
     assert r.disturbed == (None if share is None else pytest.approx(share))
 
 
-def test_a_disturbed_run_is_never_shown_without_a_note(make_record: Make) -> None:
+def test_a_disturbed_run_is_always_shown_with_a_note(make_record: Make) -> None:
     quiet, noisy = make_record(), make_record(run_id="b" * 32, others_cpu_s=1.0)
     note = "disturbed: others took up to 50% of the cores in 1 runs of none torch_eager fp32 1c2g30s"
     assert note in notes.board_notes([quiet, noisy])
@@ -93,7 +93,7 @@ def test_a_record_shows_others_and_the_page_cache(predict: Callable[..., Record]
 
 
 def bytes_read() -> int:
-    """By this process, from files and the page cache."""
+    """Bytes that this process has read from files or the page cache."""
     counters = Path("/proc/self/io")
     return int(counters.read_text().split()[1]) if counters.exists() else 0
 
@@ -121,11 +121,11 @@ def test_changed_inputs_are_detected(tmp_path: Path, way: str) -> None:
     file.write_text("1\n")
     before = inputs.state([tmp_path])
     assert inputs.changed(before, [tmp_path]) == []
-    time.sleep(0.02)  # more than a tick of the file system's clock
+    time.sleep(0.02)  # longer than a tick of the file system's clock
     match way:
         case "write":
             file.write_text("22\n")
-        case "touch back":  # same size, same time of change
+        case "touch back":  # same size, same mtime
             stat = file.stat()
             file.write_text("2\n")
             os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))

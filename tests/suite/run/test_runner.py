@@ -25,10 +25,10 @@ Choose = Callable[..., TaskSelection]
 
 
 def silent(phase: str, elapsed: float) -> None:
-    """No progress shown."""
+    """Ignore the progress."""
 
 
-def test_a_good_run_is_measured_whole(predict: Predict, enforcement: str, tmp_path: Path) -> None:
+def test_all_of_a_good_run_is_measured(predict: Predict, enforcement: str, tmp_path: Path) -> None:
     r = predict("work")
     assert (r.outcome, r.message, r.enforcement) == ("ok", "", enforcement)
     assert [p.name for p in r.phases] == ["start", "load", "predict", "write", "score"]
@@ -44,10 +44,8 @@ def test_a_good_run_is_measured_whole(predict: Predict, enforcement: str, tmp_pa
     assert r.peak_memory_bytes > 5e6
     assert r.cpu_s is not None
     assert r.cpu_s > 0
-    assert (r.gpu_busy_s, r.gpu_peak_memory_bytes) == (
-        None,
-        None,
-    )  # a run on the CPU is not watched on the GPU
+    # The GPU is not measured during a run on the CPU.
+    assert (r.gpu_busy_s, r.gpu_peak_memory_bytes) == (None, None)
     assert (tmp_path / "files" / r.run_id[:8] / "submission.csv").read_text() == "1\n"
     assert record.read(record.write(r, tmp_path)).model_dump(exclude={"content_hash"}) == r.model_dump(
         exclude={"content_hash"}
@@ -97,11 +95,11 @@ def test_nothing_outlives_a_killed_run(predict: Predict, enforcement: str, tmp_p
 
 
 def alive(pid: int) -> bool:
-    """Whether a process exists and is no zombie."""
+    """Whether a process exists and is not a zombie."""
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
-def test_scores_off_the_reference_are_wrong(predict: Predict) -> None:
+def test_scores_that_differ_from_the_reference_are_wrong(predict: Predict) -> None:
     reference = predict("be-wrong", variant=0)
     r = predict("be-wrong", variant=1, others=(reference,))
     assert reference.gate.status == "reference"
@@ -135,7 +133,7 @@ GPU_FAULTS = {
 def test_a_gpu_fault_in_any_phase_is_recorded(
     fault: str, phase: str, tmp_path: Path, fake_path: None, data: Data, choose: Choose
 ) -> None:
-    """With an outcome of its own, and not as a run that went on without the GPU."""
+    """The fault has its own outcome; the run does not continue without the GPU."""
     choice = choose(f"{fault} {phase}")
     choice = replace(choice, task=choice.task.model_copy(update={"entry": "fake_task:FAULTY"}))
     r = runner.fit(fit_run(choice), data, tmp_path, silent)
@@ -164,7 +162,7 @@ def test_ctrl_c_stops_the_run_and_is_recorded(
 
     r = runner.predict(predict_runs(choice)[0], data, tmp_path, tmp_path, (), press)
     assert runner.interrupted(r)
-    assert (r.phase_reached, "predict" in r.samples) == ("predict", False)  # it was ended while it slept
+    assert (r.phase_reached, "predict" in r.samples) == ("predict", False)  # it was stopped while it slept
 
 
 CTRL_C = """
@@ -180,13 +178,13 @@ def press():
     os.kill(os.getpid(), signal.SIGINT)
 
 run = SimpleNamespace(label="a run", budget=UNLIMITED)
-with ProgressDisplay(Console(quiet=True)) as screen:
+with ProgressDisplay(Console(quiet=True)) as display:
     press()  # deferred: a record might be half-written here
     with pytest.raises(KeyboardInterrupt):
-        screen.phase(run, "predict", 1.0)
-    screen.phase(run, "predict", 1.0)
+        display.phase(run, "predict", 1.0)
+    display.phase(run, "predict", 1.0)
     press()
-    press()  # at once: counts as the same
+    press()  # so soon after the first, it is ignored
     module.PATIENCE_S = 0.0
     with pytest.raises(KeyboardInterrupt):
         press()
@@ -199,7 +197,7 @@ print("done")
 
 
 def test_ctrl_c_waits_for_the_next_poll_and_a_second_one_does_not() -> None:
-    """In a process of its own: a signal to this one may reach the test runner's own threads."""
+    """Tested in a separate process, because a signal to this process may reach threads of the test runner."""
     where = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
     done = subprocess.run(
         [sys.executable, "-c", CTRL_C], capture_output=True, text=True, env=where, check=False
@@ -215,7 +213,7 @@ class Gone(io.StringIO):
 
 
 @pytest.mark.parametrize("stream", [Gone(), io.TextIOWrapper(io.BytesIO(), "ascii")])
-def test_what_cannot_be_shown_does_not_end_the_suite(
+def test_output_that_cannot_be_shown_does_not_end_the_suite(
     make_record: Callable[..., Record], choose: Choose, stream: Any
 ) -> None:
     with ProgressDisplay(Console(file=stream)) as display:
@@ -236,6 +234,6 @@ def test_the_overhead_is_what_the_harness_adds_to_a_run(
         predict_runs(choice)[0], data, tmp_path, tmp_path, (), lambda phase, elapsed: polls.append(elapsed)
     )
     outside_s = time.perf_counter() - began_s - r.wall_s - (r.score_s or 0.0)
-    own_cpu_s = time.process_time() - own_cpu_s  # part of it is spent while the run goes on
+    own_cpu_s = time.process_time() - own_cpu_s  # part of it is used during the run
     assert 0 < r.overhead_s < outside_s + own_cpu_s + 0.01 * r.wall_s
     assert len(polls) <= (r.wall_s + outside_s + (r.score_s or 0.0)) / supervise.POLL_S

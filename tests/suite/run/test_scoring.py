@@ -1,4 +1,4 @@
-"""The compared time ends where scoring begins, the time limit holds for it, and whatever a run reports becomes one record."""
+"""The compared time ends when scoring begins, the time limit applies to it, and any report of a run becomes one record."""
 
 import ast
 from collections.abc import Callable
@@ -35,8 +35,8 @@ def phases(r: Record) -> dict[str, Phase]:
     return {p.name: p for p in r.phases}
 
 
-def checked(r: Record, folder: Path) -> None:
-    """One valid record, in which `buzzer check` finds nothing wrong but the fake fingerprint."""
+def check_valid(r: Record, folder: Path) -> None:
+    """Check that the record is valid: `buzzer check` reports at most the fake fingerprint."""
     (problems,) = integrity.check([record.write(r, folder / "checked")]).values()
     assert problems in ([], ["data_fingerprint is not a sha256"])
 
@@ -53,7 +53,7 @@ def test_scoring_is_recorded_and_not_compared(predict: Predict, enforcement: str
     assert r.peak_memory_bytes is not None
     assert r.peak_memory_bytes < 300e6
     assert sum(p.wall_s for p in r.compared) == pytest.approx(r.wall_s, rel=0.01)
-    checked(r, tmp_path)
+    check_valid(r, tmp_path)
 
 
 def test_scoring_may_outlast_the_budget(predict: Predict) -> None:
@@ -73,7 +73,7 @@ def test_scoring_that_hangs_is_ended(
     assert f"scoring took longer than {limit_s:g} s" in r.message
     assert sum(p.wall_s for p in r.compared) == pytest.approx(r.wall_s, rel=0.01)
     assert (r.score_s or 0) > limit_s
-    checked(r, tmp_path)
+    check_valid(r, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_scoring_that_hangs_is_ended(
         ("flood", "error", "RuntimeError: flooded"),
     ],
 )
-def test_whatever_a_run_reports_becomes_one_record(
+def test_any_report_of_a_run_becomes_one_record(
     predict: Predict, tmp_path: Path, do: str, outcome: str, message: str
 ) -> None:
     r = predict(do)
@@ -100,10 +100,10 @@ def test_whatever_a_run_reports_becomes_one_record(
     assert sum(map(len, r.stderr_tail)) < 50_000
     if do == "grouped":
         assert "out_of_memory" in "\n".join(r.stderr_tail)
-    checked(r, tmp_path)
+    check_valid(r, tmp_path)
 
 
-def test_the_suite_goes_on_after_a_run_without_a_score(
+def test_the_suite_continues_after_a_run_without_a_score(
     tmp_path: Path,
     fake_path: None,
     data: Any,
@@ -113,13 +113,13 @@ def test_the_suite_goes_on_after_a_run_without_a_score(
     monkeypatch.setenv("BUZZER_CACHE", str(tmp_path / "cache"))
     out = tmp_path / "out"
     steps = task_runs.steps(task_by_task([choose("score-nan", repeat=2)]), [data], out)
-    made = list(Executor(out, Quiet()).run(steps))
-    assert [(r.job, r.outcome) for r in made] == [("fit", "ok"), *[("predict", "wrong")] * 4]
-    assert len(record.paths([tmp_path / "out"])) == 5
+    records = list(Executor(out, Quiet()).run(steps))
+    assert [(r.job, r.outcome) for r in records] == [("fit", "ok"), *[("predict", "wrong")] * 4]
+    assert len(record.read_good(tmp_path / "out")) == 5
 
 
 def usage(reason: Reason = Reason.SELF) -> Usage:
-    """Of a process that ended for this reason after 9 s."""
+    """The usage of a process that ended for this reason after 9 s."""
     return Usage(0.0, Measured(reason, 0, 1.0, 1), 9.0)
 
 
@@ -129,7 +129,7 @@ def usage(reason: Reason = Reason.SELF) -> Usage:
         (2.9, Reason.SELF, "ok"),
         (3.0, Reason.SELF, "ok"),
         (3.1, Reason.SELF, "timeout"),
-        (2.9, Reason.TIME, "ok"),  # it had ended when it was to be ended
+        (2.9, Reason.TIME, "ok"),  # it ended just before it was stopped
         (3.1, Reason.TIME, "timeout"),
         (2.9, Reason.MEMORY, "host-oom"),
     ],
@@ -203,7 +203,7 @@ def outside(make: Make, **changes: Any) -> Record:
 
 def test_the_two_rules_never_share_a_board(make_record: Make, tmp_path: Path) -> None:
     old, new = make_record(), outside(make_record)
-    checked(new, tmp_path)
+    check_valid(new, tmp_path)
     assert [len(group) for group in repetitions.boards([old, new]).values()] == [1, 1]
     text = leaderboard.markdown([old, new])
     assert text.count("wall time includes scoring") == text.count("wall time ends before scoring") == 1
@@ -230,7 +230,7 @@ def test_what_differs_never_shares_a_board(make_record: Make, what: str) -> None
     assert regress._self(records[0]) != regress._self(records[1])
 
 
-def test_the_page_draws_scoring_beside_the_stages(make_record: Make) -> None:
+def test_the_page_draws_scoring_separately_from_the_phases(make_record: Make) -> None:
     old, new = make_record(), outside(make_record)
     assert "score, after the wall time" not in page.html([old], {})
     text = page.html([old, new], {})
@@ -277,7 +277,7 @@ def test_the_readme_shows_the_new_rule_and_names_it(make_record: Make) -> None:
         ({"schema_minor": 2}, "schema_minor"),
     ],
 )
-def test_a_record_keeps_to_its_rule(make_record: Make, change: dict[str, Any], message: str) -> None:
+def test_a_record_must_follow_its_rule(make_record: Make, change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         outside(make_record, **change)
 
@@ -299,7 +299,7 @@ def predicts() -> dict[str, list[str]]:
 
 
 def test_every_task_scores_last_and_once() -> None:
-    """`predict` functions that open no `load` are parts of one that does."""
+    """A `predict` function without a phase `load` is part of one that has it."""
     phases = predicts()
     assert len(phases) == 7
     for path, names in phases.items():

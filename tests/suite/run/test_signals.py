@@ -1,4 +1,4 @@
-"""A signal ends a suite in order: one record of the interrupted run, no process and no folder left, no further run."""
+"""A signal ends a suite in order: the interrupted run has one record, no process or folder is left, and no further run starts."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ WAYS = {
 
 
 def begun(home: Path, **variables: str) -> tuple[subprocess.Popen[bytes], int]:
-    """A harness in the middle of a run, below `home`, and the process that its run has started."""
+    """Start a harness with its folders below `home`. Returns it in the middle of a run, and the pid of a process that the run has started."""
     (home / "tmp").mkdir()
     env = os.environ | {
         "PYTHONPATH": f"{HERE.parents[1]}{os.pathsep}{HERE}",
@@ -55,8 +55,8 @@ def test_a_signal_ends_the_suite_in_order(tmp_path: Path, way: str) -> None:
 
 
 @pytest.mark.parametrize("enforced", ["cgroups", "polled"])
-def test_nothing_is_left_by_a_harness_that_was_killed(tmp_path: Path, enforced: str) -> None:
-    """`kill -9`: no process, no temporary folder, no files of a run that has no record."""
+def test_a_killed_harness_leaves_nothing_behind(tmp_path: Path, enforced: str) -> None:
+    """After `kill -9` there is no process, no temporary folder, and no file of a run without a record."""
     out, temporary = tmp_path / "out", tmp_path / "tmp"
     harness, grandchild = begun(tmp_path, BUZZER_ENFORCEMENT=enforced)
     deadline = time.monotonic() + 60
@@ -73,7 +73,7 @@ def left(temporary: Path, out: Path, grandchild: int) -> list[str]:
     return [str(p) for p in [*temporary.iterdir(), *out.glob("files/*")]] + ["a process"] * alive
 
 
-def test_no_half_made_data_are_left_by_a_generator_that_was_killed(tmp_path: Path) -> None:
+def test_a_killed_generator_leaves_no_unfinished_data(tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",

@@ -1,6 +1,6 @@
-"""The harness under faults: every run has one valid record, and nothing is left behind.
+"""The soak test: under random faults, every run has one valid record, and nothing is left behind.
 
-20 runs by default; BUZZER_SOAK=200 (`make soak`) for the long one, which prints its table of faults.
+It does 20 runs by default. BUZZER_SOAK=200 (`make soak`) does 200 and prints a table of the faults.
 """
 
 import json
@@ -26,7 +26,7 @@ from buzzer.suite.run import runner
 
 HERE = Path(__file__).resolve().parents[1]
 RUNS = int(os.environ.get("BUZZER_SOAK", "20"))
-BECOMES = {  # fault -> its outcome, and words of the message
+EXPECTED = {  # fault -> outcome, and part of the message
     "work": ("ok", ""),
     "eat": ("host-oom", "over the memory limit"),
     "sleep": ("timeout", "the buzzer went"),
@@ -45,11 +45,11 @@ EVENTS = ("kill -9", "Ctrl-C", "corrupt folder", "full disk")
 
 @dataclass
 class Soak:
-    """One harness after the other over the same results folder."""
+    """Runs one harness after the other with the same results folder."""
 
     home: Path
     out: Path
-    lost: set[str] = field(default_factory=set)  # runs that were under way when the harness was killed
+    lost: set[str] = field(default_factory=set)  # runs that were in progress when the harness was killed
     interrupted: set[str] = field(default_factory=set)
     events: Counter[str] = field(default_factory=Counter)
     corrupt: set[Path] = field(default_factory=set)
@@ -72,7 +72,7 @@ class Soak:
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def disturb(self, harness: subprocess.Popen[str], event: str) -> None:
-        """Let one thing happen to a harness at work; afterwards it has ended."""
+        """Let one event happen to a running harness, and wait until it has ended."""
         self.events[event] += 1
         if event == "kill -9":
             harness.kill()
@@ -97,7 +97,7 @@ class Soak:
         return [*integrity.examine(record.paths([self.out])).good.values()]
 
     def spoil(self) -> None:
-        """What a broken disk or a careless hand makes of a results folder."""
+        """Damage the results folder, as a broken disk or a careless user might."""
         folder = self.out / f"broken-{len(self.corrupt)}.json"
         folder.mkdir()
         cut = self.out / f"cut-{len(self.corrupt)}.json"
@@ -108,7 +108,7 @@ class Soak:
 
 
 class full:
-    """The file system of `out` without a free byte: it is a small tmpfs (see `disk`)."""
+    """Fills the file system of `out`, a small tmpfs (see `disk`), to the last byte."""
 
     def __init__(self, out: Path) -> None:
         self.ballast = out / "ballast"
@@ -124,7 +124,7 @@ class full:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[tuple[Path, bool]]:
-    """A results folder, on a tmpfs of its own where this process may mount one."""
+    """A results folder, and whether it is on a separate tmpfs, which not every process may mount."""
     out = tmp_path / "out"
     out.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(out)]
@@ -177,8 +177,8 @@ def check_records(soak: Soak, struck: int) -> None:
         assert len(by_run[run]) == (0 if run in soak.lost else 1), (run, fault)
         if by_run[run] and run not in soak.interrupted:
             (r,) = by_run[run]
-            outcome, word = BECOMES[fault]
-            late = fault == "eat" and r.outcome == "timeout"  # a busy machine takes its time over 300 MB
+            outcome, word = EXPECTED[fault]
+            late = fault == "eat" and r.outcome == "timeout"  # a busy machine is slow to use 300 MB
             assert late or (r.outcome, word in r.message) == (outcome, True), (fault, r.outcome, r.message)
     assert len(soak.lost) <= soak.events["kill -9"] + soak.events["full disk"]
     assert {e["fault"] for e in log[struck:]} <= {"work"}
@@ -190,12 +190,14 @@ def check_records(soak: Soak, struck: int) -> None:
             record.read(path)
         except DataError:
             broken.add(path)
-    assert broken == {path for path in soak.corrupt if path.is_file()}  # a folder of such a name is no record
+    assert broken == {
+        path for path in soak.corrupt if path.is_file()
+    }  # a folder with such a name is not read
     assert not list(soak.out.rglob(".*.tmp"))
 
 
 def check_nothing_left(soak: Soak) -> None:
-    """No process of a run and no control group; the reaper may take a moment after `kill -9`."""
+    """No process of a run and no control group is left. After `kill -9` the reaper may take a moment."""
     groups = {group for entry in soak.log() for group in run_groups(entry)}
     deadline = time.monotonic() + 15
     while time.monotonic() < deadline and (alive(soak.home) or any(g.exists() for g in groups)):
@@ -212,7 +214,7 @@ def run_groups(entry: dict[str, object]) -> Iterator[Path]:
 
 
 def alive(home: Path) -> list[int]:
-    """Processes whose environment names this test's cache: the harnesses, their runs, and what those started."""
+    """Processes whose environment names this test's cache: the harnesses, their runs, and processes that the runs started."""
     pids = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
@@ -223,25 +225,25 @@ def alive(home: Path) -> list[int]:
 
 
 def table(soak: Soak, mounted: bool) -> str:
-    """What struck how often, and what became of it."""
-    became: dict[str, Counter[str]] = {}
+    """A table of the faults: how often each occurred, and which outcomes it had."""
+    counts_of: dict[str, Counter[str]] = {}
     outcomes = {r.run_id[:8]: r.outcome for r in soak.good()}
     for entry in soak.log():
         run = str(entry["run"])
         outcome = "no record (harness killed)" if run in soak.lost else outcomes[run]
         outcome = "error, interrupted" if run in soak.interrupted else outcome
-        became.setdefault(str(entry["fault"]), Counter())[outcome] += 1
-    lines = [f"{'fault':14} {'runs':>5}  became"]
-    for fault, counts in sorted(became.items()):
+        counts_of.setdefault(str(entry["fault"]), Counter())[outcome] += 1
+    lines = [f"{'fault':14} {'runs':>5}  outcomes"]
+    for fault, counts in sorted(counts_of.items()):
         text = ", ".join(f"{n} {what}" for what, n in counts.most_common())
         lines.append(f"{fault:14} {counts.total():5}  {text}")
-    lines += [f"{event:14} {n:5}  of the harness itself" for event, n in soak.events.items()]
+    lines += [f"{event:14} {n:5}  events of the harness itself" for event, n in soak.events.items()]
     lines += [] if mounted else ["full disk: not tried, no right to mount a tmpfs"]
     return "\n" + "\n".join(lines)
 
 
 def test_the_reaper_kills_what_a_killed_harness_leaves(tmp_path: Path) -> None:
-    """A grandchild in a session of its own is found by the token in its environment."""
+    """It finds a grandchild in a separate session by the token in its environment."""
     code = (
         "import os, subprocess, sys\nfrom buzzer.suite.run import reaper\n"
         "env = os.environ | {reaper.VARIABLE: reaper.token()}\n"

@@ -38,7 +38,7 @@ def grouped(*errors: Exception) -> Exception:
         (ValueError("something else"), "error", "ValueError: something else"),
     ],
 )
-def test_an_exception_in_a_group_is_what_it_is_alone(
+def test_an_exception_in_a_group_has_the_same_outcome_as_alone(
     error: Exception, outcome: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     alone, inside = worker.failure(error), worker.failure(grouped(error))
@@ -48,13 +48,13 @@ def test_an_exception_in_a_group_is_what_it_is_alone(
         assert str(error) in capsys.readouterr().err
 
 
-def test_the_known_exception_of_a_group_counts() -> None:
+def test_the_expected_exception_of_a_group_counts() -> None:
     failed = worker.failure(grouped(ValueError("a consequence"), DataError("a.csv:12: not a date")))
     assert failed.message == "a.csv:12: not a date"
 
 
 class Nvml:
-    """A GPU of which the context takes memory."""
+    """A stand-in for NVML with one GPU."""
 
     class NVMLError(Exception):
         pass
@@ -83,18 +83,18 @@ def test_opening_the_device_is_measured(monkeypatch: pytest.MonkeyPatch) -> None
     context = RunContext("t", "cudf", "xgboost", "fp32", "cuda", Path(), Path(), Path(), 1.0, 0, 1)
     device = worker.Device(context, synchronize)
     library.used += 10 << 20  # by the task
-    own = {"torch_peak": 0, "process": None}
-    assert device.memory() == {"opened": OPENED, "held": OPENED + (10 << 20), **own}
+    counters = {"torch_peak": 0, "process": None}
+    assert device.memory() == {"opened": OPENED, "held": OPENED + (10 << 20), **counters}
     assert worker.Device(replace(context, gpu_memory_bytes=7), lambda: None).opened == 0
     assert limits == [7]
     monkeypatch.setattr(worker, "nvml", lambda: None)
-    assert worker.Device(context, synchronize).memory() == {"opened": None, "held": None, **own}
+    assert worker.Device(context, synchronize).memory() == {"opened": None, "held": None, **counters}
 
 
 def test_the_clock_of_a_gpu_run_waits_for_the_device(
     tmp_path: Path, fake_path: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before each of its readings: when a phase opens, at each lap, and at the end."""
+    """It waits before each reading: when a phase begins, at each lap, and at the end."""
     import torch
 
     waits = []
@@ -111,28 +111,33 @@ def test_the_clock_of_a_gpu_run_waits_for_the_device(
 PROOFS = {
     "torch allocated": ({"torch_peak": 2 << 20, "opened": OPENED}, 0.0, OPENED, True),
     "memory beyond the context": ({"torch_peak": 0, "opened": OPENED}, 0.0, OPENED + (2 << 20), True),
-    "held at the end, too short for samples": (
+    "held at the end of a run too short for samples": (
         {"torch_peak": 0, "opened": OPENED, "held": OPENED + (4 << 20)},
         0.0,
         0,
         True,
     ),
-    "opened, and others at work": ({"torch_peak": 0, "opened": OPENED, "held": OPENED}, 0.5, OPENED, False),
-    "seen at work": ({"torch_peak": 0, "opened": None}, 0.5, 10**9, True),
+    "only opened, and other processes at work": (
+        {"torch_peak": 0, "opened": OPENED, "held": OPENED},
+        0.5,
+        OPENED,
+        False,
+    ),
+    "at work with memory": ({"torch_peak": 0, "opened": None}, 0.5, 10**9, True),
     "torch allocated, no NVML": ({"torch_peak": 2 << 20, "opened": None}, None, None, True),
     "opened and never used": ({"torch_peak": 0, "opened": OPENED}, 0.0, OPENED, False),
     "opened, a little more by others": ({"torch_peak": 0, "opened": OPENED}, 0.0, OPENED + (1 << 20), False),
     "at work without memory": ({"torch_peak": 0, "opened": 0}, 0.5, 0, False),
-    "nothing known": ({}, None, None, False),
-    "memory, but of whom": ({}, 0.0, 10**9, False),
-    "rubbish": ({"torch_peak": True, "opened": "all"}, 0.0, 10**9, False),
+    "no measurement": ({}, None, None, False),
+    "memory, perhaps of another process": ({}, 0.0, 10**9, False),
+    "values of wrong types": ({"torch_peak": True, "opened": "all"}, 0.0, 10**9, False),
 }
 
 
 @pytest.mark.parametrize("name", PROOFS)
 def test_proof_of_gpu_use(make_record: Make, choose: Choose, name: str) -> None:
-    own, busy, peak, proved = PROOFS[name]
-    r = make_record(device="cuda", gpu_busy_s=busy, gpu_peak_memory_bytes=peak, details={"gpu_bytes": own})
+    memory, busy, peak, proved = PROOFS[name]
+    r = make_record(device="cuda", gpu_busy_s=busy, gpu_peak_memory_bytes=peak, details={"gpu_bytes": memory})
     judged = gate.judge(r, choose().task, [])
     assert (judged.outcome == "ok") == proved, judged.message
     if not proved:
@@ -140,6 +145,6 @@ def test_proof_of_gpu_use(make_record: Make, choose: Choose, name: str) -> None:
         assert "GPU" in judged.message
 
 
-def test_details_that_are_no_mapping_prove_nothing(make_record: Make) -> None:
+def test_details_that_are_not_a_mapping_prove_nothing(make_record: Make) -> None:
     r = make_record(device="cuda", gpu_busy_s=0.0, gpu_peak_memory_bytes=0, details={"gpu_bytes": [1]})
     assert "no sign of GPU use" in gate.no_gpu_proof(r)
