@@ -41,7 +41,7 @@ from buzzer.datasets.sigir_ecom.sessions import intention, merged, recommendatio
 from buzzer.errors import DataError
 
 HELD_OUT_DAYS = (
-    7  # days of a local test, the last ones, as the organisers' test comes after the training files
+    7  # the last days become the local test, because the organisers' test comes after the training files
 )
 DAY_MS = 86_400_000
 
@@ -110,7 +110,7 @@ def check_test(path: Path, cart: bool) -> tuple[int, int]:
         raise DataError(f"{path}: no queries", "copy it again")
     if labelled not in (0, queries):
         raise DataError(
-            f"{path}: {labelled} of {queries} queries have a label", "either all have one or none"
+            f"{path}: {labelled} of {queries} queries have a label", "either all or none must have a label"
         )
     return queries, labelled
 

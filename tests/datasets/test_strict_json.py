@@ -46,8 +46,8 @@ def test_bad_lists_are_refused(tmp_path: Path, case: str) -> None:
 @pytest.mark.parametrize("data", [b"[]", b" [ ] \n", b'[{"a": 1.5}]', b'\r\n[\t{"a": "\xc3\xa9"} ,{}\n]\n'])
 def test_good_lists_are_read_as_python_reads_them(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "x.json").write_bytes(data)
-    for known in (True, False):
-        assert list(strict_json.objects(tmp_path / "x.json", known=known)) == json.loads(data)
+    for checked in (True, False):
+        assert list(strict_json.objects(tmp_path / "x.json", checked=checked)) == json.loads(data)
 
 
 @pytest.mark.parametrize(

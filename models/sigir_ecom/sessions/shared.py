@@ -42,15 +42,15 @@ class ShopTask(DatasetTask[P]):
 
     def prepare(self, source: Path | None, cache: Path, scale: float, seed: int, progress: Progress) -> Data:
         """Check or generate the files. For files without a test, the last days of the training sessions become one, in the cache."""
-        given = files = self.data_source.files(source, cache, scale, seed, progress)
-        notes = list(given.notes)
-        if not set(TESTS) <= set(given.rows):
-            local = cache / f"sigir_ecom-local-{given.fingerprint[:16]}-seed{seed}"
-            split = partial(dataset.split, given.folder, seed=seed, progress=progress)
+        source_files = files = self.data_source.files(source, cache, scale, seed, progress)
+        notes = list(source_files.notes)
+        if not set(TESTS) <= set(source_files.rows):
+            local = cache / f"sigir_ecom-local-{source_files.fingerprint[:16]}-seed{seed}"
+            split = partial(dataset.split, source_files.folder, seed=seed, progress=progress)
             files = replace(
                 generated(local, split, dataset.check, cache, progress),
-                source=given.source,
-                scale=given.scale,
+                source=source_files.source,
+                scale=source_files.scale,
             )
             notes.insert(0, LOCAL_TEST)
         if not files.facts["labelled"]:
@@ -115,7 +115,7 @@ def in_parts(e: Engine, pages: Frame, searches: Frame, vocabulary: Vocabulary, r
 
 
 def between(low: int, high: int) -> Callable[[Columns], Expr]:
-    """Holds for the sessions with numbers from `low` to `high`."""
+    """A condition that is true for the sessions with numbers from `low` to `high`."""
     return lambda c: (c("session") >= low) & (c("session") <= high)
 
 
@@ -139,6 +139,6 @@ def load(e: Engine, context: SessionContext) -> Vocabulary:
 
 
 def held_out(numbers: Array, share: float) -> Array:
-    """Whether a session is held out, bool [sessions], by its number: the same on every machine and engine."""
+    """Whether each session is held out, bool [sessions]. It depends only on the session's number, on every machine and engine."""
     mixed = numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     return np.asarray((mixed >> np.uint64(40)).astype(np.float64) / 2.0**24 < share)
