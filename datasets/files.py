@@ -22,7 +22,9 @@ from buzzer.errors import DataError
 
 # Only ASCII digits: \d also matches digits of other scripts, which engines read as missing.
 NUMBER = r"[0-9]{1,15}(\.[0-9]{1,30})?"
-COMPONENT = rf"-?{NUMBER}([eE](-[0-9]{{1,2}}|\+?[01]?[0-9]))?"  # a value of a vector, within the range of float32
+COMPONENT = (
+    rf"-?{NUMBER}([eE](-[0-9]{{1,2}}|\+?[01]?[0-9]))?"  # a value of a vector, within the range of float32
+)
 TOKEN = "(0|[1-9][0-9]{0,4}|1(0[0-9]{4}|1([0-8][0-9]{3}|9([0-4][0-9]{2}|5([0-3][0-9]|4[0-6])))))"
 PATTERNS = {
     "int64": r"^-?[0-9]{1,18}$",
@@ -171,9 +173,7 @@ def generator_facts(folder: Path, model: type[Facts]) -> Facts | None:
     try:
         return model.model_validate_json(data)
     except ValidationError as error:
-        raise DataError(
-            f"{path}: not a file that the generator wrote", "generate the data again"
-        ) from error
+        raise DataError(f"{path}: not a file that the generator wrote", "generate the data again") from error
 
 
 def present(path: Path) -> bool:

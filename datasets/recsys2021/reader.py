@@ -72,7 +72,8 @@ def open_part(path: Path) -> Iterator[IO[bytes]]:
         yield process.stdout
     if process.returncode:
         raise DataError(
-            f"{path}: lzop cannot decompress it, the file is cut or damaged", "copy or download it again"
+            f"{path}: lzop cannot decompress it: the file is truncated or damaged",
+            "copy or download it again",
         )
 
 

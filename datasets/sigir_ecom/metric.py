@@ -161,6 +161,7 @@ def write_submission(path: Path, test: Path, predicted: Iterable[Any]) -> None:
     Raises ValueError unless there is one prediction per query.
     """
     filled = (
-        record | {"label": label} for record, label in zip(objects(test, checked=True), predicted, strict=True)
+        record | {"label": label}
+        for record, label in zip(objects(test, checked=True), predicted, strict=True)
     )
     write_records(path, filled)

@@ -43,7 +43,9 @@ class EngineInfo:
     summary: str  # one line for `buzzer list`
     packages: tuple[str, ...] = ()  # top-level modules that must be installed
     device: Literal["cpu", "cuda"] = "cpu"  # where its frames are stored
-    cpu_twin: str = ""  # engine that computes the same on the CPU, for work that must not use the GPUs; "" = this one
+    cpu_twin: str = (
+        ""  # engine that computes the same on the CPU, for work that must not use the GPUs; "" = this one
+    )
     # Opens the engine for the driver of a Dask cluster: (client, bytes of GPU memory or None). None = it cannot use a cluster.
     on_cluster: Callable[[Any, int | None], AbstractContextManager[Engine]] | None = None
     hint: str = "see the documentation of the engine's own package"  # how to install `packages`

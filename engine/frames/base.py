@@ -37,7 +37,9 @@ class Lookup:
     table: Frame
     on: Mapping[str, str]  # the frame's key columns -> the table's
     columns: Mapping[str, str]  # the table's columns -> new names
-    fill: Any | Mapping[str, Any]  # the value where there is no match: one for all columns, or new name -> value
+    fill: (
+        Any | Mapping[str, Any]
+    )  # the value where there is no match: one for all columns, or new name -> value
 
 
 class Engine(ABC):

@@ -56,7 +56,8 @@ def pack(spec: StackSpec, precision: str, device: str) -> StackWeights:
     """The weights on the device. Raises UnsupportedError unless the precision is fp32, fp16 or bf16."""
     if precision not in FLOATS:
         raise UnsupportedError(
-            f"fused runs session encoders in {', '.join(FLOATS)}, but not in {precision}", "use --precision fp16"
+            f"fused runs session encoders in {', '.join(FLOATS)}, but not in {precision}",
+            "use --precision fp16",
         )
     packer = Packer(FLOATS[precision], None, device)
     layers = [pack_layer(packer, layer) for layer in spec.layers]

@@ -171,7 +171,9 @@ class Packer:
         """The same for quantised layers. packed: `quant.Packed` objects."""
         first = packed[0]
         if first.weight.dtype != self.eight:
-            raise UnsupportedError(f"a layer is quantised to {first.weight.dtype}, but others to {self.eight}")
+            raise UnsupportedError(
+                f"a layer is quantised to {first.weight.dtype}, but others to {self.eight}"
+            )
         scale = torch.full((first.weight.shape[1],), first.input_scale)
         scales = [scale if p.smooth is None else scale * p.smooth.cpu() for p in packed]
         same = all((p.input_scale, p.input_zero) == (first.input_scale, first.input_zero) for p in packed)

@@ -272,7 +272,8 @@ def check_quantised(model: Any, precision: str) -> None:
     quantised = quant.precision_of(model)
     if quantised is None and precision in quant.PRECISIONS:
         raise UsageError(
-            f"the model is in float, but {precision} needs a quantised model", "see buzzer.engine.quant.quantise"
+            f"the model is in float, but {precision} needs a quantised model",
+            "see buzzer.engine.quant.quantise",
         )
     if quantised not in (None, precision):
         raise UsageError(f"the model is quantised to {quantised}, but the requested precision is {precision}")

@@ -41,7 +41,9 @@ class Description:
     affinity: tuple[int, ...] = ()  # cores that the process may use; empty if unknown
     denormals: str = "kept"  # "flushed" to zero or "kept"
     kernels: int | None = None  # number of kernels, or of operators of the optimised graph, in one run
-    flops: int | None = None  # FLOPs of one run on the batch that was passed to `describe`; a multiply-add counts as two
+    flops: int | None = (
+        None  # FLOPs of one run on the batch that was passed to `describe`; a multiply-add counts as two
+    )
     bytes_moved: int | None = None  # least bytes of that run: weights in this precision, inputs, and outputs
     graph: bool | None = None  # whether a run replays a CUDA graph; None on a CPU, or if unknown
     notes: tuple[str, ...] = ()  # remarks on its measured times

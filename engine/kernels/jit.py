@@ -29,7 +29,10 @@ except ImportError as error:
     raise UnsupportedError("Triton is not installed", "pip install 'buzzer[kernels]'") from error
 
 ACTIVATIONS = ("none", "gelu", "gelu_tanh", "relu", "tanh")
-__all__ = ["tl", "triton"]  # kernels import Triton from this module, so that one place reports that it is missing
+__all__ = [
+    "tl",
+    "triton",
+]  # kernels import Triton from this module, so that one place reports that it is missing
 LIMITS = {torch.int8: 127, torch.float8_e4m3fn: 448}  # dtype -> LIMIT
 
 # Triton's interpreter loses the carry into the exponent in a cast to E4M3 (126 becomes 64); a GPU rounds correctly.

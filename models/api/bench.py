@@ -15,7 +15,9 @@ from buzzer.engine.infer import Array
 
 Batch = Mapping[str, Array]
 PROBES, LEAST_PROBES = 8, 4  # most and least number of unseen inputs
-LARGE = 1 << 20  # larger files, in bytes, are identified by size and modification time instead of their contents
+LARGE = (
+    1 << 20
+)  # larger files, in bytes, are identified by size and modification time instead of their contents
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,9 @@ class Data:
     rows: Mapping[str, int]  # file -> number of rows
     scale: float  # size relative to the official data; 1 for official files
     notes: tuple[str, ...] = ()  # important remarks for readers of the record ("stand-in for CLINC150", ...)
-    fit_fingerprint: str = ""  # like `fingerprint`, but only of the files that `fit` reads; "" = it may read all
+    fit_fingerprint: str = (
+        ""  # like `fingerprint`, but only of the files that `fit` reads; "" = it may read all
+    )
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,9 @@ from buzzer.models.bert.params import PrecisionContext
 from buzzer.models.bert.tokenizer import Labelled
 
 NAMES = ("float", "int8", "fp8", "int8-qat", "sparse", "sparse-int8")  # each after the ones it is made from
-FLOAT = ("head",)  # not quantised: it is a hundredth of the work, and errors in it change the predicted class directly
+FLOAT = (
+    "head",
+)  # not quantised: it is a hundredth of the work, and errors in it change the predicted class directly
 
 
 def order(names: Sequence[str]) -> list[str]:

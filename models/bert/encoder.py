@@ -67,7 +67,11 @@ def gelu_tanh(x: Tensor) -> Tensor:
 
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "gelu_new": gelu_tanh, "relu": F.relu}
-KERNELS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "relu": "relu"}  # name in ACTIVATIONS -> name in the fused backend
+KERNELS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "relu": "relu",
+}  # name in ACTIVATIONS -> name in the fused backend
 
 # Shapes of published models: Devlin et al. 2019, table of section 3; all-MiniLM-L6-v2's model card.
 SPECS = {

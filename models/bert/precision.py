@@ -90,7 +90,9 @@ class BertIntentPrecision(IntentTask[PrecisionParams]):
                 f"{context.backend} has no precision {precision}", f"it has: {', '.join(offered)}"
             )
         if name not in context.params.checkpoints:
-            raise UsageError(f"the fit made no checkpoint {name}", f"add it: --set checkpoints=[float,{name}]")
+            raise UsageError(
+                f"the fit made no checkpoint {name}", f"add it: --set checkpoints=[float,{name}]"
+            )
         notes = [DENSE] if name.startswith("sparse") else []
         simulated = infer.simulates(context.backend, precision)
         if simulated:

@@ -20,7 +20,10 @@ from buzzer.models.recsys2021.params import Context
 from buzzer.models.recsys2021.predicting import IDS, Predicted, Predictor, pieces_of_test
 from buzzer.models.recsys2021.submission import submission
 
-BLEND, BY = "blend", "by "  # columns of a worker's file in addition to the ids: the blend, and the prefix of each model's column
+BLEND, BY = (
+    "blend",
+    "by ",
+)  # columns of a worker's file in addition to the ids: the blend, and the prefix of each model's column
 
 
 class Shard:
@@ -74,13 +77,9 @@ def predict(context: Context) -> Steps:
         used = sizes.details(context, len(workers))
         # All workers must cut the same pieces, so their size is fixed here.
         params = context.params.model_copy(update={"piece_rows": used["piece_rows"]})
-        shard_context = replace(
-            context, threads=threads_of(context), workers=0, scheduler="", params=params
-        )
+        shard_context = replace(context, threads=threads_of(context), workers=0, scheduler="", params=params)
         futures = [
-            client.submit(
-                Shard, shard_context, rank, len(workers), workers=[worker], pure=False, actor=True
-            )
+            client.submit(Shard, shard_context, rank, len(workers), workers=[worker], pure=False, actor=True)
             for rank, worker in enumerate(workers)
         ]
         shards = [future.result() for future in futures]

@@ -35,7 +35,9 @@ class Fitted:
     codes: Mapping[str, Frame]
     users: Mapping[str, Frame]  # {"code": ...}; empty without networks
     tables: Mapping[str, Frame]
-    raw: Mapping[str, Frame]  # sums for the `split` trees, over all rows except those that they are trained on
+    raw: Mapping[
+        str, Frame
+    ]  # sums for the `split` trees, over all rows except those that they are trained on
     means: Mapping[str, float]
 
 

@@ -50,7 +50,9 @@ def identity(r: Record) -> list[str]:
     computed = registry.params_hash(r.config)
     if computed != r.config_hash:
         problems.append(f"config_hash is {r.config_hash}, the config's is {computed}")
-    no_data = r.data_fingerprint == "" and r.enforcement == "none"  # not started, because its data could not be made
+    no_data = (
+        r.data_fingerprint == "" and r.enforcement == "none"
+    )  # not started, because its data could not be made
     if not no_data and not re.fullmatch(r"[0-9a-f]{64}", r.data_fingerprint):
         problems.append("data_fingerprint is not a sha256")
     if r.git_commit is not None and not re.fullmatch(r"[0-9a-f]{40}(\+dirty)?", r.git_commit):

@@ -9,9 +9,7 @@ from buzzer.suite.records import comparable
 from buzzer.suite.records.schema import Gate, Record
 from buzzer.suite.registry import TaskConfig
 
-CACHE_RATIO = (
-    2.0  # a session counts as caching its outputs if time on unseen inputs / time on seen inputs is above this
-)
+CACHE_RATIO = 2.0  # a session counts as caching its outputs if time on unseen inputs / time on seen inputs is above this
 GROWTH_BYTES = 2 << 20  # the driver allocates device memory in blocks of 2 MiB
 
 

@@ -27,7 +27,9 @@ class Checked:
 
     records: dict[Path, Record] = field(default_factory=dict)
     problems: Problems = field(default_factory=dict)
-    unseen: list[Path] = field(default_factory=list)  # records that passed the gate, but whose reference run was not found
+    unseen: list[Path] = field(
+        default_factory=list
+    )  # records that passed the gate, but whose reference run was not found
 
     @property
     def good(self) -> dict[Path, Record]:

@@ -86,7 +86,7 @@ def read(path: Path) -> Record:
     except (ValueError, RecursionError) as error:
         cause = "nested too deep" if isinstance(error, RecursionError) else error
         raise DataError(
-            printable(f"{path}: not a record: {cause}"), "the file is cut or was edited by hand"
+            printable(f"{path}: not a record: {cause}"), "the file is truncated or was edited by hand"
         ) from error
     if record.content_hash != written:
         raise DataError(

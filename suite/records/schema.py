@@ -22,7 +22,9 @@ from buzzer.suite.records import strict_json
 
 SCHEMA_MINOR = 1  # of new records; docs/records.md lists what each minor version changed
 PHASE_TOLERANCE = 0.01  # share of the wall time by which the sum of the phases may differ from it
-PHASE_SLACK_S = 0.02  # additional seconds, because the kernel reports the start of a process in steps of 10 ms
+PHASE_SLACK_S = (
+    0.02  # additional seconds, because the kernel reports the start of a process in steps of 10 ms
+)
 # A run counts as disturbed if other processes took more than this share of its cores and more than these CPU seconds. The most
 # measured on an idle machine, in runs of 0.3 s, was 0.03 and 0.04 s; the least with another process on the same core 0.6 and 0.3 s.
 DISTURBED, DISTURBED_S = 0.05, 0.1

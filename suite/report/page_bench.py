@@ -53,7 +53,9 @@ class Board:
             legend.append(Key(i, kind(row), name(row), filters(row)))
         ranked = (row for row in timed if row.ranked)
         line = charts.front(ranked, x, y, _latency, _cosine)
-        summary = "Up and to the left is better. The line joins the sessions that no other session beats in both."
+        summary = (
+            "Up and to the left is better. The line joins the sessions that no other session beats in both."
+        )
         return Chart("Accuracy against latency", summary, x, y, marks, [line], legend)
 
 
@@ -136,9 +138,7 @@ def _roofline(rows: Sequence[BenchGroup]) -> Chart:
     where = "; ".join(
         [machine.describe(r.machine), *comparable.differences(x for row in rows for x in row.records)]
     )
-    summary = (
-        f"The rate of each run, below the roof that was measured on this machine ({measured}). {where}."
-    )
+    summary = f"The rate of each run, below the roof that was measured on this machine ({measured}). {where}."
     return Chart(f"Roofline, {r.device}, budget {r.budget.name}", summary, x, y, marks, paths, legend)
 
 

@@ -34,7 +34,9 @@ class TensorRt(Replayed):
 
         super().__init__(plan)
         if plan.device != "cuda" or not torch.cuda.is_available():
-            raise UnsupportedError("TensorRT needs a CUDA device", "use --device cuda on a machine with a GPU")
+            raise UnsupportedError(
+                "TensorRT needs a CUDA device", "use --device cuda on a machine with a GPU"
+            )
         self._logger = tensorrt.Logger(tensorrt.Logger.ERROR)
         self._engine = tensorrt.Runtime(self._logger).deserialize_cuda_engine(build(plan, self._logger))
         self._context = self._engine.create_execution_context()

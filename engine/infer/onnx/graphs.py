@@ -248,7 +248,11 @@ SAME_IDS = {
     "Slice",
     "Concat",
 }
-SAME_TABLE = {"Cast", "Identity", "DequantizeLinear"}  # operators whose output is the table of their first input
+SAME_TABLE = {
+    "Cast",
+    "Identity",
+    "DequantizeLinear",
+}  # operators whose output is the table of their first input
 
 
 def _below(name: str, graph: Any) -> int | None:

@@ -42,9 +42,7 @@ def lower(source: bytes | Path, dynamic: bool = False) -> bytes:
     lowered.run()
     if dynamic and not lowered.groups:
         reason = "it has no float32 matrix product with a constant"
-        raise UnsupportedError(
-            f"int8-dynamic cannot quantise this model: {reason}", "use another precision"
-        )
+        raise UnsupportedError(f"int8-dynamic cannot quantise this model: {reason}", "use another precision")
     if lowered.groups and DOMAIN not in versions:
         model.opset_import.append(onnx.helper.make_opsetid(DOMAIN, 1))
     return bytes(model.SerializeToString())

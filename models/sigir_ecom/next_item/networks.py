@@ -23,9 +23,7 @@ from buzzer.models.sigir_ecom.sessions.events import DETAIL, KINDS
 
 BLOCK = 16_384  # products that are scored at a time
 HIDDEN = -1e9
-MASK = (
-    0.4  # share of a session's products that masked training hides in addition to the next one (winners: .3 to .7)
-)
+MASK = 0.4  # share of a session's products that masked training hides in addition to the next one (winners: .3 to .7)
 PAGES_BEFORE, PRODUCTS_BEFORE = (
     (1.0, 0.3),
     (0.5, 0.25, 0.12, 0.06),
