@@ -173,7 +173,9 @@ def generator_facts(folder: Path, model: type[Facts]) -> Facts | None:
     try:
         return model.model_validate_json(data)
     except ValidationError as error:
-        raise DataError(f"{path}: not a file that the generator wrote", "generate the data again") from error
+        raise DataError(
+            f"{path}: not the file that the generator wrote", "generate the data again"
+        ) from error
 
 
 def present(path: Path) -> bool:
@@ -267,7 +269,7 @@ def csv_blocks(
 ) -> Iterator[tuple[int, pl.DataFrame]]:
     """A CSV file in blocks of bounded memory: pairs of (line number of the first row, typed columns).
 
-    kinds: a key of KINDS for each column. The header may have the columns in any order, and also those of `optional`.
+    kinds: a key of KINDS for each column. The header may have the columns in any order, and also the columns of `optional`.
     empty: columns whose fields may be empty. rowless: the file may have no row after the header.
     Raises DataError with file, line and column for the first field that is not of its kind or breaks the rules of `lines.py`,
     for a wrong header, a row of the wrong width, and an empty file.

@@ -29,7 +29,7 @@ def loads(path: Path) -> Any:
 
 
 def objects(path: Path, *, checked: bool = False) -> Iterator[JsonObject]:
-    """The objects of a JSON list, one after the other. Memory holds one object and one chunk of the file.
+    """The objects of a JSON list, one after the other. Only one object and one chunk of the file are in memory.
 
     checked: the file has passed its check, so repeated keys and constants are not searched for.
     Raises DataError with line and column for a file that is missing, truncated, or not a list of objects.

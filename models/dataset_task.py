@@ -34,8 +34,8 @@ class TaskParams(BaseModel):
             if first["type"] == "extra_forbidden":
                 raise unknown_name(f"parameter of {task}", key, cls.model_fields) from error
             if first["type"] == "missing":
-                known = ", ".join(cls.model_fields)
-                raise UsageError(f"{task}: parameter {key} is missing", f"parameters: {known}") from error
+                names = ", ".join(cls.model_fields)
+                raise UsageError(f"{task}: parameter {key} is missing", f"parameters: {names}") from error
             shown = str(first["input"])[:80]
             raise UsageError(
                 f"{task}: parameter {key}={shown}: {first['msg']}", f"--set {key}=..."

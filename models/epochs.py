@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 @dataclass
 class State:
-    """Progress of a training run. A checkpoint holds it."""
+    """Progress of a training run. It is part of a checkpoint."""
 
     epoch: int = 0  # epochs that have ended
     best: float = math.nan  # best validation score so far; nan before the first

@@ -43,7 +43,7 @@ def hashed(values: Ints, seed: int) -> Floats:
 
 
 class World:
-    """Cities are indices ordered by country and kind; `public_id` holds the ids in the files.
+    """Cities are indices ordered by country and kind; `public_id` has the ids in the files.
 
     Below scale 1 there are fewer cities (scale ** 0.9) and countries (scale ** 0.4), so that each city still has enough trips
     to learn from. Above scale 1 there are more trips in the same world.

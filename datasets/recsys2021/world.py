@@ -103,7 +103,7 @@ def normal(values: Ints | Bytes, salt: int) -> Floats:
 
 
 def by_share(u: Floats, sums: Floats) -> Ints:
-    """The index of the range of cumulative shares that holds u; one more beyond the last share."""
+    """The index of the range of cumulative shares that contains u; the number of shares if u is beyond the last."""
     return np.searchsorted(sums, u, side="right")
 
 

@@ -53,7 +53,7 @@ class Session(Protocol):
     """A model that is ready to run."""
 
     def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
-        """The outputs by name, as new arrays that belong to the caller. Raises UsageError for a batch of the wrong form."""
+        """The outputs by name, as new arrays that belong to the caller. Raises UsageError for a batch that does not match the plan."""
         ...
 
     def describe(self, batch: Mapping[str, Array] | None = None) -> Description:

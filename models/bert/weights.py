@@ -25,8 +25,8 @@ def folder(name: str, tokenizer: bool = True) -> Path:
         return Path(spec.origin).parent / inside
     path = Path(name)
     if missing := [file for file in FILES[: 1 + tokenizer] if not (path / file).is_file()]:
-        known = ", ".join(PACKAGES)
+        names = ", ".join(PACKAGES)
         raise UsageError(
-            f"weights {name}: no {path / missing[0]}", f"known: {known}; or the path of a model folder"
+            f"weights {name}: no {path / missing[0]}", f"known: {names}; or the path of a model folder"
         )
     return path

@@ -387,12 +387,12 @@ def other_lookups(e: Engine, tables: Mapping[str, Frame], means: Mapping[str, fl
     return [*reversed_encodings, met, Lookup(tables["spoken"], same(["b"]), {"spoken": "spoken"}, 0)]
 
 
-def pair_features(e: Engine, t: Frame, own: int = 0) -> Frame:
+def pair_features(e: Engine, t: Frame, counted: int = 0) -> Frame:
     """Replace `met` and `spoken` by met_before, the number of other rows of this author and reader, and same_language, whether the
-    tweet is in the reader's usual language. own: how often the tables count the row itself, 0 or 1."""
+    tweet is in the reader's usual language. counted: how often the tables count the row itself, 0 or 1."""
     t = e.with_columns(
         t,
-        met_before=lambda c: e.clip(c("met") - own, 0, 100),
+        met_before=lambda c: e.clip(c("met") - counted, 0, 100),
         same_language=lambda c: e.cast(c("language_code") == c("spoken"), "int64"),
     )
     return e.drop(t, ["met", "spoken"])
@@ -423,7 +423,7 @@ def encode_own(
         for name, keys in KEYS.items():
             many = e.height(tables[name]) > FEW_KEYS
             t = e.target_encode(t, tables[name], keys, means, SMOOTHING, f"te_{name}", leave_one_out=many)
-    return pair_features(e, e.lookups(t, other_lookups(e, tables, means)), own=1)
+    return pair_features(e, e.lookups(t, other_lookups(e, tables, means)), counted=1)
 
 
 def in_folds(e: Engine, t: Frame) -> Frame:

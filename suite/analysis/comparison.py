@@ -254,7 +254,7 @@ def compare(
     """Compare the variants of a group.
 
     prices: US dollars per hour by device. pool: records that may hold A/A pairs. full: scale of the job to project. budget:
-    limits of that job, by default each variant's own.
+    limits of that job; by default each variant's budget.
     """
     base = baselines(group, task)
     rounds = max(len(c.records) for c in group.cells[group.largest].values())

@@ -27,7 +27,7 @@ class Spread:
 def spread(series: Sequence[Days]) -> Spread | None:
     """Pooled over several series of logs, as mean square around each series' mean; None if none has two days.
 
-    A day affects all series alike, so there are no more degrees of freedom than the longest series has.
+    A day affects all series alike, so the degrees of freedom are at most those of the longest series.
     """
     several = [days for days in series if len(days) > 1]
     if not several:

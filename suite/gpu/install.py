@@ -21,7 +21,7 @@ SEED_FILE = "seed.tar.xz"
 def install(kit: Path, log: Path) -> tuple[list[str], list[StepResult]]:
     """Install a kit. Returns folders for PYTHONPATH, and the results; both are empty if there is no kit.
 
-    A kit holds pieces that unpack themselves (`p*/unpack.py`, which prints its folder with --site), wheels (`wheels/*.whl`), and data
+    A kit has pieces that unpack themselves (`p*/unpack.py`, which prints its folder with --site), wheels (`wheels/*.whl`), and data
     and fits (`seed.tar.xz`). The steps report what a broken kit lacks.
     """
     if not kit.is_dir():

@@ -121,15 +121,15 @@ def main() -> int:
         "--machine", type=Path, help="folder for the machine's files [a new temporary folder]"
     )
     parser.add_argument("--stretch", default="10", help="factor of all limits: this machine is slower [10]")
-    parser.add_argument("--test-scale", default="0.002", help="of the large test [0.002]")
-    parser.add_argument("--only", help="steps, in place of the calls' own")
-    given = parser.parse_args()
-    machine = (given.machine or Path(tempfile.mkdtemp(prefix="buzzer-rehearsal-"))).resolve()
-    options = ["--stretch", given.stretch, "--test-scale", given.test_scale, "--minutes", "600"]
-    options += ["--only", shlex.quote(given.only)] if given.only else []
+    parser.add_argument("--test-scale", default="0.002", help="scale of the large test [0.002]")
+    parser.add_argument("--only", help="steps to run instead of the calls' steps")
+    arguments = parser.parse_args()
+    machine = (arguments.machine or Path(tempfile.mkdtemp(prefix="buzzer-rehearsal-"))).resolve()
+    options = ["--stretch", arguments.stretch, "--test-scale", arguments.test_scale, "--minutes", "600"]
+    options += ["--only", shlex.quote(arguments.only)] if arguments.only else []
     all_calls, bad = calls(), list[str]()
-    for name in given.calls.split(","):
-        bad += rehearse(all_calls[name], machine, given.python.absolute(), options)
+    for name in arguments.calls.split(","):
+        bad += rehearse(all_calls[name], machine, arguments.python.absolute(), options)
     print("\n".join(bad) if bad else "every step ended ok, or unsupported")
     print(f"the machine's files: {machine}")
     return int(bool(bad))

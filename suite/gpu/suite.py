@@ -170,7 +170,7 @@ def arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("--stretch", type=float, default=1.0, help="factor of all limits [1]")
     parser.add_argument(
-        "--test-scale", type=float, default=TEST_SCALE, help=f"of the large test [{TEST_SCALE:g}]"
+        "--test-scale", type=float, default=TEST_SCALE, help=f"scale of the large test [{TEST_SCALE:g}]"
     )
     parser.add_argument("--list", action="store_true", help="print the steps and run nothing")
     return parser

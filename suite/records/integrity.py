@@ -74,7 +74,7 @@ def check_all(records: Mapping[Path, Record], fingerprints: Mapping[str, str]) -
         by_data.setdefault(r.data_fingerprint, []).append(path)
         expected = fingerprints.get(r.task)
         if expected is not None and r.data_source == "official" and r.data_fingerprint != expected:
-            yield path, f"data_fingerprint is not that of the files given, {expected[:12]}..."
+            yield path, f"data_fingerprint differs from that of the files of --data, {expected[:12]}..."
     for same in by_data.values():
         for name in ("data_rows", "data_source"):
             yield from _deviating({path: records[path] for path in same}, name)

@@ -334,7 +334,7 @@ class Counts(nn.Module):
         self.products = products
 
     def sources(self, items: Tensor, usable: Tensor, weights: tuple[float, ...]) -> tuple[Tensor, Tensor]:
-        """The last items for which `usable` holds, and their weights, [rows, len(weights)] each; 0 where there are fewer."""
+        """The last items for which `usable` is true, and their weights, [rows, len(weights)] each, padded with 0."""
         place = (torch.arange(items.shape[1], device=items.device) + 1) * usable
         best = place.topk(len(weights), dim=1)
         present = best.values > 0

@@ -79,7 +79,8 @@ def facts(e: Engine, catalogue: Products) -> Facts:
 
 
 def place(e: Engine, t: Frame) -> Frame:
-    """Add `at`, the number of the event in its session, and the session's `size`. Pageviews of products count too, as the organisers count."""
+    """Add `at`, the number of the event in its session, and the session's `size`. As in the organisers' count, pageviews of products
+    count too."""
     return e.window_features(events.ordered(e, t), ["session"], "ord", count="at", size="size")
 
 

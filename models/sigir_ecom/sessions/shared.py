@@ -76,7 +76,7 @@ def read(e: Engine, context: SessionContext) -> tuple[Frame, Frame, Frame, Frame
 
 
 def fit_products(e: Engine, content: Frame, names: Frame, vocabulary: Vocabulary) -> tuple[Products, int]:
-    """The catalogue by product code, and the number of category codes. content, names: as `read` gives them."""
+    """The catalogue by product code, and the number of category codes. content, names: as returned by `read`."""
     categories = e.collect(e.categorify_fit([(content, "category_hash")]))
     catalogue = products.fit(e, content, names, vocabulary.tables["sku"], categories)
     return catalogue, int(e.height(categories)) + FIRST_CODE
