@@ -1,4 +1,4 @@
-"""Data sets that passed their check. Verdicts are cached, so that unchanged files are not read again at every run."""
+"""Checked data sets. The result of a check is cached, so that unchanged files are not read again in every run."""
 
 import glob
 import hashlib
@@ -45,7 +45,7 @@ def given_or_generated(
     cache: Path,
     progress: Progress,
 ) -> Files:
-    """The checked files of the folder `source`; if it is None, those that `generate(folder)` writes in the cache."""
+    """The checked files of the folder `source`; if it is None, the files that `generate(folder)` writes in the cache."""
     if source is not None:
         return checked(check, source, cache, progress)
     return generated(folder, generate, check, cache, progress)
@@ -54,9 +54,9 @@ def given_or_generated(
 def generated(
     folder: Path, generate: Callable[[Path], None], check: Check, cache: Path, progress: Progress
 ) -> Files:
-    """The files that `generate(folder)` writes in the cache, checked. One process writes them, others wait for it.
+    """The files that `generate(folder)` writes in the cache, checked. One process writes them, and other processes wait.
 
-    Files that have changed since are generated again, with a line on stderr.
+    Files that were changed afterwards are generated again, with a line on stderr.
     """
     if folder.is_dir():
         with suppress(DataError, OSError):
@@ -77,15 +77,15 @@ def generated(
 
 
 def check_unchanged(folder: Path, check: Check, cache: Path, progress: Progress) -> Files:
-    """The checked files. Raises DataError or OSError if they are not the files that were generated."""
+    """The checked files. Raises DataError or OSError if they differ from the generated files."""
     files, expected = checked(check, folder, cache, progress), hash_path(folder)
     if expected.exists() and expected.read_text(encoding="utf-8", errors="replace") != content_hash(files):
-        raise DataError("not the files that were generated")
+        raise DataError("the files differ from the generated ones")
     return files
 
 
 def hash_path(folder: Path) -> Path:
-    """The file beside a folder of generated files that holds their hash."""
+    """The file next to a folder of generated files that contains their hash."""
     return folder.with_name(f"{folder.name}.sha256")
 
 
@@ -97,7 +97,7 @@ def content_hash(files: Files) -> str:
 
 
 def checked(check: Check, folder: Path, cache: Path, progress: Progress) -> Files:
-    """What `check(folder, progress)` returns, or the verdict of an earlier check from `cache`.
+    """The result of `check(folder, progress)`, or of an earlier check of the same files, from `cache`.
 
     The cached verdict is used if every file of the folder still has its path, size, inode and times, and the check its source
     code. A verdict is not cached if a file changed while it was read or just before, as such a change may leave its times equal.
@@ -127,7 +127,7 @@ def checked(check: Check, folder: Path, cache: Path, progress: Progress) -> File
 
 
 def read_verdict(path: Path) -> Verdict | None:
-    """A cached verdict; None if there is none that can be read."""
+    """A cached verdict; None if there is no readable one."""
     try:
         return Verdict.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):

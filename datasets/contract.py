@@ -1,4 +1,4 @@
-"""The interface of a data set: what `buzzer data` and the tasks call.
+"""The interface of a data set, used by `buzzer data` and the tasks.
 
 A data set is a module with these names. Those of this project are the packages below `datasets/`, each with a `card.md`
 that gives the schema, the terms, the source and the generator in words. Another distribution can register a data set under
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:  # it imports Polars
     from buzzer.datasets.files import Files
 
-# Called with the share of the work that is done, 0 to 1, and what is being done.
+# Called with the fraction of the work that is done, 0 to 1, and the name of the current step.
 Progress = Callable[[float, str], None]
 
 

@@ -16,7 +16,7 @@ def zipf_weights(n: int, exponent: float, shift: float) -> Floats:
 def splitmix64(words: Words) -> Words:
     """The hash splitmix64 (Steele et al., OOPSLA 2014): uniform 64-bit words. It overwrites and returns `words`."""
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
-        words ^= words >> np.uint64(shift)  # in place, as new arrays would double the time
+        words ^= words >> np.uint64(shift)  # in place, because new arrays would double the time
         if factor > 1:
             words *= np.uint64(factor)
     return words

@@ -22,7 +22,9 @@ from buzzer.errors import DataError
 
 # Only ASCII digits: \d also matches digits of other scripts, which engines read as missing.
 NUMBER = r"[0-9]{1,15}(\.[0-9]{1,30})?"
-COMPONENT = rf"-?{NUMBER}([eE](-[0-9]{{1,2}}|\+?[01]?[0-9]))?"  # of a vector; within the range of float32
+COMPONENT = (
+    rf"-?{NUMBER}([eE](-[0-9]{{1,2}}|\+?[01]?[0-9]))?"  # a value of a vector, within the range of float32
+)
 TOKEN = "(0|[1-9][0-9]{0,4}|1(0[0-9]{4}|1([0-8][0-9]{3}|9([0-4][0-9]{2}|5([0-3][0-9]|4[0-6])))))"
 PATTERNS = {
     "int64": r"^-?[0-9]{1,18}$",
@@ -54,7 +56,7 @@ KINDS = {
     "tokens": "token ids of 0 to 119546 with tabs between them",
 }
 
-WRITE_ERRORS = (OSError, pl.exceptions.ComputeError)  # what a full disk raises
+WRITE_ERRORS = (OSError, pl.exceptions.ComputeError)  # the errors that a full disk causes
 DISK_FULL = re.compile("No space left|transport error")
 Facts = TypeVar("Facts", bound="GeneratorFacts")
 
@@ -65,10 +67,10 @@ class Files:
 
     folder: Path
     fingerprint: str  # sha256 over names and contents
-    rows: Mapping[str, int]  # number of rows by part
-    facts: Mapping[str, int | str] = field(default_factory=dict)  # what else the check counted, by name
+    rows: Mapping[str, int]  # part -> number of rows
+    facts: Mapping[str, int | str] = field(default_factory=dict)  # other results of the check, by name
     source: str = "official"  # or "generated"
-    scale: float = 1.0  # share of the official size of the test part
+    scale: float = 1.0  # size of the test part relative to the official one
     notes: tuple[str, ...] = ()  # remarks on source and scale for a record
 
 
@@ -110,7 +112,7 @@ def cannot_write(out: Path, error: Exception) -> Exception:
     text = str(error)
     if not isinstance(error, OSError) and not text.startswith("parquet:"):
         return error
-    # Polars sets no errno, and its message may hold only the last error of a chain.
+    # Polars sets no errno, and its message may contain only the last error of a chain.
     full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or bool(DISK_FULL.search(text))
     hint = "free some space" if full else "choose another folder"
     return DataError(f"cannot write {out}: {getattr(error, 'strerror', None) or shown(text)}", hint)
@@ -136,7 +138,7 @@ class Origin:
 
 
 class GeneratorFacts(BaseModel):
-    """The fields of generator.json that are read again."""
+    """The fields of generator.json that are read later."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
@@ -145,9 +147,9 @@ class GeneratorFacts(BaseModel):
 
 
 def origin(folder: Path, rows: int, official: int, slack: float = 0.0) -> Origin:
-    """The origin of the files in a folder: the scale in generator.json, or else `rows` as a share of `official` rows.
+    """The origin of the files in a folder. The scale is in generator.json; without this file it is `rows` divided by `official`.
 
-    A share that differs from 1 by at most `slack` counts as 1. Raises DataError for a generator.json that cannot be read.
+    A scale that differs from 1 by at most `slack` counts as 1. Raises DataError for a generator.json that cannot be read.
     """
     facts = generator_facts(folder, GeneratorFacts)
     if facts is None:
@@ -196,7 +198,7 @@ def find(folder: Path, names: Sequence[str]) -> Path | None:
 
 
 def need(folder: Path, names: Sequence[str], where: str) -> Path:
-    """As `find`. Raises DataError with the hint `where` if there is no such file."""
+    """Like `find`, but raises DataError with the hint `where` if there is no such file."""
     path = find(folder, names)
     if path is None:
         raise DataError(f"{folder}: no {' or '.join(names)} (nor .gz)", where)
@@ -207,7 +209,7 @@ def need(folder: Path, names: Sequence[str], where: str) -> Path:
 def opened(path: Path) -> Iterator[IO[bytes]]:
     """A gzipped or plain file, opened for reading bytes.
 
-    Raises DataError if it is missing or cannot be opened, and for a gzip file that is cut or damaged.
+    Raises DataError if it is missing or cannot be opened, and for a gzip file that is truncated or damaged.
     """
     if not present(path):
         raise DataError(f"{path}: no such file")
@@ -220,7 +222,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
             yield file
         except (EOFError, zlib.error) as error:
             raise DataError(
-                f"{path}: the gzip file is cut or damaged: {error}", "copy or download it again"
+                f"{path}: the gzip file is truncated or damaged: {error}", "copy or download it again"
             ) from error
 
 
@@ -235,16 +237,16 @@ class GzipMembers(io.RawIOBase):
         self._inside_member = False
 
     def readable(self) -> bool:
-        """True, as io.RawIOBase asks."""
+        """True, as io.RawIOBase requires."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Fill the buffer; the number of bytes, 0 at the end. Raises EOFError at an end inside a member."""
+        """Fill the buffer. Returns the number of bytes, 0 at the end. Raises EOFError if the file ends inside a member."""
         while True:
             data = self._unread or self._file.read(1 << 16)
             if not data:
                 if self._inside_member:
-                    raise EOFError("it ends within a member")
+                    raise EOFError("the file ends inside a member")
                 return 0
             if self._member.eof:
                 self._member = zlib.decompressobj(wbits=31)
@@ -267,7 +269,7 @@ def csv_blocks(
 ) -> Iterator[tuple[int, pl.DataFrame]]:
     """A CSV file in blocks of bounded memory: pairs of (line number of the first row, typed columns).
 
-    kinds: a key of KINDS for each column. The header may have the columns in any order, and also those of `optional`.
+    kinds: a key of KINDS for each column. The header may have the columns in any order, and also the columns of `optional`.
     empty: columns whose fields may be empty. rowless: the file may have no row after the header.
     Raises DataError with file, line and column for the first field that is not of its kind or breaks the rules of `lines.py`,
     for a wrong header, a row of the wrong width, and an empty file.
@@ -289,7 +291,7 @@ def blocks(
     quoted: bool = True,
     rowless: bool = False,
 ) -> Iterator[tuple[int, pl.DataFrame]]:
-    """As `csv_blocks`, from an open file whose next line is a row with the columns `names`."""
+    """Like `csv_blocks`, but from an open file whose next line is a row with the columns `names`."""
     count = 0
     for line, data in line_blocks(path, file, names, first_line, separator, quoted):
         yield line, typed(path, line, fields(path, line, data, names, separator, quoted), kinds, empty)
@@ -314,10 +316,11 @@ def fields(
         return pl.DataFrame(pcsv.read_csv(io.BytesIO(data), read, parse, convert))
     except pa.ArrowInvalid as error:
         width = re.search(r"Row #(\d+): (Expected \d+ columns, got \d+)", str(error))
-        if width is None:  # the checks before find all other faults that are known
+        if width is None:  # earlier checks report all other known faults
             raise DataError(f"{path}, after line {line - 1}: {shown(str(error))}") from error
         raise DataError(
-            f"{path}, line {line - 1 + int(width[1])}: {width[2]}", "the file may be cut, or of another kind"
+            f"{path}, line {line - 1 + int(width[1])}: {width[2]}",
+            "the file may be truncated, or a different kind of file",
         ) from error
 
 
@@ -350,7 +353,7 @@ def typed(
 ) -> pl.DataFrame:
     """Text columns converted to int64, date, float64, bool and str; an empty field becomes missing in the columns `empty`.
 
-    Raises DataError with line and column of the first field that is not of its kind.
+    Raises DataError with line and column of the first invalid field.
     """
     columns = []
     for name, kind in kinds.items():
@@ -397,7 +400,7 @@ def refuse_rows(path: Path, line: int, block: pl.DataFrame, bad: pl.Expr, column
 
 
 def append_csv(file: IO[bytes], table: pl.DataFrame) -> None:
-    """Write rows to the end of a CSV file; with a header if the file is empty."""
+    """Append rows to a CSV file, with a header if the file is empty."""
     table.write_csv(file, include_header=file.tell() == 0)
 
 

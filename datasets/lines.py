@@ -17,7 +17,7 @@ from buzzer.errors import DataError
 
 BLOCK_BYTES = 16 << 20
 LONGEST_HEADER = 1 << 16
-SHOWN = 40  # most characters of a value in a message
+SHOWN = 40  # maximum number of characters of a value in a message
 CONTROLS = bytes(code for code in (*range(32), 127) if chr(code) not in "\n\r")
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 PARQUET = b"PAR1"
@@ -25,7 +25,7 @@ BLANK = re.compile(rb"(?:^|\n)\r?\n")
 
 
 def shown(value: object) -> str:
-    """A value for a message: quoted, escaped and shortened."""
+    """A value as messages show it: quoted, escaped and shortened."""
     text = repr(value) if isinstance(value, str) else reprlib.repr(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
@@ -96,7 +96,7 @@ class LineRules:
         self.controls = bytes(code for code in CONTROLS if code not in allowed)
 
     def check(self, line: int, data: bytes) -> None:
-        """Raises DataError unless all lines of the block keep to the rules. line: number of its first line."""
+        """Raises DataError unless all lines of the block follow the rules. line: number of its first line."""
         if not data.isascii():
             self.check_text(line, data)
         if len(data.translate(None, self.controls)) < len(data):
@@ -152,7 +152,7 @@ class LineRules:
 
 
 def stray_quote(row: str, separator: str) -> tuple[int, str]:
-    """The index of the first field with a misplaced quote in a row that breaks the rules, and what is wrong."""
+    """The index of the first field with a misplaced quote in an invalid row, and a description of the fault."""
     column, at = 0, 0
     while True:
         if row.startswith('"', at):

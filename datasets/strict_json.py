@@ -12,7 +12,7 @@ from buzzer.datasets.lines import shown
 from buzzer.errors import DataError
 
 CHUNK = 1 << 20  # bytes
-LONGEST = 64 << 20  # most characters of an object in a list
+LONGEST = 64 << 20  # maximum number of characters of an object in a list
 SPACE = re.compile(r"[ \t\n\r]*")
 HINT = "copy or download it again"
 JsonObject = dict[str, Any]
@@ -28,37 +28,40 @@ def loads(path: Path) -> Any:
     return value
 
 
-def objects(path: Path, *, known: bool = False) -> Iterator[JsonObject]:
-    """The objects of a JSON list, one after the other. Memory holds one object and one chunk of the file.
+def objects(path: Path, *, checked: bool = False) -> Iterator[JsonObject]:
+    """The objects of a JSON list, one after the other. Only one object and one chunk of the file are in memory.
 
-    known: the file has passed its check, so repeated keys and constants are not looked for.
-    Raises DataError with line and column for a file that is missing, cut, or not a list of objects.
+    checked: the file has passed its check, so repeated keys and constants are not searched for.
+    Raises DataError with line and column for a file that is missing, truncated, or not a list of objects.
     """
-    return (item for _, item in numbered(path, known=known))
+    return (item for _, item in numbered(path, checked=checked))
 
 
-def numbered(path: Path, *, known: bool = False) -> Iterator[tuple[int, JsonObject]]:
-    """As `objects`, with the number of the line where each object begins; 0 if `known`."""
+def numbered(path: Path, *, checked: bool = False) -> Iterator[tuple[int, JsonObject]]:
+    """Like `objects`, with the number of each object's first line; 0 if `checked`."""
     with opened(path) as file:
-        reader, number = Reader(path, file, known), 0
+        reader, number = Reader(path, file, checked), 0
         if reader.take() != "[":
-            raise DataError(f"{path}: not a list of queries", "it may not be the organisers' test file")
+            raise DataError(f"{path}: not a list of queries", "is it the organisers' test file?")
         more = reader.peek() != "]"
         if not more:
             reader.take()
         while more:
             if reader.peek() not in ("{", ""):
                 raise reader.error(f"query {number} is not an object")
-            yield 0 if known else reader.line_here(), reader.value(f"cut or damaged after {number} queries")
+            fault = f"truncated or damaged after {number} queries"
+            yield 0 if checked else reader.line_here(), reader.value(fault)
             number += 1
             if reader.peek() not in (",", "]"):
-                raise reader.error(f"cut or damaged after {number} queries: no comma and no end of the list")
+                raise reader.error(
+                    f"truncated or damaged after {number} queries: no comma and no end of the list"
+                )
             more = reader.take() == ","
         reader.end()
 
 
 class Refused(ValueError):
-    """JSON that Python's reader accepts and this one refuses."""
+    """JSON that Python's reader accepts and this reader refuses."""
 
 
 def unique(pairs: list[tuple[str, Any]]) -> JsonObject:
@@ -77,18 +80,19 @@ def refuse(constant: str) -> Any:
 
 
 class Reader:
-    """A file that is read as text when it is needed; `at` is the index in `text` of the next character."""
+    """A file that is read as text in chunks. `at` is the index in `text` of the next character."""
 
-    def __init__(self, path: Path, file: IO[bytes], known: bool = False) -> None:
+    def __init__(self, path: Path, file: IO[bytes], checked: bool = False) -> None:
         self.path, self.file, self.longest = path, file, LONGEST
-        hooks: Any = {} if known else {"object_pairs_hook": unique, "parse_constant": refuse}
+        hooks: Any = {} if checked else {"object_pairs_hook": unique, "parse_constant": refuse}
         self.decode = json.JSONDecoder(**hooks).raw_decode
         self.utf8 = codecs.getincrementaldecoder("utf-8")("strict")
         self.text, self.at, self.lines_before, self.column_before = "", 0, 0, 0
-        self.counted = 0, 0  # characters of `text` whose line ends are counted, and that count
+        self.counted = 0, 0  # a number of characters of `text`, and the number of line ends in them
 
     def more(self) -> bool:
-        """Read a chunk, or as much as is unread in `text`, so that a long value takes linear time; whether there was more."""
+        """Read a chunk, or as many characters as are unread in `text`, so that a long value takes linear time. Returns whether there was
+        more to read."""
         data = self.file.read(max(CHUNK, len(self.text) - self.at))
         self.column_before = self.column(self.at) - 1
         self.lines_before += self.text.count("\n", 0, self.at)
@@ -112,7 +116,7 @@ class Reader:
                 return ""
 
     def take(self) -> str:
-        """As `peek`, and move past the character."""
+        """Like `peek`, and moves past the character."""
         character = self.peek()
         self.at += len(character)
         return character
@@ -144,7 +148,7 @@ class Reader:
         return self.lines_before + self.text.count("\n", 0, at) + 1
 
     def line_here(self) -> int:
-        """As `line(self.at)`, but counts only from the previous call on."""
+        """Like `line(self.at)`, but counts only from the position of the previous call."""
         start, lines = self.counted
         self.counted = self.at, lines + self.text.count("\n", start, self.at)
         return self.lines_before + self.counted[1] + 1

@@ -1,4 +1,4 @@
-"""Work that is split over several processes."""
+"""Runs work in several processes."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ THREADS = "POLARS_MAX_THREADS"
 
 
 def usable_cores() -> int:
-    """The number of cores that this process may use."""
+    """The number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -60,7 +60,7 @@ def in_order(
 
 @contextmanager
 def one_thread_each() -> Iterator[None]:
-    """Processes that start in the block use one Polars thread, as there is a process for each core."""
+    """Processes that start inside the block use one Polars thread each, because there is one process per core."""
     before = os.environ.get(THREADS)
     os.environ[THREADS] = "1"
     try:
@@ -73,7 +73,7 @@ def one_thread_each() -> Iterator[None]:
 
 
 def follow_parent() -> None:
-    """Start of a worker process: it ignores Ctrl-C, which the parent handles, and ends with the parent, also after `kill -9`."""
+    """Prepares a worker process. It ignores Ctrl-C, which the parent handles, and ends when the parent ends, also after `kill -9`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=end_with_parent, daemon=True).start()
 

@@ -1,1 +1,1 @@
-"""Feature engines, inference backends and kernels, and facts about this machine."""
+"""Feature engines, inference backends, GPU kernels, quantization, and facts about this machine."""

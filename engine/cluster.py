@@ -1,4 +1,4 @@
-"""Dask clusters: one worker per GPU (dask-cuda), local processes, or a cluster that is already running."""
+"""Dask clusters: one worker per GPU (dask-cuda), local CPU processes, or a cluster that is already running."""
 
 import importlib.util
 from collections.abc import Iterator
@@ -21,12 +21,13 @@ def opened(
     threads: int = 1,
     gpu_memory_bytes: int | None = None,
 ) -> Iterator[Any]:
-    """A distributed.Client of `workers` local workers, or of the cluster with this scheduler address (tcp://host:8786).
+    """A distributed.Client of `workers` new local workers, or of the running cluster at `scheduler` (tcp://host:8786).
 
     device: "cuda" gives each worker its own GPU, with a memory pool of at most `gpu_memory_bytes` (default: four fifths of the
-    GPU), beyond which cuDF spills to the host.  threads: the number of threads of each worker's libraries.
+    GPU's memory). cuDF spills to the host beyond it.  threads: the number of threads of each worker's libraries.
 
-    Raises UnsupportedError without Dask, dask-cuda or enough GPUs, UsageError if no scheduler or worker answers.
+    Raises UnsupportedError if Dask or dask-cuda is not installed or there are too few GPUs, UsageError if no scheduler or worker
+    answers.
     """
     package, extra = PACKAGES["cpu" if scheduler else device]
     if importlib.util.find_spec(package) is None:
@@ -34,7 +35,7 @@ def opened(
     import dask.config
     import distributed
 
-    # No retries: a worker dies of lack of memory or of a bug, and would die again.
+    # No retries: a worker dies because memory ran out or because of a bug, so it would die again.
     with dask.config.set(
         {"distributed.scheduler.allowed-failures": 0, "distributed.comm.timeouts.connect": CONNECT_S}
     ):
@@ -69,7 +70,7 @@ def connected(scheduler: str) -> Iterator[Any]:
 
 
 def cpu_cluster(workers: int, threads: int) -> Any:
-    """A cluster of local processes. The run's own memory limit applies to them, so Dask sets none."""
+    """A cluster of local processes. The run's memory limit covers them, so Dask sets no limit of its own."""
     import distributed
 
     names = (
@@ -84,7 +85,7 @@ def cpu_cluster(workers: int, threads: int) -> Any:
 
 
 def cuda_cluster(workers: int, gpu_memory_bytes: int | None) -> Any:
-    """A local cluster with one worker per GPU. Raises UnsupportedError if there are fewer GPUs."""
+    """A local cluster with one worker per GPU. Raises UnsupportedError if there are fewer GPUs than workers."""
     from buzzer.engine.device import gpus
 
     if len(gpus()) < workers:
@@ -106,7 +107,7 @@ def cuda_cluster(workers: int, gpu_memory_bytes: int | None) -> Any:
 
 
 def spread(client: Any, array: Any, rows: int) -> Any:
-    """A host array as a dask.array: each chunk of `rows` rows is sent to another worker."""
+    """A host array as a dask.array in chunks of `rows` rows. Each chunk is sent to a different worker."""
     import dask.array
     from dask.delayed import delayed
 

@@ -21,7 +21,7 @@ CODES = {
 }
 _limit: int | None = None  # of GPU memory, in bytes
 CPUINFO = Path("/proc/cpuinfo")
-# Flags of CPUINFO and their names, widest instructions first.
+# CPU flags in CPUINFO -> names of the instruction sets, widest vectors first.
 SIMD = {
     "amx_tile": "AMX",
     "avx512_bf16": "AVX-512 BF16",
@@ -36,7 +36,7 @@ SIMD = {
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU; memory_bytes is None and driver (its version) "" if unknown."""
+    """One GPU. Unknown memory is None; an unknown driver version is ""."""
 
     name: str
     memory_bytes: int | None = None
@@ -44,7 +44,7 @@ class Gpu:
 
 
 def cpu_facts() -> dict[str, str]:
-    """Names and values of the first processor in /proc/cpuinfo; empty if there is no such file."""
+    """The fields of the first processor in /proc/cpuinfo, name -> value; empty if there is no such file."""
     try:
         text = CPUINFO.read_text().split("\n\n", 1)[0]
     except OSError:
@@ -59,22 +59,22 @@ def cpu_name() -> str:
 
 
 def simd() -> str:
-    """The widest vector instructions, "" if unknown. In clouds, processors of the same name differ in them."""
+    """The widest vector instructions, "" if unknown. Cloud processors of the same name may support different ones."""
     facts = cpu_facts()
     flags = {*facts.get("flags", facts.get("Features", "")).split()}
     return next((name for flag, name in SIMD.items() if flag in flags), "")
 
 
 def saturates() -> bool:
-    """Whether ONNX Runtime and OpenVINO add pairs of INT8 products in 16 bits on this processor, so that large sums saturate.
+    """Whether INT8 sums of ONNX Runtime and OpenVINO can saturate on this processor.
 
-    True for x86 without VNNI (ONNX Runtime, "Quantize ONNX models": reduce_range).
+    True for x86 without VNNI: pairs of INT8 products are added in 16 bits (ONNX Runtime, "Quantize ONNX models": reduce_range).
     """
     return simd() in ("AVX-512", "AVX2")
 
 
 def multiplies_bf16() -> bool:
-    """Whether this processor has BF16 instructions. Others emulate BF16, at a fraction of FP32's speed."""
+    """Whether this processor has BF16 instructions. Without them BF16 is emulated, much slower than FP32."""
     return simd() in ("AVX-512 BF16", "AMX")
 
 
@@ -113,7 +113,7 @@ def gpu_memory() -> list[int]:
 
 
 def no_cuda() -> str:
-    """The message for a machine where torch sees no CUDA device, with the driver's own reason if it has one."""
+    """The error message for a machine where torch sees no CUDA device, with the driver's reason if there is one."""
     import torch
 
     return f"no CUDA device here: {cuda_problem() or f'torch {torch.__version__} does not see it'}"
@@ -127,23 +127,23 @@ def cuda_problem(least: tuple[int, int] = (0, 0)) -> str:
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:
-        return "no NVIDIA driver (libcuda.so.1 is not there)"
+        return "no NVIDIA driver (libcuda.so.1 is missing)"
     code, count, version = cuda.cuInit(0), ctypes.c_int(0), ctypes.c_int(0)
     if code:
-        return f"the driver does not start: {CODES.get(code, 'CUDA error')} ({code})"
+        return f"the driver failed to start: {CODES.get(code, 'CUDA error')} ({code})"
     cuda.cuDriverGetVersion(ctypes.byref(version))
     major, minor = version.value // 1000, version.value % 1000 // 10
     if (major, minor) < least:
-        return f"the driver is too old: it supports CUDA {major}.{minor}, {least[0]}.{least[1]} is needed"
+        return f"the driver is too old: it supports CUDA {major}.{minor}, but {least[0]}.{least[1]} is needed"
     cuda.cuDeviceGetCount(ctypes.byref(count))
-    return "" if count.value else "the driver shows no device"
+    return "" if count.value else "the driver reports no device"
 
 
 def limit_memory(limit: int) -> None:
-    """Limit this process's GPU memory in bytes: `pool`, torch's cache, and the point from which cuDF spills.
+    """Limit this process's GPU memory in bytes: `pool`, torch's cache, and the size above which cuDF spills.
 
-    XGBoost and the CUDA context allocate outside of these; the harness watches the total by NVML. Raises RuntimeError if the pool
-    exists already.
+    XGBoost and the CUDA context allocate memory outside these limits; the harness reads the total from NVML. Raises RuntimeError
+    if the pool exists already.
     """
     global _limit
     if pool.cache_info().currsize:
@@ -166,10 +166,10 @@ def memory_limit() -> int | None:
 
 @cache
 def pool() -> Any:
-    """This process's only RMM memory resource, for cuDF, cudf-polars and cupy.
+    """The RMM memory resource that cuDF, cudf-polars and cupy share in this process.
 
-    It is the driver's pool. It keeps freed memory up to half of the device's memory or of the limit, because torch and XGBoost
-    allocate outside of it.
+    It is the driver's pool. It keeps at most half of the device's memory, or of the limit, when memory is freed, because torch and
+    XGBoost allocate outside of it.
     """
     import cupy
     import rmm
@@ -185,9 +185,9 @@ def pool() -> Any:
 
 
 def own_memory() -> dict[str, int | None]:
-    """GPU memory of this process in bytes: `process` by NVML, and `torch_peak`, the most that torch has reserved.
+    """GPU memory of this process in bytes: `process`, as NVML reports it, and `torch_peak`, the most that torch has reserved.
 
-    `process` is None if NVML knows the process by another id, as in some containers.
+    `process` is None if NVML lists the process under another id, as in some containers.
     """
     import torch
 
@@ -200,7 +200,7 @@ def nvml() -> Any:
         import pynvml
 
         pynvml.nvmlInit()
-    except Exception:  # noqa: BLE001  not installed, no driver, or no permission: there is no counter
+    except Exception:  # noqa: BLE001  not installed, no driver, or no permission
         return None
     return pynvml
 
@@ -218,7 +218,7 @@ def _by_nvml(pid: int) -> int | None:
 
 
 def _cuda_count() -> int:
-    """The number of devices according to the driver, for machines without NVML's Python module."""
+    """The number of devices that the driver reports, for machines without NVML's Python module."""
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:

@@ -1,6 +1,6 @@
 """Classifies exceptions of GPU libraries.
 
-CUDA, RMM, cuDF, cupy, torch and XGBoost share no error type, so exceptions are recognised by type name and message.
+CUDA, RMM, cuDF, cupy, torch and XGBoost share no error type, so exceptions are recognised by their type name and message.
 """
 
 import re
@@ -12,18 +12,18 @@ MEMORY, LACKING, REFUSED = "memory", "lacking", "refused"
 
 @dataclass(frozen=True)
 class Fault:
-    """The kind of an exception: MEMORY (out of device memory), LACKING (no usable device), or REFUSED (the library cannot do this on
-    a GPU); and a hint for the user."""
+    """The kind of a GPU error, and a hint for the user. Kinds: MEMORY (out of device memory), LACKING (no usable device), REFUSED (the
+    library cannot do this on a GPU)."""
 
     kind: str
     hint: str
 
 
-# The patterns are searched in "TypeName: message"; the first fault with a match counts.
+# Fault -> patterns that are searched in "TypeName: message". The first fault with a match is the result.
 RULES: dict[Fault, list[str]] = {
     Fault(
         MEMORY,
-        "a smaller --scale, piece_rows or batch; several GPUs share and spill (--gpus); nvidia-smi shows who else uses the GPU",
+        "use a smaller --scale, piece_rows or batch, or several GPUs (--gpus); nvidia-smi shows which processes use the GPU",
     ): [
         r"^OutOfMemoryError: ",  # torch, cupy
         r"out_of_memory",  # RMM: std::bad_alloc: out_of_memory: CUDA error (or RMM failure) at ...
@@ -45,10 +45,10 @@ RULES: dict[Fault, list[str]] = {
         r"NVMLError_(LibraryNotFound|DriverNotLoaded)|libcuda\.so\S*: cannot open",
         r"is an NVIDIA driver library",  # cuda.pathfinder
     ],
-    Fault(LACKING, "another process holds the GPU: nvidia-smi shows which"): [
+    Fault(LACKING, "another process uses the GPU exclusively: nvidia-smi shows which"): [
         r"cudaErrorDevicesUnavailable|CUDA_ERROR_DEVICE_UNAVAILABLE|busy or unavailable",
     ],
-    (UNABLE := Fault(REFUSED, "an engine of the CPU can do it; nothing falls back to one unasked")): [
+    (UNABLE := Fault(REFUSED, "use an engine that runs on the CPU; there is no automatic fallback")): [
         r"Query execution with GPU not possible|'cuda' conversion failed",  # cudf-polars, raise_on_fail
         r"^(MixedTypeError|UnsupportedCUDAError): ",
     ],
@@ -69,7 +69,7 @@ def chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def classify(error: BaseException) -> Fault | None:
-    """The fault behind an exception or its causes; None if it has nothing to do with a GPU."""
+    """The fault that an exception or one of its causes matches; None if it is not a GPU error."""
     for link in chain(error):
         text = f"{type(link).__name__}: {link}"
         for fault, patterns in RULES.items():

@@ -1,4 +1,4 @@
-"""Blends the predictions of several models: log odds of probabilities, and lists of the most probable classes."""
+"""Blends the predictions of several models: weighted sums over lists of their most probable classes, and log odds."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,21 +7,21 @@ import numpy as np
 from buzzer.engine.frames.base import Array
 from buzzer.errors import DataError
 
-EPS = 1e-6  # probabilities are kept this far from 0 and 1
+EPS = 1e-6  # probabilities are clipped to [EPS, 1 - EPS]
 WEIGHT_GRID = (0.0, 0.5, 1.0, 2.0)  # few, to limit overfitting to the held-out rows
 
 
 def log_odds(p: Array) -> Array:
-    """Log odds of probabilities, float64, on the host or device where `p` is."""
+    """Log odds of probabilities, float64, on the device of `p`."""
     inside = np.clip(p.astype(np.float64), EPS, 1 - EPS)
     odds: Array = np.log(inside / (1 - inside))
     return odds
 
 
 def best_of(values: Sequence[Array], classes: Sequence[Array], weights: Sequence[float], k: int) -> Array:
-    """The k classes of the greatest weighted sum of values, best first: int64 [rows, k].
+    """The k classes with the greatest weighted sum of values, best first: int64 [rows, k].
 
-    values, classes: by model, [rows, n]; the values of a repeated class are summed. On equal sums the smaller class comes first.
+    values, classes: for each model, [rows, n]; the values of a repeated class are summed. For equal sums the smaller class comes first.
     """
     p = np.concatenate([v.astype(np.float64) * w for v, w in zip(values, weights, strict=True)], axis=1)
     c = np.concatenate(classes, axis=1).astype(np.int64)
@@ -31,7 +31,7 @@ def best_of(values: Sequence[Array], classes: Sequence[Array], weights: Sequence
     new[:, 1:] = c[:, 1:] != c[:, :-1]
     starts = np.flatnonzero(new)
     total = np.full(c.size, -1.0)
-    total[starts] = np.add.reduceat(p.ravel(), starts)  # each row begins a new sum
+    total[starts] = np.add.reduceat(p.ravel(), starts)  # each row starts a new sum
     top = np.argsort(-total.reshape(c.shape), axis=1, kind="stable")[:, :k]
     return np.take_along_axis(c, top, 1)
 
@@ -43,13 +43,15 @@ def weigh(
     score: Callable[[Array, Array], float],
     k: int,
 ) -> list[float]:
-    """Weights for `best_of` by coordinate ascent: changes one model's weight at a time, until none of WEIGHT_GRID scores higher.
+    """Weights for `best_of` from coordinate ascent: it changes one model's weight at a time, until no value of WEIGHT_GRID scores higher.
 
-    It starts from the best of equal weights and each model alone, so on these rows no single model scores higher than the blend.
+    It starts from equal weights or from a single model, whichever scores highest, so no single model scores higher on these rows.
     score(truth, guesses): higher is better. Raises DataError without rows.
     """
     if not len(truth):
-        raise DataError("no rows are held out to weigh the models on", "use a larger --scale or `valid`")
+        raise DataError(
+            "there are no held-out rows to choose the weights on", "use a larger --scale or `valid`"
+        )
 
     def score_of(weights: Sequence[float]) -> float:
         return score(truth, best_of(values, classes, weights, k))

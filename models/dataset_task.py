@@ -35,8 +35,8 @@ class TaskParams(BaseModel):
             if first["type"] == "extra_forbidden":
                 raise unknown_name(f"parameter of {task}", key, cls.model_fields) from error
             if first["type"] == "missing":
-                known = ", ".join(cls.model_fields)
-                raise UsageError(f"{task}: parameter {key} is missing", f"parameters: {known}") from error
+                names = ", ".join(cls.model_fields)
+                raise UsageError(f"{task}: parameter {key} is missing", f"parameters: {names}") from error
             shown = str(first["input"])[:80]
             raise UsageError(
                 f"{task}: parameter {key}={shown}: {first['msg']}", f"--set {key}=..."
@@ -51,27 +51,27 @@ P_co = TypeVar("P_co", bound=TaskParams, covariant=True)
 class TaskContext(RunContext, Generic[P_co]):
     """A run's settings with the task's parameters as a typed object."""
 
-    params: P_co  # type: ignore[assignment]  # in place of the mapping
+    params: P_co  # type: ignore[assignment]  # typed, where RunContext has a mapping
 
 
 @dataclass(frozen=True)
 class DataSource:
     """How a task gets its input files."""
 
-    name: str  # of the generated files' folder in the cache: data set and version of its generator
+    name: str  # prefix of the folder in the cache: the data set and the version of its generator
     generate: Callable[..., Any]  # (folder, scale=, seed=, progress=) writes the files
     check: Check
-    installed: Path | None = None  # a file below $BUZZER_DATA; its folder is used where no folder is given
+    installed: Path | None = None  # a file below $BUZZER_DATA; its folder is used unless the user names one
     stand_in: str = ""  # note on generated files
 
-    def files(self, given: Path | None, cache: Path, scale: float, seed: int, progress: Progress) -> Files:
-        """The checked files of the folder `given`, else the installed ones, else files generated in `cache` or found there.
+    def files(self, source: Path | None, cache: Path, scale: float, seed: int, progress: Progress) -> Files:
+        """The checked files of the folder `source`, else the installed files, else files generated in `cache` now or earlier.
 
         Raises DataError for files that are missing, incomplete or invalid.
         """
         folder = cache / f"{self.name}-scale{scale:g}-seed{seed}"
         generate = partial(self.generate, scale=scale, seed=seed, progress=progress)
-        return given_or_generated(given or self._installed(), folder, generate, self.check, cache, progress)
+        return given_or_generated(source or self._installed(), folder, generate, self.check, cache, progress)
 
     def _installed(self) -> Path | None:
         if self.installed is None or INSTALLED not in os.environ:
@@ -93,7 +93,7 @@ class DatasetTask(ABC, Generic[P]):
 
     @staticmethod
     def describe(files: Files, notes: Iterable[str]) -> Data:
-        """The checked files as the harness wants them."""
+        """The checked files in the form of the harness."""
         return Data(
             files.folder,
             files.fingerprint,
@@ -105,7 +105,7 @@ class DatasetTask(ABC, Generic[P]):
         )
 
     def notes(self, files: Files) -> list[str]:
-        """What a reader of the record must know about the files."""
+        """Important remarks on the files for readers of the record."""
         stand_in = self.data_source.stand_in if files.source != "official" else ""
         return [*files.notes, *([stand_in] if stand_in else [])]
 

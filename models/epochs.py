@@ -16,27 +16,27 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 @dataclass
 class State:
-    """Progress of a training run. A checkpoint holds it."""
+    """Progress of a training run. It is part of a checkpoint."""
 
     epoch: int = 0  # epochs that have ended
     best: float = math.nan  # best validation score so far; nan before the first
     best_epoch: int = 0  # counted from 1; 0 before the first validation
-    weights: dict[str, Any] = field(default_factory=dict)  # of the best epoch
-    history: list[dict[str, float]] = field(default_factory=list)  # one entry an epoch: epoch, loss, score
+    weights: dict[str, Any] = field(default_factory=dict)  # weights of the best epoch
+    history: list[dict[str, float]] = field(default_factory=list)  # one entry per epoch: epoch, loss, score
 
 
 class Epochs(ABC):
     """Trains a network epoch by epoch.
 
-    A subclass gives the batches of an epoch, the loss of a batch and, optionally, a validation score. It moves to its device in
-    `__init__`; the subclass then builds the optimizers and passes them to `optimise`.
+    A subclass defines the batches of an epoch, the loss of a batch and, optionally, a validation score. `__init__` moves the network to
+    its device. After it, the subclass builds the optimizers and passes them to `optimise`.
     """
 
     metric = ""  # name of the validation score in `State.history`
     lower_is_better = False
 
     def __init__(self, network: nn.Module, device: str, checkpoint: Path | None = None) -> None:
-        """checkpoint: file that is written after each epoch, and resumed from; None for no checkpoints."""
+        """checkpoint: file that is written after each epoch; training resumes from it. None = no checkpoints."""
         self.network, self.device, self.checkpoint = network.to(device), device, checkpoint
         self.optimizers: Sequence[Optimizer] = ()
         self.schedules: Sequence[LRScheduler] = ()
@@ -70,8 +70,8 @@ class Epochs(ABC):
                 target.load_state_dict(values)
 
     def run(self, epochs: int, patience: int | None = None) -> Iterator[State]:
-        """The state after each epoch. Afterwards the network is in evaluation mode and has the best epoch's weights, or the last
-        epoch's where nothing was validated.
+        """The state after each epoch. At the end the network is in evaluation mode and has the weights of the best epoch, or of the
+        last epoch if there is no validation.
 
         patience: stop after this many epochs without a better score; None for no early stopping.
         """

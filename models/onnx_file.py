@@ -9,33 +9,33 @@ from buzzer.engine.infer.onnx.graphs import Signature
 from buzzer.errors import DataError, UnsupportedError, UsageError, first_line
 from buzzer.models.api.bench import Batch, BenchModel, BenchSpec
 
-NOTE = "random inputs of the graph's types; right answers by ONNX Runtime with every graph optimisation off"
+NOTE = "random inputs of the graph's types; reference outputs from ONNX Runtime without graph optimisations"
 
 
 class OnnxFile:
     """params: `path` of the file."""
 
-    def load(self, ask: BenchSpec) -> BenchModel:
+    def load(self, spec: BenchSpec) -> BenchModel:
         """The file with random inputs. Raises UsageError for rows of real lengths, DataError for an invalid file."""
-        if ask.lengths != "fixed":
+        if spec.lengths != "fixed":
             raise UsageError("an ONNX file has no sentences: --lengths real is for encoders")
-        path = Path(ask.params["path"]).resolve()
+        path = Path(spec.params["path"]).resolve()
         takes = graphs.signature(path)
-        check_rows(takes, ask.batch)
-        rng = np.random.default_rng(ask.seed)
+        check_rows(takes, spec.batch)
+        rng = np.random.default_rng(spec.seed)
         batches = [
-            {entry.name: graphs.sample(entry, ask.batch, ask.seq, rng) for entry in takes.inputs}
-            for _ in range(ask.inputs)
+            {entry.name: graphs.sample(entry, spec.batch, spec.seq, rng) for entry in takes.inputs}
+            for _ in range(spec.inputs)
         ]
-        shapes = {entry.name: list(graphs.sizes(entry, ask.batch, ask.seq)) for entry in takes.inputs}
+        shapes = {entry.name: list(graphs.sizes(entry, spec.batch, spec.seq)) for entry in takes.inputs}
         plain = Plain(path, takes)
         facts = {"input_shapes": shapes, "file_bytes": path.stat().st_size}
         return BenchModel(
-            path, takes.outputs, batches, plain.run, [ask.batch] * ask.inputs, notes=(NOTE,), facts=facts
+            path, takes.outputs, batches, plain.run, [spec.batch] * spec.inputs, notes=(NOTE,), facts=facts
         )
 
-    def identity(self, ask: BenchSpec) -> None:
-        """None: its weights may be in other files."""
+    def identity(self, spec: BenchSpec) -> None:
+        """None, because the weights may be in other files."""
 
 
 def check_rows(takes: Signature, batch: int) -> None:
@@ -43,7 +43,9 @@ def check_rows(takes: Signature, batch: int) -> None:
     sizes = {entry.shape[0] if entry.shape else None for entry in takes.inputs}
     rows = sizes.pop() if len(sizes) == 1 else None
     if isinstance(rows, int) and rows != batch:
-        raise UsageError(f"--batch {batch}: the file's inputs have {rows} rows, fixed", f"use --batch {rows}")
+        raise UsageError(
+            f"--batch {batch}: the file's inputs have a fixed number of rows, {rows}", f"use --batch {rows}"
+        )
 
 
 class Plain:
@@ -72,8 +74,8 @@ class Plain:
             outputs = self._session.run(list(self._names), dict(batch))
         except Exception as error:
             message = first_line(error)
-            hint = "its open axes may have to fit each other: try another --batch or --seq"
-            raise DataError(f"{self._path}: cannot be run on random inputs: {message}", hint) from error
+            hint = "the sizes of its dynamic axes may depend on each other: try another --batch or --seq"
+            raise DataError(f"{self._path}: cannot run on random inputs: {message}", hint) from error
         return dict(zip(self._names, map(np.asarray, outputs), strict=True))
 
 

@@ -213,7 +213,7 @@ def test_a_plugin_that_cannot_be_loaded_is_unsupported(install: Install, tmp_pat
 def test_an_unknown_precision_of_a_backend_is_refused(install: Install, tmp_path: Path) -> None:
     install({"buzzer.backends": {"trees": "acme.backend:trees"}})
     (tmp_path / "acme" / "missing.py").write_text("PRECISIONS = ('fp32', 'int3')\n")
-    with pytest.raises(UnsupportedError, match="backend trees has a precision int3 that is not known"):
+    with pytest.raises(UnsupportedError, match="backend trees has an unknown precision: int3"):
         infer.load("trees")
 
 

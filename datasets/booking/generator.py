@@ -20,7 +20,7 @@ from buzzer.datasets.booking.world import DAY_ONE, DEVICES, MONTHS, THEMES, Worl
 from buzzer.datasets.contract import Progress
 from buzzer.datasets.files import GeneratorFacts, append_csv, generator_facts, new_folder
 
-VERSION = 1  # of the random process: the same version, scale and seed give the same files
+VERSION = 1  # version of the random process: the same version, scale and seed give the same files
 CHUNK = 1 << 14  # trips drawn at a time
 TRAIN_TRIPS, TEST_TRIPS = 217_686, 70_662
 # Number of trips in the official training file with 1, 2, ... stays.
@@ -62,7 +62,7 @@ class Trips:
     """A chunk of trips: arrays of shape [trips], and of shape [trips, longest] for stays."""
 
     user: Ints
-    ordinal: Ints  # number of the trip among those of its user, from 1
+    ordinal: Ints  # number of the trip among its user's trips, from 1
     test: npt.NDArray[np.bool_]
     length: Ints  # number of stays
     booker: Ints  # index of the country that the user books from
@@ -237,7 +237,7 @@ class Routes:
 
 
 def repeated(candidates: Ints) -> npt.NDArray[np.bool_]:
-    """True at each value that occurs further left in its row."""
+    """True at each value that also occurs further left in its row."""
     order = np.argsort(candidates, axis=1, kind="stable")
     ordered = np.take_along_axis(candidates, order, axis=1)
     again = np.zeros(candidates.shape, dtype=np.bool_)
@@ -246,7 +246,7 @@ def repeated(candidates: Ints) -> npt.NDArray[np.bool_]:
 
 
 def merged(candidates: Ints, mass: Floats) -> Floats:
-    """The masses of equal candidates of a row, added at the leftmost of them."""
+    """The masses of equal candidates in a row, added up at the leftmost candidate."""
     again = repeated(candidates)
     rows, columns = np.nonzero(again & (mass > 0))
     leftmost = (candidates[rows] == candidates[rows, columns][:, None]).argmax(axis=1)
@@ -327,7 +327,7 @@ def generate(out: Path, scale: float, seed: int, progress: Progress) -> None:
 
 
 def about(world: World, scale: float, seed: int, best: Floats, hit: Floats) -> dict[str, object]:
-    """The content of generator.json. Trips of one stay show no city, so they count as misses."""
+    """The content of generator.json. Trips with one stay have no visible city, so they count as misses."""
     return {
         "generator": "booking",
         "version": VERSION,
@@ -350,7 +350,7 @@ class Ceiling(BaseModel):
 
 
 class BookingFacts(GeneratorFacts):
-    """The fields of Booking's generator.json that are read again."""
+    """The fields of Booking's generator.json that are read later."""
 
     ceiling: Ceiling
 

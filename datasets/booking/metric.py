@@ -38,7 +38,7 @@ def read_csv(path: Path, kinds: dict[str, str]) -> pl.DataFrame:
 
 
 def same_trips(submission: Path, submitted: pl.Series, truth: Path, expected: pl.Series) -> None:
-    """Raises DataError unless both have the same trips, each once."""
+    """Raises DataError unless both files have the same trips, each once."""
     for path, trips in ((submission, submitted), (truth, expected)):
         if trips.n_unique() < len(trips):
             twice = trips.filter(trips.is_duplicated())

@@ -92,7 +92,7 @@ def check_stays(path: Path, kinds: dict[str, str], hidden: bool) -> Stays:
 
 
 def refuse_duplicate(path: Path, kinds: dict[str, str], hashes: pl.Series, empty: list[str]) -> None:
-    """Raises DataError if two rows are equal. Equal hashes alone are no proof."""
+    """Raises DataError if two rows are equal. Rows with equal hashes are compared, because different rows can have the same hash."""
     suspects = hashes.filter(hashes.is_duplicated())
     seen: dict[tuple[Any, ...], int] = {}
     for line, block in csv_blocks(path, kinds, optional=EXTRA, empty=empty):
@@ -106,7 +106,7 @@ def refuse_duplicate(path: Path, kinds: dict[str, str], hashes: pl.Series, empty
 
 
 def check_hidden(path: Path) -> pl.Series:
-    """The trips of the test. Raises DataError unless each hides the city of its last stay and no other."""
+    """The trips of the test. Raises DataError unless each hides the city of its last stay and no other city."""
     hidden = pl.col("city_id") == HIDDEN
     trips = (
         scan(path, TEST)
@@ -133,7 +133,7 @@ def check_hidden(path: Path) -> pl.Series:
 
 
 def check_truth(path: Path, trips: pl.Series, test: Path) -> int:
-    """The number of rows of the truth. Raises DataError unless its trips are those of the test."""
+    """The number of rows of the truth. Raises DataError unless it has the trips of the test."""
     ids = pl.concat([block["utrip_id"] for _, block in csv_blocks(path, TRUTH)])
     if ids.n_unique() < len(ids):
         raise DataError(

@@ -9,7 +9,7 @@ CITIES, COUNTRIES, AFFILIATES = 39_901, 195, 3_254  # numbers in the official tr
 THEMES = 4  # kinds of cities, and themes of trips, each of which prefers one kind
 AREA = 40  # mean number of cities of an area
 AREA_ROUTES = 18  # routes of a city to cities of its area
-AREA_PULL = 0.85  # the weight of such a route is the popularity to this power
+AREA_PULL = 0.85  # the weight of a route within an area is the popularity to this power
 OWN_ROUTES, OWN_SHARE = 6, 0.1  # further routes of a city, and the sum of their weights
 DEVICES, DEVICE_SHARES = ("desktop", "mobile", "tablet"), (0.646, 0.284, 0.070)
 BOOKERS = ("Gondal", "The Devilfire Empire", "Elbonia", "Tcherkistan", "Bartovia")
@@ -43,7 +43,7 @@ def hashed(values: Ints, seed: int) -> Floats:
 
 
 class World:
-    """Cities are indices ordered by country and kind; `public_id` holds the ids in the files.
+    """Cities are indices ordered by country and kind; `public_id` has the ids in the files.
 
     Below scale 1 there are fewer cities (scale ** 0.9) and countries (scale ** 0.4), so that each city still has enough trips
     to learn from. Above scale 1 there are more trips in the same world.
@@ -102,11 +102,11 @@ class World:
         near = np.argsort(distance, axis=1)[:, :5]
         abroad = near[self.country[:, None], rng.integers(0, 5, (c, OWN_ROUTES))]
         country = np.where(rng.random((c, OWN_ROUTES)) < AT_HOME, self.country[:, None], abroad)
-        own = self.popular_city(rng, country.ravel()).reshape(c, OWN_ROUTES)
+        further = self.popular_city(rng, country.ravel()).reshape(c, OWN_ROUTES)
         own_weight = np.arange(1, OWN_ROUTES + 1) ** -1.0
         own_weight *= OWN_SHARE / own_weight.sum()
         shared, shared_weight = self._area_routes(area, int(areas_of.sum()))
-        to = np.concatenate([shared[area], own], axis=1)
+        to = np.concatenate([shared[area], further], axis=1)
         weight = np.concatenate([shared_weight[area] * (1 - OWN_SHARE), np.tile(own_weight, (c, 1))], axis=1)
         order = np.argsort(to, axis=1, kind="stable")
         to, weight = np.take_along_axis(to, order, 1), np.take_along_axis(weight, order, 1)

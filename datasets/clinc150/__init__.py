@@ -1,4 +1,4 @@
-"""CLINC150: 150 intents of short sentences, and sentences outside all of them (Larson et al., EMNLP 2019)."""
+"""CLINC150: short sentences with 150 intents, and out-of-scope sentences with none of them (Larson et al., EMNLP 2019)."""
 
 from buzzer.datasets.clinc150.generator import generate
 from buzzer.datasets.clinc150.metric import score, write_submission

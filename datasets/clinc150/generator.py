@@ -9,7 +9,7 @@ from buzzer.datasets.clinc150.reader import FILE, OFFICIAL_ROWS, OOS
 from buzzer.datasets.contract import Progress
 from buzzer.datasets.files import new_folder
 
-VERSION = 1  # of the random process: the same version, scale and seed give the same file
+VERSION = 1  # version of the random process: the same version, scale and seed give the same file
 
 # Words for each action and thing. The last word is vague and shared with others, so that no model can be perfect.
 ACTIONS = {

@@ -28,7 +28,7 @@ Split = list[tuple[str, str]]
 
 
 def read(path: Path) -> dict[str, Split]:
-    """All splits. Raises DataError for a file that is missing, cut, or has another form."""
+    """All splits. Raises DataError for a file that is missing, truncated, or has another structure."""
     if not present(path):
         raise DataError(f"{path}: no such file", WHERE)
     content = strict_json.loads(path)
@@ -62,13 +62,13 @@ def is_text(value: Any) -> bool:
 
 def check_labels(path: Path, splits: dict[str, Split]) -> None:
     """Raises DataError for a label that is not in the training split, or `oos` in the wrong split."""
-    known = {label for _, label in splits["train"]}
+    train_labels = {label for _, label in splits["train"]}
     for name, entries in splits.items():
-        allowed = {OOS} if name.startswith("oos") else known - {OOS}
+        allowed = {OOS} if name.startswith("oos") else train_labels - {OOS}
         for at, (_, label) in enumerate(entries):
             if label not in allowed:
                 raise DataError(
-                    f"{path}, split {name}, entry {at}: label {shown(label)} is not allowed there"
+                    f"{path}, split {name}, entry {at}: label {shown(label)} is not allowed in this split"
                 )
 
 

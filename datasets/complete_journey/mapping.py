@@ -98,7 +98,7 @@ def events(t: pl.DataFrame) -> pl.DataFrame:
 
 
 def catalogue(t: pl.DataFrame, products: pl.DataFrame) -> pl.DataFrame:
-    """The products that were sold, with the path of their categories and the decile of their mean price, without vectors."""
+    """The sold products, with their category path and the decile of their mean price. They have no vectors."""
     price = (pl.col("sales_value").sum() / pl.col("quantity").sum().clip(1)).alias("price")
     sold = t.group_by("product_id").agg(price).join(products, on="product_id", how="left").sort("product_id")
     decile = ((sold["price"].rank("ordinal") - 1) * 10 // sold.height + 1).cast(pl.Float64)

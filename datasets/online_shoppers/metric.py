@@ -45,7 +45,7 @@ def score(submission: Path, truth: Path) -> dict[str, float]:
     )
     joined = expected.join(answers, on="row")
     if not answers.height == expected.height == joined.height == answers["row"].n_unique():
-        raise DataError(f"{submission}: it must have the rows of {truth.name}, each once")
+        raise DataError(f"{submission}: it must have each row of {truth.name} exactly once")
     return scores(joined["bought"].to_numpy(), joined["chance"].to_numpy())
 
 

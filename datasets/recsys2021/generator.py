@@ -40,9 +40,9 @@ from buzzer.datasets.recsys2021.world import (
 )
 from buzzer.datasets.workers import in_order
 
-VERSION = 2  # of the random process: the same version, scale and seed give the same files
+VERSION = 2  # version of the random process: the same version, scale and seed give the same files
 CHUNK, PART = 1 << 16, 1 << 20  # rows of a chunk, and of a part file
-MIN_CHUNKS_PER_JOB = 8  # a process takes as long to start as to draw these
+MIN_CHUNKS_PER_JOB = 8  # the start of a process takes as long as drawing this many chunks
 FOLLOWS, SAME_LANGUAGE = 0.38, 0.85  # shares of the pairs of author and reader
 AUDIENCE, AUDIENCE_SIZE = (
     0.35,
@@ -50,7 +50,7 @@ AUDIENCE, AUDIENCE_SIZE = (
 )  # share of rows whose reader is from the author's audience; size of an audience
 CLS, SEP, RETWEET_START = 101, 102, (56_898, 137)  # "[CLS]", "[SEP]", "RT @"
 COLON, QUESTION, EXCLAMATION, AT, HASH, UNKNOWN = 131, 136, 106, 137, 108, 100
-MARKS = np.array([0.90, 0.915, 0.94, 0.96, 0.97])  # a uniform number from here on gives the mark below
+MARKS = np.array([0.90, 0.915, 0.94, 0.96, 0.97])  # thresholds of a uniform number for the marks below
 MARK_TOKENS = np.array([QUESTION, EXCLAMATION, AT, HASH, UNKNOWN])
 WORDS, TOPIC_WORDS = 3000, 400  # words of a language, and of a topic
 # Terms of the log odds: base, TopLevel, Retweet, Quote, with media, with a link, reader follows author, fame of the author.
@@ -94,7 +94,7 @@ class Chunk:
     rows: int
     part_rows: int  # rows of the whole part
     seed: int
-    scale: float  # of the world
+    scale: float  # scale of the world
     known_scale: float  # scale of the training parts
 
 
@@ -137,7 +137,7 @@ def generate(
 
 
 def write_chunk(folder: Path, chunk: Chunk) -> dict[str, int]:
-    """Write the files of one chunk; the number of rows with each engagement."""
+    """Write the files of one chunk. Returns the number of rows with each engagement."""
     world = World(chunk.scale, chunk.seed, chunk.known_scale)
     rng = np.random.default_rng([chunk.seed, list(OFFICIAL_ROWS).index(chunk.part), chunk.number])
     place = (chunk.start / chunk.part_rows, (chunk.start + chunk.rows) / chunk.part_rows)
@@ -167,7 +167,7 @@ def draw(
     """n rows of a part, in no order. place: as in `draw_pairs`."""
     late = part != "train"
     tweet, reader = draw_pairs(world, rng, n, place, part)
-    # Two rows in five have a tweet of their own. The columns of a tweet are computed once.
+    # Only two rows in five have a tweet that no other row has. The columns of a tweet are computed once.
     unique, of = np.unique(tweet, return_inverse=True)
     tweets = tweets_of(world, unique, late)
     author, time = tweets["author"].to_numpy()[of], tweets["tweet_timestamp"].to_numpy()[of]

@@ -121,7 +121,7 @@ def align(submission: Path, answers: pl.DataFrame, truth: Path) -> Truth:
 
 
 def align_in_order(answers: pl.DataFrame, files: Sequence[Path]) -> Truth | None:
-    """The truth for a submission whose rows are those of the files in the same order; None for any other submission.
+    """The truth for a submission that has the rows of the files in the same order; None for any other submission.
 
     It reads the files in blocks: a join of ten million pairs of ids takes more memory than budgets allow.
     """

@@ -31,7 +31,7 @@ IDS = {"tweet": "tweet_id", "author": "engaged_with_user_id", "reader": "enaging
 def part_files(folder: Path) -> list[Path]:
     """The part files of a folder in order, each once. Raises DataError if there is none.
 
-    lzop -d and gunzip -k leave the compressed file beside the plain one; the plain one is used. Index files of .lzo are ignored.
+    lzop -d and gunzip -k keep the compressed file; if both exist, the plain file is used. Index files of .lzo are ignored.
     """
     files: dict[str, Path] = {}
     for path in sorted(folder.glob("part-*")):  # a plain name sorts before the same name with a suffix
@@ -72,14 +72,15 @@ def open_part(path: Path) -> Iterator[IO[bytes]]:
         yield process.stdout
     if process.returncode:
         raise DataError(
-            f"{path}: lzop cannot decompress it, the file is cut or damaged", "copy or download it again"
+            f"{path}: lzop cannot decompress it: the file is truncated or damaged",
+            "copy or download it again",
         )
 
 
 def rows_of(path: Path, kinds: Mapping[str, str]) -> Iterator[tuple[int, pl.DataFrame]]:
     """A part file in blocks of bounded memory: pairs of (line number of the first row, typed columns).
 
-    Raises DataError with file, line and column for whatever does not fit the schema.
+    Raises DataError with file, line and column for rows that do not match the schema.
     """
     with open_part(path) as file:
         for line, block in blocks(path, file, list(kinds), kinds, EMPTY, separator=SEPARATOR, quoted=False):

@@ -14,7 +14,7 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Bytes = npt.NDArray[np.uint64]
 
-USERS, TWEETS = 45_278_930, 560_000_000  # at scale 1; the number of tweets is an estimate
+USERS, TWEETS = 45_278_930, 560_000_000  # numbers at scale 1; the number of tweets is an estimate
 TOP_AUTHORS = 10  # the most active authors are equally active, so that none writes much of a small data set
 AUTHOR_SKEW = 12.0  # log of the ratio between the most and the least active author
 # For an expected number of training rows, the share of readers that expect more. Fitted so that the drawn rows have the real
@@ -103,7 +103,7 @@ def normal(values: Ints | Bytes, salt: int) -> Floats:
 
 
 def by_share(u: Floats, sums: Floats) -> Ints:
-    """The index of the range of cumulative shares that holds u; one more beyond the last share."""
+    """The index of the range of cumulative shares that contains u; the number of shares if u is beyond the last."""
     return np.searchsorted(sums, u, side="right")
 
 
@@ -189,10 +189,10 @@ class World:
         return np.where(u < 0.06, UNDETERMINED, self.language(author))
 
     def topic(self, tweet: Ints, author: Ints) -> Ints:
-        """The topic of each tweet: mostly the author's own."""
-        own = (mixed(author, self.salt(22)) % np.uint64(TOPICS)).astype(np.int64)
+        """The topic of each tweet: mostly the author's topic."""
+        usual = (mixed(author, self.salt(22)) % np.uint64(TOPICS)).astype(np.int64)
         other = (mixed(tweet, self.salt(23)) % np.uint64(TOPICS)).astype(np.int64)
-        return np.where(uniform(tweet, self.salt(24)) < 0.7, own, other)
+        return np.where(uniform(tweet, self.salt(24)) < 0.7, usual, other)
 
     def kind(self, tweet: Ints) -> Ints:
         """The type of each tweet: 0 TopLevel, 1 Retweet, 2 Quote."""

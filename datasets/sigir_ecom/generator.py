@@ -30,13 +30,13 @@ from buzzer.datasets.sigir_ecom.world import (
     pick,
 )
 
-VERSION = 1  # of the random process: the same version, scale and seed give the same files
+VERSION = 1  # version of the random process: the same version, scale and seed give the same files
 CHUNK = 1 << 14  # sessions of a chunk
 TRAIN_SESSIONS, TEST_SESSIONS = 4_934_699, 1_100_000
 TRAIN_DAYS = 91
 REC_SHARE = 0.62  # share of the test sessions with a later product that become a query of the first task
 FIRST_MS, DAY_MS = 1_547_510_400_000, 86_400_000  # 2019-01-15
-LONGEST = 110  # most actions of a session
+LONGEST = 110  # maximum number of actions of a session
 NONE, PAGE, DETAIL, ADD, REMOVE, PURCHASE, SEARCHED = range(7)
 ACTIONS = {DETAIL: "detail", ADD: "add", REMOVE: "remove", PURCHASE: "purchase"}
 # Probabilities of the next action: view a listing, view another page, search; else view a product.
@@ -65,7 +65,7 @@ class Sessions:
     page: Ints  # numbers of other pages, then of listings, then of products
     listing: Ints  # for a search the listing with its results, else -1
     leaf: Ints  # leaf category of the session at the action
-    style: Ints  # that the session prefers
+    style: Ints  # style that the session prefers
     time: Ints  # milliseconds since 1970
 
 
@@ -232,7 +232,7 @@ def browsing(sessions: Sessions, rng: np.random.Generator) -> pl.DataFrame:
 
 
 def listed(values: npt.NDArray[Any], digits: int = 9) -> list[str]:
-    """Vectors as the official files write them: Python lists of numbers."""
+    """Vectors in the format of the official files: Python lists of numbers."""
     return ["[" + ", ".join(f"{x:.{digits}g}" for x in row) + "]" for row in values.tolist()]
 
 
@@ -331,7 +331,7 @@ def generate(out: Path, scale: float, seed: int, progress: Progress) -> None:
 def write_tests(
     folder: Path, world: World, seed: int, chunk: int, test: int, progress: Callable[[int], None]
 ) -> dict[str, int]:
-    """Write both test files; the numbers of their queries."""
+    """Write both test files. Returns the numbers of their queries."""
     rec_path, cart_path = (folder / TESTS[task][0] for task in ("rec", "cart"))
     with written(rec_path) as rec, written(cart_path) as cart:
         for number, start in enumerate(range(0, test, CHUNK), chunk):

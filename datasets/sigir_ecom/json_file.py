@@ -1,4 +1,4 @@
-"""The test files in the organisers' JSON: written, checked and read one query at a time, and their events as a table."""
+"""Writes, checks and reads the organisers' JSON test files one query at a time, and converts their events to a table."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -38,7 +38,7 @@ def written(path: Path) -> Iterator[Writer]:
 
 
 def checked(path: Path, cart: bool) -> Iterator[QueryRecord]:
-    """The queries of a test file, each checked by the schema in `queries.py`. cart: of the second task.
+    """The queries of a test file, each checked by the schema in `queries.py`. cart: whether it is a file of the second task.
 
     Raises DataError that names line, query, event and key.
     """
@@ -74,7 +74,7 @@ def place(error: "ValidationError") -> str:
 
 def pieces(path: Path, queries: int) -> Iterator[list[QueryRecord]]:
     """The queries of a checked file in lists of at most `queries`."""
-    source = cast(Iterator[QueryRecord], objects(path, known=True))
+    source = cast(Iterator[QueryRecord], objects(path, checked=True))
     while piece := list(islice(source, queries)):
         yield piece
 

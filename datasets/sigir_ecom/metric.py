@@ -22,7 +22,7 @@ WEIGHTS = dict(zip(AFTER_ADD, (1.0, 0.9, 0.8, 0.7, 0.6, 0.5), strict=True))
 def next_item_mrr(predicted: Sequence[Sequence[Any]], truth: Sequence[Sequence[Any]]) -> float:
     """MRR@20: the mean of 1 / rank of the first true item among the first 20 predictions, or 0 if it is not among them.
 
-    A query without true items counts as 0. A repeated prediction takes a place. As the organisers' `mrr_at_k`.
+    A query without true items counts as 0. A repeated prediction occupies a rank. Equals the organisers' `mrr_at_k`.
     """
     total = 0.0
     for guesses, items in zip(predicted, truth, strict=True):
@@ -35,7 +35,7 @@ def next_item_mrr(predicted: Sequence[Sequence[Any]], truth: Sequence[Sequence[A
 def subsequent_f1(predicted: Sequence[Sequence[Any]], truth: Sequence[Sequence[Any]]) -> float:
     """F1@20, the mean over queries. Precision is hits / 20, also for fewer predictions; recall is hits / different true items.
 
-    Without hits, F1 is 0. As the organisers' `f1_at_k`.
+    Without hits, F1 is 0. Equals the organisers' `f1_at_k`.
     """
     total = 0.0
     for guesses, items in zip(predicted, truth, strict=True):
@@ -48,7 +48,7 @@ def subsequent_f1(predicted: Sequence[Sequence[Any]], truth: Sequence[Sequence[A
 
 
 def weighted_micro_f1(predicted: Sequence[int], truth: Sequence[int], after_add: Sequence[int]) -> float:
-    """The sum over groups of queries of weight * micro-F1, 4.5 at most. As the organisers' script.
+    """The sum over groups of queries of weight * micro-F1, at most 4.5. Equals the organisers' script.
 
     after_add: number of events after the first add (0, 2, .., 10), which defines the groups; their weights are 1, .9, .., .5.
     With one label per query, micro-F1 is the accuracy. A group without queries adds nothing. Raises DataError for another
@@ -160,6 +160,7 @@ def write_submission(path: Path, test: Path, predicted: Iterable[Any]) -> None:
     Raises ValueError unless there is one prediction per query.
     """
     filled = (
-        record | {"label": label} for record, label in zip(objects(test, known=True), predicted, strict=True)
+        record | {"label": label}
+        for record, label in zip(objects(test, checked=True), predicted, strict=True)
     )
     write_records(path, filled)

@@ -40,7 +40,7 @@ class Query(BaseModel):
     def of_one_session(self) -> "Query":
         """Raises ValueError if the events have different sessions."""
         if len({event.session_id_hash for event in self.query}) > 1:
-            raise ValueError("events of two sessions")
+            raise ValueError("its events belong to different sessions")
         return self
 
 

@@ -41,7 +41,7 @@ from buzzer.datasets.sigir_ecom.sessions import intention, merged, recommendatio
 from buzzer.errors import DataError
 
 HELD_OUT_DAYS = (
-    7  # days of a local test, the last ones, as the organisers' test comes after the training files
+    7  # the last days become the local test, because the organisers' test comes after the training files
 )
 DAY_MS = 86_400_000
 
@@ -110,7 +110,7 @@ def check_test(path: Path, cart: bool) -> tuple[int, int]:
         raise DataError(f"{path}: no queries", "copy it again")
     if labelled not in (0, queries):
         raise DataError(
-            f"{path}: {labelled} of {queries} queries have a label", "either all have one or none"
+            f"{path}: {labelled} of {queries} queries have a label", "either all or none must have a label"
         )
     return queries, labelled
 
@@ -118,7 +118,7 @@ def check_test(path: Path, cart: bool) -> tuple[int, int]:
 def csv_pieces(path: Path, folder: Path, rows: int) -> Iterator[Path]:
     """A CSV file as plain files of at most `rows` lines after the header, written into `folder`.
 
-    A piece is deleted when the next one is requested. Fields must not contain line breaks; those of the official files do not.
+    A piece is deleted when the next one is requested. Fields must not contain line breaks (official files have none).
     """
     with opened(path) as file:
         head, number = file.readline(), 0
@@ -152,7 +152,7 @@ def split(folder: Path, out: Path, seed: int, progress: Progress) -> None:
     """Write a data set with local tests into the new folder `out`: sessions that begin in the last HELD_OUT_DAYS days become
     test files in the organisers' JSON, the others training files.
 
-    Memory holds one id and time per session, and the events of the held-out days. Raises DataError if no session is left.
+    Only one id and time per session and the events of the held-out days are in memory. Raises DataError if no session is left.
     """
     files = paths(folder)
     browsing, search = scan(files["browsing"], BROWSING), scan(files["search"], SEARCH)

@@ -1,4 +1,4 @@
-"""Test queries in the organisers' JSON, made from complete sessions.
+"""Makes test queries in the organisers' JSON from complete sessions.
 
 The organisers did not release their labels. They describe in README_DC_2021.md how they made the queries. First task: each
 session is cut at a random place, and the products of its later events are the label; searches are input only. Second task:

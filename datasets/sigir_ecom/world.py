@@ -80,14 +80,14 @@ class World:
         self._links(rng, size)
 
     def _vectors(self, rng: np.random.Generator) -> None:
-        """Set description and image vectors: centre of the leaf, centre of the style and an own part, with the official norms."""
+        """Set description and image vectors: centre of the leaf, centre of the style and a random part, with the official norms."""
         self.leaf_centre, self.style_centre = (
             normed(rng.normal(size=(n, DIMS))) for n in (self.leaves, STYLES)
         )
         centre = self.leaf_centre[self.leaf] + 0.7 * self.style_centre[self.style]
-        own = normed(rng.normal(size=(self.products, DIMS)))
+        random_part = normed(rng.normal(size=(self.products, DIMS)))
         turn = np.linalg.qr(rng.normal(size=(DIMS, DIMS)))[0]  # image vectors have another space
-        self.description = normed(centre + 0.5 * own) * rng.uniform(0.57, 0.67, (self.products, 1))
+        self.description = normed(centre + 0.5 * random_part) * rng.uniform(0.57, 0.67, (self.products, 1))
         other = normed(rng.normal(size=(self.products, DIMS)))
         self.image = normed(centre @ turn + 0.5 * other) * rng.uniform(308, 570, (self.products, 1))
 

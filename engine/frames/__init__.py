@@ -36,15 +36,17 @@ __all__ = [
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What is known of an engine before any of its libraries is imported."""
+    """The description of an engine, available before any of its libraries is imported."""
 
     name: str
     load: Callable[[], Engine] | str  # makes the engine; a string is the "module:attr" of such a function
     summary: str  # one line for `buzzer list`
     packages: tuple[str, ...] = ()  # top-level modules that must be installed
-    device: Literal["cpu", "cuda"] = "cpu"  # where its frames are
-    cpu_twin: str = ""  # engine that does the same on the CPU, for work beside the GPUs; "" = this one
-    # Opens the engine for the driver of a Dask cluster: (client, bytes of GPU memory or None). None = it runs in one process.
+    device: Literal["cpu", "cuda"] = "cpu"  # where its frames are stored
+    cpu_twin: str = (
+        ""  # engine that computes the same on the CPU, for work that must not use the GPUs; "" = this one
+    )
+    # Opens the engine for the driver of a Dask cluster: (client, bytes of GPU memory or None). None = it cannot use a cluster.
     on_cluster: Callable[[Any, int | None], AbstractContextManager[Engine]] | None = None
     hint: str = "see the documentation of the engine's own package"  # how to install `packages`
 
@@ -67,8 +69,8 @@ def _lazy(device: str) -> Engine:
 
 @contextmanager
 def _polars_on_cluster(client: Any, gpu_memory_bytes: int | None) -> Iterator[Engine]:
-    """Plans run on all GPUs of the cluster, spill to the host above four fifths of `gpu_memory_bytes`, and leave the workers' memory
-    at the end."""
+    """An engine whose plans run on all GPUs of the cluster. It spills to the host above four fifths of `gpu_memory_bytes`, and frees
+    the workers' memory at the end."""
     from cudf_polars.engine.dask import DaskEngine
 
     from buzzer.engine.frames import resident
@@ -83,13 +85,13 @@ _BUILT_IN = (
     EngineInfo(
         name="pandas",
         load=partial(_eager, "pandas"),
-        summary="eager frames on the CPU, as competitors write them",
+        summary="eager frames on the CPU, the library that most competitors use",
         packages=("pandas",),
     ),
     EngineInfo(
         name="cudf",
         load=partial(_eager, "cudf"),
-        summary="the implementation of pandas on one GPU",
+        summary="the same operators as pandas, on one GPU",
         packages=("cudf",),
         device="cuda",
         cpu_twin="pandas",
@@ -98,13 +100,13 @@ _BUILT_IN = (
     EngineInfo(
         name="polars",
         load=partial(_lazy, "cpu"),
-        summary="lazy plans on the CPU, the tuned baseline",
+        summary="lazy query plans on the CPU, the tuned baseline",
         packages=("polars",),
     ),
     EngineInfo(
         name="polars-gpu",
         load=partial(_lazy, "gpu"),
-        summary="the plans of polars on cuDF (cudf-polars)",
+        summary="the query plans of polars, run by cudf-polars on one GPU",
         packages=("polars", "cudf_polars"),
         device="cuda",
         cpu_twin="polars",
@@ -112,49 +114,49 @@ _BUILT_IN = (
         hint="pip install 'buzzer[gpu]'",
     ),
 )
-ENGINES = {engine.name: engine for engine in _BUILT_IN}  # those of buzzer itself; `all_engines` has all
+ENGINES = {engine.name: engine for engine in _BUILT_IN}  # without plug-ins; `all_engines` includes them
 
 
 @cache
 def plugin_engines() -> dict[str, Plugin[EngineInfo]]:
-    """Engines of other distributions, by name: their entry points of the group `buzzer.engines`."""
+    """Engines of other distributions, by name. They are entry points of the group `buzzer.engines`."""
     make = plugins.described(EngineInfo, lambda engine: engine.name)
     return plugins.load("buzzer.engines", make, {*ENGINES, "none", "all"})
 
 
 def all_engines() -> dict[str, EngineInfo]:
-    """All engines by name, those of buzzer first."""
+    """All engines by name: the built-in ones, then those of plug-ins."""
     return ENGINES | {name: plugin.value for name, plugin in plugin_engines().items()}
 
 
 def info(name: str) -> EngineInfo:
     """An engine's descriptor. Raises UsageError with a did-you-mean for an unknown name."""
-    known = ENGINES if name in ENGINES else all_engines()
-    if name not in known:
-        raise unknown_name("engine", name, known)
-    return known[name]
+    engines = ENGINES if name in ENGINES else all_engines()
+    if name not in engines:
+        raise unknown_name("engine", name, engines)
+    return engines[name]
 
 
 def on_gpu(name: str) -> bool:
-    """Whether an engine computes on a GPU; False for a name that is not known here."""
+    """Whether an engine computes on a GPU; False for an unknown name."""
     engine = ENGINES.get(name) or all_engines().get(name)
     return engine is not None and engine.device == "cuda"
 
 
 def on_cluster(name: str) -> bool:
-    """Whether an engine can compute on all GPUs of a Dask cluster; False for a name that is not known here."""
+    """Whether an engine can compute on all GPUs of a Dask cluster; False for an unknown name."""
     engine = ENGINES.get(name) or all_engines().get(name)
     return engine is not None and engine.on_cluster is not None
 
 
 def cpu_twin(name: str) -> str:
-    """The engine that computes the same on the CPU: for work that must leave the GPUs to others."""
+    """The name of the engine that computes the same on the CPU, for work that must not use the GPUs."""
     return info(name).cpu_twin or name
 
 
 @cache
 def load(name: str) -> Engine:
-    """The engine. Raises UsageError for an unknown name, UnsupportedError where a package or device is missing."""
+    """The engine of this name. Raises UsageError for an unknown name, UnsupportedError if a package or device is missing."""
     check(name)
     described = info(name)
     if isinstance(described.load, str):
@@ -164,7 +166,7 @@ def load(name: str) -> Engine:
 
 
 def check(name: str) -> None:
-    """Raises what `load` would, without importing anything."""
+    """Raises the errors that `load` would raise, without importing the engine's libraries."""
     described = info(name)
     require(described)
     if described.device == "cuda":
@@ -173,8 +175,8 @@ def check(name: str) -> None:
 
 @contextmanager
 def loaded_on(name: str, client: Any, gpu_memory_bytes: int | None = None) -> Iterator[Engine]:
-    """The engine for the driver of a Dask cluster: on all its GPUs, of each of which it may use `gpu_memory_bytes`. An engine without
-    `on_cluster` runs in this process."""
+    """The engine for the driver of a Dask cluster. It runs on all GPUs of the cluster and may use `gpu_memory_bytes` of each. An
+    engine without `on_cluster` runs in this process."""
     described = info(name)
     if described.on_cluster is None:
         yield load(name)
@@ -185,17 +187,17 @@ def loaded_on(name: str, client: Any, gpu_memory_bytes: int | None = None) -> It
 
 
 def require(described: EngineInfo) -> None:
-    """Raises UnsupportedError where a package of an engine is not installed."""
+    """Raises UnsupportedError if a package that the engine needs is not installed."""
     for package in described.packages:
         if importlib.util.find_spec(package) is None:
             raise UnsupportedError(f"engine {described.name} needs the package {package}", described.hint)
 
 
 def require_device(name: str) -> None:
-    """Raises UnsupportedError without a usable GPU, before a library could fall back to the CPU."""
+    """Raises UnsupportedError if there is no usable GPU. The check comes first because some libraries fall back to the CPU."""
     from buzzer.engine.device import RAPIDS_CUDA, cuda_problem, gpus
 
-    problem = cuda_problem(RAPIDS_CUDA) or ("" if gpus() else "NVML shows none")
+    problem = cuda_problem(RAPIDS_CUDA) or ("" if gpus() else "NVML reports none")
     if problem:
         message = f"engine {name} needs a CUDA device: {problem}"
         raise UnsupportedError(message, "`buzzer env` shows what this machine has")

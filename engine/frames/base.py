@@ -1,13 +1,13 @@
-"""The feature operators of all engines: their meaning, and those that both implementations share.
+"""The feature operators that every engine implements, and those that all engines share.
 
 Rules of every operator:
 
-- A frame that comes from a file has a unique int64 column `row`. No operator relies on the order of rows, and none
-  guarantees one; `to_numpy` sorts by `row`.
+- A frame read from a file has a unique int64 column `row`. Operators neither rely on the order of rows nor guarantee one;
+  `to_numpy` sorts by `row`.
 - Operators that need an order take ONE unique integer column (`order_key` makes one).
 - A missing key never matches a fitted table: it gets the fill value, the prior, or code 0. Inside one frame
   (`window_features`) missing is a key like any other.
-- Operators take a frame and return it with columns added; `*_fit`, `group_sums`, `distinct` and `top_k` return small
+- Most operators take a frame and return it with columns added. `*_fit`, `group_sums`, `distinct` and `top_k` return small
   tables that `write_parquet` saves and any engine loads.
 """
 
@@ -21,13 +21,13 @@ import numpy as np
 import numpy.typing as npt
 
 Frame = Any  # pandas.DataFrame, cudf.DataFrame or polars.LazyFrame
-Expr = Any  # a Series or a polars.Expr: what the expressions of `with_columns` are made of
+Expr = Any  # a Series or a polars.Expr: the operands of the expressions of `with_columns`
 Columns = Callable[[str], Expr]
 Array = npt.NDArray[Any]
 
 UNSEEN, RARE, FIRST_CODE = 0, 1, 2  # codes of `categorify`
 CHECK_HINT = "`buzzer data convert` checks official files line by line"
-ROWS_LIMIT = 2**31  # rows of a frame, so that `order_key` is unique
+ROWS_LIMIT = 2**31  # frames have fewer rows, so that `order_key` is unique
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,13 @@ class Lookup:
     table: Frame
     on: Mapping[str, str]  # the frame's key columns -> the table's
     columns: Mapping[str, str]  # the table's columns -> new names
-    fill: Any | Mapping[str, Any]  # the value without a match: one for all, or one by new name
+    fill: (
+        Any | Mapping[str, Any]
+    )  # the value where there is no match: one for all columns, or new name -> value
 
 
 class Engine(ABC):
-    """Runs feature pipelines on one dataframe library. `name` is one of `frames.all_engines()`."""
+    """Runs feature pipelines on one dataframe library. `name` is its name in `frames.all_engines()`."""
 
     name: str
 
@@ -65,11 +67,11 @@ class Engine(ABC):
 
     @abstractmethod
     def read_parquet(self, path: Path, columns: Sequence[str] | None = None) -> Frame:
-        """Columns of a Parquet file (all by default), unchanged. Operators that need `row` find it only if it is among them."""
+        """Columns of a Parquet file (all by default), unchanged. No column `row` is added, so include it if an operator needs it."""
 
     @abstractmethod
     def read_matching(self, path: Path, keys: Frame, on: Sequence[str]) -> Frame:
-        """The rows of a Parquet file whose columns `on` match a row of `keys` (unique). Reads one row group at a time, so memory
+        """The rows of a Parquet file whose columns `on` match a row of `keys` (unique). Reads one row group at a time, so memory use
         grows with the result and not with the file."""
 
     @abstractmethod
@@ -82,10 +84,10 @@ class Engine(ABC):
 
     @abstractmethod
     def collect(self, t: Frame) -> Frame:
-        """The frame with all pending work done, so that the work counts to the current phase."""
+        """The frame with all pending work done, so that the current phase includes its time."""
 
     def keep(self, t: Frame) -> Frame:
-        """Like `collect`, for a frame that becomes a matrix next: the result stays on the engine's device."""
+        """Like `collect`, but the result stays on the engine's device. For a frame that becomes a matrix next."""
         return self.collect(t)
 
     @abstractmethod
@@ -102,8 +104,8 @@ class Engine(ABC):
 
     @abstractmethod
     def matrix(self, t: Frame, columns: Sequence[str]) -> Array:
-        """Columns as float32 [rows, columns], sorted by `row`, missing as NaN. On a GPU engine a cupy array, made without a copy
-        through the host; on a cluster a host array."""
+        """Columns as float32 [rows, columns], sorted by `row`, missing as NaN. A GPU engine returns a cupy array that was never copied
+        to the host; an engine on a cluster returns a host array."""
 
     def codes(self, t: Frame, columns: Sequence[str]) -> Array:
         """Integer columns without missing values as int64 [rows, columns], sorted by `row`, on the device of `matrix`."""
@@ -122,7 +124,7 @@ class Engine(ABC):
 
     @abstractmethod
     def with_columns(self, t: Frame, **exprs: Callable[[Columns], Expr]) -> Frame:
-        """Add computed columns: `with_columns(t, nights=lambda c: c("out") - c("in"))`. Later ones may use earlier ones.
+        """Add computed columns: `with_columns(t, nights=lambda c: c("out") - c("in"))`. Later columns may use earlier ones.
 
         Expressions may use Python's operators and this engine's `where`, `log1p`, `clip`, `cast`, `is_null`, `fill_null`.
         """
@@ -149,7 +151,7 @@ class Engine(ABC):
 
     @abstractmethod
     def fill_null(self, x: Expr, value: Any) -> Expr:
-        """`x` with `value` in place of missing ones."""
+        """`x` with missing values replaced by `value`."""
 
     # ---- rows and columns ----------------------------------------------------------------------------------------
 
@@ -171,11 +173,11 @@ class Engine(ABC):
 
     @abstractmethod
     def concat(self, frames: Sequence[Frame]) -> Frame:
-        """The rows of all frames, which have the same columns; the caller makes `row` unique."""
+        """The rows of all frames, which must have the same columns. The caller makes `row` unique."""
 
     @abstractmethod
     def distinct(self, t: Frame, keys: Sequence[str]) -> Frame:
-        """The distinct combinations of the keys; those with a missing key are left out."""
+        """The distinct combinations of the keys. Combinations with a missing key are left out."""
 
     # ---- groups --------------------------------------------------------------------------------------------------
 
@@ -195,12 +197,12 @@ class Engine(ABC):
         """Add columns of a table whose keys are unique. The new columns have the table's types.
 
         on: the frame's key columns -> the table's.  columns: the table's columns -> new names.
-        fill: the value where there is no match or the table's is missing: one for all, or one by new name.
+        fill: the value where there is no match or the table's value is missing: one for all columns, or new name -> value.
         """
 
     def lookups(self, t: Frame, wanted: Sequence[Lookup]) -> Frame:
-        """Several left joins at once. Their new names differ, and none uses a column that another adds. Engines join those with the
-        same key columns together if that is faster."""
+        """Several left joins at once. Their new names must differ, and no join may use a column that another adds. An engine may
+        merge joins with the same key columns."""
         for each in wanted:
             t = self.left_join(t, each.table, each.on, each.columns, each.fill)
         return t
@@ -219,7 +221,7 @@ class Engine(ABC):
         mean: Mapping[str, tuple[str, float, float]] | None = None,
         lags: Mapping[str, tuple[int, Any]] | None = None,
     ) -> Frame:
-        """Features of each row from the earlier rows with the same keys, in the order of a unique integer column.
+        """Features of each row from the earlier rows with the same keys. `order` is a unique integer column that orders the rows.
 
         count: new column, the number of earlier rows, int64.  size: new column, the number of all rows of the keys, int64.
         first: column -> new column with its first value.
@@ -248,14 +250,14 @@ class Engine(ABC):
 
         size: new column, the number of tokens, int32.
         counts: token -> new column, how often it is in the list, int32; for lists of words (letters, digits, _).
-        at: position from 0 -> new column, the token there of a list of integers, int64; -1 if there is none.
+        at: position from 0 -> new column, the token at this position of a list of integers, int64; -1 if there is none.
         after: (token, n) -> new column, the token that follows the nth occurrence (1 or 2) of another in a list of
             integers, int64; -1 if there is none.
         """
 
     @abstractmethod
     def hex_id(self, t: Frame, column: str, out: str, digits: int = 32) -> Frame:
-        """The last 16 hexadecimal digits of an id as int64 (two's complement). No id may be missing. Raises DataError."""
+        """The last 16 hexadecimal digits of an id as int64 (two's complement). Ids may not be missing. Raises DataError."""
 
     @abstractmethod
     def parse_vector(self, t: Frame, column: str, length: int, out: str) -> Frame:
@@ -277,8 +279,8 @@ class Engine(ABC):
     def categorify_fit(self, sources: Iterable[tuple[Frame, str]], min_count: int = 1) -> Frame:
         """Codes for the values of one or more columns: table (value, n, code).
 
-        Code 0 is reserved for unseen and missing values, 1 means fewer than `min_count` occurrences; then 2, 3, ... by
-        descending count, equal counts by value. All engines give the same codes.
+        Code 0 is for unseen and missing values, code 1 for values with fewer than `min_count` occurrences. The other values get
+        2, 3, ... by descending count; equal counts are ordered by value. All engines give the same codes.
         """
         values = [self._values(t, column) for t, column in sources]
         counts = self.group_sums(values[0] if len(values) == 1 else self.concat(values), ["value"])
@@ -324,7 +326,7 @@ class Engine(ABC):
     def target_means(self, table: Frame, priors: Mapping[str, float], weight: float, out: str) -> Frame:
         """The smoothed means of a table `group_sums(earlier, keys, targets)` as a table (keys..., <out>_<target>... float32).
 
-        A left join with it, with the priors as fill, gives the result of `target_encode`.
+        A left join with this table, filled with the priors, equals `target_encode`.
         """
         sums = {f"sum_{target}": f"{out}_sum_{target}" for target in priors} | {"n": f"{out}_n"}
         smoothed = self._smooth(self.rename(table, sums), out, priors, weight, leave_one_out=False)
@@ -344,9 +346,9 @@ class Engine(ABC):
     ) -> Frame:
         """Add out-of-fold target means, each from the rows of the other folds: <out>_<target>, float32.
 
-        source: the frame to sum over, by default `t`. When several encodings are added one after the other, pass the
-        collected frame, or a lazy engine recomputes the earlier encodings for each.  table: `group_sums(source, keys,
-        targets)`, if already computed.
+        source: the frame to sum over, by default `t`. To add several encodings in sequence, pass the collected frame, so
+        that a lazy engine does not recompute the earlier encodings for each.  table: `group_sums(source, keys, targets)`,
+        if already computed.
         """
         source = t if source is None else source
         everything = self.group_sums(source, keys, list(priors)) if table is None else table
@@ -387,14 +389,14 @@ class Engine(ABC):
         )
 
     def seen_before(self, t: Frame, pairs: Frame, keys: Sequence[str], out: str) -> Frame:
-        """Add 1 if the keys are in `pairs`, a table `distinct(earlier, keys)`, else 0, int64."""
+        """Add an int64 column `out`: 1 if the keys are in `pairs`, a table `distinct(earlier, keys)`, else 0."""
         flagged = self.with_columns(pairs, seen=lambda c: self.cast(c(keys[0]) == c(keys[0]), "int64"))
         return self.left_join(t, flagged, {key: key for key in keys}, {"seen": out}, 0)
 
     def top_k(self, t: Frame, key: str, item: str, k: int, weight: str = "") -> Frame:
         """The k most frequent items of each key: table (key, rank from 0, item, n).
 
-        item: a column of codes from 0 to 2**31 - 1; of equally frequent items the smaller code comes first.
+        item: a column of codes from 0 to 2**31 - 1. Among equally frequent items the smaller code comes first.
         weight: an int64 column whose sums are ranked instead of counts; they become `n`, and must be below 2**31.
         """
         counts = self.group_sums(t, [key, item], [weight] if weight else [])
@@ -406,22 +408,22 @@ class Engine(ABC):
 
 
 def means_of(priors: Mapping[str, float], out: str) -> tuple[dict[str, str], dict[str, float]]:
-    """The arguments `columns` and `fill` of a left join with a table of `target_means`."""
+    """The arguments `columns` and `fill` for a left join with a table of `target_means`."""
     names = {f"{out}_{target}": prior for target, prior in priors.items()}
     return {name: name for name in names}, names
 
 
 def fill_of(fill: Any | Mapping[str, Any], name: str) -> Any:
-    """The fill of one new column."""
+    """The fill value of one new column."""
     return fill[name] if isinstance(fill, Mapping) else fill
 
 
 def by_keys(wanted: Sequence[Lookup]) -> dict[tuple[str, ...], list[Lookup]]:
     """Lookups grouped by the frame's key columns: the sorted columns -> their lookups."""
-    together: dict[tuple[str, ...], list[Lookup]] = {}
+    groups: dict[tuple[str, ...], list[Lookup]] = {}
     for each in wanted:
-        together.setdefault(tuple(sorted(each.on)), []).append(each)
-    return together
+        groups.setdefault(tuple(sorted(each.on)), []).append(each)
+    return groups
 
 
 def stack(arrays: Mapping[str, Array], names: Sequence[str], dtype: Any) -> Array:
@@ -430,7 +432,7 @@ def stack(arrays: Mapping[str, Array], names: Sequence[str], dtype: Any) -> Arra
 
 
 def on_host(array: Any) -> Array:
-    """The array on the host: itself if it is NumPy's, a copy if it is cupy's."""
+    """The array on the host: a NumPy array unchanged, a cupy array copied."""
     return array.get() if hasattr(array, "__cuda_array_interface__") else array
 
 

@@ -25,7 +25,7 @@ from buzzer.engine.frames.lookups import by_merge, by_position
 from buzzer.engine.frames.token_lists import TokenLists
 from buzzer.errors import DataError
 
-# Operators add columns one by one by design; `collect` puts them into one block.
+# Operators add columns one by one by design; `collect` copies them into one block.
 warnings.simplefilter("ignore", pd.errors.PerformanceWarning)
 SECONDS = {"d": 86400, "s": 1}
 HEX = np.full(256, 255, dtype=np.uint8)  # value of a hexadecimal digit by its ASCII code; 255: not a digit
@@ -95,7 +95,7 @@ class Eager(Engine):
         return t.copy()  # puts columns that were added one by one into one block
 
     def keep(self, t: Frame) -> Frame:
-        return t  # is computed already, and `matrix` makes a copy
+        return t  # already computed, and `matrix` makes a copy
 
     def height(self, t: Frame) -> int:
         return len(t)
@@ -273,7 +273,7 @@ class Eager(Engine):
             return t.assign(**{out: high * 2**32 + halves[1]})
         offsets, data = token_lists.arrow_text(t[column])
         if (np.diff(offsets) != digits).any():
-            raise DataError(f"column {column}: an id has not {digits} digits", CHECK_HINT)
+            raise DataError(f"column {column}: an id does not have {digits} digits", CHECK_HINT)
         values = HEX[data.reshape(len(t), digits)[:, -16:]]
         if (values == 255).any():
             raise DataError(f"column {column}: an id is not hexadecimal", CHECK_HINT)

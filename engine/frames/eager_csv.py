@@ -1,7 +1,7 @@
-"""CSV files on the eager engines.
+"""Reads CSV files for the eager engines.
 
-For pandas, Arrow reads them, several times as fast as pandas' own parser. For cuDF, all columns are read as strings and checked
-before they are converted, because libcudf reads a field that is not a number as null, as 0, or as its leading digits.
+For pandas, Arrow reads the file, several times as fast as pandas' own parser. For cuDF, all columns are read as strings and checked
+before they are converted, because libcudf reads an invalid number as null, as 0, or as its leading digits.
 """
 
 import re
@@ -14,7 +14,7 @@ from buzzer.engine import faults
 from buzzer.engine.frames.base import CHECK_HINT, Frame
 from buzzer.errors import DataError
 
-# Type of a column -> the pattern of its fields, and its name in messages.
+# Type of a column -> the pattern that its fields match, and the type's name in messages.
 FORMS = {
     "int64": (r"^[+-]?[0-9]+$", "an integer"),
     "float64": (r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$", "a number"),
@@ -24,7 +24,7 @@ ROUNDING = 2**20  # more than the rounding error of a float64 below 2**63, less 
 
 
 def on_host(path: Path, schema: Mapping[str, str], names: Sequence[str] | None, separator: str) -> Frame:
-    """A CSV file's columns as a pandas frame; arguments as of `Engine.read_csv`. Raises DataError."""
+    """A CSV file's columns as a pandas frame. Arguments as in `Engine.read_csv`. Raises DataError."""
     import pyarrow as pa
     from pyarrow import csv
 
@@ -67,7 +67,7 @@ def named(message: str, path: Path, names: Sequence[str] | None, separator: str)
 def on_device(
     xp: Any, path: Path, schema: Mapping[str, str], names: Sequence[str] | None, separator: str
 ) -> Frame:
-    """A CSV file's columns as a cuDF frame; xp: cudf, other arguments as of `Engine.read_csv`. Raises DataError."""
+    """A CSV file's columns as a cuDF frame. xp: the module cudf; other arguments as in `Engine.read_csv`. Raises DataError."""
     form: dict[str, Any] = (
         {} if names is None else {"header": None, "names": list(names), "quoting": QUOTE_NONE}
     )

@@ -1,4 +1,4 @@
-"""Whether a lazy plan would run on cuDF as a whole, and on several GPUs. It asks cudf-polars' translator, which needs no GPU."""
+"""Checks whether a lazy plan would run on cuDF as a whole, and on several GPUs, with cudf-polars' translator. Needs no GPU."""
 
 import importlib.util
 import sys
@@ -15,9 +15,9 @@ import polars as pl
 from buzzer.engine import faults
 from buzzer.errors import UnsupportedError
 
-# Device memory in bytes that is assumed where there is no GPU: the streaming executor sizes its partitions by it.
+# Assumed device memory in bytes on a machine without a GPU. The streaming executor derives its partition sizes from it.
 A_GPU = 80 * 10**9
-# Recursion limit: an operator takes about twenty calls, and recsys2021's encodings are about a hundred nested operators.
+# Recursion limit. An operator takes about twenty calls, and the plan of recsys2021's encodings nests about a hundred operators.
 DEEP = 50_000
 
 
@@ -47,7 +47,7 @@ def require() -> None:
 
 
 def refusals(plan: pl.LazyFrame) -> list[str]:
-    """Why cudf-polars would not run a plan, or would compute a wrong result; empty if the whole plan is right.
+    """Reasons why cudf-polars would refuse a plan or compute a wrong result; empty if the plan is supported as a whole.
 
     Raises UnsupportedError unless the `gpu-plan` extra is installed.
     """
@@ -77,7 +77,7 @@ def nodes(root: Any) -> Iterator[Any]:
 
 
 def expressions(node: Any) -> Iterator[Any]:
-    """The expressions of a node and all their parts. A part that occurs twice comes twice, as it is computed twice."""
+    """The expressions of a node and all their parts. A part that occurs twice is yielded twice, because it is computed twice."""
 
     def inside(value: Any) -> Iterator[Any]:
         if isinstance(value, NamedExpr):
@@ -94,7 +94,7 @@ def expressions(node: Any) -> Iterator[Any]:
 
 
 def unreadable(root: Any) -> Iterator[str]:
-    """Errors of file scans that do not need a device. The translator does not check all options of a scan."""
+    """Errors of file scans that occur even without a GPU. The translator does not check all options of a scan."""
     from cudf_polars.dsl.ir import Scan
 
     context = SimpleNamespace(get_cuda_stream=lambda: None)
@@ -102,7 +102,7 @@ def unreadable(root: Any) -> Iterator[str]:
         if isinstance(node, Scan):
             try:
                 node.do_evaluate(*node._non_child_args, context=context)
-            except Exception as error:  # noqa: BLE001  of any of its libraries
+            except Exception as error:  # noqa: BLE001  the libraries share no error type
                 fault = faults.classify(error)
                 if fault is None or fault.kind != faults.LACKING:
                     yield f"{type(error).__name__}: {error}"
@@ -114,45 +114,46 @@ def wrong(root: Any) -> Iterator[str]:
 
     for node in nodes(root):
         numbers = [name for name, kind in node.schema.items() if not isinstance(kind.polars_type, pl.String)]
-        counted = node.row_index[0] if isinstance(node, Scan) and node.row_index else None
-        if isinstance(node, Scan) and node.typ == "csv" and set(numbers) - {counted}:
-            yield "CSV: a number that cannot be read becomes missing or 0; read strings and cast them"
+        row_number = node.row_index[0] if isinstance(node, Scan) and node.row_index else None
+        if isinstance(node, Scan) and node.typ == "csv" and set(numbers) - {row_number}:
+            yield "CSV: an invalid number becomes missing or 0; read strings and cast them"
         for part in expressions(node):
             yield from (message for message, is_wrong in WRONG.items() if is_wrong(part))
 
 
 def is_cast(part: Any, start: Callable[[Any], bool], end: Callable[[Any], bool]) -> bool:
-    """Whether an expression is a cast; `start` and `end` say whether its Polars types, before and after, are the ones in question."""
+    """Whether an expression is a cast whose Polars types before and after the cast satisfy `start` and `end`."""
     if type(part).__name__ != "Cast":
         return False
     return start(part.children[0].dtype.polars_type) and end(part.dtype.polars_type)
 
 
-# A message for the user -> whether an expression is that operation.
+# Message for the user -> function that recognises the operation.
 WRONG: dict[str, Callable[[Any], bool]] = {
     # cudf_polars.containers.column: integers of 8 bytes are reinterpreted, while dates have 4 bytes.
-    "cast of integers to dates: reads other rows' bytes; make dates of seconds": lambda part: is_cast(
+    "cast of integers to dates: reads other rows' bytes; make dates from seconds": lambda part: is_cast(
         part, lambda start: start.is_integer(), lambda end: end == pl.Date
     ),
     # The range is not checked: 2**32 becomes 0.
-    "cast of strings to integers of less than 64 bits: wraps; str.to_integer": lambda part: is_cast(
+    "cast of strings to integers of less than 64 bits: wraps; use str.to_integer": lambda part: is_cast(
         part,
         lambda start: start == pl.String,
         lambda end: end.is_integer() and end not in (pl.Int64, pl.UInt64),
     ),
-    # libcudf prints another number of digits.
-    "cast of floats to strings: other digits": lambda part: is_cast(
+    # libcudf prints a different number of digits.
+    "cast of floats to strings: different digits": lambda part: is_cast(
         part, lambda start: start.is_float(), lambda end: end == pl.String
     ),
     # libcudf uses xxhash_64.
-    "hash: other values than Polars'": lambda part: getattr(part, "name", None) == "hash",
+    "hash: values differ from Polars'": lambda part: getattr(part, "name", None) == "hash",
 }
 
 
 def fallback(plan: pl.LazyFrame) -> str:
-    """Why a plan on several GPUs would collect all rows in one partition, in cudf-polars' words; empty if rows stay partitioned.
+    """Why a plan on several GPUs would collect all rows in one partition: cudf-polars' message, empty if rows stay partitioned.
 
-    Every input row is its own partition here, so the answer is independent of data size. Raises UnsupportedError as `refusals` does.
+    Each input row is its own partition here, so the answer does not depend on the data size. Raises UnsupportedError as `refusals`
+    does.
     """
     require()
     from cudf_polars import Translator

@@ -1,7 +1,7 @@
 """The lazy implementation: Polars plans, run by Polars on the CPU or by cudf-polars on the GPU.
 
-The plans differ where the form that is fast on one device is refused or slow on the other: `window_features` is a sort
-and a scan of segments on the CPU, and `over(order_by=)` on the GPU, where several GPUs shuffle it by key.
+A plan has two forms where the form that is fast on one device is refused or slow on the other. `window_features` is a sort
+and a scan of segments on the CPU, and `over(order_by=)` on the GPU; several GPUs shuffle the rows by key.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -39,7 +39,7 @@ CASTS = {
 }
 
 BAD_DATA = (pl.exceptions.ComputeError, pl.exceptions.NoDataError, pl.exceptions.InvalidOperationError)
-NO_QUOTES = "\0"  # means "no quoting" to cuDF; cudf-polars does not accept None, Polars' value for it
+NO_QUOTES = "\0"  # cuDF's value for "no quoting"; cudf-polars does not accept None, Polars' value
 DAY = 86_400  # seconds
 # All pairs of hexadecimal digits, and their values as three decimal digits.
 DECIMALS = [f"{i:02x}" for i in range(256)], [f"{i:03d}" for i in range(256)]
@@ -54,29 +54,29 @@ def engine(device: str) -> "Lazy":
 
 
 class Lazy(Engine):
-    """The operators as Polars plans. On the GPU, nothing may fall back to the CPU.
+    """The operators as Polars plans. On the GPU, a plan never falls back to the CPU.
 
-    device: "cpu" or "gpu".  engine: the cudf-polars engine of several GPUs, which collects results on the host; by default, the
-    engine of this process's GPU, which leaves results there.
+    device: "cpu" or "gpu".  engine: the cudf-polars engine of several GPUs, which collects results on the host. By default, the
+    engine of this process's GPU, which leaves results on the GPU.
     """
 
     def __init__(self, device: str, engine: Any = None) -> None:
         self.gpu = device == "gpu"
         self._resident = self.gpu and engine is None
         self.name = "polars-gpu" if self.gpu else "polars"
-        self._given = engine
+        self._cluster_engine = engine
 
     def _engine(self, t: pl.LazyFrame) -> Any:
         """The engine that collects a plan. A plan that only selects columns of a frame on the host is not sent to the GPU."""
         if not self.gpu or gpu_plan.on_host(t):
             return "auto"
-        return self._given or resident.engine()
+        return self._cluster_engine or resident.engine()
 
     def _run(self, t: pl.LazyFrame) -> pl.DataFrame:
         return self._computed(lambda: t.collect(engine=self._engine(t)))
 
     def _computed(self, compute: Callable[[], Any]) -> Any:
-        """The result of `compute`; an error of Polars about bad data becomes a DataError."""
+        """The result of `compute`. Polars' errors about bad data become a DataError."""
         try:
             with gpu_plan.deep_plans() if self.gpu else nullcontext():
                 return compute()
@@ -94,7 +94,7 @@ class Lazy(Engine):
         names: Sequence[str] | None = None,
         separator: str = ",",
     ) -> Frame:
-        # cuDF reads an invalid number as missing or 0. So numbers are read as strings, whose casts raise.
+        # cuDF reads an invalid number as missing or 0. So numbers are read as strings; their casts raise.
         types = {name: pl.String if self.gpu else TYPES[kind] for name, kind in schema.items()}
         form: dict[str, Any] = {"schema_overrides": types, "infer_schema": False}
         if names is not None:
@@ -111,7 +111,7 @@ class Lazy(Engine):
 
     @staticmethod
     def _is_gzipped(path: Path) -> bool:
-        """Whether a CSV file is gzipped. cuDF reads plain ones only, so the host decompresses it and splits it into string columns."""
+        """Whether a CSV file is gzipped. cuDF reads plain files only, so the host decompresses gzipped ones and splits the columns."""
         with path.open("rb") as file:
             return file.read(len(GZIP)) == GZIP
 
@@ -186,7 +186,7 @@ class Lazy(Engine):
         return self._computed(lambda: token_matrix(lists.to_series(), separator, length))
 
     def _ordered(self, t: pl.LazyFrame, *wanted: pl.Expr) -> Any:
-        """Expressions sorted by `row`: a frame of cudf-polars if results stay on the GPU, else one of Polars."""
+        """Expressions sorted by `row`: a cudf-polars frame if results stay on the GPU, else a Polars frame."""
         chosen = t.select(*wanted, _row="row")
         if self._resident:
             plan = chosen.sort("_row").drop("_row")
@@ -198,7 +198,7 @@ class Lazy(Engine):
         return frame.select(columns).to_arrow(compat_level=pl.CompatLevel.oldest())
 
     def with_columns(self, t: Frame, **exprs: Callable[[Columns], Expr]) -> Frame:
-        """Puts columns that do not use each other into one node: deep plans are slow, and cudf-polars walks them recursively."""
+        """Adds columns that do not use each other in one node: deep plans are slow, and cudf-polars walks them recursively."""
         node: dict[str, pl.Expr] = {}
         for name, expr in exprs.items():
             column = expr(pl.col)
@@ -260,7 +260,7 @@ class Lazy(Engine):
         return self.lookups(t, [Lookup(table, on, columns, fill)])
 
     def lookups(self, t: Frame, wanted: Sequence[Lookup]) -> Frame:
-        """One join after the other, and one node that fills. Joining tables with the same keys to each other first is not faster."""
+        """Joins the tables in sequence, then fills in one node. Merging tables with the same keys first is not faster."""
         filled = []
         for each in wanted:
             keys = [pl.col(right).alias(left) for left, right in each.on.items()]
@@ -326,7 +326,7 @@ class Lazy(Engine):
             text = (pl.col(column).str.slice(i, 8) for i in (digits - 16, digits - 8))
             numbers = (x.str.to_integer(base=16, dtype=pl.Int64) for x in text)
             return t.with_columns(**dict(zip(HALVES, numbers, strict=True)))
-        # cudf-polars parses base 10 only. An expression that is used twice gets a node of its own, or it is computed twice.
+        # cudf-polars parses base 10 only. An expression that is used twice needs its own node; otherwise it is computed twice.
         pairs = pl.col(column).str.slice(digits - 16, 16).str.to_lowercase().str.replace_many(*DECIMALS)
         t = t.with_columns(pairs.alias(PARTS)).with_columns(
             pl.col(PARTS).str.slice(i, 12).cast(pl.Int64).alias(name)
@@ -362,13 +362,13 @@ class Lazy(Engine):
 
 
 def split(t: pl.LazyFrame, text: pl.Expr, separator: str, length: int) -> pl.LazyFrame:
-    """The frame with the first `length` parts of a string as the struct column PARTS. A node of its own, because cudf-polars would
-    split again in each expression."""
+    """The frame with the first `length` parts of a string as the struct column PARTS. The split is its own node, because cudf-polars
+    would repeat it in each expression."""
     return t.with_columns(text.str.splitn(separator, length + 1).alias(PARTS))
 
 
 def field(at: int) -> pl.Expr:
-    """A part of `split`; missing if there is none or it is empty."""
+    """The part of `split` at this position; missing if there is none or it is empty."""
     part = pl.col(PARTS).struct.field(f"field_{at}")
     return pl.when(part != "").then(part).otherwise(None)
 
@@ -411,7 +411,7 @@ def token_matrix(text: pl.Series, separator: str, length: int) -> Array:
     """`Engine.token_matrix` of a column without missing or empty lists: int32 [rows, length]."""
     if text.is_empty():
         return np.zeros((0, length), dtype=np.int32)
-    # The CSV reader is faster than a split and casts.
+    # The CSV reader is faster than a split followed by casts.
     numbers = pl.read_csv(
         text.str.join("\n")[0].encode(),
         schema={str(i): pl.Int32 for i in range(length)},
@@ -434,7 +434,7 @@ class Segments:
         self.count = pl.col("_at") - pl.col("_start")
 
     def open(self, t: pl.LazyFrame, order: str) -> pl.LazyFrame:
-        """Sort, and add each row's position and that of its segment's first row."""
+        """Sort, and add each row's position and the position of its segment's first row."""
         t = t.sort(*self._keys, order)
         new = pl.any_horizontal(pl.col(k).ne_missing(pl.col(k).shift(1)) for k in self._keys)
         t = t.with_columns(_at=pl.int_range(pl.len(), dtype=pl.Int64)).with_columns(
@@ -466,7 +466,7 @@ class Segments:
 
 
 class Windows:
-    """Window expressions on the GPU, with the interface of `Segments`: each is an ordered window that cudf-polars supports."""
+    """Window expressions on the GPU, with the interface of `Segments`. Each is an ordered window that cudf-polars supports."""
 
     def __init__(self, keys: Sequence[str], order: str) -> None:
         self._over: dict[str, Any] = {"partition_by": list(keys), "order_by": order}

@@ -1,4 +1,4 @@
-"""Several left joins with small tables at once: on pandas by row numbers found on the host, on cuDF by merges of keys alone."""
+"""Several left joins with small tables at once. pandas gathers by row numbers from an index; cuDF merges the keys only."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,8 +8,8 @@ import pandas as pd
 
 from buzzer.engine.frames.base import Array, Frame, Lookup, by_keys, fill_of
 
-LARGEST = 2**62  # of combined codes
-SPARE = 4  # up to so many array slots per key, a code is used as an array index
+LARGEST = 2**62  # limit of combined codes
+SPARE = 4  # a code is used as an array index if the array has at most this many slots per key
 
 
 def by_position(t: Frame, wanted: Sequence[Lookup]) -> Frame:
@@ -48,14 +48,14 @@ def by_merge(xp: Any, t: Frame, wanted: Sequence[Lookup]) -> Frame:
 
 
 def numbered_keys(wanted: Lookup, number: str) -> Frame:
-    """The keys of a lookup's table under the frame's names, with each row's number; rows with a missing key are left out."""
+    """The keys of a lookup's table, renamed as in the frame, with each row's number. Rows with a missing key are left out."""
     names = {right: left for left, right in wanted.on.items()}
     keys = wanted.table[list(names)].rename(columns=names)
     return keys.assign(**{number: range(len(keys))}).dropna()
 
 
 def padded(xp: Any, wanted: Lookup) -> Frame:
-    """The columns of a lookup's table under their new names, missing values filled, and one more row of fill values."""
+    """The columns of a lookup's table, renamed and with missing values filled, plus one last row of fill values."""
     table = wanted.table[list(wanted.columns)].rename(columns=dict(wanted.columns))
     kinds = dict(table.dtypes)
     values = {name: filling(kind, fill_of(wanted.fill, name)) for name, kind in kinds.items()}
@@ -70,20 +70,20 @@ def taken(column: pd.Series, at: Array, fill: Any) -> Any:
         return column.array.take(at, allow_fill=True).fillna(value)
     values = np.empty(len(column) + 1, dtype=column.dtype)
     values[:-1] = column.fillna(value)
-    values[-1] = value  # which -1 reads
+    values[-1] = value  # row number -1 reads it
     return values[at]
 
 
 def filling(kind: Any, value: Any) -> Any:
-    """A fill as a number of the column's own type."""
+    """A fill value converted to the column's type if that is a number."""
     return kind.type(value) if kind.kind in "iufb" else value
 
 
 class RowFinder:
     """Finds rows of tables by the keys of a pandas frame.
 
-    Each key column of the frame is factorised once, for all tables. The codes of several columns are combined into one number, and
-    a table's keys are coded by looking them up among the column's distinct values.
+    Each key column of the frame is factorised once for all tables. A table's keys get codes from the column's distinct values. The
+    codes of several columns are combined into one number.
     """
 
     def __init__(self, t: Frame) -> None:
@@ -91,18 +91,18 @@ class RowFinder:
         self._factorised: dict[str, tuple[Array, pd.Index]] = {}
 
     def rows_of(self, table: Frame, on: Mapping[str, str]) -> Array:
-        """The table's row number for each row of the frame, int64 [rows], -1 without a match; on: as of `Lookup`."""
+        """The table's row number for each row of the frame, int64 [rows], -1 without a match. on: as in `Lookup`."""
         left, right, size = self._combined(table, list(on.items()))
         valid = np.flatnonzero(right >= 0)
         if size <= SPARE * (len(left) + len(right)):
-            slots = np.full(size + 1, -1, dtype=np.int64)  # the last one is what code -1 reads
+            slots = np.full(size + 1, -1, dtype=np.int64)  # code -1 reads the last slot
             slots[right[valid]] = valid
             return slots[left]
         at = pd.Index(right[valid]).get_indexer(pd.Index(left))
         return np.append(valid, -1)[at]
 
     def _combined(self, table: Frame, keys: Sequence[tuple[str, str]]) -> tuple[Array, Array, int]:
-        """Codes of the key combinations: the frame's, the table's, and their number of possible values. -1 cannot match."""
+        """Codes of the key combinations in the frame and in the table, and the number of possible codes. -1 cannot match."""
         first, *others = keys
         left, right, size = self._codes(table, *first)
         for key in others:

@@ -15,7 +15,7 @@ from buzzer.engine import device
 from buzzer.engine.frames.base import Array
 from buzzer.errors import UnsupportedError
 
-VERSION = "26.10."  # of cudf-polars, which `run` supports
+VERSION = "26.10."  # the version of cudf-polars that `run` supports
 ONLY_RANK = 0
 OWN_POOL = "buzzer.engine.device.pool"
 WORKERS_POOL = "rmm.mr.get_current_device_resource"  # the pool that dask-cuda made in a worker
@@ -23,7 +23,7 @@ WORKERS_POOL = "rmm.mr.get_current_device_resource"  # the pool that dask-cuda m
 
 @cache
 def engine() -> Any:
-    """The engine of all plans of this process, on the memory of `device.pool`.
+    """The cudf-polars engine of this process; it allocates from `device.pool`.
 
     It is created at first use, and shut down by the same thread when Python exits, as rapidsmpf requires.
     """
@@ -36,17 +36,17 @@ def engine() -> Any:
 
 
 def options(pool: str, limit: int | None) -> Any:
-    """Options of an engine, which never falls back to the CPU.
+    """Options of a cudf-polars engine that never falls back to the CPU.
 
-    pool: dotted name of the function that returns its memory resource.  limit: of its memory in bytes, from which the sizes of
-    partitions and the point of spilling follow; None for the device's memory.
+    pool: dotted name of the function that returns its memory resource.  limit: its memory limit in bytes, which sets the partition
+    sizes and the size above which it spills; None for the device's memory.
     """
     from cudf_polars.engine.hardware_binding import HardwareBindingPolicy
     from cudf_polars.engine.options import StreamingOptions
     from cudf_polars.utils.config import MemoryResourceConfig
 
     sizes: dict[str, Any] = {}
-    if limit:  # cudf-polars' default shares, of the limit instead of the device's memory
+    if limit:  # cudf-polars' default fractions, applied to the limit instead of the device's memory
         sizes = {"target_partition_size": limit // 40, "broadcast_limit": limit * 3 // 20}
         sizes["spill_device_limit"] = str(limit * 4 // 5)
     return StreamingOptions(
@@ -68,7 +68,7 @@ def run(plan: pl.LazyFrame) -> Any:
 
     if not cudf_polars.__version__.startswith(VERSION):
         raise UnsupportedError(
-            f"cudf-polars {cudf_polars.__version__} may keep results on the GPU in another way than {VERSION}*",
+            f"cudf-polars {cudf_polars.__version__} is not supported: results can stay on the GPU only with {VERSION}*",
             f"pip install 'cudf-polars-cu13=={VERSION}*'",
         )
     from cudf_polars.engine import rank_local_store
@@ -79,7 +79,7 @@ def run(plan: pl.LazyFrame) -> Any:
 
 
 def scan(frame: Any, schema: Mapping[str, Any]) -> pl.LazyFrame:
-    """A frame on the GPU as the source of any number of plans. Only cudf-polars can run them."""
+    """A frame on the GPU as a scan that any number of plans can use. Only cudf-polars can run these plans."""
 
     def rows(
         columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
@@ -100,7 +100,7 @@ def copied(frame: Any) -> Any:
 
 
 def matrix(frame: Any, dtype: str) -> Array:
-    """A frame as a C-contiguous cupy array [rows, columns]. All its columns have this dtype and no missing values."""
+    """A frame as a C-contiguous cupy array [rows, columns]. All columns must have this dtype and no missing values."""
     import cupy
 
     return cupy.ascontiguousarray(side_by_side(frame.table, frame.num_rows, dtype, frame.stream))
@@ -115,7 +115,7 @@ def side_by_side(table: Any, rows: int, dtype: str, stream: Any) -> Array:
         return array
     from pylibcudf.reshape import table_to_array
 
-    cupy.cuda.get_current_stream().synchronize()  # allocated before another stream writes to it
+    cupy.cuda.get_current_stream().synchronize()  # the array must be allocated before another stream writes to it
     table_to_array(table, array.data.ptr, array.nbytes, stream)
     stream.synchronize()
     return array

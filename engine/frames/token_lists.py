@@ -1,4 +1,4 @@
-"""Joined lists ("101\\t7\\t102") as arrays: the tokens of all rows in one array. The same code runs on NumPy and CuPy."""
+"""Joined lists ("101\\t7\\t102") as arrays. One array has the tokens of all rows. The same code runs on NumPy and CuPy."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ import numpy as np
 from buzzer.engine.frames.base import CHECK_HINT, Array
 from buzzer.errors import DataError
 
-ROWS = 1 << 14  # processed at a time on the host, so that their tokens stay in the CPU's caches
+ROWS = 1 << 14  # rows processed at a time on the host, so that their tokens stay in the CPU's caches
 
 
 @dataclass(frozen=True)
 class TokenLists:
-    """The tokens of a column. Those of a row are `lengths` tokens from the index `first` on."""
+    """The tokens of a column. Each row has `lengths` adjacent tokens; the first has the index `first`."""
 
     xp: Any  # numpy or cupy; the module of all arrays here
     lengths: Array  # int64 [rows], the number of tokens; 0 if missing or empty
@@ -102,7 +102,7 @@ def on_host(column: Any, separator: str) -> TokenLists:
     before = np.searchsorted(separator_at, offsets)  # separators before each row
     lengths = np.diff(before)
     lengths[filled] += 1
-    # A token ends at a separator, and the next one starts behind it; or it ends at its row's end, where the next one starts.
+    # A token ends at a separator, and the next token starts after it. A row's last token ends where the next row starts.
     ends = np.insert(separator_at, before[filled + 1], offsets[filled + 1])
     starts = np.zeros(len(ends) + 1, dtype="int64")
     np.add(ends, 1, out=starts[1:])

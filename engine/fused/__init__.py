@@ -1,1 +1,1 @@
-"""Encoders on our Triton kernels: packing of batches and weights, lowering to launches, sessions, and tuning."""
+"""Encoders on this project's Triton kernels: packing of batches and weights, lowering to launches, sessions, and tuning."""

@@ -1,11 +1,12 @@
 """python -m buzzer.engine.fused plan | probe | tune
 
-plan   lists the kernels of an encoder, with bytes, FLOPs and least time; with --compile also the code of each; needs no GPU
+plan   lists the kernels of an encoder with their bytes, FLOPs and least time; with --compile also facts about the compiled
+       code of each; needs no GPU
 probe  measures this GPU: launch gap, one wave of a GEMM, bandwidths, grid barrier
-tune   measures tiles and launch modes (plain, pdl, early, persistent), and stores the fastest; starts no new measurement
-       after --seconds, and stores the results up to then
+tune   measures tiles and launch modes (plain, pdl, early, persistent), and stores the fastest; after --seconds it starts no
+       new measurement and stores the results so far
 
-Prints one JSON object per line. Exit code 2 if this machine cannot do it.
+Prints one JSON object per line. The exit code is 2 if this machine cannot run the command.
 """
 
 import argparse
@@ -16,11 +17,11 @@ from collections.abc import Iterator
 from buzzer.engine.kernels.facts import Facts, FloorFacts, PlanFacts
 from buzzer.errors import BuzzerError
 
-Line = tuple[Facts, ...]  # is printed as one JSON object
+Line = tuple[Facts, ...]  # printed as one JSON object
 
 
 def plan(arguments: argparse.Namespace) -> Iterator[Line]:
-    """Each kernel of a run, with its least time by the datasheet of an H100; then the sums."""
+    """Each kernel of a run, with its least time from the datasheet of an H100; then the sums over all kernels."""
     from buzzer.engine.fused.lowering import Lowering
     from buzzer.engine.fused.weights import random
     from buzzer.engine.kernels.offline import compiled, floor
@@ -50,7 +51,7 @@ def probe(arguments: argparse.Namespace) -> Iterator[Line]:
 
 
 def tune(arguments: argparse.Namespace) -> Iterator[Line]:
-    """The best tile of each of a layer's four GEMMs, then the time of the whole encoder in each mode, then the choice."""
+    """The best tile of each of a layer's four GEMMs, then the time of the whole encoder in each mode, then the stored mode."""
     from buzzer.engine.fused.tune import tune_encoder
 
     form = (arguments.layers, arguments.size, arguments.wide, arguments.heads, arguments.precision)

@@ -1,6 +1,6 @@
 """The session of a BERT-like encoder: Triton kernels on static buffers, one CUDA graph for each bucket size.
 
-Padding is never computed: the attended tokens of a batch are packed side by side and filled up to the size of a bucket.
+Padding of rows is not computed: the attended tokens of a batch are packed side by side, then padded to the size of a bucket.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ class Staged:
 
 
 class EncoderSession(FusedSession):
-    """Runs an `EncoderSpec`. Between kernels, states are in the plan's float type, fp16 for fp8 and int8; outputs are fp32."""
+    """Runs an `EncoderSpec`. States between kernels have the plan's float type (fp16 for fp8 and int8); outputs are fp32."""
 
     def __init__(self, plan: Plan, spec: EncoderSpec) -> None:
         self.spec = spec

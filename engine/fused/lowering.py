@@ -1,4 +1,4 @@
-"""Lowers an encoder to kernel launches on static buffers, for a fixed number of tokens: seven launches per layer."""
+"""Lowers an encoder to kernel launches on static buffers for a fixed number of tokens: seven launches per layer."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from buzzer.engine.kernels.jit import Launch
 from buzzer.engine.kernels.persistent import Buffers, encoder_layers
 from buzzer.engine.kernels.rows import Eight, Norm, embedding, pooling, residual_norm
 
-# Chooses the tile of a GEMM: (rows, columns, depth, dtype, may be split) -> tile; see `kernels.tune.Tuned.tile`.
+# Chooses the tile of a GEMM: (rows, columns, depth, dtype, whether K may be split) -> tile; see `kernels.tune.Tuned.tile`.
 Choose = Callable[[int, int, int, torch.dtype, bool], Tile]
 
 
@@ -30,8 +30,8 @@ class State(NamedTuple):
 class Inputs:
     """The inputs of a run, in one buffer so that one copy transfers them.
 
-    ids int32 [3, tokens]: word, position and type. spans int32 [2, tokens]: the first token of each token's sequence, and
-    the one after its last. starts int32 [sequences + 1]: the first token of each sequence, and the number of tokens.
+    ids int32 [3, tokens]: word, position and type. spans int32 [2, tokens]: for each token, the first token of its sequence
+    and the token after the last. starts int32 [sequences + 1]: the first token of each sequence, then the number of tokens.
     """
 
     tokens: int
@@ -49,14 +49,13 @@ class Inputs:
 
 @dataclass
 class Program:
-    """Kernel launches in their order, and the buffers of inputs and outputs."""
+    """Kernel launches in order, and the buffers of inputs and outputs."""
 
     inputs: Inputs
     launches: list[Launch]
     output: Tensor  # [tokens, size] states, or float32 [sequences, values] of the pooled tail
-    counters: (
-        Tensor | None
-    )  # int32 [3], of the persistent kernel's barriers; see `kernels.persistent.Buffers`
+    # int32 [3]: the counters of the persistent kernel's barriers; see `kernels.persistent.Buffers`
+    counters: Tensor | None
 
     def run(self) -> None:
         """Start all kernels."""
@@ -64,24 +63,24 @@ class Program:
             launch()
 
     def check(self) -> None:
-        """Raises RuntimeError if a grid barrier was given up because not all programs were resident."""
+        """Raises RuntimeError if a grid barrier timed out because not all programs were resident."""
         if self.counters is not None and int(self.counters[2]):
-            raise RuntimeError("a grid barrier of the persistent kernel was given up; the output is invalid")
+            raise RuntimeError("a grid barrier of the persistent kernel timed out; the output is invalid")
 
 
 def program_key(weights: EncoderWeights, tokens: int) -> str:
-    """The key of a program among a GPU's stored modes."""
+    """The key under which a program's mode is stored for a GPU."""
     dtype = str(weights.eight or weights.dtype).removeprefix("torch.")
     return f"{tokens} tokens {len(weights.layers)}x{weights.size} {dtype}"
 
 
 MODES = ("plain", "pdl", "early", "persistent")
-DEPENDENT = ("pdl", "early")  # by programmatic dependent launch, from compute capability 9.0 on
+DEPENDENT = ("pdl", "early")  # modes that need programmatic dependent launch: compute capability 9.0 or newer
 
 
 def multiprocessors(device: str) -> int:
-    """The number of programs that are certainly resident at once: the device's multiprocessors, one in the interpreter ("cpu"),
-    an H100's 132 for "meta"."""
+    """The number of programs that are certainly resident at once: the number of the device's multiprocessors, 1 in the interpreter
+    ("cpu"), and 132, as on an H100, for "meta"."""
     if device == "meta":
         return 132
     return 1 if device == "cpu" else torch.cuda.get_device_properties(0).multi_processor_count
@@ -90,8 +89,8 @@ def multiprocessors(device: str) -> int:
 class Lowering:
     """Makes the program of an encoder for a fixed number of tokens and sequences.
 
-    mode: "plain": ordinary launches. "pdl": programmatic dependent launches. "early": the same, and GEMMs load their
-    weights before the wait if such a tile fits. "persistent": all layers in one kernel.
+    mode: "plain": ordinary launches. "pdl": programmatic dependent launches. "early": as "pdl", and a GEMM loads its
+    weights before it waits for the previous kernel if they fit. "persistent": all layers in one kernel.
     """
 
     def __init__(
@@ -104,7 +103,7 @@ class Lowering:
         self._buffers: dict[str, Tensor] = {}
 
     def program(self, pool: str, unit: bool) -> Program:
-        """The program; pool: "none", "first" or "mean", and unit: as in `EncoderSpec`."""
+        """The program. pool: "none", "first" or "mean". unit: as in `EncoderSpec`."""
         weights = self.weights
         first, *others = [layer.qkv.quantiser for layer in weights.layers]
         at = self._state("even", first)
@@ -168,7 +167,7 @@ class Lowering:
         slot: str,
         follower: Quantiser | None,
     ) -> State:
-        """norm(linear(x) + residual) in two kernels. The first may leave its result as partial sums, which the second adds."""
+        """norm(linear(x) + residual) in two kernels. The first may write partial sums, which the second adds."""
         to = self._state(slot, follower)
         rows, (columns, depth) = self.tokens, layer.weights.weight.shape
         tile = self._tile(rows, columns, depth, layer.weights.weight.dtype, True)
@@ -237,7 +236,7 @@ class Lowering:
         quantiser: Quantiser | None = None,
         dtype: torch.dtype | None = None,
     ) -> Tensor:
-        """The buffer with this name, created at first use. It holds eight-bit values if `quantiser` is given."""
+        """The buffer with this name, created at first use. It has eight-bit values if there is a `quantiser`."""
         kind = dtype or (self.weights.eight if quantiser else self.weights.dtype)
         if name not in self._buffers:
             self._buffers[name] = torch.zeros(shape, dtype=kind, device=self.inputs.device)

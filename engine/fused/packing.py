@@ -1,4 +1,4 @@
-"""Packed batches: the attended tokens side by side, each with the bounds of its sequence."""
+"""Packed batches: the attended tokens side by side, each token with the bounds of its sequence."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,9 +24,9 @@ class Tokens:
         return len(self.starts) - 1
 
     def write(self, out: Array, tokens: int) -> None:
-        """Fill an int32 buffer with the layout of `lowering.Inputs`; tokens: of the program.
+        """Fill an int32 buffer that has the layout of `lowering.Inputs`. tokens: the number of tokens of the program.
 
-        Tokens that fill up the bucket attend to themselves; sequences that fill it up are empty.
+        Padding tokens attend to themselves only; padding sequences are empty.
         """
         count = len(self.places)
         ids, spans = out[: 3 * tokens].reshape(3, tokens), out[3 * tokens : 5 * tokens].reshape(2, tokens)
@@ -42,7 +42,7 @@ class Tokens:
 
 
 def bucket(count: int, least: int) -> int:
-    """The bucket size for `count`: a power of two, or three quarters of one, so that at most a third of it is filled up.
+    """The bucket size for `count`: a power of two, or three quarters of one, so that at most a third of it is padding.
 
     >>> [bucket(n, 16) for n in (0, 16, 17, 25, 48, 49, 128, 200)]
     [16, 16, 24, 32, 48, 64, 128, 256]
@@ -68,22 +68,22 @@ def pack(roles: Mapping[str, Array], words: int, positions: int, types: int) -> 
         ("token id", "position", "token type"), packed, (words, positions, types), strict=True
     ):
         if len(values) and not 0 <= values.min() <= values.max() < size:
-            raise UsageError(f"a {name} outside 0 to {size - 1}")
+            raise UsageError(f"a {name} is outside 0 to {size - 1}")
     starts = segment_starts(roles["segments"], places, rows) if "segments" in roles else row_starts(kept)
     return Tokens(ids.shape, places, packed, starts.astype(np.int32))
 
 
 def row_starts(kept: Array) -> Array:
-    """The starts of sequences if each row is one; kept: bool [rows, columns], the attended tokens."""
+    """The starts of the sequences if each row is one sequence. kept: bool [rows, columns], the attended tokens."""
     return np.concatenate([[0], np.cumsum(kept.sum(1))])
 
 
 def segment_starts(segments: Array, places: Array, rows: Array) -> Array:
-    """The starts of sequences if each segment of a row is one. Raises UsageError for a segment that is not contiguous."""
+    """The starts of the sequences if each segment of a row is one sequence. Raises UsageError for a segment that is not contiguous."""
     numbers = segments.ravel()[places]
     keys = np.stack([rows, numbers])
     changed = np.flatnonzero((keys[:, 1:] != keys[:, :-1]).any(0)) + 1
     starts = np.concatenate([[0], changed, [len(places)]]) if len(places) else np.zeros(1, dtype=np.int64)
     if len(np.unique(keys, axis=1).T) != len(starts) - 1:
-        raise UsageError("a segment is in several pieces", "put its tokens side by side")
+        raise UsageError("a segment is not contiguous", "put its tokens side by side")
     return starts

@@ -18,9 +18,9 @@ def stack(weights: EncoderWeights) -> Stacked:
     rows = [(x.qkv, x.out, x.up, x.down) for x in weights.layers]
     kinds = list(zip(*rows, strict=True))
     if len({(x.quantiser is None) for row in rows for x in row}) != 1:
-        raise UnsupportedError("the persistent kernel takes layers that are all quantised or all in float")
+        raise UnsupportedError("the persistent kernel needs layers that are all quantised or all in float")
     if len({n.eps for x in weights.layers for n in (x.attention_norm, x.norm)}) != 1:
-        raise UnsupportedError("the persistent kernel takes one epsilon for all norms")
+        raise UnsupportedError("the persistent kernel needs the same epsilon in all norms")
     norms = [
         (x.attention_norm.gamma, x.attention_norm.beta, x.norm.gamma, x.norm.beta) for x in weights.layers
     ]
@@ -39,7 +39,7 @@ def stack(weights: EncoderWeights) -> Stacked:
 
 
 def vectors(layers: Sequence[Tensor | None]) -> Tensor:
-    """The layers' vectors [N], stacked to [layers, N]; none of them is None."""
+    """The layers' vectors [N], stacked to [layers, N]. None of them may be None."""
     return torch.stack([x for x in layers if x is not None])
 
 
@@ -50,6 +50,6 @@ def inverses(kind: Sequence[Linear]) -> Tensor:
 
 
 def zeros(rows: Sequence[tuple[Linear, ...]], device: str) -> Tensor:
-    """Zero points of the inputs, int32 [layers + 1, 4]; the last row as of `inverses`."""
+    """Zero points of the inputs, int32 [layers + 1, 4]; the last row as in `inverses`."""
     points = [[x.quantiser.zero if x.quantiser else 0 for x in row] for row in rows]
     return torch.tensor([*points, [0] * 4], dtype=torch.int32, device=device)

@@ -22,7 +22,7 @@ POISON = 255  # bytes: NaN in every float dtype
 class Bucket:
     """A program with its captured CUDA graph (None in the interpreter), and the host buffer of its inputs."""
 
-    program: Any  # lowering.Program, or a subclass that the session makes
+    program: Any  # lowering.Program or a subclass
     graph: Any  # torch.cuda.CUDAGraph
     host: Tensor
 
@@ -35,13 +35,13 @@ class Bucket:
 
 
 class FusedSession(Base):
-    """A session whose `run` is `stage`, `replay` and `fetch`. Subclasses define these, `packed`, `program` and `weight_bytes`."""
+    """A session whose `run` calls `stage`, `replay` and `fetch`. Subclasses define these, `packed`, `program` and `weight_bytes`."""
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
         self._tuned = Tuned.load(plan.device)
         self._buckets: dict[tuple[int, int], Bucket] = {}
-        self._kernels: int | None = None  # of the last run
+        self._kernels: int | None = None  # number of kernels of the last run
 
     def stage(self, batch: Mapping[str, Array]) -> Any:
         """Pack a batch and start its copy to the device."""
@@ -96,7 +96,7 @@ class FusedSession(Base):
         self._buckets.clear()
 
     def _send(self, tokens: Tokens) -> Bucket:
-        """Start the copy of a packed batch to the device. Returns the bucket on which it runs."""
+        """Start the copy of a packed batch to the device. Returns the bucket that runs it."""
         target = self._bucket(tokens)
         self._kernels = len(target.program.launches)
         tokens.write(target.host.numpy(), target.program.inputs.tokens)
@@ -115,5 +115,5 @@ class FusedSession(Base):
         on_gpu = self.plan.device == "cuda"
         host = torch.zeros_like(program.inputs.all, device="cpu", pin_memory=on_gpu)
         graph = capture(program.run) if on_gpu else None
-        program.check()  # the run that `capture` makes before it captures
+        program.check()  # checks the warm-up run of `capture`
         return Bucket(program, graph, host)

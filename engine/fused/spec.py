@@ -1,7 +1,7 @@
-"""Descriptions of the modules that the fused backend runs. The module itself returns one.
+"""Descriptions of the modules that the fused backend runs. A module returns its own description.
 
-`EncoderSpec` describes a whole BERT-like encoder. `StackSpec` describes pre-norm layers between parts of the module that
-stay in torch: the embedding of its inputs, and its head.
+`EncoderSpec` describes a whole BERT-like encoder. `StackSpec` describes pre-norm layers; the other parts of the module, the
+embedding of its inputs and its head, run in torch.
 """
 
 from collections.abc import Sequence
@@ -29,16 +29,17 @@ class EncoderLayer:
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """An encoder by its parts.
+    """The parts of an encoder.
 
     words [vocabulary, size], positions [longest, size], types [types, size]: embedding tables; their sum is normed.
     heads: number of attention heads.
-    inputs: role of each argument of the module's forward: `ids`, `mask` and optionally `types` of padded rows, or `ids`,
-        `positions` and `segments` of packed rows.
+    inputs: role of each argument of the module's forward: `ids`, `mask` and optionally `types` for padded rows, or `ids`,
+        `positions` and `segments` for packed rows.
     act: name of the feed-forward activation (see `kernels.jit.ACTIVATIONS`).
-    pooling: "none" (the output is the state of every token), or the vector of a sequence: its "first" token or the "mean".
-    unit: whether that vector is divided by its length.
-    tail: linear layers on that vector, each with the name of its activation.
+    pooling: "none" (the output is the state of every token), "first" (the state of a sequence's first token) or "mean" (the
+        mean of its tokens' states).
+    unit: whether the pooled vector is normalised to length 1.
+    tail: linear layers on the pooled vector, each with the name of its activation.
     """
 
     words: Tensor
@@ -67,8 +68,8 @@ class Encoder(Protocol):
 class StackLayer:
     """A pre-norm transformer layer.
 
-    distances [heads, 2 * longest - 1]: added to the score of a key `longest - 1` tokens after the token, ...,
-    `longest - 1` tokens before it.
+    distances [heads, 2 * longest - 1]: terms added to attention scores by distance, from a key `longest - 1` tokens after
+    the token to a key `longest - 1` tokens before it.
     """
 
     before: nn.LayerNorm
@@ -82,8 +83,8 @@ class StackLayer:
 
 @dataclass(frozen=True)
 class StackSpec:
-    """Pre-norm layers and the norm after the last one. heads, act: as in `EncoderSpec`. causal: a token attends only to itself
-    and to those before it."""
+    """Pre-norm layers and the norm after the last layer. heads, act: as in `EncoderSpec`. causal: a token attends only to itself
+    and to earlier tokens."""
 
     layers: Sequence[StackLayer]
     end: nn.LayerNorm
@@ -94,10 +95,10 @@ class StackSpec:
 
 @runtime_checkable
 class Stack(Protocol):
-    """A torch module around pre-norm layers. Rows are padded at the start, and the state of the last token is used.
+    """A torch module around pre-norm layers. Rows are padded at the start, and only the state of each row's last token is used.
 
-    Its forward is `outputs(states, *inputs)`, where `states` are those of the layers on `vectors(*inputs)`, at each row's
-    last token.
+    Its forward is `outputs(states, *inputs)`; `states` are the layers' outputs for `vectors(*inputs)` at each row's last
+    token.
     """
 
     def stack_spec(self) -> StackSpec:

@@ -18,7 +18,7 @@ from buzzer.errors import UnsupportedError
 
 @dataclass(frozen=True)
 class Layer:
-    """A pre-norm layer's weights; distances: float32 [heads, 2 * reach - 1], as `self_attention` takes them."""
+    """A pre-norm layer's weights. distances: float32 [heads, 2 * reach - 1], in the form that `self_attention` takes."""
 
     before: Norm
     qkv: Linear
@@ -31,7 +31,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class StackWeights:
-    """The weights of all layers and of the last norm; dtype: of the matrices and of the states between kernels."""
+    """The weights of all layers and of the last norm. dtype: the type of matrices and of states between kernels."""
 
     dtype: torch.dtype
     device: str
@@ -48,7 +48,7 @@ class StackWeights:
 
     @property
     def reach(self) -> int:
-        """Tokens of the longest row that the layers' distances cover."""
+        """The most tokens that a row may have, limited by the layers' distances."""
         return min((layer.distances.shape[1] + 1) // 2 for layer in self.layers)
 
 
@@ -56,7 +56,8 @@ def pack(spec: StackSpec, precision: str, device: str) -> StackWeights:
     """The weights on the device. Raises UnsupportedError unless the precision is fp32, fp16 or bf16."""
     if precision not in FLOATS:
         raise UnsupportedError(
-            f"fused runs session encoders in {', '.join(FLOATS)}, not in {precision}", "use --precision fp16"
+            f"fused runs session encoders in {', '.join(FLOATS)}, but not in {precision}",
+            "use --precision fp16",
         )
     packer = Packer(FLOATS[precision], None, device)
     layers = [pack_layer(packer, layer) for layer in spec.layers]
@@ -66,7 +67,7 @@ def pack(spec: StackSpec, precision: str, device: str) -> StackWeights:
 
 
 def pack_layer(packer: Packer, layer: StackLayer) -> Layer:
-    """A layer's weights on the device; distances times log2(e), since the kernel's softmax uses powers of two."""
+    """A layer's weights on the device. Distances are multiplied by log2(e), because the kernel's softmax uses powers of two."""
     return Layer(
         before=packer.norm(layer.before),
         qkv=packer.linear([layer.qkv]),
@@ -79,9 +80,9 @@ def pack_layer(packer: Packer, layer: StackLayer) -> Layer:
 
 
 class StackProgram(Program):
-    """The kernels for a fixed number of tokens and sequences, on static buffers: seven per layer, and the last norm.
+    """The kernels for a fixed number of tokens and sequences, on static buffers: seven per layer, then the last norm.
 
-    states [tokens, size]: the input vectors, which a run overwrites. output [tokens, size]: the normed states.
+    states [tokens, size]: the input vectors; a run overwrites them. output [tokens, size]: the states after the last norm.
     """
 
     def __init__(self, weights: StackWeights, tokens: int, sequences: int, choose: Choose) -> None:
@@ -100,7 +101,7 @@ class StackProgram(Program):
         return torch.zeros(self.inputs.tokens, columns, dtype=self.weights.dtype, device=self.weights.device)
 
     def _layer(self, name: str, layer: Layer) -> None:
-        """Updates `states` in place. The GEMM that makes a sum adds the residual too, so no GEMM is split along K."""
+        """Updates `states` in place. A GEMM before a residual adds the residual itself, so no GEMM is split along K."""
         weights = self.weights
         self.launches.append(residual_norm(f"{name} before", self.states, layer.before, self.normed))
         self._linear(f"{name} qkv", self.normed, layer.qkv, self.qkv)

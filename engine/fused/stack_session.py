@@ -1,6 +1,6 @@
-"""The session of a session encoder: its pre-norm layers run as Triton kernels, its embedding and its head by torch.
+"""The inference session of a `Stack`: its pre-norm layers run as Triton kernels, its embedding and its head in torch.
 
-Inputs, vectors, states and outputs stay on the device. The layers run in the plan's precision, the module's own parts in FP32.
+Inputs, vectors, states and outputs stay on the device. The layers run in the plan's precision, the other parts in FP32.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from buzzer.errors import UsageError
 
 @dataclass
 class Staged:
-    """A batch on the device, and after its run the outputs there."""
+    """A batch on the device and, after its run, its outputs on the device."""
 
     inputs: list[Tensor]
     sequences: int
@@ -65,9 +65,9 @@ class StackSession(FusedSession):
 
     def weight_bytes(self) -> int:
         """The layers' matrices in the plan's precision, all other weights in FP32."""
-        every = sum(w.numel() for w in self.plan.model.parameters())
+        parameters = sum(w.numel() for w in self.plan.model.parameters())
         matrices = sum(w.numel() for w in matrices_of(self.spec))
-        return 4 * (every - matrices) + self._weights.dtype.itemsize * matrices
+        return 4 * (parameters - matrices) + self._weights.dtype.itemsize * matrices
 
     def packed(self, batch: Mapping[str, Array]) -> Tokens:
         return tokens_of(self._module.attended(*self._ordered(batch)), self._weights.reach)
@@ -77,21 +77,21 @@ class StackSession(FusedSession):
 
 
 def tokens_of(attended: Array, reach: int) -> Tokens:
-    """The attended tokens of a batch. Word ids are replaced by flat positions in the batch, by which vectors are gathered.
+    """The attended tokens of a batch. Their ids are flat positions in the batch, used to gather the input vectors.
 
     attended: bool [rows, length]. Raises UsageError for rows longer than `reach`, and for rows that are not padding
     followed by tokens (see `Stack`).
     """
     if attended.shape[1] > reach:
-        raise UsageError(f"rows of {attended.shape[1]} tokens, the layers know distances of {reach}")
+        raise UsageError(f"rows have {attended.shape[1]} tokens, but the layers' distances cover {reach}")
     if not attended[:, -1].all() or (attended[:, :-1] & ~attended[:, 1:]).any():
-        raise UsageError("a row must be padding, then at least one event, up to its end")
+        raise UsageError("a row must be padding, followed by at least one event")
     places = np.flatnonzero(attended)
     ids = np.stack([places, np.zeros_like(places), np.zeros_like(places)]).astype(np.int32)
     return Tokens(attended.shape, places, ids, row_starts(attended).astype(np.int32))
 
 
 def matrices_of(spec: StackSpec) -> list[Tensor]:
-    """The weight matrices that are kept in the plan's precision."""
+    """The weight matrices that have the plan's precision on the device."""
     linears = [x for layer in spec.layers for x in (layer.qkv, layer.out, layer.up, layer.down)]
     return [x.weight for x in linears]

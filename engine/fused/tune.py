@@ -1,4 +1,4 @@
-"""Tunes the fused backend for the shape of an encoder on this machine's GPU."""
+"""Tunes the fused backend for an encoder's shape on this machine's GPU."""
 
 import time
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from buzzer.engine.kernels.timing import capture, gpu_name, replays, require_gpu
 from buzzer.engine.kernels.tune import Tuned, encoder_shapes, tune
 
 REPLAYS = 100
-ERROR = 0.05  # largest relative error: modes round states at different points, and eight-bit steps are coarse
+ERROR = 0.05  # largest relative error; modes round states at different points, and eight-bit steps are coarse
 Form = tuple[int, int, int, int, str]  # layers, size, wide, heads, precision
 
 
@@ -27,8 +27,8 @@ Form = tuple[int, int, int, int, str]  # layers, size, wide, heads, precision
 class ModeFacts(Facts):
     """The measurement of a mode. None means unknown or, for `refused`, that the mode may be used.
 
-    microseconds: median device time of one graph launch with L2 cold.  error: relative distance of the output from that
-    of plain launches.  refused: why the mode must not be used.
+    microseconds: median device time of one graph launch with a cold L2 cache.  error: relative distance of the output from
+    the output of plain launches.  refused: why the mode must not be used.
     """
 
     mode: str
@@ -39,7 +39,7 @@ class ModeFacts(Facts):
 
 @dataclass(frozen=True)
 class Taken(Facts):
-    """The stored mode of a program; in_time: whether everything was measured before the time limit."""
+    """The stored mode of a program. in_time: whether all modes were measured before the time limit."""
 
     program: str
     taken: str
@@ -47,7 +47,7 @@ class Taken(Facts):
 
 
 def tune_encoder(form: Form, tokens: int, seconds: float) -> Iterator[Facts]:
-    """Find the best tiles of the encoder's four GEMMs, then its fastest mode with a correct output. Each is stored at once.
+    """Find the best tiles of the encoder's four GEMMs, then its fastest mode with a correct output. Each result is stored at once.
 
     Starts no new measurement after `seconds`. Raises UnsupportedError without a GPU.
     """
@@ -77,8 +77,8 @@ def tune_encoder(form: Form, tokens: int, seconds: float) -> Iterator[Facts]:
 
 
 def measured(weights: EncoderWeights, tokens: int, kept: Tuned, mode: str) -> ModeFacts:
-    """The time and error of a mode. A mode other than plain is refused if it needs more than the GPU has, or if it gives up a
-    barrier."""
+    """The time and error of a mode. A mode other than plain is refused if it needs more resources than the GPU has, or if a
+    barrier times out."""
     plain = random_program(weights, tokens, kept, "plain")
     plain.run()
     try:
@@ -96,17 +96,17 @@ def measured(weights: EncoderWeights, tokens: int, kept: Tuned, mode: str) -> Mo
         return ModeFacts(mode, refused=f"{type(reason).__name__}: {reason}")
     want, got = plain.output.double(), program.output.double()
     error = float((got - want).norm() / want.norm())
-    refused = None if isfinite(error) and error < ERROR else "its output is not that of plain launches"
+    refused = None if isfinite(error) and error < ERROR else "its output differs from that of plain launches"
     return ModeFacts(mode, median(times), error if isfinite(error) else None, refused)
 
 
 def launches_of(form: Form, tokens: int, kept: Tuned, mode: str) -> list[Launch]:
-    """The launches that are measured, on the "meta" device, for compilation."""
+    """The launches that will be measured, on the "meta" device, so that they can be compiled ahead."""
     return Lowering(random(*form, "meta"), tokens, 1, kept.tile, mode).program("none", False).launches
 
 
 def random_program(weights: EncoderWeights, tokens: int, kept: Tuned, mode: str) -> Program:
-    """A program with random tokens of one sequence as its input."""
+    """A program whose input is one sequence of random tokens."""
     program = Lowering(weights, tokens, 1, kept.tile, mode).program("none", False)
     torch.manual_seed(0)
     program.inputs.ids[0] = torch.randint(0, len(weights.tables[0]), (tokens,))

@@ -1,4 +1,4 @@
-"""The weights of an encoder in the kernels' form, on the device: query, key and value in one matrix, scales folded."""
+"""The weights of an encoder on the device in the form that the kernels use: query, key and value in one matrix, scales folded."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ EIGHTS = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
 
 @dataclass(frozen=True)
 class Linear:
-    """The weights of a linear layer, and how its input is quantised (None: the input is a float)."""
+    """The weights of a linear layer, and the quantiser of its input (None: the input is in float)."""
 
     weights: Weights
     quantiser: Quantiser | None
@@ -39,10 +39,10 @@ class Layer:
 
 @dataclass(frozen=True)
 class EncoderWeights:
-    """The weights of an encoder; heads, act and tail as in `EncoderSpec`."""
+    """The weights of an encoder. heads, act, tail: as in `EncoderSpec`."""
 
-    dtype: torch.dtype  # of states between kernels; fp16 for eight-bit models
-    eight: torch.dtype | None  # of quantised inputs; None for float models
+    dtype: torch.dtype  # type of states between kernels; fp16 for eight-bit models
+    eight: torch.dtype | None  # type of quantised inputs; None for float models
     tables: tuple[Tensor, Tensor, Tensor]  # embeddings of words, positions and types
     norm: Norm
     layers: Sequence[Layer]
@@ -80,10 +80,10 @@ def pack(spec: EncoderSpec, precision: str, device: str) -> EncoderWeights:
 def random(
     layers: int, size: int, wide: int, heads: int, precision: str, device: str, vocabulary: int = 30522
 ) -> EncoderWeights:
-    """Random weights of a shape, for plans and timings; on the "meta" device they have no values.
+    """Random weights of a shape, for plans and timings. On the "meta" device they have no values.
 
-    wide: width of the feed-forward layer. The spread is that of trained weights where it matters: attention scores of
-    about 0.5, so that attention is flat and not one-hot, and eight-bit inputs that fill their range.
+    wide: width of the feed-forward layer. The standard deviations resemble trained weights: attention scores are about 0.5, so
+    that attention is flat and not one-hot, and eight-bit inputs fill their range.
     """
     dtype, eight = FLOATS.get(precision, torch.float16), EIGHTS.get(precision)
 
@@ -91,7 +91,7 @@ def random(
         return torch.randn(*shape, device=device) * spread
 
     def linear(rows: int, columns: int, spread: float) -> Linear:
-        """A layer; spread: standard deviation of its input. That of its output is 0.65 * spread."""
+        """A linear layer. spread: standard deviation of its input; its output has 0.65 * spread."""
         deviation, bias = 0.65 / columns**0.5, values(rows)
         if eight is None:
             return Linear(Weights(values(rows, columns, spread=deviation).to(dtype), None, bias), None)
@@ -123,7 +123,7 @@ def quantised(module: nn.Module) -> bool:
 
 @dataclass(frozen=True)
 class Packer:
-    """Converts the parts of a module; dtype and eight as in `EncoderWeights`."""
+    """Converts the parts of a module. dtype, eight: as in `EncoderWeights`."""
 
     dtype: torch.dtype
     eight: torch.dtype | None
@@ -163,21 +163,23 @@ class Packer:
             return Linear(Weights(self.table(weight), None, self.vector(torch.cat(biases))), None)
         if not all(quantised(m) and m.precision == modules[0].precision for m in modules):
             raise UnsupportedError(
-                "layers that share an input are quantised in part", "skip all of them or none"
+                "only some of the layers that share an input are quantised", "skip all of them or none"
             )
         return self.eight_bit([m.packed() for m in modules])
 
     def eight_bit(self, packed: Sequence[Any]) -> Linear:
-        """The same for quantised layers, given as `quant.Packed`."""
+        """The same for quantised layers. packed: `quant.Packed` objects."""
         first = packed[0]
         if first.weight.dtype != self.eight:
-            raise UnsupportedError(f"a layer is quantised to {first.weight.dtype}, others to {self.eight}")
+            raise UnsupportedError(
+                f"a layer is quantised to {first.weight.dtype}, but others to {self.eight}"
+            )
         scale = torch.full((first.weight.shape[1],), first.input_scale)
         scales = [scale if p.smooth is None else scale * p.smooth.cpu() for p in packed]
         same = all((p.input_scale, p.input_zero) == (first.input_scale, first.input_zero) for p in packed)
         if not same or not all(torch.equal(g, scales[0]) for g in scales):
             raise UnsupportedError(
-                "layers that share an input differ in its scale", "calibrate them as one group"
+                "layers that share an input have different input scales", "calibrate them as one group"
             )
         weights = Weights(
             torch.cat([p.weight for p in packed]).to(self.device).contiguous(),

@@ -17,13 +17,13 @@ from buzzer.engine.infer.session import Array, Description, Plan, Session, check
 from buzzer.errors import UnsupportedError, UsageError, unknown_name
 from buzzer.plugins import Plugin
 
-Kind = Literal["networks", "encoders", "trees", "onnx"]  # of model
+Kind = Literal["networks", "encoders", "trees", "onnx"]  # kind of model
 NETWORKS: Kind = "networks"  # torch modules of any kind
 ENCODERS: Kind = "encoders"  # torch modules that describe their layers (`buzzer.engine.fused.spec`)
-TREES: Kind = "trees"  # boosted trees, as a file of XGBoost
+TREES: Kind = "trees"  # boosted trees in an XGBoost file
 ONNX: Kind = "onnx"  # ONNX files
 BOTH = ("cpu", "cuda")
-OWN_FLOATS = ("fp16", "bf16", "fp64")  # types of an ONNX file that stay as they are
+OWN_FLOATS = ("fp16", "bf16", "fp64")  # float types of an ONNX file that are never converted
 
 __all__ = [
     "BACKENDS",
@@ -54,16 +54,16 @@ __all__ = [
 
 @dataclass(frozen=True)
 class BackendInfo:
-    """What is known of a backend before its libraries are imported. Its precisions are in its module: `load(name).PRECISIONS`."""
+    """The description of a backend, available before its libraries are imported. Its precisions are `load(name).PRECISIONS`."""
 
     name: str
-    module: str  # of the protocol `Backend`
+    module: str  # module path; the module implements the protocol `Backend`
     summary: str  # one line for `buzzer list`
     runs: frozenset[Kind]
     packages: tuple[str, ...] = ()  # top-level modules that must be installed
     devices: tuple[str, ...] = BOTH
-    simulated: tuple[str, ...] = ()  # precisions whose results it gives, but at the speed of FP32
-    takes_gpu_arrays: bool = False  # whether `Session.run` takes arrays that are on the GPU already
+    simulated: tuple[str, ...] = ()  # precisions that it simulates: their results, but the speed of FP32
+    takes_gpu_arrays: bool = False  # whether `Session.run` accepts arrays on the GPU
     compiles: bool = False  # whether it keeps compiled code between processes (`buzzer.caches.COMPILED`)
 
 
@@ -71,13 +71,13 @@ def _built_in(name: str, summary: str, *kinds: Kind, **more: Any) -> BackendInfo
     return BackendInfo(name, f"buzzer.engine.infer.backends.{name}", summary, frozenset(kinds), **more)
 
 
-# Those of buzzer itself; `all_backends` has all.
+# Without plug-ins; `all_backends` includes them.
 BACKENDS = {
     backend.name: backend
     for backend in (
         _built_in(
             "torch_eager",
-            "PyTorch as it is: the reference",
+            "PyTorch without a compiler, the reference",
             NETWORKS,
             packages=("torch",),
             simulated=("int8", "fp8"),
@@ -85,7 +85,7 @@ BACKENDS = {
         ),
         _built_in(
             "torch_compile",
-            "PyTorch through its compiler",
+            "PyTorch with torch.compile",
             NETWORKS,
             packages=("torch",),
             takes_gpu_arrays=True,
@@ -114,14 +114,14 @@ BACKENDS = {
         ),
         _built_in(
             "fused",
-            "Triton kernels of this project, for encoders on a GPU",
+            "this project's Triton kernels, for encoders on a GPU",
             ENCODERS,
             packages=("torch", "triton"),
         ),
-        _built_in("xgboost", "boosted trees by XGBoost", TREES, packages=("xgboost",)),
+        _built_in("xgboost", "boosted trees in XGBoost", TREES, packages=("xgboost",)),
         _built_in(
             "nvforest",
-            "boosted trees by RAPIDS nvForest, on a GPU or the CPU",
+            "boosted trees in RAPIDS nvForest, on a GPU or the CPU",
             TREES,
             packages=("nvforest",),
         ),
@@ -138,22 +138,22 @@ BACKENDS = {
 
 @cache
 def plugin_backends() -> dict[str, Plugin[BackendInfo]]:
-    """Backends of other distributions, by name: their entry points of the group `buzzer.backends`."""
+    """Backends of other distributions, by name. They are entry points of the group `buzzer.backends`."""
     make = plugins.described(BackendInfo, lambda backend: backend.name)
     return plugins.load("buzzer.backends", make, {*BACKENDS, "all"})
 
 
 def all_backends() -> dict[str, BackendInfo]:
-    """All backends by name, those of buzzer first."""
+    """All backends by name: the built-in ones, then those of plug-ins."""
     return BACKENDS | {name: plugin.value for name, plugin in plugin_backends().items()}
 
 
 def info(name: str) -> BackendInfo:
     """A backend's descriptor. Raises UsageError with a did-you-mean for an unknown name."""
-    known = BACKENDS if name in BACKENDS else all_backends()
-    if name not in known:
-        raise unknown_name("backend", name, known)
-    return known[name]
+    backends = BACKENDS if name in BACKENDS else all_backends()
+    if name not in backends:
+        raise unknown_name("backend", name, backends)
+    return backends[name]
 
 
 def runs(name: str, kind: Kind) -> bool:
@@ -162,22 +162,22 @@ def runs(name: str, kind: Kind) -> bool:
 
 
 def simulates(name: str, precision: str) -> bool:
-    """Whether a backend rounds to a precision and multiplies in FP32: the results are that precision's, the speed is not."""
+    """Whether a backend only simulates a precision: it rounds to it but multiplies in FP32, so the speed is that of FP32."""
     return precision in info(name).simulated
 
 
 def split_backend(name: str) -> tuple[str, str]:
-    """What networks run on and what boosted trees run on, in a pipeline that has both and is asked for one backend."""
+    """The backends (networks, boosted trees) of a pipeline that has both, if the user requests this one backend."""
     return ("torch_eager", name) if info(name).runs == {TREES} else (name, "xgboost")
 
 
 def installed(name: str) -> bool:
-    """Whether the packages of a backend are there; `load` also finds out whether they work, in seconds."""
+    """Whether the packages of a backend are installed. `load` also imports them, which takes seconds."""
     return all(importlib.util.find_spec(package) is not None for package in info(name).packages)
 
 
 class Backend(Protocol):
-    """What a backend's module offers."""
+    """The functions and constants of a backend's module."""
 
     PRECISIONS: tuple[str, ...]
 
@@ -190,11 +190,11 @@ class Backend(Protocol):
 
 
 def load(name: str) -> Backend:
-    """The backend's module. Raises UsageError for an unknown name, UnsupportedError where it is not installed."""
+    """The backend's module. Raises UsageError for an unknown name, UnsupportedError if it is not installed."""
     module: Backend = plugins.resolve(info(name).module, f"backend {name}")
-    if odd := [precision for precision in module.PRECISIONS if precision not in WEIGHT_BYTES]:
+    if unknown := [precision for precision in module.PRECISIONS if precision not in WEIGHT_BYTES]:
         raise UnsupportedError(
-            f"backend {name} has a precision {odd[0]} that is not known", f"known: {', '.join(WEIGHT_BYTES)}"
+            f"backend {name} has an unknown precision: {unknown[0]}", f"known: {', '.join(WEIGHT_BYTES)}"
         )
     return module
 
@@ -213,12 +213,12 @@ def prepare(
     """A session of `model` on `backend`.
 
     model: a torch.nn.Module whose forward takes the inputs of `example` by position and returns a tensor or a
-        tuple of tensors, one a name in `outputs`; or the path of a model file (ONNX; trees for xgboost).
-    example: input name -> array, of a batch of at least two rows where that axis may change; gives names, dtypes
-        and sizes.
-    dynamic: input name -> {axis: axis name} that may change from run to run; default: axis 0 of every input.
+        tuple of tensors, one for each name in `outputs`; or the path of a model file (ONNX, or XGBoost trees).
+    example: a batch, input name -> array. It defines the names, dtypes and sizes of inputs. It needs at least two rows if
+        axis 0 may change.
+    dynamic: input name -> {axis: axis name} of the axes that may change from run to run; default: axis 0 of every input.
 
-    Raises UsageError for unknown names, UnsupportedError where backend, precision or device cannot serve.
+    Raises UsageError for unknown names, UnsupportedError if the backend does not support the model, precision or device.
     """
     module = load(backend)
     if device not in (devices := info(backend).devices):
@@ -238,36 +238,36 @@ def prepare(
 
 
 def precisions(backend: Backend, model: Any) -> tuple[str, ...]:
-    """The precisions that a backend has for a model. An ONNX file whose floats are not FP32 runs as it is, under its own type's name."""
+    """The precisions that a backend has for a model. An ONNX file whose floats are not FP32 runs unchanged, under its type's name."""
     if not isinstance(model, Path) or model.suffix != ".onnx":
         return backend.PRECISIONS
     from buzzer.engine.infer.onnx import graphs
 
-    own = graphs.precision(model)
-    if own not in OWN_FLOATS:
+    stored = graphs.precision(model)
+    if stored not in OWN_FLOATS:
         return backend.PRECISIONS
-    return tuple(dict.fromkeys(own if name == "fp32" else name for name in backend.PRECISIONS))
+    return tuple(dict.fromkeys(stored if name == "fp32" else name for name in backend.PRECISIONS))
 
 
 def check_file(path: Path, precision: str) -> None:
-    """Raises UnsupportedError unless the operators of an ONNX file are of the requested precision."""
+    """Raises UnsupportedError unless the operators of an ONNX file have the requested precision."""
     from buzzer.engine.infer.onnx import graphs
 
-    own = graphs.precision(path)
-    if own == "int8" and precision != "int8":
+    stored = graphs.precision(path)
+    if stored == "int8" and precision != "int8":
         raise UnsupportedError(f"the file is quantised and cannot run in {precision}", "use --precision int8")
-    if own in OWN_FLOATS and precision != own:
+    if stored in OWN_FLOATS and precision != stored:
         raise UnsupportedError(
-            f"the file is in {own} and cannot run in {precision}", f"use --precision {own}"
+            f"the file is in {stored} and cannot run in {precision}", f"use --precision {stored}"
         )
-    if own != "int8" and precision in ("int8", "fp8"):
+    if stored != "int8" and precision in ("int8", "fp8"):
         raise UnsupportedError(
             f"the file is in float and cannot run in {precision}", "quantise it first, or use int8-dynamic"
         )
 
 
 def check_quantised(model: Any, precision: str) -> None:
-    """Raises UsageError unless the layers of a torch module are of the requested precision."""
+    """Raises UsageError unless the layers of a torch module have the requested precision."""
     if not hasattr(model, "modules"):
         return
     from buzzer.engine import quant
@@ -275,7 +275,8 @@ def check_quantised(model: Any, precision: str) -> None:
     quantised = quant.precision_of(model)
     if quantised is None and precision in quant.PRECISIONS:
         raise UsageError(
-            f"the model is in float, {precision} needs scales", "see buzzer.engine.quant.quantise"
+            f"the model is in float, but {precision} needs a quantised model",
+            "see buzzer.engine.quant.quantise",
         )
     if quantised not in (None, precision):
-        raise UsageError(f"the model is quantised to {quantised}, {precision} was asked for")
+        raise UsageError(f"the model is quantised to {quantised}, but the requested precision is {precision}")

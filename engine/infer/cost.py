@@ -1,4 +1,4 @@
-"""The least work of a run: FLOPs and bytes, counted from the model and not from a backend's kernels.
+"""The least work of a run, as FLOPs and bytes. They are counted from the model, not from a backend's kernels.
 
 The least time of a run is max(bytes / bandwidth, FLOPs / peak), the roofline of Williams et al. (CACM 2009).
 """
@@ -18,19 +18,19 @@ WEIGHT_BYTES = {"fp64": 8, "fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "int8-dyn
 class Cost:
     """The least work of a run."""
 
-    flops: int  # a multiply-add is two
-    weights: int  # number of weights that each run reads completely
-    rest: int  # bytes of the embedding rows that are read, of inputs and of outputs
+    flops: int  # a multiply-add counts as two
+    weights: int  # number of weights without embedding tables; each run reads all of them
+    rest: int  # bytes of inputs, outputs, and embedding rows that are read
 
     def bytes_moved(self, precision: str) -> int:
-        """The least number of bytes to move. Activations are not counted, since they could stay in a cache."""
+        """The least number of bytes to move. Activations are not counted, because they could stay in a cache."""
         return self.weights * WEIGHT_BYTES[precision] + self.rest
 
 
 def cost_of(model: Any, batch: Mapping[str, Array]) -> Cost | None:
     """The cost of a run on a batch; None for models whose operations are not counted (trees).
 
-    model: a torch module, which is run once, or the path of an ONNX file.
+    model: a torch module, which is run once, or a path; only ONNX files are counted.
     """
     if isinstance(model, Path):
         return of_graph(model, batch) if model.suffix == ".onnx" else None
@@ -40,7 +40,7 @@ def cost_of(model: Any, batch: Mapping[str, Array]) -> Cost | None:
 
 
 def of_module(module: Any, batch: Mapping[str, Array]) -> Cost:
-    """The cost by torch's FLOP counter: matrix products, convolutions and attention. Runs the module once."""
+    """The cost from torch's FLOP counter: matrix products, convolutions and attention. Runs the module once."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -48,12 +48,11 @@ def of_module(module: Any, batch: Mapping[str, Array]) -> Cost:
     inputs = [torch.as_tensor(array, device=device) for array in batch.values()]
     rows, steps = [0], [0]
     handles = [m.register_forward_hook(_rows(rows)) for m in module.modules() if _is_table(m)]
-    if device.type == "cuda":  # on which a recurrent layer is one operation that torch does not count
+    if device.type == "cuda":  # torch does not count the operation of a recurrent layer on CUDA
         handles += [m.register_forward_hook(_steps(steps)) for m in module.modules() if _is_recurrent(m)]
     try:
-        on_cpu = {
-            torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention
-        }  # torch does not count it
+        # torch does not count this operation by default.
+        on_cpu = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
         with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=on_cpu) as counter:
             result = module(*inputs)
     finally:
@@ -104,7 +103,7 @@ def _steps(total: list[int]) -> Any:
 
 
 def of_graph(path: Path, batch: Mapping[str, Array]) -> Cost | None:
-    """The cost by ONNX shape inference with the batch's sizes; None if the shape of a matrix product remains unknown."""
+    """The cost from ONNX shape inference with the batch's sizes; None if the shape of a matrix product remains unknown."""
     from onnx import shape_inference
 
     from buzzer.engine.infer.onnx import graphs
@@ -119,7 +118,7 @@ def of_graph(path: Path, batch: Mapping[str, Array]) -> Cost | None:
             dim.dim_value = size
     try:
         inferred = shape_inference.infer_shapes(model, data_prop=True)
-    except (shape_inference.InferenceError, RuntimeError):  # runtimes have their own shape inference
+    except (shape_inference.InferenceError, RuntimeError):  # a runtime may still run the model
         return None
     shapes = _shapes(inferred.graph)
     tables = {n.input[0] for n in model.graph.node if n.op_type == "Gather" and n.input}
@@ -169,7 +168,7 @@ def _node_flops(node: Any, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
     if out is None:
         return None
     if node.op_type == "Gemm":
-        turned = any(a.name == "transB" and a.i for a in node.attribute)
-        return 2 * prod(out) * right[-1 if turned else 0]
+        transposed = any(a.name == "transB" and a.i for a in node.attribute)
+        return 2 * prod(out) * right[-1 if transposed else 0]
     inner = prod(right[1:]) if node.op_type.startswith("Conv") else left[-1]
     return 2 * prod(out) * inner

@@ -1,4 +1,4 @@
-"""CUDA graphs of functions of tensors, on static buffers; the common part of the backends that use torch's device memory."""
+"""CUDA graphs of functions of tensors on static buffers. Shared by the backends that use torch's device memory."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from buzzer.engine.infer.base import Base
 from buzzer.engine.infer.session import Array, Plan, as_arrays
 from buzzer.errors import first_line
 
-# Runs before the capture, as torch's notes on CUDA graphs require: libraries choose kernels and allocate workspaces in them.
+# Runs before the capture, as torch's notes on CUDA graphs require: in these, libraries choose kernels and allocate workspaces.
 WARMUPS = 3
 
 Function = Callable[[list[Tensor]], tuple[Tensor, ...]]
@@ -44,8 +44,8 @@ class Graphed:
     @torch.inference_mode()
     def take(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Copy inputs of the same sizes, from host or device, into the graph's buffers. Returns the buffers."""
-        for buffer, given in zip(self.inputs, inputs, strict=True):
-            buffer.copy_(given, non_blocking=True)
+        for buffer, tensor in zip(self.inputs, inputs, strict=True):
+            buffer.copy_(tensor, non_blocking=True)
         return self.inputs
 
     def replay(self) -> tuple[Tensor, ...]:
@@ -63,7 +63,7 @@ class Graphed:
 
 @dataclass
 class Staged:
-    """A batch on the device, and after its run the outputs there."""
+    """A batch on the device and, after its run, its outputs on the device."""
 
     inputs: list[Tensor]
     outputs: tuple[Tensor, ...] = ()
@@ -85,7 +85,7 @@ class Replayed(Base):
         raise NotImplementedError
 
     def _call(self, inputs: list[Tensor]) -> tuple[Tensor, ...]:
-        """Start the model on inputs on the device; does not wait for it."""
+        """Start the model on inputs that are on the device; does not wait for it."""
         raise NotImplementedError
 
     @torch.inference_mode()
@@ -110,16 +110,16 @@ class Replayed(Base):
 def graph_or_note(
     function: Function, example: Sequence[Tensor], plan: Plan, backend: str
 ) -> tuple[Graphed | None, tuple[str, ...]]:
-    """The function's CUDA graph if all axes are fixed and it can be captured; else None, and a note for the record that says why."""
-    launches = "its device time has the launches in it"
+    """The function's CUDA graph if all axes are fixed and it can be captured; else None and a note for the record with the reason."""
+    launches = "its device time includes kernel launches"
     if any(plan.dynamic.values()):
         return None, (
-            f"{backend} {plan.precision} ran without a CUDA graph, for its axes are open: {launches}",
+            f"{backend} {plan.precision} ran without a CUDA graph, because its axes are not fixed: {launches}",
         )
     try:
         return Graphed(function, example), ()
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        note = f"{backend} {plan.precision} ran without a CUDA graph, which could not be captured"
+        note = f"{backend} {plan.precision} ran without a CUDA graph, because it could not be captured"
         return None, (f"{note} ({first_line(error)}): {launches}",)

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-STREAM_BYTES = 1 << 28  # far beyond any cache
-SIDES = {"cpu": 1024, "cuda": 8192}  # of the square matrices, large enough to reach the peak
+STREAM_BYTES = 1 << 28  # larger than the caches of the measured machines
+SIDES = {"cpu": 1024, "cuda": 8192}  # sides of the square matrices, large enough to reach the peak
 SMALL = 64  # side of the matrices that only test whether a product runs
-# Seconds during which a call is repeated. The fastest one counts: a limit is the best that was reached, not the usual.
+# Seconds during which a call is repeated. The fastest call is the result, because a limit is the best time, not the typical one.
 TRIED_S = {"cpu": 1.0, "cuda": 0.2}
-SPIN_CYCLES = 200_000  # of the GPU's clock, about 0.1 ms
-ROOF_ALIAS = {"int8-dynamic": "int8"}  # precisions that have the limit of another one
+SPIN_CYCLES = 200_000  # cycles of the GPU's clock, about 0.1 ms
+ROOF_ALIAS = {"int8-dynamic": "int8"}  # precision -> the precision whose limit applies to it
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Roof:
     """The limits of a machine."""
 
     bandwidth: float  # bytes per second
-    peak: dict[str, float]  # precision -> FLOPs per second; a multiply-add is two
+    peak: dict[str, float]  # precision -> FLOPs per second; a multiply-add counts as two
 
     def floor_s(self, bytes_moved: int, flops: int, precision: str) -> float | None:
         """The least time of a run in seconds (Williams et al., CACM 2009); None if the precision has no measured peak."""
@@ -50,7 +50,7 @@ def measure(threads: int, device: str) -> Roof:
 
 
 def best(run: Callable[[], Any], timed: Callable[[Callable[[], Any]], float], tried_s: float) -> float:
-    """The least time of a call in seconds. A call that takes longer than `tried_s`, as in emulated precisions, is made once."""
+    """The least time of a call in seconds. A call that takes longer than `tried_s`, as in emulated precisions, runs once."""
     times: list[float] = []
     while not times or sum(times) < tried_s:
         times.append(timed(run))
@@ -65,13 +65,13 @@ def by_clock(run: Callable[[], Any]) -> float:
 
 
 def by_events() -> Callable[[Callable[[], Any]], float]:
-    """A function that times a call by two events on the GPU, in seconds, without launch overhead and waiting."""
+    """A function that times a call with two GPU events, in seconds, without launch overhead and waiting."""
     import torch
 
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
 
     def timed(run: Callable[[], Any]) -> float:
-        torch.cuda._sleep(SPIN_CYCLES)  # enqueues the call before the GPU reaches the first event
+        torch.cuda._sleep(SPIN_CYCLES)  # the call is enqueued before the GPU reaches the first event
         start.record()
         run()
         end.record()
@@ -91,7 +91,8 @@ def streams(device: str) -> list[tuple[Callable[[], Any], int]]:
 
 
 def torch_products(device: str) -> dict[str, list[Callable[[], Any]]]:
-    """torch's products of square matrices by precision, if they run here. Small ones are tried first: emulated ones take seconds."""
+    """torch's products of square matrices by precision, if they run on this device. Small matrices test this, because an emulated
+    product of large ones takes seconds."""
     small = products_of(device, SMALL)
     return {n: [run] for n, run in products_of(device, SIDES[device]).items() if _runs(small[n])}
 
@@ -125,7 +126,7 @@ def _runs(run: Callable[[], Any]) -> bool:
 
 
 def onnx_products(threads: int) -> dict[str, list[Callable[[], Any]]]:
-    """ONNX Runtime's products with a constant on the right, which it packs beforehand as it packs weights; empty without it."""
+    """ONNX Runtime's products with a constant right operand, which it packs in advance like weights; empty if it is not installed."""
     try:
         import onnxruntime
     except ImportError:
@@ -151,13 +152,13 @@ def product(kind: str, left: Any, right: Any) -> bytes:
     """A serialised ONNX graph of one matrix product, MatMul or MatMulInteger, with `right` as a constant."""
     from onnx import TensorProto, helper, numpy_helper
 
-    given = helper.np_dtype_to_tensor_dtype(left.dtype)
-    gives = TensorProto.INT32 if kind == "MatMulInteger" else TensorProto.FLOAT
+    input_type = helper.np_dtype_to_tensor_dtype(left.dtype)
+    output_type = TensorProto.INT32 if kind == "MatMulInteger" else TensorProto.FLOAT
     graph = helper.make_graph(
         [helper.make_node(kind, ["x", "w"], ["y"])],
         "product",
-        [helper.make_tensor_value_info("x", given, list(left.shape))],
-        [helper.make_tensor_value_info("y", gives, list(left.shape))],
+        [helper.make_tensor_value_info("x", input_type, list(left.shape))],
+        [helper.make_tensor_value_info("y", output_type, list(left.shape))],
         [numpy_helper.from_array(right, "w")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)

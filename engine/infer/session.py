@@ -15,7 +15,7 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Plan:
-    """The arguments from which a backend makes a session; see `infer.prepare`."""
+    """The arguments of a backend's `prepare`; see `infer.prepare`."""
 
     model: Any
     example: dict[str, Array]
@@ -39,22 +39,24 @@ class Description:
     weight_bytes: int | None
     affinity: tuple[int, ...] = ()  # cores that the process may use; empty if unknown
     denormals: str = "kept"  # "flushed" to zero or "kept"
-    kernels: int | None = None  # kernels, or operators of the optimised graph, in one run
-    flops: int | None = None  # of one run on the batch that was passed to `describe`; a multiply-add is two
+    kernels: int | None = None  # number of kernels, or of operators of the optimised graph, in one run
+    flops: int | None = (
+        None  # FLOPs of one run on the batch that was passed to `describe`; a multiply-add counts as two
+    )
     bytes_moved: int | None = None  # least bytes of that run: weights in this precision, inputs, and outputs
     graph: bool | None = None  # whether a run replays a CUDA graph; None on a CPU, or if unknown
-    notes: tuple[str, ...] = ()  # remarks for readers of its times
+    notes: tuple[str, ...] = ()  # remarks on its measured times
 
 
 class Session(Protocol):
     """A model that is ready to run."""
 
     def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
-        """The outputs by name, as new arrays that belong to the caller. Raises UsageError for a batch of the wrong form."""
+        """The outputs by name, as new arrays that belong to the caller. Raises UsageError for a batch that does not match the plan."""
         ...
 
     def describe(self, batch: Mapping[str, Array] | None = None) -> Description:
-        """The session's facts. With a batch, also the FLOPs and bytes of a run on it, which one slow run counts."""
+        """The session's facts. With a batch, also the FLOPs and bytes of a run on it; counting them takes one slow run."""
         ...
 
     def poison(self) -> None:
@@ -92,23 +94,25 @@ class Staging(Protocol):
 def check_batch(plan: Plan, batch: Mapping[str, Array]) -> None:
     """Raises UsageError unless a batch has the plan's inputs, with their dtypes, ranks and fixed axes."""
     if batch.keys() != plan.example.keys():
-        raise UsageError(f"inputs {sorted(batch)} given, the model takes {sorted(plan.example)}")
+        raise UsageError(f"the inputs are {sorted(batch)}, but the model takes {sorted(plan.example)}")
     for name, example in plan.example.items():
         array = batch[name]
         if array.dtype != example.dtype:
-            raise UsageError(f"input {name}: dtype {array.dtype} given, the model takes {example.dtype}")
+            raise UsageError(f"input {name} has dtype {array.dtype}, but the model takes {example.dtype}")
         if array.ndim != example.ndim:
-            raise UsageError(f"input {name}: {array.ndim} axes given, the model takes {example.ndim}")
+            raise UsageError(f"input {name} has {array.ndim} axes, but the model takes {example.ndim}")
         for axis, size in enumerate(example.shape):
             if axis not in plan.dynamic[name] and array.shape[axis] != size:
                 raise UsageError(
-                    f"input {name}: axis {axis} has {array.shape[axis]} values, the model takes {size}"
+                    f"input {name}: axis {axis} has size {array.shape[axis]}, but the model takes {size}"
                 )
 
 
 def as_arrays(tensors: Any, names: tuple[str, ...]) -> dict[str, Array]:
-    """A model's outputs by name. Raises UsageError if their number differs from that of the names."""
+    """A model's outputs by name. Raises UsageError if there are more or fewer outputs than names."""
     values = list(tensors) if isinstance(tensors, tuple | list) else [tensors]
     if len(values) != len(names):
-        raise UsageError(f"the model gives {len(values)} outputs, {len(names)} are named: {', '.join(names)}")
+        raise UsageError(
+            f"the model returns {len(values)} outputs, but {len(names)} are named: {', '.join(names)}"
+        )
     return {name: np.asarray(value) for name, value in zip(names, values, strict=True)}

@@ -1,4 +1,4 @@
-"""A session that calls a torch module: the common part of torch_eager and torch_compile."""
+"""A session that calls a torch module. Shared by torch_eager and torch_compile."""
 
 import copy
 from collections.abc import Mapping
@@ -13,13 +13,13 @@ from buzzer.engine.infer.cuda_graphs import Replayed, Staged, graph_or_note
 from buzzer.engine.infer.session import Array, Description, Plan, check_batch
 from buzzer.errors import UnsupportedError, first_line
 
-MIXED = ("dtype", "scalar type")  # words in torch's errors about operands of different types
+MIXED = ("dtype", "scalar type")  # substrings of torch's errors about operands of different types
 
 
 class TorchSession(Replayed):
     """Runs the module in evaluation mode; outputs are fp32.
 
-    On the CPU, bf16 is autocast. On a GPU the module is converted once, and if all axes are fixed, a run replays a CUDA graph on
+    On the CPU, bf16 uses autocast. On a GPU the module is converted once, and if all axes are fixed, a run replays a CUDA graph on
     static buffers. Subclasses set `backend` and may override `callable_of`.
     """
 
@@ -46,17 +46,17 @@ class TorchSession(Replayed):
             self._settle()
 
     def converted(self, plan: Plan) -> torch.nn.Module:
-        """The module on the device. If a GPU runs it in another type, this is a converted copy: the caller's module keeps its types."""
+        """The module on the device. If a GPU runs it in another type, it is a converted copy, so the caller's module is not changed."""
         module = plan.model.to(plan.device).eval()
         return module if self._dtype is None else copy.deepcopy(module).to(self._dtype)
 
     def callable_of(self, module: torch.nn.Module) -> Any:
-        """What `run` calls: here the module itself."""
+        """The callable that `run` calls; by default the module itself."""
         return module
 
     @torch.inference_mode()
     def _settle(self) -> None:
-        """On a GPU: fall back to autocast if the module mixes types, and capture the CUDA graph if axes are fixed. Notes say what failed."""
+        """On a GPU: use autocast if the module mixes types, and capture a CUDA graph if all axes are fixed. Notes record failures."""
         example = self._sent(self.plan.example)
         if self._dtype is not None:
             try:
@@ -66,7 +66,7 @@ class TorchSession(Replayed):
                     raise
                 self._autocast = True
                 self._notes += (
-                    f"{self.backend} runs under autocast, for the module mixes types: {first_line(error)}",
+                    f"{self.backend} runs under autocast, because the module mixes types: {first_line(error)}",
                 )
         self._graph, notes = graph_or_note(self._call, example, self.plan, self.backend)
         self._notes += notes

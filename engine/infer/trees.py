@@ -1,4 +1,4 @@
-"""XGBoost models as the backends of boosted trees take them: a Booster, or the file of one."""
+"""Loads the XGBoost models of the tree backends: a Booster, or a file with a Booster."""
 
 import re
 from pathlib import Path
@@ -13,13 +13,13 @@ except ImportError as error:
 
 
 def booster_of(model: Any) -> xgboost.Booster:
-    """The model itself if it is a Booster, else the Booster in its file. Raises as `load` does."""
+    """The model if it is a Booster, else the Booster in the file. Raises as `load` does."""
     return model if isinstance(model, xgboost.Booster) else load(model)
 
 
 def load(model: Any) -> xgboost.Booster:
     """The Booster in a file. Raises UnsupportedError for a model that is not a path, DataError for a file that is missing or
-    holds no Booster."""
+    is not an XGBoost model."""
     if not isinstance(model, Path):
         raise UnsupportedError(
             "xgboost runs boosted trees only", "use --backend torch_eager for torch modules"

@@ -1,1 +1,2 @@
-"""Triton kernels of encoders, and the tools that compile, time and tune them. Importing this package needs no Triton; its modules do."""
+"""Triton kernels of encoders, and tools that compile, time and tune them. The package can be imported without Triton; its modules
+cannot."""

@@ -1,4 +1,4 @@
-"""Compiles launches in other processes, into Triton's cache, while this process measures."""
+"""Compiles launches into Triton's cache in other processes while this process measures."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -12,10 +12,10 @@ WORKERS = 16  # at most
 
 
 class Ahead:
-    """Worker processes that compile for a compute capability, without a device. They are spawned, because a process that has
+    """Worker processes that compile for a compute capability. They need no GPU. They are spawned, because a process that has
     used CUDA cannot be forked.
 
-    capability: 90 is an H100's.  shared: bytes of shared memory that a program may have.
+    capability: 90 for an H100.  shared: bytes of shared memory that a program may have.
     """
 
     def __init__(self, capability: int, shared: int) -> None:
@@ -29,20 +29,20 @@ class Ahead:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def start(self, make: Callable[..., Sequence[Launch]], *given: Any) -> Future[None]:
-        """Compile the launches `make(*given)`. A worker calls `make`, so its tensors should be on the "meta" device."""
-        return self._pool.submit(compile_all, self._target, make, given)
+    def start(self, make: Callable[..., Sequence[Launch]], *arguments: Any) -> Future[None]:
+        """Compile the launches `make(*arguments)`. A worker calls `make`, so its tensors should be on the "meta" device."""
+        return self._pool.submit(compile_all, self._target, make, arguments)
 
 
 def compile_all(
-    target: tuple[int, int], make: Callable[..., Sequence[Launch]], given: tuple[Any, ...]
+    target: tuple[int, int], make: Callable[..., Sequence[Launch]], arguments: tuple[Any, ...]
 ) -> None:
-    """Compile launches into Triton's cache, in a worker. Raises Triton's errors.
+    """Compile the launches `make(*arguments)` into Triton's cache. Runs in a worker. Raises Triton's errors.
 
     target: compute capability and bytes of shared memory.
     """
     from buzzer.engine.kernels.offline import Compiler
 
     with Compiler(*target):
-        for launch in make(*given):
+        for launch in make(*arguments):
             launch()

@@ -32,8 +32,8 @@ def bounds_of(
     ROWS: tl.constexpr,
     LIMIT: tl.constexpr,
 ):
-    """The first key of each of ROWS tokens and the one after its last, and the inverse of a head's columns. No kernel writes
-    them, so they may be loaded before any wait."""
+    """For each of ROWS tokens its first key and the key after its last, and the inverse scales of a head's columns. No kernel
+    writes them, so they may be loaded before any wait."""
     rows = block * ROWS + tl.arange(0, ROWS)
     wide = tl.arange(0, PADDED)
     first = tl.load(spans + rows, mask=rows < M, other=2147483647)
@@ -64,7 +64,7 @@ def attention_block(
     CAUSAL: tl.constexpr,
     LIMIT: tl.constexpr,
 ):
-    """Compute ROWS tokens of one head. first, last and inverses are from `bounds_of`; the other arguments are those of `attention`.
+    """Compute ROWS tokens of one head. first, last and inverses are from `bounds_of`; the other arguments are as in `attention`.
 
     softmax(q k' / sqrt(WIDTH)) v with a running maximum (Milakov and Gimelshein, arXiv 1805.02867, algorithm 3), as in
     FlashAttention (Dao et al., arXiv 2205.14135).
@@ -116,7 +116,7 @@ def attention_block(
 @kernel
 def attention(
     qkv,  # [M, 3 * HEADS * WIDTH]: queries, keys and values of a token side by side
-    spans,  # int32 [2, M]: first token of each token's sequence, and the one after its last
+    spans,  # int32 [2, M]: for each token, the first token of its sequence and the token after the last
     distances,  # float32 [HEADS, 2 * REACH - 1], log2(e) * the addend of each distance to a score; unused if REACH is 0
     inverse,  # float32 [HEADS * WIDTH], 1 / scale of the output; unused if LIMIT is 0
     out,  # [M, HEADS * WIDTH]
@@ -129,14 +129,14 @@ def attention(
     ROWS: tl.constexpr,
     KEYS: tl.constexpr,
     REACH: tl.constexpr,  # tokens of the longest sequence that `distances` covers
-    CAUSAL: tl.constexpr,  # a token attends only to itself and to those before it
+    CAUSAL: tl.constexpr,  # a token attends only to itself and to earlier tokens
     LIMIT: tl.constexpr,
     PDL: tl.constexpr,
 ):
     """Attention within each sequence.
 
-    A block of rows may contain several sequences. Its keys are the union of theirs, and each row masks those of the others.
-    So the launch grid depends only on the number of tokens, and one captured graph works for any lengths.
+    A block of rows may contain several sequences. It reads the keys of all of them, and each row masks the keys of other
+    sequences. So the launch grid depends only on the number of tokens, and one captured graph works for any lengths.
     """
     let_next_start(PDL)
     block, head = tl.program_id(0), tl.program_id(1)
@@ -151,8 +151,8 @@ def attention(
 def blocks(m: int, heads: int) -> tuple[int, int]:
     """ROWS and KEYS for m tokens.
 
-    As long as all programs fit in one wave, the blocks are small, so that there are many programs, and have up to 128 keys,
-    so that most sequences need one pass. Beyond one wave, larger blocks of rows read each key less often.
+    If all programs fit in one wave, blocks have few rows, so that there are many programs, and up to 128 keys, so that most
+    sequences need one pass. Beyond one wave, blocks have more rows, so that each key is read less often.
 
     >>> [blocks(m, 16) for m in (16, 128, 256, 16384)]
     [(16, 16), (16, 128), (32, 128), (32, 64)]
@@ -177,10 +177,10 @@ def self_attention(
 ) -> Launch:
     """The launch of out [M, H] = attention of each token to its own sequence, from qkv [M, 3 * H] and spans int32 [2, M].
 
-    quantiser: how a quantised output is made.
-    distances: float32 [heads, 2 * reach - 1], log2(e) * the addend to the score of a key `reach - 1` tokens after the
-        token, ..., `reach - 1` before it; no sequence may be longer than `reach`.
-    causal: a token attends only to itself and to those before it.
+    quantiser: the quantiser of a quantised output.
+    distances: float32 [heads, 2 * reach - 1], log2(e) * the term added to a score by distance, from a key `reach - 1` tokens
+        after the token to a key `reach - 1` tokens before it; no sequence may be longer than `reach`.
+    causal: a token attends only to itself and to earlier tokens.
     cut: rows and keys of a program's block, powers of two >= 16; default: `blocks`.
     """
     m, size = out.shape

@@ -1,14 +1,14 @@
-"""Facts that the command line prints as JSON objects: about launches, code, tiles, modes and probes."""
+"""Facts about launches and compiled code that `python -m buzzer.engine.fused` prints as JSON objects."""
 
 from dataclasses import asdict, dataclass, fields, is_dataclass
 
 
 @dataclass(frozen=True)
 class Facts:
-    """Base of the dataclasses here and in the modules that measure. Fields are the keys of a JSON object."""
+    """Base class of all printed facts. The fields are the keys of a JSON object."""
 
     def as_json(self) -> dict[str, object]:
-        """The fields by name, nested dataclasses as objects. A field with the default None is left out while it is None."""
+        """The fields by name, nested dataclasses as objects. A field whose default is None is left out if it is None."""
         values = {field.name: (getattr(self, field.name), field.default) for field in fields(self)}
         return {
             name: asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
@@ -19,10 +19,10 @@ class Facts:
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchFacts(Facts):
-    """A kernel with its launch options and its work. Sizes of tiles or blocks are None for kernels that have none.
+    """A kernel with its launch options and its work. Tile and block sizes are None for kernels without tiles or blocks.
 
-    constant_bytes: weights and tables that it reads.  moved_bytes: activations that it reads and writes.
-    flops: a multiply-add is two.
+    constant_bytes: bytes of the weights and tables that it reads.  moved_bytes: bytes of the activations that it reads and
+    writes.  flops: a multiply-add counts as two.
     """
 
     kernel: str
@@ -41,7 +41,7 @@ class LaunchFacts(Facts):
 
 @dataclass(frozen=True)
 class CodeFacts(Facts):
-    """What compiled code needs: registers and bytes of local memory per thread, bytes of shared memory per program, and the
+    """Resources of compiled code: registers and bytes of local memory per thread, bytes of shared memory per program, and the
     tensor core instruction ("wgmma", "mma" or "none")."""
 
     registers: int
@@ -59,7 +59,7 @@ class FloorFacts(Facts):
 
 @dataclass(frozen=True)
 class PlanFacts(Facts):
-    """Sums over the kernels of a run; floor_us: microseconds on an H100."""
+    """Sums over the kernels of a run. floor_us: least microseconds on an H100."""
 
     kernels: int
     constant_bytes: int

@@ -22,7 +22,7 @@ from buzzer.engine.kernels.jit import (
 )
 
 GROUP = 8  # row blocks whose programs share weights in L2
-# Values of the largest tile whose residual is loaded before the product; larger ones would leave too few registers.
+# Largest number of values of a tile whose residual is loaded before the product; larger tiles would leave too few registers.
 SMALL = tl.constexpr(64 * 64)
 
 
@@ -30,8 +30,8 @@ SMALL = tl.constexpr(64 * 64)
 class Tile:
     """How a GEMM is divided among programs.
 
-    rows, columns, depth: of a tile.  split: number of shares of K.  warps: of a program.  stages: of the pipeline of loads.
-    whole: a share of K is one step of `depth`, whose weights are loaded before waiting for the previous kernel.
+    rows, columns, depth: size of a tile.  split: number of shares of K.  warps: warps of a program.  stages: stages of the
+    load pipeline.  whole: a share of K is one step of `depth`; its weights are loaded before waiting for the previous kernel.
     """
 
     rows: int
@@ -59,7 +59,7 @@ def vectors_of(
     BIAS: tl.constexpr,
     LIMIT: tl.constexpr,
 ):
-    """Scale, bias and inverse of a tile's columns. They are constants, so they may be loaded before any wait."""
+    """Scale, bias and inverse scale of a tile's columns. They are constants, so they may be loaded before any wait."""
     columns = column_tile * COLUMNS + tl.arange(0, COLUMNS)
     kept = columns < N
     scales = tl.load(scale + columns, mask=kept, other=0.0) if SCALED else 1.0
@@ -110,7 +110,7 @@ def gemm_tile(
     """Compute one tile, for share `part` of K.
 
     scales, biases and inverses are from `vectors_of`; with WHOLE, share_of_w is from `whole_share`; the other arguments
-    are those of `gemm`.
+    are as in `gemm`.
     """
     in_tile = tl.arange(0, ROWS)
     rows = row_tile * ROWS + in_tile
@@ -172,7 +172,7 @@ def prefetch_tile(
     DEPTH: tl.constexpr,
     SPLIT: tl.constexpr,
 ):
-    """Start loading the weights of a tile into L2, in lines of 128 bytes."""
+    """Start loading the weights of a tile into the L2 cache, in lines of 128 bytes."""
     columns = column_tile * COLUMNS + tl.arange(0, COLUMNS)
     share: tl.constexpr = (K + DEPTH * SPLIT - 1) // (DEPTH * SPLIT) * DEPTH
     line: tl.constexpr = 128 // (w.dtype.element_ty.primitive_bitwidth // 8)
@@ -184,7 +184,7 @@ def prefetch_tile(
 @kernel
 def gemm(
     a,  # [M, K]: float16, bfloat16, float32, int8 or float8_e4m3fn
-    w,  # [N, K], of a's dtype: a torch Linear's weight
+    w,  # [N, K], same dtype as a: a torch Linear's weight
     scale,  # float32 [N], input scale * weight scale; unused without SCALED
     bias,  # float32 [N]; unused without BIAS
     residual,  # float16, bfloat16 or float32 [M, N]; unused without RESIDUAL
@@ -210,7 +210,7 @@ def gemm(
 ):
     """Each program computes one tile for one share of K.
 
-    Programs are ordered down the rows in groups of GROUP row blocks, so that those that run together share weights in L2.
+    Programs are ordered down the rows in groups of GROUP row blocks, so that concurrent programs share weights in the L2 cache.
     """
     let_next_start(PDL)
     row_tiles = tl.cdiv(M, ROWS)
@@ -245,7 +245,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Quantiser:
-    """How a float output is quantised to eight bits: round(x * inverse) + zero. inverse: float32 [N]."""
+    """Quantises a float output to eight bits: round(x * inverse) + zero. inverse: float32 [N]."""
 
     inverse: Tensor
     zero: int
@@ -265,8 +265,8 @@ def linear(
 ) -> Launch:
     """The launch of out [M, N] = act(a [M, K] @ weight.T * scale + bias + residual), quantised by `quantiser` if out has eight bits.
 
-    With tile.split > 1, out is float32 [split, M, N] and receives the partial sums of a @ weight.T * scale; bias, residual
-    and norm are left to `rows.residual_norm`.
+    With tile.split > 1, out is float32 [split, M, N] and receives the partial sums of a @ weight.T * scale;
+    `rows.residual_norm` adds bias and residual and applies the norm.
     """
     (m, k), n, split = a.shape, weights.weight.shape[0], tile.split
     parts = split > 1
@@ -293,8 +293,8 @@ def linear(
 
 
 SHAPES = ((16, 32, 4), (32, 32, 4), (64, 32, 4), (64, 64, 4), (128, 64, 4), (128, 128, 8), (128, 256, 8))
-# Values of the largest tile whose epilogues all fit a thread's registers. A larger one keeps up to 352 bytes per thread in
-# local memory, so it is used only if it was measured to be faster.
+# Largest number of values of a tile whose epilogues fit a thread's registers. A larger tile keeps up to 352 bytes per thread in
+# local memory, so it is used only if tuning measured that it is faster.
 UNSPILLED = 128 * 128
 SPLITS = (1, 2, 4, 8)
 MULTIPROCESSORS = 132  # of an H100
@@ -315,10 +315,10 @@ def default_tile(m: int, n: int, k: int, dtype: torch.dtype, splits: bool) -> Ti
 
 
 def early_tile(m: int, n: int, k: int, dtype: torch.dtype, splits: bool) -> Tile | None:
-    """The `whole` tile of at most one wave with most programs, then fewest shares; None if none fits.
+    """The `whole` tile with the most programs in at most one wave; ties go to the fewest shares of K. None if no tile fits.
 
-    Its shared memory must fit beside that of the previous kernel. A GEMM before a norm comes after a GEMM without one, and
-    96 and 128 KB fit together.
+    Its shared memory must fit together with that of the previous kernel. GEMMs followed by a norm alternate with GEMMs that
+    are not, and 96 and 128 KB fit together.
     """
     most_shared = (96 if splits else 128) << 10
     fits = {}
@@ -334,10 +334,10 @@ def early_tile(m: int, n: int, k: int, dtype: torch.dtype, splits: bool) -> Tile
 
 
 def estimate(tile: Tile, m: int, n: int, k: int, width: int) -> float:
-    """Estimated microseconds of a GEMM with a tile; good for comparing tiles, not as a prediction. width: bytes of a value.
+    """Estimated microseconds of a GEMM with a tile, to compare tiles and not to predict times. width: bytes of a value.
 
-    The model: waves of programs, each limited by the bytes that it reads or by its FLOPs; and the partial sums that a
-    split writes and a norm reads.
+    The model has waves of programs, each limited by the bytes that it reads or by its FLOPs. It adds the partial sums that a
+    split GEMM writes and a norm reads.
     """
     waves = -(-(-(-m // tile.rows) * -(-n // tile.columns) * tile.split) // MULTIPROCESSORS)
     share = waves * k / tile.split

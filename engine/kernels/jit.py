@@ -1,10 +1,10 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
-"""What all kernels share: the import of Triton, `Launch`, and small functions that are inlined into kernels.
+"""Code that all kernels share: the import of Triton, `Launch`, and small functions that are inlined into kernels.
 
 Conventions of every kernel:
 
-- Matrices are row-major and contiguous. Sizes that the model fixes are constexpr; the number of tokens is not.
+- Matrices are row-major and contiguous. Sizes that depend only on the model are constexpr; the number of tokens is not.
 - Arithmetic is FP32.
 - `LIMIT` is the largest value of the output type: 0 for a float output, 127 for INT8, 448 for FP8 E4M3.
 - `PDL` means programmatic dependent launch (compute capability 9.0). A kernel then begins with `let_next_start`, and
@@ -29,10 +29,13 @@ except ImportError as error:
     raise UnsupportedError("Triton is not installed", "pip install 'buzzer[kernels]'") from error
 
 ACTIVATIONS = ("none", "gelu", "gelu_tanh", "relu", "tanh")
-__all__ = ["tl", "triton"]  # kernels import Triton from here, so that one place reports that it is missing
+__all__ = [
+    "tl",
+    "triton",
+]  # kernels import Triton from this module, so that one place reports that it is missing
 LIMITS = {torch.int8: 127, torch.float8_e4m3fn: 448}  # dtype -> LIMIT
 
-# The interpreter's cast to E4M3 loses the carry into the exponent (126 becomes 64); a GPU rounds correctly.
+# Triton's interpreter loses the carry into the exponent in a cast to E4M3 (126 becomes 64); a GPU rounds correctly.
 INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 
 # The decorator of kernels: one compilation serves any number of tokens and any zero point.
@@ -40,7 +43,7 @@ kernel: Callable[[Any], Any] = triton.jit(do_not_specialize=["M", "zero"])
 
 
 SPINS = 1 << 15  # polls after which a barrier gives up: about ten milliseconds
-BROKEN = tl.constexpr(1 << 30)  # the counter of a barrier that was given up: more than any target
+BROKEN = tl.constexpr(1 << 30)  # counter of a barrier that timed out: more than any target
 CARVEOUT = 9  # CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT, in percent
 CUT = ("ROWS", "COLUMNS", "DEPTH", "SPLIT", "KEYS")  # the constants that are sizes of tiles or blocks
 
@@ -49,8 +52,8 @@ CUT = ("ROWS", "COLUMNS", "DEPTH", "SPLIT", "KEYS")  # the constants that are si
 class Launch:
     """A kernel with all its arguments. Call it to start the kernel.
 
-    constant_bytes: weights and tables, which each run reads from memory.
-    moved_bytes: activations that are read and written, which mostly stay in the L2 cache at small batches.
+    constant_bytes: bytes of weights and tables; each run reads them from memory.
+    moved_bytes: bytes of activations that are read and written; at small batches they mostly stay in the L2 cache.
     """
 
     name: str
@@ -64,7 +67,7 @@ class Launch:
     warps: int = 4
     stages: int = 2
     pdl: bool = False
-    cooperative: bool = False  # the driver refuses it unless all its programs can be resident at once
+    cooperative: bool = False  # the driver refuses the launch unless all its programs can be resident at once
     options: Mapping[str, object] = field(init=False)  # Triton's launch options
 
     def __post_init__(self) -> None:
@@ -81,7 +84,7 @@ class Launch:
         return code
 
     def facts(self) -> LaunchFacts:
-        """What is launched and what it moves, for the command line."""
+        """The kernel's launch options and work, for the command line."""
         cut: dict[str, Any] = {key.lower(): self.constants[key] for key in CUT if key in self.constants}
         return LaunchFacts(
             kernel=self.name,
@@ -102,11 +105,11 @@ def prefer_shared_memory(function: int | None) -> None:
     A multiprocessor changes its carve-out only when it is idle, so kernels with different carve-outs cannot overlap.
     """
     if function and cuda_driver().cuFuncSetAttribute(ctypes.c_void_p(function), CARVEOUT, 100):
-        raise RuntimeError("cuFuncSetAttribute refused the carve-out of shared memory")
+        raise RuntimeError("cuFuncSetAttribute could not set the shared memory carve-out")
 
 
 def cuda_driver() -> Any:
-    """The driver's library."""
+    """The CUDA driver library."""
     return ctypes.CDLL("libcuda.so.1")
 
 
@@ -153,7 +156,7 @@ def quantised(x, inverse, zero, LIMIT: tl.constexpr):
 
 @triton.jit
 def activated(x, ACT: tl.constexpr):
-    """The activation named ACT. gelu is exact, by erf; gelu_tanh is its approximation by tanh."""
+    """The activation named ACT. gelu is exact and uses erf; gelu_tanh is its tanh approximation."""
     if ACT == "gelu":
         x = 0.5 * x * (1.0 + tl.math.erf(x * 0.7071067811865476))
     elif ACT == "gelu_tanh":
@@ -176,7 +179,7 @@ def normed(x, gamma, beta, eps, inside, N: tl.constexpr):
 
 @triton.jit
 def let_next_start(PDL: tl.constexpr):
-    """Allow the next kernel to start on free multiprocessors, so that it loads its constants while this one works."""
+    """Allow the next kernel to start on free multiprocessors, so that it loads its constants while this kernel runs."""
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
 
@@ -199,18 +202,18 @@ def prefetch(at):
 
 @triton.jit
 def arrive(count):
-    """Signal to the other programs of the grid that this one's writes can be read."""
+    """Signal to the other programs of the grid that this program's writes can be read."""
     tl.debug_barrier()
     tl.atomic_add(count, 1, sem="release")
 
 
 @triton.jit
 def wait_for_all(count, gave_up, target, SPINS: tl.constexpr):
-    """Wait until `target` programs have arrived. After SPINS polls, add 1 to `gave_up` and go on, so that the GPU does not hang.
+    """Wait until `target` programs have arrived. After SPINS polls, add 1 to `gave_up` and continue, so that the GPU does not hang.
 
-    All programs must be resident, so a grid has at most one per multiprocessor. A wait that is given up sets the counter
-    to BROKEN, so that no later wait takes as long. One thread of a program polls, with acquire semantics; the barrier
-    after it makes what was acquired visible to the other threads (PTX ISA, memory consistency model, causality order).
+    All programs must be resident, so a grid has at most one program per multiprocessor. A wait that times out sets the counter
+    to BROKEN, so that later waits end at once. One thread of a program polls, with acquire semantics; the barrier after
+    the poll makes the acquired writes visible to the other threads (PTX ISA, memory consistency model, causality order).
     """
     if INTERPRETED:
         looks = 0

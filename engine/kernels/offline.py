@@ -1,4 +1,4 @@
-"""Facts about a GPU's work without a GPU: least times, and launches compiled to machine code with its use of resources."""
+"""Least times of kernels on a GPU, and the code and resources of compiled launches. Needs no GPU."""
 
 import re
 import subprocess
@@ -20,7 +20,7 @@ SHARED = 227 << 10  # bytes of shared memory that a program can have on compute 
 def floor(moved: int, flops: int, bits: int) -> float:
     """The least time on an H100 in microseconds (the roofline of Williams et al., CACM 2009).
 
-    moved: bytes from memory.  bits: of an operand.
+    moved: bytes read from memory.  bits: bits of an operand.
     """
     return max(moved / H100_BANDWIDTH, flops / H100_FLOPS[bits]) * 1e6
 
@@ -42,15 +42,15 @@ class Code:
         return next((name for name in ("wgmma", "mma") if f"{name}." in self.ptx), "none")
 
     def facts(self) -> CodeFacts:
-        """All but the code itself, for the command line."""
+        """The code's resources, for the command line."""
         return CodeFacts(self.registers, self.local, self.shared, self.tensor_cores)
 
 
 class Compiler:
-    """Replaces Triton's CUDA driver: launches are compiled for a compute capability, checked against its shared memory, and
-    not run. Tensors may be on any device, also "meta".
+    """Replaces Triton's CUDA driver: launches are compiled for a compute capability and checked against its shared memory, but
+    not run. Tensors may be on any device, including "meta".
 
-    with Compiler(90): launch()  # 90 is an H100's
+    with Compiler(90): launch()  # 90 for an H100
     """
 
     def __init__(self, capability: int, shared: int = SHARED) -> None:
@@ -62,7 +62,7 @@ class Compiler:
         return self
 
     def __exit__(self, *_: object) -> None:
-        triton.runtime.driver.set_active(None)  # at the next launch, Triton looks for the machine's own
+        triton.runtime.driver.set_active(None)  # at the next launch, Triton detects the machine's driver
 
     def get_current_target(self) -> Any:
         from triton.backends.compiler import GPUTarget
@@ -70,7 +70,7 @@ class Compiler:
         return GPUTarget("cuda", self.capability, 32)
 
     def get_current_device(self) -> int:
-        return -self.capability  # not the number of a device: Triton caches loaded kernels by it
+        return -self.capability  # not a real device number, because Triton caches loaded kernels by device
 
     def get_current_stream(self, device: int) -> int:
         return 0
@@ -81,7 +81,7 @@ class Compiler:
     def load_binary(
         self, name: str, cubin: bytes, shared: int, device: int
     ) -> tuple[str, None, int, int, int]:
-        """Module, function, registers and spilled registers (both unused), and the most threads of a program."""
+        """Module, function, registers, spilled registers (both 0, unused), and the maximum number of threads of a program."""
         return name, None, 0, 0, 1024
 
     def unload_module(self, module: str) -> None:
@@ -105,7 +105,7 @@ def compiled(launch: Launch, capability: int = 90) -> Code:
 
 
 def dumped(cubin: bytes) -> tuple[int, int, str]:
-    """Registers and bytes of local memory per thread, and the instructions, by the cuobjdump that comes with Triton."""
+    """Registers and bytes of local memory per thread, and the instructions, from Triton's copy of cuobjdump."""
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with TemporaryDirectory() as folder:
         file = Path(folder) / "kernel.cubin"

@@ -2,8 +2,8 @@
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
 """All layers of an encoder in one persistent kernel: one program per multiprocessor, and barriers in place of launches.
 
-A launch inside a CUDA graph costs more than a barrier, and a program that has finished its share prefetches its next
-weights into L2 while it waits (Hazy Research, "Look Ma, No Bubbles", 2025; Triton-distributed's MegaTritonKernel).
+A launch inside a CUDA graph takes longer than a barrier. A program that has finished its share prefetches its next weights
+into the L2 cache while it waits (Hazy Research, "Look Ma, No Bubbles", 2025; Triton-distributed's MegaTritonKernel).
 """
 
 import math
@@ -32,7 +32,7 @@ LOOKS = tl.constexpr(SPINS)
 
 @triton.jit
 def turns(count):
-    """How many of `count` items this program processes, if they are distributed in turn."""
+    """How many of `count` items this program processes if they are distributed round-robin."""
     return tl.cdiv(count - tl.program_id(0), tl.num_programs(0))
 
 
@@ -72,7 +72,7 @@ def share_of_gemm(
 
 @triton.jit
 def prefetch_share(w, M, N: tl.constexpr, K: tl.constexpr, TILE: tl.constexpr):
-    """Start loading the weights of this program's first tile into L2."""
+    """Start loading the weights of this program's first tile into the L2 cache."""
     row_tiles = tl.cdiv(M, TILE[0])
     column_tiles: tl.constexpr = (N + TILE[1] - 1) // TILE[1]
     item = tl.program_id(0)
@@ -112,16 +112,16 @@ def share_of_norm(
 
 @kernel
 def layers(
-    even,  # states [M, SIZE]: the embedding's on entry, the last layer's at the end
-    even8,  # the same in eight bits; eight-bit arguments are unused if LIMIT is 0
+    even,  # states [M, SIZE]: of the embedding at the start, of the last layer at the end
+    even8,  # `even` in eight bits; eight-bit arguments are unused if LIMIT is 0
     odd,  # states [M, SIZE] between the two halves of a layer
     odd8,
     qkv,  # [M, 3 * SIZE]
     context,  # [M, SIZE], in eight bits where LIMIT is not 0
     parts,  # float32 [most shares, M, SIZE]
     wide,  # [M, WIDE], in eight bits where LIMIT is not 0
-    spans,  # int32 [2, M], as of `attention`
-    qkv_w,  # weights [layers, N, K], scales and biases float32 [layers, N], as of `gemm`
+    spans,  # int32 [2, M], as in `attention`
+    qkv_w,  # weights [layers, N, K], scales and biases float32 [layers, N], as in `gemm`
     qkv_scale,
     qkv_bias,
     out_w,
@@ -133,18 +133,18 @@ def layers(
     down_w,
     down_scale,
     down_bias,
-    qkv_inverse,  # float32 [layers + 1, K] of each GEMM's input, the last row of the first one unread
+    qkv_inverse,  # 1 / scale of each GEMM's input, float32 [layers + 1, K]; only qkv_inverse uses its last row
     out_inverse,
     up_inverse,
     down_inverse,
-    zeros,  # int32 [layers + 1, 4], zero points of the same
+    zeros,  # int32 [layers + 1, 4], zero points of the GEMMs' inputs
     first_gamma,  # float32 [layers, SIZE]
     first_beta,
     second_gamma,
     second_beta,
-    count,  # int32 [1] each, 0 on entry and at the end
-    done,
-    gave_up,  # int32 [1], how many waits were given up
+    count,  # int32 [1], arrivals at the barriers; 0 at the start and at the end
+    done,  # int32 [1], programs that have finished; 0 at the start and at the end
+    gave_up,  # int32 [1], how many waits timed out
     eps,
     factor,
     M,
@@ -164,7 +164,7 @@ def layers(
     DOWN: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """In every phase a program computes its share of tiles, blocks or rows, then waits for all others."""
+    """In each phase a program computes its share of tiles, blocks or rows, then waits for all other programs."""
     wait_for_previous(PDL)
     width: tl.constexpr = SIZE // HEADS
     scaled: tl.constexpr = LIMIT != 0
@@ -258,7 +258,7 @@ def layers(
         target += programs
         wait_for_all(count, gave_up, target, LOOKS)
 
-    # When all programs are counted here, all have left the last barrier. So the counters are 0 for the next launch.
+    # When all programs have been counted here, all have left the last barrier. The last one resets the counters.
     left = tl.atomic_add(done, 1, sem="acq_rel")
     if left == programs - 1:
         tl.store(count, 0)
@@ -267,7 +267,7 @@ def layers(
 
 @dataclass(frozen=True)
 class Stacked:
-    """The weights of all layers, one tensor per kind with the layer as its first axis; see the arguments of `layers`."""
+    """The weights of all layers, one tensor per kind with the layer as its first axis; see the parameters of `layers`."""
 
     weights: tuple[Tensor, Tensor, Tensor, Tensor]  # query-key-value, out, up, down
     scales: tuple[Tensor | None, ...]
@@ -280,7 +280,7 @@ class Stacked:
 
 @dataclass(frozen=True)
 class Buffers:
-    """The buffers between phases; see the arguments of `layers`. counters: int32 [3], count, done and gave_up."""
+    """The buffers between phases; see the parameters of `layers`. counters: int32 [3], count, done and gave_up."""
 
     even: Tensor
     even8: Tensor | None
@@ -305,8 +305,8 @@ def encoder_layers(
 ) -> Launch:
     """The launch of all layers.
 
-    spans: as of `self_attention`.  tiles: of the GEMMs qkv, out, up and down.  programs: at most the number of
-    multiprocessors, since all must be resident.
+    spans: as in `self_attention`.  tiles: the tiles of the GEMMs qkv, out, up and down.  programs: at most the number of
+    multiprocessors, because all programs must be resident.
     """
     m, size = buffers.even.shape
     count, wide, width = len(stacked.weights[0]), buffers.wide.shape[1], size // heads

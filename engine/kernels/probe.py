@@ -1,6 +1,6 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
-"""Measurements of this GPU that decide how a small-batch encoder should run: launches, waves, bandwidths, barriers."""
+"""Measures this GPU for small-batch encoders: the cost of launches, waves and barriers, and bandwidths."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,14 +23,14 @@ from buzzer.engine.kernels.jit import (
 )
 from buzzer.engine.kernels.timing import capture, gpu_name, replays, require_gpu
 
-KERNELS = 171  # of BERT-Large with seven kernels per layer
+KERNELS = 171  # kernels of BERT-Large, with seven per layer
 BARRIERS = 1000
 REPLAYS = 50
 
 
 @dataclass(frozen=True)
 class GpuFacts(Facts):
-    """The GPU that is measured, and the software."""
+    """The measured GPU and the software versions."""
 
     gpu: str
     torch: str
@@ -41,7 +41,7 @@ class GpuFacts(Facts):
 
 @dataclass(frozen=True)
 class LaunchGap(Facts):
-    """Microseconds per kernel in a graph of dependent kernels that do nothing."""
+    """Microseconds per kernel in a graph of dependent, nearly empty kernels."""
 
     probe: str
     pdl: bool
@@ -61,7 +61,7 @@ class OneWave(Facts):
 
 @dataclass(frozen=True)
 class Bandwidth(Facts):
-    """GB (1e9 bytes) per second of reading; read_all: whether every value was read."""
+    """Read bandwidth in GB (1e9 bytes) per second. read_all: whether every value was read."""
 
     probe: str
     bytes: int
@@ -71,7 +71,7 @@ class Bandwidth(Facts):
 
 @dataclass(frozen=True)
 class GridBarrier(Facts):
-    """Microseconds per barrier over all programs; gave_up: how many waits were given up."""
+    """Microseconds per barrier over all programs. gave_up: how many waits timed out."""
 
     probe: str
     programs: int
@@ -81,7 +81,7 @@ class GridBarrier(Facts):
 
 @kernel
 def nothing(x, PDL: tl.constexpr):
-    """One program that adds 1 to a number, which makes kernels depend on each other."""
+    """One program that adds 1 to a number, so that consecutive kernels depend on each other."""
     let_next_start(PDL)
     wait_for_previous(PDL)
     tl.store(x, tl.load(x) + 1.0)
@@ -89,9 +89,9 @@ def nothing(x, PDL: tl.constexpr):
 
 @kernel
 def read(x, out, M, PASSES: tl.constexpr, STEPS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr):
-    """Each program sums STEPS blocks, strided by the grid. All programs read every value of x, PASSES times, bypassing L1.
+    """Each program sums STEPS blocks, strided by the grid. Together the programs read every value of x PASSES times, bypassing L1.
 
-    In each pass a program reads the blocks of another one: the compiler would move a repeated load out of the loop.
+    In each pass a program reads different blocks, because the compiler would move a repeated load out of the loop.
     """
     wait_for_previous(PDL)
     programs = tl.num_programs(0)
@@ -106,7 +106,7 @@ def read(x, out, M, PASSES: tl.constexpr, STEPS: tl.constexpr, BLOCK: tl.constex
 
 @kernel
 def barriers(count, gave_up, COUNT: tl.constexpr, SPINS: tl.constexpr, PDL: tl.constexpr):
-    """COUNT barriers over all programs, which must all be resident: arrive at a counter, then poll until all have arrived."""
+    """COUNT barriers over all programs, which must be resident: arrive at a counter, then poll until all have arrived."""
     for number in range(COUNT):
         arrive(count)
         wait_for_all(count, gave_up, (number + 1) * tl.num_programs(0), SPINS)
@@ -133,7 +133,7 @@ def empty(x: torch.Tensor, pdl: bool) -> Launch:
 
 
 def reader(x: torch.Tensor, out: torch.Tensor, passes: int) -> Launch:
-    """Reads all of x, int32 [values], `passes` times; out int32 [programs] gets each program's sum."""
+    """Reads all of x, int32 [values], `passes` times, and writes each program's sum to out, int32 [programs]."""
     block, programs = 4096, len(out)
     steps = -(-len(x) // (block * programs))
     return launch(read, programs, (x, out, len(x)), PASSES=passes, STEPS=steps, BLOCK=block)
@@ -160,7 +160,7 @@ def probes() -> Iterator[Facts]:
 
 
 def timed(launches: list[Launch], cold: bool = False) -> float:
-    """Median time in microseconds of one graph of all launches; cold: with L2 overwritten before each replay."""
+    """Median time in microseconds of one graph of all launches. cold: the L2 cache is overwritten before each replay."""
 
     def run() -> None:
         for each in launches:
@@ -170,14 +170,14 @@ def timed(launches: list[Launch], cold: bool = False) -> float:
 
 
 def launch_gap(pdl: bool) -> LaunchGap:
-    """Times a graph of dependent kernels that do nothing."""
+    """Times a graph of dependent, nearly empty kernels."""
     x = torch.zeros(1, device="cuda")
     total = timed([empty(x, pdl)] * KERNELS)
     return LaunchGap("launch gap", pdl, KERNELS, round(total / KERNELS, 3))
 
 
 def one_wave(dtype: torch.dtype) -> OneWave:
-    """Times a GEMM of one wave of programs, in a graph of dependent ones whose weights are in L2.
+    """Times a GEMM with one wave of programs, in a graph of dependent GEMMs whose weights are in the L2 cache.
 
     128 programs of 64 by 64, K = 1024: BERT-Large's first feed-forward layer at 128 tokens.
     """
@@ -191,7 +191,7 @@ def one_wave(dtype: torch.dtype) -> OneWave:
 
 
 def bandwidth(name: str, size: int, multiprocessors: int, passes: int) -> Bandwidth:
-    """Times a kernel that reads `size` bytes `passes` times: from L2 with several passes, from memory with one."""
+    """Times a kernel that reads `size` bytes `passes` times: from the L2 cache with several passes, from memory with one."""
     x = torch.ones(size // 4, dtype=torch.int32, device="cuda")
     out = torch.zeros(multiprocessors * 8, dtype=torch.int32, device="cuda")
     total = timed([reader(x, out, passes)], cold=passes == 1)

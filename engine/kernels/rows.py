@@ -23,7 +23,7 @@ from buzzer.engine.kernels.jit import (
 
 @triton.jit
 def row_vectors(gamma, beta, bias, inverse, columns, inside, BIAS: tl.constexpr, LIMIT: tl.constexpr):
-    """Gamma, beta, bias and inverse. They are constants, so they may be loaded before any wait."""
+    """Gamma, beta, bias and inverse scale. They are constants, so they may be loaded before any wait."""
     g = tl.load(gamma + columns, mask=inside, other=0.0)
     b = tl.load(beta + columns, mask=inside, other=0.0)
     biases = tl.load(bias + columns, mask=inside, other=0.0) if BIAS else 0.0
@@ -34,7 +34,7 @@ def row_vectors(gamma, beta, bias, inverse, columns, inside, BIAS: tl.constexpr,
 @kernel
 def embed(
     ids,  # int32 [3, M]: word, position and type of each token
-    words,  # [vocabulary, N], float16, bfloat16 or float32, as the next two
+    words,  # [vocabulary, N], float16, bfloat16 or float32, like positions and types
     positions,  # [longest, N]
     types,  # [types, N]
     gamma,  # float32 [N]
@@ -50,7 +50,7 @@ def embed(
     LIMIT: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """Sum of three embeddings, and its layer norm."""
+    """Layer norm of the sum of three embeddings."""
     columns = tl.arange(0, BLOCK)
     inside = columns < N
     g, b, _, inverses = row_vectors(gamma, beta, None, inverse, columns, inside, False, LIMIT)
@@ -94,7 +94,7 @@ def norm_row(
     RESIDUAL: tl.constexpr,
     LIMIT: tl.constexpr,
 ):
-    """Compute one row. g, b, biases and inverses are from `row_vectors`; the other arguments are those of `add_norm`."""
+    """Compute one row. g, b, biases and inverses are from `row_vectors`; the other arguments are as in `add_norm`."""
     columns = tl.arange(0, BLOCK)
     inside = columns < N
     cell = row.to(tl.int64) * N + columns
@@ -159,7 +159,7 @@ def pool(
     LIMIT: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """A sequence's first token, or the mean of its tokens (0 if it has none); with UNIT, divided by its length."""
+    """A sequence's first token, or the mean of its tokens (0 if it has none); with UNIT, normalised to length 1."""
     let_next_start(PDL)
     columns = tl.arange(0, BLOCK)
     inside = columns < N
@@ -268,13 +268,13 @@ def residual_norm(
         (eight.out, eight.quantiser.inverse, eight.quantiser.zero) if eight else (None, None, 0)
     )
     limit = limit_of(target.dtype) if target is not None else 0
-    given = (parts, bias, residual, norm.gamma, norm.beta, inverse, out, target, zero, norm.eps, m)
+    arguments = (parts, bias, residual, norm.gamma, norm.beta, inverse, out, target, zero, norm.eps, m)
     constants = {"N": n, "BLOCK": block, "SPLIT": split, "LIMIT": limit}
     return Launch(
         name=name,
         kernel=add_norm,
         grid=(m,),
-        arguments=given,
+        arguments=arguments,
         constants=constants | {"BIAS": bias is not None, "RESIDUAL": residual is not None},
         constant_bytes=bytes_of(bias, norm.gamma, norm.beta),
         moved_bytes=bytes_of(parts, residual, out, target),
@@ -295,9 +295,9 @@ def pooling(
     unit: bool,
     pdl: bool = False,
 ) -> Launch:
-    """The launch of out [sequences, N] = the mean of each sequence's rows of x, or its first row; with `unit`, divided by its length.
+    """The launch of out [sequences, N] = the mean of each sequence's rows of x, or its first row; with `unit`, normalised to length 1.
 
-    starts: int32 [sequences + 1], the first row of each sequence, and the number of rows.
+    starts: int32 [sequences + 1], the first row of each sequence, then the number of rows.
     """
     sequences, n = out.shape
     block, warps = _row_options(n)

@@ -1,4 +1,4 @@
-"""Device time of launches inside a CUDA graph: a pair of events around each replay, with L2 cold or warm."""
+"""Device time of launches inside a CUDA graph: a pair of events around each replay, with a cold or warm L2 cache."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -24,12 +24,12 @@ def require_gpu() -> None:
 
 
 def gpu_name() -> str:
-    """The GPU's name in the form of a file name, for example nvidia-h100-80gb-hbm3."""
+    """The GPU's name as a file name, for example nvidia-h100-80gb-hbm3."""
     return re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-")
 
 
 def capture(run: Callable[[], None]) -> Any:
-    """A torch.cuda.CUDAGraph of what `run` launches. Calls `run` once before, on a side stream, so that kernels are compiled."""
+    """A torch.cuda.CUDAGraph of the launches of `run`. First calls `run` once on a side stream, so that kernels are compiled."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -42,11 +42,11 @@ def capture(run: Callable[[], None]) -> Any:
 
 
 def replays(graph: Any, count: int, cold: bool) -> list[float]:
-    """The time of each of `count` replays in microseconds. Each is waited for; with `cold`, L2 is overwritten before it."""
+    """The time of each of `count` replays in microseconds. Replays do not overlap; with `cold`, L2 is overwritten before each."""
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     overwrite = torch.empty(COLD_BYTES, dtype=torch.uint8, device="cuda") if cold else None
     times = []
-    for number in range(count + 3):  # three to warm up
+    for number in range(count + 3):  # the first three are warm-up
         if overwrite is not None:
             overwrite.fill_(number)
         start.record()
@@ -58,7 +58,7 @@ def replays(graph: Any, count: int, cold: bool) -> list[float]:
 
 
 def microseconds(launches: Sequence[Callable[[], None]], count: int) -> float:
-    """Median time in microseconds of one graph of all launches, with L2 warm."""
+    """Median time in microseconds of one graph of all launches, with a warm L2 cache."""
 
     def run() -> None:
         for launch in launches:

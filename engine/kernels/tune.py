@@ -1,4 +1,4 @@
-"""The choice of a GEMM's tile: measured once per GPU and stored as JSON, or estimated if nothing was measured."""
+"""Chooses the tile of a GEMM: measured once per GPU and stored as JSON, or estimated if there is no measurement."""
 
 import json
 import time
@@ -22,17 +22,15 @@ from buzzer.engine.kernels.rows import Norm, residual_norm
 from buzzer.engine.kernels.timing import gpu_name, microseconds
 from buzzer.errors import DataError
 
-TRIED = 12  # tiles that are measured for a shape
-SPREAD_BYTES = (
-    128 << 20
-)  # size of the weights that one timing reads, so that they come from memory and not from L2
+TRIED = 12  # number of tiles that are measured for a shape
+SPREAD_BYTES = 128 << 20  # weights that one timing reads: too many for the L2 cache, so they come from memory
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A GEMM: out [m, n] = a [m, k] @ w.T in `dtype`. splits: a norm follows that adds partial sums, so K may be split.
+    """A GEMM: out [m, n] = a [m, k] @ w.T in `dtype`. splits: a norm follows and adds partial sums, so K may be split.
 
-    Its string names the shape in stored choices.
+    str(shape) is the key of its stored tile.
     """
 
     m: int
@@ -47,9 +45,9 @@ class Shape:
 
 @dataclass
 class Tuned:
-    """The stored choices for one GPU. tiles: by the string of a Shape. modes: by a program's key (`lowering.program_key`).
+    """The stored choices for one GPU. tiles: str(Shape) -> tile. modes: `lowering.program_key` of a program -> mode.
 
-    versions: of Triton, torch and CUDA; choices of other versions are discarded when tuning starts.
+    versions: versions of Triton, torch and CUDA. Choices of other versions are discarded when tuning starts.
     """
 
     gpu: str = ""
@@ -65,14 +63,14 @@ class Tuned:
 
     @classmethod
     def read(cls, path: Path) -> "Tuned":
-        """The choices in a file. Raises DataError for a file of another form."""
+        """The choices in a file. Raises DataError for an invalid file."""
         try:
             stored = json.loads(path.read_text())
             tiles = {shape: Tile(**tile) for shape, tile in stored["tiles"].items()}
             return cls(stored["gpu"], stored["versions"], tiles, dict(stored["modes"]))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
-                f"{path}: no stored kernel choices: {error}", "delete it and tune again"
+                f"{path}: not a file of stored kernel choices: {error}", "delete it and tune again"
             ) from error
 
     def write(self, path: Path) -> None:
@@ -83,7 +81,7 @@ class Tuned:
         aside.replace(path)
 
     def tile(self, m: int, n: int, k: int, dtype: torch.dtype, splits: bool) -> Tile:
-        """The stored tile of a shape, else the one with the least estimated time."""
+        """The stored tile of a shape, else the tile with the least estimated time."""
         return self.tiles.get(str(Shape(m, n, k, dtype, splits))) or default_tile(m, n, k, dtype, splits)
 
     def mode(self, program: str) -> str:
@@ -92,9 +90,10 @@ class Tuned:
 
 
 def tried(shape: Shape, shared: int = SHARED) -> list[Tile]:
-    """The tiles to measure, at most TRIED: those of least estimated time, each with several depths and numbers of stages.
+    """The tiles to measure: at most TRIED with the least estimated time, each with several depths and numbers of stages.
 
-    They fit in `shared` bytes. All stages but one are loads in flight, so more stages than steps of a share are useless.
+    They fit in `shared` bytes. All stages but one are loads in flight, so a tile needs at most one stage more than the
+    steps of a share.
     """
     width = shape.dtype.itemsize
     order = lambda tile: estimate(tile, shape.m, shape.n, shape.k, width)
@@ -112,7 +111,7 @@ def tried(shape: Shape, shared: int = SHARED) -> list[Tile]:
 def accepted(got: Tensor, want: Tensor, dtype: torch.dtype) -> bool:
     """Whether `got` equals the float64 product `want` as closely as a kernel on operands of `dtype` can compute it.
 
-    INT8 is exact. FP8's tensor cores add with about 14 bits (DeepSeek-AI, arXiv 2412.19437, section 3.3.2).
+    INT8 is exact. FP8 tensor cores accumulate with about 14 bits (DeepSeek-AI, arXiv 2412.19437, section 3.3.2).
     """
     if dtype == torch.int8:
         return torch.equal(got, want.to(got.dtype))
@@ -121,7 +120,7 @@ def accepted(got: Tensor, want: Tensor, dtype: torch.dtype) -> bool:
 
 
 class Bench:
-    """A GEMM, and the norm that adds its partial sums, on so many copies of the weights that they do not fit in L2."""
+    """A GEMM, and the norm that adds its partial sums, on copies of the weights that together do not fit in the L2 cache."""
 
     def __init__(self, shape: Shape, device: str) -> None:
         m, n, k = shape.m, shape.n, shape.k
@@ -156,7 +155,7 @@ class Bench:
 
 
 def launches_of(shape: Shape, tile: Tile) -> list[Launch]:
-    """The launches that are measured, on the "meta" device, for compilation."""
+    """The launches that will be measured, on the "meta" device, so that they can be compiled ahead."""
     return Bench(shape, "meta").launches(tile)
 
 
@@ -191,7 +190,7 @@ class TuningResult:
 def measure(bench: Bench, tiles: Sequence[tuple[Tile, Future[None]]], until: float) -> TuningResult:
     """The fastest tile with a correct result, of those that can be measured before `until` (a value of `time.monotonic`).
 
-    tiles: each with its compilation, which is waited for. A tile that needs more resources than the GPU has is refused.
+    tiles: each with the future of its compilation. A tile that needs more resources than the GPU has is refused.
     """
     choice = TuningResult(bench.shape)
     for tile, ready in tiles:
@@ -211,7 +210,7 @@ def measure(bench: Bench, tiles: Sequence[tuple[Tile, Future[None]]], until: flo
 
 
 def random(rows: int, columns: int, dtype: torch.dtype, device: str) -> Tensor:
-    """Random values [rows, columns]: normal ones, for int8 rounded after multiplication by 40."""
+    """Normally distributed values [rows, columns]; for int8 multiplied by 40 and rounded."""
     x = torch.randn(rows, columns, device=device)
     return (x * 40).round().clamp(-128, 127).to(dtype) if dtype == torch.int8 else x.to(dtype)
 
@@ -226,13 +225,13 @@ def tune(
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
     }
-    if kept.versions != versions:  # another compiler may prefer other tiles
+    if kept.versions != versions:  # with another compiler, other tiles may be the fastest
         kept.tiles, kept.modes, kept.versions = {}, {}, versions
     kept.gpu = torch.cuda.get_device_name()
-    every = [
+    compiling = [
         [(tile, ahead.start(launches_of, shape, tile)) for tile in tried(shape, shared)] for shape in shapes
     ]
-    for shape, tiles in zip(shapes, every, strict=True):
+    for shape, tiles in zip(shapes, compiling, strict=True):
         choice = measure(Bench(shape, "cuda"), tiles, until)
         if choice.tile:
             kept.tiles[str(shape)] = choice.tile

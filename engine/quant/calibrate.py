@@ -1,4 +1,4 @@
-"""Post-training quantisation: the scales of layers' inputs follow from their values on calibration batches.
+"""Post-training quantisation: the scales of the layers' inputs are computed from their values on calibration batches.
 
 Methods, as compared by Wu et al. (arXiv 2004.09602, section 3.2): "absmax" uses the whole range, "percentile" a percentile, and
 "mse" the range of least mean squared error (Choukroun et al., ICCVW 2019, section 3).
@@ -27,21 +27,21 @@ from buzzer.errors import DataError, unknown_name
 
 METHODS = ("absmax", "percentile", "mse")
 PERCENTILE = 0.9999  # share of the input values inside the range of "percentile"; the others saturate
-BINS = 4096  # of histograms
-SHRINKS = tuple(1 - 0.01 * i for i in range(81))  # shares of the whole range that "mse" tries
+BINS = 4096  # bins of a histogram
+SHRINKS = tuple(1 - 0.01 * i for i in range(81))  # fractions of the whole range that "mse" tries
 TINY = 1e-8  # least scale, for channels of zeros
 
 
 @dataclass
 class Observed:
-    """The values of a layer's input: their range, and a histogram with `BINS` equal bins over the range."""
+    """The range of a layer's input values, and their histogram with `BINS` equal bins over the range."""
 
     low: float = math.inf
     high: float = -math.inf
     counts: Tensor | None = None  # [BINS]
 
     def widen(self, x: Tensor) -> None:
-        """Extend the range by the values of x; to infinity if one is not finite."""
+        """Extend the range to the values of x; to infinity if a value is not finite."""
         low, high = (float(v) for v in torch.aminmax(x))  # NaN if x contains NaN
         if not (math.isfinite(low) and math.isfinite(high)):
             low, high = -math.inf, math.inf
@@ -71,7 +71,7 @@ def quantise(
     """A copy of `module` whose linear layers are QuantLinear, calibrated on batches.
 
     batches: input name -> array, passed to the module's forward by position.
-    smooth: strength of SmoothQuant (0 to 1), None without; folds: see `quant.smooth`.
+    smooth: strength of SmoothQuant (0 to 1); None = no SmoothQuant.  folds: see `quant.smooth`.
     skip: names of linear layers, or of modules that contain them, that stay in float.
 
     Raises UsageError for unknown names and without batches, DataError for inputs that are not finite.
@@ -102,7 +102,7 @@ def observe(
     histogram: bool,
     divisors: Mapping[str, Tensor],
 ) -> dict[str, Observed]:
-    """The inputs of each layer. One pass over the batches finds the range, a second one the histogram.
+    """The inputs of each layer. One pass over the batches computes the range, a second pass the histogram.
 
     Raises DataError for inputs that are not finite.
     """
@@ -133,7 +133,7 @@ def affine(low: float, high: float, precision: str) -> tuple[float, int]:
 
 
 def bounds(seen: Observed, precision: str, method: str) -> tuple[float, float]:
-    """The range of values that the eight bits represent."""
+    """The range of values that eight bits represent."""
     if method == "absmax" or seen.high == seen.low:
         return seen.low, seen.high
     assert seen.counts is not None
@@ -161,7 +161,7 @@ def squared_error(seen: Observed, scale: float, zero: int, precision: str) -> fl
 
 @torch.no_grad()
 def weight_scale(weight: Tensor, precision: str, method: str) -> Tensor:
-    """Scales [out] of the rows of weight [out, in]: from the row's largest magnitude, or for "mse" from the best share of it."""
+    """Scales [out] of the rows of weight [out, in]: from the row's largest magnitude, or for "mse" from its best fraction."""
     whole = weight.abs().amax(1).clamp(min=TINY) / WEIGHT_LIMIT[precision]
     if method != "mse":
         return whole

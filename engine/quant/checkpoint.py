@@ -1,4 +1,4 @@
-"""Checkpoints of quantised, float and sparse models: model.safetensors, with eight-bit weights, and quant.json."""
+"""Checkpoints of quantised, float and sparse models. A checkpoint is a folder with model.safetensors and quant.json."""
 
 import copy
 import json
@@ -51,9 +51,9 @@ def save(module: nn.Module, folder: Path) -> None:
 
 
 def load(folder: Path, module: nn.Module) -> nn.Module:
-    """The model in a folder. module: a float model of the same architecture, which is not changed.
+    """The model in a folder. module: a float model of the same architecture; it is not changed.
 
-    Raises DataError for a folder that is missing, truncated, or of another model.
+    Raises DataError for a folder that is missing, truncated, or belongs to another model.
     """
     tensors, layers = read(folder)
     model = copy.deepcopy(module)
@@ -77,17 +77,17 @@ def read(folder: Path) -> tuple[dict[str, Tensor], dict[str, LayerFacts]]:
     except FileNotFoundError as error:
         raise DataError(f"{folder}: no model checkpoint: {error.filename or error} is missing") from error
     except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
-        raise DataError(f"{folder}: the model checkpoint is cut or broken: {error}") from error
+        raise DataError(f"{folder}: the model checkpoint is truncated or damaged: {error}") from error
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
-        raise DataError(f"{folder / FACTS}: not of format {FORMAT}")
+        raise DataError(f"{folder / FACTS}: the format is not {FORMAT}")
     try:
         return tensors, {name: LayerFacts(**values) for name, values in facts["layers"].items()}
     except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{folder / FACTS}: not the facts of quantised layers: {error}") from error
+        raise DataError(f"{folder / FACTS}: does not describe quantised layers: {error}") from error
 
 
 def quantised(model: nn.Module, name: str, facts: LayerFacts, tensors: dict[str, Tensor]) -> None:
-    """Replace the layer `name` of the model by a quantised one, and complete its entries in `tensors`."""
+    """Replace the layer `name` of the model by a quantised layer, and complete its entries in `tensors`."""
     linear = model.get_submodule(name)
     if not isinstance(linear, nn.Linear):
         raise TypeError(f"{name} is not a linear layer")

@@ -1,7 +1,7 @@
 """The quantised linear layer: symmetric weights with one scale per channel, and one static scale and zero point for the input.
 
-INT8 follows Jacob et al. (CVPR 2018), equations 1 and 2: real = scale * (integer - zero). FP8 is E4M3 of
-Micikevicius et al. (arXiv 2209.05433), real = scale * float8, no zero point.
+INT8 follows Jacob et al. (CVPR 2018), equations 1 and 2: real = scale * (integer - zero). FP8 is the E4M3 format of
+Micikevicius et al. (arXiv 2209.05433): real = scale * float8, without a zero point.
 """
 
 import copy
@@ -22,7 +22,7 @@ FP8_LIMIT = 448.0  # largest finite E4M3 value; torch's cast does not saturate
 
 
 class _Fp8(torch.autograd.Function):
-    """Rounds to scale * E4M3, saturating. The gradient passes where the input is in range."""
+    """Rounds to scale * E4M3, saturating. The gradient is 1 inside the range and 0 outside."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ def fake_quantise(x: Tensor, scale: Tensor, zero: Tensor, precision: str) -> Ten
             return _Fp8.apply(x, wide)  # type: ignore[no-untyped-call]
         return torch.ops.buzzer.fake_fp8(x, wide)
     if scale.ndim == 0:
-        # Unsigned with the zero point moved by 128: the same values, in the form of CPU kernels and ONNX.
+        # Unsigned, with the zero point shifted by 128: the same values, in the form that CPU kernels and ONNX use.
         return torch.fake_quantize_per_tensor_affine(x, scale, zero + 128, 0, 255)
     return torch.fake_quantize_per_channel_affine(x, scale, zero, 0, -127, 127)
 
@@ -62,8 +62,8 @@ def encode(weight: Tensor, scale: Tensor, precision: str) -> Tensor:
 
 @dataclass(frozen=True)
 class Packed:
-    """A layer in the form for eight-bit kernels: y = input_scale * weight_scale * (q @ weight.T) + bias, where
-    q = clamp(round(x / smooth / input_scale) + input_zero, -128, 127), or the saturated E4M3 cast.
+    """A layer in the form that eight-bit kernels use: y = input_scale * weight_scale * (q @ weight.T) + bias, where
+    q = clamp(round(x / smooth / input_scale) + input_zero, -128, 127), or for FP8 the saturated cast to E4M3.
 
     `bias` includes the term of the zero point, -input_scale * weight_scale * input_zero * sum(weight, 1).
     """
@@ -77,7 +77,7 @@ class Packed:
 
 
 class QuantLinear(nn.Module):
-    """A linear layer that simulates an eight-bit one in floats, and can be trained.
+    """A linear layer that simulates an eight-bit layer in floats. It can be trained.
 
     weight: float32 [out, in], the master copy. Maps x [..., in] to [..., out].
     """
@@ -128,7 +128,7 @@ class QuantLinear(nn.Module):
 
 
 class FrozenLinear(nn.Module):
-    """A QuantLinear for export, for inference only: the weight in eight bits, transposed for ONNX's MatMul."""
+    """A QuantLinear for export. It is for inference only. Its weight has eight bits and is transposed for ONNX's MatMul."""
 
     weight: Tensor
     weight_scale: Tensor
@@ -155,7 +155,7 @@ class FrozenLinear(nn.Module):
 
 
 def freeze(module: nn.Module) -> nn.Module:
-    """A copy for export, whose quantised layers have eight-bit weights; `module` itself if it has no quantised layers."""
+    """A copy for export whose quantised layers have eight-bit weights; `module` itself if it has no quantised layers."""
     if precision_of(module) is None:
         return module
     frozen = copy.deepcopy(module).eval().requires_grad_(False)
@@ -191,7 +191,7 @@ def replace(module: nn.Module, name: str, layer: nn.Module) -> None:
     setattr(module.get_submodule(parent), last, layer)
 
 
-# Two custom operators, which the tracing ONNX exporter writes as quantise and dequantise nodes.
+# Two custom operators. The tracing ONNX exporter writes them as quantise and dequantise nodes.
 _LIBRARY = torch.library.Library("buzzer", "DEF")
 _LIBRARY.define("dequantise(Tensor weight, Tensor scale) -> Tensor")
 _LIBRARY.define("fake_fp8(Tensor x, Tensor scale) -> Tensor")

@@ -1,4 +1,4 @@
-"""SmoothQuant (Xiao et al., ICML 2023): moves a part of the magnitude of large input channels into the weights."""
+"""SmoothQuant (Xiao et al., ICML 2023): moves part of the magnitude of large input channels into the weights."""
 
 from collections.abc import Mapping, Sequence
 
@@ -20,16 +20,16 @@ def smooth(
     folds: Mapping[str, Sequence[str]] | None = None,
     skip: Sequence[str] = (),
 ) -> dict[str, Tensor]:
-    """Multiply the columns of each linear layer's weight by s, in place. Returns the divisors s [in] that inputs still need, by layer.
+    """Multiply the columns of each linear layer's weight by s, in place. Returns layer -> divisor s [in] that its input still needs.
 
     s_j = max|X_j|^alpha / max|W_j|^(1 - alpha) (equation 4), one vector for all layers that share an input.
 
     folds: name of a LayerNorm or Linear -> names of all linear layers that use its output. Its weight and bias are divided by s,
         so these layers need no divisor. An operation between them must commute with a factor per channel, as attention does
-        from value to output. A norm whose output is also the next residual, as in BERT, cannot be folded: its consumers
-        divide their input.
+        from value to output. A norm whose output is also the next residual, as in BERT, cannot be folded; the layers that
+        use it divide their input instead.
 
-    Raises UsageError for alpha outside 0..1, and for folds that do not contain a whole group of layers with one input.
+    Raises UsageError for alpha outside 0..1, and for folds that do not contain a whole group of layers that share an input.
     """
     if not 0 <= alpha <= 1:
         raise UsageError(f"SmoothQuant strength {alpha}: not in 0..1")
@@ -72,7 +72,7 @@ def fold(
             raise unknown_name("layer to fold", name, [n for n, _ in module.named_modules()])
     if sorted(members) not in [sorted(group) for group in groups.values()]:
         raise UsageError(
-            f"{source} cannot be folded into: {', '.join(members)} are not all that share an input"
+            f"cannot fold into {source}: {', '.join(members)} are not all layers that share an input"
         )
     s = divisors[members[0]]
     for part in ("weight", "bias"):

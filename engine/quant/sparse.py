@@ -15,7 +15,7 @@ def mask_2_4(weight: Tensor) -> Tensor:
     Raises UsageError unless `in` is a multiple of 4.
     """
     if weight.shape[1] % 4:
-        raise UsageError(f"2:4 needs a multiple of 4 inputs, the layer has {weight.shape[1]}")
+        raise UsageError(f"2:4 sparsity needs a multiple of 4 inputs, but the layer has {weight.shape[1]}")
     groups = weight.detach().abs().unflatten(1, (-1, 4))
     kept = groups.topk(2, dim=2).indices
     return torch.zeros_like(groups, dtype=torch.bool).scatter_(2, kept, True).flatten(1)

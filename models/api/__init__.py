@@ -1,1 +1,1 @@
-"""The contract between the harness, the tasks and the models that it runs."""
+"""The interfaces between the harness and the tasks and models that it runs."""

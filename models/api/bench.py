@@ -1,6 +1,6 @@
-"""What `buzzer bench` needs of a model: the model, inputs to rotate through, and the reference outputs.
+"""The interface of models for `buzzer bench`: the model, its inputs, and the reference outputs.
 
-A `ModelProvider` knows nothing of clocks and names of backends. `entry: module:attr` in configs/models.yaml names it.
+A `ModelProvider` does not depend on clocks or backends. `entry: module:attr` in configs/models.yaml names it.
 """
 
 import hashlib
@@ -15,17 +15,19 @@ from buzzer.engine.infer import Array
 
 Batch = Mapping[str, Array]
 PROBES, LEAST_PROBES = 8, 4  # most and least number of unseen inputs
-LARGE = 1 << 20  # bytes from which on a file is identified by size and time instead of its contents
+LARGE = (
+    1 << 20
+)  # larger files, in bytes, are identified by size and modification time instead of their contents
 
 
 @dataclass(frozen=True)
 class BenchSpec:
-    """What to time: the sizes of the inputs and the parameters of the model."""
+    """The sizes of the inputs and the parameters of the model to time."""
 
-    batch: int  # rows (sentences, sessions) a run
-    seq: int  # tokens or steps a row, if the model has such an axis
+    batch: int  # rows (sentences, sessions) per run
+    seq: int  # tokens or steps per row, if the model has such an axis
     inputs: int  # largest number of different batches to rotate through
-    lengths: str  # "fixed": every row has `seq` tokens; "real": rows as long as real sentences
+    lengths: str  # "fixed": every row has `seq` tokens; "real": rows have the lengths of real sentences
     packing: str  # how rows of real lengths share a batch: "padded", "sorted" or "packed"
     seed: int
     params: Mapping[str, Any]  # the model's own parameters, from configs/models.yaml
@@ -43,12 +45,12 @@ class BenchModel:
     reference: Callable[[Batch], Mapping[str, Array]]  # the outputs of a batch, in FP32
     rows: Sequence[int]  # rows in each batch
     calibration: Sequence[Batch] = ()  # other inputs, for the static scales of quantised layers
-    valid: Sequence[Array | None] = ()  # of each batch: which leading entries of the outputs are no padding
+    valid: Sequence[Array | None] = ()  # for each batch: which leading entries of the outputs are not padding
     dynamic: Mapping[str, Mapping[int, str]] = field(default_factory=dict)  # axes that differ between batches
-    source: str = "generated"  # of the inputs; or "official"
-    notes: tuple[str, ...] = ()  # what a reader of the record must know ("random weights", ...)
+    source: str = "generated"  # source of the inputs: "generated" or "official"
+    notes: tuple[str, ...] = ()  # important remarks for readers of the record ("random weights", ...)
     facts: Mapping[str, Any] = field(default_factory=dict)  # JSON for the details of the record
-    unseen: Sequence[tuple[int, Batch]] = ()  # inputs of no timed run; see `altered`
+    unseen: Sequence[tuple[int, Batch]] = ()  # inputs that no timed run uses; see `altered`
 
 
 class ModelProvider(Protocol):
@@ -62,15 +64,15 @@ class ModelProvider(Protocol):
         ...
 
     def identity(self, spec: BenchSpec, /) -> Any:
-        """A JSON value that changes with the weights and inputs, beside `spec`: the key of the cached reference outputs.
+        """A JSON value that changes when the weights or inputs change. With `spec`, it is the key of the cached reference outputs.
 
-        None if another call of `buzzer bench` may get another model; nothing is cached then.
+        None if another call of `buzzer bench` may get another model; then nothing is cached.
         """
         ...
 
 
 def outputs_of(module: Any, batch: Batch, names: Sequence[str]) -> dict[str, Array]:
-    """The outputs, on the host, of a torch module in evaluation mode; it runs on the device of its weights."""
+    """The outputs of a torch module in evaluation mode, on the host. It runs on the device of its weights."""
     import torch
 
     device = next((w.device for w in module.parameters()), "cpu")
@@ -81,27 +83,27 @@ def outputs_of(module: Any, batch: Batch, names: Sequence[str]) -> dict[str, Arr
 
 
 def altered(batches: Sequence[Batch]) -> list[tuple[int, Batch]]:
-    """Inputs that are not among `batches`, each with the number of the batch that it was made from.
+    """Inputs that are not among `batches`, each with the number of the batch that it was derived from.
 
-    As many as there are batches, but at most `PROBES` and at least `LEAST_PROBES`. Some values of one input are replaced by those of another
-    batch of the same shape. Each value keeps its row and column, so that an altered batch is as valid and as costly as the other two.
-    Fewer, or none, if no two batches have one shape.
+    In one input, some values are replaced by values of another batch of the same shape. Each value keeps its row and column, so an
+    altered batch is as valid and takes as long as the other two. There are as many as batches, but at most `PROBES` and at
+    least `LEAST_PROBES`; fewer, or none, if too few batches have the same shape.
     """
-    wanted, known = min(PROBES, max(LEAST_PROBES, len(batches))), {_key(batch) for batch in batches}
+    wanted, used = min(PROBES, max(LEAST_PROBES, len(batches))), {_key(batch) for batch in batches}
     unseen: list[tuple[int, Batch]] = []
     for step in range(2, 2 + LEAST_PROBES):  # every second value from the other batch, then every third, ...
         for number, batch in enumerate(batches):
             others = [*batches[number + 1 :], *batches[:number]]
             mixes = (_mixed(batch, other, name, step) for other in others for name in batch)
-            new = next((mix for mix in mixes if mix is not None and _key(mix) not in known), None)
+            new = next((mix for mix in mixes if mix is not None and _key(mix) not in used), None)
             if new is not None and len(unseen) < wanted:
                 unseen.append((number, new))
-                known.add(_key(new))
+                used.add(_key(new))
     return unseen
 
 
 def _mixed(batch: Batch, other: Batch, name: str, step: int) -> Batch | None:
-    """`batch` with one of `step` values of the input `name` from `other`; None if their shapes differ."""
+    """`batch` with every `step`-th value of the input `name` taken from `other`; None if their shapes differ."""
     if batch[name].shape != other[name].shape:
         return None
     values = batch[name].copy()
@@ -114,7 +116,7 @@ def _key(batch: Batch) -> bytes:
 
 
 def stamp(files: Iterable[Path]) -> str:
-    """One hash over the contents of files; of large files, over size and time of change instead."""
+    """One hash over the contents of files; for large files, over their size and modification time."""
     digest = hashlib.sha256()
     for file in sorted(files):
         stat = file.stat()

@@ -1,1 +1,1 @@
-"""BERT encoders: plain torch, real weights, and the tasks that run them."""
+"""BERT encoders in plain torch, with real weights, and the tasks that run them."""

@@ -1,4 +1,4 @@
-"""The checkpoints of `bert-intent-precision`: fine-tuned, quantised after or in training, and pruned and tuned."""
+"""The checkpoints of `bert-intent-precision`: fine-tuned, quantised after or during training, and pruned and fine-tuned."""
 
 import copy
 from collections.abc import Generator, Iterator, Sequence
@@ -19,12 +19,14 @@ from buzzer.models.bert.intent import classes_of
 from buzzer.models.bert.params import PrecisionContext
 from buzzer.models.bert.tokenizer import Labelled
 
-NAMES = ("float", "int8", "fp8", "int8-qat", "sparse", "sparse-int8")  # each after those that it is made from
-FLOAT = ("head",)  # not quantised: a hundredth of the work, and directly before the decision
+NAMES = ("float", "int8", "fp8", "int8-qat", "sparse", "sparse-int8")  # each after the ones it is made from
+FLOAT = (
+    "head",
+)  # not quantised: it is a hundredth of the work, and errors in it change the predicted class directly
 
 
 def order(names: Sequence[str]) -> list[str]:
-    """The named checkpoints and those that they are made from, in the order of making. Raises UsageError for an unknown name."""
+    """The named checkpoints and the ones they are made from, in the order of making. Raises UsageError for an unknown name."""
     for name in names:
         if name not in NAMES:
             raise unknown_name("checkpoint", name, NAMES)
@@ -43,7 +45,7 @@ class Parts:
 def start(
     context: PrecisionContext,
 ) -> Generator[str, None, tuple[Parts, encoder.SentenceClassifier, list[str]]]:
-    """The data, the model from which tuning starts, and the names of the classes. Yields the phase in which it fits the head.
+    """The data, the model from which fine-tuning starts, and the names of the classes. Yields the phase in which it fits the head.
 
     The model is the pretrained encoder with a head fitted to its sentence vectors.
     """
@@ -66,24 +68,25 @@ def start(
 
 
 def blank(context: PrecisionContext, folder: Path, classes: int) -> encoder.SentenceClassifier:
-    """The pretrained encoder, cut to its first `layers` layers, with an untrained head."""
+    """The pretrained encoder, truncated to its first `layers` layers, with an untrained head."""
     bert = encoder.load(folder)
     if context.params.layers:
         bert = encoder.cut(bert, context.params.layers)
     return encoder.SentenceClassifier(bert, classes)
 
 
-def in_bf16(asked: Any) -> bool:
+def in_bf16(setting: Any) -> bool:
     """Whether training multiplies in BF16. Raises UsageError for values other than true, false and "auto"."""
-    if asked == "auto":
+    if setting == "auto":
         return device.multiplies_bf16()
-    if not isinstance(asked, bool):
-        raise UsageError(f"tune_bf16={asked}: not true, false or auto", "auto: where the processor has BF16")
-    return asked
+    if not isinstance(setting, bool):
+        message = f"tune_bf16={setting}: not true, false or auto"
+        raise UsageError(message, "auto: true if the processor has BF16 instructions")
+    return setting
 
 
 class Maker:
-    """Makes checkpoints one after the other; existing checkpoints are kept."""
+    """Makes checkpoints one after the other. It keeps existing checkpoints."""
 
     def __init__(self, context: PrecisionContext, data: Parts) -> None:
         self.context, self.params, self.data = context, context.params, data
@@ -91,7 +94,7 @@ class Maker:
         self.details: dict[str, dict[str, Any]] = {}  # by checkpoint: valid_accuracy, bytes
 
     def make(self, name: str, model: nn.Module) -> Iterator[None]:
-        """Write the checkpoint `name` to `context.work`; yields after each epoch. model: of `start`."""
+        """Write the checkpoint `name` to `context.work`; yields after each epoch. model: the model from `start`."""
         folder = self.context.work / name
         if not folder.is_dir():
             first = copy.deepcopy(model if name == "float" else self.read("float", model))
@@ -102,7 +105,7 @@ class Maker:
         }
 
     def steps(self, name: str, model: nn.Module, like: nn.Module) -> Iterator[None]:
-        """Make a checkpoint from `model`; yields after each epoch. like: a float model of its architecture."""
+        """Make a checkpoint from `model`; yields after each epoch. like: a float model of the same architecture."""
         params = self.params
         match name:
             case "float":
@@ -126,7 +129,7 @@ class Maker:
     def tune(
         self, name: str, model: nn.Module, epochs: int, lr: float, zeros: quant.Sparsity | None = None
     ) -> Iterator[None]:
-        """Fine-tune; yields after each epoch. A stopped tuning resumes. zeros: the weights that stay zero."""
+        """Fine-tune; yields after each epoch. Resumes if it was interrupted. zeros: masks of the weights that stay zero."""
         checkpoint = self.context.work / f"{name}.tuning.pt"
         tuner = finetune.Tuner(
             model,
@@ -162,5 +165,5 @@ class Maker:
         )
 
     def read(self, name: str, like: nn.Module) -> nn.Module:
-        """The checkpoint `name`. like: a float model of its architecture."""
+        """The checkpoint `name`. like: a float model of the same architecture."""
         return quant.load(self.context.work / name, like)

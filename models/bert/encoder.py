@@ -1,4 +1,4 @@
-"""A BERT encoder in plain torch (Devlin et al., NAACL 2019), and loading Hugging Face model folders into it."""
+"""A BERT encoder in plain torch (Devlin et al., NAACL 2019), and functions that load Hugging Face model folders into it."""
 
 import json
 import re
@@ -41,7 +41,7 @@ class BertConfig:
         if kind != "bert" or keys.get("position_embedding_type", "absolute") != "absolute":
             raise UnsupportedError(
                 f"a model of type {kind} is not a BERT with absolute positions",
-                "export it to ONNX: `buzzer bench` takes ONNX files",
+                "export it to ONNX: `buzzer bench` runs ONNX files",
             )
         names = [field.name for field in fields(cls)]
         try:
@@ -62,7 +62,7 @@ class BertConfig:
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
-    """GELU by its tanh approximation."""
+    """The tanh approximation of GELU."""
     return F.gelu(x, approximate="tanh")
 
 
@@ -71,7 +71,7 @@ KERNELS = {
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
     "relu": "relu",
-}  # the fused backend's names of ACTIVATIONS
+}  # name in ACTIVATIONS -> name in the fused backend
 
 # Shapes of published models: Devlin et al. 2019, table of section 3; all-MiniLM-L6-v2's model card.
 SPECS = {
@@ -188,7 +188,7 @@ class Classifier(nn.Module):
 
 
 class SentenceClassifier(nn.Module):
-    """A linear head on sentence vectors: the mean over the tokens, scaled to length 1 (as all-MiniLM-L6-v2 embeds sentences)."""
+    """A linear head on sentence vectors. A sentence vector is the mean over the tokens, scaled to length 1, as in all-MiniLM-L6-v2."""
 
     def __init__(self, bert: Bert, classes: int) -> None:
         super().__init__()
@@ -215,7 +215,7 @@ class SentenceClassifier(nn.Module):
 def cut(bert: Bert, layers: int) -> Bert:
     """The encoder with its first `layers` layers only. Raises UsageError if it has fewer."""
     if not 1 <= layers <= len(bert.layers):
-        raise UsageError(f"{layers} layers of an encoder that has {len(bert.layers)}")
+        raise UsageError(f"layers={layers}: the encoder has {len(bert.layers)} layers")
     bert.layers = bert.layers[:layers]
     bert.config = replace(bert.config, num_hidden_layers=layers)
     return bert
@@ -231,15 +231,15 @@ def check_length(bert: Bert, longest: int) -> None:
 
 
 def smooth_folds(bert: Bert) -> dict[str, list[str]]:
-    """Layers that SmoothQuant's divisors can be folded into exactly, and the layers whose inputs they scale.
+    """The layers that SmoothQuant's divisors can be folded into exactly -> the layers whose inputs they scale.
 
-    Attention mixes tokens, not channels, so a factor of a value channel is a factor of the output layer's input. BERT's norms also feed a
-    residual, so divisors cannot be folded into them.
+    Attention mixes tokens, not channels, so scaling a value channel scales the same input channel of the output layer. The output of
+    BERT's norms is also a residual, so divisors cannot be folded into them.
     """
     return {f"layers.{i}.value": [f"layers.{i}.out"] for i in range(len(bert.layers))}
 
 
-# Hugging Face's name of a part -> the name here.
+# Hugging Face's name of a part -> its name in `Bert`.
 PARTS = {
     "attention.self.query": "query",
     "attention.self.key": "key",
@@ -257,10 +257,8 @@ EMBEDDINGS = {
     "LayerNorm": "norm",
 }
 HEADS = {"pooler.dense": "pooler", "classifier": "head"}
-OLD = {
-    "gamma": "weight",
-    "beta": "bias",
-}  # parameters of norms in folders that were converted from TensorFlow
+# Parameters of norms in folders that were converted from TensorFlow -> their newer names.
+OLD = {"gamma": "weight", "beta": "bias"}
 
 
 def named(name: str) -> str:
@@ -284,7 +282,7 @@ def renamed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
             elif part.startswith("embeddings."):
                 out[f"{EMBEDDINGS[part.removeprefix('embeddings.')]}.{kind}"] = weight
         except (KeyError, ValueError) as error:
-            raise DataError(f"no part of a BERT: weight {name[:120]!r}") from error
+            raise DataError(f"weight {name[:120]!r} is not part of a BERT encoder") from error
     return out
 
 
@@ -299,7 +297,7 @@ def heads(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def left_out(weights: Mapping[str, Tensor]) -> list[str]:
-    """Parts that `load` ignores, pooler and heads, by the first word of their names."""
+    """The parts that `load` ignores (pooler and heads), as the first word of their names."""
     parts = {named(name).partition(".")[0] for name in weights}
     return sorted(parts - {"encoder", "embeddings"})
 
@@ -309,11 +307,11 @@ SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
 
 
 def read(folder: Path) -> dict[str, Tensor]:
-    """All weights of a Hugging Face model folder, from the files that its own library would choose.
+    """All weights of a Hugging Face model folder, from the files that the transformers library would choose.
 
-    These are model.safetensors, else the shards of the index, else shards whose names number them, else pytorch_model.bin. Other files are
-    ignored. Raises DataError if a shard or a weight of the index is missing, or a file cannot be read; UnsupportedError for quantised
-    weights.
+    These are model.safetensors, else the shards of the index, else numbered shards without an index, else pytorch_model.bin. Other files
+    are ignored. Raises DataError if a shard or a weight of the index is missing, or a file cannot be read; UnsupportedError for
+    quantised weights.
     """
     if (folder / SINGLE).is_file():
         weights = read_safetensors(folder / SINGLE)
@@ -325,7 +323,7 @@ def read(folder: Path) -> dict[str, Tensor]:
         weights = read_pickled(folder / PICKLED)
     else:
         others = ", ".join(sorted(p.name for p in folder.glob("*.safetensors"))[:5])
-        has = f"; it has {others}, which is not a name of a whole model" if others else ""
+        has = f"; it has {others}, which do not form a whole model" if others else ""
         raise DataError(f"{folder}: no {SINGLE} and no {PICKLED}{has}")
     if integers := [
         name
@@ -334,7 +332,7 @@ def read(folder: Path) -> dict[str, Tensor]:
     ]:
         kind = str(weights[integers[0]].dtype).removeprefix("torch.")
         raise UnsupportedError(
-            f"{folder}: weight {integers[0]} is of {kind}: a quantised model", "use the float one"
+            f"{folder}: weight {integers[0]} is {kind}: a quantised model", "use the float model"
         )
     return weights
 
@@ -374,13 +372,13 @@ def read_indexed(folder: Path) -> dict[str, Tensor]:
 
 
 def read_shards(folder: Path, shards: Sequence[Path]) -> dict[str, Tensor]:
-    """The weights of shards without an index; each name has the number of shards. Raises DataError if one is missing."""
+    """The weights of shards without an index. Each file name contains the number of shards. Raises DataError if one is missing."""
     numbers = [SHARD.fullmatch(p.name) for p in shards]
     numbered = {(int(m[1]), int(m[2])) for m in numbers if m}
     count = max(total for _, total in numbered)
     if numbered != {(number, count) for number in range(1, count + 1)}:
         have = ", ".join(p.name for p in shards[:5])
-        raise DataError(f"{folder}: not all of {count} shards are there: {have}", "download it again")
+        raise DataError(f"{folder}: some of {count} shards are missing; it has {have}", "download it again")
     return {name: weight for file in shards for name, weight in read_safetensors(file).items()}
 
 
@@ -388,7 +386,7 @@ def read_pickled(file: Path) -> dict[str, Tensor]:
     """A state dict saved by torch; only tensors are unpickled. Raises DataError if it cannot be read."""
     try:
         weights = torch.load(file, weights_only=True, map_location="cpu")
-    except Exception as error:  # pickle, zipfile and torch raise many classes
+    except Exception as error:  # pickle, zipfile and torch raise many exception types
         raise DataError(f"{file}: not a file of torch weights: {str(error).splitlines()[0][:200]}") from error
     if not isinstance(weights, dict) or not all(
         isinstance(k, str) and isinstance(v, Tensor) for k, v in weights.items()
@@ -429,20 +427,20 @@ def fill(
         "types.weight": (config.type_vocab_size, config.hidden_size),
         "layers.0.up.weight": (config.intermediate_size, config.hidden_size),
     }
-    off = f"{folder}: weights do not fit config.json"
+    problem = f"{folder}: weights do not match config.json"
     if len(layers) != config.num_hidden_layers:
-        raise DataError(f"{off}: {len(layers)} layers, num_hidden_layers is {config.num_hidden_layers}")
+        raise DataError(f"{problem}: {len(layers)} layers, num_hidden_layers is {config.num_hidden_layers}")
     for name, size in sizes.items():
         have = weights.get(prefix + name)
         if have is None or tuple(have.shape) != size:
             raise DataError(
-                f"{off}: {name} is {'missing' if have is None else tuple(have.shape)}, expected {size}"
+                f"{problem}: {name} is {'missing' if have is None else tuple(have.shape)}, expected {size}"
             )
     module = build()
     try:
         module.load_state_dict(weights)
     except RuntimeError as error:
-        raise DataError(f"{off}: {' '.join(str(error).split())[:300]}") from error
+        raise DataError(f"{problem}: {' '.join(str(error).split())[:300]}") from error
     return module.eval()
 
 

@@ -18,9 +18,9 @@ DECAY = 0.01  # weight decay (Devlin et al., appendix A.2)
 
 
 class Tuner(Epochs):
-    """AdamW on cross-entropy under a learning rate that rises and falls linearly; tables of words and positions are not tuned.
+    """AdamW on cross-entropy with a learning rate that rises and falls linearly. Embedding tables are not trained.
 
-    Nothing is held out: the last epoch's weights are kept.
+    There is no validation: the weights of the last epoch are kept.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Tuner(Epochs):
         self.optimise([optimizer], [torch.optim.lr_scheduler.LambdaLR(optimizer, share)])
 
     def batches(self, epoch: int) -> list[npt.NDArray[np.int64]]:
-        """Rows in batches of about the same length, in random order; both are drawn anew each epoch."""
+        """Batches of rows of similar length, in random order. Each epoch draws new batches and a new order."""
         rng = np.random.default_rng([self.seed, epoch])
         drawn = rng.permutation(len(self.train.ids))
         lengths = np.array([len(x) for x in self.train.ids])
@@ -72,7 +72,7 @@ class Tuner(Epochs):
 
 @torch.inference_mode()
 def accuracy(model: nn.Module, data: Labelled, batch: int) -> float:
-    """Share of sentences whose class is predicted correctly. batch: sentences at a time."""
+    """Share of sentences whose class is predicted correctly. batch: sentences per batch."""
     model.eval()
     hits = 0
     for rows in tokenizer.batches(data.ids, batch):

@@ -13,7 +13,7 @@ from buzzer.models.bert import tokenizer
 from buzzer.models.bert.encoder import SentenceClassifier
 from buzzer.models.bert.tokenizer import Labelled
 
-SCALE = 10.0  # vectors are fitted times this: length 1 would need large weights, which conditions the problem badly
+SCALE = 10.0  # vectors are multiplied by this for the fit; length 1 would need large weights, which is badly conditioned
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def fit(
     penalties: Sequence[float],
     seed: int,
 ) -> Head:
-    """Multinomial logistic regressions with each L2 penalty, and of them the one most accurate on `valid`.
+    """Fits a multinomial logistic regression with each L2 penalty, and returns the most accurate one on `valid`.
 
     train, valid: vectors float32 [rows, dim] and classes int64 [rows]. Each is fitted by L-BFGS to convergence.
     """

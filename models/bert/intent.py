@@ -1,4 +1,4 @@
-"""The `bert-intent` task: the intents of real sentences by real MiniLM-L6 weights, from raw text to labels.
+"""The `bert-intent` task: predicts the intents of real sentences with real MiniLM-L6 weights, from raw text to labels.
 
 `fit` writes to the work folder:
 - head.pt: `weight` [classes, dim] and `bias` [classes] of the linear head;
@@ -6,7 +6,8 @@
 
 Details of `fit`: `l2`, the penalty that was best on the validation split.
 
-Details of `predict`: `session`, the session's description; `tokens`, in all sentences; `latency_runs`, sentences timed one by one.
+Details of `predict`: `session`, the session's description; `tokens`, the number of tokens in all sentences; `latency_runs`, the number
+of sentences timed one by one.
 """
 
 import json
@@ -28,9 +29,9 @@ from buzzer.models.bert import weights
 from buzzer.models.bert.params import IntentContext, IntentParams
 from buzzer.models.dataset_task import DatasetTask, DataSource, TaskContext
 
-STAND_IN = "a generated stand-in for CLINC150: set BUZZER_DATA or give --data for the real sentences"
+STAND_IN = "a generated stand-in for CLINC150: set BUZZER_DATA or use --data for the real sentences"
 P = TypeVar("P", bound=IntentParams)
-Splits = dict[str, list[tuple[str, str]]]  # by split: sentences and their labels
+Splits = dict[str, list[tuple[str, str]]]  # split -> sentences and their labels
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,13 @@ class Ready:
     """A fitted model, ready for a session."""
 
     model: Any  # torch module
-    precision: str  # of the session
-    notes: tuple[str, ...] = ()  # what a reader of the record must know
-    details: dict[str, Any] = field(default_factory=dict)  # of `predict`
+    precision: str  # precision of the session
+    notes: tuple[str, ...] = ()  # important remarks for readers of the record
+    details: dict[str, Any] = field(default_factory=dict)  # additional details of `predict`
 
 
 class IntentTask(DatasetTask[P]):
-    """A task on CLINC150; a subclass gives `fit_steps` and `ready`."""
+    """A task on CLINC150. A subclass implements `fit_steps` and `ready`."""
 
     data_source = DataSource(
         f"clinc150-v{generator.VERSION}",
@@ -166,7 +167,7 @@ def fitted(folder: Path, work: Path, classes: int) -> Any:
 def labels_of(
     predicted: npt.NDArray[np.int64], classes: Sequence[str], sizes: Sequence[int]
 ) -> dict[str, Sequence[str]]:
-    """Labels by tested split. sizes: sentences of each split."""
+    """Split -> predicted labels, for the tested splits. sizes: number of sentences of each split."""
     ends = np.cumsum(sizes)
     return {
         part: [classes[i] for i in predicted[end - size : end]]

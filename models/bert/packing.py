@@ -1,7 +1,7 @@
 """Packing: sentences of different lengths in one row of tokens, so that no time is spent on padding.
 
-As in Effective Transformers, ByteTransformer (Zhai et al., IPDPS 2023) and every MLPerf BERT entry: linear layers and norms process each
-token once; a block-diagonal mask keeps attention inside a sentence.
+Linear layers and norms process each token once, and a block-diagonal mask keeps attention inside a sentence, as in Effective
+Transformers, ByteTransformer (Zhai et al., IPDPS 2023) and MLPerf BERT submissions.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,7 +27,7 @@ class Packed(nn.Module):
     def forward(self, input_ids: Tensor, positions: Tensor, segments: Tensor) -> Tensor:
         """Hidden states [rows, tokens, hidden_size] of inputs int64 [rows, tokens].
 
-        positions: of each token in its sentence. segments: number of its sentence from 1, 0 for padding.
+        positions: position of each token in its sentence. segments: number of its sentence from 1, 0 for padding.
         """
         bert = self.bert
         x = bert.norm(bert.words(input_ids) + bert.positions(positions) + bert.types.weight[0])
@@ -39,9 +39,9 @@ class Packed(nn.Module):
 
 
 def buckets(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
-    """For each row the numbers of its sentences, at most `tokens` tokens in all: first fit, the longest first.
+    """For each row the numbers of its sentences, with at most `tokens` tokens in total: first fit, the longest sentences first.
 
-    A longer sentence gets a row of its own.
+    A sentence of more than `tokens` tokens gets its own row.
     """
     rows: list[list[int]] = []
     free: list[int] = []

@@ -1,15 +1,16 @@
-"""The `bert-intent-precision` task: the intents of `bert-intent` by an encoder that is fine-tuned end to end, then quantised and pruned.
+"""The `bert-intent-precision` task: as `bert-intent`, with an encoder that is fine-tuned end to end, then quantised and pruned.
 
-One fit makes all checkpoints; a prediction runs one of them on one backend.
+One fit makes all checkpoints. A prediction runs one checkpoint on one backend.
 
 `fit` writes to the work folder:
 - <checkpoint>/: a folder of `quant.save` for each checkpoint;
 - classes.json: the names of the classes.
-While `fit` runs there is also <checkpoint>.tuning.pt, from which a stopped fit resumes.
+While `fit` runs there is also <checkpoint>.tuning.pt, from which an interrupted fit resumes.
 
-Details of `fit`: `checkpoints`, by name `valid_accuracy` and `bytes`; `layers` of the encoder; `tuned_in_bf16`.
+Details of `fit`: `checkpoints`, name -> `valid_accuracy` and `bytes`; `layers`, the number of layers of the encoder; `tuned_in_bf16`.
 
-Details of `predict`: those of `bert-intent`, and `simulated`, whether the session computes in FP32 with values rounded to its precision.
+Details of `predict`: the details of `bert-intent`, and `simulated`: whether the session computes in FP32 with values rounded to its
+precision.
 """
 
 import json
@@ -34,9 +35,9 @@ VARIANTS = {
     "sparse": ("sparse", "fp32"),
     "sparse-int8": ("sparse-int8", "int8"),
 }
-SIMULATED = "{} rounds to {} and multiplies in FP32 here: the accuracy is that precision's, the speed is not"
-SATURATES = "without VNNI {} adds pairs of INT8 products in 16 bits, which saturates: accuracy may be below other processors'"
-DENSE = "no kernel here uses the 2:4 pattern: the accuracy is that of the sparse model, the speed that of a dense one"
+SIMULATED = "{} simulates {}: it rounds values and multiplies in FP32, so the accuracy is meaningful but not the speed"
+SATURATES = "without VNNI {} adds pairs of INT8 products in 16 bits, which saturates: accuracy may be lower than on other processors"
+DENSE = "no kernel uses the 2:4 pattern: the accuracy is that of the sparse model, the speed that of a dense model"
 
 
 class BertIntentPrecision(IntentTask[PrecisionParams]):
@@ -45,7 +46,7 @@ class BertIntentPrecision(IntentTask[PrecisionParams]):
     params_type = PrecisionParams
 
     def fit_steps(self, context: PrecisionContext) -> Steps:
-        """Fine-tune once, then make from it the checkpoints that the parameters name."""
+        """Fine-tune once, then make the checkpoints that the parameters name from the fine-tuned model."""
         from buzzer.models.bert.checkpoints import Maker, order, start
 
         yield "load"
@@ -67,7 +68,7 @@ class BertIntentPrecision(IntentTask[PrecisionParams]):
         )
 
     def layers(self, params: Mapping[str, Any]) -> int:
-        """Layers of the encoder that the parameters name, before it is cut."""
+        """The number of layers of the encoder that the parameters name, before it is truncated."""
         from buzzer.models.bert import encoder, weights
 
         return encoder.config_of(weights.folder(params["weights"])).num_hidden_layers
@@ -75,7 +76,8 @@ class BertIntentPrecision(IntentTask[PrecisionParams]):
     def ready(self, context: PrecisionContext, folder: Path, classes: int) -> Ready:
         """The checkpoint of the run's precision.
 
-        Raises UnsupportedError for a precision that the backend lacks, UsageError for an unknown one or a checkpoint that was not made.
+        Raises UnsupportedError for a precision that the backend does not support, UsageError for an unknown precision and for a
+        checkpoint that `fit` did not make.
         """
         from buzzer.engine import device, infer, quant
         from buzzer.models.bert.checkpoints import blank
@@ -88,7 +90,9 @@ class BertIntentPrecision(IntentTask[PrecisionParams]):
                 f"{context.backend} has no precision {precision}", f"it has: {', '.join(offered)}"
             )
         if name not in context.params.checkpoints:
-            raise UsageError(f"no checkpoint {name} was fitted", f"add it: --set checkpoints=[float,{name}]")
+            raise UsageError(
+                f"the fit made no checkpoint {name}", f"add it: --set checkpoints=[float,{name}]"
+            )
         notes = [DENSE] if name.startswith("sparse") else []
         simulated = infer.simulates(context.backend, precision)
         if simulated:

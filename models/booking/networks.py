@@ -1,9 +1,9 @@
-"""The three networks: MLP-SMF and multi-stage GRU as the winners describe them, and the XLNet-type encoder whose code
-they never published. All end in a session-based matrix factorisation (SMF) head: the score of a city is the dot product
-of the network's vector for the trip with the city's embedding, from the table that also embeds the cities of the trip.
+"""The three networks: MLP-SMF and multi-stage GRU as the winners describe them, and an XLNet-type encoder, whose code
+they did not publish. All end in a session-based matrix factorisation (SMF) head: the score of a city is the dot product
+of the network's vector for the trip with the city's embedding. The same table embeds the cities of the trip.
 
-Each network has `forward(cities, countries, context, numbers)`, which gives probabilities [rows, classes], and `loss(target, *inputs)`,
-with target int64 [rows]. The inputs are those of `features.Inputs`.
+Each network has `forward(cities, countries, context, numbers)`, which returns probabilities [rows, classes], and
+`loss(target, *inputs)` with target int64 [rows]. The inputs are the fields of `features.Inputs`.
 """
 
 from dataclasses import asdict, dataclass
@@ -21,9 +21,9 @@ from buzzer.models.booking.features import FIRST_CITY, NUMBERS
 class Sizes:
     """The sizes of a network's layers and tables."""
 
-    cities: int  # rows of the city table: classes and FIRST_CITY codes before them
+    cities: int  # rows of the city table: FIRST_CITY special codes, then the classes
     countries: int
-    context: tuple[int, ...]  # number of codes by context column
+    context: tuple[int, ...]  # number of codes of each context column
     lags: int
     dim: int
     hidden: int
@@ -43,7 +43,7 @@ class Sizes:
 
 
 class Trip(nn.Module):
-    """Embeddings and head that all networks have: of cities, countries, and the other facts of a stay."""
+    """The embeddings of cities, countries and the other facts of a stay, and the head. All networks use them."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class Trip(nn.Module):
             nn.init.normal_(cast(nn.Embedding, table).weight, std=0.05)
 
     def query_context(self, cities: Tensor, countries: Tensor, context: Tensor, numbers: Tensor) -> Tensor:
-        """The facts of the stay whose city is asked for, embedded and summed: [rows, dim]."""
+        """The facts of the stay whose city is predicted, embedded and summed: [rows, dim]."""
         scaled = F.relu(self.norm((numbers[:, :, None] * self.scale).flatten(1)))
         total = scaled.view(-1, *self.scale.shape).sum(dim=1)
         for i, table in enumerate(self.context):
@@ -70,8 +70,8 @@ class Trip(nn.Module):
     def scores(self, vectors: Tensor, cities: Tensor) -> Tensor:
         """The SMF head: [rows, dim] to logits [rows, classes]; rare and unseen cities have no class.
 
-        Not in the winners' networks: each city of the trip gets a bonus or malus by its position, like the copy score of a pointer
-        network (Vinyals et al., NeurIPS 2015). A dot product cannot express whether a trip returns to a city.
+        In addition to the winners' networks, each city of the trip gets a positive or negative bonus by its position, like the copy score
+        of a pointer network (Vinyals et al., NeurIPS 2015). A dot product cannot express whether a trip returns to a city.
         """
         has_class = cities >= FIRST_CITY
         logits = vectors @ self.city.weight[FIRST_CITY:].T + self.bias
@@ -111,7 +111,7 @@ class Mlp(nn.Module):
 
 
 class Gru(nn.Module):
-    """Multi-stage GRU: a softmax over all cities, two heads that score its best candidates again, and a learned weighted mean."""
+    """Multi-stage GRU: a softmax over all cities, two heads that rescore its best candidates, and a learned weighted mean."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
@@ -125,8 +125,8 @@ class Gru(nn.Module):
         self.mix = nn.Parameter(torch.zeros(2))
 
     def stages(self, *inputs: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Logits of the first stage [rows, classes], its best candidates [rows, candidates], and the probabilities that each head
-        gives to the candidates: a softmax of dot products."""
+        """Logits of the first stage [rows, classes], its best candidates [rows, candidates], and the candidates' probabilities from
+        each head: a softmax of dot products."""
         cities, countries = inputs[:2]
         lags = torch.cat([self.trip.city(cities[:, 1:]), self.trip.country(countries[:, 1:])], dim=2)
         hidden = self.gru(lags.flip(1))[0][:, -1]  # in the order of time
@@ -142,7 +142,7 @@ class Gru(nn.Module):
         return logits, best, heads
 
     def forward(self, cities: Tensor, countries: Tensor, context: Tensor, numbers: Tensor) -> Tensor:
-        """Probabilities [rows, classes]: the weighted mean of the three; a head gives 0 to classes that are no candidates."""
+        """Probabilities [rows, classes]: the weighted mean of the first stage and the heads. A head's probability of other classes is 0."""
         logits, best, heads = self.stages(cities, countries, context, numbers)
         weights = torch.sigmoid(self.mix)
         first = logits.softmax(dim=1)
@@ -150,20 +150,20 @@ class Gru(nn.Module):
         return first.scatter_add(1, best, again) / (1 + weights.sum())
 
     def loss(self, target: Tensor, *inputs: Tensor) -> Tensor:
-        """Sum of the cross-entropies of the three and of their mean; the last trains the weights of the mean only."""
+        """Sum of the cross-entropies of the first stage, the heads and their mean. The mean's term trains only the mean's weights."""
         logits, best, heads = self.stages(*inputs)
         first = F.cross_entropy(logits, target, reduction="none")
         hit = best == target[:, None]
         again = [(p * hit).sum(dim=1) for p in heads]
         weights = torch.sigmoid(self.mix)
         mixed = torch.exp(-first.detach()) + sum(w * p.detach() for w, p in zip(weights, again, strict=True))
-        given = [*again, mixed / (1 + weights.sum())]
-        return first.mean() + torch.stack([-torch.log(p + 1e-6).mean() for p in given]).sum()
+        probabilities = [*again, mixed / (1 + weights.sum())]
+        return first.mean() + torch.stack([-torch.log(p + 1e-6).mean() for p in probabilities]).sum()
 
 
 class Encoder(nn.Module):
-    """XLNet-type: bidirectional attention with relative positions over the last stays and the stay asked for, whose city is masked.
-    (Without XLNet's two-stream permutation training.)"""
+    """XLNet-type: bidirectional attention with relative positions over the last stays and the predicted stay, whose city is masked.
+    It does not use XLNet's two-stream permutation training."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
@@ -176,8 +176,8 @@ class Encoder(nn.Module):
     def logits(self, cities: Tensor, countries: Tensor, context: Tensor, numbers: Tensor) -> Tensor:
         """Scores [rows, classes]."""
         stays = self.trip.city(cities[:, 1:]) + self.trip.country(countries[:, 1:])
-        asked = self.trip.query_context(cities, countries, context, numbers)
-        x = torch.cat([asked[:, None], stays], dim=1)
+        query = self.trip.query_context(cities, countries, context, numbers)
+        x = torch.cat([query[:, None], stays], dim=1)
         padding = torch.cat([torch.zeros_like(cities[:, :1]), (cities[:, 1:] == 0).long()], dim=1)
         hide = padding[:, None, None].to(x.dtype) * -1e9
         for layer in self.layers:
@@ -197,7 +197,7 @@ NETWORKS: dict[str, type[Mlp] | type[Gru] | type[Encoder]] = {"mlp": Mlp, "gru":
 
 
 class TopK(nn.Module):
-    """A network that returns the `n` most probable classes only, so that little is copied from the device."""
+    """A network that returns only the `n` most probable classes, so that little is copied from the device."""
 
     def __init__(self, network: nn.Module, n: int) -> None:
         super().__init__()

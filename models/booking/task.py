@@ -1,18 +1,18 @@
-"""The `booking` task: the last city of a trip, four guesses, by networks whose probabilities are blended.
+"""The `booking` task: four guesses for the last city of a trip, from networks whose probabilities are blended.
 
 `fit` writes to the work folder:
-- city_id.parquet, hotel_country.parquet, booker_country.parquet, device_class.parquet, affiliate_id.parquet: codes of values;
+- city_id.parquet, hotel_country.parquet, booker_country.parquet, device_class.parquet, affiliate_id.parquet: the codes of values;
 - transitions.parquet: the baseline, the cities that most often follow each city;
 - classes.npy: int64 [classes], the official city id of each class;
 - sizes.json: the fields of `networks.Sizes`;
 - <network>.pt: the weights of each network.
-While `fit` runs there is also <network>.checkpoint, from which a stopped fit resumes.
+While `fit` runs there is also <network>.checkpoint, from which an interrupted fit resumes.
 
-Details of `fit`: `classes`, cities that can be guessed; `targets`, training rows whose city has a class; `valid_trips`, held-out trips;
-`history`, by network a list of `epoch`, `loss` and `accuracy@4` of the held-out trips.
+Details of `fit`: `classes`, number of cities that can be guessed; `targets`, number of training rows whose city has a class;
+`valid_trips`, number of held-out trips; `history`, for each network a list of `epoch`, `loss` and `accuracy@4` of the held-out trips.
 
 Details of `predict`: `ceiling`, the best score that generated data allows, or null; `sessions`, the description of each network's session;
-`stays`, stays read.
+`stays`, number of stays read.
 """
 
 import json
@@ -52,7 +52,7 @@ class Booking(DatasetTask[Params]):
     data_source = DataSource(f"booking-v{generator.VERSION}", dataset.generate, dataset.check)
 
     def notes(self, files: Files) -> list[str]:
-        """Test cities that the training data lacks, and whether there can be a score."""
+        """Notes on test cities that are not in the training data, and on a missing truth file."""
         unknown = files.facts["test_cities_unknown_to_train"]
         notes = [f"{unknown} cities of the test are not in train"] if unknown else []
         notes += ["no ground_truth.csv: no score"] if "truth" not in files.rows else []
@@ -81,7 +81,7 @@ class Booking(DatasetTask[Params]):
         sizes = sizes_of(e, tables, params)
         if sizes.classes < GUESSES:
             raise DataError(
-                f"{context.data}: {sizes.classes} cities are seen more than {params.rare} times, too few to learn from",
+                f"{context.data}: only {sizes.classes} cities occur more than {params.rare} times, too few to train on",
                 "use a larger --scale, or lower the threshold with --set rare=0",
             )
         yield "fit"
@@ -149,7 +149,7 @@ class Booking(DatasetTask[Params]):
 
 
 def network_names(params: Params) -> list[str]:
-    """The networks of the task. Raises UsageError for an unknown one, or none."""
+    """The networks to run. Raises UsageError for an unknown network, or if there is none."""
     for name in params.networks:
         if name not in WEIGHTS:
             raise unknown_name("network", name, WEIGHTS)
@@ -186,7 +186,7 @@ def class_ids(e: Engine, table: Frame) -> Array:
 
 
 def sizes_of(e: Engine, tables: Mapping[str, Frame], params: Params) -> Any:
-    """The networks' `Sizes`: a table has a row for every code that can occur."""
+    """The networks' `Sizes`. A table has a row for every code that can occur."""
     from buzzer.models.booking.networks import Sizes
 
     def codes(name: str) -> int:
@@ -212,24 +212,24 @@ def training_rows(
 ) -> tuple[Inputs, Inputs]:
     """Training rows and held-out rows.
 
-    Training rows: every stay but a trip's first, of the training trips forwards and backwards, and of the visible test stays forwards.
-    Held-out rows: the last stay of a `share` of the training trips, drawn by their id; these trips are not trained on.
+    Training rows: every stay except a trip's first, of the training trips in both directions and of the visible test stays forwards.
+    Held-out rows: the last stay of a `share` of the training trips, chosen by a checksum of their id. These trips are not trained on.
     """
     inputs = [features.to_inputs(e, t, lags) for t in (forwards, backwards, visible)]
     trips = e.to_numpy(forwards, ["utrip_id", "position", "length"])
-    turned, shown = (e.to_numpy(t, ["position", "length"]) for t in (backwards, visible))
+    reversed_trips, test = (e.to_numpy(t, ["position", "length"]) for t in (backwards, visible))
     held = held_out(trips["utrip_id"], share)
-    learned = (
+    train_rows = (
         ~held & (trips["position"] > 0),
-        ~held & (turned["position"] > 0),
-        (shown["position"] > 0) & (shown["position"] < shown["length"] - 1),
+        ~held & (reversed_trips["position"] > 0),
+        (test["position"] > 0) & (test["position"] < test["length"] - 1),
     )
     last = held & (trips["position"] == trips["length"] - 1) & (trips["position"] > 0)
-    return join(inputs, learned), join(inputs[:1], [last])
+    return join(inputs, train_rows), join(inputs[:1], [last])
 
 
 def held_out(trips: Array, share: float) -> Array:
-    """Whether a trip is held out, bool [rows]: by a checksum of its id, the same on every machine and for all rows of the trip."""
+    """Whether each row's trip is held out, bool [rows]. It depends on a checksum of the trip's id only, on every machine."""
     from zlib import crc32
 
     by_trip = {trip: crc32(trip.encode()) / 2**32 < share for trip in dict.fromkeys(trips)}
@@ -258,7 +258,7 @@ def fitted(name: str, folder: Path) -> Any:
 
 
 def open_session(name: str, context: Context) -> Session:
-    """A session of the fitted network on the run's backend; it returns the most probable cities only."""
+    """A session of the fitted network on the run's backend. It returns only the most probable cities."""
     from buzzer.engine import infer
     from buzzer.models.booking.networks import TopK
 
@@ -288,7 +288,7 @@ def example(sizes: Any) -> dict[str, Array]:
 def blend(outputs: Mapping[str, list[tuple[Array, Array]]]) -> dict[str, Array]:
     """The four best classes of each network and of the `ensemble`, int64 [rows, 4].
 
-    outputs: by network, its batches of probabilities and classes, each [batch, candidates].
+    outputs: network -> its batches of probabilities and classes, each [batch, candidates].
     """
     values, classes = (
         {name: np.concatenate([batch[part] for batch in batches]) for name, batches in outputs.items()}
@@ -305,7 +305,7 @@ def baseline(facts: Mapping[str, Array]) -> Array:
     facts: columns next0 to next3 of `features.follow`.
     """
     following = np.stack([facts[f"next{i}"] for i in range(GUESSES)], axis=1).astype(np.int64) - FIRST_CITY
-    popular = np.broadcast_to(np.arange(GUESSES), following.shape)  # codes are in order of falling count
+    popular = np.broadcast_to(np.arange(GUESSES), following.shape)  # codes are in descending order of count
     repeated = (popular[:, :, None] == following[:, None, :]).any(axis=2)
     both = np.concatenate([following, np.where(repeated, -1, popular)], axis=1)
     order = np.argsort(both < 0, axis=1, kind="stable")[:, :GUESSES]
@@ -315,17 +315,17 @@ def baseline(facts: Mapping[str, Array]) -> Array:
 def score(ids: Mapping[str, Array], trips: Array, submission: Path, truth: Path | None) -> dict[str, float]:
     """The official score of the submission file, and the score of each network and the baseline; empty without a truth file.
 
-    ids: by model, the city ids guessed, int64 [rows, 4]; trips: trip ids [rows].
+    ids: model -> guessed city ids, int64 [rows, 4].  trips: trip ids [rows].
     """
     if truth is None:
         return {}
     import polars as pl
 
     answers = pl.read_csv(truth, schema_overrides={"city_id": pl.Int64}, columns=list(TRUTH)[:2])
-    asked = pl.DataFrame({"utrip_id": list(trips)}).join(
+    truths = pl.DataFrame({"utrip_id": list(trips)}).join(
         answers, on="utrip_id", how="left", maintain_order="left"
     )
-    cities = asked["city_id"].to_numpy()
+    cities = truths["city_id"].to_numpy()
     by_model = {f"{SCORE}_{name}": accuracy(cities, best) for name, best in ids.items() if name != "ensemble"}
     return dataset.score(submission, truth) | by_model
 

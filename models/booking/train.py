@@ -17,7 +17,7 @@ VALID_BATCH = 2048
 
 
 class Trainer(Epochs):
-    """Adam under a one-cycle schedule (winners: peak 3e-3, a tenth of the steps to rise, batch 1024, 12 epochs)."""
+    """Adam with a one-cycle schedule. The winners use a peak of 3e-3, a tenth of the steps to rise, batch 1024 and 12 epochs."""
 
     metric = "accuracy@4"
 
@@ -39,7 +39,7 @@ class Trainer(Epochs):
         self.optimise([optimizer], [one_cycle(optimizer, params.lr, steps, pct_start=0.1, div_factor=1e3)])
 
     def batches(self, epoch: int) -> Iterator[Array]:
-        """Rows with a target in random order; those that do not fill the last batch are left out."""
+        """Rows with a target in random order. An incomplete last batch is left out."""
         torch.manual_seed(self.seed * 1000 + epoch)
         order = np.random.default_rng([self.seed, epoch]).permutation(self.rows)
         for step in range(self.steps):

@@ -1,1 +1,1 @@
-"""Complete Journey: next item of a household."""
+"""Complete Journey: predicts the next item of a household."""

@@ -1,6 +1,6 @@
 """The `complete-journey` task: the models of `sigir-ecom-task1` on real grocery baskets, mapped into its schema.
 
-Files and details are those of `sigir_ecom.next_item.task`.
+Files and details are as in `sigir_ecom.next_item.task`.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ from buzzer.models.sigir_ecom.next_item.task import Recommendation
 
 NOTES = (
     "real data: 84.51 Complete Journey (2017), a household's week as session, mapped into the SIGIR eCom schema",
-    f"time split: weeks from {mapping.TEST_WEEK} on are the test; what is bought counts as looked at",
+    f"time split: weeks from {mapping.TEST_WEEK} on are the test; a bought item counts as a view",
 )
 
 
@@ -27,7 +27,7 @@ class CompleteJourney(Recommendation):
     def prepare(self, source: Path | None, cache: Path, scale: float, seed: int, progress: Progress) -> Data:
         """Map the installed package's tables into the schema, in the cache. Raises UsageError for a folder of files."""
         if source is not None:
-            raise UsageError("complete-journey takes its data from an installed package", "leave --data out")
+            raise UsageError("complete-journey reads its data from an installed package", "leave --data out")
         files = self.data_source.files(None, cache, scale, seed, progress)
         return Data(files.folder, files.fingerprint, "official", dict(files.rows), min(scale, 1.0), NOTES)
 

@@ -1,13 +1,14 @@
 """The `online-shoppers` task: the models of `sigir-ecom-task2` on real sessions of another shop (UCI 468).
 
-`fit` writes to the work folder, beside the files of `sigir_ecom.purchase.ensemble`:
+`fit` writes to the work folder, in addition to the files of `sigir_ecom.purchase.ensemble`:
 - codes-<column>.parquet: codes of the values of a column;
 - rates-<column>.parquet: sums of purchases by the codes of a column;
 - prior.json: the overall rate of purchase.
 
-Details of `fit`: `bought`, the rate of purchase; `history`, of the network, a list of `epoch`, `loss` and `valid_loss`; `weights`, by model.
+Details of `fit`: `bought`, the rate of purchase; `history`, for the network, a list of `epoch`, `loss` and `valid_loss`; `weights`,
+model -> weight.
 
-Details of `predict`: `sessions`, by model the description of its session; `weights`, by model.
+Details of `predict`: `sessions`, model -> description of its session; `weights`, model -> weight.
 """
 
 import json
@@ -41,8 +42,8 @@ from buzzer.models.sigir_ecom.purchase.ensemble import ENSEMBLE
 from buzzer.models.sigir_ecom.purchase.params import Context, Params
 from buzzer.models.sigir_ecom.sessions.events import batches
 
-STAND_IN = "a generated stand-in for UCI 468: set BUZZER_DATA or give --data for the real sessions"
-EVERY = 5  # every fifth row is of the test; of the others, every fifth is held out
+STAND_IN = "a generated stand-in for UCI 468: set BUZZER_DATA or use --data for the real sessions"
+EVERY = 5  # every fifth row is a test row; rows with row % 5 == 1 are held out
 ENCODED = ("Month", "TrafficType", "Browser", "Region", "VisitorType")
 SMOOTHING = 20.0
 NUMBERS = (
@@ -160,7 +161,7 @@ def read(e: Engine, folder: Path) -> Frame:
 
 
 def base(e: Engine, t: Frame, tables: Mapping[str, Frame]) -> Frame:
-    """Features that need the row and the codes only, and `bought`, 0 or 1."""
+    """Features that depend only on the row and the codes, and `bought`, 0 or 1."""
     for name, table in tables.items():
         t = e.categorify(t, name, table, f"{name}_code")
     return e.with_columns(
@@ -179,12 +180,12 @@ def logarithm(e: Engine, name: str) -> Callable[[Columns], Expr]:
 
 
 def sizes_of(e: Engine, tables: Mapping[str, Frame]) -> list[int]:
-    """Number of codes by column."""
+    """The number of codes of each column."""
     return [int(e.height(tables[name])) + FIRST_CODE for name in CODED]
 
 
 def codes_of(e: Engine, t: Frame, sizes: list[int]) -> Array:
-    """Codes of all columns in one range, the codes of each column after those of the previous ones: int64 [rows, columns]."""
+    """Codes of all columns in one range, int64 [rows, columns]. The codes of each column follow those of the previous columns."""
     arrays = e.to_numpy(t, [f"{name}_code" for name in CODED])
     shift = np.cumsum([0, *sizes[:-1]])
     return np.stack(list(arrays.values()), axis=1).astype(np.int64) + shift

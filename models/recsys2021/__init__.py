@@ -1,1 +1,1 @@
-"""RecSys Challenge 2021 (Twitter), as the winners did it (Schifferer et al., RecSys Challenge 2021)."""
+"""RecSys Challenge 2021 (Twitter): the winning solution (Schifferer et al., RecSys Challenge 2021)."""

@@ -1,4 +1,4 @@
-"""`gbdt`: boosted trees of the `recsys2021` task as a model of `buzzer bench`, on rows that they were not trained on."""
+"""`gbdt`: boosted trees of the `recsys2021` task for `buzzer bench`, on rows that they were not trained on."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,39 +22,39 @@ ROWS = "rows.npy"
 
 
 class Gbdt:
-    """params: `scale` of the generated data, `rounds` and `depth` of the trees, and the engagement, `target`."""
+    """params: `scale` of the generated data, `rounds` and `depth` of the trees, and `target`, the predicted engagement."""
 
-    def load(self, ask: BenchSpec) -> BenchModel:
-        """Trains the trees unless `ask.work` has them. Raises UsageError for rows of real lengths."""
-        if ask.lengths != "fixed":
+    def load(self, spec: BenchSpec) -> BenchModel:
+        """Trains the trees unless `spec.work` has them. Raises UsageError for rows of real lengths."""
+        if spec.lengths != "fixed":
             raise UsageError("trees have no sentences: --lengths real is for encoders")
-        if not (ask.work / ROWS).is_file():
-            fit(ask)
-        model, rows = trees.path(ask.work, "kfold", ask.params["target"]), np.load(ask.work / ROWS)
-        batches = [{"features": cut(rows, ask, i)} for i in range(ask.inputs)]
-        facts = {"trees": ask.params["rounds"], "depth": ask.params["depth"], "held_out_rows": len(rows)}
+        if not (spec.work / ROWS).is_file():
+            fit(spec)
+        model, rows = trees.path(spec.work, "kfold", spec.params["target"]), np.load(spec.work / ROWS)
+        batches = [{"features": cut(rows, spec, i)} for i in range(spec.inputs)]
+        facts = {"trees": spec.params["rounds"], "depth": spec.params["depth"], "held_out_rows": len(rows)}
         notes = [
-            f"trees of {ask.params['target']}, held-out rows of recsys2021, generated, scale {ask.params['scale']:g}"
+            f"trees of {spec.params['target']}, held-out rows of recsys2021, generated, scale {spec.params['scale']:g}"
         ]
-        if ask.batch > len(rows):
+        if spec.batch > len(rows):
             notes.append(f"{len(rows)} different rows, repeated")
         return BenchModel(
             model,
             ("probability",),
             batches,
             Reference(model).predict,
-            [ask.batch] * ask.inputs,
+            [spec.batch] * spec.inputs,
             dynamic={"features": {0: "batch"}},
             notes=tuple(notes),
             facts=facts,
         )
 
-    def identity(self, ask: BenchSpec) -> None:
+    def identity(self, spec: BenchSpec) -> None:
         """None: each call of `buzzer bench` trains other trees."""
 
 
 class Reference:
-    """XGBoost's prediction from a DMatrix, where the measured backend predicts in place."""
+    """XGBoost's prediction from a DMatrix. (The measured backend predicts in place.)"""
 
     def __init__(self, model: Path) -> None:
         import xgboost
@@ -68,37 +68,37 @@ class Reference:
         return {"probability": self._booster.predict(xgboost.DMatrix(batch["features"]))}
 
 
-def cut(rows: Array, ask: BenchSpec, number: int) -> Array:
-    """The batch with a number: the next `ask.batch` rows, starting over at the end."""
-    at = (np.arange(ask.batch) + number * ask.batch) % len(rows)
+def cut(rows: Array, spec: BenchSpec, number: int) -> Array:
+    """Batch `number`: the next `spec.batch` rows, starting over at the end."""
+    at = (np.arange(spec.batch) + number * spec.batch) % len(rows)
     return np.ascontiguousarray(rows[at])
 
 
-def fit(ask: BenchSpec) -> None:
-    """Generate data, train the trees, and save them and the encoded test rows, float32 [rows, features], in `ask.work`."""
-    data, e = ask.work / "data", frames.load("polars")
-    dataset.generate(data, ask.params["scale"], ask.seed, silent)
-    context = TASK.typed(context_of(ask, data))
+def fit(spec: BenchSpec) -> None:
+    """Generate data, train the trees, and save them and the encoded test rows, float32 [rows, features], in `spec.work`."""
+    data, e = spec.work / "data", frames.load("polars")
+    dataset.generate(data, spec.params["scale"], spec.seed, silent)
+    context = TASK.typed(context_of(spec, data))
     for _ in TASK.fit_steps(context):
         pass  # the phases are not timed
-    codes = lookup_tables.load(e, ask.work, "code")
+    codes = lookup_tables.load(e, spec.work, "code")
     part = features.read_part(e, part_files(data / "test")[0], False)
     t = features.code(e, features.base(e, part, False), codes)
-    tables, means = lookup_tables.load(e, ask.work, "train"), fitting.means(ask.work)["train"]
+    tables, means = lookup_tables.load(e, spec.work, "train"), fitting.means(spec.work)["train"]
     wanted = fitting.lookups(e, fitting.Fitted(codes, {}, tables, {}, means))
     models = ensemble.select_models(context.params)
     rows = ensemble.inputs(e, fitting.encoded(e, t, wanted), models, 0)
-    np.save(ask.work / ROWS, rows.x)
+    np.save(spec.work / ROWS, rows.x)
 
 
-def context_of(ask: BenchSpec, data: Path) -> RunContext:
-    """A fit of the task with trees of the wanted size and no other model."""
+def context_of(spec: BenchSpec, data: Path) -> RunContext:
+    """The settings of a fit of the task that trains only trees, with the rounds and depth of the parameters."""
     params = load_yaml("tasks/recsys2021.yaml")["params"] | TREES_ONLY
-    params |= {"rounds_1": ask.params["rounds"], "depth_1": ask.params["depth"]}
+    params |= {"rounds_1": spec.params["rounds"], "depth_1": spec.params["depth"]}
     return RunContext(
         task="recsys2021", engine="polars", backend="xgboost", precision="fp32", device="cpu",
-        data=data, work=ask.work, out=ask.work, scale=ask.params["scale"], seed=ask.seed,
-        threads=ask.threads, params=params,
+        data=data, work=spec.work, out=spec.work, scale=spec.params["scale"], seed=spec.seed,
+        threads=spec.threads, params=params,
     )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
-"""Prediction on a Dask cluster: each worker predicts every n-th piece of the test, in its own process and on its own GPU.
+"""Prediction on a Dask cluster: each of n workers predicts every n-th piece of the test, in its own process and on its own GPU.
 
-The folders of the run must be the same for all workers, as on one machine or a shared file system. Two steps need all pieces: the counts
-over the scored rows, and the submission, which keeps the order of the test.
+All workers must see the same run folders, as on one machine or a shared file system. Two steps need all pieces: the counts over the
+scored rows, and the submission, which has the order of the test.
 """
 
 from contextlib import AbstractContextManager
@@ -20,11 +20,14 @@ from buzzer.models.recsys2021.params import Context
 from buzzer.models.recsys2021.predicting import IDS, Predicted, Predictor, pieces_of_test
 from buzzer.models.recsys2021.submission import submission
 
-BLEND, BY = "blend", "by "  # columns of a worker's file, beside the ids
+BLEND, BY = (
+    "blend",
+    "by ",
+)  # columns of a worker's file in addition to the ids: the blend, and the prefix of each model's column
 
 
 class Shard:
-    """The pieces of one worker, a Dask actor that lives through both passes."""
+    """The pieces of one worker, as a Dask actor that keeps them between the two passes."""
 
     def __init__(self, context: Context, rank: int, of: int) -> None:
         self.rank, self.of, self.predictor = rank, of, Predictor(context)
@@ -56,7 +59,7 @@ class Shard:
 
 
 def threads_of(context: Context) -> int:
-    """Threads of each worker: its share of the budget's."""
+    """Threads of each worker: an equal share of the budget's threads."""
     return max(context.threads // max(context.workers, 1), 1)
 
 
@@ -74,9 +77,9 @@ def predict(context: Context) -> Steps:
         used = sizes.details(context, len(workers))
         # All workers must cut the same pieces, so their size is fixed here.
         params = context.params.model_copy(update={"piece_rows": used["piece_rows"]})
-        own = replace(context, threads=threads_of(context), workers=0, scheduler="", params=params)
+        shard_context = replace(context, threads=threads_of(context), workers=0, scheduler="", params=params)
         futures = [
-            client.submit(Shard, own, rank, len(workers), workers=[worker], pure=False, actor=True)
+            client.submit(Shard, shard_context, rank, len(workers), workers=[worker], pure=False, actor=True)
             for rank, worker in enumerate(workers)
         ]
         shards = [future.result() for future in futures]
@@ -95,8 +98,8 @@ def predict(context: Context) -> Steps:
 
 
 def add_up(context: Context, numbers: list[int]) -> None:
-    """Save the sum of the counts of all pieces, for every worker."""
-    e = frames.load(frames.cpu_twin(context.engine))  # the GPUs are left to the workers
+    """Save the sum of the counts of all pieces in a file that every worker reads."""
+    e = frames.load(frames.cpu_twin(context.engine))  # on the CPU, because the workers use the GPUs
     counts = [load(e, context.out, f".counts{number}") for number in numbers]
     save(e, context.out, ".counted", collected(e, second_stage_features.add_up(e, counts)))
 

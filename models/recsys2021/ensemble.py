@@ -1,4 +1,4 @@
-"""The models of both stages, opened for prediction, and the arrays that they read."""
+"""The trained models of both stages, ready for prediction, and the arrays that they read."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from buzzer.models.recsys2021.params import Context, Params
 
 TREES = ("kfold", "loo", "split")  # first stage, by how their training rows are encoded
 NETWORKS = ("pooled", "gru64", "gru128")
-LENGTHS = 8  # texts are cut to a multiple of it
+LENGTHS = 8  # lengths of texts in a batch are rounded up to a multiple of this
 BASELINE = "logistic"  # trained and scored as a network, never stacked
 
 
@@ -32,12 +32,12 @@ class ModelSelection:
 
     @property
     def first(self) -> list[str]:
-        """Names of the first stage's models in scores, the baseline not among them."""
+        """Names of the first stage's models in scores, without the baseline."""
         return [*(f"trees_{name}" for name in self.trees), *self.networks]
 
     @property
     def all_networks(self) -> tuple[str, ...]:
-        """The networks, the baseline among them."""
+        """The networks, including the baseline if it is enabled."""
         return (*self.networks, BASELINE) if self.baseline else self.networks
 
 
@@ -59,7 +59,7 @@ def select_models(params: Params) -> ModelSelection:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The arrays that the first stage reads, on the device with a GPU engine; None for what no model reads."""
+    """The arrays that the first stage reads; with a GPU engine they are on the GPU. None for arrays that no model reads."""
 
     x: Array  # float32 [rows, features.names()]
     raw: Array | None  # float32 [rows, features.raw_names()]
@@ -69,8 +69,8 @@ class Inputs:
     def batches(self, size: int) -> Iterator[tuple[Array, dict[str, Array]]]:
         """Row numbers [up to size], on the host, and the rows as a network's batch.
 
-        Rows of similar length share a batch, since the work grows with the longest text. Texts are cut to it, rounded up to a multiple of
-        LENGTHS, so that few lengths occur.
+        Rows of similar length share a batch, because the work grows with the longest text. The width of a batch is the length of its
+        longest text, rounded up to a multiple of LENGTHS, so that few widths occur.
         """
         assert self.tokens is not None and self.users is not None
         token_counts = lengths(self.tokens)
@@ -107,7 +107,7 @@ def lengths(tokens: Array) -> Array:
 def inputs(e: Engine, t: Frame, models: ModelSelection, length: int, texts: Frame | None = None) -> Inputs:
     """The first stage's arrays from encoded rows.
 
-    length: tokens of a text, at most; texts: the same rows' column features.TEXTS, needed if there are networks.
+    length: maximum number of tokens of a text.  texts: the column features.TEXTS of the same rows; needed if there are networks.
     """
     x = e.matrix(t, features.names())
     raw = e.matrix(t, features.raw_names()) if "split" in models.trees else None
@@ -182,13 +182,13 @@ class SecondStage:
     def predict(self, x: Array, log_odds: Sequence[Array], columns: Mapping[str, Array]) -> dict[str, Array]:
         """Probabilities float32 [rows, targets] by model, on the host.
 
-        x: [rows, features.names()]; log_odds: [rows, targets] of each first-stage model; columns: by model, [rows,
+        x: [rows, features.names()].  log_odds: [rows, targets] for each first-stage model.  columns: model -> [rows,
         second_stage_features.names(model)].
         """
 
         def predict_block(name: str, block: slice) -> Array:
-            own = read_by(name, columns[name][block], second_stage_features.names(name))
-            return self.models[name].predict(*stacked(x[block], [p[block] for p in log_odds], own))
+            extra = read_by(name, columns[name][block], second_stage_features.names(name))
+            return self.models[name].predict(*stacked(x[block], [p[block] for p in log_odds], extra))
 
         size = sizes.block_rows(self.context)
         return {
@@ -197,13 +197,13 @@ class SecondStage:
 
 
 def in_blocks(rows: int, size: int, predict: Callable[[slice], Array]) -> Array:
-    """Predictions [rows, targets], made at most `size` rows at a time."""
+    """Predictions [rows, targets], computed for at most `size` rows at a time."""
     starts = range(0, max(rows, 1), size)
     return np.concatenate([predict(slice(start, start + size)) for start in starts])
 
 
 def read_by(strategy: str, x: Array, names: Sequence[str]) -> Array:
-    """The columns [rows, names] as trees of a strategy read them: `loo` rounds target encodings to features.DECIMALS."""
+    """The columns [rows, names] in the form that trees of a strategy read: `loo` rounds target encodings to features.DECIMALS."""
     if strategy != "loo":
         return x
     encoded = [at for at, name in enumerate(names) if name.startswith(("te_", "week_"))]
@@ -212,7 +212,7 @@ def read_by(strategy: str, x: Array, names: Sequence[str]) -> Array:
 
 
 def stacked(x: Array, log_odds: Sequence[Array], columns: Array) -> tuple[Array, Array]:
-    """The inputs of a second-stage model: its columns, and the margins that it adds to, the mean of the first stage's log odds."""
+    """The inputs of a second-stage model: its columns, and its base margins, the mean of the first stage's log odds."""
     return side_by_side([x, *log_odds, columns]), mean_log_odds(log_odds)
 
 
@@ -222,7 +222,7 @@ def log_odds_of(x: Array, probabilities: Mapping[str, Array], models: ModelSelec
 
 
 def on_device_of(x: Any, array: Array) -> Array:
-    """The array, copied to the GPU if `x` is there."""
+    """The array, copied to the GPU if `x` is on the GPU."""
     if not hasattr(x, "__cuda_array_interface__"):
         return array
     import cupy
@@ -231,10 +231,10 @@ def on_device_of(x: Any, array: Array) -> Array:
 
 
 def mean_log_odds(log_odds: Sequence[Array]) -> Array:
-    """Mean over the models, float32 [rows, targets]."""
+    """Mean log odds over the models, float32 [rows, targets]."""
     return sum(log_odds[1:], start=log_odds[0]) / np.float32(len(log_odds))
 
 
 def probability(log_odds: Array) -> Array:
-    """Probabilities of log odds."""
+    """The probabilities that correspond to log odds."""
     return 1 / (1 + np.exp(-log_odds))

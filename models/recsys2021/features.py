@@ -1,7 +1,7 @@
-"""Features: from the official part files to the models' columns, in the operators of `engine.frames`. docs/recsys2021.md describes each.
+"""Features: from the official part files to the models' columns, with the operators of `engine.frames`. docs/recsys2021.md describes them.
 
-Two steps, so that a part file can be processed without the others: `base` needs the row only; `lookups` need the tables that `fit` saved.
-Prefix a_ is the author, b_ the reader, as in the winners' code.
+There are two steps, so that a part file can be processed without the others: `base` needs only the row, `lookups` need the tables that
+`fit` saved. The prefix a_ means the author and b_ the reader, as in the winners' code.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,14 +24,14 @@ from buzzer.engine.frames.base import FIRST_CODE, UNSEEN, Columns, Expr, Lookup,
 
 TARGETS = tuple(LABELS)
 Source = Callable[[Sequence[str]], Frame]  # columns by name, as a frame that has `row`
-Asked = tuple[list[str], list[list[str]]]  # a table's keys, and the columns that are looked up by them
-USERS: dict[str, Asked] = {"code": (["value"], [["a"], ["b"]])}
+KeyColumns = tuple[list[str], list[list[str]]]  # a table's keys, and the columns that are looked up by them
+USERS: dict[str, KeyColumns] = {"code": (["value"], [["a"], ["b"]])}
 SMOOTHING = 20.0  # winners: 20
 FOLDS = 5
-# Leave-one-out encoding leaks the label: in a large group, encodings of rows with different labels differ in the last digits only, and
-# trees find that. So tables of few keys leave no row out, and encodings by the others are rounded (both as the winners did).
+# Leave-one-out encoding leaks the label: in a large group, the encodings of rows with different labels differ only in the last digits, and
+# trees split on this difference. So tables with few keys leave no row out, and other encodings are rounded (both as the winners did).
 FEW_KEYS, DECIMALS = 1000, 3
-# Noon of the last day of the training weeks, and of the fourth week.
+# Noon of the last day of the training weeks, and noon of the last day of the fourth week.
 LAST_NOONS = tuple(FIRST_SECOND + day * DAY - DAY // 2 for day in (TRAIN_DAYS, ALL_DAYS))
 
 IDS = {"tweet_id": "tweet", "engaged_with_user_id": "a", "enaging_user_id": "b"}
@@ -89,9 +89,9 @@ SYMBOLS = {
 MEDIA = {"photos": "Photo", "videos": "Video", "gifs": "GIF"}
 CODED = {"language": "language", "media": "present_media"}
 MENTION = "137"  # @
-TEXTS = "text_tokens"  # the networks' text, as in the files
+TEXTS = "text_tokens"  # the networks' text: the column of the files
 
-# Target encodings: name -> keys. The first are users, the others kinds of rows.
+# Target encodings: name -> keys.
 KEYS: dict[str, list[str]] = {
     "a": ["a"],
     "b": ["b"],
@@ -107,11 +107,9 @@ KEYS: dict[str, list[str]] = {
     "mention": ["mention", "type", "language_code"],
     "b_group": ["b", "a_group"],
 }
-REVERSED = {
-    "a_as_b": ("b", "a"),
-    "b_as_a": ("a", "b"),
-}  # name -> (whose table, which column is looked up in it)
-# The `split` trees read raw sums and counts by these keys, and learn to smooth them.
+# Encodings from another table: name -> (table, column of the rows that is looked up in it).
+REVERSED = {"a_as_b": ("b", "a"), "b_as_a": ("a", "b")}
+# Coarse columns: name -> (column, width of a step). RAW has the keys of the raw sums and counts that the `split` trees read.
 STEPS = {
     f"{who}_{what}_step": (f"{who}_{what}", width)
     for who in "ab"
@@ -173,7 +171,7 @@ def names() -> list[str]:
 
 
 def coded_names() -> list[str]:
-    """The columns of coded rows from which encodings and model inputs are computed."""
+    """The columns of coded rows that encodings and model inputs are computed from."""
     keys = {key for table in (KEYS, RAW) for names in table.values() for key in names}
     plain = [name for name in PLAIN if name not in LOOKED_UP]
     return [*dict.fromkeys([*plain, *sorted(keys), "tweet"])]
@@ -197,7 +195,7 @@ def read_part(e: Engine, path: Path, labelled: bool) -> Frame:
 
 
 def base(e: Engine, t: Frame, labelled: bool, extra: Sequence[str] = ()) -> Frame:
-    """Features that need the row only, and the columns `extra` unchanged. `language` and `present_media` are still strings."""
+    """Features that depend only on the row, and the columns `extra` unchanged. `language` and `present_media` are still strings."""
     for column, out in IDS.items():
         t = e.hex_id(t, column, out)
     t = e.token_features(
@@ -237,7 +235,7 @@ def base(e: Engine, t: Frame, labelled: bool, extra: Sequence[str] = ()) -> Fram
 
 
 def equals(e: Engine, column: str, value: str) -> Callable[[Columns], Expr]:
-    """1 where the column has this value, 0 otherwise and where it is missing."""
+    """1 where the column has this value, else 0; 0 for missing values."""
     return lambda c: e.cast(e.fill_null(c(column), "") == value, "int64")
 
 
@@ -247,8 +245,8 @@ def is_present(e: Engine, column: str) -> Callable[[Columns], Expr]:
 
 
 def arithmetic(e: Engine, t: Frame) -> Frame:
-    """Add ratios, ages, the author's group, the time of day, and `decline`, minutes after noon of a window's last day: engagements
-    after the window's end are not labelled, so that labels become rarer."""
+    """Add ratios, ages, the author's group, the time of day, and `decline`: minutes after noon of a window's last day. Labels become
+    rarer in this time, because engagements after the window's end are not labelled."""
     return e.with_columns(
         t,
         a_group=lambda c: sum(e.cast(c("a_followers") >= limit, "int64") for limit in GROUPS),
@@ -279,14 +277,14 @@ def fit_codes(e: Engine, train: Source) -> dict[str, Frame]:
 
 
 def code(e: Engine, t: Frame, codes: Mapping[str, Frame]) -> Frame:
-    """Strings replaced by codes."""
+    """Rows with strings replaced by codes."""
     for name, column in CODED.items():
         t = e.categorify(t, column, codes[name], f"{name}_code")
     return e.drop(t, list(CODED.values()))
 
 
 def fit_tables(e: Engine, train: Source) -> dict[str, Frame]:
-    """Sums of the labels and counts by each key, over coded rows; and the language that each reader sees most."""
+    """Sums of the labels and counts by each key, over coded rows, and the language that each reader sees most."""
     tables = {
         name: e.group_sums(train([*keys, *TARGETS]), keys, list(TARGETS)) for name, keys in KEYS.items()
     }
@@ -313,7 +311,7 @@ def same(keys: Sequence[str]) -> dict[str, str]:
 
 
 def steps(e: Engine, t: Frame) -> Frame:
-    """Add coarse followers, followings and lateness, parts of the widest keys."""
+    """Add coarse columns of followers, followings and lateness, which are parts of the widest keys."""
     return e.with_columns(t, **{out: whole_part(e, column, width) for out, (column, width) in STEPS.items()})
 
 
@@ -347,15 +345,15 @@ def priors(e: Engine, tables: Mapping[str, Frame]) -> dict[str, float]:
     return {target: float(sums[f"sum_{target}"].sum() / sums["n"].sum()) for target in TARGETS}
 
 
-def looked_up_by() -> dict[str, Asked]:
+def looked_up_by() -> dict[str, KeyColumns]:
     """For each table of `fit_tables` its keys, and the columns of a frame that are looked up in it."""
-    by: dict[str, Asked] = {name: (keys, [keys]) for name, keys in KEYS.items()}
+    by: dict[str, KeyColumns] = {name: (keys, [keys]) for name, keys in KEYS.items()}
     for whose, column in REVERSED.values():
         by[whose][1].append([column])
     return by | {"spoken": (["b"], [["b"]])}
 
 
-def raw_looked_up_by() -> dict[str, Asked]:
+def raw_looked_up_by() -> dict[str, KeyColumns]:
     """`looked_up_by` for `fit_raw_tables`."""
     return {name: (keys, [keys]) for name, keys in RAW.items()}
 
@@ -374,27 +372,27 @@ def encoding(
 
 
 def lookups(e: Engine, tables: Mapping[str, Frame], means: Mapping[str, float]) -> list[Lookup]:
-    """The lookups in `fit_tables`' tables, for coded rows that these were not fitted on. `pair_features` must follow."""
-    own = [encoding(e, tables[name], keys, means, f"te_{name}") for name, keys in KEYS.items()]
-    return [*own, *other_lookups(e, tables, means)]
+    """The lookups in the tables of `fit_tables`, for coded rows that they were not fitted on. Call `pair_features` afterwards."""
+    encodings = [encoding(e, tables[name], keys, means, f"te_{name}") for name, keys in KEYS.items()]
+    return [*encodings, *other_lookups(e, tables, means)]
 
 
 def other_lookups(e: Engine, tables: Mapping[str, Frame], means: Mapping[str, float]) -> list[Lookup]:
     """Reversed encodings, rows of the same author and reader (`met`), and the reader's usual language (`spoken`)."""
-    turned = [
+    reversed_encodings = [
         encoding(e, tables[whose], KEYS[whose], means, f"te_{name}", [column])
         for name, (whose, column) in REVERSED.items()
     ]
     met = Lookup(tables["ab"], same(KEYS["ab"]), {"n": "met"}, 0)
-    return [*turned, met, Lookup(tables["spoken"], same(["b"]), {"spoken": "spoken"}, 0)]
+    return [*reversed_encodings, met, Lookup(tables["spoken"], same(["b"]), {"spoken": "spoken"}, 0)]
 
 
-def pair_features(e: Engine, t: Frame, own: int = 0) -> Frame:
-    """Replace `met` and `spoken` by met_before, other rows of this author and reader, and same_language, whether the tweet is in the
-    reader's usual language. own: how often the row itself is counted in the tables."""
+def pair_features(e: Engine, t: Frame, counted: int = 0) -> Frame:
+    """Replace `met` and `spoken` by met_before, the number of other rows of this author and reader, and same_language, whether the
+    tweet is in the reader's usual language. counted: how often the tables count the row itself, 0 or 1."""
     t = e.with_columns(
         t,
-        met_before=lambda c: e.clip(c("met") - own, 0, 100),
+        met_before=lambda c: e.clip(c("met") - counted, 0, 100),
         same_language=lambda c: e.cast(c("language_code") == c("spoken"), "int64"),
     )
     return e.drop(t, ["met", "spoken"])
@@ -425,7 +423,7 @@ def encode_own(
         for name, keys in KEYS.items():
             many = e.height(tables[name]) > FEW_KEYS
             t = e.target_encode(t, tables[name], keys, means, SMOOTHING, f"te_{name}", leave_one_out=many)
-    return pair_features(e, e.lookups(t, other_lookups(e, tables, means)), own=1)
+    return pair_features(e, e.lookups(t, other_lookups(e, tables, means)), counted=1)
 
 
 def in_folds(e: Engine, t: Frame) -> Frame:

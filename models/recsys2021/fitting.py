@@ -1,4 +1,5 @@
-"""The steps of `fit`: tables of the training weeks, the first stage on these weeks, the second on the validation half of week 4."""
+"""The steps of `fit`: it computes tables of the training weeks, trains the first stage on these weeks, and trains the second stage on the
+validation half of week 4."""
 
 import json
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -23,37 +24,37 @@ THIRD_WEEK = FIRST_SECOND + 14 * DAY
 MEANS = "means.json"
 Keep = Callable[[Columns], Expr]  # a condition for `Engine.filter`
 Details = Generator[str, None, dict[str, Any]]  # yields phases, returns details for the record
-MIX, MIXED = (
-    2_654_435_761,
-    2**32,
-)  # Knuth, The Art of Computer Programming 3, section 6.4: multiplicative hashing
+# Multiplicative hashing (Knuth, The Art of Computer Programming 3, section 6.4).
+MIX, MIXED = 2_654_435_761, 2**32
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """The tables that the training weeks give."""
+    """The tables that are fitted on the training weeks."""
 
     codes: Mapping[str, Frame]
     users: Mapping[str, Frame]  # {"code": ...}; empty without networks
     tables: Mapping[str, Frame]
-    raw: Mapping[str, Frame]  # sums for the `split` trees, over the rows before those that they learn from
+    raw: Mapping[
+        str, Frame
+    ]  # sums for the `split` trees, over all rows except those that they are trained on
     means: Mapping[str, float]
 
 
 class Rows:
-    """Coded rows in Parquet files, read by column: memory grows with the columns in use, not with the whole part."""
+    """Coded rows in Parquet files, read by column, so that memory use grows with the columns in use and not with the whole part."""
 
     def __init__(self, e: Engine, files: Sequence[Path], height: int) -> None:
         self.e, self.files, self.height = e, files, height
 
     def columns(self, names: Sequence[str], keep: Keep | None = None) -> Frame:
-        """Columns and `row` of all rows, or of the rows for which `keep` holds; `keep` may use these columns only."""
+        """Columns and `row` of all rows, or of the rows for which `keep` is true. `keep` may use only these columns."""
         wanted = list(dict.fromkeys([*names, "row"]))
         parts = [self._part(path, wanted, keep) for path in self.files]
         return parts[0] if len(parts) == 1 else self.e.concat(parts)
 
     def _part(self, path: Path, wanted: list[str], keep: Keep | None) -> Frame:
-        """A file's rows, filtered before the next file is read: an eager engine never holds the dropped rows of all files."""
+        """A file's rows, filtered before the next file is read, so that an eager engine never has all dropped rows in memory."""
         t = self.e.read_parquet(path, wanted)
         return self.e.filter(t, keep) if keep else t
 
@@ -64,9 +65,9 @@ class Rows:
 
 
 def read_all(e: Engine, context: Context, part: str, extra: Sequence[str]) -> Rows:
-    """The rows of `train` or `val`, read a piece at a time: the columns of `features.base` and the columns `extra`.
+    """The rows of `train` or `val`, read one piece at a time: the columns of `features.base` and the columns `extra`.
 
-    `row` numbers them across the files. They are not coded yet.
+    `row` numbers the rows across the files. Strings are not coded yet.
     """
     files: list[Path] = []
     rows = 0
@@ -94,13 +95,13 @@ def code(rows: Rows, codes: Mapping[str, Frame]) -> None:
 
 
 def sampled(rows: int, of: int) -> Keep | None:
-    """Holds for about `rows` of `of` rows, spread evenly and the same on every engine; None for all."""
+    """A condition that is true for about `rows` of `of` rows, spread evenly and the same on every engine; None for all rows."""
     share = rows / max(of, 1)
     return None if share >= 1 else lambda c: c("row") * MIX % MIXED < int(share * MIXED)
 
 
 def late(c: Columns) -> Expr:
-    """Holds for a fifth of the third week: the `split` trees learn from it, by sums of the other rows (winners' third XGBoost)."""
+    """True for a fifth of the third week. The `split` trees are trained on it with sums over the other rows (winners' third XGBoost)."""
     return (c("time") >= THIRD_WEEK) & (c("row") % 5 == 0)
 
 
@@ -124,7 +125,7 @@ def fit_tables(
 def first_stage(e: Engine, context: Context, models: ModelSelection, train: Rows, fitted: Fitted) -> Details:
     """Train the models of the first stage on rows that are encoded without their own labels.
 
-    Returns the details of the networks: `token_vectors`, `users_with_vectors`, and the history of each by its name.
+    Returns the details of the networks: `token_vectors`, `users_with_vectors`, and under each network's name its history.
     """
     params, details = context.params, dict[str, Any]()
     sample = e.keep(train.columns(features.read_names(), sampled(params.sample_rows, train.height)))
@@ -148,7 +149,7 @@ def encoded_by(
     sample: Frame,
     fitted: Fitted,
 ) -> Details:
-    """Train the models that read rows encoded by a strategy: its trees, and with `kfold` the networks, whose details are returned."""
+    """Train the models that read rows encoded by a strategy: its trees, and for `kfold` the networks. Returns the networks' details."""
     params = context.params
     yield "features"
     rows = features.encode_own(e, sample, fitted.tables, fitted.means, strategy, source=train.columns)
@@ -218,7 +219,7 @@ def lookups(e: Engine, fitted: Fitted) -> list[Lookup]:
 
 
 def encoded(e: Engine, t: Frame, wanted: Sequence[Lookup]) -> Frame:
-    """Coded rows with the columns that are looked up."""
+    """Coded rows with the looked-up columns."""
     return e.keep(features.pair_features(e, e.lookups(t, wanted)))
 
 
@@ -264,7 +265,7 @@ def second_stage(e: Engine, context: Context, models: ModelSelection, part: Rows
 
 
 def save_all(e: Engine, folder: Path, fitted: Fitted, second_stage_tables: Mapping[str, Frame]) -> None:
-    """Write all lookup tables; each kind is the prefix of its files."""
+    """Write all lookup tables. The kind of a table is the prefix of its file."""
     kinds = {
         "code": fitted.codes,
         "user": fitted.users,
@@ -277,6 +278,6 @@ def save_all(e: Engine, folder: Path, fitted: Fitted, second_stage_tables: Mappi
 
 
 def means(folder: Path) -> dict[str, dict[str, float]]:
-    """Label means that `fit` saved: of the training weeks, `train`, and of the validation half, `validation`."""
+    """The label means that `fit` saved: `train`, over the training weeks, and `validation`, over the validation half."""
     saved: dict[str, dict[str, float]] = json.loads((folder / MEANS).read_text())
     return saved

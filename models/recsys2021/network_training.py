@@ -27,29 +27,29 @@ def path(folder: Path, name: str) -> Path:
     return folder / f"network-{name}.pt"
 
 
-def token_vectors(given: str, dim: int, seed: int) -> tuple[Array, str]:
+def token_vectors(file: str, dim: int, seed: int) -> tuple[Array, str]:
     """Frozen vectors of the tokens, float32 [VOCABULARY, dim], and a description of them for the record.
 
-    given: an .npy file with the rows of bert-base-multilingual-cased's word table, or "" for random vectors of deviation 1 / sqrt(dim).
+    file: an .npy file with the rows of bert-base-multilingual-cased's word table, or "" for random vectors of deviation 1 / sqrt(dim).
     Raises DataError for a file that is missing or has another shape or type.
     """
-    if not given:
+    if not file:
         random = np.random.default_rng([seed, 7]).standard_normal((VOCABULARY, dim), dtype=np.float32)
         return random / np.float32(dim**0.5), f"token vectors: random, seed {seed}, {dim} dimensions"
     try:
-        vectors = np.load(given)
+        vectors = np.load(file)
     except (OSError, ValueError) as error:
-        raise DataError(f"token_vectors {given}: {error}", "an .npy file of float32") from error
+        raise DataError(f"token_vectors {file}: {error}", "use an .npy file of float32") from error
     if vectors.ndim != 2 or len(vectors) != VOCABULARY or vectors.dtype.kind != "f":
         raise DataError(
-            f"token_vectors {given}: {vectors.dtype} {list(vectors.shape)}, not floats [{VOCABULARY}, dimensions]",
-            "the rows of bert-base-multilingual-cased's word table",
+            f"token_vectors {file}: {vectors.dtype} {list(vectors.shape)}, not floats [{VOCABULARY}, dimensions]",
+            "use the rows of bert-base-multilingual-cased's word table",
         )
-    return vectors.astype(np.float32), f"token vectors: {given}, {vectors.shape[1]} dimensions"
+    return vectors.astype(np.float32), f"token vectors: {file}, {vectors.shape[1]} dimensions"
 
 
 def prepare(context: Context, users: int) -> str:
-    """Write the sizes and the token vectors that all networks share; returns the description of the vectors.
+    """Write the sizes and token vectors that all networks share. Returns the description of the vectors.
 
     users: rows of the user table.
     """
@@ -68,13 +68,14 @@ def build(name: str, folder: Path) -> Network:
 
 
 class Trainer(Epochs):
-    """Adam under a one-cycle schedule, sparse for the tables of users and words (winners: Adam 1e-3, batches of 1024 to 8192, 2 epochs).
+    """Adam with a one-cycle schedule, and SparseAdam for the tables of users and words. The winners use Adam 1e-3, batches of 1024 to
+    8192, and 2 epochs.
 
-    Nothing is held out: the last epoch's weights are kept.
+    There is no validation: the weights of the last epoch are kept.
     """
 
     def __init__(self, context: Context, network: Network, batch: Mapping[str, Array], y: Array) -> None:
-        """batch: the network's inputs, all rows; y: 0 or 1 [rows, targets]."""
+        """batch: the network's inputs for all rows.  y: 0 or 1 [rows, targets]."""
         self.model, self.seed = network, context.seed
         self.inputs = {key: torch.from_numpy(np.ascontiguousarray(array)) for key, array in batch.items()}
         self.target = torch.from_numpy(y.astype(np.float32))
@@ -87,7 +88,7 @@ class Trainer(Epochs):
         self.optimise(optimizers, [one_cycle(o, rate, steps, cycle_momentum=False) for o in optimizers])
 
     def batches(self, epoch: int) -> Iterator[Tensor]:
-        """All rows in random order; those that do not fill the last batch are left out."""
+        """All rows in random order. An incomplete last batch is left out."""
         random = torch.Generator().manual_seed(self.seed * 1000 + epoch)
         order = torch.randperm(len(self.target), generator=random)
         for step in range(self.steps):
@@ -104,7 +105,7 @@ def fit(
 ) -> Generator[str, None, list[dict[str, float]]]:
     """Train a network and save its weights, without the frozen token vectors.
 
-    Yields the phase after each epoch and returns the history, `epoch` and `loss` of each. batch: the network's inputs, all rows;
+    Yields the phase after each epoch. Returns the history: `epoch` and `loss` of each epoch. batch: the network's inputs for all rows.
     y: 0 or 1 [rows, targets].
     """
     torch.manual_seed(context.seed)
@@ -138,7 +139,7 @@ def trained(name: str, folder: Path) -> Network:
 
 
 def open_sessions(names: Sequence[str], context: Context) -> dict[str, Session]:
-    """Sessions of the trained networks on the run's backend. Rows and text length may differ between runs of a session."""
+    """Sessions of the trained networks on the run's backend. The number of rows and the text length may differ between runs."""
     from buzzer.engine import infer
 
     example: dict[str, Array] = {

@@ -1,7 +1,7 @@
-"""The winners' three networks (Schifferer et al., RecSys Challenge 2021, table 4), and a logistic regression as their baseline.
+"""The winners' three networks (Schifferer et al., RecSys Challenge 2021, table 4), and a logistic regression as a baseline.
 
-Each has `forward(features, tokens, users)`, the probabilities [rows, targets], and `logits` of the same inputs: features float32
-[rows, features.names()]; tokens int32 [rows, length], 0 after the last; users int64 [rows, 2], codes of author and reader, 0 = rare.
+Each has `forward(features, tokens, users)`, which returns probabilities [rows, targets], and `logits` with the same inputs: features
+float32 [rows, features.names()]; tokens int32 [rows, length], padded with 0; users int64 [rows, 2], codes of author and reader, 0 = rare.
 """
 
 from collections.abc import Callable
@@ -15,12 +15,12 @@ from torch.nn import functional as F
 
 from buzzer.models.recsys2021.features import TARGETS, names
 
-VOCABULARY = 119_547  # of bert-base-multilingual-cased
-# Columns that are codes, and how many codes each may have; larger codes share the last.
+VOCABULARY = 119_547  # tokens of bert-base-multilingual-cased
+# Columns of codes -> the number of codes; larger codes share the last one.
 CATEGORIES = {"type": 3, "language_code": 80, "media_code": 24, "weekday": 7, "a_group": 5}
-CATEGORY_DIM = 4  # (winners: 2 to 10)
+CATEGORY_DIM = 4  # winners: 2 to 10
 AUXILIARY = 0.1  # weight of the loss of each tower (winners' second network)
-FAR = 5.0  # deviations at which a scaled column is clipped
+FAR = 5.0  # scaled columns are clipped at this many deviations
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Sizes:
 
 
 class Columns(nn.Module):
-    """The features as signed logarithms of mean 0 and deviation 1, and embeddings of those that are codes."""
+    """The features as signed logarithms with mean 0 and deviation 1, and embeddings of the columns of codes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Columns(nn.Module):
         return ((self.logs(features) - self.mean) / self.deviation).clamp(-FAR, FAR)
 
     def forward(self, features: Tensor) -> Tensor:
-        """[rows, width]"""
+        """The input of the dense layers, [rows, width]."""
         parts = [self.scaled(features)]
         for at, table in zip(self.at, self.tables, strict=True):
             most = cast(nn.Embedding, table).num_embeddings - 1
@@ -80,8 +80,8 @@ class Network(nn.Module):
         self.columns = Columns()
 
     def begin(self, features: Tensor, rates: Tensor) -> None:
-        """Scale the columns by these rows, and start at the labels' rates [targets]: Adam would need thousands of steps to reach the
-        log odds of a rare label."""
+        """Fit the scaling of the columns to these rows, and set the output bias to the log odds of the labels' rates [targets]. Adam would
+        need thousands of steps to reach the log odds of a rare label."""
         self.columns.fit(features)
         with torch.no_grad():
             self.out.bias.copy_(rates.clamp(1e-5, 1 - 1e-5).logit())
@@ -95,7 +95,7 @@ class Network(nn.Module):
         return self.logits(features, tokens, users).sigmoid()
 
     def loss(self, target: Tensor, features: Tensor, tokens: Tensor, users: Tensor) -> Tensor:
-        """Binary cross-entropy over the four engagements; target float32 [rows, targets]."""
+        """Binary cross-entropy over the four engagements. target: float32 [rows, targets]."""
         return F.binary_cross_entropy_with_logits(self.logits(features, tokens, users), target)
 
 
@@ -123,7 +123,7 @@ def dense(
 
 
 def user_table(sizes: Sizes) -> nn.Embedding:
-    """Vectors of users by code, with sparse gradients; code 0, rare users, is the zero vector."""
+    """Vectors of users by code, with sparse gradients. Rare users, code 0, have the zero vector."""
     table = nn.Embedding(sizes.users, sizes.user_dim, padding_idx=0, sparse=True)
     nn.init.normal_(table.weight, std=0.05)
     with torch.no_grad():
@@ -132,8 +132,8 @@ def user_table(sizes: Sizes) -> nn.Embedding:
 
 
 class Pooled(Network):
-    """Winners' first: the mean of learned token vectors, author and reader from one table, the cosines of their projections as
-    matrix-factorisation terms, and three dense layers."""
+    """The winners' first network: the mean of learned token vectors, author and reader from one table, the cosines of their projections
+    as matrix-factorisation terms, and three dense layers."""
 
     def __init__(self, sizes: Sizes, vectors: Tensor) -> None:
         super().__init__()
@@ -159,7 +159,7 @@ class Pooled(Network):
 
 
 class Text(nn.Module):
-    """A GRU over frozen token vectors; its state at the last token, so that padding after it has no effect."""
+    """A GRU over frozen token vectors. The output is its state at the last token, so that padding has no effect."""
 
     def __init__(self, vectors: Tensor, hidden: int) -> None:
         super().__init__()
@@ -167,14 +167,14 @@ class Text(nn.Module):
         self.gru = nn.GRU(vectors.shape[1], hidden, batch_first=True)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """[rows, hidden]"""
+        """The vector of a text, [rows, hidden]."""
         states = self.gru(self.words(tokens))[0]
         last = ((tokens > 0).long().sum(dim=1) - 1).clamp(min=0)
         return states.gather(1, last[:, None, None].expand(-1, 1, states.shape[2])).squeeze(1)
 
 
 class Gru64(Network):
-    """Winners' second: GRU 64 over the text, a table of readers, two towers and their product; each tower also has its own loss."""
+    """The winners' second network: GRU 64 over the text, a table of readers, two towers and their product. Each tower has its own loss."""
 
     def __init__(self, sizes: Sizes, vectors: Tensor) -> None:
         super().__init__()
@@ -200,7 +200,7 @@ class Gru64(Network):
         return self.mix(*self.towers(features, tokens, users))
 
     def loss(self, target: Tensor, features: Tensor, tokens: Tensor, users: Tensor) -> Tensor:
-        """Binary cross-entropy of the whole, and AUXILIARY times that of each tower; target float32 [rows, targets]."""
+        """Binary cross-entropy of the output, plus AUXILIARY times that of each tower. target: float32 [rows, targets]."""
         towers = self.towers(features, tokens, users)
         total = F.binary_cross_entropy_with_logits(self.mix(*towers), target)
         for head, tower in zip(self.heads, towers, strict=True):
@@ -209,7 +209,7 @@ class Gru64(Network):
 
 
 class Gru128(Network):
-    """Winners' third: GRU 128 over the text, author and reader from one table, and a funnel of swish layers with dropout."""
+    """The winners' third network: GRU 128 over the text, author and reader from one table, and narrowing swish layers with dropout."""
 
     def __init__(self, sizes: Sizes, vectors: Tensor) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Prediction, a piece of rows at a time: all pieces in one process, or each worker its own pieces."""
+"""Prediction, one piece of rows at a time. One process predicts all pieces, or each worker predicts its share of them."""
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class Predicted:
 
 
 def pieces_of_test(context: Context, rank: int = 0, of: int = 1) -> Iterator[tuple[int, Path]]:
-    """Number and file of every `of`-th piece of the test from piece `rank` on. A piece is a part file, or a part of a large one."""
+    """Number and file of every `of`-th piece of the test, from piece `rank`. A piece is a part file, or a part of a large part file."""
     numbers, last = count(), -1
 
     def wanted() -> bool:
@@ -46,7 +46,7 @@ def pieces_of_test(context: Context, rank: int = 0, of: int = 1) -> Iterator[tup
 
 
 class Piece:
-    """Coded rows: in the memory where they were computed, or, after `put_aside`, in a Parquet file."""
+    """Coded rows: in memory on the engine's device or, after `put_aside`, in a Parquet file."""
 
     def __init__(self, e: Engine, path: Path, rows: Frame) -> None:
         self.e, self.path = e, path
@@ -84,7 +84,7 @@ class Predictor:
         self.pieces: list[Piece] = []
 
     def preprocess(self, number: int, path: Path) -> dict[str, Frame]:
-        """Parse and code a piece; returns its counts. With more than one piece all are put aside under `context.out`."""
+        """Parse and code a piece. Returns its counts. If there is more than one piece, all are moved to files in `context.out`."""
         e = self.e
         t = features.base(e, features.read_part(e, path, False), False, self.extra)
         t = features.code(e, t, self.codes)
@@ -101,11 +101,11 @@ class Predictor:
         return kept(self.e, second_stage_features.add_up(self.e, counts))
 
     def load_tables(self, counted: Mapping[str, Frame]) -> None:
-        """Read the saved tables' rows of the users and tweets in the pieces. counted: the counts over all scored rows."""
+        """Read the rows of the saved tables for the users and tweets in the pieces. counted: the counts over all scored rows."""
         e, second, pieces = self.e, self.models.second, [piece.columns for piece in self.pieces]
         fitted = wanted(e, self.context.work, self.models, pieces, self.codes, self.means["train"])
-        asked = second_stage_features.looked_up_by(second)
-        second_tables = load_wanted(e, self.context.work, "second", asked, pieces)
+        key_columns = second_stage_features.looked_up_by(second)
+        second_tables = load_wanted(e, self.context.work, "second", key_columns, pieces)
         kinds = (fitted.tables, fitted.raw, fitted.users, second_tables)
         self.table_rows = sum(e.height(table) for kind in kinds for table in kind.values())
         lookups = [
@@ -123,7 +123,7 @@ class Predictor:
         texts = piece.columns([features.TEXTS]) if self.first.networks else None
         rows = ensemble.inputs(e, t, models, self.context.params.tokens, texts)
         columns = {name: e.matrix(t, second_stage_features.names(name)) for name in models.second}
-        del t  # the models read the matrices only
+        del t  # the models read only the matrices
         yield "trees"
         by_model = self.first.predict_trees(rows)
         yield "networks"

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Lookup
-from buzzer.models.recsys2021.features import FOLDS, KEYS, SMOOTHING, TARGETS, Asked, encoding, same
+from buzzer.models.recsys2021.features import FOLDS, KEYS, SMOOTHING, TARGETS, KeyColumns, encoding, same
 
-# Target encodings by the validation rows: name -> keys. Their columns are called week_<name>_<target>.
+# Target encodings from the validation rows: name -> keys. Their columns are called week_<name>_<target>.
 ENCODED: dict[str, list[str]] = {
     "a": ["a"],
     "b": ["b"],
@@ -52,7 +52,7 @@ def fit_tables(e: Engine, validation: Frame, models: Sequence[str]) -> dict[str,
     return {name: e.group_sums(validation, ENCODED[name], list(TARGETS)) for name in encodings(models)}
 
 
-def looked_up_by(models: Sequence[str]) -> dict[str, Asked]:
+def looked_up_by(models: Sequence[str]) -> dict[str, KeyColumns]:
     """For each table of `fit_tables` its keys, and the columns that are looked up in it."""
     return {name: (ENCODED[name], [ENCODED[name]]) for name in encodings(models)}
 

@@ -1,4 +1,4 @@
-"""How many rows are processed at a time: by the parameters, or by engine and device where a parameter is 0."""
+"""How many rows are processed at a time. The parameters set it; if a parameter is 0, it depends on engine and device."""
 
 from buzzer.engine import device, frames
 from buzzer.errors import UsageError
@@ -7,13 +7,13 @@ from buzzer.models.recsys2021.params import Context
 PIECE_ROWS = {"cpu": 500_000, "cuda": 3_000_000}  # winners: 3 million
 BATCH_ROWS = {"cpu": 4096, "cuda": 65_536}
 BLOCK_ROWS = {"cpu": 16_384, "cuda": 3_000_000}
-# GPU memory for each row, an estimate: about 1.5 kB of columns, and the temporary memory of joins and matrices.
+# Estimated GPU memory for each row: about 1.5 kB of columns, and the temporary memory of joins and matrices.
 PIECE_ROW_BYTES = 4096
 
 
 def piece_rows(context: Context, workers: int = 1) -> int:
-    """Rows of a piece: parameter `piece_rows`, or by the engine; on a GPU by its memory and by the number of workers that share the
-    pieces. Raises UsageError for a negative parameter."""
+    """Rows of a piece: the parameter `piece_rows`, else a default of the engine. On a GPU the default also depends on its memory and on
+    the number of workers. Raises UsageError for a negative parameter."""
     if requested := checked("piece_rows", context.params.piece_rows):
         return requested
     kind = frames.info(context.engine).device
@@ -25,19 +25,19 @@ def piece_rows(context: Context, workers: int = 1) -> int:
 
 
 def batch_rows(context: Context) -> int:
-    """Rows of a network's batch: parameter `predict_batch`, or by the device. Raises UsageError for a negative parameter."""
+    """Rows of a network's batch: the parameter `predict_batch`, else the device's default. Raises UsageError if it is negative."""
     return checked("predict_batch", context.params.predict_batch) or BATCH_ROWS[context.device]
 
 
 def block_rows(context: Context) -> int:
-    """Rows that trees predict from one copy of columns; on a CPU few enough that the allocator reuses memory."""
+    """Rows that trees predict from one copy of columns. On a CPU the number is small, so that the allocator reuses memory."""
     return BLOCK_ROWS[context.device]
 
 
 def checked(name: str, rows: int) -> int:
     """The number of rows. Raises UsageError if it is negative."""
     if rows < 0:
-        raise UsageError(f"{name}={rows} is no number of rows", "0 leaves it to the engine and the device")
+        raise UsageError(f"{name}={rows} is negative", "0 selects the default of the engine and the device")
     return rows
 
 

@@ -19,7 +19,7 @@ FINAL, CONSTANT = "results", "constant"
 
 
 class Submission:
-    """The submission file so far, and in a second file the predictions of every model, which are scored at the end."""
+    """Writes the submission file and, to a second file, the predictions of every model, which are scored at the end."""
 
     def __init__(self, context: RunContext, models: Sequence[str]) -> None:
         path = context.out / f"{FINAL}.csv"
@@ -42,7 +42,7 @@ class Submission:
         return Result(scores, self.rows, dict(details) | {"models": self.models}, (self.path,))
 
     def scores(self, truth: Path, rates: Mapping[str, float]) -> dict[str, float]:
-        """The official scores of the submission, and mean AP and RCE of each model and of the constant `rates`, by target.
+        """The official scores of the submission, and the mean AP and RCE of each model and of constant predictions, `rates`.
 
         Empty without the folder `truth`.
         """
@@ -60,9 +60,9 @@ class Submission:
 
         scores = score({target: answers[target].to_numpy() for target in TARGETS})
         shape = (self.rows, len(self.models), len(TARGETS))
-        every = np.memmap(self.by_model, dtype=np.float32, mode="r", shape=shape)
+        predictions = np.memmap(self.by_model, dtype=np.float32, mode="r", shape=shape)
         by_model = {
-            name: {target: every[:, m, i] for i, target in enumerate(TARGETS)}
+            name: {target: predictions[:, m, i] for i, target in enumerate(TARGETS)}
             for m, name in enumerate(self.models)
         }
         by_model[CONSTANT] = {target: np.full(self.rows, rates[target]) for target in TARGETS}
@@ -74,7 +74,7 @@ class Submission:
 
 @contextmanager
 def submission(context: RunContext, models: ModelSelection) -> Iterator[Submission]:
-    """A submission that gets its final name when the block ends, and is deleted when the block fails."""
+    """A submission file that gets its final name when the block ends, and is deleted if the block raises."""
     writer = Submission(context, names_of(models))
     try:
         yield writer

@@ -1,23 +1,23 @@
-"""The `recsys2021` task: who replies to, retweets, quotes or likes which tweet, by boosted trees and networks in two stages.
+"""The `recsys2021` task: predicts who replies to, retweets, quotes or likes which tweet, with boosted trees and networks in two stages.
 
-`predict` works on a piece of rows at a time: beyond the lookup tables its memory does not grow with the rows.
+`predict` processes one piece of rows at a time, so apart from the lookup tables its memory use does not grow with the rows.
 
 `fit` writes to the work folder:
 - code-<column>.parquet: codes of languages and media;
 - train-<name>.parquet: sums of the training weeks' labels by the keys of `features.KEYS`, and the language each reader sees most;
-- raw-<name>.parquet: the same by the keys of `features.RAW`, with trees `split`;
+- raw-<name>.parquet: sums of the labels by the keys of `features.RAW`, if there are `split` trees;
 - second-<name>.parquet: sums of the validation half's labels by the keys of `second_stage_features.ENCODED`;
-- user-code.parquet: codes of frequent users, with networks;
+- user-code.parquet: codes of frequent users, if there are networks;
 - means.json: label means of the training weeks, `train`, and of the validation half, `validation`;
-- trees-<model>-<engagement>.ubj: boosted trees; of the second stage, trees-second-<model>-<engagement>.ubj;
+- trees-<model>-<engagement>.ubj: boosted trees of the first stage; trees-second-<model>-<engagement>.ubj: of the second stage;
 - network-<name>.pt, and for all networks networks.json (their sizes) and token_vectors.npy (frozen vectors).
 
-Details of `fit`: `rows`, by part (`train`, `val`); `columns`, of the first stage; `piece_rows` and `batch_rows`, rows processed at a time;
-`validation`, by first-stage model its official scores on the validation half; with networks also `token_vectors`, a description,
-`users_with_vectors`, a number, and by network its history, a list of `epoch` and `loss`.
+Details of `fit`: `rows`, part (`train`, `val`) -> number of rows; `columns`, number of columns of the first stage; `piece_rows` and
+`batch_rows`, rows processed at a time; `validation`, first-stage model -> its official scores on the validation half; with networks also
+`token_vectors`, a description, `users_with_vectors`, a number, and under each network's name its history, a list of `epoch` and `loss`.
 
-Details of `predict`: `pieces`, their number; `table_rows`, rows of the lookup tables that were read; `piece_rows`, `batch_rows`;
-`models`, the names of the scored models; `workers`, on a cluster.
+Details of `predict`: `pieces`, number of pieces; `table_rows`, number of rows of the lookup tables that were read; `piece_rows`,
+`batch_rows`; `models`, names of the scored models; `workers`, number of workers, only on a cluster.
 """
 
 from pathlib import Path
@@ -50,7 +50,7 @@ class RecSys2021(DatasetTask[Params]):
     data_source = DataSource(f"recsys2021-v{generator.VERSION}", generate, dataset.check)
 
     def notes(self, files: Files) -> list[str]:
-        """Notes of the files, and whether there can be a score."""
+        """Notes on the files, and on a missing truth."""
         return [*super().notes(files), *([] if "test_truth" in files.rows else ["no test_truth: no score"])]
 
     def fit_steps(self, context: Context) -> Steps:

@@ -38,10 +38,10 @@ def fit(
     depth: int,
     margins: Array | None = None,
 ) -> Iterator[str]:
-    """Train and save one Booster for each engagement; yields its name after it is saved.
+    """Train and save one Booster for each engagement. Yields the engagement's name after its Booster is saved.
 
-    x: float32 [rows, features], on the host or the device; y: 0 or 1 [rows, targets]; margins: log odds [rows, targets] that
-    the trees add to; without them the trees start from the mean.
+    x: float32 [rows, features], on the host or the device.  y: 0 or 1 [rows, targets].  margins: base margins, log odds
+    [rows, targets]; without them the trees start from the mean label.
     """
     params = context.params
     settings = {
@@ -58,18 +58,18 @@ def fit(
     }
     learn = on_cluster(x) if context.clustered else in_process(x, context.threads)
     for number, target in enumerate(TARGETS):
-        base, own_margins = 0.5, None
+        base, target_margins = 0.5, None
         if margins is None:
             base = float(np.clip(y[:, number].mean(), 1e-6, 1 - 1e-6))
         else:
-            own_margins = on_host(margins)[:, number]
-        booster = learn(settings | {"base_score": base}, y[:, number], own_margins, rounds)
+            target_margins = on_host(margins)[:, number]
+        booster = learn(settings | {"base_score": base}, y[:, number], target_margins, rounds)
         booster.save_model(path(context.work, model, target))
         yield target
 
 
 def in_process(x: Array, threads: int) -> Learn:
-    """Training in this process; the matrix is built once for all labels."""
+    """A function that trains in this process. The matrix is built once for all labels."""
     import xgboost
 
     data = xgboost.QuantileDMatrix(x, nthread=threads)
@@ -84,7 +84,7 @@ def in_process(x: Array, threads: int) -> Learn:
 
 
 def on_cluster(x: Array) -> Learn:
-    """Training by XGBoost's Dask interface on the open cluster; each worker has an equal run of rows."""
+    """A function that trains on the open cluster with XGBoost's Dask interface. Each worker gets an equal share of adjacent rows."""
     from distributed import default_client
     from xgboost import dask as xgboost_dask
 
@@ -106,7 +106,7 @@ def on_cluster(x: Array) -> Learn:
 def fit_grouped(
     context: Context, model: str, x: Array, y: Array, groups: Array, rounds: int, depth: int
 ) -> Iterator[str]:
-    """`fit` on the rows of each author group; a group of fewer than `group_rows` rows is trained on all rows.
+    """`fit` on the rows of each author group. For a group with fewer than `group_rows` rows, it trains on all rows.
 
     groups: 0 to 4 [rows].
     """
@@ -118,7 +118,7 @@ def fit_grouped(
 
 
 class Trees:
-    """One session for each engagement. `margins`: the model adds to log odds."""
+    """One session for each engagement. margins: whether the model takes base margins."""
 
     def __init__(self, context: Context, model: str, width: int, *, margins: bool = False) -> None:
         from buzzer.engine import infer
@@ -139,13 +139,13 @@ class Trees:
         ]
 
     def predict(self, x: Array, margins: Array | None = None) -> Array:
-        """Probabilities float32 [rows, targets], on the host; `x` and `margins` may be on the device."""
+        """Probabilities float32 [rows, targets], on the host. `x` and `margins` may be on the device."""
         probabilities = []
         for number, session in enumerate(self.sessions):
-            own_margins: Mapping[str, Any] = {}
+            base_margin: Mapping[str, Any] = {}
             if margins is not None:
-                own_margins = {"base_margin": margins[:, number].copy()}
-            probabilities.append(session.run({"features": x, **own_margins})["probability"])
+                base_margin = {"base_margin": margins[:, number].copy()}
+            probabilities.append(session.run({"features": x, **base_margin})["probability"])
         return np.stack(probabilities, axis=1)
 
 

@@ -1,1 +1,1 @@
-"""SIGIR eCom 2021 data challenge (Coveo), both tasks, as the prize-winning teams did them."""
+"""SIGIR eCom 2021 data challenge (Coveo): the solutions of prize-winning teams for both tasks."""

@@ -1,1 +1,1 @@
-"""Comparisons of records and their statistics; nothing here runs or shows anything."""
+"""Comparisons of records and their statistics. This package neither runs tasks nor renders output."""

@@ -1,4 +1,4 @@
-"""Comparisons from records: the same job on several engines, backends, devices, budgets and sizes.
+"""Comparisons of records: the same job on several engines, backends, devices, budgets and sizes.
 
 `compare` computes plain data from one group of comparable records. `suite/report/compare_text.py` shows them.
 """
@@ -23,7 +23,7 @@ REACH = 1000.0  # break-even sizes are searched up to this multiple of the large
 
 @dataclass(frozen=True, order=True)
 class Variant:
-    """What is compared: everything but the data and the round."""
+    """The compared properties of a run: everything except the data and the round."""
 
     engine: str
     backend: str
@@ -43,7 +43,7 @@ class Variant:
 
 @dataclass
 class Group:
-    """Records that may be compared: of one task, machine, seed, set of parameters, data source and rule of timing."""
+    """Records that may be compared: they have the same task, machine, seed, parameters, data source and rule of timing."""
 
     records: list[Record]
     cells: dict[float, dict[Variant, RunGroup]] = field(default_factory=dict)  # scale -> variant -> rounds
@@ -63,7 +63,7 @@ class Group:
 
     @property
     def first(self) -> Record:
-        """A record, for what all have in common."""
+        """A record, used for the facts that all records have in common."""
         return self.records[0]
 
     @property
@@ -113,7 +113,7 @@ def _size(group: Group) -> tuple[int, int]:
 def baselines(group: Group, task: TaskConfig) -> dict[str, Variant | None]:
     """The two CPU baselines at the largest scale.
 
-    `plain` is the reference engine and backend on one core: what a competitor writes. `tuned` is the fastest CPU
+    `plain` is the reference engine and backend on one core, as most competitors use. `tuned` is the fastest CPU
     variant of those with the most cores.
     """
     row = {v: c for v, c in group.cells[group.largest].items() if c.ranked and v.device == "cpu"}
@@ -133,7 +133,7 @@ def cores(r: Record) -> int:
 
 @dataclass(frozen=True)
 class Noise:
-    """How far two runs of the same variant differ on a machine, from its A/A pairs."""
+    """How much two runs of the same variant differ on a machine, measured with A/A pairs."""
 
     band: float  # log ratio
     pairs: int
@@ -170,7 +170,7 @@ def noise(
 
 
 def aa_pairs(records: Iterable[Record]) -> list[tuple[Record, Record]]:
-    """Each control run with the run of the same variant, data and round that is nearest to it in time."""
+    """Each control run with the nearest run in time of the same variant, data and round."""
     runs: dict[comparable.Key, dict[bool, dict[str, Record]]] = defaultdict(lambda: {True: {}, False: {}})
     for r in records:
         runs[comparable.close_times(r), Variant.of(r), r.repeat][r.control][r.run_id] = r
@@ -201,7 +201,7 @@ def parse_prices(text: str) -> dict[str, float]:
         except ValueError:
             raise unknown_name("price", value, named) from None
         if not prices[device] >= 0 or math.isinf(prices[device]):
-            raise UsageError(f"--price {part}: a price per hour is a number from 0 up")
+            raise UsageError(f"--price {part}: a price per hour must be a number of at least 0")
     return prices
 
 
@@ -212,7 +212,7 @@ class VariantResult:
     variant: Variant
     cell: RunGroup
     speed_up: dict[str, Ratio | None]  # by baseline: how many times faster
-    is_noise: dict[str, bool | None]  # by baseline; None if neither interval nor noise is known
+    is_noise: dict[str, bool | None]  # by baseline; None if neither the interval nor the noise is known
     cost_usd: float | None
 
 
@@ -224,17 +224,17 @@ class ScalingFit:
     growth: PowerLaw
     exponent: tuple[float, float] | None  # 95 % interval; None with too few sizes or rounds
     check: statistics.Check | None
-    break_even_rows: dict[str, float | None]  # by baseline: rows from which on this one is faster
+    break_even_rows: dict[str, float | None]  # by baseline: number of rows above which this variant is faster
     full: Projection
     full_memory: Projection | None
     full_gpu_memory: Projection | None
-    budget: Budget  # with which the projection is compared
+    budget: Budget  # the limits that the projection is compared with
     verdict: str
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that `buzzer compare` shows of one group."""
+    """The comparison of one group, with all figures that `buzzer compare` shows."""
 
     group: Group
     baselines: dict[str, Variant | None]
@@ -254,7 +254,7 @@ def compare(
     """Compare the variants of a group.
 
     prices: US dollars per hour by device. pool: records that may hold A/A pairs. full: scale of the job to project. budget:
-    limits of that job, by default each variant's own.
+    limits of that job; by default each variant's budget.
     """
     base = baselines(group, task)
     rounds = max(len(c.records) for c in group.cells[group.largest].values())
@@ -352,7 +352,7 @@ def fits_budget(
     used_cores: int,
     gpu_memory: Projection | None = None,
 ) -> str:
-    """Whether the full job stays within a budget: `yes`, `no`, `too near to tell`, or what a verdict needs.
+    """Whether the full job stays within a budget: `yes`, `no`, `too near to tell`, or which measurements are missing.
 
     Runs that used more cores than the budget has give no verdict.
     """

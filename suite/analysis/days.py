@@ -1,4 +1,4 @@
-"""Comparisons between days: each day has an effect on all its runs, which more runs on that day do not average out.
+"""Comparisons between days. Each day has an effect on all its runs, and more runs on that day do not average it out.
 
 Other work on the machine, a reboot or another host of the same kind change from day to day. That is a second source of variance beside the noise
 within a day. An interval from the runs of two days only is too narrow, and the more runs, the more so.
@@ -17,7 +17,7 @@ Days = Sequence[Sequence[float]]  # the values of a series, by day
 
 @dataclass(frozen=True)
 class Spread:
-    """How far days differ: the variance of a day's mean log, from the days' effects and the runs' noise together."""
+    """The differences between days: the variance of a day's mean log, caused by the days' effects and the runs' noise."""
 
     variance: float
     per_run: float  # mean of 1 / runs per day: the share of the runs' variance in `variance`
@@ -27,7 +27,7 @@ class Spread:
 def spread(series: Sequence[Days]) -> Spread | None:
     """Pooled over several series of logs, as mean square around each series' mean; None if none has two days.
 
-    A day affects all series alike, so there are no more degrees of freedom than the longest series has.
+    A day affects all series alike, so the degrees of freedom are at most those of the longest series.
     """
     several = [days for days in series if len(days) > 1]
     if not several:

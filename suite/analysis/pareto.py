@@ -7,7 +7,7 @@ T = TypeVar("T")
 
 
 def front(items: Iterable[T], cost: Callable[[T], float], value: Callable[[T], float]) -> list[T]:
-    """The items that no other one equals or beats in both cost and value, by rising cost.
+    """The items for which no other item is at least as good in both cost and value, by ascending cost.
 
     >>> front([(1, 5), (2, 5), (3, 9), (4, 8)], cost=lambda p: p[0], value=lambda p: p[1])
     [(1, 5), (3, 9)]

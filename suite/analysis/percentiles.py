@@ -1,4 +1,4 @@
-"""Percentiles with intervals; none is given for too few samples.
+"""Percentiles with intervals. With too few samples there is no percentile.
 
 Distribution-free intervals from order statistics (David and Nagaraja, Order Statistics, section 7.1): of n independent samples the number
 below the true q-quantile is binomial(n, q), whatever the distribution. Samples of one process depend on each other and are worth fewer
@@ -11,7 +11,7 @@ from math import ceil, floor, log
 from typing import Any
 
 TAIL = 0.01  # probability that the true value is below an interval, and the same above it
-LEAST_EFFECTIVE = 20  # independent samples that dependent ones must be worth to estimate their dependence
+LEAST_EFFECTIVE = 20  # least effective number of independent samples for an estimate of their dependence
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Regressions: new runs against older records of the same variant, data, parameters and machine.
+"""Regressions: compares new runs with older records of the same variant, data, parameters and machine.
 
 Records of one day are compared run by run, records of different days by the means of days (`days.py`). The latter needs older records of several
 days, which show how far days differ.
@@ -26,7 +26,7 @@ LEAST_DAYS = 2
 
 @dataclass(frozen=True)
 class Threshold:
-    """`wall:5%`: by which share a figure may be larger than in older records."""
+    """A threshold such as `wall:5%`: the share by which a figure may exceed its value in older records."""
 
     figure: str
     share: float
@@ -58,7 +58,7 @@ FIGURES: dict[str, Callable[[Record], float | None]] = {
 
 
 def figure(r: Record, name: str) -> float | None:
-    """A figure of a record by its name in thresholds: wall, cpu, peak, ..., phase.predict; None if it is 0 or not known."""
+    """A figure of a record by its name in thresholds: wall, cpu, peak, ..., phase.predict; None if it is 0 or unknown."""
     if name.startswith("phase."):
         return phase_s(r, name.removeprefix("phase.")) or None
     value = FIGURES[name](r)
@@ -75,11 +75,11 @@ class Change:
     before: float
     after: float
     ratio: Ratio
-    days: int  # number of days on which the runs of both were made
+    days: int  # number of days of the older and newer runs
     noise: bool | None
     failed: bool
-    needs: str  # what a verdict lacks; without a verdict nothing fails
-    differ: tuple[str, ...] = ()  # in what else the records differ: commit, versions, system
+    needs: str  # the missing measurements for a verdict; without a verdict nothing fails
+    differ: tuple[str, ...] = ()  # other differences between the records: commit, versions, system
 
 
 def changes(
@@ -87,7 +87,7 @@ def changes(
 ) -> list[Change]:
     """Every variant compared with its older records of the same machine, data, parameters, enforcement and rule of timing.
 
-    A change within the noise never fails. pool: records that may hold A/A pairs and show how days differ.
+    A change within the noise never fails. pool: records that may contain A/A pairs and show how days differ.
     """
     older = list(older)
     past, other = _by_self(older), _others(group, [*older, *pool])
@@ -118,7 +118,7 @@ def _others(group: Group, records: Iterable[Record]) -> list[list[Record]]:
 
 
 def _self(r: Record) -> comparable.Key:
-    """What a record has in common with older records of the same variant."""
+    """The facts that a record has in common with older records of the same variant."""
     return (comparable.close_times(r), Variant.of(r))
 
 

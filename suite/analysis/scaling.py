@@ -1,4 +1,4 @@
-"""Intervals of a cost whose law of growth is not known: many laws are fitted, and the interval covers the predictions of all
+"""Intervals of a cost whose law of growth is unknown. Many laws are fitted, and the interval covers the predictions of all laws
 that the measurements do not reject."""
 
 from collections.abc import Mapping, Sequence
@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 CONFIDENCE = 0.95
-EXPONENTS = (0.3, 2.0)  # from caches that soften growth to a quadratic algorithm
-STEPS = 86  # exponents tried in that range
-QUADRATIC = 99  # shares of a quadratic part tried, in the growth up to the largest size
-KNEES = 24  # places of a knee tried, from the smallest size to the largest
+EXPONENTS = (0.3, 2.0)  # range of exponents: from sublinear growth, as with caches, to a quadratic algorithm
+STEPS = 86  # number of exponents tried in this range
+QUADRATIC = 99  # number of shares of a quadratic part tried, in the growth up to the largest size
+KNEES = 24  # number of positions of a knee tried, from the smallest size to the largest
 BENDS = (0.5, 2.0)  # slopes above a knee, as multiples of the slope below it
 
 Series = Mapping[float, Sequence[float]]  # size -> costs measured there
@@ -56,7 +56,7 @@ class Fits:
     misfit: Any  # sum of squared relative errors, weighted by repetitions
     at_largest: Any  # cost at the largest measured size
     variance: float  # of the log of one repetition
-    freedom: int  # of `variance`
+    freedom: int  # degrees of freedom of `variance`
     sizes: int
 
     def kept(self) -> Any:

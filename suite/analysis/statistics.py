@@ -15,8 +15,8 @@ from typing import Any
 from buzzer.suite.analysis import scaling
 from buzzer.suite.analysis.scaling import CONFIDENCE, EXPONENTS, Series
 
-LEAST_SIZES = 3  # every law fits two sizes
-LEAST_ROUNDS = 2  # one round shows nothing of its own noise
+LEAST_SIZES = 3  # with two sizes every law fits
+LEAST_ROUNDS = 2  # one round does not show its noise
 YES, NO, NEAR = "yes", "no", "too near to tell"  # verdicts on a limit
 
 
@@ -33,7 +33,7 @@ class Ratio:
     pairs: int
 
     def is_noise(self, band: float | None) -> bool | None:
-        """Whether the ratio is no difference: its interval holds 1, or it lies within the noise `band` (a log ratio).
+        """Whether the ratio shows no difference: its interval contains 1, or it is within the noise `band` (a log ratio).
 
         None without an interval and without a band.
         """
@@ -126,7 +126,7 @@ def grow(series: Series) -> PowerLaw:
     sizes = sorted(series)
     costs = [median(series[n]) for n in sizes]
     if len(sizes) < 2:
-        raise ValueError("growth needs two sizes at least")
+        raise ValueError("growth needs at least two sizes")
     if len(sizes) == 2:
         return _at_exponent(sizes, costs, 1.0)[0]
     best = minimize_scalar(lambda c: _at_exponent(sizes, costs, c)[1], bounds=EXPONENTS, method="bounded")
@@ -177,7 +177,7 @@ class Projection:
     needs: str = ""
 
     def verdict(self, limit: float | None) -> str:
-        """`YES`, `NO` or `NEAR` for a limit; or what a verdict needs."""
+        """`YES`, `NO` or `NEAR` for a limit, or the missing measurements for a verdict."""
         if limit is None:
             return YES
         if self.low is None or self.high is None:
@@ -218,7 +218,7 @@ def needs(series: Series) -> str:
 
 
 def crossing(slow: PowerLaw, fast: PowerLaw, low: float, high: float) -> float | None:
-    """The size between `low` and `high` from which on `fast` costs less than `slow`; None if there is none."""
+    """The size between `low` and `high` above which `fast` costs less than `slow`; None if there is none."""
     from scipy.optimize import brentq
 
     def gap(log_size: float) -> float:
@@ -228,5 +228,5 @@ def crossing(slow: PowerLaw, fast: PowerLaw, low: float, high: float) -> float |
     a, b = math.log(low), math.log(high)
     if gap(a) >= 0 or gap(b) <= 0:
         return None
-    root: Any = brentq(gap, a, b)  # a float, since full_output is not asked for
+    root: Any = brentq(gap, a, b)  # a float, because full_output is false
     return math.exp(root)

@@ -1,1 +1,1 @@
-"""The GPU suite: its steps, what a GPU machine without network needs for them, and a rehearsal of both."""
+"""The GPU suite: its steps, the kit of files for a GPU machine without network, and a rehearsal of both."""

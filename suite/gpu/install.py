@@ -1,4 +1,4 @@
-"""Installs what a machine without network lacks, from `.gpukit`. Standard library only."""
+"""Installs the missing packages of a machine without network from `.gpukit`. Standard library only."""
 
 import lzma
 import os
@@ -19,9 +19,9 @@ SEED_FILE = "seed.tar.xz"
 
 
 def install(kit: Path, log: Path) -> tuple[list[str], list[StepResult]]:
-    """Install a kit. Returns folders for PYTHONPATH, and how it ended; both are empty if there is no kit.
+    """Install a kit. Returns folders for PYTHONPATH, and the results; both are empty if there is no kit.
 
-    A kit holds pieces that unpack themselves (`p*/unpack.py`, which prints its folder with --site), wheels (`wheels/*.whl`), and data
+    A kit has pieces that unpack themselves (`p*/unpack.py`, which prints its folder with --site), wheels (`wheels/*.whl`), and data
     and fits (`seed.tar.xz`). The steps report what a broken kit lacks.
     """
     if not kit.is_dir():
@@ -42,8 +42,10 @@ def install(kit: Path, log: Path) -> tuple[list[str], list[StepResult]]:
 
 
 def unpack_pieces(pieces: Sequence[Path], log: IO[bytes]) -> list[str]:
-    """Unpack the pieces. Returns the folder that they unpack themselves into; nothing without pieces."""
-    environment = {"GPUKIT_SMOKE": "0"} | os.environ  # no trial imports: the steps import the libraries
+    """Unpack the pieces. Returns the folder that they unpack into, in a list; an empty list without pieces."""
+    environment = {
+        "GPUKIT_SMOKE": "0"
+    } | os.environ  # no trial imports, because the steps import the libraries
     for piece in pieces:
         command = [sys.executable, str(piece), str(piece.parent)]
         subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True, env=environment)
@@ -54,7 +56,7 @@ def unpack_pieces(pieces: Sequence[Path], log: IO[bytes]) -> list[str]:
 
 
 def install_wheels(wheels: Sequence[Path], log: IO[bytes]) -> list[str]:
-    """Install the wheels into a new folder. Returns the folder; nothing without wheels."""
+    """Install the wheels into a new folder. Returns the folder in a list; an empty list without wheels."""
     if not wheels:
         return []
     site = tempfile.mkdtemp(prefix="buzzer-gpu-suite-site-")
@@ -65,7 +67,7 @@ def install_wheels(wheels: Sequence[Path], log: IO[bytes]) -> list[str]:
 
 
 def unpack_seed(seed: Path) -> None:
-    """Unpack data and fits, if the kit has them, into the cache, where `buzzer run` looks for them."""
+    """Unpack data and fits into the cache of `buzzer run`, if the kit has them."""
     if seed.is_file():
         with tarfile.open(seed) as tar:
             tar.extractall(caches.folder(), filter="data")

@@ -1,4 +1,4 @@
-"""What is sent to a GPU machine without network: the calls of docs/gpu.md with their uploads, and the data and fits of `make gpukit`.
+"""The uploads to a GPU machine without network: the calls of docs/gpu.md, and the data and fits of `make gpukit`.
 
 python -m buzzer.suite.gpu.kit seed     make .gpukit/seed.tar.xz: data and fits of steps.SEED, by the code in this tree
 python -m buzzer.suite.gpu.kit sizes    print the MiB that each call uploads; exit code 1 if one is too large
@@ -81,7 +81,7 @@ def seed(cache: Path = KIT / "cache", target: Path = KIT / "seed.tar.xz") -> int
     folders = [folder for task, options in SEED.items() for folder in make(task, options, cache)]
     for old in cache.glob("fits/*"):
         if old.is_dir() and old not in folders:
-            shutil.rmtree(old)  # made by sources that have changed since
+            shutil.rmtree(old)  # made from older sources
     names = [str(folder.relative_to(cache)) for folder in folders]
     if target.is_file() and packed_names(target) == set(names):
         return 0
@@ -108,9 +108,9 @@ def make(task: str, options: tuple[str, ...], cache: Path) -> tuple[Path, Path]:
     parser = argparse.ArgumentParser()
     parser.add_argument("--scale", type=float)
     parser.add_argument("--set", action="append")
-    given = parser.parse_args(options)
-    params = dict(pair.split("=", 1) for pair in given.set or [])
-    plan = resolve.run_plan(RunRequest(task, scale=given.scale, params=params))
+    parsed = parser.parse_args(options)
+    params = dict(pair.split("=", 1) for pair in parsed.set or [])
+    plan = resolve.run_plan(RunRequest(task, scale=parsed.scale, params=params))
     (selection,), (_, run) = plan.selections, plan.runs[0]
     with observing(None) as observer:
         data = task_runs.prepare(selection, None, observer, cache)
@@ -121,7 +121,7 @@ def make(task: str, options: tuple[str, ...], cache: Path) -> tuple[Path, Path]:
 
 
 def main() -> int:
-    """Do what the command line asks for. Returns the exit code."""
+    """Run the command line. Returns the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

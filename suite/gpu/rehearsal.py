@@ -1,4 +1,4 @@
-"""`make rehearsal`: runs the calls of docs/gpu.md on this machine, in the conditions of a GPU machine without network.
+"""`make rehearsal`: runs the calls of docs/gpu.md on this machine under the conditions of a GPU machine without network.
 
 Each call runs in a copy of the tree (tracked files, untracked files that git does not ignore, and the paths that the call takes along),
 with its own home and temporary folders, without PYTHONPATH, and with a Python that has the packages of such a machine. The steps run
@@ -23,7 +23,7 @@ from buzzer.engine.device import cuda_problem
 from buzzer.suite.gpu.kit import MOST_BYTES, ROOT, Call, calls, size, tree
 from buzzer.suite.gpu.results import SUMMARY, StepResult, read_summary
 
-# A call's command line of the suite, to the end of its line. Options are added at the end: of an option given twice the last counts.
+# The suite's command in a call, up to the end of its line. Options are added at the end, because the last of repeated options is used.
 SUITE = re.compile(r"-m buzzer\.suite\.gpu\.suite .*")
 GOOD = {"ok", "unsupported"}
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -31,7 +31,7 @@ SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 @dataclass(frozen=True)
 class CallResult:
-    """How a call ended, and the folder of its results."""
+    """The outcome of a call, and the folder of its results."""
 
     code: int
     seconds: float
@@ -39,7 +39,7 @@ class CallResult:
 
 
 def stage(call: Call, root: Path) -> int:
-    """Make the copy of the tree for a call, with nothing beside it. Returns the bytes copied."""
+    """Make a copy of the tree with only the files that a call uploads. Returns the bytes copied."""
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True)
     sources = [*tree(), *(ROOT / path for path in call.takes)]
@@ -81,7 +81,7 @@ def run(call: Call, machine: Path, python: Path, options: Sequence[str]) -> Call
 
 
 def problems(steps: Sequence[StepResult], reason: str) -> list[str]:
-    """The steps that did not end as they should. `reason`: why there is no GPU, the only valid reason to be unsupported."""
+    """The steps with an unexpected status. reason: why there is no GPU, the only valid reason to be unsupported."""
     bad = []
     for step in steps:
         endings = {step.status, *step.records}
@@ -109,7 +109,7 @@ def rehearse(call: Call, machine: Path, python: Path, options: Sequence[str]) ->
 
 
 def main() -> int:
-    """Rehearse the calls that the command line names. Returns 1 if anything did not end as it should, else 0."""
+    """Rehearse the calls that the command line names. Returns 1 if there was a problem, else 0."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -121,15 +121,15 @@ def main() -> int:
         "--machine", type=Path, help="folder for the machine's files [a new temporary folder]"
     )
     parser.add_argument("--stretch", default="10", help="factor of all limits: this machine is slower [10]")
-    parser.add_argument("--test-scale", default="0.002", help="of the large test [0.002]")
-    parser.add_argument("--only", help="steps, in place of the calls' own")
-    given = parser.parse_args()
-    machine = (given.machine or Path(tempfile.mkdtemp(prefix="buzzer-rehearsal-"))).resolve()
-    options = ["--stretch", given.stretch, "--test-scale", given.test_scale, "--minutes", "600"]
-    options += ["--only", shlex.quote(given.only)] if given.only else []
+    parser.add_argument("--test-scale", default="0.002", help="scale of the large test [0.002]")
+    parser.add_argument("--only", help="steps to run instead of the calls' steps")
+    arguments = parser.parse_args()
+    machine = (arguments.machine or Path(tempfile.mkdtemp(prefix="buzzer-rehearsal-"))).resolve()
+    options = ["--stretch", arguments.stretch, "--test-scale", arguments.test_scale, "--minutes", "600"]
+    options += ["--only", shlex.quote(arguments.only)] if arguments.only else []
     all_calls, bad = calls(), list[str]()
-    for name in given.calls.split(","):
-        bad += rehearse(all_calls[name], machine, given.python.absolute(), options)
+    for name in arguments.calls.split(","):
+        bad += rehearse(all_calls[name], machine, arguments.python.absolute(), options)
     print("\n".join(bad) if bad else "every step ended ok, or unsupported")
     print(f"the machine's files: {machine}")
     return int(bool(bad))

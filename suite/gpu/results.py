@@ -1,4 +1,4 @@
-"""What the GPU suite leaves behind: a summary, and a pack of all records and the ends of all logs. Standard library only."""
+"""The results of the GPU suite: a summary, and an archive of all records and the ends of all logs. Standard library only."""
 
 import io
 import json
@@ -10,18 +10,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-LOG_BYTES = 100_000  # of the end of each log that goes into the pack
+LOG_BYTES = 100_000  # the archive contains at most this many bytes from the end of each log
 PACK, SUMMARY = "gpu-suite.tar.xz", "summary"
 
 
 @dataclass
 class StepResult:
-    """How a step ended: `ok`, `unsupported` (this machine lacks what it needs), `failed`, `timeout` or `skipped`."""
+    """The status of a step: `ok`, `unsupported` (the machine or installation lacks something), `failed`, `timeout` or `skipped`."""
 
     name: str
     status: str
     seconds: float = 0.0
-    cpu_s: float = 0.0  # of the step and of all processes that it started and waited for
+    cpu_s: float = 0.0  # CPU seconds of the step and of all processes that it started and waited for
     message: str = ""
     records: dict[str, int] = field(default_factory=dict)  # outcome -> number of records
 
@@ -44,7 +44,7 @@ def record_files(folder: Path) -> set[Path]:
 
 
 def read_records(paths: Iterable[Path]) -> WrittenRecords:
-    """What the records in these files say."""
+    """A summary of the records in these files."""
     records: list[dict[str, Any]] = [json.loads(path.read_text()) for path in sorted(paths)]
     outcomes = dict(Counter(record["outcome"] for record in records))
     for record in records:
@@ -89,7 +89,7 @@ def _packed(work: Path, texts: Mapping[str, str]) -> bytes:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
+    """Write a file atomically."""
     partial = path.with_name(f".{path.name}.partial")
     partial.write_bytes(content)
     partial.replace(path)

@@ -1,6 +1,7 @@
-"""The steps of `make gpu-suite`, the most valuable first. Standard library only.
+"""The steps of `make gpu-suite`, the most important ones first. Standard library only.
 
-Two groups are for a machine that is available for minutes: `bert` needs torch and Triton, `frames` needs RAPIDS. `more` is the rest.
+Two groups are for a machine that is available for minutes: `bert` needs torch and Triton, `frames` needs RAPIDS. `more` has the other
+steps.
 """
 
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ SEED = {
     "recsys2021": ("--scale", "0.0002", "--set", "token_dim=8", "--set", "epochs=1"),
     "booking": ("--scale", "0.002", "--set", "epochs=1", "--set", "dim=16", "--set", "hidden=32"),
 }
-TEST_SCALE = 0.14  # of the large test: 2.0 million rows
+TEST_SCALE = 0.14  # scale of the large test: 2.0 million rows
 ENGINES = "pandas,polars,cudf,polars-gpu"
 GPU_TESTS = "(cudf or polars-gpu or cuda or nvforest) and not without_a_gpu"
 
@@ -28,11 +29,11 @@ class Step:
     limit_s: float
     expected_s: float = 0.0  # on a GPU machine with 16 cores: an estimate until a GPU has run it
     cpu_s: float = 0.0  # CPU seconds of its parts without a GPU, measured in a rehearsal; 0 = not measured
-    cores: int = 1  # of 16, over which the CPU seconds are spread
+    cores: int = 1  # number of the 16 cores that share the CPU seconds
     group: str = "more"
     gpu: bool = True  # whether it needs a GPU
-    shares: str = ""  # name of a folder of records shared by steps, so that a run is compared with the reference of an earlier step
-    needs: tuple[str, ...] = ()  # steps that make files which it reads
+    shares: str = ""  # folder of records that several steps share, so that a run is compared with the reference of an earlier step
+    needs: tuple[str, ...] = ()  # earlier steps that write files which this step reads
     through: tuple[str, ...] = ()  # a program, with options, that runs the command
 
 
@@ -89,7 +90,7 @@ NCU = (
     *("ncu", "--clock-control", "none", "--target-processes", "all", "--set", "full"),
     *("-k", "regex:gemm", "-c", "4"),
 )
-NEW_PATHS = "wgmma or modes or quantised"  # which no CPU can run: tiles that use wgmma, launch modes, eight-bit products
+NEW_PATHS = "wgmma or modes or quantised"  # code that no CPU can run: tiles that use wgmma, launch modes, eight-bit products
 
 
 def bert_large(name: str, limit_s: float, backend: str, precisions: str, *options: str) -> Step:
@@ -99,7 +100,7 @@ def bert_large(name: str, limit_s: float, backend: str, precisions: str, *option
 
 
 def tune(precision: str, limit_s: float, seconds: int) -> Step:
-    """A step that tunes the kernels of a precision for so many seconds and stores the fastest variants."""
+    """A step that tunes the kernels of a precision for this many seconds and stores the fastest variants."""
     options = ("--precision", precision, "--seconds", str(seconds))
     return kernels(f"kernel tune {precision}", limit_s, "tune", *options)
 

@@ -1,4 +1,4 @@
-"""`make gpu-suite`: everything that only a GPU can show, in one command, for a machine that may be available for minutes only.
+"""`make gpu-suite`: everything that needs a GPU, in one command, for a machine that may be available only for minutes.
 
 steps.py lists the steps, the most valuable first. Each has its own time limit, and none stops the next. After each step the summary
 and the pack of results are written again, so that a suite that is cut off keeps what it has measured. It runs before anything is
@@ -25,8 +25,8 @@ from buzzer.suite.gpu.install import ROOT
 from buzzer.suite.gpu.results import PACK, SUMMARY, StepResult
 from buzzer.suite.gpu.steps import STEPS, TEST_SCALE, Step, chosen
 
-GRACE_S = 15.0  # for a step over its limit to write its record before it is killed
-LEAST_S = 10.0  # with less time left no step is started
+GRACE_S = 15.0  # a step over its limit has this time to write its record before it is killed
+LEAST_S = 10.0  # no step is started with less time left
 NO_GPU = 2  # exit code without a GPU, the same as the command line's
 
 
@@ -79,13 +79,13 @@ def fill(part: str, values: Mapping[str, str]) -> str:
 
 
 def children_cpu_s() -> float:
-    """CPU seconds of all processes that this one started and waited for, and of theirs."""
+    """CPU seconds of all processes that this process started and waited for, and of their children."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Interrupt a process that still runs, as Ctrl-C does; after GRACE_S kill it and all that it started."""
+    """Interrupt a running process, as Ctrl-C does. After GRACE_S, kill it and all processes that it started."""
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
         with suppress(subprocess.TimeoutExpired):
@@ -106,7 +106,7 @@ def status_of(code: int | None, outcomes: Mapping[str, int], lines: Sequence[str
         all_skipped = re.search(r"\d+ skipped", last) and not re.search(r"\d+ passed", last)
         nothing = all_skipped or (outcomes and set(outcomes) == {"unsupported"})
         return ("unsupported" if nothing else "ok"), counts or last
-    # The command line exits with 2 for what a machine or an install cannot do, and also for a wrong command, which prints its usage.
+    # The command line exits with 2 if the machine or the installation lacks something, and also for a wrong command, which prints its usage.
     wrong_command = any(line.startswith("Usage:") for line in lines)
     return ("unsupported" if code == 2 and not wrong_command else "failed"), counts or error
 
@@ -143,7 +143,7 @@ def run_steps(
 
 
 def table(steps: Iterable[Step]) -> list[str]:
-    """The steps with their limit, expected seconds, expected end, CPU seconds measured without a GPU, and command; one a line."""
+    """The steps, one per line: limit, expected seconds, expected end, CPU seconds measured without a GPU, and command."""
     lines, minutes = [f"{'step':30} group   limit expected  ends at  CPU s"], 0.0
     for step in steps:
         minutes += step.expected_s / 60
@@ -170,14 +170,14 @@ def arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("--stretch", type=float, default=1.0, help="factor of all limits [1]")
     parser.add_argument(
-        "--test-scale", type=float, default=TEST_SCALE, help=f"of the large test [{TEST_SCALE:g}]"
+        "--test-scale", type=float, default=TEST_SCALE, help=f"scale of the large test [{TEST_SCALE:g}]"
     )
     parser.add_argument("--list", action="store_true", help="print the steps and run nothing")
     return parser
 
 
 def main() -> int:
-    """Run the steps that the command line asks for. Returns 1 if one failed, 2 without a GPU, else 0."""
+    """Run the steps that the command line names. Returns 1 if a step failed, 2 without a GPU, else 0."""
     options = arguments().parse_args()
     steps = chosen(options.only)
     if options.list or not steps:

@@ -1,1 +1,1 @@
-"""Records of runs: schema, files and their layout, collections and frames, checks, gate, machine."""
+"""Records of runs: their schema, files, folder layout, collections, data frames, checks and gate, and facts about the machine."""

@@ -1,4 +1,4 @@
-"""The checks of `buzzer check` within one record, beyond its schema: figures that contradict each other.
+"""The checks of `buzzer check` within one record, in addition to its schema: figures that contradict each other.
 
 They find contradictions. They cannot find consistent falsehoods: a wall time that was lowered together with its phases and samples
 cannot be seen from the record.
@@ -21,10 +21,10 @@ from buzzer.suite.records.schema import PHASE_SLACK_S, PHASE_TOLERANCE, Record
 CPU_SHARE, CPU_SLACK_S = 1.1, 0.5
 GPU_SLACK_S = 2.0  # NVML is read every 0.2 s
 RESIDENT = 10.0  # resident size of a phase / peak of the control group, at most: libraries loaded by others are not charged
-EARLY = 0.9  # share of the budget's time before which no run times out
-PEAKS = 3.0  # FLOPs per second of a run / measured peak, at most
+EARLY = 0.9  # no run times out before this share of the budget's time
+PEAKS = 3.0  # maximum of FLOPs per second of a run / measured peak
 SHARE_SCORES = re.compile(r"(accuracy|AUC|AP|MRR|F1|argmax_agreement)(?![^\W_])")  # between 0 and 1
-COSINE_SLACK = 1e-3  # of a cosine of FP32 vectors
+COSINE_SLACK = 1e-3  # rounding error of a cosine of FP32 vectors
 
 
 def check_one(r: Record) -> list[str]:
@@ -50,7 +50,9 @@ def identity(r: Record) -> list[str]:
     computed = registry.params_hash(r.config)
     if computed != r.config_hash:
         problems.append(f"config_hash is {r.config_hash}, the config's is {computed}")
-    no_data = r.data_fingerprint == "" and r.enforcement == "none"  # not started: its data could not be made
+    no_data = (
+        r.data_fingerprint == "" and r.enforcement == "none"
+    )  # not started, because its data could not be made
     if not no_data and not re.fullmatch(r"[0-9a-f]{64}", r.data_fingerprint):
         problems.append("data_fingerprint is not a sha256")
     if r.git_commit is not None and not re.fullmatch(r"[0-9a-f]{40}(\+dirty)?", r.git_commit):
@@ -121,7 +123,7 @@ def outcome(r: Record) -> list[str]:
 
 
 def limits(r: Record) -> list[str]:
-    """The budget is that of its name, the machine can provide it, and a run that is `ok` kept to it."""
+    """The budget's limits match its name, the machine can provide them, and an `ok` run did not exceed them."""
     problems = [budget_name(r)]
     limit, here = r.budget, r.machine
     if r.outcome == "ok" and not limit.unmet:
@@ -146,7 +148,7 @@ def limits(r: Record) -> list[str]:
 
 
 def budget_name(r: Record) -> str:
-    """Why the budget's limits are not those of its name, or an empty string."""
+    """Why the budget's limits do not match its name, or an empty string."""
     try:
         named = budgets.astuple(budgets.resolve(r.budget.name))
     except UsageError:
@@ -165,7 +167,7 @@ def _limits_text(limits: Iterable[float | None]) -> str:
 
 
 def cpu(r: Record) -> list[str]:
-    """No run has more CPU time than its cores can provide, and its main process no more than all of it."""
+    """A run has at most the CPU time that its cores can provide, and its main process has at most the run's CPU time."""
     if r.outcome not in ("ok", "wrong"):
         return []
     cores = min(r.budget.cores or r.machine.cores, r.machine.cores)
@@ -204,7 +206,7 @@ def verdict(r: Record) -> list[str]:
 
 
 def reference(r: Record) -> str:
-    """Why a run is marked as the reference and is not one, or the reverse; else an empty string."""
+    """Why a run is marked as a reference but is not one, or the reverse; else an empty string."""
     if r.job == "bench":
         return "gate reference of a bench run" if r.gate.status == "reference" else ""
     task = registry.tasks().get(r.task)
@@ -220,7 +222,7 @@ def reference(r: Record) -> str:
 
 
 def out_of_tolerance(r: Record) -> list[str]:
-    """The scores that differ from the reference's by more than the task's tolerance; none if the task is unknown here."""
+    """The scores that differ from the reference's by more than the task's tolerance; empty for an unknown task."""
     task = registry.tasks().get(r.task)
     if task is None or r.job != "predict":
         return []
@@ -253,7 +255,7 @@ def gpu(r: Record) -> list[str]:
 
 
 def scores(r: Record) -> list[str]:
-    """A run that is `ok` has the score that ranks its task, and scores that are shares lie between 0 and 1."""
+    """An `ok` run has the score that ranks its task, and scores that are shares are between 0 and 1."""
     problems = []
     if r.outcome == "ok" and r.job == "predict" and r.metric not in r.scores:
         problems.append(f"ok without the score {r.metric}")
@@ -301,7 +303,7 @@ def bench(r: Record) -> list[str]:
         problems.append(f"floor_s is {b.floor_s:g}, bytes and FLOPs make {max(parts):g}")
     if warm and b.flops and b.peak and b.lengths == "fixed" and b.flops > PEAKS * b.peak * median(warm):
         problems.append(
-            f"runs of {b.flops / b.peak / median(warm):.1f} times the FLOPs a second measured here"
+            f"runs of {b.flops / b.peak / median(warm):.1f} times the measured peak of FLOPs per second"
         )
     if b.bad_runs and r.gate.status == "passed":
         problems.append(f"gate passed with {b.bad_runs} bad runs")

@@ -67,7 +67,7 @@ class Records(Sequence[Record]):
     __hash__ = None  # type: ignore[assignment]  # records are compared by their fields
 
     def filter(self, predicate: Callable[[Record], bool] | None = None, /, **columns: object) -> "Records":
-        """The records for which the predicate holds and whose columns have the given values.
+        """The records for which the predicate is true and whose columns have the given values.
 
         Columns are those of the data frames. A value may be a list, tuple or set of allowed values; None selects null. Raises
         UsageError for a column that does not exist.
@@ -120,7 +120,7 @@ class Records(Sequence[Record]):
         return f"Records({runs} of {named}; {counts})"
 
     def _repr_html_(self) -> str:
-        """The first rows as an HTML table, which notebooks show."""
+        """The first rows as an HTML table, for notebooks."""
         heads = "".join(f"<th>{name}</th>" for name in SHOWN_COLUMNS)
         rows = "".join(f"<tr>{_html_cells(r)}</tr>" for r in self._records[:SHOWN_ROWS])
         more = f" The first {SHOWN_ROWS} are shown." if len(self) > SHOWN_ROWS else ""

@@ -21,43 +21,43 @@ JOB: Facts = {
 }
 # Runs that agree in these have the same inputs, parameters and fit, so their scores must agree.
 QUESTION: Facts = JOB | {"fit": lambda r: r.fit_id}
-# Runs that agree in these may be compared by their times.
+# The run times of runs that agree in these may be compared.
 TIMES: Facts = JOB | {
     "scale": lambda r: r.scale,
     "data source": lambda r: r.data_source,
     "machine": lambda r: machine.describe(r.machine),
     "scoring": lambda r: r.scoring,
 }
-# Where small differences matter (A/A pairs, comparisons with older records), runs must agree in these too.
+# For comparisons of small differences (A/A pairs, older records), runs must also agree in these.
 LIMITS: Facts = {"enforcement": lambda r: r.enforcement}
-GROWTH = ("scale", "data")  # in which the runs of a comparison over data sizes may differ
-# Parameters of a bench in which the rows of one table may differ: how long to measure, and what identifies a row.
+GROWTH = ("scale", "data")  # facts that may differ in a comparison over data sizes
+# Parameters of a bench that may differ within a table: how long to measure, and the parameters that identify a row.
 ROW_PARAMETERS = ("count", "seconds", "at_most", "packing")
 SHOWN = 4  # commits and versions that a note lists
 
 
 def question(r: Record) -> Key:
-    """What must be equal for scores to be compared."""
+    """The facts that must be equal for scores to be compared."""
     return _key(QUESTION, r)
 
 
 def times(r: Record, without: Sequence[str] = ()) -> Key:
-    """What must be equal for run times to be compared. `without`: names of facts to leave out."""
+    """The facts that must be equal for run times to be compared. without: names of facts to leave out."""
     return _key({name: fact for name, fact in TIMES.items() if name not in without}, r)
 
 
 def close_times(r: Record) -> Key:
-    """What must be equal for small differences of run times to be compared."""
+    """The facts that must be equal for small differences of run times to be compared."""
     return _key(TIMES | LIMITS, r)
 
 
 def noise(r: Record) -> Key:
-    """What the noise of run times depends on: the machine, how limits are enforced, and what is timed."""
+    """The facts that the noise of run times depends on: the machine, the enforcement of limits, and the timed part of the run."""
     return _key({"machine": TIMES["machine"], "scoring": TIMES["scoring"]} | LIMITS, r)
 
 
 def bench(r: Record) -> Key:
-    """What the rows of one bench table have in common. It begins with the sizes, by which tables are sorted."""
+    """The facts that the rows of one bench table have in common. The sizes come first, because tables are sorted by them."""
     config = r.config
     sizes = (config["batch"], str(config["seq"]), config["lengths"], config["scenario"])
     # A model that was given as a path is identified by the hash of its contents.
@@ -142,6 +142,6 @@ def _fits(records: Iterable[Record]) -> list[str]:
 
 
 def _cut(items: Sequence[str]) -> list[str]:
-    """The first items, and how many more there are."""
+    """The first items, and the number of further items."""
     more = len(items) - SHOWN
     return [*items[:SHOWN], *([f"{more} more"] if more > 0 else [])]

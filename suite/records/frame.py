@@ -1,6 +1,6 @@
 """Records as a table: one row per run. docs/records.md lists the columns.
 
-The columns that every record has are read off the schema. The others (scores, phases, parameters, ...) are those that occur.
+The schema defines the columns that every record has. Other columns (scores, phases, parameters, ...) depend on the records.
 """
 
 import json
@@ -54,7 +54,7 @@ _KINDS: dict[str, Kind] = {
 
 @dataclass(frozen=True)
 class Field:
-    """A column that every record has: its name, its kind, and its cell in the row of a record."""
+    """A column that every record has: its name, its kind, and a function that returns its cell for a record."""
 
     name: str
     kind: Kind
@@ -71,7 +71,7 @@ class Column:
 
 
 def columns(records: Sequence[Record]) -> list[Column]:
-    """The columns of the table: those that every record has, then scores, phases and so on, each in the order of first occurrence."""
+    """The columns of the table: first the columns of every record, then scores, phases and so on in the order of first occurrence."""
     rows = [row(record) for record in records]
     occurring = [name for name in dict.fromkeys(chain(*rows)) if name not in fixed_columns()]
     others = sorted(occurring, key=lambda name: next(i for i, p in enumerate(PREFIXES) if name.startswith(p)))
@@ -104,7 +104,7 @@ def to_polars(records: Sequence[Record]) -> "pl.DataFrame":
 
 
 def row(record: Record) -> Row:
-    """The cells of one run, without those that are null because the record has no such score, phase, ..."""
+    """The cells of one run. Scores, phases, ... that the record does not have are left out."""
     some: Row = {f"score_{name}": value for name, value in record.scores.items()}
     some |= {f"phase_{phase.name}_s": phase.wall_s for phase in record.phases}
     some |= {f"lap_{name}_s": median(laps) for name, laps in record.samples.items() if laps}
@@ -151,7 +151,7 @@ def _fields_of(
 
 
 def scalars(model: type[BaseModel]) -> Mapping[str, Kind]:
-    """The fields of a model that hold one value, and its kind, in order."""
+    """The fields of a model with one value, and the kind of the value, in order."""
     properties = model.model_json_schema()["properties"]
     return {name: kind for name, field in properties.items() if (kind := _kind_of_schema(field))}
 
@@ -165,7 +165,7 @@ def _kind_of_schema(field: Mapping[str, Any]) -> Kind | None:
 
 
 def _kind_of_values(values: Iterable[Cell]) -> Kind:
-    """The narrowest kind that holds all values that are not null."""
+    """The narrowest kind that fits all values that are not null."""
     types = {type(value) for value in values if value is not None}
     kinds: dict[frozenset[type], Kind] = {
         frozenset({bool}): "boolean",

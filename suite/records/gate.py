@@ -9,9 +9,7 @@ from buzzer.suite.records import comparable
 from buzzer.suite.records.schema import Gate, Record
 from buzzer.suite.registry import TaskConfig
 
-CACHE_RATIO = (
-    2.0  # time on unseen inputs / time on seen ones, above which a session counts as caching its outputs
-)
+CACHE_RATIO = 2.0  # a session counts as caching its outputs if time on unseen inputs / time on seen inputs is above this
 GROWTH_BYTES = 2 << 20  # the driver allocates device memory in blocks of 2 MiB
 
 
@@ -53,14 +51,14 @@ def no_gpu_proof(record: Record) -> str:
 
 
 def gpu_bytes(record: Record) -> dict[str, int]:
-    """The GPU memory that the run counted in its own process, in bytes; values that are not counts are left out."""
+    """The GPU memory that the run measured in its own process, in bytes. Invalid values are left out."""
     counted = record.details.get("gpu_bytes")
     pairs = counted.items() if isinstance(counted, dict) else ()
     return {name: value for name, value in pairs if type(value) is int and value >= 0}
 
 
 def over_gpu_memory(record: Record) -> str:
-    """A message if a run in one process took more GPU memory than its budget allows, else an empty string."""
+    """A message if a run in one process used more GPU memory than its budget allows, else an empty string."""
     limit, peak = record.budget.gpu_memory_bytes, record.gpu_peak_memory_bytes
     if record.outcome != "ok" or record.cluster or limit is None or peak is None or peak <= limit:
         return ""
@@ -68,7 +66,7 @@ def over_gpu_memory(record: Record) -> str:
 
 
 def judge(record: Record, task: TaskConfig, others: Iterable[Record]) -> Record:
-    """`record` with its gate filled in, and outcome `wrong` if its scores differ from the reference's by more than the tolerance.
+    """`record` with its gate set, and with outcome `wrong` if its scores differ from the reference's by more than the tolerance.
 
     A GPU run without proof of GPU use is `wrong` as well. `others`: records in which to look for the reference run.
     """
@@ -100,7 +98,7 @@ def judge(record: Record, task: TaskConfig, others: Iterable[Record]) -> Record:
 
 
 def compare_share(record: Record, reference: Record, metric: str, least: float) -> Record:
-    """`record`, of a lower precision, judged by its ranked score: at least the share `least` of the reference's."""
+    """`record`, of a lower precision, with its gate set. Its ranked score must be at least `least` times the reference's."""
     score, expected = record.scores.get(metric), reference.scores[metric]
     passed = score is not None and score >= least * expected
     differences = {k: record.scores[k] - v for k, v in reference.scores.items() if k in record.scores}
@@ -116,7 +114,8 @@ def compare_share(record: Record, reference: Record, metric: str, least: float) 
 
 
 def judge_bench(record: Record, cosine: float, error: float) -> Record:
-    """A bench record judged by its outputs: `cosine` with the FP32 reference's at least, relative `error` at most."""
+    """A bench record with its gate set. Its outputs need at least this `cosine` with the FP32 reference and at most this relative
+    `error`."""
     least_cosine, largest_error = record.scores["cosine"], record.scores["max_relative_error"]
     caching = caches_outputs(record.samples)
     passed = least_cosine >= cosine and largest_error <= error and not caching
@@ -134,7 +133,7 @@ def judge_bench(record: Record, cosine: float, error: float) -> Record:
 def caches_outputs(samples: Mapping[str, Sequence[float]]) -> str:
     """A message if a bench run is so much slower on unseen inputs that its session must cache outputs, else an empty string.
 
-    Each unseen input is as costly as the seen input of its pair. Up to a quarter of the pairs may differ for other reasons.
+    Each unseen input needs as much work as the seen input of its pair. Up to a quarter of the pairs may differ for other reasons.
     """
     unseen, seen = samples.get("unseen_run", []), samples.get("seen_run", [])
     slower = sum(a > CACHE_RATIO * b for a, b in zip(unseen, seen, strict=False))
@@ -145,7 +144,7 @@ def caches_outputs(samples: Mapping[str, Sequence[float]]) -> str:
 
 
 def compare(record: Record, reference: Record, tolerance: float) -> Record:
-    """`record` judged against `reference`: it must have every score of the reference, within `tolerance`."""
+    """`record` with its gate set by comparison with `reference`: it must have every score of the reference, within `tolerance`."""
     missing = sorted(reference.scores.keys() - record.scores.keys())
     differences = {k: record.scores[k] - v for k, v in reference.scores.items() if k in record.scores}
     differing = [k for k, d in differences.items() if not abs(d) <= tolerance]

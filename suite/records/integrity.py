@@ -23,11 +23,13 @@ Problems = dict[Path, list[str]]
 
 @dataclass
 class Checked:
-    """The records that could be read, and the problems of each file; a file without problems has an empty list."""
+    """The readable records, and the problems of each file. A file without problems has an empty list."""
 
     records: dict[Path, Record] = field(default_factory=dict)
     problems: Problems = field(default_factory=dict)
-    unseen: list[Path] = field(default_factory=list)  # passes whose reference run was not found
+    unseen: list[Path] = field(
+        default_factory=list
+    )  # records that passed the gate, but whose reference run was not found
 
     @property
     def good(self) -> dict[Path, Record]:
@@ -36,7 +38,7 @@ class Checked:
 
 
 def check(paths: Sequence[Path], fingerprints: Mapping[str, str] | None = None) -> Problems:
-    """The problems of each file; a good record has an empty list. `fingerprints`: those of the official files, by task."""
+    """The problems of each file; a valid record has an empty list. fingerprints: task -> fingerprint of its official files."""
     return examine(paths, fingerprints, whole=len(paths) > 1).problems
 
 
@@ -62,7 +64,7 @@ def examine(
 
 
 def check_all(records: Mapping[Path, Record], fingerprints: Mapping[str, str]) -> Iterator[tuple[Path, str]]:
-    """Contradictions between records, and to the official files' fingerprints."""
+    """Contradictions between records, and between records and the fingerprints of the official files."""
     by_run: dict[str, Path] = {}
     by_data: dict[str, list[Path]] = {}
     for path, r in records.items():
@@ -72,7 +74,7 @@ def check_all(records: Mapping[Path, Record], fingerprints: Mapping[str, str]) -
         by_data.setdefault(r.data_fingerprint, []).append(path)
         expected = fingerprints.get(r.task)
         if expected is not None and r.data_source == "official" and r.data_fingerprint != expected:
-            yield path, f"data_fingerprint is not that of the files given, {expected[:12]}..."
+            yield path, f"data_fingerprint differs from that of the files of --data, {expected[:12]}..."
     for same in by_data.values():
         for name in ("data_rows", "data_source"):
             yield from _deviating({path: records[path] for path in same}, name)
@@ -104,7 +106,7 @@ def passes(checked: Checked, whole: bool) -> Iterable[tuple[Path, str]]:
             if problem := _comparison(r, reference, valid):
                 yield path, problem
         elif whole and r.gate.status == "passed":
-            hint = "put its record beside this one"
+            hint = "put its record into the same folder"
             yield path, f"its reference_run {wanted[:8]} is not among these records: {hint}"
         else:
             checked.unseen.append(path)
@@ -121,7 +123,7 @@ def _find(folder: Path, task: str, run_id: str) -> Record | None:
 
 
 def _comparison(r: Record, reference: Record, valid: bool) -> str:
-    """Why the gate's verdict does not follow from the two records, or an empty string. `valid`: the reference has no problems."""
+    """Why the gate's verdict does not follow from the two records, or an empty string. valid: whether the reference has no problems."""
     name = f"its reference_run {reference.run_id[:8]}"
     if not gate.same_question(r, reference):
         return f"{name} had other data, parameters, seed or fit"

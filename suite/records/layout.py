@@ -14,7 +14,7 @@ from buzzer.suite.records import machine
 from buzzer.suite.records.schema import Record
 
 FILES, LOCAL = "files", "local"  # folders below a folder of records that are not searched for records
-MAX_LENGTH = 64  # characters of a folder's name
+MAX_LENGTH = 64  # maximum number of characters of a folder's name
 
 
 def relative_path(record: Record) -> Path:
@@ -51,7 +51,7 @@ def machine_folder(record: Record) -> str:
 
 
 def _shortened(name: str, text: str) -> str:
-    """`name`, cut, with a hash of `text` that tells it from others that are cut to the same."""
+    """`name`, truncated, with a hash of `text`, so that different names stay different."""
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     return f"{name[: MAX_LENGTH - 9].strip('-')}-{digest}".lstrip("-")
 

@@ -1,4 +1,4 @@
-"""The machine, the libraries and the commit, as records state them."""
+"""The machine, the library versions and the commit that records contain."""
 
 import os
 import platform
@@ -60,7 +60,7 @@ def load_average() -> float:
 
 
 def describe(facts: Machine) -> str:
-    """The machine in one line of a report."""
+    """The machine as one line for reports."""
     gpus = ", ".join(gpu.name for gpu in facts.gpus) or "no GPU"
     simd = f" ({facts.simd})" if facts.simd else ""  # older records do not have it
     return f"{facts.cpu}{simd}, {facts.cores} cores, {facts.memory_bytes / 2**30:.0f} GiB, {gpus}"
@@ -68,7 +68,7 @@ def describe(facts: Machine) -> str:
 
 @cache
 def versions() -> dict[str, str]:
-    """The versions of Python, of those LIBRARIES that are installed, and of the distributions of plug-ins."""
+    """The versions of Python, of the installed LIBRARIES, and of the distributions of plug-ins."""
     versions = {"python": platform.python_version()}
     for name in (*LIBRARIES, *plugins.distributions()):
         with suppress(metadata.PackageNotFoundError):

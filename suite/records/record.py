@@ -25,7 +25,7 @@ def content_hash(fields: dict[str, Any]) -> str:
 
 
 def write(record: Record, folder: Path) -> Path:
-    """Write `record` to `folder`/<task>/<machine>/, whole or not at all; returns the path.
+    """Write `record` atomically to `folder`/<task>/<machine>/. Returns the path.
 
     Raises DataError if the file cannot be written (full disk, no permission).
     """
@@ -37,7 +37,7 @@ def write(record: Record, folder: Path) -> Path:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all. Raises DataError if it cannot be written (full disk, no permission)."""
+    """Write a text file atomically. Raises DataError if it cannot be written (full disk, no permission)."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def check_writable(folder: Path) -> None:
 
 
 def read(path: Path) -> Record:
-    """The record in the file `path`. Raises DataError with one printable line that names the wrong fields."""
+    """The record in the file `path`. Raises DataError with one printable line that names the invalid fields."""
     try:
         fields = strict_json.parse(path.read_text(encoding="utf-8"))
         record = Record.model_validate(fields)
@@ -72,7 +72,7 @@ def read(path: Path) -> Record:
     except (ValueError, RecursionError) as error:
         cause = "nested too deep" if isinstance(error, RecursionError) else error
         raise DataError(
-            printable(f"{path}: not a record: {cause}"), "the file is cut or was edited by hand"
+            printable(f"{path}: not a record: {cause}"), "the file is truncated or was edited by hand"
         ) from error
     if record.content_hash != written:
         raise DataError(
@@ -82,7 +82,7 @@ def read(path: Path) -> Record:
 
 
 def paths(sources: Iterable[Path]) -> list[Path]:
-    """The record files among files and folders; those of one folder in the order in which the runs ended.
+    """The record files among files and folders. The files of one folder are in the order in which the runs ended.
 
     Folders are searched at any depth, except for hidden files and folders named `local` or `files`.
     """

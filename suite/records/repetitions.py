@@ -21,7 +21,7 @@ class Repetitions:
 
     @property
     def first(self) -> Record:
-        """The first repetition, which stands for what all have in common."""
+        """The first repetition. It is used for the facts that all repetitions have in common."""
         return self.records[0]
 
     @property
@@ -41,14 +41,14 @@ class Repetitions:
 
 @dataclass(frozen=True)
 class HeadRoom:
-    """Shares of a budget that a run left unused; None without a limit or a measurement."""
+    """The unused shares of a run's budget; None without a limit or a measurement."""
 
     time: float | None
     memory: float | None
 
 
 def unused(limit: float | None, used: float | None) -> float | None:
-    """Share of a limit that was not used: 0.9 = nine tenths are left, negative = exceeded."""
+    """The unused share of a limit: 0.9 = nine tenths are unused, negative = the limit was exceeded."""
     return None if limit is None or used is None else 1 - used / limit
 
 
@@ -132,7 +132,7 @@ def rows(records: Iterable[Record]) -> list[RunGroup]:
 
 
 def boards(records: Iterable[Record]) -> dict[comparable.Key, list[Record]]:
-    """Timed runs whose times may be compared (suite/records/comparable.py), by task and rising scale."""
+    """Timed runs whose times may be compared (suite/records/comparable.py), sorted by task and ascending scale."""
     by_key: dict[comparable.Key, list[Record]] = defaultdict(list)
     for r in records:
         if r.job == "predict" and not r.control:

@@ -16,7 +16,7 @@ from buzzer.suite.records import layout, record
 from buzzer.suite.records.schema import Record
 from buzzer.suite.registry import TaskConfig
 
-TOLERANCE = 1e-9  # by which the same score, computed twice, may differ
+TOLERANCE = 1e-9  # maximum difference of the same score computed twice
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Rescored:
     """The outcome of scoring the submission of one record again."""
 
     path: Path
-    problem: str  # how its scores differ from its submission's; empty if they do not
+    problem: str  # how the record's scores differ from those of its submission; empty if they agree
     skipped: str = ""  # why it was not scored; empty if it was
 
 

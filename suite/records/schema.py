@@ -22,12 +22,14 @@ from buzzer.suite.records import strict_json
 
 SCHEMA_MINOR = 1  # of new records; docs/records.md lists what each minor version changed
 PHASE_TOLERANCE = 0.01  # share of the wall time by which the sum of the phases may differ from it
-PHASE_SLACK_S = 0.02  # and seconds: the kernel gives the start of a process to 10 ms only
+PHASE_SLACK_S = (
+    0.02  # additional seconds, because the kernel reports the start of a process in steps of 10 ms
+)
 # A run counts as disturbed if other processes took more than this share of its cores and more than these CPU seconds. The most
 # measured on an idle machine, in runs of 0.3 s, was 0.03 and 0.04 s; the least with another process on the same core 0.6 and 0.3 s.
 DISTURBED, DISTURBED_S = 0.05, 0.1
 
-LEAST_LAP_S = 1e-9  # of a bench run: rates are rows divided by it
+LEAST_LAP_S = 1e-9  # least time of a bench run, because rates are rows divided by it
 BENCH_RUNS = ("warm_run", "cold_run", "warm_run_device", "cold_run_device")  # samples of single runs
 
 # Records are untrusted input. The bounds are far from any real run and keep arithmetic finite. Validated text is printable.
@@ -37,7 +39,7 @@ Joules = Annotated[float, Field(ge=0, le=1e15)]
 Bytes = Annotated[int, Field(ge=0, lt=LARGEST)]
 Count = Annotated[int, Field(ge=0, lt=1 << 53)]
 Cores = Annotated[int, Field(ge=1, le=MOST_CORES)]
-Rate = Annotated[float, Field(ge=1, le=1e24)]  # bytes or FLOPs a second
+Rate = Annotated[float, Field(ge=1, le=1e24)]  # bytes or FLOPs per second
 Score = Annotated[float, Field(ge=-1e100, le=1e100)]
 Name = Annotated[str, Field(max_length=300), AfterValidator(printable)]  # one line
 Text = Annotated[str, AfterValidator(partial(printable, keep="\n\t"))]
@@ -107,7 +109,7 @@ class Gate(Strict):
 
 
 class Open(BaseModel):
-    """Fields that are validated within an object that may hold any others."""
+    """Validated fields of an object that may also have any other fields."""
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False, strict=True)
 
@@ -146,7 +148,7 @@ def validated(model: type[Open], fields: dict[str, Any]) -> dict[str, Any]:
 
 
 class Bench(Strict):
-    """What a bench run timed, what it costs at least, and its settings; only for job `bench`."""
+    """The measurement of a bench run, its least work, and its settings; only for job `bench`."""
 
     batch: Count = Field(ge=1, description="rows (sentences, sessions) per run")
     seq: Count = Field(description="tokens per row, 0 = rows have none; with `packed`, tokens per run")
@@ -306,7 +308,7 @@ class Record(Strict):
 
     @property
     def disturbed(self) -> float | None:
-        """Share of the run's cores that other processes took, if it is so large that the times cannot be trusted; else None."""
+        """Share of the run's cores that other processes used, if it is large enough to distort the times; else None."""
         seconds, cores = self.wall_s + (self.score_s or 0.0), self.budget.cores or self.machine.cores
         if self.others_cpu_s is None or not seconds:
             return None
@@ -364,7 +366,7 @@ class Record(Strict):
 
 
 def wrong_fields(error: ValidationError, most: int = 5) -> str:
-    """The first wrong fields and what is wrong with each, in one line."""
+    """The first invalid fields, each with its error, in one line."""
     errors = error.errors(include_url=False, include_input=False)
     messages = [f"{'.'.join(map(str, e['loc'])) or 'record'}: {e['msg']}" for e in errors[:most]]
     more = [f"and {len(errors) - most} more"] if len(errors) > most else []

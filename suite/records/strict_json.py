@@ -1,4 +1,4 @@
-"""JSON from untrusted files: what may be nested how deep, and which values may occur."""
+"""Reads JSON from untrusted files. It limits the depth of nesting and the values."""
 
 import json
 import math
@@ -6,14 +6,14 @@ from typing import Any, NoReturn
 
 from buzzer.suite.budget import LARGEST
 
-MAX_DEPTH = 30  # of nesting
+MAX_DEPTH = 30  # maximum depth of nesting
 
 
 def parse(text: str) -> dict[str, Any]:
-    """The JSON object in `text`, which can be written as JSON again. Raises ValueError, RecursionError."""
+    """The JSON object in `text`. It can be written as JSON again. Raises ValueError, RecursionError."""
     fields = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
     if not isinstance(fields, dict):
-        raise ValueError("the file holds no JSON object")  # noqa: TRY004  of a file, not of an argument
+        raise ValueError("the file does not contain a JSON object")  # noqa: TRY004  about a file, not an argument
     check(fields)
     return fields
 

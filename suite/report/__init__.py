@@ -1,1 +1,1 @@
-"""Tables, charts, Markdown and the HTML page, made from records."""
+"""Makes tables, charts, Markdown and the HTML page from records."""

@@ -103,7 +103,7 @@ def _spread(samples: Sequence[float]) -> str:
 
 
 def _speed_up(row: BenchGroup, base: BenchGroup | None) -> str:
-    """How many times faster than the base: the least and the most of the rounds."""
+    """How many times faster than the base: the smallest and the largest value of the rounds."""
     ratios = row.speed_ups(base) if base is not None and row.ranked else []
     return "-".join(dict.fromkeys((decimal(min(ratios)), decimal(max(ratios))))) if ratios else ""
 
@@ -114,12 +114,13 @@ def kind(row: BenchGroup) -> str:
 
 
 def filters(row: BenchGroup) -> dict[str, str]:
-    """By which the page filters a group."""
+    """The values by which the page filters a group."""
     return charts.filters_of(row.first, row.worst.outcome)
 
 
 def title(record: Record) -> str:
-    """`bert-base, batch 1, 128 tokens`; with the hash of the contents for a model from a path, and the device if it is not the CPU."""
+    """A title such as `bert-base, batch 1, 128 tokens`, with a hash of the contents for a model from a path, and the device if it is
+    not the CPU."""
     c = record.config
     kind = ", real sentence lengths" if c["lengths"] == "real" else f", {c['seq']} tokens" if c["seq"] else ""
     scenario = f", MLPerf {c['scenario']}" if c["scenario"] else ""
@@ -129,11 +130,11 @@ def title(record: Record) -> str:
 
 
 def fastest(records: Iterable[Record]) -> list[str]:
-    """The fastest session of each batch size, if there are several: from which size on one overtakes another."""
+    """The fastest session of each batch size, if there are several sizes. It shows at which size a session overtakes another."""
     lines = []
     for group in boards(records).values():
         best = next((row for row in rows(group) if row.ranked), None)
-        if best is not None and not best.first.config["scenario"]:  # LoadGen has its own figures
+        if best is not None and not best.first.config["scenario"]:  # LoadGen's figures are different
             figure = f"{best.first.backend} {best.first.precision}, {1e6 * best.row_s:,.2f} us a row"
             lines.append(f"{title(best.first)}: {figure}")
     return lines if len(lines) > 1 else []

@@ -1,4 +1,4 @@
-"""Charts as data: marks and lines on two axes, at places in per cent. `templates/chart.html.j2` and `svg` draw them.
+"""Charts as data: marks and lines on two axes, with positions in per cent. `templates/chart.html.j2` and `svg` draw them.
 
 The page needs no chart library: text stays HTML text, marks are list items that can be focused, and only lines are drawn.
 """
@@ -20,7 +20,7 @@ TIMES = (
     (3600, "1 h"), (6 * 3600, "6 h"), (86400, "24 h"), (7 * 86400, "7 d"),
 )  # fmt: skip
 
-LEAST = 1e-9  # what is drawn on logarithmic axes is above it
+LEAST = 1e-9  # values on logarithmic axes are above this
 
 FOOT = 5.0  # per cent: height of the marks of failed runs, above the axis
 
@@ -36,7 +36,7 @@ class Axis:
     log: bool = True
 
     def at(self, value: float) -> float:
-        """Place of a value in per cent; values beyond the ends are at the ends."""
+        """Position of a value in per cent. Values beyond the axis are at its ends."""
         value = min(max(value, self.low), self.high)
         if self.log:
             share = math.log(value / self.low) / math.log(self.high / self.low)
@@ -69,7 +69,7 @@ def log_axis(values: Iterable[float], title: str, unit: str = "") -> Axis:
 
 
 def linear_axis(values: Sequence[float], title: str) -> Axis:
-    """A linear axis with a margin around the values; scores need no zero."""
+    """A linear axis with a margin around the values. It need not contain zero."""
     low, high = min(values), max(values)
     margin = (high - low) * 0.15 or abs(high) * 0.05 or 0.05
     low, high = low - margin, high + margin
@@ -92,16 +92,16 @@ def _nice(low: float, high: float) -> list[float]:
 
 @dataclass(frozen=True)
 class Mark:
-    """A point: its place in per cent, its text, and by what it is filtered."""
+    """A point: its position in per cent, its text, and the values by which it is filtered."""
 
     x: float
     y: float
-    number: int  # in the legend; 0 = not there
+    number: int  # number in the legend; 0 = not in the legend
     kind: str  # a CSS class: cpu, cuda, published, failed
     text: str
     filters: dict[str, str] = field(default_factory=dict)
-    series: str = ""  # points of one series have one colour in an image
-    label: str = ""  # beside the point in an image
+    series: str = ""  # points of the same series have the same colour in an image
+    label: str = ""  # text next to the point in an image
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def path(points: Iterable[tuple[float, float]], kind: str, filters: dict[str, st
 
 @dataclass(frozen=True)
 class Key:
-    """A line of the legend: the number of its marks, their kind and what they are."""
+    """A line of the legend: the number and kind of its marks, and their description."""
 
     number: int
     kind: str
@@ -130,7 +130,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Chart:
-    """Marks and lines on two axes, and in words what they show."""
+    """Marks and lines on two axes, and a description in words."""
 
     title: str
     summary: str
@@ -161,16 +161,16 @@ def filters_of(r: Record, outcome: str) -> dict[str, str]:
     }
 
 
-# ---- a chart as an image of its own ------------------------------------------------------------------------------
+# ---- a chart as an SVG image -------------------------------------------------------------------------------------
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 460, 70, 20, 48, 52
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito
 STYLE = "text{font:12px system-ui,sans-serif;fill:#222} .axis{stroke:#999;fill:none} .front{stroke:#222;fill:none}"
-PAPER = '<rect width="100%" height="100%" fill="white"/>'  # readers may have a dark page
+PAPER = '<rect width="100%" height="100%" fill="white"/>'  # the page around the image may be dark
 
 
 def svg(chart: Chart) -> str:
-    """A chart as an SVG image: a colour per series, hollow marks for what failed."""
+    """A chart as an SVG image, with a colour per series and hollow marks for failed runs."""
     series = sorted({mark.series for mark in chart.marks})
     colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(series)}
     title = escape(chart.title)
@@ -192,12 +192,12 @@ def svg(chart: Chart) -> str:
 
 
 def _left(x: float) -> float:
-    """Pixels from the left of a place in per cent."""
+    """Pixels from the left edge for a position in per cent."""
     return LEFT + x / 100 * (WIDTH - LEFT - RIGHT)
 
 
 def _top(y: float) -> float:
-    """Pixels from the top of a place in per cent, which counts upwards."""
+    """Pixels from the top edge for a position in per cent, which counts upwards."""
     return HEIGHT - BOTTOM - y / 100 * (HEIGHT - TOP - BOTTOM)
 
 

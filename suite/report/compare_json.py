@@ -1,4 +1,4 @@
-"""A comparison as JSON; the records themselves are named by their run_id."""
+"""A comparison as JSON. It names records by their run_id."""
 
 import json
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ class ComparisonData:
     config_hash: str
     data_source: str
     scoring: str
-    differ: list[str]  # what else is not the same in the records
+    differ: list[str]  # other differences between the records
     baselines: dict[str, Variant | None]
     noise: Noise | None
     runs: list[Run]

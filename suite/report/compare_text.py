@@ -13,7 +13,7 @@ from buzzer.suite.report.format import decimal, percent
 from buzzer.suite.report.notes import SCORING, disturbances
 from buzzer.suite.report.table import Table, table
 
-MOSTLY = 0.5  # share of the largest run that is fixed cost, above which a fit of the rest means little
+MOSTLY = 0.5  # if fixed cost is more than this share of the largest run, a fit of the rest means little
 BASELINES = {
     "plain": "reference engine and backend on one core",
     "tuned": "fastest CPU variant with the most cores, by these runs",
@@ -50,7 +50,7 @@ def markdown(result: Comparison, changes: Sequence[Change]) -> str:
 
 
 def differences(result: Comparison) -> list[str]:
-    """In what the records of a comparison differ."""
+    """Notes on how the records of a comparison differ."""
     return comparable.differences(
         r for row in result.group.cells.values() for cell in row.values() for r in cell.records
     )
@@ -63,7 +63,7 @@ def _runs(result: Comparison, scale: float, notes: list[str]) -> Table:
     )  # fmt: skip
     names = {v: name for name, v in result.baselines.items() if v is not None}
     lines = [_run_line(line, names) for line in result.results[scale]]
-    rows = max(line.cell.first.rows for line in result.results[scale])  # 0 of runs that did not end
+    rows = max(line.cell.first.rows for line in result.results[scale])  # 0 for runs that did not end
     size = f" ({rows:,} rows)" if rows else ""
     if not any(line.cell.ranked for line in result.results[scale]):
         notes = ["no variant ended well within its budget: there is nothing to compare", *notes]
@@ -232,7 +232,7 @@ def _changes(changes: Sequence[Change]) -> Table:
     ]
     notes = [
         "days = number of days of both; with several, the interval includes how days differ, and narrows with their number",
-        "a change within its interval or within the noise never fails, nor does one without a verdict",
+        "a change within its interval or within the noise never fails, and neither does a change without a verdict",
         *sorted({note for c in changes for note in c.differ}),
     ]
     return table("Against the older records", header, lines, notes)

@@ -1,4 +1,4 @@
-"""Tables on a terminal, or as a picture of one."""
+"""Prints tables on a terminal, or renders them as a picture of a terminal."""
 
 import io
 import sys
@@ -11,7 +11,7 @@ from buzzer.suite.records.schema import Record
 from buzzer.suite.report import leaderboard
 from buzzer.suite.report.table import Table, plain_text
 
-WIDE = 200  # columns of tables that go into a file or a pipe
+WIDE = 200  # columns of tables that are written to a file or a pipe
 PICTURE = 120  # columns of a picture
 
 

@@ -1,4 +1,4 @@
-"""Figures as people read them; an unknown figure is an empty text, never a zero."""
+"""Formats figures for readers. An unknown figure is an empty string, never a zero."""
 
 
 def clock_text(seconds: float) -> str:
@@ -14,12 +14,12 @@ def seconds_text(seconds: float) -> str:
 
 
 def grouped(value: float | None, digits: int = 2) -> str:
-    """A number with that many decimals and separators of thousands: 1,234.50."""
+    """A number with `digits` decimals and thousands separators: 1,234.50."""
     return "" if value is None else f"{value:,.{digits}f}"
 
 
 def decimal(value: float | None, digits: int = 2) -> str:
-    """A number with that many decimals: 1234.50."""
+    """A number with `digits` decimals: 1234.50."""
     return "" if value is None else f"{value:.{digits}f}"
 
 

@@ -1,6 +1,6 @@
-"""Accuracy against latency: one model in every precision, and the same model cut to fewer layers.
+"""Accuracy against latency: one model in every precision, and the same model with fewer layers.
 
-Each point is a run of a precision task: both figures come from one session on the same sentences.
+Each point is a run of a precision task. Both figures come from one session on the same sentences.
 """
 
 import csv
@@ -18,7 +18,7 @@ from buzzer.suite.report.charts import Chart, Key, Mark
 from buzzer.suite.report.format import decimal
 from buzzer.suite.report.table import Table, table
 
-LAYERS = "layers"  # of a precision task's parameters and details
+LAYERS = "layers"  # key in a precision task's parameters and details
 SIMULATED_INT8 = ("int8", "int8-qat", "sparse-int8")
 COLUMNS = (
     "",
@@ -41,10 +41,10 @@ class Point:
     precision: str
     backend: str
     accuracy: float
-    p50_ms: float  # of one sentence, from text to label
-    interval_ms: tuple[float, float] | None  # 98 %, of the median; None with too few samples
-    counts: bool  # whether it may be on the front: its gate was passed, and its speed is not simulated
-    front: bool  # no other point that counts is both as fast and as accurate
+    p50_ms: float  # median latency of one sentence, from text to label
+    interval_ms: tuple[float, float] | None  # 98 % interval of the median; None with too few samples
+    counts: bool  # whether it may be on the front: it passed the gate, and its precision is not simulated
+    front: bool  # whether no other point that counts is both as fast and as accurate
     outcome: str
     run_id: str
 
@@ -60,7 +60,7 @@ class FrontierReport:
 
     task: str
     full_layers: int
-    reference_accuracy: float | None  # of the full model in FP32 on the reference backend
+    reference_accuracy: float | None  # accuracy of the full model in FP32 on the reference backend
     data_source: str
     machine: str
     notes: list[str]
@@ -68,7 +68,7 @@ class FrontierReport:
 
     @property
     def title(self) -> str:
-        """What the table and the chart show."""
+        """The title of the table and of the chart."""
         return f"{self.task}: accuracy against latency, {self.machine}"
 
     def to_json(self) -> str:
@@ -144,9 +144,9 @@ def _point(layers: int, precision: str, backend: str, group: Sequence[Record]) -
 
 
 def is_simulated(record: Record) -> bool:
-    """Whether a run computes in another precision than its own, so that its speed means nothing.
+    """Whether a run only simulates its precision, so that its speed means nothing.
 
-    Older records do not say it in `details.simulated`: theirs is simulated in FP8, and in INT8 on torch eager.
+    Older records have no `details.simulated`. In these, FP8 is simulated, and so is INT8 on torch eager.
     """
     simulated = record.details.get("simulated")
     if isinstance(simulated, bool):
@@ -172,9 +172,9 @@ def _cells(p: Point, reference: float | None) -> tuple[str, ...]:
 
 
 def chart(shown: Sequence[Point], records: Iterable[Record], title: str, summary: str = "") -> Chart:
-    """Accuracy over median latency; the line joins the front. In an image the number beside a mark is its layers.
+    """Accuracy over median latency. The line joins the front. In an image, the number next to a mark is its number of layers.
 
-    Marks of points that do not count (gate failed, or speed simulated) are of the kind `failed`.
+    Marks of points that do not count (gate failed, or precision simulated) have the kind `failed`.
     """
     if not shown:
         raise ValueError("no points")

@@ -1,4 +1,4 @@
-"""The leaderboard from records and published figures: tables, and all of them as one Markdown file."""
+"""The leaderboard from records and published figures, as tables and as one Markdown file."""
 
 from collections.abc import Iterable, Sequence
 from statistics import median
@@ -65,12 +65,12 @@ def megabytes(size: float | None) -> str:
 
 
 def time_left(row: RunGroup) -> str:
-    """Share of the time budget that was not used, of runs that ended ok."""
+    """The unused share of the time budget; only for runs that ended ok."""
     return percent(row.head_room.time) if row.first.outcome == "ok" else ""
 
 
 def memory_left(row: RunGroup) -> str:
-    """Share of the memory budget that was not used, of runs that ended ok."""
+    """The unused share of the memory budget; only for runs that ended ok."""
     return percent(row.head_room.memory) if row.first.outcome == "ok" else ""
 
 
@@ -81,7 +81,7 @@ def board_facts(group: Sequence[Record]) -> str:
 
 
 def phase_table(group: Sequence[Record]) -> Table:
-    """Of runs that ended ok: median wall seconds by phase, the throughput, and the latency of single items."""
+    """Median wall seconds by phase, throughput, and latency of single items, of the runs that ended ok."""
     names = phase_names(group)
     lines = [_phase_cells(row, names) for row in rows(group) if row.first.outcome == "ok"]
     header = (
@@ -104,7 +104,7 @@ def _phase_cells(row: RunGroup, names: Iterable[str]) -> tuple[str, ...]:
 
 
 def latency(row: RunGroup) -> str:
-    """Median latency, and the 99th percentile from `percentiles.least_count` samples on."""
+    """Median latency and, with at least `percentiles.least_count` samples, the 99th percentile."""
     laps = [1000 * lap for lap in row.samples("latency")]
     if not laps:
         return ""

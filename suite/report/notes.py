@@ -1,4 +1,4 @@
-"""What a reader of a table must know: how its runs were timed, in what they differ, and whether others disturbed them."""
+"""Notes for readers of a table: how its runs were timed, how they differ, and whether other processes disturbed them."""
 
 from collections.abc import Iterable, Sequence
 
@@ -6,14 +6,14 @@ from buzzer.suite.records import comparable
 from buzzer.suite.records.repetitions import rows
 from buzzer.suite.records.schema import Record
 
-SCORING = {  # Record.scoring -> how a table says it
+SCORING = {  # Record.scoring -> text in tables
     "inside": "wall time includes scoring",
     "outside": "wall time ends before scoring",
 }
 
 
 def timing_notes(group: Sequence[Record]) -> list[str]:
-    """By which rule comparable runs were timed, and in what they differ."""
+    """Notes on the rule by which comparable runs were timed, and on their differences."""
     return [SCORING[group[0].scoring], *comparable.differences(group)]
 
 
@@ -25,7 +25,7 @@ def board_notes(group: Sequence[Record]) -> list[str]:
 
 
 def score_note(group: Sequence[Record]) -> str:
-    """All scores of the best run, and the best possible score where generated data have a known one."""
+    """All scores of the best run, and the best possible score if it is known for generated data."""
     best = rows(group)[0].first
     parts = [f"{name} {value:.4f}" for name, value in best.scores.items()]
     ceiling = best.details.get("ceiling")
@@ -34,7 +34,7 @@ def score_note(group: Sequence[Record]) -> str:
 
 
 def bench_notes(group: Sequence[Record]) -> list[str]:
-    """The notes of one table of `buzzer bench`, LoadGen's verdicts included."""
+    """The notes of one table of `buzzer bench`, including LoadGen's verdicts."""
     notes = sorted({note for record in group for note in record.notes})
     notes += [
         f"{r.backend} {r.precision}: LoadGen {r.bench.loadgen['result']}, {r.bench.loadgen['line']}"
@@ -45,7 +45,7 @@ def bench_notes(group: Sequence[Record]) -> list[str]:
 
 
 def disturbances(records: Iterable[Record]) -> list[str]:
-    """For each variant, in how many runs other processes took so much of its cores that its times are not reliable."""
+    """For each variant, the number of runs whose times are unreliable because other processes used its cores."""
     shares: dict[str, list[float]] = {}
     for r in records:
         if r.disturbed is not None:

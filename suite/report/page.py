@@ -1,6 +1,6 @@
-"""The report as one static HTML page that opens from file:// without a network.
+"""The report as one static HTML page that can be opened from file:// without a network.
 
-Everything is rendered here; the page's script only hides what the filters leave out and keeps them in the URL.
+Everything is rendered here. The page's script only hides filtered-out elements and keeps the filters in the URL.
 """
 
 import os
@@ -27,7 +27,7 @@ PHASE_COLOURS = 12
 
 @dataclass(frozen=True)
 class MachineNoise:
-    """A machine, and how far single A/A runs differ on it."""
+    """A machine, and how much single A/A runs differ on it."""
 
     machine: str
     noise: str
@@ -50,7 +50,7 @@ def machines(records: Sequence[Record]) -> list[MachineNoise]:
 
 @dataclass(frozen=True)
 class TaskSection:
-    """The part of the page on one task: boards, and what others published."""
+    """The part of the page about one task: boards and published figures."""
 
     task: str
     boards: list[Board]
@@ -75,7 +75,7 @@ class TaskSection:
 
 
 def sections(board_list: Iterable[Board], figures: Sequence[PublishedFigure]) -> list[TaskSection]:
-    """A section per task that was run or of which others published figures, by name."""
+    """A section for each task with runs or published figures, sorted by name."""
     by_task: dict[str, list[Board]] = {a.task: [] for a in figures}
     for board in board_list:
         by_task.setdefault(board.first.task, []).append(board)
@@ -159,7 +159,7 @@ def html(records: Sequence[Record], links: Mapping[str, str]) -> str:
 
 
 def links_of(files: Mapping[str, Path], page: Path) -> dict[str, str]:
-    """Record files by run_id as the page links to them if they are in or below its folder: relative, never with a scheme."""
+    """run_id -> link to its record file, if the file is in or below the page's folder. Links are relative and have no scheme."""
     home, links = page.resolve().parent, {}
     for run_id, path in files.items():
         if path.resolve().is_relative_to(home):

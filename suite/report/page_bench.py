@@ -1,4 +1,4 @@
-"""The report page's part on inference sessions, from the records of `buzzer bench`: tables, frontiers, rooflines."""
+"""The part of the report page about inference sessions, from the records of `buzzer bench`: tables, frontiers, rooflines."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -30,7 +30,7 @@ class Board:
 
     @property
     def machine(self) -> str:
-        """Where the sessions ran, and under which budget."""
+        """The machine and the budget of the sessions."""
         return f"{machine.describe(self.group[0].machine)}, budget {self.group[0].budget.name}"
 
     @property
@@ -39,7 +39,7 @@ class Board:
         return groups.rows(self.group)
 
     def frontier(self) -> Chart | None:
-        """The least cosine with the FP32 reference over the median latency; None if all are as good as FP32."""
+        """The least cosine with the FP32 reference over the median latency; None if all sessions are as accurate as FP32."""
         timed = [row for row in self.rows if row.samples("warm_run") and "cosine" in row.first.scores]
         if len({round(_cosine(row), 5) for row in timed}) < 2:
             return None
@@ -53,7 +53,9 @@ class Board:
             legend.append(Key(i, kind(row), name(row), filters(row)))
         ranked = (row for row in timed if row.ranked)
         line = charts.front(ranked, x, y, _latency, _cosine)
-        summary = "Up and to the left is better. The line joins the sessions that no other one beats in both."
+        summary = (
+            "Up and to the left is better. The line joins the sessions that no other session beats in both."
+        )
         return Chart("Accuracy against latency", summary, x, y, marks, [line], legend)
 
 
@@ -71,7 +73,7 @@ def name(row: BenchGroup) -> str:
 
 
 def frontiers(records: Iterable[Record]) -> list[Chart]:
-    """One chart per model that was run in several precisions, whole and cut to fewer layers, on the same data and machine."""
+    """One chart per model that was run in several precisions, with all and with fewer layers, on the same data and machine."""
     by_model: dict[comparable.Key, list[Record]] = defaultdict(list)
     for r in records:
         if r.job in ("fit", "predict") and type(r.config.get(frontier.LAYERS)) is int and not r.control:
@@ -82,7 +84,7 @@ def frontiers(records: Iterable[Record]) -> list[Chart]:
 
 
 def _frontier(group: Sequence[Record]) -> Chart | None:
-    """Of several backends only the fastest; None if nothing was cut, or the full depth is not known."""
+    """The chart with only the fastest of several backends; None without models of fewer layers, or if the full depth is unknown."""
     fits = [r for r in group if r.job == "fit" and not r.config[frontier.LAYERS] and r.outcome == "ok"]
     depths = [r.details[frontier.LAYERS] for r in fits if frontier.LAYERS in r.details]
     if not depths:
@@ -96,8 +98,8 @@ def _frontier(group: Sequence[Record]) -> Chart | None:
         return None
     where = "; ".join([machine.describe(group[0].machine), *comparable.differences(group)])
     summary = (
-        f"{group[0].task} on {group[0].data_source} data, {where}. Of several backends the fastest."
-        " Up and to the left is better; the line joins the points that no other one beats in both."
+        f"{group[0].task} on {group[0].data_source} data, {where}. Only the fastest of several backends is shown."
+        " Up and to the left is better. The line joins the points that no other point beats in both."
         " Crossed out: its gate failed, or its speed is simulated."
     )
     return frontier.chart(points, group, "Fewer bits or fewer layers", summary)
@@ -125,7 +127,7 @@ def _roofline(rows: Sequence[BenchGroup]) -> Chart:
     y = charts.log_axis([p[2] for p in points] + [peak for peak, _ in roofs.values()], "GFLOP/s (log)")
     marks, legend = [], []
     for i, (row, intensity, rate) in enumerate(points, 1):
-        text = f"{title(row)}: {rate:,.3g} GFLOP/s at {intensity:,.3g} FLOPs a byte"
+        text = f"{title(row)}: {rate:,.3g} GFLOP/s at {intensity:,.3g} FLOPs per byte"
         marks.append(Mark(x.at(intensity), y.at(rate), i, kind(row), text, filters(row)))
         legend.append(Key(i, kind(row), title(row), filters(row)))
     paths = [charts.path(_roof(x, y, *roof), "roof") for roof in roofs.values()]
@@ -136,9 +138,7 @@ def _roofline(rows: Sequence[BenchGroup]) -> Chart:
     where = "; ".join(
         [machine.describe(r.machine), *comparable.differences(x for row in rows for x in row.records)]
     )
-    summary = (
-        f"What each run reached, below the roof that was measured on this machine ({measured}). {where}."
-    )
+    summary = f"The rate of each run, below the roof that was measured on this machine ({measured}). {where}."
     return Chart(f"Roofline, {r.device}, budget {r.budget.name}", summary, x, y, marks, paths, legend)
 
 
@@ -151,7 +151,7 @@ def reached(row: BenchGroup) -> tuple[float, float]:
 
 
 def _roofs(rows: Sequence[BenchGroup]) -> dict[str, tuple[float, float]]:
-    """Peak in GFLOP/s and bandwidth in GB/s by precision: medians of what the records measured."""
+    """Peak in GFLOP/s and bandwidth in GB/s by precision: medians of the measurements in the records."""
     measured: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for row in rows:
         for r in row.records:

@@ -1,4 +1,4 @@
-"""The report page's part on timed runs: boards with their bars and charts, and speed-ups over scale."""
+"""The part of the report page about timed runs: boards with their bars and charts, and speed-ups over scale."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -75,7 +75,7 @@ class Entry:
 
     @property
     def bar_label(self) -> str:
-        """What its bar says to a screen reader: the wall time, or the outcome."""
+        """The text of its bar for screen readers: the wall time, or the outcome."""
         seconds = f"{self.row.wall_s:.2f} s"
         reached = f" after {seconds}" if self.row.wall_s else ""
         return f"{self.name}, {self.first.budget.name}: {self.outcome + reached if self.failed else seconds}"
@@ -109,7 +109,7 @@ class Board:
 
     @property
     def first(self) -> Record:
-        """A record, for what all have in common."""
+        """A record, used for the facts that all records have in common."""
         return self.group[0]
 
     @property
@@ -124,7 +124,7 @@ class Board:
 
     @property
     def notes(self) -> list[str]:
-        """What a reader of the board must know."""
+        """Notes for readers of the board."""
         return notes.board_notes(self.group)
 
     @property
@@ -178,7 +178,7 @@ class Board:
         return max((e.row.wall_s for e in self.entries), default=0.0) or 1.0
 
     def frontier(self) -> Chart | None:
-        """Score over wall time; the line joins the Pareto front."""
+        """Score over wall time. The line joins the Pareto front."""
         scored = [e for e in self.entries if e.score is not None and not e.failed]
         if not scored:
             return None
@@ -188,7 +188,7 @@ class Board:
         line = charts.front(scored, x, y, lambda e: e.row.wall_s, _score)
         return Chart(
             f"{self.first.metric} against wall time",
-            "Up and to the left is better. The line joins the runs that no other one beats in both.",
+            "Up and to the left is better. The line joins the runs that no other run beats in both.",
             x,
             y,
             marks,
@@ -210,7 +210,7 @@ def _frontier_mark(e: Entry, x: Axis, y: Axis) -> Mark:
 
 
 def boards(records: Sequence[Record], links: Mapping[str, str]) -> list[Board]:
-    """All boards, those of a task by falling scale."""
+    """All boards. The boards of a task are sorted by descending scale."""
     result = []
     for group in repetitions.boards(records).values():
         entries = [
@@ -222,7 +222,7 @@ def boards(records: Sequence[Record], links: Mapping[str, str]) -> list[Board]:
 
 
 def speed_up_charts(records: Sequence[Record]) -> list[Chart]:
-    """Per task and machine, where there are two scales or more: speed-up against the plain CPU baseline."""
+    """Speed-up against the plain CPU baseline, for each task and machine with at least two scales."""
     result = []
     for name, task in sorted(registry.tasks().items()):
         for group in comparison.groups(records, name):

@@ -1,4 +1,4 @@
-"""Published figures (configs/anchors.yaml): never measured here, and under other conditions."""
+"""Published figures (configs/anchors.yaml). Others measured them under other conditions."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ CONDITIONS = (
 
 @dataclass(frozen=True)
 class PublishedFigure:
-    """What somebody reported for a task."""
+    """A published figure for a task."""
 
     task: str
     who: str
@@ -23,8 +23,8 @@ class PublishedFigure:
     source: str
     score: str = ""
     time: str = ""
-    time_s: float | None = None  # the same in seconds
-    budget_s: float | None = None  # time limit of that competition
+    time_s: float | None = None  # the published time in seconds
+    budget_s: float | None = None  # time limit of the competition in seconds
 
 
 def figures() -> list[PublishedFigure]:
@@ -33,7 +33,7 @@ def figures() -> list[PublishedFigure]:
 
 
 def leaderboard(reported: Iterable[PublishedFigure]) -> Table:
-    """Published figures of all tasks. They come from a file of this project, which writes them in Markdown."""
+    """Published figures of all tasks. They come from a file of this project, so their texts may contain Markdown."""
     lines = [
         [Markdown(text) for text in (a.task, a.who, a.score, a.time, a.conditions, a.source)]
         for a in reported

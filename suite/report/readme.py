@@ -1,4 +1,4 @@
-"""The result table of a README, from records: no figure in it is typed by hand."""
+"""The result table of a README, generated from records."""
 
 from collections.abc import Iterable, Sequence
 
@@ -30,7 +30,8 @@ def fill(text: str, records: Iterable[Record]) -> str:
 
 
 def result_table(records: Iterable[Record]) -> str:
-    """As Markdown: per task and machine the board nearest to the official job; per engine and budget the fastest run."""
+    """The table as Markdown: for each task and machine the board nearest to the official job, with the fastest run of each engine and
+    budget."""
     shown = main_boards(records)
     rules = sorted({group[0].scoring for group in shown})
     machines = sorted({machine.describe(group[0].machine) for group in shown})
@@ -51,7 +52,8 @@ def result_table(records: Iterable[Record]) -> str:
 
 
 def explanation(rules: Sequence[str], differ: bool) -> str:
-    """How to read the table. rules: whether scoring is inside or outside the wall times. differ: whether the runs of a board do."""
+    """How to read the table. rules: whether scoring is inside or outside the wall times. differ: whether the runs of a board differ in
+    this."""
     rule = f" ({notes.SCORING[rules[0]]})" if len(rules) == 1 else ""
     lines = [
         "`seed-cpu` is 1 core, 20 GB, 24 h.",
@@ -72,7 +74,7 @@ def explanation(rules: Sequence[str], differ: bool) -> str:
 
 def main_boards(records: Iterable[Record]) -> list[list[Record]]:
     """One board per task and machine: the largest, official files before generated ones, the task's own parameters before
-    others, then the newest. Boards whose wall time includes scoring are left out where a task has others."""
+    others, then the newest. Boards whose wall time includes scoring are left out if the task has other boards."""
     best: dict[tuple[str, str], list[Record]] = {}
     for group in boards(records).values():
         if not any(row.ranked for row in rows(group)):
@@ -94,7 +96,7 @@ def _worth(group: list[Record]) -> tuple[object, ...]:
 
 
 def as_registered(r: Record) -> bool:
-    """Whether a run had the parameters that configs/ has for its task."""
+    """Whether a run had the default parameters of its task in configs/."""
     try:
         return registry.task(r.task).config_hash == r.config_hash
     except UsageError:
@@ -102,7 +104,7 @@ def as_registered(r: Record) -> bool:
 
 
 def board_lines(group: list[Record]) -> list[tuple[str, ...]]:
-    """The cells of a board: the reference on one core, and per engine, budget, device and precision the fastest run; slowest first."""
+    """The rows of a board, slowest first: the reference on one core, and the fastest run of each engine, budget, device and precision."""
     ranked = [row for row in rows(group) if row.ranked]
     base = one_core_reference(ranked)
     fastest: dict[tuple[str, ...], RunGroup] = {}
@@ -113,7 +115,7 @@ def board_lines(group: list[Record]) -> list[tuple[str, ...]]:
 
 
 def one_core_reference(groups: Iterable[RunGroup]) -> RunGroup | None:
-    """The reference engine and backend on one core, which is what a competitor writes; None if it was not run."""
+    """The run of the reference engine and backend on one core, as most competitors use; None if there is none."""
     for row in groups:
         r = row.first
         if r.gate.status == "reference" and r.budget.cores == 1 and r.device == "cpu":
@@ -122,7 +124,7 @@ def one_core_reference(groups: Iterable[RunGroup]) -> RunGroup | None:
 
 
 def line(row: RunGroup, base: RunGroup | None) -> tuple[str, ...]:
-    """The cells of one run. base: what the last column compares to."""
+    """The cells of one run. base: the run that the last column compares with."""
     r = row.first
     engine = "" if r.engine == registry.NO_ENGINE else f"{r.engine_name}, "
     return (

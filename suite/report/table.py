@@ -1,4 +1,4 @@
-"""One table, three renderers: a terminal (rich), Markdown and HTML. No text in a table takes effect as markup in any of them."""
+"""One table with three renderers: a terminal (rich), Markdown and HTML. All of them escape the texts of a table."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,38 +16,38 @@ Role = Literal["text", "number", "rank", "name"]
 
 @dataclass(frozen=True)
 class Column:
-    """Head of a column and how its cells are set."""
+    """The header of a column, and the format of its cells."""
 
     name: str
-    role: Role = "text"  # `name` is the cell that says what a row is about
+    role: Role = "text"  # `name` is the cell that identifies a row
     wrap: bool = True  # whether a terminal may break its cells
     field: str = ""  # `data-field` of its cells in HTML
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell with what only HTML shows of it."""
+    """A cell, with attributes that only HTML shows."""
 
     text: str
     link: str = ""
-    chip: str = ""  # a label behind the text
+    chip: str = ""  # a label after the text
     badge: str = ""  # CSS class of an outcome: good, unranked, bad
-    small: str = ""  # smaller text behind it
+    small: str = ""  # smaller text after the text
     title: str = ""  # tooltip of the smaller text
 
 
 @dataclass(frozen=True)
 class Row:
-    """Cells, and by what HTML filters and colours them."""
+    """Cells, and the values by which HTML filters and colours them."""
 
     cells: tuple[str | Cell, ...]
     kind: str = ""  # CSS class: cpu, cuda, published, failed
     filters: Mapping[str, str] = field(default_factory=dict)
-    run_id: str = ""  # of the record behind it; rows that have one are counted
+    run_id: str = ""  # run_id of its record; rows with a run_id are counted
 
     @property
     def content(self) -> list[Cell]:
-        """The cells with their attributes. Text that is Markdown already stays so."""
+        """The cells with their attributes. Text that is already Markdown is not changed."""
         return [cell if isinstance(cell, Cell) else Cell(cell) for cell in self.cells]
 
 
@@ -89,13 +89,13 @@ class Table:
         return table
 
     def grid(self) -> str:
-        """Header and rows as Markdown. Cells that are Markdown already are not escaped."""
+        """Header and rows as Markdown. Cells that are already Markdown are not escaped."""
         lines = ["| " + " | ".join(map(escaped, self.names)) + " |", "|" + " --- |" * len(self.header)]
         lines += ["| " + " | ".join(map(escaped, line)) + " |" for line in self.lines]
         return "\n".join(lines)
 
     def markdown(self, level: int = 2) -> str:
-        """Title, caption, table and notes as Markdown; the title is a heading of that level, or with 0 a sentence."""
+        """Title, caption, table and notes as Markdown. The title is a heading of this level, or a sentence if the level is 0."""
         heading = Markdown(f"{'#' * level} {escaped(self.title)}" if level else f"{escaped(self.title)}:")
         notes = "\n".join(f"- {escaped(note, block=True)}" for note in self.notes)
         parts = [heading if self.title else "", escaped(self.caption, block=True), self.grid(), notes]

@@ -1,4 +1,4 @@
-"""The Jinja templates in `templates/`. They escape every text that they are given."""
+"""The Jinja templates in `templates/`. They escape all texts."""
 
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -16,7 +16,7 @@ FOLDER = Path(__file__).parent / "templates"
 
 @cache
 def environment() -> "Environment":
-    """Jinja with escaping on; an undefined name is an error."""
+    """Jinja with escaping. An undefined name is an error."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     jinja = Environment(
@@ -44,5 +44,5 @@ def attributes(values: Mapping[str, str]) -> "Markup":
 
 
 def text(name: str) -> str:
-    """The text of a file beside the templates: the style sheet, the script."""
+    """The text of a file in the templates folder: the style sheet or the script."""
     return (FOLDER / name).read_text(encoding="utf-8")

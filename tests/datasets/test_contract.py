@@ -144,7 +144,7 @@ def compare(form: Format, folder: Path, name: str, case: str) -> str:
 
 
 def compare_events(path: Path, right: list[Any], case: str) -> None:
-    assert list(objects(path, known=True)) == right, case
+    assert list(objects(path, checked=True)) == right, case
     events = [event for query in right for event in query["query"]]
     table = json_file.events(right)
     for engine in ENGINES:

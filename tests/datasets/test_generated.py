@@ -77,11 +77,11 @@ def make_a_file(folder: Path) -> None:
 
 
 DAMAGE = {
-    flip: "not the files that were generated",
-    cut: "not the files that were generated",
+    flip: "differ from the generated ones",
+    cut: "differ from the generated ones",
     lose: "no test_set.csv",
     break_generator: "not the file that the generator wrote",
-    change_generator: "not the files that were generated",
+    change_generator: "differ from the generated ones",
     make_unreadable: "generator.json",
     make_a_file: "",
 }

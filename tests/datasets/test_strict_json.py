@@ -15,8 +15,8 @@ BAD = {
     "an object": (b'{"a": 1}', "not a list"),
     "a byte order mark": (b"\xef\xbb\xbf[]", "not a list"),
     "text after the list": (b'[{"a": 1}]\n[{"b": 1}]', "line 2, column 1: text after the end"),
-    "a list that is not closed": (b'[{"a": 1}', "line 1, column 10: cut or damaged after 1 queries"),
-    "no comma": (b'[{"a": 1}\n{"a": 2}]', "cut or damaged after 1 queries: no comma"),
+    "a list that is not closed": (b'[{"a": 1}', "line 1, column 10: truncated or damaged after 1 queries"),
+    "no comma": (b'[{"a": 1}\n{"a": 2}]', "truncated or damaged after 1 queries: no comma"),
     "two commas": (b'[{"a": 1},,{"a": 2}]', "query 1 is not an object"),
     "a comma at the end": (b'[{"a": 1},\n]', "line 2, column 1: query 1 is not an object"),
     "a comma at the start": (b'[,{"a": 1}]', "query 0 is not an object"),
@@ -29,7 +29,10 @@ BAD = {
     "half a character": (b'[{"a": 1}]\n\xc3', "line 2: bytes that are not UTF-8"),
     "nesting": (b'[{"a": ' + b"[" * 100_000, "nested too deeply"),
     "a number of 5000 digits": (b'[{"a": ' + b"1" * 5000 + b"}]", "limit"),
-    "an open string": (b'[{"a": "' + b"x" * 3_000_000, "cut or damaged after 0 queries: Unterminated string"),
+    "an open string": (
+        b'[{"a": "' + b"x" * 3_000_000,
+        "truncated or damaged after 0 queries: Unterminated string",
+    ),
     "a control character": (b'[{"a": "\0"}]', "Invalid control character"),
 }
 
@@ -46,8 +49,8 @@ def test_bad_lists_are_refused(tmp_path: Path, case: str) -> None:
 @pytest.mark.parametrize("data", [b"[]", b" [ ] \n", b'[{"a": 1.5}]', b'\r\n[\t{"a": "\xc3\xa9"} ,{}\n]\n'])
 def test_good_lists_are_read_as_python_reads_them(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "x.json").write_bytes(data)
-    for known in (True, False):
-        assert list(strict_json.objects(tmp_path / "x.json", known=known)) == json.loads(data)
+    for checked in (True, False):
+        assert list(strict_json.objects(tmp_path / "x.json", checked=checked)) == json.loads(data)
 
 
 @pytest.mark.parametrize(
@@ -93,5 +96,5 @@ def test_an_object_is_read_up_to_its_limit(tmp_path: Path, monkeypatch: pytest.M
     path.write_text(json.dumps([{"a": "x" * 3000}] * 5))
     assert len(list(strict_json.objects(path))) == 5
     path.write_text(json.dumps([{"a": "x" * 300_000}]))
-    with pytest.raises(DataError, match="cut or damaged after 0 queries"):
+    with pytest.raises(DataError, match="truncated or damaged after 0 queries"):
         list(strict_json.objects(path))

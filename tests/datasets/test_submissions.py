@@ -239,7 +239,7 @@ FORMS = {
 
 DOCUMENTED = {  # message for a submission that only buzzer refuses -> words in docs/data.md
     r"blank line|carriage return|quote|control character|byte order mark|not UTF-8|header|no rows": "breaks the rules above",
-    r"occurs twice|NaN|Infinity|not a list|longer than|cut or damaged|text after": "breaks the rules above",
+    r"occurs twice|NaN|Infinity|not a list|longer than|truncated or damaged|text after": "breaks the rules above",
     r"Expected \d columns": "rows with another number of fields",
     r"is not a whole number": "cities that are not whole numbers",
     r"\d trips": "missing, additional or repeated trips",

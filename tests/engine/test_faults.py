@@ -182,10 +182,10 @@ class Cuda:
     ("driver", "message"),
     [
         (Cuda(), ""),
-        (Cuda(version=12040), "too old: it supports CUDA 12.4, 13.0 is needed"),
+        (Cuda(version=12040), "too old: it supports CUDA 12.4, but 13.0 is needed"),
         (Cuda(init=100), "no device (100)"),
         (Cuda(init=803), "driver and kernel module differ (803)"),
-        (Cuda(devices=0), "the driver shows no device"),
+        (Cuda(devices=0), "the driver reports no device"),
         (None, "no NVIDIA driver"),
     ],
 )

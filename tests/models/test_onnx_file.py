@@ -91,7 +91,11 @@ def test_the_precision_of_a_file_is_the_type_of_its_weights(own: str, tmp_path: 
 
 @pytest.mark.parametrize(
     ("name", "why"),
-    [("fp16", "the file is in fp16"), ("nothing", "quantises nothing"), ("lstm", "quantises nothing")],
+    [
+        ("fp16", "the file is in fp16"),
+        ("nothing", "cannot quantise this model"),
+        ("lstm", "cannot quantise this model"),
+    ],
 )
 def test_int8_dynamic_of_nothing_is_unsupported(name: str, why: str, tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
@@ -113,7 +117,7 @@ def test_int8_dynamic_of_a_module_without_linear_layers_is_unsupported() -> None
     import torch
 
     example = {"x": np.zeros((2, 1, 4, 4), "float32")}
-    with pytest.raises(UnsupportedError, match="quantises nothing"):
+    with pytest.raises(UnsupportedError, match="cannot quantise this model"):
         infer.prepare(
             torch.nn.Conv2d(1, 2, 3), backend="torch_eager", example=example, precision="int8-dynamic"
         )
@@ -280,7 +284,9 @@ def test_what_openvino_cannot_take_is_unsupported_with_its_reason(tmp_path: Path
     pytest.importorskip("openvino")
     path = trees(tmp_path / "trees.onnx")
     assert answers.compute(TARGET.load(ask(path)), "cpu").expected[0]["y"].shape == (2, 2)
-    with pytest.raises(UnsupportedError, match=r"OpenVINO cannot take trees\.onnx: .*TreeEnsembleClassifier"):
+    with pytest.raises(
+        UnsupportedError, match=r"OpenVINO cannot compile trees\.onnx: .*TreeEnsembleClassifier"
+    ):
         prepared(path, "openvino", "fp32")
 
 

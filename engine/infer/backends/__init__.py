@@ -1,1 +1,1 @@
-"""Inference backends, one per module. Each has `PRECISIONS` and `prepare(plan)`, and may import none of the others."""
+"""Inference backends, one per module. Each has `PRECISIONS` and `prepare(plan)`. No backend imports another."""

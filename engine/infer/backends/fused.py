@@ -1,4 +1,4 @@
-"""Our Triton kernels for encoders; see `buzzer.engine.fused`."""
+"""This project's Triton kernels for encoders; see `buzzer.engine.fused`."""
 
 import torch
 
@@ -16,9 +16,9 @@ PRECISIONS = (*FLOATS, *EIGHTS)
 
 
 def check_device(plan: Plan) -> None:
-    """Raises UnsupportedError if the kernels cannot run. On the CPU they run only in Triton's interpreter, which is for tests."""
+    """Raises UnsupportedError if the kernels cannot run. On the CPU they run only in Triton's interpreter, for tests."""
     if plan.device == "cpu" and not interpreted():
-        hint = "set TRITON_INTERPRET=1 to test the kernels in Triton's interpreter; that is no CPU backend"
+        hint = "set TRITON_INTERPRET=1 to test the kernels in Triton's interpreter, which is slow"
         raise UnsupportedError("fused runs on CUDA devices only", hint)
     if plan.device == "cuda" and interpreted():
         raise UnsupportedError("kernels are interpreted in this process", "unset TRITON_INTERPRET")
@@ -31,7 +31,7 @@ def check_device(plan: Plan) -> None:
 def prepare(plan: Plan) -> FusedSession:
     """A session on the plan's encoder. Raises UnsupportedError for a model that is neither an `Encoder` nor a `Stack`."""
     if isinstance(plan.model, Stack):
-        check_device(plan)  # before `stack_spec`, which may refuse the model
+        check_device(plan)  # before `stack_spec`, which may raise for the model
         return StackSession(plan, plan.model)
     if isinstance(plan.model, Encoder):
         spec = plan.model.encoder_spec()

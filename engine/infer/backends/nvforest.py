@@ -1,4 +1,4 @@
-"""nvForest (the forest inference of RAPIDS, formerly FIL): XGBoost trees with a logistic objective, on a GPU or the CPU."""
+"""nvForest, RAPIDS' forest inference library (formerly FIL): XGBoost trees with a logistic objective, on a GPU or the CPU."""
 
 import importlib
 import json
@@ -14,7 +14,7 @@ from buzzer.engine.infer.session import Array, Description, Plan, as_arrays, che
 from buzzer.errors import UnsupportedError
 
 try:
-    # By name, since type checkers resolve `import nvforest` to this file.
+    # Imported by name, because type checkers resolve `import nvforest` to this file.
     nvforest: Any = importlib.import_module("nvforest")
     treelite: Any = importlib.import_module("treelite")
 except ImportError as error:
@@ -30,8 +30,8 @@ LOGISTIC = ("binary:logistic", "reg:logistic")
 class NvForest(Base):
     """Takes the inputs of the xgboost backend: `features` float32 [rows, features], and, if the plan names it, `base_margin`.
 
-    nvForest has no base margins. So it computes only the sum of each row's leaves; the margin and the sigmoid are applied
-    here, on the same device.
+    nvForest does not support base margins. So it computes only the sum of each row's leaves; this class adds the margin and
+    applies the sigmoid on the same device.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -69,7 +69,7 @@ class NvForest(Base):
 
 
 def without_link(booster: Any) -> tuple[str, float]:
-    """The model as JSON, changed so that it predicts the plain sum of the leaves, and its base score as log odds.
+    """The model as JSON, changed so that it predicts the sum of the leaves, and its base score as log odds.
 
     Raises UnsupportedError for an objective that is not logistic.
     """
@@ -78,7 +78,7 @@ def without_link(booster: Any) -> tuple[str, float]:
     objective = learner["objective"]["name"]
     if objective not in LOGISTIC:
         raise UnsupportedError(
-            f"nvforest: objective {objective}", f"it supports {' and '.join(LOGISTIC)} here"
+            f"nvforest does not support the objective {objective}", f"supported: {' and '.join(LOGISTIC)}"
         )
     base = json.loads(learner["learner_model_param"]["base_score"])  # "[5E-1]"; "5E-1" in older versions
     rate = float(base[0] if isinstance(base, list) else base)
@@ -88,5 +88,5 @@ def without_link(booster: Any) -> tuple[str, float]:
 
 
 def prepare(plan: Plan) -> NvForest:
-    """A session on the plan's Booster or file of one."""
+    """A session on the plan's Booster or model file."""
     return NvForest(plan)

@@ -17,13 +17,13 @@ try:
 except ImportError as error:
     raise UnsupportedError("ONNX Runtime is not installed", "pip install onnxruntime") from error
 
-# int8 and fp8 are modules of buzzer.engine.quant, which export quantise nodes (the CPU rounds to FP8 and multiplies in FP32).
-# int8-dynamic quantises weights by channel, and inputs at run time.
+# int8 and fp8: a module of buzzer.engine.quant, exported with quantise nodes (the CPU rounds to FP8 and multiplies in FP32).
+# int8-dynamic: weights are quantised by channel, inputs at run time.
 PRECISIONS = ("fp32", "int8", "fp8", "int8-dynamic")
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
-# On CPUs the fused residual and norm takes four times as long as the two operators that it replaces (0.49 and 0.12 ms for
-# 128 x 768 on one Zen 4 core, ONNX Runtime 1.32).
+# Disabled: on CPUs the fused residual and norm takes four times as long as the two operators that it replaces (0.49 and
+# 0.12 ms for 128 x 768 on one Zen 4 core, ONNX Runtime 1.32).
 SLOWER = ["SkipLayerNormFusion"]
 
 
@@ -37,20 +37,20 @@ class OnnxRuntime(Base):
                 f"this ONNX Runtime has no {plan.device} provider", "pip install onnxruntime-gpu"
             )
         if plan.precision != "fp32" and is_trees(plan.model):
-            raise UnsupportedError(f"boosted trees have no {plan.precision} here", "--precision fp32")
+            raise UnsupportedError(f"boosted trees do not run in {plan.precision}", "use --precision fp32")
         graph = graph_of(plan)
         if plan.precision == "int8-dynamic":
             graph = lower(graph, dynamic=True)
         if plan.precision == "int8":
             graph = static(plan, graph)
         self._session = open_session(graph, options(plan), plan.device)
-        # The exporter drops unused inputs.
-        self._taken = {entry.name for entry in self._session.get_inputs()}
+        # The exporter drops unused inputs, so the graph may have fewer inputs than a batch.
+        self._inputs = {entry.name for entry in self._session.get_inputs()}
         self._weight_bytes = graph.stat().st_size if isinstance(graph, Path) else len(graph)
 
     def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
         check_batch(self.plan, batch)
-        feeds = {name: array for name, array in batch.items() if name in self._taken}
+        feeds = {name: array for name, array in batch.items() if name in self._inputs}
         return as_arrays(self._session.run(list(self.plan.outputs), feeds), self.plan.outputs)
 
     def facts(self) -> Description:
@@ -64,7 +64,7 @@ def is_trees(model: Any) -> bool:
 
 
 def graph_of(plan: Plan) -> Any:
-    """The path of an ONNX file, or the graph of a torch module or of boosted trees as bytes. Raises UnsupportedError for other models."""
+    """The path of an ONNX file, or the serialised graph of a torch module or of boosted trees. Raises UnsupportedError for others."""
     if not isinstance(plan.model, Path):
         if not hasattr(plan.model, "forward"):
             raise UnsupportedError(
@@ -86,7 +86,7 @@ def options(plan: Plan) -> Any:
 
 
 def static(plan: Plan, graph: Any) -> Any:
-    """On the CPU, the graph with integer products in place of its quantise nodes; a file is not changed."""
+    """On the CPU, the graph with its quantise nodes replaced by integer products. A file is not changed."""
     if isinstance(graph, Path) or plan.device != "cpu":
         return graph
     return lower(graph)

@@ -18,10 +18,10 @@ try:
 except ImportError as error:
     raise UnsupportedError("OpenVINO is not installed", "pip install 'buzzer[cpu-fast]'") from error
 
-# int8 is a module of buzzer.engine.quant; its float operators run in bf16 if the processor supports it.
+# int8: a module of buzzer.engine.quant; its float operators run in bf16 if the processor supports it.
 PRECISIONS = ("fp32", "bf16", "int8")
 HALF = ("bf16", "int8")
-FLOATS = ("fp16", "fp64")  # types of an ONNX file's weights, in which OpenVINO does not compute
+FLOATS = ("fp16", "fp64")  # types of an ONNX file's weights that OpenVINO does not compute in
 COMPUTES = "openvino computes in FP32 on the CPU: the file's {} is the type of its weights"
 
 
@@ -42,11 +42,11 @@ class OpenVino(Base):
         }
         self._model = compiled(core, plan, settings)
         self._request = self._model.create_infer_request()
-        self._taken = [port.any_name for port in self._model.inputs]
+        self._inputs = [port.any_name for port in self._model.inputs]
 
     def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
         check_batch(self.plan, batch)
-        outputs = self._request.infer({name: batch[name] for name in self._taken}, share_inputs=True)
+        outputs = self._request.infer({name: batch[name] for name in self._inputs}, share_inputs=True)
         copies = [np.array(outputs[port], copy=True) for port in self._model.outputs]
         return as_arrays(copies, self.plan.outputs)
 
@@ -86,14 +86,13 @@ def compiled(core: Any, plan: Plan, settings: Mapping[str, object]) -> Any:
     try:
         model = core.read_model(plan.model)
         if not any(plan.dynamic.values()):
-            taken = {port.any_name for port in model.inputs}
-            model.reshape({name: list(a.shape) for name, a in plan.example.items() if name in taken})
+            inputs = {port.any_name for port in model.inputs}
+            model.reshape({name: list(a.shape) for name, a in plan.example.items() if name in inputs})
         return core.compile_model(model, "CPU", settings)
     except RuntimeError as error:
-        reason = first_line(
-            "\n".join(reversed(str(error).splitlines()))
-        )  # the first lines are locations in its source
-        raise UnsupportedError(f"OpenVINO cannot take {plan.model.name}: {reason}") from error
+        # The first lines of the message are locations in OpenVINO's source.
+        reason = first_line("\n".join(reversed(str(error).splitlines())))
+        raise UnsupportedError(f"OpenVINO cannot compile {plan.model.name}: {reason}") from error
 
 
 def prepare(plan: Plan) -> OpenVino:

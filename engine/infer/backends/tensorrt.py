@@ -1,7 +1,7 @@
 """TensorRT: runs ONNX files, and torch modules (exported here).
 
-The network is strongly typed, which TensorRT 10 offers and TensorRT 11 requires: its types are those of the graph. So fp16
-is the graph of the module in half precision, and int8 is a graph with the quantise nodes of buzzer.engine.quant.
+The network is strongly typed: it has the types of the graph. TensorRT 10 supports this, and TensorRT 11 requires it. So fp16
+needs the graph of the module in half precision, and int8 needs a graph with the quantise nodes of buzzer.engine.quant.
 """
 
 from collections.abc import Mapping
@@ -38,19 +38,19 @@ class TensorRt(Replayed):
         self._logger = tensorrt.Logger(tensorrt.Logger.ERROR)
         self._engine = tensorrt.Runtime(self._logger).deserialize_cuda_engine(build(plan, self._logger))
         self._context = self._engine.create_execution_context()
-        self._taken = self._names(tensorrt.TensorIOMode.INPUT)
+        self._inputs = self._names(tensorrt.TensorIOMode.INPUT)
         self._graph, self._notes = graph_or_note(self._call, self._sent(plan.example), plan, "TensorRT")
 
     def _sent(self, batch: Mapping[str, Array]) -> list[Any]:
         import torch
 
-        return [torch.as_tensor(batch[name], device="cuda") for name in self._taken]
+        return [torch.as_tensor(batch[name], device="cuda") for name in self._inputs]
 
     def _call(self, inputs: list[Any]) -> tuple[Any, ...]:
         """Start the engine on torch's current stream. Returns new output tensors."""
         import torch
 
-        for name, tensor in zip(self._taken, inputs, strict=True):
+        for name, tensor in zip(self._inputs, inputs, strict=True):
             self._context.set_input_shape(name, tuple(tensor.shape))
             self._context.set_tensor_address(name, tensor.data_ptr())
         outputs = tuple(self._outputs())
@@ -59,8 +59,8 @@ class TensorRt(Replayed):
         return outputs
 
     def _outputs(self) -> list[Any]:
-        """New output tensors. Float ones are filled with NaN, except during a capture: `poison` fills a graph's outputs, outside of
-        the timed work."""
+        """New output tensors. Float tensors are filled with NaN, except during a capture: `poison` fills a graph's outputs, so that
+        the fill is not part of the timed work."""
         import torch
 
         outputs, captured = [], torch.cuda.is_current_stream_capturing()
@@ -81,8 +81,8 @@ class TensorRt(Replayed):
         return Staged(self._graph.take(inputs) if self._graph else inputs)
 
     def _names(self, mode: Any) -> list[str]:
-        every = (self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors))
-        return [name for name in every if self._engine.get_tensor_mode(name) == mode]
+        names = (self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors))
+        return [name for name in names if self._engine.get_tensor_mode(name) == mode]
 
     def facts(self) -> Description:
         return replace(
@@ -97,11 +97,11 @@ def graph(plan: Plan) -> bytes:
     """The ONNX graph, in half precision for fp16. Raises UnsupportedError for a file of another precision, DataError for a file that
     cannot be read."""
     if isinstance(plan.model, Path):
-        own = graphs.precision(plan.model)
-        if plan.precision != own:
+        stored = graphs.precision(plan.model)
+        if plan.precision != stored:
             raise UnsupportedError(
-                f"an ONNX file keeps its own types: {plan.precision} is not put into it",
-                f"use --precision {own}",
+                f"an ONNX file keeps its types: it is not converted to {plan.precision}",
+                f"use --precision {stored}",
             )
         try:
             return plan.model.read_bytes()
@@ -117,14 +117,13 @@ def graph(plan: Plan) -> bytes:
 def build(plan: Plan, logger: Any) -> Any:
     """The serialised engine. Raises UnsupportedError for a graph that TensorRT cannot compile."""
     builder = tensorrt.Builder(logger)
-    flag = getattr(
-        tensorrt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None
-    )  # absent from TensorRT 11 on, where every network is
+    # Absent in TensorRT 11 and newer, where every network is strongly typed.
+    flag = getattr(tensorrt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if flag is None else 1 << int(flag))
     parser = tensorrt.OnnxParser(network, logger)
     if not parser.parse(graph(plan)):
         reasons = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))
-        raise UnsupportedError(f"TensorRT cannot take this graph: {reasons}")
+        raise UnsupportedError(f"TensorRT cannot parse this graph: {reasons}")
     config, profile = builder.create_builder_config(), builder.create_optimization_profile()
     for i in range(network.num_inputs):
         name = network.get_input(i).name
@@ -134,7 +133,7 @@ def build(plan: Plan, logger: Any) -> Any:
     config.add_optimization_profile(profile)
     serialised = builder.build_serialized_network(network, config)
     if serialised is None:
-        raise UnsupportedError("TensorRT could not build an engine of this graph")
+        raise UnsupportedError("TensorRT could not build an engine from this graph")
     return serialised
 
 

@@ -1,4 +1,4 @@
-"""Boosted trees compiled to machine code: treelite reads the model, TL2cgen writes it as C, the system's compiler builds it."""
+"""Boosted trees compiled to machine code: treelite reads the model, TL2cgen generates C code, the system's compiler builds it."""
 
 import shutil
 import tempfile
@@ -21,11 +21,11 @@ PRECISIONS = ("fp32",)
 COMPILER = next((name for name in ("gcc", "clang") if shutil.which(name)), "")
 if not COMPILER:
     raise UnsupportedError("TL2cgen needs a C compiler", "install gcc or clang")
-UNITS = 4  # C files that the trees are split into: a single large file is slow to compile
+UNITS = 4  # C files that the trees are split into, because a single large file is slow to compile
 
 
 class Tl2cgen(Base):
-    """A Booster, or the file of one, compiled to a shared library.
+    """A Booster, or the Booster in a file, compiled to a shared library.
 
     Its only input is `features`, as in the xgboost backend; it takes no base margins.
     """
@@ -33,7 +33,7 @@ class Tl2cgen(Base):
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
         if set(plan.example) != {"features"}:
-            raise UnsupportedError("TL2cgen's trees cannot add to given log odds", "use --backend xgboost")
+            raise UnsupportedError("TL2cgen does not support base margins", "use --backend xgboost")
         booster = booster_of(plan.model)
         self._folder = tempfile.TemporaryDirectory(prefix="buzzer-trees-")
         library = Path(self._folder.name) / "trees.so"
@@ -57,5 +57,5 @@ class Tl2cgen(Base):
 
 
 def prepare(plan: Plan) -> Tl2cgen:
-    """A session on the plan's Booster or file of one. Compiles for seconds to minutes."""
+    """A session on the plan's Booster or model file. Compilation takes seconds to minutes."""
     return Tl2cgen(plan)

@@ -1,4 +1,4 @@
-"""PyTorch through its compiler (Inductor): generated C++ on the CPU, Triton on the GPU."""
+"""PyTorch with its compiler, Inductor: generated C++ on the CPU, Triton on the GPU."""
 
 import os
 import shutil
@@ -19,8 +19,8 @@ OFF = ("TORCHDYNAMO_DISABLE", "TORCH_COMPILE_DISABLE")
 class TorchCompile(TorchSession):
     """The module, compiled at its first run: once for all sizes if axes may change, else for the sizes of the example.
 
-    The compiler runs what it cannot compile (any module that calls `nn.GRU`, for example) eagerly. The first run raises
-    UnsupportedError if nothing was compiled: it would measure torch_eager under another name.
+    torch runs the parts that it cannot compile eagerly, for example a module that calls `nn.GRU`. The first run raises
+    UnsupportedError if nothing was compiled, because it would measure torch_eager.
     """
 
     backend = "torch_compile"
@@ -42,8 +42,8 @@ class TorchCompile(TorchSession):
             self._compiled = has_compiled(self.plan.model)
             if not self._compiled:
                 raise UnsupportedError(
-                    "torch.compile compiled nothing of this module",
-                    "use --backend torch_eager, which it would be",
+                    "torch.compile could not compile any part of this module",
+                    "use --backend torch_eager",
                 )
         return outputs
 
@@ -56,7 +56,7 @@ def switched_off() -> bool:
 
 
 def has_compiled(module: torch.nn.Module) -> bool:
-    """Whether compiled code exists of the module's `forward`, or of a submodule's."""
+    """Whether compiled code exists for the `forward` of the module or of a submodule."""
     from torch._dynamo.eval_frame import _debug_get_cache_entry_list as entries
 
     codes = {getattr(type(part).forward, "__code__", None) for part in module.modules()}
@@ -64,5 +64,5 @@ def has_compiled(module: torch.nn.Module) -> bool:
 
 
 def prepare(plan: Plan) -> TorchCompile:
-    """A session on the plan's torch module, which its first run compiles."""
+    """A session on the plan's torch module. Its first run compiles the module."""
     return TorchCompile(plan)

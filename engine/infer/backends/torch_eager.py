@@ -8,7 +8,7 @@ from buzzer.engine.infer.session import Plan
 from buzzer.engine.infer.torch_module import TorchSession
 from buzzer.errors import UnsupportedError
 
-# int8 and fp8 run a module of buzzer.engine.quant, which simulates them in FP32: for accuracy, not for speed.
+# int8 and fp8: a module of buzzer.engine.quant, which simulates them in FP32, to measure accuracy and not speed.
 PRECISIONS = ("fp32", "bf16", "int8", "fp8", "int8-dynamic")
 
 
@@ -21,14 +21,14 @@ class TorchEager(TorchSession):
         if self.plan.precision != "int8-dynamic":
             return module
         if not any(isinstance(part, torch.nn.Linear) for part in module.modules()):
-            raise UnsupportedError("int8-dynamic quantises nothing of this model: it has no linear layer")
+            raise UnsupportedError("int8-dynamic cannot quantise this model: it has no linear layer")
         return dynamic(module)
 
 
 def dynamic(module: torch.nn.Module) -> torch.nn.Module:
     """A copy whose linear layers have int8 weights and quantise their inputs at run time."""
     with warnings.catch_warnings():
-        # Deprecated in favour of torchao, which has no such kernels for these CPUs.
+        # Deprecated in favour of torchao, which has no dynamic int8 kernels for these CPUs.
         warnings.simplefilter("ignore")
         from torch.ao import quantization
 

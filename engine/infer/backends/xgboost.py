@@ -1,4 +1,4 @@
-"""XGBoost's own prediction: boosted trees on a float32 matrix."""
+"""XGBoost's prediction of boosted trees on a float32 matrix."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -20,8 +20,8 @@ PRECISIONS = ("fp32",)
 class Xgboost(Base):
     """Predicts with a Booster, or with the Booster in a file.
 
-    Inputs: `features` float32 [rows, features], NaN where missing, and, if the plan names it, `base_margin`
-    float32 [rows], the log odds that the trees add to. Output: the prediction, float32 [rows].
+    Inputs: `features` float32 [rows, features], NaN for missing values, and, if the plan names it, `base_margin`
+    float32 [rows], log odds that are added to the trees' sum. Output: the prediction, float32 [rows].
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -48,5 +48,5 @@ class Xgboost(Base):
 
 
 def prepare(plan: Plan) -> Xgboost:
-    """A session on the plan's Booster or file of one."""
+    """A session on the plan's Booster or model file."""
     return Xgboost(plan)

@@ -1,4 +1,4 @@
-"""ONNX graphs: exports of torch modules, and facts about files: inputs, outputs, precision."""
+"""Exports torch modules as ONNX graphs, and reads the inputs, outputs and precision of ONNX files."""
 
 import functools
 import io
@@ -14,7 +14,7 @@ import numpy as np
 from buzzer.engine.infer.session import Array, Plan
 from buzzer.errors import DataError, UnsupportedError, UsageError, first_line
 
-MOST_VALUES = 1 << 30  # of one input
+MOST_VALUES = 1 << 30  # limit for one input
 EIGHT_BITS = {  # operators of a quantised file: quantise nodes and integer products
     "QuantizeLinear",
     "DynamicQuantizeLinear",
@@ -27,9 +27,9 @@ EIGHT_BITS = {  # operators of a quantised file: quantise nodes and integer prod
 def export(plan: Plan) -> bytes:
     """The plan's torch module as a serialised ONNX graph with the plan's dynamic axes.
 
-    Uses torch's tracing exporter: the newer one unrolls a GRU over the example's steps, while Embedding, Linear, BatchNorm,
-    GRU and attention trace exactly. Quantised layers (buzzer.engine.quant) become QuantizeLinear and DequantizeLinear
-    around a MatMul, with eight-bit constants as weights.
+    Uses torch's tracing exporter. It exports Embedding, Linear, BatchNorm, GRU and attention exactly; the newer exporter
+    unrolls a GRU over the example's steps. Quantised layers (buzzer.engine.quant) become QuantizeLinear and
+    DequantizeLinear around a MatMul, with eight-bit constants as weights.
     """
     import logging
     import warnings
@@ -53,9 +53,8 @@ def export(plan: Plan) -> bytes:
             input_names=list(plan.example),
             output_names=list(plan.outputs),
             dynamic_axes=axes | outputs,
-            opset_version=19
-            if quant.precision_of(plan.model) == "fp8"
-            else 17,  # the first with float8 is 19
+            # 19 is the first opset with float8.
+            opset_version=19 if quant.precision_of(plan.model) == "fp8" else 17,
             dynamo=False,
         )
     return buffer.getvalue()
@@ -67,7 +66,7 @@ class Input:
 
     name: str
     dtype: np.dtype[Any]
-    shape: tuple[int | str, ...]  # a size for each fixed axis, a name for each open one
+    shape: tuple[int | str, ...]  # a size for each fixed axis, a name for each dynamic axis
     below: int | None  # rows of the smallest table that the input indexes; None if it indexes none
 
 
@@ -80,10 +79,9 @@ class Signature:
 
 
 def read(path: Path, weights: bool = False) -> Any:
-    """An ONNX file's ModelProto; weights: also read those that are stored in other files.
+    """An ONNX file's ModelProto. weights: also read weights that are stored in other files.
 
-    Raises DataError for a file that is missing or is not an ONNX model, and for one that refers to files outside its folder, which
-    a runtime would read.
+    Raises DataError for a file that is missing or is not an ONNX model, and for a file that stores weights outside its folder.
     """
     import onnx
 
@@ -109,7 +107,7 @@ def nodes(graph: Any) -> Iterator[Any]:
 
 
 def tensors(model: Any) -> Iterator[Any]:
-    """All constants of a model: initializers and attributes, also in inner graphs and functions."""
+    """All constants of a model: initializers and attributes, including those of inner graphs and functions."""
     inside = [node for part in (model.graph, *model.functions) for node in nodes(part)]
     attributes = [attribute for node in inside for attribute in node.attribute]
     for graph in (model.graph, *(g for a in attributes for g in (a.g, *a.graphs))):
@@ -123,32 +121,34 @@ def tensors(model: Any) -> Iterator[Any]:
 
 
 def locations(model: Any) -> set[str]:
-    """The names of the files that hold constants, as written in the model."""
+    """The names of the external files with constants, as written in the model."""
     return {entry.value for t in tensors(model) for entry in t.external_data if entry.key == "location"}
 
 
 def check_external(path: Path, model: Any) -> None:
-    """Raises DataError if weights are stored outside the file's folder (also through a link), or in something that is not a plain
+    """Raises DataError if weights are stored outside the file's folder (links are followed), or if their path is not a regular
     file."""
     home = path.resolve().parent
     for name in sorted(locations(model)):
         place = (home / name).resolve() if "\0" not in name else home
         if Path(name).is_absolute() or not place.is_relative_to(home):
             raise DataError(
-                f"{path}: names weights outside its folder: {name[:200]!r}", "put them beside the file"
+                f"{path}: its weights are outside its folder: {name[:200]!r}", "put them next to the file"
             )
         if place.exists() and not place.is_file():
-            raise DataError(f"{path}: its weights {name[:200]!r} are no file")
+            raise DataError(f"{path}: its weights {name[:200]!r} are not a regular file")
 
 
 def files(path: Path) -> list[Path]:
-    """The file and the files that hold its weights. Raises DataError for a file that is missing or is not an ONNX graph."""
+    """The file and its external weight files. Raises DataError for a file that is missing or is not an ONNX graph."""
     return [path, *(path.parent / name for name in sorted(locations(read(path))))]
 
 
 def precision(path: Path) -> str:
-    """The precision of an ONNX file: "int8" if it has quantise nodes or integer products, else the type of most of its weights'
-    values, or of its inputs if it has no weights: "fp32", "fp16", "bf16" or "fp64".
+    """The precision of an ONNX file: "int8", "fp32", "fp16", "bf16" or "fp64".
+
+    It is "int8" if the file has quantise nodes or integer products, else the type of most of its weight values. Without weights,
+    it is the type of most inputs.
 
     Raises DataError for a file that is missing or is not an ONNX graph.
     """
@@ -191,7 +191,7 @@ def signature(path: Path) -> Signature:
     weights = {i.name: i.dims for i in graph.initializer}
     inputs = tuple(_input(entry, graph) for entry in graph.input if entry.name not in weights)
     if not inputs:
-        raise DataError(f"{path}: not an ONNX model that can be timed: it takes no input")
+        raise DataError(f"{path}: not an ONNX model that can be timed: it has no input")
     if not graph.output:
         raise DataError(f"{path}: not an ONNX model that can be timed: it has no output")
     for entry in graph.output:
@@ -206,16 +206,17 @@ def _numbers(side: str, entry: Any) -> np.dtype[Any]:
     kind = entry.type.WhichOneof("value")
     described = f"{side} {entry.name} is a {(kind or 'value').removesuffix('_type')}"
     if kind != "tensor_type":
-        hint = "scikit-learn's converter gives tensors with options={'zipmap': False}"
-        raise UnsupportedError(f"{described}, only tensors of numbers can be timed", hint)
+        hint = "scikit-learn's converter writes tensors with options={'zipmap': False}"
+        raise UnsupportedError(f"{described}, but only tensors of numbers can be timed", hint)
     try:
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(entry.type.tensor_type.elem_type))
     except (KeyError, TypeError) as error:
-        raise DataError(f"{described} of no known type") from error
+        raise DataError(f"{described} of an unknown type") from error
     if dtype.kind not in "fiub":
-        what = "texts" if dtype.kind in "OUS" else f"{dtype}"
+        values = "strings" if dtype.kind in "OUS" else f"{dtype}"
         raise UnsupportedError(
-            f"{described} of {what}, only tensors of numbers can be timed", "cut the graph before or after it"
+            f"{described} of {values}, but only tensors of numbers can be timed",
+            "cut the graph before or after it",
         )
     return dtype
 
@@ -228,7 +229,7 @@ def _input(entry: Any, graph: Any) -> Input:
     return Input(entry.name, dtype, tuple(shape), _below(entry.name, graph))
 
 
-# Operators whose output has the ids, or the table, of their first input (Concat: of all).
+# Operators whose output contains the ids of their first input (Concat: of all inputs).
 SAME_IDS = {
     "Cast",
     "Identity",
@@ -241,11 +242,15 @@ SAME_IDS = {
     "Slice",
     "Concat",
 }
-SAME_TABLE = {"Cast", "Identity", "DequantizeLinear"}
+SAME_TABLE = {
+    "Cast",
+    "Identity",
+    "DequantizeLinear",
+}  # operators whose output is the table of their first input
 
 
 def _below(name: str, graph: Any) -> int | None:
-    """The smallest size of the axes that an input indexes, directly or after nodes that keep its values; None if it indexes none."""
+    """The smallest size of the axes that an input indexes, directly or through nodes that keep its values; None if there is none."""
     shapes = {i.name: tuple(i.dims) for i in graph.initializer}
     names = {name}
     for node in graph.node:  # nodes are in topological order
@@ -272,12 +277,12 @@ def _axis(node: Any) -> int:
 
 
 def has_tokens(path: Path) -> bool:
-    """Whether an input has an open axis for the sequence length (see `sizes`). Raises as `signature` does."""
+    """Whether an input has a dynamic axis for the sequence length (see `sizes`). Raises as `signature` does."""
     return any(sizes(entry, 1, 1) != sizes(entry, 1, 2) for entry in signature(path).inputs)
 
 
 def sizes(entry: Input, batch: int, seq: int) -> tuple[int, ...]:
-    """An input's shape with open axes filled: the first one, and any whose name contains "batch", by `batch`; others by `seq`."""
+    """An input's shape with sizes for its dynamic axes: `batch` for axis 0 and axes whose name contains "batch", `seq` for others."""
     filled = []
     for axis, size in enumerate(entry.shape):
         if isinstance(size, str):
@@ -288,15 +293,15 @@ def sizes(entry: Input, batch: int, seq: int) -> tuple[int, ...]:
 
 
 def sample(entry: Input, batch: int, seq: int, rng: np.random.Generator) -> Array:
-    """Random values of an input, of the shape from `sizes`: normal floats, ids below the size of the axis that they index, masks of
-    ones, token types of zeros.
+    """Random values for an input, with the shape from `sizes`: normally distributed floats, ids below the size of the axis that they
+    index, masks of ones, and token types of zeros.
 
     Raises UsageError for an input of more than MOST_VALUES values.
     """
     shape = sizes(entry, batch, seq)
     if prod(shape) > MOST_VALUES:
         raise UsageError(
-            f"input {entry.name} of {' x '.join(map(str, shape))} has more than {MOST_VALUES:,} values"
+            f"input {entry.name} of shape {' x '.join(map(str, shape))} has more than {MOST_VALUES:,} values"
         )
     if entry.below and entry.dtype.kind == "f":  # the graph casts them to integers
         return rng.integers(0, entry.below, shape).astype(entry.dtype)

@@ -1,9 +1,9 @@
-"""Replaces matrix products with constants by ONNX Runtime's integer product: either the products between the quantise nodes that
-buzzer.engine.quant exports, or float products, whose inputs are then quantised at run time.
+"""Replaces matrix products with constants by ONNX Runtime's integer product. It replaces either the products between the quantise
+nodes that buzzer.engine.quant exports, or float products, whose inputs are then quantised at run time.
 
-ONNX Runtime's own passes do not do this well. With fixed sizes they first fuse MatMul and Add into a float Gemm, and then
-dequantise every weight at run time; quantize_dynamic takes minutes for BERT-Large, as it quantises one channel after the other. Here,
-products that share an input (query, key and value) also become one product.
+ONNX Runtime's own passes do not do this well. With fixed sizes they fuse MatMul and Add into a float Gemm and dequantise every
+weight at run time. quantize_dynamic takes minutes for BERT-Large, because it quantises one channel after the other. This module also
+merges products that share an input (query, key and value) into one.
 """
 
 from collections import defaultdict
@@ -18,16 +18,16 @@ from buzzer.engine.infer.session import Array
 from buzzer.errors import UnsupportedError
 
 DOMAIN = "com.microsoft"  # MatMulIntegerToFloat: onnxruntime/docs/ContribOperators.md
-LEAST_OPSET = 11  # of DynamicQuantizeLinear
+LEAST_OPSET = 11  # the first opset with DynamicQuantizeLinear
 LIMIT, TINY = 127, 1e-12  # largest int8 weight; least scale, for columns of zeros
 
 
 def lower(source: bytes | Path, dynamic: bool = False) -> bytes:
-    """A graph, given as bytes or as a file, with integer products in place of chains of QuantizeLinear, DequantizeLinear, MatMul (and
-    Add).
+    """A graph with integer products in place of chains of QuantizeLinear, DequantizeLinear, MatMul (and Add).
 
-    dynamic: replace each float32 MatMul (and Add) or Gemm with a constant instead. Weights become int8, symmetric, with one scale
-        per column. Inputs become uint8, with their own scale and zero point in each run.
+    source: the serialised graph, or the path of a file.
+    dynamic: instead, replace each float32 MatMul (and Add) or Gemm whose other operand is a constant. Weights become int8,
+        symmetric, with one scale per column. Inputs become uint8, with their own scale and zero point in each run.
 
     Raises UnsupportedError with `dynamic` if the file's operators are too old, or if nothing would be quantised.
     """
@@ -36,22 +36,20 @@ def lower(source: bytes | Path, dynamic: bool = False) -> bytes:
     model = read(source, weights=True) if isinstance(source, Path) else onnx.load_from_string(source)
     versions = {opset.domain: opset.version for opset in model.opset_import}
     if dynamic and versions.get("", LEAST_OPSET) < LEAST_OPSET:
-        message = f"the file's operators are of opset {versions['']}, int8-dynamic needs {LEAST_OPSET}"
-        raise UnsupportedError(message, "onnx.version_converter makes a newer file")
+        message = f"the file uses opset {versions['']}, but int8-dynamic needs {LEAST_OPSET}"
+        raise UnsupportedError(message, "convert it with onnx.version_converter")
     lowered = Lowering(model.graph, dynamic)
     lowered.run()
     if dynamic and not lowered.groups:
-        reason = "it has no matrix product of float32 with a constant"
-        raise UnsupportedError(
-            f"int8-dynamic quantises nothing of this model: {reason}", "use another precision"
-        )
+        reason = "it has no float32 matrix product with a constant"
+        raise UnsupportedError(f"int8-dynamic cannot quantise this model: {reason}", "use another precision")
     if lowered.groups and DOMAIN not in versions:
         model.opset_import.append(onnx.helper.make_opsetid(DOMAIN, 1))
     return bytes(model.SerializeToString())
 
 
 class Lowering:
-    """The lowering of one graph, which it changes in place."""
+    """The lowering of one graph. It changes the graph in place."""
 
     def __init__(self, graph: Any, dynamic: bool) -> None:
         from onnx import numpy_helper
@@ -86,7 +84,7 @@ class Lowering:
         self.tidy()
 
     def constant(self, name: str) -> Array | None:
-        """The value of a constant, also behind Identity nodes; None if the name is not one of a constant."""
+        """The value of a constant, also behind Identity nodes; None if no constant has this name."""
         while name in self.producers and self.producers[name].op_type == "Identity":
             name = self.producers[name].input[0]
         if name in self.initializers:
@@ -97,7 +95,7 @@ class Lowering:
         return None
 
     def product(self, node: Any) -> "Product | None":
-        """The product of a MatMul of two dequantised inputs, of which the right one is constant; None for any other node."""
+        """The product of a MatMul of a dequantised input with a dequantised constant; None for any other node."""
         if node.op_type != "MatMul":
             return None
         left, right = (self.producers.get(name) for name in node.input)
@@ -115,7 +113,7 @@ class Lowering:
         return Product(quantise.input[0], scale, zero, weight, weight_scale, bias, last, nodes)
 
     def float_product(self, node: Any) -> "Product | None":
-        """The product, with int8 weights, of a float32 MatMul or plain Gemm with a constant on its right; None for any other node."""
+        """The product with int8 weights for a float32 MatMul or plain Gemm whose right operand is constant; None for any other node."""
         if node.op_type not in ("MatMul", "Gemm"):
             return None
         options = {a.name: a.f if a.name in ("alpha", "beta") else a.i for a in node.attribute}
@@ -188,8 +186,8 @@ class Lowering:
 
     def tidy(self) -> None:
         """Drop unused constants."""
-        taken = {name for node in self.graph.node for name in node.input} | self.outputs
-        kept = [i for i in self.graph.initializer if i.name in taken]
+        used_names = {name for node in self.graph.node for name in node.input} | self.outputs
+        kept = [i for i in self.graph.initializer if i.name in used_names]
         del self.graph.initializer[:]
         self.graph.initializer.extend(kept)
 
@@ -197,7 +195,7 @@ class Lowering:
 class Product:
     """A quantised product: x, quantised by (scale, zero), times weight int8 [in, out] with scales weight_scale [out], plus bias [out].
 
-    scale and zero are None if x is quantised by its own range at run time.  output: name of the result.  nodes: those that the
+    scale and zero are None if x is quantised from its range at run time.  output: name of the result.  nodes: the nodes that the
     product replaces.
     """
 
@@ -219,10 +217,10 @@ class Product:
 
 
 def used(nodes: list[Any], outputs: set[str]) -> list[Any]:
-    """The nodes, in their order, whose results are used; outputs: those of the graph."""
-    taken, kept = set(outputs), []
+    """The nodes whose results are used, in their order. outputs: the names of the graph's outputs."""
+    used_names, kept = set(outputs), []
     for node in reversed(nodes):
-        if taken & set(node.output):
+        if used_names & set(node.output):
             kept.append(node)
-            taken |= set(node.input)
+            used_names |= set(node.input)
     return kept[::-1]

@@ -1,1 +1,1 @@
-"""Task 1: the next item of a session."""
+"""Task 1: predicts the next item of a session."""

@@ -1,8 +1,8 @@
-"""Counts of products that follow or accompany others, as small tables; they won the next-item prize without a network (DeepBlueAI,
-MRR .2773).
+"""Counts of products that follow or accompany others, as small tables. Such counts, without a network, won the next-item prize
+(DeepBlueAI, MRR .2773).
 
-Table `next`: the product that follows a page, a product's page included, within the next few events. Table `near`: products that are
-looked at near each other in a session (item-item collaborative filtering); nearer pairs weigh more.
+Table `next`: the product that follows a page (or a product's page) within the next few events. Table `near`: products that are viewed
+near each other in a session (item-item collaborative filtering). Nearer pairs weigh more.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,18 +13,18 @@ from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import FIRST_CODE, Array, Columns, Expr
 from buzzer.models.sigir_ecom.sessions.events import DETAIL, PURCHASE, SEARCH
 
-AHEAD = 3  # events after a page in which its next product is searched
+AHEAD = 3  # the next product of a page is searched in this many events after it
 NEAR = 4  # earlier products that a product is paired with
 TABLES = ("next", "near")
 
 
 def merge(e: Engine, sums: Sequence[Mapping[str, Frame]]) -> dict[str, Frame]:
-    """The sums of the counts of several parts, each of `add`; empty parts are skipped."""
+    """The sums of the counts of several parts. Each part is a result of `add`; empty parts are skipped."""
     return {name: summed(e, [part[name] for part in sums if part]) for name in TABLES}
 
 
 def add(e: Engine, sums: Mapping[str, Frame], t: Frame) -> dict[str, Frame]:
-    """Counts of these sessions' coded events added to `sums`: tables with the columns key, target, weight."""
+    """`sums` plus the counts of these sessions' coded events: tables with the columns key, target, weight."""
     t = e.with_columns(t, target=lambda c: e.where(is_product(c), c("product"), 0), back=lambda c: -c("ord"))
     counted = {"next": following(e, t), "near": nearby(e, e.filter(t, is_product))}
     return merge(e, [sums, counted])
@@ -42,7 +42,7 @@ def tables(e: Engine, sums: Mapping[str, Frame], k: int) -> dict[str, Frame]:
 
 
 def is_product(c: Columns) -> Expr:
-    """Holds for events of a product with a code of its own."""
+    """True for events of products that are neither unseen nor rare."""
     return (c("kind") >= DETAIL) & (c("kind") <= PURCHASE) & (c("product") >= FIRST_CODE)
 
 
@@ -81,22 +81,22 @@ def nearby(e: Engine, t: Frame) -> Frame:
 
 
 def differs(lag: str) -> Callable[[Columns], Expr]:
-    """Holds where the earlier product exists and is another one."""
+    """A condition that is true where the earlier product exists and is a different product."""
     return lambda c: (c(lag) > 0) & (c(lag) != c("product"))
 
 
 def column(name: str) -> Callable[[Columns], Expr]:
-    """The column by name."""
+    """An expression: the column with this name."""
     return lambda c: c(name)
 
 
 def constant(value: int) -> Callable[[Columns], Expr]:
-    """The same value in every row."""
+    """An expression: the same value in every row."""
     return lambda c: c("product") * 0 + value
 
 
 def dense(e: Engine, table: Frame, keys: int, k: int) -> tuple[Array, Array]:
-    """A table as arrays [keys, k]: targets int64, 0 for missing ones, and their shares of the key's total, float32."""
+    """A table as two arrays [keys, k]: targets int64, padded with 0, and their shares of the key's total, float32."""
     arrays = e.to_numpy(
         e.with_columns(table, row=lambda c: c("key") * k + c("rank")), ["key", "rank", "target", "n"]
     )

@@ -23,9 +23,7 @@ from buzzer.models.sigir_ecom.sessions.events import DETAIL, KINDS
 
 BLOCK = 16_384  # products that are scored at a time
 HIDDEN = -1e9
-MASK = (
-    0.4  # share of a session's products that masked training hides, beside the next one (winners: .3 to .7)
-)
+MASK = 0.4  # share of a session's products that masked training hides in addition to the next one (winners: .3 to .7)
 PAGES_BEFORE, PRODUCTS_BEFORE = (
     (1.0, 0.3),
     (0.5, 0.25, 0.12, 0.06),
@@ -54,8 +52,8 @@ class Sizes:
 
 
 class Items(nn.Module):
-    """The table of products and pages: a learned vector of each, and for products also embeddings of category, price, description and
-    image. So a product that no session has seen still has a useful vector."""
+    """The table of products and pages. Each has a learned vector; products also have embeddings of category, price, description and
+    image. So a product that occurs in no session still has a useful vector."""
 
     def __init__(self, sizes: Sizes, category: Tensor, price: Tensor, vectors: Tensor) -> None:
         super().__init__()
@@ -74,7 +72,7 @@ class Items(nn.Module):
         self.own.weight.copy_(vectors)
 
     def forward(self) -> Tensor:
-        """The table, [codes, dim]; row 0, of no item, is zero."""
+        """The table, [codes, dim]. Row 0, which means no item, is zero."""
         content = self.categories(self.category) + self.prices(self.price) + self.project(self.vectors)
         table = self.own.weight
         padded = F.pad(content, (0, 0, 0, table.shape[0] - content.shape[0]))
@@ -83,7 +81,7 @@ class Items(nn.Module):
 
 
 class Network(nn.Module):
-    """The base of all networks: inputs, context, head and loss. A subclass gives `encode`."""
+    """The base class of all networks: inputs, context, head and loss. A subclass defines `encode`."""
 
     extra = 0  # positions that the network adds after the window
 
@@ -111,7 +109,7 @@ class Network(nn.Module):
         return self.last(x) * (1 + self.context(query))
 
     def logits(self, vectors: Tensor, table: Tensor) -> Tensor:
-        """Scores [..., products] of vectors [..., dim]; very negative for the codes of unseen and rare products."""
+        """Scores [..., products] of vectors [..., dim]. The codes of unseen and rare products have very negative scores."""
         scores = vectors @ table[: self.sizes.products].T + self.bias
         return torch.cat(
             [torch.full_like(scores[..., :FIRST_CODE], HIDDEN), scores[..., FIRST_CODE:]], dim=-1
@@ -122,14 +120,14 @@ class Network(nn.Module):
         raise NotImplementedError
 
     def final(self, table: Tensor, items: Tensor, kinds: Tensor, numbers: Tensor) -> Tensor:
-        """The vector that the product after the window is scored with: [rows, dim]."""
+        """The vector from which products after the window are scored: [rows, dim]."""
         x = self.encode(table, items, kinds, numbers)[:, -1]
         return self.fuse(x, *self.query_context(kinds, numbers))
 
     def stack_spec(self) -> StackSpec:
         """The layers, for the fused backend. Raises UnsupportedError for a network without transformer layers."""
         raise UnsupportedError(
-            f"fused runs transformer layers, a {type(self).__name__.lower()} has none",
+            f"fused runs transformer layers, but a {type(self).__name__.lower()} has none",
             "--set networks=[causal,masked]",
         )
 
@@ -142,7 +140,7 @@ class Network(nn.Module):
         return kinds[:, -1], numbers[:, -1]
 
     def loss(self, target: Tensor, items: Tensor, kinds: Tensor, numbers: Tensor) -> Tensor:
-        """Mean cross-entropy over the events that a product follows. target: int64 [rows, length], 0 where none follows."""
+        """Mean cross-entropy over the events that have a next product. target: int64 [rows, length], 0 where there is none."""
         table = self.items()
         x = self.fuse(self.encode(table, items, kinds, numbers), kinds, numbers)
         return self.cross_entropy(x, target, table)
@@ -163,7 +161,7 @@ class Gru(Network):
         self.gru = nn.GRU(dim, dim, num_layers=layers, batch_first=True)
 
     def encode(self, table: Tensor, items: Tensor, kinds: Tensor, numbers: Tensor) -> Tensor:
-        """The GRU's states. Events are moved to the front of the window and back, so that padding before the first has no effect."""
+        """The GRU's states. Events are moved to the front of the window and back, so that padding before them has no effect."""
         length = kinds.shape[1]
         before = (kinds == 0).sum(dim=1, keepdim=True)
         steps = torch.arange(length, device=kinds.device)[None]
@@ -175,7 +173,7 @@ class Gru(Network):
 
 
 class Causal(Network):
-    """A transformer in which each event attends to earlier events; every event is a training example."""
+    """A transformer in which each event attends to earlier events. Every event is a training example."""
 
     causal = True
 
@@ -193,7 +191,7 @@ class Causal(Network):
         return StackSpec(layers, self.end, self.sizes.heads, "gelu", self.causal)
 
     def attend(self, x: Tensor, kinds: Tensor, hide: Tensor | float) -> Tensor:
-        """The layers' output [rows, length, dim]. hide: very negative for pairs of events that do not attend, 0 for the others."""
+        """The layers' output [rows, length, dim]. hide: very negative for pairs of events without attention, 0 for other pairs."""
         blocked = (kinds == 0)[:, None, None].to(x.dtype) * HIDDEN + hide
         for layer in self.layers:
             x = layer(x, blocked)
@@ -208,7 +206,7 @@ class Causal(Network):
 
 class Masked(Causal):
     """A transformer in which events attend to each other, trained to predict masked products, like a masked language model.
-    The next product is a masked one at the end. (The winners did not use XLNet's permutations either.)"""
+    The next product is a masked product at the end. (The winners did not use XLNet's permutations either.)"""
 
     extra = 1
     causal = False
@@ -218,33 +216,35 @@ class Masked(Causal):
         self.mask = nn.Parameter(torch.randn(self.sizes.dim) * 0.05)
 
     def with_next(self, kinds: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Kinds and numbers with the next event appended, a look at a product."""
-        asked = torch.full_like(kinds[:, :1], DETAIL)
-        return torch.cat([kinds, asked], dim=1), torch.cat([numbers, numbers[:, -1:]], dim=1)
+        """Kinds and numbers with the next event appended, a product view."""
+        next_kind = torch.full_like(kinds[:, :1], DETAIL)
+        return torch.cat([kinds, next_kind], dim=1), torch.cat([numbers, numbers[:, -1:]], dim=1)
 
     def covered(self, table: Tensor, items: Tensor, kinds: Tensor, numbers: Tensor, hide: Tensor) -> Tensor:
-        """The events and the next one as vectors, [rows, length + 1, dim]; items are masked where `hide`, bool [rows, length + 1], holds."""
+        """The events and the next event as vectors, [rows, length + 1, dim]. Items are masked where `hide`, bool [rows, length + 1], is
+        true."""
         padded = torch.cat([items, torch.zeros_like(items[:, :1])], dim=1)
         vectors = torch.where(hide[:, :, None], self.mask, F.embedding(padded, table))
         return self.drop(self.norm(vectors + self.kind(kinds) + self.number(numbers)))
 
     def vectors(self, table: Tensor, items: Tensor, kinds: Tensor, numbers: Tensor) -> Tensor:
-        """The events and the next one, whose item is masked, [rows, length + 1, dim]."""
+        """The events and the next event, whose item is masked, as vectors, [rows, length + 1, dim]."""
         kinds, numbers = self.with_next(kinds, numbers)
         hide = torch.cat([torch.zeros_like(items), torch.ones_like(items[:, :1])], dim=1) > 0
         return self.covered(table, items, kinds, numbers, hide)
 
     def query_context(self, kinds: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Kind and numbers of the next event, a look at a product: [rows], [rows, numbers]."""
+        """Kind and numbers of the next event, a product view: [rows], [rows, numbers]."""
         return torch.full_like(kinds[:, -1], DETAIL), numbers[:, -1]
 
     def encode(self, table: Tensor, items: Tensor, kinds: Tensor, numbers: Tensor) -> Tensor:
-        """The state at each event and the next one, [rows, length + 1, dim]."""
+        """The state at each event and at the next event, [rows, length + 1, dim]."""
         vectors = self.vectors(table, items, kinds, numbers)
         return self.attend(vectors, self.with_next(kinds, numbers)[0], 0.0)
 
     def loss(self, target: Tensor, items: Tensor, kinds: Tensor, numbers: Tensor) -> Tensor:
-        """Mean cross-entropy over the masked products. Of `target`, int64 [rows, length], the last column is used, the next product."""
+        """Mean cross-entropy over the masked products. Only the last column of `target`, int64 [rows, length], the next product, is
+        used."""
         table = self.items()
         kinds, numbers = self.with_next(kinds, numbers)
         is_product = (items >= FIRST_CODE) & (items < self.sizes.products)
@@ -328,13 +328,13 @@ class Counts(nn.Module):
             self.register_buffer(f"{name}_share", values[1])
         codes = torch.arange(
             FIRST_CODE, min(FIRST_CODE + popular, products)
-        )  # codes are in order of falling count
+        )  # codes are in descending order of count
         self.register_buffer("popular", codes)
         self.register_buffer("popular_share", 1e-6 / (1.0 + torch.arange(len(codes))))
         self.products = products
 
     def sources(self, items: Tensor, usable: Tensor, weights: tuple[float, ...]) -> tuple[Tensor, Tensor]:
-        """The last items for which `usable` holds, and their weights, [rows, len(weights)] each; 0 where there are fewer."""
+        """The last items for which `usable` is true, and their weights, [rows, len(weights)] each, padded with 0."""
         place = (torch.arange(items.shape[1], device=items.device) + 1) * usable
         best = place.topk(len(weights), dim=1)
         present = best.values > 0

@@ -72,12 +72,12 @@ class Recommendation(shared.ShopTask[Params]):
         vocabulary = shared.fit_vocabulary(e, context, pages, searches, content)
         if vocabulary.products < GUESSES + FIRST_CODE:
             few = vocabulary.products - FIRST_CODE
-            raise DataError(f"{context.data}: {few} products, too few to learn from", "use a larger --scale")
+            raise DataError(f"{context.data}: {few} products, too few to train on", "use a larger --scale")
         catalogue, categories = shared.fit_products(e, content, product_names, vocabulary)
         parts = shared.in_parts(e, pages, searches, vocabulary, params.piece_rows)
         arrays, learned, tables = yield from sessions_and_counts(e, context, vocabulary, parts)
         baseline = counts_of(e, learned, vocabulary, params)
-        del pages, searches, parts, learned  # training needs the arrays only
+        del pages, searches, parts, learned  # training needs only the arrays
         sizes = sizes_of(vocabulary, categories, params)
         yield "fit"
         sessions = training.training_sessions(context, arrays, sizes)
@@ -151,7 +151,7 @@ class Recommendation(shared.ShopTask[Params]):
 
 
 def network_names(params: Params) -> list[str]:
-    """The networks of the task; the counts are always run too. Raises UsageError for an unknown network, or windows that are too short."""
+    """The networks to run; the counts always run too. Raises UsageError for an unknown network, or windows that are too short."""
     for name in params.networks:
         if name not in NAMES:
             raise unknown_name("network", name, NAMES)
@@ -292,14 +292,15 @@ def open_counts(e: Engine, context: Context, vocabulary: Vocabulary) -> Session:
 
 
 def for_counts(context: Context) -> Context:
-    """The settings for the counts: a backend that runs only encoder layers cannot look them up, so torch does, on the same device."""
+    """The settings of the counts' session. A backend that runs only encoder layers cannot look them up, so torch does, on the same
+    device."""
     if infer.runs(context.backend, infer.NETWORKS):
         return context
     return replace(context, backend="torch_eager", precision="fp32")
 
 
 def open_network(name: str, context: Context, catalogue: Products) -> Session:
-    """A session of the fitted network on the run's backend; it returns the most probable products only."""
+    """A session of the fitted network on the run's backend. It returns only the most probable products."""
     import torch
 
     from buzzer.models.sigir_ecom.next_item.networks import NETWORKS, Sizes, TopK
@@ -357,7 +358,7 @@ def ends_of(arrays: EventArrays, queries: int) -> Array:
 
 
 def named(names: Array, guesses: Array) -> list[list[str]]:
-    """SKU hashes of codes [rows, n]; rows share the strings."""
+    """The SKU hashes of codes [rows, n]. Rows share the strings."""
     texts: list[str] = names.astype("U64").tolist()
     return [[texts[code] for code in row] for row in guesses.tolist()]
 
@@ -367,7 +368,7 @@ def score(guesses: Mapping[str, Array], names: Array, submission: Path, test: Pa
 
     guesses: by model, codes [rows, GUESSES]; names: SKU hash by code.
     """
-    first = next(objects(test, known=True))
+    first = next(objects(test, checked=True))
     if "label" not in first:
         return {}
     scores, truth = dataset.score(submission, test), labels(test)

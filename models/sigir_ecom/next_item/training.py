@@ -1,4 +1,4 @@
-"""Trains the session networks. Each epoch cuts every session at a random place, as the organisers cut the sessions of the test."""
+"""Trains the session networks. Each epoch cuts every session at a random place, as the organisers cut the test sessions."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from buzzer.models.sigir_ecom.sessions.shared import held_out
 VALID_BATCH = 512
 SORTED = 16  # batches over which sessions are sorted by length
 GUESSES = 20
-HELD_CUTS, MOST_HELD = 4, 20_000  # cuts of each held-out session, and of all at most
+HELD_CUTS, MOST_HELD = 4, 20_000  # cuts of each held-out session, and the maximum number of cuts in total
 
 
 def cuts(arrays: EventArrays, next_products: Array, sessions: Array, rng: np.random.Generator) -> Array:
@@ -82,7 +82,7 @@ def answers_of(
 
 
 class Trainer(Epochs):
-    """AdamW under a one-cycle schedule (winners: AdamW 5e-4 to 2e-3, falling, batch 256 to 512, 3 epochs)."""
+    """AdamW with a one-cycle schedule. The winners use AdamW with a falling rate, 5e-4 to 2e-3, batch 256 to 512, and 3 epochs."""
 
     metric = "MRR@20"
 
@@ -103,7 +103,7 @@ class Trainer(Epochs):
         return cuts(self.arrays, self.data.next_products, self.learned, rng)
 
     def batches(self, epoch: int) -> list[Array]:
-        """Cuts of all sessions in random order; a batch has sessions of similar length, which saves padding."""
+        """Cuts of all sessions in random order. A batch has sessions of similar length, so that there is little padding."""
         torch.manual_seed(self.seed * 1000 + epoch)
         rng = np.random.default_rng([self.seed, epoch])
         ends = rng.permutation(self._cuts(rng))

@@ -1,1 +1,1 @@
-"""Task 2: whether a cart ends in a purchase."""
+"""Task 2: predicts whether a cart ends in a purchase."""

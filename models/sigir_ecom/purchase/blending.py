@@ -9,7 +9,7 @@ from buzzer.engine.frames.base import Array
 from buzzer.errors import DataError
 from buzzer.models.blend import EPS, log_odds
 
-STEPS = 20  # intervals between the weights that are tried, from one model only to the other only
+STEPS = 20  # the weight of the second model is tried in this many steps from 0 to 1
 TREES, NETWORK = MODELS = ("xgboost", "dlrm")
 
 
@@ -43,6 +43,8 @@ def weigh(probabilities: Mapping[str, Array], y: Array, row_weights: Array) -> d
     Raises DataError without rows.
     """
     if not len(y):
-        raise DataError("no sessions are held out to weigh the models on", "use a larger --scale or `valid`")
+        raise DataError(
+            "there are no held-out sessions to choose the weights on", "use a larger --scale or `valid`"
+        )
     tried = [{TREES: i / STEPS, NETWORK: 1 - i / STEPS} for i in range(STEPS + 1)]
     return min(tried, key=lambda weights: loss(blend(probabilities, weights), y, row_weights))

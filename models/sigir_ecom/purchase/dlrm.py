@@ -13,7 +13,7 @@ from buzzer.models.sigir_ecom.purchase.blending import Rows
 from buzzer.models.sigir_ecom.purchase.params import Context
 from buzzer.models.sigir_ecom.sessions.events import KINDS, batches
 
-FAR = 5.0  # deviations at which a scaled column is clipped
+FAR = 5.0  # scaled columns are clipped at this many deviations
 
 
 class Dlrm(nn.Module):

@@ -25,13 +25,13 @@ ENSEMBLE = "ensemble"
 class Fitted:
     """The outcome of training."""
 
-    probabilities: dict[str, Array]  # of the held-out rows by model, the ensemble among them
-    weights: dict[str, float]  # by model
-    history: list[dict[str, float]]  # of the network: epoch, loss, valid_loss
+    probabilities: dict[str, Array]  # model (also the ensemble) -> probabilities of the held-out rows
+    weights: dict[str, float]  # model -> weight
+    history: list[dict[str, float]]  # the network's epoch, loss and valid_loss
 
 
 def network_of(context: Context, numbers: int, codes: int, kinds: int, items: int) -> Any:
-    """An untrained `Dlrm`; the arguments are its own."""
+    """An untrained `Dlrm`. The arguments are as in `Dlrm`."""
     import torch
 
     from buzzer.models.sigir_ecom.purchase.dlrm import Dlrm
@@ -112,7 +112,7 @@ def fit_network(context: Context, network: Any, rows: Rows) -> Generator[str, No
 
 
 def held_out_probabilities(network: Any, rows: Rows) -> Array:
-    """The network's probabilities of the held-out rows."""
+    """The network's predictions for the held-out rows."""
     import torch
 
     device = next(network.parameters()).device
@@ -159,7 +159,7 @@ def predict(sessions: Mapping[str, Session], batch: Mapping[str, Any]) -> dict[s
 
 
 def close(sessions: Mapping[str, Session]) -> dict[str, Any]:
-    """Close the sessions; returns their descriptions by model."""
+    """Close the sessions. Returns their descriptions by model."""
     described = {name: vars(session.describe()) for name, session in sessions.items()}
     for session in sessions.values():
         session.close()

@@ -79,7 +79,8 @@ def facts(e: Engine, catalogue: Products) -> Facts:
 
 
 def place(e: Engine, t: Frame) -> Frame:
-    """Add `at`, the number of the event in its session, and the session's `size`. Pageviews of products count too, as the organisers count."""
+    """Add `at`, the number of the event in its session, and the session's `size`. As in the organisers' count, pageviews of products
+    count too."""
     return e.window_features(events.ordered(e, t), ["session"], "ord", count="at", size="size")
 
 
@@ -106,7 +107,7 @@ def with_cart(e: Engine, t: Frame) -> Frame:
 
 
 def of_kind(kind: int) -> Callable[[Columns], Expr]:
-    """Holds for the events of a kind."""
+    """A condition that is true for the events of a kind."""
     return lambda c: c("kind") == kind
 
 
@@ -139,7 +140,7 @@ def after(e: Engine, name: str) -> Callable[[Columns], Expr]:
 
 
 def rows_at(e: Engine, t: Frame, cut: int) -> Frame:
-    """One row for each session with at least `cut` events after its add, cut there: its last event, with lags and sums."""
+    """One row for each session with at least `cut` events after its add, cut after them: its last event, with lags and sums."""
     t = e.filter(t, lambda c: (c("left") >= cut) & (c("at") <= c("added_at") + cut))
     lags = {"kind": (LAGS, 0), "item": (2, 0), "cost": (LAGS, 0.0)}
     ended = e.window_features(t, ["session"], "ord", count="place", size="places", lags=lags)
@@ -172,7 +173,7 @@ def test_rows(e: Engine, t: Frame) -> Frame:
 
 
 def exactly(cut: int) -> Callable[[Columns], Expr]:
-    """Holds for sessions with `cut` events after the add."""
+    """A condition that is true for sessions with `cut` events after the add."""
     return lambda c: c("left") == cut
 
 

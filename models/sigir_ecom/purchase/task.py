@@ -177,7 +177,7 @@ def score(answers: Mapping[str, list[int]], submission: Path, test: Path) -> dic
 
     Empty without labels. answers: by model, 0 or 1.
     """
-    queries = list(objects(test, known=True))
+    queries = list(objects(test, checked=True))
     if "label" not in queries[0]:
         return {}
     truth, after = labels(test, int), [query["nb_after_add"] for query in queries]

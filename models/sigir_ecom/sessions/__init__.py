@@ -1,1 +1,1 @@
-"""Shop sessions: events, products, vocabulary."""
+"""Shop sessions: their events, products and vocabulary."""

@@ -18,7 +18,7 @@ from buzzer.engine.frames.base import FIRST_CODE, UNSEEN, Array, Columns, Expr, 
 PAGE, DETAIL, ADD, REMOVE, PURCHASE, SEARCH = range(1, 7)  # kinds of events; 0 is left for "no event"
 KINDS = 7  # codes of kinds, "no event" among them
 ACTIONS = {"detail": DETAIL, "add": ADD, "remove": REMOVE, "purchase": PURCHASE}
-NOTHING = "0" * 64  # id in place of a missing product or page
+NOTHING = "0" * 64  # id that replaces a missing product or page
 FIRST_MS = 1_546_300_800_000  # 2019-01-01; times are relative to it, so that time and row fit into one int64
 ROWS = 2**27  # an event's order: time * ROWS + row
 TEXT = ("event_type", "product_action", "product_sku_hash", "hashed_url")
@@ -68,14 +68,14 @@ def plain(e: Engine, t: Frame) -> Frame:
 
 
 def filled(e: Engine, name: str, value: str) -> Callable[[Columns], Expr]:
-    """The column with `value` in place of missing values."""
+    """The column with missing values replaced by `value`."""
     return lambda c: e.fill_null(c(name), value)
 
 
 def read_browsing(e: Engine, path: Path, work: Path, piece_rows: int) -> tuple[Frame, Frame]:
     """A browsing file's events, and the names of its products (sku, product_sku_hash).
 
-    The file is read `piece_rows` lines at a time, so that the ids of one piece only are in memory as text.
+    The file is read `piece_rows` lines at a time, so that only the ids of one piece are in memory as strings.
     """
     kinds = {"session_id_hash": "str", **dict.fromkeys(TEXT, "str"), "server_timestamp_epoch_ms": "int64"}
     parts, names = [], []
@@ -268,7 +268,7 @@ class EventArrays:
         }
 
     def next_products(self, products: int) -> Array:
-        """For each event the code of the session's next product, 0 where none follows: int64 [events]."""
+        """For each event the code of the session's next product, 0 if there is none: int64 [events]."""
         n = np.int32(len(self.items))
         is_product = (self.kinds >= DETAIL) & (self.kinds <= PURCHASE) & (self.items >= FIRST_CODE)
         at = np.where(is_product & (self.items < products), np.arange(n, dtype=np.int32), n)

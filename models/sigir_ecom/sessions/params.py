@@ -1,4 +1,4 @@
-"""The parameters that reading sessions needs: those of both tasks."""
+"""The parameters that both tasks share; reading sessions needs them."""
 
 from buzzer.models.dataset_task import TaskContext, TaskParams
 

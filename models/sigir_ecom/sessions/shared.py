@@ -43,15 +43,15 @@ class ShopTask(DatasetTask[P]):
 
     def prepare(self, source: Path | None, cache: Path, scale: float, seed: int, progress: Progress) -> Data:
         """Check or generate the files. For files without a test, the last days of the training sessions become one, in the cache."""
-        given = files = self.data_source.files(source, cache, scale, seed, progress)
-        notes = list(given.notes)
-        if not set(TESTS) <= set(given.rows):
-            local = cache / f"sigir_ecom-local-{given.fingerprint[:16]}-seed{seed}"
-            split = partial(dataset.split, given.folder, seed=seed, progress=progress)
+        source_files = files = self.data_source.files(source, cache, scale, seed, progress)
+        notes = list(source_files.notes)
+        if not set(TESTS) <= set(source_files.rows):
+            local = cache / f"sigir_ecom-local-{source_files.fingerprint[:16]}-seed{seed}"
+            split = partial(dataset.split, source_files.folder, seed=seed, progress=progress)
             files = replace(
                 generated(local, split, dataset.check, cache, progress),
-                source=given.source,
-                scale=given.scale,
+                source=source_files.source,
+                scale=source_files.scale,
             )
             notes.insert(0, LOCAL_TEST)
         if not files.facts["labelled"]:
@@ -77,7 +77,7 @@ def read(e: Engine, context: SessionContext) -> tuple[Frame, Frame, Frame, Frame
 
 
 def fit_products(e: Engine, content: Frame, names: Frame, vocabulary: Vocabulary) -> tuple[Products, int]:
-    """The catalogue by product code, and the number of category codes. content, names: as `read` gives them."""
+    """The catalogue by product code, and the number of category codes. content, names: as returned by `read`."""
     categories = e.collect(e.categorify_fit([(content, "category_hash")]))
     catalogue = products.fit(e, content, names, vocabulary.tables["sku"], categories)
     return catalogue, int(e.height(categories)) + FIRST_CODE
@@ -116,7 +116,7 @@ def in_parts(e: Engine, pages: Frame, searches: Frame, vocabulary: Vocabulary, r
 
 
 def between(low: int, high: int) -> Callable[[Columns], Expr]:
-    """Holds for the sessions with numbers from `low` to `high`."""
+    """A condition that is true for the sessions with numbers from `low` to `high`."""
     return lambda c: (c("session") >= low) & (c("session") <= high)
 
 
@@ -140,6 +140,6 @@ def load(e: Engine, context: SessionContext) -> Vocabulary:
 
 
 def held_out(numbers: Array, share: float) -> Array:
-    """Whether a session is held out, bool [sessions], by its number: the same on every machine and engine."""
+    """Whether each session is held out, bool [sessions]. It depends only on the session's number, on every machine and engine."""
     mixed = numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     return np.asarray((mixed >> np.uint64(40)).astype(np.float64) / 2.0**24 < share)

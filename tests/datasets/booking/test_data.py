@@ -260,7 +260,7 @@ BAD = {
     ),
     "cut in mid-line": (cut("train_set.csv", 20), "train_set.csv, line "),
     "cut between lines": (edit_lines("test_set.csv", drop_last_stay), "0 hidden cities, not one"),
-    "cut gzip": (cut_gzip, "the gzip file is cut or damaged"),
+    "cut gzip": (cut_gzip, "the gzip file is truncated or damaged"),
     "duplicate row": (edit_lines("train_set.csv", repeat_line), "line 10: the same row as line 7"),
     "city shown": (set_field("test_set.csv", 2, 7, "0"), "line 2, column hotel_country"),
     "truth of other trips": (set_field("ground_truth.csv", 2, 0, "1_1"), "2 trips are not in both"),

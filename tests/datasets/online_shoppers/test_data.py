@@ -82,7 +82,7 @@ def test_submissions_are_scored_by_row(tmp_path: Path) -> None:
     online_shoppers.write_submission(
         given_, {"row": np.array([5, 5, 0]), "chance": np.array([0.9, 0.6, 0.1])}
     )
-    with pytest.raises(DataError, match="must have the rows of truth"):
+    with pytest.raises(DataError, match="must have each row of truth"):
         online_shoppers.score(given_, truth)
 
 

@@ -223,7 +223,7 @@ def test_cut_files_are_refused(copy: Path) -> None:
     path = copy / "rec_test_phase_2.json"
     text = path.read_text()
     path.write_text(text[: len(text) // 2])
-    with pytest.raises(DataError, match="cut or damaged after"):
+    with pytest.raises(DataError, match="truncated or damaged after"):
         sigir_ecom.check(copy, silent)
     path.write_text('{"query": []}')
     with pytest.raises(DataError, match="not a list of queries"):
@@ -405,7 +405,7 @@ def test_a_submission_must_have_the_queries_of_the_truth(generated: Path, tmp_pa
         ("query_vector", [0.5] * 49 + ["1"], "query_vector"),
         ("is_search", 0, "is_search: 0"),
         ("hashed_ur", None, "hashed_ur"),
-        ("session_id_hash", "0" * 64, "events of two sessions"),
+        ("session_id_hash", "0" * 64, "its events belong to different sessions"),
     ],
 )
 def test_events_off_the_schema_are_refused(copy: Path, key: str, value: Any, expected: str) -> None:

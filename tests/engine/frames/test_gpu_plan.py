@@ -207,7 +207,7 @@ FEATURES = dict.fromkeys(("n", "s"), pl.String)
     [
         (lambda path: pl.scan_csv(path, schema=FEATURES, has_header=False, quote_char=None), "TypeError"),
         (lambda path: pl.scan_csv(path, schema=FEATURES, has_header=False, quote_char="\0"), ""),
-        (lambda path: pl.scan_csv(path, schema=FEATURES | {"n": pl.Int64}), "CSV: a number"),
+        (lambda path: pl.scan_csv(path, schema=FEATURES | {"n": pl.Int64}), "CSV: an invalid number"),
         (lambda path: pl.scan_csv(path, schema=FEATURES, row_index_name="row"), ""),
     ],
 )

@@ -139,7 +139,7 @@ def test_rows_that_are_not_padded_at_the_start_are_refused(device: str) -> None:
         behind["kinds"][1, -1] = 0
         none["kinds"][0] = 0
         for given in (hole, behind, none):
-            with pytest.raises(UsageError, match="padding, then at least one event"):
+            with pytest.raises(UsageError, match="padding, followed by at least one event"):
                 ready.run(given)
 
 

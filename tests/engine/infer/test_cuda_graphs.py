@@ -158,7 +158,9 @@ def test_a_module_that_cannot_be_captured_runs_with_a_note() -> None:
         outputs = session.run(given := batch(4))
     np.testing.assert_allclose(outputs["y"], expected(net.cpu(), given)[0], atol=1e-5)
     assert description.graph is False
-    assert "torch_eager fp32 ran without a CUDA graph, which could not be captured" in description.notes[0]
+    assert (
+        "torch_eager fp32 ran without a CUDA graph, because it could not be captured" in description.notes[0]
+    )
     assert "\n" not in description.notes[0]
 
 
@@ -171,7 +173,7 @@ def test_with_open_axes_there_is_no_graph() -> None:
         outputs = session.run(given)
     np.testing.assert_allclose(outputs["y"], expected(net.cpu(), given)[0], atol=1e-5)
     assert description.graph is False
-    assert "axes are open" in description.notes[0]
+    assert "axes are not fixed" in description.notes[0]
 
 
 @pytest.mark.usefixtures("device")
@@ -183,7 +185,7 @@ def test_a_module_of_several_types_runs_under_autocast() -> None:
     want = expected(as_plain(net), given)[0]
     np.testing.assert_allclose(outputs, want, atol=0.1 * np.abs(want).max())
     assert description.graph is True
-    assert "under autocast, for the module mixes types" in description.notes[0]
+    assert "under autocast, because the module mixes types" in description.notes[0]
 
 
 def as_plain(net: Mixed) -> Net:
@@ -297,7 +299,7 @@ def test_tensorrt_replays_on_static_buffers(cuda: Cuda, monkeypatch: pytest.Monk
     with infer.prepare(model, **common) as session:  # type: ignore[arg-type]
         np.testing.assert_allclose(session.run(given := {"x": batches[1]["x"][:1]})["y"], 2 * given["x"])
         assert session.describe().graph is False
-        assert "axes are open" in session.describe().notes[0]
+        assert "axes are not fixed" in session.describe().notes[0]
 
 
 def test_the_stand_in_replays_a_graph() -> None:

@@ -119,5 +119,5 @@ def test_a_file_with_old_operators_is_refused(tmp_path: Path) -> None:
     model = onnx.load_from_string(graph)
     model.opset_import[0].version = 9
     onnx.save(model, tmp_path / "old.onnx")
-    with pytest.raises(UnsupportedError, match="opset 9, int8-dynamic needs 11"):
+    with pytest.raises(UnsupportedError, match="opset 9, but int8-dynamic needs 11"):
         lower(tmp_path / "old.onnx", dynamic=True)

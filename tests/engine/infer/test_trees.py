@@ -79,7 +79,7 @@ def test_base_margins_are_added(booster: Any, backend: str, device: str, tmp_pat
     options: Any = {"backend": backend, "device": device}
     booster.save_model(tmp_path / "m.ubj")
     if backend not in MARGINS:
-        with pytest.raises(UnsupportedError, match="log odds"):
+        with pytest.raises(UnsupportedError, match="base margins"):
             infer.prepare(tmp_path / "m.ubj", example=example, outputs=("probability",), **options)
         return
     with infer.prepare(booster, example=example, outputs=("probability",), **options) as session:

@@ -219,7 +219,7 @@ def test_smoothing_reduces_the_error_of_a_large_channel(model: Block) -> None:
 
 
 def test_wrong_folds_are_refused(model: Block) -> None:
-    with pytest.raises(UsageError, match="not all that share an input"):
+    with pytest.raises(UsageError, match="not all layers that share an input"):
         quant.smooth(model, [batch(2)], 0.5, folds={"norm": ["left"]})
     with pytest.raises(UsageError, match="unknown layer to fold"):
         quant.smooth(model, [batch(2)], 0.5, folds={"nrm": ["left", "right"]})
@@ -306,7 +306,7 @@ def test_bad_checkpoints_are_refused(model: Block, tmp_path: Path) -> None:
     text = facts.read_text()
     for wrong in (text.replace("input_zero", "zero"), '{"format": 1}', '{"format": 1, "layers": [1]}'):
         facts.write_text(wrong)
-        with pytest.raises(DataError, match="not the facts of quantised layers"):
+        with pytest.raises(DataError, match="does not describe quantised layers"):
             quant.load(tmp_path / "kept", model)
     facts.write_text(text)
     file = tmp_path / "kept" / "model.safetensors"
@@ -365,10 +365,10 @@ def test_onnx_runtime_uses_integer_products(model: Block, tmp_path: Path) -> Non
 
 
 def test_a_session_in_another_precision_is_refused(model: Block) -> None:
-    with pytest.raises(UsageError, match="needs scales"):
+    with pytest.raises(UsageError, match="needs a quantised model"):
         infer.prepare(model, backend="onnxruntime", example=batch(2), precision="int8")
     quantised = quant.quantise(model, [batch(4)])
-    with pytest.raises(UsageError, match="quantised to int8, fp32 was asked for"):
+    with pytest.raises(UsageError, match="quantised to int8, but the requested precision is fp32"):
         infer.prepare(quantised, backend="onnxruntime", example=batch(2))
 
 

@@ -124,7 +124,7 @@ def test_an_invalid_index_is_refused(change: Any, message: str, tmp_path: Path) 
 def test_quantised_weights_are_refused(tmp_path: Path) -> None:
     published(tmp_path)
     rewrite(tmp_path, lambda weights: {k: v.to(torch.int8) for k, v in weights.items()})
-    with pytest.raises(UnsupportedError, match="of int8: a quantised model"):
+    with pytest.raises(UnsupportedError, match="is int8: a quantised model"):
         encoder.load(tmp_path)
 
 
@@ -153,7 +153,7 @@ def test_heads_that_are_left_out_are_noted(
     loaded = TARGET.load(bench_spec(weights=str(tmp_path)))
     assert loaded.outputs == (output,)
     notes = [note for note in loaded.notes if "left out" in note]
-    assert notes == ([f"the encoder alone is timed; left out: {left}"] if left else [])
+    assert notes == ([f"only the encoder is timed; left out: {left}"] if left else [])
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_lengths_beyond_the_positions_are_refused(
         with pytest.raises(UsageError, match="--seq 9: the model has 8 positions"):
             TARGET.load(bench_spec(seq=9, **params))
         return
-    with pytest.raises(UsageError, match=r"--lengths real: rows take \d+ positions, the model has 8"):
+    with pytest.raises(UsageError, match=r"--lengths real: rows need \d+ positions, the model has 8"):
         TARGET.load(given)
 
 
@@ -243,6 +243,6 @@ def test_a_tokenizer_without_tokens_is_refused() -> None:
     import tokenizers
 
     words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, unk_token="a"))
-    with pytest.raises(DataError, match="gives a sentence no token"):
+    with pytest.raises(DataError, match="returns no tokens for a sentence"):
         tokenizer.encode(words, ["a", ""])
     assert np.array_equal(tokenizer.encode(words, ["a"]), [[0]])

@@ -179,9 +179,9 @@ def test_a_cut_encoder_is_fitted_and_run(
     result, _ = run(TASK.fit(one))
     assert result.details["layers"] == 1
     assert run(TASK.predict(one))[0].scores["accuracy"] > 0.03
-    with pytest.raises(UsageError, match="no checkpoint int8 was fitted"):
+    with pytest.raises(UsageError, match="the fit made no checkpoint int8"):
         run(TASK.predict(RunContext(**(vars(one) | {"precision": "int8"}))))
-    with pytest.raises(UsageError, match="9 layers of an encoder that has 3"):
+    with pytest.raises(UsageError, match="layers=9: the encoder has 3 layers"):
         encoder.cut(encoder.load(folder), 9)
     with pytest.raises(UsageError, match="unknown checkpoint 'int9'"):
         checkpoints.order(["int9"])

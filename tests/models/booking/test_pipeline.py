@@ -379,7 +379,7 @@ def test_too_little_data_is_refused(tmp_path: Path, make_context: MakeContext, r
     data = TASK.prepare(None, tmp_path / "cache", 0.0003, 0, silent)
     (tmp_path / "work").mkdir()
     settings = SMALL | {"rare": 10**6}
-    with pytest.raises(DataError, match="too few to learn from"):
+    with pytest.raises(DataError, match="too few to train on"):
         run(
             TASK.fit(
                 make_context(

@@ -571,7 +571,7 @@ def test_a_fixed_batch_is_not_called_another(tmp_path: Path) -> None:
     path = export(torch.nn.Linear(6, 3), tmp_path / "fixed.onnx", rows=4)
     spec = BenchSpec(4, 128, 2, "fixed", "padded", 0, {"path": str(path)})
     assert ONNX_FILE.load(spec).rows == [4, 4]
-    with pytest.raises(UsageError, match="the file's inputs have 4 rows, fixed") as caught:
+    with pytest.raises(UsageError, match="the file's inputs have a fixed number of rows, 4") as caught:
         ONNX_FILE.load(replace(spec, batch=2))
     assert caught.value.hint == "use --batch 4"
     opened = export(torch.nn.Linear(6, 3), tmp_path / "open.onnx")

@@ -93,7 +93,7 @@ def test_official_files_must_have_the_fingerprint_of_the_record(make_record: Mak
     r = make_record(data_source="official")
     assert problems(tmp_path, r, fingerprints={"fake": "f" * 64}) == []
     (problem,) = problems(tmp_path, fingerprints={"fake": "e" * 64})
-    assert "not that of the files given" in problem
+    assert "differs from that of the files of --data" in problem
 
 
 def test_every_published_record_is_valid() -> None:

@@ -174,7 +174,7 @@ LIES: dict[str, tuple[str, Callable[[Fields], None], str]] = {
     "from the future": ("passed", put("created", "2199-01-01T00:00:00Z"), "created in the future"),
     "generated data called official": ("passed", put("data_source", "official"), "data_source differ"),
     "bench: fewer runs": ("bench", fewer_runs, "rows in"),
-    "bench: faster than the peak": ("bench", quick_runs, "times the FLOPs a second"),
+    "bench: faster than the peak": ("bench", quick_runs, "times the measured peak"),
     "bench: runs longer than their phase": ("bench", slow_runs, "warm runs of"),
     "bench: a lower floor": ("bench", put("bench.floor_s", lambda v: v / 2), "bytes and FLOPs make"),
     "bench: a larger batch": ("bench", put("bench.batch", 64), "the config has 1"),

@@ -124,8 +124,8 @@ def test_sessions_are_drawn_below_the_roof(make_record: Make) -> None:
     sessions = [bench(make_record, "fp32", 0.05, 1.0), bench(make_record, "int8", 0.02, 0.991)]
     (roof,) = page_bench.rooflines(sessions)
     assert [mark.text for mark in roof.marks] == [
-        "bert-base, batch 1, 128 tokens, torch_eager int8: 50 GFLOP/s at 10 FLOPs a byte",
-        "bert-base, batch 1, 128 tokens, torch_eager fp32: 20 GFLOP/s at 10 FLOPs a byte",
+        "bert-base, batch 1, 128 tokens, torch_eager int8: 50 GFLOP/s at 10 FLOPs per byte",
+        "bert-base, batch 1, 128 tokens, torch_eager fp32: 20 GFLOP/s at 10 FLOPs per byte",
     ]
     corners = [tuple(map(float, point.split(","))) for point in roof.paths[0].points.split()]
     assert corners[1] == pytest.approx((roof.x.at(20.0), 100 - roof.y.at(200.0)), abs=0.02)  # the ridge

@@ -123,8 +123,8 @@ GPU_FAULTS = {
     "no-memory": ("device-oom", "out_of_memory", "--gpus"),
     "old-driver": ("unsupported", "too old", "install a newer one"),
     "no-gpu": ("unsupported", "no CUDA device", "--engine polars"),
-    "gpu-busy": ("unsupported", "busy or unavailable", "another process holds the GPU"),
-    "refused": ("unsupported", "unsupported operations", "nothing falls back"),
+    "gpu-busy": ("unsupported", "busy or unavailable", "another process uses the GPU"),
+    "refused": ("unsupported", "unsupported operations", "no automatic fallback"),
 }
 
 
