@@ -8,7 +8,6 @@ task or model has.
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -162,22 +161,16 @@ def checked(kind: type[R], request: object) -> R:
         hint = f"write buzzer.{kind.__name__}({request!r})" if isinstance(request, str) else ""
         raise UsageError(f"{request!r} is not a {kind.__name__}", hint or f"make one: help({kind.__name__})")
     values = {}
-    for name, adapter in _adapters(kind).items():
+    for name, wanted in get_type_hints(kind).items():
         value = getattr(request, name)
         try:
-            values[name] = adapter.validate_python(value)
+            values[name] = TypeAdapter(wanted).validate_python(value)
         except ValidationError as error:
-            wanted = TYPES[get_type_hints(kind)[name]]
             raise UsageError(
-                f"{kind.__name__}: {name} is {value!r}, not {wanted}", "correct this field of the request"
+                f"{kind.__name__}: {name} is {value!r}, not {TYPES[wanted]}",
+                "correct this field of the request",
             ) from error
     return replace(request, **values)
-
-
-@cache
-def _adapters(kind: type[Any]) -> Mapping[str, TypeAdapter[Any]]:
-    """What checks each field of a request."""
-    return {name: TypeAdapter(hint) for name, hint in get_type_hints(kind).items()}
 
 
 def names(value: Names) -> list[str]:

@@ -9,7 +9,7 @@ from buzzer.suite.bench.groups import BenchGroup, boards, rows
 from buzzer.suite.records import machine
 from buzzer.suite.records.schema import Record
 from buzzer.suite.report import charts, notes
-from buzzer.suite.report.format import decimal, grouped, percent
+from buzzer.suite.report.format import counted, decimal, grouped, percent
 from buzzer.suite.report.table import Column, Row, Table, table
 
 COLUMNS = (
@@ -48,7 +48,7 @@ def board(group: Sequence[Record]) -> Table:
     ]
     r = group[0]
     rounds = len({x.repeat for x in group})
-    facts = f"{machine.describe(r.machine)}. Budget {r.budget.name}; {rounds} rounds, interleaved."
+    facts = f"{machine.describe(r.machine)}. Budget {r.budget.name}; {counted(rounds, 'round')}, interleaved."
     return table(title(r), COLUMNS, lines, notes.bench_notes(group), facts)
 
 

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from buzzer.models.api.context import SCORE
 from buzzer.suite.records.schema import Record
-from buzzer.suite.report.format import clock_text
+from buzzer.suite.report.format import clock_text, counted
 from buzzer.suite.run.executor import Level, Observer
 from buzzer.suite.run.plan import Run
 
@@ -58,7 +58,7 @@ class Display:
     def planned(self, runs: int) -> None:
         """Show a bar for the given number of timed runs."""
         self.clear()
-        self._suite = self._bars.add_task("suite", total=runs, note=f"0 of {runs} runs")
+        self._suite = self._bars.add_task("suite", total=runs, note=f"0 of {counted(runs, 'run')}")
 
     def preparing(self, share: float, what: str) -> None:
         """Show the progress of generating or checking input data."""
@@ -82,7 +82,7 @@ class Display:
             self._print(Text(f"  hint: {record.hint}"))
         if self._suite is not None and run.job != "fit":
             bar = self._bars.tasks[self._bars.task_ids.index(self._suite)]
-            note = f"{int(bar.completed) + 1} of {bar.total:.0f} runs"
+            note = f"{int(bar.completed) + 1} of {counted(int(bar.total or 0), 'run')}"
             self._bars.update(self._suite, advance=1, note=note)
             self._redraw()
 

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from buzzer.suite.records import comparable
 from buzzer.suite.records.repetitions import rows
 from buzzer.suite.records.schema import Record
+from buzzer.suite.registry import NO_ENGINE
+from buzzer.suite.report.format import counted
 
 SCORING = {  # Record.scoring -> text in tables
     "inside": "wall time includes scoring",
@@ -49,9 +51,10 @@ def disturbances(records: Iterable[Record]) -> list[str]:
     shares: dict[str, list[float]] = {}
     for r in records:
         if r.disturbed is not None:
-            variant = f"{r.engine_name} {r.backend} {r.precision} {r.budget.name}"
+            engine = "" if r.engine == NO_ENGINE else f"{r.engine_name} "
+            variant = f"{engine}{r.backend} {r.precision} {r.budget.name}"
             shares.setdefault(variant, []).append(r.disturbed)
     return [
-        f"disturbed: others took up to {max(taken):.0%} of the cores in {len(taken)} runs of {variant}"
+        f"disturbed: others took up to {max(taken):.0%} of the cores in {counted(len(taken), 'run')} of {variant}"
         for variant, taken in sorted(shares.items())
     ]

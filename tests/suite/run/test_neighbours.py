@@ -78,7 +78,7 @@ def test_when_a_run_counts_as_disturbed(
 
 def test_a_disturbed_run_is_always_shown_with_a_note(make_record: Make) -> None:
     quiet, noisy = make_record(), make_record(run_id="b" * 32, others_cpu_s=1.0)
-    note = "disturbed: others took up to 50% of the cores in 1 runs of none torch_eager fp32 1c2g30s"
+    note = "disturbed: others took up to 50% of the cores in 1 run of torch_eager fp32 1c2g30s"
     assert note in notes.board_notes([quiet, noisy])
     assert note in leaderboard.markdown([quiet, noisy])
     assert note in notes.bench_notes([quiet, noisy])
