@@ -1,7 +1,7 @@
 """The strict rules for text files: blocks of whole lines that all engines parse in the same way.
 
 A block is UTF-8 without control characters and blank lines. Each line ends with LF or CR LF; the last line may lack its end.
-Quotes are allowed only around a whole field that is not empty and holds no quote and no line end. pandas, cuDF, Polars and
+Quotes are allowed only around a whole field that is not empty and contains no quote and no line end. pandas, cuDF, Polars and
 pyarrow read such lines alike. Everything else is refused with its file, line and column.
 """
 

@@ -91,7 +91,7 @@ class Predictor:
         t = e.keep(e.select(t, [*features.coded_names(), *self.extra]))
         self.pieces.append(Piece(e, self.context.out / f".piece{number}.parquet", t))
         counts = kept(e, second_stage_features.count(e, t, self.models.second))
-        if len(self.pieces) > 1:  # memory holds one piece at a time
+        if len(self.pieces) > 1:  # only one piece at a time is in memory
             for piece in self.pieces:
                 piece.put_aside()
         return counts

@@ -1,7 +1,7 @@
 """Comparisons between days. Each day has an effect on all its runs, and more runs on that day do not average it out.
 
-Other work on the machine, a reboot or another host of the same kind change from day to day. That is a second source of variance beside the noise
-within a day. An interval from the runs of two days only is too narrow, and the more runs, the more so.
+Other work on the machine, a reboot or another host of the same kind change from day to day. This is a second source of variance, in addition to the noise
+within a day. An interval computed only from the runs of two days is too narrow, and more so with more runs.
 """
 
 import math

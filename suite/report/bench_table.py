@@ -39,7 +39,7 @@ COLUMNS = (
 
 
 def board(group: Sequence[Record]) -> Table:
-    """One model's sessions, ranked by the time of a row."""
+    """One model's sessions, ranked by the time per row."""
     ranking = rows(group)
     base = next((row for row in ranking if row.is_base), None)
     lines = [
@@ -135,6 +135,6 @@ def fastest(records: Iterable[Record]) -> list[str]:
     for group in boards(records).values():
         best = next((row for row in rows(group) if row.ranked), None)
         if best is not None and not best.first.config["scenario"]:  # LoadGen's figures are different
-            figure = f"{best.first.backend} {best.first.precision}, {1e6 * best.row_s:,.2f} us a row"
+            figure = f"{best.first.backend} {best.first.precision}, {1e6 * best.row_s:,.2f} us per row"
             lines.append(f"{title(best.first)}: {figure}")
     return lines if len(lines) > 1 else []

@@ -195,7 +195,7 @@ def test_weights_outside_the_folder_are_refused_before_a_runtime_opens_them(
         if entry.key == "location":
             entry.value = location
     path.write_bytes(model.SerializeToString())
-    message = "no file" if location == "folder" else "outside its folder"
+    message = "not a regular file" if location == "folder" else "outside its folder"
     for opens in (
         lambda: TARGET.load(ask(path)),
         lambda: plan.hash_of(path),
@@ -250,8 +250,8 @@ def texts(path: Path, side: str) -> Path:
     ("make", "message"),
     [
         (zipmap, "output y is a sequence"),
-        (lambda path: texts(path, "input"), "input x is a tensor of texts"),
-        (lambda path: texts(path, "output"), "output y is a tensor of texts"),
+        (lambda path: texts(path, "input"), "input x is a tensor of strings"),
+        (lambda path: texts(path, "output"), "output y is a tensor of strings"),
     ],
 )
 def test_values_other_than_tensors_of_numbers_are_unsupported(
@@ -293,7 +293,7 @@ def test_what_openvino_cannot_take_is_unsupported_with_its_reason(tmp_path: Path
 def test_inputs_too_large_are_refused(tmp_path: Path) -> None:
     neg = helper.make_node("Neg", ["x"], ["y"])
     path = saved(tmp_path / "net.onnx", [neg], {"x": (TensorProto.FLOAT, ["rows", 1 << 40])}, {})
-    with pytest.raises(UsageError, match=r"input x of 2 x 1099511627776 has more than"):
+    with pytest.raises(UsageError, match=r"input x of shape 2 x 1099511627776 has more than"):
         TARGET.load(ask(path))
 
 

@@ -311,7 +311,7 @@ def test_bad_checkpoints_are_refused(model: Block, tmp_path: Path) -> None:
     facts.write_text(text)
     file = tmp_path / "kept" / "model.safetensors"
     file.write_bytes(file.read_bytes()[:200])
-    with pytest.raises(DataError, match="cut or broken"):
+    with pytest.raises(DataError, match="truncated or damaged"):
         quant.load(tmp_path / "kept", model)
 
 

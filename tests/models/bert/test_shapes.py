@@ -78,7 +78,7 @@ def test_an_old_folder_and_an_encoder_alone(folder: tuple[Path, Any], tmp_path: 
         (SHAPE | {"model_type": "mpnet"}, UnsupportedError, "type mpnet"),
         (SHAPE | {"position_embedding_type": "relative_key"}, UnsupportedError, "absolute positions"),
         (SHAPE | {"hidden_act": "silu"}, UnsupportedError, "activation silu"),
-        (SHAPE | {"num_hidden_layers": 3}, DataError, "do not fit"),
+        (SHAPE | {"num_hidden_layers": 3}, DataError, "do not match"),
     ],
 )
 def test_folders_of_other_models_are_refused(
@@ -193,7 +193,7 @@ def test_fixed_rows_are_full_and_differ(plain: dict[str, str]) -> None:
     ("ask", "message"),
     [
         (BenchSpec(1, 64, 2, "fixed", "padded", 0, {}), "the model has 32 positions"),
-        (BenchSpec(1, 16, 2, "fixed", "packed", 0, {}), "no padding to save"),
+        (BenchSpec(1, 16, 2, "fixed", "packed", 0, {}), "no padding to remove"),
         (BenchSpec(1, 16, 2, "real", "boxed", 0, {}), "unknown packing"),
     ],
 )

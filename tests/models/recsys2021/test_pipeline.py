@@ -615,7 +615,7 @@ def test_trees_that_cannot_add_to_log_odds_are_refused(
     if not infer.installed("tl2cgen"):
         pytest.skip("tl2cgen is not installed")
     asked = TASK.typed(make_context("recsys2021", data, fitted, fitted, "polars", "tl2cgen", **SMALL))
-    with pytest.raises(UnsupportedError, match="cannot add to given log odds"):
+    with pytest.raises(UnsupportedError, match="does not support base margins"):
         ensemble.SecondStage(asked, ensemble.select_models(asked.params))
 
 
