@@ -207,8 +207,9 @@ def report(
     >>> print(report(folder, out=folder + "/board.md").splitlines()[0])
     # Leaderboard
     """
-    many = isinstance(records, Iterable) and not isinstance(records, str)
-    sources = list(records) if many else [records]
+    if isinstance(records, (str, Path)) or not isinstance(records, Iterable):
+        records = [records]
+    sources = list(records)
     given = [source for source in sources if isinstance(source, Record)]
     with observing(observer) as watcher:
         read = examined([source for source in sources if not isinstance(source, Record)], watcher).good

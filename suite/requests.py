@@ -129,7 +129,7 @@ class FrontierRequest:
     resume: bool = False
 
 
-R = TypeVar("R", RunRequest, CompareRequest, BenchRequest, FrontierRequest)
+R = TypeVar("R", bound=RunRequest | CompareRequest | BenchRequest | FrontierRequest)
 # The types of fields in words, for messages.
 TYPES: Mapping[Any, str] = {
     str: "a text",

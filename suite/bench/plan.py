@@ -118,10 +118,8 @@ def check(request: BenchRequest) -> None:
     for name, (smallest, largest) in RANGES.items():
         number = getattr(request, name)
         if number is not None and not smallest <= number <= largest:
-            limit = (
-                f"{smallest:g} at the least" if largest == LARGEST else f"from {smallest:g} to {largest:g}"
-            )
-            raise UsageError(f"{name} is {number:g}, it must be {limit}")
+            limit = f"at least {smallest:g}" if largest == LARGEST else f"from {smallest:g} to {largest:g}"
+            raise UsageError(f"{name} is {number:g}; it must be {limit}")
     seeds = request.loadgen_seeds
     if len(seeds) != len(loadgen.SEEDS) or not all(0 <= seed < 1 << 64 for seed in seeds):
         raise UsageError(f"loadgen_seeds {list(seeds)}: not three whole numbers", "write them like 1,2,3")
