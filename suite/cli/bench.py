@@ -39,7 +39,7 @@ def main(
         typer.Option(
             min=2,
             max=4096,
-            help="Different batches to rotate through [16, or fewer if they are large].",
+            help="Different batches to rotate through; default: 16, or fewer if they are large.",
         ),
     ] = None,
     count: Annotated[

@@ -25,7 +25,7 @@ def main(
     engine: Annotated[str, typer.Option(help="Feature engines, separated by commas, or all.")] = "",
     backend: Annotated[str, typer.Option(help="Inference backends, separated by commas, or all.")] = "",
     precision: Annotated[str, typer.Option(help="Precisions, separated by commas.")] = "fp32",
-    device: Annotated[str, typer.Option(help="cpu, cuda or both [what the engine runs on].")] = "",
+    device: Annotated[str, typer.Option(help="cpu, cuda or both; default: what the engine runs on.")] = "",
     budget: Annotated[
         str, typer.Option(help="Budgets, by comma; default: seed-cpu, and the same on all cores.")
     ] = "",
@@ -38,7 +38,9 @@ def main(
     set_: Annotated[list[str] | None, typer.Option("--set", help="A task parameter, key=value.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the records.")] = DEFAULT_OUT,
     full: Annotated[float, typer.Option(help="Scale of the full job, to which times are projected.")] = 1.0,
-    full_budget: Annotated[str, typer.Option(help="Budget of the full job [that of each variant].")] = "",
+    full_budget: Annotated[
+        str, typer.Option(help="Budget of the full job; default: that of each variant.")
+    ] = "",
     against: Annotated[
         list[Path] | None,
         typer.Option(help="Older records to compare with, of today or of at least two days."),

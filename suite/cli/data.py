@@ -77,7 +77,9 @@ def score(
 def rescore(
     task: Name,
     path: Annotated[list[Path], typer.Argument(help="Records, or folders of records, next to their files/.")],
-    data: Annotated[Path | None, typer.Option(help="Folder of the official files [generated data].")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the official files; default: generated data.")
+    ] = None,
     scale: Annotated[
         float | None, typer.Option(help="Share of the official size that was generated.")
     ] = None,

@@ -27,7 +27,7 @@ def main(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     budget: Annotated[str, typer.Option(help="Name of a budget, or limits such as 2c8g10m.")] = "unlimited",
     data: Annotated[
-        Path | None, typer.Option(help="Folder of the labelled sentences [generated data].")
+        Path | None, typer.Option(help="Folder of the labelled sentences; default: generated data.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed for data and training.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder of the records, the chart and its data.")] = DEFAULT_OUT,

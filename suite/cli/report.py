@@ -16,7 +16,7 @@ from buzzer.suite.records.schema import Record
 
 def main(
     path: Annotated[list[Path] | None, typer.Argument(help="Records or folders of records.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Markdown file to write [stdout].")] = None,
+    out: Annotated[Path | None, typer.Option(help="Markdown file to write; default: stdout.")] = None,
     readme: Annotated[
         Path | None, typer.Option(help="File in which to replace the result table between two markers.")
     ] = None,

@@ -240,12 +240,12 @@ FORMS = {
 DOCUMENTED = {  # message for a submission that only buzzer refuses -> words in docs/data.md
     r"blank line|carriage return|quote|control character|byte order mark|not UTF-8|header|no rows": "breaks the rules above",
     r"occurs twice|NaN|Infinity|not a list|longer than|truncated or damaged|text after": "breaks the rules above",
-    r"Expected \d columns": "rows with another number of fields",
+    r"Expected \d columns": "rows with too many or too few fields",
     r"is not a whole number": "cities that are not whole numbers",
     r"\d trips": "missing, additional or repeated trips",
     r"\d pairs|\d rows share": "missing, additional or repeated pairs",
     r"not a number from 0 to 1": "numbers outside 0 to 1",
-    r"column (tweet|engaging_user)_id: '' is not a value": "rows with another number of fields",
+    r"column (tweet|engaging_user)_id: '' is not a value": "rows with too many or too few fields",
     r"not the events": "events that differ from the test",
     r"label .* is not": "`true`, `null` as item or label",
 }

@@ -368,7 +368,7 @@ def test_weighed_models_are_no_worse_than_the_best_alone() -> None:
     right = np.concatenate([truth[:, None], codes[0][:, 1:]], axis=1)
     weights = weigh(values[:2], [codes[2], right], truth, mrr, 5)
     assert mrr(truth, best_of(values[:2], [codes[2], right], weights, 5)) == 1
-    with pytest.raises(DataError, match="held out"):
+    with pytest.raises(DataError, match="held-out"):
         weigh(values, codes, truth[:0], mrr, 5)
 
 
@@ -419,7 +419,7 @@ def test_the_better_model_has_the_larger_weight() -> None:
     # Rows that only one of them gets right, weighing all: it has all the weight.
     only = np.where(np.abs(noise - y) < 0.3, 1e6, 0.0)
     assert blending.weigh({"xgboost": noise, "dlrm": 1 - noise}, y, only)["xgboost"] == 1.0
-    with pytest.raises(DataError, match="held out"):
+    with pytest.raises(DataError, match="held-out"):
         blending.weigh({name: np.zeros(0) for name in blending.MODELS}, np.zeros(0), np.zeros(0))
 
 

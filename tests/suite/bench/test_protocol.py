@@ -43,6 +43,7 @@ from buzzer.suite.bench.timing import (
 from buzzer.suite.cli import app
 from buzzer.suite.cli.bench import seeds_of
 from buzzer.suite.records import gate, integrity, record
+from buzzer.suite.records.collection import load_records
 from buzzer.suite.records.schema import Record
 from buzzer.suite.report import bench_table
 from buzzer.suite.report.display import Quiet
@@ -701,7 +702,7 @@ def test_seeds_of_loadgen(text: str) -> None:
 
 def test_scenarios_are_shown_without_timed_runs() -> None:
     """Tested with the published records. LoadGen measures its own times."""
-    published = record.read_good(ROOT / "results")
+    published = load_records(ROOT / "results")
     benches = [r for r in published if r.job == "bench" and r.config["scenario"]]
     assert {r.config["scenario"] for r in benches} == {"single-stream", "offline", "server"}
     assert bench_table.fastest(benches) == []

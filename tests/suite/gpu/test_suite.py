@@ -276,7 +276,7 @@ MINUTES = {"bert": 11.5, "frames": 9.3}  # of a group's steps, as in docs/gpu.md
 
 def test_steps_fit_their_minutes() -> None:
     """A step's measured CPU time is below its expected time, which is below its limit. The steps of a group fit its minutes."""
-    for group, minutes in gpu_steps.MINUTES.items():
+    for group, minutes in MINUTES.items():
         steps = gpu_steps.chosen(group)
         assert sum(step.expected_s for step in steps) <= 60 * minutes - suite.GRACE_S
         for step in steps:

@@ -9,7 +9,7 @@ import pytest
 
 from buzzer.errors import DataError, UnsupportedError
 from buzzer.models.api.context import Data
-from buzzer.suite.records import record
+from buzzer.suite.records.collection import load_records
 from buzzer.suite.records.schema import SCHEMA_MINOR, Record
 from buzzer.suite.run import fits, runner
 from buzzer.suite.run.executor import Executor, Level, Step
@@ -109,7 +109,7 @@ def test_every_run_has_a_record_on_disk(
     assert outcomes(records) == [("fit", BOTH[0], "ok"), *(("predict", b, "ok") for b in BOTH)]
     assert observer.runs == 2
     assert observer.finished_runs == ["fit torch_eager", "predict torch_eager", "predict onnxruntime"]
-    assert {r.run_id for r in record.read_good(tmp_path / "out")} == {r.run_id for r in records}
+    assert {r.run_id for r in load_records(tmp_path / "out")} == {r.run_id for r in records}
     assert executor.records == records
 
 
@@ -138,7 +138,7 @@ def test_the_run_that_the_user_stops_is_the_last(
     observer = Recorder()
     executor = Executor(tmp_path / "out", observer)
     records = list(executor.run(steps_of(choose(), workload(**{stopped: "interrupted"}))))
-    assert len(records) == count == len(record.read_good(tmp_path / "out"))
+    assert len(records) == count == len(load_records(tmp_path / "out"))
     assert executor.interrupted and runner.interrupted(records[-1])
     assert observer.messages == [
         ("info", "interrupted; the records of finished runs are on disk; `--resume` does the remaining runs")

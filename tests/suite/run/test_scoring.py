@@ -11,6 +11,7 @@ import pytest
 from buzzer.suite.analysis import comparison, regress
 from buzzer.suite.budget import Budget
 from buzzer.suite.records import integrity, record, repetitions
+from buzzer.suite.records.collection import load_records
 from buzzer.suite.records.schema import SCHEMA_MINOR, Phase, Record
 from buzzer.suite.report import leaderboard, page, page_runs, readme
 from buzzer.suite.report.display import Quiet
@@ -115,7 +116,7 @@ def test_the_suite_continues_after_a_run_without_a_score(
     steps = task_runs.steps(task_by_task([choose("score-nan", repeat=2)]), [data], out)
     records = list(Executor(out, Quiet()).run(steps))
     assert [(r.job, r.outcome) for r in records] == [("fit", "ok"), *[("predict", "wrong")] * 4]
-    assert len(record.read_good(tmp_path / "out")) == 5
+    assert len(load_records(tmp_path / "out")) == 5
 
 
 def usage(reason: Reason = Reason.SELF) -> Usage:
