@@ -27,7 +27,7 @@ def main(
     precision: Annotated[str, typer.Option(help="Precisions, separated by commas.")] = "fp32",
     device: Annotated[str, typer.Option(help="cpu, cuda or both; default: what the engine runs on.")] = "",
     budget: Annotated[
-        str, typer.Option(help="Budgets, by comma; default: seed-cpu, and the same on all cores.")
+        str, typer.Option(help="Budgets, separated by commas; default: seed-cpu, and the same on all cores.")
     ] = "",
     scale: Annotated[str, typer.Option(help="Scales of generated data, separated by commas.")] = "",
     data: Annotated[Path | None, typer.Option(help="Folder of the official files.")] = None,

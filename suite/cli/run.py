@@ -33,12 +33,14 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
 def main(
     context: typer.Context,
     task: Annotated[list[str] | None, typer.Argument(help="Task names; none = the default suite.")] = None,
-    engine: Annotated[str, typer.Option(help="Feature engines, by comma, or all.")] = "",
-    backend: Annotated[str, typer.Option(help="Inference backends, by comma, or all.")] = "",
-    precision: Annotated[str, typer.Option(help="Precisions, by comma; default or all: the task's.")] = "",
+    engine: Annotated[str, typer.Option(help="Feature engines, separated by commas, or all.")] = "",
+    backend: Annotated[str, typer.Option(help="Inference backends, separated by commas, or all.")] = "",
+    precision: Annotated[
+        str, typer.Option(help="Precisions, separated by commas; default or all: the task's.")
+    ] = "",
     device: Annotated[str, typer.Option(help="cpu or cuda; default: what the engine runs on.")] = "",
     budget: Annotated[
-        str, typer.Option(help="Budgets, by comma: names or 1c20g24h; default: seed-cpu.")
+        str, typer.Option(help="Budgets, separated by commas: names or 1c20g24h; default: seed-cpu.")
     ] = "",
     data: Annotated[
         Path | None, typer.Option(help="Folder of the official files; default: generated data.")
