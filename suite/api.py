@@ -21,7 +21,6 @@ from buzzer.suite.analysis.regress import Change, Threshold, changes
 from buzzer.suite.bench import bench_runs
 from buzzer.suite.bench import plan as bench_plan
 from buzzer.suite.config_file import check_scale
-from buzzer.suite.escape import printable
 from buzzer.suite.records import integrity, record
 from buzzer.suite.records.collection import Records, load_records, record_files
 from buzzer.suite.records.schema import Record
@@ -235,9 +234,8 @@ def valid(sources: Paths, observer: Observer) -> list[Record]:
 def examined(sources: Paths, observer: Observer) -> integrity.Checked:
     """The records of files and folders, checked; the observer gets a line for each that is left out."""
     examination = integrity.examine(record_files(paths(sources)))
-    for file, problems in examination.problems.items():
-        if problems:
-            observer.message(printable(f"left out: {file}: {'; '.join(problems)}"), "warning")
+    for line in examination.left_out():
+        observer.message(line, "warning")
     return examination
 
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from buzzer import configs, plugins
-from buzzer.datasets.contract import Progress
+from buzzer.datasets.contract import DataSet
 from buzzer.engine import frames, infer
 from buzzer.errors import UnsupportedError, UsageError, unknown_name
 from buzzer.plugins import Plugin
@@ -274,28 +274,6 @@ def bench_gate(precision: str) -> dict[str, float]:
     return gate
 
 
-class Dataset(Protocol):
-    """The module of a data set, as `buzzer data` uses it."""
-
-    NAME: str
-
-    def generate(self, out: Path, scale: float, seed: int, progress: Progress, **options: Any) -> None:
-        """Write synthetic files of `scale` times the official size into the new folder `out`."""
-        ...
-
-    def check(self, folder: Path, progress: Progress) -> Any:
-        """The checked files. Raises DataError for files that are missing, truncated or not in the schema."""
-        ...
-
-    def score(self, submission: Path, truth: Path) -> dict[str, float]:
-        """The official metrics of a submission, by name."""
-        ...
-
-    def convert(self, folder: Path, out: Path, progress: Progress) -> None:
-        """Check official files and write them as Parquet into the new folder `out`."""
-        ...
-
-
 REQUIRED = ("NAME", "generate", "check", "score", "convert")  # names in a data set's module
 
 
@@ -352,10 +330,10 @@ def dataset_name(name: str) -> str:
     return folder
 
 
-def dataset(name: str) -> Dataset:
+def dataset(name: str) -> DataSet:
     """The module of a data set, given its name or that of a task that uses it. Raises UnsupportedError if the module lacks a function."""
     name = dataset_name(name)
-    module: Dataset = plugins.resolve(places()[name].module, f"data set {name}")
+    module: DataSet = plugins.resolve(places()[name].module, f"data set {name}")
     if missing := [attribute for attribute in REQUIRED if not hasattr(module, attribute)]:
         raise UnsupportedError(f"data set {name} has no {missing[0]} in {places()[name].module}")
     return module

@@ -139,9 +139,8 @@ def load_records(*sources: Paths) -> Records:
     """
     files = record_files([path for source in sources or ["results"] for path in paths(source)])
     checked = integrity.examine(files)
-    for path, problems in checked.problems.items():
-        if problems:
-            warnings.warn(printable(f"left out: {path}: {'; '.join(problems)}"), stacklevel=2)
+    for line in checked.left_out():
+        warnings.warn(line, stacklevel=2)
     return Records(checked.good.values())
 
 

@@ -36,6 +36,14 @@ class Checked:
         """The records without problems."""
         return {path: r for path, r in self.records.items() if not self.problems[path]}
 
+    def left_out(self) -> list[str]:
+        """A line for each file with problems, for callers that go on with `good`."""
+        return [
+            printable(f"left out: {path}: {'; '.join(problems)}")
+            for path, problems in self.problems.items()
+            if problems
+        ]
+
 
 def check(paths: Sequence[Path], fingerprints: Mapping[str, str] | None = None) -> Problems:
     """The problems of each file; a valid record has an empty list. fingerprints: task -> fingerprint of its official files."""

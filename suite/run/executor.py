@@ -16,7 +16,6 @@ from typing import Literal, Protocol
 from buzzer import caches
 from buzzer.errors import BuzzerError, DataError
 from buzzer.models.api.context import Data
-from buzzer.suite.escape import printable
 from buzzer.suite.records import integrity, record
 from buzzer.suite.records.schema import Record
 from buzzer.suite.run import fits, runner
@@ -106,9 +105,8 @@ class Executor:
         record.check_writable(out)
         self.out, self.observer, self.resume = out, observer, resume
         checked = integrity.examine(record.paths([out]))
-        for path, problems in checked.problems.items():
-            if problems:
-                observer.message(printable(f"left out: {path}: {'; '.join(problems)}"), "warning")
+        for line in checked.left_out():
+            observer.message(line, "warning")
         self.past: list[Record] = list(checked.good.values())  # valid records of earlier calls
         self.written: list[Record] = []  # records of this call
         self.reused: list[Record] = []  # with `resume`, records of `past` whose runs were skipped
