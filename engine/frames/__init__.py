@@ -131,21 +131,25 @@ def all_engines() -> dict[str, EngineInfo]:
 
 def info(name: str) -> EngineInfo:
     """An engine's descriptor. Raises UsageError with a did-you-mean for an unknown name."""
-    engines = ENGINES if name in ENGINES else all_engines()
-    if name not in engines:
-        raise unknown_name("engine", name, engines)
-    return engines[name]
+    if (engine := _find(name)) is None:
+        raise unknown_name("engine", name, all_engines())
+    return engine
+
+
+def _find(name: str) -> EngineInfo | None:
+    """An engine's descriptor, or None for an unknown name. A built-in name loads no plug-ins."""
+    return ENGINES.get(name) or all_engines().get(name)
 
 
 def on_gpu(name: str) -> bool:
     """Whether an engine computes on a GPU; False for an unknown name."""
-    engine = ENGINES.get(name) or all_engines().get(name)
+    engine = _find(name)
     return engine is not None and engine.device == "cuda"
 
 
 def on_cluster(name: str) -> bool:
     """Whether an engine can compute on all GPUs of a Dask cluster; False for an unknown name."""
-    engine = ENGINES.get(name) or all_engines().get(name)
+    engine = _find(name)
     return engine is not None and engine.on_cluster is not None
 
 

@@ -56,7 +56,8 @@ def main(
 def publish(result: Frontier, out: Path, as_json: bool) -> None:
     """Write the data and the chart to `out`. Print the table or, with --json, the data."""
     runs = [r for r in result.records if r.job == "predict"]
-    drawn = frontier.frontier(runs, result.layers, registry.task(runs[0].task).reference.backend)
+    reference = registry.task(runs[0].task).reference.backend
+    drawn = frontier.frontier(result.points, runs, result.layers, reference)
     record.write_text(out / "frontier.csv", drawn.to_csv())
     record.write_text(out / "frontier.svg", charts.svg(frontier.chart(result.points, runs, drawn.title)))
     if as_json:

@@ -91,9 +91,10 @@ class FrontierReport:
         return table(self.title, COLUMNS, lines, ["* on the Pareto front", *self.notes])
 
 
-def frontier(records: Sequence[Record], full: int, backend: str) -> FrontierReport:
-    """The frontier of timed runs of one task. full: layers of the model that is not cut. backend: the reference's."""
-    r, ordered = records[0], points(records, full)
+def frontier(ordered: list[Point], records: Sequence[Record], full: int, backend: str) -> FrontierReport:
+    """The frontier of timed runs of one task. ordered: their `points`. full: layers of the model that is not cut. backend: the
+    reference's."""
+    r = records[0]
     same = [p for p in ordered if (p.layers, p.precision, p.backend) == (full, "fp32", backend)]
     accuracy = same[0].accuracy if same else None
     notes = sorted({note for r in records for note in r.notes})

@@ -58,7 +58,7 @@ def test_the_front_has_the_points_that_no_other_point_beats(records: list[Record
     by = {(p.layers, p.precision): p for p in points}
     assert (by[6, "fp8"].outcome, by[6, "fp8"].counts) == ("simulated", False)
     assert (by[6, "sparse"].outcome, by[6, "sparse"].counts) == ("wrong", False)
-    whole = frontier.frontier(records, 6, "torch_eager")
+    whole = frontier.frontier(frontier.points(records, 6), records, 6, "torch_eager")
     assert whole.reference_accuracy == 0.96
     lines = whole.table().lines
     assert lines[-1][:2] == ("*", "6")
@@ -123,7 +123,11 @@ def test_the_chart_is_an_image_with_every_point(records: list[Record]) -> None:
     line = image.find(f"{space}polyline")
     assert line is not None
     assert len(line.attrib["points"].split()) == 3
-    rows = list(csv.DictReader(io.StringIO(frontier.frontier(records, 6, "torch_eager").to_csv())))
+    rows = list(
+        csv.DictReader(
+            io.StringIO(frontier.frontier(frontier.points(records, 6), records, 6, "torch_eager").to_csv())
+        )
+    )
     assert [float(r["accuracy"]) for r in rows] == [p.accuracy for p in points]
 
 
