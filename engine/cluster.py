@@ -125,4 +125,5 @@ def spread(client: Any, array: Any, rows: int) -> Any:
 
 def addresses(client: Any) -> list[str]:
     """The workers' addresses, sorted."""
-    return sorted(client.scheduler_info(n_workers=-1)["workers"])
+    # Not client.scheduler_info(): its answer is a cache, and the client's periodic refresh puts one without workers there.
+    return sorted(client.nthreads())

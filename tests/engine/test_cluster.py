@@ -13,6 +13,7 @@ from buzzer.engine import cluster
 from buzzer.engine.device import Gpu
 from buzzer.errors import UnsupportedError, UsageError
 
+dask = pytest.importorskip("dask", reason="needs the cluster extra")
 distributed = pytest.importorskip("distributed", reason="needs the cluster extra")
 
 
@@ -45,6 +46,18 @@ def test_a_running_cluster_keeps_running_after_use() -> None:
             for _ in range(100):  # workers leave one by one
                 with cluster.opened(0, local.scheduler_address):
                     pass
+
+
+def test_the_list_of_workers_is_complete_while_the_client_refreshes_its_own() -> None:
+    with (
+        dask.config.set({"distributed.client.scheduler-info-interval": "1ms"}),
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None
+        ) as local,
+        distributed.Client(local) as client,
+    ):
+        client.wait_for_workers(2)
+        assert {len(cluster.addresses(client)) for _ in range(200)} == {2}
 
 
 def test_a_local_cluster_listens_to_this_machine_only() -> None:
