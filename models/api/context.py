@@ -88,6 +88,20 @@ class BenchResult:
 
 
 @dataclass(frozen=True)
+class Work:
+    """The work that a pipeline's models define for one row, as a mean over the rows.
+
+    It follows from the models alone. An engine that reaches the same outputs with fewer operations does not change it, so it shows
+    whether two runs did the same job.
+    """
+
+    trees: float  # trees that a row meets
+    tree_nodes: float  # inner nodes that a row visits in them
+    network_flops: float  # floating point operations of the networks, 2 for each product and sum
+    table_rows: int  # rows of all lookup tables that `fit` saved
+
+
+@dataclass(frozen=True)
 class Result:
     """The return value of a task's `fit` or `predict`."""
 
@@ -98,6 +112,7 @@ class Result:
     samples: Mapping[str, Sequence[float]] = field(default_factory=dict)  # seconds that the task timed itself
     notes: tuple[str, ...] = ()  # important remarks on this run for readers of the record
     bench: BenchResult | None = None  # only for `buzzer bench`
+    work: Work | None = None  # None if the task does not count it
 
 
 Steps = Generator[str, None, Result]
