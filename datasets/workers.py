@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -9,6 +10,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import active_children, get_context, parent_process
+from types import ModuleType
 from typing import TypeVar
 
 from buzzer.errors import DataError
@@ -28,7 +30,7 @@ def in_order(
 ) -> Generator[Result, None, None]:
     """`map(work, tasks)` in `jobs` processes with one thread each; in this process if `jobs` is 1.
 
-    `work` and the tasks must be picklable. At most two results per process are waiting, so memory does not grow with the number
+    `work` and the tasks must be picklable, and not defined in the main script. At most two results per process are waiting, so memory does not grow with the number
     of tasks. The processes end when this one ends, in any way. Raises what `work` raises, and DataError if a process is killed.
     """
     if jobs <= 1:
@@ -41,7 +43,8 @@ def in_order(
     ):
         try:
             for task in tasks:
-                waiting.append(pool.submit(work, task))
+                with without_main():
+                    waiting.append(pool.submit(work, task))
                 if len(waiting) >= 2 * jobs:
                     yield waiting.popleft().result()
             while waiting:
@@ -70,6 +73,18 @@ def one_thread_each() -> Iterator[None]:
             del os.environ[THREADS]
         else:
             os.environ[THREADS] = before
+
+
+@contextmanager
+def without_main() -> Iterator[None]:
+    """Processes that start inside the block do not import the main script. It may be a user's script that calls this project at its top
+    level, or may have no file at all."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def follow_parent() -> None:

@@ -13,16 +13,13 @@ import pytest
 from buzzer.datasets.workers import in_order, usable_cores
 from buzzer.errors import DataError
 
+# A user's script: it has no `if __name__ == "__main__"`.
 SCRIPT = """
 import time
 from buzzer.datasets.workers import in_order
 
-def slow(n):
-    time.sleep(60)
-
-if __name__ == "__main__":
-    print("started", flush=True)
-    list(in_order(slow, range(4), 2))
+print("started", flush=True)
+print(list(in_order(time.sleep, [{seconds}] * 4, 2)))
 """
 
 
@@ -54,11 +51,24 @@ def test_a_killed_process_is_reported() -> None:
         list(in_order(die, range(3), 2))
 
 
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+@pytest.mark.parametrize("file", ["script.py", ""])
+def test_a_script_without_a_main_guard_runs_once(tmp_path: Path, file: str) -> None:
+    script = SCRIPT.format(seconds=0)
+    (tmp_path / "script.py").write_text(script)
+    command = [sys.executable, tmp_path / file] if file else [sys.executable, "-"]
+    ended = subprocess.run(
+        command, check=False, input=script, capture_output=True, text=True, env=ENVIRONMENT, timeout=60
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "started\n[None, None, None, None]\n", "")
+
+
 def test_processes_end_with_a_killed_parent(tmp_path: Path) -> None:
-    (tmp_path / "script.py").write_text(SCRIPT)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    (tmp_path / "script.py").write_text(SCRIPT.format(seconds=60))
     with subprocess.Popen(
-        [sys.executable, tmp_path / "script.py"], stdout=subprocess.PIPE, env=environment
+        [sys.executable, tmp_path / "script.py"], stdout=subprocess.PIPE, env=ENVIRONMENT
     ) as process:
         assert process.stdout is not None
         process.stdout.readline()
