@@ -13,12 +13,9 @@ from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Array, on_host, side_by_side
 from buzzer.errors import UsageError, unknown_name
 from buzzer.models.recsys2021 import features, second_stage_features, sizes, trees
-from buzzer.models.recsys2021.params import Context, Params
+from buzzer.models.recsys2021.params import BASELINE, NETWORKS, TREES, Context, Params, second_name
 
-TREES = ("kfold", "loo", "split")  # first stage, by how their training rows are encoded
-NETWORKS = ("pooled", "gru64", "gru128")
 LENGTHS = 8  # lengths of texts in a batch are rounded up to a multiple of this
-BASELINE = "logistic"  # trained and scored as a network, never stacked
 
 
 @dataclass(frozen=True)
@@ -126,7 +123,7 @@ class FirstStage:
         self.trees = {name: trees.Trees(context, name, width) for name in models.trees if name != "split"}
         if "split" in models.trees:
             self.grouped = trees.Grouped(context, "split", len(features.raw_names()))
-        self.networks: dict[str, infer.Session] = {}
+        self.networks: dict[str, list[infer.Session]] = {}
         if models.all_networks:
             from buzzer.models.recsys2021 import network_training
 
@@ -153,13 +150,19 @@ class FirstStage:
         """Probabilities float32 [rows, targets] by model, on the host."""
         if not self.networks:
             return {}
+        from buzzer.models.recsys2021.network_training import own_batch
+
         if not infer.info(infer.split_backend(self.context.backend)[0]).takes_gpu_arrays:
             rows = rows.on_host()
         shape = (len(rows.x), len(features.TARGETS))
         probabilities = {name: np.empty(shape, dtype=np.float32) for name in self.networks}
         for places, batch in rows.batches(sizes.batch_rows(self.context)):
-            for name, session in self.networks.items():
-                probabilities[name][places] = session.run(batch)["probability"]
+            for name, bags in self.networks.items():
+                found = [
+                    session.run(own_batch(self.context, name, bag, batch))["probability"]
+                    for bag, session in enumerate(bags)
+                ]
+                probabilities[name][places] = trees.mean(found)
         return probabilities
 
 
@@ -174,7 +177,7 @@ class SecondStage:
         self.context = context
         self.models = {
             name: trees.Trees(
-                context, f"second-{name}", width + len(second_stage_features.names(name)), margins=True
+                context, second_name(name), width + len(second_stage_features.names(name)), margins=True
             )
             for name in models.second
         }
@@ -192,7 +195,7 @@ class SecondStage:
 
         size = sizes.block_rows(self.context)
         return {
-            f"second_{name}": in_blocks(len(x), size, partial(predict_block, name)) for name in self.models
+            second_name(name): in_blocks(len(x), size, partial(predict_block, name)) for name in self.models
         }
 
 

@@ -13,12 +13,12 @@ from buzzer.datasets import recsys2021 as dataset
 from buzzer.datasets.recsys2021.reader import part_files, pieces
 from buzzer.datasets.recsys2021.schema import DAY, FIRST_SECOND
 from buzzer.engine.frames import Engine, Frame
-from buzzer.engine.frames.base import FIRST_CODE, Array, Columns, Expr, Lookup, on_host, stack
+from buzzer.engine.frames.base import Array, Columns, Expr, Lookup, on_host, stack
 from buzzer.models.recsys2021 import ensemble, features, second_stage_features, sizes, trees
 from buzzer.models.recsys2021.ensemble import ModelSelection
 from buzzer.models.recsys2021.features import TARGETS
 from buzzer.models.recsys2021.lookup_tables import collected, save
-from buzzer.models.recsys2021.params import Context
+from buzzer.models.recsys2021.params import Context, second_name
 
 THIRD_WEEK = FIRST_SECOND + 14 * DAY
 MEANS = "means.json"
@@ -150,7 +150,6 @@ def encoded_by(
     fitted: Fitted,
 ) -> Details:
     """Train the models that read rows encoded by a strategy: its trees, and for `kfold` the networks. Returns the networks' details."""
-    params = context.params
     yield "features"
     rows = features.encode_own(e, sample, fitted.tables, fitted.means, strategy, source=train.columns)
     rows = e.keep(rows)
@@ -159,7 +158,7 @@ def encoded_by(
     if strategy in models.trees:
         x = ensemble.read_by(strategy, e.matrix(rows, features.names()), features.names())
         yield "trees"
-        for _ in trees.fit(context, strategy, x, y, params.rounds_1, params.depth_1):
+        for _ in trees.fit(context, strategy, x, y):
             yield "trees"
     if strategy == "kfold" and models.all_networks:
         return (yield from networks(e, context, models, train, rows, fitted))
@@ -178,7 +177,7 @@ def split_trees(e: Engine, context: Context, train: Rows, fitted: Fitted) -> Ite
     x = e.matrix(rows, features.raw_names())
     groups = on_host(x[:, features.raw_names().index("a_group")])
     yield "trees"
-    for _ in trees.fit_grouped(context, "split", x, labels(e, rows), groups, params.rounds_1, params.depth_1):
+    for _ in trees.fit_grouped(context, "split", x, labels(e, rows), groups):
         yield "trees"
 
 
@@ -194,10 +193,10 @@ def networks(
     coded = e.keep(e.lookups(sample, features.user_lookups(fitted.users["code"])))
     networks_only = ModelSelection((), models.networks, (), models.baseline)
     texts = train.columns([features.TEXTS], keep)
-    batch = ensemble.inputs(e, coded, networks_only, params.tokens, texts).everything()
+    batch = ensemble.inputs(e, coded, networks_only, params.longest_text(), texts).everything()
     users = e.height(fitted.users["code"])
     details: dict[str, Any] = {
-        "token_vectors": network_training.prepare(context, users + FIRST_CODE),
+        "token_vectors": network_training.prepare(context, models.all_networks, users),
         "users_with_vectors": users,
     }
     for name in models.all_networks:
@@ -237,7 +236,7 @@ def second_stage(e: Engine, context: Context, models: ModelSelection, part: Rows
     counted = second_stage_features.count_lookups(counts)
     yield "transfer"
     texts = part.columns([features.TEXTS]) if models.all_networks else None
-    rows, y = ensemble.inputs(e, val, models, params.tokens, texts), labels(e, val)
+    rows, y = ensemble.inputs(e, val, models, params.longest_text(), texts), labels(e, val)
     followers = e.to_numpy(val, ["a_followers"])["a_followers"]
     yield "load"
     first = ensemble.FirstStage(context, models)
@@ -253,7 +252,7 @@ def second_stage(e: Engine, context: Context, models: ModelSelection, part: Rows
         columns = ensemble.read_by(name, e.matrix(t, names), names)
         yield "trees"
         x, margins = ensemble.stacked(rows.x, log_odds, columns)
-        for _ in trees.fit(context, f"second-{name}", x, y, params.rounds_2, params.depth_2, margins):
+        for _ in trees.fit(context, second_name(name), x, y, margins):
             yield "trees"
     yield "write"
     save_all(e, context.work, fitted, tables)

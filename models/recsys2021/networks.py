@@ -29,7 +29,7 @@ class Sizes:
 
     users: int  # rows of the user table
     user_dim: int
-    token_dim: int
+    word_dim: int  # of the token vectors that `Pooled` learns
     hidden: int
     dropout: float
 
@@ -137,12 +137,12 @@ class Pooled(Network):
 
     def __init__(self, sizes: Sizes, vectors: Tensor) -> None:
         super().__init__()
-        dim = sizes.user_dim
-        self.words = nn.Embedding(VOCABULARY, dim, padding_idx=0, sparse=True)
+        words, dim = sizes.word_dim, sizes.user_dim
+        self.words = nn.Embedding(VOCABULARY, words, padding_idx=0, sparse=True)
         nn.init.normal_(self.words.weight, std=0.05)
         self.users = user_table(sizes)
-        self.project = nn.ModuleList(nn.Linear(dim, dim) for _ in range(3))
-        widths = [self.columns.width + 3 * dim + 2, *[sizes.hidden] * 3]
+        self.project = nn.ModuleList(nn.Linear(width, dim) for width in (dim, dim, words))
+        widths = [self.columns.width + words + 2 * dim + 2, *[sizes.hidden] * 3]
         self.layers = nn.Sequential(*(dense(a, b, nn.ReLU) for a, b in pairwise(widths)))
         self.out = nn.Linear(sizes.hidden, len(TARGETS))
 

@@ -16,7 +16,7 @@ from buzzer.models.recsys2021 import ensemble, features, fitting, second_stage_f
 from buzzer.models.recsys2021.ensemble import ModelSelection
 from buzzer.models.recsys2021.fitting import Fitted
 from buzzer.models.recsys2021.lookup_tables import Columns, kept, load, load_wanted, merged
-from buzzer.models.recsys2021.params import Context
+from buzzer.models.recsys2021.params import BASELINE, Context, second_name
 
 IDS = ("tweet_id", "enaging_user_id")
 FIRST = "first"  # name of the first stage's mean in scores
@@ -121,7 +121,7 @@ class Predictor:
         t = fitting.encoded(e, piece.columns(features.coded_names()), self.lookups)
         yield "transfer"
         texts = piece.columns([features.TEXTS]) if self.first.networks else None
-        rows = ensemble.inputs(e, t, models, self.context.params.tokens, texts)
+        rows = ensemble.inputs(e, t, models, self.context.params.longest_text(), texts)
         columns = {name: e.matrix(t, second_stage_features.names(name)) for name in models.second}
         del t  # the models read only the matrices
         yield "trees"
@@ -138,13 +138,13 @@ class Predictor:
 
 def names_of(models: ModelSelection) -> list[str]:
     """Names of all models that are scored."""
-    baseline = [ensemble.BASELINE] if models.baseline else []
-    return [*models.first, *baseline, FIRST, *(f"second_{name}" for name in models.second)]
+    baseline = [BASELINE] if models.baseline else []
+    return [*models.first, *baseline, FIRST, *(second_name(name) for name in models.second)]
 
 
 def final(by_model: Mapping[str, Array], models: ModelSelection) -> Array:
     """The submission's probabilities, float32 [rows, targets]: the mean of the second stage's models, or the first stage's mean."""
-    second = [by_model[f"second_{name}"] for name in models.second]
+    second = [by_model[second_name(name)] for name in models.second]
     return np.asarray(np.mean(second, axis=0, dtype=np.float32)) if second else by_model[FIRST]
 
 

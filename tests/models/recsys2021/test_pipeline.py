@@ -23,7 +23,15 @@ from buzzer.engine.frames import Engine
 from buzzer.engine.frames.base import on_host
 from buzzer.errors import DataError, UnsupportedError, UsageError
 from buzzer.models.api.context import Data, RunContext
-from buzzer.models.recsys2021 import ensemble, features, fitting, lookup_tables, second_stage_features, trees
+from buzzer.models.recsys2021 import (
+    ensemble,
+    features,
+    fitting,
+    lookup_tables,
+    params,
+    second_stage_features,
+    trees,
+)
 from buzzer.models.recsys2021.params import Context, Params
 from buzzer.models.recsys2021.predicting import pieces_of_test
 from buzzer.models.recsys2021.task import TASK
@@ -416,13 +424,13 @@ def network_context(
     from buzzer.models.recsys2021 import network_training
 
     work = tmp_path_factory.mktemp("networks")
-    settings = SMALL | {"epochs": 8, "batch": 64, "lr": 0.01}
+    settings = SMALL | {"epochs": 8, "batch": 64, "lr": 0.01, "networks": list(params.NETWORKS)}
     context = TASK.typed(make_context("recsys2021", data, work, work, "polars", "torch_eager", **settings))
-    network_training.prepare(context, 6)
+    network_training.prepare(context, ensemble.select_models(context.params).all_networks, 4)
     return context
 
 
-@pytest.mark.parametrize("name", [*ensemble.NETWORKS, ensemble.BASELINE])
+@pytest.mark.parametrize("name", [*params.NETWORKS, params.BASELINE])
 def test_networks_learn_and_do_not_see_padding(
     name: str, network_rows: dict[str, Any], network_context: Context, run: Run
 ) -> None:
@@ -443,7 +451,7 @@ def test_networks_learn_and_do_not_see_padding(
     torch.testing.assert_close(longer, whole)
     torch.testing.assert_close(alone, whole[:1], rtol=1e-5, atol=1e-6)
     likes = network_rows["y"][:, 3]
-    if name != ensemble.BASELINE:  # which sees neither readers nor words
+    if name != params.BASELINE:  # which sees neither readers nor words
         assert whole[likes == 1, 3].mean() > whole[likes == 0, 3].mean() + 0.08
 
 
@@ -575,7 +583,7 @@ def test_a_backend_of_trees_runs_the_trees(
     first, second = ensemble.FirstStage(asked, models), ensemble.SecondStage(asked, models)
     of_trees = [*first.trees.values(), *first.grouped.by_group, *second.models.values()]
     assert {s.backend for t in of_trees for s in t.sessions} == {on_trees}
-    assert {s.backend for s in first.networks.values()} == {networks}
+    assert {s.backend for bags in first.networks.values() for s in bags} == {networks}
 
 
 def test_nvforest_predicts_as_xgboost_does(
@@ -594,7 +602,7 @@ def test_nvforest_predicts_as_xgboost_does(
     raw[:, features.raw_names().index("a_group")] = rng.integers(0, 5, 3000)
     read = ensemble.Inputs(rows(len(features.names())), raw, None, None)
     beside = {name: rows(len(second_stage_features.names(name))) for name in MODELS}
-    of_networks = [rng.normal(-2, 1, (3000, 4)).astype(np.float32) for _ in ensemble.NETWORKS]
+    of_networks = [rng.normal(-2, 1, (3000, 4)).astype(np.float32) for _ in params.NETWORKS]
     found = dict[str, Any]()
     for backend in ("xgboost", "nvforest"):
         asked = TASK.typed(make_context("recsys2021-full", data, fitted, fitted, "polars", backend, **SMALL))
@@ -622,8 +630,8 @@ def test_trees_that_cannot_add_to_log_odds_are_refused(
 def test_scores_name_every_model(reference: Any) -> None:
     scores = reference[0]
     models = [
-        *(f"trees_{name}" for name in ensemble.TREES),
-        *ensemble.NETWORKS,
+        *(f"trees_{name}" for name in params.TREES),
+        *params.NETWORKS,
         "logistic",
         "first",
         "constant",
