@@ -13,7 +13,7 @@ from buzzer.engine.frames.base import FIRST_CODE, Array
 from buzzer.engine.infer import Session
 from buzzer.errors import DataError
 from buzzer.models.epochs import Epochs, one_cycle
-from buzzer.models.recsys2021 import features
+from buzzer.models.recsys2021 import feature_sets
 from buzzer.models.recsys2021.networks import NETWORKS, VOCABULARY, Network, Sizes
 from buzzer.models.recsys2021.params import Context, of
 from buzzer.models.recsys2021.trees import seed_of
@@ -64,6 +64,7 @@ def prepare(context: Context, names: Sequence[str], users: int) -> str:
             params.word_dim,
             of(params.hidden, name),
             of(params.dropout, name),
+            params.features,
         )
         for name in names
     }
@@ -100,7 +101,8 @@ def own_batch(context: Context, name: str, bag: int, batch: Mapping[str, Array])
 def build(name: str, folder: Path) -> Network:
     """An untrained network with the sizes and token vectors that `prepare` wrote."""
     sizes = Sizes(**json.loads((folder / SIZES).read_text())[name])
-    return NETWORKS[name](sizes, torch.from_numpy(np.load(folder / VECTORS)))
+    columns = feature_sets.named(sizes.features).network(name)
+    return NETWORKS[name](sizes, torch.from_numpy(np.load(folder / VECTORS)), columns)
 
 
 class Trainer(Epochs):
@@ -193,7 +195,9 @@ def open_sessions(names: Sequence[str], context: Context) -> dict[str, list[Sess
 
     def opened(name: str, bag: int) -> Session:
         example: dict[str, Array] = {
-            "features": np.zeros((2, len(features.names())), dtype=np.float32),
+            "features": np.zeros(
+                (2, len(feature_sets.feature_set(context.params).names())), dtype=np.float32
+            ),
             "tokens": np.ones((2, of(context.params.tokens, name)), dtype=np.int32),
             "users": np.zeros((2, 2), dtype=np.int64),
         }

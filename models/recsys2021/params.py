@@ -9,16 +9,16 @@ from typing import Any, Literal, Self, TypeAlias, TypeVar
 
 from pydantic import PositiveInt
 
+from buzzer.datasets.recsys2021.schema import LABELS
 from buzzer.errors import UsageError, unknown_name
 from buzzer.models.dataset_task import TaskContext, TaskParams
-from buzzer.models.recsys2021.features import TARGETS
-from buzzer.models.recsys2021.second_stage_features import MODELS as SECOND
 
 V = TypeVar("V")
 ByModel: TypeAlias = V | dict[str, V]
 ByLabel: TypeAlias = V | dict[str, V | dict[str, V]]
 
 TREES = ("kfold", "loo", "split")  # first stage, by how their training rows are encoded
+SECOND = ("loo", "kfold")
 NETWORKS = ("pooled", "gru64", "gru128")
 BASELINE = "logistic"  # trained and scored as a network, never stacked
 
@@ -53,6 +53,7 @@ class Params(TaskParams):
     baseline: bool
     weights: Literal["trained", "random"]
     bags: ByModel[PositiveInt]
+    features: str
     sample_rows: int
     network_rows: int
     rounds_1: ByLabel[int]
@@ -92,8 +93,8 @@ class Params(TaskParams):
                 check_complete(key, "model", value, used)
                 for model, inner in value.items():
                     if isinstance(inner, dict):
-                        check_names(f"{key}.{model}", "label", inner, TARGETS)
-                        check_complete(f"{key}.{model}", "label", inner, TARGETS)
+                        check_names(f"{key}.{model}", "label", inner, tuple(LABELS))
+                        check_complete(f"{key}.{model}", "label", inner, tuple(LABELS))
         return params
 
     def used(self) -> Iterator[str]:

@@ -11,6 +11,7 @@ import xgboost
 from buzzer.errors import UsageError
 from buzzer.models.api.context import Data, RunContext
 from buzzer.models.recsys2021 import ensemble, trees
+from buzzer.models.recsys2021.feature_sets import BASIC
 from buzzer.models.recsys2021.features import TARGETS
 from buzzer.models.recsys2021.params import Params, of, of_label
 from buzzer.models.recsys2021.task import TASK
@@ -135,7 +136,7 @@ def test_bags_of_networks_are_averaged(
     """Two pooled networks of other sizes than gru64: each reads its own users and its own number of tokens."""
     import torch
 
-    from buzzer.models.recsys2021 import features, network_training
+    from buzzer.models.recsys2021 import network_training
 
     settings = {
         "networks": ["pooled", "gru64"],
@@ -150,7 +151,7 @@ def test_bags_of_networks_are_averaged(
         make_context("recsys2021", data, tmp_path, tmp_path, "polars", "torch_eager", **settings)
     )
     rng = np.random.default_rng(0)
-    x, y = rows(len(features.names()))
+    x, y = rows(len(BASIC.names()))
     tokens = rng.integers(5, 50, (500, 8)).astype(np.int32)
     users = rng.integers(0, 9, (500, 2))
     batch = {"features": x, "tokens": tokens, "users": users}
