@@ -195,7 +195,7 @@ def test_only_probabilities_and_ids_are_copied_to_the_host(
     monkeypatch.setattr("buzzer.engine.infer.trees.load", lambda model: Booster(bus))
     monkeypatch.setattr(
         "buzzer.models.recsys2021.network_training.open_sessions",
-        lambda names, context: {name: Network(bus) for name in names},
+        lambda names, context: {name: [Network(bus)] for name in names},
     )
     params = asked.params.model_copy(update={"networks": ["pooled"], "predict_batch": size})
     context = replace(asked, params=params)
