@@ -9,22 +9,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from buzzer.engine.frames.base import Array
+from buzzer.engine.frames.base import FIRST_CODE, Array
 from buzzer.engine.infer import Session
 from buzzer.errors import DataError
 from buzzer.models.epochs import Epochs, one_cycle
-from buzzer.models.recsys2021 import features
+from buzzer.models.recsys2021 import feature_sets
 from buzzer.models.recsys2021.networks import NETWORKS, VOCABULARY, Network, Sizes
-from buzzer.models.recsys2021.params import Context
+from buzzer.models.recsys2021.params import Context, of
+from buzzer.models.recsys2021.trees import seed_of
 
 FROZEN = "text.words.weight"  # read from VECTORS, not saved with the network
 SIZES, VECTORS = "networks.json", "token_vectors.npy"
 SCALED_ROWS = 200_000  # rows from which the columns' mean and deviation are computed
 
 
-def path(folder: Path, name: str) -> Path:
+def path(folder: Path, name: str, bag: int = 0) -> Path:
     """The file of a network's weights."""
-    return folder / f"network-{name}.pt"
+    return folder / (f"network-{name}-bag{bag}.pt" if bag else f"network-{name}.pt")
 
 
 def token_vectors(file: str, dim: int, seed: int) -> tuple[Array, str]:
@@ -48,23 +49,60 @@ def token_vectors(file: str, dim: int, seed: int) -> tuple[Array, str]:
     return vectors.astype(np.float32), f"token vectors: {file}, {vectors.shape[1]} dimensions"
 
 
-def prepare(context: Context, users: int) -> str:
-    """Write the sizes and token vectors that all networks share. Returns the description of the vectors.
+def prepare(context: Context, names: Sequence[str], users: int) -> str:
+    """Write the networks' sizes, and the token vectors that they share. Returns the description of the vectors.
 
-    users: rows of the user table.
+    users: number of users with a vector. The bags of a network divide them among themselves.
     """
     params = context.params
     vectors, description = token_vectors(params.token_vectors, params.token_dim, context.seed)
     np.save(context.work / VECTORS, vectors)
-    sizes = Sizes(users, params.user_dim, vectors.shape[1], params.hidden, params.dropout)
-    (context.work / SIZES).write_text(json.dumps(asdict(sizes)))
+    sizes = {
+        name: Sizes(
+            table_rows(users, params.bags_of(name)),
+            of(params.user_dim, name),
+            params.word_dim,
+            of(params.hidden, name),
+            of(params.dropout, name),
+            params.features,
+        )
+        for name in names
+    }
+    (context.work / SIZES).write_text(json.dumps({name: asdict(own) for name, own in sizes.items()}))
     return description
+
+
+def table_rows(users: int, bags: int) -> int:
+    """Rows of the user table of one of `bags` networks: its share of the users, and the codes below FIRST_CODE."""
+    return -(-users // bags) + FIRST_CODE
+
+
+def own_users(users: Array, bag: int, bags: int) -> Array:
+    """The codes of users in the table of one of `bags` networks. The users of the other networks have code 0, like rare users.
+
+    users: int64 [rows, 2], codes from FIRST_CODE, 0 = rare, on the host or the device.
+    """
+    if bags == 1:
+        return users
+    numbers = users - FIRST_CODE
+    return (numbers // bags + FIRST_CODE) * ((numbers >= 0) & (numbers % bags == bag))
+
+
+def own_batch(context: Context, name: str, bag: int, batch: Mapping[str, Array]) -> dict[str, Array]:
+    """A batch as a network reads it: its number of tokens, and the codes of its own users."""
+    params = context.params
+    return {
+        **batch,
+        "tokens": batch["tokens"][:, : of(params.tokens, name)],
+        "users": own_users(batch["users"], bag, params.bags_of(name)),
+    }
 
 
 def build(name: str, folder: Path) -> Network:
     """An untrained network with the sizes and token vectors that `prepare` wrote."""
-    sizes = Sizes(**json.loads((folder / SIZES).read_text()))
-    return NETWORKS[name](sizes, torch.from_numpy(np.load(folder / VECTORS)))
+    sizes = Sizes(**json.loads((folder / SIZES).read_text())[name])
+    columns = feature_sets.named(sizes.features).network(name)
+    return NETWORKS[name](sizes, torch.from_numpy(np.load(folder / VECTORS)), columns)
 
 
 class Trainer(Epochs):
@@ -74,16 +112,19 @@ class Trainer(Epochs):
     There is no validation: the weights of the last epoch are kept.
     """
 
-    def __init__(self, context: Context, network: Network, batch: Mapping[str, Array], y: Array) -> None:
+    def __init__(
+        self, context: Context, name: str, network: Network, batch: Mapping[str, Array], y: Array, seed: int
+    ) -> None:
         """batch: the network's inputs for all rows.  y: 0 or 1 [rows, targets]."""
-        self.model, self.seed = network, context.seed
+        params = context.params
+        self.model, self.seed = network, seed
         self.inputs = {key: torch.from_numpy(np.ascontiguousarray(array)) for key, array in batch.items()}
         self.target = torch.from_numpy(y.astype(np.float32))
         network.begin(self.inputs["features"][:SCALED_ROWS], self.target.mean(dim=0))
         super().__init__(network, context.device)
-        self.size = min(context.params.batch, len(y))
+        self.size = min(of(params.batch, name), len(y))
         self.steps = max(len(y) // self.size, 1)
-        rate, steps = context.params.lr, self.steps * context.params.epochs
+        rate, steps = of(params.lr, name), self.steps * params.epochs
         optimizers = optimizers_of(network, rate)
         self.optimise(optimizers, [one_cycle(o, rate, steps, cycle_momentum=False) for o in optimizers])
 
@@ -103,22 +144,31 @@ class Trainer(Epochs):
 def fit(
     context: Context, name: str, batch: Mapping[str, Array], y: Array
 ) -> Generator[str, None, list[dict[str, float]]]:
-    """Train a network and save its weights, without the frozen token vectors.
+    """Train the bags of a network and save their weights, without the frozen token vectors.
 
-    Yields the phase after each epoch. Returns the history: `epoch` and `loss` of each epoch. batch: the network's inputs for all rows.
+    Yields the phase after each epoch. Returns the history: `epoch` and `loss` of each epoch of each bag. batch: inputs for all rows.
     y: 0 or 1 [rows, targets].
     """
-    torch.manual_seed(context.seed)
     torch.set_num_threads(context.threads)
     torch.set_flush_denormal(True)
-    network = build(name, context.work)
-    trainer = Trainer(context, network, batch, y)
-    for _ in trainer.run(context.params.epochs):
-        yield "networks"
-    partial = path(context.work, name).with_suffix(".tmp")
+    history = []
+    for bag in range(context.params.bags_of(name)):
+        seed = seed_of(context.seed, bag)
+        torch.manual_seed(seed)
+        network = build(name, context.work)
+        trainer = Trainer(context, name, network, own_batch(context, name, bag, batch), y, seed)
+        for _ in trainer.run(context.params.epochs):
+            yield "networks"
+        save(network, path(context.work, name, bag))
+        history += trainer.state.history
+    return history
+
+
+def save(network: Network, file: Path) -> None:
+    """Write the weights, without the frozen token vectors."""
+    partial = file.with_suffix(".tmp")
     torch.save({key: w.cpu() for key, w in network.state_dict().items() if key != FROZEN}, partial)
-    partial.replace(path(context.work, name))
-    return trainer.state.history
+    partial.replace(file)
 
 
 def optimizers_of(network: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
@@ -130,26 +180,29 @@ def optimizers_of(network: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
     return [torch.optim.Adam(others, lr=lr, fused=True), *lazy]
 
 
-def trained(name: str, folder: Path) -> Network:
+def trained(name: str, folder: Path, bag: int = 0) -> Network:
     """A network with the weights that `fit` saved, in evaluation mode."""
     network = build(name, folder)
-    missing, extra = network.load_state_dict(torch.load(path(folder, name), weights_only=True), strict=False)
+    weights = torch.load(path(folder, name, bag), weights_only=True)
+    missing, extra = network.load_state_dict(weights, strict=False)
     assert not extra and set(missing) <= {FROZEN}
     return network.eval()
 
 
-def open_sessions(names: Sequence[str], context: Context) -> dict[str, Session]:
-    """Sessions of the trained networks on the run's backend. The number of rows and the text length may differ between runs."""
+def open_sessions(names: Sequence[str], context: Context) -> dict[str, list[Session]]:
+    """Sessions of the bags of each trained network on the run's backend. The number of rows and the text length may differ between runs."""
     from buzzer.engine import infer
 
-    example: dict[str, Array] = {
-        "features": np.zeros((2, len(features.names())), dtype=np.float32),
-        "tokens": np.ones((2, context.params.tokens), dtype=np.int32),
-        "users": np.zeros((2, 2), dtype=np.int64),
-    }
-    return {
-        name: infer.prepare(
-            trained(name, context.work),
+    def opened(name: str, bag: int) -> Session:
+        example: dict[str, Array] = {
+            "features": np.zeros(
+                (2, len(feature_sets.feature_set(context.params).names())), dtype=np.float32
+            ),
+            "tokens": np.ones((2, of(context.params.tokens, name)), dtype=np.int32),
+            "users": np.zeros((2, 2), dtype=np.int64),
+        }
+        return infer.prepare(
+            trained(name, context.work, bag),
             backend=infer.split_backend(context.backend)[0],
             example=example,
             outputs=("probability",),
@@ -158,5 +211,5 @@ def open_sessions(names: Sequence[str], context: Context) -> dict[str, Session]:
             device=context.device,
             threads=context.threads,
         )
-        for name in names
-    }
+
+    return {name: [opened(name, bag) for bag in range(context.params.bags_of(name))] for name in names}
