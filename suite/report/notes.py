@@ -6,6 +6,7 @@ from buzzer.suite.records import comparable
 from buzzer.suite.records.repetitions import rows
 from buzzer.suite.records.schema import Record
 from buzzer.suite.registry import NO_ENGINE
+from buzzer.suite.report import published
 from buzzer.suite.report.format import counted
 
 SCORING = {  # Record.scoring -> text in tables
@@ -21,7 +22,8 @@ def timing_notes(group: Sequence[Record]) -> list[str]:
 
 def board_notes(group: Sequence[Record]) -> list[str]:
     """The notes of one board of the leaderboard."""
-    notes = [SCORING[group[0].scoring], score_note(group), *sorted({note for r in group for note in r.notes})]
+    notes = [SCORING[group[0].scoring], score_note(group), *sorted({published.work_note(r) for r in group})]
+    notes += sorted({note for r in group for note in r.notes})
     notes += sorted({f"budget {r.budget.name} not met here: {u}" for r in group for u in r.budget.unmet})
     return [note for note in [*notes, *comparable.differences(group), *disturbances(group)] if note]
 
