@@ -53,6 +53,9 @@ class TaskConfig(BaseModel):
     # Precision -> least share of the reference's ranked score. Used instead of `tolerance`.
     relative: dict[str, float] = {}
     scale: float = 1.0
+    resumable: bool = (
+        False  # whether an interrupted `predict` can go on from its last whole piece (`RunContext.partial`)
+    )
     clustered: bool = False  # whether `predict` can be distributed over Dask workers
     submission: str = ""  # name of the submission, which `buzzer data rescore` scores again; "" = none
     truth: str = ""  # file or folder of the data that it is scored against, as a glob pattern

@@ -240,6 +240,12 @@ class Record(Strict):
     metric: Name = Field(description="name of the score that ranks")
     gate: Gate = Field(description="comparison with the reference run")
     rows: Count = Field(default=0, description="rows (trips, sentences, ...) predicted")
+    sittings: int = Field(
+        default=1,
+        ge=1,
+        lt=1 << 31,
+        description="processes that did the run one after the other; above 1 = interrupted and resumed",
+    )
     wall_s: Seconds = Field(
         description="from the start of the process to the end of the last phase before `score`"
     )

@@ -10,7 +10,7 @@ from buzzer.models.api.context import Work
 from buzzer.suite import registry
 from buzzer.suite.analysis import comparison, published_job
 from buzzer.suite.records.schema import Record
-from buzzer.suite.report import compare_text, leaderboard, page
+from buzzer.suite.report import compare_text, leaderboard, page, page_runs
 
 Make = Callable[..., Record]
 DAY = {"name": "seed-cpu", "cores": 1, "memory_bytes": 20 * 10**9, "time_s": 86400.0}
@@ -81,7 +81,7 @@ def test_every_report_refuses_another_job(make_record: Make, name: str) -> None:
     tables = {t.title: t for t in compare_text.published_tables(result)}
     beside, section = (
         tables.get("Beside the published times"),
-        page.sections(page.page_runs.boards([run], {}), ())[0],
+        page.sections(page_runs.boards([run], {}), ())[0],
     )
     html = page.html([run], {})
     assert len(tables["Published times"].rows) == 3
