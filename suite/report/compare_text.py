@@ -3,7 +3,15 @@
 from collections.abc import Sequence
 
 from buzzer.suite.analysis import published_job
-from buzzer.suite.analysis.comparison import Comparison, JobTime, ScalingFit, Truth, Variant, VariantResult
+from buzzer.suite.analysis.comparison import (
+    Comparison,
+    Group,
+    JobTime,
+    ScalingFit,
+    Truth,
+    Variant,
+    VariantResult,
+)
 from buzzer.suite.analysis.regress import Change
 from buzzer.suite.analysis.statistics import LEAST_ROUNDS, LEAST_SIZES, Projection, Ratio
 from buzzer.suite.escape import markdown as escaped
@@ -23,7 +31,12 @@ BASELINES = {
 
 def title(result: Comparison) -> str:
     """Task, data, machine and rule of timing in one line."""
-    r = result.group.first
+    return title_of(result.group)
+
+
+def title_of(group: Group) -> str:
+    """Task, data, machine and rule of timing of a group in one line."""
+    r = group.first
     rule = SCORING[r.scoring]
     return f"{r.task}: {r.data_source} data, seed {r.seed}, {machine.describe(r.machine)}; {rule}"
 
@@ -207,8 +220,8 @@ def _full_job(result: Comparison) -> Table:
     return table(f"The job at scale {size:g}, projected", header, lines, notes)
 
 
-def truth_table(truths: Sequence[Truth]) -> Table:
-    """The full job as it was projected from smaller sizes, and as it was measured later."""
+def truth_table(truths: Sequence[Truth], of: str = "") -> Table:
+    """The full job as it was projected from smaller sizes, and as it was measured. of: words before the title, such as the task."""
     size = truths[0].predicted.size
     words = {True: "yes", False: "no", None: ""}
     lines = [
@@ -226,7 +239,7 @@ def truth_table(truths: Sequence[Truth]) -> Table:
     notes = [
         "the prediction uses the runs of smaller sizes only; the truth is the median of the runs at this size"
     ]
-    return table(f"Prediction, interval, truth at scale {size:g}", header, lines, notes)
+    return table(f"{of}Prediction, interval, truth at scale {size:g}", header, lines, notes)
 
 
 def published_tables(result: Comparison) -> list[Table]:

@@ -16,7 +16,16 @@ from buzzer.suite.analysis.published_job import PublishedFigure
 from buzzer.suite.bench import groups as bench_groups
 from buzzer.suite.records import machine
 from buzzer.suite.records.schema import Record
-from buzzer.suite.report import bench_table, charts, leaderboard, page_bench, page_runs, published, templates
+from buzzer.suite.report import (
+    bench_table,
+    charts,
+    compare_text,
+    leaderboard,
+    page_bench,
+    page_runs,
+    published,
+    templates,
+)
 from buzzer.suite.report.charts import Axis, Chart
 from buzzer.suite.report.page_runs import Board, Entry
 from buzzer.suite.report.table import Column, Row, Table, table
@@ -131,6 +140,7 @@ class Content:
     tasks: list[TaskSection]
     filters: dict[str, list[str]]  # the values of each filter
     speed_ups: list[Chart]
+    truths: list[Table]
     frontiers: list[Chart]
     rooflines: list[Chart]
     benches: list[page_bench.Board]
@@ -152,6 +162,7 @@ def content(records: Sequence[Record], links: Mapping[str, str]) -> Content:
         tasks=sections(board_list, published_job.figures()),
         filters=filter_values(records, board_list),
         speed_ups=page_runs.speed_up_charts(records),
+        truths=truth_tables(records),
         frontiers=page_bench.frontiers(records),
         rooflines=page_bench.rooflines(records),
         benches=[page_bench.Board(group) for group in bench_groups.boards(records).values()],
@@ -168,6 +179,16 @@ def content(records: Sequence[Record], links: Mapping[str, str]) -> Content:
             machines=len({machine.describe(r.machine) for r in records}),
         ),
     )
+
+
+def truth_tables(records: Sequence[Record]) -> list[Table]:
+    """For each task and machine with runs at the official size and at two smaller ones: projections, and the measured times."""
+    tables = []
+    for name in sorted({r.task for r in records}):
+        for group in comparison.groups(records, name):
+            if truths := comparison.truths(group):
+                tables.append(compare_text.truth_table(truths, f"{compare_text.title_of(group)}. "))
+    return tables
 
 
 def filter_values(records: Sequence[Record], board_list: Sequence[Board]) -> dict[str, list[str]]:
