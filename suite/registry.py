@@ -81,6 +81,12 @@ def params_hash(params: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def changed_params(task: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of a run that differ from today's defaults of its task; empty for an unknown task."""
+    defaults = tasks()[task].params if task in tasks() else {}
+    return {name: value for name, value in params.items() if name in defaults and value != defaults[name]}
+
+
 def _typed(task: str, key: str, text: str, default: Any) -> Any:
     """The value of `--set key=text`. Raises UsageError if its type is not that of the default."""
     from buzzer.suite import config_file

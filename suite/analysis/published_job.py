@@ -49,10 +49,12 @@ class PublishedFigure:
     conditions: str
     source: str
     score: str = ""
+    where: str = ""  # the machine, in a few words, of a published time
     time: str = ""
     time_s: float | None = None  # the published time in seconds
     budget_s: float | None = None  # time limit of the competition in seconds
     stages: Mapping[str, float] = field(default_factory=dict)  # stage -> seconds, where they were published
+    stages_s: float | None = None  # the sum of the stages as it was published
     work: PublishedWork | None = None  # size of the job, with the first figure of a task that has one
 
 

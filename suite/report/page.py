@@ -20,6 +20,7 @@ from buzzer.suite.report import (
     bench_table,
     charts,
     compare_text,
+    headline,
     leaderboard,
     page_bench,
     page_runs,
@@ -27,6 +28,7 @@ from buzzer.suite.report import (
     templates,
 )
 from buzzer.suite.report.charts import Axis, Chart
+from buzzer.suite.report.headline import Headline
 from buzzer.suite.report.page_runs import Board, Entry
 from buzzer.suite.report.table import Column, Row, Table, table
 
@@ -139,6 +141,7 @@ class Content:
     version: str
     tasks: list[TaskSection]
     filters: dict[str, list[str]]  # the values of each filter
+    headlines: list[Headline]
     speed_ups: list[Chart]
     truths: list[Table]
     frontiers: list[Chart]
@@ -161,6 +164,7 @@ def content(records: Sequence[Record], links: Mapping[str, str]) -> Content:
         version=__version__,
         tasks=sections(board_list, published_job.figures()),
         filters=filter_values(records, board_list),
+        headlines=headline.headlines(records),
         speed_ups=page_runs.speed_up_charts(records),
         truths=truth_tables(records),
         frontiers=page_bench.frontiers(records),
