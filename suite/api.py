@@ -24,8 +24,9 @@ from buzzer.suite.config_file import check_scale
 from buzzer.suite.records import integrity, record
 from buzzer.suite.records.collection import Records, load_records, record_files
 from buzzer.suite.records.schema import Record
+from buzzer.suite.report import charts, leaderboard, page
 from buzzer.suite.report import frontier as frontier_report
-from buzzer.suite.report import leaderboard, page
+from buzzer.suite.report import headline as headline_report
 from buzzer.suite.report import readme as result_table
 from buzzer.suite.report.console import picture
 from buzzer.suite.report.display import observing
@@ -196,11 +197,13 @@ def report(
     html: str | Path | None = None,
     readme: str | Path | None = None,
     svg: str | Path | None = None,
+    headline: str | Path | None = None,
     observer: Observer | None = None,
 ) -> str:
     """The leaderboard of some records, as Markdown. `records` are records, or files and folders of records.
 
-    Files are written only if they are named: `out` gets the Markdown, `html` a self-contained page, and `svg` an image of the tables. In the
+    Files are written only if they are named: `out` gets the Markdown, `html` a self-contained page, `svg` an image of the tables, and `headline` an
+    SVG image of the published job's stages and ours. In the
     file `readme`, the result table between two markers is replaced.
 
     >>> print(report(folder, out=folder + "/board.md").splitlines()[0])
@@ -223,7 +226,19 @@ def report(
         record.write_text(path(readme), result_table.fill(text_of(path(readme)), chosen))
     if svg is not None:
         record.write_text(path(svg), picture(chosen))
+    if headline is not None:
+        record.write_text(path(headline), headline_image(chosen))
     return text
+
+
+def headline_image(records: Sequence[Record]) -> str:
+    """The stages of the published job and of ours as an SVG image. Raises UsageError if no record is of a task with published stages."""
+    found = headline_report.headlines(records)
+    if not found:
+        raise UsageError(
+            "no record of a task whose published job has stages", "`buzzer run recsys2021` makes one"
+        )
+    return charts.svg(found[0].chart())
 
 
 def valid(sources: Paths, observer: Observer) -> list[Record]:

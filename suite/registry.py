@@ -53,6 +53,9 @@ class TaskConfig(BaseModel):
     # Precision -> least share of the reference's ranked score. Used instead of `tolerance`.
     relative: dict[str, float] = {}
     scale: float = 1.0
+    resumable: bool = (
+        False  # whether an interrupted `predict` can go on from its last whole piece (`RunContext.partial`)
+    )
     clustered: bool = False  # whether `predict` can be distributed over Dask workers
     submission: str = ""  # name of the submission, which `buzzer data rescore` scores again; "" = none
     truth: str = ""  # file or folder of the data that it is scored against, as a glob pattern
@@ -76,6 +79,12 @@ class TaskConfig(BaseModel):
 def params_hash(params: dict[str, Any]) -> str:
     """The first 12 hexadecimal digits of the sha256 of a task's parameters."""
     return hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def changed_params(task: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of a run that differ from today's defaults of its task; empty for an unknown task."""
+    defaults = tasks()[task].params if task in tasks() else {}
+    return {name: value for name, value in params.items() if name in defaults and value != defaults[name]}
 
 
 def _typed(task: str, key: str, text: str, default: Any) -> Any:

@@ -46,7 +46,9 @@ class RunRequest:
     scheduler: str = ""  # address of a running Dask cluster
     params: Mapping[str, object] = field(default_factory=dict)  # task parameters; strings are read as YAML
     on_unmet_budget: str = "fail"  # or "warn"; what to do if the machine has less than the budget
-    resume: bool = False  # skip the runs that already have an `ok` record
+    resume: bool = (
+        False  # skip the runs that have an `ok` record, and go on with an interrupted one of a resumable task
+    )
 
 
 @dataclass(frozen=True)

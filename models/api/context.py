@@ -37,6 +37,9 @@ class RunContext:
     workers: int = 0  # number of Dask workers (with a GPU engine one per GPU); 0 = no cluster
     scheduler: str = ""  # address of a running Dask scheduler; "" = none
     gpu_memory_bytes: int | None = None  # limit of the memory used on each GPU; None = no limit
+    # Folder in which `predict` of a task with `resumable: true` keeps whole pieces of its work; they are there again when an
+    # interrupted run goes on. None = the run cannot go on.
+    partial: Path | None = None
 
     @property
     def clustered(self) -> bool:

@@ -1,29 +1,22 @@
 """Prediction on a Dask cluster: each of n workers predicts every n-th piece of the test, in its own process and on its own GPU.
 
 All workers must see the same run folders, as on one machine or a shared file system. Two steps need all pieces: the counts over the
-scored rows, and the submission, which has the order of the test.
+scored rows, and the submission, which has the order of the test. In a run that goes on after an interruption, the predicted pieces are not
+predicted again; the first pass is.
 """
 
+from collections.abc import Generator
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from buzzer.engine import cluster, frames
-from buzzer.engine.frames.base import Array
 from buzzer.models.api.context import Steps
 from buzzer.models.recsys2021 import ensemble, feature_sets, second_stage_features, sizes
 from buzzer.models.recsys2021.lookup_tables import collected, load, save
 from buzzer.models.recsys2021.params import Context
-from buzzer.models.recsys2021.predicting import IDS, Predicted, Predictor, pieces_of_test
+from buzzer.models.recsys2021.predicting import ROWS, Predicted, Predictor, kept_pieces, pieces_of_test, read
 from buzzer.models.recsys2021.submission import submission
-
-BLEND, BY = (
-    "blend",
-    "by ",
-)  # columns of a worker's file in addition to the ids: the blend, and the prefix of each model's column
 
 
 class Shard:
@@ -47,15 +40,20 @@ class Shard:
             return 0
         p.load_tables(load(p.e, p.context.out, ".counted"))
         for piece in p.pieces:
-            steps = p.predict(piece)
-            while True:
-                try:
-                    next(steps)
-                except StopIteration as end:
-                    write(piece.path.with_suffix(".arrow"), end.value)
-                    break
+            if piece.predicted not in p.kept:
+                p.keep(piece, result(p.predict(piece)))
             piece.forget()
         return p.table_rows
+
+
+def result(steps: Generator[str, None, Predicted]) -> Predicted:
+    """The return value of a generator, whose phases are ignored."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            predicted: Predicted = end.value
+            return predicted
 
 
 def threads_of(context: Context) -> int:
@@ -88,11 +86,12 @@ def predict(context: Context) -> Steps:
         add_up(context, numbers)
         yield "predict"
         table_rows = sum(future.result() for future in [s.predict() for s in shards])
+    kept = kept_pieces(context)
     with submission(context, ensemble.select_models(context.params)) as writer:
         for number in numbers:
             yield "write"
-            writer.add(read(context.out / f".piece{number}.arrow"))
-    clean(context.out)
+            writer.add(read(kept.path(f"predicted{number}") / ROWS))
+    clean(context)
     yield "score"
     return writer.result({"pieces": len(numbers), "table_rows": table_rows, "workers": len(workers)} | used)
 
@@ -105,35 +104,10 @@ def add_up(context: Context, numbers: list[int]) -> None:
     save(e, context.out, ".counted", collected(e, second_stage_features.add_up(e, counts, columns)))
 
 
-def write(path: Path, rows: Predicted) -> None:
-    """Write an Arrow file: the ids, and the blend and each model's probabilities as lists, one value for each target."""
-    from pyarrow import FixedSizeListArray, array, feather
-
-    table = rows.ids
-    columns = {BLEND: rows.blend} | {f"{BY}{name}": p for name, p in rows.by_model.items()}
-    for name, p in columns.items():
-        table = table.append_column(name, FixedSizeListArray.from_arrays(array(p.ravel()), p.shape[1]))
-    feather.write_feather(table, path, compression="uncompressed")
-
-
-def read(path: Path) -> Predicted:
-    """The rows that `write` saved."""
-    from pyarrow import feather
-
-    table = feather.read_table(path)
-    columns = {name: matrix(table[name]) for name in table.column_names if name not in IDS}
-    blend = columns.pop(BLEND)
-    return Predicted(table.select(IDS), {name.removeprefix(BY): p for name, p in columns.items()}, blend)
-
-
-def matrix(lists: Any) -> Array:
-    """A column of lists of equal length as an array [rows, length]."""
-    whole = lists.combine_chunks()
-    return np.asarray(whole.flatten()).reshape(len(whole), -1)
-
-
-def clean(out: Path) -> None:
-    """Delete the workers' files."""
-    for pattern in (".counts*.parquet", ".counted-*.parquet", ".piece*.arrow"):
-        for path in out.glob(pattern):
+def clean(context: Context) -> None:
+    """Delete the workers' files, but for pieces that the harness keeps."""
+    for pattern in (".counts*.parquet", ".counted-*.parquet"):
+        for path in context.out.glob(pattern):
             path.unlink()
+    if context.partial is None:
+        kept_pieces(context).clear()

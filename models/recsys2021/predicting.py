@@ -1,8 +1,8 @@
 """Prediction, one piece of rows at a time. One process predicts all pieces, or each worker predicts its share of them."""
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,21 @@ from buzzer.datasets.recsys2021.reader import part_files, pieces
 from buzzer.engine import frames
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Array, on_host
+from buzzer.models.kept_pieces import KeptPieces
 from buzzer.models.recsys2021 import ensemble, features, fitting, second_stage_features, sizes
 from buzzer.models.recsys2021.ensemble import ModelSelection
 from buzzer.models.recsys2021.feature_sets import FeatureSet
 from buzzer.models.recsys2021.fitting import Fitted
-from buzzer.models.recsys2021.lookup_tables import Columns, kept, load, load_wanted, merged
+from buzzer.models.recsys2021.lookup_tables import Columns, kept, load, load_wanted, merged, save
 from buzzer.models.recsys2021.params import BASELINE, Context, second_name
 
 IDS = ("tweet_id", "enaging_user_id")
 FIRST = "first"  # name of the first stage's mean in scores
+BLEND, BY = (
+    "blend",
+    "by ",
+)  # in a file of predictions: the blend's column, and the prefix of each model's column
+FIRST_PASS, NUMBER, ROWS = "first_pass", "pieces.txt", "rows"  # a kept piece, and files in kept pieces
 
 
 @dataclass(frozen=True)
@@ -32,47 +38,84 @@ class Predicted:
     blend: Array  # float32 [rows, targets]
 
 
-def pieces_of_test(context: Context, rank: int = 0, of: int = 1) -> Iterator[tuple[int, Path]]:
-    """Number and file of every `of`-th piece of the test, from piece `rank`. A piece is a part file, or a part of a large part file."""
+def pieces_of_test(
+    context: Context, rank: int = 0, of: int = 1, without: Collection[int] = ()
+) -> Iterator[tuple[int, Path]]:
+    """Number and file of every `of`-th piece of the test, from piece `rank`. A piece is a part file, or a part of a large part file.
+
+    without: numbers of pieces to leave out.
+    """
     numbers, last = count(), -1
 
     def wanted() -> bool:
         nonlocal last
         last = next(numbers)
-        return last % of == rank
+        return last % of == rank and last not in without
 
     for path in part_files(context.data / "test"):
         for piece in pieces(path, context.out, sizes.piece_rows(context), wanted):
             yield last, piece
 
 
-class Piece:
-    """Coded rows: in memory on the engine's device or, after `put_aside`, in a Parquet file."""
+def kept_pieces(context: Context) -> KeptPieces:
+    """The pieces of a run: where the harness keeps them or, if it does not, beside the submission."""
+    return KeptPieces(context.partial or context.out / ".pieces")
 
-    def __init__(self, e: Engine, path: Path, rows: Frame) -> None:
-        self.e, self.path = e, path
-        self._rows: Frame | None = rows
+
+class Piece:
+    """Coded rows and their counts: in memory on the engine's device or, after `put_aside`, among the whole pieces."""
+
+    def __init__(
+        self,
+        e: Engine,
+        kept: KeptPieces,
+        number: int,
+        rows: Frame | None = None,
+        counts: Mapping[str, Frame] | None = None,
+    ) -> None:
+        self.e, self.kept, self.number = e, kept, number
+        self._rows, self._counts = rows, counts
+
+    @property
+    def coded(self) -> str:
+        """The name under which its rows are kept."""
+        return f"coded{self.number}"
+
+    @property
+    def predicted(self) -> str:
+        """The name under which its predictions are kept."""
+        return f"predicted{self.number}"
 
     def columns(self, names: Sequence[str]) -> Frame:
         """Columns by name, and `row`."""
         if self._rows is not None:
             return self.e.select(self._rows, names)
-        return self.e.read_parquet(self.path, list(dict.fromkeys([*names, "row"])))
+        path = self.kept.path(self.coded) / ROWS
+        return self.e.read_parquet(path, list(dict.fromkeys([*names, "row"])))
+
+    def counts(self) -> Mapping[str, Frame]:
+        """Its counts over the scored rows."""
+        return load(self.e, self.kept.path(self.coded), "counts") if self._counts is None else self._counts
 
     def put_aside(self) -> None:
-        """Move the rows from memory to the file."""
+        """Move the rows from memory to a file. The counts are saved as well and stay in memory."""
         if self._rows is not None:
-            self.e.write_parquet(self._rows, self.path)
+            with self.kept.making(self.coded) as folder:
+                self.e.write_parquet(self._rows, folder / ROWS)
+                save(self.e, folder, "counts", self.counts())
             self._rows = None
 
     def forget(self) -> None:
         """Drop the rows and delete the file."""
         self._rows = None
-        self.path.unlink(missing_ok=True)
+        self.kept.remove(self.coded)
 
 
 class Predictor:
-    """The open models of a process. Call `preprocess` for every piece, then `load_tables`, then `predict` for every piece."""
+    """The open models of a process. Call `preprocess` for every piece, then `load_tables`, then `predict` for every piece.
+
+    What earlier sittings of the run have left in `context.partial` is not done again.
+    """
 
     def __init__(self, context: Context) -> None:
         self.context, self.e = context, frames.load(context.engine)
@@ -84,27 +127,57 @@ class Predictor:
         self.second = ensemble.SecondStage(context, self.models)
         self.extra = [*IDS, features.TEXTS] if self.first.networks else [*IDS]
         self.pieces: list[Piece] = []
+        self.kept = kept_pieces(context)
+        self.table_rows = 0
 
-    def preprocess(self, number: int, path: Path) -> dict[str, Frame]:
-        """Parse and code a piece. Returns its counts. If there is more than one piece, all are moved to files in `context.out`."""
+    def preprocess(self, number: int, path: Path) -> Mapping[str, Frame]:
+        """Parse and code a piece. Returns its counts. If there is more than one piece, all are moved to files."""
         e = self.e
         t = features.base(e, features.read_part(e, path, False), self.columns, False, self.extra)
         t = features.code(e, t, self.codes)
         t = e.keep(e.select(t, [*self.columns.coded_names(), *self.extra]))
-        self.pieces.append(Piece(e, self.context.out / f".piece{number}.parquet", t))
         counts = kept(e, second_stage_features.count(e, t, self.columns, self.models.second))
+        self.pieces.append(Piece(e, self.kept, number, t, counts))
         if len(self.pieces) > 1:  # only one piece at a time is in memory
             for piece in self.pieces:
                 piece.put_aside()
         return counts
 
-    def add_up(self, counts: Sequence[Mapping[str, Frame]]) -> dict[str, Frame]:
+    def first_pass(self) -> Generator[str, None, Mapping[str, Frame]]:
+        """Code all pieces of the test. Returns the counts over all scored rows; yields its phases."""
+        if FIRST_PASS in self.kept:
+            folder = self.kept.path(FIRST_PASS)
+            self._restore(range(int((folder / NUMBER).read_text())))
+            return load(self.e, folder, "counted")
+        self._restore(takewhile(lambda n: f"coded{n}" in self.kept, count()))
+        for number, path in pieces_of_test(self.context, without={piece.number for piece in self.pieces}):
+            yield "preprocess"
+            self.preprocess(number, path)
+        yield "preprocess"
+        counted = self.add_up([piece.counts() for piece in self.pieces])
+        if self.context.partial is not None and len(self.pieces) > 1:
+            with self.kept.making(FIRST_PASS) as folder:
+                save(self.e, folder, "counted", counted)
+                (folder / NUMBER).write_text(str(len(self.pieces)))
+        return counted
+
+    def _restore(self, numbers: Iterable[int]) -> None:
+        """Take over pieces of earlier sittings."""
+        self.pieces += [Piece(self.e, self.kept, number) for number in numbers]
+
+    def add_up(self, counts: Sequence[Mapping[str, Frame]]) -> Mapping[str, Frame]:
         """The sum of the pieces' counts."""
         return kept(self.e, second_stage_features.add_up(self.e, counts, self.columns))
 
     def load_tables(self, counted: Mapping[str, Frame]) -> None:
-        """Read the rows of the saved tables for the users and tweets in the pieces. counted: the counts over all scored rows."""
-        e, second, pieces = self.e, self.models.second, [piece.columns for piece in self.pieces]
+        """Read the rows of the saved tables for the users and tweets in the pieces that have no predictions yet.
+
+        counted: the counts over all scored rows.
+        """
+        pieces = [piece.columns for piece in self.pieces if piece.predicted not in self.kept]
+        if not pieces:
+            return
+        e, second = self.e, self.models.second
         fitted = wanted(
             e, self.context.work, self.columns, self.models, pieces, self.codes, self.means["train"]
         )
@@ -118,6 +191,26 @@ class Predictor:
         ]
         counts = second_stage_features.count_lookups(counted, self.columns)
         self.lookups = merged(e, [*lookups, *counts])
+
+    def predicted(self, piece: Piece) -> Generator[str, None, Predicted]:
+        """The predictions of a piece, which an earlier sitting may have left; yields its phases."""
+        if piece.predicted in self.kept:
+            yield "write"
+            return read(self.kept.path(piece.predicted) / ROWS)
+        rows = yield from self.predict(piece)
+        if self.context.partial is not None and len(self.pieces) > 1:
+            self.keep(piece, rows)
+        return rows
+
+    def keep(self, piece: Piece, predicted: Predicted) -> None:
+        """Save the predictions of a piece."""
+        with self.kept.making(piece.predicted) as folder:
+            write(folder / ROWS, predicted)
+
+    def close(self) -> None:
+        """Delete the pieces, unless the harness keeps them."""
+        if self.context.partial is None:
+            self.kept.clear()
 
     def predict(self, piece: Piece) -> Generator[str, None, Predicted]:
         """The predictions of both stages for a piece; yields its phases."""
@@ -168,3 +261,30 @@ def wanted(
     raw = load_wanted(e, work, "raw", raw_keys, pieces) if "split" in models.trees else {}
     tables = load_wanted(e, work, "train", features.looked_up_by(columns), pieces)
     return Fitted(codes, users, tables, raw, means)
+
+
+def write(path: Path, rows: Predicted) -> None:
+    """Write an Arrow file: the ids, and the blend and each model's probabilities as lists, one value for each target."""
+    from pyarrow import FixedSizeListArray, array, feather
+
+    table = rows.ids
+    columns = {BLEND: rows.blend} | {f"{BY}{name}": p for name, p in rows.by_model.items()}
+    for name, p in columns.items():
+        table = table.append_column(name, FixedSizeListArray.from_arrays(array(p.ravel()), p.shape[1]))
+    feather.write_feather(table, path, compression="uncompressed")
+
+
+def read(path: Path) -> Predicted:
+    """The rows that `write` saved."""
+    from pyarrow import feather
+
+    table = feather.read_table(path)
+    columns = {name: matrix(table[name]) for name in table.column_names if name not in IDS}
+    blend = columns.pop(BLEND)
+    return Predicted(table.select(IDS), {name.removeprefix(BY): p for name, p in columns.items()}, blend)
+
+
+def matrix(lists: Any) -> Array:
+    """A column of lists of equal length as an array [rows, length]."""
+    whole = lists.combine_chunks()
+    return np.asarray(whole.flatten()).reshape(len(whole), -1)

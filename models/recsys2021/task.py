@@ -16,7 +16,7 @@ Details of `fit`: `rows`, part (`train`, `val`) -> number of rows; `columns`, nu
 `batch_rows`, rows processed at a time; `validation`, first-stage model -> its official scores on the validation half; with networks also
 `token_vectors`, a description, `users_with_vectors`, a number, and under each network's name its history, a list of `epoch` and `loss`.
 
-Details of `predict`: `pieces`, number of pieces; `table_rows`, number of rows of the lookup tables that were read; `piece_rows`,
+Details of `predict`: `pieces`, number of pieces; `table_rows`, number of rows of the lookup tables that were read (by the last sitting); `piece_rows`,
 `batch_rows`; `models`, names of the scored models; `workers`, number of workers, only on a cluster.
 """
 
@@ -34,7 +34,7 @@ from buzzer.models.dataset_task import DatasetTask, DataSource
 from buzzer.models.recsys2021 import distributed, ensemble, features, fitting, sizes
 from buzzer.models.recsys2021.lookup_tables import collected
 from buzzer.models.recsys2021.params import Context, Params
-from buzzer.models.recsys2021.predicting import Predictor, pieces_of_test
+from buzzer.models.recsys2021.predicting import Predictor
 from buzzer.models.recsys2021.submission import submission
 
 
@@ -87,20 +87,17 @@ class RecSys2021(DatasetTask[Params]):
         if context.clustered:
             return (yield from distributed.predict(context))
         yield "load"
-        predictor, counts = Predictor(context), []
-        for number, path in pieces_of_test(context):
-            yield "preprocess"
-            counts.append(predictor.preprocess(number, path))
-        yield "preprocess"
-        counted = predictor.add_up(counts)
+        predictor = Predictor(context)
+        counted = yield from predictor.first_pass()
         yield "load"
         predictor.load_tables(counted)
         with submission(context, predictor.models) as writer:
             for piece in predictor.pieces:
-                predicted = yield from predictor.predict(piece)
+                predicted = yield from predictor.predicted(piece)
                 yield "write"
                 writer.add(predicted)
                 piece.forget()
+        predictor.close()
         details = {"pieces": len(predictor.pieces), "table_rows": predictor.table_rows}
         del predictor  # frees its memory for scoring
         yield "score"

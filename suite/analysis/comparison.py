@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 
 from buzzer.configs import load_yaml
 from buzzer.errors import UsageError, unknown_name
-from buzzer.suite.analysis import scaling, statistics
+from buzzer.suite.analysis import published_job, scaling, statistics
+from buzzer.suite.analysis.published_job import Share
 from buzzer.suite.analysis.statistics import PowerLaw, Projection, Ratio
 from buzzer.suite.budget import Budget
 from buzzer.suite.records import comparable, gate
 from buzzer.suite.records.repetitions import RunGroup
-from buzzer.suite.records.schema import Record
+from buzzer.suite.records.schema import Record, WorkFields
 from buzzer.suite.registry import TaskConfig
 
 REACH = 1000.0  # break-even sizes are searched up to this multiple of the largest measured size
@@ -77,6 +78,10 @@ class Group:
         good = [r for r in self.records if r.outcome == "ok" and r.rows]
         biggest = max(good, key=lambda r: r.scale, default=None)
         return 0.0 if biggest is None else biggest.rows / biggest.scale
+
+    def work(self, variant: Variant) -> WorkFields | None:
+        """The work of a variant's models for one row, in its largest run; None if that has no record of it."""
+        return self.cells[max(self.series(variant))][variant].first.work
 
     def series(self, variant: Variant) -> dict[float, list[float]]:
         """Scale -> wall seconds of a variant, at the scales at which it is ranked."""
@@ -233,6 +238,33 @@ class ScalingFit:
 
 
 @dataclass(frozen=True)
+class JobTime:
+    """A variant's time for some number of rows, and the share that this job has of the published job."""
+
+    variant: Variant
+    rows: float
+    wall_s: float
+    is_projected: bool
+    share: Share
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The full job of a variant as it was projected from the smaller sizes only, and as it was measured."""
+
+    variant: Variant
+    predicted: Projection
+    measured_s: float
+
+    @property
+    def holds(self) -> bool | None:
+        """Whether the interval contains the measured time; None without an interval."""
+        if self.predicted.low is None or self.predicted.high is None:
+            return None
+        return self.predicted.low <= self.measured_s <= self.predicted.high
+
+
+@dataclass(frozen=True)
 class Comparison:
     """The comparison of one group, with all figures that `buzzer compare` shows."""
 
@@ -241,6 +273,8 @@ class Comparison:
     results: dict[float, list[VariantResult]]  # scale -> variants, fastest first
     fits: list[ScalingFit]
     noise: Noise | None
+    truths: list[Truth]
+    job_times: list[JobTime]  # empty if no job is published for the task
 
 
 def compare(
@@ -260,7 +294,37 @@ def compare(
     rounds = max(len(c.records) for c in group.cells[group.largest].values())
     level = noise(pool, next(iter(group.cells[group.largest].values())).first, rounds)
     results = {scale: _results(group, scale, base, prices, pool) for scale in sorted(group.cells)}
-    return Comparison(group, base, results, _scaling_fits(group, base, budget, full), level)
+    fits = _scaling_fits(group, base, budget, full)
+    return Comparison(group, base, results, fits, level, truths(group, full), _job_times(group, fits))
+
+
+def truths(group: Group, full: float = 1.0) -> list[Truth]:
+    """The variants that were measured at the size `full` and at two smaller sizes or more, from which it is projected."""
+    found = []
+    for variant in sorted(group.cells.get(full, {})):
+        series = group.series(variant)
+        smaller = {scale: walls for scale, walls in series.items() if scale < full}
+        if full in series and len(smaller) >= 2:
+            found.append(Truth(variant, statistics.project(smaller, full), group.cells[full][variant].wall_s))
+    return found
+
+
+def _job_times(group: Group, fits: Sequence[ScalingFit]) -> list[JobTime]:
+    """The times at the largest scale, and the projected times of a larger job, with their shares of the published job."""
+    job = published_job.job_of(group.first.task)
+    if job is None:
+        return []
+    cells = {v: cell for v, cell in group.cells[group.largest].items() if cell.ranked}
+    projected = [fit for fit in fits if fit.full.size not in group.series(fit.variant)]
+    times = [(v, float(c.first.rows), c.wall_s, c.first.work, False) for v, c in cells.items()]
+    times += [
+        (fit.variant, group.rows_at_full * fit.full.size, fit.full.value, group.work(fit.variant), True)
+        for fit in projected
+    ]
+    return [
+        JobTime(variant, rows, wall_s, is_projected, published_job.share(job.work, rows, work))
+        for variant, rows, wall_s, work, is_projected in times
+    ]
 
 
 def _results(

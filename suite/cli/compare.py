@@ -54,7 +54,10 @@ def main(
     on_unmet_budget: Annotated[
         str, typer.Option(help="fail or warn if the machine has less than the budget.")
     ] = "fail",
-    resume: Annotated[bool, typer.Option(help="Skip runs that have an ok record in --out.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(help="Skip runs that have an ok record in --out, and go on with an interrupted one."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one object per comparison.")] = False,
 ) -> None:
     """Compare a task's runs: phases, speed-up with interval, cost, head-room, growth, and a projection to the full job."""

@@ -22,6 +22,9 @@ def main(
     ] = None,
     html: Annotated[Path | None, typer.Option(help="Self-contained HTML page to write.")] = None,
     svg: Annotated[Path | None, typer.Option(help="SVG image of the tables to write.")] = None,
+    headline: Annotated[
+        Path | None, typer.Option(help="SVG image to write of the published job's stages and ours.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one record per line, best first.")] = False,
 ) -> None:
     """Render records as Markdown (stdout, or --out), an HTML page, a README's table: whatever is asked for."""
@@ -32,8 +35,10 @@ def main(
     if as_json:
         print_json(api.valid(sources, display))
         return
-    text = api.report(sources, out=out, html=html, readme=readme, svg=svg, observer=display)
-    written = [target for target in (out, html, readme, svg) if target is not None]
+    text = api.report(
+        sources, out=out, html=html, readme=readme, svg=svg, headline=headline, observer=display
+    )
+    written = [target for target in (out, html, readme, svg, headline) if target is not None]
     for target in written:
         typer.echo(f"wrote {target}", err=True)
     if not written:

@@ -71,7 +71,10 @@ def main(
     on_unmet_budget: Annotated[
         str, typer.Option(help="fail or warn if the machine has less than the budget.")
     ] = "fail",
-    resume: Annotated[bool, typer.Option(help="Skip runs that have an ok record in --out.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(help="Skip runs that have an ok record in --out, and go on with an interrupted one."),
+    ] = False,
     dry_run: Annotated[bool, typer.Option(help="Print the plan and run nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one record per line.")] = False,
 ) -> None:

@@ -39,6 +39,7 @@ def check_one(r: Record) -> list[str]:
         *verdict(r),
         *gpu(r),
         *scores(r),
+        *work(r),
         *bench(r),
     ]
     return [problem for problem in problems if problem]
@@ -269,6 +270,18 @@ def scores(r: Record) -> list[str]:
     beyond = [name for name, v in r.scores.items() if SHARE_SCORES.match(name) and not 0 <= v <= 1]
     beyond += [name for name, v in r.scores.items() if name == "cosine" and abs(v) > 1 + COSINE_SLACK]
     return problems + [f"score {name} is {r.scores[name]:g}" for name in beyond]
+
+
+def work(r: Record) -> list[str]:
+    """Only a run that predicts or fits has work for a row, and its figures do not contradict each other."""
+    if r.work is None:
+        return []
+    problems = []
+    if r.job == "bench":
+        problems.append("work for a row in job bench")
+    if r.work.tree_nodes and not r.work.trees:
+        problems.append(f"{r.work.tree_nodes:g} nodes for a row in no trees")
+    return problems
 
 
 def bench(r: Record) -> list[str]:

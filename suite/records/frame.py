@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel
 
 from buzzer.suite.records import machine
-from buzzer.suite.records.schema import Bench, BudgetFields, Machine, Record
+from buzzer.suite.records.schema import Bench, BudgetFields, Machine, Record, WorkFields
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -131,6 +131,7 @@ def fields() -> tuple[Field, ...]:
         *_fields_of(Machine, lambda r: r.machine, "machine_"),
         Field("machine_gpus", "string", lambda r: ", ".join(gpu.name for gpu in r.machine.gpus) or None),
         *_fields_of(Bench, lambda r: r.bench, "bench_"),
+        *_fields_of(WorkFields, lambda r: r.work, "work_"),
     ]
     order = {name: position for position, name in enumerate(FIRST)}
     return tuple(sorted(every, key=lambda field: order.get(field.name, len(order))))

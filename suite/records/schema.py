@@ -41,6 +41,7 @@ Count = Annotated[int, Field(ge=0, lt=1 << 53)]
 Cores = Annotated[int, Field(ge=1, le=MOST_CORES)]
 Rate = Annotated[float, Field(ge=1, le=1e24)]  # bytes or FLOPs per second
 Score = Annotated[float, Field(ge=-1e100, le=1e100)]
+Amount = Annotated[float, Field(ge=0, le=1e24)]  # of work
 Name = Annotated[str, Field(max_length=300), AfterValidator(printable)]  # one line
 Text = Annotated[str, AfterValidator(partial(printable, keep="\n\t"))]
 RunId = Annotated[str, Field(pattern=r"^[0-9A-Za-z]{1,64}$")]
@@ -182,6 +183,15 @@ class Bench(Strict):
         return summary and validated(Verdict, summary)
 
 
+class WorkFields(Strict):
+    """The work that the models of a run define for one row, as a mean over the rows (`models.api.context.Work`)."""
+
+    trees: Amount = Field(description="trees that a row meets")
+    tree_nodes: Amount = Field(description="inner nodes that a row visits in them")
+    network_flops: Amount = Field(description="FLOPs of the networks; a multiply-add counts as two")
+    table_rows: Count = Field(description="rows of all lookup tables that the fit saved")
+
+
 class Record(Strict):
     """The record of one run."""
 
@@ -230,6 +240,12 @@ class Record(Strict):
     metric: Name = Field(description="name of the score that ranks")
     gate: Gate = Field(description="comparison with the reference run")
     rows: Count = Field(default=0, description="rows (trips, sentences, ...) predicted")
+    sittings: int = Field(
+        default=1,
+        ge=1,
+        lt=1 << 31,
+        description="processes that did the run one after the other; above 1 = interrupted and resumed",
+    )
     wall_s: Seconds = Field(
         description="from the start of the process to the end of the last phase before `score`"
     )
@@ -295,6 +311,9 @@ class Record(Strict):
     config_hash: Name = Field(description="sha256 of the parameters, first 12 hex digits")
     command: list[Text] = Field(description="command line that started the suite")
     bench: Bench | None = Field(default=None, description="only for job `bench`: sizes, least cost, settings")
+    work: WorkFields | None = Field(
+        default=None, description="work of the models for one row; null = the task does not count it"
+    )
     details: dict[str, Any] = Field(default={}, description="task-specific facts (ceilings, sizes, ...)")
     stderr_tail: list[Text] = Field(default=[], description="last lines of the run's stderr, if it failed")
     content_hash: Name = Field(

@@ -4,7 +4,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from buzzer.suite.analysis.comparison import Comparison, Noise, ScalingFit, Variant, VariantResult
+from buzzer.suite.analysis.comparison import (
+    Comparison,
+    JobTime,
+    Noise,
+    ScalingFit,
+    Truth,
+    Variant,
+    VariantResult,
+)
 from buzzer.suite.analysis.regress import Change
 from buzzer.suite.analysis.statistics import Ratio
 from buzzer.suite.records.repetitions import HeadRoom
@@ -50,6 +58,8 @@ class ComparisonData:
     noise: Noise | None
     runs: list[Run]
     trends: list[ScalingFit]
+    truths: list[Truth]
+    job_times: list[JobTime]
     changes: list[Change]
 
     def to_json(self) -> str:
@@ -72,6 +82,8 @@ def data(result: Comparison, changes: Sequence[Change]) -> ComparisonData:
         noise=result.noise,
         runs=[_run(scale, line) for scale, lines in result.results.items() for line in lines],
         trends=result.fits,
+        truths=result.truths,
+        job_times=result.job_times,
         changes=list(changes),
     )
 

@@ -2,13 +2,22 @@
 
 from collections.abc import Sequence
 
-from buzzer.suite.analysis.comparison import Comparison, ScalingFit, Variant, VariantResult
+from buzzer.suite.analysis import published_job
+from buzzer.suite.analysis.comparison import (
+    Comparison,
+    Group,
+    JobTime,
+    ScalingFit,
+    Truth,
+    Variant,
+    VariantResult,
+)
 from buzzer.suite.analysis.regress import Change
 from buzzer.suite.analysis.statistics import LEAST_ROUNDS, LEAST_SIZES, Projection, Ratio
 from buzzer.suite.escape import markdown as escaped
 from buzzer.suite.records import comparable, machine
 from buzzer.suite.records.repetitions import phase_names
-from buzzer.suite.report import leaderboard
+from buzzer.suite.report import leaderboard, published
 from buzzer.suite.report.format import decimal, percent
 from buzzer.suite.report.notes import SCORING, disturbances
 from buzzer.suite.report.table import Table, table
@@ -22,7 +31,12 @@ BASELINES = {
 
 def title(result: Comparison) -> str:
     """Task, data, machine and rule of timing in one line."""
-    r = result.group.first
+    return title_of(result.group)
+
+
+def title_of(group: Group) -> str:
+    """Task, data, machine and rule of timing of a group in one line."""
+    r = group.first
     rule = SCORING[r.scoring]
     return f"{r.task}: {r.data_source} data, seed {r.seed}, {machine.describe(r.machine)}; {rule}"
 
@@ -38,9 +52,11 @@ def tables(result: Comparison, changes: Sequence[Change]) -> list[Table]:
         out.insert(1, _phases(result.results[largest], largest))
     if result.fits:
         out += [_growth(result), _full_job(result)]
+    if result.truths:
+        out.append(truth_table(result.truths))
     if changes:
         out.append(_changes(changes))
-    return out
+    return [*out, *published_tables(result)]
 
 
 def markdown(result: Comparison, changes: Sequence[Change]) -> str:
@@ -202,6 +218,64 @@ def _full_job(result: Comparison) -> Table:
         "checked = the largest measured size, predicted from the smaller ones only",
     ]
     return table(f"The job at scale {size:g}, projected", header, lines, notes)
+
+
+def truth_table(truths: Sequence[Truth], of: str = "") -> Table:
+    """The full job as it was projected from smaller sizes, and as it was measured. of: words before the title, such as the task."""
+    size = truths[0].predicted.size
+    words = {True: "yes", False: "no", None: ""}
+    lines = [
+        (
+            str(t.variant),
+            f"{t.predicted.value:.1f}",
+            _bounds(t.predicted),
+            f"{t.measured_s:.1f}",
+            f"{100 * (t.predicted.value / t.measured_s - 1):+.1f} %",
+            words[t.holds],
+        )
+        for t in truths
+    ]
+    header = ("variant", "prediction s", "at least 95 %", "truth s", "error", "the interval holds the truth")
+    notes = [
+        "the prediction uses the runs of smaller sizes only; the truth is the median of the runs at this size"
+    ]
+    return table(f"{of}Prediction, interval, truth at scale {size:g}", header, lines, notes)
+
+
+def published_tables(result: Comparison) -> list[Table]:
+    """The published times of the task's job: beside the runs that are the same job, and apart from all others."""
+    job = published_job.job_of(result.group.first.task)
+    if job is None or not result.job_times:
+        return []
+    beside = [t for t in result.job_times if t.share.is_same_job]
+    apart = dict.fromkeys(f"{_kind(t)}: {t.share}" for t in result.job_times if not t.share.is_same_job)
+    figures = [(f.who, f"{f.time_s:.0f}", f.conditions) for f in job.timed]
+    notes = [f"not beside these runs, which are another job: {share}" for share in apart]
+    tables = [
+        table("Published times", ("who", "wall s", "conditions"), figures, [published.SAME_JOB, *notes])
+    ]
+    if beside:
+        header = (
+            "variant",
+            "wall s",
+            "share of the published job",
+            *(f"times faster than {f.who}" for f in job.timed),
+        )
+        lines = [
+            (
+                f"{t.variant}, {_kind(t)}",
+                f"{t.wall_s:.1f}",
+                str(t.share),
+                *(f"{(f.time_s or 0.0) / t.wall_s:.2f}×" for f in job.timed),
+            )
+            for t in beside
+        ]
+        tables.append(table("Beside the published times", header, lines, [published.TIMES]))
+    return tables
+
+
+def _kind(t: JobTime) -> str:
+    return f"{'projected' if t.is_projected else 'measured'}, {t.rows:,.0f} rows"
 
 
 def _memory(p: Projection | None) -> tuple[str, str]:

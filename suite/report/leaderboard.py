@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from statistics import median
 
 from buzzer.models.api.context import SCORE
-from buzzer.suite.analysis import percentiles
+from buzzer.suite.analysis import percentiles, published_job
 from buzzer.suite.bench import groups as bench_groups
 from buzzer.suite.records import machine
 from buzzer.suite.records.repetitions import RunGroup, boards, phase_names, rows
@@ -30,10 +30,14 @@ COLUMNS = (
 
 def board(group: Sequence[Record]) -> Table:
     """Comparable runs, ranked by wall time."""
-    r = group[0]
-    lines = [_cells(row, str(i) if row.ranked else "") for i, row in enumerate(rows(group), 1)]
+    r, lines = group[0], list[tuple[str, ...]]()
+    job = published_job.job_of(r.task)
+    for i, row in enumerate(rows(group), 1):
+        cells = _cells(row, str(i) if row.ranked else "")
+        lines.append(cells if job is None else (*cells, published.work_text(row.first)))
+    columns = COLUMNS if job is None else (*COLUMNS, Column(published.WORK))
     facts = f"{machine.describe(r.machine)}. {board_facts(group)}; score = {r.metric}."
-    return table(r.task, COLUMNS, lines, notes.board_notes(group), facts)
+    return table(r.task, columns, lines, notes.board_notes(group), facts)
 
 
 def _cells(row: RunGroup, rank: str) -> tuple[str, ...]:
@@ -130,4 +134,4 @@ def markdown(records: Iterable[Record]) -> str:
         phases = phase_table(group)
         parts += [board(group).markdown(), *([phases.markdown(level=0)] if phases.rows else [])]
     parts += [bench_table.board(group).markdown() for group in bench_groups.boards(records).values()]
-    return "\n\n".join([*parts, published.leaderboard(published.figures()).markdown()]) + "\n"
+    return "\n\n".join([*parts, published.leaderboard(published_job.figures()).markdown()]) + "\n"

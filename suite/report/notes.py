@@ -1,11 +1,14 @@
 """Notes for readers of a table: how its runs were timed, how they differ, and whether other processes disturbed them."""
 
+import json
 from collections.abc import Iterable, Sequence
 
+from buzzer.suite import registry
 from buzzer.suite.records import comparable
 from buzzer.suite.records.repetitions import rows
 from buzzer.suite.records.schema import Record
 from buzzer.suite.registry import NO_ENGINE
+from buzzer.suite.report import published
 from buzzer.suite.report.format import counted
 
 SCORING = {  # Record.scoring -> text in tables
@@ -21,9 +24,18 @@ def timing_notes(group: Sequence[Record]) -> list[str]:
 
 def board_notes(group: Sequence[Record]) -> list[str]:
     """The notes of one board of the leaderboard."""
-    notes = [SCORING[group[0].scoring], score_note(group), *sorted({note for r in group for note in r.notes})]
+    notes = [SCORING[group[0].scoring], score_note(group), *sorted({published.work_note(r) for r in group})]
+    changed = changes_of(group[0])
+    notes += [f"not with the task's parameters: {changed}"] if changed else []
+    notes += sorted({note for r in group for note in r.notes})
     notes += sorted({f"budget {r.budget.name} not met here: {u}" for r in group for u in r.budget.unmet})
     return [note for note in [*notes, *comparable.differences(group), *disturbances(group)] if note]
+
+
+def changes_of(r: Record) -> str:
+    """The parameters of a run that differ from the task's, such as `epochs=1 batch=1024`."""
+    changed = registry.changed_params(r.task, r.config)
+    return " ".join(f"{name}={json.dumps(value)}" for name, value in changed.items())
 
 
 def score_note(group: Sequence[Record]) -> str:

@@ -11,14 +11,25 @@ from pathlib import Path
 from urllib.parse import quote
 
 from buzzer import __version__
-from buzzer.suite.analysis import comparison
+from buzzer.suite.analysis import comparison, published_job
+from buzzer.suite.analysis.published_job import PublishedFigure
 from buzzer.suite.bench import groups as bench_groups
 from buzzer.suite.records import machine
 from buzzer.suite.records.schema import Record
-from buzzer.suite.report import bench_table, charts, leaderboard, page_bench, page_runs, published, templates
+from buzzer.suite.report import (
+    bench_table,
+    charts,
+    compare_text,
+    headline,
+    leaderboard,
+    page_bench,
+    page_runs,
+    published,
+    templates,
+)
 from buzzer.suite.report.charts import Axis, Chart
-from buzzer.suite.report.page_runs import Board
-from buzzer.suite.report.published import PublishedFigure
+from buzzer.suite.report.headline import Headline
+from buzzer.suite.report.page_runs import Board, Entry
 from buzzer.suite.report.table import Column, Row, Table, table
 
 FILTERS = ("task", "machine", "engine", "precision", "budget", "outcome")
@@ -55,6 +66,9 @@ class TaskSection:
     task: str
     boards: list[Board]
     figures: list[PublishedFigure]
+    has_job: bool = (
+        False  # whether the size of the published job is known, so that runs may stand beside its time
+    )
 
     @property
     def table(self) -> Table:
@@ -69,9 +83,31 @@ class TaskSection:
         return [a for a in self.figures if a.time_s is not None]
 
     @property
+    def ranked(self) -> list[Entry]:
+        """The ranked runs of all boards."""
+        return [entry for board in self.boards for entry in board.entries if entry.row.ranked]
+
+    @property
+    def beside(self) -> list[Entry]:
+        """The ranked runs that are the same job as the published one."""
+        return [e for e in self.ranked if (share := published.share_of(e.first)) and share.is_same_job]
+
+    @property
+    def apart(self) -> list[str]:
+        """The shares of the published job of all other ranked runs, in words."""
+        shares = [published.share_of(e.first) for e in self.ranked if e not in self.beside]
+        return sorted({str(share) for share in shares if share is not None})
+
+    @property
+    def rule(self) -> str:
+        """When a run stands beside the published times; empty if the size of the published job is not known."""
+        return published.SAME_JOB if self.has_job else ""
+
+    @property
     def axis(self) -> Axis:
-        """The axis of published wall times and budgets."""
-        return charts.time_axis([s for a in self.timed for s in (a.time_s, a.budget_s) if s], "wall time")
+        """The axis of published wall times and budgets, and of the runs beside them."""
+        times = [s for a in self.timed for s in (a.time_s, a.budget_s) if s]
+        return charts.time_axis([*times, *(e.row.wall_s for e in self.beside)], "wall time")
 
 
 def sections(board_list: Iterable[Board], figures: Sequence[PublishedFigure]) -> list[TaskSection]:
@@ -79,10 +115,12 @@ def sections(board_list: Iterable[Board], figures: Sequence[PublishedFigure]) ->
     by_task: dict[str, list[Board]] = {a.task: [] for a in figures}
     for board in board_list:
         by_task.setdefault(board.first.task, []).append(board)
-    return [
-        TaskSection(task, group, [a for a in figures if a.task == task])
-        for task, group in sorted(by_task.items())
-    ]
+    result = []
+    for task, group in sorted(by_task.items()):
+        job = published_job.job_of(task)  # its figures may be those of another task on the same data
+        own = [a for a in figures if a.task == task] if job is None else list(job.figures)
+        result.append(TaskSection(task, group, own, job is not None))
+    return result
 
 
 @dataclass(frozen=True)
@@ -103,7 +141,9 @@ class Content:
     version: str
     tasks: list[TaskSection]
     filters: dict[str, list[str]]  # the values of each filter
+    headlines: list[Headline]
     speed_ups: list[Chart]
+    truths: list[Table]
     frontiers: list[Chart]
     rooflines: list[Chart]
     benches: list[page_bench.Board]
@@ -122,9 +162,11 @@ def content(records: Sequence[Record], links: Mapping[str, str]) -> Content:
     names = list(dict.fromkeys(n for board in board_list for n in board.phase_names))
     return Content(
         version=__version__,
-        tasks=sections(board_list, published.figures()),
+        tasks=sections(board_list, published_job.figures()),
         filters=filter_values(records, board_list),
+        headlines=headline.headlines(records),
         speed_ups=page_runs.speed_up_charts(records),
+        truths=truth_tables(records),
         frontiers=page_bench.frontiers(records),
         rooflines=page_bench.rooflines(records),
         benches=[page_bench.Board(group) for group in bench_groups.boards(records).values()],
@@ -141,6 +183,16 @@ def content(records: Sequence[Record], links: Mapping[str, str]) -> Content:
             machines=len({machine.describe(r.machine) for r in records}),
         ),
     )
+
+
+def truth_tables(records: Sequence[Record]) -> list[Table]:
+    """For each task and machine with runs at the official size and at two smaller ones: projections, and the measured times."""
+    tables = []
+    for name in sorted({r.task for r in records}):
+        for group in comparison.groups(records, name):
+            if truths := comparison.truths(group):
+                tables.append(compare_text.truth_table(truths, f"{compare_text.title_of(group)}. "))
+    return tables
 
 
 def filter_values(records: Sequence[Record], board_list: Sequence[Board]) -> dict[str, list[str]]:

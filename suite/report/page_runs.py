@@ -7,13 +7,13 @@ from functools import cached_property
 
 from buzzer.models.api.context import SCORE
 from buzzer.suite import registry
-from buzzer.suite.analysis import comparison
+from buzzer.suite.analysis import comparison, published_job
 from buzzer.suite.analysis.comparison import Group, Variant
 from buzzer.suite.analysis.statistics import Ratio, paired
 from buzzer.suite.records import machine, repetitions
 from buzzer.suite.records.repetitions import RunGroup
 from buzzer.suite.records.schema import Record
-from buzzer.suite.report import charts, leaderboard, notes
+from buzzer.suite.report import charts, leaderboard, notes, published
 from buzzer.suite.report.charts import Axis, Chart, Key, Mark
 from buzzer.suite.report.format import decimal
 from buzzer.suite.report.table import Cell, Column, Row, Table, table
@@ -80,8 +80,8 @@ class Entry:
         reached = f" after {seconds}" if self.row.wall_s else ""
         return f"{self.name}, {self.first.budget.name}: {self.outcome + reached if self.failed else seconds}"
 
-    def cells(self) -> Row:
-        """Its row of the leaderboard."""
+    def cells(self, with_work: bool) -> Row:
+        """Its row of the leaderboard. with_work: whether it has the column with its share of a published job."""
         r, row, runs = self.first, self.row, len(self.row.records)
         repeats = f"/{runs}" if runs > 1 and row.started else ""
         badge = "good" if row.ranked else "bad" if self.failed else "unranked"
@@ -97,7 +97,8 @@ class Entry:
             leaderboard.memory_left(row),
             Cell(row.outcome, badge=badge, small=row.worst.message if self.failed else ""),
         )
-        return Row(cells, self.kind, self.filters, r.run_id)
+        more = (published.work_text(r),) if with_work else ()
+        return Row((*cells, *more), self.kind, self.filters, r.run_id)
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,9 @@ class Board:
             Column("memory left", "number", field="memory-left"),
             Column("outcome"),
         )
-        return table("Leaderboard", header, (entry.cells() for entry in self.entries))
+        with_work = published_job.job_of(self.first.task) is not None
+        columns = (*header, Column(published.WORK)) if with_work else header
+        return table("Leaderboard", columns, (entry.cells(with_work) for entry in self.entries))
 
     @cached_property
     def phase_names(self) -> list[str]:

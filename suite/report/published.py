@@ -1,35 +1,45 @@
-"""Published figures (configs/anchors.yaml). Others measured them under other conditions."""
+"""Published figures as tables, and a run's share of the published job."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
-from buzzer.configs import load_yaml
+from buzzer.suite.analysis import published_job
+from buzzer.suite.analysis.published_job import LEAST_ROWS, LEAST_WORK, PublishedFigure, Share
 from buzzer.suite.escape import Markdown
+from buzzer.suite.records.schema import Record
+from buzzer.suite.report.format import percent
 from buzzer.suite.report.table import Table, table
 
 TIMES = "Their times are without scoring, which was the organisers' work."
 CONDITIONS = (
     "Published by others, not measured by buzzer; other data, other machines: an orientation, not a ranking."
 )
+SAME_JOB = (
+    "A run stands beside a published time only if it is the same job: at least"
+    f" {percent(LEAST_ROWS, 0)} of the rows and {percent(LEAST_WORK, 0)} of the work for each row, in trees and in networks."
+)
+WORK = "work against the winners'"  # name of a column
 
 
-@dataclass(frozen=True)
-class PublishedFigure:
-    """A published figure for a task."""
-
-    task: str
-    who: str
-    conditions: str
-    source: str
-    score: str = ""
-    time: str = ""
-    time_s: float | None = None  # the published time in seconds
-    budget_s: float | None = None  # time limit of the competition in seconds
+def share_of(r: Record) -> Share | None:
+    """The share that a run has of the published job of its task; None if none is published, or for a run without rows."""
+    job = published_job.job_of(r.task)
+    return None if job is None or not r.rows else published_job.share(job.work, r.rows, r.work)
 
 
-def figures() -> list[PublishedFigure]:
-    """All published figures."""
-    return [PublishedFigure(**fields) for fields in load_yaml("anchors.yaml")]
+def work_text(r: Record) -> str:
+    """The work of a run's models for one row as a share of the published job's; empty where `share_of` is None."""
+    share = share_of(r)
+    return "" if share is None else share.work
+
+
+def work_note(r: Record) -> str:
+    """The work of a run's models for one row, in words; empty if the record has none."""
+    if (work := r.work) is None:
+        return ""
+    return (
+        f"work for one row: {work.trees:,.0f} trees with {work.tree_nodes:,.0f} nodes,"
+        f" networks of {work.network_flops / 1e6:,.3g} MFLOP; lookup tables of {work.table_rows:,} rows"
+    )
 
 
 def leaderboard(reported: Iterable[PublishedFigure]) -> Table:
@@ -39,4 +49,4 @@ def leaderboard(reported: Iterable[PublishedFigure]) -> Table:
         for a in reported
     ]
     header = ("task", "who", "score", "time", "conditions", "source")
-    return table("Published", header, lines, caption=f"{CONDITIONS} {TIMES}")
+    return table("Published", header, lines, caption=f"{CONDITIONS} {TIMES} {SAME_JOB}")

@@ -9,7 +9,7 @@ from buzzer.suite.escape import markdown as escaped
 from buzzer.suite.records import comparable, machine
 from buzzer.suite.records.repetitions import RunGroup, boards, rows
 from buzzer.suite.records.schema import Record
-from buzzer.suite.report import notes
+from buzzer.suite.report import headline, notes
 from buzzer.suite.report.format import grouped
 from buzzer.suite.report.table import table
 
@@ -19,14 +19,17 @@ HEADER = ("task", "data", "run", "budget", "score", "wall s", "peak MB", "agains
 
 
 def fill(text: str, records: Iterable[Record]) -> str:
-    """`text` with the part between the two markers replaced by the table. Raises UsageError without them."""
+    """`text` with the part between the two markers replaced by the published job and the table. Raises UsageError without them."""
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
         raise UsageError(
             "no markers for the result table", f"put these two lines into the file: {BEGIN} {END}"
         )
-    return f"{before}{BEGIN}\n\n{result_table(records)}\n\n{END}{after}"
+    records = list(records)
+    parts = [*(h.table().markdown(level=0) for h in headline.headlines(records)), result_table(records)]
+    text = "\n\n".join(parts)
+    return f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"
 
 
 def result_table(records: Iterable[Record]) -> str:
@@ -47,13 +50,17 @@ def result_table(records: Iterable[Record]) -> str:
         f"{letters[facts]}: {escaped(facts)}" if several else escaped(facts) for facts in machines
     )
     differ = any(comparable.differences(group) for group in shown)
-    text = f"Measured on {measured}. {explanation(rules, differ)}"
+    changed = any(notes.changes_of(group[0]) for group in shown)
+    text = f"Measured on {measured}. {explanation(rules, differ, changed)}"
     return f"{table('', header, lines).grid()}\n\n{text}"
 
 
-def explanation(rules: Sequence[str], differ: bool) -> str:
-    """How to read the table. rules: whether scoring is inside or outside the wall times. differ: whether the runs of a board differ in
-    this."""
+def explanation(rules: Sequence[str], differ: bool, changed: bool) -> str:
+    """How to read the table.
+
+    rules: whether scoring is inside or outside the wall times. differ: whether the runs of a board differ in commit, versions or limits.
+    changed: whether a board has other parameters than its task.
+    """
     rule = f" ({notes.SCORING[rules[0]]})" if len(rules) == 1 else ""
     lines = [
         "`seed-cpu` is 1 core, 20 GB, 24 h.",
@@ -64,6 +71,10 @@ def explanation(rules: Sequence[str], differ: bool) -> str:
     if len(rules) > 1:
         lines.append(
             "Scoring is inside or outside the wall time, as the column says; the two are not comparable."
+        )
+    if changed:
+        lines.append(
+            "Parameters that differ from the task's are named beside the data: a score with `epochs=1` is that of one epoch."
         )
     if differ:
         lines.append(
@@ -126,10 +137,11 @@ def one_core_reference(groups: Iterable[RunGroup]) -> RunGroup | None:
 def line(row: RunGroup, base: RunGroup | None) -> tuple[str, ...]:
     """The cells of one run. base: the run that the last column compares with."""
     r = row.first
+    changes = [code(changed)] if (changed := notes.changes_of(r)) else []
     engine = "" if r.engine == registry.NO_ENGINE else f"{r.engine_name}, "
     return (
         code(r.task),
-        f"{r.data_source}, scale {r.scale:g}",
+        ", ".join([r.data_source, f"scale {r.scale:g}", *changes]),
         f"{engine}{r.backend}, {r.precision}{' on GPU' if r.device == 'cuda' else ''}",
         r.budget.name,
         "" if row.score is None else f"{r.metric} {row.score:.4f}",

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from typing import Any, get_origin
 
-from buzzer.models.api.context import BenchResult
+from buzzer.models.api.context import BenchResult, Work
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Done:
     samples: dict[str, list[float]]  # seconds that the task measured itself
     files: list[str]  # names of the result files, such as the submission
     bench: BenchResult | None = None  # only for `buzzer bench`
+    work: Work | None = None  # of the models, for one row
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,18 @@ KINDS: Mapping[str, type[Event]] = {
     "failed": Failed,
 }
 NAMES = {kind: name for name, kind in KINDS.items()}
+PARTS: Mapping[str, type[BenchResult] | type[Work]] = {
+    "bench": BenchResult,
+    "work": Work,
+}  # fields of Done that are objects
 
 
 def to_line(event: Event) -> str:
     """The event as a line of JSON. Raises TypeError if the task's details cannot be written as JSON."""
     values = {"event": NAMES[type(event)]} | vars(event)
-    if isinstance(event, Done) and event.bench is not None:
-        values["bench"] = asdict(event.bench)
+    for name in PARTS:
+        if (part := getattr(event, name, None)) is not None:
+            values[name] = asdict(part)
     return json.dumps(values, ensure_ascii=False) + "\n"
 
 
@@ -95,8 +101,8 @@ def _required(item: Field[Any]) -> bool:
 
 def _value(item: Field[Any], value: Any) -> Any:
     """The value of a field. Raises TypeError if its JSON type is not the field's."""
-    if item.name == "bench":
-        return None if value is None else BenchResult(**value)
+    if item.name in PARTS:
+        return None if value is None else PARTS[item.name](**value)
     expected = get_origin(item.type) or item.type
     if type(value) is not expected:
         raise TypeError(f"{item.name} is {type(value).__name__} instead of {expected}")

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from buzzer.models.api.context import SCORE, BenchResult, Data
+from buzzer.models.api.context import SCORE, BenchResult, Data, Work
 from buzzer.suite import budget as budgets
 from buzzer.suite.budget import Budget
 from buzzer.suite.records import machine
@@ -68,6 +68,7 @@ class Ending:
     details: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()
     bench: BenchResult | None = None
+    work: Work | None = None
     stderr_tail: Sequence[str] = ()
 
 
@@ -105,6 +106,7 @@ def assemble(run: Run, data: Data, usage: Usage, ending: Ending, run_id: str, fi
         | {
             "notes": [*data.notes, *ending.notes],
             "bench": ending.bench and asdict(ending.bench),
+            "work": ending.work and asdict(ending.work),
             "schema_minor": SCHEMA_MINOR,
             "run_id": run_id,
             "created": datetime.now(UTC),
@@ -172,6 +174,7 @@ def finished(common: Ending, progress: RunProgress, done: Done, budget: Budget) 
         notes=done.notes,
         samples=progress.samples | done.samples,
         bench=done.bench,
+        work=done.work,
     )
     return check_time(check_scores(ending, done.scores), budget)
 

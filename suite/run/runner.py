@@ -3,8 +3,10 @@
 Every run has exactly one record, however it ends.
 """
 
+import math
 import os
 import platform
+import shutil
 import sys
 import tempfile
 import time
@@ -17,13 +19,24 @@ from buzzer import caches, locks
 from buzzer.errors import DataError
 from buzzer.models.api.context import SCORE, Data, RunContext
 from buzzer.suite import budget as budgets
-from buzzer.suite.records import gate, machine, record
+from buzzer.suite.records import gate, layout, machine, record
 from buzzer.suite.records.schema import Gate, Record
-from buzzer.suite.run import counters, fits, inputs, limits, manifest, reaper, record_builder, supervise
+from buzzer.suite.run import (
+    counters,
+    fits,
+    inputs,
+    limits,
+    manifest,
+    reaper,
+    record_builder,
+    sittings,
+    supervise,
+)
 from buzzer.suite.run.limits import Measured, Reason
 from buzzer.suite.run.plan import Run
 from buzzer.suite.run.progress import EventReader, RunProgress
 from buzzer.suite.run.record_builder import INTERRUPTED, RESUME, Ending, Usage
+from buzzer.suite.run.sittings import Sitting
 from buzzer.suite.run.spec import WorkerSpec
 from buzzer.suite.run.supervise import PhaseCallback
 
@@ -72,12 +85,24 @@ def seal_fit(trained: Record, partial: Path, folder: Path) -> Record:
     return trained
 
 
+def silent(text: str) -> None:
+    """Show nothing."""
+
+
 def predict(
-    run: Run, data: Data, cache: Path, out: Path, others: Iterable[Record], on_progress: PhaseCallback
+    run: Run,
+    data: Data,
+    cache: Path,
+    out: Path,
+    others: Iterable[Record],
+    on_progress: PhaseCallback,
+    resume: bool = False,
+    tell: sittings.Tell = silent,
 ) -> Record:
     """Do the timed run and return its record. Its files (the submission) are under `out`/files/<first 8 digits of run_id>.
 
-    The gate looks for the reference among the records `others`. A run whose fit is damaged, or that changes its fit, is an `error`.
+    The gate looks for the reference among the records `others`. A run whose fit is damaged, or that changes its fit, is an `error`. With
+    `resume`, a run of a resumable task that was interrupted goes on; `tell` gets a line about it.
     """
     run_id, fitted, fit_id = uuid.uuid4().hex, fits.folder(run, data, cache), fits.fit_id(run, data)
     with ExitStack() as held:
@@ -86,18 +111,35 @@ def predict(
         if problem := manifest.problem(fitted):
             message = f"the fit {fitted} cannot be used: {problem}"
             return not_started(run, data, "error", message, "run it again: the fit is made again", fit_id)
-        files = out / "files" / run_id[:8]
+        sitting = sittings.opened(run, data, fit_id, out, resume, tell) if run.task.resumable else None
+        if sitting is not None and sitting.spent_s > (run.budget.time_s or math.inf):
+            message = f"the buzzer went: earlier sittings took {sitting.spent_s:.1f} s, the budget has {run.budget.time_s:g} s"
+            late = not_started(run, data, "timeout", message, record_builder.MORE_TIME, fit_id)
+            sitting.end(late, interrupted=False)
+            return late
+        files = out / layout.FILES / run_id[:8]
         make_folder(files)
         before = manifest.state(fitted)
         try:
             with reaper.swept(files):
                 reads = (data.folder, fitted)
-                timed = execute(run, data, fitted, files, others, on_progress, run_id, fit_id, reads)
+                timed = execute(run, data, fitted, files, others, on_progress, run_id, fit_id, reads, sitting)
+            if sitting is not None:
+                timed = sitting_ended(sitting, timed, files)
         finally:
             with suppress(OSError):
                 files.rmdir()  # only if nothing was written
         changed = manifest.changes(before, manifest.state(fitted))
         return fit_changed(timed, changed) if changed and not interrupted(timed) else timed
+
+
+def sitting_ended(sitting: Sitting, timed: Record, files: Path) -> Record:
+    """The record of a run in sittings, with a hint if it can go on. The unfinished submission of an interrupted run is deleted."""
+    sitting.end(timed, interrupted(timed))
+    if not interrupted(timed):
+        return timed
+    shutil.rmtree(files, ignore_errors=True)
+    return timed.model_copy(update={"hint": sittings.HINT})
 
 
 def fit_changed(timed: Record, names: Sequence[str]) -> Record:
@@ -165,7 +207,7 @@ def temporary_folder() -> Iterator[Path]:
         yield folder
 
 
-def context_of(run: Run, data: Data, work: Path, out: Path) -> RunContext:
+def context_of(run: Run, data: Data, work: Path, out: Path, partial: Path | None = None) -> RunContext:
     """The context that the task gets."""
     return RunContext(
         task=run.task.name,
@@ -183,6 +225,7 @@ def context_of(run: Run, data: Data, work: Path, out: Path) -> RunContext:
         workers=run.workers,
         scheduler=run.scheduler,
         gpu_memory_bytes=run.budget.gpu_memory_bytes,
+        partial=None if partial is None else partial.absolute(),
     )
 
 
@@ -196,8 +239,12 @@ def execute(
     run_id: str = "",
     fit_id: str | None = None,
     reads: Sequence[Path] = (),
+    sitting: Sitting | None = None,
 ) -> Record:
-    """Run the worker under the budget. Returns its record, judged by the gate. `reads` are the folders of its inputs."""
+    """Run the worker under the budget. Returns its record, judged by the gate. `reads` are the folders of its inputs.
+
+    With a `sitting`, the record is that of the whole run: this sitting and the earlier ones.
+    """
     began_s, load_before, compiled_caches = time.perf_counter(), machine.load_average(), caches.state()
     before = inputs.state(reads)
     warm = inputs.warm(before)
@@ -208,15 +255,23 @@ def execute(
             meter.stop()
         else:
             meter.sample()
+        if sitting is not None:
+            sitting.note(events.progress, events.progress.age_s(elapsed_s))
         on_progress(phase, elapsed_s)
 
+    partial, earlier, spent_s = None, None, 0.0
+    if sitting is not None:
+        partial, earlier, spent_s = sitting.pieces, sitting.earlier, sitting.spent_s
     with temporary_folder() as folder, EventReader(folder / EVENTS) as events:
-        spec = WorkerSpec(context_of(run, data, work, out), run.job, run.task.entry, folder / EVENTS)
+        context = context_of(run, data, work, out, partial)
+        spec = WorkerSpec(context, run.job, run.task.entry, folder / EVENTS)
         record.write_text(folder / SPEC, spec.to_json())
         command = [sys.executable, "-m", "buzzer.suite.run.worker", str(folder / SPEC)]
         neighbours = counters.Neighbours(limits.usable_cores(run.budget) or budgets.allowed_cores())
         own_cpu_s = time.process_time()
-        process, age_s = supervise.supervise(limiter, command, folder / "stderr", run.budget, events, sample)
+        process, age_s = supervise.supervise(
+            limiter, command, folder / "stderr", run.budget, events, sample, spent_s
+        )
         harness_cpu_s, others_cpu_s = time.process_time() - own_cpu_s, neighbours.cpu_s(process.cpu_s)
         progress, tail = events.read(), supervise.stderr_tail(folder / "stderr")
     usage = Usage(
@@ -237,7 +292,7 @@ def execute(
         distrust = false_report(progress, process, out) or changed_inputs(before, data.folder)
     run_id = run_id or uuid.uuid4().hex
     built = record_builder.build(run, data, progress, usage, run_id=run_id, fit_id=fit_id, distrust=distrust)
-    return gate.judge(built, run.task, others)
+    return gate.judge(sittings.total(built, earlier), run.task, others)
 
 
 def false_report(progress: RunProgress, process: Measured, out: Path) -> str:

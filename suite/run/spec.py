@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from buzzer.models.api.context import RunContext
 
-PATHS = ("data", "work", "out")  # fields of RunContext that are paths; they are strings in JSON
+PATHS = ("data", "work", "out", "partial")  # fields of RunContext that are paths; they are strings in JSON
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class WorkerSpec:
 
     def to_json(self) -> str:
         """The spec as one JSON object."""
-        context = asdict(self.context) | {name: str(getattr(self.context, name)) for name in PATHS}
+        context = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self.context).items()}
         fields = {"context": context, "verb": self.verb, "entry": self.entry, "events": str(self.events)}
         return json.dumps(fields)
 
@@ -29,5 +29,7 @@ class WorkerSpec:
     def from_json(cls, text: str) -> Self:
         """The spec in a text that `to_json` returned."""
         fields = json.loads(text)
-        context: dict[str, Any] = {k: Path(v) if k in PATHS else v for k, v in fields["context"].items()}
+        context: dict[str, Any] = {
+            k: Path(v) if k in PATHS and v is not None else v for k, v in fields["context"].items()
+        }
         return cls(RunContext(**context), fields["verb"], fields["entry"], Path(fields["events"]))

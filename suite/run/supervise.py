@@ -28,11 +28,13 @@ def supervise(
     budget: Budget,
     events: EventReader,
     on_progress: PhaseCallback,
+    spent_s: float = 0.0,
 ) -> tuple[Measured, float]:
     """Run the command in a thread and follow its events. Returns what was measured, and the seconds from its start to its end.
 
     A run that is over its time limit is stopped: the budget's limit before `score`, the limit for scoring after it. Ctrl-C may be
-    pressed at any time and more than once: the run is stopped, and the reason is `INTERRUPTED`.
+    pressed at any time and more than once: the run is stopped, and the reason is `INTERRUPTED`. spent_s: seconds that earlier sittings of
+    the run took of the budget's time.
     """
     measured, errors, over = list[Measured](), list[str](), threading.Event()
     environment = limits.environment_of(budget) | {"PYTHONPATH": python_path(), "PYTHONSAFEPATH": "1"}
@@ -60,7 +62,7 @@ def supervise(
             on_progress(progress.running, elapsed_s)
             truncate_flood(stderr)
             if reason is Reason.SELF:
-                reason = over_time(progress, progress.age_s(elapsed_s), budget)
+                reason = over_time(progress, progress.age_s(elapsed_s), budget, spent_s)
         except KeyboardInterrupt:
             reason = Reason.INTERRUPTED
         except BaseException:
@@ -71,7 +73,7 @@ def supervise(
     return (result if reason is Reason.SELF else replace(result, reason=reason)), age_s
 
 
-def over_time(progress: RunProgress, age_s: float, budget: Budget) -> Reason:
+def over_time(progress: RunProgress, age_s: float, budget: Budget, spent_s: float = 0.0) -> Reason:
     """Why a run must be stopped now: `TIME`, `SCORING` or `LINGERING`; `SELF` for a run that may continue."""
     if progress.end is not None:
         now = time.perf_counter()
@@ -80,7 +82,7 @@ def over_time(progress: RunProgress, age_s: float, budget: Budget) -> Reason:
     if budget.time_s is None:
         return Reason.SELF
     if not progress.scoring:
-        return Reason.TIME if age_s > budget.time_s else Reason.SELF
+        return Reason.TIME if age_s + spent_s > budget.time_s else Reason.SELF
     late = age_s - progress.running_since_s > limits.scoring_s(budget)
     return Reason.SCORING if late else Reason.SELF
 

@@ -1,6 +1,6 @@
 """Prepares the data of tasks, and turns a plan into steps for the executor."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from buzzer import caches
@@ -19,8 +19,10 @@ class TaskWorkload:
     fit_name = "fit"
     keeps_fit = True
 
-    def __init__(self, data: Data, out: Path) -> None:
-        self.data, self.out = data, out
+    def __init__(
+        self, data: Data, out: Path, resume: bool = False, tell: Callable[[str], None] = runner.silent
+    ) -> None:
+        self.data, self.out, self.resume, self.tell = data, out, resume, tell
 
     def fit(self, run: Run, watch: PhaseCallback) -> Record | None:
         """Train, unless the cache has this fit. Returns the record of the training, or None."""
@@ -28,7 +30,9 @@ class TaskWorkload:
 
     def execute(self, run: Run, others: Sequence[Record], watch: PhaseCallback) -> Record:
         """Do a timed run with the fit and return its record."""
-        return runner.predict(run, self.data, caches.folder(), self.out, others, watch)
+        return runner.predict(
+            run, self.data, caches.folder(), self.out, others, watch, self.resume, self.tell
+        )
 
     def outcome_without(self, fit: Record) -> str:
         """`unsupported` if the fit is unsupported, else `error`."""
@@ -43,7 +47,8 @@ def execute(plan: RunPlan, executor: Executor) -> Iterator[Record]:
     for warning in plan.warnings:
         executor.observer.message(warning, "warning")
     data = [prepare(selection, plan.data, executor.observer) for selection in plan.selections]
-    yield from executor.run(steps(plan, data, executor.out), plan.give_up)
+    planned = steps(plan, data, executor.out, executor.resume, executor.observer.message)
+    yield from executor.run(planned, plan.give_up)
 
 
 def prepare(
@@ -54,7 +59,13 @@ def prepare(
     return task.prepare(source, folder, selection.scale, selection.seed, observer.preparing)
 
 
-def steps(plan: RunPlan, data: Sequence[Data], out: Path) -> list[Step]:
-    """The plan's runs, each with the data of its selection."""
-    workloads = [TaskWorkload(prepared, out) for prepared in data]
+def steps(
+    plan: RunPlan,
+    data: Sequence[Data],
+    out: Path,
+    resume: bool = False,
+    tell: Callable[[str], None] = runner.silent,
+) -> list[Step]:
+    """The plan's runs, each with the data of its selection. resume: whether interrupted runs go on; `tell` gets a line about each."""
+    workloads = [TaskWorkload(prepared, out, resume, tell) for prepared in data]
     return [Step(run, workloads[number]) for number, run in plan.runs]

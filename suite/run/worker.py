@@ -153,6 +153,7 @@ def attempt(spec: WorkerSpec, file: IO[str]) -> Done | Failed:
         samples={name: list(values) for name, values in result.samples.items()},
         files=[path.name for path in result.files],
         bench=result.bench,
+        work=result.work,
     )
 
 

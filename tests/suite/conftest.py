@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ def fake_config(do: str = "work") -> TaskConfig:
         reference=Variant(engine="none", backend="torch_eager"),
         metric="accuracy",
         tolerance=0.01,
+        resumable=do == "pieces",
         params={"do": do},
     )
 
@@ -46,7 +47,7 @@ def fake_selection(do: str = "work", budget: str = "1c2g30s", **changes: Any) ->
 
 
 @pytest.fixture(params=["cgroups", "polled"])
-def enforcement(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def enforcement(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Both kinds of enforcement; cgroups only if the machine supports them."""
     from buzzer.suite.run import limits
 
@@ -56,7 +57,8 @@ def enforcement(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     elif not limits.cgroups_work():
         pytest.skip("no cgroups here")
     limits.cgroups_work.cache_clear()
-    return str(request.param)
+    yield str(request.param)
+    limits.cgroups_work.cache_clear()
 
 
 @pytest.fixture

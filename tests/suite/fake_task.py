@@ -13,6 +13,7 @@ from buzzer.caches import COMPILED, kernels
 from buzzer.datasets.contract import Progress
 from buzzer.errors import DataError, UnsupportedError
 from buzzer.models.api.context import Data, Result, RunContext, Steps
+from buzzer.models.kept_pieces import KeptPieces
 from buzzer.suite.run.clock import Clock
 
 
@@ -42,6 +43,8 @@ class Fake:
         yield "load"
         assert (context.work / "model").read_text() == "fitted"
         do = context.params["do"].replace("-", "_")
+        if do == "pieces":
+            return (yield from self.in_pieces(context))
         for _ in range(3):
             yield "predict"
             getattr(self, "work" if do.startswith("score_") else do)(context)
@@ -56,6 +59,25 @@ class Fake:
         details: dict[str, Any] = {"threads": context.threads} | (caches() if do == "show_caches" else {})
         off = 0.5 if context.backend == "onnxruntime" and context.params["do"] == "be-wrong" else 0.0
         return Result({"accuracy": 0.9 - off}, 10, details, (context.out / "submission.csv",))
+
+    def in_pieces(self, context: RunContext) -> Steps:
+        """Four pieces of 0.4 s, each kept."""
+        assert context.partial is not None
+        kept, made = KeptPieces(context.partial), 0
+        for name in ("a", "b", "c", "d"):
+            yield "predict"
+            if "FAKE_FAILS" in os.environ:
+                raise RuntimeError("something broke")
+            if name not in kept:
+                made += 1
+                time.sleep(0.4)
+                with kept.making(name) as folder:
+                    (folder / "row").write_text(f"{name}\n")
+        yield "write"
+        rows = [(kept.path(name) / "row").read_text() for name in ("a", "b", "c", "d")]
+        (context.out / "submission.csv").write_text("".join(rows))
+        yield "score"
+        return Result({"accuracy": 0.9}, 4, {"made": made}, (context.out / "submission.csv",))
 
     def work(self, context: RunContext) -> None:
         time.sleep(0.02)

@@ -13,7 +13,8 @@ from buzzer.engine.frames import Engine
 from buzzer.engine.frames.base import Lookup
 from buzzer.errors import UsageError
 from buzzer.models.api.context import Data, RunContext
-from buzzer.models.recsys2021 import distributed, ensemble, sizes
+from buzzer.models.kept_pieces import KeptPieces
+from buzzer.models.recsys2021 import ensemble, predicting, sizes
 from buzzer.models.recsys2021.lookup_tables import merged
 from buzzer.models.recsys2021.params import Context
 from buzzer.models.recsys2021.predicting import Piece, Predicted, Predictor, pieces_of_test
@@ -79,17 +80,21 @@ def test_a_single_piece_stays_in_memory(
     predictor = Predictor(context)
     for number, path in pieces_of_test(context):
         predictor.preprocess(number, path)
-    assert len(list(tmp_path.glob(".piece*.parquet"))) == files
+    assert len(list(tmp_path.glob(".pieces/coded*/rows"))) == files
     rows = [e.to_numpy(piece.columns(["a"]), ["a", "row"]) for piece in predictor.pieces]
     assert sum(len(columns["a"]) for columns in rows) == data.rows["test"]
     for piece in predictor.pieces:
         piece.forget()
+    assert not list(tmp_path.glob(".pieces/*"))
+    predictor.close()
     assert not list(tmp_path.iterdir())
 
 
 def test_a_piece_reads_the_same_from_its_file(e: Engine, tmp_path: Path) -> None:
     columns = {"row": [0, 1, 2], "a": [5, -(2**62), 7], "text": ["1\t2", None, ""]}
-    piece = Piece(e, tmp_path / "piece.parquet", e.from_arrow(pa.table(columns)))
+    counts = {"a": e.from_arrow(pa.table({"a": [5, 7], "n": [1, 2]}))}
+    kept = KeptPieces(tmp_path)
+    piece = Piece(e, kept, 3, e.from_arrow(pa.table(columns)), counts)
 
     def read() -> dict[str, list[Any]]:
         return e.to_arrow(piece.columns(["text", "a"]), ["a", "text"]).to_pydict()
@@ -99,6 +104,8 @@ def test_a_piece_reads_the_same_from_its_file(e: Engine, tmp_path: Path) -> None
     piece.put_aside()
     piece.put_aside()
     assert read() == before
+    again = Piece(e, KeptPieces(tmp_path), 3)
+    assert e.height(again.counts()["a"]) == 2
     piece.forget()
     assert not list(tmp_path.iterdir())
 
@@ -160,8 +167,8 @@ def test_files_of_workers_are_read_back(tmp_path: Path) -> None:
     ids = pa.table({"tweet_id": ["A", "B", "C"], "enaging_user_id": ["x", "y", "z"]})
     by_model = {name: rng.random((3, 4)).astype("float32") for name in ("trees_kfold", "blend")}
     rows = Predicted(ids, by_model, rng.random((6, 4)).astype("float32")[::2])
-    distributed.write(tmp_path / "rows.arrow", rows)
-    back = distributed.read(tmp_path / "rows.arrow")
+    predicting.write(tmp_path / "rows.arrow", rows)
+    back = predicting.read(tmp_path / "rows.arrow")
     assert back.ids.equals(ids)
     np.testing.assert_array_equal(back.blend, rows.blend)
     assert back.by_model.keys() == by_model.keys()

@@ -705,7 +705,7 @@ def test_a_failed_prediction_leaves_no_files(
     with pytest.raises(OSError, match="disk full"):
         for _ in steps:
             pass
-    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".piece")] == []
+    assert [path.name for path in tmp_path.iterdir() if path.name != ".pieces"] == []
 
 
 def test_without_truth_there_is_a_submission_and_no_score(

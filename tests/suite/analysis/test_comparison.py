@@ -13,7 +13,7 @@ from buzzer.suite.analysis.comparison import Variant
 from buzzer.suite.analysis.regress import Threshold
 from buzzer.suite.budget import resolve
 from buzzer.suite.records.schema import Record
-from buzzer.suite.report import compare_json, compare_text
+from buzzer.suite.report import compare_json, compare_text, page
 from buzzer.suite.report.display import Quiet
 from buzzer.suite.run import task_runs
 from buzzer.suite.run.executor import Executor
@@ -384,3 +384,55 @@ def test_a_limit_that_no_variant_meets_is_reported(make_record: Make, choose: Ch
     assert [table.title for table in tables] == ["Runs at scale 0.1"]
     assert len(tables[0].lines) == 2
     assert tables[0].notes[0].startswith("no variant ended well within its budget")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "rounds", "needs"),
+    [
+        ((0.01, 0.03), 3, "3 sizes"),
+        ((0.01, 0.03, 0.1), 1, "2 rounds"),
+        ((0.01, 0.03), 1, "3 sizes and 2 rounds"),
+        ((0.01, 0.03, 0.1), 2, ""),
+    ],
+)
+def test_an_interval_needs_sizes_and_rounds(
+    make_record: Make, choose: Choose, sizes: tuple[float, ...], rounds: int, needs: str
+) -> None:
+    """Nothing is called 95 % from two sizes or from one repetition, in the projection and in its comparison with the truth."""
+    smaller = [r for r in measured(make_record, sizes) if r.repeat < rounds]
+    result = compared(smaller, choose)
+    assert {fit.full.needs for fit in result.fits} == {needs}
+    assert {fit.full.low is None for fit in result.fits} == {bool(needs)}
+    (table,) = [t for t in compare_text.tables(result, []) if t.title.startswith("The job at scale 1")]
+    assert {line[2].startswith("needs") for line in table.lines} == {bool(needs)}
+    (growth,) = [t for t in compare_text.tables(result, []) if t.title == "Growth with size"]
+    exponents = [line[growth.names.index("exponent")] for line in growth.lines]
+    assert ["(" not in exponent for exponent in exponents] == [bool(needs)] * 3
+    whole = [r for r in measured(make_record, (1.0,)) if r.repeat < rounds]
+    truths = {t.variant: t for t in compared([*smaller, *whole], choose).truths}
+    assert {t.holds for t in truths.values()} == {None if needs else True}
+    assert truths[PLAIN].measured_s == pytest.approx(1001.0 * sorted(DRIFT[:rounds])[rounds // 2], rel=0.11)
+
+
+def test_the_truth_is_compared_with_the_projection_of_smaller_sizes_only(
+    make_record: Make, choose: Choose
+) -> None:
+    """One variant goes on as it grew; another is ten times slower at the full size, which its interval does not hold."""
+    records = measured(make_record)
+    for repeat, drift in enumerate(DRIFT):
+        records.append(timed(make_record, PLAIN, 1.0, repeat, 1001.0 * drift))
+        records.append(timed(make_record, CUDA, 1.0, repeat, 1500.0 * drift))
+    result = compared(records, choose)
+    truths = {t.variant: t for t in result.truths}
+    assert set(truths) == {PLAIN, CUDA}
+    alone = {t.variant: t.full for t in compared(measured(make_record), choose).fits}
+    for variant, truth in truths.items():
+        assert truth.predicted == alone[variant]
+    assert truths[PLAIN].holds is True and truths[CUDA].holds is False
+    assert truths[CUDA].measured_s == 1500.0
+    (table,) = [t for t in compare_text.tables(result, []) if t.title.startswith("Prediction")]
+    assert [line[-1] for line in table.lines] == [
+        "no" if "cuda" in line[0] else "yes" for line in table.lines
+    ]
+    assert "Prediction, interval, truth at scale 1" in page.html(records, {})
+    assert "Prediction, interval, truth" not in page.html(measured(make_record), {})

@@ -32,6 +32,7 @@ FIRST: dict[str, Any] = {
     "config": {"epochs": 2, "sizes": [1, 2], "rate": 1},
     "energy_j": {"cpu": 12.5},
     "gpu_busy_s": 0.25,
+    "work": {"trees": 360.0, "tree_nodes": 1800.0, "network_flops": 4e4, "table_rows": 120_000},
 }
 SECOND: dict[str, Any] = {
     "run_id": "b" * 32,
@@ -89,6 +90,10 @@ EXPECTED: dict[str, tuple[Any, Any]] = {
     "version_python": ("3.11", "3.12"),
     "version_polars": (None, "1.40"),
     "bench_rows": (None, None),
+    "work_trees": (360.0, None),
+    "work_tree_nodes": (1800.0, None),
+    "work_network_flops": (4e4, None),
+    "work_table_rows": (120_000, None),
     "git_commit": (None, None),
 }
 
@@ -130,7 +135,7 @@ def test_both_frames_have_the_columns_of_the_schema_first(two: Records) -> None:
         "config",
         "command",
     }
-    objects |= {"bench", "details", "stderr_tail"}
+    objects |= {"bench", "work", "details", "stderr_tail"}
     assert fields - objects <= set(names)
     assert Records().to_polars().columns == [*Records().to_pandas().columns] == [*frame.fixed_columns()]
 

@@ -14,6 +14,7 @@ from buzzer.suite.records import integrity, record
 
 ROOT = Path(__file__).parents[3]
 Fields = dict[str, Any]
+WORK = {"trees": 360.0, "tree_nodes": 1800.0, "network_flops": 4e4, "table_rows": 120_000}
 GPU = {"name": "a GPU", "memory_bytes": 8 * 10**9, "driver": "1"}
 
 
@@ -173,6 +174,8 @@ LIES: dict[str, tuple[str, Callable[[Fields], None], str]] = {
     "a commit that is not a hash": ("passed", put("git_commit", "main"), "git_commit is not a commit"),
     "from the future": ("passed", put("created", "2199-01-01T00:00:00Z"), "created in the future"),
     "generated data called official": ("passed", put("data_source", "official"), "data_source differ"),
+    "nodes of no trees": ("passed", put("work", WORK | {"trees": 0.0}), "1800 nodes for a row in no trees"),
+    "bench: work for a row": ("bench", put("work", WORK), "work for a row in job bench"),
     "bench: fewer runs": ("bench", fewer_runs, "rows in"),
     "bench: faster than the peak": ("bench", quick_runs, "times the measured peak"),
     "bench: runs longer than their phase": ("bench", slow_runs, "warm runs of"),

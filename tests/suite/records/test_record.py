@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from buzzer.errors import DataError
 from buzzer.suite.records import record
@@ -155,3 +156,12 @@ def test_every_field_is_described_in_the_docs() -> None:
 def test_created_is_utc(make_record: Make) -> None:
     now = datetime.now(UTC)
     assert now - make_record(created=now).created < timedelta(seconds=1)
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf"), "many", None])
+@pytest.mark.parametrize("name", ["trees", "tree_nodes", "network_flops", "table_rows"])
+def test_work_is_finite_and_not_negative(make_record: Make, name: str, value: object) -> None:
+    work = {"trees": 1.0, "tree_nodes": 8.0, "network_flops": 0.0, "table_rows": 0}
+    assert make_record(work=work).work is not None and make_record().work is None
+    with pytest.raises(ValidationError, match=f"work.{name}"):
+        make_record(work=work | {name: value})

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from buzzer.models.api.context import BenchResult, RunContext
+from buzzer.models.api.context import BenchResult, RunContext, Work
 from buzzer.suite.run import events
 from buzzer.suite.run.events import Done, Event, Failed, PhaseEnded, PhaseStarted
 from buzzer.suite.run.spec import WorkerSpec
@@ -21,6 +21,7 @@ EVENTS: list[Event] = [
     DONE,
     replace(DONE, bench=BENCH),
     replace(DONE, bench=replace(BENCH, loadgen={"result": "VALID", "line": "", "summary": {}})),
+    replace(DONE, work=Work(360.0, 1800.0, 4e4, 120_000)),
     Failed("unsupported", "no CUDA device: Ä", "use --engine polars", {"user_error": True}),
     Failed("error", "two\nlines", ""),
 ]

@@ -30,7 +30,7 @@ def begun(home: Path, **variables: str) -> tuple[subprocess.Popen[bytes], int]:
         "BUZZER_CACHE": str(home / "cache"),
         "TMPDIR": str(home / "tmp"),
     }
-    command = [sys.executable, str(HERE / "signal_harness.py"), str(home / "out"), "spawn"]
+    command = [sys.executable, str(HERE / "signal_harness.py"), str(home / "out"), "spawn", "3"]
     harness = subprocess.Popen(command, env=env | variables, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not (pids := list(home.glob("out/files/*/pid"))) and time.monotonic() < deadline:

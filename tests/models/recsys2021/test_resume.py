@@ -1,0 +1,142 @@
+"""A prediction that is interrupted and goes on writes the same submission, and does no whole piece twice."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from buzzer.models.api.context import RunContext
+from buzzer.models.kept_pieces import KeptPieces
+from buzzer.models.recsys2021 import features
+from buzzer.models.recsys2021.predicting import Predictor
+from buzzer.models.recsys2021.task import TASK
+
+Run = Callable[..., Any]
+MakeContext = Callable[..., RunContext]
+PIECE_ROWS, PIECES = 100, 5
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
+    """How many pieces were parsed and how many were predicted."""
+    done = {"parsed": 0, "predicted": 0}
+    read_part, predict = features.read_part, Predictor.predict
+
+    def parsed(*args: Any) -> Any:
+        done["parsed"] += 1
+        return read_part(*args)
+
+    def predicted(self: Predictor, piece: Any) -> Any:
+        result = yield from predict(self, piece)
+        done["predicted"] += 1
+        return result
+
+    monkeypatch.setattr(features, "read_part", parsed)
+    monkeypatch.setattr(Predictor, "predict", predicted)
+    yield done
+
+
+def stopped(context: RunContext, after: Callable[[], bool]) -> None:
+    """A sitting that ends at the first phase or lap at which `after` is true."""
+    steps = TASK.predict(context)
+    for _ in steps:
+        if after():
+            break
+    steps.close()
+
+
+@pytest.mark.parametrize("engine", ["polars", pytest.param("pandas", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("parsed", "predicted"), [(1, 0), (3, 0), (5, 0), (5, 1), (5, 3), (5, 5)], ids=lambda n: str(n)
+)
+def test_a_resumed_prediction_writes_the_same_bytes(
+    parsed: int,
+    predicted: int,
+    engine: str,
+    fitted_trees: Path,
+    tmp_path: Path,
+    trees_context: MakeContext,
+    run: Run,
+    counted: dict[str, int],
+) -> None:
+    outs = [tmp_path / name for name in ("whole", "first", "second")]
+    for out in outs:
+        out.mkdir()
+    partial = tmp_path / "partial"
+    make = [trees_context(fitted_trees, out, engine, piece_rows=PIECE_ROWS) for out in outs]
+    whole = run(TASK.predict(make[0]))[0]
+    assert whole.details["pieces"] == PIECES and counted == {"parsed": PIECES, "predicted": PIECES}
+    counted.update(parsed=0, predicted=0)
+
+    def reached() -> bool:
+        return counted["parsed"] >= parsed and counted["predicted"] >= predicted
+
+    stopped(replace(make[1], partial=partial), reached)
+    assert list(outs[1].glob("results.csv")) == []
+    kept = KeptPieces(partial)
+    coded = sum(f"coded{n}" in kept for n in range(PIECES))
+    done = sum(f"predicted{n}" in kept for n in range(PIECES))
+    passed = "first_pass" in kept
+    assert done >= predicted - 1 and (passed or coded >= parsed - 1)
+    counted.update(parsed=0, predicted=0)
+    resumed = run(TASK.predict(replace(make[2], partial=partial)))[0]
+    assert counted == {"parsed": 0 if passed else PIECES - coded, "predicted": PIECES - done}
+    assert (outs[2] / "results.csv").read_bytes() == (outs[0] / "results.csv").read_bytes()
+    assert resumed.scores == whole.scores and resumed.rows == whole.rows
+    assert [path.name for path in outs[2].iterdir()] == ["results.csv"]
+
+
+def test_a_single_piece_is_not_kept(
+    fitted_trees: Path, tmp_path: Path, trees_context: MakeContext, run: Run
+) -> None:
+    out, partial = tmp_path / "out", tmp_path / "partial"
+    out.mkdir()
+    run(TASK.predict(replace(trees_context(fitted_trees, out), partial=partial)))
+    assert not partial.exists()
+
+
+def test_a_cluster_predicts_no_whole_piece_again(
+    fitted_trees: Path, tmp_path: Path, trees_context: MakeContext, run: Run
+) -> None:
+    pytest.importorskip("distributed", reason="needs the cluster extra")
+    outs, partial = [tmp_path / name for name in ("alone", "first", "second")], tmp_path / "partial"
+    results = []
+    for out in outs:
+        out.mkdir()
+        context = trees_context(fitted_trees, out, piece_rows=PIECE_ROWS)
+        if out != outs[0]:
+            context = replace(context, workers=2, partial=partial)
+        results.append(run(TASK.predict(context))[0])
+        if out == outs[1]:  # as if the run had been killed before its second and fifth piece were whole
+            (partial / "predicted1" / "rows").write_bytes(b"")
+            KeptPieces(partial).remove("predicted4")
+            before = (partial / "predicted0" / "rows").stat().st_mtime_ns
+    assert (partial / "predicted0" / "rows").stat().st_mtime_ns == before
+    assert len({(out / "results.csv").read_bytes() for out in outs}) == 1
+    assert results[0].scores == results[1].scores == results[2].scores
+
+
+def test_a_piece_is_complete_or_absent(tmp_path: Path) -> None:
+    kept = KeptPieces(tmp_path)
+    assert "a" not in kept
+    with kept.making("a") as folder:
+        (folder / "rows").write_bytes(b"abc")
+    with pytest.raises(RuntimeError), kept.making("b") as folder:
+        (folder / "rows").write_bytes(b"abc")
+        raise RuntimeError
+    assert "a" in kept and "a" in KeptPieces(tmp_path) and "b" not in KeptPieces(tmp_path)
+    spoils: list[Callable[[Path], Any]] = [
+        lambda f: (f / "rows").write_bytes(b"ab"),  # cut
+        lambda f: (f / "rows").write_bytes(b"ab\0"),  # as long, with other content
+        lambda f: (f / "rows").unlink(),
+        lambda f: (f / "more").write_bytes(b""),
+        lambda f: (f / "digests.json").write_text(""),
+    ]
+    for spoil in spoils:
+        with kept.making("a") as folder:
+            (folder / "rows").write_bytes(b"abc")
+        assert "a" in KeptPieces(tmp_path)
+        spoil(tmp_path / "a")
+        assert "a" not in KeptPieces(tmp_path)
