@@ -270,6 +270,8 @@ def second_stage(e: Engine, context: Context, models: ModelSelection, part: Rows
     save_all(e, context.work, fitted, tables)
     (context.work / MEANS).write_text(json.dumps({"train": fitted.means, "validation": means}))
     yield "score"
+    if params.weights == "random":
+        return {}
     truth = {target: y[:, i] for i, target in enumerate(TARGETS)}
     by_model = {name: {t: p[:, i] for i, t in enumerate(TARGETS)} for name, p in probabilities.items()}
     return {"validation": {name: dataset.scores(truth, p, followers) for name, p in by_model.items()}}

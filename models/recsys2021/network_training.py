@@ -52,9 +52,11 @@ def token_vectors(file: str, dim: int, seed: int) -> tuple[Array, str]:
 def prepare(context: Context, names: Sequence[str], users: int) -> str:
     """Write the networks' sizes, and the token vectors that they share. Returns the description of the vectors.
 
-    users: number of users with a vector. The bags of a network divide them among themselves.
+    users: number of users with a vector. The bags of a network divide them among themselves. A table has rows for `user_table_rows` users
+    if that is more.
     """
     params = context.params
+    users = max(users, params.user_table_rows)
     vectors, description = token_vectors(params.token_vectors, params.token_dim, context.seed)
     np.save(context.work / VECTORS, vectors)
     sizes = {
@@ -105,6 +107,15 @@ def build(name: str, folder: Path) -> Network:
     return NETWORKS[name](sizes, torch.from_numpy(np.load(folder / VECTORS)), columns)
 
 
+def outline(name: str, folder: Path) -> Network:
+    """`build` without memory for the weights, for questions about the network's layers."""
+    sizes = Sizes(**json.loads((folder / SIZES).read_text())[name])
+    columns = feature_sets.named(sizes.features).network(name)
+    shape = np.load(folder / VECTORS, mmap_mode="r").shape
+    with torch.device("meta"):
+        return NETWORKS[name](sizes, torch.empty(shape), columns)
+
+
 class Trainer(Epochs):
     """Adam with a one-cycle schedule, and SparseAdam for the tables of users and words. The winners use Adam 1e-3, batches of 1024 to
     8192, and 2 epochs.
@@ -146,6 +157,8 @@ def fit(
 ) -> Generator[str, None, list[dict[str, float]]]:
     """Train the bags of a network and save their weights, without the frozen token vectors.
 
+    With random weights nothing is trained; only the scaling of the columns and the output bias follow from the rows.
+
     Yields the phase after each epoch. Returns the history: `epoch` and `loss` of each epoch of each bag. batch: inputs for all rows.
     y: 0 or 1 [rows, targets].
     """
@@ -156,6 +169,10 @@ def fit(
         seed = seed_of(context.seed, bag)
         torch.manual_seed(seed)
         network = build(name, context.work)
+        if context.params.weights == "random":
+            network.begin(torch.from_numpy(batch["features"][:SCALED_ROWS]), torch.from_numpy(y.mean(axis=0)))
+            save(network, path(context.work, name, bag))
+            continue
         trainer = Trainer(context, name, network, own_batch(context, name, bag, batch), y, seed)
         for _ in trainer.run(context.params.epochs):
             yield "networks"

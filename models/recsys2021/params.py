@@ -112,6 +112,16 @@ class Params(TaskParams):
         return max((of(self.tokens, name) for name in self.used() if name in ALL_NETWORKS), default=0)
 
 
+def weights_detail(params: Params) -> dict[str, str]:
+    """The detail `weights` for the record, if they are random."""
+    return {"weights": params.weights} if params.weights == "random" else {}
+
+
+def weights_notes(params: Params) -> tuple[str, ...]:
+    """A note for the record, if the weights are random."""
+    return ("weights: random, scores mean nothing",) if params.weights == "random" else ()
+
+
 def check_names(key: str, kind: str, mapping: Mapping[str, Any], known: Sequence[str]) -> None:
     """Raise UsageError for a name that is not known."""
     for name in mapping:
