@@ -307,6 +307,12 @@ class Record(Strict):
         return f"{self.engine}, {self.cluster}" if self.cluster else self.engine
 
     @property
+    def score(self) -> float | None:
+        """The score by which the task is ranked. None in a run without it, or if the models' weights are random (the task's parameter
+        `weights`), because then scores mean nothing: the gate compares them, and no report shows them."""
+        return None if self.config.get("weights") == "random" else self.scores.get(self.metric)
+
+    @property
     def disturbed(self) -> float | None:
         """Share of the run's cores that other processes used, if it is large enough to distort the times; else None."""
         seconds, cores = self.wall_s + (self.score_s or 0.0), self.budget.cores or self.machine.cores
