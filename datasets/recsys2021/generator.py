@@ -39,6 +39,7 @@ from buzzer.datasets.recsys2021.world import (
     uniform,
 )
 from buzzer.datasets.workers import in_order
+from buzzer.errors import UsageError
 
 VERSION = 2  # version of the random process: the same version, scale and seed give the same files
 CHUNK, PART = 1 << 16, 1 << 20  # rows of a chunk, and of a part file
@@ -96,27 +97,30 @@ class Chunk:
     seed: int
     scale: float  # scale of the world
     known_scale: float  # scale of the training parts
+    at: int  # index of its first written row in the files of the part
+    kept: int  # how many of its rows are written, from the first
 
 
 def generate(
-    out: Path, scale: float, seed: int, progress: Progress, *, test_scale: float | None = None, jobs: int = 1
+    out: Path,
+    scale: float,
+    seed: int,
+    progress: Progress,
+    *,
+    train_scale: float | None = None,
+    test_scale: float | None = None,
+    jobs: int = 1,
 ) -> None:
     """Write train/, val/, test/ and test_truth/ with part files, and generator.json, into the new folder `out`.
 
-    Scale 1 has 719.7 M training, 14.5 M validation and 14.5 M test rows. test_scale: scale of the test part, if it differs.
-    jobs: number of processes; it does not change the files. Memory grows with the processes, not with the scale. Raises
-    DataError if the files cannot be written.
+    Scale 1 has 719.7 M training, 14.5 M validation and 14.5 M test rows. train_scale: scale of a sample of the training rows
+    that is written instead of all. test_scale: scale of the test part, if it differs. jobs: number of processes; it does not
+    change the files. Memory grows with the processes, not with the scale. Raises UsageError if `train_scale` is above `scale`,
+    and DataError if the files cannot be written.
     """
-    scales = dict.fromkeys(OFFICIAL_ROWS, scale) | {"test": scale if test_scale is None else test_scale}
-    sizes = {name: max(round(n * scales[name]), 500) for name, n in OFFICIAL_ROWS.items()}
+    chunks = planned(scale, seed, train_scale, test_scale)
+    sizes = {name: sum(chunk.kept for chunk in chunks if chunk.part == name) for name in OFFICIAL_ROWS}
     counts = {name: dict.fromkeys(LABELS, 0) for name in sizes}
-    chunks = [
-        Chunk(
-            name, start // CHUNK, start, min(CHUNK, rows - start), rows, seed, max(scale, scales[name]), scale
-        )
-        for name, rows in sizes.items()
-        for start in range(0, rows, CHUNK)
-    ]
     total, done = sum(sizes.values()), 0
     with new_folder(out) as folder:
         for name in (*sizes, "test_truth"):
@@ -126,26 +130,63 @@ def generate(
             for chunk, engaged in zip(chunks, written, strict=True):
                 progress(done / total, f"generating {chunk.part} rows")
                 for path in chunk_files(folder, chunk):
-                    append(path.with_name(f"part-{chunk.start // PART:05d}"), path)
+                    append(path.with_name(f"part-{chunk.at // PART:05d}"), path)
                 for label in LABELS:
                     counts[chunk.part][label] += engaged[label]
-                done += chunk.rows
+                done += chunk.kept
         facts = {"generator": "recsys2021", "version": VERSION, "scale": scale, "seed": seed, "rows": sizes}
-        facts |= {} if scales["test"] == scale else {"test_scale": test_scale}
+        differing = {"train_scale": train_scale, "test_scale": test_scale}
+        facts |= {name: value for name, value in differing.items() if value not in (None, scale)}
         rates = {name: {label: counts[name][label] / sizes[name] for label in LABELS} for name in sizes}
         (folder / "generator.json").write_text(json.dumps(facts | {"rates": rates}, indent=1) + "\n")
 
 
+def planned(
+    scale: float, seed: int, train_scale: float | None = None, test_scale: float | None = None
+) -> list[Chunk]:
+    """The chunks of all parts, in the order in which they are written. The arguments are those of `generate`."""
+    train, test = (scale if other is None else other for other in (train_scale, test_scale))
+    if train > scale:
+        raise UsageError(
+            f"a training scale of {train:g} is above the scale {scale:g}", "the training rows are a sample"
+        )
+    chunks = []
+    for name, official in OFFICIAL_ROWS.items():
+        of_part = test if name == "test" else scale
+        rows = at_least(official * of_part)
+        sample = at_least(official * train) if name == "train" else rows
+        numbers, at = -(-rows // CHUNK), 0
+        for number in spread(-(-sample // CHUNK), numbers):
+            drawn = min(CHUNK, rows - number * CHUNK)
+            kept = min(drawn, sample - at)
+            world = max(scale, of_part)
+            chunks.append(
+                Chunk(name, number, number * CHUNK, drawn, rows, seed, world, scale, at=at, kept=kept)
+            )
+            at += kept
+    return chunks
+
+
+def at_least(rows: float) -> int:
+    """A number of rows, rounded; no part has fewer than 500."""
+    return max(round(rows), 500)
+
+
+def spread(some: int, many: int) -> list[int]:
+    """`some` of the numbers 0 to `many` - 1, at equal distances. All if they are as many."""
+    return [i * many // some for i in range(some)]
+
+
 def write_chunk(folder: Path, chunk: Chunk) -> dict[str, int]:
-    """Write the files of one chunk. Returns the number of rows with each engagement."""
+    """Write the files of one chunk. Returns the number of written rows with each engagement."""
     world = World(chunk.scale, chunk.seed, chunk.known_scale)
     rng = np.random.default_rng([chunk.seed, list(OFFICIAL_ROWS).index(chunk.part), chunk.number])
     place = (chunk.start / chunk.part_rows, (chunk.start + chunk.rows) / chunk.part_rows)
-    table = draw(world, rng, chunk.rows, place, chunk.part)
+    table = draw(world, rng, chunk.rows, place, chunk.part).head(chunk.kept)
     for path in chunk_files(folder, chunk):
         columns = list(PARTS[path.parent.name])
         table.select(columns).write_csv(path, separator=SEPARATOR, include_header=False, quote_style="never")
-    return {label: chunk.rows - table[column].null_count() for label, column in LABELS.items()}
+    return {label: table.height - table[column].null_count() for label, column in LABELS.items()}
 
 
 def chunk_files(folder: Path, chunk: Chunk) -> list[Path]:

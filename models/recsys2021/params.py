@@ -12,6 +12,7 @@ class Params(TaskParams):
     baseline: bool
     sample_rows: int
     network_rows: int
+    second_rows: int
     rounds_1: int
     depth_1: int
     rounds_2: int

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Lookup
-from buzzer.models.recsys2021.features import FOLDS, KEYS, SMOOTHING, TARGETS, KeyColumns, encoding, same
+from buzzer.models.recsys2021.features import KEYS, SMOOTHING, TARGETS, KeyColumns, encoding, in_folds, same
 
 # Target encodings from the validation rows: name -> keys. Their columns are called week_<name>_<target>.
 ENCODED: dict[str, list[str]] = {
@@ -70,19 +70,33 @@ def lookups(
     return [encoding(e, tables[name], ENCODED[name], means, f"week_{name}") for name in encodings(models)]
 
 
+def key_columns() -> list[str]:
+    """The columns of all keys."""
+    return [*dict.fromkeys(key for keys in ENCODED.values() for key in keys)]
+
+
 def encode_own(
-    e: Engine, t: Frame, tables: Mapping[str, Frame], means: Mapping[str, float], model: str
+    e: Engine,
+    t: Frame,
+    tables: Mapping[str, Frame],
+    means: Mapping[str, float],
+    model: str,
+    source: Frame | None = None,
 ) -> Frame:
-    """Target encodings of the validation rows: `loo` leaves out each row's own label, `kfold` the labels of its fold."""
+    """Target encodings of validation rows: `loo` leaves out each row's own label, `kfold` the labels of its fold.
+
+    source: the rows that the tables were fitted on, `t` among them; by default `t`.
+    """
     if model == "loo":
         for name in encodings([model]):
             t = e.target_encode(
                 t, tables[name], ENCODED[name], means, SMOOTHING, f"week_{name}", leave_one_out=True
             )
         return t
-    t = source = e.with_columns(t, fold=lambda c: c("row") % FOLDS)
+    whole = in_folds(e, t if source is None else source)
+    t = in_folds(e, t)
     for name in encodings([model]):
-        t = e.target_encode_kfold(t, ENCODED[name], "fold", means, SMOOTHING, f"week_{name}", source=source)
+        t = e.target_encode_kfold(t, ENCODED[name], "fold", means, SMOOTHING, f"week_{name}", source=whole)
     return e.drop(t, ["fold"])
 
 

@@ -25,7 +25,7 @@ from buzzer.datasets.contract import silent
 from buzzer.datasets.recsys2021 import generator, metric
 from buzzer.datasets.recsys2021.reader import converted, rows_of
 from buzzer.datasets.recsys2021.schema import FEATURES, FIRST_SECOND, LABELLED, LABELS
-from buzzer.errors import DataError, UnsupportedError
+from buzzer.errors import DataError, UnsupportedError, UsageError
 
 SCALE = 0.0003
 DAY = 86_400
@@ -114,6 +114,37 @@ def test_a_test_part_of_another_scale(tmp_path: Path, test_scale: float) -> None
         assert (
             0.3 < test["tweet_id"].n_unique() / test.height < 0.6
         )  # as many rows per tweet as in other data sets
+
+
+@pytest.mark.parametrize(("train_scale", "rows"), [(0.00002, 14_394), (0.0000001, 500), (0.0001, 71_971)])
+def test_a_training_part_of_another_scale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train_scale: float, rows: int
+) -> None:
+    """It is a sample of the training rows, from chunks at equal distances; the other parts stay the same."""
+    monkeypatch.setattr(generator, "CHUNK", 1024)
+    recsys2021.generate(tmp_path / "all", 0.0001, 3, silent)
+    recsys2021.generate(tmp_path / "some", 0.0001, 3, silent, train_scale=train_scale)
+    for part in ("val", "test", "test_truth"):
+        name = f"{part}/part-00000"
+        assert (tmp_path / "some" / name).read_bytes() == (tmp_path / "all" / name).read_bytes()
+    lines = (tmp_path / "all" / "train" / "part-00000").read_bytes().splitlines()
+    chunks = [lines[at : at + 1024] for at in range(0, len(lines), 1024)]
+    many = -(-rows // 1024)
+    wanted = [line for i in range(many) for line in chunks[i * len(chunks) // many]][:rows]
+    assert (tmp_path / "some" / "train" / "part-00000").read_bytes().splitlines() == wanted
+    files = recsys2021.check(tmp_path / "some", silent)
+    facts = json.loads((tmp_path / "some" / "generator.json").read_text())
+    sample = None if train_scale == 0.0001 else train_scale
+    assert files.rows["train"] == facts["rows"]["train"] == rows
+    assert facts["rates"]["train"]["like"] == sum(not line.endswith(b"\x01") for line in wanted) / rows
+    assert (files.scale, files.train_scale, facts.get("train_scale")) == (0.0001, sample, sample)
+    note = f"training part: {train_scale:g} of the official rows, a sample of scale 0.0001"
+    assert files.notes == ((note,) if sample else ())
+
+
+def test_the_sample_of_the_training_rows_is_no_larger_than_the_part(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"training scale of 0\.2 is above the scale 0\.1"):
+        recsys2021.generate(tmp_path / "data", 0.1, 3, silent, train_scale=0.2)
 
 
 def test_rows_of_a_user_or_tweet_agree(train: pl.DataFrame) -> None:
