@@ -30,7 +30,8 @@ class DataSet(Protocol):
 
         scale: share of the official size. The same scale and seed give the same files, byte for byte. Three optional
         keywords are passed if the function has them: `train_scale` (float | None, the scale of the training part, a sample of
-        that of `scale`), `test_scale` (float | None, the scale of the test part) and `jobs` (int, the number of processes). Raises DataError if the files cannot be written.
+        that of `scale`), `test_scale` (float | None, the scale of the test part), `compress_above` (int | None, parts of more rows are
+        compressed) and `jobs` (int, the number of processes). Raises DataError if the files cannot be written.
         """
 
     def check(self, folder: Path, progress: Progress) -> "Files":

@@ -39,10 +39,12 @@ from buzzer.models.recsys2021.params import Context, Params
 from buzzer.models.recsys2021.predicting import Predictor, pieces_of_test
 from buzzer.models.recsys2021.submission import submission
 
+COMPRESS_ABOVE = 4_000_000  # rows of a generated part
+
 
 def generate(folder: Path, **settings: Any) -> None:
-    """Generate the data set with all cores."""
-    dataset.generate(folder, **settings, jobs=usable_cores())
+    """Generate the data set with all cores. Large parts are compressed."""
+    dataset.generate(folder, **settings, compress_above=COMPRESS_ABOVE, jobs=usable_cores())
 
 
 class RecSys2021(DatasetTask[Params]):

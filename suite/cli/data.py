@@ -42,6 +42,7 @@ def generate(
     test_scale: Annotated[
         float | None, typer.Option(help="Share of the official size of the test part; default: as --scale.")
     ] = None,
+    compress: Annotated[bool, typer.Option("--compress", help="Write .gz files, except the test.")] = False,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Processes; the files are the same; default: one per core.")
     ] = None,
@@ -59,7 +60,14 @@ def generate(
             raise UsageError(
                 f"{dataset.NAME} has no {part} part with a separate scale", f"leave out --{name}-scale"
             )
-    options = {"train_scale": train_scale, "test_scale": test_scale, "jobs": jobs or usable_cores()}
+    if compress and "compress_above" not in parameters:
+        raise UsageError(f"{dataset.NAME} writes no compressed files", "leave out --compress")
+    options = {
+        "train_scale": train_scale,
+        "test_scale": test_scale,
+        "compress_above": 0 if compress else None,
+        "jobs": jobs or usable_cores(),
+    }
     offered = {name: value for name, value in options.items() if name in parameters}
     with ProgressDisplay() as display, reaper.swept(partial(out)):
         dataset.generate(out, scale, seed, display.preparing, **offered)
