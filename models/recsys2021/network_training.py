@@ -13,7 +13,7 @@ from buzzer.engine.frames.base import Array
 from buzzer.engine.infer import Session
 from buzzer.errors import DataError
 from buzzer.models.epochs import Epochs, one_cycle
-from buzzer.models.recsys2021 import features
+from buzzer.models.recsys2021 import feature_sets
 from buzzer.models.recsys2021.networks import NETWORKS, VOCABULARY, Network, Sizes
 from buzzer.models.recsys2021.params import Context
 
@@ -56,7 +56,7 @@ def prepare(context: Context, users: int) -> str:
     params = context.params
     vectors, description = token_vectors(params.token_vectors, params.token_dim, context.seed)
     np.save(context.work / VECTORS, vectors)
-    sizes = Sizes(users, params.user_dim, vectors.shape[1], params.hidden, params.dropout)
+    sizes = Sizes(users, params.user_dim, vectors.shape[1], params.hidden, params.dropout, params.features)
     (context.work / SIZES).write_text(json.dumps(asdict(sizes)))
     return description
 
@@ -64,7 +64,8 @@ def prepare(context: Context, users: int) -> str:
 def build(name: str, folder: Path) -> Network:
     """An untrained network with the sizes and token vectors that `prepare` wrote."""
     sizes = Sizes(**json.loads((folder / SIZES).read_text()))
-    return NETWORKS[name](sizes, torch.from_numpy(np.load(folder / VECTORS)))
+    columns = feature_sets.named(sizes.features).network(name)
+    return NETWORKS[name](sizes, torch.from_numpy(np.load(folder / VECTORS)), columns)
 
 
 class Trainer(Epochs):
@@ -143,7 +144,7 @@ def open_sessions(names: Sequence[str], context: Context) -> dict[str, Session]:
     from buzzer.engine import infer
 
     example: dict[str, Array] = {
-        "features": np.zeros((2, len(features.names())), dtype=np.float32),
+        "features": np.zeros((2, len(feature_sets.feature_set(context.params).names())), dtype=np.float32),
         "tokens": np.ones((2, context.params.tokens), dtype=np.int32),
         "users": np.zeros((2, 2), dtype=np.int64),
     }

@@ -1,7 +1,7 @@
 """The winners' three networks (Schifferer et al., RecSys Challenge 2021, table 4), and a logistic regression as a baseline.
 
 Each has `forward(features, tokens, users)`, which returns probabilities [rows, targets], and `logits` with the same inputs: features
-float32 [rows, features.names()]; tokens int32 [rows, length], padded with 0; users int64 [rows, 2], codes of author and reader, 0 = rare.
+float32 [rows, columns of the first stage]; tokens int32 [rows, length], padded with 0; users int64 [rows, 2], codes of author and reader, 0 = rare.
 """
 
 from collections.abc import Callable
@@ -13,11 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from buzzer.models.recsys2021.features import TARGETS, names
+from buzzer.models.recsys2021.feature_sets import TARGETS, NetworkColumns
 
 VOCABULARY = 119_547  # tokens of bert-base-multilingual-cased
-# Columns of codes -> the number of codes; larger codes share the last one.
-CATEGORIES = {"type": 3, "language_code": 80, "media_code": 24, "weekday": 7, "a_group": 5}
 CATEGORY_DIM = 4  # winners: 2 to 10
 AUXILIARY = 0.1  # weight of the loss of each tower (winners' second network)
 FAR = 5.0  # scaled columns are clipped at this many deviations
@@ -32,22 +30,28 @@ class Sizes:
     token_dim: int
     hidden: int
     dropout: float
+    features: str  # name of the feature set
 
 
 class Columns(nn.Module):
-    """The features as signed logarithms with mean 0 and deviation 1, and embeddings of the columns of codes."""
+    """The network's columns as signed logarithms with mean 0 and deviation 1, and embeddings of its columns of codes."""
 
-    def __init__(self) -> None:
+    def __init__(self, columns: NetworkColumns) -> None:
         super().__init__()
-        plain, width = names(), len(names())
+        given, scaled, categories = list(columns.given), list(columns.scaled), columns.categories
+        width = len(scaled)
+        # Without a selection if all columns are read.
+        self.chosen = None if scaled == given else [given.index(name) for name in scaled]
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("deviation", torch.ones(width))
-        self.at = [plain.index(name) for name in CATEGORIES]
-        self.tables = nn.ModuleList(nn.Embedding(n, CATEGORY_DIM) for n in CATEGORIES.values())
-        self.width = width + CATEGORY_DIM * len(CATEGORIES)
+        self.at = [given.index(name) for name in categories]
+        self.tables = nn.ModuleList(nn.Embedding(n, CATEGORY_DIM) for n in categories.values())
+        self.width = width + CATEGORY_DIM * len(categories)
 
     def logs(self, features: Tensor) -> Tensor:
-        """sign(x) * log(1 + |x|)."""
+        """sign(x) * log(1 + |x|) of the columns that are scaled."""
+        if self.chosen is not None:
+            features = features[:, self.chosen]
         return features.sign() * features.abs().log1p()
 
     def fit(self, features: Tensor) -> None:
@@ -75,9 +79,9 @@ class Network(nn.Module):
 
     out: nn.Linear  # the last layer, to the logits
 
-    def __init__(self) -> None:
+    def __init__(self, columns: NetworkColumns) -> None:
         super().__init__()
-        self.columns = Columns()
+        self.columns = Columns(columns)
 
     def begin(self, features: Tensor, rates: Tensor) -> None:
         """Fit the scaling of the columns to these rows, and set the output bias to the log odds of the labels' rates [targets]. Adam would
@@ -102,8 +106,8 @@ class Network(nn.Module):
 class Logistic(Network):
     """Logistic regression on the scaled columns and codes; it does not use text or user vectors."""
 
-    def __init__(self, sizes: Sizes, vectors: Tensor) -> None:
-        super().__init__()
+    def __init__(self, sizes: Sizes, vectors: Tensor, columns: NetworkColumns) -> None:
+        super().__init__(columns)
         self.out = nn.Linear(self.columns.width, len(TARGETS))
 
     def logits(self, features: Tensor, tokens: Tensor, users: Tensor) -> Tensor:
@@ -135,8 +139,8 @@ class Pooled(Network):
     """The winners' first network: the mean of learned token vectors, author and reader from one table, the cosines of their projections
     as matrix-factorisation terms, and three dense layers."""
 
-    def __init__(self, sizes: Sizes, vectors: Tensor) -> None:
-        super().__init__()
+    def __init__(self, sizes: Sizes, vectors: Tensor, columns: NetworkColumns) -> None:
+        super().__init__(columns)
         dim = sizes.user_dim
         self.words = nn.Embedding(VOCABULARY, dim, padding_idx=0, sparse=True)
         nn.init.normal_(self.words.weight, std=0.05)
@@ -176,8 +180,8 @@ class Text(nn.Module):
 class Gru64(Network):
     """The winners' second network: GRU 64 over the text, a table of readers, two towers and their product. Each tower has its own loss."""
 
-    def __init__(self, sizes: Sizes, vectors: Tensor) -> None:
-        super().__init__()
+    def __init__(self, sizes: Sizes, vectors: Tensor, columns: NetworkColumns) -> None:
+        super().__init__(columns)
         self.text, self.users = Text(vectors, 64), user_table(sizes)
         self.tweet = dense(64 + self.columns.width, sizes.hidden, nn.ReLU)
         self.reader = dense(sizes.user_dim + self.columns.width, sizes.hidden, nn.ReLU)
@@ -211,8 +215,8 @@ class Gru64(Network):
 class Gru128(Network):
     """The winners' third network: GRU 128 over the text, author and reader from one table, and narrowing swish layers with dropout."""
 
-    def __init__(self, sizes: Sizes, vectors: Tensor) -> None:
-        super().__init__()
+    def __init__(self, sizes: Sizes, vectors: Tensor, columns: NetworkColumns) -> None:
+        super().__init__(columns)
         self.text, self.users = Text(vectors, 128), user_table(sizes)
         widths = [
             128 + 3 * sizes.user_dim + self.columns.width,

@@ -10,6 +10,7 @@ class Params(TaskParams):
     networks: list[str]
     second: list[str]
     baseline: bool
+    features: str
     sample_rows: int
     network_rows: int
     second_rows: int

@@ -4,9 +4,9 @@
 
 `fit` writes to the work folder:
 - code-<column>.parquet: codes of languages and media;
-- train-<name>.parquet: sums of the training weeks' labels by the keys of `features.KEYS`, and the language each reader sees most;
-- raw-<name>.parquet: sums of the labels by the keys of `features.RAW`, if there are `split` trees;
-- second-<name>.parquet: sums of the validation half's labels by the keys of `second_stage_features.ENCODED`;
+- train-<name>.parquet: sums of the training weeks' labels by `FeatureSet.keys`, and the language each reader sees most;
+- raw-<name>.parquet: sums of the labels by `FeatureSet.raw`, if there are `split` trees;
+- second-<name>.parquet: sums of the validation half's labels by `FeatureSet.week`;
 - user-code.parquet: codes of frequent users, if there are networks;
 - means.json: label means of the training weeks, `train`, and of the validation half, `validation`;
 - trees-<model>-<engagement>.ubj: boosted trees of the first stage; trees-second-<model>-<engagement>.ubj: of the second stage;
@@ -97,7 +97,7 @@ class RecSys2021(DatasetTask[Params]):
         train.unlink()
         details |= yield from fitting.second_stage(e, context, models, val, fitted)
         val.unlink()
-        details |= {"columns": len(features.names())} | sizes.details(context)
+        details |= {"columns": len(features.feature_set(context.params).names())} | sizes.details(context)
         return Result({}, train.height, details)
 
     def predict_steps(self, context: Context) -> Steps:

@@ -16,8 +16,8 @@ import pytest
 
 from buzzer.engine.frames.base import on_host
 from buzzer.models.api.context import RunContext
-from buzzer.models.recsys2021 import ensemble, features, second_stage_features, trees
-from buzzer.models.recsys2021.features import TARGETS
+from buzzer.models.recsys2021 import ensemble, trees
+from buzzer.models.recsys2021.feature_sets import BASIC, TARGETS
 from buzzer.models.recsys2021.params import Context
 from buzzer.models.recsys2021.predicting import Predictor
 from buzzer.models.recsys2021.task import TASK
@@ -25,7 +25,7 @@ from buzzer.suite import registry
 
 ROWS = 50
 ONE = ROWS * 4  # bytes of a float32 a row
-WIDTH = len(features.names())
+WIDTH = len(BASIC.names())
 
 
 @dataclass
@@ -201,6 +201,7 @@ def test_only_probabilities_and_ids_are_copied_to_the_host(
     context = replace(asked, params=params)
     predictor: Any = object.__new__(Predictor)
     predictor.context, predictor.e, predictor.models = context, Frames(bus), ensemble.select_models(params)
+    predictor.columns = BASIC
     predictor.first = ensemble.FirstStage(context, predictor.models)
     predictor.second, predictor.lookups = ensemble.SecondStage(context, predictor.models), []
     predicted = ended(predictor.predict(SimpleNamespace(columns=lambda names: names)))
@@ -215,7 +216,7 @@ def test_only_probabilities_and_ids_are_copied_to_the_host(
     ]
     assert bus.to_device == [targets * ONE] * 2  # the first stage's probabilities, once a model
     assert all(given is bus.seen[0] for given in bus.seen[:targets])  # the very array, not a copy
-    width = WIDTH + 2 * targets + len(second_stage_features.names("loo"))
+    width = WIDTH + 2 * targets + len(BASIC.week_names("loo"))
     assert [given.shape for given in bus.seen[targets:]] == [(ROWS, width)] * targets
     assert bus.batches == [(size, 24), (size, 40), (ROWS - 2 * size, 48)]  # texts of up to 19, 39 and 48
     assert all(isinstance(array, np.ndarray) for array in predicted.by_model.values())
@@ -254,7 +255,7 @@ def test_features_are_never_copied_on_cuda(asked: Context, tmp_path: Path) -> No
     rng = np.random.default_rng(0)
     x = rng.normal(size=(rows, WIDTH)).astype("float32")
     y = (rng.random((rows, len(TARGETS))) < 0.2).astype("float32")
-    beside = rng.normal(size=(rows, len(second_stage_features.names("loo")))).astype("float32")
+    beside = rng.normal(size=(rows, len(BASIC.week_names("loo")))).astype("float32")
     wide = np.concatenate([x, y, beside], axis=1)
     list(trees.fit(own, "kfold", x, y, 2, 3))
     list(trees.fit(own, "second-loo", wide, y, 2, 3, np.zeros_like(y)))
