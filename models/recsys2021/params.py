@@ -56,6 +56,7 @@ class Params(TaskParams):
     features: str
     sample_rows: int
     network_rows: int
+    second_rows: int
     rounds_1: ByLabel[int]
     depth_1: ByModel[int]
     rounds_2: ByLabel[int]

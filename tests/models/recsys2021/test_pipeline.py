@@ -285,6 +285,24 @@ def test_validation_encodings_leave_out_own_labels(
         assert got["week_a_like"][i] == pytest.approx(smoothed(others, "like", means["like"]), rel=1e-5)
 
 
+def test_the_second_stage_samples_rows_of_tables_over_all_rows(e: Engine, data: Data) -> None:
+    t, _ = coded(e, data)
+    tables = second_stage_features.fit_tables(e, t, BASIC, MODELS)
+    means = second_stage_features.priors(e, t)
+    keep = fitting.sampled(e.height(t) // 4, e.height(t))
+    assert keep is not None
+    some = e.collect(e.filter(t, keep))
+    whole = e.select(t, [*second_stage_features.key_columns(BASIC, MODELS), *LABELS, "row"])
+    for model in MODELS:
+        names = ["row", *(n for n in BASIC.week_names(model) if n.startswith("week_"))]
+        got = e.to_numpy(second_stage_features.encode_own(e, some, tables, means, BASIC, model, whole), names)
+        of_all = e.to_numpy(second_stage_features.encode_own(e, t, tables, means, BASIC, model), names)
+        chosen = np.isin(of_all["row"], got["row"])
+        assert 0 < chosen.sum() < len(chosen) / 3
+        for name in names:
+            np.testing.assert_array_equal(got[name], of_all[name][chosen], err_msg=f"{model} {name}")
+
+
 def test_samples_are_the_same_rows_on_every_engine(e: Engine, data: Data) -> None:
     def sample(engine: Engine, rows: int) -> Any:
         keep = fitting.sampled(rows, n)
