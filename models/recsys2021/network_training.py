@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from buzzer.engine.frames.base import Array
-from buzzer.engine.infer import Session
 from buzzer.errors import DataError
 from buzzer.models.epochs import Epochs, one_cycle
-from buzzer.models.recsys2021 import features
-from buzzer.models.recsys2021.networks import NETWORKS, VOCABULARY, Network, Sizes
+from buzzer.models.recsys2021 import fast_networks, user_vectors
+from buzzer.models.recsys2021.networks import NETWORKS, VOCABULARY, Network, Sizes, TextAndUsers
+from buzzer.models.recsys2021.open_network import OpenNetwork
 from buzzer.models.recsys2021.params import Context
 
-FROZEN = "text.words.weight"  # read from VECTORS, not saved with the network
+# Not saved with the other weights: the token vectors are in VECTORS, the users' vectors in their own file (`user_vectors`).
+FROZEN, USERS = "text.words.weight", "users.weight"
 SIZES, VECTORS = "networks.json", "token_vectors.npy"
 SCALED_ROWS = 200_000  # rows from which the columns' mean and deviation are computed
 
@@ -61,10 +62,14 @@ def prepare(context: Context, users: int) -> str:
     return description
 
 
+def sizes_of(folder: Path) -> Sizes:
+    """The sizes that `prepare` wrote."""
+    return Sizes(**json.loads((folder / SIZES).read_text()))
+
+
 def build(name: str, folder: Path) -> Network:
     """An untrained network with the sizes and token vectors that `prepare` wrote."""
-    sizes = Sizes(**json.loads((folder / SIZES).read_text()))
-    return NETWORKS[name](sizes, torch.from_numpy(np.load(folder / VECTORS)))
+    return NETWORKS[name](sizes_of(folder), torch.from_numpy(np.load(folder / VECTORS)))
 
 
 class Trainer(Epochs):
@@ -115,10 +120,20 @@ def fit(
     trainer = Trainer(context, network, batch, y)
     for _ in trainer.run(context.params.epochs):
         yield "networks"
-    partial = path(context.work, name).with_suffix(".tmp")
-    torch.save({key: w.cpu() for key, w in network.state_dict().items() if key != FROZEN}, partial)
-    partial.replace(path(context.work, name))
+    save(network, path(context.work, name), context.params.user_type)
     return trainer.state.history
+
+
+def save(network: Network, file: Path, user_type: str) -> None:
+    """Write the weights without the token vectors, and the table of users as `user_type`."""
+    weights = {key: w.cpu() for key, w in network.state_dict().items() if key != FROZEN}
+    if (table := weights.pop(USERS, None)) is not None:
+        rows, dim = table.shape
+        blocks = (block.numpy() for block in table.split(user_vectors.BLOCK))
+        user_vectors.write(user_vectors.path(file), (rows, dim), user_type, blocks)
+    partial = file.with_suffix(".tmp")
+    torch.save(weights, partial)
+    partial.replace(file)
 
 
 def optimizers_of(network: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
@@ -131,32 +146,55 @@ def optimizers_of(network: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
 
 
 def trained(name: str, folder: Path) -> Network:
-    """A network with the weights that `fit` saved, in evaluation mode."""
-    network = build(name, folder)
-    missing, extra = network.load_state_dict(torch.load(path(folder, name), weights_only=True), strict=False)
-    assert not extra and set(missing) <= {FROZEN}
+    """A network with the weights that `fit` saved, in evaluation mode, with the whole tables of tokens and users."""
+    network = loaded(build(name, folder), path(folder, name))
+    if isinstance(network, TextAndUsers):
+        table = np.load(user_vectors.path(path(folder, name)))
+        network.users.weight.data.copy_(torch.from_numpy(table))
+    return network
+
+
+def without_tables(name: str, folder: Path) -> Network:
+    """As `trained`, but with tables of one row in place of those of frozen tokens and of users."""
+    sizes = sizes_of(folder)
+    network = NETWORKS[name](replace(sizes, users=1), torch.zeros(1, sizes.token_dim))
+    return loaded(network, path(folder, name))
+
+
+def loaded(network: Network, file: Path) -> Network:
+    """The network with the weights of a file, in evaluation mode."""
+    missing, extra = network.load_state_dict(torch.load(file, weights_only=True), strict=False)
+    assert not extra and set(missing) <= {FROZEN, USERS}
     return network.eval()
 
 
-def open_sessions(names: Sequence[str], context: Context) -> dict[str, Session]:
-    """Sessions of the trained networks on the run's backend. The number of rows and the text length may differ between runs."""
+def open_networks(names: Sequence[str], context: Context) -> dict[str, OpenNetwork]:
+    """The trained networks on the run's backend. The numbers of rows and texts and the texts' length may differ between runs."""
+    return {name: opened(name, context) for name in names}
+
+
+def opened(name: str, context: Context) -> OpenNetwork:
+    """A trained network on the run's backend."""
     from buzzer.engine import infer
 
-    example: dict[str, Array] = {
-        "features": np.zeros((2, len(features.names())), dtype=np.float32),
-        "tokens": np.ones((2, context.params.tokens), dtype=np.int32),
-        "users": np.zeros((2, 2), dtype=np.int64),
-    }
-    return {
-        name: infer.prepare(
-            trained(name, context.work),
-            backend=infer.split_backend(context.backend)[0],
-            example=example,
-            outputs=("probability",),
-            dynamic={"tokens": {0: "batch", 1: "length"}},
-            precision=context.precision,
-            device=context.device,
-            threads=context.threads,
-        )
-        for name in names
-    }
+    backend = infer.split_backend(context.backend)[0]
+    network = without_tables(name, context.work)
+    form = fast_networks.inference_form(network, np.load(context.work / VECTORS, mmap_mode="r"))
+    example = fast_networks.example(form, context.params.tokens, sizes_of(context.work).user_dim)
+    session = infer.prepare(
+        form,
+        backend=backend,
+        example=example,
+        outputs=("probability",),
+        dynamic={key: fast_networks.AXES[key] for key in example},
+        precision=context.precision,
+        device=context.device,
+        threads=context.threads,
+    )
+    if not isinstance(network, TextAndUsers):
+        return OpenNetwork(session, tuple(example))
+    device = context.device if infer.info(backend).takes_gpu_arrays else "cpu"
+    table = user_vectors.UserTable(
+        user_vectors.path(path(context.work, name)), device, context.gpu_memory_bytes
+    )
+    return OpenNetwork(session, tuple(example), context.params.tokens, table, network.sides)

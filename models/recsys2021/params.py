@@ -1,5 +1,7 @@
 """The parameters of the `recsys2021` task."""
 
+from typing import Literal
+
 from buzzer.models.dataset_task import TaskContext, TaskParams
 
 
@@ -27,6 +29,7 @@ class Params(TaskParams):
     token_dim: int
     user_rows: int
     user_dim: int
+    user_type: Literal["float32", "float16"]
     hidden: int
     dropout: float
     epochs: int
