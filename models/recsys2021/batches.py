@@ -17,7 +17,7 @@ class Batch:
 
     places: Array  # int64 [rows]: row numbers in the piece, on the host
     rows: Array  # the same
-    features: Array  # float32 [rows, features.names()]
+    features: Array  # float32 [rows, columns of the first stage]
     tokens: Array  # int32 [texts, length]: the different texts, as long as the longest, padded with 0
     text: Array  # int64 [rows]: the place of each row's text in `tokens`
 
@@ -30,7 +30,7 @@ class Batches:
     """
 
     def __init__(self, features: Array, tokens: Array, users: Array, size: int) -> None:
-        """features: float32 [rows, features.names()].  tokens: int32 [rows, length], padded with 0.  users: int64 [rows, 2], codes.
+        """features: float32 [rows, columns of the first stage].  tokens: int32 [rows, length], padded with 0.  users: int64 [rows, 2], codes.
         size: the most rows of a batch."""
         self.features, self.tokens, self.users, self.size = features, tokens, users, size
         counts = lengths(tokens)
@@ -48,7 +48,7 @@ class Batches:
             places = self._places[start : start + self.size]
             width = max(int(self._longest[start + len(places) - 1]), 1)
             tokens = self.tokens[:, :width][rows]
-            new = np.pad((tokens[1:] != tokens[:-1]).any(axis=1), (1, 0), constant_values=True)
+            new = np.pad(np.any(tokens[1:] != tokens[:-1], axis=1), (1, 0), constant_values=True)
             yield Batch(places, rows, self.features[rows], tokens[new], np.cumsum(new) - 1)
 
 

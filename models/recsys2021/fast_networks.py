@@ -16,7 +16,6 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_linear_bn_eval
 
 from buzzer.engine.frames.base import Array
-from buzzer.models.recsys2021.features import names
 from buzzer.models.recsys2021.networks import Mean, Network, Text, TextAndUsers
 
 BLOCK = 8192  # tokens whose input products are computed at a time
@@ -40,7 +39,7 @@ class Plain(nn.Module):
         self.network = network
 
     def forward(self, features: Tensor) -> Tensor:
-        """Probabilities [rows, targets]. features: float32 [rows, features.names()]."""
+        """Probabilities [rows, targets]. features: float32 [rows, columns of the first stage]."""
         none = features.new_zeros(0)
         return self.network.logits(features, none, none).sigmoid()
 
@@ -55,7 +54,7 @@ class OnceAText(nn.Module):
     def forward(self, features: Tensor, tokens: Tensor, text: Tensor, users: Tensor) -> Tensor:
         """Probabilities [rows, targets].
 
-        features: float32 [rows, features.names()].  tokens: int32 [texts, length], padded with 0.  text: int64 [rows], the place of
+        features: float32 [rows, columns of the first stage].  tokens: int32 [texts, length], padded with 0.  text: int64 [rows], the place of
         each row's text in `tokens`.  users: float32 [rows, sides, user_dim], see `TextAndUsers.combined`.
         """
         tweet = self.network.text(tokens).index_select(0, text)
@@ -79,9 +78,9 @@ def inference_form(network: Network, vectors: Array) -> Plain | OnceAText:
     return OnceAText(network)
 
 
-def example(form: Plain | OnceAText, tokens: int, user_dim: int) -> dict[str, Array]:
+def example(form: Plain | OnceAText, columns: int, tokens: int, user_dim: int) -> dict[str, Array]:
     """Inputs of a form by name, with two rows and two texts of a length."""
-    features = {"features": np.zeros((2, len(names())), dtype=np.float32)}
+    features = {"features": np.zeros((2, columns), dtype=np.float32)}
     if isinstance(form, Plain):
         return features
     return features | {

@@ -4,12 +4,14 @@
 
 `fit` writes to the work folder:
 - code-<column>.parquet: codes of languages and media;
-- train-<name>.parquet: sums of the training weeks' labels by the keys of `features.KEYS`, and the language each reader sees most;
-- raw-<name>.parquet: sums of the labels by the keys of `features.RAW`, if there are `split` trees;
-- second-<name>.parquet: sums of the validation half's labels by the keys of `second_stage_features.ENCODED`;
+- train-<name>.parquet: sums of the training weeks' labels by `FeatureSet.keys`, and the language each reader sees most;
+- raw-<name>.parquet: sums of the labels by `FeatureSet.raw`, if there are `split` trees;
+- second-<name>.parquet: sums of the validation half's labels by `FeatureSet.week`;
 - user-code.parquet: codes of frequent users, if there are networks;
 - means.json: label means of the training weeks, `train`, and of the validation half, `validation`;
-- trees-<model>-<engagement>.ubj: boosted trees of the first stage; trees-second-<model>-<engagement>.ubj: of the second stage;
+- trees-<model>-<engagement>.ubj: boosted trees of the first stage; trees-second-<model>-<engagement>.ubj: of the second stage. Further
+  bags of a model end in -bag<number>, also those of networks;
+- work.json: the work of these models for one row (`api.context.Work`);
 - network-<name>.pt, and for all networks networks.json (their sizes) and token_vectors.npy (frozen vectors).
 
 Details of `fit`: `rows`, part (`train`, `val`) -> number of rows; `columns`, number of columns of the first stage; `piece_rows` and
@@ -18,6 +20,8 @@ Details of `fit`: `rows`, part (`train`, `val`) -> number of rows; `columns`, nu
 
 Details of `predict`: `pieces`, number of pieces; `table_rows`, number of rows of the lookup tables that were read; `piece_rows`,
 `batch_rows`; `models`, names of the scored models; `workers`, number of workers, only on a cluster.
+
+Both have the detail `weights`, "random", if the weights are.
 """
 
 from pathlib import Path
@@ -31,9 +35,9 @@ from buzzer.engine import frames
 from buzzer.engine.frames import Engine
 from buzzer.models.api.context import Result, Steps
 from buzzer.models.dataset_task import DatasetTask, DataSource
-from buzzer.models.recsys2021 import distributed, ensemble, features, fitting, sizes
+from buzzer.models.recsys2021 import distributed, ensemble, features, fitting, sizes, work
 from buzzer.models.recsys2021.lookup_tables import collected
-from buzzer.models.recsys2021.params import Context, Params
+from buzzer.models.recsys2021.params import Context, Params, weights_detail, weights_notes
 from buzzer.models.recsys2021.predicting import Predictor, pieces_of_test
 from buzzer.models.recsys2021.submission import submission
 
@@ -79,8 +83,11 @@ class RecSys2021(DatasetTask[Params]):
         train.unlink()
         details |= yield from fitting.second_stage(e, context, models, val, fitted)
         val.unlink()
-        details |= {"columns": len(features.names())} | sizes.details(context)
-        return Result({}, train.height, details)
+        work.save(context, models)
+        details |= {"columns": len(features.feature_set(context.params).names())} | sizes.details(context)
+        return Result(
+            {}, train.height, details | weights_detail(context.params), notes=weights_notes(context.params)
+        )
 
     def predict_steps(self, context: Context) -> Steps:
         """Predict the test rows, on the cluster if there is one."""

@@ -19,6 +19,7 @@ from buzzer.engine.frames.base import Lookup
 from buzzer.engine.frames.lazy import Lazy
 from buzzer.errors import DataError
 from buzzer.models.recsys2021 import features
+from buzzer.models.recsys2021.feature_sets import BASIC
 
 pytestmark = [
     pytest.mark.gpu_plan,
@@ -252,7 +253,7 @@ def recsys2021(e: Engine) -> Frame:
         name: pa.array([], pa.string() if kind == "str" else pa.int64()) for name, kind in kinds.items()
     }
     t = e.from_arrow(pa.table(columns | {"row": pa.array([], pa.int64())}))
-    return features.base(e, t, True)
+    return features.base(e, t, BASIC, True)
 
 
 @pytest.mark.parametrize("name", [*CASES, "recsys2021"])

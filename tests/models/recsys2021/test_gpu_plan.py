@@ -13,10 +13,11 @@ from buzzer.datasets.contract import silent
 from buzzer.engine.frames import gpu_plan
 from buzzer.engine.frames.lazy import Lazy
 from buzzer.models.recsys2021 import features, fitting, second_stage_features
+from buzzer.models.recsys2021.feature_sets import BASIC
 from buzzer.models.recsys2021.fitting import Fitted, Rows, sampled
 from buzzer.models.recsys2021.lookup_tables import merged
 
-MODELS = tuple(second_stage_features.MODELS)
+MODELS = second_stage_features.MODELS
 
 pytestmark = [
     pytest.mark.gpu_plan,
@@ -37,7 +38,7 @@ def test_recsys2021_translates_whole_and_stays_shared_out(
     e, cpu = Lazy("gpu"), Lazy("cpu")
     monkeypatch.setattr(e, "height", cpu.height)  # a number that the host asks for is no part of a plan
     read = features.read_part(e, tmp_path / "data" / "train" / "part-00000", True)
-    t = features.base(e, read, True, [features.TEXTS])
+    t = features.base(e, read, BASIC, True, [features.TEXTS])
     check(t)
     t = cpu.collect(t)  # as the task does between its phases: what was looked up is a table, no plan
     codes = features.fit_codes(e, t.select)
@@ -57,10 +58,10 @@ def test_recsys2021_translates_whole_and_stays_shared_out(
 
     users = features.fit_users(e, columns, 2)
     kinds = {
-        "train": features.fit_tables(e, columns),
-        "raw": features.fit_raw_tables(e, columns),
-        "second": second_stage_features.fit_tables(e, coded, MODELS),
-        "rows": second_stage_features.count(e, coded, MODELS),
+        "train": features.fit_tables(e, columns, BASIC),
+        "raw": features.fit_raw_tables(e, columns, BASIC),
+        "second": second_stage_features.fit_tables(e, coded, BASIC, MODELS),
+        "rows": second_stage_features.count(e, coded, BASIC, MODELS),
         "user": {"code": users},
     }
     for kind, named in kinds.items():
@@ -69,15 +70,15 @@ def test_recsys2021_translates_whole_and_stays_shared_out(
     tables = {kind: {name: cpu.collect(x) for name, x in named.items()} for kind, named in kinds.items()}
     means = dict.fromkeys(features.TARGETS, 0.1)
     for strategy in ("kfold", "loo"):
-        own = features.encode_own(e, coded, tables["train"], means, strategy, source=columns)
+        own = features.encode_own(e, coded, tables["train"], means, strategy, BASIC, source=columns)
         check(own)
-        check(second_stage_features.encode_own(e, coded, tables["second"], means, strategy))
+        check(second_stage_features.encode_own(e, coded, tables["second"], means, BASIC, strategy))
     fitted = Fitted({}, tables["user"], tables["train"], tables["raw"], means)
     lookups = [
-        *fitting.lookups(e, fitted),
-        *second_stage_features.lookups(e, tables["second"], means, MODELS),
+        *fitting.lookups(e, fitted, BASIC),
+        *second_stage_features.lookups(e, tables["second"], means, BASIC, MODELS),
     ]
-    lookups += second_stage_features.count_lookups(tables["rows"])
+    lookups += second_stage_features.count_lookups(tables["rows"], BASIC)
     check(features.pair_features(e, e.lookups(coded, lookups)))
     monkeypatch.setattr(e, "keep", cpu.collect)
     once = merged(e, lookups)

@@ -23,7 +23,16 @@ from buzzer.engine.frames import Engine
 from buzzer.engine.frames.base import on_host
 from buzzer.errors import DataError, UnsupportedError, UsageError
 from buzzer.models.api.context import Data, RunContext
-from buzzer.models.recsys2021 import ensemble, features, fitting, lookup_tables, second_stage_features, trees
+from buzzer.models.recsys2021 import (
+    ensemble,
+    features,
+    fitting,
+    lookup_tables,
+    params,
+    second_stage_features,
+    trees,
+)
+from buzzer.models.recsys2021.feature_sets import BASIC
 from buzzer.models.recsys2021.params import Context, Params
 from buzzer.models.recsys2021.predicting import pieces_of_test
 from buzzer.models.recsys2021.task import TASK
@@ -32,7 +41,7 @@ from buzzer.suite import registry
 Run = Callable[..., Any]
 MakeContext = Callable[..., RunContext]
 TOKENS = 6
-MODELS = tuple(second_stage_features.MODELS)
+MODELS = second_stage_features.MODELS
 SMALL = {
     "rounds_1": 4,
     "rounds_2": 4,
@@ -55,7 +64,7 @@ def lines(data: Data) -> list[dict[str, str]]:
 
 def coded(e: Engine, data: Data) -> tuple[Any, dict[str, Any]]:
     read = features.read_part(e, data.folder / "train" / "part-00000", True)
-    t = e.collect(features.base(e, read, True, [features.TEXTS]))
+    t = e.collect(features.base(e, read, BASIC, True, [features.TEXTS]))
     codes = {name: e.collect(table) for name, table in features.fit_codes(e, of(e, t)).items()}
     return e.collect(features.code(e, t, codes)), codes
 
@@ -66,7 +75,7 @@ def tokens_of(e: Engine, t: Any) -> Any:
 
 def encoded(e: Engine, t: Any, fitted: dict[str, Any], means: dict[str, float]) -> Any:
     """Columns of rows that the tables were not fitted on."""
-    return features.pair_features(e, e.lookups(t, features.lookups(e, fitted, means)))
+    return features.pair_features(e, e.lookups(t, features.lookups(e, fitted, means, BASIC)))
 
 
 def of(e: Engine, t: Any) -> features.Source:
@@ -143,7 +152,7 @@ def test_rows_may_have_the_empty_fields_of_official_files(
 ) -> None:
     empty = lines[0] | dict.fromkeys(EMPTY, "")
     (tmp_path / "part").write_text("\n".join("\x01".join(line.values()) for line in (lines[1], empty)) + "\n")
-    t = e.collect(features.base(e, features.read_part(e, tmp_path / "part", True), True))
+    t = e.collect(features.base(e, features.read_part(e, tmp_path / "part", True), BASIC, True))
     want = plain_row(empty | {"tweet_type": "TopLevel"})
     got = e.to_numpy(t, [*want, *LABELS])
     for name, value in (want | dict.fromkeys(LABELS, 0)).items():
@@ -158,15 +167,15 @@ def smoothed(rows: list[dict[str, int]], target: str, prior: float) -> float:
 def test_target_encodings_by_hand(e: Engine, data: Data, lines: list[dict[str, str]], strategy: str) -> None:
     """Encodings of readers, and of readers looked up among authors: over all rows, over other folds, over other rows."""
     t, _ = coded(e, data)
-    fitted = lookup_tables.collected(e, features.fit_tables(e, of(e, t)))
+    fitted = lookup_tables.collected(e, features.fit_tables(e, of(e, t), BASIC))
     means = features.priors(e, fitted)
     labels = [labels_of(line) for line in lines]
     for label in LABELS:
         assert means[label] == pytest.approx(np.mean([row[label] for row in labels]))
     found = encoded(e, t, fitted, means)
     if strategy != "none":
-        found = features.encode_own(e, t, fitted, means, strategy, source=of(e, t))
-    got = e.to_numpy(found, features.names())
+        found = features.encode_own(e, t, fitted, means, strategy, BASIC, source=of(e, t))
+    got = e.to_numpy(found, BASIC.names())
     by_reader, by_author = defaultdict(list), defaultdict(list)
     for at, line in enumerate(lines):
         by_reader[line["enaging_user_id"]].append(at)
@@ -194,33 +203,36 @@ def test_target_encodings_by_hand(e: Engine, data: Data, lines: list[dict[str, s
 def test_every_engine_gives_the_same_columns(e: Engine, data: Data) -> None:
     oracle = frames.load("pandas")
     wanted = [
-        *features.names(),
-        *features.raw_names(),
-        *(n for model in MODELS for n in second_stage_features.names(model)),
+        *BASIC.names(),
+        *BASIC.raw_names(),
+        *(n for model in MODELS for n in BASIC.week_names(model)),
     ]
     columns = {}
     for engine in (oracle, e):
         t, _ = coded(engine, data)
-        fitted = lookup_tables.collected(engine, features.fit_tables(engine, of(engine, t)))
+        fitted = lookup_tables.collected(engine, features.fit_tables(engine, of(engine, t), BASIC))
         means = features.priors(engine, fitted)
-        own = features.encode_own(engine, t, fitted, means, "kfold", source=of(engine, t))
-        raw = lookup_tables.collected(engine, features.fit_raw_tables(engine, of(engine, t)))
-        counted = lookup_tables.collected(engine, second_stage_features.count(engine, t, MODELS))
-        wanted_here = [*features.raw_lookups(raw), *second_stage_features.count_lookups(counted)]
+        own = features.encode_own(engine, t, fitted, means, "kfold", BASIC, source=of(engine, t))
+        raw = lookup_tables.collected(engine, features.fit_raw_tables(engine, of(engine, t), BASIC))
+        counted = lookup_tables.collected(engine, second_stage_features.count(engine, t, BASIC, MODELS))
+        wanted_here = [
+            *features.raw_lookups(raw, BASIC),
+            *second_stage_features.count_lookups(counted, BASIC),
+        ]
         own = engine.collect(engine.lookups(own, wanted_here))
         for model in MODELS:
             week_tables = lookup_tables.collected(
-                engine, second_stage_features.fit_tables(engine, t, [model])
+                engine, second_stage_features.fit_tables(engine, t, BASIC, [model])
             )
             found = engine.to_numpy(
-                second_stage_features.encode_own(engine, own, week_tables, means, model),
-                second_stage_features.names(model),
+                second_stage_features.encode_own(engine, own, week_tables, means, BASIC, model),
+                BASIC.week_names(model),
             )
             columns[engine.name, model] = found
         columns[engine.name, ""] = engine.to_numpy(
-            own, wanted[: -sum(len(second_stage_features.names(m)) for m in MODELS)]
+            own, wanted[: -sum(len(BASIC.week_names(m)) for m in MODELS)]
         )
-    assert len(features.names()) >= 70
+    assert len(BASIC.names()) >= 70
     for (engine_name, part), found in columns.items():
         for name, want in columns["pandas", part].items():
             message = f"{engine_name} {part} {name}"
@@ -233,7 +245,7 @@ def test_raw_sums_are_of_earlier_rows(e: Engine, data: Data, lines: list[dict[st
     early, late = e.filter(t, lambda c: ~fitting.late(c)), e.filter(t, fitting.late)
     assert e.height(early) + e.height(late) == e.height(t)
     got = e.to_numpy(
-        e.lookups(late, features.raw_lookups(features.fit_raw_tables(e, of(e, early)))),
+        e.lookups(late, features.raw_lookups(features.fit_raw_tables(e, of(e, early), BASIC), BASIC)),
         ["row", "n_b_type", "sum_like_b_type"],
     )
     is_late = [
@@ -259,7 +271,9 @@ def test_validation_encodings_leave_out_own_labels(
     labels = [labels_of(line) for line in lines]
     assert means == pytest.approx({target: np.mean([row[target] for row in labels]) for target in LABELS})
     got = e.to_numpy(
-        second_stage_features.encode_own(e, t, second_stage_features.fit_tables(e, t, [model]), means, model),
+        second_stage_features.encode_own(
+            e, t, second_stage_features.fit_tables(e, t, BASIC, [model]), means, BASIC, model
+        ),
         ["week_a_like"],
     )
     by_author = defaultdict(list)
@@ -310,17 +324,17 @@ def test_rows_in_files_equal_those_of_one_frame(
 def test_only_rows_with_wanted_keys_are_read(e: Engine, data: Data, tmp_path: Path) -> None:
     t, _ = coded(e, data)
     few = e.collect(e.filter(t, lambda c: c("row") % 50 == 0))
-    everything = lookup_tables.collected(e, features.fit_tables(e, of(e, t)))
+    everything = lookup_tables.collected(e, features.fit_tables(e, of(e, t), BASIC))
     lookup_tables.save(e, tmp_path, "train", everything)
     pieces_of_few = []
     for half in (0, 1):
         pieces_of_few.append(tmp_path / f"piece{half}.parquet")
         e.write_parquet(e.filter(few, lambda c, half=half: c("row") % 100 // 50 == half), pieces_of_few[-1])
     columns = [partial(e.read_parquet, path) for path in pieces_of_few]
-    found = lookup_tables.load_wanted(e, tmp_path, "train", features.looked_up_by(), columns)
+    found = lookup_tables.load_wanted(e, tmp_path, "train", features.looked_up_by(BASIC), columns)
     means = features.priors(e, everything)
-    got, want = (e.to_numpy(encoded(e, few, x, means), features.names()) for x in (found, everything))
-    for name in features.names():
+    got, want = (e.to_numpy(encoded(e, few, x, means), BASIC.names()) for x in (found, everything))
+    for name in BASIC.names():
         np.testing.assert_array_equal(got[name], want[name], err_msg=name)
     assert e.height(found["ab"]) < e.height(everything["ab"]) / 10
     assert set(found) == set(everything)
@@ -331,12 +345,14 @@ def test_counts_of_pieces_add_up(e: Engine, data: Data) -> None:
     halves = [e.filter(t, lambda c, half=half: c("row") % 2 == half) for half in (0, 1)]
 
     def looked_up(counted: dict[str, Any]) -> Any:
-        return e.collect(e.lookups(t, second_stage_features.count_lookups(counted)))
+        return e.collect(e.lookups(t, second_stage_features.count_lookups(counted, BASIC)))
 
-    whole = looked_up(lookup_tables.collected(e, second_stage_features.count(e, t, MODELS)))
-    parts = [lookup_tables.collected(e, second_stage_features.count(e, half, MODELS)) for half in halves]
-    summed = lookup_tables.collected(e, second_stage_features.add_up(e, parts))
-    names = [f"rows_{name}" for name in second_stage_features.COUNTED]
+    whole = looked_up(lookup_tables.collected(e, second_stage_features.count(e, t, BASIC, MODELS)))
+    parts = [
+        lookup_tables.collected(e, second_stage_features.count(e, half, BASIC, MODELS)) for half in halves
+    ]
+    summed = lookup_tables.collected(e, second_stage_features.add_up(e, parts, BASIC))
+    names = [f"rows_{name}" for name in BASIC.counted]
     got, want = (e.to_numpy(x, names) for x in (looked_up(summed), whole))
     for name in names:
         assert got[name].tolist() == want[name].tolist()
@@ -358,7 +374,7 @@ def test_pieces_have_every_line_once_and_leave_nothing(tmp_path: Path, suffix: s
 
 
 def test_leave_one_out_reads_rounded_encodings() -> None:
-    for names in (features.names(), second_stage_features.names("loo"), second_stage_features.names("kfold")):
+    for names in (BASIC.names(), BASIC.week_names("loo"), BASIC.week_names("kfold")):
         x = np.linspace(0, 1, 3 * len(names), dtype=np.float32).reshape(3, -1) + np.float32(1e-4)
         want = [
             col.round(3) if name.startswith(("te_", "week_")) else col
@@ -366,6 +382,26 @@ def test_leave_one_out_reads_rounded_encodings() -> None:
         ]
         np.testing.assert_array_equal(ensemble.read_by("loo", x, names).T, want)
         assert ensemble.read_by("kfold", x, names) is x
+
+
+def test_models_read_their_own_columns(network_rows: dict[str, Any]) -> None:
+    """A set whose models read some columns, in another order."""
+    import torch
+
+    from buzzer.models.recsys2021.networks import Columns
+
+    some = [BASIC.names()[at] for at in (40, 3, 17)]
+    chosen = replace(BASIC, reads={"trees_loo": some, "pooled": some}, categories={"pooled": {"type": 3}})
+    x = network_rows["batch"]["features"]
+    want = x[:, [40, 3, 17]]
+    np.testing.assert_array_equal(ensemble.Selection(chosen, "trees_loo").of(x), want)
+    assert ensemble.Selection(chosen, "trees_kfold").of(x) is x
+    assert set(chosen.keys_of(["trees_loo"])) == {
+        name for name in chosen.keys if any(column.startswith(f"te_{name}_") for column in some)
+    }
+    columns = Columns(chosen.network("pooled"))
+    np.testing.assert_allclose(columns.logs(torch.from_numpy(x)).numpy(), np.log1p(want), rtol=1e-5)
+    assert columns(torch.from_numpy(x)).shape == (len(x), 3 + 4)
 
 
 def test_log_odds_are_the_inverse_of_the_sigmoid() -> None:
@@ -381,6 +417,7 @@ def test_log_odds_are_the_inverse_of_the_sigmoid() -> None:
         ({"trees": ["kfolds"]}, "kfolds"),
         ({"networks": ["gru"]}, "gru"),
         ({"second": ["split"]}, "split"),
+        ({"features": "winner"}, "winner"),
         ({"trees": [], "networks": []}, "no model of the first stage"),
     ],
 )
@@ -404,7 +441,7 @@ def network_rows() -> dict[str, Any]:
     tokens[np.arange(8) >= rng.integers(1, 9, n)[:, None]] = 0
     users = rng.integers(0, 6, (n, 2))
     likes = (users[:, 1] % 2 == 0) | (tokens == 1003).any(axis=1)
-    x = rng.exponential(100, (n, len(features.names()))).astype(np.float32)
+    x = rng.exponential(100, (n, len(BASIC.names()))).astype(np.float32)
     y = np.stack([np.zeros(n), np.zeros(n), np.zeros(n), likes], axis=1).astype(np.float32)
     return {"batch": {"features": x, "tokens": tokens, "users": users}, "y": y}
 
@@ -416,13 +453,13 @@ def network_context(
     from buzzer.models.recsys2021 import network_training
 
     work = tmp_path_factory.mktemp("networks")
-    settings = SMALL | {"epochs": 8, "batch": 64, "lr": 0.01}
+    settings = SMALL | {"epochs": 8, "batch": 64, "lr": 0.01, "networks": list(params.NETWORKS)}
     context = TASK.typed(make_context("recsys2021", data, work, work, "polars", "torch_eager", **settings))
-    network_training.prepare(context, 6)
+    network_training.prepare(context, ensemble.select_models(context.params).all_networks, 4)
     return context
 
 
-@pytest.mark.parametrize("name", [*ensemble.NETWORKS, ensemble.BASELINE])
+@pytest.mark.parametrize("name", [*params.NETWORKS, params.BASELINE])
 def test_networks_learn_and_do_not_see_padding(
     name: str, network_rows: dict[str, Any], network_context: Context, run: Run
 ) -> None:
@@ -443,7 +480,7 @@ def test_networks_learn_and_do_not_see_padding(
     torch.testing.assert_close(longer, whole)
     torch.testing.assert_close(alone, whole[:1], rtol=1e-5, atol=1e-6)
     likes = network_rows["y"][:, 3]
-    if name != ensemble.BASELINE:  # which sees neither readers nor words
+    if name != params.BASELINE:  # which sees neither readers nor words
         assert whole[likes == 1, 3].mean() > whole[likes == 0, 3].mean() + 0.08
 
 
@@ -452,7 +489,7 @@ def test_columns_are_scaled_logarithms(network_rows: dict[str, Any]) -> None:
 
     from buzzer.models.recsys2021.networks import Columns
 
-    columns, x = Columns(), network_rows["batch"]["features"].copy()
+    columns, x = Columns(BASIC.network("pooled")), network_rows["batch"]["features"].copy()
     x[:, 5], x[:, 6] = -x[:, 6], 7.0  # a negative and a constant column
     columns.fit(torch.from_numpy(x))
     logs = np.sign(x) * np.log1p(np.abs(x.astype(np.float64)))
@@ -543,6 +580,21 @@ def test_engines_backends_and_pieces_score_the_same(
     assert [path.name for path in tmp_path.iterdir()] == ["results.csv"]
 
 
+def test_rows_that_share_a_text_score_as_rows_alone(
+    data: Data, fitted: Path, reference: Any, tmp_path: Path, make_context: MakeContext, run: Run
+) -> None:
+    """With batches of one row no text is shared."""
+    settings = SMALL | {"predict_batch": 1}
+    run(
+        TASK.predict(
+            make_context("recsys2021-full", data, fitted, tmp_path, "polars", "torch_eager", **settings)
+        )
+    )
+    got = pd.read_csv(tmp_path / "results.csv", header=None)
+    assert got[[0, 1]].equals(reference[1][[0, 1]])
+    np.testing.assert_allclose(got[[2, 3, 4, 5]], reference[1][[2, 3, 4, 5]], atol=1e-5)
+
+
 class Served:
     """A session that records its backend and cannot predict."""
 
@@ -575,7 +627,7 @@ def test_a_backend_of_trees_runs_the_trees(
     first, second = ensemble.FirstStage(asked, models), ensemble.SecondStage(asked, models)
     of_trees = [*first.trees.values(), *first.grouped.by_group, *second.models.values()]
     assert {s.backend for t in of_trees for s in t.sessions} == {on_trees}
-    assert {s.backend for s in first.networks.values()} == {networks}
+    assert {network.session.backend for bags in first.networks.values() for network in bags} == {networks}
 
 
 def test_nvforest_predicts_as_xgboost_does(
@@ -590,11 +642,11 @@ def test_nvforest_predicts_as_xgboost_does(
         x = rng.integers(0, 9, (3000, width)).astype(np.float32)
         return np.where(rng.random(x.shape) < 0.05, np.nan, x)
 
-    raw = rows(len(features.raw_names()))
-    raw[:, features.raw_names().index("a_group")] = rng.integers(0, 5, 3000)
-    read = ensemble.Inputs(rows(len(features.names())), raw, None, None)
-    beside = {name: rows(len(second_stage_features.names(name))) for name in MODELS}
-    of_networks = [rng.normal(-2, 1, (3000, 4)).astype(np.float32) for _ in ensemble.NETWORKS]
+    raw = rows(len(BASIC.raw_names()))
+    raw[:, BASIC.raw_names().index("a_group")] = rng.integers(0, 5, 3000)
+    read = ensemble.Inputs(rows(len(BASIC.names())), raw, None, None)
+    beside = {name: rows(len(BASIC.week_names(name))) for name in MODELS}
+    of_networks = [rng.normal(-2, 1, (3000, 4)).astype(np.float32) for _ in params.NETWORKS]
     found = dict[str, Any]()
     for backend in ("xgboost", "nvforest"):
         asked = TASK.typed(make_context("recsys2021-full", data, fitted, fitted, "polars", backend, **SMALL))
@@ -622,8 +674,8 @@ def test_trees_that_cannot_add_to_log_odds_are_refused(
 def test_scores_name_every_model(reference: Any) -> None:
     scores = reference[0]
     models = [
-        *(f"trees_{name}" for name in ensemble.TREES),
-        *ensemble.NETWORKS,
+        *(f"trees_{name}" for name in params.TREES),
+        *params.NETWORKS,
         "logistic",
         "first",
         "constant",
