@@ -75,6 +75,7 @@ class Params(TaskParams):
     user_rows: int
     user_table_rows: int
     user_dim: ByModel[int]
+    user_type: Literal["float32", "float16"]
     hidden: ByModel[int]
     dropout: ByModel[float]
     epochs: int

@@ -598,6 +598,21 @@ def test_engines_backends_and_pieces_score_the_same(
     assert [path.name for path in tmp_path.iterdir()] == ["results.csv"]
 
 
+def test_rows_that_share_a_text_score_as_rows_alone(
+    data: Data, fitted: Path, reference: Any, tmp_path: Path, make_context: MakeContext, run: Run
+) -> None:
+    """With batches of one row no text is shared."""
+    settings = SMALL | {"predict_batch": 1}
+    run(
+        TASK.predict(
+            make_context("recsys2021-full", data, fitted, tmp_path, "polars", "torch_eager", **settings)
+        )
+    )
+    got = pd.read_csv(tmp_path / "results.csv", header=None)
+    assert got[[0, 1]].equals(reference[1][[0, 1]])
+    np.testing.assert_allclose(got[[2, 3, 4, 5]], reference[1][[2, 3, 4, 5]], atol=1e-5)
+
+
 class Served:
     """A session that records its backend and cannot predict."""
 
@@ -630,7 +645,7 @@ def test_a_backend_of_trees_runs_the_trees(
     first, second = ensemble.FirstStage(asked, models), ensemble.SecondStage(asked, models)
     of_trees = [*first.trees.values(), *first.grouped.by_group, *second.models.values()]
     assert {s.backend for t in of_trees for s in t.sessions} == {on_trees}
-    assert {s.backend for bags in first.networks.values() for s in bags} == {networks}
+    assert {network.session.backend for bags in first.networks.values() for network in bags} == {networks}
 
 
 def test_nvforest_predicts_as_xgboost_does(
