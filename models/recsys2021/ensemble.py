@@ -1,6 +1,6 @@
 """The trained models of both stages, ready for prediction, and the arrays that they read."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -13,10 +13,10 @@ from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Array, on_host, side_by_side
 from buzzer.errors import UsageError, unknown_name
 from buzzer.models.recsys2021 import features, second_stage_features, sizes, trees
+from buzzer.models.recsys2021.batches import Batches
 from buzzer.models.recsys2021.feature_sets import FeatureSet
+from buzzer.models.recsys2021.open_network import OpenNetwork
 from buzzer.models.recsys2021.params import BASELINE, NETWORKS, TREES, Context, Params, second_name
-
-LENGTHS = 8  # lengths of texts in a batch are rounded up to a multiple of this
 
 
 @dataclass(frozen=True)
@@ -65,26 +65,10 @@ class Inputs:
     tokens: Array | None  # int32 [rows, length], 0 = padding
     users: Array | None  # int64 [rows, 2]: codes of author and reader
 
-    def batches(self, size: int) -> Iterator[tuple[Array, dict[str, Array]]]:
-        """Row numbers [up to size], on the host, and the rows as a network's batch.
-
-        Rows of similar length share a batch, because the work grows with the longest text. The width of a batch is the length of its
-        longest text, rounded up to a multiple of LENGTHS, so that few widths occur.
-        """
+    def batches(self, size: int) -> Batches:
+        """The rows as batches of a network, of at most `size` rows."""
         assert self.tokens is not None and self.users is not None
-        token_counts = lengths(self.tokens)
-        order = np.argsort(token_counts, kind="stable")
-        places = on_host(order)
-        longest = on_host(token_counts[order])
-        for start in range(0, len(places), size):
-            rows, last = order[start : start + size], min(start + size, len(places)) - 1
-            width = max(-(-int(longest[last]) // LENGTHS), 1) * LENGTHS
-            batch = {
-                "features": self.x[rows],
-                "tokens": self.tokens[:, :width][rows],
-                "users": self.users[rows],
-            }
-            yield places[start : start + size], batch
+        return Batches(self.x, self.tokens, self.users, size)
 
     def everything(self) -> dict[str, Array]:
         """All rows as one batch of a network, on the host."""
@@ -96,11 +80,6 @@ class Inputs:
         """The arrays that networks read, copied to the host."""
         parts = self.everything()
         return Inputs(parts["features"], None, parts["tokens"], parts["users"])
-
-
-def lengths(tokens: Array) -> Array:
-    """Tokens in each row, uint8 or wider [rows]."""
-    return (tokens > 0).sum(axis=1, dtype=np.min_scalar_type(tokens.shape[1]))
 
 
 @dataclass(frozen=True)
@@ -163,11 +142,11 @@ class FirstStage:
         }
         if "split" in models.trees:
             self.grouped = trees.Grouped(context, "split", len(self.reads["split"].names))
-        self.networks: dict[str, list[infer.Session]] = {}
+        self.networks: dict[str, list[OpenNetwork]] = {}
         if models.all_networks:
             from buzzer.models.recsys2021 import network_training
 
-            self.networks = network_training.open_sessions(models.all_networks, context)
+            self.networks = network_training.open_networks(models.all_networks, context)
 
     def predict_trees(self, rows: Inputs) -> dict[str, Array]:
         """Probabilities float32 [rows, targets] by model, on the host."""
@@ -191,20 +170,14 @@ class FirstStage:
         """Probabilities float32 [rows, targets] by model, on the host."""
         if not self.networks:
             return {}
-        from buzzer.models.recsys2021.network_training import own_batch
-
         if not infer.info(infer.split_backend(self.context.backend)[0]).takes_gpu_arrays:
             rows = rows.on_host()
-        shape = (len(rows.x), len(features.TARGETS))
-        probabilities = {name: np.empty(shape, dtype=np.float32) for name in self.networks}
-        for places, batch in rows.batches(sizes.batch_rows(self.context)):
-            for name, bags in self.networks.items():
-                found = [
-                    session.run(own_batch(self.context, name, bag, batch))["probability"]
-                    for bag, session in enumerate(bags)
-                ]
-                probabilities[name][places] = trees.mean(found)
-        return probabilities
+        batches = rows.batches(sizes.batch_rows(self.context))
+        # One network after the other, so that only one has its users' vectors in memory.
+        return {
+            name: trees.mean([network.predict(batches) for network in bags])
+            for name, bags in self.networks.items()
+        }
 
 
 class SecondStage:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +10,23 @@ import torch
 from torch import Tensor, nn
 
 from buzzer.engine.frames.base import FIRST_CODE, Array
-from buzzer.engine.infer import Session
 from buzzer.errors import DataError
 from buzzer.models.epochs import Epochs, one_cycle
-from buzzer.models.recsys2021 import feature_sets
-from buzzer.models.recsys2021.networks import NETWORKS, VOCABULARY, Network, Sizes
+from buzzer.models.recsys2021 import fast_networks, feature_sets, user_vectors
+from buzzer.models.recsys2021.networks import (
+    NETWORKS,
+    USER_DEVIATION,
+    VOCABULARY,
+    Network,
+    Sizes,
+    TextAndUsers,
+)
+from buzzer.models.recsys2021.open_network import OpenNetwork, own_users
 from buzzer.models.recsys2021.params import Context, of
 from buzzer.models.recsys2021.trees import seed_of
 
-FROZEN = "text.words.weight"  # read from VECTORS, not saved with the network
+# Not saved with the other weights: the token vectors are in VECTORS, the users' vectors in their own file (`user_vectors`).
+FROZEN, USERS = "text.words.weight", "users.weight"
 SIZES, VECTORS = "networks.json", "token_vectors.npy"
 SCALED_ROWS = 200_000  # rows from which the columns' mean and deviation are computed
 
@@ -52,9 +60,11 @@ def token_vectors(file: str, dim: int, seed: int) -> tuple[Array, str]:
 def prepare(context: Context, names: Sequence[str], users: int) -> str:
     """Write the networks' sizes, and the token vectors that they share. Returns the description of the vectors.
 
-    users: number of users with a vector. The bags of a network divide them among themselves.
+    users: number of users with a vector. The bags of a network divide them among themselves. A table has rows for `user_table_rows` users
+    if that is more.
     """
     params = context.params
+    users = max(users, params.user_table_rows)
     vectors, description = token_vectors(params.token_vectors, params.token_dim, context.seed)
     np.save(context.work / VECTORS, vectors)
     sizes = {
@@ -77,17 +87,6 @@ def table_rows(users: int, bags: int) -> int:
     return -(-users // bags) + FIRST_CODE
 
 
-def own_users(users: Array, bag: int, bags: int) -> Array:
-    """The codes of users in the table of one of `bags` networks. The users of the other networks have code 0, like rare users.
-
-    users: int64 [rows, 2], codes from FIRST_CODE, 0 = rare, on the host or the device.
-    """
-    if bags == 1:
-        return users
-    numbers = users - FIRST_CODE
-    return (numbers // bags + FIRST_CODE) * ((numbers >= 0) & (numbers % bags == bag))
-
-
 def own_batch(context: Context, name: str, bag: int, batch: Mapping[str, Array]) -> dict[str, Array]:
     """A batch as a network reads it: its number of tokens, and the codes of its own users."""
     params = context.params
@@ -98,11 +97,32 @@ def own_batch(context: Context, name: str, bag: int, batch: Mapping[str, Array])
     }
 
 
+def sizes_of(name: str, folder: Path) -> Sizes:
+    """The sizes that `prepare` wrote for a network."""
+    return Sizes(**json.loads((folder / SIZES).read_text())[name])
+
+
+def built(name: str, sizes: Sizes, vectors: Tensor) -> Network:
+    """An untrained network."""
+    return NETWORKS[name](sizes, vectors, feature_sets.named(sizes.features).network(name))
+
+
 def build(name: str, folder: Path) -> Network:
     """An untrained network with the sizes and token vectors that `prepare` wrote."""
-    sizes = Sizes(**json.loads((folder / SIZES).read_text())[name])
-    columns = feature_sets.named(sizes.features).network(name)
-    return NETWORKS[name](sizes, torch.from_numpy(np.load(folder / VECTORS)), columns)
+    return built(name, sizes_of(name, folder), torch.from_numpy(np.load(folder / VECTORS)))
+
+
+def without_tables(name: str, folder: Path) -> Network:
+    """As `build`, but with tables of one row in place of those of frozen tokens and of users."""
+    token_dim = np.load(folder / VECTORS, mmap_mode="r").shape[1]
+    return built(name, replace(sizes_of(name, folder), users=1), torch.zeros(1, token_dim))
+
+
+def outline(name: str, folder: Path) -> Network:
+    """`build` without memory for the weights, for questions about the network's layers."""
+    shape = np.load(folder / VECTORS, mmap_mode="r").shape
+    with torch.device("meta"):
+        return built(name, sizes_of(name, folder), torch.empty(shape))
 
 
 class Trainer(Epochs):
@@ -146,6 +166,8 @@ def fit(
 ) -> Generator[str, None, list[dict[str, float]]]:
     """Train the bags of a network and save their weights, without the frozen token vectors.
 
+    With random weights nothing is trained; only the scaling of the columns and the output bias follow from the rows.
+
     Yields the phase after each epoch. Returns the history: `epoch` and `loss` of each epoch of each bag. batch: inputs for all rows.
     y: 0 or 1 [rows, targets].
     """
@@ -155,20 +177,51 @@ def fit(
     for bag in range(context.params.bags_of(name)):
         seed = seed_of(context.seed, bag)
         torch.manual_seed(seed)
+        file = path(context.work, name, bag)
+        if context.params.weights == "random":
+            network = without_tables(name, context.work)
+            network.begin(torch.from_numpy(batch["features"][:SCALED_ROWS]), torch.from_numpy(y.mean(axis=0)))
+            save(network, file)
+            if isinstance(network, TextAndUsers):
+                save_random_users(sizes_of(name, context.work), file, context.params.user_type)
+            continue
         network = build(name, context.work)
         trainer = Trainer(context, name, network, own_batch(context, name, bag, batch), y, seed)
         for _ in trainer.run(context.params.epochs):
             yield "networks"
-        save(network, path(context.work, name, bag))
+        save(network, file)
+        if isinstance(network, TextAndUsers):
+            save_users(network.users.weight.detach().cpu(), file, context.params.user_type)
         history += trainer.state.history
     return history
 
 
 def save(network: Network, file: Path) -> None:
-    """Write the weights, without the frozen token vectors."""
+    """Write the weights, without the vectors of tokens and users."""
     partial = file.with_suffix(".tmp")
-    torch.save({key: w.cpu() for key, w in network.state_dict().items() if key != FROZEN}, partial)
+    kept = {key: w.cpu() for key, w in network.state_dict().items() if key not in (FROZEN, USERS)}
+    torch.save(kept, partial)
     partial.replace(file)
+
+
+def save_users(table: Tensor, network: Path, user_type: str) -> None:
+    """Write a table [users, user_dim] beside its network's file."""
+    blocks = (block.numpy() for block in table.split(user_vectors.BLOCK))
+    user_vectors.write(user_vectors.path(network), (len(table), table.shape[1]), user_type, blocks)
+
+
+def save_random_users(sizes: Sizes, network: Path, user_type: str) -> None:
+    """Write a table with the values of an untrained network, one block after the other."""
+
+    def blocks() -> Iterator[Array]:
+        for start in range(0, sizes.users, user_vectors.BLOCK):
+            rows = min(user_vectors.BLOCK, sizes.users - start)
+            block = torch.empty(rows, sizes.user_dim).normal_(std=USER_DEVIATION)
+            if start == 0:
+                block[0] = 0  # rare users
+            yield block.numpy()
+
+    user_vectors.write(user_vectors.path(network), (sizes.users, sizes.user_dim), user_type, blocks())
 
 
 def optimizers_of(network: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
@@ -181,35 +234,50 @@ def optimizers_of(network: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
 
 
 def trained(name: str, folder: Path, bag: int = 0) -> Network:
-    """A network with the weights that `fit` saved, in evaluation mode."""
-    network = build(name, folder)
-    weights = torch.load(path(folder, name, bag), weights_only=True)
-    missing, extra = network.load_state_dict(weights, strict=False)
-    assert not extra and set(missing) <= {FROZEN}
+    """A network with the weights that `fit` saved, in evaluation mode, with the whole tables of tokens and users."""
+    file = path(folder, name, bag)
+    network = loaded(build(name, folder), file)
+    if isinstance(network, TextAndUsers):
+        network.users.weight.data.copy_(torch.from_numpy(np.load(user_vectors.path(file))))
+    return network
+
+
+def loaded(network: Network, file: Path) -> Network:
+    """The network with the weights of a file, in evaluation mode."""
+    missing, extra = network.load_state_dict(torch.load(file, weights_only=True), strict=False)
+    assert not extra and set(missing) <= {FROZEN, USERS}
     return network.eval()
 
 
-def open_sessions(names: Sequence[str], context: Context) -> dict[str, list[Session]]:
-    """Sessions of the bags of each trained network on the run's backend. The number of rows and the text length may differ between runs."""
+def open_networks(names: Sequence[str], context: Context) -> dict[str, list[OpenNetwork]]:
+    """The bags of each trained network on the run's backend."""
+    return {
+        name: [opened(name, bag, context) for bag in range(context.params.bags_of(name))] for name in names
+    }
+
+
+def opened(name: str, bag: int, context: Context) -> OpenNetwork:
+    """A trained network on the run's backend. The numbers of rows and texts and the texts' length may differ between runs."""
     from buzzer.engine import infer
 
-    def opened(name: str, bag: int) -> Session:
-        example: dict[str, Array] = {
-            "features": np.zeros(
-                (2, len(feature_sets.feature_set(context.params).names())), dtype=np.float32
-            ),
-            "tokens": np.ones((2, of(context.params.tokens, name)), dtype=np.int32),
-            "users": np.zeros((2, 2), dtype=np.int64),
-        }
-        return infer.prepare(
-            trained(name, context.work, bag),
-            backend=infer.split_backend(context.backend)[0],
-            example=example,
-            outputs=("probability",),
-            dynamic={"tokens": {0: "batch", 1: "length"}},
-            precision=context.precision,
-            device=context.device,
-            threads=context.threads,
-        )
-
-    return {name: [opened(name, bag) for bag in range(context.params.bags_of(name))] for name in names}
+    folder, params, backend = context.work, context.params, infer.split_backend(context.backend)[0]
+    file, tokens = path(folder, name, bag), of(params.tokens, name)
+    network = loaded(without_tables(name, folder), file)
+    columns = len(feature_sets.feature_set(params).names())
+    form = fast_networks.inference_form(network, np.load(folder / VECTORS, mmap_mode="r"))
+    example = fast_networks.example(form, columns, tokens, sizes_of(name, folder).user_dim)
+    session = infer.prepare(
+        form,
+        backend=backend,
+        example=example,
+        outputs=("probability",),
+        dynamic={key: fast_networks.AXES[key] for key in example},
+        precision=context.precision,
+        device=context.device,
+        threads=context.threads,
+    )
+    if not isinstance(network, TextAndUsers):
+        return OpenNetwork(session, tuple(example), tokens)
+    device = context.device if infer.info(backend).takes_gpu_arrays else "cpu"
+    table = user_vectors.UserTable(user_vectors.path(file), device, context.gpu_memory_bytes)
+    return OpenNetwork(session, tuple(example), tokens, table, network.sides, bag, params.bags_of(name))

@@ -17,6 +17,7 @@ from buzzer.models.recsys2021.feature_sets import TARGETS, NetworkColumns
 
 VOCABULARY = 119_547  # tokens of bert-base-multilingual-cased
 CATEGORY_DIM = 4  # winners: 2 to 10
+USER_DEVIATION = 0.05  # of the initial vectors of users
 AUXILIARY = 0.1  # weight of the loss of each tower (winners' second network)
 FAR = 5.0  # scaled columns are clipped at this many deviations
 
@@ -112,9 +113,24 @@ class Logistic(Network):
 
     def logits(self, features: Tensor, tokens: Tensor, users: Tensor) -> Tensor:
         """Log odds [rows, targets]."""
-        # An ONNX graph drops inputs that are not used. The products with zero keep them.
-        unused = (tokens[:, :1] * 0).to(features.dtype) + (users[:, :1] * 0).to(features.dtype)
-        return self.out(self.columns(features)) + unused
+        return self.out(self.columns(features))
+
+
+class TextAndUsers(Network):
+    """The base of the networks that read the text and the users: `text` gives a vector of each text, `users` a vector of each user."""
+
+    text: nn.Module
+    users: nn.Embedding
+    sides: tuple[int, ...] = (0, 1)  # the columns of `users` that the network reads: 0 = author, 1 = reader
+
+    def combined(self, features: Tensor, tweet: Tensor, users: Tensor) -> Tensor:
+        """Log odds [rows, targets]. tweet: the texts' vectors [rows, width].  users: their vectors [rows, sides, user_dim]."""
+        raise NotImplementedError
+
+    def logits(self, features: Tensor, tokens: Tensor, users: Tensor) -> Tensor:
+        """Log odds [rows, targets]."""
+        vectors = torch.stack([self.users(users[:, side]) for side in self.sides], dim=1)
+        return self.combined(features, self.text(tokens), vectors)
 
 
 def dense(
@@ -129,37 +145,49 @@ def dense(
 def user_table(sizes: Sizes) -> nn.Embedding:
     """Vectors of users by code, with sparse gradients. Rare users, code 0, have the zero vector."""
     table = nn.Embedding(sizes.users, sizes.user_dim, padding_idx=0, sparse=True)
-    nn.init.normal_(table.weight, std=0.05)
+    nn.init.normal_(table.weight, std=USER_DEVIATION)
     with torch.no_grad():
         table.weight[0] = 0
     return table
 
 
-class Pooled(Network):
+class Mean(nn.Module):
+    """The mean of a text's learned token vectors; zero for a text without tokens."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(VOCABULARY, dim, padding_idx=0, sparse=True)
+        nn.init.normal_(self.table.weight, std=0.05)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """The vector of a text, [rows, dim]."""
+        vectors = self.table(tokens)
+        present = (tokens > 0).to(vectors.dtype)[:, :, None]
+        return (vectors * present).sum(dim=1) / present.sum(dim=1).clamp(min=1.0)
+
+
+class Pooled(TextAndUsers):
     """The winners' first network: the mean of learned token vectors, author and reader from one table, the cosines of their projections
     as matrix-factorisation terms, and three dense layers."""
+
+    text: Mean
 
     def __init__(self, sizes: Sizes, vectors: Tensor, columns: NetworkColumns) -> None:
         super().__init__(columns)
         words, dim = sizes.word_dim, sizes.user_dim
-        self.words = nn.Embedding(VOCABULARY, words, padding_idx=0, sparse=True)
-        nn.init.normal_(self.words.weight, std=0.05)
-        self.users = user_table(sizes)
+        self.text, self.users = Mean(words), user_table(sizes)
         self.project = nn.ModuleList(nn.Linear(width, dim) for width in (dim, dim, words))
         widths = [self.columns.width + words + 2 * dim + 2, *[sizes.hidden] * 3]
         self.layers = nn.Sequential(*(dense(a, b, nn.ReLU) for a, b in pairwise(widths)))
         self.out = nn.Linear(sizes.hidden, len(TARGETS))
 
-    def logits(self, features: Tensor, tokens: Tensor, users: Tensor) -> Tensor:
-        """Log odds [rows, targets]."""
-        present = (tokens > 0).to(features.dtype)[:, :, None]
-        tweet = (self.words(tokens) * present).sum(dim=1) / present.sum(dim=1).clamp(min=1.0)
-        author, reader = self.users(users[:, 0]), self.users(users[:, 1])
+    def combined(self, features: Tensor, tweet: Tensor, users: Tensor) -> Tensor:
+        """Log odds [rows, targets]. tweet: [rows, word_dim].  users: authors and readers [rows, 2, user_dim]."""
+        author, reader = users.unbind(dim=1)
         a, b, t = (torch.tanh(p(v)) for p, v in zip(self.project, (author, reader, tweet), strict=True))
         cosines = [F.cosine_similarity(x, b, dim=1, eps=1e-6)[:, None] for x in (a, t)]
-        return self.out(
-            self.layers(torch.cat([self.columns(features), tweet, author, reader, *cosines], dim=1))
-        )
+        parts = [self.columns(features), tweet, author, reader, *cosines]
+        return self.out(self.layers(torch.cat(parts, dim=1)))
 
 
 class Text(nn.Module):
@@ -177,8 +205,10 @@ class Text(nn.Module):
         return states.gather(1, last[:, None, None].expand(-1, 1, states.shape[2])).squeeze(1)
 
 
-class Gru64(Network):
+class Gru64(TextAndUsers):
     """The winners' second network: GRU 64 over the text, a table of readers, two towers and their product. Each tower has its own loss."""
+
+    sides = (1,)
 
     def __init__(self, sizes: Sizes, vectors: Tensor, columns: NetworkColumns) -> None:
         super().__init__(columns)
@@ -189,30 +219,31 @@ class Gru64(Network):
         self.heads = nn.ModuleList(nn.Linear(sizes.hidden, len(TARGETS)) for _ in range(2))
         self.out = nn.Linear(sizes.hidden, len(TARGETS))
 
-    def towers(self, features: Tensor, tokens: Tensor, users: Tensor) -> tuple[Tensor, Tensor]:
-        """The tweet's and the reader's vectors, [rows, hidden] each."""
+    def towers(self, features: Tensor, tweet: Tensor, reader: Tensor) -> tuple[Tensor, Tensor]:
+        """The tweet's and the reader's tower, [rows, hidden] each. tweet: [rows, 64].  reader: [rows, user_dim]."""
         columns = self.columns(features)
-        tweet = self.tweet(torch.cat([self.text(tokens), columns], dim=1))
-        return tweet, self.reader(torch.cat([self.users(users[:, 1]), columns], dim=1))
+        return self.tweet(torch.cat([tweet, columns], dim=1)), self.reader(
+            torch.cat([reader, columns], dim=1)
+        )
 
     def mix(self, tweet: Tensor, reader: Tensor) -> Tensor:
         """Log odds [rows, targets] from the towers' vectors."""
         return self.out(self.mixed(torch.cat([tweet, reader, tweet * reader], dim=1)))
 
-    def logits(self, features: Tensor, tokens: Tensor, users: Tensor) -> Tensor:
-        """Log odds [rows, targets]."""
-        return self.mix(*self.towers(features, tokens, users))
+    def combined(self, features: Tensor, tweet: Tensor, users: Tensor) -> Tensor:
+        """Log odds [rows, targets]. tweet: [rows, 64].  users: readers [rows, 1, user_dim]."""
+        return self.mix(*self.towers(features, tweet, users[:, 0]))
 
     def loss(self, target: Tensor, features: Tensor, tokens: Tensor, users: Tensor) -> Tensor:
         """Binary cross-entropy of the output, plus AUXILIARY times that of each tower. target: float32 [rows, targets]."""
-        towers = self.towers(features, tokens, users)
+        towers = self.towers(features, self.text(tokens), self.users(users[:, 1]))
         total = F.binary_cross_entropy_with_logits(self.mix(*towers), target)
         for head, tower in zip(self.heads, towers, strict=True):
             total = total + AUXILIARY * F.binary_cross_entropy_with_logits(head(tower), target)
         return total
 
 
-class Gru128(Network):
+class Gru128(TextAndUsers):
     """The winners' third network: GRU 128 over the text, author and reader from one table, and narrowing swish layers with dropout."""
 
     def __init__(self, sizes: Sizes, vectors: Tensor, columns: NetworkColumns) -> None:
@@ -227,10 +258,10 @@ class Gru128(Network):
         layers = [dense(a, b, nn.SiLU, sizes.dropout) for a, b in pairwise(widths)]
         self.layers, self.out = nn.Sequential(*layers), nn.Linear(widths[-1], len(TARGETS))
 
-    def logits(self, features: Tensor, tokens: Tensor, users: Tensor) -> Tensor:
-        """Log odds [rows, targets]."""
-        author, reader = self.users(users[:, 0]), self.users(users[:, 1])
-        parts = [self.text(tokens), author, reader, author * reader, self.columns(features)]
+    def combined(self, features: Tensor, tweet: Tensor, users: Tensor) -> Tensor:
+        """Log odds [rows, targets]. tweet: [rows, 128].  users: authors and readers [rows, 2, user_dim]."""
+        author, reader = users.unbind(dim=1)
+        parts = [tweet, author, reader, author * reader, self.columns(features)]
         return self.out(self.layers(torch.cat(parts, dim=1)))
 
 
@@ -240,3 +271,19 @@ NETWORKS: dict[str, type[Logistic] | type[Pooled] | type[Gru64] | type[Gru128]] 
     "gru128": Gru128,
     "logistic": Logistic,
 }
+
+
+def flops(network: nn.Module, tokens: int) -> int:
+    """The floating point operations of a prediction for one row with a text of this length: 2 for each product and sum of a linear layer
+    or a GRU, and the sums of `Pooled`'s token vectors. Activations, batch norms and cosines, below 1 percent, do not count."""
+    total = 0
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Linear) and not name.startswith(
+            "heads."
+        ):  # the heads are used in training only
+            total += 2 * module.in_features * module.out_features
+        elif isinstance(module, nn.GRU):
+            total += 2 * tokens * 3 * module.hidden_size * (module.input_size + module.hidden_size)
+    if isinstance(network, Pooled):
+        total += tokens * network.text.table.embedding_dim
+    return total

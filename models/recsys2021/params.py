@@ -56,6 +56,7 @@ class Params(TaskParams):
     features: str
     sample_rows: int
     network_rows: int
+    second_rows: int
     rounds_1: ByLabel[int]
     depth_1: ByModel[int]
     rounds_2: ByLabel[int]
@@ -74,6 +75,7 @@ class Params(TaskParams):
     user_rows: int
     user_table_rows: int
     user_dim: ByModel[int]
+    user_type: Literal["float32", "float16"]
     hidden: ByModel[int]
     dropout: ByModel[float]
     epochs: int
@@ -110,6 +112,16 @@ class Params(TaskParams):
     def longest_text(self) -> int:
         """The most tokens that a network of the run reads, 0 without networks."""
         return max((of(self.tokens, name) for name in self.used() if name in ALL_NETWORKS), default=0)
+
+
+def weights_detail(params: Params) -> dict[str, str]:
+    """The detail `weights` for the record, if they are random."""
+    return {"weights": params.weights} if params.weights == "random" else {}
+
+
+def weights_notes(params: Params) -> tuple[str, ...]:
+    """A note for the record, if the weights are random."""
+    return ("weights: random, scores mean nothing",) if params.weights == "random" else ()
 
 
 def check_names(key: str, kind: str, mapping: Mapping[str, Any], known: Sequence[str]) -> None:

@@ -10,12 +10,14 @@ from buzzer.datasets.recsys2021.schema import GROUPS
 from buzzer.engine import cluster
 from buzzer.engine.frames.base import Array, on_host, side_by_side
 from buzzer.models import blend
+from buzzer.models.recsys2021 import random_trees
 from buzzer.models.recsys2021.features import TARGETS
-from buzzer.models.recsys2021.params import Context, Sampling, of, of_label
+from buzzer.models.recsys2021.params import TREES, Context, Params, Sampling, of, of_label
 
 # settings, labels [rows], margins [rows] or None, rounds -> a Booster
 Learn = Callable[[dict[str, Any], Array, Array | None, int], Any]
 ALL_GROUPS = range(len(GROUPS) + 1)
+CUT_ROWS = 20_000  # rows from which the thresholds of random trees are drawn
 BAG_SEEDS = 1_000_003  # the seeds of a model's bags are this far apart
 
 
@@ -36,18 +38,26 @@ def fit(
 ) -> Iterator[str]:
     """Train and save the Boosters of a model: for each bag one for each engagement. Yields the engagement's name after its Booster is saved.
 
+    With random weights nothing is trained: the trees are full, and their thresholds are quantiles of `x`.
+
     model: a name of params.ALL_TREES.  x: float32 [rows, features], on the host or the device.  y: 0 or 1 [rows, targets].
     margins: base margins, log odds [rows, targets]; without them the trees start from the mean label.  group: as in `path`.
     """
+    make = write_random if context.params.weights == "random" else train
+    yield from make(context, model, x, y, margins, group)
+
+
+def train(
+    context: Context, model: str, x: Array, y: Array, margins: Array | None, group: str
+) -> Iterator[str]:
+    """`fit` with trained weights."""
     params = context.params
-    rounds, depth = (
-        (params.rounds_1, params.depth_1) if margins is None else (params.rounds_2, params.depth_2)
-    )
+    rounds, depth = sizes_of(params, model)
     sampling: Sampling = of(params.sampling, model)
     settings = {
         "objective": "binary:logistic",
         "tree_method": "hist",
-        "max_depth": of(depth, model),
+        "max_depth": depth,
         "min_child_weight": params.min_child_1 if margins is None else params.min_child_2,
         "subsample": of(params.subsample, model),
         "sampling_method": sampling,
@@ -60,7 +70,7 @@ def fit(
         for number, target in enumerate(TARGETS):
             base, target_margins = 0.5, None
             if margins is None:
-                base = float(np.clip(y[:, number].mean(), 1e-6, 1 - 1e-6))
+                base = start_of(y[:, number])
             else:
                 target_margins = on_host(margins)[:, number]
             own = {
@@ -68,10 +78,43 @@ def fit(
                 "eta": of_label(params.eta, model, target),
                 "seed": seed_of(context.seed, bag),
             }
-            trees = of_label(rounds, model, target)
-            booster = learn(settings | own, y[:, number], target_margins, trees)
+            booster = learn(settings | own, y[:, number], target_margins, rounds[target])
             booster.save_model(path(context.work, model, target, bag, group))
             yield target
+
+
+def sizes_of(params: Params, model: str) -> tuple[dict[str, int], int]:
+    """The rounds by engagement, and the depth of a model's trees."""
+    first = model in TREES
+    rounds, depth = (params.rounds_1, params.depth_1) if first else (params.rounds_2, params.depth_2)
+    return {target: of_label(rounds, model, target) for target in TARGETS}, of(depth, model)
+
+
+def write_random(
+    context: Context, model: str, x: Array, y: Array, margins: Array | None, group: str
+) -> Iterator[str]:
+    """`fit` with random weights."""
+    params = context.params
+    rounds, depth = sizes_of(params, model)
+    cuts = random_trees.cuts_of(on_host(x[:: -(-len(x) // CUT_ROWS)]))
+    for bag in range(params.bags_of(model)):
+        for number, target in enumerate(TARGETS):
+            shape = random_trees.Shape(
+                rounds[target],
+                depth,
+                x.shape[1],
+                of(params.colsample, model),
+                start_of(y[:, number]) if margins is None else 0.5,
+            )
+            file = path(context.work, model, target, bag, group)
+            random = np.random.default_rng([context.seed, *file.name.encode()])
+            random_trees.write(file, shape, cuts, random)
+            yield target
+
+
+def start_of(y: Array) -> float:
+    """The probability that the trees of a label start from, if they have no base margins: its mean."""
+    return float(np.clip(y.mean(), 1e-6, 1 - 1e-6))
 
 
 def seed_of(seed: int, bag: int) -> int:

@@ -285,6 +285,24 @@ def test_validation_encodings_leave_out_own_labels(
         assert got["week_a_like"][i] == pytest.approx(smoothed(others, "like", means["like"]), rel=1e-5)
 
 
+def test_the_second_stage_samples_rows_of_tables_over_all_rows(e: Engine, data: Data) -> None:
+    t, _ = coded(e, data)
+    tables = second_stage_features.fit_tables(e, t, BASIC, MODELS)
+    means = second_stage_features.priors(e, t)
+    keep = fitting.sampled(e.height(t) // 4, e.height(t))
+    assert keep is not None
+    some = e.collect(e.filter(t, keep))
+    whole = e.select(t, [*second_stage_features.key_columns(BASIC, MODELS), *LABELS, "row"])
+    for model in MODELS:
+        names = ["row", *(n for n in BASIC.week_names(model) if n.startswith("week_"))]
+        got = e.to_numpy(second_stage_features.encode_own(e, some, tables, means, BASIC, model, whole), names)
+        of_all = e.to_numpy(second_stage_features.encode_own(e, t, tables, means, BASIC, model), names)
+        chosen = np.isin(of_all["row"], got["row"])
+        assert 0 < chosen.sum() < len(chosen) / 3
+        for name in names:
+            np.testing.assert_array_equal(got[name], of_all[name][chosen], err_msg=f"{model} {name}")
+
+
 def test_samples_are_the_same_rows_on_every_engine(e: Engine, data: Data) -> None:
     def sample(engine: Engine, rows: int) -> Any:
         keep = fitting.sampled(rows, n)
@@ -580,6 +598,21 @@ def test_engines_backends_and_pieces_score_the_same(
     assert [path.name for path in tmp_path.iterdir()] == ["results.csv"]
 
 
+def test_rows_that_share_a_text_score_as_rows_alone(
+    data: Data, fitted: Path, reference: Any, tmp_path: Path, make_context: MakeContext, run: Run
+) -> None:
+    """With batches of one row no text is shared."""
+    settings = SMALL | {"predict_batch": 1}
+    run(
+        TASK.predict(
+            make_context("recsys2021-full", data, fitted, tmp_path, "polars", "torch_eager", **settings)
+        )
+    )
+    got = pd.read_csv(tmp_path / "results.csv", header=None)
+    assert got[[0, 1]].equals(reference[1][[0, 1]])
+    np.testing.assert_allclose(got[[2, 3, 4, 5]], reference[1][[2, 3, 4, 5]], atol=1e-5)
+
+
 class Served:
     """A session that records its backend and cannot predict."""
 
@@ -613,7 +646,7 @@ def test_a_backend_of_trees_runs_the_trees(
     first, second = ensemble.FirstStage(asked, models), ensemble.SecondStage(asked, models)
     of_trees = [*first.trees.values(), *first.grouped.by_group, *second.models.values()]
     assert {t.session.backend for t in of_trees} == {on_trees}
-    assert {s.backend for bags in first.networks.values() for s in bags} == {networks}
+    assert {network.session.backend for bags in first.networks.values() for network in bags} == {networks}
 
 
 @pytest.mark.parametrize("of_trees", ["nvforest", "forest"])

@@ -107,6 +107,18 @@ def process(place: Path) -> Buzzer:
         (["run", "booking", "--device", "gpu"], "unknown device 'gpu'", "cuda"),
         (["run", "--data", "."], "--data needs a TASK", "booking"),
         (["run", "booking", "--data", ".", "--scale", "1"], "--scale sizes generated data", "leave out one"),
+        (
+            ["run", "booking", "--data", ".", "--train-scale", "1"],
+            "--train-scale sizes generated",
+            "leave out",
+        ),
+        (["run", "booking", "--scale", "1", "--train-scale", "2"], "2 is above --scale 1", "a sample"),
+        (
+            ["run", "booking", "--scale", "0.01", "--train-scale", "0.001"],
+            "booking has no training part with",
+            "leave out --train-scale",
+        ),
+        (["compare", "booking", "--train-scale", "0"], "--train-scale 0 must be above 0", "official"),
         (["run", "booking", "--gpus", "2"], "booking runs in one process", "recsys2021"),
         (
             ["run", "recsys2021", "--workers", "2", "--scheduler", "tcp://a:1"],
