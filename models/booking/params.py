@@ -38,9 +38,12 @@ class Params(TaskParams):
 
     def of(self, network: str) -> "NetworkParams":
         """The parameters of one network. Raises UsageError for a mapping without it, or with a name that is no network."""
-        return NetworkParams(
+        its = NetworkParams(
             **{field.name: self._value(field.name, network) for field in fields(NetworkParams)}
         )
+        if network == "encoder" and its.dim % its.heads:
+            raise UsageError(f"parameter dim={its.dim} of the encoder is not a multiple of heads={its.heads}")
+        return its
 
     def _value(self, key: str, network: str) -> Any:
         value = getattr(self, key)

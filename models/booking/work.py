@@ -45,8 +45,9 @@ def gru(s: "Sizes") -> int:
 def encoder(s: "Sizes") -> int:
     """FLOPs of the encoder for one trip: in each layer four projections, the scores and sums of attention, and the feed-forward part."""
     length = s.lags + 1
-    layer = length * (product(s.dim, 3 * s.dim) + product(s.dim, s.dim, 4 * s.dim, s.dim))
-    return s.layers * (layer + 2 * product(length, s.dim, length)) + product(s.dim, s.dim) + trip(s)
+    projections = product(s.dim, 3 * s.dim) + product(s.dim, s.dim, 4 * s.dim, s.dim)
+    layer = length * (projections + product(s.dim, length, s.dim))
+    return s.layers * layer + product(s.dim, s.dim) + trip(s)
 
 
 FLOPS = {"mlp": mlp, "gru": gru, "encoder": encoder}
