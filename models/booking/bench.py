@@ -14,7 +14,9 @@ from buzzer.errors import UsageError
 from buzzer.models.api.bench import BenchModel, BenchSpec, outputs_of
 from buzzer.models.api.context import RunContext
 from buzzer.models.booking import features
-from buzzer.models.booking.task import TASK, fitted
+from buzzer.models.booking.members import fitted, read_sizes
+from buzzer.models.booking.params import Member
+from buzzer.models.booking.task import TASK
 
 TRIPS = "trips.npz"
 CALIBRATION = 8  # batches for calibration
@@ -30,7 +32,8 @@ class SessionEncoder:
         if not (spec.work / TRIPS).is_file():
             fit(spec)
         trips = dict(np.load(spec.work / TRIPS))
-        model = fitted(spec.params["network"], spec.work)
+        member = Member(spec.params["network"], bag=0, fold=0, folds=1)
+        model = fitted(member, read_sizes(spec.work)[member.network], spec.work)
 
         count = len(trips["cities"])
         notes = [f"held-out trips of booking, generated, scale {spec.params['scale']:g}"]

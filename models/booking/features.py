@@ -5,14 +5,14 @@ countries of the earlier stays. So every stay of a trip can be a training target
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from buzzer.datasets.booking.schema import TRAIN
 from buzzer.engine.frames import Engine, Frame
-from buzzer.engine.frames.base import FIRST_CODE, Array, Columns, Expr, stack
+from buzzer.engine.frames.base import FIRST_CODE, RARE, Array, Columns, Expr, stack
 
 CODED = ("city_id", "hotel_country", "booker_country", "device_class", "affiliate_id")
 TABLES = {name: f"{name}.parquet" for name in CODED}
@@ -38,6 +38,16 @@ class Inputs:
     def batch(self, rows: Array | slice) -> dict[str, Array]:
         """The networks' inputs of some rows, by name."""
         return {name: getattr(self, name)[rows] for name in ("cities", "countries", "context", "numbers")}
+
+    def limited(self, cities: int) -> "Inputs":
+        """The inputs of a network whose table has `cities` rows: cities beyond it, which are the rarer ones, count as rare."""
+        if (self.cities < cities).all() and (self.target < cities - FIRST_CITY).all():
+            return self
+        return replace(
+            self,
+            cities=np.where(self.cities < cities, self.cities, RARE + SHIFT),
+            target=np.where(self.target < cities - FIRST_CITY, self.target, -1),
+        )
 
     def __len__(self) -> int:
         return len(self.target)

@@ -94,12 +94,16 @@ class Mlp(nn.Module):
         self.second = dense(sizes.hidden, sizes.hidden, sizes.dropout)
         self.last = dense(sizes.hidden, sizes.dim, sizes.dropout)
 
-    def logits(self, cities: Tensor, countries: Tensor, context: Tensor, numbers: Tensor) -> Tensor:
-        """Scores [rows, classes]."""
+    def vectors(self, cities: Tensor, countries: Tensor, context: Tensor, numbers: Tensor) -> Tensor:
+        """The trips' vectors, [rows, dim]."""
         query = self.trip.query_context(cities, countries, context, numbers)
         lags = [self.trip.city(cities[:, 1:]).flatten(1), self.trip.country(countries[:, 1:]).flatten(1)]
         x = self.first(torch.cat([*lags, query], dim=1))
-        return self.trip.scores(self.last(x + self.second(x)), cities)
+        return cast(Tensor, self.last(x + self.second(x)))
+
+    def logits(self, cities: Tensor, countries: Tensor, context: Tensor, numbers: Tensor) -> Tensor:
+        """Scores [rows, classes]."""
+        return self.trip.scores(self.vectors(cities, countries, context, numbers), cities)
 
     def forward(self, cities: Tensor, countries: Tensor, context: Tensor, numbers: Tensor) -> Tensor:
         """Probabilities [rows, classes]."""
@@ -124,22 +128,29 @@ class Gru(nn.Module):
         self.again = nn.ModuleList(nn.Linear(sizes.hidden, sizes.dim) for _ in range(2))
         self.mix = nn.Parameter(torch.zeros(2))
 
-    def stages(self, *inputs: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Logits of the first stage [rows, classes], its best candidates [rows, candidates], and the candidates' probabilities from
-        each head: a softmax of dot products."""
+    def body(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """The outputs of the dense layers, [rows, hidden] each."""
         cities, countries = inputs[:2]
         lags = torch.cat([self.trip.city(cities[:, 1:]), self.trip.country(countries[:, 1:])], dim=2)
         hidden = self.gru(lags.flip(1))[0][:, -1]  # in the order of time
         x1 = self.first(torch.cat([hidden, self.trip.query_context(*inputs)], dim=1))
-        x2 = self.second(x1)
-        logits = self.trip.scores(self.find(x2), cities)
+        return x1, self.second(x1)
+
+    def rescore(self, logits: Tensor, *body: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The best candidates of the first stage [rows, candidates], and their probabilities from each head: a softmax of dot products."""
         best = logits.detach().topk(self.candidates, dim=1).indices
         rows = self.trip.city(best + FIRST_CITY)
         heads = [
             (rows @ layer(x)[:, :, None]).squeeze(2).softmax(dim=1)
-            for layer, x in zip(self.again, (x1, x2), strict=True)
+            for layer, x in zip(self.again, body, strict=True)
         ]
-        return logits, best, heads
+        return best, heads
+
+    def stages(self, *inputs: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Logits of the first stage [rows, classes], and the candidates and probabilities of `rescore`."""
+        x1, x2 = self.body(*inputs)
+        logits = self.trip.scores(self.find(x2), inputs[0])
+        return logits, *self.rescore(logits, x1, x2)
 
     def forward(self, cities: Tensor, countries: Tensor, context: Tensor, numbers: Tensor) -> Tensor:
         """Probabilities [rows, classes]: the weighted mean of the first stage and the heads. A head's probability of other classes is 0."""
@@ -173,8 +184,8 @@ class Encoder(nn.Module):
         )
         self.last = nn.Sequential(nn.LayerNorm(sizes.dim), dense(sizes.dim, sizes.dim, sizes.dropout))
 
-    def logits(self, cities: Tensor, countries: Tensor, context: Tensor, numbers: Tensor) -> Tensor:
-        """Scores [rows, classes]."""
+    def vectors(self, cities: Tensor, countries: Tensor, context: Tensor, numbers: Tensor) -> Tensor:
+        """The trips' vectors, [rows, dim]."""
         stays = self.trip.city(cities[:, 1:]) + self.trip.country(countries[:, 1:])
         query = self.trip.query_context(cities, countries, context, numbers)
         x = torch.cat([query[:, None], stays], dim=1)
@@ -182,7 +193,11 @@ class Encoder(nn.Module):
         hide = padding[:, None, None].to(x.dtype) * -1e9
         for layer in self.layers:
             x = layer(x, hide)
-        return self.trip.scores(self.last(x[:, 0]), cities)
+        return cast(Tensor, self.last(x[:, 0]))
+
+    def logits(self, cities: Tensor, countries: Tensor, context: Tensor, numbers: Tensor) -> Tensor:
+        """Scores [rows, classes]."""
+        return self.trip.scores(self.vectors(cities, countries, context, numbers), cities)
 
     def forward(self, cities: Tensor, countries: Tensor, context: Tensor, numbers: Tensor) -> Tensor:
         """Probabilities [rows, classes]."""
@@ -194,18 +209,3 @@ class Encoder(nn.Module):
 
 
 NETWORKS: dict[str, type[Mlp] | type[Gru] | type[Encoder]] = {"mlp": Mlp, "gru": Gru, "encoder": Encoder}
-
-
-class TopK(nn.Module):
-    """A network that returns only the `n` most probable classes, so that little is copied from the device."""
-
-    def __init__(self, network: nn.Module, n: int) -> None:
-        super().__init__()
-        self.network, self.n = network, n
-
-    def forward(
-        self, cities: Tensor, countries: Tensor, context: Tensor, numbers: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Probabilities and classes, [rows, n] each."""
-        best = self.network(cities, countries, context, numbers).topk(self.n, dim=1)
-        return best.values, best.indices

@@ -1,26 +1,145 @@
-"""The parameters of the `booking` task."""
+"""The parameters of the `booking` task, and the models that they define.
 
+A parameter of a network's sizes or training is one value for all networks, or a mapping with a value for each network.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from buzzer.errors import UsageError, unknown_name
 from buzzer.models.dataset_task import TaskContext, TaskParams
+
+Ints = int | dict[str, int]
+Floats = float | dict[str, float]
 
 
 class Params(TaskParams):
     """See configs/tasks/booking.yaml."""
 
     networks: list[str]
+    weights: Literal["trained", "random"]
     lags: int
     rare: int
+    classes: Ints
+    dim: Ints
+    hidden: Ints
+    layers: Ints
+    heads: Ints
+    dropout: Floats
+    candidates: int
+    folds: Ints
+    bags: Ints
+    epochs: Ints
+    patience: int
+    batch: Ints
+    lr: Floats
+    valid: float
+    predict_batch: int
+
+    def of(self, network: str) -> "NetworkParams":
+        """The parameters of one network. Raises UsageError for a mapping without it, or with a name that is no network."""
+        its = NetworkParams(
+            **{field.name: self._value(field.name, network) for field in fields(NetworkParams)}
+        )
+        if network == "encoder" and its.dim % its.heads:
+            raise UsageError(f"parameter dim={its.dim} of the encoder is not a multiple of heads={its.heads}")
+        return its
+
+    def _value(self, key: str, network: str) -> Any:
+        value = getattr(self, key)
+        if not isinstance(value, dict):
+            return value
+        for name in value:
+            if name not in WEIGHTS:
+                raise unknown_name(f"network in parameter {key}", name, WEIGHTS)
+        if network not in value:
+            raise UsageError(f"parameter {key} has no value for network {network}", f"it has {value}")
+        return value[network]
+
+
+@dataclass(frozen=True)
+class NetworkParams:
+    """The sizes and the training of one network; the fields of `Params` that may differ by network."""
+
+    classes: int
     dim: int
     hidden: int
     layers: int
     heads: int
     dropout: float
-    candidates: int
+    folds: int
+    bags: int
     epochs: int
-    patience: int
     batch: int
     lr: float
-    valid: float
-    predict_batch: int
+
+    def __post_init__(self) -> None:
+        for name in ("dim", "hidden", "layers", "heads", "folds", "bags", "epochs", "batch"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"parameter {name}={getattr(self, name)} must be at least 1")
+        if self.classes < 0:
+            raise UsageError(f"parameter classes={self.classes} must be at least 0", "0 = all cities")
 
 
+@dataclass(frozen=True)
+class Member:
+    """One trained model of a network: the fold that it does not train on, and its repetition, both counted from 0."""
+
+    network: str
+    bag: int
+    fold: int
+    folds: int  # of the network
+
+    @property
+    def number(self) -> int:
+        """Its position among the members of its network."""
+        return self.bag * self.folds + self.fold
+
+    @property
+    def name(self) -> str:
+        """The name of its files: that of the network for member 0."""
+        return f"{self.network}-{self.number}" if self.number else self.network
+
+    def seed(self, seed: int) -> int:
+        """The seed of its weights and batches in a run with `seed`, which member 0 uses itself."""
+        return seed + 7919 * self.number
+
+
+@dataclass(frozen=True)
+class Bag:
+    """One repetition of a network: a member for each fold. Its members run in one session."""
+
+    network: str
+    number: int
+    folds: int
+
+    @property
+    def name(self) -> str:
+        """The network's name for bag 0."""
+        return f"{self.network}-bag{self.number}" if self.number else self.network
+
+    @property
+    def members(self) -> list[Member]:
+        """Its models, one for each fold."""
+        return [Member(self.network, self.number, fold, self.folds) for fold in range(self.folds)]
+
+
+# Weights of the winning submission.
+WEIGHTS = {"gru": 0.32, "encoder": 0.34, "mlp": 0.34}
 Context = TaskContext[Params]
+
+
+def network_names(params: Params) -> list[str]:
+    """The networks to run. Raises UsageError for an unknown network, or if there is none."""
+    for name in params.networks:
+        if name not in WEIGHTS:
+            raise unknown_name("network", name, WEIGHTS)
+    if not params.networks:
+        raise UsageError("no network to run", f"--set networks=[{','.join(WEIGHTS)}]")
+    return list(params.networks)
+
+
+def bags_of(params: Params) -> list[Bag]:
+    """The bags of a run, network by network."""
+    its = {name: params.of(name) for name in network_names(params)}
+    return [Bag(name, number, of.folds) for name, of in its.items() for number in range(of.bags)]

@@ -4,19 +4,22 @@
 - city_id.parquet, hotel_country.parquet, booker_country.parquet, device_class.parquet, affiliate_id.parquet: the codes of values;
 - transitions.parquet: the baseline, the cities that most often follow each city;
 - classes.npy: int64 [classes], the official city id of each class;
-- sizes.json: the fields of `networks.Sizes`;
-- <network>.pt: the weights of each network.
-While `fit` runs there is also <network>.checkpoint, from which an interrupted fit resumes.
+- sizes.json: for each network the fields of `networks.Sizes`;
+- <model>.pt: the weights of each model, unless the parameter `weights` is random. Models of a network: `params.Member`.
+While `fit` runs there are also <model>.checkpoint and <model>.json, from which an interrupted fit resumes.
 
-Details of `fit`: `classes`, number of cities that can be guessed; `targets`, number of training rows whose city has a class;
-`valid_trips`, number of held-out trips; `history`, for each network a list of `epoch`, `loss` and `accuracy@4` of the held-out trips.
+Details of `fit`: `weights`, the parameter; `models`, the number of models of each network; `classes`, number of cities that have a code;
+`targets`, number of training rows whose city has one; `valid_trips`, number of held-out trips; the last two are of the last fold.
+`history`, for each model a list of `epoch`, `loss` and `accuracy@4` of the held-out trips.
 
-Details of `predict`: `ceiling`, the best score that generated data allows, or null; `sessions`, the description of each network's session;
-`stays`, number of stays read.
+Details of `predict`: `weights` and `models` as above; `ceiling`, the best score that generated data allows, or null; `sessions`, the
+description of each bag's session; `stays`, number of stays read.
 """
 
 import json
 from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,23 +29,25 @@ from buzzer.datasets import booking as dataset
 from buzzer.datasets.booking import generator
 from buzzer.datasets.booking.reader import paths
 from buzzer.datasets.booking.schema import TRUTH
-from buzzer.datasets.files import Files
+from buzzer.datasets.files import Files, new_file
 from buzzer.engine import frames
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Array
-from buzzer.engine.infer import Session
-from buzzer.errors import DataError, UsageError, unknown_name
+from buzzer.errors import DataError
 from buzzer.models.api.context import Result, Steps
 from buzzer.models.booking import features
-from buzzer.models.booking.ensemble import WEIGHTS, accuracy, best_four
-from buzzer.models.booking.features import CODED, FIRST_CITY, GUESSES, Inputs
-from buzzer.models.booking.params import Context, Params
+from buzzer.models.booking.ensemble import accuracy, blend
+from buzzer.models.booking.features import FIRST_CITY, GUESSES, Inputs
+from buzzer.models.booking.members import initial, open_bag, read_sizes, save_sizes, sizes_of
+from buzzer.models.booking.params import Bag, Context, Member, Params, bags_of
+from buzzer.models.booking.work import work
 from buzzer.models.dataset_task import DatasetTask, DataSource
 
 if TYPE_CHECKING:
-    from buzzer.models.epochs import State
+    from buzzer.models.booking.networks import Sizes
 
 SCORE = "accuracy@4"
+RANDOM = "weights: random, scores mean nothing"
 
 
 class Booking(DatasetTask[Params]):
@@ -61,7 +66,7 @@ class Booking(DatasetTask[Params]):
     def fit_steps(self, context: Context) -> Steps:
         """Fit codes, the baseline and the networks."""
         e, files, params = frames.load(context.engine), paths(context.data), context.params
-        names = network_names(params)
+        bags = bags_of(params)
         yield "load"
         train = e.collect(features.read_stays(e, files["train"]))
         test = e.collect(features.read_stays(e, files["test"]))
@@ -76,45 +81,57 @@ class Booking(DatasetTask[Params]):
         forwards, visible, backwards = trips(train), trips(test), trips(train, backwards=True)
         transitions = e.collect(features.fit_transitions(e, e.concat([forwards, visible])))
         yield "transfer"
-        learn, valid = training_rows(e, forwards, backwards, visible, params.lags, params.valid)
+        stays = training_stays(e, forwards, backwards, visible, params.lags)
         classes = class_ids(e, tables["city_id"])
-        sizes = sizes_of(e, tables, params)
-        if sizes.classes < GUESSES:
+        if len(classes) < GUESSES:
             raise DataError(
-                f"{context.data}: only {sizes.classes} cities occur more than {params.rare} times, too few to train on",
+                f"{context.data}: only {len(classes)} cities occur more than {params.rare} times, too few to train on",
                 "use a larger --scale, or lower the threshold with --set rare=0",
             )
+        sizes = {bag.network: sizes_of(e, tables, len(classes), params, bag.network) for bag in bags}
+
+        @lru_cache(maxsize=1)
+        def split(fold: int, folds: int) -> tuple[Inputs, Inputs]:
+            return stays.split(stays.fold(fold, folds) if folds > 1 else stays.place < params.valid)
+
         yield "fit"
-        scores, history = dict[str, float](), dict[str, Any]()
-        for name in names:
-            state = yield from fit_network(context, name, sizes, learn, valid)
-            scores[f"valid_{SCORE}_{name}"], history[name] = state.best, state.history
+        best, history = dict[str, list[float]](), dict[str, Any]()
+        for member in (member for bag in bags for member in bag.members):
+            learn, valid = split(member.fold, member.folds)
+            if params.weights == "random":
+                continue
+            its_sizes = sizes[member.network]
+            its_rows = learn.limited(its_sizes.cities), valid.limited(its_sizes.cities)
+            progress = yield from fit_member(context, member, its_sizes, *its_rows)
+            best.setdefault(member.network, []).append(progress["best"])
+            history[member.name] = progress["history"]
         yield "write"
         for column, table in tables.items():
             e.write_parquet(table, context.work / features.TABLES[column])
         e.write_parquet(transitions, context.work / "transitions.parquet")
         np.save(context.work / "classes.npy", classes)
-        (context.work / "sizes.json").write_text(json.dumps(sizes.as_dict()))
-        for name in names:
-            (context.work / f"{name}.checkpoint").unlink()
-        details = {
-            "classes": sizes.classes,
+        save_sizes(sizes, context.work)
+        for name in history:
+            progress_file(context, name).unlink()
+        details = facts_of(params, bags) | {
+            "classes": len(classes),
             "targets": int((learn.target >= 0).sum()),
             "valid_trips": len(valid),
             "history": history,
         }
-        return Result(scores, len(learn), details)
+        scores = {f"valid_{SCORE}_{name}": float(np.mean(of_models)) for name, of_models in best.items()}
+        rows = sum(e.height(table) for table in (*tables.values(), transitions))
+        return Result(scores, len(learn), details, notes=notes_of(params), work=work(bags, sizes, rows))
 
     def predict_steps(self, context: Context) -> Steps:
-        """Predict the last city of the test trips with each network, and blend."""
+        """Predict the last city of the test trips with each bag, one after another, and blend."""
         e, files, params = frames.load(context.engine), paths(context.data), context.params
-        names = network_names(params)
+        bags = bags_of(params)
         yield "load"
         stays = e.collect(features.read_stays(e, files["test"]))
         tables = features.read_tables(e, context.work)
         transitions = e.read_parquet(context.work / "transitions.parquet")
-        classes = np.load(context.work / "classes.npy")
-        sessions = {name: open_session(name, context) for name in names}
+        classes, sizes = np.load(context.work / "classes.npy"), read_sizes(context.work)
         yield "features"
         t = features.trip_features(e, features.code(e, stays, tables), params.lags)
         last = e.filter(features.follow(e, t, transitions), lambda c: c("position") == c("length") - 1)
@@ -122,60 +139,84 @@ class Booking(DatasetTask[Params]):
         yield "transfer"
         inputs = features.to_inputs(e, last, params.lags)
         facts = e.to_numpy(last, ["utrip_id", *(f"next{i}" for i in range(GUESSES))])
-        outputs: dict[str, list[tuple[Array, Array]]] = {name: [] for name in names}
-        for start in range(0, len(inputs), params.predict_batch):
-            yield "predict"
-            batch = inputs.batch(slice(start, start + params.predict_batch))
-            for name, session in sessions.items():
-                out = session.run(batch)
-                outputs[name].append((out["probability"], out["city"]))
-        yield "predict"
+        outputs, described = dict[Bag, tuple[Array, Array]](), dict[str, Any]()
+        for bag in bags:
+            yield "load"
+            its_inputs = inputs.limited(sizes[bag.network].cities)
+            with open_bag(bag, sizes[bag.network], context) as session:
+                batches = []
+                for start in range(0, len(inputs), params.predict_batch):
+                    yield "predict"
+                    out = session.run(its_inputs.batch(slice(start, start + params.predict_batch)))
+                    batches.append((out["probability"], out["city"].astype(np.int32)))
+                yield "predict"
+                values, cities = zip(*batches, strict=True)
+                outputs[bag] = np.concatenate(values), np.concatenate(cities)
+                described[bag.name] = vars(session.describe())
         guesses = blend(outputs) | {"baseline": baseline(facts)}
-        described = {name: vars(session.describe()) for name, session in sessions.items()}
-        for session in sessions.values():
-            session.close()
         yield "write"
         submission = context.out / "submission.csv"
+        # With random weights there may be more classes than cities.
+        classes = np.pad(classes, (0, max(its.classes for its in sizes.values())))
         ids = {name: classes[best] for name, best in guesses.items()}
         dataset.write_submission(submission, list(facts["utrip_id"]), ids["ensemble"])
+        rows = sum(e.height(table) for table in (*tables.values(), transitions))
         yield "score"
         scores = score(ids, facts["utrip_id"], submission, files.get("truth"))
-        details = {
+        details = facts_of(params, bags) | {
             "ceiling": generator.ceiling(context.data),
             "sessions": described,
             "stays": int(e.height(stays)),
         }
-        return Result(scores, len(inputs), details, (submission,))
+        done = work(bags, sizes, rows)
+        return Result(scores, len(inputs), details, (submission,), notes=notes_of(params), work=done)
 
 
-def network_names(params: Params) -> list[str]:
-    """The networks to run. Raises UsageError for an unknown network, or if there is none."""
-    for name in params.networks:
-        if name not in WEIGHTS:
-            raise unknown_name("network", name, WEIGHTS)
-    if not params.networks:
-        raise UsageError("no network to run", f"--set networks=[{','.join(WEIGHTS)}]")
-    return list(params.networks)
+def facts_of(params: Params, bags: Sequence[Bag]) -> dict[str, Any]:
+    """The details that `fit` and `predict` have in common."""
+    models = {name: sum(len(bag.members) for bag in bags if bag.network == name) for name in params.networks}
+    return {"weights": params.weights, "models": models}
 
 
-def fit_network(
-    context: Context, name: str, sizes: Any, learn: Inputs, valid: Inputs
-) -> Generator[str, None, "State"]:
-    """Train one network and save its weights; yields the phase after each epoch and returns the last state."""
+def notes_of(params: Params) -> tuple[str, ...]:
+    """The notes of a run's record."""
+    return (RANDOM,) if params.weights == "random" else ()
+
+
+def progress_file(context: Context, model: str) -> Path:
+    """The file in which `fit` notes that a model is trained."""
+    return context.work / f"{model}.json"
+
+
+def fit_member(
+    context: Context, member: Member, sizes: "Sizes", learn: Inputs, valid: Inputs
+) -> Generator[str, None, dict[str, Any]]:
+    """Train one model and save its weights; yields the phase after each epoch and returns its progress. A model that an earlier,
+    interrupted fit has finished is not trained again.
+
+    Progress: `best`, the best score of the held-out trips; `history`, see the details of `fit`.
+    """
     import torch
 
-    from buzzer.models.booking.networks import NETWORKS
     from buzzer.models.booking.train import Trainer
 
+    progress = progress_file(context, member.name)
+    if progress.exists():
+        done: dict[str, Any] = json.loads(progress.read_text())
+        return done
     torch.set_num_threads(context.threads)
     torch.set_flush_denormal(True)
-    torch.manual_seed(context.seed)
-    network = NETWORKS[name](sizes)
-    trainer = Trainer(context, network, learn, valid, context.work / f"{name}.checkpoint")
-    for _ in trainer.run(context.params.epochs, context.params.patience):
+    network = initial(member, sizes, context.seed)
+    checkpoint = context.work / f"{member.name}.checkpoint"
+    trainer = Trainer(context, member, network, learn, valid, checkpoint)
+    for _ in trainer.run(context.params.of(member.network).epochs, context.params.patience):
         yield "fit"
-    torch.save(network.cpu().state_dict(), context.work / f"{name}.pt")
-    return trainer.state
+    torch.save(network.cpu().state_dict(), context.work / f"{member.name}.pt")
+    done = {"best": trainer.state.best, "history": trainer.state.history}
+    with new_file(progress) as partial:
+        partial.write_text(json.dumps(done))
+    checkpoint.unlink()
+    return done
 
 
 def class_ids(e: Engine, table: Frame) -> Array:
@@ -185,55 +226,46 @@ def class_ids(e: Engine, table: Frame) -> Array:
     return np.asarray(e.to_numpy(frequent, ["value"])["value"], dtype=np.int64)
 
 
-def sizes_of(e: Engine, tables: Mapping[str, Frame], params: Params) -> Any:
-    """The networks' `Sizes`. A table has a row for every code that can occur."""
-    from buzzer.models.booking.networks import Sizes
+@dataclass(frozen=True)
+class TrainingStays:
+    """The stays of the training trips in both directions, and the visible test stays forwards."""
 
-    def codes(name: str) -> int:
-        return int(e.height(tables[name])) + FIRST_CITY
+    inputs: Sequence[Inputs]  # training trips forwards, backwards, test trips
+    targets: tuple[Array, Array, Array]  # bool [rows] of each: every stay except a trip's first
+    last: Array  # bool [rows of training trips]: last stays forwards
+    place: Array  # float64 [rows of training trips], 0 to 1: see `place_of`
 
-    calendar = {"month": 13, "weekday_in": 7, "weekday_out": 7}
-    return Sizes(
-        cities=len(class_ids(e, tables["city_id"])) + FIRST_CITY,
-        countries=codes("hotel_country"),
-        context=tuple(codes(name) if name in CODED else calendar[name] for name in features.CONTEXT),
-        lags=params.lags,
-        dim=params.dim,
-        hidden=params.hidden,
-        layers=params.layers,
-        heads=params.heads,
-        dropout=params.dropout,
-        candidates=params.candidates,
-    )
+    def fold(self, number: int, folds: int) -> Array:
+        """Whether each row's trip is in a fold, bool [rows of training trips]."""
+        return np.floor(self.place * folds) == number
+
+    def split(self, held: Array) -> tuple[Inputs, Inputs]:
+        """Training rows and held-out rows. The trips with held, bool [rows of training trips], are not trained on; held-out rows are
+        their last stays."""
+        forwards, backwards, test = self.targets
+        learn = join(self.inputs, (~held & forwards, ~held & backwards, test))
+        return learn, join(self.inputs[:1], [held & self.last])
 
 
-def training_rows(
-    e: Engine, forwards: Frame, backwards: Frame, visible: Frame, lags: int, share: float
-) -> tuple[Inputs, Inputs]:
-    """Training rows and held-out rows.
-
-    Training rows: every stay except a trip's first, of the training trips in both directions and of the visible test stays forwards.
-    Held-out rows: the last stay of a `share` of the training trips, chosen by a checksum of their id. These trips are not trained on.
-    """
-    inputs = [features.to_inputs(e, t, lags) for t in (forwards, backwards, visible)]
+def training_stays(e: Engine, forwards: Frame, backwards: Frame, visible: Frame, lags: int) -> TrainingStays:
+    """The stays on the host. visible: test trips, whose last city is unknown."""
     trips = e.to_numpy(forwards, ["utrip_id", "position", "length"])
     reversed_trips, test = (e.to_numpy(t, ["position", "length"]) for t in (backwards, visible))
-    held = held_out(trips["utrip_id"], share)
-    train_rows = (
-        ~held & (trips["position"] > 0),
-        ~held & (reversed_trips["position"] > 0),
-        (test["position"] > 0) & (test["position"] < test["length"] - 1),
+    known = (test["position"] > 0) & (test["position"] < test["length"] - 1)
+    return TrainingStays(
+        [features.to_inputs(e, t, lags) for t in (forwards, backwards, visible)],
+        (trips["position"] > 0, reversed_trips["position"] > 0, known),
+        (trips["position"] == trips["length"] - 1) & (trips["position"] > 0),
+        place_of(trips["utrip_id"]),
     )
-    last = held & (trips["position"] == trips["length"] - 1) & (trips["position"] > 0)
-    return join(inputs, train_rows), join(inputs[:1], [last])
 
 
-def held_out(trips: Array, share: float) -> Array:
-    """Whether each row's trip is held out, bool [rows]. It depends on a checksum of the trip's id only, on every machine."""
+def place_of(trips: Array) -> Array:
+    """A number from 0 to 1 for each row's trip, float64 [rows]. It depends on a checksum of the trip's id only, on every machine."""
     from zlib import crc32
 
-    by_trip = {trip: crc32(trip.encode()) / 2**32 < share for trip in dict.fromkeys(trips)}
-    return np.fromiter((by_trip[trip] for trip in trips), dtype=bool, count=len(trips))
+    by_trip = {trip: crc32(trip.encode()) / 2**32 for trip in dict.fromkeys(trips)}
+    return np.fromiter((by_trip[trip] for trip in trips), dtype=np.float64, count=len(trips))
 
 
 def join(parts: Sequence[Inputs], rows: Sequence[Array]) -> Inputs:
@@ -243,60 +275,6 @@ def join(parts: Sequence[Inputs], rows: Sequence[Array]) -> Inputs:
     return Inputs(
         *(np.concatenate([getattr(part, name)[chosen] for part, chosen in pairs]) for name in names)
     )
-
-
-def fitted(name: str, folder: Path) -> Any:
-    """A network with the weights that `fit` saved, in evaluation mode."""
-    import torch
-
-    from buzzer.models.booking.networks import NETWORKS, Sizes
-
-    sizes = json.loads((folder / "sizes.json").read_text())
-    network = NETWORKS[name](Sizes(**sizes | {"context": tuple(sizes["context"])}))
-    network.load_state_dict(torch.load(folder / f"{name}.pt", weights_only=True))
-    return network.eval()
-
-
-def open_session(name: str, context: Context) -> Session:
-    """A session of the fitted network on the run's backend. It returns only the most probable cities."""
-    from buzzer.engine import infer
-    from buzzer.models.booking.networks import TopK
-
-    network = fitted(name, context.work)
-    sizes = network.trip.sizes
-    return infer.prepare(
-        TopK(network, min(context.params.candidates, sizes.classes)),
-        backend=context.backend,
-        example=example(sizes),
-        outputs=("probability", "city"),
-        precision=context.precision,
-        device=context.device,
-        threads=context.threads,
-    )
-
-
-def example(sizes: Any) -> dict[str, Array]:
-    """Two rows of the networks' inputs."""
-    return {
-        "cities": np.ones((2, sizes.lags + 1), dtype=np.int64),
-        "countries": np.ones((2, sizes.lags + 1), dtype=np.int64),
-        "context": np.zeros((2, len(sizes.context)), dtype=np.int64),
-        "numbers": np.zeros((2, len(features.NUMBERS)), dtype=np.float32),
-    }
-
-
-def blend(outputs: Mapping[str, list[tuple[Array, Array]]]) -> dict[str, Array]:
-    """The four best classes of each network and of the `ensemble`, int64 [rows, 4].
-
-    outputs: network -> its batches of probabilities and classes, each [batch, candidates].
-    """
-    values, classes = (
-        {name: np.concatenate([batch[part] for batch in batches]) for name, batches in outputs.items()}
-        for part in (0, 1)
-    )
-    guesses = {name: best_four([values[name]], [classes[name]], [1.0]) for name in outputs}
-    weights = [WEIGHTS[name] for name in outputs]
-    return guesses | {"ensemble": best_four(list(values.values()), list(classes.values()), weights)}
 
 
 def baseline(facts: Mapping[str, Array]) -> Array:

@@ -1,4 +1,4 @@
-"""Trains one network of the `booking` task."""
+"""Trains one model of the `booking` task."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from buzzer.engine.frames.base import Array
 from buzzer.models.booking.ensemble import accuracy, best_four
 from buzzer.models.booking.features import GUESSES, Inputs
-from buzzer.models.booking.params import Context
+from buzzer.models.booking.params import Context, Member
 from buzzer.models.epochs import Epochs, one_cycle
 
 VALID_BATCH = 2048
@@ -24,14 +24,16 @@ class Trainer(Epochs):
     def __init__(
         self,
         context: Context,
+        member: Member,
         network: nn.Module,
         train: Inputs,
         valid: Inputs,
         checkpoint: Path,
     ) -> None:
         super().__init__(network, context.device, checkpoint)
-        params = context.params
-        self.train, self.valid, self.seed, self.size = train, valid, context.seed, params.batch
+        params = context.params.of(member.network)
+        self.train, self.valid, self.size = train, valid, params.batch
+        self.seed = member.seed(context.seed)
         self.rows = np.flatnonzero(train.target >= 0)
         self.steps = max(len(self.rows) // self.size, 1)
         optimizer = torch.optim.Adam(network.parameters(), lr=params.lr, fused=True)

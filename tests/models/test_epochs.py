@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from buzzer.models.epochs import Epochs, State
+from buzzer.models.epochs import Epochs, State, one_cycle
 
 
 class Line(Epochs):
@@ -84,3 +84,15 @@ def test_a_stopped_training_resumes_with_the_same_result(tmp_path: Path) -> None
     assert weights_after(resumed, 3)[0] == weights[2:]
     assert resumed.state.history == state.history
     assert torch.equal(resumed.network.weight, whole.network.weight)
+
+
+@pytest.mark.parametrize("steps", [1, 8, 9, 10, 50])
+def test_a_one_cycle_schedule_runs_for_any_number_of_steps(steps: int) -> None:
+    optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)
+    schedule = one_cycle(optimizer, 0.5, steps, pct_start=0.1)
+    rates = []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert all(0 < rate <= 0.5 for rate in rates)

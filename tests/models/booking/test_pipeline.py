@@ -1,9 +1,11 @@
 """The Booking pipeline: features against loops over trips on every engine, networks, ensemble, and the whole task."""
 
+import json
 import math
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +19,17 @@ from hypothesis import strategies as st
 from buzzer.datasets.contract import silent
 from buzzer.engine import infer
 from buzzer.engine.frames import Engine
+from buzzer.engine.infer.cost import of_module
 from buzzer.errors import DataError, UsageError
 from buzzer.models.api.context import Data, RunContext
 from buzzer.models.booking import features
-from buzzer.models.booking.ensemble import accuracy, best_four
-from buzzer.models.booking.features import FIRST_CITY
-from buzzer.models.booking.networks import NETWORKS, Sizes, TopK
-from buzzer.models.booking.params import Params
-from buzzer.models.booking.task import TASK, baseline, held_out, network_names
+from buzzer.models.booking.bags import BagNetwork
+from buzzer.models.booking.ensemble import PIECE, accuracy, best_four, blend
+from buzzer.models.booking.features import FIRST_CITY, Inputs
+from buzzer.models.booking.networks import NETWORKS, Sizes
+from buzzer.models.booking.params import WEIGHTS, Bag, Member, Params, bags_of
+from buzzer.models.booking.task import RANDOM, TASK, TrainingStays, baseline, place_of
+from buzzer.models.booking.work import work
 from buzzer.suite import registry
 
 BACKENDS = ("torch_eager", "onnxruntime")  # those of the task
@@ -196,23 +201,54 @@ def test_padding_is_hidden_from_the_encoder() -> None:
         torch.testing.assert_close(network(cities, countries, context, numbers), before)
 
 
+def networks_of(name: str, folds: int) -> list[Any]:
+    """Networks of one size, with statistics of batch norms as after training."""
+    networks = []
+    for fold in range(folds):
+        torch.manual_seed(fold)
+        network = NETWORKS[name](sizes())
+        torch.nn.init.normal_(network.trip.point.weight)
+        torch.nn.init.normal_(network.trip.bias, std=0.1)
+        network(*inputs_of(64, fold))
+        networks.append(network.eval())
+    return networks
+
+
+@pytest.mark.parametrize("folds", [1, 3])
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", sorted(NETWORKS))
-def test_backends_agree_with_the_module(name: str, backend: str) -> None:
-    torch.manual_seed(0)
-    network = TopK(NETWORKS[name](sizes()), 10).eval()
+def test_a_bag_gives_the_mean_of_its_networks(name: str, backend: str, folds: int) -> None:
+    networks = networks_of(name, folds)
     names = ("cities", "countries", "context", "numbers")
     rows = {n: {key: x.numpy() for key, x in zip(names, inputs_of(n, n), strict=True)} for n in (2, 1, 7)}
-    with infer.prepare(network, backend=backend, example=rows[2], outputs=("probability", "city")) as session:
+    outputs = ("probability", "city")
+    with infer.prepare(
+        BagNetwork(networks, 10), backend=backend, example=rows[2], outputs=outputs
+    ) as session:
         for batch in rows.values():
+            inputs = [torch.from_numpy(x) for x in batch.values()]
             with torch.inference_mode():
-                p, _ = network(*(torch.from_numpy(x) for x in batch.values()))
-                whole = network.network(*(torch.from_numpy(x) for x in batch.values())).numpy()
+                p = np.mean([network(*inputs).numpy() for network in networks], axis=0)
+                if name == "mlp":
+                    logits = np.mean([network.logits(*inputs).numpy() for network in networks], axis=0)
+                    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
             got = session.run(batch)
-            np.testing.assert_allclose(got["probability"], p.numpy(), rtol=1e-4, atol=1e-6)
-            np.testing.assert_allclose(
-                np.take_along_axis(whole, got["city"], 1), p.numpy(), rtol=1e-4, atol=1e-6
-            )
+            np.testing.assert_allclose(got["probability"], -np.sort(-p, axis=1)[:, :10], rtol=1e-4, atol=1e-6)
+            named = np.take_along_axis(p, got["city"], 1)
+            np.testing.assert_allclose(named, got["probability"], rtol=1e-4, atol=1e-6)
+            assert all(len(set(row)) == 10 for row in got["city"].tolist())
+
+
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_the_work_is_what_torch_counts(name: str) -> None:
+    """torch counts matrix products; the scaled numbers are not one."""
+    network = networks_of(name, 1)[0]
+    inputs = dict(zip(("cities", "countries", "context", "numbers"), inputs_of(3), strict=True))
+    counted = of_module(network, {key: x.numpy() for key, x in inputs.items()}).flops
+    got = work([Bag(name, 0, 2), Bag(name, 1, 2)], {name: sizes()}, 7)
+    numbers = 2 * len(features.NUMBERS) * sizes().dim
+    assert got.network_flops == 4 * (counted / 3 + numbers)
+    assert (got.trees, got.tree_nodes, got.table_rows) == (0, 0, 7)
 
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))
@@ -262,23 +298,101 @@ def test_accuracy_and_baseline_by_hand() -> None:
     assert accuracy(np.array([2, 9]), got) == 0.5
 
 
+def test_a_blend_weighs_networks_not_bags() -> None:
+    """More rows than one piece, against a sum in a table of all classes."""
+    rng, rows, classes = np.random.default_rng(0), PIECE + 3, 12
+    bags = [Bag("mlp", 0, 1), Bag("mlp", 1, 1), Bag("gru", 0, 1)]
+    city = {bag: np.argsort(rng.random((rows, classes)), axis=1)[:, :6].astype(np.int32) for bag in bags}
+    value = {bag: rng.random((rows, 6)).astype(np.float32) for bag in bags}
+    got = blend({bag: (value[bag], city[bag]) for bag in bags})
+    for name, share in {
+        "mlp": {bags[0]: 1, bags[1]: 1},
+        "ensemble": {bags[0]: WEIGHTS["mlp"] / 2, bags[1]: WEIGHTS["mlp"] / 2, bags[2]: WEIGHTS["gru"]},
+    }.items():
+        total = np.zeros((rows, classes))
+        for bag, weight in share.items():
+            total[np.arange(rows)[:, None], city[bag]] += weight * value[bag].astype(np.float64)
+        np.testing.assert_array_equal(got[name], np.argsort(-total, axis=1, kind="stable")[:, :4])
+
+
 def test_held_out_trips_are_whole_and_about_the_share() -> None:
     trips = np.array([f"{i}_1" for i in range(4000) for _ in range(2)], dtype=object)
-    held = held_out(trips, 0.1)
-    assert (held[::2] == held[1::2]).all()
-    assert held.mean() == pytest.approx(0.1, abs=0.02)
+    place = place_of(trips)
+    assert (place[::2] == place[1::2]).all()
+    assert (place < 0.1).mean() == pytest.approx(0.1, abs=0.02)
 
 
-def params_with(networks: list[str]) -> Params:
-    return Params.read("booking", registry.task("booking").params | {"networks": networks})
+def some_inputs(rows: int, targets: list[int]) -> Inputs:
+    cities, countries, context, numbers = (x.numpy() for x in inputs_of(rows))
+    return Inputs(cities, countries, context, numbers, np.array(targets))
 
 
-def test_unknown_networks_are_refused() -> None:
-    with pytest.raises(UsageError, match="unknown network 'mpl'") as error:
-        network_names(params_with(["mpl"]))
-    assert "did you mean mlp?" in error.value.hint
-    with pytest.raises(UsageError, match="no network"):
-        network_names(params_with([]))
+def test_folds_hold_out_each_trip_once() -> None:
+    """Trips of two stays; the target of a stay is its number."""
+    place = np.repeat([0.05, 0.3, 0.55, 0.8, 0.95], 2)
+    position = np.tile([0, 1], 5)
+    parts = [some_inputs(10, [*range(10)]), some_inputs(10, [*range(10, 20)]), some_inputs(2, [20, 21])]
+    known = np.array([False, True])
+    stays = TrainingStays(parts, (position > 0, position > 0, known), position == 1, place)
+    held = [[1], [3], [5], [7, 9]]
+    for fold, last in enumerate(held):
+        learn, valid = stays.split(stays.fold(fold, 4))
+        assert valid.target.tolist() == last
+        others = [stay for stay in (1, 3, 5, 7, 9) if stay not in last]
+        assert learn.target.tolist() == [*others, *(stay + 10 for stay in others), 21]
+
+
+def test_cities_beyond_a_networks_table_count_as_rare() -> None:
+    inputs = some_inputs(3, [0, 7, -1])
+    cities = np.array([[0, 2, 3, 9], [10, 11, 40, 2], [1, 0, 0, 0]])
+    inputs = Inputs(cities, inputs.countries, inputs.context, inputs.numbers, inputs.target)
+    got = inputs.limited(10)  # seven classes
+    assert got.cities.tolist() == [[0, 2, 3, 9], [2, 2, 2, 2], [1, 0, 0, 0]]
+    assert got.target.tolist() == [0, -1, -1]
+    assert inputs.limited(41) is inputs
+
+
+def params_with(**changes: Any) -> Params:
+    return Params.read("booking", registry.task("booking").params | changes)
+
+
+def test_parameters_by_network() -> None:
+    params = params_with(
+        dim={"mlp": 64, "gru": 400, "encoder": 32}, folds=2, bags={"mlp": 2, "gru": 1, "encoder": 1}
+    )
+    assert [params.of(name).dim for name in ("mlp", "gru", "encoder")] == [64, 400, 32]
+    assert params.of("gru").hidden == 256
+    assert [bag.name for bag in bags_of(params)] == ["mlp", "mlp-bag1", "gru", "encoder"]
+    models = [member for bag in bags_of(params) for member in bag.members]
+    assert [member.name for member in models[:4]] == ["mlp", "mlp-1", "mlp-2", "mlp-3"]
+    assert len({member.seed(0) for member in models[:4]}) == 4
+    assert Member("mlp", 0, 0, 1).seed(5) == 5  # a single model has the seed of the run
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"networks": ["mpl"]}, "unknown network 'mpl'"),
+        ({"networks": []}, "no network"),
+        ({"dim": {"mlp": 8, "gru": 8}}, "dim has no value for network encoder"),
+        ({"dim": {"mpl": 8}}, "unknown network in parameter dim 'mpl'"),
+        ({"dim": "64"}, "parameter dim=64"),
+        ({"dim": {"mlp": 8.5}}, r"parameter dim=\{'mlp': 8.5\}"),
+        ({"weights": "zero"}, "weights=zero"),
+        ({"folds": 0}, "folds=0 must be at least 1"),
+        ({"classes": -1}, "classes=-1 must be at least 0"),
+        ({"heads": 5}, "dim=48 of the encoder is not a multiple of heads=5"),
+    ],
+)
+def test_wrong_parameters_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        bags_of(params_with(**changes))
+
+
+def test_the_winners_have_a_hundred_models() -> None:
+    params = Params.read("booking-winners", registry.task("booking-winners").params)
+    models = Counter(member.network for bag in bags_of(params) for member in bag.members)
+    assert models == {"mlp": 40, "gru": 35, "encoder": 25}
 
 
 # ---- the whole task -----------------------------------------------------------------------------------------------
@@ -387,6 +501,94 @@ def test_too_little_data_is_refused(tmp_path: Path, make_context: MakeContext, r
                 )
             )
         )
+
+
+TINY = {
+    "dim": {"mlp": 8, "gru": 16, "encoder": 8},
+    "hidden": 16,
+    "epochs": 1,
+    "batch": 256,
+    "folds": 2,
+    "bags": {"mlp": 2, "gru": 1, "encoder": 1},
+    "classes": {"mlp": 50, "gru": 300, "encoder": 100},
+    "candidates": 10,
+}
+
+
+def rows_of_tables(work: Path) -> int:
+    return sum(len(pd.read_parquet(file)) for file in work.glob("*.parquet"))
+
+
+@pytest.mark.parametrize("weights", ["trained", "random"])
+def test_bags_of_folds_run_as_one_task(
+    weights: str, data: Data, tmp_path: Path, make_context: MakeContext, run: Run
+) -> None:
+    settings = TINY | {"weights": weights}
+    results = {}
+    for backend in BACKENDS:
+        context = make_context("booking-winners", data, tmp_path, tmp_path, "polars", backend, **settings)
+        if not results:
+            fitted, _ = run(TASK.fit(context))
+        results[backend] = run(TASK.predict(context))[0]
+    models = {"mlp": 4, "gru": 2, "encoder": 2}
+    names = [name if not i else f"{name}-{i}" for name, count in models.items() for i in range(count)]
+    trained = weights == "trained"
+    assert sorted(file.stem for file in tmp_path.glob("*.pt")) == (sorted(names) if trained else [])
+    assert sorted(fitted.details["history"]) == (sorted(names) if trained else [])
+    assert not [*tmp_path.glob("*.checkpoint"), *tmp_path.glob("mlp*.json")]
+    saved = json.loads((tmp_path / "sizes.json").read_text())
+    cities = len(np.load(tmp_path / "classes.npy"))
+    assert 100 < cities < 300
+    assert saved["mlp"]["cities"] == 50 + FIRST_CITY
+    assert (
+        saved["gru"]["cities"] == (cities if trained else 300) + FIRST_CITY
+    )  # random: the size that was asked for
+    for result in (fitted, *results.values()):
+        assert result.details["weights"] == weights
+        assert result.details["models"] == models
+        assert result.notes == (() if trained else (RANDOM,))
+        assert result.work.table_rows == rows_of_tables(tmp_path)
+        assert result.work.network_flops == fitted.work.network_flops > 0
+    scores = [result.scores for result in results.values()]
+    assert set(scores[0]) == {"accuracy@4", *(f"accuracy@4_{name}" for name in (*models, "baseline"))}
+    assert scores[0] == pytest.approx(scores[1], abs=0.006)
+    assert list(results["torch_eager"].details["sessions"]) == ["mlp", "mlp-bag1", "gru", "encoder"]
+
+
+def test_random_weights_are_those_of_the_seed(
+    data: Data, tmp_path: Path, make_context: MakeContext, run: Run
+) -> None:
+    settings = TINY | {"weights": "random"}
+    submissions = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        (tmp_path / name).mkdir()
+        context = make_context(
+            "booking-winners", data, tmp_path / name, tmp_path / name, "polars", "torch_eager", **settings
+        )
+        context = replace(context, seed=seed)
+        run(TASK.fit(context))
+        run(TASK.predict(context))
+        submissions.append((tmp_path / name / "submission.csv").read_text())
+    assert submissions[0] == submissions[1] != submissions[2]
+
+
+def test_finished_models_are_not_trained_again(
+    data: Data, tmp_path: Path, make_context: MakeContext, run: Run
+) -> None:
+    settings = TINY | {"networks": ["mlp"], "bags": 1}
+    context = make_context("booking-winners", data, tmp_path, tmp_path, "polars", "torch_eager", **settings)
+    steps = TASK.fit(context)
+    while not (tmp_path / "mlp.pt").exists():
+        next(steps)
+    steps.close()
+    first = (tmp_path / "mlp.pt").read_bytes()
+    (tmp_path / "mlp.pt").write_bytes(b"kept")  # a model that is trained again would be written again
+    result, _ = run(TASK.fit(context))
+    assert (tmp_path / "mlp.pt").read_bytes() == b"kept" != first
+    assert sorted(result.details["history"]) == ["mlp", "mlp-1"]
+    assert result.scores["valid_accuracy@4_mlp"] == pytest.approx(
+        np.mean([model[0]["accuracy@4"] for model in result.details["history"].values()])
+    )
 
 
 @pytest.mark.slow
