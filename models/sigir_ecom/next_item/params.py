@@ -79,6 +79,11 @@ def networks_of(params: Params) -> list[NetworkSettings]:
         raise UsageError(f"sampled_softmax {params.sampled_softmax} is no sample", "0 = all, or at least 2")
     if params.bags < 1:
         raise UsageError(f"bags {params.bags} is below 1", "--set bags=1")
+    if params.sessions < 0:
+        raise UsageError(f"sessions {params.sessions} is below 0", "0 = all")
+    for name in params.networks:
+        if params.networks.count(name) > 1:
+            raise UsageError(f"network {name} is named twice", "bags=2 trains it twice")
     return [settings_of(params, name, bag) for name in params.networks for bag in range(params.bags)]
 
 

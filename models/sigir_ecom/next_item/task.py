@@ -182,7 +182,7 @@ def sessions_and_counts(
     limit: of `shared.session_limit`, for the arrays; the counts have all sessions. Yields the phases of its steps.
     """
     arrays: list[EventArrays] = []
-    sums: dict[str, dict[str, Frame]] = {LEARNED: {}, HELD: {}}
+    sums: dict[str, list[counts.Sums]] = {LEARNED: [], HELD: []}
     for part in parts:
         rows_coded = e.collect(events.code(e, part, vocabulary))
         placed = e.collect(events.in_sessions(e, rows_coded, vocabulary.axes))
@@ -191,9 +191,9 @@ def sessions_and_counts(
         arrays.append(part_arrays.chosen(shared.below(part_arrays.session, limit)))
         yield "features"
         for which, rows in halves(e, rows_coded, part_arrays.session, context.params.valid).items():
-            sums[which] = {name: e.collect(t) for name, t in counts.add(e, sums[which], rows).items()}
+            counts.push(e, sums[which], counts.add(e, {}, rows))
     learned, everything = (
-        fit_counts(e, some, context.params) for some in ([sums[LEARNED]], list(sums.values()))
+        fit_counts(e, some, context.params) for some in (sums[LEARNED], sums[LEARNED] + sums[HELD])
     )
     yield "transfer"
     return events.joined(arrays), learned, everything
