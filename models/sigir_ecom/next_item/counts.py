@@ -16,18 +16,35 @@ from buzzer.models.sigir_ecom.sessions.events import DETAIL, PURCHASE, SEARCH
 AHEAD = 3  # the next product of a page is searched in this many events after it
 NEAR = 4  # earlier products that a product is paired with
 TABLES = ("next", "near")
+Sums = Mapping[str, Frame]  # by table: columns key, target, weight
 
 
-def merge(e: Engine, sums: Sequence[Mapping[str, Frame]]) -> dict[str, Frame]:
+def merge(e: Engine, sums: Sequence[Sums]) -> dict[str, Frame]:
     """The sums of the counts of several parts. Each part is a result of `add`; empty parts are skipped."""
     return {name: summed(e, [part[name] for part in sums if part]) for name in TABLES}
 
 
-def add(e: Engine, sums: Mapping[str, Frame], t: Frame) -> dict[str, Frame]:
+def add(e: Engine, sums: Sums, t: Frame) -> dict[str, Frame]:
     """`sums` plus the counts of these sessions' coded events: tables with the columns key, target, weight."""
     t = e.with_columns(t, target=lambda c: e.where(is_product(c), c("product"), 0), back=lambda c: -c("ord"))
     counted = {"next": following(e, t), "near": nearby(e, e.filter(t, is_product))}
     return merge(e, [sums, counted])
+
+
+def push(e: Engine, stack: list[Sums], part: Sums) -> None:
+    """Append the sums of a part. While the last entry is more than half as long as the one before it, both are merged.
+
+    So each row is merged a logarithmic number of times. Weights are integers: the order of merges changes nothing.
+    """
+    stack.append({name: e.collect(t) for name, t in part.items()})
+    while len(stack) > 1 and 2 * rows(e, stack[-1]) > rows(e, stack[-2]):
+        last, before = stack.pop(), stack.pop()
+        stack.append({name: e.collect(t) for name, t in merge(e, [before, last]).items()})
+
+
+def rows(e: Engine, sums: Sums) -> int:
+    """The rows of all tables."""
+    return sum(int(e.height(t)) for t in sums.values())
 
 
 def summed(e: Engine, parts: list[Frame]) -> Frame:
@@ -36,7 +53,7 @@ def summed(e: Engine, parts: list[Frame]) -> Frame:
     return e.rename(e.drop(sums, ["n"]), {"sum_weight": "weight"})
 
 
-def tables(e: Engine, sums: Mapping[str, Frame], k: int) -> dict[str, Frame]:
+def tables(e: Engine, sums: Sums, k: int) -> dict[str, Frame]:
     """The k targets of each key with the largest weights: columns key, rank, target, n."""
     return {name: e.top_k(t, "key", "target", k, "weight") for name, t in sums.items()}
 

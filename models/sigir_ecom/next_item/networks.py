@@ -4,7 +4,10 @@ masking, the families of the winners' Transformer-XL and XLNet models (Moreira e
 All read windows of a session's last events: items int64 and kinds int64 [rows, length], and numbers float32 [rows, length,
 1 + dims] (log of the pause before the event, mean of the searches so far), left-padded with zeros. All end in the winners' head: the
 network's vector of the session, times one plus the context (post-fusion, "latent cross"), times the table that embeds the products
-(tied weights). `table` is that table, [codes, dim], as `Items` gives it.
+(tied weights). `table` is that table, [codes, item_dim], as `Items` gives it.
+
+The head scores the products, or products and pages (`Sizes.scored`), as the winners' did. In the latter case its context is the kind of
+the event to predict, which is a product view after the window. `TopK` leaves the pages out.
 """
 
 from dataclasses import asdict, dataclass
@@ -19,11 +22,12 @@ from buzzer.engine.frames.base import FIRST_CODE, Array
 from buzzer.engine.fused.spec import StackSpec
 from buzzer.errors import UnsupportedError
 from buzzer.models.attention import Attention
-from buzzer.models.sigir_ecom.sessions.events import DETAIL, KINDS
+from buzzer.models.sigir_ecom.next_item import sampled_softmax
+from buzzer.models.sigir_ecom.next_item.sampled_softmax import Sample
+from buzzer.models.sigir_ecom.sessions.events import DETAIL, KINDS, PAGE
 
 BLOCK = 16_384  # products that are scored at a time
 HIDDEN = -1e9
-MASK = 0.4  # share of a session's products that masked training hides in addition to the next one (winners: .3 to .7)
 PAGES_BEFORE, PRODUCTS_BEFORE = (
     (1.0, 0.3),
     (0.5, 0.25, 0.12, 0.06),
@@ -45,6 +49,9 @@ class Sizes:
     heads: int
     dropout: float
     smoothing: float
+    item_dim: int  # of the table of products and pages
+    scored: int  # codes that the head scores: `products` or `codes`
+    mask: float  # share of a session's products that masked training hides in addition to the next one
 
     def as_dict(self) -> dict[str, Any]:
         """The fields by name, for JSON."""
@@ -57,10 +64,11 @@ class Items(nn.Module):
 
     def __init__(self, sizes: Sizes, category: Tensor, price: Tensor, vectors: Tensor) -> None:
         super().__init__()
-        self.own = nn.Embedding(sizes.codes, sizes.dim)
-        self.categories = nn.Embedding(sizes.categories, sizes.dim)
-        self.prices = nn.Embedding(11, sizes.dim)
-        self.project = nn.Linear(sizes.vectors, sizes.dim, bias=False)
+        dim = sizes.item_dim
+        self.own = nn.Embedding(sizes.codes, dim)
+        self.categories = nn.Embedding(sizes.categories, dim)
+        self.prices = nn.Embedding(11, dim)
+        self.project = nn.Linear(sizes.vectors, dim, bias=False)
         for table in (self.own, self.categories, self.prices):
             nn.init.normal_(table.weight, std=0.05)
         for name, values in (("category", category), ("price", price), ("vectors", vectors)):
@@ -68,16 +76,36 @@ class Items(nn.Module):
 
     @torch.no_grad()
     def start_from(self, vectors: Tensor) -> None:
-        """Set the learned vectors, [codes, dim], before training."""
+        """Set the learned vectors, [codes, item_dim], before training."""
         self.own.weight.copy_(vectors)
 
     def forward(self) -> Tensor:
-        """The table, [codes, dim]. Row 0, which means no item, is zero."""
+        """The table, [codes, item_dim]. Row 0, which means no item, is zero."""
         content = self.categories(self.category) + self.prices(self.price) + self.project(self.vectors)
         table = self.own.weight
         padded = F.pad(content, (0, 0, 0, table.shape[0] - content.shape[0]))
         total = table + padded
         return torch.cat([torch.zeros_like(total[:1]), total[1:]])
+
+    def rows(self, codes: Tensor) -> Tensor:
+        """The table's rows of ascending codes, [rows, item_dim]. The learned vectors get sparse gradients."""
+        category, price, vectors = (cast(Tensor, getattr(self, n)) for n in ("category", "price", "vectors"))
+        at = codes[: int(torch.searchsorted(codes, len(category)))]
+        content = self.categories(category[at]) + self.prices(price[at]) + self.project(vectors[at])
+        own = F.embedding(codes, self.own.weight, sparse=True)
+        return (own + F.pad(content, (0, 0, 0, len(codes) - len(at)))) * (codes > 0)[:, None].to(own.dtype)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of the table of items that a loss reads."""
+
+    table: Tensor  # [rows, item_dim]
+    codes: Tensor | None = None  # int64 [rows], ascending; None = row i belongs to code i
+
+    def at(self, codes: Tensor) -> Tensor:
+        """The row of each code."""
+        return codes if self.codes is None else torch.searchsorted(self.codes, codes)
 
 
 class Network(nn.Module):
@@ -92,15 +120,17 @@ class Network(nn.Module):
         self.kind = nn.Embedding(KINDS, sizes.dim)
         self.number = nn.Linear(sizes.numbers, sizes.dim)
         self.norm, self.drop = nn.LayerNorm(sizes.dim), nn.Dropout(sizes.dropout)
-        self.last = nn.Linear(sizes.dim, sizes.dim)
-        self.context = nn.Linear(sizes.dim + sizes.numbers, sizes.dim)
-        self.bias = nn.Parameter(torch.zeros(sizes.products))
+        self.last = nn.Linear(sizes.dim, sizes.item_dim)
+        self.context = nn.Linear(sizes.dim + sizes.numbers, sizes.item_dim)
+        same = sizes.item_dim == sizes.dim
+        self.narrow = nn.Identity() if same else nn.Linear(sizes.item_dim, sizes.dim)
+        self.bias = nn.Parameter(torch.zeros(sizes.scored))
         nn.init.zeros_(self.context.weight)
         nn.init.normal_(self.kind.weight, std=0.05)
 
     def embed(self, table: Tensor, items: Tensor, kinds: Tensor, numbers: Tensor) -> Tensor:
         """The events as vectors, [rows, length, dim]."""
-        x = F.embedding(items, table) + self.kind(kinds) + self.number(numbers)
+        x = self.narrow(F.embedding(items, table)) + self.kind(kinds) + self.number(numbers)
         return self.drop(self.norm(x)) * (kinds > 0)[:, :, None].to(x.dtype)
 
     def fuse(self, x: Tensor, kinds: Tensor, numbers: Tensor) -> Tensor:
@@ -109,8 +139,8 @@ class Network(nn.Module):
         return self.last(x) * (1 + self.context(query))
 
     def logits(self, vectors: Tensor, table: Tensor) -> Tensor:
-        """Scores [..., products] of vectors [..., dim]. The codes of unseen and rare products have very negative scores."""
-        scores = vectors @ table[: self.sizes.products].T + self.bias
+        """Scores [..., scored] of vectors [..., item_dim]. The codes of unseen and rare products have very negative scores."""
+        scores = vectors @ table[: self.sizes.scored].T + self.bias
         return torch.cat(
             [torch.full_like(scores[..., :FIRST_CODE], HIDDEN), scores[..., FIRST_CODE:]], dim=-1
         )
@@ -120,7 +150,7 @@ class Network(nn.Module):
         raise NotImplementedError
 
     def final(self, table: Tensor, items: Tensor, kinds: Tensor, numbers: Tensor) -> Tensor:
-        """The vector from which products after the window are scored: [rows, dim]."""
+        """The vector from which products after the window are scored: [rows, item_dim]."""
         x = self.encode(table, items, kinds, numbers)[:, -1]
         return self.fuse(x, *self.query_context(kinds, numbers))
 
@@ -136,20 +166,49 @@ class Network(nn.Module):
         return self.embed(table, items, kinds, numbers)
 
     def query_context(self, kinds: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Kind and numbers of the event that `final` reads: [rows], [rows, numbers]."""
-        return kinds[:, -1], numbers[:, -1]
+        """Kind and numbers that the head's context has after the window: [rows], [rows, numbers]."""
+        last = kinds[:, -1]
+        return (torch.full_like(last, DETAIL) if self.scores_pages else last), numbers[:, -1]
 
-    def loss(self, target: Tensor, items: Tensor, kinds: Tensor, numbers: Tensor) -> Tensor:
-        """Mean cross-entropy over the events that have a next product. target: int64 [rows, length], 0 where there is none."""
-        table = self.items()
-        x = self.fuse(self.encode(table, items, kinds, numbers), kinds, numbers)
-        return self.cross_entropy(x, target, table)
+    @property
+    def scores_pages(self) -> bool:
+        """Whether the head scores pages too."""
+        return self.sizes.scored > self.sizes.products
 
-    def cross_entropy(self, x: Tensor, target: Tensor, table: Tensor) -> Tensor:
-        """Mean cross-entropy of vectors [rows, length, dim] where `target` is the code of a product."""
-        has_target = target >= FIRST_CODE
-        scores = x[has_target] @ table[FIRST_CODE : self.sizes.products].T + self.bias[FIRST_CODE:]
-        return F.cross_entropy(scores, target[has_target] - FIRST_CODE, label_smoothing=self.sizes.smoothing)
+    def loss(
+        self, target: Tensor, items: Tensor, kinds: Tensor, numbers: Tensor, sample: Sample | None = None
+    ) -> Tensor:
+        """Mean cross-entropy over the events that have a target. target: int64 [rows, length], 0 where there is none.
+
+        sample: codes from which the normaliser is estimated; None = all.
+        """
+        rows = self.rows(sample, items, target)
+        context = self.kind_of(target) if self.scores_pages else kinds
+        x = self.fuse(self.encode(rows.table, rows.at(items), kinds, numbers), context, numbers)
+        return self.cross_entropy(x, target, rows, sample)
+
+    def kind_of(self, codes: Tensor) -> Tensor:
+        """The kind of an event with each code: a view of a product or of a page."""
+        return torch.where(codes < self.sizes.products, DETAIL, PAGE)
+
+    def rows(self, sample: Sample | None, *codes: Tensor) -> Rows:
+        """The rows of the table that a loss with this sample reads for events and targets `codes`, and that of code 0."""
+        if sample is None:
+            return Rows(self.items())
+        parts = [torch.zeros_like(sample.codes[:1]), sample.codes, *(part.flatten() for part in codes)]
+        unique = torch.cat(parts).unique()
+        return Rows(self.items.rows(unique), unique)
+
+    def cross_entropy(self, x: Tensor, target: Tensor, rows: Rows, sample: Sample | None) -> Tensor:
+        """Mean cross-entropy of vectors [rows, length, item_dim] where `target` is a code that is scored."""
+        has_target, smoothing = target >= FIRST_CODE, self.sizes.smoothing
+        x, target = x[has_target], target[has_target]
+        if sample is None:
+            scores = x @ rows.table[FIRST_CODE : self.sizes.scored].T + self.bias[FIRST_CODE:]
+            return F.cross_entropy(scores, target - FIRST_CODE, label_smoothing=smoothing)
+        own = (x * rows.table[rows.at(target)]).sum(dim=1) + self.bias[target]
+        sampled = x @ rows.table[rows.at(sample.codes)].T + self.bias[sample.codes]
+        return sampled_softmax.cross_entropy(own, sampled, target, sample, smoothing)
 
 
 class Gru(Network):
@@ -215,16 +274,16 @@ class Masked(Causal):
         super().__init__(*parts)
         self.mask = nn.Parameter(torch.randn(self.sizes.dim) * 0.05)
 
-    def with_next(self, kinds: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Kinds and numbers with the next event appended, a product view."""
-        next_kind = torch.full_like(kinds[:, :1], DETAIL)
+    def with_next(self, kinds: Tensor, numbers: Tensor, kind: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Kinds and numbers with the next event appended. kind: int64 [rows, 1]; None = a product view."""
+        next_kind = torch.full_like(kinds[:, :1], DETAIL) if kind is None else kind
         return torch.cat([kinds, next_kind], dim=1), torch.cat([numbers, numbers[:, -1:]], dim=1)
 
     def covered(self, table: Tensor, items: Tensor, kinds: Tensor, numbers: Tensor, hide: Tensor) -> Tensor:
         """The events and the next event as vectors, [rows, length + 1, dim]. Items are masked where `hide`, bool [rows, length + 1], is
         true."""
         padded = torch.cat([items, torch.zeros_like(items[:, :1])], dim=1)
-        vectors = torch.where(hide[:, :, None], self.mask, F.embedding(padded, table))
+        vectors = torch.where(hide[:, :, None], self.mask, self.narrow(F.embedding(padded, table)))
         return self.drop(self.norm(vectors + self.kind(kinds) + self.number(numbers)))
 
     def vectors(self, table: Tensor, items: Tensor, kinds: Tensor, numbers: Tensor) -> Tensor:
@@ -242,17 +301,19 @@ class Masked(Causal):
         vectors = self.vectors(table, items, kinds, numbers)
         return self.attend(vectors, self.with_next(kinds, numbers)[0], 0.0)
 
-    def loss(self, target: Tensor, items: Tensor, kinds: Tensor, numbers: Tensor) -> Tensor:
-        """Mean cross-entropy over the masked products. Only the last column of `target`, int64 [rows, length], the next product, is
-        used."""
-        table = self.items()
-        kinds, numbers = self.with_next(kinds, numbers)
-        is_product = (items >= FIRST_CODE) & (items < self.sizes.products)
-        chosen = is_product & (torch.rand(items.shape, device=items.device) < MASK)
+    def loss(
+        self, target: Tensor, items: Tensor, kinds: Tensor, numbers: Tensor, sample: Sample | None = None
+    ) -> Tensor:
+        """Mean cross-entropy over the masked items that are scored. Only the last column of `target`, int64 [rows, length], the next
+        item, is used."""
+        rows = self.rows(sample, items, target[:, -1:])
+        kinds, numbers = self.with_next(kinds, numbers, self.kind_of(target[:, -1:]))
+        is_scored = (items >= FIRST_CODE) & (items < self.sizes.scored)
+        chosen = is_scored & (torch.rand(items.shape, device=items.device) < self.sizes.mask)
         hide = torch.cat([chosen, torch.ones_like(chosen[:, :1])], dim=1)
         wanted = torch.cat([items * chosen, target[:, -1:]], dim=1)
-        x = self.attend(self.covered(table, items, kinds, numbers, hide), kinds, 0.0)
-        return self.cross_entropy(self.fuse(x, kinds, numbers), wanted, table)
+        x = self.attend(self.covered(rows.table, rows.at(items), kinds, numbers, hide), kinds, 0.0)
+        return self.cross_entropy(self.fuse(x, kinds, numbers), wanted, rows, sample)
 
 
 NETWORKS: dict[str, type[Network]] = {"gru": Gru, "causal": Causal, "masked": Masked}
@@ -261,7 +322,8 @@ NETWORKS: dict[str, type[Network]] = {"gru": Gru, "causal": Causal, "masked": Ma
 class TopK(nn.Module):
     """A trained network that returns the k most probable products and their probabilities among the k.
 
-    It scores the catalogue a block at a time and keeps the best k so far: scores [rows, products] are never in memory.
+    It scores the catalogue a block at a time and keeps the best k so far: scores [rows, scored] are never in memory. If pages are scored,
+    each page among the k is replaced by a frequent product with probability 0. k: at most the number of products.
     """
 
     def __init__(self, network: Network, k: int) -> None:
@@ -275,12 +337,12 @@ class TopK(nn.Module):
         return self.best(self.network.final(cast(Tensor, self.table), items, kinds, numbers))
 
     def best(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Probabilities and codes of the best products for vectors [rows, dim] of `final`, [rows, k] each."""
+        """Probabilities and codes of the best products for vectors [rows, item_dim] of `final`, [rows, k] each."""
         table = cast(Tensor, self.table)
-        products, bias = self.network.sizes.products, self.network.bias
+        sizes, bias = self.network.sizes, self.network.bias
         values, codes = None, None
-        for start in range(FIRST_CODE, products, BLOCK):
-            end = min(start + BLOCK, products)
+        for start in range(FIRST_CODE, sizes.scored, BLOCK):
+            end = min(start + BLOCK, sizes.scored)
             scores = vectors @ table[start:end].T + bias[start:end]
             best = scores.topk(min(self.k, end - start), dim=1)
             if values is None or codes is None:
@@ -291,7 +353,12 @@ class TopK(nn.Module):
             codes = torch.cat([codes, best.indices + start], dim=1).gather(1, merged.indices)
             values = merged.values
         assert values is not None and codes is not None
-        return values.softmax(dim=1), codes
+        shares = values.softmax(dim=1)
+        if not self.network.scores_pages:
+            return shares, codes
+        is_product = codes < sizes.products
+        frequent = torch.arange(FIRST_CODE, FIRST_CODE + self.k, device=codes.device)
+        return shares * is_product, torch.where(is_product, codes, frequent)
 
     # For the fused backend, whose kernels run the layers between `vectors` and `outputs`.
 

@@ -4,22 +4,25 @@
 
 `fit` writes to the work folder, beside the files of `sessions.shared.save` and `sessions.products`:
 - counts-next.parquet, counts-near.parquet: the tables of `counts`;
-- sizes.json: the fields of `networks.Sizes`;
-- <network>.pt: the weights of each network;
+- sizes.json: by network the fields of `networks.Sizes`;
+- <network>.pt: the weights of each network, unless weights are random;
 - weights.json: the weight of each model in the ensemble.
 While `fit` runs there is also <network>.checkpoint, from which a stopped fit resumes.
 
 Details of `fit`: `products` and `pages`, numbers of codes; `sessions`, `events`; `history`, by network a list of `epoch`, `loss` and `MRR@20`
 of the held-out sessions; `weights`, by model.
 
-Details of `predict`: `sessions`, by model the description of its session; `weights`, by model.
+Details of `predict`: `sessions`, by model the description of its session; `weights`, by model, or "random".
+
+With the parameter `weights` = random no network is trained or saved. `predict` then draws their weights, so that a job can be timed at a size that
+is out of reach of training.
 """
 
 import json
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,33 +30,35 @@ import pyarrow as pa
 from buzzer.datasets import sigir_ecom as dataset
 from buzzer.datasets.sigir_ecom import json_file
 from buzzer.datasets.sigir_ecom.metric import labels, next_item_mrr, subsequent_f1
-from buzzer.datasets.sigir_ecom.schema import DIMS, WHERE
+from buzzer.datasets.sigir_ecom.schema import DIMS, WHERE, QueryRecord
 from buzzer.datasets.strict_json import objects
-from buzzer.engine import frames, infer
+from buzzer.engine import frames
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import FIRST_CODE, Array
-from buzzer.engine.infer import Session
-from buzzer.errors import DataError, UsageError, unknown_name
+from buzzer.errors import DataError
 from buzzer.models.api.context import Result, Steps
-from buzzer.models.blend import best_of, weigh
+from buzzer.models.sigir_ecom import work
 from buzzer.models.sigir_ecom.next_item import counts
-from buzzer.models.sigir_ecom.next_item.params import Context, Params
+from buzzer.models.sigir_ecom.next_item.opened import (
+    BASELINE,
+    BLEND,
+    ENSEMBLE,
+    GUESSES,
+    SIZES,
+    Guesses,
+    Models,
+    counts_of,
+    for_counts,
+)
+from buzzer.models.sigir_ecom.next_item.params import RANDOM, Context, NetworkSettings, Params, networks_of
 from buzzer.models.sigir_ecom.sessions import events, products, shared
-from buzzer.models.sigir_ecom.sessions.events import EventArrays, Vocabulary, batches
+from buzzer.models.sigir_ecom.sessions.events import EventArrays, Vocabulary
 from buzzer.models.sigir_ecom.sessions.products import Products
 
-if TYPE_CHECKING:
-    from buzzer.models.sigir_ecom.next_item.training import TrainingSessions
-
-GUESSES = 20
-BASELINE = "counts"
-ENSEMBLE = "ensemble"
-NAMES = ("gru", "causal", "masked")
-BLEND = "weights.json"
 LEARNED, HELD = "learned", "held"
+RANDOM_NOTE = "weights: random, scores mean nothing"
 COUNTS_NOTE = "the counts have no layers for fused: torch_eager looks them up in fp32, on the same device"
-Answers = dict[str, tuple[Array, Array]]  # by model: values and product codes, [rows, n]
-Guesses = dict[str, list[Array]]  # by model: product codes of each batch, int32 [batch, GUESSES]
+TABLES = ("codes-sku", "codes-url", *(f"counts-{name}" for name in counts.TABLES))
 
 
 class Recommendation(shared.ShopTask[Params]):
@@ -63,9 +68,8 @@ class Recommendation(shared.ShopTask[Params]):
 
     def fit_steps(self, context: Context) -> Steps:
         """Count, train the networks, and weigh all on the held-out sessions."""
-        from buzzer.models.sigir_ecom.next_item import training
 
-        e, params, names = frames.load(context.engine), context.params, network_names(context.params)
+        e, params, networks = frames.load(context.engine), context.params, networks_of(context.params)
         yield "load"
         pages, product_names, searches, content = shared.read(e, context)
         yield "features"
@@ -74,36 +78,32 @@ class Recommendation(shared.ShopTask[Params]):
             few = vocabulary.products - FIRST_CODE
             raise DataError(f"{context.data}: {few} products, too few to train on", "use a larger --scale")
         catalogue, categories = shared.fit_products(e, content, product_names, vocabulary)
+        limit = shared.session_limit(e, pages, searches, params.sessions)
         parts = shared.in_parts(e, pages, searches, vocabulary, params.piece_rows)
-        arrays, learned, tables = yield from sessions_and_counts(e, context, vocabulary, parts)
+        arrays, learned, tables = yield from sessions_and_counts(e, context, vocabulary, parts, limit)
         baseline = counts_of(e, learned, vocabulary, params)
         del pages, searches, parts, learned  # training needs only the arrays
-        sizes = sizes_of(vocabulary, categories, params)
+        sizes = {net.name: sizes_of(vocabulary, categories, params, net) for net in networks}
         yield "fit"
-        sessions = training.training_sessions(context, arrays, sizes)
-        answers = {BASELINE: training.answers_of(baseline, arrays, sessions.ends, sizes.length, "cpu")}
-        history = {}
-        for name in names:
-            answers[name], history[name] = yield from fit_network(context, name, sizes, catalogue, sessions)
-        scores, weights = weighed(answers, sessions.truth)
+        fitted = yield from trained(e, context, networks, sizes, catalogue, arrays, vocabulary, baseline)
         yield "write"
-        (context.work / BLEND).write_text(json.dumps(weights))
+        (context.work / BLEND).write_text(json.dumps(fitted.weights))
         shared.save(e, context, vocabulary)
         catalogue.save(context.work)
         for name, table in tables.items():
             e.write_parquet(table, context.work / f"counts-{name}.parquet")
-        (context.work / "sizes.json").write_text(json.dumps(sizes.as_dict()))
-        for name in names:
-            (context.work / f"{name}.checkpoint").unlink()
+        (context.work / SIZES).write_text(json.dumps({name: size.as_dict() for name, size in sizes.items()}))
+        for checkpoint in context.work.glob("*.checkpoint"):
+            checkpoint.unlink()
         details = {
             "products": vocabulary.products - FIRST_CODE,
             "pages": vocabulary.pages - FIRST_CODE,
-            "history": history,
+            "history": fitted.history,
             "sessions": len(arrays),
             "events": len(arrays.items),
-            "weights": weights,
+            "weights": fitted.weights,
         }
-        return Result(scores, len(arrays), details)
+        return Result(fitted.scores, len(arrays), details)
 
     def predict_steps(self, context: Context) -> Steps:
         """Predict the next products of the test sessions with each model, and blend."""
@@ -111,57 +111,46 @@ class Recommendation(shared.ShopTask[Params]):
         params = context.params
         yield "load"
         vocabulary, catalogue = shared.load(e, context), products.load(context.work)
-        sessions = {BASELINE: open_counts(e, context, vocabulary)}
-        sessions |= {name: open_network(name, context, catalogue) for name in network_names(params)}
-        weights = json.loads((context.work / BLEND).read_text())
-        guesses: Guesses = {name: [] for name in (*sessions, ENSEMBLE)}
-        batch = None
+        models = Models(e, context, vocabulary, catalogue)
+        guesses, batch = list[Guesses](), None
         for piece in json_file.pieces(test, params.piece_sessions):
-            yield "preprocess"
-            table = json_file.events(piece)
-            yield "features"
-            t = events.code(e, events.test_events(e, table, vocabulary.axes), vocabulary)
-            t = e.collect(events.in_sessions(e, t, vocabulary.axes))
-            yield "transfer"
-            arrays = events.event_arrays(e, t, vocabulary.axes)
+            arrays = yield from coded(e, piece, vocabulary)
             ends = ends_of(arrays, len(piece))
-            for rows in batches(len(ends), params.predict_batch):
-                yield "predict"
-                batch = arrays.windows(ends[rows], params.length)
-                for name, best in predict(sessions, weights, batch).items():
-                    guesses[name].append(best)
+            guesses.append((yield from models.guesses(arrays, ends)))
+            batch = arrays.windows(ends[-params.predict_batch :], params.length)
             yield "load"
         if batch is None:
             raise DataError(f"{test}: no queries", WHERE)
         for row in range(params.latency):
             yield "latency"
-            predict(sessions, weights, {name: array[[row % len(array)]] for name, array in batch.items()})
+            models.best({name: array[[row % len(array)]] for name, array in batch.items()})
         yield "write"
-        described = {name: vars(session.describe()) for name, session in sessions.items()}
-        for session in sessions.values():
-            session.close()
-        whole = {name: np.concatenate(parts) for name, parts in guesses.items()}
+        described = models.close()
+        whole = {name: np.concatenate([part[name] for part in guesses]) for name in guesses[0]}
         submission = context.out / "submission.json"
         dataset.write_submission(submission, test, named(catalogue.names, whole[ENSEMBLE]))
         yield "score"
         scores = score(whole, catalogue.names, submission, test)
-        details = {"sessions": described, "weights": weights}
-        notes = () if for_counts(context) == context else (COUNTS_NOTE,)
-        return Result(scores, len(whole[ENSEMBLE]), details, (submission,), notes=notes)
+        random = params.weights == RANDOM
+        details = {"sessions": described, "weights": RANDOM if random else models.weights}
+        notes = [RANDOM_NOTE] * random + [COUNTS_NOTE] * (for_counts(context) != context)
+        done = work.of_networks(models.sizes, networks_of(params), work.table_rows(context.work, TABLES))
+        return Result(scores, len(whole[ENSEMBLE]), details, (submission,), notes=tuple(notes), work=done)
 
 
-def network_names(params: Params) -> list[str]:
-    """The networks to run; the counts always run too. Raises UsageError for an unknown network, or windows that are too short."""
-    for name in params.networks:
-        if name not in NAMES:
-            raise unknown_name("network", name, NAMES)
-    if params.length < 4:
-        raise UsageError(f"length {params.length} is below 4", "--set length=20")
-    return list(params.networks)
+def coded(e: Engine, piece: list[QueryRecord], vocabulary: Vocabulary) -> Generator[str, None, EventArrays]:
+    """The events of some queries, without their labels. Yields the phases of its steps."""
+    yield "preprocess"
+    table = json_file.events(piece)
+    yield "features"
+    t = events.code(e, events.test_events(e, table, vocabulary.axes), vocabulary)
+    t = e.collect(events.in_sessions(e, t, vocabulary.axes))
+    yield "transfer"
+    return events.event_arrays(e, t, vocabulary.axes)
 
 
-def sizes_of(vocabulary: Vocabulary, categories: int, params: Params) -> Any:
-    """The networks' `Sizes`. categories: number of category codes."""
+def sizes_of(vocabulary: Vocabulary, categories: int, params: Params, network: NetworkSettings) -> Any:
+    """A network's `Sizes`. categories: number of category codes."""
     from buzzer.models.sigir_ecom.next_item.networks import Sizes
 
     return Sizes(
@@ -171,11 +160,14 @@ def sizes_of(vocabulary: Vocabulary, categories: int, params: Params) -> Any:
         numbers=1 + vocabulary.axes.shape[1],
         categories=categories,
         vectors=2 * DIMS,
-        dim=params.dim,
-        layers=params.layers,
-        heads=params.heads,
-        dropout=params.dropout,
-        smoothing=params.smoothing,
+        dim=network.dim,
+        layers=network.layers,
+        heads=network.heads,
+        dropout=network.dropout,
+        smoothing=network.smoothing,
+        item_dim=network.item_dim,
+        scored=vocabulary.codes if params.scored == "all" else vocabulary.products,
+        mask=network.mask,
     )
 
 
@@ -183,24 +175,25 @@ def sizes_of(vocabulary: Vocabulary, categories: int, params: Params) -> Any:
 
 
 def sessions_and_counts(
-    e: Engine, context: Context, vocabulary: Vocabulary, parts: Iterable[Frame]
+    e: Engine, context: Context, vocabulary: Vocabulary, parts: Iterable[Frame], limit: int
 ) -> Generator[str, None, tuple[EventArrays, dict[str, Frame], dict[str, Frame]]]:
     """The training sessions as arrays, the tables of counts over the sessions that are not held out, and over all sessions.
 
-    Yields the phases of its steps.
+    limit: of `shared.session_limit`, for the arrays; the counts have all sessions. Yields the phases of its steps.
     """
     arrays: list[EventArrays] = []
-    sums: dict[str, dict[str, Frame]] = {LEARNED: {}, HELD: {}}
+    sums: dict[str, list[counts.Sums]] = {LEARNED: [], HELD: []}
     for part in parts:
-        coded = e.collect(events.code(e, part, vocabulary))
-        placed = e.collect(events.in_sessions(e, coded, vocabulary.axes))
+        rows_coded = e.collect(events.code(e, part, vocabulary))
+        placed = e.collect(events.in_sessions(e, rows_coded, vocabulary.axes))
         yield "transfer"
-        arrays.append(events.event_arrays(e, placed, vocabulary.axes))
+        part_arrays = events.event_arrays(e, placed, vocabulary.axes)
+        arrays.append(part_arrays.chosen(shared.below(part_arrays.session, limit)))
         yield "features"
-        for which, rows in halves(e, coded, arrays[-1].session, context.params.valid).items():
-            sums[which] = {name: e.collect(t) for name, t in counts.add(e, sums[which], rows).items()}
+        for which, rows in halves(e, rows_coded, part_arrays.session, context.params.valid).items():
+            counts.push(e, sums[which], counts.add(e, {}, rows))
     learned, everything = (
-        fit_counts(e, some, context.params) for some in ([sums[LEARNED]], list(sums.values()))
+        fit_counts(e, some, context.params) for some in (sums[LEARNED], sums[LEARNED] + sums[HELD])
     )
     yield "transfer"
     return events.joined(arrays), learned, everything
@@ -223,132 +216,37 @@ def halves(e: Engine, coded: Frame, sessions: Array, valid: float) -> dict[str, 
     return {LEARNED: half(0), HELD: half(1)}
 
 
-def fit_network(
-    context: Context, name: str, sizes: Any, catalogue: Products, sessions: "TrainingSessions"
-) -> Generator[str, None, tuple[tuple[Array, Array], list[dict[str, float]]]]:
-    """Train a network and save its weights.
+def trained(
+    e: Engine,
+    context: Context,
+    networks: list[NetworkSettings],
+    sizes: dict[str, Any],
+    catalogue: Products,
+    arrays: EventArrays,
+    vocabulary: Vocabulary,
+    baseline: Any,
+) -> Generator[str, None, Any]:
+    """The `fitting.Fitted` of all networks; with random weights nothing is trained, and all weights are equal."""
+    from buzzer.models.sigir_ecom.next_item import fitting
 
-    Yields the phase after each epoch; returns the network's answers at the held-out cuts, and its history.
-    """
-    import torch
-
-    from buzzer.models.sigir_ecom.next_item.networks import NETWORKS
-    from buzzer.models.sigir_ecom.next_item.training import Trainer
-
-    params = context.params
-    torch.manual_seed(context.seed)
-    network = NETWORKS[name](sizes, *content_of(catalogue))
-    network.items.start_from(sessions.item_vectors)
-    trainer = Trainer(context, network, sessions, context.work / f"{name}.checkpoint")
-    for _ in trainer.run(params.epochs, params.patience):
-        yield "fit"
-    answers = trainer.answers(params.candidates)
-    torch.save(network.cpu().state_dict(), context.work / f"{name}.pt")
-    return answers, trainer.state.history
+    if context.params.weights == RANDOM:
+        return fitting.Fitted({}, dict.fromkeys([BASELINE, *sizes], 1.0), {})
+    prefixes = partial(prefixes_of_test, e, context, vocabulary)
+    job = fitting.Job(context, networks, sizes, catalogue, arrays, prefixes)
+    return (yield from job.run(baseline, vocabulary.products, vocabulary.codes))
 
 
-def weighed(answers: Answers, truth: Array) -> tuple[dict[str, float], dict[str, float]]:
-    """MRR@20 of each model and the ensemble at the held-out cuts, and the ensemble's best weights. truth: product codes [rows]."""
-    from buzzer.models.sigir_ecom.next_item.training import mrr
-
-    values, codes = (list(part) for part in zip(*answers.values(), strict=True))
-    weights = weigh(values, codes, truth, mrr, GUESSES)
-    scores = {
-        f"valid_MRR@20_{name}": mrr(truth, best_of([value], [code], [1.0], GUESSES))
-        for name, (value, code) in answers.items()
-    }
-    scores[f"valid_MRR@20_{ENSEMBLE}"] = mrr(truth, best_of(values, codes, weights, GUESSES))
-    return scores, dict(zip(answers, weights, strict=True))
-
-
-# ---- sessions -----------------------------------------------------------------------------------------------------
-
-
-def content_of(catalogue: Products) -> list[Any]:
-    """Category, price and vectors as tensors, for the table of items."""
-    import torch
-
-    return [torch.from_numpy(array) for array in (catalogue.category, catalogue.price, catalogue.vectors)]
-
-
-def counts_of(e: Engine, tables: Mapping[str, Frame], vocabulary: Vocabulary, params: Params) -> Any:
-    """The `networks.Counts` of tables."""
-    import torch
-
-    from buzzer.models.sigir_ecom.next_item.networks import Counts
-
-    pairs = []
-    for name, keys in (("next", vocabulary.codes), ("near", vocabulary.products)):
-        codes, shares = counts.dense(e, tables[name], keys, params.followers)
-        pairs.append((torch.from_numpy(codes), torch.from_numpy(shares)))
-    return Counts(pairs[0], pairs[1], vocabulary.products, GUESSES)
-
-
-def open_counts(e: Engine, context: Context, vocabulary: Vocabulary) -> Session:
-    """A session of the saved counts, on the backend of `for_counts`."""
-    tables = {name: e.read_parquet(context.work / f"counts-{name}.parquet") for name in counts.TABLES}
-    module = counts_of(e, tables, vocabulary, context.params)
-    return session_of(module, for_counts(context), vocabulary.axes.shape[1])
-
-
-def for_counts(context: Context) -> Context:
-    """The settings of the counts' session. A backend that runs only encoder layers cannot look them up, so torch does, on the same
-    device."""
-    if infer.runs(context.backend, infer.NETWORKS):
-        return context
-    return replace(context, backend="torch_eager", precision="fp32")
-
-
-def open_network(name: str, context: Context, catalogue: Products) -> Session:
-    """A session of the fitted network on the run's backend. It returns only the most probable products."""
-    import torch
-
-    from buzzer.models.sigir_ecom.next_item.networks import NETWORKS, Sizes, TopK
-
-    sizes = Sizes(**json.loads((context.work / "sizes.json").read_text()))
-    network = NETWORKS[name](sizes, *content_of(catalogue))
-    network.load_state_dict(torch.load(context.work / f"{name}.pt", weights_only=True))
-    k = min(context.params.candidates, sizes.products - FIRST_CODE)
-    return session_of(TopK(network, k), context, sizes.numbers - 1)
-
-
-def session_of(module: Any, context: Context, dims: int) -> Session:
-    """A session of a module that takes windows of events. dims: axes of search vectors."""
-    from buzzer.engine import infer
-
-    length = context.params.length
-    example: dict[str, Array] = {
-        "items": np.full((2, length), 2, dtype=np.int64),
-        "kinds": np.full((2, length), 2, dtype=np.int64),
-        "numbers": np.zeros((2, length, 1 + dims), dtype=np.float32),
-    }
-    return infer.prepare(
-        module,
-        backend=context.backend,
-        example=example,
-        outputs=("value", "product"),
-        precision=context.precision,
-        device=context.device,
-        threads=context.threads,
-    )
+def prefixes_of_test(
+    e: Engine, context: Context, vocabulary: Vocabulary
+) -> Generator[str, None, EventArrays]:
+    """The test sessions up to their cuts. Yields the phases of its steps."""
+    parts = []
+    for piece in json_file.pieces(shared.test_file(context.data, "rec"), context.params.piece_sessions):
+        parts.append((yield from coded(e, piece, vocabulary)))
+    return events.joined(parts)
 
 
 # ---- predict ------------------------------------------------------------------------------------------------------
-
-
-def predict(
-    sessions: Mapping[str, Session], weights: Mapping[str, float], batch: Mapping[str, Array]
-) -> dict[str, Array]:
-    """The best products of a batch by each model and by the ensemble, int32 [rows, GUESSES]."""
-    outs = {name: session.run(batch) for name, session in sessions.items()}
-    values = [out["value"] for out in outs.values()]
-    codes = [out["product"] for out in outs.values()]
-    guesses = {
-        name: best_of([value], [code], [1.0], GUESSES).astype(np.int32)
-        for name, value, code in zip(outs, values, codes, strict=True)
-    }
-    ensemble = best_of(values, codes, [weights[name] for name in outs], GUESSES)
-    return guesses | {ENSEMBLE: ensemble.astype(np.int32)}
 
 
 def ends_of(arrays: EventArrays, queries: int) -> Array:

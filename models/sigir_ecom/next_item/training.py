@@ -9,9 +9,10 @@ import torch
 from buzzer.engine.frames.base import FIRST_CODE, Array
 from buzzer.models.blend import best_of
 from buzzer.models.epochs import Epochs, one_cycle
-from buzzer.models.sigir_ecom.next_item.networks import Network, Sizes, TopK
-from buzzer.models.sigir_ecom.next_item.params import Context
+from buzzer.models.sigir_ecom.next_item.networks import Network, TopK
+from buzzer.models.sigir_ecom.next_item.params import Context, NetworkSettings
 from buzzer.models.sigir_ecom.next_item.pretrain import item_vectors
+from buzzer.models.sigir_ecom.next_item.sampled_softmax import Sampler
 from buzzer.models.sigir_ecom.sessions.events import EventArrays, batches
 from buzzer.models.sigir_ecom.sessions.shared import held_out
 
@@ -46,25 +47,53 @@ class TrainingSessions:
     next_products: Array  # int64 [events]: `EventArrays.next_products`
     held: Array  # bool [sessions]: held out
     ends: Array  # int64 [rows]: cuts of the held-out sessions
-    item_vectors: torch.Tensor  # float32 [codes, dim]: first vectors of the items
+    targets: Array  # int64 [events]: the code to predict after each event, 0 for none
 
     @property
     def truth(self) -> Array:
         """The next product after each of `ends`, int64 [rows]."""
         return self.next_products[self.ends - 1]
 
+    @property
+    def learned(self) -> Array:
+        """The sessions that are not held out, int64 [sessions]."""
+        return np.flatnonzero(~self.held)
 
-def training_sessions(context: Context, arrays: EventArrays, sizes: Sizes) -> TrainingSessions:
-    """Hold out sessions, cut them, and compute the items' first vectors."""
+    def counts(self, codes: int) -> Array:
+        """Events of each code in the sessions that are not held out, int64 [codes]."""
+        events = np.repeat(~self.held, np.diff(self.arrays.starts))
+        return np.bincount(self.arrays.items[events], minlength=codes)[:codes]
+
+
+def training_sessions(
+    context: Context, arrays: EventArrays, products: int, scored: int, held: Array | None = None
+) -> TrainingSessions:
+    """The sessions, some of them held out and cut. held: bool [sessions]; None = by the parameter `valid`.
+
+    products: codes of products; scored: codes that the networks score.
+    """
+    held = held_out(arrays.session, context.params.valid) if held is None else held
+    following = arrays.next_products(products)
+    targets = arrays.next_items() if scored > products else following
+    return TrainingSessions(
+        arrays, following, held, held_cuts(arrays, following, held, context.seed), targets
+    )
+
+
+def first_vectors(context: Context, sessions: TrainingSessions, codes: int, dim: int) -> torch.Tensor:
+    """The items' first vectors, float32 [codes, dim], from the sessions that are not held out. Sets torch's threads and seed."""
     torch.set_num_threads(context.threads)
     torch.set_flush_denormal(True)
     torch.manual_seed(context.seed)
-    held = held_out(arrays.session, context.params.valid)
-    vectors = item_vectors(arrays, held, sizes.codes, sizes.dim, context.params.first_norm)
-    following = arrays.next_products(sizes.products)
-    return TrainingSessions(
-        arrays, following, held, held_cuts(arrays, following, held, context.seed), vectors
-    )
+    return item_vectors(sessions.arrays, sessions.held, codes, dim, context.params.first_norm)
+
+
+def narrowed(vectors: torch.Tensor, dim: int) -> torch.Tensor:
+    """The first `dim` columns of vectors [codes, columns], scaled to their mean length."""
+    if dim == vectors.shape[1]:
+        return vectors
+    part = vectors[:, :dim]
+    return part * (vectors.norm(dim=1).mean() / part.norm(dim=1).mean().clamp(min=1e-9))
 
 
 @torch.no_grad()
@@ -82,25 +111,48 @@ def answers_of(
 
 
 class Trainer(Epochs):
-    """AdamW with a one-cycle schedule. The winners use AdamW with a falling rate, 5e-4 to 2e-3, batch 256 to 512, and 3 epochs."""
+    """AdamW with a one-cycle schedule. The winners use AdamW with a falling rate, 5e-4 to 2e-3, batch 256 to 512, and 3 epochs.
+
+    With sampled softmax a step reads and writes only the items of its batch and sample, so its time does not grow with the catalogue:
+    SparseAdam updates their vectors, without weight decay.
+    """
 
     metric = "MRR@20"
 
     def __init__(
-        self, context: Context, network: Network, sessions: TrainingSessions, checkpoint: Path
+        self,
+        context: Context,
+        settings: NetworkSettings,
+        network: Network,
+        sessions: TrainingSessions,
+        checkpoint: Path | None,
+        epochs: int,
+        rate: float,
     ) -> None:
+        """rate: the peak of the learning rate."""
         super().__init__(network, context.device, checkpoint)
         params = context.params
-        self.model, self.seed, self.size = network, context.seed, params.batch
-        self.data, self.arrays = sessions, sessions.arrays
-        self.learned = np.flatnonzero(~sessions.held)
+        self.model, self.seed, self.size = network, settings.seed(context.seed), settings.batch
+        self.data, self.arrays, self.sampler = sessions, sessions.arrays, None
+        if params.sampled_softmax:
+            self.sampler = Sampler(sessions.counts(network.sizes.scored), params.sampled_softmax)
         rows = len(self._cuts(np.random.default_rng(0)))
-        steps = max(-(-rows // self.size), 1) * params.epochs
-        optimizer = torch.optim.AdamW(network.parameters(), params.lr, weight_decay=1e-5, fused=True)
-        self.optimise([optimizer], [one_cycle(optimizer, params.lr, steps, pct_start=0.1)])
+        self.steps = max(-(-rows // self.size), 1)
+        self.learn(rate, epochs)
+
+    def learn(self, rate: float, epochs: int) -> None:
+        """Make the optimizers of all weights, for this many epochs with the peak `rate`."""
+        items = [self.model.items.own.weight] if self.sampler else []
+        others = [w for w in self.model.parameters() if all(w is not item for item in items)]
+        optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(others, rate, weight_decay=1e-5, fused=True)
+        ]
+        optimizers += [torch.optim.SparseAdam(items, rate)] if items else []
+        steps = self.steps * epochs
+        self.optimise(optimizers, [one_cycle(o, rate, steps, pct_start=0.1) for o in optimizers])
 
     def _cuts(self, rng: np.random.Generator) -> Array:
-        return cuts(self.arrays, self.data.next_products, self.learned, rng)
+        return cuts(self.arrays, self.data.next_products, self.data.learned, rng)
 
     def batches(self, epoch: int) -> list[Array]:
         """Cuts of all sessions in random order. A batch has sessions of similar length, so that there is little padding."""
@@ -115,13 +167,15 @@ class Trainer(Epochs):
 
     def loss(self, batch: Array) -> torch.Tensor:
         """The network's loss on the windows before cuts, int64 [batch]."""
-        return self.model.loss(*self._tensors(batch))
+        sample = self.sampler.draw().to(self.device) if self.sampler else None
+        target, items, kinds, numbers = self._tensors(batch)
+        return self.model.loss(target, items, kinds, numbers, sample)
 
     def _tensors(self, ends: Array) -> list[torch.Tensor]:
         length = min(self.model.sizes.length, int(self.arrays.lengths(ends).max()))
         window = self.arrays.windows(ends, length)
         at = np.maximum(ends[:, None] - length + np.arange(length), 0)
-        arrays = [np.where(window["kinds"] > 0, self.data.next_products[at], 0), *window.values()]
+        arrays = [np.where(window["kinds"] > 0, self.data.targets[at], 0), *window.values()]
         return [torch.from_numpy(array).to(self.device) for array in arrays]
 
     def answers(self, k: int) -> tuple[Array, Array]:
@@ -130,10 +184,28 @@ class Trainer(Epochs):
             TopK(self.model, k), self.arrays, self.data.ends, self.model.sizes.length, self.device
         )
 
-    def validate(self) -> float:
+    def validate(self) -> float | None:
         """MRR@20 of the next product at the held-out cuts."""
         values, codes = self.answers(GUESSES)
         return mrr(self.data.truth, best_of([values], [codes], [1.0], GUESSES))
+
+
+class Tuner(Trainer):
+    """Trains only the table of items further, on other sessions. Keeps the weights of the last epoch."""
+
+    def learn(self, rate: float, epochs: int) -> None:
+        """Make the optimizer of the items' learned vectors."""
+        items = [self.model.items.own.weight]
+        optimizer = (
+            torch.optim.SparseAdam(items, rate)
+            if self.sampler
+            else torch.optim.AdamW(items, rate, weight_decay=0.0)
+        )
+        self.optimise([optimizer], [one_cycle(optimizer, rate, self.steps * epochs, pct_start=0.1)])
+
+    def validate(self) -> float | None:
+        """None: the sessions have no held-out part."""
+        return None
 
 
 def mrr(truth: Array, guesses: Array) -> float:

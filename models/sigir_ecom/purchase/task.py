@@ -29,7 +29,8 @@ from buzzer.engine import frames
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Array, on_host
 from buzzer.errors import DataError
-from buzzer.models.api.context import Result, Steps
+from buzzer.models.api.context import Result, Steps, Work
+from buzzer.models.sigir_ecom import work
 from buzzer.models.sigir_ecom.purchase import ensemble, purchase_features
 from buzzer.models.sigir_ecom.purchase.blending import Rows
 from buzzer.models.sigir_ecom.purchase.ensemble import ENSEMBLE
@@ -39,6 +40,7 @@ from buzzer.models.sigir_ecom.sessions.events import Vocabulary, batches
 from buzzer.models.sigir_ecom.sessions.products import Products
 
 COMMON = "common.npy"
+TABLES = ("codes-sku", "codes-url", *(f"rates-{name}" for name in purchase_features.ENCODED))
 SCORE = "weighted_f1"
 
 
@@ -139,7 +141,16 @@ class Intention(shared.ShopTask[Params]):
         yield "score"
         positives = {name: sum(answer) for name, answer in answers.items()}
         details = {"sessions": described, "positives": positives, "weights": weights}
-        return Result(score(answers, submission, test), len(answers[ENSEMBLE]), details, (submission,))
+        done = work_of(context, len(columns))
+        scores = score(answers, submission, test)
+        return Result(scores, len(answers[ENSEMBLE]), details, (submission,), work=done)
+
+
+def work_of(context: Context, numbers: int) -> Work:
+    """The work of both models for one query. numbers: columns of numbers."""
+    params, codes = context.params, len(purchase_features.CODES)
+    rows = work.table_rows(context.work, TABLES)
+    return work.of_purchase(numbers, codes, params.dim, params.hidden, context.work / ensemble.TREES, rows)
 
 
 def saved_rates(e: Engine, folder: Path) -> tuple[dict[str, Frame], float]:

@@ -269,13 +269,30 @@ class EventArrays:
 
     def next_products(self, products: int) -> Array:
         """For each event the code of the session's next product, 0 if there is none: int64 [events]."""
-        n = np.int32(len(self.items))
         is_product = (self.kinds >= DETAIL) & (self.kinds <= PURCHASE) & (self.items >= FIRST_CODE)
-        at = np.where(is_product & (self.items < products), np.arange(n, dtype=np.int32), n)
+        return self._following(is_product & (self.items < products))
+
+    def next_items(self) -> Array:
+        """For each event the code of the session's next product or page, 0 if there is none: int64 [events]."""
+        return self._following((self.kinds != SEARCH) & (self.items >= FIRST_CODE))
+
+    def _following(self, wanted: Array) -> Array:
+        """For each event the code of the session's next event that is `wanted`, bool [events]; 0 if there is none."""
+        n = np.int32(len(self.items))
+        at = np.where(wanted, np.arange(n, dtype=np.int32), n)
         following = np.append(np.minimum.accumulate(at[::-1])[::-1], n)[1:]
         session_end = np.repeat(self.starts[1:].astype(np.int32), np.diff(self.starts))
         follows = following < session_end
         return np.where(follows, self.items[np.where(follows, following, 0)], 0).astype(np.int64)
+
+    def chosen(self, sessions: Array) -> "EventArrays":
+        """The sessions for which `sessions`, bool [sessions], is true."""
+        lengths = np.diff(self.starts)
+        rows = np.repeat(sessions, lengths)
+        starts = np.append(0, np.cumsum(lengths[sessions]))
+        return EventArrays(
+            self.items[rows], self.kinds[rows], self.numbers[rows], starts, self.session[sessions]
+        )
 
 
 def event_arrays(e: Engine, t: Frame, axes: Array) -> EventArrays:

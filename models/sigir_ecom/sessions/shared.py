@@ -19,6 +19,7 @@ import numpy as np
 from buzzer.datasets import sigir_ecom as dataset
 from buzzer.datasets.checked import generated
 from buzzer.datasets.contract import Progress
+from buzzer.datasets.draws import splitmix64
 from buzzer.datasets.sigir_ecom import generator
 from buzzer.datasets.sigir_ecom.reader import HELD_OUT_DAYS, paths
 from buzzer.datasets.sigir_ecom.schema import DIMS, TESTS, WHERE
@@ -143,3 +144,28 @@ def held_out(numbers: Array, share: float) -> Array:
     """Whether each session is held out, bool [sessions]. It depends only on the session's number, on every machine and engine."""
     mixed = numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     return np.asarray((mixed >> np.uint64(40)).astype(np.float64) / 2.0**24 < share)
+
+
+def session_limit(e: Engine, pages: Frame, searches: Frame, sessions: int) -> int:
+    """The number that the hashes of exactly `sessions` of the training sessions do not exceed; 2**64 - 1 if there are no more, or for 0.
+
+    The chosen sessions are an even sample. They depend only on the sessions' numbers, on every machine and engine.
+    """
+    if not sessions:
+        return 2**64 - 1
+    both = e.concat([e.select(t, ["session"]) for t in (pages, searches)])
+    unique = e.with_columns(e.distinct(both, ["session"]), row=lambda c: c("session"))
+    numbers = e.to_numpy(unique, ["session"])["session"]
+    if len(numbers) <= sessions:
+        return 2**64 - 1
+    return int(np.partition(session_hashes(numbers), sessions - 1)[sessions - 1])
+
+
+def below(numbers: Array, limit: int) -> Array:
+    """Whether the hash of each session is at most `limit`, bool [sessions]."""
+    return np.asarray(session_hashes(numbers) <= np.uint64(limit))
+
+
+def session_hashes(numbers: Array) -> Array:
+    """A hash of each session's number, uint64 [sessions], independent of `held_out`."""
+    return splitmix64(numbers.astype(np.uint64))

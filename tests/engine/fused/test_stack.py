@@ -26,7 +26,8 @@ SHAPES = {  # heads of 5 and 32 values, one to three layers, a width that is not
 def top(name: str, shape: str, k: int = 12) -> TopK:
     """A network whose weights are far from their initial values 0 and 1, so that each one matters."""
     torch.manual_seed(0)
-    sizes = Sizes(PRODUCTS, CODES, LENGTH, NUMBERS, 5, 8, dropout=0.1, smoothing=0.0, **SHAPES[shape])
+    dims = {"item_dim": SHAPES[shape]["dim"], "scored": PRODUCTS, "mask": 0.4}
+    sizes = Sizes(PRODUCTS, CODES, LENGTH, NUMBERS, 5, 8, dropout=0.1, smoothing=0.0, **SHAPES[shape], **dims)
     content = torch.randint(0, 5, (PRODUCTS,)), torch.randint(0, 11, (PRODUCTS,)), torch.randn(PRODUCTS, 8)
     network = NETWORKS[name](sizes, *content)
     for weight in network.parameters():

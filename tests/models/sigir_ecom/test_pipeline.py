@@ -444,7 +444,8 @@ def sizes(**changes: Any) -> Sizes:
         "vectors": 10,
         "dim": 16,
     }
-    return Sizes(**plain | {"layers": 1, "heads": 2, "dropout": 0.1, "smoothing": 0.0} | changes)
+    plain |= {"layers": 1, "heads": 2, "dropout": 0.1, "smoothing": 0.0, "mask": 0.4, "scored": 40}
+    return Sizes(**{"item_dim": changes.get("dim", 16)} | plain | changes)
 
 
 def network(name: str, **changes: Any) -> Any:
