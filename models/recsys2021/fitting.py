@@ -228,9 +228,9 @@ def lookups(e: Engine, fitted: Fitted, columns: FeatureSet) -> list[Lookup]:
     return wanted + (features.user_lookups(fitted.users["code"]) if fitted.users else [])
 
 
-def encoded(e: Engine, t: Frame, wanted: Sequence[Lookup]) -> Frame:
+def encoded(e: Engine, t: Frame, wanted: Sequence[Lookup], columns: FeatureSet) -> Frame:
     """Coded rows with the looked-up columns."""
-    return e.keep(features.pair_features(e, e.lookups(t, wanted)))
+    return e.keep(features.pair_features(e, e.lookups(t, wanted), columns))
 
 
 def second_stage(e: Engine, context: Context, models: ModelSelection, part: Rows, fitted: Fitted) -> Details:
@@ -240,7 +240,7 @@ def second_stage(e: Engine, context: Context, models: ModelSelection, part: Rows
     """
     params, chosen = context.params, features.feature_set(context.params)
     yield "features"
-    val = encoded(e, part.columns(chosen.read_names()), lookups(e, fitted, chosen))
+    val = encoded(e, part.columns(chosen.read_names()), lookups(e, fitted, chosen), chosen)
     tables = collected(e, second_stage_features.fit_tables(e, val, chosen, models.second))
     means = second_stage_features.priors(e, val)
     counts = collected(e, second_stage_features.count(e, val, chosen, models.second))

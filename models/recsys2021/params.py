@@ -11,6 +11,7 @@ class Params(TaskParams):
     second: list[str]
     baseline: bool
     features: str
+    vocabulary: str
     sample_rows: int
     network_rows: int
     rounds_1: int

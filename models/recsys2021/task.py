@@ -31,7 +31,7 @@ from buzzer.engine import frames
 from buzzer.engine.frames import Engine
 from buzzer.models.api.context import Result, Steps
 from buzzer.models.dataset_task import DatasetTask, DataSource
-from buzzer.models.recsys2021 import distributed, ensemble, features, fitting, sizes
+from buzzer.models.recsys2021 import distributed, ensemble, features, fitting, sizes, vocabulary
 from buzzer.models.recsys2021.lookup_tables import collected
 from buzzer.models.recsys2021.params import Context, Params
 from buzzer.models.recsys2021.predicting import Predictor, pieces_of_test
@@ -79,7 +79,10 @@ class RecSys2021(DatasetTask[Params]):
         train.unlink()
         details |= yield from fitting.second_stage(e, context, models, val, fitted)
         val.unlink()
-        details |= {"columns": len(features.feature_set(context.params).names())} | sizes.details(context)
+        columns = features.feature_set(context.params)
+        if columns.decoded:
+            details["vocabulary"] = vocabulary.describe(columns.vocabulary)
+        details |= {"columns": len(columns.names())} | sizes.details(context)
         return Result({}, train.height, details)
 
     def predict_steps(self, context: Context) -> Steps:
