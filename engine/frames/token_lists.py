@@ -1,13 +1,21 @@
 """Joined lists ("101\\t7\\t102") as arrays. One array has the tokens of all rows. The same code runs on NumPy and CuPy."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
 
-from buzzer.engine.frames.base import CHECK_HINT, Array
+from buzzer.engine.frames.base import (
+    CHECK_HINT,
+    LAST_START,
+    LONGEST,
+    PIECE_BITS,
+    PIECES_OF_KEY,
+    Array,
+    Pieces,
+)
 from buzzer.errors import DataError
 
 ROWS = 1 << 14  # rows processed at a time on the host, so that their tokens stay in the CPU's caches
@@ -52,6 +60,14 @@ class TokenLists:
 
     def after(self, token: str, nth: int) -> Array:
         """The number that follows the nth occurrence of a token in each row, int64 [rows]; -1 if there is none."""
+        index = self.index_after(token, nth)
+        rows = self.xp.flatnonzero(index >= 0)
+        values = self.xp.full(len(self.lengths), -1, dtype="int64")
+        values[rows] = self.pick(index[rows])
+        return values
+
+    def index_after(self, token: str, nth: int) -> Array:
+        """The index of the token that follows the nth occurrence of a token in each row, int64 [rows]; -1 if there is none."""
         xp = self.xp
         at, row = self.located(token)
         followed = at + 1 < self.ends[row]
@@ -59,7 +75,7 @@ class TokenLists:
         rank = xp.arange(len(row)) - xp.searchsorted(row, row)
         chosen = rank == nth - 1
         values = xp.full(len(self.lengths), -1, dtype="int64")
-        values[row[chosen]] = self.pick(at[chosen] + 1)
+        values[row[chosen]] = at[chosen] + 1
         return values
 
     def matrix(self, length: int) -> Array:
@@ -81,21 +97,118 @@ class TokenLists:
         return values[self.xp.searchsorted(ends, self.xp.arange(int(counts.sum())), side="right")]
 
 
+class Text:
+    """The texts that the lists are tokens of."""
+
+    def __init__(self, lists: TokenLists, pieces: Pieces) -> None:
+        self.lists, self.xp, self.pieces = lists, lists.xp, pieces
+        # One more token, so that every index has one.
+        self.numbers = self.xp.append(lists.numbers(), 0)
+        # Ids that are not in the vocabulary share a last entry.
+        size = len(pieces.continues)
+        known = (self.numbers >= 0) & (self.numbers < size)
+        self.ids = self.numbers if known.all() else self.xp.where(known, self.numbers, size)
+        self.continues = self._by_token(pieces.continues)
+
+    def _by_token(self, values: Array) -> Array:
+        """The values of all tokens, from values by id."""
+        return self.xp.append(self.xp.asarray(values), self.xp.zeros(1, dtype=values.dtype))[self.ids]
+
+    def _running(self, name: str) -> Array:
+        """The sums of an amount over all tokens before each."""
+        amounts = self._by_token(self.pieces.amounts[name])
+        return self.xp.cumsum(amounts, dtype="int64") - amounts
+
+    def sums(self, names: Mapping[str, str], before: Mapping[tuple[str, str], str]) -> dict[str, Array]:
+        """The columns `sums` and `before` of `Engine.text_features`, int32 [rows] each."""
+        lists, new = self.lists, dict[str, Array]()
+        ends = lists.first + self.xp.minimum(lists.lengths, LONGEST)
+        stops = {"": ends} | {token: self._first_of(token, ends) for _, token in before}
+        for name in dict.fromkeys([*names, *(name for name, _ in before)]):
+            running = self._running(name)
+            wanted = {"": names.get(name)} | {token: before.get((name, token)) for token in stops if token}
+            for token, out in wanted.items():
+                if out:
+                    new[out] = (running[stops[token]] - running[lists.first]).astype("int32")
+        return new
+
+    def _first_of(self, token: str, ends: Array) -> Array:
+        """The index of the first occurrence before `ends` in each row; that of the row's first token if there is none."""
+        at, row = self.lists.located(token)
+        earliest = self.xp.searchsorted(row, row) == self.xp.arange(len(row))
+        found = self.lists.first.copy()
+        found[row[earliest]] = at[earliest]
+        return self.xp.where(found < ends, found, self.lists.first)
+
+    def nth_word(self, nth: int) -> Array:
+        """Keys of the first (0) or second (1) word of each row, int64 [rows]; -1 if there is none."""
+        first, ends = self.lists.first, self.lists.ends
+        if nth == 0:
+            return self.keys(self.xp.where(first + 1 < ends, first + 1, -1))
+        start = self.xp.full(len(first), -1, dtype="int64")
+        for position in range(LAST_START, 1, -1):
+            at = self.xp.minimum(first + position, len(self.numbers) - 1)
+            start = self.xp.where((first + position < ends) & ~self.continues[at], at, start)
+        return self.keys(start)
+
+    def after(self, token: str, nth: int) -> Array:
+        """Keys of the words after the nth occurrence of a token, int64 [rows]; -1 if there is none."""
+        return self.keys(self.lists.index_after(token, nth))
+
+    def keys(self, start: Array) -> Array:
+        """Keys of the words that start at these indices, int64 [rows]; -1 where the index is -1."""
+        inside = start >= 0
+        keys = self.xp.where(inside, self.numbers[start], -1)
+        for step in range(1, PIECES_OF_KEY):
+            at = self.xp.minimum(start + step, len(self.numbers) - 1)
+            inside = inside & (start + step < self.lists.ends) & self.continues[at]
+            keys += self.xp.where(inside, self.numbers[at] << PIECE_BITS * step, 0)
+        return keys
+
+
 Computation = Callable[[TokenLists], dict[str, Array]]
+
+
+def text_features(
+    pieces: Pieces,
+    sums: Mapping[str, str],
+    before: Mapping[tuple[str, str], str],
+    words: Mapping[int, str],
+    after: Mapping[tuple[str, int], str],
+) -> Computation:
+    """The computation of `Engine.text_features`."""
+
+    def compute(lists: TokenLists) -> dict[str, Array]:
+        text = Text(lists, pieces)
+        new = text.sums(sums, before)
+        new |= {out: text.nth_word(nth) for nth, out in words.items()}
+        return new | {out: text.after(token, nth) for (token, nth), out in after.items()}
+
+    return compute
 
 
 def computed(on_gpu: bool, column: Any, separator: str, compute: Computation) -> dict[str, Array]:
     """The arrays that `compute` makes of a column's lists, by name, each with one entry per row. On the host, ROWS rows at a time."""
     if on_gpu:
         return compute(on_device(column, separator))
-    starts = range(0, max(len(column), 1), ROWS)
-    parts = [compute(on_host(column.iloc[start : start + ROWS], separator)) for start in starts]
+    return computed_on_host(column.name, large_text(column), separator, compute)
+
+
+def computed_on_host(name: str, text: Any, separator: str, compute: Computation) -> dict[str, Array]:
+    """`computed` for a pyarrow.LargeStringArray. name: of the column, for messages."""
+    starts = range(0, max(len(text), 1), ROWS)
+    parts = [compute(of_arrow(name, text[start : start + ROWS], separator)) for start in starts]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def on_host(column: Any, separator: str) -> TokenLists:
-    """The lists of a pandas column, from the bytes of its Arrow form. The separator is one ASCII character."""
-    offsets, data = arrow_text(column)
+    """The lists of a pandas column."""
+    return of_arrow(column.name, large_text(column), separator)
+
+
+def of_arrow(name: str, text: Any, separator: str) -> TokenLists:
+    """The lists of a pyarrow.LargeStringArray, from its bytes. The separator is one ASCII character."""
+    offsets, data = bytes_of(text)
     filled = np.flatnonzero(np.diff(offsets))
     separators = data == ord(separator)
     separator_at = np.flatnonzero(separators)
@@ -121,12 +234,12 @@ def on_host(column: Any, separator: str) -> TokenLists:
     def pick(at: Array) -> Array:
         bounds = offsets_of(sizes[at])
         chosen = data[np.repeat(starts[at] - bounds[:-1], sizes[at]) + np.arange(bounds[-1])]
-        return integers(column.name, chosen, bounds)
+        return integers(name, chosen, bounds)
 
     def numbers() -> Array:
-        return integers(column.name, data[~separators], offsets_of(sizes))
+        return integers(name, data[~separators], offsets_of(sizes))
 
-    return TokenLists(np, lengths, cache(occurrences), numbers, pick)
+    return TokenLists(np, lengths, cache(occurrences), cache(numbers), pick)
 
 
 def offsets_of(sizes: Array) -> Array:
@@ -147,9 +260,18 @@ def integers(name: str, data: Array, offsets: Array) -> Array:
 
 def arrow_text(column: Any) -> tuple[Array, Array]:
     """The offsets int64 [rows + 1] and UTF-8 bytes of a pandas string column; missing strings are empty."""
+    return bytes_of(large_text(column))
+
+
+def large_text(column: Any) -> Any:
+    """A pandas string column as a pyarrow.LargeStringArray."""
     import pyarrow as pa
 
-    text = pa.chunked_array(pa.array(column, type=pa.large_string(), from_pandas=True)).combine_chunks()
+    return pa.chunked_array(pa.array(column, type=pa.large_string(), from_pandas=True)).combine_chunks()
+
+
+def bytes_of(text: Any) -> tuple[Array, Array]:
+    """The offsets int64 [rows + 1] and UTF-8 bytes of a pyarrow.LargeStringArray; missing strings are empty."""
     text = text.fill_null("")
     _, offsets, data = text.buffers()
     bounds = np.frombuffer(offsets, dtype="int64")[text.offset : text.offset + len(text) + 1]
