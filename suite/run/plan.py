@@ -110,7 +110,9 @@ def task_engines(task: TaskConfig, requested: Sequence[str] | None) -> list[str]
 
 def task_backends(task: TaskConfig, requested: Sequence[str] | None) -> list[str]:
     """Backends to run a task on: the requested ones, or else those that are installed."""
-    chosen = choose("backend", requested, registry.backends(), task.backends)
+    known = registry.backends()
+    pairs = [name for name in requested or () if set(infer.parts(name)) <= set(known)]
+    chosen = choose("backend", requested, [*known, *pairs], task.backends)
     return chosen if requested else [b for b in chosen if infer.installed(b)]
 
 

@@ -165,7 +165,7 @@ def test_bags_of_networks_are_averaged(
     for bag in range(2):
         network = network_training.trained("pooled", tmp_path, bag)
         shapes = {key: tuple(w.shape) for key, w in network.state_dict().items()}
-        assert shapes["users.weight"] == (4 + 2, 5) and shapes["text.words.weight"][1] == 6
+        assert shapes["users.weight"] == (4 + 2, 5) and shapes["text.table.weight"][1] == 6
         mine = np.where((users >= 2) & (users % 2 == bag), users // 2 + 1, 0)
         with torch.inference_mode():
             pooled.append(network(*map(torch.from_numpy, (x, tokens, mine))).numpy())

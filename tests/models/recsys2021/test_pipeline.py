@@ -590,7 +590,7 @@ def test_engines_backends_and_pieces_score_the_same(
     assert phases == ["load", "preprocess", "features", "transfer", "trees", "networks", "write", "score"]
     assert result.details["pieces"] == -(-data.rows["test"] // piece_rows)
     # Trees of another library differ in the last digit, which crosses some thresholds of the second stage.
-    share = 0.99 if infer.info(backend).runs == {infer.TREES} else 1.0
+    share = 1.0 if infer.split_backend(backend)[1] == "xgboost" else 0.99
     assert result.scores == pytest.approx(reference[0], abs=1e-3 if share == 1 else 0.05)
     got = pd.read_csv(tmp_path / "results.csv", header=None)
     assert got[[0, 1]].equals(reference[1][[0, 1]])
@@ -627,6 +627,7 @@ class Served:
         ("onnxruntime", "onnxruntime", "xgboost"),
         ("nvforest", "torch_eager", "nvforest"),
         ("tl2cgen", "torch_eager", "tl2cgen"),
+        ("onnxruntime+forest", "onnxruntime", "forest"),
     ],
 )
 def test_a_backend_of_trees_runs_the_trees(
@@ -644,16 +645,17 @@ def test_a_backend_of_trees_runs_the_trees(
     models = ensemble.select_models(asked.params)
     first, second = ensemble.FirstStage(asked, models), ensemble.SecondStage(asked, models)
     of_trees = [*first.trees.values(), *first.grouped.by_group, *second.models.values()]
-    assert {s.backend for t in of_trees for s in t.sessions} == {on_trees}
+    assert {t.session.backend for t in of_trees} == {on_trees}
     assert {network.session.backend for bags in first.networks.values() for network in bags} == {networks}
 
 
-def test_nvforest_predicts_as_xgboost_does(
-    data: Data, fitted: Path, reference: Any, make_context: MakeContext
+@pytest.mark.parametrize("of_trees", ["nvforest", "forest"])
+def test_other_trees_predict_as_xgboost_does(
+    of_trees: str, data: Data, fitted: Path, reference: Any, make_context: MakeContext
 ) -> None:
     """Both stages, from the same rows and log odds; values are at the trees' thresholds, and some are missing."""
-    if not infer.installed("nvforest"):
-        pytest.skip("nvforest is not installed")
+    if not infer.installed(of_trees):
+        pytest.skip(f"{of_trees} is not installed")
     rng = np.random.default_rng(0)
 
     def rows(width: int) -> Any:
@@ -666,7 +668,7 @@ def test_nvforest_predicts_as_xgboost_does(
     beside = {name: rows(len(BASIC.week_names(name))) for name in MODELS}
     of_networks = [rng.normal(-2, 1, (3000, 4)).astype(np.float32) for _ in params.NETWORKS]
     found = dict[str, Any]()
-    for backend in ("xgboost", "nvforest"):
+    for backend in ("xgboost", of_trees):
         asked = TASK.typed(make_context("recsys2021-full", data, fitted, fitted, "polars", backend, **SMALL))
         models = ensemble.select_models(asked.params)
         first = ensemble.FirstStage(asked, replace(models, networks=(), baseline=False)).predict_trees(read)
@@ -676,7 +678,7 @@ def test_nvforest_predicts_as_xgboost_does(
     assert len(found["xgboost"]) == 5
     for name, want in found["xgboost"].items():
         assert want.std() > 1e-3
-        np.testing.assert_allclose(found["nvforest"][name], want, rtol=2e-6, err_msg=name)
+        np.testing.assert_allclose(found[of_trees][name], want, rtol=2e-6, err_msg=name)
 
 
 def test_trees_that_cannot_add_to_log_odds_are_refused(

@@ -84,6 +84,8 @@ def process(place: Path) -> Buzzer:
         (["run", "booking", "--engine", "pandsa"], "unknown engine 'pandsa'", "did you mean pandas?"),
         (["run", "booking", "--backend", "onnx"], "unknown backend 'onnx'", "did you mean onnxruntime?"),
         (["run", "recsys2021", "--backend", "tl2cgen"], "nothing to run", "recsys2021 has pandas, "),
+        (["run", "booking", "--backend", "onnxruntime+forest"], "nothing to run", "booking has pandas, "),
+        (["run", "recsys2021", "--backend", "onnxruntime+forst"], "unknown backend", "onnxruntime+forest"),
         (["run", "booking", "--precision", "int9"], "unknown precision 'int9'", "did you mean int8?"),
         (["frontier", "bert", "--precision", "int8-qta"], "unknown precision", "int8-qat?"),
         (["frontier", "gbdt"], "needs a BERT with trained weights; gbdt is not one", "minilm-l6"),
