@@ -154,8 +154,8 @@ def encoded_by(
 ) -> Details:
     """Train the models that read rows encoded by a strategy: its trees, and for `kfold` the networks. Returns the networks' details."""
     columns = features.feature_set(context.params)
-    readers = [f"trees_{strategy}"] if strategy in models.trees else []
-    readers += models.all_networks if strategy == "kfold" else ()
+    # Networks are given all columns, and choose among them.
+    readers = None if strategy == "kfold" and models.all_networks else [f"trees_{strategy}"]
     yield "features"
     rows = features.encode_own(
         e, sample, fitted.tables, fitted.means, strategy, columns, readers, source=train.columns
@@ -228,9 +228,9 @@ def lookups(e: Engine, fitted: Fitted, columns: FeatureSet) -> list[Lookup]:
     return wanted + (features.user_lookups(fitted.users["code"]) if fitted.users else [])
 
 
-def encoded(e: Engine, t: Frame, wanted: Sequence[Lookup]) -> Frame:
+def encoded(e: Engine, t: Frame, wanted: Sequence[Lookup], columns: FeatureSet) -> Frame:
     """Coded rows with the looked-up columns."""
-    return e.keep(features.pair_features(e, e.lookups(t, wanted)))
+    return e.keep(features.pair_features(e, e.lookups(t, wanted), columns))
 
 
 def second_stage(e: Engine, context: Context, models: ModelSelection, part: Rows, fitted: Fitted) -> Details:
@@ -248,7 +248,7 @@ def second_stage(e: Engine, context: Context, models: ModelSelection, part: Rows
     counts = collected(e, second_stage_features.count(e, whole, chosen, models.second))
     counted = second_stage_features.count_lookups(counts, chosen)
     keep = sampled(params.second_rows, part.height)
-    val = encoded(e, part.columns(chosen.read_names(), keep), lookups(e, fitted, chosen))
+    val = encoded(e, part.columns(chosen.read_names(), keep), lookups(e, fitted, chosen), chosen)
     yield "transfer"
     texts = part.columns([features.TEXTS], keep) if models.all_networks else None
     rows, y = ensemble.inputs(e, val, chosen, models, params.longest_text(), texts), labels(e, val)

@@ -54,6 +54,7 @@ class Params(TaskParams):
     weights: Literal["trained", "random"]
     bags: ByModel[PositiveInt]
     features: str
+    vocabulary: str
     sample_rows: int
     network_rows: int
     second_rows: int

@@ -23,7 +23,8 @@ def encodings(columns: FeatureSet, models: Sequence[str]) -> Keys:
 
 def counts(columns: FeatureSet, models: Sequence[str]) -> Keys:
     """The counts that at least one of the models needs."""
-    needed = {name for model in models for name in columns.second[model].counted}
+    reversed_counts = {name: table for name, (table, _) in columns.counted_reversed.items()}
+    needed = {reversed_counts.get(name, name) for model in models for name in columns.second[model].counted}
     return {name: keys for name, keys in columns.counted.items() if name in needed}
 
 
@@ -109,4 +110,8 @@ def count_lookups(counted: Mapping[str, Frame], columns: FeatureSet) -> list[Loo
     return [
         Lookup(table, same(columns.counted[name]), {"n": f"rows_{name}"}, 0)
         for name, table in counted.items()
+    ] + [
+        Lookup(counted[name], {column: columns.counted[name][0]}, {"n": f"rows_{out}"}, 0)
+        for out, (name, column) in columns.counted_reversed.items()
+        if name in counted
     ]

@@ -37,7 +37,7 @@ from buzzer.engine import frames
 from buzzer.engine.frames import Engine
 from buzzer.models.api.context import Data, Result, Steps
 from buzzer.models.dataset_task import DatasetTask, DataSource
-from buzzer.models.recsys2021 import distributed, ensemble, features, fitting, sizes, work
+from buzzer.models.recsys2021 import distributed, ensemble, features, fitting, sizes, vocabulary, work
 from buzzer.models.recsys2021.lookup_tables import collected
 from buzzer.models.recsys2021.params import Context, Params, weights_detail, weights_notes
 from buzzer.models.recsys2021.predicting import Predictor, pieces_of_test
@@ -102,10 +102,11 @@ class RecSys2021(DatasetTask[Params]):
         details |= yield from fitting.second_stage(e, context, models, val, fitted)
         val.unlink()
         work.save(context, models)
-        details |= {"columns": len(features.feature_set(context.params).names())} | sizes.details(context)
-        return Result(
-            {}, train.height, details | weights_detail(context.params), notes=weights_notes(context.params)
-        )
+        columns = features.feature_set(context.params)
+        if columns.decoded:
+            details["vocabulary"] = vocabulary.describe(columns.vocabulary)
+        details |= {"columns": len(columns.names())} | sizes.details(context) | weights_detail(context.params)
+        return Result({}, train.height, details, notes=weights_notes(context.params))
 
     def predict_steps(self, context: Context) -> Steps:
         """Predict the test rows, on the cluster if there is one."""
