@@ -1,6 +1,6 @@
 """Joined lists ("101\\t7\\t102") as arrays. One array has the tokens of all rows. The same code runs on NumPy and CuPy."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
@@ -97,11 +97,38 @@ class TokenLists:
         return values[self.xp.searchsorted(ends, self.xp.arange(int(counts.sum())), side="right")]
 
 
+@dataclass(frozen=True)
+class Packed:
+    """Up to four amounts in one integer for each token id, so that they are summed at once. The sum of an amount over LONGEST tokens fits
+    into BITS, because an amount is less than 256. So the difference of two running sums, modulo 2**64, has no carries."""
+
+    names: tuple[str, ...]
+    table: Array  # uint64 [tokens]
+
+
+BITS, IN_ONE = 16, 4
+SUM = np.uint64(2**BITS - 1)
+
+
+def packed(pieces: Pieces, names: Sequence[str]) -> list[Packed]:
+    """The amounts of these names."""
+    groups = [tuple(names[start : start + IN_ONE]) for start in range(0, len(names), IN_ONE)]
+    return [Packed(group, in_one([pieces.amounts[name] for name in group])) for group in groups]
+
+
+def in_one(amounts: Sequence[Array]) -> Array:
+    """Several amounts in one integer, uint64 [tokens]."""
+    table = np.zeros(len(amounts[0]), dtype="uint64")
+    for place, amount in enumerate(amounts):
+        table |= amount.astype("uint64") << np.uint64(BITS * place)
+    return table
+
+
 class Text:
     """The texts that the lists are tokens of."""
 
     def __init__(self, lists: TokenLists, pieces: Pieces) -> None:
-        self.lists, self.xp, self.pieces = lists, lists.xp, pieces
+        self.lists, self.xp = lists, lists.xp
         # One more token, so that every index has one.
         self.numbers = self.xp.append(lists.numbers(), 0)
         # Ids that are not in the vocabulary share a last entry.
@@ -114,22 +141,24 @@ class Text:
         """The values of all tokens, from values by id."""
         return self.xp.append(self.xp.asarray(values), self.xp.zeros(1, dtype=values.dtype))[self.ids]
 
-    def _running(self, name: str) -> Array:
-        """The sums of an amount over all tokens before each."""
-        amounts = self._by_token(self.pieces.amounts[name])
-        return self.xp.cumsum(amounts, dtype="int64") - amounts
-
-    def sums(self, names: Mapping[str, str], before: Mapping[tuple[str, str], str]) -> dict[str, Array]:
-        """The columns `sums` and `before` of `Engine.text_features`, int32 [rows] each."""
+    def sums(
+        self, packed: Sequence[Packed], names: Mapping[str, str], before: Mapping[tuple[str, str], str]
+    ) -> dict[str, Array]:
+        """The columns `sums` and `before` of `Engine.text_features`, int32 [rows] each. packed: their amounts."""
         lists, new = self.lists, dict[str, Array]()
         ends = lists.first + self.xp.minimum(lists.lengths, LONGEST)
         stops = {"": ends} | {token: self._first_of(token, ends) for _, token in before}
-        for name in dict.fromkeys([*names, *(name for name, _ in before)]):
-            running = self._running(name)
-            wanted = {"": names.get(name)} | {token: before.get((name, token)) for token in stops if token}
-            for token, out in wanted.items():
-                if out:
-                    new[out] = (running[stops[token]] - running[lists.first]).astype("int32")
+        wanted = {"": names} | {
+            token: {n: o for (n, of), o in before.items() if of == token} for _, token in before
+        }
+        for amounts in packed:
+            by_token = self._by_token(amounts.table)
+            running = self.xp.cumsum(by_token) - by_token  # sums over all tokens before each
+            for token, stop in stops.items():
+                total = running[stop] - running[lists.first]
+                for place, name in enumerate(amounts.names):
+                    if name in wanted[token]:
+                        new[wanted[token][name]] = ((total >> np.uint64(BITS * place)) & SUM).astype("int32")
         return new
 
     def _first_of(self, token: str, ends: Array) -> Array:
@@ -178,9 +207,11 @@ def text_features(
 ) -> Computation:
     """The computation of `Engine.text_features`."""
 
+    amounts = packed(pieces, list(dict.fromkeys([*sums, *(name for name, _ in before)])))
+
     def compute(lists: TokenLists) -> dict[str, Array]:
         text = Text(lists, pieces)
-        new = text.sums(sums, before)
+        new = text.sums(amounts, sums, before)
         new |= {out: text.nth_word(nth) for nth, out in words.items()}
         return new | {out: text.after(token, nth) for (token, nth), out in after.items()}
 

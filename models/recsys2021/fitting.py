@@ -154,8 +154,8 @@ def encoded_by(
 ) -> Details:
     """Train the models that read rows encoded by a strategy: its trees, and for `kfold` the networks. Returns the networks' details."""
     columns = features.feature_set(context.params)
-    readers = [f"trees_{strategy}"] if strategy in models.trees else []
-    readers += models.all_networks if strategy == "kfold" else ()
+    # Networks are given all columns, and choose among them.
+    readers = None if strategy == "kfold" and models.all_networks else [f"trees_{strategy}"]
     yield "features"
     rows = features.encode_own(
         e, sample, fitted.tables, fitted.means, strategy, columns, readers, source=train.columns

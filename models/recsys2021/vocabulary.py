@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from buzzer.engine.frames.base import Pieces
+from buzzer.engine.frames.base import Array, Pieces
 from buzzer.errors import DataError
 
 SIZE = 119_547
@@ -96,6 +96,6 @@ def pieces(path: str) -> Pieces:
     )
 
 
-def amounts(found: Sequence[str], amount: Callable[[str], int]) -> np.ndarray:
-    """An amount of each piece, int16 [pieces]."""
-    return np.array([amount(piece) for piece in found], dtype=np.int16)
+def amounts(found: Sequence[str], amount: Callable[[str], int]) -> Array:
+    """An amount of each piece, uint8 [pieces]."""
+    return np.array([amount(piece) for piece in found], dtype=np.uint8)

@@ -12,7 +12,7 @@ import xgboost
 from buzzer.engine import infer
 from buzzer.errors import DataError
 from buzzer.models.api.context import Data, RunContext
-from buzzer.models.recsys2021 import random_trees, trees, ubjson
+from buzzer.models.recsys2021 import random_trees, trees, ubjson, user_vectors
 from buzzer.models.recsys2021.params import NETWORKS, TREES
 from buzzer.models.recsys2021.task import TASK
 
@@ -154,12 +154,10 @@ def test_engines_and_backends_predict_the_same(
 
 def test_user_tables_of_a_given_size(data: Data, make_context: MakeContext, tmp_path: Path, run: Run) -> None:
     """The table has rows for at least `user_table_rows` users; two bags divide them."""
-    import torch
-
     settings = SMALL | {"networks": ["pooled", "gru64"], "trees": [], "second": [], "user_table_rows": 5000}
     run(TASK.fit(make_context("recsys2021", data, tmp_path, tmp_path, "polars", "torch_eager", **settings)))
     rows = {
-        name: len(torch.load(tmp_path / f"network-{name}.pt", weights_only=True)["users.weight"])
+        name: len(np.load(user_vectors.path(tmp_path / f"network-{name}.pt")))
         for name in ("pooled", "pooled-bag1", "gru64")
     }
     assert rows == {"pooled": 2502, "pooled-bag1": 2502, "gru64": 5002}
