@@ -14,6 +14,8 @@ class Params(TaskParams):
     sample_rows: int
     network_rows: int
     second_rows: int
+    tables: str
+    pair_rows: int
     rounds_1: int
     depth_1: int
     rounds_2: int
