@@ -46,6 +46,7 @@ from buzzer.models.recsys2021.params import Context
 VERSION = 1  # of the files in the cache
 RANGE_ROWS = 1 << 20
 PARTITION_ROWS = 8_000_000
+FEW_ROWS = 1_000_000  # a table of at most so many rows is read whole
 SPILL_BYTES = 8_000_000_000  # of rows on disk at a time; more rows are drawn in several turns, each for some of the partitions
 IN_SAMPLE, FOR_SPLIT = (
     1 << 4,
@@ -317,9 +318,26 @@ def join_parts(folder: Path, plan: Plan) -> None:
     for kind, name, keys in plan.tables(""):
         parts = sorted(folder.glob(f"{kind}-{name}.*.range"))
         if parts:
-            names = [*(f"sum_{target}" for target in TARGETS), "n"]
-            whole = pl.scan_parquet(parts).group_by(keys).agg(pl.col(column).sum() for column in names)
-            finish(folder, f"{kind}-{name}", parts, whole.collect().write_parquet)
+            finish(folder, f"{kind}-{name}", parts, partial(add_up, parts, keys))
+
+
+def add_up(parts: list[Path], keys: Sequence[str], out: Path) -> None:
+    """Write the sums of several tables of sums, at most about PARTITION_ROWS of their rows at a time."""
+    whole = pl.scan_parquet(parts)
+    names = [*(f"sum_{target}" for target in TARGETS), "n"]
+    turns = -(-height(whole) // PARTITION_ROWS)
+    pieces = [out.with_suffix(f".{turn}.piece") for turn in range(turns)]
+    for turn, piece in enumerate(pieces):
+        chosen = whole.filter(pl.struct(keys).hash() % turns == turn) if turns > 1 else whole
+        chosen.group_by(keys).agg(pl.col(column).sum() for column in names).collect().write_parquet(piece)
+    pl.scan_parquet(pieces).sink_parquet(out)
+    for piece in pieces:
+        piece.unlink()
+
+
+def height(t: pl.LazyFrame) -> int:
+    """The number of rows."""
+    return int(t.select(pl.len()).collect().item())
 
 
 def finish(folder: Path, name: str, parts: Sequence[Path], write: Callable[[Path], Any]) -> None:
@@ -390,7 +408,7 @@ def fit_tables(
 ) -> Generator[str, None, tuple[Fitted, dict[str, Any]]]:
     """The tables of all training rows, also of those that are not in the training part, saved in the work folder.
 
-    Those with users have only the rows whose keys occur in `pieces`, coded rows. Also returns the facts of `facts_of`. Yields phases.
+    Large ones have only the rows whose keys occur in `pieces`, coded rows. Also returns the facts of `facts_of`. Yields phases.
     Raises DataError for files that were not generated.
     """
     yield "tables"
@@ -416,14 +434,12 @@ def fit_tables(
 def load(
     e: Engine, folder: Path, kind: str, wanted: Mapping[str, features.KeyColumns], pieces: Sequence[Columns]
 ) -> dict[str, Frame]:
-    """Tables: whole if they have no users, else the rows whose keys occur in the pieces."""
-    by_user = {name: by for name, by in wanted.items() if partitioned_by(by[0])}
-    few = {
-        name: e.collect(e.read_parquet(folder / f"{kind}-{name}.parquet"))
-        for name in wanted
-        if name not in by_user
-    }
-    return few | load_wanted(e, folder, kind, by_user, pieces)
+    """Tables: whole if they have few keys, else the rows whose keys occur in the pieces."""
+    paths = {name: folder / f"{kind}-{name}.parquet" for name in wanted}
+    few = {name: path for name, path in paths.items() if height(pl.scan_parquet(path)) <= FEW_ROWS}
+    large = {name: by for name, by in wanted.items() if name not in few}
+    whole = {name: e.collect(e.read_parquet(path)) for name, path in few.items()}
+    return whole | load_wanted(e, folder, kind, large, pieces)
 
 
 def link(source: Path, target: Path) -> None:
@@ -436,10 +452,7 @@ def link(source: Path, target: Path) -> None:
 
 def facts_of(folder: Path, plan: Plan) -> dict[str, Any]:
     """For the record: the rows that were drawn, their scale, the number of keys of each table, and what the tables took."""
-    keys = {
-        path.stem: pl.scan_parquet(path).select(pl.len()).collect().item()
-        for path in sorted(folder.glob("*.parquet"))
-    }
+    keys = {path.stem: height(pl.scan_parquet(path)) for path in sorted(folder.glob("*.parquet"))}
     rows = sum(chunk.rows for chunk in plan.rows.chunks())
     took = loads((folder / COSTS).read_text(encoding="utf-8"))
     return {"rows": rows, "scale": plan.rows.scale, "keys": keys} | took

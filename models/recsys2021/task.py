@@ -14,7 +14,8 @@
 
 Details of `fit`: `rows`, part (`train`, `val`) -> number of rows; `columns`, number of columns of the first stage; `piece_rows` and
 `batch_rows`, rows processed at a time; `second_rows`, validation rows that the second stage trained on; `validation`, first-stage model
--> its official scores on these rows; with networks also
+-> its official scores on these rows; with drawn tables `drawn`: `rows` and `scale` of the rows, `keys`, table -> its number of keys, and what drawing them
+took, `wall_s`, `cpu_s`, `peak_memory_bytes` (of a process); with networks also
 `token_vectors`, a description, `users_with_vectors`, a number, and under each network's name its history, a list of `epoch` and `loss`.
 
 Details of `predict`: `pieces`, number of pieces; `table_rows`, number of rows of the lookup tables that were read; `piece_rows`,

@@ -50,7 +50,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks, ranges and partitions of a few thousand rows, in two turns."""
-    for name, value in {"RANGE_ROWS": 3000, "PARTITION_ROWS": 7000, "SPILL_BYTES": 400_000}.items():
+    rows = {"RANGE_ROWS": 3000, "PARTITION_ROWS": 7000, "SPILL_BYTES": 400_000, "FEW_ROWS": 1000}
+    for name, value in rows.items():
         monkeypatch.setattr(drawn_tables, name, value)
     monkeypatch.setattr(drawn_tables, "CHUNK", 1024)
     monkeypatch.setattr(generator, "CHUNK", 1024)
