@@ -208,11 +208,11 @@ def _top(y: float) -> float:
 
 
 def _legend(colours: dict[str, str]) -> list[str]:
-    parts = []
-    for i, (name, colour) in enumerate(colours.items()):
-        x = LEFT + i * 96
+    parts, x = [], LEFT
+    for name, colour in colours.items():
         parts.append(f'<circle cx="{x}" cy="36" r="4" fill="{colour}"/>')
         parts.append(f'<text x="{x + 8}" y="40">{escape(name)}</text>')
+        x += max(96, 7 * len(name) + 24)
     return parts
 
 

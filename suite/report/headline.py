@@ -24,7 +24,7 @@ MISSING = (
 class Series:
     """Seconds by stage; a stage that is not known is missing."""
 
-    name: str  # where the job ran
+    name: str  # whose job, and where it ran
     kind: str  # CSS class: published, cpu, cuda
     seconds: dict[str, float]
 
@@ -107,13 +107,17 @@ def is_of(r: Record, job: PublishedJob) -> bool:
 
 def headline(job: PublishedJob, title: str, records: Sequence[Record]) -> Headline:
     """The times of a job. `records` are runs on its data set, of any size."""
-    staged = [Series(f.where, "published", whole(f)) for f in job.staged]
+    staged = [Series(name_of(f), "published", whole(f)) for f in job.staged]
     known = {s.name for s in staged}
-    timed = [
-        Series(f.where, "published", {WHOLE: f.time_s or 0.0}) for f in job.timed if f.where not in known
-    ]
+    others = [f for f in job.timed if name_of(f) not in known]
+    timed = [Series(name_of(f), "published", {WHOLE: f.time_s or 0.0}) for f in others]
     limits = [figure.budget_s for figure in job.figures if figure.budget_s]
     return Headline(title, [*staged, *timed, *ours(job, records)], min(limits, default=None))
+
+
+def name_of(figure: PublishedFigure) -> str:
+    """Who reported a time, and on which machine: `NVIDIA, 8 CPU cores`."""
+    return f"{figure.who.partition(' (')[0]}, {figure.where}"
 
 
 def whole(figure: PublishedFigure) -> dict[str, float]:

@@ -169,7 +169,7 @@ def opened(run: Run, data: Data, fit_id: str, out: Path, resume: bool, tell: Tel
             tell(f"- {run.label}: pieces of an interrupted run are deleted: {problem}")
             shutil.rmtree(folder, ignore_errors=True)
         else:
-            tell(f"- {run.label}: goes on after {earlier.wall_s:.1f} s in {earlier.sittings} sittings")
+            tell(f"- {run.label}: goes on after {earlier.wall_s:.1f} s in {many(earlier.sittings)}")
     sitting = Sitting(folder, facts, earlier)
     try:
         sitting.pieces.mkdir(parents=True, exist_ok=True)
@@ -179,6 +179,11 @@ def opened(run: Run, data: Data, fit_id: str, out: Path, resume: bool, tell: Tel
         ) from error
     sitting._write(plus(earlier, Spent()), "running")
     return sitting
+
+
+def many(sittings: int) -> str:
+    """A number of sittings in words."""
+    return f"{sittings} sitting{'s' if sittings > 1 else ''}"
 
 
 def left_by(folder: Path, facts: Mapping[str, str]) -> tuple[str, Spent | None]:

@@ -61,7 +61,7 @@ def of(records: list[Record]) -> Headline:
 def test_the_published_stages_are_shown_without_a_run_of_ours(make_record: Make) -> None:
     h = of([run_of(make_record, rows=14_500)])
     assert [(s.name, s.kind) for s in h.series] == [
-        (where, "published") for where in ("8 CPU cores", "A100 40 GB", "1 CPU core")
+        (f"NVIDIA, {where}", "published") for where in ("8 CPU cores", "A100 40 GB", "1 CPU core")
     ]
     assert h.stages == ["preprocess", "features", "XGBoost", "networks", WHOLE]
     assert h.table().lines == [
@@ -110,7 +110,7 @@ def test_the_fastest_run_at_the_true_size_has_bars_of_the_same_stages(make_recor
     (limit,) = [p for p in chart.paths if p.kind == "limit"]
     right = float(limit.points.split(",")[0])
     at = {m.text: m.x for m in chart.marks}
-    assert at["buzzer, 1 core, whole job: 18,023 s"] < at["1 CPU core, whole job: 85,200 s"] < right
+    assert at["buzzer, 1 core, whole job: 18,023 s"] < at["NVIDIA, 1 CPU core, whole job: 85,200 s"] < right
     assert right == chart.x.at(86_400)
     for bar, mark in zip([p for p in chart.paths if p.series], chart.marks, strict=True):
         ends = [tuple(map(float, point.split(","))) for point in bar.points.split()]
