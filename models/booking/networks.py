@@ -128,27 +128,27 @@ class Gru(nn.Module):
         self.again = nn.ModuleList(nn.Linear(sizes.hidden, sizes.dim) for _ in range(2))
         self.mix = nn.Parameter(torch.zeros(2))
 
-    def body(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """The outputs of the dense layers, [rows, hidden] each."""
-        cities, countries = inputs[:2]
-        lags = torch.cat([self.trip.city(cities[:, 1:]), self.trip.country(countries[:, 1:])], dim=2)
-        hidden = self.gru(lags.flip(1))[0][:, -1]  # in the order of time
+    def dense_layers(self, hidden: Tensor, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """The outputs of the dense layers, [rows, hidden] each. hidden: the last state of the recurrent layer, [rows, dim]."""
         x1 = self.first(torch.cat([hidden, self.trip.query_context(*inputs)], dim=1))
         return x1, self.second(x1)
 
-    def rescore(self, logits: Tensor, *body: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def rescore(self, logits: Tensor, *layers: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The best candidates of the first stage [rows, candidates], and their probabilities from each head: a softmax of dot products."""
         best = logits.detach().topk(self.candidates, dim=1).indices
         rows = self.trip.city(best + FIRST_CITY)
         heads = [
             (rows @ layer(x)[:, :, None]).squeeze(2).softmax(dim=1)
-            for layer, x in zip(self.again, body, strict=True)
+            for layer, x in zip(self.again, layers, strict=True)
         ]
         return best, heads
 
     def stages(self, *inputs: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Logits of the first stage [rows, classes], and the candidates and probabilities of `rescore`."""
-        x1, x2 = self.body(*inputs)
+        cities, countries = inputs[:2]
+        lags = torch.cat([self.trip.city(cities[:, 1:]), self.trip.country(countries[:, 1:])], dim=2)
+        hidden = self.gru(lags.flip(1))[0][:, -1]  # in the order of time
+        x1, x2 = self.dense_layers(hidden, *inputs)
         logits = self.trip.scores(self.find(x2), inputs[0])
         return logits, *self.rescore(logits, x1, x2)
 

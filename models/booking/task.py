@@ -5,6 +5,7 @@
 - transitions.parquet: the baseline, the cities that most often follow each city;
 - classes.npy: int64 [classes], the official city id of each class;
 - sizes.json: for each network the fields of `networks.Sizes`;
+- epochs.json: the number of epochs that each model was trained for;
 - <model>.pt: the weights of each model, unless the parameter `weights` is random. Models of a network: `params.Member`.
 While `fit` runs there are also <model>.checkpoint and <model>.json, from which an interrupted fit resumes.
 
@@ -12,7 +13,7 @@ Details of `fit`: `weights`, the parameter; `models`, the number of models of ea
 `targets`, number of training rows whose city has one; `valid_trips`, number of held-out trips; the last two are of the last fold.
 `history`, for each model a list of `epoch`, `loss` and `accuracy@4` of the held-out trips.
 
-Details of `predict`: `weights` and `models` as above; `ceiling`, the best score that generated data allows, or null; `sessions`, the
+Details of `predict`: `weights` and `models` as above; `epochs`, the content of epochs.json; `ceiling`, the best score that generated data allows, or null; `sessions`, the
 description of each bag's session; `stays`, number of stays read.
 """
 
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from buzzer.models.booking.networks import Sizes
 
 SCORE = "accuracy@4"
+EPOCHS = "epochs.json"
 RANDOM = "weights: random, scores mean nothing"
 
 
@@ -111,6 +113,8 @@ class Booking(DatasetTask[Params]):
         e.write_parquet(transitions, context.work / "transitions.parquet")
         np.save(context.work / "classes.npy", classes)
         save_sizes(sizes, context.work)
+        epochs = {name: len(of_model) for name, of_model in history.items()}
+        (context.work / EPOCHS).write_text(json.dumps(epochs))
         for name in history:
             progress_file(context, name).unlink()
         details = facts_of(params, bags) | {
@@ -164,6 +168,7 @@ class Booking(DatasetTask[Params]):
         yield "score"
         scores = score(ids, facts["utrip_id"], submission, files.get("truth"))
         details = facts_of(params, bags) | {
+            "epochs": json.loads((context.work / EPOCHS).read_text()),
             "ceiling": generator.ceiling(context.data),
             "sessions": described,
             "stays": int(e.height(stays)),

@@ -549,6 +549,8 @@ def test_bags_of_folds_run_as_one_task(
         assert result.notes == (() if trained else (RANDOM,))
         assert result.work.table_rows == rows_of_tables(tmp_path)
         assert result.work.network_flops == fitted.work.network_flops > 0
+    for result in results.values():
+        assert result.details["epochs"] == (dict.fromkeys(names, 1) if trained else {})
     scores = [result.scores for result in results.values()]
     assert set(scores[0]) == {"accuracy@4", *(f"accuracy@4_{name}" for name in (*models, "baseline"))}
     assert scores[0] == pytest.approx(scores[1], abs=0.006)
