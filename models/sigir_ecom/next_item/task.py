@@ -101,9 +101,9 @@ class Recommendation(shared.ShopTask[Params]):
             "history": fitted.history,
             "sessions": len(arrays),
             "events": len(arrays.items),
-            "weights": fitted.weights,
+            "weights": RANDOM if random_notes(params) else fitted.weights,
         }
-        return Result(fitted.scores, len(arrays), details)
+        return Result(fitted.scores, len(arrays), details, notes=random_notes(params))
 
     def predict_steps(self, context: Context) -> Steps:
         """Predict the next products of the test sessions with each model, and blend."""
@@ -131,11 +131,16 @@ class Recommendation(shared.ShopTask[Params]):
         dataset.write_submission(submission, test, named(catalogue.names, whole[ENSEMBLE]))
         yield "score"
         scores = score(whole, catalogue.names, submission, test)
-        random = params.weights == RANDOM
+        random = random_notes(params)
         details = {"sessions": described, "weights": RANDOM if random else models.weights}
-        notes = [RANDOM_NOTE] * random + [COUNTS_NOTE] * (for_counts(context) != context)
+        notes = () if for_counts(context) == context else (COUNTS_NOTE,)
         done = work.of_networks(models.sizes, networks_of(params), work.table_rows(context.work, TABLES))
-        return Result(scores, len(whole[ENSEMBLE]), details, (submission,), notes=tuple(notes), work=done)
+        return Result(scores, len(whole[ENSEMBLE]), details, (submission,), notes=random + notes, work=done)
+
+
+def random_notes(params: Params) -> tuple[str, ...]:
+    """The note on random weights, if the run has them."""
+    return (RANDOM_NOTE,) if params.weights == RANDOM else ()
 
 
 def coded(e: Engine, piece: list[QueryRecord], vocabulary: Vocabulary) -> Generator[str, None, EventArrays]:

@@ -255,6 +255,7 @@ def test_random_weights_need_no_training_and_say_so(
     )
     fitted, _ = run(task1.TASK.fit(job))
     assert not list(tmp_path.glob("*.pt")) and fitted.scores == {}
+    assert fitted.details["weights"] == "random" and fitted.notes == (task1.RANDOM_NOTE,)
     first, _ = run(task1.TASK.predict(job))
     again, _ = run(task1.TASK.predict(job))
     assert first.scores == again.scores
