@@ -98,6 +98,29 @@ def test_the_inference_form_predicts_as_the_network(
     np.testing.assert_allclose(np.concatenate(alone), want[:9], atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("name", ["pooled", "gru64"])
+def test_int8_layers_predict_nearly_as_the_network(name: str, vectors: Any, rows: dict[str, Any]) -> None:
+    """ONNX Runtime with integer products in the dense layers. The loop over the text, a graph inside the graph, is kept."""
+    import torch
+
+    from buzzer.models.recsys2021 import fast_networks
+
+    network = network_of(name, vectors)
+    weight = network.users.weight.detach().numpy()
+    with torch.inference_mode():
+        want = network(*map(torch.from_numpy, rows.values())).numpy()
+    form = fast_networks.inference_form(network, vectors)
+    example = fast_networks.example(form, len(SET.names()), TOKENS, 6)
+    axes = {key: fast_networks.AXES[key] for key in example}
+    options: dict[str, Any] = {"outputs": ("probability",), "dynamic": axes, "precision": "int8-dynamic"}
+    with infer.prepare(form, backend="onnxruntime", example=example, **options) as session:
+        batch = dict(zip(example, (rows["features"], rows["tokens"], np.arange(ROWS)), strict=False))
+        batch["users"] = weight[rows["users"][:, list(network.sides)]]
+        error = np.abs(session.run(batch)["probability"] - want)
+    assert 0 < error.max() < 0.15
+    assert error.mean() < 0.02
+
+
 def test_a_network_reads_its_own_tokens_and_users(vectors: Any, rows: dict[str, Any], tmp_path: Path) -> None:
     """The first 4 tokens, and as the second of two bags every second user."""
     import torch
