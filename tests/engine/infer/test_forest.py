@@ -71,7 +71,12 @@ def arrays_of(tree: Tree) -> dict[str, Any]:
         for side in ("left", "right"):
             if (child := nodes[side][node_id]) >= 0:
                 parents[child] = node_id
-    lists = {"categories": [], "categories_nodes": [], "categories_segments": [], "categories_sizes": []}
+    lists: dict[str, Any] = {
+        "categories": [],
+        "categories_nodes": [],
+        "categories_segments": [],
+        "categories_sizes": [],
+    }
     zeros = [0.0] * count
     return lists | {
         "left_children": nodes["left"], "right_children": nodes["right"], "parents": parents,
