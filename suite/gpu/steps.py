@@ -174,6 +174,8 @@ FRAMES = of(
 # ---- the rest, for a machine of your own ---------------------------------------------------------------------------------------
 
 SHOPS = ("sigir-ecom-task2", "sigir-ecom-task1", "online-shoppers", "complete-journey")
+SHOP_OPTIONS = ("--engine", ENGINES, "--backend", "torch_eager,nvforest")
+SCALES = {"complete-journey": ("--scale", "0.03")}  # the fit of all households takes minutes
 ON_CLUSTER = ("--gpus", "1", "--device", "cuda")
 
 MORE = of(
@@ -181,7 +183,7 @@ MORE = of(
     bench("bert-large all", 1200, "bert-large"),
     run("bert-intent", 300, "bert-intent", "--device", "cuda", "--backend", "all"),
     tests("models", 900, "tests/engine", "tests/models", "--ignore=tests/engine/frames"),
-    *(run(name, 180, name, "--engine", ENGINES, "--backend", "torch_eager,nvforest") for name in SHOPS),
+    *(run(name, 180, name, *SCALES.get(name, ()), *SHOP_OPTIONS) for name in SHOPS),
     recsys("fit on a cluster", 300, "polars-gpu", *SMALL, *NETWORKS, *ON_CLUSTER),
     recsys("medium", 300, "polars,cudf,polars-gpu", *ON_MEDIUM),
     recsys("pandas on one core", 1800, "pandas", *ON_LARGE, budget=ONE_CORE),

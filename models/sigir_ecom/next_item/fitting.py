@@ -46,7 +46,7 @@ class Job:
         params = self.context.params
         scored = codes if params.scored == "all" else products
         sessions = training.training_sessions(self.context, self.arrays, products, scored)
-        widest = max((size.item_dim for size in self.sizes.values()), default=0)
+        widest = max((size.item_dim for size in self.sizes.values()), default=params.dim)
         vectors = training.first_vectors(self.context, sessions, codes, widest)
         own = training.answers_of(baseline, self.arrays, sessions.ends, params.length, "cpu")
         answers, history = {BASELINE: own}, {}

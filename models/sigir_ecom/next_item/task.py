@@ -68,7 +68,6 @@ class Recommendation(shared.ShopTask[Params]):
 
     def fit_steps(self, context: Context) -> Steps:
         """Count, train the networks, and weigh all on the held-out sessions."""
-
         e, params, networks = frames.load(context.engine), context.params, networks_of(context.params)
         yield "load"
         pages, product_names, searches, content = shared.read(e, context)
