@@ -66,7 +66,7 @@ def test_work_of_trained_models(data: Data, make_context: MakeContext, tmp_path:
     columns = feature_set(TASK.typed(context).params)
     lengths = {"pooled": 8, "gru64": 6, "gru128": 7}
     products = sum(counted(columns, name, tmp_path, n) for name, n in lengths.items()) + counted(
-        "pooled", tmp_path, 8, 1
+        columns, "pooled", tmp_path, 8, 1
     )
     assert found.network_flops == products + 2 * 8 * 16
     assert found.table_rows == sum(len(pd.read_parquet(path)) for path in tmp_path.glob("*.parquet"))
