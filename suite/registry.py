@@ -380,6 +380,13 @@ def backends() -> tuple[str, ...]:
     return tuple(infer.all_backends())
 
 
+def backend_pairs() -> tuple[str, ...]:
+    """The pairs of backends that tasks offer, networks+trees (see `infer.split_backend`)."""
+    return tuple(
+        dict.fromkeys(name for task in tasks().values() for name in task.backends if infer.PAIR in name)
+    )
+
+
 def origins() -> dict[str, dict[str, str]]:
     """All plug-ins: kind, as in `buzzer list` -> name -> name and version of the distribution."""
     added: dict[str, Mapping[str, Plugin[Any]]] = {

@@ -88,7 +88,7 @@ def fit(spec: BenchSpec) -> None:
     tables, means = lookup_tables.load(e, spec.work, "train"), fitting.means(spec.work)["train"]
     wanted = fitting.lookups(e, fitting.Fitted(codes, {}, tables, {}, means), columns)
     models = ensemble.select_models(context.params)
-    rows = ensemble.inputs(e, fitting.encoded(e, t, wanted), columns, models, 0)
+    rows = ensemble.inputs(e, fitting.encoded(e, t, wanted, columns), columns, models, 0)
     np.save(spec.work / ROWS, rows.x)
 
 

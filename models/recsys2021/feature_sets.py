@@ -6,10 +6,10 @@ the scores: trees_kfold, pooled, second_loo, ...
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from buzzer.datasets.recsys2021.schema import LABELS
-from buzzer.errors import unknown_name
+from buzzer.errors import UsageError, unknown_name
 from buzzer.models.recsys2021.params import Params
 
 TARGETS = tuple(LABELS)
@@ -130,12 +130,117 @@ WEEK: Keys = {
 COUNTED: Keys = {name: keys for name, keys in WEEK.items() if name != "type"}
 
 
+# ---- the winners' columns ---------------------------------------------------------------------------------------------
+
+# Amounts of the decoded text, from `vocabulary.AMOUNTS`. In a retweet, the first three are of the text after the retweeted user, and also
+# of the part before the first ":", under the names HEAD.
+SPLIT_AMOUNTS = ("words", "characters", "capital_words")
+DECODED = (*SPLIT_AMOUNTS, "capital_letters", "line_breaks", "retweet_marks")
+HEAD = {name: f"head_{name}" for name in SPLIT_AMOUNTS}
+# Codes of keys -> the keys. Keys with the same remainder share a code.
+HASHED = {
+    "first_word_code": "first_word",
+    "second_word_code": "second_word",
+    "mention_code": "mention_word",
+    "second_mention_code": "second_mention_word",
+    "retweeted_code": "retweeted",
+    "hashtag_code": "hashtag",
+    "domain_code": "domain",
+}
+HASHES = 1000
+NUMBERS = (
+    *(name for name in COUNTS if name != "time"),
+    "a_ratio",
+    "b_ratio",
+    "ab_followers",
+    "ab_following",
+    "age_difference",
+    "a_age",
+    "b_age",
+    *LISTS,
+)
+FOLLOWERS = ("a_followers", "a_following", "b_followers", "b_following")
+CODES = ("type", "language_code", "media_code")
+WINNERS_PLAIN = (
+    *FLAGS, *NUMBERS, *SYMBOLS, *MEDIA, *CODES, "a_group", "weekday", "hour", "minute", "decline",
+    *DECODED, *HEAD.values(), "last_mark", *HASHED,
+)  # fmt: skip
+WINNERS_KEYS: Keys = {
+    "a": ["a"],
+    "b": ["b"],
+    "ab": ["a", "b"],
+    "type": ["type"],
+    "language": ["language_code"],
+    "media": ["media_code"],
+    "first_word": ["first_word"],
+    **{name: KEYS[name] for name in ("a_type_lang", "b_type_lang", "type_lang_media", "context")},
+    "verified_type": ["b_verified", "type"],
+    "domain": ["domain", "language_code", "follows", "type", "media_code", "a_verified"],
+    "mention_word": ["mention_word", "type", "language_code"],
+    "second_mention_word": ["second_mention_word", "type", "language_code"],
+}
+WINNERS_RAW: Keys = {
+    **{name: RAW[name] for name in ("b", "a_type", "b_type", "sizes")},
+    "first_word_type": ["first_word", "type"],
+    "retweeted": ["retweeted"],
+    "mention_word_type": ["mention_word", "type"],
+    "second_mention_word_type": ["second_mention_word", "type"],
+    "occasion": [*RAW["occasion"], "last_mark"],
+}
+WINNERS_WEEK: Keys = {
+    **{name: keys for name, keys in WEEK.items() if name != "word"},
+    "first_word": ["first_word"],
+}
+KFOLD_KEYS = ("a", "b", "ab", "type", "language", "media", "first_word", *("a_type_lang", "b_type_lang"))
+LOO_KEYS = ("a", "b", "ab", "b_type_lang", "verified_type", "type", "type_lang_media", "context")
+
+
+def encoded(names: Sequence[str]) -> list[str]:
+    """The columns of some target encodings."""
+    return [f"te_{name}_{target}" for name in names for target in TARGETS]
+
+
+KFOLD_READS = (
+    *FLAGS, *FOLLOWERS, *LISTS, *MEDIA, *CODES, "a_group", "weekday", "minute", "decline",
+    *SPLIT_AMOUNTS, *HEAD.values(), "line_breaks", "retweet_marks", "last_mark",
+    *encoded((*KFOLD_KEYS, "type_lang_media")),
+)  # fmt: skip
+LOO_READS = (
+    *FLAGS, *FOLLOWERS, "a_ratio", "b_ratio", "ab_followers", "ab_following", "age_difference", *CODES, *LISTS, *MEDIA,
+    "weekday", "hour", "minute",
+    *encoded((*LOO_KEYS, "domain", "mention_word", "second_mention_word", *REVERSED)),
+)  # fmt: skip
+SPLIT_READS = (
+    *FLAGS, *FOLLOWERS, "questions", "exclamations", "mentions", "hashes", *SPLIT_AMOUNTS, "line_breaks", "last_mark",
+    "tokens", "hashtags", "domains", *CODES, "a_group", "decline", "weekday", "minute",
+)  # fmt: skip
+POOLED_READS = (
+    *NUMBERS, "questions", "exclamations", "mentions", "hashes", *SPLIT_AMOUNTS, "line_breaks", "minute", "decline",
+)  # fmt: skip
+GRU64_READS = tuple(
+    encoded(("a", "b", "ab", "b_type_lang", "type_lang_media", "context", "a_as_b", "b_as_a"))
+)
+GRU128_READS = (
+    *POOLED_READS, *HEAD.values(), "capital_letters", *MEDIA, "unknowns", "colons",
+)  # fmt: skip
+FEW_CATEGORIES = {name: CATEGORIES[name] for name in (*CODES, "weekday")}
+MANY_CATEGORIES = CATEGORIES | {
+    "hour": 24,
+    **dict.fromkeys(FLAGS, 2),
+    "last_mark": 5,
+    "photos": 5,
+    "videos": 3,
+    "gifs": 3,
+    **dict.fromkeys(HASHED, HASHES),
+}
+
+
 @dataclass(frozen=True)
 class WeekColumns:
     """The columns of a second-stage model that are computed from the fourth week, as names of encodings."""
 
     encoded: Sequence[str]
-    counted: Sequence[str]
+    counted: Sequence[str]  # also names of reversed counts
 
     def names(self) -> list[str]:
         """The names of the columns, in order."""
@@ -167,12 +272,22 @@ class FeatureSet:
         str, WeekColumns
     ]  # second-stage model, without the prefix second_ -> its columns of the week
     categories: Mapping[str, Mapping[str, int]]  # network -> its columns of codes
+    counted_reversed: Mapping[str, tuple[str, str]] = field(
+        default_factory=dict
+    )  # as `reversed`, of `counted`
+    decoded: bool = False  # whether columns of the decoded text are computed
+    vocabulary: str = ""  # file of the vocabulary that decodes it; "" = a generated one
     # Model -> its columns, for models that do not read all of them; for trees_split without sums and counts.
     reads: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
+    @property
+    def pairs(self) -> bool:
+        """Whether there are columns of the reader's history, LOOKED_UP."""
+        return set(LOOKED_UP) <= set(self.plain)
+
     def encoded_names(self) -> list[str]:
         """The columns of target encodings from the training weeks."""
-        return [f"te_{name}_{target}" for name in (*self.keys, *self.reversed) for target in TARGETS]
+        return encoded((*self.keys, *self.reversed))
 
     def names(self) -> list[str]:
         """The columns of the first stage, in order. Each model reads all of them, or those of `of`."""
@@ -235,12 +350,44 @@ BASIC = FeatureSet(
     },
     categories=dict.fromkeys(("pooled", "gru64", "gru128", "logistic"), CATEGORIES),
 )
-FEATURE_SETS = {each.name: each for each in (BASIC,)}
+WINNERS = FeatureSet(
+    "winners",
+    WINNERS_PLAIN,
+    WINNERS_KEYS,
+    REVERSED,
+    WINNERS_RAW,
+    WINNERS_WEEK,
+    {name: keys for name, keys in WINNERS_WEEK.items() if name != "type"},
+    second={
+        "loo": WeekColumns(("a", "b", "tweet"), ("b",)),
+        "kfold": WeekColumns(
+            tuple(WINNERS_WEEK), (*(name for name in WINNERS_WEEK if name != "type"), *REVERSED)
+        ),
+    },
+    categories={"pooled": FEW_CATEGORIES, "gru64": MANY_CATEGORIES, "gru128": FEW_CATEGORIES}
+    | {"logistic": FEW_CATEGORIES},
+    counted_reversed=REVERSED,
+    decoded=True,
+    reads={
+        "trees_kfold": KFOLD_READS,
+        "trees_loo": LOO_READS,
+        "trees_split": SPLIT_READS,
+        "pooled": POOLED_READS,
+        "gru64": GRU64_READS,
+        "gru128": GRU128_READS,
+        "second_loo": LOO_READS,
+        "second_kfold": KFOLD_READS,
+    },
+)
+FEATURE_SETS = {each.name: each for each in (BASIC, WINNERS)}
 
 
 def feature_set(params: Params) -> FeatureSet:
-    """The set of the parameter `features`. Raises UsageError for an unknown name."""
-    return named(params.features)
+    """The set of the parameters `features` and `vocabulary`. Raises UsageError for an unknown name, and for a vocabulary without use."""
+    found = named(params.features)
+    if params.vocabulary and not found.decoded:
+        raise UsageError(f"features={params.features} does not read a vocabulary", "--set features=winners")
+    return replace(found, vocabulary=params.vocabulary)
 
 
 def named(name: str) -> FeatureSet:

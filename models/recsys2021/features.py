@@ -21,10 +21,14 @@ from buzzer.datasets.recsys2021.schema import (
 )
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import FIRST_CODE, UNSEEN, Columns, Expr, Lookup, means_of
-from buzzer.models.recsys2021 import feature_sets
+from buzzer.models.recsys2021 import feature_sets, vocabulary
 from buzzer.models.recsys2021.feature_sets import (
     COUNTS,
+    DECODED,
     FLAGS,
+    HASHED,
+    HASHES,
+    HEAD,
     LISTS,
     MEDIA,
     STEPS,
@@ -71,7 +75,8 @@ TEXT = {
     "engagee_follows_engager": "str",
 }
 CODED = {"language": "language", "media": "present_media"}
-MENTION = "137"  # @
+MENTION, COLON, SEP = "137", "131", "102"  # "@", ":", and the end of a text
+FIRST_HASHES = {"hashtags": "hashtag", "present_domains": "domain"}  # lists whose first hash is a key
 TEXTS = "text_tokens"  # the networks' text: the column of the files
 
 
@@ -90,40 +95,109 @@ def base(e: Engine, t: Frame, columns: FeatureSet, labelled: bool, extra: Sequen
     """Features of the set that depend only on the row, and the columns `extra` unchanged. `language` and `present_media` are still strings."""
     for column, out in IDS.items():
         t = e.hex_id(t, column, out)
-    t = e.token_features(
-        t,
-        "text_tokens",
-        LIST,
-        size="tokens_n",
-        counts={symbol: out for out, symbol in SYMBOLS.items()},
-        at={1: "word", 3: "third"},
-        after={(MENTION, 1): "first_mention", (MENTION, 2): "second_mention"},
+    t = e.with_columns(
+        t, type=lambda c: equals(e, "tweet_type", "Retweet")(c) + 2 * equals(e, "tweet_type", "Quote")(c)
     )
+    t, text_names = (decoded_text if columns.decoded else text_of_tokens)(e, t, columns)
     t = e.token_features(t, "present_media", LIST, counts={kind: out for out, kind in MEDIA.items()})
     for out in ("hashtags", "links", "domains"):
         t = e.token_features(t, LISTS[out], LIST, size=f"{out}_n")
     t = e.with_columns(t, **{out: equals(e, column, "true") for out, column in FLAGS.items()})
     if labelled:
         t = e.with_columns(t, **{label: is_present(e, column) for label, column in LABELS.items()})
-    t = e.with_columns(
-        t,
-        type=lambda c: equals(e, "tweet_type", "Retweet")(c) + 2 * equals(e, "tweet_type", "Quote")(c),
-        whom=lambda c: e.where(c("type") == 1, c("third"), -1),
-        mention=lambda c: e.where(c("type") == 1, c("second_mention"), c("first_mention")),
-    )
     t = e.rename(t, {column: out for out, column in COUNTS.items()})
     kept = [*extra, *IDS.values(), *FLAGS, *COUNTS, *SYMBOLS, *MEDIA, *CODED.values()]
     kept += [
         *(f"{out}_n" for out in LISTS),
         "type",
-        "word",
-        "whom",
-        "mention",
+        *text_names,
         *(TARGETS if labelled else ()),
     ]
     t = e.rename(e.select(t, kept), {f"{out}_n": out for out in LISTS})
     t = e.date_parts(t, "time", "s", {"weekday": "weekday", "hour": "hour", "minute": "minutes"})
     return steps(e, arithmetic(e, t))
+
+
+def text_of_tokens(e: Engine, t: Frame, columns: FeatureSet) -> tuple[Frame, list[str]]:
+    """Counts of symbols, and keys that are single tokens. Returns the frame, and the names of the keys."""
+    t = e.token_features(
+        t,
+        TEXTS,
+        LIST,
+        size="tokens_n",
+        counts={symbol: out for out, symbol in SYMBOLS.items()},
+        at={1: "word", 3: "third"},
+        after={(MENTION, 1): "first_mention", (MENTION, 2): "second_mention"},
+    )
+    t = e.with_columns(
+        t,
+        whom=lambda c: e.where(c("type") == 1, c("third"), -1),
+        mention=lambda c: e.where(c("type") == 1, c("second_mention"), c("first_mention")),
+    )
+    return t, ["word", "whom", "mention"]
+
+
+def decoded_text(e: Engine, t: Frame, columns: FeatureSet) -> tuple[Frame, list[str]]:
+    """Counts of symbols and of the decoded text, keys that are words, and codes of keys. Returns the frame, and their names.
+
+    A retweet's text begins with "RT @user:". This part, up to the first ":", is counted apart, and its user is not a mention.
+    """
+    t = e.token_features(
+        t, TEXTS, LIST, size="tokens_n", counts={symbol: out for out, symbol in SYMBOLS.items()}
+    )
+    t = e.text_features(
+        t,
+        TEXTS,
+        LIST,
+        vocabulary.pieces(columns.vocabulary),
+        sums={name: name for name in DECODED},
+        before={(name, COLON): out for name, out in HEAD.items()},
+        words={0: "first_word", 1: "second_word"},
+        after={(MENTION, nth): f"after_{nth}" for nth in (1, 2, 3)},
+    )
+    for column, out in FIRST_HASHES.items():
+        t = e.first_hex_id(t, column, out)
+    t = e.with_columns(
+        t,
+        **{out: retweets_only(e, out, 0) for out in HEAD.values()},
+        **{name: without(name, out) for name, out in HEAD.items()},
+        retweeted=retweets_only(e, "after_1", -1),
+        mention_word=lambda c: e.where(c("type") == 1, c("after_2"), c("after_1")),
+        second_mention_word=lambda c: e.where(c("type") == 1, c("after_3"), c("after_2")),
+        last_mark=lambda c: last_mark(e, e.fill_null(c(TEXTS), "")),
+    )
+    t = e.with_columns(t, **{out: remainder(name) for out, name in HASHED.items()})
+    return t, [*DECODED, *HEAD.values(), "last_mark", *HASHED, *HASHED.values()]
+
+
+def retweets_only(e: Engine, name: str, other: int) -> Callable[[Columns], Expr]:
+    """The column for retweets, and another value for other tweets."""
+    return lambda c: e.where(c("type") == 1, c(name), other)
+
+
+def without(whole: str, part: str) -> Callable[[Columns], Expr]:
+    """The difference of two columns."""
+    return lambda c: c(whole) - c(part)
+
+
+def remainder(key: str) -> Callable[[Columns], Expr]:
+    """A code from 0 to HASHES - 1 of a key."""
+    return lambda c: c(key) % HASHES
+
+
+def last_mark(e: Engine, text: Expr) -> Expr:
+    """The mark at the end of a text: 1 "?", 2 "!", 3 "!?", 4 "?!", else 0."""
+    question, exclamation = (SYMBOLS[name] for name in ("questions", "exclamations"))
+    endings = {
+        (question,): 1,
+        (exclamation,): 2,
+        (exclamation, question): 2,  # in addition to "?"
+        (question, exclamation): 2,
+    }
+    return sum(
+        e.cast(e.ends_with(text, LIST + LIST.join((*marks, SEP))), "int64") * value
+        for marks, value in endings.items()
+    )
 
 
 def equals(e: Engine, column: str, value: str) -> Callable[[Columns], Expr]:
@@ -177,7 +251,7 @@ def code(e: Engine, t: Frame, codes: Mapping[str, Frame]) -> Frame:
 
 def fit_tables(e: Engine, train: Source, columns: FeatureSet) -> dict[str, Frame]:
     """Sums of the labels and counts by each key, over coded rows, and the language that each reader sees most."""
-    return sums_by(e, train, columns.keys) | {"spoken": spoken(e, train)}
+    return sums_by(e, train, columns.keys) | ({"spoken": spoken(e, train)} if columns.pairs else {})
 
 
 def fit_raw_tables(e: Engine, early: Source, columns: FeatureSet) -> dict[str, Frame]:
@@ -244,7 +318,7 @@ def looked_up_by(columns: FeatureSet) -> dict[str, KeyColumns]:
     by: dict[str, KeyColumns] = {name: (keys, [keys]) for name, keys in columns.keys.items()}
     for whose, column in columns.reversed.values():
         by[whose][1].append([column])
-    return by | {"spoken": (["b"], [["b"]])}
+    return by | ({"spoken": (["b"], [["b"]])} if columns.pairs else {})
 
 
 def raw_looked_up_by(columns: FeatureSet) -> dict[str, KeyColumns]:
@@ -281,13 +355,17 @@ def other_lookups(
         encoding(e, tables[whose], columns.keys[whose], means, f"te_{name}", [column])
         for name, (whose, column) in columns.reversed.items()
     ]
+    if not columns.pairs:
+        return reversed_encodings
     met = Lookup(tables["ab"], same(columns.keys["ab"]), {"n": "met"}, 0)
     return [*reversed_encodings, met, Lookup(tables["spoken"], same(["b"]), {"spoken": "spoken"}, 0)]
 
 
-def pair_features(e: Engine, t: Frame, counted: int = 0) -> Frame:
+def pair_features(e: Engine, t: Frame, columns: FeatureSet, counted: int = 0) -> Frame:
     """Replace `met` and `spoken` by met_before, the number of other rows of this author and reader, and same_language, whether the
     tweet is in the reader's usual language. counted: how often the tables count the row itself, 0 or 1."""
+    if not columns.pairs:
+        return t
     t = e.with_columns(
         t,
         met_before=lambda c: e.clip(c("met") - counted, 0, 100),
@@ -325,7 +403,7 @@ def encode_own(
         for name, keys in wanted.items():
             many = e.height(tables[name]) > FEW_KEYS
             t = e.target_encode(t, tables[name], keys, means, SMOOTHING, f"te_{name}", leave_one_out=many)
-    return pair_features(e, e.lookups(t, other_lookups(e, tables, means, columns)), counted=1)
+    return pair_features(e, e.lookups(t, other_lookups(e, tables, means, columns)), columns, counted=1)
 
 
 def in_folds(e: Engine, t: Frame) -> Frame:

@@ -154,8 +154,8 @@ def encoded_by(
 ) -> Details:
     """Train the models that read rows encoded by a strategy: its trees, and for `kfold` the networks. Returns the networks' details."""
     columns = features.feature_set(context.params)
-    readers = [f"trees_{strategy}"] if strategy in models.trees else []
-    readers += models.all_networks if strategy == "kfold" else ()
+    # Networks are given all columns, and choose among them.
+    readers = None if strategy == "kfold" and models.all_networks else [f"trees_{strategy}"]
     yield "features"
     rows = features.encode_own(
         e, sample, fitted.tables, fitted.means, strategy, columns, readers, source=train.columns
@@ -228,25 +228,29 @@ def lookups(e: Engine, fitted: Fitted, columns: FeatureSet) -> list[Lookup]:
     return wanted + (features.user_lookups(fitted.users["code"]) if fitted.users else [])
 
 
-def encoded(e: Engine, t: Frame, wanted: Sequence[Lookup]) -> Frame:
+def encoded(e: Engine, t: Frame, wanted: Sequence[Lookup], columns: FeatureSet) -> Frame:
     """Coded rows with the looked-up columns."""
-    return e.keep(features.pair_features(e, e.lookups(t, wanted)))
+    return e.keep(features.pair_features(e, e.lookups(t, wanted), columns))
 
 
 def second_stage(e: Engine, context: Context, models: ModelSelection, part: Rows, fitted: Fitted) -> Details:
-    """Predict the validation half with the first stage, train the second stage on it, and save all tables.
+    """Compute the tables of the validation half, predict a sample of its rows with the first stage, train the second stage on these
+    rows, and save all tables.
 
-    Returns the detail `validation`: the official scores of each first-stage model on the validation half.
+    Returns the details `second_rows`, the rows of the sample, and `validation`: the official scores of each first-stage model on
+    the sample.
     """
     params, chosen = context.params, features.feature_set(context.params)
     yield "features"
-    val = encoded(e, part.columns(chosen.read_names()), lookups(e, fitted, chosen))
-    tables = collected(e, second_stage_features.fit_tables(e, val, chosen, models.second))
-    means = second_stage_features.priors(e, val)
-    counts = collected(e, second_stage_features.count(e, val, chosen, models.second))
+    whole = part.columns([*second_stage_features.key_columns(chosen, models.second), *TARGETS])
+    tables = collected(e, second_stage_features.fit_tables(e, whole, chosen, models.second))
+    means = second_stage_features.priors(e, whole)
+    counts = collected(e, second_stage_features.count(e, whole, chosen, models.second))
     counted = second_stage_features.count_lookups(counts, chosen)
+    keep = sampled(params.second_rows, part.height)
+    val = encoded(e, part.columns(chosen.read_names(), keep), lookups(e, fitted, chosen), chosen)
     yield "transfer"
-    texts = part.columns([features.TEXTS]) if models.all_networks else None
+    texts = part.columns([features.TEXTS], keep) if models.all_networks else None
     rows, y = ensemble.inputs(e, val, chosen, models, params.longest_text(), texts), labels(e, val)
     followers = e.to_numpy(val, ["a_followers"])["a_followers"]
     yield "load"
@@ -258,7 +262,7 @@ def second_stage(e: Engine, context: Context, models: ModelSelection, part: Rows
     log_odds = ensemble.log_odds_of(rows.x, probabilities, models)
     for name in models.second:
         yield "features"
-        t = second_stage_features.encode_own(e, e.lookups(val, counted), tables, means, chosen, name)
+        t = second_stage_features.encode_own(e, e.lookups(val, counted), tables, means, chosen, name, whole)
         names = chosen.week_names(name)
         columns = ensemble.read_by(name, e.matrix(t, names), names)
         yield "trees"
@@ -271,10 +275,11 @@ def second_stage(e: Engine, context: Context, models: ModelSelection, part: Rows
     (context.work / MEANS).write_text(json.dumps({"train": fitted.means, "validation": means}))
     yield "score"
     if params.weights == "random":
-        return {}
+        return {"second_rows": len(y)}
     truth = {target: y[:, i] for i, target in enumerate(TARGETS)}
     by_model = {name: {t: p[:, i] for i, t in enumerate(TARGETS)} for name, p in probabilities.items()}
-    return {"validation": {name: dataset.scores(truth, p, followers) for name, p in by_model.items()}}
+    scores = {name: dataset.scores(truth, p, followers) for name, p in by_model.items()}
+    return {"second_rows": len(y), "validation": scores}
 
 
 def save_all(e: Engine, folder: Path, fitted: Fitted, second_stage_tables: Mapping[str, Frame]) -> None:

@@ -54,8 +54,10 @@ class Params(TaskParams):
     weights: Literal["trained", "random"]
     bags: ByModel[PositiveInt]
     features: str
+    vocabulary: str
     sample_rows: int
     network_rows: int
+    second_rows: int
     rounds_1: ByLabel[int]
     depth_1: ByModel[int]
     rounds_2: ByLabel[int]

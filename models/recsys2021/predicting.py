@@ -123,7 +123,7 @@ class Predictor:
         """The predictions of both stages for a piece; yields its phases."""
         e, models = self.e, self.models
         yield "features"
-        t = fitting.encoded(e, piece.columns(self.columns.coded_names()), self.lookups)
+        t = fitting.encoded(e, piece.columns(self.columns.coded_names()), self.lookups, self.columns)
         yield "transfer"
         texts = piece.columns([features.TEXTS]) if self.first.networks else None
         rows = ensemble.inputs(e, t, self.columns, models, self.context.params.longest_text(), texts)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Lookup
 from buzzer.models.recsys2021.feature_sets import FeatureSet, Keys
-from buzzer.models.recsys2021.features import FOLDS, SMOOTHING, TARGETS, KeyColumns, encoding, same
+from buzzer.models.recsys2021.features import SMOOTHING, TARGETS, KeyColumns, encoding, in_folds, same
 from buzzer.models.recsys2021.params import SECOND
 
 MODELS = SECOND  # winners: fourth and fifth XGBoost
@@ -23,7 +23,8 @@ def encodings(columns: FeatureSet, models: Sequence[str]) -> Keys:
 
 def counts(columns: FeatureSet, models: Sequence[str]) -> Keys:
     """The counts that at least one of the models needs."""
-    needed = {name for model in models for name in columns.second[model].counted}
+    reversed_counts = {name: table for name, (table, _) in columns.counted_reversed.items()}
+    needed = {reversed_counts.get(name, name) for model in models for name in columns.second[model].counted}
     return {name: keys for name, keys in columns.counted.items() if name in needed}
 
 
@@ -56,6 +57,12 @@ def lookups(
     return [encoding(e, tables[name], keys, means, f"week_{name}") for name, keys in wanted.items()]
 
 
+def key_columns(columns: FeatureSet, models: Sequence[str]) -> list[str]:
+    """The columns of all keys that at least one of the models needs."""
+    wanted = [*encodings(columns, models).values(), *counts(columns, models).values()]
+    return [*dict.fromkeys(key for keys in wanted for key in keys)]
+
+
 def encode_own(
     e: Engine,
     t: Frame,
@@ -63,16 +70,21 @@ def encode_own(
     means: Mapping[str, float],
     columns: FeatureSet,
     model: str,
+    source: Frame | None = None,
 ) -> Frame:
-    """Target encodings of the validation rows: `loo` leaves out each row's own label, `kfold` the labels of its fold."""
+    """Target encodings of validation rows: `loo` leaves out each row's own label, `kfold` the labels of its fold.
+
+    source: the rows that the tables were fitted on, `t` among them; by default `t`.
+    """
     wanted = encodings(columns, [model])
     if model == "loo":
         for name, keys in wanted.items():
             t = e.target_encode(t, tables[name], keys, means, SMOOTHING, f"week_{name}", leave_one_out=True)
         return t
-    t = source = e.with_columns(t, fold=lambda c: c("row") % FOLDS)
+    whole = in_folds(e, t if source is None else source)
+    t = in_folds(e, t)
     for name, keys in wanted.items():
-        t = e.target_encode_kfold(t, keys, "fold", means, SMOOTHING, f"week_{name}", source=source)
+        t = e.target_encode_kfold(t, keys, "fold", means, SMOOTHING, f"week_{name}", source=whole)
     return e.drop(t, ["fold"])
 
 
@@ -98,4 +110,8 @@ def count_lookups(counted: Mapping[str, Frame], columns: FeatureSet) -> list[Loo
     return [
         Lookup(table, same(columns.counted[name]), {"n": f"rows_{name}"}, 0)
         for name, table in counted.items()
+    ] + [
+        Lookup(counted[name], {column: columns.counted[name][0]}, {"n": f"rows_{out}"}, 0)
+        for out, (name, column) in columns.counted_reversed.items()
+        if name in counted
     ]

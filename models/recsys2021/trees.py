@@ -1,6 +1,6 @@
 """Boosted trees: one model for each engagement, or for each engagement and author group."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from buzzer.datasets.recsys2021.schema import GROUPS
 from buzzer.engine import cluster
-from buzzer.engine.frames.base import Array, on_host
+from buzzer.engine.frames.base import Array, on_host, side_by_side
 from buzzer.models import blend
 from buzzer.models.recsys2021 import random_trees
 from buzzer.models.recsys2021.features import TARGETS
@@ -170,41 +170,35 @@ def fit_grouped(context: Context, model: str, x: Array, y: Array, groups: Array)
 
 
 class Trees:
-    """The sessions of a model: for each bag one for each engagement. margins: whether the model takes base margins."""
+    """One session of a model's trees: for each bag those of each engagement. margins: whether the model takes base margins."""
 
     def __init__(
         self, context: Context, model: str, width: int, *, margins: bool = False, group: str = ""
     ) -> None:
         from buzzer.engine import infer
 
+        self.bags = context.params.bags_of(model)
+        self.outputs = [(bag, target) for bag in range(self.bags) for target in TARGETS]
         example: dict[str, Array] = {"features": np.zeros((2, width), dtype=np.float32)}
         if margins:
-            example["base_margin"] = np.zeros(2, dtype=np.float32)
-        self.sessions = [
-            infer.prepare(
-                path(context.work, model, target, bag, group),
-                backend=infer.split_backend(context.backend)[1],
-                example=example,
-                outputs=("probability",),
-                device=context.device,
-                threads=context.threads,
-            )
-            for bag in range(context.params.bags_of(model))
-            for target in TARGETS
-        ]
+            example["base_margin"] = np.zeros((2, len(self.outputs)), dtype=np.float32)
+        self.session = infer.prepare(
+            [path(context.work, model, target, bag, group) for bag, target in self.outputs],
+            backend=infer.split_backend(context.backend)[1],
+            example=example,
+            outputs=[f"{target}_{bag}" for bag, target in self.outputs],
+            device=context.device,
+            threads=context.threads,
+        )
 
     def predict(self, x: Array, margins: Array | None = None) -> Array:
         """Probabilities float32 [rows, targets], means over the bags, on the host. `x` and `margins` may be on the device."""
-        probabilities = []
-        for number in range(len(TARGETS)):
-            base_margin: Mapping[str, Any] = {}
-            if margins is not None:
-                base_margin = {"base_margin": margins[:, number].copy()}
-            bags = self.sessions[number :: len(TARGETS)]
-            probabilities.append(
-                mean([bag.run({"features": x, **base_margin})["probability"] for bag in bags])
-            )
-        return np.stack(probabilities, axis=1)
+        batch = {"features": x}
+        if margins is not None:
+            batch["base_margin"] = side_by_side([margins] * self.bags)
+        found = self.session.run(batch)
+        by_bag = np.stack([found[f"{target}_{bag}"] for bag, target in self.outputs], axis=1)
+        return mean(np.split(by_bag, self.bags, axis=1))
 
 
 def mean(parts: Sequence[Array]) -> Array:

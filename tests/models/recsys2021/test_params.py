@@ -117,7 +117,8 @@ def test_learning_rates_by_label(data: Data, make_context: MakeContext, tmp_path
 
 def test_bags_of_a_network_divide_the_users() -> None:
     """Each user with a vector has one in exactly one bag, and the codes of a bag fill its table."""
-    from buzzer.models.recsys2021.network_training import own_users, table_rows
+    from buzzer.models.recsys2021.network_training import table_rows
+    from buzzer.models.recsys2021.open_network import own_users
 
     codes = np.arange(13)[:, None]  # 0 and 1 are users without a vector
     assert (own_users(codes, 0, 1) == codes).all()
@@ -164,7 +165,7 @@ def test_bags_of_networks_are_averaged(
     for bag in range(2):
         network = network_training.trained("pooled", tmp_path, bag)
         shapes = {key: tuple(w.shape) for key, w in network.state_dict().items()}
-        assert shapes["users.weight"] == (4 + 2, 5) and shapes["words.weight"][1] == 6
+        assert shapes["users.weight"] == (4 + 2, 5) and shapes["text.table.weight"][1] == 6
         mine = np.where((users >= 2) & (users % 2 == bag), users // 2 + 1, 0)
         with torch.inference_mode():
             pooled.append(network(*map(torch.from_numpy, (x, tokens, mine))).numpy())
