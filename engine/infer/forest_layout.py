@@ -84,9 +84,7 @@ def encode(nodes: Nodes) -> Codes:
 
     of_nodes = np.zeros(len(inner), np.uint32)
     of_nodes[inner] = column * BLOCK
-    limits = np.full(
-        len(inner), HIGHEST, np.int8
-    )  # never exceeded: a leaf above the lowest level passes to the left
+    limits = np.zeros(len(inner), np.int8)  # irrelevant for a leaf: all places below it have the same leaf
     limits[inner] = rank % RANKS + LOWEST
     return Codes(features, keys, columns, of_nodes, limits)
 

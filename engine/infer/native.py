@@ -45,12 +45,20 @@ def library(source: Path) -> ctypes.CDLL:
 
 
 def build(source: Path, path: Path) -> None:
-    """Compile a C file to a shared library. A process that is interrupted leaves no incomplete library."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        partial = Path(folder) / path.name
-        run([compiler(), *FLAGS, "-o", str(partial), str(source), "-lm"])
-        partial.replace(path)
+    """Compile a C file to a shared library. A process that is interrupted leaves no incomplete library.
+
+    Raises UnsupportedError if the compiler fails, or if the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            partial = Path(folder) / path.name
+            run([compiler(), *FLAGS, "-o", str(partial), str(source), "-lm"])
+            partial.replace(path)
+    except OSError as error:
+        raise UnsupportedError(
+            f"cannot write {path.parent}: {error.strerror}", f"set {CACHE} to a folder that can be written"
+        ) from error
 
 
 def run(command: list[str]) -> bytes:

@@ -24,23 +24,30 @@ enum {
 typedef __m512i vector;
 typedef __mmask64 mask;
 static inline vector repeated(uint32_t four) { return _mm512_set1_epi32((int)four); }
-static inline mask above(const int8_t *codes, vector limit) { return _mm512_cmpgt_epi8_mask(_mm512_load_si512(codes), limit); }
+static inline mask above(const int8_t *codes, vector limit) {
+    return _mm512_cmpgt_epi8_mask(_mm512_load_si512(codes), limit);
+}
 static inline vector selected(mask right, vector a, vector b) { return _mm512_mask_blend_epi8(right, a, b); }
-static inline vector next_if(mask right, vector a) { return _mm512_mask_add_epi8(a, right, a, _mm512_set1_epi8(1)); }
+static inline vector next_if(mask right, vector a) {
+    return _mm512_mask_add_epi8(a, right, a, _mm512_set1_epi8(1));
+}
 static inline vector plus(vector a, vector b) { return _mm512_add_epi8(a, b); }
 #elif defined(__AVX2__)
 #include <immintrin.h>
 typedef __m256i vector;
 typedef __m256i mask;
 static inline vector repeated(uint32_t four) { return _mm256_set1_epi32((int)four); }
-static inline mask above(const int8_t *codes, vector limit) { return _mm256_cmpgt_epi8(_mm256_load_si256((const vector *)codes), limit); }
+static inline mask above(const int8_t *codes, vector limit) {
+    return _mm256_cmpgt_epi8(_mm256_load_si256((const vector *)codes), limit);
+}
 static inline vector selected(mask right, vector a, vector b) { return _mm256_blendv_epi8(a, b, right); }
 static inline vector next_if(mask right, vector a) { return _mm256_sub_epi8(a, right); }
 static inline vector plus(vector a, vector b) { return _mm256_add_epi8(a, b); }
 #else
 typedef int8_t vector __attribute__((vector_size(16)));
+typedef uint32_t words __attribute__((vector_size(16)));
 typedef vector mask;
-static inline vector repeated(uint32_t four) { return (vector)(uint32_t __attribute__((vector_size(16)))){four, four, four, four}; }
+static inline vector repeated(uint32_t four) { return (vector)(words){four, four, four, four}; }
 static inline mask above(const int8_t *codes, vector limit) { return (mask)(*(const vector *)codes > limit); }
 static inline vector selected(mask right, vector a, vector b) { return (a & ~right) | (b & right); }
 static inline vector next_if(mask right, vector a) { return a - right; }
@@ -101,7 +108,9 @@ typedef struct {
 // Integers in the order of floats, with -0 equal to 0. They are exact if the processor flushes denormals.
 static inline int32_t key_of(int32_t bits) { return bits < 0 ? INT32_MIN - bits : bits; }
 
-static void rank_block(const forest *f, const float *x, int64_t row_stride, int64_t column_stride, int rows, int8_t *codes) {
+// Writes the codes of a block [used columns, BLOCK] for up to BLOCK rows of x.
+static void rank_block(const forest *f, const float *x, int64_t row_stride, int64_t column_stride, int rows,
+                       int8_t *codes) {
     for (int64_t i = 0; i < f->used_features; i++) {
         const feature *one = f->features + i;
         const float *values = x + one->column * column_stride;
@@ -166,8 +175,9 @@ WALK(6, 5)
 WALK(7, 6)
 WALK(8, 7)
 
+// Writes the leaf numbers of GROUP rows.
 #define TOP(depth)                                                                             \
-    static __attribute__((noinline)) void top_##depth(const node *n, const int8_t *codes, uint8_t *exits) { \
+    static void top_##depth(const node *n, const int8_t *codes, uint8_t *exits) {              \
         vector leaf = repeated(0);                                                             \
         pair found = walk_##depth(n, codes, &leaf);                                            \
         memcpy(exits, &found, sizeof found);                                                   \
@@ -184,6 +194,7 @@ TOP(8)
 typedef void top(const node *, const int8_t *, uint8_t *);
 static top *const TOPS[] = {0, top_1, top_2, top_3, top_4, top_5, top_6, top_7, top_8};
 
+// Adds the leaves of a block's rows.
 static void add_tree(const forest *f, const tree *t, const int8_t *codes, float *sums) {
     uint8_t exits[BLOCK] __attribute__((aligned(64)));
     const float *leaves = f->leaves + t->leaf;
@@ -213,8 +224,9 @@ static float probability(float log_odds) {
 
 // Writes probabilities [models, rows] at distance out_stride. x: [rows, columns] with strides in floats. margins: [models,
 // rows] with strides in floats, or null. Returns 0, or 1 if memory is missing.
-int predict(const forest *f, const float *x, int64_t row_stride, int64_t column_stride, int64_t rows, const float *margins,
-            int64_t margin_row_stride, int64_t margin_model_stride, float *out, int64_t out_stride) {
+int predict(const forest *f, const float *x, int64_t row_stride, int64_t column_stride, int64_t rows,
+            const float *margins, int64_t margin_row_stride, int64_t margin_model_stride, float *out,
+            int64_t out_stride) {
     int64_t block_bytes = (f->used_columns > 0 ? f->used_columns : 1) * BLOCK;
     int64_t blocks = CODES_BYTES / block_bytes > 1 ? CODES_BYTES / block_bytes : 1;
     if (blocks > (rows + BLOCK - 1) / BLOCK) blocks = (rows + BLOCK - 1) / BLOCK;
@@ -230,15 +242,19 @@ int predict(const forest *f, const float *x, int64_t row_stride, int64_t column_
         int64_t filled = (count + BLOCK - 1) / BLOCK;
         for (int64_t b = 0; b < filled; b++) {
             int64_t rest = count - b * BLOCK;
-            rank_block(f, x + (start + b * BLOCK) * row_stride, row_stride, column_stride, rest < BLOCK ? (int)rest : BLOCK, codes + b * block_bytes);
+            rank_block(f, x + (start + b * BLOCK) * row_stride, row_stride, column_stride,
+                       rest < BLOCK ? (int)rest : BLOCK, codes + b * block_bytes);
         }
         for (int64_t m = 0; m < f->models; m++) {
-            const float *margin = margins ? margins + m * margin_model_stride + start * margin_row_stride : 0;
-            for (int64_t r = 0; r < filled * BLOCK; r++) sums[r] = margin && r < count ? margin[r * margin_row_stride] : f->bases[m];
+            const float *margin =
+                margins ? margins + m * margin_model_stride + start * margin_row_stride : 0;
+            for (int64_t r = 0; r < filled * BLOCK; r++)
+                sums[r] = margin && r < count ? margin[r * margin_row_stride] : f->bases[m];
             for (int64_t first = m ? f->ends[m - 1] : 0; first < f->ends[m]; first += TREES) {
                 int64_t last = first + TREES < f->ends[m] ? first + TREES : f->ends[m];
                 for (int64_t b = 0; b < filled; b++)
-                    for (int64_t t = first; t < last; t++) add_tree(f, f->trees + t, codes + b * block_bytes, sums + b * BLOCK);
+                    for (int64_t t = first; t < last; t++)
+                        add_tree(f, f->trees + t, codes + b * block_bytes, sums + b * BLOCK);
             }
             for (int64_t r = 0; r < count; r++) out[m * out_stride + start + r] = probability(sums[r]);
         }

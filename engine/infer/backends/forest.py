@@ -46,7 +46,7 @@ class Forest(Base):
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
         models = plan.model if isinstance(plan.model, list) else [plan.model]
-        check_margins(plan)
+        check_inputs(plan)
         nodes = boosted.read([booster_of(model) for model in models], "forest")
         if nodes.width != (width := plan.example["features"].shape[1]):
             raise UsageError(f"the batch has {width} columns, but the trees have {nodes.width}")
@@ -93,8 +93,11 @@ class Forest(Base):
             self._pool.shutdown()
 
 
-def check_margins(plan: Plan) -> None:
-    """Raises UsageError unless the base margins are [rows], or [rows, models] for a list of models."""
+def check_inputs(plan: Plan) -> None:
+    """Raises UsageError unless inputs are float32, and base margins [rows], or [rows, models] for a list of models."""
+    for name, array in plan.example.items():
+        if array.dtype != np.float32:
+            raise UsageError(f"input {name} is {array.dtype}, but forest takes float32")
     wanted = (len(plan.model),) if isinstance(plan.model, list) else ()
     if MARGINS in plan.example and (shape := plan.example[MARGINS].shape[1:]) != wanted:
         raise UsageError(f"{MARGINS} is {['rows', *shape]}, not {['rows', *wanted]}".replace("'", ""))

@@ -71,7 +71,12 @@ def arrays_of(tree: Tree) -> dict[str, Any]:
         for side in ("left", "right"):
             if (child := nodes[side][node_id]) >= 0:
                 parents[child] = node_id
-    lists = {"categories": [], "categories_nodes": [], "categories_segments": [], "categories_sizes": []}
+    lists: dict[str, Any] = {
+        "categories": [],
+        "categories_nodes": [],
+        "categories_segments": [],
+        "categories_sizes": [],
+    }
     zeros = [0.0] * count
     return lists | {
         "left_children": nodes["left"], "right_children": nodes["right"], "parents": parents,
@@ -140,7 +145,7 @@ def test_any_number_of_rows(rows: int, threads: int) -> None:
     x = random_rows(rng, rows + 1)
     with infer.prepare(booster, backend="forest", example={"features": x[:1]}, threads=threads) as session:
         got = session.run({"features": x[:rows]})["output"]
-    assert (got.shape, got.dtype) == ((rows,), np.float32)
+    assert got.shape == (rows,) and got.dtype == np.float32
     np.testing.assert_allclose(got[:200], expected(trees, x[:rows][:200]), rtol=2e-6)
     if rows:
         np.testing.assert_allclose(got, booster.inplace_predict(x[:rows]), rtol=2e-7)
@@ -257,6 +262,8 @@ def test_batches_that_do_not_match_are_refused() -> None:
         infer.prepare(booster, backend="forest", example={"features": x[:, :4]})
     with pytest.raises(UsageError, match=r"base_margin is \[rows, 1\], not \[rows\]"):
         infer.prepare(booster, backend="forest", example={"features": x, "base_margin": margins[:, None]})
+    with pytest.raises(UsageError, match="features is float64, but forest takes float32"):
+        infer.prepare(booster, backend="forest", example={"features": x.astype("float64")})
     example = {"features": x, "base_margin": margins}
     with (
         infer.prepare(booster, backend="forest", example=example) as session,
@@ -330,7 +337,7 @@ def test_sizes_agree_with_the_c_code() -> None:
         assert f"{name} = {value}," in source or f"{name} = {value} " in source
     order = source[source.index("const node *nodes;") : source.index("} forest;")]
     names = [line.split(";")[0].split("*")[-1].strip() for line in order.splitlines() if "*" in line]
-    assert names == [name for name, kind in forest.Model._fields_ if kind is ctypes.c_void_p]
+    assert names == [field[0] for field in forest.Model._fields_ if field[1] is ctypes.c_void_p]
 
 
 @pytest.mark.parametrize("machine", ["x86-64-v4", "x86-64-v3", "x86-64"])
@@ -358,8 +365,13 @@ def test_every_vector_width_predicts_the_same(
 def test_the_code_is_compiled_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     built: list[Path] = []
     real = native.build
+
+    def build(source: Path, path: Path) -> None:
+        built.append(path)
+        real(source, path)
+
     monkeypatch.setenv(native.CACHE, str(tmp_path / "made"))
-    monkeypatch.setattr(native, "build", lambda source, path: (built.append(path), real(source, path)))
+    monkeypatch.setattr(native, "build", build)
     assert caches.compiled()[native.CACHE] == tmp_path / "made"
     for _ in range(2):
         native.library.cache_clear()
@@ -376,6 +388,15 @@ def test_without_a_compiler_the_backend_is_unsupported(monkeypatch: pytest.Monke
     assert refused.value.hint == "install gcc or clang"
     assert not infer.installed("forest")
     assert not infer.installed("onnxruntime+forest")
+
+
+def test_a_cache_that_cannot_be_written_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(native.CACHE, str(tmp_path / "file"))
+    native.library.cache_clear()
+    with pytest.raises(UnsupportedError, match=r"cannot write .*file: ") as refused:
+        native.library(forest.SOURCE)
+    assert "BUZZER_NATIVE_CACHE_DIR" in refused.value.hint
 
 
 def test_a_compiler_that_fails_is_reported(tmp_path: Path) -> None:
