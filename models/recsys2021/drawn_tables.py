@@ -28,7 +28,7 @@ from buzzer.datasets.contract import silent
 from buzzer.datasets.recsys2021 import drawn
 from buzzer.datasets.recsys2021.drawn import TrainingRows
 from buzzer.datasets.recsys2021.generator import CHUNK, MAXRSS_BYTES, Chunk
-from buzzer.datasets.recsys2021.schema import DAY, GROUPS, SEPARATOR
+from buzzer.datasets.recsys2021.schema import GROUPS, SEPARATOR
 from buzzer.datasets.recsys2021.world import MEDIA_PATTERNS
 from buzzer.datasets.unfinished import unfinished_folder
 from buzzer.datasets.workers import in_order, usable_cores
@@ -47,7 +47,7 @@ VERSION = 1  # of the files in the cache
 RANGE_ROWS = 1 << 20
 PARTITION_ROWS = 8_000_000
 FEW_ROWS = 1_000_000  # a table of at most so many rows is read whole
-SPILL_BYTES = 8_000_000_000  # of rows on disk at a time; more rows are drawn in several turns, each for some of the partitions
+SPILL_BYTES = 7_000_000_000  # of rows on disk at a time; more rows are drawn in several turns, each for some of the partitions
 IN_SAMPLE, FOR_SPLIT = (
     1 << 4,
     1 << 5,
@@ -127,10 +127,18 @@ def group_of(followers: Array) -> Array:
     return np.searchsorted(GROUPS, followers, side="right")
 
 
+def computed(expression: Callable[[Any], Any], column: str, values: Array) -> Array:
+    """An expression of one column by the engine that fits. NumPy divides by a constant with another rounding."""
+    t = frames.load("polars").with_columns(pl.LazyFrame({column: values}), out=expression)
+    return t.collect()["out"].to_numpy()
+
+
 def minutes_late(time: Array) -> Array:
     """The column `decline` of `features.arithmetic`."""
-    inside = [(time >= noon) & (time < noon + DAY // 2) for noon in features.LAST_NOONS]
-    return sum((time - noon) / 60.0 * i for noon, i in zip(features.LAST_NOONS, inside, strict=True))  # type: ignore[return-value]
+    e = frames.load("polars")
+    return computed(
+        lambda c: sum(features.decline(e, c("time"), noon) for noon in features.LAST_NOONS), "time", time
+    )
 
 
 def in_retweets(kind: Array, values: Array, others: Any) -> Array:
@@ -140,7 +148,9 @@ def in_retweets(kind: Array, values: Array, others: Any) -> Array:
 
 def step_of(column: str, width: float) -> tuple[tuple[str, ...], Callable[..., Array]]:
     """The coarse column of `features.steps`."""
-    return (column,), lambda values: (values / width).astype(np.int64)
+    return (column,), lambda values: computed(
+        features.whole_part(frames.load("polars"), column, width), column, values
+    )
 
 
 # Key column -> the drawn columns that it is computed from, and how.
