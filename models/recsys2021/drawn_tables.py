@@ -241,8 +241,8 @@ def write_range(folder: Path, plan: Plan, task: tuple[int, int, list[Chunk]]) ->
         for name in spilled.dtype.names or ():
             spilled[name] = rows[name][order]
         starts = np.searchsorted(partition[order], np.arange(plan.partitions + 1))
-        save(folder / f"{user}.{number}.starts.npy", starts)
-        save(folder / f"{user}.{number}.rows.npy", spilled)
+        save(folder / f"{user}{turn}.{number}.starts.npy", starts)
+        save(folder / f"{user}{turn}.{number}.rows.npy", spilled)
     return Cost.since(began_s)
 
 
@@ -270,13 +270,13 @@ def sums(t: pl.LazyFrame, kind: str, keys: Sequence[str]) -> pl.LazyFrame:
     return t.with_columns(pl.col(key).cast(pl.Int64) for key in keys)
 
 
-def write_partition(folder: Path, plan: Plan, task: tuple[int, int]) -> Cost:
-    """Compute the sums of a partition from the rows of all ranges. task: the number of ranges, the number of the partition."""
+def write_partition(folder: Path, plan: Plan, task: tuple[int, int, int]) -> Cost:
+    """Compute the sums of a partition from the rows of all ranges. task: the turn, the number of ranges, the number of the partition."""
     began_s = time.process_time()
-    many, number = task
+    turn, many, number = task
     counts = []
     for user in USERS:
-        t = pl.DataFrame(partition_rows(folder, user, many, number)).lazy()
+        t = pl.DataFrame(partition_rows(folder, f"{user}{turn}", many, number)).lazy()
         for kind, name, keys in plan.tables(user):
             table = sums(t, kind, keys)
             if {*keys} == {*USERS}:
@@ -294,12 +294,12 @@ def write_partition(folder: Path, plan: Plan, task: tuple[int, int]) -> Cost:
     return Cost.since(began_s)
 
 
-def partition_rows(folder: Path, user: str, many: int, number: int) -> dict[str, Array]:
-    """The columns of a partition's rows in the files of all ranges."""
+def partition_rows(folder: Path, spill: str, many: int, number: int) -> dict[str, Array]:
+    """The columns of a partition's rows in the files of all ranges. spill: the user and the turn, with which the files' names begin."""
     slices = []
     for at in range(many):
-        starts = np.load(folder / f"{user}.{at}.starts.npy")
-        rows = np.load(folder / f"{user}.{at}.rows.npy", mmap_mode="r")
+        starts = np.load(folder / f"{spill}.{at}.starts.npy")
+        rows = np.load(folder / f"{spill}.{at}.rows.npy", mmap_mode="r")
         slices.append(rows[starts[number] : starts[number + 1]])
     whole = np.concatenate(slices)
     return {name: np.ascontiguousarray(whole[name]) for name in whole.dtype.names or ()}
@@ -398,12 +398,12 @@ def steps(folder: Path, plan: Plan) -> Generator[Cost, None, None]:
             todo = [
                 (turn, number, chunks)
                 for number, chunks in enumerate(by_range)
-                if not (folder / f"b.{number}.rows.npy").exists()
+                if not (folder / f"b{turn}.{number}.rows.npy").exists()
             ]
             yield from done_by(partial(write_range, folder, plan), todo, jobs)
-            tasks = [(len(by_range), number) for number in numbers]
+            tasks = [(turn, len(by_range), number) for number in numbers]
             yield from done_by(partial(write_partition, folder, plan), tasks, jobs)
-        for path in folder.glob("*.npy"):
+        for path in folder.glob(f"[ab]{turn}.*.npy"):
             path.unlink()
 
 
