@@ -10,7 +10,10 @@ from buzzer.models.sigir_ecom.sessions.params import SessionParams
 
 KINDS = ("gru", "causal", "masked")
 TRAINED, RANDOM = "trained", "random"
-SEED_STEP = 7919  # the seeds of a network's bags are this far apart
+SEED_STEP, BAG_STEP = (
+    104_729,
+    7_919,
+)  # between the seeds of networks with entries in `models`, and of a network's bags
 
 
 class Params(SessionParams):
@@ -48,6 +51,7 @@ class NetworkSettings:
     name: str  # in results and file names; bags after the first end in their number
     network: str  # one of KINDS
     bag: int  # from 0
+    place: int  # its place in `networks` if it has an entry in `models`, else 0; entries of equal sizes get different seeds
     dim: int
     item_dim: int
     layers: int
@@ -62,10 +66,11 @@ class NetworkSettings:
 
     def seed(self, seed: int) -> int:
         """The seed of this network in a run with `seed`."""
-        return seed + SEED_STEP * self.bag
+        return seed + SEED_STEP * self.place + BAG_STEP * self.bag
 
 
-OWN = tuple(field.name for field in fields(NetworkSettings) if field.name not in ("name", "network", "bag"))
+FIXED = ("name", "network", "bag", "place")
+OWN = tuple(field.name for field in fields(NetworkSettings) if field.name not in FIXED)
 
 
 def networks_of(params: Params) -> list[NetworkSettings]:
@@ -94,7 +99,9 @@ def settings_of(params: Params, name: str, bag: int) -> NetworkSettings:
     values["item_dim"] = values["item_dim"] or values["dim"]
     if values["dim"] % values["heads"]:
         raise UsageError(f"network {name}: dim {values['dim']} is no multiple of heads {values['heads']}")
-    return NetworkSettings(f"{name}-{bag + 1}" if bag else name, own.get("network", name), bag, **values)
+    place = params.networks.index(name) if name in params.models else 0
+    shown = f"{name}-{bag + 1}" if bag else name
+    return NetworkSettings(shown, own.get("network", name), bag, place, **values)
 
 
 def entry_of(params: Params, name: str) -> Mapping[str, Any]:

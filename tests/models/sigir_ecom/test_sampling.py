@@ -188,9 +188,11 @@ def test_the_winners_have_24_networks_of_their_own_sizes() -> None:
         2,
         448,
     )
-    assert second.seed(0) != nets["xlnet-im-2"].seed(0) == 0
+    assert nets["xlnet-im-1"].seed(3) == 3
+    assert len({net.seed(0) for net in nets.values()}) == 24
     assert {net.network for net in nets.values()} == {"masked", "causal"}
     assert {net.item_dim for net in nets.values()} == {320, 384, 448}
+    assert {net.seed(3) for net in networks_of(params_of())} == {3}
 
 
 @pytest.mark.parametrize(
