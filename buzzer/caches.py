@@ -15,6 +15,7 @@ from buzzer.errors import DataError
 HOME = "BUZZER_CACHE"
 # The environment variables of libraries for their caches of compiled code, and the default name of each folder.
 COMPILED = {
+    "BUZZER_NATIVE_CACHE_DIR": "native",  # buzzer.engine.infer.native
     "CUDA_CACHE_PATH": "cuda",  # the driver's compiler of PTX
     "CUPY_CACHE_DIR": "cupy",
     "LIBCUDF_KERNEL_CACHE_PATH": "libcudf",

@@ -34,6 +34,7 @@ class Verdict(BaseModel):
     facts: dict[str, int | str]
     source: str
     scale: float
+    train_scale: float | None
     notes: list[str]
 
 
@@ -117,6 +118,7 @@ def checked(check: Check, folder: Path, cache: Path, progress: Progress) -> File
             facts=dict(files.facts),
             source=files.source,
             scale=files.scale,
+            train_scale=files.train_scale,
             notes=list(files.notes),
         )
         with suppress(OSError, DataError):  # without a cache the check is only slower

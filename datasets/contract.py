@@ -28,9 +28,10 @@ class DataSet(Protocol):
     def generate(self, out: Path, scale: float, seed: int, progress: Progress) -> None:
         """Write synthetic files in the official format into the new folder `out`.
 
-        scale: share of the official size. The same scale and seed give the same files, byte for byte. Two optional keywords
-        are passed if the function has them: `test_scale` (float | None, the scale of the test part) and `jobs` (int, the
-        number of processes). Raises DataError if the files cannot be written.
+        scale: share of the official size. The same scale and seed give the same files, byte for byte. Three optional
+        keywords are passed if the function has them: `train_scale` (float | None, the scale of the training part, a sample of
+        that of `scale`), `test_scale` (float | None, the scale of the test part), `compress_above` (int | None, parts of more rows are
+        compressed) and `jobs` (int, the number of processes). Raises DataError if the files cannot be written.
         """
 
     def check(self, folder: Path, progress: Progress) -> "Files":

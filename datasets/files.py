@@ -71,6 +71,9 @@ class Files:
     facts: Mapping[str, int | str] = field(default_factory=dict)  # other results of the check, by name
     source: str = "official"  # or "generated"
     scale: float = 1.0  # size of the test part relative to the official one
+    train_scale: float | None = (
+        None  # the same of the training part, if it is a sample of the part of this scale
+    )
     notes: tuple[str, ...] = ()  # remarks on source and scale for a record
 
 
@@ -135,6 +138,7 @@ class Origin:
     source: str
     scale: float
     notes: tuple[str, ...]
+    train_scale: float | None = None
 
 
 class GeneratorFacts(BaseModel):
@@ -143,6 +147,7 @@ class GeneratorFacts(BaseModel):
     model_config = ConfigDict(allow_inf_nan=False)
 
     scale: float = Field(gt=0)
+    train_scale: float | None = Field(default=None, gt=0)
     test_scale: float | None = Field(default=None, gt=0)
 
 
@@ -157,10 +162,14 @@ def origin(folder: Path, rows: int, official: int, slack: float = 0.0) -> Origin
         if abs(share - 1) <= slack:
             return Origin("official", 1.0, ())
         return Origin("official", share, (f"{rows} rows, the official files have {official}",))
-    if facts.test_scale is None:
-        return Origin("generated", facts.scale, ())
-    note = f"training parts of scale {facts.scale:g}, test of {facts.test_scale:g}"
-    return Origin("generated", facts.test_scale, (note,))
+    notes = []
+    if facts.train_scale is not None:
+        notes.append(
+            f"training part: {facts.train_scale:g} of the official rows, a sample of scale {facts.scale:g}"
+        )
+    if facts.test_scale is not None:
+        notes.append(f"training parts of scale {facts.scale:g}, test of {facts.test_scale:g}")
+    return Origin("generated", facts.test_scale or facts.scale, tuple(notes), facts.train_scale)
 
 
 def generator_facts(folder: Path, model: type[Facts]) -> Facts | None:

@@ -59,18 +59,32 @@ class DataSource:
     """How a task gets its input files."""
 
     name: str  # prefix of the folder in the cache: the data set and the version of its generator
-    generate: Callable[..., Any]  # (folder, scale=, seed=, progress=) writes the files
+    generate: Callable[
+        ..., Any
+    ]  # (folder, scale=, seed=, progress=) writes the files; also `train_scale`, if it is requested
     check: Check
     installed: Path | None = None  # a file below $BUZZER_DATA; its folder is used unless the user names one
     stand_in: str = ""  # note on generated files
 
-    def files(self, source: Path | None, cache: Path, scale: float, seed: int, progress: Progress) -> Files:
+    def files(
+        self,
+        source: Path | None,
+        cache: Path,
+        scale: float,
+        seed: int,
+        progress: Progress,
+        *,
+        train_scale: float | None = None,
+    ) -> Files:
         """The checked files of the folder `source`, else the installed files, else files generated in `cache` now or earlier.
 
-        Raises DataError for files that are missing, incomplete or invalid.
+        train_scale: as in `DataSet.generate`. Raises DataError for files that are missing, incomplete or invalid.
         """
-        folder = cache / f"{self.name}-scale{scale:g}-seed{seed}"
+        sample = "" if train_scale is None else f"-train{train_scale:g}"
+        folder = cache / f"{self.name}-scale{scale:g}{sample}-seed{seed}"
         generate = partial(self.generate, scale=scale, seed=seed, progress=progress)
+        if train_scale is not None:
+            generate = partial(generate, train_scale=train_scale)
         return given_or_generated(source or self._installed(), folder, generate, self.check, cache, progress)
 
     def _installed(self) -> Path | None:
@@ -102,6 +116,7 @@ class DatasetTask(ABC, Generic[P]):
             files.scale,
             tuple(notes),
             str(files.facts.get("learned_from", "")),
+            files.train_scale,
         )
 
     def notes(self, files: Files) -> list[str]:

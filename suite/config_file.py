@@ -41,6 +41,9 @@ class Options(BaseModel):
     budget: Names = Field("", description="a budget's name, or a list of them")
     data: str = Field("", min_length=1, description="a folder")
     scale: float = Field(1.0, gt=0, le=MOST_SCALE, description=f"a number above 0, {MOST_SCALE:g} at most")
+    train_scale: float = Field(
+        1.0, gt=0, le=MOST_SCALE, description=f"a number above 0, {MOST_SCALE:g} at most"
+    )
     seed: int = Field(0, ge=0, le=MOST_SEED, description=f"a whole number from 0 to {MOST_SEED}")
     repeat: int = Field(1, ge=1, le=MOST_REPEATS, description=f"a whole number from 1 to {MOST_REPEATS}")
     workers: int = Field(0, ge=0, description="a whole number, 0 for one process")

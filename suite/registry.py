@@ -5,7 +5,7 @@ import hashlib
 import importlib.util
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint
@@ -95,6 +95,8 @@ def _typed(task: str, key: str, text: str, default: Any) -> Any:
     value = config_file.parse(text, option)
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
+    if isinstance(value, dict) or isinstance(default, dict):
+        return _mapping(option, hint, value, default)
     if default is not None and type(value) is not type(default):
         raise UsageError(f"{option}: {task}'s {key} is of type {type(default).__name__}", hint)
     if isinstance(value, float) and not math.isfinite(value):
@@ -107,6 +109,30 @@ def _typed(task: str, key: str, text: str, default: Any) -> Any:
         expected = " or ".join(sorted(kind.__name__ for kind in kinds))
         raise UsageError(f"{option}: {config_file.shown(odd[0])} is not of type {expected}", hint)
     return items
+
+
+def _mapping(option: str, hint: str, value: Any, default: Any) -> Any:
+    """A mapping in place of one value, or the reverse. Its values must have the types of the default's values."""
+    from buzzer.suite import config_file
+
+    expected = {type(leaf) for leaf in _leaves(default)}
+    allowed = expected | ({int} if float in expected else set())
+    for leaf in _leaves(value):
+        if type(leaf) not in allowed:
+            names = " or ".join(sorted(kind.__name__ for kind in expected))
+            raise UsageError(f"{option}: {config_file.shown(leaf)} is not of type {names}", hint)
+        if isinstance(leaf, float) and not math.isfinite(leaf):
+            raise UsageError(f"{option}: not a finite number", hint)
+    return value
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """The values of a mapping of mappings, or the value itself."""
+    if isinstance(value, dict):
+        for inner in value.values():
+            yield from _leaves(inner)
+    else:
+        yield value
 
 
 @cache
@@ -361,6 +387,13 @@ def engines() -> tuple[str, ...]:
 def backends() -> tuple[str, ...]:
     """Names of all inference backends."""
     return tuple(infer.all_backends())
+
+
+def backend_pairs() -> tuple[str, ...]:
+    """The pairs of backends that tasks offer, networks+trees (see `infer.split_backend`)."""
+    return tuple(
+        dict.fromkeys(name for task in tasks().values() for name in task.backends if infer.PAIR in name)
+    )
 
 
 def origins() -> dict[str, dict[str, str]]:

@@ -40,6 +40,9 @@ class RunRequest:
     budget: Names = ""  # names of budgets, or limits such as "1c20g24h"; empty = "seed-cpu"
     data: str | Path | None = None  # folder of the official files; None = generated data
     scale: float | None = None  # share of the official size to generate; None = the task's default
+    train_scale: float | None = (
+        None  # share of the official training rows to generate, a sample; None = as `scale`
+    )
     seed: int = 0  # for data and training
     repeat: int = 1  # timed runs of each variant
     workers: int = 0  # Dask workers to distribute a run over; 0 = one process
@@ -69,6 +72,9 @@ class CompareRequest:
     devices: Names = ()  # "cpu", "cuda" or both; empty = what the engine runs on
     budget: Names = ""  # empty = "seed-cpu", and the same limits on all cores of this machine
     scales: Numbers = ()  # shares of the official size to generate; empty = the task's default
+    train_scale: float | None = (
+        None  # share of the official training rows to generate, a sample; None = as each scale
+    )
     data: str | Path | None = None
     seed: int = 0
     repeat: int = 5  # rounds; each runs every variant once

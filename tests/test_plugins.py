@@ -118,6 +118,7 @@ def test_a_backend_is_offered_wherever_it_runs_a_kind_of_model(install: Install)
     assert (models["bert-base"], models["gbdt"]) == ({"networks"}, {"trees"})
     assert infer.split_backend("trees") == ("torch_eager", "trees")
     assert infer.split_backend("networks") == ("networks", "xgboost")
+    assert infer.split_backend("networks+trees") == ("networks", "trees")
 
 
 def test_a_file_is_offered_to_backends_that_run_its_kind(install: Install, tmp_path: Path) -> None:

@@ -1,11 +1,18 @@
 """Synthetic rows in the schema of the official files. card.md describes the random process and its measured statistics."""
 
+import gzip
 import json
+import os
 import shutil
-from contextlib import closing
-from dataclasses import dataclass
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
+from typing import IO, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -38,10 +45,17 @@ from buzzer.datasets.recsys2021.world import (
     normal,
     uniform,
 )
+from buzzer.datasets.unfinished import STEPS, Journal, Step, remove, unfinished_folder
 from buzzer.datasets.workers import in_order
+from buzzer.errors import UsageError
 
 VERSION = 2  # version of the random process: the same version, scale and seed give the same files
 CHUNK, PART = 1 << 16, 1 << 20  # rows of a chunk, and of a part file
+RESUMABLE_ROWS = (
+    4 << 20
+)  # a generation of more rows, which takes more than a minute on a core, goes on after an interruption
+COMPRESSION = 1  # level of gzip
+MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024  # unit of the peak that the system reports
 MIN_CHUNKS_PER_JOB = 8  # the start of a process takes as long as drawing this many chunks
 FOLLOWS, SAME_LANGUAGE = 0.38, 0.85  # shares of the pairs of author and reader
 AUDIENCE, AUDIENCE_SIZE = (
@@ -96,69 +110,182 @@ class Chunk:
     seed: int
     scale: float  # scale of the world
     known_scale: float  # scale of the training parts
+    at: int = 0  # index of its first written row in the files of the part
+    kept: int = 0  # how many of its rows are written, from the first
+    gzipped: bool = False  # whether the files with labels are compressed
+
+
+class Written(Step):
+    """What the files of a chunk contain, and what drawing it took."""
+
+    engaged: dict[str, int]  # label -> rows with this engagement
+    process: int
+    cpu_s: float
+    peak_memory_bytes: int  # of the process, up to this chunk
+    wall_s: float = 0.0  # of the call of `generate`, up to this chunk
 
 
 def generate(
-    out: Path, scale: float, seed: int, progress: Progress, *, test_scale: float | None = None, jobs: int = 1
+    out: Path,
+    scale: float,
+    seed: int,
+    progress: Progress,
+    *,
+    train_scale: float | None = None,
+    test_scale: float | None = None,
+    compress_above: int | None = None,
+    jobs: int = 1,
 ) -> None:
-    """Write train/, val/, test/ and test_truth/ with part files, and generator.json, into the new folder `out`.
+    """Write train/, val/, test/ and test_truth/ with part files, generator.json and generation.json, into the new folder `out`.
 
-    Scale 1 has 719.7 M training, 14.5 M validation and 14.5 M test rows. test_scale: scale of the test part, if it differs.
-    jobs: number of processes; it does not change the files. Memory grows with the processes, not with the scale. Raises
-    DataError if the files cannot be written.
+    Scale 1 has 719.7 M training, 14.5 M validation and 14.5 M test rows. train_scale: scale of a sample of the training rows
+    that is written instead of all. test_scale: scale of the test part, if it differs. compress_above: parts of more rows are
+    written with gzip, except the test; None = no part. jobs: number of processes; it does not change the files. Memory grows with
+    the processes, not with the scale.
+
+    More than RESUMABLE_ROWS rows are written to a hidden folder beside `out`. If the call is interrupted, the next one with the
+    same arguments goes on after the last complete chunk, and the files are the same as without the interruption. generation.json
+    has the seconds, bytes and memory of the generation; it is the only file that the arguments do not determine.
+
+    Raises UsageError if `train_scale` is above `scale`, and DataError if the files cannot be written.
     """
-    scales = dict.fromkeys(OFFICIAL_ROWS, scale) | {"test": scale if test_scale is None else test_scale}
-    sizes = {name: max(round(n * scales[name]), 500) for name, n in OFFICIAL_ROWS.items()}
-    counts = {name: dict.fromkeys(LABELS, 0) for name in sizes}
-    chunks = [
-        Chunk(
-            name, start // CHUNK, start, min(CHUNK, rows - start), rows, seed, max(scale, scales[name]), scale
-        )
-        for name, rows in sizes.items()
-        for start in range(0, rows, CHUNK)
-    ]
-    total, done = sum(sizes.values()), 0
-    with new_folder(out) as folder:
-        for name in (*sizes, "test_truth"):
-            (folder / name).mkdir()
-        jobs = min(jobs, -(-len(chunks) // MIN_CHUNKS_PER_JOB))
-        with closing(in_order(partial(write_chunk, folder), chunks, jobs)) as written:
-            for chunk, engaged in zip(chunks, written, strict=True):
-                progress(done / total, f"generating {chunk.part} rows")
-                for path in chunk_files(folder, chunk):
-                    append(path.with_name(f"part-{chunk.start // PART:05d}"), path)
-                for label in LABELS:
-                    counts[chunk.part][label] += engaged[label]
-                done += chunk.rows
-        facts = {"generator": "recsys2021", "version": VERSION, "scale": scale, "seed": seed, "rows": sizes}
-        facts |= {} if scales["test"] == scale else {"test_scale": test_scale}
-        rates = {name: {label: counts[name][label] / sizes[name] for label in LABELS} for name in sizes}
+    chunks = planned(scale, seed, train_scale, test_scale, compress_above)
+    sizes = {name: sum(chunk.kept for chunk in chunks if chunk.part == name) for name in OFFICIAL_ROWS}
+    facts = {"generator": "recsys2021", "version": VERSION, "scale": scale, "seed": seed, "rows": sizes}
+    differing = {"train_scale": train_scale, "test_scale": test_scale}
+    facts |= {name: value for name, value in differing.items() if value not in (None, scale)}
+    plan = json.dumps([facts, compress_above, CHUNK, PART])
+    large = sum(sizes.values()) > RESUMABLE_ROWS
+    with unfinished_folder(out, plan, progress) if large else new_folder(out) as folder:
+        steps = write_chunks(folder, chunks, jobs, progress)
+        rates = {name: rates_of(steps, chunks, name) for name in sizes}
         (folder / "generator.json").write_text(json.dumps(facts | {"rates": rates}, indent=1) + "\n")
+        (folder / "generation.json").write_text(json.dumps(costs(steps), indent=1) + "\n")
+        remove([folder / STEPS])
 
 
-def write_chunk(folder: Path, chunk: Chunk) -> dict[str, int]:
-    """Write the files of one chunk. Returns the number of rows with each engagement."""
+def write_chunks(folder: Path, chunks: Sequence[Chunk], jobs: int, progress: Progress) -> list[Written]:
+    """Write the chunks that the folder's journal does not have yet. Returns the steps of all chunks."""
+    journal = Journal(folder, Written).restore()
+    for name in PARTS:
+        (folder / name).mkdir(exist_ok=True)
+    done = len(journal.steps)
+    before = journal.steps[-1].wall_s if done else 0.0
+    began, todo = time.perf_counter(), chunks[done:]
+    jobs = min(jobs, -(-len(todo) // MIN_CHUNKS_PER_JOB))
+    total, rows = sum(chunk.kept for chunk in chunks), sum(chunk.kept for chunk in chunks[:done])
+    with closing(in_order(partial(write_chunk, folder), todo, jobs)) as written:
+        for chunk, step in zip(todo, written, strict=True):
+            progress(rows / total, f"generating {chunk.part} rows")
+            paths = [append(folder, chunk, path) for path in chunk_files(folder, chunk)]
+            step.sizes = {str(path.relative_to(folder)): path.stat().st_size for path in paths}
+            step.wall_s = before + time.perf_counter() - began
+            journal.add(step)
+            rows += chunk.kept
+    return journal.steps
+
+
+def rates_of(steps: Sequence[Written], chunks: Sequence[Chunk], part: str) -> dict[str, float]:
+    """The share of a part's rows that has each engagement."""
+    of_part = [(step, chunk) for step, chunk in zip(steps, chunks, strict=True) if chunk.part == part]
+    rows = sum(chunk.kept for _, chunk in of_part)
+    return {label: sum(step.engaged[label] for step, _ in of_part) / rows for label in LABELS}
+
+
+def costs(steps: Sequence[Written]) -> dict[str, float]:
+    """Wall and CPU seconds, bytes of the part files, number of processes, and the highest peak memory of a process."""
+    sizes = {name: size for step in steps for name, size in step.sizes.items()}
+    return {
+        "wall_s": round(steps[-1].wall_s, 1),
+        "cpu_s": round(sum(step.cpu_s for step in steps), 1),
+        "bytes": sum(sizes.values()),
+        "processes": len({step.process for step in steps}),
+        "peak_memory_bytes": max(step.peak_memory_bytes for step in steps),
+    }
+
+
+def planned(
+    scale: float,
+    seed: int,
+    train_scale: float | None = None,
+    test_scale: float | None = None,
+    compress_above: int | None = None,
+) -> list[Chunk]:
+    """The chunks of all parts, in the order in which they are written. The arguments are those of `generate`."""
+    train, test = (scale if other is None else other for other in (train_scale, test_scale))
+    if train > scale:
+        raise UsageError(
+            f"a training scale of {train:g} is above the scale {scale:g}", "the training rows are a sample"
+        )
+    chunks = []
+    for name, official in OFFICIAL_ROWS.items():
+        of_part = test if name == "test" else scale
+        rows = at_least(official * of_part)
+        sample = at_least(official * train) if name == "train" else rows
+        numbers, at = -(-rows // CHUNK), 0
+        gzipped = compress_above is not None and sample > compress_above
+        for number in spread(-(-sample // CHUNK), numbers):
+            drawn = min(CHUNK, rows - number * CHUNK)
+            kept = min(drawn, sample - at)
+            chunk = Chunk(name, number, number * CHUNK, drawn, rows, seed, max(scale, of_part), scale)
+            chunks.append(replace(chunk, at=at, kept=kept, gzipped=gzipped))
+            at += kept
+    return chunks
+
+
+def at_least(rows: float) -> int:
+    """A number of rows, rounded; no part has fewer than 500."""
+    return max(round(rows), 500)
+
+
+def spread(some: int, many: int) -> list[int]:
+    """`some` of the numbers 0 to `many` - 1, at equal distances. All if they are as many."""
+    return [i * many // some for i in range(some)]
+
+
+def write_chunk(folder: Path, chunk: Chunk) -> Written:
+    """Write the files of one chunk."""
+    began_s = time.process_time()
     world = World(chunk.scale, chunk.seed, chunk.known_scale)
     rng = np.random.default_rng([chunk.seed, list(OFFICIAL_ROWS).index(chunk.part), chunk.number])
     place = (chunk.start / chunk.part_rows, (chunk.start + chunk.rows) / chunk.part_rows)
-    table = draw(world, rng, chunk.rows, place, chunk.part)
+    table = draw(world, rng, chunk.rows, place, chunk.part).head(chunk.kept)
     for path in chunk_files(folder, chunk):
-        columns = list(PARTS[path.parent.name])
-        table.select(columns).write_csv(path, separator=SEPARATOR, include_header=False, quote_style="never")
-    return {label: chunk.rows - table[column].null_count() for label, column in LABELS.items()}
+        columns = table.select(list(PARTS[path.parent.name]))
+        with path.open("wb") as file, member(file) if path.suffix == ".gz" else nullcontext(file) as out:
+            columns.write_csv(
+                cast("IO[bytes]", out), separator=SEPARATOR, include_header=False, quote_style="never"
+            )
+    return Written(
+        sizes={},
+        engaged={label: table.height - table[column].null_count() for label, column in LABELS.items()},
+        process=os.getpid(),
+        cpu_s=time.process_time() - began_s,
+        peak_memory_bytes=getrusage(RUSAGE_SELF).ru_maxrss * MAXRSS_BYTES,
+    )
+
+
+def member(file: IO[bytes]) -> gzip.GzipFile:
+    """A gzip member without a name and a time, so that the same rows give the same bytes."""
+    return gzip.GzipFile("", "wb", COMPRESSION, file, mtime=0)
 
 
 def chunk_files(folder: Path, chunk: Chunk) -> list[Path]:
     """The files of a chunk. A chunk of the test is also written with its labels, to test_truth."""
     places = [chunk.part, "test_truth"] if chunk.part == "test" else [chunk.part]
-    return [folder / place / f".{chunk.start}.chunk" for place in places]
+    suffixes = (".gz" if chunk.gzipped and place != "test" else "" for place in places)
+    return [
+        folder / place / f".{chunk.start}{suffix}" for place, suffix in zip(places, suffixes, strict=True)
+    ]
 
 
-def append(part: Path, chunk: Path) -> None:
-    """Move the content of a chunk file to the end of a part file."""
-    with part.open("ab") as target, chunk.open("rb") as source:
+def append(folder: Path, chunk: Chunk, path: Path) -> Path:
+    """Move the content of a chunk's file to the end of its part file. Returns the part file."""
+    part = folder / path.parent.name / f"part-{chunk.at // PART:05d}{path.suffix}"
+    with part.open("ab") as target, path.open("rb") as source:
         shutil.copyfileobj(source, target, 16 << 20)
-    chunk.unlink()
+    path.unlink()
+    return part
 
 
 def draw(

@@ -42,6 +42,22 @@ class Lookup:
     )  # the value where there is no match: one for all columns, or new name -> value
 
 
+@dataclass(frozen=True)
+class Pieces:
+    """The word pieces of a vocabulary by token id, which is below 2**17. Other ids start a word and have amounts of 0."""
+
+    continues: Array  # bool [tokens]: whether the piece continues the word before it
+    amounts: Mapping[
+        str, Array
+    ]  # name -> integers [tokens] that are summed over a text, for example its characters
+
+
+PIECE_BITS = 17
+PIECES_OF_KEY = 3  # pieces of a word that its key consists of
+LAST_START = 5  # last position at which the second word of a text is looked for
+LONGEST = 256  # tokens of a text that amounts are summed over
+
+
 class Engine(ABC):
     """Runs feature pipelines on one dataframe library. `name` is its name in `frames.all_engines()`."""
 
@@ -126,7 +142,8 @@ class Engine(ABC):
     def with_columns(self, t: Frame, **exprs: Callable[[Columns], Expr]) -> Frame:
         """Add computed columns: `with_columns(t, nights=lambda c: c("out") - c("in"))`. Later columns may use earlier ones.
 
-        Expressions may use Python's operators and this engine's `where`, `log1p`, `clip`, `cast`, `is_null`, `fill_null`.
+        Expressions may use Python's operators and this engine's `where`, `log1p`, `clip`, `cast`, `is_null`, `fill_null`,
+        `ends_with`.
         """
 
     @abstractmethod
@@ -148,6 +165,10 @@ class Engine(ABC):
     @abstractmethod
     def is_null(self, x: Expr) -> Expr:
         """Whether a value is missing, boolean."""
+
+    @abstractmethod
+    def ends_with(self, x: Expr, text: str) -> Expr:
+        """Whether a string ends with `text`, boolean. Strings may not be missing."""
 
     @abstractmethod
     def fill_null(self, x: Expr, value: Any) -> Expr:
@@ -254,6 +275,35 @@ class Engine(ABC):
         after: (token, n) -> new column, the token that follows the nth occurrence (1 or 2) of another in a list of
             integers, int64; -1 if there is none.
         """
+
+    @abstractmethod
+    def text_features(
+        self,
+        t: Frame,
+        column: str,
+        separator: str,
+        pieces: Pieces,
+        *,
+        sums: Mapping[str, str] | None = None,
+        before: Mapping[tuple[str, str], str] | None = None,
+        words: Mapping[int, str] | None = None,
+        after: Mapping[tuple[str, int], str] | None = None,
+    ) -> Frame:
+        """Features of the decoded text of a joined list of token ids, which may be missing or empty. The text itself is not made.
+
+        sums: amount -> new column, its sum over the first LONGEST tokens, int32.
+        before: (amount, token) -> new column, its sum over those before the first occurrence of a token, int32; 0 if there is none.
+        words: 0 or 1 -> new column, the key of the first word, which starts at position 1 (after [CLS]), or of the second, if it
+            starts at position LAST_START or before; int64.
+        after: (token, n) -> new column, the key of the word after the nth occurrence (1 to 3) of a token, int64.
+
+        A key is the first three pieces' ids, id0 + id1 * 2**17 + id2 * 2**34, as far as the pieces belong to the word; -1 if there
+        is no such word. Longer words that begin with the same three pieces share a key.
+        """
+
+    @abstractmethod
+    def first_hex_id(self, t: Frame, column: str, out: str) -> Frame:
+        """`hex_id` of the first id of a joined list of ids of 32 digits; 0 if the list is missing or empty."""
 
     @abstractmethod
     def hex_id(self, t: Frame, column: str, out: str, digits: int = 32) -> Frame:

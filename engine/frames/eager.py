@@ -20,6 +20,7 @@ from buzzer.engine.frames.base import (
     Expr,
     Frame,
     Lookup,
+    Pieces,
 )
 from buzzer.engine.frames.lookups import by_merge, by_position
 from buzzer.engine.frames.token_lists import TokenLists
@@ -27,6 +28,7 @@ from buzzer.errors import DataError
 
 # Operators add columns one by one by design; `collect` copies them into one block.
 warnings.simplefilter("ignore", pd.errors.PerformanceWarning)
+FIRST, NO_ID = "_first", "0" * 32  # temporary column of first ids; the id of an empty list
 SECONDS = {"d": 86400, "s": 1}
 HEX = np.full(256, 255, dtype=np.uint8)  # value of a hexadecimal digit by its ASCII code; 255: not a digit
 HEX[list(b"0123456789abcdef")] = HEX[list(b"0123456789ABCDEF")] = range(16)
@@ -167,6 +169,9 @@ class Eager(Engine):
     def is_null(self, x: Expr) -> Expr:
         return x.isna()
 
+    def ends_with(self, x: Expr, text: str) -> Expr:
+        return x.str.endswith(text)
+
     def fill_null(self, x: Expr, value: Any) -> Expr:
         return x.fillna(value)
 
@@ -262,9 +267,30 @@ class Eager(Engine):
 
         return t.assign(**token_lists.computed(self.gpu, t[column], separator, compute))
 
+    def text_features(
+        self,
+        t: Frame,
+        column: str,
+        separator: str,
+        pieces: Pieces,
+        *,
+        sums: Mapping[str, str] | None = None,
+        before: Mapping[tuple[str, str], str] | None = None,
+        words: Mapping[int, str] | None = None,
+        after: Mapping[tuple[str, int], str] | None = None,
+    ) -> Frame:
+        compute = token_lists.text_features(pieces, sums or {}, before or {}, words or {}, after or {})
+        return t.assign(**token_lists.computed(self.gpu, t[column], separator, compute))
+
     def token_matrix(self, t: Frame, column: str, separator: str, length: int) -> Array:
         text = self._ordered(t, [column])[column]
         return token_lists.computed(self.gpu, text, separator, lambda x: {"": x.matrix(length)})[""]
+
+    def first_hex_id(self, t: Frame, column: str, out: str) -> Frame:
+        lists = t[column].fillna("")
+        firsts = lists.str.slice(0, 32)
+        t = self.hex_id(t.assign(**{FIRST: firsts.where(lists != "", NO_ID)}), FIRST, out)
+        return t.drop(columns=[FIRST])
 
     def hex_id(self, t: Frame, column: str, out: str, digits: int = 32) -> Frame:
         if self.gpu:

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from buzzer.engine import faults
-from buzzer.engine.frames import gpu_plan, resident
+from buzzer.engine.frames import gpu_plan, resident, texts
 from buzzer.engine.frames.base import (
     CHECK_HINT,
     FIRST_CODE,
@@ -24,8 +24,10 @@ from buzzer.engine.frames.base import (
     Expr,
     Frame,
     Lookup,
+    Pieces,
     fill_of,
 )
+from buzzer.engine.frames.texts import PARTS, field, split
 from buzzer.errors import DataError
 
 TYPES = {"int64": pl.Int64, "float64": pl.Float64, "str": pl.String, "date": pl.String}
@@ -43,7 +45,7 @@ NO_QUOTES = "\0"  # cuDF's value for "no quoting"; cudf-polars does not accept N
 DAY = 86_400  # seconds
 # All pairs of hexadecimal digits, and their values as three decimal digits.
 DECIMALS = [f"{i:02x}" for i in range(256)], [f"{i:03d}" for i in range(256)]
-PARTS = "_parts"  # temporary column of a split string
+FIRST, NO_ID = "_first", "0" * 32  # temporary column of first ids; the id of an empty list
 HALVES = ("_high", "_low")  # temporary columns of an id's halves
 GZIP = b"\x1f\x8b"
 
@@ -223,6 +225,9 @@ class Lazy(Engine):
     def is_null(self, x: Expr) -> Expr:
         return x.is_null()
 
+    def ends_with(self, x: Expr, text: str) -> Expr:
+        return x.str.ends_with(text)
+
     def fill_null(self, x: Expr, value: Any) -> Expr:
         return x.fill_null(value)
 
@@ -315,6 +320,26 @@ class Lazy(Engine):
         new |= {out: token_after(column, separator, *which) for which, out in (after or {}).items()}
         return t.with_columns(**new)
 
+    def text_features(
+        self,
+        t: Frame,
+        column: str,
+        separator: str,
+        pieces: Pieces,
+        *,
+        sums: Mapping[str, str] | None = None,
+        before: Mapping[tuple[str, str], str] | None = None,
+        words: Mapping[int, str] | None = None,
+        after: Mapping[tuple[str, int], str] | None = None,
+    ) -> Frame:
+        form = texts.on_gpu if self.gpu else texts.on_cpu
+        return form(t, column, separator, pieces, sums or {}, before or {}, words or {}, after or {})
+
+    def first_hex_id(self, t: Frame, column: str, out: str) -> Frame:
+        text = pl.col(column).fill_null("")
+        first = pl.when(text == "").then(pl.lit(NO_ID)).otherwise(text.str.slice(0, 32))
+        return self.hex_id(t.with_columns(first.alias(FIRST)), FIRST, out).drop(FIRST)
+
     def hex_id(self, t: Frame, column: str, out: str, digits: int = 32) -> Frame:
         high, low = (pl.col(part) for part in HALVES)
         both = pl.when(high >= 2**31).then(high - 2**32).otherwise(high) * 2**32 + low
@@ -359,18 +384,6 @@ class Lazy(Engine):
             pl.when(pl.col("n") >= min_count).then(pl.col("code").cast(pl.Int64) + FIRST_CODE).otherwise(RARE)
         )
         return table.select("value", "n", code.cast(pl.Int64).alias("code"))
-
-
-def split(t: pl.LazyFrame, text: pl.Expr, separator: str, length: int) -> pl.LazyFrame:
-    """The frame with the first `length` parts of a string as the struct column PARTS. The split is its own node, because cudf-polars
-    would repeat it in each expression."""
-    return t.with_columns(text.str.splitn(separator, length + 1).alias(PARTS))
-
-
-def field(at: int) -> pl.Expr:
-    """The part of `split` at this position; missing if there is none or it is empty."""
-    part = pl.col(PARTS).struct.field(f"field_{at}")
-    return pl.when(part != "").then(part).otherwise(None)
 
 
 def from_decimals(name: str) -> pl.Expr:

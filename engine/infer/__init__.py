@@ -6,14 +6,17 @@ with infer.prepare(model, backend="onnxruntime", example=batch) as session:
 
 import importlib.util
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from buzzer import plugins
+from buzzer.engine.infer import native
 from buzzer.engine.infer.cost import WEIGHT_BYTES
 from buzzer.engine.infer.session import Array, Description, Plan, Session, check_batch
+from buzzer.engine.infer.several import Several, own_inputs
 from buzzer.errors import UnsupportedError, UsageError, unknown_name
 from buzzer.plugins import Plugin
 
@@ -23,6 +26,7 @@ ENCODERS: Kind = "encoders"  # torch modules that describe their layers (`buzzer
 TREES: Kind = "trees"  # boosted trees in an XGBoost file
 ONNX: Kind = "onnx"  # ONNX files
 BOTH = ("cpu", "cuda")
+PAIR = "+"  # in the name of a pair of backends
 OWN_FLOATS = ("fp16", "bf16", "fp64")  # float types of an ONNX file that are never converted
 
 __all__ = [
@@ -43,6 +47,7 @@ __all__ = [
     "info",
     "installed",
     "load",
+    "parts",
     "plugin_backends",
     "precisions",
     "prepare",
@@ -64,7 +69,9 @@ class BackendInfo:
     devices: tuple[str, ...] = BOTH
     simulated: tuple[str, ...] = ()  # precisions that it simulates: their results, but the speed of FP32
     takes_gpu_arrays: bool = False  # whether `Session.run` accepts arrays on the GPU
+    needs_compiler: bool = False  # whether it needs a C compiler
     compiles: bool = False  # whether it keeps compiled code between processes (`buzzer.caches.COMPILED`)
+    several: bool = False  # whether one session runs several models on the same inputs; see `prepare`
 
 
 def _built_in(name: str, summary: str, *kinds: Kind, **more: Any) -> BackendInfo:
@@ -120,6 +127,16 @@ BACKENDS = {
         ),
         _built_in("xgboost", "boosted trees in XGBoost", TREES, packages=("xgboost",)),
         _built_in(
+            "forest",
+            "boosted trees in this project's C code, compiled at first use",
+            TREES,
+            packages=("xgboost",),
+            devices=("cpu",),
+            needs_compiler=True,
+            compiles=True,
+            several=True,
+        ),
+        _built_in(
             "nvforest",
             "boosted trees in RAPIDS nvForest, on a GPU or the CPU",
             TREES,
@@ -131,6 +148,7 @@ BACKENDS = {
             TREES,
             packages=("treelite", "tl2cgen"),
             devices=("cpu",),
+            needs_compiler=True,
         ),
     )
 }
@@ -166,14 +184,33 @@ def simulates(name: str, precision: str) -> bool:
     return precision in info(name).simulated
 
 
+def parts(name: str) -> list[str]:
+    """The backends in a name: one, or the two of a pair such as `onnxruntime+forest` (networks, boosted trees)."""
+    return name.split(PAIR)
+
+
 def split_backend(name: str) -> tuple[str, str]:
-    """The backends (networks, boosted trees) of a pipeline that has both, if the user requests this one backend."""
-    return ("torch_eager", name) if info(name).runs == {TREES} else (name, "xgboost")
+    """The backends (networks, boosted trees) of a pipeline that has both, if the user requests this backend or this pair.
+
+    Raises UsageError for an unknown name, or a pair whose backends do not run these kinds of model.
+    """
+    if PAIR not in name:
+        return ("torch_eager", name) if info(name).runs == {TREES} else (name, "xgboost")
+    networks, *trees = parts(name)
+    if len(trees) != 1 or not runs(networks, NETWORKS) or not runs(trees[0], TREES):
+        raise UsageError(f"{name} is not a pair of backends", "networks+trees, as in onnxruntime+forest")
+    return networks, trees[0]
 
 
 def installed(name: str) -> bool:
-    """Whether the packages of a backend are installed. `load` also imports them, which takes seconds."""
-    return all(importlib.util.find_spec(package) is not None for package in info(name).packages)
+    """Whether the packages of a backend, or of both backends of a pair, and the compiler are installed. `load` also imports the
+    packages, which takes seconds."""
+    backends = [info(part) for part in parts(name)]
+    packages = [package for backend in backends for package in backend.packages]
+    compiles = any(backend.needs_compiler for backend in backends)
+    return all(importlib.util.find_spec(package) is not None for package in packages) and (
+        not compiles or bool(native.found())
+    )
 
 
 class Backend(Protocol):
@@ -213,19 +250,25 @@ def prepare(
     """A session of `model` on `backend`.
 
     model: a torch.nn.Module whose forward takes the inputs of `example` by position and returns a tensor or a
-        tuple of tensors, one for each name in `outputs`; or the path of a model file (ONNX, or XGBoost trees).
+        tuple of tensors, one for each name in `outputs`; or the path of a model file (ONNX, or XGBoost trees); or a list of models
+        of boosted trees that read the same `features` and have one output each. `base_margin` is then [rows, models].
     example: a batch, input name -> array. It defines the names, dtypes and sizes of inputs. It needs at least two rows if
         axis 0 may change.
     dynamic: input name -> {axis: axis name} of the axes that may change from run to run; default: axis 0 of every input.
 
     Raises UsageError for unknown names, UnsupportedError if the backend does not support the model, precision or device.
     """
+    if isinstance(model, list) and len(model) != len(outputs):
+        raise UsageError(f"{len(model)} models, but {len(outputs)} names of outputs: {', '.join(outputs)}")
+    if isinstance(model, list) and not info(backend).several:
+        settings: Any = {"backend": backend, "precision": precision, "device": device, "threads": threads}
+        return one_by_one(model, example, outputs, settings)
     module = load(backend)
     if device not in (devices := info(backend).devices):
         raise UnsupportedError(
             f"backend {backend} does not run on {device}", f"it runs on {', '.join(devices)}"
         )
-    source = Path(model) if isinstance(model, str | Path) else model
+    source = [as_source(each) for each in model] if isinstance(model, list) else as_source(model)
     offered = precisions(module, source)
     if precision not in offered:
         raise unknown_name(f"precision of {backend}", precision, offered)
@@ -235,6 +278,26 @@ def prepare(
     elif source.suffix == ".onnx":
         check_file(source, precision)
     return module.prepare(Plan(source, dict(example), tuple(outputs), axes, precision, device, threads))
+
+
+def as_source(model: Any) -> Any:
+    """The model, or the path that it names."""
+    return Path(model) if isinstance(model, str) else model
+
+
+def one_by_one(
+    models: Sequence[Any], example: Mapping[str, Array], outputs: Sequence[str], settings: Mapping[str, Any]
+) -> Several:
+    """A session of several models on a backend whose sessions have one. If one cannot be made, those before it are closed."""
+    with ExitStack() as opened:
+        sessions = [
+            opened.enter_context(
+                prepare(model, example=own_inputs(example, i, len(models)), outputs=(name,), **settings)
+            )
+            for i, (model, name) in enumerate(zip(models, outputs, strict=True))
+        ]
+        opened.pop_all()
+    return Several(sessions)
 
 
 def precisions(backend: Backend, model: Any) -> tuple[str, ...]:

@@ -60,6 +60,9 @@ class Data:
     fit_fingerprint: str = (
         ""  # like `fingerprint`, but only of the files that `fit` reads; "" = it may read all
     )
+    train_scale: float | None = (
+        None  # share of the official training rows, if they are a sample of those of `scale`
+    )
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,8 @@ class Task(Protocol):
     def prepare(self, source: Path | None, cache: Path, scale: float, seed: int, progress: Progress) -> Data:
         """Check the official files under `source`, or generate data under `cache` unless it exists. Not timed.
 
-        Raises DataError for files that are missing, truncated or do not match the schema.
+        A task whose data set has it may have the keyword `train_scale` (float | None): share of the official training rows to
+        generate, as a sample of those of `scale`. Raises DataError for files that are missing, truncated or do not match the schema.
         """
         ...
 

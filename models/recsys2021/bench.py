@@ -82,12 +82,13 @@ def fit(spec: BenchSpec) -> None:
     for _ in TASK.fit_steps(context):
         pass  # the phases are not timed
     codes = lookup_tables.load(e, spec.work, "code")
+    columns = features.feature_set(context.params)
     part = features.read_part(e, part_files(data / "test")[0], False)
-    t = features.code(e, features.base(e, part, False), codes)
+    t = features.code(e, features.base(e, part, columns, False), codes)
     tables, means = lookup_tables.load(e, spec.work, "train"), fitting.means(spec.work)["train"]
-    wanted = fitting.lookups(e, fitting.Fitted(codes, {}, tables, {}, means))
+    wanted = fitting.lookups(e, fitting.Fitted(codes, {}, tables, {}, means), columns)
     models = ensemble.select_models(context.params)
-    rows = ensemble.inputs(e, fitting.encoded(e, t, wanted), models, 0)
+    rows = ensemble.inputs(e, fitting.encoded(e, t, wanted, columns), columns, models, 0)
     np.save(spec.work / ROWS, rows.x)
 
 

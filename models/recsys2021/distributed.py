@@ -12,7 +12,7 @@ from typing import Any
 
 from buzzer.engine import cluster, frames
 from buzzer.models.api.context import Steps
-from buzzer.models.recsys2021 import ensemble, second_stage_features, sizes
+from buzzer.models.recsys2021 import ensemble, feature_sets, second_stage_features, sizes
 from buzzer.models.recsys2021.lookup_tables import collected, load, save
 from buzzer.models.recsys2021.params import Context
 from buzzer.models.recsys2021.predicting import ROWS, Predicted, Predictor, kept_pieces, pieces_of_test, read
@@ -99,8 +99,9 @@ def predict(context: Context) -> Steps:
 def add_up(context: Context, numbers: list[int]) -> None:
     """Save the sum of the counts of all pieces in a file that every worker reads."""
     e = frames.load(frames.cpu_twin(context.engine))  # on the CPU, because the workers use the GPUs
+    columns = feature_sets.feature_set(context.params)
     counts = [load(e, context.out, f".counts{number}") for number in numbers]
-    save(e, context.out, ".counted", collected(e, second_stage_features.add_up(e, counts)))
+    save(e, context.out, ".counted", collected(e, second_stage_features.add_up(e, counts, columns)))
 
 
 def clean(context: Context) -> None:

@@ -1,8 +1,8 @@
 """The trained models of both stages, ready for prediction, and the arrays that they read."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -13,12 +13,10 @@ from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Array, on_host, side_by_side
 from buzzer.errors import UsageError, unknown_name
 from buzzer.models.recsys2021 import features, second_stage_features, sizes, trees
-from buzzer.models.recsys2021.params import Context, Params
-
-TREES = ("kfold", "loo", "split")  # first stage, by how their training rows are encoded
-NETWORKS = ("pooled", "gru64", "gru128")
-LENGTHS = 8  # lengths of texts in a batch are rounded up to a multiple of this
-BASELINE = "logistic"  # trained and scored as a network, never stacked
+from buzzer.models.recsys2021.batches import Batches
+from buzzer.models.recsys2021.feature_sets import FeatureSet
+from buzzer.models.recsys2021.open_network import OpenNetwork
+from buzzer.models.recsys2021.params import BASELINE, NETWORKS, TREES, Context, Params, second_name
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,8 @@ class ModelSelection:
 
 
 def select_models(params: Params) -> ModelSelection:
-    """The models that the parameters name. Raises UsageError for an unknown model, or an empty first stage."""
+    """The models that the parameters name. Raises UsageError for an unknown model, an empty first stage, or unknown features."""
+    features.feature_set(params)
     lists = {"trees": params.trees, "networks": params.networks, "second": params.second}
     offered = {"trees": TREES, "networks": NETWORKS, "second": second_stage_features.MODELS}
     for key, names in lists.items():
@@ -61,31 +60,15 @@ def select_models(params: Params) -> ModelSelection:
 class Inputs:
     """The arrays that the first stage reads; with a GPU engine they are on the GPU. None for arrays that no model reads."""
 
-    x: Array  # float32 [rows, features.names()]
-    raw: Array | None  # float32 [rows, features.raw_names()]
+    x: Array  # float32 [rows, FeatureSet.names()]
+    raw: Array | None  # float32 [rows, FeatureSet.raw_names()]
     tokens: Array | None  # int32 [rows, length], 0 = padding
     users: Array | None  # int64 [rows, 2]: codes of author and reader
 
-    def batches(self, size: int) -> Iterator[tuple[Array, dict[str, Array]]]:
-        """Row numbers [up to size], on the host, and the rows as a network's batch.
-
-        Rows of similar length share a batch, because the work grows with the longest text. The width of a batch is the length of its
-        longest text, rounded up to a multiple of LENGTHS, so that few widths occur.
-        """
+    def batches(self, size: int) -> Batches:
+        """The rows as batches of a network, of at most `size` rows."""
         assert self.tokens is not None and self.users is not None
-        token_counts = lengths(self.tokens)
-        order = np.argsort(token_counts, kind="stable")
-        places = on_host(order)
-        longest = on_host(token_counts[order])
-        for start in range(0, len(places), size):
-            rows, last = order[start : start + size], min(start + size, len(places)) - 1
-            width = max(-(-int(longest[last]) // LENGTHS), 1) * LENGTHS
-            batch = {
-                "features": self.x[rows],
-                "tokens": self.tokens[:, :width][rows],
-                "users": self.users[rows],
-            }
-            yield places[start : start + size], batch
+        return Batches(self.x, self.tokens, self.users, size)
 
     def everything(self) -> dict[str, Array]:
         """All rows as one batch of a network, on the host."""
@@ -99,18 +82,47 @@ class Inputs:
         return Inputs(parts["features"], None, parts["tokens"], parts["users"])
 
 
-def lengths(tokens: Array) -> Array:
-    """Tokens in each row, uint8 or wider [rows]."""
-    return (tokens > 0).sum(axis=1, dtype=np.min_scalar_type(tokens.shape[1]))
+@dataclass(frozen=True)
+class Selection:
+    """The columns that a model reads from `Inputs.x`."""
+
+    columns: FeatureSet
+    model: str
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The names of the columns, in order."""
+        return self.columns.of(self.model)
+
+    @cached_property
+    def all(self) -> bool:
+        """Whether the model reads all columns."""
+        return self.names == self.columns.names()
+
+    @cached_property
+    def _at(self) -> list[int]:
+        given = self.columns.names()
+        return [given.index(name) for name in self.names]
+
+    def of(self, x: Array) -> Array:
+        """The model's columns of rows [rows, FeatureSet.names()]: `x` itself if the model reads all."""
+        return x if self.all else x[:, self._at]
 
 
-def inputs(e: Engine, t: Frame, models: ModelSelection, length: int, texts: Frame | None = None) -> Inputs:
+def inputs(
+    e: Engine,
+    t: Frame,
+    columns: FeatureSet,
+    models: ModelSelection,
+    length: int,
+    texts: Frame | None = None,
+) -> Inputs:
     """The first stage's arrays from encoded rows.
 
     length: maximum number of tokens of a text.  texts: the column features.TEXTS of the same rows; needed if there are networks.
     """
-    x = e.matrix(t, features.names())
-    raw = e.matrix(t, features.raw_names()) if "split" in models.trees else None
+    x = e.matrix(t, columns.names())
+    raw = e.matrix(t, columns.raw_names()) if "split" in models.trees else None
     if not models.all_networks:
         return Inputs(x, raw, None, None)
     tokens = e.token_matrix(texts, features.TEXTS, LIST, length)
@@ -121,33 +133,38 @@ class FirstStage:
     """Sessions of all first-stage models, loaded from the files that `fit` saved."""
 
     def __init__(self, context: Context, models: ModelSelection) -> None:
-        self.models, self.context = models, context
-        width = len(features.names())
-        self.trees = {name: trees.Trees(context, name, width) for name in models.trees if name != "split"}
+        self.models, self.context, columns = models, context, features.feature_set(context.params)
+        self.reads = {name: Selection(columns, f"trees_{name}") for name in models.trees}
+        self.trees = {
+            name: trees.Trees(context, name, len(reads.names))
+            for name, reads in self.reads.items()
+            if name != "split"
+        }
         if "split" in models.trees:
-            self.grouped = trees.Grouped(context, "split", len(features.raw_names()))
-        self.networks: dict[str, infer.Session] = {}
+            self.grouped = trees.Grouped(context, "split", len(self.reads["split"].names))
+        self.networks: dict[str, list[OpenNetwork]] = {}
         if models.all_networks:
             from buzzer.models.recsys2021 import network_training
 
-            self.networks = network_training.open_sessions(models.all_networks, context)
+            self.networks = network_training.open_networks(models.all_networks, context)
 
     def predict_trees(self, rows: Inputs) -> dict[str, Array]:
         """Probabilities float32 [rows, targets] by model, on the host."""
         return {f"trees_{name}": self._predict(name, rows) for name in self.models.trees}
 
     def _predict(self, name: str, rows: Inputs) -> Array:
+        reads = self.reads[name]
         if name == "split":
             assert rows.raw is not None
-            return self.grouped.predict(rows.raw, rows.raw[:, features.raw_names().index("a_group")])
+            return self.grouped.predict(rows.raw, rows.raw[:, reads.names.index("a_group")])
         model = self.trees[name]
-        if name == "kfold":
+        if name == "kfold" and reads.all:
             return model.predict(rows.x)
 
-        def rounded(block: slice) -> Array:
-            return model.predict(read_by(name, rows.x[block], features.names()))
+        def predict_block(block: slice) -> Array:
+            return model.predict(read_by(name, reads.of(rows.x[block]), reads.names))
 
-        return in_blocks(len(rows.x), sizes.block_rows(self.context), rounded)
+        return in_blocks(len(rows.x), sizes.block_rows(self.context), predict_block)
 
     def predict_networks(self, rows: Inputs) -> dict[str, Array]:
         """Probabilities float32 [rows, targets] by model, on the host."""
@@ -155,12 +172,12 @@ class FirstStage:
             return {}
         if not infer.info(infer.split_backend(self.context.backend)[0]).takes_gpu_arrays:
             rows = rows.on_host()
-        shape = (len(rows.x), len(features.TARGETS))
-        probabilities = {name: np.empty(shape, dtype=np.float32) for name in self.networks}
-        for places, batch in rows.batches(sizes.batch_rows(self.context)):
-            for name, session in self.networks.items():
-                probabilities[name][places] = session.run(batch)["probability"]
-        return probabilities
+        batches = rows.batches(sizes.batch_rows(self.context))
+        # One network after the other, so that only one has its users' vectors in memory.
+        return {
+            name: trees.mean([network.predict(batches) for network in bags])
+            for name, bags in self.networks.items()
+        }
 
 
 class SecondStage:
@@ -170,29 +187,34 @@ class SecondStage:
     """
 
     def __init__(self, context: Context, models: ModelSelection) -> None:
-        width = len(features.names()) + len(models.first) * len(features.TARGETS)
-        self.context = context
+        self.context, self.columns = context, features.feature_set(context.params)
+        self.reads = {name: Selection(self.columns, f"second_{name}") for name in models.second}
+        odds = len(models.first) * len(features.TARGETS)
         self.models = {
             name: trees.Trees(
-                context, f"second-{name}", width + len(second_stage_features.names(name)), margins=True
+                context,
+                second_name(name),
+                len(reads.names) + odds + len(self.columns.week_names(name)),
+                margins=True,
             )
-            for name in models.second
+            for name, reads in self.reads.items()
         }
 
     def predict(self, x: Array, log_odds: Sequence[Array], columns: Mapping[str, Array]) -> dict[str, Array]:
         """Probabilities float32 [rows, targets] by model, on the host.
 
-        x: [rows, features.names()].  log_odds: [rows, targets] for each first-stage model.  columns: model -> [rows,
-        second_stage_features.names(model)].
+        x: [rows, FeatureSet.names()].  log_odds: [rows, targets] for each first-stage model.  columns: model -> [rows,
+        FeatureSet.week_names(model)].
         """
 
         def predict_block(name: str, block: slice) -> Array:
-            extra = read_by(name, columns[name][block], second_stage_features.names(name))
-            return self.models[name].predict(*stacked(x[block], [p[block] for p in log_odds], extra))
+            extra = read_by(name, columns[name][block], self.columns.week_names(name))
+            read = self.reads[name].of(x[block])
+            return self.models[name].predict(*stacked(read, [p[block] for p in log_odds], extra))
 
         size = sizes.block_rows(self.context)
         return {
-            f"second_{name}": in_blocks(len(x), size, partial(predict_block, name)) for name in self.models
+            second_name(name): in_blocks(len(x), size, partial(predict_block, name)) for name in self.models
         }
 
 

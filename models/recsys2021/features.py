@@ -1,10 +1,10 @@
 """Features: from the official part files to the models' columns, with the operators of `engine.frames`. docs/recsys2021.md describes them.
 
 There are two steps, so that a part file can be processed without the others: `base` needs only the row, `lookups` need the tables that
-`fit` saved. The prefix a_ means the author and b_ the reader, as in the winners' code.
+`fit` saved. `feature_sets` has the names of the columns.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from buzzer.datasets.recsys2021.schema import (
@@ -21,8 +21,25 @@ from buzzer.datasets.recsys2021.schema import (
 )
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import FIRST_CODE, UNSEEN, Columns, Expr, Lookup, means_of
+from buzzer.models.recsys2021 import feature_sets, vocabulary
+from buzzer.models.recsys2021.feature_sets import (
+    COUNTS,
+    DECODED,
+    FLAGS,
+    HASHED,
+    HASHES,
+    HEAD,
+    LISTS,
+    MEDIA,
+    STEPS,
+    SYMBOLS,
+    FeatureSet,
+    Keys,
+)
+from buzzer.models.recsys2021.params import Params
 
-TARGETS = tuple(LABELS)
+TARGETS = feature_sets.TARGETS
+
 Source = Callable[[Sequence[str]], Frame]  # columns by name, as a frame that has `row`
 KeyColumns = tuple[list[str], list[list[str]]]  # a table's keys, and the columns that are looked up by them
 USERS: dict[str, KeyColumns] = {"code": (["value"], [["a"], ["b"]])}
@@ -57,135 +74,15 @@ TEXT = {
     "enaging_user_account_creation": "int64",
     "engagee_follows_engager": "str",
 }
-FLAGS = {
-    "a_verified": "engaged_with_user_is_verified",
-    "b_verified": "enaging_user_is_verified",
-    "follows": "engagee_follows_engager",
-}
-COUNTS = {
-    "a_followers": "engaged_with_user_follower_count",
-    "a_following": "engaged_with_user_following_count",
-    "b_followers": "enaging_user_follower_count",
-    "b_following": "enaging_user_following_count",
-    "a_created": "engaged_with_user_account_creation",
-    "b_created": "enaging_user_account_creation",
-    "time": "tweet_timestamp",
-}
-LISTS = {
-    "tokens": "text_tokens",
-    "hashtags": "hashtags",
-    "links": "present_links",
-    "domains": "present_domains",
-}
-# Special symbols by their token ids in bert-base-multilingual-cased; emojis are [UNK].
-SYMBOLS = {
-    "questions": "136",
-    "exclamations": "106",
-    "mentions": "137",
-    "hashes": "108",
-    "unknowns": "100",
-    "colons": "131",
-}
-MEDIA = {"photos": "Photo", "videos": "Video", "gifs": "GIF"}
 CODED = {"language": "language", "media": "present_media"}
-MENTION = "137"  # @
+MENTION, COLON, SEP = "137", "131", "102"  # "@", ":", and the end of a text
+FIRST_HASHES = {"hashtags": "hashtag", "present_domains": "domain"}  # lists whose first hash is a key
 TEXTS = "text_tokens"  # the networks' text: the column of the files
 
-# Target encodings: name -> keys.
-KEYS: dict[str, list[str]] = {
-    "a": ["a"],
-    "b": ["b"],
-    "ab": ["a", "b"],
-    "a_type": ["a", "type"],
-    "b_type": ["b", "type"],
-    "a_type_lang": ["a", "type", "language_code"],
-    "b_type_lang": ["b", "type", "language_code"],
-    "type_lang_media": ["type", "language_code", "media_code"],
-    "context": ["type", "language_code", "media_code", "a_verified", "b_verified", "follows"],
-    "word": ["word", "type"],
-    "whom": ["whom", "language_code"],
-    "mention": ["mention", "type", "language_code"],
-    "b_group": ["b", "a_group"],
-}
-# Encodings from another table: name -> (table, column of the rows that is looked up in it).
-REVERSED = {"a_as_b": ("b", "a"), "b_as_a": ("a", "b")}
-# Coarse columns: name -> (column, width of a step). RAW has the keys of the raw sums and counts that the `split` trees read.
-STEPS = {
-    f"{who}_{what}_step": (f"{who}_{what}", width)
-    for who in "ab"
-    for what, width in (("followers", 819.0), ("following", 712.0))
-} | {"late": ("decline", 7.19)}
-RAW: dict[str, list[str]] = {
-    "b": ["b"],
-    "a_type": ["a", "type"],
-    "b_type": ["b", "type"],
-    "word": ["word", "type"],
-    "whom": ["whom", "language_code"],
-    "mention": ["mention", "type", "language_code"],
-    "occasion": [
-        "type",
-        "language_code",
-        "media_code",
-        "a_verified",
-        "b_verified",
-        "follows",
-        "a_group",
-        "late",
-    ],
-    "sizes": [*(step for step in STEPS if step != "late"), "type", "language_code", "follows"],
-}
-LOOKED_UP = ("same_language", "met_before")
-PLAIN = (
-    *FLAGS,
-    *(name for name in COUNTS if name != "time"),
-    *LISTS,
-    *SYMBOLS,
-    *MEDIA,
-    "type",
-    "language_code",
-    "media_code",
-    "a_group",
-    "weekday",
-    "hour",
-    "minute",
-    "decline",
-    "a_ratio",
-    "b_ratio",
-    "ab_followers",
-    "ab_following",
-    "age_difference",
-    "a_age",
-    "b_age",
-    *LOOKED_UP,
-)
 
-
-def encoded_names() -> list[str]:
-    """The columns of target encodings."""
-    return [f"te_{name}_{target}" for name in (*KEYS, *REVERSED) for target in TARGETS]
-
-
-def names() -> list[str]:
-    """The columns that the first stage's models read, in order."""
-    return [*PLAIN, *encoded_names()]
-
-
-def coded_names() -> list[str]:
-    """The columns of coded rows that encodings and model inputs are computed from."""
-    keys = {key for table in (KEYS, RAW) for names in table.values() for key in names}
-    plain = [name for name in PLAIN if name not in LOOKED_UP]
-    return [*dict.fromkeys([*plain, *sorted(keys), "tweet"])]
-
-
-def read_names() -> list[str]:
-    """`coded_names`, and the labels."""
-    return [*coded_names(), *TARGETS]
-
-
-def raw_names() -> list[str]:
-    """The columns that the `split` trees read, in order."""
-    plain = [name for name in PLAIN if name not in LOOKED_UP]
-    return [*plain, *(f"{part}_{name}" for name in RAW for part in (*(f"sum_{t}" for t in TARGETS), "n"))]
+def feature_set(params: Params) -> FeatureSet:
+    """The columns that the parameters select. Raises UsageError for an unknown name."""
+    return feature_sets.feature_set(params)
 
 
 def read_part(e: Engine, path: Path, labelled: bool) -> Frame:
@@ -194,44 +91,113 @@ def read_part(e: Engine, path: Path, labelled: bool) -> Frame:
     return e.read_csv(path, kinds, names=list(LABELLED if labelled else FEATURES), separator=SEPARATOR)
 
 
-def base(e: Engine, t: Frame, labelled: bool, extra: Sequence[str] = ()) -> Frame:
-    """Features that depend only on the row, and the columns `extra` unchanged. `language` and `present_media` are still strings."""
+def base(e: Engine, t: Frame, columns: FeatureSet, labelled: bool, extra: Sequence[str] = ()) -> Frame:
+    """Features of the set that depend only on the row, and the columns `extra` unchanged. `language` and `present_media` are still strings."""
     for column, out in IDS.items():
         t = e.hex_id(t, column, out)
-    t = e.token_features(
-        t,
-        "text_tokens",
-        LIST,
-        size="tokens_n",
-        counts={symbol: out for out, symbol in SYMBOLS.items()},
-        at={1: "word", 3: "third"},
-        after={(MENTION, 1): "first_mention", (MENTION, 2): "second_mention"},
+    t = e.with_columns(
+        t, type=lambda c: equals(e, "tweet_type", "Retweet")(c) + 2 * equals(e, "tweet_type", "Quote")(c)
     )
+    t, text_names = (decoded_text if columns.decoded else text_of_tokens)(e, t, columns)
     t = e.token_features(t, "present_media", LIST, counts={kind: out for out, kind in MEDIA.items()})
     for out in ("hashtags", "links", "domains"):
         t = e.token_features(t, LISTS[out], LIST, size=f"{out}_n")
     t = e.with_columns(t, **{out: equals(e, column, "true") for out, column in FLAGS.items()})
     if labelled:
         t = e.with_columns(t, **{label: is_present(e, column) for label, column in LABELS.items()})
-    t = e.with_columns(
-        t,
-        type=lambda c: equals(e, "tweet_type", "Retweet")(c) + 2 * equals(e, "tweet_type", "Quote")(c),
-        whom=lambda c: e.where(c("type") == 1, c("third"), -1),
-        mention=lambda c: e.where(c("type") == 1, c("second_mention"), c("first_mention")),
-    )
     t = e.rename(t, {column: out for out, column in COUNTS.items()})
     kept = [*extra, *IDS.values(), *FLAGS, *COUNTS, *SYMBOLS, *MEDIA, *CODED.values()]
     kept += [
         *(f"{out}_n" for out in LISTS),
         "type",
-        "word",
-        "whom",
-        "mention",
+        *text_names,
         *(TARGETS if labelled else ()),
     ]
     t = e.rename(e.select(t, kept), {f"{out}_n": out for out in LISTS})
     t = e.date_parts(t, "time", "s", {"weekday": "weekday", "hour": "hour", "minute": "minutes"})
     return steps(e, arithmetic(e, t))
+
+
+def text_of_tokens(e: Engine, t: Frame, columns: FeatureSet) -> tuple[Frame, list[str]]:
+    """Counts of symbols, and keys that are single tokens. Returns the frame, and the names of the keys."""
+    t = e.token_features(
+        t,
+        TEXTS,
+        LIST,
+        size="tokens_n",
+        counts={symbol: out for out, symbol in SYMBOLS.items()},
+        at={1: "word", 3: "third"},
+        after={(MENTION, 1): "first_mention", (MENTION, 2): "second_mention"},
+    )
+    t = e.with_columns(
+        t,
+        whom=lambda c: e.where(c("type") == 1, c("third"), -1),
+        mention=lambda c: e.where(c("type") == 1, c("second_mention"), c("first_mention")),
+    )
+    return t, ["word", "whom", "mention"]
+
+
+def decoded_text(e: Engine, t: Frame, columns: FeatureSet) -> tuple[Frame, list[str]]:
+    """Counts of symbols and of the decoded text, keys that are words, and codes of keys. Returns the frame, and their names.
+
+    A retweet's text begins with "RT @user:". This part, up to the first ":", is counted apart, and its user is not a mention.
+    """
+    t = e.token_features(
+        t, TEXTS, LIST, size="tokens_n", counts={symbol: out for out, symbol in SYMBOLS.items()}
+    )
+    t = e.text_features(
+        t,
+        TEXTS,
+        LIST,
+        vocabulary.pieces(columns.vocabulary),
+        sums={name: name for name in DECODED},
+        before={(name, COLON): out for name, out in HEAD.items()},
+        words={0: "first_word", 1: "second_word"},
+        after={(MENTION, nth): f"after_{nth}" for nth in (1, 2, 3)},
+    )
+    for column, out in FIRST_HASHES.items():
+        t = e.first_hex_id(t, column, out)
+    t = e.with_columns(
+        t,
+        **{out: retweets_only(e, out, 0) for out in HEAD.values()},
+        **{name: without(name, out) for name, out in HEAD.items()},
+        retweeted=retweets_only(e, "after_1", -1),
+        mention_word=lambda c: e.where(c("type") == 1, c("after_2"), c("after_1")),
+        second_mention_word=lambda c: e.where(c("type") == 1, c("after_3"), c("after_2")),
+        last_mark=lambda c: last_mark(e, e.fill_null(c(TEXTS), "")),
+    )
+    t = e.with_columns(t, **{out: remainder(name) for out, name in HASHED.items()})
+    return t, [*DECODED, *HEAD.values(), "last_mark", *HASHED, *HASHED.values()]
+
+
+def retweets_only(e: Engine, name: str, other: int) -> Callable[[Columns], Expr]:
+    """The column for retweets, and another value for other tweets."""
+    return lambda c: e.where(c("type") == 1, c(name), other)
+
+
+def without(whole: str, part: str) -> Callable[[Columns], Expr]:
+    """The difference of two columns."""
+    return lambda c: c(whole) - c(part)
+
+
+def remainder(key: str) -> Callable[[Columns], Expr]:
+    """A code from 0 to HASHES - 1 of a key."""
+    return lambda c: c(key) % HASHES
+
+
+def last_mark(e: Engine, text: Expr) -> Expr:
+    """The mark at the end of a text: 1 "?", 2 "!", 3 "!?", 4 "?!", else 0."""
+    question, exclamation = (SYMBOLS[name] for name in ("questions", "exclamations"))
+    endings = {
+        (question,): 1,
+        (exclamation,): 2,
+        (exclamation, question): 2,  # in addition to "?"
+        (question, exclamation): 2,
+    }
+    return sum(
+        e.cast(e.ends_with(text, LIST + LIST.join((*marks, SEP))), "int64") * value
+        for marks, value in endings.items()
+    )
 
 
 def equals(e: Engine, column: str, value: str) -> Callable[[Columns], Expr]:
@@ -283,25 +249,27 @@ def code(e: Engine, t: Frame, codes: Mapping[str, Frame]) -> Frame:
     return e.drop(t, list(CODED.values()))
 
 
-def fit_tables(e: Engine, train: Source) -> dict[str, Frame]:
+def fit_tables(e: Engine, train: Source, columns: FeatureSet) -> dict[str, Frame]:
     """Sums of the labels and counts by each key, over coded rows, and the language that each reader sees most."""
-    tables = {
-        name: e.group_sums(train([*keys, *TARGETS]), keys, list(TARGETS)) for name, keys in KEYS.items()
-    }
-    return tables | {"spoken": spoken(e, train)}
+    return sums_by(e, train, columns.keys) | ({"spoken": spoken(e, train)} if columns.pairs else {})
 
 
-def fit_raw_tables(e: Engine, early: Source) -> dict[str, Frame]:
+def fit_raw_tables(e: Engine, early: Source, columns: FeatureSet) -> dict[str, Frame]:
     """Sums and counts by the keys of the `split` trees, over coded rows of an earlier time."""
-    return {name: e.group_sums(early([*keys, *TARGETS]), keys, list(TARGETS)) for name, keys in RAW.items()}
+    return sums_by(e, early, columns.raw)
 
 
-def raw_lookups(tables: Mapping[str, Frame]) -> list[Lookup]:
+def sums_by(e: Engine, rows: Source, wanted: Keys) -> dict[str, Frame]:
+    """Sums of the labels and counts of the rows by each of the keys."""
+    return {name: e.group_sums(rows([*keys, *TARGETS]), keys, list(TARGETS)) for name, keys in wanted.items()}
+
+
+def raw_lookups(tables: Mapping[str, Frame], columns: FeatureSet) -> list[Lookup]:
     """Raw sums and counts, for coded rows that the tables were not fitted on."""
     sums = [*(f"sum_{target}" for target in TARGETS), "n"]
     return [
         Lookup(tables[name], same(keys), {column: f"{column}_{name}" for column in sums}, 0)
-        for name, keys in RAW.items()
+        for name, keys in columns.raw.items()
     ]
 
 
@@ -345,17 +313,17 @@ def priors(e: Engine, tables: Mapping[str, Frame]) -> dict[str, float]:
     return {target: float(sums[f"sum_{target}"].sum() / sums["n"].sum()) for target in TARGETS}
 
 
-def looked_up_by() -> dict[str, KeyColumns]:
+def looked_up_by(columns: FeatureSet) -> dict[str, KeyColumns]:
     """For each table of `fit_tables` its keys, and the columns of a frame that are looked up in it."""
-    by: dict[str, KeyColumns] = {name: (keys, [keys]) for name, keys in KEYS.items()}
-    for whose, column in REVERSED.values():
+    by: dict[str, KeyColumns] = {name: (keys, [keys]) for name, keys in columns.keys.items()}
+    for whose, column in columns.reversed.values():
         by[whose][1].append([column])
-    return by | {"spoken": (["b"], [["b"]])}
+    return by | ({"spoken": (["b"], [["b"]])} if columns.pairs else {})
 
 
-def raw_looked_up_by() -> dict[str, KeyColumns]:
+def raw_looked_up_by(columns: FeatureSet) -> dict[str, KeyColumns]:
     """`looked_up_by` for `fit_raw_tables`."""
-    return {name: (keys, [keys]) for name, keys in RAW.items()}
+    return {name: (keys, [keys]) for name, keys in columns.raw.items()}
 
 
 def encoding(
@@ -371,25 +339,33 @@ def encoding(
     return Lookup(smoothed, dict(zip(on or keys, keys, strict=True)), *means_of(means, out))
 
 
-def lookups(e: Engine, tables: Mapping[str, Frame], means: Mapping[str, float]) -> list[Lookup]:
+def lookups(
+    e: Engine, tables: Mapping[str, Frame], means: Mapping[str, float], columns: FeatureSet
+) -> list[Lookup]:
     """The lookups in the tables of `fit_tables`, for coded rows that they were not fitted on. Call `pair_features` afterwards."""
-    encodings = [encoding(e, tables[name], keys, means, f"te_{name}") for name, keys in KEYS.items()]
-    return [*encodings, *other_lookups(e, tables, means)]
+    encodings = [encoding(e, tables[name], keys, means, f"te_{name}") for name, keys in columns.keys.items()]
+    return [*encodings, *other_lookups(e, tables, means, columns)]
 
 
-def other_lookups(e: Engine, tables: Mapping[str, Frame], means: Mapping[str, float]) -> list[Lookup]:
+def other_lookups(
+    e: Engine, tables: Mapping[str, Frame], means: Mapping[str, float], columns: FeatureSet
+) -> list[Lookup]:
     """Reversed encodings, rows of the same author and reader (`met`), and the reader's usual language (`spoken`)."""
     reversed_encodings = [
-        encoding(e, tables[whose], KEYS[whose], means, f"te_{name}", [column])
-        for name, (whose, column) in REVERSED.items()
+        encoding(e, tables[whose], columns.keys[whose], means, f"te_{name}", [column])
+        for name, (whose, column) in columns.reversed.items()
     ]
-    met = Lookup(tables["ab"], same(KEYS["ab"]), {"n": "met"}, 0)
+    if not columns.pairs:
+        return reversed_encodings
+    met = Lookup(tables["ab"], same(columns.keys["ab"]), {"n": "met"}, 0)
     return [*reversed_encodings, met, Lookup(tables["spoken"], same(["b"]), {"spoken": "spoken"}, 0)]
 
 
-def pair_features(e: Engine, t: Frame, counted: int = 0) -> Frame:
+def pair_features(e: Engine, t: Frame, columns: FeatureSet, counted: int = 0) -> Frame:
     """Replace `met` and `spoken` by met_before, the number of other rows of this author and reader, and same_language, whether the
     tweet is in the reader's usual language. counted: how often the tables count the row itself, 0 or 1."""
+    if not columns.pairs:
+        return t
     t = e.with_columns(
         t,
         met_before=lambda c: e.clip(c("met") - counted, 0, 100),
@@ -404,26 +380,30 @@ def encode_own(
     tables: Mapping[str, Frame],
     means: Mapping[str, float],
     strategy: str,
+    columns: FeatureSet,
+    models: Collection[str] | None = None,
     *,
     source: Source,
 ) -> Frame:
     """All columns of `lookups` and `pair_features` for rows `t` of `source`, which the tables were fitted on, without their own labels.
 
-    strategy: `kfold`, five folds by row (the winners' first XGBoost), or `loo`, leave-one-out (their second).
+    strategy: `kfold`, five folds by row (the winners' first XGBoost), or `loo`, leave-one-out (their second).  models: leave out target
+    encodings that none of these models reads.
     """
+    wanted = columns.keys if models is None else columns.keys_of(models)
     if strategy == "kfold":
         t = in_folds(e, t)
-        for name, keys in KEYS.items():
+        for name, keys in wanted.items():
             rows = in_folds(e, source([*keys, *TARGETS]))
             t = e.target_encode_kfold(
                 t, keys, "fold", means, SMOOTHING, f"te_{name}", source=rows, table=tables[name]
             )
         t = e.drop(t, ["fold"])
     else:
-        for name, keys in KEYS.items():
+        for name, keys in wanted.items():
             many = e.height(tables[name]) > FEW_KEYS
             t = e.target_encode(t, tables[name], keys, means, SMOOTHING, f"te_{name}", leave_one_out=many)
-    return pair_features(e, e.lookups(t, other_lookups(e, tables, means)), counted=1)
+    return pair_features(e, e.lookups(t, other_lookups(e, tables, means, columns)), columns, counted=1)
 
 
 def in_folds(e: Engine, t: Frame) -> Frame:

@@ -13,12 +13,13 @@ from buzzer.datasets import recsys2021 as dataset
 from buzzer.datasets.recsys2021.reader import part_files, pieces
 from buzzer.datasets.recsys2021.schema import DAY, FIRST_SECOND
 from buzzer.engine.frames import Engine, Frame
-from buzzer.engine.frames.base import FIRST_CODE, Array, Columns, Expr, Lookup, on_host, stack
+from buzzer.engine.frames.base import Array, Columns, Expr, Lookup, on_host, stack
 from buzzer.models.recsys2021 import ensemble, features, second_stage_features, sizes, trees
 from buzzer.models.recsys2021.ensemble import ModelSelection
+from buzzer.models.recsys2021.feature_sets import FeatureSet
 from buzzer.models.recsys2021.features import TARGETS
 from buzzer.models.recsys2021.lookup_tables import collected, save
-from buzzer.models.recsys2021.params import Context
+from buzzer.models.recsys2021.params import Context, second_name
 
 THIRD_WEEK = FIRST_SECOND + 14 * DAY
 MEANS = "means.json"
@@ -70,10 +71,10 @@ def read_all(e: Engine, context: Context, part: str, extra: Sequence[str]) -> Ro
     `row` numbers the rows across the files. Strings are not coded yet.
     """
     files: list[Path] = []
-    rows = 0
+    rows, columns = 0, features.feature_set(context.params)
     for path in part_files(context.data / part):
         for piece in pieces(path, context.work, sizes.piece_rows(context)):
-            t = features.base(e, features.read_part(e, piece, True), True, extra)
+            t = features.base(e, features.read_part(e, piece, True), columns, True, extra)
             t = e.collect(e.with_columns(t, row=shifted(rows)))
             rows += e.height(t)
             files.append(context.work / f".{part}{len(files)}.parquet")
@@ -109,7 +110,8 @@ def fit_tables(
     e: Engine, context: Context, models: ModelSelection, train: Rows, codes: Mapping[str, Frame]
 ) -> Fitted:
     """Sums, counts and codes over the training rows."""
-    tables = collected(e, features.fit_tables(e, train.columns))
+    columns = features.feature_set(context.params)
+    tables = collected(e, features.fit_tables(e, train.columns, columns))
     users, raw = {}, {}
     if models.all_networks:
         users = collected(e, {"code": features.fit_users(e, train.columns, context.params.user_rows)})
@@ -118,7 +120,7 @@ def fit_tables(
         def early(names: Sequence[str]) -> Frame:
             return train.columns([*names, "time"], lambda c: ~late(c))
 
-        raw = collected(e, features.fit_raw_tables(e, early))
+        raw = collected(e, features.fit_raw_tables(e, early, columns))
     return Fitted(codes, users, tables, raw, features.priors(e, tables))
 
 
@@ -128,7 +130,8 @@ def first_stage(e: Engine, context: Context, models: ModelSelection, train: Rows
     Returns the details of the networks: `token_vectors`, `users_with_vectors`, and under each network's name its history.
     """
     params, details = context.params, dict[str, Any]()
-    sample = e.keep(train.columns(features.read_names(), sampled(params.sample_rows, train.height)))
+    names = features.feature_set(params).read_names()
+    sample = e.keep(train.columns(names, sampled(params.sample_rows, train.height)))
     strategies = [name for name in ("kfold", "loo") if name in models.trees]
     if models.all_networks and "kfold" not in strategies:
         strategies.append("kfold")
@@ -150,16 +153,21 @@ def encoded_by(
     fitted: Fitted,
 ) -> Details:
     """Train the models that read rows encoded by a strategy: its trees, and for `kfold` the networks. Returns the networks' details."""
-    params = context.params
+    columns = features.feature_set(context.params)
+    # Networks are given all columns, and choose among them.
+    readers = None if strategy == "kfold" and models.all_networks else [f"trees_{strategy}"]
     yield "features"
-    rows = features.encode_own(e, sample, fitted.tables, fitted.means, strategy, source=train.columns)
+    rows = features.encode_own(
+        e, sample, fitted.tables, fitted.means, strategy, columns, readers, source=train.columns
+    )
     rows = e.keep(rows)
     yield "transfer"
     y = labels(e, rows)
     if strategy in models.trees:
-        x = ensemble.read_by(strategy, e.matrix(rows, features.names()), features.names())
+        names = columns.of(f"trees_{strategy}")
+        x = ensemble.read_by(strategy, e.matrix(rows, names), names)
         yield "trees"
-        for _ in trees.fit(context, strategy, x, y, params.rounds_1, params.depth_1):
+        for _ in trees.fit(context, strategy, x, y):
             yield "trees"
     if strategy == "kfold" and models.all_networks:
         return (yield from networks(e, context, models, train, rows, fitted))
@@ -168,17 +176,18 @@ def encoded_by(
 
 def split_trees(e: Engine, context: Context, train: Rows, fitted: Fitted) -> Iterator[str]:
     """Train the `split` trees, one model for each engagement and author group."""
-    params = context.params
+    params, columns = context.params, features.feature_set(context.params)
+    names = columns.raw_names()
     yield "features"
-    rows = e.keep(train.columns([*features.read_names(), "time"], late))
+    rows = e.keep(train.columns([*columns.read_names(), "time"], late))
     if keep := sampled(params.sample_rows, e.height(rows)):
         rows = e.filter(rows, keep)
-    rows = e.keep(e.lookups(rows, features.raw_lookups(fitted.raw)))
+    rows = e.keep(e.lookups(rows, features.raw_lookups(fitted.raw, columns)))
     yield "transfer"
-    x = e.matrix(rows, features.raw_names())
-    groups = on_host(x[:, features.raw_names().index("a_group")])
+    x = e.matrix(rows, names)
+    groups = on_host(x[:, names.index("a_group")])
     yield "trees"
-    for _ in trees.fit_grouped(context, "split", x, labels(e, rows), groups, params.rounds_1, params.depth_1):
+    for _ in trees.fit_grouped(context, "split", x, labels(e, rows), groups):
         yield "trees"
 
 
@@ -194,10 +203,11 @@ def networks(
     coded = e.keep(e.lookups(sample, features.user_lookups(fitted.users["code"])))
     networks_only = ModelSelection((), models.networks, (), models.baseline)
     texts = train.columns([features.TEXTS], keep)
-    batch = ensemble.inputs(e, coded, networks_only, params.tokens, texts).everything()
+    columns = features.feature_set(params)
+    batch = ensemble.inputs(e, coded, columns, networks_only, params.longest_text(), texts).everything()
     users = e.height(fitted.users["code"])
     details: dict[str, Any] = {
-        "token_vectors": network_training.prepare(context, users + FIRST_CODE),
+        "token_vectors": network_training.prepare(context, models.all_networks, users),
         "users_with_vectors": users,
     }
     for name in models.all_networks:
@@ -211,33 +221,37 @@ def labels(e: Engine, t: Frame) -> Array:
     return stack(e.to_numpy(t, TARGETS), TARGETS, np.float32)
 
 
-def lookups(e: Engine, fitted: Fitted) -> list[Lookup]:
+def lookups(e: Engine, fitted: Fitted, columns: FeatureSet) -> list[Lookup]:
     """The first stage's lookups, for coded rows that the tables were not fitted on."""
-    wanted = features.lookups(e, fitted.tables, fitted.means)
-    wanted += features.raw_lookups(fitted.raw) if fitted.raw else []
+    wanted = features.lookups(e, fitted.tables, fitted.means, columns)
+    wanted += features.raw_lookups(fitted.raw, columns) if fitted.raw else []
     return wanted + (features.user_lookups(fitted.users["code"]) if fitted.users else [])
 
 
-def encoded(e: Engine, t: Frame, wanted: Sequence[Lookup]) -> Frame:
+def encoded(e: Engine, t: Frame, wanted: Sequence[Lookup], columns: FeatureSet) -> Frame:
     """Coded rows with the looked-up columns."""
-    return e.keep(features.pair_features(e, e.lookups(t, wanted)))
+    return e.keep(features.pair_features(e, e.lookups(t, wanted), columns))
 
 
 def second_stage(e: Engine, context: Context, models: ModelSelection, part: Rows, fitted: Fitted) -> Details:
-    """Predict the validation half with the first stage, train the second stage on it, and save all tables.
+    """Compute the tables of the validation half, predict a sample of its rows with the first stage, train the second stage on these
+    rows, and save all tables.
 
-    Returns the detail `validation`: the official scores of each first-stage model on the validation half.
+    Returns the details `second_rows`, the rows of the sample, and `validation`: the official scores of each first-stage model on
+    the sample.
     """
-    params = context.params
+    params, chosen = context.params, features.feature_set(context.params)
     yield "features"
-    val = encoded(e, part.columns(features.read_names()), lookups(e, fitted))
-    tables = collected(e, second_stage_features.fit_tables(e, val, models.second))
-    means = second_stage_features.priors(e, val)
-    counts = collected(e, second_stage_features.count(e, val, models.second))
-    counted = second_stage_features.count_lookups(counts)
+    whole = part.columns([*second_stage_features.key_columns(chosen, models.second), *TARGETS])
+    tables = collected(e, second_stage_features.fit_tables(e, whole, chosen, models.second))
+    means = second_stage_features.priors(e, whole)
+    counts = collected(e, second_stage_features.count(e, whole, chosen, models.second))
+    counted = second_stage_features.count_lookups(counts, chosen)
+    keep = sampled(params.second_rows, part.height)
+    val = encoded(e, part.columns(chosen.read_names(), keep), lookups(e, fitted, chosen), chosen)
     yield "transfer"
-    texts = part.columns([features.TEXTS]) if models.all_networks else None
-    rows, y = ensemble.inputs(e, val, models, params.tokens, texts), labels(e, val)
+    texts = part.columns([features.TEXTS], keep) if models.all_networks else None
+    rows, y = ensemble.inputs(e, val, chosen, models, params.longest_text(), texts), labels(e, val)
     followers = e.to_numpy(val, ["a_followers"])["a_followers"]
     yield "load"
     first = ensemble.FirstStage(context, models)
@@ -248,20 +262,24 @@ def second_stage(e: Engine, context: Context, models: ModelSelection, part: Rows
     log_odds = ensemble.log_odds_of(rows.x, probabilities, models)
     for name in models.second:
         yield "features"
-        t = second_stage_features.encode_own(e, e.lookups(val, counted), tables, means, name)
-        names = second_stage_features.names(name)
+        t = second_stage_features.encode_own(e, e.lookups(val, counted), tables, means, chosen, name, whole)
+        names = chosen.week_names(name)
         columns = ensemble.read_by(name, e.matrix(t, names), names)
         yield "trees"
-        x, margins = ensemble.stacked(rows.x, log_odds, columns)
-        for _ in trees.fit(context, f"second-{name}", x, y, params.rounds_2, params.depth_2, margins):
+        read = ensemble.Selection(chosen, second_name(name)).of(rows.x)
+        x, margins = ensemble.stacked(read, log_odds, columns)
+        for _ in trees.fit(context, second_name(name), x, y, margins):
             yield "trees"
     yield "write"
     save_all(e, context.work, fitted, tables)
     (context.work / MEANS).write_text(json.dumps({"train": fitted.means, "validation": means}))
     yield "score"
+    if params.weights == "random":
+        return {"second_rows": len(y)}
     truth = {target: y[:, i] for i, target in enumerate(TARGETS)}
     by_model = {name: {t: p[:, i] for i, t in enumerate(TARGETS)} for name, p in probabilities.items()}
-    return {"validation": {name: dataset.scores(truth, p, followers) for name, p in by_model.items()}}
+    scores = {name: dataset.scores(truth, p, followers) for name, p in by_model.items()}
+    return {"second_rows": len(y), "validation": scores}
 
 
 def save_all(e: Engine, folder: Path, fitted: Fitted, second_stage_tables: Mapping[str, Frame]) -> None:

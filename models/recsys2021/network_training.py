@@ -2,29 +2,38 @@
 
 import json
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from buzzer.engine.frames.base import Array
-from buzzer.engine.infer import Session
+from buzzer.engine.frames.base import FIRST_CODE, Array
 from buzzer.errors import DataError
 from buzzer.models.epochs import Epochs, one_cycle
-from buzzer.models.recsys2021 import features
-from buzzer.models.recsys2021.networks import NETWORKS, VOCABULARY, Network, Sizes
-from buzzer.models.recsys2021.params import Context
+from buzzer.models.recsys2021 import fast_networks, feature_sets, user_vectors
+from buzzer.models.recsys2021.networks import (
+    NETWORKS,
+    USER_DEVIATION,
+    VOCABULARY,
+    Network,
+    Sizes,
+    TextAndUsers,
+)
+from buzzer.models.recsys2021.open_network import OpenNetwork, own_users
+from buzzer.models.recsys2021.params import Context, of
+from buzzer.models.recsys2021.trees import seed_of
 
-FROZEN = "text.words.weight"  # read from VECTORS, not saved with the network
+# Not saved with the other weights: the token vectors are in VECTORS, the users' vectors in their own file (`user_vectors`).
+FROZEN, USERS = "text.words.weight", "users.weight"
 SIZES, VECTORS = "networks.json", "token_vectors.npy"
 SCALED_ROWS = 200_000  # rows from which the columns' mean and deviation are computed
 
 
-def path(folder: Path, name: str) -> Path:
+def path(folder: Path, name: str, bag: int = 0) -> Path:
     """The file of a network's weights."""
-    return folder / f"network-{name}.pt"
+    return folder / (f"network-{name}-bag{bag}.pt" if bag else f"network-{name}.pt")
 
 
 def token_vectors(file: str, dim: int, seed: int) -> tuple[Array, str]:
@@ -48,23 +57,72 @@ def token_vectors(file: str, dim: int, seed: int) -> tuple[Array, str]:
     return vectors.astype(np.float32), f"token vectors: {file}, {vectors.shape[1]} dimensions"
 
 
-def prepare(context: Context, users: int) -> str:
-    """Write the sizes and token vectors that all networks share. Returns the description of the vectors.
+def prepare(context: Context, names: Sequence[str], users: int) -> str:
+    """Write the networks' sizes, and the token vectors that they share. Returns the description of the vectors.
 
-    users: rows of the user table.
+    users: number of users with a vector. The bags of a network divide them among themselves. A table has rows for `user_table_rows` users
+    if that is more.
     """
     params = context.params
+    users = max(users, params.user_table_rows)
     vectors, description = token_vectors(params.token_vectors, params.token_dim, context.seed)
     np.save(context.work / VECTORS, vectors)
-    sizes = Sizes(users, params.user_dim, vectors.shape[1], params.hidden, params.dropout)
-    (context.work / SIZES).write_text(json.dumps(asdict(sizes)))
+    sizes = {
+        name: Sizes(
+            table_rows(users, params.bags_of(name)),
+            of(params.user_dim, name),
+            params.word_dim,
+            of(params.hidden, name),
+            of(params.dropout, name),
+            params.features,
+        )
+        for name in names
+    }
+    (context.work / SIZES).write_text(json.dumps({name: asdict(own) for name, own in sizes.items()}))
     return description
+
+
+def table_rows(users: int, bags: int) -> int:
+    """Rows of the user table of one of `bags` networks: its share of the users, and the codes below FIRST_CODE."""
+    return -(-users // bags) + FIRST_CODE
+
+
+def own_batch(context: Context, name: str, bag: int, batch: Mapping[str, Array]) -> dict[str, Array]:
+    """A batch as a network reads it: its number of tokens, and the codes of its own users."""
+    params = context.params
+    return {
+        **batch,
+        "tokens": batch["tokens"][:, : of(params.tokens, name)],
+        "users": own_users(batch["users"], bag, params.bags_of(name)),
+    }
+
+
+def sizes_of(name: str, folder: Path) -> Sizes:
+    """The sizes that `prepare` wrote for a network."""
+    return Sizes(**json.loads((folder / SIZES).read_text())[name])
+
+
+def built(name: str, sizes: Sizes, vectors: Tensor) -> Network:
+    """An untrained network."""
+    return NETWORKS[name](sizes, vectors, feature_sets.named(sizes.features).network(name))
 
 
 def build(name: str, folder: Path) -> Network:
     """An untrained network with the sizes and token vectors that `prepare` wrote."""
-    sizes = Sizes(**json.loads((folder / SIZES).read_text()))
-    return NETWORKS[name](sizes, torch.from_numpy(np.load(folder / VECTORS)))
+    return built(name, sizes_of(name, folder), torch.from_numpy(np.load(folder / VECTORS)))
+
+
+def without_tables(name: str, folder: Path) -> Network:
+    """As `build`, but with tables of one row in place of those of frozen tokens and of users."""
+    token_dim = np.load(folder / VECTORS, mmap_mode="r").shape[1]
+    return built(name, replace(sizes_of(name, folder), users=1), torch.zeros(1, token_dim))
+
+
+def outline(name: str, folder: Path) -> Network:
+    """`build` without memory for the weights, for questions about the network's layers."""
+    shape = np.load(folder / VECTORS, mmap_mode="r").shape
+    with torch.device("meta"):
+        return built(name, sizes_of(name, folder), torch.empty(shape))
 
 
 class Trainer(Epochs):
@@ -74,16 +132,19 @@ class Trainer(Epochs):
     There is no validation: the weights of the last epoch are kept.
     """
 
-    def __init__(self, context: Context, network: Network, batch: Mapping[str, Array], y: Array) -> None:
+    def __init__(
+        self, context: Context, name: str, network: Network, batch: Mapping[str, Array], y: Array, seed: int
+    ) -> None:
         """batch: the network's inputs for all rows.  y: 0 or 1 [rows, targets]."""
-        self.model, self.seed = network, context.seed
+        params = context.params
+        self.model, self.seed = network, seed
         self.inputs = {key: torch.from_numpy(np.ascontiguousarray(array)) for key, array in batch.items()}
         self.target = torch.from_numpy(y.astype(np.float32))
         network.begin(self.inputs["features"][:SCALED_ROWS], self.target.mean(dim=0))
         super().__init__(network, context.device)
-        self.size = min(context.params.batch, len(y))
+        self.size = min(of(params.batch, name), len(y))
         self.steps = max(len(y) // self.size, 1)
-        rate, steps = context.params.lr, self.steps * context.params.epochs
+        rate, steps = of(params.lr, name), self.steps * params.epochs
         optimizers = optimizers_of(network, rate)
         self.optimise(optimizers, [one_cycle(o, rate, steps, cycle_momentum=False) for o in optimizers])
 
@@ -103,22 +164,64 @@ class Trainer(Epochs):
 def fit(
     context: Context, name: str, batch: Mapping[str, Array], y: Array
 ) -> Generator[str, None, list[dict[str, float]]]:
-    """Train a network and save its weights, without the frozen token vectors.
+    """Train the bags of a network and save their weights, without the frozen token vectors.
 
-    Yields the phase after each epoch. Returns the history: `epoch` and `loss` of each epoch. batch: the network's inputs for all rows.
+    With random weights nothing is trained; only the scaling of the columns and the output bias follow from the rows.
+
+    Yields the phase after each epoch. Returns the history: `epoch` and `loss` of each epoch of each bag. batch: inputs for all rows.
     y: 0 or 1 [rows, targets].
     """
-    torch.manual_seed(context.seed)
     torch.set_num_threads(context.threads)
     torch.set_flush_denormal(True)
-    network = build(name, context.work)
-    trainer = Trainer(context, network, batch, y)
-    for _ in trainer.run(context.params.epochs):
-        yield "networks"
-    partial = path(context.work, name).with_suffix(".tmp")
-    torch.save({key: w.cpu() for key, w in network.state_dict().items() if key != FROZEN}, partial)
-    partial.replace(path(context.work, name))
-    return trainer.state.history
+    history = []
+    for bag in range(context.params.bags_of(name)):
+        seed = seed_of(context.seed, bag)
+        torch.manual_seed(seed)
+        file = path(context.work, name, bag)
+        if context.params.weights == "random":
+            network = without_tables(name, context.work)
+            network.begin(torch.from_numpy(batch["features"][:SCALED_ROWS]), torch.from_numpy(y.mean(axis=0)))
+            save(network, file)
+            if isinstance(network, TextAndUsers):
+                save_random_users(sizes_of(name, context.work), file, context.params.user_type)
+            continue
+        network = build(name, context.work)
+        trainer = Trainer(context, name, network, own_batch(context, name, bag, batch), y, seed)
+        for _ in trainer.run(context.params.epochs):
+            yield "networks"
+        save(network, file)
+        if isinstance(network, TextAndUsers):
+            save_users(network.users.weight.detach().cpu(), file, context.params.user_type)
+        history += trainer.state.history
+    return history
+
+
+def save(network: Network, file: Path) -> None:
+    """Write the weights, without the vectors of tokens and users."""
+    partial = file.with_suffix(".tmp")
+    kept = {key: w.cpu() for key, w in network.state_dict().items() if key not in (FROZEN, USERS)}
+    torch.save(kept, partial)
+    partial.replace(file)
+
+
+def save_users(table: Tensor, network: Path, user_type: str) -> None:
+    """Write a table [users, user_dim] beside its network's file."""
+    blocks = (block.numpy() for block in table.split(user_vectors.BLOCK))
+    user_vectors.write(user_vectors.path(network), (len(table), table.shape[1]), user_type, blocks)
+
+
+def save_random_users(sizes: Sizes, network: Path, user_type: str) -> None:
+    """Write a table with the values of an untrained network, one block after the other."""
+
+    def blocks() -> Iterator[Array]:
+        for start in range(0, sizes.users, user_vectors.BLOCK):
+            rows = min(user_vectors.BLOCK, sizes.users - start)
+            block = torch.empty(rows, sizes.user_dim).normal_(std=USER_DEVIATION)
+            if start == 0:
+                block[0] = 0  # rare users
+            yield block.numpy()
+
+    user_vectors.write(user_vectors.path(network), (sizes.users, sizes.user_dim), user_type, blocks())
 
 
 def optimizers_of(network: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
@@ -130,33 +233,51 @@ def optimizers_of(network: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
     return [torch.optim.Adam(others, lr=lr, fused=True), *lazy]
 
 
-def trained(name: str, folder: Path) -> Network:
-    """A network with the weights that `fit` saved, in evaluation mode."""
-    network = build(name, folder)
-    missing, extra = network.load_state_dict(torch.load(path(folder, name), weights_only=True), strict=False)
-    assert not extra and set(missing) <= {FROZEN}
+def trained(name: str, folder: Path, bag: int = 0) -> Network:
+    """A network with the weights that `fit` saved, in evaluation mode, with the whole tables of tokens and users."""
+    file = path(folder, name, bag)
+    network = loaded(build(name, folder), file)
+    if isinstance(network, TextAndUsers):
+        network.users.weight.data.copy_(torch.from_numpy(np.load(user_vectors.path(file))))
+    return network
+
+
+def loaded(network: Network, file: Path) -> Network:
+    """The network with the weights of a file, in evaluation mode."""
+    missing, extra = network.load_state_dict(torch.load(file, weights_only=True), strict=False)
+    assert not extra and set(missing) <= {FROZEN, USERS}
     return network.eval()
 
 
-def open_sessions(names: Sequence[str], context: Context) -> dict[str, Session]:
-    """Sessions of the trained networks on the run's backend. The number of rows and the text length may differ between runs."""
+def open_networks(names: Sequence[str], context: Context) -> dict[str, list[OpenNetwork]]:
+    """The bags of each trained network on the run's backend."""
+    return {
+        name: [opened(name, bag, context) for bag in range(context.params.bags_of(name))] for name in names
+    }
+
+
+def opened(name: str, bag: int, context: Context) -> OpenNetwork:
+    """A trained network on the run's backend. The numbers of rows and texts and the texts' length may differ between runs."""
     from buzzer.engine import infer
 
-    example: dict[str, Array] = {
-        "features": np.zeros((2, len(features.names())), dtype=np.float32),
-        "tokens": np.ones((2, context.params.tokens), dtype=np.int32),
-        "users": np.zeros((2, 2), dtype=np.int64),
-    }
-    return {
-        name: infer.prepare(
-            trained(name, context.work),
-            backend=infer.split_backend(context.backend)[0],
-            example=example,
-            outputs=("probability",),
-            dynamic={"tokens": {0: "batch", 1: "length"}},
-            precision=context.precision,
-            device=context.device,
-            threads=context.threads,
-        )
-        for name in names
-    }
+    folder, params, backend = context.work, context.params, infer.split_backend(context.backend)[0]
+    file, tokens = path(folder, name, bag), of(params.tokens, name)
+    network = loaded(without_tables(name, folder), file)
+    columns = len(feature_sets.feature_set(params).names())
+    form = fast_networks.inference_form(network, np.load(folder / VECTORS, mmap_mode="r"))
+    example = fast_networks.example(form, columns, tokens, sizes_of(name, folder).user_dim)
+    session = infer.prepare(
+        form,
+        backend=backend,
+        example=example,
+        outputs=("probability",),
+        dynamic={key: fast_networks.AXES[key] for key in example},
+        precision=context.precision,
+        device=context.device,
+        threads=context.threads,
+    )
+    if not isinstance(network, TextAndUsers):
+        return OpenNetwork(session, tuple(example), tokens)
+    device = context.device if infer.info(backend).takes_gpu_arrays else "cpu"
+    table = user_vectors.UserTable(user_vectors.path(file), device, context.gpu_memory_bytes)
+    return OpenNetwork(session, tuple(example), tokens, table, network.sides, bag, params.bags_of(name))

@@ -1,6 +1,47 @@
-"""The parameters of the `recsys2021` task."""
+"""The parameters of the `recsys2021` task.
 
+Many may be one number for all models, or a mapping by model: `depth_1: {kfold: 8, loo: 6}`. Rounds and learning rates may also be given by
+model and label: `rounds_1: {kfold: {reply: 250, retweet: 250, quote: 200, like: 250}, loo: 600}`.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, Self, TypeAlias, TypeVar
+
+from pydantic import PositiveInt
+
+from buzzer.datasets.recsys2021.schema import LABELS
+from buzzer.errors import UsageError, unknown_name
 from buzzer.models.dataset_task import TaskContext, TaskParams
+
+V = TypeVar("V")
+ByModel: TypeAlias = V | dict[str, V]
+ByLabel: TypeAlias = V | dict[str, V | dict[str, V]]
+
+TREES = ("kfold", "loo", "split")  # first stage, by how their training rows are encoded
+SECOND = ("loo", "kfold")
+NETWORKS = ("pooled", "gru64", "gru128")
+BASELINE = "logistic"  # trained and scored as a network, never stacked
+
+
+def second_name(model: str) -> str:
+    """The name of a second-stage model in mappings and scores."""
+    return f"second_{model}"
+
+
+Sampling = Literal["uniform", "gradient_based"]
+ALL_TREES = (*TREES, *map(second_name, SECOND))
+ALL_NETWORKS = (*NETWORKS, BASELINE)
+# Parameter -> the models that a mapping may name.
+MAPPINGS: dict[str, tuple[str, ...]] = {
+    "rounds_1": TREES,
+    "depth_1": TREES,
+    "rounds_2": ALL_TREES[len(TREES) :],
+    "depth_2": ALL_TREES[len(TREES) :],
+    **dict.fromkeys(("eta", "subsample", "sampling", "colsample"), ALL_TREES),
+    **dict.fromkeys(("tokens", "user_dim", "hidden", "dropout", "batch", "lr"), ALL_NETWORKS),
+    "bags": (*ALL_TREES, *ALL_NETWORKS),
+}
+BY_LABEL = ("rounds_1", "rounds_2", "eta")
 
 
 class Params(TaskParams):
@@ -10,30 +51,106 @@ class Params(TaskParams):
     networks: list[str]
     second: list[str]
     baseline: bool
+    weights: Literal["trained", "random"]
+    bags: ByModel[PositiveInt]
+    features: str
+    vocabulary: str
     sample_rows: int
     network_rows: int
-    rounds_1: int
-    depth_1: int
-    rounds_2: int
-    depth_2: int
+    second_rows: int
+    rounds_1: ByLabel[int]
+    depth_1: ByModel[int]
+    rounds_2: ByLabel[int]
+    depth_2: ByModel[int]
     min_child_1: float
     min_child_2: float
-    eta: float
-    subsample: float
-    colsample: float
+    eta: ByLabel[float]
+    subsample: ByModel[float]
+    sampling: ByModel[Sampling]
+    colsample: ByModel[float]
     group_rows: int
-    tokens: int
+    tokens: ByModel[int]
     token_vectors: str
     token_dim: int
+    word_dim: int
     user_rows: int
-    user_dim: int
-    hidden: int
-    dropout: float
+    user_table_rows: int
+    user_dim: ByModel[int]
+    user_type: Literal["float32", "float16"]
+    hidden: ByModel[int]
+    dropout: ByModel[float]
     epochs: int
-    batch: int
-    lr: float
+    batch: ByModel[int]
+    lr: ByModel[float]
     piece_rows: int
     predict_batch: int
+
+    @classmethod
+    def read(cls, task: str, values: Mapping[str, Any]) -> Self:
+        """As `TaskParams.read`. Also raises UsageError for a mapping that names an unknown model or label, or lacks one of the run's."""
+        params = super().read(task, values)
+        for key, known in MAPPINGS.items():
+            if isinstance(value := getattr(params, key), dict):
+                check_names(key, "model", value, known)
+                used = [] if key == "bags" else [model for model in params.used() if model in known]
+                check_complete(key, "model", value, used)
+                for model, inner in value.items():
+                    if isinstance(inner, dict):
+                        check_names(f"{key}.{model}", "label", inner, tuple(LABELS))
+                        check_complete(f"{key}.{model}", "label", inner, tuple(LABELS))
+        return params
+
+    def used(self) -> Iterator[str]:
+        """The names of the run's models in mappings."""
+        yield from self.trees
+        yield from map(second_name, self.second)
+        yield from (*self.networks, BASELINE) if self.baseline else self.networks
+
+    def bags_of(self, model: str) -> int:
+        """The number of models of this kind whose probabilities are averaged. A model that the mapping does not name has one."""
+        return self.bags.get(model, 1) if isinstance(self.bags, dict) else self.bags
+
+    def longest_text(self) -> int:
+        """The most tokens that a network of the run reads, 0 without networks."""
+        return max((of(self.tokens, name) for name in self.used() if name in ALL_NETWORKS), default=0)
+
+
+def weights_detail(params: Params) -> dict[str, str]:
+    """The detail `weights` for the record, if they are random."""
+    return {"weights": params.weights} if params.weights == "random" else {}
+
+
+def weights_notes(params: Params) -> tuple[str, ...]:
+    """A note for the record, if the weights are random."""
+    return ("weights: random, scores mean nothing",) if params.weights == "random" else ()
+
+
+def check_names(key: str, kind: str, mapping: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Raise UsageError for a name that is not known."""
+    for name in mapping:
+        if name not in known:
+            raise unknown_name(f"{kind} in {key}", name, known)
+
+
+def check_complete(key: str, kind: str, mapping: Mapping[str, Any], needed: Sequence[str]) -> None:
+    """Raise UsageError if the mapping lacks a name."""
+    for name in needed:
+        if name not in mapping:
+            raise UsageError(
+                f"{key} has no value for {kind} {name}",
+                f"--set '{key}={{{name}: ...}}', or one value for all",
+            )
+
+
+def of(value: ByModel[V], model: str) -> V:
+    """The value for a model, of a parameter that is one value or a mapping by model."""
+    return value[model] if isinstance(value, dict) else value
+
+
+def of_label(value: ByLabel[V], model: str, label: str) -> V:
+    """The value for a model and a label, of a parameter that is one value, a mapping by model, or one by model and label."""
+    by_label = value[model] if isinstance(value, dict) else value
+    return by_label[label] if isinstance(by_label, dict) else by_label
 
 
 Context = TaskContext[Params]

@@ -15,9 +15,10 @@ from buzzer.engine.frames.base import Array, on_host
 from buzzer.models.kept_pieces import KeptPieces
 from buzzer.models.recsys2021 import ensemble, features, fitting, second_stage_features, sizes
 from buzzer.models.recsys2021.ensemble import ModelSelection
+from buzzer.models.recsys2021.feature_sets import FeatureSet
 from buzzer.models.recsys2021.fitting import Fitted
 from buzzer.models.recsys2021.lookup_tables import Columns, kept, load, load_wanted, merged, save
-from buzzer.models.recsys2021.params import Context
+from buzzer.models.recsys2021.params import BASELINE, Context, second_name
 
 IDS = ("tweet_id", "enaging_user_id")
 FIRST = "first"  # name of the first stage's mean in scores
@@ -119,6 +120,7 @@ class Predictor:
     def __init__(self, context: Context) -> None:
         self.context, self.e = context, frames.load(context.engine)
         self.models = ensemble.select_models(context.params)
+        self.columns = features.feature_set(context.params)
         self.codes = load(self.e, context.work, "code")
         self.means = fitting.means(context.work)
         self.first = ensemble.FirstStage(context, self.models)
@@ -131,10 +133,10 @@ class Predictor:
     def preprocess(self, number: int, path: Path) -> Mapping[str, Frame]:
         """Parse and code a piece. Returns its counts. If there is more than one piece, all are moved to files."""
         e = self.e
-        t = features.base(e, features.read_part(e, path, False), False, self.extra)
+        t = features.base(e, features.read_part(e, path, False), self.columns, False, self.extra)
         t = features.code(e, t, self.codes)
-        t = e.keep(e.select(t, [*features.coded_names(), *self.extra]))
-        counts = kept(e, second_stage_features.count(e, t, self.models.second))
+        t = e.keep(e.select(t, [*self.columns.coded_names(), *self.extra]))
+        counts = kept(e, second_stage_features.count(e, t, self.columns, self.models.second))
         self.pieces.append(Piece(e, self.kept, number, t, counts))
         if len(self.pieces) > 1:  # only one piece at a time is in memory
             for piece in self.pieces:
@@ -165,7 +167,7 @@ class Predictor:
 
     def add_up(self, counts: Sequence[Mapping[str, Frame]]) -> Mapping[str, Frame]:
         """The sum of the pieces' counts."""
-        return kept(self.e, second_stage_features.add_up(self.e, counts))
+        return kept(self.e, second_stage_features.add_up(self.e, counts, self.columns))
 
     def load_tables(self, counted: Mapping[str, Frame]) -> None:
         """Read the rows of the saved tables for the users and tweets in the pieces that have no predictions yet.
@@ -176,16 +178,19 @@ class Predictor:
         if not pieces:
             return
         e, second = self.e, self.models.second
-        fitted = wanted(e, self.context.work, self.models, pieces, self.codes, self.means["train"])
-        key_columns = second_stage_features.looked_up_by(second)
+        fitted = wanted(
+            e, self.context.work, self.columns, self.models, pieces, self.codes, self.means["train"]
+        )
+        key_columns = second_stage_features.looked_up_by(self.columns, second)
         second_tables = load_wanted(e, self.context.work, "second", key_columns, pieces)
         kinds = (fitted.tables, fitted.raw, fitted.users, second_tables)
         self.table_rows = sum(e.height(table) for kind in kinds for table in kind.values())
         lookups = [
-            *fitting.lookups(e, fitted),
-            *second_stage_features.lookups(e, second_tables, self.means["validation"], second),
+            *fitting.lookups(e, fitted, self.columns),
+            *second_stage_features.lookups(e, second_tables, self.means["validation"], self.columns, second),
         ]
-        self.lookups = merged(e, [*lookups, *second_stage_features.count_lookups(counted)])
+        counts = second_stage_features.count_lookups(counted, self.columns)
+        self.lookups = merged(e, [*lookups, *counts])
 
     def predicted(self, piece: Piece) -> Generator[str, None, Predicted]:
         """The predictions of a piece, which an earlier sitting may have left; yields its phases."""
@@ -211,11 +216,11 @@ class Predictor:
         """The predictions of both stages for a piece; yields its phases."""
         e, models = self.e, self.models
         yield "features"
-        t = fitting.encoded(e, piece.columns(features.coded_names()), self.lookups)
+        t = fitting.encoded(e, piece.columns(self.columns.coded_names()), self.lookups, self.columns)
         yield "transfer"
         texts = piece.columns([features.TEXTS]) if self.first.networks else None
-        rows = ensemble.inputs(e, t, models, self.context.params.tokens, texts)
-        columns = {name: e.matrix(t, second_stage_features.names(name)) for name in models.second}
+        rows = ensemble.inputs(e, t, self.columns, models, self.context.params.longest_text(), texts)
+        columns = {name: e.matrix(t, self.columns.week_names(name)) for name in models.second}
         del t  # the models read only the matrices
         yield "trees"
         by_model = self.first.predict_trees(rows)
@@ -231,19 +236,20 @@ class Predictor:
 
 def names_of(models: ModelSelection) -> list[str]:
     """Names of all models that are scored."""
-    baseline = [ensemble.BASELINE] if models.baseline else []
-    return [*models.first, *baseline, FIRST, *(f"second_{name}" for name in models.second)]
+    baseline = [BASELINE] if models.baseline else []
+    return [*models.first, *baseline, FIRST, *(second_name(name) for name in models.second)]
 
 
 def final(by_model: Mapping[str, Array], models: ModelSelection) -> Array:
     """The submission's probabilities, float32 [rows, targets]: the mean of the second stage's models, or the first stage's mean."""
-    second = [by_model[f"second_{name}"] for name in models.second]
+    second = [by_model[second_name(name)] for name in models.second]
     return np.asarray(np.mean(second, axis=0, dtype=np.float32)) if second else by_model[FIRST]
 
 
 def wanted(
     e: Engine,
     work: Path,
+    columns: FeatureSet,
     models: ModelSelection,
     pieces: Sequence[Columns],
     codes: Mapping[str, Frame],
@@ -251,8 +257,10 @@ def wanted(
 ) -> Fitted:
     """The saved tables, with the rows of the users and tweets in the pieces."""
     users = load_wanted(e, work, "user", features.USERS, pieces) if models.all_networks else {}
-    raw = load_wanted(e, work, "raw", features.raw_looked_up_by(), pieces) if "split" in models.trees else {}
-    return Fitted(codes, users, load_wanted(e, work, "train", features.looked_up_by(), pieces), raw, means)
+    raw_keys = features.raw_looked_up_by(columns)
+    raw = load_wanted(e, work, "raw", raw_keys, pieces) if "split" in models.trees else {}
+    tables = load_wanted(e, work, "train", features.looked_up_by(columns), pieces)
+    return Fitted(codes, users, tables, raw, means)
 
 
 def write(path: Path, rows: Predicted) -> None:

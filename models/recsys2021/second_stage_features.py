@@ -8,53 +8,35 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Lookup
-from buzzer.models.recsys2021.features import FOLDS, KEYS, SMOOTHING, TARGETS, KeyColumns, encoding, same
+from buzzer.models.recsys2021.feature_sets import FeatureSet, Keys
+from buzzer.models.recsys2021.features import SMOOTHING, TARGETS, KeyColumns, encoding, in_folds, same
+from buzzer.models.recsys2021.params import SECOND
 
-# Target encodings from the validation rows: name -> keys. Their columns are called week_<name>_<target>.
-ENCODED: dict[str, list[str]] = {
-    "a": ["a"],
-    "b": ["b"],
-    "tweet": ["tweet"],
-    "ab": ["a", "b"],
-    "type": ["type"],
-    "language": ["language_code"],
-    "media": ["media_code"],
-    "word": ["word", "type"],
-    **{name: KEYS[name] for name in ("a_type_lang", "b_type_lang", "type_lang_media")},
-}
-# Counts over the scored rows: name -> keys. Their columns are called rows_<name>.
-COUNTED = {name: keys for name, keys in ENCODED.items() if name != "type"}
-# Model -> its encodings and counts (winners' fourth and fifth XGBoost).
-MODELS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "loo": (("a", "b", "tweet"), ("a", "b", "tweet", "ab")),
-    "kfold": (tuple(ENCODED), tuple(COUNTED)),
-}
+MODELS = SECOND  # winners: fourth and fifth XGBoost
 
 
-def names(model: str) -> list[str]:
-    """The columns that a model reads in addition to the first stage's columns and predictions."""
-    encoded, counted = MODELS[model]
-    return [*(f"week_{name}_{t}" for name in encoded for t in TARGETS), *(f"rows_{name}" for name in counted)]
-
-
-def encodings(models: Sequence[str]) -> list[str]:
+def encodings(columns: FeatureSet, models: Sequence[str]) -> Keys:
     """The encodings that at least one of the models needs."""
-    return [name for name in ENCODED if any(name in MODELS[model][0] for model in models)]
+    needed = {name for model in models for name in columns.second[model].encoded}
+    return {name: keys for name, keys in columns.week.items() if name in needed}
 
 
-def counts(models: Sequence[str]) -> list[str]:
+def counts(columns: FeatureSet, models: Sequence[str]) -> Keys:
     """The counts that at least one of the models needs."""
-    return [name for name in COUNTED if any(name in MODELS[model][1] for model in models)]
+    reversed_counts = {name: table for name, (table, _) in columns.counted_reversed.items()}
+    needed = {reversed_counts.get(name, name) for model in models for name in columns.second[model].counted}
+    return {name: keys for name, keys in columns.counted.items() if name in needed}
 
 
-def fit_tables(e: Engine, validation: Frame, models: Sequence[str]) -> dict[str, Frame]:
+def fit_tables(e: Engine, validation: Frame, columns: FeatureSet, models: Sequence[str]) -> dict[str, Frame]:
     """Sums of the validation rows' labels by each key."""
-    return {name: e.group_sums(validation, ENCODED[name], list(TARGETS)) for name in encodings(models)}
+    wanted = encodings(columns, models)
+    return {name: e.group_sums(validation, keys, list(TARGETS)) for name, keys in wanted.items()}
 
 
-def looked_up_by(models: Sequence[str]) -> dict[str, KeyColumns]:
+def looked_up_by(columns: FeatureSet, models: Sequence[str]) -> dict[str, KeyColumns]:
     """For each table of `fit_tables` its keys, and the columns that are looked up in it."""
-    return {name: (ENCODED[name], [ENCODED[name]]) for name in encodings(models)}
+    return {name: (keys, [keys]) for name, keys in encodings(columns, models).items()}
 
 
 def priors(e: Engine, validation: Frame) -> dict[str, float]:
@@ -64,45 +46,72 @@ def priors(e: Engine, validation: Frame) -> dict[str, float]:
 
 
 def lookups(
-    e: Engine, tables: Mapping[str, Frame], means: Mapping[str, float], models: Sequence[str]
+    e: Engine,
+    tables: Mapping[str, Frame],
+    means: Mapping[str, float],
+    columns: FeatureSet,
+    models: Sequence[str],
 ) -> list[Lookup]:
     """Target encodings of rows that the tables were not fitted on."""
-    return [encoding(e, tables[name], ENCODED[name], means, f"week_{name}") for name in encodings(models)]
+    wanted = encodings(columns, models)
+    return [encoding(e, tables[name], keys, means, f"week_{name}") for name, keys in wanted.items()]
+
+
+def key_columns(columns: FeatureSet, models: Sequence[str]) -> list[str]:
+    """The columns of all keys that at least one of the models needs."""
+    wanted = [*encodings(columns, models).values(), *counts(columns, models).values()]
+    return [*dict.fromkeys(key for keys in wanted for key in keys)]
 
 
 def encode_own(
-    e: Engine, t: Frame, tables: Mapping[str, Frame], means: Mapping[str, float], model: str
+    e: Engine,
+    t: Frame,
+    tables: Mapping[str, Frame],
+    means: Mapping[str, float],
+    columns: FeatureSet,
+    model: str,
+    source: Frame | None = None,
 ) -> Frame:
-    """Target encodings of the validation rows: `loo` leaves out each row's own label, `kfold` the labels of its fold."""
+    """Target encodings of validation rows: `loo` leaves out each row's own label, `kfold` the labels of its fold.
+
+    source: the rows that the tables were fitted on, `t` among them; by default `t`.
+    """
+    wanted = encodings(columns, [model])
     if model == "loo":
-        for name in encodings([model]):
-            t = e.target_encode(
-                t, tables[name], ENCODED[name], means, SMOOTHING, f"week_{name}", leave_one_out=True
-            )
+        for name, keys in wanted.items():
+            t = e.target_encode(t, tables[name], keys, means, SMOOTHING, f"week_{name}", leave_one_out=True)
         return t
-    t = source = e.with_columns(t, fold=lambda c: c("row") % FOLDS)
-    for name in encodings([model]):
-        t = e.target_encode_kfold(t, ENCODED[name], "fold", means, SMOOTHING, f"week_{name}", source=source)
+    whole = in_folds(e, t if source is None else source)
+    t = in_folds(e, t)
+    for name, keys in wanted.items():
+        t = e.target_encode_kfold(t, keys, "fold", means, SMOOTHING, f"week_{name}", source=whole)
     return e.drop(t, ["fold"])
 
 
-def count(e: Engine, t: Frame, models: Sequence[str]) -> dict[str, Frame]:
+def count(e: Engine, t: Frame, columns: FeatureSet, models: Sequence[str]) -> dict[str, Frame]:
     """How often each key occurs in some of the rows."""
-    return {name: e.group_sums(t, COUNTED[name]) for name in counts(models)}
+    return {name: e.group_sums(t, keys) for name, keys in counts(columns, models).items()}
 
 
-def add_up(e: Engine, parts: Iterable[Mapping[str, Frame]]) -> dict[str, Frame]:
+def add_up(e: Engine, parts: Iterable[Mapping[str, Frame]], columns: FeatureSet) -> dict[str, Frame]:
     """The sum of the counts of several parts."""
     listed = list(parts)
     if len(listed) == 1:
         return dict(listed[0])
     whole = {
-        name: e.group_sums(e.concat([part[name] for part in listed]), COUNTED[name], ["n"])
+        name: e.group_sums(e.concat([part[name] for part in listed]), columns.counted[name], ["n"])
         for name in listed[0]
     }
     return {name: e.rename(e.drop(table, ["n"]), {"sum_n": "n"}) for name, table in whole.items()}
 
 
-def count_lookups(counted: Mapping[str, Frame]) -> list[Lookup]:
+def count_lookups(counted: Mapping[str, Frame], columns: FeatureSet) -> list[Lookup]:
     """Count encodings over all scored rows."""
-    return [Lookup(table, same(COUNTED[name]), {"n": f"rows_{name}"}, 0) for name, table in counted.items()]
+    return [
+        Lookup(table, same(columns.counted[name]), {"n": f"rows_{name}"}, 0)
+        for name, table in counted.items()
+    ] + [
+        Lookup(counted[name], {column: columns.counted[name][0]}, {"n": f"rows_{out}"}, 0)
+        for out, (name, column) in columns.counted_reversed.items()
+        if name in counted
+    ]

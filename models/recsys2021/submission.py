@@ -9,10 +9,12 @@ import numpy as np
 
 from buzzer.datasets import recsys2021 as dataset
 from buzzer.engine.frames.base import Array
-from buzzer.models.api.context import Result, RunContext
+from buzzer.models.api.context import Result
+from buzzer.models.recsys2021 import work
 from buzzer.models.recsys2021.ensemble import ModelSelection
 from buzzer.models.recsys2021.features import TARGETS
 from buzzer.models.recsys2021.fitting import means
+from buzzer.models.recsys2021.params import Context, weights_detail, weights_notes
 from buzzer.models.recsys2021.predicting import IDS, Predicted, names_of
 
 FINAL, CONSTANT = "results", "constant"
@@ -21,7 +23,7 @@ FINAL, CONSTANT = "results", "constant"
 class Submission:
     """Writes the submission file and, to a second file, the predictions of every model, which are scored at the end."""
 
-    def __init__(self, context: RunContext, models: Sequence[str]) -> None:
+    def __init__(self, context: Context, models: Sequence[str]) -> None:
         path = context.out / f"{FINAL}.csv"
         self.context, self.path, self.models, self.rows = context, path, list(models), 0
         self.partial, self.by_model = path.with_name(f".{path.name}.partial"), path.with_name(".predictions")
@@ -38,8 +40,13 @@ class Submission:
 
     def result(self, details: Mapping[str, Any]) -> Result:
         """The run's result, with scores if the truth is known."""
+        params = self.context.params
         scores = self.scores(self.context.data / "test_truth", means(self.context.work)["train"])
-        return Result(scores, self.rows, dict(details) | {"models": self.models}, (self.path,))
+        details = dict(details) | {"models": self.models} | weights_detail(params)
+        notes = weights_notes(params)
+        return Result(
+            scores, self.rows, details, (self.path,), notes=notes, work=work.load(self.context.work)
+        )
 
     def scores(self, truth: Path, rates: Mapping[str, float]) -> dict[str, float]:
         """The official scores of the submission, and the mean AP and RCE of each model and of constant predictions, `rates`.
@@ -73,7 +80,7 @@ class Submission:
 
 
 @contextmanager
-def submission(context: RunContext, models: ModelSelection) -> Iterator[Submission]:
+def submission(context: Context, models: ModelSelection) -> Iterator[Submission]:
     """A submission file that gets its final name when the block ends, and is deleted if the block raises."""
     writer = Submission(context, names_of(models))
     try:

@@ -4,43 +4,51 @@
 
 `fit` writes to the work folder:
 - code-<column>.parquet: codes of languages and media;
-- train-<name>.parquet: sums of the training weeks' labels by the keys of `features.KEYS`, and the language each reader sees most;
-- raw-<name>.parquet: sums of the labels by the keys of `features.RAW`, if there are `split` trees;
-- second-<name>.parquet: sums of the validation half's labels by the keys of `second_stage_features.ENCODED`;
+- train-<name>.parquet: sums of the training weeks' labels by `FeatureSet.keys`, and the language each reader sees most;
+- raw-<name>.parquet: sums of the labels by `FeatureSet.raw`, if there are `split` trees;
+- second-<name>.parquet: sums of the validation half's labels by `FeatureSet.week`;
 - user-code.parquet: codes of frequent users, if there are networks;
 - means.json: label means of the training weeks, `train`, and of the validation half, `validation`;
-- trees-<model>-<engagement>.ubj: boosted trees of the first stage; trees-second-<model>-<engagement>.ubj: of the second stage;
+- trees-<model>-<engagement>.ubj: boosted trees of the first stage; trees-second-<model>-<engagement>.ubj: of the second stage. Further
+  bags of a model end in -bag<number>, also those of networks;
+- work.json: the work of these models for one row (`api.context.Work`);
 - network-<name>.pt, and for all networks networks.json (their sizes) and token_vectors.npy (frozen vectors).
 
 Details of `fit`: `rows`, part (`train`, `val`) -> number of rows; `columns`, number of columns of the first stage; `piece_rows` and
-`batch_rows`, rows processed at a time; `validation`, first-stage model -> its official scores on the validation half; with networks also
+`batch_rows`, rows processed at a time; `second_rows`, validation rows that the second stage trained on; `validation`, first-stage model
+-> its official scores on these rows; with networks also
 `token_vectors`, a description, `users_with_vectors`, a number, and under each network's name its history, a list of `epoch` and `loss`.
 
 Details of `predict`: `pieces`, number of pieces; `table_rows`, number of rows of the lookup tables that were read (by the last sitting); `piece_rows`,
 `batch_rows`; `models`, names of the scored models; `workers`, number of workers, only on a cluster.
+
+Both have the detail `weights`, "random", if the weights are.
 """
 
 from pathlib import Path
 from typing import Any
 
 from buzzer.datasets import recsys2021 as dataset
+from buzzer.datasets.contract import Progress
 from buzzer.datasets.files import Files
 from buzzer.datasets.recsys2021 import generator
 from buzzer.datasets.workers import usable_cores
 from buzzer.engine import frames
 from buzzer.engine.frames import Engine
-from buzzer.models.api.context import Result, Steps
+from buzzer.models.api.context import Data, Result, Steps
 from buzzer.models.dataset_task import DatasetTask, DataSource
-from buzzer.models.recsys2021 import distributed, ensemble, features, fitting, sizes
+from buzzer.models.recsys2021 import distributed, ensemble, features, fitting, sizes, vocabulary, work
 from buzzer.models.recsys2021.lookup_tables import collected
-from buzzer.models.recsys2021.params import Context, Params
+from buzzer.models.recsys2021.params import Context, Params, weights_detail, weights_notes
 from buzzer.models.recsys2021.predicting import Predictor
 from buzzer.models.recsys2021.submission import submission
 
+COMPRESS_ABOVE = 4_000_000  # rows of a generated part
+
 
 def generate(folder: Path, **settings: Any) -> None:
-    """Generate the data set with all cores."""
-    dataset.generate(folder, **settings, jobs=usable_cores())
+    """Generate the data set with all cores. Large parts are compressed."""
+    dataset.generate(folder, **settings, compress_above=COMPRESS_ABOVE, jobs=usable_cores())
 
 
 class RecSys2021(DatasetTask[Params]):
@@ -48,6 +56,20 @@ class RecSys2021(DatasetTask[Params]):
 
     params_type = Params
     data_source = DataSource(f"recsys2021-v{generator.VERSION}", generate, dataset.check)
+
+    def prepare(
+        self,
+        source: Path | None,
+        cache: Path,
+        scale: float,
+        seed: int,
+        progress: Progress,
+        *,
+        train_scale: float | None = None,
+    ) -> Data:
+        """Check the files in `source`, or generate files in `cache` unless they exist. Raises DataError for invalid files."""
+        files = self.data_source.files(source, cache, scale, seed, progress, train_scale=train_scale)
+        return self.describe(files, self.notes(files))
 
     def notes(self, files: Files) -> list[str]:
         """Notes on the files, and on a missing truth."""
@@ -79,8 +101,12 @@ class RecSys2021(DatasetTask[Params]):
         train.unlink()
         details |= yield from fitting.second_stage(e, context, models, val, fitted)
         val.unlink()
-        details |= {"columns": len(features.names())} | sizes.details(context)
-        return Result({}, train.height, details)
+        work.save(context, models)
+        columns = features.feature_set(context.params)
+        if columns.decoded:
+            details["vocabulary"] = vocabulary.describe(columns.vocabulary)
+        details |= {"columns": len(columns.names())} | sizes.details(context) | weights_detail(context.params)
+        return Result({}, train.height, details, notes=weights_notes(context.params))
 
     def predict_steps(self, context: Context) -> Steps:
         """Predict the test rows, on the cluster if there is one."""

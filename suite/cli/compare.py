@@ -30,6 +30,10 @@ def main(
         str, typer.Option(help="Budgets, separated by commas; default: seed-cpu, and the same on all cores.")
     ] = "",
     scale: Annotated[str, typer.Option(help="Scales of generated data, separated by commas.")] = "",
+    train_scale: Annotated[
+        float | None,
+        typer.Option(help="Share of the official training rows to generate, a sample; default: as --scale."),
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the official files.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed for data and training.")] = 0,
     repeat: Annotated[
@@ -70,6 +74,7 @@ def main(
         devices=device,
         budget=budget,
         scales=scales_of(scale),
+        train_scale=train_scale,
         data=data,
         seed=seed,
         repeat=repeat,

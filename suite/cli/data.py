@@ -18,6 +18,8 @@ from buzzer.suite.config_file import MOST_SEED, check_scale
 from buzzer.suite.records import rescore as rescoring
 from buzzer.suite.records.collection import some_record_files
 from buzzer.suite.run import reaper
+from buzzer.suite.run.resolve import train_sample
+from buzzer.suite.run.task_runs import sample_option
 from buzzer.suite.run.worker import load_entry
 
 app = typer.Typer(help="Generate, convert, score and describe data sets.", no_args_is_help=True)
@@ -33,23 +35,39 @@ def generate(
     seed: Annotated[
         int, typer.Option(min=0, max=MOST_SEED, help="Seed; the same seed gives the same files.")
     ] = 0,
+    train_scale: Annotated[
+        float | None,
+        typer.Option(help="Share of the official training rows, a sample; default: as --scale."),
+    ] = None,
     test_scale: Annotated[
         float | None, typer.Option(help="Share of the official size of the test part; default: as --scale.")
     ] = None,
+    compress: Annotated[bool, typer.Option("--compress", help="Write .gz files, except the test.")] = False,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Processes; the files are the same; default: one per core.")
     ] = None,
 ) -> None:
     """Write synthetic files in the official format."""
-    for option, value in (("--scale", scale), ("--test-scale", test_scale)):
+    for option, value in (("--scale", scale), ("--train-scale", train_scale), ("--test-scale", test_scale)):
         check_scale(option, value)
     if out.exists():
         raise UsageError(f"{out} exists", "choose a new folder for --out")
     dataset = registry.dataset(task)
     parameters = inspect.signature(dataset.generate).parameters
-    if test_scale is not None and "test_scale" not in parameters:
-        raise UsageError(f"{dataset.NAME} has no test part with a separate scale", "leave out --test-scale")
-    options = {"test_scale": test_scale, "jobs": jobs or usable_cores()}
+    for name, value in (("train", train_scale), ("test", test_scale)):
+        if value is not None and f"{name}_scale" not in parameters:
+            part = "training" if name == "train" else name
+            raise UsageError(
+                f"{dataset.NAME} has no {part} part with a separate scale", f"leave out --{name}-scale"
+            )
+    if compress and "compress_above" not in parameters:
+        raise UsageError(f"{dataset.NAME} writes no compressed files", "leave out --compress")
+    options = {
+        "train_scale": train_scale,
+        "test_scale": test_scale,
+        "compress_above": 0 if compress else None,
+        "jobs": jobs or usable_cores(),
+    }
     offered = {name: value for name, value in options.items() if name in parameters}
     with ProgressDisplay() as display, reaper.swept(partial(out)):
         dataset.generate(out, scale, seed, display.preparing, **offered)
@@ -83,16 +101,22 @@ def rescore(
     scale: Annotated[
         float | None, typer.Option(help="Share of the official size that was generated.")
     ] = None,
+    train_scale: Annotated[
+        float | None, typer.Option(help="Share of the official training rows that was generated.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of the generated data.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Score the submissions of earlier runs again, and compare the scores with the records. Exit code 1 if one differs."""
     config = registry.task(task)
     check_scale("--scale", scale)
+    check_scale("--train-scale", train_scale)
+    size = scale or config.scale
     files = some_record_files(path)
     with ProgressDisplay() as display:
         prepare = load_entry(config.entry).prepare
-        prepared = prepare(data, caches.folder() / "data", scale or config.scale, seed, display.preparing)
+        options = sample_option(config.name, prepare, train_sample(train_scale, size))
+        prepared = prepare(data, caches.folder() / "data", size, seed, display.preparing, **options)
     results = list(rescoring.rescore(config, files, prepared))
     if not results:
         raise UsageError(f"no timed runs of {config.name} among these records", "give others")

@@ -33,7 +33,11 @@ def content() -> dict[str, dict[str, Any]]:
     return {
         "tasks": {name: task.model_dump() for name, task in registry.tasks().items()},
         "engines": {name: engine.summary for name, engine in frames.all_engines().items()},
-        "backends": {name: backend.summary for name, backend in infer.all_backends().items()},
+        "backends": {name: backend.summary for name, backend in infer.all_backends().items()}
+        | {
+            pair: "networks on {}, boosted trees on {}".format(*infer.parts(pair))
+            for pair in registry.backend_pairs()
+        },
         "models of bench": {name: model.summary for name, model in registry.models().items()},
         "budgets": {
             n: f"{b['limits'] or 'whole machine'}: {b['why']}" for n, b in load_yaml("budgets.yaml").items()

@@ -46,6 +46,10 @@ def main(
         Path | None, typer.Option(help="Folder of the official files; default: generated data.")
     ] = None,
     scale: Annotated[float | None, typer.Option(help="Share of the official size to generate.")] = None,
+    train_scale: Annotated[
+        float | None,
+        typer.Option(help="Share of the official training rows to generate, a sample; default: as --scale."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed for data and training.")] = 0,
     repeat: Annotated[int, typer.Option(min=1, max=MOST_REPEATS, help="Timed runs of each variant.")] = 1,
     workers: Annotated[
@@ -89,6 +93,7 @@ def main(
         budget=budget,
         data=data,
         scale=scale,
+        train_scale=train_scale,
         seed=seed,
         repeat=repeat,
         workers=workers,
@@ -132,6 +137,7 @@ def show_plan(planned: RunPlan, as_json: bool) -> None:
             "device": r.device,
             "budget": r.budget.name,
             "scale": r.scale,
+            "train scale": r.train_scale,
             "seed": r.seed,
             "repeat": r.repeat,
             "cluster": r.cluster,

@@ -16,6 +16,7 @@ JOB: Facts = {
     "task": lambda r: r.task,
     "job": lambda r: r.job,
     "data": lambda r: r.data_fingerprint,
+    "training sample": lambda r: r.train_scale,
     "parameters": lambda r: r.config_hash,
     "seed": lambda r: r.seed,
 }

@@ -121,7 +121,7 @@ def fields() -> tuple[Field, ...]:
         *_fields_of(Record, lambda r: r),
         Field("scoring", "string", lambda r: r.scoring),
         Field("disturbed", "float", lambda r: r.disturbed),
-        Field("score", "float", lambda r: r.scores.get(r.metric)),
+        Field("score", "float", lambda r: r.score),
         Field("gate", "string", lambda r: r.gate.status),
         Field("gate_reference_run", "string", lambda r: r.gate.reference_run),
         Field("budget", "string", lambda r: r.budget.name),

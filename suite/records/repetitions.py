@@ -98,8 +98,8 @@ class RunGroup(Repetitions):
 
     @property
     def score(self) -> float | None:
-        """The score by which the task is ranked; None in a run without it."""
-        return self.first.scores.get(self.first.metric)
+        """`Record.score` of the first run."""
+        return self.first.score
 
     def phase_s(self, name: str) -> float | None:
         """Median wall seconds of a phase over the runs that reached it; None if none did."""

@@ -218,6 +218,12 @@ class Record(Strict):
         description="`N workers` of a local Dask cluster, or the address of its scheduler; empty = one process",
     )
     scale: float = Field(ge=1e-100, le=1e100, description="share of the official data size")
+    train_scale: float | None = Field(
+        default=None,
+        ge=1e-100,
+        le=1e100,
+        description="share of the official training rows, if they are a sample of those of `scale`; null = all of them",
+    )
     seed: int = Field(ge=-LARGEST, lt=LARGEST, description="seed of generated data and of training")
     repeat: int = Field(default=0, ge=0, lt=1 << 31, description="number of the repetition, from 0")
     fit_id: Name | None = Field(
@@ -324,6 +330,12 @@ class Record(Strict):
     def engine_name(self) -> str:
         """The engine, and the cluster that it ran on."""
         return f"{self.engine}, {self.cluster}" if self.cluster else self.engine
+
+    @property
+    def score(self) -> float | None:
+        """The score by which the task is ranked. None in a run without it, or if the models' weights are random (the task's parameter
+        `weights`), because then scores mean nothing: the gate compares them, and no report shows them."""
+        return None if self.config.get("weights") == "random" else self.scores.get(self.metric)
 
     @property
     def disturbed(self) -> float | None:

@@ -171,7 +171,7 @@ def outcome_text(record: Record) -> str:
     """The outcome in one line: `ok  accuracy 0.9300  12.3 s  4:47 before the buzzer`, or what went wrong."""
     if record.outcome != "ok":
         return f"{record.outcome}: {record.message}"
-    score = record.scores.get(record.metric)
+    score = record.score
     parts = ["ok"] if score is None else ["ok", f"{record.metric} {score:.4f}"]
     if runs := record.samples.get("warm_run"):
         parts.append(f"p50 {1000 * median(runs):.2f} ms of {len(runs)} runs")

@@ -81,7 +81,10 @@ def memory_left(row: RunGroup) -> str:
 def board_facts(group: Sequence[Record]) -> str:
     """The data of a board in one line."""
     r = group[0]
-    return f"{r.data_source} data, scale {r.scale:g}, seed {r.seed}, {sum(r.data_rows.values()):,} rows"
+    sample = "" if r.train_scale is None else f" (training rows: {r.train_scale:g})"
+    return (
+        f"{r.data_source} data, scale {r.scale:g}{sample}, seed {r.seed}, {sum(r.data_rows.values()):,} rows"
+    )
 
 
 def phase_table(group: Sequence[Record]) -> Table:

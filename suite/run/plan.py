@@ -31,6 +31,7 @@ class Run:
     budget: Budget
     scale: float
     seed: int
+    train_scale: float | None = None  # of the training rows, if they are a sample of those of `scale`
     repeat: int = 0
     control: bool = False  # the second run of an A/A pair
     workers: int = 0  # Dask workers; 0 = one process
@@ -64,6 +65,7 @@ class Run:
             and record.control == self.control
             and record.cluster == self.cluster
             and record.config_hash == self.task.config_hash
+            and record.train_scale == data.train_scale
             and record.data_fingerprint == data.fingerprint
         )
 
@@ -108,7 +110,9 @@ def task_engines(task: TaskConfig, requested: Sequence[str] | None) -> list[str]
 
 def task_backends(task: TaskConfig, requested: Sequence[str] | None) -> list[str]:
     """Backends to run a task on: the requested ones, or else those that are installed."""
-    chosen = choose("backend", requested, registry.backends(), task.backends)
+    known = registry.backends()
+    pairs = [name for name in requested or () if set(infer.parts(name)) <= set(known)]
+    chosen = choose("backend", requested, [*known, *pairs], task.backends)
     return chosen if requested else [b for b in chosen if infer.installed(b)]
 
 
@@ -127,6 +131,7 @@ class TaskSelection:
     repeat: int
     workers: int = 0
     scheduler: str = ""
+    train_scale: float | None = None
 
 
 class PlannedRun(NamedTuple):
@@ -201,6 +206,7 @@ def predict_runs(selection: TaskSelection) -> list[Run]:
             budget=budget,
             scale=selection.scale,
             seed=selection.seed,
+            train_scale=selection.train_scale,
             repeat=repeat,
             workers=selection.workers,
             scheduler=selection.scheduler,
@@ -238,6 +244,7 @@ def fit_run(selection: TaskSelection) -> Run:
         budget=UNLIMITED,
         scale=selection.scale,
         seed=selection.seed,
+        train_scale=selection.train_scale,
         workers=workers,
         scheduler=scheduler,
     )

@@ -117,6 +117,7 @@ def assemble(run: Run, data: Data, usage: Usage, ending: Ending, run_id: str, fi
             "precision": run.precision,
             "device": run.device,
             "scale": data.scale,
+            "train_scale": data.train_scale,
             "seed": run.seed,
             "repeat": run.repeat,
             "fit_id": fit_id,

@@ -37,7 +37,8 @@ def run_plan(request: RunRequest) -> RunPlan:
     check_numbers(seed=request.seed, repeat=request.repeat, workers=request.workers)
     check_device(request.device)
     check_scale("--scale", request.scale)
-    check_data(request.data, request.scale is not None)
+    check_scale("--train-scale", request.train_scale)
+    check_data(request.data, scale=request.scale is not None, train_scale=request.train_scale is not None)
     if not names(request.tasks) and request.data:
         raise UsageError(
             "--data needs a TASK", "name the task that the files belong to: buzzer run booking --data DIR"
@@ -52,7 +53,8 @@ def compare_plan(request: CompareRequest) -> RunPlan:
     scales: list[float | None] = [*numbers(request.scales)]
     for scale in scales:
         check_scale("--scale", scale)
-    check_data(request.data, bool(scales))
+    check_scale("--train-scale", request.train_scale)
+    check_data(request.data, scale=bool(scales), train_scale=request.train_scale is not None)
     devices = names(request.devices)
     for device in devices:
         check_device(device)
@@ -63,6 +65,7 @@ def compare_plan(request: CompareRequest) -> RunPlan:
         precisions=request.precisions,
         budget=request.budget or cpu_budgets(),
         data=request.data,
+        train_scale=request.train_scale,
         seed=request.seed,
         repeat=request.repeat,
         params=request.params,
@@ -117,6 +120,7 @@ def selection(request: RunRequest) -> TaskSelection:
     precisions = names(request.precisions)
     precisions = [] if precisions == ["all"] else precisions
     registry.check_precisions(precisions, task.precisions)
+    scale = float(request.scale or task.scale)
     return TaskSelection(
         task=task.with_params(texts(request.params)),
         engines=names(request.engines) or None,
@@ -124,12 +128,23 @@ def selection(request: RunRequest) -> TaskSelection:
         precisions=precisions or task.precisions,
         device=request.device or None,
         budgets=[budgets.resolve(budget) for budget in names(request.budget) or ["seed-cpu"]],
-        scale=float(request.scale or task.scale),
+        scale=scale,
         seed=request.seed,
         repeat=request.repeat,
         workers=request.workers,
         scheduler=request.scheduler,
+        train_scale=train_sample(request.train_scale, scale),
     )
+
+
+def train_sample(train_scale: float | None, scale: float) -> float | None:
+    """The scale of the training rows, None if it is that of the data. Raises UsageError if it is above it."""
+    if train_scale is not None and train_scale > scale:
+        raise UsageError(
+            f"--train-scale {train_scale:g} is above --scale {scale:g}",
+            "the training rows are a sample of those of --scale",
+        )
+    return None if train_scale == scale else train_scale
 
 
 def texts(params: Mapping[str, object]) -> dict[str, str]:
@@ -161,12 +176,14 @@ def check_device(device: str) -> None:
         raise UsageError(f"unknown device {device!r}", "known: cpu, cuda (an NVIDIA GPU)")
 
 
-def check_data(data: str | Path | None, scaled: bool) -> None:
-    """Raises UsageError if both official files and a scale are given."""
-    if data and scaled:
-        raise UsageError(
-            "--scale sizes generated data; files of --data are used whole", "leave out one of the two"
-        )
+def check_data(data: str | Path | None, **sizes: bool) -> None:
+    """Raises UsageError if official files are given and also a size of generated data, by the field of the request."""
+    for name, given in sizes.items():
+        if data and given:
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(
+                f"{option} sizes generated data; files of --data are used whole", "leave out one of the two"
+            )
 
 
 def check_cluster(task: TaskConfig, workers: int, scheduler: str) -> None:

@@ -1,9 +1,11 @@
 """Prepares the data of tasks, and turns a plan into steps for the executor."""
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from buzzer import caches
+from buzzer.errors import UsageError
 from buzzer.models.api.context import Data
 from buzzer.suite.records.schema import Record
 from buzzer.suite.run import runner
@@ -54,9 +56,22 @@ def execute(plan: RunPlan, executor: Executor) -> Iterator[Record]:
 def prepare(
     selection: TaskSelection, source: Path | None, observer: Observer, cache: Path | None = None
 ) -> Data:
-    """A task's input data: the checked official files in `source`, or generated data from the cache. Raises DataError."""
+    """A task's input data: the checked official files in `source`, or generated data from the cache.
+
+    Raises DataError, and UsageError for a `train_scale` that the task does not have.
+    """
     task, folder = load_entry(selection.task.entry), (cache or caches.folder()) / "data"
-    return task.prepare(source, folder, selection.scale, selection.seed, observer.preparing)
+    options = sample_option(selection.task.name, task.prepare, selection.train_scale)
+    return task.prepare(source, folder, selection.scale, selection.seed, observer.preparing, **options)
+
+
+def sample_option(name: str, prepare: Callable[..., Data], train_scale: float | None) -> dict[str, float]:
+    """The keywords for a task's `prepare`: its `train_scale`, if one is requested. Raises UsageError if the task has none."""
+    if train_scale is None:
+        return {}
+    if "train_scale" not in inspect.signature(prepare).parameters:
+        raise UsageError(f"{name} has no training part with a separate scale", "leave out --train-scale")
+    return {"train_scale": train_scale}
 
 
 def steps(

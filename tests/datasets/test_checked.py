@@ -181,6 +181,8 @@ def test_the_command_line_generates_a_test_part_of_another_scale(tmp_path: Path)
     assert recsys2021.check(tmp_path / "r", silent).scale == 0.00004
     with pytest.raises(UsageError, match="booking has no test part with a separate scale"):
         generate("booking", tmp_path / "b", test_scale=0.1)
+    with pytest.raises(UsageError, match="booking has no training part with a separate scale"):
+        generate("booking", tmp_path / "b", train_scale=0.1)
     for bad in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(UsageError, match="--test-scale"):
             generate("recsys2021", tmp_path / "r2", test_scale=bad)

@@ -97,3 +97,19 @@ def test_files_are_the_given_ones_else_installed_ones_else_generated(
     cache.mkdir()
     files = source.files(tmp_path / "given" if given else None, cache, 0.5, 1, silent)
     assert files.folder.name == folder
+
+
+def test_a_sample_of_the_training_rows_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    asked = []
+
+    def generate(folder: Path, **settings: Any) -> None:
+        folder.mkdir()
+        asked.append(settings.get("train_scale"))
+
+    source = DataSource("set", generate, lambda folder, progress: Files(folder, "hash", {}))
+    names = [
+        source.files(None, tmp_path, 0.5, 1, silent, train_scale=train_scale).folder.name
+        for train_scale in (None, 0.25, 0.25)
+    ]
+    assert names == ["set-scale0.5-seed1", "set-scale0.5-train0.25-seed1", "set-scale0.5-train0.25-seed1"]
+    assert asked == [None, 0.25]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from buzzer.engine.infer.base import Base
+from buzzer.engine.infer.boosted import LOGISTIC, base_score
 from buzzer.engine.infer.session import Array, Description, Plan, as_arrays, check_batch
 from buzzer.errors import UnsupportedError
 
@@ -24,7 +25,6 @@ from buzzer.engine.infer.trees import booster_of
 
 PRECISIONS = ("fp32",)
 DEVICES = {"cpu": "cpu", "cuda": "gpu"}
-LOGISTIC = ("binary:logistic", "reg:logistic")
 
 
 class NvForest(Base):
@@ -80,8 +80,7 @@ def without_link(booster: Any) -> tuple[str, float]:
         raise UnsupportedError(
             f"nvforest does not support the objective {objective}", f"supported: {' and '.join(LOGISTIC)}"
         )
-    base = json.loads(learner["learner_model_param"]["base_score"])  # "[5E-1]"; "5E-1" in older versions
-    rate = float(base[0] if isinstance(base, list) else base)
+    rate = base_score(learner["learner_model_param"])
     learner["learner_model_param"]["base_score"] = "0"
     learner["objective"] = {"name": "reg:squarederror", "reg_loss_param": {"scale_pos_weight": "1"}}
     return json.dumps(document), math.log(rate / (1 - rate))

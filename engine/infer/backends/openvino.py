@@ -42,7 +42,8 @@ class OpenVino(Base):
         }
         self._model = compiled(core, plan, settings)
         self._request = self._model.create_infer_request()
-        self._inputs = [port.any_name for port in self._model.inputs]
+        # A port that only a cast reads also has the cast's name.
+        self._inputs = [name for port in self._model.inputs for name in port.names if name in plan.example]
 
     def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
         check_batch(self.plan, batch)

@@ -1,11 +1,11 @@
 """Boosted trees compiled to machine code: treelite reads the model, TL2cgen generates C code, the system's compiler builds it."""
 
-import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from buzzer.engine.infer import native
 from buzzer.engine.infer.base import Base
 from buzzer.engine.infer.session import Array, Description, Plan, as_arrays, check_batch
 from buzzer.engine.infer.trees import booster_of
@@ -18,9 +18,7 @@ except ImportError as error:
     raise UnsupportedError("treelite and TL2cgen are not installed", "pip install 'buzzer[trees]'") from error
 
 PRECISIONS = ("fp32",)
-COMPILER = next((name for name in ("gcc", "clang") if shutil.which(name)), "")
-if not COMPILER:
-    raise UnsupportedError("TL2cgen needs a C compiler", "install gcc or clang")
+COMPILER = native.compiler()
 UNITS = 4  # C files that the trees are split into, because a single large file is slow to compile
 
 

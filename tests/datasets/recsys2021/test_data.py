@@ -1,13 +1,16 @@
 """Reader, generator and metrics of RecSys Challenge 2021, compared with scikit-learn and cases computed by hand."""
 
+import gzip
 import json
 import os
 import shutil
 import subprocess
+import sys
 import tracemalloc
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,7 +28,7 @@ from buzzer.datasets.contract import silent
 from buzzer.datasets.recsys2021 import generator, metric
 from buzzer.datasets.recsys2021.reader import converted, rows_of
 from buzzer.datasets.recsys2021.schema import FEATURES, FIRST_SECOND, LABELLED, LABELS
-from buzzer.errors import DataError, UnsupportedError
+from buzzer.errors import DataError, UnsupportedError, UsageError
 
 SCALE = 0.0003
 DAY = 86_400
@@ -82,10 +85,123 @@ def test_the_number_of_processes_does_not_change_the_files(
     monkeypatch.setattr(generator, "MIN_CHUNKS_PER_JOB", 1)
     for jobs in (1, 2):
         recsys2021.generate(tmp_path / str(jobs), 0.000001, 3, silent, test_scale=0.0001, jobs=jobs)
-    one, two = (sorted(p for p in (tmp_path / n).rglob("*") if p.is_file()) for n in "12")
-    assert [p.relative_to(tmp_path / "1") for p in one] == [p.relative_to(tmp_path / "2") for p in two]
-    assert [p.read_bytes() for p in one] == [p.read_bytes() for p in two]
+    assert contents(tmp_path / "1") == contents(tmp_path / "2")
     assert len(list((tmp_path / "1" / "test").iterdir())) == 3  # parts of 512 rows, and no hidden files
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The files of a folder that the arguments of the generator determine."""
+    files = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    costs = json.loads(files.pop("generation.json"))
+    assert costs["bytes"] == sum(len(content) for name, content in files.items() if "/" in name)
+    assert costs["peak_memory_bytes"] > 50e6 and costs["cpu_s"] > 0 and costs["wall_s"] > 0
+    return files
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, rows in {"CHUNK": 256, "PART": 512, "MIN_CHUNKS_PER_JOB": 1, "RESUMABLE_ROWS": 0}.items():
+        monkeypatch.setattr(generator, name, rows)
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_an_interrupted_generation_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: int
+) -> None:
+    """It stops after some chunks and in the middle of writing one; the journal's last line may be cut."""
+    settings: dict[str, Any] = {"test_scale": 0.0001, "train_scale": 0.000001, "compress_above": 600}
+    recsys2021.generate(tmp_path / "whole", 0.000002, 3, silent, **settings)
+    drawn: list[float] = []
+
+    def stop_after(chunks: int) -> Callable[[float, str], None]:
+        asked = []
+
+        def progress(share: float, what: str) -> None:
+            asked.append(share)
+            drawn.append(share)
+            if len(asked) > chunks:
+                raise KeyboardInterrupt
+
+        return progress
+
+    out, unfinished = tmp_path / "out", tmp_path / ".out.unfinished"
+    for chunks in (2, 3):
+        with pytest.raises(KeyboardInterrupt):
+            recsys2021.generate(out, 0.000002, 3, stop_after(chunks), **settings, jobs=jobs)
+        assert not out.exists()
+        newest = max(unfinished.glob("*/part-*"), key=lambda path: path.stat().st_mtime_ns)
+        with newest.open("ab") as file:
+            file.write(b"half of a row")
+        (unfinished / "train" / "part-00009").write_bytes(b"of a chunk that is not in the journal")
+        with (unfinished / ".steps.jsonl").open("a") as file:
+            file.write('{"sizes": {"train/pa')
+    recsys2021.generate(out, 0.000002, 3, stop_after(1000), **settings, jobs=jobs)
+    assert contents(out) == contents(tmp_path / "whole")
+    whole = 3 + 2 + 6  # chunks of 256 rows in train (720 rows), val (500), test (1450)
+    assert len(drawn) == whole + 2  # only the two interrupted chunks were drawn again
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_an_interrupted_generation_with_other_arguments_begins_again(tmp_path: Path) -> None:
+    def stop(share: float, what: str) -> None:
+        if share:
+            raise KeyboardInterrupt
+
+    recsys2021.generate(tmp_path / "whole", 0.000001, 3, silent)
+    with pytest.raises(KeyboardInterrupt):
+        recsys2021.generate(tmp_path / "out", 0.000001, 4, stop)
+    assert (tmp_path / ".out.unfinished").is_dir()
+    recsys2021.generate(tmp_path / "out", 0.000001, 3, silent)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_killed_generation_goes_on(tmp_path: Path) -> None:
+    """Killed by signal 9 while it draws, with two processes."""
+    code = """
+import sys
+from pathlib import Path
+from buzzer.datasets import recsys2021
+from buzzer.datasets.recsys2021 import generator
+for name in ("CHUNK", "PART", "RESUMABLE_ROWS"):
+    setattr(generator, name, {"CHUNK": 2048, "PART": 4096}.get(name, 0))
+def progress(share, what):
+    print(share, flush=True)
+if __name__ == "__main__":
+    recsys2021.generate(Path(sys.argv[1]), 0.00005, 3, progress)
+"""
+    (tmp_path / "make.py").write_text(code)
+
+    def start(out: str) -> subprocess.Popen[str]:
+        command = [sys.executable, str(tmp_path / "make.py"), str(tmp_path / out)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    with start("out") as killed:
+        assert killed.stdout is not None
+        seen = list(islice(killed.stdout, 8))
+        killed.kill()
+    assert len(seen) == 8 and not (tmp_path / "out").exists()
+    for name in ("out", "whole"):
+        with start(name) as process:
+            lines, _ = process.communicate()
+        assert process.returncode == 0
+        assert (len(lines.splitlines()) < 15) == (name == "out")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_compressed_parts_have_the_same_rows(tmp_path: Path) -> None:
+    for name, above in (("plain", None), ("some", 600), ("all", 0)):
+        recsys2021.generate(tmp_path / name, 0.00002, 3, silent, compress_above=above)
+    plain, some, everything = (contents(tmp_path / name) for name in ("plain", "some", "all"))
+    assert {name for name in some if name.endswith(".gz")} == {"train/part-00000.gz"}
+    assert {name for name in everything if not name.endswith(".gz")} == {"generator.json", "test/part-00000"}
+    for name, content in everything.items():
+        plain_content = gzip.decompress(content) if name.endswith(".gz") else content
+        assert plain_content == plain[name.removesuffix(".gz")]
+    assert (
+        recsys2021.check(tmp_path / "all", silent).rows == recsys2021.check(tmp_path / "plain", silent).rows
+    )
 
 
 @pytest.mark.parametrize("test_scale", [0.00005, 0.0001, 0.00025])
@@ -114,6 +230,37 @@ def test_a_test_part_of_another_scale(tmp_path: Path, test_scale: float) -> None
         assert (
             0.3 < test["tweet_id"].n_unique() / test.height < 0.6
         )  # as many rows per tweet as in other data sets
+
+
+@pytest.mark.parametrize(("train_scale", "rows"), [(0.00002, 14_394), (0.0000001, 500), (0.0001, 71_971)])
+def test_a_training_part_of_another_scale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train_scale: float, rows: int
+) -> None:
+    """It is a sample of the training rows, from chunks at equal distances; the other parts stay the same."""
+    monkeypatch.setattr(generator, "CHUNK", 1024)
+    recsys2021.generate(tmp_path / "all", 0.0001, 3, silent)
+    recsys2021.generate(tmp_path / "some", 0.0001, 3, silent, train_scale=train_scale)
+    for part in ("val", "test", "test_truth"):
+        name = f"{part}/part-00000"
+        assert (tmp_path / "some" / name).read_bytes() == (tmp_path / "all" / name).read_bytes()
+    lines = (tmp_path / "all" / "train" / "part-00000").read_bytes().splitlines()
+    chunks = [lines[at : at + 1024] for at in range(0, len(lines), 1024)]
+    many = -(-rows // 1024)
+    wanted = [line for i in range(many) for line in chunks[i * len(chunks) // many]][:rows]
+    assert (tmp_path / "some" / "train" / "part-00000").read_bytes().splitlines() == wanted
+    files = recsys2021.check(tmp_path / "some", silent)
+    facts = json.loads((tmp_path / "some" / "generator.json").read_text())
+    sample = None if train_scale == 0.0001 else train_scale
+    assert files.rows["train"] == facts["rows"]["train"] == rows
+    assert facts["rates"]["train"]["like"] == sum(not line.endswith(b"\x01") for line in wanted) / rows
+    assert (files.scale, files.train_scale, facts.get("train_scale")) == (0.0001, sample, sample)
+    note = f"training part: {train_scale:g} of the official rows, a sample of scale 0.0001"
+    assert files.notes == ((note,) if sample else ())
+
+
+def test_the_sample_of_the_training_rows_is_no_larger_than_the_part(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"training scale of 0\.2 is above the scale 0\.1"):
+        recsys2021.generate(tmp_path / "data", 0.1, 3, silent, train_scale=0.2)
 
 
 def test_rows_of_a_user_or_tweet_agree(train: pl.DataFrame) -> None:

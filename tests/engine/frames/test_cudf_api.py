@@ -20,7 +20,7 @@ import pandas as pd
 import pytest
 
 from buzzer.engine.frames import eager, eager_csv, lookups, token_lists
-from buzzer.engine.frames.base import Lookup
+from buzzer.engine.frames.base import Lookup, Pieces
 from buzzer.errors import DataError
 
 # ---- where ------------------------------------------------------------------------------------------------------------
@@ -163,6 +163,8 @@ def test_joined_lists_on_the_device_equal_those_on_the_host(
     column = pd.Series(texts, dtype="str", name="s")
     ours, theirs = token_lists.on_device(DeviceText(column), "\t"), token_lists.on_host(column, "\t")
     assert ours.xp is cupy
+    pieces = Pieces(np.arange(200) % 2 == 1, {"n": (np.arange(200) % 7).astype("uint8")})
+    packed = token_lists.packed(pieces, ["n"])
     for call in (
         lambda x: x.lengths,
         lambda x: x.count("137"),
@@ -171,6 +173,10 @@ def test_joined_lists_on_the_device_equal_those_on_the_host(
         lambda x: x.after("137", 2),
         lambda x: x.matrix(3),
         lambda x: x.numbers(),
+        lambda x: token_lists.Text(x, pieces).nth_word(1),
+        lambda x: token_lists.Text(x, pieces).after("137", 2),
+        lambda x: token_lists.Text(x, pieces).sums(packed, {"n": "n"}, {})["n"],
+        lambda x: token_lists.Text(x, pieces).sums(packed, {}, {("n", "137"): "n"})["n"],
     ):
         np.testing.assert_array_equal(call(ours), call(theirs))
         assert call(ours).dtype == call(theirs).dtype

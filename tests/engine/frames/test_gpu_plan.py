@@ -15,10 +15,11 @@ from polars.testing import assert_frame_equal
 
 from buzzer.engine.frames import Engine, Frame, gpu_plan
 from buzzer.engine.frames.base import Engine as Base
-from buzzer.engine.frames.base import Lookup
+from buzzer.engine.frames.base import Lookup, Pieces
 from buzzer.engine.frames.lazy import Lazy
 from buzzer.errors import DataError
 from buzzer.models.recsys2021 import features
+from buzzer.models.recsys2021.feature_sets import FEATURE_SETS, FeatureSet
 
 pytestmark = [
     pytest.mark.gpu_plan,
@@ -43,6 +44,7 @@ Case = Callable[[Engine, Frame], Frame]
 
 PARTS = {part: part for part in ("year", "month", "day", "weekday", "hour", "minute")}
 LAST = {"x": (2, -1), "k": (1, 0)}
+PIECES = Pieces(np.arange(140) % 3 == 0, {"n": (np.arange(140) % 5).astype("uint8")})
 CASES: dict[str, Case] = {
     "with_columns": lambda e, t: e.with_columns(t, z=lambda c: c("x") * 2 + c("y") / c("k")),
     "where": lambda e, t: e.with_columns(t, z=lambda c: e.where(c("x") > 1, c("y"), -1.0)),
@@ -82,6 +84,20 @@ CASES: dict[str, Case] = {
     "token_features": lambda e, t: e.token_features(
         t, "s", "\t", size="n", counts={"101": "z"}, at={0: "w"}, after={("101", 1): "v", ("101", 2): "u"}
     ),
+    "text_features": lambda e, t: e.text_features(
+        t,
+        "s",
+        "\t",
+        PIECES,
+        sums={"n": "n"},
+        before={("n", "101"): "m"},
+        words={0: "w", 1: "v"},
+        after={("101", n): f"a{n}" for n in (1, 2, 3)},
+    ),
+    "ends_with": lambda e, t: e.with_columns(
+        t, z=lambda c: e.cast(e.ends_with(e.fill_null(c("s"), ""), "7"), "int8")
+    ),
+    "first_hex_id": lambda e, t: e.first_hex_id(t, "s", "z"),
     "hex_id": lambda e, t: e.hex_id(t, "s", "z"),
     "parse_vector": lambda e, t: e.parse_vector(t, "s", 3, "z"),
     "date_parts": lambda e, t: e.date_parts(e.date_parts(t, "x", "s", PARTS), "k", "d", {"month": "z"}),
@@ -136,7 +152,9 @@ def many_rows() -> pa.Table:
     )
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name not in ("hex_id", "parse_vector")])
+@pytest.mark.parametrize(
+    "name", [name for name in CASES if name not in ("hex_id", "first_hex_id", "parse_vector")]
+)
 def test_both_forms_of_a_plan_agree(name: str) -> None:
     """A plan for the GPU, run by Polars on the CPU, gives the result of the plan for the CPU."""
     want, got = (
@@ -154,12 +172,14 @@ def test_both_forms_of_a_plan_parse_the_same_ids_and_vectors() -> None:
     ids = [text.upper() if i % 2 else text for i, text in enumerate(ids)]
     numbers = ["[1.5, -2e-3]", "[]", None, "[0.25]"] * 60
     columns = {"row": range(len(ids)), "s": ids, "wide": [2 * text for text in ids], "v": numbers[: len(ids)]}
+    columns["many"] = [f"{text}\t{ids[0]}" for text in ids]
     for e in (Lazy("cpu"), Lazy("gpu", "auto")):
         t = e.hex_id(pl.LazyFrame(columns), "s", "id")
-        t = e.parse_vector(e.hex_id(t, "wide", "again", digits=64), "v", 2, "v").collect()
+        t = e.first_hex_id(e.hex_id(t, "wide", "again", digits=64), "many", "first")
+        t = e.parse_vector(t, "v", 2, "v").collect()
         want = [int.from_bytes(bytes.fromhex(text)[-8:], "big", signed=True) for text in ids]
-        assert t["id"].to_list() == t["again"].to_list() == want
-        assert t.columns == [*columns, "id", "again", "v_0", "v_1"]
+        assert t["id"].to_list() == t["again"].to_list() == t["first"].to_list() == want
+        assert t.columns == [*columns, "id", "again", "first", "v_0", "v_1"]
         assert t["v_0"].to_list()[:4] == [1.5, 0.0, 0.0, 0.25]
         np.testing.assert_allclose(t["v_1"].to_numpy()[:4], [-2e-3, 0, 0, 0])
 
@@ -245,20 +265,23 @@ def test_an_expression_that_cudf_computes_wrongly_is_refused(
         assert message in "".join(refusals)
 
 
-def recsys2021(e: Engine) -> Frame:
+def recsys2021(e: Engine, columns: FeatureSet) -> Frame:
     """The part of the pipeline that processes strings."""
     kinds = features.TEXT | dict.fromkeys(features.LABELS.values(), "float64")
     columns = {
         name: pa.array([], pa.string() if kind == "str" else pa.int64()) for name, kind in kinds.items()
     }
     t = e.from_arrow(pa.table(columns | {"row": pa.array([], pa.int64())}))
-    return features.base(e, t, True)
+    return features.base(e, t, columns, True)
 
 
-@pytest.mark.parametrize("name", [*CASES, "recsys2021"])
+@pytest.mark.parametrize("name", [*CASES, *FEATURE_SETS])
 def test_no_string_function_is_computed_twice(e: Engine, name: str) -> None:
     """cudf-polars computes a part of an expression once for each occurrence. `replace_strict` would be a join."""
-    plan = recsys2021(e) if name == "recsys2021" else CASES[name](e, e.from_arrow(table()))
+    if name in FEATURE_SETS:
+        plan = recsys2021(e, FEATURE_SETS[name])
+    else:
+        plan = CASES[name](e, e.from_arrow(table()))
     errors, root = gpu_plan.translated(plan)
     assert not errors
     for node in gpu_plan.nodes(root):

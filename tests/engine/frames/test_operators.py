@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from buzzer.engine import frames
 from buzzer.engine.frames import Engine, Frame
-from buzzer.engine.frames.base import Lookup
+from buzzer.engine.frames.base import LONGEST, Lookup, Pieces
 from buzzer.errors import DataError, UnsupportedError, UsageError
 
 Make = Callable[[dict[str, list[Any]]], Frame]
@@ -158,10 +158,12 @@ def test_with_columns_with_python_expressions(e: Engine, frame: Make, values: Va
         log=lambda c: e.log1p(e.fill_null(c("b"), 0.0)),
         gone=lambda c: e.cast(e.is_null(c("s")), "int8"),
         text=lambda c: e.fill_null(c("s"), "-"),
+        end=lambda c: e.cast(e.ends_with(e.fill_null(c("s"), "xy"), "y"), "int8"),
     )
     assert values(t, "half", "rest", "both") == ([3, -4, 0], [1, 2, 0], [31, -38, 0])
     assert values(t, "pick", "flag", "word") == ([7, 7, 0], [1, 0, 1], ["plus", "minus", "minus"])
     assert values(t, "low", "gone", "text") == ([1, -1, 0], [0, 1, 0], ["x", "-", "z"])
+    assert values(t, "end") == [0, 1, 0]
     assert values(t, "log") == pytest.approx([math.log(3), 0, math.log(5)])
 
 
@@ -626,6 +628,84 @@ def test_token_counts_match_whole_words(e: Engine, frame: Make, values: Values) 
     t = frame({"s": ["Photo\tVideo\tPhoto", None, "", "Photos", "aPhoto\tPhoto", "Grüße\tPhoto"]})
     t = e.token_features(t, "s", "\t", counts={"Photo": "photos", "Grüße": "greetings"})
     assert values(t, "photos", "greetings") == ([2, 0, 0, 0, 1, 1], [0, 0, 0, 0, 0, 1])
+
+
+PIECES = Pieces(
+    np.arange(200) % 3 == 1,  # whether a token continues a word
+    {"characters": (np.arange(200) % 8).astype("uint8"), "most": np.full(200, 255, "uint8")}
+    | {
+        name: (np.arange(200) % n == 0).astype("uint8")
+        for n, name in enumerate(("even", "third", "fourth"), 2)
+    },
+)
+
+
+def plain_key(tokens: list[int], start: int | None) -> int:
+    """The ids of a word's first three pieces, by hand; ids that the vocabulary does not have start a word."""
+    if start is None or start >= len(tokens):
+        return -1
+    own = [tokens[start]]
+    for token in tokens[start + 1 : start + 3]:
+        if not (token < 200 and token % 3 == 1):
+            break
+        own.append(token)
+    return sum(token << 17 * at for at, token in enumerate(own))
+
+
+def plain_text_features(tokens: list[int]) -> dict[str, int]:
+    """The columns of a text, by loops."""
+    summed = tokens[:LONGEST]
+    ahead = summed[: summed.index(131)] if 131 in summed else []
+    amounts = {name: dict(enumerate(values.tolist())) for name, values in PIECES.amounts.items()}
+    second = [at for at in range(2, 6) if at < len(tokens) and not (tokens[at] < 200 and tokens[at] % 3 == 1)]
+    mentions = [at + 1 for at, token in enumerate(tokens[:-1]) if token == 137]
+    keys = {f"mention_{n}": mentions[n - 1] if len(mentions) >= n else None for n in (1, 2, 3)}
+    keys |= {"word_0": 1, "word_1": second[0] if second else None}
+    return (
+        {name: sum(amounts[name].get(token, 0) for token in summed) for name in PIECES.amounts}
+        | {
+            f"{name}_ahead": sum(amounts[name].get(token, 0) for token in ahead)
+            for name in ("characters", "most")
+        }
+        | {name: plain_key(tokens, start) for name, start in keys.items()}
+    )
+
+
+@given(
+    st.lists(
+        st.none() | st.lists(st.sampled_from([137, 131, 101, 4, 7, 10, 12, 1, 250, 119_546]), max_size=12),
+        min_size=1,
+        max_size=20,
+    ),
+    st.randoms(),
+)
+@few
+def test_text_features_against_a_loop(
+    e: Engine, frame: Make, values: Values, lists: list[list[int] | None], random: Any
+) -> None:
+    lists = [*lists, [137, 131], [131, 137, 131], [131] * (LONGEST + 9), [7] * LONGEST + [131], [137, 7, 137]]
+    random.shuffle(lists)
+    t = frame({"s": [None if tokens is None else "\t".join(map(str, tokens)) for tokens in lists]})
+    t = e.text_features(
+        t,
+        "s",
+        "\t",
+        PIECES,
+        sums={name: name for name in PIECES.amounts},
+        before={(name, "131"): f"{name}_ahead" for name in ("characters", "most")},
+        words={0: "word_0", 1: "word_1"},
+        after={("137", n): f"mention_{n}" for n in (1, 2, 3)},
+    )
+    want = [plain_text_features(tokens or []) for tokens in lists]
+    for name in want[0]:
+        assert values(t, name) == [row[name] for row in want], name
+
+
+def test_the_first_id_of_a_list(e: Engine, frame: Make, values: Values) -> None:
+    ids = [f"{i:032x}" for i in (2**127 + 5, 2**64 - 1, 2**63)]
+    t = e.first_hex_id(frame({"s": ["\t".join(ids), None, "", ids[1], "\t".join(ids[::-1])]}), "s", "z")
+    assert values(t, "z") == [5, 0, 0, -1, -(2**63)]
+    assert set(e.columns(t)) == {"row", "s", "z"}
 
 
 @given(st.lists(st.integers(0, 2**128 - 1), min_size=1, max_size=20))

@@ -44,7 +44,7 @@ def device(request: pytest.FixtureRequest, backend: str) -> str:
 
 
 ON_GPU = ("xgboost", "nvforest")
-MARGINS = ("xgboost", "nvforest")  # backends with base margins
+MARGINS = ("xgboost", "forest", "nvforest")  # backends with base margins
 
 
 EXAMPLE = {"features": np.zeros((2, 6), dtype="float32")}

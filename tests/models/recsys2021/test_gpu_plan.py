@@ -13,10 +13,11 @@ from buzzer.datasets.contract import silent
 from buzzer.engine.frames import gpu_plan
 from buzzer.engine.frames.lazy import Lazy
 from buzzer.models.recsys2021 import features, fitting, second_stage_features
+from buzzer.models.recsys2021.feature_sets import FEATURE_SETS
 from buzzer.models.recsys2021.fitting import Fitted, Rows, sampled
 from buzzer.models.recsys2021.lookup_tables import merged
 
-MODELS = tuple(second_stage_features.MODELS)
+MODELS = second_stage_features.MODELS
 
 pytestmark = [
     pytest.mark.gpu_plan,
@@ -30,14 +31,16 @@ def check(plan: Any, *, fits_codes: bool = False) -> None:
     assert bool(gpu_plan.fallback(plan)) == fits_codes
 
 
+@pytest.mark.parametrize("name", FEATURE_SETS)
 def test_recsys2021_translates_whole_and_stays_shared_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    chosen = FEATURE_SETS[name]
     recsys2021.generate(tmp_path / "data", 0.00001, 0, silent)
     e, cpu = Lazy("gpu"), Lazy("cpu")
     monkeypatch.setattr(e, "height", cpu.height)  # a number that the host asks for is no part of a plan
     read = features.read_part(e, tmp_path / "data" / "train" / "part-00000", True)
-    t = features.base(e, read, True, [features.TEXTS])
+    t = features.base(e, read, chosen, True, [features.TEXTS])
     check(t)
     t = cpu.collect(t)  # as the task does between its phases: what was looked up is a table, no plan
     codes = features.fit_codes(e, t.select)
@@ -57,10 +60,10 @@ def test_recsys2021_translates_whole_and_stays_shared_out(
 
     users = features.fit_users(e, columns, 2)
     kinds = {
-        "train": features.fit_tables(e, columns),
-        "raw": features.fit_raw_tables(e, columns),
-        "second": second_stage_features.fit_tables(e, coded, MODELS),
-        "rows": second_stage_features.count(e, coded, MODELS),
+        "train": features.fit_tables(e, columns, chosen),
+        "raw": features.fit_raw_tables(e, columns, chosen),
+        "second": second_stage_features.fit_tables(e, coded, chosen, MODELS),
+        "rows": second_stage_features.count(e, coded, chosen, MODELS),
         "user": {"code": users},
     }
     for kind, named in kinds.items():
@@ -69,17 +72,17 @@ def test_recsys2021_translates_whole_and_stays_shared_out(
     tables = {kind: {name: cpu.collect(x) for name, x in named.items()} for kind, named in kinds.items()}
     means = dict.fromkeys(features.TARGETS, 0.1)
     for strategy in ("kfold", "loo"):
-        own = features.encode_own(e, coded, tables["train"], means, strategy, source=columns)
+        own = features.encode_own(e, coded, tables["train"], means, strategy, chosen, source=columns)
         check(own)
-        check(second_stage_features.encode_own(e, coded, tables["second"], means, strategy))
+        check(second_stage_features.encode_own(e, coded, tables["second"], means, chosen, strategy))
     fitted = Fitted({}, tables["user"], tables["train"], tables["raw"], means)
     lookups = [
-        *fitting.lookups(e, fitted),
-        *second_stage_features.lookups(e, tables["second"], means, MODELS),
+        *fitting.lookups(e, fitted, chosen),
+        *second_stage_features.lookups(e, tables["second"], means, chosen, MODELS),
     ]
-    lookups += second_stage_features.count_lookups(tables["rows"])
-    check(features.pair_features(e, e.lookups(coded, lookups)))
+    lookups += second_stage_features.count_lookups(tables["rows"], chosen)
+    check(features.pair_features(e, e.lookups(coded, lookups), chosen))
     monkeypatch.setattr(e, "keep", cpu.collect)
     once = merged(e, lookups)
     assert len(once) == len({tuple(sorted(each.on)) for each in lookups})
-    check(features.pair_features(e, e.lookups(coded, once)))
+    check(features.pair_features(e, e.lookups(coded, once), chosen))

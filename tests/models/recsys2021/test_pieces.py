@@ -145,21 +145,41 @@ def test_merged_lookups_give_the_same_columns(e: Engine) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 7, 100])
-def test_batches_have_every_row_once_and_little_padding(size: int) -> None:
+def test_batches_have_every_row_once_and_every_text_once(size: int) -> None:
+    """60 rows of 12 texts, one of them empty and one with all tokens."""
     rng = np.random.default_rng(1)
-    many = rng.integers(0, 21, 60)
-    tokens = np.where(np.arange(20) < many[:, None], 9, 0).astype(np.int32)
+    texts = rng.integers(1, 9, (12, 20))
+    many = np.array([0, 20, *rng.integers(1, 20, 10)])
+    texts[np.arange(20) >= many[:, None]] = 0
+    of = rng.permutation(np.repeat(np.arange(12), 5))
+    tokens = texts[of].astype(np.int32)
     x, users = np.arange(60, dtype=np.float32)[:, None], np.arange(120).reshape(60, 2)
-    seen = []
-    for places, batch in ensemble.Inputs(x, None, tokens, users).batches(size):
-        width, longest = batch["tokens"].shape[1], many[places].max()
-        assert batch["features"][:, 0].tolist() == places.tolist()
-        assert batch["users"].tolist() == users[places].tolist()
-        assert (batch["tokens"] == tokens[places][:, :width]).all() and batch["tokens"].flags["C_CONTIGUOUS"]
-        assert max(longest, 1) <= width < max(longest, 1) + 8 and (width % 8 == 0 or width == 20)
-        seen += places.tolist()
-    assert sorted(seen) == list(range(60))
-    assert many[seen].tolist() == sorted(many)
+    batches = ensemble.Inputs(x, None, tokens, users).batches(size)
+    assert len(batches) == 60
+    for _ in range(2):  # each network iterates over the same batches
+        seen, number = [], 0
+        for batch in batches:
+            rows, number = batch.places, number + len(batch.tokens)
+            assert batch.features[:, 0].tolist() == rows.tolist() == batch.rows.tolist()
+            width = batch.tokens.shape[1]
+            assert width == max(many[of[rows]].max(), 1)  # no longer than the longest text
+            np.testing.assert_array_equal(batch.tokens[batch.text], tokens[rows][:, :width])
+            assert len(batch.tokens) == len(set(of[rows]))
+            assert batch.tokens.flags["C_CONTIGUOUS"]
+            seen += rows.tolist()
+        assert sorted(seen) == list(range(60))
+        assert many[of[seen]].tolist() == sorted(many[of])
+        assert number <= 12 + 60 // size  # a text is in two batches only where one ends and the next begins
+
+
+def test_texts_with_one_hash_keep_their_own_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a hash that is the same for all texts of a length, rows of two texts alternate."""
+    monkeypatch.setattr("buzzer.models.recsys2021.batches.MIX", 0)
+    tokens = np.array([[1, 7], [2, 7], [1, 7], [2, 7]], dtype=np.int32)
+    rows = ensemble.Inputs(np.zeros((4, 1), dtype=np.float32), None, tokens, np.zeros((4, 2), dtype=np.int64))
+    (batch,) = rows.batches(10)
+    np.testing.assert_array_equal(batch.tokens[batch.text], tokens[batch.places])
+    assert len(batch.tokens) == 4
 
 
 def test_files_of_workers_are_read_back(tmp_path: Path) -> None:

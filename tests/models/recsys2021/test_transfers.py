@@ -9,15 +9,16 @@ import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from buzzer.engine.frames.base import on_host
 from buzzer.models.api.context import RunContext
-from buzzer.models.recsys2021 import ensemble, features, second_stage_features, trees
-from buzzer.models.recsys2021.features import TARGETS
+from buzzer.models.recsys2021 import ensemble, trees
+from buzzer.models.recsys2021.feature_sets import BASIC, TARGETS
+from buzzer.models.recsys2021.open_network import OpenNetwork
 from buzzer.models.recsys2021.params import Context
 from buzzer.models.recsys2021.predicting import Predictor
 from buzzer.models.recsys2021.task import TASK
@@ -25,7 +26,7 @@ from buzzer.suite import registry
 
 ROWS = 50
 ONE = ROWS * 4  # bytes of a float32 a row
-WIDTH = len(features.names())
+WIDTH = len(BASIC.names())
 
 
 @dataclass
@@ -35,7 +36,7 @@ class Bus:
     to_host: list[int] = field(default_factory=list)
     to_device: list[int] = field(default_factory=list)
     seen: list[Any] = field(default_factory=list)
-    batches: list[Any] = field(default_factory=list)  # shapes of the networks' texts
+    batches: list[Any] = field(default_factory=list)  # rows, and shapes of the networks' texts
 
 
 class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
@@ -135,11 +136,23 @@ class Network:
 
     def run(self, batch: dict[str, Any]) -> dict[str, Any]:
         assert all(isinstance(array, DeviceArray) for array in batch.values())
-        tokens = batch["tokens"]
-        self._bus.batches.append(tokens.shape)
-        return {
-            "probability": DeviceArray(np.full((len(tokens), len(TARGETS)), 0.5, "float32"), self._bus).get()
-        }
+        rows = len(batch["text"])
+        self._bus.batches.append((rows, batch["tokens"].shape))
+        return {"probability": DeviceArray(np.full((rows, len(TARGETS)), 0.5, "float32"), self._bus).get()}
+
+
+class Users:
+    """A table of users on the device."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._table = DeviceArray(np.zeros((9, 3), "float32"), bus)
+
+    def of_piece(self, codes: Any) -> "Users":
+        self._codes = codes
+        return self
+
+    def of(self, rows: Any) -> DeviceArray:
+        return self._table[self._codes[rows]]
 
 
 class Frames:
@@ -193,14 +206,17 @@ def test_only_probabilities_and_ids_are_copied_to_the_host(
     bus, size = Bus(), 20
     monkeypatch.setitem(sys.modules, "cupy", cupy(bus))
     monkeypatch.setattr("buzzer.engine.infer.trees.load", lambda model: Booster(bus))
+    session, table = cast(Any, Network(bus)), cast(Any, Users(bus))
+    network = OpenNetwork(session, ("features", "tokens", "text", "users"), 48, table, (0, 1))
     monkeypatch.setattr(
-        "buzzer.models.recsys2021.network_training.open_sessions",
-        lambda names, context: {name: Network(bus) for name in names},
+        "buzzer.models.recsys2021.network_training.open_networks",
+        lambda names, context: {name: [network] for name in names},
     )
     params = asked.params.model_copy(update={"networks": ["pooled"], "predict_batch": size})
     context = replace(asked, params=params)
     predictor: Any = object.__new__(Predictor)
     predictor.context, predictor.e, predictor.models = context, Frames(bus), ensemble.select_models(params)
+    predictor.columns = BASIC
     predictor.first = ensemble.FirstStage(context, predictor.models)
     predictor.second, predictor.lookups = ensemble.SecondStage(context, predictor.models), []
     predicted = ended(predictor.predict(SimpleNamespace(columns=lambda names: names)))
@@ -215,9 +231,10 @@ def test_only_probabilities_and_ids_are_copied_to_the_host(
     ]
     assert bus.to_device == [targets * ONE] * 2  # the first stage's probabilities, once a model
     assert all(given is bus.seen[0] for given in bus.seen[:targets])  # the very array, not a copy
-    width = WIDTH + 2 * targets + len(second_stage_features.names("loo"))
+    width = WIDTH + 2 * targets + len(BASIC.week_names("loo"))
     assert [given.shape for given in bus.seen[targets:]] == [(ROWS, width)] * targets
-    assert bus.batches == [(size, 24), (size, 40), (ROWS - 2 * size, 48)]  # texts of up to 19, 39 and 48
+    last = ROWS - 2 * size  # with two rows of the longest text
+    assert bus.batches == [(size, (size, 19)), (size, (size, 39)), (last, (last - 1, 48))]
     assert all(isinstance(array, np.ndarray) for array in predicted.by_model.values())
     assert (predicted.ids, predicted.blend.shape) == ("ids", (ROWS, targets))
 
@@ -254,7 +271,7 @@ def test_features_are_never_copied_on_cuda(asked: Context, tmp_path: Path) -> No
     rng = np.random.default_rng(0)
     x = rng.normal(size=(rows, WIDTH)).astype("float32")
     y = (rng.random((rows, len(TARGETS))) < 0.2).astype("float32")
-    beside = rng.normal(size=(rows, len(second_stage_features.names("loo")))).astype("float32")
+    beside = rng.normal(size=(rows, len(BASIC.week_names("loo")))).astype("float32")
     wide = np.concatenate([x, y, beside], axis=1)
     list(trees.fit(own, "kfold", x, y, 2, 3))
     list(trees.fit(own, "second-loo", wide, y, 2, 3, np.zeros_like(y)))

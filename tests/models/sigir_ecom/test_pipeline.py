@@ -589,7 +589,7 @@ def fitted(
     return task, name, small, work, reference
 
 
-@pytest.mark.parametrize("backend", [*BACKENDS, "nvforest"])
+@pytest.mark.parametrize("backend", [*BACKENDS, "nvforest", "forest", "onnxruntime+forest"])
 def test_every_engine_and_backend_scores_the_same(
     e: Engine, backend: str, fitted: Any, data: Data, tmp_path: Path, make_context: MakeContext, run: Run
 ) -> None:

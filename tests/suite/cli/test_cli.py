@@ -84,6 +84,8 @@ def process(place: Path) -> Buzzer:
         (["run", "booking", "--engine", "pandsa"], "unknown engine 'pandsa'", "did you mean pandas?"),
         (["run", "booking", "--backend", "onnx"], "unknown backend 'onnx'", "did you mean onnxruntime?"),
         (["run", "recsys2021", "--backend", "tl2cgen"], "nothing to run", "recsys2021 has pandas, "),
+        (["run", "booking", "--backend", "onnxruntime+forest"], "nothing to run", "booking has pandas, "),
+        (["run", "recsys2021", "--backend", "onnxruntime+forst"], "unknown backend", "onnxruntime+forest"),
         (["run", "booking", "--precision", "int9"], "unknown precision 'int9'", "did you mean int8?"),
         (["frontier", "bert", "--precision", "int8-qta"], "unknown precision", "int8-qat?"),
         (["frontier", "gbdt"], "needs a BERT with trained weights; gbdt is not one", "minilm-l6"),
@@ -105,6 +107,18 @@ def process(place: Path) -> Buzzer:
         (["run", "booking", "--device", "gpu"], "unknown device 'gpu'", "cuda"),
         (["run", "--data", "."], "--data needs a TASK", "booking"),
         (["run", "booking", "--data", ".", "--scale", "1"], "--scale sizes generated data", "leave out one"),
+        (
+            ["run", "booking", "--data", ".", "--train-scale", "1"],
+            "--train-scale sizes generated",
+            "leave out",
+        ),
+        (["run", "booking", "--scale", "1", "--train-scale", "2"], "2 is above --scale 1", "a sample"),
+        (
+            ["run", "booking", "--scale", "0.01", "--train-scale", "0.001"],
+            "booking has no training part with",
+            "leave out --train-scale",
+        ),
+        (["compare", "booking", "--train-scale", "0"], "--train-scale 0 must be above 0", "official"),
         (["run", "booking", "--gpus", "2"], "booking runs in one process", "recsys2021"),
         (
             ["run", "recsys2021", "--workers", "2", "--scheduler", "tcp://a:1"],

@@ -32,6 +32,7 @@ DIFFERENT: dict[str, dict[str, Any]] = {
     "data": {"data_fingerprint": "e" * 64},
     "parameters": {"config": OTHER, "config_hash": params_hash(OTHER)},
     "seed": {"seed": 1},
+    "training sample": {"train_scale": 0.1},
     "scale": {"scale": 0.5},
     "data source": {"data_source": "official"},
     "machine": {"machine": MACHINE},

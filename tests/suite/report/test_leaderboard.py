@@ -218,3 +218,15 @@ def test_markdown_names_machine_data_and_published_figures(make_record: Make) ->
     assert "not measured by buzzer" in text
     assert "NVIDIA RAPIDS (1st)" in text
     assert leaderboard.markdown([]).startswith("# Leaderboard")
+
+
+def test_scores_of_random_weights_are_compared_but_not_shown(make_record: Make, choose: Choose) -> None:
+    random = {"config": {"weights": "random"}, "config_hash": "2" * 12}
+    reference = make_record(**random)
+    judged = gate.judge(make_record(**ORT, **random, scores={"accuracy": 0.5}), choose().task, [reference])
+    assert judged.outcome == "wrong"
+    same = gate.judge(make_record(**ORT, **random), choose().task, [reference])
+    assert (same.gate.status, same.score, reference.score) == ("passed", None, None)
+    assert "0.9000" in leaderboard.markdown([make_record()])
+    board = leaderboard.markdown([reference, same])
+    assert "onnxruntime" in board and "0.9000" not in board

@@ -1,0 +1,115 @@
+"""Boosted trees on a CPU by this project's own C code (forest.c), which is compiled when it is first used."""
+
+import ctypes
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, fields, replace
+from pathlib import Path
+
+import numpy as np
+
+from buzzer import __version__
+from buzzer.engine.infer import boosted, native
+from buzzer.engine.infer.base import Base
+from buzzer.engine.infer.forest_layout import BLOCK, Layout, lay_out
+from buzzer.engine.infer.session import Array, Description, Plan, as_arrays, check_batch
+from buzzer.engine.infer.several import MARGINS
+from buzzer.engine.infer.trees import booster_of
+from buzzer.errors import UsageError
+
+native.compiler()  # without one, the backend is unsupported
+
+PRECISIONS = ("fp32",)
+SOURCE = Path(__file__).with_name("forest.c")
+SHARE = 8 * BLOCK  # rows of a thread's share, a multiple of this
+pointer, long = ctypes.c_void_p, ctypes.c_int64
+
+
+class Model(ctypes.Structure):
+    """The struct `forest` of forest.c."""
+
+    _fields_ = [
+        *((field.name, ctypes.c_void_p) for field in fields(Layout)),
+        ("models", ctypes.c_int64),
+        ("used_features", ctypes.c_int64),
+        ("used_columns", ctypes.c_int64),
+    ]
+
+
+class Forest(Base):
+    """Takes the inputs of the xgboost backend: `features` float32 [rows, features], and, if the plan names it, `base_margin`.
+
+    With several models, `base_margin` is [rows, models], and there is one output for each model. The values of a row are ranked once for
+    all models.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
+        models = plan.model if isinstance(plan.model, list) else [plan.model]
+        check_margins(plan)
+        nodes = boosted.read([booster_of(model) for model in models], "forest")
+        if nodes.width != (width := plan.example["features"].shape[1]):
+            raise UsageError(f"the batch has {width} columns, but the trees have {nodes.width}")
+        self._predict = native.library(SOURCE).predict
+        self._layout = lay_out(nodes)
+        layout = self._layout
+        pointers = [getattr(layout, field.name).ctypes.data for field in fields(layout)]
+        self._model = Model(*pointers, len(models), len(layout.features), len(layout.columns))
+        self._bytes = sum(array.nbytes for array in astuple(layout))
+        self._pool = ThreadPoolExecutor(plan.threads) if plan.threads > 1 else None
+
+    def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
+        check_batch(self.plan, batch)
+        x, margins = in_floats(batch["features"]), batch.get(MARGINS)
+        if margins is not None:
+            if len(margins) != len(x):
+                raise UsageError(f"{MARGINS} has {len(margins)} rows, but features has {len(x)}")
+            margins = in_floats(margins.reshape(len(x), -1))
+        found = np.empty((len(self.plan.outputs), len(x)), np.float32)
+        share = -(-len(x) // (self.plan.threads * SHARE)) * SHARE
+        parts = [slice(start, min(start + share, len(x))) for start in range(0, len(x), max(share, 1))]
+
+        def predict(part: slice) -> None:
+            self._rows(x[part], None if margins is None else margins[part], found[:, part])
+
+        list((self._pool.map if self._pool and len(parts) > 1 else map)(predict, parts))
+        return as_arrays(list(found), self.plan.outputs)
+
+    def _rows(self, x: Array, margins: Array | None, out: Array) -> None:
+        """Writes the probabilities [models, rows] of rows to `out`. The C function runs without Python's lock."""
+        base, base_strides = (0, (0, 0)) if margins is None else (margins.ctypes.data, floats(margins))
+        failed = self._predict(
+            ctypes.byref(self._model), pointer(x.ctypes.data), *map(long, floats(x)), long(len(x)),
+            pointer(base), *map(long, base_strides), pointer(out.ctypes.data), long(floats(out)[0]),
+        )  # fmt: skip
+        if failed:
+            raise MemoryError("the codes of a block of rows do not fit in memory")
+
+    def facts(self) -> Description:
+        return replace(self.plain_facts("forest", __version__), weight_bytes=self._bytes)
+
+    def close(self) -> None:
+        if self._pool:
+            self._pool.shutdown()
+
+
+def check_margins(plan: Plan) -> None:
+    """Raises UsageError unless the base margins are [rows], or [rows, models] for a list of models."""
+    wanted = (len(plan.model),) if isinstance(plan.model, list) else ()
+    if MARGINS in plan.example and (shape := plan.example[MARGINS].shape[1:]) != wanted:
+        raise UsageError(f"{MARGINS} is {['rows', *shape]}, not {['rows', *wanted]}".replace("'", ""))
+
+
+def in_floats(array: Array) -> Array:
+    """The array, or a copy if its strides are not multiples of a float."""
+    return array if all(stride % array.itemsize == 0 for stride in array.strides) else array.copy()
+
+
+def floats(array: Array) -> tuple[int, ...]:
+    """Strides in floats."""
+    return tuple(stride // array.itemsize for stride in array.strides)
+
+
+def prepare(plan: Plan) -> Forest:
+    """A session on the plan's Booster or model file, or on several."""
+    return Forest(plan)

@@ -1,0 +1,126 @@
+"""The nodes of XGBoost's boosted trees as NumPy arrays."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from buzzer.engine.infer import ubjson
+from buzzer.engine.infer.session import Array
+from buzzer.errors import DataError, UnsupportedError
+
+LOGISTIC = ("binary:logistic", "reg:logistic")
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """The nodes of all trees of one or more models.
+
+    A row with value x in column `feature` goes to `left` if x < `value` in float32, and otherwise to `right`; a missing value goes
+    left if `default_left`. In a leaf, `left` and `right` are -1, and `value` is added to the log odds.
+    """
+
+    left: Array  # int64 [nodes], numbers of nodes
+    right: Array  # int64 [nodes]
+    feature: Array  # int64 [nodes]
+    value: Array  # float32 [nodes]
+    default_left: Array  # bool [nodes]
+    roots: Array  # int64 [trees]
+    ends: Array  # int64 [models]: number of trees up to the end of each model
+    bases: Array  # float32 [models]: log odds that each model starts from
+    width: int  # number of columns of x
+
+
+def log_odds(rate: float) -> float:
+    """The log odds of a base score, computed as in XGBoost, in float32."""
+    one = np.float32(1)
+    return -math.log(one / np.float32(rate) - one)
+
+
+def base_score(parameters: dict[str, Any]) -> float:
+    """The base score in a model's parameters, a probability: "[5E-1]", or "5E-1" in older versions."""
+    base = json.loads(parameters["base_score"])
+    return float(base[0] if isinstance(base, list) else base)
+
+
+def read(boosters: Sequence[Any], backend: str) -> Nodes:
+    """The nodes of xgboost.Boosters.
+
+    Raises UnsupportedError for a Booster that is not a sum of trees with a logistic objective, one output and numeric splits, and
+    DataError for trees that are damaged.  backend: its name, for messages.
+    """
+    learners = [ubjson.loads(bytes(booster.save_raw("ubj")))["learner"] for booster in boosters]
+    for learner in learners:
+        check_kind(learner, backend)
+    trees = [tree for learner in learners for tree in learner["gradient_booster"]["model"]["trees"]]
+    counts = [len(learner["gradient_booster"]["model"]["trees"]) for learner in learners]
+    parameters = [learner["learner_model_param"] for learner in learners]
+    width = {int(each["num_feature"]) for each in parameters}
+    if len(width) != 1:
+        raise UnsupportedError(
+            "the models of one session have different numbers of columns", "use a session for each"
+        )
+    sizes = np.array([len(tree["left_children"]) for tree in trees], dtype=np.int64)
+    roots = np.cumsum(sizes) - sizes
+
+    def joined(name: str, dtype: Any) -> Array:
+        return np.concatenate([np.empty(0, dtype), *(tree[name] for tree in trees)]).astype(dtype)
+
+    children = {
+        side: joined(f"{side}_children", np.int64) + np.repeat(roots, sizes) for side in ("left", "right")
+    }
+    leaf = joined("left_children", np.int64) < 0
+    nodes = Nodes(
+        np.where(leaf, -1, children["left"]),
+        np.where(leaf, -1, children["right"]),
+        joined("split_indices", np.int64),
+        joined("split_conditions", np.float32),
+        joined("default_left", bool),
+        roots,
+        np.cumsum(counts),
+        np.array([log_odds(base_score(each)) for each in parameters], dtype=np.float32),
+        width.pop(),
+    )
+    check_nodes(nodes, sizes)
+    return nodes
+
+
+def check_kind(learner: dict[str, Any], backend: str) -> None:
+    """Raises UnsupportedError unless a model is a sum of trees with a logistic objective, one output and numeric splits."""
+    booster, objective = learner["gradient_booster"], learner["objective"]["name"]
+    parameters = learner["learner_model_param"]
+    problem = ""
+    if objective not in LOGISTIC:
+        problem = f"the objective {objective}"
+    elif booster["name"] != "gbtree":
+        problem = f"the booster {booster['name']}"
+    elif int(parameters["num_class"]) > 1 or int(parameters.get("num_target", 1)) > 1:
+        problem = "models with several outputs"
+    elif any(np.any(tree["split_type"]) for tree in booster["model"]["trees"]):
+        problem = "categorical splits"
+    if problem:
+        raise UnsupportedError(f"{backend} does not support {problem}", "use --backend xgboost")
+
+
+def check_nodes(nodes: Nodes, sizes: Array) -> None:
+    """Raises DataError unless the nodes form trees with finite values. XGBoost checks only the format of a file.
+
+    sizes: number of nodes of each tree.
+    """
+    inner = nodes.left >= 0
+    first = np.repeat(nodes.roots, sizes)
+    children = np.concatenate([nodes.left[inner], nodes.right[inner]])
+    lowest = np.tile(first[inner], 2)
+    ordered = np.sort(children)
+    valid = (
+        (children > lowest).all()  # in the same tree, and not its root
+        and (children < lowest + np.tile(np.repeat(sizes, sizes)[inner], 2)).all()
+        and (ordered[1:] > ordered[:-1]).all()  # no node has two parents, so there are no cycles
+        and ((nodes.feature[inner] >= 0) & (nodes.feature[inner] < nodes.width)).all()
+        and np.isfinite(nodes.value).all()
+    )
+    if not valid:
+        raise DataError("the trees of the XGBoost model are damaged", "train the model again")

@@ -1,0 +1,62 @@
+"""Compiles C code of this project on the machine that runs it."""
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from buzzer import caches
+from buzzer.errors import UnsupportedError, first_line
+
+CACHE = "BUZZER_NATIVE_CACHE_DIR"
+COMPILERS = ("gcc", "clang")
+FLAGS = ("-O3", "-march=native", "-std=gnu11", "-shared", "-fPIC", "-ffp-contract=off")
+
+
+def found() -> str:
+    """The name of the C compiler; empty if there is none."""
+    return next((name for name in COMPILERS if shutil.which(name)), "")
+
+
+def compiler() -> str:
+    """The name of the C compiler. Raises UnsupportedError if there is none."""
+    if not (name := found()):
+        raise UnsupportedError("no C compiler is installed", f"install {' or '.join(COMPILERS)}")
+    return name
+
+
+@cache
+def library(source: Path) -> ctypes.CDLL:
+    """The shared library of a C file. It is compiled once for each machine type, compiler and content of the file.
+
+    Raises UnsupportedError if there is no compiler, or if it fails.
+    """
+    # The predefined macros contain the compiler's version and the instructions that this processor has.
+    macros = run([compiler(), *FLAGS, "-dM", "-E", "-x", "c", os.devnull])
+    key = hashlib.sha256(b"\0".join([macros, " ".join(FLAGS).encode(), source.read_bytes()])).hexdigest()
+    path = caches.compiled()[CACHE] / f"{source.stem}-{key[:16]}.so"
+    if not path.is_file():
+        build(source, path)
+    return ctypes.CDLL(str(path))
+
+
+def build(source: Path, path: Path) -> None:
+    """Compile a C file to a shared library. A process that is interrupted leaves no incomplete library."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        partial = Path(folder) / path.name
+        run([compiler(), *FLAGS, "-o", str(partial), str(source), "-lm"])
+        partial.replace(path)
+
+
+def run(command: list[str]) -> bytes:
+    """What a command of the compiler writes. Raises UnsupportedError if it fails."""
+    try:
+        return subprocess.run(command, capture_output=True, check=True).stdout
+    except subprocess.CalledProcessError as error:
+        reason = first_line(error.stderr.decode(errors="replace"))
+        raise UnsupportedError(f"{command[0]} failed: {reason}", "install a newer gcc or clang") from error

@@ -1,0 +1,101 @@
+"""The vocabulary of the tweets' tokens, bert-base-multilingual-cased: one word piece for each id; "##" continues a word.
+
+It is not shipped. The parameter `vocabulary` names its file; without one, pieces are generated. The decoded text of a tweet is
+`" ".join(pieces).replace(" ##", "")`, without [CLS], [SEP], [PAD] and [MASK], and with one character for [UNK] (an emoji). It is never made: what is
+counted in it is a sum over its pieces (`pieces`).
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from buzzer.engine.frames.base import Array, Pieces
+from buzzer.errors import DataError
+
+SIZE = 119_547
+CONTINUATION = "##"
+UNKNOWN, MARKERS = "[UNK]", ("[PAD]", "[CLS]", "[SEP]", "[MASK]")
+LINE_BREAKS = "¶\n"  # the organisers wrote ¶ for the line breaks of a tweet
+HINT = "use vocab.txt of bert-base-multilingual-cased, one word piece a line"
+# Pieces at their true ids, in generated vocabularies: markers, the printable characters of ASCII, and RT.
+TRUE = {0: "[PAD]", 100: UNKNOWN, 101: "[CLS]", 102: "[SEP]", 103: "[MASK]", 56_898: "RT"} | {
+    73 + ord(mark): mark for mark in map(chr, range(ord("!"), ord("~") + 1))
+}
+LETTERS = "etaoinsrhdlucmfywgpbvkxqjzäéñдикам"
+
+
+def generated_piece(token: int) -> str:
+    """A piece that depends only on the id: one to eight letters, a third of the pieces continue a word, a fifth begin with a capital, one in
+    a thousand is a line break."""
+    if token in TRUE:
+        return TRUE[token]
+    mixed = token * 2_654_435_761 % 2**32  # multiplicative hashing, as fitting.MIX
+    kind, mixed = mixed % 1000, mixed // 1000
+    if kind == 0:
+        return LINE_BREAKS[0]
+    letters = "".join(LETTERS[(mixed >> 3 * at) % len(LETTERS)] for at in range(1 + mixed % 8))
+    if kind < 333:
+        return CONTINUATION + letters
+    return letters.capitalize() if kind < 533 else letters
+
+
+@cache
+def read(path: str) -> tuple[str, ...]:
+    """The pieces of a file, or generated pieces for "". Raises DataError for a file that cannot be read or is no such vocabulary."""
+    if not path:
+        return tuple(map(generated_piece, range(SIZE)))
+    try:
+        found = tuple(Path(path).read_text(encoding="utf-8").removesuffix("\n").split("\n"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"vocabulary {path}: {error}", HINT) from error
+    if len(found) != SIZE:
+        raise DataError(f"vocabulary {path}: {len(found):,} lines, not {SIZE:,}", HINT)
+    for token, piece in TRUE.items():
+        if found[token] != piece:
+            raise DataError(f"vocabulary {path}: line {token + 1:,} is {found[token]!r}, not {piece!r}", HINT)
+    return found
+
+
+def describe(path: str) -> str:
+    """Where the vocabulary is from, for the record."""
+    return f"vocabulary: {path}" if path else "vocabulary: generated"
+
+
+def of_word(piece: str) -> str:
+    """The characters that a piece adds to a word: empty for markers."""
+    if piece in MARKERS:
+        return ""
+    return "\ufffd" if piece == UNKNOWN else piece.removeprefix(CONTINUATION)
+
+
+def starts_word(piece: str) -> bool:
+    """Whether a piece begins a word of the decoded text."""
+    return not piece.startswith(CONTINUATION) and piece not in MARKERS
+
+
+# What is counted in a text -> how much of it a piece has.
+AMOUNTS: dict[str, Callable[[str], int]] = {
+    "words": starts_word,
+    "characters": lambda piece: len(of_word(piece)),
+    "capital_words": lambda piece: starts_word(piece) and of_word(piece)[:1].isupper(),
+    "capital_letters": lambda piece: sum(map(str.isupper, of_word(piece))),
+    "line_breaks": lambda piece: sum(map(piece.count, LINE_BREAKS)),
+    "retweet_marks": lambda piece: starts_word(piece) and piece.lower() == "rt",
+}
+
+
+@cache
+def pieces(path: str) -> Pieces:
+    """The pieces of `read` in the form of the engines."""
+    found = read(path)
+    return Pieces(
+        np.array([piece.startswith(CONTINUATION) for piece in found]),
+        {name: amounts(found, amount) for name, amount in AMOUNTS.items()},
+    )
+
+
+def amounts(found: Sequence[str], amount: Callable[[str], int]) -> Array:
+    """An amount of each piece, uint8 [pieces]."""
+    return np.array([amount(piece) for piece in found], dtype=np.uint8)

@@ -1,0 +1,409 @@
+"""The backend `forest` on trees made by hand, whose sums NumPy computes, and on XGBoost's own trees."""
+
+import ctypes
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xgboost
+
+from buzzer import caches
+from buzzer.engine import infer
+from buzzer.engine.infer import forest_layout, native, ubjson
+from buzzer.engine.infer.backends import forest
+from buzzer.engine.infer.session import Array
+from buzzer.errors import DataError, UnsupportedError, UsageError
+
+WIDTH = 5
+HALF = 0.5  # base score: log odds of 0
+
+
+@dataclass(frozen=True)
+class Split:
+    """An inner node: `column` < `threshold` goes left."""
+
+    column: int
+    threshold: float
+    left: "Split | float"
+    right: "Split | float"
+    default_left: bool = True
+
+
+Tree = Split | float
+
+
+def walk(tree: Tree, row: Array) -> float:
+    """The leaf of a row, one node after the other."""
+    while isinstance(tree, Split):
+        value, threshold = row[tree.column], np.float32(tree.threshold)
+        left = tree.default_left if np.isnan(value) else value < threshold
+        tree = tree.left if left else tree.right
+    return tree
+
+
+def expected(trees: Sequence[Tree], x: Array, margins: Array | float = 0.0) -> Array:
+    """Probabilities float64 [rows]."""
+    sums = [sum(np.float64(np.float32(walk(tree, row))) for tree in trees) for row in x]
+    return 1 / (1 + np.exp(-(np.array(sums) + margins)))
+
+
+def arrays_of(tree: Tree) -> dict[str, Any]:
+    """A tree as XGBoost saves it, with nodes in the order of levels."""
+    waiting: list[Tree] = [tree]
+    nodes = dict[str, list[Any]](left=[], right=[], column=[], value=[], default=[])
+    for node in waiting:
+        inner = isinstance(node, Split)
+        nodes["left"].append(len(waiting) if inner else -1)
+        nodes["right"].append(len(waiting) + 1 if inner else -1)
+        nodes["column"].append(node.column if isinstance(node, Split) else 0)
+        nodes["value"].append(float(np.float32(node.threshold if isinstance(node, Split) else node)))
+        nodes["default"].append(int(isinstance(node, Split) and node.default_left))
+        if isinstance(node, Split):
+            waiting += [node.left, node.right]
+    count = len(waiting)
+    parents = [2**31 - 1] * count
+    for node_id in range(count):
+        for side in ("left", "right"):
+            if (child := nodes[side][node_id]) >= 0:
+                parents[child] = node_id
+    lists = {"categories": [], "categories_nodes": [], "categories_segments": [], "categories_sizes": []}
+    zeros = [0.0] * count
+    return lists | {
+        "left_children": nodes["left"], "right_children": nodes["right"], "parents": parents,
+        "split_indices": nodes["column"], "split_conditions": nodes["value"], "default_left": nodes["default"],
+        "split_type": [0] * count, "base_weights": zeros, "loss_changes": zeros, "sum_hessian": zeros,
+        "tree_param": {"num_deleted": "0", "num_feature": str(WIDTH), "num_nodes": str(count), "size_leaf_vector": "1"},
+    }  # fmt: skip
+
+
+def document_of(trees: Sequence[Tree]) -> Any:
+    """A saved XGBoost model with these trees, as JSON."""
+    x = np.zeros((2, WIDTH), dtype="float32")
+    settings = {"objective": "binary:logistic", "base_score": HALF, "max_depth": 1}
+    document = json.loads(bytes(xgboost.train(settings, xgboost.DMatrix(x, [0, 1]), 1).save_raw("json")))
+    model = document["learner"]["gradient_booster"]["model"]
+    model["trees"] = [arrays_of(tree) | {"id": number} for number, tree in enumerate(trees)]
+    model["tree_info"] = [0] * len(trees)
+    model["gbtree_model_param"]["num_trees"] = str(len(trees))
+    model["iteration_indptr"] = list(range(len(trees) + 1))
+    return document
+
+
+def booster_of(document: Any) -> xgboost.Booster:
+    return xgboost.Booster(model_file=bytearray(json.dumps(document).encode()))
+
+
+def predict(model: Any, x: Array, threads: int = 1) -> Array:
+    with infer.prepare(model, backend="forest", example={"features": x[:1]}, threads=threads) as session:
+        return session.run({"features": x})["output"]
+
+
+def random_tree(rng: np.random.Generator, depth: int, stop: float = 0.0) -> Tree:
+    """A tree with thresholds from the values -4 to 4, and leaves above the lowest level with probability `stop`."""
+    if depth == 0 or rng.random() < stop:
+        return float(rng.normal() / 4)
+    threshold = float(rng.integers(-4, 5))
+    left, right = random_tree(rng, depth - 1, stop), random_tree(rng, depth - 1, stop)
+    return Split(int(rng.integers(WIDTH)), threshold, left, right, bool(rng.integers(2)))
+
+
+def random_rows(rng: np.random.Generator, rows: int) -> Array:
+    """Whole numbers from -5 to 5, many of which are equal to thresholds, and missing values."""
+    x = rng.integers(-5, 6, (rows, WIDTH)).astype(np.float32)
+    return np.where(rng.random(x.shape) < 0.1, np.float32(np.nan), x)
+
+
+@pytest.mark.parametrize("depth", range(13))
+@pytest.mark.parametrize("stop", [0.0, 0.3])
+def test_trees_of_every_depth(depth: int, stop: float) -> None:
+    """Up to depth 8 a tree is evaluated for many rows at once, and below row by row. Depth 0 is one leaf."""
+    rng = np.random.default_rng([depth, int(10 * stop)])
+    trees = [random_tree(rng, depth, stop) for _ in range(3 if depth > 9 else 11)]
+    x = random_rows(rng, 300)
+    booster = booster_of(document_of(trees))
+    got = predict(booster, x)
+    np.testing.assert_allclose(got, expected(trees, x), rtol=2e-6)
+    np.testing.assert_allclose(got, booster.inplace_predict(x), rtol=2e-7)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("rows", [0, 1, 127, 128, 129, 2049, 100_001])
+def test_any_number_of_rows(rows: int, threads: int) -> None:
+    rng = np.random.default_rng(rows)
+    trees = [random_tree(rng, 4) for _ in range(7)]
+    booster = booster_of(document_of(trees))
+    x = random_rows(rng, rows + 1)
+    with infer.prepare(booster, backend="forest", example={"features": x[:1]}, threads=threads) as session:
+        got = session.run({"features": x[:rows]})["output"]
+    assert (got.shape, got.dtype) == ((rows,), np.float32)
+    np.testing.assert_allclose(got[:200], expected(trees, x[:rows][:200]), rtol=2e-6)
+    if rows:
+        np.testing.assert_allclose(got, booster.inplace_predict(x[:rows]), rtol=2e-7)
+
+
+TINY = float(np.finfo(np.float32).smallest_subnormal)
+LARGEST = float(np.finfo(np.float32).max)
+SPECIAL = [0.0, TINY, 2 * TINY, 1e-38, 1.0, np.nextafter(np.float32(1), np.float32(2)), 16777216.0, LARGEST]
+
+
+@pytest.mark.parametrize("flush", [False, True])
+def test_floats_are_compared_exactly(flush: bool) -> None:
+    """Denormals, zeros of both signs, neighbours, the largest floats and infinities, at every threshold of either sign."""
+    values = sorted({sign * value for value in SPECIAL for sign in (-1, 1)})
+    trees = [Split(0, float(value), 2.0**-i, 2.0**-i / 3) for i, value in enumerate(values)]
+    x = np.zeros((len(values) + 4, WIDTH), dtype=np.float32)
+    x[:, 0] = [*values, -0.0, np.inf, -np.inf, np.nan]
+    want = expected(trees, x)
+    assert (
+        len(np.unique(want)) == len(values) + 1
+    )  # each threshold separates two values; NaN goes the way of -inf
+    import torch
+
+    booster = booster_of(document_of(trees))
+    torch.set_flush_denormal(flush)  # the processor then reads denormals as 0
+    try:
+        got = predict(booster, x)
+    finally:
+        torch.set_flush_denormal(False)
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+@pytest.mark.parametrize("count", [254, 255, 256, 511, 3000])
+def test_a_column_may_have_any_number_of_thresholds(count: int) -> None:
+    """A byte has 256 ranks; a column with more is stored as several."""
+    trees = [Split(1, float(i), 1e-3, -1e-3, default_left=i % 2 == 0) for i in range(count)]
+    x = np.zeros((count + 2, WIDTH), dtype=np.float32)
+    x[:, 1] = [*(np.arange(count + 1) - 0.5), np.nan]
+    smaller = np.arange(count + 1)  # number of thresholds that are at most x
+    sums = np.append((count - smaller) - smaller, count % 2) * 1e-3
+    np.testing.assert_allclose(predict(booster_of(document_of(trees)), x), 1 / (1 + np.exp(-sums)), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"max_depth": 3}, {"max_depth": 8}, {"max_leaves": 60, "grow_policy": "lossguide"}]
+)
+def test_trained_trees_agree_with_xgboost(settings: dict[str, Any], tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(4000, 9)).astype(np.float32)
+    x[rng.random(x.shape) < 0.2] = np.nan
+    y = np.nansum(x[:, :3], axis=1) * np.nan_to_num(x[:, 4]) > rng.normal(size=len(x))
+    settings = settings | {"objective": "binary:logistic", "max_depth": settings.get("max_depth", 0)}
+    booster = xgboost.train(settings, xgboost.DMatrix(x, y), 40)
+    booster.save_model(tmp_path / "m.json")
+    got = predict(tmp_path / "m.json", x)
+    assert got.std() > 0.1
+    np.testing.assert_allclose(got, booster.inplace_predict(x), rtol=1e-6)
+
+
+def test_rows_may_have_any_strides() -> None:
+    rng = np.random.default_rng(0)
+    booster = booster_of(document_of([random_tree(rng, 5) for _ in range(5)]))
+    x = random_rows(rng, 600)
+    want = predict(booster, x)
+    wide = np.zeros((600, 2 * WIDTH), dtype=np.float32)
+    wide[:, ::2] = x
+    packed = np.zeros(600, dtype=[("tag", "u1"), ("row", "f4", WIDTH)])  # rows that are not aligned
+    packed["row"] = x
+    for layout in (np.asfortranarray(x), wide[:, ::2], packed["row"], x[::-1].copy()[::-1]):
+        assert np.array_equal(predict(booster, layout), want)
+
+
+@pytest.mark.parametrize("backend", ["forest", "xgboost"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_session_has_several_models(backend: str, threads: int) -> None:
+    """Of different sizes, each with its own base margins."""
+    rng = np.random.default_rng(5)
+    models = [[random_tree(rng, depth) for _ in range(count)] for depth, count in ((2, 3), (8, 17), (3, 1))]
+    x = random_rows(rng, 3001)
+    margins = rng.normal(size=(3001, 3)).astype(np.float32)
+    names = ("a", "b", "c")
+    options: dict[str, Any] = {"backend": backend, "outputs": names, "threads": threads}
+    boosters = [booster_of(document_of(trees)) for trees in models]
+    with infer.prepare(boosters, example={"features": x[:2]}, **options) as session:
+        plain = session.run({"features": x})
+        assert session.describe().weight_bytes
+    example = {"features": x[:2], "base_margin": margins[:2]}
+    with infer.prepare(boosters, example=example, **options) as session:
+        added = session.run({"features": x, "base_margin": margins})
+        session.poison()
+    assert list(plain) == list(added) == list(names)
+    for i, name in enumerate(names):
+        np.testing.assert_allclose(plain[name][:500], expected(models[i], x[:500]), rtol=2e-6)
+        np.testing.assert_allclose(
+            added[name][:500], expected(models[i], x[:500], margins[:500, i]), rtol=2e-6
+        )
+        assert np.array_equal(plain[name], predict(boosters[i], x)) or backend == "xgboost"
+
+
+@pytest.mark.parametrize("backend", ["forest", "xgboost"])
+def test_base_margins_have_a_column_for_each_model(backend: str) -> None:
+    booster = booster_of(document_of([0.5]))
+    example = {"features": np.zeros((2, WIDTH), "float32"), "base_margin": np.zeros((2, 3), "float32")}
+    with pytest.raises(UsageError, match=r"base_margin is \[.*3\], not \[rows, 2\]"):
+        infer.prepare([booster] * 2, backend=backend, example=example, outputs=("a", "b"))
+    with pytest.raises(UsageError, match="2 models, but 1 names"):
+        infer.prepare([booster] * 2, backend=backend, example=example)
+
+
+def test_batches_that_do_not_match_are_refused() -> None:
+    booster = booster_of(document_of([0.5]))
+    x, margins = np.zeros((4, WIDTH), "float32"), np.zeros(4, "float32")
+    with pytest.raises(UsageError, match="4 columns, but the trees have 5"):
+        infer.prepare(booster, backend="forest", example={"features": x[:, :4]})
+    with pytest.raises(UsageError, match=r"base_margin is \[rows, 1\], not \[rows\]"):
+        infer.prepare(booster, backend="forest", example={"features": x, "base_margin": margins[:, None]})
+    example = {"features": x, "base_margin": margins}
+    with (
+        infer.prepare(booster, backend="forest", example=example) as session,
+        pytest.raises(UsageError, match="base_margin has 3 rows, but features has 4"),
+    ):
+        session.run({"features": x, "base_margin": margins[:3]})
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"objective": "count:poisson"}, "the objective count:poisson"),
+        ({"objective": "multi:softprob", "num_class": 3}, "the objective multi:softprob"),
+        ({"objective": "binary:logistic", "booster": "dart"}, "the booster dart"),
+        ({"objective": "binary:logistic", "booster": "gblinear"}, "the booster gblinear"),
+        (
+            {"objective": "binary:logistic", "tree_method": "hist", "max_cat_to_onehot": 1},
+            "categorical splits",
+        ),
+    ],
+)
+def test_other_models_are_refused(settings: dict[str, Any], problem: str) -> None:
+    x = np.random.default_rng(0).integers(0, 4, (200, 3)).astype(np.float32)
+    kinds = ["c", "q", "q"] if "categorical" in problem else ["q"] * 3
+    data = xgboost.DMatrix(x, x[:, 0] % 2, feature_types=kinds, enable_categorical=True)
+    with pytest.raises(UnsupportedError, match=f"forest does not support {problem}"):
+        infer.prepare(xgboost.train(settings, data, 2), backend="forest", example={"features": x})
+
+
+def test_models_with_several_outputs_are_refused() -> None:
+    x = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+    booster = xgboost.train(
+        {"objective": "binary:logistic"}, xgboost.DMatrix(x, (x[:, :2] > 0).astype(int)), 2
+    )
+    with pytest.raises(UnsupportedError, match="several outputs"):
+        infer.prepare(booster, backend="forest", example={"features": x})
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("left_children", [0, -1, -1]),  # a cycle
+        ("left_children", [2, -1, -1]),  # a node with two parents
+        ("right_children", [3, -1, -1]),  # beyond the tree
+        ("split_indices", [WIDTH, 0, 0]),
+        ("split_indices", [-1, 0, 0]),
+        ("split_conditions", [float("inf"), 0.1, 0.2]),
+    ],
+)
+def test_damaged_trees_are_refused(name: str, values: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """XGBoost reads some of these files without a complaint."""
+    document = document_of([Split(0, 0.5, 0.1, 0.2)] * 2)
+    trees = document["learner"]["gradient_booster"]["model"]["trees"]
+    for tree in trees:
+        for key, kind in (("left_children", "i4"), ("right_children", "i4"), ("split_indices", "i4"), ("default_left", "u1"), ("split_conditions", "f4")):  # fmt: skip
+            tree[key] = np.array(tree[key], dtype=kind)
+    trees[1][name] = np.array(values, dtype=trees[1][name].dtype)
+    monkeypatch.setattr(ubjson, "loads", lambda data: document)
+    with pytest.raises(DataError, match="the trees of the XGBoost model are damaged"):
+        predict(booster_of(document_of([0.0])), np.zeros((2, WIDTH), dtype=np.float32))
+
+
+def test_sizes_agree_with_the_c_code() -> None:
+    """The constants that Python and C share."""
+    source = forest.SOURCE.read_text()
+    for name, value in (
+        ("BLOCK", forest_layout.BLOCK),
+        ("LOWEST", forest_layout.LOWEST),
+        ("RANKS", forest_layout.RANKS),
+    ):
+        assert f"{name} = {value}," in source or f"{name} = {value} " in source
+    order = source[source.index("const node *nodes;") : source.index("} forest;")]
+    names = [line.split(";")[0].split("*")[-1].strip() for line in order.splitlines() if "*" in line]
+    assert names == [name for name, kind in forest.Model._fields_ if kind is ctypes.c_void_p]
+
+
+@pytest.mark.parametrize("machine", ["x86-64-v4", "x86-64-v3", "x86-64"])
+def test_every_vector_width_predicts_the_same(
+    machine: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """AVX-512, AVX2, and the compiler's own vectors."""
+    flags = Path("/proc/cpuinfo").read_text()
+    needed = {"x86-64-v4": "avx512bw", "x86-64-v3": "avx2", "x86-64": "sse2"}[machine]
+    if needed not in flags:
+        pytest.skip(f"this processor has no {needed}")
+    rng = np.random.default_rng(8)
+    trees = [random_tree(rng, depth, 0.1) for depth in (1, 3, 8, 8, 10)]
+    x = random_rows(rng, 400)
+    monkeypatch.setenv(native.CACHE, str(tmp_path))
+    flag = f"-march={machine}"
+    monkeypatch.setattr(native, "FLAGS", tuple(flag if f.startswith("-march") else f for f in native.FLAGS))
+    native.library.cache_clear()
+    got = predict(booster_of(document_of(trees)), x)
+    native.library.cache_clear()
+    np.testing.assert_allclose(got, expected(trees, x), rtol=2e-6)
+    assert len(list(tmp_path.glob("forest-*.so"))) == 1
+
+
+def test_the_code_is_compiled_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    built: list[Path] = []
+    real = native.build
+    monkeypatch.setenv(native.CACHE, str(tmp_path / "made"))
+    monkeypatch.setattr(native, "build", lambda source, path: (built.append(path), real(source, path)))
+    assert caches.compiled()[native.CACHE] == tmp_path / "made"
+    for _ in range(2):
+        native.library.cache_clear()
+        native.library(forest.SOURCE)
+    native.library.cache_clear()
+    assert len(built) == 1
+    assert list((tmp_path / "made").iterdir()) == built
+
+
+def test_without_a_compiler_the_backend_is_unsupported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(UnsupportedError, match="no C compiler is installed") as refused:
+        native.compiler()
+    assert refused.value.hint == "install gcc or clang"
+    assert not infer.installed("forest")
+    assert not infer.installed("onnxruntime+forest")
+
+
+def test_a_compiler_that_fails_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "broken.c").write_text("int main( {")
+    with pytest.raises(UnsupportedError, match="failed"):
+        native.library(tmp_path / "broken.c")
+
+
+def test_pairs_of_backends() -> None:
+    assert infer.split_backend("onnxruntime+forest") == ("onnxruntime", "forest")
+    assert infer.split_backend("forest") == ("torch_eager", "forest")
+    for name in ("forest+onnxruntime", "torch_eager+openvino", "onnxruntime+forest+forest"):
+        with pytest.raises(UsageError, match="not a pair"):
+            infer.split_backend(name)
+    with pytest.raises(UsageError, match="unknown backend"):
+        infer.split_backend("onnxruntime+forst")
+
+
+def test_ubjson_is_read_completely() -> None:
+    """A document of every type, written by hand from the specification."""
+    data = b"{i\x01aTi\x01bFi\x01cZi\x01di\xffi\x01eU\xffi\x01fI\x01\x00i\x01gl\x00\x01\x00\x00i\x01hSi\x02hii\x01j[i\x01Cx]"
+    data += b"i\x01k[$U#i\x02\x01\x02i\x01l[#i\x01Ti\x01md\x3f\x80\x00\x00i\x01n{#i\x01i\x01aD\xbf\xf0\x00\x00\x00\x00\x00\x00}"
+    got = ubjson.loads(data)
+    assert got.pop("k").tolist() == [1, 2]
+    assert got == {
+        "a": True, "b": False, "c": None, "d": -1, "e": 255, "f": 256, "g": 65536, "h": "hi", "j": [1, "x"],
+        "l": [True], "m": 1.0, "n": {"a": -1.0},
+    }  # fmt: skip
+    for end in range(len(data)):
+        with pytest.raises(ValueError, match="not UBJSON"):
+            ubjson.loads(data[:end])
