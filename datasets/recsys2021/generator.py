@@ -247,9 +247,7 @@ def write_chunk(folder: Path, chunk: Chunk) -> Written:
     """Write the files of one chunk."""
     began_s = time.process_time()
     world = World(chunk.scale, chunk.seed, chunk.known_scale)
-    rng = np.random.default_rng([chunk.seed, list(OFFICIAL_ROWS).index(chunk.part), chunk.number])
-    place = (chunk.start / chunk.part_rows, (chunk.start + chunk.rows) / chunk.part_rows)
-    table = draw(world, rng, chunk.rows, place, chunk.part).head(chunk.kept)
+    table = draw(world, rng_of(chunk), chunk.rows, place_of(chunk), chunk.part).head(chunk.kept)
     for path in chunk_files(folder, chunk):
         columns = table.select(list(PARTS[path.parent.name]))
         with path.open("wb") as file, member(file) if path.suffix == ".gz" else nullcontext(file) as out:
@@ -263,6 +261,16 @@ def write_chunk(folder: Path, chunk: Chunk) -> Written:
         cpu_s=time.process_time() - began_s,
         peak_memory_bytes=getrusage(RUSAGE_SELF).ru_maxrss * MAXRSS_BYTES,
     )
+
+
+def rng_of(chunk: Chunk) -> np.random.Generator:
+    """The random numbers of a chunk."""
+    return np.random.default_rng([chunk.seed, list(OFFICIAL_ROWS).index(chunk.part), chunk.number])
+
+
+def place_of(chunk: Chunk) -> tuple[float, float]:
+    """The range of a chunk's tweets, see `draw_pairs`."""
+    return chunk.start / chunk.part_rows, (chunk.start + chunk.rows) / chunk.part_rows
 
 
 def member(file: IO[bytes]) -> gzip.GzipFile:
@@ -484,8 +492,16 @@ def joined(values: pa.Array, many: Ints) -> pl.Series:
 
 
 def tokens_of(world: World, tweet: Ints, author: Ints, language: Ints) -> pl.Series:
-    """The token ids of each tweet: words of its language and its topic, punctuation, and the start of a retweet."""
+    """The token ids of each tweet as text, joined by TAB."""
     many = world.tokens(tweet)
+    return joined(NUMBERS.take(pa.array(token_numbers(world, tweet, author, language, many))), many)
+
+
+def token_numbers(world: World, tweet: Ints, author: Ints, language: Ints, many: Ints) -> Ints:
+    """The token ids of all tweets in one array: words of the language and the topic, punctuation, and the start of a retweet.
+
+    many: the number of tokens of each tweet.
+    """
     ends = np.cumsum(many)
     starts, row = ends - many, np.repeat(np.arange(len(tweet)), many)
     key = np.repeat(tweet * 256 - starts, many) + np.arange(len(row))
@@ -502,7 +518,7 @@ def tokens_of(world: World, tweet: Ints, author: Ints, language: Ints) -> pl.Ser
     token[retweet + 1], token[retweet + 2] = RETWEET_START
     token[retweet + 3], token[retweet + 4] = mention[world.kind(tweet) == 1], COLON
     token[starts], token[ends - 1] = CLS, SEP
-    return joined(NUMBERS.take(pa.array(token)), many)
+    return token
 
 
 NUMBERS = pc.cast(pa.array(np.arange(120_000)), pa.string())  # each token id as a string

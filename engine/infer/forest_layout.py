@@ -84,9 +84,8 @@ def encode(nodes: Nodes) -> Codes:
 
     of_nodes = np.zeros(len(inner), np.uint32)
     of_nodes[inner] = column * BLOCK
-    limits = np.full(
-        len(inner), HIGHEST, np.int8
-    )  # never exceeded: a leaf above the lowest level passes to the left
+    # The largest code is never exceeded: a leaf above the lowest level passes rows to the left.
+    limits = np.full(len(inner), HIGHEST, np.int8)
     limits[inner] = rank % RANKS + LOWEST
     return Codes(features, keys, columns, of_nodes, limits)
 

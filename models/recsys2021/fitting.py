@@ -40,6 +40,7 @@ class Fitted:
         str, Frame
     ]  # sums for the `split` trees, over all rows except those that they are trained on
     means: Mapping[str, float]
+    saved: bool = False  # whether all rows of `users`, `tables` and `raw` are in the work folder already; here are some of them
 
 
 class Rows:
@@ -283,14 +284,10 @@ def second_stage(e: Engine, context: Context, models: ModelSelection, part: Rows
 
 
 def save_all(e: Engine, folder: Path, fitted: Fitted, second_stage_tables: Mapping[str, Frame]) -> None:
-    """Write all lookup tables. The kind of a table is the prefix of its file."""
-    kinds = {
-        "code": fitted.codes,
-        "user": fitted.users,
-        "train": fitted.tables,
-        "raw": fitted.raw,
-        "second": second_stage_tables,
-    }
+    """Write all lookup tables that are not saved yet. The kind of a table is the prefix of its file."""
+    kinds = {"code": fitted.codes, "second": second_stage_tables}
+    if not fitted.saved:
+        kinds |= {"user": fitted.users, "train": fitted.tables, "raw": fitted.raw}
     for kind, tables in kinds.items():
         save(e, folder, kind, tables)
 

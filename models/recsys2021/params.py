@@ -58,6 +58,8 @@ class Params(TaskParams):
     sample_rows: int
     network_rows: int
     second_rows: int
+    tables: str
+    pair_rows: int
     rounds_1: ByLabel[int]
     depth_1: ByModel[int]
     rounds_2: ByLabel[int]

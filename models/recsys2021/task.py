@@ -16,7 +16,8 @@
 
 Details of `fit`: `rows`, part (`train`, `val`) -> number of rows; `columns`, number of columns of the first stage; `piece_rows` and
 `batch_rows`, rows processed at a time; `second_rows`, validation rows that the second stage trained on; `validation`, first-stage model
--> its official scores on these rows; with networks also
+-> its official scores on these rows; with drawn tables `drawn`: `rows` and `scale` of the rows, `keys`, table -> its number of keys, and what drawing them
+took, `wall_s`, `cpu_s`, `peak_memory_bytes` (of a process); with networks also
 `token_vectors`, a description, `users_with_vectors`, a number, and under each network's name its history, a list of `epoch` and `loss`.
 
 Details of `predict`: `pieces`, number of pieces; `table_rows`, number of rows of the lookup tables that were read (by the last sitting); `piece_rows`,
@@ -25,6 +26,8 @@ Details of `predict`: `pieces`, number of pieces; `table_rows`, number of rows o
 Both have the detail `weights`, "random", if the weights are.
 """
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +38,25 @@ from buzzer.datasets.recsys2021 import generator
 from buzzer.datasets.workers import usable_cores
 from buzzer.engine import frames
 from buzzer.engine.frames import Engine
+from buzzer.errors import unknown_name
 from buzzer.models.api.context import Data, Result, Steps
 from buzzer.models.dataset_task import DatasetTask, DataSource
-from buzzer.models.recsys2021 import distributed, ensemble, features, fitting, sizes, vocabulary, work
-from buzzer.models.recsys2021.lookup_tables import collected
+from buzzer.models.recsys2021 import (
+    distributed,
+    drawn_tables,
+    ensemble,
+    features,
+    fitting,
+    sizes,
+    vocabulary,
+    work,
+)
+from buzzer.models.recsys2021.lookup_tables import Columns, collected
 from buzzer.models.recsys2021.params import Context, Params, weights_detail, weights_notes
 from buzzer.models.recsys2021.predicting import Predictor
 from buzzer.models.recsys2021.submission import submission
 
+TABLES = ("text", "drawn")
 COMPRESS_ABOVE = 4_000_000  # rows of a generated part
 
 
@@ -95,8 +109,15 @@ class RecSys2021(DatasetTask[Params]):
         codes = collected(e, features.fit_codes(e, train.columns))
         for part in (train, val):
             fitting.code(part, codes)
-        fitted = fitting.fit_tables(e, context, models, train, codes)
         details: dict[str, Any] = {"rows": {"train": train.height, "val": val.height}}
+        notes: tuple[str, ...] = ()
+        if drawing(context):
+            sample = fitting.sampled(context.params.second_rows, val.height)
+            pieces: list[Columns] = [train.columns, partial(val.columns, keep=sample)]
+            fitted, facts = yield from drawn_tables.fit_tables(e, context, models, codes, pieces)
+            details["drawn"], notes = facts, drawn_tables.notes(context)
+        else:
+            fitted = fitting.fit_tables(e, context, models, train, codes)
         details |= yield from fitting.first_stage(e, context, models, train, fitted)
         train.unlink()
         details |= yield from fitting.second_stage(e, context, models, val, fitted)
@@ -106,10 +127,14 @@ class RecSys2021(DatasetTask[Params]):
         if columns.decoded:
             details["vocabulary"] = vocabulary.describe(columns.vocabulary)
         details |= {"columns": len(columns.names())} | sizes.details(context) | weights_detail(context.params)
-        return Result({}, train.height, details, notes=weights_notes(context.params))
+        return Result({}, train.height, details, notes=(*notes, *weights_notes(context.params)))
 
     def predict_steps(self, context: Context) -> Steps:
         """Predict the test rows, on the cluster if there is one."""
+        result = yield from self._predict(context)
+        return replace(result, notes=drawn_tables.notes(context)) if drawing(context) else result
+
+    def _predict(self, context: Context) -> Steps:
         if context.clustered:
             return (yield from distributed.predict(context))
         yield "load"
@@ -128,6 +153,13 @@ class RecSys2021(DatasetTask[Params]):
         del predictor  # frees its memory for scoring
         yield "score"
         return writer.result(details | sizes.details(context))
+
+
+def drawing(context: Context) -> bool:
+    """Whether the lookup tables are drawn. Raises UsageError for an unknown value of the parameter `tables`."""
+    if context.params.tables not in TABLES:
+        raise unknown_name("value of tables", context.params.tables, TABLES)
+    return context.params.tables == "drawn"
 
 
 TASK = RecSys2021()

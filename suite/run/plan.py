@@ -110,9 +110,10 @@ def task_engines(task: TaskConfig, requested: Sequence[str] | None) -> list[str]
 
 def task_backends(task: TaskConfig, requested: Sequence[str] | None) -> list[str]:
     """Backends to run a task on: the requested ones, or else those that are installed."""
-    known = registry.backends()
-    pairs = [name for name in requested or () if set(infer.parts(name)) <= set(known)]
-    chosen = choose("backend", requested, [*known, *pairs], task.backends)
+    single = registry.backends()
+    pairs = [name for name in requested or () if set(infer.parts(name)) <= set(single)]
+    known = [*single, *registry.backend_pairs(), *pairs]
+    chosen = choose("backend", requested, known, task.backends)
     return chosen if requested else [b for b in chosen if infer.installed(b)]
 
 

@@ -11,6 +11,7 @@ import xgboost
 
 from buzzer.models.api.context import Data, RunContext, Work
 from buzzer.models.recsys2021 import network_training, work
+from buzzer.models.recsys2021.feature_sets import FeatureSet, feature_set
 from buzzer.models.recsys2021.task import TASK
 
 MakeContext = Callable[..., RunContext]
@@ -28,14 +29,14 @@ def visited(booster: xgboost.Booster) -> float:
     return float((inner["Cover"] / inner["Tree"].map(roots)).sum())
 
 
-def counted(name: str, folder: Path, tokens: int, bag: int = 0) -> int:
+def counted(columns: FeatureSet, name: str, folder: Path, tokens: int, bag: int = 0) -> int:
     """The FLOPs of the products in one prediction, by torch's counter."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     network = network_training.trained(name, folder, bag)
     batch = (
-        torch.ones(1, network.columns.mean.shape[0]),
+        torch.ones(1, len(columns.names())),
         torch.ones(1, tokens, dtype=torch.int32),
         torch.zeros(1, 2, dtype=torch.int64),
     )
@@ -62,9 +63,10 @@ def test_work_of_trained_models(data: Data, make_context: MakeContext, tmp_path:
     assert found.tree_nodes == pytest.approx(
         sum(visited(b) * share[name] for name, b in boosters.items()), rel=1e-4
     )
+    columns = feature_set(TASK.typed(context).params)
     lengths = {"pooled": 8, "gru64": 6, "gru128": 7}
-    products = sum(counted(name, tmp_path, n) for name, n in lengths.items()) + counted(
-        "pooled", tmp_path, 8, 1
+    products = sum(counted(columns, name, tmp_path, n) for name, n in lengths.items()) + counted(
+        columns, "pooled", tmp_path, 8, 1
     )
     assert found.network_flops == products + 2 * 8 * 16
     assert found.table_rows == sum(len(pd.read_parquet(path)) for path in tmp_path.glob("*.parquet"))
@@ -89,9 +91,10 @@ def test_work_of_the_winners(data: Data, make_context: MakeContext, tmp_path: Pa
         leaves = booster.predict(row, pred_leaf=True)  # node i has the children 2 i + 1 and 2 i + 2
         nodes += int(np.floor(np.log2(leaves + 1)).sum())
     assert found.tree_nodes == nodes == 8 * 17_075
+    columns = feature_set(TASK.typed(context).params)
     lengths = {"pooled": 48, "gru64": 42, "gru128": 48}
-    products = sum(counted(name, tmp_path, n) for name, n in lengths.items())
-    products += counted("pooled", tmp_path, 48, 1)
+    products = sum(counted(columns, name, tmp_path, n) for name, n in lengths.items())
+    products += counted(columns, "pooled", tmp_path, 48, 1)
     assert found.network_flops == products + 2 * 48 * 192
     # By hand: the recurrent layers alone, 3 gates of H (768 + H) products for each token.
     recurrent = 42 * 6 * 64 * (768 + 64) + 48 * 6 * 128 * (768 + 128)
