@@ -98,7 +98,7 @@ def slot(run: Run) -> dict[str, Any]:
         "device": run.device,
         "cluster": run.cluster,
         "budget": run.budget.as_dict(),
-        "scale": run.scale,
+        "scale": [run.scale, run.train_scale],
         "seed": run.seed,
         "repetition": [run.repeat, run.control],
         "parameters": run.task.params,
