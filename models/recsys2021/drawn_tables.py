@@ -28,7 +28,7 @@ from buzzer.datasets.contract import silent
 from buzzer.datasets.recsys2021 import drawn
 from buzzer.datasets.recsys2021.drawn import TrainingRows
 from buzzer.datasets.recsys2021.generator import CHUNK, MAXRSS_BYTES, Chunk
-from buzzer.datasets.recsys2021.schema import DAY, GROUPS, SEPARATOR
+from buzzer.datasets.recsys2021.schema import GROUPS, SEPARATOR
 from buzzer.datasets.recsys2021.world import MEDIA_PATTERNS
 from buzzer.datasets.unfinished import unfinished_folder
 from buzzer.datasets.workers import in_order, usable_cores
@@ -47,7 +47,7 @@ VERSION = 1  # of the files in the cache
 RANGE_ROWS = 1 << 20
 PARTITION_ROWS = 8_000_000
 FEW_ROWS = 1_000_000  # a table of at most so many rows is read whole
-SPILL_BYTES = 8_000_000_000  # of rows on disk at a time; more rows are drawn in several turns, each for some of the partitions
+SPILL_BYTES = 7_000_000_000  # of rows on disk at a time; more rows are drawn in several turns, each for some of the partitions
 IN_SAMPLE, FOR_SPLIT = (
     1 << 4,
     1 << 5,
@@ -127,10 +127,18 @@ def group_of(followers: Array) -> Array:
     return np.searchsorted(GROUPS, followers, side="right")
 
 
+def computed(expression: Callable[[Any], Any], column: str, values: Array) -> Array:
+    """An expression of one column by the engine that fits. NumPy divides by a constant with another rounding."""
+    t = frames.load("polars").with_columns(pl.LazyFrame({column: values}), out=expression)
+    return t.collect()["out"].to_numpy()
+
+
 def minutes_late(time: Array) -> Array:
     """The column `decline` of `features.arithmetic`."""
-    inside = [(time >= noon) & (time < noon + DAY // 2) for noon in features.LAST_NOONS]
-    return sum((time - noon) / 60.0 * i for noon, i in zip(features.LAST_NOONS, inside, strict=True))  # type: ignore[return-value]
+    e = frames.load("polars")
+    return computed(
+        lambda c: sum(features.decline(e, c("time"), noon) for noon in features.LAST_NOONS), "time", time
+    )
 
 
 def in_retweets(kind: Array, values: Array, others: Any) -> Array:
@@ -140,7 +148,9 @@ def in_retweets(kind: Array, values: Array, others: Any) -> Array:
 
 def step_of(column: str, width: float) -> tuple[tuple[str, ...], Callable[..., Array]]:
     """The coarse column of `features.steps`."""
-    return (column,), lambda values: (values / width).astype(np.int64)
+    return (column,), lambda values: computed(
+        features.whole_part(frames.load("polars"), column, width), column, values
+    )
 
 
 # Key column -> the drawn columns that it is computed from, and how.
@@ -231,8 +241,8 @@ def write_range(folder: Path, plan: Plan, task: tuple[int, int, list[Chunk]]) ->
         for name in spilled.dtype.names or ():
             spilled[name] = rows[name][order]
         starts = np.searchsorted(partition[order], np.arange(plan.partitions + 1))
-        save(folder / f"{user}.{number}.starts.npy", starts)
-        save(folder / f"{user}.{number}.rows.npy", spilled)
+        save(folder / f"{user}{turn}.{number}.starts.npy", starts)
+        save(folder / f"{user}{turn}.{number}.rows.npy", spilled)
     return Cost.since(began_s)
 
 
@@ -260,13 +270,13 @@ def sums(t: pl.LazyFrame, kind: str, keys: Sequence[str]) -> pl.LazyFrame:
     return t.with_columns(pl.col(key).cast(pl.Int64) for key in keys)
 
 
-def write_partition(folder: Path, plan: Plan, task: tuple[int, int]) -> Cost:
-    """Compute the sums of a partition from the rows of all ranges. task: the number of ranges, the number of the partition."""
+def write_partition(folder: Path, plan: Plan, task: tuple[int, int, int]) -> Cost:
+    """Compute the sums of a partition from the rows of all ranges. task: the turn, the number of ranges, the number of the partition."""
     began_s = time.process_time()
-    many, number = task
+    turn, many, number = task
     counts = []
     for user in USERS:
-        t = pl.DataFrame(partition_rows(folder, user, many, number)).lazy()
+        t = pl.DataFrame(partition_rows(folder, f"{user}{turn}", many, number)).lazy()
         for kind, name, keys in plan.tables(user):
             table = sums(t, kind, keys)
             if {*keys} == {*USERS}:
@@ -284,12 +294,12 @@ def write_partition(folder: Path, plan: Plan, task: tuple[int, int]) -> Cost:
     return Cost.since(began_s)
 
 
-def partition_rows(folder: Path, user: str, many: int, number: int) -> dict[str, Array]:
-    """The columns of a partition's rows in the files of all ranges."""
+def partition_rows(folder: Path, spill: str, many: int, number: int) -> dict[str, Array]:
+    """The columns of a partition's rows in the files of all ranges. spill: the user and the turn, with which the files' names begin."""
     slices = []
     for at in range(many):
-        starts = np.load(folder / f"{user}.{at}.starts.npy")
-        rows = np.load(folder / f"{user}.{at}.rows.npy", mmap_mode="r")
+        starts = np.load(folder / f"{spill}.{at}.starts.npy")
+        rows = np.load(folder / f"{spill}.{at}.rows.npy", mmap_mode="r")
         slices.append(rows[starts[number] : starts[number + 1]])
     whole = np.concatenate(slices)
     return {name: np.ascontiguousarray(whole[name]) for name in whole.dtype.names or ()}
@@ -388,12 +398,12 @@ def steps(folder: Path, plan: Plan) -> Generator[Cost, None, None]:
             todo = [
                 (turn, number, chunks)
                 for number, chunks in enumerate(by_range)
-                if not (folder / f"b.{number}.rows.npy").exists()
+                if not (folder / f"b{turn}.{number}.rows.npy").exists()
             ]
             yield from done_by(partial(write_range, folder, plan), todo, jobs)
-            tasks = [(len(by_range), number) for number in numbers]
+            tasks = [(turn, len(by_range), number) for number in numbers]
             yield from done_by(partial(write_partition, folder, plan), tasks, jobs)
-        for path in folder.glob("*.npy"):
+        for path in folder.glob(f"[ab]{turn}.*.npy"):
             path.unlink()
 
 

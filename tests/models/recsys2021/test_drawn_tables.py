@@ -18,6 +18,7 @@ from buzzer.engine.frames import Engine
 from buzzer.errors import DataError, UsageError
 from buzzer.models.api.context import Data, RunContext
 from buzzer.models.recsys2021 import drawn_tables, ensemble, features, fitting, lookup_tables
+from buzzer.models.recsys2021.feature_sets import STEPS
 from buzzer.models.recsys2021.task import TASK
 
 MakeContext = Callable[..., RunContext]
@@ -112,6 +113,20 @@ def test_drawn_tables_equal_those_of_the_text(tmp_path: Path, make_context: Make
     assert [path.name for path in caches.folder().glob("drawn/.*")] == []
 
 
+def test_steps_round_as_in_the_text() -> None:
+    """719 minutes are 100 steps of 7.19 minutes or 99, depending on how an engine divides."""
+    e, noon = frames.load("polars"), features.LAST_NOONS[0]
+    time = np.arange(noon - 7200, noon + 50_000, 20)
+    counts = {name: np.arange(len(time)) * 89 for name in features.COUNTS if name != "time"}
+    t = pl.LazyFrame({"time": time, "hour": time, "minutes": time} | counts)
+    text = features.steps(e, features.arithmetic(e, t)).collect()
+    columns = {"time": time} | counts
+    for name in (*STEPS, "a_group"):
+        names, function = drawn_tables.DERIVED[name]
+        assert function(*(columns[source] for source in names)).tolist() == text[name].to_list(), name
+    assert {99, 100} <= set(text["late"])
+
+
 def test_drawn_rows_equal_the_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generator, "CHUNK", 2048)
     data = generated(tmp_path / "data")
@@ -196,8 +211,9 @@ def test_an_interrupted_call_goes_on(tmp_path: Path, make_context: MakeContext) 
     )
     _, codes, _ = of_text(e, context)
     plan = drawn_tables.plan_of(e, context, ensemble.select_models(context.params), codes)
-    done, stop, folders = 0, 3, set()
-    while True:
+    done, stop, folders = 0, 9, set()
+    folder = None
+    for _ in range(8):  # 35 steps: 15 ranges in each turn, and 5 partitions
         steps = drawn_tables.make(plan)
         try:
             for _ in range(stop):
@@ -208,7 +224,7 @@ def test_an_interrupted_call_goes_on(tmp_path: Path, make_context: MakeContext) 
         done += stop
         steps.close()
         folders |= {path.name for path in (caches.folder() / "drawn").iterdir()}
-    assert done > 20 and len(folders) <= 3
+    assert folder is not None and done == 27 and len(folders) <= 3
     names = {path.name: ordered(path) for path in folder.glob("*.parquet")}
     assert {path.suffix for path in folder.iterdir()} == {".parquet", ".json"}
     again = finished(drawn_tables.make(plan))  # from the cache
