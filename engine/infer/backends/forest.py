@@ -3,7 +3,7 @@
 import ctypes
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -53,9 +53,10 @@ class Forest(Base):
         self._predict = native.library(SOURCE).predict
         self._layout = lay_out(nodes)
         layout = self._layout
-        pointers = [getattr(layout, field.name).ctypes.data for field in fields(layout)]
+        arrays: list[Array] = [getattr(layout, field.name) for field in fields(layout)]
+        pointers = [array.ctypes.data for array in arrays]
         self._model = Model(*pointers, len(models), len(layout.features), len(layout.columns))
-        self._bytes = sum(array.nbytes for array in astuple(layout))
+        self._bytes = sum(array.nbytes for array in arrays)
         self._pool = ThreadPoolExecutor(plan.threads) if plan.threads > 1 else None
 
     def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
