@@ -5,7 +5,7 @@ from buzzer.errors import UsageError
 from buzzer.models.recsys2021.params import Context
 
 PIECE_ROWS = {"cpu": 500_000, "cuda": 3_000_000}  # winners: 3 million
-BATCH_ROWS = {"cpu": 4096, "cuda": 65_536}
+BATCH_ROWS = {"cpu": 2048, "cuda": 65_536}
 BLOCK_ROWS = {"cpu": 16_384, "cuda": 3_000_000}
 # Estimated GPU memory for each row: about 1.5 kB of columns, and the temporary memory of joins and matrices.
 PIECE_ROW_BYTES = 4096

@@ -7,12 +7,13 @@ merges products that share an input (query, key and value) into one.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from buzzer.engine.infer.onnx import graphs
 from buzzer.engine.infer.onnx.graphs import read
 from buzzer.engine.infer.session import Array
 from buzzer.errors import UnsupportedError
@@ -58,7 +59,7 @@ class Lowering:
         self.producers = {name: node for node in graph.node for name in node.output}
         self.users: dict[str, list[Any]] = defaultdict(list)
         for node in graph.node:
-            for name in node.input:
+            for name in read_by(node):
                 self.users[name].append(node)
         self.outputs = {o.name for o in graph.output}
         self.initializers = {i.name: i for i in graph.initializer}
@@ -186,7 +187,7 @@ class Lowering:
 
     def tidy(self) -> None:
         """Drop unused constants."""
-        used_names = {name for node in self.graph.node for name in node.input} | self.outputs
+        used_names = {name for node in self.graph.node for name in read_by(node)} | self.outputs
         kept = [i for i in self.graph.initializer if i.name in used_names]
         del self.graph.initializer[:]
         self.graph.initializer.extend(kept)
@@ -222,5 +223,14 @@ def used(nodes: list[Any], outputs: set[str]) -> list[Any]:
     for node in reversed(nodes):
         if used_names & set(node.output):
             kept.append(node)
-            used_names |= set(node.input)
+            used_names.update(read_by(node))
     return kept[::-1]
+
+
+def read_by(node: Any) -> Iterator[str]:
+    """The names of the values that a node and the graphs inside it (of a Loop, for example) read."""
+    yield from node.input
+    for attribute in node.attribute:
+        for inner in (attribute.g, *attribute.graphs):
+            for each in graphs.nodes(inner):
+                yield from each.input

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from buzzer.engine import infer
-from buzzer.errors import UnsupportedError
+from buzzer.errors import UnsupportedError, UsageError
 from buzzer.models.recsys2021 import feature_sets, user_vectors
 from buzzer.models.recsys2021.batches import Batches
 from buzzer.models.recsys2021.open_network import OpenNetwork
@@ -18,7 +18,7 @@ from buzzer.models.recsys2021.params import ALL_NETWORKS
 
 SLOW = pytest.param("torch_compile", marks=pytest.mark.slow)
 BACKENDS = ("torch_eager", SLOW, "onnxruntime", "openvino")
-WORDS, USERS, TOKENS, ROWS = 500, 30, 11, 60
+WORDS, USERS, USER_DIM, TOKENS, ROWS = 500, 30, 6, 11, 60
 SET = feature_sets.named("basic")
 
 
@@ -36,16 +36,43 @@ def network_of(name: str, vectors: Any) -> Any:
 
     torch.manual_seed(3)
     network = NETWORKS[name](
-        Sizes(USERS, 6, 5, 16, 0.2, "basic"), torch.from_numpy(vectors), SET.network(name)
+        Sizes(USERS, USER_DIM, 5, 16, 0.2, "basic"), torch.from_numpy(vectors), SET.network(name)
     )
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm1d):
+            assert module.running_mean is not None and module.running_var is not None
             for values in (module.running_mean, module.weight.data, module.bias.data):
                 values.normal_()
             module.running_var.uniform_(0.5, 2)
     network.columns.mean.normal_(3)
     network.columns.deviation.uniform_(1, 3)
     return network.eval()
+
+
+def session_of(form: Any, backend: str, tokens: int, precision: str = "fp32") -> infer.Session:
+    """A session of an inference form; skips a backend that this machine cannot run."""
+    from buzzer.models.recsys2021 import fast_networks
+
+    example = fast_networks.example(form, len(SET.names()), tokens, USER_DIM)
+    axes = {key: fast_networks.AXES[key] for key in example}
+    try:
+        return infer.prepare(
+            form,
+            backend=backend,
+            example=example,
+            outputs=("probability",),
+            dynamic=axes,
+            precision=precision,
+        )
+    except UnsupportedError as error:
+        pytest.skip(str(error))
+
+
+def inputs_of(form: Any) -> tuple[str, ...]:
+    """The names of a form's inputs."""
+    from buzzer.models.recsys2021 import fast_networks
+
+    return tuple(fast_networks.example(form, len(SET.names()), TOKENS, USER_DIM))
 
 
 @pytest.fixture(scope="module")
@@ -81,21 +108,36 @@ def test_the_inference_form_predicts_as_the_network(
         user_vectors.write(tmp_path / "users.npy", weight.shape, "float32", [weight[:7], weight[7:]])
         table = user_vectors.UserTable(tmp_path / "users.npy")
     form = fast_networks.inference_form(network, vectors)
-    example = fast_networks.example(form, len(SET.names()), TOKENS, 6)
-    axes = {key: fast_networks.AXES[key] for key in example}
-    try:
-        session = infer.prepare(
-            form, backend=backend, example=example, outputs=("probability",), dynamic=axes
-        )
-    except UnsupportedError as error:
-        pytest.skip(str(error))
-    with session:
-        opened = OpenNetwork(session, tuple(example), TOKENS, table, sides)
+    with session_of(form, backend, TOKENS) as session:
+        opened = OpenNetwork(session, inputs_of(form), TOKENS, table, sides)
         for size in (7, ROWS):  # batches of one length and of several; texts shared within a batch
-            got = opened.predict(Batches(*rows.values(), size))
+            got = opened.predict(Batches(**rows, size=size))
             np.testing.assert_allclose(got, want, atol=1e-5, rtol=0)
-        alone = [opened.predict(Batches(*(each[i : i + 1] for each in rows.values()), 1)) for i in range(9)]
+        alone = [
+            opened.predict(Batches(**{key: values[i : i + 1] for key, values in rows.items()}, size=1))
+            for i in range(9)
+        ]
     np.testing.assert_allclose(np.concatenate(alone), want[:9], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["pooled", "gru64"])
+def test_int8_layers_predict_nearly_as_the_network(name: str, vectors: Any, rows: dict[str, Any]) -> None:
+    """ONNX Runtime with integer products in the dense layers. The loop over the text, a graph inside the graph, is kept."""
+    import torch
+
+    from buzzer.models.recsys2021 import fast_networks
+
+    network = network_of(name, vectors)
+    weight = network.users.weight.detach().numpy()
+    with torch.inference_mode():
+        want = network(*map(torch.from_numpy, rows.values())).numpy()
+    form = fast_networks.inference_form(network, vectors)
+    vectors_of_users = weight[rows["users"][:, list(network.sides)]]
+    batch = {"features": rows["features"], "tokens": rows["tokens"], "text": np.arange(ROWS)}
+    with session_of(form, "onnxruntime", TOKENS, "int8-dynamic") as session:
+        error = np.abs(session.run(batch | {"users": vectors_of_users})["probability"] - want)
+    assert 0 < error.max() < 0.15
+    assert error.mean() < 0.02
 
 
 def test_a_network_reads_its_own_tokens_and_users(vectors: Any, rows: dict[str, Any], tmp_path: Path) -> None:
@@ -114,14 +156,10 @@ def test_a_network_reads_its_own_tokens_and_users(vectors: Any, rows: dict[str, 
     weight = network.users.weight.detach().numpy()
     user_vectors.write(tmp_path / "users.npy", weight.shape, "float32", [weight])
     form = fast_networks.inference_form(network, vectors)
-    example = fast_networks.example(form, len(SET.names()), 4, 6)
-    axes = {key: fast_networks.AXES[key] for key in example}
-    session = infer.prepare(
-        form, backend="torch_eager", example=example, outputs=("probability",), dynamic=axes
-    )
+    session, inputs = session_of(form, "torch_eager", 4), inputs_of(form)
     table = user_vectors.UserTable(tmp_path / "users.npy")
-    opened = OpenNetwork(session, tuple(example), 4, table, (0, 1), bag=1, bags=2)
-    np.testing.assert_allclose(opened.predict(Batches(*rows.values(), 16)), want, atol=1e-5, rtol=0)
+    opened = OpenNetwork(session, inputs, 4, table, (0, 1), bag=1, bags=2)
+    np.testing.assert_allclose(opened.predict(Batches(**rows, size=16)), want, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["float32", "float16"])
@@ -142,6 +180,45 @@ def test_a_table_is_read_by_row(kind: str, tmp_path: Path) -> None:
     got = vectors.of(picked)
     assert got.dtype == np.float32
     np.testing.assert_array_equal(got, whole.astype(kind).astype(np.float32)[codes[picked]])
+
+
+@pytest.mark.parametrize(
+    ("free", "memory", "resident"), [(400, None, True), (399, None, False), (10**6, 399, False)]
+)
+@pytest.mark.parametrize("kind", ["float32", "float16"])
+def test_a_table_stays_on_a_device_that_has_room(
+    free: int, memory: int | None, resident: bool, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`cpu:0` stands in for a GPU. The table has 50 bytes of float16 or 100 of float32, and room is a quarter of the memory."""
+    import torch
+
+    share = np.dtype(kind).itemsize / 4
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free * share, 10**9))
+    whole = np.random.default_rng(4).standard_normal((5, 5)).astype(kind)
+    user_vectors.write(tmp_path / "t.npy", whole.shape, kind, [whole])
+    limit = None if memory is None else int(memory * share)
+    table = user_vectors.UserTable(tmp_path / "t.npy", "cpu:0", limit)
+    assert (table.resident is not None) == resident
+    codes = np.array([[4, 1], [0, 4], [3, 3]])
+    got = table.of_piece(codes).of(np.array([2, 0]))
+    assert isinstance(got, torch.Tensor) and got.dtype == torch.float32
+    np.testing.assert_array_equal(got.numpy(), whole[codes[[2, 0]]].astype(np.float32))
+
+
+def test_sessions_take_vectors_that_are_on_the_device(vectors: Any) -> None:
+    """A torch tensor in place of an array, and the error for one of another type."""
+    import torch
+
+    from buzzer.models.recsys2021 import fast_networks
+
+    form = fast_networks.inference_form(network_of("gru64", vectors), vectors)
+    example = fast_networks.example(form, len(SET.names()), TOKENS, USER_DIM)
+    tensor: Any = torch.from_numpy(example["users"])
+    with session_of(form, "torch_eager", TOKENS) as session:
+        want = session.run(example)["probability"]
+        np.testing.assert_array_equal(session.run(example | {"users": tensor})["probability"], want)
+        with pytest.raises(UsageError, match=r"users has dtype torch\.float16"):
+            session.run(example | {"users": tensor.half()})
 
 
 PEAK = """

@@ -36,8 +36,8 @@ def context_of(engine: str, device: str, gpu_memory_bytes: int | None = None, **
 @pytest.mark.parametrize(
     ("engine", "device", "limit", "memories", "piece", "batch"),
     [
-        ("pandas", "cpu", None, [], 500_000, 4096),
-        ("polars", "cpu", 10**9, [10**9], 500_000, 4096),
+        ("pandas", "cpu", None, [], 500_000, 2048),
+        ("polars", "cpu", 10**9, [10**9], 500_000, 2048),
         ("cudf", "cuda", None, [80 << 30], 3_000_000, 65_536),
         ("polars-gpu", "cuda", None, [80 << 30, 4 << 30], 1 << 20, 65_536),  # the smaller of two GPUs
         ("cudf", "cuda", 8 << 30, [80 << 30], 1 << 21, 65_536),  # as the budget allows

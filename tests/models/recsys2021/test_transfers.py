@@ -273,8 +273,8 @@ def test_features_are_never_copied_on_cuda(asked: Context, tmp_path: Path) -> No
     y = (rng.random((rows, len(TARGETS))) < 0.2).astype("float32")
     beside = rng.normal(size=(rows, len(BASIC.week_names("loo")))).astype("float32")
     wide = np.concatenate([x, y, beside], axis=1)
-    list(trees.fit(own, "kfold", x, y, 2, 3))
-    list(trees.fit(own, "second-loo", wide, y, 2, 3, np.zeros_like(y)))
+    list(trees.fit(own, "kfold", x, y))
+    list(trees.fit(own, "second_loo", wide, y, np.zeros_like(y)))
     on_device = real.asarray(x), real.asarray(beside)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as trace:
         both_stages(own, *on_device)
