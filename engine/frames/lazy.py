@@ -40,7 +40,12 @@ CASTS = {
     "str": pl.String,
 }
 
-BAD_DATA = (pl.exceptions.ComputeError, pl.exceptions.NoDataError, pl.exceptions.InvalidOperationError)
+BAD_DATA = (
+    pl.exceptions.ComputeError,
+    pl.exceptions.NoDataError,
+    pl.exceptions.InvalidOperationError,
+    DataError,  # of a function inside a plan, to which Polars adds the expression
+)
 NO_QUOTES = "\0"  # cuDF's value for "no quoting"; cudf-polars does not accept None, Polars' value
 DAY = 86_400  # seconds
 # All pairs of hexadecimal digits, and their values as three decimal digits.

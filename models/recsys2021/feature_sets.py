@@ -132,11 +132,11 @@ COUNTED: Keys = {name: keys for name, keys in WEEK.items() if name != "type"}
 
 # ---- the winners' columns ---------------------------------------------------------------------------------------------
 
-# Amounts of the decoded text, from `vocabulary.AMOUNTS`. In a retweet, the first three are of the text after the retweeted user, and also
-# of the part before the first ":", under the names HEAD.
-SPLIT_AMOUNTS = ("words", "characters", "capital_words")
-DECODED = (*SPLIT_AMOUNTS, "capital_letters", "line_breaks", "retweet_marks")
-HEAD = {name: f"head_{name}" for name in SPLIT_AMOUNTS}
+# What is counted in the decoded text, from `vocabulary.AMOUNTS`. In a retweet, TEXT_SIZES are of the text from the first ":"
+# on, and those of the part before it have the names HEAD.
+TEXT_SIZES = ("words", "characters", "capital_words")
+DECODED = (*TEXT_SIZES, "capital_letters", "line_breaks", "retweet_marks")
+HEAD = {name: f"head_{name}" for name in TEXT_SIZES}
 # Codes of keys -> the keys. Keys with the same remainder share a code.
 HASHED = {
     "first_word_code": "first_word",
@@ -147,7 +147,7 @@ HASHED = {
     "hashtag_code": "hashtag",
     "domain_code": "domain",
 }
-HASHES = 1000
+HASHES = 1000  # codes of each
 NUMBERS = (
     *(name for name in COUNTS if name != "time"),
     "a_ratio",
@@ -191,8 +191,6 @@ WINNERS_WEEK: Keys = {
     **{name: keys for name, keys in WEEK.items() if name != "word"},
     "first_word": ["first_word"],
 }
-KFOLD_KEYS = ("a", "b", "ab", "type", "language", "media", "first_word", *("a_type_lang", "b_type_lang"))
-LOO_KEYS = ("a", "b", "ab", "b_type_lang", "verified_type", "type", "type_lang_media", "context")
 
 
 def encoded(names: Sequence[str]) -> list[str]:
@@ -202,20 +200,25 @@ def encoded(names: Sequence[str]) -> list[str]:
 
 KFOLD_READS = (
     *FLAGS, *FOLLOWERS, *LISTS, *MEDIA, *CODES, "a_group", "weekday", "minute", "decline",
-    *SPLIT_AMOUNTS, *HEAD.values(), "line_breaks", "retweet_marks", "last_mark",
-    *encoded((*KFOLD_KEYS, "type_lang_media")),
+    *TEXT_SIZES, *HEAD.values(), "line_breaks", "retweet_marks", "last_mark",
+    *encoded((
+        "a", "b", "ab", "type", "language", "media", "first_word", "a_type_lang", "b_type_lang", "type_lang_media",
+    )),
 )  # fmt: skip
 LOO_READS = (
     *FLAGS, *FOLLOWERS, "a_ratio", "b_ratio", "ab_followers", "ab_following", "age_difference", *CODES, *LISTS, *MEDIA,
     "weekday", "hour", "minute",
-    *encoded((*LOO_KEYS, "domain", "mention_word", "second_mention_word", *REVERSED)),
+    *encoded((
+        "a", "b", "ab", "b_type_lang", "verified_type", "type", "type_lang_media", "context", "domain",
+        "mention_word", "second_mention_word", *REVERSED,
+    )),
 )  # fmt: skip
 SPLIT_READS = (
-    *FLAGS, *FOLLOWERS, "questions", "exclamations", "mentions", "hashes", *SPLIT_AMOUNTS, "line_breaks", "last_mark",
+    *FLAGS, *FOLLOWERS, "questions", "exclamations", "mentions", "hashes", *TEXT_SIZES, "line_breaks", "last_mark",
     "tokens", "hashtags", "domains", *CODES, "a_group", "decline", "weekday", "minute",
 )  # fmt: skip
 POOLED_READS = (
-    *NUMBERS, "questions", "exclamations", "mentions", "hashes", *SPLIT_AMOUNTS, "line_breaks", "minute", "decline",
+    *NUMBERS, "questions", "exclamations", "mentions", "hashes", *TEXT_SIZES, "line_breaks", "minute", "decline",
 )  # fmt: skip
 GRU64_READS = tuple(
     encoded(("a", "b", "ab", "b_type_lang", "type_lang_media", "context", "a_as_b", "b_as_a"))
@@ -268,13 +271,9 @@ class FeatureSet:
     raw: Keys  # raw sums and counts for the `split` trees
     week: Keys  # target encodings from the validation rows
     counted: Keys  # counts over the scored rows
-    second: Mapping[
-        str, WeekColumns
-    ]  # second-stage model, without the prefix second_ -> its columns of the week
+    second: Mapping[str, WeekColumns]  # by second-stage model, without the prefix second_
     categories: Mapping[str, Mapping[str, int]]  # network -> its columns of codes
-    counted_reversed: Mapping[str, tuple[str, str]] = field(
-        default_factory=dict
-    )  # as `reversed`, of `counted`
+    counted_reversed: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # `reversed` of `counted`
     decoded: bool = False  # whether columns of the decoded text are computed
     vocabulary: str = ""  # file of the vocabulary that decodes it; "" = a generated one
     # Model -> its columns, for models that do not read all of them; for trees_split without sums and counts.

@@ -81,7 +81,7 @@ TEXTS = "text_tokens"  # the networks' text: the column of the files
 
 
 def feature_set(params: Params) -> FeatureSet:
-    """The columns that the parameters select. Raises UsageError for an unknown name."""
+    """The columns that the parameters `features` and `vocabulary` select. Raises UsageError for an unknown name."""
     return feature_sets.feature_set(params)
 
 
@@ -188,12 +188,8 @@ def remainder(key: str) -> Callable[[Columns], Expr]:
 def last_mark(e: Engine, text: Expr) -> Expr:
     """The mark at the end of a text: 1 "?", 2 "!", 3 "!?", 4 "?!", else 0."""
     question, exclamation = (SYMBOLS[name] for name in ("questions", "exclamations"))
-    endings = {
-        (question,): 1,
-        (exclamation,): 2,
-        (exclamation, question): 2,  # in addition to "?"
-        (question, exclamation): 2,
-    }
+    # A text with two marks also has the ending of its last mark.
+    endings = {(question,): 1, (exclamation,): 2, (exclamation, question): 2, (question, exclamation): 2}
     return sum(
         e.cast(e.ends_with(text, LIST + LIST.join((*marks, SEP))), "int64") * value
         for marks, value in endings.items()

@@ -265,14 +265,14 @@ def test_an_expression_that_cudf_computes_wrongly_is_refused(
         assert message in "".join(refusals)
 
 
-def recsys2021(e: Engine, columns: FeatureSet) -> Frame:
+def recsys2021(e: Engine, chosen: FeatureSet) -> Frame:
     """The part of the pipeline that processes strings."""
     kinds = features.TEXT | dict.fromkeys(features.LABELS.values(), "float64")
     columns = {
         name: pa.array([], pa.string() if kind == "str" else pa.int64()) for name, kind in kinds.items()
     }
     t = e.from_arrow(pa.table(columns | {"row": pa.array([], pa.int64())}))
-    return features.base(e, t, columns, True)
+    return features.base(e, t, chosen, True)
 
 
 @pytest.mark.parametrize("name", [*CASES, *FEATURE_SETS])

@@ -701,6 +701,13 @@ def test_text_features_against_a_loop(
         assert values(t, name) == [row[name] for row in want], name
 
 
+def test_a_text_with_a_word_is_refused(e: Engine, frame: Make) -> None:
+    t = frame({"s": ["1\tx"]})
+    with pytest.raises(DataError) as error:
+        e.collect(e.text_features(t, "s", "\t", PIECES, sums={"even": "z"}))
+    assert "\n" not in error.value.message and error.value.hint
+
+
 def test_the_first_id_of_a_list(e: Engine, frame: Make, values: Values) -> None:
     ids = [f"{i:032x}" for i in (2**127 + 5, 2**64 - 1, 2**63)]
     t = e.first_hex_id(frame({"s": ["\t".join(ids), None, "", ids[1], "\t".join(ids[::-1])]}), "s", "z")
