@@ -196,8 +196,8 @@ def costs(steps: Sequence[Written]) -> dict[str, float]:
     """Wall and CPU seconds, bytes of the part files, number of processes, and the highest peak memory of a process."""
     sizes = {name: size for step in steps for name, size in step.sizes.items()}
     return {
-        "wall_s": round(steps[-1].wall_s, 1),
-        "cpu_s": round(sum(step.cpu_s for step in steps), 1),
+        "wall_s": round(steps[-1].wall_s, 3),
+        "cpu_s": round(sum(step.cpu_s for step in steps), 3),
         "bytes": sum(sizes.values()),
         "processes": len({step.process for step in steps}),
         "peak_memory_bytes": max(step.peak_memory_bytes for step in steps),

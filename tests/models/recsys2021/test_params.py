@@ -26,7 +26,7 @@ def read(task: str, **changes: str) -> Params:
     return Params.read(task, registry.task(task).with_params(changes).params)
 
 
-@pytest.mark.parametrize("task", ["recsys2021", "recsys2021-full"])
+@pytest.mark.parametrize("task", ["recsys2021", "recsys2021-full", "recsys2021-winners"])
 def test_one_value_holds_for_all_models(task: str) -> None:
     params = read(task, rounds_1="20", hidden="7", eta="1")
     for model in params.trees:
