@@ -67,9 +67,8 @@ def drawn(shape: Shape, cuts: Sequence[Array], count: int, random: np.random.Gen
         raise DataError("all columns are constant, so trees have no thresholds", "use more rows")
     inner, nodes = 2**shape.depth - 1, 2 ** (shape.depth + 1) - 1
     readable = max(round(shape.share * len(usable)), 1)
-    own = usable[
-        np.argsort(random.random((count, len(usable))), axis=1)[:, :readable]
-    ]  # the columns of each tree
+    order = np.argsort(random.random((count, len(usable))), axis=1)
+    own = usable[order[:, :readable]]  # the columns of each tree
     columns = np.zeros((count, nodes), dtype=">i4")
     columns[:, :inner] = np.take_along_axis(own, random.integers(0, readable, (count, inner)), axis=1)
     starts = np.cumsum([0, *map(len, cuts)])
