@@ -56,8 +56,10 @@ def write(path: Path, shape: Shape, cuts: Sequence[Array], random: np.random.Gen
 def cuts_of(x: Array) -> list[Array]:
     """For each column of the rows [rows, columns] its thresholds, float32, with rows on both sides; empty for a constant column."""
     levels = np.linspace(0, 1, QUANTILES + 1)
-    found = [np.unique(np.quantile(column, levels, method="nearest")) for column in x.T]
-    return [values[1:].astype(np.float32) for values in found]  # a row goes left if it is below the threshold
+    quantiles = [np.unique(np.quantile(column, levels, method="nearest")) for column in x.T]
+    return [
+        values[1:].astype(np.float32) for values in quantiles
+    ]  # a row goes left if it is below the threshold
 
 
 def drawn(shape: Shape, cuts: Sequence[Array], count: int, random: np.random.Generator) -> dict[str, Array]:
