@@ -190,6 +190,9 @@ class WorkFields(Strict):
     tree_nodes: Amount = Field(description="inner nodes that a row visits in them")
     network_flops: Amount = Field(description="FLOPs of the networks; a multiply-add counts as two")
     table_rows: Count = Field(description="rows of all lookup tables that the fit saved")
+    summed_rows: Count | None = Field(
+        default=None, description="training rows that the lookup tables sum up; null if there are no sums"
+    )
 
 
 class Record(Strict):
