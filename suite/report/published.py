@@ -15,7 +15,8 @@ CONDITIONS = (
 )
 SAME_JOB = (
     "A run stands beside a published time only if it is the same job: at least"
-    f" {percent(LEAST_ROWS, 0)} of the rows and {percent(LEAST_WORK, 0)} of the work for each row, in trees and in networks."
+    f" {percent(LEAST_ROWS, 0)} of the rows and {percent(LEAST_WORK, 0)} of the"
+    " trees and networks for each row and of the training rows in the lookup tables."
 )
 WORK = "work against the winners'"  # name of a column
 
