@@ -20,6 +20,7 @@ from buzzer.models.recsys2021.feature_sets import FeatureSet
 from buzzer.models.recsys2021.features import TARGETS
 from buzzer.models.recsys2021.lookup_tables import collected, save
 from buzzer.models.recsys2021.params import Context, second_name
+from buzzer.models.weights import RANDOM
 
 THIRD_WEEK = FIRST_SECOND + 14 * DAY
 MEANS = "means.json"
@@ -275,7 +276,7 @@ def second_stage(e: Engine, context: Context, models: ModelSelection, part: Rows
     save_all(e, context.work, fitted, tables)
     (context.work / MEANS).write_text(json.dumps({"train": fitted.means, "validation": means}))
     yield "score"
-    if params.weights == "random":
+    if params.weights == RANDOM:
         return {"second_rows": len(y)}
     truth = {target: y[:, i] for i, target in enumerate(TARGETS)}
     by_model = {name: {t: p[:, i] for i, t in enumerate(TARGETS)} for name, p in probabilities.items()}

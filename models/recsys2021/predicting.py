@@ -23,10 +23,8 @@ from buzzer.models.recsys2021.params import BASELINE, Context, second_name
 
 IDS = ("tweet_id", "enaging_user_id")
 FIRST = "first"  # name of the first stage's mean in scores
-BLEND, BY = (
-    "blend",
-    "by ",
-)  # in a file of predictions: the blend's column, and the prefix of each model's column
+# In a file of predictions: the blend's column, and the prefix of each model's column.
+BLEND, BY = "blend", "by "
 FIRST_PASS, NUMBER, ROWS = "first_pass", "pieces.txt", "rows"  # a kept piece, and files in kept pieces
 
 
@@ -150,8 +148,10 @@ class Predictor:
         """Code all pieces of the test. Returns the counts over all scored rows; yields its phases."""
         if FIRST_PASS in self.kept:
             folder = self.kept.path(FIRST_PASS)
-            self._restore(range(int((folder / NUMBER).read_text())))
-            return load(self.e, folder, "counted")
+            numbers = range(int((folder / NUMBER).read_text()))
+            if all(f"predicted{n}" in self.kept or f"coded{n}" in self.kept for n in numbers):
+                self._restore(numbers)
+                return load(self.e, folder, "counted")
         self._restore(takewhile(lambda n: f"coded{n}" in self.kept, count()))
         for number, path in pieces_of_test(self.context, without={piece.number for piece in self.pieces}):
             yield "preprocess"

@@ -88,6 +88,21 @@ def test_a_resumed_prediction_writes_the_same_bytes(
     assert [path.name for path in outs[2].iterdir()] == ["results.csv"]
 
 
+def test_a_damaged_piece_is_made_again(
+    fitted_trees: Path, tmp_path: Path, trees_context: MakeContext, run: Run, counted: dict[str, int]
+) -> None:
+    """Also if the first pass is whole, which reads the pieces no more."""
+    outs, partial = [tmp_path / name for name in ("first", "second")], tmp_path / "partial"
+    for out in outs:
+        out.mkdir()
+        counted.update(parsed=0, predicted=0)
+        run(TASK.predict(replace(trees_context(fitted_trees, out, piece_rows=PIECE_ROWS), partial=partial)))
+        assert "first_pass" in KeptPieces(partial)
+        (partial / "predicted1" / "rows").write_bytes(b"")  # its coded rows are deleted already
+    assert counted == {"parsed": PIECES, "predicted": 1}
+    assert (outs[0] / "results.csv").read_bytes() == (outs[1] / "results.csv").read_bytes()
+
+
 def test_a_single_piece_is_not_kept(
     fitted_trees: Path, tmp_path: Path, trees_context: MakeContext, run: Run
 ) -> None:
