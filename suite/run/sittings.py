@@ -26,6 +26,7 @@ from buzzer.suite.records.schema import Bytes, Joules, Name, Phase, Record, Seco
 from buzzer.suite.run import limits
 from buzzer.suite.run.plan import Run
 from buzzer.suite.run.progress import RunProgress
+from buzzer.suite.run.record_builder import MORE_TIME
 
 NOTE, PIECES = "note.json", "pieces"
 NOTE_S = 5.0  # seconds between two notes
@@ -155,14 +156,20 @@ class Sitting:
         self._noted_s = time.perf_counter()
 
 
-def opened(run: Run, data: Data, fit_id: str, out: Path, resume: bool, tell: Tell) -> Sitting:
-    """The next sitting of a run. Its folder is below `out`. `tell` gets a line about what earlier sittings left.
-
-    Without `resume`, or if anything in `identity` differs, the run begins anew.
-    """
+def folder_of(run: Run, out: Path) -> Path:
+    """The folder of a run in sittings, below `out`."""
     key = hashlib.sha256(json.dumps(slot(run), sort_keys=True).encode()).hexdigest()[:16]
-    folder = out / layout.FILES / f"partial-{run.task.name}-{key}"
-    facts, earlier = identity(run, data, fit_id), None
+    return out / layout.FILES / f"partial-{run.task.name}-{key}"
+
+
+def opened(run: Run, data: Data, fit_id: str, out: Path, resume: bool, tell: Tell) -> Sitting:
+    """The next sitting of a run. `tell` gets a line about what earlier sittings left.
+
+    Without `resume`, or if anything in `identity` differs, the run begins anew. Raises DataError if its folder cannot be created, or if
+    the pieces of a run that begins anew cannot be deleted.
+    """
+    folder, earlier = folder_of(run, out), None
+    facts = identity(run, data, fit_id)
     if folder.exists():
         problem, earlier = left_by(folder, facts) if resume else ("without --resume a run begins anew", None)
         if earlier is None:
@@ -172,7 +179,7 @@ def opened(run: Run, data: Data, fit_id: str, out: Path, resume: bool, tell: Tel
             tell(f"- {run.label}: goes on after {earlier.wall_s:.1f} s in {many(earlier.sittings)}")
     sitting = Sitting(folder, facts, earlier)
     try:
-        sitting.pieces.mkdir(parents=True, exist_ok=True)
+        sitting.pieces.mkdir(parents=True, exist_ok=earlier is not None)
     except OSError as error:
         raise DataError(
             f"cannot create {folder}: {error.strerror}", "free some space or choose another --out"
@@ -290,7 +297,7 @@ def total(r: Record, earlier: Spent | None) -> Record:
     limit_s = r.budget.time_s
     if r.outcome in ("ok", "wrong") and limit_s is not None and spent.wall_s > limit_s:
         message = f"the buzzer went: {spent.sittings} sittings took {spent.wall_s:.2f} s, the budget has {limit_s:g} s"
-        update |= {"outcome": "timeout", "message": message}
+        update |= {"outcome": "timeout", "message": message, "hint": MORE_TIME}
     return Record.model_validate(dict(r) | update)
 
 
