@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from buzzer.errors import DataError
 from buzzer.models.api.context import SCORE, Data
@@ -29,7 +29,10 @@ from buzzer.suite.run.progress import RunProgress
 from buzzer.suite.run.record_builder import MORE_TIME
 
 NOTE, PIECES = "note.json", "pieces"
-NOTE_S = 5.0  # seconds between two notes
+EVERY_S, NOTE_S = (
+    4.0,
+    5.0,
+)  # seconds between two notes; the same at most, with the time of the poll and of the disk
 HINT = "`--resume` goes on from its last whole piece"
 Tell = Callable[[str], None]
 
@@ -126,8 +129,8 @@ class Sitting:
         return 0.0 if self.earlier is None else self.earlier.wall_s
 
     def note(self, progress: RunProgress, age_s: float) -> None:
-        """Note what the run has taken, at most every `NOTE_S` seconds. `age_s`: seconds since the start of this sitting."""
-        if time.perf_counter() - self._noted_s >= NOTE_S:
+        """Note what the run has taken, at most every `EVERY_S` seconds. `age_s`: seconds since the start of this sitting."""
+        if time.perf_counter() - self._noted_s >= EVERY_S:
             self._write(plus(self.earlier, so_far(progress, age_s)), "running")
 
     def end(self, r: Record, interrupted: bool) -> None:
@@ -197,7 +200,7 @@ def left_by(folder: Path, facts: Mapping[str, str]) -> tuple[str, Spent | None]:
     """What the earlier sittings took; or why a run cannot go on with the pieces in its folder, and None."""
     try:
         note = Note.model_validate_json((folder / NOTE).read_text(encoding="utf-8"))
-    except (OSError, ValidationError):
+    except (OSError, ValueError):  # ValidationError, or text that is not UTF-8
         return "their note cannot be read", None
     differ = [name for name in facts if note.identity.get(name) != facts[name]]
     if differ or note.identity.keys() != facts.keys():

@@ -102,7 +102,7 @@ def test_a_change_of_anything_begins_anew(
     (folder,) = harness.folders
     match changed:
         case "note":
-            (folder / NOTE).write_text("{")
+            (folder / NOTE).write_bytes(b'{"state": "\xff')
             changed = "their note cannot be read"
         case "library versions":
             monkeypatch.setattr(machine, "versions", lambda: {"python": "2.7"})
