@@ -335,10 +335,15 @@ class Record(Strict):
         return f"{self.engine}, {self.cluster}" if self.cluster else self.engine
 
     @property
+    def shown_scores(self) -> dict[str, float]:
+        """The scores for reports and frames. Empty if the models' weights are random (the task's parameter `weights`), because then scores
+        mean nothing: only the gate compares them."""
+        return {} if self.config.get("weights") == "random" else self.scores
+
+    @property
     def score(self) -> float | None:
-        """The score by which the task is ranked. None in a run without it, or if the models' weights are random (the task's parameter
-        `weights`), because then scores mean nothing: the gate compares them, and no report shows them."""
-        return None if self.config.get("weights") == "random" else self.scores.get(self.metric)
+        """The score by which the task is ranked; None if `shown_scores` does not have it."""
+        return self.shown_scores.get(self.metric)
 
     @property
     def disturbed(self) -> float | None:
