@@ -41,7 +41,7 @@ class RunRequest:
     data: str | Path | None = None  # folder of the official files; None = generated data
     scale: float | None = None  # share of the official size to generate; None = the task's default
     train_scale: float | None = (
-        None  # share of the official training rows to generate, a sample; None = as `scale`
+        None  # share of the official training rows, a sample of those of `scale`; None = all of them
     )
     seed: int = 0  # for data and training
     repeat: int = 1  # timed runs of each variant
@@ -73,7 +73,7 @@ class CompareRequest:
     budget: Names = ""  # empty = "seed-cpu", and the same limits on all cores of this machine
     scales: Numbers = ()  # shares of the official size to generate; empty = the task's default
     train_scale: float | None = (
-        None  # share of the official training rows to generate, a sample; None = as each scale
+        None  # share of the official training rows, a sample of those of each scale; None = all of them
     )
     data: str | Path | None = None
     seed: int = 0

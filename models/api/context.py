@@ -104,6 +104,7 @@ class Work:
     tree_nodes: float  # inner nodes that a row visits in them
     network_flops: float  # floating point operations of the networks, 2 for each product and sum
     table_rows: int  # rows of all lookup tables that `fit` saved
+    summed_rows: int | None = None  # training rows that the lookup tables sum up; None if there are no sums
 
 
 @dataclass(frozen=True)

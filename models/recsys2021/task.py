@@ -113,18 +113,20 @@ class RecSys2021(DatasetTask[Params]):
             fitting.code(part, codes)
         details: dict[str, Any] = {"rows": {"train": train.height, "val": val.height}}
         notes: tuple[str, ...] = ()
+        summed_rows = train.height
         if drawing(context):
             sample = fitting.sampled(context.params.second_rows, val.height)
             pieces: list[Columns] = [train.columns, partial(val.columns, keep=sample)]
             fitted, facts = yield from drawn_tables.fit_tables(e, context, models, codes, pieces)
             details["drawn"], notes = facts, drawn_tables.notes(context)
+            summed_rows = facts["rows"]
         else:
             fitted = fitting.fit_tables(e, context, models, train, codes)
         details |= yield from fitting.first_stage(e, context, models, train, fitted)
         train.unlink()
         details |= yield from fitting.second_stage(e, context, models, val, fitted)
         val.unlink()
-        work.save(context, models)
+        work.save(context, models, summed_rows)
         columns = features.feature_set(context.params)
         if columns.decoded:
             details["vocabulary"] = vocabulary.describe(columns.vocabulary)

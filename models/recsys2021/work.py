@@ -16,9 +16,9 @@ from buzzer.models.work import table_rows, tree_nodes
 FILE = "work.json"
 
 
-def save(context: Context, models: ModelSelection) -> None:
-    """Count the work of the models in `context.work`, and write it there."""
-    (context.work / FILE).write_text(json.dumps(asdict(count(context, models))))
+def save(context: Context, models: ModelSelection, summed_rows: int) -> None:
+    """Count the work of the models in `context.work`, and write it there. summed_rows: training rows that the lookup tables sum up."""
+    (context.work / FILE).write_text(json.dumps(asdict(count(context, models, summed_rows))))
 
 
 def load(folder: Path) -> Work:
@@ -26,7 +26,7 @@ def load(folder: Path) -> Work:
     return Work(**json.loads((folder / FILE).read_text()))
 
 
-def count(context: Context, models: ModelSelection) -> Work:
+def count(context: Context, models: ModelSelection, summed_rows: int) -> Work:
     """The work of the models in `context.work`.
 
     Of the `split` trees a row meets those of its author group; their nodes are the mean over the groups. Texts have their full length,
@@ -41,6 +41,7 @@ def count(context: Context, models: ModelSelection) -> Work:
         tree_nodes=round(nodes, 3),
         network_flops=float(sum(of_network(context, name) for name in models.all_networks)),
         table_rows=table_rows(context.work.glob("*.parquet")),
+        summed_rows=summed_rows,
     )
 
 

@@ -24,6 +24,8 @@ class RowWork(Protocol):
     def tree_nodes(self) -> float: ...
     @property
     def network_flops(self) -> float: ...
+    @property
+    def summed_rows(self) -> int | None: ...
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class PublishedWork:
     trees: tuple[float, float]  # trees that a row meets
     tree_nodes: tuple[float, float]  # inner nodes that a row visits in them
     network_flops: float  # of one row; a multiply-add counts as two
+    summed_rows: int  # training rows that the lookup tables sum up
     source: str
     phases: Mapping[str, str] = field(
         default_factory=dict
@@ -103,20 +106,21 @@ class Share:
     rows: float
     trees: float | None
     networks: float | None
+    tables: float | None
 
     @property
     def is_same_job(self) -> bool:
         """Whether the run may stand beside the published time. A run whose work is not recorded may not."""
-        if self.trees is None or self.networks is None:
+        if self.trees is None or self.networks is None or self.tables is None:
             return False
-        return self.rows >= LEAST_ROWS and min(self.trees, self.networks) >= LEAST_WORK
+        return self.rows >= LEAST_ROWS and min(self.trees, self.networks, self.tables) >= LEAST_WORK
 
     @property
     def work(self) -> str:
-        """The work for one row in words: `trees 1/76, networks 1/1,250`."""
-        if self.trees is None or self.networks is None:
-            return "not recorded"
-        return f"trees {fraction(self.trees)}, networks {fraction(self.networks)}"
+        """The work for one row in words: `trees 1/76, networks 1/1,250, tables 1/200`."""
+        shares = {"trees": self.trees, "networks": self.networks, "tables": self.tables}
+        recorded = [f"{name} {fraction(share)}" for name, share in shares.items() if share is not None]
+        return ", ".join(recorded) or "not recorded"
 
     def __str__(self) -> str:
         work = self.work if self.trees is not None else f"work for a row {self.work}"
@@ -126,11 +130,17 @@ class Share:
 def share(job: PublishedWork, rows: float, work: RowWork | None) -> Share:
     """The share that a run of `rows` rows with this work for each has of a published job.
 
-    Trees are compared by the inner nodes that a row visits, against the most that the sources allow, and networks by FLOPs.
+    Trees are compared by the inner nodes that a row visits, against the most that the sources allow, networks by FLOPs, and lookup tables
+    by the training rows that they sum up.
     """
     if work is None:
-        return Share(rows / job.rows, None, None)
-    return Share(rows / job.rows, work.tree_nodes / job.tree_nodes[1], work.network_flops / job.network_flops)
+        return Share(rows / job.rows, None, None, None)
+    return Share(
+        rows / job.rows,
+        work.tree_nodes / job.tree_nodes[1],
+        work.network_flops / job.network_flops,
+        None if work.summed_rows is None else work.summed_rows / job.summed_rows,
+    )
 
 
 def fraction(value: float) -> str:

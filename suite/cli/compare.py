@@ -32,7 +32,9 @@ def main(
     scale: Annotated[str, typer.Option(help="Scales of generated data, separated by commas.")] = "",
     train_scale: Annotated[
         float | None,
-        typer.Option(help="Share of the official training rows to generate, a sample; default: as --scale."),
+        typer.Option(
+            help="Share of the official training rows: a sample of those of --scale; default: all of them."
+        ),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the official files.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed for data and training.")] = 0,

@@ -37,7 +37,9 @@ def generate(
     ] = 0,
     train_scale: Annotated[
         float | None,
-        typer.Option(help="Share of the official training rows, a sample; default: as --scale."),
+        typer.Option(
+            help="Share of the official training rows: a sample of those of --scale; default: all of them."
+        ),
     ] = None,
     test_scale: Annotated[
         float | None, typer.Option(help="Share of the official size of the test part; default: as --scale.")

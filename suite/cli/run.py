@@ -48,7 +48,9 @@ def main(
     scale: Annotated[float | None, typer.Option(help="Share of the official size to generate.")] = None,
     train_scale: Annotated[
         float | None,
-        typer.Option(help="Share of the official training rows to generate, a sample; default: as --scale."),
+        typer.Option(
+            help="Share of the official training rows: a sample of those of --scale; default: all of them."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed for data and training.")] = 0,
     repeat: Annotated[int, typer.Option(min=1, max=MOST_REPEATS, help="Timed runs of each variant.")] = 1,

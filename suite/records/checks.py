@@ -40,6 +40,8 @@ def check_one(r: Record) -> list[str]:
         *gpu(r),
         *scores(r),
         *work(r),
+        *sittings(r),
+        *train_scale(r),
         *bench(r),
     ]
     return [problem for problem in problems if problem]
@@ -282,6 +284,28 @@ def work(r: Record) -> list[str]:
     if r.work.tree_nodes and not r.work.trees:
         problems.append(f"{r.work.tree_nodes:g} nodes for a row in no trees")
     return problems
+
+
+def sittings(r: Record) -> list[str]:
+    """Only a started prediction of a resumable task has several sittings, and no more starts than sittings."""
+    problems, task = [], registry.tasks().get(r.task)
+    starts = len(r.samples.get("start", ()))
+    if r.job == "predict" and starts > r.sittings:
+        problems.append(f"{starts} starts in {r.sittings} sittings")
+    if r.sittings == 1:
+        return problems
+    if r.job != "predict" or r.enforcement == "none":
+        problems.append(f"{r.sittings} sittings of a run of job {r.job}, enforcement {r.enforcement}")
+    if task is not None and not task.resumable:
+        problems.append(f"{r.sittings} sittings, but {r.task} cannot be resumed")
+    return problems
+
+
+def train_scale(r: Record) -> list[str]:
+    """Only generated data have a sample of the training rows."""
+    if r.train_scale is None or r.data_source == "generated":
+        return []
+    return [f"train_scale {r.train_scale:g} of {r.data_source} data"]
 
 
 def bench(r: Record) -> list[str]:

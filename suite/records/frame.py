@@ -105,7 +105,7 @@ def to_polars(records: Sequence[Record]) -> "pl.DataFrame":
 
 def row(record: Record) -> Row:
     """The cells of one run. Scores, phases, ... that the record does not have are left out."""
-    some: Row = {f"score_{name}": value for name, value in record.scores.items()}
+    some: Row = {f"score_{name}": value for name, value in record.shown_scores.items()}
     some |= {f"phase_{phase.name}_s": phase.wall_s for phase in record.phases}
     some |= {f"lap_{name}_s": median(laps) for name, laps in record.samples.items() if laps}
     some |= {f"energy_{source}_j": joules for source, joules in (record.energy_j or {}).items()}

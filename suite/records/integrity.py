@@ -6,6 +6,7 @@ and passes of the gate, which are computed again from the record of the referenc
 
 import functools
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -19,6 +20,7 @@ from buzzer.suite.records.checks import check_one
 from buzzer.suite.records.schema import Record
 
 Problems = dict[Path, list[str]]
+WORK_SLACK = 0.1  # a fit that is made again may have slightly different trees
 
 
 @dataclass
@@ -84,7 +86,7 @@ def check_all(records: Mapping[Path, Record], fingerprints: Mapping[str, str]) -
         if expected is not None and r.data_source == "official" and r.data_fingerprint != expected:
             yield path, f"data_fingerprint differs from that of the files of --data, {expected[:12]}..."
     for same in by_data.values():
-        for name in ("data_rows", "data_source"):
+        for name in ("data_rows", "data_source", "train_scale"):
             yield from _deviating({path: records[path] for path in same}, name)
 
 
@@ -130,6 +132,16 @@ def _find(folder: Path, task: str, run_id: str) -> Record | None:
     return None
 
 
+def _other_work(r: Record, reference: Record) -> str:
+    """The first field in which the work of two runs with one fit differs; "" if none does, or if the work is not recorded of both."""
+    if r.work is None or reference.work is None:
+        return ""
+    for (name, value), (_, expected) in zip(r.work, reference.work, strict=True):
+        if not math.isclose(value or 0.0, expected or 0.0, rel_tol=WORK_SLACK):
+            return name
+    return ""
+
+
 def _comparison(r: Record, reference: Record, valid: bool) -> str:
     """Why the gate's verdict does not follow from the two records, or an empty string. valid: whether the reference has no problems."""
     name = f"its reference_run {reference.run_id[:8]}"
@@ -141,6 +153,8 @@ def _comparison(r: Record, reference: Record, valid: bool) -> str:
         return f"{name} is not valid"
     if r.job == "predict" and r.outcome == "ok" and r.rows != reference.rows:
         return f"it predicted {r.rows} rows, {name} {reference.rows}"
+    if other := _other_work(r, reference):
+        return f"work.{other} differs from that of {name}"
     differences = {k: r.scores[k] - v for k, v in reference.scores.items() if k in r.scores}
     for key in sorted(differences.keys() | r.gate.differences.keys()):
         recorded, computed = r.gate.differences.get(key, float("nan")), differences.get(key, float("nan"))

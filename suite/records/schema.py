@@ -190,6 +190,9 @@ class WorkFields(Strict):
     tree_nodes: Amount = Field(description="inner nodes that a row visits in them")
     network_flops: Amount = Field(description="FLOPs of the networks; a multiply-add counts as two")
     table_rows: Count = Field(description="rows of all lookup tables that the fit saved")
+    summed_rows: Count | None = Field(
+        default=None, description="training rows that the lookup tables sum up; null if there are no sums"
+    )
 
 
 class Record(Strict):
@@ -332,10 +335,15 @@ class Record(Strict):
         return f"{self.engine}, {self.cluster}" if self.cluster else self.engine
 
     @property
+    def shown_scores(self) -> dict[str, float]:
+        """The scores for reports and frames. Empty if the models' weights are random (the task's parameter `weights`), because then scores
+        mean nothing: only the gate compares them."""
+        return {} if self.config.get("weights") == "random" else self.scores
+
+    @property
     def score(self) -> float | None:
-        """The score by which the task is ranked. None in a run without it, or if the models' weights are random (the task's parameter
-        `weights`), because then scores mean nothing: the gate compares them, and no report shows them."""
-        return None if self.config.get("weights") == "random" else self.scores.get(self.metric)
+        """The score by which the task is ranked; None if `shown_scores` does not have it."""
+        return self.shown_scores.get(self.metric)
 
     @property
     def disturbed(self) -> float | None:

@@ -95,7 +95,7 @@ def _run(scale: float, line: VariantResult) -> Run:
         scale=scale,
         rows=r.rows,
         outcome=cell.outcome,
-        scores=r.scores,
+        scores=r.shown_scores,
         wall_s=cell.wall_s if cell.started else None,
         walls=list(cell.walls.values()),
         phases={name: cell.phase_s(name) for name in dict.fromkeys(p.name for p in r.phases)},

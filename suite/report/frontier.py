@@ -105,7 +105,7 @@ def points(records: Iterable[Record], full: int) -> list[Point]:
     """The fastest first. full: layers of the model that is not cut. Repetitions are pooled."""
     groups: dict[tuple[int, str, str], list[Record]] = {}
     for r in records:
-        if r.scores and r.samples.get("latency"):
+        if r.score is not None and r.samples.get("latency"):
             layers = r.config.get(LAYERS) or full
             groups.setdefault((layers, r.precision, r.backend), []).append(r)
     ordered = sorted(
@@ -132,7 +132,7 @@ def _point(layers: int, precision: str, backend: str, group: Sequence[Record]) -
         layers=layers,
         precision=precision,
         backend=backend,
-        accuracy=group[-1].scores[group[-1].metric],
+        accuracy=group[-1].shown_scores[group[-1].metric],
         p50_ms=1e3 * median(laps),
         interval_ms=(1e3 * p50.low, 1e3 * p50.high)
         if p50 and p50.low is not None and p50.high is not None

@@ -41,8 +41,7 @@ def changes_of(r: Record) -> str:
 def score_note(group: Sequence[Record]) -> str:
     """All scores of the best run, and the best possible score if it is known for generated data."""
     best = rows(group)[0].first
-    shown = best.scores if best.score is not None else {}
-    parts = [f"{name} {value:.4f}" for name, value in shown.items()]
+    parts = [f"{name} {value:.4f}" for name, value in best.shown_scores.items()]
     ceiling = best.details.get("ceiling")
     parts += [f"best possible on these generated data {ceiling:.4f}"] if ceiling is not None else []
     return f"scores: {'; '.join(parts)}" if parts else ""

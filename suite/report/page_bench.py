@@ -89,7 +89,7 @@ def _frontier(group: Sequence[Record]) -> Chart | None:
     depths = [r.details[frontier.LAYERS] for r in fits if frontier.LAYERS in r.details]
     if not depths:
         return None
-    points = frontier.points((r for r in group if r.job == "predict" and r.metric in r.scores), depths[-1])
+    points = frontier.points((r for r in group if r.job == "predict"), depths[-1])
     fastest: dict[tuple[int, str], frontier.Point] = {}
     for p in sorted(points, key=lambda p: not p.counts):  # the fastest first, within each
         fastest.setdefault((p.layers, p.precision), p)

@@ -15,7 +15,8 @@ CONDITIONS = (
 )
 SAME_JOB = (
     "A run stands beside a published time only if it is the same job: at least"
-    f" {percent(LEAST_ROWS, 0)} of the rows and {percent(LEAST_WORK, 0)} of the work for each row, in trees and in networks."
+    f" {percent(LEAST_ROWS, 0)} of the rows and {percent(LEAST_WORK, 0)} of the"
+    " trees and networks for each row and of the training rows in the lookup tables."
 )
 WORK = "work against the winners'"  # name of a column
 
@@ -36,9 +37,10 @@ def work_note(r: Record) -> str:
     """The work of a run's models for one row, in words; empty if the record has none."""
     if (work := r.work) is None:
         return ""
+    summed = "" if work.summed_rows is None else f", sums of {work.summed_rows:,} training rows"
     return (
         f"work for one row: {work.trees:,.0f} trees with {work.tree_nodes:,.0f} nodes,"
-        f" networks of {work.network_flops / 1e6:,.3g} MFLOP; lookup tables of {work.table_rows:,} rows"
+        f" networks of {work.network_flops / 1e6:,.3g} MFLOP; lookup tables of {work.table_rows:,} rows{summed}"
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from buzzer.errors import UsageError
 from buzzer.suite import registry
-from buzzer.suite.escape import code
+from buzzer.suite.escape import Markdown, code
 from buzzer.suite.escape import markdown as escaped
 from buzzer.suite.records import comparable, machine
 from buzzer.suite.records.repetitions import RunGroup, boards, rows
@@ -141,7 +141,7 @@ def line(row: RunGroup, base: RunGroup | None) -> tuple[str, ...]:
     engine = "" if r.engine == registry.NO_ENGINE else f"{r.engine_name}, "
     return (
         code(r.task),
-        ", ".join([r.data_source, f"scale {r.scale:g}", *changes]),
+        Markdown(", ".join([r.data_source, f"scale {r.scale:g}", *changes])),
         f"{engine}{r.backend}, {r.precision}{' on GPU' if r.device == 'cuda' else ''}",
         r.budget.name,
         "" if row.score is None else f"{r.metric} {row.score:.4f}",

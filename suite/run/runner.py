@@ -111,7 +111,12 @@ def predict(
         if problem := manifest.problem(fitted):
             message = f"the fit {fitted} cannot be used: {problem}"
             return not_started(run, data, "error", message, "run it again: the fit is made again", fit_id)
-        sitting = sittings.opened(run, data, fit_id, out, resume, tell) if run.task.resumable else None
+        sitting = None
+        if run.task.resumable:
+            kept = sittings.folder_of(run, out)  # another cache or machine may use the same `out`
+            if not acquire(held, lock(kept.with_name(f".{kept.name}.lock"), on_progress)):
+                return stopped_waiting(run, data, fit_id)
+            sitting = sittings.opened(run, data, fit_id, out, resume, tell)
         if sitting is not None and sitting.spent_s > (run.budget.time_s or math.inf):
             message = f"the buzzer went: earlier sittings took {sitting.spent_s:.1f} s, the budget has {run.budget.time_s:g} s"
             late = not_started(run, data, "timeout", message, record_builder.MORE_TIME, fit_id)
@@ -124,22 +129,25 @@ def predict(
             with reaper.swept(files):
                 reads = (data.folder, fitted)
                 timed = execute(run, data, fitted, files, others, on_progress, run_id, fit_id, reads, sitting)
+            changed = manifest.changes(before, manifest.state(fitted))
             if sitting is not None:
-                timed = sitting_ended(sitting, timed, files)
+                timed = sitting_ended(sitting, timed, files, unchanged=not changed)
         finally:
             with suppress(OSError):
                 files.rmdir()  # only if nothing was written
-        changed = manifest.changes(before, manifest.state(fitted))
         return fit_changed(timed, changed) if changed and not interrupted(timed) else timed
 
 
-def sitting_ended(sitting: Sitting, timed: Record, files: Path) -> Record:
-    """The record of a run in sittings, with a hint if it can go on. The unfinished submission of an interrupted run is deleted."""
-    sitting.end(timed, interrupted(timed))
+def sitting_ended(sitting: Sitting, timed: Record, files: Path, unchanged: bool) -> Record:
+    """The record of a run in sittings, with a hint if it can go on: if it was interrupted and the fit is `unchanged`.
+
+    The unfinished submission of an interrupted run is deleted.
+    """
+    sitting.end(timed, interrupted(timed) and unchanged)
     if not interrupted(timed):
         return timed
     shutil.rmtree(files, ignore_errors=True)
-    return timed.model_copy(update={"hint": sittings.HINT})
+    return timed.model_copy(update={"hint": sittings.HINT}) if unchanged else timed
 
 
 def fit_changed(timed: Record, names: Sequence[str]) -> Record:

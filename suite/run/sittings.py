@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from buzzer.errors import DataError
 from buzzer.models.api.context import SCORE, Data
@@ -26,9 +26,13 @@ from buzzer.suite.records.schema import Bytes, Joules, Name, Phase, Record, Seco
 from buzzer.suite.run import limits
 from buzzer.suite.run.plan import Run
 from buzzer.suite.run.progress import RunProgress
+from buzzer.suite.run.record_builder import MORE_TIME
 
 NOTE, PIECES = "note.json", "pieces"
-NOTE_S = 5.0  # seconds between two notes
+EVERY_S, NOTE_S = (
+    4.0,
+    5.0,
+)  # seconds between two notes; the same at most, with the time of the poll and of the disk
 HINT = "`--resume` goes on from its last whole piece"
 Tell = Callable[[str], None]
 
@@ -125,8 +129,8 @@ class Sitting:
         return 0.0 if self.earlier is None else self.earlier.wall_s
 
     def note(self, progress: RunProgress, age_s: float) -> None:
-        """Note what the run has taken, at most every `NOTE_S` seconds. `age_s`: seconds since the start of this sitting."""
-        if time.perf_counter() - self._noted_s >= NOTE_S:
+        """Note what the run has taken, at most every `EVERY_S` seconds. `age_s`: seconds since the start of this sitting."""
+        if time.perf_counter() - self._noted_s >= EVERY_S:
             self._write(plus(self.earlier, so_far(progress, age_s)), "running")
 
     def end(self, r: Record, interrupted: bool) -> None:
@@ -155,14 +159,20 @@ class Sitting:
         self._noted_s = time.perf_counter()
 
 
-def opened(run: Run, data: Data, fit_id: str, out: Path, resume: bool, tell: Tell) -> Sitting:
-    """The next sitting of a run. Its folder is below `out`. `tell` gets a line about what earlier sittings left.
-
-    Without `resume`, or if anything in `identity` differs, the run begins anew.
-    """
+def folder_of(run: Run, out: Path) -> Path:
+    """The folder of a run in sittings, below `out`."""
     key = hashlib.sha256(json.dumps(slot(run), sort_keys=True).encode()).hexdigest()[:16]
-    folder = out / layout.FILES / f"partial-{run.task.name}-{key}"
-    facts, earlier = identity(run, data, fit_id), None
+    return out / layout.FILES / f"partial-{run.task.name}-{key}"
+
+
+def opened(run: Run, data: Data, fit_id: str, out: Path, resume: bool, tell: Tell) -> Sitting:
+    """The next sitting of a run. `tell` gets a line about what earlier sittings left.
+
+    Without `resume`, or if anything in `identity` differs, the run begins anew. Raises DataError if its folder cannot be created, or if
+    the pieces of a run that begins anew cannot be deleted.
+    """
+    folder, earlier = folder_of(run, out), None
+    facts = identity(run, data, fit_id)
     if folder.exists():
         problem, earlier = left_by(folder, facts) if resume else ("without --resume a run begins anew", None)
         if earlier is None:
@@ -172,7 +182,7 @@ def opened(run: Run, data: Data, fit_id: str, out: Path, resume: bool, tell: Tel
             tell(f"- {run.label}: goes on after {earlier.wall_s:.1f} s in {many(earlier.sittings)}")
     sitting = Sitting(folder, facts, earlier)
     try:
-        sitting.pieces.mkdir(parents=True, exist_ok=True)
+        sitting.pieces.mkdir(parents=True, exist_ok=earlier is not None)
     except OSError as error:
         raise DataError(
             f"cannot create {folder}: {error.strerror}", "free some space or choose another --out"
@@ -190,7 +200,7 @@ def left_by(folder: Path, facts: Mapping[str, str]) -> tuple[str, Spent | None]:
     """What the earlier sittings took; or why a run cannot go on with the pieces in its folder, and None."""
     try:
         note = Note.model_validate_json((folder / NOTE).read_text(encoding="utf-8"))
-    except (OSError, ValidationError):
+    except (OSError, ValueError):  # ValidationError, or text that is not UTF-8
         return "their note cannot be read", None
     differ = [name for name in facts if note.identity.get(name) != facts[name]]
     if differ or note.identity.keys() != facts.keys():
@@ -290,7 +300,7 @@ def total(r: Record, earlier: Spent | None) -> Record:
     limit_s = r.budget.time_s
     if r.outcome in ("ok", "wrong") and limit_s is not None and spent.wall_s > limit_s:
         message = f"the buzzer went: {spent.sittings} sittings took {spent.wall_s:.2f} s, the budget has {limit_s:g} s"
-        update |= {"outcome": "timeout", "message": message}
+        update |= {"outcome": "timeout", "message": message, "hint": MORE_TIME}
     return Record.model_validate(dict(r) | update)
 
 

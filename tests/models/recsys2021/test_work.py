@@ -70,6 +70,7 @@ def test_work_of_trained_models(data: Data, make_context: MakeContext, tmp_path:
     )
     assert found.network_flops == products + 2 * 8 * 16
     assert found.table_rows == sum(len(pd.read_parquet(path)) for path in tmp_path.glob("*.parquet"))
+    assert found.summed_rows == data.rows["train"]
 
 
 @pytest.mark.slow

@@ -15,19 +15,32 @@ from buzzer.suite.report import compare_text, leaderboard, page, page_runs
 Make = Callable[..., Record]
 DAY = {"name": "seed-cpu", "cores": 1, "memory_bytes": 20 * 10**9, "time_s": 86400.0}
 ROWS = 14_500_000
-TRUE_SIZE = Work(trees=17_075, tree_nodes=136_600, network_flops=50e6, table_rows=10**8)
+SUMMED = 719_714_693  # training rows of the larger published copy
+TRUE_SIZE = Work(
+    trees=17_075, tree_nodes=136_600, network_flops=50e6, table_rows=10**8, summed_rows=663_946_617
+)
 # Name -> rows of the run, its work for one row (None = not recorded), and its share of the published job in words.
 JOBS: dict[str, tuple[int, Work | None, str]] = {
-    "true size": (ROWS, TRUE_SIZE, "rows 1, trees 1, networks 1"),
+    "true size": (ROWS, TRUE_SIZE, "rows 1, trees 1, networks 1, tables 1"),
     "least that is the same job": (
         13_775_000,
-        Work(16_000, 123_300, 45e6, 0),
-        "rows 0.95, trees 0.9, networks 0.9",
+        Work(16_000, 123_300, 45e6, 0, 597_552_000),
+        "rows 0.95, trees 0.9, networks 0.9, tables 0.9",
     ),
-    "smaller trees": (ROWS, Work(360, 1_800, 50e6, 0), "rows 1, trees 1/76, networks 1"),
-    "smaller networks": (ROWS, Work(17_075, 136_600, 4e4, 0), "rows 1, trees 1, networks 1/1,250"),
-    "no networks": (ROWS, Work(17_075, 136_600, 0, 0), "rows 1, trees 1, networks 0"),
-    "fewer rows": (1_450_000, TRUE_SIZE, "rows 1/10, trees 1, networks 1"),
+    "smaller trees": (ROWS, Work(360, 1_800, 50e6, 0, SUMMED), "rows 1, trees 1/76, networks 1, tables 1.08"),
+    "smaller networks": (
+        ROWS,
+        Work(17_075, 136_600, 4e4, 0, SUMMED),
+        "rows 1, trees 1, networks 1/1,250, tables 1.08",
+    ),
+    "no networks": (ROWS, Work(17_075, 136_600, 0, 0, SUMMED), "rows 1, trees 1, networks 0, tables 1.08"),
+    "smaller tables": (
+        ROWS,
+        Work(17_075, 136_600, 50e6, 0, 7_197_147),
+        "rows 1, trees 1, networks 1, tables 1/92",
+    ),
+    "tables not recorded": (ROWS, Work(17_075, 136_600, 50e6, 0), "rows 1, trees 1, networks 1"),
+    "fewer rows": (1_450_000, TRUE_SIZE, "rows 1/10, trees 1, networks 1, tables 1"),
     "no work recorded": (ROWS, None, "rows 1, work for a row not recorded"),
 }
 SAME = ("true size", "least that is the same job")
@@ -113,10 +126,10 @@ def test_a_projection_to_all_rows_is_the_same_job_only_with_the_same_work(make_r
 def test_the_leaderboard_has_the_shares_of_the_work(make_record: Make) -> None:
     board = leaderboard.board([run_of(make_record, "smaller trees")])
     assert board.names[-1] == "work against the winners'"
-    assert board.lines[0][-1] == "trees 1/76, networks 1"
+    assert board.lines[0][-1] == "trees 1/76, networks 1, tables 1.08"
     assert (
-        "work for one row: 360 trees with 1,800 nodes, networks of 50 MFLOP; lookup tables of 0 rows"
-        in board.notes
+        "work for one row: 360 trees with 1,800 nodes, networks of 50 MFLOP; lookup tables of 0 rows,"
+        " sums of 719,714,693 training rows" in board.notes
     )
     assert leaderboard.board([run_of(make_record, "no work recorded")]).lines[0][-1] == "not recorded"
     assert leaderboard.board([make_record()]).names[-1] == "outcome"  # a task without a published job

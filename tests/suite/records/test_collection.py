@@ -32,7 +32,13 @@ FIRST: dict[str, Any] = {
     "config": {"epochs": 2, "sizes": [1, 2], "rate": 1},
     "energy_j": {"cpu": 12.5},
     "gpu_busy_s": 0.25,
-    "work": {"trees": 360.0, "tree_nodes": 1800.0, "network_flops": 4e4, "table_rows": 120_000},
+    "work": {
+        "trees": 360.0,
+        "tree_nodes": 1800.0,
+        "network_flops": 4e4,
+        "table_rows": 120_000,
+        "summed_rows": 3_600_000,
+    },
 }
 SECOND: dict[str, Any] = {
     "run_id": "b" * 32,
@@ -94,6 +100,7 @@ EXPECTED: dict[str, tuple[Any, Any]] = {
     "work_tree_nodes": (1800.0, None),
     "work_network_flops": (4e4, None),
     "work_table_rows": (120_000, None),
+    "work_summed_rows": (3_600_000, None),
     "git_commit": (None, None),
 }
 

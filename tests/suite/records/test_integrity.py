@@ -45,6 +45,7 @@ def test_a_valid_record_has_no_problem(make_record: Make, tmp_path: Path) -> Non
         ({"device": "cuda", "machine": MACHINE}, "no proof that the GPU was used"),
         (GPU | {"gpu_busy_s": 0.0}, "no sign of GPU use"),
         ({"gpu_peak_memory_bytes": 10**9}, "a run on the CPU with GPU memory"),
+        ({"train_scale": 0.1, "data_source": "official"}, "train_scale 0.1 of official data"),
     ],
 )
 def test_a_contradiction_within_a_record_is_reported(
@@ -78,6 +79,7 @@ def test_a_lower_precision_is_judged_by_its_share(
         ({"seed": 3}, "had other data, parameters, seed or fit"),
         ({"fit_id": "cpu-0"}, "had other data, parameters, seed or fit"),
         ({"scores": {"accuracy": 0.8}}, "gate says accuracy differs by 0"),
+        ({"train_scale": 0.1, "gate": {"status": "no-reference"}}, "train_scale differ"),
     ],
 )
 def test_a_contradiction_between_records_is_reported(
@@ -87,6 +89,21 @@ def test_a_contradiction_between_records_is_reported(
     other = make_record(**({"run_id": "b" * 32, "gate": gate} | change))
     (problem,) = problems(tmp_path, make_record(), other)
     assert message in problem
+
+
+@pytest.mark.parametrize(
+    ("name", "factor", "good"), [("trees", 1.05, True), ("network_flops", 76, False), ("trees", 0, False)]
+)
+def test_the_work_of_a_run_is_that_of_its_reference(
+    make_record: Make, tmp_path: Path, name: str, factor: float, good: bool
+) -> None:
+    work = {"trees": 360.0, "tree_nodes": 1800.0, "network_flops": 4e4, "table_rows": 120_000}
+    gate = {"status": "passed", "reference_run": "a" * 32, "differences": {"accuracy": 0.0}}
+    changed = work | {name: factor * work[name]}
+    other = make_record(run_id="b" * 32, gate=gate, work=changed)
+    found = problems(tmp_path, make_record(work=work), other)
+    assert (found == []) is good
+    assert good or f"work.{name} differs from that of its reference_run aaaaaaaa" in found
 
 
 def test_official_files_must_have_the_fingerprint_of_the_record(make_record: Make, tmp_path: Path) -> None:

@@ -131,6 +131,11 @@ def slow_runs(r: Fields) -> None:
     r["samples"]["warm_run"] = [s * 10 for s in r["samples"]["warm_run"]]
 
 
+def started_twice(r: Fields) -> None:
+    """Hide that a run was interrupted."""
+    r["samples"]["start"] = [r["phases"][0]["wall_s"] / 2] * 2
+
+
 LIES: dict[str, tuple[str, Callable[[Fields], None], str]] = {
     "reference on another variant": ("passed", own_reference, "gate reference, but the reference of booking is"),
     "reference on another backend": ("reference", other_backend, "gate reference, but"),
@@ -176,6 +181,9 @@ LIES: dict[str, tuple[str, Callable[[Fields], None], str]] = {
     "generated data called official": ("passed", put("data_source", "official"), "data_source differ"),
     "nodes of no trees": ("passed", put("work", WORK | {"trees": 0.0}), "1800 nodes for a row in no trees"),
     "bench: work for a row": ("bench", put("work", WORK), "work for a row in job bench"),
+    "sittings of a task without them": ("passed", put("sittings", 2), "2 sittings, but booking cannot be resumed"),
+    "more starts than sittings": ("passed", started_twice, "2 starts in 1 sittings"),
+    "bench: sittings": ("bench", put("sittings", 2), "2 sittings of a run of job bench"),
     "bench: fewer runs": ("bench", fewer_runs, "rows in"),
     "bench: faster than the peak": ("bench", quick_runs, "times the measured peak"),
     "bench: runs longer than their phase": ("bench", slow_runs, "warm runs of"),

@@ -16,7 +16,13 @@ from buzzer.suite.report.headline import WHOLE, Headline
 
 Make = Callable[..., Record]
 DAY = {"name": "seed-cpu", "cores": 1, "memory_bytes": 20 * 10**9, "time_s": 86400.0}
-WORK = {"trees": 17_075.0, "tree_nodes": 136_600.0, "network_flops": 50e6, "table_rows": 10**8}
+WORK = {
+    "trees": 17_075.0,
+    "tree_nodes": 136_600.0,
+    "network_flops": 50e6,
+    "table_rows": 10**8,
+    "summed_rows": 719_714_693,
+}
 PHASES = {
     "start": 3.0,
     "load": 900.0,
@@ -81,6 +87,7 @@ def test_the_published_stages_are_shown_without_a_run_of_ours(make_record: Make)
         {"work": None},
         {"work": WORK | {"tree_nodes": 1800.0}},
         {"work": WORK | {"network_flops": 4e4}},
+        {"work": WORK | {"summed_rows": 7_197_147}},
         {"budget": DAY | {"name": "2c20g24h", "cores": 2}},
         {"outcome": "timeout", "message": "the buzzer went", "scores": {}, "gate": {"status": "unscored"}},
         {"gate": {"status": "failed"}, "outcome": "wrong", "message": "the score differs"},

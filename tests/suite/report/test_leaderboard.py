@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from buzzer.suite.analysis import comparison
-from buzzer.suite.records import gate, repetitions
+from buzzer.suite.records import frame, gate, repetitions
 from buzzer.suite.records.schema import Record
-from buzzer.suite.report import compare_text, leaderboard, page_runs
+from buzzer.suite.report import compare_json, compare_text, frontier, leaderboard, page_runs
 from buzzer.suite.run.plan import TaskSelection, fit_run, predict_runs
 
 Make = Callable[..., Record]
@@ -230,3 +230,9 @@ def test_scores_of_random_weights_are_compared_but_not_shown(make_record: Make, 
     assert "0.9000" in leaderboard.markdown([make_record()])
     board = leaderboard.markdown([reference, same])
     assert "onnxruntime" in board and "0.9000" not in board
+    latency = [r.model_copy(update={"samples": {"latency": [0.01]}}) for r in (make_record(), reference)]
+    assert [len(frontier.points([r], 6)) for r in latency] == [1, 0]
+    assert ["score_accuracy" in frame.row(r) for r in (make_record(), reference)] == [True, False]
+    (group,) = comparison.groups([reference, same], "fake")
+    result = comparison.compare(group, choose().task, None, {}, [])
+    assert [run.scores for run in compare_json.data(result, []).runs] == [{}, {}]

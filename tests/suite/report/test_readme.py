@@ -86,3 +86,9 @@ def test_published_files_match_the_records(name: str) -> None:
         "results/index.html": lambda: page.html(good, page.links_of(files, ROOT / name)),
     }
     assert render[name]() == text, "run `make report`"
+
+
+def test_other_parameters_are_code_in_the_table(make_record: Make) -> None:
+    changed = registry.task("booking").params | {"epochs": 1}
+    run = make_record(task="booking", config=changed, config_hash=registry.params_hash(changed))
+    assert "scale 1, `epochs=1` |" in readme.result_table([run])

@@ -11,12 +11,15 @@ from typing import Any
 
 import pytest
 
+from buzzer import locks
+from buzzer.errors import DataError
 from buzzer.models.api.context import SCORE, Data
 from buzzer.suite.budget import resolve
 from buzzer.suite.records import checks, machine, record
 from buzzer.suite.records.schema import Phase, Record
-from buzzer.suite.run import fits, runner, sittings
+from buzzer.suite.run import fits, manifest, runner, sittings
 from buzzer.suite.run.plan import Run, TaskSelection, fit_run, predict_runs
+from buzzer.suite.run.record_builder import MORE_TIME
 from buzzer.suite.run.sittings import NOTE, NOTE_S, Spent
 
 HERE = Path(__file__).resolve().parents[1]
@@ -99,7 +102,7 @@ def test_a_change_of_anything_begins_anew(
     (folder,) = harness.folders
     match changed:
         case "note":
-            (folder / NOTE).write_text("{")
+            (folder / NOTE).write_bytes(b'{"state": "\xff')
             changed = "their note cannot be read"
         case "library versions":
             monkeypatch.setattr(machine, "versions", lambda: {"python": "2.7"})
@@ -164,6 +167,38 @@ def test_a_run_without_time_left_is_not_started(harness: Harness) -> None:
     assert runner.interrupted(first)
     assert (last.outcome, last.enforcement) == ("timeout", "none")
     assert checks.outcome(last) == [] and harness.folders == []
+
+
+def test_pieces_that_cannot_be_deleted_are_not_used(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a run that begins anew would have the pieces of the interrupted one without their time."""
+    harness.sitting(stop_after=1)
+    monkeypatch.setattr("shutil.rmtree", lambda path, ignore_errors: None)
+    with pytest.raises(DataError, match=r"cannot create .*: File exists"):
+        harness.sitting(resume=False)
+
+
+def test_pieces_of_a_changed_fit_are_not_used(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest, "changes", lambda before, after: ["model"])
+    stopped = harness.sitting(stop_after=1)
+    assert runner.interrupted(stopped) and stopped.hint != sittings.HINT
+    assert harness.folders == []
+
+
+def test_two_runs_do_not_share_a_folder(harness: Harness) -> None:
+    """The lock of one cache does not hold back a run with another cache and the same `--out`."""
+    harness.sitting(stop_after=1)
+    (folder,) = harness.folders
+
+    def watch(phase: str, elapsed: float) -> None:
+        assert "waiting for process" in phase and harness.folders == [folder]
+        raise KeyboardInterrupt
+
+    with locks.held(folder.with_name(f".{folder.name}.lock"), print):
+        stopped = runner.predict(harness.run, harness.data, harness.home / "cache", harness.home, (), watch)
+    assert stopped.message == "interrupted while it waited for another process"
+    assert harness.sitting().sittings == 2
 
 
 def test_a_damaged_piece_is_made_again(harness: Harness) -> None:
@@ -257,3 +292,6 @@ def test_scoring_is_not_counted_twice(make_record: Make) -> None:
     r = sittings.total(last, Spent.of(stopped))
     assert (r.wall_s, r.score_s, r.sittings) == (4.0, 3.0, 2)
     assert r.samples == {"predict": [2.0, 2.0], SCORE: [3.0]}
+    day = last.budget.model_copy(update={"time_s": 3.9})
+    late = sittings.total(last.model_copy(update={"budget": day}), Spent.of(stopped))
+    assert (late.outcome, late.hint) == ("timeout", MORE_TIME)
