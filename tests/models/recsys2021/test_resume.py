@@ -112,6 +112,7 @@ def test_a_single_piece_is_not_kept(
     assert not partial.exists()
 
 
+@pytest.mark.slow
 def test_a_cluster_predicts_no_whole_piece_again(
     fitted_trees: Path, tmp_path: Path, trees_context: MakeContext, run: Run
 ) -> None:
