@@ -147,8 +147,10 @@ class Predictor:
         """Code all pieces of the test. Returns the counts over all scored rows; yields its phases."""
         if FIRST_PASS in self.kept:
             folder = self.kept.path(FIRST_PASS)
-            self._restore(range(int((folder / NUMBER).read_text())))
-            return load(self.e, folder, "counted")
+            numbers = range(int((folder / NUMBER).read_text()))
+            if all(f"predicted{n}" in self.kept or f"coded{n}" in self.kept for n in numbers):
+                self._restore(numbers)
+                return load(self.e, folder, "counted")
         self._restore(takewhile(lambda n: f"coded{n}" in self.kept, count()))
         for number, path in pieces_of_test(self.context, without={piece.number for piece in self.pieces}):
             yield "preprocess"
