@@ -14,15 +14,18 @@ from pydantic import Field
 
 from buzzer.datasets.files import GeneratorFacts, generator_facts
 from buzzer.datasets.recsys2021 import generator
-from buzzer.datasets.recsys2021.generator import AT, Chunk
+from buzzer.datasets.recsys2021.generator import DOMAIN_SALT, Chunk, Texts
 from buzzer.datasets.recsys2021.schema import DAY, FIRST_SECOND, LABELS, TRAIN_DAYS
 from buzzer.datasets.recsys2021.world import LANGUAGES, MEDIA_PATTERNS, Ints, World, mixed
 from buzzer.errors import DataError
 
 Column = npt.NDArray[np.generic]
 USER_SALT, LANGUAGE_SALT = 47, 46
+SPAN = 3  # tokens of a column of several tokens
 # Columns that depend on the tweet, the author, the reader, or the pair.
-OF_TWEET = ("type", "language", "media", "time", "word", "third", "first_mention", "second_mention")
+AFTER = ("after_1", "after_2", "after_3")
+OF_TEXT = ("begin", *AFTER, "end")
+OF_TWEET = ("type", "language", "media", "domain", "time", *OF_TEXT)
 OF_USER = ("verified", "followers", "following", "created")
 COLUMNS = ("a", "b", *OF_TWEET, *(f"{who}_{what}" for who in "ab" for what in OF_USER), "follows")
 
@@ -65,8 +68,9 @@ class TrainingRows:
 def draw(chunk: Chunk, wanted: Collection[str]) -> dict[str, Column]:
     """The columns `wanted` of COLUMNS and the four labels of a chunk of the training rows, in the order of `generator.draw`.
 
-    a, b: numbers of users, see `user_ids`. type, language, media: numbers, see `language_ids` and MEDIA_PATTERNS. Tokens (word, third,
-    the token after the first and second @): -1 if there is none. Labels: 0 or 1, uint8.
+    a, b: numbers of users, see `user_ids`. type, language, media: numbers, see `language_texts` and MEDIA_PATTERNS. domain: the id of
+    the first domain as `reader.short_id` reads it, 0 if there is none. Tokens, int64 [rows, SPAN], -1 after the end of the text: begin,
+    those after [CLS]; after_1 to after_3, those after the first three "@", all -1 if there are fewer; end, the last. Labels: 0 or 1, uint8.
     """
     world = World(chunk.scale, chunk.seed, chunk.known_scale)
     rng = generator.rng_of(chunk)
@@ -97,26 +101,29 @@ def tweet_columns(world: World, tweet: Ints, author: Ints, wanted: Collection[st
     """The columns of tweets that are wanted, except their time."""
     columns: dict[str, Column] = {"type": world.kind(tweet), "media": world.media(tweet)}
     columns["language"] = language = world.tweet_language(tweet, author)
-    if {"word", "third", "first_mention", "second_mention"} & set(wanted):
-        many = world.tokens(tweet)
-        token = generator.token_numbers(world, tweet, author, language, many)
-        starts = np.cumsum(many) - many
-        columns["word"] = token[starts + 1]  # a tweet has at least three tokens
-        columns["third"] = np.where(many > 3, token[np.minimum(starts + 3, len(token) - 1)], -1)
-        columns |= mentions(token, many)
+    if "domain" in wanted:
+        ids = short(generator.domain_of(world, author), DOMAIN_SALT)
+        columns["domain"] = np.where(world.links(tweet) > 0, ids, 0)
+    if set(OF_TEXT) & set(wanted):
+        columns |= text_columns(Texts.of(world, tweet, author, language), wanted)
     return columns
 
 
-def mentions(token: Ints, many: Ints) -> dict[str, Column]:
-    """The tokens after the first and the second @ of each tweet. token: those of all tweets, of which each has `many`."""
-    at = np.flatnonzero(token == AT)  # never the last token of a tweet, which is [SEP]
-    tweet = np.repeat(np.arange(len(many)), many)[at]
-    first = np.flatnonzero(np.diff(tweet, prepend=-1))
-    second = first[np.append(tweet, -1)[first + 1] == tweet[first]] + 1
-    columns = {}
-    for name, found in (("first_mention", first), ("second_mention", second)):
-        columns[name] = np.full(len(many), -1)
-        columns[name][tweet[found]] = token[at[found] + 1]
+def text_columns(texts: Texts, wanted: Collection[str]) -> dict[str, Column]:
+    """The columns of tokens that are wanted. Only these tokens are drawn, and the places of all "@"."""
+    every = np.arange(len(texts.many))
+    firsts = {"begin": np.ones_like(every), "end": texts.many - SPAN}  # a tweet has at least three tokens
+    columns: dict[str, Column] = {
+        name: texts.spans(every, first, SPAN) for name, first in firsts.items() if name in wanted
+    }
+    if set(AFTER) & set(wanted):
+        row, position = texts.mentions()
+        rank = np.arange(len(row)) - np.searchsorted(row, row)
+        for nth, name in enumerate(AFTER):
+            found = rank == nth
+            spans = np.full((len(every), SPAN), -1)
+            spans[row[found]] = texts.spans(row[found], position[found] + 1, SPAN)
+            columns[name] = spans
     return columns
 
 

@@ -63,9 +63,12 @@ AUDIENCE, AUDIENCE_SIZE = (
     1000,
 )  # share of rows whose reader is from the author's audience; size of an audience
 CLS, SEP, RETWEET_START = 101, 102, (56_898, 137)  # "[CLS]", "[SEP]", "RT @"
+DOMAIN_SALT = 45
+RETWEET_TOKENS = 5  # "[CLS] RT @user:"; retweets have at least seven tokens
 COLON, QUESTION, EXCLAMATION, AT, HASH, UNKNOWN = 131, 136, 106, 137, 108, 100
 MARKS = np.array([0.90, 0.915, 0.94, 0.96, 0.97])  # thresholds of a uniform number for the marks below
 MARK_TOKENS = np.array([QUESTION, EXCLAMATION, AT, HASH, UNKNOWN])
+AT_RANGE = MARKS[2:4]  # the range for "@"
 WORDS, TOPIC_WORDS = 3000, 400  # words of a language, and of a topic
 # Terms of the log odds: base, TopLevel, Retweet, Quote, with media, with a link, reader follows author, fame of the author.
 ODDS = {
@@ -319,7 +322,6 @@ def tweets_of(world: World, tweet: Ints, late: bool) -> pl.DataFrame:
     language, topic = world.tweet_language(tweet, author), world.topic(tweet, author)
     links = world.links(tweet)
     tag = topic * 50 + uniform_int(tweet, world.salt(40), 50)
-    domain = mixed(author, world.salt(44)).astype(np.int64) % 5000
     columns = {
         "author": author,
         "text_tokens": tokens_of(world, tweet, author, language),
@@ -327,12 +329,17 @@ def tweets_of(world: World, tweet: Ints, late: bool) -> pl.DataFrame:
         "tweet_id": hexadecimal(tweet, world.salt(42)),
         "present_media": pl.Series(MEDIA_PATTERNS).gather(world.media(tweet)),
         "present_links": hashes_of(tweet, links, world.salt(43)),
-        "present_domains": hashes_of(domain, links, 45),
+        "present_domains": hashes_of(domain_of(world, author), links, DOMAIN_SALT),
         "tweet_type": pl.Series(TYPES).gather(world.kind(tweet)),
         "language": hexadecimal(language, 46),
         "tweet_timestamp": world.time(tweet, late),
     }
     return pl.DataFrame(columns).hstack(users(world, "engaged_with_user", author))
+
+
+def domain_of(world: World, author: Ints) -> Ints:
+    """The first domain of the links in an author's tweets."""
+    return mixed(author, world.salt(44)).astype(np.int64) % 5000
 
 
 def users(world: World, prefix: str, user: Ints) -> pl.DataFrame:
@@ -493,32 +500,80 @@ def joined(values: pa.Array, many: Ints) -> pl.Series:
 
 def tokens_of(world: World, tweet: Ints, author: Ints, language: Ints) -> pl.Series:
     """The token ids of each tweet as text, joined by TAB."""
-    many = world.tokens(tweet)
-    return joined(NUMBERS.take(pa.array(token_numbers(world, tweet, author, language, many))), many)
+    texts = Texts.of(world, tweet, author, language)
+    token = texts.at(*texts.everywhere())
+    return joined(NUMBERS.take(pa.array(token)), texts.many)
 
 
-def token_numbers(world: World, tweet: Ints, author: Ints, language: Ints, many: Ints) -> Ints:
-    """The token ids of all tweets in one array: words of the language and the topic, punctuation, and the start of a retweet.
+@dataclass(frozen=True)
+class Texts:
+    """The token ids of tweets: words of the language and the topic, punctuation, and the start of a retweet.
 
-    many: the number of tokens of each tweet.
+    Each token is a function of the tweet and the position, so some can be drawn without the others. Arrays have one entry per tweet.
     """
-    ends = np.cumsum(many)
-    starts, row = ends - many, np.repeat(np.arange(len(tweet)), many)
-    key = np.repeat(tweet * 256 - starts, many) + np.arange(len(row))
-    u, choice = uniform(key, world.salt(100)), uniform(key, world.salt(101))
-    token = (np.expm1(u * 7) / np.expm1(7) * WORDS).astype(np.int64) + 1_000
-    token += np.repeat(language * 1_607 % 90_000, many)
-    topical = np.flatnonzero(choice < 0.2)
-    first = 95_000 + world.topic(tweet, author) * TOPIC_WORDS
-    token[topical] = first[row[topical]] + (u[topical] ** 2 * TOPIC_WORDS).astype(np.int64)
-    marks = np.flatnonzero(choice >= MARKS[0])
-    token[marks] = MARK_TOKENS[np.searchsorted(MARKS, choice[marks], side="right") - 1]
-    retweet = starts[world.kind(tweet) == 1]  # retweets have at least seven tokens
-    mention = 70_000 + (mixed(author, world.salt(102)) % np.uint64(20_000)).astype(np.int64)
-    token[retweet + 1], token[retweet + 2] = RETWEET_START
-    token[retweet + 3], token[retweet + 4] = mention[world.kind(tweet) == 1], COLON
-    token[starts], token[ends - 1] = CLS, SEP
-    return token
+
+    world: World
+    tweet: Ints
+    many: Ints  # tokens, with [CLS] and [SEP]
+    retweet: npt.NDArray[np.bool_]
+    mention: Ints  # the token of the user in "RT @user:"
+    of_language: Ints  # the first word of the language
+    of_topic: Ints  # the first word of the topic
+
+    @classmethod
+    def of(cls, world: World, tweet: Ints, author: Ints, language: Ints) -> "Texts":
+        """The texts of tweets of these authors and languages."""
+        mention = 70_000 + (mixed(author, world.salt(102)) % np.uint64(20_000)).astype(np.int64)
+        topic = 95_000 + world.topic(tweet, author) * TOPIC_WORDS
+        retweet = world.kind(tweet) == 1
+        return cls(
+            world, tweet, world.tokens(tweet), retweet, mention, 1_000 + language * 1_607 % 90_000, topic
+        )
+
+    def everywhere(self) -> tuple[Ints, Ints]:
+        """The index of the tweet, and the position, of every token."""
+        starts = np.cumsum(self.many) - self.many
+        row = np.repeat(np.arange(len(self.many)), self.many)
+        return row, np.arange(len(row)) - np.repeat(starts, self.many)
+
+    def at(self, row: Ints, position: Ints) -> Ints:
+        """The tokens at positions of the tweets with the indices `row`."""
+        key = self.tweet[row] * 256 + position
+        u, choice = uniform(key, self.world.salt(100)), uniform(key, self.world.salt(101))
+        token = (np.expm1(u * 7) / np.expm1(7) * WORDS).astype(np.int64) + self.of_language[row]
+        topical = np.flatnonzero(choice < 0.2)
+        token[topical] = self.of_topic[row[topical]] + (u[topical] ** 2 * TOPIC_WORDS).astype(np.int64)
+        marks = np.flatnonzero(choice >= MARKS[0])
+        token[marks] = MARK_TOKENS[np.searchsorted(MARKS, choice[marks], side="right") - 1]
+        head = np.flatnonzero(position < RETWEET_TOKENS)
+        token[head] = self._head(row[head], position[head], token[head])
+        token[position == self.many[row] - 1] = SEP
+        return token
+
+    def _head(self, row: Ints, position: Ints, others: Ints) -> Ints:
+        """The tokens at positions below RETWEET_TOKENS: [CLS], "RT @user:" in retweets, else `others`."""
+        cls, user = np.full(len(row), CLS), self.mention[row]
+        retweet = np.choose(position, [cls, *RETWEET_START, user, COLON])
+        return np.where(self.retweet[row] | (position == 0), retweet, others)
+
+    def spans(self, row: Ints, first: Ints, length: int) -> Ints:
+        """The tokens from the positions `first` on, int64 [len(row), length]; -1 after the end of the text."""
+        rows = np.broadcast_to(row[:, None], (len(row), length))
+        position = first[:, None] + np.arange(length)
+        inside = position < self.many[rows]
+        tokens = np.full(inside.shape, -1)
+        tokens[inside] = self.at(rows[inside], position[inside])
+        return tokens
+
+    def mentions(self) -> tuple[Ints, Ints]:
+        """The index of the tweet, and the position, of every "@", in order."""
+        row, position = self.everywhere()
+        choice = uniform(self.tweet[row] * 256 + position, self.world.salt(101))
+        # Every "@" is one of these: a mark, or the third token of a retweet.
+        likely = np.flatnonzero(((choice >= AT_RANGE[0]) & (choice < AT_RANGE[1])) | (position == 2))
+        row, position = row[likely], position[likely]
+        found = self.at(row, position) == AT
+        return row[found], position[found]
 
 
 NUMBERS = pc.cast(pa.array(np.arange(120_000)), pa.string())  # each token id as a string

@@ -113,7 +113,7 @@ def with_sums(
 
 def chunks(t: pl.LazyFrame, column: str, separator: str, heads: Mapping[str, str]) -> pl.LazyFrame:
     """The first LONGEST tokens in rows of WIDTH: row, AT (the position of the first of them), and each token, int64; missing after the
-    last. heads: token -> new column, the number of tokens before its first occurrence; 0 if there is none."""
+    last. heads: token -> new column, the number of tokens before its first occurrence among them; 0 if there is none."""
     rest = t.select("row", pl.col(column).fill_null(""))
     for token, out in heads.items():
         rest = with_ahead(rest, column, separator, token, out)
@@ -127,14 +127,13 @@ def chunks(t: pl.LazyFrame, column: str, separator: str, heads: Mapping[str, str
 
 
 def with_ahead(t: pl.LazyFrame, column: str, separator: str, token: str, out: str) -> pl.LazyFrame:
-    """The frame with the number of tokens before the first occurrence of a token, int64; 0 if there is none."""
+    """The frame with the number of tokens before the first occurrence of a token, int64; 0 if the first LONGEST tokens have none."""
     ends, parts = pl.lit(separator), pl.col(PARTS).struct
     text = pl.concat_str(ends, pl.col(column), ends)
     t = t.with_columns(text.str.splitn(f"{separator}{token}{separator}", 2).alias(PARTS))
     many = parts.field("field_0").str.count_matches(separator).cast(pl.Int64)
-    return t.with_columns(pl.when(parts.field("field_1").is_null()).then(0).otherwise(many).alias(out)).drop(
-        PARTS
-    )
+    absent = parts.field("field_1").is_null() | (many >= LONGEST)
+    return t.with_columns(pl.when(absent).then(0).otherwise(many).alias(out)).drop(PARTS)
 
 
 def by_token(pieces: Pieces, values: Mapping[str, Any]) -> pl.LazyFrame:

@@ -195,6 +195,23 @@ class Text:
         return keys
 
 
+def word_keys(pieces: Pieces, spans: Array) -> Array:
+    """Keys of words as in `Engine.text_features`, int64 [words]; -1 for no word.
+
+    spans: the first tokens from each word's start, int64 [words, at least PIECES_OF_KEY]; -1 after the end of the text.
+    """
+    inside = spans >= 0
+    lists = of_numbers(inside.sum(axis=1), spans[inside])
+    return Text(lists, pieces).keys(np.where(lists.lengths > 0, lists.first, -1))
+
+
+def of_numbers(lengths: Array, numbers: Array) -> TokenLists:
+    """The lists whose tokens are these numbers, on the host."""
+    return TokenLists(
+        np, lengths, lambda token: np.flatnonzero(numbers == int(token)), lambda: numbers, numbers.__getitem__
+    )
+
+
 Computation = Callable[[TokenLists], dict[str, Array]]
 
 

@@ -262,6 +262,7 @@ def prepare(
         raise UsageError(f"{len(model)} models, but {len(outputs)} names of outputs: {', '.join(outputs)}")
     if isinstance(model, list) and not info(backend).several:
         settings: Any = {"backend": backend, "precision": precision, "device": device, "threads": threads}
+        settings["dynamic"] = dynamic
         return one_by_one(model, example, outputs, settings)
     module = load(backend)
     if device not in (devices := info(backend).devices):

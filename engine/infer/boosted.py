@@ -50,7 +50,7 @@ def read(boosters: Sequence[Any], backend: str) -> Nodes:
     """The nodes of xgboost.Boosters.
 
     Raises UnsupportedError for a Booster that is not a sum of trees with a logistic objective, one output and numeric splits, and
-    DataError for trees that are damaged.  backend: its name, for messages.
+    DataError for a model that is damaged. backend: its name, for messages.
     """
     learners = [ubjson.loads(bytes(booster.save_raw("ubj")))["learner"] for booster in boosters]
     for learner in learners:
@@ -116,7 +116,8 @@ def check_nodes(nodes: Nodes, sizes: Array) -> None:
     lowest = np.tile(first[inner], 2)
     ordered = np.sort(children)
     valid = (
-        (children > lowest).all()  # in the same tree, and not its root
+        (sizes > 0).all()
+        and (children > lowest).all()  # in the same tree, and not its root
         and (children < lowest + np.tile(np.repeat(sizes, sizes)[inner], 2)).all()
         and (ordered[1:] > ordered[:-1]).all()  # no node has two parents, so there are no cycles
         and ((nodes.feature[inner] >= 0) & (nodes.feature[inner] < nodes.width)).all()

@@ -33,7 +33,7 @@ def compiler() -> str:
 def library(source: Path) -> ctypes.CDLL:
     """The shared library of a C file. It is compiled once for each machine type, compiler and content of the file.
 
-    Raises UnsupportedError if there is no compiler, or if it fails.
+    Raises UnsupportedError if there is no compiler, if it fails, or if its library cannot be loaded.
     """
     # The predefined macros contain the compiler's version and the instructions that this processor has.
     macros = run([compiler(), *FLAGS, "-dM", "-E", "-x", "c", os.devnull])
@@ -41,7 +41,10 @@ def library(source: Path) -> ctypes.CDLL:
     path = caches.compiled()[CACHE] / f"{source.stem}-{key[:16]}.so"
     if not path.is_file():
         build(source, path)
-    return ctypes.CDLL(str(path))
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:  # for example on a file system without execute permission
+        raise UnsupportedError(f"cannot load {path}: {error}", f"set {CACHE} to another folder") from error
 
 
 def build(source: Path, path: Path) -> None:

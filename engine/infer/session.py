@@ -97,7 +97,8 @@ def check_batch(plan: Plan, batch: Mapping[str, Array]) -> None:
         raise UsageError(f"the inputs are {sorted(batch)}, but the model takes {sorted(plan.example)}")
     for name, example in plan.example.items():
         array = batch[name]
-        if dtype_of(array) != example.dtype:
+        # A torch tensor, for example one on a GPU, has a torch.dtype.
+        if str(array.dtype).removeprefix("torch.") != str(example.dtype):
             raise UsageError(f"input {name} has dtype {array.dtype}, but the model takes {example.dtype}")
         if array.ndim != example.ndim:
             raise UsageError(f"input {name} has {array.ndim} axes, but the model takes {example.ndim}")
@@ -106,12 +107,6 @@ def check_batch(plan: Plan, batch: Mapping[str, Array]) -> None:
                 raise UsageError(
                     f"input {name}: axis {axis} has size {array.shape[axis]}, but the model takes {size}"
                 )
-
-
-def dtype_of(array: Any) -> Any:
-    """The dtype of an array, or the NumPy dtype of a torch tensor, for example of one on a GPU."""
-    name = str(array.dtype)
-    return np.dtype(name.removeprefix("torch.")) if name.startswith("torch.") else array.dtype
 
 
 def as_arrays(tensors: Any, names: tuple[str, ...]) -> dict[str, Array]:

@@ -13,6 +13,7 @@ from buzzer.engine.infer import Session
 from buzzer.models.booking import features
 from buzzer.models.booking.features import CODED, FIRST_CITY
 from buzzer.models.booking.params import Bag, Context, Member, Params
+from buzzer.models.weights import RANDOM
 
 if TYPE_CHECKING:
     from buzzer.models.booking.networks import Sizes
@@ -35,7 +36,7 @@ def sizes_of(e: Engine, tables: Mapping[str, Frame], cities: int, params: Params
     its = params.of(network)
     classes = its.classes or cities
     return Sizes(
-        cities=(classes if params.weights == "random" else min(classes, cities)) + FIRST_CITY,
+        cities=(classes if params.weights == RANDOM else min(classes, cities)) + FIRST_CITY,
         countries=codes("hotel_country"),
         context=tuple(codes(name) if name in CODED else calendar[name] for name in features.CONTEXT),
         lags=params.lags,
@@ -87,7 +88,7 @@ def open_bag(bag: Bag, sizes: "Sizes", context: Context) -> Session:
     from buzzer.engine import infer
     from buzzer.models.booking.bags import BagNetwork
 
-    if context.params.weights == "random":
+    if context.params.weights == RANDOM:
         networks = [initial(member, sizes, context.seed).eval() for member in bag.members]
     else:
         networks = [fitted(member, sizes, context.work) for member in bag.members]

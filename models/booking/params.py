@@ -4,35 +4,34 @@ A parameter of a network's sizes or training is one value for all networks, or a
 """
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any
 
 from buzzer.errors import UsageError, unknown_name
+from buzzer.models.by_model import ByModel, check_complete, check_names, of
 from buzzer.models.dataset_task import TaskContext, TaskParams
-
-Ints = int | dict[str, int]
-Floats = float | dict[str, float]
+from buzzer.models.weights import Weights
 
 
 class Params(TaskParams):
     """See configs/tasks/booking.yaml."""
 
     networks: list[str]
-    weights: Literal["trained", "random"]
+    weights: Weights
     lags: int
     rare: int
-    classes: Ints
-    dim: Ints
-    hidden: Ints
-    layers: Ints
-    heads: Ints
-    dropout: Floats
+    classes: ByModel[int]
+    dim: ByModel[int]
+    hidden: ByModel[int]
+    layers: ByModel[int]
+    heads: ByModel[int]
+    dropout: ByModel[float]
     candidates: int
-    folds: Ints
-    bags: Ints
-    epochs: Ints
+    folds: ByModel[int]
+    bags: ByModel[int]
+    epochs: ByModel[int]
     patience: int
-    batch: Ints
-    lr: Floats
+    batch: ByModel[int]
+    lr: ByModel[float]
     valid: float
     predict_batch: int
 
@@ -47,14 +46,10 @@ class Params(TaskParams):
 
     def _value(self, key: str, network: str) -> Any:
         value = getattr(self, key)
-        if not isinstance(value, dict):
-            return value
-        for name in value:
-            if name not in WEIGHTS:
-                raise unknown_name(f"network in parameter {key}", name, WEIGHTS)
-        if network not in value:
-            raise UsageError(f"parameter {key} has no value for network {network}", f"it has {value}")
-        return value[network]
+        if isinstance(value, dict):
+            check_names(key, "network", value, tuple(WEIGHTS))
+            check_complete(key, "network", value, (network,))
+        return of(value, network)
 
 
 @dataclass(frozen=True)

@@ -43,13 +43,13 @@ from buzzer.models.booking.members import initial, open_bag, read_sizes, save_si
 from buzzer.models.booking.params import Bag, Context, Member, Params, bags_of
 from buzzer.models.booking.work import work
 from buzzer.models.dataset_task import DatasetTask, DataSource
+from buzzer.models.weights import RANDOM, weights_notes
 
 if TYPE_CHECKING:
     from buzzer.models.booking.networks import Sizes
 
 SCORE = "accuracy@4"
 EPOCHS = "epochs.json"
-RANDOM = "weights: random, scores mean nothing"
 
 
 class Booking(DatasetTask[Params]):
@@ -98,15 +98,15 @@ class Booking(DatasetTask[Params]):
 
         yield "fit"
         best, history = dict[str, list[float]](), dict[str, Any]()
-        for member in (member for bag in bags for member in bag.members):
+        members = [member for bag in bags for member in bag.members]
+        for member in members if params.weights != RANDOM else ():
             learn, valid = split(member.fold, member.folds)
-            if params.weights == "random":
-                continue
             its_sizes = sizes[member.network]
             its_rows = learn.limited(its_sizes.cities), valid.limited(its_sizes.cities)
             progress = yield from fit_member(context, member, its_sizes, *its_rows)
             best.setdefault(member.network, []).append(progress["best"])
             history[member.name] = progress["history"]
+        learn, valid = split(members[-1].fold, members[-1].folds)
         yield "write"
         for column, table in tables.items():
             e.write_parquet(table, context.work / features.TABLES[column])
@@ -125,7 +125,9 @@ class Booking(DatasetTask[Params]):
         }
         scores = {f"valid_{SCORE}_{name}": float(np.mean(of_models)) for name, of_models in best.items()}
         rows = sum(e.height(table) for table in (*tables.values(), transitions))
-        return Result(scores, len(learn), details, notes=notes_of(params), work=work(bags, sizes, rows))
+        return Result(
+            scores, len(learn), details, notes=weights_notes(params.weights), work=work(bags, sizes, rows)
+        )
 
     def predict_steps(self, context: Context) -> Steps:
         """Predict the last city of the test trips with each bag, one after another, and blend."""
@@ -174,18 +176,15 @@ class Booking(DatasetTask[Params]):
             "stays": int(e.height(stays)),
         }
         done = work(bags, sizes, rows)
-        return Result(scores, len(inputs), details, (submission,), notes=notes_of(params), work=done)
+        return Result(
+            scores, len(inputs), details, (submission,), notes=weights_notes(params.weights), work=done
+        )
 
 
 def facts_of(params: Params, bags: Sequence[Bag]) -> dict[str, Any]:
     """The details that `fit` and `predict` have in common."""
     models = {name: sum(len(bag.members) for bag in bags if bag.network == name) for name in params.networks}
     return {"weights": params.weights, "models": models}
-
-
-def notes_of(params: Params) -> tuple[str, ...]:
-    """The notes of a run's record."""
-    return (RANDOM,) if params.weights == "random" else ()
 
 
 def progress_file(context: Context, model: str) -> Path:

@@ -27,18 +27,18 @@ from buzzer import caches
 from buzzer.datasets.contract import silent
 from buzzer.datasets.recsys2021 import drawn
 from buzzer.datasets.recsys2021.drawn import TrainingRows
-from buzzer.datasets.recsys2021.generator import CHUNK, MAXRSS_BYTES, Chunk
+from buzzer.datasets.recsys2021.generator import CHUNK, EXCLAMATION, MAXRSS_BYTES, QUESTION, Chunk
 from buzzer.datasets.recsys2021.schema import GROUPS, SEPARATOR
 from buzzer.datasets.recsys2021.world import MEDIA_PATTERNS
 from buzzer.datasets.unfinished import unfinished_folder
 from buzzer.datasets.workers import in_order, usable_cores
 from buzzer.engine import frames
-from buzzer.engine.frames import Engine, Frame
+from buzzer.engine.frames import Engine, Frame, token_lists
 from buzzer.engine.frames.base import FIRST_CODE
 from buzzer.errors import UsageError
-from buzzer.models.recsys2021 import features
+from buzzer.models.recsys2021 import features, vocabulary
 from buzzer.models.recsys2021.ensemble import ModelSelection
-from buzzer.models.recsys2021.feature_sets import STEPS, TARGETS, Keys
+from buzzer.models.recsys2021.feature_sets import STEPS, TARGETS, FeatureSet, Keys
 from buzzer.models.recsys2021.fitting import THIRD_WEEK, Fitted
 from buzzer.models.recsys2021.lookup_tables import Columns, load_wanted
 from buzzer.models.recsys2021.params import Context
@@ -70,6 +70,9 @@ class Plan:
     raw: Keys  # sums over all rows except those that the `split` trees train on
     user_rows: int  # users in fewer rows have no code; 0 = there are no codes
     pair_rows: int  # pairs of author and reader in fewer rows have no sums, unless one of the rows is in the training part
+    spoken: bool  # whether there is a table of the language that each reader sees most
+    vocabulary: str  # file of the vocabulary that keys of words are computed with; "" = a generated one
+    continuing: str  # hash of what such keys depend on in the vocabulary; "" = there are none
     partitions: int = 1
     turns: int = 1
 
@@ -82,7 +85,7 @@ class Plan:
     def columns(self, user: str) -> list[str]:
         """The key columns of these tables, the user among them."""
         needed = {key for _, _, keys in self.tables(user) for key in keys} | ({user} - {""})
-        return sorted(needed | ({"language_code"} if user == "b" else set()))
+        return sorted(needed | ({"language_code"} if user == "b" and self.spoken else set()))
 
 
 def partitioned_by(keys: Sequence[str]) -> str:
@@ -100,11 +103,19 @@ def plan_of(e: Engine, context: Context, models: ModelSelection, codes: Mapping[
             raise UsageError(f"tables=drawn cannot draw {missing[0]}, a key of {name}", "--set tables=text")
     languages, media = codes_of(e, context.work, codes)
     users = context.params.user_rows if models.all_networks else 0
-    plan = Plan(rows, languages, media, chosen.keys, raw, users, context.params.pair_rows)
+    plan = Plan(
+        rows, languages, media, chosen.keys, raw, users, context.params.pair_rows,
+        chosen.pairs, chosen.vocabulary, continuing(chosen) if chosen.decoded else "",
+    )  # fmt: skip
     many = sum(chunk.rows for chunk in rows.chunks())
     size = many * sum(row_type(plan.columns(user)).itemsize for user in USERS)
     partitions = -(-many // PARTITION_ROWS)
     return replace(plan, partitions=partitions, turns=min(-(-size // SPILL_BYTES), partitions))
+
+
+def continuing(chosen: FeatureSet) -> str:
+    """A hash of which pieces of the vocabulary continue a word."""
+    return sha256(vocabulary.pieces(chosen.vocabulary).continues.tobytes()).hexdigest()
 
 
 def codes_of(e: Engine, folder: Path, codes: Mapping[str, Frame]) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -142,8 +153,15 @@ def minutes_late(time: Array) -> Array:
 
 
 def in_retweets(kind: Array, values: Array, others: Any) -> Array:
-    """The `values` of retweets, and those of other tweets."""
-    return np.asarray(np.where(kind == 1, values, others))
+    """The `values` of retweets, and those of other tweets; along the first axis."""
+    return np.asarray(np.where((kind == 1).reshape(-1, *[1] * (values.ndim - 1)), values, others))
+
+
+def last_mark(end: Array) -> Array:
+    """The column of `features.decoded_text`, from the last three tokens, of which the last is [SEP]."""
+    question, exclamation = ((end[:, :2] == mark).astype(np.int64).T for mark in (QUESTION, EXCLAMATION))
+    both = exclamation[0] * question[1] + question[0] * exclamation[1]
+    return np.asarray(question[1] + 2 * exclamation[1] + 2 * both)
 
 
 def step_of(column: str, width: float) -> tuple[tuple[str, ...], Callable[..., Array]]:
@@ -156,20 +174,36 @@ def step_of(column: str, width: float) -> tuple[tuple[str, ...], Callable[..., A
 # Key column -> the drawn columns that it is computed from, and how.
 DERIVED: dict[str, tuple[tuple[str, ...], Callable[..., Array]]] = {
     **{out: step_of(column, width) for out, (column, width) in STEPS.items()},
-    "whom": (("type", "third"), lambda kind, third: in_retweets(kind, third, np.int64(-1))),
+    "word": (("begin",), lambda begin: begin[:, 0]),
+    "whom": (("type", "begin"), lambda kind, begin: in_retweets(kind, begin[:, 2], -1)),
     "mention": (
-        ("type", "first_mention", "second_mention"),
-        lambda kind, first, second: in_retweets(kind, second, first),
+        ("type", "after_1", "after_2"),
+        lambda kind, first, second: in_retweets(kind, second[:, 0], first[:, 0]),
     ),
+    "last_mark": (("end",), last_mark),
     "a_group": (("a_followers",), group_of),
     "late": (("time",), lambda time: step_of("decline", STEPS["late"][1])[1](minutes_late(time))),
 }
+# Key column that is a word -> the drawn columns that its first tokens are computed from, and how.
+WORDS: dict[str, tuple[tuple[str, ...], Callable[..., Array]]] = {
+    "first_word": (("begin",), lambda begin: begin),
+    "retweeted": (("type", "after_1"), lambda kind, first: in_retweets(kind, first, -1)),
+    "mention_word": (
+        ("type", "after_1", "after_2"),
+        lambda kind, first, second: in_retweets(kind, second, first),
+    ),
+    "second_mention_word": (
+        ("type", "after_2", "after_3"),
+        lambda kind, second, third: in_retweets(kind, third, second),
+    ),
+}
+MADE = DERIVED | WORDS
 CODES = {"language_code": "language", "media_code": "media"}
 
 
 def sources(needed: Sequence[str]) -> list[str]:
     """The drawn columns that key columns are computed from."""
-    lists = [DERIVED[name][0] if name in DERIVED else (CODES.get(name, name),) for name in needed]
+    lists = [MADE[name][0] if name in MADE else (CODES.get(name, name),) for name in needed]
     return [*dict.fromkeys(name for names in lists for name in names)]
 
 
@@ -179,11 +213,15 @@ def keyed(plan: Plan, chunk: Chunk, needed: Sequence[str]) -> dict[str, Array]:
     code = {"language_code": np.array(plan.languages), "media_code": np.array(plan.media)}
     out: dict[str, Array] = {}
     for name in needed:
-        if name in DERIVED:
-            names, function = DERIVED[name]
+        if name in CODES:
+            out[name] = code[name][columns[CODES[name]]]
+        elif name in MADE:
+            names, function = MADE[name]
             out[name] = function(*(columns[source] for source in names))
         else:
-            out[name] = code[name][columns[CODES[name]]] if name in CODES else columns[name]
+            out[name] = columns[name]
+        if name in WORDS:
+            out[name] = token_lists.word_keys(vocabulary.pieces(plan.vocabulary), out[name])
     at = np.arange(chunk.rows)
     sample = at < chunk.kept
     split = sample & (columns["time"] >= THIRD_WEEK) & ((chunk.at + at) % 5 == 0)
@@ -193,9 +231,10 @@ def keyed(plan: Plan, chunk: Chunk, needed: Sequence[str]) -> dict[str, Array]:
 
 
 def row_type(columns: Sequence[str]) -> np.dtype[Any]:
-    """The type of a row on disk: users as four bytes, flags, types and codes as one."""
-    small = {"type", "a_group", *CODES, *(f"{who}_verified" for who in USERS), "follows"}
-    types = {name: "u1" if name in small else "u4" if name in USERS else "i4" for name in columns}
+    """The type of a row on disk: users as four bytes, flags, types and codes as one, words and domains as eight."""
+    small = {"type", "a_group", *CODES, *(f"{who}_verified" for who in USERS), "follows", "last_mark"}
+    sizes = dict.fromkeys(small, "u1") | dict.fromkeys(USERS, "u4") | dict.fromkeys([*WORDS, "domain"], "i8")
+    types = {name: sizes.get(name, "i4") for name in columns}
     return np.dtype([*types.items(), ("bits", "u1")])
 
 
@@ -282,7 +321,7 @@ def write_partition(folder: Path, plan: Plan, task: tuple[int, int, int]) -> Cos
             if {*keys} == {*USERS}:
                 table = table.filter((pl.col("n") >= plan.pair_rows) | pl.col("in_sample"))
             write_part(plan, table.drop("in_sample"), folder / f"{kind}-{name}.{number}.part")
-        if user == "b":
+        if user == "b" and plan.spoken:
             seen = t.select("b", pl.col("language_code").cast(pl.Int64))
             spoken = features.spoken(frames.load("polars"), seen.select)
             write_part(plan, spoken, folder / f"train-spoken.{number}.part")

@@ -41,6 +41,7 @@ from buzzer.models.recsys2021.params import Params
 TARGETS = feature_sets.TARGETS
 
 Source = Callable[[Sequence[str]], Frame]  # columns by name, as a frame that has `row`
+
 KeyColumns = tuple[list[str], list[list[str]]]  # a table's keys, and the columns that are looked up by them
 USERS: dict[str, KeyColumns] = {"code": (["value"], [["a"], ["b"]])}
 SMOOTHING = 20.0  # winners: 20

@@ -20,6 +20,7 @@ from buzzer.models.recsys2021.feature_sets import FeatureSet
 from buzzer.models.recsys2021.features import TARGETS
 from buzzer.models.recsys2021.lookup_tables import collected, save
 from buzzer.models.recsys2021.params import Context, second_name
+from buzzer.models.weights import RANDOM
 
 THIRD_WEEK = FIRST_SECOND + 14 * DAY
 MEANS = "means.json"
@@ -243,10 +244,9 @@ def second_stage(e: Engine, context: Context, models: ModelSelection, part: Rows
     """
     params, chosen = context.params, features.feature_set(context.params)
     yield "features"
-    whole = part.columns([*second_stage_features.key_columns(chosen, models.second), *TARGETS])
-    tables = collected(e, second_stage_features.fit_tables(e, whole, chosen, models.second))
-    means = second_stage_features.priors(e, whole)
-    counts = collected(e, second_stage_features.count(e, whole, chosen, models.second))
+    tables = collected(e, second_stage_features.fit_tables(e, part.columns, chosen, models.second))
+    means = second_stage_features.priors(e, part.columns)
+    counts = collected(e, second_stage_features.count(e, part.columns, chosen, models.second))
     counted = second_stage_features.count_lookups(counts, chosen)
     keep = sampled(params.second_rows, part.height)
     val = encoded(e, part.columns(chosen.read_names(), keep), lookups(e, fitted, chosen), chosen)
@@ -263,7 +263,8 @@ def second_stage(e: Engine, context: Context, models: ModelSelection, part: Rows
     log_odds = ensemble.log_odds_of(rows.x, probabilities, models)
     for name in models.second:
         yield "features"
-        t = second_stage_features.encode_own(e, e.lookups(val, counted), tables, means, chosen, name, whole)
+        t = e.lookups(val, counted)
+        t = second_stage_features.encode_own(e, t, tables, means, chosen, name, part.columns)
         names = chosen.week_names(name)
         columns = ensemble.read_by(name, e.matrix(t, names), names)
         yield "trees"
@@ -275,7 +276,7 @@ def second_stage(e: Engine, context: Context, models: ModelSelection, part: Rows
     save_all(e, context.work, fitted, tables)
     (context.work / MEANS).write_text(json.dumps({"train": fitted.means, "validation": means}))
     yield "score"
-    if params.weights == "random":
+    if params.weights == RANDOM:
         return {"second_rows": len(y)}
     truth = {target: y[:, i] for i, target in enumerate(TARGETS)}
     by_model = {name: {t: p[:, i] for i, t in enumerate(TARGETS)} for name, p in probabilities.items()}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from buzzer.engine.frames.base import FIRST_CODE, Array
 from buzzer.errors import DataError
+from buzzer.models.by_model import of
 from buzzer.models.epochs import Epochs, one_cycle
 from buzzer.models.recsys2021 import fast_networks, feature_sets, user_vectors
 from buzzer.models.recsys2021.networks import (
@@ -22,8 +23,9 @@ from buzzer.models.recsys2021.networks import (
     TextAndUsers,
 )
 from buzzer.models.recsys2021.open_network import OpenNetwork, own_users
-from buzzer.models.recsys2021.params import Context, of
+from buzzer.models.recsys2021.params import Context
 from buzzer.models.recsys2021.trees import seed_of
+from buzzer.models.weights import RANDOM
 
 # Not saved with the other weights: the token vectors are in VECTORS, the users' vectors in their own file (`user_vectors`).
 FROZEN, USERS = "text.words.weight", "users.weight"
@@ -178,7 +180,7 @@ def fit(
         seed = seed_of(context.seed, bag)
         torch.manual_seed(seed)
         file = path(context.work, name, bag)
-        if context.params.weights == "random":
+        if context.params.weights == RANDOM:
             network = without_tables(name, context.work)
             network.begin(torch.from_numpy(batch["features"][:SCALED_ROWS]), torch.from_numpy(y.mean(axis=0)))
             save(network, file)

@@ -4,17 +4,16 @@ Many may be one number for all models, or a mapping by model: `depth_1: {kfold: 
 model and label: `rounds_1: {kfold: {reply: 250, retweet: 250, quote: 200, like: 250}, loo: 600}`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, Self, TypeAlias, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, Self, TypeAlias
 
 from pydantic import PositiveInt
 
 from buzzer.datasets.recsys2021.schema import LABELS
-from buzzer.errors import UsageError, unknown_name
+from buzzer.models.by_model import ByModel, V, check_complete, check_names, of
 from buzzer.models.dataset_task import TaskContext, TaskParams
+from buzzer.models.weights import Weights
 
-V = TypeVar("V")
-ByModel: TypeAlias = V | dict[str, V]
 ByLabel: TypeAlias = V | dict[str, V | dict[str, V]]
 
 TREES = ("kfold", "loo", "split")  # first stage, by how their training rows are encoded
@@ -51,7 +50,7 @@ class Params(TaskParams):
     networks: list[str]
     second: list[str]
     baseline: bool
-    weights: Literal["trained", "random"]
+    weights: Weights
     bags: ByModel[PositiveInt]
     features: str
     vocabulary: str
@@ -115,38 +114,6 @@ class Params(TaskParams):
     def longest_text(self) -> int:
         """The most tokens that a network of the run reads, 0 without networks."""
         return max((of(self.tokens, name) for name in self.used() if name in ALL_NETWORKS), default=0)
-
-
-def weights_detail(params: Params) -> dict[str, str]:
-    """The detail `weights` for the record, if they are random."""
-    return {"weights": params.weights} if params.weights == "random" else {}
-
-
-def weights_notes(params: Params) -> tuple[str, ...]:
-    """A note for the record, if the weights are random."""
-    return ("weights: random, scores mean nothing",) if params.weights == "random" else ()
-
-
-def check_names(key: str, kind: str, mapping: Mapping[str, Any], known: Sequence[str]) -> None:
-    """Raise UsageError for a name that is not known."""
-    for name in mapping:
-        if name not in known:
-            raise unknown_name(f"{kind} in {key}", name, known)
-
-
-def check_complete(key: str, kind: str, mapping: Mapping[str, Any], needed: Sequence[str]) -> None:
-    """Raise UsageError if the mapping lacks a name."""
-    for name in needed:
-        if name not in mapping:
-            raise UsageError(
-                f"{key} has no value for {kind} {name}",
-                f"--set '{key}={{{name}: ...}}', or one value for all",
-            )
-
-
-def of(value: ByModel[V], model: str) -> V:
-    """The value for a model, of a parameter that is one value or a mapping by model."""
-    return value[model] if isinstance(value, dict) else value
 
 
 def of_label(value: ByLabel[V], model: str, label: str) -> V:

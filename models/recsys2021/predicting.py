@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,8 @@ from buzzer.models.recsys2021.params import BASELINE, Context, second_name
 
 IDS = ("tweet_id", "enaging_user_id")
 FIRST = "first"  # name of the first stage's mean in scores
-BLEND, BY = (
-    "blend",
-    "by ",
-)  # in a file of predictions: the blend's column, and the prefix of each model's column
+# In a file of predictions: the blend's column, and the prefix of each model's column.
+BLEND, BY = "blend", "by "
 FIRST_PASS, NUMBER, ROWS = "first_pass", "pieces.txt", "rows"  # a kept piece, and files in kept pieces
 
 
@@ -136,7 +135,9 @@ class Predictor:
         t = features.base(e, features.read_part(e, path, False), self.columns, False, self.extra)
         t = features.code(e, t, self.codes)
         t = e.keep(e.select(t, [*self.columns.coded_names(), *self.extra]))
-        counts = kept(e, second_stage_features.count(e, t, self.columns, self.models.second))
+        counts = kept(
+            e, second_stage_features.count(e, partial(e.select, t), self.columns, self.models.second)
+        )
         self.pieces.append(Piece(e, self.kept, number, t, counts))
         if len(self.pieces) > 1:  # only one piece at a time is in memory
             for piece in self.pieces:

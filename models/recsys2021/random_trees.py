@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from buzzer.engine.frames.base import Array
+from buzzer.engine.infer.ubjson import TYPES
 from buzzer.errors import DataError
-from buzzer.models.recsys2021 import ubjson
-from buzzer.models.recsys2021.ubjson import key, length, listed, text, words
+from buzzer.models.recsys2021.ubjson import key, length, listed, text, typed_head, words
 
 QUANTILES = 64  # thresholds are drawn from as many quantiles of a column
 CHUNK = 256  # trees that are written at a time
@@ -113,9 +113,9 @@ def tree(shape: Shape) -> tuple[bytes, dict[str, int]]:
     }
     out, places = b"{", dict[str, int]()
     for name, (kind, values) in arrays.items():
-        out += key(name) + ubjson.typed_head(kind, len(values))
+        out += key(name) + typed_head(kind, len(values))
         places[name] = len(out)
-        out += np.asarray(values).astype(ubjson.TYPES[kind]).tobytes()
+        out += np.asarray(values).astype(TYPES[kind]).tobytes()
     out += key("id") + b"l"
     places["id"] = len(out)
     out += bytes(4)

@@ -5,11 +5,20 @@ without each row's own label, predict the labels of the test half.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Lookup
 from buzzer.models.recsys2021.feature_sets import FeatureSet, Keys
-from buzzer.models.recsys2021.features import SMOOTHING, TARGETS, KeyColumns, encoding, in_folds, same
+from buzzer.models.recsys2021.features import (
+    SMOOTHING,
+    TARGETS,
+    KeyColumns,
+    Source,
+    encoding,
+    in_folds,
+    same,
+)
 from buzzer.models.recsys2021.params import SECOND
 
 MODELS = SECOND  # winners: fourth and fifth XGBoost
@@ -28,10 +37,11 @@ def counts(columns: FeatureSet, models: Sequence[str]) -> Keys:
     return {name: keys for name, keys in columns.counted.items() if name in needed}
 
 
-def fit_tables(e: Engine, validation: Frame, columns: FeatureSet, models: Sequence[str]) -> dict[str, Frame]:
+def fit_tables(e: Engine, validation: Source, columns: FeatureSet, models: Sequence[str]) -> dict[str, Frame]:
     """Sums of the validation rows' labels by each key."""
     wanted = encodings(columns, models)
-    return {name: e.group_sums(validation, keys, list(TARGETS)) for name, keys in wanted.items()}
+    labels = list(TARGETS)
+    return {name: e.group_sums(validation([*keys, *labels]), keys, labels) for name, keys in wanted.items()}
 
 
 def looked_up_by(columns: FeatureSet, models: Sequence[str]) -> dict[str, KeyColumns]:
@@ -39,9 +49,9 @@ def looked_up_by(columns: FeatureSet, models: Sequence[str]) -> dict[str, KeyCol
     return {name: (keys, [keys]) for name, keys in encodings(columns, models).items()}
 
 
-def priors(e: Engine, validation: Frame) -> dict[str, float]:
+def priors(e: Engine, validation: Source) -> dict[str, float]:
     """Means of the validation rows' labels."""
-    labels = e.to_numpy(validation, TARGETS)
+    labels = e.to_numpy(validation(TARGETS), TARGETS)
     return {target: float(labels[target].mean()) for target in TARGETS}
 
 
@@ -57,12 +67,6 @@ def lookups(
     return [encoding(e, tables[name], keys, means, f"week_{name}") for name, keys in wanted.items()]
 
 
-def key_columns(columns: FeatureSet, models: Sequence[str]) -> list[str]:
-    """The columns of all keys that at least one of the models needs."""
-    wanted = [*encodings(columns, models).values(), *counts(columns, models).values()]
-    return [*dict.fromkeys(key for keys in wanted for key in keys)]
-
-
 def encode_own(
     e: Engine,
     t: Frame,
@@ -70,7 +74,7 @@ def encode_own(
     means: Mapping[str, float],
     columns: FeatureSet,
     model: str,
-    source: Frame | None = None,
+    source: Source | None = None,
 ) -> Frame:
     """Target encodings of validation rows: `loo` leaves out each row's own label, `kfold` the labels of its fold.
 
@@ -81,16 +85,17 @@ def encode_own(
         for name, keys in wanted.items():
             t = e.target_encode(t, tables[name], keys, means, SMOOTHING, f"week_{name}", leave_one_out=True)
         return t
-    whole = in_folds(e, t if source is None else source)
+    source = source or partial(e.select, t)
     t = in_folds(e, t)
     for name, keys in wanted.items():
-        t = e.target_encode_kfold(t, keys, "fold", means, SMOOTHING, f"week_{name}", source=whole)
+        rows = in_folds(e, source([*keys, *TARGETS]))
+        t = e.target_encode_kfold(t, keys, "fold", means, SMOOTHING, f"week_{name}", source=rows)
     return e.drop(t, ["fold"])
 
 
-def count(e: Engine, t: Frame, columns: FeatureSet, models: Sequence[str]) -> dict[str, Frame]:
+def count(e: Engine, rows: Source, columns: FeatureSet, models: Sequence[str]) -> dict[str, Frame]:
     """How often each key occurs in some of the rows."""
-    return {name: e.group_sums(t, keys) for name, keys in counts(columns, models).items()}
+    return {name: e.group_sums(rows(keys), keys) for name, keys in counts(columns, models).items()}
 
 
 def add_up(e: Engine, parts: Iterable[Mapping[str, Frame]], columns: FeatureSet) -> dict[str, Frame]:

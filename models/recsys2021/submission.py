@@ -14,8 +14,9 @@ from buzzer.models.recsys2021 import work
 from buzzer.models.recsys2021.ensemble import ModelSelection
 from buzzer.models.recsys2021.features import TARGETS
 from buzzer.models.recsys2021.fitting import means
-from buzzer.models.recsys2021.params import Context, weights_detail, weights_notes
+from buzzer.models.recsys2021.params import Context
 from buzzer.models.recsys2021.predicting import IDS, Predicted, names_of
+from buzzer.models.weights import weights_detail, weights_notes
 
 FINAL, CONSTANT = "results", "constant"
 
@@ -42,11 +43,9 @@ class Submission:
         """The run's result, with scores if the truth is known."""
         params = self.context.params
         scores = self.scores(self.context.data / "test_truth", means(self.context.work)["train"])
-        details = dict(details) | {"models": self.models} | weights_detail(params)
-        notes = weights_notes(params)
-        return Result(
-            scores, self.rows, details, (self.path,), notes=notes, work=work.load(self.context.work)
-        )
+        details = dict(details) | {"models": self.models} | weights_detail(params.weights)
+        notes, done = weights_notes(params.weights), work.load(self.context.work)
+        return Result(scores, self.rows, details, (self.path,), notes=notes, work=done)
 
     def scores(self, truth: Path, rates: Mapping[str, float]) -> dict[str, float]:
         """The official scores of the submission, and the mean AP and RCE of each model and of constant predictions, `rates`.

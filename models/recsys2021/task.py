@@ -53,9 +53,10 @@ from buzzer.models.recsys2021 import (
     work,
 )
 from buzzer.models.recsys2021.lookup_tables import Columns, collected
-from buzzer.models.recsys2021.params import Context, Params, weights_detail, weights_notes
+from buzzer.models.recsys2021.params import Context, Params
 from buzzer.models.recsys2021.predicting import Predictor
 from buzzer.models.recsys2021.submission import submission
+from buzzer.models.weights import weights_detail, weights_notes
 
 TABLES = ("text", "drawn")
 COMPRESS_ABOVE = 4_000_000  # rows of a generated part
@@ -129,8 +130,12 @@ class RecSys2021(DatasetTask[Params]):
         columns = features.feature_set(context.params)
         if columns.decoded:
             details["vocabulary"] = vocabulary.describe(columns.vocabulary)
-        details |= {"columns": len(columns.names())} | sizes.details(context) | weights_detail(context.params)
-        return Result({}, train.height, details, notes=(*notes, *weights_notes(context.params)))
+        details |= (
+            {"columns": len(columns.names())}
+            | sizes.details(context)
+            | weights_detail(context.params.weights)
+        )
+        return Result({}, train.height, details, notes=(*notes, *weights_notes(context.params.weights)))
 
     def predict_steps(self, context: Context) -> Steps:
         """Predict the test rows, on the cluster if there is one."""

@@ -10,9 +10,11 @@ from buzzer.datasets.recsys2021.schema import GROUPS
 from buzzer.engine import cluster
 from buzzer.engine.frames.base import Array, on_host, side_by_side
 from buzzer.models import blend
+from buzzer.models.by_model import of
 from buzzer.models.recsys2021 import random_trees
 from buzzer.models.recsys2021.features import TARGETS
-from buzzer.models.recsys2021.params import TREES, Context, Params, Sampling, of, of_label
+from buzzer.models.recsys2021.params import TREES, Context, Params, Sampling, of_label
+from buzzer.models.weights import RANDOM
 
 # settings, labels [rows], margins [rows] or None, rounds -> a Booster
 Learn = Callable[[dict[str, Any], Array, Array | None, int], Any]
@@ -43,7 +45,7 @@ def fit(
     model: a name of params.ALL_TREES.  x: float32 [rows, features], on the host or the device.  y: 0 or 1 [rows, targets].
     margins: base margins, log odds [rows, targets]; without them the trees start from the mean label.  group: as in `path`.
     """
-    make = write_random if context.params.weights == "random" else train
+    make = write_random if context.params.weights == RANDOM else train
     yield from make(context, model, x, y, margins, group)
 
 

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-
 from buzzer.models.api.context import Work
-from buzzer.models.recsys2021 import trees, ubjson
+from buzzer.models.by_model import of
+from buzzer.models.recsys2021 import trees
 from buzzer.models.recsys2021.ensemble import ModelSelection
 from buzzer.models.recsys2021.features import TARGETS
-from buzzer.models.recsys2021.params import Context, of, second_name
+from buzzer.models.recsys2021.params import Context, second_name
+from buzzer.models.work import table_rows, tree_nodes
 
 FILE = "work.json"
 
@@ -34,13 +34,13 @@ def count(context: Context, models: ModelSelection, summed_rows: int) -> Work:
     """
     met = nodes = 0.0
     for path, share in files_of_trees(context, models):
-        ensemble_trees, ensemble_nodes = of_trees(path)
+        ensemble_trees, ensemble_nodes = tree_nodes(path)
         met, nodes = met + share * ensemble_trees, nodes + share * ensemble_nodes
     return Work(
         trees=round(met, 6),
         tree_nodes=round(nodes, 3),
         network_flops=float(sum(of_network(context, name) for name in models.all_networks)),
-        table_rows=table_rows(context.work),
+        table_rows=table_rows(context.work.glob("*.parquet")),
         summed_rows=summed_rows,
     )
 
@@ -56,22 +56,6 @@ def files_of_trees(context: Context, models: ModelSelection) -> Iterator[tuple[P
                     yield trees.path(context.work, model, target, bag, group), share
 
 
-def of_trees(path: Path) -> tuple[int, float]:
-    """The number of trees in a file, and of the inner nodes that a row visits in them.
-
-    The second is a mean over the rows that the trees were trained on, weighted by their second derivatives: XGBoost saves the sum of these
-    for each node.
-    """
-    found = ubjson.read(path)["learner"]["gradient_booster"]["model"]["trees"]
-    nodes = 0.0
-    for tree in found:
-        inner = np.asarray(tree["left_children"]) >= 0
-        if inner.any():
-            weights = np.asarray(tree["sum_hessian"], dtype=np.float64)
-            nodes += float(weights[inner].sum() / weights[0])
-    return len(found), nodes
-
-
 def of_network(context: Context, name: str) -> int:
     """The FLOPs of one row in all bags of a network: of its matrix products, and of the mean of the token vectors in `pooled`."""
     from buzzer.models.recsys2021 import network_training
@@ -79,10 +63,3 @@ def of_network(context: Context, name: str) -> int:
 
     network = network_training.outline(name, context.work)
     return context.params.bags_of(name) * flops(network, of(context.params.tokens, name))
-
-
-def table_rows(folder: Path) -> int:
-    """The rows of all lookup tables in the folder."""
-    from pyarrow import parquet
-
-    return sum(parquet.read_metadata(path).num_rows for path in folder.glob("*.parquet"))

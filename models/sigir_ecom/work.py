@@ -6,10 +6,11 @@ as none, and neither do the counts of task 1, which are lookups.
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from buzzer.engine.frames.base import FIRST_CODE
 from buzzer.models.api.context import Work
+from buzzer.models.work import tree_nodes
 
 if TYPE_CHECKING:
     from buzzer.models.sigir_ecom.next_item.networks import Sizes
@@ -35,7 +36,7 @@ def network_flops(kind: str, s: "Sizes") -> int:
 def of_purchase(numbers: int, codes: int, dim: int, hidden: int, model: Path, table_rows: int) -> Work:
     """The work of task 2. model: the saved trees; the other arguments are as in `Dlrm`."""
     trees, nodes = tree_nodes(model)
-    return Work(trees, nodes, float(dlrm_flops(numbers, codes, dim, hidden)), table_rows)
+    return Work(float(trees), nodes, float(dlrm_flops(numbers, codes, dim, hidden)), table_rows)
 
 
 def dlrm_flops(numbers: int, codes: int, dim: int, hidden: int) -> int:
@@ -44,29 +45,3 @@ def dlrm_flops(numbers: int, codes: int, dim: int, hidden: int) -> int:
     pairs = vectors * codes // 2
     bottom = numbers * hidden + hidden * dim
     return 2 * (bottom + vectors * vectors * dim + (hidden + pairs) * hidden + hidden)
-
-
-def tree_nodes(model: Path) -> tuple[float, float]:
-    """The number of trees of a saved XGBoost model, and the mean of the inner nodes that a row visits in them.
-
-    The mean is over the training rows, weighted by their second derivatives, whose sums the model stores for each node.
-    """
-    import json
-
-    import xgboost
-
-    booster = xgboost.Booster(model_file=model)
-    stored: Any = json.loads(bytes(booster.save_raw("json")))
-    trees = stored["learner"]["gradient_booster"]["model"]["trees"]
-    visits = 0.0
-    for tree in trees:
-        sums, left = tree["sum_hessian"], tree["left_children"]
-        visits += sum(h for h, child in zip(sums, left, strict=True) if child >= 0) / sums[0]
-    return float(len(trees)), visits
-
-
-def table_rows(folder: Path, names: Iterable[str]) -> int:
-    """The rows of Parquet tables in a folder. names: without suffix."""
-    import pyarrow.parquet as pq
-
-    return sum(pq.read_metadata(folder / f"{name}.parquet").num_rows for name in names)

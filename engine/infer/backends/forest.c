@@ -216,9 +216,9 @@ static void add_tree(const forest *f, const tree *t, const int8_t *codes, float 
     }
 }
 
-// As XGBoost computes it.
+// As XGBoost computes it. NaN stays NaN.
 static float probability(float log_odds) {
-    float x = -log_odds < 88.7f ? -log_odds : 88.7f;
+    float x = -log_odds > 88.7f ? 88.7f : -log_odds;
     return 1.0f / (expf(x) + 1.0f + 1e-16f);
 }
 

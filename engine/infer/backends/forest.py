@@ -48,8 +48,8 @@ class Forest(Base):
         models = plan.model if isinstance(plan.model, list) else [plan.model]
         check_inputs(plan)
         nodes = boosted.read([booster_of(model) for model in models], "forest")
-        if nodes.width != (width := plan.example["features"].shape[1]):
-            raise UsageError(f"the batch has {width} columns, but the trees have {nodes.width}")
+        self._width = nodes.width
+        self._check_width(plan.example["features"])
         self._predict = native.library(SOURCE).predict
         self._layout = lay_out(nodes)
         layout = self._layout
@@ -62,10 +62,11 @@ class Forest(Base):
     def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
         check_batch(self.plan, batch)
         x, margins = in_floats(batch["features"]), batch.get(MARGINS)
+        self._check_width(x)
         if margins is not None:
             if len(margins) != len(x):
                 raise UsageError(f"{MARGINS} has {len(margins)} rows, but features has {len(x)}")
-            margins = in_floats(margins.reshape(len(x), -1))
+            margins = in_floats(margins.reshape(len(x), len(self.plan.outputs)))
         found = np.empty((len(self.plan.outputs), len(x)), np.float32)
         share = -(-len(x) // (self.plan.threads * SHARE)) * SHARE
         parts = [slice(start, min(start + share, len(x))) for start in range(0, len(x), max(share, 1))]
@@ -75,6 +76,11 @@ class Forest(Base):
 
         list((self._pool.map if self._pool and len(parts) > 1 else map)(predict, parts))
         return as_arrays(list(found), self.plan.outputs)
+
+    def _check_width(self, x: Array) -> None:
+        """Raises UsageError unless the rows have the columns that the C code reads."""
+        if x.shape[1] != self._width:
+            raise UsageError(f"the batch has {x.shape[1]} columns, but the trees have {self._width}")
 
     def _rows(self, x: Array, margins: Array | None, out: Array) -> None:
         """Writes the probabilities [models, rows] of rows to `out`. The C function runs without Python's lock."""
@@ -95,18 +101,23 @@ class Forest(Base):
 
 
 def check_inputs(plan: Plan) -> None:
-    """Raises UsageError unless inputs are float32, and base margins [rows], or [rows, models] for a list of models."""
+    """Raises UsageError unless the inputs are float32: features [rows, columns], and perhaps base margins [rows], or [rows, models] for
+    a list of models."""
     for name, array in plan.example.items():
         if array.dtype != np.float32:
             raise UsageError(f"input {name} is {array.dtype}, but forest takes float32")
+    if not {"features"} <= plan.example.keys() <= {"features", MARGINS}:
+        raise UsageError(f"the inputs are {sorted(plan.example)}, but forest takes features and {MARGINS}")
+    if (axes := plan.example["features"].ndim) != 2:
+        raise UsageError(f"features has {axes} axes, not 2: rows and columns")
     wanted = (len(plan.model),) if isinstance(plan.model, list) else ()
     if MARGINS in plan.example and (shape := plan.example[MARGINS].shape[1:]) != wanted:
         raise UsageError(f"{MARGINS} is {['rows', *shape]}, not {['rows', *wanted]}".replace("'", ""))
 
 
 def in_floats(array: Array) -> Array:
-    """The array, or a copy if its strides are not multiples of a float."""
-    return array if all(stride % array.itemsize == 0 for stride in array.strides) else array.copy()
+    """The array, or a copy if its floats are not aligned."""
+    return array if array.flags.aligned else array.copy()
 
 
 def floats(array: Array) -> tuple[int, ...]:

@@ -16,11 +16,9 @@ from buzzer.engine import infer
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import FIRST_CODE, Array
 from buzzer.engine.infer import Session
-from buzzer.errors import UsageError
 from buzzer.models.blend import best_of
 from buzzer.models.sigir_ecom.next_item import counts
 from buzzer.models.sigir_ecom.next_item.params import (
-    RANDOM,
     Context,
     NetworkSettings,
     Params,
@@ -28,6 +26,7 @@ from buzzer.models.sigir_ecom.next_item.params import (
 )
 from buzzer.models.sigir_ecom.sessions.events import EventArrays, Vocabulary, batches
 from buzzer.models.sigir_ecom.sessions.products import Products
+from buzzer.models.weights import RANDOM
 
 GUESSES = 20
 BASELINE = "counts"
@@ -53,8 +52,6 @@ class Models:
         self.weights: dict[str, float] = json.loads((context.work / BLEND).read_text())
         self.described: dict[str, Any] = {}
         self.sessions: dict[str, Session] = {}
-        if self.params.open_in_turn and self.params.latency:
-            raise UsageError("networks that are opened in turn have no latency", "--set latency=0")
         if not self.params.open_in_turn:
             self.sessions = {name: opener() for name, opener in self.openers.items()}
 

@@ -7,13 +7,11 @@ from typing import Any, Literal
 from buzzer.errors import UsageError, unknown_name
 from buzzer.models.dataset_task import TaskContext
 from buzzer.models.sigir_ecom.sessions.params import SessionParams
+from buzzer.models.weights import Weights
 
 KINDS = ("gru", "causal", "masked")
-TRAINED, RANDOM = "trained", "random"
-SEED_STEP, BAG_STEP = (
-    104_729,
-    7_919,
-)  # between the seeds of networks with entries in `models`, and of a network's bags
+# Between the seeds of networks with entries in `models`, and of a network's bags.
+SEED_STEP, BAG_STEP = 104_729, 7_919
 
 
 class Params(SessionParams):
@@ -22,7 +20,7 @@ class Params(SessionParams):
     networks: list[str]
     models: dict[str, dict[str, Any]]
     bags: int
-    weights: Literal["trained", "random"]
+    weights: Weights
     open_in_turn: bool
     length: int
     scored: Literal["products", "all"]
@@ -70,6 +68,7 @@ class NetworkSettings:
 
 
 FIXED = ("name", "network", "bag", "place")
+POSITIVE = ("dim", "item_dim", "layers", "heads", "batch")
 OWN = tuple(field.name for field in fields(NetworkSettings) if field.name not in FIXED)
 
 
@@ -86,6 +85,8 @@ def networks_of(params: Params) -> list[NetworkSettings]:
         raise UsageError(f"bags {params.bags} is below 1", "--set bags=1")
     if params.sessions < 0:
         raise UsageError(f"sessions {params.sessions} is below 0", "0 = all")
+    if params.open_in_turn and params.latency:
+        raise UsageError("networks that are opened in turn have no latency", "--set latency=0")
     for name in params.networks:
         if params.networks.count(name) > 1:
             raise UsageError(f"network {name} is named twice", "bags=2 trains it twice")
@@ -97,6 +98,9 @@ def settings_of(params: Params, name: str, bag: int) -> NetworkSettings:
     own = entry_of(params, name)
     values = {field: own.get(field, getattr(params, field)) for field in OWN}
     values["item_dim"] = values["item_dim"] or values["dim"]
+    for field in POSITIVE:
+        if values[field] < 1:
+            raise UsageError(f"network {name}: {field} {values[field]} is below 1", f"--set {field}=1")
     if values["dim"] % values["heads"]:
         raise UsageError(f"network {name}: dim {values['dim']} is no multiple of heads {values['heads']}")
     place = params.networks.index(name) if name in params.models else 0

@@ -50,15 +50,18 @@ from buzzer.models.sigir_ecom.next_item.opened import (
     counts_of,
     for_counts,
 )
-from buzzer.models.sigir_ecom.next_item.params import RANDOM, Context, NetworkSettings, Params, networks_of
+from buzzer.models.sigir_ecom.next_item.params import Context, NetworkSettings, Params, networks_of
 from buzzer.models.sigir_ecom.sessions import events, products, shared
 from buzzer.models.sigir_ecom.sessions.events import EventArrays, Vocabulary
 from buzzer.models.sigir_ecom.sessions.products import Products
+from buzzer.models.weights import RANDOM, weights_detail, weights_notes
+from buzzer.models.work import table_rows
 
 LEARNED, HELD = "learned", "held"
-RANDOM_NOTE = "weights: random, scores mean nothing"
 COUNTS_NOTE = "the counts have no layers for fused: torch_eager looks them up in fp32, on the same device"
-TABLES = ("codes-sku", "codes-url", *(f"counts-{name}" for name in counts.TABLES))
+TABLES = tuple(
+    f"{name}.parquet" for name in ("codes-sku", "codes-url", *(f"counts-{t}" for t in counts.TABLES))
+)
 
 
 class Recommendation(shared.ShopTask[Params]):
@@ -100,9 +103,9 @@ class Recommendation(shared.ShopTask[Params]):
             "history": fitted.history,
             "sessions": len(arrays),
             "events": len(arrays.items),
-            "weights": RANDOM if random_notes(params) else fitted.weights,
-        }
-        return Result(fitted.scores, len(arrays), details, notes=random_notes(params))
+            "weights": fitted.weights,
+        } | weights_detail(params.weights)
+        return Result(fitted.scores, len(arrays), details, notes=weights_notes(params.weights))
 
     def predict_steps(self, context: Context) -> Steps:
         """Predict the next products of the test sessions with each model, and blend."""
@@ -130,16 +133,12 @@ class Recommendation(shared.ShopTask[Params]):
         dataset.write_submission(submission, test, named(catalogue.names, whole[ENSEMBLE]))
         yield "score"
         scores = score(whole, catalogue.names, submission, test)
-        random = random_notes(params)
-        details = {"sessions": described, "weights": RANDOM if random else models.weights}
-        notes = () if for_counts(context) == context else (COUNTS_NOTE,)
-        done = work.of_networks(models.sizes, networks_of(params), work.table_rows(context.work, TABLES))
-        return Result(scores, len(whole[ENSEMBLE]), details, (submission,), notes=random + notes, work=done)
-
-
-def random_notes(params: Params) -> tuple[str, ...]:
-    """The note on random weights, if the run has them."""
-    return (RANDOM_NOTE,) if params.weights == RANDOM else ()
+        details = {"sessions": described, "weights": models.weights} | weights_detail(params.weights)
+        notes = weights_notes(params.weights) + (() if for_counts(context) == context else (COUNTS_NOTE,))
+        done = work.of_networks(
+            models.sizes, networks_of(params), table_rows(context.work / name for name in TABLES)
+        )
+        return Result(scores, len(whole[ENSEMBLE]), details, (submission,), notes=notes, work=done)
 
 
 def coded(e: Engine, piece: list[QueryRecord], vocabulary: Vocabulary) -> Generator[str, None, EventArrays]:

@@ -38,9 +38,13 @@ from buzzer.models.sigir_ecom.purchase.params import Context, Params
 from buzzer.models.sigir_ecom.sessions import events, products, shared
 from buzzer.models.sigir_ecom.sessions.events import Vocabulary, batches
 from buzzer.models.sigir_ecom.sessions.products import Products
+from buzzer.models.work import table_rows
 
 COMMON = "common.npy"
-TABLES = ("codes-sku", "codes-url", *(f"rates-{name}" for name in purchase_features.ENCODED))
+TABLES = tuple(
+    f"{name}.parquet"
+    for name in ("codes-sku", "codes-url", *(f"rates-{t}" for t in purchase_features.ENCODED))
+)
 SCORE = "weighted_f1"
 
 
@@ -149,7 +153,7 @@ class Intention(shared.ShopTask[Params]):
 def work_of(context: Context, numbers: int) -> Work:
     """The work of both models for one query. numbers: columns of numbers."""
     params, codes = context.params, len(purchase_features.CODES)
-    rows = work.table_rows(context.work, TABLES)
+    rows = table_rows(context.work / name for name in TABLES)
     return work.of_purchase(numbers, codes, params.dim, params.hidden, context.work / ensemble.TREES, rows)
 
 

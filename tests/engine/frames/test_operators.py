@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from buzzer.engine import frames
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import LONGEST, Lookup, Pieces
+from buzzer.engine.frames.texts import on_gpu
 from buzzer.errors import DataError, UnsupportedError, UsageError
 
 Make = Callable[[dict[str, list[Any]]], Frame]
@@ -699,6 +701,28 @@ def test_text_features_against_a_loop(
     want = [plain_text_features(tokens or []) for tokens in lists]
     for name in want[0]:
         assert values(t, name) == [row[name] for row in want], name
+
+
+def test_text_features_as_a_plan_for_a_gpu() -> None:
+    """The plan of the GPU engine, run by Polars."""
+    lists = [
+        None,
+        [],
+        [131],
+        [101, 4, 137, 5, 7, 131, 137, 7],
+        [101, 4] + [7] * (LONGEST - 2) + [131],
+        [131] * 300,
+    ]
+    texts = [None if tokens is None else "\t".join(map(str, tokens)) for tokens in lists]
+    t = pl.LazyFrame({"row": range(len(lists)), "s": texts}, schema={"row": pl.Int64, "s": pl.String})
+    names = ("characters", "most")
+    before = {(name, "131"): f"{name}_ahead" for name in names}
+    after = {("137", n): f"mention_{n}" for n in (1, 2, 3)}
+    sums = {name: name for name in PIECES.amounts}
+    got = on_gpu(t, "s", "\t", PIECES, sums, before, {0: "word_0", 1: "word_1"}, after).sort("row").collect()
+    want = [plain_text_features(tokens or []) for tokens in lists]
+    for name in want[0]:
+        assert got[name].to_list() == [row[name] for row in want], name
 
 
 def test_a_text_with_a_word_is_refused(e: Engine, frame: Make) -> None:

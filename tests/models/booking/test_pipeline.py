@@ -28,8 +28,9 @@ from buzzer.models.booking.ensemble import PIECE, accuracy, best_four, blend
 from buzzer.models.booking.features import FIRST_CITY, Inputs
 from buzzer.models.booking.networks import NETWORKS, Sizes
 from buzzer.models.booking.params import WEIGHTS, Bag, Member, Params, bags_of
-from buzzer.models.booking.task import RANDOM, TASK, TrainingStays, baseline, place_of
+from buzzer.models.booking.task import TASK, TrainingStays, baseline, place_of
 from buzzer.models.booking.work import work
+from buzzer.models.weights import NOTE
 from buzzer.suite import registry
 
 BACKENDS = ("torch_eager", "onnxruntime")  # those of the task
@@ -375,7 +376,7 @@ def test_parameters_by_network() -> None:
         ({"networks": ["mpl"]}, "unknown network 'mpl'"),
         ({"networks": []}, "no network"),
         ({"dim": {"mlp": 8, "gru": 8}}, "dim has no value for network encoder"),
-        ({"dim": {"mpl": 8}}, "unknown network in parameter dim 'mpl'"),
+        ({"dim": {"mpl": 8}}, "unknown network in dim 'mpl'"),
         ({"dim": "64"}, "parameter dim=64"),
         ({"dim": {"mlp": 8.5}}, r"parameter dim=\{'mlp': 8.5\}"),
         ({"weights": "zero"}, "weights=zero"),
@@ -546,7 +547,7 @@ def test_bags_of_folds_run_as_one_task(
     for result in (fitted, *results.values()):
         assert result.details["weights"] == weights
         assert result.details["models"] == models
-        assert result.notes == (() if trained else (RANDOM,))
+        assert result.notes == (() if trained else (NOTE,))
         assert result.work.table_rows == rows_of_tables(tmp_path)
         assert result.work.network_flops == fitted.work.network_flops > 0
     for result in results.values():

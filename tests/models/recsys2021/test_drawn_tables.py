@@ -85,15 +85,26 @@ def ordered(path: Path) -> pl.DataFrame:
     return t.select(sorted(t.columns)).sort(sorted(t.columns))
 
 
+MODELS = {
+    "trees": ["kfold", "loo", "split"],
+    "networks": ["pooled", "gru64", "gru128"],
+    "second": ["loo", "kfold"],
+}
+
+
 @pytest.mark.usefixtures("small_parts")
 @pytest.mark.parametrize("engine", ["pandas", "polars"])
-def test_drawn_tables_equal_those_of_the_text(tmp_path: Path, make_context: MakeContext, engine: str) -> None:
+@pytest.mark.parametrize(("changes", "tables"), [({}, 14 + 8), (MODELS | {"features": "winners"}, 15 + 9)])
+def test_drawn_tables_equal_those_of_the_text(
+    tmp_path: Path, make_context: MakeContext, engine: str, changes: dict[str, Any], tables: int
+) -> None:
     data, e = generated(tmp_path / "data"), frames.load(engine)
     works = [tmp_path / name for name in ("text", "drawn")]
     for work in works:
         work.mkdir()
+    settings = SETTINGS | changes
     contexts = [
-        TASK.typed(make_context("recsys2021", data, work, work, engine, "torch_eager", **SETTINGS))
+        TASK.typed(make_context("recsys2021", data, work, work, engine, "torch_eager", **settings))
         for work in works
     ]
     train, codes, fitted = of_text(e, contexts[0])
@@ -104,7 +115,8 @@ def test_drawn_tables_equal_those_of_the_text(tmp_path: Path, make_context: Make
     got, facts = finished(drawn_tables.fit_tables(e, contexts[1], models, codes, [train.columns]))
     fitting.save_all(e, works[1], got, {})
     want = {path.name: ordered(path) for path in works[0].glob("*.parquet") if not path.name.startswith(".")}
-    assert len(want) == 2 + 14 + 8 + 1  # codes, train, raw, user
+    assert len(want) == 2 + tables + 1  # codes, train and raw, user
+    assert want.keys() == {path.name for path in works[1].glob("*.parquet") if not path.name.startswith(".")}
     for name, table in want.items():
         assert table.equals(ordered(works[1] / name)), name
         assert name.startswith("code-") or facts["keys"][name.removesuffix(".parquet")] == table.height
@@ -142,12 +154,16 @@ def test_drawn_rows_equal_the_text(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         want = np.array([int(word, 16) for word in digits], dtype=np.uint64).view(np.int64)
         assert drawn.user_ids(rows, got[name]).tolist() == want.tolist()
     tokens = [[int(token) for token in tokens.split("\t")] for tokens in text["text_tokens"]]
-    after = [[tokens[i + 1] for i, token in enumerate(tokens) if token == 137] for tokens in tokens]
-    assert got["first_mention"].tolist() == [[*found, -1][0] for found in after]
-    assert got["second_mention"].tolist() == [[*found, -1, -1][1] for found in after]
-    assert max(got["second_mention"]) > 0
-    assert got["word"].tolist() == [row[1] for row in tokens]
-    assert got["third"].tolist() == [row[3] if len(row) > 3 else -1 for row in tokens]
+    padded = [[*row, -1, -1, -1] for row in tokens]
+    assert got["begin"].tolist() == [row[1:4] for row in padded]
+    assert got["end"].tolist() == [row[-3:] for row in tokens]
+    none = [[-1] * 3] * 3
+    after = [[row[i + 1 : i + 4] for i, token in enumerate(row) if token == 137] + none for row in padded]
+    for nth in range(3):
+        assert got[f"after_{nth + 1}"].tolist() == [spans[nth] for spans in after]
+    assert np.max(got["after_3"]) > 0
+    domains = [int(ids[16:32] or "0", 16) for ids in text["present_domains"].fill_null("")]
+    assert got["domain"].view(np.uint64).tolist() == domains
     for name, column in features.COUNTS.items():
         assert got[name].tolist() == text[column].to_list(), name
     for name, column in features.FLAGS.items():

@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,8 @@ def test_recsys2021_translates_whole_and_stays_shared_out(
     kinds = {
         "train": features.fit_tables(e, columns, chosen),
         "raw": features.fit_raw_tables(e, columns, chosen),
-        "second": second_stage_features.fit_tables(e, coded, chosen, MODELS),
-        "rows": second_stage_features.count(e, coded, chosen, MODELS),
+        "second": second_stage_features.fit_tables(e, partial(e.select, coded), chosen, MODELS),
+        "rows": second_stage_features.count(e, partial(e.select, coded), chosen, MODELS),
         "user": {"code": users},
     }
     for kind, named in kinds.items():

@@ -10,10 +10,11 @@ import xgboost
 
 from buzzer.errors import UsageError
 from buzzer.models.api.context import Data, RunContext
+from buzzer.models.by_model import of
 from buzzer.models.recsys2021 import ensemble, trees
 from buzzer.models.recsys2021.feature_sets import BASIC
 from buzzer.models.recsys2021.features import TARGETS
-from buzzer.models.recsys2021.params import Params, of, of_label
+from buzzer.models.recsys2021.params import Params, of_label
 from buzzer.models.recsys2021.task import TASK
 from buzzer.suite import registry
 

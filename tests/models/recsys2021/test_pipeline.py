@@ -321,7 +321,9 @@ def test_every_engine_gives_the_same_columns(e: Engine, data: Data, chosen: Feat
         means = features.priors(engine, fitted)
         own = features.encode_own(engine, t, fitted, means, "kfold", chosen, source=of(engine, t))
         raw = lookup_tables.collected(engine, features.fit_raw_tables(engine, of(engine, t), chosen))
-        counted = lookup_tables.collected(engine, second_stage_features.count(engine, t, chosen, MODELS))
+        counted = lookup_tables.collected(
+            engine, second_stage_features.count(engine, partial(engine.select, t), chosen, MODELS)
+        )
         wanted_here = [
             *features.raw_lookups(raw, chosen),
             *second_stage_features.count_lookups(counted, chosen),
@@ -329,7 +331,7 @@ def test_every_engine_gives_the_same_columns(e: Engine, data: Data, chosen: Feat
         own = engine.collect(engine.lookups(own, wanted_here))
         for model in MODELS:
             week_tables = lookup_tables.collected(
-                engine, second_stage_features.fit_tables(engine, t, chosen, [model])
+                engine, second_stage_features.fit_tables(engine, partial(engine.select, t), chosen, [model])
             )
             found = engine.to_numpy(
                 second_stage_features.encode_own(engine, own, week_tables, means, chosen, model),
@@ -373,12 +375,17 @@ def test_validation_encodings_leave_out_own_labels(
     e: Engine, data: Data, lines: list[dict[str, str]], model: str
 ) -> None:
     t, _ = coded(e, data)
-    means = second_stage_features.priors(e, t)
+    means = second_stage_features.priors(e, partial(e.select, t))
     labels = [labels_of(line) for line in lines]
     assert means == pytest.approx({target: np.mean([row[target] for row in labels]) for target in LABELS})
     got = e.to_numpy(
         second_stage_features.encode_own(
-            e, t, second_stage_features.fit_tables(e, t, BASIC, [model]), means, BASIC, model
+            e,
+            t,
+            second_stage_features.fit_tables(e, partial(e.select, t), BASIC, [model]),
+            means,
+            BASIC,
+            model,
         ),
         ["week_a_like"],
     )
@@ -393,12 +400,12 @@ def test_validation_encodings_leave_out_own_labels(
 
 def test_the_second_stage_samples_rows_of_tables_over_all_rows(e: Engine, data: Data) -> None:
     t, _ = coded(e, data)
-    tables = second_stage_features.fit_tables(e, t, BASIC, MODELS)
-    means = second_stage_features.priors(e, t)
+    tables = second_stage_features.fit_tables(e, partial(e.select, t), BASIC, MODELS)
+    means = second_stage_features.priors(e, partial(e.select, t))
     keep = fitting.sampled(e.height(t) // 4, e.height(t))
     assert keep is not None
     some = e.collect(e.filter(t, keep))
-    whole = e.select(t, [*second_stage_features.key_columns(BASIC, MODELS), *LABELS, "row"])
+    whole = partial(e.select, t)
     for model in MODELS:
         names = ["row", *(n for n in BASIC.week_names(model) if n.startswith("week_"))]
         got = e.to_numpy(second_stage_features.encode_own(e, some, tables, means, BASIC, model, whole), names)
@@ -471,9 +478,12 @@ def test_counts_of_pieces_add_up(e: Engine, data: Data) -> None:
     def looked_up(counted: dict[str, Any]) -> Any:
         return e.collect(e.lookups(t, second_stage_features.count_lookups(counted, BASIC)))
 
-    whole = looked_up(lookup_tables.collected(e, second_stage_features.count(e, t, BASIC, MODELS)))
+    whole = looked_up(
+        lookup_tables.collected(e, second_stage_features.count(e, partial(e.select, t), BASIC, MODELS))
+    )
     parts = [
-        lookup_tables.collected(e, second_stage_features.count(e, half, BASIC, MODELS)) for half in halves
+        lookup_tables.collected(e, second_stage_features.count(e, partial(e.select, half), BASIC, MODELS))
+        for half in halves
     ]
     summed = lookup_tables.collected(e, second_stage_features.add_up(e, parts, BASIC))
     names = [f"rows_{name}" for name in BASIC.counted]

@@ -10,9 +10,10 @@ import pytest
 import xgboost
 
 from buzzer.engine import infer
+from buzzer.engine.infer import ubjson
 from buzzer.errors import DataError
 from buzzer.models.api.context import Data, RunContext
-from buzzer.models.recsys2021 import random_trees, trees, ubjson, user_vectors
+from buzzer.models.recsys2021 import random_trees, trees, user_vectors
 from buzzer.models.recsys2021.params import NETWORKS, TREES
 from buzzer.models.recsys2021.task import TASK
 
@@ -75,14 +76,14 @@ def test_full_trees_are_those_of_a_plain_traversal(x: Any, model: Path) -> None:
 
 
 def test_rows_go_both_ways_at_every_root(x: Any, model: Path) -> None:
-    for tree in ubjson.read(model)["learner"]["gradient_booster"]["model"]["trees"]:
+    for tree in ubjson.loads(model.read_bytes())["learner"]["gradient_booster"]["model"]["trees"]:
         column, threshold = tree["split_indices"][0], tree["split_conditions"][0]
         assert column != 3
         assert 0 < (x[:, column] < threshold).sum() < len(x)
         assert len(set(tree["split_indices"][:31].tolist())) <= 6  # half of the columns
 
 
-@pytest.mark.parametrize("backend", ["xgboost", "tl2cgen", "nvforest"])
+@pytest.mark.parametrize("backend", ["xgboost", "forest", "tl2cgen", "nvforest"])
 def test_backends_of_trees_load_the_file(backend: str, x: Any, model: Path) -> None:
     if not infer.installed(backend):
         pytest.skip(f"{backend} is not installed")
@@ -93,8 +94,8 @@ def test_backends_of_trees_load_the_file(backend: str, x: Any, model: Path) -> N
 
 def test_a_file_reads_back_as_xgboost_writes_it(model: Path) -> None:
     """XGBoost writes the trees that it has read with the same values."""
-    again = ubjson.Reader(bytes(xgboost.Booster(model_file=model).save_raw("ubj"))).value()
-    own = ubjson.read(model)
+    again = ubjson.loads(bytes(xgboost.Booster(model_file=model).save_raw("ubj")))
+    own = ubjson.loads(model.read_bytes())
     written, read = (c["learner"]["gradient_booster"]["model"]["trees"] for c in (own, again))
     assert len(written) == len(read) == SHAPE.rounds
     for a, b in zip(written, read, strict=True):

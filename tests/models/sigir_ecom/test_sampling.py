@@ -26,6 +26,8 @@ from buzzer.models.sigir_ecom.next_item.sampled_softmax import Sample, Sampler
 from buzzer.models.sigir_ecom.purchase.dlrm import Dlrm
 from buzzer.models.sigir_ecom.sessions import shared
 from buzzer.models.sigir_ecom.sessions.events import EventArrays
+from buzzer.models.weights import NOTE
+from buzzer.models.work import tree_nodes
 from buzzer.suite import registry
 
 PRODUCTS, CODES, LENGTH = 40, 60, 6
@@ -203,6 +205,9 @@ def test_the_winners_have_24_networks_of_their_own_sizes() -> None:
         ({"models": {"gru": {"width": 3}}}, "unknown setting of network gru 'width'"),
         ({"models": {"gru": {"dim": "3"}}}, "dim=3 is not of type int"),
         ({"models": {"causal": {"dim": 15}}}, "dim 15 is no multiple of heads 2"),
+        ({"heads": 0}, "network gru: heads 0 is below 1"),
+        ({"models": {"gru": {"layers": 0}}}, "network gru: layers 0 is below 1"),
+        ({"open_in_turn": True, "latency": 5}, "opened in turn have no latency"),
         ({"length": 3}, "length 3 is below 4"),
         ({"sampled_softmax": 1}, "sampled_softmax 1 is no sample"),
         ({"bags": 0}, "bags 0 is below 1"),
@@ -257,11 +262,11 @@ def test_random_weights_need_no_training_and_say_so(
     )
     fitted, _ = run(task1.TASK.fit(job))
     assert not list(tmp_path.glob("*.pt")) and fitted.scores == {}
-    assert fitted.details["weights"] == "random" and fitted.notes == (task1.RANDOM_NOTE,)
+    assert fitted.details["weights"] == "random" and fitted.notes == (NOTE,)
     first, _ = run(task1.TASK.predict(job))
     again, _ = run(task1.TASK.predict(job))
     assert first.scores == again.scores
-    assert first.details["weights"] == "random" and first.notes == (task1.RANDOM_NOTE,)
+    assert first.details["weights"] == "random" and first.notes == (NOTE,)
     sizes = Sizes(**json.loads((tmp_path / "sizes.json").read_text())["masked"])
     assert first.work.network_flops == work.network_flops("masked", sizes)
 
@@ -299,5 +304,5 @@ def test_tree_nodes_are_the_depths_of_the_training_rows(tmp_path: Path) -> None:
     for tree, text in enumerate(booster.get_dump()):
         levels = {int(line.split(":")[0]): len(line) - len(line.lstrip("\t")) for line in text.splitlines()}
         depth.append([levels[leaf] for leaf in leaves[:, tree]])
-    trees, nodes = work.tree_nodes(tmp_path / "trees.ubj")
+    trees, nodes = tree_nodes(tmp_path / "trees.ubj")
     assert trees == 7 and nodes == pytest.approx(np.sum(depth, axis=0).mean(), rel=1e-5)
