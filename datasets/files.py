@@ -71,9 +71,8 @@ class Files:
     facts: Mapping[str, int | str] = field(default_factory=dict)  # other results of the check, by name
     source: str = "official"  # or "generated"
     scale: float = 1.0  # size of the test part relative to the official one
-    train_scale: float | None = (
-        None  # the same of the training part, if it is a sample of the part of this scale
-    )
+    # The same of the training part, if it is a sample of the part of this scale.
+    train_scale: float | None = None
     notes: tuple[str, ...] = ()  # remarks on source and scale for a record
 
 

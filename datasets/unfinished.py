@@ -41,10 +41,10 @@ class Journal(Generic[S]):
     def restore(self) -> Self:
         """Make the files as they were after the last step. If one is shorter than then, delete everything and begin again."""
         sizes = {name: size for step in self.steps for name, size in step.sizes.items()}
-        found = {path: path.stat().st_size for path in self.folder.rglob("*") if path.is_file()}
-        if any(found.get(self.folder / name, 0) < size for name, size in sizes.items()):
+        present = {path: path.stat().st_size for path in self.folder.rglob("*") if path.is_file()}
+        if any(present.get(self.folder / name, 0) < size for name, size in sizes.items()):
             self.steps, sizes = [], {}
-        for path in found.keys() - {self.folder / PLAN, self.folder / STEPS}:
+        for path in present.keys() - {self.folder / PLAN, self.folder / STEPS}:
             size = sizes.get(str(path.relative_to(self.folder)), 0)
             if size:
                 os.truncate(path, size)

@@ -30,8 +30,9 @@ def in_order(
 ) -> Generator[Result, None, None]:
     """`map(work, tasks)` in `jobs` processes with one thread each; in this process if `jobs` is 1.
 
-    `work` and the tasks must be picklable, and not defined in the main script. At most two results per process are waiting, so memory does not grow with the number
-    of tasks. The processes end when this one ends, in any way. Raises what `work` raises, and DataError if a process is killed.
+    `work` and the tasks must be picklable, and not defined in the main script. At most two results per process are waiting, so memory
+    does not grow with the number of tasks. The processes end when this one ends, in any way. Raises what `work` raises, and DataError
+    if a process is killed.
     """
     if jobs <= 1:
         yield from map(work, tasks)

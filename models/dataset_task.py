@@ -59,9 +59,8 @@ class DataSource:
     """How a task gets its input files."""
 
     name: str  # prefix of the folder in the cache: the data set and the version of its generator
-    generate: Callable[
-        ..., Any
-    ]  # (folder, scale=, seed=, progress=) writes the files; also `train_scale`, if it is requested
+    # (folder, scale=, seed=, progress=) writes the files; also `train_scale`, if it is requested.
+    generate: Callable[..., Any]
     check: Check
     installed: Path | None = None  # a file below $BUZZER_DATA; its folder is used unless the user names one
     stand_in: str = ""  # note on generated files

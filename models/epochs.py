@@ -130,8 +130,6 @@ class Epochs(ABC):
 def one_cycle(optimizer: Optimizer, rate: float, steps: int, **options: Any) -> OneCycleLR:
     """A one-cycle schedule with the peak `rate` over `steps` optimizer steps."""
     total = steps + 1
-    if (
-        total * options.get("pct_start", 0.3) == 1
-    ):  # the rise would have no step, and OneCycleLR divides by their number
-        total += 1
+    if total * options.get("pct_start", 0.3) == 1:
+        total += 1  # the rise would have no step, and OneCycleLR divides by their number
     return OneCycleLR(optimizer, rate, total_steps=total, **options)

@@ -66,9 +66,9 @@ class KeptPieces:
 
 def digests(folder: Path) -> dict[str, str]:
     """The sha256 of each file in a folder, without `DIGESTS`."""
-    found = {}
+    by_name = {}
     for path in sorted(folder.iterdir()):
         if path.name != DIGESTS:
             with path.open("rb") as file:
-                found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
+                by_name[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return by_name

@@ -51,9 +51,8 @@ from buzzer.errors import UsageError
 
 VERSION = 2  # version of the random process: the same version, scale and seed give the same files
 CHUNK, PART = 1 << 16, 1 << 20  # rows of a chunk, and of a part file
-RESUMABLE_ROWS = (
-    4 << 20
-)  # a generation of more rows, which takes more than a minute on a core, goes on after an interruption
+# A generation of more rows, which takes more than a minute on a core, goes on after an interruption.
+RESUMABLE_ROWS = 4 << 20
 COMPRESSION = 1  # level of gzip
 MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024  # unit of the peak that the system reports
 MIN_CHUNKS_PER_JOB = 8  # the start of a process takes as long as drawing this many chunks

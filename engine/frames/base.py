@@ -47,11 +47,11 @@ class Pieces:
     """The word pieces of a vocabulary by token id, which is below 2**17. Other ids start a word and have amounts of 0."""
 
     continues: Array  # bool [tokens]: whether the piece continues the word before it
-    amounts: Mapping[
-        str, Array
-    ]  # name -> integers [tokens] that are summed over a text, for example its characters
+    # Name -> integers [tokens] from 0 to 255 that are summed over a text, for example the characters of each piece.
+    amounts: Mapping[str, Array]
 
 
+FIRST_ID, NO_ID = "_first_id", "0" * 32  # temporary column of first ids; the id of an empty list
 PIECE_BITS = 17
 PIECES_OF_KEY = 3  # pieces of a word that its key consists of
 LAST_START = 5  # last position at which the second word of a text is looked for

@@ -13,6 +13,8 @@ from buzzer.engine.frames import eager_csv, token_lists
 from buzzer.engine.frames.base import (
     CHECK_HINT,
     FIRST_CODE,
+    FIRST_ID,
+    NO_ID,
     RARE,
     Array,
     Columns,
@@ -28,7 +30,6 @@ from buzzer.errors import DataError
 
 # Operators add columns one by one by design; `collect` copies them into one block.
 warnings.simplefilter("ignore", pd.errors.PerformanceWarning)
-FIRST, NO_ID = "_first", "0" * 32  # temporary column of first ids; the id of an empty list
 SECONDS = {"d": 86400, "s": 1}
 HEX = np.full(256, 255, dtype=np.uint8)  # value of a hexadecimal digit by its ASCII code; 255: not a digit
 HEX[list(b"0123456789abcdef")] = HEX[list(b"0123456789ABCDEF")] = range(16)
@@ -289,8 +290,8 @@ class Eager(Engine):
     def first_hex_id(self, t: Frame, column: str, out: str) -> Frame:
         lists = t[column].fillna("")
         firsts = lists.str.slice(0, 32)
-        t = self.hex_id(t.assign(**{FIRST: firsts.where(lists != "", NO_ID)}), FIRST, out)
-        return t.drop(columns=[FIRST])
+        t = self.hex_id(t.assign(**{FIRST_ID: firsts.where(lists != "", NO_ID)}), FIRST_ID, out)
+        return t.drop(columns=[FIRST_ID])
 
     def hex_id(self, t: Frame, column: str, out: str, digits: int = 32) -> Frame:
         if self.gpu:

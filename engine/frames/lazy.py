@@ -17,6 +17,8 @@ from buzzer.engine.frames import gpu_plan, resident, texts
 from buzzer.engine.frames.base import (
     CHECK_HINT,
     FIRST_CODE,
+    FIRST_ID,
+    NO_ID,
     RARE,
     Array,
     Columns,
@@ -50,7 +52,6 @@ NO_QUOTES = "\0"  # cuDF's value for "no quoting"; cudf-polars does not accept N
 DAY = 86_400  # seconds
 # All pairs of hexadecimal digits, and their values as three decimal digits.
 DECIMALS = [f"{i:02x}" for i in range(256)], [f"{i:03d}" for i in range(256)]
-FIRST, NO_ID = "_first", "0" * 32  # temporary column of first ids; the id of an empty list
 HALVES = ("_high", "_low")  # temporary columns of an id's halves
 GZIP = b"\x1f\x8b"
 
@@ -343,7 +344,7 @@ class Lazy(Engine):
     def first_hex_id(self, t: Frame, column: str, out: str) -> Frame:
         text = pl.col(column).fill_null("")
         first = pl.when(text == "").then(pl.lit(NO_ID)).otherwise(text.str.slice(0, 32))
-        return self.hex_id(t.with_columns(first.alias(FIRST)), FIRST, out).drop(FIRST)
+        return self.hex_id(t.with_columns(first.alias(FIRST_ID)), FIRST_ID, out).drop(FIRST_ID)
 
     def hex_id(self, t: Frame, column: str, out: str, digits: int = 32) -> Frame:
         high, low = (pl.col(part) for part in HALVES)

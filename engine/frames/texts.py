@@ -188,9 +188,9 @@ def key(span: Sequence[str]) -> pl.Expr:
 
 def second_word(text: Sequence[str]) -> pl.Expr:
     """The key of the second word. text: the tokens from position 1."""
-    found = pl.lit(-1, pl.Int64)
+    result = pl.lit(-1, pl.Int64)
     for position in range(LAST_START, 1, -1):
         span = text[position - 1 : position - 1 + PIECES_OF_KEY]
         is_start = (pl.col(f"{span[0]}{CONTINUES}") == 0) & (pl.col(span[0]) >= 0)
-        found = pl.when(is_start).then(key(span)).otherwise(found)
-    return found
+        result = pl.when(is_start).then(key(span)).otherwise(result)
+    return result

@@ -165,9 +165,9 @@ class Text:
         """The index of the first occurrence before `ends` in each row; that of the row's first token if there is none."""
         at, row = self.lists.located(token)
         earliest = self.xp.searchsorted(row, row) == self.xp.arange(len(row))
-        found = self.lists.first.copy()
-        found[row[earliest]] = at[earliest]
-        return self.xp.where(found < ends, found, self.lists.first)
+        index = self.lists.first.copy()
+        index[row[earliest]] = at[earliest]
+        return self.xp.where(index < ends, index, self.lists.first)
 
     def nth_word(self, nth: int) -> Array:
         """Keys of the first (0) or second (1) word of each row, int64 [rows]; -1 if there is none."""

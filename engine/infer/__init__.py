@@ -209,7 +209,7 @@ def installed(name: str) -> bool:
     packages = [package for backend in backends for package in backend.packages]
     compiles = any(backend.needs_compiler for backend in backends)
     return all(importlib.util.find_spec(package) is not None for package in packages) and (
-        not compiles or bool(native.found())
+        not compiles or bool(native.compiler_name())
     )
 
 

@@ -41,9 +41,12 @@ def log_odds(rate: float) -> float:
 
 
 def base_score(parameters: dict[str, Any]) -> float:
-    """The base score in a model's parameters, a probability: "[5E-1]", or "5E-1" in older versions."""
+    """The base score in a model's parameters, a probability: "[5E-1]", or "5E-1" in older versions. Raises DataError for another number."""
     base = json.loads(parameters["base_score"])
-    return float(base[0] if isinstance(base, list) else base)
+    rate = float(base[0] if isinstance(base, list) else base)
+    if not 0 < rate < 1:
+        raise DataError(f"the base score {rate:g} of the XGBoost model is no probability", "train it again")
+    return rate
 
 
 def read(boosters: Sequence[Any], backend: str) -> Nodes:

@@ -17,14 +17,14 @@ COMPILERS = ("gcc", "clang")
 FLAGS = ("-O3", "-march=native", "-std=gnu11", "-shared", "-fPIC", "-ffp-contract=off")
 
 
-def found() -> str:
+def compiler_name() -> str:
     """The name of the C compiler; empty if there is none."""
     return next((name for name in COMPILERS if shutil.which(name)), "")
 
 
 def compiler() -> str:
     """The name of the C compiler. Raises UnsupportedError if there is none."""
-    if not (name := found()):
+    if not (name := compiler_name()):
         raise UnsupportedError("no C compiler is installed", f"install {' or '.join(COMPILERS)}")
     return name
 

@@ -38,9 +38,9 @@ class Reader:
 
     def skip(self, marker: str) -> bool:
         """Whether the next byte is this marker, which is then skipped."""
-        found = self.data[self.at : self.at + 1] == marker.encode()
-        self.at += found
-        return found
+        skipped = self.data[self.at : self.at + 1] == marker.encode()
+        self.at += skipped
+        return skipped
 
     def number(self, kind: str) -> Any:
         dtype = np.dtype(TYPES[kind])
@@ -78,8 +78,8 @@ class Reader:
         kind = self.marker() if self.skip("$") else ""
         if self.skip("#"):
             return {self.text(): self.value(kind) for _ in range(self.number(self.marker()))}
-        found = {}
+        values = {}
         while not self.skip("}"):
             name = self.text()
-            found[name] = self.value()
-        return found
+            values[name] = self.value()
+        return values

@@ -60,9 +60,8 @@ class Data:
     fit_fingerprint: str = (
         ""  # like `fingerprint`, but only of the files that `fit` reads; "" = it may read all
     )
-    train_scale: float | None = (
-        None  # share of the official training rows, if they are a sample of those of `scale`
-    )
+    # Share of the official training rows, if they are a sample of those of `scale`.
+    train_scale: float | None = None
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ Details of `fit`: `weights`, the parameter; `models`, the number of models of ea
 `targets`, number of training rows whose city has one; `valid_trips`, number of held-out trips; the last two are of the last fold.
 `history`, for each model a list of `epoch`, `loss` and `accuracy@4` of the held-out trips.
 
-Details of `predict`: `weights` and `models` as above; `epochs`, the content of epochs.json; `ceiling`, the best score that generated data allows, or null; `sessions`, the
-description of each bag's session; `stays`, number of stays read.
+Details of `predict`: `weights` and `models` as above; `epochs`, the content of epochs.json; `ceiling`, the best score that generated data
+allows, or null; `sessions`, the description of each bag's session; `stays`, number of stays read.
 """
 
 import json

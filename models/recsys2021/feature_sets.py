@@ -383,10 +383,10 @@ FEATURE_SETS = {each.name: each for each in (BASIC, WINNERS)}
 
 def feature_set(params: Params) -> FeatureSet:
     """The set of the parameters `features` and `vocabulary`. Raises UsageError for an unknown name, and for a vocabulary without use."""
-    found = named(params.features)
-    if params.vocabulary and not found.decoded:
+    columns = named(params.features)
+    if params.vocabulary and not columns.decoded:
         raise UsageError(f"features={params.features} does not read a vocabulary", "--set features=winners")
-    return replace(found, vocabulary=params.vocabulary)
+    return replace(columns, vocabulary=params.vocabulary)
 
 
 def named(name: str) -> FeatureSet:

@@ -1,7 +1,8 @@
 """The winners' three networks (Schifferer et al., RecSys Challenge 2021, table 4), and a logistic regression as a baseline.
 
 Each has `forward(features, tokens, users)`, which returns probabilities [rows, targets], and `logits` with the same inputs: features
-float32 [rows, columns of the first stage]; tokens int32 [rows, length], padded with 0; users int64 [rows, 2], codes of author and reader, 0 = rare.
+float32 [rows, columns of the first stage]; tokens int32 [rows, length], padded with 0; users int64 [rows, 2], codes of author and reader,
+0 = rare.
 """
 
 from collections.abc import Callable
@@ -278,9 +279,8 @@ def flops(network: nn.Module, tokens: int) -> int:
     or a GRU, and the sums of `Pooled`'s token vectors. Activations, batch norms and cosines, below 1 percent, do not count."""
     total = 0
     for name, module in network.named_modules():
-        if isinstance(module, nn.Linear) and not name.startswith(
-            "heads."
-        ):  # the heads are used in training only
+        used = not name.startswith("heads.")  # the heads are used in training only
+        if isinstance(module, nn.Linear) and used:
             total += 2 * module.in_features * module.out_features
         elif isinstance(module, nn.GRU):
             total += 2 * tokens * 3 * module.hidden_size * (module.input_size + module.hidden_size)

@@ -59,9 +59,9 @@ class Params(TaskParams):
     second_rows: int
     tables: str
     pair_rows: int
-    rounds_1: ByLabel[int]
+    rounds_1: ByLabel[PositiveInt]
     depth_1: ByModel[int]
-    rounds_2: ByLabel[int]
+    rounds_2: ByLabel[PositiveInt]
     depth_2: ByModel[int]
     min_child_1: float
     min_child_2: float

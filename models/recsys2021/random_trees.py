@@ -56,8 +56,10 @@ def write(path: Path, shape: Shape, cuts: Sequence[Array], random: np.random.Gen
 def cuts_of(x: Array) -> list[Array]:
     """For each column of the rows [rows, columns] its thresholds, float32, with rows on both sides; empty for a constant column."""
     levels = np.linspace(0, 1, QUANTILES + 1)
-    found = [np.unique(np.quantile(column, levels, method="nearest")) for column in x.T]
-    return [values[1:].astype(np.float32) for values in found]  # a row goes left if it is below the threshold
+    quantiles = [np.unique(np.quantile(column, levels, method="nearest")) for column in x.T]
+    return [
+        values[1:].astype(np.float32) for values in quantiles
+    ]  # a row goes left if it is below the threshold
 
 
 def drawn(shape: Shape, cuts: Sequence[Array], count: int, random: np.random.Generator) -> dict[str, Array]:
@@ -67,9 +69,8 @@ def drawn(shape: Shape, cuts: Sequence[Array], count: int, random: np.random.Gen
         raise DataError("all columns are constant, so trees have no thresholds", "use more rows")
     inner, nodes = 2**shape.depth - 1, 2 ** (shape.depth + 1) - 1
     readable = max(round(shape.share * len(usable)), 1)
-    own = usable[
-        np.argsort(random.random((count, len(usable))), axis=1)[:, :readable]
-    ]  # the columns of each tree
+    order = np.argsort(random.random((count, len(usable))), axis=1)
+    own = usable[order[:, :readable]]  # the columns of each tree
     columns = np.zeros((count, nodes), dtype=">i4")
     columns[:, :inner] = np.take_along_axis(own, random.integers(0, readable, (count, inner)), axis=1)
     starts = np.cumsum([0, *map(len, cuts)])

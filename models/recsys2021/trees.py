@@ -198,8 +198,8 @@ class Trees:
         batch = {"features": x}
         if margins is not None:
             batch["base_margin"] = side_by_side([margins] * self.bags)
-        found = self.session.run(batch)
-        by_bag = np.stack([found[f"{target}_{bag}"] for bag, target in self.outputs], axis=1)
+        outputs = self.session.run(batch)
+        by_bag = np.stack([outputs[f"{target}_{bag}"] for bag, target in self.outputs], axis=1)
         return mean(np.split(by_bag, self.bags, axis=1))
 
 

@@ -47,15 +47,15 @@ def read(path: str) -> tuple[str, ...]:
     if not path:
         return tuple(map(generated_piece, range(SIZE)))
     try:
-        found = tuple(Path(path).read_text(encoding="utf-8").removesuffix("\n").split("\n"))
+        lines = tuple(Path(path).read_text(encoding="utf-8").removesuffix("\n").split("\n"))
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"vocabulary {path}: {error}", HINT) from error
-    if len(found) != SIZE:
-        raise DataError(f"vocabulary {path}: {len(found):,} lines, not {SIZE:,}", HINT)
+    if len(lines) != SIZE:
+        raise DataError(f"vocabulary {path}: {len(lines):,} lines, not {SIZE:,}", HINT)
     for token, piece in TRUE.items():
-        if found[token] != piece:
-            raise DataError(f"vocabulary {path}: line {token + 1:,} is {found[token]!r}, not {piece!r}", HINT)
-    return found
+        if lines[token] != piece:
+            raise DataError(f"vocabulary {path}: line {token + 1:,} is {lines[token]!r}, not {piece!r}", HINT)
+    return lines
 
 
 def describe(path: str) -> str:
@@ -89,13 +89,13 @@ AMOUNTS: dict[str, Callable[[str], int]] = {
 @cache
 def pieces(path: str) -> Pieces:
     """The pieces of `read` in the form of the engines."""
-    found = read(path)
+    all_pieces = read(path)
     return Pieces(
-        np.array([piece.startswith(CONTINUATION) for piece in found]),
-        {name: amounts(found, amount) for name, amount in AMOUNTS.items()},
+        np.array([piece.startswith(CONTINUATION) for piece in all_pieces]),
+        {name: amounts(all_pieces, amount) for name, amount in AMOUNTS.items()},
     )
 
 
-def amounts(found: Sequence[str], amount: Callable[[str], int]) -> Array:
+def amounts(all_pieces: Sequence[str], amount: Callable[[str], int]) -> Array:
     """An amount of each piece, uint8 [pieces]."""
-    return np.array([amount(piece) for piece in found], dtype=np.uint8)
+    return np.array([amount(piece) for piece in all_pieces], dtype=np.uint8)

@@ -179,8 +179,8 @@ WALK(8, 7)
 #define TOP(depth)                                                                             \
     static void top_##depth(const node *n, const int8_t *codes, uint8_t *exits) {              \
         vector leaf = repeated(0);                                                             \
-        pair found = walk_##depth(n, codes, &leaf);                                            \
-        memcpy(exits, &found, sizeof found);                                                   \
+        pair numbers = walk_##depth(n, codes, &leaf);                                          \
+        memcpy(exits, &numbers, sizeof numbers);                                               \
     }
 TOP(1)
 TOP(2)

@@ -67,15 +67,15 @@ class Forest(Base):
             if len(margins) != len(x):
                 raise UsageError(f"{MARGINS} has {len(margins)} rows, but features has {len(x)}")
             margins = in_floats(margins.reshape(len(x), len(self.plan.outputs)))
-        found = np.empty((len(self.plan.outputs), len(x)), np.float32)
+        probabilities = np.empty((len(self.plan.outputs), len(x)), np.float32)
         share = -(-len(x) // (self.plan.threads * SHARE)) * SHARE
         parts = [slice(start, min(start + share, len(x))) for start in range(0, len(x), max(share, 1))]
 
         def predict(part: slice) -> None:
-            self._rows(x[part], None if margins is None else margins[part], found[:, part])
+            self._rows(x[part], None if margins is None else margins[part], probabilities[:, part])
 
         list((self._pool.map if self._pool and len(parts) > 1 else map)(predict, parts))
-        return as_arrays(list(found), self.plan.outputs)
+        return as_arrays(list(probabilities), self.plan.outputs)
 
     def _check_width(self, x: Array) -> None:
         """Raises UsageError unless the rows have the columns that the C code reads."""

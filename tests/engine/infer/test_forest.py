@@ -13,11 +13,11 @@ import xgboost
 
 from buzzer import caches
 from buzzer.engine import infer
-from buzzer.engine.infer import forest_layout, native, ubjson
+from buzzer.engine.infer import boosted, forest_layout, native, ubjson
 from buzzer.engine.infer.session import Array
 from buzzer.errors import DataError, UnsupportedError, UsageError
 
-if not native.found():
+if not native.compiler_name():
     pytest.skip("no C compiler is installed", allow_module_level=True)
 
 from buzzer.engine.infer.backends import forest
@@ -350,6 +350,22 @@ def test_damaged_trees_are_refused(name: str, values: list[Any], monkeypatch: py
     monkeypatch.setattr(ubjson, "loads", lambda data: document)
     with pytest.raises(DataError, match="the trees of the XGBoost model are damaged"):
         predict(booster_of(document_of([0.0])), np.zeros((2, WIDTH), dtype=np.float32))
+
+
+@pytest.mark.parametrize("score", ["[0E0]", "[1E0]", "-2E0", "NaN"])
+def test_a_base_score_that_is_no_probability_is_refused(score: str) -> None:
+    with pytest.raises(DataError, match="is no probability"):
+        boosted.base_score({"base_score": score})
+
+
+def test_a_tree_without_nodes_is_refused() -> None:
+    none = np.empty(0, np.int64)
+    of_nodes = (none, none, none, none.astype(np.float32), none.astype(bool))
+    nodes = boosted.Nodes(
+        *of_nodes, np.zeros(1, np.int64), np.ones(1, np.int64), np.zeros(1, np.float32), WIDTH
+    )
+    with pytest.raises(DataError, match="damaged"):
+        boosted.check_nodes(nodes, np.zeros(1, np.int64))
 
 
 def test_sizes_agree_with_the_c_code() -> None:

@@ -59,6 +59,8 @@ def test_mappings_by_model_and_label() -> None:
         ("lr", "{pooled: .inf}", "not a finite number"),
         ("hidden", "{pooled: 3}", "hidden has no value for model gru64"),
         ("bags", "{kfold: 0}", "bags"),
+        ("rounds_1", "0", "rounds_1=0"),
+        ("rounds_2", "{second_loo: {reply: 0, retweet: 1, quote: 1, like: 1}, second_kfold: 1}", "rounds_2"),
         ("sampling", "some", "sampling=some"),
         ("weights", "none", "weights=none"),
     ],
