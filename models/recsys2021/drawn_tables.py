@@ -153,8 +153,8 @@ def minutes_late(time: Array) -> Array:
 
 
 def in_retweets(kind: Array, values: Array, others: Any) -> Array:
-    """The `values` of retweets, and those of other tweets; along the first axis."""
-    return np.asarray(np.where((kind == 1).reshape(-1, *[1] * (values.ndim - 1)), values, others))
+    """The tokens `values` of retweets, and those of other tweets, int64 [rows, SPAN]."""
+    return np.asarray(np.where((kind == 1)[:, None], values, others))
 
 
 def last_mark(end: Array) -> Array:
@@ -175,10 +175,10 @@ def step_of(column: str, width: float) -> tuple[tuple[str, ...], Callable[..., A
 DERIVED: dict[str, tuple[tuple[str, ...], Callable[..., Array]]] = {
     **{out: step_of(column, width) for out, (column, width) in STEPS.items()},
     "word": (("begin",), lambda begin: begin[:, 0]),
-    "whom": (("type", "begin"), lambda kind, begin: in_retweets(kind, begin[:, 2], -1)),
+    "whom": (("type", "begin"), lambda kind, begin: in_retweets(kind, begin, -1)[:, 2]),
     "mention": (
         ("type", "after_1", "after_2"),
-        lambda kind, first, second: in_retweets(kind, second[:, 0], first[:, 0]),
+        lambda kind, first, second: in_retweets(kind, second, first)[:, 0],
     ),
     "last_mark": (("end",), last_mark),
     "a_group": (("a_followers",), group_of),

@@ -139,7 +139,7 @@ def show_plan(planned: RunPlan, as_json: bool) -> None:
             "device": r.device,
             "budget": r.budget.name,
             "scale": r.scale,
-            "train scale": r.train_scale,
+            "train_scale": r.train_scale,
             "seed": r.seed,
             "repeat": r.repeat,
             "cluster": r.cluster,
@@ -152,9 +152,16 @@ def show_plan(planned: RunPlan, as_json: bool) -> None:
         return
     worst = plan.worst_case_s(runs)
     limit = f"at worst {clock_text(worst)}" if worst < float("inf") else "no time limit"
-    texts = [[f"{v:g}" if isinstance(v, float) else str(v) for v in line.values()] for line in lines]
+    texts = [[shown(value) for value in line.values()] for line in lines]
     title = f"{len(runs)} timed runs (and a fit for each task that has none in the cache)"
     show(table(title, lines[0] if lines else (), texts, caption=limit))
+
+
+def shown(value: str | float | None) -> str:
+    """A value in a cell of the plan."""
+    if value is None:
+        return ""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def finish(new: Sequence[Record], records: Sequence[Record], out: Path, as_json: bool) -> None:

@@ -19,7 +19,7 @@ from buzzer.suite.records import comparable, machine
 from buzzer.suite.records.repetitions import phase_names
 from buzzer.suite.report import leaderboard, published
 from buzzer.suite.report.format import decimal, percent
-from buzzer.suite.report.notes import SCORING, disturbances
+from buzzer.suite.report.notes import SCORING, disturbances, resumptions
 from buzzer.suite.report.table import Table, table
 
 MOSTLY = 0.5  # if fixed cost is more than this share of the largest run, a fit of the rest means little
@@ -134,7 +134,7 @@ def _run_notes(result: Comparison) -> list[str]:
             f"({result.noise.pairs} pairs)"
         )
     every = [r for lines in result.results.values() for x in lines for r in x.cell.records]
-    return [*lines, *differences(result), *disturbances(every)]
+    return [*lines, *differences(result), *disturbances(every), *resumptions(every)]
 
 
 def _phases(lines: Sequence[VariantResult], scale: float) -> Table:

@@ -1,6 +1,7 @@
 """Notes for readers of a table: how its runs were timed, how they differ, and whether other processes disturbed them."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from buzzer.suite import registry
@@ -63,10 +64,22 @@ def disturbances(records: Iterable[Record]) -> list[str]:
     shares: dict[str, list[float]] = {}
     for r in records:
         if r.disturbed is not None:
-            engine = "" if r.engine == NO_ENGINE else f"{r.engine_name} "
-            variant = f"{engine}{r.backend} {r.precision} {r.budget.name}"
-            shares.setdefault(variant, []).append(r.disturbed)
+            shares.setdefault(variant_of(r), []).append(r.disturbed)
     return [
         f"disturbed: others took up to {max(taken):.0%} of the cores in {counted(len(taken), 'run')} of {variant}"
         for variant, taken in sorted(shares.items())
     ]
+
+
+def resumptions(records: Iterable[Record]) -> list[str]:
+    """For each variant, the number of runs that were interrupted and resumed: their times are sums over several processes."""
+    runs = Counter(variant_of(r) for r in records if r.sittings > 1)
+    return [
+        f"interrupted and resumed: {counted(n, 'run')} of {variant}" for variant, n in sorted(runs.items())
+    ]
+
+
+def variant_of(r: Record) -> str:
+    """The variant of a run in words."""
+    engine = "" if r.engine == NO_ENGINE else f"{r.engine_name} "
+    return f"{engine}{r.backend} {r.precision} {r.budget.name}"

@@ -167,7 +167,7 @@ def files_of(folder: Path) -> list[str]:
     return sorted(
         str(path.relative_to(folder))
         for path in folder.rglob("*")
-        if path.is_file() and path.name not in ("generator.json", "submission.csv")
+        if path.is_file() and path.name not in ("generator.json", "generation.json", "submission.csv")
     )
 
 

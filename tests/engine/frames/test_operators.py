@@ -21,6 +21,7 @@ from buzzer.engine import frames
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import LONGEST, Lookup, Pieces
 from buzzer.engine.frames.texts import on_gpu
+from buzzer.engine.frames.token_lists import word_keys
 from buzzer.errors import DataError, UnsupportedError, UsageError
 
 Make = Callable[[dict[str, list[Any]]], Frame]
@@ -671,6 +672,14 @@ def plain_text_features(tokens: list[int]) -> dict[str, int]:
         }
         | {name: plain_key(tokens, start) for name, start in keys.items()}
     )
+
+
+def test_word_keys_against_a_loop() -> None:
+    words = [[7, 10, 4], [6, 10, 4], [6, 5, 4], [6, 4], [250, 4, 250], [10], [119_546, 1, 119_545], []]
+    spans = np.array([[*word, -1, -1, -1][:3] for word in words])
+    want = [plain_key(word, 0) for word in words]
+    assert word_keys(PIECES, spans).tolist() == want
+    assert len({*want}) == len(words)
 
 
 @given(

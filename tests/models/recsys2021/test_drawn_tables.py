@@ -1,6 +1,8 @@
 """Lookup tables of drawn rows against those of the text of the same rows."""
 
 from collections.abc import Callable, Generator
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,16 @@ from buzzer.engine import frames
 from buzzer.engine.frames import Engine
 from buzzer.errors import DataError, UsageError
 from buzzer.models.api.context import Data, RunContext
-from buzzer.models.recsys2021 import drawn_tables, ensemble, features, fitting, lookup_tables
-from buzzer.models.recsys2021.feature_sets import STEPS
+from buzzer.models.recsys2021 import (
+    drawn_tables,
+    ensemble,
+    feature_sets,
+    features,
+    fitting,
+    lookup_tables,
+    vocabulary,
+)
+from buzzer.models.recsys2021.feature_sets import STEPS, WINNERS
 from buzzer.models.recsys2021.task import TASK
 
 MakeContext = Callable[..., RunContext]
@@ -139,6 +149,49 @@ def test_steps_round_as_in_the_text() -> None:
     assert {99, 100} <= set(text["late"])
 
 
+def test_marks_at_the_end_as_in_the_text() -> None:
+    e, tokens = frames.load("polars"), (136, 106, 7)
+    rows = [[101, *pair, 102] for pair in product(tokens, tokens)] + [[101, token, 102] for token in tokens]
+    text = pl.LazyFrame({"text": ["\t".join(map(str, row)) for row in rows]})
+    want = text.select(features.last_mark(e, pl.col("text"))).collect().to_series()
+    assert drawn_tables.last_mark(np.array([row[-3:] for row in rows])).tolist() == want.to_list()
+    assert {*want} == {0, 1, 2, 3, 4}
+
+
+def test_another_vocabulary_is_another_plan(tmp_path: Path) -> None:
+    """Tables in the cache are of what a vocabulary contains, not only of its name."""
+    hashes = set()
+    for name, piece in (("one", "a"), ("two", "##a")):
+        found = list(vocabulary.read(""))
+        found[60_000] = piece
+        path = tmp_path / name
+        path.write_text("\n".join(found), encoding="utf-8")
+        hashes.add(drawn_tables.continuing(replace(WINNERS, vocabulary=str(path))))
+    assert len(hashes) == 2
+
+
+def test_keys_that_cannot_be_drawn_are_refused(
+    tmp_path: Path, make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = replace(WINNERS, keys={**WINNERS.keys, "tag": ["hashtag"]})
+    monkeypatch.setitem(feature_sets.FEATURE_SETS, "winners", chosen)
+    settings = SETTINGS | {"features": "winners"}
+    context = TASK.typed(
+        make_context(
+            "recsys2021",
+            generated(tmp_path / "data"),
+            tmp_path,
+            tmp_path,
+            "polars",
+            "torch_eager",
+            **settings,
+        )
+    )
+    models = ensemble.select_models(context.params)
+    with pytest.raises(UsageError, match="cannot draw hashtag, a key of tag"):
+        drawn_tables.plan_of(frames.load("polars"), context, models, {})
+
+
 def test_drawn_rows_equal_the_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generator, "CHUNK", 2048)
     data = generated(tmp_path / "data")
@@ -254,22 +307,25 @@ def test_an_interrupted_call_goes_on(tmp_path: Path, make_context: MakeContext) 
         assert table.equals(ordered(whole / name)), name
 
 
-def test_a_run_with_drawn_tables(tmp_path: Path, make_context: MakeContext, run: Any) -> None:
+@pytest.mark.parametrize("settings", [SETTINGS, SETTINGS | {"features": "winners", "weights": "random"}])
+def test_a_run_with_drawn_tables(
+    tmp_path: Path, make_context: MakeContext, run: Any, settings: dict[str, Any]
+) -> None:
     data = generated(tmp_path / "data", SCALE / 4)
     work, out = tmp_path / "work", tmp_path / "out"
     work.mkdir()
     out.mkdir()
-    settings = SETTINGS | SMALL | {"epochs": 1}
+    settings = settings | SMALL | {"epochs": 1}
     fitted, _ = run(
         TASK.fit(make_context("recsys2021", data, work, work, "polars", "torch_eager", **settings))
     )
     note = f"tables: drawn at scale {SCALE:g}"
-    assert fitted.notes == (note,)
+    assert note in fitted.notes
     assert (fitted.details["drawn"]["rows"], fitted.details["rows"]["train"]) == (28_789, 7_197)
     done, _ = run(
         TASK.predict(make_context("recsys2021", data, work, out, "polars", "torch_eager", **settings))
     )
-    assert done.notes == (note,) and done.rows == 580
+    assert note in done.notes and done.rows == 580
     assert {"RCE", "AP"} <= set(done.scores)
 
 

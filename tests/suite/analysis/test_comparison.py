@@ -414,6 +414,17 @@ def test_an_interval_needs_sizes_and_rounds(
     assert truths[PLAIN].measured_s == pytest.approx(1001.0 * sorted(DRIFT[:rounds])[rounds // 2], rel=0.11)
 
 
+def test_a_comparison_names_resumed_runs(make_record: Make, choose: Choose) -> None:
+    records = measured(make_record)
+    assert not any(
+        "resumed" in note for t in compare_text.tables(compared(records, choose), []) for note in t.notes
+    )
+    records[0] = records[0].model_copy(update={"sittings": 2})
+    notes = [note for t in compare_text.tables(compared(records, choose), []) for note in t.notes]
+    (note,) = [note for note in notes if "resumed" in note]
+    assert note.startswith("interrupted and resumed: 1 run of ") and records[0].backend in note
+
+
 def test_the_truth_is_compared_with_the_projection_of_smaller_sizes_only(
     make_record: Make, choose: Choose
 ) -> None:

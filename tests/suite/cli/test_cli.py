@@ -202,6 +202,7 @@ def test_dry_run_shows_the_plan_and_runs_nothing(process: Buzzer, tmp_path: Path
     assert done.returncode == 0
     assert "4 timed runs" in done.stdout
     assert "at worst 20:00" in done.stdout
+    assert "None" not in done.stdout  # there is no sample of the training rows
     assert not list(tmp_path.rglob("*.json"))
 
 

@@ -33,7 +33,7 @@ CHEATS, SCORING, CHILD = (
     "suite/run/test_scoring.py",
     "suite/run/test_worker.py",
 )
-COMPARABLE = "suite/records/test_comparable.py"
+COMPARABLE, SITTINGS = "suite/records/test_comparable.py", "suite/run/test_sittings.py"
 CLOCK, BENCH, NEIGHBOURS = (
     "suite/run/test_clock.py",
     "suite/bench/test_protocol.py",
@@ -243,6 +243,30 @@ MUTANTS = {
         "lows, highs = [low[kept].min()], [high[kept].max()]",
         "lows, highs = [low[best]], [high[best]]",
         "suite/analysis/test_intervals.py::test_projections",
+    ),
+    "the time of earlier sittings is lost": Mutant(
+        "suite/run/runner.py",
+        "gate.judge(sittings.total(built, earlier), run.task, others)",
+        "gate.judge(built, run.task, others)",
+        f"{SITTINGS}::test_a_resumed_run_does_only_what_is_left[polled]",
+    ),
+    "a run that failed goes on": Mutant(
+        "suite/run/sittings.py",
+        "        if interrupted:",
+        "        if True:",
+        f"{SITTINGS}::test_a_run_that_fails_does_not_go_on",
+    ),
+    "pieces without their time": Mutant(
+        "suite/run/sittings.py",
+        "exist_ok=earlier is not None",
+        "exist_ok=True",
+        f"{SITTINGS}::test_pieces_that_cannot_be_deleted_are_not_used",
+    ),
+    "a damaged piece is used": Mutant(
+        "models/kept_pieces.py",
+        "bool(wanted) and wanted == digests(folder)",
+        "bool(wanted)",
+        f"{SITTINGS}::test_a_damaged_piece_is_made_again",
     ),
     "a compiler that is switched off": Mutant(
         "engine/infer/backends/torch_compile.py",
