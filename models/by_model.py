@@ -1,7 +1,7 @@
 """Parameters that have one value for all models of a task, or a mapping with a value for each: `dim: {mlp: 64, gru: 400}`."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 
 from buzzer.errors import UsageError, unknown_name
 
@@ -11,7 +11,7 @@ ByModel: TypeAlias = V | dict[str, V]
 
 def of(value: ByModel[V], model: str) -> V:
     """The value for a model."""
-    return value[model] if isinstance(value, dict) else value
+    return cast("dict[str, V]", value)[model] if isinstance(value, dict) else value
 
 
 def check_names(key: str, kind: str, mapping: Mapping[str, Any], known: Sequence[str]) -> None:

@@ -5,7 +5,7 @@ model and label: `rounds_1: {kfold: {reply: 250, retweet: 250, quote: 200, like:
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Literal, Self, TypeAlias, cast
 
 from pydantic import PositiveInt
 
@@ -118,8 +118,8 @@ class Params(TaskParams):
 
 def of_label(value: ByLabel[V], model: str, label: str) -> V:
     """The value for a model and a label, of a parameter that is one value, a mapping by model, or one by model and label."""
-    by_label = value[model] if isinstance(value, dict) else value
-    return by_label[label] if isinstance(by_label, dict) else by_label
+    by_label = cast("ByModel[V]", value[model]) if isinstance(value, dict) else value
+    return of(by_label, label)
 
 
 Context = TaskContext[Params]
