@@ -162,16 +162,16 @@ SPECIAL = [0.0, TINY, 2 * TINY, 1e-38, 1.0, np.nextafter(np.float32(1), np.float
 @pytest.mark.parametrize("flush", [False, True])
 def test_floats_are_compared_exactly(flush: bool) -> None:
     """Denormals, zeros of both signs, neighbours, the largest floats and infinities, at every threshold of either sign."""
+    import torch
+
+    torch.set_flush_denormal(False)  # other tests train networks, which sets it
     values = sorted({sign * value for value in SPECIAL for sign in (-1, 1)})
     trees = [Split(0, float(value), 2.0**-i, 2.0**-i / 3) for i, value in enumerate(values)]
     x = np.zeros((len(values) + 4, WIDTH), dtype=np.float32)
     x[:, 0] = [*values, -0.0, np.inf, -np.inf, np.nan]
     want = expected(trees, x)
-    assert (
-        len(np.unique(want)) == len(values) + 1
-    )  # each threshold separates two values; NaN goes the way of -inf
-    import torch
-
+    # Each threshold separates two values; NaN goes the way of -inf.
+    assert len(np.unique(want)) == len(values) + 1
     booster = booster_of(document_of(trees))
     torch.set_flush_denormal(flush)  # the processor then reads denormals as 0
     try:
