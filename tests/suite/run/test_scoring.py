@@ -283,12 +283,15 @@ def test_a_record_must_follow_its_rule(make_record: Make, change: dict[str, Any]
         outside(make_record, **change)
 
 
+PREDICTS = ("predict", "predict_steps", "_predict")
+
+
 def predicts() -> dict[str, list[str]]:
     """The phases that each task's `predict` names, in the order of the source."""
     phases = {}
     for path in sorted((ROOT / "models").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.FunctionDef) and node.name in ("predict", "predict_steps"):
+            if isinstance(node, ast.FunctionDef) and node.name in PREDICTS:
                 names = [
                     (y.lineno, y.value.value)
                     for y in ast.walk(node)

@@ -74,6 +74,7 @@ def left(temporary: Path, out: Path, grandchild: int) -> list[str]:
 
 
 def test_a_killed_generator_leaves_no_unfinished_data(tmp_path: Path) -> None:
+    """It has fewer rows than a generation that can go on (`generator.RESUMABLE_ROWS`)."""
     command = [
         sys.executable,
         "-m",
@@ -82,7 +83,7 @@ def test_a_killed_generator_leaves_no_unfinished_data(tmp_path: Path) -> None:
         "generate",
         "recsys2021",
         "--scale",
-        "0.01",
+        "0.004",
         "--jobs",
         "1",
     ]
