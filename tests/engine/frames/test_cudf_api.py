@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from buzzer.engine.frames import eager, eager_csv, lookups, token_lists
@@ -346,9 +347,11 @@ def test_cudf_has_every_name_and_keyword() -> None:
     from cudf.core.series import DatetimeProperties
 
     frames = [cudf.DataFrame, cudf.Series, DataFrameGroupBy, SeriesGroupBy, StringMethods, ListMethods]
-    plain = [dict, list, tuple, str, np.dtype, BaseException, eager.Eager, token_lists.TokenLists]
-    owners = {"": [*frames, DatetimeProperties, cupy.ndarray, *plain], "xp": [cudf], "cupy": [cupy]}
-    fields = {field.name for kind in (Lookup, token_lists.TokenLists) for field in dataclasses.fields(kind)}
+    plain = [dict, list, tuple, str, np.dtype, BaseException, pa.LargeStringArray]
+    own = [eager.Eager, token_lists.TokenLists, token_lists.Text]
+    owners = {"": [*frames, DatetimeProperties, cupy.ndarray, *plain, *own], "xp": [cudf], "cupy": [cupy]}
+    ours = (Lookup, Pieces, token_lists.TokenLists, token_lists.Packed)
+    fields = {field.name for kind in ours for field in dataclasses.fields(kind)}
     for module in (eager, eager_csv, lookups):
         assert not problems(module, owners, fields)
     assert not problems(token_lists, owners | {"xp": [cupy]}, fields)
