@@ -15,6 +15,7 @@ from buzzer.errors import UsageError
 from buzzer.models.api.bench import BenchModel, BenchSpec
 from buzzer.models.api.context import RunContext
 from buzzer.models.recsys2021 import ensemble, features, fitting, lookup_tables, trees
+from buzzer.models.recsys2021.feature_sets import feature_set
 from buzzer.models.recsys2021.task import TASK
 
 TREES_ONLY = {"trees": ["kfold"], "networks": [], "second": [], "baseline": False}
@@ -82,7 +83,7 @@ def fit(spec: BenchSpec) -> None:
     for _ in TASK.fit_steps(context):
         pass  # the phases are not timed
     codes = lookup_tables.load(e, spec.work, "code")
-    columns = features.feature_set(context.params)
+    columns = feature_set(context.params)
     part = features.read_part(e, part_files(data / "test")[0], False)
     t = features.code(e, features.base(e, part, columns, False), codes)
     tables, means = lookup_tables.load(e, spec.work, "train"), fitting.means(spec.work)["train"]

@@ -38,7 +38,7 @@ from buzzer.engine.frames.base import FIRST_CODE
 from buzzer.errors import UsageError
 from buzzer.models.recsys2021 import features, vocabulary
 from buzzer.models.recsys2021.ensemble import ModelSelection
-from buzzer.models.recsys2021.feature_sets import STEPS, TARGETS, FeatureSet, Keys
+from buzzer.models.recsys2021.feature_sets import STEPS, TARGETS, FeatureSet, Keys, feature_set
 from buzzer.models.recsys2021.fitting import THIRD_WEEK, Fitted
 from buzzer.models.recsys2021.lookup_tables import Columns, load_wanted
 from buzzer.models.recsys2021.params import Context
@@ -96,7 +96,7 @@ def partitioned_by(keys: Sequence[str]) -> str:
 def plan_of(e: Engine, context: Context, models: ModelSelection, codes: Mapping[str, Frame]) -> Plan:
     """The plan of the tables that the parameters need. Raises DataError for files that were not generated, and UsageError for keys that
     cannot be drawn."""
-    rows, chosen = TrainingRows.of(context.data), features.feature_set(context.params)
+    rows, chosen = TrainingRows.of(context.data), feature_set(context.params)
     raw = chosen.raw if "split" in models.trees else {}
     for name, keys in {**raw, **chosen.keys}.items():
         if missing := [key for key in keys if set(sources([key])) - {*drawn.COLUMNS}]:
@@ -472,7 +472,7 @@ def fit_tables(
         yield "tables"
     for path in folder.glob("*.parquet"):
         link(path, context.work / path.name)
-    chosen = features.feature_set(context.params)
+    chosen = feature_set(context.params)
     tables = load(e, context.work, "train", features.looked_up_by(chosen), pieces)
     raw = load(e, context.work, "raw", features.raw_looked_up_by(chosen), pieces) if plan.raw else {}
     users = {"code": e.collect(e.read_parquet(context.work / "user-code.parquet"))} if plan.user_rows else {}

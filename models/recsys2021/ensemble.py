@@ -14,7 +14,7 @@ from buzzer.engine.frames.base import Array, on_host, side_by_side
 from buzzer.errors import UsageError, unknown_name
 from buzzer.models.recsys2021 import features, second_stage_features, sizes, trees
 from buzzer.models.recsys2021.batches import Batches
-from buzzer.models.recsys2021.feature_sets import FeatureSet
+from buzzer.models.recsys2021.feature_sets import FeatureSet, feature_set
 from buzzer.models.recsys2021.open_network import OpenNetwork
 from buzzer.models.recsys2021.params import BASELINE, NETWORKS, TREES, Context, Params, second_name
 
@@ -41,7 +41,7 @@ class ModelSelection:
 
 def select_models(params: Params) -> ModelSelection:
     """The models that the parameters name. Raises UsageError for an unknown model, an empty first stage, or unknown features."""
-    features.feature_set(params)
+    feature_set(params)
     lists = {"trees": params.trees, "networks": params.networks, "second": params.second}
     offered = {"trees": TREES, "networks": NETWORKS, "second": second_stage_features.MODELS}
     for key, names in lists.items():
@@ -133,7 +133,7 @@ class FirstStage:
     """Sessions of all first-stage models, loaded from the files that `fit` saved."""
 
     def __init__(self, context: Context, models: ModelSelection) -> None:
-        self.models, self.context, columns = models, context, features.feature_set(context.params)
+        self.models, self.context, columns = models, context, feature_set(context.params)
         self.reads = {name: Selection(columns, f"trees_{name}") for name in models.trees}
         self.trees = {
             name: trees.Trees(context, name, len(reads.names))
@@ -187,7 +187,7 @@ class SecondStage:
     """
 
     def __init__(self, context: Context, models: ModelSelection) -> None:
-        self.context, self.columns = context, features.feature_set(context.params)
+        self.context, self.columns = context, feature_set(context.params)
         self.reads = {name: Selection(self.columns, f"second_{name}") for name in models.second}
         odds = len(models.first) * len(features.TARGETS)
         self.models = {

@@ -89,6 +89,8 @@ RAW: dict[str, list[str]] = {
     "sizes": [*(step for step in STEPS if step != "late"), "type", "language_code", "follows"],
 }
 LOOKED_UP = ("same_language", "met_before")
+# Ratios of followers and followings, and ages (`features.arithmetic`).
+DERIVED = ("a_ratio", "b_ratio", "ab_followers", "ab_following", "age_difference", "a_age", "b_age")
 PLAIN = (
     *FLAGS,
     *(name for name in COUNTS if name != "time"),
@@ -103,13 +105,7 @@ PLAIN = (
     "hour",
     "minute",
     "decline",
-    "a_ratio",
-    "b_ratio",
-    "ab_followers",
-    "ab_following",
-    "age_difference",
-    "a_age",
-    "b_age",
+    *DERIVED,
     *LOOKED_UP,
 )
 # Columns of codes that networks embed -> the number of codes; larger codes share the last one.
@@ -150,13 +146,7 @@ HASHED = {
 HASHES = 1000  # codes of each
 NUMBERS = (
     *(name for name in COUNTS if name != "time"),
-    "a_ratio",
-    "b_ratio",
-    "ab_followers",
-    "ab_following",
-    "age_difference",
-    "a_age",
-    "b_age",
+    *DERIVED,
     *LISTS,
 )
 FOLLOWERS = ("a_followers", "a_following", "b_followers", "b_following")

@@ -36,7 +36,6 @@ from buzzer.models.recsys2021.feature_sets import (
     FeatureSet,
     Keys,
 )
-from buzzer.models.recsys2021.params import Params
 
 TARGETS = feature_sets.TARGETS
 
@@ -79,11 +78,6 @@ CODED = {"language": "language", "media": "present_media"}
 MENTION, COLON, SEP = "137", "131", "102"  # "@", ":", and the end of a text
 FIRST_HASHES = {"hashtags": "hashtag", "present_domains": "domain"}  # lists whose first hash is a key
 TEXTS = "text_tokens"  # the networks' text: the column of the files
-
-
-def feature_set(params: Params) -> FeatureSet:
-    """The columns that the parameters `features` and `vocabulary` select. Raises UsageError for an unknown name."""
-    return feature_sets.feature_set(params)
 
 
 def read_part(e: Engine, path: Path, labelled: bool) -> Frame:

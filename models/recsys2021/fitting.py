@@ -16,7 +16,7 @@ from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Array, Columns, Expr, Lookup, on_host, stack
 from buzzer.models.recsys2021 import ensemble, features, second_stage_features, sizes, trees
 from buzzer.models.recsys2021.ensemble import ModelSelection
-from buzzer.models.recsys2021.feature_sets import FeatureSet
+from buzzer.models.recsys2021.feature_sets import FeatureSet, feature_set
 from buzzer.models.recsys2021.features import TARGETS
 from buzzer.models.recsys2021.lookup_tables import collected, save
 from buzzer.models.recsys2021.params import Context, second_name
@@ -73,7 +73,7 @@ def read_all(e: Engine, context: Context, part: str, extra: Sequence[str]) -> Ro
     `row` numbers the rows across the files. Strings are not coded yet.
     """
     files: list[Path] = []
-    rows, columns = 0, features.feature_set(context.params)
+    rows, columns = 0, feature_set(context.params)
     for path in part_files(context.data / part):
         for piece in pieces(path, context.work, sizes.piece_rows(context)):
             t = features.base(e, features.read_part(e, piece, True), columns, True, extra)
@@ -112,7 +112,7 @@ def fit_tables(
     e: Engine, context: Context, models: ModelSelection, train: Rows, codes: Mapping[str, Frame]
 ) -> Fitted:
     """Sums, counts and codes over the training rows."""
-    columns = features.feature_set(context.params)
+    columns = feature_set(context.params)
     tables = collected(e, features.fit_tables(e, train.columns, columns))
     users, raw = {}, {}
     if models.all_networks:
@@ -132,7 +132,7 @@ def first_stage(e: Engine, context: Context, models: ModelSelection, train: Rows
     Returns the details of the networks: `token_vectors`, `users_with_vectors`, and under each network's name its history.
     """
     params, details = context.params, dict[str, Any]()
-    names = features.feature_set(params).read_names()
+    names = feature_set(params).read_names()
     sample = e.keep(train.columns(names, sampled(params.sample_rows, train.height)))
     strategies = [name for name in ("kfold", "loo") if name in models.trees]
     if models.all_networks and "kfold" not in strategies:
@@ -155,7 +155,7 @@ def encoded_by(
     fitted: Fitted,
 ) -> Details:
     """Train the models that read rows encoded by a strategy: its trees, and for `kfold` the networks. Returns the networks' details."""
-    columns = features.feature_set(context.params)
+    columns = feature_set(context.params)
     # Networks are given all columns, and choose among them.
     readers = None if strategy == "kfold" and models.all_networks else [f"trees_{strategy}"]
     yield "features"
@@ -178,7 +178,7 @@ def encoded_by(
 
 def split_trees(e: Engine, context: Context, train: Rows, fitted: Fitted) -> Iterator[str]:
     """Train the `split` trees, one model for each engagement and author group."""
-    params, columns = context.params, features.feature_set(context.params)
+    params, columns = context.params, feature_set(context.params)
     names = columns.raw_names()
     yield "features"
     rows = e.keep(train.columns([*columns.read_names(), "time"], late))
@@ -205,7 +205,7 @@ def networks(
     coded = e.keep(e.lookups(sample, features.user_lookups(fitted.users["code"])))
     networks_only = ModelSelection((), models.networks, (), models.baseline)
     texts = train.columns([features.TEXTS], keep)
-    columns = features.feature_set(params)
+    columns = feature_set(params)
     batch = ensemble.inputs(e, coded, columns, networks_only, params.longest_text(), texts).everything()
     users = e.height(fitted.users["code"])
     details: dict[str, Any] = {
@@ -242,7 +242,7 @@ def second_stage(e: Engine, context: Context, models: ModelSelection, part: Rows
     Returns the details `second_rows`, the rows of the sample, and `validation`: the official scores of each first-stage model on
     the sample.
     """
-    params, chosen = context.params, features.feature_set(context.params)
+    params, chosen = context.params, feature_set(context.params)
     yield "features"
     tables = collected(e, second_stage_features.fit_tables(e, part.columns, chosen, models.second))
     means = second_stage_features.priors(e, part.columns)

@@ -16,7 +16,7 @@ from buzzer.engine.frames.base import Array, on_host
 from buzzer.models.kept_pieces import KeptPieces
 from buzzer.models.recsys2021 import ensemble, features, fitting, second_stage_features, sizes
 from buzzer.models.recsys2021.ensemble import ModelSelection
-from buzzer.models.recsys2021.feature_sets import FeatureSet
+from buzzer.models.recsys2021.feature_sets import FeatureSet, feature_set
 from buzzer.models.recsys2021.fitting import Fitted
 from buzzer.models.recsys2021.lookup_tables import Columns, kept, load, load_wanted, merged, save
 from buzzer.models.recsys2021.params import BASELINE, Context, second_name
@@ -119,7 +119,7 @@ class Predictor:
     def __init__(self, context: Context) -> None:
         self.context, self.e = context, frames.load(context.engine)
         self.models = ensemble.select_models(context.params)
-        self.columns = features.feature_set(context.params)
+        self.columns = feature_set(context.params)
         self.codes = load(self.e, context.work, "code")
         self.means = fitting.means(context.work)
         self.first = ensemble.FirstStage(context, self.models)

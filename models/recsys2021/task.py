@@ -52,6 +52,7 @@ from buzzer.models.recsys2021 import (
     vocabulary,
     work,
 )
+from buzzer.models.recsys2021.feature_sets import feature_set
 from buzzer.models.recsys2021.lookup_tables import Columns, collected
 from buzzer.models.recsys2021.params import Context, Params
 from buzzer.models.recsys2021.predicting import Predictor
@@ -127,7 +128,7 @@ class RecSys2021(DatasetTask[Params]):
         details |= yield from fitting.second_stage(e, context, models, val, fitted)
         val.unlink()
         work.save(context, models, summed_rows)
-        columns = features.feature_set(context.params)
+        columns = feature_set(context.params)
         if columns.decoded:
             details["vocabulary"] = vocabulary.describe(columns.vocabulary)
         details |= (

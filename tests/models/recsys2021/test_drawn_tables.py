@@ -28,7 +28,7 @@ from buzzer.models.recsys2021 import (
     lookup_tables,
     vocabulary,
 )
-from buzzer.models.recsys2021.feature_sets import STEPS, WINNERS
+from buzzer.models.recsys2021.feature_sets import STEPS, WINNERS, feature_set
 from buzzer.models.recsys2021.task import TASK
 
 MakeContext = Callable[..., RunContext]
@@ -265,8 +265,8 @@ def test_tables_of_a_sample_are_of_all_rows(tmp_path: Path, make_context: MakeCo
     few = got.tables["ab"].collect()
     assert few.height == in_sample.height < pairs.height  # only what the training part needs is in memory
     own = features.encode_own(
-        e, train.columns(features.feature_set(contexts["sample"].params).read_names()), got.tables, got.means, "loo",
-        features.feature_set(contexts["sample"].params), source=train.columns,
+        e, train.columns(feature_set(contexts["sample"].params).read_names()), got.tables, got.means, "loo",
+        feature_set(contexts["sample"].params), source=train.columns,
     ).collect()  # fmt: skip
     once = own.filter(pl.col("met_before") == 0)
     assert once.height and np.allclose(once["te_ab_like"], got.means["like"])  # not its own label
