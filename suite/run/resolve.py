@@ -39,11 +39,14 @@ def run_plan(request: RunRequest) -> RunPlan:
     check_scale("--scale", request.scale)
     check_scale("--train-scale", request.train_scale)
     check_data(request.data, scale=request.scale is not None, train_scale=request.train_scale is not None)
-    if not names(request.tasks) and request.data:
+    tasks = names(request.tasks)
+    if (not tasks or tasks == ["all"]) and request.data:
         raise UsageError(
             "--data needs a TASK", "name the task that the files belong to: buzzer run booking --data DIR"
         )
-    requests = [replace(request, tasks=[name]) for name in names(request.tasks)] or default_suite(request)
+    if tasks == ["all"]:
+        tasks = [*registry.tasks()]
+    requests = [replace(request, tasks=[name]) for name in tasks] or default_suite(request)
     return planned(task_by_task([selection(each) for each in requests]), request)
 
 
@@ -62,7 +65,7 @@ def compare_plan(request: CompareRequest) -> RunPlan:
         request.task,
         engines=request.engines,
         backends=request.backends,
-        precisions=request.precisions,
+        precisions=request.precisions or "fp32",
         budget=request.budget or cpu_budgets(),
         data=request.data,
         train_scale=request.train_scale,
