@@ -405,7 +405,9 @@ def test_an_interval_needs_sizes_and_rounds(
     assert {fit.full.needs for fit in result.fits} == {needs}
     assert {fit.full.low is None for fit in result.fits} == {bool(needs)}
     (table,) = [t for t in compare_text.tables(result, []) if t.title.startswith("The job at scale 1")]
-    assert {line[table.names.index("at least 95 %")].startswith("needs") for line in table.lines} == {bool(needs)}
+    assert {line[table.names.index("at least 95 %")].startswith("needs") for line in table.lines} == {
+        bool(needs)
+    }
     (growth,) = [t for t in compare_text.tables(result, []) if t.title == "Growth with size"]
     exponents = [line[growth.names.index("exponent")] for line in growth.lines]
     assert ["(" not in exponent for exponent in exponents] == [bool(needs)] * 3
@@ -422,7 +424,11 @@ def test_few_rounds_say_how_sure_they_can_be(
     make_record: Make, choose: Choose, rounds: int, interval: bool, sure: str
 ) -> None:
     """No interval of two rounds; 1 - 2/2**n without an assumption about the noise, which five rounds no longer need to say."""
-    walls = [(variant, i, (10.0 if variant == PLAIN else 2.0) + i / 100) for variant in (PLAIN, TUNED) for i in range(rounds)]
+    walls = [
+        (variant, i, (10.0 if variant == PLAIN else 2.0) + i / 100)
+        for variant in (PLAIN, TUNED)
+        for i in range(rounds)
+    ]
     result = compared([timed(make_record, variant, 0.1, i, wall) for variant, i, wall in walls], choose)
     (runs,) = [t for t in compare_text.tables(result, []) if t.title.startswith("Runs")]
     cells = [line[runs.names.index("against plain")] for line in runs.lines]

@@ -222,8 +222,8 @@ def test_published_figures_stand_beside_runs_of_their_data_only(make_record: Mak
     assert "not measured by buzzer" not in leaderboard.markdown([make_record()])
     text = leaderboard.markdown([make_record(task="recsys2021-full", engine="pandas")])
     assert "not measured by buzzer" in text
-    assert "NVIDIA RAPIDS (1st)" in text
-    assert "Booking" not in text
+    assert "Schifferer et al., RecSys Challenge 2021" in text
+    assert "| booking |" not in text
 
 
 def test_scores_of_random_weights_are_compared_but_not_shown(make_record: Make, choose: Choose) -> None:
