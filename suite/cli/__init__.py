@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from typer.core import TyperGroup
 
-from buzzer import __version__
+from buzzer import __version__, extras
 from buzzer.errors import BuzzerError, UsageError
 from buzzer.suite.cli import bench, check, compare, data, env, frontier, listing, report, run, show, streams
 from buzzer.suite.cli.signals import ENDING, Interrupted
@@ -96,6 +96,10 @@ def main() -> None:
             streams.flush_stdout()
     except BuzzerError as error:
         fail(error.message, error.hint)
+    except ModuleNotFoundError as error:  # of the core install
+        if not (hint := extras.hint(error.name)):
+            raise
+        fail(f"this command needs the package {error.name}", hint)
     except BrokenPipeError:  # the reader has closed the pipe, as `| head` does
         sys.exit(1)
     except OSError as error:

@@ -81,9 +81,15 @@ def environment() -> Environment:
         enforcement="cgroups" if enforced else "polled",
         polled_because=None if enforced else cgroups.missing(),
         engines={name: problem_of(frames.load, name) for name in registry.engines()},
-        backends={name: problem_of(infer.load, name) for name in registry.backends()},
+        backends={name: problem_of(load_backend, name) for name in registry.backends()},
         counters=counters.missing(),
     )
+
+
+def load_backend(name: str) -> object:
+    """The backend's module. Raises UnsupportedError, with the extra to install, if a package is missing."""
+    infer.check(name, infer.info(name).devices[0])
+    return infer.load(name)
 
 
 def problem_of(load: Callable[[str], object], name: str) -> str:

@@ -147,7 +147,9 @@ def sureness_note(result: Comparison) -> list[str]:
     if not rounds:
         return []
     fewest = min(rounds)
-    assumption = f"intervals of {fewest} rounds are 95 % intervals only if log ratios are normally distributed"
+    assumption = (
+        f"intervals of {fewest} rounds are 95 % intervals only if log ratios are normally distributed"
+    )
     return [f"{assumption}; without that, {fewest} rounds can be {percent(sureness(fewest))} sure at most"]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ConfigDict
 
+from buzzer import extras
 from buzzer.configs import load_yaml
 from buzzer.errors import UsageError, unknown_name
 from buzzer.suite import budget as budgets
@@ -119,6 +120,7 @@ def selection(request: RunRequest) -> TaskSelection:
     """The selection of a request for one task. Raises UsageError for an unknown name."""
     (name,) = names(request.tasks)
     task = registry.task(name)
+    extras.require("torch", f"a run of {name}")
     check_cluster(task, request.workers, request.scheduler)
     precisions = names(request.precisions)
     precisions = [] if precisions == ["all"] else precisions
