@@ -1,4 +1,4 @@
-"""BERT encoders for `buzzer bench`: named shapes with random weights, real MiniLM weights, or any Hugging Face folder."""
+"""Encoders for `buzzer bench`: named shapes of BERT with random weights, real MiniLM weights, or a Hugging Face folder of a known family."""
 
 import os
 from collections.abc import Sequence
@@ -51,8 +51,8 @@ class BertTarget:
         if spec.packing == "packed":
             from buzzer.models.bert.packing import Packed
 
-            if output == "logits":
-                raise UsageError("classifiers do not support packed rows", "use --packing sorted")
+            if output != "hidden":
+                raise UsageError("models with a head do not support packed rows", "use --packing sorted")
             model = Packed(model)
         return BenchModel(
             model=model,
@@ -61,7 +61,7 @@ class BertTarget:
             reference=lambda batch: outputs_of(model, batch, (output,)),
             rows=inputs.rows,
             calibration=inputs.calibration,
-            valid=[valid(batch) if output == "hidden" else None for batch in inputs.batches],
+            valid=[None if output == "logits" else valid(batch) for batch in inputs.batches],
             dynamic={}
             if spec.lengths == "fixed"
             else {k: {0: "batch", 1: "sequence"} for k in inputs.batches[0]},
@@ -85,18 +85,20 @@ class BertTarget:
 
 def network(spec: BenchSpec) -> tuple[Any, str, tuple[str, ...], dict[str, Any]]:
     """The torch module, the name of its output, notes, and facts for the record."""
-    from buzzer.models.bert import encoder
+    from buzzer.models.bert import encoder, families, weight_files
 
     if "spec" in spec.params:
         return encoder.random(encoder.spec(spec.params["spec"]), spec.seed), "hidden", (RANDOM,), {}
     folder = weights.folder(spec.params["weights"], tokenizer=False)
-    config, state = encoder.config_of(folder), encoder.read(folder)
-    classifier = encoder.classifier_of(config, state, folder)
-    if classifier is None:
-        parts = encoder.left_out(state)
+    config, state = encoder.config_of(folder), weight_files.read(folder)
+    facts = {"model_type": config.model_type, "weights_type": weight_files.float_type(state)}
+    headed = encoder.with_head(config, state, folder)
+    if headed is None:
+        parts = families.left_out(state, config.model_type)
         notes = (HEADLESS.format(", ".join(parts)),) if parts else ()
-        return encoder.encoder_of(config, state, folder), "hidden", notes, {}
-    return classifier, "logits", (), {"classes": classifier.head.out_features}
+        return encoder.encoder_of(config, state, folder), "hidden", notes, facts
+    output = "logits" if isinstance(headed, encoder.Classifier) else "token_logits"
+    return headed, output, (), facts | {"classes": headed.head.out_features}
 
 
 def model_config(model: Any) -> Any:

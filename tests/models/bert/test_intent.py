@@ -52,7 +52,7 @@ def test_encoder_is_hugging_faces() -> None:
     for weight in theirs.parameters():  # so that no bias or norm hides behind its initial 0 or 1
         torch.nn.init.normal_(weight, std=0.3)
     ours = Bert(BertConfig.of(SHAPE)).eval()
-    ours.load_state_dict(encoder.renamed(theirs.state_dict()))
+    ours.load_state_dict(encoder.renamed(theirs.state_dict(), ours.config))
     ids, mask = batch(9, 12)
     with torch.inference_mode():
         want = theirs(input_ids=ids, attention_mask=mask).last_hidden_state
