@@ -109,7 +109,9 @@ class Lowering:
         last = weights.tail[0][0].quantiser if pool == "none" and weights.tail else None
         at = self._state("even", first)
         self._add(embedding("embed", self.inputs.ids, weights.tables, weights.norm, *at, pdl=self.pdl))
-        if self.mode == "persistent" and last is None:  # it writes no state in eight bits after the last layer
+        if (
+            self.mode == "persistent" and last is None
+        ):  # it writes no state in eight bits after the last layer
             self._add(self._all_layers())
         else:
             for number, (layer, follower) in enumerate(zip(weights.layers, [*others, last], strict=True)):

@@ -33,6 +33,9 @@ class BenchSpec:
     params: Mapping[str, Any]  # the model's own parameters, from configs/models.yaml
     work: Path = Path()  # folder of one call of `buzzer bench`, for files that later loads can use
     threads: int = 1  # CPU threads that `load` may use
+    file: Path | None = (
+        None  # file with the inputs (models/inputs_file.py); None = the model chooses or draws them
+    )
 
 
 @dataclass(frozen=True)

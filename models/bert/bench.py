@@ -11,15 +11,18 @@ import numpy as np
 
 from buzzer.datasets.contract import silent
 from buzzer.engine.infer import Array
-from buzzer.errors import UnsupportedError, UsageError, unknown_name
+from buzzer.errors import DataError, UnsupportedError, UsageError, unknown_name
+from buzzer.models import inputs_file
 from buzzer.models.api.bench import Batch, BenchModel, BenchSpec, outputs_of, stamp
 from buzzer.models.bert import weights
+from buzzer.models.inputs_file import Wanted
 
 RANDOM = "random weights of the published shape: only the latency is meaningful, not the accuracy"
 RANDOM_IDS = "uniform random token ids: no tokenizer is installed (the weights extra includes one)"
 STAND_IN = "sentences of a generated stand-in for CLINC150: set BUZZER_DATA for the real ones"
 HEADLESS = "only the encoder is timed; left out: {}"
 PACKINGS = ("padded", "sorted", "packed")
+ARRAYS = ("input_ids", "attention_mask", "token_type_ids")  # of a file with inputs; it may lack the last
 CALIBRATION = 8  # batches for calibration
 CALIBRATED = 8  # at most this many rows of each: enough for static scales, and each batch is a run in FP32
 SENTENCES = 4096  # at most this many sentences are tokenised
@@ -41,13 +44,21 @@ class BertTarget:
             raise UsageError("rows of fixed length have no padding to remove", "add --lengths real")
         model, output, notes, facts = network(spec)
         longest = model_config(model).max_position_embeddings
-        if spec.lengths == "fixed" and spec.seq > longest:
+        if spec.file is None and spec.lengths == "fixed" and spec.seq > longest:
             raise UsageError(f"--seq {spec.seq}: the model has {longest} positions", f"use --seq {longest}")
-        text = sentences(spec, model_config(model).vocab_size)
-        inputs = fixed(spec, text) if spec.lengths == "fixed" else real(spec, text)
+        config = model_config(model)
+        if spec.file is not None:
+            text, inputs = (
+                Text([], "official", ()),
+                from_file(spec, config.vocab_size, config.type_vocab_size),
+            )
+        else:
+            text = sentences(spec, config.vocab_size)
+            inputs = fixed(spec, text) if spec.lengths == "fixed" else real(spec, text)
         if (needed := max(map(positions, (*inputs.batches, *inputs.calibration)))) > longest:
-            message = f"--lengths {spec.lengths}: rows need {needed} positions, the model has {longest}"
-            raise UsageError(message, f"use --lengths fixed --seq {longest}")
+            given = f"--inputs {spec.file.name}" if spec.file else f"--lengths {spec.lengths}"
+            hint = "cut them" if spec.file else f"use --lengths fixed --seq {longest}"
+            raise UsageError(f"{given}: rows need {needed} positions, the model has {longest}", hint)
         if spec.packing == "packed":
             from buzzer.models.bert.packing import Packed
 
@@ -66,7 +77,7 @@ class BertTarget:
             if spec.lengths == "fixed"
             else {k: {0: "batch", 1: "sequence"} for k in inputs.batches[0]},
             source=text.source,
-            notes=(*notes, *text.notes),
+            notes=(*notes, *text.notes, *inputs.notes),
             facts=facts | inputs.facts,
         )
 
@@ -182,6 +193,31 @@ class BenchInputs:
     rows: list[int]
     calibration: list[dict[str, Array]]
     facts: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+def from_file(spec: BenchSpec, vocabulary: int, types: int) -> BenchInputs:
+    """The rows of a file: `input_ids`, `attention_mask` and, if it has them, `token_type_ids`. Padding is at the end of a row.
+
+    Scales are calibrated on the same rows. Raises DataError for values that the model has no row for, and for padding elsewhere.
+    """
+    wanted = [Wanted(name, np.dtype("int64"), (None, None)) for name in ARRAYS]
+    found = inputs_file.given(spec, wanted, optional=ARRAYS[2:])
+    limits = dict(zip(ARRAYS, (vocabulary, 2, types), strict=True))
+    for batch in found.batches:
+        for name, array in batch.items():
+            if array.shape != batch["input_ids"].shape or not 0 <= array.min() <= array.max() < limits[name]:
+                problem = (
+                    f"{spec.file}: {name} is {list(array.shape)} with values {array.min()} to {array.max()}"
+                )
+                raise DataError(problem, f"as many as input_ids, from 0 to {limits[name] - 1}")
+        mask = batch["attention_mask"]
+        if (mask[:, :-1] < mask[:, 1:]).any() or not mask[:, 0].all():
+            raise DataError(f"{spec.file}: attention_mask has padding before tokens, or a row without tokens")
+    others = [{name: a[:CALIBRATED] for name, a in b.items()} for b in found.batches[:CALIBRATION]]
+    batches = [dict(batch) for batch in found.batches]
+    facts = {"tokens": sum(int(batch["attention_mask"].sum()) for batch in batches)}
+    return BenchInputs(batches, [spec.batch] * len(batches), others, facts, found.notes)
 
 
 def fixed(spec: BenchSpec, text: Text) -> BenchInputs:

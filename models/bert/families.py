@@ -193,7 +193,9 @@ def encoder_weights(weights: Mapping[str, Tensor], model_type: str, first_positi
             elif part.startswith(("embeddings.", "encoder.", "transformer.")):
                 out[f"{EMBEDDINGS[part.removeprefix('embeddings.')]}.{kind}"] = weight
         except (KeyError, ValueError) as error:
-            raise DataError(f"weight {name[:120]!r} is not part of an encoder of type {model_type}") from error
+            raise DataError(
+                f"weight {name[:120]!r} is not part of an encoder of type {model_type}"
+            ) from error
     if first_position and "positions.weight" in out:
         out["positions.weight"] = out["positions.weight"][first_position:]
     if not family.types and "words.weight" in out:

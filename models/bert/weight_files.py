@@ -109,8 +109,6 @@ def read_pickled(file: Path) -> dict[str, Tensor]:
     return weights
 
 
-
-
 def float_type(weights: Mapping[str, Tensor]) -> str:
     """The type of most weight values, such as "float16"; they are computed with in float32."""
     values: Counter[str] = Counter()

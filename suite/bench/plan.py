@@ -77,7 +77,8 @@ class BenchSelection:
             "packing": self.packing,
             "seq": self.seq,
             **seeds,
-            "inputs": request.inputs or inputs_of(self.batch, self.seq),
+            "inputs": request.inputs if isinstance(request.inputs, int) else inputs_of(self.batch, self.seq),
+            **file_params(request),
         }
 
 
@@ -88,7 +89,12 @@ def selections(request: BenchRequest) -> list[BenchSelection]:
     precisions = [] if names(request.precisions) == ["all"] else names(request.precisions)
     registry.check_precisions(precisions)
     backends = backends_of(model, names(request.backends))
-    seq, batches = tokens_of(model, request.seq), batches_of(request.batches)
+    given = file_params(request)
+    if given and not model.takes_inputs:
+        raise UsageError(f"{model.name} makes its own inputs", "--inputs FILE is for files, folders and BERT")
+    if given and request.lengths != "fixed":
+        raise UsageError("--inputs FILE sets the lengths of rows", "leave out --lengths real")
+    seq, batches = 0 if given else tokens_of(model, request.seq), batches_of(request.batches)
     selected = [
         BenchSelection(request, model, backends, precisions, budget, batch, packing, seq)
         for batch in batches
@@ -117,12 +123,22 @@ def check(request: BenchRequest) -> None:
     check_numbers(seed=request.seed, rounds=request.rounds)
     for name, (smallest, largest) in RANGES.items():
         number = getattr(request, name)
-        if number is not None and not smallest <= number <= largest:
+        if isinstance(number, int | float) and not smallest <= number <= largest:
             limit = f"at least {smallest:g}" if largest == LARGEST else f"from {smallest:g} to {largest:g}"
             raise UsageError(f"{name} is {number:g}; it must be {limit}")
     seeds = request.loadgen_seeds
     if len(seeds) != len(loadgen.SEEDS) or not all(0 <= seed < 1 << 64 for seed in seeds):
         raise UsageError(f"loadgen_seeds {list(seeds)}: not three whole numbers", "write them like 1,2,3")
+
+
+def file_params(request: BenchRequest) -> dict[str, str]:
+    """Path and hash of the file with the inputs; empty if there is none. Raises UsageError for a file that does not exist."""
+    if request.inputs is None or isinstance(request.inputs, int):
+        return {}
+    path = Path(request.inputs).resolve()
+    if not path.is_file():
+        raise UsageError(f"--inputs {request.inputs}: neither a number nor a file")
+    return {"inputs_file": str(path), "inputs_hash": hash_of(path)}
 
 
 def batches_of(sizes: int | Sequence[int]) -> list[int]:

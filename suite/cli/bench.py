@@ -35,13 +35,12 @@ def main(
         str, typer.Option(help="padded; with real lengths also sorted, packed; separated by commas.")
     ] = "padded",
     inputs: Annotated[
-        int | None,
+        str,
         typer.Option(
-            min=2,
-            max=4096,
-            help="Different batches to rotate through; default: 16, or fewer if they are large.",
+            help="Different batches to rotate through (default: 16, or fewer if they are large), or a file with inputs: "
+            ".npz, .npy, .parquet or .csv.",
         ),
-    ] = None,
+    ] = "",
     count: Annotated[
         int, typer.Option(min=1, help="Least timed runs per round; a p99 needs 459 in all rounds.")
     ] = 50,
@@ -72,6 +71,7 @@ def main(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     budget: Annotated[str, typer.Option(help="Name of a budget, or limits such as 2c8g10m.")] = "unlimited",
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed for random weights and inputs.")] = 0,
+    resume: Annotated[bool, typer.Option(help="Skip runs that have an ok record in --out.")] = False,
     out: Annotated[Path, typer.Option(help="Folder of the records.")] = DEFAULT_OUT,
     as_json: Annotated[bool, typer.Option("--json", help="Print one record per line, best first.")] = False,
 ) -> None:
@@ -84,7 +84,7 @@ def main(
         seq=seq,
         lengths=lengths,
         packings=packing,
-        inputs=inputs,
+        inputs=inputs_of(inputs),
         count=count,
         seconds=seconds,
         at_most=at_most,
@@ -97,11 +97,17 @@ def main(
         device=device,
         budget=budget,
         seed=seed,
+        resume=resume,
     )
     with ProgressDisplay() as display:
         records = api.bench(request, out=out, observer=display)
     show(records, as_json)
     exit_with(records)
+
+
+def inputs_of(text: str) -> int | str | None:
+    """The number of batches or the file of `--inputs`; None if it is not given."""
+    return int(text) if text.isascii() and text.isdigit() else text or None
 
 
 def batches_of(text: str) -> list[int]:

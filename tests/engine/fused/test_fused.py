@@ -85,7 +85,14 @@ def attended(output: Array, given: dict[str, Array]) -> Array:
 
 @pytest.mark.parametrize(
     ("kind", "shape"),
-    [("bert", "odd"), ("sentence", "minilm"), ("classifier", "large"), ("packed", "odd"), ("bert", "large"), ("tokens", "minilm")],
+    [
+        ("bert", "odd"),
+        ("sentence", "minilm"),
+        ("classifier", "large"),
+        ("packed", "odd"),
+        ("bert", "large"),
+        ("tokens", "minilm"),
+    ],
 )
 @pytest.mark.parametrize("precision", ["fp32", "fp16", pytest.param("bf16", marks=pytest.mark.gpu)])
 def test_whole_models_agree_with_float64(device: str, kind: str, shape: str, precision: str) -> None:

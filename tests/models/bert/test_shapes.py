@@ -14,7 +14,7 @@ from buzzer.errors import DataError, UnsupportedError, UsageError
 from buzzer.models.api.bench import BenchSpec
 from buzzer.models.bert import encoder, families, packing, weight_files
 from buzzer.models.bert.bench import TARGET
-from buzzer.models.bert.encoder import Bert, BertConfig, Classifier
+from buzzer.models.bert.encoder import Bert, BertConfig
 from tests.models.bert.shapes import SHAPE
 
 
@@ -79,7 +79,11 @@ def test_an_old_folder_and_an_encoder_alone(folder: tuple[Path, Any], tmp_path: 
         (SHAPE | {"model_type": "albert"}, UnsupportedError, "type albert"),
         (SHAPE | {"is_decoder": True}, UnsupportedError, "is_decoder True"),
         (SHAPE | {"pruned_heads": {"0": [1]}}, UnsupportedError, "pruned_heads"),
-        (SHAPE | {"position_embedding_type": "relative_key"}, UnsupportedError, "position_embedding_type relative_key"),
+        (
+            SHAPE | {"position_embedding_type": "relative_key"},
+            UnsupportedError,
+            "position_embedding_type relative_key",
+        ),
         (SHAPE | {"hidden_act": "silu"}, UnsupportedError, "activation silu"),
         (SHAPE | {"num_hidden_layers": 3}, DataError, "do not match"),
     ],
