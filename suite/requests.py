@@ -111,9 +111,14 @@ class BenchRequest:
     rounds: int = 2  # over all variants; every second round is in reverse order
     scenario: str = ""  # MLPerf's "single-stream", "offline" or "server"
     min_duration: float = 600.0  # seconds that LoadGen runs
-    qps: float = 0.0  # queries per second of the server scenario; 0 = half of what is possible
+    qps: float = (
+        0.0  # queries per second of the server scenario; 0 = find the highest rate that keeps the bound
+    )
     bound: float = 130.0  # latency bound of the server scenario in ms
     loadgen_seeds: Sequence[int] = (0, 0, 0)  # for the library, the samples, the schedule
+    mlperf: str = (
+        ""  # MLPerf's name of a model ("bert"), whose settings replace min_duration, bound and loadgen_seeds
+    )
     device: str = "cpu"
     budget: str = "unlimited"
     seed: int = 0  # for random weights and inputs

@@ -63,7 +63,15 @@ class BenchSelection:
     def params(self) -> dict[str, Any]:
         """Parameters of the bench task (suite/bench/protocol.py), as they are in records."""
         request = self.request
-        seeds = {"loadgen_seeds": list(request.loadgen_seeds)} if request.scenario else {}
+        loadgen_params: dict[str, Any] = {}
+        if request.scenario:
+            loadgen_params |= {"loadgen_seeds": list(request.loadgen_seeds)}
+        if request.mlperf:
+            loadgen_params |= {"mlperf": request.mlperf}
+        if request.scenario == loadgen.SERVER and not request.qps:
+            loadgen_params |= {
+                "rate": "highest"
+            }  # in older records, 0 queries per second are half of what is possible
         return {
             "batch": self.batch,
             "lengths": request.lengths,
@@ -76,7 +84,7 @@ class BenchSelection:
             "bound": float(request.bound),
             "packing": self.packing,
             "seq": self.seq,
-            **seeds,
+            **loadgen_params,
             "inputs": request.inputs if isinstance(request.inputs, int) else inputs_of(self.batch, self.seq),
             **file_params(request),
         }
@@ -117,6 +125,8 @@ def check(request: BenchRequest) -> None:
     for packing in names(request.packings):
         if packing not in PACKINGS:
             raise unknown_name("packing", packing, PACKINGS)
+    if request.mlperf and not request.scenario:
+        raise UsageError("--mlperf is for a scenario of LoadGen", "add --scenario single-stream")
     if request.scenario and request.lengths == "real":
         raise UsageError("LoadGen's samples are rows of one length here", "leave out --lengths real")
     check_device(request.device)

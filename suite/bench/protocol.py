@@ -139,8 +139,8 @@ class Trial:
             rows,
             self.details(session),
             samples={"unseen_run": probes.unseen, "seen_run": probes.seen},
-            notes=session.notes + without_probes(self.model),
-            bench=self.result(session, loadgen_verdict=asdict(verdict)),
+            notes=session.notes + without_probes(self.model) + verdict.notes,
+            bench=self.result(session, loadgen_verdict=verdict.summarised()),
         )
 
     def describe(self) -> Description:

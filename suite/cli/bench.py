@@ -59,7 +59,10 @@ def main(
         float, typer.Option(min=0, help="Seconds that LoadGen runs; MLPerf: 600.")
     ] = 600.0,
     qps: Annotated[
-        float, typer.Option(min=0, help="Queries per second of server; 0 = half of what is possible.")
+        float,
+        typer.Option(
+            min=0, help="Queries per second of server; 0 = find the highest rate that keeps the bound."
+        ),
     ] = 0.0,
     bound: Annotated[
         float, typer.Option(help="Latency bound of server in ms; MLPerf's for BERT: 130.")
@@ -68,6 +71,12 @@ def main(
         str,
         typer.Option(help="LoadGen's seeds for library, samples and schedule; MLPerf publishes them."),
     ] = "0,0,0",
+    mlperf: Annotated[
+        str,
+        typer.Option(
+            help="MLPerf's name of the model, as in bert: LoadGen's official duration, bound and seeds."
+        ),
+    ] = "",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     budget: Annotated[str, typer.Option(help="Name of a budget, or limits such as 2c8g10m.")] = "unlimited",
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed for random weights and inputs.")] = 0,
@@ -94,6 +103,7 @@ def main(
         qps=qps,
         bound=bound,
         loadgen_seeds=seeds_of(loadgen_seeds),
+        mlperf=mlperf,
         device=device,
         budget=budget,
         seed=seed,

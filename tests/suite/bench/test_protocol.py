@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -625,9 +625,77 @@ def test_loadgen_gives_its_verdict(scenario: str, tmp_path: Path) -> None:
     assert verdict.summary["Scenario"] == loadgen.NAMES[scenario]
     assert [verdict.summary[name] for name in loadgen.SEEDS] == ["1", "2", "3"]
     assert "not given" not in verdict.line
-    assert 0 < loadgen.row_s(asdict(verdict), scenario) < math.inf
+    assert 0 < loadgen.row_s(verdict.summarised(), scenario) < math.inf
+    unit = " ms" if scenario == "single-stream" else " samples/s"
+    assert verdict.line.endswith(loadgen.shown_figure(verdict.summarised(), scenario))
+    assert verdict.line.endswith(unit)
     assert check.runs == 4
     assert check.scores()["cosine"] == pytest.approx(1.0)
+
+
+class OneLane(Good):
+    """A session that answers a query in 4 ms, so that no more than 250 a second can be answered."""
+
+    def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
+        time.sleep(0.004)
+        return super().run(batch)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mlperf_loadgen") is None, reason="needs the mlperf extra")
+def test_the_rate_of_the_server_scenario_is_found(tmp_path: Path) -> None:
+    from buzzer.suite.bench import loadgen
+
+    batches = [{"x": b["x"][:1]} for b in target(4).batches]
+    loaded = BenchModel(None, ("y",), batches, target().reference, [1] * 4)
+    check = Check(loaded, [dict(loaded.reference(b)) for b in loaded.batches])
+    settings = Scenario("server", 1, min_duration=2.0, qps=0.0, bound=1000.0, seeds=[1, 2, 3])
+    _, verdict = loadgen.run(OneLane(), loaded, check, settings, tmp_path)  # type: ignore[arg-type]
+    assert "found by 7 trials of 0.2 s" in verdict.notes[0]
+    assert 50 < 1 / loadgen.row_s(verdict.summarised(), "server") < 250
+    assert [
+        path.name for path in tmp_path.glob(loadgen.LOGS)
+    ]  # of the last run; those of trials are elsewhere
+    assert len(list((tmp_path / "trials").iterdir())) == 7
+
+
+@pytest.mark.parametrize(("capacity", "least"), [(80.0, 79.0), (99.9, 99.0), (0.1, 0.0)])
+def test_the_search_comes_near_the_highest_rate(capacity: float, least: float, tmp_path: Path) -> None:
+    """Of a server that keeps its bound at exactly the rates up to `capacity`; 100 a second are possible one after another."""
+    from buzzer.suite.bench import loadgen
+
+    test = SimpleNamespace(min_duration_ms=60_000, server_target_qps=0.0, server_target_latency_ns=10**6)
+
+    def measure(folder: Path) -> loadgen.Verdict:
+        assert test.min_duration_ms == 6_000
+        p99 = 10**6 if test.server_target_qps <= capacity else 10**6 + 1
+        return loadgen.Verdict("INVALID", {"99.00 percentile latency (ns)": str(p99)}, "")
+
+    rate, note = loadgen.highest_rate(test, 100.0, tmp_path, measure)
+    assert least <= rate <= max(capacity, 100 / 2**loadgen.STEPS)
+    assert test.min_duration_ms == 60_000
+    assert note.endswith("below 100/s one after another")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mlperf_loadgen") is None, reason="needs the mlperf extra")
+@pytest.mark.parametrize(
+    ("model", "error"), [("bert", ""), ("bort", "LoadGen has no settings for a model bort")]
+)
+def test_mlperfs_own_settings(model: str, error: str, tmp_path: Path) -> None:
+    """In a process of its own, because LoadGen reads its settings once in a process."""
+    code = (
+        "import sys; from pathlib import Path; import mlperf_loadgen as lg\n"
+        "from buzzer.suite.bench import loadgen\n"
+        "ask = loadgen.Scenario('server', 1, 1.0, 5.0, 1.0, [0, 0, 0], sys.argv[1])\n"
+        "test = loadgen.settings(lg, ask, 10.0, Path(sys.argv[2]))\n"
+        "print(test.min_duration_ms, test.server_target_latency_ns, test.server_target_qps, test.qsl_rng_seed > 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, model, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    if error:
+        assert error in done.stderr
+        return
+    assert done.stdout == "600000 130000000 5.0 True\n", done.stderr
 
 
 @pytest.mark.skipif(importlib.util.find_spec("mlperf_loadgen") is None, reason="needs the mlperf extra")
@@ -670,6 +738,8 @@ def test_loadgens_figure_ranks_and_invalid_runs_do_not(make_record: Callable[...
             run_of("openvino", scenario, "INVALID", figures[2]),
         ]
         lines = by_column(runs)
+        unit = "ms" if scenario == "single-stream" else "samples/s"
+        assert all(line["LoadGen"].endswith(f" {unit}") for line in lines)
         assert [(line["#"], line["backend"], line["outcome"]) for line in lines] == [
             ("1", "onnxruntime", "ok"),
             ("2", "torch_eager", "ok"),
