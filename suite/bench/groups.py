@@ -81,8 +81,10 @@ class BenchGroup(Repetitions):
 
 def base_backend(record: Record) -> str:
     """The first backend of a record's model."""
-    if "model_hash" in record.config:
-        return registry.backends_of_path(str(next(iter(record.config["model"].values()))))[0]
+    config = record.config
+    if "model_hash" in config:  # the only parameter of a model given as a path is its path
+        path = next(iter(config.get("model", {}).values()), "")
+        return registry.backends_of_path(str(path))[0]
     model = registry.models().get(record.task)
     return model.backends[0] if model else REFERENCE
 

@@ -21,6 +21,7 @@ from buzzer.suite.run.resolve import check_device, check_numbers
 
 ENTRY = "buzzer.suite.bench.protocol:BENCH"
 REFERENCE = "torch_eager"
+TREE_PRECISION = "fp32"  # of boosted trees
 ANY = "any"  # precision in the record of a backend that is not installed, if no precision was requested
 WEIGHTS = (".json", ".safetensors", ".bin", ".txt")  # files of a model folder
 INPUTS, LEAST_INPUTS = 16, 4  # different batches: most, and least of large ones
@@ -250,8 +251,11 @@ class Planned:
 
 def plan(selection: BenchSelection) -> list[Planned]:
     """The runs in order. Every second round is in reverse, so that drift affects all variants alike. A variant that cannot run occurs once."""
-    file, requested = file_of(selection.model), selection.precisions
-    variants = [(b, *offer) for b in selection.backends for offer in precisions_of(b, requested, file)]
+    variants = [
+        (b, *offer)
+        for b in selection.backends
+        for offer in precisions_of(b, selection.precisions, selection.model)
+    ]
     rounds = []
     for repeat in range(selection.rounds):
         order = variants if repeat % 2 == 0 else variants[::-1]
@@ -272,11 +276,13 @@ def tokens_of(model: ModelConfig, seq: int) -> int:
 
 
 def precisions_of(
-    backend: str, requested: Sequence[str], file: Path | None = None
+    backend: str, requested: Sequence[str], model: ModelConfig | None = None
 ) -> list[tuple[str, BuzzerError | None]]:
-    """Precisions to run on a backend, each with the reason if it cannot run. `file`: the model's ONNX file, if it is one."""
+    """Precisions to run on a backend, each with the reason if it cannot run; for a model those that it can have."""
     try:
-        offered = infer.precisions(infer.load(backend), file)
+        offered = infer.precisions(infer.load(backend), file_of(model) if model else None)
+        if model and model.kind == infer.TREES:
+            offered = tuple(name for name in offered if name == TREE_PRECISION)
     except UnsupportedError as error:
         return [(name, error) for name in (requested or [ANY])]
     if not requested:

@@ -74,10 +74,10 @@ def prepared(path: Path, backend: str, precision: str) -> infer.Session:
 def test_the_precision_of_a_file_is_the_type_of_its_weights(own: str, tmp_path: Path) -> None:
     path = gemm(tmp_path / "net.onnx", FLOATS[own])
     assert graphs.precision(path) == own
-    planned = plan.precisions_of("onnxruntime", [], path)
+    planned = plan.precisions_of("onnxruntime", [], registry.model(str(path)))
     assert next(name for name, problem in planned if problem is None) == own
     for other in FLOATS.keys() - {own}:
-        planned = plan.precisions_of("onnxruntime", [other], path)
+        planned = plan.precisions_of("onnxruntime", [other], registry.model(str(path)))
         assert [problem.message for _, problem in planned if problem] == [
             f"onnxruntime has no precision {other}"
         ]
