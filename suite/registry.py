@@ -58,7 +58,7 @@ class TaskConfig(BaseModel):
     )
     clustered: bool = False  # whether `predict` can be distributed over Dask workers
     submission: str = ""  # name of the submission, which `buzzer data rescore` scores again; "" = none
-    truth: str = ""  # file or folder of the data that it is scored against, as a glob pattern
+    truth: str = ""  # file or folder of the data that it is scored against, as a glob pattern; "." = the folder of the data
     params: dict[str, Any] = {}
 
     def with_params(self, overrides: dict[str, str]) -> "TaskConfig":

@@ -189,6 +189,34 @@ def test_backends_score_the_same_from_text_to_labels(
 
 
 @needs_weights
+def test_a_table_of_labelled_sentences_is_classified(
+    tmp_path: Path, make_context: MakeContext, run: Run
+) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    things = {"money": ["balance", "savings", "salary", "loan"], "weather": ["rain", "snow", "storm", "heat"]}
+    rows = [
+        f"what about the {thing} {when},{label}"
+        for label, names in things.items()
+        for thing in names
+        for when in ("now", "today", "tomorrow", "this week")
+    ]
+    (folder / "mine.csv").write_text("\n".join(["text,label", *rows]))
+    data = TASK.prepare(folder, tmp_path / "cache", 1.0, 0, silent)
+    assert data.notes[0] == "sentences of mine.csv, not of CLINC150"
+    work, out = tmp_path / "work", tmp_path / "out"
+    work.mkdir()
+    out.mkdir()
+    run(TASK.fit(make_context("bert-intent", data, work, work, "none", "torch_eager")))
+    result = run(
+        TASK.predict(make_context("bert-intent", data, work, out, "none", "torch_eager", latency=1))
+    )[0]
+    assert result.rows == data.rows["test"]
+    assert set(result.scores) == {"accuracy"}
+    assert result.scores["accuracy"] > 0.8
+
+
+@needs_weights
 @pytest.mark.slow
 @pytest.mark.skipif("BUZZER_DATA" not in os.environ, reason="needs the real file in $BUZZER_DATA")
 def test_real_sentences_are_classified(tmp_path: Path, make_context: MakeContext, run: Run) -> None:
