@@ -16,7 +16,7 @@ FORMATS = {
     ".npy": "one array",
     ".parquet": "a table of numbers",
     ".csv": "a table of numbers with a header",
-}
+}  # a model of questions and answers also takes SQuAD's .json (models/bert/squad.py)
 UNNAMED = ""  # name of the only array of a file without names
 LEAST = 2  # batches of a bench
 NOTE = "inputs from {}, {:,} rows"

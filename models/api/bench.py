@@ -14,6 +14,7 @@ import numpy as np
 from buzzer.engine.infer import Array
 
 Batch = Mapping[str, Array]
+Run = Callable[[Batch], Mapping[str, Array]]  # the `run` of a session
 PROBES, LEAST_PROBES = 8, 4  # most and least number of unseen inputs
 LARGE = (
     1 << 20
@@ -54,6 +55,8 @@ class BenchModel:
     notes: tuple[str, ...] = ()  # important remarks for readers of the record ("random weights", ...)
     facts: Mapping[str, Any] = field(default_factory=dict)  # JSON for the details of the record
     unseen: Sequence[tuple[int, Batch]] = ()  # inputs that no timed run uses; see `altered`
+    # Scores on labelled inputs, by the `run` of a session; None if the inputs have no labels.
+    evaluate: Callable[[Run], Mapping[str, float]] | None = None
 
 
 class ModelProvider(Protocol):

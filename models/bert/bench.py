@@ -1,9 +1,10 @@
 """Encoders for `buzzer bench`: named shapes of BERT with random weights, real MiniLM weights, or a Hugging Face folder of a known family."""
 
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from buzzer.datasets.contract import silent
 from buzzer.engine.infer import Array
 from buzzer.errors import DataError, UnsupportedError, UsageError, unknown_name
 from buzzer.models import inputs_file
-from buzzer.models.api.bench import Batch, BenchModel, BenchSpec, outputs_of, stamp
+from buzzer.models.api.bench import Batch, BenchModel, BenchSpec, Run, outputs_of, stamp
 from buzzer.models.bert import weights
 from buzzer.models.inputs_file import Wanted
 
@@ -44,17 +45,9 @@ class BertTarget:
             raise UsageError("rows of fixed length have no padding to remove", "add --lengths real")
         model, output, notes, facts = network(spec)
         longest = model_config(model).max_position_embeddings
-        if spec.file is None and spec.lengths == "fixed" and spec.seq > longest:
+        if spec.lengths == "fixed" and spec.seq > longest:
             raise UsageError(f"--seq {spec.seq}: the model has {longest} positions", f"use --seq {longest}")
-        config = model_config(model)
-        if spec.file is not None:
-            text, inputs = (
-                Text([], "official", ()),
-                from_file(spec, config.vocab_size, config.type_vocab_size),
-            )
-        else:
-            text = sentences(spec, config.vocab_size)
-            inputs = fixed(spec, text) if spec.lengths == "fixed" else real(spec, text)
+        inputs = inputs_of(spec, model)
         if (needed := max(map(positions, (*inputs.batches, *inputs.calibration)))) > longest:
             given = f"--inputs {spec.file.name}" if spec.file else f"--lengths {spec.lengths}"
             hint = "cut them" if spec.file else f"use --lengths fixed --seq {longest}"
@@ -76,9 +69,10 @@ class BertTarget:
             dynamic={}
             if spec.lengths == "fixed"
             else {k: {0: "batch", 1: "sequence"} for k in inputs.batches[0]},
-            source=text.source,
-            notes=(*notes, *text.notes, *inputs.notes),
+            source=inputs.source,
+            notes=(*notes, *inputs.notes),
             facts=facts | inputs.facts,
+            evaluate=inputs.evaluate,
         )
 
     def identity(self, spec: BenchSpec) -> Any:
@@ -187,23 +181,67 @@ def lines_of(seed: int) -> tuple[list[str], str]:
 
 @dataclass(frozen=True)
 class BenchInputs:
-    """Batches, the number of sentences in each, batches of other sentences for calibration, and facts for the record."""
+    """Batches, the number of sentences in each, batches of other sentences for calibration, and facts and notes for the record."""
 
     batches: list[dict[str, Array]]
     rows: list[int]
     calibration: list[dict[str, Array]]
     facts: dict[str, Any]
+    source: str = "generated"
     notes: tuple[str, ...] = ()
+    evaluate: Callable[[Run], Mapping[str, float]] | None = None  # see `BenchModel`
 
 
-def from_file(spec: BenchSpec, vocabulary: int, types: int) -> BenchInputs:
+def inputs_of(spec: BenchSpec, model: Any) -> BenchInputs:
+    """The inputs: those of a file, or sentences."""
+    config = model_config(model)
+    if spec.file is not None:
+        return questions(spec, model) if spec.file.suffix == ".json" else from_file(spec, config)
+    text = sentences(spec, config.vocab_size)
+    inputs = fixed(spec, text) if spec.lengths == "fixed" else real(spec, text)
+    return replace(inputs, source=text.source, notes=text.notes)
+
+
+def questions(spec: BenchSpec, model: Any) -> BenchInputs:
+    """The questions of a file in SQuAD's format, as windows of `spec.seq` tokens, and their scores.
+
+    Raises UsageError for a model without a head for answers, DataError for another file.
+    """
+    from buzzer.models.bert import encoder, squad, tokenizer
+
+    assert spec.file is not None
+    if not isinstance(model, encoder.TokenClassifier) or model.head.out_features != squad.OUTPUTS:
+        raise UsageError(f"--inputs {spec.file.name} has questions, but the model has no head for answers")
+    found = squad.windows(tokenizer.load(tokens_folder(spec), spec.seq), squad.read(spec.file), spec.seq)
+    config = model.bert.config
+    if found.inputs["input_ids"].max() >= config.vocab_size:
+        raise UsageError("the tokenizer's vocabulary is larger than the model's")
+    names = ARRAYS if config.type_vocab_size > 1 else ARRAYS[:2]
+    count = len(found.owners)
+    batches: list[dict[str, Array]] = []
+    for start in range(0, count, spec.batch):
+        at = np.arange(start, start + spec.batch) % count
+        batches.append({name: np.ascontiguousarray(found.inputs[name][at]) for name in names})
+    timed = (batches * inputs_file.LEAST)[: max(inputs_file.LEAST, min(spec.inputs, len(batches)))]
+    return BenchInputs(
+        timed,
+        [spec.batch] * len(timed),
+        [{name: a[:CALIBRATED] for name, a in batch.items()} for batch in batches[-CALIBRATION:]],
+        {"questions": len(found.questions), "windows": count},
+        "official",
+        (f"questions of {spec.file.name}: exact_match and f1 are over all {len(found.questions):,}",),
+        functools.partial(squad.evaluate, found, batches, "token_logits"),
+    )
+
+
+def from_file(spec: BenchSpec, config: Any) -> BenchInputs:
     """The rows of a file: `input_ids`, `attention_mask` and, if it has them, `token_type_ids`. Padding is at the end of a row.
 
     Scales are calibrated on the same rows. Raises DataError for values that the model has no row for, and for padding elsewhere.
     """
     wanted = [Wanted(name, np.dtype("int64"), (None, None)) for name in ARRAYS]
     found = inputs_file.given(spec, wanted, optional=ARRAYS[2:])
-    limits = dict(zip(ARRAYS, (vocabulary, 2, types), strict=True))
+    limits = dict(zip(ARRAYS, (config.vocab_size, 2, config.type_vocab_size), strict=True))
     for batch in found.batches:
         for name, array in batch.items():
             if array.shape != batch["input_ids"].shape or not 0 <= array.min() <= array.max() < limits[name]:
@@ -217,7 +255,7 @@ def from_file(spec: BenchSpec, vocabulary: int, types: int) -> BenchInputs:
     others = [{name: a[:CALIBRATED] for name, a in b.items()} for b in found.batches[:CALIBRATION]]
     batches = [dict(batch) for batch in found.batches]
     facts = {"tokens": sum(int(batch["attention_mask"].sum()) for batch in batches)}
-    return BenchInputs(batches, [spec.batch] * len(batches), others, facts, found.notes)
+    return BenchInputs(batches, [spec.batch] * len(batches), others, facts, "official", found.notes)
 
 
 def fixed(spec: BenchSpec, text: Text) -> BenchInputs:

@@ -21,6 +21,7 @@ from buzzer.suite.run.resolve import check_device, check_numbers
 
 ENTRY = "buzzer.suite.bench.protocol:BENCH"
 REFERENCE = "torch_eager"
+SQUAD = ".json"  # suffix of a file with questions, which are cut into rows of --seq tokens; other files have rows of one length
 TREE_PRECISION = "fp32"  # of boosted trees
 ANY = "any"  # precision in the record of a backend that is not installed, if no precision was requested
 WEIGHTS = (".json", ".safetensors", ".bin", ".txt")  # files of a model folder
@@ -103,7 +104,8 @@ def selections(request: BenchRequest) -> list[BenchSelection]:
         raise UsageError(f"{model.name} makes its own inputs", "--inputs FILE is for files, folders and BERT")
     if given and request.lengths != "fixed":
         raise UsageError("--inputs FILE sets the lengths of rows", "leave out --lengths real")
-    seq, batches = 0 if given else tokens_of(model, request.seq), batches_of(request.batches)
+    arrays = bool(given) and Path(given["inputs_file"]).suffix != SQUAD
+    seq, batches = 0 if arrays else tokens_of(model, request.seq), batches_of(request.batches)
     selected = [
         BenchSelection(request, model, backends, precisions, budget, batch, packing, seq)
         for batch in batches
