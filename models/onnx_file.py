@@ -39,6 +39,7 @@ class OnnxFile:
             batches,
             Plain(path, takes).run,
             [spec.batch] * len(batches),
+            source="generated" if spec.file is None else "official",
             notes=(*notes, NOTE),
             facts=facts,
         )

@@ -48,6 +48,7 @@ class TreeFile:
             lambda batch: {OUTPUT: trees.predict(batch[FEATURES])},
             [spec.batch] * len(batches),
             dynamic={FEATURES: {0: "batch"}},
+            source="generated" if spec.file is None else "official",
             notes=notes,
             facts={"columns": trees.width, **trees.facts},
         )

@@ -51,7 +51,7 @@ class BenchModel:
     calibration: Sequence[Batch] = ()  # other inputs, for the static scales of quantised layers
     valid: Sequence[Array | None] = ()  # for each batch: which leading entries of the outputs are not padding
     dynamic: Mapping[str, Mapping[int, str]] = field(default_factory=dict)  # axes that differ between batches
-    source: str = "generated"  # source of the inputs: "generated" or "official"
+    source: str = "generated"  # source of the inputs: "generated" or "official" (real ones)
     notes: tuple[str, ...] = ()  # important remarks for readers of the record ("random weights", ...)
     facts: Mapping[str, Any] = field(default_factory=dict)  # JSON for the details of the record
     unseen: Sequence[tuple[int, Batch]] = ()  # inputs that no timed run uses; see `altered`

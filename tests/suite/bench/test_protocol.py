@@ -17,6 +17,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import buzzer
 from buzzer.engine.infer import Array, Plan
 from buzzer.engine.infer.onnx import graphs
 from buzzer.errors import BuzzerError, DataError, UnsupportedError, UsageError
@@ -510,6 +511,59 @@ def test_a_file_is_benched_from_end_to_end(net: Path, tmp_path: Path) -> None:
     lines = bench_table.board(written).lines
     assert [line[0] for line in lines] == ["1", ""]
     assert "TensorRT" in lines[1][-1]
+
+
+def test_a_run_with_a_record_is_skipped(net: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.random.default_rng(0).normal(size=(4, 6)))
+    quick: dict[str, Any] = {"backends": "onnxruntime", "precisions": "fp32", "batches": 2, "count": 4}
+    request = BenchRequest(net, **quick, seconds=0, rounds=1, inputs=str(tmp_path / "a.npz"), resume=True)
+    (first,) = buzzer.bench(request, out=tmp_path / "out", observer=Quiet())
+    (again,) = buzzer.bench(request, out=tmp_path / "out", observer=Quiet())
+    assert first.run_id == again.run_id
+    assert first.data_source == "official"
+    assert len(record.paths([tmp_path / "out"])) == 1
+
+
+def test_only_the_content_of_inputs_distinguishes_tables(
+    tmp_path: Path, make_record: Callable[..., Record]
+) -> None:
+    for name, seed in (("a", 0), ("b", 1), ("c", 0)):
+        np.savez(tmp_path / f"{name}.npz", x=np.random.default_rng(seed).normal(size=(4, 6)))
+    files = {name: {"inputs": str(tmp_path / f"{name}.npz")} for name in "abc"}
+    configs = {name: plan.task_of(select(model="bert-base", **more)).params for name, more in files.items()}
+    assert configs["a"]["seq"] == 0
+    records = [on_gpu(make_record, "onnxruntime", 0.01, []) for _ in configs]
+    for r, config in zip(records, configs.values(), strict=True):
+        r.config.update(config)
+    boards = groups.boards(records).values()
+    assert sorted(len(board) for board in boards) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"inputs": "missing.npz"}, "neither a number nor a file"),
+        ({"model": "gbdt", "backends": "xgboost", "inputs": __file__}, "gbdt makes its own inputs"),
+        ({"inputs": __file__, "lengths": "real"}, "sets the lengths of rows"),
+        ({"inputs": 1}, "inputs is 1; it must be from 2 to 4096"),
+        ({"mlperf": "bert"}, "--mlperf is for a scenario"),
+    ],
+)
+def test_wrong_inputs_and_settings_are_refused_before_a_run(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        select(**changes)
+
+
+def test_a_search_for_a_rate_is_another_job_than_a_rate() -> None:
+    server = {"scenario": "server", "precisions": ["fp32"]}
+    assert select(**server).params()["rate"] == "highest"
+    assert "rate" not in select(**server, qps=3.0).params()
+    assert "rate" not in select(scenario="offline", precisions=["fp32"]).params()
+
+
+def test_boosted_trees_are_planned_in_fp32_only() -> None:
+    planned = plan.plan(select(model="gbdt", backends=["onnxruntime"], precisions="all"))
+    assert {item.run.precision for item in planned} == {"fp32"}
 
 
 def export(module: torch.nn.Module, path: Path, rows: int | None = None) -> Path:
