@@ -18,12 +18,18 @@ def main(
     path: Annotated[list[Path] | None, typer.Argument(help="Records or folders of records.")] = None,
     out: Annotated[Path | None, typer.Option(help="Markdown file to write; default: stdout.")] = None,
     readme: Annotated[
-        Path | None, typer.Option(help="File in which to replace the result table between two markers.")
+        Path | None,
+        typer.Option(
+            help="File in which to replace the findings and the result table between their markers."
+        ),
     ] = None,
     html: Annotated[Path | None, typer.Option(help="Self-contained HTML page to write.")] = None,
     svg: Annotated[Path | None, typer.Option(help="SVG image of the tables to write.")] = None,
     headline: Annotated[
-        Path | None, typer.Option(help="SVG image to write of the published job's stages and ours.")
+        Path | None,
+        typer.Option(
+            help="SVG image to write of published times and ours against the budget; a dark one is written beside it."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one record per line, best first.")] = False,
 ) -> None:

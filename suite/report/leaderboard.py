@@ -9,7 +9,7 @@ from buzzer.suite.bench import groups as bench_groups
 from buzzer.suite.records import machine
 from buzzer.suite.records.repetitions import RunGroup, boards, phase_names, rows
 from buzzer.suite.records.schema import Record
-from buzzer.suite.report import bench_table, notes, published
+from buzzer.suite.report import bench_table, headline, notes, published
 from buzzer.suite.report.format import decimal, percent
 from buzzer.suite.report.table import Column, Table, table
 
@@ -79,12 +79,12 @@ def memory_left(row: RunGroup) -> str:
 
 
 def board_facts(group: Sequence[Record]) -> str:
-    """The data of a board in one line."""
+    """The data of a board in one line, with the rows that its runs predict, as `buzzer compare` counts them."""
     r = group[0]
     sample = "" if r.train_scale is None else f" (training rows: {r.train_scale:g})"
-    return (
-        f"{r.data_source} data, scale {r.scale:g}{sample}, seed {r.seed}, {sum(r.data_rows.values()):,} rows"
-    )
+    predicted = max(x.rows for x in group)
+    rows_text = f", {predicted:,} rows predicted" if predicted else ""
+    return f"{r.data_source} data, scale {r.scale:g}{sample}, seed {r.seed}{rows_text}"
 
 
 def phase_table(group: Sequence[Record]) -> Table:
@@ -137,4 +137,5 @@ def markdown(records: Iterable[Record]) -> str:
         phases = phase_table(group)
         parts += [board(group).markdown(), *([phases.markdown(level=0)] if phases.rows else [])]
     parts += [bench_table.board(group).markdown() for group in bench_groups.boards(records).values()]
+    parts += [h.table().markdown() for h in headline.headlines(records)]
     return "\n\n".join([*parts, published.leaderboard(published_job.figures()).markdown()]) + "\n"
