@@ -10,7 +10,7 @@ from buzzer.suite.records import machine
 from buzzer.suite.records.repetitions import RunGroup, boards, phase_names, rows
 from buzzer.suite.records.schema import Record
 from buzzer.suite.report import bench_table, headline, notes, published
-from buzzer.suite.report.format import decimal, percent
+from buzzer.suite.report.format import decimal, three_digits
 from buzzer.suite.report.table import Column, Table, table
 
 COLUMNS = (
@@ -23,7 +23,7 @@ COLUMNS = (
     Column("wall s", "number"),
     Column("CPU s", "number"),
     Column("peak MB", "number"),
-    Column("time left", "number"),
+    Column("of time budget", "number"),
     Column("outcome"),
 )
 
@@ -53,7 +53,7 @@ def _cells(row: RunGroup, rank: str) -> tuple[str, ...]:
         f"{wall_text(row)}{repeats}",
         decimal(row.cpu_s),
         megabytes(row.peak),
-        time_left(row),
+        time_used(row),
         row.outcome,
     )
 
@@ -68,14 +68,18 @@ def megabytes(size: float | None) -> str:
     return "" if size is None else decimal(size / 1e6, 0)
 
 
-def time_left(row: RunGroup) -> str:
-    """The unused share of the time budget; only for runs that ended ok."""
-    return percent(row.head_room.time) if row.first.outcome == "ok" else ""
+def time_used(row: RunGroup) -> str:
+    """The share of the time budget that the median run took; only for runs that ended ok."""
+    return _used(row, row.head_room.time)
 
 
-def memory_left(row: RunGroup) -> str:
-    """The unused share of the memory budget; only for runs that ended ok."""
-    return percent(row.head_room.memory) if row.first.outcome == "ok" else ""
+def memory_used(row: RunGroup) -> str:
+    """The share of the memory budget that the highest peak took; only for runs that ended ok."""
+    return _used(row, row.head_room.memory)
+
+
+def _used(row: RunGroup, unused: float | None) -> str:
+    return three_digits(1 - unused) if unused is not None and row.first.outcome == "ok" else ""
 
 
 def board_facts(group: Sequence[Record]) -> str:
@@ -125,7 +129,8 @@ reference engine's scores on the same data. Runs are ranked by median wall time.
 process until the submission is written: interpreter, imports, reading the raw file, features, inference, writing.
 Scoring follows, as in the competitions, where the organisers scored; its time is recorded and not compared. In records
 before schema minor 1, scoring was part of the wall time. Each board names the rule by which its runs were timed, and no
-board mixes the two. Time left is the share of the time budget that was not used. Runs that failed are listed with their
+board mixes the two. "Of time budget" is the share of
+the time budget that a run took. Runs that failed are listed with their
 outcome, never left out. Peak memory under cgroups includes the page cache that the run filled."""
 
 

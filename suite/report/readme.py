@@ -20,12 +20,12 @@ BEGIN, END = RESULTS
 HEADER = ("task", "data", "plain, one core", "fastest here", "gain", "by")
 MOST_ROWS = 10
 PLAIN = (
-    "Median wall time of the whole job, from raw files to the submission. *Plain* is the reference on one core, as most competitors use:"
+    "Median wall time of the whole job, from raw files to the submission. Plain is the reference on one core, as most competitors use:"
     " pandas, or no engine where a task has no tables, with PyTorch and XGBoost."
 )
 GAIN = (
     "The gain is the mean ratio over rounds, with its 95 % interval"
-    f" from {summary.INTERVAL_ROUNDS} rounds on. *Within noise*: two runs of the same job differ as much."
+    f" from {summary.INTERVAL_ROUNDS} rounds on. Within noise: two runs of the same job differ as much."
 )
 
 

@@ -78,7 +78,7 @@ class TaskSummary:
     @cached_property
     def gain(self) -> Gain | None:
         """What the fastest run gains; None if it is the plain run."""
-        return None if self.best is self.plain else self._gain(self.best)
+        return None if self.best is self.plain else self.gain_of(self.best)
 
     @cached_property
     def one_core(self) -> Gain | None:
@@ -109,11 +109,12 @@ class TaskSummary:
         return ", ".join(filter(None, changes))
 
     def _fastest(self, keep: Callable[[RunGroup], bool]) -> Gain | None:
-        same = [row for row in self.ranked if row is not self.plain and _setting(row) == _setting(self.plain)]
+        same = [row for row in self.ranked if row is not self.plain and setting(row) == setting(self.plain)]
         row = next(filter(keep, same), None)
-        return None if row is None else self._gain(row)
+        return None if row is None else self.gain_of(row)
 
-    def _gain(self, row: RunGroup) -> Gain | None:
+    def gain_of(self, row: RunGroup) -> Gain | None:
+        """What a run gains over the plain run; None if they have no round in common."""
         ratio = paired(self.plain.walls, row.walls)
         if ratio is None:
             return None
@@ -122,7 +123,8 @@ class TaskSummary:
         return Gain(row, ratio, sure.is_noise(level.band if level else None))
 
 
-def _setting(row: RunGroup) -> tuple[str, str, str]:
+def setting(row: RunGroup) -> tuple[str, str, str]:
+    """Budget, device and precision: runs that agree in these differ only in engine and backend."""
     return row.first.budget.name, row.first.device, row.first.precision
 
 
@@ -220,7 +222,7 @@ def gpu_status(records: Iterable[Record]) -> str:
     if not ran:
         tried = f" {counted(len(asked), 'run')} asked for one that was not there." if asked else ""
         return f"All figures are from CPUs: nothing has run on a GPU yet.{tried}"
-    models = sorted({name for r in asked if r.outcome == "ok" for name in r.machine.gpus})
+    models = sorted({gpu.name for r in asked if r.outcome == "ok" for gpu in r.machine.gpus})
     runs = ", ".join(f"{task} ({counted(number, 'run')})" for task, number in sorted(ran.items()))
     missing = sorted(set(registry.tasks()) - set(ran))
     return f"On a GPU ({', '.join(models)}): {runs}. Not yet: {', '.join(missing)}."
@@ -261,22 +263,22 @@ def _ratios(s: TaskSummary) -> dict[tuple[str, str], float]:
     """(engine, backend) -> time over the fastest time, in the setting of the plain run."""
     walls: dict[tuple[str, str], float] = {}
     for row in s.ranked:
-        if _setting(row) == _setting(s.plain):
+        if setting(row) == setting(s.plain):
             walls[row.first.engine_name, row.first.backend] = SHIFT_S + row.wall_s
     return {name: wall / min(walls.values()) for name, wall in walls.items()}
 
 
 def ranking(found: Sequence[TaskSummary]) -> str:
     """The overall ranking in one sentence; empty with fewer than two systems."""
-    systems = overall(found)
+    tasks = sum(len(_ratios(s)) > 1 for s in found)
+    systems = [s for s in overall(found) if 2 * s.missing <= tasks]
     if len(systems) < 2:
         return ""
-    tasks = sum(len(_ratios(s)) > 1 for s in found)
     places = "; ".join(
         f"{s.name} {s.mean:.2f}" + (f" ({counted(s.missing, 'task')} missing)" if s.missing else "")
         for s in systems
     )
     return (
         f"Overall on one core, geometric mean over {counted(tasks, 'task')} of the time over the fastest time, as ClickBench ranks"
-        f" (a missing task counts with twice its largest ratio): {places}."
+        f" (a missing task counts with twice its largest ratio): {places}. Systems that miss more than half of the tasks are left out."
     )

@@ -7,7 +7,7 @@ import pytest
 from buzzer.errors import UsageError
 from buzzer.suite import registry
 from buzzer.suite.records import record
-from buzzer.suite.records.schema import Record
+from buzzer.suite.records.schema import Gpu, Record
 from buzzer.suite.report import budget_bars, leaderboard, page, readme, summary
 
 Make = Callable[..., Record]
@@ -93,7 +93,7 @@ def test_the_gpu_status_is_that_of_the_records(make_record: Make) -> None:
     )
     assert summary.gpu_status([make_record()]).endswith("nothing has run on a GPU yet.")
     assert summary.gpu_status([failed]).endswith("yet. 1 run asked for one that was not there.")
-    machine = make_record().machine.model_copy(update={"gpus": ["NVIDIA H100"]})
+    machine = make_record().machine.model_copy(update={"gpus": [Gpu(name="NVIDIA H100", memory_bytes=1)]})
     ran = make_record(**cuda, task="booking", machine=machine)
     text = summary.gpu_status([ran, failed])
     assert text.startswith("On a GPU (NVIDIA H100): booking (1 run). Not yet: ")
