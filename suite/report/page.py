@@ -102,11 +102,20 @@ class TaskSection:
         return table("Published figures", header, lines)
 
     @property
+    def ranked(self) -> list[Entry]:
+        """The ranked runs of all boards."""
+        return [entry for board in self.boards for entry in board.entries if entry.row.ranked]
+
+    @property
+    def beside(self) -> list[Entry]:
+        """The ranked runs that are the same job as the published one."""
+        return [e for e in self.ranked if (share := published.share_of(e.first)) and share.is_same_job]
+
+    @property
     def apart(self) -> list[str]:
-        """The shares of the published job of all ranked runs that are another job, in words."""
-        ranked = [entry for board in self.boards for entry in board.entries if entry.row.ranked]
-        shares = [published.share_of(e.first) for e in ranked]
-        return sorted({str(share) for share in shares if share is not None and not share.is_same_job})
+        """The shares of the published job of all other ranked runs, in words."""
+        shares = [published.share_of(e.first) for e in self.ranked if e not in self.beside]
+        return sorted({str(share) for share in shares if share is not None})
 
     @property
     def rule(self) -> str:

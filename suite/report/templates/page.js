@@ -49,8 +49,8 @@ function hasRows(tab) {
   const panel = panelOf(tab);
   if (panel.hasAttribute("data-board")) return !panel.dataset.empty;
   const boards = [...panel.querySelectorAll("[data-board][data-panel]")];
-  const tasks = wanted().get("task");
-  return boards.length ? boards.some((board) => !board.dataset.empty) : !tasks || tasks.has(tab.dataset.tab);
+  const chosen = wanted();
+  return boards.length ? boards.some((board) => !board.dataset.empty) : !chosen.size || Boolean(chosen.get("task")?.has(tab.dataset.tab));
 }
 
 function select(list, name) {
@@ -107,7 +107,8 @@ function number(cell) {
 function sort(table, column) {
   const head = table.tHead.rows[0].cells[column];
   const down = head.ariaSort === "ascending";
-  const key = (row) => (number(row.cells[column]) ?? row.cells[column].textContent.trim());
+  const words = (cell) => (cell.querySelector("a") ?? cell).textContent.trim();
+  const key = (row) => number(row.cells[column]) ?? words(row.cells[column]);
   const compare = (a, b) => {
     const [x, y] = [key(a), key(b)];
     if (x === "" || y === "") return (x === "") - (y === ""); // empty cells are last in both directions
