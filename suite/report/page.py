@@ -266,7 +266,7 @@ def _run_row(board: Board, entry: Entry, keys: Keys, names: Sequence[str]) -> di
         "cpu_s": _figure(row.cpu_s),
         "peak_bytes": row.peak,
         "limit_s": r.budget.time_s,
-        "times_plain": None if entry.gain is None else _figure(entry.gain.ratio.value),
+        "times_plain": 1.0 if entry.is_plain else _figure(entry.gain.ratio.value) if entry.gain else None,
         "noise": None if entry.gain is None else entry.gain.is_noise,
         "phases": [_figure(seconds.get(name)) for name in names],
     }

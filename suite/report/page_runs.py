@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 
@@ -37,6 +37,7 @@ class Entry:
     number: int
     link: str
     gain: Gain | None = None
+    is_plain: bool = False  # whether it is the run that the gains compare with
 
     @property
     def first(self) -> Record:
@@ -101,7 +102,7 @@ class Entry:
             self.rank,
             Cell(self.name, link=self.link, chip="GPU" if r.device == "cuda" else ""),
             Cell(leaderboard.wall_text(row), small=repeats, title=f"median of {runs} runs"),
-            _ratio(self.gain),
+            Cell("1", title="the plain run") if self.is_plain else _ratio(self.gain),
             decimal(self.score, 4),
             leaderboard.megabytes(row.peak),
             decimal(row.cpu_s),
@@ -179,7 +180,9 @@ class Board:
         )
         with_work = published_job.job_of(self.first.task) is not None
         columns = (*header, Column(published.WORK)) if with_work else header
-        return table("Leaderboard", columns, (entry.cells(with_work) for entry in self.entries))
+        return without_empty(
+            table("Leaderboard", columns, (entry.cells(with_work) for entry in self.entries))
+        )
 
     @cached_property
     def phase_names(self) -> list[str]:
@@ -235,6 +238,13 @@ class Board:
         )
 
 
+def without_empty(shown: Table) -> Table:
+    """A table without the columns that have no text in any row."""
+    kept = [i for i in range(len(shown.header)) if any(line[i] for line in shown.lines)]
+    rows = tuple(replace(row, cells=tuple(row.cells[i] for i in kept)) for row in shown.rows)
+    return replace(shown, header=tuple(shown.header[i] for i in kept), rows=rows)
+
+
 def _score(e: Entry) -> float:
     return e.score or 0.0
 
@@ -278,6 +288,7 @@ def entries(group: Sequence[Record], pool: Sequence[Record], links: Mapping[str,
             i,
             links.get(row.first.run_id, ""),
             board.gain_of(row) if board is not None and row.ranked and row is not plain else None,
+            row is plain,
         )
         for i, row in enumerate(rows, 1)
     ]
@@ -293,22 +304,39 @@ FACTS: tuple[Callable[[Record], str], ...] = (
 
 
 def told_apart(group: Sequence[Record], boards: Sequence[Sequence[Record]]) -> tuple[str, ...]:
-    """The facts and parameters of a board in which boards of its task and scale differ."""
+    """The facts and parameters by which a board differs from other boards of its task and scale: as few as tell it apart."""
     firsts = [g[0] for g in boards]
-    words = [fact(group[0]) for fact in FACTS if len({fact(r) for r in firsts}) > 1]
-    # Parameters tell apart the boards that agree in all facts.
+    words = [own_words(fact(group[0]), [fact(r) for r in firsts]) for fact in FACTS]
     alike = [r for r in firsts if all(fact(r) == fact(group[0]) for fact in FACTS)]
-    names = sorted({name for r in alike for name in r.config})
-    for name in names:
-        if len({_key(r.config.get(name)) for r in alike}) > 1 and name in group[0].config:
-            words.append(f"{name}={_key(group[0].config[name])[:LONGEST]}")
+    words += [f"{name}={value(group[0], name)[:LONGEST]}" for name in telling(alike)]
     if len({r.data_fingerprint for r in alike}) > 1:
         words.append(f"files {group[0].data_fingerprint[:6]}")
     return tuple(word for word in words if word)
 
 
-def _key(value: object) -> str:
-    return json.dumps(value)
+def own_words(text: str, others: Sequence[str]) -> str:
+    """The parts of a text between commas that not all others have; empty if all texts are equal."""
+    every = set.intersection(*(set(other.split(", ")) for other in others))
+    return ", ".join(part for part in text.split(", ") if part not in every)
+
+
+def telling(records: Sequence[Record]) -> list[str]:
+    """The fewest parameters that tell runs apart as well as all of them do, those with short values first."""
+    names = {name for r in records for name in r.config if len({value(r, name) for r in records}) > 1}
+    ordered = sorted(names, key=lambda name: (max(len(value(r, name)) for r in records), name))
+    chosen: list[str] = []
+
+    def kinds(of: Sequence[str]) -> int:
+        return len({tuple(value(r, name) for name in of) for r in records})
+
+    while kinds(chosen) < kinds(ordered):
+        chosen.append(max(ordered, key=lambda name: kinds([*chosen, name])))
+    return chosen
+
+
+def value(r: Record, name: str) -> str:
+    """A parameter as JSON; empty if the run has none of that name."""
+    return json.dumps(r.config[name]) if name in r.config else ""
 
 
 def speed_up_charts(records: Sequence[Record]) -> list[Chart]:

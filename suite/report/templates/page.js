@@ -161,7 +161,7 @@ function applyPair() {
   phases.forEach((name, i) => { if (a.phases[i] != null || b.phases[i] != null) lines.push([`${name} s`, a.phases[i], b.phases[i]]); });
   const table = document.createElement("table");
   for (const [name, x, y] of [["", "first", "second", "first / second"], ...lines]) {
-    const ratio = name === "" ? "first / second" : typeof x === "number" && typeof y === "number" && y ? (x / y).toFixed(2) : "";
+    const ratio = name === "" ? "first / second" : name !== "rounds" && typeof x === "number" && typeof y === "number" && y ? (x / y).toFixed(2) : "";
     const line = table.insertRow();
     for (const text of [name, x ?? "", y ?? "", ratio]) line.insertCell().textContent = typeof text === "number" ? text.toLocaleString("en", { maximumSignificantDigits: 6 }) : text;
   }
@@ -314,5 +314,9 @@ document.getElementById("theme").addEventListener("click", () => {
   root.dataset.theme = dark ? "light" : "dark";
   remembered(root.dataset.theme);
 });
-new ResizeObserver(() => root.style.setProperty("--bar", getComputedStyle(form).position === "sticky" ? `${form.offsetHeight}px` : "0px")).observe(form);
+function measure() { // headings stay clear of the sticky filters
+  root.style.setProperty("--bar", getComputedStyle(form).position === "sticky" ? `${form.offsetHeight}px` : "0px");
+}
+new ResizeObserver(measure).observe(form);
+measure();
 fromAddress();

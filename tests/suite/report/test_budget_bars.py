@@ -27,7 +27,7 @@ TIMEOUT = {"outcome": "timeout", "message": "the buzzer went", "scores": {}, "ga
 
 
 def run(make: Make, wall: float, **changes: Any) -> Record:
-    fields = {
+    fields: dict[str, Any] = {
         "task": "recsys2021-winners",
         "engine": "polars",
         "metric": "RCE",
