@@ -10,9 +10,9 @@ warnings.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
-from buzzer.errors import UsageError
+from buzzer.errors import UsageError, unknown_name
 from buzzer.suite import budget as budgets
 from buzzer.suite import registry
 from buzzer.suite.analysis import comparison
@@ -21,7 +21,7 @@ from buzzer.suite.analysis.regress import Change, Threshold, changes
 from buzzer.suite.bench import bench_runs
 from buzzer.suite.bench import plan as bench_plan
 from buzzer.suite.config_file import check_scale
-from buzzer.suite.records import integrity, record
+from buzzer.suite.records import frame, integrity, record
 from buzzer.suite.records.collection import Records, load_records, record_files
 from buzzer.suite.records.schema import Record
 from buzzer.suite.report import budget_bars, leaderboard, page
@@ -38,6 +38,7 @@ from buzzer.suite.requests import (
     RunRequest,
     checked,
     names,
+    numbers,
     path,
     paths,
 )
@@ -147,7 +148,7 @@ def compare(
             made = list(task_runs.execute(plan, executor))
             records, pool = [*executor.reused, *made], [*executor.records, *older]
         else:
-            records = valid(request.records, watcher)
+            records = named(valid(request.records, watcher), request)
             beside = integrity.examine(record.paths([folder])).good if folder.is_dir() else {}
             pool = [*records, *beside.values(), *older]
     groups = comparison.groups(records, task.name)
@@ -161,6 +162,36 @@ def compare(
             "give other records to --against",
         )
     return Comparisons(comparisons, changed, Records(records))
+
+
+def named(records: Iterable[Record], request: CompareRequest) -> list[Record]:
+    """The records of the engines, backends, precisions, devices, budgets and scales that a request names, if it names any.
+
+    Raises UsageError for a name that no timed run of the task has, and for a field that only new runs can follow.
+    """
+    fields = {"data": request.data, "params": request.params, "seed": request.seed, "resume": request.resume}
+    for name, value in (fields | {"train_scale": request.train_scale}).items():
+        if value:
+            option = "--set" if name == "params" else f"--{name.replace('_', '-')}"
+            raise UsageError(f"{option} is for new runs, and --from runs nothing", "leave out one of the two")
+    wanted: dict[str, list[Any]] = {
+        "engine": names(request.engines),
+        "backend": names(request.backends),
+        "precision": names(request.precisions),
+        "device": names(request.devices),
+        "budget": names(request.budget),
+        "scale": numbers(request.scales),
+    }
+    chosen = Records(r for r in records if r.task == request.task and r.job == "predict")
+    for column, values in wanted.items():
+        if not values or values == ["all"]:
+            continue
+        present = {str(frame.row(r)[column]) for r in chosen}
+        for value in values:
+            if chosen and not chosen.filter(**{column: value}):
+                raise unknown_name(f"{column} among these records", str(value), present)
+        chosen = chosen.filter(**{column: values})
+    return list(chosen)
 
 
 @dataclass(frozen=True)
@@ -195,13 +226,15 @@ def report(
     out: str | Path | None = None,
     html: str | Path | None = None,
     readme: str | Path | None = None,
+    csv: str | Path | None = None,
     svg: str | Path | None = None,
     headline: str | Path | None = None,
     observer: Observer | None = None,
 ) -> str:
     """The leaderboard of some records, as Markdown. `records` are records, or files and folders of records.
 
-    Files are written only if they are named: `out` gets the Markdown, `html` a self-contained page, `svg` an image of the tables, and `headline` an
+    Files are written only if they are named: `out` gets the Markdown, `html` a self-contained page, `csv` a
+    row for each record, with the columns of `Records.to_pandas`, `svg` an image of the tables, and `headline` an
     SVG image of published times and ours against the time limit, with a dark one in `<stem>-dark.svg` beside it. In the
     file `readme`, the findings and the result table between their markers are replaced.
 
@@ -223,6 +256,8 @@ def report(
         record.write_text(path(html), page.html(chosen, page.links_of(files, path(html))))
     if readme is not None:
         record.write_text(path(readme), result_table.fill(text_of(path(readme)), chosen))
+    if csv is not None:
+        record.write_text(path(csv), Records(chosen).to_csv())
     if svg is not None:
         record.write_text(path(svg), picture(chosen))
     if headline is not None:

@@ -9,7 +9,7 @@ from buzzer.errors import DataError, UnsupportedError
 try:
     import xgboost
 except ImportError as error:
-    raise UnsupportedError("XGBoost is not installed", "pip install xgboost") from error
+    raise UnsupportedError("XGBoost is not installed", "pip install 'buzzer[run]'") from error
 
 
 def booster_of(model: Any) -> xgboost.Booster:

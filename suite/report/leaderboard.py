@@ -143,4 +143,6 @@ def markdown(records: Iterable[Record]) -> str:
         parts += [board(group).markdown(), *([phases.markdown(level=0)] if phases.rows else [])]
     parts += [bench_table.board(group).markdown() for group in bench_groups.boards(records).values()]
     parts += [h.table().markdown() for h in headline.headlines(records)]
-    return "\n\n".join([*parts, published.leaderboard(published_job.figures()).markdown()]) + "\n"
+    figures = published_job.figures_beside({r.task for r in records})
+    parts += [published.leaderboard(figures).markdown()] if figures else []
+    return "\n\n".join(parts) + "\n"

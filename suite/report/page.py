@@ -186,7 +186,7 @@ def content(records: Sequence[Record], links: Mapping[str, str]) -> Content:
         races=page_first.races(found, records),
         heat_map=page_first.heat_map(found),
         dumbbells=page_first.dumbbells(records),
-        tasks=sections(board_list, published_job.figures()),
+        tasks=sections(board_list, published_job.figures_beside({r.task for r in records})),
         filters=filter_values(records, board_list),
         headlines=headline.headlines(records),
         speed_ups=page_runs.speed_up_charts(records),
