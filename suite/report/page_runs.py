@@ -261,11 +261,11 @@ def _frontier_mark(e: Entry, x: Axis, y: Axis) -> Mark:
 def boards(records: Sequence[Record], links: Mapping[str, str]) -> list[Board]:
     """All boards. The boards of a task are sorted by descending scale; those timed by today's rule come first."""
     groups = sorted(repetitions.boards(records).values(), key=_order)
-    result = []
+    pool, result = summary.noise_pool(records), []
     for _, same in groupby(groups, key=lambda g: (g[0].task, g[0].scale)):
         together = list(same)
         for group in together:
-            result.append(Board(group, entries(group, records, links), told_apart(group, together)))
+            result.append(Board(group, entries(group, pool, links), told_apart(group, together)))
     return result
 
 
@@ -276,7 +276,7 @@ def _order(group: Sequence[Record]) -> tuple[str, float, bool, str, float]:
 
 
 def entries(group: Sequence[Record], pool: Sequence[Record], links: Mapping[str, str]) -> list[Entry]:
-    """The variants of a board in the order of their rank."""
+    """The variants of a board in the order of their rank. pool: records of A/A pairs."""
     rows = repetitions.rows(group)
     ranked = [row for row in rows if row.ranked]
     plain = summary.plain_run(ranked)

@@ -139,14 +139,21 @@ def summaries(records: Iterable[Record]) -> list[TaskSummary]:
     Tasks without a ranked run of the reference engine and backend on one core are left out.
     """
     records = list(records)
+    pool = noise_pool(records)
     best: dict[str, TaskSummary] = {}
     for group in boards(records).values():
         ranked = [row for row in rows(group) if row.ranked]
         plain = plain_run(ranked)
         if plain is not None:
-            found = TaskSummary(ranked, plain, records)
+            found = TaskSummary(ranked, plain, pool)
             best[found.task] = max(best.get(found.task, found), found, key=_worth)
     return [summary for _, summary in sorted(best.items())]
+
+
+def noise_pool(records: Iterable[Record]) -> list[Record]:
+    """The records of A/A pairs, from which the noise of a machine is computed. Few records have one, and each gain looks at all of them."""
+    pairs = comparison.aa_pairs(r for r in records if r.outcome == "ok")
+    return list({r.run_id: r for pair in pairs for r in pair}.values())
 
 
 def _worth(s: TaskSummary) -> tuple[object, ...]:
