@@ -45,9 +45,16 @@ def main(
     to.print(plain_text(record_text.title(r)), style="bold")
     for table in record_text.tables(r):
         show(table, to)
-    files = layout.files(layout.root(path, r), r.run_id)
-    for line in record_text.closing(r, path, sorted(files.iterdir()) if files.is_dir() else [], check_one(r)):
+    folder = layout.files(layout.root(path, r), r.run_id)
+    files = [nearby(file) for file in sorted(folder.iterdir())] if folder.is_dir() else []
+    for line in record_text.closing(r, path, files, check_one(r)):
         to.print(plain_text(line), soft_wrap=True)
+
+
+def nearby(path: Path) -> Path:
+    """The path, relative to the working folder if it is below it."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def found(name: str, source: Path) -> Path:
