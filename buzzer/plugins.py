@@ -19,6 +19,7 @@ from functools import cache
 from importlib import metadata
 from typing import Any, Generic, Literal, TypeVar
 
+from buzzer import extras
 from buzzer.errors import BuzzerError, UnsupportedError
 
 Group = Literal["buzzer.tasks", "buzzer.engines", "buzzer.backends", "buzzer.datasets", "buzzer.models"]
@@ -115,4 +116,5 @@ def resolve(reference: str, what: str) -> Any:
         imported = importlib.import_module(module)
         return getattr(imported, attribute) if attribute else imported
     except (ImportError, AttributeError) as error:
-        raise UnsupportedError(f"{what} cannot be loaded from {reference}: {error}") from error
+        hint = extras.hint(error.name) if isinstance(error, ModuleNotFoundError) else ""
+        raise UnsupportedError(f"{what} cannot be loaded from {reference}: {error}", hint) from error

@@ -93,7 +93,7 @@ class Plain:
         try:
             import onnxruntime
         except ImportError as error:
-            raise UnsupportedError("ONNX Runtime is not installed", "pip install onnxruntime") from error
+            raise UnsupportedError("ONNX Runtime is not installed", "pip install 'buzzer[run]'") from error
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 3

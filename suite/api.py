@@ -10,9 +10,9 @@ warnings.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
-from buzzer.errors import UsageError
+from buzzer.errors import UsageError, unknown_name
 from buzzer.suite import budget as budgets
 from buzzer.suite import registry
 from buzzer.suite.analysis import comparison
@@ -21,12 +21,11 @@ from buzzer.suite.analysis.regress import Change, Threshold, changes
 from buzzer.suite.bench import bench_runs
 from buzzer.suite.bench import plan as bench_plan
 from buzzer.suite.config_file import check_scale
-from buzzer.suite.records import integrity, record
+from buzzer.suite.records import frame, integrity, record
 from buzzer.suite.records.collection import Records, load_records, record_files
 from buzzer.suite.records.schema import Record
-from buzzer.suite.report import charts, leaderboard, page
+from buzzer.suite.report import budget_bars, leaderboard, page
 from buzzer.suite.report import frontier as frontier_report
-from buzzer.suite.report import headline as headline_report
 from buzzer.suite.report import readme as result_table
 from buzzer.suite.report.console import picture
 from buzzer.suite.report.display import observing
@@ -39,6 +38,7 @@ from buzzer.suite.requests import (
     RunRequest,
     checked,
     names,
+    numbers,
     path,
     paths,
 )
@@ -151,7 +151,7 @@ def compare(
             made = list(task_runs.execute(plan, executor))
             records, pool = [*executor.reused, *made], [*executor.records, *older]
         else:
-            records = valid(request.records, watcher)
+            records = named(valid(request.records, watcher), request)
             beside = integrity.examine(record.paths([folder])).good if folder.is_dir() else {}
             pool = [*records, *beside.values(), *older]
     groups = comparison.groups(records, task.name)
@@ -165,6 +165,36 @@ def compare(
             "give other records to --against",
         )
     return Comparisons(comparisons, changed, Records(records))
+
+
+def named(records: Iterable[Record], request: CompareRequest) -> list[Record]:
+    """The records of the engines, backends, precisions, devices, budgets and scales that a request names, if it names any.
+
+    Raises UsageError for a name that no timed run of the task has, and for a field that only new runs can follow.
+    """
+    fields = {"data": request.data, "params": request.params, "seed": request.seed, "resume": request.resume}
+    for name, value in (fields | {"train_scale": request.train_scale}).items():
+        if value:
+            option = "--set" if name == "params" else f"--{name.replace('_', '-')}"
+            raise UsageError(f"{option} is for new runs, and --from runs nothing", "leave out one of the two")
+    wanted: dict[str, list[Any]] = {
+        "engine": names(request.engines),
+        "backend": names(request.backends),
+        "precision": names(request.precisions),
+        "device": names(request.devices),
+        "budget": names(request.budget),
+        "scale": numbers(request.scales),
+    }
+    chosen = Records(r for r in records if r.task == request.task and r.job == "predict")
+    for column, values in wanted.items():
+        if not values or values == ["all"]:
+            continue
+        present = {str(frame.row(r)[column]) for r in chosen}
+        for value in values:
+            if chosen and not chosen.filter(**{column: value}):
+                raise unknown_name(f"{column} among these records", str(value), present)
+        chosen = chosen.filter(**{column: values})
+    return list(chosen)
 
 
 @dataclass(frozen=True)
@@ -199,15 +229,17 @@ def report(
     out: str | Path | None = None,
     html: str | Path | None = None,
     readme: str | Path | None = None,
+    csv: str | Path | None = None,
     svg: str | Path | None = None,
     headline: str | Path | None = None,
     observer: Observer | None = None,
 ) -> str:
     """The leaderboard of some records, as Markdown. `records` are records, or files and folders of records.
 
-    Files are written only if they are named: `out` gets the Markdown, `html` a self-contained page, `svg` an image of the tables, and `headline` an
-    SVG image of the published job's stages and ours. In the
-    file `readme`, the result table between two markers is replaced.
+    Files are written only if they are named: `out` gets the Markdown, `html` a self-contained page, `csv` a
+    row for each record, with the columns of `Records.to_pandas`, `svg` an image of the tables, and `headline` an
+    SVG image of published times and ours against the time limit, with a dark one in `<stem>-dark.svg` beside it. In the
+    file `readme`, the findings and the result table between their markers are replaced.
 
     >>> print(report(folder, out=folder + "/board.md").splitlines()[0])
     # Leaderboard
@@ -227,21 +259,29 @@ def report(
         record.write_text(path(html), page.html(chosen, page.links_of(files, path(html))))
     if readme is not None:
         record.write_text(path(readme), result_table.fill(text_of(path(readme)), chosen))
+    if csv is not None:
+        record.write_text(path(csv), Records(chosen).to_csv())
     if svg is not None:
         record.write_text(path(svg), picture(chosen))
     if headline is not None:
-        record.write_text(path(headline), headline_image(chosen))
+        for file, image in budget_images(path(headline), chosen).items():
+            record.write_text(file, image)
     return text
 
 
-def headline_image(records: Sequence[Record]) -> str:
-    """The stages of the published job and of ours as an SVG image. Raises UsageError if no record is of a task with published stages."""
-    found = headline_report.headlines(records)
-    if not found:
+def budget_images(light: Path, records: Sequence[Record]) -> dict[Path, str]:
+    """Published jobs and our runs against the time limit as SVG images: the light one, and a dark one in `<stem>-dark<suffix>` beside it.
+
+    Raises UsageError if no record is of a task whose job is published with its time.
+    """
+    shown = budget_bars.panels(records)
+    if not shown:
         raise UsageError(
-            "no record of a task whose published job has stages", "`buzzer run recsys2021` makes one"
+            "no record of a task with a published time, and none that its budget ended",
+            "`buzzer run recsys2021` makes one",
         )
-    return charts.svg(found[0].chart())
+    dark = light.with_name(f"{light.stem}-dark{light.suffix}")
+    return {light: budget_bars.svg(shown, budget_bars.LIGHT), dark: budget_bars.svg(shown, budget_bars.DARK)}
 
 
 def valid(sources: Paths, observer: Observer) -> list[Record]:

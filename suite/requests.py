@@ -24,7 +24,7 @@ DEFAULT_OUT = Path("results/local")
 
 @dataclass(frozen=True)
 class RunRequest:
-    """Tasks to fit and run. Without a task: the default suite.
+    """Tasks to fit and run. Without a task: the default suite; `"all"`: every task.
 
     >>> RunRequest("recsys2021", engines=["cudf"], budget="seed-cpu")  # doctest: +ELLIPSIS
     RunRequest(tasks='recsys2021', engines=['cudf'], ..., budget='seed-cpu', ...)
@@ -58,7 +58,7 @@ class RunRequest:
 class CompareRequest:
     """One task on several engines, backends, devices, budgets and scales, in interleaved rounds.
 
-    With `records` nothing is run: the records in those files and folders are compared.
+    With `records` nothing is run: the records in those files and folders are compared, those that the other fields name.
 
     >>> CompareRequest("booking", scales=[0.01, 0.02, 0.05]).repeat
     5
@@ -68,7 +68,7 @@ class CompareRequest:
     records: Paths = ()  # files and folders of records to compare instead of new runs
     engines: Names = ()
     backends: Names = ()
-    precisions: Names = "fp32"
+    precisions: Names = ()  # empty = fp32; with `records`, those of the records
     devices: Names = ()  # "cpu", "cuda" or both; empty = what the engine runs on
     budget: Names = ""  # empty = "seed-cpu", and the same limits on all cores of this machine
     scales: Numbers = ()  # shares of the official size to generate; empty = the task's default
@@ -190,13 +190,13 @@ def checked(kind: type[R], request: object) -> R:
 
 
 def names(value: Names) -> list[str]:
-    """The names in a list or in a string with commas.
+    """The names in a list, in a string with commas, or in a list of such strings.
 
-    >>> names("pandas, polars"), names(["cudf"]), names("")
-    (['pandas', 'polars'], ['cudf'], [])
+    >>> names("pandas, polars"), names(["cudf"]), names(["pandas,polars", "cudf"]), names("")
+    (['pandas', 'polars'], ['cudf'], ['pandas', 'polars', 'cudf'], [])
     """
-    parts: Iterable[str] = value.split(",") if isinstance(value, str) else value
-    return [part.strip() for part in parts if part.strip()]
+    texts: Iterable[str] = [value] if isinstance(value, str) else value
+    return [part.strip() for text in texts for part in text.split(",") if part.strip()]
 
 
 def paths(value: Paths) -> list[Path]:

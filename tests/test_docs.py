@@ -4,11 +4,13 @@ import importlib
 import re
 import shlex
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer.main
+from typer.testing import CliRunner
 
 from buzzer.suite.cli import app
 
@@ -103,6 +105,36 @@ class TestPage:
             options = {name for parameter in command.params for name in parameter.opts} | {"--help"}
             flags = {word.split("=")[0] for word in arguments if word.startswith("--")}
             assert flags <= options, f"{words}: unknown {sorted(flags - options)}"
+
+
+NOT_HERE = (
+    "bent-coins",
+    "dense",
+    "pandas-mapped",
+)  # of the plug-in in docs/adding.md, whose own test runs them
+
+
+def plannable(page: Path) -> list[list[str]]:
+    """The full commands of a page that make a plan, without those that read records or model files."""
+    found = []
+    for words, whole in commands(page):
+        plans = words[1:2] and words[1] in ("run", "bench", "compare", "frontier")
+        reads = {"--from", "--dry-run"} & {*words} or any(word.startswith("path/") for word in words)
+        if whole and plans and not reads and not {*words} & {*NOT_HERE}:
+            found.append(words[1:])
+    return found
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if plannable(page)], ids=lambda page: page.name)
+def test_commands_make_a_plan(page: Path, tmp_path: Path) -> None:
+    """`--dry-run` of every command: names, sizes, parameters and their combinations are those of today."""
+    for words in plannable(page):
+        arguments = [str(tmp_path) if before == "--data" else word for before, word in pairwise(["", *words])]
+        policy = ["--on-unmet-budget", "warn"] if words[0] in ("run", "compare") else []
+        done = CliRunner().invoke(app, [*arguments, *policy, "--out", str(tmp_path), "--dry-run"])
+        assert done.exit_code == 0, (words, done.output, done.exception)
+        assert "timed run" in done.output
+        assert not list(tmp_path.iterdir())
 
 
 def exists(name: str) -> bool:

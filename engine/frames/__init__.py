@@ -87,6 +87,7 @@ _BUILT_IN = (
         load=partial(_eager, "pandas"),
         summary="eager frames on the CPU, the library that most competitors use",
         packages=("pandas",),
+        hint="pip install 'buzzer[run]'",
     ),
     EngineInfo(
         name="cudf",
@@ -102,6 +103,7 @@ _BUILT_IN = (
         load=partial(_lazy, "cpu"),
         summary="lazy query plans on the CPU, the tuned baseline",
         packages=("polars",),
+        hint="pip install 'buzzer[run]'",
     ),
     EngineInfo(
         name="polars-gpu",

@@ -43,6 +43,7 @@ __all__ = [
     "Plan",
     "Session",
     "all_backends",
+    "check",
     "check_batch",
     "info",
     "installed",
@@ -72,6 +73,7 @@ class BackendInfo:
     needs_compiler: bool = False  # whether it needs a C compiler
     compiles: bool = False  # whether it keeps compiled code between processes (`buzzer.caches.COMPILED`)
     several: bool = False  # whether one session runs several models on the same inputs; see `prepare`
+    hint: str = "see the documentation of the backend's own package"  # how to install `packages`
 
 
 def _built_in(name: str, summary: str, *kinds: Kind, **more: Any) -> BackendInfo:
@@ -87,6 +89,7 @@ BACKENDS = {
             "PyTorch without a compiler, the reference",
             NETWORKS,
             packages=("torch",),
+            hint="pip install 'buzzer[run]'",
             simulated=("int8", "fp8"),
             takes_gpu_arrays=True,
         ),
@@ -95,6 +98,7 @@ BACKENDS = {
             "PyTorch with torch.compile",
             NETWORKS,
             packages=("torch",),
+            hint="pip install 'buzzer[run]'",
             takes_gpu_arrays=True,
             compiles=True,
         ),
@@ -103,6 +107,7 @@ BACKENDS = {
             "ONNX Runtime on the exported graph",
             *(NETWORKS, TREES, ONNX),
             packages=("onnxruntime",),
+            hint="pip install 'buzzer[run]'",
             simulated=("fp8",),
         ),
         _built_in(
@@ -110,6 +115,7 @@ BACKENDS = {
             "OpenVINO on the exported graph",
             *(NETWORKS, ONNX),
             packages=("openvino",),
+            hint="pip install 'buzzer[cpu-fast]'",
             devices=("cpu",),
         ),
         _built_in(
@@ -117,6 +123,7 @@ BACKENDS = {
             "TensorRT on the exported graph, strongly typed",
             *(NETWORKS, ONNX),
             packages=("tensorrt",),
+            hint="pip install 'buzzer[tensorrt]'",
             devices=("cuda",),
         ),
         _built_in(
@@ -124,13 +131,21 @@ BACKENDS = {
             "this project's Triton kernels, for encoders on a GPU",
             ENCODERS,
             packages=("torch", "triton"),
+            hint="pip install 'buzzer[kernels]'",
         ),
-        _built_in("xgboost", "boosted trees in XGBoost", TREES, packages=("xgboost",)),
+        _built_in(
+            "xgboost",
+            "boosted trees in XGBoost",
+            TREES,
+            packages=("xgboost",),
+            hint="pip install 'buzzer[run]'",
+        ),
         _built_in(
             "forest",
             "boosted trees in this project's C code, compiled at first use",
             TREES,
             packages=("xgboost",),
+            hint="pip install 'buzzer[run]'",
             devices=("cpu",),
             needs_compiler=True,
             compiles=True,
@@ -141,12 +156,14 @@ BACKENDS = {
             "boosted trees in RAPIDS nvForest, on a GPU or the CPU",
             TREES,
             packages=("nvforest",),
+            hint="pip install 'buzzer[gpu]'",
         ),
         _built_in(
             "tl2cgen",
             "boosted trees compiled to machine code",
             TREES,
             packages=("treelite", "tl2cgen"),
+            hint="pip install 'buzzer[trees]'",
             devices=("cpu",),
             needs_compiler=True,
         ),
@@ -211,6 +228,22 @@ def installed(name: str) -> bool:
     return all(importlib.util.find_spec(package) is not None for package in packages) and (
         not compiles or bool(native.compiler_name())
     )
+
+
+def check(name: str, device: str) -> None:
+    """Raises UnsupportedError if a backend, or one of a pair, cannot run on a device of this machine. Imports no library of the backend.
+
+    A backend that passes may still lack a device driver or a shared library.
+    """
+    for backend in (info(part) for part in parts(name)):
+        for package in backend.packages:
+            if importlib.util.find_spec(package) is None:
+                raise UnsupportedError(f"backend {backend.name} needs the package {package}", backend.hint)
+        if backend.needs_compiler and not native.compiler_name():
+            raise UnsupportedError(f"backend {backend.name} needs a C compiler", "install gcc or clang")
+        if device not in backend.devices:
+            where = ", ".join(backend.devices)
+            raise UnsupportedError(f"backend {backend.name} does not run on {device}", f"it runs on {where}")
 
 
 class Backend(Protocol):

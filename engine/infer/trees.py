@@ -10,7 +10,7 @@ from buzzer.errors import DataError, UnsupportedError
 try:
     import xgboost
 except ImportError as error:
-    raise UnsupportedError("XGBoost is not installed", "pip install xgboost") from error
+    raise UnsupportedError("XGBoost is not installed", "pip install 'buzzer[run]'") from error
 
 LIGHTGBM = ".txt"  # suffix of LightGBM's files
 XGBOOST = "use --backend xgboost"

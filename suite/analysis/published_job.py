@@ -3,7 +3,7 @@
 A published time is comparable with a run only if the run does the same job: as many rows, and as much work for each row.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Protocol
@@ -65,6 +65,13 @@ class PublishedFigure:
 def figures() -> tuple[PublishedFigure, ...]:
     """All published figures."""
     return tuple(TypeAdapter(list[PublishedFigure]).validate_python(load_yaml("anchors.yaml")))
+
+
+def figures_beside(tasks: Iterable[str]) -> list[PublishedFigure]:
+    """The published figures of tasks that share a data set with one of `tasks`. A task without a data set shares none."""
+    every = registry.tasks()
+    used = {every[name].dataset for name in tasks if name in every} - {""}
+    return [figure for figure in figures() if every[figure.task].dataset in used]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,9 @@ from buzzer.suite.analysis import scaling
 from buzzer.suite.analysis.scaling import CONFIDENCE, EXPONENTS, Series
 
 LEAST_SIZES = 3  # with two sizes every law fits
-LEAST_ROUNDS = 2  # one round does not show its noise
+LEAST_ROUNDS = 3  # for an interval; two show their difference, but hardly their noise
+SURE_ROUNDS = 5  # below this number, an interval of 95 % rests on the assumption of normal noise
+LEAST_REPEATED = 2  # runs of the sizes of a projection beyond the first of each size
 YES, NO, NEAR = "yes", "no", "too near to tell"  # verdicts on a limit
 
 
@@ -41,6 +43,18 @@ class Ratio:
         if self.low is None or self.high is None:
             return None if band is None else within
         return within or self.low <= 1 <= self.high
+
+
+def sureness(rounds: int) -> float:
+    """The highest confidence of an interval for a median of `rounds` values, without an assumption about their distribution.
+
+    It is that of their whole range: 1 - 2 ** (1 - rounds), because each value is above the median as often as below it (Conover,
+    Practical Nonparametric Statistics, 3.2).
+
+    >>> sureness(3), sureness(5)
+    (0.75, 0.9375)
+    """
+    return float(1 - 2.0 ** (1 - rounds))
 
 
 def t_quantile(freedom: float) -> float:
@@ -212,8 +226,8 @@ def _measured(costs: Sequence[float], size: float) -> Projection:
 def needs(series: Series) -> str:
     """What the interval of a projection lacks: sizes, rounds, or nothing."""
     lacking = [f"{LEAST_SIZES} sizes"] if len(series) < LEAST_SIZES else []
-    if sum(len(costs) - 1 for costs in series.values()) < LEAST_ROUNDS:
-        lacking.append(f"{LEAST_ROUNDS} rounds")
+    if sum(len(costs) - 1 for costs in series.values()) < LEAST_REPEATED:
+        lacking.append("2 rounds")
     return " and ".join(lacking)
 
 

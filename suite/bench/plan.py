@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from buzzer import extras
 from buzzer.engine import infer
 from buzzer.engine.infer.onnx import graphs
 from buzzer.errors import BuzzerError, DataError, UnsupportedError, UsageError, unknown_name
@@ -95,6 +96,7 @@ class BenchSelection:
 def selections(request: BenchRequest) -> list[BenchSelection]:
     """A selection for each batch size and packing. Raises UsageError for a wrong value, an unknown name, or a budget beyond this machine."""
     check(request)
+    extras.require("torch", "`buzzer bench`")
     model, budget = registry.model(str(request.model)), budgets.resolve(request.budget)
     precisions = [] if names(request.precisions) == ["all"] else names(request.precisions)
     registry.check_precisions(precisions)

@@ -1,6 +1,7 @@
 """The command line, with one module per verb.
 
-Results go to stdout, progress and messages to stderr. Exit codes: 0 ok, 1 a run failed, 2 wrong usage, 128 + n ended by signal n.
+Results go to stdout, progress and messages to stderr. Exit codes: 0 ok; 1 a run failed or was wrong; 2 wrong usage, or nothing
+that was asked for can run here; 128 + n ended by signal n.
 """
 
 import signal
@@ -14,10 +15,20 @@ from rich.console import Console
 from rich.markup import escape
 from typer.core import TyperGroup
 
-from buzzer import __version__
+from buzzer import __version__, extras
 from buzzer.errors import BuzzerError, UsageError
-from buzzer.suite.cli import bench, check, compare, data, env, frontier, listing, report, run, streams
+from buzzer.suite.cli import bench, check, compare, data, env, frontier, listing, report, run, show, streams
 from buzzer.suite.cli.signals import ENDING, Interrupted
+
+MEASURE, RECORDS, ABOUT = "Measure", "Read records", "This machine and the data"
+EXAMPLES = """First steps:
+
+buzzer list (what there is to run)
+
+buzzer run booking --dry-run (what would run, and for how long)
+
+buzzer run booking, then buzzer report results/local
+"""
 
 
 class Verbs(TyperGroup):
@@ -37,19 +48,23 @@ app = typer.Typer(
     name="buzzer",
     cls=Verbs,
     help="Recommender and competition inference benchmarks: CPU against GPU under time and memory budgets.",
+    epilog=EXAMPLES,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command("run")(run.main)
-app.command("bench")(bench.main)
-app.command("frontier")(frontier.main)
-app.command("list")(listing.main)
-app.command("check")(check.main)
-app.command("compare")(compare.main)
-app.command("report")(report.main)
-app.command("env")(env.main)
-app.add_typer(data.app, name="data")
+for name, verb, group in (
+    ("run", run, MEASURE),
+    ("compare", compare, MEASURE),
+    ("bench", bench, MEASURE),
+    ("frontier", frontier, MEASURE),
+    ("show", show, RECORDS),
+    ("report", report, RECORDS),
+    ("check", check, RECORDS),
+    ("list", listing, ABOUT),
+    ("env", env, ABOUT),
+):
+    app.command(name, rich_help_panel=group, epilog=verb.EXAMPLES)(verb.main)
+app.add_typer(data.app, name="data", rich_help_panel=ABOUT)
 
 
 def _version(requested: bool) -> None:
@@ -81,6 +96,10 @@ def main() -> None:
             streams.flush_stdout()
     except BuzzerError as error:
         fail(error.message, error.hint)
+    except ModuleNotFoundError as error:  # of the core install
+        if not (hint := extras.hint(error.name)):
+            raise
+        fail(f"this command needs the package {error.name}", hint)
     except BrokenPipeError:  # the reader has closed the pipe, as `| head` does
         sys.exit(1)
     except OSError as error:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,79 +9,117 @@ from rich.text import Text
 
 from buzzer.errors import UsageError
 from buzzer.suite import api
-from buzzer.suite.bench import groups, loadgen
-from buzzer.suite.cli.run import exit_with
+from buzzer.suite.bench import groups, loadgen, plan
+from buzzer.suite.cli import dry_run as plans
+from buzzer.suite.cli import options
+from buzzer.suite.cli.options import LIMITS, option
+from buzzer.suite.cli.outcome import exit_with
 from buzzer.suite.cli.signals import ProgressDisplay
-from buzzer.suite.config_file import MOST_REPEATS, MOST_SEED
 from buzzer.suite.records.schema import Record
 from buzzer.suite.report import bench_table, console
+from buzzer.suite.report.plan_text import PlannedItem
 from buzzer.suite.requests import DEFAULT_OUT, BenchRequest, names
+
+SIZES, MLPERF = "Sizes of the inputs", "MLPerf's LoadGen"
+EXAMPLES = """Examples:
+
+buzzer bench bert-base --batch 1 --seq 128
+
+buzzer bench my_model.onnx --backend onnxruntime,openvino --batch 1,32
+
+buzzer bench trees.ubj --inputs rows.parquet --batch 1,1000
+
+buzzer bench gbdt --batch 1,1000,100000 --dry-run
+"""
 
 
 def main(
-    model: Annotated[str, typer.Argument(help="A name of `buzzer list`, an ONNX file, or a model folder.")],
-    backend: Annotated[str, typer.Option(help="Backends, separated by commas, or all.")] = "all",
-    precision: Annotated[str, typer.Option(help="Precisions, separated by commas, or all.")] = "all",
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A name of `buzzer list`, a Hugging Face folder, an ONNX file, or a file of boosted trees.",
+            autocompletion=options.completes(options.model_names),
+            metavar="MODEL",
+        ),
+    ],
+    backend: options.Backend = "all",
+    precision: options.Precision = "all",
+    device: options.Device = "cpu",
     batch: Annotated[
         str,
-        typer.Option(help="Rows per run; several sizes, separated by commas, show which backend wins where."),
+        option(
+            SIZES,
+            "Rows per run; several sizes, separated by commas, show which backend wins where.",
+            metavar="SIZES",
+        ),
     ] = "1",
     seq: Annotated[
-        int, typer.Option(min=1, help="Tokens per row; with --packing packed, tokens per run.")
+        int, option(SIZES, "Tokens per row; with --packing packed, tokens per run.", metavar="N")
     ] = 128,
-    lengths: Annotated[str, typer.Option(help="fixed, or real: rows as long as real sentences.")] = "fixed",
+    lengths: Annotated[
+        str, option(SIZES, "fixed, or real: rows as long as real sentences.", metavar="KIND")
+    ] = "fixed",
     packing: Annotated[
-        str, typer.Option(help="padded; with real lengths also sorted, packed; separated by commas.")
+        str,
+        option(SIZES, "padded; with real lengths also sorted, packed; separated by commas.", metavar="KINDS"),
     ] = "padded",
     inputs: Annotated[
         str,
-        typer.Option(
-            help="Different batches to rotate through (default: 16, or fewer if they are large), or a file with inputs: "
-            ".npz, .npy, .parquet or .csv.",
+        option(
+            SIZES,
+            "Different batches to rotate through (default: 16, or fewer if they are large), or a file with real inputs.",
+            metavar="N_OR_FILE",
         ),
     ] = "",
+    seed: options.Seed = 0,
+    budget: options.Budget = "unlimited",
+    rounds: options.Rounds = 2,
     count: Annotated[
-        int, typer.Option(min=1, help="Least timed runs per round; a p99 needs 459 in all rounds.")
+        int, option(LIMITS, "Least timed runs per round; a p99 needs 459 in all rounds.", metavar="N")
     ] = 50,
     seconds: Annotated[
-        float, typer.Option(min=0, help="Least seconds of warm runs, and of cold runs, per round.")
+        float,
+        option(LIMITS, "Least seconds of warm runs, and of cold runs, per round.", metavar="SECONDS"),
     ] = 2.0,
     at_most: Annotated[
-        float, typer.Option(min=0, help="Seconds after which a round ends, but not before 4 runs.")
+        float,
+        option(LIMITS, "Seconds after which a round ends, but not before 4 runs.", metavar="SECONDS"),
     ] = 120.0,
-    rounds: Annotated[
-        int,
-        typer.Option(min=1, max=MOST_REPEATS, help="Rounds over all variants; every second one is reversed."),
-    ] = 2,
-    scenario: Annotated[str, typer.Option(help="MLPerf scenario: single-stream, offline or server.")] = "",
+    scenario: Annotated[
+        str, option(MLPERF, "MLPerf scenario: single-stream, offline or server.", metavar="NAME")
+    ] = "",
     min_duration: Annotated[
-        float, typer.Option(min=0, help="Seconds that LoadGen runs; MLPerf: 600.")
+        float, option(MLPERF, "Seconds that LoadGen runs; MLPerf: 600.", metavar="SECONDS")
     ] = 600.0,
     qps: Annotated[
         float,
-        typer.Option(
-            min=0, help="Queries per second of server; 0 = find the highest rate that keeps the bound."
+        option(
+            MLPERF,
+            "Queries per second of server; 0 = find the highest rate that keeps the bound.",
+            metavar="RATE",
         ),
     ] = 0.0,
     bound: Annotated[
-        float, typer.Option(help="Latency bound of server in ms; MLPerf's for BERT: 130.")
+        float, option(MLPERF, "Latency bound of server in ms; MLPerf's for BERT: 130.", metavar="MS")
     ] = 130.0,
     loadgen_seeds: Annotated[
         str,
-        typer.Option(help="LoadGen's seeds for library, samples and schedule; MLPerf publishes them."),
+        option(
+            MLPERF,
+            "LoadGen's seeds for library, samples and schedule; MLPerf publishes them.",
+            metavar="SEEDS",
+        ),
     ] = "0,0,0",
     mlperf: Annotated[
         str,
-        typer.Option(
-            help="MLPerf's name of the model, as in bert: LoadGen's official duration, bound and seeds."
+        option(
+            MLPERF, "MLPerf's name of the model, as in bert: its own duration, bound and seeds.", metavar="NAME"
         ),
     ] = "",
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    budget: Annotated[str, typer.Option(help="Name of a budget, or limits such as 2c8g10m.")] = "unlimited",
-    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed for random weights and inputs.")] = 0,
-    resume: Annotated[bool, typer.Option(help="Skip runs that have an ok record in --out.")] = False,
-    out: Annotated[Path, typer.Option(help="Folder of the records.")] = DEFAULT_OUT,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one record per line, best first.")] = False,
+    resume: options.Resume = False,
+    out: options.Out = DEFAULT_OUT,
+    dry_run: options.DryRun = False,
+    as_json: options.Json = False,
 ) -> None:
     """Time a model's inference sessions, check every output, and rank them."""
     request = BenchRequest(
@@ -109,10 +146,14 @@ def main(
         seed=seed,
         resume=resume,
     )
+    if dry_run:
+        planned = [item for each in plan.selections(request) for item in plan.plan(each)]
+        plans.show_items([PlannedItem(item.run, item.problem) for item in planned], out, as_json)
+        return
     with ProgressDisplay() as display:
         records = api.bench(request, out=out, observer=display)
     show(records, as_json)
-    exit_with(records)
+    exit_with(records, display.ended_by)
 
 
 def inputs_of(text: str) -> int | str | None:

@@ -16,6 +16,13 @@ from buzzer.suite.records.collection import some_record_files
 from buzzer.suite.records.schema import json_schema
 from buzzer.suite.run.worker import load_entry
 
+EXAMPLES = """Examples:
+
+buzzer check results
+
+buzzer check results --data booking=/data/booking
+"""
+
 
 def main(
     path: Annotated[list[Path] | None, typer.Argument(help="Records or folders of records.")] = None,

@@ -8,63 +8,86 @@ from rich.text import Text
 
 from buzzer.errors import UsageError
 from buzzer.suite import api
-from buzzer.suite.cli.run import exit_with, params_of
+from buzzer.suite.cli import dry_run as plans
+from buzzer.suite.cli import options
+from buzzer.suite.cli.options import DATA, OUTPUT, WHAT, option
+from buzzer.suite.cli.outcome import exit_with
+from buzzer.suite.cli.run import params_of
 from buzzer.suite.cli.signals import ProgressDisplay
-from buzzer.suite.config_file import MOST_REPEATS, MOST_SEED
 from buzzer.suite.records import record
 from buzzer.suite.report import compare_json, compare_text, console
 from buzzer.suite.requests import DEFAULT_OUT, CompareRequest, names
+from buzzer.suite.run import resolve
+
+FULL, OLDER = "The full job", "Older records"
+EXAMPLES = """Examples:
+
+buzzer compare booking --scale 0.01,0.02,0.05,0.1
+
+buzzer compare booking --from results --engine pandas,polars
+
+buzzer compare booking --from new --against old --fail-if wall:5%
+"""
 
 
 def main(
-    task: Annotated[str, typer.Argument(help="Task name.")],
+    task: Annotated[
+        str,
+        typer.Argument(
+            help="Task name.", autocompletion=options.completes(options.task_names), metavar="TASK"
+        ),
+    ],
     from_: Annotated[
         list[Path] | None,
-        typer.Option("--from", help="Compare the records here and run nothing; repeatable."),
-    ] = None,
-    engine: Annotated[str, typer.Option(help="Feature engines, separated by commas, or all.")] = "",
-    backend: Annotated[str, typer.Option(help="Inference backends, separated by commas, or all.")] = "",
-    precision: Annotated[str, typer.Option(help="Precisions, separated by commas.")] = "fp32",
-    device: Annotated[str, typer.Option(help="cpu, cuda or both; default: what the engine runs on.")] = "",
-    budget: Annotated[
-        str, typer.Option(help="Budgets, separated by commas; default: seed-cpu, and the same on all cores.")
-    ] = "",
-    scale: Annotated[str, typer.Option(help="Scales of generated data, separated by commas.")] = "",
-    train_scale: Annotated[
-        float | None,
-        typer.Option(
-            help="Share of the official training rows: a sample of those of --scale; default: all of them."
+        option(
+            WHAT,
+            "Compare the records here, those that the other options name, and run nothing; repeatable.",
+            "--from",
+            metavar="PATH",
         ),
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder of the official files.")] = None,
-    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed for data and training.")] = 0,
-    repeat: Annotated[
-        int, typer.Option(min=1, max=MOST_REPEATS, help="Rounds; each runs every variant once.")
-    ] = 5,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="A task parameter, key=value.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the records.")] = DEFAULT_OUT,
-    full: Annotated[float, typer.Option(help="Scale of the full job, to which times are projected.")] = 1.0,
+    engine: options.Engine = "",
+    backend: options.Backend = "",
+    precision: options.Precision = "",
+    device: options.Device = "",
+    data: options.Data = None,
+    scale: Annotated[
+        str, option(DATA, "Scales of generated data, separated by commas.", metavar="SHARES")
+    ] = "",
+    train_scale: options.TrainScale = None,
+    seed: options.Seed = 0,
+    set_: options.Set = None,
+    budget: options.Budget = "",
+    repeat: options.Rounds = 5,
+    on_unmet_budget: options.OnUnmetBudget = "fail",
+    full: Annotated[
+        float, option(FULL, "Scale of the full job, to which times are projected.", metavar="SHARE")
+    ] = 1.0,
     full_budget: Annotated[
-        str, typer.Option(help="Budget of the full job; default: that of each variant.")
+        str, option(FULL, "Budget of the full job; default: that of each variant.", metavar="NAME")
+    ] = "",
+    price: Annotated[
+        str, option(FULL, "Dollars per hour: cpu=NUMBER_OR_NAME,cuda=...", metavar="PRICES")
     ] = "",
     against: Annotated[
         list[Path] | None,
-        typer.Option(help="Older records to compare with, of today or of at least two days."),
+        option(OLDER, "Older records to compare with, of today or of at least two days.", metavar="PATH"),
     ] = None,
     fail_if: Annotated[
         list[str] | None,
-        typer.Option(help="FIGURE:PERCENT, such as wall:5%: fail if it is that much worse than --against."),
+        option(
+            OLDER,
+            "FIGURE:PERCENT, such as wall:5%: fail if it is that much worse than --against.",
+            metavar="LIMIT",
+        ),
     ] = None,
-    price: Annotated[str, typer.Option(help="Dollars per hour: cpu=NUMBER_OR_NAME,cuda=...")] = "",
-    markdown: Annotated[Path | None, typer.Option(help="Markdown file to write as well.")] = None,
-    on_unmet_budget: Annotated[
-        str, typer.Option(help="fail or warn if the machine has less than the budget.")
-    ] = "fail",
-    resume: Annotated[
-        bool,
-        typer.Option(help="Skip runs that have an ok record in --out, and go on with an interrupted one."),
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one object per comparison.")] = False,
+    out: options.Out = DEFAULT_OUT,
+    markdown: Annotated[
+        Path | None, option(OUTPUT, "Markdown file to write as well.", metavar="FILE")
+    ] = None,
+    resume: options.Resume = False,
+    dry_run: options.DryRun = False,
+    as_json: options.Json = False,
 ) -> None:
     """Compare a task's runs: phases, speed-up with interval, cost, head-room, growth, and a projection to the full job."""
     request = CompareRequest(
@@ -91,13 +114,18 @@ def main(
     )
     if markdown is not None:
         record.check_writable(markdown.parent)
+    if dry_run:
+        if from_:
+            raise UsageError("--from runs nothing", "leave out --dry-run")
+        plans.show_plan(resolve.compare_plan(request), out, as_json)
+        return
     with ProgressDisplay() as display:
         compared = api.compare(request, out=out, observer=display)
     show(compared, as_json, markdown)
+    if not from_:
+        exit_with(compared.records, display.ended_by)
     if not compared or any(change.failed for changes in compared.changes for change in changes):
         raise typer.Exit(1)
-    if not from_:
-        exit_with(compared.records)
 
 
 def scales_of(text: str) -> list[float]:

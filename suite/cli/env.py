@@ -6,16 +6,22 @@ from dataclasses import asdict, dataclass
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from buzzer.engine import frames, infer
 from buzzer.errors import UnsupportedError
 from buzzer.suite import registry
 from buzzer.suite.records import machine
 from buzzer.suite.records.schema import Machine
-from buzzer.suite.report.console import show
+from buzzer.suite.report.console import show, terminal
 from buzzer.suite.report.table import table
 from buzzer.suite.run import cgroups, counters, limits
+
+EXAMPLES = """Examples:
+
+buzzer env
+
+buzzer env --json
+"""
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,7 @@ def main(as_json: Annotated[bool, typer.Option("--json", help="Print one object.
     if as_json:
         print(here.as_json())
         return
-    console = Console()
+    console = terminal()
     console.print(machine.describe(here.machine), f"limits: {here.enforcement}", sep="\n", highlight=False)
     for line in limits_lines(here.polled_because):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -75,9 +81,15 @@ def environment() -> Environment:
         enforcement="cgroups" if enforced else "polled",
         polled_because=None if enforced else cgroups.missing(),
         engines={name: problem_of(frames.load, name) for name in registry.engines()},
-        backends={name: problem_of(infer.load, name) for name in registry.backends()},
+        backends={name: problem_of(load_backend, name) for name in registry.backends()},
         counters=counters.missing(),
     )
+
+
+def load_backend(name: str) -> object:
+    """The backend's module. Raises UnsupportedError, with the extra to install, if a package is missing."""
+    infer.check(name, infer.info(name).devices[0])
+    return infer.load(name)
 
 
 def problem_of(load: Callable[[str], object], name: str) -> str:

@@ -7,32 +7,41 @@ import typer
 
 from buzzer.suite import api, registry
 from buzzer.suite.api import Frontier
-from buzzer.suite.cli.run import exit_with
+from buzzer.suite.cli import dry_run as plans
+from buzzer.suite.cli import options
+from buzzer.suite.cli.outcome import exit_with
 from buzzer.suite.cli.signals import ProgressDisplay
-from buzzer.suite.config_file import MOST_REPEATS, MOST_SEED
 from buzzer.suite.records import record
 from buzzer.suite.report import charts, console, frontier
 from buzzer.suite.requests import DEFAULT_OUT, FrontierRequest
+from buzzer.suite.run import frontier_plan
+
+EXAMPLES = """Examples:
+
+buzzer frontier bert
+
+buzzer frontier bert --backend onnxruntime --precision fp32,int8 --dry-run
+"""
 
 
 def main(
     model: Annotated[
-        str, typer.Argument(help="bert (MiniLM-L6), or a Hugging Face BERT folder with a tokenizer.")
+        str,
+        typer.Argument(
+            help="bert (MiniLM-L6), or a Hugging Face BERT folder with a tokenizer.", metavar="MODEL"
+        ),
     ] = "bert",
-    backend: Annotated[str, typer.Option(help="Backends, separated by commas, or all.")] = "all",
-    precision: Annotated[
-        str, typer.Option(help="Precisions of the whole model, separated by commas, or all.")
-    ] = "all",
-    rounds: Annotated[int, typer.Option(min=1, max=MOST_REPEATS, help="Timed runs of each variant.")] = 2,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    budget: Annotated[str, typer.Option(help="Name of a budget, or limits such as 2c8g10m.")] = "unlimited",
-    data: Annotated[
-        Path | None, typer.Option(help="Folder of the labelled sentences; default: generated data.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed for data and training.")] = 0,
-    out: Annotated[Path, typer.Option(help="Folder of the records, the chart and its data.")] = DEFAULT_OUT,
-    resume: Annotated[bool, typer.Option(help="Skip runs that have an ok record in --out.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the chart's data as one object.")] = False,
+    backend: options.Backend = "all",
+    precision: options.Precision = "all",
+    device: options.Device = "cpu",
+    data: options.Data = None,
+    seed: options.Seed = 0,
+    budget: options.Budget = "unlimited",
+    rounds: options.Rounds = 2,
+    out: options.Out = DEFAULT_OUT,
+    resume: options.Resume = False,
+    dry_run: options.DryRun = False,
+    as_json: options.Json = False,
 ) -> None:
     """Draw accuracy against latency of a BERT, whole and cut to fewer layers, on labelled sentences."""
     request = FrontierRequest(
@@ -46,11 +55,15 @@ def main(
         seed=seed,
         resume=resume,
     )
+    if dry_run:
+        plan, _ = frontier_plan.plan_of(request)
+        plans.show_plan(plan, out, as_json)
+        return
     with ProgressDisplay() as display:
         result = api.frontier(request, out=out, observer=display)
     if result.points:
         publish(result, out, as_json)
-    exit_with(result.records)
+    exit_with(result.records, display.ended_by)
 
 
 def publish(result: Frontier, out: Path, as_json: bool) -> None:

@@ -11,6 +11,13 @@ from buzzer.suite import registry
 from buzzer.suite.report.console import show
 from buzzer.suite.report.table import table
 
+EXAMPLES = """Examples:
+
+buzzer list
+
+buzzer list --json
+"""
+
 
 def main(as_json: Annotated[bool, typer.Option("--json", help="Print one object.")] = False) -> None:
     """List tasks, engines, backends, models, budgets and data sets."""

@@ -8,37 +8,65 @@ from typing import Annotated
 import typer
 
 from buzzer.suite import api
+from buzzer.suite.cli import options
+from buzzer.suite.cli.options import OUTPUT, option
 from buzzer.suite.cli.signals import ProgressDisplay
 from buzzer.suite.records import repetitions
 from buzzer.suite.records.collection import some_record_files
 from buzzer.suite.records.schema import Record
 
+EXAMPLES = """Examples:
+
+buzzer report results/local
+
+buzzer report results --html board.html --csv records.csv
+"""
+
 
 def main(
-    path: Annotated[list[Path] | None, typer.Argument(help="Records or folders of records.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Markdown file to write; default: stdout.")] = None,
+    path: options.Paths = None,
+    out: Annotated[
+        Path | None, option(OUTPUT, "Markdown file to write; default: stdout.", metavar="FILE")
+    ] = None,
+    html: Annotated[Path | None, option(OUTPUT, "Self-contained HTML page to write.", metavar="FILE")] = None,
+    csv: Annotated[
+        Path | None, option(OUTPUT, "CSV file to write, a row for each record.", metavar="FILE")
+    ] = None,
+    svg: Annotated[Path | None, option(OUTPUT, "SVG image of the tables to write.", metavar="FILE")] = None,
     readme: Annotated[
-        Path | None, typer.Option(help="File in which to replace the result table between two markers.")
+        Path | None,
+        option(
+            OUTPUT,
+            "File in which to replace the findings and the result table between their markers.",
+            metavar="FILE",
+        ),
     ] = None,
-    html: Annotated[Path | None, typer.Option(help="Self-contained HTML page to write.")] = None,
-    svg: Annotated[Path | None, typer.Option(help="SVG image of the tables to write.")] = None,
     headline: Annotated[
-        Path | None, typer.Option(help="SVG image to write of the published job's stages and ours.")
+        Path | None,
+        option(
+            OUTPUT,
+            "SVG image to write of published times and ours against the budget; a dark one is written beside it.",
+            metavar="FILE",
+        ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one record per line, best first.")] = False,
+    as_json: options.Json = False,
 ) -> None:
-    """Render records as Markdown (stdout, or --out), an HTML page, a README's table: whatever is asked for."""
-    display, sources = (
-        ProgressDisplay(),
-        some_record_files(path or [Path("results")]),
-    )  # not opened: signals end it at once
+    """Render records as Markdown (stdout, or --out), an HTML page, CSV, a README's table: whatever is asked for."""
+    display = ProgressDisplay()  # not opened: signals end it at once
+    sources = some_record_files(path or [Path("results")])
     if as_json:
         print_json(api.valid(sources, display))
         return
-    text = api.report(
-        sources, out=out, html=html, readme=readme, svg=svg, headline=headline, observer=display
-    )
-    written = [target for target in (out, html, readme, svg, headline) if target is not None]
+    targets = {
+        "out": out,
+        "html": html,
+        "csv": csv,
+        "svg": svg,
+        "readme": readme,
+        "headline": headline,
+    }
+    text = api.report(sources, **targets, observer=display)
+    written = [target for target in targets.values() if target is not None]
     for target in written:
         typer.echo(f"wrote {target}", err=True)
     if not written:

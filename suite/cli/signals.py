@@ -36,6 +36,7 @@ class ProgressDisplay(Display):
     def __init__(self, console: Console | None = None) -> None:
         super().__init__(console)
         self._pressed, self._pressed_at = 0, 0.0  # number of the deferred signal, and when it came
+        self.ended_by = 0  # number of the signal that stopped a run; 0 = none
         self._handlers: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -68,6 +69,7 @@ class ProgressDisplay(Display):
     def _press(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if self._pressed and now - self._pressed_at >= PATIENCE_S:
+            self.ended_by = number
             raise Interrupted(number)
         if not self._pressed:
             self._pressed, self._pressed_at = number, now
@@ -75,5 +77,5 @@ class ProgressDisplay(Display):
     def _raise_pending(self) -> None:
         """Raise Interrupted if a signal is deferred."""
         if number := self._pressed:
-            self._pressed = 0
+            self._pressed, self.ended_by = 0, number
             raise Interrupted(number)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel
 
+from buzzer import extras
 from buzzer.suite.records import machine
 from buzzer.suite.records.schema import Bench, BudgetFields, Machine, Record, WorkFields
 
@@ -82,7 +83,8 @@ def columns(records: Sequence[Record]) -> list[Column]:
 
 
 def to_pandas(records: Sequence[Record]) -> "pd.DataFrame":
-    """The table as a pandas frame, with nullable dtypes."""
+    """The table as a pandas frame, with nullable dtypes. Raises UnsupportedError without pandas."""
+    extras.require("pandas", "`to_pandas`")
     import pandas as pd
 
     arrays = {c.name: pd.array(list(c.values), dtype=PANDAS[c.kind]) for c in columns(records)}  # type: ignore[call-overload]
@@ -90,7 +92,8 @@ def to_pandas(records: Sequence[Record]) -> "pd.DataFrame":
 
 
 def to_polars(records: Sequence[Record]) -> "pl.DataFrame":
-    """The table as a Polars frame."""
+    """The table as a Polars frame. Raises UnsupportedError without Polars."""
+    extras.require("polars", "`to_polars`")
     import polars as pl
 
     dtypes: dict[Kind, Any] = {

@@ -37,9 +37,15 @@ def write(record: Record, folder: Path) -> Path:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically. Raises DataError if it cannot be written (full disk, no permission)."""
+    """Write a text file atomically. Raises DataError if it cannot be written (full disk, no permission).
+
+    What is not a plain file, such as /dev/stdout, a pipe or a link, is written in place: a rename would replace it.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            path.write_text(text, encoding="utf-8")
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)

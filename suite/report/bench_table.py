@@ -122,7 +122,7 @@ def _speed_up(row: BenchGroup, base: BenchGroup | None) -> str:
 
 def kind(row: BenchGroup) -> str:
     """The CSS class of a group's marks and rows."""
-    return "failed" if row.failed else row.first.device
+    return charts.kind_of(row.first.device, row.worst.outcome)
 
 
 def filters(row: BenchGroup) -> dict[str, str]:

@@ -13,7 +13,14 @@ from buzzer.suite.analysis.comparison import (
     VariantResult,
 )
 from buzzer.suite.analysis.regress import Change
-from buzzer.suite.analysis.statistics import LEAST_ROUNDS, LEAST_SIZES, Projection, Ratio
+from buzzer.suite.analysis.statistics import (
+    LEAST_ROUNDS,
+    LEAST_SIZES,
+    SURE_ROUNDS,
+    Projection,
+    Ratio,
+    sureness,
+)
 from buzzer.suite.escape import markdown as escaped
 from buzzer.suite.records import comparable, machine
 from buzzer.suite.records.repetitions import phase_names
@@ -42,20 +49,16 @@ def title_of(group: Group) -> str:
 
 
 def tables(result: Comparison, changes: Sequence[Change]) -> list[Table]:
-    """All tables of a comparison, in reading order."""
+    """All tables of a comparison, in reading order: verdicts first, then the runs, the largest scale first."""
     largest = result.group.largest
-    out = [
-        _runs(result, scale, _run_notes(result) if scale == largest else [])
-        for scale in sorted(result.results, reverse=True)
-    ]
-    if any(line.cell.ranked for line in result.results[largest]):
-        out.insert(1, _phases(result.results[largest], largest))
-    if result.fits:
-        out += [_growth(result), _full_job(result)]
-    if result.truths:
-        out.append(truth_table(result.truths))
-    if changes:
-        out.append(_changes(changes))
+    out = [_changes(changes)] if changes else []
+    out += [_full_job(result)] if result.fits else []
+    for scale in sorted(result.results, reverse=True):
+        out.append(_runs(result, scale, _run_notes(result) if scale == largest else []))
+        if scale == largest and any(line.cell.ranked for line in result.results[scale]):
+            out.append(_phases(result.results[scale], scale))
+    out += [_growth(result)] if result.fits else []
+    out += [truth_table(result.truths)] if result.truths else []
     return [*out, *published_tables(result)]
 
 
@@ -134,7 +137,20 @@ def _run_notes(result: Comparison) -> list[str]:
             f"({result.noise.pairs} pairs)"
         )
     every = [r for lines in result.results.values() for x in lines for r in x.cell.records]
-    return [*lines, *differences(result), *disturbances(every), *resumptions(every)]
+    return [*lines, *sureness_note(result), *differences(result), *disturbances(every), *resumptions(every)]
+
+
+def sureness_note(result: Comparison) -> list[str]:
+    """A note on intervals of few rounds: what they assume, and how sure so few rounds can be without it."""
+    ratios = (r for lines in result.results.values() for x in lines for r in x.speed_up.values())
+    rounds = [r.pairs for r in ratios if r is not None and r.low is not None and r.pairs < SURE_ROUNDS]
+    if not rounds:
+        return []
+    fewest = min(rounds)
+    assumption = (
+        f"intervals of {fewest} rounds are 95 % intervals only if log ratios are normally distributed"
+    )
+    return [f"{assumption}; without that, {fewest} rounds can be {percent(sureness(fewest))} sure at most"]
 
 
 def _phases(lines: Sequence[VariantResult], scale: float) -> Table:
@@ -197,16 +213,16 @@ def _even(result: Comparison, trend: ScalingFit, name: str) -> str:
 def _full_job(result: Comparison) -> Table:
     size = result.fits[0].full.size
     header = (
-        "variant", "wall s", "at least 95 %", "peak GB", "at least 95 %", "budget", "fits the budget", "checked",
+        "variant", "fits the budget", "budget", "wall s", "at least 95 %", "peak GB", "at least 95 %", "checked",
     )  # fmt: skip
     lines = [
         (
             str(t.variant),
+            t.verdict,
+            t.budget.name,
             f"{t.full.value:.1f}",
             _bounds(t.full),
             *_memory(t.full_memory),
-            t.budget.name,
-            t.verdict,
             "three sizes needed"
             if t.check is None
             else f"{t.check.size:g}: {t.check.predicted:.2f} for {t.check.measured:.2f} s, {100 * t.check.error:+.1f} %",

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from statistics import median
@@ -10,6 +11,7 @@ from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Column
 from rich.text import Text
 
 from buzzer.models.api.context import SCORE
@@ -21,18 +23,25 @@ from buzzer.suite.run.plan import Run
 UNSHOWN = (OSError, ValueError)  # errors of printing; UnicodeEncodeError and "closed file" are ValueErrors
 MARKS = {"ok": ("✓", "green"), "unsupported": ("-", "yellow")}
 FAILED = ("✗", "red")
+LINE_S = 10.0  # without bars, a run prints a line about its progress at least this often
+NARROW = 100  # columns of a terminal below which bars are short
 HTML = '<pre style="line-height:normal">{code}</pre>'
 
 
 class Display:
-    """Shows bars on a terminal and in a notebook, and everywhere one line per finished run. Does not handle signals."""
+    """Shows bars on a terminal and in a notebook, and everywhere one line per finished run. Does not handle signals.
+
+    In a file or a pipe, a run also prints a line every `LINE_S` seconds.
+    """
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
+        self._line_at_s = time.monotonic() + LINE_S  # when the next line about the progress is due
         self._bars = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=30),
-            TextColumn("{task.fields[note]}", markup=False),
+            TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True)),
+            BarColumn(bar_width=10 if self.console.width < NARROW else 30),
+            TextColumn("{task.fields[note]}", markup=False, table_column=Column(no_wrap=True)),
+            expand=self.console.width < NARROW,
             console=self.console,
             transient=True,
             disable=not self.console.is_terminal,
@@ -62,22 +71,25 @@ class Display:
 
     def preparing(self, share: float, what: str) -> None:
         """Show the progress of generating or checking input data."""
-        self._show("data", share, 1.0, what)
+        self._show("data", share, 1.0, f"{what}  {share:.0%}")
 
     def phase(self, run: Run, name: str, elapsed_s: float) -> None:
-        """Show the phase of the run, and how much of its budget's time is left."""
-        limit = run.budget.time_s
+        """Show the phase of the run, how much of its budget's time is left, and how long it should take by earlier runs."""
+        limit, expected = run.budget.time_s, run.expected_s
         if limit is None or name == SCORE:
-            self._show(run.label, None, None, f"{name}  {clock_text(elapsed_s)}")
+            usual = "" if expected is None else f" of about {clock_text(expected)}"
+            self._show(run.label, elapsed_s, expected, f"{name}  {clock_text(elapsed_s)}{usual}")
         else:
             left = clock_text(max(limit - elapsed_s, 0))
-            self._show(run.label, elapsed_s, limit, f"{name}  buzzer in {left}")
+            usual = "" if expected is None else f", done in about {clock_text(max(expected - elapsed_s, 0))}"
+            self._show(run.label, elapsed_s, limit, f"{name}  buzzer in {left}{usual}")
 
     def finished(self, run: Run, record: Record) -> None:
         """Show one line for a finished run, and its hint if it has one."""
         self.clear()
+        self._line_at_s = time.monotonic() + LINE_S
         sign, colour = MARKS.get(record.outcome, FAILED)
-        self._print(Text.assemble((sign, colour), f" {run.label}: {outcome_text(record)}"))
+        self._print(Text.assemble((sign, colour), f" {run.title}: {outcome_text(record)}"))
         if record.hint:
             self._print(Text(f"  hint: {record.hint}"))
         if self._suite is not None and run.job != "fit":
@@ -106,6 +118,9 @@ class Display:
             self._run = self._bars.add_task(label, total=total, note=note)
         self._bars.update(self._run, description=label, completed=done or 0, total=total, note=note)
         self._redraw()
+        if self._bars.disable and (now := time.monotonic()) >= self._line_at_s:
+            self._line_at_s = now + LINE_S
+            self._print(Text(f"  {label}: {note}"))
 
     def _redraw(self) -> None:
         """Update the notebook's output. On a terminal, rich does this itself."""
@@ -133,7 +148,7 @@ class Quiet:
 
     def finished(self, run: Run, record: Record) -> None:
         """Log the outcome at level INFO."""
-        self._log.info("%s: %s", run.label, outcome_text(record))
+        self._log.info("%s: %s", run.title, outcome_text(record))
 
     def message(self, text: str, level: Level = "info") -> None:
         """Log a message of level "info" at level INFO, and any other at level WARNING."""

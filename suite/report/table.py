@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 Role = Literal["text", "number", "rank", "name"]
+PROSE = 28  # characters above which a terminal may break the cells of a column between words
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,10 @@ class Column:
     role: Role = "text"  # `name` is the cell that identifies a row
     wrap: bool = True  # whether a terminal may break its cells
     field: str = ""  # `data-field` of its cells in HTML
+
+    def wraps(self, width: int) -> bool:
+        """Whether a terminal may break its cells, the longest of which has `width` characters."""
+        return self.wrap and self.role == "text" and width > PROSE
 
 
 @dataclass(frozen=True)
@@ -71,8 +76,22 @@ class Table:
         """The texts of all cells, a tuple per row."""
         return [tuple(cell.text for cell in row.content) for row in self.rows]
 
+    @property
+    def widths(self) -> list[int]:
+        """For each column the characters of its longest cell, the header included."""
+        from rich.cells import cell_len
+
+        columns = zip(self.names, *self.lines, strict=True)
+        return [max(cell_len(plain_text(cell).plain) for cell in cells) for cells in columns]
+
+    @property
+    def least_width(self) -> int:
+        """The characters of the narrowest form of the table on a terminal, in which long texts are wrapped between words."""
+        pairs = zip(self.header, self.widths, strict=True)
+        return 1 + sum(2 + (PROSE if column.wraps(width) else width) for column, width in pairs)
+
     def rich(self) -> "rich.table.Table":
-        """The table for a terminal, without caption and notes."""
+        """The table for a terminal, without caption and notes. Only long texts are wrapped."""
         from rich.box import SIMPLE_HEAD
         from rich.table import Table as RichTable
 
@@ -82,8 +101,10 @@ class Table:
             box=SIMPLE_HEAD,
             padding=(0, 1, 0, 0),
         )
-        for column in self.header:
-            table.add_column(plain_text(column.name), overflow="fold", no_wrap=not column.wrap)
+        for column, width in zip(self.header, self.widths, strict=True):
+            prose = column.wraps(width)
+            least = PROSE if prose else width
+            table.add_column(plain_text(column.name), overflow="fold", no_wrap=not prose, min_width=least)
         for line in self.lines:
             table.add_row(*map(plain_text, line))
         return table

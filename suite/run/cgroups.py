@@ -29,7 +29,7 @@ def missing(root: Path = ROOT, is_admin: bool | None = None) -> Missing:
     if sys.platform != "linux":
         return Missing("only Linux has control groups")
     if importlib.util.find_spec("benchexec") is None:
-        return Missing("BenchExec is not installed", ["pip install benchexec"])
+        return Missing("BenchExec is not installed", ["pip install 'buzzer[run]'"])
     if not (root / "cgroup.controllers").exists():
         return Missing(
             f"no control groups of version 2 at {root}; with version 1, an administrator must set up groups for BenchExec: {MANUAL}"

@@ -19,6 +19,7 @@ from buzzer.models.api.context import Data
 from buzzer.suite.records import integrity, record
 from buzzer.suite.records.schema import Record
 from buzzer.suite.run import fits, runner
+from buzzer.suite.run.estimates import Estimates
 from buzzer.suite.run.plan import Run
 from buzzer.suite.run.supervise import PhaseCallback
 
@@ -128,7 +129,11 @@ class Executor:
 
     def run(self, steps: Sequence[Step], give_up: Collection[str] = ()) -> Iterator[Record]:
         """Do the steps. Yields each record as soon as it is written."""
-        steps = self._to_do(steps)
+        expected = Estimates(self.past)
+        steps = [
+            replace(step, run=replace(step.run, expected_s=expected.seconds(step.run)))
+            for step in self._to_do(steps)
+        ]
         self.observer.planned(sum(not step.is_fit for step in steps))
         given_up: list[Run] = []
         for step in steps:
@@ -155,7 +160,7 @@ class Executor:
             done = [] if step.is_fit else [p for p in self.past if self._is_done(step, p)]
             self.reused += done[-1:]
             if done:
-                self.observer.message(f"- {step.run.label}: has a record, skipped")
+                self.observer.message(f"- {step.run.title}: has a record, skipped")
             else:
                 left.append(step)
         needed = {step.workload for step in left if not step.is_fit}

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple, get_args
@@ -37,6 +37,7 @@ class Run:
     workers: int = 0  # Dask workers; 0 = one process
     scheduler: str = ""  # address of a running Dask cluster
     fitted_on: tuple[str, str] = ("cpu", "")  # device and cluster of the training of its fit
+    expected_s: float | None = field(default=None, compare=False)  # seconds of past runs like it
 
     @property
     def cluster(self) -> str:
@@ -48,6 +49,14 @@ class Run:
         """The name of the run in messages: task, job, engine, backend, precision."""
         engine = "" if self.engine == NO_ENGINE else f" {self.engine}"
         return f"{self.task.name} {self.job}{engine} {self.backend} {self.precision}"
+
+    @property
+    def title(self) -> str:
+        """The label, and what tells the run from others of the plan: budget, scale, round, A/A."""
+        facts = [] if self.job == "bench" else [f"scale {self.scale:g}"]
+        if self.job != "fit":
+            facts = [self.budget.name, *facts, f"round {self.repeat + 1}"]
+        return f"{self.label} ({', '.join([*facts, *(['A/A'] if self.control else [])])})"
 
     def matches(self, record: Record, data: Data) -> bool:
         """Whether `record` is of this run on this data, with any fit."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ConfigDict
 
+from buzzer import extras
 from buzzer.configs import load_yaml
 from buzzer.errors import UsageError, unknown_name
 from buzzer.suite import budget as budgets
@@ -39,11 +40,14 @@ def run_plan(request: RunRequest) -> RunPlan:
     check_scale("--scale", request.scale)
     check_scale("--train-scale", request.train_scale)
     check_data(request.data, scale=request.scale is not None, train_scale=request.train_scale is not None)
-    if not names(request.tasks) and request.data:
+    tasks = names(request.tasks)
+    if (not tasks or tasks == ["all"]) and request.data:
         raise UsageError(
             "--data needs a TASK", "name the task that the files belong to: buzzer run booking --data DIR"
         )
-    requests = [replace(request, tasks=[name]) for name in names(request.tasks)] or default_suite(request)
+    if tasks == ["all"]:
+        tasks = [*registry.tasks()]
+    requests = [replace(request, tasks=[name]) for name in tasks] or default_suite(request)
     return planned(task_by_task([selection(each) for each in requests]), request)
 
 
@@ -62,7 +66,7 @@ def compare_plan(request: CompareRequest) -> RunPlan:
         request.task,
         engines=request.engines,
         backends=request.backends,
-        precisions=request.precisions,
+        precisions=request.precisions or "fp32",
         budget=request.budget or cpu_budgets(),
         data=request.data,
         train_scale=request.train_scale,
@@ -116,6 +120,7 @@ def selection(request: RunRequest) -> TaskSelection:
     """The selection of a request for one task. Raises UsageError for an unknown name."""
     (name,) = names(request.tasks)
     task = registry.task(name)
+    extras.require("torch", f"a run of {name}")
     check_cluster(task, request.workers, request.scheduler)
     precisions = names(request.precisions)
     precisions = [] if precisions == ["all"] else precisions

@@ -15,7 +15,7 @@ from buzzer.errors import DataError, UnsupportedError, first_line
 try:
     import onnxruntime as ort
 except ImportError as error:
-    raise UnsupportedError("ONNX Runtime is not installed", "pip install onnxruntime") from error
+    raise UnsupportedError("ONNX Runtime is not installed", "pip install 'buzzer[run]'") from error
 
 # int8 and fp8: a module of buzzer.engine.quant, exported with quantise nodes (the CPU rounds to FP8 and multiplies in FP32).
 # int8-dynamic: weights are quantised by channel, inputs at run time.

@@ -12,7 +12,7 @@ from buzzer.errors import UnsupportedError
 try:
     import xgboost
 except ImportError as error:
-    raise UnsupportedError("XGBoost is not installed", "pip install xgboost") from error
+    raise UnsupportedError("XGBoost is not installed", "pip install 'buzzer[run]'") from error
 
 PRECISIONS = ("fp32",)
 

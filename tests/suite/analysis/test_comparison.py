@@ -236,9 +236,10 @@ def on_days(records: list[Record], first: int, days: int) -> list[Record]:
     [
         (1.0, 0, 3, ("", True, False)),  # the same day: run against run
         (1.2, 0, 3, ("", False, True)),
-        (1.2, 0, 1, ("2 rounds", None, False)),
+        (1.2, 0, 1, ("3 rounds", None, False)),
+        (1.2, 0, 2, ("3 rounds", None, False)),
         (1.2, 1, 3, ("older records of 2 days or of today", None, False)),
-        (1.2, 4, 1, ("2 rounds", None, False)),
+        (1.2, 4, 1, ("3 rounds", None, False)),
         (1.03, 4, 3, ("", True, False)),  # within the spread of days
         (1.2, 4, 3, ("", False, True)),
     ],
@@ -254,7 +255,7 @@ def test_a_change_is_compared_with_the_spread_of_days(
     (change,) = regress.changes(group, old, [Threshold.parse("wall:5%")], [*old, *new])
     assert (change.needs, change.noise, change.failed) == expected
     assert change.days == days + (days > 0) or not days
-    assert (change.ratio.low is None) == bool(change.needs) or rounds == 1
+    assert (change.ratio.low is None) == bool(change.needs) or rounds < 3
 
 
 def test_what_a_verdict_needs_is_shown(make_record: Make, choose: Choose) -> None:
@@ -263,9 +264,9 @@ def test_what_a_verdict_needs_is_shown(make_record: Make, choose: Choose) -> Non
     result = compared(once, choose)
     all_changes = regress.changes(result.group, once, [Threshold.parse("wall:0%")], once)
     text = compare_text.markdown(result, all_changes)
-    assert "| 16.83× (needs 2 rounds) |" in text
+    assert "| 16.83× (needs 3 rounds) |" in text
     assert "| needs 3 sizes and 2 rounds |" in text
-    assert text.count("| needs 2 rounds |") == len(all_changes) == 6
+    assert text.count("| needs 3 rounds |") == len(all_changes) == 6
     assert {line.is_noise["plain"] for lines in result.results.values() for line in lines} == {None}
     assert not any(c.failed for c in all_changes)
     assert "NaN" not in compare_json.data(result, all_changes).to_json()
@@ -404,7 +405,9 @@ def test_an_interval_needs_sizes_and_rounds(
     assert {fit.full.needs for fit in result.fits} == {needs}
     assert {fit.full.low is None for fit in result.fits} == {bool(needs)}
     (table,) = [t for t in compare_text.tables(result, []) if t.title.startswith("The job at scale 1")]
-    assert {line[2].startswith("needs") for line in table.lines} == {bool(needs)}
+    assert {line[table.names.index("at least 95 %")].startswith("needs") for line in table.lines} == {
+        bool(needs)
+    }
     (growth,) = [t for t in compare_text.tables(result, []) if t.title == "Growth with size"]
     exponents = [line[growth.names.index("exponent")] for line in growth.lines]
     assert ["(" not in exponent for exponent in exponents] == [bool(needs)] * 3
@@ -412,6 +415,35 @@ def test_an_interval_needs_sizes_and_rounds(
     truths = {t.variant: t for t in compared([*smaller, *whole], choose).truths}
     assert {t.holds for t in truths.values()} == {None if needs else True}
     assert truths[PLAIN].measured_s == pytest.approx(1001.0 * sorted(DRIFT[:rounds])[rounds // 2], rel=0.11)
+
+
+@pytest.mark.parametrize(
+    ("rounds", "interval", "sure"), [(2, False, ""), (3, True, "75.0 %"), (4, True, "87.5 %"), (5, True, "")]
+)
+def test_few_rounds_say_how_sure_they_can_be(
+    make_record: Make, choose: Choose, rounds: int, interval: bool, sure: str
+) -> None:
+    """No interval of two rounds; 1 - 2/2**n without an assumption about the noise, which five rounds no longer need to say."""
+    walls = [
+        (variant, i, (10.0 if variant == PLAIN else 2.0) + i / 100)
+        for variant in (PLAIN, TUNED)
+        for i in range(rounds)
+    ]
+    result = compared([timed(make_record, variant, 0.1, i, wall) for variant, i, wall in walls], choose)
+    (runs,) = [t for t in compare_text.tables(result, []) if t.title.startswith("Runs")]
+    cells = [line[runs.names.index("against plain")] for line in runs.lines]
+    assert any("–" in cell for cell in cells) == interval
+    assert any("needs 3 rounds" in cell for cell in cells) == (not interval)
+    notes = [note for note in runs.notes if "normally distributed" in note]
+    assert [sure in note for note in notes] == ([True] if sure else [])
+
+
+def test_verdicts_come_first(make_record: Make, choose: Choose) -> None:
+    """The full job's verdict is the second cell of the first table."""
+    tables = compare_text.tables(compared(measured(make_record), choose), [])
+    assert tables[0].title.startswith("The job at scale 1")
+    assert tables[0].names[:2] == ("variant", "fits the budget")
+    assert [t.title.split(" at")[0] for t in tables[1:3]] == ["Runs", "Phases"]
 
 
 def test_a_comparison_names_resumed_runs(make_record: Make, choose: Choose) -> None:

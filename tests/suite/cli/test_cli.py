@@ -1,22 +1,30 @@
 """The command line: errors, output and exit codes. It runs in this process, except in three tests that start Python as a user does."""
 
+import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
+import typer
 import yaml
 from typer.main import get_command
+from typer.testing import CliRunner
 
-from buzzer.suite import cli
+from buzzer.suite import cli, registry
+from buzzer.suite.cli.outcome import exit_with
 from buzzer.suite.cli.signals import ENDING
-from buzzer.suite.records import record
+from buzzer.suite.records import machine, record
 from buzzer.suite.records.schema import Record
+from buzzer.suite.report import rerun
+from buzzer.suite.run import feasible
 
 Make = Callable[..., Record]
 
@@ -290,3 +298,193 @@ def test_compare_from_records_prints_writes_and_fails(
     compared = json.loads(buzzer("compare", "booking", "--from", "new", "--json").stdout)
     assert compared["runs"][0]["wall_s"] == 3.0
     assert compared["runs"][0]["head_room"]["time"] == pytest.approx(0.9)
+
+
+def test_several_tasks_and_all_tasks(buzzer: Buzzer) -> None:
+    common = ("--budget", "1c1g1m", "--on-unmet-budget", "warn", "--dry-run", "--json")
+
+    def tasks(*names: str) -> set[str]:
+        return {json.loads(line)["task"] for line in buzzer("run", *names, *common).stdout.splitlines()}
+
+    assert tasks("booking,online-shoppers") == tasks("booking", "online-shoppers")
+    assert tasks("booking,online-shoppers") == {"booking", "online-shoppers"}
+    assert tasks("all") == set(registry.tasks())
+
+
+@pytest.mark.parametrize("verb", ["run", "compare"])
+def test_the_plan_lists_fits_rounds_and_what_cannot_run(
+    buzzer: Buzzer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, verb: str
+) -> None:
+    monkeypatch.setattr(feasible, "cuda_problem", lambda: "no driver")
+    options = ("--engine", "pandas,polars", "--backend", "torch_eager", "--budget", "1c1g1m", "--repeat", "3")
+    devices = ("--device", "cpu,cuda") if verb == "compare" else ()
+    done = buzzer(verb, "booking", *options, *devices, "--on-unmet-budget", "warn", "--dry-run")
+    lines = [re.split(r"\s{2,}", line.strip()) for line in done.stdout.splitlines()]
+    rounds = "3 + 3 A/A" if verb == "compare" else "3"
+    assert lines[0][0].startswith(f"{6 if verb == 'run' else 18} timed runs, and 1 fit unless")
+    assert ["fit", "booking", "polars", "torch_eager", "fp32", "cpu"] in [line[:6] for line in lines]
+    assert any(line[:3] == ["predict", "booking", "pandas"] and rounds in line for line in lines)
+    assert ("no CUDA device here: no driver" in done.stdout) == (verb == "compare")
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_the_plan_estimates_times_from_past_records(
+    buzzer: Buzzer, tmp_path: Path, make_record: Make
+) -> None:
+    task = registry.task("booking")
+    past = make_record(
+        task="booking",
+        engine="pandas",
+        metric="accuracy@4",
+        scores={"accuracy@4": 0.4},
+        scale=0.02,
+        config=task.params,
+        config_hash=task.config_hash,
+        machine=machine.machine().model_dump(),
+    )
+    budget = f"{past.budget.cores}c1g5m"
+    record.write(past, tmp_path / "out")
+    options = ("--engine", "pandas", "--backend", "torch_eager", "--budget", budget, "--out", "out")
+    done = buzzer("run", "booking", *options, "--on-unmet-budget", "warn", "--dry-run")
+    assert "1 of 2 take about 0:02" in done.stdout
+
+
+def test_nothing_that_can_run_is_an_error(buzzer: Buzzer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No fit is made, each run has a record, and the exit code is that of a machine that lacks something."""
+    monkeypatch.setattr(feasible, "cuda_problem", lambda: "no driver")
+    options = (
+        "--backend",
+        "torch_eager",
+        "--device",
+        "cuda",
+        "--budget",
+        "1c1g1m",
+        "--on-unmet-budget",
+        "warn",
+    )
+    done = buzzer("run", "online-shoppers", "--engine", "pandas", "--scale", "0.05", *options, "--json")
+    assert done.returncode == 2
+    assert "nothing was measured" in done.stderr
+    (made,) = [json.loads(line) for line in done.stdout.splitlines()]
+    assert (made["job"], made["outcome"], made["message"]) == (
+        "predict",
+        "unsupported",
+        "no CUDA device here: no driver",
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "ended_by", "code"),
+    [
+        ([{}], 0, 0),
+        ([{}, {"outcome": "unsupported"}], 0, 0),
+        ([{"outcome": "unsupported"}, {"outcome": "unsupported"}], 0, 2),
+        ([{"job": "fit"}, {"outcome": "unsupported"}], 0, 2),
+        ([{"outcome": "timeout"}, {"outcome": "unsupported"}], 0, 1),
+        ([{"outcome": "error", "details": {"interrupted": True}}], signal.SIGINT, 130),
+        ([{"outcome": "error", "details": {"interrupted": True}}], signal.SIGTERM, 143),
+        ([{"outcome": "error", "details": {"interrupted": True}}], 0, 130),
+    ],
+)
+def test_the_exit_code_says_how_runs_ended(
+    make_record: Make, changes: list[dict[str, Any]], ended_by: int, code: int
+) -> None:
+    records = [make_record().model_copy(update=change) for change in changes]
+    try:
+        exit_with(records, ended_by)
+    except typer.Exit as end:
+        assert end.exit_code == code
+    else:
+        assert code == 0
+
+
+def test_a_run_without_its_reference_says_how_to_get_ranked(make_record: Make) -> None:
+    lonely = make_record(
+        task="booking", engine="polars", backend="onnxruntime", gate={"status": "no-reference"}, seed=3
+    )
+    (line,) = rerun.references([lonely, lonely])
+    command = line.rpartition(": ")[2]
+    assert "compared with those of pandas torch_eager fp32" in line
+    assert command.startswith("buzzer run booking --engine pandas,polars --backend torch_eager,onnxruntime")
+    assert command.endswith("--seed 3")
+    assert rerun.references([make_record(task="booking")]) == []
+
+
+def test_show_explains_a_record(buzzer: Buzzer, tmp_path: Path, make_record: Make) -> None:
+    r = make_record(message="", gate={"status": "no-reference"})
+    path = record.write(r, tmp_path / "results")
+    submission = tmp_path / "results" / "files" / r.run_id[:8] / "submission.csv"
+    submission.parent.mkdir(parents=True)
+    submission.write_text("1\n")
+    text = buzzer("show", str(path)).stdout
+    assert text.splitlines()[0] == "fake predict, torch_eager fp32 1c2g30s: ok after 2 s"
+    assert "gate: no-reference, not ranked" in text
+    assert f"file: {submission.relative_to(tmp_path)}" in text
+    for phase in r.phases:
+        assert re.search(rf"^ {phase.name} +{phase.wall_s:.3f} ", text, re.MULTILINE)
+    assert buzzer("show", r.run_id[:6]).stdout.splitlines()[0] == text.splitlines()[0]
+    assert json.loads(buzzer("show", r.run_id[:8], "--json").stdout)["run_id"] == r.run_id
+    for wrong, message in (("ffff", "no record under results"), ("nothing.json", "no such record")):
+        done = buzzer("show", wrong)
+        assert done.returncode == 2 and message in done.stderr
+
+
+def test_the_csv_has_a_row_for_each_record(buzzer: Buzzer, tmp_path: Path, make_record: Make) -> None:
+    for repeat in range(2):
+        record.write(make_record(repeat=repeat, run_id=str(repeat) * 32), tmp_path / "r")
+    assert buzzer("report", "r", "--csv", "board.csv").returncode == 0
+    with (tmp_path / "board.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["repeat"] for row in rows] == ["0", "1"]
+    assert {row["score_accuracy"] for row in rows} == {str(make_record().scores["accuracy"])}
+
+
+def test_compare_from_records_obeys_its_filters(buzzer: Buzzer, tmp_path: Path, make_record: Make) -> None:
+    for number, (engine, backend) in enumerate(product(("pandas", "polars"), ("torch_eager", "onnxruntime"))):
+        fields = {"task": "booking", "metric": "accuracy@4", "scores": {"accuracy@4": 0.4}}
+        status = "reference" if (engine, backend) == ("pandas", "torch_eager") else "no-reference"
+        variant = {
+            "engine": engine,
+            "backend": backend,
+            "run_id": str(number) * 32,
+            "gate": {"status": status},
+        }
+        made = make_record(**fields, **variant)
+        record.write(made, tmp_path / "r")
+
+    def variants(*options: str) -> set[tuple[str, str]]:
+        compared = json.loads(buzzer("compare", "booking", "--from", "r", *options, "--json").stdout)
+        return {(run["variant"]["engine"], run["variant"]["backend"]) for run in compared["runs"]}
+
+    assert len(variants()) == len(variants("--engine", "all")) == 4
+    assert variants("--engine", "polars", "--backend", "onnxruntime") == {("polars", "onnxruntime")}
+    assert (
+        variants("--device", "cpu", "--precision", "fp32", "--budget", "1c2g30s", "--scale", "1")
+        == variants()
+    )
+    for options, message in (
+        (("--engine", "cudf"), "unknown engine among these records 'cudf'"),
+        (("--scale", "0.5"), "unknown scale among these records '0.5'"),
+        (("--set", "epochs=1"), "--set is for new runs"),
+        (("--seed", "1"), "--seed is for new runs"),
+        (("--resume",), "--resume is for new runs"),
+        (("--dry-run",), "--from runs nothing"),
+    ):
+        done = buzzer("compare", "booking", "--from", "r", *options)
+        assert (done.returncode, message in done.stderr) == (2, True), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("buzzer run book", {"booking", "booking-winners"}),
+        ("buzzer run booking --engine pandas,pol", {"pandas,polars", "pandas,polars-gpu"}),
+        ("buzzer bench bert-l", {"bert-large"}),
+        ("buzzer compare booking --budget se", {"seed-cpu"}),
+        ("buzzer sho", {"show"}),
+    ],
+)
+def test_the_shell_completes_names(words: str, expected: set[str]) -> None:
+    env = {"_BUZZER_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    done = CliRunner().invoke(cli.app, env=env, prog_name="buzzer")
+    assert set(done.stdout.split()) == expected

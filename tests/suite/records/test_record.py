@@ -165,3 +165,20 @@ def test_work_is_finite_and_not_negative(make_record: Make, name: str, value: ob
     assert make_record(work=work).work is not None and make_record().work is None
     with pytest.raises(ValidationError, match=f"work.{name}"):
         make_record(work=work | {name: value})
+
+
+def test_links_and_pipes_are_written_in_place(tmp_path: Path) -> None:
+    """A rename would replace them: `--out /dev/stdout` would destroy the device's name."""
+    (tmp_path / "target").write_text("old")
+    link, fifo = tmp_path / "link", tmp_path / "fifo"
+    link.symlink_to("target")
+    record.write_text(link, "new")
+    assert link.is_symlink() and (tmp_path / "target").read_text() == "new"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    record.write_text(fifo, "through")
+    assert os.read(reader, 100) == b"through"
+    assert fifo.is_fifo()
+    os.close(reader)
+    with pytest.raises(DataError, match="Is a directory"):
+        record.write_text(tmp_path, "text")

@@ -1,0 +1,33 @@
+"""`--dry-run`: shows the plan of a command, and runs nothing."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+
+from buzzer.suite.records import integrity, record
+from buzzer.suite.report import plan_text
+from buzzer.suite.report.console import show
+from buzzer.suite.report.plan_text import PlannedItem
+from buzzer.suite.run import task_runs
+from buzzer.suite.run.estimates import Estimates
+from buzzer.suite.run.plan import RunPlan
+
+
+def show_plan(plan: RunPlan, out: Path, as_json: bool) -> None:
+    """Print the planned runs of tasks on stdout, and on stderr what this machine lacks for their budgets."""
+    for warning in plan.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    items = [PlannedItem(item.run, item.problem) for item in task_runs.checked_runs(plan)]
+    show_items(items, out, as_json)
+
+
+def show_items(items: Sequence[PlannedItem], out: Path, as_json: bool) -> None:
+    """Print planned runs, with estimates from the valid records in `out`."""
+    past = integrity.examine(record.paths([out])).good.values() if out.is_dir() else ()
+    estimates = Estimates(past)
+    if as_json:
+        for line in plan_text.json_lines(items, estimates):
+            print(line)
+    else:
+        show(plan_text.plan_table(items, estimates))
