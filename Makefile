@@ -83,8 +83,8 @@ rehearsal:  ## try the commands of docs/gpu.md without a GPU: MACHINE=python3 CA
 soak: $(VENV)/.test  ## 200 runs with kills, exhausted memory, timeouts and a full disk (minutes)
 	BUZZER_SOAK=200 $(BIN)/python -m pytest -m soak -s
 
-report: $(VENV)/.weights  ## write the leaderboard, the HTML page and README's result table from results/
-	$(BIN)/buzzer report results --out results/leaderboard.md --html results/index.html --readme README.md
+report: $(VENV)/.weights  ## write the leaderboard, the HTML page, and README's findings, table and picture from results/
+	$(BIN)/buzzer report results --out results/leaderboard.md --html results/index.html --readme README.md --headline docs/budget.svg
 
 browser: $(VENV)/.browser  ## test the HTML page in headless Chromium (Debian's package; skipped without it)
 	$(BIN)/python -m pytest -m browser

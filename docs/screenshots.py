@@ -7,8 +7,8 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 SHOTS = {
-    "report-light": {"viewport": {"width": 1120, "height": 1180}, "color_scheme": "light"},
-    "report-dark": {"viewport": {"width": 1120, "height": 1180}, "color_scheme": "dark"},
+    "report-light": {"viewport": {"width": 1280, "height": 1160}, "color_scheme": "light"},
+    "report-dark": {"viewport": {"width": 1280, "height": 1160}, "color_scheme": "dark"},
     "report-phone": {"viewport": {"width": 390, "height": 844}, "color_scheme": "light"},
 }
 

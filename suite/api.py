@@ -24,9 +24,8 @@ from buzzer.suite.config_file import check_scale
 from buzzer.suite.records import frame, integrity, record
 from buzzer.suite.records.collection import Records, load_records, record_files
 from buzzer.suite.records.schema import Record
-from buzzer.suite.report import charts, leaderboard, page
+from buzzer.suite.report import budget_bars, leaderboard, page
 from buzzer.suite.report import frontier as frontier_report
-from buzzer.suite.report import headline as headline_report
 from buzzer.suite.report import readme as result_table
 from buzzer.suite.report.console import picture
 from buzzer.suite.report.display import observing
@@ -95,9 +94,12 @@ def bench(
     >>> [record.outcome for record in bench(request, out=folder)]
     ['ok']
     """
-    selections, folder = bench_plan.selections(checked(BenchRequest, request)), path(out)
+    request, folder = checked(BenchRequest, request), path(out)
+    selections = bench_plan.selections(request)
     with observing(observer) as watcher:
-        return Records(bench_runs.execute(selections, Executor(folder, watcher)))
+        executor = Executor(folder, watcher, request.resume)
+        made = list(bench_runs.execute(selections, executor))
+    return Records([*executor.reused, *made])
 
 
 @dataclass(frozen=True)
@@ -236,8 +238,8 @@ def report(
 
     Files are written only if they are named: `out` gets the Markdown, `html` a self-contained page, `csv` a
     row for each record, with the columns of `Records.to_pandas`, `svg` an image of the tables, and `headline` an
-    SVG image of the published job's stages and ours. In the
-    file `readme`, the result table between two markers is replaced.
+    SVG image of published times and ours against the time limit, with a dark one in `<stem>-dark.svg` beside it. In the
+    file `readme`, the findings and the result table between their markers are replaced.
 
     >>> print(report(folder, out=folder + "/board.md").splitlines()[0])
     # Leaderboard
@@ -262,18 +264,24 @@ def report(
     if svg is not None:
         record.write_text(path(svg), picture(chosen))
     if headline is not None:
-        record.write_text(path(headline), headline_image(chosen))
+        for file, image in budget_images(path(headline), chosen).items():
+            record.write_text(file, image)
     return text
 
 
-def headline_image(records: Sequence[Record]) -> str:
-    """The stages of the published job and of ours as an SVG image. Raises UsageError if no record is of a task with published stages."""
-    found = headline_report.headlines(records)
-    if not found:
+def budget_images(light: Path, records: Sequence[Record]) -> dict[Path, str]:
+    """Published jobs and our runs against the time limit as SVG images: the light one, and a dark one in `<stem>-dark<suffix>` beside it.
+
+    Raises UsageError if no record is of a task whose job is published with its time.
+    """
+    shown = budget_bars.panels(records)
+    if not shown:
         raise UsageError(
-            "no record of a task whose published job has stages", "`buzzer run recsys2021` makes one"
+            "no record of a task with a published time, and none that its budget ended",
+            "`buzzer run recsys2021` makes one",
         )
-    return charts.svg(found[0].chart())
+    dark = light.with_name(f"{light.stem}-dark{light.suffix}")
+    return {light: budget_bars.svg(shown, budget_bars.LIGHT), dark: budget_bars.svg(shown, budget_bars.DARK)}
 
 
 def valid(sources: Paths, observer: Observer) -> list[Record]:

@@ -35,11 +35,19 @@ def main(
     svg: Annotated[Path | None, option(OUTPUT, "SVG image of the tables to write.", metavar="FILE")] = None,
     readme: Annotated[
         Path | None,
-        option(OUTPUT, "File in which to replace the result table between two markers.", metavar="FILE"),
+        option(
+            OUTPUT,
+            "File in which to replace the findings and the result table between their markers.",
+            metavar="FILE",
+        ),
     ] = None,
     headline: Annotated[
         Path | None,
-        option(OUTPUT, "SVG image to write of the published job's stages and ours.", metavar="FILE"),
+        option(
+            OUTPUT,
+            "SVG image to write of published times and ours against the budget; a dark one is written beside it.",
+            metavar="FILE",
+        ),
     ] = None,
     as_json: options.Json = False,
 ) -> None:

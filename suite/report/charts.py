@@ -158,10 +158,16 @@ def filters_of(r: Record, outcome: str) -> dict[str, str]:
         "task": r.task,
         "machine": machine.describe(r.machine),
         "engine": r.engine,
+        "backend": r.backend,
         "precision": r.precision,
         "budget": r.budget.name,
         "outcome": outcome,
     }
+
+
+def kind_of(device: str, outcome: str) -> str:
+    """The CSS class of a run: its device, `unsupported` if the machine could not run it, or `failed`."""
+    return device if outcome == "ok" else "unsupported" if outcome == "unsupported" else "failed"
 
 
 # ---- a chart as an SVG image -------------------------------------------------------------------------------------

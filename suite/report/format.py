@@ -1,5 +1,7 @@
 """Formats figures for readers. An unknown figure is an empty string, never a zero."""
 
+import math
+
 
 def clock_text(seconds: float) -> str:
     """Seconds as a countdown: 23:40:00, 4:59, 0:07."""
@@ -31,3 +33,12 @@ def decimal(value: float | None, digits: int = 2) -> str:
 def percent(share: float | None, digits: int = 1) -> str:
     """A share of 1 in per cent: 0.933 -> 93.3 %."""
     return "" if share is None else f"{100 * share:.{digits}f} %"
+
+
+def three_digits(share: float | None) -> str:
+    """A share of 1 in per cent with three significant digits and without powers of ten: 0.000137 -> 0.0137 %."""
+    if share is None:
+        return ""
+    value = 100 * share
+    digits = max(0, 2 - math.floor(math.log10(value))) if value > 0 else 0
+    return f"{value:.{digits}f} %"

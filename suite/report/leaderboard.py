@@ -9,8 +9,8 @@ from buzzer.suite.bench import groups as bench_groups
 from buzzer.suite.records import machine
 from buzzer.suite.records.repetitions import RunGroup, boards, phase_names, rows
 from buzzer.suite.records.schema import Record
-from buzzer.suite.report import bench_table, notes, published
-from buzzer.suite.report.format import decimal, percent
+from buzzer.suite.report import bench_table, headline, notes, published
+from buzzer.suite.report.format import decimal, three_digits
 from buzzer.suite.report.table import Column, Table, table
 
 COLUMNS = (
@@ -23,7 +23,7 @@ COLUMNS = (
     Column("wall s", "number"),
     Column("CPU s", "number"),
     Column("peak MB", "number"),
-    Column("time left", "number"),
+    Column("of time budget", "number"),
     Column("outcome"),
 )
 
@@ -53,7 +53,7 @@ def _cells(row: RunGroup, rank: str) -> tuple[str, ...]:
         f"{wall_text(row)}{repeats}",
         decimal(row.cpu_s),
         megabytes(row.peak),
-        time_left(row),
+        time_used(row),
         row.outcome,
     )
 
@@ -68,23 +68,27 @@ def megabytes(size: float | None) -> str:
     return "" if size is None else decimal(size / 1e6, 0)
 
 
-def time_left(row: RunGroup) -> str:
-    """The unused share of the time budget; only for runs that ended ok."""
-    return percent(row.head_room.time) if row.first.outcome == "ok" else ""
+def time_used(row: RunGroup) -> str:
+    """The share of the time budget that the median run took; only for runs that ended ok."""
+    return _used(row, row.head_room.time)
 
 
-def memory_left(row: RunGroup) -> str:
-    """The unused share of the memory budget; only for runs that ended ok."""
-    return percent(row.head_room.memory) if row.first.outcome == "ok" else ""
+def memory_used(row: RunGroup) -> str:
+    """The share of the memory budget that the highest peak took; only for runs that ended ok."""
+    return _used(row, row.head_room.memory)
+
+
+def _used(row: RunGroup, unused: float | None) -> str:
+    return three_digits(1 - unused) if unused is not None and row.first.outcome == "ok" else ""
 
 
 def board_facts(group: Sequence[Record]) -> str:
-    """The data of a board in one line."""
+    """The data of a board in one line, with the rows that its runs predict, as `buzzer compare` counts them."""
     r = group[0]
     sample = "" if r.train_scale is None else f" (training rows: {r.train_scale:g})"
-    return (
-        f"{r.data_source} data, scale {r.scale:g}{sample}, seed {r.seed}, {sum(r.data_rows.values()):,} rows"
-    )
+    predicted = max(x.rows for x in group)
+    rows_text = f", {predicted:,} rows predicted" if predicted else ""
+    return f"{r.data_source} data, scale {r.scale:g}{sample}, seed {r.seed}{rows_text}"
 
 
 def phase_table(group: Sequence[Record]) -> Table:
@@ -125,7 +129,8 @@ reference engine's scores on the same data. Runs are ranked by median wall time.
 process until the submission is written: interpreter, imports, reading the raw file, features, inference, writing.
 Scoring follows, as in the competitions, where the organisers scored; its time is recorded and not compared. In records
 before schema minor 1, scoring was part of the wall time. Each board names the rule by which its runs were timed, and no
-board mixes the two. Time left is the share of the time budget that was not used. Runs that failed are listed with their
+board mixes the two. "Of time budget" is the share of
+the time budget that a run took. Runs that failed are listed with their
 outcome, never left out. Peak memory under cgroups includes the page cache that the run filled."""
 
 
@@ -137,6 +142,7 @@ def markdown(records: Iterable[Record]) -> str:
         phases = phase_table(group)
         parts += [board(group).markdown(), *([phases.markdown(level=0)] if phases.rows else [])]
     parts += [bench_table.board(group).markdown() for group in bench_groups.boards(records).values()]
+    parts += [h.table().markdown() for h in headline.headlines(records)]
     figures = published_job.figures_beside({r.task for r in records})
     parts += [published.leaderboard(figures).markdown()] if figures else []
     return "\n\n".join(parts) + "\n"

@@ -1,39 +1,63 @@
 """The report as one static HTML page that can be opened from file:// without a network.
 
-Everything is rendered here. The page's script only hides filtered-out elements and keeps the filters in the URL.
+Everything is rendered here, and the rows are in the page a second time as JSON. The page's script filters, sorts, shows one task at
+a time, compares two rows, makes a CSV file, and keeps all of this in the address.
 """
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from statistics import median
 from urllib.parse import quote
 
 from buzzer import __version__
 from buzzer.suite.analysis import comparison, published_job
 from buzzer.suite.analysis.published_job import PublishedFigure
 from buzzer.suite.bench import groups as bench_groups
+from buzzer.suite.bench.groups import BenchGroup
 from buzzer.suite.records import machine
 from buzzer.suite.records.schema import Record
 from buzzer.suite.report import (
     bench_table,
-    charts,
+    budget_bars,
     compare_text,
     headline,
     leaderboard,
     page_bench,
+    page_first,
     page_runs,
     published,
+    summary,
     templates,
 )
-from buzzer.suite.report.charts import Axis, Chart
+from buzzer.suite.report.budget_bars import Panel
+from buzzer.suite.report.charts import Chart
 from buzzer.suite.report.headline import Headline
+from buzzer.suite.report.page_first import Answer, Dumbbells, HeatMap, Races
 from buzzer.suite.report.page_runs import Board, Entry
 from buzzer.suite.report.table import Column, Row, Table, table
 
-FILTERS = ("task", "machine", "engine", "precision", "budget", "outcome")
+FILTERS = ("task", "machine", "engine", "backend", "precision", "budget", "outcome")
 PHASE_COLOURS = 12
+
+
+class Keys:
+    """Numbers for sets of filter values, so that an element of the page names them by one number."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[tuple[tuple[str, str], ...], int] = {}
+
+    def __call__(self, filters: Mapping[str, str]) -> int:
+        """The number of these filter values."""
+        return self._numbers.setdefault(tuple(filters.items()), len(self._numbers))
+
+    @property
+    def values(self) -> list[dict[str, str]]:
+        """The filter values by number."""
+        return [dict(items) for items in self._numbers]
 
 
 @dataclass(frozen=True)
@@ -78,11 +102,6 @@ class TaskSection:
         return table("Published figures", header, lines)
 
     @property
-    def timed(self) -> list[PublishedFigure]:
-        """The published figures that have a wall time."""
-        return [a for a in self.figures if a.time_s is not None]
-
-    @property
     def ranked(self) -> list[Entry]:
         """The ranked runs of all boards."""
         return [entry for board in self.boards for entry in board.entries if entry.row.ranked]
@@ -102,12 +121,6 @@ class TaskSection:
     def rule(self) -> str:
         """When a run stands beside the published times; empty if the size of the published job is not known."""
         return published.SAME_JOB if self.has_job else ""
-
-    @property
-    def axis(self) -> Axis:
-        """The axis of published wall times and budgets, and of the runs beside them."""
-        times = [s for a in self.timed for s in (a.time_s, a.budget_s) if s]
-        return charts.time_axis([*times, *(e.row.wall_s for e in self.beside)], "wall time")
 
 
 def sections(board_list: Iterable[Board], figures: Sequence[PublishedFigure]) -> list[TaskSection]:
@@ -130,7 +143,7 @@ class Counts:
     runs: int
     failed: int
     unsupported: int
-    boards: int
+    tasks: int
     machines: int
 
 
@@ -139,6 +152,11 @@ class Content:
     """Everything that the template shows."""
 
     version: str
+    answer: Answer
+    panels: list[Panel]
+    races: Races
+    heat_map: HeatMap
+    dumbbells: Dumbbells
     tasks: list[TaskSection]
     filters: dict[str, list[str]]  # the values of each filter
     headlines: list[Headline]
@@ -150,7 +168,7 @@ class Content:
     machines: list[MachineNoise]
     rules: str
     published_times: str
-    phase_class: dict[str, int]  # colour of each phase
+    phase_class: dict[str, int]  # number of the colour and of the letter of each phase
     newest: datetime | None
     counts: Counts
 
@@ -160,9 +178,15 @@ def content(records: Sequence[Record], links: Mapping[str, str]) -> Content:
     board_list = page_runs.boards(records, links)
     ran = [r for r in records if r.job != "fit"]
     names = list(dict.fromkeys(n for board in board_list for n in board.phase_names))
+    found = summary.summaries(records)
     return Content(
         version=__version__,
-        tasks=sections(board_list, published_job.figures()),
+        answer=page_first.answer(found, records),
+        panels=budget_bars.panels(records),
+        races=page_first.races(found, records),
+        heat_map=page_first.heat_map(found),
+        dumbbells=page_first.dumbbells(records),
+        tasks=sections(board_list, published_job.figures_beside({r.task for r in records})),
         filters=filter_values(records, board_list),
         headlines=headline.headlines(records),
         speed_ups=page_runs.speed_up_charts(records),
@@ -173,16 +197,102 @@ def content(records: Sequence[Record], links: Mapping[str, str]) -> Content:
         machines=machines(records),
         rules=leaderboard.RULES,
         published_times=published.TIMES,
-        phase_class={name: i % PHASE_COLOURS for i, name in enumerate(names)},
+        phase_class={name: i for i, name in enumerate(names)},
         newest=max((r.created for r in records), default=None),
         counts=Counts(
             runs=len(ran),
             failed=sum(r.outcome not in ("ok", "unsupported") for r in ran),
             unsupported=sum(r.outcome == "unsupported" for r in ran),
-            boards=len(board_list),
+            tasks=len({board.first.task for board in board_list}),
             machines=len({machine.describe(r.machine) for r in records}),
         ),
     )
+
+
+DATA = (
+    *(
+        "f",
+        "run",
+        "job",
+        "board",
+        "data",
+        "scale",
+        "rows",
+        "device",
+        "cores",
+        "rank",
+        "rounds",
+        "metric",
+        "score",
+    ),
+    *("wall_s", "cpu_s", "peak_bytes", "limit_s", "times_plain", "noise", "phases", "run_s", "rows_per_s"),
+)
+
+
+def data(shown: Content, keys: Keys) -> dict[str, object]:
+    """The rows of all boards for the page's script, which makes the CSV and the comparison of two rows from them.
+
+    Rows are lists in the order of `columns`. Phases are seconds in the order of `phases`.
+    """
+    names = list(shown.phase_class)
+    rows = [
+        _run_row(board, entry, keys, names)
+        for section in shown.tasks
+        for board in section.boards
+        for entry in board.entries
+    ]
+    rows += [_session_row(row, keys) for bench in shown.benches for row in bench.rows]
+    lines = [[row.get(name) for name in DATA] for row in rows]
+    return {"columns": DATA, "phases": names, "rows": lines}
+
+
+def _run_row(board: Board, entry: Entry, keys: Keys, names: Sequence[str]) -> dict[str, object]:
+    r, row, seconds = entry.first, entry.row, dict(entry.phases)
+    return {
+        "f": keys(entry.filters),
+        "run": r.run_id,
+        "job": "predict",
+        "board": board.id,
+        "data": r.data_source,
+        "scale": r.scale,
+        "rows": r.rows,
+        "device": r.device,
+        "cores": r.budget.cores,
+        "rank": entry.rank,
+        "rounds": len(row.records),
+        "metric": r.metric,
+        "score": entry.score,
+        "wall_s": _figure(row.wall_s) if row.started else None,
+        "cpu_s": _figure(row.cpu_s),
+        "peak_bytes": row.peak,
+        "limit_s": r.budget.time_s,
+        "times_plain": 1.0 if entry.is_plain else _figure(entry.gain.ratio.value) if entry.gain else None,
+        "noise": None if entry.gain is None else entry.gain.is_noise,
+        "phases": [_figure(seconds.get(name)) for name in names],
+    }
+
+
+def _session_row(row: BenchGroup, keys: Keys) -> dict[str, object]:
+    r, warm = row.first, row.samples("warm_run")
+    return {
+        "f": keys(bench_table.filters(row)),
+        "run": r.run_id,
+        "job": "bench",
+        "board": bench_table.title(r),
+        "device": r.device,
+        "cores": r.budget.cores,
+        "rounds": len(row.records),
+        "metric": r.metric,
+        "score": bench_table.least_cosine(row),
+        "phases": [],
+        "run_s": _figure(median(warm)) if warm else None,
+        "rows_per_s": _figure(row.rows_s),
+    }
+
+
+def _figure(value: float | None) -> float | None:
+    """A figure with six significant digits."""
+    return None if value is None else float(f"{value:.6g}")
 
 
 def truth_tables(records: Sequence[Record]) -> list[Table]:
@@ -196,18 +306,22 @@ def truth_tables(records: Sequence[Record]) -> list[Table]:
 
 
 def filter_values(records: Sequence[Record], board_list: Sequence[Board]) -> dict[str, list[str]]:
-    """The values of each filter."""
+    """The values of each filter that has more than one."""
     shown = [entry.filters for board in board_list for entry in board.entries]
     for group in bench_groups.boards(records).values():
         shown += [bench_table.filters(row) for row in bench_groups.rows(group)]
-    return {name: sorted({filters[name] for filters in shown}) for name in FILTERS}
+    values = {name: sorted({filters[name] for filters in shown}) for name in FILTERS}
+    return {name: found for name, found in values.items() if len(found) > 1}
 
 
 def html(records: Sequence[Record], links: Mapping[str, str]) -> str:
     """The page. links: the record file of a run_id, relative to the page."""
     template = templates.environment().get_template("page.html.j2")
     style, script = templates.text("style.css"), templates.text("page.js")
-    return template.render(vars(content(records, links)), style=style, script=script) + "\n"
+    shown, keys = content(records, links), Keys()
+    rows = data(shown, keys)
+    text = template.render(vars(shown), key=keys, data=rows, style=style, script=script)
+    return re.sub(r"\n\s+", "\n", text) + "\n"  # without indentation the page is a tenth smaller
 
 
 def links_of(files: Mapping[str, Path], page: Path) -> dict[str, str]:

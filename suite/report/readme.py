@@ -1,151 +1,111 @@
-"""The result table of a README, generated from records."""
+"""The parts of a README that are made from records: what was found, and a table with one row per task."""
 
 from collections.abc import Iterable, Sequence
 
 from buzzer.errors import UsageError
-from buzzer.suite import registry
+from buzzer.suite.analysis import published_job
 from buzzer.suite.escape import Markdown, code
 from buzzer.suite.escape import markdown as escaped
 from buzzer.suite.records import comparable, machine
-from buzzer.suite.records.repetitions import RunGroup, boards, rows
 from buzzer.suite.records.schema import Record
-from buzzer.suite.report import headline, notes
-from buzzer.suite.report.format import grouped
+from buzzer.suite.report import notes, published, summary
+from buzzer.suite.report.format import seconds_text
+from buzzer.suite.report.summary import TaskSummary
 from buzzer.suite.report.table import table
 
-BEGIN = "<!-- results: made by `make report`, do not edit -->"
-END = "<!-- end of results -->"
-HEADER = ("task", "data", "run", "budget", "score", "wall s", "peak MB", "against 1 core")
+MADE = "made by `make report`, do not edit -->"
+SUMMARY = (f"<!-- summary: {MADE}", "<!-- end of summary -->")
+RESULTS = (f"<!-- results: {MADE}", "<!-- end of results -->")
+BEGIN, END = RESULTS
+HEADER = ("task", "data", "plain, one core", "fastest here", "gain", "by")
+MOST_ROWS = 10
+PLAIN = (
+    "Median wall time of the whole job, from raw files to the submission. Plain is the reference on one core, as most competitors use:"
+    " pandas, or no engine where a task has no tables, with PyTorch and XGBoost."
+)
+GAIN = (
+    "The gain is the mean ratio over rounds, with its 95 % interval"
+    f" from {summary.INTERVAL_ROUNDS} rounds on. Within noise: two runs of the same job differ as much."
+)
 
 
 def fill(text: str, records: Iterable[Record]) -> str:
-    """`text` with the part between the two markers replaced by the published job and the table. Raises UsageError without them."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise UsageError(
-            "no markers for the result table", f"put these two lines into the file: {BEGIN} {END}"
-        )
+    """`text` with what is between the markers replaced: the findings, the table, or both. Raises UsageError without markers."""
     records = list(records)
-    parts = [*(h.table().markdown(level=0) for h in headline.headlines(records)), result_table(records)]
-    text = "\n\n".join(parts)
-    return f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"
+    found = summary.summaries(records)
+    parts = {SUMMARY: findings(found, records), RESULTS: result_table(found)}
+    filled = {markers: replaced(text, markers, part) for markers, part in parts.items()}
+    if not any(filled.values()):
+        raise UsageError(
+            "no markers for the result table", f"put these two lines into the file: {' '.join(RESULTS)}"
+        )
+    for markers, part in parts.items():
+        text = replaced(text, markers, part) or text
+    return text
 
 
-def result_table(records: Iterable[Record]) -> str:
-    """The table as Markdown: for each task and machine the board nearest to the official job, with the fastest run of each engine and
-    budget."""
-    shown = main_boards(records)
-    rules = sorted({group[0].scoring for group in shown})
-    machines = sorted({machine.describe(group[0].machine) for group in shown})
-    letters = {facts: chr(ord("A") + i) for i, facts in enumerate(machines)}
-    mixed, several = len(rules) > 1, len(machines) > 1
-    header = (*HEADER, *(["scoring"] if mixed else []), *(["machine"] if several else []))
-    lines = []
-    for group in shown:
-        r = group[0]
-        more = [*([r.scoring] if mixed else []), *([letters[machine.describe(r.machine)]] if several else [])]
-        lines += [(*cells, *more) for cells in board_lines(group)]
-    measured = "; ".join(
-        f"{letters[facts]}: {escaped(facts)}" if several else escaped(facts) for facts in machines
-    )
-    differ = any(comparable.differences(group) for group in shown)
-    changed = any(notes.changes_of(group[0]) for group in shown)
-    text = f"Measured on {measured}. {explanation(rules, differ, changed)}"
-    return f"{table('', header, lines).grid()}\n\n{text}"
+def replaced(text: str, markers: tuple[str, str], part: str) -> str:
+    """`text` with the part between two markers replaced; empty without them."""
+    before, begin, rest = text.partition(markers[0])
+    _, end, after = rest.partition(markers[1])
+    return f"{before}{begin}\n\n{part}\n\n{end}{after}" if begin and end else ""
 
 
-def explanation(rules: Sequence[str], differ: bool, changed: bool) -> str:
-    """How to read the table.
+def findings(found: Sequence[TaskSummary], records: Sequence[Record]) -> str:
+    """What was found, and what has run on a GPU, as a list in Markdown."""
+    sentences = [*summary.findings(found), summary.gpu_status(records)]
+    return "\n".join(f"- {escaped(sentence, block=True)}" for sentence in sentences)
 
-    rules: whether scoring is inside or outside the wall times. differ: whether the runs of a board differ in commit, versions or limits.
-    changed: whether a board has other parameters than its task.
-    """
-    rule = f" ({notes.SCORING[rules[0]]})" if len(rules) == 1 else ""
+
+def result_table(found: Sequence[TaskSummary]) -> str:
+    """The table as Markdown: for each task its plain run and its fastest run."""
+    if not found:
+        return "There is no ranked run of a reference engine on one core yet."
+    shown = sorted(sorted(found, key=lambda s: -s.plain.wall_s)[:MOST_ROWS], key=lambda s: s.task)
+    machines = sorted({machine.describe(s.first.machine) for s in shown})
+    letters = {facts: chr(ord("A") + i) for i, facts in enumerate(machines)} if len(machines) > 1 else {}
+    with_work = any(published_job.job_of(s.task) for s in shown)
+    header = (*HEADER, *([published.WORK] if with_work else []), *(["machine"] if letters else []))
     lines = [
-        "`seed-cpu` is 1 core, 20 GB, 24 h.",
-        f"Wall seconds are medians of the whole job{rule}, slowest first.",
-        "Of several backends the fastest is shown, and always the reference engine and backend on one core.",
-        "The last column is the speed-up over that run.",
+        (
+            *line(s),
+            *([published.work_text(s.best.first)] if with_work else []),
+            *([letters[machine.describe(s.first.machine)]] if letters else []),
+        )
+        for s in shown
     ]
-    if len(rules) > 1:
-        lines.append(
-            "Scoring is inside or outside the wall time, as the column says; the two are not comparable."
-        )
-    if changed:
-        lines.append(
-            "Parameters that differ from the task's are named beside the data: a score with `epochs=1` is that of one epoch."
-        )
-    if differ:
+    where = "; ".join(
+        f"{letters[facts]}: {escaped(facts)}" if letters else escaped(facts) for facts in machines
+    )
+    return f"{table('', header, lines).grid()}\n\n{explanation(shown, len(found))} Measured on {where}."
+
+
+def line(s: TaskSummary) -> tuple[str, ...]:
+    """The cells of a task."""
+    r, gain = s.first, s.gain
+    changes = [code(changed)] if (changed := notes.changes_of(r)) else []
+    data = Markdown(", ".join([escaped(f"{r.data_source}, {r.rows:,} rows"), *changes]))
+    return (
+        code(r.task),
+        data,
+        seconds_text(s.plain.wall_s),
+        seconds_text(s.best.wall_s),
+        "" if gain is None else gain.verdict,
+        s.by,
+    )
+
+
+def explanation(shown: Sequence[TaskSummary], tasks: int) -> str:
+    """How to read the table. tasks: number of tasks that could be shown."""
+    rules = {s.first.scoring for s in shown}
+    lines = [PLAIN, GAIN]
+    if "inside" in rules:
+        inside = ", ".join(code(s.task) for s in shown if s.first.scoring == "inside")
+        lines.append(f"Times of older records include scoring: {inside}.")
+    if any(comparable.differences(r for row in s.ranked for r in row.records) for s in shown):
         lines.append(
             "Some boards hold records of different commits, library versions or limits; the leaderboard names them."
         )
+    if len(shown) < tasks:
+        lines.append(f"{tasks - len(shown)} more tasks are on the leaderboard.")
     return "\n".join(lines)
-
-
-def main_boards(records: Iterable[Record]) -> list[list[Record]]:
-    """One board per task and machine: the largest, official files before generated ones, the task's own parameters before
-    others, then the newest. Boards whose wall time includes scoring are left out if the task has other boards."""
-    best: dict[tuple[str, str], list[Record]] = {}
-    for group in boards(records).values():
-        if not any(row.ranked for row in rows(group)):
-            continue
-        key = (group[0].task, machine.describe(group[0].machine))
-        best[key] = max(best.get(key, group), group, key=_worth)
-    outside = {group[0].task for group in best.values() if group[0].scoring == "outside"}
-    return [
-        group
-        for _, group in sorted(best.items())
-        if group[0].scoring == "outside" or group[0].task not in outside
-    ]
-
-
-def _worth(group: list[Record]) -> tuple[object, ...]:
-    r = group[0]
-    outside = r.scoring == "outside"
-    return outside, r.scale, r.data_source == "official", as_registered(r), max(x.created for x in group)
-
-
-def as_registered(r: Record) -> bool:
-    """Whether a run had the default parameters of its task in configs/."""
-    try:
-        return registry.task(r.task).config_hash == r.config_hash
-    except UsageError:
-        return False
-
-
-def board_lines(group: list[Record]) -> list[tuple[str, ...]]:
-    """The rows of a board, slowest first: the reference on one core, and the fastest run of each engine, budget, device and precision."""
-    ranked = [row for row in rows(group) if row.ranked]
-    base = one_core_reference(ranked)
-    fastest: dict[tuple[str, ...], RunGroup] = {}
-    for row in ranked:  # fastest first
-        r = row.first
-        fastest.setdefault((r.budget.name, r.engine_name, r.device, r.precision), row)
-    return [line(row, base) for row in reversed(ranked) if row is base or row in fastest.values()]
-
-
-def one_core_reference(groups: Iterable[RunGroup]) -> RunGroup | None:
-    """The run of the reference engine and backend on one core, as most competitors use; None if there is none."""
-    for row in groups:
-        r = row.first
-        if r.gate.status == "reference" and r.budget.cores == 1 and r.device == "cpu":
-            return row
-    return None
-
-
-def line(row: RunGroup, base: RunGroup | None) -> tuple[str, ...]:
-    """The cells of one run. base: the run that the last column compares with."""
-    r = row.first
-    changes = [code(changed)] if (changed := notes.changes_of(r)) else []
-    engine = "" if r.engine == registry.NO_ENGINE else f"{r.engine_name}, "
-    return (
-        code(r.task),
-        Markdown(", ".join([r.data_source, f"scale {r.scale:g}", *changes])),
-        f"{engine}{r.backend}, {r.precision}{' on GPU' if r.device == 'cuda' else ''}",
-        r.budget.name,
-        "" if row.score is None else f"{r.metric} {row.score:.4f}",
-        f"{row.wall_s:.1f}",
-        grouped(None if row.peak is None else row.peak / 1e6, 0),
-        "" if base is None else f"{base.wall_s / row.wall_s:.1f}×",
-    )

@@ -101,11 +101,13 @@ def test_every_report_refuses_another_job(make_record: Make, name: str) -> None:
     if name in SAME:
         assert beside is not None and [e.first for e in section.beside] == [run] and not section.apart
         assert beside.lines[0][3:] == ("2.84×", "1.01×", "0.01×")  # 85,200, 30,240 and 330 s over 30,000 s
-        assert html.count("pandas torch_eager <small>recsys2021-full, seed-cpu</small>") == 1
+        assert "The same job: pandas torch_eager, seed-cpu, 8:20:00" in html
+        assert '<i class="stem wide cpu"' in html and "not the same job: " not in html
     else:
         assert beside is None and section.beside == [] and section.apart == [words]
         assert any(words in note for note in tables["Published times"].notes)
-        assert "<small>recsys2021-full, seed-cpu</small>" not in html
+        assert "The same job: " not in html
+        assert '<i class="stem wide cpu apart"' in html and "not the same job: " in html
         assert f"Apart, because it is another job: {words}" in html
 
 

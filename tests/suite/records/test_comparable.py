@@ -19,6 +19,7 @@ from buzzer.suite.report import (
     page_bench,
     page_runs,
     readme,
+    summary,
 )
 from buzzer.suite.run.plan import TaskSelection
 
@@ -147,7 +148,7 @@ def test_differences_are_noted_wherever_records_are_compared(
     assert comparable.differences(records[:1]) == []
     assert f"- {note}" in leaderboard.markdown(records)
     assert note in page.html(records, {})
-    assert "Some boards hold records of different commits" in readme.result_table(records)
+    assert "Some boards hold records of different commits" in readme.result_table(summary.summaries(records))
     (group,) = comparison.groups(records, "fake")
     result = comparison.compare(group, choose().task, None, {}, records)
     assert note in compare_text.markdown(result, [])

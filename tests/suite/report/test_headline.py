@@ -1,17 +1,13 @@
 """The published job stage by stage, with and without a run of ours at its size. The records of these tests are made up."""
 
 import itertools
-import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from buzzer.errors import UsageError
-from buzzer.suite import api
 from buzzer.suite.records.schema import Record
-from buzzer.suite.report import charts, headline, page, readme
+from buzzer.suite.report import headline, leaderboard, page
 from buzzer.suite.report.headline import WHOLE, Headline
 
 Make = Callable[..., Record]
@@ -35,7 +31,6 @@ PHASES = {
 }
 # The phases by the stages of configs/anchors.yaml, added up by hand.
 STAGES = {"preprocess": 400.0, "features": 1320.0, "XGBoost": 7000.0, "networks": 9000.0, "other": 303.0}
-EMPTY = f"# x\n\n{readme.BEGIN}\n{readme.END}\n"
 
 
 def run_of(make: Make, **changes: Any) -> Record:
@@ -131,23 +126,14 @@ def test_bars_of_one_stage_do_not_overlap(make_record: Make) -> None:
     assert min(b - a for a, b in itertools.pairwise(heights)) > 2
 
 
-def test_every_renderer_shows_the_same_figures(make_record: Make, tmp_path: Path) -> None:
+def test_every_renderer_shows_the_same_figures(make_record: Make) -> None:
     records = [run_of(make_record)]
     texts = {mark.text for mark in of(records).chart().marks}
-    svg = tmp_path / "headline.svg"
-    api.report(records, headline=svg)
-    assert svg.read_text() == charts.svg(of(records).chart())
-    assert set(re.findall(r"<title>(.*?)</title>", svg.read_text())) == texts
-    assert svg.read_text().count("<polyline") == len(texts) + 1  # the bars and the limit
     html = page.html(records, {})
     assert all(f'aria-label="{text}"' in html for text in texts)
-    filled = readme.fill(EMPTY, records)
-    assert "| whole job | 30,223 | 330 | 85,200 | 18,023 |" in filled
-    assert readme.fill(filled, records) == filled
+    assert "| whole job | 30,223 | 330 | 85,200 | 18,023 |" in leaderboard.markdown(records)
 
 
-def test_records_of_other_tasks_have_no_headline(make_record: Make, tmp_path: Path) -> None:
+def test_records_of_other_tasks_have_no_headline(make_record: Make) -> None:
     assert headline.headlines([make_record()]) == []
     assert 'id="headline"' not in page.html([make_record()], {})
-    with pytest.raises(UsageError, match="no record of a task whose published job has stages"):
-        api.report([make_record()], headline=tmp_path / "x.svg")

@@ -121,7 +121,7 @@ def test_the_board_ranks_by_wall_time_and_shows_every_run(make_record: Make) -> 
         ("", "pandas", "torch_eager"),
     ]
     assert [line[-1] for line in table] == ["ok", "ok", "ok, not ranked (no-reference)", "timeout"]
-    assert table[1][5:10] == ("0.9000", "2.00", "1.50", "100", "93.3 %")
+    assert table[1][5:10] == ("0.9000", "2.00", "1.50", "100", "6.67 %")
 
 
 NOT_STARTED: dict[str, Any] = {
@@ -148,7 +148,7 @@ def test_figures_that_were_not_measured_are_empty(make_record: Make, choose: Cho
         "pandas": ("", "", "2.000"),
     }
     (entry,) = [e for e in page_runs.boards(group, {})[0].entries if e.first.engine == "pandas"]
-    assert entry.phases() == [("load", 2.0)]
+    assert entry.phases == [("load", 2.0)]
     (cells,) = [
         line
         for g in comparison.groups(group, "fake")
@@ -172,7 +172,7 @@ def test_repetitions_are_summarised_by_the_median(make_record: Make) -> None:
 
 
 def test_head_room_comes_from_the_median_time_and_the_highest_peak(make_record: Make, choose: Choose) -> None:
-    """The leaderboard, the page and the comparison show the same shares; without a limit there is none."""
+    """The leaderboard and the page show the shares that were used, the comparison those that are left; without a limit there is none."""
     figures = [(3.0, 10**8), (1.0, 10**9)]
     runs = [
         make_record(repeat=i, peak_memory_bytes=peak).model_copy(update={"wall_s": wall})
@@ -180,19 +180,16 @@ def test_head_room_comes_from_the_median_time_and_the_highest_peak(make_record: 
     ]
     (row,) = repetitions.rows(runs)
     assert (row.head_room.time, row.head_room.memory) == pytest.approx((1 - 2 / 30, 1 - 1e9 / 2e9))
-    assert leaderboard.board(runs).lines[0][9] == "93.3 %"
+    assert leaderboard.board(runs).lines[0][9] == "6.67 %"
     (entry,) = page_runs.boards(runs, {})[0].entries
     (group,) = comparison.groups(runs, "fake")
     (table, *_) = compare_text.tables(comparison.compare(group, choose().task, None, {}, []), [])
-    assert (
-        [cell.text for cell in entry.cells(with_work=False).content[7:9]]
-        == list(table.lines[0][7:9])
-        == ["93.3 %", "50.0 %"]
-    )
+    assert [cell.text for cell in entry.cells(with_work=False).content[9:11]] == ["6.67 %", "50.0 %"]
+    assert list(table.lines[0][7:9]) == ["93.3 %", "50.0 %"]
     unlimited = runs[0].budget.model_copy(update={"time_s": None, "memory_bytes": None})
     (free,) = repetitions.rows([make_record(budget=unlimited)])
     assert free.head_room == repetitions.HeadRoom(None, None)
-    assert leaderboard.time_left(free) == leaderboard.memory_left(free) == ""
+    assert leaderboard.time_used(free) == leaderboard.memory_used(free) == ""
 
 
 @pytest.mark.parametrize(("count", "shown"), [(458, False), (459, True)])

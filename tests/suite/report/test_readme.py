@@ -1,59 +1,134 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from buzzer.errors import UsageError
 from buzzer.suite import registry
 from buzzer.suite.records import record
-from buzzer.suite.records.schema import Record
-from buzzer.suite.report import leaderboard, page, readme
+from buzzer.suite.records.schema import Gpu, Record
+from buzzer.suite.report import budget_bars, leaderboard, page, readme, summary
 
 Make = Callable[..., Record]
 ROOT = Path(__file__).parents[3]
 EMPTY = f"# title\n{readme.BEGIN}\nold\n{readme.END}\nafter\n"
+BOTH = f"{''.join(readme.SUMMARY)}\nbetween\n{''.join(readme.RESULTS)}\n"
+TWO = {"name": "2c2g30s", "cores": 2, "memory_bytes": 2 * 10**9, "time_s": 30.0}
+PASSED = {"gate": {"status": "passed"}}
 
 
 def variants(make: Make) -> list[Record]:
-    two = {"name": "2c2g30s", "cores": 2, "memory_bytes": 2 * 10**9, "time_s": 30.0}
-    passed = {"gate": {"status": "passed"}}
     return [
         make(),
-        make(backend="onnxruntime", **passed).model_copy(update={"wall_s": 1.0}),
-        make(engine="polars", budget=two, **passed).model_copy(update={"wall_s": 0.5}),
+        make(backend="onnxruntime", **PASSED).model_copy(update={"wall_s": 1.0}),
+        make(engine="polars", budget=TWO, **PASSED).model_copy(update={"wall_s": 0.5}),
         make(engine="pandas", outcome="timeout", gate={"status": "unscored"}),
         make(scale=0.1, data_fingerprint="smaller"),
     ]
 
 
-def test_the_table_has_the_largest_board_and_speed_ups_over_the_reference_on_one_core(
-    make_record: Make,
-) -> None:
+def rounds(make: Make, walls: list[float], **changes: Any) -> list[Record]:
+    """Repetitions with these wall times."""
+    runs = [make(repeat=i, **changes) for i in range(len(walls))]
+    return [r.model_copy(update={"wall_s": wall}) for r, wall in zip(runs, walls, strict=True)]
+
+
+def cells(text: str) -> list[list[str]]:
+    return [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| `")]
+
+
+def test_a_task_is_one_row_with_its_plain_and_its_fastest_run(make_record: Make) -> None:
     text = readme.fill(EMPTY, variants(make_record))
     assert text.startswith("# title\n")
     assert text.endswith(f"{readme.END}\nafter\n")
-    rows = [line for line in text.splitlines() if line.startswith("| `fake`")]
-    assert [row.split(" | ")[2:4] + row.split(" | ")[5:] for row in rows] == [
-        ["torch_eager, fp32", "1c2g30s", "2.0", "100", "1.0× |"],
-        ["onnxruntime, fp32", "1c2g30s", "1.0", "100", "2.0× |"],
-        ["polars, torch_eager, fp32", "2c2g30s", "0.5", "100", "4.0× |"],
+    row = ["`fake`", "generated, 10 rows", "2 s", "0.5 s", "4.00× (1 round)", "polars, 2 cores"]
+    assert cells(text) == [[*row[:-1], "Polars, 2 cores"]]
+
+
+def test_a_gain_has_its_interval_from_three_rounds_on(make_record: Make) -> None:
+    plain = rounds(make_record, [4.0, 4.4, 3.6])
+    fast = rounds(make_record, [2.0, 2.2, 1.8], backend="onnxruntime", **PASSED)
+    (s,) = summary.summaries([*plain, *fast])
+    assert s.gain is not None and s.gain.verdict == "2.00× (2.00 to 2.00)"
+    assert s.backend is not None and s.backend.row is s.best and s.engine is None
+    (few,) = summary.summaries([*plain[:2], *fast[:2]])
+    assert few.gain is not None and few.gain.verdict == "2.00× (2 rounds)"
+    slower = rounds(make_record, [4.4, 3.6, 4.1], backend="onnxruntime", **PASSED)
+    (s,) = summary.summaries([*plain, *slower])
+    assert s.backend is not None and s.backend.is_noise
+
+
+def test_the_findings_name_the_change_that_gains_most(make_record: Make) -> None:
+    def task(
+        name: str, scores: dict[str, float], metric: str, engine_s: float, backend_s: float
+    ) -> list[Record]:
+        common = {"task": name, "scores": scores, "metric": metric}
+        return [
+            *rounds(make_record, [6.0, 6.6, 5.4], engine="pandas", **common),
+            *rounds(make_record, [engine_s * f for f in (1, 1.1, 0.9)], engine="polars", **PASSED, **common),
+            *rounds(
+                make_record, [backend_s * f for f in (1, 1.1, 0.9)], engine="pandas", backend="onnxruntime", **PASSED, **common
+            ),
+        ]  # fmt: skip
+
+    records = task("booking", {"accuracy@4": 0.5}, "accuracy@4", 5.0, 2.0)
+    records += task("recsys2021", {"RCE": 13.0}, "RCE", 3.0, 4.0)
+    first, second = summary.findings(summary.summaries(records))
+    assert first == (
+        "Same core, same score: booking takes 6 s with pandas and PyTorch and 2 s with pandas and ONNX Runtime,"
+        " 3.00× (3.00 to 3.00)."
+    )
+    assert second == (
+        "Changing only the backend gains most for booking 3.00× (3.00 to 3.00)."
+        " Changing only the engine gains most for recsys2021 2.00× (2.00 to 2.00)."
+    )
+    assert summary.findings([]) == []
+
+
+def test_the_gpu_status_is_that_of_the_records(make_record: Make) -> None:
+    cuda = {"device": "cuda", "engine": "cudf", "gpu_busy_s": 1.0, "gpu_peak_memory_bytes": 10**9}
+    failed = make_record(
+        **cuda, outcome="unsupported", message="no device", scores={}, gate={"status": "unscored"}
+    )
+    assert summary.gpu_status([make_record()]).endswith("nothing has run on a GPU yet.")
+    assert summary.gpu_status([failed]).endswith("yet. 1 run asked for one that was not there.")
+    machine = make_record().machine.model_copy(update={"gpus": [Gpu(name="NVIDIA H100", memory_bytes=1)]})
+    ran = make_record(**cuda, task="booking", machine=machine)
+    text = summary.gpu_status([ran, failed])
+    assert text.startswith("On a GPU (NVIDIA H100): booking (1 run). Not yet: ")
+    assert "recsys2021" in text and "booking" not in text.partition("Not yet")[2].split(", ")
+
+
+def test_the_overall_ranking_counts_missing_tasks(make_record: Make) -> None:
+    """The expected means are computed by hand: ClickBench's shift of 10 ms, and twice the largest ratio for a missing task."""
+    records = [
+        make_record(engine="pandas").model_copy(update={"wall_s": 3.99}),
+        make_record(engine="polars", **PASSED).model_copy(update={"wall_s": 1.99}),
+        make_record(task="other", engine="pandas").model_copy(update={"wall_s": 0.99}),
+        make_record(task="other", engine="pandas", backend="onnxruntime", **PASSED).model_copy(
+            update={"wall_s": 0.49}
+        ),
     ]
+    systems = {s.name: (s.mean, s.missing) for s in summary.overall(summary.summaries(records))}
+    assert systems["pandas with PyTorch"] == pytest.approx((2.0, 0))  # 2 and 2
+    assert systems["Polars with PyTorch"] == pytest.approx((2.0, 1))  # 1 and 2 x 2
+    assert systems["pandas with ONNX Runtime"] == pytest.approx((2.0, 1))  # 2 x 2 and 1
 
 
-def test_the_peak_is_the_same_as_on_the_leaderboard(make_record: Make) -> None:
-    runs = [make_record(repeat=i, peak_memory_bytes=p) for i, p in enumerate((10**8, 3 * 10**8, 2 * 10**8))]
-    (line,) = [line for line in readme.result_table(runs).splitlines() if line.startswith("| `fake`")]
-    assert line.split(" | ")[6] == leaderboard.board(runs).lines[0][8] == "300"
+def test_older_runs_that_scored_inside_their_time_are_named(make_record: Make) -> None:
+    assert "include scoring: `fake`" in readme.fill(EMPTY, [make_record()])
+    outside = make_record(schema_minor=1)
+    assert "include scoring" not in readme.fill(EMPTY, [outside])
 
 
 def test_several_machines_have_letters(make_record: Make) -> None:
     first = make_record()
-    other = make_record(machine=first.machine.model_copy(update={"simd": "AVX-512"}))
-    assert "machine |" not in readme.result_table([first])
-    lines = readme.result_table([first, other]).splitlines()
-    assert lines[0].endswith("| machine |")
-    assert [line.split(" | ")[-1] for line in lines if line.startswith("| `fake`")] == ["A |", "B |"]
-    assert "A: a processor (AVX-512), 2 cores, 16 GiB, no GPU; B: a processor (AVX2), 2 cores" in lines[5]
+    other = make_record(task="other", machine=first.machine.model_copy(update={"simd": "AVX-512"}))
+    assert "machine |" not in readme.fill(EMPTY, [first])
+    text = readme.fill(EMPTY, [first, other])
+    assert [row[-1] for row in cells(text)] == ["B", "A"]
+    assert "A: a processor (AVX-512), 2 cores, 16 GiB, no GPU; B: a processor (AVX2), 2 cores" in text
 
 
 def test_a_task_is_shown_with_its_own_parameters(make_record: Make) -> None:
@@ -62,12 +137,21 @@ def test_a_task_is_shown_with_its_own_parameters(make_record: Make) -> None:
         make_record(task="booking", config=config, config_hash=registry.params_hash(config), created=created)
         for config, created in ((registered, "2026-01-01T00:00:00Z"), (other, "2026-01-02T00:00:00Z"))
     ]
-    assert [group[0].config for group in readme.main_boards(records)] == [registered]
+    assert [s.first.config for s in summary.summaries(records)] == [registered]
+    assert "`dim=7`" in cells(readme.fill(EMPTY, records[1:]))[0][1]
+
+
+def test_at_most_ten_tasks_are_shown(make_record: Make) -> None:
+    records = [make_record(task=f"t{i:02}").model_copy(update={"wall_s": 1.0 + i}) for i in range(12)]
+    text = readme.fill(EMPTY, records)
+    assert [row[0] for row in cells(text)] == [f"`t{i:02}`" for i in range(2, 12)]
+    assert "2 more tasks are on the leaderboard" in text
 
 
 def test_filling_twice_changes_nothing(make_record: Make) -> None:
-    once = readme.fill(EMPTY, variants(make_record))
+    once = readme.fill(BOTH, variants(make_record))
     assert readme.fill(once, variants(make_record)) == once
+    assert once.index("nothing has run on a GPU") < once.index("between") < once.index("| `fake`")
 
 
 def test_a_file_without_markers_is_refused(make_record: Make) -> None:
@@ -75,7 +159,10 @@ def test_a_file_without_markers_is_refused(make_record: Make) -> None:
         readme.fill("# title\n", [make_record()])
 
 
-@pytest.mark.parametrize("name", ["README.md", "results/leaderboard.md", "results/index.html"])
+@pytest.mark.parametrize(
+    "name",
+    ["README.md", "results/leaderboard.md", "results/index.html", "docs/budget.svg", "docs/budget-dark.svg"],
+)
 def test_published_files_match_the_records(name: str) -> None:
     files = {record.read(path).run_id: path for path in record.paths([ROOT / "results"])}
     good = [record.read(path) for path in files.values()]
@@ -84,11 +171,7 @@ def test_published_files_match_the_records(name: str) -> None:
         "README.md": lambda: readme.fill(text, good),
         "results/leaderboard.md": lambda: leaderboard.markdown(good),
         "results/index.html": lambda: page.html(good, page.links_of(files, ROOT / name)),
+        "docs/budget.svg": lambda: budget_bars.svg(budget_bars.panels(good), budget_bars.LIGHT),
+        "docs/budget-dark.svg": lambda: budget_bars.svg(budget_bars.panels(good), budget_bars.DARK),
     }
     assert render[name]() == text, "run `make report`"
-
-
-def test_other_parameters_are_code_in_the_table(make_record: Make) -> None:
-    changed = registry.task("booking").params | {"epochs": 1}
-    run = make_record(task="booking", config=changed, config_hash=registry.params_hash(changed))
-    assert "scale 1, `epochs=1` |" in readme.result_table([run])
