@@ -218,7 +218,7 @@ def _rule(found: Sequence[TaskSummary]) -> str:
         f"Changing only the engine gains most for {texts['engine']}." if texts["engine"] else "",
     ]
     if any(parts) and texts[""]:
-        parts.append(f"Neither gains beyond noise for {texts['']}.")
+        parts.append(f"No gain beyond noise for {texts['']}.")
     return " ".join(filter(None, parts))
 
 
