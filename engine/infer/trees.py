@@ -48,9 +48,7 @@ def treelite_of(model: Any) -> Any:
     UnsupportedError for what treelite cannot read."""
     if isinstance(model, Path) and model.suffix == LIGHTGBM:
         return load_lightgbm(model)
-    import treelite
-
-    booster = booster_of(model)
+    treelite, booster = _treelite(), booster_of(model)
     check_output(booster)
     try:
         return treelite.frontend.from_xgboost(booster)
@@ -65,12 +63,18 @@ def check_output(booster: xgboost.Booster) -> None:
         raise UnsupportedError(f"only xgboost predicts class numbers, as {objective} does", XGBOOST)
 
 
-def load_lightgbm(path: Path) -> Any:
-    """A LightGBM file as a treelite.Model. Raises UnsupportedError without treelite, DataError for a file that is not LightGBM's."""
+def _treelite() -> Any:
+    """The library. Raises UnsupportedError if it is not installed."""
     try:
         import treelite
     except ImportError as error:
         raise UnsupportedError("treelite is not installed", "pip install 'buzzer[trees]'") from error
+    return treelite
+
+
+def load_lightgbm(path: Path) -> Any:
+    """A LightGBM file as a treelite.Model. Raises UnsupportedError without treelite, DataError for a file that is not LightGBM's."""
+    treelite = _treelite()
     try:
         with path.open(encoding="utf-8") as opened:
             first = opened.readline().strip()

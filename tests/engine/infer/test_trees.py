@@ -122,7 +122,7 @@ def test_probabilities_near_0_and_1_are_exact(backend: str, tmp_path: Path) -> N
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-7 if backend == "onnxruntime" else 0)
 
 
-def test_nvforest_refuses_other_objectives() -> None:
+def test_nvforest_refuses_base_margins_of_other_objectives() -> None:
     x = np.zeros((8, 6), dtype="float32")
     counts = xgboost.train({"objective": "count:poisson"}, xgboost.DMatrix(x, np.ones(8)), 2)
     try:
@@ -130,8 +130,9 @@ def test_nvforest_refuses_other_objectives() -> None:
     except UnsupportedError as error:
         assert error.hint == "pip install 'buzzer[gpu]'"
         return
-    with pytest.raises(UnsupportedError, match="objective count:poisson"):
-        infer.prepare(counts, backend="nvforest", example=EXAMPLE)
+    margins = {"base_margin": np.zeros(len(EXAMPLE["features"]), "float32")}
+    with pytest.raises(UnsupportedError, match="base margins for XGBoost's logistic objectives only"):
+        infer.prepare(counts, backend="nvforest", example=EXAMPLE | margins)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")

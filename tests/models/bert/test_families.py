@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from buzzer.engine import infer
-from buzzer.errors import DataError, UnsupportedError
+from buzzer.errors import DataError, UnsupportedError, UsageError
 from buzzer.models.api.bench import BenchSpec
 from buzzer.models.bert import bench, encoder, weight_files
 from buzzer.models.bert.bench import TARGET
@@ -203,3 +203,61 @@ def test_a_bench_of_a_head_for_tokens(
     assert model.facts["classes"] == 5
     assert model.facts["model_type"] == "roberta"
     assert all(valid is not None and not valid.all() for valid in model.valid)
+
+
+# ---- inputs from a file -------------------------------------------------------------------------------------------
+
+
+def rows_of(**changes: Any) -> dict[str, Any]:
+    inputs = {"input_ids": np.full((3, 8), 7), "attention_mask": np.ones((3, 8), "int64")}
+    inputs["attention_mask"][1, 5:] = 0
+    return inputs | changes
+
+
+@pytest.mark.parametrize(("family", "types"), [("Bert", True), ("Roberta", False)])
+def test_rows_of_a_file_are_the_inputs(family: str, types: bool, tmp_path: Path) -> None:
+    published(tmp_path, family, "Model")
+    more = {"token_type_ids": np.tile([0, 1], (3, 4))} if types else {}
+    np.savez(tmp_path / "rows.npz", **rows_of(**more))
+    spec = BenchSpec(2, 0, 4, "fixed", "padded", 0, {"weights": str(tmp_path)}, file=tmp_path / "rows.npz")
+    model = TARGET.load(spec)
+    assert [batch["input_ids"].shape for batch in model.batches] == [(2, 8)] * 2
+    assert ("token_type_ids" in model.batches[0]) == types
+    assert model.source == "official"
+    assert "inputs from rows.npz, 3 rows" in model.notes
+    assert model.valid[0] is not None
+    assert model.valid[0].sum() == 13
+    want = model.reference(model.batches[0])["hidden"]
+    ids, mask = (torch.from_numpy(model.batches[0][name]) for name in ("input_ids", "attention_mask"))
+    with torch.inference_mode():
+        same = np.allclose(loaded(tmp_path)(ids, mask).numpy(), want)
+    assert same != types  # token types count
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"input_ids": np.full((3, 8), 60)}, "input_ids is .* with values 60 to 60"),
+        ({"input_ids": np.full((3, 8), -1)}, "with values -1 to -1"),
+        ({"input_ids": np.full((3, 9), 7)}, "attention_mask is"),
+        ({"attention_mask": np.tile([0, 1], (3, 4))}, "padding before tokens"),
+        ({"attention_mask": np.zeros((3, 8), "int64")}, "a row without tokens"),
+        ({"token_type_ids": np.full((3, 8), 2)}, "token_type_ids is .* with values 2 to 2"),
+    ],
+)
+def test_rows_that_the_model_cannot_take_are_refused(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    published(tmp_path, "Bert", "Model")
+    np.savez(tmp_path / "rows.npz", **rows_of(**changes))
+    spec = BenchSpec(3, 0, 2, "fixed", "padded", 0, {"weights": str(tmp_path)}, file=tmp_path / "rows.npz")
+    with pytest.raises(DataError, match=message):
+        TARGET.load(spec)
+
+
+def test_rows_longer_than_the_positions_are_refused(tmp_path: Path) -> None:
+    published(tmp_path, "Bert", "Model")
+    np.savez(tmp_path / "rows.npz", input_ids=np.full((2, 40), 7), attention_mask=np.ones((2, 40), "int64"))
+    spec = BenchSpec(1, 0, 2, "fixed", "padded", 0, {"weights": str(tmp_path)}, file=tmp_path / "rows.npz")
+    with pytest.raises(UsageError, match=r"--inputs rows\.npz: rows need 40 positions, the model has 34"):
+        TARGET.load(spec)
