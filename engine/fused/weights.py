@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,9 @@ from buzzer.engine.kernels.gemm import Quantiser, Weights
 from buzzer.engine.kernels.jit import LIMITS
 from buzzer.engine.kernels.rows import Norm
 from buzzer.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from buzzer.engine.fused.cuda import TiledLayer
 
 FLOATS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 EIGHTS = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
@@ -50,6 +54,13 @@ class EncoderWeights:
     heads: int
     act: str
     size: int  # values of a token's state
+
+    @cached_property
+    def tiled(self) -> "Sequence[TiledLayer]":
+        """Copies of the layers' weights for the CUDA kernels, made once for all numbers of tokens."""
+        from buzzer.engine.fused.cuda import tiled_layers
+
+        return tiled_layers(self)
 
     def tensors(self) -> list[Tensor]:
         """All tensors that a run reads."""
