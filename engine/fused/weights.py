@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +12,6 @@ from buzzer.engine.kernels.gemm import Quantiser, Weights
 from buzzer.engine.kernels.jit import LIMITS
 from buzzer.engine.kernels.rows import Norm
 from buzzer.errors import UnsupportedError
-
-if TYPE_CHECKING:
-    from buzzer.engine.fused.cuda import TiledLayer
 
 FLOATS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 EIGHTS = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
@@ -41,9 +37,9 @@ class Layer:
     norm: Norm
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EncoderWeights:
-    """The weights of an encoder. heads, act, tail: as in `EncoderSpec`."""
+    """The weights of an encoder, compared by identity. heads, act, tail: as in `EncoderSpec`."""
 
     dtype: torch.dtype  # type of states between kernels; fp16 for eight-bit models
     eight: torch.dtype | None  # type of quantised inputs; None for float models
@@ -54,13 +50,6 @@ class EncoderWeights:
     heads: int
     act: str
     size: int  # values of a token's state
-
-    @cached_property
-    def tiled(self) -> "Sequence[TiledLayer]":
-        """Copies of the layers' weights for the CUDA kernels, made once for all numbers of tokens."""
-        from buzzer.engine.fused.cuda import tiled_layers
-
-        return tiled_layers(self)
 
     def tensors(self) -> list[Tensor]:
         """All tensors that a run reads."""

@@ -6,7 +6,6 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any, Self
 
-
 WORKERS = 16  # at most
 
 
