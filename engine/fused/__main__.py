@@ -1,9 +1,9 @@
-"""python -m buzzer.engine.fused plan | probe | tune
+"""python -m buzzer.engine.fused plan | probe | products | tune
 
 plan   lists the kernels of an encoder with their bytes, FLOPs and least time; with --compile also facts about the compiled
        code of each; needs no GPU
-probe  measures this GPU: launch gap, one wave of a GEMM, bandwidths, grid barrier; then BERT-Large's products by this project's
-       kernels and by NVIDIA's libraries, dense and 2:4 sparse
+probe  measures this GPU: launch gap, one wave of a GEMM, bandwidths, grid barrier
+products  measures BERT-Large's products by this project's kernels and by NVIDIA's libraries, dense and 2:4 sparse
 tune   measures tiles and launch modes (plain, pdl, early, persistent, cuda, multicast), and stores the fastest; after --seconds it starts no
        new measurement and stores the results so far
 
@@ -14,7 +14,6 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from itertools import chain
 from typing import TYPE_CHECKING
 
 from buzzer.engine.kernels.facts import Facts, FloorFacts, PlanFacts
@@ -59,9 +58,16 @@ def code_of(launch: "AnyLaunch") -> Facts:
 def probe(arguments: argparse.Namespace) -> Iterator[Line]:
     """The GPU's facts, and the result of each probe."""
     from buzzer.engine.kernels.probe import probes
+
+    for facts in probes():
+        yield (facts,)
+
+
+def products(arguments: argparse.Namespace) -> Iterator[Line]:
+    """The time of each product by each kernel and library."""
     from buzzer.engine.kernels.products import products
 
-    for facts in chain(probes(), products()):
+    for facts in products():
         yield (facts,)
 
 
@@ -74,7 +80,7 @@ def tune(arguments: argparse.Namespace) -> Iterator[Line]:
         yield (facts,)
 
 
-COMMANDS = {"plan": plan, "probe": probe, "tune": tune}
+COMMANDS = {"plan": plan, "probe": probe, "products": products, "tune": tune}
 
 
 def parser() -> argparse.ArgumentParser:

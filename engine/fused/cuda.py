@@ -60,6 +60,8 @@ def check(weights: EncoderWeights, tokens: int) -> None:
         raise UnsupportedError(
             f"the CUDA kernels need a size of at most {MOST_TILES * COLUMNS}, a multiple of {COLUMNS}"
         )
+    if len({norm.eps for layer in weights.layers for norm in (layer.attention_norm, layer.norm)}) != 1:
+        raise UnsupportedError("the CUDA kernels need the same epsilon in all norms")
     for x in linears(weights.layers[0]):
         columns, depth = x.weights.weight.shape
         cut_of(columns, depth, multicast=False)
@@ -109,9 +111,7 @@ def reading(linear: Linear, norm: Norm, factor: float, follower: Linear | None =
     """
     weight, scale, inverse = linear.weights.weight, linear.weights.scale, inverse_of(linear)
     assert scale is not None and linear.weights.bias is not None
-    of_gamma, of_beta = (weight.float() @ torch.stack([norm.gamma * inverse, norm.beta * inverse], 1)).unbind(
-        1
-    )
+    of_gamma, of_beta = (weight.float() @ (each * inverse) for each in (norm.gamma, norm.beta))
     none = torch.zeros_like(scale)
     output = none if follower is None else inverse_of(follower)
     vectors = [scale / factor, scale * of_gamma, linear.weights.bias + scale * of_beta, output, none, none]

@@ -90,7 +90,10 @@ NCU = (
     *("ncu", "--clock-control", "none", "--target-processes", "all", "--set", "full"),
     *("-k", "regex:gemm", "-c", "4"),
 )
-CUDA_TESTS = ("tests/engine/kernels/cuda", "tests/engine/fused/test_cuda.py")  # the same for the products in CUDA C++
+CUDA_TESTS = (
+    "tests/engine/kernels/cuda",
+    "tests/engine/fused/test_cuda.py",
+)  # the same for the products in CUDA C++
 NEW_PATHS = "wgmma or modes or quantised"  # code that no CPU can run: tiles that use wgmma, launch modes, eight-bit products
 
 
@@ -119,6 +122,7 @@ BERT = of(
     timed(bert_large("bert-large in reverse", 140, "fused", "fp16,int8,fp8"), 110, 4.5),
     timed(bert_large("bert-large torch", 80, "torch_eager", "bf16"), 60, 4.0),
     timed(bench("bert-large of 128", 80, "bert-large", *OF_128), 60, 4.0),
+    timed(kernels("products by libraries", 45, "products"), 25),
     timed(replace(bert_large("gemm by ncu", 60, "fused", "fp8", *ONE_RUN), through=NCU), 40),
 )
 

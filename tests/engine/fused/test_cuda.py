@@ -1,6 +1,7 @@
 """Whole encoders whose products are the CUDA kernels, against float64 and the quantised torch module. On a CPU, the CUDA kernels run
 as C++ and the others in Triton's interpreter."""
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -123,6 +124,14 @@ def test_what_the_kernels_cannot_run_is_refused(
     weights = random(*shape, precision, "meta")
     with pytest.raises(UnsupportedError, match=reason):
         Lowering(weights, tokens, 1, Tuned().tile, "cuda").program("none", False)
+
+
+def test_norms_of_different_epsilon_are_refused() -> None:
+    weights = random(2, 128, 128, 2, "fp8", "meta")
+    last = weights.layers[1]
+    layers = [weights.layers[0], dataclasses.replace(last, norm=dataclasses.replace(last.norm, eps=1e-5))]
+    with pytest.raises(UnsupportedError, match="same epsilon"):
+        Lowering(dataclasses.replace(weights, layers=layers), 16, 1, Tuned().tile, "cuda").program("none", False)
 
 
 def test_without_a_gpu_the_mode_is_unsupported(device: str) -> None:
