@@ -16,6 +16,7 @@ from buzzer.engine.kernels.gemm import Quantiser, Tile, early_tile, linear
 from buzzer.engine.kernels.jit import Launch
 from buzzer.engine.kernels.persistent import Buffers, encoder_layers
 from buzzer.engine.kernels.rows import Eight, Norm, embedding, pooling, residual_norm
+from buzzer.errors import UnsupportedError
 
 # Chooses the tile of a GEMM: (rows, columns, depth, dtype, whether K may be split) -> tile; see `kernels.tune.Tuned.tile`.
 Choose = Callable[[int, int, int, torch.dtype, bool], Tile]
