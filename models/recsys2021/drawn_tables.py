@@ -47,7 +47,7 @@ VERSION = 1  # of the files in the cache
 RANGE_ROWS = 1 << 20
 PARTITION_ROWS = 8_000_000
 FEW_ROWS = 1_000_000  # a table of at most so many rows is read whole
-SPILL_BYTES = 7_000_000_000  # of rows on disk at a time; more rows are drawn in several turns, each for some of the partitions
+SPILL_BYTES = 16_000_000_000  # of rows on disk at a time; more rows are drawn in several turns, each for some of the partitions
 IN_SAMPLE, FOR_SPLIT = (
     1 << 4,
     1 << 5,
