@@ -57,7 +57,6 @@ KINDS = {
 }
 
 WRITE_ERRORS = (OSError, pl.exceptions.ComputeError)  # the errors that a full disk causes
-DISK_FULL = re.compile("No space left|transport error")
 Facts = TypeVar("Facts", bound="GeneratorFacts")
 
 
@@ -109,13 +108,18 @@ def new_file(out: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def disk_full(error: BaseException) -> bool:
+    """Whether an error says that the disk has no space left. Polars sets no errno."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+
+
 def cannot_write(out: Path, error: Exception) -> Exception:
     """The DataError for an error during a write; the error itself if it is not about writing."""
     text = str(error)
     if not isinstance(error, OSError) and not text.startswith("parquet:"):
         return error
-    # Polars sets no errno, and its message may contain only the last error of a chain.
-    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or bool(DISK_FULL.search(text))
+    # The message of Polars may contain only the last error of a chain.
+    full = disk_full(error) or "transport error" in text
     hint = "free some space" if full else "choose another folder"
     return DataError(f"cannot write {out}: {getattr(error, 'strerror', None) or shown(text)}", hint)
 

@@ -37,9 +37,11 @@ class TaskParams(BaseModel):
             if first["type"] == "missing":
                 names = ", ".join(cls.model_fields)
                 raise UsageError(f"{task}: parameter {key} is missing", f"parameters: {names}") from error
-            shown = str(first["input"])[:80]
+            # Of a value that may be a number or a mapping, the error that is deepest in it.
+            deepest = max((e for e in error.errors() if e["loc"][0] == key), key=lambda e: len(e["loc"]))
+            shown = str(deepest["input"])[:80]
             raise UsageError(
-                f"{task}: parameter {key}={shown}: {first['msg']}", f"--set {key}=..."
+                f"{task}: parameter {key}={shown}: {deepest['msg']}", f"--set {key}=..."
             ) from error
 
 

@@ -13,7 +13,7 @@ Rules of every operator:
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,30 @@ class Pieces:
     continues: Array  # bool [tokens]: whether the piece continues the word before it
     # Name -> integers [tokens] from 0 to 255 that are summed over a text, for example the characters of each piece.
     amounts: Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """Features of the decoded text of a list of token ids. The text itself is not made.
+
+    A key is the first three pieces' ids, id0 + id1 * 2**17 + id2 * 2**34, as far as the pieces belong to the word; -1 if there is no
+    such word. Longer words that begin with the same three pieces share a key.
+    """
+
+    pieces: Pieces
+    # Amount -> new column, its sum over the first LONGEST tokens, int32.
+    sums: Mapping[str, str] = field(default_factory=dict)
+    # (amount, token) -> new column, its sum over those before the first occurrence of a token, int32; 0 if there is none.
+    before: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    # 0 or 1 -> new column, the key of the first word, which starts at position 1 (after [CLS]), or of the second, if it starts at
+    # position LAST_START or before; int64.
+    words: Mapping[int, str] = field(default_factory=dict)
+    # (token, n) -> new column, the key of the word after the nth occurrence (1 to 3) of a token, int64.
+    after: Mapping[tuple[str, int], str] = field(default_factory=dict)
+
+    def amounts(self) -> list[str]:
+        """The amounts that are summed."""
+        return list(dict.fromkeys([*self.sums, *(name for name, _ in self.before)]))
 
 
 FIRST_ID, NO_ID = "_first_id", "0" * 32  # temporary column of first ids; the id of an empty list
@@ -277,29 +301,8 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def text_features(
-        self,
-        t: Frame,
-        column: str,
-        separator: str,
-        pieces: Pieces,
-        *,
-        sums: Mapping[str, str] | None = None,
-        before: Mapping[tuple[str, str], str] | None = None,
-        words: Mapping[int, str] | None = None,
-        after: Mapping[tuple[str, int], str] | None = None,
-    ) -> Frame:
-        """Features of the decoded text of a joined list of token ids, which may be missing or empty. The text itself is not made.
-
-        sums: amount -> new column, its sum over the first LONGEST tokens, int32.
-        before: (amount, token) -> new column, its sum over those before the first occurrence of a token, int32; 0 if there is none.
-        words: 0 or 1 -> new column, the key of the first word, which starts at position 1 (after [CLS]), or of the second, if it
-            starts at position LAST_START or before; int64.
-        after: (token, n) -> new column, the key of the word after the nth occurrence (1 to 3) of a token, int64.
-
-        A key is the first three pieces' ids, id0 + id1 * 2**17 + id2 * 2**34, as far as the pieces belong to the word; -1 if there
-        is no such word. Longer words that begin with the same three pieces share a key.
-        """
+    def text_features(self, t: Frame, column: str, separator: str, features: TextFeatures) -> Frame:
+        """Add features of the decoded text of a joined list of token ids, which may be missing or empty."""
 
     @abstractmethod
     def first_hex_id(self, t: Frame, column: str, out: str) -> Frame:

@@ -22,7 +22,7 @@ from buzzer.engine.frames.base import (
     Expr,
     Frame,
     Lookup,
-    Pieces,
+    TextFeatures,
 )
 from buzzer.engine.frames.lookups import by_merge, by_position
 from buzzer.engine.frames.token_lists import TokenLists
@@ -268,19 +268,8 @@ class Eager(Engine):
 
         return t.assign(**token_lists.computed(self.gpu, t[column], separator, compute))
 
-    def text_features(
-        self,
-        t: Frame,
-        column: str,
-        separator: str,
-        pieces: Pieces,
-        *,
-        sums: Mapping[str, str] | None = None,
-        before: Mapping[tuple[str, str], str] | None = None,
-        words: Mapping[int, str] | None = None,
-        after: Mapping[tuple[str, int], str] | None = None,
-    ) -> Frame:
-        compute = token_lists.text_features(pieces, sums or {}, before or {}, words or {}, after or {})
+    def text_features(self, t: Frame, column: str, separator: str, features: TextFeatures) -> Frame:
+        compute = token_lists.text_features(features)
         return t.assign(**token_lists.computed(self.gpu, t[column], separator, compute))
 
     def token_matrix(self, t: Frame, column: str, separator: str, length: int) -> Array:

@@ -26,7 +26,7 @@ from buzzer.engine.frames.base import (
     Expr,
     Frame,
     Lookup,
-    Pieces,
+    TextFeatures,
     fill_of,
 )
 from buzzer.engine.frames.texts import PARTS, field, split
@@ -326,20 +326,9 @@ class Lazy(Engine):
         new |= {out: token_after(column, separator, *which) for which, out in (after or {}).items()}
         return t.with_columns(**new)
 
-    def text_features(
-        self,
-        t: Frame,
-        column: str,
-        separator: str,
-        pieces: Pieces,
-        *,
-        sums: Mapping[str, str] | None = None,
-        before: Mapping[tuple[str, str], str] | None = None,
-        words: Mapping[int, str] | None = None,
-        after: Mapping[tuple[str, int], str] | None = None,
-    ) -> Frame:
+    def text_features(self, t: Frame, column: str, separator: str, features: TextFeatures) -> Frame:
         form = texts.on_gpu if self.gpu else texts.on_cpu
-        return form(t, column, separator, pieces, sums or {}, before or {}, words or {}, after or {})
+        return form(t, column, separator, features)
 
     def first_hex_id(self, t: Frame, column: str, out: str) -> Frame:
         text = pl.col(column).fill_null("")

@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from buzzer.engine.frames import token_lists
-from buzzer.engine.frames.base import LAST_START, LONGEST, PIECE_BITS, PIECES_OF_KEY, Pieces
+from buzzer.engine.frames.base import LAST_START, LONGEST, PIECE_BITS, PIECES_OF_KEY, Pieces, TextFeatures
 
 PARTS = "_parts"  # temporary column of a split string
 TOKEN, AT, CONTINUES = "_token", "_at", "_continues"  # temporary columns of single tokens
@@ -26,20 +26,11 @@ def field(at: int) -> pl.Expr:
     return pl.when(part != "").then(part).otherwise(None)
 
 
-def on_cpu(
-    t: pl.LazyFrame,
-    column: str,
-    separator: str,
-    pieces: Pieces,
-    sums: Mapping[str, str],
-    before: Mapping[tuple[str, str], str],
-    words: Mapping[int, str],
-    after: Mapping[tuple[str, int], str],
-) -> pl.LazyFrame:
+def on_cpu(t: pl.LazyFrame, column: str, separator: str, features: TextFeatures) -> pl.LazyFrame:
     """`Engine.text_features` by the code of the eager engines."""
-    compute = token_lists.text_features(pieces, sums, before, words, after)
-    types: dict[str, Any] = dict.fromkeys([*sums.values(), *before.values()], pl.Int32)
-    types |= dict.fromkeys([*words.values(), *after.values()], pl.Int64)
+    compute = token_lists.text_features(features)
+    types: dict[str, Any] = dict.fromkeys([*features.sums.values(), *features.before.values()], pl.Int32)
+    types |= dict.fromkeys([*features.words.values(), *features.after.values()], pl.Int64)
 
     def of_rows(text: pl.Series) -> pl.Series:
         arrow = text.to_arrow(compat_level=pl.CompatLevel.oldest())
@@ -50,21 +41,12 @@ def on_cpu(
     return t.with_columns(made.alias(PARTS)).unnest(PARTS)
 
 
-def on_gpu(
-    t: pl.LazyFrame,
-    column: str,
-    separator: str,
-    pieces: Pieces,
-    sums: Mapping[str, str],
-    before: Mapping[tuple[str, str], str],
-    words: Mapping[int, str],
-    after: Mapping[tuple[str, int], str],
-) -> pl.LazyFrame:
+def on_gpu(t: pl.LazyFrame, column: str, separator: str, features: TextFeatures) -> pl.LazyFrame:
     """`Engine.text_features` as a plan that cudf-polars runs whole."""
-    if sums or before:
-        t = with_sums(t, column, separator, pieces, sums, before)
-    starts = {out: after_token(column, separator, *which) for which, out in after.items()}
-    if words:
+    if features.sums or features.before:
+        t = with_sums(t, column, separator, features)
+    starts = {out: after_token(column, separator, *which) for which, out in features.after.items()}
+    if features.words:
         t = split(t, pl.col(column).fill_null(""), separator, LAST_START + PIECES_OF_KEY)
         t = t.with_columns(
             number(field(i)).alias(f"{TOKEN}{i}") for i in range(1, LAST_START + PIECES_OF_KEY)
@@ -73,7 +55,7 @@ def on_gpu(
     t = t.with_columns(
         part.alias(f"{out}{TOKEN}{i}") for out, parts in starts.items() for i, part in enumerate(parts)
     )
-    return with_keys(t, pieces, words, list(starts))
+    return with_keys(t, features.pieces, features.words, list(starts))
 
 
 def number(text: pl.Expr) -> pl.Expr:
@@ -84,17 +66,10 @@ def number(text: pl.Expr) -> pl.Expr:
 # ---- sums ----------------------------------------------------------------------------------------------------------
 
 
-def with_sums(
-    t: pl.LazyFrame,
-    column: str,
-    separator: str,
-    pieces: Pieces,
-    sums: Mapping[str, str],
-    before: Mapping[tuple[str, str], str],
-) -> pl.LazyFrame:
+def with_sums(t: pl.LazyFrame, column: str, separator: str, features: TextFeatures) -> pl.LazyFrame:
     """The frame with the columns `sums` and `before`."""
+    pieces, sums, before, names = features.pieces, features.sums, features.before, features.amounts()
     heads = {token: f"{token}{AT}" for _, token in before}
-    names = list(dict.fromkeys([*sums, *(name for name, _ in before)]))
     table = by_token(pieces, {f"{name}{TOKEN}": pieces.amounts[name] for name in names})
     totals = [*sums.values(), *before.values()]
     parts = chunks(t, column, separator, heads).with_columns(pl.lit(0, pl.Int64).alias(out) for out in totals)

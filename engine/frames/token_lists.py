@@ -15,6 +15,7 @@ from buzzer.engine.frames.base import (
     PIECES_OF_KEY,
     Array,
     Pieces,
+    TextFeatures,
 )
 from buzzer.errors import DataError
 
@@ -144,7 +145,7 @@ class Text:
     def sums(
         self, packed: Sequence[Packed], names: Mapping[str, str], before: Mapping[tuple[str, str], str]
     ) -> dict[str, Array]:
-        """The columns `sums` and `before` of `Engine.text_features`, int32 [rows] each. packed: their amounts."""
+        """The columns `sums` and `before` of `TextFeatures`, int32 [rows] each. packed: their amounts."""
         lists, new = self.lists, dict[str, Array]()
         ends = lists.first + self.xp.minimum(lists.lengths, LONGEST)
         stops = {"": ends} | {token: self._first_of(token, ends) for _, token in before}
@@ -196,7 +197,7 @@ class Text:
 
 
 def word_keys(pieces: Pieces, spans: Array) -> Array:
-    """Keys of words as in `Engine.text_features`, int64 [words]; -1 for no word.
+    """Keys of words as in `TextFeatures`, int64 [words]; -1 for no word.
 
     spans: the first tokens from each word's start, int64 [words, at least PIECES_OF_KEY]; -1 after the end of the text.
     """
@@ -215,22 +216,15 @@ def of_numbers(lengths: Array, numbers: Array) -> TokenLists:
 Computation = Callable[[TokenLists], dict[str, Array]]
 
 
-def text_features(
-    pieces: Pieces,
-    sums: Mapping[str, str],
-    before: Mapping[tuple[str, str], str],
-    words: Mapping[int, str],
-    after: Mapping[tuple[str, int], str],
-) -> Computation:
+def text_features(features: TextFeatures) -> Computation:
     """The computation of `Engine.text_features`."""
-
-    amounts = packed(pieces, list(dict.fromkeys([*sums, *(name for name, _ in before)])))
+    amounts = packed(features.pieces, features.amounts())
 
     def compute(lists: TokenLists) -> dict[str, Array]:
-        text = Text(lists, pieces)
-        new = text.sums(amounts, sums, before)
-        new |= {out: text.nth_word(nth) for nth, out in words.items()}
-        return new | {out: text.after(token, nth) for (token, nth), out in after.items()}
+        text = Text(lists, features.pieces)
+        new = text.sums(amounts, features.sums, features.before)
+        new |= {out: text.nth_word(nth) for nth, out in features.words.items()}
+        return new | {out: text.after(token, nth) for (token, nth), out in features.after.items()}
 
     return compute
 

@@ -43,17 +43,18 @@ from buzzer.models.recsys2021.fitting import THIRD_WEEK, Fitted
 from buzzer.models.recsys2021.lookup_tables import Columns, load_wanted
 from buzzer.models.recsys2021.params import Context
 
-VERSION = 1  # of the files in the cache
+VERSION = 2  # of the files in the cache
 RANGE_ROWS = 1 << 20
 PARTITION_ROWS = 8_000_000
 FEW_ROWS = 1_000_000  # a table of at most so many rows is read whole
-SPILL_BYTES = 7_000_000_000  # of rows on disk at a time; more rows are drawn in several turns, each for some of the partitions
+SPILL_BYTES = 16_000_000_000  # of rows on disk at a time; more rows are drawn in several turns, each for some of the partitions
 IN_SAMPLE, FOR_SPLIT = (
     1 << 4,
     1 << 5,
 )  # bits after those of the labels: the row is in the training part; `split` trees train on it
 USERS = ("a", "b")
 COSTS = "costs.json"
+USER_CODE = "user-code"  # a table of all users, those in the most rows first
 
 Array = npt.NDArray[Any]
 Arrays = Mapping[str, Array]
@@ -68,7 +69,7 @@ class Plan:
     media: tuple[int, ...]  # the code of each of MEDIA_PATTERNS
     keys: Keys
     raw: Keys  # sums over all rows except those that the `split` trees train on
-    user_rows: int  # users in fewer rows have no code; 0 = there are no codes
+    users: bool  # whether there are codes of users
     pair_rows: int  # pairs of author and reader in fewer rows have no sums, unless one of the rows is in the training part
     spoken: bool  # whether there is a table of the language that each reader sees most
     vocabulary: str  # file of the vocabulary that keys of words are computed with; "" = a generated one
@@ -102,9 +103,8 @@ def plan_of(e: Engine, context: Context, models: ModelSelection, codes: Mapping[
         if missing := [key for key in keys if set(sources([key])) - {*drawn.COLUMNS}]:
             raise UsageError(f"tables=drawn cannot draw {missing[0]}, a key of {name}", "--set tables=text")
     languages, media = codes_of(e, context.work, codes)
-    users = context.params.user_rows if models.all_networks else 0
     plan = Plan(
-        rows, languages, media, chosen.keys, raw, users, context.params.pair_rows,
+        rows, languages, media, chosen.keys, raw, bool(models.all_networks), context.params.pair_rows,
         chosen.pairs, chosen.vocabulary, continuing(chosen) if chosen.decoded else "",
     )  # fmt: skip
     many = sum(chunk.rows for chunk in rows.chunks())
@@ -326,9 +326,9 @@ def write_partition(folder: Path, plan: Plan, task: tuple[int, int, int]) -> Cos
             spoken = features.spoken(frames.load("polars"), seen.select)
             write_part(plan, spoken, folder / f"train-spoken.{number}.part")
         counts.append(t.group_by(pl.col(user).alias("value")).agg(pl.len().cast(pl.Int64).alias("n")))
-    if plan.user_rows:
+    if plan.users:
         users = pl.concat(counts).group_by("value").agg(pl.col("n").sum())
-        write_part(plan, users.filter(pl.col("n") >= plan.user_rows), folder / f"user-code.{number}.part")
+        write_part(plan, users, folder / f"{USER_CODE}.{number}.part")
     (folder / f"{number}.done").touch()
     return Cost.since(began_s)
 
@@ -356,7 +356,7 @@ def join_parts(folder: Path, plan: Plan) -> None:
     """Write each table from the files of its partitions or ranges, which are deleted."""
     for path in sorted({path.name.split(".")[0] for path in folder.glob("*.part")}):
         parts = sorted(folder.glob(f"{path}.*.part"))
-        if path == "user-code":
+        if path == USER_CODE:
             ordered = pl.concat([pl.read_parquet(part) for part in parts]).sort(
                 ["n", "value"], descending=[True, False]
             )
@@ -471,11 +471,15 @@ def fit_tables(
             break
         yield "tables"
     for path in folder.glob("*.parquet"):
-        link(path, context.work / path.name)
+        if path.stem == USER_CODE:
+            frequent = pl.scan_parquet(path).filter(pl.col("n") >= context.params.user_rows)
+            frequent.sink_parquet(context.work / path.name)
+        else:
+            link(path, context.work / path.name)
     chosen = feature_set(context.params)
     tables = load(e, context.work, "train", features.looked_up_by(chosen), pieces)
     raw = load(e, context.work, "raw", features.raw_looked_up_by(chosen), pieces) if plan.raw else {}
-    users = {"code": e.collect(e.read_parquet(context.work / "user-code.parquet"))} if plan.user_rows else {}
+    users = {"code": e.collect(e.read_parquet(context.work / f"{USER_CODE}.parquet"))} if plan.users else {}
     fitted = Fitted(codes, users, tables, raw, features.priors(e, tables), saved=True)
     return fitted, facts_of(folder, plan)
 

@@ -20,7 +20,7 @@ from buzzer.datasets.recsys2021.schema import (
     TRAIN_DAYS,
 )
 from buzzer.engine.frames import Engine, Frame
-from buzzer.engine.frames.base import FIRST_CODE, UNSEEN, Columns, Expr, Lookup, means_of
+from buzzer.engine.frames.base import FIRST_CODE, UNSEEN, Columns, Expr, Lookup, TextFeatures, means_of
 from buzzer.models.recsys2021 import feature_sets, vocabulary
 from buzzer.models.recsys2021.feature_sets import (
     COUNTS,
@@ -140,16 +140,14 @@ def decoded_text(e: Engine, t: Frame, columns: FeatureSet) -> tuple[Frame, list[
     t = e.token_features(
         t, TEXTS, LIST, size="tokens_n", counts={symbol: out for out, symbol in SYMBOLS.items()}
     )
-    t = e.text_features(
-        t,
-        TEXTS,
-        LIST,
+    wanted = TextFeatures(
         vocabulary.pieces(columns.vocabulary),
         sums={name: name for name in DECODED},
         before={(name, COLON): out for name, out in HEAD.items()},
         words={0: "first_word", 1: "second_word"},
         after={(MENTION, nth): f"after_{nth}" for nth in (1, 2, 3)},
     )
+    t = e.text_features(t, TEXTS, LIST, wanted)
     for column, out in FIRST_HASHES.items():
         t = e.first_hex_id(t, column, out)
     t = e.with_columns(

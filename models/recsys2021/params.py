@@ -5,9 +5,9 @@ model and label: `rounds_1: {kfold: {reply: 250, retweet: 250, quote: 200, like:
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, Self, TypeAlias, cast
+from typing import Annotated, Any, Literal, Self, TypeAlias, cast
 
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from buzzer.datasets.recsys2021.schema import LABELS
 from buzzer.models.by_model import ByModel, V, check_complete, check_names, of
@@ -28,6 +28,7 @@ def second_name(model: str) -> str:
 
 
 Sampling = Literal["uniform", "gradient_based"]
+Depth = Annotated[int, Field(ge=1, le=16)]  # a full tree of depth 16 has 131,071 nodes
 ALL_TREES = (*TREES, *map(second_name, SECOND))
 ALL_NETWORKS = (*NETWORKS, BASELINE)
 # Parameter -> the models that a mapping may name.
@@ -60,9 +61,9 @@ class Params(TaskParams):
     tables: str
     pair_rows: int
     rounds_1: ByLabel[PositiveInt]
-    depth_1: ByModel[int]
+    depth_1: ByModel[Depth]
     rounds_2: ByLabel[PositiveInt]
-    depth_2: ByModel[int]
+    depth_2: ByModel[Depth]
     min_child_1: float
     min_child_2: float
     eta: ByLabel[float]

@@ -1,5 +1,6 @@
 """The networks' vectors of users. Each network has a file, of which a piece reads the rows of its users."""
 
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from buzzer.engine.frames.base import Array, on_host
+from buzzer.errors import DataError
 
 BLOCK = 4096  # rows that are read from one mapping of the file; a mapping keeps the pages that it has read
 RESIDENT = 0.25  # a table stays on the GPU if it needs at most this share of the GPU's free memory
@@ -19,7 +21,16 @@ def path(network: Path) -> Path:
 
 
 def write(file: Path, shape: tuple[int, int], kind: str, blocks: Iterable[Array]) -> None:
-    """Write a table [users, user_dim] of the type `kind` from blocks of its rows, so that only a block is in memory."""
+    """Write a table [users, user_dim] of the type `kind` from blocks of its rows, so that only a block is in memory.
+
+    Raises DataError if the disk has too little space for it.
+    """
+    needed, free = np.dtype(kind).itemsize * shape[0] * shape[1], shutil.disk_usage(file.parent).free
+    if needed > free:
+        raise DataError(
+            f"vectors of {shape[0]:,} users need {needed / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free",
+            "free some space, set BUZZER_CACHE to a folder on a larger disk, or raise the parameter user_rows",
+        )
     partial = file.with_suffix(".tmp")
     with partial.open("wb") as out:
         header = {"descr": np.dtype(kind).str, "fortran_order": False, "shape": shape}

@@ -18,6 +18,7 @@ SIZE = 119_547
 CONTINUATION = "##"
 UNKNOWN, MARKERS = "[UNK]", ("[PAD]", "[CLS]", "[SEP]", "[MASK]")
 LINE_BREAKS = "¶\n"  # the organisers wrote ¶ for the line breaks of a tweet
+LONGEST_PIECE = 255  # characters; amounts are stored as bytes
 HINT = "use vocab.txt of bert-base-multilingual-cased, one word piece a line"
 # Pieces at their true ids, in generated vocabularies: markers, the printable characters of ASCII, and RT.
 TRUE = {0: "[PAD]", 100: UNKNOWN, 101: "[CLS]", 102: "[SEP]", 103: "[MASK]", 56_898: "RT"} | {
@@ -52,6 +53,10 @@ def read(path: str) -> tuple[str, ...]:
         raise DataError(f"vocabulary {path}: {error}", HINT) from error
     if len(lines) != SIZE:
         raise DataError(f"vocabulary {path}: {len(lines):,} lines, not {SIZE:,}", HINT)
+    for token, piece in enumerate(lines):
+        if len(piece) > LONGEST_PIECE:
+            message = f"vocabulary {path}: line {token + 1:,} has {len(piece):,} characters, more than {LONGEST_PIECE}"
+            raise DataError(message, HINT)
     for token, piece in TRUE.items():
         if lines[token] != piece:
             raise DataError(f"vocabulary {path}: line {token + 1:,} is {lines[token]!r}, not {piece!r}", HINT)

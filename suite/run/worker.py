@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from buzzer.datasets.files import disk_full
 from buzzer.engine import faults
 from buzzer.engine.device import limit_memory, no_cuda, nvml, own_memory
 from buzzer.errors import BuzzerError, UnsupportedError
@@ -87,6 +88,9 @@ def failure(error: BaseException) -> Failed:
     if fault := next(filter(None, map(faults.classify, (error, *leaves(error)))), None):
         traceback.print_exception(error)
         return Failed(OUTCOMES[fault.kind], text, fault.hint)
+    if any(disk_full(e) for e in leaves(error)):
+        hint = "free some space, or set BUZZER_CACHE and TMPDIR to folders on a larger disk"
+        return Failed("error", f"the disk is full: {text}", hint, {"user_error": True})
     if any(isinstance(e, MemoryError) for e in leaves(error)):
         return Failed("host-oom", text, "")
     traceback.print_exception(error)

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pytest
 
 from buzzer.engine.frames import eager, eager_csv, lookups, token_lists
-from buzzer.engine.frames.base import Lookup, Pieces
+from buzzer.engine.frames.base import Lookup, Pieces, TextFeatures
 from buzzer.errors import DataError
 
 # ---- where ------------------------------------------------------------------------------------------------------------
@@ -350,7 +350,7 @@ def test_cudf_has_every_name_and_keyword() -> None:
     plain = [dict, list, tuple, str, np.dtype, BaseException, pa.LargeStringArray]
     own = [eager.Eager, token_lists.TokenLists, token_lists.Text]
     owners = {"": [*frames, DatetimeProperties, cupy.ndarray, *plain, *own], "xp": [cudf], "cupy": [cupy]}
-    ours = (Lookup, Pieces, token_lists.TokenLists, token_lists.Packed)
+    ours = (Lookup, Pieces, TextFeatures, token_lists.TokenLists, token_lists.Packed)
     fields = {field.name for kind in ours for field in dataclasses.fields(kind)}
     for module in (eager, eager_csv, lookups):
         assert not problems(module, owners, fields)

@@ -15,7 +15,7 @@ from polars.testing import assert_frame_equal
 
 from buzzer.engine.frames import Engine, Frame, gpu_plan
 from buzzer.engine.frames.base import Engine as Base
-from buzzer.engine.frames.base import Lookup, Pieces
+from buzzer.engine.frames.base import Lookup, Pieces, TextFeatures
 from buzzer.engine.frames.lazy import Lazy
 from buzzer.errors import DataError
 from buzzer.models.recsys2021 import features
@@ -88,11 +88,13 @@ CASES: dict[str, Case] = {
         t,
         "s",
         "\t",
-        PIECES,
-        sums={"n": "n"},
-        before={("n", "101"): "m"},
-        words={0: "w", 1: "v"},
-        after={("101", n): f"a{n}" for n in (1, 2, 3)},
+        TextFeatures(
+            PIECES,
+            sums={"n": "n"},
+            before={("n", "101"): "m"},
+            words={0: "w", 1: "v"},
+            after={("101", n): f"a{n}" for n in (1, 2, 3)},
+        ),
     ),
     "ends_with": lambda e, t: e.with_columns(
         t, z=lambda c: e.cast(e.ends_with(e.fill_null(c("s"), ""), "7"), "int8")

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from buzzer.engine import frames
 from buzzer.engine.frames import Engine, Frame
-from buzzer.engine.frames.base import LONGEST, Lookup, Pieces
+from buzzer.engine.frames.base import LONGEST, Lookup, Pieces, TextFeatures
 from buzzer.engine.frames.texts import on_gpu
 from buzzer.engine.frames.token_lists import word_keys
 from buzzer.errors import DataError, UnsupportedError, UsageError
@@ -655,6 +655,15 @@ def plain_key(tokens: list[int], start: int | None) -> int:
     return sum(token << 17 * at for at, token in enumerate(own))
 
 
+EVERY_TEXT_FEATURE = TextFeatures(
+    PIECES,
+    sums={name: name for name in PIECES.amounts},
+    before={(name, "131"): f"{name}_ahead" for name in ("characters", "most")},
+    words={0: "word_0", 1: "word_1"},
+    after={("137", n): f"mention_{n}" for n in (1, 2, 3)},
+)
+
+
 def plain_text_features(tokens: list[int]) -> dict[str, int]:
     """The columns of a text, by loops."""
     summed = tokens[:LONGEST]
@@ -697,16 +706,7 @@ def test_text_features_against_a_loop(
     lists = [*lists, [137, 131], [131, 137, 131], [131] * (LONGEST + 9), [7] * LONGEST + [131], [137, 7, 137]]
     random.shuffle(lists)
     t = frame({"s": [None if tokens is None else "\t".join(map(str, tokens)) for tokens in lists]})
-    t = e.text_features(
-        t,
-        "s",
-        "\t",
-        PIECES,
-        sums={name: name for name in PIECES.amounts},
-        before={(name, "131"): f"{name}_ahead" for name in ("characters", "most")},
-        words={0: "word_0", 1: "word_1"},
-        after={("137", n): f"mention_{n}" for n in (1, 2, 3)},
-    )
+    t = e.text_features(t, "s", "\t", EVERY_TEXT_FEATURE)
     want = [plain_text_features(tokens or []) for tokens in lists]
     for name in want[0]:
         assert values(t, name) == [row[name] for row in want], name
@@ -724,11 +724,7 @@ def test_text_features_as_a_plan_for_a_gpu() -> None:
     ]
     texts = [None if tokens is None else "\t".join(map(str, tokens)) for tokens in lists]
     t = pl.LazyFrame({"row": range(len(lists)), "s": texts}, schema={"row": pl.Int64, "s": pl.String})
-    names = ("characters", "most")
-    before = {(name, "131"): f"{name}_ahead" for name in names}
-    after = {("137", n): f"mention_{n}" for n in (1, 2, 3)}
-    sums = {name: name for name in PIECES.amounts}
-    got = on_gpu(t, "s", "\t", PIECES, sums, before, {0: "word_0", 1: "word_1"}, after).sort("row").collect()
+    got = on_gpu(t, "s", "\t", EVERY_TEXT_FEATURE).sort("row").collect()
     want = [plain_text_features(tokens or []) for tokens in lists]
     for name in want[0]:
         assert got[name].to_list() == [row[name] for row in want], name
@@ -737,7 +733,7 @@ def test_text_features_as_a_plan_for_a_gpu() -> None:
 def test_a_text_with_a_word_is_refused(e: Engine, frame: Make) -> None:
     t = frame({"s": ["1\tx"]})
     with pytest.raises(DataError) as error:
-        e.collect(e.text_features(t, "s", "\t", PIECES, sums={"even": "z"}))
+        e.collect(e.text_features(t, "s", "\t", TextFeatures(PIECES, sums={"even": "z"})))
     assert "\n" not in error.value.message and error.value.hint
 
 

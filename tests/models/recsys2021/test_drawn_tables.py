@@ -129,7 +129,11 @@ def test_drawn_tables_equal_those_of_the_text(
     assert want.keys() == {path.name for path in works[1].glob("*.parquet") if not path.name.startswith(".")}
     for name, table in want.items():
         assert table.equals(ordered(works[1] / name)), name
-        assert name.startswith("code-") or facts["keys"][name.removesuffix(".parquet")] == table.height
+        assert (
+            name.startswith(("code-", "user-"))
+            or facts["keys"][name.removesuffix(".parquet")] == table.height
+        )
+    assert facts["keys"]["user-code"] > want["user-code.parquet"].height  # the cache has those of all users
     assert got.means == pytest.approx(fitted.means) and facts["rows"] == train.height
     assert e.height(got.users["code"]) == e.height(fitted.users["code"]) > 100
     assert [path.name for path in caches.folder().glob("drawn/.*")] == []

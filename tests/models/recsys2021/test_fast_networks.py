@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from buzzer.engine import infer
-from buzzer.errors import UnsupportedError, UsageError
+from buzzer.errors import DataError, UnsupportedError, UsageError
 from buzzer.models.recsys2021 import feature_sets, user_vectors
 from buzzer.models.recsys2021.batches import Batches
 from buzzer.models.recsys2021.open_network import OpenNetwork
@@ -240,3 +240,10 @@ def test_a_large_table_needs_little_memory(tmp_path: Path) -> None:
     script = [sys.executable, "-c", PEAK, str(tmp_path / "t.npy")]
     peak = int(subprocess.run(script, check=True, capture_output=True, text=True).stdout)
     assert peak < 300 * 1024
+
+
+def test_vectors_that_do_not_fit_on_the_disk_are_refused(tmp_path: Path) -> None:
+    users = 10**15
+    with pytest.raises(DataError, match=f"{users:,} users need 16,000,000.0 GB of disk"):
+        user_vectors.write(tmp_path / "t.npy", (users, 8), "float16", [])
+    assert list(tmp_path.iterdir()) == []

@@ -55,6 +55,8 @@ def test_mappings_by_model_and_label() -> None:
         ("rounds_1", "{second_loo: 3}", "unknown model in rounds_1 'second_loo'"),
         ("rounds_2", "{second_loo: 3}", "rounds_2 has no value for model second_kfold"),
         ("depth_1", "{kfold: {like: 3}, loo: 3, split: 3}", "depth_1"),
+        ("depth_1", "17", "less than or equal to 16"),
+        ("depth_2", "{second_loo: 0, second_kfold: 8}", "greater than or equal to 1"),
         ("rounds_1", "{kfold: many}", "is not of type int"),
         ("lr", "{pooled: .inf}", "not a finite number"),
         ("hidden", "{pooled: 3}", "hidden has no value for model gru64"),

@@ -246,7 +246,8 @@ def test_the_vocabulary_comes_from_a_file_or_is_generated(tmp_path: Path) -> Non
     (tmp_path / "short.txt").write_text("a\nb\n")
     (tmp_path / "other.txt").write_text("\n".join(["[PAD]", *generated[2:], "x"]) + "\n")
     (tmp_path / "bytes.txt").write_bytes(b"\xff" * 100)
-    for name in ("short.txt", "other.txt", "bytes.txt", "absent.txt"):
+    (tmp_path / "long.txt").write_text("\n".join([*generated[:-1], "é" * 256]) + "\n")
+    for name in ("short.txt", "other.txt", "bytes.txt", "long.txt", "absent.txt"):
         with pytest.raises(DataError, match=name):
             vocabulary.read(str(tmp_path / name))
 

@@ -35,6 +35,7 @@ def grouped(*errors: Exception) -> Exception:
         (UnsupportedError("no CUDA device", "use another"), "unsupported", "no CUDA device"),
         (DataError("a.csv:12: not a date"), "error", "a.csv:12"),
         (MemoryError(), "host-oom", "MemoryError"),
+        (OSError(28, "No space left on device"), "error", "the disk is full"),
         (ValueError("something else"), "error", "ValueError: something else"),
     ],
 )
@@ -44,7 +45,7 @@ def test_an_exception_in_a_group_has_the_same_outcome_as_alone(
     alone, inside = worker.failure(error), worker.failure(grouped(error))
     assert inside == alone
     assert (inside.outcome, message in inside.message) == (outcome, True)
-    if outcome in ("device-oom", "error") and not isinstance(error, DataError):
+    if outcome in ("device-oom", "error") and not isinstance(error, DataError | OSError):
         assert str(error) in capsys.readouterr().err
 
 
