@@ -113,7 +113,9 @@ def main(
     mlperf: Annotated[
         str,
         option(
-            MLPERF, "MLPerf's name of the model, as in bert: its own duration, bound and seeds.", metavar="NAME"
+            MLPERF,
+            "MLPerf's name of the model, as in bert: its own duration, bound and seeds.",
+            metavar="NAME",
         ),
     ] = "",
     resume: options.Resume = False,
