@@ -1,6 +1,5 @@
-"""Files around the package agree with it: conda environment, Dockerfile, citation, docs site, workflow, notebook."""
+"""Files around the package agree with it: conda environment, Dockerfile, citation, docs site, workflow."""
 
-import json
 import re
 import shlex
 import tomllib
@@ -83,16 +82,3 @@ def test_the_commands_of_the_workflow_are_valid(words: list[str]) -> None:
         task = registry.task(context.params["task"])
         assert set(context.params["engine"].split(",")) <= set(task.engines)
         assert context.params["repeat"] >= 5
-
-
-def test_the_notebook_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its cells run in order, and print what is stored in it: the published records do not change."""
-    monkeypatch.chdir(ROOT)
-    cells = json.loads((ROOT / "docs" / "notebook.ipynb").read_text())["cells"]
-    names: dict[str, Any] = {}
-    for cell in (cell for cell in cells if cell["cell_type"] == "code"):
-        exec("".join(cell["source"]), names)  # noqa: S102
-        stored = "".join("".join(output.get("text", "")) for output in cell["outputs"])
-        assert not [output for output in cell["outputs"] if output["output_type"] == "error"]
-        assert bool(capsys.readouterr().out) == bool(stored)
-    assert names["compared"] and names["board"].startswith("# Leaderboard")

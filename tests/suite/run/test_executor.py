@@ -204,7 +204,8 @@ def test_resume_does_what_is_left_and_fits_only_for_that(
     assert outcomes(rest) == [("fit", BOTH[0], "ok"), ("predict", BOTH[1], "ok")]
     assert [r.run_id for r in executor.reused] == [records[1].run_id]
     assert observer.runs == 1
-    assert observer.messages == [("info", "- fake predict torch_eager fp32: has a record, skipped")]
+    skipped = "- fake predict torch_eager fp32 (1c2g30s, scale 1, round 1): has a record, skipped"
+    assert observer.messages == [("info", skipped)]
     assert list(Executor(tmp_path / "out", Recorder(), resume=True).run(steps_of(choose(), third))) == []
     assert third.fits == 0
 
