@@ -5,33 +5,43 @@ from pathlib import Path
 import numpy as np
 
 from buzzer.engine.infer.onnx import graphs
-from buzzer.engine.infer.onnx.graphs import Signature
+from buzzer.engine.infer.onnx.graphs import Input, Signature
+from buzzer.engine.infer.session import as_array, as_feed
 from buzzer.errors import DataError, UnsupportedError, UsageError, first_line
+from buzzer.models import inputs_file
 from buzzer.models.api.bench import Batch, BenchModel, BenchSpec
+from buzzer.models.inputs_file import Wanted
 
-NOTE = "random inputs of the graph's types; reference outputs from ONNX Runtime without graph optimisations"
+RANDOM = "random inputs of the graph's types"
+NOTE = "reference outputs from ONNX Runtime without graph optimisations"
 
 
 class OnnxFile:
     """params: `path` of the file."""
 
     def load(self, spec: BenchSpec) -> BenchModel:
-        """The file with random inputs. Raises UsageError for rows of real lengths, DataError for an invalid file."""
+        """The file with random inputs, or those of `spec.file`. Raises UsageError for rows of real lengths, DataError for an invalid file."""
         if spec.lengths != "fixed":
             raise UsageError("an ONNX file has no sentences: --lengths real is for encoders")
         path = Path(spec.params["path"]).resolve()
         takes = graphs.signature(path)
         check_rows(takes, spec.batch)
-        rng = np.random.default_rng(spec.seed)
-        batches = [
-            {entry.name: graphs.sample(entry, spec.batch, spec.seq, rng) for entry in takes.inputs}
-            for _ in range(spec.inputs)
-        ]
-        shapes = {entry.name: list(graphs.sizes(entry, spec.batch, spec.seq)) for entry in takes.inputs}
-        plain = Plain(path, takes)
-        facts = {"input_shapes": shapes, "file_bytes": path.stat().st_size}
+        batches, notes = inputs(takes, spec)
+        facts = {
+            "input_shapes": {name: list(array.shape) for name, array in batches[0].items()},
+            "axes": {entry.name: list(entry.shape) for entry in takes.inputs},
+            "file_precision": graphs.precision(path),
+            "file_bytes": path.stat().st_size,
+        }
         return BenchModel(
-            path, takes.outputs, batches, plain.run, [spec.batch] * spec.inputs, notes=(NOTE,), facts=facts
+            path,
+            takes.outputs,
+            batches,
+            Plain(path, takes).run,
+            [spec.batch] * len(batches),
+            source="generated" if spec.file is None else "official",
+            notes=(*notes, NOTE),
+            facts=facts,
         )
 
     def identity(self, spec: BenchSpec) -> None:
@@ -46,6 +56,34 @@ def check_rows(takes: Signature, batch: int) -> None:
         raise UsageError(
             f"--batch {batch}: the file's inputs have a fixed number of rows, {rows}", f"use --batch {rows}"
         )
+
+
+def inputs(takes: Signature, spec: BenchSpec) -> tuple[list[Batch], tuple[str, ...]]:
+    """The batches, random or from the file, and notes on them."""
+    if spec.file is not None:
+        found = inputs_file.given(spec, [wanted(entry) for entry in takes.inputs])
+        return found.batches, found.notes
+    rng = np.random.default_rng(spec.seed)
+    drawn: list[Batch] = [
+        {entry.name: graphs.sample(entry, spec.batch, spec.seq, rng) for entry in takes.inputs}
+        for _ in range(spec.inputs)
+    ]
+    return [same_type(batch, drawn) for batch in drawn], (RANDOM,)
+
+
+def same_type(batch: Batch, batches: list[Batch]) -> Batch:
+    """A batch whose texts have the type of the longest text of all batches."""
+    texts = [name for name, array in batch.items() if array.dtype.kind == "U"]
+    longest = {
+        name: max((b[name].dtype for b in batches), key=lambda dtype: dtype.itemsize) for name in texts
+    }
+    return {**batch, **{name: batch[name].astype(dtype) for name, dtype in longest.items()}}
+
+
+def wanted(entry: Input) -> Wanted:
+    """An input of a graph, for a file with inputs."""
+    sizes = (size if isinstance(size, int) else None for size in entry.shape)
+    return Wanted(entry.name, entry.dtype, tuple(sizes))
 
 
 class Plain:
@@ -71,12 +109,12 @@ class Plain:
     def run(self, batch: Batch) -> dict[str, np.ndarray]:
         """The outputs by name. Raises DataError if the graph cannot run on the batch."""
         try:
-            outputs = self._session.run(list(self._names), dict(batch))
+            outputs = self._session.run(list(self._names), {k: as_feed(array) for k, array in batch.items()})
         except Exception as error:
             message = first_line(error)
-            hint = "the sizes of its dynamic axes may depend on each other: try another --batch or --seq"
-            raise DataError(f"{self._path}: cannot run on random inputs: {message}", hint) from error
-        return dict(zip(self._names, map(np.asarray, outputs), strict=True))
+            hint = "the sizes of its dynamic axes may depend on each other: try another --batch or --seq; or give real --inputs"
+            raise DataError(f"{self._path}: cannot run on these inputs: {message}", hint) from error
+        return dict(zip(self._names, map(as_array, outputs), strict=True))
 
 
 TARGET = OnnxFile()

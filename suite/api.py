@@ -94,9 +94,12 @@ def bench(
     >>> [record.outcome for record in bench(request, out=folder)]
     ['ok']
     """
-    selections, folder = bench_plan.selections(checked(BenchRequest, request)), path(out)
+    request, folder = checked(BenchRequest, request), path(out)
+    selections = bench_plan.selections(request)
     with observing(observer) as watcher:
-        return Records(bench_runs.execute(selections, Executor(folder, watcher)))
+        executor = Executor(folder, watcher, request.resume)
+        made = list(bench_runs.execute(selections, executor))
+    return Records([*executor.reused, *made])
 
 
 @dataclass(frozen=True)

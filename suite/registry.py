@@ -58,7 +58,7 @@ class TaskConfig(BaseModel):
     )
     clustered: bool = False  # whether `predict` can be distributed over Dask workers
     submission: str = ""  # name of the submission, which `buzzer data rescore` scores again; "" = none
-    truth: str = ""  # file or folder of the data that it is scored against, as a glob pattern
+    truth: str = ""  # file or folder of the data that it is scored against, as a glob pattern; "." = the folder of the data
     params: dict[str, Any] = {}
 
     def with_params(self, overrides: dict[str, str]) -> "TaskConfig":
@@ -245,6 +245,7 @@ class ModelConfig(BaseModel):
     backends: list[str]  # others are compared with the first
     kind: infer.Kind = "networks"  # backends of plug-ins that run this kind are added to `backends`
     tokens: bool = True  # whether rows have a length, which --seq sets
+    takes_inputs: bool = False  # whether --inputs may name a file
     params: dict[str, Any] = {}
 
 
@@ -288,6 +289,13 @@ def model(text: str) -> ModelConfig:
     if path.suffix or "/" in text:
         raise UsageError(f"{text}: no such file or folder", f"known names: {', '.join(models())}")
     raise unknown_name("model", text, models())
+
+
+def backends_of_path(path: str) -> list[str]:
+    """The backends of the model at a path, by its suffix; the path need not exist."""
+    kinds = configs.load_yaml("models.yaml")["paths"]
+    backends: list[str] = kinds.get(Path(path).suffix, kinds["folder"])["backends"]
+    return backends
 
 
 def precisions() -> tuple[str, ...]:

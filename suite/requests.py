@@ -96,26 +96,33 @@ class BenchRequest:
     128
     """
 
-    model: str | Path  # a name of `buzzer list`, an ONNX file, or a model folder
+    model: str | Path  # a name of `buzzer list`, a file or a model folder
     backends: Names = "all"
     precisions: Names = "all"
     batches: int | Sequence[int] = 1  # rows per run
     seq: int = 128  # tokens per row; with packing "packed", tokens per run
     lengths: str = "fixed"  # or "real": rows as long as real sentences
     packings: Names = "padded"  # "padded"; for real lengths also "sorted", "packed"
-    inputs: int | None = None  # different batches to rotate through; None = 16, or fewer if they are large
+    # Different batches to rotate through, or a file with the inputs; None = 16 batches, or fewer if they are large.
+    inputs: int | str | Path | None = None
     count: int = 50  # least timed runs per round
     seconds: float = 2.0  # least seconds of warm runs, and of cold runs, per round
     at_most: float = 120.0  # seconds after which a round ends, but not before 4 runs
     rounds: int = 2  # over all variants; every second round is in reverse order
     scenario: str = ""  # MLPerf's "single-stream", "offline" or "server"
     min_duration: float = 600.0  # seconds that LoadGen runs
-    qps: float = 0.0  # queries per second of the server scenario; 0 = half of what is possible
+    qps: float = (
+        0.0  # queries per second of the server scenario; 0 = find the highest rate that keeps the bound
+    )
     bound: float = 130.0  # latency bound of the server scenario in ms
     loadgen_seeds: Sequence[int] = (0, 0, 0)  # for the library, the samples, the schedule
+    mlperf: str = (
+        ""  # MLPerf's name of a model ("bert"), whose settings replace min_duration, bound and loadgen_seeds
+    )
     device: str = "cpu"
     budget: str = "unlimited"
     seed: int = 0  # for random weights and inputs
+    resume: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,6 +151,7 @@ TYPES: Mapping[Any, str] = {
     bool: "True or False",
     int: "a whole number",
     int | None: "a whole number",
+    int | str | Path | None: "a whole number or a path",
     float: "a number",
     float | None: "a number",
     str | Path: "a name or a path",

@@ -15,7 +15,8 @@ TESTED = ("test", "oos_test")
 
 def score(submission: Path, truth: Path) -> dict[str, float]:
     """`accuracy` over the in-scope test sentences, and `oos_recall`, the share of out-of-scope sentences with label `oos`
-    (Larson et al., EMNLP 2019, section 3.2). truth: data_full.json.
+    (Larson et al., EMNLP 2019, section 3.2); only `accuracy` if there are no out-of-scope sentences. truth: data_full.json, or the folder
+    of other labelled sentences.
 
     Raises DataError unless the submission has each sentence of `test` and `oos_test` once.
     """
@@ -36,7 +37,8 @@ def score(submission: Path, truth: Path) -> dict[str, float]:
         )
     hits = [answers["test", row] == label for row, (_, label) in enumerate(splits["test"])]
     recalled = [answers["oos_test", row] == OOS for row in range(len(splits["oos_test"]))]
-    return {"accuracy": sum(hits) / len(hits), "oos_recall": sum(recalled) / len(recalled)}
+    scores = {"accuracy": sum(hits) / len(hits)}
+    return scores | ({"oos_recall": sum(recalled) / len(recalled)} if recalled else {})
 
 
 def write_submission(path: Path, labels: dict[str, Sequence[str]]) -> None:
@@ -44,6 +46,7 @@ def write_submission(path: Path, labels: dict[str, Sequence[str]]) -> None:
     parts = [
         pl.DataFrame({"split": split, "id": range(len(values)), "label": list(values)})
         for split, values in labels.items()
+        if values
     ]
     with new_file(path) as partial:
         pl.concat(parts).write_csv(partial)

@@ -1,4 +1,4 @@
-"""Reader of data_full.json, an object with six splits. A split is a list of [sentence, label]."""
+"""Reader of data_full.json, an object with six splits, and of folders with other labelled sentences (`texts`)."""
 
 from pathlib import Path
 from typing import Any
@@ -6,6 +6,8 @@ from typing import Any
 import polars as pl
 
 from buzzer.datasets import strict_json
+from buzzer.datasets.clinc150 import texts
+from buzzer.datasets.clinc150.texts import Split
 from buzzer.datasets.contract import Progress
 from buzzer.datasets.files import Files, fingerprint, new_folder, origin, present
 from buzzer.datasets.lines import shown
@@ -24,11 +26,24 @@ OFFICIAL_ROWS = {
 }
 WHERE = "`buzzer data info clinc150` says where to get the official file"
 
-Split = list[tuple[str, str]]
-
 
 def read(path: Path) -> dict[str, Split]:
-    """All splits. Raises DataError for a file that is missing, truncated, or has another structure."""
+    """All splits of data_full.json, or of a folder with it or with other labelled sentences, which have none that are out of scope.
+
+    Raises DataError for files that are missing, truncated, or have another structure.
+    """
+    if path.is_dir() and not present(path / FILE) and has_texts(path):
+        return {name: [] for name in SPLITS} | texts.read(path).splits
+    return read_official(path / FILE if path.is_dir() else path)
+
+
+def has_texts(folder: Path) -> bool:
+    """Whether a folder has tables or SNIPS's files."""
+    return any(p.suffix in texts.SUFFIXES for p in folder.iterdir()) or any(folder.glob(texts.SNIPS))
+
+
+def read_official(path: Path) -> dict[str, Split]:
+    """All splits of data_full.json."""
     if not present(path):
         raise DataError(f"{path}: no such file", WHERE)
     content = strict_json.loads(path)
@@ -73,8 +88,10 @@ def check_labels(path: Path, splits: dict[str, Split]) -> None:
 
 
 def check(folder: Path, progress: Progress) -> Files:
-    """Check the whole file. Raises DataError as `read` does."""
+    """Check all files. Raises DataError as `read` does."""
     progress(0.0, "checking sentences")
+    if not present(folder / FILE) and folder.is_dir() and has_texts(folder):
+        return check_texts(folder)
     splits = read(folder / FILE)
     rows = {name: len(entries) for name, entries in splits.items()}
     facts = {"intents": len({label for _, label in splits["train"]})}
@@ -82,9 +99,19 @@ def check(folder: Path, progress: Progress) -> Files:
     return Files(folder, fingerprint([folder / FILE], folder), rows, facts, **vars(source))
 
 
+def check_texts(folder: Path) -> Files:
+    """Check a folder of other labelled sentences. Its size has no official one to be compared with, so its scale is 1."""
+    found = texts.read(folder)
+    rows = {name: len(split) for name, split in found.splits.items()}
+    facts = {"intents": len({label for _, label in found.splits["train"]})}
+    names = ", ".join(path.name for path in found.files[:3]) + (", .." if len(found.files) > 3 else "")
+    notes = (f"sentences of {names}, not of CLINC150", *found.notes)
+    return Files(folder, fingerprint(found.files, folder), rows, facts, notes=notes)
+
+
 def convert(folder: Path, out: Path, progress: Progress) -> None:
     """Check the file and write one Parquet file per split into the new folder `out`: `row`, `sentence`, `label`."""
-    splits = read(folder / FILE)
+    splits = {name: split for name, split in read(folder).items() if split}
     with new_folder(out) as partial:
         for i, (name, entries) in enumerate(splits.items()):
             progress(i / len(splits), f"writing {name}.parquet")

@@ -106,14 +106,17 @@ class Lowering:
         """The program. pool: "none", "first" or "mean". unit: as in `EncoderSpec`."""
         weights = self.weights
         first, *others = [layer.qkv.quantiser for layer in weights.layers]
+        last = weights.tail[0][0].quantiser if pool == "none" and weights.tail else None
         at = self._state("even", first)
         self._add(embedding("embed", self.inputs.ids, weights.tables, weights.norm, *at, pdl=self.pdl))
-        if self.mode == "persistent":
+        if (
+            self.mode == "persistent" and last is None
+        ):  # it writes no state in eight bits after the last layer
             self._add(self._all_layers())
         else:
-            for number, (layer, follower) in enumerate(zip(weights.layers, [*others, None], strict=True)):
+            for number, (layer, follower) in enumerate(zip(weights.layers, [*others, last], strict=True)):
                 at = self._layer(f"layer {number}", layer, at, follower)
-        output = at.floats if pool == "none" else self._pooled(at.floats, pool == "mean", unit)
+        output = self._tail(at) if pool == "none" else self._pooled(at.floats, pool == "mean", unit)
         return Program(self.inputs, self.launches, output, self._buffers.get("counters"))
 
     def _layer(self, name: str, layer: Layer, at: State, follower: Quantiser | None) -> State:
@@ -185,18 +188,21 @@ class Lowering:
     def _pooled(self, x: Tensor, mean: bool, unit: bool) -> Tensor:
         """Pooling and tail: float32 [sequences, values]."""
         tail, starts = self.weights.tail, self.inputs.starts
+        quantiser = tail[0][0].quantiser if tail else None
+        at = self._tail_buffer("pooled", (len(starts) - 1, self.weights.size), quantiser, last=not tail)
+        self._add(pooling("pool", x, starts, at, quantiser, mean=mean, unit=unit, pdl=self.pdl))
+        return self._tail(State(at, None))
+
+    def _tail(self, at: State) -> Tensor:
+        """The tail's output, float32 [rows, values]; without a tail, the rows of `at`. A row is a sequence, or a token without pooling."""
+        tail = self.weights.tail
         quantisers = [layer.quantiser for layer, _ in tail] + [None]
-        count, size = len(starts) - 1, self.weights.size
-        at = self._tail_buffer("pooled", (count, size), quantisers[0], last=not tail)
-        self._add(pooling("pool", x, starts, at, quantisers[0], mean=mean, unit=unit, pdl=self.pdl))
         for number, (layer, act) in enumerate(tail):
-            shape, last = (count, len(layer.weights.weight)), number == len(tail) - 1
+            shape, last = (len(at.floats), len(layer.weights.weight)), number == len(tail) - 1
             to = self._tail_buffer(f"tail {number}", shape, quantisers[number + 1], last)
-            self._linear(
-                f"tail {number}", State(at, None), layer, to, act=act, quantiser=quantisers[number + 1]
-            )
-            at = to
-        return at
+            self._linear(f"tail {number}", at, layer, to, act=act, quantiser=quantisers[number + 1])
+            at = State(to, None)
+        return at.floats
 
     def _tail_buffer(
         self, name: str, shape: tuple[int, int], quantiser: Quantiser | None, last: bool

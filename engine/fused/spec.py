@@ -39,7 +39,7 @@ class EncoderSpec:
     pooling: "none" (the output is the state of every token), "first" (the state of a sequence's first token) or "mean" (the
         mean of its tokens' states).
     unit: whether the pooled vector is normalised to length 1.
-    tail: linear layers on the pooled vector, each with the name of its activation.
+    tail: linear layers on the pooled vector, or without pooling on every token, each with the name of its activation.
     """
 
     words: Tensor

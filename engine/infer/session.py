@@ -116,4 +116,17 @@ def as_arrays(tensors: Any, names: tuple[str, ...]) -> dict[str, Array]:
         raise UsageError(
             f"the model returns {len(values)} outputs, but {len(names)} are named: {', '.join(names)}"
         )
-    return {name: np.asarray(value) for name, value in zip(names, values, strict=True)}
+    return {name: as_array(value) for name, value in zip(names, values, strict=True)}
+
+
+def as_array(value: Any) -> Array:
+    """An output as an array: texts as NumPy's texts, and ONNX's list of maps (one for each row, with the same keys) as a row for each map."""
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        value = [list(row.values()) for row in value]
+    array = np.asarray(value)
+    return array.astype(str) if array.dtype.kind == "O" else array
+
+
+def as_feed(array: Array) -> Array:
+    """An input as ONNX Runtime takes it: texts as Python objects."""
+    return array.astype(object) if array.dtype.kind == "U" else array

@@ -14,6 +14,7 @@ import numpy as np
 from buzzer.engine.infer import Array
 
 Batch = Mapping[str, Array]
+Run = Callable[[Batch], Mapping[str, Array]]  # the `run` of a session
 PROBES, LEAST_PROBES = 8, 4  # most and least number of unseen inputs
 LARGE = (
     1 << 20
@@ -33,6 +34,9 @@ class BenchSpec:
     params: Mapping[str, Any]  # the model's own parameters, from configs/models.yaml
     work: Path = Path()  # folder of one call of `buzzer bench`, for files that later loads can use
     threads: int = 1  # CPU threads that `load` may use
+    file: Path | None = (
+        None  # file with the inputs (models/inputs_file.py); None = the model chooses or draws them
+    )
 
 
 @dataclass(frozen=True)
@@ -47,10 +51,12 @@ class BenchModel:
     calibration: Sequence[Batch] = ()  # other inputs, for the static scales of quantised layers
     valid: Sequence[Array | None] = ()  # for each batch: which leading entries of the outputs are not padding
     dynamic: Mapping[str, Mapping[int, str]] = field(default_factory=dict)  # axes that differ between batches
-    source: str = "generated"  # source of the inputs: "generated" or "official"
+    source: str = "generated"  # source of the inputs: "generated" or "official" (real ones)
     notes: tuple[str, ...] = ()  # important remarks for readers of the record ("random weights", ...)
     facts: Mapping[str, Any] = field(default_factory=dict)  # JSON for the details of the record
     unseen: Sequence[tuple[int, Batch]] = ()  # inputs that no timed run uses; see `altered`
+    # Scores on labelled inputs, by the `run` of a session; None if the inputs have no labels.
+    evaluate: Callable[[Run], Mapping[str, float]] | None = None
 
 
 class ModelProvider(Protocol):

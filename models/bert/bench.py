@@ -1,9 +1,10 @@
-"""BERT encoders for `buzzer bench`: named shapes with random weights, real MiniLM weights, or any Hugging Face folder."""
+"""Encoders for `buzzer bench`: named shapes of BERT with random weights, real MiniLM weights, or a Hugging Face folder of a known family."""
 
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,18 @@ import numpy as np
 
 from buzzer.datasets.contract import silent
 from buzzer.engine.infer import Array
-from buzzer.errors import UnsupportedError, UsageError, unknown_name
-from buzzer.models.api.bench import Batch, BenchModel, BenchSpec, outputs_of, stamp
+from buzzer.errors import DataError, UnsupportedError, UsageError, unknown_name
+from buzzer.models import inputs_file
+from buzzer.models.api.bench import Batch, BenchModel, BenchSpec, Run, outputs_of, stamp
 from buzzer.models.bert import weights
+from buzzer.models.inputs_file import Wanted
 
 RANDOM = "random weights of the published shape: only the latency is meaningful, not the accuracy"
 RANDOM_IDS = "uniform random token ids: no tokenizer is installed (the weights extra includes one)"
 STAND_IN = "sentences of a generated stand-in for CLINC150: set BUZZER_DATA for the real ones"
 HEADLESS = "only the encoder is timed; left out: {}"
 PACKINGS = ("padded", "sorted", "packed")
+ARRAYS = ("input_ids", "attention_mask", "token_type_ids")  # of a file with inputs; it may lack the last
 CALIBRATION = 8  # batches for calibration
 CALIBRATED = 8  # at most this many rows of each: enough for static scales, and each batch is a run in FP32
 SENTENCES = 4096  # at most this many sentences are tokenised
@@ -43,16 +47,16 @@ class BertTarget:
         longest = model_config(model).max_position_embeddings
         if spec.lengths == "fixed" and spec.seq > longest:
             raise UsageError(f"--seq {spec.seq}: the model has {longest} positions", f"use --seq {longest}")
-        text = sentences(spec, model_config(model).vocab_size)
-        inputs = fixed(spec, text) if spec.lengths == "fixed" else real(spec, text)
+        inputs = inputs_of(spec, model)
         if (needed := max(map(positions, (*inputs.batches, *inputs.calibration)))) > longest:
-            message = f"--lengths {spec.lengths}: rows need {needed} positions, the model has {longest}"
-            raise UsageError(message, f"use --lengths fixed --seq {longest}")
+            given = f"--inputs {spec.file.name}" if spec.file else f"--lengths {spec.lengths}"
+            hint = "cut them" if spec.file else f"use --lengths fixed --seq {longest}"
+            raise UsageError(f"{given}: rows need {needed} positions, the model has {longest}", hint)
         if spec.packing == "packed":
             from buzzer.models.bert.packing import Packed
 
-            if output == "logits":
-                raise UsageError("classifiers do not support packed rows", "use --packing sorted")
+            if output != "hidden":
+                raise UsageError("models with a head do not support packed rows", "use --packing sorted")
             model = Packed(model)
         return BenchModel(
             model=model,
@@ -61,13 +65,14 @@ class BertTarget:
             reference=lambda batch: outputs_of(model, batch, (output,)),
             rows=inputs.rows,
             calibration=inputs.calibration,
-            valid=[valid(batch) if output == "hidden" else None for batch in inputs.batches],
+            valid=[None if output == "logits" else valid(batch) for batch in inputs.batches],
             dynamic={}
             if spec.lengths == "fixed"
             else {k: {0: "batch", 1: "sequence"} for k in inputs.batches[0]},
-            source=text.source,
-            notes=(*notes, *text.notes),
+            source=inputs.source,
+            notes=(*notes, *inputs.notes),
             facts=facts | inputs.facts,
+            evaluate=inputs.evaluate,
         )
 
     def identity(self, spec: BenchSpec) -> Any:
@@ -85,18 +90,20 @@ class BertTarget:
 
 def network(spec: BenchSpec) -> tuple[Any, str, tuple[str, ...], dict[str, Any]]:
     """The torch module, the name of its output, notes, and facts for the record."""
-    from buzzer.models.bert import encoder
+    from buzzer.models.bert import encoder, families, weight_files
 
     if "spec" in spec.params:
         return encoder.random(encoder.spec(spec.params["spec"]), spec.seed), "hidden", (RANDOM,), {}
     folder = weights.folder(spec.params["weights"], tokenizer=False)
-    config, state = encoder.config_of(folder), encoder.read(folder)
-    classifier = encoder.classifier_of(config, state, folder)
-    if classifier is None:
-        parts = encoder.left_out(state)
+    config, state = encoder.config_of(folder), weight_files.read(folder)
+    facts = {"model_type": config.model_type, "weights_type": weight_files.float_type(state)}
+    headed = encoder.with_head(config, state, folder)
+    if headed is None:
+        parts = families.left_out(state, config.model_type)
         notes = (HEADLESS.format(", ".join(parts)),) if parts else ()
-        return encoder.encoder_of(config, state, folder), "hidden", notes, {}
-    return classifier, "logits", (), {"classes": classifier.head.out_features}
+        return encoder.encoder_of(config, state, folder), "hidden", notes, facts
+    output = "logits" if isinstance(headed, encoder.Classifier) else "token_logits"
+    return headed, output, (), facts | {"classes": headed.head.out_features}
 
 
 def model_config(model: Any) -> Any:
@@ -174,12 +181,81 @@ def lines_of(seed: int) -> tuple[list[str], str]:
 
 @dataclass(frozen=True)
 class BenchInputs:
-    """Batches, the number of sentences in each, batches of other sentences for calibration, and facts for the record."""
+    """Batches, the number of sentences in each, batches of other sentences for calibration, and facts and notes for the record."""
 
     batches: list[dict[str, Array]]
     rows: list[int]
     calibration: list[dict[str, Array]]
     facts: dict[str, Any]
+    source: str = "generated"
+    notes: tuple[str, ...] = ()
+    evaluate: Callable[[Run], Mapping[str, float]] | None = None  # see `BenchModel`
+
+
+def inputs_of(spec: BenchSpec, model: Any) -> BenchInputs:
+    """The inputs: those of a file, or sentences."""
+    config = model_config(model)
+    if spec.file is not None:
+        return questions(spec, model) if spec.file.suffix == ".json" else from_file(spec, config)
+    text = sentences(spec, config.vocab_size)
+    inputs = fixed(spec, text) if spec.lengths == "fixed" else real(spec, text)
+    return replace(inputs, source=text.source, notes=text.notes)
+
+
+def questions(spec: BenchSpec, model: Any) -> BenchInputs:
+    """The questions of a file in SQuAD's format, as windows of `spec.seq` tokens, and their scores.
+
+    Raises UsageError for a model without a head for answers, DataError for another file.
+    """
+    from buzzer.models.bert import encoder, squad, tokenizer
+
+    assert spec.file is not None
+    if not isinstance(model, encoder.TokenClassifier) or model.head.out_features != squad.OUTPUTS:
+        raise UsageError(f"--inputs {spec.file.name} has questions, but the model has no head for answers")
+    found = squad.windows(tokenizer.load(tokens_folder(spec), spec.seq), squad.read(spec.file), spec.seq)
+    config = model.bert.config
+    if found.inputs["input_ids"].max() >= config.vocab_size:
+        raise UsageError("the tokenizer's vocabulary is larger than the model's")
+    names = ARRAYS if config.type_vocab_size > 1 else ARRAYS[:2]
+    count = len(found.owners)
+    batches: list[dict[str, Array]] = []
+    for start in range(0, count, spec.batch):
+        at = np.arange(start, start + spec.batch) % count
+        batches.append({name: np.ascontiguousarray(found.inputs[name][at]) for name in names})
+    timed = (batches * inputs_file.LEAST)[: max(inputs_file.LEAST, min(spec.inputs, len(batches)))]
+    return BenchInputs(
+        timed,
+        [spec.batch] * len(timed),
+        [{name: a[:CALIBRATED] for name, a in batch.items()} for batch in batches[-CALIBRATION:]],
+        {"questions": len(found.questions), "windows": count},
+        "official",
+        (f"questions of {spec.file.name}: exact_match and f1 are over all {len(found.questions):,}",),
+        functools.partial(squad.evaluate, found, batches, "token_logits"),
+    )
+
+
+def from_file(spec: BenchSpec, config: Any) -> BenchInputs:
+    """The rows of a file: `input_ids`, `attention_mask` and, if it has them, `token_type_ids`. Padding is at the end of a row.
+
+    Scales are calibrated on the same rows. Raises DataError for values that the model has no row for, and for padding elsewhere.
+    """
+    wanted = [Wanted(name, np.dtype("int64"), (None, None)) for name in ARRAYS]
+    found = inputs_file.given(spec, wanted, optional=ARRAYS[2:])
+    limits = dict(zip(ARRAYS, (config.vocab_size, 2, config.type_vocab_size), strict=True))
+    for batch in found.batches:
+        for name, array in batch.items():
+            if array.shape != batch["input_ids"].shape or not 0 <= array.min() <= array.max() < limits[name]:
+                problem = (
+                    f"{spec.file}: {name} is {list(array.shape)} with values {array.min()} to {array.max()}"
+                )
+                raise DataError(problem, f"as many as input_ids, from 0 to {limits[name] - 1}")
+        mask = batch["attention_mask"]
+        if (mask[:, :-1] < mask[:, 1:]).any() or not mask[:, 0].all():
+            raise DataError(f"{spec.file}: attention_mask has padding before tokens, or a row without tokens")
+    others = [{name: a[:CALIBRATED] for name, a in b.items()} for b in found.batches[:CALIBRATION]]
+    batches = [dict(batch) for batch in found.batches]
+    facts = {"tokens": sum(int(batch["attention_mask"].sum()) for batch in batches)}
+    return BenchInputs(batches, [spec.batch] * len(batches), others, facts, "official", found.notes)
 
 
 def fixed(spec: BenchSpec, text: Text) -> BenchInputs:

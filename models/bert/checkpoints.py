@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from buzzer.datasets import clinc150 as dataset
-from buzzer.datasets.clinc150.reader import FILE
 from buzzer.engine import device, quant
 from buzzer.errors import UsageError, unknown_name
 from buzzer.models.bert import encoder, finetune, head, tokenizer, weights
@@ -51,7 +50,7 @@ def start(
     """
     params = context.params
     folder = weights.folder(params.weights)
-    splits = dataset.read(context.data / FILE)
+    splits = dataset.read(context.data)
     classes = classes_of(splits)
     torch.set_num_threads(context.threads)
     torch.set_flush_denormal(True)

@@ -1,9 +1,12 @@
-"""A BERT encoder in plain torch (Devlin et al., NAACL 2019), and functions that load Hugging Face model folders into it."""
+"""A BERT encoder in plain torch (Devlin et al., NAACL 2019), and functions that load Hugging Face model folders into it.
+
+It also computes RoBERTa, XLM-RoBERTa, CamemBERT, ELECTRA, DistilBERT and MPNet, which differ from BERT in little (`families`).
+"""
 
 import json
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from torch.nn import functional as F
 
 from buzzer.engine.fused.spec import EncoderLayer, EncoderSpec
 from buzzer.errors import DataError, UnsupportedError, UsageError, unknown_name
+from buzzer.models.bert import families, weight_files
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config={"strict": True, "allow_inf_nan": False})
@@ -26,39 +30,46 @@ class BertConfig:
     num_hidden_layers: int = Field(gt=0)
     num_attention_heads: int = Field(gt=0)
     intermediate_size: int = Field(gt=0)
-    max_position_embeddings: int = Field(default=512, gt=0)
+    max_position_embeddings: int = Field(default=512, gt=0)  # that a row can have
     type_vocab_size: int = Field(default=2, gt=0)
     layer_norm_eps: float = Field(default=1e-12, ge=0)
     hidden_act: str = "gelu"
+    model_type: str = "bert"  # a name in `families.FAMILIES`
+    first_position: int = Field(default=0, ge=0)  # row of the position table for the first token
+    embedding_size: int = Field(default=0, ge=0)  # of the tables; 0 = hidden_size
+    head: str = ""  # see `families.head_of`
 
     @classmethod
     def of(cls, keys: Mapping[str, Any]) -> "BertConfig":
         """The configuration from the keys of a config.json.
 
-        Raises DataError for a missing or invalid key, UnsupportedError for an encoder other than BERT with absolute positions.
+        Raises DataError for a missing or invalid key, UnsupportedError for another kind of model or a setting that is not supported.
         """
-        kind = keys.get("model_type", "bert")
-        if kind != "bert" or keys.get("position_embedding_type", "absolute") != "absolute":
-            raise UnsupportedError(
-                f"a model of type {kind} is not a BERT with absolute positions",
-                "export it to ONNX: `buzzer bench` runs ONNX files",
-            )
-        names = [field.name for field in fields(cls)]
         try:
-            config = cls(**{name: keys[name] for name in names if name in keys})
+            config = cls(**families.settings(keys))
         except ValidationError as error:
             if missing := [str(e["loc"][0]) for e in error.errors() if e["type"] == "missing"]:
-                raise DataError(f"not a BERT configuration: no {', '.join(missing)}") from error
+                raise DataError(f"not a configuration of an encoder: no {', '.join(missing)}") from error
             first = error.errors()[0]
             raise DataError(f"{first['loc'][0]} is {str(first['input'])[:80]!r}: {first['msg']}") from error
         if config.hidden_act not in ACTIVATIONS:
             raise UnsupportedError(f"activation {config.hidden_act[:80]}", f"known: {', '.join(ACTIVATIONS)}")
+        problem = ""
         if config.hidden_size % config.num_attention_heads:
             problem = (
                 f"hidden_size {config.hidden_size} does not divide into {config.num_attention_heads} heads"
             )
-            raise DataError(f"not a BERT configuration: {problem}")
-        return config
+        if config.max_position_embeddings <= config.first_position:
+            problem = f"no position after the first {config.first_position} rows of the table"
+        if problem:
+            raise DataError(f"not a configuration of an encoder: {problem}")
+        usable = config.max_position_embeddings - config.first_position
+        return replace(config, max_position_embeddings=usable)
+
+    @property
+    def table_size(self) -> int:
+        """Size of the rows of the embedding tables."""
+        return self.embedding_size or self.hidden_size
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
@@ -72,6 +83,7 @@ KERNELS = {
     "gelu_new": "gelu_tanh",
     "relu": "relu",
 }  # name in ACTIVATIONS -> name in the fused backend
+BUCKETS, FARTHEST = 32, 128  # of MPNet's relative positions
 
 # Shapes of published models: Devlin et al. 2019, table of section 3; all-MiniLM-L6-v2's model card.
 SPECS = {
@@ -130,30 +142,50 @@ class Bert(nn.Module):
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
         self.config = config
-        self.words = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
-        self.types = nn.Embedding(config.type_vocab_size, config.hidden_size)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        size, dim = config.table_size, config.hidden_size
+        self.words = nn.Embedding(config.vocab_size, size)
+        self.positions = nn.Embedding(config.max_position_embeddings, size)
+        self.types = nn.Embedding(config.type_vocab_size, size)
+        self.norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
+        self.project = nn.Linear(size, dim) if size != dim else None  # ELECTRA
+        heads = config.num_attention_heads
+        self.relative = nn.Embedding(BUCKETS, heads) if config.model_type == "mpnet" else None
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
     ) -> Tensor:
-        """Hidden states [batch, sequence, hidden_size] of ids, mask and token types, int64 [batch, sequence]."""
+        """Hidden states [batch, sequence, hidden_size] of ids, mask and token types, int64 [batch, sequence].
+
+        Padding is at the end of a row.
+        """
         at = torch.arange(input_ids.shape[1], device=input_ids.device)
-        kinds = self.types.weight[0] if token_type_ids is None else self.types(token_type_ids)
-        x = self.norm(self.words(input_ids) + self.positions(at) + kinds)
-        return self.through(x, attention_mask[:, None, None])
+        return self.through(self.embedded(input_ids, at, token_type_ids), attention_mask[:, None, None])
+
+    def embedded(self, input_ids: Tensor, positions: Tensor, kinds: Tensor | None = None) -> Tensor:
+        """The input of the layers, [batch, sequence, hidden_size]. positions: int64 [sequence] or [batch, sequence]. kinds: token types."""
+        types = self.types.weight[0] if kinds is None else self.types(kinds)
+        x: Tensor = self.norm(self.words(input_ids) + self.positions(positions) + types)
+        return x if self.project is None else self.project(x)
 
     def through(self, x: Tensor, attended: Tensor) -> Tensor:
         """The layers' output for embedded tokens. attended: 1 or 0, [batch, 1, 1 or sequence, sequence]."""
         mask = (1.0 - attended.to(x.dtype)) * torch.finfo(x.dtype).min
+        if self.relative is not None:
+            near = self.relative(buckets(x.shape[1], x.device))  # [sequence, sequence, heads]
+            mask = mask + near.permute(2, 0, 1)[None]
         for layer in self.layers:
             x = layer(x, mask)
         return x
 
     def encoder_spec(self) -> EncoderSpec:
-        """The parts, for the fused backend."""
+        """The parts, for the fused backend. Raises UnsupportedError for parts that its kernels do not compute."""
+        if self.relative is not None or self.project is not None:
+            part = "relative positions" if self.project is None else "embeddings of another size"
+            raise UnsupportedError(
+                f"fused does not support {part}, which this {self.config.model_type} has",
+                "torch_eager runs any torch module",
+            )
         layers = [layer.encoder_layer() for layer in self.layers if isinstance(layer, Layer)]
         tables = (self.words.weight, self.positions.weight, self.types.weight)
         heads = self.config.num_attention_heads
@@ -161,18 +193,34 @@ class Bert(nn.Module):
         return EncoderSpec(*tables, self.norm, layers, heads, act, inputs=("ids", "mask", "types"))
 
 
+def buckets(length: int, device: torch.device) -> Tensor:
+    """MPNet's bucket of the distance from each token to each other, int64 [length, length], as in transformers' MPNetEncoder.
+
+    Half of the buckets are for later tokens. Of each half, half are for one distance each and half for ranges that grow
+    logarithmically up to FARTHEST.
+    """
+    at = torch.arange(length, device=device)
+    ahead = at[None, :] - at[:, None]
+    distance, half, exact = ahead.abs(), BUCKETS // 2, BUCKETS // 4
+    ratio = torch.log(distance.clamp(min=1).float() / exact) / math.log(FARTHEST / exact)
+    far = (exact + (ratio * (half - exact)).long()).clamp(max=half - 1)
+    return torch.where(distance < exact, distance, far) + (ahead > 0).long() * half
+
+
 class Classifier(nn.Module):
-    """BERT's classification head (Devlin et al., section 3): a tanh layer on the first token, then a linear layer."""
+    """A head for sequences (Devlin et al., section 3): a layer on the first token, an activation, and a linear layer."""
 
     def __init__(self, bert: Bert, classes: int) -> None:
         super().__init__()
         self.bert = bert
+        self.activation = families.FAMILIES[bert.config.model_type].activation
         self.pooler = nn.Linear(bert.config.hidden_size, bert.config.hidden_size)
         self.head = nn.Linear(bert.config.hidden_size, classes)
 
     def pool(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
-        """The output of the tanh layer, [batch, hidden_size]."""
-        return torch.tanh(self.pooler(self.bert(input_ids, attention_mask, token_type_ids)[:, 0]))
+        """The output of the first layer and its activation, [batch, hidden_size]."""
+        first = self.pooler(self.bert(input_ids, attention_mask, token_type_ids)[:, 0])
+        return torch.tanh(first) if self.activation == "tanh" else ACTIVATIONS[self.activation](first)
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
@@ -183,8 +231,28 @@ class Classifier(nn.Module):
 
     def encoder_spec(self) -> EncoderSpec:
         """The parts, for the fused backend."""
-        tail = [(self.pooler, "tanh"), (self.head, "none")]
+        tail = [(self.pooler, self.activation), (self.head, "none")]
         return replace(self.bert.encoder_spec(), pooling="first", tail=tail)
+
+
+class TokenClassifier(nn.Module):
+    """A linear layer on every token: classes of tokens or, with two outputs, the first and the last token of an answer."""
+
+    def __init__(self, bert: Bert, classes: int) -> None:
+        super().__init__()
+        self.bert = bert
+        self.head = nn.Linear(bert.config.hidden_size, classes)
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> Tensor:
+        """Logits [batch, sequence, classes]."""
+        logits: Tensor = self.head(self.bert(input_ids, attention_mask, token_type_ids))
+        return logits
+
+    def encoder_spec(self) -> EncoderSpec:
+        """The parts, for the fused backend."""
+        return replace(self.bert.encoder_spec(), tail=[(self.head, "none")])
 
 
 class SentenceClassifier(nn.Module):
@@ -239,162 +307,6 @@ def smooth_folds(bert: Bert) -> dict[str, list[str]]:
     return {f"layers.{i}.value": [f"layers.{i}.out"] for i in range(len(bert.layers))}
 
 
-# Hugging Face's name of a part -> its name in `Bert`.
-PARTS = {
-    "attention.self.query": "query",
-    "attention.self.key": "key",
-    "attention.self.value": "value",
-    "attention.output.dense": "out",
-    "attention.output.LayerNorm": "attention_norm",
-    "intermediate.dense": "up",
-    "output.dense": "down",
-    "output.LayerNorm": "norm",
-}
-EMBEDDINGS = {
-    "word_embeddings": "words",
-    "position_embeddings": "positions",
-    "token_type_embeddings": "types",
-    "LayerNorm": "norm",
-}
-HEADS = {"pooler.dense": "pooler", "classifier": "head"}
-# Parameters of norms in folders that were converted from TensorFlow -> their newer names.
-OLD = {"gamma": "weight", "beta": "bias"}
-
-
-def named(name: str) -> str:
-    """A weight's name in newer folders, without the prefix that models with a head have."""
-    part, _, kind = name.removeprefix("bert.").rpartition(".")
-    return f"{part}.{OLD[kind]}" if part.endswith("LayerNorm") and kind in OLD else f"{part}.{kind}"
-
-
-def renamed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The encoder's weights of a Hugging Face BERT under the names of `Bert`, without heads.
-
-    Raises DataError for a weight that BERT does not have.
-    """
-    out = {}
-    for name, weight in weights.items():
-        part, _, kind = named(name).rpartition(".")
-        try:
-            if part.startswith("encoder.layer."):
-                _, _, number, rest = part.split(".", 3)
-                out[f"layers.{int(number)}.{PARTS[rest]}.{kind}"] = weight
-            elif part.startswith("embeddings."):
-                out[f"{EMBEDDINGS[part.removeprefix('embeddings.')]}.{kind}"] = weight
-        except (KeyError, ValueError) as error:
-            raise DataError(f"weight {name[:120]!r} is not part of a BERT encoder") from error
-    return out
-
-
-def heads(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Pooler and classification head of a Hugging Face BERT under the names of `Classifier`; empty if it has none."""
-    out = {}
-    for name, weight in weights.items():
-        part, _, kind = named(name).rpartition(".")
-        if part in HEADS:
-            out[f"{HEADS[part]}.{kind}"] = weight
-    return out
-
-
-def left_out(weights: Mapping[str, Tensor]) -> list[str]:
-    """The parts that `load` ignores (pooler and heads), as the first word of their names."""
-    parts = {named(name).partition(".")[0] for name in weights}
-    return sorted(parts - {"encoder", "embeddings"})
-
-
-SINGLE, INDEX, PICKLED = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
-SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
-
-
-def read(folder: Path) -> dict[str, Tensor]:
-    """All weights of a Hugging Face model folder, from the files that the transformers library would choose.
-
-    These are model.safetensors, else the shards of the index, else numbered shards without an index, else pytorch_model.bin. Other files
-    are ignored. Raises DataError if a shard or a weight of the index is missing, or a file cannot be read; UnsupportedError for
-    quantised weights.
-    """
-    if (folder / SINGLE).is_file():
-        weights = read_safetensors(folder / SINGLE)
-    elif (folder / INDEX).is_file():
-        weights = read_indexed(folder)
-    elif shards := sorted(p for p in folder.glob("model-*.safetensors") if SHARD.fullmatch(p.name)):
-        weights = read_shards(folder, shards)
-    elif (folder / PICKLED).is_file():
-        weights = read_pickled(folder / PICKLED)
-    else:
-        others = ", ".join(sorted(p.name for p in folder.glob("*.safetensors"))[:5])
-        has = f"; it has {others}, which do not form a whole model" if others else ""
-        raise DataError(f"{folder}: no {SINGLE} and no {PICKLED}{has}")
-    if integers := [
-        name
-        for name, weight in weights.items()
-        if named(name).endswith((".weight", ".bias")) and not weight.is_floating_point()
-    ]:
-        kind = str(weights[integers[0]].dtype).removeprefix("torch.")
-        raise UnsupportedError(
-            f"{folder}: weight {integers[0]} is {kind}: a quantised model", "use the float model"
-        )
-    return weights
-
-
-def read_safetensors(file: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file. Raises DataError if it cannot be read."""
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(file)
-    except Exception as error:  # errors of safetensors, and of torch about sizes in the header
-        raise DataError(f"{file}: not a safetensors file: {str(error)[:200]}") from error
-
-
-def read_indexed(folder: Path) -> dict[str, Tensor]:
-    """The weights of the index, each from its shard. Raises DataError for an invalid index and for missing shards or weights."""
-    try:
-        wanted = {
-            str(k): str(v)
-            for k, v in json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].items()
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f"{folder / INDEX}: not an index of weights: {str(error)[:200]}") from error
-    weights: dict[str, Tensor] = {}
-    for name in sorted(set(wanted.values())):
-        if Path(name).name != name or not (folder / name).is_file():
-            raise DataError(
-                f"{folder}: the shard {name[:120]!r} that {INDEX} names is missing", "download it again"
-            )
-        shard = read_safetensors(folder / name)
-        weights |= {w: shard[w] for w, file in wanted.items() if file == name and w in shard}
-    if missing := sorted(wanted.keys() - weights.keys()):
-        raise DataError(
-            f"{folder}: {len(missing)} weights that {INDEX} names are missing: {missing[0][:120]}"
-        )
-    return weights
-
-
-def read_shards(folder: Path, shards: Sequence[Path]) -> dict[str, Tensor]:
-    """The weights of shards without an index. Each file name contains the number of shards. Raises DataError if one is missing."""
-    numbers = [SHARD.fullmatch(p.name) for p in shards]
-    numbered = {(int(m[1]), int(m[2])) for m in numbers if m}
-    count = max(total for _, total in numbered)
-    if numbered != {(number, count) for number in range(1, count + 1)}:
-        have = ", ".join(p.name for p in shards[:5])
-        raise DataError(f"{folder}: some of {count} shards are missing; it has {have}", "download it again")
-    return {name: weight for file in shards for name, weight in read_safetensors(file).items()}
-
-
-def read_pickled(file: Path) -> dict[str, Tensor]:
-    """A state dict saved by torch; only tensors are unpickled. Raises DataError if it cannot be read."""
-    try:
-        weights = torch.load(file, weights_only=True, map_location="cpu")
-    except Exception as error:  # pickle, zipfile and torch raise many exception types
-        raise DataError(f"{file}: not a file of torch weights: {str(error).splitlines()[0][:200]}") from error
-    if not isinstance(weights, dict) or not all(
-        isinstance(k, str) and isinstance(v, Tensor) for k, v in weights.items()
-    ):
-        raise DataError(f"{file}: not a state dict of weights")
-    return weights
-
-
 def config_of(folder: Path) -> BertConfig:
     """The configuration of a Hugging Face model folder. Raises DataError if it is missing or invalid."""
     file = folder / "config.json"
@@ -422,9 +334,9 @@ def fill(
         name.removeprefix(prefix).split(".")[1] for name in weights if name.startswith(f"{prefix}layers.")
     }
     sizes = {
-        "words.weight": (config.vocab_size, config.hidden_size),
-        "positions.weight": (config.max_position_embeddings, config.hidden_size),
-        "types.weight": (config.type_vocab_size, config.hidden_size),
+        "words.weight": (config.vocab_size, config.table_size),
+        "positions.weight": (config.max_position_embeddings, config.table_size),
+        "types.weight": (config.type_vocab_size, config.table_size),
         "layers.0.up.weight": (config.intermediate_size, config.hidden_size),
     }
     problem = f"{folder}: weights do not match config.json"
@@ -446,23 +358,34 @@ def fill(
 
 def load(folder: Path) -> Bert:
     """The encoder of a Hugging Face model folder."""
-    return encoder_of(config_of(folder), read(folder), folder)
+    return encoder_of(config_of(folder), weight_files.read(folder), folder)
 
 
 def encoder_of(config: BertConfig, weights: Mapping[str, Tensor], folder: Path) -> Bert:
     """The encoder from a folder's configuration and weights."""
-    bert: Bert = fill(lambda: Bert(config), config, renamed(weights), folder)
+    bert: Bert = fill(lambda: Bert(config), config, renamed(weights, config), folder)
     return bert
 
 
-def classifier_of(config: BertConfig, weights: Mapping[str, Tensor], folder: Path) -> Classifier | None:
-    """The classifier from a folder's configuration and weights; None if it has no head."""
-    head = heads(weights)
-    if not {"pooler.weight", "head.weight"} <= head.keys():
+def renamed(weights: Mapping[str, Tensor], config: BertConfig) -> dict[str, Tensor]:
+    """The encoder's weights under the names of `Bert`."""
+    return families.encoder_weights(weights, config.model_type, config.first_position)
+
+
+def with_head(
+    config: BertConfig, weights: Mapping[str, Tensor], folder: Path
+) -> Classifier | TokenClassifier | None:
+    """The encoder with its head for sequences, tokens or answers; None if it has none. Raises DataError if config.json names a head
+    that is not among the weights."""
+    head = families.head_weights(weights, config.model_type, config.head)
+    if not head:
+        if config.head:
+            raise DataError(f"{folder}: no weights of the head that config.json names, {config.head}")
         return None
+    kind = Classifier if "pooler.weight" in head else TokenClassifier
     classes = len(head["head.weight"])
-    whole = head | {f"bert.{name}": weight for name, weight in renamed(weights).items()}
-    model: Classifier = fill(lambda: Classifier(Bert(config), classes), config, whole, folder)
+    whole = head | {f"bert.{name}": weight for name, weight in renamed(weights, config).items()}
+    model: Classifier | TokenClassifier = fill(lambda: kind(Bert(config), classes), config, whole, folder)
     return model
 
 

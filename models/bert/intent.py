@@ -45,7 +45,7 @@ class Ready:
 
 
 class IntentTask(DatasetTask[P]):
-    """A task on CLINC150. A subclass implements `fit_steps` and `ready`."""
+    """A task on CLINC150 or other labelled sentences. A subclass implements `fit_steps` and `ready`."""
 
     data_source = DataSource(
         f"clinc150-v{generator.VERSION}",
@@ -67,7 +67,7 @@ class IntentTask(DatasetTask[P]):
         params = context.params
         yield "load"
         folder = weights.folder(params.weights)
-        splits = dataset.read(context.data / FILE)
+        splits = dataset.read(context.data)
         classes = json.loads((context.work / "classes.json").read_text())
         tokens = tokenizer.load(folder, params.longest)
         example = tokenizer.pad([[101, 102], [101, 102]])
@@ -107,7 +107,7 @@ class IntentTask(DatasetTask[P]):
         labels = labels_of(predicted, classes, [len(splits[part]) for part in TESTED])
         dataset.write_submission(submission, labels)
         yield "score"
-        scores = dataset.score(submission, context.data / FILE)
+        scores = dataset.score(submission, context.data)
         return Result(scores, len(ids), details, (submission,), notes=ready.notes)
 
 
@@ -125,7 +125,7 @@ class BertIntent(IntentTask[IntentParams]):
         params = context.params
         yield "load"
         folder = weights.folder(params.weights)
-        splits = dataset.read(context.data / FILE)
+        splits = dataset.read(context.data)
         classes = classes_of(splits)
         model = encoder.SentenceClassifier(encoder.load(folder), len(classes))
         encoder.check_length(model.bert, params.longest)
@@ -149,8 +149,8 @@ class BertIntent(IntentTask[IntentParams]):
 
 
 def classes_of(splits: Splits) -> list[str]:
-    """Names of the classes: the labels of the training split, sorted, and the out-of-scope class."""
-    return [*sorted({label for _, label in splits["train"]}), OOS]
+    """Names of the classes: the labels of the training split, sorted, and the out-of-scope class if there are such sentences."""
+    return [*sorted({label for _, label in splits["train"]}), *([OOS] if splits["oos_train"] else [])]
 
 
 def fitted(folder: Path, work: Path, classes: int) -> Any:

@@ -30,7 +30,7 @@ class Packed(nn.Module):
         positions: position of each token in its sentence. segments: number of its sentence from 1, 0 for padding.
         """
         bert = self.bert
-        x = bert.norm(bert.words(input_ids) + bert.positions(positions) + bert.types.weight[0])
+        x = bert.embedded(input_ids, positions)
         return bert.through(x, (segments[:, None, :, None] == segments[:, None, None, :]))
 
     def encoder_spec(self) -> EncoderSpec:

@@ -43,6 +43,7 @@ def folder(context: RunContext, provider: ModelProvider, spec: BenchSpec) -> Pat
     if (identity := provider.identity(spec)) is None:
         return context.work / "cached"
     sizes = [spec.batch, spec.seq, spec.inputs, spec.lengths, spec.packing, context.device]
+    sizes += [context.params.get("inputs_hash", "")]
     code = stamp([Path(p) for p in (__file__, cost.__file__, api_bench.__file__)])
     key = digest([spec.params, spec.seed, sizes, identity, code, torch_version()])
     return context.data / f"{context.task}-{key}"

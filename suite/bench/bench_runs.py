@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from buzzer import caches
@@ -55,6 +56,10 @@ class BenchWorkload:
     def outcome_without(self, fit: Record) -> str:
         """The outcome of the reference, which has the same limits."""
         return fit.outcome
+
+    def is_done(self, run: Run, past: Record) -> bool:
+        """Whether a record is of this run: of the same model, inputs, sizes and settings. Its inputs are not compared value by value."""
+        return run.matches(past, replace(self.data, fingerprint=past.data_fingerprint))
 
     def recorded(self, record: Record) -> None:
         """Keep LoadGen's logs, if there are any, next to the records."""

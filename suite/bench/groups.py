@@ -76,9 +76,17 @@ class BenchGroup(Repetitions):
         """Whether other groups are compared with this one: the model's first backend (torch eager, XGBoost) in FP32, padded."""
         r = self.first
         padded = r.bench is not None and r.bench.packing == "padded"
-        model = None if "model_hash" in r.config else registry.models().get(r.task)
-        backend = model.backends[0] if model else REFERENCE
-        return self.ranked and padded and (r.backend, r.precision) == (backend, "fp32")
+        return self.ranked and padded and (r.backend, r.precision) == (base_backend(r), "fp32")
+
+
+def base_backend(record: Record) -> str:
+    """The first backend of a record's model."""
+    config = record.config
+    if "model_hash" in config:  # the only parameter of a model given as a path is its path
+        path = next(iter(config.get("model", {}).values()), "")
+        return registry.backends_of_path(str(path))[0]
+    model = registry.models().get(record.task)
+    return model.backends[0] if model else REFERENCE
 
 
 def rate(record: Record) -> float:

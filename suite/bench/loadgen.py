@@ -8,8 +8,8 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,14 @@ TRIAL_S = 1.0  # seconds of trial runs, which measure the rate that LoadGen is t
 # LoadGen's settings of seeds. MLPerf publishes new seeds for each round of submissions.
 SEEDS = ("qsl_rng_seed", "sample_index_rng_seed", "schedule_rng_seed")
 SUMMARY, LOGS = "mlperf_log_summary.txt", "mlperf_log_*"
-LATENCY = "single-stream"  # the scenario whose figure is a time, not a rate
-HEADLINE = {  # the line of the summary by which runs are ranked
+# The search for the rate of `server`: steps, the share of the duration that a trial takes, and the shares of the rate found at which
+# the whole duration is run until one is VALID.
+STEPS, TRIAL_SHARE, FINALS = 7, 0.1, (1.0, 0.95, 0.9)
+TRIALS, P99 = "trials", "99.00 percentile latency (ns)"
+SAMPLES = "MLPerf's {} settings of LoadGen, but with {} samples in its library instead of {:,}"
+LATENCY, SERVER = "single-stream", "server"
+VALID = "VALID"
+HEADLINE = {  # the line of the summary by which runs are ranked: a time in nanoseconds for single-stream, else a rate
     "single-stream": "Early stopping 90.0th percentile estimate",
     "offline": "Samples per second",
     "server": "Completed samples per second",
@@ -108,24 +114,31 @@ class Scenario:
     name: str  # "single-stream", "offline" or "server"
     batch: int
     min_duration: float  # least seconds that LoadGen runs
-    qps: float  # queries per second of `server`; 0 = half of what the session can answer
+    qps: float  # queries per second of `server`; 0 = the highest rate that keeps the bound, found by trials
     bound: float  # latency bound of `server` in milliseconds
     seeds: Sequence[int]  # for the library, the samples and the schedule
+    mlperf: str = ""  # MLPerf's name of the model, whose official settings are used: duration, bound, seeds, number of queries
 
     @classmethod
     def of(cls, params: Mapping[str, Any]) -> "Scenario":
         """The scenario in the parameters of a bench run."""
         times = (float(params["min_duration"]), float(params["qps"]), float(params["bound"]))
-        return cls(params["scenario"], params["batch"], *times, params["loadgen_seeds"])
+        seeds, mlperf = params["loadgen_seeds"], params.get("mlperf", "")
+        return cls(params["scenario"], params["batch"], *times, seeds, mlperf)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """LoadGen's summary; as JSON, the field `bench.loadgen` of a record."""
+    """LoadGen's summary."""
 
     result: str  # "VALID" or "INVALID"
     summary: dict[str, str]  # name -> value of each line
     line: str  # the figure of the scenario, in words
+    notes: tuple[str, ...] = ()  # important remarks for readers of the record
+
+    def summarised(self) -> dict[str, Any]:
+        """The field `bench.loadgen` of a record."""
+        return {"result": self.result, "summary": self.summary, "line": self.line}
 
 
 def run(
@@ -146,19 +159,67 @@ def run(
         raise UsageError(f"{scenario.name} queries are single samples", "use --batch 1")
     rate = rows_per_second(session, model)
     out.mkdir(parents=True, exist_ok=True)
+    test, notes = settings(lg, scenario, rate, out), list[str]()
+    if scenario.mlperf:
+        notes.append(SAMPLES.format(scenario.mlperf, rows.count, test.performance_sample_count_override))
+        test.performance_sample_count_override = 0
+
+    def measure(folder: Path) -> tuple[Sut, Verdict]:
+        return one_test(lg, session, rows, test, folder), verdict(folder, scenario.name)
+
+    if scenario.name == SERVER and not scenario.qps:
+        test.server_target_qps, note = highest_rate(test, rate, out / TRIALS, lambda at: measure(at)[1])
+        notes.append(note)
+        found = test.server_target_qps
+        for share in FINALS:
+            test.server_target_qps = found * share
+            sut, summary = measure(out)
+            if summary.result == VALID:
+                break
+    else:
+        sut, summary = measure(out)
+    for index, outputs in rows.batches_of(sut.answers).items():
+        check.add(index, outputs)
+    return sut.answered, replace(summary, notes=tuple(notes))
+
+
+def one_test(lg: Any, session: Session, rows: Rows, test: Any, out: Path) -> Sut:
+    """Run LoadGen once, with its logs in `out`. Raises what the session raises."""
+    out.mkdir(parents=True, exist_ok=True)
     sut = Sut(session, rows, lg)
     handles = lg.ConstructSUT(sut.issue, sut.flush), lg.ConstructQSL(rows.count, rows.count, _none, _none)
     try:
-        lg.StartTestWithLogSettings(*handles, settings(lg, scenario, rate), logs(lg, out))
+        lg.StartTestWithLogSettings(*handles, test, logs(lg, out))
     finally:
         sut.stop()
         lg.DestroyQSL(handles[1])
         lg.DestroySUT(handles[0])
     if sut.error is not None:
         raise sut.error
-    for index, outputs in rows.batches_of(sut.answers).items():
-        check.add(index, outputs)
-    return sut.answered, verdict(out, scenario.name)
+    return sut
+
+
+def highest_rate(
+    test: Any, fastest: float, out: Path, measure: Callable[[Path], Verdict]
+) -> tuple[float, str]:
+    """The highest rate of queries, below `fastest`, at which the 99th percentile of the latency keeps its bound in a short trial, and a note.
+
+    Found by bisection. LoadGen's verdict on a trial is not used: it demands more queries than a trial has.
+    """
+    whole, low, high = test.min_duration_ms, 0.0, fastest
+    test.min_duration_ms = int(whole * TRIAL_SHARE)
+    for step in range(STEPS):
+        test.server_target_qps = (low + high) / 2
+        p99 = figure_of(measure(out / str(step)).summary, P99)
+        kept = p99 is not None and p99 <= test.server_target_latency_ns
+        low, high = (test.server_target_qps, high) if kept else (low, test.server_target_qps)
+    test.min_duration_ms = whole
+    found = low or high  # if no trial kept the bound, the lowest rate that was tried
+    trial_s = whole * TRIAL_SHARE / 1000
+    return (
+        found,
+        f"rate {found:.4g}/s found by {STEPS} trials of {trial_s:g} s, below {fastest:.4g}/s one after another",
+    )
 
 
 def _none(samples: Any) -> None:
@@ -175,20 +236,37 @@ def rows_per_second(session: Session, model: BenchModel) -> float:
     return done / (time.perf_counter() - began)
 
 
-def settings(lg: Any, scenario: Scenario, rate: float) -> Any:
+def settings(lg: Any, scenario: Scenario, rate: float, out: Path) -> Any:
     """LoadGen's test settings. Other settings keep LoadGen's defaults. `rate`: rows per second that the session can answer."""
     test = lg.TestSettings()
     test.scenario = getattr(lg.TestScenario, NAMES[scenario.name])
     test.mode = lg.TestMode.PerformanceOnly
-    test.min_duration_ms = int(1000 * scenario.min_duration)
+    if scenario.mlperf:
+        official(test, scenario, out)
+    else:
+        test.min_duration_ms = int(1000 * scenario.min_duration)
+        test.server_target_latency_ns = int(1e6 * scenario.bound)
+        test.server_target_latency_percentile = 0.99
+        for name, seed in zip(SEEDS, scenario.seeds, strict=True):
+            setattr(test, name, seed)
     test.single_stream_expected_latency_ns = int(1e9 / rate)
     test.offline_expected_qps = rate
     test.server_target_qps = scenario.qps or rate / 2
-    test.server_target_latency_ns = int(1e6 * scenario.bound)
-    test.server_target_latency_percentile = 0.99
-    for name, seed in zip(SEEDS, scenario.seeds, strict=True):
-        setattr(test, name, seed)
     return test
+
+
+def official(test: Any, scenario: Scenario, out: Path) -> None:
+    """Apply MLPerf's settings of a model, which LoadGen contains: its mlperf.conf.
+
+    LoadGen reads them once in a process. Raises UsageError for a model that it has no settings for.
+    """
+    user = out / "user.conf"  # LoadGen demands the user's own settings, of which there are none
+    user.write_text("")
+    failed = test.FromConfig(str(user), scenario.mlperf, NAMES[scenario.name], 1)
+    if failed or not test.performance_sample_count_override:
+        raise UsageError(
+            f"LoadGen has no settings for a model {scenario.mlperf}", "MLPerf's name of BERT: bert"
+        )
 
 
 def logs(lg: Any, out: Path) -> Any:
@@ -209,19 +287,27 @@ def verdict(out: Path, scenario: str) -> Verdict:
         name, colon, value = line.partition(":")
         if colon and value.strip():
             summary[name.strip(" *")] = value.strip()
-    figure = headline({"summary": summary}, scenario)
-    if figure is None:
-        text = "not given"
-    else:
-        text = f"{figure / 1e6:.4g} ms" if scenario == LATENCY else f"{figure:.6g}"
+    text = shown_figure({"summary": summary}, scenario) or "not given"
     return Verdict(summary.get("Result is", "INVALID"), summary, f"{HEADLINE[scenario]} {text}")
+
+
+def shown_figure(verdict: Mapping[str, Any] | None, scenario: str) -> str:
+    """LoadGen's figure for the scenario with its unit; empty if there is none."""
+    figure = headline(verdict, scenario)
+    if figure is None:
+        return ""
+    return f"{figure / 1e6:.4g} ms" if scenario == LATENCY else f"{figure:.6g} samples/s"
 
 
 def headline(verdict: Mapping[str, Any] | None, scenario: str) -> float | None:
     """LoadGen's figure for the scenario, from a record: nanoseconds for single-stream, else samples per second; None if there is none."""
     summary = (verdict or {}).get("summary")
-    lines = summary.items() if isinstance(summary, dict) else ()
-    text = next((value for name, value in lines if str(name).lower() == HEADLINE[scenario].lower()), None)
+    return figure_of(summary, HEADLINE[scenario]) if isinstance(summary, dict) else None
+
+
+def figure_of(summary: Mapping[str, Any], wanted: str) -> float | None:
+    """A number above zero in LoadGen's summary, by the name of its line; None if there is none."""
+    text = next((value for name, value in summary.items() if str(name).lower() == wanted.lower()), None)
     try:
         figure = float(str(text))
     except ValueError:
@@ -239,4 +325,4 @@ def row_s(verdict: Mapping[str, Any] | None, scenario: str) -> float:
 
 def valid(verdict: Mapping[str, Any] | None) -> bool:
     """Whether LoadGen called the run valid."""
-    return (verdict or {}).get("result") == "VALID"
+    return (verdict or {}).get("result") == VALID

@@ -22,6 +22,8 @@ from buzzer.suite.run.resolve import check_device, check_numbers
 
 ENTRY = "buzzer.suite.bench.protocol:BENCH"
 REFERENCE = "torch_eager"
+SQUAD = ".json"  # suffix of a file with questions, which are cut into rows of --seq tokens; other files have rows of one length
+TREE_PRECISION = "fp32"  # of boosted trees
 ANY = "any"  # precision in the record of a backend that is not installed, if no precision was requested
 WEIGHTS = (".json", ".safetensors", ".bin", ".txt")  # files of a model folder
 INPUTS, LEAST_INPUTS = 16, 4  # different batches: most, and least of large ones
@@ -64,7 +66,15 @@ class BenchSelection:
     def params(self) -> dict[str, Any]:
         """Parameters of the bench task (suite/bench/protocol.py), as they are in records."""
         request = self.request
-        seeds = {"loadgen_seeds": list(request.loadgen_seeds)} if request.scenario else {}
+        loadgen_params: dict[str, Any] = {}
+        if request.scenario:
+            loadgen_params |= {"loadgen_seeds": list(request.loadgen_seeds)}
+        if request.mlperf:
+            loadgen_params |= {"mlperf": request.mlperf}
+        if request.scenario == loadgen.SERVER and not request.qps:
+            loadgen_params |= {
+                "rate": "highest"
+            }  # in older records, 0 queries per second are half of what is possible
         return {
             "batch": self.batch,
             "lengths": request.lengths,
@@ -77,8 +87,9 @@ class BenchSelection:
             "bound": float(request.bound),
             "packing": self.packing,
             "seq": self.seq,
-            **seeds,
-            "inputs": request.inputs or inputs_of(self.batch, self.seq),
+            **loadgen_params,
+            "inputs": request.inputs if isinstance(request.inputs, int) else inputs_of(self.batch, self.seq),
+            **file_params(request),
         }
 
 
@@ -90,7 +101,13 @@ def selections(request: BenchRequest) -> list[BenchSelection]:
     precisions = [] if names(request.precisions) == ["all"] else names(request.precisions)
     registry.check_precisions(precisions)
     backends = backends_of(model, names(request.backends))
-    seq, batches = tokens_of(model, request.seq), batches_of(request.batches)
+    given = file_params(request)
+    if given and not model.takes_inputs:
+        raise UsageError(f"{model.name} makes its own inputs", "--inputs FILE is for files, folders and BERT")
+    if given and request.lengths != "fixed":
+        raise UsageError("--inputs FILE sets the lengths of rows", "leave out --lengths real")
+    arrays = bool(given) and Path(given["inputs_file"]).suffix != SQUAD
+    seq, batches = 0 if arrays else tokens_of(model, request.seq), batches_of(request.batches)
     selected = [
         BenchSelection(request, model, backends, precisions, budget, batch, packing, seq)
         for batch in batches
@@ -113,18 +130,30 @@ def check(request: BenchRequest) -> None:
     for packing in names(request.packings):
         if packing not in PACKINGS:
             raise unknown_name("packing", packing, PACKINGS)
+    if request.mlperf and not request.scenario:
+        raise UsageError("--mlperf is for a scenario of LoadGen", "add --scenario single-stream")
     if request.scenario and request.lengths == "real":
         raise UsageError("LoadGen's samples are rows of one length here", "leave out --lengths real")
     check_device(request.device)
     check_numbers(seed=request.seed, rounds=request.rounds)
     for name, (smallest, largest) in RANGES.items():
         number = getattr(request, name)
-        if number is not None and not smallest <= number <= largest:
+        if isinstance(number, int | float) and not smallest <= number <= largest:
             limit = f"at least {smallest:g}" if largest == LARGEST else f"from {smallest:g} to {largest:g}"
             raise UsageError(f"{name} is {number:g}; it must be {limit}")
     seeds = request.loadgen_seeds
     if len(seeds) != len(loadgen.SEEDS) or not all(0 <= seed < 1 << 64 for seed in seeds):
         raise UsageError(f"loadgen_seeds {list(seeds)}: not three whole numbers", "write them like 1,2,3")
+
+
+def file_params(request: BenchRequest) -> dict[str, str]:
+    """Path and hash of the file with the inputs; empty if there is none. Raises UsageError for a file that does not exist."""
+    if request.inputs is None or isinstance(request.inputs, int):
+        return {}
+    path = Path(request.inputs).resolve()
+    if not path.is_file():
+        raise UsageError(f"--inputs {request.inputs}: neither a number nor a file")
+    return {"inputs_file": str(path), "inputs_hash": hash_of(path)}
 
 
 def batches_of(sizes: int | Sequence[int]) -> list[int]:
@@ -226,8 +255,11 @@ class Planned:
 
 def plan(selection: BenchSelection) -> list[Planned]:
     """The runs in order. Every second round is in reverse, so that drift affects all variants alike. A variant that cannot run occurs once."""
-    file, requested = file_of(selection.model), selection.precisions
-    variants = [(b, *offer) for b in selection.backends for offer in precisions_of(b, requested, file)]
+    variants = [
+        (b, *offer)
+        for b in selection.backends
+        for offer in precisions_of(b, selection.precisions, selection.model)
+    ]
     rounds = []
     for repeat in range(selection.rounds):
         order = variants if repeat % 2 == 0 else variants[::-1]
@@ -248,11 +280,13 @@ def tokens_of(model: ModelConfig, seq: int) -> int:
 
 
 def precisions_of(
-    backend: str, requested: Sequence[str], file: Path | None = None
+    backend: str, requested: Sequence[str], model: ModelConfig | None = None
 ) -> list[tuple[str, BuzzerError | None]]:
-    """Precisions to run on a backend, each with the reason if it cannot run. `file`: the model's ONNX file, if it is one."""
+    """Precisions to run on a backend, each with the reason if it cannot run; for a model those that it can have."""
     try:
-        offered = infer.precisions(infer.load(backend), file)
+        offered = infer.precisions(infer.load(backend), file_of(model) if model else None)
+        if model and model.kind == infer.TREES:
+            offered = tuple(name for name in offered if name == TREE_PRECISION)
     except UnsupportedError as error:
         return [(name, error) for name in (requested or [ANY])]
     if not requested:

@@ -106,6 +106,7 @@ class Trial:
         yield "unseen"
         probes = timer.unseen()
         yield "score"
+        scores = self.scores()
         session = self.describe()
         states = {} if before is None else {"gpu_state": {"before": before, "after": gpu_state(device)}}
         samples = {"warm_run": warm.wall, "cold_run": cold.wall}
@@ -115,7 +116,7 @@ class Trial:
         runs, wanted = min(len(warm.wall), len(cold.wall)), max(sampling.count, len(self.model.batches))
         early = ended_early(self.context, runs, wanted, sampling.at_most)
         return Result(
-            self.check.scores(),
+            scores,
             warm.rows + cold.rows,
             self.details(session) | states,
             samples=samples,
@@ -133,15 +134,22 @@ class Trial:
         )
         yield "unseen"
         probes = timer.unseen()
+        yield "score"
+        scores = self.scores()
         session = self.describe()
         return Result(
-            self.check.scores(),
+            scores,
             rows,
             self.details(session),
             samples={"unseen_run": probes.unseen, "seen_run": probes.seen},
-            notes=session.notes + without_probes(self.model),
-            bench=self.result(session, loadgen_verdict=asdict(verdict)),
+            notes=session.notes + without_probes(self.model) + verdict.notes,
+            bench=self.result(session, loadgen_verdict=verdict.summarised()),
         )
+
+    def scores(self) -> dict[str, float]:
+        """Agreement with the reference outputs, and the scores of this session on labelled inputs, if the model has them."""
+        labelled = self.model.evaluate(self.session.run) if self.model.evaluate else {}
+        return self.check.scores() | dict(labelled)
 
     def describe(self) -> Description:
         """The description of the session, with the cost of a run on the first input."""

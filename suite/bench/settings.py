@@ -36,6 +36,7 @@ class Settings:
             params=params["model"],
             work=context.work.parent,
             threads=context.threads,
+            file=Path(params["inputs_file"]) if "inputs_file" in params else None,
         )
         return cls(
             provider,

@@ -27,6 +27,8 @@ buzzer bench bert-base --batch 1 --seq 128
 
 buzzer bench my_model.onnx --backend onnxruntime,openvino --batch 1,32
 
+buzzer bench trees.ubj --inputs rows.parquet --batch 1,1000
+
 buzzer bench gbdt --batch 1,1000,100000 --dry-run
 """
 
@@ -35,7 +37,7 @@ def main(
     model: Annotated[
         str,
         typer.Argument(
-            help="A name of `buzzer list`, an ONNX file, or a model folder.",
+            help="A name of `buzzer list`, a Hugging Face folder, an ONNX file, or a file of boosted trees.",
             autocompletion=options.completes(options.model_names),
             metavar="MODEL",
         ),
@@ -62,13 +64,13 @@ def main(
         option(SIZES, "padded; with real lengths also sorted, packed; separated by commas.", metavar="KINDS"),
     ] = "padded",
     inputs: Annotated[
-        int | None,
+        str,
         option(
             SIZES,
-            "Different batches to rotate through; default: 16, or fewer if they are large.",
-            metavar="N",
+            "Different batches to rotate through (default: 16, or fewer if they are large), or a file with real inputs.",
+            metavar="N_OR_FILE",
         ),
-    ] = None,
+    ] = "",
     seed: options.Seed = 0,
     budget: options.Budget = "unlimited",
     rounds: options.Rounds = 2,
@@ -91,7 +93,11 @@ def main(
     ] = 600.0,
     qps: Annotated[
         float,
-        option(MLPERF, "Queries per second of server; 0 = half of what is possible.", metavar="RATE"),
+        option(
+            MLPERF,
+            "Queries per second of server; 0 = find the highest rate that keeps the bound.",
+            metavar="RATE",
+        ),
     ] = 0.0,
     bound: Annotated[
         float, option(MLPERF, "Latency bound of server in ms; MLPerf's for BERT: 130.", metavar="MS")
@@ -104,6 +110,13 @@ def main(
             metavar="SEEDS",
         ),
     ] = "0,0,0",
+    mlperf: Annotated[
+        str,
+        option(
+            MLPERF, "MLPerf's name of the model, as in bert: its own duration, bound and seeds.", metavar="NAME"
+        ),
+    ] = "",
+    resume: options.Resume = False,
     out: options.Out = DEFAULT_OUT,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
@@ -117,7 +130,7 @@ def main(
         seq=seq,
         lengths=lengths,
         packings=packing,
-        inputs=inputs,
+        inputs=inputs_of(inputs),
         count=count,
         seconds=seconds,
         at_most=at_most,
@@ -127,9 +140,11 @@ def main(
         qps=qps,
         bound=bound,
         loadgen_seeds=seeds_of(loadgen_seeds),
+        mlperf=mlperf,
         device=device,
         budget=budget,
         seed=seed,
+        resume=resume,
     )
     if dry_run:
         planned = [item for each in plan.selections(request) for item in plan.plan(each)]
@@ -139,6 +154,11 @@ def main(
         records = api.bench(request, out=out, observer=display)
     show(records, as_json)
     exit_with(records, display.ended_by)
+
+
+def inputs_of(text: str) -> int | str | None:
+    """The number of batches or the file of `--inputs`; None if it is not given."""
+    return int(text) if text.isascii() and text.isdigit() else text or None
 
 
 def batches_of(text: str) -> list[int]:

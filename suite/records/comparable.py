@@ -32,8 +32,9 @@ TIMES: Facts = JOB | {
 # For comparisons of small differences (A/A pairs, older records), runs must also agree in these.
 LIMITS: Facts = {"enforcement": lambda r: r.enforcement}
 GROWTH = ("scale", "data")  # facts that may differ in a comparison over data sizes
-# Parameters of a bench that may differ within a table: how long to measure, and the parameters that identify a row.
-ROW_PARAMETERS = ("count", "seconds", "at_most", "packing")
+# Parameters of a bench that may differ within a table: how long to measure, the parameters that identify a row, and the path of the
+# inputs, which are identified by their hash.
+ROW_PARAMETERS = ("count", "seconds", "at_most", "packing", "inputs_file")
 SHOWN = 4  # commits and versions that a note lists
 
 

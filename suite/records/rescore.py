@@ -34,7 +34,8 @@ def rescore(task: TaskConfig, sources: Iterable[Path], data: Data) -> Iterator[R
         raise UsageError(
             f"the runs of {task.name} generate their own labels: there are none to score against"
         )
-    truths = sorted(data.folder.glob(task.truth))  # of several phases of a competition the last
+    folder = data.folder
+    truths = [folder] if task.truth == "." else sorted(folder.glob(task.truth))  # of several phases the last
     for path in record.paths(sources):
         r = record.read(path)
         if (r.task, r.job, r.outcome) != (task.name, "predict", "ok"):

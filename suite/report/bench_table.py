@@ -5,6 +5,7 @@ from statistics import fmean
 
 from buzzer.suite.analysis import percentiles
 from buzzer.suite.analysis.percentiles import Quantile
+from buzzer.suite.bench import loadgen
 from buzzer.suite.bench.groups import BenchGroup, boards, rows
 from buzzer.suite.records import machine
 from buzzer.suite.records.schema import Record
@@ -38,6 +39,9 @@ COLUMNS = (
 )
 
 
+LOADGEN = Column("LoadGen", wrap=False)  # its figure, only in tables of a scenario
+
+
 def board(group: Sequence[Record]) -> Table:
     """One model's sessions, ranked by the time per row."""
     ranking = rows(group)
@@ -49,7 +53,8 @@ def board(group: Sequence[Record]) -> Table:
     r = group[0]
     rounds = len({x.repeat for x in group})
     facts = f"{machine.describe(r.machine)}. Budget {r.budget.name}; {counted(rounds, 'round')}, interleaved."
-    return table(title(r), COLUMNS, lines, notes.bench_notes(group), facts)
+    columns = (*COLUMNS[:3], LOADGEN, *COLUMNS[3:]) if r.config["scenario"] else COLUMNS
+    return table(title(r), columns, lines, notes.bench_notes(group), facts)
 
 
 def _cells(row: BenchGroup, rank: str, base: BenchGroup | None) -> tuple[str, ...]:
@@ -62,6 +67,7 @@ def _cells(row: BenchGroup, rank: str, base: BenchGroup | None) -> tuple[str, ..
         rank,
         r.backend,
         f"{r.precision} {r.bench.packing}" if r.bench and r.bench.lengths == "real" else r.precision,
+        *((loadgen_figure(row),) if r.config["scenario"] else ()),
         _ms(p50),
         interval_ms(p50),
         _ms(percentiles.quantile(warm, 0.9)),
@@ -77,6 +83,12 @@ def _cells(row: BenchGroup, rank: str, base: BenchGroup | None) -> tuple[str, ..
         str(len(warm)) if warm else "",
         row.outcome,
     )
+
+
+def loadgen_figure(row: BenchGroup) -> str:
+    """LoadGen's figure of the first run, with its unit; empty if there is none."""
+    bench = row.first.bench
+    return loadgen.shown_figure(bench.loadgen, bench.scenario) if bench and bench.scenario else ""
 
 
 def least_cosine(row: BenchGroup) -> float | None:

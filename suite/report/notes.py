@@ -16,6 +16,7 @@ SCORING = {  # Record.scoring -> text in tables
     "inside": "wall time includes scoring",
     "outside": "wall time ends before scoring",
 }
+AGREEMENT = ("cosine", "max_relative_error", "argmax_agreement")  # scores of a bench run without labels
 
 
 def timing_notes(group: Sequence[Record]) -> list[str]:
@@ -49,14 +50,17 @@ def score_note(group: Sequence[Record]) -> str:
 
 
 def bench_notes(group: Sequence[Record]) -> list[str]:
-    """The notes of one table of `buzzer bench`, including LoadGen's verdicts."""
+    """The notes of one table of `buzzer bench`, including LoadGen's verdicts and the scores on labelled inputs."""
     notes = sorted({note for record in group for note in record.notes})
     notes += [
         f"{r.backend} {r.precision}: LoadGen {r.bench.loadgen['result']}, {r.bench.loadgen['line']}"
         for r in group
         if r.bench and r.bench.loadgen
     ]
-    return [*notes, *comparable.differences(group), *disturbances(group)]
+    for r in group:
+        if labelled := [f"{k} {v:.4f}" for k, v in r.shown_scores.items() if k not in AGREEMENT]:
+            notes.append(f"{r.backend} {r.precision}: {', '.join(labelled)}")
+    return [*dict.fromkeys(notes), *comparable.differences(group), *disturbances(group)]
 
 
 def disturbances(records: Iterable[Record]) -> list[str]:

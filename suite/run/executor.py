@@ -72,6 +72,10 @@ class Workload(Protocol):
         """The outcome of a timed run that cannot start because its fit failed."""
         ...
 
+    def is_done(self, run: Run, past: Record) -> bool:
+        """Whether a record is of a timed run as it would be made now."""
+        ...
+
     def recorded(self, record: Record) -> None:
         """Called when the record of a timed run has been written to disk."""
         ...
@@ -141,8 +145,8 @@ class Executor:
                 continue
             yield new
             if self.interrupted:
-                hint = "; `--resume` does the remaining runs" if step.workload.keeps_fit else ""
-                self.observer.message(f"interrupted; the records of finished runs are on disk{hint}")
+                hint = "`--resume` does the remaining runs"
+                self.observer.message(f"interrupted; the records of finished runs are on disk; {hint}")
                 return
             if not step.is_fit and new.outcome in give_up:
                 given_up.append(variant)
@@ -164,7 +168,7 @@ class Executor:
 
     @staticmethod
     def _is_done(step: Step, past: Record) -> bool:
-        return past.outcome == "ok" and is_record_of(step.run, step.workload.data, past)
+        return past.outcome == "ok" and step.workload.is_done(step.run, past)
 
     def _fit(self, step: Step) -> Record | None:
         """Make a fit. Returns its record; None if the fit already exists, or if its record is not written to disk."""

@@ -10,7 +10,7 @@ from buzzer.errors import BuzzerError, UsageError
 from buzzer.models.api.context import Data
 from buzzer.suite.records.schema import Record
 from buzzer.suite.run import feasible, runner
-from buzzer.suite.run.executor import Executor, Observer, Step
+from buzzer.suite.run.executor import Executor, Observer, Step, is_record_of
 from buzzer.suite.run.plan import Run, RunPlan, TaskSelection
 from buzzer.suite.run.supervise import PhaseCallback
 from buzzer.suite.run.worker import load_entry
@@ -40,6 +40,10 @@ class TaskWorkload:
     def outcome_without(self, fit: Record) -> str:
         """`unsupported` if the fit is unsupported, else `error`."""
         return "unsupported" if fit.outcome == "unsupported" else "error"
+
+    def is_done(self, run: Run, past: Record) -> bool:
+        """Whether a record is of this run on this data, by the fit that it would use now."""
+        return is_record_of(run, self.data, past)
 
     def recorded(self, record: Record) -> None:
         """Do nothing: the run's files are already in their final folder."""

@@ -18,7 +18,7 @@ import torch
 
 from buzzer.engine.infer import Plan
 from buzzer.engine.infer.onnx import graphs
-from buzzer.models.bert import encoder
+from buzzer.models.bert import encoder, families
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 COUNT = int(os.environ.get("BUZZER_MODEL_FILES", "30"))  # 350 for a thorough run
@@ -135,7 +135,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def hugging_face(bert: encoder.Bert) -> dict[str, torch.Tensor]:
     """The weights under the names that Hugging Face gives them."""
-    back = {ours: theirs for theirs, ours in encoder.PARTS.items()}
+    back = {ours: theirs for theirs, ours in families.PARTS.items()}
     found = {}
     for name, weight in bert.state_dict().items():
         part, _, kind = name.rpartition(".")
@@ -143,7 +143,7 @@ def hugging_face(bert: encoder.Bert) -> dict[str, torch.Tensor]:
             _, number, rest = part.split(".")
             found[f"bert.encoder.layer.{number}.{back[rest]}.{kind}"] = weight
         else:
-            theirs = next(a for a, b in encoder.EMBEDDINGS.items() if b == part)
+            theirs = next(a for a, b in families.EMBEDDINGS.items() if b == part)
             found[f"bert.embeddings.{theirs}.{kind}"] = weight
     return found
 

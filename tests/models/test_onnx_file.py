@@ -1,5 +1,6 @@
 """ONNX files as models of `buzzer bench`: their random inputs, the name of their precision, and files that are refused."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from buzzer.engine import infer
 from buzzer.engine.infer.cost import cost_of
 from buzzer.engine.infer.onnx import graphs
 from buzzer.errors import DataError, UnsupportedError, UsageError
-from buzzer.models.api.bench import BenchSpec
+from buzzer.models.api.bench import BenchSpec, altered
 from buzzer.models.onnx_file import TARGET
 from buzzer.suite import registry
 from buzzer.suite.bench import answers, plan
+from buzzer.suite.bench.checks import Check
 
 FLOATS = {"fp16": "float16", "fp32": "float32", "fp64": "float64"}
 
@@ -72,10 +74,10 @@ def prepared(path: Path, backend: str, precision: str) -> infer.Session:
 def test_the_precision_of_a_file_is_the_type_of_its_weights(own: str, tmp_path: Path) -> None:
     path = gemm(tmp_path / "net.onnx", FLOATS[own])
     assert graphs.precision(path) == own
-    planned = plan.precisions_of("onnxruntime", [], path)
+    planned = plan.precisions_of("onnxruntime", [], registry.model(str(path)))
     assert next(name for name, problem in planned if problem is None) == own
     for other in FLOATS.keys() - {own}:
-        planned = plan.precisions_of("onnxruntime", [other], path)
+        planned = plan.precisions_of("onnxruntime", [other], registry.model(str(path)))
         assert [problem.message for _, problem in planned if problem] == [
             f"onnxruntime has no precision {other}"
         ]
@@ -246,19 +248,91 @@ def texts(path: Path, side: str) -> Path:
     )
 
 
+def through(path: Path, backend: str) -> tuple[Any, dict[str, Any]]:
+    """The bench model of a file, and the outputs of its first batch by a backend."""
+    loaded = TARGET.load(ask(path))
+    with prepared(path, backend, "fp32") as session:
+        return loaded, session.run(loaded.batches[0])
+
+
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("make", "dtype"),
+    [(zipmap, "f"), (lambda path: texts(path, "input"), "i"), (lambda path: texts(path, "output"), "U")],
+    ids=["zipmap", "text input", "text output"],
+)
+def test_texts_and_maps_run_on_onnx_runtime_and_are_compared(make: Any, dtype: str, tmp_path: Path) -> None:
+    path = make(tmp_path / "net.onnx")
+    loaded, got = through(path, "onnxruntime")
+    assert got["y"].dtype.kind == dtype
+    expected = answers.compute(replace(loaded, unseen=altered(loaded.batches)), "cpu").expected
+    check = Check(loaded, expected)
+    check.add(0, got)
+    assert (check.bad, check.error, check.cosine) == (0, 0.0, 1.0)
+    try:
+        infer.load("openvino")
+    except UnsupportedError:
+        return
+    with pytest.raises(UnsupportedError, match="OpenVINO"):
+        prepared(path, "openvino", "fp32")
+
+
+def test_a_wrong_class_name_is_an_error(tmp_path: Path) -> None:
+    loaded = TARGET.load(ask(texts(tmp_path / "net.onnx", "output")))
+    check = Check(loaded, [{"y": np.array(["a", "b"])}, {"y": np.array(["a", "b"])}])
+    check.add(0, {"y": np.array(["a", "bb"])})
+    assert (check.error, check.hits, check.rows) == (1.0, 1, 2)
+
+
+def test_a_scikit_learn_pipeline_with_text_columns_runs(tmp_path: Path) -> None:
+    """Texts are drawn from those that the encoder knows, and others from a file; the converter's default writes a ZipMap."""
+    skl2onnx, sklearn = pytest.importorskip("skl2onnx"), pytest.importorskip("sklearn")
+    from skl2onnx.common.data_types import FloatTensorType, StringTensorType
+    from sklearn.compose import ColumnTransformer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+    del sklearn
+    pandas = pytest.importorskip("pandas")
+    rng = np.random.default_rng(0)
+    frame = pandas.DataFrame(
+        {"colour": rng.choice(["red", "green", "blue"], 60), "size": rng.normal(size=60)}
+    )
+    columns = [("text", OneHotEncoder(), ["colour"]), ("number", StandardScaler(), ["size"])]
+    model = make_pipeline(ColumnTransformer(columns), LogisticRegression())
+    model.fit(frame, np.where(frame["colour"] == "red", "yes", "no"))
+    types = [("colour", StringTensorType([None, 1])), ("size", FloatTensorType([None, 1]))]
+    path = tmp_path / "pipeline.onnx"
+    path.write_bytes(skl2onnx.convert_sklearn(model, initial_types=types).SerializeToString())
+    loaded, got = through(path, "onnxruntime")
+    assert set(loaded.batches[0]["colour"].ravel()) <= {"red", "green", "blue"}
+    np.savez(tmp_path / "rows.npz", colour=frame[["colour"]].to_numpy().astype(str), size=frame[["size"]])
+    given = TARGET.load(ask(path, file=tmp_path / "rows.npz", batch=30))
+    with infer.prepare(
+        path, backend="onnxruntime", example=given.batches[0], outputs=given.outputs
+    ) as session:
+        got = session.run(given.batches[0])
+    np.testing.assert_allclose(got["output_probability"], model.predict_proba(frame[:30]), rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(got["output_label"], model.predict(frame[:30]))
+
+
+@pytest.mark.parametrize(
+    ("shapes", "want"),
     [
-        (zipmap, "output y is a sequence"),
-        (lambda path: texts(path, "input"), "input x is a tensor of strings"),
-        (lambda path: texts(path, "output"), "output y is a tensor of strings"),
+        ({"a": ["N", 3], "b": [3, "N"]}, {"a": (2, 3), "b": (3, 2)}),
+        ({"a": ["seq", "batch_size", 3]}, {"a": (5, 2, 3)}),
+        ({"a": [None, "length"]}, {"a": (2, 5)}),
+        ({"a": ["N", "T"], "b": ["T", 4]}, {"a": (2, 2), "b": (2, 4)}),
+        ({"a": [4, "T"]}, {"a": (4, 5)}),
     ],
 )
-def test_values_other_than_tensors_of_numbers_are_unsupported(
-    make: Any, message: str, tmp_path: Path
+def test_symbolic_axes_with_one_name_have_one_size(
+    shapes: dict[str, list[Any]], want: dict[str, tuple[int, ...]], tmp_path: Path
 ) -> None:
-    with pytest.raises(UnsupportedError, match=message):
-        TARGET.load(ask(make(tmp_path / "net.onnx")))
+    node = helper.make_node("Identity", ["a"], ["y"])
+    path = saved(tmp_path / "net.onnx", [node], {k: (TensorProto.FLOAT, v) for k, v in shapes.items()}, {})
+    takes = graphs.signature(path)
+    assert {entry.name: graphs.sizes(entry, 2, 5) for entry in takes.inputs} == want
 
 
 def trees(path: Path) -> Path:
@@ -306,7 +380,7 @@ def test_an_output_that_is_not_finite_is_an_error_of_the_model(tmp_path: Path) -
 
 
 def test_other_files_are_refused_with_a_hint(tmp_path: Path) -> None:
-    for name in ("my.ubj", "my.json", "my"):
+    for name in ("my.pkl", "my.yaml", "my"):
         (tmp_path / name).write_bytes(b"")
         with pytest.raises(UsageError, match="not a kind of file that can be timed") as caught:
             registry.model(str(tmp_path / name))

@@ -9,7 +9,7 @@ from buzzer.engine.infer.base import Base
 from buzzer.engine.infer.onnx.graphs import export
 from buzzer.engine.infer.onnx.lower import lower
 from buzzer.engine.infer.onnx.trees import BOOSTERS, convert
-from buzzer.engine.infer.session import Array, Description, Plan, as_arrays, check_batch
+from buzzer.engine.infer.session import Array, Description, Plan, as_arrays, as_feed, check_batch
 from buzzer.errors import DataError, UnsupportedError, first_line
 
 try:
@@ -50,7 +50,7 @@ class OnnxRuntime(Base):
 
     def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
         check_batch(self.plan, batch)
-        feeds = {name: array for name, array in batch.items() if name in self._inputs}
+        feeds = {name: as_feed(array) for name, array in batch.items() if name in self._inputs}
         return as_arrays(self._session.run(list(self.plan.outputs), feeds), self.plan.outputs)
 
     def facts(self) -> Description:

@@ -30,6 +30,8 @@ class OpenVino(Base):
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
+        if texts := [name for name, array in plan.example.items() if array.dtype.kind == "U"]:
+            raise UnsupportedError(f"OpenVINO takes no texts, which input {texts[0]} has", "use onnxruntime")
         core = openvino.Core()
         bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if plan.precision == "bf16" and not bf16:

@@ -8,12 +8,11 @@ from pathlib import Path
 from buzzer.engine.infer import native
 from buzzer.engine.infer.base import Base
 from buzzer.engine.infer.session import Array, Description, Plan, as_arrays, check_batch
-from buzzer.engine.infer.trees import booster_of
+from buzzer.engine.infer.trees import treelite_of
 from buzzer.errors import UnsupportedError
 
 try:
     import tl2cgen
-    import treelite
 except ImportError as error:
     raise UnsupportedError("treelite and TL2cgen are not installed", "pip install 'buzzer[trees]'") from error
 
@@ -23,19 +22,18 @@ UNITS = 4  # C files that the trees are split into, because a single large file 
 
 
 class Tl2cgen(Base):
-    """A Booster, or the Booster in a file, compiled to a shared library.
+    """A Booster, or a file of XGBoost or LightGBM, compiled to a shared library.
 
-    Its only input is `features`, as in the xgboost backend; it takes no base margins.
+    Its only input is `features`, as in the xgboost backend; it takes no base margins. Output: float32 [rows], or [rows, classes].
     """
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
         if set(plan.example) != {"features"}:
             raise UnsupportedError("TL2cgen does not support base margins", "use --backend xgboost")
-        booster = booster_of(plan.model)
         self._folder = tempfile.TemporaryDirectory(prefix="buzzer-trees-")
         library = Path(self._folder.name) / "trees.so"
-        model = treelite.frontend.from_xgboost(booster)
+        model = treelite_of(plan.model)
         tl2cgen.export_lib(
             model, toolchain=COMPILER, libpath=library, params={"parallel_comp": UNITS}, nthread=plan.threads
         )
@@ -45,7 +43,8 @@ class Tl2cgen(Base):
     def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
         check_batch(self.plan, batch)
         predicted = self._predictor.predict(tl2cgen.DMatrix(batch["features"]))
-        return as_arrays(predicted.reshape(-1), self.plan.outputs)
+        wide = predicted.reshape(len(batch["features"]), -1)
+        return as_arrays(wide[:, 0] if wide.shape[1] == 1 else wide, self.plan.outputs)
 
     def facts(self) -> Description:
         return replace(self.plain_facts("tl2cgen", tl2cgen.__version__), weight_bytes=self._bytes)
@@ -55,5 +54,5 @@ class Tl2cgen(Base):
 
 
 def prepare(plan: Plan) -> Tl2cgen:
-    """A session on the plan's Booster or model file. Compilation takes seconds to minutes."""
+    """A session on the plan's Booster or model file (XGBoost, LightGBM). Compilation takes seconds to minutes."""
     return Tl2cgen(plan)

@@ -4,7 +4,7 @@ import functools
 import io
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from buzzer.engine.infer.session import Array, Plan
 from buzzer.errors import DataError, UnsupportedError, UsageError, first_line
 
 MOST_VALUES = 1 << 30  # limit for one input
+UNKNOWN_WORDS = ("a", "b", "c", "d", "e", "f", "g", "h")  # for an input of texts of a graph that lists none
 EIGHT_BITS = {  # operators of a quantised file: quantise nodes and integer products
     "QuantizeLinear",
     "DynamicQuantizeLinear",
@@ -68,6 +69,7 @@ class Input:
     dtype: np.dtype[Any]
     shape: tuple[int | str, ...]  # a size for each fixed axis, a name for each dynamic axis
     below: int | None  # rows of the smallest table that the input indexes; None if it indexes none
+    words: tuple[str, ...] = ()  # texts that the graph knows, for an input of texts
 
 
 @dataclass(frozen=True)
@@ -184,49 +186,75 @@ def _precision(path: Path, size: int, changed: int) -> str:
 def signature(path: Path) -> Signature:
     """The inputs and outputs of an ONNX file.
 
-    Raises DataError for a file that is missing or is not an ONNX graph, UnsupportedError for inputs and outputs that are not
-    numeric tensors.
+    An axis is one of rows if its name contains "batch" or, where no name does, if it is axis 0 or has the name of an axis 0.
+
+    Raises DataError for a file that is missing or is not an ONNX graph, UnsupportedError for inputs that are not tensors of numbers
+    or texts, and for outputs that are neither such tensors nor lists of maps (ZipMap).
     """
     graph = read(path).graph
     weights = {i.name: i.dims for i in graph.initializer}
-    inputs = tuple(_input(entry, graph) for entry in graph.input if entry.name not in weights)
+    entries = [entry for entry in graph.input if entry.name not in weights]
+    inputs = _with_rows([_input(entry, graph) for entry in entries])
     if not inputs:
         raise DataError(f"{path}: not an ONNX model that can be timed: it has no input")
     if not graph.output:
         raise DataError(f"{path}: not an ONNX model that can be timed: it has no output")
     for entry in graph.output:
-        _numbers("output", entry)
+        if not _is_maps(entry):
+            _tensor("output", entry)
     return Signature(inputs, tuple(o.name for o in graph.output))
 
 
-def _numbers(side: str, entry: Any) -> np.dtype[Any]:
-    """The dtype of an input or output. Raises UnsupportedError unless it is a numeric tensor."""
+def _is_maps(entry: Any) -> bool:
+    """Whether an output is a list of maps from classes to numbers, as ZipMap writes it."""
+    return bool(entry.type.WhichOneof("value") == "sequence_type") and bool(
+        entry.type.sequence_type.elem_type.WhichOneof("value") == "map_type"
+    )
+
+
+def _with_rows(inputs: list[Input]) -> tuple[Input, ...]:
+    """The inputs, whose axes of rows all have "batch" in their names."""
+    named = [size for entry in inputs for size in entry.shape if isinstance(size, str)]
+    if any("batch" in name.lower() for name in named):
+        return tuple(inputs)
+    first = {entry.shape[0] for entry in inputs if entry.shape and isinstance(entry.shape[0], str)}
+
+    def rows(shape: tuple[int | str, ...]) -> tuple[int | str, ...]:
+        return tuple("batch" if size in first else size for size in shape)
+
+    return tuple(replace(entry, shape=rows(entry.shape)) for entry in inputs)
+
+
+def _tensor(side: str, entry: Any) -> np.dtype[Any]:
+    """The dtype of an input or output. Raises UnsupportedError unless it is a tensor of numbers or texts."""
     import onnx
 
     kind = entry.type.WhichOneof("value")
     described = f"{side} {entry.name} is a {(kind or 'value').removesuffix('_type')}"
     if kind != "tensor_type":
         hint = "scikit-learn's converter writes tensors with options={'zipmap': False}"
-        raise UnsupportedError(f"{described}, but only tensors of numbers can be timed", hint)
+        raise UnsupportedError(f"{described}, but only tensors can be timed", hint)
+    if entry.type.tensor_type.elem_type == onnx.TensorProto.STRING:
+        return np.dtype(str)
     try:
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(entry.type.tensor_type.elem_type))
     except (KeyError, TypeError) as error:
         raise DataError(f"{described} of an unknown type") from error
     if dtype.kind not in "fiub":
-        values = "strings" if dtype.kind in "OUS" else f"{dtype}"
         raise UnsupportedError(
-            f"{described} of {values}, but only tensors of numbers can be timed",
+            f"{described} of {dtype}, but only tensors of numbers or texts can be timed",
             "cut the graph before or after it",
         )
     return dtype
 
 
 def _input(entry: Any, graph: Any) -> Input:
-    dtype = _numbers("input", entry)
+    dtype = _tensor("input", entry)
     shape: list[int | str] = []
     for axis, dim in enumerate(entry.type.tensor_type.shape.dim):
-        shape.append(dim.dim_value if dim.dim_value > 0 else dim.dim_param or f"axis{axis}")
-    return Input(entry.name, dtype, tuple(shape), _below(entry.name, graph))
+        shape.append(dim.dim_value if dim.dim_value > 0 else dim.dim_param or f"axis {axis}")
+    words = _words(entry.name, graph) if dtype.kind == "U" else ()
+    return Input(entry.name, dtype, tuple(shape), _below(entry.name, graph), words)
 
 
 # Operators whose output contains the ids of their first input (Concat: of all inputs).
@@ -247,6 +275,28 @@ SAME_TABLE = {
     "Identity",
     "DequantizeLinear",
 }  # operators whose output is the table of their first input
+
+
+# Attributes with the texts that an operator knows: OneHotEncoder and CategoryMapper, LabelEncoder, TfIdfVectorizer.
+WORDS = ("cats_strings", "keys_strings", "pool_strings")
+SAME_WORDS = {
+    "Gather",
+    "ArrayFeatureExtractor",
+    "StringNormalizer",
+    "Tokenizer",
+}  # whose output has the words of an input
+
+
+def _words(name: str, graph: Any) -> tuple[str, ...]:
+    """The texts that the graph knows for an input; empty if none are listed."""
+    names, known = {name}, dict[str, None]()
+    for node in graph.node:  # nodes are in topological order
+        if not names & set(node.input):
+            continue
+        known |= {word.decode(): None for a in node.attribute if a.name in WORDS for word in a.strings}
+        if node.op_type in SAME_IDS | SAME_WORDS:
+            names |= set(node.output)
+    return tuple(known)
 
 
 def _below(name: str, graph: Any) -> int | None:
@@ -282,11 +332,11 @@ def has_tokens(path: Path) -> bool:
 
 
 def sizes(entry: Input, batch: int, seq: int) -> tuple[int, ...]:
-    """An input's shape with sizes for its dynamic axes: `batch` for axis 0 and axes whose name contains "batch", `seq` for others."""
+    """An input's shape with sizes for its dynamic axes: `batch` for axes of rows (see `signature`), `seq` for others."""
     filled = []
-    for axis, size in enumerate(entry.shape):
+    for size in entry.shape:
         if isinstance(size, str):
-            filled.append(batch if axis == 0 or "batch" in size.lower() else seq)
+            filled.append(batch if "batch" in size.lower() else seq)
         else:
             filled.append(size)
     return tuple(filled)
@@ -294,7 +344,7 @@ def sizes(entry: Input, batch: int, seq: int) -> tuple[int, ...]:
 
 def sample(entry: Input, batch: int, seq: int, rng: np.random.Generator) -> Array:
     """Random values for an input, with the shape from `sizes`: normally distributed floats, ids below the size of the axis that they
-    index, masks of ones, and token types of zeros.
+    index, masks of ones, token types of zeros, and texts that the graph knows.
 
     Raises UsageError for an input of more than MOST_VALUES values.
     """
@@ -303,6 +353,8 @@ def sample(entry: Input, batch: int, seq: int, rng: np.random.Generator) -> Arra
         raise UsageError(
             f"input {entry.name} of shape {' x '.join(map(str, shape))} has more than {MOST_VALUES:,} values"
         )
+    if entry.dtype.kind == "U":
+        return rng.choice(np.array(entry.words or UNKNOWN_WORDS), shape)
     if entry.below and entry.dtype.kind == "f":  # the graph casts them to integers
         return rng.integers(0, entry.below, shape).astype(entry.dtype)
     if entry.dtype.kind == "f":

@@ -16,7 +16,7 @@ from buzzer.engine import infer, quant
 from buzzer.engine.fused.packing import bucket, pack
 from buzzer.engine.infer import Array, Session
 from buzzer.errors import UnsupportedError, UsageError
-from buzzer.models.bert.encoder import Bert, BertConfig, Classifier, SentenceClassifier
+from buzzer.models.bert.encoder import Bert, BertConfig, Classifier, SentenceClassifier, TokenClassifier
 from buzzer.models.bert.packing import Packed
 
 SHAPES = {
@@ -35,6 +35,7 @@ def model(kind: str, shape: str) -> torch.nn.Module:
         "bert": lambda: bert,
         "sentence": lambda: SentenceClassifier(bert, 5),
         "packed": lambda: Packed(bert),
+        "tokens": lambda: TokenClassifier(bert, 2),
     }
     module = (kinds | {"classifier": lambda: Classifier(bert, 4)})[kind]()
     for weight in module.parameters():  # far from the initial values 0 and 1, so that each one matters
@@ -84,7 +85,14 @@ def attended(output: Array, given: dict[str, Array]) -> Array:
 
 @pytest.mark.parametrize(
     ("kind", "shape"),
-    [("bert", "odd"), ("sentence", "minilm"), ("classifier", "large"), ("packed", "odd"), ("bert", "large")],
+    [
+        ("bert", "odd"),
+        ("sentence", "minilm"),
+        ("classifier", "large"),
+        ("packed", "odd"),
+        ("bert", "large"),
+        ("tokens", "minilm"),
+    ],
 )
 @pytest.mark.parametrize("precision", ["fp32", "fp16", pytest.param("bf16", marks=pytest.mark.gpu)])
 def test_whole_models_agree_with_float64(device: str, kind: str, shape: str, precision: str) -> None:
@@ -104,15 +112,17 @@ def test_whole_models_agree_with_float64(device: str, kind: str, shape: str, pre
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"smooth": 0.5}, {"skip": ["head"]}], ids=["plain", "smooth", "skip"]
+    ("kind", "options"),
+    [("sentence", {}), ("sentence", {"smooth": 0.5}), ("sentence", {"skip": ["head"]}), ("tokens", {})],
+    ids=["plain", "smooth", "skip", "tokens"],
 )
 @pytest.mark.parametrize("precision", ["int8", "fp8"])
 def test_quantised_models_agree_with_the_simulation(
-    device: str, precision: str, options: dict[str, Any]
+    device: str, precision: str, kind: str, options: dict[str, Any]
 ) -> None:
     """Within the error of quantisation. States between kernels are fp16, so a value between two eight-bit steps may be rounded
     to the other one."""
-    module, given = model("sentence", "large"), batch("sentence", [7, 1, 12, 3])
+    module, given = model(kind, "large"), batch(kind, [7, 1, 12, 3])
     quantised = quant.quantise(module, [given], precision=precision, **options)
     want, exact = by_torch(quantised, given, double=False), by_torch(module, given)
     with session(quantised, given, device, precision) as ready:
@@ -120,6 +130,7 @@ def test_quantised_models_agree_with_the_simulation(
         got = ready.run(given)["output"]
         ready.poison()
         np.testing.assert_array_equal(ready.run(given)["output"], got)
+    got, want, exact = (attended(x, given) for x in (got, want, exact))
     noise = np.linalg.norm(want - exact)
     assert np.linalg.norm(got - want) < 1.5 * noise
     assert np.linalg.norm(got - exact) < 1.5 * noise

@@ -52,7 +52,7 @@ def test_encoder_is_hugging_faces() -> None:
     for weight in theirs.parameters():  # so that no bias or norm hides behind its initial 0 or 1
         torch.nn.init.normal_(weight, std=0.3)
     ours = Bert(BertConfig.of(SHAPE)).eval()
-    ours.load_state_dict(encoder.renamed(theirs.state_dict()))
+    ours.load_state_dict(encoder.renamed(theirs.state_dict(), ours.config))
     ids, mask = batch(9, 12)
     with torch.inference_mode():
         want = theirs(input_ids=ids, attention_mask=mask).last_hidden_state
@@ -186,6 +186,34 @@ def test_backends_score_the_same_from_text_to_labels(
         scores[backend] = result.scores
     assert scores["onnxruntime"] == pytest.approx(scores["torch_eager"], abs=0.007)  # one sentence of 150
     assert scores["torch_eager"]["accuracy"] > 0.3  # by chance: 1/150
+
+
+@needs_weights
+def test_a_table_of_labelled_sentences_is_classified(
+    tmp_path: Path, make_context: MakeContext, run: Run
+) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    things = {"money": ["balance", "savings", "salary", "loan"], "weather": ["rain", "snow", "storm", "heat"]}
+    rows = [
+        f"what about the {thing} {when},{label}"
+        for label, names in things.items()
+        for thing in names
+        for when in ("now", "today", "tomorrow", "this week")
+    ]
+    (folder / "mine.csv").write_text("\n".join(["text,label", *rows]))
+    data = TASK.prepare(folder, tmp_path / "cache", 1.0, 0, silent)
+    assert data.notes[0] == "sentences of mine.csv, not of CLINC150"
+    work, out = tmp_path / "work", tmp_path / "out"
+    work.mkdir()
+    out.mkdir()
+    run(TASK.fit(make_context("bert-intent", data, work, work, "none", "torch_eager")))
+    result = run(
+        TASK.predict(make_context("bert-intent", data, work, out, "none", "torch_eager", latency=1))
+    )[0]
+    assert result.rows == data.rows["test"]
+    assert set(result.scores) == {"accuracy"}
+    assert result.scores["accuracy"] > 0.8
 
 
 @needs_weights

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from buzzer.engine import infer, quant
 from buzzer.errors import UnsupportedError, UsageError
 from buzzer.models.api.context import Data, RunContext
-from buzzer.models.bert import checkpoints, encoder, finetune
+from buzzer.models.bert import checkpoints, encoder, families, finetune
 from buzzer.models.bert.encoder import Bert, BertConfig, SentenceClassifier
 from buzzer.models.bert.finetune import Tuner
 from buzzer.models.bert.precision import TASK, VARIANTS
@@ -63,7 +63,7 @@ def folder(sentences: Data, tmp_path_factory: pytest.TempPathFactory) -> Path:
     weights = {}
     for name, weight in bert.state_dict().items():
         *way, part, kind = name.split(".")
-        inner = {v: k for k, v in (encoder.PARTS if way else encoder.EMBEDDINGS).items()}
+        inner = {v: k for k, v in (families.PARTS if way else families.EMBEDDINGS).items()}
         place = f"encoder.layer.{way[1]}" if way else "embeddings"
         weights[f"{place}.{inner[part]}.{kind}"] = weight
     save_file(weights, made / "model.safetensors")

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +17,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import buzzer
 from buzzer.engine.infer import Array, Plan
 from buzzer.engine.infer.onnx import graphs
 from buzzer.errors import BuzzerError, DataError, UnsupportedError, UsageError
@@ -512,6 +513,59 @@ def test_a_file_is_benched_from_end_to_end(net: Path, tmp_path: Path) -> None:
     assert "TensorRT" in lines[1][-1]
 
 
+def test_a_run_with_a_record_is_skipped(net: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.random.default_rng(0).normal(size=(4, 6)))
+    quick: dict[str, Any] = {"backends": "onnxruntime", "precisions": "fp32", "batches": 2, "count": 4}
+    request = BenchRequest(net, **quick, seconds=0, rounds=1, inputs=str(tmp_path / "a.npz"), resume=True)
+    (first,) = buzzer.bench(request, out=tmp_path / "out", observer=Quiet())
+    (again,) = buzzer.bench(request, out=tmp_path / "out", observer=Quiet())
+    assert first.run_id == again.run_id
+    assert first.data_source == "official"
+    assert len(record.paths([tmp_path / "out"])) == 1
+
+
+def test_only_the_content_of_inputs_distinguishes_tables(
+    tmp_path: Path, make_record: Callable[..., Record]
+) -> None:
+    for name, seed in (("a", 0), ("b", 1), ("c", 0)):
+        np.savez(tmp_path / f"{name}.npz", x=np.random.default_rng(seed).normal(size=(4, 6)))
+    files = {name: {"inputs": str(tmp_path / f"{name}.npz")} for name in "abc"}
+    configs = {name: plan.task_of(select(model="bert-base", **more)).params for name, more in files.items()}
+    assert configs["a"]["seq"] == 0
+    records = [on_gpu(make_record, "onnxruntime", 0.01, []) for _ in configs]
+    for r, config in zip(records, configs.values(), strict=True):
+        r.config.update(config)
+    boards = groups.boards(records).values()
+    assert sorted(len(board) for board in boards) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"inputs": "missing.npz"}, "neither a number nor a file"),
+        ({"model": "gbdt", "backends": "xgboost", "inputs": __file__}, "gbdt makes its own inputs"),
+        ({"inputs": __file__, "lengths": "real"}, "sets the lengths of rows"),
+        ({"inputs": 1}, "inputs is 1; it must be from 2 to 4096"),
+        ({"mlperf": "bert"}, "--mlperf is for a scenario"),
+    ],
+)
+def test_wrong_inputs_and_settings_are_refused_before_a_run(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        select(**changes)
+
+
+def test_a_search_for_a_rate_is_another_job_than_a_rate() -> None:
+    server = {"scenario": "server", "precisions": ["fp32"]}
+    assert select(**server).params()["rate"] == "highest"
+    assert "rate" not in select(**server, qps=3.0).params()
+    assert "rate" not in select(scenario="offline", precisions=["fp32"]).params()
+
+
+def test_boosted_trees_are_planned_in_fp32_only() -> None:
+    planned = plan.plan(select(model="gbdt", backends=["onnxruntime"], precisions="all"))
+    assert {item.run.precision for item in planned} == {"fp32"}
+
+
 def export(module: torch.nn.Module, path: Path, rows: int | None = None) -> Path:
     """Write an ONNX file with one input, whose number of rows is dynamic or fixed."""
     path.parent.mkdir(exist_ok=True)
@@ -625,9 +679,77 @@ def test_loadgen_gives_its_verdict(scenario: str, tmp_path: Path) -> None:
     assert verdict.summary["Scenario"] == loadgen.NAMES[scenario]
     assert [verdict.summary[name] for name in loadgen.SEEDS] == ["1", "2", "3"]
     assert "not given" not in verdict.line
-    assert 0 < loadgen.row_s(asdict(verdict), scenario) < math.inf
+    assert 0 < loadgen.row_s(verdict.summarised(), scenario) < math.inf
+    unit = " ms" if scenario == "single-stream" else " samples/s"
+    assert verdict.line.endswith(loadgen.shown_figure(verdict.summarised(), scenario))
+    assert verdict.line.endswith(unit)
     assert check.runs == 4
     assert check.scores()["cosine"] == pytest.approx(1.0)
+
+
+class OneLane(Good):
+    """A session that answers a query in 4 ms, so that no more than 250 a second can be answered."""
+
+    def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
+        time.sleep(0.004)
+        return super().run(batch)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mlperf_loadgen") is None, reason="needs the mlperf extra")
+def test_the_rate_of_the_server_scenario_is_found(tmp_path: Path) -> None:
+    from buzzer.suite.bench import loadgen
+
+    batches = [{"x": b["x"][:1]} for b in target(4).batches]
+    loaded = BenchModel(None, ("y",), batches, target().reference, [1] * 4)
+    check = Check(loaded, [dict(loaded.reference(b)) for b in loaded.batches])
+    settings = Scenario("server", 1, min_duration=2.0, qps=0.0, bound=1000.0, seeds=[1, 2, 3])
+    _, verdict = loadgen.run(OneLane(), loaded, check, settings, tmp_path)  # type: ignore[arg-type]
+    assert "found by 7 trials of 0.2 s" in verdict.notes[0]
+    assert 50 < 1 / loadgen.row_s(verdict.summarised(), "server") < 250
+    assert [
+        path.name for path in tmp_path.glob(loadgen.LOGS)
+    ]  # of the last run; those of trials are elsewhere
+    assert len(list((tmp_path / "trials").iterdir())) == 7
+
+
+@pytest.mark.parametrize(("capacity", "least"), [(80.0, 79.0), (99.9, 99.0), (0.1, 0.0)])
+def test_the_search_comes_near_the_highest_rate(capacity: float, least: float, tmp_path: Path) -> None:
+    """Of a server that keeps its bound at exactly the rates up to `capacity`; 100 a second are possible one after another."""
+    from buzzer.suite.bench import loadgen
+
+    test = SimpleNamespace(min_duration_ms=60_000, server_target_qps=0.0, server_target_latency_ns=10**6)
+
+    def measure(folder: Path) -> loadgen.Verdict:
+        assert test.min_duration_ms == 6_000
+        p99 = 10**6 if test.server_target_qps <= capacity else 10**6 + 1
+        return loadgen.Verdict("INVALID", {"99.00 percentile latency (ns)": str(p99)}, "")
+
+    rate, note = loadgen.highest_rate(test, 100.0, tmp_path, measure)
+    assert least <= rate <= max(capacity, 100 / 2**loadgen.STEPS)
+    assert test.min_duration_ms == 60_000
+    assert note.endswith("below 100/s one after another")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mlperf_loadgen") is None, reason="needs the mlperf extra")
+@pytest.mark.parametrize(
+    ("model", "error"), [("bert", ""), ("bort", "LoadGen has no settings for a model bort")]
+)
+def test_mlperfs_own_settings(model: str, error: str, tmp_path: Path) -> None:
+    """In a process of its own, because LoadGen reads its settings once in a process."""
+    code = (
+        "import sys; from pathlib import Path; import mlperf_loadgen as lg\n"
+        "from buzzer.suite.bench import loadgen\n"
+        "ask = loadgen.Scenario('server', 1, 1.0, 5.0, 1.0, [0, 0, 0], sys.argv[1])\n"
+        "test = loadgen.settings(lg, ask, 10.0, Path(sys.argv[2]))\n"
+        "print(test.min_duration_ms, test.server_target_latency_ns, test.server_target_qps, test.qsl_rng_seed > 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, model, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    if error:
+        assert error in done.stderr
+        return
+    assert done.stdout == "600000 130000000 5.0 True\n", done.stderr
 
 
 @pytest.mark.skipif(importlib.util.find_spec("mlperf_loadgen") is None, reason="needs the mlperf extra")
@@ -670,6 +792,8 @@ def test_loadgens_figure_ranks_and_invalid_runs_do_not(make_record: Callable[...
             run_of("openvino", scenario, "INVALID", figures[2]),
         ]
         lines = by_column(runs)
+        unit = "ms" if scenario == "single-stream" else "samples/s"
+        assert all(line["LoadGen"].endswith(f" {unit}") for line in lines)
         assert [(line["#"], line["backend"], line["outcome"]) for line in lines] == [
             ("1", "onnxruntime", "ok"),
             ("2", "torch_eager", "ok"),

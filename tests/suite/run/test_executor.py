@@ -12,7 +12,7 @@ from buzzer.models.api.context import Data
 from buzzer.suite.records.collection import load_records
 from buzzer.suite.records.schema import SCHEMA_MINOR, Record
 from buzzer.suite.run import fits, runner
-from buzzer.suite.run.executor import Executor, Level, Step
+from buzzer.suite.run.executor import Executor, Level, Step, is_record_of
 from buzzer.suite.run.plan import FAILURES, Run, TaskSelection, interleaved, task_by_task
 from buzzer.suite.run.supervise import PhaseCallback
 
@@ -81,6 +81,9 @@ class Workload:
 
     def outcome_without(self, fit: Record) -> str:
         return fit.outcome
+
+    def is_done(self, run: Run, past: Record) -> bool:
+        return is_record_of(run, self.data, past)
 
     def recorded(self, record: Record) -> None:
         pass
