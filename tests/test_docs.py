@@ -107,11 +107,8 @@ class TestPage:
             assert flags <= options, f"{words}: unknown {sorted(flags - options)}"
 
 
-NOT_HERE = (
-    "bent-coins",
-    "dense",
-    "pandas-mapped",
-)  # of the plug-in in docs/adding.md, whose own test runs them
+# Of plug-ins in docs/adding.md and docs/tutorial.md, whose own tests run these commands.
+NOT_HERE = ("bent-coins", "busy-hours", "dense", "pandas-mapped")
 
 
 def plannable(page: Path) -> list[list[str]]:

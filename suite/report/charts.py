@@ -111,7 +111,7 @@ class Path:
     points: str
     kind: str
     filters: dict[str, str] = field(default_factory=dict)
-    series: str = ""  # a bar has the colour of the marks of this series in an image; "" = a thin line
+    series: str = ""  # the series of the marks at its end, for a bar
 
 
 def path(
@@ -173,8 +173,6 @@ def kind_of(device: str, outcome: str) -> str:
 # ---- a chart as an SVG image -------------------------------------------------------------------------------------
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 460, 70, 20, 48, 52
-WIDE = 8  # most characters beside the vertical axis in the usual size
-BAR = 7  # pixels: height of a bar
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito
 STYLE = "text{font:12px system-ui,sans-serif;fill:#222} .axis{stroke:#999;fill:none} .front{stroke:#222;fill:none}"
 PAPER = '<rect width="100%" height="100%" fill="white"/>'  # the page around the image may be dark
@@ -193,8 +191,7 @@ def svg(chart: Chart) -> str:
     for line in chart.paths:
         places = (map(float, point.split(",")) for point in line.points.split())
         points = " ".join(f"{_left(x):.1f},{_top(100 - y):.1f}" for x, y in places)
-        bar = f'stroke="{colours[line.series]}" stroke-width="{BAR}"' if line.series else 'class="front"'
-        parts.append(f'<polyline {bar} points="{points}"/>')
+        parts.append(f'<polyline class="front" points="{points}"/>')
     parts += [_circle(mark, colours[mark.series]) for mark in chart.marks]
     box = f'viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{title}"'
     body = "\n".join(parts)
@@ -228,9 +225,8 @@ def _axes(x: Axis, y: Axis) -> list[str]:
     for at, text in x.marks:
         parts.append(f'<text x="{_left(at):.1f}" y="{foot + 18}" text-anchor="middle">{escape(text)}</text>')
     for at, text in y.marks:
-        small = ' style="font-size:10px"' if len(text) > WIDE else ""
         place = f'x="{LEFT - 8}" y="{_top(at) + 4:.1f}" text-anchor="end"'
-        parts.append(f"<text {place}{small}>{escape(text)}</text>")
+        parts.append(f"<text {place}>{escape(text)}</text>")
     parts.append(f'<text x="{middle}" y="{HEIGHT - 12}" text-anchor="middle">{escape(x.title)}</text>')
     parts.append(f'<text transform="rotate(-90 14 {height})" x="14" y="{height}">{escape(y.title)}</text>')
     return parts

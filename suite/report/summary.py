@@ -218,7 +218,7 @@ def _rule(found: Sequence[TaskSummary]) -> str:
         f"Changing only the engine gains most for {texts['engine']}." if texts["engine"] else "",
     ]
     if any(parts) and texts[""]:
-        parts.append(f"Neither gains beyond noise for {texts['']}.")
+        parts.append(f"No gain beyond noise for {texts['']}.")
     return " ".join(filter(None, parts))
 
 
@@ -232,7 +232,8 @@ def gpu_status(records: Iterable[Record]) -> str:
     models = sorted({gpu.name for r in asked if r.outcome == "ok" for gpu in r.machine.gpus})
     runs = ", ".join(f"{task} ({counted(number, 'run')})" for task, number in sorted(ran.items()))
     missing = sorted(set(registry.tasks()) - set(ran))
-    return f"On a GPU ({', '.join(models)}): {runs}. Not yet: {', '.join(missing)}."
+    which = f" ({', '.join(models)})" if models else ""
+    return f"On a GPU{which}: {runs}. Not yet: {', '.join(missing)}."
 
 
 @dataclass(frozen=True)
@@ -276,10 +277,10 @@ def _ratios(s: TaskSummary) -> dict[tuple[str, str], float]:
 
 
 def ranking(found: Sequence[TaskSummary]) -> str:
-    """The overall ranking in one sentence; empty with fewer than two systems."""
+    """The overall ranking in words; empty with fewer than two systems or two tasks."""
     tasks = sum(len(_ratios(s)) > 1 for s in found)
     systems = [s for s in overall(found) if 2 * s.missing <= tasks]
-    if len(systems) < 2:
+    if len(systems) < 2 or tasks < 2:
         return ""
     places = "; ".join(
         f"{s.name} {s.mean:.2f}" + (f" ({counted(s.missing, 'task')} missing)" if s.missing else "")

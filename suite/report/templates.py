@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from buzzer.suite.report.format import clock_text, seconds_text
+from buzzer.suite.report.format import clock_text, counted, seconds_text
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -26,7 +26,12 @@ def environment() -> "Environment":
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    jinja.filters |= {"attributes": attributes, "clock": clock_text, "seconds": seconds_text}
+    jinja.filters |= {
+        "attributes": attributes,
+        "clock": clock_text,
+        "counted": counted,
+        "seconds": seconds_text,
+    }
     return jinja
 
 

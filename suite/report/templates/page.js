@@ -243,7 +243,7 @@ function fromAddress() {
   show.row = byRun.has(asked.get("row")) ? asked.get("row") : "";
   show.pair = (asked.get("pair") ?? "").split(",").filter((run) => byRun.has(run));
   const row = byRun.get(show.row);
-  show.board = row ? row.board : asked.get("board") ?? asked.get("view") ?? "";
+  show.board = row ? row.board : asked.get("board") ?? "";
   apply();
   if (show.row) document.querySelector("tr.marked")?.scrollIntoView({ block: "center" });
   else if (show.board) document.getElementById("tasks")?.scrollIntoView();

@@ -119,6 +119,14 @@ def test_the_fastest_run_at_the_true_size_has_bars_of_the_same_stages(make_recor
         assert ends[0][0] == 0 and ends[1][0] == pytest.approx(mark.x) and bar.series == mark.series
 
 
+def test_a_run_without_a_reference_of_its_size_says_so(make_record: Make) -> None:
+    alone = {"gate": {"status": "no-reference"}, "run_id": "c" * 32, "engine": "pandas"}
+    assert (
+        of([run_of(make_record, **alone)]).series[-1].name == "buzzer, 1 core, not ranked: no reference run"
+    )
+    assert of([run_of(make_record, **alone), run_of(make_record)]).series[-1].name == "buzzer, 1 core"
+
+
 def test_bars_of_one_stage_do_not_overlap(make_record: Make) -> None:
     chart = of([run_of(make_record)]).chart()
     heights = sorted(mark.y for mark in chart.marks)

@@ -19,6 +19,7 @@ from buzzer.suite.records.schema import Record
 from buzzer.suite.report import charts, page, page_bench, page_first, page_runs, summary
 
 Make = Callable[..., Record]
+ROOT = Path(__file__).parents[3]
 TASK = {"task": "booking", "metric": "accuracy@4", "scores": {"accuracy@4": 0.49}, "rows": 1000}
 DAY = {"name": "seed-cpu", "cores": 1, "memory_bytes": 20 * 10**9, "time_s": 86400.0}
 QUICK = {"name": "quick", "cores": 1, "memory_bytes": 4 * 10**9, "time_s": 300.0}
@@ -545,8 +546,11 @@ def test_the_first_screen_has_the_answer_and_the_bars(shown: Callable[..., Tab])
 
 @browser
 def test_print_has_no_controls_and_no_cut_tables(shown: Callable[..., Tab], tmp_path: Path) -> None:
-    tab = shown(viewport={"width": 718, "height": 1000})  # A4 with the browser's margins
+    tab = shown(viewport={"width": 718, "height": 1000}, color_scheme="dark")  # A4 with the browser's margins
+    ink = "getComputedStyle(document.body).color"
+    on_screen = tab.tab.evaluate(ink)
     tab.tab.emulate_media(media="print")
+    assert tab.tab.evaluate(ink) == "rgb(26, 34, 48)" != on_screen  # paper is light
     for part in ("#filters", "nav", "[data-tabs=task]", "#pair"):
         assert not tab.tab.locator(part).is_visible()
     wide = "all => all.filter(t => t.checkVisibility() && t.scrollWidth > 718).length"
@@ -554,6 +558,22 @@ def test_print_has_no_controls_and_no_cut_tables(shown: Callable[..., Tab], tmp_
     assert tab.tab.evaluate("document.documentElement.scrollWidth") <= 718
     pdf = tab.tab.pdf(format="A4")
     assert len(re.findall(rb"/Type\s*/Page[^s]", pdf)) <= 4
+
+
+@browser
+@pytest.mark.parametrize("width", [390, 1440])
+def test_the_published_page_is_small_and_fits(shown: Callable[..., Tab], width: int) -> None:
+    file = ROOT / "results/index.html"
+    assert file.stat().st_size < 1e6
+    tab = shown(file=file, viewport={"width": width, "height": 900})
+    assert tab.tab.evaluate("document.documentElement.scrollWidth") <= width
+    assert tab.tab.evaluate("document.documentElement.scrollHeight") < 8000
+    stops = "all => all.filter(e => e.tabIndex >= 0 && e.checkVisibility()).length"
+    assert tab.tab.locator("a, button, input, select, summary, [tabindex]").evaluate_all(stops) < 100
+    for tabs in ("task", "board"):
+        for name in tab.tab.locator(f"[data-tabs={tabs}] [role=tab]:visible").all():
+            name.click()
+            assert tab.tab.evaluate("document.documentElement.scrollWidth") <= width
 
 
 @browser

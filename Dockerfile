@@ -1,0 +1,18 @@
+# buzzer on the RAPIDS image, for a machine with an NVIDIA driver and the container toolkit.
+#   docker build -t buzzer .
+#   docker run --rm --gpus all -v "$PWD/results/local:/work/results/local" buzzer run booking --engine pandas,polars,cudf
+# Limits inside a container are enforced by polling, unless it may manage control groups; `buzzer env` says which.
+# Not tried yet: no machine with Docker and a GPU was available.
+ARG RAPIDS=26.10-cuda13-py3.12
+FROM rapidsai/base:${RAPIDS}
+
+USER root
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends gcc libc6-dev git \
+    && rm -rf /var/lib/apt/lists/*
+WORKDIR /work
+COPY . /work
+RUN pip install --no-cache-dir -e '.[weights,trees,kernels]' nvidia-ml-py
+ENV BUZZER_CACHE=/work/.buzzer
+ENTRYPOINT ["buzzer"]
+CMD ["env"]

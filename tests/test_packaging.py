@@ -1,0 +1,98 @@
+"""Files around the package agree with it: conda environment, Dockerfile, citation, docs site, workflow, notebook."""
+
+import json
+import re
+import shlex
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+import yaml
+
+import buzzer
+from buzzer.suite import registry
+from buzzer.suite.cli import app
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
+CONDA = {"xgboost": "py-xgboost", "torch": None, "benchexec": None}  # None: by pip, with the extra `run`
+
+
+def split(requirement: str) -> tuple[str, str]:
+    """Name and version range of a requirement."""
+    name = re.match(r"[\w.-]+", requirement)
+    assert name
+    return name[0], requirement[name.end() :]
+
+
+def test_the_conda_environment_has_the_versions_of_pyproject() -> None:
+    entries = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    listed = dict(split(entry) for entry in entries if isinstance(entry, str))
+    (by_pip,) = [entry["pip"] for entry in entries if isinstance(entry, dict)]
+    assert "-e .[run]" in by_pip
+    for name, wanted in map(split, EXTRAS["run"]):
+        if (conda := CONDA.get(name, name)) is not None:
+            assert listed[conda] == wanted, name
+    rapids = {
+        name.removesuffix("-cu13"): range_ for name, range_ in map(split, EXTRAS["gpu"]) if "26.10" in range_
+    }
+    for name in ("cudf", "cudf-polars", "dask-cudf", "dask-cuda", "nvforest"):
+        assert listed[name] == "=26.10" and rapids[name] == "==26.10.*"
+
+
+def test_the_image_installs_extras_that_exist() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    (extras,) = re.findall(r"-e '\.\[([\w,-]+)\]'", text)
+    assert set(extras.split(",")) <= set(EXTRAS)
+    assert "26.10" in text
+
+
+def test_the_citation_has_the_version() -> None:
+    facts = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert facts["version"] == PROJECT["version"] == buzzer.__version__
+    assert facts["license"] == PROJECT["license"]
+
+
+def test_the_site_has_every_page() -> None:
+    def pages(entry: Any) -> list[str]:
+        parts = entry.values() if isinstance(entry, dict) else entry if isinstance(entry, list) else ()
+        return [entry] if isinstance(entry, str) else [page for part in parts for page in pages(part)]
+
+    named = pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])
+    assert sorted(named) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+
+
+def workflow_commands() -> list[list[str]]:
+    """The `buzzer` commands of the workflow, with its variables filled in."""
+    job = yaml.safe_load((ROOT / ".github" / "workflows" / "speed.yml").read_text())["jobs"]["speed"]
+    lines = [line.strip() for step in job["steps"] for line in step.get("run", "").splitlines()]
+    filled = [
+        line.replace("$TASK", job["env"]["TASK"]).replace("$OPTIONS", job["env"]["OPTIONS"]) for line in lines
+    ]
+    return [shlex.split(line)[1:] for line in filled if line.startswith("buzzer ")]
+
+
+@pytest.mark.parametrize("words", workflow_commands(), ids=" ".join)
+def test_the_commands_of_the_workflow_are_valid(words: list[str]) -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    context = commands[words[0]].make_context(words[0], words[1:])
+    if words[0] == "compare":
+        task = registry.task(context.params["task"])
+        assert set(context.params["engine"].split(",")) <= set(task.engines)
+        assert context.params["repeat"] >= 5
+
+
+def test_the_notebook_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its cells run in order, and print what is stored in it: the published records do not change."""
+    monkeypatch.chdir(ROOT)
+    cells = json.loads((ROOT / "docs" / "notebook.ipynb").read_text())["cells"]
+    names: dict[str, Any] = {}
+    for cell in (cell for cell in cells if cell["cell_type"] == "code"):
+        exec("".join(cell["source"]), names)  # noqa: S102
+        stored = "".join("".join(output.get("text", "")) for output in cell["outputs"])
+        assert not [output for output in cell["outputs"] if output["output_type"] == "error"]
+        assert bool(capsys.readouterr().out) == bool(stored)
+    assert names["compared"] and names["board"].startswith("# Leaderboard")
