@@ -1,9 +1,10 @@
-"""python -m buzzer.engine.fused plan | probe | tune
+"""python -m buzzer.engine.fused plan | probe | products | tune
 
 plan   lists the kernels of an encoder with their bytes, FLOPs and least time; with --compile also facts about the compiled
        code of each; needs no GPU
 probe  measures this GPU: launch gap, one wave of a GEMM, bandwidths, grid barrier
-tune   measures tiles and launch modes (plain, pdl, early, persistent), and stores the fastest; after --seconds it starts no
+products  measures BERT-Large's products by this project's kernels and by NVIDIA's libraries, dense and 2:4 sparse
+tune   measures tiles and launch modes (plain, pdl, early, persistent, cuda, multicast), and stores the fastest; after --seconds it starts no
        new measurement and stores the results so far
 
 Prints one JSON object per line. The exit code is 2 if this machine cannot run the command.
@@ -13,9 +14,13 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from buzzer.engine.kernels.facts import Facts, FloorFacts, PlanFacts
 from buzzer.errors import BuzzerError
+
+if TYPE_CHECKING:
+    from buzzer.engine.fused.lowering import AnyLaunch
 
 Line = tuple[Facts, ...]  # printed as one JSON object
 
@@ -24,7 +29,7 @@ def plan(arguments: argparse.Namespace) -> Iterator[Line]:
     """Each kernel of a run, with its least time from the datasheet of an H100; then the sums over all kernels."""
     from buzzer.engine.fused.lowering import Lowering
     from buzzer.engine.fused.weights import random
-    from buzzer.engine.kernels.offline import compiled, floor
+    from buzzer.engine.kernels.offline import floor
     from buzzer.engine.kernels.tune import Tuned
 
     form = (arguments.layers, arguments.size, arguments.wide, arguments.heads, arguments.precision)
@@ -33,7 +38,7 @@ def plan(arguments: argparse.Namespace) -> Iterator[Line]:
     bits = 8 * (weights.eight or weights.dtype).itemsize
     for launch in program.launches:
         least = FloorFacts(round(floor(launch.constant_bytes, launch.flops, bits), 3))
-        code = (compiled(launch).facts(),) if arguments.compile else ()
+        code = (code_of(launch),) if arguments.compile else ()
         yield launch.facts(), least, *code
     constant = sum(launch.constant_bytes for launch in program.launches)
     moved = sum(launch.moved_bytes for launch in program.launches)
@@ -42,11 +47,27 @@ def plan(arguments: argparse.Namespace) -> Iterator[Line]:
     yield (PlanFacts(len(program.launches), constant, moved, flops, least_us),)
 
 
+def code_of(launch: "AnyLaunch") -> Facts:
+    """Facts about a launch's compiled code."""
+    from buzzer.engine.kernels.cuda.launch import CudaLaunch
+    from buzzer.engine.kernels.offline import compiled
+
+    return launch.code() if isinstance(launch, CudaLaunch) else compiled(launch).facts()
+
+
 def probe(arguments: argparse.Namespace) -> Iterator[Line]:
     """The GPU's facts, and the result of each probe."""
     from buzzer.engine.kernels.probe import probes
 
     for facts in probes():
+        yield (facts,)
+
+
+def products(arguments: argparse.Namespace) -> Iterator[Line]:
+    """The time of each product by each kernel and library."""
+    from buzzer.engine.kernels.products import products
+
+    for facts in products():
         yield (facts,)
 
 
@@ -59,7 +80,7 @@ def tune(arguments: argparse.Namespace) -> Iterator[Line]:
         yield (facts,)
 
 
-COMMANDS = {"plan": plan, "probe": probe, "tune": tune}
+COMMANDS = {"plan": plan, "probe": probe, "products": products, "tune": tune}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -71,7 +92,10 @@ def parser() -> argparse.ArgumentParser:
         options.add_argument(f"--{name}", type=int, default=default)
     options.add_argument("--precision", choices=("fp32", "fp16", "bf16", "fp8", "int8"), default="fp8")
     options.add_argument(
-        "--mode", choices=("plain", "pdl", "early", "persistent"), default="plain", help="plan: how to launch"
+        "--mode",
+        choices=("plain", "pdl", "early", "persistent", "cuda", "multicast"),
+        default="plain",
+        help="plan: how to launch",
     )
     options.add_argument("--seconds", type=float, default=60.0, help="tune: time limit")
     options.add_argument("--compile", action="store_true", help="plan: compile each kernel for an H100")

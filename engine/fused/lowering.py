@@ -7,9 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from buzzer.engine.fused.cuda import CudaLayers
 from buzzer.engine.fused.persistent import stack
 from buzzer.engine.fused.weights import EncoderWeights, Layer, Linear
 from buzzer.engine.kernels.attention import self_attention
+from buzzer.engine.kernels.cuda.launch import CudaLaunch
 from buzzer.engine.kernels.gemm import Quantiser, Tile, early_tile, linear
 from buzzer.engine.kernels.jit import Launch
 from buzzer.engine.kernels.persistent import Buffers, encoder_layers
@@ -17,6 +19,8 @@ from buzzer.engine.kernels.rows import Eight, Norm, embedding, pooling, residual
 
 # Chooses the tile of a GEMM: (rows, columns, depth, dtype, whether K may be split) -> tile; see `kernels.tune.Tuned.tile`.
 Choose = Callable[[int, int, int, torch.dtype, bool], Tile]
+
+AnyLaunch = Launch | CudaLaunch
 
 
 class State(NamedTuple):
@@ -52,7 +56,7 @@ class Program:
     """Kernel launches in order, and the buffers of inputs and outputs."""
 
     inputs: Inputs
-    launches: list[Launch]
+    launches: list[AnyLaunch]
     output: Tensor  # [tokens, size] states, or float32 [sequences, values] of the pooled tail
     # int32 [3]: the counters of the persistent kernel's barriers; see `kernels.persistent.Buffers`
     counters: Tensor | None
@@ -74,8 +78,10 @@ def program_key(weights: EncoderWeights, tokens: int) -> str:
     return f"{tokens} tokens {len(weights.layers)}x{weights.size} {dtype}"
 
 
-MODES = ("plain", "pdl", "early", "persistent")
-DEPENDENT = ("pdl", "early")  # modes that need programmatic dependent launch: compute capability 9.0 or newer
+MODES = ("plain", "pdl", "early", "persistent", "cuda", "multicast")
+CUDA = ("cuda", "multicast")  # modes whose products are CUDA C++
+# Modes that need programmatic dependent launch: compute capability 9.0 or newer.
+DEPENDENT = ("pdl", "early", *CUDA)
 
 
 def multiprocessors(device: str) -> int:
@@ -90,7 +96,11 @@ class Lowering:
     """Makes the program of an encoder for a fixed number of tokens and sequences.
 
     mode: "plain": ordinary launches. "pdl": programmatic dependent launches. "early": as "pdl", and a GEMM loads its
-    weights before it waits for the previous kernel if they fit. "persistent": all layers in one kernel.
+    weights before it waits for the previous kernel if they fit. "persistent": all layers in one kernel. "cuda": products in
+    CUDA C++, without kernels for norms; fp8 and at most 128 tokens. "multicast": as "cuda", and blocks of a cluster share copies
+    of activations.
+
+    Raises UnsupportedError for an encoder that the mode cannot run.
     """
 
     def __init__(
@@ -99,25 +109,32 @@ class Lowering:
         self.weights, self.tokens, self.choose, self.mode = weights, tokens, choose, mode
         self.pdl = mode in DEPENDENT
         self.inputs = Inputs(tokens, sequences, str(weights.tables[0].device))
-        self.launches: list[Launch] = []
+        self.launches: list[AnyLaunch] = []
         self._buffers: dict[str, Tensor] = {}
 
     def program(self, pool: str, unit: bool) -> Program:
         """The program. pool: "none", "first" or "mean". unit: as in `EncoderSpec`."""
         weights = self.weights
         first, *others = [layer.qkv.quantiser for layer in weights.layers]
+        # Of a quantised layer on every token: only separate kernels write states in eight bits after the last layer.
         last = weights.tail[0][0].quantiser if pool == "none" and weights.tail else None
-        at = self._state("even", first)
+        mode = self.mode if last is None else "plain"
+        cuda = self._cuda_layers() if mode in CUDA else None
+        at = State(*cuda.inputs(first)) if cuda else self._state("even", first)
         self._add(embedding("embed", self.inputs.ids, weights.tables, weights.norm, *at, pdl=self.pdl))
-        if (
-            self.mode == "persistent" and last is None
-        ):  # it writes no state in eight bits after the last layer
+        if cuda:
+            self.launches += cuda.launches()
+            at = State(cuda.output, None)
+        elif mode == "persistent":
             self._add(self._all_layers())
         else:
             for number, (layer, follower) in enumerate(zip(weights.layers, [*others, last], strict=True)):
                 at = self._layer(f"layer {number}", layer, at, follower)
         output = self._tail(at) if pool == "none" else self._pooled(at.floats, pool == "mean", unit)
         return Program(self.inputs, self.launches, output, self._buffers.get("counters"))
+
+    def _cuda_layers(self) -> CudaLayers:
+        return CudaLayers(self.weights, self.tokens, self.inputs.spans, self.mode == "multicast")
 
     def _layer(self, name: str, layer: Layer, at: State, follower: Quantiser | None) -> State:
         size, heads = self.weights.size, self.weights.heads
@@ -248,5 +265,5 @@ class Lowering:
             self._buffers[name] = torch.zeros(shape, dtype=kind, device=self.inputs.device)
         return self._buffers[name]
 
-    def _add(self, launch: Launch) -> None:
+    def _add(self, launch: AnyLaunch) -> None:
         self.launches.append(launch)

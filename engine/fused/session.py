@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from buzzer.engine.fused.lowering import Program
+from buzzer.engine.fused.lowering import AnyLaunch, Program
 from buzzer.engine.fused.packing import Tokens, bucket
 from buzzer.engine.infer.base import Base
 from buzzer.engine.infer.session import Array, Description, Plan
-from buzzer.engine.kernels.jit import Launch, interpreted, triton
+from buzzer.engine.kernels.jit import interpreted, triton
 from buzzer.engine.kernels.timing import capture
 from buzzer.engine.kernels.tune import Tuned
 
@@ -72,9 +72,9 @@ class FusedSession(Base):
         self.replay(staged)
         return self.fetch(staged)
 
-    def launches(self, batch: Mapping[str, Array]) -> list[Launch]:
+    def launches(self, batch: Mapping[str, Array]) -> list[AnyLaunch]:
         """The kernels of a run on a batch, with their bytes and FLOPs."""
-        launches: list[Launch] = self._bucket(self.packed(batch)).program.launches
+        launches: list[AnyLaunch] = self._bucket(self.packed(batch)).program.launches
         return launches
 
     def facts(self) -> Description:

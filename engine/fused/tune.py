@@ -8,18 +8,24 @@ from math import inf, isfinite, nan
 from statistics import median
 
 import torch
+from torch import Tensor
 
 from buzzer import caches
-from buzzer.engine.fused.lowering import DEPENDENT, MODES, Lowering, Program, program_key
+from buzzer.engine.fused.lowering import CUDA, DEPENDENT, MODES, AnyLaunch, Lowering, Program, program_key
 from buzzer.engine.fused.weights import EIGHTS, FLOATS, EncoderWeights, random
 from buzzer.engine.kernels.ahead import Ahead
 from buzzer.engine.kernels.facts import Facts
-from buzzer.engine.kernels.jit import Launch, triton
+from buzzer.engine.kernels.jit import triton
 from buzzer.engine.kernels.timing import capture, gpu_name, replays, require_gpu
 from buzzer.engine.kernels.tune import Tuned, encoder_shapes, tune
+from buzzer.errors import UnsupportedError
 
 REPLAYS = 100
 ERROR = 0.05  # largest relative error; modes round states at different points, and eight-bit steps are coarse
+FOLDED_ERROR = (
+    0.1  # the CUDA modes quantise sums that are not normed; in an emulation of BERT-Large the error is 0.056
+)
+DIFFERS = "its output differs from that of plain launches"
 Form = tuple[int, int, int, int, str]  # layers, size, wide, heads, precision
 
 
@@ -77,30 +83,44 @@ def tune_encoder(form: Form, tokens: int, seconds: float) -> Iterator[Facts]:
 
 
 def measured(weights: EncoderWeights, tokens: int, kept: Tuned, mode: str) -> ModeFacts:
-    """The time and error of a mode. A mode other than plain is refused if it needs more resources than the GPU has, or if a
-    barrier times out."""
+    """The time and error of a mode. A mode other than plain is refused, before it is timed, if it needs more resources than the
+    GPU has, if it cannot run this encoder, if a barrier times out, or if its output differs from that of plain launches."""
     plain = random_program(weights, tokens, kept, "plain")
     plain.run()
     try:
         program = random_program(weights, tokens, kept, mode)
         program.run()
         program.check()  # before it runs a hundred times
+        error = difference(program.output, plain.output)
+        if not error < limit_of_error(mode):
+            return ModeFacts(mode, error=error if isfinite(error) else None, refused=DIFFERS)
         graph = capture(program.run)
         times = replays(graph, REPLAYS, cold=True)
         program.output.fill_(nan)
         graph.replay()
         program.check()
+        error = difference(program.output, plain.output)
     except (triton.runtime.errors.OutOfResources, triton.runtime.errors.PTXASError, RuntimeError) as reason:
         if mode == "plain":
             raise
         return ModeFacts(mode, refused=f"{type(reason).__name__}: {reason}")
-    want, got = plain.output.double(), program.output.double()
-    error = float((got - want).norm() / want.norm())
-    refused = None if isfinite(error) and error < ERROR else "its output differs from that of plain launches"
+    except UnsupportedError as reason:
+        return ModeFacts(mode, refused=reason.message)
+    refused = None if error < limit_of_error(mode) else DIFFERS
     return ModeFacts(mode, median(times), error if isfinite(error) else None, refused)
 
 
-def launches_of(form: Form, tokens: int, kept: Tuned, mode: str) -> list[Launch]:
+def difference(got: Tensor, want: Tensor) -> float:
+    """The distance between two outputs, relative to the second. NaN if a value is not finite."""
+    return float((got.double() - want.double()).norm() / want.double().norm())
+
+
+def limit_of_error(mode: str) -> float:
+    """The largest distance of a mode's output from that of plain launches."""
+    return FOLDED_ERROR if mode in CUDA else ERROR
+
+
+def launches_of(form: Form, tokens: int, kept: Tuned, mode: str) -> list[AnyLaunch]:
     """The launches that will be measured, on the "meta" device, so that they can be compiled ahead."""
     return Lowering(random(*form, "meta"), tokens, 1, kept.tile, mode).program("none", False).launches
 

@@ -37,9 +37,9 @@ class Layer:
     norm: Norm
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EncoderWeights:
-    """The weights of an encoder. heads, act, tail: as in `EncoderSpec`."""
+    """The weights of an encoder, compared by identity. heads, act, tail: as in `EncoderSpec`."""
 
     dtype: torch.dtype  # type of states between kernels; fp16 for eight-bit models
     eight: torch.dtype | None  # type of quantised inputs; None for float models

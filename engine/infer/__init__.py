@@ -111,6 +111,20 @@ BACKENDS = {
             simulated=("fp8",),
         ),
         _built_in(
+            "onnxruntime_cuda",
+            "ONNX Runtime's CUDA provider on device memory",
+            *(NETWORKS, ONNX),
+            packages=("onnxruntime",),
+            devices=("cuda",),
+        ),
+        _built_in(
+            "onnxruntime_tensorrt",
+            "ONNX Runtime's TensorRT provider on device memory",
+            *(NETWORKS, ONNX),
+            packages=("onnxruntime",),
+            devices=("cuda",),
+        ),
+        _built_in(
             "openvino",
             "OpenVINO on the exported graph",
             *(NETWORKS, ONNX),

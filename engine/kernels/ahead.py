@@ -6,8 +6,6 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any, Self
 
-from buzzer.engine.kernels.jit import Launch
-
 WORKERS = 16  # at most
 
 
@@ -29,13 +27,13 @@ class Ahead:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def start(self, make: Callable[..., Sequence[Launch]], *arguments: Any) -> Future[None]:
+    def start(self, make: Callable[..., Sequence[Callable[[], Any]]], *arguments: Any) -> Future[None]:
         """Compile the launches `make(*arguments)`. A worker calls `make`, so its tensors should be on the "meta" device."""
         return self._pool.submit(compile_all, self._target, make, arguments)
 
 
 def compile_all(
-    target: tuple[int, int], make: Callable[..., Sequence[Launch]], arguments: tuple[Any, ...]
+    target: tuple[int, int], make: Callable[..., Sequence[Callable[[], Any]]], arguments: tuple[Any, ...]
 ) -> None:
     """Compile the launches `make(*arguments)` into Triton's cache. Runs in a worker. Raises Triton's errors.
 

@@ -180,14 +180,14 @@ def normed(x, gamma, beta, eps, inside, N: tl.constexpr):
 @triton.jit
 def let_next_start(PDL: tl.constexpr):
     """Allow the next kernel to start on free multiprocessors, so that it loads its constants while this kernel runs."""
-    if PDL:
+    if PDL and not INTERPRETED:
         tl.extra.cuda.gdc_launch_dependents()
 
 
 @triton.jit
 def wait_for_previous(PDL: tl.constexpr):
-    """Wait until the previous kernel has ended and its writes are visible."""
-    if PDL:
+    """Wait until the previous kernel has ended and its writes are visible. The interpreter runs one kernel after the other."""
+    if PDL and not INTERPRETED:
         tl.extra.cuda.gdc_wait()
 
 

@@ -57,7 +57,7 @@ def replays(graph: Any, count: int, cold: bool) -> list[float]:
     return times[3:]
 
 
-def microseconds(launches: Sequence[Callable[[], None]], count: int) -> float:
+def microseconds(launches: Sequence[Callable[[], object]], count: int) -> float:
     """Median time in microseconds of one graph of all launches, with a warm L2 cache."""
 
     def run() -> None:

@@ -90,6 +90,10 @@ NCU = (
     *("ncu", "--clock-control", "none", "--target-processes", "all", "--set", "full"),
     *("-k", "regex:gemm", "-c", "4"),
 )
+CUDA_TESTS = (
+    "tests/engine/kernels/cuda",
+    "tests/engine/fused/test_cuda.py",
+)  # the same for the products in CUDA C++
 NEW_PATHS = "wgmma or modes or quantised"  # code that no CPU can run: tiles that use wgmma, launch modes, eight-bit products
 
 
@@ -110,6 +114,7 @@ BERT = of(
     timed(Step("env", ("-m", "buzzer", "env"), 30, gpu=False), 10, 3.1),
     timed(kernels("kernel probe", 60, "probe"), 25, 2.1),
     timed(tests("kernel tests", 90, *KERNEL_TESTS, chosen=NEW_PATHS, marked="gpu", processes=8), 45, 29.5),
+    timed(tests("cuda kernel tests", 40, *CUDA_TESTS, chosen="", marked="gpu", processes=4), 25),
     timed(tune("fp8", 75, 45), 55, 2.2),
     timed(tune("int8", 60, 35), 45, 2.1),
     timed(tune("fp16", 60, 35), 45, 2.1),
@@ -117,6 +122,7 @@ BERT = of(
     timed(bert_large("bert-large in reverse", 140, "fused", "fp16,int8,fp8"), 110, 4.5),
     timed(bert_large("bert-large torch", 80, "torch_eager", "bf16"), 60, 4.0),
     timed(bench("bert-large of 128", 80, "bert-large", *OF_128), 60, 4.0),
+    timed(kernels("products by libraries", 45, "products"), 25),
     timed(replace(bert_large("gemm by ncu", 60, "fused", "fp8", *ONE_RUN), through=NCU), 40),
 )
 

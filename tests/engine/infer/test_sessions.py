@@ -91,10 +91,13 @@ def expected(model: torch.nn.Module, batch: dict[str, Array]) -> list[Array]:
     return [t.numpy() for t in (out if isinstance(out, tuple) else (out,))]
 
 
-# torch_compile takes long to compile each model; it has its own slow test.
-@pytest.fixture(
-    params=[b for b in sorted(infer.BACKENDS) if infer.runs(b, infer.NETWORKS) and b != "torch_compile"]
-)
+# torch_compile takes long to compile each model; it has its own slow test. Some backends run on a GPU only.
+ON_CPU = [
+    b for b in sorted(infer.BACKENDS) if infer.runs(b, infer.NETWORKS) and "cpu" in infer.info(b).devices
+]
+
+
+@pytest.fixture(params=[b for b in ON_CPU if b != "torch_compile"])
 def backend(request: pytest.FixtureRequest) -> str:
     try:
         infer.load(request.param)

@@ -1,0 +1,188 @@
+// The functions that gemm.cu needs of a GPU: PTX of compute capability 9.0a. Names of instructions are those of the PTX ISA.
+#pragma once
+
+#include <cstdint>
+
+#include <cuda.h>
+#include <cuda_fp16.h>
+#include <cuda_fp8.h>
+
+#define DEVICE __device__ __forceinline__
+#define GLOBAL(THREADS) __global__ void __launch_bounds__(THREADS, 2)  // two blocks fit into a multiprocessor's registers
+#define NOT_UNROLLED _Pragma("unroll 1")
+#define CONSTANT __grid_constant__
+
+using TileMap = CUtensorMap;
+
+// A variable of each thread of a warp. Code for a warp is written as `lanes([&](int lane) {...})`, which a test runs as a loop.
+template <class T>
+struct PerLane {
+    T value;
+    DEVICE T& operator[](int) { return value; }
+    DEVICE const T& operator[](int) const { return value; }
+};
+
+using Accumulators = PerLane<float[32]>;  // of a product of 64 rows and 64 columns
+
+using Half4 = uint2;  // four halves
+
+DEVICE float4 operator+(float4 a, float4 b) { return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w}; }
+DEVICE float4 operator-(float4 a, float4 b) { return {a.x - b.x, a.y - b.y, a.z - b.z, a.w - b.w}; }
+DEVICE float4 operator*(float4 a, float4 b) { return {a.x * b.x, a.y * b.y, a.z * b.z, a.w * b.w}; }
+DEVICE float4 operator-(float4 a, float b) { return {a.x - b, a.y - b, a.z - b, a.w - b}; }
+DEVICE float4 operator*(float4 a, float b) { return {a.x * b, a.y * b, a.z * b, a.w * b}; }
+DEVICE float inverse_root(float x) { return rsqrtf(x); }
+DEVICE float total(float4 a) { return (a.x + a.y) + (a.z + a.w); }
+
+DEVICE float4 floats(Half4 x) {
+    const float2 low = __half22float2(*reinterpret_cast<half2*>(&x.x)), high = __half22float2(*reinterpret_cast<half2*>(&x.y));
+    return {low.x, low.y, high.x, high.y};
+}
+
+DEVICE Half4 halves(float4 x) {
+    const half2 low = __floats2half2_rn(x.x, x.y), high = __floats2half2_rn(x.z, x.w);
+    return {*reinterpret_cast<const uint32_t*>(&low), *reinterpret_cast<const uint32_t*>(&high)};
+}
+
+// Four values in E4M3, saturated.
+DEVICE uint32_t e4m3(float4 x) {
+    const uint32_t low = __nv_cvt_float2_to_fp8x2(float2{x.x, x.y}, __NV_SATFINITE, __NV_E4M3);
+    const uint32_t high = __nv_cvt_float2_to_fp8x2(float2{x.z, x.w}, __NV_SATFINITE, __NV_E4M3);
+    return high << 16 | low;
+}
+
+DEVICE int block_index() { return blockIdx.x; }
+DEVICE int warp() { return threadIdx.x / 32; }
+
+// Run by every thread of a warp.
+template <class F>
+DEVICE void lanes(F run) {
+    run(threadIdx.x % 32);
+}
+
+// Run by one thread of the block.
+template <class F>
+DEVICE void once(F run) {
+    if (threadIdx.x == 0) run();
+    __syncwarp();
+}
+
+// The sum over each group of `width` consecutive lanes, for all lanes of the group.
+DEVICE void group_sum(PerLane<float>& x, int width) {
+    for (int offset = width / 2; offset > 0; offset /= 2) x.value += __shfl_xor_sync(~0u, x.value, offset);
+}
+
+DEVICE uint8_t* shared_memory() {
+    extern __shared__ __align__(1024) uint8_t memory[];
+    return memory;
+}
+
+DEVICE uint32_t shared_address(const void* pointer) { return uint32_t(__cvta_generic_to_shared(pointer)); }
+
+// A value that the previous kernel has written.
+template <class T>
+DEVICE T previous(const T* pointer) {
+    return *pointer;
+}
+
+DEVICE void sync_block() { __syncthreads(); }
+DEVICE void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
+DEVICE void cluster_arrive_relaxed() { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
+DEVICE void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
+DEVICE void let_next_start() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+DEVICE void wait_for_previous() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+
+// Four floats at this address in the shared memory of another block of the cluster.
+DEVICE float4 from_block(const float* pointer, int member) {
+    uint32_t address;
+    float4 x;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared_address(pointer)), "r"(member));
+    asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w)
+                 : "r"(address)
+                 : "memory");
+    return x;
+}
+
+// A barrier for bytes that arrive in shared memory. Each is used for one phase.
+DEVICE void barrier_init(uint64_t* barrier) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(barrier)) : "memory");
+}
+
+// Makes initialised barriers visible to copies and to other blocks of the cluster.
+DEVICE void barriers_ready() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+
+DEVICE void barrier_expect(uint64_t* barrier, int bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes) : "memory");
+}
+
+// Wait until all expected bytes have arrived. After 2^20 polls, at least a second, it continues, so that the GPU does not hang; the
+// result is then wrong. (A trap here would make the compiler serialise the products.)
+DEVICE void barrier_wait(uint64_t* barrier) {
+    asm volatile(
+        "{\n"
+        ".reg .pred done;\n"
+        ".reg .b32 polls;\n"
+        "mov.b32 polls, 0;\n"
+        "poll:\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], 0;\n"
+        "@done bra arrived;\n"
+        "add.s32 polls, polls, 1;\n"
+        "setp.ge.s32 done, polls, 1048576;\n"
+        "@!done bra poll;\n"
+        "arrived:\n"
+        "}" ::"r"(shared_address(barrier))
+        : "memory");
+}
+
+// Start copying consecutive bytes to shared memory.
+DEVICE void copy(void* to, const void* from, int bytes, uint64_t* barrier) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared_address(to)),
+                 "l"(from), "r"(bytes), "r"(shared_address(barrier))
+                 : "memory");
+}
+
+DEVICE void fetch_map(const TileMap& map) { asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory"); }
+
+// Start copying a tile of 128 rows and 128 columns, swizzled, to shared memory; with `multicast`, to the same place in all blocks
+// of the mask.
+DEVICE void copy_tile(void* to, const TileMap& map, int column, uint64_t* barrier, unsigned mask, bool multicast) {
+    // The previous kernel has written the tile by ordinary stores; the copy reads it through the asynchronous proxy.
+    asm volatile("fence.proxy.async.global;" ::: "memory");
+    if (multicast)
+        asm volatile(
+            "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%2, %3}], "
+            "[%4], %5;" ::"r"(shared_address(to)),
+            "l"(&map), "r"(column), "r"(0), "r"(shared_address(barrier)), "h"(uint16_t(mask))
+            : "memory");
+    else
+        asm volatile(
+            "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(
+                shared_address(to)),
+            "l"(&map), "r"(column), "r"(0), "r"(shared_address(barrier))
+            : "memory");
+}
+
+// Orders earlier accesses of the sums' registers before the products that follow.
+DEVICE void products_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+
+// Start sums += a @ b.T for 64 rows, 64 columns and a depth of 32.
+DEVICE void product(Accumulators& sums, uint64_t a, uint64_t b) {
+    float* d = sums.value;
+    asm volatile(
+        "wgmma.mma_async.sync.aligned.m64n64k32.f32.e4m3.e4m3 {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, "
+        "%15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, %32, %33, 1, 1, 1;"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]),
+          "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]),
+          "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]),
+          "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
+        : "l"(a), "l"(b));
+}
+
+DEVICE void products_end() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+
+// Wait for all products.
+DEVICE void products_wait(Accumulators& sums) {
+    asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+    for (int i = 0; i < 32; i++) asm volatile("" : "+f"(sums.value[i])::"memory");
+}

@@ -1,0 +1,43 @@
+"""The products that `probe` times: the operands, and each kernel or library against float64 where it runs."""
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+from buzzer.engine.kernels import products
+from buzzer.engine.kernels.products import LIMIT, MAKERS, SPARSE, TIMED, operand
+
+ON_CPU = ("triton fp8", "cublas fp16")
+
+
+def test_sparse_operands_have_two_zeros_in_each_four_values() -> None:
+    x = operand(64, 256, "cpu", sparse=True).float().unflatten(1, (-1, 4))
+    assert ((x == 0).sum(2) >= 2).all()
+    assert 0.45 < float((x != 0).double().mean()) < 0.5
+    assert float((operand(64, 256, "cpu").float() != 0).double().mean()) > 0.95
+
+
+@pytest.mark.parametrize("by", MAKERS)
+def test_a_product_agrees_with_float64(device: str, by: str) -> None:
+    if device == "cpu" and by not in ON_CPU:
+        pytest.skip("needs a GPU")
+    torch.manual_seed(0)
+    rows, columns, depth = (128, 1024, 1024) if device == "cuda" else (32, 64, 128)
+    a, w = operand(rows, depth, device), operand(columns, depth, device, by in SPARSE)
+    try:
+        got = MAKERS[by](a, w)()
+    except RuntimeError as error:
+        pytest.skip(f"not available here: {error}")
+    want = a.double() @ w.double().T
+    assert got.shape == want.shape
+    assert float((got.double() - want).norm() / want.norm()) < LIMIT
+
+
+@pytest.mark.gpu
+def test_a_product_is_timed_or_refused_with_a_reason(device: str) -> None:
+    if device == "cpu":
+        pytest.skip("it measures")
+    for by in TIMED[128]:
+        facts = products.timed_product(by, "up", 128)
+        assert (facts.us is None) == (facts.refused is not None), facts
+    assert products.timed_product("cublas fp16", "up", 128).us
