@@ -155,7 +155,7 @@ def settings(keys: Mapping[str, Any]) -> dict[str, Any]:
     fields = {name: keys[key] for name, key in names.items() if key in keys}
     if not family.types:
         fields["type_vocab_size"] = 1
-    if family.padding:
+    if family.padding:  # transformers' MPNet has the padding id 1, whatever the key says
         fields["first_position"] = 2 if kind == "mpnet" else _next(keys.get("pad_token_id", 1))
     if kind == "electra" and "embedding_size" in keys:
         fields["embedding_size"] = keys["embedding_size"]

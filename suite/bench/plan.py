@@ -71,10 +71,9 @@ class BenchSelection:
             loadgen_params |= {"loadgen_seeds": list(request.loadgen_seeds)}
         if request.mlperf:
             loadgen_params |= {"mlperf": request.mlperf}
+        # In records without `rate`, 0 queries per second are half of what is possible.
         if request.scenario == loadgen.SERVER and not request.qps:
-            loadgen_params |= {
-                "rate": "highest"
-            }  # in older records, 0 queries per second are half of what is possible
+            loadgen_params |= {"rate": "highest"}
         return {
             "batch": self.batch,
             "lengths": request.lengths,

@@ -131,14 +131,16 @@ def filters(row: BenchGroup) -> dict[str, str]:
 
 
 def title(record: Record) -> str:
-    """A title such as `bert-base, batch 1, 128 tokens`, with a hash of the contents for a model from a path, and the device if it is
-    not the CPU."""
+    """A title such as `bert-base, batch 1, 128 tokens`, with a hash of the contents for a model from a path and for inputs from a file, and
+    the device if it is not the CPU."""
     c = record.config
+    inputs = f", inputs {c['inputs_hash']}" if "inputs_hash" in c else ""
     kind = ", real sentence lengths" if c["lengths"] == "real" else f", {c['seq']} tokens" if c["seq"] else ""
-    scenario = f", MLPerf {c['scenario']}" if c["scenario"] else ""
+    official = f" with the settings of {c['mlperf']}" if "mlperf" in c else ""
+    scenario = f", MLPerf {c['scenario']}{official}" if c["scenario"] else ""
     device = "" if record.device == "cpu" else f", on {record.device}"
     model = f"{record.task} ({c['model_hash']})" if "model_hash" in c else record.task
-    return f"{model}, batch {c['batch']:,}{kind}{scenario}{device}"
+    return f"{model}, batch {c['batch']:,}{kind}{inputs}{scenario}{device}"
 
 
 def fastest(records: Iterable[Record]) -> list[str]:
