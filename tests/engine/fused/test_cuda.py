@@ -131,7 +131,9 @@ def test_norms_of_different_epsilon_are_refused() -> None:
     last = weights.layers[1]
     layers = [weights.layers[0], dataclasses.replace(last, norm=dataclasses.replace(last.norm, eps=1e-5))]
     with pytest.raises(UnsupportedError, match="same epsilon"):
-        Lowering(dataclasses.replace(weights, layers=layers), 16, 1, Tuned().tile, "cuda").program("none", False)
+        Lowering(dataclasses.replace(weights, layers=layers), 16, 1, Tuned().tile, "cuda").program(
+            "none", False
+        )
 
 
 def test_without_a_gpu_the_mode_is_unsupported(device: str) -> None:
