@@ -88,7 +88,7 @@ KERNEL_TESTS = ("tests/engine/kernels", "tests/engine/fused/test_fused.py")
 # The hardware counters of one kernel, which show where its time goes.
 NCU = (
     *("ncu", "--clock-control", "none", "--target-processes", "all", "--set", "full"),
-    *("-k", "regex:gemm", "-c", "4"),
+    *("-k", "regex:gemm|project_|gelu_|residual_", "-c", "4"),
 )
 CUDA_TESTS = (
     "tests/engine/kernels/cuda",
