@@ -13,7 +13,6 @@ from buzzer import caches
 from buzzer.datasets.workers import usable_cores
 from buzzer.errors import UsageError
 from buzzer.suite import registry
-from buzzer.suite.cli import options
 from buzzer.suite.cli.signals import ProgressDisplay
 from buzzer.suite.config_file import MOST_SEED, check_scale
 from buzzer.suite.records import rescore as rescoring
@@ -24,17 +23,24 @@ from buzzer.suite.run.task_runs import sample_option
 from buzzer.suite.run.worker import load_entry
 
 app = typer.Typer(help="Generate, convert, score and describe data sets.", no_args_is_help=True)
+Name = Annotated[str, typer.Argument(help="Task or data set.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one object.")]
 
 
 @app.command()
 def generate(
-    task: options.Dataset,
+    task: Name,
     out: Annotated[Path, typer.Option(help="Folder to create; must not exist.")],
     scale: Annotated[float, typer.Option(help="Share of the official size.")] = 0.01,
     seed: Annotated[
         int, typer.Option(min=0, max=MOST_SEED, help="Seed; the same seed gives the same files.")
     ] = 0,
-    train_scale: options.TrainScale = None,
+    train_scale: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the official training rows: a sample of those of --scale; default: all of them."
+        ),
+    ] = None,
     test_scale: Annotated[
         float | None, typer.Option(help="Share of the official size of the test part; default: as --scale.")
     ] = None,
@@ -72,10 +78,10 @@ def generate(
 
 @app.command()
 def score(
-    task: options.Dataset,
+    task: Name,
     submission: Annotated[Path, typer.Argument(help="Submission file in the official format.")],
     truth: Annotated[Path, typer.Argument(help="File of the true answers.")],
-    as_json: options.Json = False,
+    as_json: Json = False,
 ) -> None:
     """Score a submission by the official metric."""
     computed = registry.dataset(task).score(existing(submission), existing(truth))
@@ -89,7 +95,7 @@ def score(
 
 @app.command()
 def rescore(
-    task: options.Dataset,
+    task: Name,
     path: Annotated[list[Path], typer.Argument(help="Records, or folders of records, next to their files/.")],
     data: Annotated[
         Path | None, typer.Option(help="Folder of the official files; default: generated data.")
@@ -97,9 +103,11 @@ def rescore(
     scale: Annotated[
         float | None, typer.Option(help="Share of the official size that was generated.")
     ] = None,
-    train_scale: options.TrainScale = None,
+    train_scale: Annotated[
+        float | None, typer.Option(help="Share of the official training rows that was generated.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of the generated data.")] = 0,
-    as_json: options.Json = False,
+    as_json: Json = False,
 ) -> None:
     """Score the submissions of earlier runs again, and compare the scores with the records. Exit code 1 if one differs."""
     config = registry.task(task)
@@ -129,7 +137,7 @@ def rescore(
 
 @app.command()
 def convert(
-    task: options.Dataset,
+    task: Name,
     folder: Annotated[Path, typer.Argument(help="Folder of the official files.")],
     out: Annotated[Path, typer.Option(help="Folder of the Parquet files to create; must not exist.")],
 ) -> None:
@@ -143,7 +151,7 @@ def convert(
 
 
 @app.command()
-def info(task: options.Dataset, as_json: options.Json = False) -> None:
+def info(task: Name, as_json: Json = False) -> None:
     """Print the card: schema, terms, where to get the data, how the generator works."""
     card = registry.card(task)
     print(json.dumps({"name": task, "card": card}) if as_json else card)
