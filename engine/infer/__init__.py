@@ -115,6 +115,7 @@ BACKENDS = {
             "ONNX Runtime's CUDA provider on device memory",
             *(NETWORKS, ONNX),
             packages=("onnxruntime",),
+            hint="pip install onnxruntime-gpu, in place of onnxruntime",
             devices=("cuda",),
         ),
         _built_in(
@@ -122,6 +123,7 @@ BACKENDS = {
             "ONNX Runtime's TensorRT provider on device memory",
             *(NETWORKS, ONNX),
             packages=("onnxruntime",),
+            hint="pip install onnxruntime-gpu, in place of onnxruntime",
             devices=("cuda",),
         ),
         _built_in(
