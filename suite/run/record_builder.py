@@ -150,7 +150,10 @@ def ending_of(progress: RunProgress, usage: Usage, budget: Budget, distrust: str
     """How a run ended, by its own report and by the limiter's."""
     common = Ending("error", wall_s=usage.age_s, phase_reached=progress.running)
     if distrust:
-        hint = "a task must not change the harness's clock and files, its inputs, or a submission after scoring has begun"
+        hint = (
+            "nothing may change the harness's clock and files, a run's inputs (also not by a hard link to them), "
+            "or a submission after scoring has begun"
+        )
         return replace(common, message=distrust, hint=hint, stderr_tail=usage.stderr_tail)
     reason = usage.process.reason
     if progress.done is not None and reason in (Reason.SELF, Reason.TIME, Reason.SCORING):

@@ -320,7 +320,7 @@ def changed_inputs(before: inputs.State, folder: Path) -> str:
     data_files = {path: facts for path, facts in before.items() if path.is_relative_to(folder)}
     changed = inputs.changed(data_files, [folder])
     more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-    return f"the run changed its inputs: {', '.join(changed[:3])}{more}" if changed else ""
+    return f"its inputs changed during the run: {', '.join(changed[:3])}{more}" if changed else ""
 
 
 def interrupted(done: Record) -> bool:

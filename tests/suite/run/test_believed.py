@@ -43,7 +43,7 @@ DETECTED = {  # cheat -> outcome, and part of the message
     "close-files": ("error", "the process ended with exit code 1"),
     "ignore-signals": ("timeout", "the buzzer went in phase predict"),
     "hungry-forks": ("host-oom", "over the memory limit"),
-    "spoil-data": ("error", "the run changed its inputs: data/input.csv"),
+    "spoil-data": ("error", "its inputs changed during the run: data/input.csv"),
     "spoil-fit": ("error", "answers"),
     "lingering": ("error", "still running 1 s after it had reported its end"),
 }

@@ -143,7 +143,7 @@ def test_a_stopped_run_that_changed_its_inputs_is_interrupted(
     predict: Callable[..., Record], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inputs, "changed", lambda before, folders: ["data/input.csv"])
-    assert predict("work").message == "the run changed its inputs: data/input.csv"
+    assert predict("work").message == "its inputs changed during the run: data/input.csv"
 
     def stop(*arguments: Any) -> Any:
         measured, age_s = follow(*arguments)
