@@ -1,5 +1,6 @@
 """The errors that all packages raise. The message says what happened, the `hint` what to do."""
 
+import errno
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -28,6 +29,11 @@ class DataError(BuzzerError):
 
 class UnsupportedError(BuzzerError):
     """This machine or installation lacks what is needed (device, library, precision); outcome `unsupported`."""
+
+
+def disk_full(error: BaseException) -> bool:
+    """Whether an error says that the disk has no space left. Polars sets no errno."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:

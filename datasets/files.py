@@ -1,6 +1,5 @@
 """Files of all data sets: atomic writes, fingerprints, and checks of CSV files line by line."""
 
-import errno
 import hashlib
 import io
 import os
@@ -18,7 +17,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from buzzer.datasets.lines import header_line, line_blocks, shown
-from buzzer.errors import DataError
+from buzzer.errors import DataError, disk_full
 
 # Only ASCII digits: \d also matches digits of other scripts, which engines read as missing.
 NUMBER = r"[0-9]{1,15}(\.[0-9]{1,30})?"
@@ -106,11 +105,6 @@ def new_file(out: Path) -> Iterator[Path]:
         raise cannot_write(out, error) from error
     finally:
         partial.unlink(missing_ok=True)
-
-
-def disk_full(error: BaseException) -> bool:
-    """Whether an error says that the disk has no space left. Polars sets no errno."""
-    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
 
 
 def cannot_write(out: Path, error: Exception) -> Exception:

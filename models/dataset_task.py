@@ -39,7 +39,7 @@ class TaskParams(BaseModel):
                 raise UsageError(f"{task}: parameter {key} is missing", f"parameters: {names}") from error
             # Of a value that may be a number or a mapping, the error that is deepest in it.
             deepest = max((e for e in error.errors() if e["loc"][0] == key), key=lambda e: len(e["loc"]))
-            shown = str(deepest["input"])[:80]
+            shown = str(values[key])[:80]
             raise UsageError(
                 f"{task}: parameter {key}={shown}: {deepest['msg']}", f"--set {key}=..."
             ) from error

@@ -28,7 +28,7 @@ def write(file: Path, shape: tuple[int, int], kind: str, blocks: Iterable[Array]
     needed, free = np.dtype(kind).itemsize * shape[0] * shape[1], shutil.disk_usage(file.parent).free
     if needed > free:
         raise DataError(
-            f"vectors of {shape[0]:,} users need {needed / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free",
+            f"vectors of {shape[0]:,} users need {needed / 1e9:,.1f} GB of disk, {free / 1e9:,.1f} GB are free",
             "free some space, set BUZZER_CACHE to a folder on a larger disk, or raise the parameter user_rows",
         )
     partial = file.with_suffix(".tmp")

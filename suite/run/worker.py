@@ -13,10 +13,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from buzzer.datasets.files import disk_full
 from buzzer.engine import faults
 from buzzer.engine.device import limit_memory, no_cuda, nvml, own_memory
-from buzzer.errors import BuzzerError, UnsupportedError
+from buzzer.errors import BuzzerError, UnsupportedError, disk_full
 from buzzer.models.api.context import SCORE, Result, RunContext, Steps, Task
 from buzzer.suite.run import clock, counters, events
 from buzzer.suite.run.events import Done, Failed

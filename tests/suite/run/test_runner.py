@@ -177,7 +177,7 @@ from buzzer.suite.cli.signals import ProgressDisplay
 def press():
     os.kill(os.getpid(), signal.SIGINT)
 
-run = SimpleNamespace(label="a run", budget=UNLIMITED)
+run = SimpleNamespace(label="a run", budget=UNLIMITED, expected_s=None)
 with ProgressDisplay(Console(quiet=True)) as display:
     press()  # deferred: a record might be half-written here
     with pytest.raises(KeyboardInterrupt):
