@@ -115,6 +115,8 @@ def _own_bar(job: PublishedJob, row: RunGroup) -> Bar:
     share = published_job.share(job.work, r.rows, r.work)
     place = "GPU" if r.device == "cuda" else summary.cores_text(r)
     notes = [] if share.is_same_job else [f"not the same job: {lacks(share, r)}"]
+    if r.config.get("weights") == "random":
+        notes.append("random weights")
     if r.outcome == "ok" and not row.ranked:
         notes.append("not ranked: no reference run of this size")
     return _bar(f"{place}, {r.task}", row, "; ".join(notes), not share.is_same_job)

@@ -81,6 +81,11 @@ def test_a_run_that_was_not_compared_says_so(make_record: Make) -> None:
     assert not bar.apart and bar.note == "not ranked: no reference run of this size"
 
 
+def test_a_run_with_random_weights_says_so(make_record: Make) -> None:
+    (bar,) = mine([run(make_record, 100.0, config={"weights": "random"})])
+    assert not bar.apart and bar.note.startswith("random weights")
+
+
 def test_smaller_runs_are_left_out_beside_those_of_the_true_size(make_record: Make) -> None:
     small = {"rows": 145_000, "scale": 0.01, "data_fingerprint": "e" * 64}
     assert len(mine([run(make_record, 10.0, **small), run(make_record, 90_000.0, **TIMEOUT)])) == 1
