@@ -98,16 +98,23 @@ def _is_run_of(row: RunGroup, job: PublishedJob) -> bool:
 
 
 def ours(job: PublishedJob, runs: Sequence[RunGroup]) -> list[Bar]:
-    """The fastest run of each task, device and number of cores at the true size; the largest runs if there are none of that size."""
+    """The fastest run of each task, device and number of cores at the true size; the largest runs if there are none of that size.
+
+    Runs of the same job come before faster runs of a smaller one.
+    """
     if not runs:
         return []
     size = min(max(row.first.rows for row in runs), LEAST_ROWS * job.work.rows)
     fastest: dict[tuple[str, str, int], RunGroup] = {}
-    for row in sorted(runs, key=lambda row: (row.failed, row.wall_s)):
+    for row in sorted(runs, key=lambda row: (row.failed, not _is_same(job, row.first), row.wall_s)):
         r = row.first
         if r.rows >= size:
             fastest.setdefault((r.task, r.device, comparison.cores(r)), row)
     return [_own_bar(job, row) for row in list(fastest.values())[:MOST_BARS]]
+
+
+def _is_same(job: PublishedJob, r: Record) -> bool:
+    return published_job.share(job.work, r.rows, r.work).is_same_job
 
 
 def _own_bar(job: PublishedJob, row: RunGroup) -> Bar:

@@ -81,6 +81,12 @@ def test_a_run_that_was_not_compared_says_so(make_record: Make) -> None:
     assert not bar.apart and bar.note == "not ranked: no reference run of this size"
 
 
+def test_the_same_job_is_shown_before_a_faster_smaller_one(make_record: Make) -> None:
+    smaller = run(make_record, 100.0, work=WORK | {"summed_rows": 7 * 10**6})
+    (bar,) = mine([smaller, run(make_record, 200.0)])
+    assert (bar.seconds, bar.apart) == (200.0, False)
+
+
 def test_a_run_with_random_weights_says_so(make_record: Make) -> None:
     (bar,) = mine([run(make_record, 100.0, config={"weights": "random"})])
     assert not bar.apart and bar.note.startswith("random weights")
