@@ -9,7 +9,7 @@ import numpy as np
 
 from buzzer.engine.infer import Array, ubjson
 from buzzer.engine.infer.session import as_array
-from buzzer.engine.infer.trees import LIGHTGBM, load, load_lightgbm
+from buzzer.engine.infer.trees import LIGHTGBM, by_row, load, load_lightgbm
 from buzzer.errors import UnsupportedError, UsageError
 from buzzer.models import inputs_file
 from buzzer.models.api.bench import Batch, BenchModel, BenchSpec
@@ -120,15 +120,9 @@ def lightgbm(path: Path) -> Described:
             splits.setdefault(int(columns[at]), []).extend(map(float, compared))
 
     def predict(rows: Array) -> Array:
-        return without_single_axes(treelite.gtil.predict(model, rows))
+        return as_array(by_row(treelite.gtil.predict(model, rows), len(rows)))
 
     return Described(model.num_feature, predict, {k: np.array(v) for k, v in splits.items()}, facts)
-
-
-def without_single_axes(predicted: Array) -> Array:
-    """A prediction [rows, targets, classes] as [rows] or [rows, classes]."""
-    wide = predicted.reshape(len(predicted), -1)
-    return wide[:, 0] if wide.shape[1] == 1 else wide
 
 
 def inputs(trees: Described, spec: BenchSpec) -> tuple[list[Batch], tuple[str, ...]]:

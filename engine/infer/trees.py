@@ -63,6 +63,12 @@ def check_output(booster: xgboost.Booster) -> None:
         raise UnsupportedError(f"only xgboost predicts class numbers, as {objective} does", XGBOOST)
 
 
+def by_row(predicted: Any, rows: int) -> Any:
+    """A prediction of any shape as [rows, values], or as [rows] if each row has one value."""
+    wide = predicted.reshape(rows, -1)
+    return wide[:, 0] if wide.shape[1] == 1 else wide
+
+
 def _treelite() -> Any:
     """The library. Raises UnsupportedError if it is not installed."""
     try:

@@ -23,7 +23,7 @@ try:
 except ImportError as error:
     raise UnsupportedError("nvForest is not installed", "pip install 'buzzer[gpu]'") from error
 
-from buzzer.engine.infer.trees import LIGHTGBM, booster_of, treelite_of
+from buzzer.engine.infer.trees import LIGHTGBM, booster_of, by_row, treelite_of
 
 PRECISIONS = ("fp32",)
 DEVICES = {"cpu": "cpu", "cuda": "gpu"}
@@ -56,8 +56,7 @@ class NvForest(Base):
         check_batch(self.plan, batch)
         xp: Any = importlib.import_module("cupy") if self.plan.device == "cuda" else np
         inputs = {name: xp.asarray(array) for name, array in batch.items()}
-        predicted = xp.asarray(self._forest.predict(inputs["features"]))
-        predicted = predicted[:, 0] if predicted.shape[1] == 1 else predicted
+        predicted = by_row(xp.asarray(self._forest.predict(inputs["features"])), len(batch["features"]))
         if self._margin is not None:
             predicted = 1 / (1 + xp.exp(-(predicted + inputs.get("base_margin", self._margin))))
         predicted = predicted.astype(xp.float32)

@@ -8,7 +8,7 @@ from pathlib import Path
 from buzzer.engine.infer import native
 from buzzer.engine.infer.base import Base
 from buzzer.engine.infer.session import Array, Description, Plan, as_arrays, check_batch
-from buzzer.engine.infer.trees import treelite_of
+from buzzer.engine.infer.trees import by_row, treelite_of
 from buzzer.errors import UnsupportedError
 
 try:
@@ -43,8 +43,7 @@ class Tl2cgen(Base):
     def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
         check_batch(self.plan, batch)
         predicted = self._predictor.predict(tl2cgen.DMatrix(batch["features"]))
-        wide = predicted.reshape(len(batch["features"]), -1)
-        return as_arrays(wide[:, 0] if wide.shape[1] == 1 else wide, self.plan.outputs)
+        return as_arrays(by_row(predicted, len(batch["features"])), self.plan.outputs)
 
     def facts(self) -> Description:
         return replace(self.plain_facts("tl2cgen", tl2cgen.__version__), weight_bytes=self._bytes)
