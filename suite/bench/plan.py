@@ -17,7 +17,7 @@ from buzzer.suite.bench import loadgen
 from buzzer.suite.budget import Budget
 from buzzer.suite.registry import NO_ENGINE, ModelConfig, TaskConfig, Variant
 from buzzer.suite.requests import BenchRequest, names
-from buzzer.suite.run.plan import Run
+from buzzer.suite.run.plan import Planned, Run
 from buzzer.suite.run.resolve import check_device, check_numbers
 
 ENTRY = "buzzer.suite.bench.protocol:BENCH"
@@ -242,14 +242,6 @@ def backends_of(model: ModelConfig, requested: Sequence[str]) -> list[str]:
         if name not in model.backends:
             raise unknown_name(f"backend of {model.name}", name, model.backends)
     return list(requested)
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A planned run, and the reason if it cannot be run."""
-
-    run: Run
-    problem: BuzzerError | None = None
 
 
 def plan(selection: BenchSelection) -> list[Planned]:

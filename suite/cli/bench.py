@@ -17,7 +17,6 @@ from buzzer.suite.cli.outcome import exit_with
 from buzzer.suite.cli.signals import ProgressDisplay
 from buzzer.suite.records.schema import Record
 from buzzer.suite.report import bench_table, console
-from buzzer.suite.report.plan_text import PlannedItem
 from buzzer.suite.requests import DEFAULT_OUT, BenchRequest, names
 
 SIZES, MLPERF = "Sizes of the inputs", "MLPerf's LoadGen"
@@ -150,7 +149,7 @@ def main(
     )
     if dry_run:
         planned = [item for each in plan.selections(request) for item in plan.plan(each)]
-        plans.show_items([PlannedItem(item.run, item.problem) for item in planned], out, as_json)
+        plans.show_items(planned, out, as_json)
         return
     with ProgressDisplay() as display:
         records = api.bench(request, out=out, observer=display)

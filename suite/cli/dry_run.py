@@ -8,21 +8,19 @@ import typer
 from buzzer.suite.records import integrity, record
 from buzzer.suite.report import plan_text
 from buzzer.suite.report.console import show
-from buzzer.suite.report.plan_text import PlannedItem
 from buzzer.suite.run import task_runs
 from buzzer.suite.run.estimates import Estimates
-from buzzer.suite.run.plan import RunPlan
+from buzzer.suite.run.plan import Planned, RunPlan
 
 
 def show_plan(plan: RunPlan, out: Path, as_json: bool) -> None:
     """Print the planned runs of tasks on stdout, and on stderr what this machine lacks for their budgets."""
     for warning in plan.warnings:
         typer.echo(f"warning: {warning}", err=True)
-    items = [PlannedItem(item.run, item.problem) for item in task_runs.checked_runs(plan)]
-    show_items(items, out, as_json)
+    show_items([planned for _, planned in task_runs.checked_runs(plan)], out, as_json)
 
 
-def show_items(items: Sequence[PlannedItem], out: Path, as_json: bool) -> None:
+def show_items(items: Sequence[Planned], out: Path, as_json: bool) -> None:
     """Print planned runs, with estimates from the valid records in `out`."""
     past = integrity.examine(record.paths([out])).good.values() if out.is_dir() else ()
     estimates = Estimates(past)

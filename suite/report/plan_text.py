@@ -2,14 +2,12 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
-from buzzer.errors import BuzzerError
 from buzzer.suite.report.format import clock_text, counted
 from buzzer.suite.report.table import Table, table
 from buzzer.suite.run import plan
 from buzzer.suite.run.estimates import Estimates
-from buzzer.suite.run.plan import Run
+from buzzer.suite.run.plan import Planned, Run
 
 COLUMNS = (
     *("job", "task", "engine", "backend", "precision", "device", "budget", "size", "train scale"),
@@ -17,14 +15,7 @@ COLUMNS = (
 )
 
 
-class PlannedItem(NamedTuple):
-    """A planned run, and why it cannot start on this machine, or None."""
-
-    run: Run
-    problem: BuzzerError | None
-
-
-def json_lines(items: Sequence[PlannedItem], estimates: Estimates) -> Iterator[str]:
+def json_lines(items: Sequence[Planned], estimates: Estimates) -> Iterator[str]:
     """One object for each timed run."""
     for item in items:
         r = item.run
@@ -49,9 +40,9 @@ def json_lines(items: Sequence[PlannedItem], estimates: Estimates) -> Iterator[s
         yield json.dumps(fields)
 
 
-def plan_table(items: Sequence[PlannedItem], estimates: Estimates) -> Table:
+def plan_table(items: Sequence[Planned], estimates: Estimates) -> Table:
     """A row for each fit and each variant with its number of rounds, in the order of the plan."""
-    rounds: dict[tuple[str, ...], list[PlannedItem]] = {}
+    rounds: dict[tuple[str, ...], list[Planned]] = {}
     for item in items:
         rounds.setdefault(variant(item.run), []).append(item)
     lines = [(*cells, *more(same, estimates)) for cells, same in rounds.items()]
@@ -78,7 +69,7 @@ def size(r: Run) -> str:
     return f"{r.task.params['batch']} rows{'' if packing == 'padded' else f', {packing}'}"
 
 
-def more(same: Sequence[PlannedItem], estimates: Estimates) -> tuple[str, str, str]:
+def more(same: Sequence[Planned], estimates: Estimates) -> tuple[str, str, str]:
     """Number of rounds, estimated time of one, and why it cannot run here."""
     first = same[0]
     pairs = sum(item.run.control for item in same)
@@ -95,7 +86,7 @@ def limit(timed: Sequence[Run]) -> str:
     return f"at worst {clock_text(worst)}" if worst < float("inf") else "no time limit"
 
 
-def notes(items: Sequence[PlannedItem], estimates: Estimates) -> list[str]:
+def notes(items: Sequence[Planned], estimates: Estimates) -> list[str]:
     """How the estimate was made, and its total."""
     able = [item.run for item in items if item.problem is None]
     known = [seconds for run in able if (seconds := estimates.seconds(run)) is not None]

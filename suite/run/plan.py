@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple, get_args
 
 from buzzer.engine import frames, infer
-from buzzer.errors import UnsupportedError, unknown_name
+from buzzer.errors import BuzzerError, UnsupportedError, unknown_name
 from buzzer.models.api.context import Data
 from buzzer.suite import registry
 from buzzer.suite.budget import UNLIMITED, Budget
@@ -77,6 +77,14 @@ class Run:
             and record.train_scale == data.train_scale
             and record.data_fingerprint == data.fingerprint
         )
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A planned run, and the reason if it cannot be run."""
+
+    run: Run
+    problem: BuzzerError | None = None
 
 
 def choose(

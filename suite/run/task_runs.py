@@ -3,15 +3,14 @@
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from buzzer import caches
-from buzzer.errors import BuzzerError, UsageError
+from buzzer.errors import UsageError
 from buzzer.models.api.context import Data
 from buzzer.suite.records.schema import Record
 from buzzer.suite.run import feasible, runner
 from buzzer.suite.run.executor import Executor, Observer, Step, is_record_of
-from buzzer.suite.run.plan import Run, RunPlan, TaskSelection
+from buzzer.suite.run.plan import Planned, Run, RunPlan, TaskSelection
 from buzzer.suite.run.supervise import PhaseCallback
 from buzzer.suite.run.worker import load_entry
 
@@ -88,22 +87,15 @@ def steps(
 ) -> list[Step]:
     """The plan's runs, each with the data of its selection. resume: whether interrupted runs go on; `tell` gets a line about each."""
     workloads = [TaskWorkload(prepared, out, resume, tell) for prepared in data]
-    return [Step(item.run, workloads[item.selection], item.problem) for item in checked_runs(plan)]
+    return [Step(item.run, workloads[number], item.problem) for number, item in checked_runs(plan)]
 
 
-class CheckedRun(NamedTuple):
-    """A planned run, the index of its selection, and why it cannot start on this machine."""
-
-    selection: int
-    run: Run
-    problem: BuzzerError | None
-
-
-def checked_runs(plan: RunPlan) -> list[CheckedRun]:
-    """The runs of a plan, checked before anything is trained. A fit of which no run can start here is left out."""
+def checked_runs(plan: RunPlan) -> list[tuple[int, Planned]]:
+    """The runs of a plan with the indices of their selections, checked before anything is trained. A fit of which no run can start here
+    is left out."""
     every = [
-        CheckedRun(number, run, None if run.job == "fit" else feasible.problem(run))
+        (number, Planned(run, None if run.job == "fit" else feasible.problem(run)))
         for number, run in plan.runs
     ]
-    needed = {item.selection for item in every if item.run.job != "fit" and item.problem is None}
-    return [item for item in every if item.run.job != "fit" or item.selection in needed]
+    needed = {number for number, item in every if item.run.job != "fit" and item.problem is None}
+    return [(number, item) for number, item in every if item.run.job != "fit" or number in needed]
