@@ -12,7 +12,7 @@ from buzzer.suite.analysis import comparison, published_job
 from buzzer.suite.analysis.published_job import LEAST_ROWS, LEAST_WORK, PublishedJob, Share
 from buzzer.suite.records.repetitions import RunGroup, boards, rows
 from buzzer.suite.records.schema import Record
-from buzzer.suite.report import charts, summary, templates
+from buzzer.suite.report import charts, published, summary, templates
 from buzzer.suite.report.format import clock_text, seconds_text
 
 MOST_BARS = 6  # bars of one panel for a group
@@ -106,27 +106,24 @@ def ours(job: PublishedJob, runs: Sequence[RunGroup]) -> list[Bar]:
         return []
     size = min(max(row.first.rows for row in runs), LEAST_ROWS * job.work.rows)
     fastest: dict[tuple[str, str, int], RunGroup] = {}
-    for row in sorted(runs, key=lambda row: (row.failed, not _is_same(job, row.first), row.wall_s)):
+    for row in sorted(runs, key=lambda row: (row.failed, not published.is_same_job(row.first), row.wall_s)):
         r = row.first
         if r.rows >= size:
             fastest.setdefault((r.task, r.device, comparison.cores(r)), row)
-    return [_own_bar(job, row) for row in list(fastest.values())[:MOST_BARS]]
+    return [_own_bar(row) for row in list(fastest.values())[:MOST_BARS]]
 
 
-def _is_same(job: PublishedJob, r: Record) -> bool:
-    return published_job.share(job.work, r.rows, r.work).is_same_job
-
-
-def _own_bar(job: PublishedJob, row: RunGroup) -> Bar:
+def _own_bar(row: RunGroup) -> Bar:
     r = row.first
-    share = published_job.share(job.work, r.rows, r.work)
+    share = published.share_of(r)
+    apart = not published.is_same_job(r)
     place = "GPU" if r.device == "cuda" else summary.cores_text(r)
-    notes = [] if share.is_same_job else [f"not the same job: {lacks(share, r)}"]
+    notes = [f"not the same job: {lacks(share, r)}"] if share and apart else []
     if r.config.get("weights") == "random":
         notes.append("random weights")
     if r.outcome == "ok" and not row.ranked:
         notes.append("not ranked: no reference run of this size")
-    return _bar(f"{place}, {r.task}", row, "; ".join(notes), not share.is_same_job)
+    return _bar(f"{place}, {r.task}", row, "; ".join(notes), apart)
 
 
 def lacks(share: Share, r: Record) -> str:

@@ -132,7 +132,7 @@ def ours(job: PublishedJob, records: Sequence[Record]) -> list[Series]:
         row
         for group in boards(records).values()
         for row in rows(group)
-        if _counts(row) and published_job.share(job.work, row.first.rows, row.first.work).is_same_job
+        if _counts(row) and published.is_same_job(row.first)
     ]
     one_core = [row for row in same if row.first.device == "cpu" and row.first.budget.cores == 1]
     on_gpu = [row for row in same if row.first.device == "cuda"]

@@ -169,14 +169,10 @@ def heat_map(found: Sequence[TaskSummary]) -> HeatMap:
     """The systems by the number of tasks that have them."""
     counts: dict[System, int] = {}
     for s in found:
-        for row in _same_setting(s):
+        for row in s.same_setting:
             counts[_system(row)] = counts.get(_system(row), 0) + 1
     ordered = sorted(counts, key=lambda system: (system[0] == registry.NO_ENGINE, -counts[system], system))
     return HeatMap(ordered, found)
-
-
-def _same_setting(s: TaskSummary) -> list[RunGroup]:
-    return [row for row in s.ranked if summary.setting(row) == summary.setting(s.plain)]
 
 
 def _system(row: RunGroup) -> System:
@@ -189,7 +185,7 @@ def _name(system: System) -> str:
 
 
 def _cell(s: TaskSummary, system: System) -> HeatCell:
-    row = next((row for row in _same_setting(s) if _system(row) == system), None)
+    row = next((row for row in s.same_setting if _system(row) == system), None)
     if row is None:
         return HeatCell("", "none", "not run")
     seconds = seconds_text(row.wall_s)

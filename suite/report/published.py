@@ -27,6 +27,12 @@ def share_of(r: Record) -> Share | None:
     return None if job is None or not r.rows else published_job.share(job.work, r.rows, r.work)
 
 
+def is_same_job(r: Record) -> bool:
+    """Whether a run is the published job of its task."""
+    share = share_of(r)
+    return share is not None and share.is_same_job
+
+
 def work_text(r: Record) -> str:
     """The work of a run's models for one row as a share of the published job's; empty where `share_of` is None."""
     share = share_of(r)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from buzzer.errors import UsageError
 from buzzer.suite.analysis import published_job
+from buzzer.suite.analysis.statistics import LEAST_ROUNDS
 from buzzer.suite.escape import Markdown, code
 from buzzer.suite.escape import markdown as escaped
 from buzzer.suite.records import comparable, machine
@@ -25,7 +26,7 @@ PLAIN = (
 )
 GAIN = (
     "The gain is the mean ratio over rounds, with its 95 % interval"
-    f" from {summary.INTERVAL_ROUNDS} rounds on. Within noise: two runs of the same job differ as much."
+    f" from {LEAST_ROUNDS} rounds on. Within noise: two runs of the same job differ as much."
 )
 
 

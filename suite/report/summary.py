@@ -12,7 +12,6 @@ from buzzer.suite.records.repetitions import RunGroup, boards, rows
 from buzzer.suite.records.schema import Record
 from buzzer.suite.report.format import counted, seconds_text
 
-INTERVAL_ROUNDS = 3  # with fewer rounds no interval is shown
 NAMES = {
     "pandas": "pandas", "polars": "Polars", "cudf": "cuDF", "polars-gpu": "Polars on cuDF", "torch_eager": "PyTorch",
     "torch_compile": "torch.compile", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "tensorrt": "TensorRT",
@@ -37,7 +36,7 @@ class Gain:
     def text(self) -> str:
         """The ratio with its interval, or with the number of rounds if these are too few: `2.71× (1 round)`."""
         low, high = self.ratio.low, self.ratio.high
-        if self.ratio.pairs < INTERVAL_ROUNDS or low is None or high is None:
+        if low is None or high is None:
             return f"{times(self.ratio.value)} ({counted(self.ratio.pairs, 'round')})"
         return f"{times(self.ratio.value)} ({times(low)[:-1]} to {times(high)[:-1]})"
 
@@ -75,6 +74,11 @@ class TaskSummary:
         """The fastest ranked run."""
         return self.ranked[0]
 
+    @property
+    def same_setting(self) -> list[RunGroup]:
+        """The ranked runs that differ from the plain run only in engine and backend, fastest first."""
+        return [row for row in self.ranked if setting(row) == setting(self.plain)]
+
     @cached_property
     def gain(self) -> Gain | None:
         """What the fastest run gains; None if it is the plain run."""
@@ -109,8 +113,8 @@ class TaskSummary:
         return ", ".join(filter(None, changes))
 
     def _fastest(self, keep: Callable[[RunGroup], bool]) -> Gain | None:
-        same = [row for row in self.ranked if row is not self.plain and setting(row) == setting(self.plain)]
-        row = next(filter(keep, same), None)
+        others = (row for row in self.same_setting if row is not self.plain)
+        row = next(filter(keep, others), None)
         return None if row is None else self.gain_of(row)
 
     def gain_of(self, row: RunGroup) -> Gain | None:
@@ -119,8 +123,7 @@ class TaskSummary:
         if ratio is None:
             return None
         level = comparison.noise(self.pool, row.first, ratio.pairs)
-        sure = ratio if ratio.pairs >= INTERVAL_ROUNDS else Ratio(ratio.value, None, None, ratio.pairs)
-        return Gain(row, ratio, sure.is_noise(level.band if level else None))
+        return Gain(row, ratio, ratio.is_noise(level.band if level else None))
 
 
 def setting(row: RunGroup) -> tuple[str, str, str]:
@@ -191,7 +194,7 @@ def _example(found: Sequence[TaskSummary]) -> str:
     gains = [(s, s.one_core) for s in found if s.one_core is not None and s.one_core.is_noise is not True]
     if not gains:
         return ""
-    s, gain = max(gains, key=lambda item: (item[1].ratio.pairs >= INTERVAL_ROUNDS, item[1].ratio.value))
+    s, gain = max(gains, key=lambda item: (item[1].ratio.low is not None, item[1].ratio.value))
     before, after = seconds_text(s.plain.wall_s), seconds_text(gain.row.wall_s)
     return (
         f"Same core, same score: {s.task} takes {before} with {_stack(s.first)}"
@@ -269,10 +272,7 @@ def overall(found: Sequence[TaskSummary]) -> list[System]:
 
 def _ratios(s: TaskSummary) -> dict[tuple[str, str], float]:
     """(engine, backend) -> time over the fastest time, in the setting of the plain run."""
-    walls: dict[tuple[str, str], float] = {}
-    for row in s.ranked:
-        if setting(row) == setting(s.plain):
-            walls[row.first.engine_name, row.first.backend] = SHIFT_S + row.wall_s
+    walls = {(row.first.engine_name, row.first.backend): SHIFT_S + row.wall_s for row in s.same_setting}
     return {name: wall / min(walls.values()) for name, wall in walls.items()}
 
 
