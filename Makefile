@@ -8,7 +8,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint gpu-plan kernels gpu-suite gpukit rehearsal soak report browser screenshots site clean
+.PHONY: help setup run test lint gpu-plan kernels gpu-suite gpukit rehearsal soak records report browser screenshots site clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -82,6 +82,11 @@ rehearsal:  ## try the commands of docs/gpu.md without a GPU: MACHINE=python3 CA
 
 soak: $(VENV)/.test  ## 200 runs with kills, exhausted memory, timeouts and a full disk (minutes)
 	BUZZER_SOAK=200 $(BIN)/python -m pytest -m soak -s
+
+# Each file is the options of one `buzzer run`. RECORDS names other files: `make records RECORDS=configs/records/booking.yaml`.
+RECORDS ?= $(wildcard configs/records/*.yaml)
+records: $(VENV)/.weights  ## make the records of README's table on this machine, five rounds each: hours; goes on where it stopped
+	for file in $(RECORDS); do $(BIN)/buzzer run --config $$file --out results --resume || exit; done
 
 report: $(VENV)/.weights  ## write the leaderboard, the HTML page, and README's findings, table and picture from results/
 	$(BIN)/buzzer report results --out results/leaderboard.md --html results/index.html --readme README.md --headline docs/budget.svg

@@ -13,7 +13,7 @@ from buzzer.errors import UsageError, unknown_name
 from buzzer.suite import budget as budgets
 from buzzer.suite import registry
 from buzzer.suite.config_file import MOST_REPEATS, MOST_SEED, check_scale, yaml_text
-from buzzer.suite.registry import TaskConfig
+from buzzer.suite.registry import NO_ENGINE, TaskConfig
 from buzzer.suite.requests import CompareRequest, RunRequest, names, numbers
 from buzzer.suite.run.plan import Run, RunPlan, TaskSelection, interleaved, task_by_task
 
@@ -88,15 +88,30 @@ def planned(plan: RunPlan, request: RunRequest) -> RunPlan:
 
     Raises UsageError if the plan has no timed run, if the folder does not exist, or if a budget is beyond this machine.
     """
+    offers = "; ".join(
+        f"{s.task.name} has {', '.join([*s.task.engines, *s.task.backends])}" for s in plan.selections
+    )
     if not plan.timed:
-        offers = [
-            f"{s.task.name} has {', '.join([*s.task.engines, *s.task.backends])}" for s in plan.selections
-        ]
-        raise UsageError("nothing to run: no task has the requested engines and backends", "; ".join(offers))
+        raise UsageError("nothing to run: no task has the requested engines and backends", offers)
+    if missing := offered_nowhere(plan.selections):
+        raise UsageError(f"no task of this plan has {', '.join(missing)}", offers)
     folder = None if request.data is None else Path(request.data)
     if folder is not None and not folder.is_dir():
         raise UsageError(f"--data {folder}: no such folder")
     return replace(plan, data=folder, warnings=tuple(check_budgets(plan.timed, request.on_unmet_budget)))
+
+
+def offered_nowhere(selections: Sequence[TaskSelection]) -> list[str]:
+    """The engines and backends that were requested by name and that no task of the plan has, such as `backend openvino`.
+
+    A task without feature frames runs whatever engine was requested.
+    """
+    framed = [s for s in selections if s.task.engines != [NO_ENGINE]]
+    asked = [("engine", s.engines, s.task.engines) for s in framed]
+    asked += [("backend", s.backends, s.task.backends) for s in selections]
+    offered = {f"{kind} {name}" for kind, _, offers in asked for name in [*offers, "all"]}
+    requested = dict.fromkeys(f"{kind} {name}" for kind, chosen, _ in asked for name in chosen or ())
+    return [name for name in requested if name not in offered]
 
 
 def default_suite(request: RunRequest) -> list[RunRequest]:

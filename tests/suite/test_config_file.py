@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 import yaml
 
+from buzzer import configs
 from buzzer.errors import UsageError
 from buzzer.suite import cli, config_file, registry
+from buzzer.suite.requests import RunRequest
+from buzzer.suite.run import resolve
 
 
 def written(folder: Path, content: str | bytes) -> Path:
@@ -163,3 +166,26 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     if isinstance(caught.value, SystemExit):
         assert caught.value.code == 2
     return capsys.readouterr().err + str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(Path(configs.__file__).parent.glob("records/*.yaml")), ids=lambda path: path.stem
+)
+def test_the_plan_of_each_published_record_is_of_several_rounds_on_one_core(path: Path) -> None:
+    """The files that `make records` runs: each names a task and is a valid plan."""
+    flags = config_file.read(path)
+    assert flags["task"] == [path.stem]
+    request = RunRequest(
+        path.stem,
+        engines=flags.get("engine", ""),
+        backends=flags["backend"],
+        budget=flags["budget"],
+        scale=flags.get("scale"),
+        train_scale=flags.get("train_scale"),
+        repeat=flags["repeat"],
+        params=dict(pair.split("=", 1) for pair in flags.get("set_", [])),
+        on_unmet_budget="warn",
+    )
+    plan = resolve.run_plan(request)
+    assert {run.budget.cores for run in plan.timed} == {1}
+    assert len(plan.timed) == 5 * len({(run.engine, run.backend) for run in plan.timed})

@@ -93,6 +93,16 @@ def process(place: Path) -> Buzzer:
         (["run", "booking", "--backend", "onnx"], "unknown backend 'onnx'", "did you mean onnxruntime?"),
         (["run", "recsys2021", "--backend", "tl2cgen"], "nothing to run", "recsys2021 has pandas, "),
         (["run", "booking", "--backend", "onnxruntime+forest"], "nothing to run", "booking has pandas, "),
+        (
+            ["run", "bert-intent", "--backend", "torch_eager,openvino"],
+            "no task of this plan has backend openvino",
+            "onnxruntime",
+        ),
+        (
+            ["run", "booking,bert-intent", "--backend", "all", "--engine", "pandas,cudf,dask"],
+            "unknown engine 'dask'",
+            "cudf",
+        ),
         (["run", "recsys2021", "--backend", "onnxruntime+forst"], "unknown backend", "onnxruntime+forest"),
         (["run", "booking", "--precision", "int9"], "unknown precision 'int9'", "did you mean int8?"),
         (["frontier", "bert", "--precision", "int8-qta"], "unknown precision", "int8-qat?"),
