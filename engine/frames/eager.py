@@ -40,6 +40,19 @@ def engine(module: str) -> "Eager":
     return Eager(module)
 
 
+def batches(rows: Sequence[int], least: int) -> list[list[int]]:
+    """Consecutive row groups, by number, that together have at least `least` rows; the last batch may have fewer. rows: of each group."""
+    made: list[list[int]] = []
+    have = least
+    for number, count in enumerate(rows):
+        if have >= least:
+            made.append([])
+            have = 0
+        made[-1].append(number)
+        have += count
+    return made
+
+
 def is_series(x: Any) -> bool:
     """Whether a value is a column of pandas or cuDF."""
     return hasattr(x, "where")
@@ -74,17 +87,22 @@ class Eager(Engine):
         from pyarrow.parquet import ParquetFile
 
         with ParquetFile(path) as file:
-            groups = file.num_row_groups
-        parts = [self._row_group(path, i).merge(keys[list(on)], on=list(on)) for i in range(max(groups, 1))]
-        return self.concat(parts)
+            rows = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+        # A merge hashes all keys. So it reads about as many rows as there are keys, and not one row group.
+        groups = batches(rows, len(keys)) or [[]]
+        return self.concat(
+            [self._row_groups(path, some).merge(keys[list(on)], on=list(on)) for some in groups]
+        )
 
-    def _row_group(self, path: Path, group: int) -> Frame:
+    def _row_groups(self, path: Path, groups: list[int]) -> Frame:
+        if self.gpu and not groups:
+            return self.xp.read_parquet(path)  # a file without rows
         if self.gpu:
-            return self.xp.read_parquet(path, row_groups=[group])
+            return self.xp.read_parquet(path, row_groups=groups)
         from pyarrow.parquet import ParquetFile
 
         with ParquetFile(path) as file:
-            return file.read_row_group(group).to_pandas()
+            return file.read_row_groups(groups).to_pandas()
 
     def write_parquet(self, t: Frame, path: Path) -> None:
         t.to_parquet(path, index=False)

@@ -111,6 +111,8 @@ def test_read_matching_keeps_the_rows_of_the_keys(e: Engine, frame: Make, rows: 
     assert rows(by_one, "k", "n") == {(8, 16), (8, 17)}
     nothing = e.read_matching(tmp_path / "t.parquet", e.distinct(frame({"k": [-1]}), ["k"]), ["k"])
     assert e.columns(nothing) == ["k", "j", "n"] and rows(nothing, "k", "n") == set()
+    pl.DataFrame(columns).clear().write_parquet(tmp_path / "empty.parquet")  # has no row group
+    assert e.height(e.read_matching(tmp_path / "empty.parquet", keys, ["k", "j"])) == 0
 
 
 def test_matrix_is_float32_sorted_by_row(e: Engine, frame: Make) -> None:
