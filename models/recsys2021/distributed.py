@@ -23,7 +23,8 @@ class Shard:
     """The pieces of one worker, as a Dask actor that keeps them between the two passes."""
 
     def __init__(self, context: Context, rank: int, of: int) -> None:
-        self.rank, self.of, self.predictor = rank, of, Predictor(context)
+        self.rank, self.of = rank, of
+        self.predictor = Predictor(context, joined_rows=0)  # its pieces do not follow each other in the test
 
     def preprocess(self) -> list[int]:
         """First pass: save the counts of this worker's pieces; returns their numbers."""
@@ -39,7 +40,7 @@ class Shard:
         if not p.pieces:
             return 0
         p.load_tables(load(p.e, p.context.out, ".counted"))
-        for piece in p.pieces:
+        for piece in p.joined():
             if piece.predicted not in p.kept:
                 p.keep(piece, result(p.predict(piece)))
             piece.forget()

@@ -1,6 +1,6 @@
 """Prediction, one piece of rows at a time. One process predicts all pieces, or each worker predicts its share of them."""
 
-from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count, takewhile
@@ -25,7 +25,7 @@ IDS = ("tweet_id", "enaging_user_id")
 FIRST = "first"  # name of the first stage's mean in scores
 # In a file of predictions: the blend's column, and the prefix of each model's column.
 BLEND, BY = "blend", "by "
-FIRST_PASS, NUMBER, ROWS = "first_pass", "pieces.txt", "rows"  # a kept piece, and files in kept pieces
+FIRST_PASS, HEIGHTS, ROWS = "first_pass", "heights.txt", "rows"  # a kept piece, and files in kept pieces
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,10 @@ def kept_pieces(context: Context) -> KeptPieces:
 
 
 class Piece:
-    """Coded rows and their counts: in memory on the engine's device or, after `put_aside`, among the whole pieces."""
+    """Coded rows and their counts: in memory on the engine's device or, after `put_aside`, among the whole pieces.
+
+    height: number of rows; None = counted in `rows`, or in the file.
+    """
 
     def __init__(
         self,
@@ -71,9 +74,10 @@ class Piece:
         number: int,
         rows: Frame | None = None,
         counts: Mapping[str, Frame] | None = None,
+        height: int | None = None,
     ) -> None:
         self.e, self.kept, self.number = e, kept, number
-        self._rows, self._counts = rows, counts
+        self._rows, self._counts, self._height = rows, counts, height
 
     @property
     def coded(self) -> str:
@@ -81,9 +85,15 @@ class Piece:
         return f"coded{self.number}"
 
     @property
-    def predicted(self) -> str:
-        """The name under which its predictions are kept."""
-        return f"predicted{self.number}"
+    def height(self) -> int:
+        """Its number of rows."""
+        if self._height is None:
+            from pyarrow.parquet import read_metadata
+
+            file = self.kept.path(self.coded) / ROWS
+            in_file = self._rows is None
+            self._height = read_metadata(file).num_rows if in_file else self.e.height(self._rows)
+        return self._height
 
     def columns(self, names: Sequence[str]) -> Frame:
         """Columns by name, and `row`."""
@@ -110,14 +120,56 @@ class Piece:
         self.kept.remove(self.coded)
 
 
+class Joined:
+    """Consecutive pieces that are predicted as one. All tables and vectors are read once for them."""
+
+    def __init__(self, pieces: Sequence[Piece]) -> None:
+        self.pieces, self.kept = pieces, pieces[0].kept
+
+    @property
+    def predicted(self) -> str:
+        """The name under which the predictions are kept."""
+        return f"predicted{self.pieces[0].number}"
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether an earlier sitting has left the predictions or all coded rows."""
+        return self.predicted in self.kept or all(piece.coded in self.kept for piece in self.pieces)
+
+    def columns(self, names: Sequence[str]) -> Frame:
+        """Columns by name, and `row`."""
+        parts = [piece.columns(names) for piece in self.pieces]
+        return parts[0] if len(parts) == 1 else self.pieces[0].e.concat(parts)
+
+    def forget(self) -> None:
+        """Drop the rows and delete the files."""
+        for piece in self.pieces:
+            piece.forget()
+
+
+def joined(pieces: Sequence[Piece], rows: int) -> list[Joined]:
+    """The pieces in order, joined as long as they have at most `rows` rows together."""
+    groups: list[list[Piece]] = []
+    together = rows
+    for piece in pieces:
+        together += piece.height
+        if not groups or together > rows:
+            groups.append([])
+            together = piece.height
+        groups[-1].append(piece)
+    return [Joined(group) for group in groups]
+
+
 class Predictor:
-    """The open models of a process. Call `preprocess` for every piece, then `load_tables`, then `predict` for every piece.
+    """The open models of a process. Call `preprocess` for every piece, then `load_tables`, then `predict` for all that are `joined`.
 
     What earlier sittings of the run have left in `context.partial` is not done again.
     """
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, joined_rows: int | None = None) -> None:
+        """joined_rows: most rows of pieces that are predicted together; None = the default of the engine."""
         self.context, self.e = context, frames.load(context.engine)
+        self.joined_rows = sizes.joined_rows(context) if joined_rows is None else joined_rows
         self.models = ensemble.select_models(context.params)
         self.columns = feature_set(context.params)
         self.codes = load(self.e, context.work, "code")
@@ -130,9 +182,13 @@ class Predictor:
         self.table_rows = 0
 
     def preprocess(self, number: int, path: Path) -> Mapping[str, Frame]:
-        """Parse and code a piece. Returns its counts. If there is more than one piece, all are moved to files."""
-        e = self.e
-        t = features.base(e, features.read_part(e, path, False), self.columns, False, self.extra)
+        """Parse and code a piece. Returns its counts. If there is more than one piece, all are moved to files.
+
+        `row` continues after the last piece.
+        """
+        e, before = self.e, sum(piece.height for piece in self.pieces)
+        t = e.with_columns(features.read_part(e, path, False), row=lambda column: column("row") + before)
+        t = features.base(e, t, self.columns, False, self.extra)
         t = features.code(e, t, self.codes)
         t = e.keep(e.select(t, [*self.columns.coded_names(), *self.extra]))
         counts = kept(
@@ -148,11 +204,12 @@ class Predictor:
         """Code all pieces of the test. Returns the counts over all scored rows; yields its phases."""
         if FIRST_PASS in self.kept:
             folder = self.kept.path(FIRST_PASS)
-            numbers = range(int((folder / NUMBER).read_text()))
-            if all(f"predicted{n}" in self.kept or f"coded{n}" in self.kept for n in numbers):
-                self._restore(numbers)
+            heights = enumerate(map(int, (folder / HEIGHTS).read_text().split()))
+            self.pieces = [Piece(self.e, self.kept, number, height=rows) for number, rows in heights]
+            if all(each.is_kept for each in self.joined()):
                 return load(self.e, folder, "counted")
-        self._restore(takewhile(lambda n: f"coded{n}" in self.kept, count()))
+        numbers = takewhile(lambda n: f"coded{n}" in self.kept, count())
+        self.pieces = [Piece(self.e, self.kept, number) for number in numbers]
         for number, path in pieces_of_test(self.context, without={piece.number for piece in self.pieces}):
             yield "preprocess"
             self.preprocess(number, path)
@@ -161,12 +218,12 @@ class Predictor:
         if self.context.partial is not None and len(self.pieces) > 1:
             with self.kept.making(FIRST_PASS) as folder:
                 save(self.e, folder, "counted", counted)
-                (folder / NUMBER).write_text(str(len(self.pieces)))
+                (folder / HEIGHTS).write_text(" ".join(str(piece.height) for piece in self.pieces))
         return counted
 
-    def _restore(self, numbers: Iterable[int]) -> None:
-        """Take over pieces of earlier sittings."""
-        self.pieces += [Piece(self.e, self.kept, number) for number in numbers]
+    def joined(self) -> list[Joined]:
+        """The pieces, in groups that are predicted together."""
+        return joined(self.pieces, self.joined_rows)
 
     def add_up(self, counts: Sequence[Mapping[str, Frame]]) -> Mapping[str, Frame]:
         """The sum of the pieces' counts."""
@@ -177,7 +234,8 @@ class Predictor:
 
         counted: the counts over all scored rows.
         """
-        pieces = [piece.columns for piece in self.pieces if piece.predicted not in self.kept]
+        todo = [each for each in self.joined() if each.predicted not in self.kept]
+        pieces = [piece.columns for each in todo for piece in each.pieces]
         if not pieces:
             return
         e, second = self.e, self.models.second
@@ -195,8 +253,8 @@ class Predictor:
         counts = second_stage_features.count_lookups(counted, self.columns)
         self.lookups = merged(e, [*lookups, *counts])
 
-    def predicted(self, piece: Piece) -> Generator[str, None, Predicted]:
-        """The predictions of a piece, which an earlier sitting may have left; yields its phases."""
+    def predicted(self, piece: Joined) -> Generator[str, None, Predicted]:
+        """The predictions of joined pieces, which an earlier sitting may have left; yields its phases."""
         if piece.predicted in self.kept:
             yield "write"
             return read(self.kept.path(piece.predicted) / ROWS)
@@ -205,8 +263,8 @@ class Predictor:
             self.keep(piece, rows)
         return rows
 
-    def keep(self, piece: Piece, predicted: Predicted) -> None:
-        """Save the predictions of a piece."""
+    def keep(self, piece: Joined, predicted: Predicted) -> None:
+        """Save the predictions of joined pieces."""
         with self.kept.making(piece.predicted) as folder:
             write(folder / ROWS, predicted)
 
@@ -215,8 +273,8 @@ class Predictor:
         if self.context.partial is None:
             self.kept.clear()
 
-    def predict(self, piece: Piece) -> Generator[str, None, Predicted]:
-        """The predictions of both stages for a piece; yields its phases."""
+    def predict(self, piece: Joined) -> Generator[str, None, Predicted]:
+        """The predictions of both stages for joined pieces; yields its phases."""
         e, models = self.e, self.models
         yield "features"
         t = fitting.encoded(e, piece.columns(self.columns.coded_names()), self.lookups, self.columns)

@@ -5,6 +5,9 @@ from buzzer.errors import UsageError
 from buzzer.models.recsys2021.params import Context
 
 PIECE_ROWS = {"cpu": 500_000, "cuda": 3_000_000}  # winners: 3 million
+# Pieces of a CPU engine are parsed one by one, because text takes memory, and predicted together, because that reads all lookup tables
+# and passes over all users' vectors.
+JOINED_ROWS = 2_000_000
 BATCH_ROWS = {"cpu": 2048, "cuda": 65_536}
 BLOCK_ROWS = {"cpu": 16_384, "cuda": 3_000_000}
 # Estimated GPU memory for each row: about 1.5 kB of columns, and the temporary memory of joins and matrices.
@@ -22,6 +25,13 @@ def piece_rows(context: Context, workers: int = 1) -> int:
     memory = context.gpu_memory_bytes or min(device.gpu_memory(), default=0)
     most = max(PIECE_ROWS[kind] // workers, PIECE_ROWS["cpu"])
     return min(most, memory // PIECE_ROW_BYTES) if memory else most
+
+
+def joined_rows(context: Context) -> int:
+    """Rows that are predicted together: those of a piece, and without the parameter `piece_rows` more of them on a CPU engine."""
+    rows = piece_rows(context)
+    given = context.params.piece_rows or frames.info(context.engine).device != "cpu"
+    return rows if given else max(rows, JOINED_ROWS)
 
 
 def batch_rows(context: Context) -> int:

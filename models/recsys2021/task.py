@@ -22,7 +22,7 @@ took, `wall_s`, `cpu_s`, `peak_memory_bytes` (of a process); with networks also
 `token_vectors`, a description, `users_with_vectors`, a number, and under each network's name its history, a list of `epoch` and `loss`.
 
 Details of `predict`: `pieces`, number of pieces; `table_rows`, number of rows of the lookup tables that were read (by the last sitting); `piece_rows`,
-`batch_rows`; `models`, names of the scored models; `workers`, number of workers, only on a cluster.
+`batch_rows`; `joined_rows`, most rows of pieces that are predicted together (not on a cluster); `models`, names of the scored models; `workers`, number of workers, only on a cluster.
 
 Both have the detail `weights`, "random", if the weights are.
 """
@@ -153,13 +153,17 @@ class RecSys2021(DatasetTask[Params]):
         yield "load"
         predictor.load_tables(counted)
         with submission(context, predictor.models) as writer:
-            for piece in predictor.pieces:
+            for piece in predictor.joined():
                 predicted = yield from predictor.predicted(piece)
                 yield "write"
                 writer.add(predicted)
                 piece.forget()
         predictor.close()
-        details = {"pieces": len(predictor.pieces), "table_rows": predictor.table_rows}
+        details = {
+            "pieces": len(predictor.pieces),
+            "joined_rows": predictor.joined_rows,
+            "table_rows": predictor.table_rows,
+        }
         del predictor  # frees its memory for scoring
         yield "score"
         return writer.result(details | sizes.details(context))

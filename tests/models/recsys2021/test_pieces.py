@@ -17,7 +17,7 @@ from buzzer.models.kept_pieces import KeptPieces
 from buzzer.models.recsys2021 import ensemble, predicting, sizes
 from buzzer.models.recsys2021.lookup_tables import merged
 from buzzer.models.recsys2021.params import Context
-from buzzer.models.recsys2021.predicting import Piece, Predicted, Predictor, pieces_of_test
+from buzzer.models.recsys2021.predicting import Piece, Predicted, Predictor, joined, pieces_of_test
 from buzzer.models.recsys2021.task import TASK
 from buzzer.suite import registry
 
@@ -60,7 +60,11 @@ def test_sizes_follow_engine_and_memory(
     shared = sizes.piece_rows(context_of(engine, device, limit), 4)  # so that each of four workers has one
     assert shared == (piece if device == "cpu" else min(piece, 750_000))
     assert sizes.piece_rows(context_of(engine, device, limit), 100) == 500_000
+    assert sizes.joined_rows(context_of(engine, device, limit)) == (
+        2_000_000 if engine in ("pandas", "polars") else piece
+    )
     own = context_of(engine, device, limit, piece_rows=7, predict_batch=8)
+    assert sizes.joined_rows(own) == 7
     assert sizes.details(own) == {"piece_rows": 7, "batch_rows": 8}
     with pytest.raises(UsageError, match="piece_rows=-1"):
         sizes.piece_rows(context_of(engine, device, limit, piece_rows=-1))
@@ -108,6 +112,22 @@ def test_a_piece_reads_the_same_from_its_file(e: Engine, tmp_path: Path) -> None
     assert e.height(again.counts()["a"]) == 2
     piece.forget()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kept_in_files", [False, True])
+def test_joined_pieces_read_as_one(kept_in_files: bool, e: Engine, tmp_path: Path) -> None:
+    """In the order of `row`, which continues from piece to piece."""
+    kept, pieces = KeptPieces(tmp_path), []
+    for number, rows in enumerate([[2, 0, 1], [3], [5, 4], [6, 7, 8, 9]]):
+        t = e.from_arrow(pa.table({"row": rows, "a": [10 * row for row in rows]}))
+        pieces.append(Piece(e, kept, number, t, {}))
+        if kept_in_files:
+            pieces[-1].put_aside()
+    groups = joined(pieces, 4)
+    assert [[piece.number for piece in group.pieces] for group in groups] == [[0, 1], [2], [3]]
+    assert [group.predicted for group in groups] == ["predicted0", "predicted2", "predicted3"]
+    assert len(joined(pieces, 10)) == 1 and len(joined(pieces, 0)) == 4
+    assert e.to_arrow(groups[0].columns(["a"]), ["a"]).to_pydict() == {"a": [0, 10, 20, 30]}
 
 
 def test_merged_lookups_give_the_same_columns(e: Engine) -> None:

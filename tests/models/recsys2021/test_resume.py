@@ -9,7 +9,7 @@ import pytest
 
 from buzzer.models.api.context import RunContext
 from buzzer.models.kept_pieces import KeptPieces
-from buzzer.models.recsys2021 import features
+from buzzer.models.recsys2021 import features, sizes
 from buzzer.models.recsys2021.predicting import Predictor
 from buzzer.models.recsys2021.task import TASK
 
@@ -48,26 +48,33 @@ def stopped(context: RunContext, after: Callable[[], bool]) -> None:
 
 
 @pytest.mark.parametrize("engine", ["polars", pytest.param("pandas", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("joined_rows", "groups"), [(PIECE_ROWS, PIECES), (250, 3)])
 @pytest.mark.parametrize(
     ("parsed", "predicted"), [(1, 0), (3, 0), (5, 0), (5, 1), (5, 3), (5, 5)], ids=lambda n: str(n)
 )
 def test_a_resumed_prediction_writes_the_same_bytes(
     parsed: int,
     predicted: int,
+    joined_rows: int,
+    groups: int,
     engine: str,
     fitted_trees: Path,
     tmp_path: Path,
     trees_context: MakeContext,
     run: Run,
     counted: dict[str, int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """With pieces that are predicted one by one, and with two at a time."""
+    monkeypatch.setattr(sizes, "joined_rows", lambda context: joined_rows)
+    predicted = min(predicted, groups)
     outs = [tmp_path / name for name in ("whole", "first", "second")]
     for out in outs:
         out.mkdir()
     partial = tmp_path / "partial"
     make = [trees_context(fitted_trees, out, engine, piece_rows=PIECE_ROWS) for out in outs]
     whole = run(TASK.predict(make[0]))[0]
-    assert whole.details["pieces"] == PIECES and counted == {"parsed": PIECES, "predicted": PIECES}
+    assert whole.details["pieces"] == PIECES and counted == {"parsed": PIECES, "predicted": groups}
     counted.update(parsed=0, predicted=0)
 
     def reached() -> bool:
@@ -82,7 +89,7 @@ def test_a_resumed_prediction_writes_the_same_bytes(
     assert done >= predicted - 1 and (passed or coded >= parsed - 1)
     counted.update(parsed=0, predicted=0)
     resumed = run(TASK.predict(replace(make[2], partial=partial)))[0]
-    assert counted == {"parsed": 0 if passed else PIECES - coded, "predicted": PIECES - done}
+    assert counted == {"parsed": 0 if passed else PIECES - coded, "predicted": groups - done}
     assert (outs[2] / "results.csv").read_bytes() == (outs[0] / "results.csv").read_bytes()
     assert resumed.scores == whole.scores and resumed.rows == whole.rows
     assert [path.name for path in outs[2].iterdir()] == ["results.csv"]
