@@ -35,7 +35,7 @@ class Harness:
         self.home, self.data, self.lines = home, data, list[str]()
         choice = choose("pieces")
         self.run: Run = predict_runs(choice)[0]
-        runner.fit(fit_run(choice), data, home / "cache", lambda phase, elapsed: None)
+        runner.fit(fit_run(choice), data, home / "cache", lambda phase, elapsed, part: None)
 
     @property
     def folders(self) -> list[Path]:
@@ -47,7 +47,7 @@ class Harness:
     def sitting(self, stop_after: int = 9, resume: bool = True, **changes: Any) -> Record:
         """A sitting that the user stops when there are `stop_after` pieces."""
 
-        def watch(phase: str, elapsed: float) -> None:
+        def watch(phase: str, elapsed: float, part: object) -> None:
             if len(self.made()) >= stop_after:
                 raise KeyboardInterrupt
 
@@ -191,7 +191,7 @@ def test_two_runs_do_not_share_a_folder(harness: Harness) -> None:
     harness.sitting(stop_after=1)
     (folder,) = harness.folders
 
-    def watch(phase: str, elapsed: float) -> None:
+    def watch(phase: str, elapsed: float, part: object) -> None:
         assert "waiting for process" in phase and harness.folders == [folder]
         raise KeyboardInterrupt
 
