@@ -50,6 +50,7 @@ class Display:
         self._cell: Any = None  # handle of the notebook's output that holds the bars
         self._suite: TaskID | None = None
         self._run: TaskID | None = None
+        self._hint = ""  # of the last finished run; the next ones do not repeat it
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -99,8 +100,9 @@ class Display:
         self._line_at_s = time.monotonic() + LINE_S
         sign, colour = MARKS.get(record.outcome, FAILED)
         self._print(Text.assemble((sign, colour), f" {run.title}: {outcome_text(record)}"))
-        if record.hint:
+        if record.hint and record.hint != self._hint:
             self._print(Text(f"  hint: {record.hint}"))
+        self._hint = record.hint
         if self._suite is not None and run.job != "fit":
             bar = self._bars.tasks[self._bars.task_ids.index(self._suite)]
             note = f"{int(bar.completed) + 1} of {counted(int(bar.total or 0), 'run')}"
