@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
+from buzzer.models.api import progress
+
 
 @dataclass
 class State:
@@ -34,6 +36,7 @@ class Epochs(ABC):
 
     metric = ""  # name of the validation score in `State.history`
     lower_is_better = False
+    steps = 0  # batches of an epoch, if known; for the reports of progress
 
     def __init__(self, network: nn.Module, device: str, checkpoint: Path | None = None) -> None:
         """checkpoint: file that is written after each epoch; training resumes from it. None = no checkpoints."""
@@ -76,7 +79,9 @@ class Epochs(ABC):
         patience: stop after this many epochs without a better score; None for no early stopping.
         """
         state = self.state
-        while state.epoch < epochs and (patience is None or state.epoch - state.best_epoch <= patience):
+        for _ in progress.over(range(state.epoch, epochs)):
+            if patience is not None and state.epoch - state.best_epoch > patience:
+                break
             loss = self._train(state.epoch)
             score = self.validate()
             state.epoch += 1
@@ -104,6 +109,7 @@ class Epochs(ABC):
                 schedule.step()
             self.after_step()
             total, steps = total + float(loss.detach()), steps + 1
+            progress.report(min(steps / self.steps, 1.0) if self.steps else 0.0)
         return total / max(steps, 1)
 
     def _keep_best(self, score: float) -> None:

@@ -1,4 +1,5 @@
 import os
+import signal
 import tempfile
 
 # Test processes share the cores, so libraries get one thread each. This must be set before their first import.
@@ -14,6 +15,10 @@ from buzzer.errors import UnsupportedError
 # Without a GPU, Triton kernels run in Triton's interpreter. The variable is read at the first import of a kernel.
 if device.cuda_problem():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# A script starts a background process with SIGINT ignored, and its children inherit that. Tests of Ctrl-C need the default.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No deadlines: a busy machine must not fail a test.
 hypothesis.settings.register_profile("untimed", deadline=None)

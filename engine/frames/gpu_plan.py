@@ -51,22 +51,23 @@ def refusals(plan: pl.LazyFrame) -> list[str]:
 
     Raises UnsupportedError unless the `gpu-plan` extra is installed.
     """
-    with deep_plans():
-        errors, root = translated(plan)
+    with translated(plan) as (errors, root):
         if errors:
             return [f"{type(error).__name__}: {error}" for error in errors]
         return list(dict.fromkeys([*unreadable(root), *wrong(root)]))
 
 
-def translated(plan: pl.LazyFrame) -> tuple[list[Exception], Any]:
-    """The translator's errors, and the root node of the plan in cudf-polars."""
+@contextmanager
+def translated(plan: pl.LazyFrame) -> Iterator[tuple[list[Exception], Any]]:
+    """The translator's errors, and the root node of the plan in cudf-polars. The block may walk the plan, however deep it is."""
     require()
     from cudf_polars import Translator
 
     engine = pl.GPUEngine(executor="in-memory", raise_on_fail=True)
-    visitor: Any = plan._ldf.visit()
-    translator: Any = Translator(visitor, engine)
-    return translator.errors, translator.translate_ir()
+    with deep_plans():
+        visitor: Any = plan._ldf.visit()
+        translator: Any = Translator(visitor, engine)
+        yield translator.errors, translator.translate_ir()
 
 
 def nodes(root: Any) -> Iterator[Any]:

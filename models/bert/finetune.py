@@ -43,7 +43,8 @@ class Tuner(Epochs):
         tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
         tuned = [p for p in model.parameters() if id(p) not in tables]
         optimizer = torch.optim.AdamW(tuned, lr, weight_decay=DECAY, fused=True)
-        steps = epochs * -(-len(train.ids) // batch)
+        self.steps = -(-len(train.ids) // batch)
+        steps = epochs * self.steps
         rise = max(int(WARMUP * steps), 1)
         share = lambda step: min((step + 1) / rise, (steps - step) / max(steps - rise, 1))
         self.optimise([optimizer], [torch.optim.lr_scheduler.LambdaLR(optimizer, share)])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from buzzer.models.api import progress
 from buzzer.models.bert import tokenizer
 from buzzer.models.bert.encoder import SentenceClassifier
 from buzzer.models.bert.tokenizer import Labelled
@@ -36,7 +37,7 @@ def embed(model: SentenceClassifier, batch: Mapping[str, npt.NDArray[Any]]) -> n
 def vectors(model: SentenceClassifier, ids: Sequence[Sequence[int]], size: int) -> Tensor:
     """Sentence vectors of all rows, float32 [rows, dim], computed in batches of at most `size`."""
     embedded = torch.empty(len(ids), model.bert.config.hidden_size)
-    for rows in tokenizer.batches(ids, size):
+    for rows in progress.over(list(tokenizer.batches(ids, size))):
         embedded[rows] = torch.from_numpy(embed(model, tokenizer.pad([ids[row] for row in rows])))
     return embedded
 

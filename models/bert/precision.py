@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from buzzer.errors import UnsupportedError, UsageError, unknown_name
+from buzzer.models.api import progress
 from buzzer.models.api.context import Result, Steps
 from buzzer.models.bert.intent import IntentTask, Ready
 from buzzer.models.bert.params import PrecisionContext, PrecisionParams
@@ -53,7 +54,7 @@ class BertIntentPrecision(IntentTask[PrecisionParams]):
         data, model, classes = yield from start(context)
         maker = Maker(context, data)
         yield "fit"
-        for name in order(context.params.checkpoints):
+        for name in progress.over(order(context.params.checkpoints)):
             for _ in maker.make(name, model):
                 yield "fit"
         yield "write"

@@ -35,6 +35,7 @@ from buzzer.engine import frames
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Array
 from buzzer.errors import DataError
+from buzzer.models.api import progress
 from buzzer.models.api.context import Result, Steps
 from buzzer.models.booking import features
 from buzzer.models.booking.ensemble import accuracy, blend
@@ -99,13 +100,13 @@ class Booking(DatasetTask[Params]):
         yield "fit"
         best, history = dict[str, list[float]](), dict[str, Any]()
         members = [member for bag in bags for member in bag.members]
-        for member in members if params.weights != RANDOM else ():
+        for member in progress.over(members if params.weights != RANDOM else ()):
             learn, valid = split(member.fold, member.folds)
             its_sizes = sizes[member.network]
             its_rows = learn.limited(its_sizes.cities), valid.limited(its_sizes.cities)
-            progress = yield from fit_member(context, member, its_sizes, *its_rows)
-            best.setdefault(member.network, []).append(progress["best"])
-            history[member.name] = progress["history"]
+            done = yield from fit_member(context, member, its_sizes, *its_rows)
+            best.setdefault(member.network, []).append(done["best"])
+            history[member.name] = done["history"]
         learn, valid = split(members[-1].fold, members[-1].folds)
         yield "write"
         for column, table in tables.items():
@@ -204,9 +205,9 @@ def fit_member(
 
     from buzzer.models.booking.train import Trainer
 
-    progress = progress_file(context, member.name)
-    if progress.exists():
-        done: dict[str, Any] = json.loads(progress.read_text())
+    file = progress_file(context, member.name)
+    if file.exists():
+        done: dict[str, Any] = json.loads(file.read_text())
         return done
     torch.set_num_threads(context.threads)
     torch.set_flush_denormal(True)
@@ -217,7 +218,7 @@ def fit_member(
         yield "fit"
     torch.save(network.cpu().state_dict(), context.work / f"{member.name}.pt")
     done = {"best": trainer.state.best, "history": trainer.state.history}
-    with new_file(progress) as partial:
+    with new_file(file) as partial:
         partial.write_text(json.dumps(done))
     checkpoint.unlink()
     return done

@@ -36,6 +36,7 @@ from buzzer.engine import frames
 from buzzer.engine.frames import Engine, Frame, token_lists
 from buzzer.engine.frames.base import FIRST_CODE
 from buzzer.errors import UsageError
+from buzzer.models.api import progress
 from buzzer.models.recsys2021 import features, vocabulary
 from buzzer.models.recsys2021.ensemble import ModelSelection
 from buzzer.models.recsys2021.feature_sets import STEPS, TARGETS, FeatureSet, Keys, feature_set
@@ -431,7 +432,7 @@ def make(plan: Plan) -> Generator[None, None, Path]:
 def steps(folder: Path, plan: Plan) -> Generator[Cost, None, None]:
     """Write the partitions of all tables, as far as an earlier call has not. Yields the cost of each step."""
     jobs, by_range = usable_cores(), ranges(plan)
-    for turn in range(plan.turns):
+    for turn in progress.over(range(plan.turns)):
         numbers = [n for n in range(turn, plan.partitions, plan.turns) if not (folder / f"{n}.done").exists()]
         if numbers:
             todo = [
@@ -439,9 +440,9 @@ def steps(folder: Path, plan: Plan) -> Generator[Cost, None, None]:
                 for number, chunks in enumerate(by_range)
                 if not (folder / f"b{turn}.{number}.rows.npy").exists()
             ]
-            yield from done_by(partial(write_range, folder, plan), todo, jobs)
             tasks = [(turn, len(by_range), number) for number in numbers]
-            yield from done_by(partial(write_partition, folder, plan), tasks, jobs)
+            for work, of_work in progress.over([(write_range, todo), (write_partition, tasks)]):
+                yield from done_by(partial(work, folder, plan), of_work, jobs)
         for path in folder.glob(f"[ab]{turn}.*.npy"):
             path.unlink()
 
@@ -449,7 +450,9 @@ def steps(folder: Path, plan: Plan) -> Generator[Cost, None, None]:
 def done_by(work: Callable[[Any], Cost], tasks: Sequence[Any], jobs: int) -> Generator[Cost, None, None]:
     """The costs of the tasks, which are done in at most `jobs` processes."""
     with closing(in_order(work, tasks, min(jobs, len(tasks)))) as costs:
-        yield from costs
+        for done, cost in enumerate(costs, 1):
+            yield cost
+            progress.report(done / len(tasks))
 
 
 def fit_tables(

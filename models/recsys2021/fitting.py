@@ -14,6 +14,7 @@ from buzzer.datasets.recsys2021.reader import part_files, pieces
 from buzzer.datasets.recsys2021.schema import DAY, FIRST_SECOND
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Array, Columns, Expr, Lookup, on_host, stack
+from buzzer.models.api import progress
 from buzzer.models.recsys2021 import ensemble, features, second_stage_features, sizes, trees
 from buzzer.models.recsys2021.ensemble import ModelSelection
 from buzzer.models.recsys2021.feature_sets import FeatureSet, feature_set
@@ -212,7 +213,7 @@ def networks(
         "token_vectors": network_training.prepare(context, models.all_networks, users),
         "users_with_vectors": users,
     }
-    for name in models.all_networks:
+    for name in progress.over(models.all_networks):
         yield "networks"
         details[name] = yield from network_training.fit(context, name, batch, labels(e, coded))
     return details

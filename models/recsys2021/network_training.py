@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from buzzer.engine.frames.base import FIRST_CODE, Array
 from buzzer.errors import DataError
+from buzzer.models.api import progress
 from buzzer.models.by_model import of
 from buzzer.models.epochs import Epochs, one_cycle
 from buzzer.models.recsys2021 import fast_networks, feature_sets, user_vectors
@@ -176,7 +177,7 @@ def fit(
     torch.set_num_threads(context.threads)
     torch.set_flush_denormal(True)
     history = []
-    for bag in range(context.params.bags_of(name)):
+    for bag in progress.over(range(context.params.bags_of(name))):
         seed = seed_of(context.seed, bag)
         torch.manual_seed(seed)
         file = path(context.work, name, bag)

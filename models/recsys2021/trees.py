@@ -9,7 +9,8 @@ import numpy as np
 from buzzer.datasets.recsys2021.schema import GROUPS
 from buzzer.engine import cluster
 from buzzer.engine.frames.base import Array, on_host, side_by_side
-from buzzer.models import blend
+from buzzer.models import blend, boosting
+from buzzer.models.api import progress
 from buzzer.models.by_model import of
 from buzzer.models.recsys2021 import random_trees
 from buzzer.models.recsys2021.features import TARGETS
@@ -68,8 +69,8 @@ def train(
         "device": context.device,
     }
     learn = on_cluster(x) if context.clustered else in_process(x, context.threads)
-    for bag in range(params.bags_of(model)):
-        for number, target in enumerate(TARGETS):
+    for bag in progress.over(range(params.bags_of(model))):
+        for number, target in progress.over(list(enumerate(TARGETS))):
             base, target_margins = 0.5, None
             if margins is None:
                 base = start_of(y[:, number])
@@ -99,8 +100,8 @@ def write_random(
     params = context.params
     rounds, depth = sizes_of(params, model)
     cuts = random_trees.cuts_of(on_host(x[:: -(-len(x) // CUT_ROWS)]))
-    for bag in range(params.bags_of(model)):
-        for number, target in enumerate(TARGETS):
+    for bag in progress.over(range(params.bags_of(model))):
+        for number, target in progress.over(list(enumerate(TARGETS))):
             shape = random_trees.Shape(
                 rounds[target],
                 depth,
@@ -134,7 +135,7 @@ def in_process(x: Array, threads: int) -> Learn:
         data.set_label(y)
         if margins is not None:
             data.set_base_margin(margins)
-        return xgboost.train(settings, data, rounds)
+        return boosting.train(settings, data, rounds)
 
     return learn
 
@@ -164,7 +165,7 @@ def fit_grouped(context: Context, model: str, x: Array, y: Array, groups: Array)
 
     groups: 0 to 4 [rows].
     """
-    for group in ALL_GROUPS:
+    for group in progress.over(ALL_GROUPS):
         rows = np.flatnonzero(groups == group)
         if len(rows) < context.params.group_rows:
             rows = np.arange(len(groups))

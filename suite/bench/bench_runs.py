@@ -78,12 +78,14 @@ def execute(selections: Sequence[BenchSelection], executor: Executor) -> Iterato
 
 
 def steps(selections: Sequence[BenchSelection], work: Path, out: Path) -> list[Step]:
-    """The steps: for each selection its reference, then its runs."""
+    """The steps: for each selection its reference, unless none of its runs can start here, then its runs."""
     planned: list[Step] = []
     for number, selection in enumerate(selections):
         workload = BenchWorkload(work / str(number), out)
-        planned.append(Step(plan.reference_run(selection), workload))
-        planned += [Step(item.run, workload, item.problem) for item in plan.plan(selection)]
+        items = plan.plan(selection)
+        if any(item.problem is None for item in items):
+            planned.append(Step(plan.reference_run(selection), workload))
+        planned += [Step(item.run, workload, item.problem) for item in items]
     return planned
 
 

@@ -17,6 +17,7 @@ from buzzer.suite.bench import loadgen
 from buzzer.suite.budget import Budget
 from buzzer.suite.registry import NO_ENGINE, ModelConfig, TaskConfig, Variant
 from buzzer.suite.requests import BenchRequest, names
+from buzzer.suite.run import feasible
 from buzzer.suite.run.plan import Planned, Run
 from buzzer.suite.run.resolve import check_device, check_numbers
 
@@ -255,7 +256,8 @@ def plan(selection: BenchSelection) -> list[Planned]:
     for repeat in range(selection.rounds):
         order = variants if repeat % 2 == 0 else variants[::-1]
         rounds += [(repeat, *variant) for variant in order if repeat == 0 or variant[2] is None]
-    return [Planned(run_of(selection, "bench", b, p, repeat), problem) for repeat, b, p, problem in rounds]
+    planned = [(run_of(selection, "bench", b, p, repeat), problem) for repeat, b, p, problem in rounds]
+    return [Planned(run, problem or feasible.device_problem(run)) for run, problem in planned]
 
 
 def file_of(model: ModelConfig) -> Path | None:

@@ -11,6 +11,7 @@ from rich.console import Console
 from buzzer.errors import BuzzerError
 from buzzer.suite.report.display import Display
 from buzzer.suite.run.plan import Run
+from buzzer.suite.run.progress import Part
 
 PATIENCE_S = 1.0  # a second Ctrl-C within this time is ignored; a run is stopped and recorded by then
 # Signals that end a suite in order; not every system has all of them.
@@ -61,10 +62,10 @@ class ProgressDisplay(Display):
         self._raise_pending()
         super().preparing(share, what)
 
-    def phase(self, run: Run, name: str, elapsed_s: float) -> None:
+    def phase(self, run: Run, name: str, elapsed_s: float, part: Part | None = None) -> None:
         """Show the phase of the run. Raises Interrupted after a signal."""
         self._raise_pending()
-        super().phase(run, name, elapsed_s)
+        super().phase(run, name, elapsed_s, part)
 
     def _press(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()

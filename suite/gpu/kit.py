@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from buzzer.errors import BuzzerError, DataError
@@ -114,7 +115,7 @@ def make(task: str, options: tuple[str, ...], cache: Path) -> tuple[Path, Path]:
     (selection,), (_, run) = plan.selections, plan.runs[0]
     with observing(None) as observer:
         data = task_runs.prepare(selection, None, observer, cache)
-        record = runner.fit(run, data, cache, lambda phase, elapsed: observer.phase(run, phase, elapsed))
+        record = runner.fit(run, data, cache, partial(observer.phase, run))
     if record is not None and record.outcome != "ok":
         raise DataError(f"the fit of {task} ended {record.outcome}: {record.message}", record.hint)
     return data.folder, fits.folder(run, data, cache)

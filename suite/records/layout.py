@@ -45,7 +45,17 @@ def task_folder(task: str) -> str:
 
 def machine_folder(record: Record) -> str:
     """The name of the folder with the records of a machine, such as `amd-epyc-avx2-2-cores-24-gib`."""
-    line = machine.describe(record.machine).removesuffix(", no GPU")
+    return _folder_of(machine.describe(record.machine))
+
+
+def machine_folders(record: Record) -> set[str]:
+    """The names that the folder may have: of `machine_folder`, and the one that older versions gave to a machine with one core."""
+    line = machine.describe(record.machine)
+    return {_folder_of(line), _folder_of(line.replace(", 1 core,", ", 1 cores,"))}
+
+
+def _folder_of(described: str) -> str:
+    line = described.removesuffix(", no GPU")
     name = re.sub(r"[^0-9a-z]+", "-", line.lower()).strip("-")
     return _shortened(name, line) if len(name) > MAX_LENGTH else name
 
@@ -59,7 +69,9 @@ def _shortened(name: str, text: str) -> str:
 def root(path: Path, record: Record) -> Path:
     """The folder of records that the file `path` of a record belongs to."""
     path = path.absolute()
-    return path.parents[2] if path.parts[-3:-1] == relative_path(record).parts[:-1] else path.parent
+    folder = path.parent
+    inside = folder.parent.name == task_folder(record.task) and folder.name in machine_folders(record)
+    return folder.parents[1] if inside else folder
 
 
 def run_name(run_id: str) -> str:

@@ -19,6 +19,7 @@ from buzzer.suite.records.schema import Record
 from buzzer.suite.report.format import clock_text, counted
 from buzzer.suite.run.executor import Level, Observer
 from buzzer.suite.run.plan import Run
+from buzzer.suite.run.progress import Part
 
 UNSHOWN = (OSError, ValueError)  # errors of printing; UnicodeEncodeError and "closed file" are ValueErrors
 MARKS = {"ok": ("✓", "green"), "unsupported": ("-", "yellow")}
@@ -49,6 +50,7 @@ class Display:
         self._cell: Any = None  # handle of the notebook's output that holds the bars
         self._suite: TaskID | None = None
         self._run: TaskID | None = None
+        self._hint = ""  # of the last finished run; the next ones do not repeat it
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -73,16 +75,24 @@ class Display:
         """Show the progress of generating or checking input data."""
         self._show("data", share, 1.0, f"{what}  {share:.0%}")
 
-    def phase(self, run: Run, name: str, elapsed_s: float) -> None:
-        """Show the phase of the run, how much of its budget's time is left, and how long it should take by earlier runs."""
+    def phase(self, run: Run, name: str, elapsed_s: float, part: Part | None = None) -> None:
+        """Show the phase of the run, how much of its budget's time is left, and how long it should take by earlier runs.
+
+        A fit without earlier runs shows how much of the phase is done.
+        """
         limit, expected = run.budget.time_s, run.expected_s
-        if limit is None or name == SCORE:
-            usual = "" if expected is None else f" of about {clock_text(expected)}"
-            self._show(run.label, elapsed_s, expected, f"{name}  {clock_text(elapsed_s)}{usual}")
-        else:
+        if limit is not None and name != SCORE:
             left = clock_text(max(limit - elapsed_s, 0))
             usual = "" if expected is None else f", done in about {clock_text(max(expected - elapsed_s, 0))}"
             self._show(run.label, elapsed_s, limit, f"{name}  buzzer in {left}{usual}")
+        elif expected is not None:
+            note = f"{name}  {clock_text(elapsed_s)} of about {clock_text(expected)}"
+            self._show(run.label, elapsed_s, expected, note)
+        elif part is not None:
+            left = "" if part.left_s is None else f", phase done in about {clock_text(part.left_s)}"
+            self._show(run.label, part.share, 1.0, f"{name} {part.share:.0%}{left}  {clock_text(elapsed_s)}")
+        else:
+            self._show(run.label, elapsed_s, None, f"{name}  {clock_text(elapsed_s)}")
 
     def finished(self, run: Run, record: Record) -> None:
         """Show one line for a finished run, and its hint if it has one."""
@@ -90,8 +100,9 @@ class Display:
         self._line_at_s = time.monotonic() + LINE_S
         sign, colour = MARKS.get(record.outcome, FAILED)
         self._print(Text.assemble((sign, colour), f" {run.title}: {outcome_text(record)}"))
-        if record.hint:
+        if record.hint and record.hint != self._hint:
             self._print(Text(f"  hint: {record.hint}"))
+        self._hint = record.hint
         if self._suite is not None and run.job != "fit":
             bar = self._bars.tasks[self._bars.task_ids.index(self._suite)]
             note = f"{int(bar.completed) + 1} of {counted(int(bar.total or 0), 'run')}"
@@ -143,7 +154,7 @@ class Quiet:
     def preparing(self, share: float, what: str) -> None:
         """Do nothing."""
 
-    def phase(self, run: Run, name: str, elapsed_s: float) -> None:
+    def phase(self, run: Run, name: str, elapsed_s: float, part: Part | None = None) -> None:
         """Do nothing."""
 
     def finished(self, run: Run, record: Record) -> None:

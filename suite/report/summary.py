@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from buzzer.suite import budget as budgets
 from buzzer.suite import registry
 from buzzer.suite.analysis import comparison
 from buzzer.suite.analysis.statistics import Ratio, paired
@@ -133,7 +134,7 @@ def setting(row: RunGroup) -> tuple[str, str, str]:
 
 def cores_text(r: Record) -> str:
     """`1 core`, `2 cores`."""
-    return counted(comparison.cores(r), "core")
+    return budgets.cores_text(comparison.cores(r))
 
 
 def summaries(records: Iterable[Record]) -> list[TaskSummary]:

@@ -11,7 +11,9 @@ from typing import IO
 
 from buzzer.models.api.context import SCORE, Result, Steps
 from buzzer.suite.run import events
-from buzzer.suite.run.events import Event, PhaseEnded, PhaseStarted
+from buzzer.suite.run.events import Event, PartDone, PhaseEnded, PhaseStarted
+
+REPORT_S = 1.0  # least time between two reports of progress
 
 
 def process_age() -> float:
@@ -57,6 +59,7 @@ class Clock:
         self._cpu_begin = 0.0
         self._laps: list[float] = []
         self._lap = self._start
+        self._reported = self._start
         self.overhead_s = 0.0
         self._open("start", self._start)
 
@@ -75,6 +78,14 @@ class Clock:
         else:
             self._close(t)
             self._open(name, t)
+            self.overhead_s += self._now() - t
+
+    def report(self, share: float) -> None:
+        """Write that a share (0 to 1) of the running phase is done, unless the last report was less than REPORT_S ago."""
+        t = self._now()
+        if t - self._reported >= REPORT_S:
+            self._reported = t
+            self._write(PartDone(float(share), t - self._start))
             self.overhead_s += self._now() - t
 
     def stop(self) -> float:

@@ -1,7 +1,7 @@
 """The events of a run. The worker process writes them to a file, one JSON object per line, and the harness reads them.
 
-A run writes `PhaseStarted` and `PhaseEnded` in turn, beginning with phase `start`, and then one `Done` or one `Failed`. The field
-`event` of the JSON object names the kind of event. All times are in seconds. This module checks the kind of an event and the types of
+A run writes `PhaseStarted` and `PhaseEnded` in turn, beginning with phase `start`, and then one `Done` or one `Failed`. Between the start
+and the end of a phase of a fit there may be `PartDone`. The field `event` of the JSON object names the kind of event. All times are in seconds. This module checks the kind of an event and the types of
 its fields; `progress.py` checks whether it is consistent with the events before it.
 """
 
@@ -34,6 +34,14 @@ class PhaseEnded:
 
 
 @dataclass(frozen=True)
+class PartDone:
+    """A part of the running phase is done. Only for the progress display."""
+
+    share: float  # of the phase, 0 to 1
+    at_s: float  # seconds since the process was started
+
+
+@dataclass(frozen=True)
 class Done:
     """The run has ended without an error."""
 
@@ -59,10 +67,11 @@ class Failed:
     details: dict[str, Any] = field(default_factory=dict)
 
 
-Event = PhaseStarted | PhaseEnded | Done | Failed
+Event = PhaseStarted | PhaseEnded | PartDone | Done | Failed
 KINDS: Mapping[str, type[Event]] = {
     "phase_started": PhaseStarted,
     "phase_ended": PhaseEnded,
+    "part_done": PartDone,
     "done": Done,
     "failed": Failed,
 }

@@ -8,7 +8,7 @@
 - A variant that ended in one of the outcomes in `give_up` is not run again in later rounds.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
@@ -21,6 +21,7 @@ from buzzer.suite.records.schema import Record
 from buzzer.suite.run import fits, runner
 from buzzer.suite.run.estimates import Estimates
 from buzzer.suite.run.plan import Run
+from buzzer.suite.run.progress import Part
 from buzzer.suite.run.supervise import PhaseCallback
 
 Level = Literal["info", "warning", "record"]  # "record": a record that could not be written, as JSON
@@ -40,8 +41,11 @@ class Observer(Protocol):
         """The share (0 to 1) of the input data that has been generated or checked; `what` names the current step."""
         ...
 
-    def phase(self, run: Run, name: str, elapsed_s: float) -> None:
-        """A run is in phase `name`, `elapsed_s` seconds after its start. Called several times a second."""
+    def phase(self, run: Run, name: str, elapsed_s: float, part: Part | None) -> None:
+        """A run is in phase `name`, `elapsed_s` seconds after its start. Called several times a second.
+
+        part: how much of the phase is done, if the run is a fit that reports it.
+        """
         ...
 
     def finished(self, run: Run, record: Record) -> None:
@@ -196,8 +200,8 @@ class Executor:
         workload.recorded(new)
         return new
 
-    def _watch(self, run: Run) -> Callable[[str, float], None]:
-        return lambda phase, elapsed_s: self.observer.phase(run, phase, elapsed_s)
+    def _watch(self, run: Run) -> PhaseCallback:
+        return lambda phase, elapsed_s, part: self.observer.phase(run, phase, elapsed_s, part)
 
     def _save(self, new: Record, run: Run) -> Record:
         """Write a record. If that fails, the record is kept elsewhere, and DataError says where."""

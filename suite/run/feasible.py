@@ -1,5 +1,7 @@
 """Whether a planned run can start here: checks engine, backend, device and precision before anything is trained. Imports no model."""
 
+from collections.abc import Callable
+
 from buzzer.engine import frames, infer
 from buzzer.engine.device import cuda_problem
 from buzzer.errors import BuzzerError, UnsupportedError
@@ -11,15 +13,28 @@ QUANTISED = ("int8", "fp8")  # precisions that need a model that its task has qu
 
 def problem(run: Run) -> BuzzerError | None:
     """Why a timed run cannot start on this machine; None if nothing speaks against it."""
+    return first_problem(run, check_engine, check_backend, check_device, check_precision)
+
+
+def device_problem(run: Run) -> BuzzerError | None:
+    """Why a backend cannot run on the run's device; None if nothing speaks against it."""
+    return first_problem(run, check_backend, check_device)
+
+
+def first_problem(run: Run, *checks: Callable[[Run], None]) -> BuzzerError | None:
+    """The error of the first check that the run does not pass; None if it passes all."""
     try:
-        check_engine(run)
-        for part in infer.parts(run.backend):
-            infer.check(part, run.device)
-        check_device(run)
-        check_precision(run)
+        for check in checks:
+            check(run)
     except BuzzerError as error:
         return error
     return None
+
+
+def check_backend(run: Run) -> None:
+    """Raises UnsupportedError if a backend lacks a package, or does not run on the run's device."""
+    for part in infer.parts(run.backend):
+        infer.check(part, run.device)
 
 
 def check_engine(run: Run) -> None:

@@ -8,21 +8,29 @@ the same monotonic clock.
 import math
 import os
 import time
+from bisect import bisect_right
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from buzzer.models.api.context import SCORE
 from buzzer.suite.records.schema import Phase
 from buzzer.suite.run import events
-from buzzer.suite.run.events import Done, Event, Failed, PhaseEnded, PhaseStarted
+from buzzer.suite.run.events import Done, Event, Failed, PartDone, PhaseEnded, PhaseStarted
 
 START_S = 5.0  # upper bound of the time that creating the control group and the process takes
 SAME_S = 1e-3  # largest difference between two times that the clock read at once
 # Largest allowed difference between the harness's time and a reported time: seconds, plus a share of the time.
 SLACK_S, SLACK = 0.5, 0.02
 STAMP_S = 0.05  # the same for file times, in seconds
+
+
+class Part(NamedTuple):
+    """How much of the running phase is done."""
+
+    share: float  # 0 to 1
+    left_s: float | None  # estimated seconds to the end of the phase; None before the first part is done
 
 
 @dataclass
@@ -36,6 +44,8 @@ class RunProgress:
     samples: dict[str, list[float]] = field(default_factory=dict)  # phase -> seconds of each lap
     running: str = ""  # the phase that began last
     running_since_s: float = 0.0  # seconds since the start of the process
+    # What the running phase has reported: seconds since the start of the process, and the share that was done.
+    parts: list[tuple[float, float]] = field(default_factory=list)
     closed_s: float | None = None  # the same when that phase ended; None while it runs
     born_s: float | None = None  # start of the process on the clock of both processes
     end: Done | Failed | None = None
@@ -73,6 +83,8 @@ class RunProgress:
                 self._start_phase(event)
             case PhaseEnded():
                 self._end_phase(event)
+            case PartDone():
+                self._add_part(event)
             case Done():
                 if self.running and not self._matches_phases(event.wall_s):
                     raise ValueError("the wall time is not the sum of the phases")
@@ -90,7 +102,7 @@ class RunProgress:
         if self.scoring:
             raise ValueError(f"a phase after {SCORE}")
         self.running, self.running_since_s = event.name, event.at_s
-        self.closed_s, self.born_s = None, event.born_s
+        self.closed_s, self.born_s, self.parts = None, event.born_s, []
 
     def _follows(self, at_s: float) -> bool:
         """Whether the previous phase ended at this time."""
@@ -102,6 +114,27 @@ class RunProgress:
         self._add(event.name, event.wall_s, event.cpu_s, event.peak_memory_bytes)
         self.closed_s = self.running_since_s + event.wall_s
         self.samples.setdefault(event.name, []).extend(event.laps or [event.wall_s])
+
+    def _add_part(self, event: PartDone) -> None:
+        last_s = self.parts[-1][0] if self.parts else self.running_since_s
+        if self.closed_s is not None or not (0 <= event.share <= 1 and last_s <= event.at_s < math.inf):
+            raise ValueError("a part that the running phase cannot have")
+        self.parts.append((event.at_s, event.share))
+
+    def part(self, age_s: float) -> Part | None:
+        """How much of the running phase is done `age_s` seconds after the start of the process; None if it reports nothing.
+
+        The estimate follows the second half of the phase so far, because the first may have found parts that an earlier fit had finished.
+        """
+        if not self.parts:
+            return None
+        at_s, share = self.parts[-1]
+        half = bisect_right(self.parts, (self.running_since_s + at_s) / 2, key=lambda part: part[0])
+        before_s, before = self.parts[half - 1] if half else (self.running_since_s, 0.0)
+        if share <= before:
+            return Part(share, None)
+        total_s = (1 - share) / (share - before) * (at_s - before_s)
+        return Part(share, max(total_s - (age_s - at_s), 0.0))
 
     def _matches_phases(self, wall_s: float) -> bool:
         """Whether the last phase has ended, and the phases before `score` add up to the wall time."""

@@ -34,7 +34,7 @@ from buzzer.suite.run import (
 )
 from buzzer.suite.run.limits import Measured, Reason
 from buzzer.suite.run.plan import Run
-from buzzer.suite.run.progress import EventReader, RunProgress
+from buzzer.suite.run.progress import EventReader, Part, RunProgress
 from buzzer.suite.run.record_builder import INTERRUPTED, RESUME, Ending, Usage
 from buzzer.suite.run.sittings import Sitting
 from buzzer.suite.run.spec import WorkerSpec
@@ -179,7 +179,7 @@ def exclusive(cache: Path, on_progress: PhaseCallback) -> AbstractContextManager
 
 def lock(path: Path, on_progress: PhaseCallback) -> AbstractContextManager[None]:
     """A lock file. While the run waits for it, the waiting is reported as a phase."""
-    return locks.held(path, lambda message: on_progress(message, 0.0))
+    return locks.held(path, lambda message: on_progress(message, 0.0, None))
 
 
 def acquire(held: ExitStack, wanted: AbstractContextManager[None]) -> bool:
@@ -258,14 +258,14 @@ def execute(
     warm = inputs.warm(before)
     limiter, meter = limits.limiter(run.budget), counters.Meter(run.device)
 
-    def sample(phase: str, elapsed_s: float) -> None:
+    def sample(phase: str, elapsed_s: float, part: Part | None) -> None:
         if phase == SCORE:
             meter.stop()
         else:
             meter.sample()
         if sitting is not None:
             sitting.note(events.progress, events.progress.age_s(elapsed_s))
-        on_progress(phase, elapsed_s)
+        on_progress(phase, elapsed_s, part)
 
     partial, earlier, spent_s = None, None, 0.0
     if sitting is not None:

@@ -12,13 +12,15 @@ import buzzer
 from buzzer.suite.budget import Budget
 from buzzer.suite.run import limits
 from buzzer.suite.run.limits import Limiter, Measured, Reason
-from buzzer.suite.run.progress import EventReader, RunProgress
+from buzzer.suite.run.progress import EventReader, Part, RunProgress
 
 POLL_S = 0.2  # seconds between two readings of the events
 GIVE_UP_S = 30.0  # seconds to wait for a process that cannot be killed (it hangs in the kernel)
 TAIL_LINES, TAIL_BYTES, LINE_CHARS = 60, 1 << 16, 800  # the traceback of a nested exception group is long
 FLOOD_BYTES = 1 << 26  # disk space that the stderr of a run may use
-PhaseCallback = Callable[[str, float], None]  # phase, elapsed seconds
+PhaseCallback = Callable[
+    [str, float, Part | None], None
+]  # phase, elapsed seconds, how much of a fit's phase is done
 
 
 def supervise(
@@ -59,7 +61,7 @@ def supervise(
             progress, elapsed_s = events.read(), time.perf_counter() - began_s
             if progress.scoring:
                 limiter.freeze_peak()
-            on_progress(progress.running, elapsed_s)
+            on_progress(progress.running, elapsed_s, progress.part(progress.age_s(elapsed_s)))
             truncate_flood(stderr)
             if reason is Reason.SELF:
                 reason = over_time(progress, progress.age_s(elapsed_s), budget, spent_s)

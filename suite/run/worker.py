@@ -16,6 +16,7 @@ from typing import IO
 from buzzer.engine import faults
 from buzzer.engine.device import limit_memory, no_cuda, nvml, own_memory
 from buzzer.errors import BuzzerError, UnsupportedError, disk_full
+from buzzer.models.api import progress
 from buzzer.models.api.context import SCORE, Result, RunContext, Steps, Task
 from buzzer.suite.run import clock, counters, events
 from buzzer.suite.run.events import Done, Failed
@@ -141,6 +142,8 @@ def attempt(spec: WorkerSpec, file: IO[str]) -> Done | Failed:
         synchronize = device_synchronize(context.device)
         ticker = clock.Clock(file, synchronize=synchronize, age=clock.process_age())
         device = Device(context, synchronize) if context.device == "cuda" and not context.clustered else None
+        if spec.verb == "fit":
+            progress.listen(ticker.report)
         steps = checked_files(getattr(load_entry(spec.entry), spec.verb)(context), context.out)
         result, wall_s = clock.run(steps, ticker)
         gpu = {"gpu_bytes": device.memory()} if device is not None else {}

@@ -21,7 +21,7 @@ class Line(Epochs):
     ) -> None:
         torch.manual_seed(0)
         super().__init__(nn.Linear(1, 1, bias=False), "cpu", checkpoint)
-        self.scores, self.lower_is_better, self.steps = scores, lower, 0
+        self.scores, self.lower_is_better, self.updates = scores, lower, 0
         optimizer = torch.optim.SGD(self.network.parameters(), lr=0.1)
         self.optimise([optimizer], [torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)])
 
@@ -32,7 +32,7 @@ class Line(Epochs):
         return (self.network(batch) - 1).square().sum()
 
     def after_step(self) -> None:
-        self.steps += 1
+        self.updates += 1
 
     def validate(self) -> float | None:
         return self.scores[self.state.epoch]
@@ -56,7 +56,7 @@ def weights_after(trainer: Line, epochs: int, patience: int | None = None) -> tu
 def test_the_best_epochs_weights_are_kept(scores: list[float], lower: bool, best: int) -> None:
     trainer = Line(scores, lower=lower)
     weights, state = weights_after(trainer, 3)
-    assert (state.epoch, state.best_epoch, trainer.steps) == (3, best, 9)
+    assert (state.epoch, state.best_epoch, trainer.updates) == (3, best, 9)
     assert trainer.network.weight.item() == weights[best - 1]
     assert [entry["score"] for entry in state.history[1:]] == scores[1:]
     assert not trainer.network.training

@@ -89,8 +89,10 @@ def predict(tmp_path: Path, fake_path: None, data: Data) -> Callable[..., Record
     def go(do: str, budget: str = "1c2g30s", variant: int = 0, others: tuple[Record, ...] = ()) -> Record:
         choice = fake_selection(do, budget)
         run: Run = predict_runs(choice)[variant]
-        runner.fit(fit_run(choice), data, tmp_path / "cache", lambda phase, elapsed: None)
-        return runner.predict(run, data, tmp_path / "cache", tmp_path, others, lambda phase, elapsed: None)
+        runner.fit(fit_run(choice), data, tmp_path / "cache", lambda phase, elapsed, part: None)
+        return runner.predict(
+            run, data, tmp_path / "cache", tmp_path, others, lambda phase, elapsed, part: None
+        )
 
     return go
 

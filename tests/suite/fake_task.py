@@ -12,6 +12,7 @@ from typing import Any
 from buzzer.caches import COMPILED, kernels
 from buzzer.datasets.contract import Progress
 from buzzer.errors import DataError, UnsupportedError
+from buzzer.models.api import progress
 from buzzer.models.api.context import Data, Result, RunContext, Steps
 from buzzer.models.kept_pieces import KeptPieces
 from buzzer.suite.run.clock import Clock
@@ -36,6 +37,8 @@ class Fake:
         yield "fit"
         if context.params["do"] == "bad-fit":
             raise UnsupportedError("no weights", "install the extra")
+        for _ in progress.over(range(4 if context.params["do"] == "slow-fit" else 0)):
+            time.sleep(0.6)
         (context.work / "model").write_text("fitted")
         return Result()
 
@@ -82,7 +85,7 @@ class Fake:
     def work(self, context: RunContext) -> None:
         time.sleep(0.02)
 
-    be_wrong = bad_fit = show_caches = work
+    be_wrong = bad_fit = slow_fit = show_caches = work
 
     def eat(self, context: RunContext) -> None:
         hoard = []

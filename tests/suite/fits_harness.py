@@ -14,5 +14,5 @@ from buzzer.suite.run.plan import fit_run
 
 if __name__ == "__main__":
     data = Data(Path(), "f" * 64, "generated", {"rows": 10}, 1.0)
-    fit = runner.fit(fit_run(fake_selection()), data, Path(sys.argv[1]), lambda phase, elapsed: None)
+    fit = runner.fit(fit_run(fake_selection()), data, Path(sys.argv[1]), lambda phase, elapsed, part: None)
     print(fit.outcome if fit else "cached")

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from buzzer.engine.frames.base import Array
+from buzzer.models.api import progress
 from buzzer.models.blend import best_of, weigh
 from buzzer.models.sigir_ecom.next_item import training
 from buzzer.models.sigir_ecom.next_item.opened import BASELINE, ENSEMBLE, GUESSES, new_network
@@ -57,7 +58,7 @@ class Job:
                 self.context, prefixes, products, scored, np.zeros(len(prefixes), dtype=bool)
             )
             yield "fit"
-        for settings in self.networks:
+        for settings in progress.over(self.networks):
             trained = self._network(settings, sessions, vectors, test)
             answers[settings.name], history[settings.name] = yield from trained
         return Fitted(*weighed(answers, sessions.truth), history)

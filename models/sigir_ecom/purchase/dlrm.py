@@ -83,7 +83,8 @@ class Trainer(Epochs):
         )
         network.fit_scale(self.inputs[0][self.train])
         optimizer = torch.optim.AdamW(network.parameters(), lr=params.lr, weight_decay=0.05, fused=True)
-        steps = -(-len(self.train) // self.size) * params.epochs
+        self.steps = -(-len(self.train) // self.size)
+        steps = self.steps * params.epochs
         self.optimise([optimizer], [one_cycle(optimizer, params.lr, steps, pct_start=0.1)])
 
     def batches(self, epoch: int) -> Iterator[Tensor]:

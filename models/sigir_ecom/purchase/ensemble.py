@@ -78,6 +78,8 @@ def trees(context: Context, x: Any, y: Array, weights: Array) -> Any:
     """A Booster of rows x [rows, columns] with labels y, 0 or 1, and weights."""
     import xgboost
 
+    from buzzer.models import boosting
+
     params = context.params
     settings = {
         "objective": "binary:logistic",
@@ -93,7 +95,7 @@ def trees(context: Context, x: Any, y: Array, weights: Array) -> Any:
         "device": context.device,
     }
     data = xgboost.QuantileDMatrix(x, y, weight=weights / weights.mean(), nthread=context.threads)
-    return xgboost.train(settings, data, params.rounds)
+    return boosting.train(settings, data, params.rounds)
 
 
 def fit_network(context: Context, network: Any, rows: Rows) -> Generator[str, None, list[dict[str, float]]]:

@@ -284,19 +284,19 @@ def test_no_string_function_is_computed_twice(e: Engine, name: str) -> None:
         plan = recsys2021(e, FEATURE_SETS[name])
     else:
         plan = CASES[name](e, e.from_arrow(table()))
-    errors, root = gpu_plan.translated(plan)
-    assert not errors
-    for node in gpu_plan.nodes(root):
-        parts = list(gpu_plan.expressions(node))
-        text = Counter(part for part in parts if type(part).__name__ == "StringFunction")
-        assert max(text.values(), default=1) == 1
-        assert not [part for part in parts if getattr(part, "name", None) == "replace_strict"]
+    with gpu_plan.translated(plan) as (errors, root):
+        assert not errors
+        for node in gpu_plan.nodes(root):
+            parts = list(gpu_plan.expressions(node))
+            text = Counter(part for part in parts if type(part).__name__ == "StringFunction")
+            assert max(text.values(), default=1) == 1
+            assert not [part for part in parts if getattr(part, "name", None) == "replace_strict"]
 
 
 def test_hex_id_has_few_expressions(e: Engine) -> None:
-    errors, root = gpu_plan.translated(CASES["hex_id"](e, e.from_arrow(table())))
-    assert not errors
-    assert sum(len(list(gpu_plan.expressions(node))) for node in gpu_plan.nodes(root)) < 80
+    with gpu_plan.translated(CASES["hex_id"](e, e.from_arrow(table()))) as (errors, root):
+        assert not errors
+        assert sum(len(list(gpu_plan.expressions(node))) for node in gpu_plan.nodes(root)) < 80
 
 
 # Operators that need all rows in one order, for the small tables of codes. Only `fit` computes those tables.
@@ -323,3 +323,6 @@ def test_deep_plans_do_not_reach_the_recursion_limit(e: Engine) -> None:
         )  # type: ignore[misc]
     assert gpu_plan.refusals(t) == []
     assert gpu_plan.fallback(t) == ""
+    with gpu_plan.translated(t) as (errors, root):
+        assert not errors
+        assert len(list(gpu_plan.nodes(root))) > 150

@@ -24,7 +24,7 @@ from buzzer.suite.cli.signals import ENDING
 from buzzer.suite.records import machine, record
 from buzzer.suite.records.schema import Record
 from buzzer.suite.report import rerun
-from buzzer.suite.run import feasible
+from buzzer.suite.run import feasible, runner
 
 Make = Callable[..., Record]
 
@@ -381,6 +381,33 @@ def test_nothing_that_can_run_is_an_error(buzzer: Buzzer, monkeypatch: pytest.Mo
         "unsupported",
         "no CUDA device here: no driver",
     )
+
+
+def test_a_bench_that_cannot_run_computes_no_reference(
+    buzzer: Buzzer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feasible, "cuda_problem", lambda: "no driver")
+    monkeypatch.setattr(runner, "bench", lambda *_: pytest.fail("a process was started"))
+    options = (
+        "--backend",
+        "torch_eager,openvino",
+        "--precision",
+        "fp32",
+        "--device",
+        "cuda",
+        "--rounds",
+        "2",
+    )
+    done = buzzer("bench", "minilm-l6", *options, "--json")
+    assert done.returncode == 2
+    assert "nothing was measured" in done.stderr
+    made = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {(r["backend"], r["outcome"], r["message"]) for r in made} == {
+        ("torch_eager", "unsupported", "no CUDA device here: no driver"),
+        ("openvino", "unsupported", "backend openvino does not run on cuda"),
+    }
+    planned = buzzer("bench", "minilm-l6", *options, "--dry-run")
+    assert "no CUDA device here: no driver" in planned.stdout
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from buzzer.suite.records import integrity, layout, record
+from buzzer.suite.records import comparable, integrity, layout, record
 from buzzer.suite.records.schema import Record
 
 Make = Callable[..., Record]
@@ -50,6 +50,20 @@ def test_machines_whose_names_are_cut_have_different_folders(make_record: Make) 
     assert len(names) == 2
 
 
+def test_a_machine_with_one_core_is_the_same_under_its_older_folder(
+    make_record: Make, tmp_path: Path
+) -> None:
+    fields = make_record().machine.model_dump() | {"cores": 1, "cpu": "AMD EPYC"}
+    older, newer = (make_record(machine=fields, run_id=digit * 32) for digit in "ab")
+    path = record.write(newer, tmp_path)
+    assert path.parent.name == "amd-epyc-avx2-1-core-16-gib"
+    before = path.parent.with_name("amd-epyc-avx2-1-cores-16-gib") / "older.json"
+    before.parent.mkdir()
+    record.write(older, tmp_path).rename(before)
+    assert layout.root(before, older) == layout.root(path, newer) == tmp_path
+    assert comparable.times(older) == comparable.times(newer)
+
+
 @pytest.mark.parametrize("task", ["files", "local", ".hidden", "../up", "a/b", "x" * 200, "", "ü"])
 def test_every_task_has_a_folder_that_is_searched(make_record: Make, tmp_path: Path, task: str) -> None:
     folder = layout.task_folder(task)
@@ -87,4 +101,6 @@ def test_published_records_are_where_they_would_be_written() -> None:
     paths = record.paths([ROOT / "results"])
     assert paths
     for path in paths:
-        assert path.relative_to(ROOT / "results") == layout.relative_path(record.read(path))
+        r = record.read(path)
+        assert path.name == layout.relative_path(r).name
+        assert layout.root(path, r) == ROOT / "results"

@@ -12,6 +12,7 @@ from rich.console import Console
 from buzzer.suite.report import display
 from buzzer.suite.report.display import Display
 from buzzer.suite.run.plan import TaskSelection, fit_run, predict_runs
+from buzzer.suite.run.progress import Part
 
 Choose = Callable[..., TaskSelection]
 
@@ -66,3 +67,21 @@ def test_bars_fit_the_terminal(choose: Choose, width: int) -> None:
     assert len(texts) == 2
     assert max(map(cell_len, texts)) <= width
     assert "buzzer in" in texts[1] and "recsys2021" in texts[1]
+
+
+def test_a_fit_without_earlier_runs_shows_how_much_of_its_phase_is_done(
+    choose: Choose, clock: list[float]
+) -> None:
+    written, fit = io.StringIO(), fit_run(choose())
+    shown = Display(Console(file=written, width=80))
+    for part in (None, Part(0.0, None), Part(0.25, 90.0)):
+        clock[0] += display.LINE_S
+        shown.phase(fit, "networks", 65.0, part)
+    clock[0] += display.LINE_S
+    shown.phase(replace(fit, expected_s=100.0), "networks", 65.0, Part(0.25, 90.0))
+    assert written.getvalue().splitlines() == [
+        f"  {fit.label}: networks  1:05",
+        f"  {fit.label}: networks 0%  1:05",
+        f"  {fit.label}: networks 25%, phase done in about 1:30  1:05",
+        f"  {fit.label}: networks  1:05 of about 1:40",
+    ]

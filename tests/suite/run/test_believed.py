@@ -69,9 +69,9 @@ def play(
     def go(do: str, entry: str = "cheating_task:TASK") -> Record:
         honest = choose(do, BUDGETS.get(do, "1c2g30s"))
         choice = replace(honest, task=honest.task.model_copy(update={"entry": entry}))
-        assert runner.fit(fit_run(choice), data, tmp_path / "cache", lambda phase, elapsed: None)
+        assert runner.fit(fit_run(choice), data, tmp_path / "cache", lambda phase, elapsed, part: None)
         run = predict_runs(choice)[0]
-        r = runner.predict(run, data, tmp_path / "cache", tmp_path, (), lambda phase, elapsed: None)
+        r = runner.predict(run, data, tmp_path / "cache", tmp_path, (), lambda phase, elapsed, part: None)
         (problems,) = integrity.check([record.write(r, tmp_path / "checked")]).values()
         assert [p for p in problems if not p.startswith("data_fingerprint")] == []
         return r

@@ -1,11 +1,13 @@
 import io
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from buzzer.models.api.context import Result, Steps
 from buzzer.suite.run import clock, events
-from buzzer.suite.run.progress import RunProgress
+from buzzer.suite.run.events import PartDone, PhaseStarted
+from buzzer.suite.run.progress import Part, RunProgress
 
 
 class FakeTime:
@@ -82,3 +84,46 @@ def test_process_age_and_peak_are_available() -> None:
     assert clock.resident_peak(reset=True) > 50 << 20
     del block
     assert clock.resident_peak(reset=False) > 0
+
+
+def test_parts_of_a_phase_are_written_at_most_once_a_second() -> None:
+    now, file = FakeTime(), io.StringIO()
+    ticker = clock.Clock(file, now=now, cpu=now)
+    for tenth in range(30):
+        now.t = 100 + tenth / 8
+        ticker.report(tenth / 32)
+    assert progress_of(file).parts == [(1.0, 8 / 32), (2.0, 16 / 32), (3.0, 24 / 32)]
+    ticker.phase("fit")
+    assert progress_of(file).parts == []
+
+
+@pytest.mark.parametrize(
+    ("parts", "age_s", "expected"),
+    [
+        ([], 30.0, None),
+        ([(20.0, 0.0)], 30.0, Part(0.0, None)),
+        ([(30.0, 0.25)], 30.0, Part(0.25, 60.0)),
+        ([(30.0, 0.25)], 40.0, Part(0.25, 50.0)),  # ten seconds after the report
+        ([(30.0, 0.25)], 400.0, Part(0.25, 0.0)),
+        # An earlier fit had done the first half: the estimate follows what came after it.
+        ([(11.0, 0.5), (31.0, 0.6), (51.0, 0.7)], 51.0, Part(0.7, 60.0)),
+    ],
+)
+def test_the_time_left_follows_the_reported_shares(
+    parts: list[tuple[float, float]], age_s: float, expected: Part | None
+) -> None:
+    progress = RunProgress(running="fit", running_since_s=10.0)
+    for at_s, share in parts:
+        progress.apply(PartDone(share, at_s))
+    part = progress.part(age_s)
+    assert part == (expected and pytest.approx(expected))
+
+
+@pytest.mark.parametrize(
+    "part", [PartDone(1.5, 2.0), PartDone(-0.1, 2.0), PartDone(0.5, 0.5), PartDone(0.5, float("nan"))]
+)
+def test_a_part_that_the_phase_cannot_have_is_rejected(part: PartDone) -> None:
+    progress = RunProgress()
+    progress.apply(PhaseStarted("fit", 1.0, 100.0))
+    with pytest.raises(ValueError, match="cannot have"):
+        progress.apply(part)

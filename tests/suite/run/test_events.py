@@ -7,7 +7,7 @@ import pytest
 
 from buzzer.models.api.context import BenchResult, RunContext, Work
 from buzzer.suite.run import events
-from buzzer.suite.run.events import Done, Event, Failed, PhaseEnded, PhaseStarted
+from buzzer.suite.run.events import Done, Event, Failed, PartDone, PhaseEnded, PhaseStarted
 from buzzer.suite.run.spec import WorkerSpec
 
 BENCH = BenchResult(
@@ -24,6 +24,7 @@ EVENTS: list[Event] = [
     replace(DONE, work=Work(360.0, 1800.0, 4e4, 120_000)),
     Failed("unsupported", "no CUDA device: Ä", "use --engine polars", {"user_error": True}),
     Failed("error", "two\nlines", ""),
+    PartDone(0.25, 1.5),
 ]
 
 

@@ -39,7 +39,7 @@ class Recorder:
     def preparing(self, share: float, what: str) -> None:
         raise AssertionError("nothing is prepared here")
 
-    def phase(self, run: Run, name: str, elapsed_s: float) -> None:
+    def phase(self, run: Run, name: str, elapsed_s: float, part: object) -> None:
         raise AssertionError("no run has a phase here")
 
     def finished(self, run: Run, record: Record) -> None:

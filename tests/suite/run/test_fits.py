@@ -31,7 +31,7 @@ Choose = Callable[..., TaskSelection]
 Predict = Callable[..., Record]
 
 
-def silent(phase: str, elapsed: float) -> None:
+def silent(phase: str, elapsed: float, part: object) -> None:
     """Ignore the progress."""
 
 
@@ -416,7 +416,7 @@ def test_runs_are_measured_one_after_the_other(tmp_path: Path) -> None:
     phases = list[str]()
     with ExitStack() as other:
 
-        def on_progress(phase: str, elapsed: float) -> None:
+        def on_progress(phase: str, elapsed: float, part: object) -> None:
             phases.append(phase)
             other.close()
 
@@ -429,7 +429,7 @@ def test_runs_are_measured_one_after_the_other(tmp_path: Path) -> None:
 def test_a_run_that_is_stopped_while_it_waits_has_a_record(
     tmp_path: Path, fitted: Path, run: Run, data: Data, choose: Choose
 ) -> None:
-    def press(phase: str, elapsed: float) -> None:
+    def press(phase: str, elapsed: float, part: object) -> None:
         raise KeyboardInterrupt
 
     (timed, _), other = predict_runs(choose()), replace(run, seed=1)
@@ -449,7 +449,7 @@ def test_a_run_within_a_run_does_not_wait_for_it(tmp_path: Path, monkeypatch: py
     assert reaper.VARIABLE in limits.environment_of(UNLIMITED)  # every run has it
     with runner.exclusive(tmp_path, silent):
         monkeypatch.setenv(reaper.VARIABLE, "of the run around it")
-        with runner.exclusive(tmp_path, lambda phase, elapsed: never(phase)):
+        with runner.exclusive(tmp_path, lambda phase, elapsed, part: never(phase)):
             pass
 
 

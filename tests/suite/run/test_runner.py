@@ -19,12 +19,13 @@ from buzzer.suite.records import record
 from buzzer.suite.records.schema import Record
 from buzzer.suite.run import fits, runner, supervise
 from buzzer.suite.run.plan import TaskSelection, fit_run, predict_runs
+from buzzer.suite.run.progress import Part
 
 Predict = Callable[..., Record]
 Choose = Callable[..., TaskSelection]
 
 
-def silent(phase: str, elapsed: float) -> None:
+def silent(phase: str, elapsed: float, part: object) -> None:
     """Ignore the progress."""
 
 
@@ -109,6 +110,23 @@ def test_scores_that_differ_from_the_reference_are_wrong(predict: Predict) -> No
     assert "accuracy is 0.40000" in r.message
 
 
+def test_a_first_fit_tells_its_share_and_the_time_left(
+    fake_path: None, data: Data, choose: Choose, tmp_path: Path
+) -> None:
+    parts = list[Part]()
+
+    def watch(phase: str, elapsed: float, part: Part | None) -> None:
+        if part is not None:
+            assert phase == "fit"
+            parts.append(part)
+
+    run = fit_run(choose("slow-fit"))
+    trained = runner.fit(run, data, tmp_path, watch)
+    assert trained is not None and trained.outcome == "ok"
+    assert parts and parts[0].share in (0.25, 0.5, 0.75)
+    assert all(part.left_s is not None and 0 <= part.left_s < 60 for part in parts)
+
+
 def test_a_failed_fit_leaves_no_finished_folder(
     tmp_path: Path, fake_path: None, data: Data, choose: Choose
 ) -> None:
@@ -155,7 +173,7 @@ def test_ctrl_c_stops_the_run_and_is_recorded(
     runner.fit(fit_run(choice), data, tmp_path, silent)
     pressed = []
 
-    def press(phase: str, elapsed: float) -> None:
+    def press(phase: str, elapsed: float, part: object) -> None:
         if phase == "predict" and not pressed:
             pressed.append(elapsed)
             raise KeyboardInterrupt
@@ -231,7 +249,12 @@ def test_the_overhead_is_what_the_harness_adds_to_a_run(
     runner.fit(fit_run(choice), data, tmp_path, silent)
     began_s, own_cpu_s, polls = time.perf_counter(), time.process_time(), list[float]()
     r = runner.predict(
-        predict_runs(choice)[0], data, tmp_path, tmp_path, (), lambda phase, elapsed: polls.append(elapsed)
+        predict_runs(choice)[0],
+        data,
+        tmp_path,
+        tmp_path,
+        (),
+        lambda phase, elapsed, part: polls.append(elapsed),
     )
     outside_s = time.perf_counter() - began_s - r.wall_s - (r.score_s or 0.0)
     own_cpu_s = time.process_time() - own_cpu_s  # part of it is used during the run

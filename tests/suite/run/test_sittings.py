@@ -35,7 +35,7 @@ class Harness:
         self.home, self.data, self.lines = home, data, list[str]()
         choice = choose("pieces")
         self.run: Run = predict_runs(choice)[0]
-        runner.fit(fit_run(choice), data, home / "cache", lambda phase, elapsed: None)
+        runner.fit(fit_run(choice), data, home / "cache", lambda phase, elapsed, part: None)
 
     @property
     def folders(self) -> list[Path]:
@@ -47,7 +47,7 @@ class Harness:
     def sitting(self, stop_after: int = 9, resume: bool = True, **changes: Any) -> Record:
         """A sitting that the user stops when there are `stop_after` pieces."""
 
-        def watch(phase: str, elapsed: float) -> None:
+        def watch(phase: str, elapsed: float, part: object) -> None:
             if len(self.made()) >= stop_after:
                 raise KeyboardInterrupt
 
@@ -146,23 +146,30 @@ def test_another_run_has_another_folder(harness: Harness, change: dict[str, Any]
     assert folder(replace(harness.run, **change)) != folder(harness.run)
 
 
+def change_spent(harness: Harness, wall_s: float) -> None:
+    """Set the wall seconds that the earlier sittings took by the note of the run."""
+    (folder,) = harness.folders
+    note = sittings.Note.model_validate_json((folder / NOTE).read_text())
+    note.spent = note.spent.model_copy(update={"wall_s": wall_s})
+    (folder / NOTE).write_text(note.model_dump_json())
+
+
 def test_the_time_limit_is_that_of_the_sum(harness: Harness) -> None:
     """Each sitting alone would stay within the budget."""
-    budget = resolve("1c2g2s")
-    first = harness.sitting(stop_after=2, budget=budget)
-    assert runner.interrupted(first) and first.wall_s < 2.0
-    second = harness.sitting(budget=budget)
-    assert second.outcome == "timeout" and second.sittings == 2 and second.wall_s > 2.0
+    limit_s = harness.run.budget.time_s or 0.0
+    first = harness.sitting(stop_after=1)
+    assert runner.interrupted(first) and first.wall_s < limit_s
+    assert len(harness.made()) < 4  # a second sitting takes PIECE_S at least
+    change_spent(harness, limit_s - PIECE_S / 4)
+    second = harness.sitting()
+    assert second.outcome == "timeout" and second.sittings == 2 and second.wall_s > limit_s
     assert checks.outcome(second) == []
     assert harness.folders == []  # there is no time left to go on
 
 
 def test_a_run_without_time_left_is_not_started(harness: Harness) -> None:
     first = harness.sitting(stop_after=1)
-    (folder,) = harness.folders
-    note = sittings.Note.model_validate_json((folder / NOTE).read_text())
-    note.spent = note.spent.model_copy(update={"wall_s": 31.0})
-    (folder / NOTE).write_text(note.model_dump_json())
+    change_spent(harness, 31.0)
     last = harness.sitting()
     assert runner.interrupted(first)
     assert (last.outcome, last.enforcement) == ("timeout", "none")
@@ -191,7 +198,7 @@ def test_two_runs_do_not_share_a_folder(harness: Harness) -> None:
     harness.sitting(stop_after=1)
     (folder,) = harness.folders
 
-    def watch(phase: str, elapsed: float) -> None:
+    def watch(phase: str, elapsed: float, part: object) -> None:
         assert "waiting for process" in phase and harness.folders == [folder]
         raise KeyboardInterrupt
 
