@@ -54,6 +54,7 @@ class BenchModel:
     source: str = "generated"  # source of the inputs: "generated" or "official" (real ones)
     notes: tuple[str, ...] = ()  # important remarks for readers of the record ("random weights", ...)
     facts: Mapping[str, Any] = field(default_factory=dict)  # JSON for the details of the record
+    network: Any = None  # torch module that the model is identified by, if `model` is another one around it
     unseen: Sequence[tuple[int, Batch]] = ()  # inputs that no timed run uses; see `altered`
     # Scores on labelled inputs, by the `run` of a session; None if the inputs have no labels.
     evaluate: Callable[[Run], Mapping[str, float]] | None = None

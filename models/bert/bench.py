@@ -52,6 +52,7 @@ class BertTarget:
             given = f"--inputs {spec.file.name}" if spec.file else f"--lengths {spec.lengths}"
             hint = "cut them" if spec.file else f"use --lengths fixed --seq {longest}"
             raise UsageError(f"{given}: rows need {needed} positions, the model has {longest}", hint)
+        whole = model
         if spec.packing == "packed":
             from buzzer.models.bert.packing import Packed
 
@@ -65,6 +66,7 @@ class BertTarget:
             reference=lambda batch: outputs_of(model, batch, (output,)),
             rows=inputs.rows,
             calibration=inputs.calibration,
+            network=whole,
             valid=[None if output == "logits" else valid(batch) for batch in inputs.batches],
             dynamic={}
             if spec.lengths == "fixed"

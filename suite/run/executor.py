@@ -64,6 +64,10 @@ class Workload(Protocol):
         """Make what the timed runs need. Returns its record, or None if it already exists."""
         ...
 
+    def resolved(self, run: Run) -> Run:
+        """A timed run with the parameters that are known only once `fit` has returned."""
+        ...
+
     def execute(self, run: Run, others: Sequence[Record], watch: PhaseCallback) -> Record:
         """Do a timed run and return its record. The gate may compare it with the records `others`."""
         ...
@@ -179,7 +183,8 @@ class Executor:
 
     def _timed(self, step: Step) -> Record:
         """Do a timed run and write its record. A run that cannot start has a record too."""
-        run, workload, fit = step.run, step.workload, self._failed_fits.get(step.workload)
+        workload, fit = step.workload, self._failed_fits.get(step.workload)
+        run = workload.resolved(step.run)
         if step.problem is not None:
             new = runner.not_started(
                 run, workload.data, "unsupported", step.problem.message, step.problem.hint
