@@ -49,13 +49,22 @@ def given(spec: BenchSpec, wanted: Sequence[Wanted], optional: Sequence[str] = (
     assert path is not None
     arrays = fitted(path, read(path), wanted, optional)
     rows = len(next(iter(arrays.values())))
-    count = min(spec.inputs, max(LEAST, -(-rows // spec.batch)))
-    batches: list[Batch] = []
-    for number in range(count):
+    return GivenInputs(batches(arrays, spec), (NOTE.format(path.name, rows), *repeated(rows, spec)))
+
+
+def batches(arrays: Mapping[str, Array], spec: BenchSpec) -> list[Batch]:
+    """Arrays [rows, ...] as batches of `spec.batch` rows, at least LEAST and at most `spec.inputs`; after the last row the first follows."""
+    rows = len(next(iter(arrays.values())))
+    cut: list[Batch] = []
+    for number in range(min(spec.inputs, max(LEAST, -(-rows // spec.batch)))):
         at = (np.arange(spec.batch) + number * spec.batch) % rows
-        batches.append({name: np.ascontiguousarray(array[at]) for name, array in arrays.items()})
-    notes = (NOTE.format(path.name, rows),)
-    return GivenInputs(batches, notes + ((REPEATED.format(rows),) if rows < spec.batch else ()))
+        cut.append({name: np.ascontiguousarray(array[at]) for name, array in arrays.items()})
+    return cut
+
+
+def repeated(rows: int, spec: BenchSpec) -> tuple[str, ...]:
+    """A note if a batch has rows more than once."""
+    return (REPEATED.format(rows),) if rows < spec.batch else ()
 
 
 def read(path: Path) -> dict[str, Array]:

@@ -1,6 +1,6 @@
 """A file of boosted trees as a bench target: XGBoost's `.ubj` and `.json`, LightGBM's `.txt`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,13 @@ from buzzer.engine.infer import Array, ubjson
 from buzzer.engine.infer.session import as_array
 from buzzer.engine.infer.trees import LIGHTGBM, by_row, load, load_lightgbm
 from buzzer.errors import UnsupportedError, UsageError
-from buzzer.models import inputs_file
+from buzzer.models import held_out, inputs_file
 from buzzer.models.api.bench import Batch, BenchModel, BenchSpec
+from buzzer.models.held_out import HeldOut
 from buzzer.models.inputs_file import Wanted
 
 OUTPUT, FEATURES = "prediction", "features"
+NAMES = "feature_names="  # begins the line of a LightGBM file
 RANDOM = "random rows around the trees' own thresholds, without missing values: use --inputs for real rows"
 
 
@@ -28,6 +30,7 @@ class Described:
     thresholds: Mapping[
         int, Array
     ]  # column -> values that its splits compare with; the numbers of its categories
+    names: Sequence[str]  # of the columns; empty if the file has none
     facts: Mapping[str, Any]  # for the record
 
 
@@ -35,12 +38,12 @@ class TreeFile:
     """params: `path` of the file."""
 
     def load(self, spec: BenchSpec) -> BenchModel:
-        """The file with random rows, or those of `spec.file`. Raises UsageError for rows of real lengths, DataError for an invalid file."""
+        """The file with the rows of `spec.file`, of a task, or random ones. Raises UsageError for rows of real lengths, DataError for an invalid file."""
         if spec.lengths != "fixed":
             raise UsageError("trees have no sentences: --lengths real is for encoders")
         path = Path(spec.params["path"])
         trees = lightgbm(path) if path.suffix == LIGHTGBM else xgboost(path)
-        batches, notes = inputs(trees, spec)
+        batches, source, notes = inputs(trees, spec)
         return BenchModel(
             path,
             (OUTPUT,),
@@ -48,7 +51,7 @@ class TreeFile:
             lambda batch: {OUTPUT: trees.predict(batch[FEATURES])},
             [spec.batch] * len(batches),
             dynamic={FEATURES: {0: "batch"}},
-            source="generated" if spec.file is None else "official",
+            source=source,
             notes=notes,
             facts={"columns": trees.width, **trees.facts},
         )
@@ -93,7 +96,8 @@ def xgboost(path: Path) -> Described:
         return as_array(booster.predict(matrix, validate_features=False))
 
     width = int(learner["learner_model_param"]["num_feature"])
-    return Described(width, predict, {k: np.array(v) for k, v in splits.items()}, facts)
+    thresholds = {k: np.array(v) for k, v in splits.items()}
+    return Described(width, predict, thresholds, booster.feature_names or (), facts)
 
 
 def lightgbm(path: Path) -> Described:
@@ -122,17 +126,39 @@ def lightgbm(path: Path) -> Described:
     def predict(rows: Array) -> Array:
         return as_array(by_row(treelite.gtil.predict(model, rows), len(rows)))
 
-    return Described(model.num_feature, predict, {k: np.array(v) for k, v in splits.items()}, facts)
+    thresholds = {k: np.array(v) for k, v in splits.items()}
+    return Described(model.num_feature, predict, thresholds, lightgbm_names(path), facts)
 
 
-def inputs(trees: Described, spec: BenchSpec) -> tuple[list[Batch], tuple[str, ...]]:
-    """The batches, random or from the file, and notes on them."""
+def lightgbm_names(path: Path) -> list[str]:
+    """The names of the columns of a LightGBM file; empty if they are only numbered."""
+    with path.open(encoding="utf-8") as lines:
+        line = next((line for line in lines if line.startswith(NAMES)), NAMES)
+    names = line.removeprefix(NAMES).split()
+    return [] if names == [f"Column_{number}" for number in range(len(names))] else names
+
+
+def inputs(trees: Described, spec: BenchSpec) -> tuple[list[Batch], str, tuple[str, ...]]:
+    """The batches, their origin and notes on them: rows of the file, or held-out rows of a task with these columns, or else random rows."""
     if spec.file is not None:
         wanted = Wanted(FEATURES, np.dtype("float32"), (None, trees.width))
         found = inputs_file.given(spec, [wanted])
-        return found.batches, found.notes
+        return found.batches, "official", found.notes
+    if (task := held_out.fitting(task_tables(), trees.names, trees.width)) is not None:
+        rows = task.rows(spec)
+        given = inputs_file.batches({FEATURES: rows.values}, spec)
+        return given, rows.source, (task.note(rows), *inputs_file.repeated(len(rows.values), spec))
     rng = np.random.default_rng(spec.seed)
-    return [{FEATURES: sample(trees, spec.batch, rng)} for _ in range(spec.inputs)], (RANDOM,)
+    return [{FEATURES: sample(trees, spec.batch, rng)} for _ in range(spec.inputs)], "generated", (RANDOM,)
+
+
+def task_tables() -> list[HeldOut]:
+    """The tables of held-out rows of the tasks that have boosted trees."""
+    from buzzer.models.online_shoppers.held_out import FEATURES as SHOPPERS
+    from buzzer.models.online_shoppers.held_out import FILE
+    from buzzer.models.recsys2021.bench import FIRST_STAGE
+
+    return [FIRST_STAGE, FILE, SHOPPERS]
 
 
 def sample(trees: Described, rows: int, rng: np.random.Generator) -> Array:
