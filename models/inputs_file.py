@@ -19,6 +19,7 @@ FORMATS = {
 }  # a model of questions and answers also takes SQuAD's .json (models/bert/squad.py)
 UNNAMED = ""  # name of the only array of a file without names
 LEAST = 2  # batches of a bench
+SMALL = 64 << 20  # larger files, in bytes, are not read before a run
 NOTE = "inputs from {}, {:,} rows"
 REPEATED = "{:,} different rows, repeated"
 
@@ -50,6 +51,11 @@ def given(spec: BenchSpec, wanted: Sequence[Wanted], optional: Sequence[str] = (
     arrays = fitted(path, read(path), wanted, optional)
     rows = len(next(iter(arrays.values())))
     return GivenInputs(batches(arrays, spec), (NOTE.format(path.name, rows), *repeated(rows, spec)))
+
+
+def is_small(path: Path | None) -> bool:
+    """Whether there is a file that is small enough to be read before a run, to check it."""
+    return path is not None and path.stat().st_size <= SMALL
 
 
 def batches(arrays: Mapping[str, Array], spec: BenchSpec) -> list[Batch]:

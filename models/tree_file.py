@@ -1,6 +1,8 @@
 """A file of boosted trees as a bench target: XGBoost's `.ubj` and `.json`, LightGBM's `.txt`."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,15 +11,16 @@ import numpy as np
 
 from buzzer.engine.infer import Array, ubjson
 from buzzer.engine.infer.session import as_array
-from buzzer.engine.infer.trees import LIGHTGBM, by_row, load, load_lightgbm
-from buzzer.errors import UnsupportedError, UsageError
+from buzzer.errors import DataError, UnsupportedError, UsageError
 from buzzer.models import held_out, inputs_file
 from buzzer.models.api.bench import Batch, BenchModel, BenchSpec
 from buzzer.models.held_out import HeldOut
 from buzzer.models.inputs_file import Wanted
 
 OUTPUT, FEATURES = "prediction", "features"
-NAMES = "feature_names="  # begins the line of a LightGBM file
+LIGHTGBM = ".txt"  # suffix of LightGBM's files
+NAMES, LAST_COLUMN = "feature_names=", "max_feature_idx="  # starts of lines of a LightGBM file
+SMALL = 16 << 20  # larger files of trees, in bytes, are not read before a run
 RANDOM = "random rows around the trees' own thresholds, without missing values: use --inputs for real rows"
 
 
@@ -39,8 +42,7 @@ class TreeFile:
 
     def load(self, spec: BenchSpec) -> BenchModel:
         """The file with the rows of `spec.file`, of a task, or random ones. Raises UsageError for rows of real lengths, DataError for an invalid file."""
-        if spec.lengths != "fixed":
-            raise UsageError("trees have no sentences: --lengths real is for encoders")
+        check_lengths(spec)
         path = Path(spec.params["path"])
         trees = lightgbm(path) if path.suffix == LIGHTGBM else xgboost(path)
         batches, source, notes = inputs(trees, spec)
@@ -56,13 +58,52 @@ class TreeFile:
             facts={"columns": trees.width, **trees.facts},
         )
 
+    def check(self, spec: BenchSpec) -> None:
+        """Raises as `load` does, by the first byte or line of the file and the columns of the file with the inputs."""
+        check_lengths(spec)
+        path = Path(spec.params["path"])
+        check_start(path)
+        if inputs_file.is_small(spec.file):
+            inputs_file.given(spec, [Wanted(FEATURES, np.dtype("float32"), (None, width_of(path)))])
+
     def identity(self, spec: BenchSpec) -> None:
         """None: the reference outputs take little time."""
+
+
+def check_lengths(spec: BenchSpec) -> None:
+    """Raises UsageError for rows of real lengths."""
+    if spec.lengths != "fixed":
+        raise UsageError("trees have no sentences: --lengths real is for encoders")
+
+
+def check_start(path: Path) -> None:
+    """Raises DataError for a file that cannot be of its library, without importing it: XGBoost's are objects, LightGBM's begin with a line."""
+    with path.open("rb") as opened:
+        start = opened.read(100)
+    library, first = ("LightGBM", b"tree") if path.suffix == LIGHTGBM else ("XGBoost", b"{")
+    if not start.lstrip().startswith(first):
+        shown = start[:20].decode(errors="replace")
+        raise DataError(f"{path}: not a {library} model: it begins with {shown!r}, not {first.decode()!r}")
+
+
+def width_of(path: Path) -> int | None:
+    """The number of columns that a file of trees reads, without importing its library; None where that is not known."""
+    if path.stat().st_size > SMALL:
+        return None
+    with suppress(ValueError, LookupError, TypeError):
+        if path.suffix == LIGHTGBM:
+            return int(lightgbm_line(path, LAST_COLUMN)) + 1
+        content = path.read_bytes()
+        model = ubjson.loads(content) if path.suffix == ".ubj" else json.loads(content)
+        return int(model["learner"]["learner_model_param"]["num_feature"])
+    return None
 
 
 def xgboost(path: Path) -> Described:
     """An XGBoost file. The reference is a prediction from a DMatrix; the measured backend predicts in place."""
     from xgboost import DMatrix
+
+    from buzzer.engine.infer.trees import load
 
     booster = load(path)
     learner = ubjson.loads(bytes(booster.save_raw("ubj")))["learner"]
@@ -102,6 +143,8 @@ def xgboost(path: Path) -> Described:
 
 def lightgbm(path: Path) -> Described:
     """A LightGBM file, read by treelite, whose general prediction is the reference."""
+    from buzzer.engine.infer.trees import by_row, load_lightgbm
+
     model = load_lightgbm(path)
     import treelite
 
@@ -132,10 +175,14 @@ def lightgbm(path: Path) -> Described:
 
 def lightgbm_names(path: Path) -> list[str]:
     """The names of the columns of a LightGBM file; empty if they are only numbered."""
-    with path.open(encoding="utf-8") as lines:
-        line = next((line for line in lines if line.startswith(NAMES)), NAMES)
-    names = line.removeprefix(NAMES).split()
+    names = lightgbm_line(path, NAMES).split()
     return [] if names == [f"Column_{number}" for number in range(len(names))] else names
+
+
+def lightgbm_line(path: Path, start: str) -> str:
+    """The first line of a LightGBM file that has this start, without it; "" if none has."""
+    with path.open(encoding="utf-8") as lines:
+        return next((line.removeprefix(start) for line in lines if line.startswith(start)), "")
 
 
 def inputs(trees: Described, spec: BenchSpec) -> tuple[list[Batch], str, tuple[str, ...]]:

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -75,6 +75,15 @@ class ModelProvider(Protocol):
 
         None if another call of `buzzer bench` may get another model; then nothing is cached.
         """
+        ...
+
+
+@runtime_checkable
+class Checker(Protocol):
+    """A `ModelProvider` that can refuse a model, sizes or inputs without loading the model."""
+
+    def check(self, spec: BenchSpec, /) -> None:
+        """Raises what `load` would raise, as far as files and sizes show it in about a second. `spec.work` has no files."""
         ...
 
 

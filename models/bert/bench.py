@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,10 +18,14 @@ from buzzer.models.api.bench import Batch, BenchModel, BenchSpec, Run, outputs_o
 from buzzer.models.bert import weights
 from buzzer.models.inputs_file import Wanted
 
+if TYPE_CHECKING:
+    from buzzer.models.bert.squad import Question
+
 RANDOM = "random weights of the published shape: only the latency is meaningful, not the accuracy"
 RANDOM_IDS = "uniform random token ids: no tokenizer is installed (the weights extra includes one)"
 STAND_IN = "sentences of a generated stand-in for CLINC150: set BUZZER_DATA for the real ones"
 HEADLESS = "only the encoder is timed; left out: {}"
+SQUAD = ".json"  # suffix of a file with questions
 PACKINGS = ("padded", "sorted", "packed")
 ARRAYS = ("input_ids", "attention_mask", "token_type_ids")  # of a file with inputs; it may lack the last
 CALIBRATION = 8  # batches for calibration
@@ -39,14 +43,11 @@ class BertTarget:
 
         Raises UsageError for an unknown packing, and for lengths or packings that the model cannot run.
         """
-        if spec.packing not in PACKINGS:
-            raise unknown_name("packing", spec.packing, PACKINGS)
-        if spec.lengths == "fixed" and spec.packing != "padded":
-            raise UsageError("rows of fixed length have no padding to remove", "add --lengths real")
+        check_packing(spec)
         model, output, notes, facts = network(spec)
-        longest = model_config(model).max_position_embeddings
-        if spec.lengths == "fixed" and spec.seq > longest:
-            raise UsageError(f"--seq {spec.seq}: the model has {longest} positions", f"use --seq {longest}")
+        config = model_config(model)
+        check_length(spec, config)
+        longest = config.max_position_embeddings
         inputs = inputs_of(spec, model)
         if (needed := max(map(positions, (*inputs.batches, *inputs.calibration)))) > longest:
             given = f"--inputs {spec.file.name}" if spec.file else f"--lengths {spec.lengths}"
@@ -77,6 +78,22 @@ class BertTarget:
             evaluate=inputs.evaluate,
         )
 
+    def check(self, spec: BenchSpec) -> None:
+        """Raises as `load` does, by the configuration, the names and shapes of the weights, the tokenizer and the file with the inputs."""
+        from buzzer.models.bert import tokenizer
+        from buzzer.models.bert.shapes_only import described
+
+        check_packing(spec)
+        model, config = described(spec.params)
+        check_length(spec, config)
+        with suppress(UnsupportedError, UsageError):  # without a tokenizer, the ids are random
+            tokenizer.load(tokens_folder(spec), LONGEST)
+        if spec.file is not None and inputs_file.is_small(spec.file):
+            if spec.file.suffix != SQUAD:
+                from_file(spec, config)
+            elif model is not None:
+                asked(spec.file, model)
+
     def identity(self, spec: BenchSpec) -> Any:
         """Hashes of the source code, of the model and tokenizer files, and of the real sentences."""
         from buzzer.datasets import clinc150
@@ -88,6 +105,21 @@ class BertTarget:
             files.append(tokens_folder(spec) / "tokenizer.json")
         real = real_sentences()
         return [stamp(code), stamp(files), stamp([real] if real else [])]
+
+
+def check_packing(spec: BenchSpec) -> None:
+    """Raises UsageError for an unknown packing, and for one without padding."""
+    if spec.packing not in PACKINGS:
+        raise unknown_name("packing", spec.packing, PACKINGS)
+    if spec.lengths == "fixed" and spec.packing != "padded":
+        raise UsageError("rows of fixed length have no padding to remove", "add --lengths real")
+
+
+def check_length(spec: BenchSpec, config: Any) -> None:
+    """Raises UsageError for rows of more tokens than a model with this `BertConfig` has positions."""
+    longest = config.max_position_embeddings
+    if spec.lengths == "fixed" and spec.seq > longest:
+        raise UsageError(f"--seq {spec.seq}: the model has {longest} positions", f"use --seq {longest}")
 
 
 def network(spec: BenchSpec) -> tuple[Any, str, tuple[str, ...], dict[str, Any]]:
@@ -198,7 +230,7 @@ def inputs_of(spec: BenchSpec, model: Any) -> BenchInputs:
     """The inputs: those of a file, or sentences."""
     config = model_config(model)
     if spec.file is not None:
-        return questions(spec, model) if spec.file.suffix == ".json" else from_file(spec, config)
+        return questions(spec, model) if spec.file.suffix == SQUAD else from_file(spec, config)
     text = sentences(spec, config.vocab_size)
     inputs = fixed(spec, text) if spec.lengths == "fixed" else real(spec, text)
     return replace(inputs, source=text.source, notes=text.notes)
@@ -209,12 +241,11 @@ def questions(spec: BenchSpec, model: Any) -> BenchInputs:
 
     Raises UsageError for a model without a head for answers, DataError for another file.
     """
-    from buzzer.models.bert import encoder, squad, tokenizer
+    from buzzer.models.bert import squad, tokenizer
 
     assert spec.file is not None
-    if not isinstance(model, encoder.TokenClassifier) or model.head.out_features != squad.OUTPUTS:
-        raise UsageError(f"--inputs {spec.file.name} has questions, but the model has no head for answers")
-    found = squad.windows(tokenizer.load(tokens_folder(spec), spec.seq), squad.read(spec.file), spec.seq)
+    read = asked(spec.file, model)
+    found = squad.windows(tokenizer.load(tokens_folder(spec), spec.seq), read, spec.seq)
     config = model.bert.config
     if found.inputs["input_ids"].max() >= config.vocab_size:
         raise UsageError("the tokenizer's vocabulary is larger than the model's")
@@ -234,6 +265,15 @@ def questions(spec: BenchSpec, model: Any) -> BenchInputs:
         (f"questions of {spec.file.name}: exact_match and f1 are over all {len(found.questions):,}",),
         functools.partial(squad.evaluate, found, batches, "token_logits"),
     )
+
+
+def asked(file: Path, model: Any) -> "list[Question]":
+    """The questions of a file. Raises UsageError for a model without a head for answers, DataError for another file."""
+    from buzzer.models.bert import encoder, squad
+
+    if not isinstance(model, encoder.TokenClassifier) or model.head.out_features != squad.OUTPUTS:
+        raise UsageError(f"--inputs {file.name} has questions, but the model has no head for answers")
+    return squad.read(file)
 
 
 def from_file(spec: BenchSpec, config: Any) -> BenchInputs:

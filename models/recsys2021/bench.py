@@ -31,8 +31,7 @@ class Gbdt:
 
     def load(self, spec: BenchSpec) -> BenchModel:
         """Trains the trees unless `spec.work` has them. Raises UsageError for rows of real lengths."""
-        if spec.lengths != "fixed":
-            raise UsageError("trees have no sentences: --lengths real is for encoders")
+        self.check(spec)
         rows = held_out(spec)
         model = trees.path(spec.work, "kfold", spec.params["target"])
         batches = [{"features": cut(rows, spec, i)} for i in range(spec.inputs)]
@@ -52,6 +51,11 @@ class Gbdt:
             notes=tuple(notes),
             facts=facts,
         )
+
+    def check(self, spec: BenchSpec) -> None:
+        """Raises UsageError for rows of real lengths."""
+        if spec.lengths != "fixed":
+            raise UsageError("trees have no sentences: --lengths real is for encoders")
 
     def identity(self, spec: BenchSpec) -> None:
         """None: each call of `buzzer bench` trains other trees."""

@@ -12,7 +12,7 @@ from buzzer.models.api.context import Data
 from buzzer.suite.bench import loadgen, plan
 from buzzer.suite.bench.plan import BenchSelection
 from buzzer.suite.records.schema import Record
-from buzzer.suite.run import reaper, runner
+from buzzer.suite.run import feasible, reaper, runner
 from buzzer.suite.run.executor import Executor, Step
 from buzzer.suite.run.plan import Run
 from buzzer.suite.run.supervise import PhaseCallback
@@ -81,7 +81,9 @@ class BenchWorkload:
 
 
 def execute(selections: Sequence[BenchSelection], executor: Executor) -> Iterator[Record]:
-    """Time every selection. Yields each record as soon as it is written."""
+    """Time every selection. Yields each record as soon as it is written. Raises UnsupportedError without the device that is asked for."""
+    for selection in selections:
+        feasible.check_device(plan.reference_run(selection))
     with (
         tempfile.TemporaryDirectory(prefix="buzzer-bench-", ignore_cleanup_errors=True) as work,
         reaper.swept(Path(work)),

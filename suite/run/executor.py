@@ -4,7 +4,8 @@
   says where it is.
 - A run that the user stops has a record too (`runner.interrupted`). No run is started after it.
 - A timed run whose fit failed is not started; its record says why.
-- With `resume`, a run that has an `ok` record in the folder is skipped. A fit is skipped if all its runs are.
+- With `resume`, a run that has an `ok` record in the folder is skipped.
+- A fit is skipped if all its runs are, or cannot run on this machine.
 - A variant that ended in one of the outcomes in `give_up` is not run again in later rounds.
 """
 
@@ -156,19 +157,18 @@ class Executor:
                 given_up.append(variant)
 
     def _to_do(self, steps: Sequence[Step]) -> list[Step]:
-        """The steps that are left to do: no timed run that has a record, and no fit that only such runs need."""
-        if not self.resume:
-            return list(steps)
+        """The steps that are left to do: no timed run that has a record, and no fit that no run needs."""
         left = []
         for step in steps:
-            done = [] if step.is_fit else [p for p in self.past if self._is_done(step, p)]
+            done = [p for p in self.past if self._is_done(step, p)] if self.resume and not step.is_fit else []
             self.reused += done[-1:]
             if done:
                 self.observer.message(f"- {step.run.title}: has a record, skipped")
             else:
                 left.append(step)
-        needed = {step.workload for step in left if not step.is_fit}
-        return [step for step in left if step.workload in needed]
+        timed = {step.workload for step in steps if not step.is_fit}
+        needed = {step.workload for step in left if not step.is_fit and step.problem is None}
+        return [step for step in left if not step.is_fit or step.workload not in timed - needed]
 
     @staticmethod
     def _is_done(step: Step, past: Record) -> bool:

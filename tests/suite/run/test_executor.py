@@ -126,6 +126,18 @@ def test_a_cached_fit_has_no_record(
     assert [r.job for r in records] == ["predict", "predict"]
 
 
+def test_nothing_is_fitted_for_runs_that_cannot_start(
+    tmp_path: Path, choose: Choose, workload: Callable[..., Workload]
+) -> None:
+    done, problem = workload(), UnsupportedError("not here")
+    fit, *timed = steps_of(choose(), done)
+    steps = [fit, *(replace(step, problem=problem) for step in timed)]
+    records = list(Executor(tmp_path / "out", Recorder()).run(steps))
+    assert outcomes(records) == [("predict", b, "unsupported") for b in BOTH]
+    assert (done.fits, done.runs) == (0, [])
+    assert [r.job for r in Executor(tmp_path / "other", Recorder()).run([fit])] == ["fit"]
+
+
 @pytest.mark.parametrize("ending", ["error", "unsupported"])
 def test_runs_whose_fit_failed_are_not_started(
     tmp_path: Path, choose: Choose, workload: Callable[..., Workload], ending: str
