@@ -83,7 +83,7 @@ def check_start(path: Path) -> None:
     library, first = ("LightGBM", b"tree") if path.suffix == LIGHTGBM else ("XGBoost", b"{")
     if not start.lstrip().startswith(first):
         shown = start[:20].decode(errors="replace")
-        raise DataError(f"{path}: not a {library} model: it begins with {shown!r}, not {first.decode()!r}")
+        raise DataError(f"{path}: not a model of {library}: it begins with {shown!r}, not {first.decode()!r}")
 
 
 def width_of(path: Path) -> int | None:

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 RANDOM = "random weights of the published shape: only the latency is meaningful, not the accuracy"
 RANDOM_IDS = "uniform random token ids: no tokenizer is installed (the weights extra includes one)"
 STAND_IN = "sentences of a generated stand-in for CLINC150: set BUZZER_DATA for the real ones"
-HEADLESS = "only the encoder is timed; left out: {}"
+LEFT_OUT = "left out: {}"
+HEADLESS = f"only the encoder is timed; {LEFT_OUT}"
 SQUAD = ".json"  # suffix of a file with questions
 PACKINGS = ("padded", "sorted", "packed")
 ARRAYS = ("input_ids", "attention_mask", "token_type_ids")  # of a file with inputs; it may lack the last
@@ -132,12 +133,28 @@ def network(spec: BenchSpec) -> tuple[Any, str, tuple[str, ...], dict[str, Any]]
     config, state = encoder.config_of(folder), weight_files.read(folder)
     facts = {"model_type": config.model_type, "weights_type": weight_files.float_type(state)}
     headed = encoder.with_head(config, state, folder)
+    parts = [name for name in families.left_out(state, config.model_type) if name not in parts_of(headed)]
+    text = HEADLESS if headed is None else LEFT_OUT
+    notes = (text.format(", ".join(parts)),) if parts else ()
     if headed is None:
-        parts = families.left_out(state, config.model_type)
-        notes = (HEADLESS.format(", ".join(parts)),) if parts else ()
         return encoder.encoder_of(config, state, folder), "hidden", notes, facts
     output = "logits" if isinstance(headed, encoder.Classifier) else "token_logits"
-    return headed, output, (), facts | {"classes": headed.head.out_features}
+    return headed, output, notes, facts | {"classes": headed.head.out_features}
+
+
+def parts_of(headed: Any) -> set[str]:
+    """The first words of the names of the weights that belong to the head of a model; empty for None."""
+    from buzzer.models.bert import encoder, families
+
+    if headed is None:
+        return set()
+    family = families.FAMILIES[headed.bert.config.model_type]
+    names = (
+        (family.pooler, family.classifier)
+        if isinstance(headed, encoder.Classifier)
+        else ("classifier", "qa_outputs")
+    )
+    return {name.partition(".")[0] for name in names}
 
 
 def model_config(model: Any) -> Any:

@@ -33,15 +33,15 @@ def described(params: Mapping[str, Any]) -> tuple[Any, BertConfig]:
 @contextmanager
 def without_initial_values() -> Iterator[None]:
     """New layers have no initial values. On the device without values, drawing them would import for a second what torch needs for it."""
-    kinds = (nn.Linear, nn.Embedding, nn.LayerNorm)
+    kinds: tuple[Any, ...] = (nn.Linear, nn.Embedding, nn.LayerNorm)
     usual = [kind.reset_parameters for kind in kinds]
     for kind in kinds:
-        kind.reset_parameters = lambda self: None  # type: ignore[method-assign]
+        kind.reset_parameters = lambda self: None
     try:
         yield
     finally:
         for kind, reset in zip(kinds, usual, strict=True):
-            kind.reset_parameters = reset  # type: ignore[method-assign]
+            kind.reset_parameters = reset
 
 
 def headers(folder: Path) -> dict[str, Tensor] | None:

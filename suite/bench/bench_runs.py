@@ -9,7 +9,7 @@ from pathlib import Path
 from buzzer import caches
 from buzzer.errors import DataError, UnsupportedError, UsageError
 from buzzer.models.api.context import Data
-from buzzer.suite.bench import loadgen, plan
+from buzzer.suite.bench import loadgen, plan, settings
 from buzzer.suite.bench.plan import BenchSelection
 from buzzer.suite.records.schema import Record
 from buzzer.suite.run import feasible, reaper, runner
@@ -80,10 +80,16 @@ class BenchWorkload:
             shutil.rmtree(files, ignore_errors=True)
 
 
-def execute(selections: Sequence[BenchSelection], executor: Executor) -> Iterator[Record]:
-    """Time every selection. Yields each record as soon as it is written. Raises UnsupportedError without the device that is asked for."""
+def check(selections: Sequence[BenchSelection]) -> None:
+    """Raises UnsupportedError without the device that is asked for, and what can be seen to be wrong before a process is started."""
     for selection in selections:
-        feasible.check_device(plan.reference_run(selection))
+        run = plan.reference_run(selection)
+        feasible.check_device(run)
+        settings.check(run.task.params, run.seed)
+
+
+def execute(selections: Sequence[BenchSelection], executor: Executor) -> Iterator[Record]:
+    """Time every selection. Yields each record as soon as it is written."""
     with (
         tempfile.TemporaryDirectory(prefix="buzzer-bench-", ignore_cleanup_errors=True) as work,
         reaper.swept(Path(work)),

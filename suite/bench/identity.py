@@ -16,9 +16,11 @@ PLAIN = (bool, int, float, str, tuple)  # types of a module's attributes that co
 
 
 def of_model(loaded: BenchModel) -> str:
-    """The hash of a model as it was loaded: of its file, or of its torch module."""
+    """The hash of a model as it was loaded: of its file, or of its torch module; "" for a model of a plug-in that is neither."""
     model = loaded.model if loaded.network is None else loaded.network
-    return of_path(model) if isinstance(model, Path) else of_module(model)
+    if isinstance(model, str | Path):
+        return of_path(Path(model))
+    return of_module(model) if hasattr(model, "named_modules") else ""
 
 
 def of_module(module: Any) -> str:

@@ -11,7 +11,7 @@ from buzzer.engine.infer.onnx import graphs
 from buzzer.errors import BuzzerError, UnsupportedError, UsageError, unknown_name
 from buzzer.suite import budget as budgets
 from buzzer.suite import registry
-from buzzer.suite.bench import identity, loadgen, settings
+from buzzer.suite.bench import identity, loadgen
 from buzzer.suite.budget import Budget
 from buzzer.suite.registry import NO_ENGINE, ModelConfig, TaskConfig, Variant
 from buzzer.suite.requests import BenchRequest, names
@@ -90,10 +90,7 @@ class BenchSelection:
 
 
 def selections(request: BenchRequest) -> list[BenchSelection]:
-    """A selection for each batch size and packing.
-
-    Raises UsageError for a wrong value, an unknown name, or a budget beyond this machine, and what `settings.check` raises.
-    """
+    """A selection for each batch size and packing. Raises UsageError for a wrong value, an unknown name, or a budget beyond this machine."""
     check(request)
     extras.require("torch", "`buzzer bench`")
     model, budget = registry.model(str(request.model)), budgets.resolve(request.budget)
@@ -114,8 +111,6 @@ def selections(request: BenchRequest) -> list[BenchSelection]:
     ]
     if problems := budgets.unmet(budget):
         raise UsageError(f"budget {budget.name}: {'; '.join(problems)}", "choose a smaller --budget")
-    for selection in selected:
-        settings.check(task_of(selection).params, request.seed)
     return selected
 
 

@@ -646,6 +646,37 @@ def test_weights_beside_a_file_are_part_of_it(tmp_path: Path) -> None:
         identity.of_path(files[1])
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"batches": 2}, "fixed number of rows, 4"),
+        ({"batches": 4, "lengths": "real"}, "no sentences"),
+        ({"batches": 4, "inputs": "rows.npy"}, r"x is float32 \[3, 5\]"),
+        ({"batches": 4, "scenario": "server"}, "single samples"),
+        ({"batches": 4, "scenario": "offline", "mlperf": "nosuch"}, "no settings for a model nosuch"),
+        ({"model": "gbdt", "lengths": "real"}, "trees have no sentences"),
+    ],
+)
+def test_a_wrong_request_starts_no_process(
+    changed: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "scenario" in changed:
+        pytest.importorskip("mlperf_loadgen")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(runner, "bench", lambda *_: pytest.fail("a process was started"))
+    np.save("rows.npy", np.zeros((3, 5), "float32"))
+    export(torch.nn.Linear(6, 3), tmp_path / "net.onnx", rows=4)
+    with pytest.raises(UsageError if "inputs" not in changed else DataError, match=message):
+        buzzer.bench(BenchRequest(**{"model": "net.onnx", "seq": 8} | changed), out=tmp_path / "out")
+
+
+def test_a_missing_device_starts_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "bench", lambda *_: pytest.fail("a process was started"))
+    monkeypatch.setattr("buzzer.suite.run.feasible.cuda_problem", lambda: "no driver")
+    with pytest.raises(UnsupportedError, match="no CUDA device here: no driver"):
+        buzzer.bench(BenchRequest("bert-base", device="cuda"), out=tmp_path)
+
+
 def test_a_fixed_batch_is_not_called_another(tmp_path: Path) -> None:
     path = export(torch.nn.Linear(6, 3), tmp_path / "fixed.onnx", rows=4)
     spec = BenchSpec(4, 128, 2, "fixed", "padded", 0, {"path": str(path)})
