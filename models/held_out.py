@@ -9,7 +9,7 @@ from buzzer.engine.infer import Array
 from buzzer.models.api.bench import BenchSpec
 
 FILE = "held-out.npz"
-NOTE = "{:,} held-out rows of {} ({}), which has {}; --inputs FILE for others"
+NOTE = "{:,} held-out rows of {} ({} data, {}), which has {}; --inputs FILE for others"
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Fitting:
         """Which rows they are and why, in one line."""
         count = f"as many columns as the model, {len(self.columns)}, whose file does not name them"
         found = "the model's columns by name" if self.named else count
-        return NOTE.format(len(rows.values), self.table.task, self.table.what, found)
+        return NOTE.format(len(rows.values), self.table.task, rows.source, self.table.what, found)
 
 
 def fitting(tables: Sequence[HeldOut], names: Sequence[str], width: int) -> Fitting | None:

@@ -131,6 +131,4 @@ def first_stage(spec: BenchSpec) -> Rows:
 
 
 TARGET = Gbdt()
-FIRST_STAGE = HeldOut(
-    "recsys2021", f"generated at scale {SCALE:g}, the features of its first stage", columns, first_stage
-)
+FIRST_STAGE = HeldOut("recsys2021", f"scale {SCALE:g}, the features of its first stage", columns, first_stage)

@@ -69,7 +69,7 @@ class BenchWorkload:
 
         Before a run, a named model is known by its name only, and its inputs are not compared value by value.
         """
-        known = {name: past.config[name] for name in ("model_hash",) if name in past.config}
+        known = {"model_hash": past.config["model_hash"]} if "model_hash" in past.config else {}
         task = run.task.model_copy(update={"params": {**known, **run.task.params}})
         return replace(run, task=task).matches(past, replace(self.data, fingerprint=past.data_fingerprint))
 

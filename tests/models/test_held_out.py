@@ -69,7 +69,10 @@ def test_rows_are_read_once_and_the_record_says_which(
     got = np.concatenate([batch["features"] for batch in model.batches])
     np.testing.assert_array_equal(got, VALUES[np.arange(6) % 4][:, [2, 0]])
     assert (model.source, len(model.notes)) == ("official", 1)
-    assert "4 held-out rows of a-task (its features), which has the model's columns by name" in model.notes[0]
+    assert (
+        "4 held-out rows of a-task (official data, its features), which has the model's columns by name"
+        in model.notes[0]
+    )
     monkeypatch.setattr(tree_file, "task_tables", lambda: [replace(table("a", "b", "c"), read=never)])
     again = tree_file.TARGET.load(spec(path, tmp_path, batch=3))
     np.testing.assert_array_equal(again.batches[0]["features"], model.batches[0]["features"])
