@@ -19,6 +19,7 @@ FORMATS = {
 }  # a model of questions and answers also takes SQuAD's .json (models/bert/squad.py)
 UNNAMED = ""  # name of the only array of a file without names
 LEAST = 2  # batches of a bench
+SMALL = 64 << 20  # larger files, in bytes, are not read before a run
 NOTE = "inputs from {}, {:,} rows"
 REPEATED = "{:,} different rows, repeated"
 
@@ -49,13 +50,27 @@ def given(spec: BenchSpec, wanted: Sequence[Wanted], optional: Sequence[str] = (
     assert path is not None
     arrays = fitted(path, read(path), wanted, optional)
     rows = len(next(iter(arrays.values())))
-    count = min(spec.inputs, max(LEAST, -(-rows // spec.batch)))
-    batches: list[Batch] = []
-    for number in range(count):
+    return GivenInputs(batches(arrays, spec), (NOTE.format(path.name, rows), *repeated(rows, spec)))
+
+
+def is_small(path: Path | None) -> bool:
+    """Whether there is a file that is small enough to be read before a run, to check it."""
+    return path is not None and path.stat().st_size <= SMALL
+
+
+def batches(arrays: Mapping[str, Array], spec: BenchSpec) -> list[Batch]:
+    """Arrays [rows, ...] as batches of `spec.batch` rows, at least LEAST and at most `spec.inputs`; after the last row the first follows."""
+    rows = len(next(iter(arrays.values())))
+    cut: list[Batch] = []
+    for number in range(min(spec.inputs, max(LEAST, -(-rows // spec.batch)))):
         at = (np.arange(spec.batch) + number * spec.batch) % rows
-        batches.append({name: np.ascontiguousarray(array[at]) for name, array in arrays.items()})
-    notes = (NOTE.format(path.name, rows),)
-    return GivenInputs(batches, notes + ((REPEATED.format(rows),) if rows < spec.batch else ()))
+        cut.append({name: np.ascontiguousarray(array[at]) for name, array in arrays.items()})
+    return cut
+
+
+def repeated(rows: int, spec: BenchSpec) -> tuple[str, ...]:
+    """A note if a batch has rows more than once."""
+    return (REPEATED.format(rows),) if rows < spec.batch else ()
 
 
 def read(path: Path) -> dict[str, Array]:

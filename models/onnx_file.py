@@ -21,11 +21,8 @@ class OnnxFile:
 
     def load(self, spec: BenchSpec) -> BenchModel:
         """The file with random inputs, or those of `spec.file`. Raises UsageError for rows of real lengths, DataError for an invalid file."""
-        if spec.lengths != "fixed":
-            raise UsageError("an ONNX file has no sentences: --lengths real is for encoders")
         path = Path(spec.params["path"]).resolve()
-        takes = graphs.signature(path)
-        check_rows(takes, spec.batch)
+        takes = signature(path, spec)
         batches, notes = inputs(takes, spec)
         facts = {
             "input_shapes": {name: list(array.shape) for name, array in batches[0].items()},
@@ -44,8 +41,23 @@ class OnnxFile:
             facts=facts,
         )
 
+    def check(self, spec: BenchSpec) -> None:
+        """Raises as `load` does, by the graph and the file with the inputs."""
+        takes = signature(Path(spec.params["path"]).resolve(), spec)
+        if inputs_file.is_small(spec.file):
+            inputs(takes, spec)
+
     def identity(self, spec: BenchSpec) -> None:
         """None, because the weights may be in other files."""
+
+
+def signature(path: Path, spec: BenchSpec) -> Signature:
+    """The inputs and outputs of a file. Raises UsageError for rows of real lengths, and for another batch than a fixed one."""
+    if spec.lengths != "fixed":
+        raise UsageError("an ONNX file has no sentences: --lengths real is for encoders")
+    takes = graphs.signature(path)
+    check_rows(takes, spec.batch)
+    return takes
 
 
 def check_rows(takes: Signature, batch: int) -> None:

@@ -1,6 +1,8 @@
 """A file of boosted trees as a bench target: XGBoost's `.ubj` and `.json`, LightGBM's `.txt`."""
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,13 +11,16 @@ import numpy as np
 
 from buzzer.engine.infer import Array, ubjson
 from buzzer.engine.infer.session import as_array
-from buzzer.engine.infer.trees import LIGHTGBM, by_row, load, load_lightgbm
-from buzzer.errors import UnsupportedError, UsageError
-from buzzer.models import inputs_file
+from buzzer.errors import DataError, UnsupportedError, UsageError
+from buzzer.models import held_out, inputs_file
 from buzzer.models.api.bench import Batch, BenchModel, BenchSpec
+from buzzer.models.held_out import HeldOut
 from buzzer.models.inputs_file import Wanted
 
 OUTPUT, FEATURES = "prediction", "features"
+LIGHTGBM = ".txt"  # suffix of LightGBM's files
+NAMES, LAST_COLUMN = "feature_names=", "max_feature_idx="  # starts of lines of a LightGBM file
+SMALL = 16 << 20  # larger files of trees, in bytes, are not read before a run
 RANDOM = "random rows around the trees' own thresholds, without missing values: use --inputs for real rows"
 
 
@@ -28,6 +33,7 @@ class Described:
     thresholds: Mapping[
         int, Array
     ]  # column -> values that its splits compare with; the numbers of its categories
+    names: Sequence[str]  # of the columns; empty if the file has none
     facts: Mapping[str, Any]  # for the record
 
 
@@ -35,12 +41,11 @@ class TreeFile:
     """params: `path` of the file."""
 
     def load(self, spec: BenchSpec) -> BenchModel:
-        """The file with random rows, or those of `spec.file`. Raises UsageError for rows of real lengths, DataError for an invalid file."""
-        if spec.lengths != "fixed":
-            raise UsageError("trees have no sentences: --lengths real is for encoders")
+        """The file with the rows of `spec.file`, of a task, or random ones. Raises UsageError for rows of real lengths, DataError for an invalid file."""
+        check_lengths(spec)
         path = Path(spec.params["path"])
         trees = lightgbm(path) if path.suffix == LIGHTGBM else xgboost(path)
-        batches, notes = inputs(trees, spec)
+        batches, source, notes = inputs(trees, spec)
         return BenchModel(
             path,
             (OUTPUT,),
@@ -48,18 +53,57 @@ class TreeFile:
             lambda batch: {OUTPUT: trees.predict(batch[FEATURES])},
             [spec.batch] * len(batches),
             dynamic={FEATURES: {0: "batch"}},
-            source="generated" if spec.file is None else "official",
+            source=source,
             notes=notes,
             facts={"columns": trees.width, **trees.facts},
         )
+
+    def check(self, spec: BenchSpec) -> None:
+        """Raises as `load` does, by the first byte or line of the file and the columns of the file with the inputs."""
+        check_lengths(spec)
+        path = Path(spec.params["path"])
+        check_start(path)
+        if inputs_file.is_small(spec.file):
+            inputs_file.given(spec, [Wanted(FEATURES, np.dtype("float32"), (None, width_of(path)))])
 
     def identity(self, spec: BenchSpec) -> None:
         """None: the reference outputs take little time."""
 
 
+def check_lengths(spec: BenchSpec) -> None:
+    """Raises UsageError for rows of real lengths."""
+    if spec.lengths != "fixed":
+        raise UsageError("trees have no sentences: --lengths real is for encoders")
+
+
+def check_start(path: Path) -> None:
+    """Raises DataError for a file that cannot be of its library, without importing it: XGBoost's are objects, LightGBM's begin with a line."""
+    with path.open("rb") as opened:
+        start = opened.read(100)
+    library, first = ("LightGBM", b"tree") if path.suffix == LIGHTGBM else ("XGBoost", b"{")
+    if not start.lstrip().startswith(first):
+        shown = start[:20].decode(errors="replace")
+        raise DataError(f"{path}: not a model of {library}: it begins with {shown!r}, not {first.decode()!r}")
+
+
+def width_of(path: Path) -> int | None:
+    """The number of columns that a file of trees reads, without importing its library; None where that is not known."""
+    if path.stat().st_size > SMALL:
+        return None
+    with suppress(ValueError, LookupError, TypeError):
+        if path.suffix == LIGHTGBM:
+            return int(lightgbm_line(path, LAST_COLUMN)) + 1
+        content = path.read_bytes()
+        model = ubjson.loads(content) if path.suffix == ".ubj" else json.loads(content)
+        return int(model["learner"]["learner_model_param"]["num_feature"])
+    return None
+
+
 def xgboost(path: Path) -> Described:
     """An XGBoost file. The reference is a prediction from a DMatrix; the measured backend predicts in place."""
     from xgboost import DMatrix
+
+    from buzzer.engine.infer.trees import load
 
     booster = load(path)
     learner = ubjson.loads(bytes(booster.save_raw("ubj")))["learner"]
@@ -93,11 +137,14 @@ def xgboost(path: Path) -> Described:
         return as_array(booster.predict(matrix, validate_features=False))
 
     width = int(learner["learner_model_param"]["num_feature"])
-    return Described(width, predict, {k: np.array(v) for k, v in splits.items()}, facts)
+    thresholds = {k: np.array(v) for k, v in splits.items()}
+    return Described(width, predict, thresholds, booster.feature_names or (), facts)
 
 
 def lightgbm(path: Path) -> Described:
     """A LightGBM file, read by treelite, whose general prediction is the reference."""
+    from buzzer.engine.infer.trees import by_row, load_lightgbm
+
     model = load_lightgbm(path)
     import treelite
 
@@ -122,17 +169,43 @@ def lightgbm(path: Path) -> Described:
     def predict(rows: Array) -> Array:
         return as_array(by_row(treelite.gtil.predict(model, rows), len(rows)))
 
-    return Described(model.num_feature, predict, {k: np.array(v) for k, v in splits.items()}, facts)
+    thresholds = {k: np.array(v) for k, v in splits.items()}
+    return Described(model.num_feature, predict, thresholds, lightgbm_names(path), facts)
 
 
-def inputs(trees: Described, spec: BenchSpec) -> tuple[list[Batch], tuple[str, ...]]:
-    """The batches, random or from the file, and notes on them."""
+def lightgbm_names(path: Path) -> list[str]:
+    """The names of the columns of a LightGBM file; empty if they are only numbered."""
+    names = lightgbm_line(path, NAMES).split()
+    return [] if names == [f"Column_{number}" for number in range(len(names))] else names
+
+
+def lightgbm_line(path: Path, start: str) -> str:
+    """The first line of a LightGBM file that has this start, without it; "" if none has."""
+    with path.open(encoding="utf-8") as lines:
+        return next((line.removeprefix(start) for line in lines if line.startswith(start)), "")
+
+
+def inputs(trees: Described, spec: BenchSpec) -> tuple[list[Batch], str, tuple[str, ...]]:
+    """The batches, their origin and notes on them: rows of the file, or held-out rows of a task with these columns, or else random rows."""
     if spec.file is not None:
         wanted = Wanted(FEATURES, np.dtype("float32"), (None, trees.width))
         found = inputs_file.given(spec, [wanted])
-        return found.batches, found.notes
+        return found.batches, "official", found.notes
+    if (task := held_out.fitting(task_tables(), trees.names, trees.width)) is not None:
+        rows = task.rows(spec)
+        given = inputs_file.batches({FEATURES: rows.values}, spec)
+        return given, rows.source, (task.note(rows), *inputs_file.repeated(len(rows.values), spec))
     rng = np.random.default_rng(spec.seed)
-    return [{FEATURES: sample(trees, spec.batch, rng)} for _ in range(spec.inputs)], (RANDOM,)
+    return [{FEATURES: sample(trees, spec.batch, rng)} for _ in range(spec.inputs)], "generated", (RANDOM,)
+
+
+def task_tables() -> list[HeldOut]:
+    """The tables of held-out rows of the tasks that have boosted trees."""
+    from buzzer.models.online_shoppers.held_out import FEATURES as SHOPPERS
+    from buzzer.models.online_shoppers.held_out import FILE
+    from buzzer.models.recsys2021.bench import FIRST_STAGE
+
+    return [FIRST_STAGE, FILE, SHOPPERS]
 
 
 def sample(trees: Described, rows: int, rng: np.random.Generator) -> Array:

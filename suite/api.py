@@ -96,6 +96,7 @@ def bench(
     """
     request, folder = checked(BenchRequest, request), path(out)
     selections = bench_plan.selections(request)
+    bench_runs.check(selections)
     with observing(observer) as watcher:
         executor = Executor(folder, watcher, request.resume)
         made = list(bench_runs.execute(selections, executor))

@@ -27,8 +27,9 @@ LAYERS = {
     ],
     "engine": ["infer.backends", "fused", "infer kernels", "cluster device faults frames quant"],
     "models": [
+        "tree_file",
         "bert booking complete_journey online_shoppers recsys2021 sigir_ecom",
-        "attention blend by_model dataset_task epochs inputs_file kept_pieces onnx_file tree_file weights work",
+        "attention blend by_model dataset_task epochs held_out inputs_file kept_pieces onnx_file weights work",
         "api",
     ],
     "datasets": [

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -54,6 +54,7 @@ class BenchModel:
     source: str = "generated"  # source of the inputs: "generated" or "official" (real ones)
     notes: tuple[str, ...] = ()  # important remarks for readers of the record ("random weights", ...)
     facts: Mapping[str, Any] = field(default_factory=dict)  # JSON for the details of the record
+    network: Any = None  # torch module that the model is identified by, if `model` is another one around it
     unseen: Sequence[tuple[int, Batch]] = ()  # inputs that no timed run uses; see `altered`
     # Scores on labelled inputs, by the `run` of a session; None if the inputs have no labels.
     evaluate: Callable[[Run], Mapping[str, float]] | None = None
@@ -74,6 +75,15 @@ class ModelProvider(Protocol):
 
         None if another call of `buzzer bench` may get another model; then nothing is cached.
         """
+        ...
+
+
+@runtime_checkable
+class Checker(Protocol):
+    """A `ModelProvider` that can refuse a model, sizes or inputs without loading the model."""
+
+    def check(self, spec: BenchSpec, /) -> None:
+        """Raises what `load` would raise, as far as files and sizes show it in about a second. `spec.work` has no files."""
         ...
 
 

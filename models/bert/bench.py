@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,10 +18,15 @@ from buzzer.models.api.bench import Batch, BenchModel, BenchSpec, Run, outputs_o
 from buzzer.models.bert import weights
 from buzzer.models.inputs_file import Wanted
 
+if TYPE_CHECKING:
+    from buzzer.models.bert.squad import Question
+
 RANDOM = "random weights of the published shape: only the latency is meaningful, not the accuracy"
 RANDOM_IDS = "uniform random token ids: no tokenizer is installed (the weights extra includes one)"
 STAND_IN = "sentences of a generated stand-in for CLINC150: set BUZZER_DATA for the real ones"
-HEADLESS = "only the encoder is timed; left out: {}"
+LEFT_OUT = "left out: {}"
+HEADLESS = f"only the encoder is timed; {LEFT_OUT}"
+SQUAD = ".json"  # suffix of a file with questions
 PACKINGS = ("padded", "sorted", "packed")
 ARRAYS = ("input_ids", "attention_mask", "token_type_ids")  # of a file with inputs; it may lack the last
 CALIBRATION = 8  # batches for calibration
@@ -39,19 +44,17 @@ class BertTarget:
 
         Raises UsageError for an unknown packing, and for lengths or packings that the model cannot run.
         """
-        if spec.packing not in PACKINGS:
-            raise unknown_name("packing", spec.packing, PACKINGS)
-        if spec.lengths == "fixed" and spec.packing != "padded":
-            raise UsageError("rows of fixed length have no padding to remove", "add --lengths real")
+        check_packing(spec)
         model, output, notes, facts = network(spec)
-        longest = model_config(model).max_position_embeddings
-        if spec.lengths == "fixed" and spec.seq > longest:
-            raise UsageError(f"--seq {spec.seq}: the model has {longest} positions", f"use --seq {longest}")
+        config = model_config(model)
+        check_length(spec, config)
+        longest = config.max_position_embeddings
         inputs = inputs_of(spec, model)
         if (needed := max(map(positions, (*inputs.batches, *inputs.calibration)))) > longest:
             given = f"--inputs {spec.file.name}" if spec.file else f"--lengths {spec.lengths}"
             hint = "cut them" if spec.file else f"use --lengths fixed --seq {longest}"
             raise UsageError(f"{given}: rows need {needed} positions, the model has {longest}", hint)
+        whole = model
         if spec.packing == "packed":
             from buzzer.models.bert.packing import Packed
 
@@ -65,6 +68,7 @@ class BertTarget:
             reference=lambda batch: outputs_of(model, batch, (output,)),
             rows=inputs.rows,
             calibration=inputs.calibration,
+            network=whole,
             valid=[None if output == "logits" else valid(batch) for batch in inputs.batches],
             dynamic={}
             if spec.lengths == "fixed"
@@ -74,6 +78,22 @@ class BertTarget:
             facts=facts | inputs.facts,
             evaluate=inputs.evaluate,
         )
+
+    def check(self, spec: BenchSpec) -> None:
+        """Raises as `load` does, by the configuration, the names and shapes of the weights, the tokenizer and the file with the inputs."""
+        from buzzer.models.bert import tokenizer
+        from buzzer.models.bert.shapes_only import described
+
+        check_packing(spec)
+        model, config = described(spec.params)
+        check_length(spec, config)
+        with suppress(UnsupportedError, UsageError):  # without a tokenizer, the ids are random
+            tokenizer.load(tokens_folder(spec), LONGEST)
+        if spec.file is not None and inputs_file.is_small(spec.file):
+            if spec.file.suffix != SQUAD:
+                from_file(spec, config)
+            elif model is not None:
+                asked(spec.file, model)
 
     def identity(self, spec: BenchSpec) -> Any:
         """Hashes of the source code, of the model and tokenizer files, and of the real sentences."""
@@ -88,6 +108,21 @@ class BertTarget:
         return [stamp(code), stamp(files), stamp([real] if real else [])]
 
 
+def check_packing(spec: BenchSpec) -> None:
+    """Raises UsageError for an unknown packing, and for one without padding."""
+    if spec.packing not in PACKINGS:
+        raise unknown_name("packing", spec.packing, PACKINGS)
+    if spec.lengths == "fixed" and spec.packing != "padded":
+        raise UsageError("rows of fixed length have no padding to remove", "add --lengths real")
+
+
+def check_length(spec: BenchSpec, config: Any) -> None:
+    """Raises UsageError for rows of more tokens than a model with this `BertConfig` has positions."""
+    longest = config.max_position_embeddings
+    if spec.lengths == "fixed" and spec.seq > longest:
+        raise UsageError(f"--seq {spec.seq}: the model has {longest} positions", f"use --seq {longest}")
+
+
 def network(spec: BenchSpec) -> tuple[Any, str, tuple[str, ...], dict[str, Any]]:
     """The torch module, the name of its output, notes, and facts for the record."""
     from buzzer.models.bert import encoder, families, weight_files
@@ -98,12 +133,28 @@ def network(spec: BenchSpec) -> tuple[Any, str, tuple[str, ...], dict[str, Any]]
     config, state = encoder.config_of(folder), weight_files.read(folder)
     facts = {"model_type": config.model_type, "weights_type": weight_files.float_type(state)}
     headed = encoder.with_head(config, state, folder)
+    parts = [name for name in families.left_out(state, config.model_type) if name not in parts_of(headed)]
+    text = HEADLESS if headed is None else LEFT_OUT
+    notes = (text.format(", ".join(parts)),) if parts else ()
     if headed is None:
-        parts = families.left_out(state, config.model_type)
-        notes = (HEADLESS.format(", ".join(parts)),) if parts else ()
         return encoder.encoder_of(config, state, folder), "hidden", notes, facts
     output = "logits" if isinstance(headed, encoder.Classifier) else "token_logits"
-    return headed, output, (), facts | {"classes": headed.head.out_features}
+    return headed, output, notes, facts | {"classes": headed.head.out_features}
+
+
+def parts_of(headed: Any) -> set[str]:
+    """The first words of the names of the weights that belong to the head of a model; empty for None."""
+    from buzzer.models.bert import encoder, families
+
+    if headed is None:
+        return set()
+    family = families.FAMILIES[headed.bert.config.model_type]
+    names = (
+        (family.pooler, family.classifier)
+        if isinstance(headed, encoder.Classifier)
+        else ("classifier", "qa_outputs")
+    )
+    return {name.partition(".")[0] for name in names}
 
 
 def model_config(model: Any) -> Any:
@@ -196,7 +247,7 @@ def inputs_of(spec: BenchSpec, model: Any) -> BenchInputs:
     """The inputs: those of a file, or sentences."""
     config = model_config(model)
     if spec.file is not None:
-        return questions(spec, model) if spec.file.suffix == ".json" else from_file(spec, config)
+        return questions(spec, model) if spec.file.suffix == SQUAD else from_file(spec, config)
     text = sentences(spec, config.vocab_size)
     inputs = fixed(spec, text) if spec.lengths == "fixed" else real(spec, text)
     return replace(inputs, source=text.source, notes=text.notes)
@@ -207,12 +258,11 @@ def questions(spec: BenchSpec, model: Any) -> BenchInputs:
 
     Raises UsageError for a model without a head for answers, DataError for another file.
     """
-    from buzzer.models.bert import encoder, squad, tokenizer
+    from buzzer.models.bert import squad, tokenizer
 
     assert spec.file is not None
-    if not isinstance(model, encoder.TokenClassifier) or model.head.out_features != squad.OUTPUTS:
-        raise UsageError(f"--inputs {spec.file.name} has questions, but the model has no head for answers")
-    found = squad.windows(tokenizer.load(tokens_folder(spec), spec.seq), squad.read(spec.file), spec.seq)
+    read = asked(spec.file, model)
+    found = squad.windows(tokenizer.load(tokens_folder(spec), spec.seq), read, spec.seq)
     config = model.bert.config
     if found.inputs["input_ids"].max() >= config.vocab_size:
         raise UsageError("the tokenizer's vocabulary is larger than the model's")
@@ -232,6 +282,15 @@ def questions(spec: BenchSpec, model: Any) -> BenchInputs:
         (f"questions of {spec.file.name}: exact_match and f1 are over all {len(found.questions):,}",),
         functools.partial(squad.evaluate, found, batches, "token_logits"),
     )
+
+
+def asked(file: Path, model: Any) -> "list[Question]":
+    """The questions of a file. Raises UsageError for a model without a head for answers, DataError for another file."""
+    from buzzer.models.bert import encoder, squad
+
+    if not isinstance(model, encoder.TokenClassifier) or model.head.out_features != squad.OUTPUTS:
+        raise UsageError(f"--inputs {file.name} has questions, but the model has no head for answers")
+    return squad.read(file)
 
 
 def from_file(spec: BenchSpec, config: Any) -> BenchInputs:

@@ -27,8 +27,7 @@ class SessionEncoder:
 
     def load(self, spec: BenchSpec) -> BenchModel:
         """Trains the network unless `spec.work` has it. Raises UsageError for rows of real lengths."""
-        if spec.lengths != "fixed":
-            raise UsageError("trips have a fixed length: --lengths real is for text encoders")
+        self.check(spec)
         if not (spec.work / TRIPS).is_file():
             fit(spec)
         trips = dict(np.load(spec.work / TRIPS))
@@ -50,6 +49,11 @@ class SessionEncoder:
             notes=tuple(notes),
             facts={"held_out_trips": count, "parameters": sum(w.numel() for w in model.parameters())},
         )
+
+    def check(self, spec: BenchSpec) -> None:
+        """Raises UsageError for rows of real lengths."""
+        if spec.lengths != "fixed":
+            raise UsageError("trips have a fixed length: --lengths real is for text encoders")
 
     def identity(self, spec: BenchSpec) -> None:
         """None: each call of `buzzer bench` trains another network."""

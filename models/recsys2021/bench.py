@@ -1,6 +1,7 @@
 """`gbdt`: boosted trees of the `recsys2021` task for `buzzer bench`, on rows that they were not trained on."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,15 @@ from buzzer.engine.infer import Array
 from buzzer.errors import UsageError
 from buzzer.models.api.bench import BenchModel, BenchSpec
 from buzzer.models.api.context import RunContext
+from buzzer.models.held_out import HeldOut, Rows
 from buzzer.models.recsys2021 import ensemble, features, fitting, lookup_tables, trees
 from buzzer.models.recsys2021.feature_sets import feature_set
+from buzzer.models.recsys2021.params import Params
 from buzzer.models.recsys2021.task import TASK
 
 TREES_ONLY = {"trees": ["kfold"], "networks": [], "second": [], "baseline": False}
 ROWS = "rows.npy"
+SCALE = 0.0001  # of the data whose test rows `FIRST_STAGE` has
 
 
 class Gbdt:
@@ -27,11 +31,9 @@ class Gbdt:
 
     def load(self, spec: BenchSpec) -> BenchModel:
         """Trains the trees unless `spec.work` has them. Raises UsageError for rows of real lengths."""
-        if spec.lengths != "fixed":
-            raise UsageError("trees have no sentences: --lengths real is for encoders")
-        if not (spec.work / ROWS).is_file():
-            fit(spec)
-        model, rows = trees.path(spec.work, "kfold", spec.params["target"]), np.load(spec.work / ROWS)
+        self.check(spec)
+        rows = held_out(spec)
+        model = trees.path(spec.work, "kfold", spec.params["target"])
         batches = [{"features": cut(rows, spec, i)} for i in range(spec.inputs)]
         facts = {"trees": spec.params["rounds"], "depth": spec.params["depth"], "held_out_rows": len(rows)}
         notes = [
@@ -50,8 +52,21 @@ class Gbdt:
             facts=facts,
         )
 
+    def check(self, spec: BenchSpec) -> None:
+        """Raises UsageError for rows of real lengths."""
+        if spec.lengths != "fixed":
+            raise UsageError("trees have no sentences: --lengths real is for encoders")
+
     def identity(self, spec: BenchSpec) -> None:
         """None: each call of `buzzer bench` trains other trees."""
+
+
+def held_out(spec: BenchSpec) -> Array:
+    """The encoded test rows of `fit`, which is carried out unless `spec.work` has them."""
+    if not (spec.work / ROWS).is_file():
+        fit(spec)
+    rows: Array = np.load(spec.work / ROWS)
+    return rows
 
 
 class Reference:
@@ -104,4 +119,16 @@ def context_of(spec: BenchSpec, data: Path) -> RunContext:
     )  # fmt: skip
 
 
+def columns() -> Sequence[str]:
+    """The names of the columns of `held_out`."""
+    return feature_set(Params.read("recsys2021", load_yaml("tasks/recsys2021.yaml")["params"])).names()
+
+
+def first_stage(spec: BenchSpec) -> Rows:
+    """The test rows of generated data, with the features of the task's first stage. Only its lookup tables are used of the fit."""
+    smallest = {"scale": SCALE, "rounds": 1, "depth": 1}
+    return Rows(held_out(replace(spec, params=smallest)), "generated")
+
+
 TARGET = Gbdt()
+FIRST_STAGE = HeldOut("recsys2021", f"scale {SCALE:g}, the features of its first stage", columns, first_stage)

@@ -8,7 +8,7 @@ from buzzer.engine.infer import Array
 from buzzer.engine.infer.cost import cost_of
 from buzzer.errors import DataError
 from buzzer.models.api.bench import BenchModel
-from buzzer.suite.bench import answers_cache
+from buzzer.suite.bench import answers_cache, identity
 from buzzer.suite.bench.answers_cache import Answers
 from buzzer.suite.bench.checks import relative_error
 
@@ -35,7 +35,8 @@ def compute(model: BenchModel, device: str) -> Answers:
     if empty := [name for name, array in expected[0].items() if array.size == 0]:
         raise DataError(f"the model's output {empty[0]} has no values", "there is nothing to compare")
     cost = cost_of(model.model, model.batches[0])
-    return Answers(expected, answers_cache.fingerprint(model), model.source, tuple(model.notes), cost)
+    inputs, model_hash = answers_cache.fingerprint(model), identity.of_model(model)
+    return Answers(expected, inputs, model_hash, model.source, tuple(model.notes), cost)
 
 
 def check_devices(cpu: Mapping[str, Array], gpu: Mapping[str, Array]) -> None:

@@ -22,6 +22,7 @@ from buzzer.errors import DataError
 from buzzer.models.api import bench as api_bench
 from buzzer.models.api.bench import Batch, BenchModel, BenchSpec, ModelProvider, stamp
 from buzzer.models.api.context import RunContext
+from buzzer.suite.bench import identity
 from buzzer.suite.run import manifest
 
 FACTS = "facts.json"
@@ -33,6 +34,7 @@ class Answers:
 
     expected: list[dict[str, Array]]  # outputs of each input: first the batches, then the unseen inputs
     fingerprint: str  # sha256 of the inputs
+    model_hash: str  # of the model that computed them (suite/bench/identity.py)
     source: str  # where the inputs come from: "official" or "generated"
     notes: tuple[str, ...]
     cost: Cost | None  # of one run on the first input
@@ -134,9 +136,12 @@ def not_finite(expected: Sequence[Mapping[str, Array]]) -> str:
     return ""
 
 
-def check_inputs(answers: Answers, model: BenchModel, folder: Path) -> None:
-    """Raises DataError unless the reference outputs belong to these inputs."""
+def check_origin(answers: Answers, model: BenchModel, folder: Path) -> None:
+    """Raises DataError unless the reference outputs are of these inputs and of this model."""
+    hint = "delete the folder; it is made again"
     if answers.fingerprint != fingerprint(model):
+        raise DataError(f"{folder}: the reference outputs are of other inputs", hint)
+    if answers.model_hash != (loaded := identity.of_model(model)):
         raise DataError(
-            f"{folder}: the reference outputs are of other inputs", "delete the folder; it is made again"
+            f"{folder}: the reference outputs are of model {answers.model_hash}, not {loaded}", hint
         )

@@ -9,10 +9,10 @@ from pathlib import Path
 from buzzer import caches
 from buzzer.errors import DataError, UnsupportedError, UsageError
 from buzzer.models.api.context import Data
-from buzzer.suite.bench import loadgen, plan
+from buzzer.suite.bench import loadgen, plan, settings
 from buzzer.suite.bench.plan import BenchSelection
 from buzzer.suite.records.schema import Record
-from buzzer.suite.run import reaper, runner
+from buzzer.suite.run import feasible, reaper, runner
 from buzzer.suite.run.executor import Executor, Step
 from buzzer.suite.run.plan import Run
 from buzzer.suite.run.supervise import PhaseCallback
@@ -30,6 +30,7 @@ class BenchWorkload:
         self.work, self.out = work, out
         self.answers = caches.folder() / "bench"
         self.data = Data(self.answers, "", "generated", {}, 1.0)
+        self.model_hash = ""  # of the model that `fit` has loaded
         self._files: dict[str, Path] = {}  # folder of the files that a run wrote, by run_id
 
     def fit(self, run: Run, watch: PhaseCallback) -> Record:
@@ -42,9 +43,15 @@ class BenchWorkload:
             raise UsageError(reference.message, reference.hint)
         if reference.outcome == "ok":
             facts = reference.details
+            self.model_hash = facts["model_hash"]
             origin = facts["fingerprint"], facts["source"]
             self.data = Data(self.answers, *origin, {}, 1.0, tuple(facts["notes"]))
         return reference
+
+    def resolved(self, run: Run) -> Run:
+        """The run with the hash of a named model among its parameters. That of a file is there from the start."""
+        params = {"model_hash": self.model_hash, **run.task.params} if self.model_hash else run.task.params
+        return replace(run, task=run.task.model_copy(update={"params": params}))
 
     def execute(self, run: Run, others: Sequence[Record], watch: PhaseCallback) -> Record:
         """Time one variant and return its record."""
@@ -58,14 +65,27 @@ class BenchWorkload:
         return fit.outcome
 
     def is_done(self, run: Run, past: Record) -> bool:
-        """Whether a record is of this run: of the same model, inputs, sizes and settings. Its inputs are not compared value by value."""
-        return run.matches(past, replace(self.data, fingerprint=past.data_fingerprint))
+        """Whether a record is of this run: of the same model, inputs, sizes and settings.
+
+        Before a run, a named model is known by its name only, and its inputs are not compared value by value.
+        """
+        known = {"model_hash": past.config["model_hash"]} if "model_hash" in past.config else {}
+        task = run.task.model_copy(update={"params": {**known, **run.task.params}})
+        return replace(run, task=task).matches(past, replace(self.data, fingerprint=past.data_fingerprint))
 
     def recorded(self, record: Record) -> None:
         """Keep LoadGen's logs, if there are any, next to the records."""
         if (files := self._files.pop(record.run_id, None)) is not None:
             keep_logs(files, self.out / "files" / record.run_id[:8])
             shutil.rmtree(files, ignore_errors=True)
+
+
+def check(selections: Sequence[BenchSelection]) -> None:
+    """Raises UnsupportedError without the device that is asked for, and what can be seen to be wrong before a process is started."""
+    for selection in selections:
+        run = plan.reference_run(selection)
+        feasible.check_device(run)
+        settings.check(run.task.params, run.seed)
 
 
 def execute(selections: Sequence[BenchSelection], executor: Executor) -> Iterator[Record]:

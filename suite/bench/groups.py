@@ -4,6 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
@@ -81,10 +82,9 @@ class BenchGroup(Repetitions):
 
 def base_backend(record: Record) -> str:
     """The first backend of a record's model."""
-    config = record.config
-    if "model_hash" in config:  # the only parameter of a model given as a path is its path
-        path = next(iter(config.get("model", {}).values()), "")
-        return registry.backends_of_path(str(path))[0]
+    values = map(str, record.config.get("model", {}).values())
+    if path := next((value for value in values if Path(value).is_absolute()), None):
+        return registry.backends_of_path(path)[0]
     model = registry.models().get(record.task)
     return model.backends[0] if model else REFERENCE
 

@@ -5,7 +5,10 @@ Poisson process and have a latency bound (MLPerf Inference Rules, section 4).
 """
 
 import math
+import os
 import queue
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +33,11 @@ SUMMARY, LOGS = "mlperf_log_summary.txt", "mlperf_log_*"
 STEPS, TRIAL_SHARE, FINALS = 7, 0.1, (1.0, 0.95, 0.9)
 TRIALS, P99 = "trials", "99.00 percentile latency (ns)"
 SAMPLES = "MLPerf's {} settings of LoadGen, but with {} samples in its library instead of {:,}"
+# Exits with 1 if LoadGen has no settings for a model. It reads its settings once in a process, so another process is asked.
+KNOWS = """import sys, mlperf_loadgen as lg
+test = lg.TestSettings()
+failed = test.FromConfig(*sys.argv[1:], 1)
+sys.exit(bool(failed or not test.performance_sample_count_override))"""
 LATENCY, SERVER = "single-stream", "server"
 VALID = "VALID"
 HEADLINE = {  # the line of the summary by which runs are ranked: a time in nanoseconds for single-stream, else a rate
@@ -126,6 +134,24 @@ class Scenario:
         seeds, mlperf = params["loadgen_seeds"], params.get("mlperf", "")
         return cls(params["scenario"], params["batch"], *times, seeds, mlperf)
 
+    def check(self) -> None:
+        """Raises UnsupportedError if LoadGen is not installed, UsageError for a batch size or a model that it does not have."""
+        library()
+        self.check_batch()
+        if self.mlperf:
+            asked = [sys.executable, "-c", KNOWS, os.devnull, self.mlperf, NAMES[self.name]]
+            if subprocess.run(asked, capture_output=True, check=False).returncode:
+                raise self.unknown()
+
+    def check_batch(self) -> None:
+        """Raises UsageError for a batch size that the scenario does not allow."""
+        if self.batch > 1 and self.name != "offline":
+            raise UsageError(f"{self.name} queries are single samples", "use --batch 1")
+
+    def unknown(self) -> UsageError:
+        """The error for a model that LoadGen has no settings for."""
+        return UsageError(f"LoadGen has no settings for a model {self.mlperf}", "MLPerf's name of BERT: bert")
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -141,22 +167,26 @@ class Verdict:
         return {"result": self.result, "summary": self.summary, "line": self.line}
 
 
+def library() -> Any:
+    """LoadGen's module. Raises UnsupportedError if it is not installed."""
+    try:
+        import mlperf_loadgen
+    except ImportError as error:
+        raise UnsupportedError(
+            "MLCommons LoadGen is not installed", "pip install 'buzzer[mlperf]'"
+        ) from error
+    return mlperf_loadgen
+
+
 def run(
     session: Session, model: BenchModel, check: Check, scenario: Scenario, out: Path
 ) -> tuple[int, Verdict]:
     """Run a scenario. Returns the number of answered samples and LoadGen's verdict. LoadGen's logs go to `out`.
 
-    Raises UnsupportedError if LoadGen is not installed, UsageError for a batch size that the scenario does not allow.
+    Raises UnsupportedError if LoadGen is not installed, UsageError for a batch size or a model that it does not have.
     """
-    try:
-        import mlperf_loadgen as lg
-    except ImportError as error:
-        raise UnsupportedError(
-            "MLCommons LoadGen is not installed", "pip install 'buzzer[mlperf]'"
-        ) from error
-    rows = Rows(model, scenario.batch)
-    if rows.batch > 1 and scenario.name != "offline":
-        raise UsageError(f"{scenario.name} queries are single samples", "use --batch 1")
+    lg, rows = library(), Rows(model, scenario.batch)
+    scenario.check_batch()
     rate = rows_per_second(session, model)
     out.mkdir(parents=True, exist_ok=True)
     test, notes = settings(lg, scenario, rate, out), list[str]()
@@ -264,9 +294,7 @@ def official(test: Any, scenario: Scenario, out: Path) -> None:
     user.write_text("")
     failed = test.FromConfig(str(user), scenario.mlperf, NAMES[scenario.name], 1)
     if failed or not test.performance_sample_count_override:
-        raise UsageError(
-            f"LoadGen has no settings for a model {scenario.mlperf}", "MLPerf's name of BERT: bert"
-        )
+        raise scenario.unknown()
 
 
 def logs(lg: Any, out: Path) -> Any:

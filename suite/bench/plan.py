@@ -1,7 +1,5 @@
 """Plans the runs of `buzzer bench` and their order."""
 
-import functools
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +8,10 @@ from typing import Any
 from buzzer import extras
 from buzzer.engine import infer
 from buzzer.engine.infer.onnx import graphs
-from buzzer.errors import BuzzerError, DataError, UnsupportedError, UsageError, unknown_name
+from buzzer.errors import BuzzerError, UnsupportedError, UsageError, unknown_name
 from buzzer.suite import budget as budgets
 from buzzer.suite import registry
-from buzzer.suite.bench import loadgen
+from buzzer.suite.bench import identity, loadgen
 from buzzer.suite.budget import Budget
 from buzzer.suite.registry import NO_ENGINE, ModelConfig, TaskConfig, Variant
 from buzzer.suite.requests import BenchRequest, names
@@ -26,7 +24,6 @@ REFERENCE = "torch_eager"
 SQUAD = ".json"  # suffix of a file with questions, which are cut into rows of --seq tokens; other files have rows of one length
 TREE_PRECISION = "fp32"  # of boosted trees
 ANY = "any"  # precision in the record of a backend that is not installed, if no precision was requested
-WEIGHTS = (".json", ".safetensors", ".bin", ".txt")  # files of a model folder
 INPUTS, LEAST_INPUTS = 16, 4  # different batches: most, and least of large ones
 LARGEST = 1e9  # of any number of a request
 # Least and greatest of the numbers of a request.
@@ -153,7 +150,7 @@ def file_params(request: BenchRequest) -> dict[str, str]:
     path = Path(request.inputs).resolve()
     if not path.is_file():
         raise UsageError(f"--inputs {request.inputs}: neither a number nor a file")
-    return {"inputs_file": str(path), "inputs_hash": hash_of(path)}
+    return {"inputs_file": str(path), "inputs_hash": identity.of_path(path)}
 
 
 def batches_of(sizes: int | Sequence[int]) -> list[int]:
@@ -191,26 +188,9 @@ def task_of(selection: BenchSelection) -> TaskConfig:
 
 
 def content(model: ModelConfig) -> dict[str, str]:
-    """The parameter `model_hash` of a model given as a path, which tells files of the same name apart; empty for a named model."""
+    """The parameter `model_hash` of a model given as a path; empty for a named model, whose hash is known when it has been loaded."""
     paths = [Path(value) for value in model.params.values() if Path(str(value)).is_absolute()]
-    return {"model_hash": hash_of(paths[0])} if paths else {}
-
-
-@functools.cache
-def hash_of(path: Path) -> str:
-    """First 12 hex digits of the sha256 of a model's files. Raises DataError if a file cannot be read."""
-    if path.suffix == ".onnx" and path.is_file():
-        files = graphs.files(path)
-    else:
-        files = [path] if path.is_file() else [p for p in sorted(path.iterdir()) if p.suffix in WEIGHTS]
-    digest = hashlib.sha256()
-    for file in files:
-        try:
-            with file.open("rb") as opened:
-                digest.update(hashlib.file_digest(opened, "sha256").digest())
-        except OSError as error:
-            raise DataError(f"{file}: {error.strerror}", f"{path} needs it") from error
-    return digest.hexdigest()[:12]
+    return {"model_hash": identity.of_path(paths[0])} if paths else {}
 
 
 def reference_run(selection: BenchSelection) -> Run:

@@ -35,7 +35,7 @@ class Bench:
     def fit(self, context: RunContext) -> Steps:
         """Compute the reference outputs of every input, and measure the roofline of this machine.
 
-        Writes `roof.json` to `context.work`. Details: `notes`, `source` and `fingerprint` of the inputs.
+        Writes `roof.json` to `context.work`. Details: `notes`, `source` and `fingerprint` of the inputs, and `model_hash`.
         """
         yield "load"
         import torch
@@ -52,7 +52,8 @@ class Bench:
         yield "roof"
         roof = roofline.measure(context.threads, context.device)
         (context.work / ROOF).write_text(json.dumps(asdict(roof)))
-        facts = {"notes": expected.notes, "source": expected.source, "fingerprint": expected.fingerprint}
+        origin = {"fingerprint": expected.fingerprint, "model_hash": expected.model_hash}
+        facts = {"notes": expected.notes, "source": expected.source, **origin}
         return Result({}, 0, facts)
 
     def bench(self, context: RunContext) -> Steps:
@@ -64,7 +65,7 @@ class Bench:
         model, expected = settings.load(), answers_cache.read_answers(settings.cached)
         if expected is None:
             raise DataError(f"{settings.cached}: no reference outputs", "run the bench again")
-        answers_cache.check_inputs(expected, model, settings.cached)
+        answers_cache.check_origin(expected, model, settings.cached)
         roof = Roof(**json.loads((context.work / ROOF).read_text()))
         model = replace(model, model=answers.on_device(model.model, context.device))
         module = model.model

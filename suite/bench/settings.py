@@ -1,9 +1,11 @@
 """The settings of one bench run, read from the parameters that `suite/bench/plan.py` makes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from buzzer.models.api.bench import BenchModel, BenchSpec, ModelProvider, altered
+from buzzer.models.api.bench import BenchModel, BenchSpec, Checker, ModelProvider, altered
 from buzzer.models.api.context import RunContext
 from buzzer.suite.bench import answers_cache
 from buzzer.suite.bench.loadgen import Scenario
@@ -26,18 +28,7 @@ class Settings:
         """The settings of a run."""
         params = context.params
         provider: ModelProvider = load_entry(params["target"])  # type: ignore[assignment]
-        spec = BenchSpec(
-            batch=params["batch"],
-            seq=params["seq"],
-            inputs=params["inputs"],
-            lengths=params["lengths"],
-            packing=params["packing"],
-            seed=context.seed,
-            params=params["model"],
-            work=context.work.parent,
-            threads=context.threads,
-            file=Path(params["inputs_file"]) if "inputs_file" in params else None,
-        )
+        spec = replace(spec_of(params, context.seed), work=context.work.parent, threads=context.threads)
         return cls(
             provider,
             spec,
@@ -50,3 +41,26 @@ class Settings:
         """The model and its inputs, including inputs that no timed run has seen."""
         model = self.provider.load(self.spec)
         return replace(model, unseen=altered(model.batches))
+
+
+def spec_of(params: Mapping[str, Any], seed: int) -> BenchSpec:
+    """The sizes and the model in the parameters of a bench run, without a folder for files."""
+    return BenchSpec(
+        batch=params["batch"],
+        seq=params["seq"],
+        inputs=params["inputs"],
+        lengths=params["lengths"],
+        packing=params["packing"],
+        seed=seed,
+        params=params["model"],
+        file=Path(params["inputs_file"]) if "inputs_file" in params else None,
+    )
+
+
+def check(params: Mapping[str, Any], seed: int) -> None:
+    """Raises what the model's provider can see to be wrong without loading the model, before a process is started."""
+    if params["scenario"]:
+        Scenario.of(params).check()
+    provider = load_entry(params["target"])
+    if isinstance(provider, Checker):
+        provider.check(spec_of(params, seed))

@@ -62,7 +62,7 @@ def bench(r: Record) -> Key:
     """The facts that the rows of one bench table have in common. The sizes come first, because tables are sorted by them."""
     config = r.config
     sizes = (config["batch"], str(config["seq"]), config["lengths"], config["scenario"])
-    # A model that was given as a path is identified by the hash of its contents.
+    # A model is identified by its hash. Older records of a named model have none.
     ignored = (*ROW_PARAMETERS, "model") if "model_hash" in config else ROW_PARAMETERS
     others = sorted((name, repr(value)) for name, value in config.items() if name not in ignored)
     return (

@@ -131,8 +131,8 @@ def filters(row: BenchGroup) -> dict[str, str]:
 
 
 def title(record: Record) -> str:
-    """A title such as `bert-base, batch 1, 128 tokens`, with a hash of the contents for a model from a path and for inputs from a file, and
-    the device if it is not the CPU."""
+    """A title such as `bert-base, batch 1, 128 tokens`, with the hashes of the model (older records of a named model have none) and of inputs from a file,
+    and the device if it is not the CPU."""
     c = record.config
     inputs = f", inputs {c['inputs_hash']}" if "inputs_hash" in c else ""
     kind = ", real sentence lengths" if c["lengths"] == "real" else f", {c['seq']} tokens" if c["seq"] else ""

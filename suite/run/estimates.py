@@ -1,9 +1,11 @@
 """Estimates how long planned runs take: the median of past runs of the same job on the same machine."""
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from statistics import median
+from typing import Any
 
+from buzzer.suite import registry
 from buzzer.suite.records import machine
 from buzzer.suite.records.schema import Record
 from buzzer.suite.run.plan import Run
@@ -28,10 +30,15 @@ class Estimates:
 def key_of_record(r: Record) -> Hashable:
     """The properties of a run on which its time depends most."""
     variant = r.task, r.job, r.engine, r.backend, r.precision, r.device, r.cluster
-    return *variant, r.budget.cores, r.scale, r.train_scale, r.config_hash
+    return *variant, r.budget.cores, r.scale, r.train_scale, without_hash(r.config)
 
 
 def key_of_run(run: Run) -> Hashable:
     """The same properties of a planned run."""
     variant = run.task.name, run.job, run.engine, run.backend, run.precision, run.device, run.cluster
-    return *variant, run.budget.cores, run.scale, run.train_scale, run.task.config_hash
+    return *variant, run.budget.cores, run.scale, run.train_scale, without_hash(run.task.params)
+
+
+def without_hash(params: Mapping[str, Any]) -> str:
+    """The hash of parameters without that of a model's weights: time depends little on them, and before a run they may not be known."""
+    return registry.params_hash({name: value for name, value in params.items() if name != "model_hash"})

@@ -4,7 +4,8 @@
   says where it is.
 - A run that the user stops has a record too (`runner.interrupted`). No run is started after it.
 - A timed run whose fit failed is not started; its record says why.
-- With `resume`, a run that has an `ok` record in the folder is skipped. A fit is skipped if all its runs are.
+- With `resume`, a run that has an `ok` record in the folder is skipped.
+- A fit is skipped if all its runs are, or cannot run on this machine.
 - A variant that ended in one of the outcomes in `give_up` is not run again in later rounds.
 """
 
@@ -66,6 +67,10 @@ class Workload(Protocol):
 
     def fit(self, run: Run, watch: PhaseCallback) -> Record | None:
         """Make what the timed runs need. Returns its record, or None if it already exists."""
+        ...
+
+    def resolved(self, run: Run) -> Run:
+        """A timed run with the parameters that are known only once `fit` has returned."""
         ...
 
     def execute(self, run: Run, others: Sequence[Record], watch: PhaseCallback) -> Record:
@@ -156,19 +161,18 @@ class Executor:
                 given_up.append(variant)
 
     def _to_do(self, steps: Sequence[Step]) -> list[Step]:
-        """The steps that are left to do: no timed run that has a record, and no fit that only such runs need."""
-        if not self.resume:
-            return list(steps)
+        """The steps that are left to do: no timed run that has a record, and no fit that no run needs."""
         left = []
         for step in steps:
-            done = [] if step.is_fit else [p for p in self.past if self._is_done(step, p)]
+            done = [p for p in self.past if self._is_done(step, p)] if self.resume and not step.is_fit else []
             self.reused += done[-1:]
             if done:
                 self.observer.message(f"- {step.run.title}: has a record, skipped")
             else:
                 left.append(step)
-        needed = {step.workload for step in left if not step.is_fit}
-        return [step for step in left if step.workload in needed]
+        timed = {step.workload for step in steps if not step.is_fit}
+        needed = {step.workload for step in left if not step.is_fit and step.problem is None}
+        return [step for step in left if not step.is_fit or step.workload not in timed - needed]
 
     @staticmethod
     def _is_done(step: Step, past: Record) -> bool:
@@ -183,7 +187,8 @@ class Executor:
 
     def _timed(self, step: Step) -> Record:
         """Do a timed run and write its record. A run that cannot start has a record too."""
-        run, workload, fit = step.run, step.workload, self._failed_fits.get(step.workload)
+        workload, fit = step.workload, self._failed_fits.get(step.workload)
+        run = workload.resolved(step.run)
         if step.problem is not None:
             new = runner.not_started(
                 run, workload.data, "unsupported", step.problem.message, step.problem.hint

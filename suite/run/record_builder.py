@@ -27,7 +27,7 @@ from buzzer.suite.run.plan import Run
 from buzzer.suite.run.progress import RunProgress
 
 INTERRUPTED = "interrupted"  # key in the details of the record of a run that the user stopped
-RESUME = "`--resume` of `buzzer run` and `buzzer compare` skips the runs that have a record"
+RESUME = "`--resume` skips the runs that have a record"
 MORE_TIME = "give it more time or a smaller --scale"
 NOT_RUN, NO_READINGS = Measured(Reason.FAILED, 1, None, None), Readings()
 

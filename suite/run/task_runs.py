@@ -30,6 +30,10 @@ class TaskWorkload:
         """Train, unless the cache has this fit. Returns the record of the training, or None."""
         return runner.fit(run, self.data, caches.folder(), watch)
 
+    def resolved(self, run: Run) -> Run:
+        """The run as it is: its parameters do not depend on the fit."""
+        return run
+
     def execute(self, run: Run, others: Sequence[Record], watch: PhaseCallback) -> Record:
         """Do a timed run with the fit and return its record."""
         return runner.predict(

@@ -39,9 +39,9 @@ def onnx(path: Path) -> None:
     """Plan, right answers and a run of an ONNX file."""
     from buzzer.engine import infer
     from buzzer.models.onnx_file import TARGET
-    from buzzer.suite.bench import answers, plan
+    from buzzer.suite.bench import answers, identity
 
-    plan.hash_of(path)
+    identity.of_path(path)
     loaded = TARGET.load(ask({"path": str(path)}))
     answers.compute(loaded, "cpu")
     axes: dict[str, dict[int, str]] = {name: {} for name in loaded.batches[0]}

@@ -16,7 +16,7 @@ from buzzer.errors import DataError, UnsupportedError, UsageError
 from buzzer.models.api.bench import BenchSpec, altered
 from buzzer.models.onnx_file import TARGET
 from buzzer.suite import registry
-from buzzer.suite.bench import answers, plan
+from buzzer.suite.bench import answers, identity, plan
 from buzzer.suite.bench.checks import Check
 
 FLOATS = {"fp16": "float16", "fp32": "float32", "fp64": "float64"}
@@ -200,7 +200,7 @@ def test_weights_outside_the_folder_are_refused_before_a_runtime_opens_them(
     message = "not a regular file" if location == "folder" else "outside its folder"
     for opens in (
         lambda: TARGET.load(ask(path)),
-        lambda: plan.hash_of(path),
+        lambda: identity.of_path(path),
         lambda: infer.precisions(infer.load("onnxruntime"), path),
         lambda: cost_of(path, {}),
     ):

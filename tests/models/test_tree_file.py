@@ -219,3 +219,27 @@ def test_files_that_do_not_fit_are_refused(
     make(tmp_path / name)
     with pytest.raises(error, match=message):
         TARGET.load(spec(path, file=tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.ubj", b"xx"), ("a.json", b"[1]"), ("a.txt", b"hello"), ("a.ubj", b"")]
+)
+def test_a_file_of_another_kind_is_refused_by_its_start(name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match="it begins with"):
+        TARGET.check(spec(tmp_path / name))
+
+
+@pytest.mark.parametrize("suffix", [".ubj", ".json", ".txt"])
+def test_the_columns_of_a_file_are_known_before_it_is_loaded(suffix: str, tmp_path: Path) -> None:
+    path = (
+        LIGHTGBM / "binary.txt"
+        if suffix == ".txt"
+        else trained(tmp_path / f"trees{suffix}", "binary:logistic")
+    )
+    width = 4 if suffix == ".txt" else 5
+    np.save(tmp_path / "rows.npy", np.zeros((3, width), "float32"))
+    TARGET.check(spec(path, file=tmp_path / "rows.npy"))
+    np.save(tmp_path / "rows.npy", np.zeros((3, width + 1), "float32"))
+    with pytest.raises(DataError, match=rf"features is float32 \[3, {width + 1}\]"):
+        TARGET.check(spec(path, file=tmp_path / "rows.npy"))

@@ -17,7 +17,7 @@ from buzzer.models.api.bench import BenchModel, BenchSpec, outputs_of, stamp
 from buzzer.models.api.context import Result, RunContext
 from buzzer.models.bert import bench as bert
 from buzzer.models.bert import encoder
-from buzzer.suite.bench import answers, answers_cache
+from buzzer.suite.bench import answers, answers_cache, identity
 from buzzer.suite.bench.answers_cache import Answers
 from buzzer.suite.bench.protocol import BENCH, COMPILED
 from buzzer.suite.bench.settings import Settings
@@ -123,7 +123,7 @@ def test_a_model_without_an_identity_is_not_cached_beyond_the_call(context: RunC
 
 def some_answers() -> Answers:
     outputs = [{"y": np.arange(6.0).reshape(2, 3) + i} for i in range(2)]
-    return Answers(outputs, "f" * 64, "generated", ("a note",), Cost(1, 2, 3))
+    return Answers(outputs, "f" * 64, "abc", "generated", ("a note",), Cost(1, 2, 3))
 
 
 def test_answers_are_read_as_they_were_written(tmp_path: Path) -> None:
@@ -154,10 +154,49 @@ def test_answers_of_other_inputs_are_refused(context: RunContext) -> None:
     kept = answers_cache.read_answers(setting.cached)
     assert kept is not None
     loaded = setting.load()
-    answers_cache.check_inputs(kept, loaded, setting.cached)
+    answers_cache.check_origin(kept, loaded, setting.cached)
     loaded.batches[0]["input_ids"][0, 0] += 1
     with pytest.raises(DataError, match="of other inputs"):
-        answers_cache.check_inputs(kept, loaded, setting.cached)
+        answers_cache.check_origin(kept, loaded, setting.cached)
+
+
+def test_answers_of_other_weights_are_refused(context: RunContext) -> None:
+    _, result = run(context, "fit")
+    setting = Settings.of(context)
+    kept = answers_cache.read_answers(setting.cached)
+    assert kept is not None and kept.model_hash == result.details["model_hash"]
+    loaded = setting.load()
+    with torch.no_grad():
+        next(loaded.model.parameters())[0, 0] += 1
+    with pytest.raises(DataError, match=f"of model {kept.model_hash}, not "):
+        answers_cache.check_origin(kept, loaded, setting.cached)
+
+
+def test_a_model_is_identified_by_weights_and_configuration() -> None:
+    def hash_of(config: encoder.BertConfig, seed: int = 0) -> str:
+        return identity.of_module(encoder.random(config, seed))
+
+    assert hash_of(TINY) == hash_of(TINY)
+    others = [
+        replace(TINY, layer_norm_eps=1e-5),
+        replace(TINY, hidden_act="relu"),
+        replace(TINY, num_attention_heads=4),
+    ]
+    assert len({hash_of(TINY), hash_of(TINY, seed=1), *map(hash_of, others)}) == 5
+
+
+def test_packing_does_not_make_another_model(context: RunContext) -> None:
+    def hash_of(packing: str) -> str:
+        params = context.params | {"lengths": "real", "packing": packing}
+        return identity.of_model(Settings.of(replace(context, params=params)).load())
+
+    assert hash_of("padded") == hash_of("sorted") == hash_of("packed")
+
+
+def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "trees.ubj"
+    hashes = [path.write_bytes(text) and identity.of_path(path) for text in (b"one", b"two, longer", b"one")]
+    assert hashes[0] == hashes[2] != hashes[1]
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:

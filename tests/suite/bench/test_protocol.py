@@ -25,7 +25,7 @@ from buzzer.models.api.bench import LEAST_PROBES, PROBES, BenchModel, BenchSpec,
 from buzzer.models.api.context import RunContext
 from buzzer.models.onnx_file import TARGET as ONNX_FILE
 from buzzer.suite import registry
-from buzzer.suite.bench import answers_cache, bench_runs, groups, plan
+from buzzer.suite.bench import answers_cache, bench_runs, groups, identity, plan
 from buzzer.suite.bench.bench_runs import keep_logs
 from buzzer.suite.bench.checks import WORST, Check, as_rows, least_cosine
 from buzzer.suite.bench.loadgen import Scenario
@@ -43,7 +43,7 @@ from buzzer.suite.bench.timing import (
 )
 from buzzer.suite.cli import app
 from buzzer.suite.cli.bench import seeds_of
-from buzzer.suite.records import gate, integrity, record
+from buzzer.suite.records import comparable, gate, integrity, record
 from buzzer.suite.records.collection import load_records
 from buzzer.suite.records.schema import Record
 from buzzer.suite.report import bench_table
@@ -592,14 +592,39 @@ def test_files_of_one_name_have_boards_of_their_own(
     }
     copied = tmp_path / "c.onnx"
     copied.write_bytes(paths[0].read_bytes())
-    assert plan.hash_of(copied) == hashes[0]
+    assert identity.of_path(copied) == hashes[0]
     eager = on_gpu(make_record, "torch_eager", 0.01, [])
     assert groups.rows([eager])[0].is_base
     trees = eager.model_copy(update={"task": "gbdt", "backend": "xgboost"})
     assert groups.rows([trees])[0].is_base
-    trees.config["model_hash"] = hashes[0]  # a file that is called gbdt
+    trees.config["model"] = {"path": str(tmp_path / "gbdt.onnx")}  # a file that is called gbdt
     assert not groups.rows([trees])[0].is_base
     assert "model_hash" not in plan.task_of(select()).params
+
+
+def test_two_weights_of_one_name_are_two_models(tmp_path: Path, make_record: Callable[..., Record]) -> None:
+    """The hash of a named model is known once its reference outputs are: runs after that have it among their parameters."""
+    [planned, *_] = plan.plan(select(precisions=["fp32"]))
+    workload = bench_runs.BenchWorkload(tmp_path, tmp_path)
+    assert "model_hash" not in workload.resolved(planned.run).task.params
+    records = []
+    for model_hash in ("abc", "def"):
+        workload.model_hash = model_hash
+        run = workload.resolved(planned.run)
+        r = on_gpu(make_record, "torch_eager", 0.01, [])
+        records.append(r.model_copy(update={"config": run.task.params, "config_hash": run.task.config_hash}))
+    assert [r.config["model_hash"] for r in records] == ["abc", "def"]
+    assert records[0].config_hash != records[1].config_hash
+    assert {bench_table.title(group[0]).split(",")[0] for group in groups.boards(records).values()} == {
+        "bert-base (abc)",
+        "bert-base (def)",
+    }
+    assert comparable.question(records[0]) != comparable.question(records[1])
+    file = plan.task_of(
+        select(model=str(export(torch.nn.Linear(6, 3), tmp_path / "net.onnx")), backends="onnxruntime")
+    )
+    of_file = replace(planned.run, task=file)
+    assert workload.resolved(of_file).task == file
 
 
 def test_weights_beside_a_file_are_part_of_it(tmp_path: Path) -> None:
@@ -615,11 +640,41 @@ def test_weights_beside_a_file_are_part_of_it(tmp_path: Path) -> None:
         onnx.save(model, str(path), save_as_external_data=True, location="weights.bin", size_threshold=0)
         files.append(path)
     assert files[0].read_bytes() == files[1].read_bytes()
-    assert plan.hash_of(files[0]) != plan.hash_of(files[1])
+    assert identity.of_path(files[0]) != identity.of_path(files[1])
     (tmp_path / "b" / "weights.bin").unlink()
-    plan.hash_of.cache_clear()
     with pytest.raises(DataError, match=r"weights\.bin"):
-        plan.hash_of(files[1])
+        identity.of_path(files[1])
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"batches": 2}, "fixed number of rows, 4"),
+        ({"batches": 4, "lengths": "real"}, "no sentences"),
+        ({"batches": 4, "inputs": "rows.npy"}, r"x is float32 \[3, 5\]"),
+        ({"batches": 4, "scenario": "server"}, "single samples"),
+        ({"batches": 4, "scenario": "offline", "mlperf": "nosuch"}, "no settings for a model nosuch"),
+        ({"model": "gbdt", "lengths": "real"}, "trees have no sentences"),
+    ],
+)
+def test_a_wrong_request_starts_no_process(
+    changed: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "scenario" in changed:
+        pytest.importorskip("mlperf_loadgen")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(runner, "bench", lambda *_: pytest.fail("a process was started"))
+    np.save("rows.npy", np.zeros((3, 5), "float32"))
+    export(torch.nn.Linear(6, 3), tmp_path / "net.onnx", rows=4)
+    with pytest.raises(UsageError if "inputs" not in changed else DataError, match=message):
+        buzzer.bench(BenchRequest(**{"model": "net.onnx", "seq": 8} | changed), out=tmp_path / "out")
+
+
+def test_a_missing_device_starts_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "bench", lambda *_: pytest.fail("a process was started"))
+    monkeypatch.setattr("buzzer.suite.run.feasible.cuda_problem", lambda: "no driver")
+    with pytest.raises(UnsupportedError, match="no CUDA device here: no driver"):
+        buzzer.bench(BenchRequest("bert-base", device="cuda"), out=tmp_path)
 
 
 def test_a_fixed_batch_is_not_called_another(tmp_path: Path) -> None:

@@ -75,6 +75,9 @@ class Workload:
         self.fits += 1
         return None if self.endings.get("fit") == "cached" else self.record_of(run, "fit")
 
+    def resolved(self, run: Run) -> Run:
+        return run
+
     def execute(self, run: Run, others: Sequence[Record], watch: PhaseCallback) -> Record:
         self.runs.append(run)
         return self.record_of(run, run.backend)
@@ -121,6 +124,18 @@ def test_a_cached_fit_has_no_record(
 ) -> None:
     records = list(Executor(tmp_path / "out", Recorder()).run(steps_of(choose(), workload(fit="cached"))))
     assert [r.job for r in records] == ["predict", "predict"]
+
+
+def test_nothing_is_fitted_for_runs_that_cannot_start(
+    tmp_path: Path, choose: Choose, workload: Callable[..., Workload]
+) -> None:
+    done, problem = workload(), UnsupportedError("not here")
+    fit, *timed = steps_of(choose(), done)
+    steps = [fit, *(replace(step, problem=problem) for step in timed)]
+    records = list(Executor(tmp_path / "out", Recorder()).run(steps))
+    assert outcomes(records) == [("predict", b, "unsupported") for b in BOTH]
+    assert (done.fits, done.runs) == (0, [])
+    assert [r.job for r in Executor(tmp_path / "other", Recorder()).run([fit])] == ["fit"]
 
 
 @pytest.mark.parametrize("ending", ["error", "unsupported"])
