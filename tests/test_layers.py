@@ -28,7 +28,7 @@ LAYERS = {
     "engine": ["infer.backends", "fused", "infer kernels", "cluster device faults frames quant"],
     "models": [
         "bert booking complete_journey online_shoppers recsys2021 sigir_ecom",
-        "attention blend by_model dataset_task epochs inputs_file kept_pieces onnx_file tree_file weights work",
+        "attention blend boosting by_model dataset_task epochs inputs_file kept_pieces onnx_file tree_file weights work",
         "api",
     ],
     "datasets": [

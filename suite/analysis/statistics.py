@@ -19,9 +19,7 @@ LEAST_SIZES = 3  # with two sizes every law fits
 LEAST_ROUNDS = 3  # for an interval; two show their difference, but hardly their noise
 SURE_ROUNDS = 5  # below this number, an interval of 95 % rests on the assumption of normal noise
 LEAST_REPEATED = 2  # runs of the sizes of a projection beyond the first of each size
-REPEATED = (
-    "2 rounds"  # what a user needs for them: of three sizes they are LEAST_REPEATED runs even if one fails
-)
+REPEATED = "2 rounds"  # what gives them, for users
 YES, NO, NEAR = "yes", "no", "too near to tell"  # verdicts on a limit
 
 

@@ -333,11 +333,10 @@ def has_fingerprint(run: Run, data: Data) -> bool:
     """Whether the contents of the input files still have the fingerprint of `data`."""
     task = load_entry(run.task.entry)
     try:
-        with tempfile.TemporaryDirectory(
-            prefix="buzzer-check-"
-        ) as cache:  # without the verdicts of earlier checks
+        # A new cache has no verdict of an earlier check.
+        with tempfile.TemporaryDirectory(prefix="buzzer-check-") as cache:
             again = task.prepare(data.folder, Path(cache), run.scale, run.seed, lambda share, what: None)
-    except BuzzerError:
+    except (BuzzerError, OSError):
         return False
     return again.fingerprint == data.fingerprint
 
