@@ -8,7 +8,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint gpu-plan kernels gpu-suite gpukit rehearsal soak records report browser screenshots site clean
+.PHONY: help setup run test lint gpu-plan kernels gpu-suite gpukit rehearsal soak records report browser screenshots notebook site clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -93,6 +93,9 @@ report: $(VENV)/.weights  ## write the leaderboard, the HTML page, and README's 
 
 browser: $(VENV)/.browser  ## test the HTML page in headless Chromium (Debian's package; skipped without it)
 	$(BIN)/python -m pytest -m browser
+
+notebook: $(VENV)/.notebook  ## run docs/notebook.ipynb and store its outputs
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ClearMetadataPreprocessor.enabled=True docs/notebook.ipynb
 
 screenshots: $(VENV)/.browser  ## take pictures of results/index.html for the README in headless Chromium
 	$(BIN)/python docs/screenshots.py results/index.html docs

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from buzzer.suite.api import bench, compare, load_records, report, run
     from buzzer.suite.records.collection import Records
     from buzzer.suite.records.schema import Record
+    from buzzer.suite.report import plots
     from buzzer.suite.requests import BenchRequest, CompareRequest, RunRequest
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "bench",
     "compare",
     "load_records",
+    "plots",
     "report",
     "run",
 ]

@@ -5,7 +5,7 @@ import importlib.util
 from buzzer.errors import UnsupportedError
 
 # Package (as it is imported) -> extra.
-EXTRAS: dict[str, str] = dict.fromkeys(
+EXTRAS: dict[str, str] = {"altair": "plots"} | dict.fromkeys(
     (
         *("benchexec", "onnx", "onnxruntime", "pandas", "polars", "pyarrow", "safetensors", "tokenizers"),
         *("torch", "xgboost"),

@@ -103,7 +103,19 @@ class DatasetTask(ABC, Generic[P]):
 
     def prepare(self, source: Path | None, cache: Path, scale: float, seed: int, progress: Progress) -> Data:
         """Check the files in `source`, or generate files in `cache` unless they exist. Raises DataError for invalid files."""
-        files = self.data_source.files(source, cache, scale, seed, progress)
+        return self.prepared(source, cache, scale, seed, progress)
+
+    def prepared(
+        self,
+        source: Path | None,
+        cache: Path,
+        scale: float,
+        seed: int,
+        progress: Progress,
+        train_scale: float | None = None,
+    ) -> Data:
+        """As `prepare`, for a data set whose training rows may have a scale of their own (see `DataSource.files`)."""
+        files = self.data_source.files(source, cache, scale, seed, progress, train_scale=train_scale)
         return self.describe(files, self.notes(files))
 
     @staticmethod

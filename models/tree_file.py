@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from buzzer.engine.infer import Array, ubjson
+from buzzer.engine.infer import Array, boosted, ubjson
 from buzzer.engine.infer.session import as_array
 from buzzer.errors import DataError, UnsupportedError, UsageError
 from buzzer.models import held_out, inputs_file
@@ -120,7 +120,7 @@ def xgboost(path: Path) -> Described:
         "objective": learner["objective"]["name"],
         "booster": booster_part["name"],
         "trees": len(trees),
-        "classes": max(int(learner["learner_model_param"]["num_class"]), 1),
+        "classes": boosted.classes(learner),
     }
     splits: dict[int, list[float]] = {}
     for tree in trees:

@@ -24,7 +24,7 @@ from buzzer.suite.config_file import check_scale
 from buzzer.suite.records import frame, integrity, record
 from buzzer.suite.records.collection import Records, load_records, record_files
 from buzzer.suite.records.schema import Record
-from buzzer.suite.report import budget_bars, leaderboard, page
+from buzzer.suite.report import budget_bars, leaderboard, page, plots
 from buzzer.suite.report import frontier as frontier_report
 from buzzer.suite.report import readme as result_table
 from buzzer.suite.report.console import picture
@@ -59,6 +59,7 @@ __all__ = [
     "compare",
     "frontier",
     "load_records",
+    "plots",
     "report",
     "run",
 ]
@@ -153,8 +154,7 @@ def compare(
             records, pool = [*executor.reused, *made], [*executor.records, *older]
         else:
             records = named(valid(request.records, watcher), request)
-            beside = integrity.examine(record.paths([folder])).good if folder.is_dir() else {}
-            pool = [*records, *beside.values(), *older]
+            pool = [*records, *integrity.good_in(folder), *older]
     groups = comparison.groups(records, task.name)
     comparisons = tuple(comparison.compare(g, task, full_budget, prices, pool, request.full) for g in groups)
     if not comparisons and plan is None:

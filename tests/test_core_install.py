@@ -80,5 +80,9 @@ def test_what_needs_more_says_which_extra(arguments: list[str]) -> None:
 
 def test_the_table_of_packages_is_that_of_pyproject() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    named = {re.split(r"[<>=\[]", requirement)[0]: "run" for requirement in extras["run"]}
+    named = {
+        re.split(r"[<>=\[]", requirement)[0]: extra
+        for extra in ("run", "plots")
+        for requirement in extras[extra]
+    }
     assert named == EXTRAS

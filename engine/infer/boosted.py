@@ -91,6 +91,11 @@ def read(boosters: Sequence[Any], backend: str) -> Nodes:
     return nodes
 
 
+def classes(learner: dict[str, Any]) -> int:
+    """The number of classes of a Booster; 1 for a model of one probability or value. learner: of its file or its configuration."""
+    return max(int(learner["learner_model_param"]["num_class"]), 1)
+
+
 def check_kind(learner: dict[str, Any], backend: str) -> None:
     """Raises UnsupportedError unless a model is a sum of trees with a logistic objective, one output and numeric splits."""
     booster, objective = learner["gradient_booster"], learner["objective"]["name"]
@@ -100,7 +105,7 @@ def check_kind(learner: dict[str, Any], backend: str) -> None:
         problem = f"the objective {objective}"
     elif booster["name"] != "gbtree":
         problem = f"the booster {booster['name']}"
-    elif int(parameters["num_class"]) > 1 or int(parameters.get("num_target", 1)) > 1:
+    elif classes(learner) > 1 or int(parameters.get("num_target", 1)) > 1:
         problem = "models with several outputs"
     elif any(np.any(tree["split_type"]) for tree in booster["model"]["trees"]):
         problem = "categorical splits"

@@ -441,7 +441,11 @@ def steps(folder: Path, plan: Plan) -> Generator[Cost, None, None]:
                 if not (folder / f"b{turn}.{number}.rows.npy").exists()
             ]
             tasks = [(turn, len(by_range), number) for number in numbers]
-            for work, of_work in progress.over([(write_range, todo), (write_partition, tasks)]):
+            stages: list[tuple[Callable[..., Cost], list[Any]]] = [
+                (write_range, todo),
+                (write_partition, tasks),
+            ]
+            for work, of_work in progress.over(stages):
                 yield from done_by(partial(work, folder, plan), of_work, jobs)
         for path in folder.glob(f"[ab]{turn}.*.npy"):
             path.unlink()

@@ -85,8 +85,7 @@ class RecSys2021(DatasetTask[Params]):
         train_scale: float | None = None,
     ) -> Data:
         """Check the files in `source`, or generate files in `cache` unless they exist. Raises DataError for invalid files."""
-        files = self.data_source.files(source, cache, scale, seed, progress, train_scale=train_scale)
-        return self.describe(files, self.notes(files))
+        return self.prepared(source, cache, scale, seed, progress, train_scale)
 
     def notes(self, files: Files) -> list[str]:
         """Notes on the files, and on a missing truth."""

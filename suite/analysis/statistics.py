@@ -19,6 +19,7 @@ LEAST_SIZES = 3  # with two sizes every law fits
 LEAST_ROUNDS = 3  # for an interval; two show their difference, but hardly their noise
 SURE_ROUNDS = 5  # below this number, an interval of 95 % rests on the assumption of normal noise
 LEAST_REPEATED = 2  # runs of the sizes of a projection beyond the first of each size
+REPEATED = "2 rounds"  # what gives them, for users
 YES, NO, NEAR = "yes", "no", "too near to tell"  # verdicts on a limit
 
 
@@ -227,7 +228,7 @@ def needs(series: Series) -> str:
     """What the interval of a projection lacks: sizes, rounds, or nothing."""
     lacking = [f"{LEAST_SIZES} sizes"] if len(series) < LEAST_SIZES else []
     if sum(len(costs) - 1 for costs in series.values()) < LEAST_REPEATED:
-        lacking.append("2 rounds")
+        lacking.append(REPEATED)
     return " and ".join(lacking)
 
 

@@ -228,16 +228,15 @@ def backends_of(model: ModelConfig, requested: Sequence[str]) -> list[str]:
 def plan(selection: BenchSelection) -> list[Planned]:
     """The runs in order. Every second round is in reverse, so that drift affects all variants alike. A variant that cannot run occurs once."""
     variants = [
-        (b, *offer)
+        (b, p, problem or feasible.device_problem(run_of(selection, "bench", b, p)))
         for b in selection.backends
-        for offer in precisions_of(b, selection.precisions, selection.model)
+        for p, problem in precisions_of(b, selection.precisions, selection.model)
     ]
     rounds = []
     for repeat in range(selection.rounds):
         order = variants if repeat % 2 == 0 else variants[::-1]
         rounds += [(repeat, *variant) for variant in order if repeat == 0 or variant[2] is None]
-    planned = [(run_of(selection, "bench", b, p, repeat), problem) for repeat, b, p, problem in rounds]
-    return [Planned(run, problem or feasible.device_problem(run)) for run, problem in planned]
+    return [Planned(run_of(selection, "bench", b, p, repeat), problem) for repeat, b, p, problem in rounds]
 
 
 def file_of(model: ModelConfig) -> Path | None:

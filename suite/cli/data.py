@@ -13,45 +13,41 @@ from buzzer import caches
 from buzzer.datasets.workers import usable_cores
 from buzzer.errors import UsageError
 from buzzer.suite import registry
+from buzzer.suite.cli import options
+from buzzer.suite.cli.options import DATA, LIMITS, OUTPUT, option
 from buzzer.suite.cli.signals import ProgressDisplay
-from buzzer.suite.config_file import MOST_SEED, check_scale
+from buzzer.suite.config_file import check_scale
 from buzzer.suite.records import rescore as rescoring
 from buzzer.suite.records.collection import some_record_files
 from buzzer.suite.run import reaper
-from buzzer.suite.run.resolve import train_sample
+from buzzer.suite.run.resolve import check_numbers, train_sample
 from buzzer.suite.run.task_runs import sample_option
 from buzzer.suite.run.worker import load_entry
 
 app = typer.Typer(help="Generate, convert, score and describe data sets.", no_args_is_help=True)
-Name = Annotated[str, typer.Argument(help="Task or data set.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one object.")]
 
 
 @app.command()
 def generate(
-    task: Name,
-    out: Annotated[Path, typer.Option(help="Folder to create; must not exist.")],
-    scale: Annotated[float, typer.Option(help="Share of the official size.")] = 0.01,
-    seed: Annotated[
-        int, typer.Option(min=0, max=MOST_SEED, help="Seed; the same seed gives the same files.")
-    ] = 0,
-    train_scale: Annotated[
-        float | None,
-        typer.Option(
-            help="Share of the official training rows: a sample of those of --scale; default: all of them."
-        ),
-    ] = None,
+    task: options.Dataset,
+    out: Annotated[Path, option(OUTPUT, "Folder to create; must not exist.", metavar="FOLDER")],
+    scale: Annotated[float, options.SCALE] = 0.01,
+    seed: options.Seed = 0,
+    train_scale: options.TrainScale = None,
     test_scale: Annotated[
-        float | None, typer.Option(help="Share of the official size of the test part; default: as --scale.")
+        float | None,
+        option(DATA, "Share of the official size of the test part; default: as --scale.", metavar="SHARE"),
     ] = None,
-    compress: Annotated[bool, typer.Option("--compress", help="Write .gz files, except the test.")] = False,
+    compress: Annotated[bool, option(OUTPUT, "Write .gz files, except the test.", "--compress")] = False,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Processes; the files are the same; default: one per core.")
+        int | None,
+        option(LIMITS, "Processes; the files are the same; default: one per core.", metavar="N", min=1),
     ] = None,
 ) -> None:
     """Write synthetic files in the official format."""
-    for option, value in (("--scale", scale), ("--train-scale", train_scale), ("--test-scale", test_scale)):
-        check_scale(option, value)
+    check_numbers(seed=seed)
+    for name, size in (("--scale", scale), ("--train-scale", train_scale), ("--test-scale", test_scale)):
+        check_scale(name, size)
     if out.exists():
         raise UsageError(f"{out} exists", "choose a new folder for --out")
     dataset = registry.dataset(task)
@@ -64,13 +60,13 @@ def generate(
             )
     if compress and "compress_above" not in parameters:
         raise UsageError(f"{dataset.NAME} writes no compressed files", "leave out --compress")
-    options = {
+    wanted = {
         "train_scale": train_scale,
         "test_scale": test_scale,
         "compress_above": 0 if compress else None,
         "jobs": jobs or usable_cores(),
     }
-    offered = {name: value for name, value in options.items() if name in parameters}
+    offered = {name: value for name, value in wanted.items() if name in parameters}
     with ProgressDisplay() as display, reaper.swept(partial(out)):
         dataset.generate(out, scale, seed, display.preparing, **offered)
     print(out)
@@ -78,10 +74,10 @@ def generate(
 
 @app.command()
 def score(
-    task: Name,
+    task: options.Dataset,
     submission: Annotated[Path, typer.Argument(help="Submission file in the official format.")],
     truth: Annotated[Path, typer.Argument(help="File of the true answers.")],
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Score a submission by the official metric."""
     computed = registry.dataset(task).score(existing(submission), existing(truth))
@@ -95,21 +91,19 @@ def score(
 
 @app.command()
 def rescore(
-    task: Name,
+    task: options.Dataset,
     path: Annotated[list[Path], typer.Argument(help="Records, or folders of records, next to their files/.")],
-    data: Annotated[
-        Path | None, typer.Option(help="Folder of the official files; default: generated data.")
-    ] = None,
-    scale: Annotated[
-        float | None, typer.Option(help="Share of the official size that was generated.")
-    ] = None,
-    train_scale: Annotated[
-        float | None, typer.Option(help="Share of the official training rows that was generated.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of the generated data.")] = 0,
-    as_json: Json = False,
+    data: options.Data = None,
+    scale: options.Scale = None,
+    train_scale: options.TrainScale = None,
+    seed: options.Seed = 0,
+    as_json: options.Json = False,
 ) -> None:
-    """Score the submissions of earlier runs again, and compare the scores with the records. Exit code 1 if one differs."""
+    """Score the submissions of earlier runs again, and compare the scores with the records. Exit code 1 if one differs.
+
+    The options that describe the data have the values of the runs.
+    """
+    check_numbers(seed=seed)
     config = registry.task(task)
     check_scale("--scale", scale)
     check_scale("--train-scale", train_scale)
@@ -117,8 +111,8 @@ def rescore(
     files = some_record_files(path)
     with ProgressDisplay() as display:
         prepare = load_entry(config.entry).prepare
-        options = sample_option(config.name, prepare, train_sample(train_scale, size))
-        prepared = prepare(data, caches.folder() / "data", size, seed, display.preparing, **options)
+        sample = sample_option(config.name, prepare, train_sample(train_scale, size))
+        prepared = prepare(data, caches.folder() / "data", size, seed, display.preparing, **sample)
     results = list(rescoring.rescore(config, files, prepared))
     if not results:
         raise UsageError(f"no timed runs of {config.name} among these records", "give others")
@@ -137,9 +131,11 @@ def rescore(
 
 @app.command()
 def convert(
-    task: Name,
+    task: options.Dataset,
     folder: Annotated[Path, typer.Argument(help="Folder of the official files.")],
-    out: Annotated[Path, typer.Option(help="Folder of the Parquet files to create; must not exist.")],
+    out: Annotated[
+        Path, option(OUTPUT, "Folder of the Parquet files to create; must not exist.", metavar="FOLDER")
+    ],
 ) -> None:
     """Check official files and write them as Parquet."""
     if out.exists():
@@ -151,7 +147,7 @@ def convert(
 
 
 @app.command()
-def info(task: Name, as_json: Json = False) -> None:
+def info(task: options.Dataset, as_json: options.Json = False) -> None:
     """Print the card: schema, terms, where to get the data, how the generator works."""
     card = registry.card(task)
     print(json.dumps({"name": task, "card": card}) if as_json else card)

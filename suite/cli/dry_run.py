@@ -5,7 +5,7 @@ from pathlib import Path
 
 import typer
 
-from buzzer.suite.records import integrity, record
+from buzzer.suite.records import integrity
 from buzzer.suite.report import plan_text
 from buzzer.suite.report.console import show
 from buzzer.suite.run import task_runs
@@ -22,8 +22,7 @@ def show_plan(plan: RunPlan, out: Path, as_json: bool) -> None:
 
 def show_items(items: Sequence[Planned], out: Path, as_json: bool) -> None:
     """Print planned runs, with estimates from the valid records in `out`."""
-    past = integrity.examine(record.paths([out])).good.values() if out.is_dir() else ()
-    estimates = Estimates(past)
+    estimates = Estimates(integrity.good_in(out))
     if as_json:
         for line in plan_text.json_lines(items, estimates):
             print(line)

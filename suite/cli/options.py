@@ -100,6 +100,8 @@ Budget = Annotated[
 Data = Annotated[
     Path | None, option(DATA, "Folder of the official files; default: generated data.", metavar="FOLDER")
 ]
+SCALE = option(DATA, "Share of the official size to generate.", metavar="SHARE")
+Scale = Annotated[float | None, SCALE]
 TrainScale = Annotated[
     float | None,
     option(

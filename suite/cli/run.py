@@ -10,7 +10,7 @@ from buzzer.errors import UsageError
 from buzzer.suite import config_file
 from buzzer.suite.cli import dry_run as plans
 from buzzer.suite.cli import options
-from buzzer.suite.cli.options import DATA, LIMITS, OUTPUT, option
+from buzzer.suite.cli.options import LIMITS, OUTPUT, option
 from buzzer.suite.cli.outcome import exit_with
 from buzzer.suite.cli.signals import ProgressDisplay
 from buzzer.suite.records import layout, record
@@ -54,9 +54,7 @@ def main(
     device: options.Device = "",
     budget: options.Budget = "",
     data: options.Data = None,
-    scale: Annotated[
-        float | None, option(DATA, "Share of the official size to generate.", metavar="SHARE")
-    ] = None,
+    scale: options.Scale = None,
     train_scale: options.TrainScale = None,
     seed: options.Seed = 0,
     repeat: options.Rounds = 1,

@@ -130,10 +130,8 @@ def limits(r: Record) -> list[str]:
     problems = [budget_name(r)]
     limit, here = r.budget, r.machine
     if r.outcome == "ok" and not limit.unmet:
-        if (limit.cores or 0) > here.cores:
-            problems.append(
-                f"{budgets.cores_text(limit.cores)} on a machine of {here.cores}, and nothing is unmet"
-            )
+        if (cores := limit.cores or 0) > here.cores:
+            problems.append(f"{budgets.cores_text(cores)} on a machine of {here.cores}, and nothing is unmet")
         if (limit.memory_bytes or 0) > here.memory_bytes:
             problems.append(f"a limit of {limit.memory_bytes} bytes on a machine of {here.memory_bytes}")
     if r.outcome != "ok":

@@ -52,6 +52,11 @@ def check(paths: Sequence[Path], fingerprints: Mapping[str, str] | None = None) 
     return examine(paths, fingerprints, whole=len(paths) > 1).problems
 
 
+def good_in(folder: Path) -> list[Record]:
+    """The valid records of a folder; none if it does not exist."""
+    return list(examine(record.paths([folder])).good.values()) if folder.is_dir() else []
+
+
 def examine(
     paths: Sequence[Path], fingerprints: Mapping[str, str] | None = None, whole: bool = True
 ) -> Checked:

@@ -74,28 +74,35 @@ def name(row: BenchGroup) -> str:
 
 def frontiers(records: Iterable[Record]) -> list[Chart]:
     """One chart per model that was run in several precisions, with all and with fewer layers, on the same data and machine."""
+    return [_frontier(group, points) for group, points in frontier_points(records)]
+
+
+def frontier_points(records: Iterable[Record]) -> list[tuple[list[Record], list[frontier.Point]]]:
+    """For each such model its records and its points, of several backends only the fastest."""
     by_model: dict[comparable.Key, list[Record]] = defaultdict(list)
     for r in records:
         if r.job in ("fit", "predict") and type(r.config.get(frontier.LAYERS)) is int and not r.control:
             same = {k: v for k, v in r.config.items() if k not in (frontier.LAYERS, "checkpoints")}
             key = (*comparable.times(r, without=("job", "parameters")), registry.params_hash(same))
             by_model[key].append(r)
-    return [chart for group in by_model.values() if (chart := _frontier(group))]
+    return [(group, points) for group in by_model.values() if (points := _points(group))]
 
 
-def _frontier(group: Sequence[Record]) -> Chart | None:
-    """The chart with only the fastest of several backends; None without models of fewer layers, or if the full depth is unknown."""
+def _points(group: Sequence[Record]) -> list[frontier.Point]:
+    """The points of a model; none without models of fewer layers, or if the full depth is unknown."""
     fits = [r for r in group if r.job == "fit" and not r.config[frontier.LAYERS] and r.outcome == "ok"]
     depths = [r.details[frontier.LAYERS] for r in fits if frontier.LAYERS in r.details]
     if not depths:
-        return None
+        return []
     points = frontier.points((r for r in group if r.job == "predict"), depths[-1])
     fastest: dict[tuple[int, str], frontier.Point] = {}
     for p in sorted(points, key=lambda p: not p.counts):  # the fastest first, within each
         fastest.setdefault((p.layers, p.precision), p)
     points = [p for p in points if p in fastest.values()]
-    if len({p.layers for p in points}) < 2:
-        return None
+    return points if len({p.layers for p in points}) > 1 else []
+
+
+def _frontier(group: Sequence[Record], points: Sequence[frontier.Point]) -> Chart:
     where = "; ".join([machine.describe(group[0].machine), *comparable.differences(group)])
     summary = (
         f"{group[0].task} on {group[0].data_source} data, {where}. Only the fastest of several backends is shown."
@@ -106,7 +113,12 @@ def _frontier(group: Sequence[Record]) -> Chart | None:
 
 
 def rooflines(records: Iterable[Record]) -> list[Chart]:
-    """One roofline (Williams et al., CACM 2009) per machine, device and budget, of bench runs whose FLOPs and bytes are known.
+    """One roofline (Williams et al., CACM 2009) per machine, device and budget."""
+    return [_roofline(rows) for rows in roofline_rows(records)]
+
+
+def roofline_rows(records: Iterable[Record]) -> list[list[BenchGroup]]:
+    """For each machine, device and budget the bench runs whose FLOPs and bytes are known.
 
     Runs on rows of real lengths are left out: their FLOPs differ from run to run.
     """
@@ -116,23 +128,25 @@ def rooflines(records: Iterable[Record]) -> list[Chart]:
             r = row.first
             if r.bench and r.bench.flops and r.bench.bytes_moved and r.bench.lengths == "fixed":
                 by_machine[machine.describe(r.machine), r.device, r.budget.name].append(row)
-    return [_roofline(rows) for _, rows in sorted(by_machine.items())]
+    return [rows for _, rows in sorted(by_machine.items())]
 
 
 def _roofline(rows: Sequence[BenchGroup]) -> Chart:
-    points = [(row, *reached(row)) for row in rows if row.samples("warm_run")]
-    roofs = _roofs(rows)
-    ridges = [peak / bandwidth for peak, bandwidth in roofs.values()]
+    points, measured_roofs = reached_by(rows), roofs(rows)
+    ridges = [peak / bandwidth for peak, bandwidth in measured_roofs.values()]
     x = charts.log_axis([p[1] for p in points] + ridges, "FLOPs per byte moved (log)")
-    y = charts.log_axis([p[2] for p in points] + [peak for peak, _ in roofs.values()], "GFLOP/s (log)")
+    y = charts.log_axis(
+        [p[2] for p in points] + [peak for peak, _ in measured_roofs.values()], "GFLOP/s (log)"
+    )
     marks, legend = [], []
     for i, (row, intensity, rate) in enumerate(points, 1):
         text = f"{title(row)}: {rate:,.3g} GFLOP/s at {intensity:,.3g} FLOPs per byte"
         marks.append(Mark(x.at(intensity), y.at(rate), i, kind(row), text, filters(row)))
         legend.append(Key(i, kind(row), title(row), filters(row)))
-    paths = [charts.path(_roof(x, y, *roof), "roof") for roof in roofs.values()]
+    paths = [charts.path(_roof(x, y, *roof), "roof") for roof in measured_roofs.values()]
     measured = "; ".join(
-        f"{name}: {peak:,.3g} GFLOP/s, {bandwidth:,.3g} GB/s" for name, (peak, bandwidth) in roofs.items()
+        f"{name}: {peak:,.3g} GFLOP/s, {bandwidth:,.3g} GB/s"
+        for name, (peak, bandwidth) in measured_roofs.items()
     )
     r = rows[0].first
     where = "; ".join(
@@ -140,6 +154,11 @@ def _roofline(rows: Sequence[BenchGroup]) -> Chart:
     )
     summary = f"The rate of each run, below the roof that was measured on this machine ({measured}). {where}."
     return Chart(f"Roofline, {r.device}, budget {r.budget.name}", summary, x, y, marks, paths, legend)
+
+
+def reached_by(rows: Iterable[BenchGroup]) -> list[tuple[BenchGroup, float, float]]:
+    """The runs that were timed, each with `reached`."""
+    return [(row, *reached(row)) for row in rows if row.samples("warm_run")]
 
 
 def reached(row: BenchGroup) -> tuple[float, float]:
@@ -150,7 +169,7 @@ def reached(row: BenchGroup) -> tuple[float, float]:
     return bench.flops / bench.bytes_moved, bench.flops / median(row.samples("warm_run")) / 1e9
 
 
-def _roofs(rows: Sequence[BenchGroup]) -> dict[str, tuple[float, float]]:
+def roofs(rows: Sequence[BenchGroup]) -> dict[str, tuple[float, float]]:
     """Peak in GFLOP/s and bandwidth in GB/s by precision: medians of the measurements in the records."""
     measured: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for row in rows:
@@ -158,8 +177,8 @@ def _roofs(rows: Sequence[BenchGroup]) -> dict[str, tuple[float, float]]:
             if r.bench and r.bench.peak:
                 measured[r.precision].append((r.bench.peak / 1e9, r.bench.bandwidth / 1e9))
     return {
-        name: (median(p for p, _ in roofs), median(b for _, b in roofs))
-        for name, roofs in sorted(measured.items())
+        name: (median(p for p, _ in pairs), median(b for _, b in pairs))
+        for name, pairs in sorted(measured.items())
     }
 
 

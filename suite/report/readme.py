@@ -17,7 +17,6 @@ from buzzer.suite.report.table import table
 MADE = "made by `make report`, do not edit -->"
 SUMMARY = (f"<!-- summary: {MADE}", "<!-- end of summary -->")
 RESULTS = (f"<!-- results: {MADE}", "<!-- end of results -->")
-BEGIN, END = RESULTS
 HEADER = ("task", "data", "plain, one core", "fastest here", "gain", "by")
 MOST_ROWS = 10
 PLAIN = (

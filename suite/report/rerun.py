@@ -41,10 +41,10 @@ def bench_command(r: Record) -> str:
 
 
 def references(records: Iterable[Record]) -> list[str]:
-    """For runs that are not ranked because their reference is missing: a line with the command that makes it."""
+    """For timed runs that are not ranked because their reference is missing: a line with the command that makes it."""
     lines = []
     for r in records:
-        if r.gate.status == "no-reference" and r.task in registry.tasks():
+        if r.job == "predict" and r.gate.status == "no-reference" and r.task in registry.tasks():
             wanted = registry.task(r.task).reference
             engine = "" if wanted.engine == NO_ENGINE else f"{wanted.engine} "
             lines.append(

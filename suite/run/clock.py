@@ -85,7 +85,7 @@ class Clock:
         t = self._now()
         if t - self._reported >= REPORT_S:
             self._reported = t
-            self._write(PartDone(float(share), t - self._start))
+            self._write(PartDone(float(min(max(0.0, share), 1.0)), t - self._start))
             self.overhead_s += self._now() - t
 
     def stop(self) -> float:

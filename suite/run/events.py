@@ -1,8 +1,8 @@
 """The events of a run. The worker process writes them to a file, one JSON object per line, and the harness reads them.
 
 A run writes `PhaseStarted` and `PhaseEnded` in turn, beginning with phase `start`, and then one `Done` or one `Failed`. Between the start
-and the end of a phase of a fit there may be `PartDone`. The field `event` of the JSON object names the kind of event. All times are in seconds. This module checks the kind of an event and the types of
-its fields; `progress.py` checks whether it is consistent with the events before it.
+and the end of a phase of a fit there may be `PartDone`. The field `event` of the JSON object names the kind of event. All times are in
+seconds. This module checks the kind of an event and the types of its fields; `progress.py` checks whether it is consistent with the events before it.
 """
 
 import json

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 NAME = ".manifest.json"
+CTIME = 2  # place in the state of a file
 State = Mapping[str, tuple[int, ...]]  # file name -> size, times and inode; any write changes them
 
 
@@ -80,6 +81,25 @@ def digests(folder: Path) -> dict[str, str]:
 def changes(before: State, now: State) -> list[str]:
     """Names of the files that were written, added or removed between two states."""
     return sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+
+
+def rewritten(folder: Path, before: State, sealed: bytes) -> list[str]:
+    """Names of the files of a sealed folder that were written, added or removed since `before`. sealed: its manifest file, read then.
+
+    A new hard link or a change of permissions sets only a file's ctime, as does a program that restores the mtime of a file it has
+    written. The contents of such a file are compared with the manifest.
+    """
+    now, files = state(folder), Manifest.model_validate_json(sealed).files
+
+    def is_same(name: str) -> bool:
+        old, new = before.get(name, ()), now.get(name, ())
+        if old[:CTIME] + old[CTIME + 1 :] != new[:CTIME] + new[CTIME + 1 :]:
+            return False
+        if name == NAME:
+            return (folder / NAME).read_bytes() == sealed
+        return name in files and digest(folder / name, new) == files[name].sha256
+
+    return [name for name in changes(before, now) if not is_same(name)]
 
 
 def facts_of(path: Path) -> tuple[int, ...]:

@@ -23,6 +23,7 @@ START_S = 5.0  # upper bound of the time that creating the control group and the
 SAME_S = 1e-3  # largest difference between two times that the clock read at once
 # Largest allowed difference between the harness's time and a reported time: seconds, plus a share of the time.
 SLACK_S, SLACK = 0.5, 0.02
+LEAST_SHARE = 0.01  # of a phase that must be done for an estimate of the rest: the first steps are slower
 STAMP_S = 0.05  # the same for file times, in seconds
 
 
@@ -131,7 +132,7 @@ class RunProgress:
         at_s, share = self.parts[-1]
         half = bisect_right(self.parts, (self.running_since_s + at_s) / 2, key=lambda part: part[0])
         before_s, before = self.parts[half - 1] if half else (self.running_since_s, 0.0)
-        if share <= before:
+        if share - before < LEAST_SHARE:
             return Part(share, None)
         total_s = (1 - share) / (share - before) * (at_s - before_s)
         return Part(share, max(total_s - (age_s - at_s), 0.0))

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from pathlib import Path
 
 from buzzer import caches, locks
-from buzzer.errors import DataError
+from buzzer.errors import BuzzerError, DataError
 from buzzer.models.api.context import SCORE, Data, RunContext
 from buzzer.suite import budget as budgets
 from buzzer.suite.records import gate, layout, machine, record
@@ -39,6 +39,7 @@ from buzzer.suite.run.record_builder import INTERRUPTED, RESUME, Ending, Usage
 from buzzer.suite.run.sittings import Sitting
 from buzzer.suite.run.spec import WorkerSpec
 from buzzer.suite.run.supervise import PhaseCallback
+from buzzer.suite.run.worker import load_entry
 
 EVENTS, SPEC = "events.jsonl", "spec.json"
 
@@ -124,12 +125,12 @@ def predict(
             return late
         files = out / layout.FILES / run_id[:8]
         make_folder(files)
-        before = manifest.state(fitted)
+        before, sealed = manifest.state(fitted), (fitted / manifest.NAME).read_bytes()
         try:
             with reaper.swept(files):
                 reads = (data.folder, fitted)
                 timed = execute(run, data, fitted, files, others, on_progress, run_id, fit_id, reads, sitting)
-            changed = manifest.changes(before, manifest.state(fitted))
+            changed = manifest.rewritten(fitted, before, sealed)
             if sitting is not None:
                 timed = sitting_ended(sitting, timed, files, unchanged=not changed)
         finally:
@@ -297,7 +298,7 @@ def execute(
     )
     distrust = ""
     if process.reason is not Reason.INTERRUPTED:  # else the suite would not know that the user stopped it
-        distrust = false_report(progress, process, out) or changed_inputs(before, data.folder)
+        distrust = false_report(progress, process, out) or changed_inputs(before, run, data)
     run_id = run_id or uuid.uuid4().hex
     built = record_builder.build(run, data, progress, usage, run_id=run_id, fit_id=fit_id, distrust=distrust)
     return gate.judge(sittings.total(built, earlier), run.task, others)
@@ -313,14 +314,31 @@ def false_report(progress: RunProgress, process: Measured, out: Path) -> str:
     return report and f"the run reported {report}"
 
 
-def changed_inputs(before: inputs.State, folder: Path) -> str:
-    """The data files under `folder` that the run changed, in words; "" if none. (`predict` checks the fit.)"""
+def changed_inputs(before: inputs.State, run: Run, data: Data) -> str:
+    """The data files that the run changed, in words; "" if none. (`predict` checks the fit.)
+
+    If only ctimes differ, the contents are checked again.
+    """
     if not before:
         return ""
-    data_files = {path: facts for path, facts in before.items() if path.is_relative_to(folder)}
-    changed = inputs.changed(data_files, [folder])
+    data_files = {path: facts for path, facts in before.items() if path.is_relative_to(data.folder)}
+    changed = inputs.changed(data_files, [data.folder])
+    if changed and inputs.only_ctimes(data_files, [data.folder]) and has_fingerprint(run, data):
+        return ""
     more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
     return f"its inputs changed during the run: {', '.join(changed[:3])}{more}" if changed else ""
+
+
+def has_fingerprint(run: Run, data: Data) -> bool:
+    """Whether the contents of the input files still have the fingerprint of `data`."""
+    task = load_entry(run.task.entry)
+    try:
+        # A new cache has no verdict of an earlier check.
+        with tempfile.TemporaryDirectory(prefix="buzzer-check-") as cache:
+            again = task.prepare(data.folder, Path(cache), run.scale, run.seed, lambda share, what: None)
+    except (BuzzerError, OSError):
+        return False
+    return again.fingerprint == data.fingerprint
 
 
 def interrupted(done: Record) -> bool:

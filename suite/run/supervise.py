@@ -18,9 +18,8 @@ POLL_S = 0.2  # seconds between two readings of the events
 GIVE_UP_S = 30.0  # seconds to wait for a process that cannot be killed (it hangs in the kernel)
 TAIL_LINES, TAIL_BYTES, LINE_CHARS = 60, 1 << 16, 800  # the traceback of a nested exception group is long
 FLOOD_BYTES = 1 << 26  # disk space that the stderr of a run may use
-PhaseCallback = Callable[
-    [str, float, Part | None], None
-]  # phase, elapsed seconds, how much of a fit's phase is done
+# Phase, elapsed seconds, and how much of the phase of a fit is done.
+PhaseCallback = Callable[[str, float, Part | None], None]
 
 
 def supervise(

@@ -2,6 +2,7 @@
 
 import json
 
+from buzzer.engine.infer import boosted
 from buzzer.engine.infer.session import Plan
 from buzzer.errors import UnsupportedError, first_line
 
@@ -37,7 +38,7 @@ def convert(plan: Plan) -> bytes:
         problem = f"onnxmltools cannot convert these trees: {first_line(error)}"
         raise UnsupportedError(problem, "use --backend xgboost") from error
     (out,) = plan.outputs
-    classes = int(json.loads(booster.save_config())["learner"]["learner_model_param"]["num_class"])
+    classes = boosted.classes(json.loads(booster.save_config())["learner"])
     named = [entry.name for entry in model.graph.output]
     # A classifier's graph returns labels and probabilities; of two classes only the second column is needed.
     source = "probabilities" if "probabilities" in named else named[0]

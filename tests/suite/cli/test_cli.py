@@ -439,7 +439,8 @@ def test_a_run_without_its_reference_says_how_to_get_ranked(make_record: Make) -
     lonely = make_record(
         task="booking", engine="polars", backend="onnxruntime", gate={"status": "no-reference"}, seed=3
     )
-    (line,) = rerun.references([lonely, lonely])
+    fit = lonely.model_copy(update={"job": "fit"})
+    (line,) = rerun.references([fit, lonely, lonely])
     command = line.rpartition(": ")[2]
     assert "compared with those of pandas torch_eager fp32" in line
     assert command.startswith("buzzer run booking --engine pandas,polars --backend torch_eager,onnxruntime")

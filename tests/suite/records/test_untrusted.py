@@ -35,7 +35,7 @@ from buzzer.suite.report import compare_json, compare_text, console, display, le
 MUTATIONS = int(os.environ.get("BUZZER_MUTATIONS", "200"))
 BATCH = 40  # mutated records in a folder
 ROOT = Path(__file__).parents[3]
-EMPTY = f"{readme.BEGIN}\n{readme.END}\n"
+EMPTY = f"{readme.RESULTS[0]}\n{readme.RESULTS[1]}\n"
 SECRET = "/tmp/buzzer-secret-that-no-record-may-open"
 
 MARKUP = [

@@ -12,7 +12,7 @@ from buzzer.suite.report import budget_bars, leaderboard, page, readme, summary
 
 Make = Callable[..., Record]
 ROOT = Path(__file__).parents[3]
-EMPTY = f"# title\n{readme.BEGIN}\nold\n{readme.END}\nafter\n"
+EMPTY = f"# title\n{readme.RESULTS[0]}\nold\n{readme.RESULTS[1]}\nafter\n"
 BOTH = f"{''.join(readme.SUMMARY)}\nbetween\n{''.join(readme.RESULTS)}\n"
 TWO = {"name": "2c2g30s", "cores": 2, "memory_bytes": 2 * 10**9, "time_s": 30.0}
 PASSED = {"gate": {"status": "passed"}}
@@ -41,7 +41,7 @@ def cells(text: str) -> list[list[str]]:
 def test_a_task_is_one_row_with_its_plain_and_its_fastest_run(make_record: Make) -> None:
     text = readme.fill(EMPTY, variants(make_record))
     assert text.startswith("# title\n")
-    assert text.endswith(f"{readme.END}\nafter\n")
+    assert text.endswith(f"{readme.RESULTS[1]}\nafter\n")
     row = ["`fake`", "generated, 10 rows", "2 s", "0.5 s", "4.00× (1 round)", "polars, 2 cores"]
     assert cells(text) == [[*row[:-1], "Polars, 2 cores"]]
 

@@ -95,6 +95,10 @@ def test_parts_of_a_phase_are_written_at_most_once_a_second() -> None:
     assert progress_of(file).parts == [(1.0, 8 / 32), (2.0, 16 / 32), (3.0, 24 / 32)]
     ticker.phase("fit")
     assert progress_of(file).parts == []
+    for share in (float("nan"), 1 + 1e-9):  # a rounded sum of parts may be above 1
+        now.t += 1
+        ticker.report(share)
+    assert [share for _, share in progress_of(file).parts] == [0.0, 1.0]
 
 
 @pytest.mark.parametrize(
@@ -102,6 +106,7 @@ def test_parts_of_a_phase_are_written_at_most_once_a_second() -> None:
     [
         ([], 30.0, None),
         ([(20.0, 0.0)], 30.0, Part(0.0, None)),
+        ([(20.0, 0.001)], 30.0, Part(0.001, None)),  # too little to tell
         ([(30.0, 0.25)], 30.0, Part(0.25, 60.0)),
         ([(30.0, 0.25)], 40.0, Part(0.25, 50.0)),  # ten seconds after the report
         ([(30.0, 0.25)], 400.0, Part(0.25, 0.0)),

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -334,6 +335,23 @@ def test_a_run_that_changes_the_fit_is_an_error(predict: Predict, tmp_path: Path
     assert (r.outcome, r.message) == ("error", "the run changed the fit: answers")
     assert (r.scores, r.gate.status) == ({}, "unscored")
     assert checks.verdict(r) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [("model", "link"), ("model", "write"), (manifest.NAME, "link"), (manifest.NAME, "write")],
+)
+def test_a_hard_link_to_a_fit_is_no_change(fitted: Path, tmp_path: Path, name: str, way: str) -> None:
+    file, before, sealed = fitted / name, manifest.state(fitted), (fitted / manifest.NAME).read_bytes()
+    time.sleep(0.02)  # longer than a tick of the file system's clock
+    if way == "link":
+        os.link(file, tmp_path / "link")
+    else:  # other contents of the same size, with the earlier mtime
+        stat = file.stat()
+        file.write_bytes(file.read_bytes().swapcase())
+        os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert manifest.changes(before, manifest.state(fitted)) == [name]
+    assert manifest.rewritten(fitted, before, sealed) == ([] if way == "link" else [name])
 
 
 def test_a_fit_that_cannot_be_saved_is_an_error(

@@ -20,6 +20,7 @@ from buzzer.suite.records.schema import Record
 from buzzer.suite.run import fits, runner, supervise
 from buzzer.suite.run.plan import TaskSelection, fit_run, predict_runs
 from buzzer.suite.run.progress import Part
+from buzzer.suite.run.worker import load_entry
 
 Predict = Callable[..., Record]
 Choose = Callable[..., TaskSelection]
@@ -108,6 +109,32 @@ def test_scores_that_differ_from_the_reference_are_wrong(predict: Predict) -> No
     assert r.gate.reference_run == reference.run_id
     assert r.gate.differences == pytest.approx({"accuracy": -0.5})
     assert "accuracy is 0.40000" in r.message
+
+
+@pytest.mark.parametrize("contents", ["the same", "others"])
+def test_a_hard_link_to_an_input_is_no_change(
+    fake_path: None, data: Data, choose: Choose, tmp_path: Path, contents: str
+) -> None:
+    """It changes the file's ctime, as does a program that writes a file and restores its mtime. The contents decide."""
+    choice = choose("work")
+    run, file = predict_runs(choice)[0], data.folder / "input.csv"
+    fingerprint = (
+        load_entry(choice.task.entry)
+        .prepare(data.folder, tmp_path, run.scale, run.seed, lambda share, what: None)
+        .fingerprint
+    )
+    data = replace(data, fingerprint=fingerprint if contents == "the same" else "f" * 64)
+    runner.fit(fit_run(choice), data, tmp_path, silent)
+    before = file.stat()
+
+    def link(phase: str, elapsed: float, part: object) -> None:
+        if not (tmp_path / "link").exists():
+            os.link(file, tmp_path / "link")
+
+    r = runner.predict(run, data, tmp_path, tmp_path, (), link)
+    assert (file.stat().st_ctime_ns > before.st_ctime_ns) and file.stat().st_mtime_ns == before.st_mtime_ns
+    changed = "" if contents == "the same" else "its inputs changed during the run: data/input.csv"
+    assert (r.outcome, r.message) == ("error" if changed else "ok", changed)
 
 
 def test_a_first_fit_tells_its_share_and_the_time_left(

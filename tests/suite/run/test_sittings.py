@@ -187,7 +187,7 @@ def test_pieces_that_cannot_be_deleted_are_not_used(
 
 
 def test_pieces_of_a_changed_fit_are_not_used(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manifest, "changes", lambda before, after: ["model"])
+    monkeypatch.setattr(manifest, "rewritten", lambda folder, before, sealed: ["model"])
     stopped = harness.sitting(stop_after=1)
     assert runner.interrupted(stopped) and stopped.hint != sittings.HINT
     assert harness.folders == []
