@@ -203,7 +203,7 @@ SHOP = Set(
         "hakubishin3": "the paper of team hakubishin3, SIGIR eCom 2021",
     },
     (
-        "The catalogue is smaller below scale 1, so the next product is easier to guess: counts score about .40 at scale 0.01, officially .27.",
+        "The catalogue is smaller below scale 1, so the next product is easier to guess: counts have an MRR of .37 at scale 0.01, officially of .27.",
         "Ids, categories and vectors are of an invented shop: vectors have the category and the style of a product, and nothing else that text and images of real products tell.",
         "Purchases are rarer than in the official file, and a cart's chance does not fall as fast with the cut right after the add.",
     ),
