@@ -94,15 +94,15 @@ class Shop:
 
     def specific(self, seen: "Seen", style: Floats) -> list[tuple[Ints, Floats]]:
         """Candidates from the listings and products of the session: pairs of products and probabilities, [queries, n]."""
-        world, view = self.world, (1 - seen.same) * seen.first_view
+        world, view = self.world, (1 - seen.same) * seen.elsewhere
         here = view * walk.FROM_HERE
         # The next view is the next action after a view, or only pages that are no listings come before it, or a listing does.
         direct = np.where(seen.viewed, DIRECT, 0.0)
         tabs = (seen.listings > 0) * ((1 - NEW - direct) + direct * walk.SAME_LISTING)
         old = np.where(seen.listings > 0, (1 - walk.LATEST) * seen.listings / (seen.listings + 1), 0.0)
         each = np.maximum(seen.listings, 1)[:, None]
-        latest = np.eye(TABS)[0]
-        share = (here * STAYS * tabs)[:, None] * (walk.LATEST * latest + (1 - walk.LATEST) / each)
+        is_latest = np.arange(TABS) == 0
+        share = (here * STAYS * tabs)[:, None] * (walk.LATEST * is_latest + (1 - walk.LATEST) / each)
         share += (here * STAYS * NEW * old)[:, None] / each
         parts = []
         for i in range(TABS):
@@ -133,7 +133,7 @@ class Shop:
 
     def in_general(self, seen: "Seen", style: Floats, codes: Ints) -> Floats:
         """The probability of products that come from a listing not visited yet, or from a category, [queries, n]."""
-        world, view = self.world, (1 - seen.same) * seen.first_view
+        world, view = self.world, (1 - seen.same) * seen.elsewhere
         listings = walk.FROM_HERE * NEW * (walk.LATEST + (1 - walk.LATEST) / (seen.listings + 1))
         direct = np.where(seen.viewed, DIRECT, 0.0)
         no_source = walk.FROM_HERE * (seen.listings == 0) * (1 - NEW - direct)
@@ -162,7 +162,7 @@ class Seen:
     style: Ints  # the style, to be used only after a search
     day: Ints
     same: Floats  # probability that the product is added, removed or bought before another is viewed
-    first_view: Floats  # probability that the next view is neither the same product nor one viewed before
+    elsewhere: Floats  # probability that the next view is neither the same product nor one viewed before
 
     @classmethod
     def of(cls, world: World, sessions: Sessions, rows: Ints, cuts: Ints) -> "Seen":
@@ -187,19 +187,19 @@ class Seen:
         out = np.where(added, TAKES_OUT, 0.0)
         n_views = viewed.sum(axis=1)
         return cls(
-            tabs,
-            views,
-            same_leaf.sum(axis=1),
-            n_views,
-            views[:, 0],
-            leaf,
-            place >= 0,
-            last,
-            (kind == SEARCHED).any(axis=1),
-            sessions.style[rows, 0],
-            sessions.day[rows],
-            np.where(n_views > 0, 1 - (1 - to_cart) * (1 - out), 0.0),
-            np.where(n_views > 0, 1 - walk.AGAIN - walk.BACK, 1.0),
+            tabs=tabs,
+            views=views,
+            listings=same_leaf.sum(axis=1),
+            n_views=n_views,
+            product=views[:, 0],
+            leaf=leaf,
+            known=place >= 0,
+            viewed=last,
+            searched=(kind == SEARCHED).any(axis=1),
+            style=sessions.style[rows, 0],
+            day=sessions.day[rows],
+            same=np.where(n_views > 0, 1 - (1 - to_cart) * (1 - out), 0.0),
+            elsewhere=np.where(n_views > 0, 1 - walk.AGAIN - walk.BACK, 1.0),
         )
 
 
@@ -217,10 +217,9 @@ class Ceiling:
     """Collects the queries of generated tests, and scores the model that knows the shop."""
 
     shop: Shop
-    reciprocal: list[Floats] = field(
-        default_factory=list
-    )  # of the rank of the next product; 0 if it is not among K
-    expected: list[Floats] = field(default_factory=list)  # the same by the model's probabilities
+    # 1 / rank of the next product, 0 if it is not among K; and its expectation by the model's probabilities.
+    reciprocal: list[Floats] = field(default_factory=list)
+    expected: list[Floats] = field(default_factory=list)
     log_odds: list[Floats] = field(default_factory=list)
     carts: list[tuple[int, int]] = field(default_factory=list)  # nb_after_add, label
 

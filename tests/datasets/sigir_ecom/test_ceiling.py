@@ -9,7 +9,7 @@ import pytest
 from buzzer.datasets import sigir_ecom
 from buzzer.datasets.contract import silent
 from buzzer.datasets.sigir_ecom import walk
-from buzzer.datasets.sigir_ecom.ceiling import Seen, Shop, calibrated, ceiling, latest
+from buzzer.datasets.sigir_ecom.ceiling import DIRECT, NEW, STAYS, Seen, Shop, calibrated, ceiling, latest
 from buzzer.datasets.sigir_ecom.metric import K
 from buzzer.datasets.sigir_ecom.walk import ADD, DETAIL, PAGE, PURCHASE, REMOVE, SEARCHED, Sessions
 from buzzer.datasets.sigir_ecom.world import CHECKOUT, STYLES, World
@@ -41,13 +41,21 @@ def test_the_next_product_has_the_probability_that_the_model_gives(world: World,
     last = np.where(is_product, steps, -1).max(axis=1)
     rows = np.flatnonzero(last > 0)
     cuts = 1 + (rng.random(len(rows)) * last[rows]).astype(np.int64)
+    place = (is_product[rows] & (steps >= cuts[:, None])).argmax(axis=1)
+    seen = Seen.of(world, sessions, rows, cuts)
+    plain = ~((sessions.kind[rows] == ADD) & (steps < cuts[:, None])).any(axis=1)
+    between = (steps >= cuts[:, None]) & (steps < place[:, None])
+    listed = (between & (sessions.listing[rows] >= 0)).any(axis=1)
+    assert (place == cuts)[plain & seen.viewed].mean() == pytest.approx(DIRECT, abs=0.05)
+    assert listed[plain].mean() == pytest.approx(NEW, abs=0.03)
+    same_leaf = sessions.leaf[rows, place] == sessions.leaf[rows, cuts - 1]
+    assert same_leaf.mean() == pytest.approx(STAYS, abs=0.02)
     codes, mass = Shop(world).next_products(sessions, rows, cuts)
     assert codes.shape == mass.shape == (len(rows), K)
     assert (np.diff(mass, axis=1) <= 0).all() and (mass.sum(axis=1) < 1 + 1e-9).all()
     assert all(
         len(np.unique(row[m > 0])) == (m > 0).sum() for row, m in zip(codes[:200], mass[:200], strict=True)
     )
-    place = (is_product[rows] & (steps >= cuts[:, None])).argmax(axis=1)
     hit = codes == sessions.product[rows, place][:, None]
     for ranks in (slice(0, 1), slice(1, 3), slice(3, 8), slice(8, K)):
         expected = mass[:, ranks].sum(axis=1)
