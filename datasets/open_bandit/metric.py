@@ -5,7 +5,7 @@ from pathlib import Path
 from buzzer.datasets.online_shoppers.metric import Array, aligned, write_submission
 from buzzer.datasets.recsys2021.metric import average_precision, relative_cross_entropy
 
-__all__ = ["score", "scores", "write_submission"]
+__all__ = ["aligned", "score", "scores", "write_submission"]
 
 
 def scores(truth: Array, chance: Array) -> dict[str, float]:
