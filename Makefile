@@ -8,7 +8,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint gpu-plan kernels gpu-suite gpukit rehearsal soak records report browser screenshots notebook site clean
+.PHONY: help setup run test lint gpu-plan kernels gpu-suite gpukit rehearsal soak records report browser screenshots notebook generated-data site clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -99,6 +99,9 @@ notebook: $(VENV)/.notebook  ## run docs/notebook.ipynb and store its outputs
 
 screenshots: $(VENV)/.browser  ## take pictures of results/index.html for the README in headless Chromium
 	$(BIN)/python docs/screenshots.py results/index.html docs
+
+generated-data: $(VENV)/.weights  ## compute the statistics of generated data, and write docs/generated-data.md
+	$(BIN)/python docs/generated_data.py
 
 site: $(VENV)/.docs  ## write the documentation as a site to build/site
 	$(BIN)/mkdocs build --strict --quiet --site-dir build/site

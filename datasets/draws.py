@@ -1,10 +1,11 @@
-"""Weights and hashes that several generators draw from."""
+"""What several generators have in common: weights, hashes, and masses of candidates."""
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 Words = npt.NDArray[np.uint64]
+Ints = npt.NDArray[np.int64]
 
 
 def zipf_weights(n: int, exponent: float, shift: float) -> Floats:
@@ -20,3 +21,22 @@ def splitmix64(words: Words) -> Words:
         if factor > 1:
             words *= np.uint64(factor)
     return words
+
+
+def repeated(candidates: Ints) -> npt.NDArray[np.bool_]:
+    """True at each value that also occurs further left in its row."""
+    order = np.argsort(candidates, axis=1, kind="stable")
+    ordered = np.take_along_axis(candidates, order, axis=1)
+    again = np.zeros(candidates.shape, dtype=np.bool_)
+    np.put_along_axis(again, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], axis=1)
+    return again
+
+
+def merged(candidates: Ints, mass: Floats) -> Floats:
+    """The masses of equal candidates in a row, added up at the leftmost candidate."""
+    again = repeated(candidates)
+    rows, columns = np.nonzero(again & (mass > 0))
+    leftmost = (candidates[rows] == candidates[rows, columns][:, None]).argmax(axis=1)
+    out = np.where(again, 0.0, mass)
+    np.add.at(out, (rows, leftmost), mass[rows, columns])
+    return out

@@ -28,12 +28,12 @@ LAYERS = {
     "engine": ["infer.backends", "fused", "infer kernels", "cluster device faults frames quant"],
     "models": [
         "tree_file",
-        "bert booking complete_journey online_shoppers recsys2021 sigir_ecom",
+        "bert booking complete_journey online_shoppers open_bandit recsys2021 sigir_ecom",
         "attention blend boosting by_model dataset_task epochs held_out inputs_file kept_pieces onnx_file weights work",
         "api",
     ],
     "datasets": [
-        "booking clinc150 complete_journey online_shoppers recsys2021 sigir_ecom",
+        "booking clinc150 complete_journey online_shoppers open_bandit recsys2021 sigir_ecom",
         "checked contract draws files lines strict_json unfinished workers",
     ],
 }

@@ -18,6 +18,7 @@ from buzzer.datasets.booking.metric import write_submission
 from buzzer.datasets.booking.schema import HIDDEN, TEST, TRAIN, TRUTH
 from buzzer.datasets.booking.world import DAY_ONE, DEVICES, MONTHS, THEMES, World
 from buzzer.datasets.contract import Progress
+from buzzer.datasets.draws import merged, repeated
 from buzzer.datasets.files import GeneratorFacts, append_csv, generator_facts, new_folder
 
 VERSION = 1  # version of the random process: the same version, scale and seed give the same files
@@ -234,25 +235,6 @@ class Routes:
         top = np.argpartition(-mass, 4, axis=1)[:, :4]
         hit = (np.take_along_axis(candidates, top, axis=1) == truth[:, None]).any(axis=1)
         return np.take_along_axis(mass, top, axis=1).sum(axis=1) / everything, hit.astype(np.float64)
-
-
-def repeated(candidates: Ints) -> npt.NDArray[np.bool_]:
-    """True at each value that also occurs further left in its row."""
-    order = np.argsort(candidates, axis=1, kind="stable")
-    ordered = np.take_along_axis(candidates, order, axis=1)
-    again = np.zeros(candidates.shape, dtype=np.bool_)
-    np.put_along_axis(again, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], axis=1)
-    return again
-
-
-def merged(candidates: Ints, mass: Floats) -> Floats:
-    """The masses of equal candidates in a row, added up at the leftmost candidate."""
-    again = repeated(candidates)
-    rows, columns = np.nonzero(again & (mass > 0))
-    leftmost = (candidates[rows] == candidates[rows, columns][:, None]).argmax(axis=1)
-    out = np.where(again, 0.0, mass)
-    np.add.at(out, (rows, leftmost), mass[rows, columns])
-    return out
 
 
 def stays(world: World, trips: Trips, test: bool) -> pl.DataFrame:

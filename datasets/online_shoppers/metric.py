@@ -11,8 +11,6 @@ from buzzer.datasets.files import csv_blocks, new_file
 from buzzer.errors import DataError
 
 Array = npt.NDArray[Any]
-SUBMISSION = {"row": "int64", "chance": "float64"}
-TRUTH = {"row": "int64", "bought": "bit"}
 
 
 def roc_auc(truth: Array, chance: Array) -> float:
@@ -39,17 +37,28 @@ def score(submission: Path, truth: Path) -> dict[str, float]:
 
     AUC is NaN if the truth has only one class. Raises DataError unless both files have the same rows, each once.
     """
+    return scores(*aligned(submission, truth, "bought"))
+
+
+def aligned(submission: Path, truth: Path, label: str, chance: str = "float64") -> tuple[Array, Array]:
+    """The labels of a truth `row,<label>` and the predictions of a submission `row,chance`, [rows].
+
+    chance: the kind of the predictions. Raises DataError unless both files have the same rows, each once.
+    """
     answers, expected = (
         pl.concat([block for _, block in csv_blocks(path, kinds)])
-        for path, kinds in ((submission, SUBMISSION), (truth, TRUTH))
+        for path, kinds in (
+            (submission, {"row": "int64", "chance": chance}),
+            (truth, {"row": "int64", label: "bit"}),
+        )
     )
     joined = expected.join(answers, on="row")
     if not answers.height == expected.height == joined.height == answers["row"].n_unique():
         raise DataError(f"{submission}: it must have each row of {truth.name} exactly once")
-    return scores(joined["bought"].to_numpy(), joined["chance"].to_numpy())
+    return joined[label].to_numpy(), joined["chance"].to_numpy()
 
 
 def write_submission(path: Path, columns: dict[str, Array]) -> None:
-    """Write a submission `row,chance`, or a truth `row,bought`."""
+    """Write a submission `row,chance`, or a truth `row,<label>`."""
     with new_file(path) as partial:
         pl.DataFrame(columns).write_csv(partial)

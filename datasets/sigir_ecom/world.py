@@ -1,5 +1,7 @@
 """The synthetic shop of all sessions: products, pages and links. It does not depend on the seed."""
 
+from statistics import NormalDist
+
 import numpy as np
 import numpy.typing as npt
 
@@ -13,8 +15,11 @@ PRODUCTS, LEAVES, MAINS = (
 )  # products with interactions in the official files, categories, main categories
 CATALOGUE = 66_386
 LISTINGS, OTHERS = 12_000, 440_000  # pages that list products, and other pages
-STYLES = 6  # styles of products; each session prefers one
-LIKING = 40.0  # weight of the preferred style; the others have weight 1
+SPREAD = 3.0  # standard deviation of the log popularity of products, from the published shares of the most frequent ones
+HIGHEST = 3.3  # largest quantile, in standard deviations: no product takes much more than the others of the top percent
+INCLUDED = 0.75  # exponent of the popularity with which a list includes a product; it is chosen from the list with the rest
+STYLES = 8  # styles of products; each session prefers one
+LIKING = 8.0  # weight of the preferred style; the others have weight 1
 RELATED = 16  # related products of a product
 SHOWN = 16  # products that a listing shows
 HOME, CART, CHECKOUT = range(3)  # the first three of the other pages
@@ -62,14 +67,14 @@ class World:
         size, rng = min(scale, 1.0), np.random.default_rng(0)
         self.leaves = max(round(LEAVES * size**0.4), 16)
         products = max(round(PRODUCTS * size**0.85), 4 * self.leaves)
-        self.leaf_weight = zipf_weights(self.leaves, 0.9, 3.0)
         counts = np.maximum(np.floor(products * zipf_weights(self.leaves, 0.6, 3.0)), 3).astype(np.int64)
         self.products = int(counts.sum())
         self.leaf = np.repeat(np.arange(self.leaves), counts)
         self.first = np.cumsum(counts) - counts  # index of the first product of each leaf
         self.main = rng.integers(0, MAINS, self.leaves)
+        self.weight = self._popularity(rng)
+        self.leaf_weight = np.add.reduceat(self.weight, self.first)
         place = np.arange(self.products) - self.first[self.leaf]
-        self.weight = (place + 3.0) ** -1.5
         self.style = rng.integers(0, STYLES, self.products)
         base = rng.uniform(2.0, 9.0, self.leaves)[self.leaf] + self.style - 2.5
         self.price = np.clip(np.rint(base + rng.normal(0, 1, self.products)), 1, 10).astype(np.int64)
@@ -78,6 +83,15 @@ class World:
         self.liking = np.where(np.eye(STYLES, dtype=bool), LIKING, 1.0)
         self._vectors(rng)
         self._links(rng, size)
+
+    def _popularity(self, rng: np.random.Generator) -> Floats:
+        """Shares of the products: lognormal quantiles in random order, the largest of each leaf first, so that the shares of the most
+        popular products do not depend on the scale."""
+        normal, n = NormalDist(), self.products
+        quantiles = np.array([normal.inv_cdf((i + 0.5) / n) for i in range(n)])
+        shares = np.exp(SPREAD * np.minimum(rng.permutation(quantiles), HIGHEST))
+        order = np.lexsort((-shares, self.leaf))
+        return np.asarray(shares[order] / shares.sum())
 
     def _vectors(self, rng: np.random.Generator) -> None:
         """Set description and image vectors: centre of the leaf, centre of the style and a random part, with the official norms."""
@@ -94,7 +108,7 @@ class World:
     def _links(self, rng: np.random.Generator, size: float) -> None:
         """Set the related products of each product and the products of each listing: of the same leaf, by popularity."""
         self.related = np.empty((self.products, RELATED), dtype=np.int64)
-        self.related_weight = zipf_weights(RELATED, 0.6, 1.0)
+        near = zipf_weights(RELATED, 0.6, 1.0)
         listings = max(round(LISTINGS * size**0.85), 3 * self.leaves)
         counts = np.maximum(np.floor(listings * self.leaf_weight), 2).astype(np.int64)
         self.listing_first = np.cumsum(counts) - counts
@@ -102,20 +116,20 @@ class World:
         self.listing_leaf = np.repeat(np.arange(self.leaves), counts)
         self.listing_weight = (np.arange(self.listings) - self.listing_first[self.listing_leaf] + 2.0) ** -1.0
         self.shown = np.empty((self.listings, SHOWN), dtype=np.int64)
-        self.shown_weight = zipf_weights(SHOWN, 0.4, 1.0)
+        place = zipf_weights(SHOWN, 0.4, 1.0)
         for leaf in range(self.leaves):
             members = np.flatnonzero(self.leaf == leaf)
-            weight = np.log(self.weight[members])
-            self.related[members] = members[
-                self._draw(rng, np.tile(0.8 * weight, (len(members), 1)), RELATED)
-            ]
+            weight = INCLUDED * np.log(self.weight[members])
+            self.related[members] = members[self._draw(rng, np.tile(weight, (len(members), 1)), RELATED)]
             pages = np.flatnonzero(self.listing_leaf == leaf)
-            self.shown[pages] = members[self._draw(rng, np.tile(0.6 * weight, (len(pages), 1)), SHOWN)]
+            self.shown[pages] = members[self._draw(rng, np.tile(weight, (len(pages), 1)), SHOWN)]
+        chosen = self.weight ** (1 - INCLUDED)
+        self.related_weight, self.shown_weight = near * chosen[self.related], place * chosen[self.shown]
         self.others = max(round(OTHERS * size**0.85), 50)
         # Cumulative weights, from which products and listings of a leaf are drawn, by style of the session.
         self.product_sums = np.cumsum(self.weight * self.liking[:, self.style], axis=1)
         self.listing_sums = np.tile(np.cumsum(self.listing_weight), (STYLES, 1))
-        self.other_sums = np.cumsum(zipf_weights(self.others, 0.95, 1.0))
+        self.other_sums = np.cumsum(zipf_weights(self.others, 0.7, 1.0))
 
     def _draw(self, rng: np.random.Generator, logits: Floats, n: int) -> Ints:
         """n different columns per row, drawn with weights exp(logits), the most likely first (Gumbel top-k); repeated if there are
@@ -146,8 +160,9 @@ class World:
         return np.clip(indices, first[leaf], ends[leaf] - 1)
 
     def other_page(self, rng: np.random.Generator, n: int) -> Ints:
-        """n pages that are neither listings nor products, by popularity."""
-        return np.minimum(np.searchsorted(self.other_sums, rng.random(n)), self.others - 1)
+        """n pages that are neither listings nor products, by popularity; never the checkout."""
+        pages = np.minimum(np.searchsorted(self.other_sums, rng.random(n)), self.others - 1)
+        return np.where(pages == CHECKOUT, HOME, pages)
 
     def query(self, rng: np.random.Generator, leaf: Ints, style: Ints) -> Floats:
         """A query vector for a search in each leaf, in the style of the session; shape [n, DIMS]."""

@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from buzzer.datasets import booking, clinc150, online_shoppers, recsys2021, sigir_ecom
+from buzzer.datasets import booking, clinc150, online_shoppers, open_bandit, recsys2021, sigir_ecom
 from buzzer.datasets.contract import silent
 from buzzer.datasets.files import PATTERNS, GeneratorFacts, csv_blocks, find, generator_facts, opened, origin
 from buzzer.engine import frames
@@ -167,7 +167,7 @@ def files_of_at_most(size: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("size", [0, 2_000])
-@pytest.mark.parametrize("dataset", [booking, sigir_ecom, recsys2021, online_shoppers, clinc150])
+@pytest.mark.parametrize("dataset", [booking, sigir_ecom, recsys2021, online_shoppers, clinc150, open_bandit])
 def test_a_full_disk_is_reported_and_leaves_no_files(tmp_path: Path, dataset: ModuleType, size: int) -> None:
     options: dict[str, Any] = {"jobs": 1} if dataset is recsys2021 else {}
     scale = {recsys2021: 1e-6, sigir_ecom: 1e-5}.get(dataset, 1e-4)

@@ -12,7 +12,8 @@ While `fit` runs there is also <network>.checkpoint, from which a stopped fit re
 Details of `fit`: `products` and `pages`, numbers of codes; `sessions`, `events`; `history`, by network a list of `epoch`, `loss` and `MRR@20`
 of the held-out sessions; `weights`, by model.
 
-Details of `predict`: `sessions`, by model the description of its session; `weights`, by model, or "random".
+Details of `predict`: `sessions`, by model the description of its session; `weights`, by model, or "random"; `ceiling`, the MRR@20 of a
+model that knows the shop of generated data, None for others.
 
 With the parameter `weights` = random no network is trained or saved. `predict` then draws their weights, so that a job can be timed at a size that
 is out of reach of training.
@@ -29,6 +30,7 @@ import pyarrow as pa
 
 from buzzer.datasets import sigir_ecom as dataset
 from buzzer.datasets.sigir_ecom import json_file
+from buzzer.datasets.sigir_ecom.ceiling import ceiling
 from buzzer.datasets.sigir_ecom.metric import labels, next_item_mrr, subsequent_f1
 from buzzer.datasets.sigir_ecom.schema import DIMS, WHERE, QueryRecord
 from buzzer.datasets.strict_json import objects
@@ -133,7 +135,10 @@ class Recommendation(shared.ShopTask[Params]):
         dataset.write_submission(submission, test, named(catalogue.names, whole[ENSEMBLE]))
         yield "score"
         scores = score(whole, catalogue.names, submission, test)
-        details = {"sessions": described, "weights": models.weights} | weights_detail(params.weights)
+        best = ceiling(context.data, "rec", "MRR@20")
+        details = {"sessions": described, "weights": models.weights, "ceiling": best} | weights_detail(
+            params.weights
+        )
         notes = weights_notes(params.weights) + (() if for_counts(context) == context else (COUNTS_NOTE,))
         done = work.of_networks(
             models.sizes, networks_of(params), table_rows(context.work / name for name in TABLES)

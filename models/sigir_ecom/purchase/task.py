@@ -10,7 +10,8 @@ The scores include the distance to answering 0 everywhere, which few teams of th
 Details of `fit`: `carts`, training sessions with an add; `columns`, of the models; `history`, of the network, a list of `epoch`, `loss` and
 `valid_loss`; `bought`, the rate of purchase; `weights`, by model.
 
-Details of `predict`: `sessions`, by model the description of its session; `positives`, by model the queries answered with 1; `weights`.
+Details of `predict`: `sessions`, by model the description of its session; `positives`, by model the queries answered with 1; `weights`;
+`ceiling`, the score of a model that knows the shop of generated data, None for others.
 """
 
 import json
@@ -22,6 +23,7 @@ import numpy as np
 
 from buzzer.datasets import sigir_ecom as dataset
 from buzzer.datasets.sigir_ecom import json_file
+from buzzer.datasets.sigir_ecom.ceiling import ceiling
 from buzzer.datasets.sigir_ecom.metric import labels, weighted_micro_f1
 from buzzer.datasets.sigir_ecom.schema import WHERE
 from buzzer.datasets.strict_json import objects
@@ -144,7 +146,8 @@ class Intention(shared.ShopTask[Params]):
         dataset.write_submission(submission, test, answers[ENSEMBLE])
         yield "score"
         positives = {name: sum(answer) for name, answer in answers.items()}
-        details = {"sessions": described, "positives": positives, "weights": weights}
+        best = ceiling(context.data, "cart", SCORE)
+        details = {"sessions": described, "positives": positives, "weights": weights, "ceiling": best}
         done = work_of(context, len(columns))
         scores = score(answers, submission, test)
         return Result(scores, len(answers[ENSEMBLE]), details, (submission,), work=done)

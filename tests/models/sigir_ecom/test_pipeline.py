@@ -603,6 +603,8 @@ def test_every_engine_and_backend_scores_the_same(
     assert result.rows == len(json.loads(test.read_text()))
     official = sigir_ecom.score(tmp_path / "submission.json", test)
     assert official.items() <= result.scores.items()
+    best = json.loads((data.folder / "generator.json").read_text())["ceiling"]
+    assert result.details["ceiling"] == best["rec" if name.endswith("1") else "cart"][next(iter(official))]
     if name.endswith("2"):
         used = {model: told["backend"] for model, told in result.details["sessions"].items()}
         assert (used["dlrm"], used["xgboost"]) == infer.split_backend(backend)
@@ -686,27 +688,29 @@ def test_every_network_beats_the_counts_on_generated_data(
     data = task1.TASK.prepare(None, tmp_path / "cache", 0.005, 0, silent)
     done = make_context("sigir-ecom-task1", data, tmp_path, tmp_path, "polars", "torch_eager", latency=0)
     valid = run(task1.TASK.fit(done))[0].scores
-    scores = run(task1.TASK.predict(done))[0].scores
+    result = run(task1.TASK.predict(done))[0]
+    scores = result.scores
     assert scores["MRR@20_counts"] > 0.25
     for name in NETWORKS:
         assert valid[f"valid_MRR@20_{name}"] > valid["valid_MRR@20_counts"] + 0.005
-        assert scores[f"F1@20_{name}"] > scores["F1@20_counts"]
-    assert scores["MRR@20"] > scores["MRR@20_counts"] + 0.01
-    assert scores["F1@20"] > scores["F1@20_counts"] + 0.003
+    assert scores["MRR@20_counts"] + 0.005 < scores["MRR@20"] < result.details["ceiling"] + 0.01
+    assert scores["F1@20"] > scores["F1@20_counts"]
 
 
 @pytest.mark.slow
 def test_both_models_beat_zeros_on_generated_data(
     tmp_path: Path, make_context: MakeContext, run: Run
 ) -> None:
-    """At the default scale and settings."""
+    """At the default scale and settings. The gain is small, as in the competition (.014 of 4.5), and about as large as its noise, so that no
+    model is held to it alone."""
     data = task2.TASK.prepare(None, tmp_path / "cache", 0.02, 0, silent)
     done = make_context("sigir-ecom-task2", data, tmp_path, tmp_path, "polars", "torch_eager", latency=0)
     done_fit = run(task2.TASK.fit(done))[0]
-    scores = run(task2.TASK.predict(done))[0].scores
-    for name in ("weighted_f1_xgboost", "weighted_f1_dlrm", "weighted_f1"):
-        assert scores[name] > scores["weighted_f1_zeros"] + 0.05
+    result = run(task2.TASK.predict(done))[0]
+    scores = result.scores
+    assert 0 < scores["above_zeros"] < 0.06
+    assert scores["weighted_f1"] < result.details["ceiling"] + 0.02
     valid = done_fit.scores
     best = max(valid[f"valid_weighted_f1_{name}"] for name in blending.MODELS)
-    assert best > valid["valid_weighted_f1_zeros"] + 0.05
+    assert best > valid["valid_weighted_f1_zeros"]
     assert valid["valid_weighted_f1_ensemble"] > best - 0.02

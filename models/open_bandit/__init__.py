@@ -1,0 +1,1 @@
+"""Open Bandit: predicts clicks on recommended items."""
