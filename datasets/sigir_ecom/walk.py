@@ -19,9 +19,7 @@ LISTED = TO_LISTING / (TO_LISTING + TO_OTHER)
 NEW_LEAF = 0.05  # probability that an action changes the category of the session
 AGAIN = 0.05  # probability that the same product is viewed again
 BACK = 0.08  # probability that one of the products viewed before is viewed again
-FROM_HERE = (
-    0.8  # probability that a product comes from a listing or the product before it, not from the category
-)
+FROM_HERE = 0.8  # probability that a product comes from a listing or the last product, not from the category
 SAME_LISTING = 0.6  # after a product, probability of another one from the listings, not a related one
 LATEST = 0.5  # probability that it is the latest listing, not any of those visited
 # Probabilities of an add after a product, before and after the first add.
@@ -33,7 +31,7 @@ REMOVES = (0.07, 0.12)
 TO_CHECKOUT = (0.05, 0.03)
 TO_CHECKOUT_LATE = 0.2  # of those who buy, after four actions
 TO_PURCHASE = 0.5  # at each action after the checkout
-LEAVES = 0.3  # probability by which the others leave at each action after the add, beyond the length of the session
+ENDS = 0.3  # the first add makes a session longer by a geometric number of actions with this parameter
 HOURS = np.array([1, 0.6, 0.4, 0.3, 0.3, 0.5, 1, 2, 3, 4, 4.5, 4.5, 4.5, 5, 5, 5, 5, 5, 5.5, 6, 6, 5, 3.5, 2])
 
 Ints = npt.NDArray[np.int64]
@@ -50,9 +48,8 @@ class Sessions:
     page: Ints  # numbers of other pages, then of listings, then of products
     listing: Ints  # the listing viewed, for a search that of its results, else -1
     leaf: Ints  # leaf category of the session at the action
-    log_odds: npt.NDArray[
-        np.float32
-    ]  # that the cart is bought, given the actions so far; from the first add on
+    # From the first add on: log odds that the cart is bought, given the actions so far.
+    log_odds: npt.NDArray[np.float32]
     style: Ints  # style that the session prefers
     day: Ints  # [sessions], in days after the start of the training files
     time: Ints  # milliseconds since 1970
@@ -182,7 +179,7 @@ class Walk:
         log_odds += BY_PRICE * (5 - world.price[self.product[fresh]])
         self.log_odds[fresh] = log_odds
         self.buyer[fresh] = rng.random(len(fresh)) < 1 / (1 + np.exp(-log_odds))
-        more = rng.geometric(LEAVES, len(fresh))
+        more = rng.geometric(ENDS, len(fresh))
         self.length[fresh] = np.minimum(self.length[fresh] + more, LONGEST)
         self.added[adds] = True
         self.paying[on] |= self.page_to == CHECKOUT
