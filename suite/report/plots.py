@@ -18,26 +18,39 @@ from buzzer.suite.report.charts import COLOURS
 from buzzer.suite.report.frontier import Point
 
 WIDTH = 480  # pixels
+# Fields of a speed-up, with their kinds and formats.
+HOVER = (
+    ("variant", "N", ""),
+    ("times faster", "Q", ".3"),
+    ("low", "Q", ".3"),
+    ("high", "Q", ".3"),
+    ("rounds", "Q", ""),
+    ("noise", "N", ""),
+)
 
 
 def speed_up(records: Iterable[Record]) -> Any:
     """How many times faster each variant is than the task's plain run: its reference engine and backend on one core.
 
-    A chart for each task that has a plain run, on its main board, as the README shows it. A line is the 95 % interval; a variant with fewer than three
-    rounds has none. Hollow marks: within noise. Raises UsageError if there is nothing to show.
+    A chart for each task that has a plain run, on its main board, as the README shows it. A line is the 95 % interval; a variant with
+    fewer than three rounds has none. Hollow marks: within noise. Raises UsageError if there is nothing to show.
     """
     alt = altair()
-    shown = [s for s in summary.summaries(records) if len(s.ranked) > 1]
+    shown = [(s, gains) for s in summary.summaries(records) if (gains := gains_of(s))]
     if not shown:
         raise UsageError(
             "no variant beside a task's plain run among these records",
             "run the reference engine and backend on one core, and others: buzzer compare online-shoppers",
         )
-    return together(alt, [_speed_ups(alt, s) for s in shown])
+    return together(alt, [_speed_ups(alt, s, gains) for s, gains in shown])
 
 
-def _speed_ups(alt: Any, s: summary.TaskSummary) -> Any:
-    gains = [gain for row in s.ranked if row is not s.plain and (gain := s.gain_of(row))]
+def gains_of(s: summary.TaskSummary) -> list[summary.Gain]:
+    """What each other ranked variant of a task's main board gains over the plain run, the fastest first."""
+    return [gain for row in s.ranked if row is not s.plain and (gain := s.gain_of(row))]
+
+
+def _speed_ups(alt: Any, s: summary.TaskSummary, gains: Sequence[summary.Gain]) -> Any:
     rows = [
         {
             "variant": str(Variant.of(gain.row.first)),
@@ -61,16 +74,6 @@ def _speed_ups(alt: Any, s: summary.TaskSummary) -> Any:
     bars = bars.encode(x="low:Q", x2="high:Q", y=y, stroke=alt.Stroke("device:N", scale=colours))
     one = alt.Chart(data(alt, [{"one": 1}])).mark_rule(strokeDash=[4, 4]).encode(x="one:Q")
     return one + bars + points
-
-
-HOVER = (
-    ("variant", "N", ""),
-    ("times faster", "Q", ".3"),
-    ("low", "Q", ".3"),
-    ("high", "Q", ".3"),
-    ("rounds", "Q", ""),
-    ("noise", "N", ""),
-)
 
 
 def frontier(records: Iterable[Record]) -> Any:
