@@ -39,25 +39,32 @@ from buzzer.datasets.recsys2021.schema import (
     TYPES,
 )
 from buzzer.datasets.recsys2021.world import (
+    EXCLAMATION,
     MEDIA_PATTERNS,
+    QUESTION,
     SLOT_LANGUAGE,
     SLOTS,
+    Floats,
     Ints,
     World,
     mixed,
+    skewed,
     uniform,
+    uniform_int,
 )
 from buzzer.datasets.unfinished import STEPS, Journal, Step, remove, unfinished_folder
 from buzzer.datasets.workers import in_order
 from buzzer.errors import UsageError
 
-VERSION = 2  # version of the random process: the same version, scale and seed give the same files
+VERSION = 3  # version of the random process: the same version, scale and seed give the same files
 CHUNK, PART = 1 << 16, 1 << 20  # rows of a chunk, and of a part file
 # A generation of more rows, which takes more than a minute on a core, goes on after an interruption.
 RESUMABLE_ROWS = 4 << 20
 COMPRESSION = 1  # level of gzip
 MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024  # unit of the peak that the system reports
 MIN_CHUNKS_PER_JOB = 8  # the start of a process takes as long as drawing this many chunks
+# Log of the ratio between the most and the least read tweet, in the training weeks and in week 4, where validation and test share tweets.
+SKEW, LATE_SKEW = 4.0, 5.0
 FOLLOWS, SAME_LANGUAGE = 0.38, 0.85  # shares of the pairs of author and reader
 AUDIENCE, AUDIENCE_SIZE = (
     0.35,
@@ -66,11 +73,16 @@ AUDIENCE, AUDIENCE_SIZE = (
 CLS, SEP, RETWEET_START = 101, 102, (56_898, 137)  # "[CLS]", "[SEP]", "RT @"
 DOMAIN_SALT = 45
 RETWEET_TOKENS = 5  # "[CLS] RT @user:"; retweets have at least seven tokens
-COLON, QUESTION, EXCLAMATION, AT, HASH, UNKNOWN = 131, 136, 106, 137, 108, 100
+COLON, AT, HASH, UNKNOWN = 131, 137, 108, 100
 MARKS = np.array([0.90, 0.915, 0.94, 0.96, 0.97])  # thresholds of a uniform number for the marks below
 MARK_TOKENS = np.array([QUESTION, EXCLAMATION, AT, HASH, UNKNOWN])
 AT_RANGE = MARKS[2:4]  # the range for "@"
 WORDS, TOPIC_WORDS = 3000, 400  # words of a language, and of a topic
+TOPICAL, QUALITY = (
+    0.2,
+    0.32,
+)  # thresholds of a uniform number for words of the topic, and words that show the quality
+FIRST_QUALITY_WORD, QUALITY_WORDS = 105_000, 40
 BEST = ".best"  # file that collects the best probabilities of the test rows, see `ceiling`
 
 
@@ -401,7 +413,8 @@ def draw_tweets(
     first, many = (max(early, world.first_late), (world.tweets - early) // 10) if late else (0, early)
     low, high = (first + int(many * share) for share in place)
     high = max(high, low + 1)
-    share = np.expm1(4 * rng.random(n)) / np.expm1(4)
+    skew = LATE_SKEW if late else SKEW
+    share = np.expm1(skew * rng.random(n)) / np.expm1(skew)
     return low + np.minimum((share * (high - low)).astype(np.int64), high - low - 1)
 
 
@@ -436,11 +449,6 @@ def hexadecimal(values: Ints, salt: int) -> pa.Array:
 
 
 HEX = np.array([f"{byte:02X}" for byte in range(256)], dtype="S2")
-
-
-def uniform_int(values: Ints, salt: int, n: int) -> Ints:
-    """A whole number from 0 to n - 1 for each value, by hash."""
-    return (uniform(values, salt) * n).astype(np.int64)
 
 
 def hashes_of(first: Ints, many: Ints, salt: int) -> pl.Series:
@@ -480,15 +488,25 @@ class Texts:
     mention: Ints  # the token of the user in "RT @user:"
     of_language: Ints  # the first word of the language
     of_topic: Ints  # the first word of the topic
+    opener: Ints  # the first word of the text, if it is not a retweet
+    quality: Floats
+    last_mark: Ints  # the mark at the end; 0 if there is none
 
     @classmethod
     def of(cls, world: World, tweet: Ints, author: Ints, language: Ints) -> "Texts":
         """The texts of tweets of these authors and languages."""
-        mention = 70_000 + (mixed(author, world.salt(102)) % np.uint64(20_000)).astype(np.int64)
-        topic = 95_000 + world.topic(tweet, author) * TOPIC_WORDS
-        retweet = world.kind(tweet) == 1
+        of_language = 1_000 + language * 1_607 % 90_000
         return cls(
-            world, tweet, world.tokens(tweet), retweet, mention, 1_000 + language * 1_607 % 90_000, topic
+            world,
+            tweet,
+            many=world.tokens(tweet),
+            retweet=world.kind(tweet) == 1,
+            mention=70_000 + world.retweeted(tweet),
+            of_language=of_language,
+            of_topic=95_000 + world.topic(tweet, author) * TOPIC_WORDS,
+            opener=of_language + world.opener(tweet),
+            quality=world.quality(tweet),
+            last_mark=world.last_mark(tweet),
         )
 
     def everywhere(self) -> tuple[Ints, Ints]:
@@ -501,21 +519,28 @@ class Texts:
         """The tokens at positions of the tweets with the indices `row`."""
         key = self.tweet[row] * 256 + position
         u, choice = uniform(key, self.world.salt(100)), uniform(key, self.world.salt(101))
-        token = (np.expm1(u * 7) / np.expm1(7) * WORDS).astype(np.int64) + self.of_language[row]
-        topical = np.flatnonzero(choice < 0.2)
+        token = skewed(u, WORDS, 7.0) + self.of_language[row]
+        topical = np.flatnonzero(choice < TOPICAL)
         token[topical] = self.of_topic[row[topical]] + (u[topical] ** 2 * TOPIC_WORDS).astype(np.int64)
+        good = np.flatnonzero((choice >= TOPICAL) & (choice < QUALITY))
+        share = (0.35 + 0.3 * u[good] + 0.2 * self.quality[row[good]]).clip(0, 0.999)
+        token[good] = FIRST_QUALITY_WORD + (share * QUALITY_WORDS).astype(np.int64)
         marks = np.flatnonzero(choice >= MARKS[0])
         token[marks] = MARK_TOKENS[np.searchsorted(MARKS, choice[marks], side="right") - 1]
+        left = self.many[row] - position
+        final = np.flatnonzero(left == 2)
+        token[final] = np.where(self.last_mark[row[final]] > 0, self.last_mark[row[final]], token[final])
         head = np.flatnonzero(position < RETWEET_TOKENS)
         token[head] = self._head(row[head], position[head], token[head])
-        token[position == self.many[row] - 1] = SEP
+        token[left == 1] = SEP
         return token
 
     def _head(self, row: Ints, position: Ints, others: Ints) -> Ints:
-        """The tokens at positions below RETWEET_TOKENS: [CLS], "RT @user:" in retweets, else `others`."""
+        """The tokens at positions below RETWEET_TOKENS: [CLS], "RT @user:" in retweets, else the first word and `others`."""
         cls, user = np.full(len(row), CLS), self.mention[row]
         retweet = np.choose(position, [cls, *RETWEET_START, user, COLON])
-        return np.where(self.retweet[row] | (position == 0), retweet, others)
+        own = np.where(position == 1, self.opener[row], others)
+        return np.where(self.retweet[row] | (position == 0), retweet, own)
 
     def spans(self, row: Ints, first: Ints, length: int) -> Ints:
         """The tokens from the positions `first` on, int64 [len(row), length]; -1 after the end of the text."""
