@@ -135,14 +135,9 @@ def sigmoid(x: Floats) -> Floats:
 def log_odds(world: World, rows: Rows) -> Floats:
     """Log odds of each engagement of a reader who has not engaged with the tweet yet, [labels, rows]."""
     reader, author = rows.reader, rows.author[rows.of]
-    kind, language, topic = (
-        values[rows.of]
-        for values in (
-            world.kind(rows.tweet),
-            world.tweet_language(rows.tweet, rows.author),
-            world.topic(rows.tweet, rows.author),
-        )
-    )
+    kind = world.kind(rows.tweet)[rows.of]
+    language = world.tweet_language(rows.tweet, rows.author)[rows.of]
+    topic = world.topic(rows.tweet, rows.author)[rows.of]
     group, author_group = (uniform_int(user, world.salt(110), USER_GROUPS) for user in (reader, author))
     out = of_tweets(world, rows)[:, rows.of]
     out += weighted(
@@ -185,7 +180,6 @@ def of_tweets(world: World, rows: Rows) -> Floats:
     )
     retweet = kind == 1
     named = np.where(retweet, world.retweeted(tweet), world.opener(tweet) * len(LANGUAGES) + language)
-    weights = np.where(retweet, *(np.array(EFFECTS[name])[:, None] for name in ("retweeted", "opener")))
     occasion = (language * len(TYPES) + kind) * len(MEDIA_PATTERNS) + media
     fame, weeks = world.fame(author), (rows.time - FIRST_SECOND) / (7 * DAY)
     for number, (label, terms) in enumerate(ODDS.items()):
@@ -196,7 +190,8 @@ def of_tweets(world: World, rows: Rows) -> Floats:
         as_reader = habit(world, number, author)
         out[number] += EFFECTS["author"][number] * (SHARED * as_reader + (1 - SHARED**2) ** 0.5 * own)
         out[number] += EFFECTS["occasion"][number] * normal(occasion, world.salt(120 + number))
-        out[number] += weights[number] * normal(named * 2 + retweet, world.salt(130 + number))
+        weight = np.where(retweet, EFFECTS["retweeted"][number], EFFECTS["opener"][number])
+        out[number] += weight * normal(named * 2 + retweet, world.salt(130 + number))
     return out
 
 

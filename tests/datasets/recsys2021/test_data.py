@@ -26,7 +26,7 @@ from sklearn.metrics import average_precision_score, log_loss
 
 from buzzer.datasets import recsys2021
 from buzzer.datasets.contract import silent
-from buzzer.datasets.recsys2021 import generator, metric, odds
+from buzzer.datasets.recsys2021 import effects, generator, metric, odds
 from buzzer.datasets.recsys2021.generator import place_of, rng_of
 from buzzer.datasets.recsys2021.reader import converted, rows_of
 from buzzer.datasets.recsys2021.schema import FEATURES, FIRST_SECOND, LABELLED, LABELS
@@ -121,19 +121,38 @@ def test_probabilities_are_the_rates_of_many_draws() -> None:
     world = World(chunk.scale, chunk.seed, chunk.known_scale)
     rows = generator.draw_rows(world, rng_of(chunk), 20, (0.0, 1.0), "test")
     rows = replace(rows, time=rows.end - np.geomspace(10, 100_000, len(rows.tweet)).astype(np.int64))
-    log_odds = odds.log_odds(world, rows) + np.array([2.5, 2.0, 3.0, 1.0])[:, None]
+    log_odds = odds.log_odds(world, rows) + np.array([3.5, 3.0, 6.0, 2.0])[:, None]
     rng, many = np.random.default_rng(0), 4000
     draws = [odds.engagements(rng, log_odds, rows) for _ in range(many)]
     for label, p in odds.probabilities(log_odds, rows).items():
         rate = np.mean([draw[LABELS[label]].is_not_null().to_numpy() for draw in draws], axis=0)
         assert (np.abs(rate - p) < 4.5 * np.sqrt(p * (1 - p) / many) + 1e-3).all()
-        assert 0.02 < p.mean() < 0.98
+        assert 0.03 < p.mean() < 0.97
 
 
 def test_files_without_a_ceiling_have_none(tmp_path: Path) -> None:
     assert generator.best_scores(tmp_path) == {}
     (tmp_path / "generator.json").write_text('{"scale": 1.0}')
     assert generator.best_scores(tmp_path) == {}
+
+
+def test_every_family_of_columns_has_something_to_show() -> None:
+    """Without the effects of a family, even a model that knows everything else loses RCE."""
+    losses = effects.losses(0.001, 0, 30_000)
+    assert 24 < losses.pop("ceiling") < 33
+    assert losses.keys() == effects.FAMILIES.keys() and min(losses.values()) > 1
+
+
+def test_a_model_that_knows_everything_is_at_the_ceiling() -> None:
+    """The expected RCE of the exact probabilities is that of many drawn labels; a calibrated guess is as good as its log odds."""
+    rng, group = np.random.default_rng(0), np.repeat(np.arange(5), 4000)
+    best = {label: 1 / (1 + np.exp(2 - rng.standard_normal(20_000))) for label in LABELS}
+    truth = {label: (rng.random(20_000) < p).astype(np.int8) for label, p in best.items()}
+    realised = metric.scores(truth, best, np.array([0, 240, 588, 1331, 3996])[group])["RCE"]
+    assert effects.relative_cross_entropy(best, best, group) == pytest.approx(realised, abs=0.7)
+    p = best["like"]
+    skewed = odds.sigmoid(0.5 + 0.8 * (np.log(p) - np.log1p(-p)))
+    np.testing.assert_allclose(effects.fitted(skewed, p), p, atol=1e-9)
 
 
 def test_words_show_the_quality_of_a_tweet() -> None:
