@@ -49,7 +49,7 @@ def without(world: World, rows: Rows, effects: Iterable[str]) -> dict[str, Float
     """The probabilities of the labels if some effects had no weight."""
     known = {name: EFFECTS[name] for name in effects}
     try:
-        EFFECTS.update({name: (0.0,) * len(LABELS) for name in known})
+        EFFECTS.update(dict.fromkeys(known, (0.0, 0.0, 0.0, 0.0)))
         return odds.probabilities(odds.log_odds(world, rows), rows)
     finally:
         EFFECTS.update(known)

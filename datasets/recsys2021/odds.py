@@ -100,7 +100,9 @@ def engagements(rng: np.random.Generator, log_odds: Floats, rows: Rows) -> dict[
     time = rows.time[rows.of]
     done: dict[str, npt.NDArray[np.bool_]] = {}
     for label, odds in zip(ODDS, log_odds, strict=True):
-        after = sum((change * done[other] for other, change in AFTER[label].items()), start=odds)
+        after = odds.copy()
+        for other, change in AFTER[label].items():
+            after += change * done[other]
         done[label] = rng.random(len(odds)) < sigmoid(after)
         at = time + 1 + rng.exponential(DELAY[label], len(odds)).astype(np.int64)
         table = pl.DataFrame({"at": at, "yes": done[label] & (at < rows.end)})
@@ -129,7 +131,7 @@ def probabilities(log_odds: Floats, rows: Rows) -> dict[str, Floats]:
 
 def sigmoid(x: Floats) -> Floats:
     """The probability that corresponds to log odds."""
-    return cast(Floats, 1 / (1 + np.exp(-x)))
+    return 1 / (1 + np.exp(-x))
 
 
 def log_odds(world: World, rows: Rows) -> Floats:
