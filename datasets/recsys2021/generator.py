@@ -63,7 +63,7 @@ RESUMABLE_ROWS = 4 << 20
 COMPRESSION = 1  # level of gzip
 MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024  # unit of the peak that the system reports
 MIN_CHUNKS_PER_JOB = 8  # the start of a process takes as long as drawing this many chunks
-# Log of the ratio between the most and the least read tweet, in the training weeks and in week 4, where validation and test share tweets.
+# Log of the ratio between the most and the least read tweet: in the training weeks, and in week 4, whose halves share tweets.
 SKEW, LATE_SKEW = 4.0, 5.0
 FOLLOWS, SAME_LANGUAGE = 0.38, 0.85  # shares of the pairs of author and reader
 AUDIENCE, AUDIENCE_SIZE = (
@@ -78,10 +78,8 @@ MARKS = np.array([0.90, 0.915, 0.94, 0.96, 0.97])  # thresholds of a uniform num
 MARK_TOKENS = np.array([QUESTION, EXCLAMATION, AT, HASH, UNKNOWN])
 AT_RANGE = MARKS[2:4]  # the range for "@"
 WORDS, TOPIC_WORDS = 3000, 400  # words of a language, and of a topic
-TOPICAL, QUALITY = (
-    0.2,
-    0.32,
-)  # thresholds of a uniform number for words of the topic, and words that show the quality
+# Thresholds of a uniform number for words of the topic, and for words that show the quality.
+TOPICAL, QUALITY = 0.2, 0.32
 FIRST_QUALITY_WORD, QUALITY_WORDS = 105_000, 40
 BEST = ".best"  # file that collects the best probabilities of the test rows, see `ceiling`
 

@@ -51,7 +51,7 @@ EFFECTS = {
     # Of the reader with the tweet.
     "reader": (0.85, 0.85, 0.85, 0.85),  # a habit of the reader for each engagement
     "reader_type": (0.3, 0.3, 0.3, 0.3),  # of the reader with this type of tweet
-    "reader_week": (0.2, 0.2, 0.2, 0.2),
+    "reader_week": (0.2, 0.2, 0.2, 0.2),  # of the reader in a week
     "pair": (0.75, 0.75, 0.75, 0.75),  # of author and reader
     "groups": (0.3, 0.3, 0.3, 0.3),  # of the author's and the reader's group
     "group_topic": (0.35, 0.35, 0.35, 0.35),  # of the reader's group with the topic
