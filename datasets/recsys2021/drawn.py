@@ -13,9 +13,9 @@ import numpy.typing as npt
 from pydantic import Field
 
 from buzzer.datasets.files import GeneratorFacts, generator_facts
-from buzzer.datasets.recsys2021 import generator
+from buzzer.datasets.recsys2021 import generator, odds
 from buzzer.datasets.recsys2021.generator import DOMAIN_SALT, Chunk, Texts
-from buzzer.datasets.recsys2021.schema import DAY, FIRST_SECOND, LABELS, TRAIN_DAYS
+from buzzer.datasets.recsys2021.schema import LABELS
 from buzzer.datasets.recsys2021.world import LANGUAGES, MEDIA_PATTERNS, Ints, World, mixed
 from buzzer.errors import DataError
 
@@ -74,19 +74,20 @@ def draw(chunk: Chunk, wanted: Collection[str]) -> dict[str, Column]:
     """
     world = World(chunk.scale, chunk.seed, chunk.known_scale)
     rng = generator.rng_of(chunk)
-    tweet, reader = generator.draw_pairs(world, rng, chunk.rows, generator.place_of(chunk), "train")
-    unique, of = np.unique(tweet, return_inverse=True)
-    author_of_tweet = world.author(unique)
-    author, time = author_of_tweet[of], world.time(unique, late=False)[of]
-    follows = generator.follow(world, author, reader)
-    end = FIRST_SECOND + TRAIN_DAYS * DAY
-    at = generator.engagements(world, rng, tweet, author, reader, follows, time, end)
+    rows = generator.draw_rows(world, rng, chunk.rows, generator.place_of(chunk), "train")
+    at = odds.engagements(rng, odds.log_odds(world, rows), rows)
     labels = {label: at[column].is_not_null().to_numpy().astype(np.uint8) for label, column in LABELS.items()}
-    columns: dict[str, Column] = {"a": author, "b": reader, "time": time, "follows": follows.astype(np.uint8)}
-    for who, user in (("a", author), ("b", reader)):
+    author, time = rows.author[rows.of], rows.time[rows.of]
+    columns: dict[str, Column] = {
+        "a": author,
+        "b": rows.reader,
+        "time": time,
+        "follows": rows.follows.astype(np.uint8),
+    }
+    for who, user in (("a", author), ("b", rows.reader)):
         columns |= user_columns(world, who, user, wanted)
-    by_tweet = tweet_columns(world, unique, author_of_tweet, wanted)
-    columns |= {name: values[of] for name, values in by_tweet.items()}
+    by_tweet = tweet_columns(world, rows.tweet, rows.author, wanted)
+    columns |= {name: values[rows.of] for name, values in by_tweet.items()}
     return {name: columns[name] for name in wanted} | labels
 
 

@@ -19,9 +19,12 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import Field
 
 from buzzer.datasets.contract import Progress
-from buzzer.datasets.files import new_folder
+from buzzer.datasets.files import GeneratorFacts, generator_facts, new_folder
+from buzzer.datasets.recsys2021 import ceiling, odds
+from buzzer.datasets.recsys2021.odds import Rows
 from buzzer.datasets.recsys2021.schema import (
     ALL_DAYS,
     DAY,
@@ -36,26 +39,32 @@ from buzzer.datasets.recsys2021.schema import (
     TYPES,
 )
 from buzzer.datasets.recsys2021.world import (
+    EXCLAMATION,
     MEDIA_PATTERNS,
+    QUESTION,
     SLOT_LANGUAGE,
     SLOTS,
+    Floats,
     Ints,
     World,
     mixed,
-    normal,
+    skewed,
     uniform,
+    uniform_int,
 )
 from buzzer.datasets.unfinished import STEPS, Journal, Step, remove, unfinished_folder
 from buzzer.datasets.workers import in_order
 from buzzer.errors import UsageError
 
-VERSION = 2  # version of the random process: the same version, scale and seed give the same files
+VERSION = 3  # version of the random process: the same version, scale and seed give the same files
 CHUNK, PART = 1 << 16, 1 << 20  # rows of a chunk, and of a part file
 # A generation of more rows, which takes more than a minute on a core, goes on after an interruption.
 RESUMABLE_ROWS = 4 << 20
 COMPRESSION = 1  # level of gzip
 MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024  # unit of the peak that the system reports
 MIN_CHUNKS_PER_JOB = 8  # the start of a process takes as long as drawing this many chunks
+# Log of the ratio between the most and the least read tweet: in the training weeks, and in week 4, whose halves share tweets.
+SKEW, LATE_SKEW = 4.0, 5.0
 FOLLOWS, SAME_LANGUAGE = 0.38, 0.85  # shares of the pairs of author and reader
 AUDIENCE, AUDIENCE_SIZE = (
     0.35,
@@ -64,40 +73,15 @@ AUDIENCE, AUDIENCE_SIZE = (
 CLS, SEP, RETWEET_START = 101, 102, (56_898, 137)  # "[CLS]", "[SEP]", "RT @"
 DOMAIN_SALT = 45
 RETWEET_TOKENS = 5  # "[CLS] RT @user:"; retweets have at least seven tokens
-COLON, QUESTION, EXCLAMATION, AT, HASH, UNKNOWN = 131, 136, 106, 137, 108, 100
+COLON, AT, HASH, UNKNOWN = 131, 137, 108, 100
 MARKS = np.array([0.90, 0.915, 0.94, 0.96, 0.97])  # thresholds of a uniform number for the marks below
 MARK_TOKENS = np.array([QUESTION, EXCLAMATION, AT, HASH, UNKNOWN])
 AT_RANGE = MARKS[2:4]  # the range for "@"
 WORDS, TOPIC_WORDS = 3000, 400  # words of a language, and of a topic
-# Terms of the log odds: base, TopLevel, Retweet, Quote, with media, with a link, reader follows author, fame of the author.
-ODDS = {
-    "reply": (-4.13, 0.35, -0.9, 0.2, -0.2, -0.5, 0.9, -0.10),
-    "retweet": (-3.32, 0.1, 0.3, -0.2, 0.35, 0.1, 0.35, -0.01),
-    "quote": (-6.52, 0.1, 0.2, -0.1, 0.2, 0.1, 0.3, -0.02),
-    "like": (-0.70, 0.55, -0.75, -0.1, 0.35, -0.7, 0.75, -0.01),
-}
-TASTE = {
-    "reply": 0.5,
-    "retweet": 0.5,
-    "quote": 0.5,
-    "like": 0.9,
-}  # log odds per standard deviation of the reader's taste in the topic
-# Change of the log odds after an earlier engagement of the same reader with the same tweet.
-AFTER = {
-    "reply": {},
-    "retweet": {"reply": -1.8},
-    "quote": {"reply": -0.6, "retweet": 1.6},
-    "like": {"reply": -2.8, "retweet": -2.1, "quote": -2.2},
-}
-DECLINE = {"reply": 0.14, "retweet": 0.05, "quote": 0.1, "like": 0.02}  # decrease of the log odds per week
-DELAY = {
-    "reply": 3600.0,
-    "retweet": 5400.0,
-    "quote": 7200.0,
-    "like": 4500.0,
-}  # mean seconds from the tweet to the engagement
-
-Floats = npt.NDArray[np.float64]
+# Thresholds of a uniform number for words of the topic, and for words that show the quality.
+TOPICAL, QUALITY = 0.2, 0.32
+FIRST_QUALITY_WORD, QUALITY_WORDS = 105_000, 40
+BEST = ".best"  # file that collects the best probabilities of the test rows, see `ceiling`
 
 
 @dataclass(frozen=True)
@@ -153,17 +137,24 @@ def generate(
     """
     chunks = planned(scale, seed, train_scale, test_scale, compress_above)
     sizes = {name: sum(chunk.kept for chunk in chunks if chunk.part == name) for name in OFFICIAL_ROWS}
-    facts = {"generator": "recsys2021", "version": VERSION, "scale": scale, "seed": seed, "rows": sizes}
+    facts: dict[str, object] = {
+        "generator": "recsys2021",
+        "version": VERSION,
+        "scale": scale,
+        "seed": seed,
+        "rows": sizes,
+    }
     differing = {"train_scale": train_scale, "test_scale": test_scale}
     facts |= {name: value for name, value in differing.items() if value not in (None, scale)}
     plan = json.dumps([facts, compress_above, CHUNK, PART])
     large = sum(sizes.values()) > RESUMABLE_ROWS
     with unfinished_folder(out, plan, progress) if large else new_folder(out) as folder:
         steps = write_chunks(folder, chunks, jobs, progress)
-        rates = {name: rates_of(steps, chunks, name) for name in sizes}
-        (folder / "generator.json").write_text(json.dumps(facts | {"rates": rates}, indent=1) + "\n")
+        facts["rates"] = {name: rates_of(steps, chunks, name) for name in sizes}
+        facts["ceiling"] = ceiling.scores(folder / BEST)
+        (folder / "generator.json").write_text(json.dumps(facts, indent=1) + "\n")
         (folder / "generation.json").write_text(json.dumps(costs(steps), indent=1) + "\n")
-        remove([folder / STEPS])
+        remove([folder / STEPS, folder / BEST])
 
 
 def write_chunks(folder: Path, chunks: Sequence[Chunk], jobs: int, progress: Progress) -> list[Written]:
@@ -179,12 +170,24 @@ def write_chunks(folder: Path, chunks: Sequence[Chunk], jobs: int, progress: Pro
     with closing(in_order(partial(write_chunk, folder), todo, jobs)) as written:
         for chunk, step in zip(todo, written, strict=True):
             progress(rows / total, f"generating {chunk.part} rows")
-            paths = [append(folder, chunk, path) for path in chunk_files(folder, chunk)]
+            paths = [append(path, whole) for path, whole in chunk_files(folder, chunk).items()]
             step.sizes = {str(path.relative_to(folder)): path.stat().st_size for path in paths}
             step.wall_s = before + time.perf_counter() - began
             journal.add(step)
             rows += chunk.kept
     return journal.steps
+
+
+class RecSysFacts(GeneratorFacts):
+    """The fields of generator.json that are read later."""
+
+    ceiling: dict[str, float] = Field(default={})  # missing in files of older programs
+
+
+def best_scores(folder: Path) -> dict[str, float]:
+    """The scores of the exact probabilities on the test rows in a folder, as `metric.scores`; empty if they are not known."""
+    facts = generator_facts(folder, RecSysFacts)
+    return {} if facts is None else facts.ceiling
 
 
 def rates_of(steps: Sequence[Written], chunks: Sequence[Chunk], part: str) -> dict[str, float]:
@@ -196,7 +199,7 @@ def rates_of(steps: Sequence[Written], chunks: Sequence[Chunk], part: str) -> di
 
 def costs(steps: Sequence[Written]) -> dict[str, float]:
     """Wall and CPU seconds, bytes of the part files, number of processes, and the highest peak memory of a process."""
-    sizes = {name: size for step in steps for name, size in step.sizes.items()}
+    sizes = {name: size for step in steps for name, size in step.sizes.items() if name != BEST}
     return {
         "wall_s": round(steps[-1].wall_s, 3),
         "cpu_s": round(sum(step.cpu_s for step in steps), 3),
@@ -251,6 +254,9 @@ def write_chunk(folder: Path, chunk: Chunk) -> Written:
     world = World(chunk.scale, chunk.seed, chunk.known_scale)
     table = draw(world, rng_of(chunk), chunk.rows, place_of(chunk), chunk.part).head(chunk.kept)
     for path in chunk_files(folder, chunk):
+        if path.name.startswith(BEST):
+            path.write_bytes(best_of(table).tobytes())
+            continue
         columns = table.select(list(PARTS[path.parent.name]))
         with path.open("wb") as file, member(file) if path.suffix == ".gz" else nullcontext(file) as out:
             columns.write_csv(
@@ -280,49 +286,69 @@ def member(file: IO[bytes]) -> gzip.GzipFile:
     return gzip.GzipFile("", "wb", COMPRESSION, file, mtime=0)
 
 
-def chunk_files(folder: Path, chunk: Chunk) -> list[Path]:
-    """The files of a chunk. A chunk of the test is also written with its labels, to test_truth."""
+def chunk_files(folder: Path, chunk: Chunk) -> dict[Path, Path]:
+    """The files of a chunk, and for each the file that gets its content. A chunk of the test is also written with its labels, to
+    test_truth, and its best probabilities to BEST."""
     places = [chunk.part, "test_truth"] if chunk.part == "test" else [chunk.part]
-    suffixes = (".gz" if chunk.gzipped and place != "test" else "" for place in places)
-    return [
-        folder / place / f".{chunk.start}{suffix}" for place, suffix in zip(places, suffixes, strict=True)
-    ]
+    suffixes = [".gz" if chunk.gzipped and place != "test" else "" for place in places]
+    files = {
+        folder / place / f".{chunk.start}{suffix}": folder / place / f"part-{chunk.at // PART:05d}{suffix}"
+        for place, suffix in zip(places, suffixes, strict=True)
+    }
+    return files | ({folder / f"{BEST}-{chunk.start}": folder / BEST} if chunk.part == "test" else {})
 
 
-def append(folder: Path, chunk: Chunk, path: Path) -> Path:
-    """Move the content of a chunk's file to the end of its part file. Returns the part file."""
-    part = folder / path.parent.name / f"part-{chunk.at // PART:05d}{path.suffix}"
-    with part.open("ab") as target, path.open("rb") as source:
+def append(path: Path, whole: Path) -> Path:
+    """Move the content of a chunk's file to the end of another file. Returns that file."""
+    with whole.open("ab") as target, path.open("rb") as source:
         shutil.copyfileobj(source, target, 16 << 20)
     path.unlink()
-    return part
+    return whole
 
 
 def draw(
     world: World, rng: np.random.Generator, n: int, place: tuple[float, float], part: str
 ) -> pl.DataFrame:
-    """n rows of a part, in no order. place: as in `draw_pairs`."""
+    """n rows of a part, in no order; those of the test also have the columns `best_<label>`, the exact probabilities of the labels.
+
+    place: as in `draw_pairs`.
+    """
+    rows = draw_rows(world, rng, n, place, part)
+    log_odds = odds.log_odds(world, rows)
+    tweets = tweets_of(world, rows.tweet, rows.author, rows.time)
+    pairs = {"engagee_follows_engager": pl.Series(rows.follows)} | odds.engagements(rng, log_odds, rows)
+    table = tweets[rows.of].hstack(users(world, "enaging_user", rows.reader)).hstack(pl.DataFrame(pairs))
+    table = table.select(list(LABELLED))
+    if part != "test":
+        return table
+    best = odds.probabilities(log_odds, rows)
+    return table.with_columns(pl.Series(f"best_{label}", values) for label, values in best.items())
+
+
+def best_of(table: pl.DataFrame) -> npt.NDArray[np.uint16]:
+    """The rows of BEST for test rows from `draw`."""
+    truth = {label: table[column].is_not_null().to_numpy() for label, column in LABELS.items()}
+    best = {label: table[f"best_{label}"].to_numpy() for label in LABELS}
+    return ceiling.packed(truth, best, table["engaged_with_user_follower_count"].to_numpy())
+
+
+def draw_rows(world: World, rng: np.random.Generator, n: int, place: tuple[float, float], part: str) -> Rows:
+    """Tweets and readers of n rows, in no order. place: as in `draw_pairs`."""
     late = part != "train"
     tweet, reader = draw_pairs(world, rng, n, place, part)
-    # Only two rows in five have a tweet that no other row has. The columns of a tweet are computed once.
+    # Only two rows in five have a tweet that no other row has. What depends on the tweet is computed once.
     unique, of = np.unique(tweet, return_inverse=True)
-    tweets = tweets_of(world, unique, late)
-    author, time = tweets["author"].to_numpy()[of], tweets["tweet_timestamp"].to_numpy()[of]
-    follows = follow(world, author, reader)
+    author = world.author(unique)
     end = FIRST_SECOND + (ALL_DAYS if late else TRAIN_DAYS) * DAY
-    labels = engagements(world, rng, tweet, author, reader, follows, time, end)
-    pairs = pl.DataFrame({"engagee_follows_engager": pl.Series(follows)} | labels)
-    return tweets[of].hstack(users(world, "enaging_user", reader)).hstack(pairs).select(list(LABELLED))
+    return Rows(unique, author, world.time(unique, late), of, reader, follow(world, author[of], reader), end)
 
 
-def tweets_of(world: World, tweet: Ints, late: bool) -> pl.DataFrame:
-    """The official columns of tweets and their authors, one row per tweet, and `author`, the number of the author."""
-    author = world.author(tweet)
+def tweets_of(world: World, tweet: Ints, author: Ints, time: Ints) -> pl.DataFrame:
+    """The official columns of tweets and their authors, one row per tweet."""
     language, topic = world.tweet_language(tweet, author), world.topic(tweet, author)
     links = world.links(tweet)
     tag = topic * 50 + uniform_int(tweet, world.salt(40), 50)
     columns = {
-        "author": author,
         "text_tokens": tokens_of(world, tweet, author, language),
         "hashtags": hashes_of(tag, world.hashtags(tweet), 41),
         "tweet_id": hexadecimal(tweet, world.salt(42)),
@@ -331,7 +357,7 @@ def tweets_of(world: World, tweet: Ints, late: bool) -> pl.DataFrame:
         "present_domains": hashes_of(domain_of(world, author), links, DOMAIN_SALT),
         "tweet_type": pl.Series(TYPES).gather(world.kind(tweet)),
         "language": hexadecimal(language, 46),
-        "tweet_timestamp": world.time(tweet, late),
+        "tweet_timestamp": time,
     }
     return pl.DataFrame(columns).hstack(users(world, "engaged_with_user", author))
 
@@ -385,7 +411,8 @@ def draw_tweets(
     first, many = (max(early, world.first_late), (world.tweets - early) // 10) if late else (0, early)
     low, high = (first + int(many * share) for share in place)
     high = max(high, low + 1)
-    share = np.expm1(4 * rng.random(n)) / np.expm1(4)
+    skew = LATE_SKEW if late else SKEW
+    share = np.expm1(skew * rng.random(n)) / np.expm1(skew)
     return low + np.minimum((share * (high - low)).astype(np.int64), high - low - 1)
 
 
@@ -407,60 +434,6 @@ def follow(world: World, author: Ints, reader: Ints) -> npt.NDArray[np.bool_]:
     return uniform(author * world.users + reader, world.salt(12)) < likely
 
 
-def engagements(
-    world: World,
-    rng: np.random.Generator,
-    tweet: Ints,
-    author: Ints,
-    reader: Ints,
-    follows: npt.NDArray[np.bool_],
-    time: Ints,
-    end: int,
-) -> dict[str, pl.Series]:
-    """The four label columns: the Unix seconds of each engagement; missing if there is none before `end`."""
-    common = appeal(world, tweet, author, reader, time)
-    taste = world.taste(reader, world.topic(tweet, author))
-    week = (time - FIRST_SECOND) / (7 * DAY)
-    out: dict[str, pl.Series] = {}
-    done: dict[str, npt.NDArray[np.bool_]] = {}
-    for number, label in enumerate(ODDS):
-        log_odds = common + content(world, label, tweet, author, follows)
-        log_odds += (
-            TASTE[label] * taste - DECLINE[label] * week + habits(world, number, tweet, author, reader)
-        )
-        for other, change in AFTER[label].items():
-            log_odds += change * done[other]
-        done[label] = rng.random(len(tweet)) < 1 / (1 + np.exp(-log_odds))
-        at = time + 1 + rng.exponential(DELAY[label], len(tweet)).astype(np.int64)
-        rows = pl.DataFrame({"at": at, "yes": done[label] & (at < end)})
-        out[LABELS[label]] = rows.select(pl.when("yes").then("at"))["at"]
-    return out
-
-
-def appeal(world: World, tweet: Ints, author: Ints, reader: Ints, time: Ints) -> Floats:
-    """Log odds common to all engagements: local hour, popularity of the topic in the week, foreign language."""
-    language = world.tweet_language(tweet, author)
-    evening = np.cos((time // 3600 % 24 - 20 + 3 * (language % 8)) * (2 * np.pi / 24))
-    week = (time - FIRST_SECOND) // (7 * DAY)
-    trend = normal(world.topic(tweet, author) * 8 + week, world.salt(50))
-    return 0.25 * evening + 0.15 * trend - 0.5 * (language != world.language(reader))
-
-
-def content(world: World, label: str, tweet: Ints, author: Ints, follows: npt.NDArray[np.bool_]) -> Floats:
-    """Log odds from what can be seen: type, media and links of the tweet, fame of the author, whether the reader follows."""
-    base, top, retweet, quote, media, link, following, fame = ODDS[label]
-    by_type = base + np.array([top, retweet, quote])[world.kind(tweet)]
-    by_tweet = media * (world.media(tweet) > 0) + link * (world.links(tweet) > 0)
-    return np.asarray(by_type + by_tweet + following * follows + fame * world.fame(author))
-
-
-def habits(world: World, number: int, tweet: Ints, author: Ints, reader: Ints) -> Floats:
-    """Log odds of engagement `number` from hidden habits of the reader, the author, the reader with the type, and the tweet."""
-    by_user = 1.3 * normal(reader, world.salt(60 + number)) + 0.45 * normal(author, world.salt(70 + number))
-    by_type = 0.4 * normal(reader * 31 + world.kind(tweet), world.salt(80 + number))
-    return by_user + by_type + 0.35 * normal(tweet, world.salt(90 + number))
-
-
 # ---- text --------------------------------------------------------------------------------------------------------
 
 
@@ -474,11 +447,6 @@ def hexadecimal(values: Ints, salt: int) -> pa.Array:
 
 
 HEX = np.array([f"{byte:02X}" for byte in range(256)], dtype="S2")
-
-
-def uniform_int(values: Ints, salt: int, n: int) -> Ints:
-    """A whole number from 0 to n - 1 for each value, by hash."""
-    return (uniform(values, salt) * n).astype(np.int64)
 
 
 def hashes_of(first: Ints, many: Ints, salt: int) -> pl.Series:
@@ -518,15 +486,25 @@ class Texts:
     mention: Ints  # the token of the user in "RT @user:"
     of_language: Ints  # the first word of the language
     of_topic: Ints  # the first word of the topic
+    opener: Ints  # the first word of the text, if it is not a retweet
+    quality: Floats
+    last_mark: Ints  # the mark at the end; 0 if there is none
 
     @classmethod
     def of(cls, world: World, tweet: Ints, author: Ints, language: Ints) -> "Texts":
         """The texts of tweets of these authors and languages."""
-        mention = 70_000 + (mixed(author, world.salt(102)) % np.uint64(20_000)).astype(np.int64)
-        topic = 95_000 + world.topic(tweet, author) * TOPIC_WORDS
-        retweet = world.kind(tweet) == 1
+        of_language = 1_000 + language * 1_607 % 90_000
         return cls(
-            world, tweet, world.tokens(tweet), retweet, mention, 1_000 + language * 1_607 % 90_000, topic
+            world,
+            tweet,
+            many=world.tokens(tweet),
+            retweet=world.kind(tweet) == 1,
+            mention=70_000 + world.retweeted(tweet),
+            of_language=of_language,
+            of_topic=95_000 + world.topic(tweet, author) * TOPIC_WORDS,
+            opener=of_language + world.opener(tweet),
+            quality=world.quality(tweet),
+            last_mark=world.last_mark(tweet),
         )
 
     def everywhere(self) -> tuple[Ints, Ints]:
@@ -539,21 +517,28 @@ class Texts:
         """The tokens at positions of the tweets with the indices `row`."""
         key = self.tweet[row] * 256 + position
         u, choice = uniform(key, self.world.salt(100)), uniform(key, self.world.salt(101))
-        token = (np.expm1(u * 7) / np.expm1(7) * WORDS).astype(np.int64) + self.of_language[row]
-        topical = np.flatnonzero(choice < 0.2)
+        token = skewed(u, WORDS, 7.0) + self.of_language[row]
+        topical = np.flatnonzero(choice < TOPICAL)
         token[topical] = self.of_topic[row[topical]] + (u[topical] ** 2 * TOPIC_WORDS).astype(np.int64)
+        good = np.flatnonzero((choice >= TOPICAL) & (choice < QUALITY))
+        share = (0.35 + 0.3 * u[good] + 0.2 * self.quality[row[good]]).clip(0, 0.999)
+        token[good] = FIRST_QUALITY_WORD + (share * QUALITY_WORDS).astype(np.int64)
         marks = np.flatnonzero(choice >= MARKS[0])
         token[marks] = MARK_TOKENS[np.searchsorted(MARKS, choice[marks], side="right") - 1]
+        left = self.many[row] - position
+        final = np.flatnonzero(left == 2)
+        token[final] = np.where(self.last_mark[row[final]] > 0, self.last_mark[row[final]], token[final])
         head = np.flatnonzero(position < RETWEET_TOKENS)
         token[head] = self._head(row[head], position[head], token[head])
-        token[position == self.many[row] - 1] = SEP
+        token[left == 1] = SEP
         return token
 
     def _head(self, row: Ints, position: Ints, others: Ints) -> Ints:
-        """The tokens at positions below RETWEET_TOKENS: [CLS], "RT @user:" in retweets, else `others`."""
+        """The tokens at positions below RETWEET_TOKENS: [CLS], "RT @user:" in retweets, else the first word and `others`."""
         cls, user = np.full(len(row), CLS), self.mention[row]
         retweet = np.choose(position, [cls, *RETWEET_START, user, COLON])
-        return np.where(self.retweet[row] | (position == 0), retweet, others)
+        own = np.where(position == 1, self.opener[row], others)
+        return np.where(self.retweet[row] | (position == 0), retweet, own)
 
     def spans(self, row: Ints, first: Ints, length: int) -> Ints:
         """The tokens from the positions `first` on, int64 [len(row), length]; -1 after the end of the text."""

@@ -27,6 +27,9 @@ READER_ROWS = dict(
     )
 )
 TOPICS = 24
+OPENERS, RETWEETED = 400, 20_000  # first words of a language, and users who are retweeted
+QUESTION, EXCLAMATION = 136, 106  # tokens "?" and "!"
+LAST_MARKS = np.array([0.15, 0.27])  # share of the texts that end with "?", and with "?" or "!"
 # Shares of languages by rank, from one official part of 3 M rows; the tail falls geometrically to nearly 0.
 LANGUAGES = np.concatenate(
     [
@@ -102,6 +105,16 @@ def normal(values: Ints | Bytes, salt: int) -> Floats:
     return np.asarray((parts / 65536 - 2.0) * np.sqrt(3.0))
 
 
+def uniform_int(values: Ints, salt: int, n: int) -> Ints:
+    """A whole number from 0 to n - 1 for each value, by hash."""
+    return (uniform(values, salt) * n).astype(np.int64)
+
+
+def skewed(u: Floats, n: int, skew: float) -> Ints:
+    """A whole number from 0 to n - 1 for each uniform number; small ones are drawn more often. skew: log of the largest ratio."""
+    return (np.expm1(u * skew) / np.expm1(skew) * n).astype(np.int64)
+
+
 def by_share(u: Floats, sums: Floats) -> Ints:
     """The index of the range of cumulative shares that contains u; the number of shares if u is beyond the last."""
     return np.searchsorted(sums, u, side="right")
@@ -149,10 +162,13 @@ class World:
         stretch = (AUTHOR_SKEW - 2) / (self.author_skew - 2)
         return np.asarray(np.where(up > 2, 2 + (up - 2) * stretch, up))
 
+    def log_followers(self, user: Ints) -> Floats:
+        """log(1 + followers) of each user."""
+        return np.clip(4.55 + 0.78 * self.fame(user) + 1.3 * normal(user, self.salt(1)), 0, 18.5)
+
     def followers(self, user: Ints) -> Ints:
         """The number of followers of each user."""
-        log = 4.55 + 0.78 * self.fame(user) + 1.3 * normal(user, self.salt(1))
-        return np.expm1(np.clip(log, 0, 18.5)).astype(np.int64)
+        return np.expm1(self.log_followers(user)).astype(np.int64)
 
     def following(self, user: Ints) -> Ints:
         """The number of users that each user follows."""
@@ -176,6 +192,15 @@ class World:
     def taste(self, user: Ints, topic: Ints) -> Floats:
         """How much each user likes a topic; nearly normal."""
         return normal(user * TOPICS + topic, self.salt(5))
+
+    def peers(self, author: Ints, reader: Ints) -> Floats:
+        """1 if the author has e times as many followers as the reader, near 0 if the numbers differ much."""
+        apart = self.log_followers(author) - self.log_followers(reader) - 1
+        return np.exp(-0.5 * (apart / 2) ** 2)
+
+    def cohort(self, author: Ints, reader: Ints) -> npt.NDArray[np.bool_]:
+        """Whether author and reader joined within two years."""
+        return np.abs(self.created(author) - self.created(reader)) < 2 * 365 * DAY
 
     # ---- tweets: arrays of tweet numbers --------------------------------------------------------------------------
 
@@ -210,9 +235,29 @@ class World:
         """The number of links of each tweet, 0 to 2."""
         return by_share(uniform(tweet, self.salt(28)), LINK_SHARES)
 
+    def quality(self, tweet: Ints) -> Floats:
+        """How good each tweet is; nearly normal. Its words show it."""
+        return normal(tweet, self.salt(33))
+
+    def opener(self, tweet: Ints) -> Ints:
+        """The first word of each tweet that is not a retweet, 0 to OPENERS - 1."""
+        return skewed(uniform(tweet, self.salt(34)), OPENERS, 4.0)
+
+    def retweeted(self, tweet: Ints) -> Ints:
+        """The user whom each retweet is of, 0 to RETWEETED - 1."""
+        return skewed(uniform(tweet, self.salt(35)), RETWEETED, 7.0)
+
+    def last_mark(self, tweet: Ints) -> Ints:
+        """The token of the mark at the end of each text; 0 if there is none."""
+        return np.array([QUESTION, EXCLAMATION, 0])[by_share(uniform(tweet, self.salt(36)), LAST_MARKS)]
+
+    def length(self, tweet: Ints) -> Floats:
+        """The length of each text in deviations of its logarithm."""
+        return normal(tweet, self.salt(29))
+
     def tokens(self, tweet: Ints) -> Ints:
         """The number of tokens of each tweet with [CLS] and [SEP], 3 to 238; at least 7 for a retweet."""
-        log = 3.626 + 0.689 * normal(tweet, self.salt(29))
+        log = 3.626 + 0.689 * self.length(tweet)
         return np.clip(np.exp(log).astype(np.int64) + 1, np.where(self.kind(tweet) == 1, 7, 3), 238)
 
     def time(self, tweet: Ints, late: bool) -> Ints:

@@ -25,11 +25,11 @@ import polars as pl
 
 from buzzer import caches
 from buzzer.datasets.contract import silent
-from buzzer.datasets.recsys2021 import drawn
+from buzzer.datasets.recsys2021 import drawn, generator
 from buzzer.datasets.recsys2021.drawn import TrainingRows
-from buzzer.datasets.recsys2021.generator import CHUNK, EXCLAMATION, MAXRSS_BYTES, QUESTION, Chunk
+from buzzer.datasets.recsys2021.generator import CHUNK, MAXRSS_BYTES, Chunk
 from buzzer.datasets.recsys2021.schema import GROUPS, SEPARATOR
-from buzzer.datasets.recsys2021.world import MEDIA_PATTERNS
+from buzzer.datasets.recsys2021.world import EXCLAMATION, MEDIA_PATTERNS, QUESTION
 from buzzer.datasets.unfinished import unfinished_folder
 from buzzer.datasets.workers import in_order, usable_cores
 from buzzer.engine import frames
@@ -408,7 +408,7 @@ def make(plan: Plan) -> Generator[None, None, Path]:
 
     Raises DataError if they cannot be written.
     """
-    text = dumps([VERSION, asdict(plan)])
+    text = dumps([VERSION, generator.VERSION, asdict(plan)])
     out = caches.folder() / "drawn" / sha256(text.encode()).hexdigest()[:16]
     if out.is_dir():
         return out

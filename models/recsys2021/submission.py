@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from buzzer.datasets import recsys2021 as dataset
+from buzzer.datasets.recsys2021 import generator
 from buzzer.engine.frames.base import Array
 from buzzer.models.api.context import Result
 from buzzer.models.recsys2021 import work
@@ -44,6 +45,8 @@ class Submission:
         params = self.context.params
         scores = self.scores(self.context.data / "test_truth", means(self.context.work)["train"])
         details = dict(details) | {"models": self.models} | weights_detail(params.weights)
+        if best := generator.best_scores(self.context.data):
+            details |= {"ceiling": best["RCE"], "ceilings": best}
         notes, done = weights_notes(params.weights), work.load(self.context.work)
         return Result(scores, self.rows, details, (self.path,), notes=notes, work=done)
 

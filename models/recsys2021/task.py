@@ -22,7 +22,8 @@ took, `wall_s`, `cpu_s`, `peak_memory_bytes` (of a process); with networks also
 `token_vectors`, a description, `users_with_vectors`, a number, and under each network's name its history, a list of `epoch` and `loss`.
 
 Details of `predict`: `pieces`, number of pieces; `table_rows`, number of rows of the lookup tables that were read (by the last sitting); `piece_rows`,
-`batch_rows`; `joined_rows`, most rows of pieces that are predicted together (not on a cluster); `models`, names of the scored models; `workers`, number of workers, only on a cluster.
+`batch_rows`; `joined_rows`, most rows of pieces that are predicted together (not on a cluster); `models`, names of the scored models; `workers`,
+number of workers, only on a cluster; for generated data `ceilings`, the scores of the probabilities that the labels are drawn with, and `ceiling`, their RCE.
 
 Both have the detail `weights`, "random", if the weights are.
 """

@@ -129,6 +129,7 @@ class Facts(Open):
     """The details of a record that tables use."""
 
     ceiling: Score | None = None
+    ceilings: dict[Name, Score] = {}
     layers: int = Field(default=0, ge=0, le=10**6)
 
 

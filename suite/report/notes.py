@@ -44,9 +44,13 @@ def score_note(group: Sequence[Record]) -> str:
     """All scores of the best run, and the best possible score if it is known for generated data."""
     best = rows(group)[0].first
     parts = [f"{name} {value:.4f}" for name, value in best.shown_scores.items()]
-    ceiling = best.details.get("ceiling")
-    parts += [f"best possible on these generated data {ceiling:.4f}"] if ceiling is not None else []
-    return f"scores: {'; '.join(parts)}" if parts else ""
+    ceiling, ceilings = best.details.get("ceiling"), best.details.get("ceilings", {})
+    if ceilings:
+        values = ", ".join(f"{name} {value:.4f}" for name, value in ceilings.items())
+        parts.append(f"best possible on these generated data: {values}")
+    elif ceiling is not None:
+        parts.append(f"best possible on these generated data {ceiling:.4f}")
+    return f"scores: {'; '.join(parts)}" if best.shown_scores else ""
 
 
 def bench_notes(group: Sequence[Record]) -> list[str]:

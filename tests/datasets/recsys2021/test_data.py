@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,11 @@ from sklearn.metrics import average_precision_score, log_loss
 
 from buzzer.datasets import recsys2021
 from buzzer.datasets.contract import silent
-from buzzer.datasets.recsys2021 import generator, metric
+from buzzer.datasets.recsys2021 import effects, generator, metric, odds
+from buzzer.datasets.recsys2021.generator import place_of, rng_of
 from buzzer.datasets.recsys2021.reader import converted, rows_of
 from buzzer.datasets.recsys2021.schema import FEATURES, FIRST_SECOND, LABELLED, LABELS
+from buzzer.datasets.recsys2021.world import World
 from buzzer.errors import DataError, UnsupportedError, UsageError
 
 SCALE = 0.0003
@@ -70,11 +73,106 @@ def test_same_seed_same_files(tmp_path: Path) -> None:
     assert prints[0] == prints[1] != prints[2]
 
 
-def test_files_equal_those_of_version_2(tmp_path: Path) -> None:
+def test_files_equal_those_of_version_3(tmp_path: Path) -> None:
     """A change of the files needs a new VERSION. Otherwise records over different data would be compared."""
     recsys2021.generate(tmp_path / "data", 0.00002, 1, silent)
     found = recsys2021.check(tmp_path / "data", silent).fingerprint
-    assert (generator.VERSION, found[:16]) == (2, "c04fce02cf201e0f")
+    assert (generator.VERSION, found[:16]) == (3, "788ac4a85fb31a42")
+
+
+def test_the_ceiling_is_the_score_of_the_exact_probabilities(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of files that were written in several chunks, and after an interruption."""
+    for name, rows in {"CHUNK": 1024, "RESUMABLE_ROWS": 0}.items():
+        monkeypatch.setattr(generator, name, rows)
+    out, test_scale = tmp_path / "data", 0.0003
+    drawn: list[float] = []
+
+    def stop(share: float, what: str) -> None:
+        drawn.append(share)
+        if len(drawn) == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        recsys2021.generate(out, 0.000001, 3, stop, test_scale=test_scale)
+    recsys2021.generate(out, 0.000001, 3, silent, test_scale=test_scale)
+    chunks = [c for c in generator.planned(0.000001, 3, None, test_scale) if c.part == "test"]
+    best = pl.concat(
+        [
+            generator.draw(World(c.scale, 3, c.known_scale), rng_of(c), c.rows, place_of(c), "test")
+            for c in chunks
+        ]
+    )
+    files = pl.concat([block for _, block in rows_of(out / "test_truth" / "part-00000", LABELLED)])
+    assert best["tweet_id"].equals(files["tweet_id"]) and len(chunks) == 5
+    truth = {label: files[column].is_not_null().to_numpy() for label, column in LABELS.items()}
+    predicted = {label: best[f"best_{label}"].to_numpy() for label in LABELS}
+    want = metric.scores(truth, predicted, files["engaged_with_user_follower_count"].to_numpy())
+    got = generator.best_scores(out)
+    assert got == json.loads((out / "generator.json").read_text())["ceiling"]
+    assert got == {name: pytest.approx(value, abs=2e-3) for name, value in want.items()}
+    assert not list(out.glob(".*"))
+
+
+def test_probabilities_are_the_rates_of_many_draws() -> None:
+    """Also near the end of the window, and of engagements that depend on others."""
+    chunk = next(c for c in generator.planned(0.0001, 3) if c.part == "test")
+    world = World(chunk.scale, chunk.seed, chunk.known_scale)
+    rows = generator.draw_rows(world, rng_of(chunk), 20, (0.0, 1.0), "test")
+    rows = replace(rows, time=rows.end - np.geomspace(10, 100_000, len(rows.tweet)).astype(np.int64))
+    log_odds = odds.log_odds(world, rows) + np.array([3.5, 3.0, 6.0, 2.0])[:, None]
+    rng, many = np.random.default_rng(0), 4000
+    draws = [odds.engagements(rng, log_odds, rows) for _ in range(many)]
+    for label, p in odds.probabilities(log_odds, rows).items():
+        rate = np.mean([draw[LABELS[label]].is_not_null().to_numpy() for draw in draws], axis=0)
+        assert (np.abs(rate - p) < 4.5 * np.sqrt(p * (1 - p) / many) + 1e-3).all()
+        assert 0.03 < p.mean() < 0.97
+
+
+def test_files_without_a_ceiling_have_none(tmp_path: Path) -> None:
+    assert generator.best_scores(tmp_path) == {}
+    (tmp_path / "generator.json").write_text('{"scale": 1.0}')
+    assert generator.best_scores(tmp_path) == {}
+
+
+def test_every_family_of_columns_has_something_to_show() -> None:
+    """Without the effects of a family, even a model that knows everything else loses RCE."""
+    losses = effects.losses(0.001, 0, 30_000)
+    assert 24 < losses.pop("ceiling") < 33
+    assert losses.keys() == effects.FAMILIES.keys() and min(losses.values()) > 1
+
+
+def test_a_model_that_knows_everything_is_at_the_ceiling() -> None:
+    """The expected RCE of the exact probabilities is that of many drawn labels; a calibrated guess is as good as its log odds."""
+    rng, group = np.random.default_rng(0), np.repeat(np.arange(5), 4000)
+    best = {label: 1 / (1 + np.exp(2 - rng.standard_normal(20_000))) for label in LABELS}
+    truth = {label: (rng.random(20_000) < p).astype(np.int8) for label, p in best.items()}
+    realised = metric.scores(truth, best, np.array([0, 240, 588, 1331, 3996])[group])["RCE"]
+    assert effects.relative_cross_entropy(best, best, group) == pytest.approx(realised, abs=0.7)
+    p = best["like"]
+    skewed = odds.sigmoid(0.5 + 0.8 * (np.log(p) - np.log1p(-p)))
+    np.testing.assert_allclose(effects.fitted(skewed, p), p, atol=1e-9)
+
+
+def test_words_show_the_quality_of_a_tweet() -> None:
+    chunk = next(c for c in generator.planned(0.0001, 3) if c.part == "train")
+    world = World(chunk.scale, chunk.seed, chunk.known_scale)
+    tweet = np.arange(3000)
+    author = world.author(tweet)
+    texts = generator.Texts.of(world, tweet, author, world.tweet_language(tweet, author))
+    row, position = texts.everywhere()
+    token = texts.at(row, position)
+    shown = (token >= generator.FIRST_QUALITY_WORD) & (
+        token < generator.FIRST_QUALITY_WORD + generator.QUALITY_WORDS
+    )
+    sums, many = (np.bincount(row[shown], weights, len(tweet)) for weights in (token[shown], None))
+    mean = sums / np.maximum(many, 1)
+    assert np.corrcoef(mean[many > 2], world.quality(tweet)[many > 2])[0, 1] > 0.9
+    last = token[np.cumsum(texts.many) - 2]
+    assert (last[world.last_mark(tweet) > 0] == world.last_mark(tweet)[world.last_mark(tweet) > 0]).all()
+    first = token[np.cumsum(texts.many) - texts.many + 1]
+    assert (first[~texts.retweet] == texts.opener[~texts.retweet])[texts.many[~texts.retweet] > 3].all()
 
 
 def test_the_number_of_processes_does_not_change_the_files(

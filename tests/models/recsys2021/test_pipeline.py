@@ -910,8 +910,11 @@ def test_models_beat_the_constant_on_the_fourth_week(
         "recsys2021", data, tmp_path, tmp_path, "polars", "torch_eager", rounds_1=30, rounds_2=10
     )
     validation = run(TASK.fit(done))[0].details["validation"]
-    scores = run(TASK.predict(done))[0].scores
+    result = run(TASK.predict(done))[0]
+    scores, ceilings = result.scores, result.details["ceilings"]
     assert scores["RCE_like"] > 5
+    assert result.details["ceiling"] == ceilings["RCE"] > scores["RCE"]
+    assert ceilings["AP_like"] > scores["AP_like"] and ceilings["RCE_like"] > scores["RCE_like"]
     assert scores["RCE_retweet"] > 2
     assert scores["RCE_trees_kfold"] > 2
     assert validation["pooled"]["RCE_like"] > 5

@@ -77,6 +77,7 @@ def test_a_folder_that_vanishes_is_passed_over(
         ({"rows": 2**60}, "rows"),
         ({"wall_s": 0.0, "phases": []}, "ok after 0 s"),
         ({"details": {"ceiling": [1]}}, "details: .*ceiling"),
+        ({"details": {"ceilings": {"AP": "high"}}}, "details: .*ceilings"),
         ({"details": {"a": [[]] * 2, "deep": json.loads("[" * 40 + "]" * 40)}}, "nested more than 30 deep"),
         ({"scores": {"accuracy": float("nan")}}, "NaN is not valid JSON"),
         ({"message": "\ud800"}, "surrogates"),

@@ -239,3 +239,13 @@ def test_scores_of_random_weights_are_compared_but_not_shown(make_record: Make, 
     (group,) = comparison.groups([reference, same], "fake")
     result = comparison.compare(group, choose().task, None, {}, [])
     assert [run.scores for run in compare_json.data(result, []).runs] == [{}, {}]
+
+
+def test_the_best_possible_scores_stand_beside_the_scores(make_record: Make) -> None:
+    text = leaderboard.markdown([make_record(details={"ceiling": 0.95})])
+    assert "accuracy 0.9000; best possible on these generated data 0.9500" in text
+    by_name = make_record(details={"ceiling": 0.95, "ceilings": {"accuracy": 0.95, "AP": 0.5}})
+    text = leaderboard.markdown([by_name])
+    assert "accuracy 0.9000; best possible on these generated data: accuracy 0.9500, AP 0.5000" in text
+    unscored = make_record(config={"weights": "random"}, details={"ceiling": 0.95})
+    assert "best possible" not in leaderboard.markdown([unscored])
