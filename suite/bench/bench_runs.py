@@ -12,7 +12,7 @@ from buzzer.models.api.context import Data
 from buzzer.suite.bench import loadgen, plan, settings
 from buzzer.suite.bench.plan import BenchSelection
 from buzzer.suite.records.schema import Record
-from buzzer.suite.run import feasible, reaper, runner
+from buzzer.suite.run import reaper, runner
 from buzzer.suite.run.executor import Executor, Step
 from buzzer.suite.run.plan import Run
 from buzzer.suite.run.supervise import PhaseCallback
@@ -81,10 +81,9 @@ class BenchWorkload:
 
 
 def check(selections: Sequence[BenchSelection]) -> None:
-    """Raises UnsupportedError without the device that is asked for, and what can be seen to be wrong before a process is started."""
+    """Raises UsageError or DataError for what can be seen to be wrong before a process is started."""
     for selection in selections:
         run = plan.reference_run(selection)
-        feasible.check_device(run)
         settings.check(run.task.params, run.seed)
 
 

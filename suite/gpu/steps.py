@@ -180,16 +180,22 @@ FRAMES = of(
 # ---- the rest, for a machine of your own ---------------------------------------------------------------------------------------
 
 SHOPS = ("sigir-ecom-task2", "sigir-ecom-task1", "online-shoppers", "complete-journey")
-SHOP_OPTIONS = ("--engine", ENGINES, "--backend", "torch_eager,nvforest")
+SHOP_BACKENDS = {"sigir-ecom-task1": "torch_eager", "complete-journey": "torch_eager"}  # these have no trees
 SCALES = {"complete-journey": ("--scale", "0.03")}  # the fit of all households takes minutes
 ON_CLUSTER = ("--gpus", "1", "--device", "cuda")
+
+
+def shop_options(task: str) -> tuple[str, ...]:
+    """The engines and backends of a task of shop sessions."""
+    return "--engine", ENGINES, "--backend", SHOP_BACKENDS.get(task, "torch_eager,nvforest")
+
 
 MORE = of(
     "more",
     bench("bert-large all", 1200, "bert-large"),
     run("bert-intent", 300, "bert-intent", "--device", "cuda", "--backend", "all"),
     tests("models", 900, "tests/engine", "tests/models", "--ignore=tests/engine/frames"),
-    *(run(name, 180, name, *SCALES.get(name, ()), *SHOP_OPTIONS) for name in SHOPS),
+    *(run(name, 180, name, *SCALES.get(name, ()), *shop_options(name)) for name in SHOPS),
     recsys("fit on a cluster", 300, "polars-gpu", *SMALL, *NETWORKS, *ON_CLUSTER),
     recsys("medium", 300, "polars,cudf,polars-gpu", *ON_MEDIUM),
     recsys("pandas on one core", 1800, "pandas", *ON_LARGE, budget=ONE_CORE),

@@ -670,13 +670,6 @@ def test_a_wrong_request_starts_no_process(
         buzzer.bench(BenchRequest(**{"model": "net.onnx", "seq": 8} | changed), out=tmp_path / "out")
 
 
-def test_a_missing_device_starts_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "bench", lambda *_: pytest.fail("a process was started"))
-    monkeypatch.setattr("buzzer.suite.run.feasible.cuda_problem", lambda: "no driver")
-    with pytest.raises(UnsupportedError, match="no CUDA device here: no driver"):
-        buzzer.bench(BenchRequest("bert-base", device="cuda"), out=tmp_path)
-
-
 def test_a_fixed_batch_is_not_called_another(tmp_path: Path) -> None:
     path = export(torch.nn.Linear(6, 3), tmp_path / "fixed.onnx", rows=4)
     spec = BenchSpec(4, 128, 2, "fixed", "padded", 0, {"path": str(path)})

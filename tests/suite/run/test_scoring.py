@@ -294,7 +294,7 @@ def predicts() -> dict[str, list[str]]:
 def test_every_task_scores_last_and_once() -> None:
     """A `predict` function without a phase `load` is part of one that has it."""
     phases = predicts()
-    assert len(phases) == 7
+    assert len(phases) == 8
     for path, names in phases.items():
         assert names[-2:] == ["write", "score"], path
         assert names.count("score") == 1, path
