@@ -1,5 +1,6 @@
 import os
 import signal
+import sys
 import tempfile
 
 # Test processes share the cores, so libraries get one thread each. This must be set before their first import.
@@ -37,6 +38,13 @@ def temporary(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Temporary files go into pytest's temporary folder, so that those of a killed harness are removed with it."""
     os.environ["TMPDIR"] = str(tmp_path_factory.mktemp("tmp"))
     tempfile.tempdir = None
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """The random numbers of torch are the same in every run of a test."""
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
 
 
 @pytest.fixture(params=sorted(frames.ENGINES), scope="module")
