@@ -146,12 +146,25 @@ def summaries(records: Iterable[Record]) -> list[TaskSummary]:
     pool = noise_pool(records)
     best: dict[str, TaskSummary] = {}
     for group in boards(records).values():
-        ranked = [row for row in rows(group) if row.ranked]
+        ranked = most_repeated([row for row in rows(group) if row.ranked])
         plain = plain_run(ranked)
         if plain is not None:
             found = TaskSummary(ranked, plain, pool)
             best[found.task] = max(best.get(found.task, found), found, key=_worth)
     return [summary for _, summary in sorted(best.items())]
+
+
+def most_repeated(ranked: Sequence[RunGroup]) -> list[RunGroup]:
+    """The runs without those that another one has in more rounds. Such two differ only in the memory and the time of their budgets."""
+    most = Counter[tuple[object, ...]]()
+    for row in ranked:
+        most[_resources(row)] = max(most[_resources(row)], len(row.records))
+    return [row for row in ranked if len(row.records) == most[_resources(row)]]
+
+
+def _resources(row: RunGroup) -> tuple[object, ...]:
+    r = row.first
+    return r.engine_name, r.backend, r.precision, r.device, comparison.cores(r)
 
 
 def noise_pool(records: Iterable[Record]) -> list[Record]:

@@ -59,6 +59,19 @@ def test_a_gain_has_its_interval_from_three_rounds_on(make_record: Make) -> None
     assert s.backend is not None and s.backend.is_noise
 
 
+def test_a_run_of_more_rounds_is_shown_before_one_with_other_limits(make_record: Make) -> None:
+    """Also if that one was faster. With other cores it is another run."""
+    limits = {"name": "1c2g9s", "cores": 1, "memory_bytes": 2 * 10**9, "time_s": 9.0}
+    plain = rounds(make_record, [4.0, 4.0, 4.0])
+    fast = rounds(make_record, [2.0, 2.0, 2.0], backend="onnxruntime", **PASSED)
+    once = rounds(make_record, [1.5], backend="onnxruntime", budget=limits, **PASSED)
+    (s,) = summary.summaries([*plain, *fast, *once])
+    assert s.best.wall_s == 2.0
+    on_two = rounds(make_record, [1.5], backend="onnxruntime", budget=TWO, **PASSED)
+    (s,) = summary.summaries([*plain, *fast, *on_two])
+    assert s.best.wall_s == 1.5
+
+
 def test_the_findings_name_the_change_that_gains_most(make_record: Make) -> None:
     def task(
         name: str, scores: dict[str, float], metric: str, engine_s: float, backend_s: float
