@@ -111,8 +111,8 @@ class Engine(ABC):
 
     @abstractmethod
     def read_matching(self, path: Path, keys: Frame, on: Sequence[str]) -> Frame:
-        """The rows of a Parquet file whose columns `on` match a row of `keys` (unique). Reads one row group at a time, so memory use
-        grows with the result and not with the file."""
+        """The rows of a Parquet file whose columns `on` match a row of `keys` (unique). Reads some row groups at a time, on
+        pandas and cuDF about as many rows as there are keys, so memory use grows with the keys and the result and not with the file."""
 
     @abstractmethod
     def write_parquet(self, t: Frame, path: Path) -> None:

@@ -89,14 +89,14 @@ class Eager(Engine):
         with ParquetFile(path) as file:
             rows = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
         # A merge hashes all keys. So it reads about as many rows as there are keys, and not one row group.
-        groups = batches(rows, len(keys)) or [[]]
+        groups = batches(rows, len(keys))
+        if not groups:
+            return self.read_parquet(path)
         return self.concat(
             [self._row_groups(path, some).merge(keys[list(on)], on=list(on)) for some in groups]
         )
 
     def _row_groups(self, path: Path, groups: list[int]) -> Frame:
-        if self.gpu and not groups:
-            return self.xp.read_parquet(path)  # a file without rows
         if self.gpu:
             return self.xp.read_parquet(path, row_groups=groups)
         from pyarrow.parquet import ParquetFile
