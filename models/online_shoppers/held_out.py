@@ -1,6 +1,5 @@
 """The test rows of `online-shoppers` for `buzzer bench` of boosted trees: the columns of the file, and the features of the task's models."""
 
-import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,8 +23,9 @@ ENGINE = "polars"
 def raw(spec: BenchSpec) -> Rows:
     """The columns of the file that are numbers, and `Weekend` as 0 or 1."""
     e, data = frames.load(ENGINE), task.TASK.prepare(None, spec.work, 1.0, spec.seed, silent)
-    t = e.filter(task.read(e, data.folder), lambda c: c("row") % task.EVERY == 0)
-    t = e.with_columns(t, **{FLAG: lambda c: e.cast(c(FLAG) == "TRUE", "int64")})
+    t = e.with_columns(
+        task.rows_of_test(e, data.folder), **{FLAG: lambda c: e.cast(c(FLAG) == "TRUE", "int64")}
+    )
     return Rows(np.asarray(e.matrix(e.collect(t), raw_columns())), data.source)
 
 
@@ -51,11 +51,10 @@ def features(spec: BenchSpec) -> Rows:
 def encoded(context: Context) -> Array:
     """The features of the test rows, float32 [rows, NUMBERS], with what a fit has saved in `context.work`."""
     e, work = frames.load(ENGINE), context.work
-    t = e.collect(e.filter(task.read(e, context.data), lambda c: c("row") % task.EVERY == 0))
-    t = task.base(e, t, task.saved_tables(e, work, "codes", CODED))
-    prior = {"bought": float(json.loads((work / "prior.json").read_text()))}
-    for name, table in task.saved_tables(e, work, "rates", task.ENCODED).items():
-        t = e.target_encode(t, table, [f"{name}_code"], prior, task.SMOOTHING, f"te_{name}")
+    t = task.base(
+        e, e.collect(task.rows_of_test(e, context.data)), task.saved_tables(e, work, "codes", CODED)
+    )
+    t = task.encode(e, t, task.saved_tables(e, work, "rates", task.ENCODED), task.saved_prior(work))
     return e.matrix(e.collect(t), task.NUMBERS)
 
 

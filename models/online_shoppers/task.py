@@ -99,17 +99,14 @@ class Shoppers(DatasetTask[Params]):
         """Predict the purchases of the test rows with each model, and blend."""
         e, params = frames.load(context.engine), context.params
         yield "load"
-        t = e.collect(e.filter(read(e, context.data), lambda c: c("row") % EVERY == 0))
+        t = e.collect(rows_of_test(e, context.data))
         tables = saved_tables(e, context.work, "codes", CODED)
         rates = saved_tables(e, context.work, "rates", ENCODED)
-        prior = {"bought": float(json.loads((context.work / "prior.json").read_text()))}
+        prior = saved_prior(context.work)
         sizes = sizes_of(e, tables)
         sessions = ensemble.open_sessions(context, network_of(context, sizes), len(NUMBERS), len(CODED))
         yield "features"
-        t = base(e, t, tables)
-        for name in ENCODED:
-            t = e.target_encode(t, rates[name], [f"{name}_code"], prior, SMOOTHING, f"te_{name}")
-        t = e.keep(t)
+        t = e.keep(encode(e, base(e, t, tables), rates, prior))
         yield "transfer"
         x, codes = e.matrix(t, NUMBERS), codes_of(e, t, sizes)
         outputs: dict[str, list[Array]] = {name: [] for name in sessions}
@@ -141,6 +138,23 @@ class Shoppers(DatasetTask[Params]):
 def saved_tables(e: Engine, folder: Path, kind: str, names: tuple[str, ...]) -> dict[str, Frame]:
     """The tables <kind>-<name>.parquet that `fit` saved."""
     return {name: e.collect(e.read_parquet(folder / f"{kind}-{name}.parquet")) for name in names}
+
+
+def saved_prior(folder: Path) -> float:
+    """The overall rate of purchase that `fit` saved."""
+    return float(json.loads((folder / "prior.json").read_text()))
+
+
+def rows_of_test(e: Engine, folder: Path) -> Frame:
+    """The rows of the file that are the test."""
+    return e.filter(read(e, folder), lambda c: c("row") % EVERY == 0)
+
+
+def encode(e: Engine, t: Frame, rates: Mapping[str, Frame], prior: float) -> Frame:
+    """Add the rates of purchase of the training rows."""
+    for name in ENCODED:
+        t = e.target_encode(t, rates[name], [f"{name}_code"], {"bought": prior}, SMOOTHING, f"te_{name}")
+    return t
 
 
 def encode_own(e: Engine, t: Frame, prior: float) -> Frame:
