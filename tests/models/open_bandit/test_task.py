@@ -10,23 +10,16 @@ import pytest
 
 from buzzer.datasets.contract import silent
 from buzzer.datasets.open_bandit import logs
-from buzzer.engine import frames, infer
-from buzzer.errors import UnsupportedError, UsageError
+from buzzer.engine import infer
+from buzzer.errors import UsageError
 from buzzer.models.api.context import Data, RunContext
 from buzzer.models.open_bandit import task
 from buzzer.suite import registry
+from buzzer.suite.run.plan import engine_works
 
 Run = Callable[..., Any]
 MakeContext = Callable[..., RunContext]
 NAME = "open-bandit"
-
-
-def available(name: str) -> bool:
-    try:
-        frames.load(name)
-    except UnsupportedError:
-        return False
-    return True
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +35,7 @@ def test_the_trees_beat_the_rate_of_the_item(
     data: Data, tmp_path: Path, make_context: MakeContext, run: Run
 ) -> None:
     scores = []
-    for engine in filter(available, registry.task(NAME).engines):
+    for engine in filter(engine_works, registry.task(NAME).engines):
         work = tmp_path / engine
         work.mkdir()
         fitted, _ = run(task.TASK.fit(make_context(NAME, data, work, work, engine, "xgboost")))

@@ -11,20 +11,13 @@ import pytest
 from buzzer.datasets.complete_journey import mapping
 from buzzer.datasets.contract import silent
 from buzzer.engine import frames
-from buzzer.errors import UnsupportedError, UsageError
+from buzzer.errors import UsageError
 from buzzer.models.complete_journey import task as complete_journey
 from buzzer.models.online_shoppers import task as shoppers
 from buzzer.suite import registry
+from buzzer.suite.run.plan import engine_works
 
 BACKENDS = ("torch_eager", "onnxruntime")
-
-
-def available(name: str) -> bool:
-    try:
-        frames.load(name)
-    except UnsupportedError:
-        return False
-    return True
 
 
 def settings_of(name: str, **changes: Any) -> dict[str, Any]:
@@ -64,7 +57,7 @@ def test_complete_journey_learns_what_comes_next(
     assert data.source == "official" and data.notes == complete_journey.NOTES and data.rows["search"] == 0
     small = settings_of("complete-journey", epochs=8, dim=16, length=8, networks=["gru"], batch=32, lr=0.01)
     results = []
-    for engine in filter(available, ("pandas", "polars")):
+    for engine in filter(engine_works, ("pandas", "polars")):
         work = tmp_path / engine
         work.mkdir()
         fit = make_context("sigir-ecom-task1", data, work, work, engine, "torch_eager", **small)
@@ -90,7 +83,7 @@ def test_online_shoppers_beat_guessing(
         )
     )
     results = []
-    for engine in filter(available, frames.ENGINES):
+    for engine in filter(engine_works, frames.ENGINES):
         for backend in BACKENDS:
             out = tmp_path / f"{engine}-{backend}"
             out.mkdir()
