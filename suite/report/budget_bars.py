@@ -12,10 +12,15 @@ from buzzer.suite.analysis import comparison, published_job
 from buzzer.suite.analysis.published_job import LEAST_ROWS, LEAST_WORK, PublishedJob, Share
 from buzzer.suite.records.repetitions import RunGroup, boards, rows
 from buzzer.suite.records.schema import Record
-from buzzer.suite.report import charts, published, summary, templates
+from buzzer.suite.report import published, summary, templates
 from buzzer.suite.report.format import clock_text, seconds_text
 
 MOST_BARS = 6  # bars of one panel for a group
+
+# Seconds between two ticks.
+STEPS = (
+    0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 6 * 3600, 12 * 3600, 86400, 2 * 86400, 7 * 86400,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,8 +60,7 @@ class Panel:
     @property
     def ticks(self) -> list[tuple[float, str]]:
         """Round times inside the axis: per cent and text."""
-        steps = [step for step, _ in charts.TIMES if 2.5 <= self.end_s / step <= 9] or [self.end_s / 4]
-        step = steps[-1]
+        step = next((step for step in STEPS if self.end_s / step <= 4.5), STEPS[-1])
         return [(self.at(i * step), _tick(i * step)) for i in range(int(self.end_s / step) + 1)]
 
 

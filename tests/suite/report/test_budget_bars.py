@@ -137,10 +137,12 @@ def test_the_image_has_bars_as_long_as_their_times(make_record: Make, tmp_path: 
 
 
 def test_every_limit_has_round_ticks() -> None:
-    for limit in (3.0, 30.0, 90.0, 600.0, 5 * 3600.0, 86_400.0, 7 * 86_400.0):
+    for limit in (0.7, 3.0, 15.0, 30.0, 90.0, 600.0, 900.0, 4800.0, 5 * 3600.0, 86_400.0, 7 * 86_400.0):
         panel = Panel("", limit, [("", [])])
-        assert 3 <= len(panel.ticks) <= 10
+        assert 3 <= len(panel.ticks) <= 6
         assert panel.ticks[0] == (0.0, "0")
+        assert all(len(text) <= 7 for _, text in panel.ticks)
+    assert [text for _, text in Panel("", 15.234, [("", [])]).ticks] == ["0", "5 s", "10 s", "15 s"]
 
 
 def test_records_without_a_published_time_or_a_timeout_have_no_image(
