@@ -26,7 +26,8 @@ def packed(
     """Rows of the file, [rows, labels + 1]: for each label twice the step of its log odds plus the label, and the author's group."""
     columns = []
     for label in LABELS:
-        log_odds = np.log(best[label]) - np.log1p(-best[label])
+        with np.errstate(divide="ignore"):  # 0 and 1 count as the farthest log odds
+            log_odds = np.log(best[label]) - np.log1p(-best[label])
         step = np.floor((log_odds + FARTHEST) * STEPS_PER_UNIT).clip(0, STEPS - 1)
         columns.append(2 * step.astype(np.int64) + truth[label])
     return np.stack([*columns, author_group(followers)], axis=1).astype(np.uint16)
