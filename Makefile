@@ -41,7 +41,7 @@ lint: $(VENV)/.dev  ## ruff, mypy strict, pyright
 	$(BIN)/mypy & mypy=$$!; $(BIN)/pyright && wait $$mypy  # in parallel: each uses one core
 
 gpu-plan: $(VENV)/.test $(VENV)/.gpu-plan  ## check on a CPU that lazy plans translate to cuDF and eager code uses only names of cuDF (3.7 GB install)
-	$(BIN)/python -m pytest -m gpu_plan $$(grep -rl gpu_plan tests --include='*.py')
+	$(BIN)/python -m pytest $(IN_PARALLEL) -m gpu_plan $$(grep -rl gpu_plan tests --include='*.py')
 
 kernels: $(VENV)/.test $(VENV)/.kernels  ## test the GPU kernels in Triton's interpreter, and compile them (0.3 GB install)
 	$(BIN)/python -m pytest $(IN_PARALLEL) tests/engine/kernels tests/engine/fused \
@@ -95,7 +95,7 @@ report: $(VENV)/.weights  ## write the leaderboard, the HTML page, and README's 
 	$(BIN)/buzzer report results --out results/leaderboard.md --html results/index.html --readme README.md --headline docs/budget.svg
 
 browser: $(VENV)/.browser  ## test the HTML page in headless Chromium (Debian's package; skipped without it)
-	$(BIN)/python -m pytest -m browser $$(grep -rl mark.browser tests --include='*.py')
+	$(BIN)/python -m pytest $(IN_PARALLEL) -m browser $$(grep -rl mark.browser tests --include='*.py')
 
 notebook: $(VENV)/.notebook  ## run docs/notebook.ipynb and store its outputs
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ClearMetadataPreprocessor.enabled=True docs/notebook.ipynb
