@@ -598,12 +598,12 @@ def test_finished_models_are_not_trained_again(
 def test_every_network_beats_the_baseline_on_generated_data(
     tmp_path: Path, make_context: MakeContext, run: Run
 ) -> None:
-    """At the default scale, in half the epochs, by far more than chance (two standard deviations are 0.026)."""
-    data = TASK.prepare(None, tmp_path / "cache", 0.02, 0, silent)
+    """At half the default scale, in half the epochs."""
+    data = TASK.prepare(None, tmp_path / "cache", 0.01, 0, silent)
     (tmp_path / "work").mkdir()
     done = make_context("booking", data, tmp_path / "work", tmp_path, "polars", "torch_eager", epochs=4)
     run(TASK.fit(done))
     scores = run(TASK.predict(done))[0].scores
     for name in NETWORKS:
-        assert scores[f"accuracy@4_{name}"] > scores["accuracy@4_baseline"] + 0.05
+        assert scores[f"accuracy@4_{name}"] > scores["accuracy@4_baseline"] + 0.04  # two standard deviations
     assert scores["accuracy@4"] > scores["accuracy@4_baseline"] + 0.08
