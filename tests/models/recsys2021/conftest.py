@@ -1,10 +1,11 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from buzzer.datasets.contract import silent
+from buzzer.engine import cluster
 from buzzer.models.api.context import Data, RunContext
 from buzzer.models.recsys2021.task import TASK
 
@@ -43,3 +44,11 @@ def fitted_trees(
     work = tmp_path_factory.mktemp("work")
     run(TASK.fit(trees_context(work, work)))
     return work
+
+
+@pytest.fixture(scope="session")
+def scheduler() -> Iterator[str]:
+    """The address of a running cluster of two local workers."""
+    pytest.importorskip("distributed", reason="needs the cluster extra")
+    with cluster.opened(2) as client:
+        yield client.scheduler.address

@@ -26,16 +26,29 @@ def test_workers_share_the_pieces(tmp_path: Path, trees_context: MakeContext) ->
     assert all(shared)
 
 
-@pytest.mark.parametrize("engine", ["polars", pytest.param("pandas", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("engine", "running"), [("polars", False), pytest.param("pandas", True, marks=pytest.mark.slow)]
+)
 def test_two_workers_write_the_same_submission_as_one_process(
-    engine: str, fitted_trees: Path, tmp_path: Path, trees_context: MakeContext, run: Run
+    engine: str,
+    running: bool,
+    fitted_trees: Path,
+    tmp_path: Path,
+    trees_context: MakeContext,
+    run: Run,
+    request: pytest.FixtureRequest,
 ) -> None:
+    """With workers of its own, and on a cluster that is running."""
+    if running:
+        shared_by: dict[str, Any] = {"scheduler": request.getfixturevalue("scheduler")}
+    else:
+        shared_by = {"workers": 2}
     outs = [tmp_path / name for name in ("alone", "shared")]
     results = []
-    for workers, out in zip((0, 2), outs, strict=True):
+    for changes, out in zip(({}, shared_by), outs, strict=True):
         out.mkdir()
         context = trees_context(fitted_trees, out, engine, piece_rows=PIECE_ROWS)
-        results.append(run(TASK.predict(replace(context, workers=workers))))
+        results.append(run(TASK.predict(replace(context, **changes))))
     (alone, _), (shared, phases) = results
     assert phases == ["load", "preprocess", "predict", "write", "score"]
     assert shared.scores == alone.scores
@@ -47,11 +60,11 @@ def test_two_workers_write_the_same_submission_as_one_process(
 
 @pytest.mark.slow
 def test_two_workers_fit_trees_as_good_as_those_of_one_process(
-    fitted_trees: Path, tmp_path: Path, trees_context: MakeContext, run: Run
+    fitted_trees: Path, tmp_path: Path, trees_context: MakeContext, run: Run, scheduler: str
 ) -> None:
     """XGBoost's Dask interface merges the workers' quantile sketches, so the trees differ slightly."""
     context = trees_context(tmp_path, tmp_path, piece_rows=PIECE_ROWS)
-    shared = run(TASK.fit(replace(context, workers=2)))[0].details["validation"]["trees_kfold"]
+    shared = run(TASK.fit(replace(context, scheduler=scheduler)))[0].details["validation"]["trees_kfold"]
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in fitted_trees.iterdir()}
     alone = run(TASK.fit(context))[0].details["validation"]["trees_kfold"]
     assert shared["RCE"] == pytest.approx(alone["RCE"], abs=1.0)

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from buzzer.models.api.context import RunContext
+from buzzer.models.api.context import Result, RunContext
 from buzzer.models.kept_pieces import KeptPieces
 from buzzer.models.recsys2021 import features, sizes
 from buzzer.models.recsys2021.predicting import Predictor
@@ -47,52 +48,74 @@ def stopped(context: RunContext, after: Callable[[], bool]) -> None:
     steps.close()
 
 
-@pytest.mark.parametrize("engine", ["polars", pytest.param("pandas", marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("joined_rows", "groups"), [(PIECE_ROWS, PIECES), (250, 3)])
-@pytest.mark.parametrize(
-    ("parsed", "predicted"), [(1, 0), (3, 0), (5, 0), (5, 1), (5, 3), (5, 5)], ids=lambda n: str(n)
-)
+Whole = Callable[[str], tuple[Result, bytes]]
+
+
+@pytest.fixture(scope="module")
+def whole(
+    fitted_trees: Path, trees_context: MakeContext, run: Run, tmp_path_factory: pytest.TempPathFactory
+) -> Whole:
+    """For an engine: the result and the submission of a prediction that was not interrupted."""
+
+    @cache
+    def of(engine: str) -> tuple[Result, bytes]:
+        out = tmp_path_factory.mktemp("whole")
+        result = run(TASK.predict(trees_context(fitted_trees, out, engine, piece_rows=PIECE_ROWS)))[0]
+        return result, (out / "results.csv").read_bytes()
+
+    return of
+
+
+ENDS = [(1, 0), (3, 0), (5, 0), (5, 1), (5, 3), (5, 5)]  # pieces that were parsed and predicted
+JOINED = [(PIECE_ROWS, PIECES), (250, 3)]  # pieces are predicted one by one, and two at a time
+CASES = [
+    *[("polars", *end, *joined) for end in ENDS for joined in JOINED],
+    *[pytest.param("pandas", *end, *JOINED[1], marks=pytest.mark.slow) for end in ENDS[2:4]],
+]
+
+
+@pytest.mark.parametrize(("engine", "parsed", "predicted", "joined_rows", "groups"), CASES)
 def test_a_resumed_prediction_writes_the_same_bytes(
+    engine: str,
     parsed: int,
     predicted: int,
     joined_rows: int,
     groups: int,
-    engine: str,
     fitted_trees: Path,
     tmp_path: Path,
     trees_context: MakeContext,
     run: Run,
+    whole: Whole,
     counted: dict[str, int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With pieces that are predicted one by one, and with two at a time."""
+    expected, submission = whole(engine)
+    assert expected.details["pieces"] == PIECES
     monkeypatch.setattr(sizes, "joined_rows", lambda context: joined_rows)
     predicted = min(predicted, groups)
-    outs = [tmp_path / name for name in ("whole", "first", "second")]
+    outs = [tmp_path / name for name in ("first", "second")]
     for out in outs:
         out.mkdir()
     partial = tmp_path / "partial"
     make = [trees_context(fitted_trees, out, engine, piece_rows=PIECE_ROWS) for out in outs]
-    whole = run(TASK.predict(make[0]))[0]
-    assert whole.details["pieces"] == PIECES and counted == {"parsed": PIECES, "predicted": groups}
     counted.update(parsed=0, predicted=0)
 
     def reached() -> bool:
         return counted["parsed"] >= parsed and counted["predicted"] >= predicted
 
-    stopped(replace(make[1], partial=partial), reached)
-    assert list(outs[1].glob("results.csv")) == []
+    stopped(replace(make[0], partial=partial), reached)
+    assert list(outs[0].glob("results.csv")) == []
     kept = KeptPieces(partial)
     coded = sum(f"coded{n}" in kept for n in range(PIECES))
     done = sum(f"predicted{n}" in kept for n in range(PIECES))
     passed = "first_pass" in kept
     assert done >= predicted - 1 and (passed or coded >= parsed - 1)
     counted.update(parsed=0, predicted=0)
-    resumed = run(TASK.predict(replace(make[2], partial=partial)))[0]
+    resumed = run(TASK.predict(replace(make[1], partial=partial)))[0]
     assert counted == {"parsed": 0 if passed else PIECES - coded, "predicted": groups - done}
-    assert (outs[2] / "results.csv").read_bytes() == (outs[0] / "results.csv").read_bytes()
-    assert resumed.scores == whole.scores and resumed.rows == whole.rows
-    assert [path.name for path in outs[2].iterdir()] == ["results.csv"]
+    assert (outs[1] / "results.csv").read_bytes() == submission
+    assert resumed.scores == expected.scores and resumed.rows == expected.rows
+    assert [path.name for path in outs[1].iterdir()] == ["results.csv"]
 
 
 def test_a_damaged_piece_is_made_again(
@@ -121,16 +144,15 @@ def test_a_single_piece_is_not_kept(
 
 @pytest.mark.slow
 def test_a_cluster_predicts_no_whole_piece_again(
-    fitted_trees: Path, tmp_path: Path, trees_context: MakeContext, run: Run
+    fitted_trees: Path, tmp_path: Path, trees_context: MakeContext, run: Run, scheduler: str
 ) -> None:
-    pytest.importorskip("distributed", reason="needs the cluster extra")
     outs, partial = [tmp_path / name for name in ("alone", "first", "second")], tmp_path / "partial"
     results = []
     for out in outs:
         out.mkdir()
         context = trees_context(fitted_trees, out, piece_rows=PIECE_ROWS)
         if out != outs[0]:
-            context = replace(context, workers=2, partial=partial)
+            context = replace(context, scheduler=scheduler, partial=partial)
         results.append(run(TASK.predict(context))[0])
         if out == outs[1]:  # as if the run had been killed before its second and fifth piece were whole
             (partial / "predicted1" / "rows").write_bytes(b"")
