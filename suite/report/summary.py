@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from buzzer.suite import budget as budgets
 from buzzer.suite import registry
 from buzzer.suite.analysis import comparison
 from buzzer.suite.analysis.statistics import Ratio, paired
 from buzzer.suite.records.repetitions import RunGroup, boards, rows
 from buzzer.suite.records.schema import Record
-from buzzer.suite.report.format import counted, seconds_text
+from buzzer.suite.report.format import seconds_text
+from buzzer.suite.words import counted
 
 NAMES = {
     "pandas": "pandas", "polars": "Polars", "cudf": "cuDF", "polars-gpu": "Polars on cuDF", "torch_eager": "PyTorch",
@@ -134,7 +134,7 @@ def setting(row: RunGroup) -> tuple[str, str, str]:
 
 def cores_text(r: Record) -> str:
     """`1 core`, `2 cores`."""
-    return budgets.cores_text(comparison.cores(r))
+    return counted(comparison.cores(r), "core")
 
 
 def summaries(records: Iterable[Record]) -> list[TaskSummary]:
