@@ -40,11 +40,6 @@ def folder() -> Path | None:
     return found if found is not None and found.is_dir() else None
 
 
-def has_logs(root: Path) -> bool:
-    """Whether a folder has the folder of a policy."""
-    return any((root / policy).is_dir() for policy in POLICIES)
-
-
 def contents(root: Path) -> str:
     """A hash of the files of a folder of logs. Raises DataError if one is missing."""
     return fingerprint([path for paths in files(root).values() for path in paths], root)

@@ -20,6 +20,7 @@ import numpy as np
 from buzzer.datasets import open_bandit as dataset
 from buzzer.datasets.contract import Progress
 from buzzer.datasets.open_bandit import generator, logs, metric
+from buzzer.datasets.open_bandit.reader import has_logs
 from buzzer.datasets.open_bandit.schema import CAMPAIGNS, FILES, ITEM, ROWS, USER
 from buzzer.engine import frames
 from buzzer.engine.frames import Engine, Frame
@@ -76,7 +77,7 @@ class OpenBandit(DatasetTask[Params]):
         that are missing or invalid.
         """
         root = logs.folder() if source is None else source
-        if root is None or not logs.has_logs(root):
+        if root is None or not has_logs(root):
             return super().prepare(source, cache, scale, seed, progress)
         name = f"open_bandit_logs-v{logs.VERSION}"
         if source is not None:

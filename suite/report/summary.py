@@ -222,12 +222,13 @@ def _stack(r: Record) -> str:
 
 
 def _rule(found: Sequence[TaskSummary]) -> str:
-    """The tasks by the single change that gains most on one core."""
-    gains: dict[str, list[tuple[float, str]]] = {"backend": [], "engine": [], "": []}
+    """The tasks by the single change that gains most on one core. A gain of too few rounds to know its noise is named apart."""
+    gains: dict[str, list[tuple[float, str]]] = {"backend": [], "engine": [], "unsure": [], "": []}
     for s in found:
         changes = [("engine", s.engine), ("backend", s.backend)]
         known = [(kind, g) for kind, g in changes if g is not None and g.ratio.value > 1 and not g.is_noise]
         kind, gain = max(known, key=lambda item: item[1].ratio.value, default=("", None))
+        kind = "unsure" if gain is not None and gain.is_noise is None else kind
         gains[kind].append((-gain.ratio.value, f"{s.task} {gain.text}") if gain else (0.0, s.task))
     texts = {kind: ", ".join(text for _, text in sorted(names)) for kind, names in gains.items()}
     parts = [
@@ -236,6 +237,8 @@ def _rule(found: Sequence[TaskSummary]) -> str:
     ]
     if any(parts) and texts[""]:
         parts.append(f"No gain beyond noise for {texts['']}.")
+    if texts["unsure"]:
+        parts.append(f"Too few rounds to tell for {texts['unsure']}.")
     return " ".join(filter(None, parts))
 
 

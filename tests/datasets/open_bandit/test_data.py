@@ -76,6 +76,8 @@ def test_logs_of_another_form_are_refused(
     with pytest.raises(DataError) as error:
         logs.generate(tmp_path / "out", 1.0, 0, silent, root=tmp_path / "raw")
     assert expected in error.value.message and not (tmp_path / "out").exists()
+    with pytest.raises(DataError, match="logs, not tables"):
+        open_bandit.check(tmp_path / "raw", silent)
 
 
 def test_a_missing_package_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
