@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from buzzer.engine.frames.base import Array
 from buzzer.engine.infer.cost import row_flops
 from buzzer.models.api.context import Work
 from buzzer.models.by_model import of
@@ -64,7 +65,7 @@ def of_network(context: Context, name: str) -> int:
     """The FLOPs of one row in all bags of a network."""
     from buzzer.models.recsys2021 import network_training
 
-    row = {
+    row: dict[str, Array] = {
         "features": np.zeros((1, len(feature_set(context.params).names())), dtype=np.float32),
         "tokens": np.ones((1, of(context.params.tokens, name)), dtype=np.int32),
         "users": np.zeros((1, 2), dtype=np.int64),

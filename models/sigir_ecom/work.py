@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from buzzer.engine.frames.base import Array
 from buzzer.engine.infer.cost import row_flops
 from buzzer.models.api.context import Work
 from buzzer.models.work import tree_nodes
@@ -28,7 +29,7 @@ def network_flops(kind: str, s: "Sizes") -> int:
 
     from buzzer.models.sigir_ecom.next_item.networks import NETWORKS, TopK
 
-    row = {
+    row: dict[str, Array] = {
         "items": np.ones((1, s.length), dtype=np.int64),
         "kinds": np.ones((1, s.length), dtype=np.int64),
         "numbers": np.zeros((1, s.length, s.numbers), dtype=np.float32),
@@ -42,5 +43,8 @@ def network_flops(kind: str, s: "Sizes") -> int:
 def of_purchase(network: Any, numbers: int, codes: int, model: Path, table_rows: int) -> Work:
     """The work of task 2. network: a `Dlrm` that reads `numbers` and `codes` columns.  model: the saved trees."""
     trees, nodes = tree_nodes(model)
-    row = {"numbers": np.zeros((1, numbers), dtype=np.float32), "codes": np.zeros((1, codes), dtype=np.int64)}
+    row: dict[str, Array] = {
+        "numbers": np.zeros((1, numbers), dtype=np.float32),
+        "codes": np.zeros((1, codes), dtype=np.int64),
+    }
     return Work(float(trees), nodes, float(row_flops(network.eval(), row)), table_rows)
