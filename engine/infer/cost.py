@@ -62,7 +62,7 @@ def row_flops(module: Any, row: Mapping[str, Array]) -> int:
 
     module: a torch module; on the device `meta` nothing is computed.  row: the inputs of one row, [1, ...] each.
     """
-    # Not one row: torch multiplies a matrix of one row by an operation that it does not count.
+    # From two rows on: for one row torch may choose other operations.
     two, three = (
         counted_run(module, {name: np.repeat(x, n, axis=0) for name, x in row.items()})[0] for n in (2, 3)
     )
