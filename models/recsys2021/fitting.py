@@ -30,7 +30,7 @@ Details = Generator[str, None, dict[str, Any]]  # yields phases, returns details
 # Multiplicative hashing (Knuth, The Art of Computer Programming 3, section 6.4).
 MIX, MIXED = 2_654_435_761, 2**32
 # Shares of the phase `features` after which the codes and the lookup tables are made. The rest encodes the sample.
-CODES, TABLES = 0.2, 0.7
+CODES, TABLES = 0.35, 0.65
 
 
 @dataclass(frozen=True)
