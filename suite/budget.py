@@ -13,6 +13,7 @@ import psutil
 from buzzer.configs import load_yaml
 from buzzer.engine import device
 from buzzer.errors import UsageError, unknown_name
+from buzzer.suite.words import counted
 
 _PATTERN = re.compile(
     r"(?P<cores>\d+)c(?P<memory>\d+(?:\.\d+)?)(?P<memory_unit>[kmgt]i?)b?(?P<time>\d+(?:\.\d+)?)(?P<time_unit>[smhd])"
@@ -100,17 +101,12 @@ def allowed_cores() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
-def cores_text(number: int) -> str:
-    """`1 core`, `2 cores`."""
-    return "1 core" if number == 1 else f"{number} cores"
-
-
 def unmet(budget: Budget) -> list[str]:
     """The limits of the budget that this machine cannot provide, in words."""
     cores, memory = len(allowed_cores()), psutil.virtual_memory().total
     problems = []
     if budget.cores and budget.cores > cores:
-        problems.append(f"{cores_text(budget.cores)} required, {cores} available")
+        problems.append(f"{counted(budget.cores, 'core')} required, {cores} available")
     if budget.memory_bytes and budget.memory_bytes > memory:
         problems.append(
             f"{budget.memory_bytes / 1e9:.1f} GB of memory required, {memory / 1e9:.1f} GB available"

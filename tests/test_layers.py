@@ -23,7 +23,7 @@ LAYERS = {
         "bench",
         "analysis run",
         "records",
-        "budget config_file escape registry requests",
+        "budget config_file escape registry requests words",
     ],
     "engine": ["infer.backends", "fused", "infer kernels", "cluster device faults frames quant"],
     "models": [

@@ -46,7 +46,9 @@ def test_the_image_installs_extras_that_exist() -> None:
     text = (ROOT / "Dockerfile").read_text()
     (extras,) = re.findall(r"-e '\.\[([\w,-]+)\]'", text)
     assert set(extras.split(",")) <= set(EXTRAS)
-    assert "26.10" in text
+    assert re.search(r"RAPIDS=26\.10-cuda\d+-py3\.\d+\n", text)  # the form of the tags from 25.12 on
+    for source in re.findall(r"^COPY (\S+) ", text, flags=re.MULTILINE):
+        assert (ROOT / source).exists()
 
 
 def test_the_citation_has_the_version() -> None:
@@ -72,6 +74,18 @@ def workflow_commands() -> list[list[str]]:
         line.replace("$TASK", job["env"]["TASK"]).replace("$OPTIONS", job["env"]["OPTIONS"]) for line in lines
     ]
     return [shlex.split(line)[1:] for line in filled if line.startswith("buzzer ")]
+
+
+def test_the_workflow_has_the_keys_that_github_requires() -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "speed.yml").read_text())
+    assert workflow[True] == "pull_request"  # YAML 1.1 reads the key `on` as true
+    for job in workflow["jobs"].values():
+        assert job["runs-on"] and all(("uses" in step) != ("run" in step) for step in job["steps"])
+        assert all(
+            re.fullmatch(r"[\w/-]+@v\d+", step.get("uses", "actions/none@v0")) for step in job["steps"]
+        )
+        installed = " ".join(step["run"] for step in job["steps"] if step.get("name") == "install")
+        assert {*re.findall(r"\.\[([\w,-]+)\]", installed)} <= set(EXTRAS)
 
 
 @pytest.mark.parametrize("words", workflow_commands(), ids=" ".join)

@@ -38,8 +38,15 @@ def write(out: Path, impressions: pl.DataFrame, facts_name: str, facts: dict[str
         (partial / facts_name).write_text(json.dumps(facts, indent=1) + "\n")
 
 
+def has_logs(folder: Path) -> bool:
+    """Whether a folder has logs as they are distributed: a folder for each policy."""
+    return any((folder / policy).is_dir() for policy in POLICIES)
+
+
 def check(folder: Path, progress: Progress) -> Files:
     """Check every line of the three files. Raises DataError that names file, line and column, and for a truth of other rows."""
+    if has_logs(folder):
+        raise DataError(f"{folder}: logs, not tables", "`buzzer run open-bandit --data` reads them")
     paths = {part: need(folder, (name,), WHERE) for part, (name, _) in FILES.items()}
     rows, clicks = dict.fromkeys(paths, 0), 0
     for number, (part, path) in enumerate(paths.items()):

@@ -24,4 +24,4 @@ LOG_ROWS = 10_000  # of each of the six logs in the package
 ROWS = LOG_ROWS * len(POLICIES) * len(CAMPAIGNS)
 FIRST_DAY_MS, DAY_MS, DAYS = 1_574_553_600_000, 86_400_000, 7  # 2019-11-24
 TRAIN_DAYS = 5  # the last two days are the test
-WHERE = "`buzzer data info open_bandit` says where the data are; without them the task runs on a generated stand-in"
+WHERE = "a folder has random/all/all.csv, item_context.csv and the other logs of `obp`, or train.csv, test.csv and truth.csv"

@@ -9,6 +9,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from buzzer.engine.infer.session import Array
 
 WEIGHT_BYTES = {"fp64": 8, "fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "int8-dynamic": 1, "fp8": 1}
@@ -40,21 +42,11 @@ def cost_of(model: Any, batch: Mapping[str, Array]) -> Cost | None:
 
 
 def of_module(module: Any, batch: Mapping[str, Array]) -> Cost:
-    """The cost from torch's FLOP counter: matrix products, convolutions and attention. Runs the module once."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    device = next((p.device for p in module.parameters()), torch.device("cpu"))
-    inputs = [torch.as_tensor(array, device=device) for array in batch.values()]
-    rows, steps = [0], [0]
+    """The cost of a torch module: the FLOPs of `counted_run`, and its weights. Runs the module once."""
+    rows = [0]
     handles = [m.register_forward_hook(_rows(rows)) for m in module.modules() if _is_table(m)]
-    if device.type == "cuda":  # torch does not count the operation of a recurrent layer on CUDA
-        handles += [m.register_forward_hook(_steps(steps)) for m in module.modules() if _is_recurrent(m)]
     try:
-        # torch does not count this operation by default.
-        on_cpu = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
-        with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=on_cpu) as counter:
-            result = module(*inputs)
+        flops, inputs, result = counted_run(module, batch)
     finally:
         for handle in handles:
             handle.remove()
@@ -62,7 +54,65 @@ def of_module(module: Any, batch: Mapping[str, Array]) -> Cost:
     tables = {id(p) for m in module.modules() if _is_table(m) for p in m.parameters()}
     dense = sum(p.numel() for p in module.parameters() if id(p) not in tables)
     moved = sum(t.numel() * t.element_size() for t in (*inputs, *outputs))
-    return Cost(counter.get_total_flops() + steps[0], dense, rows[0] + moved)
+    return Cost(flops, dense, rows[0] + moved)
+
+
+def row_flops(module: Any, row: Mapping[str, Array]) -> int:
+    """The FLOPs of `counted_run` that each further row adds to a run. What a run computes once for all rows does not count.
+
+    module: a torch module; on the device `meta` nothing is computed.  row: the inputs of one row, [1, ...] each.
+    """
+    # From two rows on: for one row torch may choose other operations.
+    two, three = (
+        counted_run(module, {name: np.repeat(x, n, axis=0) for name, x in row.items()})[0] for n in (2, 3)
+    )
+    return three - two
+
+
+def counted_run(module: Any, batch: Mapping[str, Array]) -> tuple[int, list[Any], Any]:
+    """Run a torch module once, on the device of its weights. Returns its FLOPs, its inputs and its outputs.
+
+    The FLOPs are those of matrix products, convolutions, attention and recurrent layers, by torch's counter; a multiply-add counts as two.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    inputs = [torch.as_tensor(array, device=device) for array in batch.values()]
+    # torch does not count this operation by default.
+    on_cpu = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
+    counter = FlopCounterMode(display=False, custom_mapping=on_cpu)
+    recurrent = Recurrent(counter)
+    handles = [
+        handle
+        for m in module.modules()
+        if isinstance(m, torch.nn.RNNBase)
+        for handle in (m.register_forward_pre_hook(recurrent.begin), m.register_forward_hook(recurrent.end))
+    ]
+    try:
+        with torch.no_grad(), counter:
+            result = module(*inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return counter.get_total_flops() + recurrent.uncounted, inputs, result
+
+
+class Recurrent:
+    """Hooks that count recurrent layers: each weight matrix once per step and row. torch counts some of their operations, by device."""
+
+    def __init__(self, counter: Any) -> None:
+        self.counter, self.before, self.uncounted = counter, 0, 0
+
+    def begin(self, module: Any, inputs: Any) -> None:
+        """Note what torch has counted before the layer."""
+        self.before = self.counter.get_total_flops()
+
+    def end(self, module: Any, inputs: Any, output: Any) -> None:
+        """Add what torch has not counted of the layer."""
+        matrices = sum(p.numel() for p in module.parameters() if p.ndim == 2)
+        counted = self.counter.get_total_flops() - self.before
+        self.uncounted += 2 * matrices * prod(inputs[0].shape[:2]) - counted
 
 
 def _attention(q: Any, k: Any, v: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
@@ -77,27 +127,11 @@ def _is_table(module: Any) -> bool:
     return isinstance(module, torch.nn.Embedding | torch.nn.EmbeddingBag)
 
 
-def _is_recurrent(module: Any) -> bool:
-    import torch
-
-    return isinstance(module, torch.nn.RNNBase)
-
-
 def _rows(total: list[int]) -> Any:
     """A hook that adds up the bytes of the embedding rows that are read."""
 
     def hook(module: Any, inputs: Any, output: Any) -> None:
         total[0] += inputs[0].numel() * module.embedding_dim * 4
-
-    return hook
-
-
-def _steps(total: list[int]) -> Any:
-    """A hook that adds up the FLOPs of recurrent layers: each weight matrix once per step and row."""
-
-    def hook(module: Any, inputs: Any, output: Any) -> None:
-        matrices = sum(p.numel() for p in module.parameters() if p.ndim == 2)
-        total[0] += 2 * matrices * prod(inputs[0].shape[:2])
 
     return hook
 

@@ -1,10 +1,13 @@
 """How much of a phase of `fit` is done. A task reports it, and the harness shows it with the time that is left.
 
-Loops nest: an epoch is a part of its network, and a network is a part of the phase. Only a fit has a listener, so a prediction that
+Parts nest: an epoch is a part of its network, and a network is a part of the phase. Only a fit has a listener, so a prediction that
 shares code with a fit reports nothing.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import accumulate
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 T = TypeVar("T")
@@ -34,14 +37,36 @@ def report(share: float) -> None:
         _listener(_part.start + _part.length * share)
 
 
-def over(items: Sequence[T]) -> Iterator[T]:
-    """The items. While one is worked on, it is the innermost part. All parts count the same."""
+@contextmanager
+def part(start: float, end: float) -> Iterator[None]:
+    """Make a part of the innermost part, from one share (0 to 1) of it to another, the innermost. A block that ends without an error is
+    reported as done."""
     global _part
     outer = _part
+    _part = Part(outer.start + outer.length * start, outer.length * (end - start))
     try:
-        for number, item in enumerate(items):
-            _part = Part(outer.start + outer.length * number / len(items), outer.length / len(items))
-            yield item
-            report(1.0)
+        yield
+        report(1.0)
     finally:
         _part = outer
+
+
+def over(items: Sequence[T], sizes: Sequence[float] = ()) -> Iterator[T]:
+    """The items. While one is worked on, it is the innermost part. sizes: how much work each is, in any unit; by default all the same."""
+    ends = [*accumulate(sizes or [1] * len(items))]
+    start = 0.0
+    for item, end in zip(items, ends, strict=True):
+        share = end / (ends[-1] or 1)
+        with part(start, share):
+            yield item
+        start = share
+
+
+def over_pieces(pieces: Iterable[Path], total: int) -> Iterator[Path]:
+    """Files that are pieces of `total` bytes. Reports the share of the bytes that are done; nothing if `total` is 0."""
+    done = 0
+    for piece in pieces:
+        done += piece.stat().st_size  # before it is worked on, because its reader may delete it
+        yield piece
+        if total:
+            report(min(done / total, 1.0))

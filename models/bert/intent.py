@@ -24,6 +24,7 @@ from buzzer.datasets import clinc150 as dataset
 from buzzer.datasets.clinc150 import generator
 from buzzer.datasets.clinc150.metric import TESTED
 from buzzer.datasets.clinc150.reader import FILE, OOS
+from buzzer.models.api import progress
 from buzzer.models.api.context import Result, Steps
 from buzzer.models.bert import weights
 from buzzer.models.bert.params import IntentContext, IntentParams
@@ -134,7 +135,7 @@ class BertIntent(IntentTask[IntentParams]):
         tokens = tokenizer.load(folder, params.longest)
         train, valid = (
             head.embedded(model, tokenizer.labelled(tokens, splits, part, classes), params.batch)
-            for part in ("train", "val")
+            for part in progress.over(("train", "val"), [len(splits[part]) for part in ("train", "val")])
         )
         yield "fit"
         best = head.fit(train, valid, len(classes), params.l2, context.seed)

@@ -71,17 +71,22 @@ class Booking(DatasetTask[Params]):
         e, files, params = frames.load(context.engine), paths(context.data), context.params
         bags = bags_of(params)
         yield "load"
-        train = e.collect(features.read_stays(e, files["train"]))
-        test = e.collect(features.read_stays(e, files["test"]))
+        parts = [files["train"], files["test"]]
+        sizes_of_parts = [path.stat().st_size for path in parts]
+        train, test = (
+            e.collect(features.read_stays(e, path)) for path in progress.over(parts, sizes_of_parts)
+        )
         yield "features"
         fitted_tables = features.fit_tables(e, train, test, params.rare)
         tables = {name: e.collect(table) for name, table in fitted_tables.items()}
 
-        def trips(stays: Frame, *, backwards: bool = False) -> Frame:
+        def trips(stays: Frame, backwards: bool) -> Frame:
             coded = features.code(e, stays, tables)
             return e.collect(features.trip_features(e, coded, params.lags, backwards=backwards))
 
-        forwards, visible, backwards = trips(train), trips(test), trips(train, backwards=True)
+        jobs = ((train, False), (test, False), (train, True))
+        with progress.part(0.2, 0.9):
+            forwards, visible, backwards = (trips(*job) for job in progress.over(jobs))
         transitions = e.collect(features.fit_transitions(e, e.concat([forwards, visible])))
         yield "transfer"
         stays = training_stays(e, forwards, backwards, visible, params.lags)

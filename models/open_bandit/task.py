@@ -10,7 +10,8 @@ description.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +20,19 @@ import numpy as np
 from buzzer.datasets import open_bandit as dataset
 from buzzer.datasets.contract import Progress
 from buzzer.datasets.open_bandit import generator, logs, metric
-from buzzer.datasets.open_bandit.schema import CAMPAIGNS, FILES, ITEM, USER
+from buzzer.datasets.open_bandit.reader import has_logs
+from buzzer.datasets.open_bandit.schema import CAMPAIGNS, FILES, ITEM, ROWS, USER
 from buzzer.engine import frames
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Array, Columns, Expr
-from buzzer.errors import UsageError
 from buzzer.models.api.context import Data, Result, Steps, Work
 from buzzer.models.dataset_task import DatasetTask, DataSource
 from buzzer.models.open_bandit.params import Context, Params
 from buzzer.models.work import table_rows, tree_nodes
 
-REAL = (
-    "real data: Open Bandit (ZOZOTOWN, 24 to 30 November 2019), six logs of 10,000 impressions",
-    "time split: the last two days are the test",
-)
+REAL = "real data: Open Bandit (ZOZOTOWN, 24 to 30 November 2019), {}"
+SAMPLE = "six logs of 10,000 impressions"  # what the package has
+SPLIT = "time split: the last two days are the test"
 STAND_IN = "a generated stand-in for Open Bandit: `pip install --no-deps obp==0.4.1` for the real impressions"
 CLICK, TREES, PRIOR = "click", "trees.ubj", "prior.json"
 FOLDS = 5  # of the out-of-fold encodings of the training rows
@@ -69,19 +69,26 @@ class OpenBandit(DatasetTask[Params]):
     data_source = DataSource(
         f"open_bandit-v{generator.VERSION}", dataset.generate, dataset.check, stand_in=STAND_IN
     )
-    logs = DataSource(f"open_bandit_logs-v{logs.VERSION}", logs.generate, dataset.check)
 
     def prepare(self, source: Path | None, cache: Path, scale: float, seed: int, progress: Progress) -> Data:
-        """Map the installed package's logs into tables, in the cache; without the package generate a stand-in there.
+        """Map logs into tables, in the cache: those in the folder `source` or, without one, in the installed package.
 
-        Raises UsageError for a folder of files.
+        A folder may also have the tables themselves. Without a folder and the package a stand-in is generated. Raises DataError for files
+        that are missing or invalid.
         """
+        root = logs.folder() if source is None else source
+        if root is None or not has_logs(root):
+            return super().prepare(source, cache, scale, seed, progress)
+        name = f"open_bandit_logs-v{logs.VERSION}"
         if source is not None:
-            raise UsageError("open-bandit reads its data from an installed package", "leave --data out")
-        if logs.folder() is None:
-            return super().prepare(None, cache, scale, seed, progress)
-        files = self.logs.files(None, cache, scale, seed, progress)
-        return Data(files.folder, files.fingerprint, "official", dict(files.rows), min(scale, 1.0), REAL)
+            name += f"-{logs.contents(root)[:16]}"
+        tables = DataSource(name, partial(logs.generate, root=root), dataset.check)
+        files = tables.files(None, cache, scale, seed, progress)
+        share = min(scale, 1.0)
+        rows = files.rows["train"] + files.rows["test"]
+        size = SAMPLE if rows == round(ROWS * share) else f"{rows:,} impressions"
+        notes = (REAL.format(size), SPLIT)
+        return Data(files.folder, files.fingerprint, "official", dict(files.rows), share, notes)
 
     def fit_steps(self, context: Context) -> Steps:
         """Sum up the clicks of each combination of keys, and train the trees on out-of-fold rates."""
@@ -94,21 +101,8 @@ class OpenBandit(DatasetTask[Params]):
         yield "features"
         clicks = e.to_numpy(t, [CLICK])[CLICK]
         priors = {CLICK: float(clicks.mean())}
-        rates = {name: e.collect(e.group_sums(t, keys, [CLICK])) for name, keys in ENCODED.items()}
-        encoded = e.with_columns(t, fold=lambda c: c("row") % FOLDS)
-        source = e.collect(encoded)
-        for name, keys in ENCODED.items():
-            encoded = e.target_encode_kfold(
-                encoded,
-                keys,
-                "fold",
-                priors,
-                params.smoothing,
-                f"te_{name}",
-                source=source,
-                table=rates[name],
-            )
-        encoded = e.keep(encoded)
+        rates = {name: e.collect(table) for name, table in rates_of(e, t).items()}
+        encoded = e.keep(encode_own(e, t, rates, priors, params.smoothing))
         yield "transfer"
         x = e.matrix(encoded, NUMBERS)
         yield "fit"
@@ -141,9 +135,7 @@ class OpenBandit(DatasetTask[Params]):
         priors = {CLICK: float(json.loads((context.work / PRIOR).read_text()))}
         session = open_trees(context)
         yield "features"
-        for name, keys in ENCODED.items():
-            t = e.target_encode(t, rates[name], keys, priors, params.smoothing, f"te_{name}")
-        t = e.keep(t)
+        t = e.keep(encode(e, t, rates, priors, params.smoothing))
         yield "transfer"
         x = e.matrix(t, NUMBERS)
         parts = []
@@ -189,6 +181,33 @@ def base(e: Engine, t: Frame) -> Frame:
     }
     t = e.with_columns(t, **codes)
     return e.with_columns(t, campaign_code=lambda c: sum(c(f"is_{name}") for name in CAMPAIGNS))
+
+
+def rates_of(e: Engine, t: Frame) -> dict[str, Frame]:
+    """Sums of clicks by the keys of ENCODED."""
+    return {name: e.group_sums(t, keys, [CLICK]) for name, keys in ENCODED.items()}
+
+
+def encode_own(
+    e: Engine, t: Frame, rates: Mapping[str, Frame], priors: Mapping[str, float], smoothing: float
+) -> Frame:
+    """Add out-of-fold rates of clicks to the rows that `rates` sum up."""
+    t = e.with_columns(t, fold=lambda c: c("row") % FOLDS)
+    source = e.collect(t)
+    for name, keys in ENCODED.items():
+        t = e.target_encode_kfold(
+            t, keys, "fold", priors, smoothing, f"te_{name}", source=source, table=rates[name]
+        )
+    return t
+
+
+def encode(
+    e: Engine, t: Frame, rates: Mapping[str, Frame], priors: Mapping[str, float], smoothing: float
+) -> Frame:
+    """Add the rates of clicks of the training rows."""
+    for name, keys in ENCODED.items():
+        t = e.target_encode(t, rates[name], keys, priors, smoothing, f"te_{name}")
+    return t
 
 
 def equals(e: Engine, column: str, value: str, code: int) -> Callable[[Columns], Expr]:

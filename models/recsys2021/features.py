@@ -21,6 +21,7 @@ from buzzer.datasets.recsys2021.schema import (
 )
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import FIRST_CODE, UNSEEN, Columns, Expr, Lookup, TextFeatures, means_of
+from buzzer.models.api import progress
 from buzzer.models.recsys2021 import feature_sets, vocabulary
 from buzzer.models.recsys2021.feature_sets import (
     COUNTS,
@@ -239,18 +240,23 @@ def code(e: Engine, t: Frame, codes: Mapping[str, Frame]) -> Frame:
 
 
 def fit_tables(e: Engine, train: Source, columns: FeatureSet) -> dict[str, Frame]:
-    """Sums of the labels and counts by each key, over coded rows, and the language that each reader sees most."""
-    return sums_by(e, train, columns.keys) | ({"spoken": spoken(e, train)} if columns.pairs else {})
+    """Sums of the labels and counts by each key, over coded rows, and the language that each reader sees most; computed one by one."""
+    return sums_by(e, train, columns.keys) | (
+        {"spoken": e.collect(spoken(e, train))} if columns.pairs else {}
+    )
 
 
 def fit_raw_tables(e: Engine, early: Source, columns: FeatureSet) -> dict[str, Frame]:
-    """Sums and counts by the keys of the `split` trees, over coded rows of an earlier time."""
+    """Sums and counts by the keys of the `split` trees, over coded rows of an earlier time; computed one by one."""
     return sums_by(e, early, columns.raw)
 
 
 def sums_by(e: Engine, rows: Source, wanted: Keys) -> dict[str, Frame]:
-    """Sums of the labels and counts of the rows by each of the keys."""
-    return {name: e.group_sums(rows([*keys, *TARGETS]), keys, list(TARGETS)) for name, keys in wanted.items()}
+    """Sums of the labels and counts of the rows by each of the keys, computed one by one."""
+    return {
+        name: e.collect(e.group_sums(rows([*keys, *TARGETS]), keys, list(TARGETS)))
+        for name, keys in progress.over([*wanted.items()])
+    }
 
 
 def raw_lookups(tables: Mapping[str, Frame], columns: FeatureSet) -> list[Lookup]:

@@ -29,6 +29,8 @@ Keep = Callable[[Columns], Expr]  # a condition for `Engine.filter`
 Details = Generator[str, None, dict[str, Any]]  # yields phases, returns details for the record
 # Multiplicative hashing (Knuth, The Art of Computer Programming 3, section 6.4).
 MIX, MIXED = 2_654_435_761, 2**32
+# Shares of the phase `features` after which the codes and the lookup tables are made. The rest encodes the sample.
+CODES, TABLES = 0.35, 0.65
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,18 @@ class Rows:
             path.unlink()
 
 
+def read_parts(e: Engine, context: Context, extra: Sequence[str]) -> list[Rows]:
+    """`read_all` of `train` and of `val`."""
+    by_part = {part: part_files(context.data / part) for part in ("train", "val")}
+    sizes_of_parts = [sum(map(size_of, files)) for files in by_part.values()]
+    return [read_all(e, context, part, extra) for part in progress.over([*by_part], sizes_of_parts)]
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file."""
+    return path.stat().st_size
+
+
 def read_all(e: Engine, context: Context, part: str, extra: Sequence[str]) -> Rows:
     """The rows of `train` or `val`, read one piece at a time: the columns of `features.base` and the columns `extra`.
 
@@ -75,8 +89,10 @@ def read_all(e: Engine, context: Context, part: str, extra: Sequence[str]) -> Ro
     """
     files: list[Path] = []
     rows, columns = 0, feature_set(context.params)
-    for path in part_files(context.data / part):
-        for piece in pieces(path, context.work, sizes.piece_rows(context)):
+    paths = part_files(context.data / part)
+    for path in progress.over(paths, [*map(size_of, paths)]):
+        plain = size_of(path) if path.suffix not in (".gz", ".lzo") else 0
+        for piece in progress.over_pieces(pieces(path, context.work, sizes.piece_rows(context)), plain):
             t = features.base(e, features.read_part(e, piece, True), columns, True, extra)
             t = e.collect(e.with_columns(t, row=shifted(rows)))
             rows += e.height(t)
@@ -93,7 +109,7 @@ def shifted(rows: int) -> Any:
 def code(rows: Rows, codes: Mapping[str, Frame]) -> None:
     """Code the files in place."""
     e = rows.e
-    for path in rows.files:
+    for path in progress.over(rows.files):
         t = e.collect(features.code(e, e.read_parquet(path), codes))
         e.write_parquet(t, path)
 
@@ -114,8 +130,9 @@ def fit_tables(
 ) -> Fitted:
     """Sums, counts and codes over the training rows."""
     columns = feature_set(context.params)
-    tables = collected(e, features.fit_tables(e, train.columns, columns))
     users, raw = {}, {}
+    with progress.part(0.0, 0.5):
+        tables = features.fit_tables(e, train.columns, columns)
     if models.all_networks:
         users = collected(e, {"code": features.fit_users(e, train.columns, context.params.user_rows)})
     if "split" in models.trees:
@@ -123,7 +140,8 @@ def fit_tables(
         def early(names: Sequence[str]) -> Frame:
             return train.columns([*names, "time"], lambda c: ~late(c))
 
-        raw = collected(e, features.fit_raw_tables(e, early, columns))
+        with progress.part(0.6, 1.0):
+            raw = features.fit_raw_tables(e, early, columns)
     return Fitted(codes, users, tables, raw, features.priors(e, tables))
 
 
@@ -138,8 +156,10 @@ def first_stage(e: Engine, context: Context, models: ModelSelection, train: Rows
     strategies = [name for name in ("kfold", "loo") if name in models.trees]
     if models.all_networks and "kfold" not in strategies:
         strategies.append("kfold")
+    done = 0.0 if fitted.saved else TABLES  # of the first phase `features`
     for strategy in strategies:
-        details |= yield from encoded_by(e, context, models, strategy, train, sample, fitted)
+        details |= yield from encoded_by(e, context, models, strategy, train, sample, fitted, done)
+        done = 0.0
     del sample
     if "split" in models.trees:
         yield from split_trees(e, context, train, fitted)
@@ -154,16 +174,21 @@ def encoded_by(
     train: Rows,
     sample: Frame,
     fitted: Fitted,
+    done: float,
 ) -> Details:
-    """Train the models that read rows encoded by a strategy: its trees, and for `kfold` the networks. Returns the networks' details."""
+    """Train the models that read rows encoded by a strategy: its trees, and for `kfold` the networks. Returns the networks' details.
+
+    done: share of the phase `features` that is done.
+    """
     columns = feature_set(context.params)
     # Networks are given all columns, and choose among them.
     readers = None if strategy == "kfold" and models.all_networks else [f"trees_{strategy}"]
     yield "features"
-    rows = features.encode_own(
-        e, sample, fitted.tables, fitted.means, strategy, columns, readers, source=train.columns
-    )
-    rows = e.keep(rows)
+    with progress.part(done, 1.0):
+        rows = features.encode_own(
+            e, sample, fitted.tables, fitted.means, strategy, columns, readers, source=train.columns
+        )
+        rows = e.keep(rows)
     yield "transfer"
     y = labels(e, rows)
     if strategy in models.trees:
@@ -245,9 +270,11 @@ def second_stage(e: Engine, context: Context, models: ModelSelection, part: Rows
     """
     params, chosen = context.params, feature_set(context.params)
     yield "features"
-    tables = collected(e, second_stage_features.fit_tables(e, part.columns, chosen, models.second))
+    with progress.part(0.0, 0.4):
+        tables = second_stage_features.fit_tables(e, part.columns, chosen, models.second)
     means = second_stage_features.priors(e, part.columns)
-    counts = collected(e, second_stage_features.count(e, part.columns, chosen, models.second))
+    with progress.part(0.4, 0.6):
+        counts = collected(e, second_stage_features.count(e, part.columns, chosen, models.second))
     counted = second_stage_features.count_lookups(counts, chosen)
     keep = sampled(params.second_rows, part.height)
     val = encoded(e, part.columns(chosen.read_names(), keep), lookups(e, fitted, chosen), chosen)

@@ -272,18 +272,3 @@ NETWORKS: dict[str, type[Logistic] | type[Pooled] | type[Gru64] | type[Gru128]] 
     "gru128": Gru128,
     "logistic": Logistic,
 }
-
-
-def flops(network: nn.Module, tokens: int) -> int:
-    """The floating point operations of a prediction for one row with a text of this length: 2 for each product and sum of a linear layer
-    or a GRU, and the sums of `Pooled`'s token vectors. Activations, batch norms and cosines, below 1 percent, do not count."""
-    total = 0
-    for name, module in network.named_modules():
-        used = not name.startswith("heads.")  # the heads are used in training only
-        if isinstance(module, nn.Linear) and used:
-            total += 2 * module.in_features * module.out_features
-        elif isinstance(module, nn.GRU):
-            total += 2 * tokens * 3 * module.hidden_size * (module.input_size + module.hidden_size)
-    if isinstance(network, Pooled):
-        total += tokens * network.text.table.embedding_dim
-    return total

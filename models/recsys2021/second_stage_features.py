@@ -18,6 +18,7 @@ from buzzer.models.recsys2021.features import (
     encoding,
     in_folds,
     same,
+    sums_by,
 )
 from buzzer.models.recsys2021.params import SECOND
 
@@ -38,10 +39,8 @@ def counts(columns: FeatureSet, models: Sequence[str]) -> Keys:
 
 
 def fit_tables(e: Engine, validation: Source, columns: FeatureSet, models: Sequence[str]) -> dict[str, Frame]:
-    """Sums of the validation rows' labels by each key."""
-    wanted = encodings(columns, models)
-    labels = list(TARGETS)
-    return {name: e.group_sums(validation([*keys, *labels]), keys, labels) for name, keys in wanted.items()}
+    """Sums of the validation rows' labels by each key, computed one by one."""
+    return sums_by(e, validation, encodings(columns, models))
 
 
 def looked_up_by(columns: FeatureSet, models: Sequence[str]) -> dict[str, KeyColumns]:

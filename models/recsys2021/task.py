@@ -41,6 +41,7 @@ from buzzer.datasets.workers import usable_cores
 from buzzer.engine import frames
 from buzzer.engine.frames import Engine
 from buzzer.errors import unknown_name
+from buzzer.models.api import progress
 from buzzer.models.api.context import Data, Result, Steps
 from buzzer.models.dataset_task import DatasetTask, DataSource
 from buzzer.models.recsys2021 import (
@@ -107,11 +108,12 @@ class RecSys2021(DatasetTask[Params]):
         models = ensemble.select_models(context.params)
         texts = [features.TEXTS] if models.all_networks else []
         yield "load"
-        train, val = (fitting.read_all(e, context, part, texts) for part in ("train", "val"))
+        train, val = fitting.read_parts(e, context, texts)
         yield "features"
-        codes = collected(e, features.fit_codes(e, train.columns))
-        for part in (train, val):
-            fitting.code(part, codes)
+        with progress.part(0.0, 1.0 if drawing(context) else fitting.CODES):
+            codes = collected(e, features.fit_codes(e, train.columns))
+            for part in progress.over([train, val], [train.height, val.height]):
+                fitting.code(part, codes)
         details: dict[str, Any] = {"rows": {"train": train.height, "val": val.height}}
         notes: tuple[str, ...] = ()
         summed_rows = train.height
@@ -122,7 +124,8 @@ class RecSys2021(DatasetTask[Params]):
             details["drawn"], notes = facts, drawn_tables.notes(context)
             summed_rows = facts["rows"]
         else:
-            fitted = fitting.fit_tables(e, context, models, train, codes)
+            with progress.part(fitting.CODES, fitting.TABLES):
+                fitted = fitting.fit_tables(e, context, models, train, codes)
         details |= yield from fitting.first_stage(e, context, models, train, fitted)
         train.unlink()
         details |= yield from fitting.second_stage(e, context, models, val, fitted)

@@ -5,10 +5,15 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
+
+from buzzer.engine.frames.base import Array
+from buzzer.engine.infer.cost import row_flops
 from buzzer.models.api.context import Work
 from buzzer.models.by_model import of
 from buzzer.models.recsys2021 import trees
 from buzzer.models.recsys2021.ensemble import ModelSelection
+from buzzer.models.recsys2021.feature_sets import feature_set
 from buzzer.models.recsys2021.features import TARGETS
 from buzzer.models.recsys2021.params import Context, second_name
 from buzzer.models.work import table_rows, tree_nodes
@@ -57,9 +62,13 @@ def files_of_trees(context: Context, models: ModelSelection) -> Iterator[tuple[P
 
 
 def of_network(context: Context, name: str) -> int:
-    """The FLOPs of one row in all bags of a network: of its matrix products, and of the mean of the token vectors in `pooled`."""
+    """The FLOPs of one row in all bags of a network."""
     from buzzer.models.recsys2021 import network_training
-    from buzzer.models.recsys2021.networks import flops
 
-    network = network_training.outline(name, context.work)
-    return context.params.bags_of(name) * flops(network, of(context.params.tokens, name))
+    row: dict[str, Array] = {
+        "features": np.zeros((1, len(feature_set(context.params).names())), dtype=np.float32),
+        "tokens": np.ones((1, of(context.params.tokens, name)), dtype=np.int32),
+        "users": np.zeros((1, 2), dtype=np.int64),
+    }
+    network = network_training.outline(name, context.work).eval()
+    return context.params.bags_of(name) * row_flops(network, row)

@@ -1,14 +1,14 @@
-"""The work of the models of both tasks for one test row, from the sizes of their layers.
-
-A network reads a whole window, so padding counts. A product and a sum count as two operations. Lookups, activations, norms and softmax count
-as none, and neither do the counts of task 1, which are lookups.
-"""
+"""The work of the models of both tasks for one test row. A network reads a whole window, so padding counts. The counts of task 1 are
+lookups and do not count."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from buzzer.engine.frames.base import FIRST_CODE
+import numpy as np
+
+from buzzer.engine.frames.base import Array
+from buzzer.engine.infer.cost import row_flops
 from buzzer.models.api.context import Work
 from buzzer.models.work import tree_nodes
 
@@ -24,24 +24,27 @@ def of_networks(sizes: Mapping[str, "Sizes"], networks: Iterable["NetworkSetting
 
 
 def network_flops(kind: str, s: "Sizes") -> int:
-    """Operations of one network on one window, its head over the whole catalogue among them."""
-    length = s.length + (kind == "masked")
-    narrow = 0 if s.item_dim == s.dim else s.item_dim * s.dim
-    layer = 6 * s.dim * s.dim if kind == "gru" else 12 * s.dim * s.dim + 2 * length * s.dim
-    events = length * (s.numbers * s.dim + narrow + s.layers * layer)
-    fuse = s.dim * s.item_dim + (s.dim + s.numbers) * s.item_dim
-    return 2 * (events + fuse + (s.scored - FIRST_CODE) * s.item_dim)
+    """The FLOPs of one network on one window, its head over the whole catalogue among them. The table of items is made before any window."""
+    import torch
+
+    from buzzer.models.sigir_ecom.next_item.networks import NETWORKS, TopK
+
+    row: dict[str, Array] = {
+        "items": np.ones((1, s.length), dtype=np.int64),
+        "kinds": np.ones((1, s.length), dtype=np.int64),
+        "numbers": np.zeros((1, s.length, s.numbers), dtype=np.float32),
+    }
+    with torch.device("meta"):
+        codes = torch.empty(s.products, dtype=torch.int64)
+        network = NETWORKS[kind](s, codes, codes, torch.empty(s.products, s.vectors))
+        return row_flops(TopK(network, 1), row)
 
 
-def of_purchase(numbers: int, codes: int, dim: int, hidden: int, model: Path, table_rows: int) -> Work:
-    """The work of task 2. model: the saved trees; the other arguments are as in `Dlrm`."""
+def of_purchase(network: Any, numbers: int, codes: int, model: Path, table_rows: int) -> Work:
+    """The work of task 2. network: a `Dlrm` that reads `numbers` and `codes` columns.  model: the saved trees."""
     trees, nodes = tree_nodes(model)
-    return Work(float(trees), nodes, float(dlrm_flops(numbers, codes, dim, hidden)), table_rows)
-
-
-def dlrm_flops(numbers: int, codes: int, dim: int, hidden: int) -> int:
-    """Operations of `Dlrm` on one row."""
-    vectors = codes + 1
-    pairs = vectors * codes // 2
-    bottom = numbers * hidden + hidden * dim
-    return 2 * (bottom + vectors * vectors * dim + (hidden + pairs) * hidden + hidden)
+    row: dict[str, Array] = {
+        "numbers": np.zeros((1, numbers), dtype=np.float32),
+        "codes": np.zeros((1, codes), dtype=np.int64),
+    }
+    return Work(float(trees), nodes, float(row_flops(network.eval(), row)), table_rows)

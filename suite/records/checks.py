@@ -16,6 +16,7 @@ from buzzer.suite import budget as budgets
 from buzzer.suite import registry
 from buzzer.suite.records import gate
 from buzzer.suite.records.schema import PHASE_SLACK_S, PHASE_TOLERANCE, Record
+from buzzer.suite.words import counted
 
 # CPU seconds that may exceed cores x wall time: the clock's ticks, and time between two readings.
 CPU_SHARE, CPU_SLACK_S = 1.1, 0.5
@@ -131,7 +132,7 @@ def limits(r: Record) -> list[str]:
     limit, here = r.budget, r.machine
     if r.outcome == "ok" and not limit.unmet:
         if (cores := limit.cores or 0) > here.cores:
-            problems.append(f"{budgets.cores_text(cores)} on a machine of {here.cores}, and nothing is unmet")
+            problems.append(f"{counted(cores, 'core')} on a machine of {here.cores}, and nothing is unmet")
         if (limit.memory_bytes or 0) > here.memory_bytes:
             problems.append(f"a limit of {limit.memory_bytes} bytes on a machine of {here.memory_bytes}")
     if r.outcome != "ok":
@@ -165,7 +166,7 @@ def budget_name(r: Record) -> str:
 
 def _limits_text(limits: Iterable[float | None]) -> str:
     cores, *others = limits
-    parts = [] if cores is None else [budgets.cores_text(int(cores))]
+    parts = [] if cores is None else [counted(int(cores), "core")]
     units = ("bytes", "s", "bytes of GPU memory")
     parts += [f"{value:g} {unit}" for value, unit in zip(others, units, strict=True) if value is not None]
     return ", ".join(parts) or "no limit"
@@ -179,7 +180,7 @@ def cpu(r: Record) -> list[str]:
     spent = [("the run", r.cpu_s, r.wall_s + (r.score_s or 0.0))]
     spent += [(f"phase {p.name}", p.cpu_s, p.wall_s) for p in r.phases]
     problems = [
-        f"{name} took {cpu_s:.1f} CPU seconds of {budgets.cores_text(cores)} in {wall_s:.1f} s"
+        f"{name} took {cpu_s:.1f} CPU seconds of {counted(cores, 'core')} in {wall_s:.1f} s"
         for name, cpu_s, wall_s in spent
         if cpu_s is not None and cpu_s > cores * (CPU_SHARE * wall_s + CPU_SLACK_S)
     ]
@@ -330,7 +331,7 @@ def bench(r: Record) -> list[str]:
     if b.rows > r.rows:
         problems.append(f"{b.rows} rows in warm runs, {r.rows} in all")
     if b.threads > r.machine.cores:
-        problems.append(f"{b.threads} threads on {budgets.cores_text(r.machine.cores)}")
+        problems.append(f"{b.threads} threads on {counted(r.machine.cores, 'core')}")
     walls = {p.name: p.wall_s for p in r.phases}
     for phase in ("warm", "cold"):
         spent, wall = sum(r.samples.get(f"{phase}_run", [])), walls.get(phase, 0.0)

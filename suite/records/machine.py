@@ -13,8 +13,9 @@ import psutil
 
 from buzzer import plugins
 from buzzer.engine import device
-from buzzer.suite.budget import allowed_cores, cores_text
+from buzzer.suite.budget import allowed_cores
 from buzzer.suite.records.schema import Machine
+from buzzer.suite.words import counted
 
 LIBRARIES = (
     "buzzer",
@@ -63,7 +64,7 @@ def describe(facts: Machine) -> str:
     """The machine as one line for reports."""
     gpus = ", ".join(gpu.name for gpu in facts.gpus) or "no GPU"
     simd = f" ({facts.simd})" if facts.simd else ""  # older records do not have it
-    return f"{facts.cpu}{simd}, {cores_text(facts.cores)}, {facts.memory_bytes / 2**30:.0f} GiB, {gpus}"
+    return f"{facts.cpu}{simd}, {counted(facts.cores, 'core')}, {facts.memory_bytes / 2**30:.0f} GiB, {gpus}"
 
 
 @cache

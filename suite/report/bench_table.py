@@ -10,8 +10,9 @@ from buzzer.suite.bench.groups import BenchGroup, boards, rows
 from buzzer.suite.records import machine
 from buzzer.suite.records.schema import Record
 from buzzer.suite.report import charts, notes
-from buzzer.suite.report.format import counted, decimal, grouped, percent
+from buzzer.suite.report.format import decimal, grouped, percent
 from buzzer.suite.report.table import Column, Row, Table, table
+from buzzer.suite.words import counted
 
 COLUMNS = (
     Column("#", "rank", wrap=False),

@@ -16,10 +16,11 @@ from rich.text import Text
 
 from buzzer.models.api.context import SCORE
 from buzzer.suite.records.schema import Record
-from buzzer.suite.report.format import clock_text, counted
+from buzzer.suite.report.format import clock_text
 from buzzer.suite.run.executor import Level, Observer
 from buzzer.suite.run.plan import Run
 from buzzer.suite.run.progress import Part
+from buzzer.suite.words import counted
 
 UNSHOWN = (OSError, ValueError)  # errors of printing; UnicodeEncodeError and "closed file" are ValueErrors
 MARKS = {"ok": ("✓", "green"), "unsupported": ("-", "yellow")}

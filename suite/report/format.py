@@ -10,11 +10,6 @@ def clock_text(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{secs:02}" if hours else f"{minutes}:{secs:02}"
 
 
-def counted(number: int, noun: str) -> str:
-    """A number with its noun, in the plural unless it is 1: 1 run, 2 runs."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
 def seconds_text(seconds: float) -> str:
     """At least three significant figures without powers of ten: 1,234 s, 0.0123 s."""
     return f"{seconds:,.0f} s" if seconds >= 100 else f"{seconds:.3g} s"

@@ -10,7 +10,7 @@ from buzzer.suite.records.repetitions import rows
 from buzzer.suite.records.schema import Record
 from buzzer.suite.registry import NO_ENGINE
 from buzzer.suite.report import published
-from buzzer.suite.report.format import counted
+from buzzer.suite.words import counted
 
 SCORING = {  # Record.scoring -> text in tables
     "inside": "wall time includes scoring",

@@ -3,11 +3,12 @@
 import json
 from collections.abc import Iterator, Sequence
 
-from buzzer.suite.report.format import clock_text, counted
+from buzzer.suite.report.format import clock_text
 from buzzer.suite.report.table import Table, table
 from buzzer.suite.run import plan
 from buzzer.suite.run.estimates import Estimates
 from buzzer.suite.run.plan import Planned, Run
+from buzzer.suite.words import counted
 
 COLUMNS = (
     *("job", "task", "engine", "backend", "precision", "device", "budget", "size", "train scale"),

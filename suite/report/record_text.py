@@ -9,10 +9,11 @@ from buzzer.suite.records import machine
 from buzzer.suite.records.repetitions import unused
 from buzzer.suite.records.schema import Record
 from buzzer.suite.report import published, rerun
-from buzzer.suite.report.format import clock_text, counted, decimal, grouped, percent, seconds_text
+from buzzer.suite.report.format import clock_text, decimal, grouped, percent, seconds_text
 from buzzer.suite.report.leaderboard import megabytes
 from buzzer.suite.report.notes import SCORING, changes_of, variant_of
 from buzzer.suite.report.table import Table, table
+from buzzer.suite.words import counted
 
 GATES = {  # status of the gate -> meaning
     "passed": "its scores agree with those of the reference run",

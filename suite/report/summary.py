@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from buzzer.suite import budget as budgets
 from buzzer.suite import registry
 from buzzer.suite.analysis import comparison
 from buzzer.suite.analysis.statistics import Ratio, paired
 from buzzer.suite.records.repetitions import RunGroup, boards, rows
 from buzzer.suite.records.schema import Record
-from buzzer.suite.report.format import counted, seconds_text
+from buzzer.suite.report.format import seconds_text
+from buzzer.suite.words import counted
 
 NAMES = {
     "pandas": "pandas", "polars": "Polars", "cudf": "cuDF", "polars-gpu": "Polars on cuDF", "torch_eager": "PyTorch",
@@ -134,7 +134,7 @@ def setting(row: RunGroup) -> tuple[str, str, str]:
 
 def cores_text(r: Record) -> str:
     """`1 core`, `2 cores`."""
-    return budgets.cores_text(comparison.cores(r))
+    return counted(comparison.cores(r), "core")
 
 
 def summaries(records: Iterable[Record]) -> list[TaskSummary]:
@@ -222,12 +222,13 @@ def _stack(r: Record) -> str:
 
 
 def _rule(found: Sequence[TaskSummary]) -> str:
-    """The tasks by the single change that gains most on one core."""
-    gains: dict[str, list[tuple[float, str]]] = {"backend": [], "engine": [], "": []}
+    """The tasks by the single change that gains most on one core. A gain of too few rounds to know its noise is named apart."""
+    gains: dict[str, list[tuple[float, str]]] = {"backend": [], "engine": [], "unsure": [], "": []}
     for s in found:
         changes = [("engine", s.engine), ("backend", s.backend)]
         known = [(kind, g) for kind, g in changes if g is not None and g.ratio.value > 1 and not g.is_noise]
         kind, gain = max(known, key=lambda item: item[1].ratio.value, default=("", None))
+        kind = "unsure" if gain is not None and gain.is_noise is None else kind
         gains[kind].append((-gain.ratio.value, f"{s.task} {gain.text}") if gain else (0.0, s.task))
     texts = {kind: ", ".join(text for _, text in sorted(names)) for kind, names in gains.items()}
     parts = [
@@ -236,6 +237,8 @@ def _rule(found: Sequence[TaskSummary]) -> str:
     ]
     if any(parts) and texts[""]:
         parts.append(f"No gain beyond noise for {texts['']}.")
+    if texts["unsure"]:
+        parts.append(f"Too few rounds to tell for {texts['unsure']}.")
     return " ".join(filter(None, parts))
 
 

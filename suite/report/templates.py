@@ -5,7 +5,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from buzzer.suite.report.format import clock_text, counted, seconds_text
+from buzzer.suite.report.format import clock_text, seconds_text
+from buzzer.suite.words import counted
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -2,8 +2,10 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from buzzer.models.api import progress
 from buzzer.models.api.bench import BenchSpec
 from buzzer.models.api.context import Data, Result, RunContext
 from buzzer.suite import registry
@@ -12,16 +14,38 @@ Run = Callable[[Generator[str, None, Result]], tuple[Result, list[str]]]
 
 
 @pytest.fixture(scope="session")
-def run() -> Run:
-    """Runs `fit` or `predict` to its end: its result, and its phases in the order in which they began."""
+def shares_of() -> Callable[[Generator[str, None, Result]], tuple[Result, list[tuple[str, list[float]]]]]:
+    """Runs `fit` or `predict` to its end: its result, and each phase with the shares of it that were reported as done."""
+
+    def go(steps: Generator[str, None, Result]) -> tuple[Result, list[tuple[str, list[float]]]]:
+        phases: list[tuple[str, list[float]]] = []
+        progress.listen(lambda share: phases[-1][1].append(share))
+        try:
+            while True:
+                name = next(steps)
+                if not phases or phases[-1][0] != name:
+                    phases.append((name, []))
+        except StopIteration as stop:
+            return stop.value, phases
+        finally:
+            progress.listen(None)
+
+    return go
+
+
+@pytest.fixture(scope="session")
+def run(shares_of: Any) -> Run:
+    """Runs `fit` or `predict` to its end: its result, and its phases in the order in which they began.
+
+    The shares that a phase of a fit reports as done must not fall.
+    """
 
     def go(steps: Generator[str, None, Result]) -> tuple[Result, list[str]]:
-        phases = []
-        while True:
-            try:
-                phases.append(next(steps))
-            except StopIteration as stop:
-                return stop.value, list(dict.fromkeys(phases))
+        result, phases = shares_of(steps)
+        if steps.__name__.startswith("fit"):
+            for name, shares in phases:
+                assert np.all(np.diff(shares) > -1e-9) and max(shares, default=0) < 1 + 1e-9, (name, shares)
+        return result, list(dict.fromkeys(name for name, _ in phases))
 
     return go
 

@@ -30,6 +30,32 @@ def test_nested_loops_report_shares_of_the_whole(shares: list[float]) -> None:
     assert shares == [0.125, 0.25, 0.375, 0.5, 0.5, 0.625, 0.75, 0.875, 1.0, 1.0]
 
 
+def test_parts_have_the_size_that_is_given(shares: list[float]) -> None:
+    with progress.part(0.5, 1.0):
+        for _ in progress.over("abc", [3, 0, 1]):
+            pass
+    assert shares == [0.875, 0.875, 1.0, 1.0]
+
+
+def test_a_part_with_an_error_is_not_done(shares: list[float]) -> None:
+    with pytest.raises(ZeroDivisionError), progress.part(0.0, 0.5):
+        raise ZeroDivisionError
+    progress.report(0.25)
+    assert shares == [0.25]
+
+
+@pytest.mark.parametrize(("total", "expected"), [(10, [0.3, 1.0, 1.0]), (0, [])])
+def test_pieces_report_the_bytes_that_are_done(
+    shares: list[float], tmp_path: Path, total: int, expected: list[float]
+) -> None:
+    """The last piece is longer than the rest of the total, as a repeated header makes it. The reader deletes each piece."""
+    for number, size in enumerate((3, 7, 1)):
+        (tmp_path / str(number)).write_bytes(b"x" * size)
+    for path in progress.over_pieces(sorted(tmp_path.iterdir()), total):
+        path.unlink()
+    assert shares == expected
+
+
 def test_a_loop_that_is_left_early_leaves_the_outer_part(shares: list[float]) -> None:
     for _ in progress.over("ab"):
         for _ in progress.over("cd"):

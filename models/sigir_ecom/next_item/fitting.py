@@ -76,13 +76,17 @@ class Job:
         network.items.start_from(training.narrowed(vectors, settings.item_dim))
         checkpoint = context.work / f"{name}.checkpoint"
         trainer = Trainer(context, settings, network, sessions, checkpoint, params.epochs, settings.lr)
-        for _ in trainer.run(params.epochs, params.patience):
-            yield "fit"
-        answers = trainer.answers(params.candidates)
-        if test is not None and settings.tune_epochs:
-            tuner = Tuner(context, settings, network, test, None, settings.tune_epochs, settings.tune_lr)
-            for _ in tuner.run(settings.tune_epochs):
+        tuned_epochs = 0 if test is None else settings.tune_epochs
+        share = params.epochs / max(params.epochs + tuned_epochs, 1)
+        with progress.part(0.0, share):
+            for _ in trainer.run(params.epochs, params.patience):
                 yield "fit"
+        answers = trainer.answers(params.candidates)
+        if test is not None and tuned_epochs:
+            tuner = Tuner(context, settings, network, test, None, tuned_epochs, settings.tune_lr)
+            with progress.part(share, 1.0):
+                for _ in tuner.run(tuned_epochs):
+                    yield "fit"
         torch.save(network.cpu().state_dict(), context.work / f"{name}.pt")
         return answers, trainer.state.history
 

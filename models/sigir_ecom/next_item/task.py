@@ -83,7 +83,8 @@ class Recommendation(shared.ShopTask[Params]):
             raise DataError(f"{context.data}: {few} products, too few to train on", "use a larger --scale")
         catalogue, categories = shared.fit_products(e, content, product_names, vocabulary)
         limit = shared.session_limit(e, pages, searches, params.sessions)
-        parts = shared.in_parts(e, pages, searches, vocabulary, params.piece_rows)
+        ranges = shared.ranges(e, pages, params.piece_rows)
+        parts = shared.in_parts(e, pages, searches, vocabulary, ranges)
         arrays, learned, tables = yield from sessions_and_counts(e, context, vocabulary, parts, limit)
         baseline = counts_of(e, learned, vocabulary, params)
         del pages, searches, parts, learned  # training needs only the arrays

@@ -13,12 +13,14 @@ import numpy as np
 
 from buzzer.engine.frames.base import Array, on_host
 from buzzer.engine.infer import Session
+from buzzer.models.api import progress
 from buzzer.models.sigir_ecom.purchase import blending
 from buzzer.models.sigir_ecom.purchase.blending import Rows
 from buzzer.models.sigir_ecom.purchase.params import Context
 
 TREES, NETWORK, BLEND = "xgboost.ubj", "dlrm.pt", "weights.json"
 ENSEMBLE = "ensemble"
+OF_TREES = 0.1  # share of the phase `fit` that trains the trees
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,11 @@ def fit(
     """
     import torch
 
-    probabilities = {blending.TREES: fit_trees(context, x, rows)}
+    with progress.part(0.0, OF_TREES):
+        probabilities = {blending.TREES: fit_trees(context, x, rows)}
     yield "fit"
-    history = yield from fit_network(context, network, rows)
+    with progress.part(OF_TREES, 1.0):
+        history = yield from fit_network(context, network, rows)
     probabilities[blending.NETWORK] = held_out_probabilities(network, rows)
     weights = blending.weigh(probabilities, rows.y[rows.held], score_weights)
     yield "write"
@@ -69,8 +73,10 @@ def fit_trees(context: Context, x: Any, rows: Rows) -> Array:
     import xgboost
 
     learn, held = ~rows.held, xgboost.DMatrix(rows.numbers[rows.held])
-    probabilities = trees(context, rows.numbers[learn], rows.y[learn], rows.weights[learn]).predict(held)
-    trees(context, x, rows.y, rows.weights).save_model(context.work / TREES)
+    with progress.part(0.0, 0.5):
+        probabilities = trees(context, rows.numbers[learn], rows.y[learn], rows.weights[learn]).predict(held)
+    with progress.part(0.5, 1.0):
+        trees(context, x, rows.y, rows.weights).save_model(context.work / TREES)
     return np.asarray(probabilities)
 
 

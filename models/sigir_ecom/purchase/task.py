@@ -31,6 +31,7 @@ from buzzer.engine import frames
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Array, on_host
 from buzzer.errors import DataError
+from buzzer.models.api import progress
 from buzzer.models.api.context import Result, Steps, Work
 from buzzer.models.sigir_ecom import work
 from buzzer.models.sigir_ecom.purchase import ensemble, purchase_features
@@ -63,8 +64,10 @@ class Intention(shared.ShopTask[Params]):
         yield "features"
         vocabulary = shared.fit_vocabulary(e, context, pages, searches, content)
         catalogue, _ = shared.fit_products(e, content, product_names, vocabulary)
-        parts = shared.in_parts(e, pages, searches, vocabulary, params.piece_rows)
-        described = [e.collect(features(e, part, vocabulary, catalogue)) for part in parts]
+        with progress.part(0.2, 0.8):
+            ranges = progress.over(shared.ranges(e, pages, params.piece_rows))
+            parts = shared.in_parts(e, pages, searches, vocabulary, ranges)
+            described = [e.collect(features(e, part, vocabulary, catalogue)) for part in parts]
         dims = len(vocabulary.axes.T)
         t = e.collect(purchase_features.training_rows(e, events.concatenated(e, described), dims))
         del described
@@ -148,16 +151,16 @@ class Intention(shared.ShopTask[Params]):
         positives = {name: sum(answer) for name, answer in answers.items()}
         best = ceiling(context.data, "cart", SCORE)
         details = {"sessions": described, "positives": positives, "weights": weights, "ceiling": best}
-        done = work_of(context, len(columns))
+        done = work_of(context, network, len(columns))
         scores = score(answers, submission, test)
         return Result(scores, len(answers[ENSEMBLE]), details, (submission,), work=done)
 
 
-def work_of(context: Context, numbers: int) -> Work:
+def work_of(context: Context, network: Any, numbers: int) -> Work:
     """The work of both models for one query. numbers: columns of numbers."""
-    params, codes = context.params, len(purchase_features.CODES)
     rows = table_rows(context.work / name for name in TABLES)
-    return work.of_purchase(numbers, codes, params.dim, params.hidden, context.work / ensemble.TREES, rows)
+    codes = len(purchase_features.CODES)
+    return work.of_purchase(network, numbers, codes, context.work / ensemble.TREES, rows)
 
 
 def saved_rates(e: Engine, folder: Path) -> tuple[dict[str, Frame], float]:

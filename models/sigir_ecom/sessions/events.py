@@ -14,6 +14,7 @@ from buzzer.datasets.sigir_ecom.reader import csv_pieces
 from buzzer.datasets.sigir_ecom.schema import DIMS
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import FIRST_CODE, UNSEEN, Array, Columns, Expr, stack
+from buzzer.models.api import progress
 
 PAGE, DETAIL, ADD, REMOVE, PURCHASE, SEARCH = range(1, 7)  # kinds of events; 0 is left for "no event"
 KINDS = 7  # codes of kinds, "no event" among them
@@ -79,7 +80,7 @@ def read_browsing(e: Engine, path: Path, work: Path, piece_rows: int) -> tuple[F
     """
     kinds = {"session_id_hash": "str", **dict.fromkeys(TEXT, "str"), "server_timestamp_epoch_ms": "int64"}
     parts, names = [], []
-    for number, piece in enumerate(csv_pieces(path, work, piece_rows)):
+    for number, piece in enumerate(over_csv(path, work, piece_rows)):
         t = browsing(e, e.read_csv(piece, kinds))
         t = e.collect(
             e.select(e.with_columns(t, row=shifted(number * piece_rows)), [*KEPT, "product_sku_hash"])
@@ -87,6 +88,12 @@ def read_browsing(e: Engine, path: Path, work: Path, piece_rows: int) -> tuple[F
         names.append(e.collect(e.distinct(e.filter(t, lambda c: c("sku") != 0), ["sku", "product_sku_hash"])))
         parts.append(e.collect(e.drop(t, ["product_sku_hash"])))
     return concatenated(e, parts), e.collect(e.distinct(concatenated(e, names), ["sku", "product_sku_hash"]))
+
+
+def over_csv(path: Path, work: Path, piece_rows: int) -> Iterator[Path]:
+    """The pieces of a CSV file; reports the share that is done, unless the file is compressed."""
+    total = 0 if path.suffix == ".gz" else path.stat().st_size
+    return progress.over_pieces(csv_pieces(path, work, piece_rows), total)
 
 
 def concatenated(e: Engine, parts: list[Frame]) -> Frame:
@@ -103,7 +110,7 @@ def read_search(e: Engine, path: Path, work: Path, piece_rows: int, first_row: i
     """A search file's events with VECTORS, numbered from `first_row`; read in pieces like a browsing file."""
     parts = [
         e.collect(search(e, piece, first_row + number * piece_rows))
-        for number, piece in enumerate(csv_pieces(path, work, piece_rows))
+        for number, piece in enumerate(over_csv(path, work, piece_rows))
     ]
     return concatenated(e, parts or [e.collect(search(e, path, first_row))])  # the file may have no rows
 

@@ -7,7 +7,7 @@
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -26,6 +26,7 @@ from buzzer.datasets.sigir_ecom.schema import DIMS, TESTS, WHERE
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import FIRST_CODE, Array, Columns, Expr, stack
 from buzzer.errors import DataError
+from buzzer.models.api import progress
 from buzzer.models.api.context import Data
 from buzzer.models.dataset_task import DatasetTask, DataSource
 from buzzer.models.sigir_ecom.sessions import events, products
@@ -71,10 +72,19 @@ def test_file(folder: Path, task: str) -> Path:
 def read(e: Engine, context: SessionContext) -> tuple[Frame, Frame, Frame, Frame]:
     """Browsing events, names of their products, search events with VECTORS, and the catalogue."""
     files, rows = paths(context.data), context.params.piece_rows
-    pages, names = events.read_browsing(e, files["browsing"], context.work, rows)
+    searched = share_of(files["search"], files["browsing"])
+    with progress.part(0.0, 1 - searched):
+        pages, names = events.read_browsing(e, files["browsing"], context.work, rows)
     after = int(e.height(pages)) + 1
-    searches = events.read_search(e, files["search"], context.work, rows // DIMS + 1, after)
+    with progress.part(1 - searched, 1.0):
+        searches = events.read_search(e, files["search"], context.work, rows // DIMS + 1, after)
     return pages, names, searches, e.collect(events.read_content(e, files["content"]))
+
+
+def share_of(path: Path, other: Path) -> float:
+    """The share of a file in the bytes of two files."""
+    mine, others = (file.stat().st_size for file in (path, other))
+    return mine / (mine + others)
 
 
 def fit_products(e: Engine, content: Frame, names: Frame, vocabulary: Vocabulary) -> tuple[Products, int]:
@@ -100,14 +110,19 @@ def fit_vocabulary(
     return Vocabulary(codes, sizes["sku"], sizes["url"], axes)
 
 
-def in_parts(e: Engine, pages: Frame, searches: Frame, vocabulary: Vocabulary, rows: int) -> Iterator[Frame]:
-    """All events of the training sessions, about `rows` at a time, search vectors projected on the axes.
+def ranges(e: Engine, pages: Frame, rows: int) -> list[tuple[int, int]]:
+    """Ascending ranges of session numbers, which are hashes, with about `rows` browsing events each: the first number and the one after
+    the last."""
+    count = max(-(-int(e.height(pages)) // rows), 1)
+    return [*pairwise(part * 2**64 // count - 2**63 for part in range(count + 1))]
 
-    A part has the sessions whose numbers, which are hashes, lie in a range; ranges ascend from part to part.
-    """
-    axes, count = vocabulary.axes, max(-(-int(e.height(pages)) // rows), 1)
-    lows = [part * 2**64 // count - 2**63 for part in range(count + 1)]
-    for low, high in pairwise(lows):
+
+def in_parts(
+    e: Engine, pages: Frame, searches: Frame, vocabulary: Vocabulary, by: Iterable[tuple[int, int]]
+) -> Iterator[Frame]:
+    """All events of the training sessions with the numbers of each range, search vectors projected on the axes."""
+    axes = vocabulary.axes
+    for low, high in by:
         inside = between(low, high - 1)
         browsed, searched = e.filter(pages, inside), e.filter(searches, inside)
         part = e.concat([events.without_queries(e, browsed, axes), events.project(e, searched, axes)])

@@ -13,8 +13,7 @@ from buzzer.datasets import open_bandit
 from buzzer.datasets.contract import silent
 from buzzer.datasets.open_bandit import logs, schema
 from buzzer.errors import DataError, UnsupportedError
-
-HASH = {name: f"{name:0>32}" for name in ("a", "b", "c")}
+from tests.bandit_logs import HASH, write_logs
 
 
 @pytest.fixture(scope="module")
@@ -29,28 +28,8 @@ def copy(stand_in: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(stand_in, tmp_path / "copy"))
 
 
-def raw_logs(root: Path) -> None:
-    """Six logs of three impressions of two items, in the form of the package: the last one is in the test."""
-    for policy in schema.POLICIES:
-        for campaign in schema.CAMPAIGNS:
-            folder = root / policy / campaign
-            folder.mkdir(parents=True)
-            users = ",".join(f"user_feature_{i}" for i in range(4))
-            rows = [
-                f",timestamp,item_id,position,click,propensity_score,{users},user-item_affinity_0,user-item_affinity_1",
-                f"0,2019-11-24 00:00:34.762830+00:00,1,3,0,0.5,{HASH['a']},{HASH['a']},{HASH['b']},{HASH['c']},2.0,5.0",
-                f"1,2019-11-28 23:59:59+00:00,0,1,1,0.5,{HASH['b']},{HASH['a']},{HASH['b']},{HASH['c']},1.0,0.0",
-                f"2,2019-11-29 00:00:00+00:00,1,2,1,0.5,{HASH['c']},{HASH['a']},{HASH['b']},{HASH['c']},0.0,0.0",
-            ]
-            (folder / f"{campaign}.csv").write_text("\n".join(rows) + "\n")
-            features = ",".join(f"item_feature_{i}" for i in range(4))
-            items = [f",item_id,{features}"]
-            items += [f"{i},{i},{i}.5,{HASH['a']},{HASH['b']},{HASH['c']}" for i in (0, 1)]
-            (folder / "item_context.csv").write_text("\n".join(items) + "\n")
-
-
 def test_logs_are_mapped_and_split_by_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    raw_logs(tmp_path / "raw")
+    write_logs(tmp_path / "raw")
     monkeypatch.setattr(logs, "folder", lambda: tmp_path / "raw")
     logs.generate(tmp_path / "out", 1.0, 0, silent)
     files = open_bandit.check(tmp_path / "out", silent)
@@ -66,6 +45,39 @@ def test_logs_are_mapped_and_split_by_time(tmp_path: Path, monkeypatch: pytest.M
     logs.generate(tmp_path / "half", 0.5, 0, silent)
     halved = open_bandit.check(tmp_path / "half", silent)
     assert halved.rows["train"] + halved.rows["test"] == 9
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "expected"),
+    [
+        ("all/all.csv", ",click,", ",clicks,", "all.csv, line 1: no column click in the header"),
+        ("all/all.csv", "affinity_", "affinities_", "all.csv, line 1: no column user-item_affinity_0"),
+        ("men/men.csv", ",0,1,1,", ",0,1,yes,", "men.csv, line 3, column click: 'yes' is not 0 or 1"),
+        ("men/men.csv", "2019-11-28", "28 Nov", "men.csv, line 3, column timestamp: '28 Nov 23:59:59+00:00'"),
+        (
+            "men/men.csv",
+            ",0,1,1,",
+            ",7,1,1,",
+            "men.csv, line 3, column item_id: 7 is not in item_context.csv",
+        ),
+        ("women/item_context.csv", "0.5", "high", "item_context.csv, line 2, column item_feature_0: 'high'"),
+        ("women/item_context.csv", "", "", "women: no item_context.csv"),
+    ],
+)
+def test_logs_of_another_form_are_refused(
+    tmp_path: Path, name: str, old: str, new: str, expected: str
+) -> None:
+    write_logs(tmp_path / "raw")
+    file = tmp_path / "raw" / "bts" / name
+    if old:
+        file.write_text(file.read_text().replace(old, new))
+    else:
+        file.unlink()
+    with pytest.raises(DataError) as error:
+        logs.generate(tmp_path / "out", 1.0, 0, silent, root=tmp_path / "raw")
+    assert expected in error.value.message and not (tmp_path / "out").exists()
+    with pytest.raises(DataError, match="logs, not tables"):
+        open_bandit.check(tmp_path / "raw", silent)
 
 
 def test_a_missing_package_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from buzzer.engine import infer
 from buzzer.engine.infer import Plan
-from buzzer.engine.infer.cost import cost_of
+from buzzer.engine.infer.cost import cost_of, row_flops
 from buzzer.engine.infer.onnx import graphs
 from buzzer.errors import DataError, UnsupportedError
 
@@ -144,6 +144,31 @@ def test_costs_by_hand(exported: tuple[torch.nn.Module, Path]) -> None:
         # The exporter adds shape constants.
         assert weights <= cost.weights <= weights + 50
     assert cost_of(Path("trees.ubj"), batch) is None
+
+
+class Scores(torch.nn.Module):
+    """A GRU over 7 steps, attention among them, and scores of 50 items, whose table is made once for all rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru, self.items = torch.nn.GRU(4, 6, batch_first=True), torch.nn.Linear(5, 6)
+        self.register_buffer("facts", torch.zeros(50, 5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        states = self.gru(x)[0][:, None]
+        mixed = torch.nn.functional.scaled_dot_product_attention(states, states, states)
+        return mixed[:, 0, -1] @ self.items(self.facts).T
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_flops_of_a_further_row_by_hand(device: str) -> None:
+    with torch.device(device):
+        model = Scores().eval()
+    steps, attention, scores = 7 * 3 * 6 * (4 + 6), 2 * 7 * 7 * 6, 50 * 6
+    row = {"x": np.zeros((1, 7, 4), dtype="float32")}
+    assert row_flops(model, row) == 2 * (steps + attention + scores)
+    cost = cost_of(model, {"x": np.zeros((3, 7, 4), dtype="float32")})
+    assert cost is not None and cost.flops == 3 * row_flops(model, row) + 2 * 50 * 5 * 6
 
 
 def test_attention_is_counted() -> None:

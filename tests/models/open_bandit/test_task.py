@@ -11,11 +11,12 @@ import pytest
 from buzzer.datasets.contract import silent
 from buzzer.datasets.open_bandit import logs
 from buzzer.engine import infer
-from buzzer.errors import UsageError
+from buzzer.errors import DataError
 from buzzer.models.api.context import Data, RunContext
 from buzzer.models.open_bandit import task
 from buzzer.suite import registry
 from buzzer.suite.run.plan import engine_works
+from tests.bandit_logs import write_logs
 
 Run = Callable[..., Any]
 MakeContext = Callable[..., RunContext]
@@ -75,13 +76,29 @@ def test_rates_are_those_of_a_loop_over_the_rows(
     assert found["RCE_item"] == pytest.approx(100 * (1 - loss / naive), abs=1e-3)
 
 
-def test_installed_logs_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: Data) -> None:
-    table = pl.concat([pl.read_csv(data.folder / "train.csv").head(60)])
-    monkeypatch.setattr(logs, "folder", lambda: tmp_path)
-    late = pl.col("time").max() + 6 * 86_400_000
-    both = pl.concat([table, table.with_columns(time=late)])
-    monkeypatch.setattr(logs, "read", lambda root, policy, campaign: both)
-    found = task.TASK.prepare(None, tmp_path / "cache", 1.0, 0, silent)
-    assert found.source == "official" and found.notes == task.REAL and found.rows["test"] == 360
-    with pytest.raises(UsageError, match="installed package"):
-        task.TASK.prepare(tmp_path, tmp_path, 1.0, 0, silent)
+@pytest.mark.parametrize("given", [True, False])
+def test_logs_of_a_folder_or_of_the_package_are_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: bool
+) -> None:
+    write_logs(tmp_path / "raw")
+    monkeypatch.setattr(logs, "folder", lambda: None if given else tmp_path / "raw")
+    found = task.TASK.prepare(tmp_path / "raw" if given else None, tmp_path / "cache", 1.0, 0, silent)
+    assert found.source == "official" and found.notes == (task.REAL.format("18 impressions"), task.SPLIT)
+    assert found.rows == {"train": 12, "test": 6, "truth": 6}
+    again = task.TASK.prepare(found.folder, tmp_path / "cache", 1.0, 0, silent)  # the tables themselves
+    assert again.fingerprint == found.fingerprint
+
+
+def test_a_changed_log_is_mapped_again(tmp_path: Path) -> None:
+    write_logs(tmp_path / "raw")
+    before = task.TASK.prepare(tmp_path / "raw", tmp_path / "cache", 1.0, 0, silent)
+    file = tmp_path / "raw" / "bts" / "men" / "men.csv"
+    file.write_text(file.read_text().replace(",0,1,1,", ",0,1,0,"))
+    after = task.TASK.prepare(tmp_path / "raw", tmp_path / "cache", 1.0, 0, silent)
+    assert after.folder != before.folder and after.fingerprint != before.fingerprint
+
+
+def test_a_folder_without_logs_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no train\.csv") as error:
+        task.TASK.prepare(tmp_path, tmp_path / "cache", 1.0, 0, silent)
+    assert "random/all/all.csv" in error.value.hint

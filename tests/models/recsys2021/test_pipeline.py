@@ -274,7 +274,7 @@ def smoothed(rows: list[dict[str, int]], target: str, prior: float) -> float:
 def test_target_encodings_by_hand(e: Engine, data: Data, lines: list[dict[str, str]], strategy: str) -> None:
     """Encodings of readers, and of readers looked up among authors: over all rows, over other folds, over other rows."""
     t, _ = coded(e, data)
-    fitted = lookup_tables.collected(e, features.fit_tables(e, of(e, t), BASIC))
+    fitted = features.fit_tables(e, of(e, t), BASIC)
     means = features.priors(e, fitted)
     labels = [labels_of(line) for line in lines]
     for label in LABELS:
@@ -318,10 +318,10 @@ def test_every_engine_gives_the_same_columns(e: Engine, data: Data, chosen: Feat
     columns = {}
     for engine in (oracle, e):
         t, _ = coded(engine, data, chosen)
-        fitted = lookup_tables.collected(engine, features.fit_tables(engine, of(engine, t), chosen))
+        fitted = features.fit_tables(engine, of(engine, t), chosen)
         means = features.priors(engine, fitted)
         own = features.encode_own(engine, t, fitted, means, "kfold", chosen, source=of(engine, t))
-        raw = lookup_tables.collected(engine, features.fit_raw_tables(engine, of(engine, t), chosen))
+        raw = features.fit_raw_tables(engine, of(engine, t), chosen)
         counted = lookup_tables.collected(
             engine, second_stage_features.count(engine, partial(engine.select, t), chosen, MODELS)
         )
@@ -331,9 +331,7 @@ def test_every_engine_gives_the_same_columns(e: Engine, data: Data, chosen: Feat
         ]
         own = engine.collect(engine.lookups(own, wanted_here))
         for model in MODELS:
-            week_tables = lookup_tables.collected(
-                engine, second_stage_features.fit_tables(engine, partial(engine.select, t), chosen, [model])
-            )
+            week_tables = second_stage_features.fit_tables(engine, partial(engine.select, t), chosen, [model])
             found = engine.to_numpy(
                 second_stage_features.encode_own(engine, own, week_tables, means, chosen, model),
                 chosen.week_names(model),
@@ -456,7 +454,7 @@ def test_rows_in_files_equal_those_of_one_frame(
 def test_only_rows_with_wanted_keys_are_read(e: Engine, data: Data, tmp_path: Path) -> None:
     t, _ = coded(e, data)
     few = e.collect(e.filter(t, lambda c: c("row") % 50 == 0))
-    everything = lookup_tables.collected(e, features.fit_tables(e, of(e, t), BASIC))
+    everything = features.fit_tables(e, of(e, t), BASIC)
     lookup_tables.save(e, tmp_path, "train", everything)
     pieces_of_few = []
     for half in (0, 1):
@@ -674,6 +672,16 @@ def fitted(data: Data, tmp_path_factory: pytest.TempPathFactory, make_context: M
     }
     assert result.details["token_vectors"].startswith("token vectors: random")
     return work
+
+
+def test_the_long_phases_of_a_fit_report_their_share(
+    trees_context: MakeContext, tmp_path: Path, shares_of: Any
+) -> None:
+    first = dict[str, list[float]]()
+    for name, shares in shares_of(TASK.fit(trees_context(tmp_path, tmp_path)))[1]:
+        first.setdefault(name, shares)
+    for name in ("load", "features", "trees"):
+        assert len(first[name]) > 3 and first[name][-1] == pytest.approx(1.0)
 
 
 @pytest.fixture(scope="module")

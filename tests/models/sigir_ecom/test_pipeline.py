@@ -187,7 +187,7 @@ def test_fitting_in_parts_gives_the_same_as_at_once(
         vocabulary = shared.fit_vocabulary(e, context, pages, searches, content)
         parts: list[EventArrays] = []
         sums: dict[str, Any] = {}
-        for part in shared.in_parts(e, pages, searches, vocabulary, rows):
+        for part in shared.in_parts(e, pages, searches, vocabulary, shared.ranges(e, pages, rows)):
             coded = e.collect(events.code(e, part, vocabulary))
             sums = counts.add(e, sums, coded)
             parts.append(

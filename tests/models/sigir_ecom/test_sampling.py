@@ -11,12 +11,11 @@ import pytest
 import torch
 import xgboost
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
 from buzzer.datasets.contract import silent
 from buzzer.engine.frames import Engine
 from buzzer.errors import UsageError
-from buzzer.models.api.context import Data, RunContext
+from buzzer.models.api.context import Data, RunContext, Work
 from buzzer.models.sigir_ecom import work
 from buzzer.models.sigir_ecom.next_item import sampled_softmax
 from buzzer.models.sigir_ecom.next_item import task as task1
@@ -276,21 +275,24 @@ def test_random_weights_need_no_training_and_say_so(
 
 @pytest.mark.parametrize("item_dim", [16, 24])
 @pytest.mark.parametrize("name", sorted(NETWORKS))
-def test_network_flops_are_those_that_torch_counts(name: str, item_dim: int) -> None:
-    net = network(name, item_dim=item_dim).eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        TopK(net, 10)(*inputs_of(8)[1:])
-        table = FlopCounterMode(display=False)
-    with torch.no_grad(), table:
-        net.items()  # made once, before any row
-    assert counter.get_total_flops() - table.get_total_flops() == 8 * work.network_flops(name, net.sizes)
+def test_network_flops_by_hand(name: str, item_dim: int) -> None:
+    """The numbers and the narrower vector of each event, the layers, the fusion, and the scores of the codes 2 and up."""
+    s = network(name, item_dim=item_dim).sizes
+    length = s.length + (name == "masked")
+    narrow = 0 if s.item_dim == s.dim else s.item_dim * s.dim
+    layer = 6 * s.dim * s.dim if name == "gru" else 12 * s.dim * s.dim + 2 * length * s.dim
+    events = length * (s.numbers * s.dim + narrow + s.layers * layer)
+    fuse = s.dim * s.item_dim + (s.dim + s.numbers) * s.item_dim
+    assert work.network_flops(name, s) == 2 * (events + fuse + (s.scored - 2) * s.item_dim)
 
 
-def test_dlrm_flops_are_those_that_torch_counts() -> None:
-    net = Dlrm(7, 9, 5, 30, 4, 12, 0.0).eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        net(torch.zeros(8, 7), torch.zeros(8, 9, dtype=torch.int64))
-    assert counter.get_total_flops() == 8 * work.dlrm_flops(7, 9, 4, 12)
+def test_the_work_of_purchases_by_hand(tmp_path: Path) -> None:
+    """7 numbers, 9 codes, vectors of 4 and a hidden layer of 12: ten vectors have 45 pairs, and all 100 products are computed."""
+    train = xgboost.DMatrix(np.arange(8.0)[:, None], np.arange(8) > 3)
+    xgboost.train({"max_depth": 1, "min_child_weight": 0}, train, 2).save_model(tmp_path / "x.ubj")
+    got = work.of_purchase(Dlrm(7, 9, 5, 30, 4, 12, 0.0), 7, 9, tmp_path / "x.ubj", 3)
+    flops = 2 * (7 * 12 + 12 * 4 + 10 * 10 * 4 + (12 + 45) * 12 + 12)
+    assert got == Work(2.0, 2.0, flops, 3)
 
 
 def test_tree_nodes_are_the_depths_of_the_training_rows(tmp_path: Path) -> None:

@@ -99,6 +99,13 @@ def test_the_findings_name_the_change_that_gains_most(make_record: Make) -> None
     assert summary.findings([]) == []
 
 
+def test_a_gain_of_too_few_rounds_is_named_apart(make_record: Make) -> None:
+    records = [*rounds(make_record, [4.0]), *rounds(make_record, [2.0], backend="onnxruntime", **PASSED)]
+    assert (
+        summary.findings(summary.summaries(records))[1] == "Too few rounds to tell for fake 2.00× (1 round)."
+    )
+
+
 def test_the_gpu_status_is_that_of_the_records(make_record: Make) -> None:
     cuda = {"device": "cuda", "engine": "cudf", "gpu_busy_s": 1.0, "gpu_peak_memory_bytes": 10**9}
     failed = make_record(
