@@ -4,8 +4,8 @@ plan   lists the kernels of an encoder with their bytes, FLOPs and least time; w
        code of each; needs no GPU
 probe  measures this GPU: launch gap, one wave of a GEMM, bandwidths, grid barrier
 products  measures BERT-Large's products by this project's kernels and by NVIDIA's libraries, dense and 2:4 sparse
-tune   measures tiles and launch modes (plain, pdl, early, persistent, cuda, multicast), and stores the fastest; after --seconds it starts no
-       new measurement and stores the results so far
+tune   measures tiles and launch modes (plain, pdl, early, persistent, cuda, multicast, library), and stores the fastest; after --seconds it
+       starts no new measurement and stores the results so far
 
 Prints one JSON object per line. The exit code is 2 if this machine cannot run the command.
 """
@@ -93,7 +93,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--precision", choices=("fp32", "fp16", "bf16", "fp8", "int8"), default="fp8")
     options.add_argument(
         "--mode",
-        choices=("plain", "pdl", "early", "persistent", "cuda", "multicast"),
+        choices=("plain", "pdl", "early", "persistent", "cuda", "multicast", "library"),
         default="plain",
         help="plan: how to launch",
     )
