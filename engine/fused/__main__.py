@@ -14,13 +14,14 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from buzzer.engine.kernels.facts import Facts, FloorFacts, PlanFacts
 from buzzer.errors import BuzzerError
 
 if TYPE_CHECKING:
-    from buzzer.engine.fused.lowering import AnyLaunch
+    from buzzer.engine.kernels.cuda.launch import CudaLaunch
+    from buzzer.engine.kernels.jit import Launch
 
 Line = tuple[Facts, ...]  # printed as one JSON object
 
@@ -36,7 +37,8 @@ def plan(arguments: argparse.Namespace) -> Iterator[Line]:
     weights = random(*form, "meta")
     program = Lowering(weights, arguments.tokens, 1, Tuned().tile, arguments.mode).program("none", False)
     bits = 8 * (weights.eight or weights.dtype).itemsize
-    for launch in program.launches:
+    # The modes of this command have no launches by libraries.
+    for launch in cast("list[Launch | CudaLaunch]", program.launches):
         least = FloorFacts(round(floor(launch.constant_bytes, launch.flops, bits), 3))
         code = (code_of(launch),) if arguments.compile else ()
         yield launch.facts(), least, *code
@@ -47,7 +49,7 @@ def plan(arguments: argparse.Namespace) -> Iterator[Line]:
     yield (PlanFacts(len(program.launches), constant, moved, flops, least_us),)
 
 
-def code_of(launch: "AnyLaunch") -> Facts:
+def code_of(launch: "Launch | CudaLaunch") -> Facts:
     """Facts about a launch's compiled code."""
     from buzzer.engine.kernels.cuda.launch import CudaLaunch
     from buzzer.engine.kernels.offline import compiled
@@ -93,9 +95,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--precision", choices=("fp32", "fp16", "bf16", "fp8", "int8"), default="fp8")
     options.add_argument(
         "--mode",
-        choices=("plain", "pdl", "early", "persistent", "cuda", "multicast", "library"),
+        choices=("plain", "pdl", "early", "persistent", "cuda", "multicast"),
         default="plain",
-        help="plan: how to launch",
+        help="plan: how to launch; the mode library depends on measurements",
     )
     options.add_argument("--seconds", type=float, default=60.0, help="tune: time limit")
     options.add_argument("--compile", action="store_true", help="plan: compile each kernel for an H100")

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from buzzer.engine.kernels.facts import CodeFacts, LaunchFacts
 from buzzer.engine.kernels.gemm import Quantiser, Weights
 from buzzer.engine.kernels.jit import (
     Launch,
@@ -29,7 +28,7 @@ from buzzer.engine.kernels.jit import (
 
 @dataclass(frozen=True)
 class LibraryLaunch:
-    """out [M, N] = a [M, K] @ weight.T by a library; call it to start the product. The same interface as `kernels.jit.Launch`.
+    """out [M, N] = a [M, K] @ weight.T by a library; call it to start the product.
 
     With operands in FP8 the result is multiplied by weights.scale; in INT8, out is int32 and the scale is left to the next kernel.
     bias: in the type of `out`, or None.  ones: float32 [M, 1], for FP8 only.
@@ -74,22 +73,6 @@ class LibraryLaunch:
     def flops(self) -> int:
         """A multiply-add counts as two."""
         return 2 * self.a.numel() * self.out.shape[1]
-
-    def facts(self) -> LaunchFacts:
-        """The product's work, for the command line. The library chooses the grid and the tile when it runs."""
-        return LaunchFacts(
-            kernel=self.name,
-            grid=(),
-            warps=0,
-            stages=0,
-            constant_bytes=self.constant_bytes,
-            moved_bytes=self.moved_bytes,
-            flops=self.flops,
-        )
-
-    def code(self) -> CodeFacts | None:
-        """None: the library's code is not known before it runs."""
-        return None
 
 
 @kernel

@@ -83,7 +83,9 @@ def by_cublaslt(a: Tensor, w: Tensor) -> Callable[[], Tensor]:
 def by_cublaslt_rows(a: Tensor, w: Tensor) -> Callable[[], Tensor]:
     """cuBLASLt in FP8 with a scale for each column, as the mode "library" uses it."""
     ones, scale = torch.ones(len(a), 1, device=a.device), torch.ones(1, len(w), device=a.device)
-    return lambda: torch._scaled_mm(a, w.t(), scale_a=ones, scale_b=scale, out_dtype=HALF, use_fast_accum=True)
+    return lambda: torch._scaled_mm(
+        a, w.t(), scale_a=ones, scale_b=scale, out_dtype=HALF, use_fast_accum=True
+    )
 
 
 def by_cublas(a: Tensor, w: Tensor) -> Callable[[], Tensor]:

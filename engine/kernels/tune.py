@@ -134,9 +134,7 @@ class Bench:
         self.a, first = (random(rows, k, shape.dtype, device) for rows in (m, n))
         # Weights in floats have no scale. A power of two, so that INT8 products stay exact.
         eight = shape.dtype.itemsize == 1
-        scale = self.scale = (
-            torch.full((n,), 0.5 ** (k - 1).bit_length(), device=device) if eight else None
-        )
+        scale = self.scale = torch.full((n,), 0.5 ** (k - 1).bit_length(), device=device) if eight else None
         self.zeros, self.ones = torch.zeros(n, device=device), torch.ones(n, device=device)
         self.weights = [Weights(first.clone(), scale, self.zeros) for _ in range(self.copies)]
         self.normed = torch.zeros(m, n, dtype=torch.float16, device=device)

@@ -347,6 +347,20 @@ def test_modes_on_weights_of_a_shape_against_float64(
         assert all("wgmma.mma_async" in code.asm["ptx"] for code in products)
 
 
+@pytest.mark.parametrize(("tokens", "longest"), [(128, 128), (512, 512), (640, 128), (700, 128)])
+def test_the_tuner_measures_many_tokens_as_sequences_of_128(tokens: int, longest: int) -> None:
+    pytest.importorskip("triton")
+    from buzzer.engine.fused.tune import random_program
+    from buzzer.engine.fused.weights import random
+    from buzzer.engine.kernels.tune import Tuned
+
+    program = random_program(random(1, 16, 16, 1, "fp16", "cpu", vocabulary=50), tokens, Tuned(), "plain")
+    (first, last), positions = program.inputs.spans.tolist(), program.inputs.ids[1].tolist()
+    assert [at - start for at, start in enumerate(first)] == positions
+    assert all(start <= at < end <= tokens for at, (start, end) in enumerate(zip(first, last, strict=True)))
+    assert max(end - start for start, end in zip(first, last, strict=True)) == longest
+
+
 def test_a_mode_that_cannot_run_is_refused_by_the_tuner(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The driver refuses it, or it needs too much shared memory, or it gives up a barrier. Plain launches must run."""
     from buzzer.engine.fused import tune as fused_tune

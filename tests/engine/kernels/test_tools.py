@@ -223,9 +223,7 @@ def test_a_library_is_chosen_if_it_is_faster_and_correct(
     time_us = 6.0
     assert (chosen().tile, chosen().facts().library_us) == (Tile(32, 32, 64), 6.0)
     time_us, run = 4.0, library.LibraryLaunch.__call__
-    monkeypatch.setattr(
-        library.LibraryLaunch, "__call__", lambda self: (run(self), self.out.mul_(2))
-    )
+    monkeypatch.setattr(library.LibraryLaunch, "__call__", lambda self: (run(self), self.out.mul_(2)))
     assert (chosen().tile, chosen().library_refused) == (Tile(32, 32, 64), "its result is wrong")
 
     def refuses(self: Any) -> None:
