@@ -200,8 +200,8 @@ class Lowering:
             sums = self._sums(rows, columns, dtype)
             scale = layer.weights.scale if sums.dtype == torch.int32 else None
             self._add(library.product(name, x, layer.weights, sums))
-            added = (layer.weights.bias, residual.floats)
-            self._add(residual_norm(f"{name} norm", sums, norm, *to, *added, scale=scale))
+            bias = layer.weights.bias
+            self._add(residual_norm(f"{name} norm", sums, norm, *to, bias, residual.floats, scale=scale))
             return to
         shared = tile.split > 1  # then the norm adds bias and residual
         shape, kind = ((tile.split, rows, columns), torch.float32) if shared else ((rows, columns), None)

@@ -455,6 +455,7 @@ def test_the_tuner_stores_its_choices(
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
         monkeypatch.setattr(tune, "gpu_name", lambda: "a-gpu")
         monkeypatch.setattr(tune, "microseconds", microseconds)
+        monkeypatch.setattr(tune, "TRIED", 3)
         monkeypatch.setattr(tune, "Bench", lambda shape, device: bench(shape, "cpu"))
         for name, fake in {
             "require_gpu": lambda: None,
