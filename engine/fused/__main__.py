@@ -4,8 +4,8 @@ plan   lists the kernels of an encoder with their bytes, FLOPs and least time; w
        code of each; needs no GPU
 probe  measures this GPU: launch gap, one wave of a GEMM, bandwidths, grid barrier
 products  measures BERT-Large's products by this project's kernels and by NVIDIA's libraries, dense and 2:4 sparse
-tune   measures tiles and launch modes (plain, pdl, early, persistent, cuda, multicast), and stores the fastest; after --seconds it starts no
-       new measurement and stores the results so far
+tune   measures tiles and launch modes (plain, pdl, early, persistent, cuda, multicast, library), and stores the fastest; after --seconds it
+       starts no new measurement and stores the results so far
 
 Prints one JSON object per line. The exit code is 2 if this machine cannot run the command.
 """
@@ -14,13 +14,14 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from buzzer.engine.kernels.facts import Facts, FloorFacts, PlanFacts
 from buzzer.errors import BuzzerError
 
 if TYPE_CHECKING:
-    from buzzer.engine.fused.lowering import AnyLaunch
+    from buzzer.engine.kernels.cuda.launch import CudaLaunch
+    from buzzer.engine.kernels.jit import Launch
 
 Line = tuple[Facts, ...]  # printed as one JSON object
 
@@ -36,7 +37,8 @@ def plan(arguments: argparse.Namespace) -> Iterator[Line]:
     weights = random(*form, "meta")
     program = Lowering(weights, arguments.tokens, 1, Tuned().tile, arguments.mode).program("none", False)
     bits = 8 * (weights.eight or weights.dtype).itemsize
-    for launch in program.launches:
+    # The modes of this command have no launches by libraries.
+    for launch in cast("list[Launch | CudaLaunch]", program.launches):
         least = FloorFacts(round(floor(launch.constant_bytes, launch.flops, bits), 3))
         code = (code_of(launch),) if arguments.compile else ()
         yield launch.facts(), least, *code
@@ -47,7 +49,7 @@ def plan(arguments: argparse.Namespace) -> Iterator[Line]:
     yield (PlanFacts(len(program.launches), constant, moved, flops, least_us),)
 
 
-def code_of(launch: "AnyLaunch") -> Facts:
+def code_of(launch: "Launch | CudaLaunch") -> Facts:
     """Facts about a launch's compiled code."""
     from buzzer.engine.kernels.cuda.launch import CudaLaunch
     from buzzer.engine.kernels.offline import compiled
@@ -95,7 +97,7 @@ def parser() -> argparse.ArgumentParser:
         "--mode",
         choices=("plain", "pdl", "early", "persistent", "cuda", "multicast"),
         default="plain",
-        help="plan: how to launch",
+        help="plan: how to launch; the mode library depends on measurements",
     )
     options.add_argument("--seconds", type=float, default=60.0, help="tune: time limit")
     options.add_argument("--compile", action="store_true", help="plan: compile each kernel for an H100")

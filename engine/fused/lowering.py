@@ -10,6 +10,7 @@ from torch import Tensor
 from buzzer.engine.fused.cuda import CudaLayers
 from buzzer.engine.fused.persistent import stack
 from buzzer.engine.fused.weights import EncoderWeights, Layer, Linear
+from buzzer.engine.kernels import library
 from buzzer.engine.kernels.attention import self_attention
 from buzzer.engine.kernels.cuda.launch import CudaLaunch
 from buzzer.engine.kernels.gemm import Quantiser, Tile, early_tile, linear
@@ -21,7 +22,7 @@ from buzzer.errors import UnsupportedError
 # Chooses the tile of a GEMM: (rows, columns, depth, dtype, whether K may be split) -> tile; see `kernels.tune.Tuned.tile`.
 Choose = Callable[[int, int, int, torch.dtype, bool], Tile]
 
-AnyLaunch = Launch | CudaLaunch
+AnyLaunch = Launch | CudaLaunch | library.LibraryLaunch
 
 
 class State(NamedTuple):
@@ -79,7 +80,7 @@ def program_key(weights: EncoderWeights, tokens: int) -> str:
     return f"{tokens} tokens {len(weights.layers)}x{weights.size} {dtype}"
 
 
-MODES = ("plain", "pdl", "early", "persistent", "cuda", "multicast")
+MODES = ("plain", "pdl", "early", "persistent", "cuda", "multicast", "library")
 CUDA = ("cuda", "multicast")  # modes whose products are CUDA C++
 # Modes that need programmatic dependent launch: compute capability 9.0 or newer.
 DEPENDENT = ("pdl", "early", *CUDA)
@@ -99,7 +100,7 @@ class Lowering:
     mode: "plain": ordinary launches. "pdl": programmatic dependent launches. "early": as "pdl", and a GEMM loads its
     weights before it waits for the previous kernel if they fit. "persistent": all layers in one kernel. "cuda": products in
     CUDA C++, without kernels for norms; fp8 and at most 128 tokens. "multicast": as "cuda", and blocks of a cluster share copies
-    of activations.
+    of activations. "library": as "plain", with products by NVIDIA's libraries where their tile says that they are faster.
 
     Raises UnsupportedError for an encoder that the mode cannot run.
     """
@@ -131,6 +132,8 @@ class Lowering:
         else:
             for number, (layer, follower) in enumerate(zip(weights.layers, [*others, last], strict=True)):
                 at = self._layer(f"layer {number}", layer, at, follower)
+        if self.mode == "library" and not any(isinstance(x, library.LibraryLaunch) for x in self.launches):
+            raise UnsupportedError("no library was measured to be faster for a product of this shape")
         output = self._tail(at) if pool == "none" else self._pooled(at.floats, pool == "mean", unit)
         return Program(self.inputs, self.launches, output, self._buffers.get("counters"))
 
@@ -191,7 +194,15 @@ class Lowering:
         """norm(linear(x) + residual) in two kernels. The first may write partial sums, which the second adds."""
         to = self._state(slot, follower)
         rows, (columns, depth) = self.tokens, layer.weights.weight.shape
-        tile = self._tile(rows, columns, depth, layer.weights.weight.dtype, True)
+        dtype = layer.weights.weight.dtype
+        tile = self._tile(rows, columns, depth, dtype, True)
+        if self.mode == "library" and tile.library:
+            sums = self._sums(rows, columns, dtype)
+            scale = layer.weights.scale if sums.dtype == torch.int32 else None
+            self._add(library.product(name, x, layer.weights, sums))
+            bias = layer.weights.bias
+            self._add(residual_norm(f"{name} norm", sums, norm, *to, bias, residual.floats, scale=scale))
+            return to
         shared = tile.split > 1  # then the norm adds bias and residual
         shape, kind = ((tile.split, rows, columns), torch.float32) if shared else ((rows, columns), None)
         parts = self._buffer(f"sum {tile.split}", shape, dtype=kind)
@@ -239,11 +250,22 @@ class Lowering:
         source = x.eight.out if layer.quantiser and x.eight else x.floats
         (rows, depth), dtype = layer.weights.weight.shape, layer.weights.weight.dtype
         tile = self._tile(len(source), rows, depth, dtype, False)
+        if self.mode == "library" and tile.library:
+            sums = self._sums(len(source), rows, dtype)
+            self.launches += library.linear(
+                name, source, layer.weights, out, sums, act=act, quantiser=quantiser
+            )
+            return
         self._add(linear(name, source, layer.weights, out, tile, act=act, quantiser=quantiser, pdl=self.pdl))
 
     def _tile(self, rows: int, columns: int, depth: int, dtype: torch.dtype, splits: bool) -> Tile:
         early = early_tile(rows, columns, depth, dtype, splits) if self.mode == "early" else None
         return early or self.choose(rows, columns, depth, dtype, splits)
+
+    def _sums(self, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
+        """The buffer of a library's product of operands in `dtype`."""
+        kind = library.sums_dtype(dtype, self.weights.dtype)
+        return self._buffer(f"product {rows} {columns} {kind}", (rows, columns), dtype=kind)
 
     def _state(self, slot: str, follower: Quantiser | None) -> State:
         """The buffers of a state. Two slots alternate: a norm reads its residual from one and writes to the other."""

@@ -21,6 +21,8 @@ from buzzer.engine.kernels.tune import Tuned, encoder_shapes, tune
 from buzzer.errors import UnsupportedError
 
 REPLAYS = 100
+LONGEST = 512  # tokens of one sequence; more are several sequences of SEQUENCE tokens
+SEQUENCE = 128
 ERROR = 0.05  # largest relative error; modes round states at different points, and eight-bit steps are coarse
 FOLDED_ERROR = (
     0.1  # the CUDA modes quantise sums that are not normed; in an emulation of BERT-Large the error is 0.056
@@ -126,10 +128,13 @@ def launches_of(form: Form, tokens: int, kept: Tuned, mode: str) -> list[AnyLaun
 
 
 def random_program(weights: EncoderWeights, tokens: int, kept: Tuned, mode: str) -> Program:
-    """A program whose input is one sequence of random tokens."""
+    """A program whose input is random tokens: one sequence, or sequences of 128 tokens if there are more than 512."""
     program = Lowering(weights, tokens, 1, kept.tile, mode).program("none", False)
     torch.manual_seed(0)
+    sequence = tokens if tokens <= LONGEST else SEQUENCE
+    at = torch.arange(tokens)
     program.inputs.ids[0] = torch.randint(0, len(weights.tables[0]), (tokens,))
-    program.inputs.ids[1] = torch.arange(tokens) % len(weights.tables[1])
-    program.inputs.spans[1] = tokens
+    program.inputs.ids[1] = at % sequence % len(weights.tables[1])
+    program.inputs.spans[0] = at // sequence * sequence
+    program.inputs.spans[1] = (at // sequence * sequence + sequence).clamp(max=tokens)
     return program

@@ -32,6 +32,7 @@ class Tile:
 
     rows, columns, depth: size of a tile.  split: number of shares of K.  warps: warps of a program.  stages: stages of the
     load pipeline.  whole: a share of K is one step of `depth`; its weights are loaded before waiting for the previous kernel.
+    library: whether one of NVIDIA's libraries was measured to be faster; the mode "library" then uses it.
     """
 
     rows: int
@@ -41,6 +42,7 @@ class Tile:
     warps: int = 4
     stages: int = 4
     whole: bool = False
+    library: bool = False
 
     def shared(self, width: int) -> int:
         """Bytes of shared memory for the loads in flight; width: bytes of a value."""

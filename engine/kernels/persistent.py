@@ -105,8 +105,8 @@ def share_of_norm(
     for turn in range(turns(M)):
         row = tl.program_id(0) + turn * tl.num_programs(0)
         norm_row(
-            parts, g, b, biases, inverses, residual, out, eight, zero, eps, M, row,
-            N, BLOCK, SPLIT, True, True, LIMIT,
+            parts, 1.0, g, b, biases, inverses, residual, out, eight, zero, eps, M, row,
+            N, BLOCK, SPLIT, False, True, True, LIMIT,
         )  # fmt: skip
 
 

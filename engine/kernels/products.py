@@ -80,6 +80,14 @@ def by_cublaslt(a: Tensor, w: Tensor) -> Callable[[], Tensor]:
     return lambda: torch._scaled_mm(a, w.t(), scale_a=one, scale_b=one, out_dtype=HALF, use_fast_accum=True)
 
 
+def by_cublaslt_rows(a: Tensor, w: Tensor) -> Callable[[], Tensor]:
+    """cuBLASLt in FP8 with a scale for each column, as the mode "library" uses it."""
+    ones, scale = torch.ones(len(a), 1, device=a.device), torch.ones(1, len(w), device=a.device)
+    return lambda: torch._scaled_mm(
+        a, w.t(), scale_a=ones, scale_b=scale, out_dtype=HALF, use_fast_accum=True
+    )
+
+
 def by_cublas(a: Tensor, w: Tensor) -> Callable[[], Tensor]:
     """cuBLAS in fp16."""
     a_half, w_half = a.to(HALF), w.to(HALF)
@@ -104,12 +112,13 @@ MAKERS: dict[str, Maker] = {
     "triton fp8": by_triton,
     "cuda fp8": by_cuda,
     "cublaslt fp8": by_cublaslt,
+    "cublaslt fp8, scales of columns": by_cublaslt_rows,
     "cublas fp16": by_cublas,
     "2:4 fp16": by_sparse_fp16,
     "2:4 fp8": by_sparse_fp8,
 }
 SPARSE = ("2:4 fp16", "2:4 fp8")
-LIBRARIES = ("cublaslt fp8", "cublas fp16", *SPARSE)
+LIBRARIES = ("cublaslt fp8", "cublaslt fp8, scales of columns", "cublas fp16", *SPARSE)
 # Number of tokens -> what is timed. At 128 tokens, `tune` times the Triton kernel; the CUDA kernels take no other number.
 TIMED = {128: ("cuda fp8", *LIBRARIES), 16384: ("triton fp8", *LIBRARIES)}
 

@@ -76,6 +76,7 @@ def embed(
 @triton.jit
 def norm_row(
     parts,
+    scales,
     g,
     b,
     biases,
@@ -90,19 +91,23 @@ def norm_row(
     N: tl.constexpr,
     BLOCK: tl.constexpr,
     SPLIT: tl.constexpr,
+    SCALED: tl.constexpr,
     BIAS: tl.constexpr,
     RESIDUAL: tl.constexpr,
     LIMIT: tl.constexpr,
 ):
-    """Compute one row. g, b, biases and inverses are from `row_vectors`; the other arguments are as in `add_norm`."""
+    """Compute one row. g, b, biases and inverses are from `row_vectors`, scales are loaded as they are; the other arguments are as
+    in `add_norm`."""
     columns = tl.arange(0, BLOCK)
     inside = columns < N
     cell = row.to(tl.int64) * N + columns
     x = tl.zeros((BLOCK,), tl.float32)
+    for part in tl.static_range(SPLIT):
+        x += tl.load(parts + cell + part * (M.to(tl.int64) * N), mask=inside, other=0).to(tl.float32)
+    if SCALED:
+        x *= scales
     if BIAS:
         x += biases
-    for part in tl.static_range(SPLIT):
-        x += tl.load(parts + cell + part * (M.to(tl.int64) * N), mask=inside, other=0.0).to(tl.float32)
     if RESIDUAL:
         x += tl.load(residual + cell, mask=inside, other=0.0).to(tl.float32)
     y = normed(x, g, b, eps, inside, N)
@@ -115,6 +120,7 @@ def norm_row(
 @kernel
 def add_norm(
     parts,  # [SPLIT, M, N]: a GEMM's sums, float32, or with SPLIT = 1 its output
+    scale,  # float32 [N], by which the sum of parts is multiplied; unused without SCALED
     bias,  # float32 [N]; unused without BIAS
     residual,  # [M, N]; unused without RESIDUAL
     gamma,  # float32 [N]
@@ -128,19 +134,21 @@ def add_norm(
     N: tl.constexpr,
     BLOCK: tl.constexpr,
     SPLIT: tl.constexpr,
+    SCALED: tl.constexpr,
     BIAS: tl.constexpr,
     RESIDUAL: tl.constexpr,
     LIMIT: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """Layer norm of (sum of parts + bias + residual)."""
+    """Layer norm of (sum of parts * scale + bias + residual)."""
     let_next_start(PDL)
     columns = tl.arange(0, BLOCK)
+    scales = tl.load(scale + columns, mask=columns < N, other=0.0) if SCALED else 1.0
     g, b, biases, inverses = row_vectors(gamma, beta, bias, inverse, columns, columns < N, BIAS, LIMIT)
     wait_for_previous(PDL)
     norm_row(
-        parts, g, b, biases, inverses, residual, out, eight, zero, eps, M, tl.program_id(0),
-        N, BLOCK, SPLIT, BIAS, RESIDUAL, LIMIT,
+        parts, scales, g, b, biases, inverses, residual, out, eight, zero, eps, M, tl.program_id(0),
+        N, BLOCK, SPLIT, SCALED, BIAS, RESIDUAL, LIMIT,
     )  # fmt: skip
 
 
@@ -255,9 +263,10 @@ def residual_norm(
     bias: Tensor | None = None,
     residual: Tensor | None = None,
     *,
+    scale: Tensor | None = None,
     pdl: bool = False,
 ) -> Launch:
-    """The launch of out [M, N] = norm(sum of parts + bias + residual).
+    """The launch of out [M, N] = norm(sum of parts * scale + bias + residual).
 
     parts: [M, N], or the partial sums [split, M, N] of a split GEMM.  eight: a second output in eight bits.
     """
@@ -268,15 +277,15 @@ def residual_norm(
         (eight.out, eight.quantiser.inverse, eight.quantiser.zero) if eight else (None, None, 0)
     )
     limit = limit_of(target.dtype) if target is not None else 0
-    arguments = (parts, bias, residual, norm.gamma, norm.beta, inverse, out, target, zero, norm.eps, m)
-    constants = {"N": n, "BLOCK": block, "SPLIT": split, "LIMIT": limit}
+    arguments = (parts, scale, bias, residual, norm.gamma, norm.beta, inverse, out, target, zero, norm.eps, m)
+    constants = {"N": n, "BLOCK": block, "SPLIT": split, "SCALED": scale is not None, "LIMIT": limit}
     return Launch(
         name=name,
         kernel=add_norm,
         grid=(m,),
         arguments=arguments,
         constants=constants | {"BIAS": bias is not None, "RESIDUAL": residual is not None},
-        constant_bytes=bytes_of(bias, norm.gamma, norm.beta),
+        constant_bytes=bytes_of(scale, bias, norm.gamma, norm.beta),
         moved_bytes=bytes_of(parts, residual, out, target),
         flops=(8 + split) * m * n,
         warps=warps,

@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from buzzer import caches
+from buzzer.engine.kernels import library
 from buzzer.engine.kernels.ahead import Ahead
 from buzzer.engine.kernels.facts import Facts
 from buzzer.engine.kernels.gemm import Tile, Weights, candidates, default_tile, estimate, linear
@@ -29,6 +31,7 @@ SPREAD_BYTES = 128 << 20  # weights that one timing reads: too many for the L2 c
 @dataclass(frozen=True)
 class Shape:
     """A GEMM: out [m, n] = a [m, k] @ w.T in `dtype`. splits: a norm follows and adds partial sums, so K may be split.
+    gelu: GELU follows.
 
     str(shape) is the key of its stored tile.
     """
@@ -38,6 +41,7 @@ class Shape:
     k: int
     dtype: torch.dtype
     splits: bool
+    gelu: bool = False
 
     def __str__(self) -> str:
         return f"{self.m}x{self.n}x{self.k} {str(self.dtype).removeprefix('torch.')}{' norm' if self.splits else ''}"
@@ -128,12 +132,18 @@ class Bench:
         self.copies = max(2, -(-SPREAD_BYTES // (n * k * shape.dtype.itemsize))) if device == "cuda" else 1
         torch.manual_seed(0)
         self.a, first = (random(rows, k, shape.dtype, device) for rows in (m, n))
-        # A power of two, so that INT8 products stay exact.
-        scale = torch.full((n,), 0.5 ** (k - 1).bit_length(), device=device)
+        # Weights in floats have no scale. A power of two, so that INT8 products stay exact.
+        eight = shape.dtype.itemsize == 1
+        scale = self.scale = torch.full((n,), 0.5 ** (k - 1).bit_length(), device=device) if eight else None
         self.zeros, self.ones = torch.zeros(n, device=device), torch.ones(n, device=device)
         self.weights = [Weights(first.clone(), scale, self.zeros) for _ in range(self.copies)]
         self.normed = torch.zeros(m, n, dtype=torch.float16, device=device)
-        self.want = self.a.double() @ first.double().T * scale.double()
+        self.act = "gelu" if shape.gelu else "none"
+        self.want = self.a.double() @ first.double().T
+        if scale is not None:
+            self.want *= scale.double()
+        if shape.gelu:
+            self.want = F.gelu(self.want)
 
     def launches(self, tile: Tile) -> list[Launch]:
         """The launches on every copy of the weights. They write `parts`, which is filled with NaN here."""
@@ -142,16 +152,39 @@ class Bench:
         self.parts = torch.full(parts, float("nan"), dtype=kind, device=self.device)
         launches: list[Launch] = []
         for weights in self.weights:
-            launches.append(linear("gemm", self.a, weights, self.parts, tile))
+            launches.append(linear("gemm", self.a, weights, self.parts, tile, act=self.act))
             if self.shape.splits:
                 norm = Norm(self.ones, self.zeros, 1e-12)
                 launches.append(residual_norm("norm", self.parts, norm, self.normed))
         return launches
 
+    def library_launches(self) -> list[Launch | library.LibraryLaunch]:
+        """The same by a library, with the kernel of the epilogue if there is one. `parts` are the sums before a norm."""
+        shape = (self.shape.m, self.shape.n)
+        kind = library.sums_dtype(self.shape.dtype, torch.float16)
+        sums = torch.zeros(shape, dtype=kind, device=self.device)
+        self.parts = torch.full(shape, float("nan"), dtype=torch.float16, device=self.device)
+        launches: list[Launch | library.LibraryLaunch] = []
+        for weights in self.weights:
+            if self.shape.splits:
+                scale = weights.scale if kind == torch.int32 else None
+                norm = Norm(self.ones, self.zeros, 1e-12)
+                launches.append(library.product("gemm", self.a, weights, sums))
+                launches.append(residual_norm("norm", sums, norm, self.normed, scale=scale))
+            else:
+                launches += library.linear("gemm", self.a, weights, self.parts, sums, act=self.act)
+        if self.shape.splits:
+            self.parts = sums
+        return launches
+
     def right(self) -> bool:
         """Whether the last launches have computed the product."""
         got = self.parts.sum(0) if self.parts.ndim == 3 else self.parts
-        return accepted(got, self.want, self.shape.dtype)
+        if got.dtype == torch.int32 and self.scale is not None:
+            got = got.double() * self.scale.double()
+        # GELU is computed in FP32, so its result is not exact for INT8.
+        inexact = self.shape.gelu and self.shape.dtype == torch.int8
+        return accepted(got, self.want, torch.float16 if inexact else self.shape.dtype)
 
 
 def launches_of(shape: Shape, tile: Tile) -> list[Launch]:
@@ -161,30 +194,40 @@ def launches_of(shape: Shape, tile: Tile) -> list[Launch]:
 
 @dataclass(frozen=True)
 class TuningFacts(Facts):
-    """A `TuningResult` for the command line; us: microseconds."""
+    """A `TuningResult` for the command line; us: microseconds. library_us: of NVIDIA's library, with its epilogue."""
 
     shape: str
     tile: Tile | None
     us: float | None
     measured: int
     refused: int
+    library_us: float | None = None
+    library_refused: str | None = None
 
 
 @dataclass
 class TuningResult:
     """The fastest correct tile of a shape so far (None if there is none), its time in microseconds, and how many tiles were
-    measured and refused."""
+    measured and refused.
+
+    by_library: microseconds of the same product by a library.  library_refused: why it must not be used.
+    """
 
     shape: Shape
     tile: Tile | None = None
     microseconds: float = inf
     measured: int = 0
     refused: int = 0
+    by_library: float | None = None
+    library_refused: str | None = None
 
     def facts(self) -> TuningFacts:
         """The choice for the command line."""
         time_us = round(self.microseconds, 2) if self.tile else None
-        return TuningFacts(str(self.shape), self.tile, time_us, self.measured, self.refused)
+        by_library = None if self.by_library is None else round(self.by_library, 2)
+        return TuningFacts(
+            str(self.shape), self.tile, time_us, self.measured, self.refused, by_library, self.library_refused
+        )
 
 
 def measure(bench: Bench, tiles: Sequence[tuple[Tile, Future[None]]], until: float) -> TuningResult:
@@ -207,6 +250,20 @@ def measure(bench: Bench, tiles: Sequence[tuple[Tile, Future[None]]], until: flo
         elif time_us < choice.microseconds:
             choice.tile, choice.microseconds = tile, time_us
     return choice
+
+
+def measure_library(bench: Bench, choice: TuningResult) -> None:
+    """Time the product by a library, and mark the chosen tile if the library is faster and its result is correct."""
+    try:
+        time_us = microseconds(bench.library_launches(), count=10) / bench.copies
+    except RuntimeError as reason:  # the library lacks the product, or its workspace does not fit
+        choice.library_refused = f"{type(reason).__name__}: {str(reason).partition(chr(10))[0]}"
+        return
+    choice.by_library = time_us
+    if not bench.right():
+        choice.library_refused = "its result is wrong"
+    elif choice.tile and time_us < choice.microseconds:
+        choice.tile = replace(choice.tile, library=True)
 
 
 def random(rows: int, columns: int, dtype: torch.dtype, device: str) -> Tensor:
@@ -232,7 +289,10 @@ def tune(
         [(tile, ahead.start(launches_of, shape, tile)) for tile in tried(shape, shared)] for shape in shapes
     ]
     for shape, tiles in zip(shapes, compiling, strict=True):
-        choice = measure(Bench(shape, "cuda"), tiles, until)
+        bench = Bench(shape, "cuda")
+        choice = measure(bench, tiles, until)
+        if time.monotonic() < until:
+            measure_library(bench, choice)
         if choice.tile:
             kept.tiles[str(shape)] = choice.tile
             kept.write(path)
@@ -244,6 +304,6 @@ def encoder_shapes(tokens: int, size: int, wide: int, dtype: torch.dtype) -> lis
     return [
         Shape(tokens, 3 * size, size, dtype, False),
         Shape(tokens, size, size, dtype, True),
-        Shape(tokens, wide, size, dtype, False),
+        Shape(tokens, wide, size, dtype, False, gelu=True),
         Shape(tokens, size, wide, dtype, True),
     ]

@@ -103,10 +103,9 @@ def bert_large(name: str, limit_s: float, backend: str, precisions: str, *option
     return bench(name, limit_s, "bert-large", *variants, *SHAPE, *options)
 
 
-def tune(precision: str, limit_s: float, seconds: int) -> Step:
+def tune(name: str, precision: str, limit_s: float, seconds: int, *options: str) -> Step:
     """A step that tunes the kernels of a precision for this many seconds and stores the fastest variants."""
-    options = ("--precision", precision, "--seconds", str(seconds))
-    return kernels(f"kernel tune {precision}", limit_s, "tune", *options)
+    return kernels(name, limit_s, "tune", "--precision", precision, "--seconds", str(seconds), *options)
 
 
 BERT = of(
@@ -115,12 +114,13 @@ BERT = of(
     timed(kernels("kernel probe", 60, "probe"), 25, 2.1),
     timed(tests("kernel tests", 90, *KERNEL_TESTS, chosen=NEW_PATHS, marked="gpu", processes=8), 45, 29.5),
     timed(tests("cuda kernel tests", 40, *CUDA_TESTS, chosen="", marked="gpu", processes=4), 25),
-    timed(tune("fp8", 75, 45), 55, 2.2),
-    timed(tune("int8", 60, 35), 45, 2.1),
-    timed(tune("fp16", 60, 35), 45, 2.1),
+    timed(tune("kernel tune fp8", "fp8", 75, 45), 55, 2.2),
+    timed(tune("kernel tune int8", "int8", 60, 35), 45, 2.1),
+    timed(tune("kernel tune fp16", "fp16", 60, 35), 45, 2.1),
     timed(bert_large("bert-large fused", 140, "fused", "fp8,int8,fp16"), 110, 4.3),
     timed(bert_large("bert-large in reverse", 140, "fused", "fp16,int8,fp8"), 110, 4.5),
     timed(bert_large("bert-large torch", 80, "torch_eager", "bf16"), 60, 4.0),
+    timed(tune("tune fp8 of 128", "fp8", 60, 40, "--tokens", "16384"), 45, 2.2),
     timed(bench("bert-large of 128", 80, "bert-large", *OF_128), 60, 4.0),
     timed(kernels("products by libraries", 45, "products"), 25),
     timed(replace(bert_large("gemm by ncu", 60, "fused", "fp8", *ONE_RUN), through=NCU), 40),

@@ -28,6 +28,14 @@ def device(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
+def host_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The CUDA C++ kernels compiled for the CPU, once for all tests of a process."""
+    from tests.engine.kernels.cuda import host
+
+    return host.compile_host(tmp_path_factory.mktemp("host") / "libhost.so", "-O2", "-fPIC", "-shared")
+
+
+@pytest.fixture(scope="session")
 def compiles() -> Callable[[str], list[dict[str, Any]]]:
     """A function that runs code in a new process, because this one interprets kernels. It returns the JSON objects that the code
     prints, one per line."""

@@ -29,7 +29,7 @@ class Driver(Protocol):
     """Starts kernels by name."""
 
     def tile_map(self, matrix: Tensor) -> Any:
-        """The kernels' description of a matrix of bytes [128, depth], from which they copy tiles."""
+        """The kernels' description of the bytes of a matrix [128, depth], from which they copy tiles."""
         ...
 
     def launch(self, kernel: str, blocks: int, cluster: int, shared: int, parameters: Sequence[Any]) -> None:
@@ -71,7 +71,9 @@ class Cuda:
 
     def tile_map(self, matrix: Tensor) -> Any:
         """A CUtensorMap of tiles of 128 rows and 128 bytes with the 128-byte swizzle."""
-        rows, depth = matrix.shape
+        import torch
+
+        rows, depth = matrix.view(torch.uint8).shape
         storage = (ctypes.c_uint8 * (MAP_BYTES + MAP_ALIGNMENT))()
         at = -ctypes.addressof(storage) % MAP_ALIGNMENT
         described = (ctypes.c_uint8 * MAP_BYTES).from_buffer(storage, at)  # keeps `storage` alive

@@ -1,4 +1,4 @@
-// FP8 products of a transformer layer for at most 128 tokens, for compute capability 9.0a.
+// Products of a transformer layer in FP8, INT8 and FP16 for at most 128 tokens, for compute capability 9.0a.
 //
 //   out [128, columns] = epilogue(activations [128, depth] @ weights [columns, depth].T)
 //
@@ -13,11 +13,13 @@
 //
 // Shared memory is written once, so there is no ring of buffers. The activations of all chunks are in flight together.
 //
-// Norms have no kernel. A product in front of a norm writes the sum y that the norm would read: as half, as
-// E4M3(y * gamma * factor), and for each row and tile of 64 columns the mean and the sum of squared deviations. The product that
+// In FP8 and FP16, norms have no kernel. A product in front of a norm writes the sum y that the norm would read: as half, in FP8 also
+// as E4M3(y * gamma * factor), and for each row and tile of 64 columns the mean and the sum of squared deviations. The product that
 // reads it corrects the result. With W the weights, r = 1 / sqrt(variance + eps), m the mean of a row:
 //
 //   W @ ((y - m) * r * gamma + beta) = r * (W @ (y * gamma)) - r * m * (W @ gamma) + W @ beta
+//
+// In FP16, gamma is part of the weights. INT8 has one scale for all rows, whose deviations differ, so its norms are kernels.
 //
 // All functions that are not defined here are in gpu.cuh. Tests compile this file for a CPU, with those functions replaced.
 
@@ -28,13 +30,23 @@
 constexpr int ROWS = 128;     // tokens
 constexpr int COLUMNS = 64;   // output columns of a block
 constexpr int CHUNK = 128;    // bytes of a row in a chunk of the depth: the width of the swizzle
-constexpr int STEP = 32;      // depth of one tensor core instruction
+constexpr int STEP = 32;      // bytes of a row in one tensor core instruction
 constexpr int THREADS = 256;  // two warpgroups of 64 rows
 constexpr int LANES = 32;
 constexpr int MOST_TILES = 16;  // normed rows of at most 1024 values
 constexpr int PITCH = COLUMNS + 8;  // floats of a row of partial sums; avoids bank conflicts
 
+enum Type { FP8, INT8, FP16 };  // of activations and weights
 enum Epilogue { PROJECT, GELU, RESIDUAL };
+
+template <Type TYPE>
+struct SumOf {
+    using type = float;
+};
+template <>
+struct SumOf<INT8> {
+    using type = int;
+};
 
 // Rows of `vectors`: the scale of the sums, W @ gamma, bias + W @ beta, the factor of the eight-bit output, and gamma and beta of
 // the residual.
@@ -42,15 +54,16 @@ enum Vector { SCALE, OF_MEAN, BIAS, FACTOR, GAMMA, BETA, VECTORS };
 
 // `buzzer.engine.kernels.cuda.launch.Arguments` has the same fields.
 struct Arguments {
-    const uint8_t* weights;  // E4M3, in the order of `buzzer.engine.kernels.cuda.layout`
+    const uint8_t* weights;  // in the order of `buzzer.engine.kernels.cuda.layout`
     const float* vectors;    // [VECTORS, columns]
     const float2* norms;     // [tiles, ROWS]: mean and sum of squared deviations of the normed row, by tiles of 64 columns
     const half* residual;    // [ROWS, columns], not normed; RESIDUAL only
-    half* out;               // [ROWS, columns]; PROJECT and RESIDUAL
-    uint8_t* eight;          // [ROWS, columns], E4M3; GELU and RESIDUAL
-    float2* out_norms;       // [columns / 64, ROWS]; RESIDUAL only
+    half* out;               // [ROWS, columns]; PROJECT, RESIDUAL and FP16
+    uint8_t* eight;          // [ROWS, columns]; GELU in FP8 and INT8, RESIDUAL in FP8
+    float2* out_norms;       // [columns / 64, ROWS]; RESIDUAL in FP8 and FP16
     float eps;
     float tile_weight;  // 1 / tiles
+    float zero;         // zero point of `eight` in INT8
     int tiles;    // of `norms`; at most MOST_TILES
     int columns;  // a multiple of 64 * share
     int chunks;   // of a share of the depth
@@ -111,8 +124,10 @@ DEVICE void norms_of(const Arguments& x, const PerLane<int>& rows, PerLane<float
     lanes([&](int lane) { inverse[lane] = inverse_root(inverse[lane] + x.eps); });
 }
 
-template <int SPLIT, Epilogue EPILOGUE>
+template <Type TYPE, Epilogue EPILOGUE, int SPLIT>
 DEVICE void gemm(const TileMap& map, const Arguments& x) {
+    constexpr bool NORMS = EPILOGUE == RESIDUAL && TYPE != INT8;  // the norms of the output are written
+    constexpr bool HALVES = EPILOGUE != GELU || TYPE == FP16, EIGHT = TYPE != FP16 && (EPILOGUE == GELU || NORMS);
     constexpr int ROW_THREADS = 2 * SPLIT;  // threads of an output row
     constexpr int GROUPS = 8 / SPLIT;       // groups of four columns of a thread
     const int members = SPLIT * x.share, member = block_index() % members;
@@ -162,9 +177,9 @@ DEVICE void gemm(const TileMap& map, const Arguments& x) {
     PerLane<float> mean, inverse;
     norms_of<ROW_THREADS>(x, rows, mean, inverse);
 
-    Accumulators sums;  // of 64 rows for each warpgroup
+    Accumulators<typename SumOf<TYPE>::type> sums;  // of 64 rows for each warpgroup
     lanes([&](int lane) {
-        for (int i = 0; i < 32; i++) sums[lane][i] = 0.0f;
+        for (int i = 0; i < 32; i++) sums[lane][i] = 0;
     });
     NOT_UNROLLED
     for (int chunk = 0; chunk < x.chunks; chunk++) {
@@ -173,7 +188,12 @@ DEVICE void gemm(const TileMap& map, const Arguments& x) {
         const int first_row = warp() / 4 * 64;
         const uint64_t a = descriptor(shared_address(shared.activations + chunk * ACTIVATION_BYTES + first_row * CHUNK));
         const uint64_t b = descriptor(shared_address(shared.weights + chunk * WEIGHT_BYTES));
-        for (int step = 0; step < CHUNK / STEP; step++) product(sums, a + step * STEP / 16, b + step * STEP / 16);
+        for (int step = 0; step < CHUNK / STEP; step++) {
+            const uint64_t rows = a + step * STEP / 16, columns = b + step * STEP / 16;
+            if constexpr (TYPE == FP8) product_fp8(sums, rows, columns);
+            if constexpr (TYPE == INT8) product_int8(sums, rows, columns);
+            if constexpr (TYPE == FP16) product_fp16(sums, rows, columns);
+        }
         products_end();
     }
     products_wait(sums);
@@ -183,8 +203,8 @@ DEVICE void gemm(const TileMap& map, const Arguments& x) {
         for (int i = 0; i < COLUMNS / 8; i++)
             for (int half_tile = 0; half_tile < 2; half_tile++) {
                 const int row = warp() * 16 + half_tile * 8 + lane / 4, column = i * 8 + lane % 4 * 2;
-                const float* pair = sums[lane] + i * 4 + half_tile * 2;
-                *reinterpret_cast<float2*>(shared.partial + row * PITCH + column) = float2{pair[0], pair[1]};
+                const auto* pair = sums[lane] + i * 4 + half_tile * 2;
+                *reinterpret_cast<float2*>(shared.partial + row * PITCH + column) = float2{float(pair[0]), float(pair[1])};
             }
     });
     cluster_arrive();
@@ -214,12 +234,15 @@ DEVICE void gemm(const TileMap& map, const Arguments& x) {
             }
             if (EPILOGUE == GELU) value = {gelu(value.x), gelu(value.y), gelu(value.z), gelu(value.w)};
             const size_t cell = size_t(rows[lane]) * x.columns + tile * COLUMNS + in_tile;
-            if (EPILOGUE != GELU) *reinterpret_cast<Half4*>(x.out + cell) = halves(value);
-            if (EPILOGUE != PROJECT) *reinterpret_cast<uint32_t*>(x.eight + cell) = e4m3(value * vector(FACTOR));
+            if (HALVES) *reinterpret_cast<Half4*>(x.out + cell) = halves(value);
+            if (EIGHT) {
+                const float4 scaled = value * vector(FACTOR);
+                *reinterpret_cast<uint32_t*>(x.eight + cell) = TYPE == INT8 ? int8(scaled + x.zero) : e4m3(scaled);
+            }
             values[lane][group] = value;
         }
     });
-    if (EPILOGUE == RESIDUAL) {
+    if (NORMS) {
         PerLane<float> centre, squares;
         lanes([&](int lane) {
             centre[lane] = 0.0f;
@@ -245,20 +268,19 @@ DEVICE void gemm(const TileMap& map, const Arguments& x) {
     cluster_wait();
 }
 
-#define KERNEL(NAME, SPLIT, EPILOGUE)                                                             \
-    extern "C" GLOBAL(THREADS) NAME(const CONSTANT TileMap map, const CONSTANT Arguments arguments) { \
-        gemm<SPLIT, EPILOGUE>(map, arguments);                                                    \
-    }
+// DO(type, TYPE, SPLIT) for each type and number of shares that the kernels are compiled for; `layout.KINDS` has the same.
+#define FOR_EACH_SPLIT(DO)                                          \
+    DO(fp8, FP8, 1) DO(fp8, FP8, 2) DO(fp8, FP8, 4) DO(fp8, FP8, 8) \
+    DO(int8, INT8, 1) DO(int8, INT8, 2) DO(int8, INT8, 8)           \
+    DO(fp16, FP16, 2) DO(fp16, FP16, 8)
 
-KERNEL(project_1, 1, PROJECT)
-KERNEL(project_2, 2, PROJECT)
-KERNEL(project_4, 4, PROJECT)
-KERNEL(project_8, 8, PROJECT)
-KERNEL(gelu_1, 1, GELU)
-KERNEL(gelu_2, 2, GELU)
-KERNEL(gelu_4, 4, GELU)
-KERNEL(gelu_8, 8, GELU)
-KERNEL(residual_1, 1, RESIDUAL)
-KERNEL(residual_2, 2, RESIDUAL)
-KERNEL(residual_4, 4, RESIDUAL)
-KERNEL(residual_8, 8, RESIDUAL)
+#define KERNEL(NAME, TYPE, EPILOGUE, SPLIT)                                                           \
+    extern "C" GLOBAL(THREADS) NAME(const CONSTANT TileMap map, const CONSTANT Arguments arguments) { \
+        gemm<TYPE, EPILOGUE, SPLIT>(map, arguments);                                                  \
+    }
+#define KERNELS(type, TYPE, SPLIT)                             \
+    KERNEL(project_##type##_##SPLIT, TYPE, PROJECT, SPLIT)     \
+    KERNEL(gelu_##type##_##SPLIT, TYPE, GELU, SPLIT)           \
+    KERNEL(residual_##type##_##SPLIT, TYPE, RESIDUAL, SPLIT)
+
+FOR_EACH_SPLIT(KERNELS)

@@ -22,7 +22,9 @@ struct PerLane {
     DEVICE const T& operator[](int) const { return value; }
 };
 
-using Accumulators = PerLane<float[32]>;  // of a product of 64 rows and 64 columns
+// The sums of a product of 64 rows and 64 columns: floats, or integers for INT8.
+template <class T>
+using Accumulators = PerLane<T[32]>;
 
 using Half4 = uint2;  // four halves
 
@@ -30,6 +32,7 @@ DEVICE float4 operator+(float4 a, float4 b) { return {a.x + b.x, a.y + b.y, a.z 
 DEVICE float4 operator-(float4 a, float4 b) { return {a.x - b.x, a.y - b.y, a.z - b.z, a.w - b.w}; }
 DEVICE float4 operator*(float4 a, float4 b) { return {a.x * b.x, a.y * b.y, a.z * b.z, a.w * b.w}; }
 DEVICE float4 operator-(float4 a, float b) { return {a.x - b, a.y - b, a.z - b, a.w - b}; }
+DEVICE float4 operator+(float4 a, float b) { return {a.x + b, a.y + b, a.z + b, a.w + b}; }
 DEVICE float4 operator*(float4 a, float b) { return {a.x * b, a.y * b, a.z * b, a.w * b}; }
 DEVICE float inverse_root(float x) { return rsqrtf(x); }
 DEVICE float total(float4 a) { return (a.x + a.y) + (a.z + a.w); }
@@ -49,6 +52,12 @@ DEVICE uint32_t e4m3(float4 x) {
     const uint32_t low = __nv_cvt_float2_to_fp8x2(float2{x.x, x.y}, __NV_SATFINITE, __NV_E4M3);
     const uint32_t high = __nv_cvt_float2_to_fp8x2(float2{x.z, x.w}, __NV_SATFINITE, __NV_E4M3);
     return high << 16 | low;
+}
+
+// Four values rounded to INT8, saturated.
+DEVICE uint32_t int8(float4 x) {
+    const auto byte = [](float value) { return uint32_t(max(-128, min(127, __float2int_rn(value)))) & 0xFF; };
+    return byte(x.x) | byte(x.y) << 8 | byte(x.z) << 16 | byte(x.w) << 24;
 }
 
 DEVICE int block_index() { return blockIdx.x; }
@@ -166,23 +175,45 @@ DEVICE void copy_tile(void* to, const TileMap& map, int column, uint64_t* barrie
 // Orders earlier accesses of the sums' registers before the products that follow.
 DEVICE void products_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 
-// Start sums += a @ b.T for 64 rows, 64 columns and a depth of 32.
-DEVICE void product(Accumulators& sums, uint64_t a, uint64_t b) {
+// The functions below start sums += a @ b.T for 64 rows, 64 columns and a depth of 32 bytes.
+#define PRODUCT(INSTRUCTION, CONSTRAINT, SCALES)                                                                                    \
+    asm volatile("wgmma.mma_async.sync.aligned." INSTRUCTION                                                                        \
+                 " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, " \
+                 "%24, %25, %26, %27, %28, %29, %30, %31}, %32, %33, " SCALES ";"                                                   \
+                 : CONSTRAINT(d[0]), CONSTRAINT(d[1]), CONSTRAINT(d[2]), CONSTRAINT(d[3]), CONSTRAINT(d[4]), CONSTRAINT(d[5]),      \
+                   CONSTRAINT(d[6]), CONSTRAINT(d[7]), CONSTRAINT(d[8]), CONSTRAINT(d[9]), CONSTRAINT(d[10]), CONSTRAINT(d[11]),    \
+                   CONSTRAINT(d[12]), CONSTRAINT(d[13]), CONSTRAINT(d[14]), CONSTRAINT(d[15]), CONSTRAINT(d[16]),                   \
+                   CONSTRAINT(d[17]), CONSTRAINT(d[18]), CONSTRAINT(d[19]), CONSTRAINT(d[20]), CONSTRAINT(d[21]),                   \
+                   CONSTRAINT(d[22]), CONSTRAINT(d[23]), CONSTRAINT(d[24]), CONSTRAINT(d[25]), CONSTRAINT(d[26]),                   \
+                   CONSTRAINT(d[27]), CONSTRAINT(d[28]), CONSTRAINT(d[29]), CONSTRAINT(d[30]), CONSTRAINT(d[31])                    \
+                 : "l"(a), "l"(b))
+#define FLOAT_SUM(X) "+f"(X)
+#define INTEGER_SUM(X) "+r"(X)
+
+DEVICE void product_fp8(Accumulators<float>& sums, uint64_t a, uint64_t b) {
     float* d = sums.value;
-    asm volatile(
-        "wgmma.mma_async.sync.aligned.m64n64k32.f32.e4m3.e4m3 {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, "
-        "%15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, %32, %33, 1, 1, 1;"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]),
-          "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]),
-          "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]),
-          "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
-        : "l"(a), "l"(b));
+    PRODUCT("m64n64k32.f32.e4m3.e4m3", FLOAT_SUM, "1, 1, 1");
+}
+
+DEVICE void product_fp16(Accumulators<float>& sums, uint64_t a, uint64_t b) {
+    float* d = sums.value;
+    PRODUCT("m64n64k16.f32.f16.f16", FLOAT_SUM, "1, 1, 1, 0, 0");
+}
+
+DEVICE void product_int8(Accumulators<int>& sums, uint64_t a, uint64_t b) {
+    int* d = sums.value;
+    PRODUCT("m64n64k32.s32.s8.s8", INTEGER_SUM, "1");
 }
 
 DEVICE void products_end() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 
 // Wait for all products.
-DEVICE void products_wait(Accumulators& sums) {
+DEVICE void products_wait(Accumulators<float>& sums) {
     asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
     for (int i = 0; i < 32; i++) asm volatile("" : "+f"(sums.value[i])::"memory");
+}
+
+DEVICE void products_wait(Accumulators<int>& sums) {
+    asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+    for (int i = 0; i < 32; i++) asm volatile("" : "+r"(sums.value[i])::"memory");
 }

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from buzzer.engine.kernels.cuda import driver
 from buzzer.engine.kernels.cuda.build import kept
-from buzzer.engine.kernels.cuda.layout import COLUMNS, ROWS, VECTORS, Cut
+from buzzer.engine.kernels.cuda.layout import COLUMNS, KINDS, ROWS, VECTORS, Cut
 from buzzer.engine.kernels.facts import CodeFacts, LaunchFacts
 
 WARPS = 8
@@ -26,6 +27,7 @@ class Arguments(ctypes.Structure):
         ),
         ("eps", ctypes.c_float),
         ("tile_weight", ctypes.c_float),
+        ("zero", ctypes.c_float),
         *((name, ctypes.c_int) for name in ("tiles", "columns", "chunks", "share")),
     )
 
@@ -52,7 +54,7 @@ class TiledWeights:
 
     @property
     def depth(self) -> int:
-        """Depth of the product."""
+        """Depth of the product, in bytes of a row."""
         return self.values.numel() // self.columns
 
 
@@ -60,8 +62,9 @@ class TiledWeights:
 class CudaLaunch:
     """A kernel with its arguments; call it to start the kernel. The same interface as `kernels.jit.Launch`.
 
-    activations: E4M3 [128, depth].  norms: of the rows that are normed: the inputs, or for `residual` the residual.
-    residual: float16 [128, columns].  out: float16 [128, columns].  eight: E4M3 [128, columns].  out_norms: float32 [tiles, 128, 2].
+    activations: E4M3, INT8 or float16 [128, depth].  norms: of the rows that are normed: the inputs, or for `residual` the residual.
+    residual: float16 [128, columns].  out: float16 [128, columns].  eight: E4M3 or INT8 [128, columns].
+    zero: the zero point of `eight`.  out_norms: float32 [tiles, 128, 2].
     """
 
     name: str
@@ -74,13 +77,14 @@ class CudaLaunch:
     out: Tensor | None = None
     eight: Tensor | None = None
     out_norms: Tensor | None = None
+    zero: int = 0
     stages: int = 1
     pdl: bool = True
     constants: Mapping[str, object] = field(default_factory=dict)
     options: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        columns, depth = self.weights.columns, self.weights.depth
+        columns, depth = self.weights.columns, self.weights.depth // self.activations.itemsize
         shapes = {
             "activations": (self.activations, (ROWS, depth)),
             "vectors": (self.weights.vectors, (VECTORS, columns)),
@@ -97,7 +101,7 @@ class CudaLaunch:
     @property
     def kernel(self) -> str:
         """The name in the cubin."""
-        return f"{self.epilogue}_{self.cut.split}"
+        return f"{self.epilogue}_{KINDS[self.activations.dtype].name}_{self.cut.split}"
 
     @property
     def grid(self) -> tuple[int]:
@@ -123,7 +127,7 @@ class CudaLaunch:
     @property
     def flops(self) -> int:
         """A multiply-add counts as two."""
-        return 2 * ROWS * self.weights.columns * self.weights.depth
+        return 2 * self.activations.numel() * self.weights.columns
 
     def facts(self) -> LaunchFacts:
         """The kernel's launch options and work, for the command line."""
@@ -161,7 +165,7 @@ class CudaLaunch:
         arguments = Arguments(
             *(at(t) for t in (self.weights.values, self.weights.vectors, self.norms.values)),
             *(at(t) for t in (self.residual, self.out, self.eight, self.out_norms)),
-            self.norms.eps, 1 / tiles, tiles,
+            self.norms.eps, 1 / tiles, self.zero, tiles,
             self.weights.columns, self.cut.chunks(self.weights.depth), self.cut.share,
         )  # fmt: skip
         return driver.active().tile_map(self.activations), arguments
@@ -170,15 +174,24 @@ class CudaLaunch:
 def project(
     name: str, activations: Tensor, weights: TiledWeights, cut: Cut, norms: Norms, out: Tensor
 ) -> CudaLaunch:
-    """The launch of out = weights @ norm(activations) + bias, as half."""
+    """The launch of out = weights @ norm(activations) + bias, as half. Norms in INT8 must be those of normed rows."""
     return CudaLaunch(name, "project", activations, weights, cut, norms, out=out)
 
 
 def gelu(
-    name: str, activations: Tensor, weights: TiledWeights, cut: Cut, norms: Norms, eight: Tensor
+    name: str,
+    activations: Tensor,
+    weights: TiledWeights,
+    cut: Cut,
+    norms: Norms,
+    out: Tensor,
+    zero: int = 0,
 ) -> CudaLaunch:
-    """The launch of eight = E4M3(gelu(weights @ norm(activations) + bias) * factor)."""
-    return CudaLaunch(name, "gelu", activations, weights, cut, norms, eight=eight)
+    """The launch of out = gelu(weights @ norm(activations) + bias): as half if the activations are half, else in their type after
+    `* factor + zero`."""
+    if activations.dtype == torch.float16:
+        return CudaLaunch(name, "gelu", activations, weights, cut, norms, out=out)
+    return CudaLaunch(name, "gelu", activations, weights, cut, norms, eight=out, zero=zero)
 
 
 def residual(
@@ -189,11 +202,15 @@ def residual(
     residual: Tensor,
     norms: Norms,
     out: Tensor,
-    eight: Tensor,
-    out_norms: Tensor,
+    eight: Tensor | None = None,
+    out_norms: Tensor | None = None,
 ) -> CudaLaunch:
-    """The launch of out = weights @ activations + bias + norm(residual), as half; eight = E4M3(out * factor); and the norms of out.
+    """The launch of out = weights @ activations + bias + norm(residual), as half; in FP8, eight = E4M3(out * factor); and, not in
+    INT8, the norms of out.
 
     norms: of the residual.
     """
+    dtype = activations.dtype
+    if (eight is None) != (dtype != torch.float8_e4m3fn) or (out_norms is None) != (dtype == torch.int8):
+        raise ValueError(f"{name}: the outputs are not those of a product in {dtype}")
     return CudaLaunch(name, "residual", activations, weights, cut, norms, residual, out, eight, out_norms)

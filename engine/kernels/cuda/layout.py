@@ -7,17 +7,31 @@ from torch import Tensor
 
 from buzzer.errors import UnsupportedError
 
-ROWS, COLUMNS, CHUNK = (
-    128,
-    64,
-    128,
-)  # tokens, output columns of a block, bytes of a row in a chunk of the depth
+# Tokens, output columns of a block, bytes of a row in a chunk of the depth.
+ROWS, COLUMNS, CHUNK = 128, 64, 128
 MOST_TILES = 16  # tiles of a normed row
-SPLITS = (1, 2, 4, 8)  # each is a kernel; a cluster has at most 8 blocks
+MOST_BLOCKS = 8  # blocks of a cluster
 MULTIPROCESSORS = 132  # of an H100
 VECTORS, PITCH = 6, COLUMNS + 8  # vectors of a tile; floats of a row of partial sums
-# Bytes of shared memory with which a block and a block of the next kernel fit in a multiprocessor: 228 KiB, less 1 KiB per block.
-MOST_SHARED = 113 << 10
+MOST_SHARED = 227 << 10  # bytes of shared memory of a block
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A type of operands. splits: shares of the depth, each of which is a kernel.  shared: bytes of shared memory that a block may use."""
+
+    name: str
+    splits: tuple[int, ...]
+    shared: int
+
+
+# In eight bits a block and a block of the next kernel fit in a multiprocessor, which has 228 KiB, of which each block takes 1 KiB more.
+# In FP16 they do not.
+KINDS = {
+    torch.float8_e4m3fn: Kind("fp8", (1, 2, 4, 8), 113 << 10),
+    torch.int8: Kind("int8", (1, 2, 8), 113 << 10),
+    torch.float16: Kind("fp16", (2, 8), MOST_SHARED),
+}
 
 
 def swizzled(offset: int) -> int:
@@ -27,7 +41,7 @@ def swizzled(offset: int) -> int:
 
 
 def weight_offset(column: int, depth: int, depths: int) -> int:
-    """The place of a weight of a matrix [columns, depths] in the stored order: tiles of 64 columns, then chunks of 128 of the
+    """The place of a byte of a matrix [columns, depths] of bytes in the stored order: tiles of 64 columns, then chunks of 128 of the
     depth, each swizzled."""
     tile, chunk = column // COLUMNS, depth // CHUNK
     inside = swizzled(column % COLUMNS * CHUNK + depth % CHUNK)
@@ -35,9 +49,10 @@ def weight_offset(column: int, depth: int, depths: int) -> int:
 
 
 def tiled(weight: Tensor) -> Tensor:
-    """A matrix of bytes or E4M3 values [columns, depths] as bytes in the order of `weight_offset`: [tiles, chunks, 8192]."""
-    columns, depths = weight.shape
-    chunks = weight.view(torch.uint8).reshape(columns // COLUMNS, COLUMNS, depths // CHUNK, CHUNK)
+    """A matrix [columns, depths] as bytes in the order of `weight_offset`: [tiles, chunks, 8192]."""
+    values = weight.view(torch.uint8)
+    columns, depths = values.shape
+    chunks = values.reshape(columns // COLUMNS, COLUMNS, depths // CHUNK, CHUNK)
     places = torch.tensor([swizzled(at) for at in range(COLUMNS * CHUNK)], device=weight.device)
     return chunks.permute(0, 2, 1, 3).flatten(2)[:, :, places].contiguous()
 
@@ -47,7 +62,7 @@ class Cut:
     """How a product is divided.
 
     split: shares of the depth; the blocks of a cluster add their sums.  share: blocks of a cluster with the same part of the depth
-    and different columns, to which each activation is copied at once.
+    and different columns, to which each activation is copied at once. A depth is in bytes of a row.
     """
 
     split: int
@@ -67,30 +82,30 @@ class Cut:
         return max(copied, ROWS * PITCH * 4) + VECTORS * COLUMNS * 4 + 8 * self.chunks(depth)
 
 
-def cuts(columns: int, depth: int) -> list[Cut]:
-    """The cuts of a product of a shape whose blocks fit in one wave and twice in a multiprocessor, the best guess first: the most
-    blocks, then the fewest shares, then no multicast."""
+def cuts(columns: int, depth: int, dtype: torch.dtype = torch.float8_e4m3fn) -> list[Cut]:
+    """The cuts of a product of a shape whose blocks fit in one wave and in the shared memory, the best guess first: the most
+    blocks, then the fewest shares, then no multicast. depth: values, not bytes."""
+    kind, row = KINDS[dtype], depth * dtype.itemsize
     fits = [
         Cut(split, share)
-        for split in SPLITS
+        for split in kind.splits
         for share in (1, 2, 4)
-        if columns % (COLUMNS * share) == 0 and depth % (CHUNK * split) == 0 and split * share <= max(SPLITS)
+        if columns % (COLUMNS * share) == 0 and row % (CHUNK * split) == 0 and split * share <= MOST_BLOCKS
     ]
-    fits = [
-        cut for cut in fits if cut.blocks(columns) <= MULTIPROCESSORS and cut.shared(depth) <= MOST_SHARED
-    ]
+    fits = [cut for cut in fits if cut.blocks(columns) <= MULTIPROCESSORS and cut.shared(row) <= kind.shared]
     return sorted(fits, key=lambda cut: (-cut.blocks(columns), cut.split, cut.share))
 
 
-def cut_of(columns: int, depth: int, multicast: bool) -> Cut:
+def cut_of(columns: int, depth: int, multicast: bool, dtype: torch.dtype = torch.float8_e4m3fn) -> Cut:
     """The cut to use. multicast: copy each activation at once to as many blocks as a cluster of four has, or of two shares of the depth.
+    depth: values, not bytes.
 
     Raises UnsupportedError for a shape without a cut.
     """
-    fits = cuts(columns, depth)
+    fits = cuts(columns, depth, dtype)
     if not fits:
         raise UnsupportedError(
-            f"the CUDA kernels have no cut for a product of {columns} columns and depth {depth}"
+            f"the CUDA kernels have no cut for a product of {columns} columns and depth {depth} in {KINDS[dtype].name}"
         )
     best = fits[0]
     if not multicast:

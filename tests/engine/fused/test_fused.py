@@ -315,11 +315,14 @@ def reference(program: Any, weights: Any, tokens: int) -> tuple[torch.Tensor, to
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8", "fp8"])
-@pytest.mark.parametrize("mode", ["plain", "pdl", "early", "persistent"])
-def test_modes_on_weights_of_a_shape_against_float64(device: str, mode: str, precision: str) -> None:
+@pytest.mark.parametrize("mode", ["plain", "pdl", "early", "persistent", "library"])
+def test_modes_on_weights_of_a_shape_against_float64(
+    device: str, mode: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On a GPU, two layers of BERT-Large, whose products use wgmma. Attention scores are as flat as trained ones."""
     from buzzer.engine.fused.tune import random_program
     from buzzer.engine.fused.weights import random
+    from buzzer.engine.kernels.library import LibraryLaunch
     from buzzer.engine.kernels.tune import Tuned
 
     if mode in ("pdl", "early") and device == "cpu":
@@ -327,7 +330,11 @@ def test_modes_on_weights_of_a_shape_against_float64(device: str, mode: str, pre
     shape, tokens = ((2, 1024, 4096, 16), 128) if device == "cuda" else ((2, 64, 128, 2), 32)
     torch.manual_seed(0)
     weights = random(*shape, precision, device)
+    tile = Tuned.tile
+    if mode == "library":
+        monkeypatch.setattr(Tuned, "tile", lambda *x: dataclasses.replace(tile(*x), library=True))
     program = random_program(weights, tokens, Tuned(), mode)
+    assert sum(isinstance(x, LibraryLaunch) for x in program.launches) == (8 if mode == "library" else 0)
     program.output.fill_(float("nan"))
     codes = [launch() for launch in program.launches]
     program.check()
@@ -336,8 +343,22 @@ def test_modes_on_weights_of_a_shape_against_float64(device: str, mode: str, pre
     error = float((program.output.double() - want).norm() / want.norm())
     assert error < (4e-3 if precision == "fp16" else 2e-2)
     if device == "cuda":
-        products = [code for code in codes if code.name in ("gemm", "layers")]
+        products = [code for code in codes if code and code.name in ("gemm", "layers")]
         assert all("wgmma.mma_async" in code.asm["ptx"] for code in products)
+
+
+@pytest.mark.parametrize(("tokens", "longest"), [(128, 128), (512, 512), (640, 128), (700, 128)])
+def test_the_tuner_measures_many_tokens_as_sequences_of_128(tokens: int, longest: int) -> None:
+    pytest.importorskip("triton")
+    from buzzer.engine.fused.tune import random_program
+    from buzzer.engine.fused.weights import random
+    from buzzer.engine.kernels.tune import Tuned
+
+    program = random_program(random(1, 16, 16, 1, "fp16", "cpu", vocabulary=50), tokens, Tuned(), "plain")
+    (first, last), positions = program.inputs.spans.tolist(), program.inputs.ids[1].tolist()
+    assert [at - start for at, start in enumerate(first)] == positions
+    assert all(start <= at < end <= tokens for at, (start, end) in enumerate(zip(first, last, strict=True)))
+    assert max(end - start for start, end in zip(first, last, strict=True)) == longest
 
 
 def test_a_mode_that_cannot_run_is_refused_by_the_tuner(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -401,6 +422,7 @@ def test_the_tuner_stores_its_choices(
     """On a GPU it measures. In the interpreter, every launch runs once and counts as one microsecond."""
     from buzzer.engine.fused import tune as fused_tune
     from buzzer.engine.kernels import tune
+    from buzzer.engine.kernels.library import LibraryLaunch
     from buzzer.engine.kernels.offline import Compiler
 
     class Ahead:
@@ -424,7 +446,7 @@ def test_the_tuner_stores_its_choices(
     def microseconds(launches: list[Any], count: int) -> float:
         for launch in launches:
             launch()
-        return 1.0
+        return 0.5 if any(isinstance(launch, LibraryLaunch) for launch in launches) else 1.0
 
     monkeypatch.setenv("BUZZER_CACHE", str(tmp_path))
     if device == "cpu":
@@ -433,6 +455,7 @@ def test_the_tuner_stores_its_choices(
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
         monkeypatch.setattr(tune, "gpu_name", lambda: "a-gpu")
         monkeypatch.setattr(tune, "microseconds", microseconds)
+        monkeypatch.setattr(tune, "TRIED", 3)
         monkeypatch.setattr(tune, "Bench", lambda shape, device: bench(shape, "cpu"))
         for name, fake in {
             "require_gpu": lambda: None,
@@ -464,7 +487,12 @@ def test_the_tuner_stores_its_choices(
     assert len(kept.tiles) == 4
     assert kept.modes == {last["program"]: last["taken"]}
     modes = {x["mode"]: x for x in lines[4:-1]}
-    assert {"plain", "persistent"} <= set(modes)
+    assert {"plain", "persistent", "library"} <= set(modes)
+    assert all(("library_us" in x) != ("library_refused" in x) for x in lines[:4])
+    if device == "cpu":
+        assert [x["library_us"] for x in lines[:4]] == [0.5] * 4
+        assert all(tile.library for tile in kept.tiles.values())
+        assert "refused" not in modes["library"]
     assert all(x["error"] < 0.05 for x in modes.values() if "refused" not in x)
 
 

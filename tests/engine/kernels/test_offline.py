@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 CODE = r"""
-import json, re
+import dataclasses, json, re
 from buzzer.engine.fused.lowering import Lowering
 from buzzer.engine.fused.weights import random
 from buzzer.engine.kernels.offline import compiled
@@ -20,11 +20,17 @@ STEPS = dict(PREEXIT="start", CCTL="prefetch", LDG="load", LDGSTS="copy", ACQBUL
 def counter(*shape, dtype=torch.int32):
     return torch.empty(*shape, dtype=dtype, device="meta")
 
+# Of the mode library, the kernels that follow the libraries' products.
+def launches(weights, tokens, mode):
+    choose = lambda *x: dataclasses.replace(Tuned().tile(*x), library=mode == "library")
+    launches = Lowering(weights, tokens, 1, choose, mode).program("mean", True).launches
+    return [x for x in launches if mode != "library" or x.name.endswith((" norm", " epilogue"))]
+
 cases = [("fp16", 128, "pdl"), ("fp8", 128, "pdl"), ("int8", 128, "pdl"), ("fp8", 16384, "plain")]
-cases += [("fp8", 128, "early"), ("fp8", 128, "persistent")]
+cases += [("fp8", 128, "early"), ("fp8", 128, "persistent"), ("int8", 16384, "library")]
 for precision, tokens, mode in cases:
     weights = random(1, 1024, 4096, 16, precision, "meta", vocabulary=100)
-    for launch in Lowering(weights, tokens, 1, Tuned().tile, mode).program("mean", True).launches:
+    for launch in launches(weights, tokens, mode):
         code = compiled(launch)
         wait = code.ptx.find("griddepcontrol.wait")
         facts = launch.facts().as_json() | code.facts().as_json() | dict(precision=precision, tokens=tokens, mode=mode)
@@ -68,6 +74,7 @@ def test_kernels_fit_a_multiprocessor(compiled: list[dict[str, Any]]) -> None:
     """Triton has checked shared memory as on the device; no registers are spilled to local memory."""
     assert max(x["shared"] for x in compiled) > 48 << 10
     assert max(x["local"] for x in compiled) == 0
+    assert len([x for x in compiled if x.get("mode") == "library"]) == 4
     assert all(1 <= x["registers"] <= 255 for x in compiled)
 
 

@@ -7,7 +7,7 @@ pytest.importorskip("triton")
 from buzzer.engine.kernels import products
 from buzzer.engine.kernels.products import LIMIT, MAKERS, SPARSE, TIMED, operand
 
-ON_CPU = ("triton fp8", "cublas fp16")
+ON_CPU = ("triton fp8", "cublas fp16", "cublaslt fp8", "cublaslt fp8, scales of columns")
 
 
 def test_sparse_operands_have_two_zeros_in_each_four_values() -> None:

@@ -191,6 +191,49 @@ def test_the_fastest_correct_tile_is_chosen(bench: Any, monkeypatch: pytest.Monk
     json.loads(json.dumps(facts), parse_constant=pytest.fail)
 
 
+@pytest.mark.parametrize("splits", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float8_e4m3fn, torch.int8])
+def test_a_library_is_chosen_if_it_is_faster_and_correct(
+    device: str, dtype: torch.dtype, splits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from buzzer.engine.kernels import library, tune
+    from buzzer.engine.kernels.gemm import Tile
+
+    if device == "cuda":
+        pytest.skip("the tuner measures it there")
+    bench = tune.Bench(tune.Shape(32, 64, 256, dtype, splits, gelu=not splits), device)
+    time_us = 4.0
+
+    def microseconds(launches: Any, count: int) -> float:
+        for each in launches:
+            each()
+        return time_us
+
+    def chosen() -> tune.TuningResult:
+        choice = tune.TuningResult(bench.shape, Tile(32, 32, 64), 5.0)
+        tune.measure_library(bench, choice)
+        assert choice.tile
+        return choice
+
+    monkeypatch.setattr(tune, "microseconds", microseconds)
+    assert chosen().tile == Tile(32, 32, 64, library=True)
+    if splits:  # the norm reads the library's sums
+        want = torch.nn.functional.layer_norm(bench.want, (64,), eps=1e-12)
+        assert float((bench.normed.double() - want).norm() / want.norm()) < 1e-3
+    time_us = 6.0
+    assert (chosen().tile, chosen().facts().library_us) == (Tile(32, 32, 64), 6.0)
+    time_us, run = 4.0, library.LibraryLaunch.__call__
+    monkeypatch.setattr(library.LibraryLaunch, "__call__", lambda self: (run(self), self.out.mul_(2)))
+    assert (chosen().tile, chosen().library_refused) == (Tile(32, 32, 64), "its result is wrong")
+
+    def refuses(self: Any) -> None:
+        raise RuntimeError("CUBLAS_STATUS_NOT_SUPPORTED\nmore")
+
+    monkeypatch.setattr(library.LibraryLaunch, "__call__", refuses)
+    assert chosen().library_refused == "RuntimeError: CUBLAS_STATUS_NOT_SUPPORTED"
+    assert chosen().facts().library_us is None
+
+
 AHEAD = r"""
 import json, os, sys
 from pathlib import Path

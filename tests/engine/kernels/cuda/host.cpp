@@ -6,10 +6,10 @@
 // A cluster at a time. `parameters`: pointers to the kernel's arguments, as for cuLaunchKernelEx. Returns 1 for an unknown name.
 extern "C" int launch(const char* name, int blocks, int cluster, int bytes, void** parameters) {
     using Kernel = void (*)(const TileMap, const Arguments);
-    const std::pair<const char*, Kernel> kernels[] = {
-        {"project_1", project_1}, {"project_2", project_2}, {"project_4", project_4}, {"project_8", project_8},
-        {"gelu_1", gelu_1}, {"gelu_2", gelu_2}, {"gelu_4", gelu_4}, {"gelu_8", gelu_8},
-        {"residual_1", residual_1}, {"residual_2", residual_2}, {"residual_4", residual_4}, {"residual_8", residual_8}};
+#define ENTRY(NAME) {#NAME, NAME},
+#define ENTRIES(type, TYPE, SPLIT) \
+    ENTRY(project_##type##_##SPLIT) ENTRY(gelu_##type##_##SPLIT) ENTRY(residual_##type##_##SPLIT)
+    const std::pair<const char*, Kernel> kernels[] = {FOR_EACH_SPLIT(ENTRIES)};
     for (const auto& [known, kernel] : kernels) {
         if (std::strcmp(known, name) != 0) continue;
         const auto& map = *static_cast<TileMap*>(parameters[0]);
@@ -36,10 +36,15 @@ extern "C" int launch(const char* name, int blocks, int cluster, int bytes, void
     return 1;
 }
 
+// The bits of FP8 sums of all later launches.
+extern "C" void sum_bits(int bits) { fp8_sum_bits = bits; }
+
 #ifdef PROGRAM
+#define CASE(type, TYPE, SPLIT) {#type, SPLIT},
 int main() {
+    const std::pair<const char*, int> cases[] = {FOR_EACH_SPLIT(CASE)};
     for (const char* epilogue : {"project", "gelu", "residual"})
-        for (int split : {1, 2, 4, 8})
+        for (const auto& [type, split] : cases)
             for (int share : {1, 2}) {
                 if (split * share > 8) continue;
                 const int chunks = 2, columns = 64 * share, depth = split * chunks * 128, tiles = 3;
@@ -49,11 +54,11 @@ int main() {
                 std::vector<float2> norms(tiles * ROWS, float2{0.0f, 64.0f}), out_norms(share * ROWS);
                 TileMap map{activations.data(), depth};
                 Arguments arguments{weights.data(), vectors.data(), norms.data(), residual.data(), out.data(), eight.data(),
-                                    out_norms.data(), 1e-12f, 1.0f / tiles, tiles, columns, chunks, share};
+                                    out_norms.data(), 1e-12f, 1.0f / tiles, 0.0f, tiles, columns, chunks, share};
                 void* parameters[] = {&map, &arguments};
                 const int copied = chunks * (ACTIVATION_BYTES + WEIGHT_BYTES);
                 const int bytes = (copied > PARTIAL_BYTES ? copied : PARTIAL_BYTES) + VECTORS * COLUMNS * 4 + 8 * chunks;
-                const std::string name = std::string(epilogue) + "_" + std::to_string(split);
+                const std::string name = std::string(epilogue) + "_" + type + "_" + std::to_string(split);
                 if (launch(name.c_str(), split * share, split * share, bytes, parameters)) return 1;
                 std::printf("%s share %d\n", name.c_str(), share);
             }

@@ -52,18 +52,32 @@ struct PerLane {
     const T& operator[](int lane) const { return values[lane]; }
 };
 
+enum Kind { KIND_FP8, KIND_INT8, KIND_FP16 };
+
+// A product that is not waited for: the descriptors of its operands, and their type.
+struct Pending {
+    uint64_t a, b;
+    Kind kind;
+};
+
+template <class T>
 struct Accumulators {
-    float values[32][32];
-    std::vector<std::pair<uint64_t, uint64_t>> pending;  // descriptors of products that are not waited for
-    float* operator[](int lane) { return values[lane]; }
+    T values[32][32];
+    std::vector<Pending> pending;
+    T* operator[](int lane) { return values[lane]; }
     ~Accumulators();
 };
+
+// FP8 tensor cores of compute capability 9.0 add 32 products and the sum with about this many bits of the largest of them, and
+// truncate (DeepSeek-AI, arXiv 2412.19437, section 3.3.2). With 24 or more, a sum is that of floats.
+inline int fp8_sum_bits = 24;
 
 inline float4 operator+(float4 a, float4 b) { return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w}; }
 inline float4 operator-(float4 a, float4 b) { return {a.x - b.x, a.y - b.y, a.z - b.z, a.w - b.w}; }
 inline float4 operator*(float4 a, float4 b) { return {a.x * b.x, a.y * b.y, a.z * b.z, a.w * b.w}; }
 inline float4 operator-(float4 a, float b) { return {a.x - b, a.y - b, a.z - b, a.w - b}; }
 inline float4 operator*(float4 a, float b) { return {a.x * b, a.y * b, a.z * b, a.w * b}; }
+inline float4 operator+(float4 a, float b) { return {a.x + b, a.y + b, a.z + b, a.w + b}; }
 inline float total(float4 a) { return (a.x + a.y) + (a.z + a.w); }
 inline float inverse_root(float x) { return 1.0f / std::sqrt(x); }
 
@@ -72,7 +86,8 @@ inline float inverse_root(float x) { return 1.0f / std::sqrt(x); }
     std::abort();
 }
 
-inline Accumulators::~Accumulators() {
+template <class T>
+Accumulators<T>::~Accumulators() {
     if (!pending.empty()) fail("products are not waited for");
 }
 
@@ -108,6 +123,11 @@ inline Half4 halves(float4 x) {
 
 inline uint32_t e4m3(float4 x) {
     const auto byte = [](float value) { return encoded(value, 4, 3, 448.0f); };
+    return byte(x.x) | byte(x.y) << 8 | byte(x.z) << 16 | byte(x.w) << 24;
+}
+
+inline uint32_t int8(float4 x) {
+    const auto byte = [](float value) { return uint32_t(int(std::fmax(-128.0f, std::fmin(127.0f, std::nearbyint(value))))) & 0xFF; };
     return byte(x.x) | byte(x.y) << 8 | byte(x.z) << 16 | byte(x.w) << 24;
 }
 
@@ -286,11 +306,13 @@ inline void copy_tile(void* to, const TileMap& map, int column, uint64_t* barrie
 }
 
 inline void products_begin() {}
-inline void product(Accumulators& sums, uint64_t a, uint64_t b) { sums.pending.emplace_back(a, b); }
+inline void product_fp8(Accumulators<float>& sums, uint64_t a, uint64_t b) { sums.pending.push_back({a, b, KIND_FP8}); }
+inline void product_fp16(Accumulators<float>& sums, uint64_t a, uint64_t b) { sums.pending.push_back({a, b, KIND_FP16}); }
+inline void product_int8(Accumulators<int>& sums, uint64_t a, uint64_t b) { sums.pending.push_back({a, b, KIND_INT8}); }
 inline void products_end() {}
 
-// The bytes of a matrix in shared memory as wgmma reads them: `rows` rows, a depth of 32.
-inline std::vector<float> operand(uint64_t descriptor, int rows) {
+// The values of a matrix in shared memory as wgmma reads them: `rows` rows of 32 bytes.
+inline std::vector<float> operand(uint64_t descriptor, int rows, Kind kind) {
     static const std::vector<float> values = [] {
         std::vector<float> table(256);
         for (unsigned byte = 0; byte < 256; byte++) table[byte] = (byte & 0x7F) == 0x7F ? NAN : decoded(byte, 4, 3);
@@ -298,23 +320,50 @@ inline std::vector<float> operand(uint64_t descriptor, int rows) {
     }();
     const uint32_t start = (descriptor & 0x3FFF) << 4, of_8_rows = (descriptor >> 32 & 0x3FFF) << 4;
     if (descriptor >> 62 != 1 || (descriptor >> 49 & 7)) fail("a descriptor is not of the 128-byte swizzle");
-    std::vector<float> x(rows * 32);
+    const int width = kind == KIND_FP16 ? 2 : 1, depths = 32 / width;
+    std::vector<float> x(rows * depths);
     for (int row = 0; row < rows; row++)
-        for (int depth = 0; depth < 32; depth++)
-            x[row * 32 + depth] = values[own_block().memory[swizzled(start + row / 8 * of_8_rows + row % 8 * 128 + depth)]];
+        for (int depth = 0; depth < depths; depth++) {
+            const uint8_t* at = own_block().memory + swizzled(start + row / 8 * of_8_rows + row % 8 * 128 + depth * width);
+            const unsigned half_bits = width == 2 ? at[0] | unsigned(at[1]) << 8 : 0u;
+            x[row * depths + depth] = kind == KIND_FP8    ? values[*at]
+                                      : kind == KIND_INT8 ? float(int8_t(*at))
+                                                          : decoded(half_bits, 5, 10);
+        }
     return x;
 }
 
+// sum + a[0] * b[0] + ...; in FP8 with `fp8_sum_bits` bits.
+inline float added(float sum, const float* a, const float* b, int depths, Kind kind) {
+    if (kind != KIND_FP8 || fp8_sum_bits >= 24) {
+        for (int depth = 0; depth < depths; depth++) sum += a[depth] * b[depth];
+        return sum;
+    }
+    float largest = std::fabs(sum);
+    for (int depth = 0; depth < depths; depth++) largest = std::fmax(largest, std::fabs(a[depth] * b[depth]));
+    if (largest == 0.0f) return 0.0f;
+    const int last_bit = std::ilogb(largest) - (fp8_sum_bits - 1);
+    double steps = std::trunc(std::ldexp(double(sum), -last_bit));
+    for (int depth = 0; depth < depths; depth++) steps += std::trunc(std::ldexp(double(a[depth]) * b[depth], -last_bit));
+    return float(std::ldexp(steps, last_bit));
+}
+
+inline int added(int sum, const float* a, const float* b, int depths, Kind) {
+    for (int depth = 0; depth < depths; depth++) sum += int(a[depth]) * int(b[depth]);
+    return sum;
+}
+
 // Fragments as in the PTX ISA, "register fragments for wgmma.mma_async.m64nNk32", matrix D: a warp has 16 rows.
-inline void products_wait(Accumulators& sums) {
-    for (const auto& [a, b] : sums.pending) {
-        const std::vector<float> rows = operand(a, 64), columns = operand(b, 64);
+template <class T>
+void products_wait(Accumulators<T>& sums) {
+    for (const auto& [a, b, kind] : sums.pending) {
+        const std::vector<float> rows = operand(a, 64, kind), columns = operand(b, 64, kind);
+        const int depths = int(rows.size()) / 64;
         for (int lane = 0; lane < 32; lane++)
             for (int i = 0; i < 32; i++) {
                 const int row = self->number % WARPGROUP * 16 + lane / 4 + (i / 2 % 2) * 8, column = i / 4 * 8 + lane % 4 * 2 + i % 2;
-                float sum = sums.values[lane][i];
-                for (int depth = 0; depth < 32; depth++) sum += rows[row * 32 + depth] * columns[column * 32 + depth];
-                sums.values[lane][i] = sum;
+                sums.values[lane][i] =
+                    added(sums.values[lane][i], rows.data() + row * depths, columns.data() + column * depths, depths, kind);
             }
     }
     sums.pending.clear();

@@ -11,15 +11,26 @@ from pathlib import Path
 import pytest
 
 from buzzer.engine.kernels.cuda import build, driver
-from buzzer.engine.kernels.cuda.layout import SPLITS
+from buzzer.engine.kernels.cuda.layout import KINDS
 from buzzer.errors import UnsupportedError
 
-KERNELS = [f"{epilogue}_{split}" for epilogue in ("project", "gelu", "residual") for split in SPLITS]
+KERNELS = [
+    f"{epilogue}_{kind.name}_{split}"
+    for kind in KINDS.values()
+    for epilogue in ("project", "gelu", "residual")
+    for split in kind.splits
+]
+# The instruction of a product of 64 rows and columns and 32 bytes of the depth.
+PRODUCTS = {
+    "fp8": "QGMMA.64x64x32.F32.E4M3.E4M3",
+    "int8": "IGMMA.64x64x32.S8.S8",
+    "fp16": "HGMMA.64x64x16.F32",
+}
 needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
 # What the machine instructions are called here; the others are left out.
 STEPS = {
     "PREEXIT": "start", "UBLKCP": "weights", "UTMALDG": "tile", "ACQBULK": "wait", "LDG": "load", "STG": "store",
-    "QGMMA": "product", "UCGABAR_ARV": "arrive", "UCGABAR_WAIT": "together",
+    "QGMMA": "product", "IGMMA": "product", "HGMMA": "product", "UCGABAR_ARV": "arrive", "UCGABAR_WAIT": "together",
 }  # fmt: skip
 
 
@@ -86,9 +97,9 @@ def test_weights_and_vectors_are_loaded_before_the_wait_and_all_else_after_it(
 def test_products_run_on_tensor_cores_without_waits_between_them(
     sass: dict[str, list[str]], name: str
 ) -> None:
-    """A chunk of the depth of 128 is four instructions of 32; a loop runs them for each chunk."""
-    code = sass[name]
-    products = [at for at, x in enumerate(code) if "QGMMA.64x64x32.F32.E4M3.E4M3" in x]
+    """A chunk of 128 bytes is four instructions of 32; a loop runs them for each chunk."""
+    code, instruction = sass[name], PRODUCTS[name.split("_")[1]]
+    products = [at for at, x in enumerate(code) if instruction in x]
     assert len(products) == 4
     waits = [at for at, x in enumerate(code) if "WARPGROUP.DEPBAR" in x]
     assert waits

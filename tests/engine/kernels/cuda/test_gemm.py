@@ -1,6 +1,7 @@
 """The kernels of gemm.cu against float64: compiled for the CPU, and on a GPU. And under ThreadSanitizer on the CPU."""
 
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,14 +19,10 @@ from buzzer.engine.kernels.cuda.layout import COLUMNS, ROWS, Cut, tiled
 host = pytest.importorskip("tests.engine.kernels.cuda.host", reason="run from the root of the repository")
 EPILOGUES = ("project", "gelu", "residual")
 EPS = 1e-3
+ZERO = -30  # the zero point of outputs in INT8
+FP8, INT8, FP16 = torch.float8_e4m3fn, torch.int8, torch.float16
 # FP8 tensor cores add with about 14 bits (DeepSeek-AI, arXiv 2412.19437, section 3.3.2).
 TOLERANCE = {"cpu": 1e-6, "cuda": 5e-3}
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path: Path = host.compile_host(tmp_path_factory.mktemp("host") / "libhost.so", "-O2", "-fPIC", "-shared")
-    return path
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -33,7 +30,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     if request.param == "cpu":
-        machine = host.Host(request.getfixturevalue("library"))
+        machine = host.Host(request.getfixturevalue("host_library"))
         monkeypatch.setattr(driver, "active", lambda: machine)
     yield request.param
 
@@ -56,20 +53,23 @@ class Case:
         self.launch()
 
 
-def case(epilogue: str, columns: int, depth: int, cut: Cut, device: str, tiles: int = 3) -> Case:
+def case(
+    epilogue: str, columns: int, depth: int, cut: Cut, device: str, tiles: int = 3, dtype: torch.dtype = FP8
+) -> Case:
     """Rows that are normed have `tiles` tiles of 64 values; for `residual`, as many as there are columns."""
     torch.manual_seed(0)
 
     def normal(*shape: int, spread: float = 1.0) -> Tensor:
         return torch.randn(*shape, device=device) * spread
 
-    def fp8(*shape: int, spread: float) -> Tensor:
-        return normal(*shape, spread=spread).clamp(-448, 448).to(torch.float8_e4m3fn)
+    def operand(*shape: int, spread: float) -> Tensor:
+        x = normal(*shape, spread=spread)
+        return x.round().clamp(-128, 127).to(dtype) if dtype == INT8 else x.clamp(-448, 448).to(dtype)
 
-    activations, weight = fp8(ROWS, depth, spread=30.0), fp8(columns, depth, spread=90.0)
+    activations, weight = operand(ROWS, depth, spread=30.0), operand(columns, depth, spread=90.0)
     vectors = normal(6, columns)
     vectors[0] = vectors[0].abs() / (30.0 * 90.0 * depth**0.5)
-    vectors[3] = vectors[3].abs() * 60 + 10
+    vectors[3] = vectors[3].abs() * (20 if dtype == INT8 else 60) + 10
     normed = normal(ROWS, columns if epilogue == "residual" else tiles * COLUMNS, spread=2.0).half() + 0.7
     tile_means = normed.double().unflatten(1, (-1, COLUMNS)).mean(2)
     squares = normed.double().unflatten(1, (-1, COLUMNS)).sub(tile_means[..., None]).square().sum(2)
@@ -80,17 +80,21 @@ def case(epilogue: str, columns: int, depth: int, cut: Cut, device: str, tiles: 
     mean = normed.double().mean(1, keepdim=True)
     inverse = 1 / (normed.double().var(1, correction=0, keepdim=True) + EPS).sqrt()
     out = torch.empty(ROWS, columns, dtype=torch.float16, device=device)
-    eight = torch.empty(ROWS, columns, dtype=torch.float8_e4m3fn, device=device)
+    eight = torch.empty(ROWS, columns, dtype=INT8 if dtype == INT8 else FP8, device=device)
     out_norms = torch.empty(columns // COLUMNS, ROWS, 2, device=device)
     weights = TiledWeights(tiled(weight), vectors)
     if epilogue == "residual":
-        launch = residual("x", activations, weights, cut, normed, norms, out, eight, out_norms)
+        second, third = eight if dtype == FP8 else None, None if dtype == INT8 else out_norms
+        launch = residual("x", activations, weights, cut, normed, norms, out, second, third)
         want = sums + bias + (normed.double() - mean) * inverse * gamma + beta
-        return Case(launch, out, eight, out_norms, want, factor)
+        return Case(launch, out, second, third, want, factor)
     want = (sums - mean * of_mean) * inverse + bias
     if epilogue == "project":
         return Case(project("x", activations, weights, cut, norms, out), out, None, None, want, factor)
-    return Case(gelu("x", activations, weights, cut, norms, eight), None, eight, None, F.gelu(want), factor)
+    if dtype == FP16:
+        return Case(gelu("x", activations, weights, cut, norms, out), out, None, None, F.gelu(want), factor)
+    launch = gelu("x", activations, weights, cut, norms, eight, zero=ZERO if dtype == INT8 else 0)
+    return Case(launch, None, eight, None, F.gelu(want), factor)
 
 
 def steps_apart(got: Tensor, want: Tensor) -> Tensor:
@@ -107,7 +111,11 @@ def check(case: Case, tolerance: float) -> None:
     if case.out is not None:
         error = (case.out.double() - case.want).norm() / case.want.norm()
         assert error < tolerance + 4e-4  # half a step of float16
-    if case.eight is not None:
+    if case.eight is not None and case.eight.dtype == INT8:
+        exact = (case.want * case.factor + ZERO).clamp(-128, 127)
+        assert float((case.eight.double() - exact).abs().max()) < 0.5 + 448 * tolerance
+        assert len(case.eight.unique()) > 100
+    elif case.eight is not None:
         exact = case.want * case.factor
         want = exact.clamp(-448, 448).to(torch.float8_e4m3fn)
         apart = steps_apart(case.eight, want)
@@ -134,6 +142,37 @@ def test_kernels_agree_with_float64(device: str, epilogue: str, split: int, shar
         check(x, TOLERANCE[device])
 
 
+@pytest.mark.parametrize("epilogue", EPILOGUES)
+@pytest.mark.parametrize(
+    ("dtype", "split", "share"), [(INT8, 1, 1), (INT8, 2, 2), (INT8, 8, 1), (FP16, 2, 2), (FP16, 8, 1)]
+)
+def test_kernels_in_int8_and_fp16_agree_with_float64(
+    device: str, dtype: torch.dtype, split: int, share: int, epilogue: str
+) -> None:
+    x = case(epilogue, 64 * share, split * 2 * 128 // dtype.itemsize, Cut(split, share), device, dtype=dtype)
+    x.run()
+    check(x, 2e-6 if dtype == FP16 else 1e-6)
+
+
+@pytest.mark.parametrize(("epilogue", "depth", "split"), [("gelu", 1024, 2), ("residual", 4096, 8)])
+def test_tolerances_hold_for_the_sums_of_fp8_tensor_cores(
+    device: str, epilogue: str, depth: int, split: int
+) -> None:
+    """With the sums of 14 bits that a GPU's tensor cores have, which the stand-in emulates, and BERT-Large's depths."""
+    if device == "cuda":
+        pytest.skip("a GPU has them")
+    x = case(epilogue, 64, depth, Cut(split), device)
+    machine = driver.active()
+    machine.sum_bits(14)  # type: ignore[attr-defined]
+    try:
+        x.run()
+    finally:
+        machine.sum_bits(24)  # type: ignore[attr-defined]
+    check(x, TOLERANCE["cuda"])
+    with pytest.raises(AssertionError):
+        check(x, TOLERANCE["cpu"])
+
+
 @pytest.mark.parametrize(("tiles", "share"), [(1, 4), (16, 4), (12, 1)])
 def test_norms_of_any_number_of_tiles(device: str, tiles: int, share: int) -> None:
     x = case("project", 64 * share, 256, Cut(2, share), device, tiles)
@@ -147,17 +186,18 @@ def test_norms_of_any_number_of_tiles(device: str, tiles: int, share: int) -> No
     ("epilogue", "columns", "depth"),
     [("project", 3072, 1024), ("residual", 1024, 1024), ("gelu", 4096, 1024), ("residual", 1024, 4096)],
 )
+@pytest.mark.parametrize("dtype", [FP8, INT8, FP16])
 def test_products_of_bert_large_agree_with_float64(
-    epilogue: str, columns: int, depth: int, multicast: bool
+    dtype: torch.dtype, epilogue: str, columns: int, depth: int, multicast: bool
 ) -> None:
     from buzzer.engine.kernels.cuda.layout import cut_of
 
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    x = case(epilogue, columns, depth, cut_of(columns, depth, multicast), "cuda", tiles=16)
+    x = case(epilogue, columns, depth, cut_of(columns, depth, multicast, dtype), "cuda", 16, dtype)
     for _ in range(20):  # a race is seldom
         x.run()
-        check(x, TOLERANCE["cuda"])
+        check(x, TOLERANCE["cuda"] if dtype == FP8 else 2e-5)
 
 
 def test_results_do_not_depend_on_the_order_of_events(device: str) -> None:
@@ -172,8 +212,11 @@ def test_results_do_not_depend_on_the_order_of_events(device: str) -> None:
     assert torch.equal(outputs[0], outputs[2])
 
 
-def sanitised(path: Path, source: str) -> subprocess.CompletedProcess[str]:
-    """Run all kernels of a source under ThreadSanitizer."""
+def sanitised(path: Path, source: str, *splits: int) -> subprocess.CompletedProcess[str]:
+    """Run a source's FP8 kernels with these shares of the depth under ThreadSanitizer. The types differ in no copy and no barrier."""
+    chosen = "#define FOR_EACH_SPLIT(DO) " + " ".join(f"DO(fp8, FP8, {split})" for split in splits) + "\n\n"
+    source, count = re.subn(r"#define FOR_EACH_SPLIT\(DO\).*?\n\n", chosen, source, flags=re.DOTALL)
+    assert count == 1
     (path / "gemm.cu").write_text(source)
     options = ("-O1", "-g", "-fsanitize=thread", "-DPROGRAM", "-UGEMM", f'-DGEMM="{path / "gemm.cu"}"')
     program = host.compile_host(path / "program", *options)
@@ -185,7 +228,7 @@ def sanitised(path: Path, source: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_kernels_have_no_data_race(tmp_path: Path) -> None:
-    done = sanitised(tmp_path, (host.FOLDER / "gemm.cu").read_text())
+    done = sanitised(tmp_path, (host.FOLDER / "gemm.cu").read_text(), 1, 2, 4, 8)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("share") == 21
 
@@ -208,6 +251,6 @@ def test_a_missing_barrier_is_noticed(tmp_path: Path, what: str) -> None:
     source, line = (host.FOLDER / "gemm.cu").read_text(), BROKEN[what]
     assert source.count(line) == 1
     kept = line.splitlines()[-1] if not line.endswith("\n") else ""
-    done = sanitised(tmp_path, source.replace(line, kept))
+    done = sanitised(tmp_path, source.replace(line, kept), 2)
     assert done.returncode != 0
     assert "data race" in done.stderr or "host: " in done.stderr
