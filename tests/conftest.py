@@ -2,6 +2,7 @@ import os
 import signal
 import sys
 import tempfile
+from typing import Any
 
 # Test processes share the cores, so libraries get one thread each. This must be set before their first import.
 for name in ("OMP_NUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS"):
@@ -45,6 +46,22 @@ def seeded() -> None:
     """The random numbers of torch are the same in every run of a test."""
     if torch := sys.modules.get("torch"):
         torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def faster_interpreter() -> None:
+    """Triton's interpreter patches its language at each call of a device function, which takes half of its time. The first call of a
+    function is enough: what it patches stays, or is patched again by every kernel."""
+    interpreter = pytest.importorskip("triton.runtime.interpreter")
+    patched = set()
+
+    def call(function: Any, *args: Any, **options: Any) -> Any:
+        if function.fn not in patched:
+            interpreter._patch_lang(function.fn)
+            patched.add(function.fn)
+        return function.rewrite()(*args, **options)
+
+    interpreter.InterpretedFunction.__call__ = call
 
 
 @pytest.fixture(params=sorted(frames.ENGINES), scope="module")

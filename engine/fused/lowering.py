@@ -77,7 +77,8 @@ class Program:
 def program_key(weights: EncoderWeights, tokens: int) -> str:
     """The key under which a program's mode is stored for a GPU."""
     dtype = str(weights.eight or weights.dtype).removeprefix("torch.")
-    return f"{tokens} tokens {len(weights.layers)}x{weights.size} {dtype}"
+    kind = "" if weights.distances is None else " distances"
+    return f"{tokens} tokens {len(weights.layers)}x{weights.size} {dtype}{kind}"
 
 
 MODES = ("plain", "pdl", "early", "persistent", "cuda", "multicast", "library")
@@ -108,6 +109,8 @@ class Lowering:
     def __init__(
         self, weights: EncoderWeights, tokens: int, sequences: int, choose: Choose, mode: str = "plain"
     ) -> None:
+        if weights.distances is not None and mode in ("persistent", *CUDA):
+            raise UnsupportedError(f"mode {mode} adds no terms to attention scores by distance")
         self.weights, self.tokens, self.choose, self.mode = weights, tokens, choose, mode
         self.pdl = mode in DEPENDENT
         self.inputs = Inputs(tokens, sequences, str(weights.tables[0].device))
@@ -123,7 +126,7 @@ class Lowering:
             raise UnsupportedError(f"mode {self.mode} writes no states in eight bits for a head of tokens")
         cuda = self._cuda_layers() if self.mode in CUDA else None
         at = State(*cuda.inputs(first)) if cuda else self._state("even", first)
-        self._add(embedding("embed", self.inputs.ids, weights.tables, weights.norm, *at, pdl=self.pdl))
+        self._embed(at)
         if cuda:
             self.launches += cuda.launches()
             at = State(cuda.output, None)
@@ -137,6 +140,18 @@ class Lowering:
         output = self._tail(at) if pool == "none" else self._pooled(at.floats, pool == "mean", unit)
         return Program(self.inputs, self.launches, output, self._buffers.get("counters"))
 
+    def _embed(self, to: State) -> None:
+        """The input of the layers: normed embeddings, or the projection of embeddings of another size."""
+        weights, project = self.weights, self.weights.project
+        table_size = weights.tables[0].shape[1]
+        at = to if project is None else self._state("embedded", project.quantiser, table_size)
+        self._add(embedding("embed", self.inputs.ids, weights.tables, weights.norm, *at, pdl=self.pdl))
+        if project is None:
+            return
+        self._linear("project", at, project, to.floats)
+        if to.eight:  # a product has one output
+            self._linear("project eight", at, project, to.eight.out, quantiser=to.eight.quantiser)
+
     def _cuda_layers(self) -> CudaLayers:
         return CudaLayers(self.weights, self.tokens, self.inputs.spans, self.mode == "multicast")
 
@@ -146,7 +161,12 @@ class Lowering:
         self._linear(f"{name} qkv", at, layer.qkv, qkv)
         context = self._buffer("context", (self.tokens, size), layer.out.quantiser)
         spans, quantiser = self.inputs.spans, layer.out.quantiser
-        self._add(self_attention(f"{name} attention", qkv, spans, context, heads, quantiser, pdl=self.pdl))
+        distances = self.weights.distances
+        self._add(
+            self_attention(
+                f"{name} attention", qkv, spans, context, heads, quantiser, distances=distances, pdl=self.pdl
+            )
+        )
         at = self._to_norm(
             f"{name} out", context, layer.out, at, layer.attention_norm, "odd", layer.up.quantiser
         )
@@ -267,9 +287,10 @@ class Lowering:
         kind = library.sums_dtype(dtype, self.weights.dtype)
         return self._buffer(f"product {rows} {columns} {kind}", (rows, columns), dtype=kind)
 
-    def _state(self, slot: str, follower: Quantiser | None) -> State:
-        """The buffers of a state. Two slots alternate: a norm reads its residual from one and writes to the other."""
-        shape = (self.tokens, self.weights.size)
+    def _state(self, slot: str, follower: Quantiser | None, size: int = 0) -> State:
+        """The buffers of a state; size: values of a token, by default those of the layers. Two slots alternate: a norm reads its
+        residual from one and writes to the other."""
+        shape = (self.tokens, size or self.weights.size)
         floats = self._buffer(f"{slot} floats", shape)
         return State(
             floats, Eight(self._buffer(f"{slot} eight", shape, follower), follower) if follower else None

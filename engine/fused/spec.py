@@ -40,6 +40,8 @@ class EncoderSpec:
         mean of its tokens' states).
     unit: whether the pooled vector is normalised to length 1.
     tail: linear layers on the pooled vector, or without pooling on every token, each with the name of its activation.
+    project: a linear layer on the normed embeddings, if the tables have another size than the layers.
+    distances [heads, 2 * longest - 1]: as in `StackLayer`, for every layer.
     """
 
     words: Tensor
@@ -53,6 +55,8 @@ class EncoderSpec:
     pooling: str = "none"
     unit: bool = False
     tail: Sequence[tuple[nn.Module, str]] = ()
+    project: nn.Module | None = None
+    distances: Tensor | None = None
 
 
 @runtime_checkable

@@ -1,6 +1,5 @@
 """A stack of pre-norm layers as a sequence of kernels, and its weights on the device."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -67,11 +66,11 @@ def pack(spec: StackSpec, precision: str, device: str) -> StackWeights:
 
 
 def pack_layer(packer: Packer, layer: StackLayer) -> Layer:
-    """A layer's weights on the device. Distances are multiplied by log2(e), because the kernel's softmax uses powers of two."""
+    """A layer's weights on the device."""
     return Layer(
         before=packer.norm(layer.before),
         qkv=packer.linear([layer.qkv]),
-        distances=packer.vector(layer.distances * math.log2(math.e)),
+        distances=packer.distances(layer.distances),
         out=packer.linear([layer.out]),
         between=packer.norm(layer.between),
         up=packer.linear([layer.up]),

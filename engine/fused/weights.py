@@ -1,5 +1,6 @@
 """The weights of an encoder on the device in the form that the kernels use: query, key and value in one matrix, scales folded."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,7 +40,10 @@ class Layer:
 
 @dataclass(frozen=True, eq=False)
 class EncoderWeights:
-    """The weights of an encoder, compared by identity. heads, act, tail: as in `EncoderSpec`."""
+    """The weights of an encoder, compared by identity. heads, act, tail, project: as in `EncoderSpec`.
+
+    distances: float32 [heads, 2 * longest - 1], in the form that `self_attention` takes.
+    """
 
     dtype: torch.dtype  # type of states between kernels; fp16 for eight-bit models
     eight: torch.dtype | None  # type of quantised inputs; None for float models
@@ -50,15 +54,17 @@ class EncoderWeights:
     heads: int
     act: str
     size: int  # values of a token's state
+    project: Linear | None = None
+    distances: Tensor | None = None
 
     def tensors(self) -> list[Tensor]:
         """All tensors that a run reads."""
         linears = [x for layer in self.layers for x in (layer.qkv, layer.out, layer.up, layer.down)]
-        linears += [x for x, _ in self.tail]
+        linears += [x for x, _ in self.tail] + ([self.project] if self.project else [])
         norms = [self.norm, *(n for layer in self.layers for n in (layer.attention_norm, layer.norm))]
-        return [*self.tables, *(t for n in norms for t in (n.gamma, n.beta))] + [
-            t for x in linears for t in (x.weights.weight, x.weights.scale, x.weights.bias) if t is not None
-        ]
+        of_linears = [t for x in linears for t in (x.weights.weight, x.weights.scale, x.weights.bias)]
+        vectors = [t for n in norms for t in (n.gamma, n.beta)]
+        return [t for t in (*self.tables, *vectors, *of_linears, self.distances) if t is not None]
 
 
 def pack(spec: EncoderSpec, precision: str, device: str) -> EncoderWeights:
@@ -73,7 +79,9 @@ def pack(spec: EncoderSpec, precision: str, device: str) -> EncoderWeights:
         tail=[(pack.linear([module]), act) for module, act in spec.tail],
         heads=spec.heads,
         act=spec.act,
-        size=spec.words.shape[1],
+        size=len(spec.layers[0].norm.weight),
+        project=None if spec.project is None else pack.linear([spec.project]),
+        distances=None if spec.distances is None else pack.distances(spec.distances),
     )
 
 
@@ -136,6 +144,10 @@ class Packer:
     def vector(self, values: Tensor) -> Tensor:
         """A float32 vector on the device."""
         return values.detach().to(self.device, torch.float32).contiguous()
+
+    def distances(self, addends: Tensor) -> Tensor:
+        """Addends to attention scores, times log2(e), because the kernel's softmax uses powers of two."""
+        return self.vector(addends * math.log2(math.e))
 
     def norm(self, norm: nn.LayerNorm) -> Norm:
         """The weights of a layer norm."""

@@ -20,6 +20,8 @@ LARGE = (
     1 << 20
 )  # larger files, in bytes, are identified by size and modification time instead of their contents
 
+QUESTIONS = ".json"  # suffix of a file with questions, which are cut into rows of `seq` tokens; other files have rows of one length
+
 
 @dataclass(frozen=True)
 class BenchSpec:

@@ -14,7 +14,7 @@ from buzzer.datasets.contract import silent
 from buzzer.engine.infer import Array
 from buzzer.errors import DataError, UnsupportedError, UsageError, unknown_name
 from buzzer.models import inputs_file
-from buzzer.models.api.bench import Batch, BenchModel, BenchSpec, Run, outputs_of, stamp
+from buzzer.models.api.bench import QUESTIONS, Batch, BenchModel, BenchSpec, Run, outputs_of, stamp
 from buzzer.models.bert import weights
 from buzzer.models.inputs_file import Wanted
 
@@ -26,7 +26,6 @@ RANDOM_IDS = "uniform random token ids: no tokenizer is installed (the weights e
 STAND_IN = "sentences of a generated stand-in for CLINC150: set BUZZER_DATA for the real ones"
 LEFT_OUT = "left out: {}"
 HEADLESS = f"only the encoder is timed; {LEFT_OUT}"
-SQUAD = ".json"  # suffix of a file with questions
 PACKINGS = ("padded", "sorted", "packed")
 ARRAYS = ("input_ids", "attention_mask", "token_type_ids")  # of a file with inputs; it may lack the last
 CALIBRATION = 8  # batches for calibration
@@ -90,7 +89,7 @@ class BertTarget:
         with suppress(UnsupportedError, UsageError):  # without a tokenizer, the ids are random
             tokenizer.load(tokens_folder(spec), LONGEST)
         if spec.file is not None and inputs_file.is_small(spec.file):
-            if spec.file.suffix != SQUAD:
+            if spec.file.suffix != QUESTIONS:
                 from_file(spec, config)
             elif model is not None:
                 asked(spec.file, model)
@@ -247,7 +246,7 @@ def inputs_of(spec: BenchSpec, model: Any) -> BenchInputs:
     """The inputs: those of a file, or sentences."""
     config = model_config(model)
     if spec.file is not None:
-        return questions(spec, model) if spec.file.suffix == SQUAD else from_file(spec, config)
+        return questions(spec, model) if spec.file.suffix == QUESTIONS else from_file(spec, config)
     text = sentences(spec, config.vocab_size)
     inputs = fixed(spec, text) if spec.lengths == "fixed" else real(spec, text)
     return replace(inputs, source=text.source, notes=text.notes)

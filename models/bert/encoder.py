@@ -172,35 +172,45 @@ class Bert(nn.Module):
         """The layers' output for embedded tokens. attended: 1 or 0, [batch, 1, 1 or sequence, sequence]."""
         mask = (1.0 - attended.to(x.dtype)) * torch.finfo(x.dtype).min
         if self.relative is not None:
-            near = self.relative(buckets(x.shape[1], x.device))  # [sequence, sequence, heads]
+            at = torch.arange(x.shape[1], device=x.device)
+            near = self.relative(buckets(at[None, :] - at[:, None]))  # [sequence, sequence, heads]
             mask = mask + near.permute(2, 0, 1)[None]
         for layer in self.layers:
             x = layer(x, mask)
         return x
 
     def encoder_spec(self) -> EncoderSpec:
-        """The parts, for the fused backend. Raises UnsupportedError for parts that its kernels do not compute."""
-        if self.relative is not None or self.project is not None:
-            part = "relative positions" if self.project is None else "embeddings of another size"
-            raise UnsupportedError(
-                f"fused does not support {part}, which this {self.config.model_type} has",
-                "torch_eager runs any torch module",
-            )
+        """The parts, for the fused backend."""
         layers = [layer.encoder_layer() for layer in self.layers if isinstance(layer, Layer)]
         tables = (self.words.weight, self.positions.weight, self.types.weight)
         heads = self.config.num_attention_heads
         act = KERNELS[self.config.hidden_act]
-        return EncoderSpec(*tables, self.norm, layers, heads, act, inputs=("ids", "mask", "types"))
+        return EncoderSpec(
+            *tables,
+            self.norm,
+            layers,
+            heads,
+            act,
+            inputs=("ids", "mask", "types"),
+            project=self.project,
+            distances=self._distances(),
+        )
+
+    def _distances(self) -> Tensor | None:
+        """MPNet's addends to attention scores, [heads, 2 * positions - 1], from the farthest later token to the farthest earlier one."""
+        if self.relative is None:
+            return None
+        farthest = self.config.max_position_embeddings - 1
+        ahead = torch.arange(farthest, -farthest - 1, -1, device=self.relative.weight.device)
+        return self.relative(buckets(ahead)).T
 
 
-def buckets(length: int, device: torch.device) -> Tensor:
-    """MPNet's bucket of the distance from each token to each other, int64 [length, length], as in transformers' MPNetEncoder.
+def buckets(ahead: Tensor) -> Tensor:
+    """MPNet's buckets of the distances to later tokens (negative to earlier ones), int64, as in transformers' MPNetEncoder.
 
     Half of the buckets are for later tokens. Of each half, half are for one distance each and half for ranges that grow
     logarithmically up to FARTHEST.
     """
-    at = torch.arange(length, device=device)
-    ahead = at[None, :] - at[:, None]
     distance, half, exact = ahead.abs(), BUCKETS // 2, BUCKETS // 4
     ratio = torch.log(distance.clamp(min=1).float() / exact) / math.log(FARTHEST / exact)
     far = (exact + (ratio * (half - exact)).long()).clamp(max=half - 1)

@@ -9,6 +9,7 @@ from buzzer import extras
 from buzzer.engine import infer
 from buzzer.engine.infer.onnx import graphs
 from buzzer.errors import BuzzerError, UnsupportedError, UsageError, unknown_name
+from buzzer.models.api.bench import QUESTIONS
 from buzzer.suite import budget as budgets
 from buzzer.suite import registry
 from buzzer.suite.bench import identity, loadgen
@@ -21,7 +22,6 @@ from buzzer.suite.run.resolve import check_device, check_numbers
 
 ENTRY = "buzzer.suite.bench.protocol:BENCH"
 REFERENCE = "torch_eager"
-SQUAD = ".json"  # suffix of a file with questions, which are cut into rows of --seq tokens; other files have rows of one length
 TREE_PRECISION = "fp32"  # of boosted trees
 ANY = "any"  # precision in the record of a backend that is not installed, if no precision was requested
 INPUTS, LEAST_INPUTS = 16, 4  # different batches: most, and least of large ones
@@ -103,7 +103,7 @@ def selections(request: BenchRequest) -> list[BenchSelection]:
         raise UsageError(f"{model.name} makes its own inputs", "--inputs FILE is for files, folders and BERT")
     if given and request.lengths != "fixed":
         raise UsageError("--inputs FILE sets the lengths of rows", "leave out --lengths real")
-    arrays = bool(given) and Path(given["inputs_file"]).suffix != SQUAD
+    arrays = bool(given) and Path(given["inputs_file"]).suffix != QUESTIONS
     seq, batches = 0 if arrays else tokens_of(model, request.seq), batches_of(request.batches)
     selected = [
         BenchSelection(request, model, backends, precisions, budget, batch, packing, seq)

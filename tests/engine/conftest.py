@@ -12,9 +12,8 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def device(request: pytest.FixtureRequest) -> str:
+def device(request: pytest.FixtureRequest, faster_interpreter: None) -> str:
     """Where Triton kernels run: in the interpreter on the CPU, or compiled on a GPU. A process can do only one of the two."""
-    pytest.importorskip("triton")
     import torch
 
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"

@@ -39,7 +39,9 @@ SERVED = {
     "forest": {"binary:logistic"},
     "tl2cgen": set(OBJECTIVES) - {"multi:softmax"} | {"dart", "categories"},
     "onnxruntime": set(OBJECTIVES) - {"multi:softmax"} | {"categories"},
+    "nvforest": set(OBJECTIVES) - {"multi:softmax"} | {"dart", "categories"},
 }
+NVFOREST = pytest.param("nvforest", marks=pytest.mark.gpu_plan)
 
 
 def spec(path: Path, batch: int = 4, **more: Any) -> BenchSpec:
@@ -71,7 +73,7 @@ def trained(path: Path, kind: str) -> Path:
 
 
 @pytest.mark.parametrize("kind", [*OBJECTIVES, "dart", "categories"])
-@pytest.mark.parametrize("backend", SERVED)
+@pytest.mark.parametrize("backend", [NVFOREST if name == "nvforest" else name for name in SERVED])
 def test_every_backend_predicts_or_says_why_not(backend: str, kind: str, tmp_path: Path) -> None:
     path = trained(tmp_path / "trees.json", kind)
     model = TARGET.load(spec(path))
@@ -105,7 +107,7 @@ def test_random_rows_reach_every_leaf(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", PREDICTED)
-@pytest.mark.parametrize("backend", ["reference", "tl2cgen"])
+@pytest.mark.parametrize("backend", ["reference", "tl2cgen", NVFOREST])
 def test_lightgbm_files_predict_what_lightgbm_predicts(backend: str, name: str, tmp_path: Path) -> None:
     pytest.importorskip("treelite")
     path = LIGHTGBM / f"{name}.txt"
@@ -116,7 +118,7 @@ def test_lightgbm_files_predict_what_lightgbm_predicts(backend: str, name: str, 
     if backend == "reference":
         got = model.reference(model.batches[0])[OUTPUT]
     else:
-        pytest.importorskip("tl2cgen")
+        pytest.importorskip(backend)
         with infer.prepare(path, backend=backend, example=model.batches[0], outputs=model.outputs) as session:
             got = session.run(model.batches[0])[OUTPUT]
     np.testing.assert_allclose(got, PREDICTED[name], rtol=1e-6)

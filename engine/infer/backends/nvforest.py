@@ -40,9 +40,7 @@ class NvForest(Base):
         super().__init__(plan)
         trees, self._margin = trees_of(plan)
         try:
-            self._forest = nvforest.load_from_treelite_model(
-                trees, device=DEVICES[plan.device], precision="single"
-            )
+            forest = nvforest.load_from_treelite_model(trees, device=DEVICES[plan.device], precision="single")
         except RuntimeError as error:  # "Failed to detect a GPU device. Diagnostic: cudaError..."
             if plan.device == "cpu":
                 raise
@@ -50,13 +48,15 @@ class NvForest(Base):
             raise UnsupportedError(
                 f"nvForest: {reason}", "`buzzer env` shows what this machine has"
             ) from error
+        # A classifier's `predict` gives the numbers of classes.
+        self._predict = forest.predict_proba if forest.is_classifier else forest.predict
         self._weight_bytes = len(trees.serialize_bytes())
 
     def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
         check_batch(self.plan, batch)
         xp: Any = importlib.import_module("cupy") if self.plan.device == "cuda" else np
         inputs = {name: xp.asarray(array) for name, array in batch.items()}
-        predicted = by_row(xp.asarray(self._forest.predict(inputs["features"])), len(batch["features"]))
+        predicted = by_row(xp.asarray(self._predict(inputs["features"])), len(batch["features"]))
         if self._margin is not None:
             predicted = 1 / (1 + xp.exp(-(predicted + inputs.get("base_margin", self._margin))))
         predicted = predicted.astype(xp.float32)

@@ -22,7 +22,13 @@ def booster() -> Any:
     return xgboost.train({"objective": "binary:logistic", "max_depth": 4}, xgboost.DMatrix(x, y), 20)
 
 
-@pytest.fixture(params=[b for b in infer.BACKENDS if infer.runs(b, infer.TREES)])
+# The gpu-plan extra has nvForest, which runs without a GPU.
+MARKS = {"nvforest": [pytest.mark.gpu_plan]}
+
+
+@pytest.fixture(
+    params=[pytest.param(b, marks=MARKS.get(b, [])) for b in infer.BACKENDS if infer.runs(b, infer.TREES)]
+)
 def backend(request: pytest.FixtureRequest) -> str:
     name = str(request.param)
     try:

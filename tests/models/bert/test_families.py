@@ -1,7 +1,7 @@
 """Folders of every family and head against `transformers`, on every backend that runs here."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +61,15 @@ def published(path: Path, family: str, head: str, **more: Any) -> Any:
     return model
 
 
-def batch(pad: int) -> dict[str, Any]:
-    """Rows of different lengths, padded at the end."""
-    rng = np.random.default_rng(0)
-    mask = (np.arange(LENGTH)[None] < np.array([[LENGTH], [7], [1], [20]])).astype("int64")
-    ids = np.where(mask, rng.integers(5, 60, mask.shape), pad)
+def padded(lengths: Sequence[int], pad: int) -> dict[str, Any]:
+    """Rows of these lengths, padded at the end with the id `pad`."""
+    mask = (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype("int64")
+    ids = np.where(mask, np.random.default_rng(0).integers(5, 60, mask.shape), pad)
     return {"input_ids": ids, "attention_mask": mask}
+
+
+def batch(pad: int) -> dict[str, Any]:
+    return padded((LENGTH, 7, 1, 20), pad)
 
 
 def expected(theirs: Any, inputs: dict[str, Any]) -> np.ndarray:
@@ -123,16 +126,17 @@ def test_backends_compute_it_too(family: str, head: str, backend: str, tmp_path:
     np.testing.assert_allclose(got[real], expected(theirs, inputs)[real], rtol=0, atol=3 * ATOL)
 
 
-@pytest.mark.parametrize(("family", "served"), [("Roberta", True), ("MPNet", False), ("Electra", False)])
-def test_fused_says_what_it_lacks(family: str, served: bool, tmp_path: Path) -> None:
-    published(tmp_path, family, "Model")
-    if served:
-        spec = loaded(tmp_path).encoder_spec()
-        assert len(spec.positions) == 32
-        assert len(spec.types) == 1
-        return
-    with pytest.raises(UnsupportedError, match=r"fused does not support .*, which this"):
-        loaded(tmp_path).encoder_spec()
+def test_the_parts_of_families_for_fused(tmp_path: Path) -> None:
+    """What BERT lacks, and the rows of RoBERTa's table of positions. tests/engine/fused runs the kernels on all families."""
+    theirs = {name: published(tmp_path / name, name, "Model") for name in ("Roberta", "Electra", "MPNet")}
+    roberta, electra, mpnet = (loaded(tmp_path / name).encoder_spec() for name in theirs)
+    assert (len(roberta.positions), len(roberta.types)) == (32, 1)
+    assert roberta.project is roberta.distances is electra.distances is mpnet.project is None
+    assert (electra.words.shape[1], electra.project.out_features) == (16, 24)
+    want = theirs["MPNet"].encoder.compute_position_bias(torch.zeros(1, 32, 24))[0]  # [heads, query, key]
+    at = torch.arange(32)
+    assert mpnet.distances.shape == (3, 63)
+    torch.testing.assert_close(mpnet.distances[:, at[:, None] - at + 31], want)
 
 
 @pytest.mark.parametrize("family", ["Roberta", "DistilBert", "MPNet"])

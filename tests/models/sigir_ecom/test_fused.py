@@ -12,7 +12,7 @@ from buzzer.errors import UnsupportedError
 from buzzer.models.api.context import Data, RunContext
 from buzzer.models.sigir_ecom.next_item import task
 
-pytest.importorskip("triton")
+pytestmark = pytest.mark.usefixtures("faster_interpreter")
 SMALL = {
     "networks": ["causal", "masked"],
     "epochs": 1,
