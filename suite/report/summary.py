@@ -7,7 +7,7 @@ from functools import cached_property
 
 from buzzer.suite import registry
 from buzzer.suite.analysis import comparison
-from buzzer.suite.analysis.statistics import Ratio, paired
+from buzzer.suite.analysis.statistics import LEAST_ROUNDS, Ratio, paired
 from buzzer.suite.records.repetitions import RunGroup, boards, rows
 from buzzer.suite.records.schema import Record
 from buzzer.suite.report.format import seconds_text
@@ -174,10 +174,12 @@ def noise_pool(records: Iterable[Record]) -> list[Record]:
 
 
 def _worth(s: TaskSummary) -> tuple[object, ...]:
-    """Whether scoring is outside the wall time, the size, the source of the data, the task's own parameters, the date."""
+    """Whether scoring is outside the wall time, whether gains have intervals, the size, the source of the data, the task's own parameters,
+    the date."""
     r = s.first
     newest = max(x.created for row in s.ranked for x in row.records)
-    return r.scoring == "outside", r.scale, r.data_source == "official", as_registered(r), newest
+    sure = len(s.plain.records) >= LEAST_ROUNDS
+    return r.scoring == "outside", sure, r.scale, r.data_source == "official", as_registered(r), newest
 
 
 def as_registered(r: Record) -> bool:

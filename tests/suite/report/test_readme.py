@@ -72,6 +72,21 @@ def test_a_run_of_more_rounds_is_shown_before_one_with_other_limits(make_record:
     assert s.best.wall_s == 1.5
 
 
+def test_a_size_with_an_interval_is_shown_before_a_larger_one_without(make_record: Make) -> None:
+    def board(scale: float, walls: list[float]) -> list[Record]:
+        data = {"scale": scale, "data_fingerprint": f"scale {scale}"}
+        fast = [wall / 2 for wall in walls]
+        return rounds(make_record, walls, **data) + rounds(
+            make_record, fast, backend="onnxruntime", **data, **PASSED
+        )
+
+    once = board(1.0, [40.0])
+    (s,) = summary.summaries(board(0.1, [4.0, 4.0, 4.0]) + once)
+    assert s.first.scale == 0.1
+    (s,) = summary.summaries(board(0.1, [4.0]) + once)
+    assert s.first.scale == 1.0
+
+
 def test_the_findings_name_the_change_that_gains_most(make_record: Make) -> None:
     def task(
         name: str, scores: dict[str, float], metric: str, engine_s: float, backend_s: float
