@@ -54,11 +54,8 @@ def test_cuda_modes_on_weights_of_a_shape_against_float64(
     assert len(program.launches) == (1 + 7 * 2 if precision == "int8" else 1 + 5 * 2 + 1)
 
 
-@pytest.mark.parametrize(("precision", "mode"), [("fp8", "cuda"), ("fp8", "multicast"), ("int8", "cuda")])
-def test_a_session_in_a_cuda_mode_agrees_with_the_simulation(
-    cuda: str, precision: str, mode: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With several sequences in a batch, a pooled output, and trained-like norms whose gamma and beta are far from 1 and 0."""
+def classifier() -> torch.nn.Module:
+    """Two layers with trained-like norms, whose gamma and beta are far from 1 and 0."""
     torch.manual_seed(0)
     module = SentenceClassifier(Bert(BertConfig(50, 128, 2, 2, 256, 40)), 5)
     for weight in module.parameters():
@@ -66,8 +63,16 @@ def test_a_session_in_a_cuda_mode_agrees_with_the_simulation(
     for name, weight in module.named_parameters():
         if "norm" in name.lower() and name.endswith("weight"):
             torch.nn.init.uniform_(weight, 0.3, 1.5)
-    given = batch("sentence", [7, 1, 12, 3])
-    quantised = quant.quantise(module.eval(), [given], precision=precision)
+    return module.eval()
+
+
+@pytest.mark.parametrize(("precision", "mode"), [("fp8", "cuda"), ("fp8", "multicast"), ("int8", "cuda")])
+def test_a_session_in_a_cuda_mode_agrees_with_the_simulation(
+    cuda: str, precision: str, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With several sequences in a batch, and a pooled output."""
+    module, given = classifier(), batch("sentence", [7, 1, 12, 3])
+    quantised = quant.quantise(module, [given], precision=precision)
     want, exact = by_torch(quantised, given, double=False), by_torch(module, given)
     monkeypatch.setattr(Tuned, "mode", lambda self, program: mode)
     with session(quantised, given, cuda, precision) as ready:
@@ -78,6 +83,16 @@ def test_a_session_in_a_cuda_mode_agrees_with_the_simulation(
             assert np.linalg.norm(got - want) < 1.5 * noise
             assert np.linalg.norm(got - exact) < 1.5 * noise
         assert noise < 0.1 * np.linalg.norm(exact)
+
+
+def test_a_session_in_fp16_agrees_with_float64(cuda: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, given = classifier(), batch("sentence", [7, 1, 12, 3])
+    want = by_torch(module, given)
+    monkeypatch.setattr(Tuned, "mode", lambda self, program: "cuda")
+    with session(module, given, cuda, "fp16") as ready:
+        for _ in range(2):
+            ready.poison()
+            assert np.linalg.norm(ready.run(given)["output"] - want) < 4e-3 * np.linalg.norm(want)
 
 
 @pytest.mark.slow
