@@ -40,6 +40,7 @@ from buzzer.models.recsys2021.feature_sets import (
 
 TARGETS = feature_sets.TARGETS
 
+Compute = Callable[[Frame], Frame]  # what is done with a table before the next one is made
 Source = Callable[[Sequence[str]], Frame]  # columns by name, as a frame that has `row`
 
 KeyColumns = tuple[list[str], list[list[str]]]  # a table's keys, and the columns that are looked up by them
@@ -239,22 +240,29 @@ def code(e: Engine, t: Frame, codes: Mapping[str, Frame]) -> Frame:
     return e.drop(t, list(CODED.values()))
 
 
-def fit_tables(e: Engine, train: Source, columns: FeatureSet) -> dict[str, Frame]:
-    """Sums of the labels and counts by each key, over coded rows, and the language that each reader sees most; computed one by one."""
-    return sums_by(e, train, columns.keys) | (
-        {"spoken": e.collect(spoken(e, train))} if columns.pairs else {}
+def planned(table: Frame) -> Frame:
+    """The table as it is: a lazy engine computes it later."""
+    return table
+
+
+def fit_tables(e: Engine, train: Source, columns: FeatureSet, compute: Compute = planned) -> dict[str, Frame]:
+    """Sums of the labels and counts by each key, over coded rows, and the language that each reader sees most."""
+    return sums_by(e, train, columns.keys, compute) | (
+        {"spoken": compute(spoken(e, train))} if columns.pairs else {}
     )
 
 
-def fit_raw_tables(e: Engine, early: Source, columns: FeatureSet) -> dict[str, Frame]:
-    """Sums and counts by the keys of the `split` trees, over coded rows of an earlier time; computed one by one."""
-    return sums_by(e, early, columns.raw)
+def fit_raw_tables(
+    e: Engine, early: Source, columns: FeatureSet, compute: Compute = planned
+) -> dict[str, Frame]:
+    """Sums and counts by the keys of the `split` trees, over coded rows of an earlier time."""
+    return sums_by(e, early, columns.raw, compute)
 
 
-def sums_by(e: Engine, rows: Source, wanted: Keys) -> dict[str, Frame]:
-    """Sums of the labels and counts of the rows by each of the keys, computed one by one."""
+def sums_by(e: Engine, rows: Source, wanted: Keys, compute: Compute) -> dict[str, Frame]:
+    """Sums of the labels and counts of the rows by each of the keys."""
     return {
-        name: e.collect(e.group_sums(rows([*keys, *TARGETS]), keys, list(TARGETS)))
+        name: compute(e.group_sums(rows([*keys, *TARGETS]), keys, list(TARGETS)))
         for name, keys in progress.over([*wanted.items()])
     }
 

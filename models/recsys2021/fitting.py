@@ -132,7 +132,7 @@ def fit_tables(
     columns = feature_set(context.params)
     users, raw = {}, {}
     with progress.part(0.0, 0.5):
-        tables = features.fit_tables(e, train.columns, columns)
+        tables = features.fit_tables(e, train.columns, columns, e.collect)
     if models.all_networks:
         users = collected(e, {"code": features.fit_users(e, train.columns, context.params.user_rows)})
     if "split" in models.trees:
@@ -141,7 +141,7 @@ def fit_tables(
             return train.columns([*names, "time"], lambda c: ~late(c))
 
         with progress.part(0.6, 1.0):
-            raw = features.fit_raw_tables(e, early, columns)
+            raw = features.fit_raw_tables(e, early, columns, e.collect)
     return Fitted(codes, users, tables, raw, features.priors(e, tables))
 
 
@@ -271,7 +271,7 @@ def second_stage(e: Engine, context: Context, models: ModelSelection, part: Rows
     params, chosen = context.params, feature_set(context.params)
     yield "features"
     with progress.part(0.0, 0.4):
-        tables = second_stage_features.fit_tables(e, part.columns, chosen, models.second)
+        tables = second_stage_features.fit_tables(e, part.columns, chosen, models.second, e.collect)
     means = second_stage_features.priors(e, part.columns)
     with progress.part(0.4, 0.6):
         counts = collected(e, second_stage_features.count(e, part.columns, chosen, models.second))

@@ -13,10 +13,12 @@ from buzzer.models.recsys2021.feature_sets import FeatureSet, Keys
 from buzzer.models.recsys2021.features import (
     SMOOTHING,
     TARGETS,
+    Compute,
     KeyColumns,
     Source,
     encoding,
     in_folds,
+    planned,
     same,
     sums_by,
 )
@@ -38,9 +40,11 @@ def counts(columns: FeatureSet, models: Sequence[str]) -> Keys:
     return {name: keys for name, keys in columns.counted.items() if name in needed}
 
 
-def fit_tables(e: Engine, validation: Source, columns: FeatureSet, models: Sequence[str]) -> dict[str, Frame]:
-    """Sums of the validation rows' labels by each key, computed one by one."""
-    return sums_by(e, validation, encodings(columns, models))
+def fit_tables(
+    e: Engine, validation: Source, columns: FeatureSet, models: Sequence[str], compute: Compute = planned
+) -> dict[str, Frame]:
+    """Sums of the validation rows' labels by each key."""
+    return sums_by(e, validation, encodings(columns, models), compute)
 
 
 def looked_up_by(columns: FeatureSet, models: Sequence[str]) -> dict[str, KeyColumns]:

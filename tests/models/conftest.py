@@ -19,7 +19,7 @@ def shares_of() -> Callable[[Generator[str, None, Result]], tuple[Result, list[t
 
     def go(steps: Generator[str, None, Result]) -> tuple[Result, list[tuple[str, list[float]]]]:
         phases: list[tuple[str, list[float]]] = []
-        progress.listen(lambda share: phases[-1][1].append(share))
+        progress.listen(lambda share: phases[-1][1].append(share) if phases else None)
         try:
             while True:
                 name = next(steps)
