@@ -115,12 +115,13 @@ def tried(shape: Shape, shared: int = SHARED) -> list[Tile]:
 def accepted(got: Tensor, want: Tensor, dtype: torch.dtype) -> bool:
     """Whether `got` equals the float64 product `want` as closely as a kernel on operands of `dtype` can compute it.
 
-    INT8 is exact. FP8 tensor cores accumulate with about 14 bits (DeepSeek-AI, arXiv 2412.19437, section 3.3.2).
+    INT8 is exact. FP8 tensor cores accumulate with about 14 bits (DeepSeek-AI, arXiv 2412.19437, section 3.3.2). Libraries write
+    products of bfloat16 in bfloat16, which has 8 bits.
     """
     if dtype == torch.int8:
         return torch.equal(got, want.to(got.dtype))
     error = (got.double() - want).norm() / want.norm()
-    return bool(error < (5e-3 if dtype == torch.float8_e4m3fn else 1e-3))
+    return bool(error < (5e-3 if dtype in (torch.float8_e4m3fn, torch.bfloat16) else 1e-3))
 
 
 class Bench:
@@ -161,9 +162,10 @@ class Bench:
     def library_launches(self) -> list[Launch | library.LibraryLaunch]:
         """The same by a library, with the kernel of the epilogue if there is one. `parts` are the sums before a norm."""
         shape = (self.shape.m, self.shape.n)
-        kind = library.sums_dtype(self.shape.dtype, torch.float16)
+        floats = torch.float16 if self.shape.dtype.itemsize == 1 else self.shape.dtype
+        kind = library.sums_dtype(self.shape.dtype, floats)
         sums = torch.zeros(shape, dtype=kind, device=self.device)
-        self.parts = torch.full(shape, float("nan"), dtype=torch.float16, device=self.device)
+        self.parts = torch.full(shape, float("nan"), dtype=floats, device=self.device)
         launches: list[Launch | library.LibraryLaunch] = []
         for weights in self.weights:
             if self.shape.splits:

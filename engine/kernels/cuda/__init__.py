@@ -1,4 +1,4 @@
-"""CUDA C++ kernels of FP8 products for at most 128 tokens, on compute capability 9.0. `gemm.cu` describes them.
+"""CUDA C++ kernels of products in FP8, INT8 and FP16 for at most 128 tokens, on compute capability 9.0. `gemm.cu` describes them.
 
 Importing the package and its modules needs neither Triton nor a GPU.
 """

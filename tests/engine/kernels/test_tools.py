@@ -191,7 +191,7 @@ def test_the_fastest_correct_tile_is_chosen(bench: Any, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("splits", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float8_e4m3fn, torch.int8])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.int8])
 def test_a_library_is_chosen_if_it_is_faster_and_correct(
     device: str, dtype: torch.dtype, splits: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,7 +218,9 @@ def test_a_library_is_chosen_if_it_is_faster_and_correct(
     assert chosen().tile == Tile(32, 32, 64, library=True)
     if splits:  # the norm reads the library's sums
         want = torch.nn.functional.layer_norm(bench.want, (64,), eps=1e-12)
-        assert float((bench.normed.double() - want).norm() / want.norm()) < 1e-3
+        assert float((bench.normed.double() - want).norm() / want.norm()) < (
+            4e-3 if dtype == torch.bfloat16 else 1e-3
+        )
     time_us = 6.0
     assert (chosen().tile, chosen().facts().library_us) == (Tile(32, 32, 64), 6.0)
     time_us, run = 4.0, library.LibraryLaunch.__call__
