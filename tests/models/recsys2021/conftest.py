@@ -46,7 +46,7 @@ def fitted_trees(
     return work
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def scheduler() -> Iterator[str]:
     """The address of a running cluster of two local workers."""
     pytest.importorskip("distributed", reason="needs the cluster extra")
