@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from buzzer.engine.kernels.gemm import MULTIPROCESSORS, Quantiser
+from buzzer.engine.kernels.gemm import MULTIPROCESSORS, Quantiser, inverse_and_zero
 from buzzer.engine.kernels.jit import (
     Launch,
     bytes_of,
@@ -187,7 +187,7 @@ def self_attention(
     width = size // heads
     padded = max(16, triton.next_power_of_2(width))
     rows, keys = cut or blocks(m, heads)
-    inverse, zero = (quantiser.inverse, quantiser.zero) if quantiser else (None, 0)
+    inverse, zero = inverse_and_zero(quantiser)
     constants = {
         "HEADS": heads,
         "WIDTH": width,

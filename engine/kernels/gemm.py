@@ -253,6 +253,11 @@ class Quantiser:
     zero: int
 
 
+def inverse_and_zero(quantiser: Quantiser | None) -> tuple[Tensor | None, int]:
+    """The arguments `inverse` and `zero` of a kernel; None and 0 without a quantiser."""
+    return (quantiser.inverse, quantiser.zero) if quantiser else (None, 0)
+
+
 def linear(
     name: str,
     a: Tensor,
@@ -278,7 +283,7 @@ def linear(
     constants |= {"ROWS": tile.rows, "COLUMNS": tile.columns, "DEPTH": tile.depth, "SPLIT": split}
     constants |= {"STAGES": tile.stages, "WHOLE": tile.whole}
     tiles = -(-m // tile.rows) * -(-n // tile.columns)
-    inverse, zero = (quantiser.inverse, quantiser.zero) if quantiser else (None, 0)
+    inverse, zero = inverse_and_zero(quantiser)
     return Launch(
         name=name,
         kernel=gemm,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from buzzer.engine.kernels.gemm import Quantiser, Weights
+from buzzer.engine.kernels.gemm import Quantiser, Weights, inverse_and_zero
 from buzzer.engine.kernels.jit import (
     Launch,
     activated,
@@ -142,7 +142,7 @@ def linear(
         return (product(name, a, weights, out, bias=True),)
     (m, n), block = out.shape, min(1024, triton.next_power_of_2(out.shape[1]))
     scale = weights.scale if sums.dtype == torch.int32 else None
-    inverse, zero = (quantiser.inverse, quantiser.zero) if quantiser else (None, 0)
+    inverse, zero = inverse_and_zero(quantiser)
     constants = {"N": n, "BLOCK": block, "SCALED": scale is not None, "BIAS": weights.bias is not None}
     epilogue = Launch(
         name=f"{name} epilogue",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from buzzer.engine.kernels.gemm import Quantiser
+from buzzer.engine.kernels.gemm import Quantiser, inverse_and_zero
 from buzzer.engine.kernels.jit import (
     Launch,
     bytes_of,
@@ -236,9 +236,8 @@ def embedding(
     """
     m, n = out.shape
     block, warps = _row_options(n)
-    target, inverse, zero = (
-        (eight.out, eight.quantiser.inverse, eight.quantiser.zero) if eight else (None, None, 0)
-    )
+    target = eight.out if eight else None
+    inverse, zero = inverse_and_zero(eight.quantiser if eight else None)
     limit = limit_of(target.dtype) if target is not None else 0
     return Launch(
         name=name,
@@ -273,9 +272,8 @@ def residual_norm(
     m, n = out.shape
     split = parts.shape[0] if parts.ndim == 3 else 1
     block, warps = _row_options(n)
-    target, inverse, zero = (
-        (eight.out, eight.quantiser.inverse, eight.quantiser.zero) if eight else (None, None, 0)
-    )
+    target = eight.out if eight else None
+    inverse, zero = inverse_and_zero(eight.quantiser if eight else None)
     limit = limit_of(target.dtype) if target is not None else 0
     arguments = (parts, scale, bias, residual, norm.gamma, norm.beta, inverse, out, target, zero, norm.eps, m)
     constants = {"N": n, "BLOCK": block, "SPLIT": split, "SCALED": scale is not None, "LIMIT": limit}
@@ -310,7 +308,7 @@ def pooling(
     """
     sequences, n = out.shape
     block, warps = _row_options(n)
-    inverse, zero = (quantiser.inverse, quantiser.zero) if quantiser else (None, 0)
+    inverse, zero = inverse_and_zero(quantiser)
     return Launch(
         name=name,
         kernel=pool,

@@ -13,7 +13,6 @@ from torch import nn
 from buzzer.datasets import clinc150 as dataset
 from buzzer.engine import device, quant
 from buzzer.errors import UsageError, unknown_name
-from buzzer.models.api import progress
 from buzzer.models.bert import encoder, finetune, head, tokenizer, weights
 from buzzer.models.bert.intent import classes_of
 from buzzer.models.bert.params import PrecisionContext
@@ -61,8 +60,7 @@ def start(
     parts = [tokenizer.labelled(tokens, splits, part, classes) for part in ("train", "val")]
     if not (context.work / "float").is_dir():
         yield "features"
-        sizes = [len(part.ids) for part in parts]
-        train, valid = (head.embedded(model, part, params.batch) for part in progress.over(parts, sizes))
+        train, valid = head.embedded(model, parts, params.batch)
         best = head.fit(train, valid, len(classes), params.l2, context.seed)
         model.head.load_state_dict({"weight": best.weight, "bias": best.bias})
     return Parts(*parts), model, classes

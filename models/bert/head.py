@@ -42,9 +42,13 @@ def vectors(model: SentenceClassifier, ids: Sequence[Sequence[int]], size: int) 
     return embedded
 
 
-def embedded(model: SentenceClassifier, data: Labelled, size: int) -> tuple[Tensor, Tensor]:
-    """Sentence vectors float32 [rows, dim] and classes int64 [rows]."""
-    return vectors(model, data.ids, size), torch.from_numpy(data.targets)
+def embedded(model: SentenceClassifier, parts: Sequence[Labelled], size: int) -> list[tuple[Tensor, Tensor]]:
+    """Sentence vectors float32 [rows, dim] and classes int64 [rows] of each part. Reports the share that is done."""
+    sizes = [len(part.ids) for part in parts]
+    return [
+        (vectors(model, part.ids, size), torch.from_numpy(part.targets))
+        for part in progress.over(parts, sizes)
+    ]
 
 
 def fit(

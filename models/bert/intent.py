@@ -24,7 +24,6 @@ from buzzer.datasets import clinc150 as dataset
 from buzzer.datasets.clinc150 import generator
 from buzzer.datasets.clinc150.metric import TESTED
 from buzzer.datasets.clinc150.reader import FILE, OOS
-from buzzer.models.api import progress
 from buzzer.models.api.context import Result, Steps
 from buzzer.models.bert import weights
 from buzzer.models.bert.params import IntentContext, IntentParams
@@ -133,10 +132,8 @@ class BertIntent(IntentTask[IntentParams]):
         yield "features"
         torch.set_num_threads(context.threads)
         tokens = tokenizer.load(folder, params.longest)
-        train, valid = (
-            head.embedded(model, tokenizer.labelled(tokens, splits, part, classes), params.batch)
-            for part in progress.over(("train", "val"), [len(splits[part]) for part in ("train", "val")])
-        )
+        parts = [tokenizer.labelled(tokens, splits, part, classes) for part in ("train", "val")]
+        train, valid = head.embedded(model, parts, params.batch)
         yield "fit"
         best = head.fit(train, valid, len(classes), params.l2, context.seed)
         yield "write"
