@@ -54,7 +54,8 @@ def refusals(plan: pl.LazyFrame) -> list[str]:
     with translated(plan) as (errors, root):
         if errors:
             return [f"{type(error).__name__}: {error}" for error in errors]
-        return list(dict.fromkeys([*unreadable(root), *wrong(root)]))
+        twice = applied_twice(lowered(plan, {}))
+        return list(dict.fromkeys([*unreadable(root), *wrong(root), *twice]))
 
 
 @contextmanager
@@ -150,19 +151,40 @@ WRONG: dict[str, Callable[[Any], bool]] = {
 }
 
 
-def fallback(plan: pl.LazyFrame) -> str:
-    """Why a plan on several GPUs would collect all rows in one partition: cudf-polars' message, empty if rows stay partitioned.
+def applied_twice(root: Any) -> Iterator[str]:
+    """Columns of a lowered plan that replace themselves in the node of a window.
 
-    Each input row is its own partition here, so the answer does not depend on the data size. Raises UnsupportedError as `refusals`
-    does.
+    cudf-polars 26.10 gives such a node two parts, `Over` and a `Select` of its results, and both apply the other expressions of the
+    node: x + 1 becomes x + 2.
     """
-    require()
+    from cudf_polars.dsl.expr import Col
+
+    for node in nodes(root):
+        if type(node).__name__ != "Select" or type(node.children[0]).__name__ != "Over":
+            continue
+        for named in set(node.exprs) & set(node.children[0].exprs):
+            if not isinstance(named.value, Col) and named.name in names_read(named.value):
+                yield f"column {named.name}: replaced in the node of a window, so it is applied twice"
+
+
+def names_read(expression: Any) -> set[str]:
+    """The columns that an expression reads."""
+    from cudf_polars.dsl.expr import Col
+    from cudf_polars.dsl.traversal import traversal
+
+    return {part.name for part in traversal([expression]) if isinstance(part, Col)}
+
+
+def lowered(plan: pl.LazyFrame, options: dict[str, Any]) -> Any:
+    """The root node of a plan as cudf-polars' streaming executor runs it. options: those of the executor.
+
+    Raises NotImplementedError for a plan that needs a fallback which `options` forbid.
+    """
     from cudf_polars import Translator
     from cudf_polars.streaming.parallel import lower_ir_graph
     from cudf_polars.streaming.statistics import collect_statistics
     from cudf_polars.utils.config import ConfigOptions
 
-    options = {"fallback_mode": "raise", "max_rows_per_partition": 1}
     engine = pl.GPUEngine(executor="streaming", raise_on_fail=True, executor_options=options)
     with mock.patch("cudf_polars.utils.config.get_total_device_memory", return_value=A_GPU), deep_plans():
         config: Any = ConfigOptions.from_polars_engine(engine)
@@ -170,8 +192,18 @@ def fallback(plan: pl.LazyFrame) -> str:
         plan_on_gpu: Any = Translator(visitor, engine).translate_ir()
         with ThreadPoolExecutor(1) as pool:
             statistics = collect_statistics(plan_on_gpu, config, pool)
-        try:
-            lower_ir_graph(plan_on_gpu, config, statistics)
-        except NotImplementedError as error:
-            return str(error)
+        return lower_ir_graph(plan_on_gpu, config, statistics).lowered
+
+
+def fallback(plan: pl.LazyFrame) -> str:
+    """Why a plan on several GPUs would collect all rows in one partition: cudf-polars' message, empty if rows stay partitioned.
+
+    Each input row is its own partition here, so the answer does not depend on the data size. Raises UnsupportedError as `refusals`
+    does.
+    """
+    require()
+    try:
+        lowered(plan, {"fallback_mode": "raise", "max_rows_per_partition": 1})
+    except NotImplementedError as error:
+        return str(error)
     return ""

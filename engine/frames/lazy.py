@@ -294,7 +294,7 @@ class Lazy(Engine):
         lags: Mapping[str, tuple[int, Any]] | None = None,
     ) -> Frame:
         form = Windows(keys, order) if self.gpu else Segments(keys)
-        t = form.open(t, order)
+        t = form.open(self._apart(t), order)
         new = []
         if count:
             new.append(form.count.alias(count))
@@ -307,7 +307,12 @@ class Lazy(Engine):
             new.append(smoothed.cast(pl.Float32).alias(out))
         for column, (n, fill) in (lags or {}).items():
             new += [form.shift(column, i).fill_null(fill).alias(f"{column}_lag{i}") for i in range(1, n + 1)]
-        return form.close(t.with_columns(new))
+        return self._apart(form.close(t.with_columns(new)))
+
+    def _apart(self, t: pl.LazyFrame) -> pl.LazyFrame:
+        """The frame, on a GPU as the result so far. Polars may move an expression into the node of a window, and cudf-polars then applies
+        it twice (`gpu_plan.applied_twice`)."""
+        return self.keep(t) if self.gpu else t
 
     def token_features(
         self,
@@ -482,8 +487,8 @@ class Windows:
         self.count = pl.col("_one").cum_sum().over(**self._over) - 1
 
     def open(self, t: pl.LazyFrame, order: str) -> pl.LazyFrame:
-        """Add a column of ones, whose running sum is the count."""
-        return t.with_columns(_one=pl.lit(1, pl.Int64))
+        """Add a column of ones, whose running sum is the count. A literal would be one row, also next to no rows."""
+        return t.with_columns(_one=(pl.col(order) == pl.col(order)).cast(pl.Int64))
 
     def close(self, t: pl.LazyFrame) -> pl.LazyFrame:
         """Drop the temporary column."""

