@@ -54,8 +54,7 @@ def refusals(plan: pl.LazyFrame) -> list[str]:
     with translated(plan) as (errors, root):
         if errors:
             return [f"{type(error).__name__}: {error}" for error in errors]
-        twice = applied_twice(lowered(plan, {}))
-        return list(dict.fromkeys([*unreadable(root), *wrong(root), *twice]))
+        return list(dict.fromkeys([*unreadable(root), *wrong(root)]))
 
 
 @contextmanager
@@ -81,18 +80,20 @@ def nodes(root: Any) -> Iterator[Any]:
 def expressions(node: Any) -> Iterator[Any]:
     """The expressions of a node and all their parts. A part that occurs twice is yielded twice, because it is computed twice."""
 
-    def inside(value: Any) -> Iterator[Any]:
-        if isinstance(value, NamedExpr):
-            value = value.value
-        if isinstance(value, Expr):
-            yield value
-            yield from chain.from_iterable(inside(part) for part in value.children)
-        elif isinstance(value, (list, tuple)):
-            yield from chain.from_iterable(map(inside, value))
+    yield from expressions_in(node._non_child_args)
 
+
+def expressions_in(value: Any) -> Iterator[Any]:
+    """An expression, or those of a list, and all their parts."""
     from cudf_polars.dsl.expr import Expr, NamedExpr
 
-    yield from inside(node._non_child_args)
+    if isinstance(value, NamedExpr):
+        value = value.value
+    if isinstance(value, Expr):
+        yield value
+        yield from chain.from_iterable(map(expressions_in, value.children))
+    elif isinstance(value, (list, tuple)):
+        yield from chain.from_iterable(map(expressions_in, value))
 
 
 def unreadable(root: Any) -> Iterator[str]:
@@ -121,6 +122,31 @@ def wrong(root: Any) -> Iterator[str]:
             yield "CSV: an invalid number becomes missing or 0; read strings and cast them"
         for part in expressions(node):
             yield from (message for message, is_wrong in WRONG.items() if is_wrong(part))
+        yield from replaced_beside_a_window(node)
+
+
+def replaced_beside_a_window(node: Any) -> Iterator[str]:
+    """Columns that replace themselves in a node with a window.
+
+    The streaming executor splits such a node into `Over` and a `Select` of its results, and both apply the other expressions:
+    x + 1 becomes x + 2. Polars moves expressions into such nodes.
+    """
+    from cudf_polars.dsl.ir import HStack, Select
+
+    if not isinstance(node, (HStack, Select)):
+        return
+    columns = node.columns if isinstance(node, HStack) else node.exprs
+    parts = {each.name: list(expressions_in(each)) for each in columns}
+    windows = {name for name, inside in parts.items() if any(is_named(x, "GroupedWindow") for x in inside)}
+    for name in parts.keys() - windows if windows else ():
+        read = {x.name for x in parts[name] if is_named(x, "Col")}
+        if name in read and len(parts[name]) > 1:
+            yield f"column {name}: replaces itself beside a window, so it is applied twice; compute windows apart"
+
+
+def is_named(part: Any, kind: str) -> bool:
+    """Whether an expression is of this class of cudf-polars."""
+    return type(part).__name__ == kind
 
 
 def is_cast(part: Any, start: Callable[[Any], bool], end: Callable[[Any], bool]) -> bool:
@@ -151,50 +177,6 @@ WRONG: dict[str, Callable[[Any], bool]] = {
 }
 
 
-def applied_twice(root: Any) -> Iterator[str]:
-    """Columns of a lowered plan that replace themselves in the node of a window.
-
-    cudf-polars 26.10 gives such a node two parts, `Over` and a `Select` of its results, and both apply the other expressions of the
-    node: x + 1 becomes x + 2.
-    """
-    from cudf_polars.dsl.expr import Col
-
-    for node in nodes(root):
-        if type(node).__name__ != "Select" or type(node.children[0]).__name__ != "Over":
-            continue
-        for named in set(node.exprs) & set(node.children[0].exprs):
-            if not isinstance(named.value, Col) and named.name in names_read(named.value):
-                yield f"column {named.name}: replaced in the node of a window, so it is applied twice"
-
-
-def names_read(expression: Any) -> set[str]:
-    """The columns that an expression reads."""
-    from cudf_polars.dsl.expr import Col
-    from cudf_polars.dsl.traversal import traversal
-
-    return {part.name for part in traversal([expression]) if isinstance(part, Col)}
-
-
-def lowered(plan: pl.LazyFrame, options: dict[str, Any]) -> Any:
-    """The root node of a plan as cudf-polars' streaming executor runs it. options: those of the executor.
-
-    Raises NotImplementedError for a plan that needs a fallback which `options` forbid.
-    """
-    from cudf_polars import Translator
-    from cudf_polars.streaming.parallel import lower_ir_graph
-    from cudf_polars.streaming.statistics import collect_statistics
-    from cudf_polars.utils.config import ConfigOptions
-
-    engine = pl.GPUEngine(executor="streaming", raise_on_fail=True, executor_options=options)
-    with mock.patch("cudf_polars.utils.config.get_total_device_memory", return_value=A_GPU), deep_plans():
-        config: Any = ConfigOptions.from_polars_engine(engine)
-        visitor: Any = plan._ldf.visit()
-        plan_on_gpu: Any = Translator(visitor, engine).translate_ir()
-        with ThreadPoolExecutor(1) as pool:
-            statistics = collect_statistics(plan_on_gpu, config, pool)
-        return lower_ir_graph(plan_on_gpu, config, statistics).lowered
-
-
 def fallback(plan: pl.LazyFrame) -> str:
     """Why a plan on several GPUs would collect all rows in one partition: cudf-polars' message, empty if rows stay partitioned.
 
@@ -202,8 +184,21 @@ def fallback(plan: pl.LazyFrame) -> str:
     does.
     """
     require()
-    try:
-        lowered(plan, {"fallback_mode": "raise", "max_rows_per_partition": 1})
-    except NotImplementedError as error:
-        return str(error)
+    from cudf_polars import Translator
+    from cudf_polars.streaming.parallel import lower_ir_graph
+    from cudf_polars.streaming.statistics import collect_statistics
+    from cudf_polars.utils.config import ConfigOptions
+
+    options = {"fallback_mode": "raise", "max_rows_per_partition": 1}
+    engine = pl.GPUEngine(executor="streaming", raise_on_fail=True, executor_options=options)
+    with mock.patch("cudf_polars.utils.config.get_total_device_memory", return_value=A_GPU), deep_plans():
+        config: Any = ConfigOptions.from_polars_engine(engine)
+        visitor: Any = plan._ldf.visit()
+        plan_on_gpu: Any = Translator(visitor, engine).translate_ir()
+        with ThreadPoolExecutor(1) as pool:
+            statistics = collect_statistics(plan_on_gpu, config, pool)
+        try:
+            lower_ir_graph(plan_on_gpu, config, statistics)
+        except NotImplementedError as error:
+            return str(error)
     return ""

@@ -310,8 +310,8 @@ class Lazy(Engine):
         return self._apart(form.close(t.with_columns(new)))
 
     def _apart(self, t: pl.LazyFrame) -> pl.LazyFrame:
-        """The frame, on a GPU as the result so far. Polars may move an expression into the node of a window, and cudf-polars then applies
-        it twice (`gpu_plan.applied_twice`)."""
+        """The frame; on a GPU its rows, computed now. Polars may move an expression into the node of a window, where cudf-polars applies it
+        twice (`gpu_plan.replaced_beside_a_window`)."""
         return self.keep(t) if self.gpu else t
 
     def token_features(

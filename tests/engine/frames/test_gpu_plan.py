@@ -20,6 +20,7 @@ from buzzer.engine.frames.lazy import Lazy
 from buzzer.errors import DataError
 from buzzer.models.recsys2021 import features
 from buzzer.models.recsys2021.feature_sets import FEATURE_SETS, FeatureSet
+from tests.gpu_plans import Planned
 
 pytestmark = [
     pytest.mark.gpu_plan,
@@ -117,8 +118,8 @@ CASES: dict[str, Case] = {
 
 
 @pytest.fixture
-def e() -> Engine:
-    return Lazy("gpu")  # does not look for a device: plans are built, but not run
+def e() -> Planned:
+    return Planned()  # does not look for a device
 
 
 def table() -> pa.Table:
@@ -304,8 +305,9 @@ ON_ONE_GPU = {"categorify_fit", "categorify"}
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_operators_stay_partitioned_over_several_gpus(e: Engine, name: str) -> None:
-    reason = gpu_plan.fallback(CASES[name](e, e.from_arrow(table())))
+def test_operators_stay_partitioned_over_several_gpus(e: Planned, name: str) -> None:
+    plan = CASES[name](e, e.from_arrow(table()))
+    reason = "".join(map(gpu_plan.fallback, [*e.kept, plan]))
     assert bool(reason) == (name in ON_ONE_GPU), reason
 
 
@@ -317,12 +319,31 @@ def test_the_reason_for_a_single_partition_is_returned(e: Engine) -> None:
 
 def test_deep_plans_do_not_reach_the_recursion_limit(e: Engine) -> None:
     t = e.from_arrow(table())
+    sums = e.group_sums(t, ["k"], ["x"])
     for i in range(150):  # each node uses the previous one
         t = e.with_columns(
-            e.window_features(t, ["k"], "row", size=f"n{i}"), k=lambda c, i=i: c("k") + c(f"n{i}")
+            e.left_join(t, sums, {"k": "k"}, {"n": f"n{i}"}, 0), k=lambda c, i=i: c("k") + c(f"n{i}")
         )  # type: ignore[misc]
     assert gpu_plan.refusals(t) == []
     assert gpu_plan.fallback(t) == ""
     with gpu_plan.translated(t) as (errors, root):
         assert not errors
         assert len(list(gpu_plan.nodes(root))) > 150
+
+
+def test_a_column_that_replaces_itself_beside_a_window_is_refused(e: Engine) -> None:
+    """Polars moves x + 1 into the node of the windows; cudf-polars then computes x + 2."""
+    t: Any = e.from_arrow(table()).with_columns(x=pl.col("x") + 1)
+    over = {"size": pl.len().over("k"), "before": pl.col("o").cum_sum().over("k", order_by="o")}
+    assert "column x: replaces itself" in "".join(gpu_plan.refusals(t.with_columns(**over)))
+    new = t.with_columns(z=pl.col("x") * 2, **over)  # a new column may be computed twice
+    assert [text.split(":")[0] for text in gpu_plan.refusals(new)] == ["column x"]
+
+
+def test_windows_are_computed_apart(e: Planned) -> None:
+    t = e.with_columns(e.from_arrow(table()), x=lambda c: c("x") + 1)
+    t = e.window_features(t, ["k"], "o", count="n", size="m", lags={"x": (1, 0)})
+    t = e.with_columns(t, x=lambda c: c("x") * 2, m=lambda c: c("m") + 1)
+    assert gpu_plan.refusals(t) == []
+    got = t.sort("row").select("x", "n", "m", "x_lag1").collect()
+    assert got.rows() == [(4, 1, 3, 3), (6, 0, 3, 0), (8, 0, 2, 0)]

@@ -10,6 +10,7 @@ from buzzer.datasets.contract import silent
 from buzzer.engine.frames import gpu_plan
 from buzzer.engine.frames.lazy import Lazy
 from buzzer.models.open_bandit import task
+from tests.gpu_plans import Planned
 
 pytestmark = [
     pytest.mark.gpu_plan,
@@ -19,7 +20,7 @@ pytestmark = [
 
 def test_open_bandit_translates_whole(tmp_path: Path) -> None:
     open_bandit.generate(tmp_path / "data", 0.02, 0, silent)
-    e, cpu = Lazy("gpu"), Lazy("cpu")
+    e, cpu = Planned(), Lazy("cpu")
     train, test = (task.base(e, task.read(e, tmp_path / "data", part)) for part in ("train", "test"))
     assert gpu_plan.refusals(train) == gpu_plan.refusals(test) == []
     train, test = cpu.collect(train), cpu.collect(test)  # as the task does

@@ -17,9 +17,9 @@ from buzzer.models.recsys2021 import features, fitting, second_stage_features
 from buzzer.models.recsys2021.feature_sets import FEATURE_SETS
 from buzzer.models.recsys2021.fitting import Fitted, Rows, sampled
 from buzzer.models.recsys2021.lookup_tables import merged
+from tests.gpu_plans import Planned
 
 MODELS = second_stage_features.MODELS
-
 pytestmark = [
     pytest.mark.gpu_plan,
     pytest.mark.skipif(importlib.util.find_spec("cudf_polars") is None, reason="needs the gpu-plan extra"),
@@ -38,7 +38,7 @@ def test_recsys2021_translates_whole_and_stays_shared_out(
 ) -> None:
     chosen = FEATURE_SETS[name]
     recsys2021.generate(tmp_path / "data", 0.00001, 0, silent)
-    e, cpu = Lazy("gpu"), Lazy("cpu")
+    e, cpu = Planned(), Lazy("cpu")
     monkeypatch.setattr(e, "height", cpu.height)  # a number that the host asks for is no part of a plan
     read = features.read_part(e, tmp_path / "data" / "train" / "part-00000", True)
     t = features.base(e, read, chosen, True, [features.TEXTS])
@@ -83,7 +83,6 @@ def test_recsys2021_translates_whole_and_stays_shared_out(
     ]
     lookups += second_stage_features.count_lookups(tables["rows"], chosen)
     check(features.pair_features(e, e.lookups(coded, lookups), chosen))
-    monkeypatch.setattr(e, "keep", cpu.collect)
     once = merged(e, lookups)
     assert len(once) == len({tuple(sorted(each.on)) for each in lookups})
     check(features.pair_features(e, e.lookups(coded, once), chosen))

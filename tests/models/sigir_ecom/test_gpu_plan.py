@@ -15,6 +15,7 @@ from buzzer.engine.frames.lazy import Lazy
 from buzzer.models.sigir_ecom.next_item import counts
 from buzzer.models.sigir_ecom.purchase import purchase_features
 from buzzer.models.sigir_ecom.sessions import events, products, shared
+from tests.gpu_plans import Planned
 
 pytestmark = [
     pytest.mark.gpu_plan,
@@ -27,7 +28,7 @@ def test_sigir_ecom_translates_whole(tmp_path: Path) -> None:
     """Plans are proven for the GPU and computed by Polars on the CPU, as the task collects between its steps."""
     folder = tmp_path / "data"
     sigir_ecom.generate(folder, 0.0001, 0, silent)
-    e, cpu = Lazy("gpu"), Lazy("cpu")
+    e, cpu = Planned(), Lazy("cpu")
 
     def proven(plan: Any) -> Any:
         assert gpu_plan.refusals(plan) == []

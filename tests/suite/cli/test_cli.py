@@ -274,6 +274,17 @@ def test_help_is_printed_as_it_is_written() -> None:
     assert not [text for text in texts if "[" in (text or "")]
 
 
+def test_no_option_is_called_like_its_value() -> None:
+    """Typer 0.27 names such an option after the value: --SECONDS in place of --seconds."""
+    verbs: Any = get_command(cli.app)
+    leaves = [
+        leaf for verb in verbs.commands.values() for leaf in getattr(verb, "commands", {"": verb}).values()
+    ]
+    options = [each for leaf in leaves for each in leaf.params if each.param_type_name == "option"]
+    assert len(options) > 50
+    assert [each.name for each in options if str(each.metavar).lower() == each.name] == []
+
+
 def test_brackets_in_messages_are_shown_as_they_are(buzzer: Buzzer) -> None:
     done = buzzer("run", "booking", "--engine", "[red]")
     assert done.returncode == 2
