@@ -20,7 +20,7 @@ from buzzer.suite.gpu.steps import SEED
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "gpu.md"
 KIT = ROOT / ".gpukit"
-MOST_BYTES = 64 << 20  # of a call's upload
+MOST_BYTES = 60 << 20  # of a call's upload; one of 62.6 MiB was refused where the limit is said to be 64 MiB
 
 
 @dataclass(frozen=True)

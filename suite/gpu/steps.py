@@ -52,6 +52,7 @@ def tests(
 ) -> Step:
     """A step that runs the tests in some folders that need a GPU, selected by their names and markers."""
     options = ("-q", "--maxfail=20", "-n", str(processes), "--hypothesis-profile", "gpu")
+    options += ("-p", "buzzer.suite.gpu.failures")
     selection = ("-k", chosen, "-m", marked)
     return Step(name, ("-m", "pytest", *options, *selection, *folders), limit_s, cores=processes)
 
@@ -111,18 +112,18 @@ def tune(name: str, precision: str, limit_s: float, seconds: int, *options: str)
 BERT = of(
     "bert",
     timed(Step("env", ("-m", "buzzer", "env"), 30, gpu=False), 10, 3.1),
-    timed(kernels("kernel probe", 60, "probe"), 25, 2.1),
+    timed(kernels("kernel probe", 40, "probe"), 10, 2.1),
     timed(tests("kernel tests", 90, *KERNEL_TESTS, chosen=NEW_PATHS, marked="gpu", processes=8), 45, 29.5),
-    timed(tests("cuda kernel tests", 40, *CUDA_TESTS, chosen="", marked="gpu", processes=4), 25),
-    timed(tune("kernel tune fp8", "fp8", 75, 45), 55, 2.2),
-    timed(tune("kernel tune int8", "int8", 60, 35), 45, 2.1),
-    timed(tune("kernel tune fp16", "fp16", 60, 35), 45, 2.1),
-    timed(bert_large("bert-large fused", 140, "fused", "fp8,int8,fp16"), 110, 4.3),
-    timed(bert_large("bert-large in reverse", 140, "fused", "fp16,int8,fp8"), 110, 4.5),
-    timed(bert_large("bert-large torch", 80, "torch_eager", "bf16"), 60, 4.0),
+    timed(tests("cuda kernel tests", 60, *CUDA_TESTS, chosen="", marked="gpu", processes=4), 30),
+    timed(tune("kernel tune fp8", "fp8", 60, 40), 22, 2.2),
+    timed(tune("kernel tune int8", "int8", 50, 35), 22, 2.1),
+    timed(tune("kernel tune fp16", "fp16", 50, 35), 22, 2.1),
+    timed(bert_large("bert-large fused", 140, "fused", "fp8,int8,fp16"), 90, 4.3),
+    timed(bert_large("bert-large torch", 80, "torch_eager", "bf16"), 30, 4.0),
     timed(tune("tune fp8 of 128", "fp8", 60, 40, "--tokens", "16384"), 45, 2.2),
     timed(bench("bert-large of 128", 80, "bert-large", *OF_128), 60, 4.0),
-    timed(kernels("products by libraries", 45, "products"), 25),
+    timed(kernels("products by libraries", 45, "products"), 28),
+    timed(bert_large("bert-large in reverse", 140, "fused", "fp16,int8,fp8"), 75, 4.5),
     timed(replace(bert_large("gemm by ncu", 60, "fused", "fp8", *ONE_RUN), through=NCU), 40),
 )
 
