@@ -24,6 +24,9 @@ COMPILED = {
     "TRITON_CACHE_DIR": "triton",
 }
 
+# CuPy's reductions without CUB's headers: each is compiled in 0.1 s in place of 0.9 s (NVRTC 13.0), for each type and block size.
+COMPILING = {"CUPY_ACCELERATORS": ""}
+
 
 def folder() -> Path:
     """The cache folder: $BUZZER_CACHE, or `buzzer` in the user's cache folder. It holds generated data, fits, compiled code and tuned kernels."""
@@ -45,12 +48,13 @@ def compiled() -> dict[str, Path]:
 
 
 def environment() -> dict[str, str]:
-    """Environment variables with which a run finds the caches outside its own HOME. Creates the folders."""
+    """Environment variables with which a run finds the caches outside its own HOME, and compiles less. Creates the folders."""
     folders = compiled()
     for path in folders.values():
         with suppress(OSError):  # the library then reports it, or works without a cache
             path.mkdir(parents=True, exist_ok=True)
-    return {HOME: str(folder())} | {variable: str(path) for variable, path in folders.items()}
+    less = {name: os.environ.get(name, value) for name, value in COMPILING.items()}
+    return less | {HOME: str(folder())} | {variable: str(path) for variable, path in folders.items()}
 
 
 def state() -> str:

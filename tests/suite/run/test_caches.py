@@ -40,6 +40,9 @@ def test_settings_of_the_user_have_priority(user: Path, monkeypatch: pytest.Monk
     assert environment["TRITON_CACHE_DIR"] == str(user / "mine")
     assert environment["CUPY_CACHE_DIR"] == str(user / "elsewhere" / "compiled" / "cupy")
     assert environment["BUZZER_CACHE"] == str(user / "elsewhere")
+    assert environment["CUPY_ACCELERATORS"] == ""
+    monkeypatch.setenv("CUPY_ACCELERATORS", "cub")
+    assert caches.environment()["CUPY_ACCELERATORS"] == "cub"
 
 
 def test_a_record_shows_whether_the_caches_were_warm(predict: Predict, user: Path) -> None:
