@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from buzzer.errors import UsageError, unknown_name
 
 MOST_BYTES = 1 << 20
-MOST_REPEATS = 10_000
+MOST_COUNT = 10_000  # of rounds, and of workers
 MOST_SEED = 2**31 - 1  # the largest that every library accepts
 MOST_SCALE = 1000.0  # up to which all row counts are 64-bit integers
 PARAMETERS = {
@@ -45,7 +45,7 @@ class Options(BaseModel):
         1.0, gt=0, le=MOST_SCALE, description=f"a number above 0, {MOST_SCALE:g} at most"
     )
     seed: int = Field(0, ge=0, le=MOST_SEED, description=f"a whole number from 0 to {MOST_SEED}")
-    repeat: int = Field(1, ge=1, le=MOST_REPEATS, description=f"a whole number from 1 to {MOST_REPEATS}")
+    rounds: int = Field(1, ge=1, le=MOST_COUNT, description=f"a whole number from 1 to {MOST_COUNT}")
     workers: int = Field(0, ge=0, description="a whole number, 0 for one process")
     scheduler: str = Field("", description="an address like tcp://host:8786")
     out: str = Field("", min_length=1, description="a folder")

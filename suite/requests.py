@@ -28,7 +28,7 @@ class RunRequest:
 
     >>> RunRequest("recsys2021", engines=["cudf"], budget="seed-cpu")  # doctest: +ELLIPSIS
     RunRequest(tasks='recsys2021', engines=['cudf'], ..., budget='seed-cpu', ...)
-    >>> RunRequest("booking", engines="pandas,polars", scale=0.01, params={"epochs": 2}).repeat
+    >>> RunRequest("booking", engines="pandas,polars", scale=0.01, params={"epochs": 2}).rounds
     1
     """
 
@@ -44,7 +44,7 @@ class RunRequest:
         None  # share of the official training rows, a sample of those of `scale`; None = all of them
     )
     seed: int = 0  # for data and training
-    repeat: int = 1  # timed runs of each variant
+    rounds: int = 1  # each runs every variant once
     workers: int = 0  # Dask workers to distribute a run over; 0 = one process
     scheduler: str = ""  # address of a running Dask cluster
     params: Mapping[str, object] = field(default_factory=dict)  # task parameters; strings are read as YAML
@@ -60,7 +60,7 @@ class CompareRequest:
 
     With `records` nothing is run: the records in those files and folders are compared, those that the other fields name.
 
-    >>> CompareRequest("booking", scales=[0.01, 0.02, 0.05]).repeat
+    >>> CompareRequest("booking", scales=[0.01, 0.02, 0.05]).rounds
     5
     """
 
@@ -77,7 +77,7 @@ class CompareRequest:
     )
     data: str | Path | None = None
     seed: int = 0
-    repeat: int = 5  # rounds; each runs every variant once
+    rounds: int = 5  # each runs every variant once
     params: Mapping[str, object] = field(default_factory=dict)
     full: float = 1.0  # scale of the full job, to which times are projected
     full_budget: str = ""  # budget of the full job; empty = that of each variant

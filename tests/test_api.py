@@ -102,7 +102,7 @@ def test_a_name_that_is_not_public_raises_attribute_error() -> None:
     [
         (lambda: buzzer.run(RunRequest("bookin")), "unknown task"),
         (lambda: buzzer.run(RunRequest("booking", engines=["pandsa"])), "unknown engine"),
-        (lambda: buzzer.run(RunRequest("booking", repeat=0)), "repeat is 0"),
+        (lambda: buzzer.run(RunRequest("booking", rounds=0)), "rounds is 0"),
         (lambda: buzzer.run(RunRequest("booking", seed=-1)), "seed is -1"),
         (lambda: buzzer.run(RunRequest("booking", params={"epochs": object()})), "params: "),
         (lambda: buzzer.run(RunRequest("booking", params={"epochs": "many"})), "is of type int"),

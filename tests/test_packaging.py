@@ -95,4 +95,4 @@ def test_the_commands_of_the_workflow_are_valid(words: list[str]) -> None:
     if words[0] == "compare":
         task = registry.task(context.params["task"])
         assert set(context.params["engine"].split(",")) <= set(task.engines)
-        assert context.params["repeat"] >= 5
+        assert context.params["rounds"] >= 5

@@ -58,7 +58,7 @@ def main(
     seed: options.Seed = 0,
     set_: options.Set = None,
     budget: options.Budget = "",
-    repeat: options.Rounds = 5,
+    rounds: options.Rounds = 5,
     on_unmet_budget: options.OnUnmetBudget = "fail",
     full: Annotated[
         float, option(FULL, "Scale of the full job, to which times are projected.", metavar="SHARE")
@@ -102,7 +102,7 @@ def main(
         train_scale=train_scale,
         data=data,
         seed=seed,
-        repeat=repeat,
+        rounds=rounds,
         params=params_of(set_ or []),
         full=full,
         full_budget=full_budget,

@@ -23,7 +23,7 @@ from buzzer.suite.run.executor import Executor
 
 EXAMPLES = """Examples:
 
-buzzer run booking --engine pandas,polars --backend all --repeat 3
+buzzer run booking --engine pandas,polars --backend all --rounds 3
 
 buzzer run recsys2021 --budget 1c2g90s --dry-run
 
@@ -57,7 +57,7 @@ def main(
     scale: options.Scale = None,
     train_scale: options.TrainScale = None,
     seed: options.Seed = 0,
-    repeat: options.Rounds = 1,
+    rounds: options.Rounds = 1,
     workers: Annotated[
         int,
         option(
@@ -101,7 +101,7 @@ def main(
         scale=scale,
         train_scale=train_scale,
         seed=seed,
-        repeat=repeat,
+        rounds=rounds,
         workers=workers,
         scheduler=scheduler,
         params=params_of(set_ or []),

@@ -52,8 +52,7 @@ def tests(
 ) -> Step:
     """A step that runs the tests in some folders that need a GPU, selected by their names and markers."""
     options = ("-q", "--maxfail=20", "-n", str(processes), "--hypothesis-profile", "gpu")
-    options += ("-p", "buzzer.suite.gpu.failures")
-    selection = ("-k", chosen, "-m", marked)
+    selection = ("-p", "buzzer.suite.gpu.failures", "-k", chosen, "-m", marked)
     return Step(name, ("-m", "pytest", *options, *selection, *folders), limit_s, cores=processes)
 
 

@@ -43,7 +43,7 @@ def plan_of(request: FrontierRequest) -> tuple[RunPlan, int]:
         budget=request.budget,
         data=request.data,
         seed=request.seed,
-        repeat=request.rounds,
+        rounds=request.rounds,
         params=weights_of(str(request.model)),
     )
     whole = selection(base)

@@ -12,7 +12,7 @@ from buzzer.configs import load_yaml
 from buzzer.errors import UsageError, unknown_name
 from buzzer.suite import budget as budgets
 from buzzer.suite import registry
-from buzzer.suite.config_file import MOST_REPEATS, MOST_SEED, check_scale, yaml_text
+from buzzer.suite.config_file import MOST_COUNT, MOST_SEED, check_scale, yaml_text
 from buzzer.suite.registry import NO_ENGINE, TaskConfig
 from buzzer.suite.requests import CompareRequest, RunRequest, names, numbers
 from buzzer.suite.run.plan import Run, RunPlan, TaskSelection, interleaved, task_by_task
@@ -35,7 +35,7 @@ class SuiteEntry(BaseModel):
 
 def run_plan(request: RunRequest) -> RunPlan:
     """The plan of a run request. Raises UsageError for a value that is not allowed, an unknown name, or a budget beyond this machine."""
-    check_numbers(seed=request.seed, repeat=request.repeat, workers=request.workers)
+    check_numbers(seed=request.seed, rounds=request.rounds, workers=request.workers)
     check_device(request.device)
     check_scale("--scale", request.scale)
     check_scale("--train-scale", request.train_scale)
@@ -53,7 +53,7 @@ def run_plan(request: RunRequest) -> RunPlan:
 
 def compare_plan(request: CompareRequest) -> RunPlan:
     """The plan of a comparison: a selection for each scale and device, in interleaved rounds. Raises UsageError like `run_plan`."""
-    check_numbers(seed=request.seed, repeat=request.repeat)
+    check_numbers(seed=request.seed, rounds=request.rounds)
     scales: list[float | None] = [*numbers(request.scales)]
     for scale in scales:
         check_scale("--scale", scale)
@@ -71,7 +71,7 @@ def compare_plan(request: CompareRequest) -> RunPlan:
         data=request.data,
         train_scale=request.train_scale,
         seed=request.seed,
-        repeat=request.repeat,
+        rounds=request.rounds,
         params=request.params,
         on_unmet_budget=request.on_unmet_budget,
     )
@@ -150,7 +150,7 @@ def selection(request: RunRequest) -> TaskSelection:
         budgets=[budgets.resolve(budget) for budget in names(request.budget) or ["seed-cpu"]],
         scale=scale,
         seed=request.seed,
-        repeat=request.repeat,
+        repeat=request.rounds,
         workers=request.workers,
         scheduler=request.scheduler,
         train_scale=train_sample(request.train_scale, scale),
@@ -177,13 +177,12 @@ def texts(params: Mapping[str, object]) -> dict[str, str]:
         ) from error
 
 
-def check_numbers(seed: int = 0, repeat: int = 1, workers: int = 0, rounds: int = 1) -> None:
+def check_numbers(seed: int = 0, workers: int = 0, rounds: int = 1) -> None:
     """Raises UsageError for a whole number out of its range."""
     ranges = {
         "seed": (seed, 0, MOST_SEED),
-        "repeat": (repeat, 1, MOST_REPEATS),
-        "workers": (workers, 0, MOST_REPEATS),
-        "rounds": (rounds, 1, MOST_REPEATS),
+        "workers": (workers, 0, MOST_COUNT),
+        "rounds": (rounds, 1, MOST_COUNT),
     }
     for name, (value, least, most) in ranges.items():
         if not isinstance(value, int) or not least <= value <= most:

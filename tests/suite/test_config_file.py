@@ -24,7 +24,7 @@ def written(folder: Path, content: str | bytes) -> Path:
     ("text", "flags"),
     [
         ("", {}),
-        ("engine: [pandas, polars]\nrepeat: 3", {"engine": "pandas,polars", "repeat": 3}),
+        ("engine: [pandas, polars]\nrounds: 3", {"engine": "pandas,polars", "rounds": 3}),
         ("task: booking", {"task": ["booking"]}),
         ("task: [booking, bert-intent]", {"task": ["booking", "bert-intent"]}),
         ("scale: 1", {"scale": 1.0}),
@@ -63,8 +63,8 @@ BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\nset: {bomb: *c}"
         ("scale: 1001", "scale is 1001 (int)", "1000 at most"),
         ("scale: 0", "scale is 0 (int)", "a number above 0"),
         ("scale: true", "scale is True (bool)", "a number above 0"),
-        ("repeat: 99999999", "repeat is 99999999 (int)", "from 1 to 10000"),
-        ("repeat: '3'", "repeat is '3' (str)", "a whole number"),
+        ("rounds: 99999999", "rounds is 99999999 (int)", "from 1 to 10000"),
+        ("rounds: '3'", "rounds is '3' (str)", "a whole number"),
         ("seed: [1, 2]", "seed is [1, 2] (list)", "a whole number"),
         ("resume: 1", "resume is 1 (int)", "true or false"),
         ("json: yess", "json is 'yess' (str)", "true or false"),
@@ -152,8 +152,8 @@ def test_seeds_that_a_library_does_not_accept_are_refused(
 
 def test_too_many_repetitions_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     for verb in (
-        ["run", "booking", "--repeat"],
-        ["compare", "booking", "--repeat"],
+        ["run", "booking", "--rounds"],
+        ["compare", "booking", "--rounds"],
         ["bench", "gbdt", "--rounds"],
     ):
         assert "10000" in refused([*verb, "99999999"], capsys)
@@ -182,7 +182,7 @@ def test_the_plan_of_each_published_record_is_of_several_rounds_on_one_core(path
         budget=flags["budget"],
         scale=flags.get("scale"),
         train_scale=flags.get("train_scale"),
-        repeat=flags["repeat"],
+        rounds=flags["rounds"],
         params=dict(pair.split("=", 1) for pair in flags.get("set_", [])),
         on_unmet_budget="warn",
     )

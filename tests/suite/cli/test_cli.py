@@ -200,7 +200,7 @@ def test_an_unknown_config_key_gets_a_suggestion(buzzer: Buzzer, tmp_path: Path)
 
 def test_config_file_gives_options_and_flags_win(buzzer: Buzzer, tmp_path: Path) -> None:
     text = yaml.safe_dump(
-        {"task": "booking", "engine": ["pandas", "polars"], "repeat": 2, "scale": 0.5, "budget": "quick"}
+        {"task": "booking", "engine": ["pandas", "polars"], "rounds": 2, "scale": 0.5, "budget": "quick"}
     )
     (tmp_path / "c.yaml").write_text(text)
     done = buzzer(
@@ -337,7 +337,7 @@ def test_the_plan_lists_fits_rounds_and_what_cannot_run(
     buzzer: Buzzer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, verb: str
 ) -> None:
     monkeypatch.setattr(feasible, "cuda_problem", lambda: "no driver")
-    options = ("--engine", "pandas,polars", "--backend", "torch_eager", "--budget", "1c1g1m", "--repeat", "3")
+    options = ("--engine", "pandas,polars", "--backend", "torch_eager", "--budget", "1c1g1m", "--rounds", "3")
     devices = ("--device", "cpu,cuda") if verb == "compare" else ()
     done = buzzer(verb, "booking", *options, *devices, "--on-unmet-budget", "warn", "--dry-run")
     lines = [re.split(r"\s{2,}", line.strip()) for line in done.stdout.splitlines()]

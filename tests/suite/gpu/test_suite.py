@@ -285,8 +285,19 @@ def test_a_failure_is_printed_when_it_occurs(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(
         "import os\n\ndef test_bad() -> None:\n    assert 1 + 1 == 3\n\ndef test_cut_off() -> None:\n    os._exit(1)\n"
     )
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "buzzer.suite.gpu.failures"]
-    ended = subprocess.run([*command, "test_it.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "buzzer.suite.gpu.failures",
+    ]
+    ended = subprocess.run(
+        [*command, "test_it.py"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert "failed in call: test_it.py::test_bad" in ended.stdout
     assert "assert (1 + 1) == 3" in ended.stdout
     assert "short test summary" not in ended.stdout
