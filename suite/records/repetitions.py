@@ -63,6 +63,11 @@ class RunGroup(Repetitions):
         return all(good) and not self.first.published
 
     @property
+    def disturbed(self) -> bool:
+        """Whether other processes used the cores of every repetition."""
+        return all(r.disturbed is not None for r in self.records)
+
+    @property
     def started(self) -> bool:
         """Whether any repetition was started."""
         return any(r.enforcement != "none" for r in self.records)

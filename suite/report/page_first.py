@@ -235,9 +235,13 @@ class Dumbbell:
 
 @dataclass(frozen=True)
 class Dumbbells:
-    """CPU against GPU on one axis."""
+    """CPU against GPU on one axis.
+
+    disturbed: tasks whose pair is left out, because other processes used the cores of a run.
+    """
 
     lines: list[Dumbbell]
+    disturbed: list[str]
 
     @property
     def axis(self) -> Axis:
@@ -246,13 +250,16 @@ class Dumbbells:
 
 
 def dumbbells(records: Iterable[Record]) -> Dumbbells:
-    """For each task the largest board with ranked runs on both devices."""
-    best: dict[str, Dumbbell] = {}
+    """For each task the largest board with ranked runs on both devices that other processes did not disturb."""
+    best, disturbed = dict[str, Dumbbell](), set[str]()
     for group in boards(records).values():  # by ascending scale
         ranked = [row for row in rows(group) if row.ranked]
         fastest = {
             device: next((x for x in ranked if x.first.device == device), None) for device in ("cpu", "cuda")
         }
         if (cpu := fastest["cpu"]) and (gpu := fastest["cuda"]):
-            best[gpu.first.task] = Dumbbell(cpu, gpu)
-    return Dumbbells([pair for _, pair in sorted(best.items())])
+            if cpu.disturbed or gpu.disturbed:
+                disturbed.add(gpu.first.task)
+            else:
+                best[gpu.first.task] = Dumbbell(cpu, gpu)
+    return Dumbbells([pair for _, pair in sorted(best.items())], sorted(disturbed - set(best)))

@@ -151,6 +151,15 @@ def test_cpu_and_gpu_are_compared_at_the_largest_scale(make_record: Make) -> Non
     assert 'id="no-gpu"' in page.html([make_record()], {})
 
 
+def test_a_pair_that_was_disturbed_is_left_out(make_record: Make) -> None:
+    gpu = [r for r in records(make_record) if r.device == "cuda"]
+    shared = [r if r not in gpu else r.model_copy(update={"others_cpu_s": 1e4}) for r in records(make_record)]
+    left = page_first.dumbbells(shared)
+    assert gpu and not left.lines
+    assert left.disturbed == ["booking"]
+    assert "did not disturb: booking." in page.html(shared, {})
+
+
 def test_a_full_job_that_was_not_measured_is_projected(make_record: Make) -> None:
     def runs(scales: tuple[float, ...]) -> list[Record]:
         return [
