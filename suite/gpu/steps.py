@@ -11,7 +11,7 @@ SEED = {
     "recsys2021": ("--scale", "0.0002", "--set", "token_dim=8", "--set", "epochs=1"),
     "booking": ("--scale", "0.002", "--set", "epochs=1", "--set", "dim=16", "--set", "hidden=32"),
 }
-TEST_SCALE = 0.14  # scale of the large test: 2.0 million rows
+TEST_SCALE = 0.1  # scale of the large test: 1.45 million rows, which pandas predicts on one core in about a minute
 ENGINES = "pandas,polars,cudf,polars-gpu"
 GPU_TESTS = "(cudf or polars-gpu or cuda or nvforest) and not without_a_gpu"
 
@@ -132,8 +132,8 @@ SMALL = (*SEED["recsys2021"],)
 NETWORKS = ("--backend", "torch_eager")
 TREES = ("--backend", "nvforest")
 ONE_CORE = "1c64g1h"
-LARGE_DATA, MEDIUM_DATA = "{work}/recsys-large", "{work}/recsys-medium"
-DATA = {"recsys2021 large data": LARGE_DATA, "recsys2021 medium data": MEDIUM_DATA}
+LARGE_DATA, HUGE_DATA = "{work}/recsys-large", "{work}/recsys-huge"
+DATA = {"recsys2021 large data": LARGE_DATA, "recsys2021 huge data": HUGE_DATA}
 
 
 def recsys(suffix: str, limit_s: float, engines: str, *options: str, budget: str = "unlimited") -> Step:
@@ -151,7 +151,7 @@ def recsys_data(name: str, limit_s: float, test_scale: str) -> Step:
 
 
 ON_LARGE = ("--data", LARGE_DATA, *SEED["recsys2021"][2:], *NETWORKS)
-ON_MEDIUM = ("--data", MEDIUM_DATA, *SEED["recsys2021"][2:], *NETWORKS)
+ON_HUGE = ("--data", HUGE_DATA, *SEED["recsys2021"][2:], *NETWORKS)
 TREES_ALONE = ("--backend", "xgboost,nvforest", "--batch", "100000", "--rounds", "1")
 BOOKING = (*SEED["booking"], *NETWORKS)
 PIPELINES = ("tests/models/recsys2021", "tests/models/booking")
@@ -166,10 +166,9 @@ FRAMES = of(
     timed(tests("operators", 75, "tests/engine/frames"), 45, 31.0),
     timed(recsys("small", 90, ENGINES, *SMALL, *NETWORKS), 50, 13.0),
     timed(recsys("nvforest", 60, "polars,cudf,polars-gpu", *SMALL, *TREES), 35, 8.0),
-    timed(recsys_data("recsys2021 large data", 60, "{test_scale}"), 12, 16.2, cores=8),
-    timed(recsys("large", 160, "polars,cudf,polars-gpu", *ON_LARGE), 120, 153.0, cores=2),
-    timed(recsys_data("recsys2021 medium data", 30, "0.01"), 5, 2.2),
-    timed(recsys("medium on one core", 60, "pandas", *ON_MEDIUM, budget=ONE_CORE), 16, 9.6),
+    timed(recsys_data("recsys2021 large data", 30, "{test_scale}"), 6, 16.2, cores=8),
+    timed(recsys("large", 120, "polars,cudf,polars-gpu", *ON_LARGE), 80, 153.0, cores=2),
+    timed(recsys("large on one core", 120, "pandas", *ON_LARGE, budget=ONE_CORE), 75, 9.6),
     timed(bench("trees", 60, "gbdt", *TREES_ALONE), 40, 3.2),
     timed(tests("pipelines", 100, *PIPELINES), 80, 70.2),
     timed(run("booking", 75, "booking", "--engine", "pandas,cudf,polars-gpu", *BOOKING), 45, 5.3),
@@ -197,8 +196,9 @@ MORE = of(
     tests("models", 900, "tests/engine", "tests/models", "--ignore=tests/engine/frames"),
     *(run(name, 180, name, *SCALES.get(name, ()), *shop_options(name)) for name in SHOPS),
     recsys("fit on a cluster", 300, "polars-gpu", *SMALL, *NETWORKS, *ON_CLUSTER),
-    recsys("medium", 300, "polars,cudf,polars-gpu", *ON_MEDIUM),
-    recsys("pandas on one core", 1800, "pandas", *ON_LARGE, budget=ONE_CORE),
+    recsys_data("recsys2021 huge data", 60, "0.14"),
+    recsys("huge", 300, "polars,cudf,polars-gpu", *ON_HUGE),
+    recsys("huge on one core", 1800, "pandas", *ON_HUGE, budget=ONE_CORE),
 )
 
 STEPS: tuple[Step, ...] = (*BERT, *FRAMES, *MORE)

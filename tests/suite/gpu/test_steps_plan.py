@@ -19,7 +19,7 @@ PLANNED = [
 def test_a_step_makes_a_plan(step: Step, tmp_path: Path) -> None:
     places = {"records": str(tmp_path), "work": str(tmp_path)}
     arguments = [word.format(**places) for word in step.command[2:]]
-    for name in ("recsys-large", "recsys-medium"):
+    for name in ("recsys-large", "recsys-huge"):
         (tmp_path / name).mkdir()
     done = CliRunner().invoke(app, [*arguments, "--dry-run", "--json"])
     assert done.exit_code == 0, (done.output, done.exception)
