@@ -79,7 +79,7 @@ gpukit: $(VENV)/.test $(KIT_LIST)  ## pack what a GPU machine without network la
 	$(BIN)/python -m buzzer.suite.gpu.kit seed
 	$(BIN)/python -m buzzer.suite.gpu.kit sizes
 
-rehearsal:  ## try the commands of docs/gpu.md without a GPU: MACHINE=python3 CALLS=frames-3 REHEARSAL='--stretch 20'
+rehearsal:  ## try the commands of docs/gpu.md without a GPU: MACHINE=python3 CALLS=frames REHEARSAL='--stretch 20'
 	@test -n "$$MACHINE" || { echo "name the Python that stands for the GPU machine's: make rehearsal MACHINE=..." >&2; exit 2; }
 	$(BIN)/python -m buzzer.suite.gpu.rehearsal --python "$$MACHINE" $(if $(CALLS),--calls "$$CALLS") $(REHEARSAL)
 

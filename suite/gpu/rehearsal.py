@@ -115,7 +115,7 @@ def main() -> int:
     )
     parser.add_argument("--python", type=Path, required=True, help="the machine's python3")
     parser.add_argument(
-        "--calls", default="bert-1,bert-2,frames-1,frames-2,frames-3", help="separated by commas"
+        "--calls", default="unpack-1,unpack-2,bert-1,bert-2,frames", help="separated by commas"
     )
     parser.add_argument(
         "--machine", type=Path, help="folder for the machine's files [a new temporary folder]"
