@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from buzzer import extras
 from buzzer.engine import faults
 from buzzer.engine.device import limit_memory, no_cuda, nvml, own_memory
 from buzzer.errors import BuzzerError, UnsupportedError, disk_full
@@ -84,6 +85,9 @@ def failure(error: BaseException) -> Failed:
         outcome = "unsupported" if isinstance(ours, UnsupportedError) else "error"
         # `user_error`: the input is wrong, not the program.
         return Failed(outcome, ours.message, ours.hint, {"user_error": True})
+    lacking = (e.name for e in leaves(error) if isinstance(e, ModuleNotFoundError) and extras.hint(e.name))
+    if package := next(lacking, None):
+        return Failed("unsupported", f"this run needs the package {package}", extras.hint(package))
     text = f"{type(first).__name__}: {first}"
     if fault := next(filter(None, map(faults.classify, (error, *leaves(error)))), None):
         traceback.print_exception(error)

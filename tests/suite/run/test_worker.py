@@ -37,6 +37,12 @@ def grouped(*errors: Exception) -> Exception:
         (MemoryError(), "host-oom", "MemoryError"),
         (OSError(28, "No space left on device"), "error", "the disk is full"),
         (ValueError("something else"), "error", "ValueError: something else"),
+        (
+            ModuleNotFoundError("No module named 'polars'", name="polars"),
+            "unsupported",
+            "needs the package polars",
+        ),
+        (ModuleNotFoundError("No module named 'mine'", name="mine"), "error", "No module named 'mine'"),
     ],
 )
 def test_an_exception_in_a_group_has_the_same_outcome_as_alone(
