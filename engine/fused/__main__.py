@@ -1,4 +1,4 @@
-"""python -m buzzer.engine.fused plan | probe | products | tune
+"""python -m buzzer.engine.fused plan | probe | products | tune | kernels
 
 plan   lists the kernels of an encoder with their bytes, FLOPs and least time; with --compile also facts about the compiled
        code of each; needs no GPU
@@ -6,6 +6,7 @@ probe  measures this GPU: launch gap, one wave of a GEMM, bandwidths, grid barri
 products  measures BERT-Large's products by this project's kernels and by NVIDIA's libraries, dense and 2:4 sparse
 tune   measures tiles and launch modes (plain, pdl, early, persistent, cuda, multicast, library), and stores the fastest; after --seconds it
        starts no new measurement and stores the results so far
+kernels  measures each kernel of the middle layer in its place, with tuned tiles, and its least time
 
 Prints one JSON object per line. The exit code is 2 if this machine cannot run the command.
 """
@@ -82,7 +83,16 @@ def tune(arguments: argparse.Namespace) -> Iterator[Line]:
         yield (facts,)
 
 
-COMMANDS = {"plan": plan, "probe": probe, "products": products, "tune": tune}
+def kernels(arguments: argparse.Namespace) -> Iterator[Line]:
+    """The time of each kernel of the middle layer in its place, then of that layer and of all kernels."""
+    from buzzer.engine.fused.layer_times import layer_times
+
+    form = (arguments.layers, arguments.size, arguments.wide, arguments.heads, arguments.precision)
+    for facts in layer_times(form, arguments.tokens, arguments.mode):
+        yield (facts,)
+
+
+COMMANDS = {"plan": plan, "probe": probe, "products": products, "tune": tune, "kernels": kernels}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -95,9 +105,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--precision", choices=("fp32", "fp16", "bf16", "fp8", "int8"), default="fp8")
     options.add_argument(
         "--mode",
-        choices=("plain", "pdl", "early", "persistent", "cuda", "multicast"),
+        choices=("plain", "pdl", "early", "persistent", "cuda", "multicast", "library"),
         default="plain",
-        help="plan: how to launch; the mode library depends on measurements",
+        help="plan, kernels: how to launch; plan has no mode library, which depends on measurements, and kernels no persistent",
     )
     options.add_argument("--seconds", type=float, default=60.0, help="tune: time limit")
     options.add_argument("--compile", action="store_true", help="plan: compile each kernel for an H100")

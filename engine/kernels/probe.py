@@ -27,7 +27,9 @@ KERNELS = 171  # kernels of BERT-Large, with seven per layer
 BARRIERS = 1000
 REPLAYS = 50
 BLOCK = 2048  # values that a program of the bandwidth probe loads at once: four loads of 16 bytes per thread
-RESIDENT = 8  # its programs per multiprocessor, as many as their registers allow: at least 64 KB are in flight
+RESIDENT = (
+    8  # its programs per multiprocessor, as many as their registers allow: at least 64 KB are in flight
+)
 
 
 @dataclass(frozen=True)
