@@ -1,4 +1,4 @@
-"""python -m buzzer.engine.fused plan | probe | products | tune | kernels
+"""python -m buzzer.engine.fused plan | probe | products | tune | kernels | stages
 
 plan   lists the kernels of an encoder with their bytes, FLOPs and least time; with --compile also facts about the compiled
        code of each; needs no GPU
@@ -7,6 +7,7 @@ products  measures BERT-Large's products by this project's kernels and by NVIDIA
 tune   measures tiles and launch modes (plain, pdl, early, persistent, cuda, multicast, library), and stores the fastest; after --seconds it
        starts no new measurement and stores the results so far
 kernels  measures each kernel of the middle layer in its place, with tuned tiles, and its least time
+stages   measures the stages of the middle layer's products in the modes cuda and multicast, by the clocks of their blocks
 
 Prints one JSON object per line. The exit code is 2 if this machine cannot run the command.
 """
@@ -92,7 +93,23 @@ def kernels(arguments: argparse.Namespace) -> Iterator[Line]:
         yield (facts,)
 
 
-COMMANDS = {"plan": plan, "probe": probe, "products": products, "tune": tune, "kernels": kernels}
+def stages(arguments: argparse.Namespace) -> Iterator[Line]:
+    """The stages of each CUDA C++ product of the middle layer."""
+    from buzzer.engine.fused.stage_times import stage_times
+
+    form = (arguments.layers, arguments.size, arguments.wide, arguments.heads, arguments.precision)
+    for facts in stage_times(form, arguments.tokens, arguments.mode):
+        yield (facts,)
+
+
+COMMANDS = {
+    "plan": plan,
+    "probe": probe,
+    "products": products,
+    "tune": tune,
+    "kernels": kernels,
+    "stages": stages,
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -107,7 +124,7 @@ def parser() -> argparse.ArgumentParser:
         "--mode",
         choices=("plain", "pdl", "early", "persistent", "cuda", "multicast", "library"),
         default="plain",
-        help="plan, kernels: how to launch; plan has no mode library, which depends on measurements, and kernels no persistent",
+        help="plan, kernels, stages: how to launch; plan has no mode library, kernels no persistent, and stages only cuda and multicast",
     )
     options.add_argument("--seconds", type=float, default=60.0, help="tune: time limit")
     options.add_argument("--compile", action="store_true", help="plan: compile each kernel for an H100")

@@ -9,7 +9,7 @@ import torch
 
 from buzzer.engine.fused.lowering import DEPENDENT, AnyLaunch, Program
 from buzzer.engine.fused.tune import Form, random_program
-from buzzer.engine.fused.weights import random
+from buzzer.engine.fused.weights import EncoderWeights, random
 from buzzer.engine.kernels.facts import Facts
 from buzzer.engine.kernels.offline import floor
 from buzzer.engine.kernels.timing import capture, replays, require_gpu
@@ -45,13 +45,23 @@ def layer_times(form: Form, tokens: int, mode: str) -> Iterator[MarginalTime]:
         raise UnsupportedError(
             "mode persistent is one kernel, whose parts have no times", "use another --mode"
         )
+    weights, program = tuned_program(form, tokens, mode)
+    bits = 8 * (weights.eight or weights.dtype).itemsize
+    yield from marginal_times(program, middle_layer(weights), bits)
+
+
+def tuned_program(form: Form, tokens: int, mode: str) -> tuple[EncoderWeights, Program]:
+    """Random weights, and their program with tuned tiles. Raises UnsupportedError without a GPU that can run the mode."""
     require_gpu()
     if mode in DEPENDENT and torch.cuda.get_device_capability() < (9, 0):
         raise UnsupportedError(f"mode {mode} needs compute capability 9.0", "--mode plain")
     weights = random(*form, "cuda")
-    program = random_program(weights, tokens, Tuned.load("cuda"), mode)
-    bits = 8 * (weights.eight or weights.dtype).itemsize
-    yield from marginal_times(program, f"layer {len(weights.layers) // 2} ", bits)
+    return weights, random_program(weights, tokens, Tuned.load("cuda"), mode)
+
+
+def middle_layer(weights: EncoderWeights) -> str:
+    """With what the names of the middle layer's kernels begin."""
+    return f"layer {len(weights.layers) // 2} "
 
 
 def marginal_times(program: Program, layer: str, bits: int) -> Iterator[MarginalTime]:

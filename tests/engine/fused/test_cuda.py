@@ -14,6 +14,7 @@ from buzzer.errors import UnsupportedError
 from buzzer.models.bert.encoder import Bert, BertConfig, SentenceClassifier
 
 pytest.importorskip("triton")
+from buzzer.engine.fused import stage_times
 from buzzer.engine.fused.lowering import Lowering
 from buzzer.engine.fused.tune import measured, random_program
 from buzzer.engine.fused.weights import random
@@ -158,6 +159,25 @@ def test_without_a_gpu_the_mode_is_unsupported(device: str) -> None:
     program = random_program(weights, 16, Tuned(), "cuda")
     with pytest.raises(UnsupportedError, match="CUDA"):
         program.run()
+
+
+def test_the_stages_of_the_middle_layers_products_are_timed(
+    cuda: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if cuda == "cpu":
+        monkeypatch.setattr(stage_times, "REPLAYS", 1)
+        monkeypatch.setattr(stage_times, "capture", lambda run: run)
+        monkeypatch.setattr(stage_times, "replays", lambda run, count, cold: run())
+    shape = (2, 1024, 4096, 16) if cuda == "cuda" else (2, 128, 128, 2)
+    program = random_program(random(*shape, "fp8", cuda, vocabulary=50), 16, Tuned(), "cuda")
+    products = list(stage_times.traced(program, "layer 1 "))
+    assert [x.kernel for x in products] == ["qkv", "out", "up", "down"]
+    for x in products:
+        assert 0 < x.copies_us < x.whole_us
+        assert x.exchange_us > 0
+        assert 1 <= x.most_on_one <= x.blocks
+        if cuda == "cpu":  # the stand-in names a block's multiprocessor by the block
+            assert (x.multiprocessors, x.most_on_one) == (x.blocks, 1)
 
 
 @pytest.mark.gpu

@@ -1,0 +1,101 @@
+"""Times the stages of one layer's CUDA C++ products, by the clocks of their blocks: where the time of a kernel goes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from statistics import median
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from buzzer.engine.fused.layer_times import middle_layer, prefix, tuned_program
+from buzzer.engine.fused.lowering import CUDA, AnyLaunch, Program
+from buzzer.engine.fused.tune import Form
+from buzzer.engine.kernels.cuda.launch import STAMPS, CudaLaunch
+from buzzer.engine.kernels.facts import Facts
+from buzzer.engine.kernels.timing import capture, replays
+from buzzer.errors import UnsupportedError
+
+REPLAYS = 20
+START, READY, WAITED, COPIED, MULTIPLIED, EXCHANGED, STORED, END = range(STAMPS)  # `Stamp` in gemm.cu
+
+
+@dataclass(frozen=True)
+class StageTimes(Facts):
+    """The stages of a product: medians over its blocks and over replays with a cold L2 cache, in microseconds.
+
+    multiprocessors: how many have a block of it.  most_on_one: the most blocks of it on one of them.
+    early_us: from a block's start until it waits for the previous kernel.  wait_us: that wait.  copies_us: until the activations
+    have arrived.  products_us: until all products have ended.  exchange_us: sums are written, and the cluster meets at its barrier.
+    sums_us: the sums of the other blocks are read, and the results stored.  end_us: the last barrier of the cluster.
+    apart_us: from the end of the first block's wait to the end of the last one's.  whole_us: from the end of the first wait to the
+    end of the last block.
+    """
+
+    kernel: str
+    blocks: int
+    multiprocessors: int
+    most_on_one: int
+    early_us: float
+    wait_us: float
+    copies_us: float
+    products_us: float
+    exchange_us: float
+    sums_us: float
+    end_us: float
+    apart_us: float
+    whole_us: float
+
+
+def stage_times(form: Form, tokens: int, mode: str) -> Iterator[StageTimes]:
+    """The stages of each product of the middle layer. Raises UnsupportedError for other modes than cuda and multicast, and without a
+    GPU that can run them."""
+    if mode not in CUDA:
+        raise UnsupportedError(f"mode {mode} has no CUDA C++ products", "--mode cuda or --mode multicast")
+    weights, program = tuned_program(form, tokens, mode)
+    yield from traced(program, middle_layer(weights))
+
+
+def traced(program: Program, layer: str) -> Iterator[StageTimes]:
+    """The stages of the products whose name begins with `layer`, in a graph of all launches."""
+    launches = [stamped(x) if x.name.startswith(layer) else x for x in program.launches]
+    products = [x for x in launches if isinstance(x, CudaLaunch) and x.stamps is not None]
+    graph = capture(prefix(launches))
+    stamps: list[list[NDArray[np.uint32]]] = [[] for _ in products]
+    for _ in range(REPLAYS):
+        replays(graph, 1, cold=True)
+        for kept, product in zip(stamps, products, strict=True):
+            assert product.stamps is not None
+            kept.append(product.stamps.cpu().numpy().view(np.uint32))
+    for kept, product in zip(stamps, products, strict=True):
+        yield stages(product.name.removeprefix(layer), np.stack(kept))
+
+
+def stamped(launch: AnyLaunch) -> AnyLaunch:
+    """The launch of a CUDA C++ product with room for its blocks' times; any other launch as it is."""
+    if not isinstance(launch, CudaLaunch):
+        return launch
+    shape = (*launch.grid, STAMPS + 1, 2)
+    return replace(launch, stamps=torch.zeros(shape, dtype=torch.int32, device=launch.activations.device))
+
+
+def stages(kernel: str, stamps: NDArray[np.uint32]) -> StageTimes:
+    """The stages from the times of blocks, [replays, blocks, STAMPS + 1, 2]: cycles and nanoseconds, then the multiprocessor.
+
+    Stages of a block are differences of its multiprocessor's cycles, which are exact. Nanoseconds, which may have coarse steps, give
+    the length of a cycle, and compare blocks.
+    """
+    cycles, times = (np.diff(stamps[:, :, :STAMPS, unit], axis=2).astype(np.float64) for unit in (0, 1))
+    us_per_cycle = times.sum() / cycles.sum() / 1e3
+    early, wait, copies, products, exchange, sums, end = (
+        round(float(np.median(cycles[:, :, stage]) * us_per_cycle), 3) for stage in range(STAMPS - 1)
+    )
+    clock = stamps[:, :, :STAMPS, 1]
+    waited, ended = ((clock[:, :, stamp] - clock[:, :1, WAITED]).view(np.int32) for stamp in (WAITED, END))
+    places = [np.unique(row, return_counts=True)[1] for row in stamps[:, :, STAMPS, 0]]
+    return StageTimes(
+        kernel, stamps.shape[1], int(median(map(len, places))), int(median(row.max() for row in places)),
+        early, wait, copies, products, exchange, sums, end,
+        apart_us=round(float(np.median(waited.max(1) - waited.min(1))) / 1e3, 3),
+        whole_us=round(float(np.median(ended.max(1) - waited.min(1))) / 1e3, 3),
+    )  # fmt: skip
