@@ -48,10 +48,10 @@ class StageTimes(Facts):
 
 
 def stage_times(form: Form, tokens: int, mode: str) -> Iterator[StageTimes]:
-    """The stages of each product of the middle layer. Raises UnsupportedError for other modes than cuda and multicast, and without a
+    """The stages of each product of the middle layer. Raises UnsupportedError for modes without such products, and without a
     GPU that can run them."""
     if mode not in CUDA:
-        raise UnsupportedError(f"mode {mode} has no CUDA C++ products", "--mode cuda or --mode multicast")
+        raise UnsupportedError(f"mode {mode} has no CUDA C++ products", "--mode cuda, cuda4 or multicast")
     weights, program = tuned_program(form, tokens, mode)
     yield from traced(program, middle_layer(weights))
 

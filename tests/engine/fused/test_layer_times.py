@@ -24,6 +24,7 @@ KERNELS = {
     "pdl": SEVEN,
     "early": SEVEN,
     "cuda": ["qkv", "attention", "out", "up", "down"],
+    "cuda4": ["qkv", "attention", "out", "up", "down"],
     "multicast": ["qkv", "attention", "out", "up", "down"],
     "library": ["qkv", "attention", "out", "out norm", "up", "up epilogue", "down", "down norm"],
 }

@@ -267,7 +267,6 @@ BROKEN = {
     "no barrier before the end": "    cluster_arrive_relaxed();\n    cluster_wait();\n",
     "no wait for the products": "    products_wait(sums);\n",
     "no wait for the previous kernel": "    wait_for_previous();\n",
-    "no fence before the copies": "        copies_see_previous();\n",
 }
 
 
