@@ -159,7 +159,6 @@ DEVICE void gemm(const TileMap& map, const Arguments& x) {
     const int part = member % SPLIT, peer = member / SPLIT;
     const int tile = block_index() / members * x.share + peer;
     const Shared shared(x.chunks);
-
     Stamps stamps(x.stamps);
 
     stamps.take(START);
