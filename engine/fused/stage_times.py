@@ -29,7 +29,8 @@ class StageTimes(Facts):
     have arrived.  products_us: until all products have ended.  exchange_us: sums are written, and the cluster meets at its barrier.
     sums_us: the sums of the other blocks are read, and the results stored.  end_us: the last barrier of the cluster.
     apart_us: from the end of the first block's wait to the end of the last one's.  whole_us: from the end of the first wait to the
-    end of the last block.
+    end of the last block.  handover_us: from the end of the previous kernel's last block to the end of the first wait; None if the
+    previous kernel is not such a product.
     """
 
     kernel: str
@@ -45,6 +46,7 @@ class StageTimes(Facts):
     end_us: float
     apart_us: float
     whole_us: float
+    handover_us: float | None = None
 
 
 def stage_times(form: Form, tokens: int, mode: str) -> Iterator[StageTimes]:
@@ -59,16 +61,17 @@ def stage_times(form: Form, tokens: int, mode: str) -> Iterator[StageTimes]:
 def traced(program: Program, layer: str) -> Iterator[StageTimes]:
     """The stages of the products whose name begins with `layer`, in a graph of all launches."""
     launches = [stamped(x) if x.name.startswith(layer) else x for x in program.launches]
-    products = [x for x in launches if isinstance(x, CudaLaunch) and x.stamps is not None]
+    products = {at: x for at, x in enumerate(launches) if isinstance(x, CudaLaunch) and x.stamps is not None}
     graph = capture(prefix(launches))
-    stamps: list[list[NDArray[np.uint32]]] = [[] for _ in products]
+    kept: dict[int, list[NDArray[np.uint32]]] = {at: [] for at in products}
     for _ in range(REPLAYS):
         replays(graph, 1, cold=True)
-        for kept, product in zip(stamps, products, strict=True):
+        for at, product in products.items():
             assert product.stamps is not None
-            kept.append(product.stamps.cpu().numpy().view(np.uint32))
-    for kept, product in zip(stamps, products, strict=True):
-        yield stages(product.name.removeprefix(layer), np.stack(kept))
+            kept[at].append(product.stamps.cpu().numpy().view(np.uint32))
+    stamps = {at: np.stack(each) for at, each in kept.items()}
+    for at, product in products.items():
+        yield stages(product.name.removeprefix(layer), stamps[at], stamps.get(at - 1))
 
 
 def stamped(launch: AnyLaunch) -> AnyLaunch:
@@ -79,8 +82,9 @@ def stamped(launch: AnyLaunch) -> AnyLaunch:
     return replace(launch, stamps=torch.zeros(shape, dtype=torch.int32, device=launch.activations.device))
 
 
-def stages(kernel: str, stamps: NDArray[np.uint32]) -> StageTimes:
+def stages(kernel: str, stamps: NDArray[np.uint32], previous: NDArray[np.uint32] | None = None) -> StageTimes:
     """The stages from the times of blocks, [replays, blocks, STAMPS + 1, 2]: cycles and nanoseconds, then the multiprocessor.
+    previous: those of the kernel before.
 
     Stages of a block are differences of its multiprocessor's cycles, which are exact. Nanoseconds, which may have coarse steps, give
     the length of a cycle, and compare blocks.
@@ -90,12 +94,24 @@ def stages(kernel: str, stamps: NDArray[np.uint32]) -> StageTimes:
     early, wait, copies, products, exchange, sums, end = (
         round(float(np.median(cycles[:, :, stage]) * us_per_cycle), 3) for stage in range(STAMPS - 1)
     )
-    clock = stamps[:, :, :STAMPS, 1]
-    waited, ended = ((clock[:, :, stamp] - clock[:, :1, WAITED]).view(np.int32) for stamp in (WAITED, END))
+    zero = stamps[:, :1, WAITED, 1]
+    waited, ended = since(stamps[:, :, WAITED, 1], zero), since(stamps[:, :, END, 1], zero)
+    first = waited.min(1)
+    handover = None if previous is None else first - since(previous[:, :, END, 1], zero).max(1)
     places = [np.unique(row, return_counts=True)[1] for row in stamps[:, :, STAMPS, 0]]
     return StageTimes(
         kernel, stamps.shape[1], int(median(map(len, places))), int(median(row.max() for row in places)),
         early, wait, copies, products, exchange, sums, end,
-        apart_us=round(float(np.median(waited.max(1) - waited.min(1))) / 1e3, 3),
-        whole_us=round(float(np.median(ended.max(1) - waited.min(1))) / 1e3, 3),
+        apart_us=median_us(waited.max(1) - first), whole_us=median_us(ended.max(1) - first),
+        handover_us=None if handover is None else median_us(handover),
     )  # fmt: skip
+
+
+def since(times: NDArray[np.uint32], zero: NDArray[np.uint32]) -> NDArray[np.int32]:
+    """Nanoseconds after `zero`, or before it; the times may wrap."""
+    return (times - zero).view(np.int32)
+
+
+def median_us(nanoseconds: NDArray[np.int32]) -> float:
+    """The median in microseconds."""
+    return round(float(np.median(nanoseconds)) / 1e3, 3)

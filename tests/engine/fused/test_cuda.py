@@ -172,6 +172,7 @@ def test_the_stages_of_the_middle_layers_products_are_timed(
     program = random_program(random(*shape, "fp8", cuda, vocabulary=50), 16, Tuned(), "cuda")
     products = list(stage_times.traced(program, "layer 1 "))
     assert [x.kernel for x in products] == ["qkv", "out", "up", "down"]
+    assert [x.handover_us is None for x in products] == [True, True, False, False]
     for x in products:
         assert 0 < x.copies_us < x.whole_us
         assert x.exchange_us > 0

@@ -24,11 +24,14 @@ def test_stages_are_medians_over_blocks_and_times_may_wrap() -> None:
                 np.stack([2 * times + 77 * block, times], 1).astype(np.uint64) % 2**32
             )
     stamps[:, :, STAMPS, 0] = [5, 9, 9]
-    x = stages("qkv", stamps)
+    before = stamps - np.uint32(1500)  # the previous kernel, whose last block ends 1650 ns after a wait
+    x = stages("qkv", stamps, before)
     got = (x.early_us, x.wait_us, x.copies_us, x.products_us, x.exchange_us, x.sums_us, x.end_us)
     assert got == pytest.approx(tuple(lengths / 1000))
     assert (x.kernel, x.blocks, x.multiprocessors, x.most_on_one) == ("qkv", 3, 2, 2)
     assert (x.apart_us, x.whole_us) == (1.0, 2.65)  # 1000 ns, and the 1650 ns after a wait
+    assert x.handover_us == pytest.approx(1.5 - 2.65)
+    assert "handover_us" not in stages("qkv", stamps).as_json()
     assert (START, WAITED) == (0, 2)
 
 
