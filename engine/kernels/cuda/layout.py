@@ -1,6 +1,7 @@
 """The order of weights in memory, the cut of a product among blocks, and the shared memory of a block, as in `gemm.cu`."""
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -50,8 +51,13 @@ def tiled(weight: Tensor) -> Tensor:
     values = weight.view(torch.uint8)
     columns, depths = values.shape
     chunks = values.reshape(columns // COLUMNS, COLUMNS, depths // CHUNK, CHUNK)
-    places = torch.tensor([swizzled(at) for at in range(COLUMNS * CHUNK)], device=weight.device)
-    return chunks.permute(0, 2, 1, 3).flatten(2)[:, :, places].contiguous()
+    return chunks.permute(0, 2, 1, 3).flatten(2)[:, :, places(weight.device)].contiguous()
+
+
+@cache
+def places(device: torch.device) -> Tensor:
+    """The place of each byte of a chunk, int64 [8192]."""
+    return torch.tensor([swizzled(at) for at in range(COLUMNS * CHUNK)], device=device)
 
 
 @dataclass(frozen=True)
