@@ -1,11 +1,13 @@
-"""python -m buzzer.engine.fused plan | probe | products | tune
+"""python -m buzzer.engine.fused plan | probe | products | tune | kernels | stages
 
 plan   lists the kernels of an encoder with their bytes, FLOPs and least time; with --compile also facts about the compiled
        code of each; needs no GPU
 probe  measures this GPU: launch gap, one wave of a GEMM, bandwidths, grid barrier
 products  measures BERT-Large's products by this project's kernels and by NVIDIA's libraries, dense and 2:4 sparse
-tune   measures tiles and launch modes (plain, pdl, early, persistent, cuda, multicast, library), and stores the fastest; after --seconds it
+tune   measures tiles and launch modes (plain, pdl, early, persistent, cuda, cuda4, multicast, library), and stores the fastest; after --seconds it
        starts no new measurement and stores the results so far
+kernels  measures each kernel of the middle layer in its place, with tuned tiles, and its least time
+stages   measures the stages of the middle layer's products in the modes cuda, cuda4 and multicast, by the clocks of their blocks
 
 Prints one JSON object per line. The exit code is 2 if this machine cannot run the command.
 """
@@ -82,7 +84,32 @@ def tune(arguments: argparse.Namespace) -> Iterator[Line]:
         yield (facts,)
 
 
-COMMANDS = {"plan": plan, "probe": probe, "products": products, "tune": tune}
+def kernels(arguments: argparse.Namespace) -> Iterator[Line]:
+    """The time of each kernel of the middle layer in its place, then of that layer and of all kernels."""
+    from buzzer.engine.fused.layer_times import layer_times
+
+    form = (arguments.layers, arguments.size, arguments.wide, arguments.heads, arguments.precision)
+    for facts in layer_times(form, arguments.tokens, arguments.mode):
+        yield (facts,)
+
+
+def stages(arguments: argparse.Namespace) -> Iterator[Line]:
+    """The stages of each CUDA C++ product of the middle layer."""
+    from buzzer.engine.fused.stage_times import stage_times
+
+    form = (arguments.layers, arguments.size, arguments.wide, arguments.heads, arguments.precision)
+    for facts in stage_times(form, arguments.tokens, arguments.mode):
+        yield (facts,)
+
+
+COMMANDS = {
+    "plan": plan,
+    "probe": probe,
+    "products": products,
+    "tune": tune,
+    "kernels": kernels,
+    "stages": stages,
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -95,9 +122,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--precision", choices=("fp32", "fp16", "bf16", "fp8", "int8"), default="fp8")
     options.add_argument(
         "--mode",
-        choices=("plain", "pdl", "early", "persistent", "cuda", "multicast"),
+        choices=("plain", "pdl", "early", "persistent", "cuda", "cuda4", "multicast", "library"),
         default="plain",
-        help="plan: how to launch; the mode library depends on measurements",
+        help="plan, kernels, stages: how to launch; plan has no mode library, kernels no persistent, and stages only those of CUDA C++",
     )
     options.add_argument("--seconds", type=float, default=60.0, help="tune: time limit")
     options.add_argument("--compile", action="store_true", help="plan: compile each kernel for an H100")

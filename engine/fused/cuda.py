@@ -16,7 +16,16 @@ from torch import Tensor
 from buzzer.engine.fused.weights import EncoderWeights, Layer, Linear
 from buzzer.engine.kernels.attention import self_attention
 from buzzer.engine.kernels.cuda.launch import CudaLaunch, Norms, TiledWeights, gelu, project, residual
-from buzzer.engine.kernels.cuda.layout import COLUMNS, KINDS, MOST_TILES, ROWS, Cut, cut_of, tiled
+from buzzer.engine.kernels.cuda.layout import (
+    COLUMNS,
+    KINDS,
+    MOST_BLOCKS,
+    MOST_TILES,
+    ROWS,
+    Cut,
+    cut_of,
+    tiled,
+)
 from buzzer.engine.kernels.gemm import Quantiser
 from buzzer.engine.kernels.jit import Launch
 from buzzer.engine.kernels.rows import Eight, Norm, residual_norm
@@ -50,8 +59,8 @@ class Sums:
 _TILED: WeakKeyDictionary[EncoderWeights, list[TiledLayer]] = WeakKeyDictionary()
 
 
-def check(weights: EncoderWeights, tokens: int) -> None:
-    """Raises UnsupportedError for encoders that the kernels cannot run."""
+def check(weights: EncoderWeights, tokens: int, most: int) -> None:
+    """Raises UnsupportedError for encoders that the kernels cannot run. most: shares of the depth of a product."""
     if tokens > ROWS:
         raise UnsupportedError(f"the CUDA kernels take at most {ROWS} tokens, not {tokens}")
     dtype = weights.eight or weights.dtype
@@ -69,7 +78,7 @@ def check(weights: EncoderWeights, tokens: int) -> None:
         raise UnsupportedError("the CUDA kernels need the same epsilon in all norms")
     for x in linears(weights.layers[0]):
         columns, depth = x.weights.weight.shape
-        cut_of(columns, depth, False, dtype)
+        cut_of(columns, depth, False, dtype, most)
 
 
 def linears(layer: Layer) -> tuple[Linear, Linear, Linear, Linear]:
@@ -161,12 +170,15 @@ class CudaLayers:
     """The launches of all layers, and their buffers. All buffers have 128 rows; those beyond the tokens have finite values, and
     no row depends on another.
 
-    output: float16 [tokens, size], the normed states after the last layer.
+    most: shares of the depth of a product.  output: float16 [tokens, size], the normed states after the last layer.
     """
 
-    def __init__(self, weights: EncoderWeights, tokens: int, spans: Tensor, multicast: bool) -> None:
-        check(weights, tokens)
+    def __init__(
+        self, weights: EncoderWeights, tokens: int, spans: Tensor, multicast: bool, most: int = MOST_BLOCKS
+    ) -> None:
+        check(weights, tokens, most)
         self.weights, self.tokens, self.spans, self.multicast = weights, tokens, spans, multicast
+        self.most = most
         self.dtype = weights.eight or weights.dtype
         size, wide = weights.size, len(weights.layers[0].up.weights.weight)
         self.even = self._sums(weights.layers[-1].norm.eps)
@@ -253,7 +265,8 @@ class CudaLayers:
         return residual_norm(name, self.sums[: self.tokens], norm, to.floats[: self.tokens], eight, pdl=True)
 
     def _cut(self, tiled: TiledWeights) -> Cut:
-        return cut_of(tiled.columns, tiled.depth // self.dtype.itemsize, self.multicast, self.dtype)
+        depth = tiled.depth // self.dtype.itemsize
+        return cut_of(tiled.columns, depth, self.multicast, self.dtype, self.most)
 
     def _buffer(self, columns: int, dtype: torch.dtype) -> Tensor:
         return torch.zeros(ROWS, columns, dtype=dtype, device=self.spans.device)

@@ -13,6 +13,7 @@ from buzzer.engine.fused.weights import EncoderWeights, Layer, Linear
 from buzzer.engine.kernels import library
 from buzzer.engine.kernels.attention import self_attention
 from buzzer.engine.kernels.cuda.launch import CudaLaunch
+from buzzer.engine.kernels.cuda.layout import MOST_BLOCKS
 from buzzer.engine.kernels.gemm import Quantiser, Tile, early_tile, linear
 from buzzer.engine.kernels.jit import Launch
 from buzzer.engine.kernels.persistent import Buffers, encoder_layers
@@ -81,8 +82,8 @@ def program_key(weights: EncoderWeights, tokens: int) -> str:
     return f"{tokens} tokens {len(weights.layers)}x{weights.size} {dtype}{kind}"
 
 
-MODES = ("plain", "pdl", "early", "persistent", "cuda", "multicast", "library")
-CUDA = ("cuda", "multicast")  # modes whose products are CUDA C++
+MODES = ("plain", "pdl", "early", "persistent", "cuda", "cuda4", "multicast", "library")
+CUDA = ("cuda", "cuda4", "multicast")  # modes whose products are CUDA C++
 # Modes that need programmatic dependent launch: compute capability 9.0 or newer.
 DEPENDENT = ("pdl", "early", *CUDA)
 
@@ -100,7 +101,7 @@ class Lowering:
 
     mode: "plain": ordinary launches. "pdl": programmatic dependent launches. "early": as "pdl", and a GEMM loads its
     weights before it waits for the previous kernel if they fit. "persistent": all layers in one kernel. "cuda": products in
-    CUDA C++, without kernels for norms; fp8 and at most 128 tokens. "multicast": as "cuda", and blocks of a cluster share copies
+    CUDA C++, without kernels for norms; fp8 and at most 128 tokens. "cuda4": as "cuda", with at most four blocks in a cluster. "multicast": as "cuda", and blocks of a cluster share copies
     of activations. "library": as "plain", with products by NVIDIA's libraries where their tile says that they are faster.
 
     Raises UnsupportedError for an encoder that the mode cannot run.
@@ -153,7 +154,8 @@ class Lowering:
             self._linear("project eight", at, project, to.eight.out, quantiser=to.eight.quantiser)
 
     def _cuda_layers(self) -> CudaLayers:
-        return CudaLayers(self.weights, self.tokens, self.inputs.spans, self.mode == "multicast")
+        most = 4 if self.mode == "cuda4" else MOST_BLOCKS
+        return CudaLayers(self.weights, self.tokens, self.inputs.spans, self.mode == "multicast", most)
 
     def _layer(self, name: str, layer: Layer, at: State, follower: Quantiser | None) -> State:
         size, heads = self.weights.size, self.weights.heads

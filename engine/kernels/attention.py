@@ -63,6 +63,7 @@ def attention_block(
     REACH: tl.constexpr,
     CAUSAL: tl.constexpr,
     LIMIT: tl.constexpr,
+    ONE: tl.constexpr,
 ):
     """Compute ROWS tokens of one head. first, last and inverses are from `bounds_of`; the other arguments are as in `attention`.
 
@@ -76,7 +77,9 @@ def attention_block(
     there = rows < M
     base = qkv + head * WIDTH + wide
     row_at = rows.to(tl.int64)[:, None] * (3 * size)
-    q = tl.load(base[None, :] + row_at, mask=there[:, None] & in_head[None, :], other=0.0)
+    row_there = there[:, None] & in_head[None, :]
+    if not ONE:
+        q = tl.load(base[None, :] + row_at, mask=row_there, other=0.0)
 
     highest = tl.full(
         (ROWS,), -1.0e30, tl.float32
@@ -88,6 +91,11 @@ def attention_block(
         keys = start + tl.arange(0, KEYS)
         key_at = base[None, :] + keys.to(tl.int64)[:, None] * (3 * size)
         loaded = (keys < end)[:, None] & in_head[None, :]
+        if ONE:
+            # In the loop, so that the copies of queries, keys and values are in flight together: a load before the loop is waited for
+            # before its first copies start. The mask, which is always true, keeps the compiler from moving the load out of it.
+            true = start + tl.zeros((ROWS, 1), tl.int32) < end
+            q = tl.load(base[None, :] + row_at, mask=row_there & true, other=0.0)
         k = tl.load(key_at + size, mask=loaded, other=0.0)
         score = tl.dot(q, tl.trans(k), input_precision="ieee") * factor
         own = (keys[None, :] >= first[:, None]) & (keys[None, :] < last[:, None])
@@ -110,7 +118,7 @@ def attention_block(
     if LIMIT:
         result = quantised(result, inverses[None, :], zero, LIMIT)
     cell = rows.to(tl.int64)[:, None] * size + columns[None, :]
-    tl.store(out + cell, result.to(out.dtype.element_ty), mask=there[:, None] & in_head[None, :])
+    tl.store(out + cell, result.to(out.dtype.element_ty), mask=row_there)
 
 
 @kernel
@@ -131,6 +139,7 @@ def attention(
     REACH: tl.constexpr,  # tokens of the longest sequence that `distances` covers
     CAUSAL: tl.constexpr,  # a token attends only to itself and to earlier tokens
     LIMIT: tl.constexpr,
+    ONE: tl.constexpr,  # at most KEYS tokens, so one pass
     PDL: tl.constexpr,
 ):
     """Attention within each sequence.
@@ -144,7 +153,7 @@ def attention(
     wait_for_previous(PDL)
     attention_block(
         qkv, first, last, inverses, distances, out, zero, factor, M, block, head,
-        HEADS, WIDTH, PADDED, ROWS, KEYS, REACH, CAUSAL, LIMIT,
+        HEADS, WIDTH, PADDED, ROWS, KEYS, REACH, CAUSAL, LIMIT, ONE,
     )  # fmt: skip
 
 
@@ -195,6 +204,7 @@ def self_attention(
         "ROWS": rows,
         "KEYS": keys,
         "CAUSAL": causal,
+        "ONE": m <= keys,
     }
     constants |= {"REACH": 0 if distances is None else (distances.shape[1] + 1) // 2}
     return Launch(

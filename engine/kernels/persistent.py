@@ -188,7 +188,7 @@ def layers(
             first, last, inverses = bounds_of(spans, out_inverse, M, block, head, width, PADDED, ROWS, LIMIT)
             attention_block(
                 qkv, first, last, inverses, None, context, tl.load(zeros + 1), factor, M, block, head,
-                HEADS, width, PADDED, ROWS, KEYS, 0, False, LIMIT,
+                HEADS, width, PADDED, ROWS, KEYS, 0, False, LIMIT, False,
             )  # fmt: skip
         arrive(count)
         target += programs

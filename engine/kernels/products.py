@@ -5,13 +5,14 @@ Weights of 2:4 sparsity have two zeros in each four values, which tensor cores s
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from buzzer.engine.kernels.cuda.launch import Norms, TiledWeights, project
-from buzzer.engine.kernels.cuda.layout import COLUMNS, ROWS, VECTORS, cut_of, tiled
+from buzzer.engine.kernels.cuda.layout import COLUMNS, ROWS, VECTORS, Cut, cut_of, cuts, tiled
 from buzzer.engine.kernels.facts import Facts
 from buzzer.engine.kernels.gemm import Weights, default_tile, linear
 from buzzer.engine.kernels.timing import microseconds, require_gpu
@@ -56,15 +57,15 @@ def by_triton(a: Tensor, w: Tensor) -> Callable[[], Tensor]:
     return run
 
 
-def by_cuda(a: Tensor, w: Tensor) -> Callable[[], Tensor]:
-    """The kernel `project` of gemm.cu, without a norm: mean 0, variance 1."""
+def by_cuda(a: Tensor, w: Tensor, cut: Cut | None = None) -> Callable[[], Tensor]:
+    """The kernel `project` of gemm.cu, without a norm: mean 0, variance 1. Without a cut, as the mode "cuda" cuts the product."""
     vectors = torch.zeros(VECTORS, len(w), device=a.device)
     vectors[0] = 1.0
     norms = torch.zeros(1, ROWS, 2, device=a.device)
     norms[..., 1] = COLUMNS
     out = torch.empty(ROWS, len(w), dtype=HALF, device=a.device)
     columns, depth = w.shape
-    cut = cut_of(columns, depth, multicast=False)
+    cut = cut or cut_of(columns, depth, multicast=False)
     launch = project("product", a, TiledWeights(tiled(w), vectors), cut, Norms(norms, 0.0), out)
 
     def run() -> Tensor:
@@ -131,12 +132,23 @@ def operand(rows: int, depth: int, device: str, sparse: bool = False) -> Tensor:
     return x.to(F8)
 
 
-def timed_product(by: str, name: str, tokens: int) -> ProductFacts:
+def makers_of(name: str, tokens: int) -> dict[str, Maker]:
+    """What is timed for a product: `TIMED`, and the CUDA kernel with every cut, by shares of the depth and blocks of a multicast."""
+    makers = {by: MAKERS[by] for by in TIMED[tokens]}
+    if "cuda fp8" in makers:
+        makers |= {
+            f"cuda fp8, cut {cut.split} x {cut.share}": partial(by_cuda, cut=cut)
+            for cut in cuts(*SHAPES[name])
+        }
+    return makers
+
+
+def timed_product(by: str, maker: Maker, name: str, tokens: int) -> ProductFacts:
     """The time of a product on as many copies of the weights as do not fit in the L2 cache together."""
     columns, depth = SHAPES[name]
     torch.manual_seed(0)
     a, w = operand(tokens, depth, "cuda"), operand(columns, depth, "cuda", by in SPARSE)
-    want, maker = a.double() @ w.double().T, MAKERS[by]
+    want = a.double() @ w.double().T
     try:
         runs = [maker(a, w.clone()) for _ in range(max(2, SPREAD_BYTES // w.numel()))]
         error = float((runs[0]().double() - want).norm() / want.norm())
@@ -153,7 +165,7 @@ def timed_product(by: str, name: str, tokens: int) -> ProductFacts:
 def products() -> Iterator[ProductFacts]:
     """Every product at 128 tokens and at 128 sequences of 128 tokens. Raises UnsupportedError without a GPU."""
     require_gpu()
-    for tokens, makers in TIMED.items():
+    for tokens in TIMED:
         for name in SHAPES:
-            for by in makers:
-                yield timed_product(by, name, tokens)
+            for by, maker in makers_of(name, tokens).items():
+                yield timed_product(by, maker, name, tokens)

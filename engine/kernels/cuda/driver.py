@@ -16,7 +16,9 @@ THREADS = 256
 CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES = 8
 CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT = 9
 CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION = 4
+CU_LAUNCH_ATTRIBUTE_CLUSTER_SCHEDULING_POLICY_PREFERENCE = 5
 CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION = 6
+CU_CLUSTER_SCHEDULING_POLICY_SPREAD = 1
 CU_TENSOR_MAP_DATA_TYPE_UINT8 = 0
 CU_TENSOR_MAP_INTERLEAVE_NONE = 0
 CU_TENSOR_MAP_SWIZZLE_128B = 3
@@ -86,14 +88,17 @@ class Cuda:
         return described
 
     def launch(self, kernel: str, blocks: int, cluster: int, shared: int, parameters: Sequence[Any]) -> None:
-        """Start a kernel in clusters, as a programmatic dependent launch."""
+        """Start a kernel in clusters, as a programmatic dependent launch. The blocks of a cluster are spread over multiprocessors: two
+        or more of them fit in one, and would then share its copies and its tensor cores while others are idle."""
         import torch
 
-        attributes = (LaunchAttribute * 2)()
+        attributes = (LaunchAttribute * 3)()
         attributes[0].id = CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
         attributes[0].value[:3] = (cluster, 1, 1)
-        attributes[1].id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
-        attributes[1].value[0] = 1
+        attributes[1].id = CU_LAUNCH_ATTRIBUTE_CLUSTER_SCHEDULING_POLICY_PREFERENCE
+        attributes[1].value[0] = CU_CLUSTER_SCHEDULING_POLICY_SPREAD
+        attributes[2].id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+        attributes[2].value[0] = 1
         config = LaunchConfig(
             (blocks, 1, 1), (THREADS, 1, 1), shared, torch.cuda.current_stream().cuda_stream
         )

@@ -9,7 +9,8 @@
 //      previous kernel.
 //   2. It waits, copies the activations of its share, and computes the product on tensor cores.
 //   3. Each block writes its partial sums to its own shared memory. After a barrier of the cluster, each block adds the sums of all
-//      shares, always in the same order, for 128 / SPLIT rows, and applies the epilogue.
+//      shares for 128 / SPLIT rows, and applies the epilogue. It begins with its own sums, so that not all blocks read the same one
+//      at once. So the order depends on the row, but on nothing else.
 //
 // Shared memory is written once, so there is no ring of buffers. The activations of all chunks are in flight together.
 //
@@ -52,6 +53,10 @@ struct SumOf<INT8> {
 // the residual.
 enum Vector { SCALE, OF_MEAN, BIAS, FACTOR, GAMMA, BETA, VECTORS };
 
+// What a block has passed when it takes the time: its start; all that precedes the wait; the wait for the previous kernel; the arrival
+// of all copies; the products; the barrier of the cluster; its last store; and the last barrier.
+enum Stamp { START, READY, WAITED, COPIED, MULTIPLIED, EXCHANGED, STORED, END, STAMPS };
+
 // `buzzer.engine.kernels.cuda.launch.Arguments` has the same fields.
 struct Arguments {
     const uint8_t* weights;  // in the order of `buzzer.engine.kernels.cuda.layout`
@@ -61,6 +66,7 @@ struct Arguments {
     half* out;               // [ROWS, columns]; PROJECT, RESIDUAL and FP16
     uint8_t* eight;          // [ROWS, columns]; GELU in FP8 and INT8, RESIDUAL in FP8
     float2* out_norms;       // [columns / 64, ROWS]; RESIDUAL in FP8 and FP16
+    uint2* stamps;           // [blocks, STAMPS + 1]: times, then the multiprocessor; null: none are taken
     float eps;
     float tile_weight;  // 1 / tiles
     float zero;         // zero point of `eight` in INT8
@@ -86,6 +92,25 @@ struct Shared {
         partial = reinterpret_cast<float*>(base);
         vectors = reinterpret_cast<float*>(base + (copied > PARTIAL_BYTES ? copied : PARTIAL_BYTES));
         barriers = reinterpret_cast<uint64_t*>(vectors + VECTORS * COLUMNS);
+    }
+};
+
+// The times of a block, kept in registers until its end, because a store would delay the barriers.
+struct Stamps {
+    uint2* const to;
+    uint2 at[STAMPS];
+
+    DEVICE explicit Stamps(uint2* to) : to(to), at() {}
+    DEVICE void take(Stamp stamp) {
+        if (to) at[stamp] = now();
+    }
+    DEVICE void write() const {
+        if (!to) return;
+        once([&] {
+            uint2* row = to + block_index() * (STAMPS + 1);
+            for (int stamp = 0; stamp < STAMPS; stamp++) row[stamp] = at[stamp];
+            row[STAMPS] = uint2{multiprocessor(), 0};
+        });
     }
 };
 
@@ -134,7 +159,9 @@ DEVICE void gemm(const TileMap& map, const Arguments& x) {
     const int part = member % SPLIT, peer = member / SPLIT;
     const int tile = block_index() / members * x.share + peer;
     const Shared shared(x.chunks);
+    Stamps stamps(x.stamps);
 
+    stamps.take(START);
     let_next_start();
     once([&] {
         fetch_map(map);
@@ -155,9 +182,12 @@ DEVICE void gemm(const TileMap& map, const Arguments& x) {
         cluster_arrive();
         cluster_wait();
     }
+    stamps.take(READY);
     wait_for_previous();
+    stamps.take(WAITED);
 
     once([&] {
+        copies_see_previous();
         unsigned same_part = 0;
         NOT_UNROLLED for (int other = 0; other < x.share; other++) same_part |= 1u << (other * SPLIT + part);
         NOT_UNROLLED for (int chunk = peer; chunk < x.chunks; chunk += x.share)
@@ -196,7 +226,9 @@ DEVICE void gemm(const TileMap& map, const Arguments& x) {
         }
         products_end();
     }
+    stamps.take(COPIED);
     products_wait(sums);
+    stamps.take(MULTIPLIED);
 
     sync_block();  // all products of the block have read shared memory
     lanes([&](int lane) {
@@ -209,13 +241,14 @@ DEVICE void gemm(const TileMap& map, const Arguments& x) {
     });
     cluster_arrive();
     cluster_wait();
+    stamps.take(EXCHANGED);
 
     PerLane<float4[GROUPS]> values;
     lanes([&](int lane) {
         for (int group = 0; group < GROUPS; group++) {
             const float* at = shared.partial + rows[lane] * PITCH + 4 * (group * ROW_THREADS + lane % ROW_THREADS);
             float4 sum = {0.0f, 0.0f, 0.0f, 0.0f};
-            for (int other = 0; other < SPLIT; other++) sum = sum + from_block(at, peer * SPLIT + other);
+            for (int other = 0; other < SPLIT; other++) sum = sum + from_block(at, peer * SPLIT + ((part + other) & (SPLIT - 1)));
             values[lane][group] = sum;
         }
     });
@@ -262,10 +295,13 @@ DEVICE void gemm(const TileMap& map, const Arguments& x) {
             if (lane % ROW_THREADS == 0) x.out_norms[tile * ROWS + rows[lane]] = float2{centre[lane], squares[lane]};
         });
     }
+    stamps.take(STORED);
     // A block's shared memory must exist until no other block reads it. All values that were read have been stored, so the reads have
     // ended, and the barrier needs no release.
     cluster_arrive_relaxed();
     cluster_wait();
+    stamps.take(END);
+    stamps.write();
 }
 
 // DO(type, TYPE, SPLIT) for each type and number of shares that the kernels are compiled for; `layout.KINDS` has the same.

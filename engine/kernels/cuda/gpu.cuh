@@ -63,6 +63,20 @@ DEVICE uint32_t int8(float4 x) {
 DEVICE int block_index() { return blockIdx.x; }
 DEVICE int warp() { return threadIdx.x / 32; }
 
+DEVICE uint32_t multiprocessor() {
+    uint32_t number;
+    asm volatile("mov.u32 %0, %%smid;" : "=r"(number));
+    return number;
+}
+
+// The low 32 bits of the multiprocessor's count of cycles, and of the GPU's time in nanoseconds.
+DEVICE uint2 now() {
+    uint2 time;
+    asm volatile("mov.u32 %0, %%clock;" : "=r"(time.x)::"memory");
+    asm volatile("mov.u32 %0, %%globaltimer_lo;" : "=r"(time.y)::"memory");
+    return time;
+}
+
 // Run by every thread of a warp.
 template <class F>
 DEVICE void lanes(F run) {
@@ -151,13 +165,14 @@ DEVICE void copy(void* to, const void* from, int bytes, uint64_t* barrier) {
                  : "memory");
 }
 
+// The previous kernel has written by ordinary stores; the copies of tiles that follow read through the asynchronous proxy.
+DEVICE void copies_see_previous() { asm volatile("fence.proxy.async.global;" ::: "memory"); }
+
 DEVICE void fetch_map(const TileMap& map) { asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory"); }
 
 // Start copying a tile of 128 rows and 128 columns, swizzled, to shared memory; with `multicast`, to the same place in all blocks
 // of the mask.
 DEVICE void copy_tile(void* to, const TileMap& map, int column, uint64_t* barrier, unsigned mask, bool multicast) {
-    // The previous kernel has written the tile by ordinary stores; the copy reads it through the asynchronous proxy.
-    asm volatile("fence.proxy.async.global;" ::: "memory");
     if (multicast)
         asm volatile(
             "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%2, %3}], "

@@ -15,6 +15,7 @@ from buzzer.engine.kernels.cuda.layout import COLUMNS, KINDS, ROWS, VECTORS, Cut
 from buzzer.engine.kernels.facts import CodeFacts, LaunchFacts
 
 WARPS = 8
+STAMPS = 8  # times that a block takes: `Stamp` in gemm.cu
 
 
 class Arguments(ctypes.Structure):
@@ -23,7 +24,7 @@ class Arguments(ctypes.Structure):
     _fields_ = (
         *(
             (name, ctypes.c_void_p)
-            for name in ("weights", "vectors", "norms", "residual", "out", "eight", "out_norms")
+            for name in ("weights", "vectors", "norms", "residual", "out", "eight", "out_norms", "stamps")
         ),
         ("eps", ctypes.c_float),
         ("tile_weight", ctypes.c_float),
@@ -65,6 +66,7 @@ class CudaLaunch:
     activations: E4M3, INT8 or float16 [128, depth].  norms: of the rows that are normed: the inputs, or for `residual` the residual.
     residual: float16 [128, columns].  out: float16 [128, columns].  eight: E4M3 or INT8 [128, columns].
     zero: the zero point of `eight`.  out_norms: float32 [tiles, 128, 2].
+    stamps: int32 [blocks, STAMPS + 1, 2], to which each block writes its times; None: no times are taken.
     """
 
     name: str
@@ -78,6 +80,7 @@ class CudaLaunch:
     eight: Tensor | None = None
     out_norms: Tensor | None = None
     zero: int = 0
+    stamps: Tensor | None = None
     stages: int = 1
     pdl: bool = True
     constants: Mapping[str, object] = field(default_factory=dict)
@@ -93,6 +96,7 @@ class CudaLaunch:
             "eight": (self.eight, (ROWS, columns)),
             "out_norms": (self.out_norms, (columns // COLUMNS, ROWS, 2)),
             "norms": (self.norms.values, (len(self.norms.values), ROWS, 2)),
+            "stamps": (self.stamps, (*self.grid, STAMPS + 1, 2)),
         }
         for name, (tensor, shape) in shapes.items():
             if tensor is not None and (tuple(tensor.shape) != shape or not tensor.is_contiguous()):
@@ -164,7 +168,7 @@ class CudaLaunch:
         tiles = len(self.norms.values)
         arguments = Arguments(
             *(at(t) for t in (self.weights.values, self.weights.vectors, self.norms.values)),
-            *(at(t) for t in (self.residual, self.out, self.eight, self.out_norms)),
+            *(at(t) for t in (self.residual, self.out, self.eight, self.out_norms, self.stamps)),
             self.norms.eps, 1 / tiles, self.zero, tiles,
             self.weights.columns, self.cut.chunks(self.weights.depth), self.cut.share,
         )  # fmt: skip

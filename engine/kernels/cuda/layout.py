@@ -1,6 +1,7 @@
 """The order of weights in memory, the cut of a product among blocks, and the shared memory of a block, as in `gemm.cu`."""
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -18,19 +19,16 @@ MOST_SHARED = 227 << 10  # bytes of shared memory of a block
 
 @dataclass(frozen=True)
 class Kind:
-    """A type of operands. splits: shares of the depth, each of which is a kernel.  shared: bytes of shared memory that a block may use."""
+    """A type of operands. splits: shares of the depth, each of which is a kernel."""
 
     name: str
     splits: tuple[int, ...]
-    shared: int
 
 
-# In eight bits a block and a block of the next kernel fit in a multiprocessor, which has 228 KiB, of which each block takes 1 KiB more.
-# In FP16 they do not.
 KINDS = {
-    torch.float8_e4m3fn: Kind("fp8", (1, 2, 4, 8), 113 << 10),
-    torch.int8: Kind("int8", (1, 2, 8), 113 << 10),
-    torch.float16: Kind("fp16", (2, 8), MOST_SHARED),
+    torch.float8_e4m3fn: Kind("fp8", (1, 2, 4, 8)),
+    torch.int8: Kind("int8", (1, 2, 8)),
+    torch.float16: Kind("fp16", (2, 8)),
 }
 
 
@@ -53,8 +51,13 @@ def tiled(weight: Tensor) -> Tensor:
     values = weight.view(torch.uint8)
     columns, depths = values.shape
     chunks = values.reshape(columns // COLUMNS, COLUMNS, depths // CHUNK, CHUNK)
-    places = torch.tensor([swizzled(at) for at in range(COLUMNS * CHUNK)], device=weight.device)
-    return chunks.permute(0, 2, 1, 3).flatten(2)[:, :, places].contiguous()
+    return chunks.permute(0, 2, 1, 3).flatten(2)[:, :, places(weight.device)].contiguous()
+
+
+@cache
+def places(device: torch.device) -> Tensor:
+    """The place of each byte of a chunk, int64 [8192]."""
+    return torch.tensor([swizzled(at) for at in range(COLUMNS * CHUNK)], device=device)
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,11 @@ class Cut:
 
 def cuts(columns: int, depth: int, dtype: torch.dtype = torch.float8_e4m3fn) -> list[Cut]:
     """The cuts of a product of a shape whose blocks fit in one wave and in the shared memory, the best guess first: the most
-    blocks, then the fewest shares, then no multicast. depth: values, not bytes."""
+    blocks, then the fewest shares, then no multicast. depth: values, not bytes.
+
+    With the most blocks, each has the least shared memory. A multiprocessor has 228 KiB, of which a block takes 1 KiB more: two blocks
+    of at most 113 KiB fit, so a kernel's copies can start while the previous one runs.
+    """
     kind, row = KINDS[dtype], depth * dtype.itemsize
     fits = [
         Cut(split, share)
@@ -92,20 +99,27 @@ def cuts(columns: int, depth: int, dtype: torch.dtype = torch.float8_e4m3fn) -> 
         for share in (1, 2, 4)
         if columns % (COLUMNS * share) == 0 and row % (CHUNK * split) == 0 and split * share <= MOST_BLOCKS
     ]
-    fits = [cut for cut in fits if cut.blocks(columns) <= MULTIPROCESSORS and cut.shared(row) <= kind.shared]
+    fits = [cut for cut in fits if cut.blocks(columns) <= MULTIPROCESSORS and cut.shared(row) <= MOST_SHARED]
     return sorted(fits, key=lambda cut: (-cut.blocks(columns), cut.split, cut.share))
 
 
-def cut_of(columns: int, depth: int, multicast: bool, dtype: torch.dtype = torch.float8_e4m3fn) -> Cut:
+def cut_of(
+    columns: int,
+    depth: int,
+    multicast: bool,
+    dtype: torch.dtype = torch.float8_e4m3fn,
+    most: int = MOST_BLOCKS,
+) -> Cut:
     """The cut to use. multicast: copy each activation at once to as many blocks as a cluster of four has, or of two shares of the depth.
-    depth: values, not bytes.
+    depth: values, not bytes.  most: shares of the depth.
 
     Raises UnsupportedError for a shape without a cut.
     """
-    fits = cuts(columns, depth, dtype)
+    fits = [cut for cut in cuts(columns, depth, dtype) if cut.split <= most]
     if not fits:
         raise UnsupportedError(
             f"the CUDA kernels have no cut for a product of {columns} columns and depth {depth} in {KINDS[dtype].name}"
+            + (f" with at most {most} shares of the depth" if most < MOST_BLOCKS else "")
         )
     best = fits[0]
     if not multicast:

@@ -14,6 +14,7 @@ from buzzer.errors import UnsupportedError
 from buzzer.models.bert.encoder import Bert, BertConfig, SentenceClassifier
 
 pytest.importorskip("triton")
+from buzzer.engine.fused import stage_times
 from buzzer.engine.fused.lowering import Lowering
 from buzzer.engine.fused.tune import measured, random_program
 from buzzer.engine.fused.weights import random
@@ -21,7 +22,7 @@ from buzzer.engine.kernels.tune import Tuned
 from tests.engine.fused.test_fused import batch, by_torch, reference, session
 from tests.engine.kernels.cuda import host
 
-MODES = ("cuda", "multicast")
+MODES = ("cuda", "cuda4", "multicast")
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def cuda(device: str, request: pytest.FixtureRequest, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize(
     ("precision", "mode", "tokens"),
-    [("fp8", "cuda", 48), ("fp8", "multicast", 128), ("int8", "multicast", 48), ("fp16", "cuda", 48)],
+    [("fp8", "cuda4", 48), ("fp8", "multicast", 128), ("int8", "multicast", 48), ("fp16", "cuda", 48)],
 )
 def test_cuda_modes_on_weights_of_a_shape_against_float64(
     cuda: str, precision: str, mode: str, tokens: int
@@ -160,6 +161,26 @@ def test_without_a_gpu_the_mode_is_unsupported(device: str) -> None:
         program.run()
 
 
+def test_the_stages_of_the_middle_layers_products_are_timed(
+    cuda: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if cuda == "cpu":
+        monkeypatch.setattr(stage_times, "REPLAYS", 1)
+        monkeypatch.setattr(stage_times, "capture", lambda run: run)
+        monkeypatch.setattr(stage_times, "replays", lambda run, count, cold: run())
+    shape = (2, 1024, 4096, 16) if cuda == "cuda" else (2, 128, 128, 2)
+    program = random_program(random(*shape, "fp8", cuda, vocabulary=50), 16, Tuned(), "cuda")
+    products = list(stage_times.traced(program, "layer 1 "))
+    assert [x.kernel for x in products] == ["qkv", "out", "up", "down"]
+    assert [x.handover_us is None for x in products] == [True, True, False, False]
+    for x in products:
+        assert 0 < x.copies_us < x.whole_us
+        assert x.exchange_us > 0
+        assert 1 <= x.most_on_one <= x.blocks
+        if cuda == "cpu":  # the stand-in names a block's multiprocessor by the block
+            assert (x.multiprocessors, x.most_on_one) == (x.blocks, 1)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp8", "int8", "fp16", "bf16"])
 def test_the_tuner_measures_or_refuses_the_cuda_modes(device: str, precision: str) -> None:
@@ -168,4 +189,5 @@ def test_the_tuner_measures_or_refuses_the_cuda_modes(device: str, precision: st
     weights = random(2, 1024, 4096, 16, precision, "cuda")
     for mode in MODES:
         facts = measured(weights, 128, Tuned(), mode)
-        assert (facts.refused is None) == (precision != "bf16"), facts
+        runs = precision == "fp8" if mode == "cuda4" else precision != "bf16"
+        assert (facts.refused is None) == runs, facts

@@ -62,7 +62,7 @@ def test_modes_without_distances_refuse_them() -> None:
     weights = random(1, 32, 32, 2, "fp8", "cpu", vocabulary=50)
     mpnet = dataclasses.replace(weights, distances=torch.zeros(2, 63))
     assert program_key(mpnet, 16) != program_key(weights, 16)
-    for mode in ("persistent", "cuda", "multicast"):
+    for mode in ("persistent", "cuda", "cuda4", "multicast"):
         with pytest.raises(UnsupportedError, match=f"mode {mode} adds no terms"):
             Lowering(mpnet, 16, 1, Tuned().tile, mode)
 

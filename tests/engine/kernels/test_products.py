@@ -5,7 +5,7 @@ import torch
 
 pytest.importorskip("triton")
 from buzzer.engine.kernels import products
-from buzzer.engine.kernels.products import LIMIT, MAKERS, SPARSE, TIMED, operand
+from buzzer.engine.kernels.products import LIMIT, MAKERS, SPARSE, operand
 
 ON_CPU = ("triton fp8", "cublas fp16", "cublaslt fp8", "cublaslt fp8, scales of columns")
 
@@ -33,11 +33,19 @@ def test_a_product_agrees_with_float64(device: str, by: str) -> None:
     assert float((got.double() - want).norm() / want.norm()) < LIMIT
 
 
+def test_the_cuda_kernel_is_timed_with_every_cut() -> None:
+    """BERT-Large's products in one wave of blocks, each with at most 227 KiB of shared memory."""
+    cuts = {name: [by for by in products.makers_of(name, 128) if "cut" in by] for name in products.SHAPES}
+    assert {name: len(each) for name, each in cuts.items()} == {"qkv": 6, "out": 9, "up": 6, "down": 3}
+    assert cuts["down"] == [f"cuda fp8, cut {cut}" for cut in ("8 x 1", "4 x 1", "4 x 2")]
+    assert not [by for by in products.makers_of("out", 16384) if "cuda" in by]
+
+
 @pytest.mark.gpu
 def test_a_product_is_timed_or_refused_with_a_reason(device: str) -> None:
     if device == "cpu":
         pytest.skip("it measures")
-    for by in TIMED[128]:
-        facts = products.timed_product(by, "up", 128)
+    for by, maker in products.makers_of("up", 128).items():
+        facts = products.timed_product(by, maker, "up", 128)
         assert (facts.us is None) == (facts.refused is not None), facts
-    assert products.timed_product("cublas fp16", "up", 128).us
+        assert facts.us or by != "cublas fp16"

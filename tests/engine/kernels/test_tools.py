@@ -70,10 +70,12 @@ def test_probes_compute_what_they_time(device: str) -> None:
     for _ in range(3):
         probe.empty(x, False)()
     assert x.item() == 3
-    values, sums = torch.arange(9001, dtype=torch.int32, device=device), torch.zeros(3, dtype=torch.int32)
-    sums = sums.to(device)
+    values = torch.arange(2 * 3 * probe.BLOCK, dtype=torch.int32, device=device) % 1000
+    sums = torch.zeros(3, dtype=torch.int32, device=device)
     probe.reader(values, sums, passes=2)()
-    assert int(sums.sum()) == 2 * 9000 * 9001 // 2
+    assert int(sums.sum()) == 2 * int(values.sum())
+    with pytest.raises(ValueError, match="multiple of 3 blocks"):
+        probe.reader(values[1:], sums, passes=1)
     count, gave_up = (torch.zeros(1, dtype=torch.int32, device=device) for _ in range(2))
     probe.barrier(count, gave_up, programs=1)()
     assert (int(count), int(gave_up)) == (probe.BARRIERS, 0)

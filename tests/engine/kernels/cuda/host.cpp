@@ -54,7 +54,7 @@ int main() {
                 std::vector<float2> norms(tiles * ROWS, float2{0.0f, 64.0f}), out_norms(share * ROWS);
                 TileMap map{activations.data(), depth};
                 Arguments arguments{weights.data(), vectors.data(), norms.data(), residual.data(), out.data(), eight.data(),
-                                    out_norms.data(), 1e-12f, 1.0f / tiles, 0.0f, tiles, columns, chunks, share};
+                                    out_norms.data(), nullptr, 1e-12f, 1.0f / tiles, 0.0f, tiles, columns, chunks, share};
                 void* parameters[] = {&map, &arguments};
                 const int copied = chunks * (ACTIVATION_BYTES + WEIGHT_BYTES);
                 const int bytes = (copied > PARTIAL_BYTES ? copied : PARTIAL_BYTES) + VECTORS * COLUMNS * 4 + 8 * chunks;

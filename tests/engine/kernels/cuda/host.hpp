@@ -5,6 +5,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <condition_variable>
 #include <cstdint>
@@ -28,6 +29,9 @@
 constexpr int WARPS = 8;
 constexpr int WARPGROUP = 4;
 
+struct uint2 {
+    uint32_t x, y;
+};
 struct float2 {
     float x, y;
 };
@@ -209,13 +213,20 @@ struct Warp {
     Cluster* cluster;
     int member, number;
     int64_t block_waits = 0, cluster_waits = 0;
-    bool waited = false;
+    bool waited = false, copies_see = false;
 };
 inline thread_local Warp* self = nullptr;
 inline Block& own_block() { return self->cluster->blocks[self->member]; }
 
 inline int block_index() { return own_block().index; }
 inline int warp() { return self->number; }
+inline uint32_t multiprocessor() { return 1000 + own_block().index; }
+// Nanoseconds, and as many cycles.
+inline uint2 now() {
+    const auto since = std::chrono::steady_clock::now().time_since_epoch();
+    const uint32_t time = uint32_t(std::chrono::duration_cast<std::chrono::nanoseconds>(since).count());
+    return {time, time};
+}
 inline uint8_t* shared_memory() { return own_block().memory; }
 inline uint32_t shared_address(const void* pointer) {
     const int64_t address = static_cast<const uint8_t*>(pointer) - own_block().memory;
@@ -286,9 +297,10 @@ inline void copy(void* to, const void* from, int bytes, uint64_t* barrier) {
 // The 128-byte swizzle of the hardware: bits 4 to 6 of an address in shared memory are combined with bits 7 to 9.
 inline uint32_t swizzled(uint32_t address) { return address ^ (address >> 7 & 7) << 4; }
 
+inline void copies_see_previous() { self->copies_see = self->waited; }
 inline void fetch_map(const TileMap&) {}
 inline void copy_tile(void* to, const TileMap& map, int column, uint64_t* barrier, unsigned mask, bool multicast) {
-    if (!self->waited) fail("a tile is copied before the wait");
+    if (!self->copies_see) fail("a tile is copied before the wait, or its proxy has not seen the previous kernel's stores");
     if (!multicast && mask != 1u << self->member) fail("a copy to other blocks is not a multicast");
     const uint32_t address = shared_address(to), at = shared_address(barrier);
     if (address % 1024) fail("a tile is not aligned to its swizzle");

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from buzzer.engine.kernels.cuda import build, driver
+from buzzer.engine.kernels.cuda.launch import STAMPS
 from buzzer.engine.kernels.cuda.layout import KINDS
 from buzzer.errors import UnsupportedError
 
@@ -29,7 +30,7 @@ PRODUCTS = {
 needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
 # What the machine instructions are called here; the others are left out.
 STEPS = {
-    "PREEXIT": "start", "UBLKCP": "weights", "UTMALDG": "tile", "ACQBULK": "wait", "LDG": "load", "STG": "store",
+    "PREEXIT": "start", "FENCE.VIEW.ASYNC.G": "fence", "UBLKCP": "weights", "UTMALDG": "tile", "ACQBULK": "wait", "LDG": "load", "STG": "store",
     "QGMMA": "product", "IGMMA": "product", "HGMMA": "product", "UCGABAR_ARV": "arrive", "UCGABAR_WAIT": "together",
 }  # fmt: skip
 
@@ -52,8 +53,9 @@ def sass(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
 
 def steps(code: list[str]) -> list[str]:
     """The steps of a kernel in the order of its instructions, without predicates."""
-    names = [re.sub(r"^@!?U?P\w+ ", "", x).split()[0].split(".")[0] for x in code]
-    return [STEPS[name] for name in names if name in STEPS]
+    names = [re.sub(r"^@!?U?P\w+ ", "", x).split()[0] for x in code]
+    found = [STEPS.get(name) or STEPS.get(name.split(".")[0]) for name in names]
+    return [step for step in found if step]
 
 
 def test_the_kept_cubin_is_of_these_sources() -> None:
@@ -84,13 +86,16 @@ def test_weights_and_vectors_are_loaded_before_the_wait_and_all_else_after_it(
     assert not {"tile", "store", "product"} & set(before)
     assert "weights" not in after
     assert after.count("tile") == 2  # with and without multicast
+    # One fence for all tiles: they read what the previous kernel has stored.
+    assert after[: after.index("tile")].count("fence") == order.count("fence") == 1
     # The norms of rows and the residual are loaded before the product.
     assert after.count("load") == after[: after.index("product")].count("load")
     # All sums of the cluster are there before a store, and no block ends before the others have read its sums.
     end = len(after) - 1 - after[::-1].index("product")
     assert after[end + 1 : end + 3] == ["arrive", "together"]
-    assert after[-2:] == ["arrive", "together"]
-    assert "store" in after[end + 3 : -2]
+    stamps = STAMPS + 1  # written after the last barrier, if times are taken
+    assert after[-2 - stamps :] == ["arrive", "together"] + ["store"] * stamps
+    assert "store" in after[end + 3 : -2 - stamps]
 
 
 @pytest.mark.parametrize("name", KERNELS)

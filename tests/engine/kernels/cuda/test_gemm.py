@@ -1,5 +1,6 @@
 """The kernels of gemm.cu against float64: compiled for the CPU, and on a GPU. And under ThreadSanitizer on the CPU."""
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -13,7 +14,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from buzzer.engine.kernels.cuda import driver
-from buzzer.engine.kernels.cuda.launch import CudaLaunch, Norms, TiledWeights, gelu, project, residual
+from buzzer.engine.kernels.cuda.launch import (
+    STAMPS,
+    CudaLaunch,
+    Norms,
+    TiledWeights,
+    gelu,
+    project,
+    residual,
+)
 from buzzer.engine.kernels.cuda.layout import COLUMNS, ROWS, Cut, tiled
 
 host = pytest.importorskip("tests.engine.kernels.cuda.host", reason="run from the root of the repository")
@@ -200,6 +209,23 @@ def test_products_of_bert_large_agree_with_float64(
         check(x, TOLERANCE["cuda"] if dtype == FP8 else 2e-5)
 
 
+@pytest.mark.parametrize(("epilogue", "split", "share"), [("project", 2, 2), ("residual", 8, 1)])
+def test_blocks_take_their_times_in_the_order_of_their_stages(
+    device: str, epilogue: str, split: int, share: int
+) -> None:
+    x = case(epilogue, 64 * share, split * 128, Cut(split, share), device)
+    stamps = torch.zeros(split * share, STAMPS + 1, 2, dtype=torch.int32, device=device)
+    x.launch = dataclasses.replace(x.launch, stamps=stamps)
+    x.run()
+    check(x, TOLERANCE[device])
+    cycles, times = stamps[:, :STAMPS].diff(dim=1).unbind(2)  # a difference of integers that wrap is right
+    assert (cycles > 0).all()
+    assert (times >= 0).all()
+    assert (times.sum(1) < 1_000_000_000).all()
+    if device == "cpu":  # the stand-in names a block's multiprocessor by the block
+        assert stamps[:, STAMPS, 0].tolist() == [1000 + block for block in range(split * share)]
+
+
 def test_results_do_not_depend_on_the_order_of_events(device: str) -> None:
     """Shares are added in the same order, whatever arrives first."""
     x = case("residual", 64, 1024, Cut(8), device)
@@ -237,7 +263,7 @@ def test_kernels_have_no_data_race(tmp_path: Path) -> None:
 BROKEN = {
     "no wait for copies": "        barrier_wait(shared.barriers + chunk);\n",
     "no barrier after the products": "    sync_block();  // all products of the block have read shared memory\n",
-    "no wait for the others' sums": "    cluster_arrive();\n    cluster_wait();\n\n    PerLane<float4[GROUPS]> values;",
+    "no wait for the others' sums": "    cluster_arrive();\n    cluster_wait();\n    stamps.take(EXCHANGED);",
     "no barrier before the end": "    cluster_arrive_relaxed();\n    cluster_wait();\n",
     "no wait for the products": "    products_wait(sums);\n",
     "no wait for the previous kernel": "    wait_for_previous();\n",

@@ -81,6 +81,15 @@ def test_the_products_of_bert_large_fill_one_wave(multicast: bool) -> None:
     assert all(a + b + 2048 <= 228 << 10 for a in shared for b in shared)
 
 
+def test_fewer_shares_are_smaller_clusters() -> None:
+    chosen = {name: cut_of(*shape, False, most=4) for name, shape in BERT_LARGE.items()}
+    assert {name: (cut.split, cut.blocks(BERT_LARGE[name][0])) for name, cut in chosen.items()} == {
+        "qkv": (2, 96), "out": (4, 64), "up": (2, 128), "down": (4, 64),
+    }  # fmt: skip
+    with pytest.raises(UnsupportedError, match="with at most 4 shares"):
+        cut_of(*BERT_LARGE["down"], False, torch.int8, most=4)
+
+
 @given(st.integers(1, 80), st.integers(1, 40))
 def test_cuts_cover_the_product(tiles: int, chunks: int) -> None:
     columns, depth = tiles * COLUMNS, chunks * CHUNK
