@@ -10,7 +10,7 @@ description.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from buzzer.datasets.open_bandit.schema import CAMPAIGNS, FILES, ITEM, ROWS, USE
 from buzzer.engine import frames
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import Array, Columns, Expr
+from buzzer.models.api import progress
 from buzzer.models.api.context import Data, Result, Steps, Work
 from buzzer.models.dataset_task import DatasetTask, DataSource
 from buzzer.models.open_bandit.params import Context, Params
@@ -36,6 +37,7 @@ SPLIT = "time split: the last two days are the test"
 STAND_IN = "a generated stand-in for Open Bandit: `pip install --no-deps obp==0.4.1` for the real impressions"
 CLICK, TREES, PRIOR = "click", "trees.ubj", "prior.json"
 FOLDS = 5  # of the out-of-fold encodings of the training rows
+RATES = 0.25  # share of the phase `features` of `fit` in which the sums of clicks are made; the rest encodes the rows
 SHOWN = ("campaign", "item")  # together they identify an item
 ENCODED: dict[str, tuple[str, ...]] = {
     "item": SHOWN,
@@ -101,7 +103,8 @@ class OpenBandit(DatasetTask[Params]):
         yield "features"
         clicks = e.to_numpy(t, [CLICK])[CLICK]
         priors = {CLICK: float(clicks.mean())}
-        rates = {name: e.collect(table) for name, table in rates_of(e, t).items()}
+        with progress.part(0.0, RATES):
+            rates = {name: e.collect(table) for name, table in rates_of(e, t)}
         encoded = e.keep(encode_own(e, t, rates, priors, params.smoothing))
         yield "transfer"
         x = e.matrix(encoded, NUMBERS)
@@ -183,9 +186,10 @@ def base(e: Engine, t: Frame) -> Frame:
     return e.with_columns(t, campaign_code=lambda c: sum(c(f"is_{name}") for name in CAMPAIGNS))
 
 
-def rates_of(e: Engine, t: Frame) -> dict[str, Frame]:
-    """Sums of clicks by the keys of ENCODED."""
-    return {name: e.group_sums(t, keys, [CLICK]) for name, keys in ENCODED.items()}
+def rates_of(e: Engine, t: Frame) -> Iterator[tuple[str, Frame]]:
+    """Sums of clicks by the keys of ENCODED, with their names, one by one."""
+    for name, keys in progress.over([*ENCODED.items()]):
+        yield name, e.group_sums(t, keys, [CLICK])
 
 
 def encode_own(

@@ -38,6 +38,7 @@ from buzzer.engine import frames
 from buzzer.engine.frames import Engine, Frame
 from buzzer.engine.frames.base import FIRST_CODE, Array
 from buzzer.errors import DataError
+from buzzer.models.api import progress
 from buzzer.models.api.context import Result, Steps
 from buzzer.models.sigir_ecom import work
 from buzzer.models.sigir_ecom.next_item import counts
@@ -60,6 +61,7 @@ from buzzer.models.weights import RANDOM, weights_detail, weights_notes
 from buzzer.models.work import table_rows
 
 LEARNED, HELD = "learned", "held"
+PIECES = 0.9  # share of the phase `features` of `fit` in which the pieces of events are coded and counted; the rest merges the counts
 COUNTS_NOTE = "the counts have no layers for fused: torch_eager looks them up in fp32, on the same device"
 TABLES = tuple(
     f"{name}.parquet" for name in ("codes-sku", "codes-url", *(f"counts-{t}" for t in counts.TABLES))
@@ -83,7 +85,7 @@ class Recommendation(shared.ShopTask[Params]):
             raise DataError(f"{context.data}: {few} products, too few to train on", "use a larger --scale")
         catalogue, categories = shared.fit_products(e, content, product_names, vocabulary)
         limit = shared.session_limit(e, pages, searches, params.sessions)
-        ranges = shared.ranges(e, pages, params.piece_rows)
+        ranges = progress.over(shared.ranges(e, pages, params.piece_rows))
         parts = shared.in_parts(e, pages, searches, vocabulary, ranges)
         arrays, learned, tables = yield from sessions_and_counts(e, context, vocabulary, parts, limit)
         baseline = counts_of(e, learned, vocabulary, params)
@@ -192,18 +194,21 @@ def sessions_and_counts(
     """
     arrays: list[EventArrays] = []
     sums: dict[str, list[counts.Sums]] = {LEARNED: [], HELD: []}
-    for part in parts:
-        rows_coded = e.collect(events.code(e, part, vocabulary))
-        placed = e.collect(events.in_sessions(e, rows_coded, vocabulary.axes))
-        yield "transfer"
-        part_arrays = events.event_arrays(e, placed, vocabulary.axes)
-        arrays.append(part_arrays.chosen(shared.below(part_arrays.session, limit)))
-        yield "features"
-        for which, rows in halves(e, rows_coded, part_arrays.session, context.params.valid).items():
-            counts.push(e, sums[which], counts.add(e, {}, rows))
-    learned, everything = (
-        fit_counts(e, some, context.params) for some in (sums[LEARNED], sums[LEARNED] + sums[HELD])
-    )
+    with progress.part(0.0, PIECES):
+        for part in parts:
+            rows_coded = e.collect(events.code(e, part, vocabulary))
+            placed = e.collect(events.in_sessions(e, rows_coded, vocabulary.axes))
+            yield "transfer"
+            part_arrays = events.event_arrays(e, placed, vocabulary.axes)
+            arrays.append(part_arrays.chosen(shared.below(part_arrays.session, limit)))
+            yield "features"
+            progress.report(0.5)  # the time left is estimated from the reports since the phase went on
+            for which, rows in halves(e, rows_coded, part_arrays.session, context.params.valid).items():
+                counts.push(e, sums[which], counts.add(e, {}, rows))
+    with progress.part(PIECES, 1.0):
+        learned, everything = (
+            fit_counts(e, some, context.params) for some in (sums[LEARNED], sums[LEARNED] + sums[HELD])
+        )
     yield "transfer"
     return events.joined(arrays), learned, everything
 

@@ -24,7 +24,7 @@ def test_open_bandit_translates_whole(tmp_path: Path) -> None:
     train, test = (task.base(e, task.read(e, tmp_path / "data", part)) for part in ("train", "test"))
     assert gpu_plan.refusals(train) == gpu_plan.refusals(test) == []
     train, test = cpu.collect(train), cpu.collect(test)  # as the task does
-    rates = task.rates_of(e, train)
+    rates = dict(task.rates_of(e, train))
     assert [gpu_plan.refusals(plan) for plan in rates.values()] == [[]] * len(rates)
     tables, priors = {name: cpu.collect(plan) for name, plan in rates.items()}, {task.CLICK: 0.005}
     for plan in (

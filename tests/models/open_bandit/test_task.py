@@ -76,6 +76,15 @@ def test_rates_are_those_of_a_loop_over_the_rows(
     assert found["RCE_item"] == pytest.approx(100 * (1 - loss / naive), abs=1e-3)
 
 
+def test_a_fit_reports_each_table_of_its_features(
+    data: Data, tmp_path: Path, make_context: MakeContext, shares_of: Any
+) -> None:
+    context = make_context(NAME, data, tmp_path, tmp_path, "polars", "xgboost", rounds=1)
+    features = dict(shares_of(task.TASK.fit(context))[1])["features"]
+    tables = len(list(tmp_path.glob("rates-*.parquet")))
+    assert features == pytest.approx([task.RATES * (i + 1) / tables for i in range(tables)] + [task.RATES])
+
+
 @pytest.mark.parametrize("given", [True, False])
 def test_logs_of_a_folder_or_of_the_package_are_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: bool

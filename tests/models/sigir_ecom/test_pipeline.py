@@ -22,7 +22,7 @@ from buzzer.datasets.sigir_ecom.schema import AFTER_ADD, TESTS
 from buzzer.engine import infer
 from buzzer.engine.frames import Engine
 from buzzer.errors import DataError, UsageError
-from buzzer.models.api.context import Data, RunContext
+from buzzer.models.api.context import Data, Result, RunContext, Steps
 from buzzer.models.blend import best_of, weigh
 from buzzer.models.sigir_ecom.next_item import counts, pretrain
 from buzzer.models.sigir_ecom.next_item import task as task1
@@ -608,6 +608,40 @@ def test_every_engine_and_backend_scores_the_same(
     if name.endswith("2"):
         used = {model: told["backend"] for model, told in result.details["sessions"].items()}
         assert (used["dlrm"], used["xgboost"]) == infer.split_backend(backend)
+
+
+def before_fit(steps: Steps) -> Steps:
+    """The phases of a fit before `fit`."""
+    for phase in steps:
+        if phase == "fit":
+            return Result()
+        yield phase
+    raise AssertionError("no phase fit")
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "small", "last"),
+    [(task1.TASK, "sigir-ecom-task1", SMALL1, 1.0), (task2.TASK, "sigir-ecom-task2", SMALL2, 0.8)],
+)
+def test_a_fit_reports_the_share_of_its_features(
+    task: Any,
+    name: str,
+    small: dict[str, Any],
+    last: float,
+    data: Data,
+    tmp_path: Path,
+    make_context: MakeContext,
+    shares_of: Any,
+) -> None:
+    """Phase `features` goes on after each phase `transfer`; its share does not fall."""
+    context = make_context(name, data, tmp_path, tmp_path, "polars", "torch_eager", **small)
+    parts = [shares for phase, shares in shares_of(before_fit(task.fit(context)))[1] if phase == "features"]
+    reported = [share for shares in parts for share in shares]
+    pieces = -(-data.rows["browsing"] // small["piece_rows"])
+    assert pieces > 1 and len(set(reported)) >= pieces
+    assert reported == sorted(reported) and reported[-1] == pytest.approx(last)
+    for before, after in pairwise(parts):
+        assert after[0] > max(before, default=0.0)
 
 
 def test_without_labels_there_is_a_submission_and_no_score(

@@ -112,6 +112,8 @@ def test_parts_of_a_phase_are_written_at_most_once_a_second() -> None:
         ([(30.0, 0.25)], 400.0, Part(0.25, 0.0)),
         # An earlier fit had done the first half: the estimate follows what came after it.
         ([(11.0, 0.5), (31.0, 0.6), (51.0, 0.7)], 51.0, Part(0.7, 60.0)),
+        # A phase that goes on after another one reports first what was done before.
+        ([(10.0, 0.45), (15.0, 0.55)], 15.0, Part(0.55, 22.5)),
     ],
 )
 def test_the_time_left_follows_the_reported_shares(
