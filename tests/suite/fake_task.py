@@ -64,18 +64,20 @@ class Fake:
         return Result({"accuracy": 0.9 - off}, 10, details, (context.out / "submission.csv",))
 
     def in_pieces(self, context: RunContext) -> Steps:
-        """Four pieces of 0.4 s, each kept."""
+        """Four pieces of 0.2 s, each kept. Once there are FAKE_STOPS pieces, it waits to be stopped."""
         assert context.partial is not None
         kept, made = KeptPieces(context.partial), 0
-        for name in ("a", "b", "c", "d"):
+        for number, name in enumerate(("a", "b", "c", "d"), 1):
             yield "predict"
             if "FAKE_FAILS" in os.environ:
                 raise RuntimeError("something broke")
             if name not in kept:
                 made += 1
-                time.sleep(0.4)
+                time.sleep(0.2)
                 with kept.making(name) as folder:
                     (folder / "row").write_text(f"{name}\n")
+            if str(number) == os.environ.get("FAKE_STOPS"):
+                time.sleep(60)
         yield "write"
         rows = [(kept.path(name) / "row").read_text() for name in ("a", "b", "c", "d")]
         (context.out / "submission.csv").write_text("".join(rows))

@@ -23,7 +23,7 @@ from buzzer.suite.run.record_builder import MORE_TIME
 from buzzer.suite.run.sittings import NOTE, NOTE_S, Spent
 
 HERE = Path(__file__).resolve().parents[1]
-PIECE_S = 0.4
+PIECE_S = 0.2  # of the fake task
 Choose = Callable[..., TaskSelection]
 Make = Callable[..., Record]
 
@@ -31,8 +31,8 @@ Make = Callable[..., Record]
 class Harness:
     """Does sittings of a run of the fake task with four pieces."""
 
-    def __init__(self, choose: Choose, data: Data, home: Path) -> None:
-        self.home, self.data, self.lines = home, data, list[str]()
+    def __init__(self, choose: Choose, data: Data, home: Path, patch: pytest.MonkeyPatch) -> None:
+        self.home, self.data, self.patch, self.lines = home, data, patch, list[str]()
         choice = choose("pieces")
         self.run: Run = predict_runs(choice)[0]
         runner.fit(fit_run(choice), data, home / "cache", lambda phase, elapsed, part: None)
@@ -45,7 +45,8 @@ class Harness:
         return sorted(path.name for path in self.home.glob("files/partial-*/pieces/?"))
 
     def sitting(self, stop_after: int = 9, resume: bool = True, **changes: Any) -> Record:
-        """A sitting that the user stops when there are `stop_after` pieces."""
+        """A sitting that the user stops when there are `stop_after` pieces; it makes no more."""
+        self.patch.setenv("FAKE_STOPS", str(stop_after))
 
         def watch(phase: str, elapsed: float, part: object) -> None:
             if len(self.made()) >= stop_after:
@@ -56,20 +57,22 @@ class Harness:
 
 
 @pytest.fixture
-def harness(choose: Choose, data: Data, tmp_path: Path, fake_path: None) -> Harness:
-    return Harness(choose, data, tmp_path)
+def harness(
+    choose: Choose, data: Data, tmp_path: Path, fake_path: None, monkeypatch: pytest.MonkeyPatch
+) -> Harness:
+    return Harness(choose, data, tmp_path, monkeypatch)
 
 
 def test_a_resumed_run_does_only_what_is_left(harness: Harness, enforcement: str) -> None:
     first = harness.sitting(stop_after=1)
     assert first.outcome == "error" and runner.interrupted(first) and first.sittings == 1
     assert first.hint == sittings.HINT
-    assert "a" in harness.made() and len(harness.made()) < 4
-    second = harness.sitting(stop_after=len(harness.made()) + 1)
+    assert harness.made() == ["a"]
+    second = harness.sitting(stop_after=2)
     assert runner.interrupted(second) and second.sittings == 2
-    left = 4 - len(harness.made())
+    assert harness.made() == ["a", "b"]
     last = harness.sitting()
-    assert (last.outcome, last.sittings, last.details["made"]) == ("ok", 3, left)
+    assert (last.outcome, last.sittings, last.details["made"]) == ("ok", 3, 2)
     assert harness.folders == []  # a finished run needs it no more
     (submission,) = harness.home.glob("files/*/submission.csv")
     assert submission.read_text() == "a\nb\nc\nd\n"
@@ -159,7 +162,7 @@ def test_the_time_limit_is_that_of_the_sum(harness: Harness) -> None:
     limit_s = harness.run.budget.time_s or 0.0
     first = harness.sitting(stop_after=1)
     assert runner.interrupted(first) and first.wall_s < limit_s
-    assert len(harness.made()) < 4  # a second sitting takes PIECE_S at least
+    assert harness.made() == ["a"]  # a second sitting takes PIECE_S at least
     change_spent(harness, limit_s - PIECE_S / 4)
     second = harness.sitting()
     assert second.outcome == "timeout" and second.sittings == 2 and second.wall_s > limit_s
@@ -212,9 +215,8 @@ def test_a_damaged_piece_is_made_again(harness: Harness) -> None:
     harness.sitting(stop_after=2)
     (folder,) = harness.folders
     (folder / "pieces" / "a" / "row").write_text("x\n")
-    left = 4 - len(harness.made()) + 1
     last = harness.sitting()
-    assert (last.outcome, last.details["made"]) == ("ok", left)
+    assert (last.outcome, last.details["made"]) == ("ok", 3)
     (submission,) = harness.home.glob("files/*/submission.csv")
     assert submission.read_text() == "a\nb\nc\nd\n"
 
@@ -233,6 +235,7 @@ def test_a_killed_harness_goes_on(harness: Harness, enforcement: str) -> None:
     env = os.environ | {
         "PYTHONPATH": f"{HERE.parents[1]}{os.pathsep}{HERE}",
         "BUZZER_CACHE": str(harness.home / "cache"),
+        "FAKE_STOPS": "2",
     }
     harness.data = Data(HERE / "old_records", "f" * 64, "generated", {"rows": 10}, 1.0)
     command = [sys.executable, str(HERE / "signal_harness.py"), str(harness.home), "pieces", "1"]
@@ -244,7 +247,7 @@ def test_a_killed_harness_goes_on(harness: Harness, enforcement: str) -> None:
     process.wait()
     last = harness.sitting()
     assert harness.lines[0].startswith("- fake predict torch_eager fp32: goes on after ")
-    assert (last.outcome, last.sittings) == ("ok", 2) and last.details["made"] <= 2
+    assert (last.outcome, last.sittings, last.details["made"]) == ("ok", 2, 2)
     assert NOTE_S + 2 * PIECE_S < last.wall_s < NOTE_S + 60
     assert last.cpu_s is None and last.energy_j is None  # not known of the sitting that was killed
     assert checks.check_one(last.model_copy(update={"data_fingerprint": "f" * 64})) == []
