@@ -17,12 +17,16 @@ def show_plan(plan: RunPlan, out: Path, as_json: bool) -> None:
     """Print the planned runs of tasks on stdout, and on stderr what this machine lacks for their budgets."""
     for warning in plan.warnings:
         typer.echo(f"warning: {warning}", err=True)
-    show_items([planned for _, planned in task_runs.checked_runs(plan)], out, as_json)
+    items = [planned for _, planned in task_runs.checked_runs(plan)]
+    show_items(items, out, as_json, sized=plan.data is None)
 
 
-def show_items(items: Sequence[Planned], out: Path, as_json: bool) -> None:
-    """Print planned runs, with estimates from the valid records in `out`."""
-    estimates = Estimates(integrity.good_in(out))
+def show_items(items: Sequence[Planned], out: Path, as_json: bool, sized: bool = True) -> None:
+    """Print planned runs, with estimates from the valid records in `out`.
+
+    sized: whether the size of the data is known; that of given files is not, because they are checked only before a run.
+    """
+    estimates = Estimates(integrity.good_in(out)) if sized else None
     if as_json:
         for line in plan_text.json_lines(items, estimates):
             print(line)

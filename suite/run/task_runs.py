@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from buzzer import caches
@@ -89,9 +90,18 @@ def steps(
     resume: bool = False,
     tell: Callable[[str], None] = runner.silent,
 ) -> list[Step]:
-    """The plan's runs, each with the data of its selection. resume: whether interrupted runs go on; `tell` gets a line about each."""
+    """The plan's runs, each with the data of its selection and their scale. resume: whether interrupted runs go on; `tell` gets a line
+    about each."""
     workloads = [TaskWorkload(prepared, out, resume, tell) for prepared in data]
-    return [Step(item.run, workloads[number], item.problem) for number, item in checked_runs(plan)]
+    return [
+        Step(sized(item.run, data[number]), workloads[number], item.problem)
+        for number, item in checked_runs(plan)
+    ]
+
+
+def sized(run: Run, data: Data) -> Run:
+    """The run with the scale of its data, which for given files is not that of the request."""
+    return replace(run, scale=data.scale, train_scale=data.train_scale)
 
 
 def checked_runs(plan: RunPlan) -> list[tuple[int, Planned]]:

@@ -224,6 +224,20 @@ def test_dry_run_shows_the_plan_and_runs_nothing(process: Buzzer, tmp_path: Path
     assert not list(tmp_path.rglob("*.json"))
 
 
+@pytest.mark.parametrize("as_json", [False, True])
+def test_the_size_of_given_files_is_not_planned(buzzer: Buzzer, tmp_path: Path, as_json: bool) -> None:
+    """The task's default scale is that of generated data, and says nothing about the files."""
+    (tmp_path / "trips").mkdir()
+    options = ("--engine", "pandas", "--backend", "torch_eager", "--budget", "1c1g5m", "--data", "trips")
+    options += ("--on-unmet-budget", "warn", "--dry-run", *(["--json"] if as_json else []))
+    printed = buzzer("run", "booking", *options).stdout
+    if as_json:
+        plan = json.loads(printed)
+        assert (plan["scale"], plan["expected_s"]) == (None, None)
+    else:
+        assert printed.count("of --data") == 3 and "0.02" not in printed  # the fit, the run and the note
+
+
 def test_list_and_env_print_json(buzzer: Buzzer) -> None:
     listed = json.loads(buzzer("list", "--json").stdout)
     assert {"booking", "bert-intent"} <= set(listed["tasks"])

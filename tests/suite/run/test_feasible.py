@@ -80,6 +80,14 @@ def test_the_gpus_of_a_cluster_may_be_elsewhere(monkeypatch: pytest.MonkeyPatch,
     assert feasible.problem(replace(run, scheduler="tcp://host:8786")) is None
 
 
+def test_the_scale_of_a_run_is_that_of_its_data(tmp_path: Path) -> None:
+    """Of given files it is known once they are checked; estimates and the lines of progress use it."""
+    data = Data(tmp_path, "", "official", {}, 0.9)
+    plan = resolve.run_plan(RunRequest("booking", engines="pandas", backends="torch_eager", **SMALL))
+    assert {run.scale for _, run in plan.runs} != {0.9}
+    assert [step.run.scale for step in task_runs.steps(plan, [data], tmp_path)] == [0.9, 0.9]
+
+
 def test_a_fit_without_a_run_is_left_out(tmp_path: Path, no_gpu: None) -> None:
     data = Data(tmp_path, "", "generated", {}, 0.001)
     for device, jobs in (("cuda", ["predict"]), ("cpu", ["fit", "predict"])):
