@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from buzzer import caches
-from buzzer.suite.gpu.results import StepResult
+from buzzer.suite.gpu.results import CACHES, StepResult
 
 ROOT = Path(__file__).resolve().parents[2]
 SEED_FILE = "seed.tar.xz"
@@ -21,23 +21,24 @@ SEED_FILE = "seed.tar.xz"
 def install(kit: Path, log: Path) -> tuple[list[str], list[StepResult]]:
     """Install a kit. Returns folders for PYTHONPATH, and the results; both are empty if there is no kit.
 
-    A kit has pieces that unpack themselves (`p*/unpack.py`, which prints its folder with --site), wheels (`wheels/*.whl`), and data
-    and fits (`seed.tar.xz`). The steps report what a broken kit lacks.
+    A kit has pieces that unpack themselves (`p*/unpack.py`, which prints its folder with --site), wheels (`wheels/*.whl`), data
+    and fits (`seed.tar.xz`), and the caches of an earlier run (`caches.tar.xz`). The steps report what a broken kit lacks.
     """
     if not kit.is_dir():
         return [], []
-    folders, began = list[str](), time.monotonic()
+    folders, began, name = list[str](), time.monotonic(), ""
     log.parent.mkdir(parents=True, exist_ok=True)
     try:
         with log.open("wb") as file:
             folders += unpack_pieces(sorted(kit.glob("p*/unpack.py")), file)
             folders += install_wheels(sorted(kit.glob("wheels/*.whl")), file)
-        unpack_seed(kit / SEED_FILE)
+        for name in (SEED_FILE, CACHES):
+            unpack_archive(kit / name)
         status, message = "ok", " ".join(folders)
     except subprocess.CalledProcessError as error:
         status, message = "failed", f"{Path(error.cmd[1]).name} ended with {error.returncode}: see {log.name}"
     except (OSError, tarfile.TarError, lzma.LZMAError) as error:
-        status, message = "failed", f"{kit / SEED_FILE}: {error}"
+        status, message = "failed", f"{kit / name}: {error}"
     return folders, [StepResult("kit", status, round(time.monotonic() - began, 1), message=message)]
 
 
@@ -63,10 +64,10 @@ def install_wheels(wheels: Sequence[Path], log: IO[bytes]) -> list[str]:
     return [site]
 
 
-def unpack_seed(seed: Path) -> None:
-    """Unpack data and fits into the cache of `buzzer run`, if the kit has them."""
-    if seed.is_file():
-        with tarfile.open(seed) as tar:
+def unpack_archive(archive: Path) -> None:
+    """Unpack an archive, if the kit has it, into the cache of `buzzer run`."""
+    if archive.is_file():
+        with tarfile.open(archive) as tar:
             tar.extractall(caches.folder(), filter="data")
 
 

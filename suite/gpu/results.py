@@ -12,6 +12,9 @@ from typing import Any
 
 LOG_BYTES = 100_000  # the archive contains at most this many bytes from the end of each log
 PACK, SUMMARY = "gpu-suite.tar.xz", "summary"
+CACHES = "caches.tar.xz"
+# Of the cache folder, what another machine with such a GPU can use: tuned kernels, and what CuPy and NVRTC have compiled.
+KEPT = ("kernels", "compiled/cupy", "compiled/cuda")
 
 
 @dataclass
@@ -71,6 +74,16 @@ def write(out: Path, work: Path, results: Sequence[StepResult]) -> None:
     for name, text in texts.items():
         _replace(out / name, text.encode())
     _replace(out / PACK, _packed(work, texts))
+
+
+def pack_caches(target: Path, cache: Path) -> None:
+    """Write a .tar.xz of the folders KEPT in a cache folder, those that exist."""
+    partial = target.with_name(f".{target.name}.partial")
+    with tarfile.open(partial, "w:xz") as tar:
+        for name in KEPT:
+            if (cache / name).is_dir():
+                tar.add(cache / name, arcname=name)
+    partial.replace(target)
 
 
 def _packed(work: Path, texts: Mapping[str, str]) -> bytes:

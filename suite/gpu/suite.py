@@ -19,10 +19,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from buzzer import caches
 from buzzer.engine.device import cuda_problem
 from buzzer.suite.gpu import install, results
 from buzzer.suite.gpu.install import ROOT
-from buzzer.suite.gpu.results import PACK, SUMMARY, StepResult
+from buzzer.suite.gpu.results import CACHES, PACK, SUMMARY, StepResult
 from buzzer.suite.gpu.steps import STEPS, TEST_SCALE, Step, chosen
 
 GRACE_S = 15.0  # a step over its limit has this time to write its record before it is killed
@@ -200,6 +201,8 @@ def main() -> int:
         options.stretch,
         options.test_scale,
     )
+    if options.kit.is_dir():  # the machine may be gone before the next call
+        results.pack_caches(options.out / CACHES, caches.folder())
     summary = (options.out / f"{SUMMARY}.md").read_text()
     print(f"\n{summary}\nresults: {options.out / PACK}; records: {work / 'records'}")
     if any(step.status in ("failed", "timeout") for step in ended):

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -198,6 +199,12 @@ def test_data_and_fits_of_a_kit_are_found(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("BUZZER_CACHE", str(cache))
     _, (ended,) = install.install(kit, tmp_path / "work" / "kit.log")
     assert (ended.status, (cache / "fits" / "a" / "model").read_text()) == ("ok", "trained")
+    (cache / "compiled" / "cupy").mkdir(parents=True)
+    (cache / "compiled" / "cupy" / "kernel").write_text("compiled")
+    results.pack_caches(kit / results.CACHES, cache)
+    shutil.rmtree(cache)
+    install.install(kit, tmp_path / "work" / "kit.log")
+    assert (cache / "compiled" / "cupy" / "kernel").read_text() == "compiled"
     (kit / install.SEED_FILE).write_bytes(b"not an archive")
     _, (ended,) = install.install(kit, tmp_path / "work" / "kit.log")
     assert ended.status == "failed"
@@ -394,6 +401,7 @@ def test_data_and_fits_are_packed_once_and_old_fits_removed(
     monkeypatch.setattr(gpu_kit, "make", make)
     for version in ("1", "2"):
         gpu_kit.seed(cache, target)
+        assert gpu_kit.packed_names(tmp_path / results.CACHES) == set()
         assert gpu_kit.packed_names(target) == {
             name for task in gpu_steps.SEED for name in (f"data/{task}", f"fits/{task}-{version}")
         }
