@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
-from typing import Literal
+from typing import Literal, TypeVar
 
 from buzzer.suite import registry
 from buzzer.suite.records import comparable
 from buzzer.suite.records.schema import Gate, Record
 from buzzer.suite.registry import TaskConfig
 
+Key = TypeVar("Key")
 CACHE_RATIO = 2.0  # a session counts as caching its outputs if time on unseen inputs / time on seen inputs is above this
 GROWTH_BYTES = 2 << 20  # the driver allocates device memory in blocks of 2 MiB
 
@@ -95,6 +96,21 @@ def judge(record: Record, task: TaskConfig, others: Iterable[Record]) -> Record:
     if record.precision in task.relative:
         return compare_share(record, reference, task.metric, task.relative[record.precision])
     return compare(record, reference, task.tolerance)
+
+
+def late(records: Mapping[Key, Record]) -> dict[Key, Record]:
+    """The records, of which those that had no reference when they ended are judged again if it is among them now."""
+    return {key: rejudged(r, records.values()) if lacks_reference(r) else r for key, r in records.items()}
+
+
+def lacks_reference(r: Record) -> bool:
+    """Whether a run's scores could be compared with a reference, but were not."""
+    return r.job == "predict" and r.gate.status == "no-reference" and r.task in registry.tasks()
+
+
+def rejudged(record: Record, others: Iterable[Record]) -> Record:
+    """The record with the gate of today's reference."""
+    return judge(record, registry.task(record.task), others)
 
 
 def compare_share(record: Record, reference: Record, metric: str, least: float) -> Record:

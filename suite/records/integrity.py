@@ -35,8 +35,8 @@ class Checked:
 
     @property
     def good(self) -> dict[Path, Record]:
-        """The records without problems."""
-        return {path: r for path, r in self.records.items() if not self.problems[path]}
+        """The records without problems. Those that had no reference when they ended are compared with one that is among them now."""
+        return gate.late({path: r for path, r in self.records.items() if not self.problems[path]})
 
     def left_out(self) -> list[str]:
         """A line for each file with problems, for callers that go on with `good`."""

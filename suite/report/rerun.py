@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Iterable
 
 from buzzer.suite import registry
+from buzzer.suite.records.gate import lacks_reference
 from buzzer.suite.records.schema import Record
 from buzzer.suite.registry import NO_ENGINE
 from buzzer.suite.run.plan import device_of
@@ -43,19 +44,18 @@ def bench_command(r: Record) -> str:
 def references(records: Iterable[Record]) -> list[str]:
     """For timed runs that are not ranked because their reference is missing: a line with the command that makes it."""
     lines = []
-    for r in records:
-        if r.job == "predict" and r.gate.status == "no-reference" and r.task in registry.tasks():
-            wanted = registry.task(r.task).reference
-            engine = "" if wanted.engine == NO_ENGINE else f"{wanted.engine} "
-            lines.append(
-                f"not ranked yet: scores of {r.task} are compared with those of {engine}{wanted.backend} fp32; run it, and the others again: "
-                + run_command(r, *both(r, wanted))
-            )
+    for r in filter(lacks_reference, records):
+        wanted = registry.task(r.task).reference
+        engine = "" if wanted.engine == NO_ENGINE else f"{wanted.engine} "
+        lines.append(
+            f"not ranked yet: scores of {r.task} are compared with those of {engine}{wanted.backend} fp32; run it: "
+            + reference_command(r, wanted)
+        )
     return list(dict.fromkeys(lines))
 
 
-def both(r: Record, wanted: registry.Variant) -> tuple[str, str]:
-    """The engines and the backends of the reference and of a run, for --engine and --backend."""
-    pairs = ((wanted.engine, r.engine), (wanted.backend, r.backend))
-    engines, backends = (",".join(dict.fromkeys(pair)) for pair in pairs)
-    return engines, backends
+def reference_command(r: Record, wanted: registry.Variant) -> str:
+    """The command for the run of the reference with whose scores this run is compared. It needs the same fit."""
+    device = device_of(wanted.engine, None) if (r.fit_id or "cpu-").startswith("cpu-") else r.device
+    reference = r.model_copy(update={"precision": "fp32", "device": device})
+    return run_command(reference, wanted.engine, wanted.backend)

@@ -462,13 +462,16 @@ def test_the_exit_code_says_how_runs_ended(
 
 def test_a_run_without_its_reference_says_how_to_get_ranked(make_record: Make) -> None:
     lonely = make_record(
-        task="booking", engine="polars", backend="onnxruntime", gate={"status": "no-reference"}, seed=3
-    )
+        task="booking", engine="polars", backend="onnxruntime", gate={"status": "no-reference"}, seed=3,
+        precision="int8",
+    )  # fmt: skip
     fit = lonely.model_copy(update={"job": "fit"})
     (line,) = rerun.references([fit, lonely, lonely])
     command = line.rpartition(": ")[2]
     assert "compared with those of pandas torch_eager fp32" in line
-    assert command.startswith("buzzer run booking --engine pandas,polars --backend torch_eager,onnxruntime")
+    assert command.startswith(
+        "buzzer run booking --engine pandas --backend torch_eager --precision fp32 --budget"
+    )
     assert command.endswith("--seed 3")
     assert rerun.references([make_record(task="booking")]) == []
 

@@ -91,6 +91,32 @@ def test_a_contradiction_between_records_is_reported(
     assert message in problem
 
 
+@pytest.mark.parametrize(("accuracy", "status", "outcome"), [(0.9, "passed", "ok"), (0.8, "failed", "wrong")])
+def test_a_run_is_compared_with_a_reference_that_ran_after_it(
+    make_record: Make, tmp_path: Path, accuracy: float, status: str, outcome: str
+) -> None:
+    booking = {"task": "booking", "metric": "accuracy@4"}
+    early = make_record(
+        **booking,
+        engine="polars",
+        run_id="b" * 32,
+        gate={"status": "no-reference"},
+        scores={"accuracy@4": accuracy},
+    )
+    reference = make_record(**booking, engine="pandas", scores={"accuracy@4": 0.9})
+    alone, both = tmp_path / "alone", tmp_path / "both"
+    for folder, records in ((alone, [early]), (both, [early, reference])):
+        for r in records:
+            record.write(r, folder)
+    assert [r.gate.status for r in integrity.good_in(alone)] == ["no-reference"]
+    judged = {r.engine: r for r in integrity.good_in(both)}["polars"]
+    assert (judged.gate.status, judged.outcome, judged.gate.reference_run) == (
+        status,
+        outcome,
+        reference.run_id,
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "factor", "good"), [("trees", 1.05, True), ("network_flops", 76, False), ("trees", 0, False)]
 )
