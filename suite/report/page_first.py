@@ -226,6 +226,11 @@ class Dumbbell:
         return task_filters(self.gpu.first)
 
     @property
+    def rounds(self) -> int:
+        """How often both were repeated."""
+        return min(len(self.cpu.records), len(self.gpu.records))
+
+    @property
     def label(self) -> str:
         """Its task and size, the times, and their ratio."""
         r = self.gpu.first

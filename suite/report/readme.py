@@ -9,10 +9,11 @@ from buzzer.suite.escape import Markdown, code
 from buzzer.suite.escape import markdown as escaped
 from buzzer.suite.records import comparable, machine
 from buzzer.suite.records.schema import Record
-from buzzer.suite.report import notes, published, summary
+from buzzer.suite.report import notes, page_first, published, summary
 from buzzer.suite.report.format import seconds_text
 from buzzer.suite.report.summary import TaskSummary
 from buzzer.suite.report.table import table
+from buzzer.suite.words import counted
 
 MADE = "made by `make report`, do not edit -->"
 SUMMARY = (f"<!-- summary: {MADE}", "<!-- end of summary -->")
@@ -53,7 +54,9 @@ def replaced(text: str, markers: tuple[str, str], part: str) -> str:
 
 def findings(found: Sequence[TaskSummary], records: Sequence[Record]) -> str:
     """What was found, and what has run on a GPU, as a list in Markdown."""
-    sentences = [*summary.findings(found), summary.gpu_status(records)]
+    pairs = [f"{x.label} ({counted(x.rounds, 'round')})" for x in page_first.dumbbells(records).lines]
+    against = [f"The fastest run on each device of a machine: {'; '.join(pairs)}."] if pairs else []
+    sentences = [*summary.findings(found), summary.gpu_status(records), *against]
     return "\n".join(f"- {escaped(sentence, block=True)}" for sentence in sentences)
 
 

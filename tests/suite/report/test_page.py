@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from buzzer.suite.records import record
 from buzzer.suite.records.schema import Record
-from buzzer.suite.report import charts, page, page_bench, page_first, page_runs, summary
+from buzzer.suite.report import charts, page, page_bench, page_first, page_runs, readme, summary
 
 Make = Callable[..., Record]
 ROOT = Path(__file__).parents[3]
@@ -147,6 +147,10 @@ def test_the_heat_map_has_ratios_to_the_plain_run(make_record: Make) -> None:
 def test_cpu_and_gpu_are_compared_at_the_largest_scale(make_record: Make) -> None:
     (pair,) = page_first.dumbbells(records(make_record)).lines
     assert pair.label == "booking, 1,000 rows: CPU 33.3 s, GPU 2 s, 16.7×"
+    assert (
+        f"- The fastest run on each device of a machine: {pair.label} ({pair.rounds} round"
+        in readme.findings([], records(make_record))
+    )
     assert 'id="no-gpu"' not in page.html(records(make_record), {})
     assert 'id="no-gpu"' in page.html([make_record()], {})
 
