@@ -64,7 +64,8 @@ def result_table(found: Sequence[TaskSummary]) -> str:
     """The table as Markdown: for each task its plain run and its fastest run."""
     if not found:
         return "There is no ranked run of a reference engine on one core yet."
-    shown = sorted(sorted(found, key=lambda s: -s.plain.wall_s)[:MOST_ROWS], key=lambda s: s.task)
+    first = sorted(found, key=lambda s: (len(s.plain.records) < LEAST_ROUNDS, -s.plain.wall_s))
+    shown = sorted(first[:MOST_ROWS], key=lambda s: s.task)
     machines = sorted({machine.describe(s.first.machine) for s in shown})
     letters = {facts: chr(ord("A") + i) for i, facts in enumerate(machines)} if len(machines) > 1 else {}
     with_work = any(published_job.job_of(s.task) for s in shown)
@@ -110,5 +111,6 @@ def explanation(shown: Sequence[TaskSummary], tasks: int) -> str:
             "Some boards hold records of different commits, library versions or limits; the leaderboard names them."
         )
     if len(shown) < tasks:
-        lines.append(f"{tasks - len(shown)} more tasks are on the leaderboard.")
+        more = tasks - len(shown)
+        lines.append(f"{counted(more, 'more task')} {'is' if more == 1 else 'are'} on the leaderboard.")
     return "\n".join(lines)

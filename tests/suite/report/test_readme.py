@@ -6,7 +6,7 @@ import pytest
 
 from buzzer.errors import UsageError
 from buzzer.suite import registry
-from buzzer.suite.records import record
+from buzzer.suite.records import integrity, record
 from buzzer.suite.records.schema import Gpu, Record
 from buzzer.suite.report import budget_bars, leaderboard, page, readme, summary
 
@@ -199,8 +199,8 @@ def test_a_file_without_markers_is_refused(make_record: Make) -> None:
     ["README.md", "results/leaderboard.md", "results/index.html", "docs/budget.svg", "docs/budget-dark.svg"],
 )
 def test_published_files_match_the_records(name: str) -> None:
-    files = {record.read(path).run_id: path for path in record.paths([ROOT / "results"])}
-    good = [record.read(path) for path in files.values()]
+    found = integrity.examine(record.paths([ROOT / "results"])).good
+    files, good = {r.run_id: path for path, r in found.items()}, list(found.values())
     text = (ROOT / name).read_text(encoding="utf-8")
     render = {
         "README.md": lambda: readme.fill(text, good),
