@@ -62,8 +62,9 @@ gpu-suite: $(VENV)/.test $(VENV)/.gpu
 	$(BIN)/python $(GPU_SUITE)
 endif
 
-# What a CUDA image with torch, pandas and pytest lacks. RAPIDS is packed into a folder by the program that GPUKIT names.
-KIT_GROUPS ?= cudf pins xgboost dask polars nvforest
+# What a CUDA image with torch, pandas and pytest lacks. RAPIDS is packed into a folder by the program that GPUKIT names, in pieces
+# that can be uploaded together with the repository.
+KIT_GROUPS ?= cudf pins xgboost dask polars nvforest --piece-mib 46
 KIT_WHEELS = benchexec pydantic pydantic-core annotated-types typing-inspection
 # A stamp file named after the list, so that the wheels are downloaded once for each list.
 KIT_LIST = .gpukit/.$(shell echo '$(KIT_WHEELS)' | cksum | cut -d' ' -f1)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from buzzer.engine.device import cuda_problem
-from buzzer.suite.gpu.kit import MOST_BYTES, ROOT, Call, calls, size, tree
+from buzzer.suite.gpu.kit import KIT, MOST_BYTES, ROOT, Call, calls, size, tree
 from buzzer.suite.gpu.results import SUMMARY, StepResult, read_summary
 
 # The suite's command in a call, up to the end of its line. Options are added at the end, because the last of repeated options is used.
@@ -39,15 +39,17 @@ class CallResult:
 
 
 def stage(call: Call, root: Path) -> int:
-    """Make a copy of the tree with only the files that a call uploads. Returns the bytes copied."""
-    shutil.rmtree(root, ignore_errors=True)
-    root.mkdir(parents=True)
+    """Make a copy of the tree with the files that a call uploads, and the parts of the kit of earlier calls, which the machine keeps.
+    Returns the bytes copied."""
+    root.mkdir(parents=True, exist_ok=True)
+    for old in (path for path in root.iterdir() if path.name != KIT.name):
+        shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
     sources = [*tree(), *(ROOT / path for path in call.takes)]
     for source in sources:
         target = root / source.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir() and not source.is_symlink():
-            shutil.copytree(source, target)
+            shutil.copytree(source, target, dirs_exist_ok=True)
         else:
             shutil.copy2(source, target, follow_symlinks=False)
     return size(sources)
@@ -115,7 +117,7 @@ def main() -> int:
     )
     parser.add_argument("--python", type=Path, required=True, help="the machine's python3")
     parser.add_argument(
-        "--calls", default="unpack-1,unpack-2,bert-1,bert-2,frames", help="separated by commas"
+        "--calls", default="unpack-1,unpack-2,unpack-3,bert-1,bert-2,frames", help="separated by commas"
     )
     parser.add_argument(
         "--machine", type=Path, help="folder for the machine's files [a new temporary folder]"
