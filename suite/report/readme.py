@@ -60,12 +60,16 @@ def findings(found: Sequence[TaskSummary], records: Sequence[Record]) -> str:
     return "\n".join(f"- {escaped(sentence, block=True)}" for sentence in sentences)
 
 
+def rank(s: TaskSummary) -> tuple[bool, bool, float]:
+    """The order in which tasks are shown: first those with an interval, then those with scores, then the longest."""
+    return len(s.plain.records) < LEAST_ROUNDS, not s.first.shown_scores, -s.plain.wall_s
+
+
 def result_table(found: Sequence[TaskSummary]) -> str:
     """The table as Markdown: for each task its plain run and its fastest run."""
     if not found:
         return "There is no ranked run of a reference engine on one core yet."
-    first = sorted(found, key=lambda s: (len(s.plain.records) < LEAST_ROUNDS, -s.plain.wall_s))
-    shown = sorted(first[:MOST_ROWS], key=lambda s: s.task)
+    shown = sorted(sorted(found, key=rank)[:MOST_ROWS], key=lambda s: s.task)
     machines = sorted({machine.describe(s.first.machine) for s in shown})
     letters = {facts: chr(ord("A") + i) for i, facts in enumerate(machines)} if len(machines) > 1 else {}
     with_work = any(published_job.job_of(s.task) for s in shown)

@@ -183,6 +183,18 @@ def test_at_most_ten_tasks_are_shown(make_record: Make) -> None:
     assert "2 more tasks are on the leaderboard" in text
 
 
+def test_tasks_with_an_interval_and_with_scores_come_first(make_record: Make) -> None:
+    random = {"config": {"weights": "random"}}
+    random |= {"config_hash": registry.params_hash(random["config"])}
+    records = rounds(make_record, [9.0] * 3, task="untrained", **random)
+    records += rounds(make_record, [99.0], task="once")
+    for i in range(9):
+        records += rounds(make_record, [1.0] * 3, task=f"t{i}")
+    assert [row[0] for row in cells(readme.fill(EMPTY, records))][-1] == "`untrained`"
+    records += rounds(make_record, [1.0] * 3, task="t9")
+    assert [row[0] for row in cells(readme.fill(EMPTY, records))] == [f"`t{i}`" for i in range(10)]
+
+
 def test_filling_twice_changes_nothing(make_record: Make) -> None:
     once = readme.fill(BOTH, variants(make_record))
     assert readme.fill(once, variants(make_record)) == once
