@@ -4,8 +4,8 @@ plan   lists the kernels of an encoder with their bytes, FLOPs and least time; w
        code of each; needs no GPU
 probe  measures this GPU: launch gap, one wave of a GEMM, bandwidths, grid barrier
 products  measures BERT-Large's products by this project's kernels and by NVIDIA's libraries, dense and 2:4 sparse
-tune   measures tiles and launch modes (plain, pdl, early, persistent, cuda, cuda4, multicast, library), and stores the fastest; after --seconds it
-       starts no new measurement and stores the results so far
+tune   measures tiles and launch modes (plain, pdl, early, persistent, cuda, cuda4, multicast, library), and stores the
+       fastest; after --seconds it starts no new measurement and stores the results so far
 kernels  measures each kernel of the middle layer in its place, with tuned tiles, and its least time
 stages   measures the stages of the middle layer's products in the modes cuda, cuda4 and multicast, by the clocks of their blocks
 
@@ -22,10 +22,16 @@ from buzzer.engine.kernels.facts import Facts, FloorFacts, PlanFacts
 from buzzer.errors import BuzzerError
 
 if TYPE_CHECKING:
+    from buzzer.engine.fused.tune import Form
     from buzzer.engine.kernels.cuda.launch import CudaLaunch
     from buzzer.engine.kernels.jit import Launch
 
 Line = tuple[Facts, ...]  # printed as one JSON object
+
+
+def form(arguments: argparse.Namespace) -> "Form":
+    """The shape and precision of the encoder that the command line names."""
+    return arguments.layers, arguments.size, arguments.wide, arguments.heads, arguments.precision
 
 
 def plan(arguments: argparse.Namespace) -> Iterator[Line]:
@@ -35,8 +41,7 @@ def plan(arguments: argparse.Namespace) -> Iterator[Line]:
     from buzzer.engine.kernels.offline import floor
     from buzzer.engine.kernels.tune import Tuned
 
-    form = (arguments.layers, arguments.size, arguments.wide, arguments.heads, arguments.precision)
-    weights = random(*form, "meta")
+    weights = random(*form(arguments), "meta")
     program = Lowering(weights, arguments.tokens, 1, Tuned().tile, arguments.mode).program("none", False)
     bits = 8 * (weights.eight or weights.dtype).itemsize
     # The modes of this command have no launches by libraries.
@@ -79,8 +84,7 @@ def tune(arguments: argparse.Namespace) -> Iterator[Line]:
     """The best tile of each of a layer's four GEMMs, then the time of the whole encoder in each mode, then the stored mode."""
     from buzzer.engine.fused.tune import tune_encoder
 
-    form = (arguments.layers, arguments.size, arguments.wide, arguments.heads, arguments.precision)
-    for facts in tune_encoder(form, arguments.tokens, arguments.seconds):
+    for facts in tune_encoder(form(arguments), arguments.tokens, arguments.seconds):
         yield (facts,)
 
 
@@ -88,8 +92,7 @@ def kernels(arguments: argparse.Namespace) -> Iterator[Line]:
     """The time of each kernel of the middle layer in its place, then of that layer and of all kernels."""
     from buzzer.engine.fused.layer_times import layer_times
 
-    form = (arguments.layers, arguments.size, arguments.wide, arguments.heads, arguments.precision)
-    for facts in layer_times(form, arguments.tokens, arguments.mode):
+    for facts in layer_times(form(arguments), arguments.tokens, arguments.mode):
         yield (facts,)
 
 
@@ -97,8 +100,7 @@ def stages(arguments: argparse.Namespace) -> Iterator[Line]:
     """The stages of each CUDA C++ product of the middle layer."""
     from buzzer.engine.fused.stage_times import stage_times
 
-    form = (arguments.layers, arguments.size, arguments.wide, arguments.heads, arguments.precision)
-    for facts in stage_times(form, arguments.tokens, arguments.mode):
+    for facts in stage_times(form(arguments), arguments.tokens, arguments.mode):
         yield (facts,)
 
 

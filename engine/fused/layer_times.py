@@ -12,7 +12,7 @@ from buzzer.engine.fused.tune import Form, random_program
 from buzzer.engine.fused.weights import EncoderWeights, random
 from buzzer.engine.kernels.facts import Facts
 from buzzer.engine.kernels.offline import floor
-from buzzer.engine.kernels.timing import capture, replays, require_gpu
+from buzzer.engine.kernels.timing import capture, in_order, replays, require_gpu
 from buzzer.engine.kernels.tune import Tuned
 from buzzer.errors import UnsupportedError
 
@@ -74,23 +74,13 @@ def marginal_times(program: Program, layer: str, bits: int) -> Iterator[Marginal
     inside = [at for at, launch in enumerate(launches) if launch.name.startswith(layer)]
     first, end = inside[0], inside[-1] + 1
     lengths = [*range(first, end + 1), len(launches)]
-    graphs = [capture(prefix(launches[:length])) for length in lengths]
+    graphs = [capture(in_order(launches[:length])) for length in lengths]
     rows = interleaved(graphs, lambda graph: median(replays(graph, REPLAYS, cold=True)), ROUNDS)
     for at in range(first, end):
         name = launches[at].name.removeprefix(layer)
         yield marginal(name, rows, at - first, at - first + 1, launches[at : at + 1], bits)
     yield marginal("layer", rows, 0, end - first, launches[first:end], bits)
     yield marginal("program", [[0.0, row[-1]] for row in rows], 0, 1, launches, bits)
-
-
-def prefix(launches: Sequence[AnyLaunch]) -> Callable[[], None]:
-    """A function that starts these launches."""
-
-    def run() -> None:
-        for launch in launches:
-            launch()
-
-    return run
 
 
 def interleaved(graphs: Sequence[T], measure: Callable[[T], float], rounds: int) -> list[list[float]]:

@@ -101,8 +101,9 @@ class Lowering:
 
     mode: "plain": ordinary launches. "pdl": programmatic dependent launches. "early": as "pdl", and a GEMM loads its
     weights before it waits for the previous kernel if they fit. "persistent": all layers in one kernel. "cuda": products in
-    CUDA C++, without kernels for norms; fp8 and at most 128 tokens. "cuda4": as "cuda", with at most four blocks in a cluster. "multicast": as "cuda", and blocks of a cluster share copies
-    of activations. "library": as "plain", with products by NVIDIA's libraries where their tile says that they are faster.
+    CUDA C++, without kernels for norms; fp8 and at most 128 tokens. "cuda4": as "cuda", with at most four blocks in a
+    cluster. "multicast": as "cuda", and blocks of a cluster share copies of activations. "library": as "plain", with
+    products by NVIDIA's libraries where their tile says that they are faster.
 
     Raises UnsupportedError for an encoder that the mode cannot run.
     """

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from buzzer.engine.fused.layer_times import middle_layer, prefix, tuned_program
+from buzzer.engine.fused.layer_times import middle_layer, tuned_program
 from buzzer.engine.fused.lowering import CUDA, AnyLaunch, Program
 from buzzer.engine.fused.tune import Form
 from buzzer.engine.kernels.cuda.launch import STAMPS, CudaLaunch
 from buzzer.engine.kernels.facts import Facts
-from buzzer.engine.kernels.timing import capture, replays
+from buzzer.engine.kernels.timing import capture, in_order, replays
 from buzzer.errors import UnsupportedError
 
 REPLAYS = 20
@@ -62,7 +62,7 @@ def traced(program: Program, layer: str) -> Iterator[StageTimes]:
     """The stages of the products whose name begins with `layer`, in a graph of all launches."""
     launches = [stamped(x) if x.name.startswith(layer) else x for x in program.launches]
     products = {at: x for at, x in enumerate(launches) if isinstance(x, CudaLaunch) and x.stamps is not None}
-    graph = capture(prefix(launches))
+    graph = capture(in_order(launches))
     kept: dict[int, list[NDArray[np.uint32]]] = {at: [] for at in products}
     for _ in range(REPLAYS):
         replays(graph, 1, cold=True)

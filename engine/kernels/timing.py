@@ -28,6 +28,16 @@ def gpu_name() -> str:
     return re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-")
 
 
+def in_order(launches: Sequence[Callable[[], object]]) -> Callable[[], None]:
+    """A function that starts these launches."""
+
+    def run() -> None:
+        for launch in launches:
+            launch()
+
+    return run
+
+
 def capture(run: Callable[[], None]) -> Any:
     """A torch.cuda.CUDAGraph of the launches of `run`. First calls `run` once on a side stream, so that kernels are compiled."""
     stream = torch.cuda.Stream()
@@ -59,9 +69,4 @@ def replays(graph: Any, count: int, cold: bool) -> list[float]:
 
 def microseconds(launches: Sequence[Callable[[], object]], count: int) -> float:
     """Median time in microseconds of one graph of all launches, with a warm L2 cache."""
-
-    def run() -> None:
-        for launch in launches:
-            launch()
-
-    return median(replays(capture(run), count, cold=False))
+    return median(replays(capture(in_order(launches)), count, cold=False))

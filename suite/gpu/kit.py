@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from buzzer.errors import BuzzerError, DataError
-from buzzer.suite.gpu.results import CACHES, pack_caches
+from buzzer.suite.gpu.results import CACHES, pack
 from buzzer.suite.gpu.steps import SEED
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,15 +85,11 @@ def seed(cache: Path = KIT / "cache", target: Path = KIT / "seed.tar.xz") -> int
         if old.is_dir() and old not in folders:
             shutil.rmtree(old)  # made from older sources
     if not (kept := target.with_name(CACHES)).is_file():
-        pack_caches(kept, cache.with_name("none"))  # empty, until a run returns one
+        pack(kept, cache, ())  # empty, until a run returns one
     names = [str(folder.relative_to(cache)) for folder in folders]
     if target.is_file() and packed_names(target) == set(names):
         return 0
-    partial = target.with_suffix(".partial")
-    with tarfile.open(partial, "w:xz") as tar:
-        for name in names:
-            tar.add(cache / name, arcname=name)
-    partial.replace(target)
+    pack(target, cache, names)
     return 0
 
 

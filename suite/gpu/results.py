@@ -78,11 +78,15 @@ def write(out: Path, work: Path, results: Sequence[StepResult]) -> None:
 
 def pack_caches(target: Path, cache: Path) -> None:
     """Write a .tar.xz of the folders KEPT in a cache folder, those that exist."""
+    pack(target, cache, [name for name in KEPT if (cache / name).is_dir()])
+
+
+def pack(target: Path, folder: Path, names: Iterable[str]) -> None:
+    """Write a .tar.xz of what has these names in a folder, atomically."""
     partial = target.with_name(f".{target.name}.partial")
     with tarfile.open(partial, "w:xz") as tar:
-        for name in KEPT:
-            if (cache / name).is_dir():
-                tar.add(cache / name, arcname=name)
+        for name in names:
+            tar.add(folder / name, arcname=name)
     partial.replace(target)
 
 

@@ -100,17 +100,15 @@ def judge(record: Record, task: TaskConfig, others: Iterable[Record]) -> Record:
 
 def late(records: Mapping[Key, Record]) -> dict[Key, Record]:
     """The records, of which those that had no reference when they ended are judged again if it is among them now."""
-    return {key: rejudged(r, records.values()) if lacks_reference(r) else r for key, r in records.items()}
+    return {
+        key: judge(r, registry.task(r.task), records.values()) if lacks_reference(r) else r
+        for key, r in records.items()
+    }
 
 
 def lacks_reference(r: Record) -> bool:
     """Whether a run's scores could be compared with a reference, but were not."""
     return r.job == "predict" and r.gate.status == "no-reference" and r.task in registry.tasks()
-
-
-def rejudged(record: Record, others: Iterable[Record]) -> Record:
-    """The record with the gate of today's reference."""
-    return judge(record, registry.task(record.task), others)
 
 
 def compare_share(record: Record, reference: Record, metric: str, least: float) -> Record:
