@@ -151,7 +151,7 @@ def is_named(part: Any, kind: str) -> bool:
 
 def is_cast(part: Any, start: Callable[[Any], bool], end: Callable[[Any], bool]) -> bool:
     """Whether an expression is a cast whose Polars types before and after the cast satisfy `start` and `end`."""
-    if type(part).__name__ != "Cast":
+    if not is_named(part, "Cast"):
         return False
     return start(part.children[0].dtype.polars_type) and end(part.dtype.polars_type)
 

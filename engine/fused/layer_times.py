@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import torch
 
-from buzzer.engine.fused.lowering import DEPENDENT, AnyLaunch, Program
+from buzzer.engine.fused.lowering import AnyLaunch, Program, runs_on
 from buzzer.engine.fused.tune import Form, random_program
 from buzzer.engine.fused.weights import EncoderWeights, random
 from buzzer.engine.kernels.facts import Facts
@@ -53,7 +53,7 @@ def layer_times(form: Form, tokens: int, mode: str) -> Iterator[MarginalTime]:
 def tuned_program(form: Form, tokens: int, mode: str) -> tuple[EncoderWeights, Program]:
     """Random weights, and their program with tuned tiles. Raises UnsupportedError without a GPU that can run the mode."""
     require_gpu()
-    if mode in DEPENDENT and torch.cuda.get_device_capability() < (9, 0):
+    if not runs_on(mode, torch.cuda.get_device_capability()):
         raise UnsupportedError(f"mode {mode} needs compute capability 9.0", "--mode plain")
     weights = random(*form, "cuda")
     return weights, random_program(weights, tokens, Tuned.load("cuda"), mode)

@@ -88,6 +88,11 @@ CUDA = ("cuda", "cuda4", "multicast")  # modes whose products are CUDA C++
 DEPENDENT = ("pdl", "early", *CUDA)
 
 
+def runs_on(mode: str, capability: tuple[int, int]) -> bool:
+    """Whether a GPU of this compute capability, (major, minor), can run the mode."""
+    return mode not in DEPENDENT or capability >= (9, 0)
+
+
 def multiprocessors(device: str) -> int:
     """The number of programs that are certainly resident at once: the number of the device's multiprocessors, 1 in the interpreter
     ("cpu"), and 132, as on an H100, for "meta"."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from buzzer import caches
-from buzzer.engine.fused.lowering import DEPENDENT, MODES, AnyLaunch, Lowering, Program, program_key
+from buzzer.engine.fused.lowering import MODES, AnyLaunch, Lowering, Program, program_key, runs_on
 from buzzer.engine.fused.weights import EIGHTS, FLOATS, EncoderWeights, random
 from buzzer.engine.kernels.ahead import Ahead
 from buzzer.engine.kernels.facts import Facts
@@ -62,13 +62,13 @@ def tune_encoder(form: Form, tokens: int, seconds: float) -> Iterator[Facts]:
     until = time.monotonic() + seconds
     path, kept = caches.kernels() / f"{gpu_name()}.json", Tuned.load("cuda")
     shared = triton.runtime.driver.active.utils.get_device_properties(0)["max_shared_mem"]
-    major, minor = torch.cuda.get_device_capability()
+    capability = torch.cuda.get_device_capability()
     _, size, wide, _, precision = form
     shapes = encoder_shapes(tokens, size, wide, EIGHTS.get(precision) or FLOATS[precision])
-    with Ahead(10 * major + minor, shared) as ahead:
+    with Ahead(10 * capability[0] + capability[1], shared) as ahead:
         for choice in tune(shapes, kept, path, ahead, shared, until):
             yield choice.facts()
-        modes = [mode for mode in MODES if mode not in DEPENDENT or major >= 9]
+        modes = [mode for mode in MODES if runs_on(mode, capability)]
         compiling = [ahead.start(launches_of, form, tokens, kept, mode) for mode in modes]
         weights, best = random(*form, "cuda"), inf
         key = program_key(weights, tokens)

@@ -8,13 +8,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from buzzer.models.booking.features import FIRST_CITY
-from buzzer.models.booking.networks import Encoder, Gru, Mlp, Trip
+from buzzer.models.booking.networks import Encoder, Gru, Mlp, Trip, first_class
 
 
 class BagNetwork(nn.Module):
     """The most probable classes by the mean of networks of one type and size, which differ in their weights.
 
-    As in the winning solution, MLPs average their logits. The others average their probabilities.
+    As in the winning solution, MLPs average their logits. The others average their probabilities. All average their probabilities of a
+    return to the first city.
     """
 
     table: Tensor
@@ -37,33 +38,41 @@ class BagNetwork(nn.Module):
         """Probabilities and classes, [rows, n] each, best first."""
         inputs = (cities, countries, context, numbers)
         if isinstance(self.networks[0], Mlp):
-            total = self.mean_logits(*inputs).softmax(dim=1)
-        else:
-            total = self.mean_probabilities(*inputs)
-        best = total.topk(self.n, dim=1)
+            total, returns = self.mean_of_mlps(*inputs)
+            going_on = 1 - returns
+            best = add_returns(total, returns / going_on, cities).topk(self.n, dim=1)
+            return best.values * going_on, best.indices
+        best = self.mean_probabilities(*inputs).topk(self.n, dim=1)
         return best.values, best.indices
 
-    def mean_logits(self, *inputs: Tensor) -> Tensor:
-        """The mean of the MLPs' logits, [rows, classes]."""
+    def mean_of_mlps(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """The softmax of the MLPs' mean logits, [rows, classes], and the mean of their probabilities of a return, [rows, 1]."""
         networks = cast(list[Mlp], self.networks)
         vectors = [network.vectors(*inputs) for network in networks]
         logits = torch.addmm(self.bias, torch.cat(vectors, dim=1), self.table.T)
-        points = [network.trip.point(x) for network, x in zip(networks, vectors, strict=True)]
-        return add_bonus(logits, torch.stack(points).mean(dim=0), inputs[0])
+        pairs = list(zip(networks, vectors, strict=True))
+        points = torch.stack([network.trip.point(x) for network, x in pairs])
+        returns = torch.stack([network.trip.returns(x, inputs[0]) for network, x in pairs])
+        logits = add_bonus(logits, points.mean(dim=0), inputs[0])
+        return logits.softmax(dim=1), returns.mean(dim=0).to(logits.dtype)
 
     def mean_probabilities(self, *inputs: Tensor) -> Tensor:
         """The mean of the networks' probabilities, [rows, classes]."""
         total: Tensor | None = None
+        all_returns = []
         for i, network in enumerate(self.networks):
             if isinstance(network, Gru):
-                p, share = mixed(network, self.recurrent[i](*inputs[:2]), *inputs)
+                p, vectors, share = mixed(network, self.recurrent[i](*inputs[:2]), *inputs)
             else:
                 network = cast(Encoder, network)
-                p = scores(network.trip, network.vectors(*inputs), inputs[0]).softmax(dim=1)
+                vectors = network.vectors(*inputs)
+                p = scores(network.trip, vectors, inputs[0]).softmax(dim=1)
                 share = p.new_ones(())
-            share = share / len(self.networks)
+            returns = network.trip.returns(vectors, inputs[0]).to(p.dtype)
+            all_returns.append(returns)
+            share = (1 - returns) * (share / len(self.networks))
             total = p.mul_(share) if total is None else total.addcmul_(p, share)
-        return cast(Tensor, total)
+        return add_returns(cast(Tensor, total), torch.stack(all_returns).mean(dim=0), inputs[0])
 
 
 class TableGru(nn.Module):
@@ -97,15 +106,17 @@ class TableGru(nn.Module):
         return state
 
 
-def mixed(network: Gru, hidden: Tensor, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """What a GRU's `forward` returns, [rows, classes], as values and the number by which they are multiplied."""
+def mixed(network: Gru, hidden: Tensor, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The mean of a GRU's first stage and heads, as values [rows, classes] and the number by which they are multiplied; between them the
+    trips' vectors, [rows, dim]."""
     x1, x2 = network.dense_layers(hidden, *inputs)
-    logits = scores(network.trip, network.find(x2), inputs[0])
+    vectors = network.find(x2)
+    logits = scores(network.trip, vectors, inputs[0])
     best, heads = network.rescore(logits, x1, x2)
     weights = torch.sigmoid(network.mix)
     p = logits.softmax(dim=1)
     again = (weights[0] * heads[0] + weights[1] * heads[1]).to(p.dtype)
-    return p.scatter_add_(1, best, again), (1 / (1 + weights.sum())).to(p.dtype)
+    return p.scatter_add_(1, best, again), vectors, (1 / (1 + weights.sum())).to(p.dtype)
 
 
 def scores(trip: Trip, vectors: Tensor, cities: Tensor) -> Tensor:
@@ -118,3 +129,8 @@ def add_bonus(logits: Tensor, points: Tensor, cities: Tensor) -> Tensor:
     """Add the bonus of each city of the trip, points [rows, lags + 1], to the city's logit, in place."""
     has_class = cities >= FIRST_CITY
     return logits.scatter_add_(1, (cities - FIRST_CITY) * has_class, (points * has_class).to(logits.dtype))
+
+
+def add_returns(total: Tensor, returns: Tensor, cities: Tensor) -> Tensor:
+    """Add values [rows, 1] to those of the trips' first cities in total, [rows, classes], in place."""
+    return total.scatter_add_(1, first_class(cities), returns.to(total.dtype))

@@ -2,6 +2,10 @@
 they did not publish. All end in a session-based matrix factorisation (SMF) head: the score of a city is the dot product
 of the network's vector for the trip with the city's embedding. The same table embeds the cities of the trip.
 
+In addition to the winners' networks, a trip returns to its first city with a probability that the network computes: the probability
+of a city is (1 - r) times that of the head, plus r for the first city, like the copy distribution of a pointer-generator network
+(See et al., ACL 2017). Whether a trip returns does not depend on where its last city leads, so no dot product can express it.
+
 Each network has `forward(cities, countries, context, numbers)`, which returns probabilities [rows, classes], and
 `loss(target, *inputs)` with target int64 [rows]. The inputs are the fields of `features.Inputs`.
 """
@@ -15,6 +19,9 @@ from torch.nn import functional as F
 
 from buzzer.models.attention import Attention
 from buzzer.models.booking.features import FIRST_CITY, NUMBERS
+
+RARE_RETURN = -3.0  # log odds of a return with which training starts
+NEVER = -1e9  # logarithm of a probability of 0
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,10 @@ class Trip(nn.Module):
         self.norm = nn.BatchNorm1d(len(NUMBERS) * sizes.dim)
         self.bias = nn.Parameter(torch.zeros(sizes.classes))
         self.point = nn.Linear(sizes.dim, sizes.lags + 1)
-        nn.init.zeros_(self.point.weight)
+        self.back = nn.Linear(sizes.dim, 1)
+        for layer in (self.point, self.back):
+            nn.init.zeros_(layer.weight)
+        nn.init.constant_(self.back.bias, RARE_RETURN)
         for table in (self.city, self.country, *self.context):
             nn.init.normal_(cast(nn.Embedding, table).weight, std=0.05)
 
@@ -71,12 +81,33 @@ class Trip(nn.Module):
         """The SMF head: [rows, dim] to logits [rows, classes]; rare and unseen cities have no class.
 
         In addition to the winners' networks, each city of the trip gets a positive or negative bonus by its position, like the copy score
-        of a pointer network (Vinyals et al., NeurIPS 2015). A dot product cannot express whether a trip returns to a city.
+        of a pointer network (Vinyals et al., NeurIPS 2015). A dot product cannot express that a trip avoids its own cities.
         """
         has_class = cities >= FIRST_CITY
         logits = vectors @ self.city.weight[FIRST_CITY:].T + self.bias
         bonus = (self.point(vectors) * has_class).to(logits.dtype)  # under autocast the types differ
         return logits.scatter_add(1, (cities - FIRST_CITY) * has_class, bonus)
+
+    def returns(self, vectors: Tensor, cities: Tensor) -> Tensor:
+        """The probability that each trip returns to its first city, [rows, 1]; 0 if that city has no class."""
+        return torch.sigmoid(self.back(vectors)) * (cities[:, :1] >= FIRST_CITY)
+
+    def mixture(self, probabilities: Tensor, vectors: Tensor, cities: Tensor) -> Tensor:
+        """Probabilities [rows, classes] of trips that do not return, mixed with those of a return."""
+        returns = self.returns(vectors, cities).to(probabilities.dtype)
+        return (probabilities * (1 - returns)).scatter_add(1, first_class(cities), returns)
+
+    def loss(self, log_probability: Tensor, vectors: Tensor, cities: Tensor, target: Tensor) -> Tensor:
+        """Mean cross-entropy of the mixture. log_probability: of the target if the trip does not return, [rows]."""
+        chance, has_class = self.back(vectors)[:, 0], cities[:, 0] >= FIRST_CITY
+        hit = has_class & (first_class(cities)[:, 0] == target)
+        goes_on = log_probability + F.logsigmoid(-chance) * has_class
+        return -torch.logaddexp(goes_on, F.logsigmoid(chance).masked_fill(~hit, NEVER)).mean()
+
+
+def first_class(cities: Tensor) -> Tensor:
+    """The class of each trip's first city, int64 [rows, 1]; class 0 if it has none."""
+    return (cities[:, :1] - FIRST_CITY).clamp(min=0)
 
 
 def dense(inputs: int, outputs: int, dropout: float) -> nn.Sequential:
@@ -84,7 +115,28 @@ def dense(inputs: int, outputs: int, dropout: float) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs), nn.PReLU(), nn.Dropout(dropout))
 
 
-class Mlp(nn.Module):
+class OneHead(nn.Module):
+    """A network that ends in the head. A subclass defines `vectors`."""
+
+    trip: Trip
+
+    def vectors(self, cities: Tensor, countries: Tensor, context: Tensor, numbers: Tensor) -> Tensor:
+        """The trips' vectors, [rows, dim]."""
+        raise NotImplementedError
+
+    def forward(self, cities: Tensor, countries: Tensor, context: Tensor, numbers: Tensor) -> Tensor:
+        """Probabilities [rows, classes]."""
+        vectors = self.vectors(cities, countries, context, numbers)
+        return self.trip.mixture(self.trip.scores(vectors, cities).softmax(dim=1), vectors, cities)
+
+    def loss(self, target: Tensor, *inputs: Tensor) -> Tensor:
+        """Mean cross-entropy."""
+        vectors, cities = self.vectors(*inputs), inputs[0]
+        log_probability = -F.cross_entropy(self.trip.scores(vectors, cities), target, reduction="none")
+        return self.trip.loss(log_probability, vectors, cities, target)
+
+
+class Mlp(OneHead):
     """MLP-SMF: the last cities and countries concatenated, two dense layers (the second residual), the head."""
 
     def __init__(self, sizes: Sizes) -> None:
@@ -100,18 +152,6 @@ class Mlp(nn.Module):
         lags = [self.trip.city(cities[:, 1:]).flatten(1), self.trip.country(countries[:, 1:]).flatten(1)]
         x = self.first(torch.cat([*lags, query], dim=1))
         return cast(Tensor, self.last(x + self.second(x)))
-
-    def logits(self, cities: Tensor, countries: Tensor, context: Tensor, numbers: Tensor) -> Tensor:
-        """Scores [rows, classes]."""
-        return self.trip.scores(self.vectors(cities, countries, context, numbers), cities)
-
-    def forward(self, cities: Tensor, countries: Tensor, context: Tensor, numbers: Tensor) -> Tensor:
-        """Probabilities [rows, classes]."""
-        return self.logits(cities, countries, context, numbers).softmax(dim=1)
-
-    def loss(self, target: Tensor, *inputs: Tensor) -> Tensor:
-        """Mean cross-entropy."""
-        return F.cross_entropy(self.logits(*inputs), target)
 
 
 class Gru(nn.Module):
@@ -143,36 +183,41 @@ class Gru(nn.Module):
         ]
         return best, heads
 
-    def stages(self, *inputs: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Logits of the first stage [rows, classes], and the candidates and probabilities of `rescore`."""
+    def stages(self, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+        """The trips' vectors [rows, dim], the logits of the first stage [rows, classes], and the candidates and probabilities of
+        `rescore`."""
         cities, countries = inputs[:2]
         lags = torch.cat([self.trip.city(cities[:, 1:]), self.trip.country(countries[:, 1:])], dim=2)
         hidden = self.gru(lags.flip(1))[0][:, -1]  # in the order of time
         x1, x2 = self.dense_layers(hidden, *inputs)
-        logits = self.trip.scores(self.find(x2), inputs[0])
-        return logits, *self.rescore(logits, x1, x2)
+        vectors = self.find(x2)
+        logits = self.trip.scores(vectors, cities)
+        return vectors, logits, *self.rescore(logits, x1, x2)
 
     def forward(self, cities: Tensor, countries: Tensor, context: Tensor, numbers: Tensor) -> Tensor:
-        """Probabilities [rows, classes]: the weighted mean of the first stage and the heads. A head's probability of other classes is 0."""
-        logits, best, heads = self.stages(cities, countries, context, numbers)
+        """Probabilities [rows, classes]: the weighted mean of the first stage and the heads, mixed with those of a return. A head's
+        probability of other classes is 0."""
+        vectors, logits, best, heads = self.stages(cities, countries, context, numbers)
         weights = torch.sigmoid(self.mix)
         first = logits.softmax(dim=1)
         again = (weights[0] * heads[0] + weights[1] * heads[1]).to(first.dtype)
-        return first.scatter_add(1, best, again) / (1 + weights.sum())
+        mean = first.scatter_add(1, best, again) / (1 + weights.sum())
+        return self.trip.mixture(mean, vectors, cities)
 
     def loss(self, target: Tensor, *inputs: Tensor) -> Tensor:
-        """Sum of the cross-entropies of the first stage, the heads and their mean. The mean's term trains only the mean's weights."""
-        logits, best, heads = self.stages(*inputs)
-        first = F.cross_entropy(logits, target, reduction="none")
+        """Sum of the cross-entropies of the first stage, the heads and their mean. The mean's term does not train
+        its parts."""
+        vectors, logits, best, heads = self.stages(*inputs)
+        first = -F.cross_entropy(logits, target, reduction="none")
         hit = best == target[:, None]
         again = [(p * hit).sum(dim=1) for p in heads]
         weights = torch.sigmoid(self.mix)
-        mixed = torch.exp(-first.detach()) + sum(w * p.detach() for w, p in zip(weights, again, strict=True))
-        probabilities = [*again, mixed / (1 + weights.sum())]
-        return first.mean() + torch.stack([-torch.log(p + 1e-6).mean() for p in probabilities]).sum()
+        mean = first.detach().exp() + sum(w * p.detach() for w, p in zip(weights, again, strict=True))
+        logs = [first, *(torch.log(p + 1e-6) for p in (*again, mean / (1 + weights.sum())))]
+        return torch.stack([self.trip.loss(log, vectors, inputs[0], target) for log in logs]).sum()
 
 
-class Encoder(nn.Module):
+class Encoder(OneHead):
     """XLNet-type: bidirectional attention with relative positions over the last stays and the predicted stay, whose city is masked.
     It does not use XLNet's two-stream permutation training."""
 
@@ -194,18 +239,6 @@ class Encoder(nn.Module):
         for layer in self.layers:
             x = layer(x, hide)
         return cast(Tensor, self.last(x[:, 0]))
-
-    def logits(self, cities: Tensor, countries: Tensor, context: Tensor, numbers: Tensor) -> Tensor:
-        """Scores [rows, classes]."""
-        return self.trip.scores(self.vectors(cities, countries, context, numbers), cities)
-
-    def forward(self, cities: Tensor, countries: Tensor, context: Tensor, numbers: Tensor) -> Tensor:
-        """Probabilities [rows, classes]."""
-        return self.logits(cities, countries, context, numbers).softmax(dim=1)
-
-    def loss(self, target: Tensor, *inputs: Tensor) -> Tensor:
-        """Mean cross-entropy."""
-        return F.cross_entropy(self.logits(*inputs), target)
 
 
 NETWORKS: dict[str, type[Mlp] | type[Gru] | type[Encoder]] = {"mlp": Mlp, "gru": Gru, "encoder": Encoder}

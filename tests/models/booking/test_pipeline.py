@@ -182,6 +182,40 @@ def test_networks_give_probabilities_and_learn(name: str) -> None:
     torch.testing.assert_close(p.sum(dim=1), torch.ones(64))
 
 
+@pytest.mark.parametrize("name", ["encoder", "mlp"])
+def test_the_loss_is_the_cross_entropy_of_the_probabilities(name: str) -> None:
+    network = networks_of(name, 1)[0]
+    inputs = inputs_of(64)
+    first = inputs[0][:, 0] - FIRST_CITY
+    target = torch.from_numpy(np.random.default_rng(1).integers(0, 40, 64))
+    target[::2] = first[::2].clamp(min=0)  # half of the trips return, some of them to a city without a class
+    with torch.inference_mode():
+        p = network(*inputs).gather(1, target[:, None])
+        torch.testing.assert_close(network.loss(target, *inputs), -p.log().mean())
+
+
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_a_network_learns_how_many_trips_return(name: str) -> None:
+    """Two of five trips end in their first city, the others in any city."""
+    torch.manual_seed(0)
+    network, rng = NETWORKS[name](sizes(dropout=0.0)), np.random.default_rng(0)
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.003)
+    for step in range(300):
+        inputs = inputs_of(128, step)
+        inputs[0][:, 0].clamp_(min=FIRST_CITY)
+        target = torch.from_numpy(rng.integers(0, 40, 128))
+        returning = torch.from_numpy(rng.random(128) < 0.4)
+        target[returning] = inputs[0][returning, 0] - FIRST_CITY
+        optimizer.zero_grad()
+        network.loss(target, *inputs).backward()
+        optimizer.step()
+    inputs = inputs_of(512, 1000)
+    inputs[0][:, 0].clamp_(min=FIRST_CITY)
+    with torch.inference_mode():
+        p = network.eval()(*inputs).gather(1, inputs[0][:, :1] - FIRST_CITY)
+    assert float(p.mean()) == pytest.approx(0.4 + 0.6 / 40, abs=0.05)
+
+
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_a_row_does_not_depend_on_its_batch(name: str) -> None:
     torch.manual_seed(0)
@@ -208,11 +242,26 @@ def networks_of(name: str, folds: int) -> list[Any]:
     for fold in range(folds):
         torch.manual_seed(fold)
         network = NETWORKS[name](sizes())
-        torch.nn.init.normal_(network.trip.point.weight)
+        for weights in (network.trip.point.weight, network.trip.back.weight):
+            torch.nn.init.normal_(weights)
         torch.nn.init.normal_(network.trip.bias, std=0.1)
         network(*inputs_of(64, fold))
         networks.append(network.eval())
     return networks
+
+
+def mean_of_mlps(networks: list[Any], inputs: list[torch.Tensor]) -> Any:
+    """The softmax of the mean logits, then mixed with the mean probability of a return: [rows, classes]."""
+    cities = inputs[0].numpy()
+    vectors = [network.vectors(*inputs) for network in networks]
+    pairs = list(zip(networks, vectors, strict=True))
+    logits = np.mean([network.trip.scores(x, inputs[0]).numpy() for network, x in pairs], axis=0)
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    returns = np.mean([1 / (1 + np.exp(-network.trip.back(x).numpy()[:, 0])) for network, x in pairs], axis=0)
+    returns *= cities[:, 0] >= FIRST_CITY
+    p *= 1 - returns[:, None]
+    p[np.arange(len(p)), np.maximum(cities[:, 0] - FIRST_CITY, 0)] += returns
+    return p
 
 
 @pytest.mark.parametrize("folds", [1, 3])
@@ -231,8 +280,7 @@ def test_a_bag_gives_the_mean_of_its_networks(name: str, backend: str, folds: in
             with torch.inference_mode():
                 p = np.mean([network(*inputs).numpy() for network in networks], axis=0)
                 if name == "mlp":
-                    logits = np.mean([network.logits(*inputs).numpy() for network in networks], axis=0)
-                    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+                    p = mean_of_mlps(networks, inputs)
             got = session.run(batch)
             np.testing.assert_allclose(got["probability"], -np.sort(-p, axis=1)[:, :10], rtol=1e-4, atol=1e-6)
             named = np.take_along_axis(p, got["city"], 1)
@@ -246,8 +294,9 @@ def products(*widths: int) -> int:
 
 
 def flops_by_hand(name: str, s: Sizes) -> int:
-    """The FLOPs of a network for one trip: its own layers, the scores of all classes and the bonus of each city of the trip."""
-    head = products(s.dim, s.classes) + products(s.dim, s.lags + 1)
+    """The FLOPs of a network for one trip: its own layers, the scores of all classes, the bonus of each city of the trip, and the
+    probability of a return."""
+    head = products(s.dim, s.classes) + products(s.dim, s.lags + 1) + products(s.dim, 1)
     if name == "mlp":
         return products((2 * s.lags + 1) * s.dim, s.hidden, s.hidden, s.dim) + head
     if name == "gru":  # three gates in each step, the dense layers, the first stage, and the two heads
