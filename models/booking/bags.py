@@ -39,7 +39,7 @@ class BagNetwork(nn.Module):
         inputs = (cities, countries, context, numbers)
         if isinstance(self.networks[0], Mlp):
             total, returns = self.mean_of_mlps(*inputs)
-            going_on = 1 - returns
+            going_on = (1 - returns).clamp(min=1e-6)  # not 0 where a return is certain
             best = add_returns(total, returns / going_on, cities).topk(self.n, dim=1)
             return best.values * going_on, best.indices
         best = self.mean_probabilities(*inputs).topk(self.n, dim=1)

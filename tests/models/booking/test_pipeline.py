@@ -288,6 +288,19 @@ def test_a_bag_gives_the_mean_of_its_networks(name: str, backend: str, folds: in
             assert all(len(set(row)) == 10 for row in got["city"].tolist())
 
 
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_a_bag_is_certain_of_a_return(name: str) -> None:
+    network = networks_of(name, 1)[0]
+    torch.nn.init.constant_(network.trip.back.bias, 1000.0)
+    inputs = inputs_of(8)
+    inputs[0][:, 0].clamp_(min=FIRST_CITY)
+    with torch.inference_mode():
+        values, cities = BagNetwork([network], 10)(*inputs)
+    np.testing.assert_array_equal(cities[:, 0], inputs[0][:, 0] - FIRST_CITY)
+    np.testing.assert_allclose(values[:, 0], 1.0, rtol=1e-5)
+    assert float(values[:, 1:].max()) < 1e-5
+
+
 def products(*widths: int) -> int:
     """FLOPs of dense layers of these widths one after another: a product and a sum for each weight."""
     return sum(2 * a * b for a, b in pairwise(widths))
