@@ -73,6 +73,11 @@ def saturates() -> bool:
     return simd() in ("AVX-512", "AVX2")
 
 
+def has_avx512() -> bool:
+    """Whether this processor has AVX-512, as those with AMX do."""
+    return simd() in ("AVX-512", "AVX-512 VNNI", "AVX-512 BF16", "AMX")
+
+
 def multiplies_bf16() -> bool:
     """Whether this processor has BF16 instructions. Without them BF16 is emulated, much slower than FP32."""
     return simd() in ("AVX-512 BF16", "AMX")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from buzzer.models.booking.features import FIRST_CITY
-from buzzer.models.booking.networks import Encoder, Gru, Mlp, Trip, first_class
+from buzzer.models.booking.networks import Encoder, Gru, Mlp, Trip, classes_of
 
 
 class BagNetwork(nn.Module):
@@ -127,10 +127,10 @@ def scores(trip: Trip, vectors: Tensor, cities: Tensor) -> Tensor:
 
 def add_bonus(logits: Tensor, points: Tensor, cities: Tensor) -> Tensor:
     """Add the bonus of each city of the trip, points [rows, lags + 1], to the city's logit, in place."""
-    has_class = cities >= FIRST_CITY
-    return logits.scatter_add_(1, (cities - FIRST_CITY) * has_class, (points * has_class).to(logits.dtype))
+    bonus = points * (cities >= FIRST_CITY)
+    return logits.scatter_add_(1, classes_of(cities), bonus.to(logits.dtype))
 
 
 def add_returns(total: Tensor, returns: Tensor, cities: Tensor) -> Tensor:
     """Add values [rows, 1] to those of the trips' first cities in total, [rows, classes], in place."""
-    return total.scatter_add_(1, first_class(cities), returns.to(total.dtype))
+    return total.scatter_add_(1, classes_of(cities[:, :1]), returns.to(total.dtype))

@@ -86,7 +86,7 @@ class Trip(nn.Module):
         has_class = cities >= FIRST_CITY
         logits = vectors @ self.city.weight[FIRST_CITY:].T + self.bias
         bonus = (self.point(vectors) * has_class).to(logits.dtype)  # under autocast the types differ
-        return logits.scatter_add(1, (cities - FIRST_CITY) * has_class, bonus)
+        return logits.scatter_add(1, classes_of(cities), bonus)
 
     def returns(self, vectors: Tensor, cities: Tensor) -> Tensor:
         """The probability that each trip returns to its first city, [rows, 1]; 0 if that city has no class."""
@@ -95,19 +95,19 @@ class Trip(nn.Module):
     def mixture(self, probabilities: Tensor, vectors: Tensor, cities: Tensor) -> Tensor:
         """Probabilities [rows, classes] of trips that do not return, mixed with those of a return."""
         returns = self.returns(vectors, cities).to(probabilities.dtype)
-        return (probabilities * (1 - returns)).scatter_add(1, first_class(cities), returns)
+        return (probabilities * (1 - returns)).scatter_add(1, classes_of(cities[:, :1]), returns)
 
     def loss(self, log_probability: Tensor, vectors: Tensor, cities: Tensor, target: Tensor) -> Tensor:
         """Mean cross-entropy of the mixture. log_probability: of the target if the trip does not return, [rows]."""
         chance, has_class = self.back(vectors)[:, 0], cities[:, 0] >= FIRST_CITY
-        hit = has_class & (first_class(cities)[:, 0] == target)
+        hit = has_class & (classes_of(cities[:, 0]) == target)
         goes_on = log_probability + F.logsigmoid(-chance) * has_class
         return -torch.logaddexp(goes_on, F.logsigmoid(chance).masked_fill(~hit, NEVER)).mean()
 
 
-def first_class(cities: Tensor) -> Tensor:
-    """The class of each trip's first city, int64 [rows, 1]; class 0 if it has none."""
-    return (cities[:, :1] - FIRST_CITY).clamp(min=0)
+def classes_of(cities: Tensor) -> Tensor:
+    """The classes of city codes, of any shape; class 0 for a code that has none."""
+    return (cities - FIRST_CITY).clamp(min=0)
 
 
 def dense(inputs: int, outputs: int, dropout: float) -> nn.Sequential:
@@ -205,8 +205,7 @@ class Gru(nn.Module):
         return self.trip.mixture(mean, vectors, cities)
 
     def loss(self, target: Tensor, *inputs: Tensor) -> Tensor:
-        """Sum of the cross-entropies of the first stage, the heads and their mean. The mean's term does not train
-        its parts."""
+        """Sum of the cross-entropies of the first stage, the heads and their mean. The mean's term does not train its parts."""
         vectors, logits, best, heads = self.stages(*inputs)
         first = -F.cross_entropy(logits, target, reduction="none")
         hit = best == target[:, None]

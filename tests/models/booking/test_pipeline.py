@@ -162,6 +162,13 @@ def inputs_of(rows: int, seed: int = 0) -> tuple[torch.Tensor, ...]:
     return tuple(torch.from_numpy(array) for array in (*codes, numbers))
 
 
+def known_first(rows: int, seed: int = 0) -> tuple[torch.Tensor, ...]:
+    """`inputs_of`, where each first city has a class."""
+    inputs = inputs_of(rows, seed)
+    inputs[0][:, 0].clamp_(min=FIRST_CITY)
+    return inputs
+
+
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_networks_give_probabilities_and_learn(name: str) -> None:
     torch.manual_seed(0)
@@ -201,16 +208,14 @@ def test_a_network_learns_how_many_trips_return(name: str) -> None:
     network, rng = NETWORKS[name](sizes(dropout=0.0)), np.random.default_rng(0)
     optimizer = torch.optim.Adam(network.parameters(), lr=0.003)
     for step in range(300):
-        inputs = inputs_of(128, step)
-        inputs[0][:, 0].clamp_(min=FIRST_CITY)
+        inputs = known_first(128, step)
         target = torch.from_numpy(rng.integers(0, 40, 128))
         returning = torch.from_numpy(rng.random(128) < 0.4)
         target[returning] = inputs[0][returning, 0] - FIRST_CITY
         optimizer.zero_grad()
         network.loss(target, *inputs).backward()
         optimizer.step()
-    inputs = inputs_of(512, 1000)
-    inputs[0][:, 0].clamp_(min=FIRST_CITY)
+    inputs = known_first(512, 1000)
     with torch.inference_mode():
         p = network.eval()(*inputs).gather(1, inputs[0][:, :1] - FIRST_CITY)
     assert float(p.mean()) == pytest.approx(0.4 + 0.6 / 40, abs=0.05)
@@ -292,8 +297,7 @@ def test_a_bag_gives_the_mean_of_its_networks(name: str, backend: str, folds: in
 def test_a_bag_is_certain_of_a_return(name: str) -> None:
     network = networks_of(name, 1)[0]
     torch.nn.init.constant_(network.trip.back.bias, 1000.0)
-    inputs = inputs_of(8)
-    inputs[0][:, 0].clamp_(min=FIRST_CITY)
+    inputs = known_first(8)
     with torch.inference_mode():
         values, cities = BagNetwork([network], 10)(*inputs)
     np.testing.assert_array_equal(cities[:, 0], inputs[0][:, 0] - FIRST_CITY)
