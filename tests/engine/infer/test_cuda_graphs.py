@@ -5,6 +5,7 @@ import ctypes
 import importlib
 import sys
 from collections.abc import Iterator
+from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -273,6 +274,7 @@ class Engine:
 def test_tensorrt_replays_on_static_buffers(cuda: Cuda, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(cuda)
     fake = SimpleNamespace(
+        __spec__=ModuleSpec("tensorrt", None),  # torch looks for it when it imports its compiler
         __version__="stand-in",
         Logger=type("Logger", (), {"ERROR": 0, "__init__": lambda self, level: None}),
         Runtime=lambda logger: SimpleNamespace(deserialize_cuda_engine=lambda built: engine),
