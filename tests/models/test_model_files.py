@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from buzzer.engine.infer import Plan
-from buzzer.engine.infer.onnx import graphs
+from buzzer.engine.infer.onnx.export import export
 from buzzer.models.bert import encoder, families
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
@@ -113,7 +113,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     plan = Plan(
         net, {"ids": np.zeros((2, 4), dtype="int64")}, ("y",), {"ids": {0: "batch"}}, "fp32", "cpu", 1
     )
-    (home / "onnx").write_bytes(graphs.export(plan))
+    (home / "onnx").write_bytes(export(plan))
     bert = home / "bert"
     bert.mkdir()
     (bert / "config.json").write_text(json.dumps(KEYS | {"model_type": "bert"}))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from buzzer.engine.infer.base import Base
-from buzzer.engine.infer.onnx.graphs import export
+from buzzer.engine.infer.onnx.export import export
 from buzzer.engine.infer.onnx.lower import lower
 from buzzer.engine.infer.onnx.trees import BOOSTERS, convert
 from buzzer.engine.infer.session import Array, Description, Plan, as_arrays, as_feed, check_batch

@@ -10,7 +10,7 @@ import numpy as np
 from buzzer.engine import device
 from buzzer.engine.infer.base import Base
 from buzzer.engine.infer.onnx import graphs
-from buzzer.engine.infer.onnx.graphs import export
+from buzzer.engine.infer.onnx.export import export
 from buzzer.engine.infer.session import Array, Description, Plan, as_arrays, check_batch
 from buzzer.errors import UnsupportedError, first_line
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from buzzer.engine.infer.cuda_graphs import Replayed, Staged, graph_or_note
 from buzzer.engine.infer.onnx import graphs
-from buzzer.engine.infer.onnx.graphs import export
+from buzzer.engine.infer.onnx.export import export
 from buzzer.engine.infer.session import Array, Description, Plan, check_batch
 from buzzer.errors import DataError, UnsupportedError
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from buzzer.engine.device import no_cuda
 from buzzer.engine.infer.base import Base
 from buzzer.engine.infer.cuda_graphs import WARMUPS
-from buzzer.engine.infer.onnx.graphs import export
+from buzzer.engine.infer.onnx.export import export
 from buzzer.engine.infer.session import Array, Description, Plan, as_arrays, check_batch
 from buzzer.errors import DataError, UnsupportedError, first_line
 

@@ -1,7 +1,6 @@
-"""Exports torch modules as ONNX graphs, and reads the inputs, outputs and precision of ONNX files."""
+"""The inputs, outputs and precision of ONNX files, and sample inputs."""
 
 import functools
-import io
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from buzzer.engine.infer.session import Array, Plan
+from buzzer.engine.infer.session import Array
 from buzzer.errors import DataError, UnsupportedError, UsageError, first_line
 
 MOST_VALUES = 1 << 30  # limit for one input
@@ -23,42 +22,6 @@ EIGHT_BITS = {  # operators of a quantised file: quantise nodes and integer prod
     "QLinearMatMul",
     "ConvInteger",
 }
-
-
-def export(plan: Plan) -> bytes:
-    """The plan's torch module as a serialised ONNX graph with the plan's dynamic axes.
-
-    Uses torch's tracing exporter. It exports Embedding, Linear, BatchNorm, GRU and attention exactly; the newer exporter
-    unrolls a GRU over the example's steps. Quantised layers (buzzer.engine.quant) become QuantizeLinear and
-    DequantizeLinear around a MatMul, with eight-bit constants as weights.
-    """
-    import logging
-    import warnings
-
-    import torch
-
-    from buzzer.engine import quant
-
-    inputs = tuple(torch.from_numpy(plan.example[name]) for name in plan.example)
-    axes = {name: dict(axes) for name, axes in plan.dynamic.items() if axes}
-    batch = next((axes[0] for axes in plan.dynamic.values() if 0 in axes), None)
-    outputs = {name: {0: batch} for name in plan.outputs} if batch else {}
-    buffer = io.BytesIO()
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            quant.freeze(plan.model.to("cpu").eval()),
-            inputs,
-            buffer,  # type: ignore[arg-type]
-            input_names=list(plan.example),
-            output_names=list(plan.outputs),
-            dynamic_axes=axes | outputs,
-            # 19 is the first opset with float8.
-            opset_version=19 if quant.precision_of(plan.model) == "fp8" else 17,
-            dynamo=False,
-        )
-    return buffer.getvalue()
 
 
 @dataclass(frozen=True)

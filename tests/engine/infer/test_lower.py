@@ -10,7 +10,7 @@ import torch
 
 from buzzer.engine import infer, quant
 from buzzer.engine.infer import Plan
-from buzzer.engine.infer.onnx import graphs
+from buzzer.engine.infer.onnx.export import export
 from buzzer.engine.infer.onnx.lower import lower
 from buzzer.errors import UnsupportedError
 
@@ -38,7 +38,7 @@ def quantised() -> tuple[torch.nn.Module, dict[str, np.ndarray]]:
 def test_products_that_share_an_input_become_one(open_batch: bool) -> None:
     model, batch = quantised()
     axes: dict[str, dict[int, str]] = {"x": {0: "batch"} if open_batch else {}}
-    graph = graphs.export(Plan(model, batch, ("y",), axes, "int8", "cpu", 1))
+    graph = export(Plan(model, batch, ("y",), axes, "int8", "cpu", 1))
     ops = Counter(node.op_type for node in onnx.load_from_string(lower(graph)).graph.node)
     assert ops["MatMulIntegerToFloat"] == ops["QuantizeLinear"] == 2
     assert ops["Split"] == 1
@@ -60,7 +60,7 @@ def test_the_lowered_graph_agrees_with_the_module(open_batch: bool) -> None:
 
 def test_a_graph_without_quantise_nodes_is_not_changed() -> None:
     batch = {"x": np.zeros((2, 5, 12), dtype="float32")}
-    graph = graphs.export(Plan(Shared().eval(), batch, ("y",), {"x": {}}, "fp32", "cpu", 1))
+    graph = export(Plan(Shared().eval(), batch, ("y",), {"x": {}}, "fp32", "cpu", 1))
     before, after = (onnx.load_from_string(g) for g in (graph, lower(graph)))
     assert [n.op_type for n in before.graph.node] == [n.op_type for n in after.graph.node]
     assert len(after.opset_import) == len(before.opset_import)
@@ -90,7 +90,7 @@ def by_hand(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
 
 def test_dynamic_products_share_their_input_and_its_scale() -> None:
     batch = quantised()[1]
-    graph = graphs.export(Plan(Shared().eval(), batch, ("y",), {"x": {}}, "fp32", "cpu", 1))
+    graph = export(Plan(Shared().eval(), batch, ("y",), {"x": {}}, "fp32", "cpu", 1))
     ops = Counter(node.op_type for node in onnx.load_from_string(lower(graph, dynamic=True)).graph.node)
     assert ops["MatMulIntegerToFloat"] == ops["DynamicQuantizeLinear"] == 2
     assert ops["Split"] == 1
@@ -102,7 +102,7 @@ def test_dynamic_products_by_hand() -> None:
     torch.manual_seed(0)
     head, x = Head().eval(), np.random.default_rng(0).normal(0.5, 1, (7, 12)).astype("float32")
     head.head.weight.data[:, 1::2] = 0
-    graph = graphs.export(Plan(head, {"x": x}, ("y",), {"x": {}}, "fp32", "cpu", 1))
+    graph = export(Plan(head, {"x": x}, ("y",), {"x": {}}, "fp32", "cpu", 1))
     ops = Counter(node.op_type for node in onnx.load_from_string(lower(graph, dynamic=True)).graph.node)
     assert (ops["MatMulIntegerToFloat"], ops["MatMul"], ops["Gemm"]) == (1, 1, 0)
     y = by_hand(x, head.head.weight.detach().numpy().T, head.head.bias.detach().numpy())
@@ -113,7 +113,7 @@ def test_dynamic_products_by_hand() -> None:
 
 
 def test_a_file_with_old_operators_is_refused(tmp_path: Path) -> None:
-    graph = graphs.export(
+    graph = export(
         Plan(Head().eval(), {"x": np.zeros((2, 12), "float32")}, ("y",), {"x": {}}, "fp32", "cpu", 1)
     )
     model = onnx.load_from_string(graph)

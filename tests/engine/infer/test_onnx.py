@@ -11,6 +11,7 @@ from buzzer.engine import infer
 from buzzer.engine.infer import Plan
 from buzzer.engine.infer.cost import cost_of, row_flops
 from buzzer.engine.infer.onnx import graphs
+from buzzer.engine.infer.onnx.export import export
 from buzzer.errors import DataError, UnsupportedError
 
 
@@ -50,7 +51,7 @@ def exported(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[torch.nn.M
     torch.manual_seed(0)
     model = request.param()
     path = tmp_path / "model.onnx"
-    path.write_bytes(graphs.export(plan(model)))
+    path.write_bytes(export(plan(model)))
     return model, path
 
 
@@ -83,7 +84,7 @@ def test_a_file_keeps_its_own_precision(tmp_path: Path) -> None:
     plans = {"fp32": plan(Cnn()), "int8": Plan(eight, batch, ("out",), axes, "int8", "cpu", 1)}
     for own, other in (("fp32", "int8"), ("int8", "fp32")):
         path = tmp_path / f"{own}.onnx"
-        path.write_bytes(graphs.export(plans[own]))
+        path.write_bytes(export(plans[own]))
         given: dict[str, Any] = {
             "backend": "onnxruntime",
             "example": batch,
@@ -98,7 +99,7 @@ def test_a_file_keeps_its_own_precision(tmp_path: Path) -> None:
 
 def test_inputs_are_inferred_from_the_graph(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
-    path.write_bytes(graphs.export(plan(Rnn())))
+    path.write_bytes(export(plan(Rnn())))
     (entry,) = graphs.signature(path).inputs
     assert (entry.name, entry.dtype, entry.shape, entry.below) == ("ids", np.int64, ("batch", "steps"), 30)
     ids = graphs.sample(entry, 100, 9, np.random.default_rng(0))
@@ -179,3 +180,49 @@ def test_attention_is_counted() -> None:
     cost = cost_of(Attend(), {"x": np.zeros((2, 3, 16, 8), dtype="float32")})
     assert cost is not None
     assert cost.flops == 2 * 3 * 2 * 2 * 16 * 16 * 8
+
+
+class Tied(torch.nn.Module):
+    """Large weights: a table, a layer that shares it, one that is transposed in the graph, and one in two places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = torch.nn.Embedding(300, 256)
+        self.square = torch.nn.Linear(256, 256)
+        self.again = torch.nn.Sequential(torch.nn.Linear(4, 4), self.square)
+        self.head = torch.nn.Linear(256, 300, bias=False)
+        self.head.weight = self.table.weight
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        words = self.table(ids)  # three axes, so a product is a Transpose and a MatMul
+        return self.head(self.again[1](self.square(words).tanh()).sum(dim=1))  # two axes: a Gemm
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("kind", ["float32", "float16"])
+def test_large_weights_are_constants_of_the_graph(backend: str, kind: str) -> None:
+    """They are those of the module, which has them again after the export."""
+    import onnx
+
+    torch.manual_seed(0)
+    model = Tied().eval().to(getattr(torch, kind))
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    made = plan(model)
+    graph = onnx.load_from_string(export(made)).graph
+    assert [entry.name for entry in graph.input] == ["ids"]
+    assert not [node for node in graph.node if node.op_type == "Transpose"]
+    large = sorted(weight.name for weight in graph.initializer if len(weight.raw_data) > 2**16)
+    assert large == ["square.weight.T", "table.weight", "table.weight.T"]
+    assert model.head.weight is model.table.weight
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+    if kind == "float32":
+        if not infer.installed(backend):
+            pytest.skip(f"{backend} is not installed")
+        ids = {"ids": np.random.default_rng(0).integers(0, 300, (5, 7))}
+        with infer.prepare(
+            model, backend=backend, example=made.example, outputs=made.outputs, dynamic=made.dynamic
+        ) as session:
+            got = session.run(ids)["out"]
+        with torch.inference_mode():
+            want = model(torch.from_numpy(ids["ids"])).numpy()
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from torch import Tensor, nn
 
 from buzzer.engine import infer, quant
-from buzzer.engine.infer.onnx.graphs import export
+from buzzer.engine.infer.onnx.export import export
 from buzzer.engine.quant import calibrate
 from buzzer.engine.quant.layer import encode, fake_quantise
 from buzzer.errors import DataError, UnsupportedError, UsageError

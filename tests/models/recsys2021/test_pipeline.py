@@ -765,9 +765,11 @@ class Served:
     [
         ("torch_eager", "torch_eager", "xgboost"),
         ("onnxruntime", "onnxruntime", "xgboost"),
+        ("openvino", "openvino", "xgboost"),
         ("nvforest", "torch_eager", "nvforest"),
         ("tl2cgen", "torch_eager", "tl2cgen"),
         ("onnxruntime+forest", "onnxruntime", "forest"),
+        ("openvino+forest", "openvino", "forest"),
     ],
 )
 def test_a_backend_of_trees_runs_the_trees(

@@ -130,7 +130,7 @@ def test_models_have_full_size_and_differ(fitted: Path) -> None:
         assert len(booster.trees_to_dataframe()) == 4 * 31
 
 
-@pytest.mark.parametrize("backend", ["torch_eager", "onnxruntime"])
+@pytest.mark.parametrize("backend", ["torch_eager", "onnxruntime", "openvino"])
 def test_engines_and_backends_predict_the_same(
     e: Any,
     backend: str,

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 import buzzer
 from buzzer.engine.infer import Array, Plan
-from buzzer.engine.infer.onnx import graphs
+from buzzer.engine.infer.onnx.export import export
 from buzzer.errors import BuzzerError, DataError, UnsupportedError, UsageError
 from buzzer.models.api.bench import LEAST_PROBES, PROBES, BenchModel, BenchSpec, altered
 from buzzer.models.api.context import RunContext
@@ -473,7 +473,7 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3)).eval()
     example = {"x": np.zeros((2, 6), dtype="float32")}
     path = tmp_path_factory.mktemp("net") / "net.onnx"
-    path.write_bytes(graphs.export(Plan(model, example, ("y",), {"x": {0: "batch"}}, "fp32", "cpu", 1)))
+    path.write_bytes(export(Plan(model, example, ("y",), {"x": {0: "batch"}}, "fp32", "cpu", 1)))
     return path
 
 
@@ -566,12 +566,12 @@ def test_boosted_trees_are_planned_in_fp32_only() -> None:
     assert {item.run.precision for item in planned} == {"fp32"}
 
 
-def export(module: torch.nn.Module, path: Path, rows: int | None = None) -> Path:
+def saved(module: torch.nn.Module, path: Path, rows: int | None = None) -> Path:
     """Write an ONNX file with one input, whose number of rows is dynamic or fixed."""
     path.parent.mkdir(exist_ok=True)
     example = {"x": np.zeros((rows or 2, 6), dtype="float32")}
     axes: dict[str, dict[int, str]] = {"x": {} if rows else {0: "batch"}}
-    path.write_bytes(graphs.export(Plan(module.eval(), example, ("y",), axes, "fp32", "cpu", 1)))
+    path.write_bytes(export(Plan(module.eval(), example, ("y",), axes, "fp32", "cpu", 1)))
     return path
 
 
@@ -579,7 +579,7 @@ def test_files_of_one_name_have_boards_of_their_own(
     tmp_path: Path, make_record: Callable[..., Record]
 ) -> None:
     """This also holds if the name is that of a known model."""
-    paths = [export(torch.nn.Linear(6, 3), tmp_path / folder / "bert-base.onnx") for folder in "ab"]
+    paths = [saved(torch.nn.Linear(6, 3), tmp_path / folder / "bert-base.onnx") for folder in "ab"]
     tasks = [plan.task_of(select(model=str(path), backends="onnxruntime")) for path in paths]
     hashes = [task.params["model_hash"] for task in tasks]
     records = [on_gpu(make_record, "onnxruntime", 0.01, []) for _ in paths]
@@ -621,7 +621,7 @@ def test_two_weights_of_one_name_are_two_models(tmp_path: Path, make_record: Cal
     }
     assert comparable.question(records[0]) != comparable.question(records[1])
     file = plan.task_of(
-        select(model=str(export(torch.nn.Linear(6, 3), tmp_path / "net.onnx")), backends="onnxruntime")
+        select(model=str(saved(torch.nn.Linear(6, 3), tmp_path / "net.onnx")), backends="onnxruntime")
     )
     of_file = replace(planned.run, task=file)
     assert workload.resolved(of_file).task == file
@@ -632,7 +632,7 @@ def test_weights_beside_a_file_are_part_of_it(tmp_path: Path) -> None:
 
     files = []
     for folder, value in (("a", 1.0), ("b", 2.0)):
-        path = export(torch.nn.Linear(6, 3), tmp_path / folder / "net.onnx")
+        path = saved(torch.nn.Linear(6, 3), tmp_path / folder / "net.onnx")
         model = onnx.load(str(path))
         for weight in model.graph.initializer:
             shape = tuple(weight.dims)
@@ -665,19 +665,19 @@ def test_a_wrong_request_starts_no_process(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(runner, "bench", lambda *_: pytest.fail("a process was started"))
     np.save("rows.npy", np.zeros((3, 5), "float32"))
-    export(torch.nn.Linear(6, 3), tmp_path / "net.onnx", rows=4)
+    saved(torch.nn.Linear(6, 3), tmp_path / "net.onnx", rows=4)
     with pytest.raises(UsageError if "inputs" not in changed else DataError, match=message):
         buzzer.bench(BenchRequest(**{"model": "net.onnx", "seq": 8} | changed), out=tmp_path / "out")
 
 
 def test_a_fixed_batch_is_not_called_another(tmp_path: Path) -> None:
-    path = export(torch.nn.Linear(6, 3), tmp_path / "fixed.onnx", rows=4)
+    path = saved(torch.nn.Linear(6, 3), tmp_path / "fixed.onnx", rows=4)
     spec = BenchSpec(4, 128, 2, "fixed", "padded", 0, {"path": str(path)})
     assert ONNX_FILE.load(spec).rows == [4, 4]
     with pytest.raises(UsageError, match="the file's inputs have a fixed number of rows, 4") as caught:
         ONNX_FILE.load(replace(spec, batch=2))
     assert caught.value.hint == "use --batch 4"
-    opened = export(torch.nn.Linear(6, 3), tmp_path / "open.onnx")
+    opened = saved(torch.nn.Linear(6, 3), tmp_path / "open.onnx")
     assert ONNX_FILE.load(replace(spec, batch=2, params={"path": str(opened)})).rows == [2, 2]
 
 
