@@ -3,18 +3,21 @@
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from buzzer.engine.infer.onnx import graphs
 from buzzer.engine.infer.session import Array, Plan
 
-LARGE = 1 << 16  # values of a weight from which the exporter does not see it
+# Weights of these types and at least so many values are kept from the exporter.
+FLOATS, LARGE = (torch.float32, torch.float16), 1 << 16
+FOLDED = {"Concat", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
 
 
 def export(plan: Plan) -> bytes:
@@ -41,7 +44,7 @@ def export(plan: Plan) -> bytes:
     with warnings.catch_warnings(), apart(module) as weights:
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            Given(module, weights),
+            Given(module, weights).eval(),
             (*inputs, *(weight.value for weight in weights)),
             buffer,  # type: ignore[arg-type]
             input_names=[*plan.example, *(weight.name for weight in weights)],
@@ -54,22 +57,28 @@ def export(plan: Plan) -> bytes:
     if not weights:
         return buffer.getvalue()
     model = onnx.load_from_string(buffer.getvalue())
-    fill(model.graph, weights)
-    return bytes(model.SerializeToString())
+    return with_constants(model, fold(model.graph, weights))
 
 
 @dataclass(frozen=True)
 class Weight:
-    """A large weight and the layers that share it."""
+    """A large weight, and the places in modules that share it: a module's parameters or buffers, and a name among them."""
 
     name: str
-    layers: list[nn.Module]
     value: Tensor
+    places: list[tuple[dict[str, Any], str]]
 
-    def become(self, value: Tensor) -> None:
-        """Give the layers another weight."""
-        for layer in self.layers:
-            layer._parameters["weight"] = value  # type: ignore[assignment]  # the tracer's tensors are not parameters
+    @contextmanager
+    def replaced_by(self, value: Tensor) -> Iterator[None]:
+        """The modules have another value inside the context."""
+        before = [owner[key] for owner, key in self.places]
+        try:
+            for owner, key in self.places:
+                owner[key] = value
+            yield
+        finally:
+            for (owner, key), own in zip(self.places, before, strict=True):
+                owner[key] = own
 
 
 class Given(nn.Module):
@@ -82,53 +91,101 @@ class Given(nn.Module):
     def forward(self, *inputs: Tensor) -> Any:
         """The module's outputs."""
         own = len(inputs) - len(self.weights)
-        for weight, value in zip(self.weights, inputs[own:], strict=True):
-            weight.become(value)
-        return self.module(*inputs[:own])
+        with ExitStack() as given:
+            for weight, value in zip(self.weights, inputs[own:], strict=True):
+                given.enter_context(weight.replaced_by(value))
+            return self.module(*inputs[:own])
 
 
 @contextmanager
 def apart(module: nn.Module) -> Iterator[list[Weight]]:
-    """The large weights of the module's embeddings and linear layers. Inside the context the layers have empty ones."""
+    """The large float weights of a module, without those of recurrent layers. Inside the context the module has empty ones."""
     found: dict[int, Weight] = {}
-    for name, layer in module.named_modules():
-        if type(layer) in (nn.Embedding, nn.Linear) and layer.weight.numel() >= LARGE:
-            weight = Weight(f"{name}.weight".lstrip("."), [], layer.weight)
-            found.setdefault(id(layer.weight), weight).layers.append(layer)
+    for part in module.modules():
+        for owner in (part._parameters, part._buffers) if not isinstance(part, nn.RNNBase) else ():
+            for key, value in owner.items():
+                if value is not None and value.dtype in FLOATS and value.numel() >= LARGE:
+                    weight = Weight(f"large.{len(found)}.{key}", value, [])
+                    found.setdefault(id(value), weight).places.append((owner, key))
     weights = list(found.values())
-    try:
+    with ExitStack() as emptied:
         for weight in weights:
-            weight.become(weight.value.new_empty(0))
+            emptied.enter_context(weight.replaced_by(weight.value.new_empty(0)))
         yield weights
-    finally:
-        for weight in weights:
-            weight.become(weight.value)
 
 
-def fill(graph: Any, weights: Sequence[Weight]) -> None:
-    """Replace the inputs of a graph that are weights by constants, transposed where the graph transposes them."""
-    arrays = {weight.name: weight.value.detach().numpy() for weight in weights}
-    names: dict[str, str] = {}  # output of a transpose -> constant
-    for node in [node for node in graph.node if node.op_type == "Transpose" and node.input[0] in arrays]:
-        name = f"{node.input[0]}.T"
-        if name not in names.values():
-            add(graph, name, arrays[node.input[0]].T)
-        names[node.output[0]] = name
+def fold(graph: Any, weights: Sequence[Weight]) -> dict[str, Array]:
+    """The constants that a graph lacks: weights, which are no inputs afterwards, and what nodes of FOLDED make of them."""
+    from onnx.reference import ReferenceEvaluator
+
+    known = constants(graph) | {weight.name: weight.value.detach().numpy() for weight in weights}
+    large = {weight.name for weight in weights}  # and what is made of them
+    made: dict[Hashable, str] = {}  # node and inputs -> result
+    same: dict[str, str] = {}  # result -> an equal one
+    folded = []
+    for node in graph.node:
+        names = [same.get(name, name) for name in node.input]
+        if node.op_type not in FOLDED or large.isdisjoint(names) or not known.keys() >= {*names}:
+            continue
+        folded.append(node)
+        (output,) = node.output
+        inputs = [name if name in large else known[name].tobytes() for name in names]
+        key = (node.op_type, *inputs, *(attribute.SerializeToString() for attribute in node.attribute))
+        same[output] = made.setdefault(key, output)
+        if same[output] == output:
+            feeds = dict(zip(node.input, (known[name] for name in names), strict=True))
+            results: Any = ReferenceEvaluator(node).run(None, feeds)
+            known[output] = results[0]
+            large.add(output)
+    for node in folded:
         graph.node.remove(node)
     for node in graphs.nodes(graph):
-        node.input[:] = [names.get(name, name) for name in node.input]
-    for entry in [entry for entry in graph.input if entry.name in arrays]:
-        graph.input.remove(entry)
+        node.input[:] = [same.get(name, name) for name in node.input]
     read = {name for node in graphs.nodes(graph) for name in node.input}
-    for name in sorted(arrays.keys() & read):
-        add(graph, name, arrays[name])
+    for entry in [entry for entry in graph.input if entry.name in large]:
+        graph.input.remove(entry)
+    for node in [node for node in graph.node if node.op_type == "Constant" and node.output[0] not in read]:
+        graph.node.remove(node)
+    return {name: known[name] for name in sorted(large & read)}
 
 
-def add(graph: Any, name: str, array: Array) -> None:
-    """Add a constant to a graph, in place: the functions of onnx copy the values twice."""
-    from onnx import helper
+def constants(graph: Any) -> dict[str, Array]:
+    """The constants of a graph, by name."""
+    from onnx import numpy_helper
 
-    tensor = graph.initializer.add()
-    tensor.name, tensor.data_type = name, helper.np_dtype_to_tensor_dtype(array.dtype)
-    tensor.dims.extend(array.shape)
-    tensor.raw_data = array.tobytes()
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    tensors |= {node.output[0]: node.attribute[0].t for node in graph.node if node.op_type == "Constant"}
+    return {name: numpy_helper.to_array(tensor) for name, tensor in tensors.items()}
+
+
+def with_constants(model: Any, arrays: Mapping[str, Array]) -> bytes:
+    """A serialised model with further constants.
+
+    They are appended as a second part of the graph: a reader merges the parts of a message (Protocol Buffers, Encoding, "Last One Wins").
+    Thus the values are copied once, and not three times.
+    """
+    from onnx import GraphProto, ModelProto, TensorProto, helper
+
+    parts: list[Any] = []
+    for name, array in arrays.items():
+        values = np.ascontiguousarray(array).data.cast("B")
+        kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+        facts = TensorProto(name=name, dims=array.shape, data_type=kind).SerializeToString()
+        tensor = facts + tag(TensorProto, "raw_data") + varint(len(values))
+        parts += [tag(GraphProto, "initializer") + varint(len(tensor) + len(values)) + tensor, values]
+    graph = tag(ModelProto, "graph") + varint(sum(map(len, parts)))
+    return b"".join([model.SerializeToString(), graph, *parts])
+
+
+def tag(message: Any, field: str) -> bytes:
+    """What stands before the length of a message's field of bytes (wire type 2)."""
+    return varint(message.DESCRIPTOR.fields_by_name[field].number << 3 | 2)
+
+
+def varint(number: int) -> bytes:
+    """A number in base 128, the least digit first; all but the last have the highest bit set."""
+    digits = []
+    while number >= 128:
+        digits.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*digits, number])
