@@ -1,5 +1,8 @@
-// Runs the kernels of gemm.cu on a CPU. As a library: `launch`. As a program: all kernels on constant data, for ThreadSanitizer.
+// Runs the kernels of gemm.cu on a CPU. As a library: `launch`. As a program: one launch, for ThreadSanitizer.
 #include "host.hpp"
+
+#include <array>
+#include <cstddef>
 
 #include GEMM
 
@@ -40,28 +43,42 @@ extern "C" int launch(const char* name, int blocks, int cluster, int bytes, void
 extern "C" void sum_bits(int bits) { fp8_sum_bits = bits; }
 
 #ifdef PROGRAM
-#define CASE(type, TYPE, SPLIT) {#type, SPLIT},
-int main() {
-    const std::pair<const char*, int> cases[] = {FOR_EACH_SPLIT(CASE)};
-    for (const char* epilogue : {"project", "gelu", "residual"})
-        for (const auto& [type, split] : cases)
-            for (int share : {1, 2}) {
-                if (split * share > 8) continue;
-                const int chunks = 2, columns = 64 * share, depth = split * chunks * 128, tiles = 3;
-                std::vector<uint8_t> activations(ROWS * depth, 0x38), weights(columns * depth, 0x38), eight(ROWS * columns);
-                std::vector<float> vectors(VECTORS * columns, 0.5f);
-                std::vector<half> residual(ROWS * columns), out(ROWS * columns);
-                std::vector<float2> norms(tiles * ROWS, float2{0.0f, 64.0f}), out_norms(share * ROWS);
-                TileMap map{activations.data(), depth};
-                Arguments arguments{weights.data(), vectors.data(), norms.data(), residual.data(), out.data(), eight.data(),
-                                    out_norms.data(), nullptr, 1e-12f, 1.0f / tiles, 0.0f, tiles, columns, chunks, share};
-                void* parameters[] = {&map, &arguments};
-                const int copied = chunks * (ACTIVATION_BYTES + WEIGHT_BYTES);
-                const int bytes = (copied > PARTIAL_BYTES ? copied : PARTIAL_BYTES) + VECTORS * COLUMNS * 4 + 8 * chunks;
-                const std::string name = std::string(epilogue) + "_" + type + "_" + std::to_string(split);
-                if (launch(name.c_str(), split * share, split * share, bytes, parameters)) return 1;
-                std::printf("%s share %d\n", name.c_str(), share);
-            }
-    return 0;
+// Runs a launch that a file describes, and writes the memory afterwards to the file: `Recorded` in host.py. A program of its own, because
+// ThreadSanitizer has to be there from the start of the process.
+template <class T>
+T read(std::FILE* file) {
+    T value;
+    if (std::fread(&value, sizeof value, 1, file) != 1) std::abort();
+    return value;
+}
+
+int main(int, char** names) {
+    std::FILE* file = std::fopen(names[1], "r+b");
+    const std::string kernel = read<std::array<char, 32>>(file).data();
+    const auto [blocks, cluster, bytes, regions] = read<std::array<int, 4>>(file);
+    auto map = read<TileMap>(file);
+    auto arguments = read<Arguments>(file);
+    std::vector<std::vector<uint8_t>> memory(regions);
+    const long start = std::ftell(file);
+    for (auto& region : memory) {
+        const auto [address, size] = read<std::array<uint64_t, 2>>(file);
+        region.resize(size);
+        if (std::fread(region.data(), 1, size, file) != size) std::abort();
+        // The pointers of the structures are their first members.
+        auto moved = [&, was = address](auto* pointers, int n) {
+            for (int i = 0; i < n; i++)
+                if (reinterpret_cast<uint64_t*>(pointers)[i] == was) reinterpret_cast<uint8_t**>(pointers)[i] = region.data();
+        };
+        moved(&map, 1);
+        moved(&arguments, offsetof(Arguments, eps) / sizeof(void*));
+    }
+    void* parameters[] = {&map, &arguments};
+    if (launch(kernel.c_str(), blocks, cluster, bytes, parameters)) return 1;
+    std::fseek(file, start, SEEK_SET);
+    for (auto& region : memory) {
+        std::fseek(file, 16, SEEK_CUR);
+        std::fwrite(region.data(), 1, region.size(), file);
+    }
+    return std::fclose(file);
 }
 #endif

@@ -1,14 +1,17 @@
 """Compiles `gemm.cu` for a CPU, and runs its launches there in place of the CUDA driver."""
 
 import ctypes
+import os
 import shutil
+import struct
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from torch import Tensor
+from torch import Tensor, uint8
 
 from buzzer.engine.kernels.cuda.build import FOLDER
 
@@ -53,3 +56,33 @@ class Host:
     def launch(self, kernel: str, blocks: int, cluster: int, shared: int, parameters: Sequence[Any]) -> None:
         pointers = (ctypes.c_void_p * len(parameters))(*(ctypes.addressof(p) for p in parameters))
         assert self._library.launch(kernel.encode(), blocks, cluster, shared, pointers) == 0
+
+
+class Recorded:
+    """Stands for `driver.Cuda`. Runs each launch by the program of host.cpp, in a process of its own."""
+
+    def __init__(self, program: Path, tensors: Sequence[Tensor | None]) -> None:
+        """tensors: all that the kernels read or write."""
+        self.program = program
+        self.tensors = [tensor for tensor in tensors if tensor is not None]
+        self.done: subprocess.CompletedProcess[str] | None = None
+
+    tile_map = Host.tile_map
+
+    def launch(self, kernel: str, blocks: int, cluster: int, shared: int, parameters: Sequence[Any]) -> None:
+        arrays = [tensor.view(uint8).numpy() for tensor in self.tensors]
+        parts = [kernel.encode().ljust(32, b"\0"), struct.pack("4i", blocks, cluster, shared, len(arrays))]
+        parts += [bytes(parameter) for parameter in parameters]
+        for array in arrays:
+            parts += [struct.pack("2Q", array.ctypes.data, array.nbytes), array.tobytes()]
+        file = self.program.with_suffix(".launch")
+        file.write_bytes(b"".join(parts))
+        environment = os.environ | {"TSAN_OPTIONS": "halt_on_error=1"}
+        command = [str(self.program), str(file)]
+        self.done = subprocess.run(
+            command, check=False, capture_output=True, text=True, timeout=300, env=environment
+        )
+        after, at = file.read_bytes(), sum(map(len, parts[:4]))
+        for array in arrays:
+            array.reshape(-1)[:] = np.frombuffer(after, np.uint8, array.nbytes, at + 16)
+            at += 16 + array.nbytes

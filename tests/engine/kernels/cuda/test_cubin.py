@@ -146,9 +146,12 @@ def test_without_nvcc_a_build_is_unsupported(monkeypatch: pytest.MonkeyPatch) ->
 def test_the_sources_can_be_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in build.SOURCES:
         shutil.copy(build.FOLDER / name, tmp_path)
+    kept = build.kept()
     monkeypatch.setattr(build, "FOLDER", tmp_path)
     made = build.build()
     assert build.cubin()
+    if made.compiler == kept.compiler:
+        assert made.cubin == kept.cubin
     assert sorted(made.kernels) == sorted(KERNELS)
     assert all(kernel.stack == kernel.spilled == 0 for kernel in made.kernels.values())
 
