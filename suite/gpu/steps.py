@@ -125,7 +125,7 @@ BERT = of(
     timed(bert_large("bert-large torch", 80, "torch_eager", "bf16"), 30, 4.0),
     timed(tune("tune fp8 of 128", "fp8", 60, 40, "--tokens", "16384"), 45, 2.2),
     timed(bert_large("bert-large of 128", 40, "fused", "fp8", *OF_128), 30, 2.0),
-    timed(bert_large("bert-large torch of 128", 40, "torch_eager", "bf16", *OF_128), 30, 2.0),
+    timed(bert_large("torch of 128", 40, "torch_eager", "bf16", *OF_128), 30, 2.0),
     timed(kernels("products by libraries", 60, "products"), 40),
     timed(bert_large("bert-large in reverse", 140, "fused", "fp16,int8,fp8"), 75, 4.5),
     timed(replace(bert_large("gemm by ncu", 60, "fused", "fp8", *ONE_RUN), through=NCU), 40),
